@@ -1,0 +1,209 @@
+//! Writing limits: once at creation, and as a transaction later.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use wharf_sys::bpf::{self, DeviceProgram};
+
+use crate::detect::{Controller, Kind};
+use crate::device::DeviceRule;
+use crate::device::list::{DeviceList, ListWrite};
+use crate::device::program::program;
+use crate::error::{Error, errno};
+use crate::files;
+use crate::group::Cgroup;
+use crate::limits::Limits;
+use crate::plan::{Missing, Present, Step, Write, plan};
+
+impl Cgroup {
+    /// Sets limits on a new cgroup. After a failure some are set: remove the cgroup.
+    ///
+    /// # Errors
+    /// [`Error::InvalidLimit`], [`Error::NoController`], or [`Error::Write`] with what the kernel refused.
+    pub fn apply(&self, limits: &Limits) -> Result<(), Error> {
+        let devices = self.plan_devices(limits)?;
+        for step in self.plan(limits)? {
+            self.run(&step)?;
+        }
+        devices.map_or(Ok(()), |devices| self.set_devices(&devices))
+    }
+
+    /// Changes limits of a cgroup in use: all of them, or none. Unset ones stay.
+    ///
+    /// # Errors
+    /// As [`Cgroup::apply`]; the old values are back then, but for one that the kernel does not take back (memory below
+    /// what is in use by now).
+    pub fn update(&self, limits: &Limits) -> Result<(), Error> {
+        let devices = self.plan_devices(limits)?;
+        let mut undo = Vec::new();
+        let mut result = Ok(());
+        for step in self.plan(limits)? {
+            // Remembered before it runs: of a pair that fails, one half may have been written.
+            undo.push(self.remember(&step)?);
+            result = self.run(&step);
+            if result.is_err() {
+                break;
+            }
+        }
+        // Last, because each of its two forms undoes itself.
+        if let (Ok(()), Some(devices)) = (&result, devices) {
+            result = self.set_devices(&devices);
+        }
+        if result.is_err() {
+            undo.into_iter().rev().for_each(|old| restore(&old));
+        }
+        result
+    }
+
+    fn plan(&self, limits: &Limits) -> Result<Vec<Step>, Error> {
+        let home = |controller| self.home(controller).map(|(kind, _)| kind);
+        let cpu_max = match self.home(Controller::Cpu) {
+            Some((Kind::Unified, directory)) if limits.cpu_quota_us.or(Some(0)) != limits.cpu_period_us.map(|_| 0) => {
+                files::read_if_there(&directory.join("cpu.max"))?
+            }
+            _ => None,
+        };
+        plan(limits, Present { home: &home, cpu_max: cpu_max.as_deref(), unified: self.unified().is_some() })
+    }
+
+    fn run(&self, step: &Step) -> Result<(), Error> {
+        match step {
+            Step::One(only) => self.write(only),
+            Step::Pair(first, second) => match self.write(first) {
+                Ok(()) => self.write(second),
+                Err(_refused) => self.write(second).and_then(|()| self.write(first)),
+            },
+        }
+    }
+
+    fn write(&self, write: &Write) -> Result<(), Error> {
+        match files::write(&self.file(write)?, &write.value) {
+            Err(Error::Write { source, .. })
+                if write.missing == Missing::Skip && errno(&source) == Some(Errno::ENOENT) =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn file(&self, write: &Write) -> Result<PathBuf, Error> {
+        let directory = match write.controller {
+            Some(controller) => self.home(controller).map(|(_, directory)| directory),
+            None => self.unified(),
+        };
+        directory.map(|directory| directory.join(&write.file)).ok_or(Error::NoHierarchy)
+    }
+
+    /// What a step's files hold now. A file that cannot be read (write-only triggers) has nothing to restore.
+    fn remember(&self, step: &Step) -> Result<Vec<Old>, Error> {
+        let writes = match step {
+            Step::One(only) => vec![only],
+            Step::Pair(first, second) => vec![first, second],
+        };
+        let mut old = Vec::new();
+        for write in writes {
+            let file = self.file(write)?;
+            if let Ok(Some(value)) = files::read_if_there(&file) {
+                old.push(Old { file, value });
+            }
+        }
+        Ok(old)
+    }
+
+    /// Puts the rules in the form of this node, before anything is written.
+    fn plan_devices(&self, limits: &Limits) -> Result<Option<Devices<'_>>, Error> {
+        let Some(rules) = &limits.devices else { return Ok(None) };
+        match (self.home(Controller::Devices), self.unified()) {
+            (Some((_, directory)), _) => Ok(Some(Devices::List(directory, DeviceList::of_rules(rules)?))),
+            (None, Some(directory)) => load(directory, rules).map(Some),
+            (None, None) => {
+                let limit = "devices".to_owned();
+                Err(Error::NoController { limit, controller: Controller::Devices })
+            }
+        }
+    }
+
+    fn set_devices(&self, devices: &Devices<'_>) -> Result<(), Error> {
+        match devices {
+            Devices::List(directory, wanted) => set_list(directory, wanted),
+            Devices::Program(directory, program) => set_program(directory, program),
+        }
+    }
+}
+
+/// Device rules ready for the kernel, with the directory they are for.
+enum Devices<'a> {
+    List(&'a Path, DeviceList),
+    Program(&'a Path, DeviceProgram),
+}
+
+/// The value of a file before an update.
+struct Old {
+    file: PathBuf,
+    value: String,
+}
+
+/// Puts old values back, the last written first; if one is refused, the other one first.
+fn restore(old: &[Old]) {
+    let refused: Vec<&Old> = old.iter().rev().filter(|old| restore_file(old).is_err()).collect();
+    for old in refused {
+        if let Err(error) = restore_file(old) {
+            tracing::warn!(?error, file = ?old.file, "old limit not restored");
+        }
+    }
+}
+
+/// Files with a line per device take one line at a write.
+fn restore_file(old: &Old) -> Result<(), Error> {
+    if old.value.trim().is_empty() {
+        return files::write(&old.file, "");
+    }
+    old.value.lines().try_for_each(|line| files::write(&old.file, line))
+}
+
+fn load<'a>(directory: &'a Path, rules: &[DeviceRule]) -> Result<Devices<'a>, Error> {
+    let program = DeviceProgram::load(&program(rules)?)
+        .map_err(|source| Error::DeviceFilter { path: directory.into(), source })?;
+    Ok(Devices::Program(directory, program))
+}
+
+fn set_list(directory: &Path, wanted: &DeviceList) -> Result<(), Error> {
+    let held = read_list(directory)?;
+    let result = write_list(directory, wanted.writes_from(&held));
+    if result.is_err()
+        && let Err(error) = read_list(directory).and_then(|now| write_list(directory, held.writes_from(&now)))
+    {
+        tracing::warn!(?error, "old device list not restored");
+    }
+    result
+}
+
+fn read_list(directory: &Path) -> Result<DeviceList, Error> {
+    let file = directory.join("devices.list");
+    let text = files::read(&file)?;
+    DeviceList::parse(&text).ok_or(Error::Parse { file, text })
+}
+
+fn write_list(directory: &Path, writes: Vec<ListWrite>) -> Result<(), Error> {
+    writes.into_iter().try_for_each(|(name, value)| files::write(&directory.join(name), &value))
+}
+
+/// Attaches the program in place of the one that is there. The cgroup is wharf's alone, so whatever else is attached to
+/// it is a leftover of an interrupted update.
+fn set_program(directory: &Path, program: &DeviceProgram) -> Result<(), Error> {
+    let cgroup = File::open(directory).map_err(Error::io("open", directory))?;
+    replace(cgroup.as_fd(), program).map_err(|source| Error::DeviceFilter { path: directory.into(), source })
+}
+
+fn replace(cgroup: BorrowedFd<'_>, program: &DeviceProgram) -> wharf_sys::Result<()> {
+    let attached = bpf::attached(cgroup)?;
+    let held = attached.into_iter().map(DeviceProgram::open).collect::<wharf_sys::Result<Vec<_>>>()?;
+    program.attach(cgroup, held.first())?;
+    held.iter().skip(1).try_for_each(|leftover| leftover.detach(cgroup))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,279 @@
+//! What is mounted: the hierarchies and the home of every controller.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cgroups_rs::fs::Controllers;
+use cgroups_rs::fs::hierarchies::V1;
+
+use crate::create;
+use crate::error::Error;
+use crate::files;
+use crate::group::Cgroup;
+use crate::path::CgroupPath;
+
+/// How the node's cgroups are mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// v1 hierarchies only.
+    V1,
+    /// v1 hierarchies with controllers, and a unified one beside them.
+    Hybrid,
+    /// The unified hierarchy only.
+    V2,
+}
+
+/// A controller; v1's `blkio` and v2's `io` are one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "each is named as in cgroups(7)")]
+pub enum Controller {
+    Cpu,
+    Cpuacct,
+    Cpuset,
+    Memory,
+    Pids,
+    Devices,
+    Freezer,
+    Io,
+    Hugetlb,
+    PerfEvent,
+    NetCls,
+    NetPrio,
+    Rdma,
+    Misc,
+}
+
+impl Controller {
+    /// The name in `cgroup.controllers` of v2.
+    fn of_unified(name: &str) -> Option<Self> {
+        Some(match name {
+            "cpu" => Self::Cpu,
+            "cpuset" => Self::Cpuset,
+            "memory" => Self::Memory,
+            "pids" => Self::Pids,
+            "io" => Self::Io,
+            "hugetlb" => Self::Hugetlb,
+            "rdma" => Self::Rdma,
+            "misc" => Self::Misc,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Controller {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Cpuacct => "cpuacct",
+            Self::Cpuset => "cpuset",
+            Self::Memory => "memory",
+            Self::Pids => "pids",
+            Self::Devices => "devices",
+            Self::Freezer => "freezer",
+            Self::Io => "io",
+            Self::Hugetlb => "hugetlb",
+            Self::PerfEvent => "perf_event",
+            Self::NetCls => "net_cls",
+            Self::NetPrio => "net_prio",
+            Self::Rdma => "rdma",
+            Self::Misc => "misc",
+        })
+    }
+}
+
+/// The interface of a hierarchy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    V1,
+    Unified,
+}
+
+/// One mounted hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hierarchy {
+    pub(crate) kind: Kind,
+    pub(crate) mount: PathBuf,
+    pub(crate) controllers: Vec<Controller>,
+}
+
+/// The node's cgroups. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Cgroups {
+    hierarchies: Arc<[Hierarchy]>,
+}
+
+const V1_CONTROLLERS: [(Controllers, Controller); 13] = [
+    (Controllers::Cpu, Controller::Cpu),
+    (Controllers::CpuAcct, Controller::Cpuacct),
+    (Controllers::CpuSet, Controller::Cpuset),
+    (Controllers::Mem, Controller::Memory),
+    (Controllers::Pids, Controller::Pids),
+    (Controllers::Devices, Controller::Devices),
+    (Controllers::Freezer, Controller::Freezer),
+    (Controllers::BlkIo, Controller::Io),
+    (Controllers::HugeTlb, Controller::Hugetlb),
+    (Controllers::PerfEvent, Controller::PerfEvent),
+    (Controllers::NetCls, Controller::NetCls),
+    (Controllers::NetPrio, Controller::NetPrio),
+    (Controllers::Rdma, Controller::Rdma),
+];
+
+impl Cgroups {
+    /// Looks at what is mounted. Do it once: hierarchies do not move while a node is up.
+    ///
+    /// # Errors
+    /// [`Error::NoHierarchy`] if nothing is mounted that could track processes, [`Error::Io`] if `/proc/self/mountinfo`
+    /// or the unified root's `cgroup.controllers` cannot be read.
+    pub fn detect() -> Result<Self, Error> {
+        let mounts = files::read(Path::new("/proc/self/mountinfo"))?;
+        let mut hierarchies = v1_hierarchies();
+        if let Some(mount) = unified_mount(&mounts) {
+            let names = files::read(&mount.join("cgroup.controllers"))?;
+            let controllers = names.split_whitespace().filter_map(Controller::of_unified).collect();
+            hierarchies.push(Hierarchy { kind: Kind::Unified, mount, controllers });
+        }
+        let detected = Self { hierarchies: hierarchies.into() };
+        if detected.tracker().is_none() { Err(Error::NoHierarchy) } else { Ok(detected) }
+    }
+
+    /// The word for what was found.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        let unified = self.hierarchies.iter().any(|hierarchy| hierarchy.kind == Kind::Unified);
+        let v1 = self.hierarchies.iter().any(|hierarchy| hierarchy.kind == Kind::V1);
+        match (v1, unified) {
+            (true, true) => Version::Hybrid,
+            (true, false) => Version::V1,
+            (false, _) => Version::V2,
+        }
+    }
+
+    /// The controllers that the node has, sorted.
+    #[must_use]
+    pub fn controllers(&self) -> Vec<Controller> {
+        let mut all: Vec<_> =
+            self.hierarchies.iter().flat_map(|hierarchy| hierarchy.controllers.iter().copied()).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// Makes a cgroup in every hierarchy, with the ancestors that are missing; one that exists is taken as it is.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a directory cannot be made, [`Error::Write`] if a v1 cpuset cannot be filled.
+    pub fn create(&self, path: &CgroupPath) -> Result<Cgroup, Error> {
+        for hierarchy in self.hierarchies.iter() {
+            create::create(hierarchy, path)?;
+        }
+        self.open(path)
+    }
+
+    /// A cgroup that exists, also one that a crash left in some hierarchies only.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if it is in no hierarchy.
+    pub fn open(&self, path: &CgroupPath) -> Result<Cgroup, Error> {
+        if !self.hierarchies.iter().any(|hierarchy| path.under(&hierarchy.mount).is_dir()) {
+            return Err(Error::NotFound { path: path.clone() });
+        }
+        let tracker = self.tracker().ok_or(Error::NoHierarchy)?;
+        Ok(Cgroup::new(path.clone(), &self.hierarchies, tracker))
+    }
+
+    /// The hierarchy that knows which processes a cgroup has: the unified one, else the freezer's, else that of pids.
+    fn tracker(&self) -> Option<&Hierarchy> {
+        let with = |controller| self.hierarchies.iter().find(|at| at.controllers.contains(&controller));
+        self.hierarchies
+            .iter()
+            .find(|hierarchy| hierarchy.kind == Kind::Unified)
+            .or_else(|| with(Controller::Freezer))
+            .or_else(|| with(Controller::Pids))
+    }
+}
+
+/// The v1 hierarchies with a known controller, each once however many controllers share it. Named ones (systemd's) are
+/// not touched.
+fn v1_hierarchies() -> Vec<Hierarchy> {
+    let mounted = V1::new();
+    let mut found: BTreeMap<PathBuf, Vec<Controller>> = BTreeMap::new();
+    for (theirs, ours) in V1_CONTROLLERS {
+        if let Some((mount, _root)) = mounted.get_mount_point(theirs) {
+            found.entry(mount).or_default().push(ours);
+        }
+    }
+    found
+        .into_iter()
+        .map(|(mount, controllers)| Hierarchy { kind: Kind::V1, mount, controllers })
+        .collect()
+}
+
+/// The mount point of cgroup2 in a mountinfo; one of the whole hierarchy goes before one of a part.
+fn unified_mount(mountinfo: &str) -> Option<PathBuf> {
+    let mut partial = None;
+    for line in mountinfo.lines() {
+        let Some((place, kind)) = line.split_once(" - ") else { continue };
+        let mut fields = place.split(' ').skip(3);
+        let (Some(root), Some(mount)) = (fields.next(), fields.next()) else { continue };
+        if !kind.starts_with("cgroup2 ") || mount.contains('\\') {
+            continue;
+        }
+        if root == "/" {
+            return Some(mount.into());
+        }
+        partial.get_or_insert_with(|| mount.into());
+    }
+    partial
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_unified_hierarchy_is_preferred() {
+        let whole = "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
+        let part = "40 31 0:38 /a /mnt/a rw - cgroup2 none rw\n";
+        let v1 = "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n";
+        let escaped = "42 31 0:38 / /mnt/a\\040b rw - cgroup2 none rw\n";
+        assert_eq!(unified_mount(&format!("{v1}{part}{whole}")), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(unified_mount(&format!("{v1}{part}")), Some("/mnt/a".into()));
+        assert_eq!(unified_mount(&format!("{v1}{escaped}garbage\n")), None);
+    }
+
+    #[test]
+    fn the_version_follows_from_the_hierarchies() {
+        let at = |kind, controllers: &[Controller]| Hierarchy {
+            kind,
+            mount: "/m".into(),
+            controllers: controllers.to_vec(),
+        };
+        let v1 = at(Kind::V1, &[Controller::Freezer]);
+        let unified = at(Kind::Unified, &[Controller::Hugetlb]);
+        for (hierarchies, version) in [
+            (vec![v1.clone()], Version::V1),
+            (vec![v1, unified.clone()], Version::Hybrid),
+            (vec![unified], Version::V2),
+        ] {
+            assert_eq!(Cgroups { hierarchies: hierarchies.into() }.version(), version);
+        }
+    }
+
+    #[test]
+    fn every_controller_of_this_node_has_one_home() {
+        let cgroups = Cgroups::detect().unwrap();
+        let mut controllers = cgroups.controllers();
+        let count = controllers.len();
+        controllers.dedup();
+        assert_eq!(controllers.len(), count);
+        assert!(controllers.contains(&Controller::Memory), "{controllers:?}");
+    }
+
+    #[test]
+    fn what_does_not_exist_is_not_found() {
+        let path = CgroupPath::new("/wharf-test-never-made").unwrap();
+        let error = Cgroups::detect().unwrap().open(&path).unwrap_err();
+        assert_eq!(error.kind(), wharf_types::ErrorKind::NotFound);
+    }
+}

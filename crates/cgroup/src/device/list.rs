@@ -1,0 +1,229 @@
+//! The v1 form of device rules: the kernel keeps a default and a list of exceptions, without an order.
+
+use std::collections::BTreeMap;
+
+use super::{Access, DeviceRule, DeviceType};
+use crate::error::Error;
+
+type Device = (DeviceType, Option<u32>, Option<u32>);
+
+/// What the kernel's default is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Default {
+    Allow,
+    Deny,
+}
+
+/// Rules put in the kernel's shape.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DeviceList {
+    default: Default,
+    exceptions: BTreeMap<Device, Access>,
+}
+
+/// A write to `devices.allow` or `devices.deny`: the file's name and the value.
+pub(crate) type ListWrite = (&'static str, String);
+
+impl DeviceList {
+    /// Folds rules, the last of which wins, over "deny everything".
+    ///
+    /// A rule that takes away a part of what an earlier, wider one granted has no form here and is refused: dropping it
+    /// would open a device, and dropping the wider one would close others.
+    pub(crate) fn of_rules(rules: &[DeviceRule]) -> Result<Self, Error> {
+        let mut list = Self { default: Default::Deny, exceptions: BTreeMap::new() };
+        for rule in rules {
+            list.add(rule)?;
+        }
+        Ok(list)
+    }
+
+    fn add(&mut self, rule: &DeviceRule) -> Result<(), Error> {
+        let device = (rule.kind, rule.major, rule.minor);
+        if device == (DeviceType::All, None, None) && rule.access == Access::ALL {
+            self.default = if rule.allow { Default::Allow } else { Default::Deny };
+            self.exceptions.clear();
+            return Ok(());
+        }
+        for kind in kinds(rule.kind) {
+            let device = (kind, rule.major, rule.minor);
+            if rule.allow == (self.default == Default::Deny) {
+                let access = self.exceptions.entry(device).or_insert(rule.access);
+                *access = access.and(rule.access);
+            } else {
+                self.take_back(device, rule)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back exceptions that `device` covers.
+    fn take_back(&mut self, device: Device, rule: &DeviceRule) -> Result<(), Error> {
+        if self.exceptions.iter().any(|(held, access)| {
+            covers(*held, device) && *held != device && access.bits() & rule.access.bits() != 0
+        }) {
+            return Err(Error::InvalidLimit {
+                limit: format!("devices {}", line(&device, rule.access)),
+                reason: "cgroup v1 cannot except a part of what an earlier rule covers as a whole",
+            });
+        }
+        self.exceptions = std::mem::take(&mut self.exceptions)
+            .into_iter()
+            .filter_map(|(held, access)| {
+                let left = if covers(device, held) { access.without(rule.access) } else { Some(access) };
+                Some((held, left?))
+            })
+            .collect();
+        Ok(())
+    }
+
+    /// Reads a `devices.list`; `None` if a line is not understood. With the default Allow the kernel hides exceptions.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut list = Self { default: Default::Deny, exceptions: BTreeMap::new() };
+        for text in text.lines() {
+            let (kind, rest) = text.split_once(' ')?;
+            let (numbers, letters) = rest.split_once(' ')?;
+            let (major, minor) = numbers.split_once(':')?;
+            let kind = match kind {
+                "a" => return Some(Self { default: Default::Allow, exceptions: BTreeMap::new() }),
+                "b" => DeviceType::Block,
+                "c" => DeviceType::Char,
+                _ => return None,
+            };
+            let access = Access::parse(letters)?;
+            let held = list.exceptions.entry((kind, number(major)?, number(minor)?)).or_insert(access);
+            *held = held.and(access);
+        }
+        Some(list)
+    }
+
+    /// The writes that turn `current` into this list. Between two deny-by-default lists only the difference is written,
+    /// new grants first, so that no device fails for a moment that is allowed before and after.
+    pub(crate) fn writes_from(&self, current: &Self) -> Vec<ListWrite> {
+        match self.default {
+            Default::Allow => std::iter::once(("devices.allow", "a".to_owned()))
+                .chain(self.exceptions.iter().map(|(device, access)| ("devices.deny", line(device, *access))))
+                .collect(),
+            Default::Deny if current.default == Default::Allow => {
+                std::iter::once(("devices.deny", "a".to_owned())).chain(self.beyond(None, "devices.allow")).collect()
+            }
+            Default::Deny => {
+                let mut writes = self.beyond(Some(current), "devices.allow");
+                writes.extend(current.beyond(Some(self), "devices.deny"));
+                writes
+            }
+        }
+    }
+
+    /// A line for each exception that `other` has not.
+    fn beyond(&self, other: Option<&Self>, file: &'static str) -> Vec<ListWrite> {
+        let missing = |(device, access): (&Device, &Access)| {
+            let held = other.and_then(|other| other.exceptions.get(device));
+            let access = held.map_or(Some(*access), |held| access.without(*held))?;
+            Some((file, line(device, access)))
+        };
+        self.exceptions.iter().filter_map(missing).collect()
+    }
+}
+
+fn kinds(kind: DeviceType) -> Vec<DeviceType> {
+    match kind {
+        DeviceType::All => vec![DeviceType::Char, DeviceType::Block],
+        one => vec![one],
+    }
+}
+
+fn covers(wide: Device, narrow: Device) -> bool {
+    let number = |wide: Option<u32>, narrow: Option<u32>| wide.is_none() || wide == narrow;
+    wide.0 == narrow.0 && number(wide.1, narrow.1) && number(wide.2, narrow.2)
+}
+
+fn line((kind, major, minor): &Device, access: Access) -> String {
+    let kind = match kind {
+        DeviceType::All => 'a',
+        DeviceType::Char => 'c',
+        DeviceType::Block => 'b',
+    };
+    let number = |number: &Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
+    format!("{kind} {}:{} {}", number(major), number(minor), access.letters())
+}
+
+fn number(text: &str) -> Option<Option<u32>> {
+    if text == "*" { Some(None) } else { text.parse().ok().map(Some) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::default_devices;
+    use super::*;
+
+    const OPEN: &str = "a *:* rwm\n";
+
+    fn writes(rules: &[DeviceRule], current: &str) -> Vec<String> {
+        let list = DeviceList::of_rules(rules).unwrap();
+        let show = |(file, value): ListWrite| format!("{} {value}", file.trim_start_matches("devices."));
+        list.writes_from(&DeviceList::parse(current).unwrap()).into_iter().map(show).collect()
+    }
+
+    fn char_rule(allow: bool, major: u32, minor: Option<u32>, letters: &str) -> DeviceRule {
+        let access = Access::parse(letters).unwrap();
+        DeviceRule { allow, kind: DeviceType::Char, major: Some(major), minor, access }
+    }
+
+    #[test]
+    fn the_defaults_close_all_and_open_some() {
+        let expected = [
+            "deny a",
+            "allow c *:* m",
+            "allow c 1:3 rwm",
+            "allow c 1:5 rwm",
+            "allow c 1:7 rwm",
+            "allow c 1:8 rwm",
+            "allow c 1:9 rwm",
+            "allow c 5:0 rwm",
+            "allow c 5:1 rwm",
+            "allow c 5:2 rwm",
+            "allow c 136:* rwm",
+            "allow b *:* m",
+        ];
+        assert_eq!(writes(&default_devices(), OPEN), expected);
+    }
+
+    #[test]
+    fn an_update_writes_the_difference() {
+        let current = "c 1:3 rwm\nc 1:5 r\nb *:* m\n";
+        let rules = [char_rule(true, 1, Some(3), "r"), char_rule(true, 1, Some(5), "rw")];
+        assert_eq!(writes(&rules, current), ["allow c 1:5 w", "deny c 1:3 wm", "deny b *:* m"]);
+        assert!(writes(&[char_rule(true, 1, Some(3), "rwm")], "c 1:3 rwm\n").is_empty());
+    }
+
+    #[test]
+    fn a_privileged_container_gets_all() {
+        let all = DeviceRule::allow(DeviceType::All, None, None, Access::ALL);
+        assert_eq!(writes(&[all], OPEN), ["allow a"]);
+        assert_eq!(writes(&[all, char_rule(false, 1, None, "w")], "c 1:3 rwm\n"), ["allow a", "deny c 1:* w"]);
+    }
+
+    #[test]
+    fn a_later_rule_takes_back_an_earlier_one() {
+        let rules = [
+            char_rule(true, 1, Some(3), "rw"),
+            char_rule(true, 2, Some(4), "rw"),
+            char_rule(false, 1, None, "w"),
+            char_rule(false, 2, Some(4), "rwm"),
+        ];
+        assert_eq!(writes(&rules, ""), ["allow c 1:3 r"]);
+    }
+
+    #[test]
+    fn a_hole_in_a_wider_rule_is_refused() {
+        let rules = [char_rule(true, 1, None, "rw"), char_rule(false, 1, Some(3), "w")];
+        assert!(DeviceList::of_rules(&rules).is_err());
+    }
+
+    #[test]
+    fn strange_lists_are_not_guessed_at() {
+        for text in ["c\n", "c 1:3\n", "x 1:3 r\n", "c 1 r\n", "c a:b r\n", "c 1:3 q\n"] {
+            assert_eq!(DeviceList::parse(text), None, "{text:?}");
+        }
+    }
+}

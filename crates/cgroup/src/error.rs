@@ -1,0 +1,133 @@
+//! What can go wrong with a cgroup.
+
+use std::io;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use wharf_types::ErrorKind;
+
+use crate::detect::Controller;
+use crate::path::CgroupPath;
+
+/// A failed operation on a cgroup.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Neither a v1 controller nor cgroup2 is mounted.
+    #[error("no cgroup hierarchy is mounted; mount cgroup2 at /sys/fs/cgroup")]
+    NoHierarchy,
+    /// No hierarchy that could kill and list processes has the cgroup.
+    #[error("cgroup {path} does not exist")]
+    NotFound {
+        /// The cgroup.
+        path: CgroupPath,
+    },
+    /// A file or directory could not be read, opened, made or removed.
+    #[error("cannot {action} {path:?}")]
+    Io {
+        /// A verb: read, open, create, remove.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A value was refused.
+    #[error("cannot write {value:?} to {file:?}")]
+    Write {
+        /// The file.
+        file: PathBuf,
+        /// The value.
+        value: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of the kernel holds what this crate does not understand.
+    #[error("{file:?} holds {text:?}, which is not understood")]
+    Parse {
+        /// The file.
+        file: PathBuf,
+        /// The offending part.
+        text: String,
+    },
+    /// Something did not happen in time.
+    #[error("cgroup {path:?} was not {awaited} after {waited_ms} ms")]
+    Late {
+        /// The cgroup's directory.
+        path: PathBuf,
+        /// The state that was waited for: empty, removed, frozen, thawed.
+        awaited: &'static str,
+        /// How long it was waited for.
+        waited_ms: u128,
+    },
+    /// A limit that no node can meet.
+    #[error("limit {limit} is not possible: {reason}")]
+    InvalidLimit {
+        /// The limit and its value.
+        limit: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A limit that this node cannot meet.
+    #[error("limit {limit} needs the controller {controller}, which this node lacks")]
+    NoController {
+        /// The limit.
+        limit: String,
+        /// What is missing.
+        controller: Controller,
+    },
+    /// The device program was not loaded or attached.
+    #[error("cannot set the device filter of {path:?}")]
+    DeviceFilter {
+        /// The cgroup's directory.
+        path: PathBuf,
+        /// The failed call.
+        #[source]
+        source: wharf_sys::Error,
+    },
+}
+
+impl Error {
+    /// The class of the error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoHierarchy | Self::NoController { .. } => ErrorKind::Unimplemented,
+            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::InvalidLimit { .. } => ErrorKind::InvalidArgument,
+            Self::Late { .. } => ErrorKind::DeadlineExceeded,
+            Self::Parse { .. } | Self::DeviceFilter { .. } => ErrorKind::Internal,
+            Self::Io { source, .. } => kind_of(source),
+            // A value the kernel finds out of range came from the request.
+            Self::Write { source, .. } => match errno(source) {
+                Some(Errno::EINVAL | Errno::ERANGE) => ErrorKind::InvalidArgument,
+                // The file, or the whole cgroup, is not there: nothing that the caller named.
+                Some(Errno::ENOENT | Errno::ENODEV) => ErrorKind::FailedPrecondition,
+                _ => kind_of(source),
+            },
+        }
+    }
+
+    /// Pairs an action on a path with the kernel's answer.
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+fn kind_of(source: &io::Error) -> ErrorKind {
+    match errno(source) {
+        Some(Errno::ENOENT | Errno::ENODEV) => ErrorKind::NotFound,
+        Some(Errno::EBUSY) => ErrorKind::FailedPrecondition,
+        Some(Errno::ENOSPC | Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => {
+            ErrorKind::ResourceExhausted
+        }
+        _ => ErrorKind::Internal,
+    }
+}
+
+/// The error number of an I/O error, if it came from the kernel.
+pub(crate) fn errno(source: &io::Error) -> Option<Errno> {
+    source.raw_os_error().map(Errno::from_raw)
+}

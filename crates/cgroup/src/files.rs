@@ -1,0 +1,56 @@
+//! Files of cgroups: whole reads, single writes.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+
+use crate::error::Error;
+
+/// Reads a file as text.
+pub(crate) fn read(file: &Path) -> Result<String, Error> {
+    fs::read_to_string(file).map_err(Error::io("read", file))
+}
+
+/// Reads a file as text; `None` if there is no such file.
+pub(crate) fn read_if_there(file: &Path) -> Result<Option<String>, Error> {
+    match fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Io { action: "read", path: file.into(), source }),
+    }
+}
+
+/// Writes a value in one write(2), as the kernel wants it, without creating the file.
+pub(crate) fn write(file: &Path, value: &str) -> Result<(), Error> {
+    // An empty write never reaches the kernel's handler; a bare line feed clears the value.
+    let bytes = if value.is_empty() { b"\n".as_slice() } else { value.as_bytes() };
+    let result = OpenOptions::new().write(true).open(file).and_then(|mut open| open.write_all(bytes));
+    result.map_err(|source| Error::Write { file: file.into(), value: value.to_owned(), source })
+}
+
+/// The value of `key` in lines of the form `key value`.
+pub(crate) fn keyed<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_a_whole_word() {
+        let text = "oom_kill_disable 0\nunder_oom 0\noom_kill 7\n";
+        assert_eq!(keyed(text, "oom_kill"), Some("7"));
+        assert_eq!(keyed(text, "oom"), None);
+    }
+
+    #[test]
+    fn a_missing_file_is_not_created() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("memory.max");
+        assert!(write(&file, "1").is_err());
+        assert!(!file.exists());
+        assert_eq!(read_if_there(&file).unwrap(), None);
+        assert!(read(&file).is_err());
+    }
+}

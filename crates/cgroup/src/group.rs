@@ -1,0 +1,234 @@
+//! One cgroup: a directory in each hierarchy, of which one tracks its processes.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::create;
+use crate::detect::{Controller, Hierarchy, Kind};
+use crate::error::Error;
+use crate::files;
+use crate::path::{CgroupPath, PathError};
+use crate::tree::{Deadline, Tree};
+
+/// The cgroup's directory in one hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Directory {
+    pub(crate) kind: Kind,
+    pub(crate) controllers: Vec<Controller>,
+    pub(crate) path: PathBuf,
+}
+
+/// How a new process gets into a cgroup. Both parts, each once; together they cover every hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The unified directory, to be opened and passed to clone3 with CLONE_INTO_CGROUP: the process is never outside.
+    /// Set on hybrid and v2.
+    pub directory: Option<PathBuf>,
+    /// The `cgroup.procs` of each v1 hierarchy, into each of which the process writes `0`. Empty on v2.
+    pub procs: Vec<PathBuf>,
+}
+
+/// The cgroup of a pod or container, in every hierarchy.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    path: CgroupPath,
+    directories: Vec<Directory>,
+    tracker: Tree,
+}
+
+/// The cgroup of one exec: a child of a container's, in the tracking hierarchy alone, so that the exec can be killed
+/// with all it started. Limits and statistics stay the container's.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    tracker: Tree,
+    entry: Entry,
+}
+
+impl Cgroup {
+    pub(crate) fn new(path: CgroupPath, hierarchies: &[Hierarchy], tracker: &Hierarchy) -> Self {
+        let directory = |hierarchy: &Hierarchy| Directory {
+            kind: hierarchy.kind,
+            controllers: hierarchy.controllers.clone(),
+            path: path.under(&hierarchy.mount),
+        };
+        let directories = hierarchies.iter().map(directory).collect();
+        let tracker = Tree { kind: tracker.kind, directory: path.under(&tracker.mount) };
+        Self { path, directories, tracker }
+    }
+
+    /// The path it was made with.
+    #[must_use]
+    pub fn path(&self) -> &CgroupPath {
+        &self.path
+    }
+
+    /// How a process gets in.
+    #[must_use]
+    pub fn entry(&self) -> Entry {
+        let of_kind = |kind| self.directories.iter().filter(move |directory| directory.kind == kind);
+        Entry {
+            directory: of_kind(Kind::Unified).map(|directory| directory.path.clone()).next(),
+            procs: of_kind(Kind::V1).map(|directory| directory.path.join("cgroup.procs")).collect(),
+        }
+    }
+
+    /// Makes (or takes, if it exists) the cgroup of one exec.
+    ///
+    /// # Errors
+    /// [`Error::InvalidLimit`] if the name is not one good component, [`Error::Io`] if the directory cannot be made.
+    pub fn leaf(&self, name: &str) -> Result<Leaf, Error> {
+        let invalid = |_: PathError| Error::InvalidLimit {
+            limit: format!("cgroup name {name:?}"),
+            reason: "it is not a single path component",
+        };
+        self.path.child(name).map_err(invalid)?;
+        let directory = self.tracker.file(name);
+        create::make(&directory)?;
+        let container = self.entry();
+        let entry = match self.tracker.kind {
+            Kind::Unified => Entry { directory: Some(directory.clone()), ..container },
+            Kind::V1 => {
+                let outer = self.tracker.file("cgroup.procs");
+                let inner = |file| if file == outer { directory.join("cgroup.procs") } else { file };
+                Entry { procs: container.procs.into_iter().map(inner).collect(), ..container }
+            }
+        };
+        Ok(Leaf { tracker: Tree { kind: self.tracker.kind, directory }, entry })
+    }
+
+    /// Kills every process, also in sub-cgroups; at once where there is `cgroup.kill`, else within `patience`. They may
+    /// take a moment to end: see [`Cgroup::is_populated`].
+    ///
+    /// # Errors
+    /// [`Error::Late`] if some are left, [`Error::Parse`] if the kernel names a process that this one cannot see.
+    pub fn kill(&self, patience: Duration) -> Result<(), Error> {
+        self.tracker.kill(patience)
+    }
+
+    /// Whether any process is in the cgroup or below; false if it is gone.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Parse`].
+    pub fn is_populated(&self) -> Result<bool, Error> {
+        self.tracker.is_populated()
+    }
+
+    /// The pids in the cgroup and below, in this process' PID namespace, sorted; none if it is gone.
+    ///
+    /// # Errors
+    /// [`Error::Parse`] for a line that is not a positive number, also for a process of another PID namespace.
+    pub fn pids(&self) -> Result<Vec<i32>, Error> {
+        self.tracker.pids().map(|pids| pids.into_iter().collect())
+    }
+
+    /// Stops every process until [`Cgroup::thaw`].
+    ///
+    /// # Errors
+    /// [`Error::Late`] if not all have stopped in time; then none stays stopped.
+    pub fn freeze(&self, patience: Duration) -> Result<(), Error> {
+        self.tracker.freeze(patience)
+    }
+
+    /// Lets the processes go on.
+    ///
+    /// # Errors
+    /// [`Error::Late`] if they are still stopped, as when an ancestor is frozen.
+    pub fn thaw(&self, patience: Duration) -> Result<(), Error> {
+        self.tracker.thaw(patience)
+    }
+
+    /// Removes the cgroup and what the container made below it, in every hierarchy, once it has no process. Success if
+    /// there is nothing to remove.
+    ///
+    /// # Errors
+    /// [`Error::Late`] if processes are left after `patience`.
+    pub fn remove(&self, patience: Duration) -> Result<(), Error> {
+        let deadline = Deadline::after(patience);
+        self.tracker.await_empty(&deadline)?;
+        for directory in &self.directories {
+            Tree { kind: directory.kind, directory: directory.path.clone() }.remove(&deadline)?;
+        }
+        Ok(())
+    }
+
+    /// The file with a line `oom_kill N`, which counts the processes of this cgroup and its descendants that were killed
+    /// for want of memory; `None` on a node without the memory controller.
+    ///
+    /// On v2 this is `memory.events` and not `memory.events.local`: a container may have put its processes below.
+    #[must_use]
+    pub fn oom_file(&self) -> Option<PathBuf> {
+        let (kind, directory) = self.home(Controller::Memory)?;
+        Some(directory.join(if kind == Kind::V1 { "memory.oom_control" } else { "memory.events" }))
+    }
+
+    /// The count of [`Cgroup::oom_file`] since the cgroup was made; `None` on a node without it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be read, [`Error::Parse`] if the line is missing.
+    pub fn oom_kills(&self) -> Result<Option<u64>, Error> {
+        let Some(file) = self.oom_file() else { return Ok(None) };
+        let text = files::read(&file)?;
+        match files::keyed(&text, "oom_kill").and_then(|count| count.parse().ok()) {
+            Some(count) => Ok(Some(count)),
+            None => Err(Error::Parse { file, text }),
+        }
+    }
+
+    /// The file that kills all at the write of `1`, if this kernel has it.
+    #[must_use]
+    pub fn kill_file(&self) -> Option<PathBuf> {
+        self.tracker.kill_file()
+    }
+
+    /// Where a controller's files for this cgroup are.
+    pub(crate) fn home(&self, controller: Controller) -> Option<(Kind, &Path)> {
+        let directory = self.directories.iter().find(|directory| directory.controllers.contains(&controller))?;
+        Some((directory.kind, &directory.path))
+    }
+
+    /// The unified directory.
+    pub(crate) fn unified(&self) -> Option<&Path> {
+        let directory = self.directories.iter().find(|directory| directory.kind == Kind::Unified)?;
+        Some(&directory.path)
+    }
+}
+
+impl Leaf {
+    /// How a process gets in; it covers the container's other hierarchies too.
+    #[must_use]
+    pub fn entry(&self) -> Entry {
+        self.entry.clone()
+    }
+
+    /// As [`Cgroup::kill`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn kill(&self, patience: Duration) -> Result<(), Error> {
+        self.tracker.kill(patience)
+    }
+
+    /// As [`Cgroup::is_populated`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn is_populated(&self) -> Result<bool, Error> {
+        self.tracker.is_populated()
+    }
+
+    /// As [`Cgroup::kill_file`].
+    #[must_use]
+    pub fn kill_file(&self) -> Option<PathBuf> {
+        self.tracker.kill_file()
+    }
+
+    /// As [`Cgroup::remove`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn remove(&self, patience: Duration) -> Result<(), Error> {
+        let deadline = Deadline::after(patience);
+        self.tracker.await_empty(&deadline)?;
+        self.tracker.remove(&deadline)
+    }
+}

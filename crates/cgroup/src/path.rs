@@ -1,0 +1,163 @@
+//! The path of a cgroup, relative to the root of every hierarchy.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Why a text is not the path of a cgroup.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// The root itself: it is never a pod's or a container's.
+    #[error("cgroup path {path:?} is the root")]
+    Root {
+        /// The path as given.
+        path: String,
+    },
+    /// A component that could leave the hierarchy, or that the kernel does not take.
+    #[error("cgroup path {path:?} has the component {component:?}")]
+    Component {
+        /// The path, shortened to 200 characters.
+        path: String,
+        /// The component, shortened to 200 characters.
+        component: String,
+    },
+    /// More than 4000 bytes.
+    #[error("cgroup path {path:?} is longer than 4000 bytes")]
+    Long {
+        /// The path, shortened to 200 characters.
+        path: String,
+    },
+}
+
+impl PathError {
+    /// The class of the error: always a request that cannot work.
+    #[must_use]
+    pub fn kind(&self) -> wharf_types::ErrorKind {
+        wharf_types::ErrorKind::InvalidArgument
+    }
+}
+
+/// An absolute, normal path below the root of the hierarchies, such as `/kubepods/burstable/pod1/0123`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CgroupPath(String);
+
+impl CgroupPath {
+    /// Takes a path with or without its leading slash; empty components and `.` are dropped.
+    ///
+    /// # Errors
+    /// [`PathError`] for the root, `..`, NUL, a line feed, a component over 255 bytes or beginning like a file of the
+    /// kernel (`cgroup.`), a path over 4000 bytes.
+    pub fn new(text: &str) -> Result<Self, PathError> {
+        if text.len() > 4000 {
+            return Err(PathError::Long { path: shorten(text) });
+        }
+        let mut path = String::with_capacity(text.len() + 1);
+        for component in text.split('/').filter(|component| !component.is_empty() && *component != ".") {
+            if !is_component(component) {
+                return Err(PathError::Component { path: shorten(text), component: shorten(component) });
+            }
+            path.push('/');
+            path.push_str(component);
+        }
+        if path.is_empty() { Err(PathError::Root { path: text.to_owned() }) } else { Ok(Self(path)) }
+    }
+
+    /// The cgroup `name` inside this one.
+    ///
+    /// # Errors
+    /// [`PathError`] if `name` is not one good component.
+    pub fn child(&self, name: &str) -> Result<Self, PathError> {
+        if name.contains('/') || name == "." || name.is_empty() {
+            return Err(PathError::Component { path: self.0.clone(), component: shorten(name) });
+        }
+        Self::new(&format!("{}/{name}", self.0))
+    }
+
+    /// The path as text, with its leading slash and without a trailing one.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The path below a mount point.
+    pub(crate) fn under(&self, mount: &Path) -> PathBuf {
+        mount.join(self.0.trim_start_matches('/'))
+    }
+
+    /// The paths below a mount point from the first component to the whole.
+    pub(crate) fn steps(&self, mount: &Path) -> Vec<PathBuf> {
+        let mut at = mount.to_path_buf();
+        self.0
+            .split('/')
+            .filter(|component| !component.is_empty())
+            .map(|component| {
+                at.push(component);
+                at.clone()
+            })
+            .collect()
+    }
+}
+
+impl fmt::Display for CgroupPath {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for CgroupPath {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "CgroupPath({})", self.0)
+    }
+}
+
+fn is_component(component: &str) -> bool {
+    component != ".."
+        && component.len() <= 255
+        && !component.starts_with("cgroup.")
+        && !component.contains(['\0', '\n'])
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good_paths_are_normal() {
+        for (text, path) in [
+            ("/kubepods/burstable/pod1/0a", "/kubepods/burstable/pod1/0a"),
+            ("kubepods//besteffort/", "/kubepods/besteffort"),
+            ("/./test.slice", "/test.slice"),
+            ("/a..b/...", "/a..b/..."),
+        ] {
+            assert_eq!(CgroupPath::new(text).unwrap().as_str(), path);
+        }
+    }
+
+    #[test]
+    fn bad_paths_are_refused() {
+        let long = "a/".repeat(2001);
+        let wide = "a".repeat(256);
+        for text in ["", "/", "/.", "..", "/a/../b", "/a\0", "/a\nb", "/a/cgroup.procs", &long, &wide] {
+            assert!(CgroupPath::new(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_child_is_one_component() {
+        let path = CgroupPath::new("/a").unwrap();
+        assert_eq!(path.child("b").unwrap().as_str(), "/a/b");
+        for name in ["", ".", "..", "b/c", "/b", "b\0"] {
+            assert!(path.child(name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn steps_go_from_the_root_down() {
+        let path = CgroupPath::new("/a/b").unwrap();
+        assert_eq!(path.steps(Path::new("/m")), [PathBuf::from("/m/a"), PathBuf::from("/m/a/b")]);
+        assert_eq!(path.under(Path::new("/m")), PathBuf::from("/m/a/b"));
+    }
+}

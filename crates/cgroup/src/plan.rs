@@ -1,0 +1,135 @@
+//! From limits to writes: which value goes to which file of which controller. Pure.
+
+use crate::detect::{Controller, Kind};
+use crate::error::Error;
+use crate::limits::Limits;
+
+mod unified;
+mod v1;
+
+/// What a missing file means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// The limit cannot be met.
+    Fail,
+    /// The kernel was built or booted without this, and the rest holds.
+    Skip,
+}
+
+/// One value for one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Write {
+    /// Says in which directory the file is; `None` is the unified one.
+    pub(crate) controller: Option<Controller>,
+    pub(crate) file: String,
+    pub(crate) value: String,
+    pub(crate) missing: Missing,
+}
+
+/// Something to do as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    One(Write),
+    /// Two values of which the kernel checks each against the other. Which goes first depends on what is there now: if
+    /// the first is refused, the order is turned round.
+    Pair(Write, Write),
+}
+
+/// What the plan must know of the cgroup.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Present<'a> {
+    /// Where a controller lives; `None` if the node lacks it.
+    pub(crate) home: &'a dyn Fn(Controller) -> Option<Kind>,
+    /// The content of v2's `cpu.max` (`quota period`), where there is one.
+    pub(crate) cpu_max: Option<&'a str>,
+    /// Whether there is a unified hierarchy.
+    pub(crate) unified: bool,
+}
+
+/// Plans everything but devices.
+pub(crate) fn plan(limits: &Limits, present: Present<'_>) -> Result<Vec<Step>, Error> {
+    let mut steps = Vec::new();
+    let limits = &meaningful(limits);
+    for (controller, name) in needs(limits) {
+        let kind = (present.home)(controller)
+            .ok_or_else(|| Error::NoController { limit: name.to_owned(), controller })?;
+        match kind {
+            Kind::V1 => v1::plan(controller, limits, &mut steps)?,
+            Kind::Unified => unified::plan(controller, limits, present.cpu_max, &mut steps)?,
+        }
+    }
+    // The kubelet sends every page size of the node, also where the controller is missing.
+    match (present.home)(Controller::Hugetlb) {
+        None => {}
+        Some(Kind::V1) => hugepages(limits, "limit_in_bytes", &mut steps)?,
+        Some(Kind::Unified) => hugepages(limits, "max", &mut steps)?,
+    }
+    unified::plan_files(limits, present.unified, &mut steps)?;
+    Ok(steps)
+}
+
+/// The limits without those that the CRI writes as "not specified".
+fn meaningful(limits: &Limits) -> Limits {
+    let text = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
+    Limits {
+        cpu_shares: limits.cpu_shares.filter(|shares| *shares != 0),
+        cpu_period_us: limits.cpu_period_us.filter(|period| *period != 0),
+        cpu_quota_us: limits.cpu_quota_us.filter(|quota| *quota != 0),
+        cpuset_cpus: text(&limits.cpuset_cpus),
+        cpuset_mems: text(&limits.cpuset_mems),
+        memory_limit_bytes: limits.memory_limit_bytes.filter(|limit| *limit != 0),
+        memory_swap_limit_bytes: limits.memory_swap_limit_bytes.filter(|limit| *limit != 0),
+        pids_limit: limits.pids_limit.filter(|limit| *limit != 0),
+        ..limits.clone()
+    }
+}
+
+/// The controllers that the limits need, with the name of a limit that needs it.
+fn needs(limits: &Limits) -> Vec<(Controller, &'static str)> {
+    let cpu = limits.cpu_shares.is_some() || limits.cpu_period_us.is_some() || limits.cpu_quota_us.is_some();
+    let cpuset = limits.cpuset_cpus.is_some() || limits.cpuset_mems.is_some();
+    let memory = limits.memory_limit_bytes.is_some() || limits.memory_swap_limit_bytes.is_some();
+    [
+        (cpu, (Controller::Cpu, "cpu")),
+        (cpuset, (Controller::Cpuset, "cpuset")),
+        (memory, (Controller::Memory, "memory")),
+        (limits.pids_limit.is_some(), (Controller::Pids, "pids")),
+    ]
+    .into_iter()
+    .filter_map(|(needed, need)| needed.then_some(need))
+    .collect()
+}
+
+/// The limit on use, and the one on reservation, which newer kernels have beside it.
+fn hugepages(limits: &Limits, suffix: &str, steps: &mut Vec<Step>) -> Result<(), Error> {
+    for limit in &limits.hugepages {
+        let size = &limit.page_size;
+        if size.is_empty() || !size.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase()) {
+            let limit = format!("hugepages of size {size:?}");
+            return Err(Error::InvalidLimit { limit, reason: "a page size is written like 2MB" });
+        }
+        for middle in ["", "rsvd."] {
+            steps.push(Step::One(Write {
+                controller: Some(Controller::Hugetlb),
+                file: format!("hugetlb.{size}.{middle}{suffix}"),
+                value: limit.limit_bytes.to_string(),
+                missing: Missing::Skip,
+            }));
+        }
+    }
+    Ok(())
+}
+
+impl Write {
+    fn new(controller: Controller, file: &str, value: impl ToString) -> Self {
+        let (file, value) = (file.to_owned(), value.to_string());
+        Self { controller: Some(controller), file, value, missing: Missing::Fail }
+    }
+
+    fn or_skip(self) -> Self {
+        Self { missing: Missing::Skip, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests;

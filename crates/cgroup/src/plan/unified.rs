@@ -1,0 +1,102 @@
+//! The files of v2.
+
+use super::{Missing, Step, Write, v1};
+use crate::detect::Controller;
+use crate::error::Error;
+use crate::limits::Limits;
+use crate::weight::weight_of_shares;
+
+const PERIOD_DEFAULT_US: u64 = 100_000;
+
+pub(super) fn plan(
+    controller: Controller,
+    limits: &Limits,
+    cpu_max: Option<&str>,
+    steps: &mut Vec<Step>,
+) -> Result<(), Error> {
+    match controller {
+        Controller::Cpu => cpu(limits, cpu_max, steps),
+        Controller::Cpuset => v1::cpuset(limits, steps),
+        Controller::Memory => memory(limits, steps)?,
+        Controller::Pids => v1::pids(limits, steps),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn cpu(limits: &Limits, cpu_max: Option<&str>, steps: &mut Vec<Step>) {
+    if let Some(shares) = limits.cpu_shares {
+        steps.push(Step::One(Write::new(Controller::Cpu, "cpu.weight", weight_of_shares(shares))));
+    }
+    if limits.cpu_quota_us.is_none() && limits.cpu_period_us.is_none() {
+        return;
+    }
+    // Quota and period share a file: the one that is not given keeps its value.
+    let (held_quota, held_period) = cpu_max.and_then(|text| text.trim().split_once(' ')).unwrap_or(("max", ""));
+    let quota = match limits.cpu_quota_us {
+        None => held_quota.to_owned(),
+        Some(quota) if quota < 0 => "max".to_owned(),
+        Some(quota) => quota.to_string(),
+    };
+    let period = limits.cpu_period_us.or(held_period.parse().ok()).unwrap_or(PERIOD_DEFAULT_US);
+    steps.push(Step::One(Write::new(Controller::Cpu, "cpu.max", format!("{quota} {period}"))));
+}
+
+fn memory(limits: &Limits, steps: &mut Vec<Step>) -> Result<(), Error> {
+    let bytes = |value: i64| if value < 0 { "max".to_owned() } else { value.to_string() };
+    let write = |file, value: String| Write::new(Controller::Memory, file, value);
+    if let Some(value) = swap(limits)? {
+        // A kernel without swap has no such file, and nothing to limit.
+        steps.push(Step::One(write("memory.swap.max", bytes(value)).or_skip()));
+    }
+    if let Some(limit) = limits.memory_limit_bytes {
+        steps.push(Step::One(write("memory.max", bytes(limit))));
+    }
+    Ok(())
+}
+
+/// Swap alone, from memory and swap together; negative is unlimited.
+fn swap(limits: &Limits) -> Result<Option<i64>, Error> {
+    let invalid = |both: i64, reason| {
+        Err(Error::InvalidLimit { limit: format!("memory_swap_limit {both}"), reason })
+    };
+    match (limits.memory_limit_bytes, limits.memory_swap_limit_bytes) {
+        (Some(limit), None) if limit < 0 => Ok(Some(-1)),
+        (_, None) => Ok(None),
+        (_, Some(both)) if both < 0 => Ok(Some(-1)),
+        (None, Some(both)) => invalid(both, "swap alone is its difference to the memory limit, which is not given"),
+        (Some(limit), Some(both)) if limit < 0 || both < limit => {
+            invalid(both, "it is less than the memory limit, which it includes")
+        }
+        (Some(limit), Some(both)) => Ok(Some(both - limit)),
+    }
+}
+
+/// The files that the request names itself.
+pub(super) fn plan_files(limits: &Limits, unified: bool, steps: &mut Vec<Step>) -> Result<(), Error> {
+    for (file, value) in &limits.unified {
+        let invalid = |reason| Err(Error::InvalidLimit { limit: format!("unified {file:?}"), reason });
+        if !is_resource_file(file) {
+            return invalid("a file of a controller is written like memory.high");
+        }
+        if value.contains('\0') {
+            return invalid("the value has a NUL byte");
+        }
+        if !unified {
+            return invalid("this node has no cgroup v2");
+        }
+        let (file, value) = (file.clone(), value.clone());
+        steps.push(Step::One(Write { controller: None, file, value, missing: Missing::Fail }));
+    }
+    Ok(())
+}
+
+/// Names like `memory.high`. The core's own files (`cgroup.procs`, `cgroup.kill`) are for the runtime alone.
+fn is_resource_file(file: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'.';
+    file.bytes().all(good)
+        && file.contains('.')
+        && !file.starts_with('.')
+        && !file.ends_with('.')
+        && (!file.starts_with("cgroup.") || file.starts_with("cgroup.max."))
+}

@@ -1,0 +1,70 @@
+//! The files of v1.
+
+use super::{Step, Write};
+use crate::detect::Controller;
+use crate::error::Error;
+use crate::limits::Limits;
+
+pub(super) fn plan(controller: Controller, limits: &Limits, steps: &mut Vec<Step>) -> Result<(), Error> {
+    match controller {
+        Controller::Cpu => cpu(limits, steps),
+        Controller::Cpuset => cpuset(limits, steps),
+        Controller::Memory => memory(limits, steps)?,
+        Controller::Pids => pids(limits, steps),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn cpu(limits: &Limits, steps: &mut Vec<Step>) {
+    let write = |file, value: String| Write::new(Controller::Cpu, file, value);
+    if let Some(shares) = limits.cpu_shares {
+        steps.push(Step::One(write("cpu.shares", shares.to_string())));
+    }
+    let period = limits.cpu_period_us.map(|period| write("cpu.cfs_period_us", period.to_string()));
+    let quota = limits.cpu_quota_us.map(|quota| write("cpu.cfs_quota_us", quota.max(-1).to_string()));
+    // The kernel checks the ratio of both against the parent's at every write.
+    pair(period, quota, steps);
+}
+
+/// The same files as on v2.
+pub(super) fn cpuset(limits: &Limits, steps: &mut Vec<Step>) {
+    for (file, value) in [("cpuset.cpus", &limits.cpuset_cpus), ("cpuset.mems", &limits.cpuset_mems)] {
+        if let Some(value) = value {
+            steps.push(Step::One(Write::new(Controller::Cpuset, file, value)));
+        }
+    }
+}
+
+fn memory(limits: &Limits, steps: &mut Vec<Step>) -> Result<(), Error> {
+    if let (Some(limit), Some(both)) = (limits.memory_limit_bytes, limits.memory_swap_limit_bytes)
+        && both > 0
+        && (limit < 0 || both < limit)
+    {
+        let limit = format!("memory_swap_limit {both}");
+        return Err(Error::InvalidLimit { limit, reason: "it is less than the memory limit, which it includes" });
+    }
+    let write = |file, value: i64| Write::new(Controller::Memory, file, value.max(-1));
+    let limit = limits.memory_limit_bytes.map(|value| write("memory.limit_in_bytes", value));
+    // Unlimited memory within limited memory and swap does not exist.
+    let both = limits.memory_swap_limit_bytes.or(limits.memory_limit_bytes.filter(|limit| *limit < 0));
+    // A kernel without swap accounting has no such file; it then limits memory alone.
+    let both = both.map(|value| write("memory.memsw.limit_in_bytes", value).or_skip());
+    pair(limit, both, steps);
+    Ok(())
+}
+
+/// The same file as on v2.
+pub(super) fn pids(limits: &Limits, steps: &mut Vec<Step>) {
+    if let Some(limit) = limits.pids_limit {
+        let value = if limit < 0 { "max".to_owned() } else { limit.to_string() };
+        steps.push(Step::One(Write::new(Controller::Pids, "pids.max", value)));
+    }
+}
+
+fn pair(first: Option<Write>, second: Option<Write>, steps: &mut Vec<Step>) {
+    match (first, second) {
+        (Some(first), Some(second)) => steps.push(Step::Pair(first, second)),
+        (first, second) => steps.extend(first.or(second).map(Step::One)),
+    }
+}

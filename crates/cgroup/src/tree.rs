@@ -1,0 +1,369 @@
+//! A cgroup and its descendants in one hierarchy: the processes in it, killing, freezing and removing it.
+//!
+//! Every wait has a deadline and sleeps in poll(2): on `cgroup.events`, or on the pidfds of the processes that were
+//! killed. v1 tells nobody that a cgroup became empty or frozen; there the wait is a poll of one millisecond at a time.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+
+use crate::detect::Kind;
+use crate::error::{Error, errno};
+use crate::files;
+
+/// A process that is being signalled is looked at again after this long at most: others may have been forked.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Descriptors held at once while killing without `cgroup.kill`.
+const DOOMED_MAX: usize = 256;
+const TICK: Duration = Duration::from_millis(1);
+
+/// A deadline that knows what it is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline {
+    start: Instant,
+    patience: Duration,
+}
+
+impl Deadline {
+    pub(crate) fn after(patience: Duration) -> Self {
+        Self { start: Instant::now(), patience }
+    }
+
+    fn left(&self) -> Duration {
+        self.patience.saturating_sub(self.start.elapsed())
+    }
+
+    fn late(&self, path: &Path, awaited: &'static str) -> Error {
+        Error::Late { path: path.into(), awaited, waited_ms: self.start.elapsed().as_millis() }
+    }
+}
+
+/// A directory of one hierarchy with all below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tree {
+    pub(crate) kind: Kind,
+    pub(crate) directory: PathBuf,
+}
+
+impl Tree {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    pub(crate) fn kill_file(&self) -> Option<PathBuf> {
+        let file = self.file("cgroup.kill");
+        file.exists().then_some(file)
+    }
+
+    /// The processes in the whole tree.
+    pub(crate) fn pids(&self) -> Result<BTreeSet<i32>, Error> {
+        let mut pids = BTreeSet::new();
+        for directory in descendants(&self.directory)? {
+            let file = directory.join("cgroup.procs");
+            if let Some(text) = gone_is_none(files::read_if_there(&file))? {
+                pids.extend(parse_pids(&file, &text)?);
+            }
+        }
+        Ok(pids)
+    }
+
+    pub(crate) fn is_populated(&self) -> Result<bool, Error> {
+        if self.kind == Kind::V1 {
+            return Ok(!self.pids()?.is_empty());
+        }
+        self.event("populated")
+    }
+
+    /// A flag of `cgroup.events`; a cgroup that is gone has none set.
+    fn event(&self, key: &str) -> Result<bool, Error> {
+        let file = self.file("cgroup.events");
+        match gone_is_none(files::read_if_there(&file))? {
+            None => Ok(false),
+            Some(text) => match files::keyed(&text, key) {
+                Some("0") => Ok(false),
+                Some("1") => Ok(true),
+                _ => Err(Error::Parse { file, text }),
+            },
+        }
+    }
+
+    /// Kills every process of the tree. With `cgroup.kill` that is one write and forks cannot escape it; without, what
+    /// is there is frozen and killed until nothing is left.
+    pub(crate) fn kill(&self, patience: Duration) -> Result<(), Error> {
+        match gone_is_none(files::write(&self.file("cgroup.kill"), "1").map(Some)) {
+            Ok(Some(())) => return Ok(()),
+            Ok(None) if !self.directory.exists() => return Ok(()),
+            Ok(None) => {}
+            Err(error) => return Err(error),
+        }
+        let deadline = Deadline::after(patience);
+        while !self.kill_round(&deadline)? {
+            if deadline.left().is_zero() {
+                return Err(deadline.late(&self.directory, "empty"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing was left to kill.
+    fn kill_round(&self, deadline: &Deadline) -> Result<bool, Error> {
+        // Best effort: a frozen tree cannot fork while it is read, but the rounds end also without.
+        let freezer = self.freezer();
+        if let Some((file, value, _)) = &freezer {
+            note(files::write(file, value));
+        }
+        let doomed = self.doom();
+        if let Some((file, _, value)) = &freezer {
+            // v1 keeps even SIGKILL waiting while a task is frozen.
+            note(files::write(file, value));
+        }
+        let doomed = doomed?;
+        let empty = doomed.is_empty();
+        let until = Instant::now() + deadline.left().min(LOOK_AGAIN);
+        for process in doomed {
+            let mut ready = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+            wait(&mut ready, until.saturating_duration_since(Instant::now()))?;
+        }
+        Ok(empty)
+    }
+
+    /// Sends SIGKILL to the processes, at most [`DOOMED_MAX`], and returns those that had not ended yet.
+    fn doom(&self) -> Result<Vec<OwnedFd>, Error> {
+        let pinned: Vec<_> = self
+            .pids()?
+            .into_iter()
+            .take(DOOMED_MAX)
+            .filter_map(|pid| Some((pid, wharf_sys::process::open_pidfd(pid).ok()?)))
+            .collect();
+        // A number may have been given to another process between the reading and the pinning. Now that the descriptors
+        // pin them, a second look at the cgroup says whose they are.
+        let members = self.pids()?;
+        let mut doomed = Vec::new();
+        for (pid, process) in pinned.into_iter().filter(|(pid, _)| members.contains(pid)) {
+            if let Err(error) = wharf_sys::process::signal(process.as_fd(), Signal::SIGKILL as i32) {
+                tracing::debug!(?error, pid, "process not killed");
+            }
+            doomed.push(process);
+        }
+        Ok(doomed)
+    }
+
+    /// The freezer's file, and the values that freeze and thaw; `None` if this hierarchy has no freezer.
+    fn freezer(&self) -> Option<(PathBuf, &'static str, &'static str)> {
+        let (name, frozen, thawed) = match self.kind {
+            Kind::Unified => ("cgroup.freeze", "1", "0"),
+            Kind::V1 => ("freezer.state", "FROZEN", "THAWED"),
+        };
+        let file = self.file(name);
+        file.exists().then_some((file, frozen, thawed))
+    }
+
+    pub(crate) fn freeze(&self, patience: Duration) -> Result<(), Error> {
+        let Some((file, frozen, thawed)) = self.freezer() else { return Err(self.no_freezer()) };
+        let deadline = Deadline::after(patience);
+        files::write(&file, frozen)?;
+        while !self.is_frozen()? {
+            if deadline.left().is_zero() {
+                note(files::write(&file, thawed));
+                return Err(deadline.late(&self.directory, "frozen"));
+            }
+            if self.kind == Kind::V1 {
+                // A task that forked meanwhile is caught by writing again.
+                files::write(&file, frozen)?;
+            }
+            self.await_event(deadline.left(), |tree| tree.is_frozen())?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn thaw(&self, patience: Duration) -> Result<(), Error> {
+        let Some((file, _, thawed)) = self.freezer() else { return Err(self.no_freezer()) };
+        let deadline = Deadline::after(patience);
+        files::write(&file, thawed)?;
+        while self.is_frozen()? {
+            if deadline.left().is_zero() {
+                return Err(deadline.late(&self.directory, "thawed"));
+            }
+            self.await_event(deadline.left(), |tree| tree.is_frozen().map(|frozen| !frozen))?;
+        }
+        Ok(())
+    }
+
+    fn no_freezer(&self) -> Error {
+        Error::NoController { limit: "freeze".to_owned(), controller: crate::Controller::Freezer }
+    }
+
+    fn is_frozen(&self) -> Result<bool, Error> {
+        match self.kind {
+            Kind::Unified => self.event("frozen"),
+            Kind::V1 => Ok(files::read(&self.file("freezer.state"))?.trim() == "FROZEN"),
+        }
+    }
+
+    /// Waits until the tree has no process.
+    pub(crate) fn await_empty(&self, deadline: &Deadline) -> Result<(), Error> {
+        while self.is_populated()? {
+            if deadline.left().is_zero() {
+                return Err(deadline.late(&self.directory, "empty"));
+            }
+            self.await_event(deadline.left(), |tree| tree.is_populated().map(|populated| !populated))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the next change of `cgroup.events`, or a tick on v1; not at all if `done` holds once it is watched.
+    fn await_event(&self, patience: Duration, done: impl Fn(&Self) -> Result<bool, Error>) -> Result<(), Error> {
+        if self.kind == Kind::V1 {
+            return wait(&mut [], patience.min(TICK));
+        }
+        let path = self.file("cgroup.events");
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(source) if is_gone(&source) => return Ok(()),
+            Err(source) => return Err(Error::Io { action: "open", path, source }),
+        };
+        // Reading through this descriptor arms it: poll reports what changed after.
+        let mut armed = String::new();
+        if io::Read::read_to_string(&mut &file, &mut armed).is_err() || done(self)? {
+            return Ok(());
+        }
+        wait(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], patience)
+    }
+
+    /// Removes the tree from the bottom up; one that is gone is removed.
+    pub(crate) fn remove(&self, deadline: &Deadline) -> Result<(), Error> {
+        loop {
+            match self.remove_once() {
+                Ok(()) => return Ok(()),
+                Err(Error::Io { source, .. }) if errno(&source) == Some(Errno::EBUSY) => {}
+                Err(error) => return Err(error),
+            }
+            if deadline.left().is_zero() {
+                return Err(deadline.late(&self.directory, "removed"));
+            }
+            if self.is_populated()? {
+                self.await_event(deadline.left(), |tree| tree.is_populated().map(|populated| !populated))?;
+            } else {
+                // Empty and yet busy: the kernel still holds references that it drops without telling.
+                wait(&mut [], deadline.left().min(TICK))?;
+            }
+        }
+    }
+
+    fn remove_once(&self) -> Result<(), Error> {
+        // Most trees have no children left, and then one call is enough.
+        if remove_directory(&self.directory).is_ok() {
+            return Ok(());
+        }
+        for directory in descendants(&self.directory)?.iter().rev() {
+            remove_directory(directory)?;
+        }
+        Ok(())
+    }
+}
+
+fn remove_directory(directory: &Path) -> Result<(), Error> {
+    match fs::remove_dir(directory) {
+        Err(source) if !is_gone(&source) => Err(Error::Io { action: "remove", path: directory.into(), source }),
+        _ => Ok(()),
+    }
+}
+
+/// A directory and all below it, parents before children; what vanishes meanwhile is left out.
+fn descendants(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut found = vec![directory.to_path_buf()];
+    let mut next = 0;
+    while let Some(at) = found.get(next).cloned() {
+        next += 1;
+        let entries = match fs::read_dir(&at) {
+            Ok(entries) => entries,
+            Err(source) if is_gone(&source) => continue,
+            Err(source) => return Err(Error::Io { action: "read", path: at, source }),
+        };
+        for entry in entries {
+            match entry {
+                Ok(entry) if entry.file_type().is_ok_and(|kind| kind.is_dir()) => found.push(entry.path()),
+                Ok(_) => {}
+                Err(source) if is_gone(&source) => break,
+                Err(source) => return Err(Error::Io { action: "read", path: at, source }),
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The pids in a `cgroup.procs`. 0 is what the kernel shows for a process outside the reader's PID namespace: signalling
+/// it would hit the reader's own group.
+fn parse_pids(file: &Path, text: &str) -> Result<Vec<i32>, Error> {
+    let parse = |line: &str| match line.parse::<i32>() {
+        Ok(pid) if pid > 0 => Ok(pid),
+        _ => Err(Error::Parse { file: file.into(), text: line.to_owned() }),
+    };
+    text.lines().map(parse).collect()
+}
+
+/// ENODEV is the answer of an open file, or of one just being opened, whose cgroup went away.
+fn is_gone(source: &io::Error) -> bool {
+    matches!(errno(source), Some(Errno::ENOENT | Errno::ENODEV))
+}
+
+fn gone_is_none<T>(result: Result<Option<T>, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Err(Error::Io { source, .. } | Error::Write { source, .. }) if is_gone(&source) => Ok(None),
+        other => other,
+    }
+}
+
+/// Waits for one of the descriptors, at most `patience`.
+fn wait(descriptors: &mut [PollFd<'_>], patience: Duration) -> Result<(), Error> {
+    // Rounded up: a wait of less than a millisecond must not become a busy loop.
+    let whole = patience.as_micros().div_ceil(1000);
+    let timeout = PollTimeout::try_from(whole).unwrap_or(PollTimeout::MAX);
+    match poll(descriptors, timeout) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(Error::Io { action: "poll", path: PathBuf::from("cgroup.events"), source: errno.into() }),
+    }
+}
+
+/// Reports what is not worth failing for.
+fn note(result: Result<(), Error>) {
+    if let Err(error) = result {
+        tracing::debug!(?error, "best effort write failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_that_cannot_be_read_is_an_error() {
+        let file = Path::new("cgroup.procs");
+        assert_eq!(parse_pids(file, "1\n42\n").unwrap(), [1, 42]);
+        assert_eq!(parse_pids(file, "").unwrap(), Vec::<i32>::new());
+        for text in ["0\n", "-1\n", "1\nx\n", "\n", "99999999999\n"] {
+            assert!(parse_pids(file, text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_empty_dead_and_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        for kind in [Kind::V1, Kind::Unified] {
+            let tree = Tree { kind, directory: directory.path().join("gone") };
+            assert!(!tree.is_populated().unwrap());
+            assert!(tree.pids().unwrap().is_empty());
+            tree.kill(Duration::ZERO).unwrap();
+            tree.remove(&Deadline::after(Duration::ZERO)).unwrap();
+            assert!(tree.freeze(Duration::ZERO).is_err());
+            assert!(tree.thaw(Duration::ZERO).is_err());
+        }
+    }
+}

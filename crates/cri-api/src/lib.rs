@@ -1,0 +1,21 @@
+//! Bindings of the Container Runtime Interface, `runtime.v1`: messages, clients and servers.
+//!
+//! All of [`v1`] is generated from `proto/runtime/v1/api.proto` and checked in, so a build needs no
+//! compiler of protos. `tests/generate.rs` holds the two together, `tests/descriptor.rs` holds the proto
+//! against the published interface. Nothing here is written by hand but the `Debug` of credentials.
+//!
+//! The limits on the size of messages are those of tonic: whoever makes a client or a server sets them.
+
+mod redacted;
+
+/// The messages and services of package `runtime.v1`.
+///
+/// Maps are `BTreeMap`, so the encoding of equal messages is equal. Enum fields are `i32` as on the wire:
+/// convert with `TryFrom`, whose error is an unknown value.
+#[allow(missing_docs, reason = "the interface's own documentation explains its fields")]
+#[allow(clippy::struct_excessive_bools, reason = "the shape of a message is fixed by the interface")]
+#[allow(clippy::too_many_lines, reason = "tonic dispatches all calls of a service in one function")]
+#[allow(clippy::allow_attributes_without_reason, reason = "tonic writes attributes without reasons")]
+pub mod v1 {
+    include!("generated.rs");
+}

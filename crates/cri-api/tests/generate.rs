@@ -1,0 +1,129 @@
+//! The checked-in bindings are what the protos say.
+//!
+//! Ordinary builds generate nothing. This test generates the bindings anew and compares; run it with
+//! `WHARF_BLESS=1` in the environment to rewrite the checked-in files after a proto was changed:
+//!
+//! ```sh
+//! WHARF_BLESS=1 cargo test -p wharf-cri-api --test generate
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Whether client and server code is wanted beside the messages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Services {
+    /// tonic clients and servers for every service.
+    Both,
+    /// Messages alone, for protos that are not spoken over gRPC.
+    None,
+}
+
+/// One checked-in file and how it is made.
+struct Binding {
+    /// Below `proto/`.
+    proto: &'static str,
+    /// Below the root of the workspace.
+    out: &'static str,
+    services: Services,
+    /// Messages that get no derived `Debug`, because a hand-written one hides their secrets.
+    secret: &'static [&'static str],
+}
+
+const BINDINGS: &[Binding] = &[
+    Binding {
+        proto: "runtime/v1/api.proto",
+        out: "crates/cri-api/src/generated.rs",
+        services: Services::Both,
+        secret: &[".runtime.v1.AuthConfig"],
+    },
+    Binding {
+        proto: "supervisor/v1/supervisor.proto",
+        out: "crates/wire/src/generated.rs",
+        services: Services::None,
+        secret: &[],
+    },
+];
+
+/// The root of the workspace.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The bindings of one proto as text.
+fn generate(binding: &Binding) -> String {
+    let descriptors = protox::compile([binding.proto], [root().join("proto")])
+        .unwrap_or_else(|error| panic!("proto/{}: {error:?}", binding.proto));
+    let package = descriptors.file.last().expect("the proto itself comes last").package().to_owned();
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let services = binding.services == Services::Both;
+    tonic_prost_build::configure()
+        .build_client(services)
+        .build_server(services)
+        .btree_map(".")
+        .skip_debug(binding.secret)
+        .out_dir(dir.path())
+        .compile_fds(descriptors)
+        .unwrap_or_else(|error| panic!("proto/{}: {error}", binding.proto));
+    fs::read_to_string(dir.path().join(format!("{package}.rs"))).expect("one file per package")
+}
+
+/// The number and the two versions of the first line that differs.
+fn first_difference(old: &str, new: &str) -> Option<String> {
+    let (mut old, mut new) = (old.lines(), new.lines());
+    for number in 1.. {
+        match (old.next(), new.next()) {
+            (None, None) => break,
+            (old, new) if old == new => {}
+            (old, new) => {
+                let show = |line: Option<&str>| line.unwrap_or("<end of file>").to_owned();
+                return Some(format!("line {number}:\n  has    {}\n  should {}", show(old), show(new)));
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn checked_in_bindings_are_current() {
+    let bless = std::env::var_os("WHARF_BLESS").is_some_and(|value| value == "1");
+    let mut stale = Vec::new();
+    for binding in BINDINGS {
+        let new = generate(binding);
+        let path = root().join(binding.out);
+        if bless {
+            fs::write(&path, &new).unwrap_or_else(|error| panic!("{}: {error}", binding.out));
+        }
+        let old = fs::read_to_string(&path).unwrap_or_default();
+        if let Some(difference) = first_difference(&old, &new) {
+            stale.push(format!("{} is not what proto/{} gives, {difference}", binding.out, binding.proto));
+        }
+    }
+    assert!(
+        stale.is_empty(),
+        "{}\nrun `WHARF_BLESS=1 cargo test -p wharf-cri-api --test generate` to rewrite",
+        stale.join("\n")
+    );
+}
+
+#[test]
+fn generation_is_deterministic() {
+    for binding in BINDINGS {
+        assert_eq!(first_difference(&generate(binding), &generate(binding)), None, "{}", binding.proto);
+    }
+}
+
+#[test]
+fn messages_alone_need_no_tonic() {
+    let messages = generate(&Binding { services: Services::None, ..BINDINGS[0] });
+    assert!(messages.contains("pub struct VersionRequest"));
+    assert!(!messages.contains("tonic") && !messages.contains("RuntimeServiceClient"));
+}
+
+#[test]
+fn a_difference_is_found_wherever_it_is() {
+    assert_eq!(first_difference("a\nb\n", "a\nb\n"), None);
+    assert!(first_difference("a\nb\n", "a\nc\n").expect("second line").starts_with("line 2:"));
+    assert!(first_difference("a\n", "a\nb\n").expect("missing line").contains("<end of file>"));
+    assert!(first_difference("", "a\n").expect("missing file").starts_with("line 1:"));
+}

@@ -1,0 +1,303 @@
+//! Manifests and indexes as registries serve them: OCI, and Docker's version 2 schema 2.
+//!
+//! A document has one reading or none. Its own media type, the registry's `Content-Type` and its fields must agree; a
+//! document with both `manifests` and `layers` is refused (CVE-2021-41190), and so is a key that occurs twice, in any
+//! object, since parsers differ in which of the two they take. Foreign `urls` are not even parsed.
+
+mod json;
+mod platform;
+
+use serde::Deserialize;
+use wharf_types::{Digest, ErrorKind};
+
+pub(crate) use json::check as check_json;
+pub use platform::{Platform, select_platform};
+
+/// The most bytes of a manifest or an index.
+pub const MANIFEST_LIMIT_BYTES: usize = 4 << 20;
+/// The most bytes of an image's config.
+pub const CONFIG_LIMIT_BYTES: usize = 4 << 20;
+/// How many indexes may stand between a reference and a manifest.
+pub const INDEX_NESTING_LIMIT: usize = 3;
+/// The most entries of an index, and the most layers of a manifest.
+pub const ENTRIES_LIMIT: usize = 2_000;
+
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1";
+const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+
+/// The media types a registry should be asked for, best first.
+pub const ACCEPTED: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
+
+/// Why a document is not a manifest or an index that wharf takes.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// It is longer than the bound.
+    #[error("the document has {size_bytes} bytes; at most {limit_bytes} are allowed")]
+    TooLarge {
+        /// Its length.
+        size_bytes: usize,
+        /// The bound.
+        limit_bytes: usize,
+    },
+    /// It is not JSON of the expected shape, is nested too deeply, or has a key twice.
+    #[error("the document is malformed")]
+    Malformed {
+        /// What the parser found, and where.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A digest is not SHA-256 in its one spelling.
+    #[error("the document names a malformed digest")]
+    Digest {
+        /// Which.
+        #[source]
+        source: wharf_types::DigestError,
+    },
+    /// It has the fields of both kinds, or not those of its kind.
+    #[error("the document is ambiguous: {reason}")]
+    Ambiguous {
+        /// What contradicts what.
+        reason: String,
+    },
+    /// It is something else than an image of layers.
+    #[error("not an image that can run: {reason}")]
+    NotAnImage {
+        /// What it is.
+        reason: String,
+    },
+    /// Nothing in the index fits this machine.
+    #[error("the image has no variant for {wanted}; it has: {offered}")]
+    NoPlatform {
+        /// This machine's platform.
+        wanted: String,
+        /// What there is.
+        offered: String,
+    },
+}
+
+impl ManifestError {
+    /// The class of the error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoPlatform { .. } => ErrorKind::NotFound,
+            Self::TooLarge { .. } => ErrorKind::ResourceExhausted,
+            Self::NotAnImage { .. } => ErrorKind::Unimplemented,
+            Self::Malformed { .. } | Self::Digest { .. } | Self::Ambiguous { .. } => ErrorKind::DataLoss,
+        }
+    }
+}
+
+/// What identifies a blob: its digest, its size, and what it claims to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Descriptor {
+    /// The media type, as the document has it.
+    pub media_type: String,
+    /// The digest of the bytes.
+    pub digest: Digest,
+    /// The number of the bytes.
+    pub size_bytes: u64,
+}
+
+/// How a layer's tar archive is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip, of one or more members.
+    Gzip,
+    /// Zstandard, of one or more frames.
+    Zstd,
+}
+
+/// A layer as a manifest lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerDescriptor {
+    /// The blob.
+    pub descriptor: Descriptor,
+    /// How the blob is compressed, by its media type.
+    pub compression: Compression,
+}
+
+/// A manifest: one image for one platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// The image's config; its digest is the image's id.
+    pub config: Descriptor,
+    /// The layers, bottom first.
+    pub layers: Vec<LayerDescriptor>,
+}
+
+/// One entry of an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexEntry {
+    /// A manifest, or another index.
+    pub descriptor: Descriptor,
+    /// What it is for; an entry need not say.
+    pub platform: Option<Platform>,
+}
+
+/// A manifest or an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Document {
+    /// A choice of manifests.
+    Index(Vec<IndexEntry>),
+    /// One image.
+    Manifest(Manifest),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawDocument {
+    schema_version: Option<u64>,
+    media_type: Option<String>,
+    artifact_type: Option<String>,
+    manifests: Option<Vec<RawDescriptor>>,
+    config: Option<RawDescriptor>,
+    layers: Option<Vec<RawDescriptor>>,
+    #[serde(rename = "fsLayers")]
+    fs_layers: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawDescriptor {
+    media_type: String,
+    digest: String,
+    size: u64,
+    platform: Option<Platform>,
+}
+
+impl TryFrom<RawDescriptor> for Descriptor {
+    type Error = ManifestError;
+
+    fn try_from(raw: RawDescriptor) -> Result<Self, ManifestError> {
+        let digest = raw.digest.parse().map_err(|source| ManifestError::Digest { source })?;
+        if raw.size > i64::MAX.cast_unsigned() {
+            return Err(ambiguous(format!("{digest} has a size of {}", raw.size)));
+        }
+        Ok(Self { media_type: raw.media_type, digest, size_bytes: raw.size })
+    }
+}
+
+/// Reads a manifest or an index. `content_type` is the registry's header, if it sent one; parameters after a
+/// semicolon are ignored.
+///
+/// # Errors
+/// [`ManifestError`] for everything but one image, or one choice of images, in one of the two formats.
+pub fn parse_index_or_manifest(bytes: &[u8], content_type: Option<&str>) -> Result<Document, ManifestError> {
+    if bytes.len() > MANIFEST_LIMIT_BYTES {
+        return Err(ManifestError::TooLarge { size_bytes: bytes.len(), limit_bytes: MANIFEST_LIMIT_BYTES });
+    }
+    check_json(bytes).map_err(|source| ManifestError::Malformed { source })?;
+    let raw: RawDocument =
+        serde_json::from_slice(bytes).map_err(|source| ManifestError::Malformed { source })?;
+    let content_type = content_type.map(|text| text.split(';').next().unwrap_or_default().trim());
+    let kind = kind_of(&raw, content_type)?;
+    match (kind, raw.manifests, raw.config, raw.layers) {
+        (Kind::Index, Some(manifests), None, None) => index(manifests).map(Document::Index),
+        (Kind::Manifest, None, Some(config), Some(layers)) => {
+            if let Some(artifact) = raw.artifact_type {
+                return Err(not_an_image(format!("an artifact of type {artifact:.100}")));
+            }
+            manifest(config, layers).map(Document::Manifest)
+        }
+        (Kind::Index, ..) => Err(ambiguous("an index must have manifests, and neither config nor layers".into())),
+        (Kind::Manifest, ..) => {
+            Err(ambiguous("a manifest must have config and layers, and no manifests".into()))
+        }
+    }
+}
+
+#[derive(PartialEq, Eq, Clone, Copy)]
+enum Kind {
+    Index,
+    Manifest,
+}
+
+/// The kind, by the document's media type, the header's, and the fields: all that are there must agree.
+fn kind_of(raw: &RawDocument, content_type: Option<&str>) -> Result<Kind, ManifestError> {
+    let header = content_type.filter(|text| text.starts_with("application/vnd."));
+    if raw.fs_layers.is_some()
+        || raw.schema_version == Some(1)
+        || [raw.media_type.as_deref(), header].iter().flatten().any(|text| text.starts_with(SCHEMA1))
+    {
+        let reason = "Docker's manifest schema 1, which registries gave up; push the image again".into();
+        return Err(not_an_image(reason));
+    }
+    if raw.schema_version != Some(2) {
+        return Err(ambiguous("schemaVersion is not 2".into()));
+    }
+    if let (Some(own), Some(header)) = (raw.media_type.as_deref(), header)
+        && own != header
+    {
+        return Err(ambiguous(format!("it calls itself {own:.100}, the registry calls it {header:.100}")));
+    }
+    match raw.media_type.as_deref().or(header) {
+        Some(OCI_INDEX | DOCKER_LIST) => Ok(Kind::Index),
+        Some(OCI_MANIFEST | DOCKER_MANIFEST) => Ok(Kind::Manifest),
+        Some(other) => Err(not_an_image(format!("a document of type {other:.100}"))),
+        // OCI makes the field optional; then the fields alone say which it is.
+        None if raw.manifests.is_some() => Ok(Kind::Index),
+        None => Ok(Kind::Manifest),
+    }
+}
+
+fn index(manifests: Vec<RawDescriptor>) -> Result<Vec<IndexEntry>, ManifestError> {
+    if manifests.len() > ENTRIES_LIMIT {
+        return Err(ambiguous(format!("it lists {} manifests", manifests.len())));
+    }
+    let entry = |mut raw: RawDescriptor| {
+        let platform = raw.platform.take();
+        Ok(IndexEntry { platform, descriptor: raw.try_into()? })
+    };
+    manifests.into_iter().map(entry).collect()
+}
+
+fn manifest(config: RawDescriptor, layers: Vec<RawDescriptor>) -> Result<Manifest, ManifestError> {
+    if layers.len() > ENTRIES_LIMIT {
+        return Err(ambiguous(format!("it lists {} layers", layers.len())));
+    }
+    if !matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
+        return Err(not_an_image(format!("its config is of type {:.100}", config.media_type)));
+    }
+    let config = Descriptor::try_from(config)?;
+    if config.size_bytes > CONFIG_LIMIT_BYTES as u64 {
+        let size_bytes = usize::try_from(config.size_bytes).unwrap_or(usize::MAX);
+        return Err(ManifestError::TooLarge { size_bytes, limit_bytes: CONFIG_LIMIT_BYTES });
+    }
+    let layer = |raw: RawDescriptor| {
+        let compression = compression(&raw.media_type)?;
+        Ok(LayerDescriptor { compression, descriptor: raw.try_into()? })
+    };
+    Ok(Manifest { config, layers: layers.into_iter().map(layer).collect::<Result<_, _>>()? })
+}
+
+fn compression(media_type: &str) -> Result<Compression, ManifestError> {
+    const OCI: [&str; 2] =
+        ["application/vnd.oci.image.layer.v1.tar", "application/vnd.oci.image.layer.nondistributable.v1.tar"];
+    const DOCKER: [&str; 2] = [
+        "application/vnd.docker.image.rootfs.diff.tar",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    ];
+    let suffix = |bases: &[&str]| bases.iter().find_map(|base| media_type.strip_prefix(base));
+    match (suffix(&OCI), suffix(&DOCKER)) {
+        (Some(""), _) | (_, Some("")) => Ok(Compression::None),
+        (Some("+gzip"), _) | (_, Some(".gzip")) => Ok(Compression::Gzip),
+        (Some("+zstd"), _) | (_, Some(".zstd")) => Ok(Compression::Zstd),
+        _ => Err(not_an_image(format!("it has a layer of type {media_type:.100}"))),
+    }
+}
+
+fn ambiguous(reason: String) -> ManifestError {
+    ManifestError::Ambiguous { reason }
+}
+
+fn not_an_image(reason: String) -> ManifestError {
+    ManifestError::NotAnImage { reason }
+}

@@ -1,0 +1,403 @@
+//! The built-in network: one bridge, a veth pair per pod, host ports by nf_tables.
+//!
+//! Order of an attach: lease on disk, bridge, veth pair, addresses, host ports. Order of a detach: host ports, lease
+//! draining; the link goes with the pod's namespace, since deleting it takes the kernel 40 ms. The host's end of a pair
+//! is named after the pod and has as alias the pod's id and addresses, so that a lost lease is found again.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use wharf_types::PodId;
+
+use crate::lease::{Lease, LeaseError, Leases};
+use crate::link::{self, Veth};
+use crate::netlink::{Family, NetlinkError, Socket};
+use crate::netns::{self, NetnsError};
+use crate::nft::{self, Element, Forward};
+use crate::store::StoreError;
+use crate::subnet::{Subnet, Subnets};
+use crate::sysctl::{self, SysctlError};
+use crate::{Attachment, BridgeConfig, INTERFACE, PodAddresses, PortMapping, Readiness};
+
+/// A link that is still there this long after its pod was detached is deleted by wharf.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+const LINK_PREFIX: &str = "wh";
+
+/// The built-in network cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BridgeError {
+    /// The name belongs to a link of another kind.
+    #[error("the link {name} is there and is no bridge; name another one in the configuration")]
+    NotABridge {
+        /// The configured name.
+        name: String,
+    },
+    /// The ranges are IPv6 alone and the kernel has none.
+    #[error("the range {subnets} needs IPv6, which this machine has not")]
+    NoIpv6 {
+        /// The ranges of pods.
+        subnets: Subnets,
+    },
+    /// No address or host port.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// A record could not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The kernel refused a link, an address or a rule.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The pod's namespace cannot be used.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// A setting of the kernel could not be made.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+}
+
+/// The built-in network.
+#[derive(Debug)]
+pub(crate) struct Bridge {
+    name: String,
+    mtu: Option<u32>,
+    subnets: Mutex<Subnets>,
+    leases: Mutex<Leases>,
+    /// What the last attempt to set up bridge and table gave; `None` before the first.
+    ready: Mutex<Option<Result<u32, String>>>,
+}
+
+impl Bridge {
+    /// Loads the leases, and takes over what the kernel shows of pods whose lease is lost.
+    pub(crate) fn open(config: &BridgeConfig, dir: PathBuf) -> Result<Self, StoreError> {
+        let mut leases = Leases::open(dir)?;
+        if let Err(error) = adopt(&mut leases) {
+            tracing::warn!(%error, "the links of running pods cannot be listed");
+        }
+        Ok(Self {
+            name: config.name.clone(),
+            mtu: config.mtu,
+            subnets: Mutex::new(config.subnets.clone()),
+            leases: Mutex::new(leases),
+            ready: Mutex::new(None),
+        })
+    }
+
+    /// Uses other ranges for the pods to come; those that run keep their addresses.
+    pub(crate) fn set_subnets(&self, subnets: Subnets) {
+        *lock(&self.subnets) = subnets;
+        *lock(&self.ready) = None;
+    }
+
+    /// What of the bridge stands in the way of a pod.
+    pub(crate) fn readiness(&self) -> Readiness {
+        if let Some(Err(message)) = &*lock(&self.ready) {
+            return Readiness::not("BridgeFailed", message.clone());
+        }
+        match Socket::open(Family::Route).and_then(|socket| link::get(&socket, &self.name)) {
+            Ok(Some(link)) if link.kind != "bridge" => {
+                let error = BridgeError::NotABridge { name: self.name.clone() };
+                Readiness::not("BridgeFailed", error.to_string())
+            }
+            Ok(_bridge_or_none) => Readiness::yes(),
+            Err(error) => Readiness::not("BridgeFailed", error.to_string()),
+        }
+    }
+
+    pub(crate) fn addresses(&self, id: &PodId) -> Option<PodAddresses> {
+        let leases = lock(&self.leases);
+        let ips = leases.get(id)?.ips.clone();
+        Some(PodAddresses { ips, interface: INTERFACE.to_owned() })
+    }
+
+    pub(crate) fn knows(&self, id: &PodId) -> bool {
+        lock(&self.leases).get(id).is_some()
+    }
+
+    /// Connects a pod. After an error nothing of it is left but a draining lease.
+    pub(crate) fn attach(&self, pod: &Attachment<'_>) -> Result<PodAddresses, BridgeError> {
+        let subnets = self.usable_subnets()?;
+        self.collect(&[]);
+        let lease = self.reserve(pod, &subnets)?;
+        let result = self.connect(pod, &lease, &subnets);
+        if let Err(error) = result {
+            let undone = nft::remove(&elements(pod.id, &lease)).map_err(BridgeError::from);
+            let undone = undone.and_then(|()| Ok(delete_link(pod.id)?));
+            let undone = undone.and_then(|()| {
+                let mut leases = lock(&self.leases);
+                leases.drain(pod.id)?;
+                Ok(leases.free(pod.id)?)
+            });
+            if let Err(error) = undone {
+                tracing::warn!(pod = %pod.id, %error, "a failed attach could not be undone; reconcile will");
+            }
+            return Err(error);
+        }
+        Ok(PodAddresses { ips: lease.ips, interface: INTERFACE.to_owned() })
+    }
+
+    /// Disconnects a pod; one that is not connected is fine.
+    pub(crate) fn detach(&self, id: &PodId) -> Result<(), BridgeError> {
+        let Some(lease) = lock(&self.leases).get(id).cloned() else { return Ok(()) };
+        nft::remove(&elements(id, &lease))?;
+        let gone = link::index(&link_name(id))?.is_none();
+        let mut leases = lock(&self.leases);
+        leases.drain(id)?;
+        if gone {
+            leases.free(id)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what belongs to no pod that `keep` knows, and puts back rules that someone removed. Gives the pods.
+    pub(crate) fn reconcile(&self, keep: &dyn Fn(&PodId) -> bool) -> Result<HashSet<PodId>, BridgeError> {
+        let mut removed = HashSet::new();
+        let socket = Socket::open(Family::Route)?;
+        for (name, id) in pod_links(&socket)?.into_iter().map(|(name, id, _ips)| (name, id)) {
+            if !keep(&id) {
+                link::delete(&socket, &name)?;
+                removed.insert(id);
+            }
+        }
+        let stale = |element: &Element| !element.owner().is_some_and(|owner| keep(&owner));
+        removed.extend(self.repair_rules(&stale)?.iter().filter_map(Element::owner));
+        let held: Vec<PodId> = lock(&self.leases).held().map(|(id, _lease)| id.clone()).collect();
+        for id in held.into_iter().filter(|id| !keep(id)) {
+            self.detach(&id)?;
+            removed.insert(id);
+        }
+        let draining = lock(&self.leases).draining();
+        let overdue = |since: &Instant| since.elapsed() > DRAIN_LIMIT;
+        let overdue: Vec<PodId> =
+            draining.into_iter().filter(|(_id, since)| overdue(since)).map(|(id, _since)| id).collect();
+        self.collect(&overdue);
+        Ok(removed)
+    }
+
+    fn repair_rules(&self, stale: &dyn Fn(&Element) -> bool) -> Result<Vec<Element>, BridgeError> {
+        let wanted: Vec<Element> =
+            lock(&self.leases).held().flat_map(|(id, lease)| elements(id, lease)).collect();
+        let wanted: Vec<Element> = wanted.into_iter().filter(|element| !stale(element)).collect();
+        if !wanted.is_empty() || matches!(&*lock(&self.ready), Some(Ok(_))) {
+            nft::ensure(&self.name)?;
+        }
+        Ok(nft::restore(&wanted, stale)?)
+    }
+
+    /// The ranges without IPv6 where the kernel has none.
+    fn usable_subnets(&self) -> Result<Subnets, BridgeError> {
+        let subnets = lock(&self.subnets).clone();
+        if sysctl::has_ipv6() {
+            return Ok(subnets);
+        }
+        subnets.without_ipv6().ok_or(BridgeError::NoIpv6 { subnets })
+    }
+
+    /// Reserves addresses; if none is free, those of detached pods are freed by force.
+    fn reserve(&self, pod: &Attachment<'_>, subnets: &Subnets) -> Result<Lease, LeaseError> {
+        match lock(&self.leases).reserve(pod.id, pod.ports, subnets) {
+            Err(LeaseError::Exhausted { .. }) => {}
+            other => return other,
+        }
+        let draining = lock(&self.leases).draining();
+        self.collect(&draining.into_iter().map(|(id, _since)| id).collect::<Vec<_>>());
+        lock(&self.leases).reserve(pod.id, pod.ports, subnets)
+    }
+
+    /// Frees the leases of detached pods whose link is gone, after deleting the links of `by_force`.
+    fn collect(&self, by_force: &[PodId]) {
+        let free = |id: &PodId| -> Result<(), BridgeError> {
+            if by_force.contains(id) {
+                delete_link(id)?;
+            }
+            if link::index(&link_name(id))?.is_none() {
+                lock(&self.leases).free(id)?;
+            }
+            Ok(())
+        };
+        let draining = lock(&self.leases).draining();
+        for (id, _since) in draining {
+            if let Err(error) = free(&id) {
+                tracing::warn!(pod = %id, %error, "the address of a detached pod cannot be freed yet");
+            }
+        }
+    }
+
+    fn connect(&self, pod: &Attachment<'_>, lease: &Lease, subnets: &Subnets) -> Result<(), BridgeError> {
+        let netns = netns::open(pod.netns)?;
+        let inside = netns::inside(&netns, || {
+            sysctl::prepare_pod()?;
+            Ok::<_, BridgeError>(Socket::open(Family::Route)?)
+        })??;
+        let outside = Socket::open(Family::Route)?;
+        let (name, alias) = (link_name(pod.id), alias(pod.id, &lease.ips));
+        let hardware = lease.ips.first().map_or([2, 0, 0, 0, 0, 0], |ip| link::hardware_address(*ip));
+        let create = |bridge| {
+            let veth = Veth {
+                name: &name,
+                alias: &alias,
+                bridge,
+                mtu: self.mtu,
+                peer_name: INTERFACE,
+                peer_address: hardware,
+                peer_netns: netns.as_fd(),
+            };
+            link::create_veth(&outside, &veth)
+        };
+        match create(self.ensure(&outside, subnets)?) {
+            // An earlier attempt for this pod was cut short.
+            Err(NetlinkError { errno: Errno::EEXIST, .. }) if link::index(&name)?.is_some() => {
+                link::delete(&outside, &name)?;
+                create(self.ensure(&outside, subnets)?)?;
+            }
+            // Someone removed the bridge since it was set up.
+            Err(NetlinkError { errno: Errno::ENODEV | Errno::EINVAL, .. }) => {
+                *lock(&self.ready) = None;
+                create(self.ensure(&outside, subnets)?)?;
+            }
+            other => other?,
+        }
+        configure_pod(&inside, lease, subnets)?;
+        self.open_ports(pod.id, lease)
+    }
+
+    fn open_ports(&self, id: &PodId, lease: &Lease) -> Result<(), BridgeError> {
+        let elements = elements(id, lease);
+        match nft::add(&elements) {
+            // Someone removed the table since it was set up; the ports of the other pods come back with it.
+            Err(NetlinkError { errno: Errno::ENOENT, .. }) => {
+                self.repair_rules(&|_element| false)?;
+                Ok(())
+            }
+            // An attach of this very pod that was cut short left its elements, or a dead pod did.
+            Err(NetlinkError { errno: Errno::EEXIST, operation }) => {
+                let leases = lock(&self.leases).held().map(|(id, _lease)| id.clone()).collect::<HashSet<_>>();
+                let stale = |element: &Element| {
+                    element.owner().is_none_or(|owner| owner == *id || !leases.contains(&owner))
+                };
+                nft::restore(&elements, stale)?;
+                let ours = nft::elements()?.into_iter().filter(|element| element.owner().as_ref() == Some(id));
+                if ours.count() < elements.len() {
+                    return Err(NetlinkError { operation, errno: Errno::EEXIST }.into());
+                }
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// The index of the bridge, set up with its rules at the first call.
+    fn ensure(&self, socket: &Socket, subnets: &Subnets) -> Result<u32, BridgeError> {
+        let mut ready = lock(&self.ready);
+        if let Some(Ok(index)) = &*ready {
+            return Ok(*index);
+        }
+        let result = self.set_up(socket, subnets);
+        *ready = Some(result.as_ref().copied().map_err(ToString::to_string));
+        result
+    }
+
+    fn set_up(&self, socket: &Socket, subnets: &Subnets) -> Result<u32, BridgeError> {
+        // The guard of 127.0.0.0/8 is in the rules: they come before the setting that it guards.
+        nft::ensure(&self.name)?;
+        let gateway = subnets.as_slice().first().map(Subnet::gateway);
+        let hardware = gateway.map_or([2, 0, 0, 0, 0, 0], link::hardware_address);
+        match link::create_bridge(socket, &self.name, hardware, self.mtu) {
+            Err(NetlinkError { errno: Errno::EEXIST, .. }) => {}
+            other => other?,
+        }
+        let index = match link::get(socket, &self.name)? {
+            Some(link) if link.kind == "bridge" => link.index,
+            _ => return Err(BridgeError::NotABridge { name: self.name.clone() }),
+        };
+        sysctl::prepare_bridge(&self.name)?;
+        link::set_up(socket, index)?;
+        for subnet in subnets.as_slice() {
+            link::add_address(socket, index, subnet.gateway(), subnet.prefix())?;
+        }
+        sysctl::forward(subnets.as_slice().iter().any(Subnet::is_ipv6).then_some(sysctl::Ipv6))?;
+        Ok(index)
+    }
+}
+
+/// Everything inside the pod: loopback up, addresses, default routes.
+fn configure_pod(inside: &Socket, lease: &Lease, subnets: &Subnets) -> Result<(), NetlinkError> {
+    link::set_up(inside, link::LOOPBACK)?;
+    let Some(interface) = link::get(inside, INTERFACE)? else {
+        return Err(NetlinkError { operation: format!("find {INTERFACE} in the pod"), errno: Errno::ENODEV });
+    };
+    link::set_up(inside, interface.index)?;
+    for ip in &lease.ips {
+        // A lease of an earlier range is set up in that range's place only while its subnet is still in use.
+        let subnet = subnets.as_slice().iter().find(|subnet| subnet.contains(*ip));
+        let (prefix, gateway) = match subnet {
+            Some(subnet) => (subnet.prefix(), subnet.gateway()),
+            None => continue,
+        };
+        link::add_address(inside, interface.index, *ip, prefix)?;
+        link::add_default_route(inside, interface.index, gateway)?;
+    }
+    Ok(())
+}
+
+/// The elements of a pod's host ports: for each port one of each family that it and the pod have.
+fn elements(id: &PodId, lease: &Lease) -> Vec<Element> {
+    let forward = |port: &PortMapping, target: IpAddr| {
+        let host_ip = port.host_ip.filter(|ip| !ip.is_unspecified());
+        let same_family = port.host_ip.is_none_or(|ip| ip.is_ipv4() == target.is_ipv4());
+        let forward = Forward {
+            protocol: port.protocol,
+            host_ip,
+            host_port: port.host_port,
+            target,
+            target_port: port.container_port,
+        };
+        same_family.then(|| forward.element(id))
+    };
+    let ports = lease.ports.iter().filter(|port| port.host_port != 0);
+    ports.flat_map(|port| lease.ips.iter().filter_map(move |ip| forward(port, *ip))).collect()
+}
+
+fn delete_link(id: &PodId) -> Result<(), NetlinkError> {
+    let name = link_name(id);
+    if link::index(&name)?.is_none() {
+        return Ok(());
+    }
+    link::delete(&Socket::open(Family::Route)?, &name)
+}
+
+fn link_name(id: &PodId) -> String {
+    format!("{LINK_PREFIX}{}", id.short())
+}
+
+fn alias(id: &PodId, ips: &[IpAddr]) -> String {
+    ips.iter().fold(id.to_string(), |alias, ip| format!("{alias} {ip}"))
+}
+
+/// The host's ends of all pods: name, pod, addresses.
+fn pod_links(socket: &Socket) -> Result<Vec<(String, PodId, Vec<IpAddr>)>, NetlinkError> {
+    let pod_of = |link: link::Link| {
+        let mut words = link.alias.split(' ');
+        let id: PodId = words.next()?.parse().ok()?;
+        let ips = words.filter_map(|word| word.parse().ok()).collect();
+        (link.kind == "veth" && link.name == link_name(&id)).then_some((link.name, id, ips))
+    };
+    Ok(link::list(socket)?.into_iter().filter_map(pod_of).collect())
+}
+
+fn adopt(leases: &mut Leases) -> Result<(), BridgeError> {
+    for (_name, id, ips) in pod_links(&Socket::open(Family::Route)?)? {
+        leases.adopt(id, ips)?;
+    }
+    Ok(())
+}
+
+/// A thread that panicked inside leaves nothing half done: every update is a single assignment or insert.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

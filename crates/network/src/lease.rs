@@ -1,0 +1,313 @@
+//! Addresses of pods: which are taken, by whom, and when they may be used again.
+//!
+//! A lease is on disk before its link is made, and an address is free only when the link is gone: a detached pod's
+//! lease is *draining* until then. Addresses are given out in turn, so that one is not used again at once.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use wharf_types::PodId;
+
+use crate::PortMapping;
+use crate::store::{Store, StoreError};
+use crate::subnet::Subnets;
+
+const VERSION: u32 = 1;
+const DRAINING: &str = ".draining";
+
+/// A lease that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// Every address of the range is taken.
+    #[error("no address is free in {subnets}; {taken} are taken")]
+    Exhausted {
+        /// The ranges of pods.
+        subnets: Subnets,
+        /// How many addresses pods have, counting those whose links are not gone yet.
+        taken: usize,
+    },
+    /// Another pod has the host port.
+    #[error("host port {port}/{protocol} is taken by pod {owner}", protocol = .protocol.name())]
+    PortTaken {
+        /// The protocol.
+        protocol: crate::Protocol,
+        /// The port of the host.
+        port: u16,
+        /// The pod that has it.
+        owner: PodId,
+    },
+    /// The pod asks for one host port twice.
+    #[error("host port {port}/{protocol} is asked for twice", protocol = .protocol.name())]
+    PortTwice {
+        /// The protocol.
+        protocol: crate::Protocol,
+        /// The port of the host.
+        port: u16,
+    },
+    /// The lease could not be recorded.
+    #[error("record the lease of a pod")]
+    Store {
+        /// Which file, and why.
+        #[from]
+        source: StoreError,
+    },
+}
+
+/// What a pod holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Lease {
+    /// Primary first.
+    pub(crate) ips: Vec<IpAddr>,
+    pub(crate) ports: Vec<PortMapping>,
+}
+
+/// The record on disk.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    version: u32,
+    ips: Vec<IpAddr>,
+    ports: Vec<PortMapping>,
+}
+
+/// All leases; the owner serialises access.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    store: Store,
+    held: HashMap<PodId, Lease>,
+    draining: HashMap<PodId, (Lease, Instant)>,
+    taken: HashSet<IpAddr>,
+    /// The offset that is tried next.
+    next: u32,
+}
+
+impl Leases {
+    /// Loads what is on disk; what cannot be understood is set aside.
+    pub(crate) fn open(dir: PathBuf) -> Result<Self, StoreError> {
+        let store = Store::open(dir)?;
+        let mut leases = Self {
+            store,
+            held: HashMap::new(),
+            draining: HashMap::new(),
+            taken: HashSet::new(),
+            next: 0,
+        };
+        for (name, record) in leases.store.load::<Record>()? {
+            let id = name.strip_suffix(DRAINING).unwrap_or(&name);
+            match id.parse() {
+                Ok(id) if record.version == VERSION => {
+                    leases.insert(id, Lease { ips: record.ips, ports: record.ports });
+                }
+                Ok(_id) => leases.store.quarantine(&name, &format!("version {}", record.version)),
+                Err(error) => leases.store.quarantine(&name, &error),
+            }
+            if let (true, Ok(id)) = (name.ends_with(DRAINING), id.parse::<PodId>()) {
+                leases.drain_in_memory(&id);
+            }
+        }
+        Ok(leases)
+    }
+
+    pub(crate) fn get(&self, id: &PodId) -> Option<&Lease> {
+        self.held.get(id)
+    }
+
+    pub(crate) fn held(&self) -> impl Iterator<Item = (&PodId, &Lease)> {
+        self.held.iter()
+    }
+
+    /// The pods whose links may still be there, and since when.
+    pub(crate) fn draining(&self) -> Vec<(PodId, Instant)> {
+        self.draining.iter().map(|(id, (_lease, since))| (id.clone(), *since)).collect()
+    }
+
+    /// Takes over what the kernel shows of a pod whose record is lost.
+    pub(crate) fn adopt(&mut self, id: PodId, ips: Vec<IpAddr>) -> Result<(), StoreError> {
+        if self.held.contains_key(&id) || self.draining.contains_key(&id) {
+            return Ok(());
+        }
+        let lease = Lease { ips, ports: Vec::new() };
+        self.save(&id, &lease)?;
+        self.insert(id, lease);
+        Ok(())
+    }
+
+    /// Gives a pod addresses and host ports, on disk before it returns. A pod that has addresses keeps them.
+    pub(crate) fn reserve(
+        &mut self,
+        id: &PodId,
+        ports: &[PortMapping],
+        subnets: &Subnets,
+    ) -> Result<Lease, LeaseError> {
+        self.check_ports(id, ports)?;
+        let earlier = self.held.get(id).or_else(|| self.draining.get(id).map(|(lease, _since)| lease));
+        let ips = match earlier {
+            Some(lease) => lease.ips.clone(),
+            None => self.pick(subnets)?,
+        };
+        let lease = Lease { ips, ports: ports.to_vec() };
+        self.save(id, &lease)?;
+        self.store.remove(&format!("{id}{DRAINING}"))?;
+        self.draining.remove(id);
+        self.insert(id.clone(), lease.clone());
+        Ok(lease)
+    }
+
+    /// Marks a lease: the pod is detached, its link may still be there.
+    pub(crate) fn drain(&mut self, id: &PodId) -> Result<(), StoreError> {
+        if self.held.contains_key(id) {
+            self.store.rename(id.as_str(), &format!("{id}{DRAINING}"))?;
+            self.drain_in_memory(id);
+        }
+        Ok(())
+    }
+
+    /// Frees the addresses of a detached pod whose link is gone.
+    pub(crate) fn free(&mut self, id: &PodId) -> Result<(), StoreError> {
+        if self.draining.contains_key(id) {
+            self.store.remove(&format!("{id}{DRAINING}"))?;
+            if let Some((lease, _since)) = self.draining.remove(id) {
+                lease.ips.iter().for_each(|ip| {
+                    self.taken.remove(ip);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn drain_in_memory(&mut self, id: &PodId) {
+        if let Some(lease) = self.held.remove(id) {
+            self.draining.insert(id.clone(), (lease, Instant::now()));
+        }
+    }
+
+    fn insert(&mut self, id: PodId, lease: Lease) {
+        self.taken.extend(&lease.ips);
+        self.held.insert(id, lease);
+    }
+
+    fn save(&self, id: &PodId, lease: &Lease) -> Result<(), StoreError> {
+        let record = Record { version: VERSION, ips: lease.ips.clone(), ports: lease.ports.clone() };
+        self.store.save(id.as_str(), &record)
+    }
+
+    /// The next offset whose addresses are free in every subnet.
+    fn pick(&mut self, subnets: &Subnets) -> Result<Vec<IpAddr>, LeaseError> {
+        let last = subnets.last();
+        if self.next == 0 {
+            self.next = self.after_highest(subnets);
+        }
+        for _ in 2..=last {
+            if !(2..=last).contains(&self.next) {
+                self.next = 2;
+            }
+            let ips: Vec<IpAddr> = subnets.as_slice().iter().map(|subnet| subnet.nth(self.next)).collect();
+            self.next += 1;
+            if ips.iter().all(|ip| !self.taken.contains(ip)) {
+                return Ok(ips);
+            }
+        }
+        Err(LeaseError::Exhausted { subnets: subnets.clone(), taken: self.held.len() + self.draining.len() })
+    }
+
+    /// After a restart: go on behind the highest address in use.
+    fn after_highest(&self, subnets: &Subnets) -> u32 {
+        let Some(subnet) = subnets.as_slice().first() else { return 2 };
+        let highest = self.taken.iter().filter(|ip| subnet.contains(**ip)).max();
+        highest.and_then(|ip| subnet.offset(*ip)).map_or(2, |offset| offset + 1)
+    }
+
+    fn check_ports(&self, id: &PodId, ports: &[PortMapping]) -> Result<(), LeaseError> {
+        let mut wanted = HashMap::<_, Vec<&PortMapping>>::new();
+        for port in ports.iter().filter(|port| port.host_port != 0) {
+            let same = wanted.entry((port.protocol, port.host_port)).or_default();
+            if same.iter().any(|other| other.collides(port)) {
+                return Err(LeaseError::PortTwice { protocol: port.protocol, port: port.host_port });
+            }
+            same.push(port);
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        for (owner, lease) in self.held.iter().filter(|(owner, _lease)| *owner != id) {
+            for other in &lease.ports {
+                let same = wanted.get(&(other.protocol, other.host_port));
+                if same.is_some_and(|same| same.iter().any(|port| port.collides(other))) {
+                    let (protocol, port) = (other.protocol, other.host_port);
+                    return Err(LeaseError::PortTaken { protocol, port, owner: owner.clone() });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Protocol;
+
+    fn id(byte: u8) -> PodId {
+        PodId::from_random([byte; 32])
+    }
+
+    fn port(host_port: u16, host_ip: Option<&str>) -> PortMapping {
+        let host_ip = host_ip.map(|ip| ip.parse().unwrap());
+        PortMapping { protocol: Protocol::Tcp, container_port: 80, host_port, host_ip }
+    }
+
+    #[test]
+    fn addresses_go_in_turn_and_are_free_only_after_draining() {
+        let dir = tempfile::tempdir().unwrap();
+        let subnets: Subnets = "10.0.0.0/29,fd00::/64".parse().unwrap();
+        let mut leases = Leases::open(dir.path().into()).unwrap();
+        let ips = |leases: &mut Leases, byte| leases.reserve(&id(byte), &[], &subnets).unwrap().ips;
+        assert_eq!(ips(&mut leases, 1)[0].to_string(), "10.0.0.2");
+        assert_eq!(ips(&mut leases, 1)[1].to_string(), "fd00::2", "asking again gives the same");
+        leases.drain(&id(1)).unwrap();
+        for byte in 2..=5 {
+            assert_eq!(ips(&mut leases, byte)[0].to_string(), format!("10.0.0.{}", byte + 1));
+        }
+        let full = leases.reserve(&id(6), &[], &subnets).unwrap_err();
+        assert_eq!(full.to_string(), "no address is free in 10.0.0.0/29,fd00::/64; 5 are taken");
+        leases.free(&id(1)).unwrap();
+        leases.free(&id(1)).unwrap();
+        assert_eq!(ips(&mut leases, 6)[0].to_string(), "10.0.0.2");
+    }
+
+    #[test]
+    fn leases_survive_reopening_in_the_state_they_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let subnets: Subnets = "10.0.0.0/24".parse().unwrap();
+        let mut leases = Leases::open(dir.path().join("l")).unwrap();
+        let first = leases.reserve(&id(1), &[port(80, None)], &subnets).unwrap();
+        leases.reserve(&id(2), &[], &subnets).unwrap();
+        leases.drain(&id(2)).unwrap();
+        std::fs::write(dir.path().join("l").join(id(3).as_str()), r#"{"version":9,"ips":[],"ports":[]}"#)
+            .unwrap();
+        let mut leases = Leases::open(dir.path().join("l")).unwrap();
+        assert_eq!(leases.get(&id(1)), Some(&first));
+        assert_eq!((leases.get(&id(2)), leases.draining().len()), (None, 1));
+        assert_eq!(leases.get(&id(3)), None);
+        let third = leases.reserve(&id(3), &[], &subnets).unwrap();
+        assert_eq!(third.ips[0].to_string(), "10.0.0.4");
+    }
+
+    #[test]
+    fn host_ports_belong_to_one_pod() {
+        let dir = tempfile::tempdir().unwrap();
+        let subnets: Subnets = "10.0.0.0/24".parse().unwrap();
+        let mut leases = Leases::open(dir.path().into()).unwrap();
+        let mut ask = |byte, ports: &[PortMapping]| leases.reserve(&id(byte), ports, &subnets).map(drop);
+        ask(1, &[port(80, None), port(81, Some("10.9.9.9"))]).unwrap();
+        ask(1, &[port(80, None), port(81, Some("10.9.9.9"))]).unwrap();
+        assert!(matches!(ask(2, &[port(80, None)]), Err(LeaseError::PortTaken { owner, .. }) if owner == id(1)));
+        assert!(matches!(ask(2, &[port(80, Some("10.1.1.1"))]), Err(LeaseError::PortTaken { .. })));
+        assert!(matches!(ask(2, &[port(81, None)]), Err(LeaseError::PortTaken { port: 81, .. })));
+        assert!(matches!(ask(2, &[port(9, None), port(9, None)]), Err(LeaseError::PortTwice { .. })));
+        ask(2, &[port(81, Some("10.9.9.8")), port(0, None), port(0, None)]).unwrap();
+        ask(3, &[PortMapping { protocol: Protocol::Udp, ..port(80, None) }]).unwrap();
+    }
+}

@@ -1,0 +1,292 @@
+//! Netlink sockets and messages: enough for links, addresses, routes and nf_tables, all blocking.
+//!
+//! The kernel answers a request before `send` returns, so reading an answer never waits on anybody else.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType};
+use nix::sys::socket::{bind, recv, send, socket};
+
+pub(crate) const REQUEST: u16 = 0x1;
+pub(crate) const ACK: u16 = 0x4;
+pub(crate) const EXCL: u16 = 0x200;
+pub(crate) const CREATE: u16 = 0x400;
+pub(crate) const APPEND: u16 = 0x800;
+pub(crate) const DUMP: u16 = 0x300;
+const NESTED: u16 = 0x8000;
+
+const KIND_ERROR: u16 = 2;
+const KIND_DONE: u16 = 3;
+const HEADER_LEN: usize = 16;
+/// The kernel fills at most 32 KiB of a dump into one datagram.
+const RECEIVE_LEN: usize = 32 * 1024;
+
+/// A request that the kernel refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{operation}: {description}", description = .errno.desc())]
+pub struct NetlinkError {
+    /// What was asked for, and of which object.
+    pub operation: String,
+    /// What the kernel answered.
+    pub errno: Errno,
+}
+
+/// Names the operation beside the kernel's answer.
+pub(crate) trait Operation<T> {
+    fn operation(self, name: impl FnOnce() -> String) -> Result<T, NetlinkError>;
+}
+
+impl<T> Operation<T> for Result<T, Errno> {
+    fn operation(self, name: impl FnOnce() -> String) -> Result<T, NetlinkError> {
+        self.map_err(|errno| NetlinkError { operation: name(), errno })
+    }
+}
+
+/// A message under construction: the header, then what is appended.
+#[derive(Debug)]
+pub(crate) struct Message {
+    bytes: Vec<u8>,
+}
+
+impl Message {
+    pub(crate) fn new(kind: u16, flags: u16) -> Self {
+        let mut bytes = Vec::with_capacity(256);
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&kind.to_ne_bytes());
+        bytes.extend_from_slice(&(flags | REQUEST).to_ne_bytes());
+        bytes.extend_from_slice(&[0; 8]);
+        Self { bytes }
+    }
+
+    /// Appends the fixed part of a message, padded to 4 bytes.
+    pub(crate) fn fixed(mut self, part: &[u8]) -> Self {
+        self.put(part);
+        self
+    }
+
+    pub(crate) fn put(&mut self, part: &[u8]) {
+        self.bytes.extend_from_slice(part);
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+
+    pub(crate) fn attribute(&mut self, kind: u16, value: &[u8]) {
+        self.bytes.extend_from_slice(&attribute_len(value.len() + 4).to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.put(value);
+    }
+
+    /// A text with the NUL that the kernel wants.
+    pub(crate) fn text(&mut self, kind: u16, value: &str) {
+        let mut bytes = value.as_bytes().to_vec();
+        bytes.push(0);
+        self.attribute(kind, &bytes);
+    }
+
+    pub(crate) fn nest(&mut self, kind: u16, content: impl FnOnce(&mut Self)) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 2]);
+        self.bytes.extend_from_slice(&(kind | NESTED).to_ne_bytes());
+        content(self);
+        let len = attribute_len(self.bytes.len() - start);
+        self.bytes[start..start + 2].copy_from_slice(&len.to_ne_bytes());
+    }
+
+    fn finish(mut self, sequence: u32) -> Vec<u8> {
+        let len = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
+        self.bytes[..4].copy_from_slice(&len.to_ne_bytes());
+        self.bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        self.bytes
+    }
+}
+
+/// Callers keep attributes far below 64 KiB; one that is not gets a length at which the kernel refuses the message.
+fn attribute_len(len: usize) -> u16 {
+    u16::try_from(len).unwrap_or(u16::MAX)
+}
+
+/// Walks attributes: kind without flag bits, and value. A malformed rest ends the walk.
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let len = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?) & 0x3fff;
+        let value = bytes.get(4..len)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// The first attribute of a kind.
+pub(crate) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(found, _value)| *found == kind).map(|(_kind, value)| value)
+}
+
+/// A 32-bit number in the machine's order, as rtnetlink has them.
+pub(crate) fn number(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?))
+}
+
+/// A text without its NUL.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned()
+}
+
+/// Which part of the kernel a socket talks to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Family {
+    Route,
+    Netfilter,
+}
+
+/// A netlink socket; it stays in the network namespace it was opened in.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    sequence: AtomicU32,
+}
+
+impl Socket {
+    pub(crate) fn open(family: Family) -> Result<Self, NetlinkError> {
+        let protocol = match family {
+            Family::Route => SockProtocol::NetlinkRoute,
+            Family::Netfilter => SockProtocol::NetlinkNetFilter,
+        };
+        let open = || {
+            let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
+            bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+            Ok(fd)
+        };
+        let fd = open().operation(|| "open a netlink socket".to_owned())?;
+        Ok(Self { fd, sequence: AtomicU32::new(1) })
+    }
+
+    /// Sends one request and waits for its acknowledgement.
+    pub(crate) fn request(&self, message: Message) -> Result<(), Errno> {
+        self.exchange(message, &mut |_kind, _payload| {})
+    }
+
+    /// Sends one request and hands over every message of the answer: kind and payload after the header.
+    pub(crate) fn exchange(
+        &self,
+        message: Message,
+        answer: &mut dyn FnMut(u16, &[u8]),
+    ) -> Result<(), Errno> {
+        let sequence = self.next();
+        self.send(&message.finish(sequence))?;
+        let mut buffer = vec![0; RECEIVE_LEN];
+        loop {
+            let len = self.receive(&mut buffer, MsgFlags::empty())?;
+            for (kind, found, payload) in messages(&buffer[..len]) {
+                if found != sequence {
+                    continue;
+                }
+                match kind {
+                    KIND_ERROR | KIND_DONE => return status(payload),
+                    _ => answer(kind, payload),
+                }
+            }
+        }
+    }
+
+    /// Sends messages as one datagram, all to be acknowledged; gives the first refusal and the index of its message.
+    ///
+    /// nf_tables answers for the batch when it has been committed or undone, which is before `send` returns.
+    pub(crate) fn batch(&self, messages_to_send: Vec<Message>) -> Result<(), (usize, Errno)> {
+        let mut datagram = Vec::new();
+        let mut first = None;
+        for message in messages_to_send {
+            let sequence = self.next();
+            first.get_or_insert(sequence);
+            datagram.extend(message.finish(sequence));
+        }
+        let first = first.unwrap_or_default();
+        self.send(&datagram).map_err(|errno| (0, errno))?;
+        let mut buffer = vec![0; RECEIVE_LEN];
+        let mut result = Ok(());
+        loop {
+            let len = match self.receive(&mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(len) => len,
+                Err(Errno::EAGAIN) => return result,
+                Err(errno) => return Err((0, errno)),
+            };
+            for (kind, sequence, payload) in messages(&buffer[..len]) {
+                if kind == KIND_ERROR && sequence >= first && result.is_ok() {
+                    let index = usize::try_from(sequence - first).unwrap_or_default();
+                    result = status(payload).map_err(|errno| (index, errno));
+                }
+            }
+        }
+    }
+
+    fn next(&self) -> u32 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<(), Errno> {
+        send(self.fd.as_raw_fd(), bytes, MsgFlags::empty()).map(drop)
+    }
+
+    fn receive(&self, buffer: &mut [u8], flags: MsgFlags) -> Result<usize, Errno> {
+        loop {
+            match recv(self.fd.as_raw_fd(), buffer, flags) {
+                Err(Errno::EINTR) => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+/// Walks the messages of a datagram: kind, sequence number, payload. One that was cut short keeps what came.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+    std::iter::from_fn(move || {
+        let header = bytes.get(..HEADER_LEN)?;
+        let len = usize::try_from(number(header)?).ok()?.max(HEADER_LEN);
+        let kind = u16::from_ne_bytes([header[4], header[5]]);
+        let sequence = number(&header[8..])?;
+        let payload = &bytes[HEADER_LEN..len.min(bytes.len())];
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, sequence, payload))
+    })
+}
+
+/// The verdict at the start of an error or done message: zero, or a negated error number.
+fn status(payload: &[u8]) -> Result<(), Errno> {
+    let code = number(payload).unwrap_or(0).cast_signed();
+    if code == 0 { Ok(()) } else { Err(Errno::from_raw(-code)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_read_as_they_were_written() {
+        let mut message = Message::new(1, 0);
+        message.text(3, "abc");
+        message.nest(4, |inner| inner.attribute(5, &7_u32.to_ne_bytes()));
+        let bytes = message.finish(9);
+        let (kind, sequence, payload) = messages(&bytes).next().unwrap();
+        assert_eq!((kind, sequence), (1, 9));
+        assert_eq!(text(find(payload, 3).unwrap()), "abc");
+        assert_eq!(find(find(payload, 4).unwrap(), 5).and_then(number), Some(7));
+    }
+
+    #[test]
+    fn malformed_answers_end_the_walk() {
+        for bytes in [&[][..], &[1], &[0, 0, 1, 0], &[200, 0, 1, 0, 5], &[3, 0, 0, 0, 0]] {
+            assert_eq!(attributes(bytes).count(), 0, "{bytes:?}");
+            assert_eq!(messages(bytes).count(), 0, "{bytes:?}");
+        }
+        let mut short = vec![0_u8; HEADER_LEN];
+        short[0] = 255;
+        assert_eq!(messages(&short).count(), 1);
+    }
+
+    #[test]
+    fn a_refusal_names_the_operation() {
+        let socket = Socket::open(Family::Route).unwrap();
+        let error = socket.request(Message::new(18, ACK)).operation(|| "look".to_owned()).unwrap_err();
+        assert_eq!(error.to_string(), "look: Invalid argument");
+    }
+}

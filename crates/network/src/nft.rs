@@ -1,0 +1,306 @@
+//! Wharf's table of nf_tables: masquerading of what leaves the bridge, and host ports by maps.
+//!
+//! The rules name only the bridge and the maps, so they are the same for every pod and every subnet. A pod with host
+//! ports adds elements to the maps, each with the pod's id as its comment; a pod without touches nothing. The table
+//! never says "accept" where another table says "drop": nf_tables has no such verdict, so there is no forward chain.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv6Addr};
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+use wharf_types::PodId;
+
+use crate::link::octets;
+use crate::netlink::{Family, Message, NetlinkError, Operation, Socket};
+
+pub(crate) mod encode;
+
+use encode::{Field, Hook, RawElement, Rule};
+
+/// Elements in one message: their list must stay below 64 KiB.
+const CHUNK_LEN: usize = 128;
+
+const IPV4: u8 = 2;
+const IPV6: u8 = 10;
+
+const GUARD: &str = "guard";
+const PREROUTING: &str = "prerouting";
+const OUTPUT: &str = "output";
+const POSTROUTING: &str = "postrouting";
+const HOST_PORTS: &str = "host-ports";
+
+const CHAINS: [(&str, Option<Hook>); 5] = [
+    (GUARD, Some(("filter", 0, -300))),
+    (PREROUTING, Some(("nat", 0, -100))),
+    (OUTPUT, Some(("nat", 3, -100))),
+    (POSTROUTING, Some(("nat", 4, 100))),
+    (HOST_PORTS, None),
+];
+
+/// The transport protocol of a host port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// The name in lower case, as CNI plugins want it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+
+    fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+/// The four maps: by port alone or by address and port, of each family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Map {
+    Ports4 = 1,
+    Addresses4 = 2,
+    Ports6 = 3,
+    Addresses6 = 4,
+}
+
+/// All maps, the ones by address first: a mapping for one address goes before one for all.
+const MAPS: [Map; 4] = [Map::Addresses4, Map::Ports4, Map::Addresses6, Map::Ports6];
+
+impl Map {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ports4 => "ports4",
+            Self::Addresses4 => "addresses4",
+            Self::Ports6 => "ports6",
+            Self::Addresses6 => "addresses6",
+        }
+    }
+
+    fn family(self) -> u8 {
+        if matches!(self, Self::Ports4 | Self::Addresses4) { IPV4 } else { IPV6 }
+    }
+
+    fn address(self) -> Field {
+        if self.family() == IPV4 { Field::Ipv4 } else { Field::Ipv6 }
+    }
+
+    fn by_address(self) -> bool {
+        matches!(self, Self::Addresses4 | Self::Addresses6)
+    }
+
+    fn key(self) -> Vec<Field> {
+        let port = [Field::Protocol, Field::Port];
+        if self.by_address() { [vec![self.address()], port.to_vec()].concat() } else { port.to_vec() }
+    }
+}
+
+/// One element of one map: a host port of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Element {
+    map: Map,
+    raw: RawElement,
+}
+
+impl Element {
+    /// The pod that the comment names; `None` if it is not an id.
+    pub(crate) fn owner(&self) -> Option<PodId> {
+        self.raw.comment.parse().ok()
+    }
+}
+
+/// A port of the host that leads to a port of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Forward {
+    pub(crate) protocol: Protocol,
+    /// The address of the host; `None` for all of the target's family.
+    pub(crate) host_ip: Option<IpAddr>,
+    pub(crate) host_port: u16,
+    pub(crate) target: IpAddr,
+    pub(crate) target_port: u16,
+}
+
+impl Forward {
+    pub(crate) fn element(&self, owner: &PodId) -> Element {
+        let map = match (self.target.is_ipv4(), self.host_ip.is_some()) {
+            (true, false) => Map::Ports4,
+            (true, true) => Map::Addresses4,
+            (false, false) => Map::Ports6,
+            (false, true) => Map::Addresses6,
+        };
+        let mut key = self.host_ip.map(octets).unwrap_or_default();
+        key.extend_from_slice(&[self.protocol.number(), 0, 0, 0]);
+        put_port(&mut key, self.host_port);
+        let mut data = octets(self.target);
+        put_port(&mut data, self.target_port);
+        Element { map, raw: RawElement { key, data, comment: owner.to_string() } }
+    }
+}
+
+fn put_port(bytes: &mut Vec<u8>, port: u16) {
+    bytes.extend_from_slice(&port.to_be_bytes());
+    bytes.extend_from_slice(&[0; 2]);
+}
+
+/// Makes the table with its chains, maps and rules, or puts right what someone changed; elements stay.
+pub(crate) fn ensure(bridge: &str) -> Result<(), NetlinkError> {
+    let mut messages = vec![encode::new_table()];
+    messages.extend(CHAINS.map(|(name, hook)| encode::new_chain(name, hook)));
+    for map in MAPS {
+        messages.push(encode::new_map(map.name(), map as u32, &map.key(), &[map.address(), Field::Port]));
+    }
+    messages.extend(CHAINS.map(|(name, _hook)| encode::flush_chain(name)));
+    messages.extend(guard_rules());
+    messages.extend(port_rules());
+    messages.extend(masquerade_rules(bridge));
+    let socket = Socket::open(Family::Netfilter)?;
+    commit(&socket, messages).operation(|| format!("set up the nf_tables table inet {}", encode::TABLE))
+}
+
+/// The bridge routes 127.0.0.0/8, so that host ports work there; from outside no packet may use that.
+fn guard_rules() -> Vec<Message> {
+    let loopback_at = |offset| {
+        encode::new_rule(GUARD, |rule: &mut Rule<'_>| {
+            rule.not_from_link("lo").family_is(IPV4).network_is(offset, &[127]).drop_packet();
+        })
+    };
+    // The first bytes of the source and of the destination.
+    vec![loopback_at(12), loopback_at(16)]
+}
+
+fn port_rules() -> Vec<Message> {
+    let to_host_ports =
+        |chain: &str| encode::new_rule(chain, |rule| rule.to_local_address().jump(HOST_PORTS));
+    let mut rules = vec![to_host_ports(PREROUTING)];
+    // The kernel does not route from ::1, so a translated connection to it would hang instead of being refused.
+    rules.push(encode::new_rule(OUTPUT, |rule| {
+        rule.family_is(IPV6).network_is(24, &Ipv6Addr::LOCALHOST.octets()).leave_chain();
+    }));
+    rules.push(to_host_ports(OUTPUT));
+    rules.extend(MAPS.map(|map| {
+        encode::new_rule(HOST_PORTS, |rule| {
+            let (destination, address_registers) = if map.family() == IPV4 { (16..20, 1) } else { (24..40, 4) };
+            rule.family_is(map.family());
+            let next = if map.by_address() {
+                rule.load(1, destination, 0);
+                address_registers
+            } else {
+                0
+            };
+            rule.load_protocol(next).load(2, 2..4, next + 1).lookup(map.name(), map as u32);
+            rule.translate_destination(map.family(), address_registers);
+        })
+    }));
+    rules
+}
+
+fn masquerade_rules(bridge: &str) -> [Message; 3] {
+    [
+        encode::new_rule(POSTROUTING, |rule| rule.from_link(bridge).not_to_link(bridge).masquerade()),
+        // A pod that uses a host port of a pod, perhaps its own: the answer must come back through the host.
+        encode::new_rule(POSTROUTING, |rule| {
+            rule.from_link(bridge).to_link(bridge).translated().masquerade();
+        }),
+        // The host that uses a host port by 127.0.0.1: a pod cannot answer to that.
+        encode::new_rule(POSTROUTING, |rule| {
+            rule.to_link(bridge).family_is(IPV4).network_is(12, &[127]).masquerade();
+        }),
+    ]
+}
+
+/// Adds elements, all or none. EEXIST: another element has one of the keys. ENOENT: the table is gone.
+pub(crate) fn add(elements: &[Element]) -> Result<(), NetlinkError> {
+    let mut messages = Vec::new();
+    for map in MAPS {
+        let of_map: Vec<&RawElement> =
+            elements.iter().filter(|element| element.map == map).map(|element| &element.raw).collect();
+        messages.extend(
+            of_map.chunks(CHUNK_LEN).map(|chunk| encode::add_elements(map.name(), chunk.iter().copied())),
+        );
+    }
+    if messages.is_empty() {
+        return Ok(());
+    }
+    let socket = Socket::open(Family::Netfilter)?;
+    commit(&socket, messages).operation(|| "add host ports to nf_tables".to_owned())
+}
+
+/// Removes elements; those that are gone, or whose table is gone, are fine.
+pub(crate) fn remove(elements: &[Element]) -> Result<(), NetlinkError> {
+    if elements.is_empty() {
+        return Ok(());
+    }
+    let socket = Socket::open(Family::Netfilter)?;
+    let delete = |element: &Element| encode::delete_element(element.map.name(), &element.raw.key);
+    for chunk in elements.chunks(CHUNK_LEN) {
+        match commit(&socket, chunk.iter().map(delete).collect()) {
+            // A batch fails as a whole, so one that is gone keeps the others: go one by one.
+            Err(Errno::ENOENT) => remove_singly(&socket, chunk.iter().map(delete))?,
+            other => other.operation(|| "remove host ports from nf_tables".to_owned())?,
+        }
+    }
+    Ok(())
+}
+
+fn remove_singly(socket: &Socket, deletions: impl Iterator<Item = Message>) -> Result<(), NetlinkError> {
+    for deletion in deletions {
+        match commit(socket, vec![deletion]) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => {
+                return Err(errno).operation(|| "remove a host port from nf_tables".to_owned());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// All elements that the kernel has; none if there is no table.
+pub(crate) fn elements() -> Result<Vec<Element>, NetlinkError> {
+    let socket = Socket::open(Family::Netfilter)?;
+    let mut found = Vec::new();
+    for map in MAPS {
+        let mut take = |_kind, payload: &[u8]| {
+            found.extend(encode::parse_elements(payload).into_iter().map(|raw| Element { map, raw }));
+        };
+        match socket.exchange(encode::dump_elements(map.name()), &mut take) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => {
+                return Err(errno).operation(|| format!("list the host ports of {}", map.name()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Removes what `is_stale` says of what the kernel has, then adds what of `wanted` is missing. Gives what was removed.
+pub(crate) fn restore(
+    wanted: &[Element],
+    is_stale: impl Fn(&Element) -> bool,
+) -> Result<Vec<Element>, NetlinkError> {
+    let (stale, present): (Vec<Element>, Vec<Element>) = elements()?.into_iter().partition(is_stale);
+    remove(&stale)?;
+    let key = |element: &Element| (element.map, element.raw.key.clone());
+    let keys: HashSet<_> = present.iter().map(key).collect();
+    let missing: Vec<Element> = wanted.iter().filter(|element| !keys.contains(&key(element))).cloned().collect();
+    add(&missing)?;
+    Ok(stale)
+}
+
+fn commit(socket: &Socket, messages: Vec<Message>) -> Result<(), Errno> {
+    socket.batch(encode::batch(messages)).map_err(|(_index, errno)| errno)
+}

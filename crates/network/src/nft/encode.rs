@@ -1,0 +1,359 @@
+//! The wire form of nf_tables: tables, chains, maps, rules and the expressions that wharf's rules are made of.
+//!
+//! All numbers of nf_tables are big-endian. Registers are the 4-byte ones; `REGISTER` is the first.
+
+use crate::netlink::{self, Message};
+
+pub(crate) const TABLE: &str = "wharf";
+
+const SUBSYSTEM: u16 = 10 << 8;
+const NEW_TABLE: u16 = SUBSYSTEM;
+const NEW_CHAIN: u16 = SUBSYSTEM | 3;
+const NEW_RULE: u16 = SUBSYSTEM | 6;
+const DELETE_RULE: u16 = SUBSYSTEM | 8;
+const NEW_MAP: u16 = SUBSYSTEM | 9;
+const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
+const GET_ELEMENT: u16 = SUBSYSTEM | 13;
+const DELETE_ELEMENT: u16 = SUBSYSTEM | 14;
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+const FAMILY_INET: u8 = 1;
+
+const REGISTER: u32 = 8;
+const VERDICT: u32 = 0;
+
+/// Where a chain is hooked: name of the hook type, number of the hook, priority.
+pub(crate) type Hook = (&'static str, u32, i32);
+
+/// The kinds of values that a map's keys and data are made of, as `nft` numbers them to show them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Field {
+    Ipv4 = 7,
+    Ipv6 = 8,
+    Protocol = 12,
+    Port = 13,
+}
+
+impl Field {
+    pub(crate) fn len(self) -> u32 {
+        if self == Self::Ipv6 { 16 } else { 4 }
+    }
+}
+
+/// A rule's expressions in order, written straight into a message.
+#[derive(Debug)]
+pub(crate) struct Rule<'a>(&'a mut Message);
+
+impl Rule<'_> {
+    fn expression(&mut self, name: &str, content: impl FnOnce(&mut Message)) -> &mut Self {
+        self.0.nest(1, |element| {
+            element.text(1, name);
+            element.nest(2, content);
+        });
+        self
+    }
+
+    fn meta(&mut self, key: u32, register: u32) -> &mut Self {
+        self.expression("meta", |data| {
+            number(data, 1, register);
+            number(data, 2, key);
+        })
+    }
+
+    fn compare(&mut self, operation: u32, value: &[u8]) -> &mut Self {
+        self.expression("cmp", |data| {
+            number(data, 1, REGISTER);
+            number(data, 2, operation);
+            data.nest(3, |value_of| value_of.attribute(1, value));
+        })
+    }
+
+    /// Goes on if the packet is of IPv4 (2) or IPv6 (10).
+    pub(crate) fn family_is(&mut self, family: u8) -> &mut Self {
+        self.meta(15, REGISTER).compare(0, &[family])
+    }
+
+    pub(crate) fn from_link(&mut self, name: &str) -> &mut Self {
+        self.meta(6, REGISTER).compare(0, &link_name(name))
+    }
+
+    pub(crate) fn not_from_link(&mut self, name: &str) -> &mut Self {
+        self.meta(6, REGISTER).compare(1, &link_name(name))
+    }
+
+    pub(crate) fn to_link(&mut self, name: &str) -> &mut Self {
+        self.meta(7, REGISTER).compare(0, &link_name(name))
+    }
+
+    pub(crate) fn not_to_link(&mut self, name: &str) -> &mut Self {
+        self.meta(7, REGISTER).compare(1, &link_name(name))
+    }
+
+    /// Loads a piece of the network (1) or transport (2) header.
+    pub(crate) fn load(&mut self, header: u32, range: std::ops::Range<u32>, register: u32) -> &mut Self {
+        self.expression("payload", |data| {
+            number(data, 1, REGISTER + register);
+            number(data, 2, header);
+            number(data, 3, range.start);
+            number(data, 4, range.end - range.start);
+        })
+    }
+
+    pub(crate) fn network_is(&mut self, offset: u32, value: &[u8]) -> &mut Self {
+        let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
+        self.load(1, offset..offset.saturating_add(len), 0).compare(0, value)
+    }
+
+    pub(crate) fn load_protocol(&mut self, register: u32) -> &mut Self {
+        self.meta(16, REGISTER + register)
+    }
+
+    /// Goes on if the destination is an address of this machine.
+    pub(crate) fn to_local_address(&mut self) -> &mut Self {
+        self.expression("fib", |data| {
+            number(data, 1, REGISTER);
+            number(data, 2, 3);
+            number(data, 3, 2);
+        })
+        .compare(0, &2_u32.to_ne_bytes())
+    }
+
+    /// Goes on if the connection's destination was translated.
+    pub(crate) fn translated(&mut self) -> &mut Self {
+        let status_bit = 32_u32.to_ne_bytes();
+        self.expression("ct", |data| {
+            number(data, 1, REGISTER);
+            number(data, 2, 2);
+        })
+        .expression("bitwise", |data| {
+            number(data, 1, REGISTER);
+            number(data, 2, REGISTER);
+            number(data, 3, 4);
+            data.nest(4, |mask| mask.attribute(1, &status_bit));
+            data.nest(5, |xor| xor.attribute(1, &[0; 4]));
+        })
+        .compare(1, &[0; 4])
+    }
+
+    /// Replaces the key in the registers by the map's value, or ends the rule.
+    pub(crate) fn lookup(&mut self, map: &str, id: u32) -> &mut Self {
+        self.expression("lookup", |data| {
+            data.text(1, map);
+            number(data, 2, REGISTER);
+            number(data, 3, REGISTER);
+            number(data, 4, id);
+        })
+    }
+
+    /// Sends the connection to the address in the first registers, and the port after it.
+    pub(crate) fn translate_destination(&mut self, family: u8, port_register: u32) {
+        self.expression("nat", |data| {
+            number(data, 1, 1);
+            number(data, 2, family.into());
+            number(data, 3, REGISTER);
+            number(data, 5, REGISTER + port_register);
+        });
+    }
+
+    pub(crate) fn masquerade(&mut self) {
+        self.expression("masq", |_data| {});
+    }
+
+    fn verdict(&mut self, code: i32, chain: Option<&str>) {
+        self.expression("immediate", |data| {
+            number(data, 1, VERDICT);
+            data.nest(2, |value| {
+                value.nest(2, |verdict| {
+                    verdict.attribute(1, &code.to_be_bytes());
+                    if let Some(chain) = chain {
+                        verdict.text(2, chain);
+                    }
+                });
+            });
+        });
+    }
+
+    pub(crate) fn drop_packet(&mut self) {
+        self.verdict(0, None);
+    }
+
+    pub(crate) fn jump(&mut self, chain: &str) {
+        self.verdict(-3, Some(chain));
+    }
+
+    pub(crate) fn leave_chain(&mut self) {
+        self.verdict(-5, None);
+    }
+}
+
+/// Encloses messages in a batch, which the kernel takes as a whole or not at all.
+pub(crate) fn batch(messages: impl IntoIterator<Item = Message>) -> Vec<Message> {
+    // The resource of a batch is its subsystem, big-endian like everything here.
+    let mark = |kind| Message::new(kind, 0).fixed(&[0, 0, 0, 10]);
+    let mut all = vec![mark(BATCH_BEGIN)];
+    all.extend(messages);
+    all.push(mark(BATCH_END));
+    all
+}
+
+pub(crate) fn new_table() -> Message {
+    let mut message = message(NEW_TABLE, netlink::CREATE);
+    message.text(1, TABLE);
+    message
+}
+
+pub(crate) fn new_chain(name: &str, hook: Option<Hook>) -> Message {
+    let mut message = message(NEW_CHAIN, netlink::CREATE);
+    message.text(1, TABLE);
+    message.text(3, name);
+    if let Some((kind, hook, priority)) = hook {
+        message.nest(4, |place| {
+            number(place, 1, hook);
+            place.attribute(2, &priority.to_be_bytes());
+        });
+        message.text(7, kind);
+    }
+    message
+}
+
+pub(crate) fn flush_chain(name: &str) -> Message {
+    let mut message = message(DELETE_RULE, 0);
+    message.text(1, TABLE);
+    message.text(2, name);
+    message
+}
+
+pub(crate) fn new_rule(chain: &str, content: impl FnOnce(&mut Rule<'_>)) -> Message {
+    let mut message = message(NEW_RULE, netlink::CREATE | netlink::APPEND);
+    message.text(1, TABLE);
+    message.text(2, chain);
+    message.nest(4, |expressions| content(&mut Rule(expressions)));
+    message
+}
+
+/// A map from `key` to `data`; `id` names it within the batch.
+pub(crate) fn new_map(name: &str, id: u32, key: &[Field], data: &[Field]) -> Message {
+    let mut message = message(NEW_MAP, netlink::CREATE);
+    message.text(1, TABLE);
+    message.text(2, name);
+    number(&mut message, 3, 8);
+    number(&mut message, 4, concatenation(key));
+    number(&mut message, 5, key.iter().map(|field| field.len()).sum());
+    number(&mut message, 6, concatenation(data));
+    number(&mut message, 7, data.iter().map(|field| field.len()).sum());
+    number(&mut message, 10, id);
+    message
+}
+
+/// An element of a map in wire form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RawElement {
+    pub(crate) key: Vec<u8>,
+    pub(crate) data: Vec<u8>,
+    /// What people see beside the element.
+    pub(crate) comment: String,
+}
+
+/// Adds elements to a map; one whose key is taken is refused.
+pub(crate) fn add_elements<'a>(map: &str, elements: impl IntoIterator<Item = &'a RawElement>) -> Message {
+    let mut message = message(NEW_ELEMENT, netlink::CREATE | netlink::EXCL);
+    message.text(1, TABLE);
+    message.text(2, map);
+    message.nest(3, |list| {
+        for element in elements {
+            list.nest(1, |entry| {
+                entry.nest(1, |key| key.attribute(1, &element.key));
+                entry.nest(2, |data| data.attribute(1, &element.data));
+                entry.attribute(6, &user_data(&element.comment));
+            });
+        }
+    });
+    message
+}
+
+pub(crate) fn delete_element(map: &str, key: &[u8]) -> Message {
+    let mut message = message(DELETE_ELEMENT, 0);
+    message.text(1, TABLE);
+    message.text(2, map);
+    message.nest(3, |list| list.nest(1, |entry| entry.nest(1, |value| value.attribute(1, key))));
+    message
+}
+
+pub(crate) fn dump_elements(map: &str) -> Message {
+    let mut message = Message::new(GET_ELEMENT, netlink::DUMP).fixed(&[FAMILY_INET, 0, 0, 0]);
+    message.text(1, TABLE);
+    message.text(2, map);
+    message
+}
+
+/// Reads the elements of one message of a dump.
+pub(crate) fn parse_elements(payload: &[u8]) -> Vec<RawElement> {
+    let list = payload.get(4..).and_then(|rest| netlink::find(rest, 3)).unwrap_or_default();
+    let value = |entry, kind| netlink::find(entry, kind).and_then(|value| netlink::find(value, 1));
+    let parse = |entry| {
+        Some(RawElement {
+            key: value(entry, 1)?.to_vec(),
+            data: value(entry, 2)?.to_vec(),
+            comment: netlink::find(entry, 6).map(comment).unwrap_or_default(),
+        })
+    };
+    netlink::attributes(list).filter_map(|(_kind, entry)| parse(entry)).collect()
+}
+
+/// The comment as `nft` stores it: kind 0, length, text with its NUL.
+fn user_data(comment: &str) -> Vec<u8> {
+    let len = u8::try_from(comment.len() + 1).unwrap_or(u8::MAX);
+    let mut bytes = vec![0, len];
+    bytes.extend_from_slice(&comment.as_bytes()[..usize::from(len) - 1]);
+    bytes.push(0);
+    bytes
+}
+
+fn comment(user_data: &[u8]) -> String {
+    match user_data {
+        [0, len, rest @ ..] => netlink::text(rest.get(..usize::from(*len)).unwrap_or(rest)),
+        _ => String::new(),
+    }
+}
+
+fn concatenation(fields: &[Field]) -> u32 {
+    fields.iter().fold(0, |all, field| all << 6 | u32::from(*field as u8))
+}
+
+fn message(kind: u16, flags: u16) -> Message {
+    Message::new(kind, flags | netlink::ACK).fixed(&[FAMILY_INET, 0, 0, 0])
+}
+
+fn number(message: &mut Message, kind: u16, value: u32) {
+    message.attribute(kind, &value.to_be_bytes());
+}
+
+/// Link names are compared with their padding, so that `wharf0` does not match `wharf01`.
+fn link_name(name: &str) -> [u8; 16] {
+    let mut padded = [0; 16];
+    let len = name.len().min(15);
+    padded[..len].copy_from_slice(&name.as_bytes()[..len]);
+    padded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_is_stored_as_nft_stores_it() {
+        assert_eq!(user_data("abc"), b"\x00\x04abc\x00");
+        assert_eq!(comment(b"\x00\x04abc\x00"), "abc");
+        for damaged in [&b""[..], b"\x00", b"\x01\x04abc\x00"] {
+            assert_eq!(comment(damaged), "");
+        }
+        assert_eq!(user_data(&"x".repeat(500)).len(), 257);
+    }
+
+    #[test]
+    fn concatenated_types_are_numbered_as_nft_does() {
+        assert_eq!(concatenation(&[Field::Protocol, Field::Port]), 781);
+        assert_eq!(concatenation(&[Field::Ipv4, Field::Port]), 461);
+    }
+}

@@ -1,0 +1,95 @@
+//! The kernel's settings for the built-in network, of the namespace that the calling thread is in.
+
+use std::io::ErrorKind;
+
+const NET: &str = "/proc/sys/net";
+
+/// A setting that could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("set {name} to {value}")]
+pub struct SysctlError {
+    /// The path below `/proc/sys/net`.
+    pub name: String,
+    /// The value.
+    pub value: &'static str,
+    /// What the system answered.
+    pub source: std::io::Error,
+}
+
+/// Stands for IPv6 where only IPv4 is certain.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ipv6;
+
+/// Whether IPv6 is compiled in and not switched off.
+pub(crate) fn has_ipv6() -> bool {
+    read("ipv6/conf/all/disable_ipv6").is_some_and(|value| value == "0")
+}
+
+/// Settings for the interface that a pod is about to get: no router of a neighbouring pod is believed
+/// (CVE-2020-10749), and an IPv6 address can be used at once.
+pub(crate) fn prepare_pod() -> Result<(), SysctlError> {
+    for (name, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0")] {
+        match write(&format!("ipv6/conf/default/{name}"), value) {
+            Err(error) if error.source.kind() == ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Settings of the bridge: pods answer host ports of 127.0.0.1 (the rules keep everyone else out), and no pod is
+/// believed to be a router.
+pub(crate) fn prepare_bridge(name: &str) -> Result<(), SysctlError> {
+    write(&format!("ipv4/conf/{name}/route_localnet"), "1")?;
+    if has_ipv6() {
+        write(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
+        write(&format!("ipv6/conf/{name}/accept_dad"), "0")?;
+    }
+    Ok(())
+}
+
+/// Lets the machine forward packets, as it must between pods and the world.
+pub(crate) fn forward(ipv6: Option<Ipv6>) -> Result<(), SysctlError> {
+    if read("ipv4/ip_forward").is_some_and(|value| value != "1") {
+        write("ipv4/ip_forward", "1")?;
+    }
+    if ipv6.is_some() && read("ipv6/conf/all/forwarding").is_some_and(|value| value != "1") {
+        keep_router_advertisements()?;
+        write("ipv6/conf/all/forwarding", "1")?;
+    }
+    Ok(())
+}
+
+/// A machine that forwards stops listening to its routers, and would lose its own IPv6 address and route; 2 means to
+/// listen all the same. Only for interfaces that listened before.
+fn keep_router_advertisements() -> Result<(), SysctlError> {
+    let Ok(entries) = std::fs::read_dir(format!("{NET}/ipv6/conf")) else { return Ok(()) };
+    for interface in entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()) {
+        let name = format!("ipv6/conf/{interface}/accept_ra");
+        if !["all", "default", "lo"].contains(&interface.as_str()) && read(&name).as_deref() == Some("1") {
+            write(&name, "2")?;
+        }
+    }
+    Ok(())
+}
+
+fn read(name: &str) -> Option<String> {
+    Some(std::fs::read_to_string(format!("{NET}/{name}")).ok()?.trim().to_owned())
+}
+
+fn write(name: &str, value: &'static str) -> Result<(), SysctlError> {
+    std::fs::write(format!("{NET}/{name}"), value)
+        .map_err(|source| SysctlError { name: name.to_owned(), value, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_is_not_there_is_named() {
+        let error = prepare_bridge("none/such").unwrap_err();
+        assert_eq!(error.to_string(), "set ipv4/conf/none/such/route_localnet to 1");
+        assert!(prepare_bridge("nosuchbridge").is_err());
+    }
+}

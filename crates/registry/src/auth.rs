@@ -1,0 +1,141 @@
+//! From a 401 to an `Authorization` header.
+//!
+//! A registry names the host that gives tokens, so a lying or broken one could have us show a password to anybody.
+//! Static credentials therefore go only to a token host of the registry's own domain, or one that the configuration
+//! allows for it (CVE-2020-15157); any other is asked anonymously, encrypted, and at an address outside this host.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Request, StatusCode};
+use http_body_util::Full;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::challenge::Challenge;
+use crate::config::{Config, TEXT_LIMIT_BYTES};
+use crate::credentials::{Credentials, Proof};
+use crate::error::FetchError;
+use crate::request::failure_of;
+use crate::site::{Site, sensitive};
+use crate::transport::{Transport, read_all};
+use crate::url::{Url, Wire, encode, same_domain};
+
+/// The most bytes of a scope that a registry asks for.
+const SCOPE_LIMIT_BYTES: usize = 1024;
+const CLIENT_ID: &str = "wharf";
+
+#[derive(Deserialize)]
+struct TokenResponse {
+    token: Option<Zeroizing<String>>,
+    access_token: Option<Zeroizing<String>>,
+}
+
+/// Answers the challenges of a 401: a new `Authorization`, or `None` if there is nothing to answer with.
+pub(crate) async fn answer(
+    site: &Site,
+    config: &Config,
+    challenges: &[Challenge],
+) -> Result<Option<HeaderValue>, FetchError> {
+    let proof = site.credentials.as_ref().map(Credentials::proof);
+    if let Some(Proof::Bearer(_)) = proof {
+        // It was sent with the first request already.
+        return Ok(None);
+    }
+    if let Some(bearer) = challenges.iter().find(|c| c.scheme == "bearer" && c.param("realm").is_some()) {
+        return token(site, config, bearer).await.map(Some);
+    }
+    match proof {
+        Some(Proof::Password { username, password }) if challenges.iter().any(|c| c.scheme == "basic") => {
+            Ok(basic(username.expose(), password.expose()))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn basic(username: &str, password: &str) -> Option<HeaderValue> {
+    let pair = Zeroizing::new(format!("{username}:{password}"));
+    let text = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
+    sensitive(&text)
+}
+
+async fn token(site: &Site, config: &Config, challenge: &Challenge) -> Result<HeaderValue, FetchError> {
+    let wrong_realm = |reason| FetchError::Realm { host: site.name(), reason };
+    let realm = Url::parse(challenge.param("realm").unwrap_or_default()).map_err(wrong_realm)?;
+    let same_host = realm.host() == site.root.host();
+    if realm.wire() == Wire::Plain && !(same_host && site.root.wire() == Wire::Plain) {
+        return Err(wrong_realm("is not encrypted"));
+    }
+    let trusted = same_domain(&realm.host(), &site.root.host()) || site.token_hosts.contains(&realm.host());
+    let proof = site.credentials.as_ref().filter(|_| trusted).map(Credentials::proof);
+    let transport = if same_host { site.own() } else { site.foreign(config).await };
+    let request = token_request(site, challenge, &realm, proof).map_err(wrong_realm)?;
+    let token = exchange(transport, request, &realm)
+        .await
+        .map_err(|source| FetchError::Token { host: site.name(), source: Box::new(source) })?;
+    sensitive(&Zeroizing::new(format!("Bearer {}", token.as_str())))
+        .ok_or_else(|| FetchError::Malformed { host: realm.host_and_port().to_owned(), reason: "has no usable token" })
+}
+
+/// A refresh token goes by POST; everything else, also nothing, by GET.
+fn token_request(
+    site: &Site,
+    challenge: &Challenge,
+    realm: &Url,
+    proof: Option<&Proof>,
+) -> Result<(Url, Request<Full<Bytes>>), &'static str> {
+    let own_scope = || format!("repository:{}:pull", site.repository);
+    let asked = challenge.param("scope").filter(|scope| scope.len() <= SCOPE_LIMIT_BYTES);
+    let scope = asked.map_or_else(own_scope, str::to_owned);
+    let service = challenge.param("service").unwrap_or_default();
+    if let Some(Proof::Identity(token)) = proof {
+        let form = Zeroizing::new(format!(
+            "grant_type=refresh_token&client_id={CLIENT_ID}&service={}&scope={}&refresh_token={}",
+            encode(service),
+            encode(&scope),
+            encode(token.expose()),
+        ));
+        let body = Full::new(Bytes::copy_from_slice(form.as_bytes()));
+        let request = Request::post(realm.uri())
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(ACCEPT, "application/json")
+            .body(body)
+            .map_err(|_error| "is malformed")?;
+        return Ok((realm.clone(), request));
+    }
+    let mut url = realm.with_query("scope", &scope)?;
+    if !service.is_empty() {
+        url = url.with_query("service", service)?;
+    }
+    let mut request = Request::get(url.uri()).header(ACCEPT, "application/json");
+    if let Some(Proof::Password { username, password }) = proof
+        && let Some(value) = basic(username.expose(), password.expose())
+    {
+        request = request.header(AUTHORIZATION, value);
+    }
+    let request = request.body(Full::default()).map_err(|_error| "is malformed")?;
+    Ok((url, request))
+}
+
+async fn exchange(
+    transport: &Transport,
+    (url, request): (Url, Request<Full<Bytes>>),
+    realm: &Url,
+) -> Result<Zeroizing<String>, FetchError> {
+    let host = realm.host_and_port();
+    let response = transport.send(request, &url).await?;
+    if response.status().is_redirection() {
+        return Err(FetchError::Redirect { host: host.to_owned(), reason: "is not followed from a token address" });
+    }
+    if response.status() != StatusCode::OK {
+        // Its words are not shown: they may repeat what it was sent.
+        return Err(failure_of(&response, host, String::new()));
+    }
+    let body = read_all(response.into_body(), host, TEXT_LIMIT_BYTES, transport.stall_timeout()).await?;
+    let malformed = |reason| FetchError::Malformed { host: host.to_owned(), reason };
+    let parsed: TokenResponse =
+        serde_json::from_slice(&body).map_err(|_secret| malformed("is no JSON with a token"))?;
+    let token = parsed.token.filter(|t| !t.is_empty()).or(parsed.access_token.filter(|t| !t.is_empty()));
+    token.ok_or_else(|| malformed("has no token"))
+}

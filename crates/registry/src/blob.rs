@@ -1,0 +1,182 @@
+//! A layer's bytes, in order and each once, from whichever hosts have them.
+//!
+//! A broken connection is resumed where it broke; the bytes before were given to the reader, who hashes all of them, so
+//! a prefix is never trusted on a server's word. A host that ignores `Range` sends them again and they are skipped.
+
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
+use http::{Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use wharf_images::manifest::Descriptor;
+
+use crate::config::{CHUNK_LIMIT_BYTES, Config, Limits};
+use crate::error::{Failures, FetchError};
+use crate::request::{Answer, Ask, ask};
+use crate::site::Site;
+use crate::transport::next_chunk;
+
+/// After so many bytes the count of resumptions starts anew.
+const PROGRESS_BYTES: u64 = 1 << 20;
+
+/// A blob on its way.
+#[derive(Debug)]
+pub(crate) struct Blob<'a> {
+    config: &'a Config,
+    descriptor: &'a Descriptor,
+    /// The hosts still to be asked; the first is the one in use.
+    sites: Vec<&'a Site>,
+    stream: Option<Stream>,
+    /// How many bytes the reader has got.
+    done_bytes: u64,
+    resumes: u32,
+    progress_from: u64,
+    pub(crate) failures: Failures,
+}
+
+#[derive(Debug)]
+struct Stream {
+    body: Incoming,
+    host: String,
+    /// How many bytes at its beginning the reader has already.
+    skip_bytes: u64,
+    rate: Rate,
+}
+
+impl<'a> Blob<'a> {
+    pub(crate) fn new(config: &'a Config, descriptor: &'a Descriptor, sites: Vec<&'a Site>) -> Self {
+        Self {
+            config,
+            descriptor,
+            sites,
+            stream: None,
+            done_bytes: 0,
+            resumes: 0,
+            progress_from: 0,
+            failures: Failures::default(),
+        }
+    }
+
+    /// The next bytes, at most [`CHUNK_LIMIT_BYTES`]; `None` when exactly all have come. After an error there are no
+    /// hosts left, and [`Self::failures`] tells of each.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Exhausted> {
+        loop {
+            match self.step().await {
+                Ok(chunk) => return Ok(chunk),
+                Err(error) => self.recover(error).await?,
+            }
+        }
+    }
+
+    /// Starts again from the first byte at the next host, because what came from this one was not the layer.
+    pub(crate) fn reject(&mut self, source: crate::error::Cause) -> Result<(), Exhausted> {
+        let host = self.stream.take().map(|stream| stream.host);
+        let host = host.or_else(|| self.sites.first().map(|site| site.name())).unwrap_or_default();
+        self.done_bytes = 0;
+        self.abandon(FetchError::Layer { host, source })
+    }
+
+    async fn step(&mut self) -> Result<Option<Bytes>, FetchError> {
+        if self.stream.is_none() {
+            let Some(site) = self.sites.first() else { return Ok(None) };
+            let path = format!("blobs/{}", self.descriptor.digest);
+            let question = Ask { path, accept: String::new(), from_byte: self.done_bytes };
+            let answer = ask(site, self.config, &question).await?;
+            self.stream = Some(self.check(answer)?);
+        }
+        let Some(stream) = &mut self.stream else { return Ok(None) };
+        let limits = &self.config.limits;
+        loop {
+            let waited = Instant::now();
+            let chunk = next_chunk(&mut stream.body, &stream.host, limits.stall_timeout).await?;
+            let Some(mut chunk) = chunk else { break };
+            stream.rate.count(waited.elapsed(), chunk.len(), limits, &stream.host)?;
+            let skipped = stream.skip_bytes.min(chunk.len() as u64);
+            stream.skip_bytes -= skipped;
+            chunk.advance(usize::try_from(skipped).unwrap_or(chunk.len()));
+            if chunk.is_empty() {
+                continue;
+            }
+            self.done_bytes += chunk.len() as u64;
+            if self.done_bytes > self.descriptor.size_bytes {
+                return Err(self.wrong_length(self.done_bytes));
+            }
+            return Ok(Some(chunk));
+        }
+        if self.done_bytes == self.descriptor.size_bytes {
+            return Ok(None);
+        }
+        Err(FetchError::Truncated {
+            host: stream.host.clone(),
+            expected_bytes: self.descriptor.size_bytes,
+            actual_bytes: self.done_bytes,
+        })
+    }
+
+    /// Whether the head of an answer fits what was asked for.
+    fn check(&self, answer: Answer) -> Result<Stream, FetchError> {
+        let Answer { response, host } = answer;
+        let malformed = |reason| FetchError::Malformed { host: host.clone(), reason };
+        let size_bytes = self.descriptor.size_bytes;
+        let encoding = response.headers().get(CONTENT_ENCODING);
+        if encoding.is_some_and(|value| value.as_bytes() != b"identity") {
+            return Err(malformed("has a content encoding that was not asked for"));
+        }
+        let partial = response.status() == StatusCode::PARTIAL_CONTENT;
+        if partial {
+            let want = format!("bytes {}-{}/", self.done_bytes, size_bytes.saturating_sub(1));
+            let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+            let total = range.and_then(|text| text.strip_prefix(&want));
+            if self.done_bytes == 0 || !total.is_some_and(|text| text == "*" || text == size_bytes.to_string()) {
+                return Err(malformed("is of another range than was asked for"));
+            }
+        }
+        let skip_bytes = if partial { 0 } else { self.done_bytes };
+        let expected = if partial { size_bytes - self.done_bytes } else { size_bytes };
+        if let Some(length) = content_length(&response).filter(|length| *length != expected) {
+            return Err(FetchError::WrongLength { host, expected_bytes: expected, actual_bytes: length });
+        }
+        Ok(Stream { body: response.into_body(), host, skip_bytes, rate: Rate::default() })
+    }
+
+    /// After a failure: a pause and the same host, or the next one, or the end.
+    async fn recover(&mut self, error: FetchError) -> Result<(), Exhausted> {
+        let streaming = self.stream.take().is_some();
+        if self.done_bytes.saturating_sub(self.progress_from) >= PROGRESS_BYTES {
+            (self.resumes, self.progress_from) = (0, self.done_bytes);
+        }
+        // A host that gave bytes before may be restarting: then a refused connection will pass as well.
+        let refused = matches!(error, FetchError::Connect { .. }) && self.done_bytes > 0;
+        let passing = (error.is_passing() && streaming) || refused;
+        if passing && self.resumes < self.config.limits.resumes {
+            let pause = self.config.limits.pause(self.resumes, None);
+            let at_byte = self.done_bytes;
+            tracing::debug!(%error, digest = %self.descriptor.digest, at_byte, "resuming a layer");
+            tokio::time::sleep(pause).await;
+            self.resumes += 1;
+            return Ok(());
+        }
+        if self.done_bytes > self.descriptor.size_bytes {
+            // The reader got one chunk fewer than was counted, but there is no use in bytes of such a host.
+            self.failures.0.push(error);
+            return Err(Exhausted);
+        }
+        self.abandon(error)
+    }
+
+    fn abandon(&mut self, error: FetchError) -> Result<(), Exhausted> {
+        self.failures.0.push(error);
+        (self.resumes, self.progress_from) = (0, self.done_bytes);
+        if !self.sites.is_empty() {
+            self.sites.remove(0);
+        }
+        if self.sites.is_empty() { Err(Exhausted) } else { Ok(()) }
+    }
+
+    fn wrong_length(&self, actual_bytes: u64) -> FetchError {
+        let host = self.stream.as_ref().map(|stream| stream.host.clone()).unwrap_or_default();
+        FetchError::WrongLength { host, expected_bytes: self.descriptor.size_bytes, actual_bytes }
+    }
+}

@@ -1,0 +1,95 @@
+//! What a puller is told at its start. Per-registry settings are not here: they are files, read anew by every pull.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of a [`Puller`](crate::Puller).
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// The directory that holds `<host>/hosts.toml`; without it every registry is asked directly.
+    pub certs_dir: Option<PathBuf>,
+    /// Which token hosts, beside those of its own domain, a registry's credentials may be shown to: registry host →
+    /// token hosts.
+    pub token_hosts: BTreeMap<String, Vec<String>>,
+    /// Bounds of size, time and number.
+    pub limits: Limits,
+}
+
+/// Bounds of every pull. The defaults suit a node; tests shorten the times.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// How many layers of one pull are downloaded at once.
+    pub layers_per_pull: usize,
+    /// How many layers of all pulls are downloaded at once.
+    pub layers_in_all: usize,
+    /// How long a connection may take, unless `hosts.toml` says otherwise.
+    pub dial_timeout: Duration,
+    /// How long a server may send no byte.
+    pub stall_timeout: Duration,
+    /// Over how much time the rate is measured; only time spent waiting for the server counts.
+    pub rate_window: Duration,
+    /// The least bytes a second over that window.
+    pub rate_floor_bytes: u64,
+    /// How often one request is repeated after 429 or 5xx.
+    pub retries: u32,
+    /// How often a blob is resumed at one host without a mebibyte of progress between.
+    pub resumes: u32,
+    /// The first pause before a repetition; each next is twice as long.
+    pub backoff: Duration,
+    /// The longest pause, also if `Retry-After` asks for more.
+    pub backoff_limit: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            layers_per_pull: 6,
+            layers_in_all: 12,
+            dial_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_mins(1),
+            rate_window: Duration::from_mins(1),
+            rate_floor_bytes: 1024,
+            retries: 4,
+            resumes: 5,
+            backoff: Duration::from_millis(500),
+            backoff_limit: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Limits {
+    /// The pause before repetition number `attempt` (from 0), no shorter than the server asks for.
+    pub(crate) fn pause(&self, attempt: u32, asked: Option<Duration>) -> Duration {
+        let own = self.backoff.saturating_mul(1 << attempt.min(16));
+        own.max(asked.unwrap_or_default()).min(self.backoff_limit)
+    }
+}
+
+/// The most bytes of a response's head.
+pub(crate) const HEAD_LIMIT_BYTES: usize = 64 << 10;
+/// The most header lines of a response.
+pub(crate) const HEAD_LIMIT_LINES: usize = 100;
+/// The most bytes of a token response or an error's body.
+pub(crate) const TEXT_LIMIT_BYTES: usize = 1 << 20;
+/// How many redirects one request follows.
+pub(crate) const REDIRECT_LIMIT: usize = 10;
+/// How many chunks wait between the network and the unpacking; a chunk is at most [`CHUNK_LIMIT_BYTES`] long.
+pub(crate) const CHUNKS_LIMIT: usize = 16;
+/// The most bytes of one chunk: what hyper reads at once.
+pub(crate) const CHUNK_LIMIT_BYTES: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_are_capped() {
+        let limits = Limits::default();
+        assert_eq!(limits.pause(0, None), Duration::from_millis(500));
+        assert_eq!(limits.pause(2, None), Duration::from_secs(2));
+        assert_eq!(limits.pause(0, Some(Duration::from_secs(7))), Duration::from_secs(7));
+        assert_eq!(limits.pause(0, Some(Duration::from_hours(9))), Duration::from_secs(30));
+        assert_eq!(limits.pause(u32::MAX, None), Duration::from_secs(30));
+    }
+}

@@ -1,0 +1,209 @@
+//! Which hosts are asked for an image, and how: containerd's `certs.d/<host>/hosts.toml`, read strictly.
+//!
+//! The mirrors of the file come first, in its order, then the registry itself (`server`, or the host of the image).
+//! Files are read anew by every pull: they are small, and an edit takes effect at once.
+
+mod file;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::HeaderMap;
+use wharf_types::{ErrorKind, Reference};
+
+use crate::tls::{TlsError, TlsFiles};
+use crate::url::Url;
+
+/// Why the settings of a registry can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HostsError {
+    /// The file is there, but can't be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not TOML.
+    #[error("cannot parse {}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where, and what was expected.
+        #[source]
+        source: toml::de::Error,
+    },
+    /// A key is unknown, or its value is of the wrong type.
+    #[error("{}: in {section}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// `the top level`, or the host's table.
+        section: String,
+        /// Which key, and what was expected.
+        #[source]
+        source: toml::de::Error,
+    },
+    /// A value has the right type, but no meaning.
+    #[error("{}: in {section}: {key} {reason}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// `the top level`, or the host's table.
+        section: String,
+        /// The key.
+        key: &'static str,
+        /// What is wrong with its value.
+        reason: &'static str,
+    },
+    /// The host's TLS files can't be used.
+    #[error("TLS settings for {host}")]
+    Tls {
+        /// Host and port.
+        host: String,
+        /// Which file, and why.
+        #[source]
+        source: TlsError,
+    },
+}
+
+impl HostsError {
+    /// The class of the error: someone has to mend a file.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::FailedPrecondition
+    }
+}
+
+/// What a host may be asked for. Pushing is not wharf's business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Capabilities {
+    /// Anything by digest.
+    pub(crate) pull: bool,
+    /// Manifests by tag.
+    pub(crate) resolve: bool,
+}
+
+impl Capabilities {
+    const ALL: Self = Self { pull: true, resolve: true };
+}
+
+/// Whose host it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The registry that the image's name means: it gets the pull's credentials.
+    Registry,
+    /// Another, which gets them only if they name it.
+    Mirror,
+}
+
+/// One host to ask.
+#[derive(Debug, Clone)]
+pub(crate) struct HostSpec {
+    /// The root of the API, `/v2` included, without a slash at its end.
+    pub(crate) root: Url,
+    pub(crate) role: Role,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) tls: TlsFiles,
+    pub(crate) dial_timeout: Option<Duration>,
+    /// Sent with every request to this host, and to no other.
+    pub(crate) headers: HeaderMap,
+}
+
+/// The hosts to ask for an image, in order; at least one. Blocking.
+pub(crate) fn load(certs_dir: Option<&Path>, reference: &Reference) -> Result<Vec<HostSpec>, HostsError> {
+    for path in certs_dir.map(|dir| candidates(dir, reference.host())).unwrap_or_default() {
+        match std::fs::read_to_string(&path) {
+            Ok(text) => return file::parse(&path, &text, reference),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(HostsError::Read { path, source }),
+        }
+    }
+    Ok(direct(reference.host()))
+}
+
+/// containerd also takes `host_port_` for file systems without colons.
+fn candidates(dir: &Path, host: &str) -> Vec<PathBuf> {
+    let mut names = vec![host.to_owned(), "_default".to_owned()];
+    if let Some((name, port)) = host.rsplit_once(':').filter(|(_, port)| !port.contains(']')) {
+        names.insert(0, format!("{name}_{port}_"));
+    }
+    names.into_iter().map(|name| dir.join(name).join("hosts.toml")).collect()
+}
+
+/// The registry itself: https; for a loopback host plain http after that; for port 80 nothing but http.
+fn direct(host: &str) -> Vec<HostSpec> {
+    let host = if host == "docker.io" { "registry-1.docker.io" } else { host };
+    let urls = [format!("https://{host}/v2"), format!("http://{host}/v2")];
+    let parsed = urls.iter().filter_map(|url| Url::parse(url).ok());
+    parsed.filter(|url| url.port() != 80 || url.wire() == crate::url::Wire::Plain)
+        .filter(|url| url.wire() == crate::url::Wire::Tls || url.port() == 80 || is_loopback(&url.host()))
+        .map(|root| HostSpec {
+            root,
+            role: Role::Registry,
+            capabilities: Capabilities::ALL,
+            tls: TlsFiles::default(),
+            dial_timeout: None,
+            headers: HeaderMap::new(),
+        })
+        .collect()
+}
+
+/// `localhost` or an address of the loopback network.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn roots(reference: &str) -> Vec<String> {
+        let specs = load(None, &reference.parse().unwrap()).unwrap();
+        specs.iter().map(|spec| spec.root.uri().to_string()).collect()
+    }
+
+    #[test]
+    fn without_a_file_the_registry_itself_is_asked() {
+        assert_eq!(roots("nginx"), ["https://registry-1.docker.io/v2"]);
+        assert_eq!(roots("a.b:5000/c"), ["https://a.b:5000/v2"]);
+        assert_eq!(roots("a.b:80/c"), ["http://a.b:80/v2"]);
+        for host in ["localhost:5000", "127.1.2.3:5000", "[::1]:5000"] {
+            let want = ["https", "http"].map(|scheme| format!("{scheme}://{host}/v2"));
+            assert_eq!(roots(&format!("{host}/c")), want);
+        }
+    }
+
+    #[test]
+    fn the_hosts_own_file_goes_before_the_default() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, server: &str| {
+            std::fs::create_dir_all(dir.path().join(name)).unwrap();
+            let text = format!("server = \"https://{server}\"\n");
+            std::fs::write(dir.path().join(name).join("hosts.toml"), text).unwrap();
+        };
+        let first = |reference: &str| {
+            let specs = load(Some(dir.path()), &reference.parse().unwrap()).unwrap();
+            specs[0].root.host()
+        };
+        put("_default", "default.x");
+        assert_eq!(first("a.b:5000/c"), "default.x");
+        put("a.b:5000", "own.x");
+        assert_eq!(first("a.b:5000/c"), "own.x");
+        put("a.b_5000_", "portable.x");
+        assert_eq!(first("a.b:5000/c"), "portable.x");
+        assert_eq!(first("nginx"), "default.x");
+    }
+
+    #[test]
+    fn an_unreadable_file_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("a.b/hosts.toml")).unwrap();
+        let error = load(Some(dir.path()), &"a.b/c".parse().unwrap()).unwrap_err();
+        assert!(matches!(error, HostsError::Read { .. }), "{error}");
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    }
+}

@@ -1,0 +1,258 @@
+//! One question to one host: with its credentials, its redirects, and its pleas to come back later.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, LOCATION, RANGE, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use serde::Deserialize;
+
+use crate::auth;
+use crate::challenge;
+use crate::config::{Config, REDIRECT_LIMIT, TEXT_LIMIT_BYTES};
+use crate::error::FetchError;
+use crate::site::Site;
+use crate::transport::read_all;
+use crate::url::{Url, Wire};
+
+const AGENT: &str = concat!("wharf/", env!("CARGO_PKG_VERSION"));
+/// The most characters of a registry's own words in an error.
+const SAID_LIMIT_CHARS: usize = 200;
+
+/// What is asked for, below the repository.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    /// `manifests/<tag or digest>` or `blobs/<digest>`.
+    pub(crate) path: String,
+    /// The media types taken, or nothing for any.
+    pub(crate) accept: String,
+    /// The first byte wanted; 0 for all.
+    pub(crate) from_byte: u64,
+}
+
+/// A good answer, its body still to be read.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The head and the body; the status is 200 or 206.
+    pub(crate) response: Response<Incoming>,
+    /// Host and port of who sends the body: not always the one that was asked.
+    pub(crate) host: String,
+}
+
+/// Asks, and asks again within bounds if the host is busy.
+pub(crate) async fn ask(site: &Site, config: &Config, question: &Ask) -> Result<Answer, FetchError> {
+    let mut attempt = 0;
+    loop {
+        let error = match ask_once(site, config, question).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        // A host that let us wait for the whole timeout is left for the next one.
+        let worth = error.is_passing() && !matches!(error, FetchError::Stalled { .. });
+        if !worth || attempt == config.limits.retries {
+            return Err(error);
+        }
+        let pause = config.limits.pause(attempt, error.retry_after());
+        tracing::debug!(%error, attempt, pause_ms = pause.as_millis(), "asking again");
+        tokio::time::sleep(pause).await;
+        attempt += 1;
+    }
+}
+
+async fn ask_once(site: &Site, config: &Config, question: &Ask) -> Result<Answer, FetchError> {
+    let url = address(site, question)?;
+    let mut answer = follow(site, config, question, &url).await?;
+    if answer.response.status() == StatusCode::UNAUTHORIZED && answer.standing == Standing::Home {
+        let headers = answer.response.headers().get_all(WWW_AUTHENTICATE);
+        let texts = headers.iter().filter_map(|value| value.to_str().ok());
+        let challenges: Vec<_> = texts.take(4).flat_map(challenge::parse).collect();
+        if let Some(value) = auth::answer(site, config, &challenges).await? {
+            site.authorize(value);
+            answer = follow(site, config, question, &url).await?;
+        }
+    }
+    judge(site, answer).await
+}
+
+fn address(site: &Site, question: &Ask) -> Result<Url, FetchError> {
+    let root = site.root.uri().to_string();
+    let url = format!("{}/{}/{}", root.trim_end_matches('/'), site.repository, question.path);
+    let url = Url::parse(&url).and_then(|url| match &site.namespace {
+        Some(namespace) => url.with_query("ns", namespace),
+        None => Ok(url),
+    });
+    url.map_err(|reason| FetchError::Redirect { host: site.name(), reason })
+}
+
+/// Where a chain of redirects ended.
+struct Landed {
+    response: Response<Incoming>,
+    host: String,
+    standing: Standing,
+}
+
+/// Whether a request still goes to the site. Once left, the site is a stranger too: it gets no credentials by way of
+/// another host.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Home,
+    Abroad,
+}
+
+async fn follow(site: &Site, config: &Config, question: &Ask, start: &Url) -> Result<Landed, FetchError> {
+    let mut url = start.clone();
+    let mut standing = Standing::Home;
+    for _hop in 0..=REDIRECT_LIMIT {
+        let transport = match standing {
+            Standing::Home => site.own(),
+            Standing::Abroad => site.foreign(config).await,
+        };
+        let response = transport.send(request(site, question, &url, standing)?, &url).await?;
+        let host = url.host_and_port().to_owned();
+        if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+            return Ok(Landed { response, host, standing });
+        }
+        let wrong = |reason| FetchError::Redirect { host: host.clone(), reason };
+        let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        let target = url.join(location.ok_or_else(|| wrong("is missing"))?).map_err(wrong)?;
+        if url.wire() == Wire::Tls && target.wire() == Wire::Plain {
+            return Err(wrong("is not encrypted"));
+        }
+        if !target.same_origin(start) {
+            standing = Standing::Abroad;
+        }
+        url = target;
+    }
+    Err(FetchError::Redirect { host: url.host_and_port().to_owned(), reason: "is one of more than ten in a row" })
+}
+
+fn request(site: &Site, question: &Ask, url: &Url, standing: Standing) -> Result<Request<Full<Bytes>>, FetchError> {
+    let mut request = Request::get(url.uri()).header(USER_AGENT, AGENT);
+    if !question.accept.is_empty() {
+        request = request.header(ACCEPT, &question.accept);
+    }
+    if question.from_byte > 0 {
+        request = request.header(RANGE, format!("bytes={}-", question.from_byte));
+    }
+    let mut request = request.body(Full::default()).map_err(|error| FetchError::Broken {
+        host: url.host_and_port().to_owned(),
+        source: Box::new(error),
+    })?;
+    if standing == Standing::Home {
+        for (name, value) in &site.headers {
+            request.headers_mut().append(name, value.clone());
+        }
+        if let Some(value) = site.authorization() {
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+    }
+    Ok(request)
+}
+
+async fn judge(site: &Site, landed: Landed) -> Result<Answer, FetchError> {
+    let Landed { response, host, standing } = landed;
+    if matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
+        return Ok(Answer { response, host });
+    }
+    let failure = failure_of(&response, &host, String::new());
+    // The words of a host that we were sent to could be those of a service that only we can reach.
+    if standing == Standing::Abroad {
+        return Err(failure);
+    }
+    let said = match read_all(response.into_body(), &host, TEXT_LIMIT_BYTES, site.own().stall_timeout()).await {
+        Ok(body) => words(&body),
+        Err(_unread) => String::new(),
+    };
+    Err(with_words(failure, said))
+}
+
+/// The error for an answer other than a good one.
+pub(crate) fn failure_of(response: &Response<Incoming>, host: &str, said: String) -> FetchError {
+    let host = host.to_owned();
+    match response.status().as_u16() {
+        404 | 410 => FetchError::NotFound { host, said },
+        status @ (401 | 403) => FetchError::Denied { host, status, said },
+        status => {
+            FetchError::Status { host, status, said, retry_after: retry_after(response.headers().get(RETRY_AFTER)) }
+        }
+    }
+}
+
+fn with_words(mut failure: FetchError, words: String) -> FetchError {
+    match &mut failure {
+        FetchError::NotFound { said, .. } | FetchError::Denied { said, .. } | FetchError::Status { said, .. } => {
+            *said = words;
+        }
+        _ => {}
+    }
+    failure
+}
+
+/// Seconds. The form with a date is not worth a parser: its absence means our own pause.
+fn retry_after(value: Option<&HeaderValue>) -> Option<Duration> {
+    value?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    errors: Vec<ErrorItem>,
+}
+
+#[derive(Deserialize)]
+struct ErrorItem {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// `: manifest unknown (MANIFEST_UNKNOWN)`, or nothing. Long words and what follows a question mark are left out: they
+/// may be addresses with signatures, or tokens.
+fn words(body: &[u8]) -> String {
+    let Ok(ErrorBody { errors }) = serde_json::from_slice(body) else { return String::new() };
+    let Some(first) = errors.first() else { return String::new() };
+    let code: String =
+        first.code.chars().filter(|c| c.is_ascii_uppercase() || *c == '_').take(40).collect();
+    let clean = |word: &str| {
+        let word = word.split('?').next().unwrap_or_default();
+        if word.len() > 80 { "…".to_owned() } else { word.replace(char::is_control, " ") }
+    };
+    let message: Vec<_> = first.message.split_whitespace().map(clean).collect();
+    let message: String = message.join(" ").chars().take(SAID_LIMIT_CHARS).collect();
+    match (message.is_empty(), code.is_empty()) {
+        (true, true) => String::new(),
+        (false, true) => format!(": {message}"),
+        (true, false) => format!(": {code}"),
+        (false, false) => format!(": {message} ({code})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_registry_are_kept_short_and_clean() {
+        let body = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest\n unknown"}]}"#;
+        assert_eq!(words(body), ": manifest unknown (MANIFEST_UNKNOWN)");
+        let body = br#"{"errors":[{"message":"see https://a.b/c?sig=secret now"}]}"#;
+        assert_eq!(words(body), ": see https://a.b/c now");
+        let long = format!(r#"{{"errors":[{{"code":"X","message":"{} {}"}}]}}"#, "s".repeat(90), "a b ".repeat(200));
+        assert!(words(long.as_bytes()).chars().count() < 220 && words(long.as_bytes()).starts_with(": …"));
+        for nothing in [&b"<html>"[..], b"{}", br#"{"errors":[]}"#, br#"{"errors":[{}]}"#] {
+            assert_eq!(words(nothing), "");
+        }
+    }
+
+    #[test]
+    fn only_seconds_are_a_time_to_wait() {
+        let value = |text| HeaderValue::from_static(text);
+        assert_eq!(retry_after(Some(&value(" 7 "))), Some(Duration::from_secs(7)));
+        for bad in ["-1", "soon", "Wed, 21 Oct 2015 07:28:00 GMT"] {
+            assert_eq!(retry_after(Some(&value(bad))), None);
+        }
+        assert_eq!(retry_after(None), None);
+    }
+}

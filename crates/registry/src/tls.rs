@@ -1,0 +1,208 @@
+//! TLS settings of one registry: rustls with ring, TLS 1.2 or newer, the system's roots and those of `hosts.toml`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::ResolvesClientCert;
+use rustls::crypto::CryptoProvider;
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+/// Why the TLS files of a registry can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file can't be read or is not PEM.
+    #[error("cannot read PEM of {}", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls_pki_types::pem::Error,
+    },
+    /// A file has no certificate in it.
+    #[error("{} has no certificate", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A certificate or a key is not what it should be.
+    #[error("cannot use {}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The TLS library refuses its own settings.
+    #[error("cannot set up TLS")]
+    Setup {
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+}
+
+/// What `hosts.toml` says of TLS for one host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct TlsFiles {
+    /// Certificates of authorities trusted beside the system's.
+    pub(crate) ca: Vec<PathBuf>,
+    /// Certificates of ours and their keys.
+    pub(crate) client: Vec<(PathBuf, PathBuf)>,
+    /// Whether the server's certificate is checked.
+    pub(crate) trust: Trust,
+}
+
+/// Whether a server has to prove who it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// It has to.
+    #[default]
+    Verified,
+    /// `skip_verify`: it has not.
+    Blind,
+}
+
+/// The settings for a host itself and for hosts that it sends us to; the latter get neither our certificates nor
+/// blind trust.
+#[derive(Debug, Clone)]
+pub(crate) struct TlsPair {
+    pub(crate) own: ClientConfig,
+    pub(crate) foreign: ClientConfig,
+}
+
+/// The system's roots. A damaged certificate among them is skipped, as everywhere.
+pub(crate) fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (_added, ignored) = roots.add_parsable_certificates(found.certs);
+    if ignored > 0 || !found.errors.is_empty() {
+        tracing::warn!(ignored, errors = found.errors.len(), "some of the system's root certificates are unusable");
+    }
+    roots
+}
+
+/// Reads the files and makes the settings. Blocking.
+pub(crate) fn load(files: &TlsFiles, system: &RootCertStore) -> Result<TlsPair, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = system.clone();
+    for path in &files.ca {
+        for certificate in certificates(path)? {
+            roots
+                .add(certificate)
+                .map_err(|source| TlsError::Unusable { path: path.clone(), source })?;
+        }
+    }
+    let mut keys = Vec::new();
+    for (certificate, key) in &files.client {
+        keys.push(Arc::new(certified_key(certificate, key, &provider)?));
+    }
+    let roots = Arc::new(roots);
+    let foreign = config(&provider, &roots, Trust::Verified, Vec::new())?;
+    let own = if keys.is_empty() && files.trust == Trust::Verified {
+        foreign.clone()
+    } else {
+        config(&provider, &roots, files.trust, keys)?
+    };
+    Ok(TlsPair { own, foreign })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = |source| TlsError::Pem { path: path.to_owned(), source };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(pem)?.collect();
+    let found = found.map_err(pem)?;
+    if found.is_empty() { Err(TlsError::Empty { path: path.to_owned() }) } else { Ok(found) }
+}
+
+fn certified_key(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+    let chain = certificates(certificate)?;
+    let der = PrivateKeyDer::from_pem_file(key)
+        .map_err(|source| TlsError::Pem { path: key.to_owned(), source })?;
+    CertifiedKey::from_der(chain, der, provider)
+        .map_err(|source| TlsError::Unusable { path: key.to_owned(), source })
+}
+
+fn config(
+    provider: &Arc<CryptoProvider>,
+    roots: &Arc<RootCertStore>,
+    trust: Trust,
+    keys: Vec<Arc<CertifiedKey>>,
+) -> Result<ClientConfig, TlsError> {
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|source| TlsError::Setup { source })?;
+    let builder = match trust {
+        Trust::Verified => builder.with_root_certificates(roots.clone()),
+        Trust::Blind => {
+            let verifier = Arc::new(Unverified { provider: provider.clone() });
+            builder.dangerous().with_custom_certificate_verifier(verifier)
+        }
+    };
+    Ok(if keys.is_empty() {
+        builder.with_no_client_auth()
+    } else {
+        builder.with_client_cert_resolver(Arc::new(Keys(keys)))
+    })
+}
+
+/// The first of our certificates whose key the server can check.
+#[derive(Debug)]
+struct Keys(Vec<Arc<CertifiedKey>>);
+
+impl ResolvesClientCert for Keys {
+    fn resolve(&self, _issuers: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.iter().find(|key| key.key.choose_scheme(schemes).is_some()).cloned()
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Takes any certificate, but still has the server prove that it holds the key.
+#[derive(Debug)]
+struct Unverified {
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Unverified {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

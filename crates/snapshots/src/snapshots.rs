@@ -1,0 +1,248 @@
+//! The directory of snapshots.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
+use nix::unistd::{Gid, Uid, fchown};
+use wharf_sys::error::Named;
+use wharf_sys::fs::{Resolve, open, open_below};
+use wharf_types::{ContainerId, ErrorKind};
+
+use crate::Reaper;
+use crate::tree::{Usage, measure, remove_tree};
+
+const TRASH: &str = ".trash";
+
+/// Why a snapshot could not be made, measured or removed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what} the snapshot {name}")]
+pub struct SnapshotError {
+    /// What was tried.
+    pub what: &'static str,
+    /// The container, or the directory of all snapshots.
+    pub name: String,
+    /// The call that failed.
+    #[source]
+    pub source: wharf_sys::Error,
+}
+
+impl SnapshotError {
+    /// The class of the error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self.source.errno {
+            Errno::ENOSPC | Errno::EDQUOT => ErrorKind::ResourceExhausted,
+            Errno::ENOENT => ErrorKind::NotFound,
+            _ => ErrorKind::Internal,
+        }
+    }
+}
+
+/// The two directories of an overlay mount that are the container's own. Both are on one file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What the container wrote.
+    pub upper: PathBuf,
+    /// For overlayfs.
+    pub work: PathBuf,
+}
+
+/// All snapshots of a node.
+#[derive(Debug)]
+pub struct Snapshots {
+    path: PathBuf,
+    root: OwnedFd,
+    trash: Arc<OwnedFd>,
+    reaper: Reaper,
+    serial: AtomicU64,
+    measured: Mutex<HashMap<ContainerId, (Usage, Instant)>>,
+}
+
+impl Snapshots {
+    /// Opens the directory, making it if need be, and has what a crash left half made or half removed taken away in
+    /// the background.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open(path: &Path) -> Result<Self, SnapshotError> {
+        let failed = |source| SnapshotError { what: "open", name: path.display().to_string(), source };
+        std::fs::create_dir_all(path).named("mkdir", || path.display().to_string()).map_err(failed)?;
+        let root = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(failed)?;
+        fchmod(&root, Mode::S_IRWXU).named("fchmod", String::new).map_err(failed)?;
+        make(&root, OsStr::new(TRASH)).map_err(failed)?;
+        let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let trash = open_below(root.as_fd(), TRASH, directory, Resolve::BeneathNoLinks).map_err(failed)?;
+        let trash = Arc::new(trash);
+        let reaper = Reaper::start(Arc::clone(&trash)).named("clone", String::new).map_err(failed)?;
+        let snapshots = Self {
+            path: path.to_owned(),
+            root,
+            trash,
+            reaper,
+            serial: AtomicU64::new(0),
+            measured: Mutex::new(HashMap::new()),
+        };
+        snapshots.sweep().map_err(failed)?;
+        Ok(snapshots)
+    }
+
+    /// Makes the snapshot of a container, or returns the one it has. The root of a merged overlay shows the attributes
+    /// of the upper directory, so `top` is opened and its mode and owner are copied: the root of the image's topmost
+    /// layer.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn prepare(&self, container: &ContainerId, top: &Path) -> Result<Snapshot, SnapshotError> {
+        let failed = |source| SnapshotError { what: "make", name: container.to_string(), source };
+        let snapshot = self.at(container);
+        let half = OsString::from(format!(".{container}"));
+        let made = self.make_half(&half, top).and_then(|()| {
+            let flags = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
+            match nix::fcntl::renameat2(&self.root, half.as_os_str(), &self.root, container.as_str(), flags) {
+                Ok(()) => Ok(()),
+                Err(Errno::EEXIST) => remove_tree(self.root.as_fd(), &half),
+                Err(errno) => Err(wharf_sys::Error::new("rename", container.to_string(), errno)),
+            }
+        });
+        made.map_err(failed)?;
+        Ok(snapshot)
+    }
+
+    fn make_half(&self, half: &OsStr, top: &Path) -> wharf_sys::Result<()> {
+        let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let like = fstat(open(top, directory)?).named("fstat", || top.display().to_string())?;
+        remove_tree(self.root.as_fd(), half)?;
+        make(&self.root, half)?;
+        let own = open_below(self.root.as_fd(), half, directory, Resolve::BeneathNoLinks)?;
+        for name in ["fs", "work"] {
+            make(&own, OsStr::new(name))?;
+        }
+        let upper = open_below(own.as_fd(), "fs", directory, Resolve::BeneathNoLinks)?;
+        let owner = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
+        fchown(&upper, Some(owner.0), Some(owner.1)).named("fchown", || "fs".into())?;
+        fchmod(&upper, Mode::from_bits_truncate(like.st_mode & 0o7777)).named("fchmod", || "fs".into())
+    }
+
+    /// The directories of a container's snapshot, whether they exist or not.
+    #[must_use]
+    pub fn at(&self, container: &ContainerId) -> Snapshot {
+        let own = self.path.join(container.as_str());
+        Snapshot { upper: own.join("fs"), work: own.join("work") }
+    }
+
+    /// Takes a container's snapshot away; its disk space is freed in the background. That there is none is success.
+    ///
+    /// # Errors
+    /// EBUSY if its directory itself is a mount point.
+    pub fn remove(&self, container: &ContainerId) -> Result<(), SnapshotError> {
+        lock(&self.measured).remove(container);
+        self.discard(OsStr::new(container.as_str())).map_err(|source| SnapshotError {
+            what: "remove",
+            name: container.to_string(),
+            source,
+        })
+    }
+
+    /// The containers that have a snapshot.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn list(&self) -> Result<Vec<ContainerId>, SnapshotError> {
+        let name = || self.path.display().to_string();
+        let names = self.names().map_err(|source| SnapshotError { what: "list", name: name(), source })?;
+        Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+    }
+
+    /// What a container's snapshot takes on disk: what was found at most `max_age` ago, or a walk now.
+    ///
+    /// # Errors
+    /// The kernel's, ENOENT if there is none.
+    pub fn usage(&self, container: &ContainerId, max_age: Duration) -> Result<Usage, SnapshotError> {
+        if let Some((usage, at)) = lock(&self.measured).get(container)
+            && at.elapsed() <= max_age
+        {
+            return Ok(*usage);
+        }
+        let path = Path::new(container.as_str()).join("fs");
+        let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let usage = open_below(self.root.as_fd(), path, directory, Resolve::BeneathNoLinks)
+            .and_then(|upper| measure(upper.as_fd()))
+            .map_err(|source| SnapshotError { what: "measure", name: container.to_string(), source })?;
+        lock(&self.measured).insert(container.clone(), (usage, Instant::now()));
+        Ok(usage)
+    }
+
+    /// What the last walk found, from memory alone; `None` before the first.
+    #[must_use]
+    pub fn known_usage(&self, container: &ContainerId) -> Option<Usage> {
+        lock(&self.measured).get(container).map(|(usage, _at)| *usage)
+    }
+
+    fn names(&self) -> wharf_sys::Result<Vec<OsString>> {
+        entries(&self.root)
+    }
+
+    fn sweep(&self) -> wharf_sys::Result<()> {
+        for name in self.names()? {
+            if name.to_str().is_some_and(|name| name.starts_with('.') && name != TRASH) {
+                self.discard(&name)?;
+            }
+        }
+        entries(&self.trash)?.into_iter().for_each(|name| self.reaper.remove(name));
+        Ok(())
+    }
+
+    /// Moves a name into the trash under a number of its own.
+    fn discard(&self, name: &OsStr) -> wharf_sys::Result<()> {
+        loop {
+            let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+            let target = OsString::from(format!("{serial}"));
+            let flags = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
+            match nix::fcntl::renameat2(&self.root, name, &*self.trash, target.as_os_str(), flags) {
+                Ok(()) => self.reaper.remove(target),
+                Err(Errno::EEXIST) => continue,
+                Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(wharf_sys::Error::new("rename", name.display().to_string(), errno)),
+            }
+            return Ok(());
+        }
+    }
+}
+
+/// Makes a directory of mode 0755, or leaves the one that is there.
+fn make(parent: &OwnedFd, name: &OsStr) -> wharf_sys::Result<()> {
+    match mkdirat(parent, name, Mode::from_bits_truncate(0o755)) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(wharf_sys::Error::new("mkdirat", name.display().to_string(), errno)),
+    }
+}
+
+/// The names in a directory of wharf's own, without `.` and `..`.
+fn entries(directory: &OwnedFd) -> wharf_sys::Result<Vec<OsString>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut dir = Dir::openat(directory, ".", flags, Mode::empty())
+        .named("openat", || "a directory of snapshots".into())?;
+    let mut names = Vec::new();
+    for entry in dir.iter() {
+        let entry = entry.named("readdir", || "a directory of snapshots".into())?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name != "." && name != ".." {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

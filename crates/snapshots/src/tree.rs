@@ -1,0 +1,50 @@
+//! Directory trees that a container or an image filled: removed and measured by descriptor alone.
+//!
+//! Such a tree is hostile in shape: it may be deeper than any path or stack can be, wider than memory, and something
+//! may be mounted inside. So both walks are loops over a short stack of open directories, follow no link, and never
+//! leave the file system they began on: a mount inside is left alone with all it holds, and reported.
+
+mod measure;
+mod remove;
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
+
+pub use measure::{Usage, measure};
+pub use remove::remove_tree;
+
+/// How many directories a walk keeps open: two descriptors and one read buffer each.
+const OPEN_LIMIT: usize = 48;
+
+/// Opens the directory `name` in `parent` for reading, if it is one, no link, and on the same mount.
+fn open_directory(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlag::RESOLVE_BENEATH
+        | ResolveFlag::RESOLVE_NO_SYMLINKS
+        | ResolveFlag::RESOLVE_NO_MAGICLINKS
+        | ResolveFlag::RESOLVE_NO_XDEV;
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    loop {
+        match nix::fcntl::openat2(parent, name, OpenHow::new().flags(flags).resolve(resolve)) {
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            other => return other,
+        }
+    }
+}
+
+/// An open directory and what is left of its listing. (`Dir` alone would start again with each call of `iter`.)
+struct Listing {
+    fd: OwnedFd,
+    entries: nix::dir::OwningIter,
+}
+
+impl Listing {
+    fn open(parent: BorrowedFd<'_>, name: &OsStr) -> Result<Self, Errno> {
+        let fd = open_directory(parent, name)?;
+        let entries = Dir::from_fd(open_directory(fd.as_fd(), OsStr::new("."))?)?.into_iter();
+        Ok(Self { fd, entries })
+    }
+}

@@ -1,0 +1,164 @@
+//! Removal. Depth is taken out of the tree instead of being followed: what lies too deep is moved up to the top.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::dir::Type;
+use nix::errno::Errno;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use wharf_sys::Error;
+
+use super::{Listing, OPEN_LIMIT, open_directory};
+
+/// The names under which deep directories wait at the top; no file of the tree is lost if it has such a name, for the
+/// rename then fails and the next number is taken.
+const LIFTED: &str = ".wharf-lifted-";
+
+/// Removes `name` in `parent` with all below it; that it does not exist is success. Memory and descriptors used do
+/// not grow with the tree.
+///
+/// # Errors
+/// EBUSY if something is mounted inside: it and the directories that lead to it stay, everything else goes. Otherwise
+/// the first refusal of the kernel, after everything that can be removed was.
+pub fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> wharf_sys::Result<()> {
+    match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+        Err(Errno::EISDIR | Errno::EPERM) => {}
+        Err(errno) => return Err(failure(name, errno)),
+    }
+    let mut removal = Removal { refused: None, lifted: 0 };
+    loop {
+        let lifted_before = removal.lifted;
+        let top = match open_directory(parent, name) {
+            Ok(top) => top,
+            Err(errno) => return Err(failure(name, busy(errno))),
+        };
+        removal.empty(top.as_fd()).map_err(|errno| failure(name, errno))?;
+        // What was lifted may have come after its turn in the listing.
+        if removal.lifted == lifted_before {
+            break;
+        }
+    }
+    match unlinkat(parent, name, UnlinkatFlags::RemoveDir) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(removal.refused.unwrap_or_else(|| failure(name, errno))),
+    }
+}
+
+struct Removal {
+    refused: Option<Error>,
+    lifted: u64,
+}
+
+/// A directory that is being emptied, and its name in the one below it on the stack.
+struct Level {
+    listing: Listing,
+    name: CString,
+}
+
+impl Removal {
+    fn empty(&mut self, top: BorrowedFd<'_>) -> Result<(), Errno> {
+        let listing = Listing::open(top, OsStr::new("."))?;
+        let mut stack = vec![Level { listing, name: CString::default() }];
+        while let Some(level) = stack.last_mut() {
+            let Some(entry) = level.listing.entries.next() else {
+                let Some(done) = stack.pop() else { break };
+                if let Some(above) = stack.last()
+                    && self.unlink(above.listing.fd.as_fd(), &done.name, UnlinkatFlags::RemoveDir).is_err()
+                {
+                    tracing::debug!(name = ?done.name, "a directory stays: something in it could not be removed");
+                }
+                continue;
+            };
+            let entry = entry?;
+            if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let name = entry.file_name().to_owned();
+            let is_directory = match entry.file_type() {
+                Some(Type::Directory) => true,
+                Some(_) => {
+                    self.unlink(level.listing.fd.as_fd(), &name, UnlinkatFlags::NoRemoveDir)
+                        == Err(Errno::EISDIR)
+                }
+                None => nix::unistd::unlinkat(&level.listing.fd, &*name, UnlinkatFlags::NoRemoveDir).is_err(),
+            };
+            if !is_directory || unlinkat(&level.listing.fd, &*name, UnlinkatFlags::RemoveDir).is_ok() {
+                continue;
+            }
+            let full = stack.len() == OPEN_LIMIT;
+            self.descend(top, &mut stack, name, full.then_some(Full))?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with the directory `name` of the last level, or moves it up if the stack is full.
+    fn descend(
+        &mut self,
+        top: BorrowedFd<'_>,
+        stack: &mut Vec<Level>,
+        name: CString,
+        full: Option<Full>,
+    ) -> Result<(), Errno> {
+        let Some(level) = stack.last() else { return Ok(()) };
+        let opened = Listing::open(level.listing.fd.as_fd(), OsStr::from_bytes(name.as_bytes()));
+        match (opened, full) {
+            (Ok(_), Some(Full)) => self.lift(level.listing.fd.as_fd(), &name, top),
+            (Ok(listing), None) => {
+                stack.push(Level { listing, name });
+                Ok(())
+            }
+            (Err(errno), _) => {
+                self.refuse(&name, busy(errno));
+                Ok(())
+            }
+        }
+    }
+
+    fn lift(&mut self, from: BorrowedFd<'_>, name: &CString, top: BorrowedFd<'_>) -> Result<(), Errno> {
+        loop {
+            self.lifted += 1;
+            let target = OsString::from(format!("{LIFTED}{}", self.lifted));
+            let flags = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
+            match nix::fcntl::renameat2(from, name.as_c_str(), top, target.as_os_str(), flags) {
+                Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+                Err(Errno::EEXIST) => {}
+                Err(errno) => {
+                    self.lifted -= 1;
+                    self.refuse(name, errno);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn unlink(&mut self, dir: BorrowedFd<'_>, name: &CString, flags: UnlinkatFlags) -> Result<(), Errno> {
+        match unlinkat(dir, name.as_c_str(), flags) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => {
+                if errno != Errno::EISDIR {
+                    self.refuse(name, errno);
+                }
+                Err(errno)
+            }
+        }
+    }
+
+    fn refuse(&mut self, name: &CString, errno: Errno) {
+        // A directory is not empty because of an earlier refusal, which says more.
+        self.refused.get_or_insert_with(|| failure(OsStr::from_bytes(name.as_bytes()), errno));
+    }
+}
+
+/// The stack of open directories has its full height.
+struct Full;
+
+fn failure(name: &OsStr, errno: Errno) -> Error {
+    Error::new("remove", name.display().to_string(), errno)
+}
+
+/// Crossing a mount is EXDEV for openat2; for a caller it is a mount in the way.
+fn busy(errno: Errno) -> Errno {
+    if errno == Errno::EXDEV { Errno::EBUSY } else { errno }
+}

@@ -1,0 +1,85 @@
+//! The life of snapshots.
+#![allow(missing_docs, reason = "a test crate has no readers")]
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::time::Duration;
+
+    use wharf_snapshots::Snapshots;
+    use wharf_types::{ContainerId, ErrorKind};
+
+    fn id(byte: u8) -> ContainerId {
+        ContainerId::from_random([byte; 32])
+    }
+
+    #[test]
+    fn a_snapshot_takes_the_attributes_of_the_top_layer() {
+        let temp = tempfile::tempdir().unwrap();
+        let layer = temp.path().join("layer");
+        fs::create_dir(&layer).unwrap();
+        fs::set_permissions(&layer, fs::Permissions::from_mode(0o1777)).unwrap();
+        std::os::unix::fs::chown(&layer, Some(5), Some(6)).unwrap();
+        let snapshots = Snapshots::open(&temp.path().join("snapshots")).unwrap();
+        let snapshot = snapshots.prepare(&id(1), &layer).unwrap();
+        let upper = fs::metadata(&snapshot.upper).unwrap();
+        assert_eq!((upper.mode() & 0o7777, upper.uid(), upper.gid()), (0o1777, 5, 6));
+        assert!(snapshot.work.is_dir());
+        fs::write(snapshot.upper.join("kept"), "x").unwrap();
+        assert_eq!(snapshots.prepare(&id(1), &layer).unwrap(), snapshot, "a retry gets the same");
+        assert!(snapshot.upper.join("kept").exists());
+        assert_eq!(snapshots.list().unwrap(), [id(1)]);
+    }
+
+    #[test]
+    fn removal_is_idempotent_and_at_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(&temp.path().join("s")).unwrap();
+        let snapshot = snapshots.prepare(&id(1), temp.path()).unwrap();
+        for _ in 0..3 {
+            snapshots.remove(&id(1)).unwrap();
+            assert!(!snapshot.upper.exists());
+            assert!(snapshots.list().unwrap().is_empty());
+        }
+        drop(snapshots);
+        assert_eq!(fs::read_dir(temp.path().join("s/.trash")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_a_crash_left_is_swept() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().join("s");
+        drop(Snapshots::open(&root).unwrap());
+        fs::create_dir_all(root.join(format!(".{}/fs", id(2)))).unwrap();
+        fs::create_dir_all(root.join(".trash/0/deep")).unwrap();
+        drop(Snapshots::open(&root).unwrap());
+        assert_eq!(fs::read_dir(root.join(".trash")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn usage_is_measured_no_more_often_than_asked() {
+        let temp = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(&temp.path().join("s")).unwrap();
+        let error = snapshots.usage(&id(3), Duration::ZERO).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        let snapshot = snapshots.prepare(&id(3), temp.path()).unwrap();
+        assert_eq!(snapshots.known_usage(&id(3)), None);
+        let empty = snapshots.usage(&id(3), Duration::ZERO).unwrap();
+        fs::write(snapshot.upper.join("file"), [1; 100_000]).unwrap();
+        assert_eq!(snapshots.usage(&id(3), Duration::from_secs(3600)).unwrap(), empty);
+        let full = snapshots.usage(&id(3), Duration::ZERO).unwrap();
+        assert!(full.bytes >= empty.bytes + 100_000 && full.inodes == empty.inodes + 1);
+        assert_eq!(snapshots.known_usage(&id(3)), Some(full));
+    }
+
+    #[test]
+    fn a_missing_layer_is_an_error_that_leaves_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        let snapshots = Snapshots::open(&temp.path().join("s")).unwrap();
+        let error = snapshots.prepare(&id(4), &temp.path().join("none")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(snapshots.list().unwrap().is_empty());
+    }
+}

@@ -1,0 +1,116 @@
+//! Removal and measurement of trees, on a real file system and with real mounts.
+#![allow(missing_docs, reason = "a test crate has no readers")]
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::fs::{self, File};
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::path::Path;
+
+    use nix::fcntl::OFlag;
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::CloneFlags;
+    use nix::sys::stat::{Mode, mkdirat};
+    use wharf_snapshots::tree::{measure, remove_tree};
+
+    fn directory(path: &Path) -> OwnedFd {
+        File::open(path).unwrap().into()
+    }
+
+    /// Makes a chain of directories deeper than any path.
+    fn deep(top: &Path, depth: usize) {
+        let mut fd = directory(top);
+        for _ in 0..depth {
+            mkdirat(&fd, "d", Mode::S_IRWXU).unwrap();
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+            fd = nix::fcntl::openat(&fd, "d", flags, Mode::empty()).unwrap();
+        }
+        nix::fcntl::openat(&fd, "leaf", OFlag::O_CREAT | OFlag::O_WRONLY, Mode::S_IRWXU).unwrap();
+    }
+
+    /// Runs on a thread with a mount namespace of its own.
+    fn in_own_mounts(run: impl FnOnce() + Send + 'static) {
+        let thread = std::thread::spawn(|| {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).unwrap();
+            let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
+            run();
+        });
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn ten_thousand_levels_are_removed() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::create_dir(temp.path().join("x")).unwrap();
+        deep(&temp.path().join("x"), 10_000);
+        let parent = directory(temp.path());
+        assert!(measure(parent.as_fd()).unwrap().inodes > 40);
+        remove_tree(parent.as_fd(), OsStr::new("x")).unwrap();
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn wide_and_bushy_trees_are_removed_and_measured() {
+        let temp = tempfile::tempdir().unwrap();
+        let top = temp.path().join("x");
+        for a in 0..20 {
+            for b in 0..5 {
+                let dir = top.join(format!("{a}/{b}"));
+                fs::create_dir_all(&dir).unwrap();
+                for c in 0..5 {
+                    fs::write(dir.join(format!("{c}")), [1; 5000]).unwrap();
+                }
+            }
+            deep(&top.join(format!("{a}")), 100);
+        }
+        fs::hard_link(top.join("0/0/0"), top.join("0/0/again")).unwrap();
+        let usage = measure(directory(&top).as_fd()).unwrap();
+        assert!(usage.bytes >= 20 * 5 * 5 * 8192, "{usage:?}");
+        let counted_once = 1 + 20 + 100 + 500;
+        assert!((counted_once..counted_once + 20 * 101).contains(&usage.inodes), "{usage:?}");
+        remove_tree(directory(temp.path()).as_fd(), OsStr::new("x")).unwrap();
+        assert!(!top.exists());
+    }
+
+    #[test]
+    fn links_are_removed_and_never_followed() {
+        let temp = tempfile::tempdir().unwrap();
+        let canary = temp.path().join("canary");
+        fs::create_dir(&canary).unwrap();
+        fs::write(canary.join("file"), "alive").unwrap();
+        fs::create_dir(temp.path().join("x")).unwrap();
+        std::os::unix::fs::symlink(&canary, temp.path().join("x/link")).unwrap();
+        std::os::unix::fs::symlink(&canary, temp.path().join("top")).unwrap();
+        let parent = directory(temp.path());
+        for name in ["x", "top", "never was"] {
+            remove_tree(parent.as_fd(), OsStr::new(name)).unwrap();
+        }
+        assert_eq!(fs::read_to_string(canary.join("file")).unwrap(), "alive");
+        assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_mounted_inside_keeps_its_content() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().to_owned();
+        in_own_mounts(move || {
+            let canary = path.join("canary");
+            fs::create_dir_all(path.join("x/a/mount")).unwrap();
+            fs::create_dir_all(path.join("x/b/c")).unwrap();
+            fs::create_dir(&canary).unwrap();
+            fs::write(canary.join("file"), "alive").unwrap();
+            let bind = MsFlags::MS_BIND;
+            mount(Some(&canary), &path.join("x/a/mount"), None::<&str>, bind, None::<&str>).unwrap();
+            let parent = directory(&path);
+            let error = remove_tree(parent.as_fd(), OsStr::new("x")).unwrap_err();
+            assert_eq!(error.errno, nix::errno::Errno::EBUSY);
+            assert_eq!(fs::read_to_string(canary.join("file")).unwrap(), "alive");
+            assert!(!path.join("x/b").exists());
+            nix::mount::umount(&path.join("x/a/mount")).unwrap();
+            remove_tree(parent.as_fd(), OsStr::new("x")).unwrap();
+        });
+        assert!(temp.path().join("canary/file").exists());
+    }
+}

@@ -1,0 +1,187 @@
+//! Records: a header line, then the content, replaced whole by a rename.
+//!
+//! The header is `wharf <kind> <version> <bytes> <crc32>`; kinds are words of the caller.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Why a record could not be saved or loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file system refused.
+    #[error("{operation} of record {path} failed", path = .path.display())]
+    Io {
+        /// What was done.
+        operation: &'static str,
+        /// The record.
+        path: PathBuf,
+        /// What the file system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The content is not what was saved, or not a record.
+    #[error("record {path} is damaged: {what}", path = .path.display())]
+    Damaged {
+        /// The record.
+        path: PathBuf,
+        /// What does not fit.
+        what: &'static str,
+    },
+    /// The record is of a kind or version that this build does not know.
+    #[error("record {path} is a {found}, this build reads {wanted}", path = .path.display())]
+    Foreign {
+        /// The record.
+        path: PathBuf,
+        /// Its kind and version.
+        found: String,
+        /// What this build reads.
+        wanted: String,
+    },
+}
+
+impl Error {
+    /// Whether the record is simply not there.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Whether a record must outlive a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It describes what a power cut ends anyway.
+    Volatile,
+    /// The file and its directory are synced before the call returns.
+    Durable,
+}
+
+/// The kind and version of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Format {
+    /// One word.
+    pub kind: &'static str,
+    /// Raised when older builds can no longer read it.
+    pub version: u32,
+}
+
+/// Saves a record in place of an older one. Afterwards a reader finds it whole; after a failure, the older one.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn save(path: &Path, format: Format, content: &[u8], durability: Durability) -> Result<(), Error> {
+    let fail = |operation| move |source| Error::Io { operation, path: path.to_owned(), source };
+    let temporary = path.with_extension("new");
+    let header =
+        format!("wharf {} {} {} {:08x}\n", format.kind, format.version, content.len(), crc32(content));
+    let mut file = fs::File::create(&temporary).map_err(fail("creation"))?;
+    file.write_all(&[header.as_bytes(), content].concat()).map_err(fail("writing"))?;
+    if durability == Durability::Durable {
+        file.sync_all().map_err(fail("syncing"))?;
+    }
+    fs::rename(&temporary, path).map_err(fail("renaming"))?;
+    if let (Durability::Durable, Some(parent)) = (durability, path.parent()) {
+        fs::File::open(parent).and_then(|directory| directory.sync_all()).map_err(fail("syncing"))?;
+    }
+    Ok(())
+}
+
+/// Loads a record of at most 16 MiB.
+///
+/// # Errors
+/// [`Error`]; see [`Error::is_missing`].
+pub fn load(path: &Path, format: Format) -> Result<Vec<u8>, Error> {
+    let damaged = |what| Error::Damaged { path: path.to_owned(), what };
+    let fail = |source| Error::Io { operation: "reading", path: path.to_owned(), source };
+    if fs::metadata(path).map_err(fail)?.len() > 16 << 20 {
+        return Err(damaged("it is longer than 16 MiB"));
+    }
+    let mut bytes = fs::read(path).map_err(fail)?;
+    let end = bytes.iter().position(|&b| b == b'\n').ok_or_else(|| damaged("it has no header"))?;
+    let header = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let content = bytes.split_off(end + 1);
+    let words: Vec<&str> = header.split(' ').collect();
+    let ["wharf", kind, version, length, crc] = words[..] else { return Err(damaged("it has no header")) };
+    if kind != format.kind || version != format.version.to_string() {
+        let wanted = format!("{} {}", format.kind, format.version);
+        return Err(Error::Foreign { path: path.to_owned(), found: format!("{kind} {version}"), wanted });
+    }
+    if length != content.len().to_string() {
+        return Err(damaged("its length does not fit"));
+    }
+    if crc != format!("{:08x}", crc32(&content)) {
+        return Err(damaged("its checksum does not fit"));
+    }
+    Ok(content)
+}
+
+/// Removes a record; one that is gone already is success.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Io { operation: "removal", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The CRC-32 of IEEE 802.3, bit by bit: records are short.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _bit| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FORMAT: Format = Format { kind: "test", version: 3 };
+
+    #[test]
+    fn the_checksum_is_the_common_one() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        for (content, durability) in [(&b"one\n\0"[..], Durability::Volatile), (b"", Durability::Durable)] {
+            save(&path, FORMAT, content, durability).unwrap();
+            assert_eq!(load(&path, FORMAT).unwrap(), content);
+        }
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        assert!(load(&path, FORMAT).unwrap_err().is_missing());
+    }
+
+    #[test]
+    fn every_flipped_or_missing_byte_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        save(&path, FORMAT, b"some content", Durability::Volatile).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            fs::write(&path, &bytes).unwrap();
+            assert!(load(&path, FORMAT).is_err(), "byte {at} flipped");
+            fs::write(&path, &whole[..at]).unwrap();
+            assert!(load(&path, FORMAT).is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        save(&path, Format { kind: "test", version: 4 }, b"", Durability::Volatile).unwrap();
+        let error = load(&path, FORMAT).unwrap_err().to_string();
+        assert!(error.contains("test 4") && error.contains("test 3"), "{error}");
+    }
+}

@@ -1,0 +1,192 @@
+//! Files by descriptor: opening below a directory, writing whole, and looking without following.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
+use nix::sys::stat::Mode;
+
+use crate::error::{Error, Named, Result};
+
+/// How a path below a directory is resolved. No way follows a magic link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resolve {
+    /// As if the directory were `/`: absolute links and `..` stay inside.
+    InRoot,
+    /// Leaving the directory is an error, and so is every symbolic link.
+    BeneathNoLinks,
+}
+
+/// Opens `path` below `dir` (close-on-exec).
+///
+/// # Errors
+/// The kernel's: ENOENT, ELOOP for a refused link, EXDEV for an escape.
+pub fn open_below(
+    dir: BorrowedFd<'_>,
+    path: impl AsRef<Path>,
+    flags: OFlag,
+    resolve: Resolve,
+) -> Result<OwnedFd> {
+    open_below_mode(dir, path, flags, 0, resolve)
+}
+
+/// As [`open_below`], with the mode of a file that is created.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_below_mode(
+    dir: BorrowedFd<'_>,
+    path: impl AsRef<Path>,
+    flags: OFlag,
+    mode: u32,
+    resolve: Resolve,
+) -> Result<OwnedFd> {
+    let resolve = match resolve {
+        Resolve::InRoot => ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS,
+        Resolve::BeneathNoLinks => ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS,
+    };
+    let path = path.as_ref();
+    let name = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let how =
+        OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(Mode::from_bits_truncate(mode)).resolve(resolve);
+    loop {
+        // EAGAIN: a rename elsewhere raced with `..`; openat2(2) says to try again.
+        match nix::fcntl::openat2(dir, name, how) {
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            other => return other.named("openat2", || name.display().to_string()),
+        }
+    }
+}
+
+/// Opens a path of the host (close-on-exec).
+///
+/// # Errors
+/// The kernel's.
+pub fn open(path: impl AsRef<Path>, flags: OFlag) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    nix::fcntl::open(path, flags | OFlag::O_CLOEXEC, Mode::empty())
+        .named("open", || path.display().to_string())
+}
+
+/// Writes a kernel file such as `cgroup.procs` in one write.
+///
+/// # Errors
+/// The kernel's, for the open or the write.
+pub fn write_value(path: impl AsRef<Path>, value: &str) -> Result<()> {
+    let path = path.as_ref();
+    let fd = open(path, OFlag::O_WRONLY)?;
+    write_fd(fd.as_fd(), value)
+        .map_err(|error| Error { arguments: format!("{}, {value:?}", path.display()), ..error })
+}
+
+/// Writes `value` to an open kernel file in one write.
+///
+/// # Errors
+/// The kernel's; EIO for a short write.
+pub fn write_fd(fd: BorrowedFd<'_>, value: &str) -> Result<()> {
+    match nix::unistd::write(fd, value.as_bytes()) {
+        Ok(written) if written == value.len() => Ok(()),
+        Ok(_short) => Err(Error::new("write", format!("{value:?}"), Errno::EIO)),
+        Err(errno) => Err(Error::new("write", format!("{value:?}"), errno)),
+    }
+}
+
+/// Reads at most `limit` bytes of a regular file; anything longer, or not a regular file, is an error.
+///
+/// # Errors
+/// EFBIG past the limit, EINVAL for another kind of file, or the kernel's.
+pub fn read_bounded(fd: &OwnedFd, limit: usize) -> Result<Vec<u8>> {
+    let stat = nix::sys::stat::fstat(fd).named("fstat", String::new)?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(Error::new("read", "not a regular file", Errno::EINVAL));
+    }
+    let mut content = Vec::new();
+    let mut chunk = [0; 16 * 1024];
+    loop {
+        let count = nix::unistd::read(fd, &mut chunk).named("read", String::new)?;
+        if count == 0 {
+            return Ok(content);
+        }
+        if content.len() + count > limit {
+            return Err(Error::new("read", format!("more than {limit} bytes"), Errno::EFBIG));
+        }
+        content.extend_from_slice(&chunk[..count]);
+    }
+}
+
+/// The target of an open descriptor's `/proc/self/fd` entry: a path for calls that take none by descriptor.
+#[must_use]
+pub fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// A memory file that no one can change any more, readable from its start.
+///
+/// # Errors
+/// The kernel's.
+pub fn sealed_memfd(name: &str, content: &[u8]) -> Result<OwnedFd> {
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
+        .named("memfd_create", || name.into())?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(content).named("write", || name.into())?;
+    let seals =
+        SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).named("fcntl(F_ADD_SEALS)", || name.into())?;
+    Ok(file.into())
+}
+
+/// Splits a relative path into its last component and what is before it.
+#[must_use]
+pub fn split_last(path: &str) -> (&str, &OsStr) {
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    (parent, OsStr::from_bytes(name.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn dir() -> (tempfile::TempDir, OwnedFd) {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = open(dir.path(), OFlag::O_PATH | OFlag::O_DIRECTORY).unwrap();
+        (dir, fd)
+    }
+
+    #[test]
+    fn a_link_cannot_leave_the_root() {
+        let (dir, fd) = dir();
+        symlink("/etc", dir.path().join("out")).unwrap();
+        std::fs::create_dir(dir.path().join("etc")).unwrap();
+        std::fs::write(dir.path().join("etc/passwd"), "inside").unwrap();
+        let file = open_below(fd.as_fd(), "out/passwd", OFlag::O_RDONLY, Resolve::InRoot).unwrap();
+        assert_eq!(read_bounded(&file, 100).unwrap(), b"inside");
+        let error =
+            open_below(fd.as_fd(), "out/passwd", OFlag::O_RDONLY, Resolve::BeneathNoLinks).unwrap_err();
+        assert_eq!(error.errno, Errno::ELOOP);
+    }
+
+    #[test]
+    fn long_files_and_fifos_are_refused() {
+        let (dir, fd) = dir();
+        std::fs::write(dir.path().join("long"), [0; 200]).unwrap();
+        let long = open_below(fd.as_fd(), "long", OFlag::O_RDONLY, Resolve::InRoot).unwrap();
+        assert_eq!(read_bounded(&long, 100).unwrap_err().errno, Errno::EFBIG);
+        nix::unistd::mkfifo(&dir.path().join("fifo"), Mode::S_IRWXU).unwrap();
+        let fifo =
+            open_below(fd.as_fd(), "fifo", OFlag::O_RDONLY | OFlag::O_NONBLOCK, Resolve::InRoot).unwrap();
+        assert_eq!(read_bounded(&fifo, 100).unwrap_err().errno, Errno::EINVAL);
+    }
+
+    #[test]
+    fn a_sealed_file_cannot_be_written() {
+        let fd = sealed_memfd("x", b"code").unwrap();
+        assert_eq!(nix::unistd::write(&fd, b"y").unwrap_err(), Errno::EPERM);
+    }
+}

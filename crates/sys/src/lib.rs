@@ -1,0 +1,15 @@
+//! The system calls of wharf that no safe library gives, each as a safe function with a typed error.
+//!
+//! This is the only crate with `unsafe`, and the only one that names `libc` and `rustix`. It decides nothing:
+//! no path, no policy, no default. Every descriptor it returns is owned and close-on-exec.
+
+pub mod bpf;
+pub mod error;
+pub mod fs;
+pub mod mount;
+pub mod process;
+pub mod random;
+pub mod socket;
+pub mod xattr;
+
+pub use error::{Error, Result};

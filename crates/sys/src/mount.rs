@@ -1,0 +1,204 @@
+//! Mounts by descriptor: new file systems, copies of trees, attributes, attachment.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
+
+use crate::error::{Error, Named, Result};
+
+/// What a mount forbids; the values are the kernel's `MOUNT_ATTR_*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attributes(u32);
+
+impl Attributes {
+    /// Nothing is forbidden.
+    pub const NONE: Self = Self(0);
+    /// No writing.
+    pub const READ_ONLY: Self = Self(1);
+    /// Set-user-ID bits have no effect.
+    pub const NO_SUID: Self = Self(2);
+    /// Device nodes cannot be opened.
+    pub const NO_DEV: Self = Self(4);
+    /// Programs cannot be executed.
+    pub const NO_EXEC: Self = Self(8);
+
+    /// Both together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of `other` is forbidden.
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The four bits, for the wire.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Takes the four bits; others are dropped.
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits & 15)
+    }
+}
+
+/// Whether mounts made later on one side appear on the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// Neither way.
+    Private,
+    /// From the host only.
+    Slave,
+    /// Both ways.
+    Shared,
+}
+
+/// Makes a file system of a type with options (an empty value is a flag) as a detached mount.
+///
+/// # Errors
+/// The kernel's, naming the option it refused.
+pub fn new_filesystem(kind: &str, options: &[(&str, &str)], attributes: Attributes) -> Result<OwnedFd> {
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).named("fsopen", || kind.into())?;
+    for (key, value) in options {
+        let set = if value.is_empty() {
+            rustix::mount::fsconfig_set_flag(context.as_fd(), *key)
+        } else {
+            rustix::mount::fsconfig_set_string(context.as_fd(), *key, *value)
+        };
+        set.named("fsconfig", || format!("{kind}, {key}={value}"))?;
+    }
+    finish(&context, kind, attributes)
+}
+
+fn finish(context: &OwnedFd, kind: &str, attributes: Attributes) -> Result<OwnedFd> {
+    rustix::mount::fsconfig_create(context.as_fd()).named("fsconfig(CREATE)", || kind.into())?;
+    let flags = MountAttrFlags::from_bits_retain(attributes.0);
+    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)
+        .named("fsmount", || kind.into())
+}
+
+/// Makes an overlay of `lowers` (topmost first) with a writable `upper` as a detached mount. The upper directory is
+/// volatile: not synced when unmounted, to be discarded after a crash of the machine.
+///
+/// # Errors
+/// The kernel's. EINVAL from `fsconfig` where the kernel lacks `lowerdir+` (before 6.8).
+pub fn new_overlay(lowers: &[&Path], upper: &Path, work: &Path) -> Result<OwnedFd> {
+    let context =
+        rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).named("fsopen", || "overlay".into())?;
+    let set = |key: &str, path: &Path| {
+        rustix::mount::fsconfig_set_string(context.as_fd(), key, path)
+            .named("fsconfig", || format!("overlay, {key}={}", path.display()))
+    };
+    for lower in lowers {
+        set("lowerdir+", lower)?;
+    }
+    set("upperdir", upper)?;
+    set("workdir", work)?;
+    rustix::mount::fsconfig_set_flag(context.as_fd(), "volatile")
+        .named("fsconfig", || "overlay, volatile".into())?;
+    finish(&context, "overlay", Attributes::NONE)
+}
+
+/// Which part of a tree is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The one mount.
+    One,
+    /// The mount and all below it.
+    Recursive,
+}
+
+/// Copies the mount at a path of the host as a detached tree; links are followed.
+///
+/// # Errors
+/// The kernel's, ENOENT for a missing source.
+pub fn copy_tree(path: &Path, depth: Depth) -> Result<OwnedFd> {
+    rustix::mount::open_tree(rustix::fs::CWD, path, tree_flags(depth))
+        .named("open_tree", || path.display().to_string())
+}
+
+/// Copies the mount that an open descriptor refers to.
+///
+/// # Errors
+/// The kernel's.
+pub fn copy_tree_fd(fd: BorrowedFd<'_>, depth: Depth) -> Result<OwnedFd> {
+    rustix::mount::open_tree(fd, c"", tree_flags(depth) | OpenTreeFlags::AT_EMPTY_PATH)
+        .named("open_tree", || format!("descriptor {}", fd.as_raw_fd()))
+}
+
+fn tree_flags(depth: Depth) -> OpenTreeFlags {
+    let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::OPEN_TREE_CLONE;
+    match depth {
+        Depth::One => flags,
+        Depth::Recursive => flags | OpenTreeFlags::AT_RECURSIVE,
+    }
+}
+
+/// Attaches a detached mount over the file or directory that `target` refers to.
+///
+/// # Errors
+/// The kernel's.
+pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(mount, c"", target, c"", flags).named("move_mount", String::new)
+}
+
+/// Forbids `attributes` on a mount, and on all below it if `depth` says so.
+///
+/// # Errors
+/// The kernel's; ENOSYS before Linux 5.12.
+pub fn forbid(mount: BorrowedFd<'_>, attributes: Attributes, depth: Depth) -> Result<()> {
+    set_attributes(mount, depth, attributes, 0)
+}
+
+/// Sets the propagation of a mount, and of all below it if `depth` says so.
+///
+/// # Errors
+/// The kernel's.
+pub fn propagate(mount: BorrowedFd<'_>, propagation: Propagation, depth: Depth) -> Result<()> {
+    let flag = match propagation {
+        Propagation::Private => libc::MS_PRIVATE,
+        Propagation::Slave => libc::MS_SLAVE,
+        Propagation::Shared => libc::MS_SHARED,
+    };
+    set_attributes(mount, depth, Attributes::NONE, flag)
+}
+
+fn set_attributes(mount: BorrowedFd<'_>, depth: Depth, set: Attributes, propagation: u64) -> Result<()> {
+    let attr = libc::mount_attr { attr_set: u64::from(set.0), attr_clr: 0, propagation, userns_fd: 0 };
+    let flags = match depth {
+        Depth::One => libc::AT_EMPTY_PATH,
+        Depth::Recursive => libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+    };
+    // SAFETY: the path is a C string, `attr` is a struct of the size given, and both outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    Errno::result(result).map(drop).map_err(|errno| Error::new("mount_setattr", format!("{attr:?}"), errno))
+}
+
+/// Makes the directory that is the current one the root of this mount namespace, and drops the old root with all
+/// mounts below it.
+///
+/// # Errors
+/// The kernel's.
+pub fn pivot_here() -> Result<()> {
+    nix::unistd::pivot_root(".", ".").named("pivot_root", || ".".into())?;
+    // The old root lies over the new one now; both are `.` to this process. pivot_root(2) describes the trick.
+    nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH).named("umount2", || "the old root".into())?;
+    nix::unistd::chdir("/").named("chdir", || "/".into())
+}

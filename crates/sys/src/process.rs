@@ -1,0 +1,398 @@
+//! Processes: making them, confining them, and acting on them by descriptor.
+
+use std::ffi::CString;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+
+use crate::error::{Error, Named, Result};
+
+/// A witness that this process has one thread, so that its children may run any code after a clone.
+#[derive(Debug)]
+pub struct SingleThreaded(());
+
+impl SingleThreaded {
+    /// Counts the threads. Who holds the witness must start none.
+    ///
+    /// # Errors
+    /// EBUSY if there is more than one, or the kernel's if `/proc` cannot be read.
+    pub fn check() -> Result<Self> {
+        let tasks =
+            std::fs::read_dir("/proc/self/task").named("readdir", || "/proc/self/task".into())?.count();
+        if tasks == 1 {
+            Ok(Self(()))
+        } else {
+            Err(Error::new("clone3", format!("{tasks} threads"), Errno::EBUSY))
+        }
+    }
+}
+
+/// The kernel's `CLONE_INTO_CGROUP`, which is wider than an int.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Which side of a clone this is.
+#[derive(Debug)]
+pub enum Clone {
+    /// The new process.
+    Child,
+    /// The process that cloned, with the child's number (for printing) and descriptor (for acting).
+    Parent {
+        /// The child's pid in the parent's PID namespace.
+        pid: i32,
+        /// The child.
+        pidfd: OwnedFd,
+    },
+}
+
+/// Clones this process into new namespaces, and into a cgroup (v2) if one is given.
+///
+/// # Errors
+/// The kernel's; EAGAIN for a pid limit.
+pub fn clone(
+    _witness: &SingleThreaded,
+    namespaces: CloneFlags,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Clone> {
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: all-zero bytes are a valid clone_args: plain integers, where 0 means unset.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = u64::from(namespaces.bits().cast_unsigned()) | u64::from(libc::CLONE_PIDFD.cast_unsigned());
+    args.pidfd = (&raw mut pidfd).addr() as u64;
+    args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    }
+    // SAFETY: `args` lives through the call and no stack is given, so this is a fork; the witness says that no other
+    // thread could hold a lock that the child would need.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    match Errno::result(result) {
+        Ok(0) => Ok(Clone::Child),
+        Ok(pid) => {
+            // SAFETY: the kernel stored a new descriptor there, which nobody else knows.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Clone::Parent { pid: i32::try_from(pid).unwrap_or(-1), pidfd })
+        }
+        Err(errno) => Err(Error::new("clone3", format!("{namespaces:?}"), errno)),
+    }
+}
+
+/// Ends this process at once: no destructor, no buffer, no handler of the parent's image runs.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Takes the descriptor with a number this process was started with, such as 0.
+///
+/// # Errors
+/// EBADF if it is not open.
+pub fn inherited(number: i32) -> Result<OwnedFd> {
+    // SAFETY: F_GETFD only looks.
+    let open = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    Errno::result(open).map_err(|errno| Error::new("fcntl(F_GETFD)", number.to_string(), errno))?;
+    // SAFETY: it is open, and by the contract of this function the caller takes it once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Sends a signal to the process; ESRCH once it was reaped.
+///
+/// # Errors
+/// The kernel's.
+pub fn signal(process: BorrowedFd<'_>, number: i32) -> Result<()> {
+    // SAFETY: no pointer but a null siginfo, which the kernel fills in.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            number,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    Errno::result(result)
+        .map(drop)
+        .map_err(|errno| Error::new("pidfd_send_signal", number.to_string(), errno))
+}
+
+/// Opens a descriptor of a running process.
+///
+/// # Errors
+/// ESRCH if there is none.
+pub fn open_pidfd(pid: i32) -> Result<OwnedFd> {
+    let pid =
+        rustix::process::Pid::from_raw(pid).ok_or_else(|| Error::new("pidfd_open", "0", Errno::ESRCH))?;
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
+        .named("pidfd_open", || pid.as_raw_nonzero().to_string())
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It returned a code.
+    Code(u8),
+    /// A signal ended it.
+    Signal(u8),
+}
+
+/// Whether looking at a dead child also removes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reap {
+    /// It stays a zombie, to be looked at again.
+    Leave,
+    /// It is gone afterwards.
+    Remove,
+}
+
+/// How a child ended; `None` while it runs.
+///
+/// # Errors
+/// ECHILD if it is not a child of this process.
+pub fn wait(process: BorrowedFd<'_>, reap: Reap) -> Result<Option<Ended>> {
+    use rustix::process::{WaitId, WaitIdOptions};
+    let mut options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    if reap == Reap::Leave {
+        options |= WaitIdOptions::NOWAIT;
+    }
+    let status = rustix::process::waitid(WaitId::PidFd(process), options).named("waitid", String::new)?;
+    Ok(status.map(|status| match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Ended::Code(u8::try_from(code & 0xff).unwrap_or(255)),
+        (None, signal) => Ended::Signal(u8::try_from(signal.unwrap_or(libc::SIGKILL)).unwrap_or(9)),
+    }))
+}
+
+/// Removes every dead child that `known` does not claim; returns how many. A claimed one stays a zombie until its exit
+/// is recorded, and hides those behind it until then.
+pub fn reap_strays(known: impl Fn(i32) -> bool) -> usize {
+    let mut count = 0;
+    while let Some(pid) = dead_child(libc::P_ALL, 0, libc::WNOWAIT).filter(|pid| !known(*pid)) {
+        if dead_child(libc::P_PID, pid.cast_unsigned(), 0).is_none() {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+fn dead_child(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Option<i32> {
+    // SAFETY: all-zero bytes are a valid siginfo.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` lives through the call.
+    let result = unsafe { libc::waitid(kind, id, &raw mut info, libc::WEXITED | libc::WNOHANG | flags) };
+    // SAFETY: waitid left it zero, or filled in a SIGCHLD siginfo, which has a pid.
+    let pid = unsafe { info.si_pid() };
+    (result == 0 && pid != 0).then_some(pid)
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+///
+/// # Errors
+/// The kernel's; ENOSYS before Linux 5.11.
+pub fn close_on_exec_from(first: u32) -> Result<()> {
+    // SAFETY: three integers; descriptors stay open until an exec.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    Errno::result(result).map(drop).map_err(|errno| Error::new("close_range", first.to_string(), errno))
+}
+
+/// Closes every descriptor from `first` on.
+///
+/// # Errors
+/// The kernel's.
+pub fn close_from(_witness: &SingleThreaded, first: u32) -> Result<()> {
+    // SAFETY: only a process that is about to do nothing with its older descriptors calls this: a new child.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+    Errno::result(result).map(drop).map_err(|errno| Error::new("close_range", first.to_string(), errno))
+}
+
+/// The five capability sets, one bit per capability number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capabilities {
+    /// What can ever be had.
+    pub bounding: u64,
+    /// What is checked.
+    pub effective: u64,
+    /// What can be made effective.
+    pub permitted: u64,
+    /// What a program with file capabilities may inherit.
+    pub inheritable: u64,
+    /// What survives the exec of a plain program as another user than root.
+    pub ambient: u64,
+}
+
+/// The capabilities this process may hand on: its bounding set.
+///
+/// # Errors
+/// The kernel's, if `/proc` cannot be read.
+pub fn bounding_capabilities() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").named("read", || "/proc/self/status".into())?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    Ok(line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0))
+}
+
+/// Drops every capability outside `keep` from the bounding set; needs `CAP_SETPCAP`.
+///
+/// # Errors
+/// The kernel's.
+pub fn bound_capabilities(keep: u64) -> Result<()> {
+    for number in 0..64_u64 {
+        if keep & (1 << number) != 0 {
+            continue;
+        }
+        match prctl(libc::PR_CAPBSET_DROP, number, 0) {
+            // Past the last capability of this kernel.
+            Err(error) if error.errno == Errno::EINVAL => return Ok(()),
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// Sets the effective, permitted and inheritable sets.
+///
+/// # Errors
+/// EPERM if more is asked for than permitted.
+pub fn set_capabilities(sets: &Capabilities) -> Result<()> {
+    use rustix::thread::{CapabilitySet, CapabilitySets};
+    let sets = CapabilitySets {
+        effective: CapabilitySet::from_bits_retain(sets.effective),
+        permitted: CapabilitySet::from_bits_retain(sets.permitted),
+        inheritable: CapabilitySet::from_bits_retain(sets.inheritable),
+    };
+    rustix::thread::set_capabilities(None, sets).named("capset", || format!("{sets:?}"))
+}
+
+/// Clears the ambient set, then raises what is in `ambient`.
+///
+/// # Errors
+/// EPERM for one that is not both permitted and inheritable.
+pub fn set_ambient(ambient: u64) -> Result<()> {
+    let none = prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL.cast_unsigned().into(), 0);
+    none?;
+    for number in (0..64_u64).filter(|number| ambient & (1 << number) != 0) {
+        prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE.cast_unsigned().into(), number)?;
+    }
+    Ok(())
+}
+
+/// Keeps the permitted capabilities over a change of user.
+///
+/// # Errors
+/// The kernel's.
+pub fn keep_capabilities() -> Result<()> {
+    prctl(libc::PR_SET_KEEPCAPS, 1, 0)
+}
+
+fn prctl(option: libc::c_int, first: u64, second: u64) -> Result<()> {
+    // SAFETY: every option used in this file takes integers only.
+    let result = unsafe { libc::prctl(option, first, second, 0_u64, 0_u64) };
+    Errno::result(result)
+        .map(drop)
+        .map_err(|errno| Error::new("prctl", format!("{option}, {first}, {second}"), errno))
+}
+
+/// Loads a seccomp filter: instructions of 8 bytes each, as the kernel's `sock_filter`. Without no_new_privs the
+/// process needs `CAP_SYS_ADMIN`.
+///
+/// # Errors
+/// EINVAL for a program the kernel refuses, EACCES without the right.
+pub fn load_seccomp(program: &[u8], flags: u32) -> Result<()> {
+    let count = u16::try_from(program.len() / 8);
+    let (Ok(len), 0) = (count, program.len() % 8) else {
+        return Err(Error::new("seccomp", format!("{} bytes", program.len()), Errno::EINVAL));
+    };
+    let mut filter: Vec<libc::sock_filter> = Vec::with_capacity(usize::from(len));
+    for i in program.chunks_exact(8) {
+        let code = u16::from_ne_bytes([i[0], i[1]]);
+        filter.push(libc::sock_filter {
+            code,
+            jt: i[2],
+            jf: i[3],
+            k: u32::from_ne_bytes([i[4], i[5], i[6], i[7]]),
+        });
+    }
+    let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
+    // SAFETY: `program` points to `len` instructions that live through the call; the kernel copies them.
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    Errno::result(result)
+        .map(drop)
+        .map_err(|errno| Error::new("seccomp", format!("{len} instructions"), errno))
+}
+
+/// Opens the other end of a pseudo-terminal by its master, whatever lies at its path.
+///
+/// # Errors
+/// The kernel's.
+pub fn terminal_peer(master: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: TIOCGPTPEER takes open flags and returns a new descriptor.
+    let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER as _, flags) };
+    let fd = Errno::result(result).map_err(|errno| Error::new("ioctl(TIOCGPTPEER)", "", errno))?;
+    // SAFETY: a new descriptor, which nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes a terminal the controlling one of this session.
+///
+/// # Errors
+/// EPERM if this process does not lead a session without a terminal.
+pub fn control_terminal(terminal: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: TIOCSCTTY takes an integer.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY as _, 0) };
+    Errno::result(result).map(drop).map_err(|errno| Error::new("ioctl(TIOCSCTTY)", "", errno))
+}
+
+/// Sets a terminal's size in characters.
+///
+/// # Errors
+/// The kernel's.
+pub fn resize_terminal(terminal: BorrowedFd<'_>, width: u16, height: u16) -> Result<()> {
+    let size = libc::winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads a winsize that lives through the call.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ as _, &raw const size) };
+    Errno::result(result)
+        .map(drop)
+        .map_err(|errno| Error::new("ioctl(TIOCSWINSZ)", format!("{width}x{height}"), errno))
+}
+
+/// Sets one resource limit by the kernel's number, both halves.
+///
+/// # Errors
+/// EPERM to raise the hard limit without `CAP_SYS_RESOURCE`.
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` lives through the call, the old limit is not asked for, and pid 0 is this process.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            &raw const limit,
+            std::ptr::null_mut::<libc::rlimit64>(),
+        )
+    };
+    Errno::result(result)
+        .map(drop)
+        .map_err(|errno| Error::new("prlimit64", format!("{resource}, {soft}, {hard}"), errno))
+}
+
+/// Turns text into a C string; a NUL inside is EINVAL.
+///
+/// # Errors
+/// EINVAL.
+pub fn c_string(text: impl Into<Vec<u8>>) -> Result<CString> {
+    CString::new(text)
+        .map_err(|error| Error::new("execve", format!("NUL at {}", error.nul_position()), Errno::EINVAL))
+}
+
+/// Unlocks the other end of a pseudo-terminal.
+///
+/// # Errors
+/// ENOTTY if it is none.
+pub fn unlock_terminal(master: BorrowedFd<'_>) -> Result<()> {
+    let unlock: libc::c_int = 0;
+    // SAFETY: TIOCSPTLCK reads an int that lives through the call.
+    let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK as _, &raw const unlock) };
+    Errno::result(result).map(drop).map_err(|errno| Error::new("ioctl(TIOCSPTLCK)", "", errno))
+}

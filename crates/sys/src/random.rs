@@ -1,0 +1,23 @@
+//! Random bytes from the kernel.
+
+use crate::error::{Named, Result};
+
+/// 32 random bytes.
+///
+/// # Errors
+/// The kernel's, if it has no entropy source (it waits for one at boot).
+pub fn bytes() -> Result<[u8; 32]> {
+    let mut buffer = [0; 32];
+    // Requests of up to 256 bytes are never short: random(4).
+    rustix::rand::getrandom(&mut buffer, rustix::rand::GetRandomFlags::empty())
+        .named("getrandom", || "32 bytes".into())?;
+    Ok(buffer)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn two_draws_differ() {
+        assert_ne!(super::bytes().unwrap(), super::bytes().unwrap());
+    }
+}

@@ -1,0 +1,105 @@
+//! `SOCK_SEQPACKET` Unix sockets that carry descriptors.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+
+use crate::error::{Named, Result};
+
+/// The most descriptors that travel with one message.
+pub const DESCRIPTOR_LIMIT: usize = 8;
+
+/// A connected pair of blocking sockets.
+///
+/// # Errors
+/// The kernel's.
+pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .named("socketpair", String::new)
+}
+
+/// A non-blocking socket that listens at a path of at most 107 bytes; what stood there is replaced.
+///
+/// # Errors
+/// The kernel's; ENAMETOOLONG for a longer path.
+pub fn listen(path: &Path) -> Result<OwnedFd> {
+    let name = || path.display().to_string();
+    let address = SocketAddrUnix::new(path).named("bind", name)?;
+    let socket = new_socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).named("unlink", name)?,
+        _ => {}
+    }
+    rustix::net::bind(&socket, &address).named("bind", name)?;
+    rustix::net::listen(&socket, 4).named("listen", name)?;
+    Ok(socket)
+}
+
+/// Connects to the socket at a path.
+///
+/// # Errors
+/// ECONNREFUSED or ENOENT if nobody listens.
+pub fn connect(path: &Path) -> Result<OwnedFd> {
+    let name = || path.display().to_string();
+    let address = SocketAddrUnix::new(path).named("connect", name)?;
+    let socket = new_socket(SocketFlags::CLOEXEC)?;
+    rustix::net::connect(&socket, &address).named("connect", name)?;
+    Ok(socket)
+}
+
+fn new_socket(flags: SocketFlags) -> Result<OwnedFd> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+        .named("socket", String::new)
+}
+
+/// Takes a waiting connection, and the user id of who made it.
+///
+/// # Errors
+/// EAGAIN if there is none.
+pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, u32)> {
+    let socket = rustix::net::accept_with(listener, SocketFlags::CLOEXEC).named("accept4", String::new)?;
+    let peer =
+        rustix::net::sockopt::socket_peercred(&socket).named("getsockopt(SO_PEERCRED)", String::new)?;
+    Ok((socket, peer.uid.as_raw()))
+}
+
+/// Sends one datagram with at most [`DESCRIPTOR_LIMIT`] descriptors.
+///
+/// # Errors
+/// EPIPE if the other side is gone, EAGAIN if a non-blocking socket is full.
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTOR_LIMIT))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(nix::errno::Errno::E2BIG)
+            .named("sendmsg", || format!("{} descriptors", descriptors.len()));
+    }
+    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
+        .named("sendmsg", || format!("{} bytes", bytes.len()))
+        .map(drop)
+}
+
+/// Receives one datagram and its descriptors; a count of 0 means that the other side has closed.
+///
+/// # Errors
+/// EAGAIN if a non-blocking socket is empty.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTOR_LIMIT))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message =
+        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)
+            .named("recvmsg", String::new)?;
+    let mut descriptors = Vec::new();
+    for item in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = item {
+            descriptors.extend(received);
+        }
+    }
+    Ok((message.bytes, descriptors))
+}

@@ -1,0 +1,86 @@
+//! Extended attributes of open files: never by path, so never through a link.
+
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use rustix::fs::XattrFlags;
+
+use crate::error::{Named, Result};
+
+/// The kernel's bound on one value, and on the list of names.
+const LIMIT_BYTES: usize = 64 << 10;
+
+/// Sets an attribute, new or not.
+///
+/// # Errors
+/// The kernel's: EOPNOTSUPP if the file system has none of that namespace, ENOSPC for its size.
+pub fn set(fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<()> {
+    rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty())
+        .named("fsetxattr", || name.escape_debug().collect())
+}
+
+/// The value of an attribute; `None` if it is not set, or the file system has no attributes.
+///
+/// # Errors
+/// The kernel's.
+pub fn value(fd: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
+    // Almost every value is short; a longer one costs a second call.
+    let mut short = [0_u8; 256];
+    let error = match rustix::fs::fgetxattr(fd, name, &mut short[..]) {
+        Ok(length) => return Ok(Some(short[..length].to_vec())),
+        Err(error) => error,
+    };
+    let errno = Errno::from_raw(error.raw_os_error());
+    if matches!(errno, Errno::ENODATA | Errno::EOPNOTSUPP) {
+        return Ok(None);
+    }
+    let mut long = vec![0_u8; LIMIT_BYTES];
+    let length = rustix::fs::fgetxattr(fd, name, &mut long[..]).named("fgetxattr", || name.into())?;
+    long.truncate(length);
+    Ok(Some(long))
+}
+
+/// The names of the attributes that are UTF-8; the others no one can name here.
+///
+/// # Errors
+/// The kernel's.
+pub fn names(fd: BorrowedFd<'_>) -> Result<Vec<String>> {
+    let mut short = [0_u8; 256];
+    let split = |list: &[u8]| {
+        let names = list.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+        names.filter_map(|name| std::str::from_utf8(name).ok().map(str::to_owned)).collect()
+    };
+    match rustix::fs::flistxattr(fd, &mut short[..]) {
+        Ok(length) => return Ok(split(&short[..length])),
+        Err(error) if error.raw_os_error() == Errno::EOPNOTSUPP as i32 => return Ok(Vec::new()),
+        // Too long for the short buffer, or an error that will come again.
+        Err(_) => {}
+    }
+    let mut long = vec![0_u8; LIMIT_BYTES];
+    let length = rustix::fs::flistxattr(fd, &mut long[..]).named("flistxattr", String::new)?;
+    Ok(split(&long[..length]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn attributes_are_set_listed_and_read() {
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(value(file.as_fd(), "user.a").unwrap(), None);
+        set(file.as_fd(), "user.a", b"short").unwrap();
+        set(file.as_fd(), "user.b", &[7; 1000]).unwrap();
+        assert_eq!(value(file.as_fd(), "user.a").unwrap().unwrap(), b"short");
+        assert_eq!(value(file.as_fd(), "user.b").unwrap().unwrap(), [7; 1000]);
+        assert_eq!(names(file.as_fd()).unwrap(), ["user.a", "user.b"]);
+    }
+
+    #[test]
+    fn an_unknown_namespace_is_an_error_that_names_it() {
+        let file = tempfile::tempfile().unwrap();
+        let error = set(file.as_fd(), "nonsense", b"").unwrap_err();
+        assert!(error.to_string().contains("nonsense"), "{error}");
+    }
+}

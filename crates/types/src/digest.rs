@@ -1,0 +1,87 @@
+//! Content digests. Only SHA-256: the one algorithm every registry serves.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Why a text is not a digest that wharf accepts.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a digest: expected sha256: and 64 lower-case hexadecimal characters")]
+pub struct DigestError {
+    /// The text, shortened to 100 characters.
+    pub text: String,
+}
+
+/// A SHA-256 digest, shown as `sha256:<64 hex>`. Safe as a file name by [`Digest::hex`].
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(Box<str>);
+
+impl Digest {
+    const PREFIX: &'static str = "sha256:";
+
+    /// Makes a digest of the 32 bytes a SHA-256 computation gave.
+    #[must_use]
+    pub fn from_sha256(bytes: [u8; 32]) -> Self {
+        Self(format!("{}{}", Self::PREFIX, crate::id::hex(&bytes)).into())
+    }
+
+    /// The whole text, `sha256:` included.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The 64 hexadecimal characters alone.
+    #[must_use]
+    pub fn hex(&self) -> &str {
+        &self.0[Self::PREFIX.len()..]
+    }
+}
+
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        let hex = text.strip_prefix(Self::PREFIX);
+        let ok = hex.is_some_and(|hex| {
+            hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        });
+        if ok { Ok(Self(text.into())) } else { Err(DigestError { text: text.chars().take(100).collect() }) }
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0[..Self::PREFIX.len() + 12])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_shows_what_it_was_made_of() {
+        let digest = Digest::from_sha256([1; 32]);
+        assert_eq!(digest.as_str(), format!("sha256:{}", "01".repeat(32)));
+        assert_eq!(digest.as_str().parse(), Ok(digest));
+    }
+
+    #[test]
+    fn names_that_could_become_paths_are_refused() {
+        for bad in [
+            "sha256:../../etc/passwd",
+            "sha512:00",
+            "sha256:",
+            &format!("sha256:{}", "A".repeat(64)),
+            "md5:x",
+        ] {
+            assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        }
+    }
+}

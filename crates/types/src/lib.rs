@@ -1,0 +1,19 @@
+//! The words of wharf: ids, digests, image references, paths, states, exits and error kinds.
+//!
+//! Each type has one constructor that checks; whoever holds a value need not check again. Nothing here does I/O.
+
+mod digest;
+mod exit;
+mod id;
+mod kind;
+mod path;
+mod reference;
+mod untrusted;
+
+pub use digest::{Digest, DigestError};
+pub use exit::{ContainerState, Exit};
+pub use id::{ContainerId, IdError, PodId};
+pub use kind::ErrorKind;
+pub use path::{ContainerPath, HostPath, PathError};
+pub use reference::{Reference, ReferenceError};
+pub use untrusted::{Field, Untrusted};

@@ -1,0 +1,148 @@
+//! Paths of the host and of a container are two types, so that neither can stand for the other.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Why a text is not a usable path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// The path does not begin with a slash.
+    #[error("path {path:?} is not absolute")]
+    Relative {
+        /// The path as given.
+        path: String,
+    },
+    /// The path has a NUL byte, or is longer than the kernel's 4096 bytes.
+    #[error("path {path:?} has a NUL byte or more than 4095 bytes")]
+    Malformed {
+        /// The path, shortened to 200 characters.
+        path: String,
+    },
+    /// The path has a component `..`, which a path of this type must not.
+    #[error("path {path:?} has a component ..")]
+    Parent {
+        /// The path as given.
+        path: String,
+    },
+}
+
+fn check(text: &str) -> Result<(), PathError> {
+    if text.len() > 4095 || text.contains('\0') {
+        return Err(PathError::Malformed { path: text.chars().take(200).collect() });
+    }
+    if !text.starts_with('/') {
+        return Err(PathError::Relative { path: text.to_owned() });
+    }
+    Ok(())
+}
+
+/// An absolute path in the host's mount namespace.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPath(PathBuf);
+
+impl HostPath {
+    /// Takes an absolute path without NUL bytes.
+    ///
+    /// # Errors
+    /// [`PathError`] if it is relative or malformed.
+    pub fn new(text: &str) -> Result<Self, PathError> {
+        check(text)?;
+        Ok(Self(PathBuf::from(text)))
+    }
+
+    /// The path.
+    #[must_use]
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The path as text; it was made of text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
+/// An absolute path as a process inside a container names it. It means nothing until it is resolved below the
+/// container's root by file descriptor.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContainerPath(Box<str>);
+
+impl ContainerPath {
+    /// Takes an absolute path; repeated slashes and `.` components are dropped.
+    ///
+    /// # Errors
+    /// [`PathError`] if it is relative, malformed, or has a component `..`.
+    pub fn new(text: &str) -> Result<Self, PathError> {
+        check(text)?;
+        let mut clean = String::with_capacity(text.len());
+        for part in text.split('/').filter(|part| !part.is_empty() && *part != ".") {
+            if part == ".." {
+                return Err(PathError::Parent { path: text.to_owned() });
+            }
+            clean.push('/');
+            clean.push_str(part);
+        }
+        if clean.is_empty() {
+            clean.push('/');
+        }
+        Ok(Self(clean.into()))
+    }
+
+    /// The path with its leading slash.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The path without its leading slash; empty for the root.
+    #[must_use]
+    pub fn relative(&self) -> &str {
+        &self.0[1..]
+    }
+
+    /// The number of components; 0 for the root.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.relative().split('/').filter(|part| !part.is_empty()).count()
+    }
+}
+
+macro_rules! show {
+    ($name:ident) => {
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", self.as_str())
+            }
+        }
+    };
+}
+
+show!(HostPath);
+show!(ContainerPath);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn container_paths_are_cleaned() {
+        assert_eq!(ContainerPath::new("//a/./b/").unwrap().as_str(), "/a/b");
+        assert_eq!(ContainerPath::new("/").unwrap().depth(), 0);
+        assert_eq!(ContainerPath::new("/a/b").unwrap().relative(), "a/b");
+    }
+
+    #[test]
+    fn bad_paths_are_refused() {
+        assert!(ContainerPath::new("/a/../b").is_err());
+        assert!(ContainerPath::new("a").is_err());
+        assert!(HostPath::new("/a\0b").is_err());
+        assert!(HostPath::new(&"/a".repeat(3000)).is_err());
+    }
+}

@@ -1,0 +1,54 @@
+# Helpers shared by the scripts of this directory; to be sourced by bash.
+# shellcheck shell=bash
+
+repository=$(dirname "$(dirname "$(realpath "${BASH_SOURCE[0]}")")")
+cache=${WHARF_CACHE:-${HOME:-/root}/.cache/wharf}
+program=$(basename "$0")
+
+# say WORDS...: progress, on standard error so that results can be piped.
+say() {
+    echo "$program: $*" >&2
+}
+
+die() {
+    say "$*"
+    exit 1
+}
+
+# usage: prints the script's own head and fails.
+usage() {
+    sed -n '2,${/^#/!q; s/^# \{0,1\}//p}' "$0" >&2
+    exit 2
+}
+
+# packages NAME...: installs those of the Debian packages that are missing.
+packages() {
+    "$repository/tests/images/packages.sh" "$@"
+}
+
+# test_images: prints the directory of the test images, built if they are not there.
+test_images() {
+    local images=$repository/tests/images/out
+    if [[ ! -e $images/images.json ]]; then
+        say "building the test images"
+        "$repository/tests/images/build.sh" "$images" >&2
+    fi
+    echo "$images"
+}
+
+# wharf_programs: prints the directory of wharfd, wharf and wharf-shim, built for release.
+wharf_programs() {
+    "$repository/hack/build" >&2 || die "hack/build failed"
+    echo "$repository/target/dist"
+}
+
+# attempt N COMMAND...: runs it up to N times, 0.1 s apart, until it succeeds.
+attempt() {
+    local count=$1 i
+    shift
+    for ((i = 0; i < count; i++)); do
+        ! "$@" >/dev/null 2>&1 || return 0
+        sleep 0.1
+    done
+    return 1
+}
