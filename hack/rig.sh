@@ -228,12 +228,12 @@ await_runtime() {
 }
 
 ready() {
-    [[ -S $socket ]] && crictl info --output json | jq --exit-status '[.status.conditions[].status] | all' >/dev/null
+    [[ -S $socket ]] && crictl info --output json | jq --exit-status '[.status.conditions[] | select(.type == "RuntimeReady" or .type == "NetworkReady").status] == [true, true]' >/dev/null
 }
 
 # crictl ARGUMENT...: on the runtime that was started last.
 crictl() {
-    "$clients/crictl" --runtime-endpoint "unix://$socket" --image-endpoint "unix://$socket" --timeout 60s "$@"
+    "$clients/crictl" --config <(printf '%s-endpoint: "unix://%s"\n' runtime "$socket" image "$socket"; echo 'timeout: 60') "$@"
 }
 
 # stop_runtime: asks the daemon to end, and waits.

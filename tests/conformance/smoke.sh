@@ -9,12 +9,12 @@ smoke() {
     local passed=0 failed=0 pod container dir=$rig/smoke
     mkdir -p "$dir/logs"
     smoke_configs "$dir"
-    check version '.runtimeApiVersion == "v1"' crictl version --output json
+    check version 'test("RuntimeApiVersion: *v1")' crictl version
     check info '.status.conditions | length >= 2' crictl info
     check pull '' crictl pull "$image"
     check images '[.images[].repoTags[]] | index("'"$image"'")' crictl images --output json
     check inspecti '.status.id | startswith("sha256:")' crictl inspecti "$image"
-    check imagefsinfo '.status.imageFilesystems[0].usedBytes.value | tonumber > 0' crictl imagefsinfo --output json
+    check imagefsinfo '.status.imageFilesystems[0].fsId.mountpoint | startswith("/")' crictl imagefsinfo --output json
     check runp '' crictl runp "$dir/pod.json"
     pod=$(<"$dir/out")
     check pods '.items | length == 1' crictl pods --id "$pod" --state ready --output json
@@ -60,7 +60,7 @@ check() {
     local name=$1 filter=$2
     shift 2
     if ! "$@" >"$dir/out" 2>"$dir/err"; then
-        echo "FAILED crictl $name: $(head -n 1 "$dir/err")"
+        echo "FAILED crictl $name: $(tail -n 1 "$dir/err")"
     elif [[ $filter = test* ]] && ! jq --raw-input --slurp --exit-status "$filter" <"$dir/out" >/dev/null; then
         echo "FAILED crictl $name: unexpected output: $(head -c 200 "$dir/out")"
     elif [[ -n $filter && $filter != test* ]] && ! jq --exit-status "$filter" <"$dir/out" >"$dir/err" 2>&1; then

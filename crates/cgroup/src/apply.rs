@@ -60,7 +60,9 @@ impl Cgroup {
     fn plan(&self, limits: &Limits) -> Result<Vec<Step>, Error> {
         let home = |controller| self.home(controller).map(|(kind, _)| kind);
         let cpu_max = match self.home(Controller::Cpu) {
-            Some((Kind::Unified, directory)) if limits.cpu_quota_us.or(Some(0)) != limits.cpu_period_us.map(|_| 0) => {
+            Some((Kind::Unified, directory))
+                if limits.cpu_quota_us.is_some() || limits.cpu_period_us.is_some() =>
+            {
                 files::read_if_there(&directory.join("cpu.max"))?
             }
             _ => None,
@@ -193,7 +195,7 @@ fn write_list(directory: &Path, writes: Vec<ListWrite>) -> Result<(), Error> {
 
 /// Attaches the program in place of the one that is there. The cgroup is wharf's alone, so whatever else is attached to
 /// it is a leftover of an interrupted update.
-fn set_program(directory: &Path, program: &DeviceProgram) -> Result<(), Error> {
+pub(crate) fn set_program(directory: &Path, program: &DeviceProgram) -> Result<(), Error> {
     let cgroup = File::open(directory).map_err(Error::io("open", directory))?;
     replace(cgroup.as_fd(), program).map_err(|source| Error::DeviceFilter { path: directory.into(), source })
 }
@@ -204,6 +206,3 @@ fn replace(cgroup: BorrowedFd<'_>, program: &DeviceProgram) -> wharf_sys::Result
     program.attach(cgroup, held.first())?;
     held.iter().skip(1).try_for_each(|leftover| leftover.detach(cgroup))
 }
-
-#[cfg(test)]
-mod tests;

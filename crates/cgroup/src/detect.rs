@@ -203,10 +203,7 @@ fn v1_hierarchies() -> Vec<Hierarchy> {
             found.entry(mount).or_default().push(ours);
         }
     }
-    found
-        .into_iter()
-        .map(|(mount, controllers)| Hierarchy { kind: Kind::V1, mount, controllers })
-        .collect()
+    found.into_iter().map(|(mount, controllers)| Hierarchy { kind: Kind::V1, mount, controllers }).collect()
 }
 
 /// The mount point of cgroup2 in a mountinfo; one of the whole hierarchy goes before one of a part.

@@ -63,7 +63,11 @@ impl Access {
 
     /// The letters, in the order of `devices.list`.
     pub(crate) fn letters(self) -> String {
-        [(2, 'r'), (4, 'w'), (1, 'm')].iter().filter(|(bit, _)| self.0 & bit != 0).map(|(_, letter)| letter).collect()
+        [(2, 'r'), (4, 'w'), (1, 'm')]
+            .iter()
+            .filter(|(bit, _)| self.0 & bit != 0)
+            .map(|(_, letter)| letter)
+            .collect()
     }
 }
 
@@ -100,8 +104,7 @@ impl DeviceRule {
 /// any node (a node alone opens nothing). Everything else is denied.
 #[must_use]
 pub fn default_devices() -> Vec<DeviceRule> {
-    let character =
-        |major, minor| DeviceRule::allow(DeviceType::Char, Some(major), minor, Access::ALL);
+    let character = |major, minor| DeviceRule::allow(DeviceType::Char, Some(major), minor, Access::ALL);
     vec![
         DeviceRule::deny(DeviceType::All, None, None, Access::ALL),
         DeviceRule::allow(DeviceType::Char, None, None, Access::MKNOD),

@@ -182,7 +182,8 @@ impl Cgroup {
 
     /// Where a controller's files for this cgroup are.
     pub(crate) fn home(&self, controller: Controller) -> Option<(Kind, &Path)> {
-        let directory = self.directories.iter().find(|directory| directory.controllers.contains(&controller))?;
+        let directory =
+            self.directories.iter().find(|directory| directory.controllers.contains(&controller))?;
         Some((directory.kind, &directory.path))
     }
 

@@ -31,7 +31,10 @@ pub use group::{Cgroup, Entry, Leaf};
 pub use limits::{HugepageLimit, Limits};
 pub use path::{CgroupPath, PathError};
 pub use stats::{
-    Bound, CpuStats, DeviceIo, HugepageStats, MemoryStats, PidsStats, Pressure, PressureLine, Stats, StatsReader,
-    SwapStats,
+    Bound, CpuStats, DeviceIo, HugepageStats, MemoryStats, PidsStats, Pressure, PressureLine, Stats,
+    StatsReader, SwapStats,
 };
 pub use weight::weight_of_shares;
+
+#[cfg(test)]
+mod tests;

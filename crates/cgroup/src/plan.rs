@@ -36,7 +36,7 @@ pub(crate) enum Step {
 }
 
 /// What the plan must know of the cgroup.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct Present<'a> {
     /// Where a controller lives; `None` if the node lacks it.
     pub(crate) home: &'a dyn Fn(Controller) -> Option<Kind>,

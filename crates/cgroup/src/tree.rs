@@ -219,7 +219,11 @@ impl Tree {
     }
 
     /// Waits for the next change of `cgroup.events`, or a tick on v1; not at all if `done` holds once it is watched.
-    fn await_event(&self, patience: Duration, done: impl Fn(&Self) -> Result<bool, Error>) -> Result<(), Error> {
+    fn await_event(
+        &self,
+        patience: Duration,
+        done: impl Fn(&Self) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
         if self.kind == Kind::V1 {
             return wait(&mut [], patience.min(TICK));
         }
@@ -271,7 +275,9 @@ impl Tree {
 
 fn remove_directory(directory: &Path) -> Result<(), Error> {
     match fs::remove_dir(directory) {
-        Err(source) if !is_gone(&source) => Err(Error::Io { action: "remove", path: directory.into(), source }),
+        Err(source) if !is_gone(&source) => {
+            Err(Error::Io { action: "remove", path: directory.into(), source })
+        }
         _ => Ok(()),
     }
 }
@@ -328,7 +334,9 @@ fn wait(descriptors: &mut [PollFd<'_>], patience: Duration) -> Result<(), Error>
     let timeout = PollTimeout::try_from(whole).unwrap_or(PollTimeout::MAX);
     match poll(descriptors, timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(errno) => Err(Error::Io { action: "poll", path: PathBuf::from("cgroup.events"), source: errno.into() }),
+        Err(errno) => {
+            Err(Error::Io { action: "poll", path: PathBuf::from("cgroup.events"), source: errno.into() })
+        }
     }
 }
 

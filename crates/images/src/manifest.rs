@@ -207,7 +207,9 @@ pub fn parse_index_or_manifest(bytes: &[u8], content_type: Option<&str>) -> Resu
             }
             manifest(config, layers).map(Document::Manifest)
         }
-        (Kind::Index, ..) => Err(ambiguous("an index must have manifests, and neither config nor layers".into())),
+        (Kind::Index, ..) => {
+            Err(ambiguous("an index must have manifests, and neither config nor layers".into()))
+        }
         (Kind::Manifest, ..) => {
             Err(ambiguous("a manifest must have config and layers, and no manifests".into()))
         }

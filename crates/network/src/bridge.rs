@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -22,7 +22,7 @@ use crate::nft::{self, Element, Forward};
 use crate::store::StoreError;
 use crate::subnet::{Subnet, Subnets};
 use crate::sysctl::{self, SysctlError};
-use crate::{Attachment, BridgeConfig, INTERFACE, PodAddresses, PortMapping, Readiness};
+use crate::{Attachment, BridgeConfig, INTERFACE, PodAddresses, PortMapping, Readiness, lock};
 
 /// A link that is still there this long after its pod was detached is deleted by wharf.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -115,10 +115,6 @@ impl Bridge {
         Some(PodAddresses { ips, interface: INTERFACE.to_owned() })
     }
 
-    pub(crate) fn knows(&self, id: &PodId) -> bool {
-        lock(&self.leases).get(id).is_some()
-    }
-
     /// Connects a pod. After an error nothing of it is left but a draining lease.
     pub(crate) fn attach(&self, pod: &Attachment<'_>) -> Result<PodAddresses, BridgeError> {
         let subnets = self.usable_subnets()?;
@@ -158,10 +154,16 @@ impl Bridge {
     pub(crate) fn reconcile(&self, keep: &dyn Fn(&PodId) -> bool) -> Result<HashSet<PodId>, BridgeError> {
         let mut removed = HashSet::new();
         let socket = Socket::open(Family::Route)?;
-        for (name, id) in pod_links(&socket)?.into_iter().map(|(name, id, _ips)| (name, id)) {
-            if !keep(&id) {
-                link::delete(&socket, &name)?;
-                removed.insert(id);
+        for (link, pod) in pod_links(&socket)? {
+            match pod {
+                Some((id, _ips)) if keep(&id) => {}
+                Some((id, _ips)) => {
+                    link::delete(&socket, &link)?;
+                    removed.insert(id);
+                }
+                // A crash came between making the link and labelling it; the lease was there before.
+                None if lock(&self.leases).held().any(|(id, _lease)| link_name(id) == link) => {}
+                None => link::delete(&socket, &link)?,
             }
         }
         let stale = |element: &Element| !element.owner().is_some_and(|owner| keep(&owner));
@@ -184,7 +186,7 @@ impl Bridge {
             lock(&self.leases).held().flat_map(|(id, lease)| elements(id, lease)).collect();
         let wanted: Vec<Element> = wanted.into_iter().filter(|element| !stale(element)).collect();
         if !wanted.is_empty() || matches!(&*lock(&self.ready), Some(Ok(_))) {
-            nft::ensure(&self.name)?;
+            nft::ensure(&self.name, lock(&self.subnets).as_slice())?;
         }
         Ok(nft::restore(&wanted, stale)?)
     }
@@ -235,12 +237,11 @@ impl Bridge {
             Ok::<_, BridgeError>(Socket::open(Family::Route)?)
         })??;
         let outside = Socket::open(Family::Route)?;
-        let (name, alias) = (link_name(pod.id), alias(pod.id, &lease.ips));
+        let name = link_name(pod.id);
         let hardware = lease.ips.first().map_or([2, 0, 0, 0, 0, 0], |ip| link::hardware_address(*ip));
         let create = |bridge| {
             let veth = Veth {
                 name: &name,
-                alias: &alias,
                 bridge,
                 mtu: self.mtu,
                 peer_name: INTERFACE,
@@ -262,6 +263,7 @@ impl Bridge {
             }
             other => other?,
         }
+        link::label_port(&outside, &name, &alias(pod.id, &lease.ips))?;
         configure_pod(&inside, lease, subnets)?;
         self.open_ports(pod.id, lease)
     }
@@ -304,7 +306,7 @@ impl Bridge {
 
     fn set_up(&self, socket: &Socket, subnets: &Subnets) -> Result<u32, BridgeError> {
         // The guard of 127.0.0.0/8 is in the rules: they come before the setting that it guards.
-        nft::ensure(&self.name)?;
+        nft::ensure(&self.name, subnets.as_slice())?;
         let gateway = subnets.as_slice().first().map(Subnet::gateway);
         let hardware = gateway.map_or([2, 0, 0, 0, 0, 0], link::hardware_address);
         match link::create_bridge(socket, &self.name, hardware, self.mtu) {
@@ -332,15 +334,9 @@ fn configure_pod(inside: &Socket, lease: &Lease, subnets: &Subnets) -> Result<()
         return Err(NetlinkError { operation: format!("find {INTERFACE} in the pod"), errno: Errno::ENODEV });
     };
     link::set_up(inside, interface.index)?;
-    for ip in &lease.ips {
-        // A lease of an earlier range is set up in that range's place only while its subnet is still in use.
-        let subnet = subnets.as_slice().iter().find(|subnet| subnet.contains(*ip));
-        let (prefix, gateway) = match subnet {
-            Some(subnet) => (subnet.prefix(), subnet.gateway()),
-            None => continue,
-        };
-        link::add_address(inside, interface.index, *ip, prefix)?;
-        link::add_default_route(inside, interface.index, gateway)?;
+    for (ip, subnet) in lease.ips.iter().zip(subnets.as_slice()) {
+        link::add_address(inside, interface.index, *ip, subnet.prefix())?;
+        link::add_default_route(inside, interface.index, subnet.gateway())?;
     }
     Ok(())
 }
@@ -379,25 +375,28 @@ fn alias(id: &PodId, ips: &[IpAddr]) -> String {
     ips.iter().fold(id.to_string(), |alias, ip| format!("{alias} {ip}"))
 }
 
-/// The host's ends of all pods: name, pod, addresses.
-fn pod_links(socket: &Socket) -> Result<Vec<(String, PodId, Vec<IpAddr>)>, NetlinkError> {
+/// The host's end of a pod's pair: its name, and what its alias says of the pod.
+type PodLink = (String, Option<(PodId, Vec<IpAddr>)>);
+
+/// The host's ends of all pods, known by their names.
+fn pod_links(socket: &Socket) -> Result<Vec<PodLink>, NetlinkError> {
+    let ours = |link: &link::Link| {
+        let digits = link.name.strip_prefix(LINK_PREFIX).unwrap_or_default();
+        let named = digits.len() == 13 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        link.kind == "veth" && named
+    };
     let pod_of = |link: link::Link| {
         let mut words = link.alias.split(' ');
-        let id: PodId = words.next()?.parse().ok()?;
+        let id = words.next().and_then(|word| word.parse().ok());
         let ips = words.filter_map(|word| word.parse().ok()).collect();
-        (link.kind == "veth" && link.name == link_name(&id)).then_some((link.name, id, ips))
+        (link.name, id.map(|id| (id, ips)))
     };
-    Ok(link::list(socket)?.into_iter().filter_map(pod_of).collect())
+    Ok(link::list(socket)?.into_iter().filter(ours).map(pod_of).collect())
 }
 
 fn adopt(leases: &mut Leases) -> Result<(), BridgeError> {
-    for (_name, id, ips) in pod_links(&Socket::open(Family::Route)?)? {
+    for (id, ips) in pod_links(&Socket::open(Family::Route)?)?.into_iter().filter_map(|(_name, pod)| pod) {
         leases.adopt(id, ips)?;
     }
     Ok(())
-}
-
-/// A thread that panicked inside leaves nothing half done: every update is a single assignment or insert.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -143,9 +143,15 @@ impl Leases {
     ) -> Result<Lease, LeaseError> {
         self.check_ports(id, ports)?;
         let earlier = self.held.get(id).or_else(|| self.draining.get(id).map(|(lease, _since)| lease));
-        let ips = match earlier {
-            Some(lease) => lease.ips.clone(),
-            None => self.pick(subnets)?,
+        let ips = match earlier.map(|lease| lease.ips.clone()) {
+            Some(ips) if subnets.contain(&ips) => ips,
+            outside => {
+                let ips = self.pick(subnets)?;
+                outside.iter().flatten().for_each(|ip| {
+                    self.taken.remove(ip);
+                });
+                ips
+            }
         };
         let lease = Lease { ips, ports: ports.to_vec() };
         self.save(id, &lease)?;

@@ -1,1 +1,273 @@
-//! To be written.
+//! The network of pods: CNI plugins if the node has a CNI configuration, else a built-in bridge by netlink.
+//!
+//! Everything is blocking, and nothing is executed but CNI plugins. The kernel is the truth: links and rules carry the
+//! id of their pod, records are on disk before what they describe is made, and [`Network::reconcile`] removes whatever
+//! a crash left. What this crate deliberately does not do: make or pin network namespaces, write `resolv.conf`, or
+//! enforce network policies.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use wharf_types::PodId;
+
+mod bridge;
+mod cni;
+mod error;
+mod lease;
+mod link;
+mod netlink;
+mod netns;
+mod nft;
+mod stats;
+mod store;
+mod subnet;
+mod sysctl;
+#[cfg(test)]
+mod tests;
+
+pub use bridge::BridgeError;
+pub use cni::CniError;
+pub use error::Error;
+pub use lease::LeaseError;
+pub use netlink::NetlinkError;
+pub use netns::NetnsError;
+pub use nft::Protocol;
+pub use stats::{InterfaceStats, StatsSocket};
+pub use store::StoreError;
+pub use subnet::{Subnet, SubnetError, Subnets};
+pub use sysctl::SysctlError;
+
+/// The name of a pod's interface, as the kubelet and CNI plugins expect.
+pub(crate) const INTERFACE: &str = "eth0";
+
+const POD_CIDR: &str = "pod-cidr";
+
+/// Where the network keeps its state and finds its plugins.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Leases, CNI records and the pod CIDR; survives a restart of the machine.
+    pub state_dir: PathBuf,
+    /// Where CNI configurations are, usually `/etc/cni/net.d`. Without one there the built-in bridge is used.
+    pub cni_conf_dir: PathBuf,
+    /// Where CNI plugins are, searched in order; usually `/opt/cni/bin`.
+    pub cni_bin_dirs: Vec<PathBuf>,
+    /// How long a chain of plugins may take to add a pod; usually [`Config::ADD_DEADLINE`].
+    pub cni_add_deadline: Duration,
+    /// How long a chain of plugins may take to delete a pod; usually [`Config::DELETE_DEADLINE`].
+    pub cni_delete_deadline: Duration,
+    /// The built-in bridge.
+    pub bridge: BridgeConfig,
+}
+
+impl Config {
+    /// The usual deadline of a CNI ADD.
+    pub const ADD_DEADLINE: Duration = Duration::from_secs(60);
+    /// The usual deadline of a CNI DEL.
+    pub const DELETE_DEADLINE: Duration = Duration::from_secs(30);
+}
+
+/// The built-in bridge.
+#[derive(Debug, Clone)]
+pub struct BridgeConfig {
+    /// The name of its link, at most 15 bytes; usually `wharf0`.
+    pub name: String,
+    /// The addresses of pods, primary first; the bridge has the first of each.
+    pub subnets: Subnets,
+    /// The largest packet in bytes; the kernel's default (1500) if `None`.
+    pub mtu: Option<u32>,
+}
+
+/// Whether pods can be attached now, as the CRI's `NetworkReady` condition wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readiness {
+    /// Whether they can.
+    pub ready: bool,
+    /// One word, empty when ready.
+    pub reason: String,
+    /// For people, empty when ready.
+    pub message: String,
+}
+
+impl Readiness {
+    pub(crate) fn yes() -> Self {
+        Self { ready: true, reason: String::new(), message: String::new() }
+    }
+
+    pub(crate) fn not(reason: &str, message: String) -> Self {
+        Self { ready: false, reason: reason.to_owned(), message }
+    }
+}
+
+/// A port of a container, and the port of the host that leads to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The port inside the pod.
+    pub container_port: u16,
+    /// The port of the host; 0 for none.
+    pub host_port: u16,
+    /// The address of the host; `None` for all, `0.0.0.0` for all of IPv4, `::` for all of IPv6.
+    pub host_ip: Option<IpAddr>,
+}
+
+impl PortMapping {
+    /// Whether one packet could belong to both.
+    pub(crate) fn collides(&self, other: &Self) -> bool {
+        let addresses = match (self.host_ip, other.host_ip) {
+            (Some(one), Some(other)) => {
+                one == other
+                    || (one.is_ipv4() == other.is_ipv4() && (one.is_unspecified() || other.is_unspecified()))
+            }
+            _ => true,
+        };
+        addresses && (self.protocol, self.host_port) == (other.protocol, other.host_port)
+    }
+}
+
+/// A pod to be attached.
+#[derive(Debug, Clone, Copy)]
+pub struct Attachment<'a> {
+    /// The pod.
+    pub id: &'a PodId,
+    /// Its name, for plugins.
+    pub name: &'a str,
+    /// Its Kubernetes namespace, for plugins.
+    pub namespace: &'a str,
+    /// Its uid in Kubernetes, for plugins.
+    pub uid: &'a str,
+    /// The file that pins its network namespace.
+    pub netns: &'a Path,
+    /// Its ports; those without a host port have no effect.
+    pub ports: &'a [PortMapping],
+}
+
+/// The addresses of an attached pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodAddresses {
+    /// At least one, the primary first.
+    pub ips: Vec<IpAddr>,
+    /// The name of the interface that has them.
+    pub interface: String,
+}
+
+/// The network of the node; shared by all threads.
+#[derive(Debug)]
+pub struct Network {
+    bridge: bridge::Bridge,
+    cni: cni::Cni,
+    settings: store::Store,
+    /// Pods that this process attached and nobody asked to detach: never removed by `reconcile`, since its caller
+    /// may have listed the live pods before.
+    attached: Mutex<HashSet<PodId>>,
+}
+
+impl Network {
+    /// Opens the state; what is damaged is set aside in `quarantine/` and reported.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the directories cannot be made or read.
+    pub fn open(config: Config) -> Result<Self, Error> {
+        let settings = store::Store::open(config.state_dir.join("settings"))?;
+        let bridge = bridge::Bridge::open(&config.bridge, config.state_dir.join("leases"))?;
+        if let Some(cidrs) = settings.get::<String>(POD_CIDR) {
+            match cidrs.parse() {
+                Ok(subnets) => bridge.set_subnets(subnets),
+                Err(error) => settings.quarantine(POD_CIDR, &error),
+            }
+        }
+        let cni = cni::Cni::open(config)?;
+        Ok(Self { bridge, cni, settings, attached: Mutex::new(HashSet::new()) })
+    }
+
+    /// Whether pods can be attached now: a valid CNI configuration whose plugins are there, or a bridge that is there
+    /// or can be made. Costs a directory listing.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        match self.cni.current() {
+            Ok(Some(network)) => self.cni.readiness(&network),
+            Ok(None) => self.bridge.readiness(),
+            Err(error) => Readiness::not("InvalidCniConfig", error::chain(&error)),
+        }
+    }
+
+    /// Connects a pod: on return its addresses work. A pod that is connected already is connected anew, with the
+    /// same addresses where the network allows it.
+    ///
+    /// # Errors
+    /// [`Error::Bridge`] or [`Error::Cni`]; then nothing is left but what [`Network::detach`] or
+    /// [`Network::reconcile`] removes.
+    pub fn attach(&self, pod: &Attachment<'_>) -> Result<PodAddresses, Error> {
+        let network = self.cni.current()?;
+        self.attached().insert(pod.id.clone());
+        let result = match network {
+            Some(network) => {
+                self.bridge.detach(pod.id).map_err(Error::from).and_then(|()| Ok(self.cni.attach(&network, pod)?))
+            }
+            None => self.cni.detach(pod.id, None).map_err(Error::from).and_then(|()| Ok(self.bridge.attach(pod)?)),
+        };
+        if result.is_err() {
+            self.attached().remove(pod.id);
+        }
+        result
+    }
+
+    /// Disconnects a pod; unknown pods and namespaces that are gone are fine. The built-in bridge leaves the link to
+    /// the end of the namespace: drop it afterwards, and every [`StatsSocket`] in it.
+    ///
+    /// # Errors
+    /// [`Error::Bridge`] or [`Error::Cni`]; the pod's record stays, and the next call or [`Network::reconcile`] tries
+    /// again.
+    pub fn detach(&self, id: &PodId, netns: Option<&Path>) -> Result<(), Error> {
+        self.attached().remove(id);
+        self.bridge.detach(id)?;
+        Ok(self.cni.detach(id, netns)?)
+    }
+
+    /// The addresses of a pod that is attached, also by an earlier process.
+    #[must_use]
+    pub fn addresses(&self, id: &PodId) -> Option<PodAddresses> {
+        self.bridge.addresses(id).or_else(|| self.cni.addresses(id))
+    }
+
+    /// Removes leases, links, host ports and CNI networks of pods that are neither in `live` nor attached by this
+    /// process, and restores rules that someone removed. Gives the number of pods of which something was removed. What
+    /// cannot be removed is reported, and stays for the next call; once a minute is a good rhythm.
+    pub fn reconcile(&self, live: &HashSet<PodId>) -> usize {
+        let keep = |id: &PodId| live.contains(id) || self.attached().contains(id);
+        let mut removed = self.bridge.reconcile(&keep).unwrap_or_else(|error| {
+            tracing::warn!(error = error::chain(&error), "the bridge could not be put in order");
+            HashSet::new()
+        });
+        removed.extend(self.cni.reconcile(&keep));
+        removed.len()
+    }
+
+    /// Uses these ranges (one CIDR, or one of each family separated by a comma, primary first) for the pods to come on
+    /// the built-in bridge, also after a restart. An empty text changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Subnet`] for a malformed text, [`Error::Store`] if it cannot be recorded.
+    pub fn set_pod_cidr(&self, cidrs: &str) -> Result<(), Error> {
+        if cidrs.is_empty() {
+            return Ok(());
+        }
+        let subnets: Subnets = cidrs.parse()?;
+        self.settings.save(POD_CIDR, &cidrs)?;
+        self.bridge.set_subnets(subnets);
+        Ok(())
+    }
+
+    fn attached(&self) -> MutexGuard<'_, HashSet<PodId>> {
+        lock(&self.attached)
+    }
+}
+
+/// A thread that panicked inside leaves nothing half done: every update is a single assignment or insert.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

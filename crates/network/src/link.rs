@@ -26,6 +26,9 @@ const LINK_STATS: u16 = 23;
 const LINK_NETNS_FD: u16 = 28;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
+const INFO_PORT_KIND: u16 = 4;
+const INFO_PORT_DATA: u16 = 5;
+const PORT_HAIRPIN: u16 = 4;
 const VETH_PEER: u16 = 1;
 
 const FLAG_UP: u32 = 1;
@@ -38,6 +41,8 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
     pub(crate) alias: String,
+    /// The index of the bridge it is a port of; 0 for none.
+    pub(crate) master: u32,
     /// `bridge`, `veth`, …; empty for hardware.
     pub(crate) kind: String,
     /// The raw `rtnl_link_stats64`; empty if the kernel gave none.
@@ -48,7 +53,6 @@ pub(crate) struct Link {
 #[derive(Debug)]
 pub(crate) struct Veth<'a> {
     pub(crate) name: &'a str,
-    pub(crate) alias: &'a str,
     /// The index of the bridge the host's end joins.
     pub(crate) bridge: u32,
     pub(crate) mtu: Option<u32>,
@@ -108,7 +112,6 @@ pub(crate) fn create_bridge(
 pub(crate) fn create_veth(socket: &Socket, veth: &Veth<'_>) -> Result<(), NetlinkError> {
     let mut message = create_link();
     message.text(LINK_NAME, veth.name);
-    message.text(LINK_ALIAS, veth.alias);
     message.attribute(LINK_MASTER, &veth.bridge.to_ne_bytes());
     put_mtu(&mut message, veth.mtu);
     message.nest(LINK_INFO, |info| {
@@ -124,6 +127,19 @@ pub(crate) fn create_veth(socket: &Socket, veth: &Veth<'_>) -> Result<(), Netlin
         });
     });
     socket.request(message).operation(|| format!("create the veth pair {} and {}", veth.name, veth.peer_name))
+}
+
+/// Gives a bridge's port its alias, and lets frames go back out of it: where bridged frames pass the IP hooks
+/// (`br_netfilter`), a pod's connection to its own host port is one.
+pub(crate) fn label_port(socket: &Socket, name: &str, alias: &str) -> Result<(), NetlinkError> {
+    let mut message = Message::new(NEW_LINK, netlink::ACK).fixed(&link_header(0, 0));
+    message.text(LINK_NAME, name);
+    message.text(LINK_ALIAS, alias);
+    message.nest(LINK_INFO, |info| {
+        info.attribute(INFO_PORT_KIND, b"bridge");
+        info.nest(INFO_PORT_DATA, |data| data.attribute(PORT_HAIRPIN, &[1]));
+    });
+    socket.request(message).operation(|| format!("label the link {name}"))
 }
 
 /// Brings a link up.
@@ -228,10 +244,28 @@ fn parse(payload: &[u8]) -> Link {
         match kind {
             LINK_NAME => link.name = netlink::text(value),
             LINK_ALIAS => link.alias = netlink::text(value),
+            LINK_MASTER => link.master = netlink::number(value).unwrap_or_default(),
             LINK_INFO => link.kind = netlink::find(value, INFO_KIND).map(netlink::text).unwrap_or_default(),
             LINK_STATS => link.stats = value.to_vec(),
             _ => {}
         }
     }
     link
+}
+
+/// Routes 127.0.0.0/8 of the socket's namespace out by a link instead of `lo`.
+#[cfg(test)]
+pub(crate) fn delete_loopback_for_test(socket: &Socket, index: u32) {
+    // The local table goes before the main one, so its entries for loopback must go: with the address they do.
+    let mut header = vec![2, 8, 0, 0];
+    header.extend_from_slice(&LOOPBACK.to_ne_bytes());
+    let mut address = Message::new(21, netlink::ACK).fixed(&header);
+    address.attribute(2, &[127, 0, 0, 1]);
+    socket.request(address).unwrap();
+    let header = [2, 8, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0];
+    let mut route = Message::new(NEW_ROUTE, netlink::ACK | netlink::CREATE).fixed(&header);
+    route.attribute(1, &[127, 0, 0, 0]);
+    route.attribute(5, &[10, 88, 0, 1]);
+    route.attribute(4, &index.to_ne_bytes());
+    socket.request(route).unwrap();
 }

@@ -1,6 +1,6 @@
 //! Wharf's table of nf_tables: masquerading of what leaves the bridge, and host ports by maps.
 //!
-//! The rules name only the bridge and the maps, so they are the same for every pod and every subnet. A pod with host
+//! The rules name only the bridge, its subnets and the maps, so they are the same for every pod. A pod with host
 //! ports adds elements to the maps, each with the pod's id as its comment; a pod without touches nothing. The table
 //! never says "accept" where another table says "drop": nf_tables has no such verdict, so there is no forward chain.
 
@@ -13,6 +13,7 @@ use wharf_types::PodId;
 
 use crate::link::octets;
 use crate::netlink::{Family, Message, NetlinkError, Operation, Socket};
+use crate::subnet::Subnet;
 
 pub(crate) mod encode;
 
@@ -158,7 +159,7 @@ fn put_port(bytes: &mut Vec<u8>, port: u16) {
 }
 
 /// Makes the table with its chains, maps and rules, or puts right what someone changed; elements stay.
-pub(crate) fn ensure(bridge: &str) -> Result<(), NetlinkError> {
+pub(crate) fn ensure(bridge: &str, subnets: &[Subnet]) -> Result<(), NetlinkError> {
     let mut messages = vec![encode::new_table()];
     messages.extend(CHAINS.map(|(name, hook)| encode::new_chain(name, hook)));
     for map in MAPS {
@@ -167,7 +168,7 @@ pub(crate) fn ensure(bridge: &str) -> Result<(), NetlinkError> {
     messages.extend(CHAINS.map(|(name, _hook)| encode::flush_chain(name)));
     messages.extend(guard_rules());
     messages.extend(port_rules());
-    messages.extend(masquerade_rules(bridge));
+    messages.extend(masquerade_rules(bridge, subnets));
     let socket = Socket::open(Family::Netfilter)?;
     commit(&socket, messages).operation(|| format!("set up the nf_tables table inet {}", encode::TABLE))
 }
@@ -209,8 +210,8 @@ fn port_rules() -> Vec<Message> {
     rules
 }
 
-fn masquerade_rules(bridge: &str) -> [Message; 3] {
-    [
+fn masquerade_rules(bridge: &str, subnets: &[Subnet]) -> Vec<Message> {
+    let mut rules = vec![
         encode::new_rule(POSTROUTING, |rule| rule.from_link(bridge).not_to_link(bridge).masquerade()),
         // A pod that uses a host port of a pod, perhaps its own: the answer must come back through the host.
         encode::new_rule(POSTROUTING, |rule| {
@@ -220,7 +221,16 @@ fn masquerade_rules(bridge: &str) -> [Message; 3] {
         encode::new_rule(POSTROUTING, |rule| {
             rule.to_link(bridge).family_is(IPV4).network_is(12, &[127]).masquerade();
         }),
-    ]
+    ];
+    // With br_netfilter such a connection stays on the bridge, and then this hook is not told where it came from.
+    rules.extend(subnets.iter().map(|subnet| {
+        encode::new_rule(POSTROUTING, |rule| {
+            let (family, source) = if subnet.is_ipv6() { (IPV6, 8) } else { (IPV4, 12) };
+            rule.to_link(bridge).family_is(family);
+            rule.network_within(source, &octets(subnet.nth(0)), subnet.prefix()).translated().masquerade();
+        })
+    }));
+    rules
 }
 
 /// Adds elements, all or none. EEXIST: another element has one of the keys. ENOENT: the table is gone.
@@ -303,4 +313,11 @@ pub(crate) fn restore(
 
 fn commit(socket: &Socket, messages: Vec<Message>) -> Result<(), Errno> {
     socket.batch(encode::batch(messages)).map_err(|(_index, errno)| errno)
+}
+
+/// What `nft flush ruleset` does.
+#[cfg(test)]
+pub(crate) fn delete_table_for_test() {
+    let socket = Socket::open(Family::Netfilter).unwrap();
+    commit(&socket, vec![encode::delete_table()]).unwrap();
 }

@@ -53,6 +53,19 @@ impl Store {
         Ok(records)
     }
 
+    /// One record; `None` if there is none, or if it was damaged and is now set aside.
+    pub(crate) fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        match read(&self.dir.join(name)) {
+            Ok(record) => Some(record),
+            Err(error) => {
+                if error.kind() != ErrorKind::NotFound {
+                    self.quarantine(name, &error);
+                }
+                None
+            }
+        }
+    }
+
     /// Writes a record as a whole.
     pub(crate) fn save(&self, name: &str, record: &impl Serialize) -> Result<(), StoreError> {
         let (path, temporary) = (self.dir.join(name), self.dir.join(format!(".{name}")));

@@ -102,6 +102,11 @@ impl Subnets {
         &self.0
     }
 
+    /// Whether there is one address of each subnet, in the same order.
+    pub(crate) fn contain(&self, ips: &[IpAddr]) -> bool {
+        ips.len() == self.0.len() && self.0.iter().zip(ips).all(|(subnet, ip)| subnet.contains(*ip))
+    }
+
     /// The IPv4 subnet alone, if there is one.
     pub(crate) fn without_ipv6(&self) -> Option<Self> {
         let ipv4: Vec<Subnet> = self.0.iter().filter(|subnet| !subnet.is_ipv6()).copied().collect();

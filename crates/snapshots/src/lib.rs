@@ -9,9 +9,9 @@
 //! A snapshot is not durable and has no record: the directory is the truth. It appears whole, by a rename, and leaves
 //! by one. Nothing is mounted here.
 
-mod reaper;
 mod snapshots;
+mod trash;
 pub mod tree;
 
-pub use reaper::Reaper;
 pub use snapshots::{Snapshot, SnapshotError, Snapshots};
+pub use trash::{Trash, ensure_directory, list_names};

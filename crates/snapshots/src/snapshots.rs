@@ -3,13 +3,10 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
@@ -18,7 +15,7 @@ use wharf_sys::error::Named;
 use wharf_sys::fs::{Resolve, open, open_below};
 use wharf_types::{ContainerId, ErrorKind};
 
-use crate::Reaper;
+use crate::trash::{Trash, ensure_directory, list_names};
 use crate::tree::{Usage, measure, remove_tree};
 
 const TRASH: &str = ".trash";
@@ -62,9 +59,7 @@ pub struct Snapshot {
 pub struct Snapshots {
     path: PathBuf,
     root: OwnedFd,
-    trash: Arc<OwnedFd>,
-    reaper: Reaper,
-    serial: AtomicU64,
+    trash: Trash,
     measured: Mutex<HashMap<ContainerId, (Usage, Instant)>>,
 }
 
@@ -79,19 +74,8 @@ impl Snapshots {
         std::fs::create_dir_all(path).named("mkdir", || path.display().to_string()).map_err(failed)?;
         let root = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(failed)?;
         fchmod(&root, Mode::S_IRWXU).named("fchmod", String::new).map_err(failed)?;
-        make(&root, OsStr::new(TRASH)).map_err(failed)?;
-        let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        let trash = open_below(root.as_fd(), TRASH, directory, Resolve::BeneathNoLinks).map_err(failed)?;
-        let trash = Arc::new(trash);
-        let reaper = Reaper::start(Arc::clone(&trash)).named("clone", String::new).map_err(failed)?;
-        let snapshots = Self {
-            path: path.to_owned(),
-            root,
-            trash,
-            reaper,
-            serial: AtomicU64::new(0),
-            measured: Mutex::new(HashMap::new()),
-        };
+        let trash = Trash::open(root.as_fd(), TRASH).map_err(failed)?;
+        let snapshots = Self { path: path.to_owned(), root, trash, measured: Mutex::new(HashMap::new()) };
         snapshots.sweep().map_err(failed)?;
         Ok(snapshots)
     }
@@ -122,10 +106,10 @@ impl Snapshots {
         let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let like = fstat(open(top, directory)?).named("fstat", || top.display().to_string())?;
         remove_tree(self.root.as_fd(), half)?;
-        make(&self.root, half)?;
+        mkdirat(&self.root, half, Mode::S_IRWXU).named("mkdirat", || half.display().to_string())?;
         let own = open_below(self.root.as_fd(), half, directory, Resolve::BeneathNoLinks)?;
         for name in ["fs", "work"] {
-            make(&own, OsStr::new(name))?;
+            ensure_directory(own.as_fd(), name)?;
         }
         let upper = open_below(own.as_fd(), "fs", directory, Resolve::BeneathNoLinks)?;
         let owner = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
@@ -146,11 +130,9 @@ impl Snapshots {
     /// EBUSY if its directory itself is a mount point.
     pub fn remove(&self, container: &ContainerId) -> Result<(), SnapshotError> {
         lock(&self.measured).remove(container);
-        self.discard(OsStr::new(container.as_str())).map_err(|source| SnapshotError {
-            what: "remove",
-            name: container.to_string(),
-            source,
-        })
+        self.trash
+            .discard(self.root.as_fd(), OsStr::new(container.as_str()))
+            .map_err(|source| SnapshotError { what: "remove", name: container.to_string(), source })
     }
 
     /// The containers that have a snapshot.
@@ -189,58 +171,17 @@ impl Snapshots {
     }
 
     fn names(&self) -> wharf_sys::Result<Vec<OsString>> {
-        entries(&self.root)
+        list_names(self.root.as_fd())
     }
 
     fn sweep(&self) -> wharf_sys::Result<()> {
         for name in self.names()? {
             if name.to_str().is_some_and(|name| name.starts_with('.') && name != TRASH) {
-                self.discard(&name)?;
+                self.trash.discard(self.root.as_fd(), &name)?;
             }
         }
-        entries(&self.trash)?.into_iter().for_each(|name| self.reaper.remove(name));
         Ok(())
     }
-
-    /// Moves a name into the trash under a number of its own.
-    fn discard(&self, name: &OsStr) -> wharf_sys::Result<()> {
-        loop {
-            let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-            let target = OsString::from(format!("{serial}"));
-            let flags = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
-            match nix::fcntl::renameat2(&self.root, name, &*self.trash, target.as_os_str(), flags) {
-                Ok(()) => self.reaper.remove(target),
-                Err(Errno::EEXIST) => continue,
-                Err(Errno::ENOENT) => {}
-                Err(errno) => return Err(wharf_sys::Error::new("rename", name.display().to_string(), errno)),
-            }
-            return Ok(());
-        }
-    }
-}
-
-/// Makes a directory of mode 0755, or leaves the one that is there.
-fn make(parent: &OwnedFd, name: &OsStr) -> wharf_sys::Result<()> {
-    match mkdirat(parent, name, Mode::from_bits_truncate(0o755)) {
-        Ok(()) | Err(Errno::EEXIST) => Ok(()),
-        Err(errno) => Err(wharf_sys::Error::new("mkdirat", name.display().to_string(), errno)),
-    }
-}
-
-/// The names in a directory of wharf's own, without `.` and `..`.
-fn entries(directory: &OwnedFd) -> wharf_sys::Result<Vec<OsString>> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let mut dir = Dir::openat(directory, ".", flags, Mode::empty())
-        .named("openat", || "a directory of snapshots".into())?;
-    let mut names = Vec::new();
-    for entry in dir.iter() {
-        let entry = entry.named("readdir", || "a directory of snapshots".into())?;
-        let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        if name != "." && name != ".." {
-            names.push(name.to_owned());
-        }
-    }
-    Ok(names)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -195,16 +195,6 @@ pub fn close_on_exec_from(first: u32) -> Result<()> {
     Errno::result(result).map(drop).map_err(|errno| Error::new("close_range", first.to_string(), errno))
 }
 
-/// Closes every descriptor from `first` on.
-///
-/// # Errors
-/// The kernel's.
-pub fn close_from(_witness: &SingleThreaded, first: u32) -> Result<()> {
-    // SAFETY: only a process that is about to do nothing with its older descriptors calls this: a new child.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
-    Errno::result(result).map(drop).map_err(|errno| Error::new("close_range", first.to_string(), errno))
-}
-
 /// The five capability sets, one bit per capability number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Capabilities {
@@ -395,4 +385,41 @@ pub fn unlock_terminal(master: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: TIOCSPTLCK reads an int that lives through the call.
     let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK as _, &raw const unlock) };
     Errno::result(result).map(drop).map_err(|errno| Error::new("ioctl(TIOCSPTLCK)", "", errno))
+}
+
+/// Closes every descriptor from 3 on but those named: a child's first step, so that nothing of its parent leaks into it.
+///
+/// # Errors
+/// The kernel's.
+pub fn keep_only(_witness: &SingleThreaded, keep: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut numbers: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).filter(|&fd| fd > 2).collect();
+    numbers.sort_unstable();
+    let mut first = 3;
+    for number in numbers.into_iter().chain([u32::MAX]) {
+        if number > first {
+            close_range(first, number - 1)?;
+        }
+        first = number.saturating_add(1);
+    }
+    Ok(())
+}
+
+fn close_range(first: u32, last: u32) -> Result<()> {
+    // SAFETY: only a new child calls this, which uses none of the descriptors it closes.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    Errno::result(result).map(drop).map_err(|errno| Error::new("close_range", format!("{first}, {last}"), errno))
+}
+
+/// Gives every signal its default action and blocks none: what a program expects at its start.
+///
+/// # Errors
+/// The kernel's.
+pub fn reset_signals() -> Result<()> {
+    // Rust's runtime ignores this one, and an ignored signal stays ignored over an exec.
+    // SAFETY: the default action is no handler, so there is no code to be safe.
+    let result = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    if result == libc::SIG_ERR {
+        return Err(Error::new("signal", "SIGPIPE", Errno::last()));
+    }
+    nix::sys::signal::SigSet::empty().thread_set_mask().named("sigprocmask", String::new)
 }

@@ -103,3 +103,9 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<
     }
     Ok((message.bytes, descriptors))
 }
+
+/// Ends a connection both ways; its descriptor stays open and reads as ended.
+pub fn shut_down(socket: BorrowedFd<'_>) {
+    // It fails only if the connection has ended already.
+    rustix::net::shutdown(socket, rustix::net::Shutdown::Both).unwrap_or_default();
+}

@@ -259,8 +259,6 @@ pub struct Exec {
     pub exec: u64,
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub args: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
-    #[prost(string, tag = "4")]
-    pub cgroup_leaf: ::prost::alloc::string::String,
     #[prost(bool, tag = "5")]
     pub terminal: bool,
 }

@@ -11,6 +11,7 @@ use wharf_sys::socket;
 
 /// The generated messages of `proto/supervisor/v1/supervisor.proto`.
 #[allow(missing_docs, reason = "the proto's own comments explain its fields")]
+#[allow(clippy::struct_excessive_bools, reason = "messages have flags")]
 #[allow(clippy::allow_attributes_without_reason, reason = "generated")]
 pub mod v1 {
     include!("generated.rs");

@@ -104,7 +104,9 @@ impl DeviceList {
                 .chain(self.exceptions.iter().map(|(device, access)| ("devices.deny", line(device, *access))))
                 .collect(),
             Default::Deny if current.default == Default::Allow => {
-                std::iter::once(("devices.deny", "a".to_owned())).chain(self.beyond(None, "devices.allow")).collect()
+                std::iter::once(("devices.deny", "a".to_owned()))
+                    .chain(self.beyond(None, "devices.allow"))
+                    .collect()
             }
             Default::Deny => {
                 let mut writes = self.beyond(Some(current), "devices.allow");
@@ -200,7 +202,10 @@ mod tests {
     fn a_privileged_container_gets_all() {
         let all = DeviceRule::allow(DeviceType::All, None, None, Access::ALL);
         assert_eq!(writes(&[all], OPEN), ["allow a"]);
-        assert_eq!(writes(&[all, char_rule(false, 1, None, "w")], "c 1:3 rwm\n"), ["allow a", "deny c 1:* w"]);
+        assert_eq!(
+            writes(&[all, char_rule(false, 1, None, "w")], "c 1:3 rwm\n"),
+            ["allow a", "deny c 1:* w"]
+        );
     }
 
     #[test]

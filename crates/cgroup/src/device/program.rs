@@ -177,7 +177,11 @@ mod tests {
             (BLOCK, (8, 0), "r", false),
             (BLOCK, (1, 3), "r", false),
         ] {
-            assert_eq!(allowed(&default_devices(), kind, device, letters), expected, "{kind} {device:?} {letters}");
+            assert_eq!(
+                allowed(&default_devices(), kind, device, letters),
+                expected,
+                "{kind} {device:?} {letters}"
+            );
         }
     }
 

@@ -46,27 +46,37 @@ fn golden_plans() {
     for (limits, v1, v2) in [
         (Limits::default(), "", ""),
         (cpu(0, 0, 0), "", ""),
-        (cpu(1024, 100_000, 50_000),
-         "cpu.shares=1024 cpu.cfs_period_us=100000|cpu.cfs_quota_us=50000",
-         "cpu.weight=100 cpu.max=50000 100000"),
+        (
+            cpu(1024, 100_000, 50_000),
+            "cpu.shares=1024 cpu.cfs_period_us=100000|cpu.cfs_quota_us=50000",
+            "cpu.weight=100 cpu.max=50000 100000",
+        ),
         (cpu(2, 0, -1), "cpu.shares=2 cpu.cfs_quota_us=-1", "cpu.weight=1 cpu.max=max 100000"),
         (memory(0, 0), "", ""),
         (memory(1000, 0), "memory.limit_in_bytes=1000", "memory.max=1000"),
-        (memory(1000, 1500),
-         "memory.limit_in_bytes=1000|memory.memsw.limit_in_bytes?=1500",
-         "memory.swap.max?=500 memory.max=1000"),
-        (memory(1000, -1),
-         "memory.limit_in_bytes=1000|memory.memsw.limit_in_bytes?=-1",
-         "memory.swap.max?=max memory.max=1000"),
-        (memory(-1, 0),
-         "memory.limit_in_bytes=-1|memory.memsw.limit_in_bytes?=-1",
-         "memory.swap.max?=max memory.max=max"),
+        (
+            memory(1000, 1500),
+            "memory.limit_in_bytes=1000|memory.memsw.limit_in_bytes?=1500",
+            "memory.swap.max?=500 memory.max=1000",
+        ),
+        (
+            memory(1000, -1),
+            "memory.limit_in_bytes=1000|memory.memsw.limit_in_bytes?=-1",
+            "memory.swap.max?=max memory.max=1000",
+        ),
+        (
+            memory(-1, 0),
+            "memory.limit_in_bytes=-1|memory.memsw.limit_in_bytes?=-1",
+            "memory.swap.max?=max memory.max=max",
+        ),
         (Limits { pids_limit: Some(-1), ..Limits::default() }, "pids.max=max", "pids.max=max"),
-        (whole,
-         "cpuset.cpus=0-1 cpuset.mems=0 memory.limit_in_bytes=1000|memory.memsw.limit_in_bytes?=1000 pids.max=100 \
+        (
+            whole,
+            "cpuset.cpus=0-1 cpuset.mems=0 memory.limit_in_bytes=1000|memory.memsw.limit_in_bytes?=1000 pids.max=100 \
           hugetlb.2MB.limit_in_bytes?=0 hugetlb.2MB.rsvd.limit_in_bytes?=0",
-         "cpuset.cpus=0-1 cpuset.mems=0 memory.swap.max?=0 memory.max=1000 pids.max=100 \
-          hugetlb.2MB.max?=0 hugetlb.2MB.rsvd.max?=0"),
+            "cpuset.cpus=0-1 cpuset.mems=0 memory.swap.max?=0 memory.max=1000 pids.max=100 \
+          hugetlb.2MB.max?=0 hugetlb.2MB.rsvd.max?=0",
+        ),
     ] {
         assert_eq!(show(Kind::V1, &limits, None).unwrap(), v1, "v1 of {limits:?}");
         assert_eq!(show(Kind::Unified, &limits, None).unwrap(), v2, "v2 of {limits:?}");
@@ -90,7 +100,9 @@ fn files_of_v2_come_last_and_are_checked() {
         "memory.max=1000 memory.high=900 memory.oom.group=1"
     );
     assert!(show(Kind::V1, &limits, None).is_err());
-    for file in ["cgroup.procs", "cgroup.kill", "../memory.max", "a/b.c", "", ".", "..", "Memory.max", "memory"] {
+    for file in
+        ["cgroup.procs", "cgroup.kill", "../memory.max", "a/b.c", "", ".", "..", "Memory.max", "memory"]
+    {
         assert!(show(Kind::Unified, &files(&[(file, "1")]), None).is_err(), "{file:?}");
     }
     assert!(show(Kind::Unified, &files(&[("memory.high", "1\0")]), None).is_err());

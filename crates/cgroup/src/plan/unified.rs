@@ -32,7 +32,8 @@ fn cpu(limits: &Limits, cpu_max: Option<&str>, steps: &mut Vec<Step>) {
         return;
     }
     // Quota and period share a file: the one that is not given keeps its value.
-    let (held_quota, held_period) = cpu_max.and_then(|text| text.trim().split_once(' ')).unwrap_or(("max", ""));
+    let (held_quota, held_period) =
+        cpu_max.and_then(|text| text.trim().split_once(' ')).unwrap_or(("max", ""));
     let quota = match limits.cpu_quota_us {
         None => held_quota.to_owned(),
         Some(quota) if quota < 0 => "max".to_owned(),
@@ -57,14 +58,15 @@ fn memory(limits: &Limits, steps: &mut Vec<Step>) -> Result<(), Error> {
 
 /// Swap alone, from memory and swap together; negative is unlimited.
 fn swap(limits: &Limits) -> Result<Option<i64>, Error> {
-    let invalid = |both: i64, reason| {
-        Err(Error::InvalidLimit { limit: format!("memory_swap_limit {both}"), reason })
-    };
+    let invalid =
+        |both: i64, reason| Err(Error::InvalidLimit { limit: format!("memory_swap_limit {both}"), reason });
     match (limits.memory_limit_bytes, limits.memory_swap_limit_bytes) {
         (Some(limit), None) if limit < 0 => Ok(Some(-1)),
         (_, None) => Ok(None),
         (_, Some(both)) if both < 0 => Ok(Some(-1)),
-        (None, Some(both)) => invalid(both, "swap alone is its difference to the memory limit, which is not given"),
+        (None, Some(both)) => {
+            invalid(both, "swap alone is its difference to the memory limit, which is not given")
+        }
         (Some(limit), Some(both)) if limit < 0 || both < limit => {
             invalid(both, "it is less than the memory limit, which it includes")
         }

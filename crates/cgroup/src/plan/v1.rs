@@ -42,7 +42,10 @@ fn memory(limits: &Limits, steps: &mut Vec<Step>) -> Result<(), Error> {
         && (limit < 0 || both < limit)
     {
         let limit = format!("memory_swap_limit {both}");
-        return Err(Error::InvalidLimit { limit, reason: "it is less than the memory limit, which it includes" });
+        return Err(Error::InvalidLimit {
+            limit,
+            reason: "it is less than the memory limit, which it includes",
+        });
     }
     let write = |file, value: i64| Write::new(Controller::Memory, file, value.max(-1));
     let limit = limits.memory_limit_bytes.map(|value| write("memory.limit_in_bytes", value));

@@ -89,7 +89,8 @@ pub(super) fn pressure(text: &str) -> Option<Pressure> {
 
 fn pressure_line(fields: &str) -> Option<PressureLine> {
     let mut values = fields.split(' ').map(|field| field.split_once('='));
-    let mut next = |key: &str| values.next().flatten().filter(|(name, _)| *name == key).map(|(_, value)| value);
+    let mut next =
+        |key: &str| values.next().flatten().filter(|(name, _)| *name == key).map(|(_, value)| value);
     Some(PressureLine {
         avg10: next("avg10")?.parse().ok()?,
         avg60: next("avg60")?.parse().ok()?,
@@ -126,12 +127,15 @@ pub(super) fn blkio(bytes: &str, requests: &str) -> Option<Vec<DeviceIo>> {
     for (text, is_bytes) in [(bytes, true), (requests, false)] {
         for line in text.lines() {
             let mut words = line.split(' ');
-            let (Some(name), Some(kind), Some(value)) = (words.next(), words.next(), words.next()) else { continue };
+            let (Some(name), Some(kind), Some(value)) = (words.next(), words.next(), words.next()) else {
+                continue;
+            };
             let ((major, minor), value) = (device(name)?, number(value)?);
-            let at = devices.iter().position(|io| (io.major, io.minor) == (major, minor)).unwrap_or_else(|| {
-                devices.push(DeviceIo { major, minor, ..DeviceIo::default() });
-                devices.len() - 1
-            });
+            let at =
+                devices.iter().position(|io| (io.major, io.minor) == (major, minor)).unwrap_or_else(|| {
+                    devices.push(DeviceIo { major, minor, ..DeviceIo::default() });
+                    devices.len() - 1
+                });
             let io = devices.get_mut(at)?;
             match (kind, is_bytes) {
                 ("Read", true) => io.read_bytes = value,
@@ -169,7 +173,8 @@ mod tests {
 
     #[test]
     fn memory_of_v1_includes_descendants() {
-        let text = "rss 1\ninactive_file 2\ntotal_rss 30\ntotal_inactive_file 40\ntotal_pgfault 50\ntotal_swap 60\n";
+        let text =
+            "rss 1\ninactive_file 2\ntotal_rss 30\ntotal_inactive_file 40\ntotal_pgfault 50\ntotal_swap 60\n";
         let mut memory = MemoryStats::default();
         let rest = memory_stat_v1(text, &mut memory);
         assert_eq!(rest, MemoryStatRest { inactive_file: Some(40), swap: Some(60) });
@@ -179,7 +184,8 @@ mod tests {
 
     #[test]
     fn memory_of_v2() {
-        let text = "anon 1\nfile 2\nkernel 3\nfile_mapped 4\ninactive_file 5\npgfault 6\npgmajfault 7\nslab x\n";
+        let text =
+            "anon 1\nfile 2\nkernel 3\nfile_mapped 4\ninactive_file 5\npgfault 6\npgmajfault 7\nslab x\n";
         let mut memory = MemoryStats::default();
         assert_eq!(memory_stat_v2(text, &mut memory).inactive_file, Some(5));
         let expected = MemoryStats {

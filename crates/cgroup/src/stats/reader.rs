@@ -79,7 +79,8 @@ impl StatsReader {
     /// # Errors
     /// [`Error::Io`] if a file that exists cannot be opened, as when descriptors run out.
     pub fn open(cgroup: &Cgroup) -> Result<Self, Error> {
-        let in_unified = |name| cgroup.unified().map_or(Ok(Held(None)), |directory| Held::open(directory, name));
+        let in_unified =
+            |name| cgroup.unified().map_or(Ok(Held(None)), |directory| Held::open(directory, name));
         let in_pids = |name| match cgroup.home(Controller::Pids) {
             Some((_, directory)) => Held::open(directory, name),
             None => Ok(Held(None)),
@@ -193,8 +194,10 @@ impl MemoryV1 {
             ..MemoryStats::default()
         };
         let rest = parse::memory_stat_v1(self.stat.read(buffer).unwrap_or_default(), &mut memory);
-        let limit =
-            memory.limit.zip(self.both_limit.bound(buffer)).map(|(limit, both)| parse::swap_bound(limit, both));
+        let limit = memory
+            .limit
+            .zip(self.both_limit.bound(buffer))
+            .map(|(limit, both)| parse::swap_bound(limit, both));
         (memory, SwapStats { usage_bytes: rest.swap, limit }, rest.inactive_file)
     }
 }
@@ -291,7 +294,9 @@ fn open_memory(cgroup: &Cgroup) -> Result<Option<MemoryFiles>, Error> {
     Ok(match cgroup.home(Controller::Memory) {
         None => None,
         Some((Kind::V1, directory)) => Some(MemoryFiles::V1 { files: Box::new(MemoryV1::open(directory)?) }),
-        Some((Kind::Unified, directory)) => Some(MemoryFiles::V2 { files: Box::new(MemoryV2::open(directory)?) }),
+        Some((Kind::Unified, directory)) => {
+            Some(MemoryFiles::V2 { files: Box::new(MemoryV2::open(directory)?) })
+        }
     })
 }
 

@@ -105,6 +105,31 @@ impl Rule<'_> {
         self.load(1, offset..offset.saturating_add(len), 0).compare(0, value)
     }
 
+    /// Goes on if the address at the offset begins with the first bits of `base`.
+    pub(crate) fn network_within(&mut self, offset: u32, base: &[u8], prefix: u8) -> &mut Self {
+        let len = u32::try_from(base.len()).unwrap_or(u32::MAX);
+        let mut bits_left = u32::from(prefix);
+        let mask: Vec<u8> = base
+            .iter()
+            .map(|_byte| {
+                let bits = bits_left.min(8);
+                bits_left -= bits;
+                !u8::MAX.checked_shr(bits).unwrap_or_default()
+            })
+            .collect();
+        self.load(1, offset..offset.saturating_add(len), 0).mask(&mask).compare(0, base)
+    }
+
+    fn mask(&mut self, mask: &[u8]) -> &mut Self {
+        self.expression("bitwise", |data| {
+            number(data, 1, REGISTER);
+            number(data, 2, REGISTER);
+            number(data, 3, u32::try_from(mask.len()).unwrap_or(u32::MAX));
+            data.nest(4, |value| value.attribute(1, mask));
+            data.nest(5, |xor| xor.attribute(1, &vec![0; mask.len()]));
+        })
+    }
+
     pub(crate) fn load_protocol(&mut self, register: u32) -> &mut Self {
         self.meta(16, REGISTER + register)
     }
@@ -126,13 +151,7 @@ impl Rule<'_> {
             number(data, 1, REGISTER);
             number(data, 2, 2);
         })
-        .expression("bitwise", |data| {
-            number(data, 1, REGISTER);
-            number(data, 2, REGISTER);
-            number(data, 3, 4);
-            data.nest(4, |mask| mask.attribute(1, &status_bit));
-            data.nest(5, |xor| xor.attribute(1, &[0; 4]));
-        })
+        .mask(&status_bit)
         .compare(1, &[0; 4])
     }
 
@@ -199,6 +218,13 @@ pub(crate) fn batch(messages: impl IntoIterator<Item = Message>) -> Vec<Message>
 
 pub(crate) fn new_table() -> Message {
     let mut message = message(NEW_TABLE, netlink::CREATE);
+    message.text(1, TABLE);
+    message
+}
+
+#[cfg(test)]
+pub(crate) fn delete_table() -> Message {
+    let mut message = message(SUBSYSTEM | 2, 0);
     message.text(1, TABLE);
     message
 }

@@ -1,0 +1,147 @@
+//! Making, entering, killing, freezing, removing.
+
+use super::{Fresh, PATIENCE, Shell};
+use crate::{CgroupPath, Cgroups, Controller, Error, Version};
+use std::time::Duration;
+use wharf_types::ErrorKind;
+
+#[test]
+fn a_process_enters_every_hierarchy() {
+    let fresh = Fresh::new("enter");
+    let shell = Shell::idle(&fresh.0.entry());
+    assert_eq!(fresh.0.pids().unwrap(), [shell.pid()]);
+    assert!(fresh.0.is_populated().unwrap());
+    let of_process = super::read(format!("/proc/{}/cgroup", shell.pid()).as_ref());
+    let inside = of_process.lines().filter(|line| line.ends_with(fresh.0.path().as_str())).count();
+    let entry = fresh.0.entry();
+    assert_eq!(inside, entry.procs.len() + usize::from(entry.directory.is_some()), "{of_process}");
+}
+
+#[test]
+fn creation_is_idempotent_and_makes_ancestors() {
+    let fresh = Fresh::new("again");
+    let cgroups = Cgroups::detect().unwrap();
+    let path = fresh.0.path().child("burstable").unwrap().child("pod").unwrap();
+    let inner = cgroups.create(&path).unwrap();
+    let again = cgroups.create(&path).unwrap();
+    assert_eq!(inner.entry(), again.entry());
+    if let Some((crate::detect::Kind::V1, directory)) = inner.home(Controller::Cpuset) {
+        let whole = directory.ancestors().nth(3).unwrap();
+        for name in ["cpuset.cpus", "cpuset.mems"] {
+            assert_eq!(super::read(&directory.join(name)), super::read(&whole.join(name)));
+        }
+    }
+    let shell = Shell::idle(&inner.entry());
+    assert_eq!(fresh.0.pids().unwrap(), [shell.pid()], "descendants count");
+}
+
+#[test]
+fn killing_reaches_descendants_of_every_kind() {
+    let fresh = Fresh::new("kill");
+    let mut own = Shell::enter(&fresh.0.entry(), "trap '' TERM HUP INT; setsid sleep 1000 & read forever");
+    let leaf = fresh.0.leaf("exec-1").unwrap();
+    let mut below = Shell::idle(&leaf.entry());
+    fresh.0.kill(PATIENCE).unwrap();
+    assert_eq!(own.end(), Some(9));
+    assert_eq!(below.end(), Some(9));
+    fresh.0.remove(PATIENCE).unwrap();
+    assert!(!fresh.0.is_populated().unwrap());
+    assert!(fresh.0.pids().unwrap().is_empty());
+    let error = Cgroups::detect().unwrap().open(fresh.0.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    // What is gone can be killed and removed.
+    fresh.0.kill(PATIENCE).unwrap();
+    fresh.0.remove(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_leaf_dies_alone_and_counts_for_the_container() {
+    let fresh = Fresh::new("leaf");
+    let shell = Shell::idle(&fresh.0.entry());
+    let leaf = fresh.0.leaf("exec-2").unwrap();
+    let mut exec = Shell::enter(&leaf.entry(), "setsid sleep 1000 >/dev/null & read forever");
+    assert!(leaf.is_populated().unwrap());
+    let outside = fresh.0.entry().procs.len();
+    assert_eq!(leaf.entry().procs.len(), outside, "an exec is in the container's other hierarchies");
+    assert!(fresh.0.pids().unwrap().contains(&exec.pid()));
+    assert_eq!(leaf.kill_file().is_some(), fresh.0.kill_file().is_some());
+    leaf.kill(PATIENCE).unwrap();
+    assert_eq!(exec.end(), Some(9));
+    leaf.remove(PATIENCE).unwrap();
+    leaf.remove(PATIENCE).unwrap();
+    assert_eq!(fresh.0.pids().unwrap(), [shell.pid()]);
+}
+
+#[test]
+fn a_leaf_has_one_name() {
+    let fresh = Fresh::new("name");
+    for name in ["../other", "a/b", "", "cgroup.procs"] {
+        assert!(fresh.0.leaf(name).is_err(), "{name:?}");
+    }
+}
+
+#[test]
+fn removal_waits_for_the_last_process_but_not_for_ever() {
+    let fresh = Fresh::new("busy");
+    let mut shell = Shell::idle(&fresh.0.entry());
+    let error = fresh.0.remove(Duration::from_millis(20)).unwrap_err();
+    assert!(matches!(&error, Error::Late { awaited: "empty", .. }), "{error}");
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+    let cgroup = fresh.0.clone();
+    let remover = std::thread::spawn(move || cgroup.remove(PATIENCE));
+    shell.end();
+    remover.join().unwrap().unwrap();
+}
+
+#[test]
+fn what_the_container_made_is_removed_too() {
+    let fresh = Fresh::new("nested");
+    let entry = fresh.0.entry();
+    let directories = entry.procs.iter().map(|file| file.parent().unwrap()).chain(entry.directory.as_deref());
+    for directory in directories {
+        std::fs::create_dir_all(directory.join("system.slice/a.service")).unwrap();
+    }
+    fresh.0.remove(PATIENCE).unwrap();
+    assert!(Cgroups::detect().unwrap().open(fresh.0.path()).is_err());
+}
+
+#[test]
+fn a_half_made_cgroup_can_be_opened_and_removed() {
+    let fresh = Fresh::new("half");
+    let entry = fresh.0.entry();
+    if let Some(directory) = &entry.directory {
+        std::fs::remove_dir(directory).unwrap();
+    }
+    let cgroups = Cgroups::detect().unwrap();
+    if cgroups.version() != Version::V2 {
+        cgroups.open(fresh.0.path()).unwrap().remove(PATIENCE).unwrap();
+    }
+    assert!(cgroups.open(fresh.0.path()).is_err());
+}
+
+#[test]
+fn a_frozen_process_says_nothing_until_it_is_thawed() {
+    let fresh = Fresh::new("freeze");
+    let mut shell = Shell::enter(&fresh.0.entry(), "read word; echo \"heard $word\"");
+    fresh.0.freeze(PATIENCE).unwrap();
+    shell.say("hello");
+    assert!(super::read(format!("/proc/{}/stat", shell.pid()).as_ref()).contains(") "));
+    fresh.0.thaw(PATIENCE).unwrap();
+    assert_eq!(shell.line(), "heard hello");
+}
+
+#[test]
+fn a_frozen_cgroup_can_be_killed() {
+    let fresh = Fresh::new("frozen");
+    let mut shell = Shell::idle(&fresh.0.entry());
+    fresh.0.freeze(PATIENCE).unwrap();
+    fresh.0.kill(PATIENCE).unwrap();
+    assert_eq!(shell.end(), Some(9));
+}
+
+#[test]
+fn unknown_parents_are_made() {
+    let fresh = Fresh::new("parents");
+    let path = CgroupPath::new(&format!("{}/x/y.slice/z", fresh.0.path())).unwrap();
+    assert_eq!(Cgroups::detect().unwrap().create(&path).unwrap().path(), &path);
+}

@@ -1,0 +1,113 @@
+//! Limits that the kernel keeps, and updates that fail.
+
+use super::{Fresh, Shell, read};
+use crate::detect::Kind;
+use crate::{Controller, Limits};
+use wharf_types::ErrorKind;
+
+const MIB: i64 = 1 << 20;
+
+/// The value of the file of this node's kind.
+fn value(fresh: &Fresh, controller: Controller, v1: &str, v2: &str) -> String {
+    let (kind, directory) = fresh.0.home(controller).unwrap();
+    read(&directory.join(if kind == Kind::V1 { v1 } else { v2 }))
+}
+
+fn memory_limit(fresh: &Fresh) -> String {
+    value(fresh, Controller::Memory, "memory.limit_in_bytes", "memory.max")
+}
+
+fn memory(limit: i64, both: i64) -> Limits {
+    Limits { memory_limit_bytes: Some(limit), memory_swap_limit_bytes: Some(both), ..Limits::default() }
+}
+
+#[test]
+fn every_limit_arrives() {
+    let fresh = Fresh::new("apply");
+    let limits = Limits {
+        cpu_shares: Some(512),
+        cpu_period_us: Some(50_000),
+        cpu_quota_us: Some(20_000),
+        cpuset_cpus: Some("0".into()),
+        cpuset_mems: Some("0".into()),
+        pids_limit: Some(77),
+        hugepages: vec![crate::HugepageLimit { page_size: "2MB".into(), limit_bytes: 0 }],
+        ..memory(64 * MIB, 64 * MIB)
+    };
+    fresh.0.apply(&limits).unwrap();
+    assert_eq!(memory_limit(&fresh), (64 * MIB).to_string());
+    assert_eq!(value(&fresh, Controller::Pids, "pids.max", "pids.max"), "77");
+    assert_eq!(value(&fresh, Controller::Cpuset, "cpuset.cpus", "cpuset.cpus"), "0");
+    let cpu = value(&fresh, Controller::Cpu, "cpu.cfs_quota_us", "cpu.max");
+    assert!(["20000", "20000 50000"].contains(&cpu.as_str()), "{cpu}");
+    let shares = value(&fresh, Controller::Cpu, "cpu.shares", "cpu.weight");
+    assert!(["512", "59"].contains(&shares.as_str()), "{shares}");
+}
+
+#[test]
+fn memory_goes_up_and_down_in_either_order() {
+    let fresh = Fresh::new("memory");
+    fresh.0.apply(&memory(64 * MIB, 64 * MIB)).unwrap();
+    fresh.0.update(&memory(128 * MIB, 128 * MIB)).unwrap();
+    assert_eq!(memory_limit(&fresh), (128 * MIB).to_string());
+    fresh.0.update(&memory(32 * MIB, 48 * MIB)).unwrap();
+    assert_eq!(memory_limit(&fresh), (32 * MIB).to_string());
+    fresh.0.update(&memory(-1, 0)).unwrap();
+    assert!(memory_limit(&fresh).parse::<u64>().is_err() || memory_limit(&fresh).len() == 19);
+}
+
+#[test]
+fn unset_limits_stay() {
+    let fresh = Fresh::new("unset");
+    fresh.0.apply(&memory(64 * MIB, 0)).unwrap();
+    fresh
+        .0
+        .update(&Limits { pids_limit: Some(50), memory_limit_bytes: Some(0), ..Limits::default() })
+        .unwrap();
+    assert_eq!(memory_limit(&fresh), (64 * MIB).to_string());
+    assert_eq!(value(&fresh, Controller::Pids, "pids.max", "pids.max"), "50");
+}
+
+#[test]
+fn a_failed_update_leaves_everything_as_it_was() {
+    let fresh = Fresh::new("undo");
+    let before = Limits { cpu_shares: Some(512), pids_limit: Some(10), ..memory(64 * MIB, 64 * MIB) };
+    fresh.0.apply(&before).unwrap();
+    let shares = value(&fresh, Controller::Cpu, "cpu.shares", "cpu.weight");
+    // No kernel has this CPU; the memory pair comes after it, so let pids fail too and the rest come first.
+    for bad in [
+        Limits { cpu_shares: Some(2048), cpuset_cpus: Some("4095".into()), ..memory(128 * MIB, 128 * MIB) },
+        Limits { cpu_shares: Some(2048), pids_limit: Some(i64::MAX), ..memory(128 * MIB, 128 * MIB) },
+        Limits { cpu_shares: Some(2048), pids_limit: Some(i64::MAX), ..memory(32 * MIB, 32 * MIB) },
+    ] {
+        let error = fresh.0.update(&bad).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error:?}");
+        assert_eq!(memory_limit(&fresh), (64 * MIB).to_string());
+        assert_eq!(value(&fresh, Controller::Cpu, "cpu.shares", "cpu.weight"), shares);
+        assert_eq!(value(&fresh, Controller::Pids, "pids.max", "pids.max"), "10");
+    }
+    fresh.0.update(&memory(96 * MIB, 96 * MIB)).unwrap();
+}
+
+#[test]
+fn an_impossible_limit_writes_nothing() {
+    let fresh = Fresh::new("impossible");
+    let error = fresh.0.apply(&memory(64 * MIB, 32 * MIB)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    let missing =
+        Limits { unified: [("memory.nothing".to_owned(), "1".to_owned())].into(), ..Limits::default() };
+    assert!(fresh.0.update(&missing).is_err());
+}
+
+#[test]
+fn what_takes_too_much_is_killed_and_counted() {
+    let fresh = Fresh::new("oom");
+    fresh.0.apply(&memory(16 * MIB, 16 * MIB)).unwrap();
+    assert_eq!(fresh.0.oom_kills().unwrap(), Some(0));
+    // tail keeps its only line in memory.
+    let mut shell = Shell::enter(&fresh.0.entry(), "exec tail -n 1 /dev/zero");
+    assert_eq!(shell.end(), Some(9));
+    assert_eq!(fresh.0.oom_kills().unwrap(), Some(1));
+    let text = read(&fresh.0.oom_file().unwrap());
+    assert!(text.lines().any(|line| line == "oom_kill 1"), "{text}");
+}

@@ -1,0 +1,69 @@
+//! What a node without a unified hierarchy does: tracking by the v1 freezer, killing by pidfds. On a hybrid node the
+//! same code runs on the v1 side of a cgroup.
+
+use std::time::Duration;
+
+use super::{Fresh, PATIENCE, Shell};
+use crate::Controller;
+use crate::detect::{Controller as C, Hierarchy, Kind};
+use crate::group::Cgroup;
+
+/// The cgroup as a node without a unified hierarchy would see it.
+fn seen_by_v1(fresh: &Fresh) -> Cgroup {
+    let mount = |controller| {
+        let (kind, directory) = fresh.0.home(controller).unwrap();
+        assert_eq!(kind, Kind::V1, "this test needs v1 hierarchies");
+        directory.parent().unwrap().to_path_buf()
+    };
+    let at = |controllers: &[C]| Hierarchy {
+        kind: Kind::V1,
+        mount: mount(controllers[0]),
+        controllers: controllers.to_vec(),
+    };
+    let hierarchies = [at(&[Controller::Freezer]), at(&[Controller::Pids])];
+    Cgroup::new(fresh.0.path().clone(), &hierarchies, &hierarchies[0])
+}
+
+#[test]
+fn killing_leaves_nothing_even_of_a_fork_storm() {
+    let fresh = Fresh::new("v1-storm");
+    let v1 = seen_by_v1(&fresh);
+    let storm = "while :; do (sleep 1000 >/dev/null &) & wait; done";
+    let _shell =
+        Shell::enter(&v1.entry(), &format!("({storm}) >/dev/null & ({storm}) >/dev/null & read forever"));
+    assert!(v1.entry().directory.is_none());
+    v1.kill(PATIENCE).unwrap();
+    assert!(!v1.is_populated().unwrap());
+    v1.remove(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_frozen_cgroup_is_thawed_to_die() {
+    let fresh = Fresh::new("v1-frozen");
+    let v1 = seen_by_v1(&fresh);
+    let mut shell = Shell::enter(&v1.entry(), "read word; echo \"heard $word\"");
+    v1.freeze(PATIENCE).unwrap();
+    v1.thaw(PATIENCE).unwrap();
+    shell.say("hello");
+    assert_eq!(shell.line(), "heard hello");
+    let mut shell = Shell::idle(&v1.entry());
+    v1.freeze(PATIENCE).unwrap();
+    v1.kill(PATIENCE).unwrap();
+    assert_eq!(shell.end(), Some(9));
+}
+
+#[test]
+fn a_leaf_is_in_the_freezer_alone() {
+    let fresh = Fresh::new("v1-leaf");
+    let v1 = seen_by_v1(&fresh);
+    let leaf = v1.leaf("exec-1").unwrap();
+    assert_eq!(leaf.entry().procs.len(), 2);
+    let mut exec = Shell::idle(&leaf.entry());
+    let mut shell = Shell::idle(&v1.entry());
+    assert!(leaf.remove(Duration::from_millis(5)).is_err());
+    leaf.kill(PATIENCE).unwrap();
+    assert_eq!(exec.end(), Some(9));
+    leaf.remove(PATIENCE).unwrap();
+    assert_eq!(v1.pids().unwrap(), [shell.pid()]);
+    assert_eq!(shell.end(), None);
+}

@@ -1,0 +1,99 @@
+//! Statistics of real processes, and what a reading costs.
+
+use std::time::Instant;
+
+use super::{Fresh, PATIENCE, Shell};
+use crate::Controller;
+use crate::detect::Kind;
+use crate::{Bound, Limits, StatsReader};
+
+#[test]
+fn the_numbers_are_those_of_the_process() {
+    let fresh = Fresh::new("stats");
+    let limits = Limits { memory_limit_bytes: Some(256 << 20), pids_limit: Some(20), ..Limits::default() };
+    fresh.0.apply(&limits).unwrap();
+    let reader = StatsReader::open(&fresh.0).unwrap();
+    assert_eq!(reader.read().pids.current, Some(0));
+    let mut shell = Shell::enter(
+        &fresh.0.entry(),
+        "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo done; read forever",
+    );
+    assert_eq!(shell.line(), "done");
+    let stats = reader.read();
+    assert_eq!(stats.pids.current, Some(1));
+    assert_eq!(stats.pids.limit, Some(Bound::At(20)));
+    assert_eq!(stats.memory.limit, Some(Bound::At(256 << 20)));
+    assert_eq!(stats.memory.oom_kills, Some(0));
+    assert!(stats.cpu.usage_ns.unwrap() > 1_000_000, "{stats:?}");
+    assert!(stats.cpu.user_ns.unwrap() + stats.cpu.system_ns.unwrap() > 1_000_000, "{stats:?}");
+    let usage = stats.memory.usage_bytes.unwrap();
+    assert!(usage > 0 && usage >= stats.memory.working_set_bytes.unwrap(), "{stats:?}");
+    assert!(stats.memory.page_faults.unwrap() > 0, "{stats:?}");
+    assert!(stats.memory.rss_bytes.is_some() && stats.memory.cache_bytes.is_some(), "{stats:?}");
+    assert!(stats.memory.max_usage_bytes.unwrap() >= usage, "{stats:?}");
+    assert!(stats.io.is_some(), "{stats:?}");
+}
+
+#[test]
+fn a_reading_agrees_with_an_independent_one() {
+    let fresh = Fresh::new("oracle");
+    let _shell = Shell::idle(&fresh.0.entry());
+    let Some((Kind::V1, _)) = fresh.0.home(Controller::Memory) else {
+        assert!(fresh.0.home(Controller::Memory).is_some(), "this node has no memory controller");
+        return;
+    };
+    let v1 = cgroups_rs::fs::hierarchies::V1::new();
+    let theirs = cgroups_rs::fs::Cgroup::load(Box::new(v1), fresh.0.path().as_str().trim_start_matches('/'));
+    let memory: &cgroups_rs::fs::memory::MemController = theirs.controller_of().unwrap();
+    let theirs = memory.memory_stat();
+    let ours = StatsReader::open(&fresh.0).unwrap().read().memory;
+    assert_eq!(ours.rss_bytes, Some(theirs.stat.total_rss));
+    assert_eq!(ours.mapped_file_bytes, Some(theirs.stat.total_mapped_file));
+    assert_eq!(ours.page_faults, Some(theirs.stat.total_pgfault));
+    assert_eq!(ours.limit_hits, Some(theirs.fail_cnt));
+}
+
+#[test]
+fn waiting_is_measured_where_there_is_a_unified_hierarchy() {
+    let fresh = Fresh::new("psi");
+    let stats = StatsReader::open(&fresh.0).unwrap().read();
+    let there = |name: &str| fresh.0.unified().is_some_and(|directory| directory.join(name).exists());
+    assert_eq!(stats.cpu.pressure.is_some(), there("cpu.pressure"));
+    assert_eq!(stats.memory.pressure.is_some(), there("memory.pressure"));
+    assert_eq!(stats.io_pressure.is_some(), there("io.pressure"));
+}
+
+#[test]
+fn a_cgroup_that_is_gone_has_no_numbers() {
+    let fresh = Fresh::new("gone");
+    let reader = StatsReader::open(&fresh.0).unwrap();
+    fresh.0.remove(PATIENCE).unwrap();
+    let stats = reader.read();
+    assert_eq!(stats.cpu.usage_ns, None);
+    assert_eq!(stats.memory, crate::MemoryStats::default());
+    assert_eq!(stats.pids, crate::PidsStats::default());
+    assert_eq!(stats.io, None);
+    // Opening what is not there gives a reader with nothing to read.
+    assert_eq!(
+        StatsReader::open(&fresh.0).map(|reader| reader.read().pids).ok(),
+        Some(crate::PidsStats::default())
+    );
+}
+
+#[test]
+fn a_reading_is_cheap() {
+    let fresh = Fresh::new("cost");
+    let _shell = Shell::idle(&fresh.0.entry());
+    let reader = StatsReader::open(&fresh.0).unwrap();
+    let mut costs: Vec<_> = (0..200)
+        .map(|_| {
+            let start = Instant::now();
+            assert!(reader.read().memory.usage_bytes.is_some());
+            start.elapsed()
+        })
+        .collect();
+    costs.sort();
+    println!("median {:?}, best {:?}", costs[100], costs[0]);
+    // The best of many: other users of the machine must not fail the test.
+    assert!(costs[0].as_micros() < 300, "{:?}", costs[0]);
+}

@@ -1,0 +1,71 @@
+//! Bounds on what one layer may cost.
+
+use std::os::fd::AsFd;
+
+use wharf_sys::error::Named;
+
+use crate::unpack::UnpackError;
+
+/// Bounds on one layer. An image that reaches one is refused with an error that names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a layer's archive.
+    pub layer_bytes: u64,
+    /// How many bytes one compressed byte may become…
+    pub ratio: u64,
+    /// …once the archive is longer than this.
+    pub ratio_free_bytes: u64,
+    /// Entries of the archive, and inodes it may make.
+    pub entries: u64,
+    /// Components of a path.
+    pub depth: usize,
+    /// Bytes that must stay free on the disk.
+    pub reserve_bytes: u64,
+    /// Inodes that must stay free on the disk, if it counts them.
+    pub reserve_inodes: u64,
+}
+
+impl Default for Limits {
+    /// Wide enough for any image that is not an attack: 64 GiB, 200:1 beyond 512 MiB, 2 million entries, 256 deep,
+    /// and 512 MiB and 10,000 inodes left on the disk.
+    fn default() -> Self {
+        Self {
+            layer_bytes: 64 << 30,
+            ratio: 200,
+            ratio_free_bytes: 512 << 20,
+            entries: 2_000_000,
+            depth: 256,
+            reserve_bytes: 512 << 20,
+            reserve_inodes: 10_000,
+        }
+    }
+}
+
+impl Limits {
+    pub(crate) fn check_content(&self, content_bytes: u64, blob_bytes: u64) -> Result<(), UnpackError> {
+        if content_bytes > self.layer_bytes {
+            return Err(UnpackError::Limit { what: "bytes of an unpacked layer", limit: self.layer_bytes });
+        }
+        if content_bytes > self.ratio_free_bytes && content_bytes / self.ratio > blob_bytes {
+            return Err(UnpackError::Limit {
+                what: "times the size of the compressed layer",
+                limit: self.ratio,
+            });
+        }
+        Ok(())
+    }
+
+    /// Checks that the file system of `directory` keeps its reserve.
+    pub(crate) fn check_disk(&self, directory: impl AsFd) -> Result<(), UnpackError> {
+        let failed = |source| UnpackError::System { path: String::new(), source };
+        let disk = nix::sys::statvfs::fstatvfs(directory).named("fstatvfs", String::new).map_err(failed)?;
+        if disk.blocks_available().saturating_mul(disk.fragment_size()) < self.reserve_bytes {
+            return Err(UnpackError::Disk { what: "bytes", reserve: self.reserve_bytes });
+        }
+        // Some file systems make inodes as needed and say 0 of 0.
+        if disk.files() > 0 && disk.files_available() < self.reserve_inodes {
+            return Err(UnpackError::Disk { what: "inodes", reserve: self.reserve_inodes });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! From a compressed blob to its verified content, in one pass over three threads.
+//!
+//! The caller's thread reads and hashes the blob, a second one decompresses, and a third hashes the content and
+//! consumes it. Decompression is the slowest of the three, so with two cores it has one for itself. The queues between
+//! them are short and their buffers go round, so a layer of any size needs a few megabytes. A stage that fails hangs
+//! up; the others see that and stop.
+
+use std::io::{self, BufRead, Read};
+use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
+use std::thread::scope;
+
+use sha2::{Digest as _, Sha256};
+use wharf_types::Digest;
+
+use crate::limits::Limits;
+use crate::manifest::Compression;
+use crate::unpack::{LayerSource, UnpackError};
+
+const PIECE_BYTES: usize = 256 << 10;
+/// Pieces waiting between two stages.
+const QUEUE: usize = 4;
+
+/// Reads the blob, checks digest and size, and gives the content to `consume`, which must read to its end.
+pub(crate) fn run<T: Send>(
+    source: &LayerSource,
+    input: &mut dyn Read,
+    limits: &Limits,
+    consume: impl FnOnce(&mut Pieces) -> Result<T, UnpackError> + Send,
+) -> Result<T, UnpackError> {
+    let (to_unzip, mut zipped) = pipe(None);
+    let (to_consume, mut content) = pipe(Some(Sha256::new()));
+    let compression = source.compression;
+    let (read, unzipped, consumed) = scope(|scope| {
+        let unzip = scope.spawn(move || {
+            let done = unzip(compression, &mut zipped, &to_consume, limits);
+            // Only what ended well has an end: a consumer must not take a failure for one.
+            done.map(|()| to_consume.end())
+        });
+        let consume = scope.spawn(move || {
+            let result = consume(&mut content)?;
+            Ok::<_, UnpackError>((result, content.digest()))
+        });
+        let read = read_blob(source, input, to_unzip);
+        (read, unzip.join(), consume.join())
+    });
+    let unzipped = unzipped.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let consumed = consumed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    // The earliest stage that failed knows why; what comes after it saw only the consequence.
+    if let Some(found) = read?
+        && found != source.blob_digest
+    {
+        return Err(UnpackError::BlobDigest { expected: source.blob_digest.clone(), found });
+    }
+    unzipped?;
+    let (result, found) = consumed?;
+    match found {
+        Some(found) if found == source.diff_id => Ok(result),
+        found => Err(UnpackError::DiffId { expected: source.diff_id.clone(), found }),
+    }
+}
+
+/// Reads the blob to its end and returns its digest, or `None` if a later stage hung up.
+fn read_blob(source: &LayerSource, input: &mut dyn Read, out: Out) -> Result<Option<Digest>, UnpackError> {
+    let mut hash = Sha256::new();
+    let mut total = 0_u64;
+    let expected_bytes = source.blob_size_bytes;
+    loop {
+        let mut piece = out.buffer();
+        let count = match input.read(&mut piece) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(source) => return Err(UnpackError::Read { source }),
+        };
+        total += count as u64;
+        if total > expected_bytes || (count == 0 && total < expected_bytes) {
+            return Err(UnpackError::Size { expected_bytes, found_bytes: total });
+        }
+        if count == 0 {
+            out.end();
+            return Ok(Some(Digest::from_sha256(hash.finalize().into())));
+        }
+        hash.update(&piece[..count]);
+        if out.send(piece, count).is_err() {
+            return Ok(None);
+        }
+    }
+}
+
+fn unzip(how: Compression, input: &mut Pieces, out: &Out, limits: &Limits) -> Result<(), UnpackError> {
+    let failed = |source| UnpackError::Decompress { compression: how, source };
+    let mut decoder = match how {
+        Compression::None => Decoder::None(input),
+        Compression::Gzip => Decoder::Gzip(flate2::bufread::MultiGzDecoder::new(input)),
+        Compression::Zstd => Decoder::Zstd(zstd::Decoder::with_buffer(input).map_err(failed)?),
+    };
+    let mut total = 0_u64;
+    loop {
+        let mut piece = out.buffer();
+        let mut length = 0;
+        while length < piece.len() {
+            match decoder.read(&mut piece[length..]) {
+                Ok(0) => break,
+                Ok(count) => length += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        total += length as u64;
+        limits.check_content(total, decoder.taken())?;
+        if length == 0 {
+            return decoder.finish().map_err(failed);
+        }
+        // A consumer that hung up has the reason.
+        if out.send(piece, length).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+enum Decoder<'a> {
+    None(&'a mut Pieces),
+    Gzip(flate2::bufread::MultiGzDecoder<&'a mut Pieces>),
+    Zstd(zstd::Decoder<'static, &'a mut Pieces>),
+}
+
+impl Decoder<'_> {
+    fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::None(input) => input.read(piece),
+            Self::Gzip(decoder) => decoder.read(piece),
+            Self::Zstd(decoder) => decoder.read(piece),
+        }
+    }
+
+    /// The bytes of the blob that were taken so far.
+    fn taken(&self) -> u64 {
+        match self {
+            Self::None(input) => input.received,
+            Self::Gzip(decoder) => decoder.get_ref().received,
+            Self::Zstd(decoder) => decoder.get_ref().received,
+        }
+    }
+
+    /// A compressed blob has at least one frame, and nothing behind the last.
+    fn finish(self) -> io::Result<()> {
+        let compressed = !matches!(self, Self::None(_));
+        let input = match self {
+            Self::None(input) => input,
+            Self::Gzip(decoder) => decoder.into_inner(),
+            Self::Zstd(decoder) => decoder.finish(),
+        };
+        if compressed && input.received == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if !input.fill_buf()?.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "something follows the compressed data"));
+        }
+        Ok(())
+    }
+}
+
+enum Piece {
+    Data(Vec<u8>, usize),
+    End,
+}
+
+/// The sending end of a queue of pieces.
+struct Out {
+    pieces: SyncSender<Piece>,
+    used: Receiver<Vec<u8>>,
+}
+
+impl Out {
+    /// A buffer to fill, one that was used before if there is one.
+    fn buffer(&self) -> Vec<u8> {
+        self.used.try_recv().unwrap_or_else(|_none| vec![0; PIECE_BYTES])
+    }
+
+    fn send(&self, piece: Vec<u8>, length: usize) -> Result<(), SendError<Piece>> {
+        self.pieces.send(Piece::Data(piece, length))
+    }
+
+    fn end(&self) {
+        if self.pieces.send(Piece::End).is_err() {
+            tracing::trace!("the next stage needs no end any more");
+        }
+    }
+}
+
+fn pipe(hash: Option<Sha256>) -> (Out, Pieces) {
+    let (pieces, queue) = sync_channel(QUEUE);
+    let (give_back, used) = sync_channel(QUEUE);
+    let input = Pieces {
+        queue,
+        used: give_back,
+        piece: Vec::new(),
+        at: 0,
+        length: 0,
+        received: 0,
+        ended: false,
+        hash,
+    };
+    (Out { pieces, used }, input)
+}
+
+/// The receiving end of a queue of pieces: a reader that hashes what passes.
+pub(crate) struct Pieces {
+    queue: Receiver<Piece>,
+    used: SyncSender<Vec<u8>>,
+    piece: Vec<u8>,
+    at: usize,
+    length: usize,
+    received: u64,
+    ended: bool,
+    hash: Option<Sha256>,
+}
+
+impl Pieces {
+    /// The digest of everything, once it was read to its end.
+    fn digest(&mut self) -> Option<Digest> {
+        self.hash.take().filter(|_| self.ended).map(|hash| Digest::from_sha256(hash.finalize().into()))
+    }
+
+    fn next_piece(&mut self) -> io::Result<()> {
+        if self.ended {
+            return Ok(());
+        }
+        match self.queue.recv() {
+            Ok(Piece::Data(piece, length)) => {
+                let old = std::mem::replace(&mut self.piece, piece);
+                if old.len() == PIECE_BYTES && self.used.try_send(old).is_err() {
+                    tracing::trace!("the sender has buffers enough");
+                }
+                (self.at, self.length) = (0, length);
+                self.received += length as u64;
+                if let Some(hash) = &mut self.hash {
+                    hash.update(&self.piece[..length]);
+                }
+                Ok(())
+            }
+            Ok(Piece::End) => {
+                self.ended = true;
+                Ok(())
+            }
+            Err(_gone) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the data ended early")),
+        }
+    }
+}
+
+impl BufRead for Pieces {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.length {
+            self.next_piece()?;
+        }
+        Ok(&self.piece[self.at..self.length])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.at = self.length.min(self.at + amount);
+    }
+}
+
+impl Read for Pieces {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let from = self.fill_buf()?;
+        let count = from.len().min(into.len());
+        into[..count].copy_from_slice(&from[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+}

@@ -1,0 +1,188 @@
+//! A layer's blob becomes a directory in the form overlayfs takes as a lower one.
+//!
+//! Every effect is relative to an open directory below the layer's own root: parents are opened by `openat2` beneath
+//! that root, without links, magic links and mounts; the last component is made new or not at all. No path of the host
+//! is ever made of an entry's name. What names mean:
+//!
+//! * `/a`, `./a` and `a` are one name. `..`, NUL, components above 255 bytes, paths above 4096 bytes and deeper than
+//!   [`Limits::depth`](crate::Limits) are errors.
+//! * A layer stands for itself: a parent it does not name is made (an *implied* directory), and takes its mode and owner
+//!   from the layers below when the chain is put together.
+//! * **A parent that is a symbolic link of the same layer** is resolved as a process with the layer as its root would
+//!   (absolute links and `..` stay inside), and what is missing on that way is made as implied directories: the result
+//!   is that of the peers, which resolve in the root of what is unpacked so far. A parent that is a file is an error.
+//!   Links of lower layers are not seen here; a chain in which one is in the way is refused when it is put together.
+//! * The last component is never followed. An entry replaces what an earlier one of that name made, tree and all; only
+//!   a directory over a directory keeps what is inside.
+//! * A hard link's target is found in the same layer, before the link; it may be a symbolic link, but neither a
+//!   directory nor a whiteout. A link to itself is an error. The target's attributes win.
+//! * `.wh.NAME` makes a whiteout and `.wh..wh..opq` marks its directory opaque, whatever type the entries have. They
+//!   speak of the layers below: something of that name in the same layer stays, before or after, and if it is a
+//!   directory it becomes opaque. Other `.wh..wh.*` names are an old driver's and dropped; a parent named `.wh.*` is an
+//!   error. A character device 0:0, which overlayfs would take for a whiteout, is dropped.
+//! * Extended attributes: `security.capability` and `user.*` on files and directories, save `user.overlay.*`.
+
+mod apply;
+mod attributes;
+mod name;
+mod parents;
+
+use std::io::Read;
+
+use nix::errno::Errno;
+use wharf_snapshots::tree::Usage;
+use wharf_types::{Digest, ErrorKind};
+
+pub(crate) use apply::apply;
+pub(crate) use attributes::OPAQUE;
+
+use crate::limits::Limits;
+use crate::manifest::Compression;
+use crate::stream;
+use crate::tar::TarError;
+
+/// A layer that is to be unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerSource {
+    /// The digest of the uncompressed archive, from the image's config.
+    pub diff_id: Digest,
+    /// The digest of the blob, from the manifest.
+    pub blob_digest: Digest,
+    /// The size of the blob, from the manifest.
+    pub blob_size_bytes: u64,
+    /// How the blob is compressed, by its media type.
+    pub compression: Compression,
+}
+
+/// Why a layer could not be unpacked. Nothing of it stays on the disk.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// The blob could not be read.
+    #[error("the layer's blob cannot be read")]
+    Read {
+        /// The reader's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The blob is shorter or longer than its descriptor says.
+    #[error("the layer's blob has {found_bytes} bytes or more, its descriptor says {expected_bytes}")]
+    Size {
+        /// The descriptor's size.
+        expected_bytes: u64,
+        /// What came before the reading stopped.
+        found_bytes: u64,
+    },
+    /// The blob is not the one asked for.
+    #[error("the layer's blob is {found}, not {expected}")]
+    BlobDigest {
+        /// The descriptor's digest.
+        expected: Digest,
+        /// The blob's.
+        found: Digest,
+    },
+    /// The archive is not the one the config names.
+    #[error("the layer's content is {}, not {expected}", found.as_ref().map_or("incomplete", Digest::as_str))]
+    DiffId {
+        /// The config's digest.
+        expected: Digest,
+        /// The content's, if all of it was seen.
+        found: Option<Digest>,
+    },
+    /// The blob is not what its media type says, or damaged.
+    #[error("the layer's blob is not whole {compression:?} data")]
+    Decompress {
+        /// What the media type says.
+        compression: Compression,
+        /// The decompressor's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The archive is malformed.
+    #[error("the layer is not an archive that can be unpacked")]
+    Tar {
+        /// Where and why.
+        #[from]
+        source: TarError,
+    },
+    /// An entry cannot be made as it says.
+    #[error("the layer's entry {path:?} {reason}")]
+    Entry {
+        /// Its name, shortened to 200 characters.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A bound was reached.
+    #[error("the layer has more than {limit} {what}")]
+    Limit {
+        /// Of what.
+        what: &'static str,
+        /// How many are allowed.
+        limit: u64,
+    },
+    /// The disk is full but for its reserve.
+    #[error("fewer than {reserve} {what} are free on the disk of the images; remove some or enlarge it")]
+    Disk {
+        /// Bytes or inodes.
+        what: &'static str,
+        /// How many must stay.
+        reserve: u64,
+    },
+    /// The kernel refused.
+    #[error("the layer's entry {path:?} cannot be made")]
+    System {
+        /// Its name, shortened to 200 characters.
+        path: String,
+        /// The call that failed.
+        #[source]
+        source: wharf_sys::Error,
+    },
+}
+
+impl UnpackError {
+    /// The class of the error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Read { .. } => ErrorKind::Unavailable,
+            Self::Size { .. } | Self::BlobDigest { .. } | Self::DiffId { .. } | Self::Decompress { .. } => {
+                ErrorKind::DataLoss
+            }
+            Self::Tar { .. } | Self::Entry { .. } => ErrorKind::InvalidArgument,
+            Self::Limit { .. } | Self::Disk { .. } => ErrorKind::ResourceExhausted,
+            Self::System { source, .. } => match source.errno {
+                Errno::ENOSPC | Errno::EDQUOT => ErrorKind::ResourceExhausted,
+                _ => ErrorKind::Internal,
+            },
+        }
+    }
+}
+
+/// What is known of a layer once it is unpacked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Contents {
+    /// What it takes on disk, by its entries.
+    pub(crate) usage: Usage,
+    /// Directories it does not name, by their paths in it; the root is the empty one.
+    pub(crate) implied: Vec<Vec<u8>>,
+    /// Whether it hides everything below it.
+    pub(crate) hides_all: bool,
+    /// Whether it changes nothing.
+    pub(crate) empty: bool,
+}
+
+/// Unpacks a blob into an empty directory, in one pass that also verifies it.
+pub(crate) fn unpack(
+    source: &LayerSource,
+    input: &mut dyn Read,
+    root: std::os::fd::OwnedFd,
+    limits: &Limits,
+) -> Result<Contents, UnpackError> {
+    limits.check_disk(&root)?;
+    stream::run(source, input, limits, |content| apply(content, root, limits))
+}
+
+/// A hostile name for people: printable, and at most 200 characters.
+pub(crate) fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).chars().take(200).collect()
+}

@@ -1,0 +1,168 @@
+//! The last steps before the program: streams, limits, user, capabilities, seccomp, exec. Rights only shrink here.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::unistd::{Gid, Uid};
+use wharf_sys::process::{self, Capabilities};
+
+use crate::error::{Error, Stage};
+use crate::identity::Identity;
+use crate::plan::{Limit, Process};
+use crate::terminal::Terminal;
+
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Where a process's input comes from and its output goes.
+#[derive(Debug)]
+pub struct Streams {
+    /// Standard input.
+    pub stdin: OwnedFd,
+    /// Standard output.
+    pub stdout: OwnedFd,
+    /// Standard error.
+    pub stderr: OwnedFd,
+}
+
+/// Connects the streams, or the terminal where there is one, in a session of the process's own.
+pub(crate) fn connect(streams: &Streams, terminal: Option<&Terminal>) -> Result<(), Error> {
+    const STAGE: &str = "connecting the standard streams";
+    process::reset_signals().stage(STAGE)?;
+    nix::unistd::setsid().stage(STAGE)?;
+    let (stdin, stdout, stderr) = match terminal {
+        Some(terminal) => {
+            process::control_terminal(terminal.peer.as_fd()).stage(STAGE)?;
+            (&terminal.peer, &terminal.peer, &terminal.peer)
+        }
+        None => (&streams.stdin, &streams.stdout, &streams.stderr),
+    };
+    nix::unistd::dup2_stdin(stdin).stage(STAGE)?;
+    nix::unistd::dup2_stdout(stdout).stage(STAGE)?;
+    nix::unistd::dup2_stderr(stderr).stage(STAGE)?;
+    process::close_on_exec_from(3).stage(STAGE)
+}
+
+/// Gives up every right the program is not to have, and executes it. Returns only if that fails.
+pub(crate) fn exec(process: &Process, identity: &Identity) -> Error {
+    match confine(process, identity) {
+        Ok(()) => run(process, identity),
+        Err(error) => error,
+    }
+}
+
+fn confine(process: &Process, identity: &Identity) -> Result<(), Error> {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    set_limits(&process.limits)?;
+    let capabilities = effective_for(&process.capabilities, identity.uid);
+    process::bound_capabilities(capabilities.bounding).stage("dropping capabilities")?;
+    become_user(identity)?;
+    // Without no_new_privs a filter needs CAP_SYS_ADMIN to be loaded, so the final sets come after it; the filter must
+    // then allow capset, as it must allow the exec. With no_new_privs it is the very last step.
+    if process.no_new_privileges {
+        set_capabilities(&capabilities)?;
+        nix::sys::prctl::set_no_new_privs().stage("setting no_new_privs")?;
+        return load_filter(process);
+    }
+    let raised = process::Capabilities {
+        effective: capabilities.effective | CAP_SYS_ADMIN,
+        permitted: capabilities.permitted | CAP_SYS_ADMIN,
+        ..capabilities
+    };
+    process::set_capabilities(&raised).stage("setting capabilities")?;
+    load_filter(process)?;
+    set_capabilities(&capabilities)
+}
+
+/// As an exec by the kernel would: a user other than root keeps only what is ambient.
+fn effective_for(capabilities: &Capabilities, uid: u32) -> Capabilities {
+    if uid == 0 {
+        return *capabilities;
+    }
+    let kept = capabilities.ambient;
+    Capabilities { effective: kept, permitted: kept, ..*capabilities }
+}
+
+fn set_limits(limits: &[Limit]) -> Result<(), Error> {
+    limits.iter().try_for_each(|limit| {
+        process::set_limit(limit.resource, limit.soft, limit.hard).stage("setting resource limits")
+    })
+}
+
+fn become_user(identity: &Identity) -> Result<(), Error> {
+    const STAGE: &str = "becoming the user";
+    process::keep_capabilities().stage(STAGE)?;
+    let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
+    nix::unistd::setgroups(&groups).stage(STAGE)?;
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    nix::unistd::setresgid(gid, gid, gid).stage(STAGE)?;
+    nix::unistd::setresuid(uid, uid, uid).stage(STAGE)
+}
+
+fn set_capabilities(capabilities: &Capabilities) -> Result<(), Error> {
+    process::set_capabilities(capabilities).stage("setting capabilities")?;
+    process::set_ambient(capabilities.ambient).stage("setting ambient capabilities")
+}
+
+fn load_filter(process: &Process) -> Result<(), Error> {
+    if process.seccomp.is_empty() {
+        return Ok(());
+    }
+    process::load_seccomp(&process.seccomp, process.seccomp_flags).stage("loading the seccomp filter")
+}
+
+fn run(process: &Process, identity: &Identity) -> Error {
+    let program = String::from_utf8_lossy(&process.args[0]).into_owned();
+    match try_run(process, identity) {
+        Ok(never) => match never {},
+        Err(errno) => Error::Exec { program, reason: reason(errno) },
+    }
+}
+
+fn reason(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOENT => "no such file or directory in the container (the program, or its interpreter)",
+        Errno::EACCES => "permission denied: it is not executable by this user",
+        Errno::ENOEXEC => "exec format error: not a program for this machine",
+        other => other.desc(),
+    }
+}
+
+fn try_run(process: &Process, identity: &Identity) -> Result<std::convert::Infallible, Errno> {
+    let text = |bytes: &Vec<u8>| CString::new(bytes.clone()).map_err(|_nul| Errno::EINVAL);
+    let args: Vec<CString> = process.args.iter().map(text).collect::<Result<_, _>>()?;
+    let mut env: Vec<CString> = process.env.iter().map(text).collect::<Result<_, _>>()?;
+    if !process.env.iter().any(|pair| pair.starts_with(b"HOME=")) {
+        let home = identity.home.as_deref().unwrap_or("/");
+        env.push(CString::new(format!("HOME={home}")).map_err(|_nul| Errno::EINVAL)?);
+    }
+    let mut failure = Errno::ENOENT;
+    for candidate in candidates(process) {
+        let candidate = CString::new(candidate).map_err(|_nul| Errno::EINVAL)?;
+        match nix::unistd::execve(&candidate, &args, &env) {
+            Ok(never) => return Ok(never),
+            // As a shell searches: a file that may not be run is remembered, a missing one is not.
+            Err(Errno::EACCES) => failure = Errno::EACCES,
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Err(failure)
+}
+
+/// The paths to try: the program itself if it has a slash, else one in each directory of its own PATH.
+fn candidates(process: &Process) -> Vec<Vec<u8>> {
+    let program = &process.args[0];
+    if program.is_empty() || program.contains(&b'/') {
+        return vec![program.clone()];
+    }
+    let path =
+        process.env.iter().find_map(|pair| pair.strip_prefix(b"PATH=")).unwrap_or(DEFAULT_PATH.as_bytes());
+    path.split(|&b| b == b':')
+        .map(|directory| match directory {
+            b"" => [b"./", &program[..]].concat(),
+            _ => [directory, b"/", program].concat(),
+        })
+        .collect()
+}

@@ -1,0 +1,71 @@
+//! Device nodes and the usual links in `/dev`, made below descriptors of the container's own file system.
+
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
+use nix::unistd::{Gid, Uid};
+use wharf_sys::fs::{Resolve, open_below, split_last};
+use wharf_types::ContainerPath;
+
+use crate::error::{Error, Stage};
+use crate::plan::DeviceNode;
+use crate::root::{Make, Root};
+
+const LINKS: [(&str, &str); 6] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+    ("core", "/proc/kcore"),
+];
+
+/// Makes every node, then the links; what exists already stays.
+pub(crate) fn make(root: &Root, nodes: &[DeviceNode]) -> Result<(), Error> {
+    nodes.iter().try_for_each(|node| {
+        make_node(root, node).map_err(|source| Error::ContainerPath {
+            what: "device",
+            path: node.path.to_string(),
+            source,
+        })
+    })?;
+    make_links(root).stage("making the links in /dev")
+}
+
+fn make_node(root: &Root, node: &DeviceNode) -> wharf_sys::Result<()> {
+    let (parent, name) = split_last(node.path.as_str());
+    let parent = if parent.is_empty() { "/" } else { parent };
+    let parent = ContainerPath::new(parent)
+        .map_err(|_bad| wharf_sys::Error::new("mknodat", node.path.as_str(), Errno::EINVAL))?;
+    let parent = root.ensure(&parent, Make::Directory)?;
+    let named = |call, errno| wharf_sys::Error::new(call, node.path.as_str(), errno);
+    let mode = Mode::from_bits_truncate(node.mode);
+    let device = makedev(node.major.into(), node.minor.into());
+    match mknodat(&parent, name, SFlag::from_bits_truncate(node.kind), mode, device) {
+        Ok(()) => {}
+        Err(Errno::EEXIST) => return Ok(()),
+        Err(errno) => return Err(named("mknodat", errno)),
+    }
+    if node.uid == 0 && node.gid == 0 {
+        return Ok(());
+    }
+    let owner = (Some(Uid::from_raw(node.uid)), Some(Gid::from_raw(node.gid)));
+    nix::unistd::fchownat(&parent, name, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW)
+        .map_err(|errno| named("fchownat", errno))
+}
+
+fn make_links(root: &Root) -> wharf_sys::Result<()> {
+    let dev = match open_below(root.fd(), "dev", OFlag::O_PATH | OFlag::O_DIRECTORY, Resolve::InRoot) {
+        Err(error) if error.errno == Errno::ENOENT => return Ok(()),
+        other => other?,
+    };
+    for (name, target) in LINKS {
+        match nix::unistd::symlinkat(target, dev.as_fd(), name) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(wharf_sys::Error::new("symlinkat", name, errno)),
+        }
+    }
+    Ok(())
+}

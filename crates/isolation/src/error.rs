@@ -1,0 +1,125 @@
+//! Why a container could not be made: the stage, and what the kernel said of which thing.
+
+use wharf_types::ErrorKind;
+
+/// What kind of failure it is, as the supervisor tells the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The kernel refused something that should work.
+    Internal,
+    /// The request or the image names something that is not there or not allowed.
+    Invalid,
+    /// The program could not be executed.
+    NotStarted,
+}
+
+impl From<Kind> for ErrorKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Internal => Self::Internal,
+            Kind::Invalid => Self::InvalidArgument,
+            Kind::NotStarted => Self::FailedPrecondition,
+        }
+    }
+}
+
+/// A failed stage.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A stage that depends on the kernel alone.
+    #[error("{stage} failed")]
+    Stage {
+        /// What was being done.
+        stage: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: wharf_sys::Error,
+    },
+    /// A mount of the plan.
+    #[error("mount of {what} at {target} failed")]
+    Mount {
+        /// What was to be mounted.
+        what: String,
+        /// Where in the container.
+        target: String,
+        /// What the kernel said.
+        #[source]
+        source: wharf_sys::Error,
+    },
+    /// A path that the request names on the host.
+    #[error("host path {path} cannot be used")]
+    HostPath {
+        /// The path.
+        path: String,
+        /// What the kernel said.
+        #[source]
+        source: wharf_sys::Error,
+    },
+    /// A path inside the container.
+    #[error("{what} {path} in the container cannot be used")]
+    ContainerPath {
+        /// What the path is for.
+        what: &'static str,
+        /// The path.
+        path: String,
+        /// What the kernel said.
+        #[source]
+        source: wharf_sys::Error,
+    },
+    /// The user or group cannot be resolved.
+    #[error("{what} {name:?} {problem}")]
+    Identity {
+        /// `user` or `group`.
+        what: &'static str,
+        /// What was asked for.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The program could not be executed.
+    #[error("exec of {program:?} failed: {reason}")]
+    Exec {
+        /// The first argument.
+        program: String,
+        /// What the kernel said, for people.
+        reason: &'static str,
+    },
+}
+
+impl Error {
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Stage { .. } | Self::Mount { .. } => Kind::Internal,
+            Self::HostPath { .. } | Self::ContainerPath { .. } | Self::Identity { .. } => Kind::Invalid,
+            Self::Exec { .. } => Kind::NotStarted,
+        }
+    }
+
+    /// The whole chain as one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+}
+
+/// Names the stage of a system call's failure.
+pub(crate) trait Stage<T> {
+    fn stage(self, stage: &'static str) -> Result<T, Error>;
+}
+
+impl<T> Stage<T> for wharf_sys::Result<T> {
+    fn stage(self, stage: &'static str) -> Result<T, Error> {
+        self.map_err(|source| Error::Stage { stage, source })
+    }
+}
+
+impl<T> Stage<T> for nix::Result<T> {
+    fn stage(self, stage: &'static str) -> Result<T, Error> {
+        self.map_err(|errno| Error::Stage { stage, source: wharf_sys::Error::new(stage, "", errno) })
+    }
+}

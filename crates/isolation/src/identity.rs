@@ -1,0 +1,179 @@
+//! Who a process is: numbers and names, looked up in the container's own `passwd` and `group`.
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use wharf_types::{ContainerPath, Field};
+
+use crate::error::Error;
+use crate::plan::User;
+use crate::root::Root;
+
+/// The most bytes of `/etc/passwd` or `/etc/group` that are read: an image decides how long they are.
+const FILE_LIMIT_BYTES: usize = 10 << 20;
+
+/// A resolved user.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Identity {
+    /// The user.
+    pub uid: u32,
+    /// The primary group.
+    pub gid: u32,
+    /// Every group, the primary one included, each once.
+    pub groups: Vec<u32>,
+    /// The home directory that `passwd` gives the user.
+    pub home: Option<String>,
+}
+
+/// Resolves a user against the files of a root file system.
+pub(crate) fn resolve(root: &Root, user: &User) -> Result<Identity, Error> {
+    let passwd = read(root, "/etc/passwd")?;
+    let group = read(root, "/etc/group")?;
+    look_up(user, &passwd, &group)
+}
+
+fn read(root: &Root, path: &str) -> Result<String, Error> {
+    let fail = |source| Error::ContainerPath { what: "file", path: path.to_owned(), source };
+    let name = ContainerPath::new(path)
+        .map_err(|_never| fail(wharf_sys::Error::new("openat2", path, Errno::EINVAL)))?;
+    // O_NONBLOCK: an image may have put a FIFO there.
+    let file = match root.open(&name, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY) {
+        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR) => return Ok(String::new()),
+        other => other.map_err(fail)?,
+    };
+    let bytes = wharf_sys::fs::read_bounded(&file, FILE_LIMIT_BYTES).map_err(fail)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A name, or a number that was checked. Digits are never a name, so that no image can map `1000` to root.
+enum Who<'a> {
+    Id(u32),
+    Name(&'a str),
+}
+
+fn parse<'a>(what: &'static str, text: &'a str) -> Result<Who<'a>, Error> {
+    let fail = |problem| Error::Identity { what, name: text.chars().take(80).collect(), problem };
+    if text.bytes().all(|b| b.is_ascii_digit()) {
+        // u32::MAX means "no change" to the kernel.
+        let id = text.parse::<u32>().ok().filter(|&id| id != u32::MAX);
+        return id.map(Who::Id).ok_or_else(|| fail("is out of range"));
+    }
+    let first = text.chars().next().unwrap_or(' ');
+    if Field::new(text).is_none() || first.is_whitespace() || matches!(first, '-' | '+') {
+        return Err(fail("is not a name"));
+    }
+    Ok(Who::Name(text))
+}
+
+fn look_up(user: &User, passwd: &str, group: &str) -> Result<Identity, Error> {
+    let name = if user.user.is_empty() { "0" } else { &user.user };
+    let who = parse("user", name)?;
+    let entry = passwd.lines().filter_map(PasswdEntry::parse).find(|entry| match who {
+        Who::Id(uid) => entry.uid == uid,
+        Who::Name(name) => entry.name == name,
+    });
+    let missing =
+        |what, name: &str| Error::Identity { what, name: name.to_owned(), problem: "is not in the image" };
+    let uid = match (&who, &entry) {
+        (Who::Id(uid), _) => *uid,
+        (Who::Name(_), Some(entry)) => entry.uid,
+        (Who::Name(name), None) => return Err(missing("user", name)),
+    };
+    let gid = if user.group.is_empty() {
+        entry.as_ref().map_or(0, |entry| entry.gid)
+    } else {
+        match parse("group", &user.group)? {
+            Who::Id(gid) => gid,
+            Who::Name(name) => group_entries(group)
+                .find_map(|(group, gid, _)| (group == name).then_some(gid))
+                .ok_or_else(|| missing("group", name))?,
+        }
+    };
+    let mut groups = vec![gid];
+    groups.extend(&user.additional_groups);
+    if let (Some(entry), false) = (&entry, user.strict) {
+        let member = |members: &str| members.split(',').any(|member| member == entry.name);
+        groups.extend(group_entries(group).filter(|(_, _, members)| member(members)).map(|(_, gid, _)| gid));
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    groups.retain(|group| seen.insert(*group));
+    let home = entry.map(|entry| entry.home.to_owned()).filter(|home| Field::new(home).is_some());
+    Ok(Identity { uid, gid, groups, home })
+}
+
+struct PasswdEntry<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+    home: &'a str,
+}
+
+impl<'a> PasswdEntry<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.split(':');
+        let (name, _password) = (fields.next()?, fields.next()?);
+        let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        let home = fields.nth(1).unwrap_or("/");
+        Some(Self { name, uid, gid, home })
+    }
+}
+
+/// Name, number and members of each group.
+fn group_entries(text: &str) -> impl Iterator<Item = (&str, u32, &str)> {
+    text.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let (name, _password) = (fields.next()?, fields.next()?);
+        let gid = fields.next()?.parse().ok()?;
+        Some((name, gid, fields.next().unwrap_or("")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nme:x:1000:1001:me:/home/me:/bin/sh\nbad line\n4294967296:x:0:0::/:\n1e3:x:0:0::/:\n";
+    const GROUP: &str = "root:x:0:\nextra:x:50000:me,other\nbroken\n";
+
+    fn who(user: &str, group: &str) -> Result<Identity, Error> {
+        let user =
+            User { user: user.into(), group: group.into(), additional_groups: vec![1234], strict: false };
+        look_up(&user, PASSWD, GROUP)
+    }
+
+    #[test]
+    fn names_and_numbers_are_found() {
+        let me = who("me", "").unwrap();
+        assert_eq!((me.uid, me.gid, me.groups.clone()), (1000, 1001, vec![1001, 1234, 50000]));
+        assert_eq!(me.home.as_deref(), Some("/home/me"));
+        assert_eq!(who("1000", "").unwrap(), me);
+        assert_eq!(who("me", "extra").unwrap().gid, 50000);
+        assert_eq!(who("77", "").unwrap().groups, vec![0, 1234]);
+        assert_eq!(who("", "").unwrap().uid, 0);
+    }
+
+    #[test]
+    fn strict_leaves_the_images_groups_out() {
+        let user = User { user: "me".into(), additional_groups: vec![7], strict: true, ..User::default() };
+        assert_eq!(look_up(&user, PASSWD, GROUP).unwrap().groups, vec![1001, 7]);
+    }
+
+    #[test]
+    fn nothing_becomes_root_by_accident() {
+        for bad in [
+            "4294967295",
+            "4294967296",
+            "99999999999999999999",
+            "+1",
+            "-1",
+            " 1",
+            "a:b",
+            "a\nb",
+            "nobody-here",
+        ] {
+            assert!(who(bad, "").is_err(), "{bad:?}");
+            assert!(who("0", bad).is_err(), "group {bad:?}");
+        }
+        assert_eq!(who("00", "").unwrap().uid, 0, "digits are a number");
+        assert_eq!(who("1e3", "").unwrap().uid, 0, "a name that passwd has");
+    }
+}

@@ -1,0 +1,83 @@
+//! The plan's mounts: sources of the host are opened while the host's mount namespace is still this process's, and
+//! attached when the root file system stands.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use wharf_sys::mount::{self, Attributes, Depth, Propagation};
+
+use crate::error::Error;
+use crate::plan::{MountPlan, Source};
+use crate::root::{Make, Root, is_directory};
+
+/// A copy of each bound tree, detached; `None` for a new file system.
+#[derive(Debug)]
+pub(crate) struct Sources(Vec<Option<OwnedFd>>);
+
+/// Copies every tree that is to be bound. Must run in the host's mount namespace: a copy made there is a peer of the
+/// host's mount, so that what is mounted on either side later can propagate.
+pub(crate) fn open_sources(plans: &[MountPlan]) -> Result<Sources, Error> {
+    plans.iter().map(open_source).collect::<Result<_, _>>().map(Sources)
+}
+
+fn open_source(plan: &MountPlan) -> Result<Option<OwnedFd>, Error> {
+    let (path, depth) = match &plan.source {
+        Source::Tree(path) => (path, Depth::Recursive),
+        Source::Single(path) => (path, Depth::One),
+        Source::Filesystem { .. } => return Ok(None),
+    };
+    let fail = |source| Error::HostPath { path: path.to_string(), source };
+    let tree = mount::copy_tree(path.as_path(), depth).map_err(fail)?;
+    if plan.propagation != Propagation::Shared {
+        mount::propagate(tree.as_fd(), plan.propagation, depth).map_err(fail)?;
+    }
+    forbid(&tree, plan).map_err(fail)?;
+    Ok(Some(tree))
+}
+
+fn forbid(tree: &OwnedFd, plan: &MountPlan) -> wharf_sys::Result<()> {
+    if plan.recursive_read_only {
+        mount::forbid(tree.as_fd(), Attributes::READ_ONLY, Depth::Recursive)?;
+    }
+    if plan.attributes == Attributes::NONE {
+        return Ok(());
+    }
+    mount::forbid(tree.as_fd(), plan.attributes, Depth::One)
+}
+
+/// Attaches every mount in the plan's order.
+pub(crate) fn attach_all(root: &Root, plans: &[MountPlan], sources: Sources) -> Result<(), Error> {
+    plans.iter().zip(sources.0).try_for_each(|(plan, source)| attach_one(root, plan, source))
+}
+
+fn attach_one(root: &Root, plan: &MountPlan, source: Option<OwnedFd>) -> Result<(), Error> {
+    let fail =
+        |source| Error::Mount { what: describe(&plan.source), target: plan.target.to_string(), source };
+    let tree = match source {
+        Some(tree) => tree,
+        None => new_filesystem(plan).map_err(fail)?,
+    };
+    let make = if is_directory(tree.as_fd()).map_err(fail)? { Make::Directory } else { Make::File };
+    let target = root.ensure(&plan.target, make).map_err(fail)?;
+    if plan.target.depth() == 0 {
+        // A mount over the root would hide the file system that all else is resolved in.
+        return Err(fail(wharf_sys::Error::new("move_mount", "/", Errno::EBUSY)));
+    }
+    mount::attach(tree.as_fd(), target.as_fd()).map_err(fail)
+}
+
+fn new_filesystem(plan: &MountPlan) -> wharf_sys::Result<OwnedFd> {
+    let Source::Filesystem { kind, options } = &plan.source else {
+        return Err(wharf_sys::Error::new("fsopen", describe(&plan.source), Errno::EINVAL));
+    };
+    let options: Vec<(&str, &str)> =
+        options.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    mount::new_filesystem(kind, &options, plan.attributes)
+}
+
+fn describe(source: &Source) -> String {
+    match source {
+        Source::Tree(path) | Source::Single(path) => path.to_string(),
+        Source::Filesystem { kind, .. } => kind.clone(),
+    }
+}

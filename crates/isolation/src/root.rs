@@ -1,0 +1,98 @@
+//! The container's root file system, and how paths in it are reached: by descriptor, below the root's own.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{Mode, SFlag};
+use wharf_sys::fs::{Resolve, open_below, split_last};
+use wharf_sys::mount::{self, Attributes, Depth};
+use wharf_types::ContainerPath;
+
+use crate::error::{Error, Stage};
+use crate::plan::Rootfs;
+
+/// What a path must be when it has to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Make {
+    Directory,
+    File,
+}
+
+/// The mounted root file system.
+#[derive(Debug)]
+pub(crate) struct Root {
+    mount: OwnedFd,
+}
+
+impl Root {
+    /// Mounts the overlay over the directory that holds its upper one, in this process's mount namespace.
+    pub(crate) fn mount(rootfs: &Rootfs) -> Result<Self, Error> {
+        const STAGE: &str = "the overlay of the root file system";
+        let lowers: Vec<&Path> = rootfs.lowers.iter().map(|path| path.as_path()).collect();
+        let mount =
+            mount::new_overlay(&lowers, rootfs.upper.as_path(), rootfs.work.as_path()).stage(STAGE)?;
+        let place = rootfs.upper.as_path().parent().unwrap_or(Path::new("/"));
+        let place = wharf_sys::fs::open(place, OFlag::O_PATH | OFlag::O_DIRECTORY).stage(STAGE)?;
+        mount::attach(mount.as_fd(), place.as_fd()).stage(STAGE)?;
+        Ok(Self { mount })
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.mount.as_fd()
+    }
+
+    /// Opens a path without following it out of the root.
+    pub(crate) fn open(&self, path: &ContainerPath, flags: OFlag) -> wharf_sys::Result<OwnedFd> {
+        open_below(self.fd(), path.relative(), flags, Resolve::InRoot)
+    }
+
+    /// Opens a path (`O_PATH`), making it and its parents where they are missing.
+    pub(crate) fn ensure(&self, path: &ContainerPath, make: Make) -> wharf_sys::Result<OwnedFd> {
+        self.ensure_relative(path.relative(), make)
+    }
+
+    fn ensure_relative(&self, path: &str, make: Make) -> wharf_sys::Result<OwnedFd> {
+        match open_below(self.fd(), path, OFlag::O_PATH, Resolve::InRoot) {
+            Err(error) if error.errno == Errno::ENOENT && !path.is_empty() => {}
+            other => return other,
+        }
+        let (parent, name) = split_last(path);
+        let parent = self.ensure_relative(parent, Make::Directory)?;
+        let named = |call, errno| wharf_sys::Error::new(call, path, errno);
+        match make {
+            Make::Directory => {
+                match nix::sys::stat::mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {
+                    Ok(()) | Err(Errno::EEXIST) => {}
+                    Err(errno) => return Err(named("mkdirat", errno)),
+                }
+            }
+            Make::File => {
+                let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                nix::fcntl::openat(&parent, name, flags, Mode::from_bits_truncate(0o644))
+                    .map_err(|errno| named("openat", errno))?;
+            }
+        }
+        open_below(parent.as_fd(), name, OFlag::O_PATH | OFlag::O_NOFOLLOW, Resolve::BeneathNoLinks)
+    }
+
+    /// Makes the root itself read-only; mounts in it stay as they are.
+    pub(crate) fn forbid_writing(&self) -> Result<(), Error> {
+        mount::forbid(self.fd(), Attributes::READ_ONLY, Depth::One)
+            .stage("making the root file system read-only")
+    }
+
+    /// Makes this root the root of the mount namespace, and drops the host's.
+    pub(crate) fn enter(&self) -> Result<(), Error> {
+        nix::unistd::fchdir(self.fd()).stage("entering the root file system")?;
+        mount::pivot_here().stage("entering the root file system")
+    }
+}
+
+/// Whether an `O_PATH` descriptor is of a directory.
+pub(crate) fn is_directory(fd: BorrowedFd<'_>) -> wharf_sys::Result<bool> {
+    let stat = nix::sys::stat::fstatat(fd, "", AtFlags::AT_EMPTY_PATH)
+        .map_err(|errno| wharf_sys::Error::new("fstatat", "", errno))?;
+    Ok(SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFDIR)
+}

@@ -1,0 +1,60 @@
+//! A terminal of the container's own: opened in its devpts, so that it has a name there.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, fstatfs};
+use wharf_sys::fs::{Resolve, open_below};
+use wharf_sys::mount::{self, Depth};
+use wharf_sys::process::{terminal_peer, unlock_terminal};
+use wharf_types::ContainerPath;
+
+use crate::error::{Error, Stage};
+use crate::root::{Make, Root};
+
+const STAGE: &str = "making the terminal";
+
+/// Both ends of a terminal.
+#[derive(Debug)]
+pub(crate) struct Terminal {
+    pub(crate) master: OwnedFd,
+    pub(crate) peer: OwnedFd,
+}
+
+/// Opens a terminal in the container's `/dev/pts`, and makes it `/dev/console`.
+pub(crate) fn open(root: &Root) -> Result<Terminal, Error> {
+    let master = open_master(root)?;
+    let peer = terminal_peer(master.as_fd()).stage(STAGE)?;
+    let console = ContainerPath::new("/dev/console").map_err(|_never| Error::Stage {
+        stage: STAGE,
+        source: wharf_sys::Error::new("open", "", Errno::EINVAL),
+    })?;
+    let console = root.ensure(&console, Make::File).stage(STAGE)?;
+    let tree = mount::copy_tree_fd(peer.as_fd(), Depth::One).stage(STAGE)?;
+    mount::attach(tree.as_fd(), console.as_fd()).stage(STAGE)?;
+    Ok(Terminal { master, peer })
+}
+
+/// Opens a terminal for a process that joined the container.
+pub(crate) fn open_joined(root: &OwnedFd) -> Result<Terminal, Error> {
+    let master = open_ptmx(root.as_fd())?;
+    let peer = terminal_peer(master.as_fd()).stage(STAGE)?;
+    Ok(Terminal { master, peer })
+}
+
+fn open_master(root: &Root) -> Result<OwnedFd, Error> {
+    open_ptmx(root.fd())
+}
+
+fn open_ptmx(root: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY;
+    let master = open_below(root, "dev/pts/ptmx", flags, Resolve::BeneathNoLinks).stage(STAGE)?;
+    let filesystem = fstatfs(&master).stage(STAGE)?.filesystem_type();
+    if filesystem != DEVPTS_SUPER_MAGIC {
+        let source = wharf_sys::Error::new("open", "/dev/pts/ptmx is not a terminal's", Errno::ENOTTY);
+        return Err(Error::Stage { stage: STAGE, source });
+    }
+    unlock_terminal(master.as_fd()).stage(STAGE)?;
+    Ok(master)
+}

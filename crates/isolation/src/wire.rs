@@ -1,0 +1,288 @@
+//! The plan on the wire: conversion by hand, both ways.
+
+use wharf_sys::mount::{Attributes, Propagation};
+use wharf_sys::process::Capabilities;
+use wharf_types::{ContainerPath, HostPath};
+use wharf_wire::v1;
+
+use crate::plan::{
+    CgroupPlan, DeviceNode, Limit, LogFile, MountPlan, Namespaces, PidNamespace, Plan, Process, Rootfs,
+    Source, Stdio, User,
+};
+
+impl From<&Plan> for v1::Plan {
+    fn from(plan: &Plan) -> Self {
+        let texts = |paths: &[ContainerPath]| paths.iter().map(|path| path.as_str().to_owned()).collect();
+        Self {
+            container: plan.container.to_string(),
+            rootfs: Some(v1::Rootfs {
+                lowers: host_texts(&plan.rootfs.lowers),
+                upper: plan.rootfs.upper.to_string(),
+                work: plan.rootfs.work.to_string(),
+                read_only: plan.rootfs.read_only,
+            }),
+            namespaces: Some(namespaces_out(&plan.namespaces)),
+            cgroup: Some(v1::Cgroup {
+                directory: optional_text(plan.cgroup.directory.as_ref()),
+                entries: host_texts(&plan.cgroup.entries),
+                kill_directory: plan.cgroup.kill_directory.to_string(),
+                oom_file: optional_text(plan.cgroup.oom_file.as_ref()),
+            }),
+            mounts: plan.mounts.iter().map(mount_out).collect(),
+            devices: plan.devices.iter().map(device_out).collect(),
+            masked_paths: texts(&plan.masked_paths),
+            readonly_paths: texts(&plan.readonly_paths),
+            process: Some(process_out(&plan.process)),
+            stdio: Some(v1::Stdio {
+                log_directory: plan
+                    .stdio
+                    .log
+                    .as_ref()
+                    .map_or_else(String::new, |log| log.directory.to_string()),
+                log_name: plan.stdio.log.as_ref().map_or_else(String::new, |log| log.name.clone()),
+                stdin: plan.stdio.stdin,
+                terminal: plan.stdio.terminal,
+            }),
+        }
+    }
+}
+
+fn host_texts(paths: &[HostPath]) -> Vec<String> {
+    paths.iter().map(ToString::to_string).collect()
+}
+
+fn optional_text(path: Option<&HostPath>) -> String {
+    path.map_or_else(String::new, ToString::to_string)
+}
+
+fn namespaces_out(namespaces: &Namespaces) -> v1::Namespaces {
+    let (pid, target) = match &namespaces.pid {
+        PidNamespace::Container => (v1::namespaces::Pid::Container, String::new()),
+        PidNamespace::Pod => (v1::namespaces::Pid::Pod, String::new()),
+        PidNamespace::Host => (v1::namespaces::Pid::Host, String::new()),
+        PidNamespace::Target(container) => (v1::namespaces::Pid::Target, container.to_string()),
+    };
+    v1::Namespaces {
+        net: optional_text(namespaces.net.as_ref()),
+        ipc: optional_text(namespaces.ipc.as_ref()),
+        uts: optional_text(namespaces.uts.as_ref()),
+        pid: pid.into(),
+        pid_target: target,
+        cgroup: namespaces.cgroup,
+    }
+}
+
+fn mount_out(mount: &MountPlan) -> v1::Mount {
+    let (source, filesystem, options, single) = match &mount.source {
+        Source::Tree(path) => (path.to_string(), String::new(), Vec::new(), false),
+        Source::Single(path) => (path.to_string(), String::new(), Vec::new(), true),
+        Source::Filesystem { kind, options } => {
+            let option =
+                |(key, value): &(String, String)| v1::Option { key: key.clone(), value: value.clone() };
+            (String::new(), kind.clone(), options.iter().map(option).collect(), false)
+        }
+    };
+    let propagation = match mount.propagation {
+        Propagation::Private => v1::mount::Propagation::Private,
+        Propagation::Slave => v1::mount::Propagation::Slave,
+        Propagation::Shared => v1::mount::Propagation::Shared,
+    };
+    v1::Mount {
+        target: mount.target.to_string(),
+        source,
+        filesystem,
+        options,
+        attributes: mount.attributes.bits(),
+        recursive_read_only: mount.recursive_read_only,
+        propagation: propagation.into(),
+        single,
+    }
+}
+
+fn device_out(node: &DeviceNode) -> v1::Device {
+    v1::Device {
+        path: node.path.to_string(),
+        r#type: node.kind,
+        major: node.major,
+        minor: node.minor,
+        mode: node.mode,
+        uid: node.uid,
+        gid: node.gid,
+    }
+}
+
+fn process_out(process: &Process) -> v1::Process {
+    let caps = &process.capabilities;
+    v1::Process {
+        args: process.args.clone(),
+        env: process.env.clone(),
+        cwd: process.cwd.to_string(),
+        user: Some(v1::User {
+            user: process.user.user.clone(),
+            group: process.user.group.clone(),
+            additional_groups: process.user.additional_groups.clone(),
+            strict: process.user.strict,
+        }),
+        capabilities: Some(v1::Capabilities {
+            bounding: caps.bounding,
+            effective: caps.effective,
+            permitted: caps.permitted,
+            inheritable: caps.inheritable,
+            ambient: caps.ambient,
+        }),
+        no_new_privileges: process.no_new_privileges,
+        limits: process
+            .limits
+            .iter()
+            .map(|limit| v1::Limit { resource: limit.resource, soft: limit.soft, hard: limit.hard })
+            .collect(),
+        oom_score_adj: process.oom_score_adj,
+        seccomp: process.seccomp.clone(),
+        seccomp_flags: process.seccomp_flags,
+    }
+}
+
+impl TryFrom<v1::Plan> for Plan {
+    /// What could not be understood.
+    type Error = String;
+
+    fn try_from(plan: v1::Plan) -> Result<Self, String> {
+        let rootfs = plan.rootfs.ok_or("no rootfs")?;
+        let cgroup = plan.cgroup.ok_or("no cgroup")?;
+        let stdio = plan.stdio.ok_or("no stdio")?;
+        let log = (!stdio.log_name.is_empty())
+            .then(|| {
+                host(&stdio.log_directory)
+                    .map(|directory| LogFile { directory, name: stdio.log_name.clone() })
+            })
+            .transpose()?;
+        Ok(Self {
+            container: plan.container.parse().map_err(show)?,
+            rootfs: Rootfs {
+                lowers: hosts(&rootfs.lowers)?,
+                upper: host(&rootfs.upper)?,
+                work: host(&rootfs.work)?,
+                read_only: rootfs.read_only,
+            },
+            namespaces: namespaces_in(&plan.namespaces.ok_or("no namespaces")?)?,
+            cgroup: CgroupPlan {
+                directory: optional(&cgroup.directory)?,
+                entries: hosts(&cgroup.entries)?,
+                kill_directory: host(&cgroup.kill_directory)?,
+                oom_file: optional(&cgroup.oom_file)?,
+            },
+            mounts: plan.mounts.into_iter().map(mount_in).collect::<Result<_, _>>()?,
+            devices: plan.devices.into_iter().map(device_in).collect::<Result<_, _>>()?,
+            masked_paths: plan.masked_paths.iter().map(|path| inner(path)).collect::<Result<_, _>>()?,
+            readonly_paths: plan.readonly_paths.iter().map(|path| inner(path)).collect::<Result<_, _>>()?,
+            process: process_in(plan.process.ok_or("no process")?)?,
+            stdio: Stdio { log, stdin: stdio.stdin, terminal: stdio.terminal },
+        })
+    }
+}
+
+fn show(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+fn host(text: &str) -> Result<HostPath, String> {
+    HostPath::new(text).map_err(show)
+}
+
+fn hosts(texts: &[String]) -> Result<Vec<HostPath>, String> {
+    texts.iter().map(|text| host(text)).collect()
+}
+
+fn optional(text: &str) -> Result<Option<HostPath>, String> {
+    (!text.is_empty()).then(|| host(text)).transpose()
+}
+
+fn inner(text: &str) -> Result<ContainerPath, String> {
+    ContainerPath::new(text).map_err(show)
+}
+
+fn namespaces_in(namespaces: &v1::Namespaces) -> Result<Namespaces, String> {
+    let pid = match v1::namespaces::Pid::try_from(namespaces.pid).map_err(show)? {
+        v1::namespaces::Pid::Container => PidNamespace::Container,
+        v1::namespaces::Pid::Pod => PidNamespace::Pod,
+        v1::namespaces::Pid::Host => PidNamespace::Host,
+        v1::namespaces::Pid::Target => PidNamespace::Target(namespaces.pid_target.parse().map_err(show)?),
+    };
+    Ok(Namespaces {
+        net: optional(&namespaces.net)?,
+        ipc: optional(&namespaces.ipc)?,
+        uts: optional(&namespaces.uts)?,
+        pid,
+        cgroup: namespaces.cgroup,
+    })
+}
+
+fn mount_in(mount: v1::Mount) -> Result<MountPlan, String> {
+    let source = if !mount.filesystem.is_empty() {
+        let options = mount.options.into_iter().map(|option| (option.key, option.value)).collect();
+        Source::Filesystem { kind: mount.filesystem, options }
+    } else if mount.single {
+        Source::Single(host(&mount.source)?)
+    } else {
+        Source::Tree(host(&mount.source)?)
+    };
+    let propagation = match v1::mount::Propagation::try_from(mount.propagation).map_err(show)? {
+        v1::mount::Propagation::Private => Propagation::Private,
+        v1::mount::Propagation::Slave => Propagation::Slave,
+        v1::mount::Propagation::Shared => Propagation::Shared,
+    };
+    Ok(MountPlan {
+        target: inner(&mount.target)?,
+        source,
+        attributes: Attributes::from_bits(mount.attributes),
+        recursive_read_only: mount.recursive_read_only,
+        propagation,
+    })
+}
+
+fn device_in(node: v1::Device) -> Result<DeviceNode, String> {
+    Ok(DeviceNode {
+        path: inner(&node.path)?,
+        kind: node.r#type,
+        major: node.major,
+        minor: node.minor,
+        mode: node.mode,
+        uid: node.uid,
+        gid: node.gid,
+    })
+}
+
+fn process_in(process: v1::Process) -> Result<Process, String> {
+    let caps = process.capabilities.ok_or("no capabilities")?;
+    let user = process.user.unwrap_or_default();
+    if process.args.is_empty() {
+        return Err("no program".to_owned());
+    }
+    Ok(Process {
+        args: process.args,
+        env: process.env,
+        cwd: inner(&process.cwd)?,
+        user: User {
+            user: user.user,
+            group: user.group,
+            additional_groups: user.additional_groups,
+            strict: user.strict,
+        },
+        capabilities: Capabilities {
+            bounding: caps.bounding,
+            effective: caps.effective,
+            permitted: caps.permitted,
+            inheritable: caps.inheritable,
+            ambient: caps.ambient,
+        },
+        no_new_privileges: process.no_new_privileges,
+        limits: process
+            .limits
+            .into_iter()
+            .map(|limit| Limit { resource: limit.resource, soft: limit.soft, hard: limit.hard })
+            .collect(),
+        oom_score_adj: process.oom_score_adj,
+        seccomp: process.seccomp,
+        seccomp_flags: process.seccomp_flags,
+    })
+}

@@ -1,0 +1,219 @@
+//! CNI configurations: which file counts, and what it says.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::CniError;
+use crate::lock;
+use crate::store::read_bounded;
+
+const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
+/// More plugins in a chain than this are a mistake.
+const CHAIN_LIMIT: usize = 32;
+const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+
+/// A network: a chain of plugins with their configurations. Also stored in a pod's record, so that it is deleted by
+/// what it was added with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct NetworkConfig {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) plugins: Vec<Map<String, Value>>,
+}
+
+/// The part of a file that wharf reads; plugins get their objects as they are.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct File {
+    cni_version: Option<String>,
+    name: String,
+    plugins: Option<Vec<Map<String, Value>>>,
+}
+
+impl NetworkConfig {
+    /// The name of a plugin's program; parsing made sure that it is a plain file name.
+    pub(crate) fn kind(plugin: &Map<String, Value>) -> &str {
+        plugin.get("type").and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+/// Whether wharf speaks this version of the specification.
+pub(crate) fn is_version(version: &str) -> bool {
+    VERSIONS.contains(&version)
+}
+
+/// Parses a `.conflist`, or a `.conf` with a single plugin.
+fn parse(bytes: &[u8]) -> Result<NetworkConfig, String> {
+    let file: File = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let plugins = match file.plugins {
+        Some(plugins) => plugins,
+        None => vec![serde_json::from_slice(bytes).map_err(|error| error.to_string())?],
+    };
+    let version = file.cni_version.ok_or("it has no cniVersion")?;
+    if !is_version(&version) {
+        return Err(format!("its cniVersion {version:?} is none of {}", VERSIONS.join(", ")));
+    }
+    if !is_name(&file.name) {
+        return Err(format!("its name {:?} may have letters, digits, and . _ - after the first", file.name));
+    }
+    if plugins.is_empty() || plugins.len() > CHAIN_LIMIT {
+        return Err(format!("it has {} plugins; 1 to {CHAIN_LIMIT} can be run", plugins.len()));
+    }
+    for plugin in &plugins {
+        // CVE-2021-20206: a type with a slash runs any program of the host.
+        let kind = plugin.get("type").and_then(Value::as_str).ok_or("a plugin has no type")?;
+        if !is_name(kind) {
+            return Err(format!("the type {kind:?} is not the name of a plugin"));
+        }
+        if plugin.get("capabilities").is_some_and(|value| !value.is_object()) {
+            return Err(format!("the capabilities of plugin {kind} are no object"));
+        }
+    }
+    Ok(NetworkConfig { name: file.name, version, plugins })
+}
+
+fn is_name(name: &str) -> bool {
+    name.len() <= 255
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+/// The directory of configurations; the first valid file counts. Files are read again only when one has changed.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    cache: Mutex<Option<(Vec<Candidate>, Selected)>>,
+}
+
+/// A file as the directory shows it; another one, or another content, differs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    path: PathBuf,
+    modified: Option<SystemTime>,
+    len: u64,
+}
+
+/// What the files amount to: a network, none at all, or the complaint about the first.
+type Selected = Result<Option<Arc<NetworkConfig>>, (PathBuf, String)>;
+
+impl Directory {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, cache: Mutex::new(None) }
+    }
+
+    /// The network to use; `None` if there is no configuration at all.
+    pub(crate) fn current(&self) -> Result<Option<Arc<NetworkConfig>>, CniError> {
+        let candidates = candidates(&self.path)?;
+        let mut cache = lock(&self.cache);
+        let selected = match &*cache {
+            Some((seen, selected)) if *seen == candidates => selected.clone(),
+            _ => {
+                let selected = select(&candidates);
+                *cache = Some((candidates, selected.clone()));
+                selected
+            }
+        };
+        selected.map_err(|(path, reason)| CniError::Config { path, reason })
+    }
+}
+
+fn candidates(dir: &Path) -> Result<Vec<Candidate>, CniError> {
+    let fail = |source| CniError::Directory { path: dir.to_owned(), source };
+    let entries = match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(fail)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(fail)?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if matches!(extension, Some("conflist" | "conf" | "json")) {
+            let (modified, len) =
+                std::fs::metadata(&path).map_or((None, 0), |meta| (meta.modified().ok(), meta.len()));
+            found.push(Candidate { path, modified, len });
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn select(candidates: &[Candidate]) -> Selected {
+    let mut complaint = None;
+    for Candidate { path, .. } in candidates {
+        let parsed = read_bounded(path, CONFIG_LIMIT_BYTES).map_err(|error| error.to_string());
+        match parsed.and_then(|bytes| parse(&bytes)) {
+            Ok(config) => return Ok(Some(Arc::new(config))),
+            Err(reason) => {
+                tracing::warn!(file = %path.display(), reason, "a CNI configuration is not valid");
+                complaint.get_or_insert((path.clone(), reason));
+            }
+        }
+    }
+    complaint.map_or(Ok(None), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a","x":{"y":[1]}},{"type":"b-c.d"}]}"#;
+
+    #[test]
+    fn a_list_and_a_single_plugin_are_understood() {
+        let list = parse(GOOD.as_bytes()).unwrap();
+        assert_eq!(list.plugins.len(), 2);
+        assert_eq!(list.plugins[0]["x"]["y"][0], 1, "unknown keys pass");
+        let single = parse(br#"{"cniVersion":"0.3.1","name":"n","type":"a","k":1}"#).unwrap();
+        assert_eq!((NetworkConfig::kind(&single.plugins[0]), &single.plugins[0]["k"]), ("a", &Value::from(1)));
+    }
+
+    #[test]
+    fn what_is_not_a_configuration_is_refused() {
+        for bad in [
+            "",
+            "[]",
+            r#"{"cniVersion":"1.0.0","name":"n","plugins":[]}"#,
+            r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"../../bin/sh"}]}"#,
+            r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":".."}]}"#,
+            r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":7}]}"#,
+            r#"{"cniVersion":"1.0.0","name":"n","plugins":[{}]}"#,
+            r#"{"cniVersion":"1.0.0","name":"n","plugins":{"type":"a"}}"#,
+            r#"{"cniVersion":"1.0.0","name":"n","type":"a","capabilities":[]}"#,
+            r#"{"cniVersion":"1.0.0","name":"../n","type":"a"}"#,
+            r#"{"cniVersion":"1.0.0","name":"","type":"a"}"#,
+            r#"{"cniVersion":"0.2.0","name":"n","type":"a"}"#,
+            r#"{"cniVersion":"2.0.0","name":"n","type":"a"}"#,
+            r#"{"name":"n","type":"a"}"#,
+            r#"{"cniVersion":"1.0.0","type":"a"}"#,
+            r#"{"cniVersion":"1.0.0","name":"n","name":"m","type":"a"}"#,
+        ] {
+            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_first_valid_file_counts_and_changes_are_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::new(dir.path().join("net.d"));
+        assert_eq!(directory.current().unwrap(), None, "no directory, no configuration");
+        std::fs::create_dir(dir.path().join("net.d")).unwrap();
+        let file = |name: &str, content: &[u8]| std::fs::write(dir.path().join("net.d").join(name), content).unwrap();
+        file("10-first.txt", b"not looked at");
+        assert_eq!(directory.current().unwrap(), None);
+        file("20-bad.conf", b"{");
+        let error = directory.current().unwrap_err();
+        assert!(error.to_string().contains("20-bad.conf"), "{error}");
+        file("30-big.json", &vec![b' '; (1 << 20) + 1]);
+        file("40-good.conflist", GOOD.as_bytes());
+        file("50-other.conflist", GOOD.replace("\"n\"", "\"other\"").as_bytes());
+        assert_eq!(directory.current().unwrap().unwrap().name, "n");
+        file("20-bad.conf", GOOD.replace("\"n\"", "\"mended\"").as_bytes());
+        assert_eq!(directory.current().unwrap().unwrap().name, "mended");
+        std::fs::remove_file(dir.path().join("net.d/20-bad.conf")).unwrap();
+        assert_eq!(directory.current().unwrap().unwrap().name, "n");
+    }
+}

@@ -1,0 +1,109 @@
+//! What can go wrong with CNI.
+
+use std::path::PathBuf;
+
+use crate::{NetlinkError, NetnsError, StoreError};
+
+/// CNI could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CniError {
+    /// There are configurations, none of them valid; this is the first.
+    #[error("the CNI configuration {} is not valid: {reason}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The directory of configurations cannot be read.
+    #[error("read the CNI configurations in {}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+    /// A pod's name, namespace or uid cannot be given to plugins.
+    #[error("{value:?} cannot be an argument of a CNI plugin: it has ; or = or a control character")]
+    Argument {
+        /// The text.
+        value: String,
+    },
+    /// The program of a plugin is not there.
+    #[error("the CNI plugin {plugin} is in none of {dirs:?}")]
+    Missing {
+        /// The plugin's type.
+        plugin: String,
+        /// Where it was looked for.
+        dirs: Vec<PathBuf>,
+    },
+    /// The program could not be run.
+    #[error("run the CNI plugin {plugin} for {command}")]
+    Run {
+        /// The plugin's type.
+        plugin: String,
+        /// `ADD` or `DEL`.
+        command: &'static str,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+    /// The plugin did not end in time and was killed.
+    #[error("the CNI plugin {plugin} did not end its {command} in time and was killed")]
+    Deadline {
+        /// The plugin's type.
+        plugin: String,
+        /// `ADD` or `DEL`.
+        command: &'static str,
+    },
+    /// The plugin wrote more than 1 MiB and was killed.
+    #[error("the CNI plugin {plugin} wrote more than 1 MiB at {command} and was killed")]
+    TooLong {
+        /// The plugin's type.
+        plugin: String,
+        /// `ADD` or `DEL`.
+        command: &'static str,
+    },
+    /// The plugin reported an error.
+    #[error("the CNI plugin {plugin} failed at {command}: {message} (code {code}){details}")]
+    Plugin {
+        /// The plugin's type.
+        plugin: String,
+        /// `ADD` or `DEL`.
+        command: &'static str,
+        /// The plugin's code.
+        code: u64,
+        /// Its message.
+        message: String,
+        /// `: ` and its details, or nothing.
+        details: String,
+    },
+    /// The plugin failed without saying why.
+    #[error("the CNI plugin {plugin} failed at {command} with {status}: {stderr}")]
+    Exit {
+        /// The plugin's type.
+        plugin: String,
+        /// `ADD` or `DEL`.
+        command: &'static str,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// The beginning of what it wrote to stderr.
+        stderr: String,
+    },
+    /// The plugin ended well, but its result cannot be used.
+    #[error("the CNI plugin {plugin} gave no usable result: {reason}")]
+    Output {
+        /// The plugin's type.
+        plugin: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A record could not be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The pod's namespace cannot be used.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// The pod's loopback could not be brought up.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}

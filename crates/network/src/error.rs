@@ -1,0 +1,88 @@
+//! The error of the crate, and the class of each for clients.
+
+use wharf_types::ErrorKind;
+
+use crate::{BridgeError, CniError, LeaseError, NetlinkError, NetnsError, StoreError, SubnetError};
+
+/// The network could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// By the built-in bridge.
+    #[error(transparent)]
+    Bridge(#[from] BridgeError),
+    /// By CNI plugins.
+    #[error(transparent)]
+    Cni(#[from] CniError),
+    /// A pod's namespace cannot be used.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// The kernel refused.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The state cannot be kept.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A range of addresses is malformed.
+    #[error(transparent)]
+    Subnet(#[from] SubnetError),
+}
+
+impl Error {
+    /// The class of the error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Bridge(error) => bridge(error),
+            Self::Cni(error) => cni(error),
+            Self::Netns(error) => netns(error),
+            Self::Netlink(_) | Self::Store(_) => ErrorKind::Internal,
+            Self::Subnet(_) => ErrorKind::InvalidArgument,
+        }
+    }
+}
+
+fn bridge(error: &BridgeError) -> ErrorKind {
+    match error {
+        BridgeError::NotABridge { .. } | BridgeError::NoIpv6 { .. } => ErrorKind::FailedPrecondition,
+        BridgeError::Lease(LeaseError::Exhausted { .. }) => ErrorKind::ResourceExhausted,
+        BridgeError::Lease(LeaseError::PortTaken { .. }) => ErrorKind::FailedPrecondition,
+        BridgeError::Lease(LeaseError::PortTwice { .. }) => ErrorKind::InvalidArgument,
+        BridgeError::Netns(error) => netns(error),
+        BridgeError::Lease(LeaseError::Store { .. })
+        | BridgeError::Store(_)
+        | BridgeError::Netlink(_)
+        | BridgeError::Sysctl(_) => ErrorKind::Internal,
+    }
+}
+
+fn cni(error: &CniError) -> ErrorKind {
+    match error {
+        CniError::Config { .. } | CniError::Directory { .. } | CniError::Missing { .. } => {
+            ErrorKind::FailedPrecondition
+        }
+        CniError::Argument { .. } => ErrorKind::InvalidArgument,
+        CniError::Deadline { .. } => ErrorKind::DeadlineExceeded,
+        CniError::Plugin { .. } | CniError::Exit { .. } => ErrorKind::Unavailable,
+        CniError::Output { .. } | CniError::TooLong { .. } => ErrorKind::DataLoss,
+        CniError::Netns(error) => netns(error),
+        CniError::Run { .. } | CniError::Store(_) | CniError::Netlink(_) => ErrorKind::Internal,
+    }
+}
+
+fn netns(error: &NetnsError) -> ErrorKind {
+    match error {
+        NetnsError::Open { .. } | NetnsError::NotPinned { .. } => ErrorKind::FailedPrecondition,
+        NetnsError::Enter { .. } | NetnsError::Lost => ErrorKind::Internal,
+    }
+}
+
+/// The error with all its causes, for messages whose journey ends here.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,7 @@
+//! Tests with the real kernel: every test is a host of its own, in a network namespace of its own.
+
+mod bridge;
+mod cni;
+mod fixture;
+mod ports;
+mod recovery;

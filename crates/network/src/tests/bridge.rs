@@ -1,0 +1,191 @@
+//! The built-in bridge: reaching pods, and what is set up inside them.
+
+use std::time::Instant;
+
+use wharf_types::ErrorKind;
+
+use super::fixture::{Host, LIMIT, Pod, ask, id, ip, neighbour, pod_links};
+use crate::netlink::{Family, Socket};
+use crate::{Error, StatsSocket, link};
+
+#[test]
+fn host_and_pods_reach_each_other_by_both_families() {
+    let host = Host::new();
+    let network = host.network();
+    assert!(network.readiness().ready);
+    let (one, two) = (Pod::new(1), Pod::new(2));
+    let first = one.attach(&network).unwrap();
+    assert_eq!((first.ips.as_slice(), first.interface.as_str()), (&[ip("10.88.0.2"), ip("fd00:88::2")][..], "eth0"));
+    let second = two.attach(&network).unwrap();
+    one.serve(80);
+    two.serve(80);
+    assert_eq!(ask(first.ips[0], 80).unwrap(), ip("10.88.0.1"));
+    assert_eq!(ask(first.ips[1], 80).unwrap(), ip("fd00:88::1"));
+    assert_eq!(two.inside(|| ask(first.ips[0], 80)).unwrap(), second.ips[0]);
+    assert_eq!(one.inside(|| ask(second.ips[1], 80)).unwrap(), first.ips[1]);
+    assert_eq!(one.inside(|| ask(ip("127.0.0.1"), 80)).unwrap(), ip("127.0.0.1"));
+    let listener = std::net::TcpListener::bind("10.88.0.1:90").unwrap();
+    let connected = one.inside(|| std::net::TcpStream::connect_timeout(&"10.88.0.1:90".parse().unwrap(), LIMIT));
+    connected.unwrap();
+    drop(listener);
+    assert!(network.readiness().ready);
+}
+
+#[test]
+fn what_leaves_the_bridge_is_masqueraded_and_pods_can_be_routed_to() {
+    let host = Host::new();
+    let network = host.network();
+    let outsider = neighbour();
+    outsider.serve(80);
+    let pod = Pod::new(1);
+    let addresses = pod.attach(&network).unwrap();
+    assert_eq!(pod.inside(|| ask(ip("192.0.2.2"), 80)).unwrap(), ip("192.0.2.1"));
+    pod.serve(81);
+    assert_eq!(outsider.inside(|| ask(addresses.ips[0], 81)).unwrap(), ip("192.0.2.2"));
+}
+
+#[test]
+fn routers_are_not_believed_and_loopback_is_not_routed() {
+    let host = Host::new();
+    let network = host.network();
+    let pod = Pod::new(1);
+    pod.attach(&network).unwrap();
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/{name}")).unwrap();
+    assert_eq!(pod.inside(|| read("ipv6/conf/eth0/accept_ra")), "0\n");
+    assert_eq!(read("ipv6/conf/wharf0/accept_ra"), "0\n");
+    assert_eq!(read("ipv4/ip_forward"), "1\n");
+    // A pod that routes 127.0.0.0/8 to the host reaches nothing there.
+    let _listener = std::net::TcpListener::bind("127.0.0.1:70").unwrap();
+    pod.inside(|| {
+        std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap();
+        let inside = Socket::open(Family::Route).unwrap();
+        let eth0 = link::index("eth0").unwrap().unwrap();
+        link::delete_loopback_for_test(&inside, eth0);
+        let short = std::time::Duration::from_millis(300);
+        let socket = std::net::TcpStream::connect_timeout(&"127.0.0.1:70".parse().unwrap(), short);
+        assert_eq!(socket.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    });
+}
+
+#[test]
+fn an_exhausted_range_is_an_error_and_detached_pods_make_room() {
+    let host = Host::with_subnets("10.88.0.0/29");
+    let network = host.network();
+    let mut pods: Vec<Pod> = (1..=5).map(Pod::new).collect();
+    for pod in &pods {
+        pod.attach(&network).unwrap();
+    }
+    let last = Pod::new(6);
+    let error = last.attach(&network).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
+    assert_eq!(error.to_string(), "no address is free in 10.88.0.0/29; 5 are taken");
+    // The namespace of the pod is still there, so its link must be deleted for its address to be free.
+    network.detach(&pods[2].id, Some(&pods[2].path())).unwrap();
+    assert_eq!(pod_links().len(), 5);
+    assert_eq!(last.attach(&network).unwrap().ips, [ip("10.88.0.4")]);
+    last.serve(80);
+    ask(ip("10.88.0.4"), 80).unwrap();
+    pods.clear();
+}
+
+#[test]
+fn an_address_is_free_when_the_namespace_is_gone() {
+    let host = Host::with_subnets("10.88.0.0/30");
+    let network = host.network();
+    let (only, other) = (Pod::new(1), Pod::new(2));
+    let first = only.attach(&network).unwrap();
+    network.detach(&only.id, Some(&only.path())).unwrap();
+    network.detach(&only.id, None).unwrap();
+    network.detach(&id(9), None).unwrap();
+    assert_eq!(network.addresses(&only.id), None);
+    drop(only);
+    assert_eq!(other.attach(&network).unwrap(), first);
+}
+
+#[test]
+fn a_namespace_that_is_none_leaves_nothing_behind() {
+    let host = Host::with_subnets("10.88.0.0/30");
+    let network = host.network();
+    let pod = Pod::new(1);
+    let attach = |path: &std::path::Path| {
+        network.attach(&crate::Attachment {
+            id: &pod.id,
+            name: "n",
+            namespace: "s",
+            uid: "u",
+            netns: path,
+            ports: &[],
+        })
+    };
+    for path in ["/dev/null", "/nowhere"] {
+        let error = attach(path.as_ref()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error}");
+    }
+    pod.attach(&network).expect("the only address is free");
+}
+
+#[test]
+fn a_link_of_another_kind_with_the_bridges_name_is_reported() {
+    let mut host = Host::new();
+    host.config.bridge.name = "lo".into();
+    let network = host.network();
+    assert!(!network.readiness().ready);
+    let error = Pod::new(1).attach(&network).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    assert!(matches!(error, Error::Bridge(crate::BridgeError::NotABridge { .. })), "{error}");
+}
+
+#[test]
+fn other_ranges_are_used_from_now_on_and_after_a_restart() {
+    let host = Host::new();
+    let network = host.network();
+    let (one, two, three) = (Pod::new(1), Pod::new(2), Pod::new(3));
+    let first = one.attach(&network).unwrap();
+    assert_eq!(network.set_pod_cidr("nonsense").unwrap_err().kind(), ErrorKind::InvalidArgument);
+    network.set_pod_cidr("").unwrap();
+    network.set_pod_cidr("fd00:77::/64,10.77.0.0/24").unwrap();
+    let second = two.attach(&network).unwrap();
+    assert_eq!(second.ips, [ip("fd00:77::3"), ip("10.77.0.3")]);
+    drop(network);
+    let third = three.attach(&host.network()).unwrap();
+    assert_eq!(third.ips, [ip("fd00:77::4"), ip("10.77.0.4")]);
+    one.serve(80);
+    ask(first.ips[0], 80).unwrap();
+    assert_eq!(two.inside(|| ask(first.ips[0], 80)).unwrap(), second.ips[1], "no masquerade between pods");
+}
+
+#[test]
+fn counters_are_read_through_a_socket_kept_open() {
+    let host = Host::new();
+    let network = host.network();
+    let pod = Pod::new(1);
+    let addresses = pod.attach(&network).unwrap();
+    let socket = StatsSocket::open(&pod.path()).unwrap();
+    let before = socket.read().unwrap();
+    assert_eq!(before.iter().map(|stats| stats.name.as_str()).collect::<Vec<_>>(), ["eth0"]);
+    pod.serve(80);
+    ask(addresses.ips[0], 80).unwrap();
+    let after = socket.read().unwrap();
+    assert!(after[0].rx_packets > before[0].rx_packets && after[0].tx_bytes > before[0].tx_bytes);
+    assert!(StatsSocket::open("/dev/null".as_ref()).is_err());
+}
+
+#[test]
+fn attaching_is_fast() {
+    let host = Host::new();
+    let network = host.network();
+    Pod::new(255).attach(&network).unwrap();
+    let pods: Vec<Pod> = (1..=50).map(Pod::new).collect();
+    let mut times_us: Vec<u128> = pods
+        .iter()
+        .map(|pod| {
+            let start = Instant::now();
+            pod.attach(&network).unwrap();
+            start.elapsed().as_micros()
+        })
+        .collect();
+    times_us.sort_unstable();
+    eprintln!("attach: median {} µs, best {} µs", times_us[25], times_us[0]);
+    // Far above the aim of 1.5 ms, for machines that are busy: what it must catch is a plugin's or a deletion's cost.
+    assert!(times_us[0] < 10_000, "{times_us:?}");
+}

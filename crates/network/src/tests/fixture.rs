@@ -1,0 +1,164 @@
+//! A host in its own network namespace, and pods in further ones.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, unshare};
+use wharf_types::PodId;
+
+use crate::netlink::{Family, Socket};
+use crate::{Attachment, BridgeConfig, Config, Error, Network, PodAddresses, PortMapping, Protocol};
+use crate::{link, netns};
+
+pub(super) const LIMIT: Duration = Duration::from_secs(5);
+
+/// Directories and configuration of a host; the test's thread is inside its namespace.
+pub(super) struct Host {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) config: Config,
+}
+
+impl Host {
+    pub(super) fn new() -> Self {
+        Self::with_subnets("10.88.0.0/24,fd00:88::/64")
+    }
+
+    pub(super) fn with_subnets(subnets: &str) -> Self {
+        unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root");
+        link::set_up(&Socket::open(Family::Route).unwrap(), link::LOOPBACK).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config {
+            state_dir: dir.path().join("state"),
+            cni_conf_dir: dir.path().join("net.d"),
+            cni_bin_dirs: vec![dir.path().join("bin")],
+            cni_add_deadline: Config::ADD_DEADLINE,
+            cni_delete_deadline: Config::DELETE_DEADLINE,
+            bridge: BridgeConfig { name: "wharf0".into(), subnets: subnets.parse().unwrap(), mtu: None },
+        };
+        std::fs::create_dir(dir.path().join("bin")).unwrap();
+        Self { dir, config }
+    }
+
+    pub(super) fn network(&self) -> Network {
+        Network::open(self.config.clone()).unwrap()
+    }
+}
+
+/// A pod: an id and a namespace, which lives as long as this.
+pub(super) struct Pod {
+    pub(super) id: PodId,
+    pub(super) netns: OwnedFd,
+}
+
+impl Pod {
+    pub(super) fn new(number: u8) -> Self {
+        let make = || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            netns::open(std::path::Path::new("/proc/thread-self/ns/net")).unwrap()
+        };
+        Self { id: id(number), netns: std::thread::spawn(make).join().unwrap() }
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.netns.as_raw_fd()).into()
+    }
+
+    pub(super) fn attach(&self, network: &Network) -> Result<PodAddresses, Error> {
+        self.attach_with(network, &[])
+    }
+
+    pub(super) fn attach_with(&self, network: &Network, ports: &[PortMapping]) -> Result<PodAddresses, Error> {
+        let netns = self.path();
+        network.attach(&Attachment { id: &self.id, name: "pod", namespace: "space", uid: "uid", netns: &netns, ports })
+    }
+
+    pub(super) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        netns::inside(&self.netns, work).unwrap()
+    }
+
+    /// Serves TCP connections: each is told the address it comes from. Ends with the test's process.
+    pub(super) fn serve(&self, port: u16) {
+        let listener = self.inside(|| TcpListener::bind(("::", port)).unwrap());
+        std::thread::spawn(move || {
+            while let Ok((mut stream, peer)) = listener.accept() {
+                stream.write_all(peer.ip().to_canonical().to_string().as_bytes()).ok();
+            }
+        });
+    }
+
+    /// Answers one UDP packet with the address it comes from.
+    pub(super) fn serve_udp(&self, port: u16) {
+        let socket = self.inside(|| UdpSocket::bind(("0.0.0.0", port)).unwrap());
+        std::thread::spawn(move || {
+            let (_len, peer) = socket.recv_from(&mut [0; 10]).unwrap();
+            socket.send_to(peer.ip().to_string().as_bytes(), peer).unwrap();
+        });
+    }
+}
+
+pub(super) fn id(number: u8) -> PodId {
+    PodId::from_random([number; 32])
+}
+
+/// Connects from where the thread is; gives the address that the server saw.
+pub(super) fn ask(ip: IpAddr, port: u16) -> std::io::Result<IpAddr> {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, port), LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    let mut seen = String::new();
+    stream.read_to_string(&mut seen)?;
+    seen.parse().map_err(std::io::Error::other)
+}
+
+pub(super) fn ask_udp(ip: IpAddr, port: u16) -> std::io::Result<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(LIMIT))?;
+    socket.send_to(b"?", (ip, port))?;
+    let mut answer = [0; 100];
+    let (len, _peer) = socket.recv_from(&mut answer)?;
+    String::from_utf8_lossy(&answer[..len]).parse().map_err(std::io::Error::other)
+}
+
+pub(super) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub(super) fn tcp(host_port: u16, container_port: u16) -> PortMapping {
+    PortMapping { protocol: Protocol::Tcp, container_port, host_port, host_ip: None }
+}
+
+/// The host's ends of pods, by name.
+pub(super) fn pod_links() -> Vec<String> {
+    let links = link::list(&Socket::open(Family::Route).unwrap()).unwrap();
+    links.into_iter().filter(|link| link.kind == "veth").map(|link| link.name).collect()
+}
+
+/// A neighbour of the host in the network 192.0.2.0/24: the host is .1, the neighbour .2 with the host as its router.
+pub(super) fn neighbour() -> Pod {
+    use std::os::fd::AsFd;
+    let pod = Pod::new(0xee);
+    let outside = Socket::open(Family::Route).unwrap();
+    link::create_bridge(&outside, "lan0", [2, 0, 0, 0, 0, 1], None).unwrap();
+    let lan = link::index("lan0").unwrap().unwrap();
+    link::add_address(&outside, lan, ip("192.0.2.1"), 24).unwrap();
+    let veth = link::Veth {
+        name: "lan1",
+        bridge: lan,
+        mtu: None,
+        peer_name: "eth0",
+        peer_address: [2, 0, 0, 0, 0, 2],
+        peer_netns: pod.netns.as_fd(),
+    };
+    link::create_veth(&outside, &veth).unwrap();
+    pod.inside(|| {
+        let inside = Socket::open(Family::Route).unwrap();
+        let index = link::index("eth0").unwrap().unwrap();
+        link::set_up(&inside, index).unwrap();
+        link::set_up(&inside, link::LOOPBACK).unwrap();
+        link::add_address(&inside, index, ip("192.0.2.2"), 24).unwrap();
+        link::add_default_route(&inside, index, ip("192.0.2.1")).unwrap();
+    });
+    pod
+}

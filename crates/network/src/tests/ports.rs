@@ -1,0 +1,86 @@
+//! Host ports.
+
+use std::io::ErrorKind as Io;
+
+use wharf_types::ErrorKind;
+
+use super::fixture::{Host, Pod, ask, ask_udp, ip, neighbour, tcp};
+use crate::{PortMapping, Protocol, nft};
+
+#[test]
+fn a_host_port_leads_to_the_pod_from_everywhere() {
+    let host = Host::new();
+    let network = host.network();
+    let outsider = neighbour();
+    let (pod, other) = (Pod::new(1), Pod::new(2));
+    let addresses = pod.attach_with(&network, &[tcp(12000, 80)]).unwrap();
+    other.attach(&network).unwrap();
+    pod.serve(80);
+    for local in ["127.0.0.1", "10.88.0.1", "192.0.2.1", "127.5.5.5", "fd00:88::1"] {
+        ask(ip(local), 12000).unwrap_or_else(|error| panic!("from the host by {local}: {error}"));
+    }
+    assert_eq!(outsider.inside(|| ask(ip("192.0.2.1"), 12000)).unwrap(), ip("192.0.2.2"), "the source is seen");
+    for (name, from) in [("another pod", &other), ("the pod itself", &pod)] {
+        for address in ["10.88.0.1", "192.0.2.1", "fd00:88::1"] {
+            from.inside(|| ask(ip(address), 12000))
+                .unwrap_or_else(|error| panic!("from {name} by {address}: {error}"));
+        }
+    }
+    // Only addresses of this machine: what others serve on that port is theirs.
+    outsider.serve(12000);
+    assert_eq!(pod.inside(|| ask(ip("192.0.2.2"), 12000)).unwrap(), ip("192.0.2.1"));
+    assert_eq!(ask(ip("192.0.2.2"), 12000).unwrap(), ip("192.0.2.1"));
+    assert_eq!(ask(ip("::1"), 12000).unwrap_err().kind(), Io::ConnectionRefused);
+    assert_eq!(ask(addresses.ips[0], 80).unwrap(), ip("10.88.0.1"));
+    network.detach(&pod.id, None).unwrap();
+    assert_eq!(ask(ip("127.0.0.1"), 12000).unwrap_err().kind(), Io::ConnectionRefused);
+    assert_eq!(nft::elements().unwrap(), []);
+}
+
+#[test]
+fn an_address_and_udp_can_be_asked_for() {
+    let host = Host::new();
+    let network = host.network();
+    let pod = Pod::new(1);
+    let by_address = PortMapping { host_ip: Some(ip("127.0.0.1")), ..tcp(12000, 80) };
+    let ipv6_only = PortMapping { host_ip: Some(ip("::")), ..tcp(12001, 80) };
+    let udp = PortMapping { protocol: Protocol::Udp, ..tcp(12000, 53) };
+    pod.attach_with(&network, &[by_address, ipv6_only, udp, tcp(0, 80)]).unwrap();
+    pod.serve(80);
+    pod.serve_udp(53);
+    ask(ip("127.0.0.1"), 12000).unwrap();
+    assert_eq!(ask(ip("10.88.0.1"), 12000).unwrap_err().kind(), Io::ConnectionRefused);
+    ask(ip("fd00:88::1"), 12001).unwrap();
+    assert_eq!(ask(ip("10.88.0.1"), 12001).unwrap_err().kind(), Io::ConnectionRefused);
+    assert_eq!(ask_udp(ip("127.0.0.1"), 12000).unwrap(), ip("10.88.0.1"));
+}
+
+#[test]
+fn two_pods_cannot_have_one_port() {
+    let host = Host::new();
+    let network = host.network();
+    let (one, two) = (Pod::new(1), Pod::new(2));
+    one.attach_with(&network, &[tcp(12000, 80)]).unwrap();
+    let error = two.attach_with(&network, &[tcp(12000, 80)]).unwrap_err();
+    assert_eq!(error.to_string(), format!("host port 12000/tcp is taken by pod {}", one.id));
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    let twice = two.attach_with(&network, &[tcp(13000, 80), tcp(13000, 81)]).unwrap_err();
+    assert_eq!(twice.kind(), ErrorKind::InvalidArgument);
+    network.detach(&one.id, None).unwrap();
+    two.attach_with(&network, &[tcp(12000, 80)]).unwrap();
+}
+
+#[test]
+fn many_ports_fit_and_are_shown_as_nft_would() {
+    let host = Host::new();
+    let network = host.network();
+    let pod = Pod::new(1);
+    let ports: Vec<PortMapping> = (20000..20500).map(|port| tcp(port, port)).collect();
+    pod.attach_with(&network, &ports).unwrap();
+    assert_eq!(nft::elements().unwrap().len(), 1000);
+    assert!(nft::elements().unwrap().iter().all(|element| element.owner().as_ref() == Some(&pod.id)));
+    pod.serve(20499);
+    ask(ip("127.0.0.1"), 20499).unwrap();
+    network.detach(&pod.id, None).unwrap();
+    assert_eq!(nft::elements().unwrap(), []);
+}

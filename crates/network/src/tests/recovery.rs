@@ -1,0 +1,135 @@
+//! What is left after a crash, and what others break.
+
+use std::collections::HashSet;
+
+use super::fixture::{Host, Pod, ask, id, ip, pod_links, tcp};
+use crate::netlink::{Family, Socket};
+use crate::{Attachment, link, nft};
+
+#[test]
+fn leases_and_ports_are_known_after_a_restart() {
+    let host = Host::new();
+    let network = host.network();
+    let (one, two) = (Pod::new(1), Pod::new(2));
+    let first = one.attach_with(&network, &[tcp(12000, 80)]).unwrap();
+    drop(network);
+    let network = host.network();
+    assert_eq!(network.addresses(&one.id), Some(first));
+    assert!(two.attach_with(&network, &[tcp(12000, 80)]).is_err());
+    assert_eq!(two.attach(&network).unwrap().ips[0], ip("10.88.0.3"));
+    assert_eq!(network.reconcile(&HashSet::from([one.id.clone()])), 0);
+    one.serve(80);
+    ask(ip("127.0.0.1"), 12000).unwrap();
+    network.detach(&one.id, None).unwrap();
+    assert_eq!(nft::elements().unwrap(), []);
+}
+
+#[test]
+fn everything_of_dead_pods_is_found_in_the_kernel_alone() {
+    let host = Host::new();
+    let network = host.network();
+    let (dead, live) = (Pod::new(1), Pod::new(2));
+    dead.attach_with(&network, &[tcp(12000, 80)]).unwrap();
+    let kept = live.attach_with(&network, &[tcp(13000, 80)]).unwrap();
+    drop(network);
+    std::fs::remove_dir_all(&host.config.state_dir).unwrap();
+    let network = host.network();
+    assert_eq!(network.addresses(&live.id), Some(kept), "read from the link");
+    assert_eq!(network.reconcile(&HashSet::from([live.id.clone()])), 1);
+    assert_eq!(pod_links(), [format!("wh{}", live.id.short())]);
+    assert_eq!(nft::elements().unwrap().len(), 2);
+    assert_eq!(network.addresses(&dead.id), None);
+    assert_eq!(network.reconcile(&HashSet::from([live.id.clone()])), 0);
+    live.serve(80);
+    ask(ip("127.0.0.1"), 13000).unwrap();
+}
+
+#[test]
+fn a_pod_attached_by_this_process_is_never_swept_away() {
+    let host = Host::new();
+    let network = host.network();
+    let pod = Pod::new(1);
+    pod.attach(&network).unwrap();
+    assert_eq!(network.reconcile(&HashSet::new()), 0);
+    assert_eq!(pod_links().len(), 1);
+}
+
+#[test]
+fn an_attach_that_was_cut_short_is_done_again() {
+    let host = Host::new();
+    let pod = Pod::new(1);
+    let first = pod.attach_with(&host.network(), &[tcp(12000, 80)]).unwrap();
+    // A killed daemon leaves all of it; the retry comes with the same id and namespace.
+    let network = host.network();
+    assert_eq!(pod.attach_with(&network, &[tcp(12000, 80)]).unwrap(), first);
+    pod.serve(80);
+    ask(ip("127.0.0.1"), 12000).unwrap();
+    assert_eq!(pod_links().len(), 1);
+    assert_eq!(nft::elements().unwrap().len(), 2);
+}
+
+#[test]
+fn a_detach_that_was_cut_short_keeps_the_address_until_the_link_is_gone() {
+    let host = Host::with_subnets("10.88.0.0/29");
+    let network = host.network();
+    let pod = Pod::new(1);
+    pod.attach(&network).unwrap();
+    network.detach(&pod.id, None).unwrap();
+    drop(network);
+    let network = host.network();
+    assert_eq!(network.addresses(&pod.id), None);
+    let others: Vec<Pod> = (2..=5).map(Pod::new).collect();
+    for other in &others {
+        assert_ne!(other.attach(&network).unwrap().ips, [ip("10.88.0.2")]);
+    }
+    assert_eq!(Pod::new(6).attach(&network).unwrap().ips, [ip("10.88.0.2")], "by force when nothing else is free");
+}
+
+#[test]
+fn a_bridge_and_rules_that_someone_removed_come_back() {
+    let host = Host::new();
+    let network = host.network();
+    let (one, two, three) = (Pod::new(1), Pod::new(2), Pod::new(3));
+    one.attach_with(&network, &[tcp(12000, 80)]).unwrap();
+    one.serve(80);
+    nft::delete_table_for_test();
+    ask(ip("127.0.0.1"), 12000).unwrap_err();
+    two.attach_with(&network, &[tcp(13000, 80)]).unwrap();
+    ask(ip("127.0.0.1"), 12000).unwrap();
+    nft::delete_table_for_test();
+    network.reconcile(&HashSet::new());
+    ask(ip("127.0.0.1"), 12000).unwrap();
+    link::delete(&Socket::open(Family::Route).unwrap(), "wharf0").unwrap();
+    let third = three.attach(&network).unwrap();
+    three.serve(80);
+    ask(third.ips[0], 80).unwrap();
+}
+
+#[test]
+fn damaged_state_is_set_aside() {
+    let host = Host::new();
+    drop(host.network());
+    for file in [format!("leases/{}", id(1)), "leases/x".into(), format!("cni/{}.json", id(2)), "settings/pod-cidr".into()] {
+        std::fs::write(host.config.state_dir.join(file), "\0\0\0").unwrap();
+    }
+    let network = host.network();
+    assert!(network.readiness().ready);
+    assert_eq!(std::fs::read_dir(host.config.state_dir.join("quarantine")).unwrap().count(), 4);
+    Pod::new(1).attach(&network).unwrap();
+}
+
+#[test]
+fn pods_attach_side_by_side() {
+    let host = Host::new();
+    let network = host.network();
+    let pods: Vec<Pod> = (1..=20).map(Pod::new).collect();
+    let ips = std::thread::scope(|scope| {
+        let threads: Vec<_> = pods.iter().map(|pod| scope.spawn(|| pod.attach(&network).unwrap().ips)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<HashSet<_>>()
+    });
+    assert_eq!(ips.len(), 20);
+    let netns = pods[0].path();
+    let missing = Attachment { id: &id(99), name: "", namespace: "", uid: "", netns: &netns, ports: &[] };
+    assert!(network.attach(&missing).is_err(), "a namespace has one eth0");
+    assert_eq!(pod_links().len(), 20);
+}

@@ -1,0 +1,192 @@
+//! From a profile to a filter.
+//!
+//! For each architecture, every number gets its verdict first: the rules that name it, in order. Neighbours with the same
+//! verdict become one range, and a balanced tree finds the range of a call. A verdict without conditions is reached
+//! without loading an argument, so the kernel can cache that the call is always allowed.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::assemble::{Assembler, Label, Test};
+use super::profile::{Action, Condition, Operator, Profile, Rule};
+use super::syscalls::{Abi, X32_BIT};
+use super::{Error, Instruction, Target};
+
+// Offsets in the kernel's `seccomp_data`. All our architectures are little-endian: low halves come first.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const ARGUMENTS: u32 = 16;
+
+/// What happens to a call: the first test that holds decides.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Verdict<'a> {
+    /// Alternatives as in [`Rule`], with the action if one of them holds.
+    tests: Vec<(&'a [Vec<Condition>], Action)>,
+    otherwise: Action,
+}
+
+impl<'a> Verdict<'a> {
+    fn always(action: Action) -> Self {
+        Self { tests: Vec::new(), otherwise: action }
+    }
+
+    fn of(rules: &[&'a Rule], default: Action) -> Self {
+        let mut verdict = Self::always(default);
+        for rule in rules {
+            if rule.alternatives.is_empty() {
+                verdict.otherwise = rule.action;
+                break;
+            }
+            verdict.tests.push((&rule.alternatives, rule.action));
+        }
+        while verdict.tests.last().is_some_and(|(_, action)| *action == verdict.otherwise) {
+            verdict.tests.pop();
+        }
+        verdict
+    }
+}
+
+/// Numbers from here to the next range, with their verdict.
+type Range<'a> = (u32, Verdict<'a>);
+
+/// The instructions for a profile on this kind of container.
+pub(super) fn compile(profile: &Profile, target: &Target) -> Result<Vec<Instruction>, Error> {
+    let abis = profile.architectures.abis(target.arch);
+    let rules: Vec<&Rule> = profile.rules.iter().filter(|rule| rule.applies(target)).collect();
+    // x32 has no tree of its own: the kernel tells it from x86_64 by the number alone.
+    let machines: Vec<Abi> = abis.iter().copied().filter(|abi| *abi != Abi::X32).collect();
+
+    let mut writer = Writer { assembler: Assembler::default(), blocks: HashMap::new() };
+    let mut dispatch = writer.assembler.ret(Action::KillProcess.code());
+    let mut trees = Vec::new();
+    for machine in machines.iter().rev() {
+        let numbered: Vec<Abi> = abis.iter().copied().filter(|abi| abi.audit() == machine.audit()).collect();
+        let tree = writer.tree(&ranges(&numbered, &rules, profile.default_action))?;
+        trees.push((machine.audit(), writer.assembler.load(NUMBER, tree)));
+    }
+    for (audit, tree) in trees {
+        dispatch = writer.assembler.branch(Test::Equal, audit, (tree, dispatch));
+    }
+    writer.assembler.load(ARCHITECTURE, dispatch);
+    writer.assembler.finish()
+}
+
+/// All numbers of one architecture, of which these are the ABIs, from 0 up.
+fn ranges<'a>(abis: &[Abi], rules: &[&'a Rule], default: Action) -> Vec<Range<'a>> {
+    let unnamed = Verdict::always(default.of_unnamed());
+    let mut starts: BTreeMap<u32, Verdict<'a>> = BTreeMap::from([(0, unnamed.clone())]);
+    if abis.contains(&Abi::X86_64) && !abis.contains(&Abi::X32) {
+        // Not unnamed but of an architecture that the profile does not list. Above lies -1, which a tracer may set.
+        starts.insert(X32_BIT, Verdict::always(Action::KillProcess));
+        starts.insert(X32_BIT << 1, unnamed.clone());
+    }
+    for abi in abis {
+        let mut named: BTreeMap<u32, Vec<&Rule>> = abi.table().known().iter().map(|nr| (*nr, Vec::new())).collect();
+        for rule in rules {
+            for number in rule.names.iter().filter_map(|name| abi.table().number(name)) {
+                named.entry(number).or_default().push(rule);
+            }
+        }
+        for (number, rules) in named {
+            starts.insert(number, Verdict::of(&rules, default));
+            starts.entry(number + 1).or_insert_with(|| unnamed.clone());
+        }
+    }
+    let mut ranges: Vec<Range<'a>> = starts.into_iter().collect();
+    ranges.dedup_by(|later, earlier| later.1 == earlier.1);
+    ranges
+}
+
+/// Writes trees, and each verdict that looks at arguments once for all of them.
+struct Writer<'a> {
+    assembler: Assembler,
+    blocks: HashMap<Verdict<'a>, Label>,
+}
+
+impl<'a> Writer<'a> {
+    /// Finds the range of the number in the accumulator.
+    fn tree(&mut self, ranges: &[Range<'a>]) -> Result<Label, Error> {
+        let [(_, first), rest @ ..] = ranges else { return Ok(self.assembler.ret(Action::KillProcess.code())) };
+        if rest.is_empty() {
+            return self.verdict(first);
+        }
+        // x32 is rare: one test sets it apart, so that x86_64 pays for no more.
+        let native = ranges.partition_point(|(start, _)| *start < X32_BIT);
+        let middle = if (1..ranges.len()).contains(&native) { native } else { ranges.len() / 2 };
+        let above = self.tree(&ranges[middle..])?;
+        let below = self.tree(&ranges[..middle])?;
+        self.assembler.check_length()?;
+        Ok(self.assembler.branch(Test::GreaterOrEqual, ranges[middle].0, (above, below)))
+    }
+
+    fn verdict(&mut self, verdict: &Verdict<'a>) -> Result<Label, Error> {
+        if let Some(block) = self.blocks.get(verdict) {
+            return Ok(*block);
+        }
+        let mut next = self.assembler.ret(verdict.otherwise.code());
+        for (alternatives, action) in verdict.tests.iter().rev() {
+            for conditions in alternatives.iter().rev() {
+                let mut holds = self.assembler.ret(action.code());
+                for condition in conditions.iter().rev() {
+                    holds = self.condition(*condition, (holds, next));
+                }
+                next = holds;
+                self.assembler.check_length()?;
+            }
+        }
+        if !verdict.tests.is_empty() {
+            self.blocks.insert(verdict.clone(), next);
+        }
+        Ok(next)
+    }
+
+    fn condition(&mut self, condition: Condition, (yes, no): (Label, Label)) -> Label {
+        match condition.operator {
+            Operator::Equal => self.equal(condition, u64::MAX, (yes, no)),
+            Operator::NotEqual => self.equal(condition, u64::MAX, (no, yes)),
+            Operator::MaskedEqual(mask) => self.equal(condition, mask, (yes, no)),
+            Operator::Greater => self.order(condition, Test::Greater, (yes, no)),
+            Operator::GreaterOrEqual => self.order(condition, Test::GreaterOrEqual, (yes, no)),
+            Operator::Less => self.order(condition, Test::GreaterOrEqual, (no, yes)),
+            Operator::LessOrEqual => self.order(condition, Test::Greater, (no, yes)),
+        }
+    }
+
+    fn equal(&mut self, condition: Condition, mask: u64, (yes, no): (Label, Label)) -> Label {
+        let (low_offset, high_offset) = offsets(condition.index);
+        let ((low, high), (low_mask, high_mask)) = (halves(condition.value), halves(mask));
+        let mut next = yes;
+        for (offset, value, mask) in [(low_offset, low, low_mask), (high_offset, high, high_mask)] {
+            if mask == 0 && value == 0 {
+                continue;
+            }
+            next = self.assembler.branch(Test::Equal, value, (next, no));
+            if mask != u32::MAX {
+                next = self.assembler.and(mask, next);
+            }
+            next = self.assembler.load(offset, next);
+        }
+        next
+    }
+
+    fn order(&mut self, condition: Condition, test: Test, (yes, no): (Label, Label)) -> Label {
+        let (low_offset, high_offset) = offsets(condition.index);
+        let (low, high) = halves(condition.value);
+        let low = self.assembler.branch(test, low, (yes, no));
+        let low = self.assembler.load(low_offset, low);
+        let below = if high == 0 { low } else { self.assembler.branch(Test::Equal, high, (low, no)) };
+        let above = self.assembler.branch(Test::Greater, high, (yes, below));
+        self.assembler.load(high_offset, above)
+    }
+}
+
+/// Where the low and the high half of an argument lie.
+fn offsets(index: u8) -> (u32, u32) {
+    let low = ARGUMENTS + 8 * u32::from(index);
+    (low, low + 4)
+}
+
+/// The low and the high half of a value.
+fn halves(value: u64) -> (u32, u32) {
+    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+    (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]))
+}

@@ -1,0 +1,80 @@
+//! What can be wrong with a profile.
+
+use wharf_types::ErrorKind;
+
+/// Why a seccomp profile cannot be read or compiled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A bound of the profile was passed.
+    #[error("the seccomp profile has {count} {what}, at most {limit} are allowed")]
+    TooLarge {
+        /// What was counted: bytes, names, rules, conditions.
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Not JSON, or not of a profile's shape.
+    #[error("the seccomp profile is not valid JSON of the runtime specification's form")]
+    Json {
+        /// What the parser says, with line and column.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// An action, operator, architecture, flag, capability or kernel version that wharf does not know.
+    #[error("the seccomp profile names the unknown {what} {name:?}")]
+    Unknown {
+        /// Which kind of word it is.
+        what: &'static str,
+        /// The word.
+        name: String,
+    },
+    /// The profile asks for notification of a listener, which wharf does not run.
+    #[error("the seccomp profile asks for {what}, but wharf runs no listener; use another action")]
+    Notify {
+        /// The word that asks for it.
+        what: &'static str,
+    },
+    /// Two keys that exclude each other are both set.
+    #[error("the seccomp profile sets both {one:?} and {other:?}; keep one")]
+    Conflict {
+        /// A key.
+        one: &'static str,
+        /// The other key.
+        other: &'static str,
+    },
+    /// A number is out of its range.
+    #[error("the seccomp profile has {what} {value}, the largest is {limit}")]
+    OutOfRange {
+        /// What the number is.
+        what: &'static str,
+        /// The number.
+        value: u64,
+        /// The largest allowed.
+        limit: u64,
+    },
+    /// The compiled filter is longer than the kernel takes.
+    #[error("the seccomp profile compiles to more than {limit} instructions; it needs fewer rules with arguments")]
+    ProgramTooLong {
+        /// The kernel's limit.
+        limit: usize,
+    },
+}
+
+impl Error {
+    /// The class of this error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Notify { .. } => ErrorKind::Unimplemented,
+            Self::TooLarge { .. }
+            | Self::Json { .. }
+            | Self::Unknown { .. }
+            | Self::Conflict { .. }
+            | Self::OutOfRange { .. }
+            | Self::ProgramTooLong { .. } => ErrorKind::InvalidArgument,
+        }
+    }
+}

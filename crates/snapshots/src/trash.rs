@@ -1,0 +1,120 @@
+//! Removal in the background: a tree leaves its place by one rename, and a thread of its own frees the disk.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, RenameFlags, renameat2};
+use nix::sys::stat::{Mode, mkdirat};
+use wharf_sys::Result;
+use wharf_sys::error::Named;
+use wharf_sys::fs::{Resolve, open_below};
+
+use crate::tree::remove_tree;
+
+/// A directory of trees on their way out, and the thread that removes them one after the other. Its queue holds names
+/// only, each of an entry of the directory. Dropping it waits for the thread.
+#[derive(Debug)]
+pub struct Trash {
+    directory: Arc<OwnedFd>,
+    serial: AtomicU64,
+    names: Option<Sender<OsString>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Trash {
+    /// Opens the directory `name` in `parent`, making it if need be, and begins to remove what an earlier run left.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open(parent: BorrowedFd<'_>, name: &str) -> Result<Self> {
+        ensure_directory(parent, name)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let directory = Arc::new(open_below(parent, name, flags, Resolve::BeneathNoLinks)?);
+        let (names, queue) = channel();
+        let own = Arc::clone(&directory);
+        let thread = std::thread::Builder::new().name("trash".into()).spawn(move || run(&own, &queue));
+        let thread = Some(thread.named("clone", || "the thread that empties the trash".into())?);
+        let trash = Self { directory, serial: AtomicU64::new(0), names: Some(names), thread };
+        list_names(trash.directory.as_fd())?.into_iter().for_each(|name| trash.queue(name));
+        Ok(trash)
+    }
+
+    /// Takes `name` in `parent`, on the same file system, out of sight at once; its space is freed later. That it does
+    /// not exist is success.
+    ///
+    /// # Errors
+    /// The kernel's, as EBUSY for a mount point.
+    pub fn discard(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
+        loop {
+            let target = OsString::from(self.serial.fetch_add(1, Ordering::Relaxed).to_string());
+            let flags = RenameFlags::RENAME_NOREPLACE;
+            match renameat2(parent, name, &*self.directory, target.as_os_str(), flags) {
+                Ok(()) => self.queue(target),
+                // Left by an earlier run.
+                Err(Errno::EEXIST) => continue,
+                Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(wharf_sys::Error::new("rename", name.display().to_string(), errno)),
+            }
+            return Ok(());
+        }
+    }
+
+    fn queue(&self, name: OsString) {
+        if self.names.as_ref().is_none_or(|names| names.send(name).is_err()) {
+            tracing::warn!("the thread that empties the trash is gone; the next start removes what it left");
+        }
+    }
+}
+
+impl Drop for Trash {
+    fn drop(&mut self) {
+        drop(self.names.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::warn!("the thread that empties the trash panicked; the next start removes what it left");
+        }
+    }
+}
+
+fn run(directory: &OwnedFd, queue: &Receiver<OsString>) {
+    for name in queue {
+        if let Err(error) = remove_tree(directory.as_fd(), &name) {
+            tracing::warn!(name = %name.display(), %error, "a tree could not be removed; the next start tries again");
+        }
+    }
+}
+
+/// Makes a directory of mode 0755, or leaves the one that is there.
+///
+/// # Errors
+/// The kernel's.
+pub fn ensure_directory(parent: BorrowedFd<'_>, name: &str) -> Result<()> {
+    match mkdirat(parent, name, Mode::from_bits_truncate(0o755)) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(wharf_sys::Error::new("mkdirat", name, errno)),
+    }
+}
+
+/// The names in a directory of wharf's own, without `.` and `..`.
+///
+/// # Errors
+/// The kernel's.
+pub fn list_names(directory: BorrowedFd<'_>) -> Result<Vec<OsString>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let dir = Dir::openat(directory, ".", flags, Mode::empty()).named("openat", || ".".into())?;
+    let mut names = Vec::new();
+    for entry in dir {
+        let entry = entry.named("readdir", String::new)?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name != "." && name != ".." {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}

@@ -1,0 +1,253 @@
+//! What the daemon can ask for.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::fcntl::OFlag;
+use wharf_isolation::{JoinPlan, PidNamespace, Plan, Streams};
+use wharf_state::Layout;
+use wharf_types::{ContainerId, HostPath};
+use wharf_wire::v1::{self, failure::Kind, reply, request::Body};
+
+use crate::container::{Container, Exec};
+use crate::lifecycle::{Event, Failure};
+use crate::link::failure;
+use crate::log::Log;
+use crate::pod_reaper::PodReaper;
+use crate::shim::Shim;
+use crate::spawn::{Child, Place, pipes};
+use crate::watch::{Out, Source};
+
+type Outcome = Result<Option<reply::Result>, Failure>;
+
+/// Does what a request asks; one that must wait is answered later.
+pub(crate) fn handle(shim: &mut Shim, request: v1::Request, descriptors: Vec<OwnedFd>) {
+    let id = request.id;
+    let outcome = match request.body {
+        Some(Body::Hello(_)) => Ok(Some(reply::Result::State(state(shim)))),
+        Some(Body::Create(_)) => create(shim, id, &descriptors),
+        Some(Body::Start(start)) => find(shim, &start.container).map(|container| {
+            shim.step(&container, Event::Start { request: id });
+            None
+        }),
+        Some(Body::Signal(signal)) => self::signal(shim, &signal),
+        Some(Body::Exec(exec)) => self::exec(shim, id, &exec, descriptors),
+        Some(Body::KillExec(kill)) => {
+            if let Some(exec) = shim.execs.get(&kill.exec) {
+                exec.kill();
+            }
+            done()
+        }
+        Some(Body::Remove(remove)) => self::remove(shim, &remove.container),
+        Some(Body::ReopenLog(reopen)) => reopen_log(shim, &reopen.container),
+        Some(Body::Shutdown(_)) => {
+            shut_down(shim, id);
+            Ok(None)
+        }
+        None => Err(failure(
+            Kind::Invalid,
+            "this supervisor does not know the request: it is of an older release",
+        )),
+    };
+    match outcome {
+        Ok(Some(result)) => shim.link.reply(id, result, &[]),
+        Ok(None) => {}
+        Err(failure) => shim.link.fail(id, failure),
+    }
+}
+
+fn done() -> Outcome {
+    Ok(Some(reply::Result::Done(v1::Done {})))
+}
+
+fn internal(error: impl std::fmt::Display) -> Failure {
+    failure(Kind::Internal, error.to_string())
+}
+
+fn state(shim: &Shim) -> v1::State {
+    v1::State {
+        version: wharf_wire::VERSION,
+        containers: shim.containers.values().map(Container::status).collect(),
+        pid: std::process::id().cast_signed(),
+        reaper_pid: shim.reaper.as_ref().map_or(0, |reaper| reaper.pid),
+    }
+}
+
+/// The id, if the supervisor holds the container.
+fn find(shim: &Shim, id: &str) -> Result<ContainerId, Failure> {
+    match shim.containers.get_key_value(id) {
+        Some((id, _)) => Ok(id.clone()),
+        None => Err(failure(Kind::NotFound, format!("container {id} is not in this pod"))),
+    }
+}
+
+fn create(shim: &mut Shim, request: u64, descriptors: &[OwnedFd]) -> Outcome {
+    let plan =
+        descriptors.first().ok_or_else(|| failure(Kind::Invalid, "a create request without a plan"))?;
+    let plan = wharf_wire::read_plan(plan).map_err(internal)?;
+    let plan = Plan::try_from(plan)
+        .map_err(|what| failure(Kind::Invalid, format!("a plan with a bad part: {what}")))?;
+    let id = plan.container.clone();
+    if shim.containers.contains_key(&id) {
+        return Err(failure(Kind::Precondition, format!("container {id} exists already")));
+    }
+    let log = plan.stdio.log.as_ref().map(Log::open).transpose();
+    let log =
+        log.map_err(|error| failure(Kind::Invalid, format!("the log file cannot be opened: {error}")))?;
+    let (streams, pipes) = pipes(plan.stdio.stdin).map_err(internal)?;
+    let child = spawn_first(shim, &plan, &streams)?;
+    let terminal = plan.stdio.terminal;
+    let mut container = Container::new(plan, child, log, request);
+    let watched = watch_child(shim, &container.child, [Source::Report(id.clone()), Source::Exit(id.clone())]);
+    watched.map_err(internal)?;
+    if !terminal {
+        for (out, pipe) in [(Out::Stdout, pipes.stdout), (Out::Stderr, pipes.stderr)] {
+            shim.watch.add(pipe.as_fd(), Source::Output(id.clone(), out)).map_err(internal)?;
+            container.add_output(out, pipe);
+        }
+    }
+    container.stdin = pipes.stdin;
+    shim.containers.insert(id, container);
+    Ok(None)
+}
+
+fn spawn_first(shim: &mut Shim, plan: &Plan, streams: &Streams) -> Result<Child, Failure> {
+    if plan.namespaces.pid == PidNamespace::Pod && shim.reaper.is_none() {
+        let reaper = PodReaper::start(shim.spawner.witness());
+        shim.reaper = Some(reaper.map_err(|error| internal(format!("the pod's PID namespace: {error}")))?);
+    }
+    let place = match &plan.namespaces.pid {
+        PidNamespace::Container => Place::New,
+        PidNamespace::Host => Place::Host,
+        PidNamespace::Pod => match &shim.reaper {
+            Some(reaper) => Place::Of(reaper.pidfd.as_fd()),
+            None => return Err(internal("the pod has no PID namespace")),
+        },
+        PidNamespace::Target(target) => match shim.containers.get(target) {
+            Some(target) if target.is_live() => Place::Of(target.child.pidfd.as_fd()),
+            _ => return Err(failure(Kind::Precondition, format!("target container {target} does not run"))),
+        },
+    };
+    let cgroup = plan.cgroup.directory.as_ref();
+    let cgroup = cgroup.map(|path| wharf_sys::fs::open(path.as_path(), OFlag::O_PATH | OFlag::O_DIRECTORY));
+    let cgroup = cgroup.transpose().map_err(internal)?;
+    let keep = [streams.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()];
+    shim.spawner
+        .spawn(&place, cgroup.as_ref().map(AsFd::as_fd), &keep, |report| {
+            wharf_isolation::create(plan, streams, report)
+        })
+        .map_err(internal)
+}
+
+fn watch_child(shim: &mut Shim, child: &Child, sources: [Source; 2]) -> wharf_sys::Result<()> {
+    let [report, exit] = sources;
+    shim.watch.add(child.report.as_fd(), report)?;
+    shim.watch.add(child.pidfd.as_fd(), exit)
+}
+
+fn signal(shim: &Shim, signal: &v1::Signal) -> Outcome {
+    let id = find(shim, &signal.container)?;
+    let Some(container) = shim.containers.get(&id).filter(|container| container.is_live()) else {
+        return done();
+    };
+    if signal.all {
+        container.kill_all();
+        return done();
+    }
+    let number = i32::try_from(signal.number).map_err(internal)?;
+    match container.signal(number) {
+        // Gone by now: that is no failure of a signal.
+        Err(error) if error.errno != nix::errno::Errno::ESRCH => Err(internal(error)),
+        _ => done(),
+    }
+}
+
+fn exec(shim: &mut Shim, request: u64, exec: &v1::Exec, descriptors: Vec<OwnedFd>) -> Outcome {
+    let id = find(shim, &exec.container)?;
+    let Ok([stdin, stdout, stderr]) = <[OwnedFd; 3]>::try_from(descriptors) else {
+        return Err(failure(Kind::Invalid, "an exec request without its three streams"));
+    };
+    let Some(container) = shim.containers.get(&id).filter(|container| container.is_running()) else {
+        return Err(failure(Kind::Precondition, format!("container {id} does not run")));
+    };
+    let kill_directory = container.plan.cgroup.kill_directory.as_path();
+    let leaf = kill_directory.join(format!("exec-{}", exec.exec));
+    std::fs::create_dir(&leaf).map_err(|error| internal(format!("cgroup of the exec: {error}")))?;
+    let plan = join_plan(container, exec, &leaf)?;
+    let streams = Streams { stdin, stdout, stderr };
+    let first = container.child.pidfd.as_fd();
+    let place = match container.plan.namespaces.pid {
+        PidNamespace::Host => Place::Host,
+        _ => Place::Of(first),
+    };
+    let keep: [BorrowedFd<'_>; 4] =
+        [first, streams.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()];
+    let child = shim
+        .spawner
+        .spawn(&place, None, &keep, |report| wharf_isolation::join(&plan, first, &streams, report))
+        .map_err(|error| {
+            drop(std::fs::remove_dir(&leaf));
+            internal(error)
+        })?;
+    watch_child(shim, &child, [Source::ExecReport(exec.exec), Source::ExecExit(exec.exec)])
+        .map_err(internal)?;
+    shim.execs.insert(exec.exec, Exec { child, request: Some(request), leaf });
+    Ok(None)
+}
+
+/// The container's own process with other arguments, in a cgroup of its own below the container's.
+fn join_plan(container: &Container, exec: &v1::Exec, leaf: &std::path::Path) -> Result<JoinPlan, Failure> {
+    if exec.args.is_empty() {
+        return Err(failure(Kind::Invalid, "an exec request without a command"));
+    }
+    let mut process = container.plan.process.clone();
+    process.args = exec.args.clone();
+    let kill_directory = container.plan.cgroup.kill_directory.as_path();
+    let own: PathBuf = leaf.join("cgroup.procs");
+    let own = own.to_str().ok_or_else(|| internal("a cgroup path that is no text"))?;
+    let mut entries: Vec<HostPath> = container.plan.cgroup.entries.clone();
+    entries.retain(|entry| entry.as_path().parent() != Some(kill_directory));
+    entries.push(HostPath::new(own).map_err(internal)?);
+    Ok(JoinPlan { process, identity: container.identity.clone(), entries, terminal: exec.terminal })
+}
+
+fn remove(shim: &mut Shim, id: &str) -> Outcome {
+    let Ok(id) = find(shim, id) else { return done() };
+    if shim.containers.get(&id).is_some_and(Container::is_live) {
+        return Err(failure(Kind::Precondition, format!("container {id} still runs")));
+    }
+    drop(std::fs::remove_file(Layout::exits(&shim.directory).join(id.as_str())));
+    forget(shim, &id);
+    done()
+}
+
+/// Drops all that is held of a container whose process was reaped.
+pub(crate) fn forget(shim: &mut Shim, id: &ContainerId) {
+    let Some(container) = shim.containers.remove(id) else { return };
+    shim.watch.remove(container.child.report.as_fd(), &Source::Report(id.clone()));
+    shim.watch.remove(container.child.pidfd.as_fd(), &Source::Exit(id.clone()));
+    for (out, output) in &container.outputs {
+        shim.watch.remove(output.source.as_fd(), &Source::Output(id.clone(), *out));
+    }
+}
+
+fn reopen_log(shim: &mut Shim, id: &str) -> Outcome {
+    let id = find(shim, id)?;
+    let Some(container) = shim.containers.get_mut(&id).filter(|container| container.is_running()) else {
+        return Err(failure(Kind::Precondition, format!("container {id} does not run")));
+    };
+    match &mut container.log {
+        Some(log) => log.reopen().map_err(|error| internal(format!("the log file: {error}")))?,
+        None => return Err(failure(Kind::Precondition, format!("container {id} has no log"))),
+    }
+    done()
+}
+
+fn shut_down(shim: &mut Shim, request: u64) {
+    shim.execs.values().for_each(Exec::kill);
+    shim.containers.values().filter(|container| container.is_live()).for_each(Container::kill_all);
+    if let Some(reaper) = &shim.reaper {
+        drop(wharf_sys::process::signal(reaper.pidfd.as_fd(), 9));
+    }
+    shim.ending = Some(request);
+}

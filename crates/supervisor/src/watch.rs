@@ -1,0 +1,82 @@
+//! What the loop waits for: descriptors, each with what it means.
+
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use wharf_types::ContainerId;
+
+use crate::log::Stream;
+
+/// What a ready descriptor means.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Source {
+    /// Reports come before exits: a process that reported and died has both ready.
+    Report(ContainerId),
+    Output(ContainerId, Out),
+    ExecReport(u64),
+    Exit(ContainerId),
+    ExecExit(u64),
+    Signals,
+    Link,
+    Listener,
+}
+
+/// Which output of a container, in an order for the map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Out {
+    Stdout,
+    Stderr,
+}
+
+impl From<Out> for Stream {
+    fn from(out: Out) -> Self {
+        match out {
+            Out::Stdout => Self::Stdout,
+            Out::Stderr => Self::Stderr,
+        }
+    }
+}
+
+/// An epoll set that names its members.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    epoll: Epoll,
+    names: BTreeMap<u64, Source>,
+    next: u64,
+}
+
+impl Watch {
+    pub(crate) fn new() -> wharf_sys::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map_err(|errno| wharf_sys::Error::new("epoll_create1", "", errno))?;
+        Ok(Self { epoll, names: BTreeMap::new(), next: 0 })
+    }
+
+    /// Watches a descriptor until it is closed or forgotten.
+    pub(crate) fn add(&mut self, fd: BorrowedFd<'_>, source: Source) -> wharf_sys::Result<()> {
+        let token = self.next;
+        self.next += 1;
+        self.epoll
+            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
+            .map_err(|errno| wharf_sys::Error::new("epoll_ctl", format!("{source:?}"), errno))?;
+        self.names.insert(token, source);
+        Ok(())
+    }
+
+    /// Stops watching a descriptor, which must still be open: a copy of it in a child would keep it in the set.
+    pub(crate) fn remove(&mut self, fd: BorrowedFd<'_>, source: &Source) {
+        self.epoll.delete(fd).unwrap_or_default();
+        self.names.retain(|_, name| name != source);
+    }
+
+    /// Waits, and returns what is ready, reports first.
+    pub(crate) fn wait(&mut self) -> Vec<Source> {
+        let mut events = [EpollEvent::empty(); 32];
+        let count = self.epoll.wait(&mut events, EpollTimeout::NONE).unwrap_or(0);
+        let mut ready: Vec<Source> =
+            events[..count].iter().filter_map(|event| self.names.get(&event.data()).cloned()).collect();
+        ready.sort_unstable();
+        ready
+    }
+}
