@@ -2,6 +2,7 @@
 # shellcheck shell=bash
 
 repository=$(dirname "$(dirname "$(realpath "${BASH_SOURCE[0]}")")")
+# shellcheck disable=SC2034 # used by those who source it
 cache=${WHARF_CACHE:-${HOME:-/root}/.cache/wharf}
 program=$(basename "$0")
 

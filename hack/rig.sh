@@ -16,6 +16,8 @@ isolate() {
     fi
     ((EUID == 0)) || die "needs root: it makes namespaces, mounts and cgroups"
     rig=$(mktemp --directory --tmpdir wharf-rig.XXXXXX)
+    # Root of a user namespace has to pass through it to a container's root.
+    chmod 0711 "$rig"
     cgroups=()
     trap 'leave' EXIT
     trap 'exit 130' INT
@@ -221,10 +223,18 @@ CONFIG
 # await_runtime NAME DIR: until it says that it and its network are ready; dies with the end of its log after 20 s.
 await_runtime() {
     local name=$1
-    if ! attempt 200 eval 'ready || ! kill -0 "$daemon"' || ! ready; then
+    if ! attempt 200 ready_or_gone || ! ready; then
         tail -n 20 "$2/daemon.log" >&2
         die "$name is not ready; the end of its log is above"
     fi
+}
+
+ready_or_gone() {
+    gone || ready
+}
+
+gone() {
+    ! kill -0 "$daemon"
 }
 
 ready() {
@@ -239,6 +249,6 @@ crictl() {
 # stop_runtime: asks the daemon to end, and waits.
 stop_runtime() {
     kill "$daemon" 2>/dev/null || return 0
-    attempt 100 eval '! kill -0 "$daemon"' || kill -KILL "$daemon"
+    attempt 100 gone || kill -KILL "$daemon"
     wait "$daemon" 2>/dev/null || true
 }

@@ -45,7 +45,7 @@ smoke() {
 smoke_configs() {
     cat >"$1/pod.json" <<CONFIG
 {"metadata": {"name": "smoke", "namespace": "default", "uid": "smoke-1", "attempt": 0},
- "hostname": "smoke", "log_directory": "$1/logs", "linux": {}}
+ "hostname": "smoke", "log_directory": "$1/logs", "linux": {"cgroup_parent": "/smoke"}}
 CONFIG
     cat >"$1/container.json" <<CONFIG
 {"metadata": {"name": "smoke", "attempt": 0}, "image": {"image": "$image"}, "log_path": "smoke.log",

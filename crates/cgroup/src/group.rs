@@ -174,10 +174,11 @@ impl Cgroup {
         }
     }
 
-    /// The file that kills all at the write of `1`, if this kernel has it.
+    /// The directory whose `cgroup.kill`, or where the kernel has none `cgroup.procs`, reaches every process; an exec's
+    /// leaf is a child of it. Unified on hybrid and v2.
     #[must_use]
-    pub fn kill_file(&self) -> Option<PathBuf> {
-        self.tracker.kill_file()
+    pub fn kill_directory(&self) -> PathBuf {
+        self.tracker.directory.clone()
     }
 
     /// Where a controller's files for this cgroup are.
@@ -215,12 +216,6 @@ impl Leaf {
     /// As there.
     pub fn is_populated(&self) -> Result<bool, Error> {
         self.tracker.is_populated()
-    }
-
-    /// As [`Cgroup::kill_file`].
-    #[must_use]
-    pub fn kill_file(&self) -> Option<PathBuf> {
-        self.tracker.kill_file()
     }
 
     /// As [`Cgroup::remove`].

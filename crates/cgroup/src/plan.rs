@@ -64,7 +64,7 @@ pub(crate) fn plan(limits: &Limits, present: Present<'_>) -> Result<Vec<Step>, E
         Some(Kind::V1) => hugepages(limits, "limit_in_bytes", &mut steps)?,
         Some(Kind::Unified) => hugepages(limits, "max", &mut steps)?,
     }
-    unified::plan_files(limits, present.unified, &mut steps)?;
+    unified::plan_files(limits, present, &mut steps)?;
     Ok(steps)
 }
 

@@ -57,11 +57,6 @@ impl Tree {
         self.directory.join(name)
     }
 
-    pub(crate) fn kill_file(&self) -> Option<PathBuf> {
-        let file = self.file("cgroup.kill");
-        file.exists().then_some(file)
-    }
-
     /// The processes in the whole tree.
     pub(crate) fn pids(&self) -> Result<BTreeSet<i32>, Error> {
         let mut pids = BTreeSet::new();

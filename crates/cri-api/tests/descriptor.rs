@@ -2,6 +2,11 @@
 //!
 //! `cri-v1.json` lists every service, message and enum of `runtime.v1` as Kubernetes publishes it. Both it
 //! and the compiled proto are flattened to one line per fact, and the two sets of lines must be equal.
+#![expect(
+    clippy::tests_outside_test_module,
+    clippy::panic,
+    reason = "an integration test is nothing but tests"
+)]
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -56,7 +61,11 @@ fn message_facts(outer: &str, message: &DescriptorProto, facts: &mut BTreeSet<St
         let kind = field_kind(&name, field, message);
         let deprecated = field.options.as_ref().is_some_and(|options| options.deprecated());
         let json = field.json_name();
-        facts.insert(field_fact(&name, field.number(), field.name(), &kind, deprecated, json));
+        facts.insert(format!(
+            "field {name}.{} = {}: {kind}, json {json}, deprecated {deprecated}",
+            field.name(),
+            field.number()
+        ));
         if field.oneof_index.is_some() {
             facts.insert(format!("{name}.{} is in a oneof or optional", field.name()));
         }
@@ -110,10 +119,6 @@ fn short(name: &str) -> &str {
     name.strip_prefix(PACKAGE).unwrap_or(name)
 }
 
-fn field_fact(message: &str, number: i32, name: &str, kind: &str, deprecated: bool, json: &str) -> String {
-    format!("field {message}.{name} = {number}: {kind}, json {json}, deprecated {deprecated}")
-}
-
 /// Facts of the fixture, in the same lines.
 fn facts_of_fixture(root: &Value) -> BTreeSet<String> {
     let mut facts = BTreeSet::from([
@@ -155,9 +160,9 @@ fn fixture_field(message: &str, field: &Value) -> String {
         (_, "scalar") => format!("{label} {ty}"),
         (_, kind) => format!("{label} {kind} {ty}"),
     };
-    let number = i32::try_from(field["n"].as_i64().expect("a number")).expect("a field number");
+    let (name, number, json) = (text(&field["name"]), &field["n"], text(&field["json"]));
     let deprecated = field["deprecated"] == true;
-    field_fact(message, number, text(&field["name"]), &kind, deprecated, text(&field["json"]))
+    format!("field {message}.{name} = {number}: {kind}, json {json}, deprecated {deprecated}")
 }
 
 fn text(value: &Value) -> &str {

@@ -6,6 +6,11 @@
 //! ```sh
 //! WHARF_BLESS=1 cargo test -p wharf-cri-api --test generate
 //! ```
+#![expect(
+    clippy::tests_outside_test_module,
+    clippy::panic,
+    reason = "an integration test is nothing but tests"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -303,3 +303,6 @@ fn ambiguous(reason: String) -> ManifestError {
 fn not_an_image(reason: String) -> ManifestError {
     ManifestError::NotAnImage { reason }
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,7 +90,7 @@ fn unzip(how: Compression, input: &mut Pieces, out: &Out, limits: &Limits) -> Re
     let failed = |source| UnpackError::Decompress { compression: how, source };
     let mut decoder = match how {
         Compression::None => Decoder::None(input),
-        Compression::Gzip => Decoder::Gzip(flate2::bufread::MultiGzDecoder::new(input)),
+        Compression::Gzip => Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
         Compression::Zstd => Decoder::Zstd(zstd::Decoder::with_buffer(input).map_err(failed)?),
     };
     let mut total = 0_u64;
@@ -119,7 +119,7 @@ fn unzip(how: Compression, input: &mut Pieces, out: &Out, limits: &Limits) -> Re
 
 enum Decoder<'a> {
     None(&'a mut Pieces),
-    Gzip(flate2::bufread::MultiGzDecoder<&'a mut Pieces>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<&'a mut Pieces>>),
     Zstd(zstd::Decoder<'static, &'a mut Pieces>),
 }
 

@@ -14,7 +14,7 @@ mod header;
 mod pax;
 mod sparse;
 
-use std::io::{BufRead, Read};
+use std::io::BufRead;
 
 use header::{BLOCK, Header};
 use pax::Pax;

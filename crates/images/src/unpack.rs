@@ -35,6 +35,7 @@ use wharf_types::{Digest, ErrorKind};
 
 pub(crate) use apply::apply;
 pub(crate) use attributes::OPAQUE;
+pub(crate) use parents::{is_kind, look, open_beneath};
 
 use crate::limits::Limits;
 use crate::manifest::Compression;
@@ -165,10 +166,20 @@ pub(crate) struct Contents {
     pub(crate) usage: Usage,
     /// Directories it does not name, by their paths in it; the root is the empty one.
     pub(crate) implied: Vec<Vec<u8>>,
-    /// Whether it hides everything below it.
-    pub(crate) hides_all: bool,
-    /// Whether it changes nothing.
-    pub(crate) empty: bool,
+    pub(crate) effect: Effect,
+}
+
+/// What a layer does to the layers below it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Effect {
+    /// It has no entry.
+    Nothing,
+    /// It adds, replaces and removes.
+    #[default]
+    Merges,
+    /// It hides all of them: its root is opaque.
+    HidesAll,
 }
 
 /// Unpacks a blob into an empty directory, in one pass that also verifies it.

@@ -61,6 +61,10 @@ pub enum BridgeError {
     Sysctl(#[from] SysctlError),
 }
 
+/// Setting up the bridge failed.
+#[derive(Debug, Clone, Copy)]
+struct Failed;
+
 /// The built-in network.
 #[derive(Debug)]
 pub(crate) struct Bridge {
@@ -68,8 +72,8 @@ pub(crate) struct Bridge {
     mtu: Option<u32>,
     subnets: Mutex<Subnets>,
     leases: Mutex<Leases>,
-    /// What the last attempt to set up bridge and table gave; `None` before the first.
-    ready: Mutex<Option<Result<u32, String>>>,
+    /// What the last attempt to set up bridge and table gave: the bridge's index; `None` before the first.
+    ready: Mutex<Option<Result<u32, Failed>>>,
 }
 
 impl Bridge {
@@ -96,16 +100,22 @@ impl Bridge {
 
     /// What of the bridge stands in the way of a pod.
     pub(crate) fn readiness(&self) -> Readiness {
-        if let Some(Err(message)) = &*lock(&self.ready) {
-            return Readiness::not("BridgeFailed", message.clone());
+        match self.check() {
+            Ok(()) => Readiness::yes(),
+            Err(error) => Readiness::not("BridgeFailed", crate::error::chain(&error)),
         }
-        match Socket::open(Family::Route).and_then(|socket| link::get(&socket, &self.name)) {
-            Ok(Some(link)) if link.kind != "bridge" => {
-                let error = BridgeError::NotABridge { name: self.name.clone() };
-                Readiness::not("BridgeFailed", error.to_string())
-            }
-            Ok(_bridge_or_none) => Readiness::yes(),
-            Err(error) => Readiness::not("BridgeFailed", error.to_string()),
+    }
+
+    /// After a failure the bridge is tried again here: on a node that is not ready no pod would ever do it.
+    fn check(&self) -> Result<(), BridgeError> {
+        let subnets = self.usable_subnets()?;
+        let socket = Socket::open(Family::Route)?;
+        if lock(&self.ready).as_ref().is_some_and(Result::is_err) {
+            self.ensure(&socket, &subnets)?;
+        }
+        match link::get(&socket, &self.name)? {
+            Some(link) if link.kind != "bridge" => Err(BridgeError::NotABridge { name: self.name.clone() }),
+            _bridge_or_none => Ok(()),
         }
     }
 
@@ -154,7 +164,7 @@ impl Bridge {
     pub(crate) fn reconcile(&self, keep: &dyn Fn(&PodId) -> bool) -> Result<HashSet<PodId>, BridgeError> {
         let mut removed = HashSet::new();
         let socket = Socket::open(Family::Route)?;
-        for (link, pod) in pod_links(&socket)? {
+        for (link, pod) in pod_links(&socket, link::index(&self.name)?)? {
             match pod {
                 Some((id, _ips)) if keep(&id) => {}
                 Some((id, _ips)) => {
@@ -185,10 +195,18 @@ impl Bridge {
         let wanted: Vec<Element> =
             lock(&self.leases).held().flat_map(|(id, lease)| elements(id, lease)).collect();
         let wanted: Vec<Element> = wanted.into_iter().filter(|element| !stale(element)).collect();
-        if !wanted.is_empty() || matches!(&*lock(&self.ready), Some(Ok(_))) {
+        let in_use = !wanted.is_empty() || matches!(&*lock(&self.ready), Some(Ok(_)));
+        if in_use {
             nft::ensure(&self.name, lock(&self.subnets).as_slice())?;
         }
-        Ok(nft::restore(&wanted, stale)?)
+        match nft::restore(&wanted, stale) {
+            // A node whose pods are attached by CNI may have a kernel without nf_tables.
+            Err(error) if !in_use => {
+                tracing::debug!(%error, "nf_tables cannot be looked at");
+                Ok(Vec::new())
+            }
+            other => Ok(other?),
+        }
     }
 
     /// The ranges without IPv6 where the kernel has none.
@@ -283,8 +301,10 @@ impl Bridge {
                     element.owner().is_none_or(|owner| owner == *id || !leases.contains(&owner))
                 };
                 nft::restore(&elements, stale)?;
-                let ours = nft::elements()?.into_iter().filter(|element| element.owner().as_ref() == Some(id));
+                let ours =
+                    nft::elements()?.into_iter().filter(|element| element.owner().as_ref() == Some(id));
                 if ours.count() < elements.len() {
+                    let operation = format!("{operation}, of which another pod has one");
                     return Err(NetlinkError { operation, errno: Errno::EEXIST }.into());
                 }
                 Ok(())
@@ -300,7 +320,7 @@ impl Bridge {
             return Ok(*index);
         }
         let result = self.set_up(socket, subnets);
-        *ready = Some(result.as_ref().copied().map_err(ToString::to_string));
+        *ready = Some(result.as_ref().copied().map_err(|_error| Failed));
         result
     }
 
@@ -333,9 +353,12 @@ fn configure_pod(inside: &Socket, lease: &Lease, subnets: &Subnets) -> Result<()
     let Some(interface) = link::get(inside, INTERFACE)? else {
         return Err(NetlinkError { operation: format!("find {INTERFACE} in the pod"), errno: Errno::ENODEV });
     };
-    link::set_up(inside, interface.index)?;
+    // The link comes up last: from then on the kernel's own work on it holds the lock that these requests need.
     for (ip, subnet) in lease.ips.iter().zip(subnets.as_slice()) {
         link::add_address(inside, interface.index, *ip, subnet.prefix())?;
+    }
+    link::set_up(inside, interface.index)?;
+    for subnet in subnets.as_slice() {
         link::add_default_route(inside, interface.index, subnet.gateway())?;
     }
     Ok(())
@@ -378,8 +401,8 @@ fn alias(id: &PodId, ips: &[IpAddr]) -> String {
 /// The host's end of a pod's pair: its name, and what its alias says of the pod.
 type PodLink = (String, Option<(PodId, Vec<IpAddr>)>);
 
-/// The host's ends of all pods, known by their names.
-fn pod_links(socket: &Socket) -> Result<Vec<PodLink>, NetlinkError> {
+/// The host's ends of all pods, known by their names; those without a label only if they are ports of the bridge.
+fn pod_links(socket: &Socket, bridge: Option<u32>) -> Result<Vec<PodLink>, NetlinkError> {
     let ours = |link: &link::Link| {
         let digits = link.name.strip_prefix(LINK_PREFIX).unwrap_or_default();
         let named = digits.len() == 13 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -389,13 +412,15 @@ fn pod_links(socket: &Socket) -> Result<Vec<PodLink>, NetlinkError> {
         let mut words = link.alias.split(' ');
         let id = words.next().and_then(|word| word.parse().ok());
         let ips = words.filter_map(|word| word.parse().ok()).collect();
-        (link.name, id.map(|id| (id, ips)))
+        (id.is_some() || bridge == Some(link.master)).then(|| (link.name, id.map(|id| (id, ips))))
     };
-    Ok(link::list(socket)?.into_iter().filter(ours).map(pod_of).collect())
+    Ok(link::list(socket)?.into_iter().filter(ours).filter_map(pod_of).collect())
 }
 
 fn adopt(leases: &mut Leases) -> Result<(), BridgeError> {
-    for (id, ips) in pod_links(&Socket::open(Family::Route)?)?.into_iter().filter_map(|(_name, pod)| pod) {
+    for (id, ips) in
+        pod_links(&Socket::open(Family::Route)?, None)?.into_iter().filter_map(|(_name, pod)| pod)
+    {
         leases.adopt(id, ips)?;
     }
     Ok(())

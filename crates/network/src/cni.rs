@@ -108,9 +108,18 @@ impl Cni {
         self.directory.current()
     }
 
+    /// The error for a node that must have a configuration and has none.
+    pub(crate) fn none(&self) -> CniError {
+        CniError::None { path: self.directory.path().to_owned() }
+    }
+
     /// Whether all plugins of a network are there.
     pub(crate) fn readiness(&self, network: &NetworkConfig) -> Readiness {
-        match network.plugins.iter().try_for_each(|plugin| self.program(NetworkConfig::kind(plugin)).map(drop)) {
+        match network
+            .plugins
+            .iter()
+            .try_for_each(|plugin| self.program(NetworkConfig::kind(plugin)).map(drop))
+        {
             Ok(()) => Readiness::yes(),
             Err(error) => Readiness::not("CniPluginMissing", error.to_string()),
         }
@@ -123,7 +132,11 @@ impl Cni {
     }
 
     /// Adds a pod. After an error it is deleted again; if that fails too, its record stays for the next try.
-    pub(crate) fn attach(&self, network: &NetworkConfig, pod: &Attachment<'_>) -> Result<PodAddresses, CniError> {
+    pub(crate) fn attach(
+        &self,
+        network: &NetworkConfig,
+        pod: &Attachment<'_>,
+    ) -> Result<PodAddresses, CniError> {
         // An earlier attempt that was cut short may have left anything.
         self.detach(pod.id, Some(pod.netns))?;
         let mut record = Record {
@@ -219,12 +232,13 @@ impl Cni {
         let (owned, command) = (|| name.to_owned(), call.action.name());
         let program = self.program(name)?;
         let input = input(call.record, plugin, previous);
-        let output = exec::run(&program, &self.environment(call), input.to_string().as_bytes(), call.deadline)
-            .map_err(|error| match error {
-                exec::ExecError::Io(source) => CniError::Run { plugin: owned(), command, source },
-                exec::ExecError::Deadline => CniError::Deadline { plugin: owned(), command },
-                exec::ExecError::TooLong => CniError::TooLong { plugin: owned(), command },
-            })?;
+        let output =
+            exec::run(&program, &self.environment(call), input.to_string().as_bytes(), call.deadline)
+                .map_err(|error| match error {
+                    exec::ExecError::Io(source) => CniError::Run { plugin: owned(), command, source },
+                    exec::ExecError::Deadline => CniError::Deadline { plugin: owned(), command },
+                    exec::ExecError::TooLong => CniError::TooLong { plugin: owned(), command },
+                })?;
         if output.status.success() {
             return Ok(output.stdout);
         }
@@ -289,7 +303,8 @@ fn input(record: &Record, plugin: &Map<String, Value>, previous: Option<&Value>)
     let capabilities = input.remove("capabilities");
     input.insert("cniVersion".to_owned(), record.network.version.as_str().into());
     input.insert("name".to_owned(), record.network.name.as_str().into());
-    let wants_ports = capabilities.is_some_and(|wanted| wanted.get("portMappings") == Some(&Value::Bool(true)));
+    let wants_ports =
+        capabilities.is_some_and(|wanted| wanted.get("portMappings") == Some(&Value::Bool(true)));
     if wants_ports && !record.ports.is_empty() {
         let ports: Vec<Value> = record.ports.iter().map(port).collect();
         input.insert("runtimeConfig".to_owned(), json!({ "portMappings": ports }));

@@ -57,9 +57,10 @@ fn bridge(error: &BridgeError) -> ErrorKind {
 
 fn cni(error: &CniError) -> ErrorKind {
     match error {
-        CniError::Config { .. } | CniError::Directory { .. } | CniError::Missing { .. } => {
-            ErrorKind::FailedPrecondition
-        }
+        CniError::None { .. }
+        | CniError::Config { .. }
+        | CniError::Directory { .. }
+        | CniError::Missing { .. } => ErrorKind::FailedPrecondition,
         CniError::Argument { .. } => ErrorKind::InvalidArgument,
         CniError::Deadline { .. } => ErrorKind::DeadlineExceeded,
         CniError::Plugin { .. } | CniError::Exit { .. } => ErrorKind::Unavailable,
@@ -72,6 +73,7 @@ fn cni(error: &CniError) -> ErrorKind {
 fn netns(error: &NetnsError) -> ErrorKind {
     match error {
         NetnsError::Open { .. } | NetnsError::NotPinned { .. } => ErrorKind::FailedPrecondition,
+        NetnsError::Thread { .. } => ErrorKind::ResourceExhausted,
         NetnsError::Enter { .. } | NetnsError::Lost => ErrorKind::Internal,
     }
 }

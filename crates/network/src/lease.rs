@@ -87,13 +87,8 @@ impl Leases {
     /// Loads what is on disk; what cannot be understood is set aside.
     pub(crate) fn open(dir: PathBuf) -> Result<Self, StoreError> {
         let store = Store::open(dir)?;
-        let mut leases = Self {
-            store,
-            held: HashMap::new(),
-            draining: HashMap::new(),
-            taken: HashSet::new(),
-            next: 0,
-        };
+        let mut leases =
+            Self { store, held: HashMap::new(), draining: HashMap::new(), taken: HashSet::new(), next: 0 };
         for (name, record) in leases.store.load::<Record>()? {
             let id = name.strip_suffix(DRAINING).unwrap_or(&name);
             match id.parse() {
@@ -309,7 +304,9 @@ mod tests {
         let mut ask = |byte, ports: &[PortMapping]| leases.reserve(&id(byte), ports, &subnets).map(drop);
         ask(1, &[port(80, None), port(81, Some("10.9.9.9"))]).unwrap();
         ask(1, &[port(80, None), port(81, Some("10.9.9.9"))]).unwrap();
-        assert!(matches!(ask(2, &[port(80, None)]), Err(LeaseError::PortTaken { owner, .. }) if owner == id(1)));
+        assert!(
+            matches!(ask(2, &[port(80, None)]), Err(LeaseError::PortTaken { owner, .. }) if owner == id(1))
+        );
         assert!(matches!(ask(2, &[port(80, Some("10.1.1.1"))]), Err(LeaseError::PortTaken { .. })));
         assert!(matches!(ask(2, &[port(81, None)]), Err(LeaseError::PortTaken { port: 81, .. })));
         assert!(matches!(ask(2, &[port(9, None), port(9, None)]), Err(LeaseError::PortTwice { .. })));

@@ -59,8 +59,8 @@ pub struct Config {
     pub cni_add_deadline: Duration,
     /// How long a chain of plugins may take to delete a pod; usually [`Config::DELETE_DEADLINE`].
     pub cni_delete_deadline: Duration,
-    /// The built-in bridge.
-    pub bridge: BridgeConfig,
+    /// The built-in bridge; `None` on a node that waits for its CNI configuration instead of using the bridge.
+    pub bridge: Option<BridgeConfig>,
 }
 
 impl Config {
@@ -158,7 +158,7 @@ pub struct PodAddresses {
 /// The network of the node; shared by all threads.
 #[derive(Debug)]
 pub struct Network {
-    bridge: bridge::Bridge,
+    bridge: Option<bridge::Bridge>,
     cni: cni::Cni,
     settings: store::Store,
     /// Pods that this process attached and nobody asked to detach: never removed by `reconcile`, since its caller
@@ -173,8 +173,9 @@ impl Network {
     /// [`Error::Store`] if the directories cannot be made or read.
     pub fn open(config: Config) -> Result<Self, Error> {
         let settings = store::Store::open(config.state_dir.join("settings"))?;
-        let bridge = bridge::Bridge::open(&config.bridge, config.state_dir.join("leases"))?;
-        if let Some(cidrs) = settings.get::<String>(POD_CIDR) {
+        let open = |bridge| bridge::Bridge::open(bridge, config.state_dir.join("leases"));
+        let bridge = config.bridge.as_ref().map(open).transpose()?;
+        if let (Some(bridge), Some(cidrs)) = (&bridge, settings.get::<String>(POD_CIDR)) {
             match cidrs.parse() {
                 Ok(subnets) => bridge.set_subnets(subnets),
                 Err(error) => settings.quarantine(POD_CIDR, &error),
@@ -190,7 +191,10 @@ impl Network {
     pub fn readiness(&self) -> Readiness {
         match self.cni.current() {
             Ok(Some(network)) => self.cni.readiness(&network),
-            Ok(None) => self.bridge.readiness(),
+            Ok(None) => match &self.bridge {
+                Some(bridge) => bridge.readiness(),
+                None => Readiness::not("NoCniConfig", self.cni.none().to_string()),
+            },
             Err(error) => Readiness::not("InvalidCniConfig", error::chain(&error)),
         }
     }
@@ -204,12 +208,7 @@ impl Network {
     pub fn attach(&self, pod: &Attachment<'_>) -> Result<PodAddresses, Error> {
         let network = self.cni.current()?;
         self.attached().insert(pod.id.clone());
-        let result = match network {
-            Some(network) => {
-                self.bridge.detach(pod.id).map_err(Error::from).and_then(|()| Ok(self.cni.attach(&network, pod)?))
-            }
-            None => self.cni.detach(pod.id, None).map_err(Error::from).and_then(|()| Ok(self.bridge.attach(pod)?)),
-        };
+        let result = self.attach_to(network.as_deref(), pod);
         if result.is_err() {
             self.attached().remove(pod.id);
         }
@@ -224,14 +223,17 @@ impl Network {
     /// again.
     pub fn detach(&self, id: &PodId, netns: Option<&Path>) -> Result<(), Error> {
         self.attached().remove(id);
-        self.bridge.detach(id)?;
+        if let Some(bridge) = &self.bridge {
+            bridge.detach(id)?;
+        }
         Ok(self.cni.detach(id, netns)?)
     }
 
     /// The addresses of a pod that is attached, also by an earlier process.
     #[must_use]
     pub fn addresses(&self, id: &PodId) -> Option<PodAddresses> {
-        self.bridge.addresses(id).or_else(|| self.cni.addresses(id))
+        let bridge = self.bridge.as_ref().and_then(|bridge| bridge.addresses(id));
+        bridge.or_else(|| self.cni.addresses(id))
     }
 
     /// Removes leases, links, host ports and CNI networks of pods that are neither in `live` nor attached by this
@@ -239,7 +241,8 @@ impl Network {
     /// cannot be removed is reported, and stays for the next call; once a minute is a good rhythm.
     pub fn reconcile(&self, live: &HashSet<PodId>) -> usize {
         let keep = |id: &PodId| live.contains(id) || self.attached().contains(id);
-        let mut removed = self.bridge.reconcile(&keep).unwrap_or_else(|error| {
+        let bridge = self.bridge.as_ref().map_or(Ok(HashSet::new()), |bridge| bridge.reconcile(&keep));
+        let mut removed = bridge.unwrap_or_else(|error| {
             tracing::warn!(error = error::chain(&error), "the bridge could not be put in order");
             HashSet::new()
         });
@@ -258,8 +261,31 @@ impl Network {
         }
         let subnets: Subnets = cidrs.parse()?;
         self.settings.save(POD_CIDR, &cidrs)?;
-        self.bridge.set_subnets(subnets);
+        if let Some(bridge) = &self.bridge {
+            bridge.set_subnets(subnets);
+        }
         Ok(())
+    }
+
+    /// Attaches by the one network, after detaching from the other what an earlier configuration attached there.
+    fn attach_to(
+        &self,
+        network: Option<&cni::NetworkConfig>,
+        pod: &Attachment<'_>,
+    ) -> Result<PodAddresses, Error> {
+        match (network, &self.bridge) {
+            (Some(network), bridge) => {
+                if let Some(bridge) = bridge {
+                    bridge.detach(pod.id)?;
+                }
+                Ok(self.cni.attach(network, pod)?)
+            }
+            (None, Some(bridge)) => {
+                self.cni.detach(pod.id, None)?;
+                Ok(bridge.attach(pod)?)
+            }
+            (None, None) => Err(self.cni.none().into()),
+        }
     }
 
     fn attached(&self) -> MutexGuard<'_, HashSet<PodId>> {

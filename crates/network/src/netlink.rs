@@ -167,11 +167,7 @@ impl Socket {
     }
 
     /// Sends one request and hands over every message of the answer: kind and payload after the header.
-    pub(crate) fn exchange(
-        &self,
-        message: Message,
-        answer: &mut dyn FnMut(u16, &[u8]),
-    ) -> Result<(), Errno> {
+    pub(crate) fn exchange(&self, message: Message, answer: &mut dyn FnMut(u16, &[u8])) -> Result<(), Errno> {
         let sequence = self.next();
         self.send(&message.finish(sequence))?;
         let mut buffer = vec![0; RECEIVE_LEN];

@@ -29,6 +29,12 @@ pub enum NetnsError {
         /// The file.
         path: PathBuf,
     },
+    /// No thread could be started.
+    #[error("start a thread for a network namespace")]
+    Thread {
+        /// What the system answered.
+        source: std::io::Error,
+    },
     /// A thread could not move into the namespace.
     #[error("enter a network namespace")]
     Enter {
@@ -54,10 +60,12 @@ pub(crate) fn open(path: &Path) -> Result<OwnedFd, NetnsError> {
 /// Runs `work` on a new thread inside the namespace; a thread that moved is never used for anything else.
 pub(crate) fn inside<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
     std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
+        let enter = || {
             setns(netns, CloneFlags::CLONE_NEWNET).map_err(|source| NetnsError::Enter { source })?;
             Ok(work())
-        });
+        };
+        let thread = std::thread::Builder::new().spawn_scoped(scope, enter);
+        let thread = thread.map_err(|source| NetnsError::Thread { source })?;
         thread.join().unwrap_or(Err(NetnsError::Lost))
     })
 }
@@ -71,7 +79,10 @@ mod tests {
         assert!(open(Path::new("/proc/self/ns/net")).is_ok());
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(matches!(open(file.path()), Err(NetnsError::NotPinned { .. })));
-        assert!(matches!(open(Path::new("/nowhere/ns")), Err(NetnsError::Open { source: Errno::ENOENT, .. })));
+        assert!(matches!(
+            open(Path::new("/nowhere/ns")),
+            Err(NetnsError::Open { source: Errno::ENOENT, .. })
+        ));
     }
 
     #[test]

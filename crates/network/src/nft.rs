@@ -177,7 +177,7 @@ pub(crate) fn ensure(bridge: &str, subnets: &[Subnet]) -> Result<(), NetlinkErro
 fn guard_rules() -> Vec<Message> {
     let loopback_at = |offset| {
         encode::new_rule(GUARD, |rule: &mut Rule<'_>| {
-            rule.not_from_link("lo").family_is(IPV4).network_is(offset, &[127]).drop_packet();
+            rule.arrives_elsewhere("lo").is_family(IPV4).network_is(offset, &[127]).drop_packet();
         })
     };
     // The first bytes of the source and of the destination.
@@ -186,17 +186,18 @@ fn guard_rules() -> Vec<Message> {
 
 fn port_rules() -> Vec<Message> {
     let to_host_ports =
-        |chain: &str| encode::new_rule(chain, |rule| rule.to_local_address().jump(HOST_PORTS));
+        |chain: &str| encode::new_rule(chain, |rule| rule.is_for_this_machine().jump(HOST_PORTS));
     let mut rules = vec![to_host_ports(PREROUTING)];
     // The kernel does not route from ::1, so a translated connection to it would hang instead of being refused.
     rules.push(encode::new_rule(OUTPUT, |rule| {
-        rule.family_is(IPV6).network_is(24, &Ipv6Addr::LOCALHOST.octets()).leave_chain();
+        rule.is_family(IPV6).network_is(24, &Ipv6Addr::LOCALHOST.octets()).leave_chain();
     }));
     rules.push(to_host_ports(OUTPUT));
     rules.extend(MAPS.map(|map| {
         encode::new_rule(HOST_PORTS, |rule| {
-            let (destination, address_registers) = if map.family() == IPV4 { (16..20, 1) } else { (24..40, 4) };
-            rule.family_is(map.family());
+            let (destination, address_registers) =
+                if map.family() == IPV4 { (16..20, 1) } else { (24..40, 4) };
+            rule.is_family(map.family());
             let next = if map.by_address() {
                 rule.load(1, destination, 0);
                 address_registers
@@ -212,21 +213,21 @@ fn port_rules() -> Vec<Message> {
 
 fn masquerade_rules(bridge: &str, subnets: &[Subnet]) -> Vec<Message> {
     let mut rules = vec![
-        encode::new_rule(POSTROUTING, |rule| rule.from_link(bridge).not_to_link(bridge).masquerade()),
+        encode::new_rule(POSTROUTING, |rule| rule.arrives_on(bridge).leaves_elsewhere(bridge).masquerade()),
         // A pod that uses a host port of a pod, perhaps its own: the answer must come back through the host.
         encode::new_rule(POSTROUTING, |rule| {
-            rule.from_link(bridge).to_link(bridge).translated().masquerade();
+            rule.arrives_on(bridge).leaves_by(bridge).translated().masquerade();
         }),
         // The host that uses a host port by 127.0.0.1: a pod cannot answer to that.
         encode::new_rule(POSTROUTING, |rule| {
-            rule.to_link(bridge).family_is(IPV4).network_is(12, &[127]).masquerade();
+            rule.leaves_by(bridge).is_family(IPV4).network_is(12, &[127]).masquerade();
         }),
     ];
     // With br_netfilter such a connection stays on the bridge, and then this hook is not told where it came from.
     rules.extend(subnets.iter().map(|subnet| {
         encode::new_rule(POSTROUTING, |rule| {
             let (family, source) = if subnet.is_ipv6() { (IPV6, 8) } else { (IPV4, 12) };
-            rule.to_link(bridge).family_is(family);
+            rule.leaves_by(bridge).is_family(family);
             rule.network_within(source, &octets(subnet.nth(0)), subnet.prefix()).translated().masquerade();
         })
     }));
@@ -306,7 +307,8 @@ pub(crate) fn restore(
     remove(&stale)?;
     let key = |element: &Element| (element.map, element.raw.key.clone());
     let keys: HashSet<_> = present.iter().map(key).collect();
-    let missing: Vec<Element> = wanted.iter().filter(|element| !keys.contains(&key(element))).cloned().collect();
+    let missing: Vec<Element> =
+        wanted.iter().filter(|element| !keys.contains(&key(element))).cloned().collect();
     add(&missing)?;
     Ok(stale)
 }

@@ -123,7 +123,8 @@ impl FromStr for Subnets {
     type Err = SubnetError;
 
     fn from_str(text: &str) -> Result<Self, SubnetError> {
-        let subnets: Vec<Subnet> = text.split(',').map(|part| part.trim().parse()).collect::<Result<_, _>>()?;
+        let subnets: Vec<Subnet> =
+            text.split(',').map(|part| part.trim().parse()).collect::<Result<_, _>>()?;
         let mixed = matches!(subnets.as_slice(), [first, second] if first.is_ipv6() != second.is_ipv6());
         if subnets.len() == 1 || mixed {
             return Ok(Self(subnets));

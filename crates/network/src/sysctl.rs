@@ -78,8 +78,11 @@ fn read(name: &str) -> Option<String> {
 }
 
 fn write(name: &str, value: &'static str) -> Result<(), SysctlError> {
-    std::fs::write(format!("{NET}/{name}"), value)
-        .map_err(|source| SysctlError { name: name.to_owned(), value, source })
+    std::fs::write(format!("{NET}/{name}"), value).map_err(|source| SysctlError {
+        name: name.to_owned(),
+        value,
+        source,
+    })
 }
 
 #[cfg(test)]

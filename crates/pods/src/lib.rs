@@ -1,1 +1,36 @@
-//! To be written.
+//! Pods and their containers: what the CRI asks for, done in tasks of its own and remembered.
+//!
+//! [`Engine`] holds all pods in memory; lists, statuses and statistics are served from there. A change runs in a task
+//! that a caller's cancellation does not end, one after the other for one pod. Before the first side effect of a pod a
+//! record of it is on disk, so that a new daemon finds what an old one made ([`recovery`]). The kernel is the truth: a
+//! container runs if its supervisor says so, a pod is ready if its supervisor is there.
+
+mod client;
+mod container;
+mod engine;
+mod error;
+mod events;
+mod exec;
+mod files;
+mod images;
+mod joins;
+mod launch;
+mod lower;
+mod mounts;
+mod namespaces;
+mod pod;
+mod records;
+mod recovery;
+mod resources;
+mod seccomp;
+mod stats;
+mod stop;
+mod view;
+
+pub use container::Container;
+pub use engine::{Engine, Options, Parts};
+pub use error::Error;
+pub use exec::ExecOutput;
+pub use pod::Pod;
+pub use stats::{container_stats, pod_stats};
+pub use view::{container_info, container_item, container_status, pod_info, pod_item, pod_status};

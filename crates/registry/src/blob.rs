@@ -10,9 +10,9 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
-use wharf_images::manifest::Descriptor;
+use crate::wharf_images::manifest::Descriptor;
 
-use crate::config::{CHUNK_LIMIT_BYTES, Config, Limits};
+use crate::config::{Config, Limits};
 use crate::error::{Failures, FetchError};
 use crate::request::{Answer, Ask, ask};
 use crate::site::Site;
@@ -33,8 +33,14 @@ pub(crate) struct Blob<'a> {
     done_bytes: u64,
     resumes: u32,
     progress_from: u64,
+    /// Whether an earlier host gave the first bytes.
+    mixed: bool,
     pub(crate) failures: Failures,
 }
+
+/// Every host has failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Exhausted;
 
 #[derive(Debug)]
 struct Stream {
@@ -55,11 +61,12 @@ impl<'a> Blob<'a> {
             done_bytes: 0,
             resumes: 0,
             progress_from: 0,
+            mixed: false,
             failures: Failures::default(),
         }
     }
 
-    /// The next bytes, at most [`CHUNK_LIMIT_BYTES`]; `None` when exactly all have come. After an error there are no
+    /// The next bytes, as many as were read at once; `None` when exactly all have come. After an error there are no
     /// hosts left, and [`Self::failures`] tells of each.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Exhausted> {
         loop {
@@ -74,7 +81,11 @@ impl<'a> Blob<'a> {
     pub(crate) fn reject(&mut self, source: crate::error::Cause) -> Result<(), Exhausted> {
         let host = self.stream.take().map(|stream| stream.host);
         let host = host.or_else(|| self.sites.first().map(|site| site.name())).unwrap_or_default();
-        self.done_bytes = 0;
+        (self.done_bytes, self.progress_from) = (0, 0);
+        // A part from another host may be what was wrong: then this one has yet to be judged by its own bytes.
+        if std::mem::take(&mut self.mixed) {
+            return Ok(());
+        }
         self.abandon(FetchError::Layer { host, source })
     }
 
@@ -99,10 +110,15 @@ impl<'a> Blob<'a> {
             if chunk.is_empty() {
                 continue;
             }
-            self.done_bytes += chunk.len() as u64;
-            if self.done_bytes > self.descriptor.size_bytes {
-                return Err(self.wrong_length(self.done_bytes));
+            let total = self.done_bytes + chunk.len() as u64;
+            if total > self.descriptor.size_bytes {
+                return Err(FetchError::WrongLength {
+                    host: stream.host.clone(),
+                    expected_bytes: self.descriptor.size_bytes,
+                    actual_bytes: total,
+                });
             }
+            self.done_bytes = total;
             return Ok(Some(chunk));
         }
         if self.done_bytes == self.descriptor.size_bytes {
@@ -158,25 +174,61 @@ impl<'a> Blob<'a> {
             self.resumes += 1;
             return Ok(());
         }
-        if self.done_bytes > self.descriptor.size_bytes {
-            // The reader got one chunk fewer than was counted, but there is no use in bytes of such a host.
-            self.failures.0.push(error);
-            return Err(Exhausted);
-        }
         self.abandon(error)
     }
 
     fn abandon(&mut self, error: FetchError) -> Result<(), Exhausted> {
         self.failures.0.push(error);
         (self.resumes, self.progress_from) = (0, self.done_bytes);
+        self.mixed = self.done_bytes > 0;
         if !self.sites.is_empty() {
             self.sites.remove(0);
         }
         if self.sites.is_empty() { Err(Exhausted) } else { Ok(()) }
     }
+}
 
-    fn wrong_length(&self, actual_bytes: u64) -> FetchError {
-        let host = self.stream.as_ref().map(|stream| stream.host.clone()).unwrap_or_default();
-        FetchError::WrongLength { host, expected_bytes: self.descriptor.size_bytes, actual_bytes }
+/// The rate of one stream, over the time that was spent waiting for it.
+#[derive(Debug, Default)]
+struct Rate {
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Rate {
+    fn count(&mut self, waited: Duration, bytes: usize, limits: &Limits, host: &str) -> Result<(), FetchError> {
+        self.waited += waited;
+        self.bytes += bytes as u64;
+        if self.waited < limits.rate_window {
+            return Ok(());
+        }
+        let due = u128::from(limits.rate_floor_bytes) * self.waited.as_millis() / 1000;
+        if u128::from(self.bytes) < due {
+            return Err(FetchError::Slow { host: host.to_owned(), floor_bytes: limits.rate_floor_bytes });
+        }
+        *self = Self::default();
+        Ok(())
+    }
+}
+
+fn content_length(response: &Response<Incoming>) -> Option<u64> {
+    response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trickle_is_noticed_and_a_flow_is_not() {
+        let limits = Limits::default();
+        let mut rate = Rate::default();
+        let half = limits.rate_window / 2;
+        rate.count(half, 10, &limits, "h").unwrap();
+        assert!(matches!(rate.count(half, 10, &limits, "h"), Err(FetchError::Slow { .. })));
+        let mut rate = Rate::default();
+        for _ in 0..100 {
+            rate.count(half, 100_000, &limits, "h").unwrap();
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use wharf_images::manifest::ManifestError;
+use crate::wharf_images::manifest::ManifestError;
 use wharf_types::{Digest, ErrorKind, Reference};
 
 use crate::hosts::HostsError;
@@ -327,7 +327,7 @@ pub enum PullError {
         stage: Stage,
         /// Why.
         #[source]
-        source: wharf_images::StoreError,
+        source: crate::wharf_images::StoreError,
     },
     /// A thread of the pull ended without a result: a fault of wharf, or the daemon is stopping.
     #[error("pull of {reference}: {stage}: its task ended without a result")]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use sha2::{Digest as _, Sha256};
-use wharf_images::manifest::{
+use crate::wharf_images::manifest::{
     ACCEPTED, CONFIG_LIMIT_BYTES, Descriptor, Document, MANIFEST_LIMIT_BYTES, ManifestError,
     parse_index_or_manifest,
 };

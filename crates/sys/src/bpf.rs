@@ -95,7 +95,6 @@ fn bpf<T>(command: u32, attributes: &mut T, about: impl FnOnce() -> String) -> R
 }
 
 /// Takes a descriptor that bpf(2) has just returned; the kernel makes it close-on-exec.
-#[expect(clippy::disallowed_methods, reason = "this is where a new descriptor of bpf(2) gets its owner")]
 fn own(descriptor: i32) -> OwnedFd {
     // SAFETY: only called on what PROG_LOAD and PROG_GET_FD_BY_ID returned, once, before anybody else can know it.
     unsafe { OwnedFd::from_raw_fd(descriptor) }

@@ -166,9 +166,12 @@ mod tests {
         list.writes_from(&DeviceList::parse(current).unwrap()).into_iter().map(show).collect()
     }
 
-    fn char_rule(allow: bool, major: u32, minor: Option<u32>, letters: &str) -> DeviceRule {
-        let access = Access::parse(letters).unwrap();
-        DeviceRule { allow, kind: DeviceType::Char, major: Some(major), minor, access }
+    fn grant(major: u32, minor: Option<u32>, letters: &str) -> DeviceRule {
+        DeviceRule::allow(DeviceType::Char, Some(major), minor, Access::parse(letters).unwrap())
+    }
+
+    fn take(major: u32, minor: Option<u32>, letters: &str) -> DeviceRule {
+        DeviceRule::deny(DeviceType::Char, Some(major), minor, Access::parse(letters).unwrap())
     }
 
     #[test]
@@ -193,35 +196,28 @@ mod tests {
     #[test]
     fn an_update_writes_the_difference() {
         let current = "c 1:3 rwm\nc 1:5 r\nb *:* m\n";
-        let rules = [char_rule(true, 1, Some(3), "r"), char_rule(true, 1, Some(5), "rw")];
+        let rules = [grant(1, Some(3), "r"), grant(1, Some(5), "rw")];
         assert_eq!(writes(&rules, current), ["allow c 1:5 w", "deny c 1:3 wm", "deny b *:* m"]);
-        assert!(writes(&[char_rule(true, 1, Some(3), "rwm")], "c 1:3 rwm\n").is_empty());
+        assert!(writes(&[grant(1, Some(3), "rwm")], "c 1:3 rwm\n").is_empty());
     }
 
     #[test]
     fn a_privileged_container_gets_all() {
         let all = DeviceRule::allow(DeviceType::All, None, None, Access::ALL);
         assert_eq!(writes(&[all], OPEN), ["allow a"]);
-        assert_eq!(
-            writes(&[all, char_rule(false, 1, None, "w")], "c 1:3 rwm\n"),
-            ["allow a", "deny c 1:* w"]
-        );
+        assert_eq!(writes(&[all, take(1, None, "w")], "c 1:3 rwm\n"), ["allow a", "deny c 1:* w"]);
     }
 
     #[test]
     fn a_later_rule_takes_back_an_earlier_one() {
-        let rules = [
-            char_rule(true, 1, Some(3), "rw"),
-            char_rule(true, 2, Some(4), "rw"),
-            char_rule(false, 1, None, "w"),
-            char_rule(false, 2, Some(4), "rwm"),
-        ];
+        let rules =
+            [grant(1, Some(3), "rw"), grant(2, Some(4), "rw"), take(1, None, "w"), take(2, Some(4), "rwm")];
         assert_eq!(writes(&rules, ""), ["allow c 1:3 r"]);
     }
 
     #[test]
     fn a_hole_in_a_wider_rule_is_refused() {
-        let rules = [char_rule(true, 1, None, "rw"), char_rule(false, 1, Some(3), "w")];
+        let rules = [grant(1, None, "rw"), take(1, Some(3), "w")];
         assert!(DeviceList::of_rules(&rules).is_err());
     }
 

@@ -7,7 +7,7 @@
 
 use wharf_sys::bpf::Instruction;
 
-use super::{Access, DeviceRule, DeviceType};
+use super::{DeviceRule, DeviceType};
 use crate::error::Error;
 
 /// Keeps the program below the 4096 instructions that every kernel takes.
@@ -72,7 +72,7 @@ fn append(program: &mut Vec<Instruction>, rule: &DeviceRule) -> Result<(), Error
         })?;
         conditions.push((register, number));
     }
-    let decision = decide(rule.allow, rule.access);
+    let decision = decide(rule);
     let mut distance = jump(conditions.len() + decision.len());
     for (register, number) in conditions {
         // Each jump leads to the first instruction after this rule.
@@ -85,10 +85,10 @@ fn append(program: &mut Vec<Instruction>, rule: &DeviceRule) -> Result<(), Error
 }
 
 /// What a rule about the device does; falls through to the next rule if something is left to decide.
-fn decide(allow: bool, access: Access) -> Vec<Instruction> {
-    let access = i32::from(access.bits());
+fn decide(rule: &DeviceRule) -> Vec<Instruction> {
+    let access = i32::from(rule.access.bits());
     let over = jump(2);
-    if allow {
+    if rule.allow {
         let mut instructions = vec![
             constant(AND, UNDECIDED, !access),
             Instruction { code: JUMP_IF_NOT_EQUAL, registers: UNDECIDED, offset: over, immediate: 0 },
@@ -125,7 +125,7 @@ fn jump(instructions: usize) -> i16 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::default_devices;
+    use super::super::{Access, default_devices};
     use super::*;
     use wharf_sys::bpf::DeviceProgram;
 

@@ -1,6 +1,6 @@
 //! The files of v2.
 
-use super::{Missing, Step, Write, v1};
+use super::{Missing, Present, Step, Write, v1};
 use crate::detect::Controller;
 use crate::error::Error;
 use crate::limits::Limits;
@@ -75,7 +75,7 @@ fn swap(limits: &Limits) -> Result<Option<i64>, Error> {
 }
 
 /// The files that the request names itself.
-pub(super) fn plan_files(limits: &Limits, unified: bool, steps: &mut Vec<Step>) -> Result<(), Error> {
+pub(super) fn plan_files(limits: &Limits, present: Present<'_>, steps: &mut Vec<Step>) -> Result<(), Error> {
     for (file, value) in &limits.unified {
         let invalid = |reason| Err(Error::InvalidLimit { limit: format!("unified {file:?}"), reason });
         if !is_resource_file(file) {
@@ -84,7 +84,7 @@ pub(super) fn plan_files(limits: &Limits, unified: bool, steps: &mut Vec<Step>) 
         if value.contains('\0') {
             return invalid("the value has a NUL byte");
         }
-        if !unified {
+        if !present.unified {
             return invalid("this node has no cgroup v2");
         }
         let (file, value) = (file.clone(), value.clone());

@@ -74,7 +74,7 @@ enum IoFiles {
 }
 
 impl StatsReader {
-    /// Opens what the node has; about twenty descriptors.
+    /// Opens what the node has; about twenty descriptors. Of a cgroup that is gone there is nothing, and nothing to read.
     ///
     /// # Errors
     /// [`Error::Io`] if a file that exists cannot be opened, as when descriptors run out.
@@ -316,7 +316,11 @@ fn open_hugepages(cgroup: &Cgroup) -> Result<Vec<(String, Held)>, Error> {
     let Some((kind, directory)) = cgroup.home(Controller::Hugetlb) else { return Ok(Vec::new()) };
     let suffix = if kind == Kind::V1 { ".usage_in_bytes" } else { ".current" };
     let mut held = Vec::new();
-    for entry in fs::read_dir(directory).map_err(Error::io("read", directory))? {
+    let entries = match fs::read_dir(directory) {
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(held),
+        entries => entries.map_err(Error::io("read", directory))?,
+    };
+    for entry in entries {
         let name = entry.map_err(Error::io("read", directory))?.file_name();
         let Some(name) = name.to_str() else { continue };
         let size = name.strip_prefix("hugetlb.").and_then(|rest| rest.strip_suffix(suffix));

@@ -16,7 +16,8 @@ fn the_numbers_are_those_of_the_process() {
     assert_eq!(reader.read().pids.current, Some(0));
     let mut shell = Shell::enter(
         &fresh.0.entry(),
-        "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo done; read forever",
+        // Enough pages that the kernel's per-CPU batches do not hide them.
+        "x=$(head -c 16000000 /dev/zero | tr '\\0' a); echo done; read forever",
     );
     assert_eq!(shell.line(), "done");
     let stats = reader.read();

@@ -119,13 +119,7 @@ mod tests {
 
     #[test]
     fn records_are_read() {
-        let pax = Pax::parse(b"12 path=a/b\n20 mtime=-1.500000000\n22 SCHILY.xattr.u=a=b\n").unwrap_err();
-        assert_eq!(pax, "has a malformed PAX header", "a wrong length");
-        let pax =
-            Pax::parse(b"12 path=a/b\n14 mtime=-1.5\n22 SCHILY.xattr.u=a=b\n\x31 x=\n".get(..47).unwrap());
-        let pax = pax.unwrap_err();
-        assert_eq!(pax, "has a malformed PAX header");
-        let pax = Pax::parse(b"12 path=a/b\n14 mtime=-1.5\n21 SCHILY.xattr.u=a=b\n").unwrap();
+        let pax = Pax::parse(b"12 path=a/b\n14 mtime=-1.5\n22 SCHILY.xattr.u=a=b\n").unwrap();
         assert_eq!(pax.path.unwrap(), b"a/b");
         assert_eq!(pax.mtime, Some((-2, 500_000_000)));
         assert_eq!(pax.xattrs, [("u".to_owned(), b"a=b".to_vec())]);

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufRead, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -17,7 +17,7 @@ use wharf_sys::error::Named;
 use super::attributes::{self, OPAQUE};
 use super::name::Name;
 use super::parents::{Parent, Parents, is_kind, is_whiteout, look, open_beneath, plain};
-use super::{Contents, UnpackError, shown};
+use super::{Contents, Effect, UnpackError, shown};
 use crate::limits::Limits;
 use crate::tar::{Archive, Entry, Kind};
 
@@ -35,7 +35,7 @@ pub(crate) fn apply<R: BufRead>(input: R, root: OwnedFd, limits: &Limits) -> Res
         usage: Usage::default(),
         entries: 0,
         unchecked: Usage::default(),
-        hides_all: false,
+        effect: Effect::Nothing,
     };
     let mut archive = Archive::new(input);
     while let Some(entry) = archive.next_entry()? {
@@ -55,7 +55,7 @@ struct Apply<'a> {
     entries: u64,
     /// Made since the last look at the disk.
     unchecked: Usage,
-    hides_all: bool,
+    effect: Effect,
 }
 
 /// Where an entry goes.
@@ -86,6 +86,9 @@ impl Apply<'_> {
     fn entry<R: BufRead>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<(), UnpackError> {
         self.entries += 1;
         self.count(0)?;
+        if self.effect == Effect::Nothing {
+            self.effect = Effect::Merges;
+        }
         match Name::of_entry(&entry.path, self.limits.depth)? {
             Name::Ignored => Ok(()),
             Name::Root if entry.kind == Kind::Directory => {
@@ -175,6 +178,7 @@ impl Apply<'_> {
         let keep = there.as_ref().is_some_and(|stat| is_kind(stat, SFlag::S_IFDIR));
         if !keep {
             self.replace(place, "mkdirat", |parent, name| mkdirat(parent, name, Mode::S_IRWXU))?;
+            self.count(4096)?;
         }
         let failed = |error| place.failed(error);
         let fd = open_beneath(&place.parent.fd, place.name).named("openat2", String::new).map_err(failed)?;
@@ -245,7 +249,9 @@ impl Apply<'_> {
 
     fn opaque(&mut self, path: &[u8], entry: &Entry) -> Result<(), UnpackError> {
         let directory = self.parents.open(path, entry.mtime)?;
-        self.hides_all |= directory.path.is_empty();
+        if directory.path.is_empty() {
+            self.effect = Effect::HidesAll;
+        }
         wharf_sys::xattr::set(directory.as_fd(), OPAQUE, b"y")
             .map_err(|source| UnpackError::System { path: shown(path), source })
     }
@@ -284,7 +290,7 @@ impl Apply<'_> {
         }
         if self.unchecked.bytes >= DISK_CHECK_BYTES || self.unchecked.inodes >= DISK_CHECK_INODES {
             self.unchecked = Usage::default();
-            self.limits.check_disk(&self.parents.root())?;
+            self.limits.check_disk(self.parents.root())?;
         }
         Ok(())
     }
@@ -295,7 +301,7 @@ impl Apply<'_> {
         usage.inodes += self.parents.made + 1;
         usage.bytes += 4096 * (self.parents.made + 1);
         let implied = self.parents.finish()?;
-        Ok(Contents { usage, implied, hides_all: self.hides_all, empty: self.entries == 0 })
+        Ok(Contents { usage, implied, effect: self.effect })
     }
 }
 

@@ -244,7 +244,7 @@ pub(super) fn plain(fd: &OwnedFd) -> wharf_sys::Result<()> {
 }
 
 /// Opens a directory beneath another: no link anywhere on the way, no mount crossed.
-pub(super) fn open_beneath(directory: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_beneath(directory: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlag::RESOLVE_BENEATH
         | ResolveFlag::RESOLVE_NO_SYMLINKS
         | ResolveFlag::RESOLVE_NO_MAGICLINKS
@@ -261,11 +261,11 @@ pub(super) fn open_beneath(directory: &OwnedFd, path: &[u8]) -> Result<OwnedFd, 
 }
 
 /// What stands under a name, itself and not what it links to.
-pub(super) fn look(parent: impl AsFd, name: &[u8]) -> Option<FileStat> {
+pub(crate) fn look(parent: impl AsFd, name: &[u8]) -> Option<FileStat> {
     fstatat(parent, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW).ok()
 }
 
-pub(super) fn is_kind(stat: &FileStat, kind: SFlag) -> bool {
+pub(crate) fn is_kind(stat: &FileStat, kind: SFlag) -> bool {
     stat.st_mode & SFlag::S_IFMT.bits() == kind.bits()
 }
 

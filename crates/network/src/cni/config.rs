@@ -105,6 +105,10 @@ impl Directory {
         Self { path, cache: Mutex::new(None) }
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The network to use; `None` if there is no configuration at all.
     pub(crate) fn current(&self) -> Result<Option<Arc<NetworkConfig>>, CniError> {
         let candidates = candidates(&self.path)?;
@@ -160,7 +164,8 @@ fn select(candidates: &[Candidate]) -> Selected {
 mod tests {
     use super::*;
 
-    const GOOD: &str = r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a","x":{"y":[1]}},{"type":"b-c.d"}]}"#;
+    const GOOD: &str =
+        r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a","x":{"y":[1]}},{"type":"b-c.d"}]}"#;
 
     #[test]
     fn a_list_and_a_single_plugin_are_understood() {
@@ -168,7 +173,10 @@ mod tests {
         assert_eq!(list.plugins.len(), 2);
         assert_eq!(list.plugins[0]["x"]["y"][0], 1, "unknown keys pass");
         let single = parse(br#"{"cniVersion":"0.3.1","name":"n","type":"a","k":1}"#).unwrap();
-        assert_eq!((NetworkConfig::kind(&single.plugins[0]), &single.plugins[0]["k"]), ("a", &Value::from(1)));
+        assert_eq!(
+            (NetworkConfig::kind(&single.plugins[0]), &single.plugins[0]["k"]),
+            ("a", &Value::from(1))
+        );
     }
 
     #[test]
@@ -201,7 +209,9 @@ mod tests {
         let directory = Directory::new(dir.path().join("net.d"));
         assert_eq!(directory.current().unwrap(), None, "no directory, no configuration");
         std::fs::create_dir(dir.path().join("net.d")).unwrap();
-        let file = |name: &str, content: &[u8]| std::fs::write(dir.path().join("net.d").join(name), content).unwrap();
+        let file = |name: &str, content: &[u8]| {
+            std::fs::write(dir.path().join("net.d").join(name), content).unwrap()
+        };
         file("10-first.txt", b"not looked at");
         assert_eq!(directory.current().unwrap(), None);
         file("20-bad.conf", b"{");

@@ -7,6 +7,12 @@ use crate::{NetlinkError, NetnsError, StoreError};
 /// CNI could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum CniError {
+    /// There is no configuration, and the built-in bridge is not to be used.
+    #[error("there is no CNI configuration in {}", path.display())]
+    None {
+        /// The directory.
+        path: PathBuf,
+    },
     /// There are configurations, none of them valid; this is the first.
     #[error("the CNI configuration {} is not valid: {reason}", path.display())]
     Config {

@@ -70,23 +70,23 @@ impl Rule<'_> {
     }
 
     /// Goes on if the packet is of IPv4 (2) or IPv6 (10).
-    pub(crate) fn family_is(&mut self, family: u8) -> &mut Self {
+    pub(crate) fn is_family(&mut self, family: u8) -> &mut Self {
         self.meta(15, REGISTER).compare(0, &[family])
     }
 
-    pub(crate) fn from_link(&mut self, name: &str) -> &mut Self {
+    pub(crate) fn arrives_on(&mut self, name: &str) -> &mut Self {
         self.meta(6, REGISTER).compare(0, &link_name(name))
     }
 
-    pub(crate) fn not_from_link(&mut self, name: &str) -> &mut Self {
+    pub(crate) fn arrives_elsewhere(&mut self, name: &str) -> &mut Self {
         self.meta(6, REGISTER).compare(1, &link_name(name))
     }
 
-    pub(crate) fn to_link(&mut self, name: &str) -> &mut Self {
+    pub(crate) fn leaves_by(&mut self, name: &str) -> &mut Self {
         self.meta(7, REGISTER).compare(0, &link_name(name))
     }
 
-    pub(crate) fn not_to_link(&mut self, name: &str) -> &mut Self {
+    pub(crate) fn leaves_elsewhere(&mut self, name: &str) -> &mut Self {
         self.meta(7, REGISTER).compare(1, &link_name(name))
     }
 
@@ -135,7 +135,7 @@ impl Rule<'_> {
     }
 
     /// Goes on if the destination is an address of this machine.
-    pub(crate) fn to_local_address(&mut self) -> &mut Self {
+    pub(crate) fn is_for_this_machine(&mut self) -> &mut Self {
         self.expression("fib", |data| {
             number(data, 1, REGISTER);
             number(data, 2, 3);

@@ -1,5 +1,6 @@
 //! The built-in bridge: reaching pods, and what is set up inside them.
 
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use wharf_types::ErrorKind;
@@ -15,7 +16,10 @@ fn host_and_pods_reach_each_other_by_both_families() {
     assert!(network.readiness().ready);
     let (one, two) = (Pod::new(1), Pod::new(2));
     let first = one.attach(&network).unwrap();
-    assert_eq!((first.ips.as_slice(), first.interface.as_str()), (&[ip("10.88.0.2"), ip("fd00:88::2")][..], "eth0"));
+    assert_eq!(
+        (first.ips.as_slice(), first.interface.as_str()),
+        (&[ip("10.88.0.2"), ip("fd00:88::2")][..], "eth0")
+    );
     let second = two.attach(&network).unwrap();
     one.serve(80);
     two.serve(80);
@@ -25,7 +29,8 @@ fn host_and_pods_reach_each_other_by_both_families() {
     assert_eq!(one.inside(|| ask(second.ips[1], 80)).unwrap(), first.ips[1]);
     assert_eq!(one.inside(|| ask(ip("127.0.0.1"), 80)).unwrap(), ip("127.0.0.1"));
     let listener = std::net::TcpListener::bind("10.88.0.1:90").unwrap();
-    let connected = one.inside(|| std::net::TcpStream::connect_timeout(&"10.88.0.1:90".parse().unwrap(), LIMIT));
+    let connected =
+        one.inside(|| std::net::TcpStream::connect_timeout(&"10.88.0.1:90".parse().unwrap(), LIMIT));
     connected.unwrap();
     drop(listener);
     assert!(network.readiness().ready);
@@ -127,12 +132,63 @@ fn a_namespace_that_is_none_leaves_nothing_behind() {
 #[test]
 fn a_link_of_another_kind_with_the_bridges_name_is_reported() {
     let mut host = Host::new();
-    host.config.bridge.name = "lo".into();
+    host.config.bridge.as_mut().unwrap().name = "lo".into();
     let network = host.network();
     assert!(!network.readiness().ready);
     let error = Pod::new(1).attach(&network).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
     assert!(matches!(error, Error::Bridge(crate::BridgeError::NotABridge { .. })), "{error}");
+}
+
+#[test]
+fn a_bridge_that_failed_is_tried_again_by_readiness() {
+    let host = Host::new();
+    let network = host.network();
+    let socket = Socket::open(Family::Route).unwrap();
+    let in_the_way = Pod::new(7);
+    let veth = link::Veth {
+        name: "wharf0",
+        bridge: 0,
+        mtu: None,
+        peer_name: "eth1",
+        peer_address: [2, 0, 0, 0, 0, 2],
+        peer_netns: in_the_way.netns.as_fd(),
+    };
+    link::create_veth(&socket, &veth).unwrap();
+    let pod = Pod::new(1);
+    pod.attach(&network).unwrap_err();
+    let readiness = network.readiness();
+    assert_eq!((readiness.ready, readiness.reason.as_str()), (false, "BridgeFailed"));
+    link::delete(&socket, "wharf0").unwrap();
+    assert!(network.readiness().ready);
+    assert!(link::index("wharf0").unwrap().is_some());
+    pod.attach(&network).unwrap();
+}
+
+#[test]
+fn a_node_without_ipv6_gives_ipv4_alone() {
+    let host = Host::new();
+    let network = host.network();
+    std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+    assert_eq!(Pod::new(1).attach(&network).unwrap().ips, [ip("10.88.0.2")]);
+    network.set_pod_cidr("fd00:77::/64").unwrap();
+    let error = Pod::new(2).attach(&network).unwrap_err();
+    assert!(matches!(error, Error::Bridge(crate::BridgeError::NoIpv6 { .. })), "{error}");
+    assert!(!network.readiness().ready);
+}
+
+#[test]
+fn a_node_that_waits_for_cni_is_not_ready_without() {
+    let mut host = Host::new();
+    host.config.bridge = None;
+    let network = host.network();
+    let readiness = network.readiness();
+    assert_eq!((readiness.ready, readiness.reason.as_str()), (false, "NoCniConfig"));
+    let error = Pod::new(1).attach(&network).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    network.detach(&id(1), None).unwrap();
+    assert_eq!(network.reconcile(&Default::default()), 0);
+    assert!(pod_links().is_empty());
 }
 
 #[test]

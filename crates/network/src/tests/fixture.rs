@@ -36,7 +36,11 @@ impl Host {
             cni_bin_dirs: vec![dir.path().join("bin")],
             cni_add_deadline: Config::ADD_DEADLINE,
             cni_delete_deadline: Config::DELETE_DEADLINE,
-            bridge: BridgeConfig { name: "wharf0".into(), subnets: subnets.parse().unwrap(), mtu: None },
+            bridge: Some(BridgeConfig {
+                name: "wharf0".into(),
+                subnets: subnets.parse().unwrap(),
+                mtu: None,
+            }),
         };
         std::fs::create_dir(dir.path().join("bin")).unwrap();
         Self { dir, config }
@@ -70,9 +74,20 @@ impl Pod {
         self.attach_with(network, &[])
     }
 
-    pub(super) fn attach_with(&self, network: &Network, ports: &[PortMapping]) -> Result<PodAddresses, Error> {
+    pub(super) fn attach_with(
+        &self,
+        network: &Network,
+        ports: &[PortMapping],
+    ) -> Result<PodAddresses, Error> {
         let netns = self.path();
-        network.attach(&Attachment { id: &self.id, name: "pod", namespace: "space", uid: "uid", netns: &netns, ports })
+        network.attach(&Attachment {
+            id: &self.id,
+            name: "pod",
+            namespace: "space",
+            uid: "uid",
+            netns: &netns,
+            ports,
+        })
     }
 
     pub(super) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {

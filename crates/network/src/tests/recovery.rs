@@ -55,6 +55,21 @@ fn a_pod_attached_by_this_process_is_never_swept_away() {
 }
 
 #[test]
+fn a_link_whose_label_is_missing_is_removed_unless_a_lease_has_its_name() {
+    let host = Host::new();
+    let pod = Pod::new(1);
+    pod.attach(&host.network()).unwrap();
+    let socket = Socket::open(Family::Route).unwrap();
+    let name = pod_links().remove(0);
+    link::label_port(&socket, &name, "").unwrap();
+    assert_eq!(host.network().reconcile(&HashSet::from([pod.id.clone()])), 0);
+    assert_eq!(pod_links().len(), 1);
+    std::fs::remove_dir_all(&host.config.state_dir).unwrap();
+    host.network().reconcile(&HashSet::new());
+    assert!(pod_links().is_empty());
+}
+
+#[test]
 fn an_attach_that_was_cut_short_is_done_again() {
     let host = Host::new();
     let pod = Pod::new(1);
@@ -82,7 +97,11 @@ fn a_detach_that_was_cut_short_keeps_the_address_until_the_link_is_gone() {
     for other in &others {
         assert_ne!(other.attach(&network).unwrap().ips, [ip("10.88.0.2")]);
     }
-    assert_eq!(Pod::new(6).attach(&network).unwrap().ips, [ip("10.88.0.2")], "by force when nothing else is free");
+    assert_eq!(
+        Pod::new(6).attach(&network).unwrap().ips,
+        [ip("10.88.0.2")],
+        "by force when nothing else is free"
+    );
 }
 
 #[test]
@@ -109,7 +128,12 @@ fn a_bridge_and_rules_that_someone_removed_come_back() {
 fn damaged_state_is_set_aside() {
     let host = Host::new();
     drop(host.network());
-    for file in [format!("leases/{}", id(1)), "leases/x".into(), format!("cni/{}.json", id(2)), "settings/pod-cidr".into()] {
+    for file in [
+        format!("leases/{}", id(1)),
+        "leases/x".into(),
+        format!("cni/{}.json", id(2)),
+        "settings/pod-cidr".into(),
+    ] {
         std::fs::write(host.config.state_dir.join(file), "\0\0\0").unwrap();
     }
     let network = host.network();
@@ -124,7 +148,8 @@ fn pods_attach_side_by_side() {
     let network = host.network();
     let pods: Vec<Pod> = (1..=20).map(Pod::new).collect();
     let ips = std::thread::scope(|scope| {
-        let threads: Vec<_> = pods.iter().map(|pod| scope.spawn(|| pod.attach(&network).unwrap().ips)).collect();
+        let threads: Vec<_> =
+            pods.iter().map(|pod| scope.spawn(|| pod.attach(&network).unwrap().ips)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect::<HashSet<_>>()
     });
     assert_eq!(ips.len(), 20);

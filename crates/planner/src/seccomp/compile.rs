@@ -1,8 +1,8 @@
 //! From a profile to a filter.
 //!
-//! For each architecture, every number gets its verdict first: the rules that name it, in order. Neighbours with the same
-//! verdict become one range, and a balanced tree finds the range of a call. A verdict without conditions is reached
-//! without loading an argument, so the kernel can cache that the call is always allowed.
+//! For each architecture, every number gets its verdict first: the rules that name it, in order. Neighbours with the
+//! same verdict become one range, and a balanced tree finds the range of a call. A verdict without conditions is
+//! reached without loading an argument, so the kernel can cache that the call is always allowed.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -80,7 +80,8 @@ fn ranges<'a>(abis: &[Abi], rules: &[&'a Rule], default: Action) -> Vec<Range<'a
         starts.insert(X32_BIT << 1, unnamed.clone());
     }
     for abi in abis {
-        let mut named: BTreeMap<u32, Vec<&Rule>> = abi.table().known().iter().map(|nr| (*nr, Vec::new())).collect();
+        let mut named: BTreeMap<u32, Vec<&Rule>> =
+            abi.table().known().iter().map(|nr| (*nr, Vec::new())).collect();
         for rule in rules {
             for number in rule.names.iter().filter_map(|name| abi.table().number(name)) {
                 named.entry(number).or_default().push(rule);
@@ -105,7 +106,9 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     /// Finds the range of the number in the accumulator.
     fn tree(&mut self, ranges: &[Range<'a>]) -> Result<Label, Error> {
-        let [(_, first), rest @ ..] = ranges else { return Ok(self.assembler.ret(Action::KillProcess.code())) };
+        let [(_, first), rest @ ..] = ranges else {
+            return Ok(self.assembler.ret(Action::KillProcess.code()));
+        };
         if rest.is_empty() {
             return self.verdict(first);
         }

@@ -1,8 +1,9 @@
 //! The policy of the runtime's own profile, as data: which calls a container may make with which capabilities.
 //!
-//! The facts are moby's policy (repository moby/profiles, `seccomp/default.json`, as of August 2026), which the kubelet's
-//! `RuntimeDefault` means in practice: 361 names for everyone, blocks by capability, and a few calls by argument. Left
-//! out are the names and blocks of architectures that wharf has no numbers for (riscv64, s390x, ppc64le).
+//! The facts are moby's policy (repository moby/profiles, `seccomp/default.json`, as of its commit cd3bed8 of
+//! 2026-06-30), which the kubelet's `RuntimeDefault` means in practice: names for everyone, blocks by capability, and a
+//! few calls by argument. Left out are the names and blocks of architectures that wharf has no numbers for (riscv64,
+//! s390x, ppc64le). One thing is stricter: see the families of `socket` in the profile made from this.
 
 /// Calls that every container may make.
 pub(super) const ALWAYS: &[&str] = &[
@@ -89,7 +90,10 @@ pub(super) const BY_CAPABILITY: &[(&str, &str)] = &[
 
 /// Calls that exist, or matter, on some native architectures only (first place, by moby's names).
 pub(super) const BY_ARCHITECTURE: &[(&[&str], &str)] = &[
-    (&["arm", "arm64"], "arm_fadvise64_64 arm_sync_file_range breakpoint cacheflush set_tls sync_file_range2"),
+    (
+        &["arm", "arm64"],
+        "arm_fadvise64_64 arm_sync_file_range breakpoint cacheflush set_tls sync_file_range2",
+    ),
     (&["amd64", "x32"], "arch_prctl"),
     (&["amd64", "x32", "x86"], "modify_ldt"),
 ];

@@ -56,7 +56,9 @@ pub enum Error {
         limit: u64,
     },
     /// The compiled filter is longer than the kernel takes.
-    #[error("the seccomp profile compiles to more than {limit} instructions; it needs fewer rules with arguments")]
+    #[error(
+        "the seccomp profile compiles to more than {limit} instructions; it needs fewer rules with arguments"
+    )]
     ProgramTooLong {
         /// The kernel's limit.
         limit: usize,

@@ -78,7 +78,11 @@ pub(super) fn parse(text: &[u8]) -> Result<Profile, Error> {
     let rules = json.syscalls.unwrap_or_default();
     within("rules", rules.len(), MAX_RULES)?;
     within("names", rules.iter().map(|rule| rule.names.as_ref().map_or(1, Vec::len)).sum(), MAX_NAMES)?;
-    within("conditions", rules.iter().map(|rule| rule.args.as_ref().map_or(0, Vec::len)).sum(), MAX_CONDITIONS)?;
+    within(
+        "conditions",
+        rules.iter().map(|rule| rule.args.as_ref().map_or(0, Vec::len)).sum(),
+        MAX_CONDITIONS,
+    )?;
     Ok(Profile {
         default_action: action(&json.default_action, json.default_errno_ret)?,
         architectures: architectures(json.architectures, json.arch_map)?,
@@ -127,11 +131,12 @@ fn alternatives(conditions: Vec<Condition>) -> Vec<Vec<Condition>> {
 }
 
 fn condition(json: &JsonCondition) -> Result<Condition, Error> {
-    let index = u8::try_from(json.index).ok().filter(|index| *index <= MAX_INDEX).ok_or(Error::OutOfRange {
-        what: "an argument index",
-        value: json.index,
-        limit: u64::from(MAX_INDEX),
-    })?;
+    let index =
+        u8::try_from(json.index).ok().filter(|index| *index <= MAX_INDEX).ok_or(Error::OutOfRange {
+            what: "an argument index",
+            value: json.index,
+            limit: u64::from(MAX_INDEX),
+        })?;
     let (operator, value) = match json.op.as_str() {
         "SCMP_CMP_EQ" => (Operator::Equal, json.value),
         "SCMP_CMP_NE" => (Operator::NotEqual, json.value),
@@ -199,10 +204,24 @@ fn abi(name: &str) -> Result<Option<Abi>, Error> {
         "SCMP_ARCH_X32" => Ok(Some(Abi::X32)),
         "SCMP_ARCH_AARCH64" => Ok(Some(Abi::Aarch64)),
         "SCMP_ARCH_ARM" => Ok(Some(Abi::Arm)),
-        "SCMP_ARCH_MIPS" | "SCMP_ARCH_MIPS64" | "SCMP_ARCH_MIPS64N32" | "SCMP_ARCH_MIPSEL" | "SCMP_ARCH_MIPSEL64"
-        | "SCMP_ARCH_MIPSEL64N32" | "SCMP_ARCH_PPC" | "SCMP_ARCH_PPC64" | "SCMP_ARCH_PPC64LE" | "SCMP_ARCH_S390"
-        | "SCMP_ARCH_S390X" | "SCMP_ARCH_PARISC" | "SCMP_ARCH_PARISC64" | "SCMP_ARCH_RISCV64"
-        | "SCMP_ARCH_LOONGARCH64" | "SCMP_ARCH_M68K" | "SCMP_ARCH_SH" | "SCMP_ARCH_SHEB" => Ok(None),
+        "SCMP_ARCH_MIPS"
+        | "SCMP_ARCH_MIPS64"
+        | "SCMP_ARCH_MIPS64N32"
+        | "SCMP_ARCH_MIPSEL"
+        | "SCMP_ARCH_MIPSEL64"
+        | "SCMP_ARCH_MIPSEL64N32"
+        | "SCMP_ARCH_PPC"
+        | "SCMP_ARCH_PPC64"
+        | "SCMP_ARCH_PPC64LE"
+        | "SCMP_ARCH_S390"
+        | "SCMP_ARCH_S390X"
+        | "SCMP_ARCH_PARISC"
+        | "SCMP_ARCH_PARISC64"
+        | "SCMP_ARCH_RISCV64"
+        | "SCMP_ARCH_LOONGARCH64"
+        | "SCMP_ARCH_M68K"
+        | "SCMP_ARCH_SH"
+        | "SCMP_ARCH_SHEB" => Ok(None),
         other => Err(unknown("architecture", other)),
     }
 }
@@ -230,6 +249,7 @@ fn scope(json: JsonScope) -> Result<Scope, Error> {
 }
 
 fn kernel(version: &str) -> Result<(u32, u32), Error> {
-    let parts = version.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    let parts =
+        version.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
     parts.ok_or_else(|| unknown("kernel version", version))
 }

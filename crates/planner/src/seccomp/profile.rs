@@ -195,24 +195,28 @@ impl Profile {
             Rule { includes: Scope { arches, ..Scope::default() }, ..Rule::allow(names) }
         }));
         rules.extend(rules_by_argument());
-        Self { default_action: Action::Errno(EPERM), architectures: Architectures::Mapped(architectures), flags: None, rules }
+        Self {
+            default_action: Action::Errno(EPERM),
+            architectures: Architectures::Mapped(architectures),
+            flags: None,
+            rules,
+        }
     }
 }
 
 /// The rules of the runtime's own profile that look at arguments.
 fn rules_by_argument() -> [Rule; 4] {
     let first = |operator, value| Condition { index: 0, operator, value };
-    let without_admin = Scope { capabilities: capability::mask("CAP_SYS_ADMIN").into_iter().collect(), ..Scope::default() };
+    let without_admin =
+        Scope { capabilities: capability::mask("CAP_SYS_ADMIN").into_iter().collect(), ..Scope::default() };
     let families = vec![
         vec![first(Operator::Less, policy::AF_ALG)],
         vec![first(Operator::Equal, policy::AF_NFC)],
         // The kernel reads the family as an int: without the upper bound, a bit above it would smuggle AF_ALG through.
-        vec![
-            first(Operator::Greater, policy::AF_VSOCK),
-            first(Operator::LessOrEqual, u64::from(u32::MAX)),
-        ],
+        vec![first(Operator::Greater, policy::AF_VSOCK), first(Operator::LessOrEqual, u64::from(u32::MAX))],
     ];
-    let personalities = policy::PERSONALITIES.iter().map(|value| vec![first(Operator::Equal, *value)]).collect();
+    let personalities =
+        policy::PERSONALITIES.iter().map(|value| vec![first(Operator::Equal, *value)]).collect();
     let no_namespaces = vec![vec![first(Operator::MaskedEqual(policy::CLONE_NAMESPACES), 0)]];
     [
         Rule { alternatives: families, ..Rule::allow("socket") },

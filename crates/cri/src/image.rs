@@ -1,0 +1,162 @@
+//! ImageService.
+
+use std::sync::Arc;
+
+use tokio_stream::iter;
+use tonic::{Request, Response, Status};
+use wharf_cri_api::v1::image_service_server::ImageService;
+use wharf_cri_api::v1::{
+    FilesystemIdentifier, FilesystemUsage, Image as ImageItem, ImageFsInfoRequest, ImageFsInfoResponse,
+    ImageSpec, ImageStatusRequest, ImageStatusResponse, Int64Value, ListImagesRequest, ListImagesResponse,
+    PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse, StreamImagesRequest,
+    StreamImagesResponse, UInt64Value,
+};
+use wharf_images::{Image, ImageUser, Store};
+use wharf_pods::Engine;
+use wharf_registry::{AuthFields, Credentials, Puller};
+use wharf_types::{ErrorKind, Reference};
+
+use crate::runtime::Streamed;
+use crate::status;
+
+/// The service over a store of images and a client of registries.
+#[derive(Debug, Clone)]
+pub struct Images {
+    store: Arc<Store>,
+    puller: Arc<Puller>,
+    engine: Arc<Engine>,
+}
+
+impl Images {
+    /// Makes the service.
+    #[must_use]
+    pub fn new(store: Arc<Store>, puller: Arc<Puller>, engine: Arc<Engine>) -> Self {
+        Self { store, puller, engine }
+    }
+
+    fn list(&self, wanted: Option<&ImageSpec>) -> Vec<ImageItem> {
+        let wanted = wanted.map(|spec| spec.image.as_str()).filter(|name| !name.is_empty());
+        match wanted {
+            Some(name) => self.store.find(name).iter().map(|image| item(image)).collect(),
+            None => self.store.list().iter().map(|image| item(image)).collect(),
+        }
+    }
+}
+
+fn item(image: &Image) -> ImageItem {
+    // The store has bounded the field when it took the image in.
+    let (uid, username) = match image.config().admit(wharf_images::ImageConfig::user) {
+        Ok(Some(ImageUser::Id(uid))) => (Some(Int64Value { value: uid.into() }), String::new()),
+        Ok(Some(ImageUser::Name(name))) => (None, name),
+        Ok(None) | Err(_) => (None, String::new()),
+    };
+    ImageItem {
+        id: image.id().to_string(),
+        repo_tags: image.repo_tags().to_vec(),
+        repo_digests: image.repo_digests().to_vec(),
+        size: image.size_bytes(),
+        uid,
+        username,
+        spec: Some(ImageSpec { image: image.id().to_string(), ..ImageSpec::default() }),
+        pinned: image.is_pinned(),
+    }
+}
+
+#[tonic::async_trait]
+impl ImageService for Images {
+    type StreamImagesStream = Streamed<StreamImagesResponse>;
+
+    async fn list_images(
+        &self,
+        request: Request<ListImagesRequest>,
+    ) -> Result<Response<ListImagesResponse>, Status> {
+        let filter = request.into_inner().filter.and_then(|filter| filter.image);
+        Ok(Response::new(ListImagesResponse { images: self.list(filter.as_ref()) }))
+    }
+
+    async fn stream_images(
+        &self,
+        request: Request<StreamImagesRequest>,
+    ) -> Result<Response<Self::StreamImagesStream>, Status> {
+        let filter = request.into_inner().filter.and_then(|filter| filter.image);
+        let images = self.list(filter.as_ref());
+        let messages: Vec<_> =
+            crate::runtime::batches(images).map(|images| Ok(StreamImagesResponse { images })).collect();
+        Ok(Response::new(Box::pin(iter(messages))))
+    }
+
+    async fn image_status(
+        &self,
+        request: Request<ImageStatusRequest>,
+    ) -> Result<Response<ImageStatusResponse>, Status> {
+        let request = request.into_inner();
+        let spec = request.image.ok_or_else(|| Status::invalid_argument("image: it is missing"))?;
+        let image = self.store.find(&spec.image).map(|image| {
+            let mut item = item(&image);
+            item.spec = Some(spec);
+            item
+        });
+        Ok(Response::new(ImageStatusResponse { image, info: Default::default() }))
+    }
+
+    async fn pull_image(
+        &self,
+        request: Request<PullImageRequest>,
+    ) -> Result<Response<PullImageResponse>, Status> {
+        let request = request.into_inner();
+        let spec = request.image.ok_or_else(|| Status::invalid_argument("image: it is missing"))?;
+        self.engine.check_handler(&spec.runtime_handler).map_err(status::of_pods)?;
+        let reference: Reference =
+            spec.image.parse().map_err(|error| status::of(ErrorKind::InvalidArgument, &error))?;
+        let auth = request.auth.unwrap_or_default();
+        let credentials = Credentials::from_fields(AuthFields {
+            username: auth.username,
+            password: auth.password,
+            auth: auth.auth,
+            server_address: auth.server_address,
+            identity_token: auth.identity_token,
+            registry_token: auth.registry_token,
+        })
+        .map_err(|error| status::of(error.kind(), &error))?;
+        let image = self.puller.pull(&reference, credentials).await.map_err(|error| {
+            let status = status::of(error.kind(), &error);
+            match error.cri_prefix() {
+                // The kubelet strips the code and reads this word.
+                Some(prefix) => Status::new(status.code(), format!("{prefix}: {}", status.message())),
+                None => status,
+            }
+        })?;
+        Ok(Response::new(PullImageResponse { image_ref: image.id().to_string() }))
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<RemoveImageRequest>,
+    ) -> Result<Response<RemoveImageResponse>, Status> {
+        let spec =
+            request.into_inner().image.ok_or_else(|| Status::invalid_argument("image: it is missing"))?;
+        let store = Arc::clone(&self.store);
+        let removed = tokio::task::spawn_blocking(move || store.remove(&spec.image)).await;
+        let removed = removed.map_err(|panicked| Status::internal(panicked.to_string()))?;
+        removed.map_err(|error| status::of(error.kind(), &error))?;
+        Ok(Response::new(RemoveImageResponse {}))
+    }
+
+    async fn image_fs_info(
+        &self,
+        _request: Request<ImageFsInfoRequest>,
+    ) -> Result<Response<ImageFsInfoResponse>, Status> {
+        let usage = self.store.usage();
+        let mountpoint = self.store.root().to_string_lossy().into_owned();
+        let filesystem = FilesystemUsage {
+            timestamp: crate::runtime::now_ns(),
+            fs_id: Some(FilesystemIdentifier { mountpoint }),
+            used_bytes: Some(UInt64Value { value: usage.bytes }),
+            inodes_used: Some(UInt64Value { value: usage.inodes }),
+        };
+        Ok(Response::new(ImageFsInfoResponse {
+            image_filesystems: vec![filesystem],
+            container_filesystems: Vec::new(),
+        }))
+    }
+}

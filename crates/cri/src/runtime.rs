@@ -1,0 +1,429 @@
+//! RuntimeService: thin, one call a method.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures_util::Stream;
+use tokio_stream::StreamExt;
+use tokio_stream::iter;
+use tokio_stream::wrappers::BroadcastStream;
+use tonic::{Request, Response, Status};
+use wharf_cri_api::v1::runtime_service_server::RuntimeService;
+use wharf_cri_api::v1::*;
+use wharf_network::Network;
+use wharf_pods::{self as pods, Engine};
+
+use crate::{filter, status};
+
+/// A stream of answers.
+pub(crate) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// The service over an engine of pods.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    engine: Arc<Engine>,
+    network: Arc<Network>,
+    handlers: Vec<String>,
+    config: String,
+}
+
+/// Nanoseconds since the epoch.
+pub(crate) fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// Items in messages that stay far below the limit of a message.
+pub(crate) fn batches<T: Clone>(items: Vec<T>) -> impl Iterator<Item = Vec<T>> {
+    const ITEMS_A_MESSAGE: usize = 1000;
+    items.chunks(ITEMS_A_MESSAGE).map(<[T]>::to_vec).collect::<Vec<_>>().into_iter()
+}
+
+impl Runtime {
+    /// Makes the service; `config` is the daemon's configuration as JSON, shown by a verbose Status.
+    #[must_use]
+    pub fn new(engine: Arc<Engine>, network: Arc<Network>, handlers: Vec<String>, config: String) -> Self {
+        Self { engine, network, handlers, config }
+    }
+
+    fn pods(&self, wanted: Option<&PodSandboxFilter>) -> Vec<PodSandbox> {
+        let items = self.engine.pods();
+        items.iter().map(|pod| pods::pod_item(pod)).filter(|item| filter::pod(wanted, item)).collect()
+    }
+
+    fn containers(&self, wanted: Option<&ContainerFilter>) -> Vec<Container> {
+        let items = self.engine.containers();
+        items
+            .iter()
+            .map(|item| pods::container_item(item))
+            .filter(|item| filter::container(wanted, item))
+            .collect()
+    }
+
+    fn container_stats_list(&self, wanted: Option<&ContainerStatsFilter>) -> Vec<ContainerStats> {
+        let containers = self.engine.containers();
+        let chosen =
+            containers.iter().filter(|item| filter::container_stats(wanted, &pods::container_item(item)));
+        chosen.map(|container| pods::container_stats(&self.engine, container)).collect()
+    }
+
+    fn pod_stats_list(&self, wanted: Option<&PodSandboxStatsFilter>) -> Vec<PodSandboxStats> {
+        let all = self.engine.pods();
+        let chosen = all.iter().filter(|pod| filter::pod_stats(wanted, &pods::pod_item(pod)));
+        chosen.map(|pod| pods::pod_stats(&self.engine, pod)).collect()
+    }
+
+    fn conditions(&self) -> Vec<RuntimeCondition> {
+        let network = self.network.readiness();
+        vec![
+            RuntimeCondition { r#type: "RuntimeReady".into(), status: true, ..RuntimeCondition::default() },
+            RuntimeCondition {
+                r#type: "NetworkReady".into(),
+                status: network.ready,
+                reason: network.reason,
+                message: network.message,
+            },
+        ]
+    }
+
+    fn handlers(&self) -> Vec<RuntimeHandler> {
+        let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
+        let names = std::iter::once(String::new()).chain(self.handlers.iter().cloned());
+        names.map(|name| RuntimeHandler { name, features: Some(features) }).collect()
+    }
+}
+
+#[tonic::async_trait]
+impl RuntimeService for Runtime {
+    type StreamPodSandboxesStream = Streamed<StreamPodSandboxesResponse>;
+    type StreamContainersStream = Streamed<StreamContainersResponse>;
+    type StreamContainerStatsStream = Streamed<StreamContainerStatsResponse>;
+    type StreamPodSandboxStatsStream = Streamed<StreamPodSandboxStatsResponse>;
+    type GetContainerEventsStream = Streamed<ContainerEventResponse>;
+    type StreamPodSandboxMetricsStream = Streamed<StreamPodSandboxMetricsResponse>;
+
+    async fn version(&self, _request: Request<VersionRequest>) -> Answer<VersionResponse> {
+        Ok(Response::new(VersionResponse {
+            version: "0.1.0".into(),
+            runtime_name: "wharf".into(),
+            runtime_version: env!("CARGO_PKG_VERSION").into(),
+            runtime_api_version: "v1".into(),
+        }))
+    }
+
+    async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
+        let info = if request.into_inner().verbose {
+            BTreeMap::from([("config".to_owned(), self.config.clone())])
+        } else {
+            BTreeMap::new()
+        };
+        Ok(Response::new(StatusResponse {
+            status: Some(RuntimeStatus { conditions: self.conditions() }),
+            info,
+            runtime_handlers: self.handlers(),
+            features: Some(RuntimeFeatures {
+                supplemental_groups_policy: true,
+                ..RuntimeFeatures::default()
+            }),
+        }))
+    }
+
+    async fn runtime_config(&self, _request: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
+        let linux = LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs.into() };
+        Ok(Response::new(RuntimeConfigResponse { linux: Some(linux) }))
+    }
+
+    async fn update_runtime_config(
+        &self,
+        request: Request<UpdateRuntimeConfigRequest>,
+    ) -> Answer<UpdateRuntimeConfigResponse> {
+        let config = request.into_inner().runtime_config.and_then(|config| config.network_config);
+        if let Some(config) = config {
+            self.network.set_pod_cidr(&config.pod_cidr).map_err(|error| status::of(error.kind(), &error))?;
+        }
+        Ok(Response::new(UpdateRuntimeConfigResponse {}))
+    }
+
+    async fn run_pod_sandbox(&self, request: Request<RunPodSandboxRequest>) -> Answer<RunPodSandboxResponse> {
+        let request = request.into_inner();
+        let config = request.config.ok_or_else(|| Status::invalid_argument("config: it is missing"))?;
+        let id = self.engine.run_pod(config, request.runtime_handler).await.map_err(status::of_pods)?;
+        Ok(Response::new(RunPodSandboxResponse { pod_sandbox_id: id.to_string() }))
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<StopPodSandboxRequest>,
+    ) -> Answer<StopPodSandboxResponse> {
+        self.engine.stop_pod(&request.into_inner().pod_sandbox_id).await.map_err(status::of_pods)?;
+        Ok(Response::new(StopPodSandboxResponse {}))
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<RemovePodSandboxRequest>,
+    ) -> Answer<RemovePodSandboxResponse> {
+        self.engine.remove_pod(&request.into_inner().pod_sandbox_id).await.map_err(status::of_pods)?;
+        Ok(Response::new(RemovePodSandboxResponse {}))
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<PodSandboxStatusRequest>,
+    ) -> Answer<PodSandboxStatusResponse> {
+        let request = request.into_inner();
+        let pod = self.engine.pod(&request.pod_sandbox_id).map_err(status::of_pods)?;
+        Ok(Response::new(PodSandboxStatusResponse {
+            status: Some(pods::pod_status(&pod)),
+            info: if request.verbose { pods::pod_info(&pod) } else { BTreeMap::new() },
+            containers_statuses: pod.containers().iter().map(|item| pods::container_status(item)).collect(),
+            timestamp: now_ns(),
+        }))
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<ListPodSandboxRequest>,
+    ) -> Answer<ListPodSandboxResponse> {
+        Ok(Response::new(ListPodSandboxResponse { items: self.pods(request.into_inner().filter.as_ref()) }))
+    }
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<StreamPodSandboxesRequest>,
+    ) -> Answer<Self::StreamPodSandboxesStream> {
+        let items = self.pods(request.into_inner().filter.as_ref());
+        let messages: Vec<_> =
+            batches(items).map(|pod_sandboxes| Ok(StreamPodSandboxesResponse { pod_sandboxes })).collect();
+        Ok(Response::new(Box::pin(iter(messages))))
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<CreateContainerRequest>,
+    ) -> Answer<CreateContainerResponse> {
+        let request = request.into_inner();
+        let config = request.config.ok_or_else(|| Status::invalid_argument("config: it is missing"))?;
+        let made = self.engine.create_container(&request.pod_sandbox_id, config).await;
+        let id = made.map_err(status::of_pods)?;
+        Ok(Response::new(CreateContainerResponse { container_id: id.to_string() }))
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<StartContainerRequest>,
+    ) -> Answer<StartContainerResponse> {
+        self.engine.start_container(&request.into_inner().container_id).await.map_err(status::of_pods)?;
+        Ok(Response::new(StartContainerResponse {}))
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<RemoveContainerRequest>,
+    ) -> Answer<RemoveContainerResponse> {
+        self.engine.remove_container(&request.into_inner().container_id).await.map_err(status::of_pods)?;
+        Ok(Response::new(RemoveContainerResponse {}))
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<ReopenContainerLogRequest>,
+    ) -> Answer<ReopenContainerLogResponse> {
+        self.engine.reopen_log(&request.into_inner().container_id).await.map_err(status::of_pods)?;
+        Ok(Response::new(ReopenContainerLogResponse {}))
+    }
+
+    async fn stop_container(&self, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
+        let request = request.into_inner();
+        let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
+        self.engine.stop_container(&request.container_id, grace).await.map_err(status::of_pods)?;
+        Ok(Response::new(StopContainerResponse {}))
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<ListContainersRequest>,
+    ) -> Answer<ListContainersResponse> {
+        Ok(Response::new(ListContainersResponse {
+            containers: self.containers(request.into_inner().filter.as_ref()),
+        }))
+    }
+
+    async fn stream_containers(
+        &self,
+        request: Request<StreamContainersRequest>,
+    ) -> Answer<Self::StreamContainersStream> {
+        let items = self.containers(request.into_inner().filter.as_ref());
+        let messages: Vec<_> =
+            batches(items).map(|containers| Ok(StreamContainersResponse { containers })).collect();
+        Ok(Response::new(Box::pin(iter(messages))))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<ContainerStatusRequest>,
+    ) -> Answer<ContainerStatusResponse> {
+        let request = request.into_inner();
+        let (_pod, container) = self.engine.container(&request.container_id).map_err(status::of_pods)?;
+        Ok(Response::new(ContainerStatusResponse {
+            status: Some(pods::container_status(&container)),
+            info: if request.verbose { pods::container_info(&container) } else { BTreeMap::new() },
+        }))
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<UpdateContainerResourcesRequest>,
+    ) -> Answer<UpdateContainerResourcesResponse> {
+        let request = request.into_inner();
+        let linux = request.linux.unwrap_or_default();
+        self.engine.update_container(&request.container_id, linux).await.map_err(status::of_pods)?;
+        Ok(Response::new(UpdateContainerResourcesResponse {}))
+    }
+
+    async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
+        let request = request.into_inner();
+        if request.cmd.is_empty() {
+            return Err(Status::invalid_argument("cmd: it is empty"));
+        }
+        let timeout =
+            u64::try_from(request.timeout).ok().filter(|&seconds| seconds > 0).map(Duration::from_secs);
+        let output = self.engine.exec_sync(&request.container_id, request.cmd, timeout).await;
+        let output = output.map_err(status::of_pods)?;
+        Ok(Response::new(ExecSyncResponse {
+            stdout: output.stdout,
+            stderr: output.stderr,
+            exit_code: output.exit_code,
+        }))
+    }
+
+    async fn container_stats(
+        &self,
+        request: Request<ContainerStatsRequest>,
+    ) -> Answer<ContainerStatsResponse> {
+        let found = self.engine.container(&request.into_inner().container_id);
+        let (_pod, container) = found.map_err(status::of_pods)?;
+        Ok(Response::new(ContainerStatsResponse {
+            stats: Some(pods::container_stats(&self.engine, &container)),
+        }))
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<ListContainerStatsRequest>,
+    ) -> Answer<ListContainerStatsResponse> {
+        Ok(Response::new(ListContainerStatsResponse {
+            stats: self.container_stats_list(request.into_inner().filter.as_ref()),
+        }))
+    }
+
+    async fn stream_container_stats(
+        &self,
+        request: Request<StreamContainerStatsRequest>,
+    ) -> Answer<Self::StreamContainerStatsStream> {
+        let items = self.container_stats_list(request.into_inner().filter.as_ref());
+        let messages: Vec<_> = batches(items)
+            .map(|container_stats| Ok(StreamContainerStatsResponse { container_stats }))
+            .collect();
+        Ok(Response::new(Box::pin(iter(messages))))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<PodSandboxStatsRequest>,
+    ) -> Answer<PodSandboxStatsResponse> {
+        let pod = self.engine.pod(&request.into_inner().pod_sandbox_id).map_err(status::of_pods)?;
+        Ok(Response::new(PodSandboxStatsResponse { stats: Some(pods::pod_stats(&self.engine, &pod)) }))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<ListPodSandboxStatsRequest>,
+    ) -> Answer<ListPodSandboxStatsResponse> {
+        Ok(Response::new(ListPodSandboxStatsResponse {
+            stats: self.pod_stats_list(request.into_inner().filter.as_ref()),
+        }))
+    }
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<StreamPodSandboxStatsRequest>,
+    ) -> Answer<Self::StreamPodSandboxStatsStream> {
+        let items = self.pod_stats_list(request.into_inner().filter.as_ref());
+        let messages: Vec<_> = batches(items)
+            .map(|pod_sandbox_stats| Ok(StreamPodSandboxStatsResponse { pod_sandbox_stats }))
+            .collect();
+        Ok(Response::new(Box::pin(iter(messages))))
+    }
+
+    async fn get_container_events(
+        &self,
+        _request: Request<GetEventsRequest>,
+    ) -> Answer<Self::GetContainerEventsStream> {
+        let events = BroadcastStream::new(self.engine.subscribe());
+        let lagged =
+            |_| Status::data_loss("events were lost: the listener was too slow; list everything again");
+        Ok(Response::new(Box::pin(events.map(move |event| event.map_err(lagged)))))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<UpdatePodSandboxResourcesResponse> {
+        // The pod's cgroup is the kubelet's own, and it has set it already.
+        self.engine.pod(&request.into_inner().pod_sandbox_id).map_err(status::of_pods)?;
+        Ok(Response::new(UpdatePodSandboxResourcesResponse {}))
+    }
+
+    async fn exec(&self, _request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        Err(status::unimplemented("Exec"))
+    }
+
+    async fn attach(&self, _request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        Err(status::unimplemented("Attach"))
+    }
+
+    async fn port_forward(&self, _request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
+        Err(status::unimplemented("PortForward"))
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _request: Request<CheckpointContainerRequest>,
+    ) -> Answer<CheckpointContainerResponse> {
+        Err(status::unimplemented("CheckpointContainer"))
+    }
+
+    async fn checkpoint_pod(&self, _request: Request<CheckpointPodRequest>) -> Answer<CheckpointPodResponse> {
+        Err(status::unimplemented("CheckpointPod"))
+    }
+
+    async fn restore_pod(&self, _request: Request<RestorePodRequest>) -> Answer<RestorePodResponse> {
+        Err(status::unimplemented("RestorePod"))
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _request: Request<ListMetricDescriptorsRequest>,
+    ) -> Answer<ListMetricDescriptorsResponse> {
+        Err(status::unimplemented("ListMetricDescriptors"))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _request: Request<ListPodSandboxMetricsRequest>,
+    ) -> Answer<ListPodSandboxMetricsResponse> {
+        Err(status::unimplemented("ListPodSandboxMetrics"))
+    }
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _request: Request<StreamPodSandboxMetricsRequest>,
+    ) -> Answer<Self::StreamPodSandboxMetricsStream> {
+        Err(status::unimplemented("StreamPodSandboxMetrics"))
+    }
+}

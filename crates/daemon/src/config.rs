@@ -1,0 +1,224 @@
+//! The configuration: one TOML file and drop-ins beside it, strict, complete without any.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use wharf_network::{BridgeConfig, Config as NetworkConfig};
+use wharf_state::Layout;
+
+const DEFAULT_FILE: &str = "/etc/wharf/config.toml";
+
+/// Everything that can be chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// Images, snapshots, leases: what outlives a restart of the machine.
+    pub(crate) root: PathBuf,
+    /// Pods: what ends with the machine's uptime.
+    pub(crate) state: PathBuf,
+    /// The CRI socket.
+    pub(crate) socket: PathBuf,
+    /// The parent of the cgroups of pods whose request names none.
+    pub(crate) cgroup_parent: String,
+    /// Names of runtime handlers beside the default one.
+    pub(crate) handlers: Vec<String>,
+    /// The supervisor's program; beside wharfd itself if empty.
+    pub(crate) shim: PathBuf,
+    pub(crate) log: Log,
+    pub(crate) registry: Registry,
+    pub(crate) network: Network,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter of tracing.
+    pub(crate) level: String,
+    pub(crate) format: LogFormat,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Where images come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Registry {
+    /// Directories `<host>/hosts.toml`, as containerd has them.
+    pub(crate) certs_dir: PathBuf,
+}
+
+/// How pods are connected.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Network {
+    /// A CNI configuration here is used instead of the built-in bridge.
+    pub(crate) cni_conf_dir: PathBuf,
+    pub(crate) cni_bin_dirs: Vec<PathBuf>,
+    /// The built-in bridge; empty waits for a CNI configuration.
+    pub(crate) bridge: String,
+    /// The addresses of pods on the bridge, one range a family, the primary one first.
+    pub(crate) subnets: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/wharf".into(),
+            state: "/run/wharf".into(),
+            socket: "/run/wharf/wharf.sock".into(),
+            cgroup_parent: "/wharf".into(),
+            handlers: vec!["wharf".into()],
+            shim: PathBuf::new(),
+            log: Log::default(),
+            registry: Registry::default(),
+            network: Network::default(),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self { certs_dir: "/etc/wharf/certs.d".into() }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            cni_conf_dir: "/etc/cni/net.d".into(),
+            cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            bridge: "wharf0".into(),
+            subnets: "10.88.0.0/16,fd00:88::/64".into(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file, or the default one if it exists, and then `<file>.d/*.toml` in the order of names.
+    pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        let mut table = match std::fs::read_to_string(path) {
+            Ok(text) => checked(path, &text)?,
+            Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+                toml::Table::new()
+            }
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        };
+        for drop_in in drop_ins(path)? {
+            let text = std::fs::read_to_string(&drop_in)
+                .with_context(|| format!("reading {}", drop_in.display()))?;
+            merge(&mut table, checked(&drop_in, &text)?);
+        }
+        Ok(table.try_into()?)
+    }
+
+    pub(crate) fn to_toml(&self) -> anyhow::Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+
+    /// The supervisor's program.
+    pub(crate) fn supervisor(&self) -> anyhow::Result<PathBuf> {
+        if !self.shim.as_os_str().is_empty() {
+            return Ok(self.shim.clone());
+        }
+        let own = std::env::current_exe().context("finding this program")?;
+        Ok(own.with_file_name("wharf-shim"))
+    }
+
+    pub(crate) fn network(&self, layout: &Layout) -> anyhow::Result<NetworkConfig> {
+        let network = &self.network;
+        let subnets = network.subnets.parse().context("network.subnets")?;
+        let bridge = BridgeConfig { name: network.bridge.clone(), subnets, mtu: None };
+        Ok(NetworkConfig {
+            state_dir: layout.network(),
+            cni_conf_dir: network.cni_conf_dir.clone(),
+            cni_bin_dirs: network.cni_bin_dirs.clone(),
+            cni_add_deadline: NetworkConfig::ADD_DEADLINE,
+            cni_delete_deadline: NetworkConfig::DELETE_DEADLINE,
+            bridge: (!network.bridge.is_empty()).then_some(bridge),
+        })
+    }
+
+    pub(crate) fn registry(&self) -> wharf_registry::Config {
+        wharf_registry::Config {
+            certs_dir: Some(self.registry.certs_dir.clone()),
+            ..wharf_registry::Config::default()
+        }
+    }
+}
+
+/// Parses one file alone, so that an error names its line.
+fn checked(path: &Path, text: &str) -> anyhow::Result<toml::Table> {
+    let parsed: Result<Config, _> = toml::from_str(text);
+    parsed.with_context(|| format!("in {}", path.display()))?;
+    toml::from_str(text).with_context(|| format!("in {}", path.display()))
+}
+
+fn drop_ins(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut directory = path.as_os_str().to_owned();
+    directory.push(".d");
+    let entries = match std::fs::read_dir(&directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.with_context(|| format!("reading {}", Path::new(&directory).display()))?,
+    };
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
+    files.sort();
+    Ok(files)
+}
+
+/// A later table's keys replace an earlier one's, table by table.
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            (_, value) => drop(into.insert(key, value)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drop_ins_replace_single_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "cgroup_parent = \"/a\"\n[log]\nlevel = \"debug\"\n").unwrap();
+        std::fs::create_dir(dir.path().join("c.toml.d")).unwrap();
+        std::fs::write(dir.path().join("c.toml.d/10.toml"), "[log]\nformat = \"json\"\n").unwrap();
+        let config = Config::load(Some(&file)).unwrap();
+        assert_eq!((config.cgroup_parent.as_str(), config.log.level.as_str()), ("/a", "debug"));
+        assert_eq!(config.log.format, LogFormat::Json);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_file_and_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        std::fs::write(&file, "root = \"/x\"\n[log]\nlevl = \"debug\"\n").unwrap();
+        let error = format!("{:?}", Config::load(Some(&file)).unwrap_err());
+        assert!(error.contains("c.toml") && error.contains("line 3") && error.contains("`level`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_dumped_reads_back() {
+        let config = Config::default();
+        assert_eq!(toml::from_str::<Config>(&config.to_toml().unwrap()).unwrap(), config);
+    }
+}

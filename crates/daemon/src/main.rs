@@ -1,0 +1,91 @@
+//! `wharfd`: reads its configuration, opens what is on disk, takes over the pods of an earlier daemon, serves the CRI,
+//! and on SIGTERM ends without touching a container.
+
+mod config;
+mod serve;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+use wharf_pods::{Engine, Options, Parts};
+use wharf_state::Layout;
+
+use crate::config::{Config, LogFormat};
+
+/// The Kubernetes container runtime wharf.
+#[derive(Debug, Parser)]
+#[command(name = "wharfd", version)]
+struct Arguments {
+    /// A configuration file; without it /etc/wharf/config.toml is read if it exists.
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Work with the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the configuration in effect as TOML.
+    Dump,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let config = Config::load(arguments.config.as_deref())?;
+    if let Some(Command::Config(ConfigCommand::Dump)) = arguments.command {
+        use std::io::Write;
+        return Ok(std::io::stdout().write_all(config.to_toml()?.as_bytes())?);
+    }
+    start_log(&config)?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(64)
+        .enable_all()
+        .build()?
+        .block_on(run(config))
+}
+
+fn start_log(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log.level).context("log.level")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log.format {
+        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let layout = Layout::new(config.state.clone(), config.root.clone());
+    let images = Arc::new(wharf_images::Store::open(&config.root).context("opening the images")?);
+    let snapshots =
+        wharf_snapshots::Snapshots::open(&config.root.join("snapshots")).context("opening the snapshots")?;
+    let network =
+        Arc::new(wharf_network::Network::open(config.network(&layout)?).context("opening the network")?);
+    let parts = Parts {
+        layout,
+        images: Arc::clone(&images),
+        snapshots: Arc::new(snapshots),
+        network: Arc::clone(&network),
+        cgroups: wharf_cgroup::Cgroups::detect().context("finding the cgroup hierarchies")?,
+        supervisor: config.supervisor()?,
+    };
+    let options = Options { cgroup_parent: config.cgroup_parent.clone(), handlers: config.handlers.clone() };
+    let engine = Engine::new(options, parts)?;
+    let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()));
+    engine.recover().await;
+    images.sweep();
+    let json = serde_json::to_string(&config)?;
+    let runtime = wharf_cri::Runtime::new(Arc::clone(&engine), network, config.handlers.clone(), json);
+    serve::serve(&config.socket, runtime, wharf_cri::Images::new(images, puller, engine)).await
+}

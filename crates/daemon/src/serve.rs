@@ -1,0 +1,73 @@
+//! The CRI socket, and the end by signal.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::Context;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use wharf_cri::{Images, MESSAGE_LIMIT_BYTES, Runtime};
+use wharf_cri_api::v1::image_service_server::ImageServiceServer;
+use wharf_cri_api::v1::runtime_service_server::RuntimeServiceServer;
+
+/// Serves until SIGTERM or SIGINT; calls in flight are finished, containers are left alone.
+pub(crate) async fn serve(socket: &Path, runtime: Runtime, images: Images) -> anyhow::Result<()> {
+    let listener = listen(socket).with_context(|| format!("listening on {}", socket.display()))?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "wharfd is ready");
+    notify("READY=1");
+    Server::builder()
+        .add_service(
+            RuntimeServiceServer::new(runtime)
+                .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
+                .max_encoding_message_size(MESSAGE_LIMIT_BYTES),
+        )
+        .add_service(
+            ImageServiceServer::new(images)
+                .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
+                .max_encoding_message_size(MESSAGE_LIMIT_BYTES),
+        )
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!("wharfd ends; containers go on");
+            notify("STOPPING=1");
+        })
+        .await?;
+    std::fs::remove_file(socket).or_else(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })?;
+    Ok(())
+}
+
+/// A socket that only its owner may open, in place of one that a killed daemon left.
+fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
+    if let Some(parent) = socket.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::os::unix::net::UnixStream::connect(socket) {
+        Ok(_answered) => anyhow::bail!("another wharfd serves it: stop that one first"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(_dead) => std::fs::remove_file(socket)?,
+    }
+    // The mode is set before anyone can have found the socket: its directory is the owner's alone until then.
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Tells systemd, where it listens: sd_notify(3).
+fn notify(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let told = std::os::unix::net::UnixDatagram::unbound()
+        .and_then(|socket| socket.send_to(state.as_bytes(), &path));
+    if let Err(error) = told {
+        tracing::warn!(%error, "systemd could not be told {state}");
+    }
+}

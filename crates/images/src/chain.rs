@@ -1,0 +1,280 @@
+//! The layers of an image put together as overlayfs will see them.
+//!
+//! Layers are unpacked once and shared by many images, each without a look at what lies below it. What only the whole
+//! chain can tell is settled here: a directory that the topmost layer having it does not name keeps the mode, owner and
+//! attributes it has further down. Overlayfs shows the topmost one's, so such directories go, with the right attributes
+//! and nothing in them, into one thin layer on top.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat, futimens, mkdirat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, fchown};
+use wharf_snapshots::tree::Usage;
+use wharf_sys::Error;
+use wharf_sys::error::Named;
+
+use crate::unpack::{Contents, Effect, OPAQUE, is_kind, look, open_beneath, shown};
+
+/// Overlayfs takes 500 lower layers, and one may be the thin one.
+const LAYERS_LIMIT: usize = 499;
+
+/// Why layers cannot be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum ChainError {
+    /// There are more than overlayfs can mount.
+    #[error("the image has {count} layers with content; at most {LAYERS_LIMIT} can be mounted")]
+    TooMany {
+        /// How many.
+        count: usize,
+    },
+    /// A layer puts files below a name that a lower layer has as a symbolic link.
+    #[error(
+        "layer {layer} has files below {path:?} without naming that directory, and a lower layer has a symbolic link \
+         there; build the image so that the layer names the directory or the link's target"
+    )]
+    HiddenLink {
+        /// The layer.
+        layer: String,
+        /// The directory, shortened to 200 characters.
+        path: String,
+    },
+    /// The kernel refused.
+    #[error("the layers of the image cannot be put together at {path:?}")]
+    System {
+        /// The directory, shortened to 200 characters.
+        path: String,
+        /// The call that failed.
+        #[source]
+        source: Error,
+    },
+}
+
+/// A layer of a chain.
+#[derive(Debug)]
+pub(crate) struct ChainLayer {
+    pub(crate) name: String,
+    pub(crate) root: OwnedFd,
+    pub(crate) contents: Arc<Contents>,
+}
+
+/// Layers as they will be mounted.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    /// Top first, without those that change nothing or are hidden whole.
+    pub(crate) layers: Vec<ChainLayer>,
+    /// The directories of the thin layer, each with the layer its attributes come from; parents before children.
+    thin: BTreeMap<Vec<u8>, usize>,
+}
+
+/// What a layer has under a path.
+enum Found {
+    Nothing,
+    Directory(OwnedFd),
+    /// A whiteout, a file, or a link on the way to it.
+    Other,
+    /// A link under the very path.
+    Link,
+}
+
+/// Puts layers together, bottom first as a manifest lists them.
+pub(crate) fn plan(layers: Vec<ChainLayer>) -> Result<Chain, ChainError> {
+    let layers = visible(layers);
+    if layers.len() > LAYERS_LIMIT {
+        return Err(ChainError::TooMany { count: layers.len() });
+    }
+    let mut chain = Chain { layers, thin: BTreeMap::new() };
+    let mut implied: Vec<Vec<u8>> = Vec::new();
+    for layer in &chain.layers {
+        implied.extend(layer.contents.implied.iter().cloned());
+    }
+    implied.sort();
+    implied.dedup();
+    for path in implied {
+        if let Some(source) = chain.attributes_of(&path)? {
+            chain.thin.insert(path, source);
+        }
+    }
+    chain.add_parents()?;
+    Ok(chain)
+}
+
+/// Overlayfs refuses one directory twice. A layer that comes twice does nothing the upper one does not do again.
+fn visible(layers: Vec<ChainLayer>) -> Vec<ChainLayer> {
+    let mut visible: Vec<ChainLayer> = Vec::new();
+    for layer in layers.into_iter().rev() {
+        let effect = layer.contents.effect;
+        if effect != Effect::Nothing && visible.iter().all(|above| above.name != layer.name) {
+            visible.push(layer);
+        }
+        if effect == Effect::HidesAll {
+            break;
+        }
+    }
+    visible
+}
+
+impl Chain {
+    /// Whether the image needs a layer of its own, on top of the shared ones.
+    pub(crate) fn needs_thin_layer(&self) -> bool {
+        // Overlayfs wants at least one lower layer, even of an image without any.
+        !self.thin.is_empty() || self.layers.is_empty()
+    }
+
+    /// The layer whose attributes an implied directory should have, if it shows others now.
+    fn attributes_of(&self, path: &[u8]) -> Result<Option<usize>, ChainError> {
+        let mut top: Option<(usize, OwnedFd)> = None;
+        for (at, layer) in self.layers.iter().enumerate() {
+            let (found, cut) = locate(&layer.root, path)?;
+            match found {
+                Found::Nothing => {}
+                Found::Other => return Ok(None),
+                Found::Link => {
+                    return match top {
+                        None => Ok(None),
+                        Some((above, _)) => Err(ChainError::HiddenLink {
+                            layer: self.layers[above].name.clone(),
+                            path: shown(path),
+                        }),
+                    };
+                }
+                Found::Directory(fd) if layer.contents.implied.iter().any(|implied| implied == path) => {
+                    top.get_or_insert((at, fd));
+                }
+                Found::Directory(fd) => {
+                    let Some((_, top)) = &top else { return Ok(None) };
+                    let differs = attributes(&fd, path)? != attributes(top, path)?;
+                    return Ok(differs.then_some(at));
+                }
+            }
+            if cut {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// The way to each directory of the thin layer shows what it shows without it.
+    fn add_parents(&mut self) -> Result<(), ChainError> {
+        let paths: Vec<_> = self.thin.keys().cloned().collect();
+        for path in paths {
+            let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+            for end in std::iter::once(0).chain(slashes) {
+                let parent = &path[..end];
+                if self.thin.contains_key(parent) {
+                    continue;
+                }
+                for (at, layer) in self.layers.iter().enumerate() {
+                    if let (Found::Directory(_), _) = locate(&layer.root, parent)? {
+                        self.thin.insert(parent.to_vec(), at);
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the thin layer in an empty directory.
+    pub(crate) fn make_thin_layer(&self, root: &OwnedFd) -> Result<Contents, ChainError> {
+        fchmod(root, Mode::from_bits_truncate(0o755))
+            .named("fchmod", String::new)
+            .map_err(|source| system(b"/", source))?;
+        for (path, source) in &self.thin {
+            let failed = |source| system(path, source);
+            let made = match path.iter().rposition(|byte| *byte == b'/') {
+                _ if path.is_empty() => open(root, path)?,
+                slash => {
+                    let (parent, name) =
+                        slash.map_or((&[][..], &path[..]), |at| (&path[..at], &path[at + 1..]));
+                    let parent = open(root, parent)?;
+                    mkdirat(&parent, OsStr::from_bytes(name), Mode::S_IRWXU)
+                        .named("mkdirat", String::new)
+                        .map_err(failed)?;
+                    open(&parent, name)?
+                }
+            };
+            let from = open(&self.layers[*source].root, path)?;
+            attributes(&from, path)?.set(&made).map_err(failed)?;
+        }
+        // Making a directory changed the time of its parent.
+        for (path, source) in self.thin.iter().rev() {
+            let stat = fstat(open(&self.layers[*source].root, path)?).named("fstat", String::new);
+            let stat = stat.map_err(|source| system(path, source))?;
+            let time = TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec);
+            futimens(open(root, path)?, &time, &time)
+                .named("futimens", String::new)
+                .map_err(|source| system(path, source))?;
+        }
+        let inodes = self.thin.len().max(1) as u64;
+        Ok(Contents { usage: Usage { bytes: inodes * 4096, inodes }, ..Contents::default() })
+    }
+}
+
+/// Mode, owner and extended attributes.
+#[derive(Debug, PartialEq, Eq)]
+struct Attributes {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    xattrs: Vec<(String, Vec<u8>)>,
+}
+
+fn attributes(directory: &OwnedFd, path: &[u8]) -> Result<Attributes, ChainError> {
+    let failed = |source| system(path, source);
+    let stat = fstat(directory).named("fstat", String::new).map_err(failed)?;
+    let fd = directory.as_fd();
+    let mut names = wharf_sys::xattr::names(fd).map_err(failed)?;
+    names.retain(|name| name.starts_with("user."));
+    names.sort();
+    let value = |name: String| {
+        let value = wharf_sys::xattr::value(fd, &name).map_err(failed)?.unwrap_or_default();
+        Ok((name, value))
+    };
+    let xattrs = names.into_iter().map(value).collect::<Result<_, _>>()?;
+    Ok(Attributes { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, xattrs })
+}
+
+impl Attributes {
+    fn set(&self, directory: &OwnedFd) -> wharf_sys::Result<()> {
+        let owner = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        fchown(directory, Some(owner.0), Some(owner.1)).named("fchown", String::new)?;
+        fchmod(directory, Mode::from_bits_truncate(self.mode)).named("fchmod", String::new)?;
+        self.xattrs.iter().try_for_each(|(name, value)| wharf_sys::xattr::set(directory.as_fd(), name, value))
+    }
+}
+
+/// What a layer has under a path, and whether it hides what lower layers have there.
+fn locate(root: &OwnedFd, path: &[u8]) -> Result<(Found, bool), ChainError> {
+    let mut here = open(root, b"")?;
+    let mut cut = false;
+    let mut parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).peekable();
+    while let Some(part) = parts.next() {
+        cut |=
+            wharf_sys::xattr::value(here.as_fd(), OPAQUE).map_err(|source| system(path, source))?.is_some();
+        match open_beneath(&here, part) {
+            Ok(below) => here = below,
+            Err(Errno::ENOENT) => return Ok((Found::Nothing, cut)),
+            Err(Errno::ELOOP | Errno::ENOTDIR) => {
+                let link = look(&here, part).is_some_and(|stat| is_kind(&stat, SFlag::S_IFLNK));
+                let found = if link && parts.peek().is_none() { Found::Link } else { Found::Other };
+                return Ok((found, true));
+            }
+            Err(errno) => return Err(system(path, Error::new("openat2", "", errno))),
+        }
+    }
+    Ok((Found::Directory(here), cut))
+}
+
+fn open(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, ChainError> {
+    open_beneath(root, path).named("openat2", String::new).map_err(|source| system(path, source))
+}
+
+fn system(path: &[u8], source: Error) -> ChainError {
+    ChainError::System { path: shown(path), source }
+}

@@ -1,0 +1,79 @@
+//! An image that is here.
+
+use std::path::{Path, PathBuf};
+
+use wharf_types::{Digest, Untrusted};
+
+use crate::config::ImageConfig;
+use crate::records::ImageRecord;
+
+/// An image that is here, whole and durable. It does not change: a new tag makes a new value.
+#[derive(Debug)]
+pub struct Image {
+    id: Digest,
+    layers: Vec<PathBuf>,
+    config: Untrusted<ImageConfig>,
+    record: ImageRecord,
+}
+
+impl Image {
+    pub(crate) fn new(id: Digest, record: ImageRecord, config: ImageConfig, layers_root: &Path) -> Self {
+        let layers = record.chain.iter().map(|name| layers_root.join(name).join("fs")).collect();
+        Self { id, layers, config: Untrusted::new(config), record }
+    }
+
+    /// The digest of the config: the image's one name, whatever registry it came from.
+    #[must_use]
+    pub fn id(&self) -> &Digest {
+        &self.id
+    }
+
+    /// Normalised references with a tag that mean this image now; empty if it was pulled by digest, or all its tags
+    /// moved on.
+    #[must_use]
+    pub fn repo_tags(&self) -> &[String] {
+        &self.record.repo_tags
+    }
+
+    /// `repository@digest` for every repository it was pulled from; the digest is that of the index or manifest the
+    /// pull was resolved to.
+    #[must_use]
+    pub fn repo_digests(&self) -> &[String] {
+        &self.record.repo_digests
+    }
+
+    /// What its layers and documents take on disk, in bytes; more than 0.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.record.size_bytes
+    }
+
+    /// Whether the kubelet should never collect it.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        self.record.pinned
+    }
+
+    /// What it says of how to run it.
+    #[must_use]
+    pub fn config(&self) -> &Untrusted<ImageConfig> {
+        &self.config
+    }
+
+    /// The lower directories of its overlay mount, top first: 1 to 500, each once. The merged root should have the mode
+    /// and owner of the first.
+    #[must_use]
+    pub fn layers(&self) -> &[PathBuf] {
+        &self.layers
+    }
+
+    pub(crate) fn record(&self) -> &ImageRecord {
+        &self.record
+    }
+
+    /// The same image under other names.
+    pub(crate) fn with_record(&self, record: ImageRecord) -> Self {
+        let config = Untrusted::new(self.config.admit(Clone::clone));
+        Self { id: self.id.clone(), layers: self.layers.clone(), config, record }
+    }
+}

@@ -1,0 +1,95 @@
+//! Layers in the hands of a caller: unpacked and not yet visible, or kept from removal.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use wharf_types::Digest;
+
+use crate::store::Shared;
+use crate::unpack::{Contents, LayerSource};
+
+/// A layer that was unpacked and verified, and is not visible yet: a commit makes it so. Dropped, it is removed.
+#[derive(Debug)]
+pub struct UnpackedLayer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) staged: String,
+    pub(crate) source: LayerSource,
+    pub(crate) contents: Arc<Contents>,
+}
+
+impl UnpackedLayer {
+    /// The digest of its content.
+    #[must_use]
+    pub fn diff_id(&self) -> &Digest {
+        &self.source.diff_id
+    }
+}
+
+impl Drop for UnpackedLayer {
+    fn drop(&mut self) {
+        self.shared.discard_staged(&self.staged);
+    }
+}
+
+/// Keeps layers on disk until it is dropped, whatever becomes of the images they belong to.
+#[derive(Debug)]
+pub struct Hold {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) names: Vec<String>,
+}
+
+impl Hold {
+    /// The directories that are kept, as overlayfs takes them.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.names.iter().map(|name| self.shared.layers_path.join(name).join("fs")).collect()
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.shared.release(&self.names);
+    }
+}
+
+/// A layer for a commit.
+#[derive(Debug)]
+pub enum Layer {
+    /// One that was just unpacked.
+    Unpacked(UnpackedLayer),
+    /// One that another image has already.
+    Stored {
+        /// The digest of its content.
+        diff_id: Digest,
+        /// What keeps it until the commit.
+        hold: Hold,
+    },
+}
+
+impl Layer {
+    /// The digest of its content.
+    #[must_use]
+    pub fn diff_id(&self) -> &Digest {
+        match self {
+            Self::Unpacked(layer) => layer.diff_id(),
+            Self::Stored { diff_id, .. } => diff_id,
+        }
+    }
+}
+
+impl From<UnpackedLayer> for Layer {
+    fn from(layer: UnpackedLayer) -> Self {
+        Self::Unpacked(layer)
+    }
+}
+
+impl Shared {
+    /// Takes something that will never be visible out of the staging directory.
+    pub(crate) fn discard_staged(&self, name: &str) {
+        if let Err(error) = self.trash.discard(self.staging.as_fd(), OsStr::new(name)) {
+            tracing::warn!(name, %error, "what was staged could not be removed; the next start does it");
+        }
+    }
+}

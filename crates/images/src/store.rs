@@ -1,0 +1,280 @@
+//! The store: what is where, and who may look.
+//!
+//! ```text
+//! <root>/lock                   held by the one process that has the store open
+//! <root>/content/sha256/<hex>   manifests and configs
+//! <root>/layers/<diff id>/      fs/, the lower directory for overlayfs; info, what is known of it
+//! <root>/layers/attrs-<image>/  the thin layer of one image: see `chain`
+//! <root>/images/<image>         one record an image
+//! <root>/staging/               what is being made
+//! <root>/quarantine/            what could not be understood
+//! <root>/trash/                 what is being removed
+//! ```
+//!
+//! An image exists from the moment its record is renamed into place, and everything the record names was synced before.
+//! It ends when the record is unlinked. Layers and content without a record mean nothing: a later pull may use them, and
+//! [`Store::sweep`] removes them.
+//!
+//! Readers take the index's lock and never wait for the disk. Writers take turns by a second lock, do their work on disk
+//! under it, and change the index at the end.
+
+mod commit;
+mod index;
+mod open;
+mod remove;
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, OFlag};
+use wharf_snapshots::Trash;
+use wharf_snapshots::tree::Usage;
+use wharf_sys::fs::{Resolve, open_below};
+use wharf_types::{Digest, ErrorKind};
+
+pub use commit::NewImage;
+
+use crate::chain::ChainError;
+use crate::image::Image;
+use crate::layer::{Hold, Layer, UnpackedLayer};
+use crate::limits::Limits;
+use crate::manifest::ManifestError;
+use crate::records::{RecordError, save_layer};
+use crate::unpack::{LayerSource, UnpackError, unpack};
+use index::Index;
+
+/// Why the store could not be opened or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has the store open.
+    #[error("the image store {path} is in use by another process", path = .path.display())]
+    InUse {
+        /// Its directory.
+        path: PathBuf,
+    },
+    /// The kernel refused.
+    #[error("the image store cannot {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The call that failed.
+        #[source]
+        source: wharf_sys::Error,
+    },
+    /// A record could not be written or removed.
+    #[error("the record of image {id} cannot be changed")]
+    Record {
+        /// The image.
+        id: Digest,
+        /// Why.
+        #[source]
+        source: RecordError,
+    },
+    /// The manifest or config cannot be used.
+    #[error("the {what} of the image cannot be used")]
+    Document {
+        /// Manifest or config.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: ManifestError,
+    },
+    /// The parts of the image do not belong together.
+    #[error("the image does not hold together: {reason}")]
+    Mismatch {
+        /// What contradicts what.
+        reason: String,
+    },
+    /// The layers cannot be put together.
+    #[error("the image cannot be mounted")]
+    Chain {
+        /// Why.
+        #[from]
+        source: ChainError,
+    },
+}
+
+impl StoreError {
+    /// The class of the error.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::InUse { .. } => ErrorKind::FailedPrecondition,
+            Self::System { source, .. } | Self::Chain { source: ChainError::System { source, .. } } => {
+                match source.errno {
+                    Errno::ENOSPC | Errno::EDQUOT => ErrorKind::ResourceExhausted,
+                    _ => ErrorKind::Internal,
+                }
+            }
+            Self::Record { .. } => ErrorKind::Internal,
+            Self::Document { source, .. } => source.kind(),
+            Self::Mismatch { .. } => ErrorKind::DataLoss,
+            Self::Chain { source: ChainError::TooMany { .. } } => ErrorKind::ResourceExhausted,
+            Self::Chain { source: ChainError::HiddenLink { .. } } => ErrorKind::Unimplemented,
+        }
+    }
+}
+
+/// All images of a node. Clones are the same store.
+#[derive(Debug, Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+/// What a store and all that belongs to it share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) layers_path: PathBuf,
+    root_path: PathBuf,
+    pub(crate) staging: OwnedFd,
+    content: OwnedFd,
+    layers: OwnedFd,
+    images: OwnedFd,
+    pub(crate) trash: Trash,
+    limits: Limits,
+    serial: AtomicU64,
+    index: RwLock<Index>,
+    writer: Mutex<()>,
+    /// Released by the kernel when this process ends, however it does.
+    _lock: Flock<OwnedFd>,
+}
+
+impl Store {
+    /// Whether a layer with that content is here and can be used by a commit.
+    #[must_use]
+    pub fn has_layer(&self, diff_id: &Digest) -> bool {
+        self.shared.read().has_layer(diff_id.hex())
+    }
+
+    /// A layer that is here, kept for a commit; `None` if it must be unpacked.
+    #[must_use]
+    pub fn stored_layer(&self, diff_id: &Digest) -> Option<Layer> {
+        let names = vec![diff_id.hex().to_owned()];
+        let held = self.shared.write().hold(&names);
+        held.then(|| Layer::Stored { diff_id: diff_id.clone(), hold: self.held(names) })
+    }
+
+    /// Unpacks and verifies a layer in one pass. It becomes visible with the commit of an image. This blocks for as
+    /// long as `input` does, and uses two threads besides the caller's; any number of layers may be unpacked at a time.
+    ///
+    /// # Errors
+    /// [`UnpackError`]; nothing stays on the disk.
+    pub fn unpack(&self, source: &LayerSource, input: &mut dyn Read) -> Result<UnpackedLayer, UnpackError> {
+        let failed = |source| UnpackError::System { path: String::new(), source };
+        let shared = &self.shared;
+        let (staged, own) = shared.stage().map_err(failed)?;
+        // From here on the directory is removed on every way out.
+        let mut layer = UnpackedLayer {
+            shared: Arc::clone(shared),
+            staged,
+            source: source.clone(),
+            contents: Arc::default(),
+        };
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let fs = open_below(own.as_fd(), "fs", flags, Resolve::BeneathNoLinks).map_err(failed)?;
+        let contents = unpack(source, input, fs, &shared.limits)?;
+        save_layer(&shared.staged_path(&layer.staged).join("info"), &contents).map_err(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a layer's record cannot be written");
+            failed(wharf_sys::Error::new("write", "info", Errno::EIO))
+        })?;
+        layer.contents = Arc::new(contents);
+        Ok(layer)
+    }
+
+    /// All images, by id.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Image>> {
+        self.shared.read().images().cloned().collect()
+    }
+
+    /// The image that a text means: an id or the unique beginning of one, with or without `sha256:`, or a reference
+    /// with a tag or a digest.
+    #[must_use]
+    pub fn find(&self, text: &str) -> Option<Arc<Image>> {
+        self.shared.read().find(text)
+    }
+
+    /// Keeps the layers of an image, as for a container that is made of it.
+    #[must_use]
+    pub fn hold(&self, id: &Digest) -> Option<Hold> {
+        let mut index = self.shared.write();
+        let names = index.image(id)?.record().chain.clone();
+        let held = index.hold(&names);
+        drop(index);
+        held.then(|| self.held(names))
+    }
+
+    /// Keeps the layers whose directories these are, as [`Image::layers`] named them in an earlier life of the process:
+    /// a container may outlive its image. `None` if one of them is not here.
+    #[must_use]
+    pub fn hold_paths(&self, layers: &[PathBuf]) -> Option<Hold> {
+        let name = |path: &PathBuf| {
+            let own = path.strip_prefix(&self.shared.layers_path).ok()?;
+            own.parent()?.to_str().map(str::to_owned)
+        };
+        let names: Vec<_> = layers.iter().map(name).collect::<Option<_>>()?;
+        let held = self.shared.write().hold(&names);
+        held.then(|| self.held(names))
+    }
+
+    fn held(&self, names: Vec<String>) -> Hold {
+        Hold { shared: Arc::clone(&self.shared), names }
+    }
+
+    /// What all images take on disk, each layer counted once; from memory.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.shared.read().usage()
+    }
+
+    /// The store's directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.shared.root_path
+    }
+}
+
+impl Shared {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writer(&self) -> MutexGuard<'_, ()> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_serial(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Makes a staging directory with an empty `fs` in it.
+    fn stage(&self) -> wharf_sys::Result<(String, OwnedFd)> {
+        let name = format!("{}", self.next_serial());
+        wharf_snapshots::ensure_directory(self.staging.as_fd(), &name)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let own = open_below(self.staging.as_fd(), OsStr::new(&name), flags, Resolve::BeneathNoLinks)?;
+        wharf_snapshots::ensure_directory(own.as_fd(), "fs")?;
+        Ok((name, own))
+    }
+
+    fn staged_path(&self, name: &str) -> PathBuf {
+        self.root_path.join("staging").join(name)
+    }
+
+    fn image_path(&self, id: &Digest) -> PathBuf {
+        self.root_path.join("images").join(id.hex())
+    }
+}
+
+fn system(what: &'static str) -> impl Fn(wharf_sys::Error) -> StoreError {
+    move |source| StoreError::System { what, source }
+}

@@ -1,0 +1,306 @@
+//! From layers and documents to an image.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, RenameFlags, renameat2};
+use nix::sys::stat::Mode;
+use sha2::{Digest as _, Sha256};
+use wharf_sys::Error;
+use wharf_sys::error::Named;
+use wharf_sys::fs::{Resolve, open_below};
+use wharf_types::{Digest, Reference};
+
+use super::{Shared, Store, StoreError, system};
+use crate::chain::{self, Chain, ChainLayer};
+use crate::config::{ImageConfig, parse_config};
+use crate::image::Image;
+use crate::layer::Layer;
+use crate::manifest::{Document, Manifest, parse_index_or_manifest};
+use crate::records::{ImageRecord, save_layer};
+use crate::unpack::Contents;
+
+/// An image whose parts are all here.
+#[derive(Debug)]
+pub struct NewImage<'a> {
+    /// What was asked for.
+    pub reference: &'a Reference,
+    /// What the reference was resolved to: the digest of an index, or of the manifest.
+    pub resolved: &'a Digest,
+    /// The bytes of the manifest for this platform.
+    pub manifest: &'a [u8],
+    /// Their digest, as the index or the registry gave it.
+    pub manifest_digest: &'a Digest,
+    /// The bytes of the config.
+    pub config: &'a [u8],
+    /// The layers, bottom first, as the config lists them.
+    pub layers: Vec<Layer>,
+    /// Whether the kubelet should never collect the image.
+    pub pinned: bool,
+}
+
+/// A new image, verified.
+struct Verified {
+    id: Digest,
+    config: ImageConfig,
+}
+
+/// What a commit publishes.
+struct Parts {
+    verified: Verified,
+    chain: Chain,
+    thin: Option<Thin>,
+}
+
+/// A thin layer in the staging directory.
+struct Thin {
+    staged: String,
+    name: String,
+    contents: Arc<Contents>,
+}
+
+impl Store {
+    /// Makes an image visible, durably. An image that is here already gets the reference as a further name; the tag
+    /// leaves the image it meant before. Blocks for the disk.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the store is as before, save that whole layers may stay for a later pull.
+    pub fn commit(&self, image: NewImage<'_>) -> Result<Arc<Image>, StoreError> {
+        let shared = &self.shared;
+        let verified = verify(&image)?;
+        let layers = image.layers.iter().map(|layer| shared.chain_layer(layer)).collect::<Result<_, _>>()?;
+        let chain = chain::plan(layers)?;
+        let thin = shared.make_thin(&chain, &verified.id)?;
+        let parts = Parts { verified, chain, thin };
+        let committed = self.publish(&image, &parts);
+        if let Some(thin) = &parts.thin {
+            // Gone if it was published.
+            shared.discard_staged(&thin.staged);
+        }
+        committed
+    }
+
+    fn publish(&self, image: &NewImage<'_>, parts: &Parts) -> Result<Arc<Image>, StoreError> {
+        let shared = &self.shared;
+        let Parts { verified, chain, thin } = parts;
+        if thin.is_some() || image.layers.iter().any(|layer| matches!(layer, Layer::Unpacked(_))) {
+            // One for the whole image: the cheapest way to make many small files durable.
+            nix::unistd::syncfs(&shared.layers)
+                .map_err(|errno| system("sync its layers")(Error::new("syncfs", "layers", errno)))?;
+        }
+        let _writer = shared.writer();
+        let mut layers = Vec::new();
+        for layer in &image.layers {
+            if let Layer::Unpacked(unpacked) = layer {
+                shared.show_layer(&unpacked.staged, unpacked.diff_id().hex(), &unpacked.contents)?;
+            }
+            layers.push(layer.diff_id().hex().to_owned());
+        }
+        let mut names: Vec<_> = chain.layers.iter().map(|layer| layer.name.clone()).collect();
+        if let Some(thin) = thin {
+            shared.show_layer(&thin.staged, &thin.name, &thin.contents)?;
+            layers.push(thin.name.clone());
+            names.insert(0, thin.name.clone());
+        }
+        nix::unistd::fsync(&shared.layers)
+            .map_err(|errno| system("sync its layers")(Error::new("fsync", "layers", errno)))?;
+        layers.sort();
+        layers.dedup();
+        shared.write_content(image.manifest_digest, image.manifest)?;
+        shared.write_content(&verified.id, image.config)?;
+        let record = shared.record(image, verified, layers, names);
+        let path = shared.image_path(&verified.id);
+        let failed = |source| StoreError::Record { id: verified.id.clone(), source };
+        record.save(&path).map_err(failed)?;
+        let new = Image::new(verified.id.clone(), record, verified.config.clone(), &shared.layers_path);
+        let new = Arc::new(new);
+        shared.take_tag(image.reference, &new)?;
+        tracing::info!(image = %new.id(), reference = %image.reference, "image stored");
+        Ok(new)
+    }
+}
+
+/// Checks that all parts belong together.
+fn verify(image: &NewImage<'_>) -> Result<Verified, StoreError> {
+    let mismatch = |reason: String| Err(StoreError::Mismatch { reason });
+    let found = digest_of(image.manifest);
+    if found != *image.manifest_digest {
+        return mismatch(format!("the manifest is {found}, not {}", image.manifest_digest));
+    }
+    if image.reference.digest().is_some_and(|asked| asked != image.resolved) {
+        return mismatch(format!("{} was resolved to {}", image.reference, image.resolved));
+    }
+    let manifest = match parse_index_or_manifest(image.manifest, None) {
+        Ok(Document::Manifest(manifest)) => manifest,
+        Ok(Document::Index(_)) => return mismatch("an index stands in the place of the manifest".into()),
+        Err(source) => return Err(StoreError::Document { what: "manifest", source }),
+    };
+    let id = digest_of(image.config);
+    if id != manifest.config.digest || image.config.len() as u64 != manifest.config.size_bytes {
+        return mismatch(format!("the config is {id}, the manifest says {}", manifest.config.digest));
+    }
+    let (config, diff_ids) =
+        parse_config(image.config).map_err(|source| StoreError::Document { what: "config", source })?;
+    verify_layers(image, &manifest, &diff_ids)?;
+    Ok(Verified { id, config })
+}
+
+fn verify_layers(image: &NewImage<'_>, manifest: &Manifest, diff_ids: &[Digest]) -> Result<(), StoreError> {
+    let counts = (manifest.layers.len(), diff_ids.len(), image.layers.len());
+    if counts.0 != counts.1 || counts.1 != counts.2 {
+        let reason =
+            format!("{} layers in the manifest, {} in the config, {} given", counts.0, counts.1, counts.2);
+        return Err(StoreError::Mismatch { reason });
+    }
+    for ((layer, diff_id), listed) in image.layers.iter().zip(diff_ids).zip(&manifest.layers) {
+        let blob_fits = match layer {
+            Layer::Unpacked(layer) => layer.source.blob_digest == listed.descriptor.digest,
+            Layer::Stored { .. } => true,
+        };
+        if layer.diff_id() != diff_id || !blob_fits {
+            let reason = format!("layer {diff_id} of the config is not {}", layer.diff_id());
+            return Err(StoreError::Mismatch { reason });
+        }
+    }
+    Ok(())
+}
+
+fn digest_of(bytes: &[u8]) -> Digest {
+    Digest::from_sha256(Sha256::digest(bytes).into())
+}
+
+impl Shared {
+    fn chain_layer(&self, layer: &Layer) -> Result<ChainLayer, StoreError> {
+        let name = layer.diff_id().hex().to_owned();
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let open = |directory: &OwnedFd, name: &str| {
+            open_below(directory.as_fd(), format!("{name}/fs"), flags, Resolve::BeneathNoLinks)
+                .map_err(system("open a layer"))
+        };
+        let (root, contents) = match layer {
+            Layer::Unpacked(layer) => (open(&self.staging, &layer.staged)?, Arc::clone(&layer.contents)),
+            Layer::Stored { .. } => {
+                let reason = || format!("layer {name} is not here");
+                let contents = self.read().contents(&name);
+                let contents = contents.ok_or_else(|| StoreError::Mismatch { reason: reason() })?;
+                (open(&self.layers, &name)?, contents)
+            }
+        };
+        Ok(ChainLayer { name, root, contents })
+    }
+
+    fn make_thin(&self, chain: &Chain, id: &Digest) -> Result<Option<Thin>, StoreError> {
+        if !chain.needs_thin_layer() {
+            return Ok(None);
+        }
+        let (staged, own) = self.stage().map_err(system("make a layer"))?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let made = open_below(own.as_fd(), "fs", flags, Resolve::BeneathNoLinks)
+            .map_err(system("make a layer"))
+            .and_then(|root| Ok(chain.make_thin_layer(&root)?))
+            .and_then(|contents| {
+                let info = self.staged_path(&staged).join("info");
+                save_layer(&info, &contents)
+                    .map_err(|source| StoreError::Record { id: id.clone(), source })?;
+                Ok(Arc::new(contents))
+            });
+        match made {
+            Ok(contents) => Ok(Some(Thin { staged, name: format!("attrs-{}", id.hex()), contents })),
+            Err(error) => {
+                self.discard_staged(&staged);
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives a staged layer its place. If it has one already, from another pull, that one is as good.
+    fn show_layer(&self, staged: &str, name: &str, contents: &Arc<Contents>) -> Result<(), StoreError> {
+        let flags = RenameFlags::RENAME_NOREPLACE;
+        match renameat2(&self.staging, OsStr::new(staged), &self.layers, OsStr::new(name), flags) {
+            // Twice in one image, the second time under the name it has now.
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(system("show a layer")(Error::new("rename", name, errno))),
+        }
+        self.write().insert_layer(name.to_owned(), Arc::clone(contents));
+        Ok(())
+    }
+
+    fn write_content(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
+        let failed = system("keep a document");
+        let staged = format!("{}", self.next_serial());
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let write = || {
+            let fd = nix::fcntl::openat(&self.staging, staged.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR);
+            let mut file = std::fs::File::from(fd.named("openat", || staged.clone())?);
+            std::io::Write::write_all(&mut file, bytes).named("write", || staged.clone())?;
+            file.sync_all().named("fsync", || staged.clone())?;
+            let hex = digest.hex();
+            nix::fcntl::renameat(&self.staging, staged.as_str(), &self.content, hex)
+                .named("rename", || hex.into())?;
+            nix::unistd::fsync(&self.content).named("fsync", || "content".into())
+        };
+        write().map_err(failed)
+    }
+
+    /// The record of a new image, or of one that is here with a further name.
+    fn record(
+        &self,
+        image: &NewImage<'_>,
+        verified: &Verified,
+        layers: Vec<String>,
+        chain: Vec<String>,
+    ) -> ImageRecord {
+        let index = self.read();
+        let old = index.image(&verified.id).map(|image| image.record().clone());
+        let usage =
+            layers.iter().filter_map(|name| index.contents(name)).map(|contents| contents.usage.bytes);
+        let size_bytes = usage.sum::<u64>() + (image.manifest.len() + image.config.len()) as u64;
+        drop(index);
+        let mut record = old.unwrap_or_else(|| ImageRecord {
+            id: verified.id.to_string(),
+            manifests: Vec::new(),
+            repo_tags: Vec::new(),
+            repo_digests: Vec::new(),
+            serial: 0,
+            size_bytes,
+            layers,
+            chain,
+            pinned: false,
+        });
+        record.serial = self.next_serial();
+        record.pinned |= image.pinned;
+        add(&mut record.manifests, image.manifest_digest.to_string());
+        add(&mut record.repo_digests, image.reference.with_digest(image.resolved).to_string());
+        if let Some(tag) = image.reference.tagged() {
+            add(&mut record.repo_tags, tag);
+        }
+        record
+    }
+
+    /// Puts an image into the index, and takes its new tag from the image that had it. Should a crash come between the
+    /// two records, the higher serial says whose the tag is.
+    fn take_tag(&self, reference: &Reference, new: &Arc<Image>) -> Result<(), StoreError> {
+        let tag = reference.tagged();
+        let before = tag.as_ref().and_then(|tag| self.read().by_reference(tag).cloned());
+        let Some(before) = before.filter(|before| before.id() != new.id()) else {
+            self.write().insert_image(Arc::clone(new));
+            return Ok(());
+        };
+        let mut record = before.record().clone();
+        record.repo_tags.retain(|old| Some(old) != tag.as_ref());
+        let saved = record.save(&self.image_path(before.id()));
+        let mut index = self.write();
+        index.insert_image(Arc::new(before.with_record(record)));
+        index.insert_image(Arc::clone(new));
+        drop(index);
+        saved.map_err(|source| StoreError::Record { id: before.id().clone(), source })
+    }
+}
+
+fn add(list: &mut Vec<String>, item: String) {
+    if !list.contains(&item) {
+        list.push(item);
+    }
+}

@@ -1,0 +1,175 @@
+//! The index: everything that is asked often, in memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use wharf_snapshots::tree::Usage;
+use wharf_types::{Digest, Reference};
+
+use crate::image::Image;
+use crate::unpack::Contents;
+
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    images: BTreeMap<Digest, Arc<Image>>,
+    /// Tags and digest references.
+    references: HashMap<String, Digest>,
+    layers: HashMap<String, LayerState>,
+}
+
+#[derive(Debug)]
+struct LayerState {
+    contents: Arc<Contents>,
+    /// Images that have it.
+    images: usize,
+    /// Containers and pulls that use it.
+    holds: usize,
+    /// Its last image was removed: it goes when it is no longer used. A layer that never had one waits for a sweep.
+    doomed: bool,
+}
+
+impl Index {
+    pub(super) fn images(&self) -> impl Iterator<Item = &Arc<Image>> {
+        self.images.values()
+    }
+
+    pub(super) fn image(&self, id: &Digest) -> Option<&Arc<Image>> {
+        self.images.get(id)
+    }
+
+    pub(super) fn by_reference(&self, reference: &str) -> Option<&Arc<Image>> {
+        self.images.get(self.references.get(reference)?)
+    }
+
+    pub(super) fn find(&self, text: &str) -> Option<Arc<Image>> {
+        if let Some(hex) = text.strip_prefix("sha256:") {
+            return self.by_prefix(hex);
+        }
+        if let Ok(reference) = text.parse::<Reference>() {
+            let key = match reference.digest() {
+                Some(digest) => reference.with_digest(digest).to_string(),
+                None => reference.to_string(),
+            };
+            if let Some(image) = self.by_reference(&key) {
+                return Some(Arc::clone(image));
+            }
+        }
+        self.by_prefix(text)
+    }
+
+    /// The only image whose id begins so.
+    fn by_prefix(&self, hex: &str) -> Option<Arc<Image>> {
+        if hex.is_empty() {
+            return None;
+        }
+        let mut matches = self.images.values().filter(|image| image.id().hex().starts_with(hex));
+        let first = matches.next()?;
+        matches.next().is_none().then(|| Arc::clone(first))
+    }
+
+    /// Adds an image or replaces what it was; its layers are here.
+    pub(super) fn insert_image(&mut self, image: Arc<Image>) {
+        if let Some(old) = self.images.get(image.id()).cloned() {
+            self.forget_references(&old);
+        } else {
+            for name in &image.record().layers {
+                if let Some(layer) = self.layers.get_mut(name) {
+                    layer.images += 1;
+                    layer.doomed = false;
+                }
+            }
+        }
+        for reference in image.repo_tags().iter().chain(image.repo_digests()) {
+            self.references.insert(reference.clone(), image.id().clone());
+        }
+        self.images.insert(image.id().clone(), image);
+    }
+
+    fn forget_references(&mut self, image: &Image) {
+        for reference in image.repo_tags().iter().chain(image.repo_digests()) {
+            if self.references.get(reference) == Some(image.id()) {
+                self.references.remove(reference);
+            }
+        }
+    }
+
+    /// Removes an image; returns the names of the layers that nothing uses any more, which are gone from here.
+    pub(super) fn remove_image(&mut self, id: &Digest) -> Vec<String> {
+        let Some(image) = self.images.remove(id) else { return Vec::new() };
+        self.forget_references(&image);
+        for name in &image.record().layers {
+            if let Some(layer) = self.layers.get_mut(name) {
+                layer.images = layer.images.saturating_sub(1);
+                layer.doomed = layer.images == 0;
+            }
+        }
+        self.take_unused(&image.record().layers)
+    }
+
+    pub(super) fn has_layer(&self, name: &str) -> bool {
+        self.layers.contains_key(name)
+    }
+
+    pub(super) fn contents(&self, name: &str) -> Option<Arc<Contents>> {
+        self.layers.get(name).map(|layer| Arc::clone(&layer.contents))
+    }
+
+    pub(super) fn insert_layer(&mut self, name: String, contents: Arc<Contents>) {
+        self.layers.entry(name).or_insert(LayerState { contents, images: 0, holds: 0, doomed: false });
+    }
+
+    /// Holds all of these layers, or none if one is missing.
+    pub(super) fn hold(&mut self, names: &[String]) -> bool {
+        if !names.iter().all(|name| self.layers.contains_key(name)) {
+            return false;
+        }
+        for name in names {
+            if let Some(layer) = self.layers.get_mut(name) {
+                layer.holds += 1;
+            }
+        }
+        true
+    }
+
+    /// Ends a hold; returns whether one of the layers now waits to be removed.
+    pub(super) fn release(&mut self, names: &[String]) -> bool {
+        let mut unused = false;
+        for name in names {
+            if let Some(layer) = self.layers.get_mut(name) {
+                layer.holds = layer.holds.saturating_sub(1);
+                unused |= layer.is_unused();
+            }
+        }
+        unused
+    }
+
+    /// Takes those of the layers out that were doomed and have no user.
+    pub(super) fn take_unused(&mut self, names: &[String]) -> Vec<String> {
+        let mut unused: Vec<_> = names
+            .iter()
+            .filter(|name| self.layers.get(*name).is_some_and(LayerState::is_unused))
+            .cloned()
+            .collect();
+        unused.retain(|name| self.layers.remove(name).is_some());
+        unused
+    }
+
+    /// Takes all layers out that no image has and no one uses.
+    pub(super) fn take_orphans(&mut self) -> Vec<(String, Arc<Contents>)> {
+        let orphans = self.layers.extract_if(|_, layer| layer.images == 0 && layer.holds == 0);
+        orphans.map(|(name, layer)| (name, layer.contents)).collect()
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        let layers = self.layers.values().filter(|layer| layer.images > 0).map(|layer| layer.contents.usage);
+        // Record, config and manifest.
+        let documents = Usage { bytes: 3 * 4096, inodes: 3 };
+        layers.chain(self.images.values().map(|_| documents)).sum()
+    }
+}
+
+impl LayerState {
+    fn is_unused(&self) -> bool {
+        self.doomed && self.images == 0 && self.holds == 0
+    }
+}

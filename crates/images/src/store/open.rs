@@ -1,0 +1,208 @@
+//! Opening: what is on disk becomes the index, and what cannot be understood is put aside. Nothing here is fatal but a
+//! disk that cannot be read at all.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, RwLock};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, RenameFlags, renameat2};
+use nix::sys::stat::{Mode, fchmod};
+use sha2::{Digest as _, Sha256};
+use wharf_snapshots::{Trash, ensure_directory, list_names};
+use wharf_sys::Error;
+use wharf_sys::error::Named;
+use wharf_sys::fs::{Resolve, open, open_below, read_bounded};
+use wharf_types::Digest;
+
+use super::index::Index;
+use super::{Shared, Store, StoreError, system};
+use crate::config::{ImageConfig, parse_config};
+use crate::image::Image;
+use crate::limits::Limits;
+use crate::manifest::CONFIG_LIMIT_BYTES;
+use crate::records::{ImageRecord, load_layer};
+
+impl Store {
+    /// Opens the store in a directory, making it if need be, with the default bounds on layers.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] if another process has it open, [`StoreError::System`] if the disk refuses. Damaged records
+    /// and layers are put into `quarantine/` and reported; they are no error.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        Self::open_with(root, Limits::default())
+    }
+
+    /// As [`Store::open`], with other bounds.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with(root: &Path, limits: Limits) -> Result<Self, StoreError> {
+        let failed = system("be opened");
+        std::fs::create_dir_all(root).named("mkdir", || root.display().to_string()).map_err(&failed)?;
+        let root_path =
+            root.canonicalize().named("realpath", || root.display().to_string()).map_err(&failed)?;
+        let root = open(&root_path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(&failed)?;
+        fchmod(&root, Mode::S_IRWXU).named("fchmod", String::new).map_err(&failed)?;
+        let lock = lock(&root, &root_path)?;
+        let directory = |name: &str| make(&root, name).map_err(&failed);
+        directory("content")?;
+        let (staging, quarantine) = (directory("staging")?, directory("quarantine")?);
+        let trash = Trash::open(root.as_fd(), "trash").map_err(&failed)?;
+        for name in list_names(staging.as_fd()).map_err(&failed)? {
+            trash.discard(staging.as_fd(), &name).map_err(&failed)?;
+        }
+        let mut shared = Shared {
+            layers_path: root_path.join("layers"),
+            content: directory("content/sha256")?,
+            layers: directory("layers")?,
+            images: directory("images")?,
+            staging,
+            trash,
+            limits,
+            serial: AtomicU64::new(0),
+            index: RwLock::new(Index::default()),
+            writer: Mutex::new(()),
+            root_path,
+            _lock: lock,
+        };
+        let next = Loader { shared: &shared, quarantine: &quarantine }.load().map_err(&failed)?;
+        shared.serial = AtomicU64::new(next);
+        Ok(Self { shared: Arc::new(shared) })
+    }
+}
+
+fn lock(root: &OwnedFd, path: &Path) -> Result<Flock<OwnedFd>, StoreError> {
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = nix::fcntl::openat(root, "lock", flags, Mode::S_IRUSR | Mode::S_IWUSR)
+        .named("openat", || "lock".into())
+        .map_err(system("be locked"))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_file, errno)| match errno {
+        Errno::EWOULDBLOCK => StoreError::InUse { path: path.to_owned() },
+        errno => system("be locked")(Error::new("flock", "lock", errno)),
+    })
+}
+
+fn make(root: &OwnedFd, name: &str) -> wharf_sys::Result<OwnedFd> {
+    ensure_directory(root.as_fd(), name)?;
+    open_below(root.as_fd(), name, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Resolve::BeneathNoLinks)
+}
+
+struct Loader<'a> {
+    shared: &'a Shared,
+    quarantine: &'a OwnedFd,
+}
+
+impl Loader<'_> {
+    /// Fills the index; returns the next serial number.
+    fn load(&self) -> wharf_sys::Result<u64> {
+        for name in list_names(self.shared.layers.as_fd())? {
+            self.load_layer(&name);
+        }
+        let mut records = Vec::new();
+        for name in list_names(self.shared.images.as_fd())? {
+            records.extend(self.load_image(&name));
+        }
+        records.sort_by_key(|(_, record, _)| record.serial);
+        let next = records.last().map_or(1, |(_, record, _)| record.serial + 1);
+        // A tag that two records claim is the later one's.
+        let mut owners = HashMap::new();
+        for (_, record, _) in &records {
+            owners.extend(record.repo_tags.iter().map(|tag| (tag.clone(), record.id.clone())));
+        }
+        for (id, mut record, config) in records {
+            record.repo_tags.retain(|tag| owners.get(tag) == Some(&record.id));
+            let image = Image::new(id, record, config, &self.shared.layers_path);
+            self.shared.write().insert_image(Arc::new(image));
+        }
+        Ok(next)
+    }
+
+    fn load_layer(&self, name: &OsStr) {
+        let path = self.shared.layers_path.join(name);
+        let loaded = match load_layer(&path.join("info")) {
+            Ok(contents) if path.join("fs").is_dir() => Ok(contents),
+            Ok(_) => Err("its directory is missing".to_owned()),
+            Err(error) => Err(chain_of(&error)),
+        };
+        match (loaded, name.to_str()) {
+            (Ok(contents), Some(name)) => {
+                self.shared.write().insert_layer(name.to_owned(), Arc::new(contents));
+            }
+            (loaded, _) => {
+                let reason = loaded.err().unwrap_or_else(|| "its name is no text".into());
+                self.put_aside(&self.shared.layers, name, &reason);
+            }
+        }
+    }
+
+    fn load_image(&self, name: &OsStr) -> Option<(Digest, ImageRecord, ImageConfig)> {
+        if Path::new(name).extension().is_some() {
+            // A record that was being written: the older one, if any, is whole beside it.
+            if let Err(error) = self.shared.trash.discard(self.shared.images.as_fd(), name) {
+                tracing::warn!(name = %name.display(), %error, "half a record cannot be removed");
+            }
+            return None;
+        }
+        match self.read_image(name) {
+            Ok(loaded) => Some(loaded),
+            Err(reason) => {
+                self.put_aside(&self.shared.images, name, &reason);
+                None
+            }
+        }
+    }
+
+    fn read_image(&self, name: &OsStr) -> Result<(Digest, ImageRecord, ImageConfig), String> {
+        let path = self.shared.root_path.join("images").join(name);
+        let record = ImageRecord::load(&path).map_err(|error| chain_of(&error))?;
+        let id = record.id().map_err(|error| chain_of(&error))?;
+        if name != id.hex() {
+            return Err(format!("it is the record of {id}"));
+        }
+        let index = self.shared.read();
+        if let Some(missing) = record.layers.iter().chain(&record.chain).find(|name| !index.has_layer(name)) {
+            return Err(format!("its layer {missing} is missing"));
+        }
+        drop(index);
+        if record.chain.is_empty() {
+            return Err("it has no layer to mount".into());
+        }
+        let bytes =
+            open_below(self.shared.content.as_fd(), id.hex(), OFlag::O_RDONLY, Resolve::BeneathNoLinks)
+                .and_then(|fd| read_bounded(&fd, CONFIG_LIMIT_BYTES))
+                .map_err(|error| error.to_string())?;
+        if Digest::from_sha256(Sha256::digest(&bytes).into()) != id {
+            return Err("its config is damaged".into());
+        }
+        let (config, _layers) = parse_config(&bytes).map_err(|error| chain_of(&error))?;
+        Ok((id, record, config))
+    }
+
+    /// Moves what cannot be understood where a person can look at it and nothing else does.
+    fn put_aside(&self, directory: &OwnedFd, name: &OsStr, reason: &str) {
+        tracing::warn!(name = %name.display(), reason, "a damaged record or layer is put into quarantine");
+        for attempt in 0..1000 {
+            let mut target = OsString::from(name);
+            target.push(format!(".{attempt}"));
+            let flags = RenameFlags::RENAME_NOREPLACE;
+            match renameat2(directory, name, self.quarantine, target.as_os_str(), flags) {
+                Err(Errno::EEXIST) => {}
+                Err(errno) => {
+                    tracing::warn!(name = %name.display(), %errno, "it cannot be moved, and is ignored where it is");
+                    return;
+                }
+                Ok(()) => return,
+            }
+        }
+    }
+}
+
+/// An error with all its causes, for a log line.
+fn chain_of(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

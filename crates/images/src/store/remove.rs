@@ -1,0 +1,79 @@
+//! The end of images and layers.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use wharf_snapshots::tree::Usage;
+use wharf_sys::Error;
+
+use super::{Shared, Store, StoreError, system};
+
+impl Store {
+    /// Removes the image that a text means (see [`Store::find`]), with all its names; `false` if there is none. It is
+    /// gone on return; the disk is freed later, and layers that are held, when they no longer are.
+    ///
+    /// # Errors
+    /// [`StoreError::System`] if the record cannot be removed; then the image stays.
+    pub fn remove(&self, text: &str) -> Result<bool, StoreError> {
+        let shared = &self.shared;
+        let _writer = shared.writer();
+        let Some(image) = shared.read().find(text) else { return Ok(false) };
+        match unlinkat(&shared.images, image.id().hex(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => {
+                let source = Error::new("unlinkat", image.id().to_string(), errno);
+                return Err(StoreError::System { what: "remove the record of an image", source });
+            }
+        }
+        let unused = shared.write().remove_image(image.id());
+        // Should a power cut bring the record back, its layers must be missing to be noticed, or whole.
+        nix::unistd::fsync(&shared.images)
+            .map_err(|errno| system("sync its records")(Error::new("fsync", "images", errno)))?;
+        shared.discard_layers(&unused);
+        let manifests = image.record().manifests.iter().filter_map(|digest| digest.strip_prefix("sha256:"));
+        for hex in manifests.chain([image.id().hex()]) {
+            if let Err(errno) = unlinkat(&shared.content, hex, UnlinkatFlags::NoRemoveDir)
+                && errno != Errno::ENOENT
+            {
+                tracing::warn!(hex, %errno, "a document of a removed image stays");
+            }
+        }
+        tracing::info!(image = %image.id(), "image removed");
+        Ok(true)
+    }
+
+    /// Removes every layer that no image has and nobody holds, as crashes and failed pulls leave them. To be called once
+    /// those who use layers have said so by [`Store::hold_paths`]. Returns what was freed, or will be shortly.
+    #[must_use]
+    pub fn sweep(&self) -> Usage {
+        let _writer = self.shared.writer();
+        let orphans = self.shared.write().take_orphans();
+        let names: Vec<_> = orphans.iter().map(|(name, _)| name.clone()).collect();
+        self.shared.discard_layers(&names);
+        orphans.iter().map(|(_, contents)| contents.usage).sum()
+    }
+}
+
+impl Shared {
+    /// Ends a hold.
+    pub(crate) fn release(&self, names: &[String]) {
+        let unused = self.write().release(names);
+        if unused {
+            let _writer = self.writer();
+            let unused = self.write().take_unused(names);
+            self.discard_layers(&unused);
+        }
+    }
+
+    /// Takes layers out of sight that the index no longer has. The writer's lock is held, so that no commit finds the
+    /// directory of such a layer and takes it for a whole one.
+    fn discard_layers(&self, names: &[String]) {
+        for name in names {
+            if let Err(error) = self.trash.discard(self.layers.as_fd(), OsStr::new(name)) {
+                tracing::warn!(layer = %name, %error, "a layer could not be removed");
+            }
+        }
+    }
+}

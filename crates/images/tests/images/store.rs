@@ -1,0 +1,269 @@
+//! Names, removal, holds, and what a crash or damage leaves.
+
+use std::fs;
+use std::sync::Arc;
+
+use wharf_images::{Layer, NewImage, Store, StoreError};
+use wharf_types::{ErrorKind, Reference};
+
+use crate::support::{Rig, Tar, documents, limits, sha256, shown};
+
+fn archive(content: &str) -> Vec<u8> {
+    Tar::new().file("f", content).end()
+}
+
+fn tags(rig: &Rig) -> Vec<Vec<String>> {
+    rig.store.list().iter().map(|image| image.repo_tags().to_vec()).collect()
+}
+
+#[test]
+fn an_image_is_found_by_all_its_names() {
+    let rig = Rig::new();
+    let image = rig.image("busybox", &[archive("1")]).unwrap();
+    let id = image.id().clone();
+    assert_eq!(image.repo_tags(), ["docker.io/library/busybox:latest"]);
+    assert_eq!(image.repo_digests().len(), 1);
+    let digest = image.repo_digests()[0].clone();
+    let tagged = digest.replace('@', ":latest@");
+    let (full, hex) = (id.to_string(), id.hex().to_owned());
+    for name in
+        ["busybox", "docker.io/busybox:latest", &digest, &tagged, &full, &hex, &hex[..12], &full[..19]]
+    {
+        assert_eq!(rig.store.find(name).map(|image| image.id().clone()), Some(id.clone()), "{name}");
+    }
+    for name in ["", "sha256:", "busybox:other", "zzz", &format!("a.b/c@{id}"), "../x"] {
+        assert!(rig.store.find(name).is_none(), "{name}");
+    }
+    assert!(image.size_bytes() > 0);
+    image.config().admit(|config| {
+        assert_eq!((config.user.as_str(), &config.cmd[..]), ("7:8", &["sh".to_owned()][..]));
+    });
+}
+
+#[test]
+fn one_image_of_two_registries_has_both_names() {
+    let rig = Rig::new();
+    let one = rig.image("a.b/x:1", &[archive("1")]).unwrap();
+    let two = rig.image("c.d/y:2", &[archive("1")]).unwrap();
+    assert_eq!(one.id(), two.id());
+    assert_eq!(tags(&rig), [["a.b/x:1", "c.d/y:2"]]);
+    assert_eq!(two.repo_digests().len(), 2);
+    assert!(rig.store.remove("a.b/x:1").unwrap());
+    assert!(rig.store.list().is_empty() && rig.store.find("c.d/y:2").is_none());
+    assert!(!rig.store.remove("a.b/x:1").unwrap());
+}
+
+#[test]
+fn a_tag_moves_and_the_old_image_stays_by_digest() {
+    let rig = Rig::new();
+    let old = rig.image("a.b/x:1", &[archive("1")]).unwrap();
+    let new = rig.image("a.b/x:1", &[archive("2")]).unwrap();
+    assert_eq!(rig.store.find("a.b/x:1").unwrap().id(), new.id());
+    let old_now = rig.store.find(&old.id().to_string()).unwrap();
+    assert!(old_now.repo_tags().is_empty());
+    assert_eq!(old_now.repo_digests(), old.repo_digests());
+    let (root, temp) = (rig.root(), rig.temp);
+    drop(rig.store);
+    let store = Store::open(&root).unwrap();
+    assert_eq!(store.find("a.b/x:1").unwrap().id(), new.id());
+    assert!(store.find(old.id().hex()).unwrap().repo_tags().is_empty());
+    drop(temp);
+}
+
+#[test]
+fn a_pull_by_digest_has_no_tag() {
+    let rig = Rig::new();
+    let (manifest, _) = documents(&[archive("1")]);
+    let reference = format!("a.b/x@{}", sha256(manifest.as_bytes()));
+    let image = rig.image(&reference, &[archive("1")]).unwrap();
+    assert!(image.repo_tags().is_empty());
+    assert_eq!(image.repo_digests(), std::slice::from_ref(&reference));
+    assert!(rig.store.find(&reference).is_some());
+}
+
+#[test]
+fn layers_are_shared_and_go_with_their_last_user() {
+    let rig = Rig::new();
+    let (base, one, two) = (archive("base"), archive("1"), archive("2"));
+    let first = rig.image("a.b/x:1", &[base.clone(), one.clone()]).unwrap();
+    let before = rig.store.usage();
+    let second = rig.image("a.b/x:2", &[base.clone(), two]).unwrap();
+    let both = rig.store.usage();
+    assert!(both.inodes - before.inodes < before.inodes, "the base is counted once");
+    let hold = rig.store.hold(first.id()).unwrap();
+    assert_eq!(hold.paths(), first.layers());
+    assert!(rig.store.remove("a.b/x:1").unwrap());
+    assert!(rig.store.usage().bytes < both.bytes);
+    assert!(rig.store.has_layer(&sha256(&one)) && first.layers()[0].exists(), "held");
+    drop(hold);
+    assert!(!rig.store.has_layer(&sha256(&one)) && !first.layers()[0].exists());
+    assert!(second.layers()[1].exists());
+    assert!(rig.store.remove(second.id().hex()).unwrap());
+    assert!(!second.layers()[1].exists());
+    assert_eq!(rig.store.usage(), wharf_images::Usage::default());
+    assert_eq!(fs::read_dir(rig.root().join("content/sha256")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_hold_outlives_the_process_by_its_paths() {
+    let rig = Rig::new();
+    let image = rig.image("a.b/x:1", &[archive("1")]).unwrap();
+    std::mem::drop(rig.store.hold(image.id()));
+    let hold = rig.store.hold(image.id()).unwrap();
+    assert!(rig.store.remove("a.b/x:1").unwrap());
+    let (root, _temp) = (rig.root(), rig.temp);
+    // The process dies: the hold is never released.
+    let paths = hold.paths();
+    let copy = root.with_extension("copy");
+    assert!(copy_tree(&root, &copy));
+    let moved: Vec<_> = paths.iter().map(|path| copy.join(path.strip_prefix(&root).unwrap())).collect();
+    let store = Store::open(&copy).unwrap();
+    let held = store.hold_paths(&moved).unwrap();
+    assert_eq!(store.sweep(), wharf_images::Usage::default());
+    assert!(moved[0].exists());
+    drop(held);
+    assert!(store.sweep().inodes > 0);
+    assert!(!moved[0].exists());
+    assert!(store.hold_paths(&moved).is_none());
+}
+
+fn copy_tree(from: &std::path::Path, to: &std::path::Path) -> bool {
+    fs::create_dir_all(to).unwrap();
+    fs::read_dir(from).unwrap().map(|entry| entry.unwrap()).all(|entry| {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &target)
+        } else {
+            fs::copy(entry.path(), target).is_ok()
+        }
+    })
+}
+
+#[test]
+fn simultaneous_pulls_and_removals_all_succeed() {
+    let rig = Arc::new(Rig::new());
+    std::thread::scope(|scope| {
+        for n in 0..4 {
+            let rig = Arc::clone(&rig);
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    let layers: Vec<Layer> = ["base", "top"]
+                        .iter()
+                        .map(|c| rig.unpack_plain(&archive(c)).unwrap().into())
+                        .collect();
+                    rig.commit(&format!("a.b/x:{n}"), &[archive("base"), archive("top")], layers).unwrap();
+                    let image = rig.store.find(&format!("a.b/x:{n}"));
+                    assert!(image.is_none_or(|image| image.layers().len() == 2));
+                    rig.store.remove(&format!("a.b/x:{n}")).unwrap();
+                }
+            });
+        }
+    });
+    assert!(rig.store.list().is_empty());
+    assert_eq!(fs::read_dir(rig.root().join("layers")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(rig.root().join("staging")).unwrap().count(), 0);
+}
+
+#[test]
+fn parts_that_do_not_belong_together_are_refused() {
+    let rig = Rig::new();
+    let (manifest, config) = documents(&[archive("1")]);
+    let digest = sha256(manifest.as_bytes());
+    let reference: Reference = "a.b/x:1".parse().unwrap();
+    let commit = |manifest: &str, config: &str, content: &str| {
+        rig.store.commit(NewImage {
+            reference: &reference,
+            resolved: &digest,
+            manifest: manifest.as_bytes(),
+            manifest_digest: &digest,
+            config: config.as_bytes(),
+            layers: vec![rig.unpack_plain(&archive(content)).unwrap().into()],
+            pinned: false,
+        })
+    };
+    for (manifest, config, content) in [
+        (&format!("{manifest} "), &config, "1"),
+        (&manifest, &format!("{config} "), "1"),
+        (&manifest, &config, "2"),
+    ] {
+        let error = commit(manifest, config, content).unwrap_err();
+        assert!(
+            matches!(error, StoreError::Mismatch { .. }) && error.kind() == ErrorKind::DataLoss,
+            "{error}"
+        );
+    }
+    assert!(rig.commit("a.b/x:1", &[archive("1"), archive("2")], Vec::new()).is_err());
+    assert!(rig.store.list().is_empty());
+    assert_eq!(fs::read_dir(rig.root().join("staging")).unwrap().count(), 0);
+    commit(&manifest, &config, "1").unwrap();
+}
+
+#[test]
+fn the_store_opens_as_it_was_left() {
+    let rig = Rig::new();
+    let image = rig.image("a.b/x:1", &[archive("1"), archive("2")]).unwrap();
+    let (root, usage) = (rig.root(), rig.store.usage());
+    let second = Store::open(&root).unwrap_err();
+    assert!(matches!(second, StoreError::InUse { .. }), "{}", shown(&second));
+    drop(rig.store);
+    let store = Store::open_with(&root, limits()).unwrap();
+    let again = store.find("a.b/x:1").unwrap();
+    assert_eq!(
+        (again.id(), again.layers(), again.size_bytes()),
+        (image.id(), image.layers(), image.size_bytes())
+    );
+    assert_eq!(store.usage(), usage);
+    drop(rig.temp);
+}
+
+#[test]
+fn what_a_crash_left_is_swept() {
+    let rig = Rig::new();
+    rig.image("a.b/x:1", &[archive("1")]).unwrap();
+    let root = rig.root();
+    drop(rig.store);
+    fs::create_dir_all(root.join("staging/17/fs/deep/er")).unwrap();
+    fs::write(root.join("staging/18"), "half a document").unwrap();
+    fs::create_dir_all(root.join("trash/0/x")).unwrap();
+    fs::write(root.join("images/abc.new"), "half a record").unwrap();
+    let store = Store::open(&root).unwrap();
+    assert_eq!(store.list().len(), 1);
+    drop(store);
+    for name in ["staging", "trash", "quarantine"] {
+        assert_eq!(fs::read_dir(root.join(name)).unwrap().count(), 0, "{name}");
+    }
+    assert_eq!(fs::read_dir(root.join("images")).unwrap().count(), 1);
+    drop(rig.temp);
+}
+
+/// Damages a store, given the ids of an image and of its first layer.
+type Damage = fn(&std::path::Path, &str, &str);
+
+#[test]
+fn damage_is_put_aside_and_a_pull_repairs_it() {
+    let archives = [archive("1"), archive("2")];
+    let damages: [(&str, Damage); 5] = [
+        ("record", |root, id, _| fs::write(root.join("images").join(id), "nonsense").unwrap()),
+        ("empty record", |root, id, _| fs::write(root.join("images").join(id), "").unwrap()),
+        ("config", |root, id, _| fs::write(root.join("content/sha256").join(id), "{}").unwrap()),
+        ("layer", |root, _, layer| fs::remove_dir_all(root.join("layers").join(layer)).unwrap()),
+        ("layer's record", |root, _, layer| {
+            fs::write(root.join("layers").join(layer).join("info"), "x").unwrap()
+        }),
+    ];
+    for (what, damage) in damages {
+        let rig = Rig::new();
+        let image = rig.image("a.b/x:1", &archives).unwrap();
+        rig.image("a.b/other:1", &[archive("3")]).unwrap();
+        let Rig { store, temp } = rig;
+        drop(store);
+        let root = temp.path().join("store");
+        damage(&root, image.id().hex(), sha256(&archives[0]).hex());
+        let rig = Rig { store: Store::open(&root).unwrap(), temp };
+        assert_eq!(tags(&rig), [["a.b/other:1"]], "{what}");
+        assert!(fs::read_dir(root.join("quarantine")).unwrap().count() > 0, "{what}");
+        let again = rig.image("a.b/x:1", &archives).unwrap();
+        assert_eq!(again.id(), image.id());
+        assert!(again.layers().iter().all(|layer| layer.exists()), "{what}");
+    }
+}

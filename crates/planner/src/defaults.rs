@@ -1,0 +1,158 @@
+//! What every container gets unless the request says otherwise: mounts, devices, masks.
+
+use wharf_isolation::{DeviceNode, MountPlan, Source};
+use wharf_sys::mount::{Attributes, Propagation};
+use wharf_types::{ContainerPath, HostPath, PathError};
+
+/// Paths that read as empty, for containers whose request sends no list of its own.
+pub const MASKED_PATHS: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// Paths that cannot be written, for containers whose request sends no list of its own.
+pub const READONLY_PATHS: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Whether a container may change what the kernel shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Privilege {
+    /// `/sys` and the cgroups are read-only.
+    Ordinary,
+    /// They are writable.
+    Privileged,
+}
+
+const SAFE: Attributes = Attributes::NO_SUID.and(Attributes::NO_EXEC).and(Attributes::NO_DEV);
+
+/// The kernel's file systems and `/dev`, in mounting order.
+///
+/// # Errors
+/// Never for these constants; paths are checked all the same.
+pub fn mounts(privilege: Privilege, shm: &HostPath) -> Result<Vec<MountPlan>, PathError> {
+    let seen = match privilege {
+        Privilege::Ordinary => SAFE.and(Attributes::READ_ONLY),
+        Privilege::Privileged => SAFE,
+    };
+    Ok(vec![
+        filesystem("/proc", "proc", &[], SAFE)?,
+        filesystem("/dev", "tmpfs", &[("mode", "755"), ("size", "65536k")], Attributes::NO_SUID)?,
+        filesystem(
+            "/dev/pts",
+            "devpts",
+            &[("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")],
+            Attributes::NO_SUID.and(Attributes::NO_EXEC),
+        )?,
+        bind("/dev/shm", shm.clone(), SAFE)?,
+        filesystem("/dev/mqueue", "mqueue", &[], SAFE)?,
+        filesystem("/sys", "sysfs", &[], seen)?,
+    ])
+}
+
+/// The cgroup file systems below `/sys/fs/cgroup`: one on v2; on v1 a directory of one bind a hierarchy.
+///
+/// # Errors
+/// A path that is malformed.
+pub fn cgroup_mounts(privilege: Privilege, v1: &[(String, HostPath)]) -> Result<Vec<MountPlan>, PathError> {
+    let attributes = match privilege {
+        Privilege::Ordinary => SAFE.and(Attributes::READ_ONLY),
+        Privilege::Privileged => SAFE,
+    };
+    if v1.is_empty() {
+        return Ok(vec![filesystem("/sys/fs/cgroup", "cgroup2", &[], attributes)?]);
+    }
+    let mut mounts = vec![filesystem("/sys/fs/cgroup", "tmpfs", &[("mode", "755"), ("size", "64k")], SAFE)?];
+    for (name, directory) in v1 {
+        mounts.push(bind(&format!("/sys/fs/cgroup/{name}"), directory.clone(), attributes)?);
+    }
+    Ok(mounts)
+}
+
+/// A private bind of one file or directory.
+///
+/// # Errors
+/// A malformed target.
+pub fn bind(target: &str, source: HostPath, attributes: Attributes) -> Result<MountPlan, PathError> {
+    Ok(MountPlan {
+        target: ContainerPath::new(target)?,
+        source: Source::Single(source),
+        attributes,
+        recursive_read_only: false,
+        propagation: Propagation::Private,
+    })
+}
+
+fn filesystem(
+    target: &str,
+    kind: &str,
+    options: &[(&str, &str)],
+    attributes: Attributes,
+) -> Result<MountPlan, PathError> {
+    let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    Ok(MountPlan {
+        target: ContainerPath::new(target)?,
+        source: Source::Filesystem { kind: kind.to_owned(), options },
+        attributes,
+        recursive_read_only: false,
+        propagation: Propagation::Private,
+    })
+}
+
+/// The six nodes every program may count on.
+///
+/// # Errors
+/// Never for these constants.
+pub fn devices() -> Result<Vec<DeviceNode>, PathError> {
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)]
+        .into_iter()
+        .map(|(name, major, minor)| {
+            let path = ContainerPath::new(&format!("/dev/{name}"))?;
+            Ok(DeviceNode { path, kind: S_IFCHR, major, minor, mode: 0o666, uid: 0, gid: 0 })
+        })
+        .collect()
+}
+
+/// The kernel's type bits of a character device.
+pub const S_IFCHR: u32 = 0o020_000;
+/// The kernel's type bits of a block device.
+pub const S_IFBLK: u32 = 0o060_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_come_after_what_they_are_mounted_on() {
+        let shm = HostPath::new("/shm").unwrap();
+        let mut plans = mounts(Privilege::Ordinary, &shm).unwrap();
+        plans.extend(cgroup_mounts(Privilege::Ordinary, &[("cpu".into(), shm.clone())]).unwrap());
+        for (at, plan) in plans.iter().enumerate() {
+            let below = format!("{}/", plan.target);
+            assert!(
+                plans[..at].iter().all(|before| !before.target.as_str().starts_with(&below)),
+                "{}",
+                plan.target
+            );
+        }
+    }
+
+    #[test]
+    fn only_the_privileged_may_write_sys() {
+        let shm = HostPath::new("/shm").unwrap();
+        for (privilege, read_only) in [(Privilege::Ordinary, true), (Privilege::Privileged, false)] {
+            let plans = mounts(privilege, &shm).unwrap();
+            let sys = plans.iter().find(|plan| plan.target.as_str() == "/sys").unwrap();
+            assert_eq!(sys.attributes.has(Attributes::READ_ONLY), read_only);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The daemon's end of a supervisor's connection: requests with their answers, and events.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot};
+use wharf_types::ErrorKind;
+use wharf_wire::v1::{Message, Request, failure, message, reply, request};
+
+use crate::error::{Error, Stage};
+
+type Answer = oneshot::Sender<reply::Result>;
+
+/// A connection to one supervisor.
+#[derive(Debug)]
+pub(crate) struct Client {
+    socket: Arc<UnixStream>,
+    waiting: Arc<Mutex<HashMap<u64, Answer>>>,
+    next: AtomicU64,
+}
+
+/// What a supervisor tells unasked.
+#[derive(Debug)]
+pub(crate) enum Told {
+    Event(message::Body),
+    /// The connection is gone, and so is the supervisor or its trust in this daemon.
+    Gone,
+}
+
+impl Client {
+    /// Takes a connected socket; events come out of the returned queue.
+    pub(crate) fn new(socket: OwnedFd) -> Result<(Self, mpsc::UnboundedReceiver<Told>), Error> {
+        const STAGE: &str = "the supervisor's connection";
+        // Only its readiness is used as a stream's: messages are sent and received by the wire's own calls.
+        let socket = std::os::unix::net::UnixStream::from(socket);
+        socket.set_nonblocking(true).stage(STAGE)?;
+        let socket = Arc::new(UnixStream::from_std(socket).stage(STAGE)?);
+        let waiting = Arc::new(Mutex::new(HashMap::new()));
+        // Unbounded here, bounded by the sender: a supervisor tells at most one event a container or exec.
+        let (sender, events) = mpsc::unbounded_channel();
+        tokio::spawn(read(Arc::clone(&socket), Arc::clone(&waiting), sender));
+        Ok((Self { socket, waiting, next: AtomicU64::new(1) }, events))
+    }
+
+    /// Sends a request with descriptors, and waits for its answer.
+    pub(crate) async fn call(
+        &self,
+        stage: &'static str,
+        body: request::Body,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<reply::Result, Error> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
+        let request = Request { id, body: Some(body) };
+        if let Err(error) = self.send(&request, descriptors).await {
+            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            return Err(Error::internal(stage, error));
+        }
+        match answer.await {
+            Ok(reply::Result::Failure(failure)) => {
+                let kind = match failure.kind() {
+                    failure::Kind::Internal => ErrorKind::Internal,
+                    failure::Kind::NotFound => ErrorKind::NotFound,
+                    failure::Kind::Invalid => ErrorKind::InvalidArgument,
+                    failure::Kind::Precondition | failure::Kind::NotStarted => ErrorKind::FailedPrecondition,
+                };
+                Err(Error::Stage { stage, message: failure.message, kind })
+            }
+            Ok(result) => Ok(result),
+            Err(_gone) => Err(Error::Stage {
+                stage,
+                message: "the pod's supervisor is gone".to_owned(),
+                kind: ErrorKind::Unavailable,
+            }),
+        }
+    }
+
+    async fn send(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), wharf_wire::Error> {
+        loop {
+            match wharf_wire::send(self.socket.as_fd(), request, descriptors) {
+                Err(error) if error.would_block() => {}
+                other => return other,
+            }
+            // Readiness is only a hint: the send itself finds out.
+            drop(self.socket.ready(Interest::WRITABLE).await);
+        }
+    }
+}
+
+async fn read(
+    socket: Arc<UnixStream>,
+    waiting: Arc<Mutex<HashMap<u64, Answer>>>,
+    events: mpsc::UnboundedSender<Told>,
+) {
+    while socket.readable().await.is_ok() {
+        let mut received = None;
+        let tried =
+            socket.try_io(Interest::READABLE, || match wharf_wire::receive::<Message>(socket.as_fd()) {
+                Err(error) if error.would_block() => Err(std::io::ErrorKind::WouldBlock.into()),
+                other => Ok(received = Some(other)),
+            });
+        let (Ok(()), Some(received)) = (tried, received) else { continue };
+        match received {
+            Ok(Some((Message { body: Some(message::Body::Reply(reply)) }, _))) => {
+                let answer = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&reply.id);
+                if let (Some(answer), Some(result)) = (answer, reply.result) {
+                    // A caller that went away needs no answer.
+                    answer.send(result).unwrap_or_default();
+                }
+            }
+            Ok(Some((Message { body: Some(event) }, _))) => {
+                if events.send(Told::Event(event)).is_err() {
+                    break;
+                }
+            }
+            Ok(Some((Message { body: None }, _))) => {}
+            Ok(None) | Err(_) => break,
+        }
+    }
+    waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    events.send(Told::Gone).unwrap_or_default();
+}

@@ -1,0 +1,207 @@
+//! CreateContainer: image, limits, snapshot, plan, and the first process that waits for its start.
+
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use wharf_cgroup::{Cgroup, CgroupPath, StatsReader};
+use wharf_cri_api::v1::{ContainerConfig, ContainerEventType};
+use wharf_images::Hold;
+use wharf_isolation::{Plan, Rootfs};
+use wharf_types::{ContainerId, ContainerState, HostPath, PodId};
+use wharf_wire::v1::{self, reply, request};
+
+use super::Engine;
+use crate::container::Container;
+use crate::error::{Error, Stage, blocking};
+use crate::images::ImageView;
+use crate::lower::{self, Context};
+use crate::pod::Pod;
+use crate::records::{self, ContainerRecord};
+use crate::resources;
+
+/// A container that is made but for its first process.
+struct Prepared {
+    plan: Plan,
+    record: ContainerRecord,
+    cgroup: Cgroup,
+    hold: Hold,
+}
+
+impl Engine {
+    /// Makes a container; a retry with the same metadata joins the call in flight or gets its container.
+    ///
+    /// # Errors
+    /// NotFound, InvalidArgument, FailedPrecondition if the pod is not ready, or the stage that failed; then nothing
+    /// is left.
+    pub async fn create_container(
+        self: &Arc<Self>,
+        pod: &str,
+        config: ContainerConfig,
+    ) -> Result<ContainerId, Error> {
+        let pod = self.pod(pod)?;
+        let metadata = config.metadata.clone().ok_or_else(|| Error::invalid("metadata", "it is missing"))?;
+        if metadata.name.is_empty() {
+            return Err(Error::invalid("metadata.name", "it is empty"));
+        }
+        let key = (pod.id.clone(), metadata.name, metadata.attempt);
+        let engine = Arc::clone(self);
+        self.container_calls.run(key, move || async move { engine.make_container(pod, config).await }).await
+    }
+
+    async fn make_container(
+        self: Arc<Self>,
+        pod: Arc<Pod>,
+        config: ContainerConfig,
+    ) -> Result<ContainerId, Error> {
+        let _order = pod.changing.lock().await;
+        if !pod.is_ready() {
+            return Err(Error::State { what: "pod sandbox", id: pod.id.to_string(), state: "not ready" });
+        }
+        let id = ContainerId::from_random(wharf_sys::random::bytes().stage("making an id")?);
+        let made = self.build_container(&pod, &id, config).await;
+        match made {
+            Ok(container) => {
+                let mut containers = self.containers.write().unwrap_or_else(PoisonError::into_inner);
+                containers.insert(id.clone(), pod.id.clone());
+                drop(containers);
+                pod.insert(container);
+                self.events.tell(ContainerEventType::ContainerCreatedEvent, id.as_str(), &pod);
+                Ok(id)
+            }
+            Err(error) => {
+                self.undo_container(&pod, &id).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn build_container(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        id: &ContainerId,
+        config: ContainerConfig,
+    ) -> Result<Arc<Container>, Error> {
+        const STAGE: &str = "creating the container";
+        let (engine, of, with) = (Arc::clone(self), Arc::clone(pod), id.clone());
+        let mut prepared = blocking(move || engine.prepare(&of, &with, &config)).await?;
+        let plan = wharf_wire::plan_file(&v1::Plan::from(&prepared.plan)).stage(STAGE)?;
+        let body = request::Body::Create(v1::Create { container: id.to_string() });
+        let answer = pod.client()?.call(STAGE, body, &[plan.as_fd()]).await?;
+        let reply::Result::Created(created) = answer else {
+            return Err(Error::invalid("supervisor", "it gave an answer to another question"));
+        };
+        let identity = created.identity.unwrap_or_default();
+        prepared.record.uid = identity.uid;
+        prepared.record.gid = identity.gid;
+        prepared.record.groups = identity.groups;
+        records::save_container(&self.parts.layout.container_record(&pod.id, id), &prepared.record)?;
+        let container = container(pod, id, prepared.record, Some(prepared.cgroup), ContainerState::Created);
+        let container = Container { hold: Some(prepared.hold), ..container };
+        *container.pid.write().unwrap_or_else(PoisonError::into_inner) = created.pid;
+        Ok(Arc::new(container))
+    }
+
+    fn prepare(&self, pod: &Pod, id: &ContainerId, config: &ContainerConfig) -> Result<Prepared, Error> {
+        let name = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
+        let image = ImageView::find(&self.parts.images, name)?;
+        let context =
+            Context { layout: &self.parts.layout, pod, config, image: &image, bounding: self.bounding };
+        let security = context.security();
+        if security.privileged && !pod.is_privileged() {
+            return Err(Error::invalid("privileged", "the pod sandbox is not privileged"));
+        }
+        let capabilities = context.capabilities()?;
+        let filter = self.seccomp.program(&security, capabilities.bounding)?;
+        let cgroup = self.container_cgroup(pod, id)?;
+        // Intent first: what is made from here on is found by this record.
+        let record = lower::record(&context, &cgroup, self.creation_time());
+        records::save_container(&self.parts.layout.container_record(&pod.id, id), &record)?;
+        self.parts.cgroups.create(cgroup.path()).stage("making the container's cgroup")?;
+        let asked = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
+        let limits = resources::limits(&asked, Some(lower::device_rules(&context)?));
+        cgroup.apply(&limits).map_err(|error| Error::Stage {
+            stage: "setting the container's limits",
+            message: crate::error::chain(&error),
+            kind: error.kind(),
+        })?;
+        let rootfs = self.rootfs(&image, id, security.readonly_rootfs.into())?;
+        let plan = lower::plan(&context, id, &cgroup, rootfs, filter.as_deref())?;
+        Ok(Prepared { plan, record, cgroup, hold: image.hold })
+    }
+
+    fn container_cgroup(&self, pod: &Pod, id: &ContainerId) -> Result<Cgroup, Error> {
+        let path = pod_cgroup(&self.options.cgroup_parent, pod)?;
+        let path = path.child(id.as_str()).map_err(|error| Error::invalid("cgroup_parent", error))?;
+        self.parts.cgroups.create(&path).stage("making the container's cgroup")
+    }
+
+    fn rootfs(&self, image: &ImageView, id: &ContainerId, access: Access) -> Result<Rootfs, Error> {
+        const STAGE: &str = "preparing the container's root file system";
+        let top = image.layers.first().ok_or_else(|| Error::invalid("image", "it has no layers"))?;
+        let snapshot = self.parts.snapshots.prepare(id, top.as_path()).stage(STAGE)?;
+        Ok(Rootfs {
+            lowers: image.layers.clone(),
+            upper: HostPath::new(&snapshot.upper.to_string_lossy()).stage(STAGE)?,
+            work: HostPath::new(&snapshot.work.to_string_lossy()).stage(STAGE)?,
+            read_only: access == Access::ReadOnly,
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    ReadOnly,
+    Writable,
+}
+
+impl From<bool> for Access {
+    fn from(read_only: bool) -> Self {
+        if read_only { Self::ReadOnly } else { Self::Writable }
+    }
+}
+
+/// The cgroup that holds a pod's containers: the request's, or one of the pod's own.
+pub(crate) fn pod_cgroup(default_parent: &str, pod: &Pod) -> Result<CgroupPath, Error> {
+    let asked = pod.config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
+    let fail = |error| Error::invalid("cgroup_parent", error);
+    if asked.is_empty() {
+        let parent = CgroupPath::new(default_parent).map_err(fail)?;
+        return parent.child(pod.id.as_str()).map_err(fail);
+    }
+    CgroupPath::new(asked).map_err(fail)
+}
+
+/// A container in memory.
+pub(crate) fn container(
+    pod: &Pod,
+    id: &ContainerId,
+    record: ContainerRecord,
+    cgroup: Option<Cgroup>,
+    state: ContainerState,
+) -> Container {
+    let directory = pod.config.log_directory.trim_end_matches('/');
+    let name = &record.config.log_path;
+    let log_path =
+        if directory.is_empty() || name.is_empty() { String::new() } else { format!("{directory}/{name}") };
+    // Without them the container has no figures; it runs all the same.
+    let stats = cgroup.as_ref().and_then(|cgroup| StatsReader::open(cgroup).ok());
+    Container {
+        id: id.clone(),
+        pod: pod.id.clone(),
+        record: RwLock::new(record),
+        state: super::initial(state),
+        stats: Mutex::new(stats),
+        cgroup,
+        pid: RwLock::new(0),
+        last_cpu: Mutex::default(),
+        log_path,
+        changing: tokio::sync::Mutex::new(()),
+        hold: None,
+    }
+}
+
+/// The key by which a container's creation is joined.
+pub(crate) fn container_key(pod: &PodId, record: &ContainerRecord) -> super::ContainerKey {
+    let metadata = record.config.metadata.clone().unwrap_or_default();
+    (pod.clone(), metadata.name, metadata.attempt)
+}

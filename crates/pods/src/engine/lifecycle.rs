@@ -1,0 +1,177 @@
+//! Starting, stopping and changing containers that exist.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use wharf_cri_api::v1::{ContainerEventType, LinuxContainerResources};
+use wharf_types::ContainerState;
+use wharf_wire::v1::{self, reply, request};
+
+use super::{Engine, KILL_PATIENCE};
+use crate::container::{Container, InPod};
+use crate::error::{Error, blocking};
+use crate::events::detached;
+use crate::pod::Pod;
+use crate::{records, resources, stop};
+
+impl Engine {
+    /// Executes a created container's program.
+    ///
+    /// # Errors
+    /// NotFound; FailedPrecondition if it is not created, or if the program cannot be executed, which leaves it exited
+    /// with code 128.
+    pub async fn start_container(self: &Arc<Self>, id: &str) -> Result<(), Error> {
+        let (pod, container) = self.container(id)?;
+        let engine = Arc::clone(self);
+        detached(async move { engine.start(&pod, &container).await }).await
+    }
+
+    async fn start(&self, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<(), Error> {
+        let _order = container.changing.lock().await;
+        match container.state() {
+            ContainerState::Created => {}
+            // A retry of a call whose answer was lost.
+            ContainerState::Running { .. } => return Ok(()),
+            ContainerState::Exited { .. } => {
+                return Err(Error::State {
+                    what: "container",
+                    id: container.id.to_string(),
+                    state: "exited",
+                });
+            }
+        }
+        let body = request::Body::Start(v1::Start { container: container.id.to_string() });
+        match pod.client()?.call("starting the container", body, &[]).await {
+            Ok(reply::Result::Started(started)) => {
+                container.state.send_if_modified(|state| {
+                    let created = *state == ContainerState::Created;
+                    if created {
+                        *state = ContainerState::Running { started_at_ns: started.started_at_ns };
+                    }
+                    created
+                });
+                self.events.tell(ContainerEventType::ContainerStartedEvent, container.id.as_str(), pod);
+                Ok(())
+            }
+            Ok(_) => Err(Error::invalid("supervisor", "it gave an answer to another question")),
+            Err(error) => {
+                if let Error::Stage { message, .. } = &error {
+                    let record = &mut *container.record.write().unwrap_or_else(PoisonError::into_inner);
+                    record.message.clone_from(message);
+                    records::save_container(
+                        &self.parts.layout.container_record(&pod.id, &container.id),
+                        record,
+                    )?;
+                }
+                // Its process is about to be gone; the call's effect is visible when it returns.
+                drop(tokio::time::timeout(KILL_PATIENCE, container.exited()).await);
+                Err(error)
+            }
+        }
+    }
+
+    /// Stops a container: its stop signal, then after `grace` SIGKILL; returns when the process is gone. Unknown and
+    /// exited ones are fine.
+    ///
+    /// # Errors
+    /// DeadlineExceeded if the kernel does not let it die.
+    pub async fn stop_container(self: &Arc<Self>, id: &str, grace: Duration) -> Result<(), Error> {
+        let (pod, container) = match self.container(id) {
+            Err(Error::NotFound { .. }) => return Ok(()),
+            other => other?,
+        };
+        let engine = Arc::clone(self);
+        detached(async move { engine.stop((pod, container), grace).await }).await
+    }
+
+    pub(crate) async fn stop(&self, (pod, container): InPod, grace: Duration) -> Result<(), Error> {
+        if container.is_exited() {
+            return Ok(());
+        }
+        if container.is_running() && !grace.is_zero() {
+            let number = stop::number(&container.record().stop_signal).unwrap_or(15);
+            self.signal(&pod, &container, number).await;
+            if tokio::time::timeout(grace, container.exited()).await.is_ok() {
+                return Ok(());
+            }
+        }
+        self.signal(&pod, &container, 9).await;
+        if tokio::time::timeout(KILL_PATIENCE, container.exited()).await.is_ok() {
+            return Ok(());
+        }
+        Err(Error::Stage {
+            stage: "stopping the container",
+            message: format!("its process is still there {KILL_PATIENCE:?} after SIGKILL"),
+            kind: wharf_types::ErrorKind::DeadlineExceeded,
+        })
+    }
+
+    async fn signal(&self, pod: &Pod, container: &Container, number: i32) {
+        let Ok(client) = pod.client() else { return };
+        let body = request::Body::Signal(v1::Signal {
+            container: container.id.to_string(),
+            number: number.unsigned_abs(),
+            all: number == 9,
+        });
+        if let Err(error) = client.call("signalling the container", body, &[]).await {
+            tracing::warn!(container = container.id.short(), %error, "a signal was not sent");
+        }
+    }
+
+    /// Opens the log anew after it was renamed.
+    ///
+    /// # Errors
+    /// NotFound; FailedPrecondition if the container does not run.
+    pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
+        let (pod, container) = self.container(id)?;
+        if !container.is_running() {
+            return Err(Error::State {
+                what: "container",
+                id: container.id.to_string(),
+                state: "not running",
+            });
+        }
+        let body = request::Body::ReopenLog(v1::ReopenLog { container: container.id.to_string() });
+        pod.client()?.call("reopening the log", body, &[]).await.map(drop)
+    }
+
+    /// Changes limits; what the request leaves unset stays.
+    ///
+    /// # Errors
+    /// NotFound; FailedPrecondition for an exited one; what the kernel refused, and then nothing is changed.
+    pub async fn update_container(
+        self: &Arc<Self>,
+        id: &str,
+        new: LinuxContainerResources,
+    ) -> Result<(), Error> {
+        let (pod, container) = self.container(id)?;
+        let engine = Arc::clone(self);
+        detached(async move { engine.update(&pod, container, new).await }).await
+    }
+
+    async fn update(
+        &self,
+        pod: &Pod,
+        container: Arc<Container>,
+        new: LinuxContainerResources,
+    ) -> Result<(), Error> {
+        let _order = container.changing.lock().await;
+        if container.is_exited() {
+            return Err(Error::State { what: "container", id: container.id.to_string(), state: "exited" });
+        }
+        let (of, limits) = (Arc::clone(&container), resources::limits(&new, None));
+        blocking(move || {
+            let Some(cgroup) = &of.cgroup else { return Ok(()) };
+            cgroup.update(&limits).map_err(|error| Error::Stage {
+                stage: "changing the container's limits",
+                message: crate::error::chain(&error),
+                kind: error.kind(),
+            })
+        })
+        .await?;
+        let mut record = container.record.write().unwrap_or_else(PoisonError::into_inner);
+        let linux = record.config.linux.get_or_insert_default();
+        linux.resources = Some(resources::merge(&linux.resources.clone().unwrap_or_default(), &new));
+        records::save_container(&self.parts.layout.container_record(&pod.id, &container.id), &record)
+    }
+}

@@ -1,0 +1,242 @@
+//! RunPodSandbox: intent, namespaces, network, supervisor.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+
+use wharf_cri_api::v1::{ContainerEventType, NamespaceMode, PodSandboxConfig, Protocol as CriProtocol};
+use wharf_network::{Attachment, PodAddresses, PortMapping, Protocol, StatsSocket};
+use wharf_state::Layout;
+use wharf_types::PodId;
+use wharf_wire::v1::{reply, request};
+
+use super::{Engine, PodKey};
+use crate::error::{Error, Stage, blocking};
+use crate::namespaces::{NamespacePlan, SysctlScope, sysctl_scope};
+use crate::pod::Pod;
+use crate::{files, namespaces, records};
+
+impl Engine {
+    /// Makes a pod; a retry with the same metadata joins the call in flight or gets its pod.
+    ///
+    /// # Errors
+    /// InvalidArgument, or the stage that failed; then nothing is left.
+    pub async fn run_pod(
+        self: &Arc<Self>,
+        config: PodSandboxConfig,
+        handler: String,
+    ) -> Result<PodId, Error> {
+        self.check_handler(&handler)?;
+        let key = pod_key(&config)?;
+        check(&config)?;
+        let engine = Arc::clone(self);
+        self.pod_calls.run(key, move || async move { engine.make_pod(config, handler).await }).await
+    }
+
+    /// Whether a runtime handler is known; the empty name is the default one.
+    ///
+    /// # Errors
+    /// InvalidArgument that names the known ones.
+    pub fn check_handler(&self, handler: &str) -> Result<(), Error> {
+        if handler.is_empty() || self.options.handlers.iter().any(|known| known == handler) {
+            return Ok(());
+        }
+        let known = self.options.handlers.join(", ");
+        Err(Error::invalid("runtime_handler", format!("{handler:?} is not known; known are: {known}")))
+    }
+
+    async fn make_pod(self: Arc<Self>, config: PodSandboxConfig, handler: String) -> Result<PodId, Error> {
+        let id = PodId::from_random(wharf_sys::random::bytes().stage("making an id")?);
+        let pod = Arc::new(Pod::new(id.clone(), config, handler, self.creation_time()));
+        match self.build_pod(&pod).await {
+            Ok(()) => {
+                self.pods
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(id.clone(), Arc::clone(&pod));
+                self.events.tell(ContainerEventType::ContainerCreatedEvent, id.as_str(), &pod);
+                self.events.tell(ContainerEventType::ContainerStartedEvent, id.as_str(), &pod);
+                Ok(id)
+            }
+            Err(error) => {
+                self.undo_pod(&pod).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn build_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
+        let (socket, addresses) = blocking(move || engine.build_blocking(&of)).await?;
+        let client = self.connect(pod, socket)?;
+        let hello = request::Body::Hello(wharf_wire::v1::Hello { version: wharf_wire::VERSION });
+        let answer = client.call("greeting the pod's supervisor", hello, &[]).await?;
+        let mut state = pod.write_state();
+        if let reply::Result::State(found) = answer {
+            state.shim_pid = found.pid;
+        }
+        state.ips = addresses.map(|addresses| addresses.ips).unwrap_or_default();
+        state.ready = true;
+        Ok(())
+    }
+
+    fn build_blocking(&self, pod: &Pod) -> Result<(std::os::fd::OwnedFd, Option<PodAddresses>), Error> {
+        let layout = &self.parts.layout;
+        let directory = layout.pod(&pod.id);
+        make_directories(&directory)?;
+        records::save_pod(&layout.pod_record(&pod.id), &pod_record(pod))?;
+        // The supervisor starts while the kernel's objects are made.
+        let (child, socket) = self.program.start(&directory)?;
+        *pod.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        let hostname = hostname(pod);
+        files::write(&directory, &hostname, pod.config.dns_config.as_ref())?;
+        let plan = namespace_plan(layout, pod, hostname)?;
+        namespaces::make(&plan)?;
+        if plan.ipc.is_some() {
+            namespaces::mount_shm(&layout.pod_file(&pod.id, "shm"))?;
+        }
+        let addresses = plan.net.as_deref().map(|netns| self.attach(pod, netns)).transpose()?;
+        Ok((socket, addresses))
+    }
+
+    fn attach(&self, pod: &Pod, netns: &Path) -> Result<PodAddresses, Error> {
+        let metadata = pod.config.metadata.clone().unwrap_or_default();
+        let ports = ports(&pod.config)?;
+        let attachment = Attachment {
+            id: &pod.id,
+            name: &metadata.name,
+            namespace: &metadata.namespace,
+            uid: &metadata.uid,
+            netns,
+            ports: &ports,
+        };
+        let addresses = self.parts.network.attach(&attachment).map_err(|error| Error::Stage {
+            stage: "attaching the pod to the network",
+            message: crate::error::chain(&error),
+            kind: error.kind(),
+        })?;
+        *pod.network_stats() = StatsSocket::open(netns).ok();
+        Ok(addresses)
+    }
+}
+
+pub(crate) fn pod_record(pod: &Pod) -> records::PodRecord {
+    records::PodRecord {
+        config: pod.config.clone(),
+        handler: pod.handler.clone(),
+        created_at_ns: pod.created_at_ns,
+        stopped: false,
+    }
+}
+
+pub(crate) fn pod_key(config: &PodSandboxConfig) -> Result<PodKey, Error> {
+    let metadata = config.metadata.clone().ok_or_else(|| Error::invalid("metadata", "it is missing"))?;
+    if metadata.name.is_empty() {
+        return Err(Error::invalid("metadata.name", "it is empty"));
+    }
+    Ok((metadata.uid, metadata.namespace, metadata.name, metadata.attempt))
+}
+
+fn check(config: &PodSandboxConfig) -> Result<(), Error> {
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    if let Some(context) = context {
+        if context.run_as_group.is_some() && context.run_as_user.is_none() {
+            return Err(Error::invalid("run_as_group", "it needs run_as_user"));
+        }
+        let options = context.namespace_options.clone().unwrap_or_default();
+        if let Some(userns) = &options.userns_options {
+            if userns.mode() != NamespaceMode::Node && !(userns.uids.is_empty() && userns.gids.is_empty()) {
+                return Err(Error::invalid("userns_options", "user namespaces are not supported yet"));
+            }
+            if matches!(userns.mode(), NamespaceMode::Container | NamespaceMode::Target) {
+                return Err(Error::invalid("userns_options", "the mode must be POD or NODE"));
+            }
+        }
+    }
+    let directory = &config.log_directory;
+    if !directory.is_empty() && (!directory.starts_with('/') || directory.split('/').any(|part| part == ".."))
+    {
+        return Err(Error::invalid(
+            "log_directory",
+            format!("{directory:?} is not an absolute path without .."),
+        ));
+    }
+    if config.hostname.len() > 64 || config.hostname.bytes().any(|b| b.is_ascii_control() || b == b'/') {
+        return Err(Error::invalid(
+            "hostname",
+            format!("{:?} is not a host name of at most 64 bytes", config.hostname),
+        ));
+    }
+    Ok(())
+}
+
+fn make_directories(directory: &Path) -> Result<(), Error> {
+    const STAGE: &str = "making the pod's directory";
+    let mut builder = std::fs::DirBuilder::new();
+    builder.mode(0o700);
+    for path in ["", "ns", "exits", "containers"] {
+        builder.create(directory.join(path)).stage(STAGE)?;
+    }
+    Ok(())
+}
+
+fn hostname(pod: &Pod) -> String {
+    if !pod.config.hostname.is_empty() || !pod.is_host_network() {
+        return pod.config.hostname.clone();
+    }
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn namespace_plan(layout: &Layout, pod: &Pod, hostname: String) -> Result<NamespacePlan, Error> {
+    let options = pod.namespaces();
+    let pin = |mode: NamespaceMode, kind| -> Option<PathBuf> {
+        (mode != NamespaceMode::Node).then(|| layout.namespace(&pod.id, kind))
+    };
+    let net = pin(options.network(), "net");
+    let ipc = pin(options.ipc(), "ipc");
+    let uts = pin(options.network(), "uts");
+    let mut sysctls = pod.config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
+    for (key, value) in &sysctls {
+        let home = match sysctl_scope(key) {
+            Some(SysctlScope::Net) => net.is_some(),
+            Some(SysctlScope::Ipc) => ipc.is_some(),
+            None => false,
+        };
+        if !home || value.contains(['\n', '\0']) {
+            let problem = format!("{key} is not a sysctl of a namespace that the pod has of its own");
+            return Err(Error::invalid("sysctls", problem));
+        }
+    }
+    if net.is_some() {
+        for (key, value) in
+            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
+        {
+            sysctls.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+        }
+    }
+    Ok(NamespacePlan { net, ipc, uts, hostname, sysctls })
+}
+
+fn ports(config: &PodSandboxConfig) -> Result<Vec<PortMapping>, Error> {
+    let port = |field, value: i32| {
+        u16::try_from(value).map_err(|_range| Error::invalid(field, format!("{value} is not a port")))
+    };
+    config
+        .port_mappings
+        .iter()
+        .map(|mapping| {
+            let host_ip = (!mapping.host_ip.is_empty()).then(|| mapping.host_ip.parse()).transpose();
+            Ok(PortMapping {
+                protocol: match mapping.protocol() {
+                    CriProtocol::Tcp => Protocol::Tcp,
+                    CriProtocol::Udp => Protocol::Udp,
+                    CriProtocol::Sctp => Protocol::Sctp,
+                },
+                container_port: port("container_port", mapping.container_port)?,
+                host_port: port("host_port", mapping.host_port)?,
+                host_ip: host_ip
+                    .map_err(|error| Error::invalid("host_ip", format!("{:?}: {error}", mapping.host_ip)))?,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,229 @@
+//! Stopping and removing pods, removing containers, and undoing what failed half-way. Each step is repeatable.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use wharf_cri_api::v1::ContainerEventType;
+use wharf_state::Layout;
+use wharf_types::ContainerId;
+use wharf_wire::v1::{self, request};
+
+use super::create::{container_key, pod_cgroup};
+use super::run::{pod_key, pod_record};
+use super::{Engine, KILL_PATIENCE};
+use crate::container::Container;
+use crate::error::{Error, Stage, blocking};
+use crate::events::detached;
+use crate::namespaces::unpin;
+use crate::pod::Pod;
+use crate::records;
+
+impl Engine {
+    /// Stops a pod: kills what runs, gives its addresses back; its containers stay listed. Unknown and stopped ones
+    /// are fine.
+    ///
+    /// # Errors
+    /// The stage that failed; the next call goes on from there.
+    pub async fn stop_pod(self: &Arc<Self>, id: &str) -> Result<(), Error> {
+        let pod = match self.pod(id) {
+            Err(Error::NotFound { .. }) => return Ok(()),
+            other => other?,
+        };
+        let engine = Arc::clone(self);
+        detached(async move {
+            let _order = pod.changing.lock().await;
+            engine.stop_whole(&pod).await
+        })
+        .await
+    }
+
+    async fn stop_whole(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+        let stops = pod
+            .containers()
+            .into_iter()
+            .map(|container| self.stop((Arc::clone(pod), container), Duration::ZERO));
+        futures_util::future::try_join_all(stops).await?;
+        let was_ready = std::mem::take(&mut pod.write_state().ready);
+        self.end_supervisor(pod).await;
+        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
+        blocking(move || engine.release(&of)).await?;
+        if was_ready {
+            self.events.tell(ContainerEventType::ContainerStoppedEvent, pod.id.as_str(), pod);
+        }
+        Ok(())
+    }
+
+    /// Asks the supervisor to end, and makes sure that it has.
+    async fn end_supervisor(&self, pod: &Arc<Pod>) {
+        if let Ok(client) = pod.client() {
+            let body = request::Body::Shutdown(v1::Shutdown {});
+            drop(tokio::time::timeout(KILL_PATIENCE, client.call("ending the supervisor", body, &[])).await);
+        }
+        let child = pod.child.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(mut child) = child {
+            let ended = blocking(move || {
+                // It has answered its end, or it must be ended: either way the wait is short.
+                if matches!(child.try_wait(), Ok(None)) {
+                    child.kill().stage("ending the supervisor")?;
+                }
+                child.wait().map(drop).stage("ending the supervisor")
+            });
+            if let Err(error) = ended.await {
+                tracing::warn!(pod = pod.id.short(), %error, "the supervisor may be left");
+            }
+        }
+        pod.write_state().client = None;
+    }
+
+    fn release(&self, pod: &Pod) -> Result<(), Error> {
+        let layout = &self.parts.layout;
+        *pod.network_stats() = None;
+        let netns = layout.namespace(&pod.id, "net");
+        if !pod.is_host_network() {
+            self.parts.network.detach(&pod.id, Some(&netns)).map_err(|error| Error::Stage {
+                stage: "detaching the pod from the network",
+                message: crate::error::chain(&error),
+                kind: error.kind(),
+            })?;
+        }
+        for kind in ["net", "ipc", "uts"] {
+            unpin(&layout.namespace(&pod.id, kind))?;
+        }
+        unpin(&layout.pod_file(&pod.id, "shm"))?;
+        let record = records::PodRecord { stopped: true, ..pod_record(pod) };
+        records::save_pod(&layout.pod_record(&pod.id), &record)
+    }
+
+    /// Removes a pod with all its containers; unknown ones are fine.
+    ///
+    /// # Errors
+    /// The stage that failed; the next call goes on from there.
+    pub async fn remove_pod(self: &Arc<Self>, id: &str) -> Result<(), Error> {
+        let pod = match self.pod(id) {
+            Err(Error::NotFound { .. }) => return Ok(()),
+            other => other?,
+        };
+        let engine = Arc::clone(self);
+        detached(async move {
+            let _order = pod.changing.lock().await;
+            engine.stop_whole(&pod).await?;
+            for container in pod.containers() {
+                engine.remove(&pod, &container).await?;
+            }
+            engine.delete_pod(&pod).await?;
+            if let Ok(key) = pod_key(&pod.config) {
+                engine.pod_calls.free(&key);
+            }
+            engine.pods.write().unwrap_or_else(PoisonError::into_inner).remove(&pod.id);
+            engine.events.tell(ContainerEventType::ContainerDeletedEvent, pod.id.as_str(), &pod);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn delete_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
+        blocking(move || {
+            let asked = of.config.linux.as_ref().is_some_and(|linux| !linux.cgroup_parent.is_empty());
+            if !asked {
+                let path = pod_cgroup(&engine.options.cgroup_parent, &of)?;
+                match engine.parts.cgroups.open(&path) {
+                    Err(error) if error.kind() == wharf_types::ErrorKind::NotFound => {}
+                    Ok(cgroup) => cgroup.remove(KILL_PATIENCE).stage("removing the pod's cgroup")?,
+                    Err(error) => return Err(Error::internal("removing the pod's cgroup", error)),
+                }
+            }
+            match std::fs::remove_dir_all(engine.parts.layout.pod(&of.id)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(Error::internal("removing the pod's directory", error))
+                }
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Takes back a pod that could not be made.
+    pub(crate) async fn undo_pod(self: &Arc<Self>, pod: &Arc<Pod>) {
+        self.end_supervisor(pod).await;
+        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
+        let released = blocking(move || engine.release(&of)).await;
+        if let Err(error) = released.and(self.delete_pod(pod).await) {
+            tracing::warn!(pod = pod.id.short(), %error, "a pod that could not be made left something behind");
+        }
+    }
+
+    /// Removes a container, killing it if it runs; unknown ones are fine. Its log stays.
+    ///
+    /// # Errors
+    /// The stage that failed; the next call goes on from there.
+    pub async fn remove_container(self: &Arc<Self>, id: &str) -> Result<(), Error> {
+        let (pod, container) = match self.container(id) {
+            Err(Error::NotFound { .. }) => return Ok(()),
+            other => other?,
+        };
+        let engine = Arc::clone(self);
+        detached(async move {
+            let _order = container.changing.lock().await;
+            engine.remove(&pod, &container).await
+        })
+        .await
+    }
+
+    pub(crate) async fn remove(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        container: &Arc<Container>,
+    ) -> Result<(), Error> {
+        self.stop((Arc::clone(pod), Arc::clone(container)), Duration::ZERO).await?;
+        if let Ok(client) = pod.client() {
+            let body = request::Body::Remove(v1::Remove { container: container.id.to_string() });
+            client.call("removing the container", body, &[]).await?;
+        }
+        let (engine, of, id) = (Arc::clone(self), Arc::clone(pod), container.id.clone());
+        let cgroup = container.record().cgroup;
+        blocking(move || engine.delete_container(&of, &id, &cgroup)).await?;
+        self.container_calls.free(&container_key(&pod.id, &container.record()));
+        self.containers.write().unwrap_or_else(PoisonError::into_inner).remove(&container.id);
+        pod.forget(&container.id);
+        self.events.tell(ContainerEventType::ContainerDeletedEvent, container.id.as_str(), pod);
+        Ok(())
+    }
+
+    fn delete_container(&self, pod: &Pod, id: &ContainerId, cgroup: &str) -> Result<(), Error> {
+        let layout = &self.parts.layout;
+        if let Ok(path) = wharf_cgroup::CgroupPath::new(cgroup) {
+            match self.parts.cgroups.open(&path) {
+                Err(error) if error.kind() == wharf_types::ErrorKind::NotFound => {}
+                Ok(cgroup) => {
+                    cgroup.kill(KILL_PATIENCE).stage("removing the container's cgroup")?;
+                    cgroup.remove(KILL_PATIENCE).stage("removing the container's cgroup")?;
+                }
+                Err(error) => return Err(Error::internal("removing the container's cgroup", error)),
+            }
+        }
+        self.parts.snapshots.remove(id).stage("removing the container's files")?;
+        let exit = Layout::exits(&layout.pod(&pod.id)).join(id.as_str());
+        wharf_state::record::remove(&exit).stage("removing the container's records")?;
+        // The record goes last: it is what a new daemon finds the rest by.
+        wharf_state::record::remove(&layout.container_record(&pod.id, id))
+            .stage("removing the container's records")
+    }
+
+    /// Takes back a container that could not be made.
+    pub(crate) async fn undo_container(self: &Arc<Self>, pod: &Arc<Pod>, id: &ContainerId) {
+        if let Ok(client) = pod.client() {
+            let kill = v1::Signal { container: id.to_string(), number: 9, all: true };
+            drop(client.call("undoing a container", request::Body::Signal(kill), &[]).await);
+        }
+        let (engine, of, which) = (Arc::clone(self), Arc::clone(pod), id.clone());
+        let undone = blocking(move || {
+            let path = pod_cgroup(&engine.options.cgroup_parent, &of)?;
+            let path = path.child(which.as_str()).map_err(|error| Error::invalid("cgroup_parent", error))?;
+            engine.delete_container(&of, &which, path.as_str())
+        });
+        if let Err(error) = undone.await {
+            tracing::warn!(container = id.short(), %error, "a container that could not be made left something behind");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Calls that are joined: a retry with the same key waits for the call in flight, or gets its late result.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+
+use crate::error::Error;
+
+type Call<T> = Shared<BoxFuture<'static, Result<T, Error>>>;
+
+/// Calls by key. A failed call frees its key; a successful one holds it until [`Joins::free`].
+#[derive(Debug)]
+pub(crate) struct Joins<K, T: Clone>(Mutex<HashMap<K, Call<T>>>);
+
+impl<K: Hash + Eq + Clone, T: Clone + Send + Sync + 'static> Joins<K, T> {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(HashMap::new()))
+    }
+
+    /// Runs `work` in a task of its own unless a call of this key runs or has succeeded. Dropping the returned future
+    /// cancels only the wait.
+    pub(crate) async fn run<F>(&self, key: K, work: impl FnOnce() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let call = {
+            let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            calls.entry(key.clone()).or_insert_with(|| spawn(work()).boxed().shared()).clone()
+        };
+        let result = call.clone().await;
+        if result.is_err() {
+            let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if calls.get(&key).is_some_and(|current| current.ptr_eq(&call)) {
+                calls.remove(&key);
+            }
+        }
+        result
+    }
+
+    /// Remembers a result that an earlier daemon's call had.
+    pub(crate) fn remember(&self, key: K, result: T) {
+        let call: Call<T> = std::future::ready(Ok(result)).boxed().shared();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, call);
+    }
+
+    /// Frees a key: the next call of it is a new one.
+    pub(crate) fn free(&self, key: &K) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+}
+
+/// Runs a change in a task of its own: a caller that goes away leaves no half of it.
+pub(crate) async fn spawn<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(panicked) => Err(Error::internal("the call's task", panicked)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[tokio::test]
+    async fn a_retry_joins_and_a_failure_frees() {
+        let joins = Arc::new(Joins::<u8, u32>::new());
+        let runs = Arc::new(AtomicU32::new(0));
+        let work = || {
+            let runs = Arc::clone(&runs);
+            async move {
+                tokio::task::yield_now().await;
+                Ok(runs.fetch_add(1, Ordering::Relaxed))
+            }
+        };
+        let (one, other) = tokio::join!(joins.run(1, work), joins.run(1, work));
+        assert_eq!((one.unwrap(), other.unwrap()), (0, 0));
+        assert_eq!(joins.run(1, work).await.unwrap(), 0, "the late result");
+        joins.free(&1);
+        assert_eq!(joins.run(1, work).await.unwrap(), 1);
+        let failing = || async { Err(Error::invalid("x", "no")) };
+        assert!(joins.run(2, failing).await.is_err());
+        assert_eq!(joins.run(2, work).await.unwrap(), 2, "a failure frees the key");
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_wait_does_not_end_the_work() {
+        let joins = Joins::<u8, u32>::new();
+        let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+        let wait = joins.run(1, || async move {
+            receiver.await.map_err(|_gone| Error::invalid("x", "gone"))?;
+            Ok(7)
+        });
+        assert!(futures_util::FutureExt::now_or_never(wait).is_none());
+        sender.send(()).unwrap();
+        let again = joins.run(1, || async { Ok(8) });
+        assert_eq!(again.await.unwrap(), 7);
+    }
+}

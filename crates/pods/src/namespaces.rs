@@ -1,0 +1,166 @@
+//! A pod's own namespaces: made by a thread that is thrown away, pinned as files, set up from inside.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::error::{Error, Stage};
+
+const STAGE: &str = "making the pod's namespaces";
+
+/// Which namespaces a pod has of its own, and what is set in them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct NamespacePlan {
+    pub(crate) net: Option<PathBuf>,
+    pub(crate) ipc: Option<PathBuf>,
+    pub(crate) uts: Option<PathBuf>,
+    pub(crate) hostname: String,
+    pub(crate) sysctls: BTreeMap<String, String>,
+}
+
+/// Makes and pins the namespaces; blocking.
+pub(crate) fn make(plan: &NamespacePlan) -> Result<(), Error> {
+    let pins = [
+        (&plan.net, CloneFlags::CLONE_NEWNET, "net"),
+        (&plan.ipc, CloneFlags::CLONE_NEWIPC, "ipc"),
+        (&plan.uts, CloneFlags::CLONE_NEWUTS, "uts"),
+    ];
+    let flags = pins
+        .iter()
+        .filter(|(path, ..)| path.is_some())
+        .fold(CloneFlags::empty(), |all, (_, one, _)| all | *one);
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(flags).stage(STAGE)?;
+            if plan.uts.is_some() && !plan.hostname.is_empty() {
+                nix::unistd::sethostname(&plan.hostname).stage("setting the pod's hostname")?;
+            }
+            plan.sysctls.iter().try_for_each(|(key, value)| set_sysctl(key, value))?;
+            for (path, _, kind) in &pins {
+                if let Some(path) = path {
+                    pin(kind, path)?;
+                }
+            }
+            Ok(())
+        });
+        thread
+            .join()
+            .unwrap_or_else(|_panic| Err(Error::invalid("namespaces", "the thread that makes them died")))
+    })
+}
+
+fn pin(kind: &str, path: &Path) -> Result<(), Error> {
+    fs::File::create(path).stage(STAGE)?;
+    let source = format!("/proc/thread-self/ns/{kind}");
+    mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).stage(STAGE)
+}
+
+/// Lets go of a pinned namespace, or of any mount of the pod's; the kernel drops it with its last process.
+pub(crate) fn unpin(path: &Path) -> Result<(), Error> {
+    match umount2(path, MntFlags::MNT_DETACH) {
+        Ok(()) | Err(Errno::ENOENT | Errno::EINVAL) => {}
+        Err(errno) => return Err(Error::internal("unpinning the pod's namespaces", errno)),
+    }
+    match fs::remove_file(path) {
+        Err(error)
+            if !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::IsADirectory) =>
+        {
+            Err(Error::internal("unpinning the pod's namespaces", error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The pod's shared memory: a file system of its own, seen by every container of the pod.
+pub(crate) fn mount_shm(path: &Path) -> Result<(), Error> {
+    fs::create_dir(path).stage("making the pod's shared memory")?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
+    mount(Some("shm"), path, Some("tmpfs"), flags, Some("mode=1777,size=67108864"))
+        .stage("making the pod's shared memory")
+}
+
+/// Which namespace a sysctl belongs to; `None` for those of the whole machine, which no pod may set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SysctlScope {
+    Net,
+    Ipc,
+}
+
+/// Checks a key and says where it belongs.
+pub(crate) fn sysctl_scope(key: &str) -> Option<SysctlScope> {
+    let clean = key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/'));
+    if !clean || key.split(['.', '/']).any(str::is_empty) {
+        return None;
+    }
+    let key = key.replace('/', ".");
+    let ipc =
+        ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax"];
+    if key.starts_with("net.") {
+        Some(SysctlScope::Net)
+    } else if key.starts_with("fs.mqueue.")
+        || ipc.contains(&key.as_str())
+        || matches!(key.as_str(), "kernel.shmmni" | "kernel.shm_rmid_forced")
+    {
+        Some(SysctlScope::Ipc)
+    } else {
+        None
+    }
+}
+
+fn set_sysctl(key: &str, value: &str) -> Result<(), Error> {
+    let path = format!("/proc/sys/{}", key.replace('.', "/"));
+    wharf_sys::fs::write_value(&path, value)
+        .map_err(|error| Error::invalid("sysctls", format!("{key} cannot be set to {value:?}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_namespaced_sysctls_have_a_scope() {
+        assert_eq!(sysctl_scope("net.ipv4.ip_forward"), Some(SysctlScope::Net));
+        assert_eq!(sysctl_scope("kernel.shm_rmid_forced"), Some(SysctlScope::Ipc));
+        assert_eq!(sysctl_scope("fs.mqueue.msg_max"), Some(SysctlScope::Ipc));
+        for bad in [
+            "kernel.core_pattern",
+            "vm.swappiness",
+            "net..x",
+            "net/../kernel/core_pattern",
+            "",
+            "net.\nx",
+            "kernel",
+        ] {
+            assert_eq!(sysctl_scope(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn namespaces_are_pinned_and_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |kind: &str| Some(dir.path().join(kind));
+        let sysctls = BTreeMap::from([("kernel.shm_rmid_forced".to_owned(), "1".to_owned())]);
+        let plan = NamespacePlan {
+            net: path("net"),
+            ipc: path("ipc"),
+            uts: path("uts"),
+            hostname: "pod".into(),
+            sysctls,
+        };
+        make(&plan).unwrap();
+        let own = fs::metadata("/proc/self/ns/net").unwrap();
+        let pinned = fs::metadata(dir.path().join("net")).unwrap();
+        use std::os::unix::fs::MetadataExt;
+        assert_ne!(own.ino(), pinned.ino());
+        for kind in ["net", "ipc", "uts"] {
+            unpin(&dir.path().join(kind)).unwrap();
+            unpin(&dir.path().join(kind)).unwrap();
+        }
+        assert_eq!(fs::read_to_string("/proc/sys/kernel/shm_rmid_forced").unwrap().trim(), "0");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}

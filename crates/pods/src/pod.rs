@@ -1,0 +1,117 @@
+//! A pod in memory.
+
+use std::collections::BTreeMap;
+use std::process::Child;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
+use wharf_network::StatsSocket;
+use wharf_types::{ContainerId, PodId};
+
+use crate::client::Client;
+use crate::container::Container;
+use crate::error::Error;
+use crate::exec::ExecWaiters;
+
+/// A pod. What a list or status needs is here; the change in flight holds `changing`.
+#[derive(Debug)]
+pub struct Pod {
+    pub(crate) id: PodId,
+    pub(crate) config: PodSandboxConfig,
+    pub(crate) handler: String,
+    pub(crate) created_at_ns: i64,
+    /// Held by a change of the pod as a whole, so that changes come one after the other.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    pub(crate) state: RwLock<State>,
+    pub(crate) containers: RwLock<BTreeMap<ContainerId, Arc<Container>>>,
+    pub(crate) execs: ExecWaiters,
+    pub(crate) network_stats: Mutex<Option<StatsSocket>>,
+    pub(crate) child: Mutex<Option<Child>>,
+}
+
+/// What changes in a pod's life.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// The supervisor's connection; a pod without one is not ready.
+    pub(crate) client: Option<Arc<Client>>,
+    /// Whether everything is set up, and nothing was taken down.
+    pub(crate) ready: bool,
+    pub(crate) ips: Vec<std::net::IpAddr>,
+    pub(crate) shim_pid: i32,
+}
+
+impl Pod {
+    pub(crate) fn new(id: PodId, config: PodSandboxConfig, handler: String, created_at_ns: i64) -> Self {
+        Self {
+            id,
+            config,
+            handler,
+            created_at_ns,
+            changing: tokio::sync::Mutex::new(()),
+            state: RwLock::default(),
+            containers: RwLock::default(),
+            execs: ExecWaiters::default(),
+            network_stats: Mutex::default(),
+            child: Mutex::default(),
+        }
+    }
+
+    /// Whether containers can be made in it.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let state = self.read_state();
+        state.ready && state.client.is_some()
+    }
+
+    pub(crate) fn client(&self) -> Result<Arc<Client>, Error> {
+        let client = self.read_state().client.clone();
+        client.ok_or_else(|| Error::State {
+            what: "pod sandbox",
+            id: self.id.to_string(),
+            state: "not ready",
+        })
+    }
+
+    pub(crate) fn read_state(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write_state(&self) -> std::sync::RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn network_stats(&self) -> MutexGuard<'_, Option<StatsSocket>> {
+        self.network_stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every container, in the order of ids.
+    #[must_use]
+    pub fn containers(&self) -> Vec<Arc<Container>> {
+        self.containers.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(crate) fn insert(&self, container: Arc<Container>) {
+        let mut containers = self.containers.write().unwrap_or_else(PoisonError::into_inner);
+        containers.insert(container.id.clone(), container);
+    }
+
+    pub(crate) fn forget(&self, container: &ContainerId) {
+        self.containers.write().unwrap_or_else(PoisonError::into_inner).remove(container);
+    }
+
+    /// The namespaces the request asked for; unset ones are the pod's.
+    pub(crate) fn namespaces(&self) -> NamespaceOption {
+        let linux = self.config.linux.as_ref();
+        let context = linux.and_then(|linux| linux.security_context.as_ref());
+        context.and_then(|context| context.namespace_options.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn is_host_network(&self) -> bool {
+        self.namespaces().network() == NamespaceMode::Node
+    }
+
+    pub(crate) fn is_privileged(&self) -> bool {
+        let linux = self.config.linux.as_ref();
+        linux.and_then(|linux| linux.security_context.as_ref()).is_some_and(|context| context.privileged)
+    }
+}

@@ -1,0 +1,157 @@
+//! What an earlier daemon left: records say what was meant, supervisors say what runs, exit records what has ended.
+//! A record that cannot be understood is put aside; nothing here keeps the daemon from starting.
+
+use std::sync::{Arc, PoisonError};
+
+use wharf_cgroup::CgroupPath;
+use wharf_network::StatsSocket;
+use wharf_state::{ExitRecord, Layout};
+use wharf_types::{ContainerId, ContainerState, Exit, PodId};
+use wharf_wire::v1::{self, container_status::Phase, reply, request};
+
+use crate::engine::Engine;
+use crate::error::{Error, blocking};
+use crate::events::now_ns;
+use crate::pod::Pod;
+use crate::{engine as engine_parts, records};
+
+impl Engine {
+    /// Finds the pods of an earlier daemon, and removes what belongs to none.
+    pub async fn recover(self: &Arc<Self>) {
+        let directory = self.parts.layout.pods();
+        let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+        let finds = entries.filter_map(|entry| {
+            let id = entry.file_name().to_string_lossy().parse::<PodId>().ok()?;
+            Some(self.recover_pod(id))
+        });
+        futures_util::future::join_all(finds).await;
+        self.sweep().await;
+    }
+
+    async fn recover_pod(self: &Arc<Self>, id: PodId) {
+        let record = match records::load_pod(&self.parts.layout.pod_record(&id)) {
+            Ok(record) => record,
+            Err(error) => return self.quarantine(&id, &error).await,
+        };
+        let pod = Arc::new(Pod::new(id.clone(), record.config, record.handler, record.created_at_ns));
+        let state = if record.stopped { None } else { self.reconnect(&pod).await };
+        let found = state.as_ref().map(|state| state.containers.clone()).unwrap_or_default();
+        for entry in
+            std::fs::read_dir(self.parts.layout.container_records(&id)).into_iter().flatten().flatten()
+        {
+            let Ok(container) = entry.file_name().to_string_lossy().parse::<ContainerId>() else { continue };
+            let status = found.iter().find(|status| status.id == container.as_str());
+            if let Err(error) = self.recover_container(&pod, &container, status) {
+                tracing::warn!(pod = id.short(), container = container.short(), %error, "a record was put aside");
+                self.undo_container(&pod, &container).await;
+            }
+        }
+        {
+            let mut now = pod.write_state();
+            now.ready = state.is_some();
+            now.shim_pid = state.map_or(0, |state| state.pid);
+            now.ips = self.parts.network.addresses(&id).map(|addresses| addresses.ips).unwrap_or_default();
+        }
+        if pod.is_ready() && !pod.is_host_network() {
+            *pod.network_stats() = StatsSocket::open(&self.parts.layout.namespace(&id, "net")).ok();
+        }
+        if let Ok(key) = engine_parts::pod_key(&pod.config) {
+            self.pod_calls.remember(key, id.clone());
+        }
+        self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(id, pod);
+    }
+
+    async fn reconnect(self: &Arc<Self>, pod: &Arc<Pod>) -> Option<v1::State> {
+        let path = Layout::supervisor_socket(&self.parts.layout.pod(&pod.id));
+        let socket = wharf_sys::socket::connect(&path).ok()?;
+        let client = self.connect(pod, socket).ok()?;
+        let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION });
+        match client.call("greeting the pod's supervisor", hello, &[]).await {
+            Ok(reply::Result::State(state)) => Some(state),
+            _ => None,
+        }
+    }
+
+    fn recover_container(
+        &self,
+        pod: &Arc<Pod>,
+        id: &ContainerId,
+        status: Option<&v1::ContainerStatus>,
+    ) -> Result<(), Error> {
+        let record = records::load_container(&self.parts.layout.container_record(&pod.id, id))?;
+        let exit = ExitRecord::load(&Layout::exits(&self.parts.layout.pod(&pod.id)).join(id.as_str())).ok();
+        let state = match (exit, status.map(v1::ContainerStatus::phase)) {
+            (Some(exit), _) => ContainerState::Exited {
+                started_at_ns: exit.started_at_ns,
+                finished_at_ns: exit.finished_at_ns,
+                exit: exit.exit,
+                message: record.message.clone(),
+            },
+            (None, Some(Phase::Running)) => {
+                ContainerState::Running { started_at_ns: status.map_or(0, |status| status.started_at_ns) }
+            }
+            (None, Some(Phase::Created)) => ContainerState::Created,
+            // Nobody acknowledged it: the call that made it failed with its daemon.
+            (None, Some(Phase::Unknown | Phase::Exited) | None) if record.groups.is_empty() => {
+                return Err(Error::State { what: "container", id: id.to_string(), state: "half made" });
+            }
+            (None, _) => ContainerState::Exited {
+                started_at_ns: 0,
+                finished_at_ns: now_ns(),
+                exit: Exit::Lost,
+                message: "its supervisor died and nobody saw how it ended".to_owned(),
+            },
+        };
+        let path = CgroupPath::new(&record.cgroup).map_err(|error| Error::invalid("cgroup", error))?;
+        let cgroup = self.parts.cgroups.open(&path).ok();
+        self.container_calls.remember(engine_parts::container_key(&pod.id, &record), id.clone());
+        let hold = record.image_id.parse().ok().and_then(|image| self.parts.images.hold(&image));
+        let container = engine_parts::container(pod, id, record, cgroup, state);
+        let container = crate::container::Container { hold, ..container };
+        *container.pid.write().unwrap_or_else(PoisonError::into_inner) =
+            status.map_or(0, |status| status.pid);
+        pod.insert(Arc::new(container));
+        let mut containers = self.containers.write().unwrap_or_else(PoisonError::into_inner);
+        containers.insert(id.clone(), pod.id.clone());
+        Ok(())
+    }
+
+    async fn quarantine(self: &Arc<Self>, id: &PodId, error: &Error) {
+        tracing::warn!(pod = id.short(), %error, "a pod's record was put aside");
+        let pod = Arc::new(Pod::new(id.clone(), Default::default(), String::new(), 0));
+        if self.reconnect(&pod).await.is_some() {
+            pod.write_state().ready = true;
+        }
+        let directory = self.parts.layout.quarantine();
+        let record = self.parts.layout.pod_record(id);
+        if let Err(error) = std::fs::create_dir_all(&directory).and_then(|()| {
+            if record.exists() { std::fs::rename(&record, directory.join(id.as_str())) } else { Ok(()) }
+        }) {
+            tracing::warn!(pod = id.short(), %error, "the damaged record could not be kept");
+        }
+        self.undo_pod(&pod).await;
+    }
+
+    /// Removes leases, links and snapshots that belong to no pod.
+    async fn sweep(self: &Arc<Self>) {
+        let engine = Arc::clone(self);
+        let swept = blocking(move || {
+            let live = engine.pods().iter().filter(|pod| pod.is_ready()).map(|pod| pod.id.clone()).collect();
+            engine.parts.network.reconcile(&live);
+            let known: Vec<ContainerId> =
+                engine.containers().iter().map(|container| container.id.clone()).collect();
+            let snapshots = engine.parts.snapshots.list().unwrap_or_default();
+            for id in snapshots.into_iter().filter(|id| !known.contains(id)) {
+                engine
+                    .parts
+                    .snapshots
+                    .remove(&id)
+                    .map_err(|error| Error::internal("sweeping snapshots", error))?;
+            }
+            Ok(())
+        });
+        if let Err(error) = swept.await {
+            tracing::warn!(%error, "something of an earlier daemon may be left");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The CRI's resources as limits of a cgroup.
+
+use wharf_cgroup::{DeviceRule, HugepageLimit, Limits};
+use wharf_cri_api::v1::LinuxContainerResources;
+
+/// Limits of a request; zeros and empty texts leave things alone.
+pub(crate) fn limits(resources: &LinuxContainerResources, devices: Option<Vec<DeviceRule>>) -> Limits {
+    let text = |text: &String| (!text.is_empty()).then(|| text.clone());
+    Limits {
+        cpu_shares: u64::try_from(resources.cpu_shares).ok().filter(|&shares| shares != 0),
+        cpu_period_us: u64::try_from(resources.cpu_period).ok().filter(|&period| period != 0),
+        cpu_quota_us: (resources.cpu_quota != 0).then_some(resources.cpu_quota),
+        cpuset_cpus: text(&resources.cpuset_cpus),
+        cpuset_mems: text(&resources.cpuset_mems),
+        memory_limit_bytes: (resources.memory_limit_in_bytes != 0).then_some(resources.memory_limit_in_bytes),
+        memory_swap_limit_bytes: (resources.memory_swap_limit_in_bytes != 0)
+            .then_some(resources.memory_swap_limit_in_bytes),
+        pids_limit: None,
+        hugepages: resources
+            .hugepage_limits
+            .iter()
+            .map(|limit| HugepageLimit { page_size: limit.page_size.clone(), limit_bytes: limit.limit })
+            .collect(),
+        unified: resources.unified.clone(),
+        devices,
+    }
+}
+
+/// The resources after an update: what the update names replaces what was.
+pub(crate) fn merge(old: &LinuxContainerResources, new: &LinuxContainerResources) -> LinuxContainerResources {
+    let number = |old: i64, new: i64| if new == 0 { old } else { new };
+    let text = |old: &String, new: &String| if new.is_empty() { old.clone() } else { new.clone() };
+    let mut unified = old.unified.clone();
+    unified.extend(new.unified.clone());
+    LinuxContainerResources {
+        cpu_period: number(old.cpu_period, new.cpu_period),
+        cpu_quota: number(old.cpu_quota, new.cpu_quota),
+        cpu_shares: number(old.cpu_shares, new.cpu_shares),
+        memory_limit_in_bytes: number(old.memory_limit_in_bytes, new.memory_limit_in_bytes),
+        oom_score_adj: number(old.oom_score_adj, new.oom_score_adj),
+        cpuset_cpus: text(&old.cpuset_cpus, &new.cpuset_cpus),
+        cpuset_mems: text(&old.cpuset_mems, &new.cpuset_mems),
+        hugepage_limits: if new.hugepage_limits.is_empty() {
+            &old.hugepage_limits
+        } else {
+            &new.hugepage_limits
+        }
+        .clone(),
+        unified,
+        memory_swap_limit_in_bytes: number(old.memory_swap_limit_in_bytes, new.memory_swap_limit_in_bytes),
+    }
+}

@@ -1,0 +1,122 @@
+//! Stop signals: names of images and requests, numbers of the kernel, and the CRI's own list.
+
+use wharf_cri_api::v1::Signal;
+
+/// The name without prefix for a kernel number the CRI also has, alphabetical as in its list.
+const NAMES: [(&str, i32); 31] = [
+    ("ABRT", 6),
+    ("ALRM", 14),
+    ("BUS", 7),
+    ("CHLD", 17),
+    ("CONT", 18),
+    ("FPE", 8),
+    ("HUP", 1),
+    ("ILL", 4),
+    ("INT", 2),
+    ("IO", 29),
+    ("KILL", 9),
+    ("PIPE", 13),
+    ("PROF", 27),
+    ("PWR", 30),
+    ("QUIT", 3),
+    ("SEGV", 11),
+    ("STKFLT", 16),
+    ("STOP", 19),
+    ("SYS", 31),
+    ("TERM", 15),
+    ("TRAP", 5),
+    ("TSTP", 20),
+    ("TTIN", 21),
+    ("TTOU", 22),
+    ("URG", 23),
+    ("USR1", 10),
+    ("USR2", 12),
+    ("VTALRM", 26),
+    ("WINCH", 28),
+    ("XCPU", 24),
+    ("XFSZ", 25),
+];
+
+/// The canonical name, `SIGTERM`, of a name or number; `None` if it is neither.
+pub(crate) fn canonical(text: &str) -> Option<String> {
+    let upper = text.trim().to_ascii_uppercase();
+    if let Ok(number) = upper.parse::<i32>() {
+        let name = NAMES.iter().find(|(_, known)| *known == number).map(|(name, _)| format!("SIG{name}"));
+        return name.or_else(|| real_time_name(number));
+    }
+    let short = upper.strip_prefix("SIG").unwrap_or(&upper);
+    number(&format!("SIG{short}")).map(|_| format!("SIG{short}"))
+}
+
+fn real_time_name(number: i32) -> Option<String> {
+    match number {
+        34 => Some("SIGRTMIN".to_owned()),
+        35..=49 => Some(format!("SIGRTMIN+{}", number - 34)),
+        50..=63 => Some(format!("SIGRTMAX-{}", 64 - number)),
+        64 => Some("SIGRTMAX".to_owned()),
+        _ => None,
+    }
+}
+
+/// The kernel's number of a canonical name.
+pub(crate) fn number(name: &str) -> Option<i32> {
+    let short = name.strip_prefix("SIG")?;
+    if let Some(offset) = short.strip_prefix("RTMIN") {
+        return if offset.is_empty() {
+            Some(34)
+        } else {
+            offset.strip_prefix('+')?.parse().ok().map(|n: i32| 34 + n)
+        }
+        .filter(|number| (34..=64).contains(number));
+    }
+    if let Some(offset) = short.strip_prefix("RTMAX") {
+        return if offset.is_empty() {
+            Some(64)
+        } else {
+            offset.strip_prefix('-')?.parse().ok().map(|n: i32| 64 - n)
+        }
+        .filter(|number| (34..=64).contains(number));
+    }
+    NAMES.iter().find(|(known, _)| *known == short).map(|(_, number)| *number)
+}
+
+/// The CRI's value of a canonical name.
+pub(crate) fn cri_signal(name: &str) -> Signal {
+    let name = name.replace('+', "PLUS").replace('-', "MINUS");
+    Signal::from_str_name(&format!("SIGNAL_{name}")).unwrap_or_default()
+}
+
+/// The canonical name of a value of the CRI; `None` for the runtime's default.
+pub(crate) fn from_cri(signal: Signal) -> Option<String> {
+    let name = signal.as_str_name().strip_prefix("SIGNAL_")?;
+    canonical(&name.replace("PLUS", "+").replace("MINUS", "-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_signal_of_the_cri_has_a_number_and_comes_back() {
+        let mut seen = 0;
+        for value in 1..=65 {
+            let Ok(signal) = Signal::try_from(value) else { continue };
+            if let Some(name) = from_cri(signal) {
+                assert!(number(&name).is_some(), "{name}");
+                seen += 1;
+            }
+        }
+        assert!(seen > 50, "{seen}");
+        assert_eq!(cri_signal("SIGTERM").as_str_name(), "SIGNAL_SIGTERM");
+    }
+
+    #[test]
+    fn names_and_numbers_are_one() {
+        for text in ["15", "term", "SIGTERM", "TERM"] {
+            assert_eq!(canonical(text).as_deref(), Some("SIGTERM"));
+        }
+        assert_eq!(number("SIGRTMIN+3"), Some(37));
+        assert_eq!(canonical("SIGNOPE"), None);
+        assert_eq!(canonical("99"), None);
+    }
+}

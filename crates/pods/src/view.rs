@@ -1,0 +1,145 @@
+//! Pods and containers as the CRI shows them, from memory alone.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+
+use wharf_cri_api::v1::{
+    self, Container as ContainerItem, ContainerStatus, ContainerUser, ImageSpec, LinuxContainerUser,
+    LinuxPodSandboxStatus, Namespace, PodIp, PodSandbox, PodSandboxNetworkStatus, PodSandboxState,
+    PodSandboxStatus,
+};
+use wharf_types::ContainerState;
+
+use crate::container::Container;
+use crate::pod::Pod;
+use crate::stop;
+
+fn pod_state(pod: &Pod) -> PodSandboxState {
+    if pod.is_ready() { PodSandboxState::SandboxReady } else { PodSandboxState::SandboxNotready }
+}
+
+/// An item of `ListPodSandbox`.
+#[must_use]
+pub fn pod_item(pod: &Pod) -> PodSandbox {
+    PodSandbox {
+        id: pod.id.to_string(),
+        metadata: pod.config.metadata.clone(),
+        state: pod_state(pod).into(),
+        created_at: pod.created_at_ns,
+        labels: pod.config.labels.clone(),
+        annotations: pod.config.annotations.clone(),
+        runtime_handler: pod.handler.clone(),
+    }
+}
+
+/// The answer of `PodSandboxStatus`.
+#[must_use]
+pub fn pod_status(pod: &Pod) -> PodSandboxStatus {
+    let ips = pod.read_state().ips.clone();
+    let mut ips = ips.iter().map(ToString::to_string);
+    let network = (!pod.is_host_network()).then(|| PodSandboxNetworkStatus {
+        ip: ips.next().unwrap_or_default(),
+        additional_ips: ips.map(|ip| PodIp { ip }).collect(),
+    });
+    PodSandboxStatus {
+        id: pod.id.to_string(),
+        metadata: pod.config.metadata.clone(),
+        state: pod_state(pod).into(),
+        created_at: pod.created_at_ns,
+        network,
+        linux: Some(LinuxPodSandboxStatus {
+            namespaces: Some(Namespace { options: Some(pod.namespaces()) }),
+        }),
+        labels: pod.config.labels.clone(),
+        annotations: pod.config.annotations.clone(),
+        runtime_handler: pod.handler.clone(),
+    }
+}
+
+/// An item of `ListContainers`.
+#[must_use]
+pub fn container_item(container: &Container) -> ContainerItem {
+    let record = container.record();
+    ContainerItem {
+        id: container.id.to_string(),
+        pod_sandbox_id: container.pod.to_string(),
+        metadata: record.config.metadata,
+        image: record.config.image,
+        image_ref: record.image_ref,
+        state: state(&container.state()).into(),
+        created_at: record.created_at_ns,
+        labels: record.config.labels,
+        annotations: record.config.annotations,
+        image_id: record.image_id,
+    }
+}
+
+fn state(state: &ContainerState) -> v1::ContainerState {
+    match state {
+        ContainerState::Created => v1::ContainerState::ContainerCreated,
+        ContainerState::Running { .. } => v1::ContainerState::ContainerRunning,
+        ContainerState::Exited { .. } => v1::ContainerState::ContainerExited,
+    }
+}
+
+/// The answer of `ContainerStatus`.
+#[must_use]
+pub fn container_status(container: &Container) -> ContainerStatus {
+    let record = container.record();
+    let now = container.state();
+    let (started_at, finished_at, exit) = match &now {
+        ContainerState::Created => (0, 0, None),
+        ContainerState::Running { started_at_ns } => (*started_at_ns, 0, None),
+        ContainerState::Exited { started_at_ns, finished_at_ns, exit, message } => {
+            (*started_at_ns, *finished_at_ns, Some((*exit, message.clone())))
+        }
+    };
+    let config = record.config;
+    let user = LinuxContainerUser {
+        uid: record.uid.into(),
+        gid: record.gid.into(),
+        supplemental_groups: record.groups.iter().copied().map(i64::from).collect(),
+    };
+    let image = config.image.unwrap_or_default();
+    let shown =
+        if image.user_specified_image.is_empty() { &image.image } else { &image.user_specified_image };
+    ContainerStatus {
+        id: container.id.to_string(),
+        metadata: config.metadata,
+        state: state(&now).into(),
+        created_at: record.created_at_ns,
+        started_at,
+        finished_at,
+        exit_code: exit.as_ref().map_or(0, |(exit, _)| exit.code()),
+        image: Some(ImageSpec { image: shown.clone(), ..image.clone() }),
+        image_ref: record.image_ref,
+        reason: exit.as_ref().map_or_else(String::new, |(exit, _)| exit.reason().to_owned()),
+        message: exit.map_or_else(String::new, |(_, message)| message),
+        labels: config.labels,
+        annotations: config.annotations,
+        mounts: config.mounts,
+        log_path: container.log_path.clone(),
+        resources: config
+            .linux
+            .and_then(|linux| linux.resources)
+            .map(|resources| v1::ContainerResources { linux: Some(resources), windows: None }),
+        image_id: record.image_id,
+        user: Some(ContainerUser { linux: Some(user) }),
+        stop_signal: stop::cri_signal(&record.stop_signal).into(),
+    }
+}
+
+/// What verbose status adds: the values tools read.
+#[must_use]
+pub fn container_info(container: &Container) -> BTreeMap<String, String> {
+    let pid = *container.pid.read().unwrap_or_else(PoisonError::into_inner);
+    let info = serde_json::json!({ "sandboxID": container.pod.as_str(), "pid": pid, "runtimeSpec": {} });
+    BTreeMap::from([("info".to_owned(), info.to_string())])
+}
+
+/// What verbose status adds: the values tools read.
+#[must_use]
+pub fn pod_info(pod: &Pod) -> BTreeMap<String, String> {
+    let info = serde_json::json!({ "pid": pod.read_state().shim_pid, "runtimeSpec": {} });
+    BTreeMap::from([("info".to_owned(), info.to_string())])
+}

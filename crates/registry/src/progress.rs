@@ -1,0 +1,139 @@
+//! How far the pulls are, for whoever asks: counters that the downloads advance and that are read without a lock.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use crate::wharf_images::manifest::LayerDescriptor;
+use wharf_types::{Digest, Reference};
+
+/// What is being done about a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It waits for its turn, or for another pull that fetches it.
+    Waiting,
+    /// Its bytes are coming, and are unpacked as they come.
+    Downloading,
+    /// All bytes have come; the rest is being unpacked and made durable.
+    Unpacking,
+    /// It was fetched.
+    Done,
+    /// It was there already.
+    Exists,
+}
+
+impl Phase {
+    const ALL: [Self; 5] = [Self::Waiting, Self::Downloading, Self::Unpacking, Self::Done, Self::Exists];
+}
+
+/// One layer of a pull.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerProgress {
+    /// The blob.
+    pub digest: Digest,
+    /// Its size.
+    pub total_bytes: u64,
+    /// How much of it has come.
+    pub done_bytes: u64,
+    /// What is being done.
+    pub phase: Phase,
+}
+
+/// One pull in flight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullProgress {
+    /// The image.
+    pub reference: Reference,
+    /// Its layers, bottom first; none until the manifest is known.
+    pub layers: Vec<LayerProgress>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Cell {
+    digest: Digest,
+    total_bytes: u64,
+    done_bytes: AtomicU64,
+    phase: AtomicU8,
+}
+
+impl Cell {
+    pub(crate) fn enter(&self, phase: Phase) {
+        let at = Phase::ALL.iter().position(|each| *each == phase).unwrap_or(0);
+        self.phase.store(u8::try_from(at).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    pub(crate) fn reach(&self, done_bytes: u64) {
+        self.done_bytes.store(done_bytes, Ordering::Relaxed);
+    }
+
+    fn snapshot(&self) -> LayerProgress {
+        let phase = usize::from(self.phase.load(Ordering::Relaxed));
+        LayerProgress {
+            digest: self.digest.clone(),
+            total_bytes: self.total_bytes,
+            done_bytes: self.done_bytes.load(Ordering::Relaxed),
+            phase: Phase::ALL.get(phase).copied().unwrap_or(Phase::Waiting),
+        }
+    }
+}
+
+/// The counters of one pull.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    reference: Reference,
+    cells: OnceLock<Vec<Cell>>,
+}
+
+impl Tracker {
+    pub(crate) fn new(reference: Reference) -> Self {
+        Self { reference, cells: OnceLock::new() }
+    }
+
+    /// Makes the layers known; a second call changes nothing.
+    pub(crate) fn begin(&self, layers: &[LayerDescriptor]) {
+        self.cells.get_or_init(|| {
+            let cell = |layer: &LayerDescriptor| Cell {
+                digest: layer.descriptor.digest.clone(),
+                total_bytes: layer.descriptor.size_bytes,
+                done_bytes: AtomicU64::new(0),
+                phase: AtomicU8::new(0),
+            };
+            layers.iter().map(cell).collect()
+        });
+    }
+
+    pub(crate) fn cell(&self, at: usize) -> Option<&Cell> {
+        self.cells.get().and_then(|cells| cells.get(at))
+    }
+
+    pub(crate) fn snapshot(&self) -> PullProgress {
+        let cells = self.cells.get().map(Vec::as_slice).unwrap_or_default();
+        PullProgress {
+            reference: self.reference.clone(),
+            layers: cells.iter().map(Cell::snapshot).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::wharf_images::manifest::{Compression, Descriptor};
+
+    use super::*;
+
+    #[test]
+    fn a_snapshot_shows_what_was_reached() {
+        let tracker = Tracker::new("a.b/c".parse().unwrap());
+        assert!(tracker.snapshot().layers.is_empty());
+        let digest = Digest::from_sha256([1; 32]);
+        let descriptor = Descriptor { media_type: String::new(), digest, size_bytes: 9 };
+        tracker.begin(&[LayerDescriptor { descriptor, compression: Compression::None }]);
+        tracker.begin(&[]);
+        assert!(tracker.cell(1).is_none());
+        for phase in Phase::ALL {
+            tracker.cell(0).unwrap().enter(phase);
+            tracker.cell(0).unwrap().reach(7);
+            let layers = tracker.snapshot().layers;
+            assert_eq!((layers[0].phase, layers[0].done_bytes, layers[0].total_bytes), (phase, 7, 9));
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! One runtime, and the calls that make and unmake pods.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::Context;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Uri};
+use wharf_cri_api::v1::image_service_client::ImageServiceClient;
+use wharf_cri_api::v1::runtime_service_client::RuntimeServiceClient;
+use wharf_cri_api::v1::{
+    CgroupDriver, ContainerConfig, ContainerMetadata, CreateContainerRequest, ImageSpec,
+    LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
+    LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
+    RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, RuntimeConfigRequest,
+    SecurityProfile, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+};
+
+use crate::images::SMALL;
+use crate::memory::WORKLOAD;
+
+/// Lists of a hundred pods pass the default of 4 MiB only by luck.
+const MESSAGE_LIMIT_BYTES: usize = 16 << 20;
+
+/// Where a runtime listens, and the process that does.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    name: String,
+    socket: PathBuf,
+    daemon: u32,
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text} is not NAME=SOCKET=PID");
+        let (name, rest) = text.split_once('=').ok_or_else(wrong)?;
+        let (socket, daemon) = rest.rsplit_once('=').ok_or_else(wrong)?;
+        let daemon = daemon.parse().map_err(|error| format!("{}: {error}", wrong()))?;
+        Ok(Self { name: name.to_owned(), socket: socket.into(), daemon })
+    }
+}
+
+/// A client of one runtime. Its clones share a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Runtime {
+    pub(crate) name: String,
+    pub(crate) daemon: u32,
+    pub(crate) calls: RuntimeServiceClient<Channel>,
+    pub(crate) images: ImageServiceClient<Channel>,
+    pub(crate) logs: PathBuf,
+    cgroup_parent: String,
+}
+
+/// A pod with one running container.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    pub(crate) sandbox: String,
+    pub(crate) container: String,
+}
+
+impl Runtime {
+    /// Connects, and asks how its cgroups are named.
+    pub(crate) async fn connect(endpoint: &Endpoint, logs: &Path) -> anyhow::Result<Self> {
+        let socket = endpoint.socket.clone();
+        // The address is not used by the connector, but a request must have one.
+        let channel = Channel::from_static("http://localhost")
+            .connect_with_connector(tower::service_fn(move |_: Uri| {
+                let socket = socket.clone();
+                async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+            }))
+            .await
+            .with_context(|| format!("connect to {}", endpoint.socket.display()))?;
+        let mut calls =
+            RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT_BYTES);
+        let driver = calls.runtime_config(RuntimeConfigRequest {}).await?.into_inner().linux;
+        let systemd = driver.is_some_and(|linux| linux.cgroup_driver() == CgroupDriver::Systemd);
+        Ok(Self {
+            name: endpoint.name.clone(),
+            daemon: endpoint.daemon,
+            calls,
+            images: ImageServiceClient::new(channel),
+            logs: logs.join(&endpoint.name),
+            cgroup_parent: if systemd { "bench.slice" } else { "/bench" }.to_owned(),
+        })
+    }
+
+    /// The description of a pod that no other has: bridge network, its own PID namespace for each container.
+    pub(crate) fn pod_config(&self) -> PodSandboxConfig {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("bench-{number}");
+        PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: name.clone(),
+                uid: format!("bench-uid-{number}"),
+                namespace: "bench".to_owned(),
+                attempt: 0,
+            }),
+            hostname: name.clone(),
+            log_directory: self.logs.join(&name).display().to_string(),
+            labels: labels(&name),
+            linux: Some(LinuxPodSandboxConfig {
+                cgroup_parent: self.cgroup_parent.clone(),
+                security_context: Some(LinuxSandboxSecurityContext {
+                    namespace_options: Some(namespaces()),
+                    seccomp: Some(SecurityProfile::default()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    /// Runs a sandbox.
+    pub(crate) async fn run(&self, config: &PodSandboxConfig) -> anyhow::Result<String> {
+        let request = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
+        let response = self.calls.clone().run_pod_sandbox(request).await.context("RunPodSandbox")?;
+        Ok(response.into_inner().pod_sandbox_id)
+    }
+
+    /// Creates a container that runs `command`.
+    pub(crate) async fn create(
+        &self,
+        sandbox: &str,
+        config: &PodSandboxConfig,
+        command: &[&str],
+    ) -> anyhow::Result<String> {
+        let request = CreateContainerRequest {
+            pod_sandbox_id: sandbox.to_owned(),
+            config: Some(container_config(command)),
+            sandbox_config: Some(config.clone()),
+        };
+        let response = self.calls.clone().create_container(request).await.context("CreateContainer")?;
+        Ok(response.into_inner().container_id)
+    }
+
+    /// Starts a created container.
+    pub(crate) async fn start(&self, container: &str) -> anyhow::Result<()> {
+        let request = StartContainerRequest { container_id: container.to_owned() };
+        self.calls.clone().start_container(request).await.context("StartContainer")?;
+        Ok(())
+    }
+
+    /// Kills a container.
+    pub(crate) async fn stop_container(&self, container: &str) -> anyhow::Result<()> {
+        let request = StopContainerRequest { container_id: container.to_owned(), timeout: 0 };
+        self.calls.clone().stop_container(request).await.context("StopContainer")?;
+        Ok(())
+    }
+
+    /// Removes a stopped container.
+    pub(crate) async fn remove_container(&self, container: &str) -> anyhow::Result<()> {
+        let request = RemoveContainerRequest { container_id: container.to_owned() };
+        self.calls.clone().remove_container(request).await.context("RemoveContainer")?;
+        Ok(())
+    }
+
+    /// Stops a sandbox.
+    pub(crate) async fn stop(&self, sandbox: &str) -> anyhow::Result<()> {
+        let request = StopPodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
+        self.calls.clone().stop_pod_sandbox(request).await.context("StopPodSandbox")?;
+        Ok(())
+    }
+
+    /// Removes a stopped sandbox.
+    pub(crate) async fn remove(&self, sandbox: &str) -> anyhow::Result<()> {
+        let request = RemovePodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
+        self.calls.clone().remove_pod_sandbox(request).await.context("RemovePodSandbox")?;
+        Ok(())
+    }
+
+    /// A whole pod, with the workload running.
+    pub(crate) async fn up(&self) -> anyhow::Result<Pod> {
+        let config = self.pod_config();
+        let sandbox = self.run(&config).await?;
+        let container = self.create(&sandbox, &config, WORKLOAD).await?;
+        self.start(&container).await?;
+        Ok(Pod { sandbox, container })
+    }
+
+    /// A pod's end, in the kubelet's order.
+    pub(crate) async fn down(&self, pod: &Pod) -> anyhow::Result<()> {
+        self.stop_container(&pod.container).await?;
+        self.remove_container(&pod.container).await?;
+        self.stop(&pod.sandbox).await?;
+        self.remove(&pod.sandbox).await
+    }
+}
+
+fn container_config(command: &[&str]) -> ContainerConfig {
+    ContainerConfig {
+        metadata: Some(ContainerMetadata { name: "bench".to_owned(), attempt: 0 }),
+        image: Some(ImageSpec { image: SMALL.to_owned(), ..Default::default() }),
+        command: command.iter().map(|&word| word.to_owned()).collect(),
+        labels: labels("bench"),
+        log_path: "bench.log".to_owned(),
+        linux: Some(LinuxContainerConfig {
+            resources: Some(LinuxContainerResources {
+                memory_limit_in_bytes: 64 << 20,
+                cpu_shares: 1024,
+                ..Default::default()
+            }),
+            security_context: Some(LinuxContainerSecurityContext {
+                namespace_options: Some(namespaces()),
+                // The default of the message is RuntimeDefault; its absence would mean unconfined.
+                seccomp: Some(SecurityProfile::default()),
+                ..Default::default()
+            }),
+        }),
+        ..Default::default()
+    }
+}
+
+fn namespaces() -> NamespaceOption {
+    NamespaceOption { pid: NamespaceMode::Container.into(), ..Default::default() }
+}
+
+fn labels(name: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([("io.kubernetes.pod.name".to_owned(), name.to_owned())])
+}

@@ -1,0 +1,114 @@
+//! Measures container runtimes through the CRI, side by side, and prints one table of medians and ratios.
+//!
+//! It is a client and nothing more: `hack/bench` starts the runtimes, each with the same image and network, in a place of
+//! their own, and says where they listen. The runtimes take turns at every measurement, so that a change in the load of
+//! the machine meets both.
+
+mod client;
+mod crowd;
+mod images;
+mod logs;
+mod memory;
+mod pods;
+mod results;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Parser;
+
+use crate::client::{Endpoint, Runtime};
+use crate::results::Results;
+
+/// What to measure and how often.
+#[derive(Debug, Parser)]
+pub(crate) struct Options {
+    /// NAME=SOCKET=PID of a running runtime; the first is compared with the others.
+    #[arg(long = "runtime", required = true)]
+    runtimes: Vec<Endpoint>,
+    /// An empty directory for the logs of containers.
+    #[arg(long)]
+    logs: PathBuf,
+    /// Pods made one after the other.
+    #[arg(long, default_value_t = 30)]
+    pods: usize,
+    /// Pods made at once.
+    #[arg(long, default_value_t = 50)]
+    burst: usize,
+    /// Times that as many are made at once.
+    #[arg(long, default_value_t = 3)]
+    bursts: usize,
+    /// Pods that run while lists and memory are measured.
+    #[arg(long, default_value_t = 100)]
+    crowd: usize,
+    /// Calls of each list.
+    #[arg(long, default_value_t = 20)]
+    lists: usize,
+    /// Pulls of the large image.
+    #[arg(long, default_value_t = 5)]
+    pulls: usize,
+    /// Lines that one container logs.
+    #[arg(long, default_value_t = 5_000_000)]
+    lines: u64,
+    /// Containers that do so.
+    #[arg(long, default_value_t = 3)]
+    floods: usize,
+    /// Also write every sample there, as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let mut runtimes = Vec::new();
+    for endpoint in &options.runtimes {
+        runtimes.push(Runtime::connect(endpoint, &options.logs).await?);
+    }
+    let results = measure(&options, &runtimes).await?;
+    if let Some(path) = &options.json {
+        std::fs::write(path, results.json()?).with_context(|| format!("write {}", path.display()))?;
+    }
+    let text = format!("{}\n{}\n", results.table(), counts(&options));
+    std::io::stdout().write_all(text.as_bytes()).context("print the table")
+}
+
+async fn measure(options: &Options, runtimes: &[Runtime]) -> anyhow::Result<Results> {
+    let mut results = Results::new(runtimes.iter().map(|runtime| runtime.name.clone()).collect());
+    memory::idle(runtimes, &mut results)?;
+    images::prepare(runtimes).await?;
+    progress("pods, one by one")?;
+    pods::one_by_one(options.pods, runtimes, &mut results).await?;
+    progress("pods, at once")?;
+    for _ in 0..options.bursts {
+        pods::at_once(options.burst, runtimes, &mut results).await?;
+    }
+    progress("a crowd of pods")?;
+    crowd::measure(options, runtimes, &mut results).await?;
+    progress("pulls")?;
+    images::pulls(options.pulls, runtimes, &mut results).await?;
+    progress("logs")?;
+    logs::floods(options, runtimes, &mut results).await?;
+    Ok(results)
+}
+
+/// What "many" is in the table, and how many samples it rests on.
+fn counts(options: &Options) -> String {
+    format!(
+        "{} pods one by one; {} at once, {} times; {} in lists, {} times; {} pulls; {} lines logged, {} times.",
+        options.pods,
+        options.burst,
+        options.bursts,
+        options.crowd,
+        options.lists,
+        options.pulls,
+        options.lines,
+        options.floods,
+    )
+}
+
+/// Says on standard error what is being done: a run takes minutes.
+fn progress(what: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stderr(), "bench: {what}").context("print progress")
+}

@@ -1,0 +1,101 @@
+//! What processes take: read from `/proc`, which shows only the processes of the rig.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::client::Runtime;
+use crate::results::{Results, Unit};
+
+/// What the containers run. Its processes are the workload, and not counted.
+pub(crate) const WORKLOAD: &[&str] = &["sleep", "86413"];
+
+/// The daemons before any call made them do something.
+pub(crate) fn idle(runtimes: &[Runtime], results: &mut Results) -> anyhow::Result<()> {
+    for runtime in runtimes {
+        results.add("daemon RSS, just started", Unit::KiB, &runtime.name, resident_kib(runtime.daemon)?);
+    }
+    Ok(())
+}
+
+/// All pids.
+pub(crate) fn processes() -> anyhow::Result<BTreeSet<u32>> {
+    let mut pids = BTreeSet::new();
+    for entry in fs::read_dir("/proc").context("list /proc")? {
+        if let Ok(pid) = entry.context("list /proc")?.file_name().to_string_lossy().parse() {
+            pids.insert(pid);
+        }
+    }
+    Ok(pids)
+}
+
+/// Resident pages of a process.
+pub(crate) fn resident_kib(pid: u32) -> anyhow::Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    sum_of(&text, &["VmRSS:"]).with_context(|| format!("no VmRSS in {path}"))
+}
+
+/// Pages that no other process shares, of all processes that came after `before`, without daemon and workload.
+pub(crate) fn private_of_new_kib(before: &BTreeSet<u32>, daemon: u32) -> anyhow::Result<f64> {
+    let mut total = 0.0;
+    for pid in processes()?.difference(before).filter(|&&pid| pid != daemon) {
+        let directory = Path::new("/proc").join(pid.to_string());
+        // A process may end while it is looked at; then it takes nothing.
+        let Ok(command) = fs::read(directory.join("cmdline")) else { continue };
+        let Ok(rollup) = fs::read_to_string(directory.join("smaps_rollup")) else { continue };
+        if !is_workload(&command) {
+            total +=
+                sum_of(&rollup, &["Private_Clean:", "Private_Dirty:", "Private_Hugetlb:"]).unwrap_or(0.0);
+        }
+    }
+    Ok(total)
+}
+
+fn is_workload(command: &[u8]) -> bool {
+    command
+        .split(|&byte| byte == 0)
+        .filter(|word| !word.is_empty())
+        .eq(WORKLOAD.iter().map(|word| word.as_bytes()))
+}
+
+/// The sum of the lines with these keys; none if there is no such line.
+fn sum_of(text: &str, keys: &[&str]) -> Option<f64> {
+    text.lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            keys.contains(&words.next()?).then(|| words.next()?.parse::<f64>().ok()).flatten()
+        })
+        .reduce(|sum, value| sum + value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_workload, private_of_new_kib, processes, resident_kib, sum_of};
+
+    #[test]
+    fn private_pages_are_summed() {
+        let rollup = "Rss: 90 kB\nPrivate_Clean:       4 kB\nPrivate_Dirty:      12 kB\n";
+        assert_eq!(sum_of(rollup, &["Private_Clean:", "Private_Dirty:"]), Some(16.0));
+        assert_eq!(sum_of(rollup, &["Swap:"]), None);
+    }
+
+    #[test]
+    fn the_workload_is_known_by_its_whole_command() {
+        assert!(is_workload(b"sleep\x0086413\0"));
+        assert!(!is_workload(b"sleep\x001\0"));
+        assert!(!is_workload(b""));
+    }
+
+    #[test]
+    fn a_process_has_resident_pages_and_is_not_new() {
+        let own = std::process::id();
+        let before = processes().unwrap();
+        assert!(before.contains(&own) && resident_kib(own).unwrap() > 100.0);
+        let without = before.into_iter().filter(|&pid| pid != own).collect();
+        assert!(private_of_new_kib(&without, 0).unwrap() > 100.0);
+        resident_kib(0).unwrap_err();
+    }
+}

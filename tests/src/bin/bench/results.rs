@@ -1,0 +1,216 @@
+//! Samples, their medians, and the table.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+/// What a number means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Unit {
+    /// Milliseconds: less is better.
+    Ms,
+    /// KiB of memory: less is better.
+    KiB,
+    /// Thousand lines a second: more is better.
+    KLines,
+    /// Megabytes that went over the network: told, not judged.
+    Megabytes,
+}
+
+impl Unit {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Ms => "ms",
+            Self::KiB => "KiB",
+            Self::KLines => "k lines/s",
+            Self::Megabytes => "MB",
+        }
+    }
+
+    /// How many times better `ours` is than `theirs`.
+    fn gain(self, ours: f64, theirs: f64) -> Option<f64> {
+        match self {
+            Self::Ms | Self::KiB => (ours > 0.0).then(|| theirs / ours),
+            Self::KLines => (theirs > 0.0).then(|| ours / theirs),
+            Self::Megabytes => None,
+        }
+    }
+}
+
+/// One line of the table.
+#[derive(Debug, Serialize)]
+struct Row {
+    what: &'static str,
+    unit: Unit,
+    samples: BTreeMap<String, Vec<f64>>,
+}
+
+/// All that was measured, in the order of first measurement.
+#[derive(Debug, Serialize)]
+pub(crate) struct Results {
+    runtimes: Vec<String>,
+    rows: Vec<Row>,
+}
+
+impl Results {
+    /// Nothing yet, of these runtimes.
+    pub(crate) fn new(runtimes: Vec<String>) -> Self {
+        Self { runtimes, rows: Vec::new() }
+    }
+
+    /// One more sample.
+    pub(crate) fn add(&mut self, what: &'static str, unit: Unit, runtime: &str, value: f64) {
+        let index = self.rows.iter().position(|row| row.what == what).unwrap_or_else(|| {
+            self.rows.push(Row { what, unit, samples: BTreeMap::new() });
+            self.rows.len() - 1
+        });
+        self.rows[index].samples.entry(runtime.to_owned()).or_default().push(value);
+    }
+
+    /// One more duration.
+    pub(crate) fn time(&mut self, what: &'static str, runtime: &str, duration: Duration) {
+        self.add(what, Unit::Ms, runtime, duration.as_secs_f64() * 1000.0);
+    }
+
+    /// Every sample.
+    pub(crate) fn json(&self) -> serde_json::Result<String> {
+        serde_json::to_string_pretty(self)
+    }
+
+    /// Medians (and 95th percentiles of times), and by what factor the first runtime is better than each other.
+    pub(crate) fn table(&self) -> String {
+        let mut text = format!("| {:<34} | {:<9} ", "median (p95)", "");
+        let mut rule = format!("|{:-<36}|{:-<11}", "", "");
+        for name in &self.runtimes {
+            pushed(&mut text, format_args!("| {name:>19} "));
+            pushed(&mut rule, format_args!("|{:-<20}:", ""));
+        }
+        for name in self.runtimes.iter().skip(1) {
+            pushed(&mut text, format_args!("| {:>16} ", format!("than {name}")));
+            pushed(&mut rule, format_args!("|{:-<17}:", ""));
+        }
+        pushed(&mut text, format_args!("|\n{rule}|\n"));
+        for row in &self.rows {
+            self.line(row, &mut text);
+        }
+        text
+    }
+
+    fn line(&self, row: &Row, text: &mut String) {
+        pushed(text, format_args!("| {:<34} | {:<9} ", row.what, row.unit.label()));
+        let medians: Vec<_> = self.runtimes.iter().map(|name| row.quantile(name, 0.5)).collect();
+        for (name, median) in self.runtimes.iter().zip(&medians) {
+            let cell = match (median, row.quantile(name, 0.95)) {
+                (Some(median), Some(p95)) if row.unit == Unit::Ms => {
+                    format!("{} ({})", number(*median), number(p95))
+                }
+                (Some(median), _) => number(*median),
+                (None, _) => "-".to_owned(),
+            };
+            pushed(text, format_args!("| {cell:>19} "));
+        }
+        for theirs in medians.iter().skip(1) {
+            let gain = medians[0].zip(*theirs).and_then(|(ours, theirs)| row.unit.gain(ours, theirs));
+            let cell = gain.map_or_else(String::new, |gain| format!("{} x better", number(gain)));
+            pushed(text, format_args!("| {cell:>16} "));
+        }
+        text.push_str("|\n");
+    }
+}
+
+impl Row {
+    /// By nearest rank.
+    fn quantile(&self, runtime: &str, fraction: f64) -> Option<f64> {
+        let mut samples = self.samples.get(runtime)?.clone();
+        samples.sort_by(f64::total_cmp);
+        let below = samples.len() as f64 * fraction;
+        (0_u32..).zip(&samples).find(|(rank, _)| f64::from(*rank) + 1.0 >= below).map(|(_, sample)| *sample)
+    }
+}
+
+/// Three digits that matter.
+fn number(value: f64) -> String {
+    match value {
+        value if value < 10.0 => format!("{value:.2}"),
+        value if value < 100.0 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
+    }
+}
+
+/// Writing to a string cannot fail.
+fn pushed(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    if text.write_fmt(arguments).is_err() {
+        text.push('?');
+    }
+}
+
+/// Times parts of a whole.
+#[derive(Debug)]
+pub(crate) struct Stopwatch {
+    start: Instant,
+    lap: Instant,
+}
+
+impl Stopwatch {
+    /// Starts now.
+    pub(crate) fn start() -> Self {
+        let now = Instant::now();
+        Self { start: now, lap: now }
+    }
+
+    /// Since the last lap.
+    pub(crate) fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        let lap = now - self.lap;
+        self.lap = now;
+        lap
+    }
+
+    /// From the start to the last lap.
+    pub(crate) fn total(&self) -> Duration {
+        self.lap - self.start
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Results, Unit};
+
+    fn two() -> Results {
+        Results::new(vec!["ours".to_owned(), "theirs".to_owned()])
+    }
+
+    #[test]
+    fn medians_and_gain_by_the_sense_of_the_unit() {
+        let mut results = two();
+        for (ours, theirs) in [(1.0, 10.0), (2.0, 20.0), (9.0, 30.0)] {
+            results.add("pod up", Unit::Ms, "ours", ours);
+            results.add("pod up", Unit::Ms, "theirs", theirs);
+            results.add("lines", Unit::KLines, "ours", theirs);
+            results.add("lines", Unit::KLines, "theirs", ours);
+        }
+        let table = results.table();
+        let lines: Vec<_> = table.lines().collect();
+        assert!(lines[2].contains("2.00 (9.00)") && lines[2].contains("20.0 (30.0)"), "{table}");
+        assert!(lines[2].contains("10.0 x better") && lines[3].contains("10.0 x better"), "{table}");
+    }
+
+    #[test]
+    fn a_runtime_without_samples_is_a_dash() {
+        let mut results = two();
+        results.add("pod up", Unit::Ms, "theirs", 3.0);
+        let table = results.table();
+        assert!(table.contains(" - |") && !table.contains("better"), "{table}");
+    }
+
+    #[test]
+    fn nothing_is_no_gain() {
+        let mut results = two();
+        results.add("memory", Unit::KiB, "ours", 0.0);
+        results.add("memory", Unit::KiB, "theirs", 5.0);
+        assert!(!results.table().contains("better"));
+    }
+}

@@ -1,0 +1,319 @@
+//! The layers of the workspace, and who may depend on what.
+//!
+//! The edges are those that `cargo metadata` reports. Each rule is a function over plain graphs, so that the unit
+//! tests at the end can show it graphs that break it. A new edge between crates of one level is entered in
+//! [`SAME_LEVEL`] on purpose, with the commit that says why.
+#![expect(clippy::tests_outside_test_module, clippy::panic, reason = "an integration test is nothing but tests")]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+/// The crates of each level, lowest first, without the prefix `wharf-`.
+const LEVELS: &[&[&str]] = &[
+    &["types", "sys"],
+    &["wire", "state", "cri-api"],
+    &["isolation", "planner", "cgroup", "snapshots", "images", "network"],
+    &["supervisor", "registry", "pods", "streaming", "cri", "daemon", "cli"],
+    &["tests"],
+];
+
+/// The first level that may be asynchronous.
+const ASYNC_LEVEL: usize = 3;
+
+/// The only edges between two crates of one level, from and to.
+const SAME_LEVEL: &[(&str, &str)] = &[
+    ("sys", "types"),
+    ("planner", "isolation"),
+    ("images", "snapshots"),
+    ("cri", "pods"),
+    ("cri", "registry"),
+    ("cri", "streaming"),
+    ("daemon", "cri"),
+    ("daemon", "pods"),
+    ("daemon", "registry"),
+    ("daemon", "streaming"),
+];
+
+/// All that the command line may know of this workspace.
+const CLI_MAY_USE: &[&str] = &["cri-api", "types"];
+
+/// What the supervisor must not carry: it is linked once per pod, and every page of it counts.
+const NOT_IN_SUPERVISOR: &[&str] =
+    &["tokio", "tonic", "oci-spec", "cgroups-rs", "tracing-subscriber", "regex"];
+
+/// Third-party crates that few may name, and who may.
+const DIRECT_ONLY_IN: &[(&str, &[&str])] =
+    &[("libc", &["sys"]), ("rustix", &["sys"]), ("anyhow", &["daemon", "cli", "tests"])];
+
+/// One declared dependency of a crate of the workspace.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Edge {
+    from: String,
+    to: String,
+}
+
+/// A package of the resolved graph and the ids of those it is linked with.
+struct Package {
+    name: String,
+    deps: Vec<String>,
+}
+
+/// The resolved graph, by package id.
+type Graph = BTreeMap<String, Package>;
+
+/// The name of a crate of this workspace without its prefix; `None` for any other.
+fn own(name: &str) -> Option<&str> {
+    name.strip_prefix("wharf-")
+}
+
+fn level(name: &str) -> Option<usize> {
+    LEVELS.iter().position(|crates| crates.contains(&name))
+}
+
+// ---- The rules ----
+
+/// Crates that have no level.
+fn unplaced(crates: &BTreeSet<String>) -> Vec<String> {
+    let missing = crates.iter().filter(|name| level(own(name).unwrap_or(name)).is_none());
+    missing.map(|name| format!("{name} has no level: enter it in LEVELS of tests/tests/layers.rs")).collect()
+}
+
+/// Edges within the workspace that go up, or sideways without being in the table.
+fn wrong_edges(edges: &BTreeSet<Edge>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for edge in edges {
+        let (Some(from), Some(to)) = (own(&edge.from), own(&edge.to)) else { continue };
+        let (Some(above), Some(below)) = (level(from), level(to)) else { continue };
+        if below > above {
+            wrong.push(format!("{from} (level {above}) depends on {to} (level {below}), which is above it"));
+        } else if below == above && !SAME_LEVEL.contains(&(from, to)) {
+            wrong.push(format!("{from} depends on {to} of the same level {above}, which SAME_LEVEL lacks"));
+        }
+    }
+    wrong
+}
+
+/// Crates of the workspace that the command line uses beyond the interface.
+fn cli_beyond_interface(edges: &BTreeSet<Edge>) -> Vec<String> {
+    let used = edges.iter().filter(|edge| edge.from == "wharf-cli").filter_map(|edge| own(&edge.to));
+    used.filter(|name| !CLI_MAY_USE.contains(name))
+        .map(|name| format!("cli depends on {name}; it may use only {CLI_MAY_USE:?}"))
+        .collect()
+}
+
+/// Crates that name a third-party crate kept for others.
+fn wrong_direct(edges: &BTreeSet<Edge>, banned: &str, allowed: &[&str]) -> Vec<String> {
+    let users = edges.iter().filter(|edge| edge.to == banned).map(|edge| own(&edge.from).unwrap_or(&edge.from));
+    users
+        .filter(|user| !allowed.contains(user))
+        .map(|user| format!("{user} depends on {banned}; only {allowed:?} may"))
+        .collect()
+}
+
+/// The shortest way from a package to one of the banned names, for each that can be reached.
+fn reached(graph: &Graph, from: &str, banned: &[&str]) -> Vec<String> {
+    let Some((start, _)) = graph.iter().find(|(_, package)| package.name == from) else {
+        return vec![format!("{from} is not in the resolved graph")];
+    };
+    let mut came_from: BTreeMap<&str, Option<&str>> = BTreeMap::from([(start.as_str(), None)]);
+    let mut queue = VecDeque::from([start.as_str()]);
+    let mut found = Vec::new();
+    while let Some(id) = queue.pop_front() {
+        let package = &graph[id];
+        if banned.contains(&package.name.as_str()) {
+            found.push(format!("{from} links {}: {}", package.name, way(graph, &came_from, id)));
+        }
+        for dep in &package.deps {
+            if !came_from.contains_key(dep.as_str()) {
+                came_from.insert(dep, Some(id));
+                queue.push_back(dep);
+            }
+        }
+    }
+    found
+}
+
+/// The chain of names that led to a package.
+fn way(graph: &Graph, came_from: &BTreeMap<&str, Option<&str>>, to: &str) -> String {
+    let mut names = vec![graph[to].name.as_str()];
+    let mut at = to;
+    while let Some(before) = came_from[at] {
+        names.push(&graph[before].name);
+        at = before;
+    }
+    names.reverse();
+    names.join(" -> ")
+}
+
+/// Crates below the asynchronous level that link an asynchronous runtime.
+fn async_below(graph: &Graph) -> Vec<String> {
+    let mut found = Vec::new();
+    let names = graph.values().filter_map(|package| own(&package.name));
+    for name in names.filter(|name| level(name).is_some_and(|level| level < ASYNC_LEVEL)) {
+        // The bindings are of tonic, and tonic's transport is of tokio.
+        if name != "cri-api" {
+            found.extend(reached(graph, &format!("wharf-{name}"), &["tokio", "tonic"]));
+        }
+    }
+    found
+}
+
+// ---- The workspace as it is ----
+
+fn metadata(options: &[&str]) -> Value {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    #[expect(clippy::disallowed_methods, reason = "only cargo knows its graph")]
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["metadata", "--format-version", "1", "--offline"]).args(options).current_dir(root);
+    let output = cargo.output().unwrap_or_else(|error| panic!("{cargo:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{cargo:?} failed; if a package is not on this machine yet, run `cargo fetch` first\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON")
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_else(|| panic!("{value} should be a string")).to_owned()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().unwrap_or_else(|| panic!("{value} should be a list"))
+}
+
+/// The crates of the workspace and what they declare: normal, build and test dependencies, optional ones too.
+fn declared() -> (BTreeSet<String>, BTreeSet<Edge>) {
+    let metadata = metadata(&["--no-deps"]);
+    let (mut crates, mut edges) = (BTreeSet::new(), BTreeSet::new());
+    for package in list(&metadata["packages"]) {
+        let from = text(&package["name"]);
+        for dependency in list(&package["dependencies"]) {
+            edges.insert(Edge { from: from.clone(), to: text(&dependency["name"]) });
+        }
+        crates.insert(from);
+    }
+    (crates, edges)
+}
+
+/// What is linked with what on Linux; dependencies of tests and build scripts are left out.
+fn resolved() -> Graph {
+    let metadata = metadata(&["--filter-platform", "x86_64-unknown-linux-gnu"]);
+    let named = list(&metadata["packages"]).iter();
+    let names: BTreeMap<String, String> =
+        named.map(|package| (text(&package["id"]), text(&package["name"]))).collect();
+    let mut graph = Graph::new();
+    for node in list(&metadata["resolve"]["nodes"]) {
+        let linked = |dep: &&Value| list(&dep["dep_kinds"]).iter().any(|kind| kind["kind"].is_null());
+        let deps = list(&node["deps"]).iter().filter(linked).map(|dep| text(&dep["pkg"])).collect();
+        let id = text(&node["id"]);
+        graph.insert(id.clone(), Package { name: names[&id].clone(), deps });
+    }
+    graph
+}
+
+fn assert_none(found: &[String]) {
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn every_crate_has_a_level() {
+    assert_none(&unplaced(&declared().0));
+}
+
+#[test]
+fn edges_go_downward() {
+    assert_none(&wrong_edges(&declared().1));
+}
+
+#[test]
+fn the_command_line_knows_only_the_interface() {
+    assert_none(&cli_beyond_interface(&declared().1));
+}
+
+#[test]
+fn nothing_below_the_services_is_asynchronous() {
+    assert_none(&async_below(&resolved()));
+}
+
+#[test]
+fn the_supervisor_stays_small() {
+    assert_none(&reached(&resolved(), "wharf-supervisor", NOT_IN_SUPERVISOR));
+}
+
+#[test]
+fn guarded_crates_are_used_where_allowed() {
+    let (_, edges) = declared();
+    let wrong = DIRECT_ONLY_IN.iter().flat_map(|(banned, allowed)| wrong_direct(&edges, banned, allowed));
+    assert_none(&wrong.collect::<Vec<_>>());
+}
+
+// ---- Each rule can fail ----
+
+fn edges(pairs: &[(&str, &str)]) -> BTreeSet<Edge> {
+    pairs.iter().map(|(from, to)| Edge { from: (*from).into(), to: (*to).into() }).collect()
+}
+
+/// A graph whose ids are the names; every package has to stand first in a pair, or has no dependencies.
+fn graph(pairs: &[(&str, &[&str])]) -> Graph {
+    let mut graph = Graph::new();
+    for (name, deps) in pairs {
+        for dep in *deps {
+            graph.entry((*dep).into()).or_insert(Package { name: (*dep).into(), deps: Vec::new() });
+        }
+        let deps = deps.iter().map(|dep| (*dep).to_owned()).collect();
+        graph.insert((*name).into(), Package { name: (*name).into(), deps });
+    }
+    graph
+}
+
+#[test]
+fn an_unplaced_crate_is_found() {
+    let crates = BTreeSet::from(["wharf-types".to_owned(), "wharf-novel".to_owned()]);
+    assert_eq!(unplaced(&crates).len(), 1);
+    assert!(unplaced(&crates)[0].starts_with("wharf-novel"));
+}
+
+#[test]
+fn upward_and_sideways_edges_are_found() {
+    let fine = edges(&[("wharf-pods", "wharf-types"), ("wharf-sys", "wharf-types"), ("wharf-sys", "libc")]);
+    assert_eq!(wrong_edges(&fine), Vec::<String>::new());
+    let up = wrong_edges(&edges(&[("wharf-state", "wharf-images")]));
+    assert!(up.len() == 1 && up[0].contains("above it"), "{up:?}");
+    let sideways = wrong_edges(&edges(&[("wharf-types", "wharf-sys")]));
+    assert!(sideways.len() == 1 && sideways[0].contains("SAME_LEVEL"), "{sideways:?}");
+}
+
+#[test]
+fn a_nosy_command_line_is_found() {
+    let nosy = edges(&[("wharf-cli", "wharf-types"), ("wharf-cli", "wharf-state"), ("wharf-cli", "clap")]);
+    assert_eq!(cli_beyond_interface(&nosy).len(), 1);
+}
+
+#[test]
+fn a_guarded_crate_in_the_wrong_place_is_found() {
+    let found = edges(&[("wharf-sys", "libc"), ("wharf-pods", "libc"), ("wharf-pods", "rustix")]);
+    assert_eq!(wrong_direct(&found, "libc", &["sys"]), ["pods depends on libc; only [\"sys\"] may"]);
+}
+
+#[test]
+fn a_runtime_behind_other_crates_is_found() {
+    let bad = graph(&[
+        ("wharf-images", &["wharf-types", "helpful"]),
+        ("helpful", &["tokio"]),
+        ("wharf-cri-api", &["tonic"]),
+        ("wharf-pods", &["tokio"]),
+    ]);
+    assert_eq!(async_below(&bad), ["wharf-images links tokio: wharf-images -> helpful -> tokio"]);
+}
+
+#[test]
+fn a_heavy_supervisor_is_found() {
+    let heavy = graph(&[("wharf-supervisor", &["a"]), ("a", &["b", "regex"]), ("b", &["a", "oci-spec"])]);
+    assert_eq!(reached(&heavy, "wharf-supervisor", NOT_IN_SUPERVISOR).len(), 2);
+    let absent = reached(&heavy, "wharf-gone", NOT_IN_SUPERVISOR);
+    assert_eq!(absent, ["wharf-gone is not in the resolved graph"]);
+}
