@@ -38,7 +38,7 @@ isolate() {
 leave() {
     local cgroup
     if [[ -n ${rig_pid-} ]] && kill -KILL "$rig_pid" 2>/dev/null; then
-        wait "$rig_pid" 2>/dev/null
+        wait "$rig_pid" 2>/dev/null || true
     fi
     for cgroup in "${cgroups[@]}"; do
         # A killed process leaves its cgroup a moment after its parent was told.

@@ -3,7 +3,11 @@
 //! The edges are those that `cargo metadata` reports. Each rule is a function over plain graphs, so that the unit
 //! tests at the end can show it graphs that break it. A new edge between crates of one level is entered in
 //! [`SAME_LEVEL`] on purpose, with the commit that says why.
-#![expect(clippy::tests_outside_test_module, clippy::panic, reason = "an integration test is nothing but tests")]
+#![expect(
+    clippy::tests_outside_test_module,
+    clippy::panic,
+    reason = "an integration test is nothing but tests"
+)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
@@ -106,7 +110,8 @@ fn cli_beyond_interface(edges: &BTreeSet<Edge>) -> Vec<String> {
 
 /// Crates that name a third-party crate kept for others.
 fn wrong_direct(edges: &BTreeSet<Edge>, banned: &str, allowed: &[&str]) -> Vec<String> {
-    let users = edges.iter().filter(|edge| edge.to == banned).map(|edge| own(&edge.from).unwrap_or(&edge.from));
+    let users =
+        edges.iter().filter(|edge| edge.to == banned).map(|edge| own(&edge.from).unwrap_or(&edge.from));
     users
         .filter(|user| !allowed.contains(user))
         .map(|user| format!("{user} depends on {banned}; only {allowed:?} may"))

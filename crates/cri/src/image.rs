@@ -47,7 +47,7 @@ fn item(image: &Image) -> ImageItem {
     // The store has bounded the field when it took the image in.
     let (uid, username) = match image.config().admit(wharf_images::ImageConfig::user) {
         Ok(Some(ImageUser::Id(uid))) => (Some(Int64Value { value: uid.into() }), String::new()),
-        Ok(Some(ImageUser::Name(name))) => (None, name),
+        Ok(Some(ImageUser::Name(name))) => (None, name.as_str().to_owned()),
         Ok(None) | Err(_) => (None, String::new()),
     };
     ImageItem {

@@ -74,8 +74,10 @@ async fn token(site: &Site, config: &Config, challenge: &Challenge) -> Result<He
     let token = exchange(transport, request, &realm)
         .await
         .map_err(|source| FetchError::Token { host: site.name(), source: Box::new(source) })?;
-    sensitive(&Zeroizing::new(format!("Bearer {}", token.as_str())))
-        .ok_or_else(|| FetchError::Malformed { host: realm.host_and_port().to_owned(), reason: "has no usable token" })
+    sensitive(&Zeroizing::new(format!("Bearer {}", token.as_str()))).ok_or_else(|| FetchError::Malformed {
+        host: realm.host_and_port().to_owned(),
+        reason: "has no usable token",
+    })
 }
 
 /// A refresh token goes by POST; everything else, also nothing, by GET.
@@ -126,7 +128,10 @@ async fn exchange(
     let host = realm.host_and_port();
     let response = transport.send(request, &url).await?;
     if response.status().is_redirection() {
-        return Err(FetchError::Redirect { host: host.to_owned(), reason: "is not followed from a token address" });
+        return Err(FetchError::Redirect {
+            host: host.to_owned(),
+            reason: "is not followed from a token address",
+        });
     }
     if response.status() != StatusCode::OK {
         // Its words are not shown: they may repeat what it was sent.

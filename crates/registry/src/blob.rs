@@ -10,7 +10,8 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
 use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
-use crate::wharf_images::manifest::Descriptor;
+use wharf_images::UnpackError;
+use wharf_images::manifest::Descriptor;
 
 use crate::config::{Config, Limits};
 use crate::error::{Failures, FetchError};
@@ -78,7 +79,7 @@ impl<'a> Blob<'a> {
     }
 
     /// Starts again from the first byte at the next host, because what came from this one was not the layer.
-    pub(crate) fn reject(&mut self, source: crate::error::Cause) -> Result<(), Exhausted> {
+    pub(crate) fn reject(&mut self, source: UnpackError) -> Result<(), Exhausted> {
         let host = self.stream.take().map(|stream| stream.host);
         let host = host.or_else(|| self.sites.first().map(|site| site.name())).unwrap_or_default();
         (self.done_bytes, self.progress_from) = (0, 0);
@@ -86,7 +87,12 @@ impl<'a> Blob<'a> {
         if std::mem::take(&mut self.mixed) {
             return Ok(());
         }
-        self.abandon(FetchError::Layer { host, source })
+        self.abandon(FetchError::Layer { host, source: Box::new(source) })
+    }
+
+    /// How many bytes the reader has got of this attempt.
+    pub(crate) fn done_bytes(&self) -> u64 {
+        self.done_bytes
     }
 
     async fn step(&mut self) -> Result<Option<Bytes>, FetchError> {
@@ -145,7 +151,9 @@ impl<'a> Blob<'a> {
             let want = format!("bytes {}-{}/", self.done_bytes, size_bytes.saturating_sub(1));
             let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
             let total = range.and_then(|text| text.strip_prefix(&want));
-            if self.done_bytes == 0 || !total.is_some_and(|text| text == "*" || text == size_bytes.to_string()) {
+            if self.done_bytes == 0
+                || !total.is_some_and(|text| text == "*" || text == size_bytes.to_string())
+            {
                 return Err(malformed("is of another range than was asked for"));
             }
         }
@@ -196,7 +204,13 @@ struct Rate {
 }
 
 impl Rate {
-    fn count(&mut self, waited: Duration, bytes: usize, limits: &Limits, host: &str) -> Result<(), FetchError> {
+    fn count(
+        &mut self,
+        waited: Duration,
+        bytes: usize,
+        limits: &Limits,
+        host: &str,
+    ) -> Result<(), FetchError> {
         self.waited += waited;
         self.bytes += bytes as u64;
         if self.waited < limits.rate_window {

@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn a_bearer_challenge_is_read() {
-        let text = r#"Bearer realm="https://a.b/token?x=1,2",service="a.b", scope="repository:x/y:pull,push""#;
+        let text =
+            r#"Bearer realm="https://a.b/token?x=1,2",service="a.b", scope="repository:x/y:pull,push""#;
         let all = parse(text);
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].scheme, "bearer");

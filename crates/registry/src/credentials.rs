@@ -206,7 +206,10 @@ mod tests {
         assert_eq!(proof(both), password("u", "p:q"));
         assert_eq!(proof(fields(|f| f.auth = "dTpwOnE=".into())), password("u", "p:q"));
         assert_eq!(proof(fields(|f| f.auth = "dTpwOnE".into())), password("u", "p:q"));
-        assert_eq!(proof(fields(|f| f.identity_token = "i".into())), Proof::Identity(Secret::new("i".into())));
+        assert_eq!(
+            proof(fields(|f| f.identity_token = "i".into())),
+            Proof::Identity(Secret::new("i".into()))
+        );
         assert_eq!(proof(fields(|f| f.registry_token = "r".into())), Proof::Bearer(Secret::new("r".into())));
     }
 

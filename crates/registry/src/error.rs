@@ -3,7 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::wharf_images::manifest::ManifestError;
+use wharf_images::manifest::ManifestError;
+use wharf_images::{StoreError, UnpackError};
 use wharf_types::{Digest, ErrorKind, Reference};
 
 use crate::hosts::HostsError;
@@ -165,7 +166,7 @@ pub enum FetchError {
         host: String,
         /// Why.
         #[source]
-        source: Cause,
+        source: Box<UnpackError>,
     },
 }
 
@@ -186,8 +187,8 @@ impl FetchError {
             | Self::Truncated { .. }
             | Self::WrongDigest { .. }
             | Self::Malformed { .. }
-            | Self::Redirect { .. }
-            | Self::Layer { .. } => ErrorKind::DataLoss,
+            | Self::Redirect { .. } => ErrorKind::DataLoss,
+            Self::Layer { source, .. } => source.kind(),
             Self::Token { source, .. } => source.kind(),
             Self::Document { source, .. } => source.kind(),
         }
@@ -201,6 +202,14 @@ impl FetchError {
             Self::Token { source, .. } => source.is_passing(),
             _ => false,
         }
+    }
+
+    /// Whether the host speaks the scheme it was asked by. A TLS server answers plain HTTP by 400, if at all.
+    pub(crate) fn is_answer(&self) -> bool {
+        !matches!(
+            self,
+            Self::Connect { .. } | Self::Broken { .. } | Self::Stalled { .. } | Self::Status { status: 400, .. }
+        )
     }
 
     /// How long the host asked to wait.
@@ -318,6 +327,17 @@ pub enum PullError {
         #[source]
         source: ManifestError,
     },
+    /// A layer could not be unpacked, and that is not the fault of who sent it.
+    #[error("pull of {reference}: {stage}")]
+    Unpack {
+        /// The image.
+        reference: Reference,
+        /// Which layer.
+        stage: Stage,
+        /// Why.
+        #[source]
+        source: UnpackError,
+    },
     /// The store refused what came, or failed.
     #[error("pull of {reference}: {stage}")]
     Store {
@@ -327,7 +347,7 @@ pub enum PullError {
         stage: Stage,
         /// Why.
         #[source]
-        source: crate::wharf_images::StoreError,
+        source: StoreError,
     },
     /// A thread of the pull ended without a result: a fault of wharf, or the daemon is stopping.
     #[error("pull of {reference}: {stage}: its task ended without a result")]
@@ -348,6 +368,7 @@ impl PullError {
             Self::Fetch { failures, .. } => failures.kind(),
             Self::Manifest { source, .. } => source.kind(),
             Self::Store { source, .. } => source.kind(),
+            Self::Unpack { source, .. } => source.kind(),
             Self::Lost { .. } => ErrorKind::Internal,
         }
     }

@@ -13,7 +13,7 @@ use http::HeaderMap;
 use wharf_types::{ErrorKind, Reference};
 
 use crate::tls::{TlsError, TlsFiles};
-use crate::url::Url;
+use crate::url::{Url, Wire};
 
 /// Why the settings of a registry can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -134,22 +134,26 @@ fn candidates(dir: &Path, host: &str) -> Vec<PathBuf> {
     names.into_iter().map(|name| dir.join(name).join("hosts.toml")).collect()
 }
 
-/// The registry itself: https; for a loopback host plain http after that; for port 80 nothing but http.
+/// The registry itself, by https. A loopback host is tried by plain http before: a TLS server refuses that at once,
+/// while a plain one may wait for ever for the rest of a handshake. Ports 80 and 443 leave no doubt.
 fn direct(host: &str) -> Vec<HostSpec> {
     let host = if host == "docker.io" { "registry-1.docker.io" } else { host };
-    let urls = [format!("https://{host}/v2"), format!("http://{host}/v2")];
-    let parsed = urls.iter().filter_map(|url| Url::parse(url).ok());
-    parsed.filter(|url| url.port() != 80 || url.wire() == crate::url::Wire::Plain)
-        .filter(|url| url.wire() == crate::url::Wire::Tls || url.port() == 80 || is_loopback(&url.host()))
-        .map(|root| HostSpec {
-            root,
-            role: Role::Registry,
-            capabilities: Capabilities::ALL,
-            tls: TlsFiles::default(),
-            dial_timeout: None,
-            headers: HeaderMap::new(),
-        })
-        .collect()
+    let port = host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map(|(_, port)| port);
+    let urls = ["http", "https"].map(|scheme| Url::parse(&format!("{scheme}://{host}/v2")));
+    let wanted = urls.into_iter().flatten().filter(|url| match (port, url.wire()) {
+        (Some("80"), wire) => wire == Wire::Plain,
+        (_, Wire::Plain) => port != Some("443") && is_loopback(&url.host()),
+        (_, Wire::Tls) => true,
+    });
+    let spec = |root| HostSpec {
+        root,
+        role: Role::Registry,
+        capabilities: Capabilities::ALL,
+        tls: TlsFiles::default(),
+        dial_timeout: None,
+        headers: HeaderMap::new(),
+    };
+    wanted.map(spec).collect()
 }
 
 /// `localhost` or an address of the loopback network.
@@ -172,9 +176,10 @@ mod tests {
         assert_eq!(roots("a.b:5000/c"), ["https://a.b:5000/v2"]);
         assert_eq!(roots("a.b:80/c"), ["http://a.b:80/v2"]);
         for host in ["localhost:5000", "127.1.2.3:5000", "[::1]:5000"] {
-            let want = ["https", "http"].map(|scheme| format!("{scheme}://{host}/v2"));
+            let want = ["http", "https"].map(|scheme| format!("{scheme}://{host}/v2"));
             assert_eq!(roots(&format!("{host}/c")), want);
         }
+        assert_eq!(roots("localhost:443/c"), ["https://localhost:443/v2"]);
     }
 
     #[test]

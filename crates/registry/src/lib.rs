@@ -1,18 +1,40 @@
-//! Distribution client.
+//! The distribution client: from an image's reference to an image in the store.
+//!
+//! [`Puller`] is all there is to use. A pull reads `hosts.toml` anew, asks the mirrors and then the registry for the
+//! manifest, verifies it, and streams all missing layers at once from the network into the store's unpacking; nothing
+//! compressed is ever written to a disk. What a registry sends is hostile until its digest and size are verified, and
+//! every wait, size, count and repetition has a bound ([`Limits`]).
+//!
+//! Credentials go to the host they belong to and to nobody else: redirects are followed by hand, and a token host gets
+//! a password only if it is of the registry's own domain or the configuration allows it.
+//!
+//! Who knows what: `hosts` which hosts, `tls` and `transport` how to reach one, `site` what one host was told and told us,
+//! `auth` and `request` one question, `session` documents, `blob` a stream that survives broken connections, `layer`
+//! its way into the store, `flights` and `puller` who shares what.
+
 mod auth;
 mod blob;
 mod challenge;
 mod config;
 mod credentials;
 mod error;
+mod flights;
 mod hosts;
+mod layer;
 mod progress;
+mod pull;
+mod puller;
 mod request;
 mod session;
 mod site;
 mod tls;
 mod transport;
 mod url;
-mod stub;
-mod wharf_images { pub(crate) use ::wharf_images::manifest; pub use crate::stub::*; }
-pub use config::*; pub use credentials::*; pub use error::*; pub use hosts::*; pub use progress::*;
+
+pub use config::{Config, Limits};
+pub use credentials::{AuthFields, Credentials, CredentialsError};
+pub use error::{Failures, FetchError, PullError, Stage};
+pub use hosts::HostsError;
+pub use progress::{LayerProgress, Phase, PullProgress};
+pub use puller::Puller;
+pub use tls::TlsError;

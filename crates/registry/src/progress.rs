@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use crate::wharf_images::manifest::LayerDescriptor;
+use wharf_images::manifest::LayerDescriptor;
 use wharf_types::{Digest, Reference};
 
 /// What is being done about a layer.
@@ -107,16 +107,13 @@ impl Tracker {
 
     pub(crate) fn snapshot(&self) -> PullProgress {
         let cells = self.cells.get().map(Vec::as_slice).unwrap_or_default();
-        PullProgress {
-            reference: self.reference.clone(),
-            layers: cells.iter().map(Cell::snapshot).collect(),
-        }
+        PullProgress { reference: self.reference.clone(), layers: cells.iter().map(Cell::snapshot).collect() }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::wharf_images::manifest::{Compression, Descriptor};
+    use wharf_images::manifest::{Compression, Descriptor};
 
     use super::*;
 

@@ -125,10 +125,18 @@ async fn follow(site: &Site, config: &Config, question: &Ask, start: &Url) -> Re
         }
         url = target;
     }
-    Err(FetchError::Redirect { host: url.host_and_port().to_owned(), reason: "is one of more than ten in a row" })
+    Err(FetchError::Redirect {
+        host: url.host_and_port().to_owned(),
+        reason: "is one of more than ten in a row",
+    })
 }
 
-fn request(site: &Site, question: &Ask, url: &Url, standing: Standing) -> Result<Request<Full<Bytes>>, FetchError> {
+fn request(
+    site: &Site,
+    question: &Ask,
+    url: &Url,
+    standing: Standing,
+) -> Result<Request<Full<Bytes>>, FetchError> {
     let mut request = Request::get(url.uri()).header(USER_AGENT, AGENT);
     if !question.accept.is_empty() {
         request = request.header(ACCEPT, &question.accept);
@@ -161,7 +169,8 @@ async fn judge(site: &Site, landed: Landed) -> Result<Answer, FetchError> {
     if standing == Standing::Abroad {
         return Err(failure);
     }
-    let said = match read_all(response.into_body(), &host, TEXT_LIMIT_BYTES, site.own().stall_timeout()).await {
+    let said = match read_all(response.into_body(), &host, TEXT_LIMIT_BYTES, site.own().stall_timeout()).await
+    {
         Ok(body) => words(&body),
         Err(_unread) => String::new(),
     };
@@ -174,15 +183,20 @@ pub(crate) fn failure_of(response: &Response<Incoming>, host: &str, said: String
     match response.status().as_u16() {
         404 | 410 => FetchError::NotFound { host, said },
         status @ (401 | 403) => FetchError::Denied { host, status, said },
-        status => {
-            FetchError::Status { host, status, said, retry_after: retry_after(response.headers().get(RETRY_AFTER)) }
-        }
+        status => FetchError::Status {
+            host,
+            status,
+            said,
+            retry_after: retry_after(response.headers().get(RETRY_AFTER)),
+        },
     }
 }
 
 fn with_words(mut failure: FetchError, words: String) -> FetchError {
     match &mut failure {
-        FetchError::NotFound { said, .. } | FetchError::Denied { said, .. } | FetchError::Status { said, .. } => {
+        FetchError::NotFound { said, .. }
+        | FetchError::Denied { said, .. }
+        | FetchError::Status { said, .. } => {
             *said = words;
         }
         _ => {}
@@ -213,8 +227,7 @@ struct ErrorItem {
 fn words(body: &[u8]) -> String {
     let Ok(ErrorBody { errors }) = serde_json::from_slice(body) else { return String::new() };
     let Some(first) = errors.first() else { return String::new() };
-    let code: String =
-        first.code.chars().filter(|c| c.is_ascii_uppercase() || *c == '_').take(40).collect();
+    let code: String = first.code.chars().filter(|c| c.is_ascii_uppercase() || *c == '_').take(40).collect();
     let clean = |word: &str| {
         let word = word.split('?').next().unwrap_or_default();
         if word.len() > 80 { "…".to_owned() } else { word.replace(char::is_control, " ") }
@@ -239,7 +252,8 @@ mod tests {
         assert_eq!(words(body), ": manifest unknown (MANIFEST_UNKNOWN)");
         let body = br#"{"errors":[{"message":"see https://a.b/c?sig=secret now"}]}"#;
         assert_eq!(words(body), ": see https://a.b/c now");
-        let long = format!(r#"{{"errors":[{{"code":"X","message":"{} {}"}}]}}"#, "s".repeat(90), "a b ".repeat(200));
+        let long =
+            format!(r#"{{"errors":[{{"code":"X","message":"{} {}"}}]}}"#, "s".repeat(90), "a b ".repeat(200));
         assert!(words(long.as_bytes()).chars().count() < 220 && words(long.as_bytes()).starts_with(": …"));
         for nothing in [&b"<html>"[..], b"{}", br#"{"errors":[]}"#, br#"{"errors":[{}]}"#] {
             assert_eq!(words(nothing), "");

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use sha2::{Digest as _, Sha256};
-use crate::wharf_images::manifest::{
-    ACCEPTED, CONFIG_LIMIT_BYTES, Descriptor, Document, MANIFEST_LIMIT_BYTES, ManifestError,
+use wharf_images::manifest::{
+    ACCEPTED, CONFIG_LIMIT_BYTES, Descriptor, Document, MANIFEST_LIMIT_BYTES,
     parse_index_or_manifest,
 };
 use wharf_types::{Digest, Reference};
@@ -26,7 +26,7 @@ use crate::transport::read_all;
 pub(crate) struct Session {
     pub(crate) config: Config,
     sites: Vec<Site>,
-    /// The host that gave the last document; it is asked first.
+    /// The host that gave the last document; it is asked first. None yet: beyond the end.
     preferred: AtomicUsize,
 }
 
@@ -35,7 +35,6 @@ pub(crate) struct Session {
 pub(crate) struct Fetched {
     pub(crate) bytes: Bytes,
     pub(crate) digest: Digest,
-    pub(crate) media_type: String,
     pub(crate) document: Document,
 }
 
@@ -63,15 +62,17 @@ impl Session {
             let pair = tls::load(&spec.tls, roots).map_err(|source| HostsError::Tls { host, source })?;
             sites.push(Site::new(spec, pair, reference, credentials, config));
         }
-        Ok(Self { config: config.clone(), sites, preferred: AtomicUsize::new(0) })
+        Ok(Self { config: config.clone(), sites, preferred: AtomicUsize::new(usize::MAX) })
     }
 
     /// The hosts that may be asked by digest, the last that answered first.
     pub(crate) fn pull_order(&self) -> Vec<&Site> {
-        let preferred = self.preferred.load(Ordering::Relaxed);
-        let mut order: Vec<_> = self.sites.iter().enumerate().filter(|(_, s)| s.capabilities.pull).collect();
-        order.sort_by_key(|(at, _)| *at != preferred);
-        order.into_iter().map(|(_, site)| site).collect()
+        let preferred = self.sites.get(self.preferred.load(Ordering::Relaxed));
+        let mut order: Vec<_> = preferred.into_iter().filter(|site| site.capabilities.pull).collect();
+        // The same host by another scheme is no other host.
+        let differs = |site: &&Site| preferred.is_none_or(|it| it.name() != site.name());
+        order.extend(self.sites.iter().filter(|site| site.capabilities.pull).filter(differs));
+        order
     }
 
     /// The document that the reference names.
@@ -93,14 +94,23 @@ impl Session {
             Wanted::Digest(_) | Wanted::Entry(_) => self.pull_order(),
         };
         let mut failures = Failures::default();
+        let mut answered = Vec::new();
         for site in order {
+            if answered.contains(&site.name()) {
+                continue;
+            }
             match self.document_of(site, wanted).await {
                 Ok(fetched) => {
                     let at = self.sites.iter().position(|each| std::ptr::eq(each, site));
-                    self.preferred.store(at.unwrap_or(0), Ordering::Relaxed);
+                    self.preferred.store(at.unwrap_or(usize::MAX), Ordering::Relaxed);
                     return Ok(fetched);
                 }
-                Err(error) => failures.0.push(error),
+                Err(error) => {
+                    if error.is_answer() {
+                        answered.push(site.name());
+                    }
+                    failures.0.push(error);
+                }
             }
         }
         Err(failures)
@@ -129,16 +139,13 @@ impl Session {
             return Err(FetchError::WrongDigest { host, expected, actual: digest });
         }
         let unusable = |source| FetchError::Document { host: host.clone(), source };
-        let mut document =
-            parse_index_or_manifest(&bytes, content_type.as_deref()).map_err(unusable)?;
-        let mut media_type = content_type.unwrap_or_default();
+        let mut document = parse_index_or_manifest(&bytes, content_type.as_deref()).map_err(unusable)?;
         if let Wanted::Entry(descriptor) = wanted {
             check_length(&host, descriptor, bytes.len())?;
             // The index, the header and the document itself must call it the same.
             document = parse_index_or_manifest(&bytes, Some(&descriptor.media_type)).map_err(unusable)?;
-            media_type.clone_from(&descriptor.media_type);
         }
-        Ok(Fetched { bytes, digest, media_type, document })
+        Ok(Fetched { bytes, digest, document })
     }
 
     /// The image's config, verified by digest and size.
@@ -165,19 +172,6 @@ impl Session {
             return Err(FetchError::WrongDigest { host, expected: descriptor.digest.clone(), actual });
         }
         Ok(bytes)
-    }
-}
-
-impl Fetched {
-    /// The entries, if it is an index.
-    pub(crate) fn select(
-        &self,
-        platform: &wharf_images::manifest::Platform,
-    ) -> Option<Result<&Descriptor, ManifestError>> {
-        match &self.document {
-            Document::Index(entries) => Some(wharf_images::manifest::select_platform(entries, platform)),
-            Document::Manifest(_) => None,
-        }
     }
 }
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::ResolvesClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
@@ -82,7 +82,11 @@ pub(crate) fn system_roots() -> RootCertStore {
     let found = rustls_native_certs::load_native_certs();
     let (_added, ignored) = roots.add_parsable_certificates(found.certs);
     if ignored > 0 || !found.errors.is_empty() {
-        tracing::warn!(ignored, errors = found.errors.len(), "some of the system's root certificates are unusable");
+        tracing::warn!(
+            ignored,
+            errors = found.errors.len(),
+            "some of the system's root certificates are unusable"
+        );
     }
     roots
 }
@@ -93,9 +97,7 @@ pub(crate) fn load(files: &TlsFiles, system: &RootCertStore) -> Result<TlsPair, 
     let mut roots = system.clone();
     for path in &files.ca {
         for certificate in certificates(path)? {
-            roots
-                .add(certificate)
-                .map_err(|source| TlsError::Unusable { path: path.clone(), source })?;
+            roots.add(certificate).map_err(|source| TlsError::Unusable { path: path.clone(), source })?;
         }
     }
     let mut keys = Vec::new();
@@ -119,10 +121,14 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     if found.is_empty() { Err(TlsError::Empty { path: path.to_owned() }) } else { Ok(found) }
 }
 
-fn certified_key(certificate: &Path, key: &Path, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+fn certified_key(
+    certificate: &Path,
+    key: &Path,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, TlsError> {
     let chain = certificates(certificate)?;
-    let der = PrivateKeyDer::from_pem_file(key)
-        .map_err(|source| TlsError::Pem { path: key.to_owned(), source })?;
+    let der =
+        PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::Pem { path: key.to_owned(), source })?;
     CertifiedKey::from_der(chain, der, provider)
         .map_err(|source| TlsError::Unusable { path: key.to_owned(), source })
 }

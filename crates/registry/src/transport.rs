@@ -44,13 +44,21 @@ pub(crate) struct Transport {
 }
 
 impl Transport {
-    pub(crate) fn new(tls: ClientConfig, reach: Reach, dial_timeout: Duration, stall_timeout: Duration) -> Self {
+    pub(crate) fn new(
+        tls: ClientConfig,
+        reach: Reach,
+        dial_timeout: Duration,
+        stall_timeout: Duration,
+    ) -> Self {
         let mut http = HttpConnector::new_with_resolver(Resolver { reach });
         http.set_connect_timeout(Some(dial_timeout));
         http.set_nodelay(true);
         http.enforce_http(false);
-        let connector =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(http);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
         let client = HyperClient::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
@@ -61,7 +69,11 @@ impl Transport {
     }
 
     /// Sends a request and waits for the head of the answer, whatever its status.
-    pub(crate) async fn send(&self, request: Request<Full<Bytes>>, url: &Url) -> Result<Response<Incoming>, FetchError> {
+    pub(crate) async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+        url: &Url,
+    ) -> Result<Response<Incoming>, FetchError> {
         let host = || url.host_and_port().to_owned();
         let literal = url.host().parse::<IpAddr>();
         if self.reach == Reach::Outside && literal.is_ok_and(is_inside) {
@@ -94,7 +106,10 @@ pub(crate) async fn next_chunk(
     loop {
         match tokio::time::timeout(stall_timeout, body.frame()).await {
             Err(_elapsed) => {
-                return Err(FetchError::Stalled { host: host.to_owned(), after_ms: stall_timeout.as_millis() });
+                return Err(FetchError::Stalled {
+                    host: host.to_owned(),
+                    after_ms: stall_timeout.as_millis(),
+                });
             }
             Ok(None) => return Ok(None),
             Ok(Some(Err(error))) => {
@@ -239,7 +254,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_for_outside_does_not_connect_inside() {
-        let tls = crate::tls::load(&crate::tls::TlsFiles::default(), &rustls::RootCertStore::empty()).unwrap();
+        let tls =
+            crate::tls::load(&crate::tls::TlsFiles::default(), &rustls::RootCertStore::empty()).unwrap();
         let second = Duration::from_secs(1);
         let transport = Transport::new(tls.own, Reach::Outside, second, second);
         for text in ["http://127.0.0.1:9/", "http://localhost:9/"] {

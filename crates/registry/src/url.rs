@@ -130,7 +130,9 @@ mod tests {
 
     #[test]
     fn bad_addresses_are_refused() {
-        for bad in ["", "a.b/c", "/x", "ftp://a.b/", "https://u:p@a.b/", "https:///x", "http://a b/", "mailto:x"] {
+        for bad in
+            ["", "a.b/c", "/x", "ftp://a.b/", "https://u:p@a.b/", "https:///x", "http://a b/", "mailto:x"]
+        {
             assert!(Url::parse(bad).is_err(), "{bad}");
         }
         assert!(Url::parse(&format!("https://a.b/{}", "x".repeat(9000))).is_err());

@@ -169,7 +169,9 @@ fn spec(section: &Section<'_>, url: &Url, raw: RawHost, role: Role) -> Result<Ho
         },
         dial_timeout: raw
             .dial_timeout
-            .map(|text| duration(&text).ok_or_else(|| section.value("dial_timeout", "is not like 10s or 1m30s")))
+            .map(|text| {
+                duration(&text).ok_or_else(|| section.value("dial_timeout", "is not like 10s or 1m30s"))
+            })
             .transpose()?,
         headers: headers(section, raw.header)?,
     })
@@ -181,7 +183,8 @@ fn headers(
 ) -> Result<HeaderMap, HostsError> {
     let mut headers = HeaderMap::new();
     for (name, values) in raw {
-        let name = HeaderName::try_from(name).map_err(|_name| section.value("header", "has a malformed name"))?;
+        let name =
+            HeaderName::try_from(name).map_err(|_name| section.value("header", "has a malformed name"))?;
         for value in values.into_vec() {
             let mut value = HeaderValue::try_from(value)
                 .map_err(|_secret| section.value("header", "has a malformed value"))?;
@@ -239,8 +242,7 @@ mod tests {
             "#,
         )
         .unwrap();
-        let want =
-            ["https://z.x/v2", "http://m.x:5000/prefix/v2", "https://a.x/v2/proxy", "https://up.x/v2"];
+        let want = ["https://z.x/v2", "http://m.x:5000/prefix/v2", "https://a.x/v2/proxy", "https://up.x/v2"];
         assert_eq!(roots(&specs), want);
         assert_eq!(specs[0].capabilities, Capabilities { pull: true, resolve: false });
         let roles: Vec<_> = specs.iter().map(|spec| spec.role).collect();

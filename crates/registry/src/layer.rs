@@ -1,0 +1,192 @@
+//! One layer: from a host to the store, in one pass, through a short queue between the network and a blocking thread.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::{Buf, Bytes};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+use wharf_images::manifest::LayerDescriptor;
+use wharf_images::{LayerSource, Store, UnpackError, UnpackedLayer};
+use wharf_types::{Digest, Reference};
+
+use crate::blob::{Blob, Exhausted};
+use crate::config::CHUNKS_LIMIT;
+use crate::error::{PullError, Stage};
+use crate::progress::{Phase, Tracker};
+use crate::session::Session;
+
+/// What a layer's download needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) store: Store,
+    pub(crate) session: Arc<Session>,
+    pub(crate) tracker: Arc<Tracker>,
+    pub(crate) reference: Reference,
+    pub(crate) layer: LayerDescriptor,
+    pub(crate) diff_id: Digest,
+    /// Its place, from 0, and how many there are.
+    pub(crate) at: usize,
+    pub(crate) count: usize,
+}
+
+impl Job {
+    pub(crate) fn enter(&self, phase: Phase) {
+        if let Some(cell) = self.tracker.cell(self.at) {
+            cell.enter(phase);
+        }
+    }
+
+    fn reach(&self, done_bytes: u64) {
+        if let Some(cell) = self.tracker.cell(self.at) {
+            cell.reach(done_bytes);
+        }
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        let digest = self.layer.descriptor.digest.clone();
+        Stage::Layer { number: self.at + 1, count: self.count, digest }
+    }
+
+    pub(crate) fn lost(&self) -> PullError {
+        PullError::Lost { reference: self.reference.clone(), stage: self.stage() }
+    }
+
+    /// Downloads and unpacks the layer. `claim` is kept until nothing of an attempt is left on the disk, also if this
+    /// future is dropped before.
+    pub(crate) async fn run<C: Send + Sync + 'static>(&self, claim: C) -> Result<UnpackedLayer, PullError> {
+        let claim = Arc::new(claim);
+        let sites = self.session.pull_order();
+        let mut blob = Blob::new(&self.session.config, &self.layer.descriptor, sites);
+        loop {
+            self.enter(Phase::Downloading);
+            let (sender, receiver) = mpsc::channel(CHUNKS_LIMIT);
+            let (store, source, kept) = (self.store.clone(), self.source(), Arc::clone(&claim));
+            let unpacking = spawn_blocking(move || {
+                let _kept = kept;
+                store.unpack(&source, &mut ChunkReader::new(receiver))
+            });
+            let pumped = self.pump(&mut blob, sender).await;
+            let unpacked = unpacking.await.map_err(|error| {
+                tracing::error!(%error, "the thread that unpacked a layer ended without a result");
+                self.lost()
+            })?;
+            let rejected = match (pumped, unpacked) {
+                (_, Ok(layer)) => return Ok(layer),
+                (Err(Exhausted), Err(_cut_off)) => Err(Exhausted),
+                (Ok(()), Err(error)) if is_senders_fault(&error) => blob.reject(error),
+                (Ok(()), Err(source)) => {
+                    let (reference, stage) = (self.reference.clone(), self.stage());
+                    return Err(PullError::Unpack { reference, stage, source });
+                }
+            };
+            if rejected.is_err() {
+                let failures = std::mem::take(&mut blob.failures);
+                let (reference, stage) = (self.reference.clone(), self.stage());
+                return Err(PullError::Fetch { reference, stage, failures });
+            }
+        }
+    }
+
+    fn source(&self) -> LayerSource {
+        LayerSource {
+            diff_id: self.diff_id.clone(),
+            blob_digest: self.layer.descriptor.digest.clone(),
+            blob_size_bytes: self.layer.descriptor.size_bytes,
+            compression: self.layer.compression,
+        }
+    }
+
+    /// Moves bytes until all have come or the reader hangs up, in which case it knows why.
+    async fn pump(&self, blob: &mut Blob<'_>, sender: mpsc::Sender<Piece>) -> Result<(), Exhausted> {
+        while let Some(chunk) = blob.next().await? {
+            if sender.send(Piece::Bytes(chunk)).await.is_err() {
+                return Ok(());
+            }
+            self.reach(blob.done_bytes());
+        }
+        self.enter(Phase::Unpacking);
+        // A reader that is gone has told its reason already.
+        let _told = sender.send(Piece::End).await.is_ok();
+        Ok(())
+    }
+}
+
+/// Whether another host may send something better.
+fn is_senders_fault(error: &UnpackError) -> bool {
+    match error {
+        UnpackError::Size { .. }
+        | UnpackError::BlobDigest { .. }
+        | UnpackError::DiffId { .. }
+        | UnpackError::Decompress { .. }
+        | UnpackError::Tar { .. }
+        | UnpackError::Entry { .. }
+        | UnpackError::Limit { .. } => true,
+        UnpackError::Read { .. } | UnpackError::Disk { .. } | UnpackError::System { .. } => false,
+    }
+}
+
+/// What goes through the queue. Its end is said, so that a sender that was dropped is never taken for a whole blob.
+#[derive(Debug)]
+enum Piece {
+    Bytes(Bytes),
+    End,
+}
+
+/// The blocking end of the queue.
+#[derive(Debug)]
+struct ChunkReader {
+    receiver: mpsc::Receiver<Piece>,
+    chunk: Bytes,
+    ended: bool,
+}
+
+impl ChunkReader {
+    fn new(receiver: mpsc::Receiver<Piece>) -> Self {
+        Self { receiver, chunk: Bytes::new(), ended: false }
+    }
+}
+
+impl Read for ChunkReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() && !self.ended {
+            match self.receiver.blocking_recv() {
+                Some(Piece::Bytes(chunk)) => self.chunk = chunk,
+                Some(Piece::End) => self.ended = true,
+                None => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the download was given up")),
+            }
+        }
+        let count = out.len().min(self.chunk.len());
+        self.chunk.copy_to_slice(&mut out[..count]);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reader_gives_all_bytes_and_then_an_end() {
+        let (sender, receiver) = mpsc::channel(4);
+        for piece in [Piece::Bytes(Bytes::from_static(b"abc")), Piece::Bytes(Bytes::from_static(b"d")), Piece::End] {
+            sender.try_send(piece).unwrap();
+        }
+        let mut reader = ChunkReader::new(receiver);
+        let mut two = [0; 2];
+        assert_eq!(reader.read(&mut two).unwrap(), 2);
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).unwrap();
+        assert_eq!((&two, rest.as_slice()), (b"ab", &b"cd"[..]));
+        assert_eq!(reader.read(&mut two).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_dropped_sender_is_no_end() {
+        let (sender, receiver) = mpsc::channel(1);
+        sender.try_send(Piece::Bytes(Bytes::from_static(b"abc"))).unwrap();
+        drop(sender);
+        let error = ChunkReader::new(receiver).read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+    }
+}

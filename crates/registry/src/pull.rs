@@ -1,0 +1,244 @@
+//! The steps of one pull: resolve → manifest of this platform → config → layers → commit.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, spawn_blocking};
+use wharf_images::manifest::{Document, INDEX_NESTING_LIMIT, Manifest, ManifestError, Platform, select_platform};
+use wharf_images::{Image, NewImage, parse_config};
+use wharf_types::{Digest, Reference};
+
+use crate::credentials::Credentials;
+use crate::error::{Failures, PullError, Stage};
+use crate::flights::{Ready, collect};
+use crate::layer::Job;
+use crate::progress::{Phase, Tracker};
+use crate::puller::PullerShared;
+use crate::session::{Fetched, Session};
+
+/// How often layers are looked for again that another pull took and lost.
+const ROUNDS_LIMIT: usize = 4;
+
+/// One pull.
+#[derive(Debug)]
+pub(crate) struct Pull {
+    shared: Arc<PullerShared>,
+    reference: Reference,
+    credentials: Option<Credentials>,
+    tracker: Arc<Tracker>,
+}
+
+/// What is known once the documents are here.
+struct Plan {
+    /// The digest that the reference was resolved to.
+    resolved: Digest,
+    manifest_bytes: Bytes,
+    manifest_digest: Digest,
+    manifest: Manifest,
+    config: Bytes,
+    diff_ids: Vec<Digest>,
+}
+
+impl Pull {
+    pub(crate) fn new(
+        shared: Arc<PullerShared>,
+        (reference, credentials): (Reference, Option<Credentials>),
+        tracker: Arc<Tracker>,
+    ) -> Self {
+        Self { shared, reference, credentials, tracker }
+    }
+
+    pub(crate) async fn run(self) -> Result<Arc<Image>, PullError> {
+        let session = Arc::new(self.session().await?);
+        let top = session.resolve(&self.reference).await.map_err(self.fetching(Stage::Resolve))?;
+        if let Some(image) = self.present(&top.digest) {
+            return Ok(image);
+        }
+        let plan = Arc::new(self.plan(&session, top).await?);
+        self.tracker.begin(&plan.manifest.layers);
+        let mut ready = Vec::new();
+        for _round in 0..ROUNDS_LIMIT {
+            ready = self.layers(&session, &plan, ready).await?;
+            match self.commit(&plan, ready).await? {
+                Ok(image) => return Ok(image),
+                Err(left) => ready = left,
+            }
+        }
+        Err(self.lost(Stage::Commit))
+    }
+
+    async fn session(&self) -> Result<Session, PullError> {
+        let (shared, reference) = (Arc::clone(&self.shared), self.reference.clone());
+        let credentials = self.credentials.clone();
+        let open = move || Session::open(&shared.config, &reference, credentials.as_ref(), shared.roots());
+        let opened = spawn_blocking(open).await.map_err(|_ended| self.lost(Stage::Resolve))?;
+        opened.map_err(|source| PullError::Hosts { reference: self.reference.clone(), source })
+    }
+
+    /// The image, if what the reference means is here under that very name.
+    fn present(&self, resolved: &Digest) -> Option<Arc<Image>> {
+        let image = self.shared.store.find(&self.reference.with_digest(resolved).to_string())?;
+        let tag = self.reference.tagged();
+        tag.is_none_or(|tag| image.repo_tags().contains(&tag)).then_some(image)
+    }
+
+    async fn plan(&self, session: &Session, top: Fetched) -> Result<Plan, PullError> {
+        let resolved = top.digest.clone();
+        let (fetched, manifest) = self.manifest(session, top).await?;
+        let config = session.config_blob(&manifest.config).await.map_err(self.fetching(Stage::Config))?;
+        let (_config, diff_ids) = parse_config(&config).map_err(self.unusable(Stage::Config))?;
+        if diff_ids.len() != manifest.layers.len() {
+            let reason =
+                format!("{} layers in the manifest, {} in the config", manifest.layers.len(), diff_ids.len());
+            return Err(self.unusable(Stage::Config)(ManifestError::Ambiguous { reason }));
+        }
+        let Fetched { bytes: manifest_bytes, digest: manifest_digest, .. } = fetched;
+        Ok(Plan { resolved, manifest_bytes, manifest_digest, manifest, config, diff_ids })
+    }
+
+    /// From an index, or an index of indexes, to this platform's manifest.
+    async fn manifest(&self, session: &Session, top: Fetched) -> Result<(Fetched, Manifest), PullError> {
+        let platform = Platform::host();
+        let mut fetched = top;
+        for _level in 0..=INDEX_NESTING_LIMIT {
+            let entries = match &fetched.document {
+                Document::Manifest(manifest) => {
+                    let manifest = manifest.clone();
+                    return Ok((fetched, manifest));
+                }
+                Document::Index(entries) => entries,
+            };
+            let entry = select_platform(entries, &platform).map_err(self.unusable(Stage::Manifest))?.clone();
+            fetched = session.entry(&entry).await.map_err(self.fetching(Stage::Manifest))?;
+        }
+        let reason = format!("more than {INDEX_NESTING_LIMIT} indexes in a row");
+        Err(self.unusable(Stage::Manifest)(ManifestError::Ambiguous { reason }))
+    }
+
+    /// Makes sure of every layer; `ready` are those of an earlier round. The first failure ends the others.
+    async fn layers(
+        &self,
+        session: &Arc<Session>,
+        plan: &Plan,
+        ready: Vec<Ready>,
+    ) -> Result<Vec<Ready>, PullError> {
+        let own = Arc::new(Semaphore::new(self.shared.config.limits.layers_per_pull.max(1)));
+        let mut before: Vec<_> = ready.into_iter().map(Some).collect();
+        before.resize_with(plan.diff_ids.len(), || None);
+        let mut seen: HashMap<&Digest, usize> = HashMap::new();
+        let mut tasks = JoinSet::new();
+        for ((at, diff_id), before) in plan.diff_ids.iter().enumerate().zip(before) {
+            let nth = seen.entry(diff_id).or_default();
+            let job = self.job(session, plan, at);
+            let fetch = Fetch { shared: Arc::clone(&self.shared), own: Arc::clone(&own), job, nth: *nth };
+            *nth += 1;
+            tasks.spawn(async move { (at, fetch.run(before).await) });
+        }
+        let mut all: Vec<Option<Ready>> = std::iter::repeat_with(|| None).take(plan.diff_ids.len()).collect();
+        while let Some(joined) = tasks.join_next().await {
+            let (at, ready) = joined.map_err(|error| {
+                tracing::error!(%error, "the task of a layer ended without a result");
+                self.lost(Stage::Commit)
+            })?;
+            all[at] = Some(ready?);
+        }
+        Ok(all.into_iter().flatten().collect())
+    }
+
+    fn job(&self, session: &Arc<Session>, plan: &Plan, at: usize) -> Job {
+        Job {
+            store: self.shared.store.clone(),
+            session: Arc::clone(session),
+            tracker: Arc::clone(&self.tracker),
+            reference: self.reference.clone(),
+            layer: plan.manifest.layers[at].clone(),
+            diff_id: plan.diff_ids[at].clone(),
+            at,
+            count: plan.diff_ids.len(),
+        }
+    }
+
+    /// Commits, or gives back what is ready if a layer is missing after all.
+    async fn commit(
+        &self,
+        plan: &Arc<Plan>,
+        ready: Vec<Ready>,
+    ) -> Result<Result<Arc<Image>, Vec<Ready>>, PullError> {
+        let permit = Arc::clone(&self.shared.commits).acquire_owned().await;
+        let permit = permit.map_err(|_closed| self.lost(Stage::Commit))?;
+        let (store, plan, reference) = (self.shared.store.clone(), Arc::clone(plan), self.reference.clone());
+        let commit = move || {
+            let _one_at_a_time = permit;
+            let layers = match collect(&store, ready) {
+                Ok(layers) => layers,
+                Err(left) => return Ok(Err(left)),
+            };
+            let image = NewImage {
+                reference: &reference,
+                resolved: &plan.resolved,
+                manifest: &plan.manifest_bytes,
+                manifest_digest: &plan.manifest_digest,
+                config: &plan.config,
+                layers,
+                pinned: false,
+            };
+            store.commit(image).map(Ok)
+        };
+        let committed = spawn_blocking(commit).await.map_err(|_ended| self.lost(Stage::Commit))?;
+        let (reference, stage) = (self.reference.clone(), Stage::Commit);
+        committed.map_err(|source| PullError::Store { reference, stage, source })
+    }
+
+    fn fetching(&self, stage: Stage) -> impl FnOnce(Failures) -> PullError {
+        let reference = self.reference.clone();
+        move |failures| PullError::Fetch { reference, stage, failures }
+    }
+
+    fn unusable(&self, stage: Stage) -> impl FnOnce(ManifestError) -> PullError {
+        let reference = self.reference.clone();
+        move |source| PullError::Manifest { reference, stage, source }
+    }
+
+    fn lost(&self, stage: Stage) -> PullError {
+        PullError::Lost { reference: self.reference.clone(), stage }
+    }
+}
+
+/// One layer of a pull: found in the store, taken from another pull, or downloaded.
+struct Fetch {
+    shared: Arc<PullerShared>,
+    /// The downloads of this pull.
+    own: Arc<Semaphore>,
+    job: Job,
+    /// How many layers of the same content stand below.
+    nth: usize,
+}
+
+impl Fetch {
+    async fn run(self, before: Option<Ready>) -> Result<Ready, PullError> {
+        let Self { shared, own, job, nth } = self;
+        if let Some(stored @ Ready::Stored(_)) = before {
+            return Ok(stored);
+        }
+        let diff_id = job.diff_id.clone();
+        let key = (diff_id.clone(), job.layer.descriptor.digest.clone(), nth);
+        let flight = shared.flights.join(key);
+        let turn = Arc::clone(&flight.turn).acquire_owned().await.map_err(|_closed| job.lost())?;
+        if let Some(layer) = shared.store.stored_layer(&diff_id) {
+            job.enter(Phase::Exists);
+            return Ok(Ready::Stored(layer));
+        }
+        if flight.is_landed() {
+            job.enter(Phase::Exists);
+            return Ok(Ready::Landed { diff_id, flight });
+        }
+        let _own = own.acquire().await.map_err(|_closed| job.lost())?;
+        let _all = shared.downloads.acquire().await.map_err(|_closed| job.lost())?;
+        let layer = job.run(turn).await?;
+        flight.land(layer);
+        job.enter(Phase::Done);
+        Ok(Ready::Landed { diff_id, flight })
+    }
+}

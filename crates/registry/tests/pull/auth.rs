@@ -1,0 +1,216 @@
+//! Registries that ask for papers, and where the papers must not go.
+
+use std::sync::Arc;
+
+use wharf_registry::{AuthFields, Config, Credentials, Puller};
+use wharf_types::ErrorKind;
+
+use crate::image::{Content, gzip};
+use crate::server::{Asked, Reply, Server, honest};
+use crate::world::{World, chain, password, patient};
+
+/// base64 of `me:hunter2`
+const BASIC: &str = "Basic bWU6aHVudGVyMg==";
+
+fn content() -> Content {
+    Content::oci("v1", &[gzip("a", b"one")])
+}
+
+/// A registry that wants one `Authorization` and names a way to it.
+async fn guarded(wanted: &'static str, challenge: impl Fn(&Asked) -> String + Send + Sync + 'static) -> Server {
+    Server::start(content(), move |asked| {
+        let granted = asked.header("authorization") == Some(wanted);
+        let refused = || {
+            let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#;
+            Reply::new(401, body).header("WWW-Authenticate", challenge(asked))
+        };
+        (!granted && asked.path().starts_with("/v2/")).then(refused)
+    })
+    .await
+}
+
+/// A host that gives the token `t1` to whoever has what is wanted.
+async fn token_host(allows: impl Fn(&Asked) -> bool + Send + Sync + 'static) -> Server {
+    Server::start(Content::default(), move |asked| {
+        Some(if allows(asked) { Reply::new(200, r#"{"token":"t1"}"#) } else { Reply::new(403, "no hunter2") })
+    })
+    .await
+}
+
+async fn pull_with(server: &Server, credentials: Option<Credentials>) -> Result<(), (ErrorKind, String)> {
+    let world = World::new();
+    let pulled = world.puller.pull(&server.reference(":v1"), credentials).await;
+    pulled.map(|_| ()).map_err(|error| (error.kind(), chain(&*error)))
+}
+
+fn only(set: impl FnOnce(&mut AuthFields)) -> Option<Credentials> {
+    let mut fields = AuthFields::default();
+    set(&mut fields);
+    Credentials::from_fields(fields).unwrap()
+}
+
+#[tokio::test]
+async fn basic() {
+    let server = guarded(BASIC, |_| "Basic realm=\"x\"".into()).await;
+    pull_with(&server, password("me", "hunter2")).await.unwrap();
+    let asked = server.asked();
+    assert!(asked[0].header("authorization").is_none(), "nothing is sent unasked");
+    assert_eq!(asked.iter().filter(|a| a.header("authorization").is_none()).count(), 1, "it is remembered");
+}
+
+#[tokio::test]
+async fn wrong_or_no_credentials_are_an_error_that_hides_them() {
+    let server = guarded(BASIC, |_| "Basic realm=\"x\"".into()).await;
+    let (kind, text) = pull_with(&server, password("me", "hunter3")).await.unwrap_err();
+    assert_eq!(kind, ErrorKind::PermissionDenied);
+    assert!(text.contains("authentication required") && !text.contains("hunter"), "{text}");
+    assert_eq!(server.asked().len(), 2, "one answer to one 401");
+    let (kind, _) = pull_with(&server, None).await.unwrap_err();
+    assert_eq!(kind, ErrorKind::PermissionDenied);
+}
+
+#[tokio::test]
+async fn bearer_tokens_for_nobody_and_for_somebody() {
+    let tokens = token_host(|asked| {
+        asked.target == "/token?scope=repository%3Aapp%3Apull&service=reg"
+            && asked.header("authorization").is_none_or(|value| value == BASIC)
+    })
+    .await;
+    let realm = format!("Bearer realm=\"http://{}/token\",service=\"reg\"", tokens.address);
+    let server = guarded("Bearer t1", move |_| realm.clone()).await;
+    pull_with(&server, None).await.unwrap();
+    assert!(tokens.asked()[0].header("authorization").is_none());
+    pull_with(&server, password("me", "hunter2")).await.unwrap();
+    assert_eq!(tokens.asked()[1].header("authorization"), Some(BASIC));
+    let (kind, text) = pull_with(&server, password("me", "hunter3")).await.unwrap_err();
+    assert_eq!(kind, ErrorKind::PermissionDenied);
+    assert!(text.contains("no token") && !text.contains("hunter") && !text.contains("scope"), "{text}");
+}
+
+#[tokio::test]
+async fn identity_tokens_are_posted_and_registry_tokens_sent_as_they_are() {
+    let tokens = token_host(|asked| {
+        asked.method == "POST" && asked.body.contains("refresh_token=id%2F1") && asked.body.contains("scope=repository")
+    })
+    .await;
+    let realm = format!("Bearer realm=\"http://{}/token\",service=\"reg\"", tokens.address);
+    let server = guarded("Bearer t1", move |_| realm.clone()).await;
+    pull_with(&server, only(|f| f.identity_token = "id/1".into())).await.unwrap();
+    let server = guarded("Bearer r1", |_| "Bearer realm=\"http://127.0.0.1:1/\"".into()).await;
+    pull_with(&server, only(|f| f.registry_token = "r1".into())).await.unwrap();
+    assert_eq!(server.asked()[0].header("authorization"), Some("Bearer r1"));
+    assert!(pull_with(&server, only(|f| f.registry_token = "r2".into())).await.is_err());
+}
+
+#[tokio::test]
+async fn a_token_that_expired_is_renewed() {
+    let tokens = Server::start(Content::default(), |asked| {
+        Some(Reply::new(200, format!(r#"{{"access_token":"t{}"}}"#, asked.nth)))
+    })
+    .await;
+    let realm = format!("Bearer realm=\"http://{}/token\"", tokens.address);
+    let shared = content();
+    let server = Server::start(Content::default(), move |asked| {
+        let wanted = if asked.path().contains("manifests") { "Bearer t0" } else { "Bearer t1" };
+        let refused = || Reply::new(401, "").header("WWW-Authenticate", realm.clone());
+        Some(if asked.header("authorization") == Some(wanted) { honest(&shared, asked) } else { refused() })
+    })
+    .await;
+    pull_with(&server, None).await.unwrap();
+    assert_eq!(tokens.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn a_token_host_of_another_domain_gets_no_password() {
+    let tokens = token_host(|_| true).await;
+    // The same machine by another name is another domain.
+    let realm = format!("http://localhost:{}/token", tokens.address.port());
+    let challenge = format!("Bearer realm=\"{realm}\"");
+    let server = guarded("Bearer t1", move |_| challenge.clone()).await;
+    let (kind, text) = pull_with(&server, password("me", "hunter2")).await.unwrap_err();
+    assert_eq!(kind, ErrorKind::PermissionDenied);
+    assert!(text.contains("not encrypted"), "{text}");
+    assert!(tokens.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_token_host_may_not_send_us_on() {
+    let other = token_host(|_| true).await;
+    let target = format!("http://{}/token", other.address);
+    let tokens = Server::start(Content::default(), move |_| Some(Reply::new(302, "").header("Location", target.clone())));
+    let tokens = tokens.await;
+    let challenge = format!("Bearer realm=\"http://{}/token\"", tokens.address);
+    let server = guarded("Bearer t1", move |_| challenge.clone()).await;
+    assert!(pull_with(&server, password("me", "hunter2")).await.is_err());
+    assert!(other.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_redirect_carries_no_credentials_to_another_host() {
+    let content = content();
+    let storage = Server::honest(content.clone()).await;
+    let address = storage.address;
+    let server = Server::start(content, move |asked| {
+        if asked.header("authorization") != Some(BASIC) {
+            return Some(Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x"));
+        }
+        let target = format!("http://{address}{}", asked.target);
+        asked.path().contains("blobs").then(|| Reply::new(307, "").header("Location", target))
+    })
+    .await;
+    pull_with(&server, password("me", "hunter2")).await.unwrap();
+    assert_eq!(storage.asked().len(), 2, "config and layer");
+    assert!(storage.asked().iter().all(|asked| asked.header("authorization").is_none()));
+}
+
+#[tokio::test]
+async fn a_redirect_back_home_is_a_strangers_request() {
+    let home: Arc<std::sync::OnceLock<std::net::SocketAddr>> = Arc::default();
+    let back = Arc::clone(&home);
+    let storage = Server::start(Content::default(), move |asked| {
+        let target = format!("http://{}{}", back.get().unwrap(), asked.target.replace("/v2/", "/other/"));
+        Some(Reply::new(302, "").header("Location", target))
+    })
+    .await;
+    let away = storage.address;
+    let server = Server::start(content(), move |asked| {
+        if asked.path().starts_with("/other/") {
+            return Some(Reply::new(403, "secret of the registry"));
+        }
+        if asked.header("authorization") != Some(BASIC) {
+            return Some(Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x"));
+        }
+        Some(Reply::new(302, "").header("Location", format!("http://{away}{}", asked.target)))
+    })
+    .await;
+    home.set(server.address).unwrap();
+    let (_, text) = pull_with(&server, password("me", "hunter2")).await.unwrap_err();
+    assert!(!text.contains("secret"), "{text}");
+    let strangers: Vec<_> = server.asked().into_iter().filter(|a| a.path().starts_with("/other/")).collect();
+    assert!(strangers.len() == 1 && strangers[0].header("authorization").is_none());
+}
+
+#[tokio::test]
+async fn credentials_that_name_another_host_stay_here() {
+    let server = guarded(BASIC, |_| "Basic realm=x".into()).await;
+    let named = |host: String| {
+        only(|f| {
+            (f.username, f.password, f.server_address) = ("me".into(), "hunter2".into(), host);
+        })
+    };
+    assert!(pull_with(&server, named("https://other.example/v1/".into())).await.is_err());
+    assert!(server.asked().iter().all(|asked| asked.header("authorization").is_none()));
+    pull_with(&server, named(format!("http://{}", server.address))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_configured_token_host_is_trusted() {
+    // Encryption is still asked for, so the refusal is by the wire and not by the name.
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(wharf_images::Store::open(dir.path()).unwrap());
+    let token_hosts = [("127.0.0.1".to_owned(), vec!["localhost".to_owned()])].into();
+    let puller = Puller::new(store, Config { token_hosts, limits: patient(), ..Config::default() });
+    let server = guarded("Bearer t1", |_| "Bearer realm=\"http://localhost:1/\"".into()).await;
+    let error = puller.pull(&server.reference(":v1"), password("me", "hunter2")).await.unwrap_err();
+    assert!(chain(&*error).contains("not encrypted"));
+}

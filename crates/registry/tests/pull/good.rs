@@ -1,0 +1,73 @@
+//! Registries that tell the truth.
+
+use crate::image::{Content, gzip, noise, plain, zstd};
+use crate::server::Server;
+use crate::world::{World, file_of};
+
+#[tokio::test]
+async fn an_index_leads_to_an_image_of_all_compressions() {
+    let layers = [gzip("a", b"one"), zstd("b", &noise(300_000)), plain("c", b"three"), plain("a", b"upper")];
+    let (content, index) = Content::oci("v1", &layers).indexed("v1");
+    let id = content.config.clone().unwrap();
+    let (server, world) = (Server::honest(content).await, World::new());
+    let reference = server.reference(":v1");
+    let image = world.pull(&reference).await.unwrap();
+    assert_eq!(*image.id(), id);
+    assert_eq!(image.repo_tags(), [reference.to_string()]);
+    assert_eq!(image.repo_digests(), [format!("{}@{index}", reference.name())]);
+    assert_eq!(file_of(&image, "a"), b"upper");
+    assert_eq!(file_of(&image, "b"), noise(300_000));
+    assert_eq!(world.store.list().len(), 1);
+    assert!(world.puller.active().is_empty());
+}
+
+#[tokio::test]
+async fn a_docker_image_and_a_pull_by_digest() {
+    let content = Content::docker("v1", &[gzip("a", b"one"), plain("b", b"two")]);
+    let digest = content.manifest.clone().unwrap();
+    let (server, world) = (Server::honest(content).await, World::new());
+    let image = world.pull(&server.reference(&format!("@{digest}"))).await.unwrap();
+    assert!(image.repo_tags().is_empty());
+    assert_eq!(image.repo_digests(), [server.reference(&format!("@{digest}")).to_string()]);
+    assert_eq!(file_of(&image, "b"), b"two");
+}
+
+#[tokio::test]
+async fn what_is_here_is_not_fetched_again() {
+    let layer = gzip("a", b"one");
+    let content = Content::oci("v1", std::slice::from_ref(&layer));
+    let (kind, bytes) = content.file("manifests/v1").clone();
+    let config = format!("/v2/app/blobs/{}", content.config.clone().unwrap());
+    let mut content = content;
+    content.put("manifests/v2", &kind, bytes);
+    let (server, world) = (Server::honest(content).await, World::new());
+    let first = world.pull(&server.reference(":v1")).await.unwrap();
+    let again = world.pull(&server.reference(":v1")).await.unwrap();
+    assert_eq!((first.id(), server.count(&config)), (again.id(), 1));
+    let retagged = world.pull(&server.reference(":v2")).await.unwrap();
+    assert_eq!(retagged.id(), first.id());
+    assert_eq!(retagged.repo_tags().len(), 2);
+    assert_eq!(server.count(&layer.path()), 1, "a new tag needs no layer");
+    assert_eq!(world.store.list().len(), 1);
+}
+
+#[tokio::test]
+async fn images_without_layers_and_with_one_layer_twice() {
+    let twice = [gzip("a", b"one"), plain("b", b"two"), gzip("a", b"one")];
+    let content = Content::oci("twice", &twice).with(Content::oci("none", &[]));
+    let (server, world) = (Server::honest(content).await, World::new());
+    let image = world.pull(&server.reference(":twice")).await.unwrap();
+    assert_eq!(file_of(&image, "a"), b"one");
+    // What the store makes of an image without layers is its own affair; the pull must end.
+    let none = world.pull(&server.reference(":none")).await;
+    assert!(none.is_ok_and(|image| image.size_bytes() > 0));
+}
+
+#[tokio::test]
+async fn many_layers_come_through_few_connections() {
+    let layers: Vec<_> = (0..40).map(|n| gzip(&format!("f{n}"), &noise(1000 * n))).collect();
+    let (server, world) = (Server::honest(Content::oci("v1", &layers)).await, World::new());
+    let image = world.pull(&server.reference(":v1")).await.unwrap();
+    assert_eq!(file_of(&image, "f39"), noise(39_000));
+    assert!(layers.iter().all(|layer| server.count(&layer.path()) == 1));
+}

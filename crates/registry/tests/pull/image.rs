@@ -1,0 +1,169 @@
+//! Small images: what a registry would hold of them.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use sha2::{Digest as _, Sha256};
+use wharf_types::Digest;
+
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+pub(crate) fn sha256(bytes: &[u8]) -> Digest {
+    Digest::from_sha256(Sha256::digest(bytes).into())
+}
+
+/// A layer: its archive, and the blob that a registry has of it.
+#[derive(Clone)]
+pub(crate) struct TestLayer {
+    pub(crate) diff_id: Digest,
+    pub(crate) blob: Vec<u8>,
+    kind: &'static str,
+}
+
+impl TestLayer {
+    pub(crate) fn digest(&self) -> Digest {
+        sha256(&self.blob)
+    }
+
+    pub(crate) fn path(&self) -> String {
+        format!("/v2/app/blobs/{}", self.digest())
+    }
+}
+
+fn archive(name: &str, content: &[u8]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    builder.append_data(&mut header, name, content).unwrap();
+    builder.into_inner().unwrap()
+}
+
+pub(crate) fn plain(name: &str, content: &[u8]) -> TestLayer {
+    let blob = archive(name, content);
+    TestLayer { diff_id: sha256(&blob), blob, kind: "" }
+}
+
+pub(crate) fn gzip(name: &str, content: &[u8]) -> TestLayer {
+    let archive = archive(name, content);
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(&archive).unwrap();
+    TestLayer { diff_id: sha256(&archive), blob: encoder.finish().unwrap(), kind: "gzip" }
+}
+
+pub(crate) fn zstd(name: &str, content: &[u8]) -> TestLayer {
+    let archive = archive(name, content);
+    let blob = zstd::encode_all(archive.as_slice(), 1).unwrap();
+    TestLayer { diff_id: sha256(&archive), blob, kind: "zstd" }
+}
+
+/// Bytes that do not compress.
+pub(crate) fn noise(count: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[0]
+    };
+    std::iter::repeat_with(&mut next).take(count).collect()
+}
+
+/// Documents and blobs by path, as a registry serves them for the repository `app`.
+#[derive(Clone, Default)]
+pub(crate) struct Content {
+    pub(crate) files: BTreeMap<String, (String, Vec<u8>)>,
+    /// The digest of the manifest.
+    pub(crate) manifest: Option<Digest>,
+    /// The digest of the config: the image's id.
+    pub(crate) config: Option<Digest>,
+}
+
+impl Content {
+    /// An OCI image under a tag.
+    pub(crate) fn oci(tag: &str, layers: &[TestLayer]) -> Self {
+        let base = "application/vnd.oci.image.layer.v1.tar";
+        let kind = |kind: &str| if kind.is_empty() { base.to_owned() } else { format!("{base}+{kind}") };
+        Self::image(tag, layers, OCI_MANIFEST, "application/vnd.oci.image.config.v1+json", kind)
+    }
+
+    /// A Docker image under a tag.
+    pub(crate) fn docker(tag: &str, layers: &[TestLayer]) -> Self {
+        let base = "application/vnd.docker.image.rootfs.diff.tar";
+        let kind = |kind: &str| if kind.is_empty() { base.to_owned() } else { format!("{base}.{kind}") };
+        Self::image(tag, layers, DOCKER_MANIFEST, "application/vnd.docker.container.image.v1+json", kind)
+    }
+
+    fn image(
+        tag: &str,
+        layers: &[TestLayer],
+        manifest_kind: &str,
+        config_kind: &str,
+        layer_kind: impl Fn(&str) -> String,
+    ) -> Self {
+        let mut content = Self::default();
+        let diff_ids: Vec<_> = layers.iter().map(|layer| layer.diff_id.to_string()).collect();
+        let config = serde_json::json!({
+            "architecture": "amd64", "os": "linux", "config": {"Cmd": ["/app", tag]},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        });
+        let config = config.to_string().into_bytes();
+        let config_digest = sha256(&config);
+        let mut listed = Vec::new();
+        for layer in layers {
+            listed.push(serde_json::json!({
+                "mediaType": layer_kind(layer.kind), "digest": layer.digest().to_string(), "size": layer.blob.len(),
+            }));
+            content.put(&format!("blobs/{}", layer.digest()), "application/octet-stream", layer.blob.clone());
+        }
+        let manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": manifest_kind, "layers": listed,
+            "config": {"mediaType": config_kind, "digest": config_digest.to_string(), "size": config.len()},
+        });
+        let manifest = manifest.to_string().into_bytes();
+        let digest = sha256(&manifest);
+        content.put(&format!("blobs/{config_digest}"), "application/octet-stream", config);
+        content.put(&format!("manifests/{digest}"), manifest_kind, manifest.clone());
+        content.put(&format!("manifests/{tag}"), manifest_kind, manifest);
+        content.manifest = Some(digest);
+        content.config = Some(config_digest);
+        content
+    }
+
+    /// The same behind an index, which has the tag now; returns the index' digest.
+    pub(crate) fn indexed(mut self, tag: &str) -> (Self, Digest) {
+        let manifest = self.manifest.clone().unwrap();
+        let size = self.file(&format!("manifests/{manifest}")).1.len();
+        let index = serde_json::json!({
+            "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [
+                {"mediaType": OCI_MANIFEST, "digest": format!("sha256:{}", "0".repeat(64)), "size": 9,
+                 "platform": {"os": "linux", "architecture": "s390x"}},
+                {"mediaType": OCI_MANIFEST, "digest": manifest.to_string(), "size": size,
+                 "platform": {"os": "linux", "architecture": "amd64"}},
+                {"mediaType": OCI_MANIFEST, "digest": manifest.to_string(), "size": size,
+                 "platform": {"os": "linux", "architecture": "arm64"}},
+            ],
+        });
+        let index = index.to_string().into_bytes();
+        let digest = sha256(&index);
+        self.put(&format!("manifests/{tag}"), OCI_INDEX, index.clone());
+        self.put(&format!("manifests/{digest}"), OCI_INDEX, index);
+        (self, digest)
+    }
+
+    pub(crate) fn put(&mut self, below: &str, kind: &str, bytes: Vec<u8>) {
+        self.files.insert(format!("/v2/app/{below}"), (kind.to_owned(), bytes));
+    }
+
+    pub(crate) fn file(&self, below: &str) -> &(String, Vec<u8>) {
+        &self.files[&format!("/v2/app/{below}")]
+    }
+
+    /// Both contents on one registry.
+    pub(crate) fn with(mut self, other: Self) -> Self {
+        self.files.extend(other.files);
+        self
+    }
+}

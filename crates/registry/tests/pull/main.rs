@@ -1,0 +1,19 @@
+//! Whole pulls against registries that tell the truth, lie, break, dawdle or ask for papers: real sockets on loopback,
+//! and the real store in a directory of the test's own.
+
+#[cfg(test)]
+mod auth;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod good;
+#[cfg(test)]
+mod image;
+#[cfg(test)]
+mod mirrors;
+#[cfg(test)]
+mod server;
+#[cfg(test)]
+mod shared;
+#[cfg(test)]
+mod world;

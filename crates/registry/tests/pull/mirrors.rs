@@ -1,0 +1,195 @@
+//! Several hosts for one registry, and TLS.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::{ServerConfig, crypto::ring};
+use wharf_types::{ErrorKind, Reference};
+
+use crate::image::{Content, gzip, noise};
+use crate::server::{Asked, Reply, Server};
+use crate::world::{World, file_of, password, patient, short};
+
+fn content() -> Content {
+    Content::oci("v1", &[gzip("a", &noise(100_000))])
+}
+
+fn reference() -> Reference {
+    "registry.example/app:v1".parse().unwrap()
+}
+
+fn hosts(servers: &[&Server], last: &Server) -> String {
+    let mirrors: String = servers.iter().map(|server| format!("[host.\"http://{}\"]\n", server.address)).collect();
+    format!("server = \"http://{}\"\n{mirrors}", last.address)
+}
+
+fn world(text: &str) -> World {
+    World::with(patient(), &[("registry.example/hosts.toml", text)])
+}
+
+#[tokio::test]
+async fn the_first_mirror_that_has_it_gives_all() {
+    let empty = Server::honest(Content::default()).await;
+    let (good, origin) = (Server::honest(content()).await, Server::honest(content()).await);
+    let world = world(&hosts(&[&empty, &good], &origin));
+    let image = world.pull(&reference()).await.unwrap();
+    assert_eq!(image.repo_tags(), ["registry.example/app:v1"], "the name is the registry's");
+    assert_eq!(empty.asked().len(), 1);
+    assert_eq!(empty.asked()[0].target, "/v2/app/manifests/v1?ns=registry.example");
+    assert_eq!(good.asked().len(), 3, "manifest, config, layer");
+    assert!(origin.asked().is_empty());
+}
+
+#[tokio::test]
+async fn when_all_fail_the_error_tells_of_each() {
+    let empty = Server::honest(Content::default()).await;
+    let broken = Server::start(Content::default(), |_| Some(Reply::new(500, ""))).await;
+    let denies = Server::start(Content::default(), |_| Some(Reply::new(403, ""))).await;
+    let (error, text) = world(&hosts(&[&empty, &broken], &denies)).fail(&reference()).await;
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "the registry's own word counts");
+    for (server, word) in [(&empty, "not found"), (&broken, "answered 500"), (&denies, "denies access (403)")] {
+        assert!(text.contains(&server.address.to_string()) && text.contains(word), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_that_breaks_or_lies_is_replaced_in_the_middle() {
+    let breaks = |asked: &Asked| {
+        let layer = asked.path().contains("blobs") && asked.nth == 0;
+        let cut = || {
+            let (_, bytes) = &content().files[asked.path()];
+            Reply::new(200, bytes.as_slice()).cut(bytes.len() / 2)
+        };
+        match asked.path() {
+            path if path.contains("blobs") && content().files[path].1.len() > 10_000 => {
+                Some(if layer { cut() } else { Reply::new(404, "") })
+            }
+            _ => None,
+        }
+    };
+    let lies = |asked: &Asked| {
+        let bytes = &content().files[asked.path()].1;
+        (bytes.len() > 10_000).then(|| Reply::new(200, vec![1; bytes.len()]))
+    };
+    let breaking = Server::start(content(), breaks).await;
+    let lying = Server::start(content(), lies).await;
+    let origin = Server::honest(content()).await;
+    let broken = world(&hosts(&[&breaking], &origin));
+    let image = broken.pull(&reference()).await.unwrap();
+    assert_eq!(file_of(&image, "a"), noise(100_000));
+    assert!(origin.asked()[0].header("range").is_some(), "the rest comes from the registry");
+    let world = world(&hosts(&[&lying], &origin));
+    assert_eq!(file_of(&world.pull(&reference()).await.unwrap(), "a"), noise(100_000));
+}
+
+#[tokio::test]
+async fn a_half_from_a_liar_does_not_condemn_the_honest() {
+    let half_a_lie = |asked: &Asked| {
+        let bytes = &content().files[asked.path()].1;
+        let reply = || Reply::new(200, vec![1; bytes.len()]).cut(bytes.len() / 2);
+        (bytes.len() > 10_000).then(|| if asked.nth == 0 { reply() } else { Reply::new(404, "") })
+    };
+    let (lying, origin) = (Server::start(content(), half_a_lie).await, Server::honest(content()).await);
+    let world = world(&hosts(&[&lying], &origin));
+    let image = world.pull(&reference()).await.unwrap();
+    assert_eq!(file_of(&image, "a"), noise(100_000));
+}
+
+#[tokio::test]
+async fn tags_are_resolved_only_where_that_is_allowed() {
+    let (mirror, origin) = (Server::honest(content()).await, Server::honest(content()).await);
+    let text = format!("{}capabilities = [\"pull\"]\n", hosts(&[&mirror], &origin));
+    world(&text).pull(&reference()).await.unwrap();
+    assert_eq!(mirror.count("/v2/app/manifests/v1"), 0);
+    let none = format!(
+        "server = \"http://{}\"\ncapabilities = []\n[host.\"http://{}\"]\ncapabilities = [\"push\"]\n",
+        origin.address, mirror.address
+    );
+    let (error, text) = world(&none).fail(&reference()).await;
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    assert!(text.contains("hosts.toml"), "{text}");
+}
+
+#[tokio::test]
+async fn a_mirror_gets_its_header_and_no_credentials() {
+    let wants = |asked: &Asked| {
+        let refused = || Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x");
+        asked.header("authorization").is_none().then(refused)
+    };
+    let (mirror, origin) = (Server::start(content(), wants).await, Server::start(content(), wants).await);
+    let text = format!("{}header = {{ x-key = \"s3cret\" }}\n", hosts(&[&mirror], &origin));
+    let world = world(&text);
+    world.puller.pull(&reference(), password("me", "hunter2")).await.unwrap();
+    assert!(mirror.asked().iter().all(|asked| asked.header("authorization").is_none()));
+    assert!(mirror.asked().iter().all(|asked| asked.header("x-key") == Some("s3cret")));
+    assert!(origin.asked().iter().all(|asked| asked.header("x-key").is_none()));
+}
+
+#[tokio::test]
+async fn an_edited_file_counts_at_once_and_a_bad_one_is_named() {
+    let (first, second) = (Server::honest(content()).await, Server::honest(content()).await);
+    let world = world(&hosts(&[], &first));
+    world.pull(&reference()).await.unwrap();
+    let path = world.dir().join("certs.d/registry.example/hosts.toml");
+    std::fs::write(&path, hosts(&[], &second)).unwrap();
+    world.pull(&reference()).await.unwrap();
+    assert_eq!(second.asked().len(), 1);
+    std::fs::write(&path, "servr = \"x\"").unwrap();
+    let (error, text) = world.fail(&reference()).await;
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    assert!(text.contains("registry.example/hosts.toml") && text.contains("servr"), "{text}");
+}
+
+/// A certificate authority in PEM, and a server of 127.0.0.1 that it signed.
+fn authority() -> (String, TlsAcceptor) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &authority).unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    (authority.pem(), TlsAcceptor::from(Arc::new(config)))
+}
+
+#[tokio::test]
+async fn tls_with_an_authority_of_our_own() {
+    let (pem, acceptor) = authority();
+    let server = Server::tls(content(), acceptor).await;
+    let text = format!("server = \"https://{}\"\nca = \"ca.pem\"\n", server.address);
+    let files = [("registry.example/hosts.toml", text.as_str()), ("registry.example/ca.pem", pem.as_str())];
+    let world = World::with(patient(), &files);
+    world.pull(&reference()).await.unwrap();
+    // The same without the authority.
+    let text = format!("server = \"https://{}\"\n", server.address);
+    let (error, shown) = crate::mirrors::world(&text).fail(&reference()).await;
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(shown.contains("certificate"), "{shown}");
+    // And without any care.
+    let text = format!("server = \"https://{}\"\nskip_verify = true\n", server.address);
+    crate::mirrors::world(&text).pull(&reference()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_loopback_registry_is_found_by_either_scheme() {
+    let (_, acceptor) = authority();
+    let server = Server::tls(content(), acceptor).await;
+    let (_, text) = World::with(short(), &[]).fail(&server.reference(":v1")).await;
+    assert!(text.contains("certificate"), "https was tried: {text}");
+}
+
+#[tokio::test]
+async fn tls_files_that_are_not_there_are_named() {
+    let text = "server = \"https://127.0.0.1:1\"\nca = \"missing.pem\"\n";
+    let (error, shown) = world(text).fail(&reference()).await;
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    assert!(shown.contains("missing.pem"), "{shown}");
+}

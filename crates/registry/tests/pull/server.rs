@@ -1,0 +1,276 @@
+//! An HTTP/1.1 server that does what the test says, byte for byte.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::image::Content;
+
+/// What a client asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) method: String,
+    /// Path and query.
+    pub(crate) target: String,
+    headers: Vec<(String, String)>,
+    pub(crate) body: String,
+    /// How many requests for the same target came before.
+    pub(crate) nth: usize,
+}
+
+impl Asked {
+    pub(crate) fn path(&self) -> &str {
+        self.target.split('?').next().unwrap()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The first byte asked for.
+    fn from_byte(&self) -> Option<usize> {
+        self.header("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+    }
+}
+
+/// What happens after the body.
+#[derive(Debug, Clone)]
+pub(crate) enum Then {
+    /// The connection stays open for the next request.
+    Keep,
+    /// It is closed.
+    Close,
+    /// Nothing more, until the client goes away.
+    Stall,
+    /// The body again and again, until the client goes away.
+    Repeat,
+}
+
+/// One answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    length: Option<usize>,
+    pub(crate) then: Then,
+    /// Whether the body waits for a permit of the server's gate.
+    gated: bool,
+}
+
+impl Reply {
+    pub(crate) fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        let body = body.into();
+        let length = Some(body.len());
+        Self { status, headers: Vec::new(), body, length, then: Then::Keep, gated: false }
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Announces another length; `None` is the end of the connection.
+    pub(crate) fn length(mut self, length: Option<usize>) -> Self {
+        self.length = length;
+        self
+    }
+
+    pub(crate) fn then(mut self, then: Then) -> Self {
+        self.then = then;
+        self
+    }
+
+    pub(crate) fn gated(mut self) -> Self {
+        self.gated = true;
+        self
+    }
+
+    /// Announces everything, sends `count` bytes, and hangs up.
+    pub(crate) fn cut(mut self, count: usize) -> Self {
+        self.body.truncate(count);
+        self.then(Then::Close)
+    }
+}
+
+type Script = dyn Fn(&Asked) -> Option<Reply> + Send + Sync;
+
+struct Inner {
+    content: Content,
+    script: Box<Script>,
+    asked: Mutex<Vec<Asked>>,
+    gate: Semaphore,
+}
+
+/// A server; it ends when dropped.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    inner: Arc<Inner>,
+    accepting: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Server {
+    /// Serves content, and what the script says instead.
+    pub(crate) async fn start(
+        content: Content,
+        script: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_with(content, Box::new(script), None).await
+    }
+
+    pub(crate) async fn honest(content: Content) -> Self {
+        Self::start(content, |_| None).await
+    }
+
+    pub(crate) async fn tls(content: Content, tls: TlsAcceptor) -> Self {
+        Self::start_with(content, Box::new(|_| None), Some(tls)).await
+    }
+
+    async fn start_with(content: Content, script: Box<Script>, tls: Option<TlsAcceptor>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let inner = Inner { content, script, asked: Mutex::default(), gate: Semaphore::new(0) };
+        let inner = Arc::new(inner);
+        let shared = Arc::clone(&inner);
+        let accepting = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (inner, tls) = (Arc::clone(&shared), tls.clone());
+                connections.spawn(async move {
+                    match tls {
+                        None => serve(stream, &inner).await,
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => serve(stream, &inner).await,
+                            Err(_refused) => None,
+                        },
+                    }
+                });
+            }
+        });
+        Self { address, inner, accepting }
+    }
+
+    pub(crate) fn asked(&self) -> Vec<Asked> {
+        self.inner.asked.lock().unwrap().clone()
+    }
+
+    /// How often a path was asked for.
+    pub(crate) fn count(&self, path: &str) -> usize {
+        self.asked().iter().filter(|asked| asked.path() == path).count()
+    }
+
+    /// Lets one gated body go.
+    pub(crate) fn open_gate(&self) {
+        self.inner.gate.add_permits(1);
+    }
+
+    /// Waits until so many requests for a path have come.
+    pub(crate) async fn until(&self, path: &str, count: usize) {
+        let wait = async {
+            while self.count(path) < count {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), wait).await.expect("the request never came");
+    }
+
+    pub(crate) fn reference(&self, rest: &str) -> wharf_types::Reference {
+        format!("{}/app{rest}", self.address).parse().unwrap()
+    }
+}
+
+/// One connection; `None` when it is over.
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, inner: &Inner) -> Option<()> {
+    loop {
+        let asked = read(&mut stream, inner).await?;
+        let reply = (inner.script)(&asked).unwrap_or_else(|| honest(&inner.content, &asked));
+        write(&mut stream, inner, reply).await?;
+    }
+}
+
+async fn read(stream: &mut (impl AsyncRead + Unpin), inner: &Inner) -> Option<Asked> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let byte = stream.read_u8().await.ok()?;
+        // The first byte of a TLS handshake: not spoken here.
+        if head.is_empty() && byte == 0x16 {
+            return None;
+        }
+        head.push(byte);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let mut lines = head.lines();
+    let mut first = lines.next().unwrap().split(' ');
+    let header = |line: &str| line.split_once(':').map(|(k, v)| (k.to_ascii_lowercase(), v.trim().to_owned()));
+    let headers: Vec<_> = lines.filter_map(header).collect();
+    let (method, target) = (first.next().unwrap().to_owned(), first.next().unwrap().to_owned());
+    let mut asked = Asked { method, target, headers, body: String::new(), nth: 0 };
+    let length = asked.header("content-length").map_or(0, |text| text.parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.ok()?;
+    asked.body = String::from_utf8(body).unwrap();
+    let mut all = inner.asked.lock().unwrap();
+    asked.nth = all.iter().filter(|before| before.target == asked.target).count();
+    all.push(asked.clone());
+    Some(asked)
+}
+
+/// What a good registry says.
+pub(crate) fn honest(content: &Content, asked: &Asked) -> Reply {
+    let Some((kind, bytes)) = content.files.get(asked.path()) else {
+        let body = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
+        return Reply::new(404, body);
+    };
+    match asked.from_byte() {
+        Some(from) => {
+            let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
+            Reply::new(206, &bytes[from..]).header("Content-Type", kind).header("Content-Range", range)
+        }
+        None => Reply::new(200, bytes.as_slice()).header("Content-Type", kind),
+    }
+}
+
+async fn write(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), inner: &Inner, reply: Reply) -> Option<()> {
+    let mut head = format!("HTTP/1.1 {} X\r\n", reply.status);
+    for (name, value) in &reply.headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    match reply.length {
+        Some(length) => head.push_str(&format!("Content-Length: {length}\r\n\r\n")),
+        None => head.push_str("Connection: close\r\n\r\n"),
+    }
+    stream.write_all(head.as_bytes()).await.ok()?;
+    stream.flush().await.ok()?;
+    if reply.gated {
+        inner.gate.acquire().await.unwrap().forget();
+    }
+    stream.write_all(&reply.body).await.ok()?;
+    stream.flush().await.ok()?;
+    match reply.then {
+        Then::Keep if reply.length.is_some() => Some(()),
+        Then::Keep | Then::Close => {
+            // Only what a shutdown follows is surely delivered.
+            stream.shutdown().await.ok();
+            None
+        }
+        Then::Stall => {
+            stream.read_u8().await.ok();
+            None
+        }
+        Then::Repeat => loop {
+            stream.write_all(&reply.body).await.ok()?;
+        },
+    }
+}

@@ -1,0 +1,177 @@
+//! Pulls that share work, and pulls that are given up.
+
+use std::sync::Arc;
+
+use wharf_registry::Phase;
+
+use crate::image::{Content, TestLayer, gzip, noise, plain};
+use crate::server::{Asked, Reply, Server, honest};
+use crate::world::{World, file_of, password};
+
+/// A registry whose layers wait for the gate.
+async fn gated(content: Content) -> Server {
+    let shared = content.clone();
+    Server::start(content, move |asked| {
+        let is_layer = shared.files.get(asked.path()).is_some_and(|(_, bytes)| bytes.len() > 5_000);
+        is_layer.then(|| honest(&shared, asked).gated())
+    })
+    .await
+}
+
+fn layer() -> TestLayer {
+    gzip("a", &noise(50_000))
+}
+
+#[tokio::test]
+async fn equal_pulls_are_one() {
+    let server = gated(Content::oci("v1", &[layer()])).await;
+    let (world, reference) = (World::new(), server.reference(":v1"));
+    let pulls = futures_util::future::join_all((0..8).map(|_| world.pull(&reference)));
+    let meanwhile = async {
+        server.until(&layer().path(), 1).await;
+        let active = world.puller.active();
+        assert_eq!(active.len(), 1);
+        assert_eq!(active[0].reference, reference);
+        assert_eq!(active[0].layers[0].phase, Phase::Downloading);
+        assert_eq!(active[0].layers[0].total_bytes, layer().blob.len() as u64);
+        server.open_gate();
+    };
+    let (images, ()) = tokio::join!(pulls, meanwhile);
+    assert!(images.iter().all(Result::is_ok));
+    assert_eq!(server.asked().len(), 3, "manifest, config and layer, once each");
+    assert!(world.puller.active().is_empty());
+}
+
+#[tokio::test]
+async fn other_credentials_are_another_pull_but_not_another_download() {
+    let server = gated(Content::oci("v1", &[layer()])).await;
+    let (world, reference) = (World::new(), server.reference(":v1"));
+    let meanwhile = async {
+        server.until("/v2/app/manifests/v1", 2).await;
+        server.open_gate();
+    };
+    let mine = world.puller.pull(&reference, password("me", "hunter2"));
+    let (a, b, ()) = tokio::join!(world.pull(&reference), mine, meanwhile);
+    assert_eq!(a.unwrap().id(), b.unwrap().id());
+    assert_eq!(server.count(&layer().path()), 1);
+}
+
+#[tokio::test]
+async fn two_images_share_the_download_of_a_layer_in_any_order() {
+    let other = plain("b", &noise(20_000));
+    let first = Content::oci("v1", &[layer(), other.clone()]);
+    let second = Content::oci("v2", &[other.clone(), layer()]);
+    let server = gated(first.with(second)).await;
+    let world = World::new();
+    let (one, two) = (server.reference(":v1"), server.reference(":v2"));
+    let meanwhile = async {
+        server.until(&layer().path(), 1).await;
+        server.until(&other.path(), 1).await;
+        server.open_gate();
+        server.open_gate();
+    };
+    let (a, b, ()) = tokio::join!(world.pull(&one), world.pull(&two), meanwhile);
+    assert_eq!(file_of(&a.unwrap(), "a"), noise(50_000));
+    assert_eq!(file_of(&b.unwrap(), "b"), noise(20_000));
+    assert_eq!((server.count(&layer().path()), server.count(&other.path())), (1, 1));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_failed_download_takes_over() {
+    let content = Content::oci("v1", &[layer()]).with(Content::oci("v2", &[layer()]));
+    let shared = content.clone();
+    let path = layer().path();
+    let server = Server::start(content, move |asked: &Asked| {
+        let fails = asked.path() == path && asked.nth == 0;
+        fails.then(|| honest(&shared, asked).gated().header("Content-Encoding", "br"))
+    })
+    .await;
+    let world = World::new();
+    let (one, two) = (server.reference(":v1"), server.reference(":v2"));
+    let meanwhile = async {
+        server.until("/v2/app/manifests/v1", 1).await;
+        server.until("/v2/app/manifests/v2", 1).await;
+        server.open_gate();
+    };
+    let (a, b, ()) = tokio::join!(world.pull(&one), world.pull(&two), meanwhile);
+    assert_eq!(usize::from(a.is_ok()) + usize::from(b.is_ok()), 1, "one failed, the other took over");
+    assert_eq!(server.count(&layer().path()), 2);
+}
+
+#[tokio::test]
+async fn a_pull_lasts_while_one_waits_for_it() {
+    let server = gated(Content::oci("v1", &[layer()])).await;
+    let (world, reference) = (World::new(), server.reference(":v1"));
+    let puller = world.puller.clone();
+    let given_up = tokio::spawn({
+        let (puller, reference) = (puller.clone(), reference.clone());
+        async move { puller.pull(&reference, None).await.map(|_| ()) }
+    });
+    server.until(&layer().path(), 1).await;
+    let stays = tokio::spawn(async move { puller.pull(&reference, None).await.map(|_| ()) });
+    // The second is known to wait once it holds the pull: then the first may go.
+    tokio::task::yield_now().await;
+    given_up.abort();
+    assert!(given_up.await.unwrap_err().is_cancelled());
+    server.open_gate();
+    stays.await.unwrap().unwrap();
+    assert_eq!(server.asked().len(), 3);
+}
+
+#[tokio::test]
+async fn a_pull_that_nobody_waits_for_leaves_nothing() {
+    let content = Content::oci("v1", &[layer(), plain("b", b"two")]);
+    let path = layer().path();
+    let server = Server::start(content.clone(), move |asked: &Asked| {
+        let reply = || honest(&content, asked).cut(20_000).then(crate::server::Then::Stall);
+        (asked.path() == path && asked.nth == 0).then(reply)
+    })
+    .await;
+    let (world, reference) = (World::new(), server.reference(":v1"));
+    let puller = world.puller.clone();
+    let pull = tokio::spawn({
+        let reference = reference.clone();
+        async move { puller.pull(&reference, None).await.map(|_| ()) }
+    });
+    server.until(&layer().path(), 1).await;
+    pull.abort();
+    assert!(pull.await.unwrap_err().is_cancelled());
+    assert!(world.puller.active().is_empty());
+    let emptied = async {
+        while !world.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), emptied).await.expect("something stays");
+    let image = world.pull(&reference).await.unwrap();
+    assert_eq!(file_of(&image, "a"), noise(50_000));
+}
+
+#[tokio::test]
+async fn a_finished_pull_is_not_joined() {
+    let server = Server::honest(Content::oci("v1", &[layer()])).await;
+    let (world, reference) = (World::new(), server.reference(":v1"));
+    world.pull(&reference).await.unwrap();
+    assert_eq!(world.store.remove(&reference.to_string()).ok(), Some(true));
+    world.pull(&reference).await.unwrap();
+    assert_eq!(server.count("/v2/app/manifests/v1"), 2);
+}
+
+#[tokio::test]
+async fn a_failure_is_everyones_and_the_next_pull_is_new() {
+    let content = Content::oci("v1", &[layer()]);
+    let shared = content.clone();
+    let server = Server::start(content, move |asked: &Asked| match asked.nth {
+        0 if asked.path().contains("manifests") => Some(Reply::new(404, "").gated()),
+        _ => Some(honest(&shared, asked)),
+    })
+    .await;
+    let (world, reference) = (World::new(), server.reference(":v1"));
+    let meanwhile = async {
+        server.until("/v2/app/manifests/v1", 1).await;
+        server.open_gate();
+    };
+    let (a, b, ()) = tokio::join!(world.pull(&reference), world.pull(&reference), meanwhile);
+    assert!(Arc::ptr_eq(&a.unwrap_err(), &b.unwrap_err()));
+    world.pull(&reference).await.unwrap();
+}

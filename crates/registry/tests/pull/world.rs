@@ -1,0 +1,100 @@
+//! A store and a puller of the test's own.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use wharf_images::{Image, Store};
+use wharf_registry::{AuthFields, Config, Credentials, Limits, PullError, Puller};
+use wharf_types::Reference;
+
+pub(crate) struct World {
+    dir: TempDir,
+    pub(crate) store: Arc<Store>,
+    pub(crate) puller: Puller,
+}
+
+/// Times in which a test can wait for them to pass.
+pub(crate) fn short() -> Limits {
+    Limits {
+        dial_timeout: Duration::from_secs(2),
+        stall_timeout: Duration::from_millis(200),
+        backoff: Duration::from_millis(1),
+        backoff_limit: Duration::from_millis(20),
+        retries: 2,
+        resumes: 3,
+        ..Limits::default()
+    }
+}
+
+/// Times that never pass within a test.
+pub(crate) fn patient() -> Limits {
+    Limits { stall_timeout: Duration::from_secs(60), ..short() }
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(patient(), &[])
+    }
+
+    /// With files below the directory of hosts, by name.
+    pub(crate) fn with(limits: Limits, hosts: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let certs = dir.path().join("certs.d");
+        for (name, text) in hosts {
+            let path = certs.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+        let config = Config { certs_dir: Some(certs), limits, ..Config::default() };
+        let puller = Puller::new(Arc::clone(&store), config);
+        Self { dir, store, puller }
+    }
+
+    pub(crate) async fn pull(&self, reference: &Reference) -> Result<Arc<Image>, Arc<PullError>> {
+        self.puller.pull(reference, None).await
+    }
+
+    /// The error of a pull that must fail, with its whole chain.
+    pub(crate) async fn fail(&self, reference: &Reference) -> (Arc<PullError>, String) {
+        let error = self.pull(reference).await.expect_err("the pull should fail");
+        let text = chain(&*error);
+        (error, text)
+    }
+
+    /// Whether nothing of any pull is on disk or visible.
+    pub(crate) fn is_empty(&self) -> bool {
+        let count = |name: &str| {
+            let path = self.dir.path().join("store").join(name);
+            std::fs::read_dir(path).unwrap().count()
+        };
+        self.store.list().is_empty() && count("staging") == 0 && count("layers") == 0 && count("images") == 0
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+pub(crate) fn password(user: &str, word: &str) -> Option<Credentials> {
+    let fields = AuthFields { username: user.into(), password: word.into(), ..AuthFields::default() };
+    Credentials::from_fields(fields).unwrap()
+}
+
+/// The content of a file of an image, from the highest layer that has it.
+pub(crate) fn file_of(image: &Image, name: &str) -> Vec<u8> {
+    let found = image.layers().iter().map(|layer| layer.join(name)).find(|path| path.exists());
+    std::fs::read(found.expect("no layer has the file")).unwrap()
+}
