@@ -1,3 +1,5 @@
+//! The golden plans of limits.
+
 use super::*;
 use crate::limits::HugepageLimit;
 
