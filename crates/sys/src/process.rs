@@ -392,7 +392,8 @@ pub fn unlock_terminal(master: BorrowedFd<'_>) -> Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn keep_only(_witness: &SingleThreaded, keep: &[BorrowedFd<'_>]) -> Result<()> {
-    let mut numbers: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).filter(|&fd| fd > 2).collect();
+    let mut numbers: Vec<u32> =
+        keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).filter(|&fd| fd > 2).collect();
     numbers.sort_unstable();
     let mut first = 3;
     for number in numbers.into_iter().chain([u32::MAX]) {
@@ -407,7 +408,9 @@ pub fn keep_only(_witness: &SingleThreaded, keep: &[BorrowedFd<'_>]) -> Result<(
 fn close_range(first: u32, last: u32) -> Result<()> {
     // SAFETY: only a new child calls this, which uses none of the descriptors it closes.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    Errno::result(result).map(drop).map_err(|errno| Error::new("close_range", format!("{first}, {last}"), errno))
+    Errno::result(result)
+        .map(drop)
+        .map_err(|errno| Error::new("close_range", format!("{first}, {last}"), errno))
 }
 
 /// Gives every signal its default action and blocks none: what a program expects at its start.

@@ -24,13 +24,14 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
         .named("socketpair", String::new)
 }
 
-/// A non-blocking socket that listens at a path of at most 107 bytes; what stood there is replaced.
+/// A non-blocking socket that listens at a path of any length; what stood there is replaced.
 ///
 /// # Errors
-/// The kernel's; ENAMETOOLONG for a longer path.
+/// The kernel's.
 pub fn listen(path: &Path) -> Result<OwnedFd> {
     let name = || path.display().to_string();
-    let address = SocketAddrUnix::new(path).named("bind", name)?;
+    let (_directory, short) = short_path(path)?;
+    let address = SocketAddrUnix::new(&short).named("bind", name)?;
     let socket = new_socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).named("unlink", name)?,
@@ -47,10 +48,20 @@ pub fn listen(path: &Path) -> Result<OwnedFd> {
 /// ECONNREFUSED or ENOENT if nobody listens.
 pub fn connect(path: &Path) -> Result<OwnedFd> {
     let name = || path.display().to_string();
-    let address = SocketAddrUnix::new(path).named("connect", name)?;
+    let (_directory, short) = short_path(path)?;
+    let address = SocketAddrUnix::new(&short).named("connect", name)?;
     let socket = new_socket(SocketFlags::CLOEXEC)?;
     rustix::net::connect(&socket, &address).named("connect", name)?;
     Ok(socket)
+}
+
+/// The same file by a descriptor of its directory: an address holds 107 bytes, and a pod's directory may be deeper.
+fn short_path(path: &Path) -> Result<(OwnedFd, std::path::PathBuf)> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let directory = crate::fs::open(parent, nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY)?;
+    let short =
+        crate::fs::proc_path(std::os::fd::AsFd::as_fd(&directory)).join(path.file_name().unwrap_or_default());
+    Ok((directory, short))
 }
 
 fn new_socket(flags: SocketFlags) -> Result<OwnedFd> {
