@@ -208,7 +208,10 @@ impl FetchError {
     pub(crate) fn is_answer(&self) -> bool {
         !matches!(
             self,
-            Self::Connect { .. } | Self::Broken { .. } | Self::Stalled { .. } | Self::Status { status: 400, .. }
+            Self::Connect { .. }
+                | Self::Broken { .. }
+                | Self::Stalled { .. }
+                | Self::Status { status: 400, .. }
         )
     }
 

@@ -64,10 +64,7 @@ pub(crate) enum Ready {
     /// It is in the store, and kept there.
     Stored(Layer),
     /// It was unpacked, by this pull or another.
-    Landed {
-        diff_id: Digest,
-        flight: Arc<Flight>,
-    },
+    Landed { diff_id: Digest, flight: Arc<Flight> },
 }
 
 /// Turns what a pull has into what a commit takes; `Err` gives everything back if another pull took a layer from its
@@ -83,7 +80,9 @@ pub(crate) fn collect(store: &Store, ready: Vec<Ready>) -> Result<Vec<Layer>, Ve
             stored @ Ready::Stored(_) => stored,
         });
     }
-    let whole = |item: &Ready| matches!(item, Ready::Stored(_)) || matches!(item, Ready::Landed { flight, .. } if flight.is_landed());
+    let whole = |item: &Ready| {
+        matches!(item, Ready::Stored(_)) || matches!(item, Ready::Landed { flight, .. } if flight.is_landed())
+    };
     if !fixed.iter().all(whole) {
         return Err(fixed);
     }

@@ -34,7 +34,7 @@ pub enum HostsError {
         path: PathBuf,
         /// Where, and what was expected.
         #[source]
-        source: toml::de::Error,
+        source: Box<toml::de::Error>,
     },
     /// A key is unknown, or its value is of the wrong type.
     #[error("{}: in {section}", path.display())]
@@ -45,7 +45,7 @@ pub enum HostsError {
         section: String,
         /// Which key, and what was expected.
         #[source]
-        source: toml::de::Error,
+        source: Box<toml::de::Error>,
     },
     /// A value has the right type, but no meaning.
     #[error("{}: in {section}: {key} {reason}", path.display())]
@@ -78,17 +78,16 @@ impl HostsError {
     }
 }
 
-/// What a host may be asked for. Pushing is not wharf's business.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Capabilities {
+/// What a host may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Capability {
     /// Anything by digest.
-    pub(crate) pull: bool,
+    Pull,
     /// Manifests by tag.
-    pub(crate) resolve: bool,
-}
-
-impl Capabilities {
-    const ALL: Self = Self { pull: true, resolve: true };
+    Resolve,
+    /// Not wharf's business, but a word of the file.
+    Push,
 }
 
 /// Whose host it is.
@@ -100,13 +99,16 @@ pub(crate) enum Role {
     Mirror,
 }
 
+/// What a host without the key may be asked for.
+const ALL: [Capability; 2] = [Capability::Pull, Capability::Resolve];
+
 /// One host to ask.
 #[derive(Debug, Clone)]
 pub(crate) struct HostSpec {
     /// The root of the API, `/v2` included, without a slash at its end.
     pub(crate) root: Url,
     pub(crate) role: Role,
-    pub(crate) capabilities: Capabilities,
+    pub(crate) capabilities: Vec<Capability>,
     pub(crate) tls: TlsFiles,
     pub(crate) dial_timeout: Option<Duration>,
     /// Sent with every request to this host, and to no other.
@@ -148,7 +150,7 @@ fn direct(host: &str) -> Vec<HostSpec> {
     let spec = |root| HostSpec {
         root,
         role: Role::Registry,
-        capabilities: Capabilities::ALL,
+        capabilities: ALL.to_vec(),
         tls: TlsFiles::default(),
         dial_timeout: None,
         headers: HeaderMap::new(),

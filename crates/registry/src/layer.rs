@@ -153,7 +153,12 @@ impl Read for ChunkReader {
             match self.receiver.blocking_recv() {
                 Some(Piece::Bytes(chunk)) => self.chunk = chunk,
                 Some(Piece::End) => self.ended = true,
-                None => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the download was given up")),
+                None => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::ConnectionAborted,
+                        "the download was given up",
+                    ));
+                }
             }
         }
         let count = out.len().min(self.chunk.len());
@@ -169,7 +174,9 @@ mod tests {
     #[test]
     fn the_reader_gives_all_bytes_and_then_an_end() {
         let (sender, receiver) = mpsc::channel(4);
-        for piece in [Piece::Bytes(Bytes::from_static(b"abc")), Piece::Bytes(Bytes::from_static(b"d")), Piece::End] {
+        for piece in
+            [Piece::Bytes(Bytes::from_static(b"abc")), Piece::Bytes(Bytes::from_static(b"d")), Piece::End]
+        {
             sender.try_send(piece).unwrap();
         }
         let mut reader = ChunkReader::new(receiver);

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
-use wharf_images::manifest::{Document, INDEX_NESTING_LIMIT, Manifest, ManifestError, Platform, select_platform};
+use wharf_images::manifest::{
+    Document, INDEX_NESTING_LIMIT, Manifest, ManifestError, Platform, select_platform,
+};
 use wharf_images::{Image, NewImage, parse_config};
 use wharf_types::{Digest, Reference};
 

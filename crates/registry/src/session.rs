@@ -7,15 +7,14 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use sha2::{Digest as _, Sha256};
 use wharf_images::manifest::{
-    ACCEPTED, CONFIG_LIMIT_BYTES, Descriptor, Document, MANIFEST_LIMIT_BYTES,
-    parse_index_or_manifest,
+    ACCEPTED, CONFIG_LIMIT_BYTES, Descriptor, Document, MANIFEST_LIMIT_BYTES, parse_index_or_manifest,
 };
 use wharf_types::{Digest, Reference};
 
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::error::{Failures, FetchError};
-use crate::hosts::{self, HostsError};
+use crate::hosts::{self, Capability, HostsError};
 use crate::request::{Answer, Ask, ask};
 use crate::site::Site;
 use crate::tls;
@@ -68,10 +67,10 @@ impl Session {
     /// The hosts that may be asked by digest, the last that answered first.
     pub(crate) fn pull_order(&self) -> Vec<&Site> {
         let preferred = self.sites.get(self.preferred.load(Ordering::Relaxed));
-        let mut order: Vec<_> = preferred.into_iter().filter(|site| site.capabilities.pull).collect();
+        let mut order: Vec<_> = preferred.into_iter().filter(|site| site.may(Capability::Pull)).collect();
         // The same host by another scheme is no other host.
         let differs = |site: &&Site| preferred.is_none_or(|it| it.name() != site.name());
-        order.extend(self.sites.iter().filter(|site| site.capabilities.pull).filter(differs));
+        order.extend(self.sites.iter().filter(|site| site.may(Capability::Pull)).filter(differs));
         order
     }
 
@@ -90,7 +89,7 @@ impl Session {
 
     async fn document(&self, wanted: &Wanted<'_>) -> Result<Fetched, Failures> {
         let order: Vec<_> = match wanted {
-            Wanted::Tag(_) => self.sites.iter().filter(|site| site.capabilities.resolve).collect(),
+            Wanted::Tag(_) => self.sites.iter().filter(|site| site.may(Capability::Resolve)).collect(),
             Wanted::Digest(_) | Wanted::Entry(_) => self.pull_order(),
         };
         let mut failures = Failures::default();

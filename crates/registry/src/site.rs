@@ -8,7 +8,7 @@ use wharf_types::Reference;
 
 use crate::config::Config;
 use crate::credentials::{Credentials, Proof};
-use crate::hosts::{Capabilities, HostSpec, Role};
+use crate::hosts::{Capability, HostSpec, Role};
 use crate::tls::TlsPair;
 use crate::transport::{Reach, Transport, resolves_inside};
 use crate::url::Url;
@@ -17,7 +17,7 @@ use crate::url::Url;
 #[derive(Debug)]
 pub(crate) struct Site {
     pub(crate) root: Url,
-    pub(crate) capabilities: Capabilities,
+    capabilities: Vec<Capability>,
     pub(crate) headers: HeaderMap,
     /// Set only if the pull's credentials belong to this host.
     pub(crate) credentials: Option<Credentials>,
@@ -66,6 +66,10 @@ impl Site {
     /// Host and port, for messages.
     pub(crate) fn name(&self) -> String {
         self.root.host_and_port().to_owned()
+    }
+
+    pub(crate) fn may(&self, capability: Capability) -> bool {
+        self.capabilities.contains(&capability)
     }
 
     pub(crate) fn own(&self) -> &Transport {

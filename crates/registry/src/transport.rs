@@ -88,6 +88,10 @@ impl Transport {
                 Err(FetchError::Connect { host: host(), source: below(error) })
             }
             Ok(Err(error)) => Err(FetchError::Broken { host: host(), source: below(error) }),
+            // The library's bound is on its buffer, which may hold almost twice as much before it is looked at.
+            Ok(Ok(response)) if head_bytes(&response) > HEAD_LIMIT_BYTES => {
+                Err(FetchError::TooLarge { host: host(), limit_bytes: HEAD_LIMIT_BYTES as u64 })
+            }
             Ok(Ok(response)) => Ok(response),
         }
     }
@@ -95,6 +99,10 @@ impl Transport {
     pub(crate) fn stall_timeout(&self) -> Duration {
         self.stall_timeout
     }
+}
+
+fn head_bytes(response: &Response<Incoming>) -> usize {
+    response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
 /// The next bytes of a body; `None` at its end.

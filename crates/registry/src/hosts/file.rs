@@ -8,7 +8,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 use wharf_types::Reference;
 
-use super::{Capabilities, HostSpec, HostsError, Role, direct};
+use super::{ALL, Capability, HostSpec, HostsError, Role, direct};
 use crate::tls::{TlsFiles, Trust};
 use crate::url::Url;
 
@@ -18,7 +18,7 @@ const TOP_LEVEL: &str = "the top level";
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct RawHost {
-    capabilities: Option<Vec<RawCapability>>,
+    capabilities: Option<Vec<Capability>>,
     ca: Option<OneOrMany>,
     client: Option<Client>,
     skip_verify: Option<bool>,
@@ -26,14 +26,6 @@ struct RawHost {
     dial_timeout: Option<String>,
     #[serde(default)]
     header: std::collections::BTreeMap<String, OneOrMany>,
-}
-
-#[derive(Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum RawCapability {
-    Pull,
-    Resolve,
-    Push,
 }
 
 #[derive(Deserialize)]
@@ -72,7 +64,11 @@ impl Section<'_> {
     }
 
     fn key(&self, source: toml::de::Error) -> HostsError {
-        HostsError::Key { path: self.path.to_owned(), section: self.name.to_owned(), source }
+        HostsError::Key {
+            path: self.path.to_owned(),
+            section: self.name.to_owned(),
+            source: Box::new(source),
+        }
     }
 
     /// Files are named relative to the directory of `hosts.toml`.
@@ -83,8 +79,8 @@ impl Section<'_> {
 
 /// Reads the text of the file at `path`.
 pub(super) fn parse(path: &Path, text: &str, reference: &Reference) -> Result<Vec<HostSpec>, HostsError> {
-    let mut table: Table =
-        toml::from_str(text).map_err(|source| HostsError::Syntax { path: path.to_owned(), source })?;
+    let mut table: Table = toml::from_str(text)
+        .map_err(|source| HostsError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
     let top = Section { path, name: TOP_LEVEL };
     let server: Option<String> = take(&top, &mut table, "server")?;
     let hosts: Option<Table> = take(&top, &mut table, "host")?;
@@ -142,10 +138,7 @@ fn spec(section: &Section<'_>, url: &Url, raw: RawHost, role: Role) -> Result<Ho
     let scheme = url.uri().scheme_str().unwrap_or("https");
     let root = Url::parse(&format!("{scheme}://{}{path}{suffix}", url.host_and_port()))
         .map_err(|reason| section.value("host", reason))?;
-    let capabilities = raw.capabilities.map_or(Capabilities::ALL, |list| Capabilities {
-        pull: list.contains(&RawCapability::Pull),
-        resolve: list.contains(&RawCapability::Resolve),
-    });
+    let capabilities = raw.capabilities.unwrap_or_else(|| ALL.to_vec());
     let trust = if raw.skip_verify == Some(true) { Trust::Blind } else { Trust::Verified };
     let ca = raw.ca.map(OneOrMany::into_vec).unwrap_or_default();
     let client = match raw.client {
@@ -244,7 +237,7 @@ mod tests {
         .unwrap();
         let want = ["https://z.x/v2", "http://m.x:5000/prefix/v2", "https://a.x/v2/proxy", "https://up.x/v2"];
         assert_eq!(roots(&specs), want);
-        assert_eq!(specs[0].capabilities, Capabilities { pull: true, resolve: false });
+        assert_eq!(specs[0].capabilities, [Capability::Pull]);
         let roles: Vec<_> = specs.iter().map(|spec| spec.role).collect();
         assert_eq!(roles, [Role::Mirror, Role::Mirror, Role::Mirror, Role::Registry]);
     }

@@ -6,6 +6,7 @@ use wharf_registry::{AuthFields, Config, Credentials, Puller};
 use wharf_types::ErrorKind;
 
 use crate::image::{Content, gzip};
+use crate::mirrors::authority;
 use crate::server::{Asked, Reply, Server, honest};
 use crate::world::{World, chain, password, patient};
 
@@ -17,7 +18,10 @@ fn content() -> Content {
 }
 
 /// A registry that wants one `Authorization` and names a way to it.
-async fn guarded(wanted: &'static str, challenge: impl Fn(&Asked) -> String + Send + Sync + 'static) -> Server {
+async fn guarded(
+    wanted: &'static str,
+    challenge: impl Fn(&Asked) -> String + Send + Sync + 'static,
+) -> Server {
     Server::start(content(), move |asked| {
         let granted = asked.header("authorization") == Some(wanted);
         let refused = || {
@@ -90,7 +94,9 @@ async fn bearer_tokens_for_nobody_and_for_somebody() {
 #[tokio::test]
 async fn identity_tokens_are_posted_and_registry_tokens_sent_as_they_are() {
     let tokens = token_host(|asked| {
-        asked.method == "POST" && asked.body.contains("refresh_token=id%2F1") && asked.body.contains("scope=repository")
+        asked.method == "POST"
+            && asked.body.contains("refresh_token=id%2F1")
+            && asked.body.contains("scope=repository")
     })
     .await;
     let realm = format!("Bearer realm=\"http://{}/token\",service=\"reg\"", tokens.address);
@@ -121,7 +127,7 @@ async fn a_token_that_expired_is_renewed() {
 }
 
 #[tokio::test]
-async fn a_token_host_of_another_domain_gets_no_password() {
+async fn a_token_host_without_encryption_is_not_asked() {
     let tokens = token_host(|_| true).await;
     // The same machine by another name is another domain.
     let realm = format!("http://localhost:{}/token", tokens.address.port());
@@ -137,7 +143,9 @@ async fn a_token_host_of_another_domain_gets_no_password() {
 async fn a_token_host_may_not_send_us_on() {
     let other = token_host(|_| true).await;
     let target = format!("http://{}/token", other.address);
-    let tokens = Server::start(Content::default(), move |_| Some(Reply::new(302, "").header("Location", target.clone())));
+    let tokens = Server::start(Content::default(), move |_| {
+        Some(Reply::new(302, "").header("Location", target.clone()))
+    });
     let tokens = tokens.await;
     let challenge = format!("Bearer realm=\"http://{}/token\"", tokens.address);
     let server = guarded("Bearer t1", move |_| challenge.clone()).await;
@@ -203,14 +211,40 @@ async fn credentials_that_name_another_host_stay_here() {
     pull_with(&server, named(format!("http://{}", server.address))).await.unwrap();
 }
 
-#[tokio::test]
-async fn a_configured_token_host_is_trusted() {
-    // Encryption is still asked for, so the refusal is by the wire and not by the name.
+/// A registry at 127.0.0.1 whose tokens come from `localhost`, both by TLS of one authority: another domain. Returns what
+/// the token host was shown.
+async fn shown_to_localhost(token_hosts: &[&str]) -> Option<String> {
+    let (pem, acceptor) = authority();
+    let tokens =
+        Server::tls(Content::default(), acceptor.clone(), |_| Some(Reply::new(200, r#"{"token":"t1"}"#)));
+    let tokens = tokens.await;
+    let challenge = format!("Bearer realm=\"https://localhost:{}/token\"", tokens.address.port());
+    let server = Server::tls(content(), acceptor, move |asked| {
+        let refused = || Reply::new(401, "").header("WWW-Authenticate", challenge.clone());
+        (asked.header("authorization") != Some("Bearer t1")).then(refused)
+    })
+    .await;
     let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(wharf_images::Store::open(dir.path()).unwrap());
-    let token_hosts = [("127.0.0.1".to_owned(), vec!["localhost".to_owned()])].into();
-    let puller = Puller::new(store, Config { token_hosts, limits: patient(), ..Config::default() });
-    let server = guarded("Bearer t1", |_| "Bearer realm=\"http://localhost:1/\"".into()).await;
-    let error = puller.pull(&server.reference(":v1"), password("me", "hunter2")).await.unwrap_err();
-    assert!(chain(&*error).contains("not encrypted"));
+    let certs = dir.path().join("certs.d");
+    std::fs::create_dir_all(certs.join("_default")).unwrap();
+    std::fs::write(certs.join("_default/ca.pem"), pem).unwrap();
+    let hosts = format!("server = \"https://{}\"\nca = \"ca.pem\"\n", server.address);
+    std::fs::write(certs.join("_default/hosts.toml"), hosts).unwrap();
+    let store = Arc::new(wharf_images::Store::open(&dir.path().join("store")).unwrap());
+    let allowed = token_hosts.iter().map(|&host| host.to_owned()).collect();
+    let token_hosts = [("127.0.0.1".to_owned(), allowed)].into();
+    let config = Config { certs_dir: Some(certs), token_hosts, limits: patient() };
+    let puller = Puller::new(store, config);
+    puller.pull(&server.reference(":v1"), password("me", "hunter2")).await.unwrap();
+    tokens.asked()[0].header("authorization").map(str::to_owned)
+}
+
+#[tokio::test]
+async fn a_token_host_of_another_domain_is_asked_anonymously() {
+    assert_eq!(shown_to_localhost(&[]).await, None);
+}
+
+#[tokio::test]
+async fn a_token_host_that_the_configuration_allows_is_shown_the_password() {
+    assert_eq!(shown_to_localhost(&["localhost"]).await.as_deref(), Some(BASIC));
 }

@@ -16,7 +16,9 @@ fn one_layer() -> (TestLayer, Content) {
 }
 
 /// A registry that does something else than it should when asked for the layer.
-async fn with_layer(reply: impl Fn(&Asked, &[u8]) -> Option<Reply> + Send + Sync + 'static) -> (Server, TestLayer) {
+async fn with_layer(
+    reply: impl Fn(&Asked, &[u8]) -> Option<Reply> + Send + Sync + 'static,
+) -> (Server, TestLayer) {
     let (layer, content) = one_layer();
     let (path, blob) = (layer.path(), layer.blob.clone());
     let script = move |asked: &Asked| if asked.path() == path { reply(asked, &blob) } else { None };
@@ -31,7 +33,7 @@ async fn must_fail(server: &Server, limits: Limits, kind: ErrorKind, words: &[&s
     for word in words {
         assert!(text.contains(word), "{word:?} is not in {text:?}");
     }
-    assert!(world.is_empty());
+    world.emptied().await;
     let good = Server::honest(one_layer().1).await;
     world.pull(&good.reference(":v1")).await.unwrap();
 }
@@ -65,8 +67,7 @@ async fn wrong_lengths_are_noticed_before_a_byte_is_read() {
 
 #[tokio::test]
 async fn a_blob_without_end_is_left_at_its_size() {
-    let (server, _) =
-        with_layer(|_, blob| Some(Reply::new(200, blob).length(None).then(Then::Repeat))).await;
+    let (server, _) = with_layer(|_, blob| Some(Reply::new(200, blob).length(None).then(Then::Repeat))).await;
     must_fail(&server, short(), ErrorKind::DataLoss, &["where the manifest has"]).await;
 }
 
@@ -121,7 +122,9 @@ async fn a_range_that_was_not_asked_for_is_refused() {
     let (server, _) = with_layer(|asked, blob| {
         Some(match asked.nth {
             0 => Reply::new(200, blob).cut(50_000),
-            _ => Reply::new(206, &blob[50_000..]).header("Content-Range", format!("bytes 0-9/{}", blob.len())),
+            _ => {
+                Reply::new(206, &blob[50_000..]).header("Content-Range", format!("bytes 0-9/{}", blob.len()))
+            }
         })
     })
     .await;
@@ -139,10 +142,9 @@ async fn resuming_has_an_end() {
 
 #[tokio::test]
 async fn an_orderly_end_before_the_end_is_resumed_too() {
-    let (server, _) = with_layer(|asked, blob| {
-        (asked.nth == 0).then(|| Reply::new(200, &blob[..50_000]).length(None))
-    })
-    .await;
+    let (server, _) =
+        with_layer(|asked, blob| (asked.nth == 0).then(|| Reply::new(200, &blob[..50_000]).length(None)))
+            .await;
     let world = World::new();
     world.pull(&server.reference(":v1")).await.unwrap();
     let (server, _) = with_layer(|_, blob| Some(Reply::new(200, &blob[..9]).length(None))).await;
@@ -168,11 +170,7 @@ async fn a_stalled_blob_is_resumed_and_given_up() {
 #[tokio::test]
 async fn a_trickle_is_given_up() {
     let (server, _) = with_layer(|_, blob| Some(Reply::new(200, blob).cut(10).then(Then::Stall))).await;
-    let limits = Limits {
-        rate_window: Duration::ZERO,
-        rate_floor_bytes: u64::MAX,
-        ..short()
-    };
+    let limits = Limits { rate_window: Duration::ZERO, rate_floor_bytes: u64::MAX, ..short() };
     must_fail_slow(&server, limits).await;
 }
 
@@ -181,7 +179,7 @@ async fn must_fail_slow(server: &Server, limits: Limits) {
     let (error, text) = world.fail(&server.reference(":v1")).await;
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(text.contains("bytes a second") || text.contains("sent nothing"), "{text}");
-    assert!(world.is_empty());
+    world.emptied().await;
 }
 
 #[tokio::test]
@@ -258,11 +256,15 @@ async fn oversized_answers_are_cut_off() {
     };
     let server = Server::start(one_layer().1, endless).await;
     must_fail(&server, short(), ErrorKind::DataLoss, &["4194304"]).await;
-    let head = |asked: &Asked| {
-        asked.path().contains("manifests").then(|| Reply::new(200, "").header("X", "x".repeat(70 << 10)))
-    };
-    let server = Server::start(one_layer().1, head).await;
-    must_fail(&server, short(), ErrorKind::Unavailable, &["broke off"]).await;
+    for (size, kind, word) in
+        [(70 << 10, ErrorKind::DataLoss, "65536"), (2 << 20, ErrorKind::Unavailable, "broke off")]
+    {
+        let head = move |asked: &Asked| {
+            asked.path().contains("manifests").then(|| Reply::new(200, "").header("X", "x".repeat(size)))
+        };
+        let server = Server::start(one_layer().1, head).await;
+        must_fail(&server, short(), kind, &[word]).await;
+    }
 }
 
 #[tokio::test]
@@ -278,7 +280,9 @@ async fn a_busy_registry_is_asked_again() {
     };
     let (server, world) = (Server::start(content, busy).await, World::new());
     world.pull(&server.reference(":v1")).await.unwrap();
-    let always = |_: &Asked| Some(Reply::new(503, r#"{"errors":[{"code":"X","message":"at https://a/?sig=s3cret"}]}"#));
+    let always = |_: &Asked| {
+        Some(Reply::new(503, r#"{"errors":[{"code":"X","message":"at https://a/?sig=s3cret"}]}"#))
+    };
     let server = Server::start(Content::default(), always).await;
     let (error, text) = world.fail(&server.reference(":v1")).await;
     assert_eq!(error.cri_prefix(), Some("RegistryUnavailable"));

@@ -21,7 +21,8 @@ fn reference() -> Reference {
 }
 
 fn hosts(servers: &[&Server], last: &Server) -> String {
-    let mirrors: String = servers.iter().map(|server| format!("[host.\"http://{}\"]\n", server.address)).collect();
+    let mirrors: String =
+        servers.iter().map(|server| format!("[host.\"http://{}\"]\n", server.address)).collect();
     format!("server = \"http://{}\"\n{mirrors}", last.address)
 }
 
@@ -49,7 +50,8 @@ async fn when_all_fail_the_error_tells_of_each() {
     let denies = Server::start(Content::default(), |_| Some(Reply::new(403, ""))).await;
     let (error, text) = world(&hosts(&[&empty, &broken], &denies)).fail(&reference()).await;
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "the registry's own word counts");
-    for (server, word) in [(&empty, "not found"), (&broken, "answered 500"), (&denies, "denies access (403)")] {
+    for (server, word) in [(&empty, "not found"), (&broken, "answered 500"), (&denies, "denies access (403)")]
+    {
         assert!(text.contains(&server.address.to_string()) && text.contains(word), "{text}");
     }
 }
@@ -143,7 +145,7 @@ async fn an_edited_file_counts_at_once_and_a_bad_one_is_named() {
 }
 
 /// A certificate authority in PEM, and a server of 127.0.0.1 that it signed.
-fn authority() -> (String, TlsAcceptor) {
+pub(crate) fn authority() -> (String, TlsAcceptor) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -163,7 +165,7 @@ fn authority() -> (String, TlsAcceptor) {
 #[tokio::test]
 async fn tls_with_an_authority_of_our_own() {
     let (pem, acceptor) = authority();
-    let server = Server::tls(content(), acceptor).await;
+    let server = Server::tls(content(), acceptor, |_| None).await;
     let text = format!("server = \"https://{}\"\nca = \"ca.pem\"\n", server.address);
     let files = [("registry.example/hosts.toml", text.as_str()), ("registry.example/ca.pem", pem.as_str())];
     let world = World::with(patient(), &files);
@@ -181,7 +183,7 @@ async fn tls_with_an_authority_of_our_own() {
 #[tokio::test]
 async fn a_loopback_registry_is_found_by_either_scheme() {
     let (_, acceptor) = authority();
-    let server = Server::tls(content(), acceptor).await;
+    let server = Server::tls(content(), acceptor, |_| None).await;
     let (_, text) = World::with(short(), &[]).fail(&server.reference(":v1")).await;
     assert!(text.contains("certificate"), "https was tried: {text}");
 }

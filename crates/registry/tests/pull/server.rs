@@ -33,7 +33,7 @@ impl Asked {
     }
 
     /// The first byte asked for.
-    fn from_byte(&self) -> Option<usize> {
+    fn first_byte(&self) -> Option<usize> {
         self.header("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
     }
 }
@@ -133,8 +133,13 @@ impl Server {
         Self::start(content, |_| None).await
     }
 
-    pub(crate) async fn tls(content: Content, tls: TlsAcceptor) -> Self {
-        Self::start_with(content, Box::new(|_| None), Some(tls)).await
+    /// The same behind TLS.
+    pub(crate) async fn tls(
+        content: Content,
+        tls: TlsAcceptor,
+        script: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_with(content, Box::new(script), Some(tls)).await
     }
 
     async fn start_with(content: Content, script: Box<Script>, tls: Option<TlsAcceptor>) -> Self {
@@ -213,7 +218,8 @@ async fn read(stream: &mut (impl AsyncRead + Unpin), inner: &Inner) -> Option<As
     let head = String::from_utf8(head).unwrap();
     let mut lines = head.lines();
     let mut first = lines.next().unwrap().split(' ');
-    let header = |line: &str| line.split_once(':').map(|(k, v)| (k.to_ascii_lowercase(), v.trim().to_owned()));
+    let header =
+        |line: &str| line.split_once(':').map(|(k, v)| (k.to_ascii_lowercase(), v.trim().to_owned()));
     let headers: Vec<_> = lines.filter_map(header).collect();
     let (method, target) = (first.next().unwrap().to_owned(), first.next().unwrap().to_owned());
     let mut asked = Asked { method, target, headers, body: String::new(), nth: 0 };
@@ -233,7 +239,7 @@ pub(crate) fn honest(content: &Content, asked: &Asked) -> Reply {
         let body = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
         return Reply::new(404, body);
     };
-    match asked.from_byte() {
+    match asked.first_byte() {
         Some(from) => {
             let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
             Reply::new(206, &bytes[from..]).header("Content-Type", kind).header("Content-Range", range)
@@ -242,7 +248,11 @@ pub(crate) fn honest(content: &Content, asked: &Asked) -> Reply {
     }
 }
 
-async fn write(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), inner: &Inner, reply: Reply) -> Option<()> {
+async fn write(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    inner: &Inner,
+    reply: Reply,
+) -> Option<()> {
     let mut head = format!("HTTP/1.1 {} X\r\n", reply.status);
     for (name, value) in &reply.headers {
         head.push_str(&format!("{name}: {value}\r\n"));

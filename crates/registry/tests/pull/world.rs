@@ -64,8 +64,18 @@ impl World {
         (error, text)
     }
 
-    /// Whether nothing of any pull is on disk or visible.
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Waits until nothing of any pull is on disk or visible: threads that unpacked notice a moment later than the
+    /// pull's future that they are not wanted any more.
+    pub(crate) async fn emptied(&self) {
+        let emptied = async {
+            while !self.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), emptied).await.expect("something stays");
+    }
+
+    fn is_empty(&self) -> bool {
         let count = |name: &str| {
             let path = self.dir.path().join("store").join(name);
             std::fs::read_dir(path).unwrap().count()
