@@ -93,7 +93,8 @@ impl ImageService for Images {
         let spec = request.image.ok_or_else(|| Status::invalid_argument("image: it is missing"))?;
         let image = self.store.find(&spec.image).map(|image| {
             let mut item = item(&image);
-            item.spec = Some(spec);
+            // The answer is the same by whatever name it was asked for, but for the annotations.
+            item.spec.get_or_insert_default().annotations = spec.annotations;
             item
         });
         Ok(Response::new(ImageStatusResponse { image, info: Default::default() }))

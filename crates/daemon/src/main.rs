@@ -84,7 +84,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let engine = Engine::new(options, parts)?;
     let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()));
     engine.recover().await;
-    images.sweep();
+    let freed = images.sweep();
+    tracing::debug!(bytes = freed.bytes, "layers of no image were removed");
     let json = serde_json::to_string(&config)?;
     let runtime = wharf_cri::Runtime::new(Arc::clone(&engine), network, config.handlers.clone(), json);
     serve::serve(&config.socket, runtime, wharf_cri::Images::new(images, puller, engine)).await
