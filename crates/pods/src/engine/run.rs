@@ -85,6 +85,14 @@ impl Engine {
         let directory = layout.pod(&pod.id);
         make_directories(&directory)?;
         records::save_pod(&layout.pod_record(&pod.id), &pod_record(pod))?;
+        if !pod.config.log_directory.is_empty() {
+            std::fs::create_dir_all(&pod.config.log_directory).map_err(|error| {
+                Error::invalid(
+                    "log_directory",
+                    format!("{:?} cannot be made: {error}", pod.config.log_directory),
+                )
+            })?;
+        }
         // The supervisor starts while the kernel's objects are made.
         let (child, socket) = self.program.start(&directory)?;
         *pod.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
