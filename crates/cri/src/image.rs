@@ -150,7 +150,7 @@ impl ImageService for Images {
         let usage = self.store.usage();
         let mountpoint = self.store.root().to_string_lossy().into_owned();
         let filesystem = FilesystemUsage {
-            timestamp: crate::runtime::now_ns(),
+            timestamp: wharf_sys::clock::now_ns(),
             fs_id: Some(FilesystemIdentifier { mountpoint }),
             used_bytes: Some(UInt64Value { value: usage.bytes }),
             inodes_used: Some(UInt64Value { value: usage.inodes }),

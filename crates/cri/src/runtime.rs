@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use futures_util::Stream;
 use tokio_stream::StreamExt;
@@ -29,12 +29,6 @@ pub struct Runtime {
     network: Arc<Network>,
     handlers: Vec<String>,
     config: String,
-}
-
-/// Nanoseconds since the epoch.
-pub(crate) fn now_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// Items in messages that stay far below the limit of a message.
@@ -181,7 +175,7 @@ impl RuntimeService for Runtime {
             status: Some(pods::pod_status(&pod)),
             info: if request.verbose { pods::pod_info(&pod) } else { BTreeMap::new() },
             containers_statuses: pod.containers().iter().map(|item| pods::container_status(item)).collect(),
-            timestamp: now_ns(),
+            timestamp: wharf_sys::clock::now_ns(),
         }))
     }
 

@@ -27,13 +27,7 @@ pub(crate) fn of_pods(error: wharf_pods::Error) -> Status {
 
 /// Any error with its whole chain.
 pub(crate) fn of(kind: ErrorKind, error: &dyn std::error::Error) -> Status {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    Status::new(code(kind), text)
+    Status::new(code(kind), wharf_types::chain(error))
 }
 
 /// What this build does not do.

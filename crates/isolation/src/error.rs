@@ -100,10 +100,7 @@ impl Error {
     /// The whole chain as one line.
     #[must_use]
     pub fn line(&self) -> String {
-        match std::error::Error::source(self) {
-            Some(source) => format!("{self}: {source}"),
-            None => self.to_string(),
-        }
+        wharf_types::chain(self)
     }
 }
 

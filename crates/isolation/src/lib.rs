@@ -29,7 +29,7 @@ pub use error::{Error, Kind};
 pub use identity::Identity;
 pub use join::{JoinPlan, join};
 pub use plan::{
-    CgroupPlan, DeviceNode, Limit, LogFile, MountPlan, Namespaces, PidNamespace, Plan, Process, Rootfs,
-    Source, Stdio, User,
+    CgroupPlan, DeviceNode, Input, Limit, LogFile, MountPlan, Namespaces, PidNamespace, Plan, Process,
+    Rootfs, Source, Stdio, User,
 };
 pub use report::Report;

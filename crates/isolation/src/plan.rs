@@ -187,10 +187,19 @@ pub struct Limit {
 pub struct Stdio {
     /// The log, if there is one.
     pub log: Option<LogFile>,
-    /// Whether input stays open for attached clients; otherwise it is empty.
-    pub stdin: bool,
+    /// What its input is.
+    pub input: Input,
     /// Whether it has a terminal.
     pub terminal: bool,
+}
+
+/// What a container reads from its standard input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// Nothing.
+    Empty,
+    /// What attached clients send; it stays open.
+    Kept,
 }
 
 /// A log file by directory and the name below it, so that no link leads elsewhere.

@@ -1,6 +1,6 @@
 //! A terminal of the container's own: opened in its devpts, so that it has a name there.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -24,7 +24,7 @@ pub(crate) struct Terminal {
 
 /// Opens a terminal in the container's `/dev/pts`, and makes it `/dev/console`.
 pub(crate) fn open(root: &Root) -> Result<Terminal, Error> {
-    let master = open_master(root)?;
+    let master = open_ptmx(root.fd())?;
     let peer = terminal_peer(master.as_fd()).stage(STAGE)?;
     let console = ContainerPath::new("/dev/console").map_err(|_never| Error::Stage {
         stage: STAGE,
@@ -43,11 +43,7 @@ pub(crate) fn open_joined(root: &OwnedFd) -> Result<Terminal, Error> {
     Ok(Terminal { master, peer })
 }
 
-fn open_master(root: &Root) -> Result<OwnedFd, Error> {
-    open_ptmx(root.fd())
-}
-
-fn open_ptmx(root: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+fn open_ptmx(root: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY;
     let master = open_below(root, "dev/pts/ptmx", flags, Resolve::BeneathNoLinks).stage(STAGE)?;
     let filesystem = fstatfs(&master).stage(STAGE)?.filesystem_type();

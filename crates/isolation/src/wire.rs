@@ -6,8 +6,8 @@ use wharf_types::{ContainerPath, HostPath};
 use wharf_wire::v1;
 
 use crate::plan::{
-    CgroupPlan, DeviceNode, Limit, LogFile, MountPlan, Namespaces, PidNamespace, Plan, Process, Rootfs,
-    Source, Stdio, User,
+    CgroupPlan, DeviceNode, Input, Limit, LogFile, MountPlan, Namespaces, PidNamespace, Plan, Process,
+    Rootfs, Source, Stdio, User,
 };
 
 impl From<&Plan> for v1::Plan {
@@ -40,7 +40,7 @@ impl From<&Plan> for v1::Plan {
                     .as_ref()
                     .map_or_else(String::new, |log| log.directory.to_string()),
                 log_name: plan.stdio.log.as_ref().map_or_else(String::new, |log| log.name.clone()),
-                stdin: plan.stdio.stdin,
+                stdin: plan.stdio.input == Input::Kept,
                 terminal: plan.stdio.terminal,
             }),
         }
@@ -176,7 +176,11 @@ impl TryFrom<v1::Plan> for Plan {
             masked_paths: plan.masked_paths.iter().map(|path| inner(path)).collect::<Result<_, _>>()?,
             readonly_paths: plan.readonly_paths.iter().map(|path| inner(path)).collect::<Result<_, _>>()?,
             process: process_in(plan.process.ok_or("no process")?)?,
-            stdio: Stdio { log, stdin: stdio.stdin, terminal: stdio.terminal },
+            stdio: Stdio {
+                log,
+                input: if stdio.stdin { Input::Kept } else { Input::Empty },
+                terminal: stdio.terminal,
+            },
         })
     }
 }

@@ -102,7 +102,7 @@ impl Bridge {
     pub(crate) fn readiness(&self) -> Readiness {
         match self.check() {
             Ok(()) => Readiness::yes(),
-            Err(error) => Readiness::not("BridgeFailed", crate::error::chain(&error)),
+            Err(error) => Readiness::not("BridgeFailed", wharf_types::chain(&error)),
         }
     }
 

@@ -156,7 +156,7 @@ impl Cni {
         if added.is_err()
             && let Err(error) = self.detach(pod.id, Some(pod.netns))
         {
-            let error = crate::error::chain(&error);
+            let error = wharf_types::chain(&error);
             tracing::warn!(pod = %pod.id, error, "a failed CNI ADD could not be undone; reconcile will");
         }
         added
@@ -192,7 +192,7 @@ impl Cni {
                     removed.insert(id);
                 }
                 Err(error) => {
-                    let error = crate::error::chain(&error);
+                    let error = wharf_types::chain(&error);
                     tracing::warn!(pod = %id, error, "a dead pod could not be removed from its CNI network");
                 }
             }

@@ -77,14 +77,3 @@ fn netns(error: &NetnsError) -> ErrorKind {
         NetnsError::Enter { .. } | NetnsError::Lost => ErrorKind::Internal,
     }
 }
-
-/// The error with all its causes, for messages whose journey ends here.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}

@@ -195,7 +195,7 @@ impl Network {
                 Some(bridge) => bridge.readiness(),
                 None => Readiness::not("NoCniConfig", self.cni.none().to_string()),
             },
-            Err(error) => Readiness::not("InvalidCniConfig", error::chain(&error)),
+            Err(error) => Readiness::not("InvalidCniConfig", wharf_types::chain(&error)),
         }
     }
 
@@ -243,7 +243,7 @@ impl Network {
         let keep = |id: &PodId| live.contains(id) || self.attached().contains(id);
         let bridge = self.bridge.as_ref().map_or(Ok(HashSet::new()), |bridge| bridge.reconcile(&keep));
         let mut removed = bridge.unwrap_or_else(|error| {
-            tracing::warn!(error = error::chain(&error), "the bridge could not be put in order");
+            tracing::warn!(error = wharf_types::chain(&error), "the bridge could not be put in order");
             HashSet::new()
         });
         removed.extend(self.cni.reconcile(&keep));

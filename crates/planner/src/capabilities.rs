@@ -88,10 +88,16 @@ fn parse_one(name: &str) -> Result<u64, UnknownCapability> {
     if short == "ALL" {
         return Ok(ALL);
     }
-    let number = NAMES.iter().position(|known| *known == short);
-    number
-        .map(|number| 1 << number)
-        .ok_or_else(|| UnknownCapability { name: name.chars().take(40).collect() })
+    bit(short).ok_or_else(|| UnknownCapability { name: name.chars().take(40).collect() })
+}
+
+fn bit(short: &str) -> Option<u64> {
+    NAMES.iter().position(|known| *known == short).map(|number| 1 << number)
+}
+
+/// The mask of the capability of exactly this name, `CAP_` and all, as seccomp profiles write it.
+pub(crate) fn mask(name: &str) -> Option<u64> {
+    bit(name.strip_prefix("CAP_")?)
 }
 
 /// The default set.

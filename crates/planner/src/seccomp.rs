@@ -11,7 +11,6 @@
 //!   over all others; here a condition before it still counts, which is what the author wrote.)
 
 mod assemble;
-mod capability;
 mod compile;
 mod default_profile;
 mod error;

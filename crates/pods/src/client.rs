@@ -102,7 +102,10 @@ async fn read(
         let tried =
             socket.try_io(Interest::READABLE, || match wharf_wire::receive::<Message>(socket.as_fd()) {
                 Err(error) if error.would_block() => Err(std::io::ErrorKind::WouldBlock.into()),
-                other => Ok(received = Some(other)),
+                other => {
+                    received = Some(other);
+                    Ok(())
+                }
             });
         let (Ok(()), Some(received)) = (tried, received) else { continue };
         match received {

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::sync::watch;
 use wharf_cgroup::{Cgroup, StatsReader};
-use wharf_cri_api::v1::ContainerConfig;
 use wharf_images::Hold;
 use wharf_types::{ContainerId, ContainerState, Exit, PodId};
 
@@ -26,7 +25,7 @@ pub struct Container {
     pub(crate) log_path: String,
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// Keeps the image's layers while they may be mounted.
-    pub(crate) hold: Option<Hold>,
+    pub(crate) _hold: Option<Hold>,
 }
 
 impl Container {
@@ -52,10 +51,6 @@ impl Container {
 
     pub(crate) fn record(&self) -> ContainerRecord {
         self.record.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn config(&self) -> ContainerConfig {
-        self.record().config
     }
 
     /// Waits until the first process is gone.

@@ -16,7 +16,7 @@ use wharf_types::{ContainerId, ContainerState, PodId};
 use crate::client::{Client, Told};
 use crate::container::{Container, InPod};
 use crate::error::Error;
-use crate::events::{Events, now_ns};
+use crate::events::Events;
 use crate::joins::Joins;
 use crate::launch::Program;
 use crate::pod::Pod;
@@ -116,7 +116,7 @@ impl Engine {
     /// A time that is later than every one given before, also where the clock stands still or goes back.
     pub(crate) fn creation_time(&self) -> i64 {
         use std::sync::atomic::Ordering::Relaxed;
-        let now = now_ns();
+        let now = wharf_sys::clock::now_ns();
         let next = |last: i64| Some(now.max(last + 1));
         self.last_created_ns.fetch_update(Relaxed, Relaxed, next).map_or(now, |last| now.max(last + 1))
     }
@@ -231,8 +231,9 @@ impl Engine {
             if container.is_exited() {
                 continue;
             }
-            let (exit, at) =
-                self.exit_on_disk(pod, &container.id).unwrap_or((wharf_types::Exit::Lost, now_ns()));
+            let (exit, at) = self
+                .exit_on_disk(pod, &container.id)
+                .unwrap_or((wharf_types::Exit::Lost, wharf_sys::clock::now_ns()));
             self.kill_cgroup(&container).await;
             if container.note_exit(exit, at) {
                 self.events.tell(ContainerEventType::ContainerStoppedEvent, container.id.as_str(), pod);

@@ -1,6 +1,6 @@
 //! Why a call on a pod or container failed.
 
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, chain};
 
 /// A failed call.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -64,15 +64,12 @@ impl Error {
     }
 }
 
-/// An error with all its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
+/// What was found, or `None`: to stop or remove what is not there is success.
+pub(crate) fn known<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
+    match found {
+        Err(Error::NotFound { .. }) => Ok(None),
+        other => other.map(Some),
     }
-    text
 }
 
 /// Names the stage of a failure that is nobody's fault but the machine's.

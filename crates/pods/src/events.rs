@@ -4,7 +4,7 @@ use tokio::sync::broadcast;
 use wharf_cri_api::v1::{ContainerEventResponse, ContainerEventType};
 
 use crate::pod::Pod;
-use crate::{joins, view};
+use crate::view;
 
 /// How many events a slow listener may lag behind before it is told that some are lost.
 const BACKLOG: usize = 1024;
@@ -30,7 +30,7 @@ impl Events {
         let event = ContainerEventResponse {
             container_id: id.to_owned(),
             container_event_type: kind.into(),
-            created_at: now_ns(),
+            created_at: wharf_sys::clock::now_ns(),
             pod_sandbox_status: Some(view::pod_status(pod)),
             containers_statuses: pod
                 .containers()
@@ -42,11 +42,3 @@ impl Events {
         self.0.send(event).map(drop).unwrap_or_default();
     }
 }
-
-/// Nanoseconds since the epoch.
-pub(crate) fn now_ns() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
-
-pub(crate) use joins::spawn as detached;

@@ -98,8 +98,8 @@ impl Engine {
         let (pod, container) = self.running(id)?;
         let client = pod.client()?;
         // Unique over restarts of the daemon too: the number names a cgroup.
-        let exec =
-            (crate::events::now_ns().cast_unsigned() << 10) | (NEXT.fetch_add(1, Ordering::Relaxed) & 0x3ff);
+        let exec = (wharf_sys::clock::now_ns().cast_unsigned() << 10)
+            | (NEXT.fetch_add(1, Ordering::Relaxed) & 0x3ff);
         let (stdout, out) = pipe()?;
         let (stderr, err) = pipe()?;
         let null = wharf_sys::fs::open("/dev/null", OFlag::O_RDONLY).stage(STAGE)?;
@@ -177,7 +177,7 @@ async fn finish(
 
 /// Reads to the end of a pipe.
 async fn collect(pipe: &Receiver, into: &mut Vec<u8>) {
-    let mut buffer = [0; 16 * 1024];
+    let mut buffer = vec![0; 16 * 1024];
     while pipe.readable().await.is_ok() {
         match pipe.try_read(&mut buffer) {
             Ok(count @ 1..) => keep(into, &buffer[..count]),

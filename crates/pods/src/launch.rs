@@ -12,14 +12,14 @@ use crate::error::{Error, Stage};
 
 /// The supervisor's program.
 #[derive(Debug)]
-pub struct Program(OwnedFd);
+pub(crate) struct Program(OwnedFd);
 
 impl Program {
     /// Copies the program at a path into memory and seals it.
     ///
     /// # Errors
     /// The program cannot be read.
-    pub fn load(path: &Path) -> std::io::Result<Self> {
+    pub(crate) fn load(path: &Path) -> std::io::Result<Self> {
         let bytes = std::fs::read(path)?;
         sealed_memfd("wharf-shim", &bytes).map(Self).map_err(|error| std::io::Error::from(error.errno))
     }

@@ -2,7 +2,7 @@
 //!
 //! [`Engine`] holds all pods in memory; lists, statuses and statistics are served from there. A change runs in a task
 //! that a caller's cancellation does not end, one after the other for one pod. Before the first side effect of a pod a
-//! record of it is on disk, so that a new daemon finds what an old one made ([`recovery`]). The kernel is the truth: a
+//! record of it is on disk, so that a new daemon finds what an old one made (`recovery`). The kernel is the truth: a
 //! container runs if its supervisor says so, a pod is ready if its supervisor is there.
 
 mod client;

@@ -1,11 +1,12 @@
 //! From a request to a plan: every choice about a container is taken here.
 
-use wharf_cgroup::{Access, Cgroup, DeviceRule, DeviceType, default_devices};
+use wharf_cgroup::{Access, Cgroup, CgroupPath, DeviceRule, DeviceType, default_devices};
 use wharf_cri_api::v1::{
     ContainerConfig, KeyValue, LinuxContainerSecurityContext, NamespaceMode, SupplementalGroupsPolicy,
 };
 use wharf_isolation::{
-    CgroupPlan, DeviceNode, LogFile, MountPlan, Namespaces, PidNamespace, Plan, Process, Rootfs, Stdio, User,
+    CgroupPlan, DeviceNode, Input, LogFile, MountPlan, Namespaces, PidNamespace, Plan, Process, Rootfs,
+    Stdio, User,
 };
 use wharf_planner::defaults::{self, Privilege};
 use wharf_planner::{capabilities, seccomp};
@@ -80,15 +81,15 @@ pub(crate) fn plan(
         cgroup: cgroup_plan(cgroup)?,
         mounts: all_mounts(context, privilege, cgroup)?,
         devices,
-        masked_paths: paths("masked_paths", &security.masked_paths, security.privileged)?,
-        readonly_paths: paths("readonly_paths", &security.readonly_paths, security.privileged)?,
+        masked_paths: paths("masked_paths", &security.masked_paths, privilege)?,
+        readonly_paths: paths("readonly_paths", &security.readonly_paths, privilege)?,
         process: process(context, &security, filter)?,
         stdio: stdio(context)?,
     })
 }
 
-fn paths(field: &'static str, paths: &[String], privileged: bool) -> Result<Vec<ContainerPath>, Error> {
-    if privileged {
+fn paths(field: &'static str, paths: &[String], privilege: Privilege) -> Result<Vec<ContainerPath>, Error> {
+    if privilege == Privilege::Privileged {
         return Ok(Vec::new());
     }
     paths.iter().map(|path| ContainerPath::new(path).map_err(|error| Error::invalid(field, error))).collect()
@@ -364,7 +365,11 @@ fn stdio(context: &Context<'_>) -> Result<Stdio, Error> {
         let directory = HostPath::new(directory).map_err(|error| Error::invalid("log_directory", error))?;
         Some(LogFile { directory, name: name.clone() })
     };
-    Ok(Stdio { log, stdin: context.config.stdin, terminal: context.config.tty })
+    Ok(Stdio {
+        log,
+        input: if context.config.stdin { Input::Kept } else { Input::Empty },
+        terminal: context.config.tty,
+    })
 }
 
 /// The stop signal: the request's, else the image's, else SIGTERM.
@@ -376,14 +381,18 @@ pub(crate) fn stop_signal(context: &Context<'_>) -> String {
 }
 
 /// What is remembered of the container.
-pub(crate) fn record(context: &Context<'_>, cgroup: &Cgroup, created_at_ns: i64) -> records::ContainerRecord {
+pub(crate) fn record(
+    context: &Context<'_>,
+    cgroup: &CgroupPath,
+    created_at_ns: i64,
+) -> records::ContainerRecord {
     records::ContainerRecord {
         config: context.config.clone(),
         created_at_ns,
         image_id: context.image.id.clone(),
         image_ref: context.image.reference.clone(),
         stop_signal: stop_signal(context),
-        cgroup: cgroup.path().to_string(),
+        cgroup: cgroup.to_string(),
         ..records::ContainerRecord::default()
     }
 }

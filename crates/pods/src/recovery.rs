@@ -11,7 +11,6 @@ use wharf_wire::v1::{self, container_status::Phase, reply, request};
 
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
-use crate::events::now_ns;
 use crate::pod::Pod;
 use crate::{engine as engine_parts, records};
 
@@ -97,7 +96,7 @@ impl Engine {
             }
             (None, _) => ContainerState::Exited {
                 started_at_ns: 0,
-                finished_at_ns: now_ns(),
+                finished_at_ns: wharf_sys::clock::now_ns(),
                 exit: Exit::Lost,
                 message: "its supervisor died and nobody saw how it ended".to_owned(),
             },
@@ -107,7 +106,7 @@ impl Engine {
         self.container_calls.remember(engine_parts::container_key(&pod.id, &record), id.clone());
         let hold = record.image_id.parse().ok().and_then(|image| self.parts.images.hold(&image));
         let container = engine_parts::container(pod, id, record, cgroup, state);
-        let container = crate::container::Container { hold, ..container };
+        let container = crate::container::Container { _hold: hold, ..container };
         *container.pid.write().unwrap_or_else(PoisonError::into_inner) =
             status.map_or(0, |status| status.pid);
         pod.insert(Arc::new(container));

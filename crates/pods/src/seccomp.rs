@@ -84,7 +84,7 @@ fn local(path: &str, capabilities: u64) -> Result<Arc<Program>, Error> {
         return Err(fail("is longer than 1 MiB".to_owned()));
     }
     let json = std::fs::read(path).map_err(|error| fail(format!("cannot be read: {error}")))?;
-    let profile = Profile::parse(&json).map_err(|error| fail(crate::error::chain(&error)))?;
+    let profile = Profile::parse(&json).map_err(|error| fail(wharf_types::chain(&error)))?;
     build(&profile, capabilities).map(Arc::new)
 }
 
@@ -93,7 +93,7 @@ fn build(profile: &Profile, capabilities: u64) -> Result<Program, Error> {
         Error::invalid("seccomp", "profiles cannot be compiled for this machine's architecture")
     })?;
     compile(profile, &Target { arch, capabilities, kernel: kernel_version() })
-        .map_err(|error| Error::invalid("seccomp", crate::error::chain(&error)))
+        .map_err(|error| Error::invalid("seccomp", wharf_types::chain(&error)))
 }
 
 fn kernel_version() -> (u32, u32) {

@@ -11,7 +11,6 @@ use wharf_cri_api::v1::{
 
 use crate::container::Container;
 use crate::engine::Engine;
-use crate::events::now_ns;
 use crate::pod::Pod;
 
 fn value(value: Option<u64>) -> Option<UInt64Value> {
@@ -22,7 +21,7 @@ fn value(value: Option<u64>) -> Option<UInt64Value> {
 #[must_use]
 pub fn container_stats(engine: &Engine, container: &Container) -> ContainerStats {
     let record = container.record();
-    let now = now_ns();
+    let now = wharf_sys::clock::now_ns();
     let stats = read(container);
     ContainerStats {
         attributes: Some(ContainerAttributes {
@@ -125,7 +124,7 @@ fn writable_layer(engine: &Engine, container: &Container, timestamp: i64) -> Opt
 /// Statistics of a pod: the sum of its containers, and its network.
 #[must_use]
 pub fn pod_stats(engine: &Engine, pod: &Pod) -> PodSandboxStats {
-    let now = now_ns();
+    let now = wharf_sys::clock::now_ns();
     let containers: Vec<_> = pod.containers();
     let read: Vec<Stats> = containers.iter().filter_map(|container| read(container)).collect();
     let sum = |of: &dyn Fn(&Stats) -> Option<u64>| value(read.iter().map(of).sum::<Option<u64>>());

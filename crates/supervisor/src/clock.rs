@@ -1,12 +1,4 @@
-//! Time: the wall clock for people, as nanoseconds since the epoch and as RFC 3339.
-
-use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Nanoseconds since the epoch.
-pub(crate) fn now_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
+//! Times as RFC 3339, for people.
 
 /// The length of a time stamp: `2016-10-06T00:17:09.669794202Z`.
 pub(crate) const STAMP_LENGTH: usize = 30;

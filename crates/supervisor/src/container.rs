@@ -27,7 +27,6 @@ pub(crate) struct Container {
     pub(crate) outputs: BTreeMap<Out, Output>,
     /// Kept open so that the container does not see the end of its input.
     pub(crate) stdin: Option<OwnedFd>,
-    pub(crate) terminal: Option<OwnedFd>,
     oom_kills_before: u64,
 }
 
@@ -42,7 +41,6 @@ impl Container {
             log,
             outputs: BTreeMap::new(),
             stdin: None,
-            terminal: None,
             oom_kills_before,
         }
     }

@@ -109,7 +109,7 @@ struct Batch {
 impl Batch {
     fn new(stream: Stream) -> Self {
         let mut header = [b' '; clock::STAMP_LENGTH + 10];
-        header[..clock::STAMP_LENGTH].copy_from_slice(&clock::stamp(clock::now_ns()));
+        header[..clock::STAMP_LENGTH].copy_from_slice(&clock::stamp(wharf_sys::clock::now_ns()));
         let name = match stream {
             Stream::Stdout => b" stdout F ",
             Stream::Stderr => b" stderr F ",

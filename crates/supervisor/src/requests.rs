@@ -94,7 +94,7 @@ fn create(shim: &mut Shim, request: u64, descriptors: &[OwnedFd]) -> Outcome {
     let log = plan.stdio.log.as_ref().map(Log::open).transpose();
     let log =
         log.map_err(|error| failure(Kind::Invalid, format!("the log file cannot be opened: {error}")))?;
-    let (streams, pipes) = pipes(plan.stdio.stdin).map_err(internal)?;
+    let (streams, pipes) = pipes(plan.stdio.input).map_err(internal)?;
     let child = spawn_first(shim, &plan, &streams)?;
     let terminal = plan.stdio.terminal;
     let mut container = Container::new(plan, child, log, request);

@@ -17,9 +17,9 @@ use crate::container::{Container, Exec, wire_identity};
 use crate::lifecycle::{self, Action, Event};
 use crate::link::{Link, Received, failure};
 use crate::pod_reaper::PodReaper;
+use crate::requests;
 use crate::spawn::Spawner;
 use crate::watch::{Out, Source, Watch};
-use crate::{clock, requests};
 
 /// The longest read of a container's output.
 const READ_BYTES: usize = 64 * 1024;
@@ -163,7 +163,7 @@ impl Shim {
             Ok(Report::Closed) => {
                 self.watch.remove(container.child.report.as_fd(), &Source::Report(id.clone()));
                 // The end of the reports is an exec only if the process lives on or ended after one.
-                Event::Executed { now_ns: clock::now_ns() }
+                Event::Executed { now_ns: wharf_sys::clock::now_ns() }
             }
             Err(_later) => return,
         };
@@ -176,7 +176,6 @@ impl Shim {
             return;
         }
         drop(self.watch.add(terminal.as_fd(), Source::Output(id.clone(), Out::Stdout)));
-        container.terminal = terminal.try_clone().ok();
         container.add_output(Out::Stdout, terminal);
     }
 
@@ -205,7 +204,7 @@ impl Shim {
             container.drain(&mut self.buffer);
             self.watch.remove(container.child.pidfd.as_fd(), &Source::Exit(id.clone()));
         }
-        self.step(id, Event::Exited { exit, now_ns: clock::now_ns() });
+        self.step(id, Event::Exited { exit, now_ns: wharf_sys::clock::now_ns() });
     }
 
     /// Lets an event move a container on, and does what follows.

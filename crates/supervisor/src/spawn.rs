@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::CloneFlags;
-use wharf_isolation::Streams;
+use wharf_isolation::{Input, Streams};
 use wharf_sys::process::{self, Clone, SingleThreaded};
 use wharf_sys::{Error, Result, socket};
 
@@ -94,18 +94,18 @@ pub(crate) struct Pipes {
 }
 
 /// Makes the pipes of a container; its input is empty unless it is to stay open.
-pub(crate) fn pipes(stdin: bool) -> Result<(Streams, Pipes)> {
+pub(crate) fn pipes(input: Input) -> Result<(Streams, Pipes)> {
     let (stdout, out) = pipe()?;
     let (stderr, err) = pipe()?;
     set_nonblocking(&stdout)?;
     set_nonblocking(&stderr)?;
-    let (input, keep) = if stdin {
+    let (stdin, keep) = if input == Input::Kept {
         let (read, write) = pipe()?;
         (read, Some(write))
     } else {
         (wharf_sys::fs::open("/dev/null", OFlag::O_RDONLY)?, None)
     };
-    Ok((Streams { stdin: input, stdout: out, stderr: err }, Pipes { stdout, stderr, stdin: keep }))
+    Ok((Streams { stdin, stdout: out, stderr: err }, Pipes { stdout, stderr, stdin: keep }))
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {

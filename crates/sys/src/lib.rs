@@ -4,6 +4,7 @@
 //! no path, no policy, no default. Every descriptor it returns is owned and close-on-exec.
 
 pub mod bpf;
+pub mod clock;
 pub mod error;
 pub mod fs;
 pub mod mount;

@@ -2,6 +2,7 @@
 //!
 //! Each type has one constructor that checks; whoever holds a value need not check again. Nothing here does I/O.
 
+mod chain;
 mod digest;
 mod exit;
 mod id;
@@ -10,6 +11,7 @@ mod path;
 mod reference;
 mod untrusted;
 
+pub use chain::chain;
 pub use digest::{Digest, DigestError};
 pub use exit::{ContainerState, Exit};
 pub use id::{ContainerId, IdError, PodId};

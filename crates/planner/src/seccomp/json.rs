@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
+use super::Error;
 use super::profile::{Action, Architectures, Condition, EPERM, MAX_ERRNO, Operator, Profile, Rule, Scope};
 use super::syscalls::Abi;
-use super::{Error, capability};
+use crate::capabilities;
 
 /// Bytes of a profile; real ones are under 32 KiB.
 const MAX_BYTES: usize = 1 << 20;
@@ -240,7 +241,7 @@ fn flags_mask(names: &[String]) -> Result<u32, Error> {
 
 fn scope(json: JsonScope) -> Result<Scope, Error> {
     // A misspelt capability under `excludes` would quietly widen the profile, so unlike a call's name it is an error.
-    let mask = |name: &String| capability::mask(name).ok_or_else(|| unknown("capability", name));
+    let mask = |name: &String| capabilities::mask(name).ok_or_else(|| unknown("capability", name));
     Ok(Scope {
         capabilities: json.caps.unwrap_or_default().iter().map(mask).collect::<Result<_, _>>()?,
         arches: json.arches.unwrap_or_default().into_iter().map(Cow::Owned).collect(),

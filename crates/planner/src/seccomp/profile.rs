@@ -4,7 +4,8 @@ use std::borrow::Cow;
 
 use super::default_profile as policy;
 use super::syscalls::Abi;
-use super::{Arch, Error, Target, capability, json};
+use super::{Arch, Error, Target, json};
+use crate::capabilities;
 
 /// The largest errno that the kernel returns; larger ones would be cut to it.
 pub(super) const MAX_ERRNO: u16 = 4095;
@@ -187,7 +188,7 @@ impl Profile {
         let includes = Scope { min_kernel: Some((4, 8)), ..Scope::default() };
         rules.push(Rule { includes, ..Rule::allow(policy::FROM_KERNEL_4_8) });
         rules.extend(policy::BY_CAPABILITY.iter().map(|(capability, names)| {
-            let capabilities = capability::mask(capability).into_iter().collect();
+            let capabilities = capabilities::mask(capability).into_iter().collect();
             Rule { includes: Scope { capabilities, ..Scope::default() }, ..Rule::allow(names) }
         }));
         rules.extend(policy::BY_ARCHITECTURE.iter().map(|(arches, names)| {
@@ -208,7 +209,7 @@ impl Profile {
 fn rules_by_argument() -> [Rule; 4] {
     let first = |operator, value| Condition { index: 0, operator, value };
     let without_admin =
-        Scope { capabilities: capability::mask("CAP_SYS_ADMIN").into_iter().collect(), ..Scope::default() };
+        Scope { capabilities: capabilities::mask("CAP_SYS_ADMIN").into_iter().collect(), ..Scope::default() };
     let families = vec![
         vec![first(Operator::Less, policy::AF_ALG)],
         vec![first(Operator::Equal, policy::AF_NFC)],

@@ -7,7 +7,8 @@ mod properties;
 mod reference;
 
 use super::syscalls::Abi;
-use super::{Arch, Target, capability};
+use super::{Arch, Target};
+use crate::capabilities;
 
 /// A call as a filter sees it (the kernel's `seccomp_data` without the instruction pointer).
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +28,6 @@ impl Call {
 }
 
 fn target(capabilities: &[&str]) -> Target {
-    let bit = |name: &&str| capability::mask(name).unwrap_or_else(|| panic!("no {name}"));
+    let bit = |name: &&str| capabilities::mask(name).unwrap_or_else(|| panic!("no {name}"));
     Target { arch: Arch::X86_64, capabilities: capabilities.iter().map(bit).sum(), kernel: (6, 18) }
 }

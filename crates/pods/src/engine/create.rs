@@ -96,7 +96,7 @@ impl Engine {
         prepared.record.groups = identity.groups;
         records::save_container(&self.parts.layout.container_record(&pod.id, id), &prepared.record)?;
         let container = container(pod, id, prepared.record, Some(prepared.cgroup), ContainerState::Created);
-        let container = Container { hold: Some(prepared.hold), ..container };
+        let container = Container { _hold: Some(prepared.hold), ..container };
         *container.pid.write().unwrap_or_else(PoisonError::into_inner) = created.pid;
         Ok(Arc::new(container))
     }
@@ -112,16 +112,16 @@ impl Engine {
         }
         let capabilities = context.capabilities()?;
         let filter = self.seccomp.program(&security, capabilities.bounding)?;
-        let cgroup = self.container_cgroup(pod, id)?;
+        let path = self.container_cgroup(pod, id)?;
         // Intent first: what is made from here on is found by this record.
-        let record = lower::record(&context, &cgroup, self.creation_time());
+        let record = lower::record(&context, &path, self.creation_time());
         records::save_container(&self.parts.layout.container_record(&pod.id, id), &record)?;
-        self.parts.cgroups.create(cgroup.path()).stage("making the container's cgroup")?;
+        let cgroup = self.parts.cgroups.create(&path).stage("making the container's cgroup")?;
         let asked = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
         let limits = resources::limits(&asked, Some(lower::device_rules(&context)?));
         cgroup.apply(&limits).map_err(|error| Error::Stage {
             stage: "setting the container's limits",
-            message: crate::error::chain(&error),
+            message: wharf_types::chain(&error),
             kind: error.kind(),
         })?;
         let rootfs = self.rootfs(&image, id, security.readonly_rootfs.into())?;
@@ -129,10 +129,10 @@ impl Engine {
         Ok(Prepared { plan, record, cgroup, hold: image.hold })
     }
 
-    fn container_cgroup(&self, pod: &Pod, id: &ContainerId) -> Result<Cgroup, Error> {
+    /// Where a container's cgroup is, whether it was made or not.
+    pub(crate) fn container_cgroup(&self, pod: &Pod, id: &ContainerId) -> Result<CgroupPath, Error> {
         let path = pod_cgroup(&self.options.cgroup_parent, pod)?;
-        let path = path.child(id.as_str()).map_err(|error| Error::invalid("cgroup_parent", error))?;
-        self.parts.cgroups.create(&path).stage("making the container's cgroup")
+        path.child(id.as_str()).map_err(|error| Error::invalid("cgroup_parent", error))
     }
 
     fn rootfs(&self, image: &ImageView, id: &ContainerId, access: Access) -> Result<Rootfs, Error> {
@@ -196,7 +196,7 @@ pub(crate) fn container(
         last_cpu: Mutex::default(),
         log_path,
         changing: tokio::sync::Mutex::new(()),
-        hold: None,
+        _hold: None,
     }
 }
 

@@ -9,8 +9,8 @@ use wharf_wire::v1::{self, reply, request};
 
 use super::{Engine, KILL_PATIENCE};
 use crate::container::{Container, InPod};
-use crate::error::{Error, blocking};
-use crate::events::detached;
+use crate::error::{Error, blocking, known};
+use crate::joins::spawn;
 use crate::pod::Pod;
 use crate::{records, resources, stop};
 
@@ -23,7 +23,7 @@ impl Engine {
     pub async fn start_container(self: &Arc<Self>, id: &str) -> Result<(), Error> {
         let (pod, container) = self.container(id)?;
         let engine = Arc::clone(self);
-        detached(async move { engine.start(&pod, &container).await }).await
+        spawn(async move { engine.start(&pod, &container).await }).await
     }
 
     async fn start(&self, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<(), Error> {
@@ -76,12 +76,9 @@ impl Engine {
     /// # Errors
     /// DeadlineExceeded if the kernel does not let it die.
     pub async fn stop_container(self: &Arc<Self>, id: &str, grace: Duration) -> Result<(), Error> {
-        let (pod, container) = match self.container(id) {
-            Err(Error::NotFound { .. }) => return Ok(()),
-            other => other?,
-        };
+        let Some((pod, container)) = known(self.container(id))? else { return Ok(()) };
         let engine = Arc::clone(self);
-        detached(async move { engine.stop((pod, container), grace).await }).await
+        spawn(async move { engine.stop((pod, container), grace).await }).await
     }
 
     pub(crate) async fn stop(&self, (pod, container): InPod, grace: Duration) -> Result<(), Error> {
@@ -146,7 +143,7 @@ impl Engine {
     ) -> Result<(), Error> {
         let (pod, container) = self.container(id)?;
         let engine = Arc::clone(self);
-        detached(async move { engine.update(&pod, container, new).await }).await
+        spawn(async move { engine.update(&pod, container, new).await }).await
     }
 
     async fn update(
@@ -164,7 +161,7 @@ impl Engine {
             let Some(cgroup) = &of.cgroup else { return Ok(()) };
             cgroup.update(&limits).map_err(|error| Error::Stage {
                 stage: "changing the container's limits",
-                message: crate::error::chain(&error),
+                message: wharf_types::chain(&error),
                 kind: error.kind(),
             })
         })

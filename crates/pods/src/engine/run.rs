@@ -120,7 +120,7 @@ impl Engine {
         };
         let addresses = self.parts.network.attach(&attachment).map_err(|error| Error::Stage {
             stage: "attaching the pod to the network",
-            message: crate::error::chain(&error),
+            message: wharf_types::chain(&error),
             kind: error.kind(),
         })?;
         *pod.network_stats() = StatsSocket::open(netns).ok();

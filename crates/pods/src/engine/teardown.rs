@@ -12,8 +12,8 @@ use super::create::{container_key, pod_cgroup};
 use super::run::{pod_key, pod_record};
 use super::{Engine, KILL_PATIENCE};
 use crate::container::Container;
-use crate::error::{Error, Stage, blocking};
-use crate::events::detached;
+use crate::error::{Error, Stage, blocking, known};
+use crate::joins::spawn;
 use crate::namespaces::unpin;
 use crate::pod::Pod;
 use crate::records;
@@ -25,12 +25,9 @@ impl Engine {
     /// # Errors
     /// The stage that failed; the next call goes on from there.
     pub async fn stop_pod(self: &Arc<Self>, id: &str) -> Result<(), Error> {
-        let pod = match self.pod(id) {
-            Err(Error::NotFound { .. }) => return Ok(()),
-            other => other?,
-        };
+        let Some(pod) = known(self.pod(id))? else { return Ok(()) };
         let engine = Arc::clone(self);
-        detached(async move {
+        spawn(async move {
             let _order = pod.changing.lock().await;
             engine.stop_whole(&pod).await
         })
@@ -82,7 +79,7 @@ impl Engine {
         if !pod.is_host_network() {
             self.parts.network.detach(&pod.id, Some(&netns)).map_err(|error| Error::Stage {
                 stage: "detaching the pod from the network",
-                message: crate::error::chain(&error),
+                message: wharf_types::chain(&error),
                 kind: error.kind(),
             })?;
         }
@@ -99,12 +96,9 @@ impl Engine {
     /// # Errors
     /// The stage that failed; the next call goes on from there.
     pub async fn remove_pod(self: &Arc<Self>, id: &str) -> Result<(), Error> {
-        let pod = match self.pod(id) {
-            Err(Error::NotFound { .. }) => return Ok(()),
-            other => other?,
-        };
+        let Some(pod) = known(self.pod(id))? else { return Ok(()) };
         let engine = Arc::clone(self);
-        detached(async move {
+        spawn(async move {
             let _order = pod.changing.lock().await;
             engine.stop_whole(&pod).await?;
             for container in pod.containers() {
@@ -158,12 +152,9 @@ impl Engine {
     /// # Errors
     /// The stage that failed; the next call goes on from there.
     pub async fn remove_container(self: &Arc<Self>, id: &str) -> Result<(), Error> {
-        let (pod, container) = match self.container(id) {
-            Err(Error::NotFound { .. }) => return Ok(()),
-            other => other?,
-        };
+        let Some((pod, container)) = known(self.container(id))? else { return Ok(()) };
         let engine = Arc::clone(self);
-        detached(async move {
+        spawn(async move {
             let _order = container.changing.lock().await;
             engine.remove(&pod, &container).await
         })
@@ -218,8 +209,7 @@ impl Engine {
         }
         let (engine, of, which) = (Arc::clone(self), Arc::clone(pod), id.clone());
         let undone = blocking(move || {
-            let path = pod_cgroup(&engine.options.cgroup_parent, &of)?;
-            let path = path.child(which.as_str()).map_err(|error| Error::invalid("cgroup_parent", error))?;
+            let path = engine.container_cgroup(&of, &which)?;
             engine.delete_container(&of, &which, path.as_str())
         });
         if let Err(error) = undone.await {

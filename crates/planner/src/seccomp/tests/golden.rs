@@ -1,8 +1,9 @@
 //! Facts about the runtime's own profile, by hand.
 
 use super::{Call, machine, target};
+use crate::capabilities;
 use crate::seccomp::syscalls::Abi;
-use crate::seccomp::{Action, Arch, Instruction, Profile, Target, capability, compile, default_profile};
+use crate::seccomp::{Action, Arch, Instruction, Profile, Target, compile, default_profile};
 
 const ALLOW: Action = Action::Allow;
 const EPERM: Action = Action::Errno(1);
@@ -239,7 +240,7 @@ fn the_tables_have_no_misspellings() {
     assert_eq!(names.len(), 360);
     for (capability, group) in groups {
         // A rule whose capability has no mask would hold for everyone.
-        assert!(capability::mask(capability).is_some(), "{capability}");
+        assert!(capabilities::mask(capability).is_some(), "{capability}");
         names.extend(group.split_whitespace());
     }
     for name in names {
