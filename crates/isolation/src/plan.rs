@@ -200,6 +200,8 @@ pub enum Input {
     Empty,
     /// What attached clients send; it stays open.
     Kept,
+    /// What one attached client sends; it ends with that client's.
+    Once,
 }
 
 /// A log file by directory and the name below it, so that no link leads elsewhere.

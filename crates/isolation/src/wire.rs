@@ -40,8 +40,9 @@ impl From<&Plan> for v1::Plan {
                     .as_ref()
                     .map_or_else(String::new, |log| log.directory.to_string()),
                 log_name: plan.stdio.log.as_ref().map_or_else(String::new, |log| log.name.clone()),
-                stdin: plan.stdio.input == Input::Kept,
+                stdin: plan.stdio.input != Input::Empty,
                 terminal: plan.stdio.terminal,
+                stdin_once: plan.stdio.input == Input::Once,
             }),
         }
     }
@@ -178,7 +179,11 @@ impl TryFrom<v1::Plan> for Plan {
             process: process_in(plan.process.ok_or("no process")?)?,
             stdio: Stdio {
                 log,
-                input: if stdio.stdin { Input::Kept } else { Input::Empty },
+                input: match (stdio.stdin, stdio.stdin_once) {
+                    (false, _) => Input::Empty,
+                    (true, false) => Input::Kept,
+                    (true, true) => Input::Once,
+                },
                 terminal: stdio.terminal,
             },
         })

@@ -13,7 +13,7 @@ use wharf_wire::v1::{Message, Request, failure, message, reply, request};
 
 use crate::error::{Error, Stage};
 
-type Answer = oneshot::Sender<reply::Result>;
+type Answer = oneshot::Sender<(reply::Result, Vec<OwnedFd>)>;
 
 /// A connection to one supervisor.
 #[derive(Debug)]
@@ -53,6 +53,16 @@ impl Client {
         body: request::Body,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<reply::Result, Error> {
+        self.call_for_descriptors(stage, body, descriptors).await.map(|(result, _)| result)
+    }
+
+    /// Sends a request, and waits for its answer and the descriptors beside it.
+    pub(crate) async fn call_for_descriptors(
+        &self,
+        stage: &'static str,
+        body: request::Body,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(reply::Result, Vec<OwnedFd>), Error> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
@@ -62,7 +72,7 @@ impl Client {
             return Err(Error::internal(stage, error));
         }
         match answer.await {
-            Ok(reply::Result::Failure(failure)) => {
+            Ok((reply::Result::Failure(failure), _)) => {
                 let kind = match failure.kind() {
                     failure::Kind::Internal => ErrorKind::Internal,
                     failure::Kind::NotFound => ErrorKind::NotFound,
@@ -71,7 +81,7 @@ impl Client {
                 };
                 Err(Error::Stage { stage, message: failure.message, kind })
             }
-            Ok(result) => Ok(result),
+            Ok(answer) => Ok(answer),
             Err(_gone) => Err(Error::Stage {
                 stage,
                 message: "the pod's supervisor is gone".to_owned(),
@@ -109,11 +119,11 @@ async fn read(
             });
         let (Ok(()), Some(received)) = (tried, received) else { continue };
         match received {
-            Ok(Some((Message { body: Some(message::Body::Reply(reply)) }, _))) => {
+            Ok(Some((Message { body: Some(message::Body::Reply(reply)) }, descriptors))) => {
                 let answer = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&reply.id);
                 if let (Some(answer), Some(result)) = (answer, reply.result) {
                     // A caller that went away needs no answer.
-                    answer.send(result).unwrap_or_default();
+                    drop(answer.send((result, descriptors)));
                 }
             }
             Ok(Some((Message { body: Some(event) }, _))) => {

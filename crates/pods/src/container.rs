@@ -53,6 +53,14 @@ impl Container {
         self.record.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How it ended; lost as long as it has not.
+    pub(crate) fn exit(&self) -> Exit {
+        match *self.state.borrow() {
+            ContainerState::Exited { exit, .. } => exit,
+            ContainerState::Created | ContainerState::Running { .. } => Exit::Lost,
+        }
+    }
+
     /// Waits until the first process is gone.
     pub(crate) async fn exited(&self) {
         let mut states = self.state.subscribe();

@@ -209,8 +209,9 @@ impl Engine {
                 }
             }
             Body::ExecExited(exited) => {
-                pod.execs.ended(exited.exec, exited.exit.map_or(wharf_types::Exit::Lost, from_wire));
+                pod.execs.tell(exited.exec, exited.exit.map_or(wharf_types::Exit::Lost, from_wire));
             }
+            Body::Detached(detached) => pod.attached.tell(detached.attach, ()),
             Body::Reply(_) => {}
         }
     }

@@ -367,7 +367,11 @@ fn stdio(context: &Context<'_>) -> Result<Stdio, Error> {
     };
     Ok(Stdio {
         log,
-        input: if context.config.stdin { Input::Kept } else { Input::Empty },
+        input: match (context.config.stdin, context.config.stdin_once) {
+            (false, _) => Input::Empty,
+            (true, false) => Input::Kept,
+            (true, true) => Input::Once,
+        },
         terminal: context.config.tty,
     })
 }

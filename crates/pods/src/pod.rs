@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use wharf_network::StatsSocket;
-use wharf_types::{ContainerId, PodId};
+use wharf_types::{ContainerId, Exit, PodId};
 
 use crate::client::Client;
 use crate::container::Container;
 use crate::error::Error;
-use crate::exec::ExecWaiters;
+use crate::waiters::Waiters;
 
 /// A pod. What a list or status needs is here; the change in flight holds `changing`.
 #[derive(Debug)]
@@ -24,7 +24,10 @@ pub struct Pod {
     pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) state: RwLock<State>,
     pub(crate) containers: RwLock<BTreeMap<ContainerId, Arc<Container>>>,
-    pub(crate) execs: ExecWaiters,
+    /// Who waits for the end of which command.
+    pub(crate) execs: Waiters<Exit>,
+    /// Who is attached, and is told if it did not keep up.
+    pub(crate) attached: Waiters<()>,
     pub(crate) network_stats: Mutex<Option<StatsSocket>>,
     pub(crate) child: Mutex<Option<Child>>,
 }
@@ -50,7 +53,8 @@ impl Pod {
             changing: tokio::sync::Mutex::new(()),
             state: RwLock::default(),
             containers: RwLock::default(),
-            execs: ExecWaiters::default(),
+            execs: Waiters::default(),
+            attached: Waiters::default(),
             network_stats: Mutex::default(),
             child: Mutex::default(),
         }

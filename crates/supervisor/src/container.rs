@@ -9,10 +9,11 @@ use wharf_sys::process::{Ended, Reap};
 use wharf_types::Exit;
 use wharf_wire::v1;
 
+use crate::audience::Audience;
 use crate::kill;
 use crate::lifecycle::Phase;
 use crate::log::{Log, Stream};
-use crate::output::{More, Output};
+use crate::output::{More, Output, Sink};
 use crate::spawn::Child;
 use crate::watch::Out;
 
@@ -23,9 +24,9 @@ pub(crate) struct Container {
     pub(crate) plan: Plan,
     pub(crate) identity: Identity,
     pub(crate) child: Child,
-    pub(crate) log: Option<Log>,
+    pub(crate) sink: Sink,
     pub(crate) outputs: BTreeMap<Out, Output>,
-    /// Kept open so that the container does not see the end of its input.
+    /// Kept open so that the container does not see the end of its input; the client's own where that is to end it.
     pub(crate) stdin: Option<OwnedFd>,
     oom_kills_before: u64,
 }
@@ -38,7 +39,7 @@ impl Container {
             plan,
             identity: Identity::default(),
             child,
-            log,
+            sink: Sink { log, audience: Audience::default() },
             outputs: BTreeMap::new(),
             stdin: None,
             oom_kills_before,
@@ -87,14 +88,14 @@ impl Container {
     /// Reads an output for one turn; `true` when it has ended and is to be dropped.
     pub(crate) fn pump(&mut self, out: Out, buffer: &mut [u8]) -> bool {
         let Some(output) = self.outputs.get_mut(&out) else { return false };
-        output.pump(self.log.as_mut(), buffer) == More::Never
+        output.pump(&mut self.sink, buffer) == More::Never
     }
 
     /// Reads everything that was written before the exit, and what is held back.
     pub(crate) fn drain(&mut self, buffer: &mut [u8]) {
         for output in self.outputs.values_mut() {
-            if output.drain(self.log.as_mut(), buffer) == More::Later {
-                output.finish(self.log.as_mut());
+            if output.drain(&mut self.sink, buffer) == More::Later {
+                output.finish(&mut self.sink);
             }
         }
     }

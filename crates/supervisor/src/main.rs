@@ -5,6 +5,8 @@
 //! one thread and one loop ([`shim::Shim::run`]); what a container's events mean is decided in [`lifecycle`], which
 //! does no I/O.
 
+mod attach;
+mod audience;
 mod clock;
 mod container;
 mod kill;

@@ -9,6 +9,7 @@ use wharf_state::Layout;
 use wharf_types::{ContainerId, HostPath};
 use wharf_wire::v1::{self, failure::Kind, reply, request::Body};
 
+use crate::attach;
 use crate::container::{Container, Exec};
 use crate::lifecycle::{Event, Failure};
 use crate::link::failure;
@@ -39,6 +40,7 @@ pub(crate) fn handle(shim: &mut Shim, request: v1::Request, descriptors: Vec<Own
             done()
         }
         Some(Body::Remove(remove)) => self::remove(shim, &remove.container),
+        Some(Body::Attach(attach)) => attach::attach(shim, id, &attach, descriptors).map(|()| None),
         Some(Body::ReopenLog(reopen)) => reopen_log(shim, &reopen.container),
         Some(Body::Shutdown(_)) => {
             shut_down(shim, id);
@@ -202,6 +204,9 @@ fn join_plan(container: &Container, exec: &v1::Exec, leaf: &std::path::Path) -> 
     }
     let mut process = container.plan.process.clone();
     process.args = exec.args.clone();
+    if exec.terminal && !process.env.iter().any(|variable| variable.starts_with(b"TERM=")) {
+        process.env.push(b"TERM=xterm".to_vec());
+    }
     let kill_directory = container.plan.cgroup.kill_directory.as_path();
     let own: PathBuf = leaf.join("cgroup.procs");
     let own = own.to_str().ok_or_else(|| internal("a cgroup path that is no text"))?;
@@ -223,6 +228,7 @@ fn remove(shim: &mut Shim, id: &str) -> Outcome {
 
 /// Drops all that is held of a container whose process was reaped.
 pub(crate) fn forget(shim: &mut Shim, id: &ContainerId) {
+    attach::end(shim, id);
     let Some(container) = shim.containers.remove(id) else { return };
     shim.watch.remove(container.child.report.as_fd(), &Source::Report(id.clone()));
     shim.watch.remove(container.child.pidfd.as_fd(), &Source::Exit(id.clone()));
@@ -236,7 +242,7 @@ fn reopen_log(shim: &mut Shim, id: &str) -> Outcome {
     let Some(container) = shim.containers.get_mut(&id).filter(|container| container.is_running()) else {
         return Err(failure(Kind::Precondition, format!("container {id} does not run")));
     };
-    match &mut container.log {
+    match &mut container.sink.log {
         Some(log) => log.reopen().map_err(|error| internal(format!("the log file: {error}")))?,
         None => return Err(failure(Kind::Precondition, format!("container {id} has no log"))),
     }

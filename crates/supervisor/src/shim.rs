@@ -13,6 +13,7 @@ use wharf_sys::process;
 use wharf_types::{ContainerId, Exit};
 use wharf_wire::v1::{self, failure, message, reply};
 
+use crate::attach;
 use crate::container::{Container, Exec, wire_identity};
 use crate::lifecycle::{self, Action, Event};
 use crate::link::{Link, Received, failure};
@@ -95,6 +96,7 @@ impl Shim {
         match source {
             Source::Report(id) => self.container_reported(&id),
             Source::Output(id, out) => self.output_ready(&id, out),
+            Source::Client(id, number) => attach::leave(self, &id, number),
             Source::Exit(id) => self.container_ended(&id),
             Source::ExecReport(id) => self.exec_reported(id),
             Source::ExecExit(id) => self.exec_ended(id),
@@ -181,12 +183,12 @@ impl Shim {
 
     fn output_ready(&mut self, id: &ContainerId, out: Out) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        if !container.pump(out, &mut self.buffer) {
-            return;
-        }
-        if let Some(output) = container.outputs.remove(&out) {
+        if container.pump(out, &mut self.buffer)
+            && let Some(output) = container.outputs.remove(&out)
+        {
             self.watch.remove(output.source.as_fd(), &Source::Output(id.clone(), out));
         }
+        attach::drop_lost(self, id);
     }
 
     /// The first process is a zombie: take its last reports and output, then let its life end.
@@ -204,6 +206,7 @@ impl Shim {
             container.drain(&mut self.buffer);
             self.watch.remove(container.child.pidfd.as_fd(), &Source::Exit(id.clone()));
         }
+        attach::end(self, id);
         self.step(id, Event::Exited { exit, now_ns: wharf_sys::clock::now_ns() });
     }
 

@@ -99,11 +99,12 @@ pub(crate) fn pipes(input: Input) -> Result<(Streams, Pipes)> {
     let (stderr, err) = pipe()?;
     set_nonblocking(&stdout)?;
     set_nonblocking(&stderr)?;
-    let (stdin, keep) = if input == Input::Kept {
-        let (read, write) = pipe()?;
-        (read, Some(write))
-    } else {
-        (wharf_sys::fs::open("/dev/null", OFlag::O_RDONLY)?, None)
+    let (stdin, keep) = match input {
+        Input::Empty => (wharf_sys::fs::open("/dev/null", OFlag::O_RDONLY)?, None),
+        Input::Kept | Input::Once => {
+            let (read, write) = pipe()?;
+            (read, Some(write))
+        }
     };
     Ok((Streams { stdin, stdout: out, stderr: err }, Pipes { stdout, stderr, stdin: keep }))
 }

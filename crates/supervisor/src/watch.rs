@@ -14,6 +14,8 @@ pub(crate) enum Source {
     /// Reports come before exits: a process that reported and died has both ready.
     Report(ContainerId),
     Output(ContainerId, Out),
+    /// A client closed its end.
+    Client(ContainerId, u64),
     ExecReport(u64),
     Exit(ContainerId),
     ExecExit(u64),
@@ -55,10 +57,19 @@ impl Watch {
 
     /// Watches a descriptor until it is closed or forgotten.
     pub(crate) fn add(&mut self, fd: BorrowedFd<'_>, source: Source) -> wharf_sys::Result<()> {
+        self.add_for(fd, source, EpollFlags::EPOLLIN)
+    }
+
+    /// Watches for the other end's being closed, which is told unasked.
+    pub(crate) fn add_closed(&mut self, fd: BorrowedFd<'_>, source: Source) -> wharf_sys::Result<()> {
+        self.add_for(fd, source, EpollFlags::empty())
+    }
+
+    fn add_for(&mut self, fd: BorrowedFd<'_>, source: Source, what: EpollFlags) -> wharf_sys::Result<()> {
         let token = self.next;
         self.next += 1;
         self.epoll
-            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))
+            .add(fd, EpollEvent::new(what, token))
             .map_err(|errno| wharf_sys::Error::new("epoll_ctl", format!("{source:?}"), errno))?;
         self.names.insert(token, source);
         Ok(())

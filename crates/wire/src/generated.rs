@@ -4,7 +4,7 @@
 pub struct Request {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub body: ::core::option::Option<request::Body>,
 }
 /// Nested message and enum types in `Request`.
@@ -29,12 +29,14 @@ pub mod request {
         ReopenLog(super::ReopenLog),
         #[prost(message, tag = "10")]
         Shutdown(super::Shutdown),
+        #[prost(message, tag = "11")]
+        Attach(super::Attach),
     }
 }
 /// From the supervisor to the daemon: the answer to a request, or an event.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Message {
-    #[prost(oneof = "message::Body", tags = "1, 2, 3")]
+    #[prost(oneof = "message::Body", tags = "1, 2, 3, 4")]
     pub body: ::core::option::Option<message::Body>,
 }
 /// Nested message and enum types in `Message`.
@@ -47,6 +49,8 @@ pub mod message {
         ContainerExited(super::ContainerExited),
         #[prost(message, tag = "3")]
         ExecExited(super::ExecExited),
+        #[prost(message, tag = "4")]
+        Detached(super::Detached),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -267,6 +271,22 @@ pub struct KillExec {
     #[prost(uint64, tag = "1")]
     pub exec: u64,
 }
+/// A client of a container's streams. Beside the message are the ends of pipes that the wanted outputs are written to,
+/// standard output first. The answer is Done; beside it is the terminal if the container has one, else the end of the
+/// pipe that its input comes from, if that is wanted and open.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Attach {
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub attach: u64,
+    #[prost(bool, tag = "3")]
+    pub stdin: bool,
+    #[prost(bool, tag = "4")]
+    pub stdout: bool,
+    #[prost(bool, tag = "5")]
+    pub stderr: bool,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Remove {
     #[prost(string, tag = "1")]
@@ -349,6 +369,12 @@ pub struct ExecExited {
     pub exec: u64,
     #[prost(message, optional, tag = "2")]
     pub exit: ::core::option::Option<Exit>,
+}
+/// A client did not read what it asked for in time, and gets no more.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Detached {
+    #[prost(uint64, tag = "1")]
+    pub attach: u64,
 }
 /// What is done to make one container. Every choice is taken; paths are the host's unless said otherwise.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -613,4 +639,7 @@ pub struct Stdio {
     pub stdin: bool,
     #[prost(bool, tag = "4")]
     pub terminal: bool,
+    /// The input ends with the first client that wrote to it.
+    #[prost(bool, tag = "5")]
+    pub stdin_once: bool,
 }

@@ -103,11 +103,11 @@ impl Engine {
         if plan.ipc.is_some() {
             namespaces::mount_shm(&layout.pod_file(&pod.id, "shm"))?;
         }
-        let addresses = plan.net.as_deref().map(|netns| self.attach(pod, netns)).transpose()?;
+        let addresses = plan.net.as_deref().map(|netns| self.join_network(pod, netns)).transpose()?;
         Ok((socket, addresses))
     }
 
-    fn attach(&self, pod: &Pod, netns: &Path) -> Result<PodAddresses, Error> {
+    fn join_network(&self, pod: &Pod, netns: &Path) -> Result<PodAddresses, Error> {
         let metadata = pod.config.metadata.clone().unwrap_or_default();
         let ports = ports(&pod.config)?;
         let attachment = Attachment {

@@ -1,0 +1,177 @@
+//! Exec and attach for clients that hold the streams themselves: descriptors are handed out, no byte passes here.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use wharf_types::{ErrorKind, Exit};
+use wharf_wire::v1::request;
+
+use crate::engine::Engine;
+use crate::error::{Error, Stage};
+use crate::exec::{Streams, pipe};
+use crate::waiters;
+
+const ATTACH: &str = "attach";
+/// How much output an attached client may be behind; past that it gets no more. The kernel may
+/// give less.
+const ATTACH_PIPE_BYTES: i32 = 1 << 20;
+
+/// Which streams a client wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "wanted independently, as in the CRI's requests")]
+pub struct Wanted {
+    /// To write input.
+    pub stdin: bool,
+    /// To read output.
+    pub stdout: bool,
+    /// To read errors, apart from output.
+    pub stderr: bool,
+    /// To do so at a terminal, which carries both outputs.
+    pub terminal: bool,
+}
+
+/// The streams of a running process, and its end. Dropped, an executed command is killed and an attached client leaves.
+pub struct Interactive {
+    /// What the process reads; it sees the end of its input when this is closed.
+    pub stdin: Option<OwnedFd>,
+    /// What it writes; of a terminal both outputs.
+    pub stdout: Option<OwnedFd>,
+    /// What it writes as errors.
+    pub stderr: Option<OwnedFd>,
+    /// The terminal, to set its size.
+    pub terminal: Option<OwnedFd>,
+    /// Its end.
+    pub exit: Pin<Box<dyn Future<Output = Result<Exit, Error>> + Send>>,
+}
+
+impl std::fmt::Debug for Interactive {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Interactive").field("terminal", &self.terminal).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Executes a command for a client that holds its streams.
+    ///
+    /// # Errors
+    /// NotFound; FailedPrecondition if the container does not run or the command cannot be executed.
+    pub async fn exec(&self, id: &str, command: Vec<String>, wanted: Wanted) -> Result<Interactive, Error> {
+        if wanted.terminal {
+            return self.exec_on_terminal(id, command, wanted).await;
+        }
+        let input = wanted.stdin.then(input_pipe).transpose()?;
+        let (out, err) = (wanted.stdout.then(pipe).transpose()?, wanted.stderr.then(pipe).transpose()?);
+        let null = null()?;
+        let theirs = [
+            input.as_ref().map_or(null.as_fd(), |(read, _)| read.as_fd()),
+            out.as_ref().map_or(null.as_fd(), |(_, write)| write.as_fd()),
+            err.as_ref().map_or(null.as_fd(), |(_, write)| write.as_fd()),
+        ];
+        let (mut running, _no_terminal) = self.start_exec(id, command, Streams::Pipes(theirs)).await?;
+        Ok(Interactive {
+            stdin: input.map(|(_, write)| write),
+            stdout: out.map(|(read, _)| read),
+            stderr: err.map(|(read, _)| read),
+            terminal: None,
+            exit: Box::pin(async move { running.ended().await }),
+        })
+    }
+
+    async fn exec_on_terminal(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        wanted: Wanted,
+    ) -> Result<Interactive, Error> {
+        let null = null()?;
+        let stand_ins = Streams::Terminal([null.as_fd(); 3]);
+        let (mut running, terminal) = self.start_exec(id, command, stand_ins).await?;
+        let master = terminal.ok_or_else(|| no_terminal(crate::exec::STAGE))?;
+        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).stage(crate::exec::STAGE)?;
+        let copy = || master.try_clone().stage(crate::exec::STAGE);
+        Ok(Interactive {
+            stdin: wanted.stdin.then(copy).transpose()?,
+            stdout: Some(copy()?),
+            stderr: None,
+            terminal: Some(master),
+            exit: Box::pin(async move { running.ended().await }),
+        })
+    }
+
+    /// Connects a client to the streams of a container's first process.
+    ///
+    /// # Errors
+    /// NotFound; FailedPrecondition if the container does not run or has 64 clients; InvalidArgument if a terminal is
+    /// wanted and there is none, or the other way round.
+    pub async fn attach(&self, id: &str, wanted: Wanted) -> Result<Interactive, Error> {
+        let (pod, container) = self.running(id)?;
+        let has_terminal = container.record().config.tty;
+        match (wanted.terminal, has_terminal) {
+            (false, true) => return Err(Error::invalid("tty", "the container has a terminal: ask for one")),
+            (true, false) => return Err(Error::invalid("tty", "the container has no terminal")),
+            (true, true) | (false, false) => {}
+        }
+        let out = wanted.stdout.then(wide_pipe).transpose()?;
+        let err = wanted.stderr.then(wide_pipe).transpose()?;
+        let number = waiters::number();
+        let lost = pod.attached.add(number);
+        let body = request::Body::Attach(wharf_wire::v1::Attach {
+            container: container.id.to_string(),
+            attach: number,
+            stdin: wanted.stdin,
+            stdout: wanted.stdout,
+            stderr: wanted.stderr,
+        });
+        let theirs: Vec<_> = [&out, &err].into_iter().flatten().map(|(_, write)| write.as_fd()).collect();
+        let (_done, input) = pod.client()?.call_for_descriptors(ATTACH, body, &theirs).await?;
+        let input = input.into_iter().next();
+        let terminal = match &input {
+            Some(master) if has_terminal => Some(master.try_clone().stage(ATTACH)?),
+            _ => None,
+        };
+        Ok(Interactive {
+            stdin: input.filter(|_| wanted.stdin),
+            stdout: out.map(|(read, _)| read),
+            stderr: err.map(|(read, _)| read),
+            terminal,
+            exit: Box::pin(async move {
+                tokio::select! {
+                    Ok(()) = lost => Err(fell_behind()),
+                    () = container.exited() => Ok(container.exit()),
+                }
+            }),
+        })
+    }
+}
+
+fn fell_behind() -> Error {
+    Error::Stage {
+        stage: ATTACH,
+        message: format!("the client was more than {ATTACH_PIPE_BYTES} bytes behind the container's output"),
+        kind: ErrorKind::ResourceExhausted,
+    }
+}
+
+fn no_terminal(stage: &'static str) -> Error {
+    Error::Stage { stage, message: "the supervisor made no terminal".to_owned(), kind: ErrorKind::Internal }
+}
+
+fn null() -> Result<OwnedFd, Error> {
+    wharf_sys::fs::open("/dev/null", OFlag::O_RDWR).stage(crate::exec::STAGE)
+}
+
+/// A pipe whose second end, the writing one, never makes its writer wait.
+fn input_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).stage(crate::exec::STAGE)?;
+    fcntl(&write, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).stage(crate::exec::STAGE)?;
+    Ok((read, write))
+}
+
+/// A pipe that holds more than others.
+fn wide_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
+    let (read, write) = pipe()?;
+    // Where it stays narrow, a slow client only falls behind sooner.
+    fcntl(&read, FcntlArg::F_SETPIPE_SZ(ATTACH_PIPE_BYTES)).unwrap_or_default();
+    Ok((read, write))
+}

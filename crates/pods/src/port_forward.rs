@@ -1,0 +1,52 @@
+//! A connection to a port of a pod, made by a socket that belongs to the pod's network.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use tokio::net::{TcpSocket, TcpStream};
+use wharf_network::TcpSockets;
+use wharf_types::{ErrorKind, chain};
+
+use crate::engine::Engine;
+use crate::error::{Error, blocking};
+
+const STAGE: &str = "port-forward";
+/// A listener on the same machine answers at once, or has its queue full.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Connects to a port on localhost as the pod sees it, by IPv4 and then by IPv6.
+    ///
+    /// # Errors
+    /// NotFound, FailedPrecondition if the pod is not ready, Unavailable if nothing listens.
+    pub async fn connect_port(&self, pod: &str, port: u16) -> Result<TcpStream, Error> {
+        let pod = self.pod(pod)?;
+        if !pod.is_ready() {
+            return Err(Error::State { what: "pod sandbox", id: pod.id.to_string(), state: "not ready" });
+        }
+        let netns = (!pod.is_host_network()).then(|| self.parts.layout.namespace(&pod.id, "net"));
+        let sockets = blocking(move || {
+            TcpSockets::open(netns.as_deref()).map_err(|error| Error::internal(STAGE, error))
+        });
+        let TcpSockets { v4, v6 } = sockets.await?;
+        let refused = match connect(v4, (Ipv4Addr::LOCALHOST, port).into()).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        let by_v6 = match v6 {
+            Some(v6) => connect(v6, (Ipv6Addr::LOCALHOST, port).into()).await.ok(),
+            None => None,
+        };
+        by_v6.ok_or_else(|| Error::Stage {
+            stage: STAGE,
+            message: format!("port {port} of pod {}: {}", pod.id, chain(&refused)),
+            kind: ErrorKind::Unavailable,
+        })
+    }
+}
+
+async fn connect(socket: OwnedFd, address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::from_std_stream(std::net::TcpStream::from(socket));
+    tokio::time::timeout(PATIENCE, socket.connect(address)).await?
+}
