@@ -71,6 +71,14 @@ impl Runtime {
         chosen.map(|pod| pods::pod_stats(&self.engine, pod)).collect()
     }
 
+    async fn pod_metrics(&self) -> Result<Vec<PodSandboxMetrics>, Status> {
+        let engine = Arc::clone(&self.engine);
+        let gathered = tokio::task::spawn_blocking(move || {
+            engine.pods().iter().map(|pod| pods::pod_metrics(&engine, pod)).collect()
+        });
+        gathered.await.map_err(|panicked| Status::internal(panicked.to_string()))
+    }
+
     fn conditions(&self) -> Vec<RuntimeCondition> {
         let network = self.network.readiness();
         vec![
@@ -404,20 +412,25 @@ impl RuntimeService for Runtime {
         &self,
         _request: Request<ListMetricDescriptorsRequest>,
     ) -> Answer<ListMetricDescriptorsResponse> {
-        Err(status::unimplemented("ListMetricDescriptors"))
+        Ok(Response::new(ListMetricDescriptorsResponse {
+            descriptors: pods::metric_descriptors(&self.engine),
+        }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _request: Request<ListPodSandboxMetricsRequest>,
     ) -> Answer<ListPodSandboxMetricsResponse> {
-        Err(status::unimplemented("ListPodSandboxMetrics"))
+        Ok(Response::new(ListPodSandboxMetricsResponse { pod_metrics: self.pod_metrics().await? }))
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _request: Request<StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        Err(status::unimplemented("StreamPodSandboxMetrics"))
+        let messages: Vec<_> = batches(self.pod_metrics().await?)
+            .map(|pod_sandbox_metrics| Ok(StreamPodSandboxMetricsResponse { pod_sandbox_metrics }))
+            .collect();
+        Ok(Response::new(Box::pin(iter(messages))))
     }
 }

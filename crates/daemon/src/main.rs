@@ -84,6 +84,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let engine = Engine::new(options, parts)?;
     let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()));
     engine.recover().await;
+    tokio::spawn(Arc::clone(&engine).measure_layers());
     let freed = images.sweep();
     tracing::debug!(bytes = freed.bytes, "layers of no image were removed");
     let json = serde_json::to_string(&config)?;

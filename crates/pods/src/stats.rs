@@ -38,7 +38,7 @@ pub fn container_stats(engine: &Engine, container: &Container) -> ContainerStats
     }
 }
 
-fn read(container: &Container) -> Option<Stats> {
+pub(crate) fn read(container: &Container) -> Option<Stats> {
     if container.is_exited() {
         return None;
     }

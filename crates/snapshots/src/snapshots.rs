@@ -99,6 +99,8 @@ impl Snapshots {
             }
         });
         made.map_err(failed)?;
+        // Nearly nothing to walk: from now on its usage is known.
+        drop(self.usage(container, Duration::ZERO));
         Ok(snapshot)
     }
 
@@ -129,10 +131,12 @@ impl Snapshots {
     /// # Errors
     /// EBUSY if its directory itself is a mount point.
     pub fn remove(&self, container: &ContainerId) -> Result<(), SnapshotError> {
-        lock(&self.measured).remove(container);
         self.trash
             .discard(self.root.as_fd(), OsStr::new(container.as_str()))
-            .map_err(|source| SnapshotError { what: "remove", name: container.to_string(), source })
+            .map_err(|source| SnapshotError { what: "remove", name: container.to_string(), source })?;
+        // After it is gone: a walk that ends meanwhile looks for it before it notes what it found.
+        lock(&self.measured).remove(container);
+        Ok(())
     }
 
     /// The containers that have a snapshot.
@@ -160,7 +164,11 @@ impl Snapshots {
         let usage = open_below(self.root.as_fd(), path, directory, Resolve::BeneathNoLinks)
             .and_then(|upper| measure(upper.as_fd()))
             .map_err(|source| SnapshotError { what: "measure", name: container.to_string(), source })?;
-        lock(&self.measured).insert(container.clone(), (usage, Instant::now()));
+        let mut measured = lock(&self.measured);
+        if self.at(container).upper.exists() {
+            measured.insert(container.clone(), (usage, Instant::now()));
+        }
+        drop(measured);
         Ok(usage)
     }
 

@@ -1,0 +1,106 @@
+//! Everything that the samples of one container are made of, at one time.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use wharf_cgroup::Stats;
+use wharf_cri_api::v1::LinuxContainerResources;
+use wharf_snapshots::tree::Usage;
+use wharf_types::ContainerState;
+
+use crate::container::Container;
+use crate::engine::Engine;
+
+/// One container now.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    pub(super) stats: Stats,
+    pub(super) limits: LinuxContainerResources,
+    pub(super) processes: Processes,
+    pub(super) written: Option<Usage>,
+    pub(super) disk: Option<Disk>,
+    pub(super) started_at_ns: i64,
+    pub(super) now_ns: i64,
+}
+
+/// What the container's processes hold together.
+#[derive(Debug, Default)]
+pub(super) struct Processes {
+    pub(super) count: u64,
+    pub(super) descriptors: u64,
+    pub(super) sockets: u64,
+    /// How many files the first process may open.
+    pub(super) open_files_limit: Option<u64>,
+}
+
+/// The file system that writable layers are on.
+#[derive(Debug)]
+pub(super) struct Disk {
+    pub(super) device: String,
+    pub(super) bytes: u64,
+    pub(super) inodes: u64,
+    pub(super) inodes_free: u64,
+}
+
+impl Reading {
+    /// Reads a running container; `None` of one that does not run.
+    pub(super) fn take(engine: &Engine, container: &Container, now_ns: i64) -> Option<Self> {
+        let ContainerState::Running { started_at_ns } = container.state() else { return None };
+        let config = container.record().config;
+        Some(Self {
+            stats: crate::stats::read(container)?,
+            limits: config.linux.and_then(|linux| linux.resources).unwrap_or_default(),
+            processes: Processes::of(container),
+            written: engine.parts.snapshots.known_usage(&container.id),
+            disk: Disk::of(engine.parts.layout.root()),
+            started_at_ns,
+            now_ns,
+        })
+    }
+}
+
+impl Processes {
+    fn of(container: &Container) -> Self {
+        let pids = container.cgroup.as_ref().and_then(|cgroup| cgroup.pids().ok()).unwrap_or_default();
+        let first = *container.pid.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut all = Self { open_files_limit: open_files_limit(first), ..Self::default() };
+        for pid in pids {
+            all.count += 1;
+            // One that is gone by now holds nothing.
+            let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+            for entry in entries.flatten() {
+                all.descriptors += 1;
+                let target = fs::read_link(entry.path());
+                all.sockets += u64::from(
+                    target.is_ok_and(|target| target.as_os_str().as_bytes().starts_with(b"socket:")),
+                );
+            }
+        }
+        all
+    }
+}
+
+/// The soft limit, as `/proc/<pid>/limits` has it; `None` if it is unlimited.
+fn open_files_limit(pid: i32) -> Option<u64> {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+impl Disk {
+    fn of(path: &Path) -> Option<Self> {
+        let filesystem = nix::sys::statvfs::statvfs(path).ok()?;
+        let device = nix::sys::stat::stat(path).ok()?.st_dev;
+        let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+        // A file system without a device, as tmpfs, has no entry there.
+        let device = fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok();
+        let device = device.and_then(|link| Some(format!("/dev/{}", link.file_name()?.to_str()?)));
+        Some(Self {
+            device: device.unwrap_or_else(|| format!("{major}:{minor}")),
+            bytes: filesystem.blocks().saturating_mul(filesystem.fragment_size()),
+            inodes: filesystem.files(),
+            inodes_free: filesystem.files_free(),
+        })
+    }
+}
