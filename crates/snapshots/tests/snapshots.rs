@@ -65,8 +65,9 @@ mod tests {
         let error = snapshots.usage(&id(3), Duration::ZERO).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         let snapshot = snapshots.prepare(&id(3), temp.path()).unwrap();
-        assert_eq!(snapshots.known_usage(&id(3)), None);
+        assert_eq!(snapshots.known_usage(&id(9)), None);
         let empty = snapshots.usage(&id(3), Duration::ZERO).unwrap();
+        assert_eq!(snapshots.known_usage(&id(3)), Some(empty));
         fs::write(snapshot.upper.join("file"), [1; 100_000]).unwrap();
         assert_eq!(snapshots.usage(&id(3), Duration::from_secs(3600)).unwrap(), empty);
         let full = snapshots.usage(&id(3), Duration::ZERO).unwrap();

@@ -11,6 +11,8 @@ pub mod mount;
 pub mod process;
 pub mod random;
 pub mod socket;
+#[cfg(all(panic = "abort", target_env = "musl"))]
+mod unwinder;
 pub mod xattr;
 
 pub use error::{Error, Result};
