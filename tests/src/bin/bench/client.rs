@@ -6,9 +6,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context;
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
-use tonic::transport::{Channel, Uri};
+use tonic::transport::Channel;
 use wharf_cri_api::v1::image_service_client::ImageServiceClient;
 use wharf_cri_api::v1::runtime_service_client::RuntimeServiceClient;
 use wharf_cri_api::v1::{
@@ -19,11 +17,10 @@ use wharf_cri_api::v1::{
     SecurityProfile, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
 };
 
+use wharf_tests::connect::{MESSAGE_LIMIT_BYTES, connect};
+
 use crate::images::SMALL;
 use crate::memory::WORKLOAD;
-
-/// Lists of a hundred pods pass the default of 4 MiB only by luck.
-const MESSAGE_LIMIT_BYTES: usize = 16 << 20;
 
 /// Where a runtime listens, and the process that does.
 #[derive(Clone, Debug)]
@@ -66,15 +63,7 @@ pub(crate) struct Pod {
 impl Runtime {
     /// Connects, and asks how its cgroups are named.
     pub(crate) async fn connect(endpoint: &Endpoint, logs: &Path) -> anyhow::Result<Self> {
-        let socket = endpoint.socket.clone();
-        // The address is not used by the connector, but a request must have one.
-        let channel = Channel::from_static("http://localhost")
-            .connect_with_connector(tower::service_fn(move |_: Uri| {
-                let socket = socket.clone();
-                async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-            }))
-            .await
-            .with_context(|| format!("connect to {}", endpoint.socket.display()))?;
+        let channel = connect(&endpoint.socket).await?;
         let mut calls =
             RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT_BYTES);
         let driver = calls.runtime_config(RuntimeConfigRequest {}).await?.into_inner().linux;

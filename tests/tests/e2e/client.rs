@@ -1,0 +1,225 @@
+//! Calls of the CRI, and the requests that most tests begin with.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use tonic::Status;
+use tonic::transport::Channel;
+use wharf_cri_api::v1::image_service_client::ImageServiceClient;
+use wharf_cri_api::v1::runtime_service_client::RuntimeServiceClient;
+use wharf_cri_api::v1::*;
+use wharf_tests::connect::{MESSAGE_LIMIT_BYTES, connect};
+
+use crate::world::until;
+
+/// A client of one daemon; clones share its connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    pub(crate) runtime: RuntimeServiceClient<Channel>,
+    pub(crate) images: ImageServiceClient<Channel>,
+    /// The image that [`Client::container`] names.
+    pub(crate) image: String,
+    logs: PathBuf,
+}
+
+impl Client {
+    /// Connects as soon as a daemon listens.
+    pub(crate) async fn connect(socket: &Path, image: &str, logs: &Path) -> Self {
+        let channel = until("wharfd listens", async || connect(socket).await.ok()).await;
+        Self {
+            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT_BYTES),
+            images: ImageServiceClient::new(channel),
+            image: image.to_owned(),
+            logs: logs.to_owned(),
+        }
+    }
+
+    // ---- Requests ----
+
+    /// A pod on the bridge; its name says which, and logs go to a directory of that name.
+    pub(crate) fn pod(&self, name: &str) -> PodSandboxConfig {
+        PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: name.to_owned(),
+                uid: format!("uid-{name}"),
+                namespace: "e2e".to_owned(),
+                attempt: 0,
+            }),
+            hostname: name.to_owned(),
+            log_directory: self.logs.join(name).display().to_string(),
+            linux: Some(LinuxPodSandboxConfig {
+                security_context: Some(LinuxSandboxSecurityContext {
+                    namespace_options: Some(own_processes()),
+                    ..LinuxSandboxSecurityContext::default()
+                }),
+                ..LinuxPodSandboxConfig::default()
+            }),
+            ..PodSandboxConfig::default()
+        }
+    }
+
+    /// A container that runs a line of shell, and logs to `<name>.log`.
+    pub(crate) fn container(&self, name: &str, script: &str) -> ContainerConfig {
+        ContainerConfig {
+            metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
+            image: Some(image(&self.image)),
+            command: words(&["sh", "-c", script]),
+            log_path: format!("{name}.log"),
+            labels: BTreeMap::from([("name".to_owned(), name.to_owned())]),
+            linux: Some(LinuxContainerConfig {
+                resources: Some(LinuxContainerResources::default()),
+                security_context: Some(LinuxContainerSecurityContext {
+                    namespace_options: Some(own_processes()),
+                    seccomp: Some(SecurityProfile::default()),
+                    ..LinuxContainerSecurityContext::default()
+                }),
+            }),
+            ..ContainerConfig::default()
+        }
+    }
+
+    /// Where the log of a container of [`Client::container`] is.
+    pub(crate) fn log_path(&self, pod: &str, container: &str) -> PathBuf {
+        self.logs.join(pod).join(format!("{container}.log"))
+    }
+
+    // ---- Calls ----
+
+    pub(crate) async fn run(&self, config: &PodSandboxConfig) -> Result<String, Status> {
+        let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        Ok(self.runtime.clone().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
+    }
+
+    pub(crate) async fn create(&self, pod: &str, config: &ContainerConfig) -> Result<String, Status> {
+        let request = CreateContainerRequest {
+            pod_sandbox_id: pod.to_owned(),
+            config: Some(config.clone()),
+            sandbox_config: Some(PodSandboxConfig::default()),
+        };
+        Ok(self.runtime.clone().create_container(request).await?.into_inner().container_id)
+    }
+
+    pub(crate) async fn start(&self, container: &str) -> Result<(), Status> {
+        let request = StartContainerRequest { container_id: container.to_owned() };
+        self.runtime.clone().start_container(request).await.map(drop)
+    }
+
+    /// Creates and starts a container.
+    pub(crate) async fn launch(&self, pod: &str, config: &ContainerConfig) -> Result<String, Status> {
+        let id = self.create(pod, config).await?;
+        self.start(&id).await?;
+        Ok(id)
+    }
+
+    /// Runs a line of shell in a container of its own, to its end.
+    pub(crate) async fn to_end(&self, pod: &str, name: &str, script: &str) -> ContainerStatus {
+        let id = self.launch(pod, &self.container(name, script)).await.unwrap();
+        self.exited(&id).await
+    }
+
+    pub(crate) async fn stop_container(&self, container: &str, timeout: i64) -> Result<(), Status> {
+        let request = StopContainerRequest { container_id: container.to_owned(), timeout };
+        self.runtime.clone().stop_container(request).await.map(drop)
+    }
+
+    pub(crate) async fn remove_container(&self, container: &str) -> Result<(), Status> {
+        let request = RemoveContainerRequest { container_id: container.to_owned() };
+        self.runtime.clone().remove_container(request).await.map(drop)
+    }
+
+    pub(crate) async fn stop(&self, pod: &str) -> Result<(), Status> {
+        let request = StopPodSandboxRequest { pod_sandbox_id: pod.to_owned() };
+        self.runtime.clone().stop_pod_sandbox(request).await.map(drop)
+    }
+
+    pub(crate) async fn remove(&self, pod: &str) -> Result<(), Status> {
+        let request = RemovePodSandboxRequest { pod_sandbox_id: pod.to_owned() };
+        self.runtime.clone().remove_pod_sandbox(request).await.map(drop)
+    }
+
+    /// A pod's end, as the kubelet makes it.
+    pub(crate) async fn down(&self, pod: &str) -> Result<(), Status> {
+        self.stop(pod).await?;
+        self.remove(pod).await
+    }
+
+    pub(crate) async fn exec(&self, container: &str, script: &str, timeout: i64) -> Result<ExecSyncResponse, Status> {
+        let cmd = words(&["sh", "-c", script]);
+        let request = ExecSyncRequest { container_id: container.to_owned(), cmd, timeout };
+        Ok(self.runtime.clone().exec_sync(request).await?.into_inner())
+    }
+
+    /// What a line of shell prints in a container.
+    pub(crate) async fn output(&self, container: &str, script: &str) -> String {
+        let response = self.exec(container, script, 10).await.unwrap();
+        let error = String::from_utf8_lossy(&response.stderr);
+        assert_eq!((response.exit_code, &*error), (0, ""), "{script}");
+        String::from_utf8(response.stdout).unwrap().trim_end().to_owned()
+    }
+
+    pub(crate) async fn status(&self, container: &str) -> Result<ContainerStatus, Status> {
+        let request = ContainerStatusRequest { container_id: container.to_owned(), verbose: false };
+        Ok(self.runtime.clone().container_status(request).await?.into_inner().status.unwrap())
+    }
+
+    /// The status of a container once it has ended.
+    pub(crate) async fn exited(&self, container: &str) -> ContainerStatus {
+        let exited = async || {
+            let status = self.status(container).await.unwrap();
+            (status.state() == ContainerState::ContainerExited).then_some(status)
+        };
+        until("the container ends", exited).await
+    }
+
+    pub(crate) async fn pod_status(&self, pod: &str) -> Result<PodSandboxStatus, Status> {
+        let request = PodSandboxStatusRequest { pod_sandbox_id: pod.to_owned(), verbose: false };
+        Ok(self.runtime.clone().pod_sandbox_status(request).await?.into_inner().status.unwrap())
+    }
+
+    pub(crate) async fn pods(&self) -> Vec<PodSandbox> {
+        let request = ListPodSandboxRequest::default();
+        self.runtime.clone().list_pod_sandbox(request).await.unwrap().into_inner().items
+    }
+
+    pub(crate) async fn containers(&self) -> Vec<Container> {
+        let request = ListContainersRequest::default();
+        self.runtime.clone().list_containers(request).await.unwrap().into_inner().containers
+    }
+
+    pub(crate) async fn pull(&self, name: &str) -> Result<String, Status> {
+        let request = PullImageRequest { image: Some(image(name)), ..PullImageRequest::default() };
+        Ok(self.images.clone().pull_image(request).await?.into_inner().image_ref)
+    }
+
+    pub(crate) async fn remove_image(&self, name: &str) -> Result<(), Status> {
+        let request = RemoveImageRequest { image: Some(image(name)) };
+        self.images.clone().remove_image(request).await.map(drop)
+    }
+
+    pub(crate) async fn image_list(&self) -> Vec<Image> {
+        self.images.clone().list_images(ListImagesRequest::default()).await.unwrap().into_inner().images
+    }
+}
+
+pub(crate) fn image(name: &str) -> ImageSpec {
+    ImageSpec { image: name.to_owned(), ..ImageSpec::default() }
+}
+
+pub(crate) fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+/// Each container with a PID namespace of its own.
+fn own_processes() -> NamespaceOption {
+    NamespaceOption { pid: NamespaceMode::Container.into(), ..NamespaceOption::default() }
+}
+
+/// The security context of a container's request, to be changed.
+pub(crate) fn security(config: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
+    config.linux.get_or_insert_default().security_context.get_or_insert_default()
+}
+
+/// The security context of a pod's request, to be changed.
+pub(crate) fn pod_security(config: &mut PodSandboxConfig) -> &mut LinuxSandboxSecurityContext {
+    config.linux.get_or_insert_default().security_context.get_or_insert_default()
+}

@@ -1,0 +1,100 @@
+//! A wharfd: started, ended, killed, looked at.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::place::{self, Built};
+use crate::world::until;
+
+/// One wharfd and where it keeps things.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    child: Child,
+    dir: PathBuf,
+    built: Built,
+}
+
+impl Daemon {
+    /// Writes the configuration, and starts the first daemon. Not ready when this returns.
+    pub(crate) fn start(dir: &Path) -> Self {
+        let built = place::built();
+        let shown = dir.display();
+        let config = format!(
+            "root = \"{shown}/root\"\nstate = \"{shown}/state\"\nsocket = \"{shown}/wharf.sock\"\nshim = \"{}\"\n\
+             [log]\nlevel = \"debug,h2=warn,hyper_util=warn,tower=warn\"\n\
+             [registry]\ncerts_dir = \"{shown}/certs.d\"\n\
+             [network]\ncni_conf_dir = \"{shown}/net.d\"\n",
+            built.shim.display()
+        );
+        fs::write(dir.join("config.toml"), config).unwrap();
+        let child = spawn(dir, &built);
+        Self { child, dir: dir.to_owned(), built }
+    }
+
+    /// Starts the next daemon after one that ended.
+    pub(crate) fn start_again(&mut self) {
+        self.child = spawn(&self.dir, &self.built);
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) async fn end(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        until("wharfd ends after SIGTERM", async || self.child.try_wait().unwrap()).await
+    }
+
+    /// Kills it, and returns when it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.child.wait().unwrap();
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.join("wharf.sock")
+    }
+
+    /// What its descriptors are, without numbers that differ from one to the next.
+    pub(crate) fn descriptors(&self) -> Vec<String> {
+        let entries = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        let links = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        let mut all: Vec<String> = links
+            .map(|link| link.to_string_lossy().split(|c: char| c == ':' || c.is_ascii_digit()).next().unwrap().to_owned())
+            .collect();
+        all.sort();
+        all
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("daemon.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Daemon {
+    /// After a failed test: the place kills what is left, but the log would be lost.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("the end of wharfd's log:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
+        }
+    }
+}
+
+fn spawn(dir: &Path, built: &Built) -> Child {
+    let log = fs::File::options().create(true).append(true).open(dir.join("daemon.log")).unwrap();
+    let mut command = place::command(&built.wharfd);
+    command.arg("--config").arg(dir.join("config.toml"));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(log));
+    command.spawn().unwrap()
+}

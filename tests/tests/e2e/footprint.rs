@@ -1,0 +1,100 @@
+//! What there is on the machine of a runtime: compared before and after, it shows what was left behind.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use crate::place;
+
+/// What stays when all pods are gone, because it is of the node and not of a pod: made with the first pod.
+const OF_THE_NODE: &[&str] = &["link wharf0", "nft table inet wharf", "cgroup /wharf"];
+
+/// Everything that a pod, a container or an image can leave, each as one line.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Footprint(BTreeSet<String>);
+
+impl Footprint {
+    /// Looks at this place: its processes but those given, and the files below `dirs`.
+    pub(crate) fn take(own: &[u32], dirs: &[&Path]) -> Self {
+        let mut all = BTreeSet::new();
+        all.extend(processes(own));
+        all.extend(mounts());
+        all.extend(links());
+        all.extend(rules());
+        all.extend(cgroups());
+        for dir in dirs {
+            walk(dir, &mut |path, _kind| all.extend([format!("file {}", path.display())]));
+        }
+        Self(all)
+    }
+
+    /// What is here and was not before.
+    pub(crate) fn beyond(&self, before: &Self) -> Vec<String> {
+        let new = self.0.difference(&before.0);
+        new.filter(|line| !OF_THE_NODE.iter().any(|fine| line.as_str() == *fine)).cloned().collect()
+    }
+}
+
+fn processes(own: &[u32]) -> Vec<String> {
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let others = pids.filter(|pid| *pid != 1 && *pid != std::process::id() && !own.contains(pid));
+    others.filter_map(|pid| Some(format!("process {pid} {}", fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim()))).collect()
+}
+
+fn mounts() -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let fields = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    fields.map(|fields| format!("mount {} at {}", fields[3], fields[4])).collect()
+}
+
+/// Links with which other namespaces would be reached too: a namespace that nobody holds takes its end with it.
+fn links() -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/net/dev").unwrap();
+    table.lines().skip(2).filter_map(|line| Some(format!("link {}", line.split_once(':')?.0.trim()))).collect()
+}
+
+/// Tables, and what is in their sets and maps: chains and rules are of the table.
+fn rules() -> Vec<String> {
+    let output = place::command(Path::new("nft")).args(["--json", "list", "ruleset"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let ruleset: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut all = Vec::new();
+    for item in ruleset["nftables"].as_array().unwrap() {
+        if let Some(table) = item.get("table") {
+            all.push(format!("nft table {} {}", table["family"].as_str().unwrap(), table["name"].as_str().unwrap()));
+        }
+        for kind in ["map", "set"] {
+            let elements = item.get(kind).and_then(|set| set.get("elem")).and_then(|elements| elements.as_array());
+            all.extend(elements.into_iter().flatten().map(|element| format!("nft element {element}")));
+        }
+    }
+    all
+}
+
+/// The cgroups of every hierarchy, without the hierarchy's name: one that is left is left in several.
+fn cgroups() -> Vec<String> {
+    let mut all = Vec::new();
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    for line in table.lines() {
+        let (Some(point), Some((_, kind))) = (line.split(' ').nth(4), line.split_once(" - ")) else { continue };
+        if kind.starts_with("cgroup") {
+            walk(Path::new(point), &mut |path, kind| {
+                let below = path.strip_prefix(point).unwrap();
+                all.extend(kind.is_dir().then(|| format!("cgroup /{}", below.display())));
+            });
+        }
+    }
+    all
+}
+
+/// Visits everything below a directory, which need not be there.
+fn walk(dir: &Path, visit: &mut dyn FnMut(&Path, fs::FileType)) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let Ok(kind) = entry.file_type() else { continue };
+        visit(&entry.path(), kind);
+        if kind.is_dir() {
+            walk(&entry.path(), visit);
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! wharf from end to end: a wharfd and its supervisors as they are built, called through the CRI socket, each test with a
+//! daemon in a place of its own (`place`), and after each a look at what is left (`footprint`).
+#![allow(missing_docs, reason = "a test crate has no readers")]
+
+#[cfg(test)]
+mod client;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod daemon;
+#[cfg(test)]
+mod disk;
+#[cfg(test)]
+mod exec;
+#[cfg(test)]
+mod footprint;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+#[path = "../../../crates/registry/tests/pull/image.rs"]
+#[expect(dead_code, reason = "shared with the tests of the registry's client, which use more of it")]
+mod image;
+#[cfg(test)]
+mod layouts;
+#[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
+mod logs;
+#[cfg(test)]
+mod place;
+#[cfg(test)]
+mod refused;
+#[cfg(test)]
+#[path = "../../../crates/registry/tests/pull/server.rs"]
+#[expect(dead_code, reason = "shared with the tests of the registry's client, which use more of it")]
+mod server;
+#[cfg(test)]
+mod settings;
+#[cfg(test)]
+mod together;
+#[cfg(test)]
+mod world;

@@ -1,0 +1,82 @@
+//! Where a test runs: this program once more, in namespaces and cgroups of the test's own, which end with it.
+//!
+//! What is tested is what cargo builds now, and the images are those of tests/images; both are made before the first
+//! test goes to its place, if they are not there.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// Names the test, inside its place.
+const INSIDE: &str = "WHARF_E2E_TEST";
+
+/// What tests run, and on what.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub(crate) wharfd: PathBuf,
+    pub(crate) shim: PathBuf,
+    /// The image layouts.
+    pub(crate) images: PathBuf,
+}
+
+/// The test's directory, if this is the program inside the test's place. If not, runs the test there and returns
+/// `None`.
+///
+/// # Panics
+/// The test failed in its place; its output is shown.
+pub(crate) fn enter() -> Option<PathBuf> {
+    let thread = std::thread::current();
+    let test = thread.name().expect("the test harness names a test's thread after it");
+    if std::env::var(INSIDE).as_deref() == Ok(test) {
+        return Some(std::env::var_os("WHARF_RIG").expect("set by the rig").into());
+    }
+    static BUILT: OnceLock<Built> = OnceLock::new();
+    BUILT.get_or_init(build);
+    let mut command = command(&repository().join("tests/isolate.sh"));
+    command.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
+    command.env(INSIDE, test).env_remove("WHARF_RIG").stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "\n{}{}", text(&output.stdout), text(&output.stderr));
+    None
+}
+
+/// The programs and images, as the outer program left them.
+pub(crate) fn built() -> Built {
+    let target = repository().join("target");
+    Built {
+        wharfd: target.join("debug/wharfd"),
+        shim: target.join(musl()).join("shim/wharf-shim"),
+        images: repository().join("tests/images/out"),
+    }
+}
+
+fn build() -> Built {
+    let run = |command: &mut Command| {
+        let output = command.current_dir(repository()).stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let cargo = || command(Path::new(env!("CARGO")));
+    run(cargo().args(["build", "--locked", "--package", "wharf-daemon"]));
+    run(cargo().args(["build", "--locked", "--package", "wharf-supervisor", "--profile", "shim"]).args(["--target", &musl()]));
+    let built = built();
+    if !built.images.join("images.json").exists() {
+        run(command(&repository().join("tests/images/build.sh")).arg(&built.images));
+    }
+    built
+}
+
+/// The target of the supervisor, which is static.
+fn musl() -> String {
+    format!("{}-unknown-linux-musl", std::env::consts::ARCH)
+}
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// A command that a test needs beside wharf.
+#[expect(clippy::disallowed_methods, reason = "wharf itself starts nothing but shims and plugins; its tests start wharf")]
+pub(crate) fn command(program: &Path) -> Command {
+    Command::new(program)
+}
