@@ -44,6 +44,11 @@ impl Runtime {
         Self { engine, network, handlers, config }
     }
 
+    /// Ends the streams of events, which otherwise end with their listeners alone.
+    pub fn end_events(&self) {
+        self.engine.end_events();
+    }
+
     fn pods(&self, wanted: Option<&PodSandboxFilter>) -> Vec<PodSandbox> {
         let items = self.engine.pods();
         items.iter().map(|pod| pods::pod_item(pod)).filter(|item| filter::pod(wanted, item)).collect()

@@ -2,24 +2,34 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use wharf_cri::{Images, MESSAGE_LIMIT_BYTES, Runtime};
 use wharf_cri_api::v1::image_service_server::ImageServiceServer;
 use wharf_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 
-/// Serves until SIGTERM or SIGINT; calls in flight are finished, containers are left alone.
+/// How long calls in flight may take once the daemon was asked to end: their work is safe without them.
+const FINISH_LIMIT: Duration = Duration::from_secs(10);
+
+/// Serves until SIGTERM or SIGINT; calls in flight are finished, if they do not take long, and containers are left
+/// alone.
 pub(crate) async fn serve(socket: &Path, runtime: Runtime, images: Images) -> anyhow::Result<()> {
     let listener = listen(socket).with_context(|| format!("listening on {}", socket.display()))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "wharfd is ready");
     notify("READY=1");
-    Server::builder()
+    let asked = Arc::new(Notify::new());
+    let ending = Arc::clone(&asked);
+    let events = runtime.clone();
+    let serving = Server::builder()
         .add_service(
             RuntimeServiceServer::new(runtime)
                 .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
@@ -37,8 +47,16 @@ pub(crate) async fn serve(socket: &Path, runtime: Runtime, images: Images) -> an
             }
             tracing::info!("wharfd ends; containers go on");
             notify("STOPPING=1");
-        })
-        .await?;
+            events.end_events();
+            ending.notify_one();
+        });
+    tokio::select! {
+        served = serving => served?,
+        () = async {
+            asked.notified().await;
+            tokio::time::sleep(FINISH_LIMIT).await;
+        } => tracing::warn!("calls in flight were not waited for any longer"),
+    }
     std::fs::remove_file(socket).or_else(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Ok(()),
         _ => Err(error),

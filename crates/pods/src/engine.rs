@@ -171,6 +171,11 @@ impl Engine {
         self.events.subscribe()
     }
 
+    /// Ends what listeners hear: the daemon is about to end.
+    pub fn end_events(&self) {
+        self.events.end();
+    }
+
     /// Takes a supervisor's connection for a pod, and listens to what it tells.
     pub(crate) fn connect(
         self: &Arc<Self>,

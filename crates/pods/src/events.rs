@@ -1,5 +1,7 @@
 //! Lifecycle events for `GetContainerEvents`.
 
+use std::sync::{PoisonError, RwLock};
+
 use tokio::sync::broadcast;
 use wharf_cri_api::v1::{ContainerEventResponse, ContainerEventType};
 
@@ -9,24 +11,29 @@ use crate::view;
 /// How many events a slow listener may lag behind before it is told that some are lost.
 const BACKLOG: usize = 1024;
 
-/// Where events are told and heard.
+/// Where events are told and heard, until the end.
 #[derive(Debug)]
-pub(crate) struct Events(broadcast::Sender<ContainerEventResponse>);
+pub(crate) struct Events(RwLock<Option<broadcast::Sender<ContainerEventResponse>>>);
 
 impl Events {
     pub(crate) fn new() -> Self {
-        Self(broadcast::channel(BACKLOG).0)
+        Self(RwLock::new(Some(broadcast::channel(BACKLOG).0)))
+    }
+
+    /// Lets every listener come to the end of what it hears, and each later one at once.
+    pub(crate) fn end(&self) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<ContainerEventResponse> {
-        self.0.subscribe()
+        let sender = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        sender.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe)
     }
 
     /// Tells of a container, or of the pod itself by its id. Free where nobody listens.
     pub(crate) fn tell(&self, kind: ContainerEventType, id: &str, pod: &Pod) {
-        if self.0.receiver_count() == 0 {
-            return;
-        }
+        let sender = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(sender) = sender.as_ref().filter(|sender| sender.receiver_count() > 0) else { return };
         let event = ContainerEventResponse {
             container_id: id.to_owned(),
             container_event_type: kind.into(),
@@ -39,6 +46,6 @@ impl Events {
                 .collect(),
         };
         // An error means that the last listener has just gone.
-        self.0.send(event).map(drop).unwrap_or_default();
+        sender.send(event).map(drop).unwrap_or_default();
     }
 }
