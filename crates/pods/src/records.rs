@@ -18,9 +18,19 @@ pub(crate) struct PodRecord {
     pub(crate) handler: String,
     #[prost(int64, tag = "3")]
     pub(crate) created_at_ns: i64,
-    /// Whether the network was torn down: what a stopped pod cannot be asked any more.
-    #[prost(bool, tag = "4")]
-    pub(crate) stopped: bool,
+    #[prost(enumeration = "Phase", tag = "4")]
+    pub(crate) phase: i32,
+}
+
+/// How far a pod has come: what it cannot be asked itself once its supervisor is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+pub(crate) enum Phase {
+    /// Nobody was told of it yet: after a crash it is taken back.
+    Making = 0,
+    /// Everything is set up.
+    Made = 1,
+    /// Everything but its containers' files was taken down.
+    Stopped = 2,
 }
 
 /// A container's record.

@@ -9,6 +9,7 @@ use wharf_state::{ExitRecord, Layout};
 use wharf_types::{ContainerId, ContainerState, Exit, PodId};
 use wharf_wire::v1::{self, container_status::Phase, reply, request};
 
+use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::pod::Pod;
@@ -32,17 +33,27 @@ impl Engine {
             Ok(record) => record,
             Err(error) => return self.quarantine(&id, &error).await,
         };
+        let phase = record.phase();
         let pod = Arc::new(Pod::new(id.clone(), record.config, record.handler, record.created_at_ns));
-        let state = if record.stopped { None } else { self.reconnect(&pod).await };
+        let state = match phase {
+            records::Phase::Making => return self.take_back(&pod).await,
+            records::Phase::Made => self.reconnect(&pod).await,
+            records::Phase::Stopped => None,
+        };
         let found = state.as_ref().map(|state| state.containers.clone()).unwrap_or_default();
         for entry in
             std::fs::read_dir(self.parts.layout.container_records(&id)).into_iter().flatten().flatten()
         {
             let Ok(container) = entry.file_name().to_string_lossy().parse::<ContainerId>() else { continue };
             let status = found.iter().find(|status| status.id == container.as_str());
-            if let Err(error) = self.recover_container(&pod, &container, status) {
-                tracing::warn!(pod = id.short(), container = container.short(), %error, "a record was put aside");
-                self.undo_container(&pod, &container).await;
+            match self.recover_container(&pod, &container, status) {
+                // Nobody watches over its processes any more, or it has none.
+                Ok(container) if state.is_none() => self.kill_cgroup(&container).await,
+                Ok(_watched) => {}
+                Err(error) => {
+                    tracing::warn!(pod = id.short(), container = container.short(), %error, "a record was put aside");
+                    self.undo_container(&pod, &container).await;
+                }
             }
         }
         {
@@ -76,7 +87,7 @@ impl Engine {
         pod: &Arc<Pod>,
         id: &ContainerId,
         status: Option<&v1::ContainerStatus>,
-    ) -> Result<(), Error> {
+    ) -> Result<Arc<Container>, Error> {
         let record = records::load_container(&self.parts.layout.container_record(&pod.id, id))?;
         let exit = ExitRecord::load(&Layout::exits(&self.parts.layout.pod(&pod.id)).join(id.as_str())).ok();
         let state = match (exit, status.map(v1::ContainerStatus::phase)) {
@@ -106,21 +117,18 @@ impl Engine {
         self.container_calls.remember(engine_parts::container_key(&pod.id, &record), id.clone());
         let hold = record.image_id.parse().ok().and_then(|image| self.parts.images.hold(&image));
         let container = engine_parts::container(pod, id, record, cgroup, state);
-        let container = crate::container::Container { _hold: hold, ..container };
+        let container = Arc::new(Container { _hold: hold, ..container });
         *container.pid.write().unwrap_or_else(PoisonError::into_inner) =
             status.map_or(0, |status| status.pid);
-        pod.insert(Arc::new(container));
+        pod.insert(Arc::clone(&container));
         let mut containers = self.containers.write().unwrap_or_else(PoisonError::into_inner);
         containers.insert(id.clone(), pod.id.clone());
-        Ok(())
+        Ok(container)
     }
 
     async fn quarantine(self: &Arc<Self>, id: &PodId, error: &Error) {
         tracing::warn!(pod = id.short(), %error, "a pod's record was put aside");
         let pod = Arc::new(Pod::new(id.clone(), Default::default(), String::new(), 0));
-        if self.reconnect(&pod).await.is_some() {
-            pod.write_state().ready = true;
-        }
         let directory = self.parts.layout.quarantine();
         let record = self.parts.layout.pod_record(id);
         if let Err(error) = std::fs::create_dir_all(&directory).and_then(|()| {
@@ -128,7 +136,13 @@ impl Engine {
         }) {
             tracing::warn!(pod = id.short(), %error, "the damaged record could not be kept");
         }
-        self.undo_pod(&pod).await;
+        self.take_back(&pod).await;
+    }
+
+    /// Removes a pod that nobody can have use of, with its supervisor if that can be reached.
+    async fn take_back(self: &Arc<Self>, pod: &Arc<Pod>) {
+        self.reconnect(pod).await;
+        self.undo_pod(pod).await;
     }
 
     /// Removes leases, links and snapshots that belong to no pod.

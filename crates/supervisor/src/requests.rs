@@ -25,7 +25,10 @@ type Outcome = Result<Option<reply::Result>, Failure>;
 pub(crate) fn handle(shim: &mut Shim, request: v1::Request, descriptors: Vec<OwnedFd>) {
     let id = request.id;
     let outcome = match request.body {
-        Some(Body::Hello(_)) => Ok(Some(reply::Result::State(state(shim)))),
+        Some(Body::Hello(_)) => {
+            shim.greeted = true;
+            Ok(Some(reply::Result::State(state(shim))))
+        }
         Some(Body::Create(_)) => create(shim, id, &descriptors),
         Some(Body::Start(start)) => find(shim, &start.container).map(|container| {
             shim.step(&container, Event::Start { request: id });

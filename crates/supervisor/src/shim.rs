@@ -35,6 +35,8 @@ pub(crate) struct Shim {
     pub(crate) containers: BTreeMap<ContainerId, Container>,
     pub(crate) execs: BTreeMap<u64, Exec>,
     pub(crate) reaper: Option<PodReaper>,
+    /// Whether a daemon has ever asked for the state, which it does before it tells anyone of the pod.
+    pub(crate) greeted: bool,
     /// The request to end, once it came.
     pub(crate) ending: Option<u64>,
     listener: OwnedFd,
@@ -68,6 +70,7 @@ impl Shim {
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
             reaper: None,
+            greeted: false,
             ending: None,
             listener,
             signals,
@@ -75,7 +78,8 @@ impl Shim {
         })
     }
 
-    /// Runs until the daemon asks for the end and every process is gone.
+    /// Runs until the daemon asks for the end and every process is gone; or until it is gone itself before it made
+    /// the pod known, so that nobody will ever ask.
     pub(crate) fn run(mut self) -> ExitCode {
         loop {
             for source in self.watch.wait() {
@@ -83,6 +87,9 @@ impl Shim {
             }
             if let (Some(request), true) = (self.ending, self.is_quiet()) {
                 self.link.reply(request, reply::Result::Done(v1::Done {}), &[]);
+                return ExitCode::SUCCESS;
+            }
+            if !self.greeted && self.link.socket().is_none() {
                 return ExitCode::SUCCESS;
             }
         }

@@ -14,6 +14,7 @@ use super::{Engine, PodKey};
 use crate::error::{Error, Stage, blocking};
 use crate::namespaces::{NamespacePlan, SysctlScope, sysctl_scope};
 use crate::pod::Pod;
+use crate::records::Phase;
 use crate::{files, namespaces, records};
 
 impl Engine {
@@ -71,6 +72,7 @@ impl Engine {
         let client = self.connect(pod, socket)?;
         let hello = request::Body::Hello(wharf_wire::v1::Hello { version: wharf_wire::VERSION });
         let answer = client.call("greeting the pod's supervisor", hello, &[]).await?;
+        self.record_pod(pod, Phase::Made)?;
         let mut state = pod.write_state();
         if let reply::Result::State(found) = answer {
             state.shim_pid = found.pid;
@@ -84,7 +86,7 @@ impl Engine {
         let layout = &self.parts.layout;
         let directory = layout.pod(&pod.id);
         make_directories(&directory)?;
-        records::save_pod(&layout.pod_record(&pod.id), &pod_record(pod))?;
+        self.record_pod(pod, Phase::Making)?;
         if !pod.config.log_directory.is_empty() {
             std::fs::create_dir_all(&pod.config.log_directory).map_err(|error| {
                 Error::invalid(
@@ -107,6 +109,16 @@ impl Engine {
         Ok((socket, addresses))
     }
 
+    pub(crate) fn record_pod(&self, pod: &Pod, phase: Phase) -> Result<(), Error> {
+        let record = records::PodRecord {
+            config: pod.config.clone(),
+            handler: pod.handler.clone(),
+            created_at_ns: pod.created_at_ns,
+            phase: phase.into(),
+        };
+        records::save_pod(&self.parts.layout.pod_record(&pod.id), &record)
+    }
+
     fn join_network(&self, pod: &Pod, netns: &Path) -> Result<PodAddresses, Error> {
         let metadata = pod.config.metadata.clone().unwrap_or_default();
         let ports = ports(&pod.config)?;
@@ -125,15 +137,6 @@ impl Engine {
         })?;
         *pod.network_stats() = StatsSocket::open(netns).ok();
         Ok(addresses)
-    }
-}
-
-pub(crate) fn pod_record(pod: &Pod) -> records::PodRecord {
-    records::PodRecord {
-        config: pod.config.clone(),
-        handler: pod.handler.clone(),
-        created_at_ns: pod.created_at_ns,
-        stopped: false,
     }
 }
 

@@ -9,14 +9,14 @@ use wharf_types::ContainerId;
 use wharf_wire::v1::{self, request};
 
 use super::create::{container_key, pod_cgroup};
-use super::run::{pod_key, pod_record};
+use super::run::pod_key;
 use super::{Engine, KILL_PATIENCE};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking, known};
 use crate::joins::spawn;
 use crate::namespaces::unpin;
 use crate::pod::Pod;
-use crate::records;
+use crate::records::Phase;
 
 impl Engine {
     /// Stops a pod: kills what runs, gives its addresses back; its containers stay listed. Unknown and stopped ones
@@ -43,7 +43,7 @@ impl Engine {
         let was_ready = std::mem::take(&mut pod.write_state().ready);
         self.end_supervisor(pod).await;
         let (engine, of) = (Arc::clone(self), Arc::clone(pod));
-        blocking(move || engine.release(&of)).await?;
+        blocking(move || engine.release(&of).and_then(|()| engine.record_pod(&of, Phase::Stopped))).await?;
         if was_ready {
             self.events.tell(ContainerEventType::ContainerStoppedEvent, pod.id.as_str(), pod);
         }
@@ -86,9 +86,7 @@ impl Engine {
         for kind in ["net", "ipc", "uts"] {
             unpin(&layout.namespace(&pod.id, kind))?;
         }
-        unpin(&layout.pod_file(&pod.id, "shm"))?;
-        let record = records::PodRecord { stopped: true, ..pod_record(pod) };
-        records::save_pod(&layout.pod_record(&pod.id), &record)
+        unpin(&layout.pod_file(&pod.id, "shm"))
     }
 
     /// Removes a pod with all its containers; unknown ones are fine.
