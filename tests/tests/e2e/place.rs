@@ -34,7 +34,7 @@ pub(crate) fn enter() -> Option<PathBuf> {
     BUILT.get_or_init(build);
     let mut command = command(&repository().join("tests/isolate.sh"));
     command.arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
-    command.env(INSIDE, test).env_remove("WHARF_RIG").stdin(Stdio::null());
+    command.env(INSIDE, test).env("RUST_BACKTRACE", "0").env_remove("WHARF_RIG").stdin(Stdio::null());
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "\n{}{}", text(&output.stdout), text(&output.stderr));
@@ -56,14 +56,24 @@ fn build() -> Built {
         let output = command.current_dir(repository()).stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
-    let cargo = || command(Path::new(env!("CARGO")));
-    run(cargo().args(["build", "--locked", "--package", "wharf-daemon"]));
-    run(cargo().args(["build", "--locked", "--package", "wharf-supervisor", "--profile", "shim"]).args(["--target", &musl()]));
+    run(cargo().args(["--package", "wharf-daemon"]));
+    run(cargo().args(["--package", "wharf-supervisor", "--profile", "shim", "--target", &musl()]));
     let built = built();
     if !built.images.join("images.json").exists() {
         run(command(&repository().join("tests/images/build.sh")).arg(&built.images));
     }
     built
+}
+
+/// `cargo build` as a person runs it: what cargo tells a test of its package would make build scripts run anew.
+fn cargo() -> Command {
+    let mut cargo = command(Path::new(env!("CARGO")));
+    let of_package = |name: &str| name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_package)) {
+        cargo.env_remove(name);
+    }
+    cargo.args(["build", "--locked"]);
+    cargo
 }
 
 /// The target of the supervisor, which is static.
