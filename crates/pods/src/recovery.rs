@@ -41,10 +41,7 @@ impl Engine {
             records::Phase::Stopped => None,
         };
         let found = state.as_ref().map(|state| state.containers.clone()).unwrap_or_default();
-        for entry in
-            std::fs::read_dir(self.parts.layout.container_records(&id)).into_iter().flatten().flatten()
-        {
-            let Ok(container) = entry.file_name().to_string_lossy().parse::<ContainerId>() else { continue };
+        for container in self.recorded_containers(&id) {
             let status = found.iter().find(|status| status.id == container.as_str());
             match self.recover_container(&pod, &container, status) {
                 // Nobody watches over its processes any more, or it has none.
@@ -127,14 +124,17 @@ impl Engine {
     }
 
     async fn quarantine(self: &Arc<Self>, id: &PodId, error: &Error) {
-        tracing::warn!(pod = id.short(), %error, "a pod's record was put aside");
         let pod = Arc::new(Pod::new(id.clone(), Default::default(), String::new(), 0));
-        let directory = self.parts.layout.quarantine();
         let record = self.parts.layout.pod_record(id);
-        if let Err(error) = std::fs::create_dir_all(&directory).and_then(|()| {
-            if record.exists() { std::fs::rename(&record, directory.join(id.as_str())) } else { Ok(()) }
-        }) {
-            tracing::warn!(pod = id.short(), %error, "the damaged record could not be kept");
+        // Without one a crash came before it was written: there is nothing to look at.
+        if record.exists() {
+            tracing::warn!(pod = id.short(), %error, "a pod's record was put aside");
+            let directory = self.parts.layout.quarantine();
+            let kept = std::fs::create_dir_all(&directory)
+                .and_then(|()| std::fs::rename(&record, directory.join(id.as_str())));
+            if let Err(error) = kept {
+                tracing::warn!(pod = id.short(), %error, "the damaged record could not be kept");
+            }
         }
         self.take_back(&pod).await;
     }
@@ -142,7 +142,15 @@ impl Engine {
     /// Removes a pod that nobody can have use of, with its supervisor if that can be reached.
     async fn take_back(self: &Arc<Self>, pod: &Arc<Pod>) {
         self.reconnect(pod).await;
+        for container in self.recorded_containers(&pod.id) {
+            self.undo_container(pod, &container).await;
+        }
         self.undo_pod(pod).await;
+    }
+
+    fn recorded_containers(&self, pod: &PodId) -> Vec<ContainerId> {
+        let entries = std::fs::read_dir(self.parts.layout.container_records(pod)).into_iter().flatten();
+        entries.flatten().filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect()
     }
 
     /// Removes leases, links and snapshots that belong to no pod.

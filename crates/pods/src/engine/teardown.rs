@@ -16,7 +16,7 @@ use crate::error::{Error, Stage, blocking, known};
 use crate::joins::spawn;
 use crate::namespaces::unpin;
 use crate::pod::Pod;
-use crate::records::Phase;
+use crate::records::{self, Phase};
 
 impl Engine {
     /// Stops a pod: kills what runs, gives its addresses back; its containers stay listed. Unknown and stopped ones
@@ -207,8 +207,13 @@ impl Engine {
         }
         let (engine, of, which) = (Arc::clone(self), Arc::clone(pod), id.clone());
         let undone = blocking(move || {
-            let path = engine.container_cgroup(&of, &which)?;
-            engine.delete_container(&of, &which, path.as_str())
+            // The record knows best: where the pod's own cannot be read, its cgroup's parent is not known.
+            let record = records::load_container(&engine.parts.layout.container_record(&of.id, &which));
+            let path = match record {
+                Ok(record) => record.cgroup,
+                Err(_none_yet) => engine.container_cgroup(&of, &which)?.to_string(),
+            };
+            engine.delete_container(&of, &which, &path)
         });
         if let Err(error) = undone.await {
             tracing::warn!(container = id.short(), %error, "a container that could not be made left something behind");
