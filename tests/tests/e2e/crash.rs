@@ -117,7 +117,10 @@ fn a_damaged_record_costs_its_pod_and_no_other() {
     run(async |world| {
         let client = &world.client;
         let kept = client.run(&client.pod("kept")).await.unwrap();
-        let damaged = client.run(&client.pod("damaged")).await.unwrap();
+        let mut config = client.pod("damaged");
+        // As the kubelet has it: the pod's cgroup is not wharf's own.
+        config.linux.as_mut().unwrap().cgroup_parent = "/kube/pod".to_owned();
+        let damaged = client.run(&config).await.unwrap();
         client.launch(&damaged, &client.container("main", "sleep 1000")).await.unwrap();
         world.daemon.kill();
         std::fs::write(world.dir.join("state/pods").join(&damaged).join("record"), b"no record").unwrap();
