@@ -29,9 +29,17 @@ impl Engine {
         let engine = Arc::clone(self);
         spawn(async move {
             let _order = pod.changing.lock().await;
+            // Removed while this call waited for its turn: gone is stopped.
+            if engine.is_gone(&pod) {
+                return Ok(());
+            }
             engine.stop_whole(&pod).await
         })
         .await
+    }
+
+    fn is_gone(&self, pod: &Pod) -> bool {
+        !self.pods.read().unwrap_or_else(PoisonError::into_inner).contains_key(&pod.id)
     }
 
     async fn stop_whole(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
@@ -98,6 +106,9 @@ impl Engine {
         let engine = Arc::clone(self);
         spawn(async move {
             let _order = pod.changing.lock().await;
+            if engine.is_gone(&pod) {
+                return Ok(());
+            }
             engine.stop_whole(&pod).await?;
             for container in pod.containers() {
                 engine.remove(&pod, &container).await?;
