@@ -1,5 +1,6 @@
 //! Why a container could not be made: the stage, and what the kernel said of which thing.
 
+use nix::errno::Errno;
 use wharf_types::ErrorKind;
 
 /// What kind of failure it is, as the supervisor tells the daemon.
@@ -91,6 +92,8 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
+            // The container that was to be entered is about to end.
+            Self::Stage { source, .. } if source.errno == Errno::ESRCH => Kind::NotStarted,
             Self::Stage { .. } | Self::Mount { .. } => Kind::Internal,
             Self::HostPath { .. } | Self::ContainerPath { .. } | Self::Identity { .. } => Kind::Invalid,
             Self::Exec { .. } => Kind::NotStarted,

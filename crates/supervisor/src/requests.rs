@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use wharf_isolation::{JoinPlan, PidNamespace, Plan, Streams};
 use wharf_state::Layout;
@@ -162,7 +163,7 @@ fn signal(shim: &Shim, signal: &v1::Signal) -> Outcome {
     let number = i32::try_from(signal.number).map_err(internal)?;
     match container.signal(number) {
         // Gone by now: that is no failure of a signal.
-        Err(error) if error.errno != nix::errno::Errno::ESRCH => Err(internal(error)),
+        Err(error) if error.errno != Errno::ESRCH => Err(internal(error)),
         _ => done(),
     }
 }
@@ -192,7 +193,13 @@ fn exec(shim: &mut Shim, request: u64, exec: &v1::Exec, descriptors: Vec<OwnedFd
         .spawn(&place, None, &keep, |report| wharf_isolation::join(&plan, first, &streams, report))
         .map_err(|error| {
             drop(std::fs::remove_dir(&leaf));
-            internal(error)
+            match error.errno {
+                // Its first process ends right now: what the kernel says of that, and of its PID namespace.
+                Errno::ESRCH | Errno::ENOMEM => {
+                    failure(Kind::Precondition, format!("container {id} cannot be entered, it ends: {error}"))
+                }
+                _ => internal(error),
+            }
         })?;
     watch_child(shim, &child, [Source::ExecReport(exec.exec), Source::ExecExit(exec.exec)])
         .map_err(internal)?;
