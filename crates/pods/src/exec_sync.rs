@@ -11,17 +11,17 @@ use crate::engine::Engine;
 use crate::error::{Error, Stage};
 use crate::exec::{Running, STAGE, Streams, pipe};
 
-/// What is kept of each stream; the command goes on beyond it.
-const OUTPUT_LIMIT_BYTES: usize = 16 << 20;
+/// What is kept of each stream; the command goes on beyond it. Both fit in one message of 16 MiB, and so does the rest.
+const OUTPUT_LIMIT_BYTES: usize = (8 << 20) - 1024;
 /// How long a killed command may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a command left.
 #[derive(Debug)]
 pub struct ExecOutput {
-    /// Standard output, at most 16 MiB.
+    /// Standard output, at most some 8 MiB.
     pub stdout: Vec<u8>,
-    /// Standard error, at most 16 MiB.
+    /// Standard error, at most some 8 MiB.
     pub stderr: Vec<u8>,
     /// The exit code, 128 + signal for a signal.
     pub exit_code: i32,
