@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use wharf_cri_api::v1::{ContainerState, GetEventsRequest, PodSandboxState};
 
 use crate::client::Client;
+use crate::daemon::{is_alive, process_with};
 use crate::logs;
 use crate::world::{World, run, until};
 
@@ -31,7 +32,7 @@ fn containers_go_on_without_a_daemon() {
         let root = until("the command runs", async || process_with("sleep 0.2; touch /end")).await;
         world.daemon.kill();
         assert!(exec.await.unwrap().is_err());
-        until("a command without a caller ends", async || (!alive(root)).then_some(())).await;
+        until("a command without a caller ends", async || (!is_alive(root)).then_some(())).await;
 
         let log = client.log_path("goes-on", "counts");
         let seen = logs::texts(&log).len();
@@ -61,7 +62,7 @@ fn an_end_without_a_daemon_is_not_lost() {
         let sleeper = until("the process is there", async || process_with("sleep 1000")).await;
         kill(Pid::from_raw(sleeper), Signal::SIGKILL).unwrap();
         let log = client.log_path("unseen", "ends");
-        until("it ends", async || (!alive(sleeper) && logs::texts(&log) == ["over"]).then_some(())).await;
+        until("it ends", async || (!is_alive(sleeper) && logs::texts(&log) == ["over"]).then_some(())).await;
         world.start_again().await;
         let client = &world.client;
         let status = client.exited(&ends).await;
@@ -235,18 +236,4 @@ async fn life(storm: &Storm, client: &Client, name: &str, number: usize) {
     storm.call("RemoveContainer", async || client.remove_container(&id).await).await;
     storm.call("StopPodSandbox", async || client.stop(&pod).await).await;
     storm.call("RemovePodSandbox", async || client.remove(&pod).await).await;
-}
-
-/// The process whose command line has these words.
-fn process_with(words: &str) -> Option<i32> {
-    let pids = std::fs::read_dir("/proc").unwrap().flatten();
-    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.find(|pid| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).replace('\0', " ").contains(words)
-    })
-}
-
-fn alive(pid: i32) -> bool {
-    std::path::Path::new(&format!("/proc/{pid}")).exists()
 }

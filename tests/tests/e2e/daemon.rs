@@ -98,3 +98,17 @@ fn spawn(dir: &Path, built: &Built) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(log));
     command.spawn().unwrap()
 }
+
+/// The process of this place whose command line has these words.
+pub(crate) fn process_with(words: &str) -> Option<i32> {
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.find(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).replace('\0', " ").contains(words)
+    })
+}
+
+pub(crate) fn is_alive(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}

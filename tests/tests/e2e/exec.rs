@@ -1,1 +1,132 @@
-//! To come.
+//! ExecSync: output, ends, deadlines, and callers that go away.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tonic::Code;
+use wharf_cri_api::v1::ExecSyncRequest;
+
+use crate::client::words;
+use crate::daemon::process_with;
+use crate::world::{run, until};
+
+#[test]
+fn output_and_code_are_the_commands() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("exec")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let table = [
+            ("echo out; echo err >&2", "out\n", "err\n", 0),
+            ("exit 9", "", "", 9),
+            ("kill -TERM $$", "", "", 143),
+            ("cat", "", "", 0),
+            // What a child keeps open is not waited for.
+            ("(sleep 1001 &); echo done", "done\n", "", 0),
+        ];
+        for (script, stdout, stderr, code) in table {
+            let start = Instant::now();
+            let response = client.exec(&id, script, 10).await.unwrap();
+            let got = (&*response.stdout, &*response.stderr, response.exit_code);
+            assert_eq!(got, (stdout.as_bytes(), stderr.as_bytes(), code), "{script}");
+            assert!(start.elapsed() < Duration::from_secs(5), "{script}");
+        }
+    });
+}
+
+#[test]
+fn output_that_no_message_holds_is_cut() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("much")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let script = "head -c 20000000 /dev/zero | tee /dev/stderr; exit 3";
+        let response = client.exec(&id, script, 30).await.unwrap();
+        assert_eq!(response.exit_code, 3, "the command went on to its end");
+        assert!(response.stdout.len() > 1 << 20 && response.stderr.len() > 1 << 20);
+    });
+}
+
+#[test]
+fn a_deadline_ends_everything_that_the_command_started() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("deadline")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let script = "sleep 1001 & setsid sleep 1002 & trap '' TERM INT HUP; (sleep 1003; sleep 1004)";
+        let start = Instant::now();
+        let error = client.exec(&id, script, 1).await.unwrap_err();
+        assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+        assert!((Duration::from_secs(1)..Duration::from_secs(4)).contains(&start.elapsed()), "{:?}", start.elapsed());
+        for sleeper in ["sleep 1001", "sleep 1002", "sleep 1003", "sleep 1004"] {
+            until("it is killed", async || process_with(sleeper).is_none().then_some(())).await;
+        }
+        assert_eq!(client.output(&id, "echo fine").await, "fine", "the container is not touched");
+    });
+}
+
+#[test]
+fn a_caller_that_goes_away_takes_its_command_along() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("gone")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let exec = client.exec(&id, "sleep 1001", 0);
+        let started = until("the command runs", async || process_with("sleep 1001"));
+        tokio::select! {
+            answer = exec => panic!("it ended: {answer:?}"),
+            _ = started => {}
+        }
+        until("the command is killed", async || process_with("sleep 1001").is_none().then_some(())).await;
+    });
+}
+
+#[test]
+fn what_cannot_be_executed_is_told() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("not")).await.unwrap();
+        let id = client.create(&pod, &client.container("main", "exit 0")).await.unwrap();
+        let error = client.exec(&id, "true", 1).await.unwrap_err();
+        assert_eq!(error.code(), Code::FailedPrecondition, "created: {error}");
+        client.start(&id).await.unwrap();
+        client.exited(&id).await;
+        let error = client.exec(&id, "true", 1).await.unwrap_err();
+        assert_eq!(error.code(), Code::FailedPrecondition, "exited: {error}");
+        assert_eq!(client.exec("nobody", "true", 1).await.unwrap_err().code(), Code::NotFound);
+
+        let id = client.launch(&pod, &client.container("next", "sleep 1000")).await.unwrap();
+        for program in ["/no/such/program", "no-such-program", "/etc/passwd"] {
+            let request = ExecSyncRequest { container_id: id.clone(), cmd: words(&[program]), timeout: 5 };
+            let error = client.runtime.clone().exec_sync(request).await.unwrap_err();
+            assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+            assert!(error.message().contains(program), "{error}");
+        }
+        let request = ExecSyncRequest { container_id: id, cmd: Vec::new(), timeout: 5 };
+        let error = client.runtime.clone().exec_sync(request).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+    });
+}
+
+#[test]
+fn many_commands_at_once_while_the_container_ends() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("many")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "until [ -e /end ]; do sleep 0.01; done; exit 6")).await.unwrap();
+        let execs = join_all((0..60).map(|number| {
+            let id = &id;
+            async move {
+                let script = if number == 30 { "touch /end" } else { "exit 5" };
+                client.exec(id, script, 20).await
+            }
+        }));
+        for answer in execs.await {
+            match answer {
+                Ok(response) => assert!(matches!(response.exit_code, 0 | 5 | 137), "{response:?}"),
+                Err(error) => assert!(matches!(error.code(), Code::FailedPrecondition | Code::NotFound), "{error}"),
+            }
+        }
+        assert_eq!(client.exited(&id).await.exit_code, 6);
+    });
+}

@@ -1,1 +1,245 @@
-//! To come.
+//! What a request asks for, seen from inside.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use nix::mount::{MsFlags, mount, umount};
+use wharf_cri_api::v1::*;
+
+use crate::client::{Client, pod_security, security};
+use crate::world::{run, until};
+
+/// A change of a container's request, and what a line of shell then prints.
+type Case = (&'static str, fn(&mut ContainerConfig), &'static str, &'static str);
+
+const CASES: &[Case] = &[
+    ("uid, gid and groups", |config| {
+        security(config).run_as_user = Some(Int64Value { value: 1234 });
+        security(config).run_as_group = Some(Int64Value { value: 2345 });
+        security(config).supplemental_groups = vec![3456];
+    }, "id -u; id -g; id -G", "1234\n2345\n2345 3456"),
+    ("a user by name has its group of the image", |config| {
+        security(config).run_as_username = "nobody".to_owned();
+    }, "id -un", "nobody"),
+    ("an unknown number has the group of root", |config| {
+        security(config).run_as_user = Some(Int64Value { value: 1234 });
+    }, "id -u; id -g", "1234\n0"),
+    ("a root file system that cannot be written", |config| {
+        security(config).readonly_rootfs = true;
+    }, "touch /file 2>&1 | grep -o 'Read-only file system'; touch /dev/shm/file && echo shm", "Read-only file system\nshm"),
+    ("masked and read-only paths", |config| {
+        security(config).masked_paths = vec!["/proc/keys".to_owned(), "/sys/firmware".to_owned()];
+        security(config).readonly_paths = vec!["/proc/sys".to_owned()];
+    }, "wc -c </proc/keys; ls /sys/firmware | wc -l; echo x 2>&1 >/proc/sys/kernel/domainname | grep -o Read-only", "0\n0\nRead-only"),
+    ("capabilities", |config| {
+        security(config).capabilities = Some(Capability {
+            add_capabilities: vec!["NET_ADMIN".to_owned()],
+            drop_capabilities: vec!["ALL".to_owned()],
+            ..Capability::default()
+        });
+    }, "sed -n 's/^CapEff:\t//p;s/^CapBnd:\t//p' /proc/self/status", "0000000000001000\n0000000000001000"),
+    ("the default filter", |_config| {}, "sed -n 's/^Seccomp:\t//p' /proc/self/status; unshare -U true 2>/dev/null || echo refused", "2\nrefused"),
+    ("no filter", |config| {
+        security(config).seccomp = Some(SecurityProfile {
+            profile_type: security_profile::ProfileType::Unconfined.into(), ..SecurityProfile::default()
+        });
+    }, "sed -n 's/^Seccomp:\t//p' /proc/self/status", "0"),
+    ("no new privileges", |config| {
+        security(config).no_new_privs = true;
+    }, "sed -n 's/^NoNewPrivs:\t//p' /proc/self/status", "1"),
+    ("environment and directory", |config| {
+        config.envs = vec![KeyValue { key: "WORD".to_owned(), value: "two words".into() }];
+        config.working_dir = "/made/for/it".to_owned();
+    }, "echo $WORD; pwd", "two words\n/made/for/it"),
+    ("the killer's preference", |config| {
+        config.linux.as_mut().unwrap().resources.as_mut().unwrap().oom_score_adj = 987;
+    }, "cat /proc/self/oom_score_adj", "987"),
+];
+
+#[test]
+fn a_container_is_as_its_request_says() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("settings")).await.unwrap();
+        for (number, (what, change, script, expected)) in CASES.iter().enumerate() {
+            let mut config = client.container(&format!("case-{number}"), "sleep 1000");
+            change(&mut config);
+            let id = client.launch(&pod, &config).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+            assert_eq!(client.output(&id, script).await, *expected, "{what}");
+        }
+    });
+}
+
+#[test]
+fn a_pod_is_as_its_request_says() {
+    run(async |world| {
+        let client = &world.client;
+        let mut config = client.pod("podwide");
+        config.dns_config = Some(DnsConfig {
+            servers: vec!["10.9.8.7".to_owned()],
+            searches: vec!["cluster.local".to_owned(), "svc.cluster.local".to_owned()],
+            options: vec!["ndots:5".to_owned()],
+        });
+        config.linux.as_mut().unwrap().sysctls =
+            BTreeMap::from([("net.ipv4.ip_forward", "1"), ("kernel.shm_rmid_forced", "1")].map(|(k, v)| (k.to_owned(), v.to_owned())));
+        let pod = client.run(&config).await.unwrap();
+        let one = client.launch(&pod, &client.container("one", "sleep 1000")).await.unwrap();
+        let two = client.launch(&pod, &client.container("two", "sleep 1000")).await.unwrap();
+        let resolv = "search cluster.local svc.cluster.local\nnameserver 10.9.8.7\noptions ndots:5";
+        assert_eq!(client.output(&one, "cat /etc/resolv.conf").await, resolv);
+        assert_eq!(client.output(&one, "cat /etc/hostname; hostname").await, "podwide\npodwide");
+        assert_eq!(client.output(&one, "cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shm_rmid_forced").await, "1\n1");
+        client.output(&one, "echo shared >/dev/shm/word").await;
+        assert_eq!(client.output(&two, "cat /dev/shm/word").await, "shared");
+        let address = client.pod_status(&pod).await.unwrap().network.unwrap().ip;
+        let inside = client.output(&two, "ip -4 -o addr show dev eth0").await;
+        assert!(inside.contains(&format!(" {address}/")), "{inside}");
+        assert_eq!(client.output(&one, "ps -o args | grep -c '[s]leep 1000'").await, "1", "processes are each its own");
+    });
+}
+
+#[test]
+fn processes_can_be_the_pods_or_the_hosts() {
+    run(async |world| {
+        let client = &world.client;
+        let mode = |mode: NamespaceMode| Some(NamespaceOption { pid: mode.into(), ..NamespaceOption::default() });
+        let pod = client.run(&client.pod("processes")).await.unwrap();
+        let launch = async |name: &str, pid: NamespaceMode| {
+            let mut config = client.container(name, "sleep 1000");
+            security(&mut config).namespace_options = mode(pid);
+            client.launch(&pod, &config).await.unwrap()
+        };
+        let one = launch("one", NamespaceMode::Pod).await;
+        let two = launch("two", NamespaceMode::Pod).await;
+        let host = launch("host", NamespaceMode::Node).await;
+        let sleepers = "ps -o args | grep -c '^[s]leep 1000'";
+        assert_eq!((client.output(&one, sleepers).await, client.output(&two, sleepers).await), ("2".into(), "2".into()));
+        assert!(client.output(&host, "ps -o args").await.contains("wharfd"));
+        client.stop_container(&one, 0).await.unwrap();
+        assert_eq!(client.output(&two, sleepers).await, "1");
+    });
+}
+
+#[test]
+fn a_pod_on_the_hosts_network_makes_none() {
+    run(async |world| {
+        let client = &world.client;
+        let mut config = client.pod("hostly");
+        config.hostname = String::new();
+        let options = NamespaceOption { network: NamespaceMode::Node.into(), ..NamespaceOption::default() };
+        pod_security(&mut config).namespace_options = Some(options.clone());
+        let pod = client.run(&config).await.unwrap();
+        let mut container = client.container("main", "sleep 1000");
+        security(&mut container).namespace_options = Some(options);
+        let id = client.launch(&pod, &container).await.unwrap();
+        let own = fs::read_link("/proc/self/ns/net").unwrap();
+        assert_eq!(client.output(&id, "readlink /proc/self/ns/net").await, own.to_str().unwrap());
+        let host = nix::unistd::gethostname().unwrap();
+        assert_eq!(client.output(&id, "hostname").await, host.to_str().unwrap());
+        assert!(client.pod_status(&pod).await.unwrap().network.is_none_or(|network| network.ip.is_empty()));
+    });
+}
+
+#[test]
+fn mounts_are_as_asked() {
+    run(async |world| {
+        let client = &world.client;
+        let source = world.dir.join("source");
+        fs::create_dir_all(source.join("below")).unwrap();
+        fs::write(source.join("file"), "of the host").unwrap();
+        let bind = |target: &str, readonly, propagation: MountPropagation| Mount {
+            container_path: target.to_owned(),
+            host_path: source.display().to_string(),
+            readonly,
+            propagation: propagation.into(),
+            ..Mount::default()
+        };
+        let pod = client.run(&client.pod("mounts")).await.unwrap();
+        let mut config = client.container("main", "sleep 1000");
+        config.mounts = vec![
+            bind("/deep/er/ro", true, MountPropagation::PropagationPrivate),
+            bind("/rw", false, MountPropagation::PropagationPrivate),
+            bind("/slave", false, MountPropagation::PropagationHostToContainer),
+        ];
+        let id = client.launch(&pod, &config).await.unwrap();
+        assert_eq!(client.output(&id, "cat /deep/er/ro/file").await, "of the host");
+        assert_ne!(client.exec(&id, "touch /deep/er/ro/no", 5).await.unwrap().exit_code, 0);
+        client.output(&id, "echo inside >/rw/written").await;
+        assert_eq!(fs::read_to_string(source.join("written")).unwrap(), "inside\n");
+
+        mount(Some("later"), &source.join("below"), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        fs::write(source.join("below/later"), "").unwrap();
+        assert_eq!(client.output(&id, "ls /slave/below").await, "later");
+        assert_eq!(client.output(&id, "ls /rw/below").await, "", "a private mount does not follow");
+        umount(&source.join("below")).unwrap();
+    });
+}
+
+#[test]
+fn limits_reach_the_cgroup_and_can_be_changed() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("limits")).await.unwrap();
+        let mut config = client.container("main", "sleep 1000");
+        config.linux.as_mut().unwrap().resources = Some(LinuxContainerResources {
+            memory_limit_in_bytes: 64 << 20,
+            cpu_quota: 50_000,
+            cpu_period: 100_000,
+            cpu_shares: 512,
+            ..LinuxContainerResources::default()
+        });
+        let id = client.launch(&pod, &config).await.unwrap();
+        assert_eq!(limits(&pod, &id), (64 << 20, 50_000));
+        let linux = LinuxContainerResources { memory_limit_in_bytes: 128 << 20, ..LinuxContainerResources::default() };
+        let request = UpdateContainerResourcesRequest {
+            container_id: id.clone(),
+            linux: Some(linux),
+            ..UpdateContainerResourcesRequest::default()
+        };
+        client.runtime.clone().update_container_resources(request).await.unwrap();
+        assert_eq!(limits(&pod, &id), (128 << 20, 50_000), "what is not named stays");
+        let told = client.status(&id).await.unwrap().resources.unwrap().linux.unwrap();
+        assert_eq!((told.memory_limit_in_bytes, told.cpu_quota, told.cpu_shares), (128 << 20, 50_000, 512));
+    });
+}
+
+/// Bytes of memory and microseconds of processor time, from the container's cgroup, v1 or v2.
+fn limits(pod: &str, container: &str) -> (i64, i64) {
+    let read = |files: [&str; 2]| {
+        let [v1, v2] = files.map(|file| file.replace("{}", &format!("wharf/{pod}/{container}")));
+        let text = fs::read_to_string(v1).or_else(|_absent| fs::read_to_string(v2)).unwrap();
+        text.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let memory = read(["/sys/fs/cgroup/memory/{}/memory.limit_in_bytes", "/sys/fs/cgroup/{}/memory.max"]);
+    (memory, read(["/sys/fs/cgroup/cpu/{}/cpu.cfs_quota_us", "/sys/fs/cgroup/{}/cpu.max"]))
+}
+
+#[test]
+fn figures_are_of_what_runs() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("figures")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "while :; do :; done")).await.unwrap();
+        client.output(&id, "head -c 1000000 /dev/zero >/file; ping -c 1 -W 1 $(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p') >/dev/null").await;
+        let burnt = async || {
+            let stats = stats(client, &id).await;
+            let cpu = stats.cpu.unwrap().usage_core_nano_seconds.unwrap().value;
+            (cpu > 50_000_000 && stats.memory.unwrap().working_set_bytes.unwrap().value > 0).then_some(())
+        };
+        until("processor time and memory are told", burnt).await;
+        let written = async || {
+            let layer = stats(client, &id).await.writable_layer?;
+            (layer.used_bytes?.value >= 1_000_000).then_some(())
+        };
+        until("the written bytes are told", written).await;
+        let request = PodSandboxStatsRequest { pod_sandbox_id: pod };
+        let stats = client.runtime.clone().pod_sandbox_stats(request).await.unwrap().into_inner().stats.unwrap().linux.unwrap();
+        assert!(stats.network.unwrap().default_interface.unwrap().tx_bytes.unwrap().value > 0);
+        assert!(stats.process.unwrap().process_count.unwrap().value >= 1);
+    });
+}
+
+async fn stats(client: &Client, id: &str) -> ContainerStats {
+    let request = ContainerStatsRequest { container_id: id.to_owned() };
+    client.runtime.clone().container_stats(request).await.unwrap().into_inner().stats.unwrap()
+}
