@@ -20,17 +20,44 @@ pub(crate) fn code(kind: ErrorKind) -> Code {
     }
 }
 
+/// The longest message, in bytes. It travels as a header, at worst in three bytes for each of its own, and a client ends
+/// the connection, with all its other calls, when headers are longer than 16 KiB.
+const TEXT_LIMIT_BYTES: usize = 4096;
+
 /// An error of pods as a status.
 pub(crate) fn of_pods(error: wharf_pods::Error) -> Status {
-    Status::new(code(error.kind()), error.to_string())
+    Status::new(code(error.kind()), bounded(error.to_string()))
 }
 
 /// Any error with its whole chain.
 pub(crate) fn of(kind: ErrorKind, error: &dyn std::error::Error) -> Status {
-    Status::new(code(kind), wharf_types::chain(error))
+    Status::new(code(kind), bounded(wharf_types::chain(error)))
+}
+
+/// The text, or its beginning and its end: the one says what failed, the other why.
+fn bounded(text: String) -> String {
+    if text.len() <= TEXT_LIMIT_BYTES {
+        return text;
+    }
+    let head = text.floor_char_boundary(TEXT_LIMIT_BYTES / 2);
+    let tail = text.ceil_char_boundary(text.len() - TEXT_LIMIT_BYTES / 2 + "…".len());
+    format!("{}…{}", &text[..head], &text[tail..])
 }
 
 /// What this build does not do.
 pub(crate) fn unimplemented(what: &str) -> Status {
     Status::unimplemented(format!("{what} is not implemented yet"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_keeps_both_ends() {
+        assert_eq!(bounded("short".to_owned()), "short");
+        let text = bounded(format!("what{}why", "ü".repeat(TEXT_LIMIT_BYTES)));
+        assert!(text.len() <= TEXT_LIMIT_BYTES && text.len() > TEXT_LIMIT_BYTES - 8, "{}", text.len());
+        assert!(text.starts_with("whatü") && text.ends_with("üwhy"), "{text}");
+    }
 }
