@@ -18,6 +18,9 @@ pub(crate) fn plan(mount: &Mount) -> Result<MountPlan, Error> {
         });
     }
     let target = ContainerPath::new(&mount.container_path).map_err(|error| fail(error.to_string()))?;
+    if target.depth() == 0 {
+        return Err(fail("nothing can be mounted over the container's root".to_owned()));
+    }
     // Links are followed once, here: what is mounted is what the path leads to now.
     let source = std::fs::canonicalize(&mount.host_path)
         .map_err(|error| fail(format!("host path {:?}: {error}", mount.host_path)))?;

@@ -4,6 +4,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
+use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::{ContainerEventType, NamespaceMode, PodSandboxConfig, Protocol as CriProtocol};
 use wharf_network::{Attachment, PodAddresses, PortMapping, Protocol, StatsSocket};
 use wharf_state::Layout;
@@ -163,6 +164,10 @@ fn check(config: &PodSandboxConfig) -> Result<(), Error> {
                 return Err(Error::invalid("userns_options", "the mode must be POD or NODE"));
             }
         }
+    }
+    let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
+    if !parent.is_empty() {
+        CgroupPath::new(parent).map_err(|error| Error::invalid("cgroup_parent", error))?;
     }
     let directory = &config.log_directory;
     if !directory.is_empty() && (!directory.starts_with('/') || directory.split('/').any(|part| part == ".."))
