@@ -19,6 +19,7 @@ pub(crate) struct Client {
     pub(crate) images: ImageServiceClient<Channel>,
     /// The image that [`Client::container`] names.
     pub(crate) image: String,
+    pub(crate) socket: PathBuf,
     logs: PathBuf,
 }
 
@@ -30,6 +31,7 @@ impl Client {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT_BYTES),
             images: ImageServiceClient::new(channel),
             image: image.to_owned(),
+            socket: socket.to_owned(),
             logs: logs.to_owned(),
         }
     }

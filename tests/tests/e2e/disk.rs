@@ -1,1 +1,77 @@
-//! To come.
+//! A disk that is full: what does not fit is refused and leaves nothing, and what frees room works without any.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use tonic::Code;
+
+use crate::image::{Content, noise, plain};
+use crate::server::Server;
+use crate::world::{World, run_on};
+
+/// Of the disk: wharf keeps 512 MiB of it free.
+const SIZE_BYTES: u64 = 560 << 20;
+
+fn small_disk(dir: &Path) {
+    let root = dir.join("root");
+    fs::create_dir(&root).unwrap();
+    let options = format!("size={SIZE_BYTES},mode=0700");
+    mount(Some("disk"), &root, Some("tmpfs"), MsFlags::empty(), Some(&*options)).unwrap();
+}
+
+/// Takes bytes of the disk away, as something else would that is on it; returns the file that has them.
+fn fill(world: &World, leave_bytes: u64) -> PathBuf {
+    let root = world.dir.join("root");
+    let disk = nix::sys::statvfs::statvfs(&root).unwrap();
+    let free = disk.blocks_available() * disk.fragment_size();
+    let path = root.join("images.filler");
+    let file = fs::File::create(&path).unwrap();
+    let length = i64::try_from(free - leave_bytes).unwrap();
+    nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, length).unwrap();
+    path
+}
+
+#[test]
+fn a_pull_that_does_not_fit_leaves_nothing_and_can_be_repeated() {
+    run_on(small_disk, async |world| {
+        let client = &world.client;
+        // Fits, but not into what is left of the reserve.
+        let filler = fill(world, 500 << 20);
+        let server = Server::honest(Content::oci("1", &[plain("file", &noise(1 << 20))])).await;
+        let name = format!("{}/app:1", server.address);
+        let error = client.pull(&name).await.unwrap_err();
+        assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
+        assert!(error.message().contains("free"), "{error}");
+        assert_eq!(client.image_list().await.len(), 1);
+        fs::remove_file(filler).unwrap();
+        world.is_clean().await;
+        client.pull(&name).await.unwrap();
+    });
+}
+
+#[test]
+fn a_full_disk_can_be_emptied() {
+    run_on(small_disk, async |world| {
+        let pod = world.client.run(&world.client.pod("full")).await.unwrap();
+        let config = world.client.container("main", "sleep 1000");
+        let id = world.client.launch(&pod, &config).await.unwrap();
+        let filler = fill(world, 0);
+        let client = &world.client;
+        let full = client.exec(&id, "dd if=/dev/zero of=/file bs=1M count=1", 5).await.unwrap();
+        assert!(full.exit_code != 0 && String::from_utf8_lossy(&full.stderr).contains("No space"), "{full:?}");
+        assert_eq!(client.image_list().await.len(), 1);
+
+        world.daemon.kill();
+        world.start_again().await;
+        let client = &world.client;
+        assert_eq!(client.output(&id, "echo still").await, "still");
+        client.stop_container(&id, 0).await.unwrap();
+        client.remove_container(&id).await.unwrap();
+        client.down(&pod).await.unwrap();
+        client.remove_image(&client.image).await.unwrap();
+        assert_eq!(client.image_list().await, []);
+        fs::remove_file(filler).unwrap();
+        client.pull(&client.image).await.unwrap();
+    });
+}

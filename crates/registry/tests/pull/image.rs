@@ -27,6 +27,16 @@ impl TestLayer {
         sha256(&self.blob)
     }
 
+    /// Of an archive that is no file's.
+    pub(crate) fn of(archive: Vec<u8>) -> Self {
+        Self { diff_id: sha256(&archive), blob: archive, kind: "" }
+    }
+
+    /// Of a compressed archive that need not be unpacked to be refused.
+    pub(crate) fn claimed(blob: Vec<u8>) -> Self {
+        Self { diff_id: sha256(b"unknown"), blob, kind: "gzip" }
+    }
+
     pub(crate) fn path(&self) -> String {
         format!("/v2/app/blobs/{}", self.digest())
     }
@@ -42,8 +52,7 @@ fn archive(name: &str, content: &[u8]) -> Vec<u8> {
 }
 
 pub(crate) fn plain(name: &str, content: &[u8]) -> TestLayer {
-    let blob = archive(name, content);
-    TestLayer { diff_id: sha256(&blob), blob, kind: "" }
+    TestLayer::of(archive(name, content))
 }
 
 pub(crate) fn gzip(name: &str, content: &[u8]) -> TestLayer {
