@@ -1,0 +1,69 @@
+//! The other side of the server: who runs commands and opens connections. All that passes is descriptors.
+
+use std::fmt;
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+
+use serde::Deserialize;
+use wharf_types::{Exit, PodId};
+
+use crate::grant::{AttachGrant, ExecGrant};
+
+/// Why the backend refused. The client sees it with its causes.
+pub type BackendError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Runs commands and opens connections.
+///
+/// A client may leave at any moment: the future of a call is then dropped, and so is a [`Session`].
+pub trait Backend: Send + Sync + 'static {
+    /// Starts a command.
+    fn exec(&self, grant: ExecGrant) -> impl Future<Output = Result<Session, BackendError>> + Send;
+
+    /// Joins the streams of a container's first process.
+    fn attach(&self, grant: AttachGrant) -> impl Future<Output = Result<Session, BackendError>> + Send;
+
+    /// Connects to a TCP port of localhost, as the pod sees it: over IPv4, else over IPv6. Returns the socket.
+    fn connect(&self, pod: &PodId, port: u16) -> impl Future<Output = Result<OwnedFd, BackendError>> + Send;
+}
+
+/// A process whose streams are pumped.
+///
+/// The descriptors are pipes, sockets or terminals; they are made nonblocking. One that the grant did not ask for is
+/// closed. For an exec with a terminal, `stdin` and `stdout` are two descriptors of the same master.
+pub struct Session {
+    /// Where input is written. It is closed when the client ends its input.
+    pub stdin: Option<OwnedFd>,
+    /// Where output is read.
+    pub stdout: Option<OwnedFd>,
+    /// Where errors are read.
+    pub stderr: Option<OwnedFd>,
+    /// Sets the size of the terminal, if there is one.
+    pub resize: Option<Resize>,
+    /// Resolves when the process is gone. It is dropped when the client leaves earlier: whatever is to happen then,
+    /// such as the killing of the process, hangs on its drop.
+    pub exit: Pin<Box<dyn Future<Output = Exit> + Send>>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("stdin", &self.stdin)
+            .field("stdout", &self.stdout)
+            .field("stderr", &self.stderr)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sets the size of a terminal. Must not block.
+pub type Resize = Box<dyn Fn(Size) + Send + Sync>;
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Size {
+    /// Columns.
+    pub width: u16,
+    /// Rows.
+    pub height: u16,
+}

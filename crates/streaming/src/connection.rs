@@ -1,0 +1,180 @@
+//! One connection: its request is answered, and it gets the protocol and the work that its token stands for.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::backend::{Backend, BackendError, Session};
+use crate::error::SessionError;
+use crate::grant::{Grant, PortForwardGrant, Wanted};
+use crate::head::{self, Head, Refusal};
+use crate::remote_command;
+use crate::server::Config;
+use crate::token::Tokens;
+use crate::upgrade::{Carrier, Protocol, Service, negotiate};
+use crate::wire::{self, Patience, Stream};
+use crate::{port_forward, spdy, websocket};
+
+/// How long a request, and the handshake before it, may take.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+
+/// How long one forwarded connection may hold up the others of its session because its pod does not read.
+const FORWARD_STALL: Duration = Duration::from_mins(1);
+
+/// How long a silent peer has before the kernel asks whether it is there, in seconds.
+const KEEPALIVE_S: u32 = 30;
+
+/// What all connections share.
+pub(crate) struct Shared<B> {
+    pub(crate) config: Config,
+    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) backend: Arc<B>,
+    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) sessions: Arc<Semaphore>,
+}
+
+/// A connection from its acceptance to its end.
+pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, permit: OwnedSemaphorePermit) {
+    if let Err(error) = tune(&socket) {
+        tracing::debug!(%error, "cannot tune a streaming connection");
+    }
+    let request = async {
+        let mut stream: Box<dyn Stream> = match &shared.tls {
+            Some(tls) => Box::new(tls.accept(socket).await.ok()?),
+            None => Box::new(socket),
+        };
+        let (head, rest) = head::read(&mut stream).await?;
+        Some((stream, head, rest))
+    };
+    let Ok(Some((mut stream, head, rest))) = timeout(HEAD_TIME, request).await else {
+        tracing::debug!("a streaming client made no request");
+        return;
+    };
+    drop(permit);
+    let patience = Patience { idle: shared.config.idle, write: shared.config.write };
+    let (grant, protocol, answer, _session) = match shared.admit(&head) {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            let receiver = wire::split(stream, rest, patience);
+            return receiver.hang_up(refusal.to_response().as_bytes(), &Err(())).await;
+        }
+    };
+    if let Err(error) = stream.write_all(answer.as_bytes()).await {
+        tracing::debug!(%error, "a streaming client left before its answer");
+        return;
+    }
+    let path = grant.path();
+    match shared.run(grant, protocol, wire::split(stream, rest, patience)).await {
+        Ok(()) => tracing::debug!(path, "a streaming session ended"),
+        Err(error) => tracing::debug!(path, %error, "a streaming session was cut off"),
+    }
+}
+
+/// What a request was granted: what it stands for, what is spoken, the answer that says so, and a place among the
+/// sessions.
+type Admitted = (Grant, Protocol, String, OwnedSemaphorePermit);
+
+impl<B: Backend> Shared<B> {
+    /// Redeems the token of a request and chooses the protocol.
+    fn admit(&self, head: &Head) -> Result<Admitted, Refusal> {
+        let Ok(session) = Arc::clone(&self.sessions).try_acquire_owned() else {
+            let mut refusal = Refusal::new("503 Service Unavailable", "too many streaming sessions");
+            refusal.headers.push(("Retry-After", "60".into()));
+            return Err(refusal);
+        };
+        let redeem = |(path, token)| self.tokens.redeem(path, token, Instant::now());
+        let Some(grant) = head.path.strip_prefix('/').and_then(|path| path.split_once('/')).and_then(redeem)
+        else {
+            return Err(Refusal::new("404 Not Found", "no such URL, or it was used or has expired"));
+        };
+        let service = match &grant {
+            Grant::Exec(_) | Grant::Attach(_) => Service::Command,
+            Grant::PortForward(_) => Service::PortForward,
+        };
+        let (protocol, answer) = negotiate(head, service)?;
+        Ok((grant, protocol, answer, session))
+    }
+
+    async fn run(
+        &self,
+        grant: Grant,
+        protocol: Protocol,
+        receiver: wire::Receiver,
+    ) -> Result<(), SessionError> {
+        let work = |receiver| self.serve(grant, protocol, receiver);
+        match protocol.carrier {
+            Carrier::Tunnel => websocket::tunnel::run(receiver, work).await,
+            Carrier::Spdy | Carrier::WebSocket(_) => work(receiver).await,
+        }
+    }
+
+    /// Serves what was granted. In a tunnel, the connection is the one in it.
+    async fn serve(
+        &self,
+        grant: Grant,
+        protocol: Protocol,
+        receiver: wire::Receiver,
+    ) -> Result<(), SessionError> {
+        let backend = &self.backend;
+        match grant {
+            Grant::Exec(grant) => {
+                let wanted = grant.wanted;
+                self.command(protocol, receiver, wanted, backend.exec(grant)).await
+            }
+            Grant::Attach(grant) => {
+                let wanted = grant.wanted;
+                self.command(protocol, receiver, wanted, backend.attach(grant)).await
+            }
+            Grant::PortForward(grant) => self.port_forward(protocol, receiver, grant).await,
+        }
+    }
+
+    async fn command(
+        &self,
+        Protocol { carrier, version }: Protocol,
+        receiver: wire::Receiver,
+        wanted: Wanted,
+        start: impl Future<Output = Result<Session, BackendError>>,
+    ) -> Result<(), SessionError> {
+        if let Carrier::WebSocket(shape) = carrier {
+            let work = |channels| remote_command::over_websocket(channels, wanted, version.status, start);
+            return websocket::session::run(receiver, shape, work).await;
+        }
+        let creation = self.config.creation;
+        let work = |streams| remote_command::over_spdy(streams, wanted, version, creation, start);
+        // Input that the process does not read holds up nothing but its own session.
+        spdy::session::run(receiver, Duration::MAX, work).await
+    }
+
+    async fn port_forward(
+        &self,
+        protocol: Protocol,
+        receiver: wire::Receiver,
+        grant: PortForwardGrant,
+    ) -> Result<(), SessionError> {
+        let backend = Arc::clone(&self.backend);
+        if let Carrier::WebSocket(shape) = protocol.carrier {
+            let work = |channels| port_forward::over_websocket(channels, backend, grant);
+            return websocket::session::run(receiver, shape, work).await;
+        }
+        let creation = self.config.creation;
+        let work = |streams| port_forward::over_spdy(streams, backend, grant.pod, creation);
+        spdy::session::run(receiver, FORWARD_STALL, work).await
+    }
+}
+
+/// A small write goes out at once, and a peer that vanished is noticed.
+fn tune(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    setsockopt(socket, sockopt::KeepAlive, &true)?;
+    setsockopt(socket, sockopt::TcpKeepIdle, &KEEPALIVE_S)?;
+    setsockopt(socket, sockopt::TcpKeepInterval, &KEEPALIVE_S)?;
+    Ok(())
+}

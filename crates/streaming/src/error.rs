@@ -1,0 +1,95 @@
+//! Why the server can't start, or won't hand out a URL.
+
+use std::io;
+use std::net::SocketAddr;
+
+use wharf_types::ErrorKind;
+
+use crate::spdy::session::SpdyError;
+use crate::tls::TlsError;
+use crate::websocket::session::WebSocketError;
+use crate::wire::WireError;
+
+/// A failed call on the server.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address is not this machine's own, and nothing protects the connection.
+    #[error("streaming on {address} needs TLS with a client CA: set them, or listen on a loopback address")]
+    Unprotected {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address can't stand in a URL.
+    #[error("streaming on {address} gives no URL that can be dialled: name one address of this node")]
+    Unspecified {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The address can't be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The TLS files can't be used.
+    #[error("cannot set up TLS for streaming")]
+    Tls {
+        /// Why.
+        #[source]
+        source: TlsError,
+    },
+    /// The request can't work as it stands.
+    #[error("{problem}")]
+    Invalid {
+        /// What is wrong and what to do.
+        problem: &'static str,
+    },
+    /// Too many URLs wait to be used.
+    #[error("{pending} streaming URLs are not used yet; retry in a minute")]
+    TooManyPending {
+        /// How many wait.
+        pending: usize,
+    },
+    /// The kernel gave no random bytes for a token.
+    #[error("cannot make a token")]
+    Random {
+        /// Why.
+        #[source]
+        source: wharf_sys::Error,
+    },
+}
+
+impl Error {
+    /// What kind of failure it is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Unprotected { .. } | Self::Unspecified { .. } | Self::Tls { .. } | Self::Invalid { .. } => {
+                ErrorKind::InvalidArgument
+            }
+            Self::Listen { .. } => ErrorKind::Unavailable,
+            Self::TooManyPending { .. } => ErrorKind::ResourceExhausted,
+            Self::Random { .. } => ErrorKind::Internal,
+        }
+    }
+}
+
+/// Why a session ended otherwise than by the end of its work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    /// The connection is over.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// The client broke SPDY.
+    #[error(transparent)]
+    Spdy(#[from] SpdyError),
+    /// The client broke WebSocket.
+    #[error(transparent)]
+    WebSocket(#[from] WebSocketError),
+    /// The client did not open the streams it asked for.
+    #[error("the client did not open its streams within {after_ms} ms")]
+    Creation { after_ms: u128 },
+}

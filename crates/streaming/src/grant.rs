@@ -1,0 +1,107 @@
+//! What a URL stands for. It is settled by the RPC that asked for the URL; nothing a client says over HTTP widens it.
+
+use wharf_types::{ContainerId, PodId};
+
+use crate::error::Error;
+
+/// The streams of an exec or attach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the four flags of the CRI's requests, independent of each other"
+)]
+pub struct Wanted {
+    /// The client sends input.
+    pub stdin: bool,
+    /// The client reads output.
+    pub stdout: bool,
+    /// The client reads errors apart from output.
+    pub stderr: bool,
+    /// The process has a terminal, whose size the client tells.
+    pub terminal: bool,
+}
+
+impl Wanted {
+    /// Checks the flags as the CRI demands: at least one stream, and no stderr beside a terminal.
+    fn check(self) -> Result<(), Error> {
+        if self.terminal && self.stderr {
+            return Err(Error::Invalid {
+                problem: "a terminal has no stderr of its own: ask for tty or for stderr",
+            });
+        }
+        if !(self.stdin || self.stdout || self.stderr) {
+            return Err(Error::Invalid { problem: "ask for at least one of stdin, stdout and stderr" });
+        }
+        Ok(())
+    }
+}
+
+/// A command to be run in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecGrant {
+    /// The container.
+    pub container: ContainerId,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// The streams.
+    pub wanted: Wanted,
+}
+
+/// A container whose first process is to be talked to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachGrant {
+    /// The container.
+    pub container: ContainerId,
+    /// The streams; `terminal` is as the container was created.
+    pub wanted: Wanted,
+}
+
+/// A pod to whose ports connections may be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortForwardGrant {
+    /// The pod.
+    pub pod: PodId,
+    /// The ports of a client that speaks the older WebSocket form. Over SPDY each connection names its own.
+    pub ports: Vec<u16>,
+}
+
+/// What a token stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Grant {
+    Exec(ExecGrant),
+    Attach(AttachGrant),
+    PortForward(PortForwardGrant),
+}
+
+impl Grant {
+    /// The first segment of the URL's path.
+    pub(crate) fn path(&self) -> &'static str {
+        match self {
+            Self::Exec(_) => "exec",
+            Self::Attach(_) => "attach",
+            Self::PortForward(_) => "portforward",
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self {
+            Self::Exec(ExecGrant { wanted, .. }) | Self::Attach(AttachGrant { wanted, .. }) => wanted.check(),
+            Self::PortForward(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_those_the_cri_allows() {
+        let none = Wanted { stdin: false, stdout: false, stderr: false, terminal: false };
+        assert!(none.check().is_err());
+        assert!(Wanted { terminal: true, ..none }.check().is_err());
+        assert!(Wanted { terminal: true, stdout: true, stderr: true, ..none }.check().is_err());
+        assert!(Wanted { terminal: true, stdout: true, ..none }.check().is_ok());
+        assert!(Wanted { stdin: true, ..none }.check().is_ok());
+    }
+}

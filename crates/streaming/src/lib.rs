@@ -1,0 +1,40 @@
+//! The HTTP server that the URLs of Exec, Attach and PortForward point to.
+//!
+//! It owns the one-time tokens, the upgrade, SPDY/3.1 and WebSocket. Of pods and containers it knows only the ids: a
+//! [`Backend`] starts processes and opens connections, and all it gives are descriptors, between which and the client
+//! bytes are pumped.
+//!
+//! ```text
+//! socket ─ head, upgrade ─┬─ spdy ──────┬─ remote_command ─ pump ─ descriptors of a process
+//!                         └─ websocket ─┴─ port_forward ─── pump ─ sockets into a pod
+//! ```
+//!
+//! A session is one future: the demultiplexer of its connection and the work on its streams run side by side in it, and
+//! when one of them ends, the other is dropped with all it holds. A client that leaves thus frees everything, in any
+//! state; nothing has to be told to stop.
+
+mod backend;
+mod channel;
+mod connection;
+mod descriptor;
+mod error;
+mod grant;
+mod head;
+mod port_forward;
+mod pump;
+mod remote_command;
+mod resize;
+mod server;
+mod spdy;
+mod status;
+mod tls;
+mod token;
+mod upgrade;
+mod websocket;
+mod wire;
+
+pub use backend::{Backend, BackendError, Resize, Session, Size};
+pub use error::Error;
+pub use grant::{AttachGrant, ExecGrant, PortForwardGrant, Wanted};
+pub use server::{Config, Server, Urls};
+pub use tls::{TlsError, TlsFiles};

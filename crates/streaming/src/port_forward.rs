@@ -1,0 +1,117 @@
+//! Port-forward: many connections into one pod over one connection of a client.
+//!
+//! Each forwarded connection has two streams: its bytes, and a text for people if it fails. One that fails hurts no
+//! other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use wharf_types::{PodId, chain};
+
+use crate::backend::Backend;
+use crate::channel::{Chunk, Inbound, Outbound, SendError};
+use crate::descriptor::Descriptor;
+use crate::error::SessionError;
+use crate::grant::PortForwardGrant;
+use crate::pump::{self, ForwardError};
+use crate::spdy;
+use crate::websocket;
+use crate::wire::WireError;
+
+mod pairs;
+
+use pairs::Pairs;
+
+/// A forwarded connection as its client has it.
+struct Forwarded {
+    port: u16,
+    inbound: Inbound,
+    data: Outbound,
+    error: Outbound,
+}
+
+/// Serves a client over SPDY, which opens a pair of streams for each connection it wants, at any time.
+pub(crate) async fn over_spdy<B: Backend>(
+    mut streams: mpsc::Receiver<spdy::Stream>,
+    backend: Arc<B>,
+    pod: PodId,
+    creation: Duration,
+) -> Result<(), SessionError> {
+    let mut pairs = Pairs::new(creation);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            stream = streams.recv() => {
+                let Some(stream) = stream else { return Err(WireError::Left.into()) };
+                if let Some(pair) = pairs.take(stream).await? {
+                    connections.spawn(connect(Arc::clone(&backend), pod.clone(), pair));
+                }
+            }
+            half = pairs.expired() => half.refuse("the other stream of the connection did not come in time").await?,
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Serves a client over the channels of a WebSocket: two for each port that the RPC named.
+pub(crate) async fn over_websocket<B: Backend>(
+    channels: websocket::Channels,
+    backend: Arc<B>,
+    grant: PortForwardGrant,
+) -> Result<(), SessionError> {
+    let mut connections = JoinSet::new();
+    for (port, channel) in grant.ports.into_iter().zip((0..=u8::MAX).step_by(2)) {
+        let (data, error) = (channels.outbound(channel), channels.outbound(channel + 1));
+        for stream in [&data, &error] {
+            greet(stream, port).await?;
+        }
+        let inbound = channels.inbound(channel);
+        let forwarded = Forwarded { port, inbound, data, error };
+        connections.spawn(connect(Arc::clone(&backend), grant.pod.clone(), forwarded));
+    }
+    while connections.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// Says on a stream which port it is for.
+async fn greet(stream: &Outbound, port: u16) -> Result<(), WireError> {
+    match stream.send(&mut Chunk::of(&port.to_le_bytes())).await {
+        Ok(()) | Err(SendError::Reset) => Ok(()),
+        Err(SendError::Wire(error)) => Err(error),
+    }
+}
+
+/// Connects a client to a port, stays until both sides have ended the connection, and tells the client what went wrong.
+async fn connect<B: Backend>(backend: Arc<B>, pod: PodId, forwarded: Forwarded) {
+    let Forwarded { port, inbound, data, error } = forwarded;
+    let failure = match socket(&*backend, &pod, port).await {
+        Ok(socket) => match pump::forward(inbound, &data, &socket).await {
+            Ok(()) | Err(ForwardError::Send(_)) => None,
+            Err(broken) => Some(chain(&broken)),
+        },
+        Err(why) => Some(why),
+    };
+    let told = match failure {
+        None => error.finish().await,
+        Some(why) => refuse(&error, Some(&data), &format!("cannot forward to port {port}: {why}")).await,
+    };
+    if let Err(error) = told {
+        tracing::debug!(%error, port, "a forwarded connection ended with its session");
+    }
+}
+
+async fn socket<B: Backend>(backend: &B, pod: &PodId, port: u16) -> Result<Descriptor, String> {
+    let socket = backend.connect(pod, port).await.map_err(|error| chain(&*error))?;
+    Descriptor::new(socket).map_err(|error| error.to_string())
+}
+
+/// Ends a connection with a text for people. Only the data is reset: a reset could overtake the text.
+async fn refuse(error: &Outbound, data: Option<&Outbound>, why: &str) -> Result<(), WireError> {
+    error.conclude(why).await?;
+    match data {
+        Some(data) => data.reset().await,
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,144 @@
+//! Which streams of a SPDY connection belong together.
+
+use std::collections::HashMap;
+use std::future::pending;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::channel::{Inbound, Outbound};
+use crate::port_forward::{Forwarded, refuse};
+use crate::spdy::{Reset, Stream};
+use crate::wire::WireError;
+
+/// The longest request id that is kept, in bytes.
+const REQUEST_ID_LIMIT: usize = 256;
+
+/// The pairs of which one stream has not come yet. There are never more than a connection may have streams.
+pub(super) struct Pairs {
+    creation: Duration,
+    halves: HashMap<String, Half>,
+}
+
+/// A pair that is not whole.
+pub(super) struct Half {
+    deadline: Instant,
+    error: Option<Outbound>,
+    data: Option<(u16, Inbound, Outbound)>,
+}
+
+/// What the headers of a stream say.
+#[derive(Debug, PartialEq, Eq)]
+struct Label {
+    role: Role,
+    port: u16,
+    request: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Error,
+    Data,
+}
+
+impl Pairs {
+    pub(super) fn new(creation: Duration) -> Self {
+        Self { creation, halves: HashMap::new() }
+    }
+
+    /// Accepts a stream, and returns its pair if that is whole now. A stream without sense is reset.
+    pub(super) async fn take(&mut self, stream: Stream) -> Result<Option<Forwarded>, WireError> {
+        let Stream { headers, inbound, outlet } = stream;
+        let Some(Label { role, port, request }) = label(|name| headers.value(name), outlet.id()) else {
+            outlet.reset(Reset::Protocol).await?;
+            return Ok(None);
+        };
+        outlet.accept().await?;
+        let deadline = Instant::now() + self.creation;
+        let mut half = self.halves.remove(&request).unwrap_or(Half { deadline, error: None, data: None });
+        let outbound = Outbound::Spdy(outlet);
+        let second = match role {
+            Role::Error => half.error.replace(outbound),
+            Role::Data => half.data.replace((port, inbound, outbound)).map(|(.., outbound)| outbound),
+        };
+        if let Some(second) = second {
+            second.reset().await?;
+            half.refuse("a connection has two streams of one kind").await?;
+            return Ok(None);
+        }
+        match half {
+            Half { error: Some(error), data: Some((port, inbound, data)), .. } => {
+                Ok(Some(Forwarded { port, inbound, data, error }))
+            }
+            half => {
+                self.halves.insert(request, half);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Waits for a pair to be overdue.
+    pub(super) async fn expired(&mut self) -> Half {
+        let oldest = self.halves.iter().min_by_key(|(_, half)| half.deadline);
+        if let Some((request, deadline)) = oldest.map(|(request, half)| (request.clone(), half.deadline)) {
+            sleep_until(deadline).await;
+            if let Some(half) = self.halves.remove(&request) {
+                return half;
+            }
+        }
+        pending().await
+    }
+}
+
+impl Half {
+    /// Gives up what there is, with a text for people if there is a stream for it.
+    pub(super) async fn refuse(self, why: &str) -> Result<(), WireError> {
+        let data = self.data.map(|(.., data)| data);
+        match (self.error, data) {
+            (Some(error), data) => refuse(&error, data.as_ref(), why).await,
+            (None, Some(data)) => data.reset().await,
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// Reads the headers of a stream; `None` if they make no sense. A client that runs nothing in parallel may leave out the
+/// request's id: it opens the error stream first and the data stream next.
+fn label<'a>(header: impl Fn(&str) -> Option<&'a str>, id: u32) -> Option<Label> {
+    let (role, first) = match header("streamtype")? {
+        "error" => (Role::Error, id),
+        "data" => (Role::Data, id.wrapping_sub(2)),
+        _ => return None,
+    };
+    let port = header("port")?.parse().ok().filter(|port| *port > 0)?;
+    let request = header("requestid").map_or_else(|| first.to_string(), str::to_owned);
+    (request.len() <= REQUEST_ID_LIMIT).then_some(Label { role, port, request })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(headers: &[(&'static str, &'static str)], id: u32) -> Option<Label> {
+        label(|name| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| *value), id)
+    }
+
+    #[test]
+    fn streams_are_paired_by_request_or_by_order() {
+        let error = read(&[("streamtype", "error"), ("port", "80"), ("requestid", "r")], 1).unwrap();
+        assert_eq!(error, Label { role: Role::Error, port: 80, request: "r".into() });
+        let error = read(&[("streamtype", "error"), ("port", "80")], 5).unwrap();
+        let data = read(&[("streamtype", "data"), ("port", "80")], 7).unwrap();
+        assert_eq!(error.request, data.request);
+    }
+
+    #[test]
+    fn headers_without_sense_are_refused() {
+        for port in ["0", "65536", "", "http", "-1"] {
+            assert_eq!(read(&[("streamtype", "data"), ("port", port)], 1), None, "{port}");
+        }
+        assert_eq!(read(&[("streamtype", "stdin"), ("port", "80")], 1), None);
+        assert_eq!(read(&[("streamtype", "data")], 1), None);
+        assert_eq!(read(&[("port", "80")], 1), None);
+    }
+}

@@ -1,0 +1,112 @@
+//! Moves bytes between descriptors and the client's streams.
+
+use std::io;
+
+use futures_util::future::{FusedFuture, Shared};
+use wharf_types::Exit;
+
+use crate::channel::{Chunk, Inbound, Outbound, SendError};
+use crate::descriptor::Descriptor;
+use crate::wire::WireError;
+
+/// The end of a process, for all who wait for it.
+pub(crate) type Ended = Shared<std::pin::Pin<Box<dyn Future<Output = Exit> + Send>>>;
+
+/// Sends what a process writes, until nothing writes any more, or the process is gone and what it wrote is sent.
+///
+/// A descendant in the background may hold the descriptor open and go on writing: after the end of the process only as
+/// much is sent as could have been in there.
+pub(crate) async fn output(from: Descriptor, to: &Outbound, mut ended: Ended) -> Result<(), WireError> {
+    let mut chunk = Chunk::new();
+    let mut left = usize::MAX;
+    while left > 0 {
+        let read = if ended.is_terminated() {
+            from.read_now(chunk.room())
+        } else {
+            tokio::select! {
+                biased;
+                _ = &mut ended => {
+                    left = from.capacity();
+                    continue;
+                }
+                read = from.read(chunk.room()) => read,
+            }
+        };
+        let read = read.unwrap_or_else(|error| {
+            tracing::debug!(%error, "cannot read the output of a process");
+            0
+        });
+        if read == 0 {
+            break;
+        }
+        chunk.filled(read);
+        match to.send(&mut chunk).await {
+            Ok(()) => left = left.saturating_sub(read),
+            Err(SendError::Reset) => break,
+            Err(SendError::Wire(error)) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Writes what a client sends until it ends its stream, then closes the descriptor. If nothing reads from it any more,
+/// the rest is dropped.
+pub(crate) async fn input(mut from: Inbound, to: Descriptor) {
+    while let Some(bytes) = from.recv().await {
+        if let Err(error) = to.write_all(&bytes).await {
+            tracing::debug!(%error, "a process takes no more input");
+            return;
+        }
+    }
+}
+
+/// Why a forwarded connection ended before both sides had ended it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ForwardError {
+    /// The client gave it up, or left.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// The side of the pod broke.
+    #[error("the connection broke")]
+    Broken {
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Moves bytes both ways between a client's stream and a socket, until both directions are at their end.
+pub(crate) async fn forward(
+    mut from: Inbound,
+    to: &Outbound,
+    socket: &Descriptor,
+) -> Result<(), ForwardError> {
+    let upward = async {
+        while let Some(bytes) = from.recv().await {
+            if socket.write_all(&bytes).await.is_err() {
+                // The pod reads no more, but what it wrote before has to arrive.
+                from.close();
+                return Ok(());
+            }
+        }
+        if to.is_reset() {
+            return Err(SendError::Reset.into());
+        }
+        // Fails only if the other direction is broken too, which then says so.
+        socket.end_writing().ok();
+        Ok(())
+    };
+    let downward = async {
+        let mut chunk = Chunk::new();
+        loop {
+            let read = socket.read(chunk.room()).await;
+            match read.map_err(|source| ForwardError::Broken { source })? {
+                0 => break,
+                read => chunk.filled(read),
+            }
+            to.send(&mut chunk).await?;
+        }
+        to.finish().await.map_err(SendError::from)?;
+        Ok(())
+    };
+    tokio::try_join!(upward, downward).map(|_| ())
+}

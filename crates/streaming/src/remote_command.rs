@@ -1,0 +1,208 @@
+//! Exec and attach, whatever carries them: the streams of a process are pumped, and how it ended is told.
+//!
+//! Clients read to the end of the output before they look at the error stream, and close when they have the status. So
+//! all that was written before the end of the process is sent first, then the status, then the ends of the streams.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::pending;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use wharf_types::chain;
+
+use crate::backend::{BackendError, Resize, Session, Size};
+use crate::channel::{Chunk, Inbound, Outbound, SendError};
+use crate::descriptor::Descriptor;
+use crate::error::SessionError;
+use crate::grant::Wanted;
+use crate::pump::{self, Ended};
+use crate::resize;
+use crate::spdy;
+use crate::status::{Outcome, StatusForm};
+use crate::websocket;
+use crate::wire::WireError;
+
+/// The streams of a client.
+struct Client {
+    stdin: Option<Inbound>,
+    resize: Option<Inbound>,
+    stdout: Option<Outbound>,
+    stderr: Option<Outbound>,
+    error: Outbound,
+    /// Our directions of the streams that only the client uses.
+    unused: Vec<Outbound>,
+}
+
+/// What a version of the protocol has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) status: StatusForm,
+    /// Whether there is a stream for the sizes of the terminal.
+    pub(crate) resize: bool,
+}
+
+/// Serves a client over SPDY, which opens one stream for each thing it wants, in any order.
+pub(crate) async fn over_spdy<F>(
+    mut streams: mpsc::Receiver<spdy::Stream>,
+    wanted: Wanted,
+    version: Version,
+    creation: Duration,
+    start: F,
+) -> Result<(), SessionError>
+where
+    F: Future<Output = Result<Session, BackendError>>,
+{
+    let overdue = SessionError::Creation { after_ms: creation.as_millis() };
+    let client = timeout(creation, collect(&mut streams, wanted, version)).await.unwrap_or(Err(overdue))?;
+    // Streams that come later are refused.
+    drop(streams);
+    serve(client, version.status, start).await
+}
+
+/// Serves a client over the channels of a WebSocket, which are all there from the beginning.
+pub(crate) async fn over_websocket<F>(
+    channels: websocket::Channels,
+    wanted: Wanted,
+    status: StatusForm,
+    start: F,
+) -> Result<(), SessionError>
+where
+    F: Future<Output = Result<Session, BackendError>>,
+{
+    let client = Client {
+        stdin: wanted.stdin.then(|| channels.inbound(0)),
+        stdout: wanted.stdout.then(|| channels.outbound(1)),
+        stderr: wanted.stderr.then(|| channels.outbound(2)),
+        error: channels.outbound(3),
+        resize: Some(channels.inbound(4)),
+        unused: Vec::new(),
+    };
+    // An empty message says that the server is ready.
+    let first = client.stdout.as_ref().or(client.stderr.as_ref()).unwrap_or(&client.error);
+    match first.send(&mut Chunk::of(&[])).await {
+        Err(SendError::Wire(error)) => return Err(error.into()),
+        Ok(()) | Err(SendError::Reset) => {}
+    }
+    serve(client, status, start).await
+}
+
+/// Waits for the streams that a client has to open, and accepts them.
+async fn collect(
+    streams: &mut mpsc::Receiver<spdy::Stream>,
+    wanted: Wanted,
+    version: Version,
+) -> Result<Client, SessionError> {
+    let mut missing = vec!["error"];
+    let wants_resize = wanted.terminal && version.resize;
+    missing.extend(wanted.stdin.then_some("stdin"));
+    missing.extend(wanted.stdout.then_some("stdout"));
+    missing.extend(wanted.stderr.then_some("stderr"));
+    missing.extend(wants_resize.then_some("resize"));
+    let mut found = HashMap::new();
+    while !missing.is_empty() {
+        let Some(stream) = streams.recv().await else { return Err(WireError::Left.into()) };
+        let spdy::Stream { headers, inbound, outlet } = stream;
+        outlet.accept().await?;
+        match missing.iter().position(|name| headers.value("streamtype") == Some(name)) {
+            Some(at) => drop(found.insert(missing.swap_remove(at), (inbound, Outbound::Spdy(outlet)))),
+            // Newer than this server, not asked for, or there twice: nothing comes of it.
+            None => outlet.finish().await?,
+        }
+    }
+    let mut unused = Vec::new();
+    let mut read_only = |stream: Option<(Inbound, Outbound)>| {
+        let (inbound, outbound) = stream?;
+        unused.push(outbound);
+        Some(inbound)
+    };
+    let stdin = read_only(found.remove("stdin"));
+    let resize = read_only(found.remove("resize"));
+    let mut write_only = |name| Some(found.remove(name)?.1);
+    let (stdout, stderr) = (write_only("stdout"), write_only("stderr"));
+    let error = write_only("error").ok_or(WireError::Left)?;
+    Ok(Client { stdin, resize, stdout, stderr, error, unused })
+}
+
+/// Starts the process, stays with it to its end, and tells how it ended.
+async fn serve<F>(client: Client, status: StatusForm, start: F) -> Result<(), SessionError>
+where
+    F: Future<Output = Result<Session, BackendError>>,
+{
+    let Client { stdin, resize, stdout, stderr, error, unused } = client;
+    let (latest, size) = watch::channel(None);
+    let work = async {
+        let outcome = match start.await {
+            Ok(session) => attend(session, stdin, [stdout.as_ref(), stderr.as_ref()], size).await?,
+            Err(error) => Outcome::Failed(chain(&*error)),
+        };
+        error.conclude(&outcome.text(status)).await?;
+        for stream in stdout.iter().chain(&stderr).chain(&unused) {
+            stream.finish().await?;
+        }
+        Ok(())
+    };
+    // Sizes are noted from the first byte on: the first may be there before the process is.
+    tokio::select! {
+        done = work => done,
+        never = resize::follow(resize, latest) => match never {},
+    }
+}
+
+/// Pumps the streams of a process until it is gone and all it wrote is sent.
+async fn attend(
+    session: Session,
+    stdin: Option<Inbound>,
+    outputs: [Option<&Outbound>; 2],
+    size: watch::Receiver<Option<Size>>,
+) -> Result<Outcome, WireError> {
+    let ended = session.exit.shared();
+    let [stdout, stderr] = outputs;
+    let written = async {
+        tokio::try_join!(
+            output(session.stdout, stdout, ended.clone()),
+            output(session.stderr, stderr, ended.clone()),
+        )?;
+        Ok(Outcome::Ended(ended.clone().await))
+    };
+    let read = async {
+        if let (Some(from), Some(Ok(to))) = (stdin, session.stdin.map(Descriptor::new)) {
+            pump::input(from, to).await;
+        }
+        pending().await
+    };
+    tokio::select! {
+        done = written => done,
+        never = read => never,
+        never = apply(size, session.resize) => match never {},
+    }
+}
+
+async fn output(from: Option<OwnedFd>, to: Option<&Outbound>, ended: Ended) -> Result<(), WireError> {
+    let (Some(from), Some(to)) = (from, to) else { return Ok(()) };
+    match Descriptor::new(from) {
+        Ok(from) => pump::output(from, to, ended).await,
+        Err(error) => {
+            tracing::warn!(%error, "cannot wait for the output of a process");
+            Ok(())
+        }
+    }
+}
+
+/// Gives the terminal each new size.
+async fn apply(mut size: watch::Receiver<Option<Size>>, resize: Option<Resize>) -> Infallible {
+    if let Some(resize) = resize {
+        loop {
+            if let Some(size) = *size.borrow_and_update() {
+                resize(size);
+            }
+            if size.changed().await.is_err() {
+                break;
+            }
+        }
+    }
+    pending().await
+}

@@ -1,0 +1,180 @@
+//! The server: it listens and hands out URLs.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::backend::Backend;
+use crate::connection::{self, Shared};
+use crate::error::Error;
+use crate::grant::{AttachGrant, ExecGrant, Grant, PortForwardGrant};
+use crate::tls::{self, TlsFiles};
+use crate::token::Tokens;
+
+/// How many connections may be at their request, or at the handshake before it.
+const HEADS_LIMIT: usize = 128;
+
+/// How long nothing is accepted after that has failed, which happens when descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How the server listens, and its bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where to listen; port 0 means any. Other addresses than loopback need TLS.
+    pub address: SocketAddr,
+    /// The files of TLS, if it is to be spoken.
+    pub tls: Option<TlsFiles>,
+    /// How long a session may last without anything passing in either direction.
+    pub idle: Duration,
+    /// How long a client may take to open its streams.
+    pub creation: Duration,
+    /// How long a client may take no byte of what is sent to it. Someone may have paused a pager.
+    pub write: Duration,
+    /// How many sessions there may be.
+    pub sessions: usize,
+}
+
+impl Default for Config {
+    /// Loopback, any port, no TLS, 4 hours, 30 seconds, 30 minutes, 1024 sessions.
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls: None,
+            idle: Duration::from_hours(4),
+            creation: Duration::from_secs(30),
+            write: Duration::from_mins(30),
+            sessions: 1024,
+        }
+    }
+}
+
+/// A server that listens.
+pub struct Server<B> {
+    listener: TcpListener,
+    shared: Arc<Shared<B>>,
+    urls: Urls,
+}
+
+impl<B> std::fmt::Debug for Server<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("urls", &self.urls).finish_non_exhaustive()
+    }
+}
+
+/// Hands out the URLs of a server.
+#[derive(Clone)]
+pub struct Urls {
+    base: Arc<str>,
+    tokens: Arc<Tokens>,
+}
+
+impl std::fmt::Debug for Urls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Urls").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+impl Urls {
+    /// The scheme, the address and the real port.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// A URL for one exec, good for one use within one minute.
+    ///
+    /// # Errors
+    /// If the flags make no sense together, or too many URLs wait to be used.
+    pub fn exec(&self, grant: ExecGrant) -> Result<String, Error> {
+        self.issue(Grant::Exec(grant))
+    }
+
+    /// A URL for one attach, good for one use within one minute.
+    ///
+    /// # Errors
+    /// As for [`Self::exec`].
+    pub fn attach(&self, grant: AttachGrant) -> Result<String, Error> {
+        self.issue(Grant::Attach(grant))
+    }
+
+    /// A URL for one port-forward, good for one use within one minute.
+    ///
+    /// # Errors
+    /// If too many URLs wait to be used.
+    pub fn port_forward(&self, grant: PortForwardGrant) -> Result<String, Error> {
+        self.issue(Grant::PortForward(grant))
+    }
+
+    fn issue(&self, grant: Grant) -> Result<String, Error> {
+        grant.check()?;
+        let path = grant.path();
+        Ok(format!("{}/{path}/{}", self.base, self.tokens.issue(grant, Instant::now())?))
+    }
+}
+
+impl<B: Backend> Server<B> {
+    /// Listens. Reads the files of TLS, which blocks for a moment.
+    ///
+    /// # Errors
+    /// If the address can't be listened on, can't stand in a URL or is unprotected, or if TLS can't be set up.
+    pub async fn bind(config: Config, backend: B) -> Result<Self, Error> {
+        let address = config.address;
+        if address.ip().is_unspecified() {
+            return Err(Error::Unspecified { address });
+        }
+        if config.tls.is_none() && !address.ip().is_loopback() {
+            return Err(Error::Unprotected { address });
+        }
+        let tls = config.tls.as_ref().map(tls::load).transpose().map_err(|source| Error::Tls { source })?;
+        let listen = async {
+            let listener = TcpListener::bind(address).await?;
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        };
+        let (listener, bound) = listen.await.map_err(|source| Error::Listen { address, source })?;
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let tokens = Arc::new(Tokens::default());
+        let urls = Urls { base: format!("{scheme}://{bound}").into(), tokens: Arc::clone(&tokens) };
+        let sessions = Arc::new(Semaphore::new(config.sessions));
+        let (tls, backend) = (tls.map(TlsAcceptor::from), Arc::new(backend));
+        Ok(Self { listener, shared: Arc::new(Shared { config, tls, backend, tokens, sessions }), urls })
+    }
+
+    /// What hands out the URLs.
+    #[must_use]
+    pub fn urls(&self) -> Urls {
+        self.urls.clone()
+    }
+
+    /// Serves until `shutdown` resolves; all sessions end then.
+    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
+        let heads = Arc::new(Semaphore::new(HEADS_LIMIT));
+        let mut connections = JoinSet::new();
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let next = async {
+                let permit = Arc::clone(&heads).acquire_owned().await;
+                (permit, self.listener.accept().await)
+            };
+            tokio::select! {
+                () = &mut shutdown => return,
+                Some(_) = connections.join_next() => {}
+                (permit, accepted) = next => match (permit, accepted) {
+                    (Ok(permit), Ok((socket, _))) => {
+                        connections.spawn(connection::run(Arc::clone(&self.shared), socket, permit));
+                    }
+                    (_, Err(error)) => {
+                        tracing::warn!(%error, "cannot accept a streaming connection");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                    (Err(_closed), _) => return,
+                },
+            }
+        }
+    }
+}

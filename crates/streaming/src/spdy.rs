@@ -1,0 +1,11 @@
+//! SPDY/3.1 as far as Kubernetes uses it: streams over one connection, without flow control, priorities or push.
+//!
+//! [`frame`] and [`headers`] are pure; [`session`] runs a connection; [`stream`] is one stream as its owner has it.
+
+pub(crate) mod frame;
+pub(crate) mod headers;
+pub(crate) mod session;
+mod stream;
+
+pub(crate) use frame::Reset;
+pub(crate) use stream::{Outlet, Stream};

@@ -1,0 +1,139 @@
+//! The life of a SPDY connection: what the client sends is taken apart while the work on its streams runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::error::SessionError;
+use crate::spdy::frame::{self, Decoder, Farewell, Frame, FrameError, Reset};
+use crate::spdy::headers::{HeadersError, Inflater};
+use crate::spdy::stream::{Connection, Stream};
+use crate::wire::Receiver;
+
+/// How many new streams may wait to be looked at.
+const NEW_STREAMS: usize = 16;
+
+/// What a client did against the protocol.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SpdyError {
+    /// A frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// The headers of a stream.
+    #[error(transparent)]
+    Headers(#[from] HeadersError),
+}
+
+/// Runs a connection until the work on its streams is done, or the client leaves: the work is dropped then.
+///
+/// A stream whose bytes nobody takes holds up the connection; after `stall` it is reset.
+pub(crate) async fn run<W>(
+    mut receiver: Receiver,
+    stall: Duration,
+    work: impl FnOnce(mpsc::Receiver<Stream>) -> W,
+) -> Result<(), SessionError>
+where
+    W: Future<Output = Result<(), SessionError>>,
+{
+    let wire = Arc::clone(receiver.wire());
+    let connection = Connection::new(Arc::clone(&wire));
+    let (opened, streams) = mpsc::channel(NEW_STREAMS);
+    let mut demultiplexer =
+        Demultiplexer { connection: Arc::clone(&connection), inflater: Inflater::new(), opened, stall };
+    let end = tokio::select! {
+        biased;
+        done = work(streams) => done,
+        error = demultiplexer.run(&mut receiver) => Err(error),
+        error = wire.idle() => Err(error.into()),
+    };
+    let farewell = match &end {
+        Ok(()) => Farewell::Done,
+        Err(SessionError::Spdy(_)) => Farewell::Protocol,
+        Err(_) => Farewell::Internal,
+    };
+    receiver.hang_up(&frame::go_away(connection.last(), farewell), &end).await;
+    end
+}
+
+/// Takes apart what the client sends.
+struct Demultiplexer {
+    connection: Arc<Connection>,
+    inflater: Inflater,
+    opened: mpsc::Sender<Stream>,
+    stall: Duration,
+}
+
+impl Demultiplexer {
+    async fn run(&mut self, receiver: &mut Receiver) -> SessionError {
+        let mut decoder = Decoder::default();
+        loop {
+            let done = match decoder.decode(&mut receiver.buffer) {
+                Ok(Some(frame)) => self.take(frame).await,
+                Ok(None) => receiver.fill().await.map_err(SessionError::from),
+                Err(error) => Err(SpdyError::from(error).into()),
+            };
+            if let Err(error) = done {
+                return error;
+            }
+        }
+    }
+
+    async fn take(&mut self, frame: Frame) -> Result<(), SessionError> {
+        let (stream, fin) = match frame {
+            Frame::SynStream { stream, fin, block } => {
+                self.open(stream, &block).await?;
+                (stream, fin)
+            }
+            Frame::Headers { stream, fin, block } => {
+                self.inflater.headers(&block).map_err(SpdyError::from)?;
+                (stream, fin)
+            }
+            Frame::Data { stream, fin, bytes } => {
+                self.deliver(stream, bytes).await?;
+                (stream, fin)
+            }
+            Frame::Reset { stream } => {
+                self.connection.forget(stream);
+                return Ok(());
+            }
+            // A ping of our parity would be the answer to one of ours.
+            Frame::Ping { id } if !id.is_multiple_of(2) => {
+                return Ok(self.connection.ping(id).await?);
+            }
+            Frame::Ping { .. } | Frame::Ignored => return Ok(()),
+        };
+        if fin {
+            self.connection.ended_by_client(stream);
+        }
+        Ok(())
+    }
+
+    async fn open(&mut self, id: u32, block: &[u8]) -> Result<(), SessionError> {
+        let headers = self.inflater.headers(block).map_err(SpdyError::from)?;
+        let refused = match self.connection.open(id, headers) {
+            // The work takes streams only at its beginning, or always.
+            Ok(stream) => self.opened.send(stream).await.err().map(|_| Reset::Refused),
+            Err(why) => Some(why),
+        };
+        match refused {
+            Some(why) => Ok(self.connection.reset(id, why).await?),
+            None => Ok(()),
+        }
+    }
+
+    async fn deliver(&self, id: u32, bytes: Bytes) -> Result<(), SessionError> {
+        // Bytes for a stream that was reset may be on their way still.
+        let Some(inbound) = self.connection.inbound(id).filter(|_| !bytes.is_empty()) else { return Ok(()) };
+        match timeout(self.stall, inbound.send(bytes)).await {
+            // Nobody wants them.
+            Ok(Ok(()) | Err(_)) => Ok(()),
+            Err(_elapsed) => {
+                tracing::debug!(stream = id, "nobody takes the bytes of a stream: reset");
+                Ok(self.connection.reset(id, Reset::FlowControl).await?)
+            }
+        }
+    }
+}

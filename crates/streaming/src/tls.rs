@@ -1,0 +1,82 @@
+//! TLS of a server that listens beyond this machine: its certificate, and the authority its clients are vouched for by.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+/// The PEM files of TLS. A client without a certificate of the authority is turned away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The server's certificate, and those that lead from it to its authority.
+    pub certificate: PathBuf,
+    /// The key of the certificate.
+    pub key: PathBuf,
+    /// Certificates of the authorities that clients must be vouched for by.
+    pub client_authorities: PathBuf,
+}
+
+/// Why the TLS files can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file can't be read or is not PEM.
+    #[error("cannot read PEM of {}", path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls_pki_types::pem::Error,
+    },
+    /// A certificate or a key is not what it should be.
+    #[error("cannot use {}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// Clients can't be checked against the authorities.
+    #[error("cannot check clients against {}", path.display())]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: VerifierBuilderError,
+    },
+}
+
+/// Reads the files. Blocking.
+pub(crate) fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let unusable = |path: &Path| {
+        let path = path.to_owned();
+        move |source| TlsError::Unusable { path, source }
+    };
+    let mut authorities = RootCertStore::empty();
+    for certificate in certificates(&files.client_authorities)? {
+        authorities.add(certificate).map_err(unusable(&files.client_authorities))?;
+    }
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), Arc::clone(&provider))
+        .build()
+        .map_err(|source| TlsError::Authorities { path: files.client_authorities.clone(), source })?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|source| TlsError::Pem { path: files.key.clone(), source })?;
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(unusable(&files.certificate))?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(certificates(&files.certificate)?, key)
+        .map_err(unusable(&files.certificate))?;
+    Ok(Arc::new(config))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    all.map_err(|source| TlsError::Pem { path: path.to_owned(), source })
+}

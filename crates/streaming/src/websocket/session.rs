@@ -1,0 +1,83 @@
+//! The life of a WebSocket connection: what the client sends is sorted into channels while the work on them runs.
+
+use std::sync::Arc;
+
+use crate::error::SessionError;
+use crate::websocket::channels::{ChannelError, Channels, Shape, Sorter};
+use crate::websocket::frame::{self, CloseCode, Decoder, Event, FrameError};
+use crate::wire::{Receiver, WireError};
+
+/// What a client did against the protocol.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WebSocketError {
+    /// A frame.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A message.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// A text where there can be only bytes.
+    #[error("a text message in a tunnel of bytes")]
+    Text,
+}
+
+/// Runs a connection until the work on its channels is done, or the client leaves: the work is dropped then.
+pub(crate) async fn run<W>(
+    mut receiver: Receiver,
+    shape: Shape,
+    work: impl FnOnce(Channels) -> W,
+) -> Result<(), SessionError>
+where
+    W: Future<Output = Result<(), SessionError>>,
+{
+    let wire = Arc::clone(receiver.wire());
+    let channels = Channels::new(Arc::clone(&wire), shape);
+    let mut sorter = Sorter::new(shape, channels.sinks());
+    let end = tokio::select! {
+        biased;
+        done = work(channels) => done,
+        error = sort(&mut receiver, &mut sorter) => Err(error),
+        error = wire.idle() => Err(error.into()),
+    };
+    receiver.hang_up(frame::close(close_code(&end)).bytes(), &end).await;
+    end
+}
+
+/// The code that says why a connection ended.
+pub(crate) fn close_code(end: &Result<(), SessionError>) -> CloseCode {
+    match end {
+        Ok(()) | Err(SessionError::Wire(WireError::Left)) => CloseCode::Done,
+        Err(SessionError::WebSocket(WebSocketError::Channel(ChannelError::Base64))) => CloseCode::Data,
+        Err(SessionError::WebSocket(_)) => CloseCode::Protocol,
+        Err(_) => CloseCode::Internal,
+    }
+}
+
+async fn sort(receiver: &mut Receiver, sorter: &mut Sorter) -> SessionError {
+    let mut decoder = Decoder::default();
+    loop {
+        let event = match event(receiver, &mut decoder).await {
+            Ok(event) => event,
+            Err(error) => return error,
+        };
+        let Event::Message { bytes, end, .. } = event else { continue };
+        match sorter.take(bytes, end) {
+            // If nobody wants the bytes any more, they are dropped.
+            Ok(Some((sink, bytes))) => drop(sink.send(bytes).await),
+            Ok(None) => {}
+            Err(error) => return WebSocketError::from(error).into(),
+        }
+    }
+}
+
+/// The next event, after pings have been answered.
+pub(crate) async fn event(receiver: &mut Receiver, decoder: &mut Decoder) -> Result<Event, SessionError> {
+    loop {
+        match decoder.decode(&mut receiver.buffer).map_err(WebSocketError::from)? {
+            None => receiver.fill().await?,
+            Some(Event::Ping(payload)) => receiver.wire().send(frame::pong(&payload).bytes()).await?,
+            Some(Event::Close) => return Err(WireError::Left.into()),
+            Some(event) => return Ok(event),
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! A client's connection after its upgrade: one half that is read by the demultiplexer alone, and one that all
+//! streams write whole frames to.
+//!
+//! Every wait has an end here: a write that makes no progress, a connection on which nothing happens, and the time that
+//! a client has to hang up at the end.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// How much is read from a client at a time, in bytes.
+const READ: usize = 16 * 1024;
+
+/// How long a client may take to hang up after it did wrong.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// A byte stream to a client.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Why a connection ended, or has to be ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WireError {
+    /// The client hung up.
+    #[error("the client left")]
+    Left,
+    /// The connection broke.
+    #[error("the connection broke")]
+    Broken {
+        #[source]
+        source: io::Error,
+    },
+    /// The client takes no bytes.
+    #[error("the client took no byte for {after_ms} ms")]
+    Stuck { after_ms: u128 },
+    /// Nothing happened.
+    #[error("nothing happened for {after_ms} ms")]
+    Idle { after_ms: u128 },
+    /// A frame was cut off; nothing can follow it.
+    #[error("a frame was cut off")]
+    Torn,
+}
+
+/// How long a connection may be silent, and how long it may take no bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    pub(crate) idle: Duration,
+    pub(crate) write: Duration,
+}
+
+/// The half that is written.
+pub(crate) struct Wire {
+    half: Mutex<Half>,
+    patience: Patience,
+    start: Instant,
+    /// When a frame passed in either direction, in milliseconds since the start.
+    active_ms: AtomicU64,
+}
+
+struct Half {
+    io: WriteHalf<Box<dyn Stream>>,
+    /// A frame was begun and not finished, because its writer was dropped.
+    torn: bool,
+}
+
+/// The half that is read.
+pub(crate) struct Receiver {
+    io: ReadHalf<Box<dyn Stream>>,
+    wire: Arc<Wire>,
+    /// What was read and not decoded yet.
+    pub(crate) buffer: BytesMut,
+}
+
+/// Takes over a connection, of which some bytes may have been read already.
+pub(crate) fn split(stream: Box<dyn Stream>, read_already: BytesMut, patience: Patience) -> Receiver {
+    let (reading, writing) = tokio::io::split(stream);
+    let half = Mutex::new(Half { io: writing, torn: false });
+    let wire = Wire { half, patience, start: Instant::now(), active_ms: AtomicU64::new(0) };
+    Receiver { io: reading, wire: Arc::new(wire), buffer: read_already }
+}
+
+impl Wire {
+    /// How long the connection may be silent, and take no bytes.
+    pub(crate) fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// Writes a whole frame.
+    pub(crate) async fn send(&self, frame: &[u8]) -> Result<(), WireError> {
+        let mut half = self.half.lock().await;
+        if half.torn {
+            return Err(WireError::Torn);
+        }
+        half.torn = true;
+        let mut rest = frame;
+        while !rest.is_empty() {
+            match self.in_time(half.io.write(rest)).await? {
+                0 => return Err(WireError::Left),
+                written => rest = &rest[written..],
+            }
+        }
+        self.in_time(half.io.flush()).await?;
+        half.torn = false;
+        self.touch();
+        Ok(())
+    }
+
+    async fn in_time<T>(&self, io: impl Future<Output = io::Result<T>>) -> Result<T, WireError> {
+        match timeout(self.patience.write, io).await {
+            Ok(done) => done.map_err(|source| WireError::Broken { source }),
+            Err(_elapsed) => Err(WireError::Stuck { after_ms: self.patience.write.as_millis() }),
+        }
+    }
+
+    /// Resolves when nothing has happened for the whole of the idle time.
+    pub(crate) async fn idle(&self) -> WireError {
+        let mut active = self.active();
+        loop {
+            sleep_until(active + self.patience.idle).await;
+            let latest = self.active();
+            if latest == active {
+                return WireError::Idle { after_ms: self.patience.idle.as_millis() };
+            }
+            active = latest;
+        }
+    }
+
+    fn touch(&self) {
+        let passed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.active_ms.store(passed, Ordering::Relaxed);
+    }
+
+    fn active(&self) -> Instant {
+        self.start + Duration::from_millis(self.active_ms.load(Ordering::Relaxed))
+    }
+}
+
+impl Receiver {
+    /// The other half.
+    pub(crate) fn wire(&self) -> &Arc<Wire> {
+        &self.wire
+    }
+
+    /// Adds bytes to the buffer, at least one.
+    pub(crate) async fn fill(&mut self) -> Result<(), WireError> {
+        self.buffer.reserve(READ);
+        match self.io.read_buf(&mut self.buffer).await {
+            Ok(0) => Err(WireError::Left),
+            Ok(_) => {
+                self.wire.touch();
+                Ok(())
+            }
+            Err(source) => Err(WireError::Broken { source }),
+        }
+    }
+
+    /// Ends the connection: sends a last frame and no more, and waits for the client to hang up, since closing with
+    /// unread bytes would make the kernel reset the connection, and what was sent last would be lost.
+    ///
+    /// After an orderly end the client has as long as for any write: it may be someone who paused a pager.
+    pub(crate) async fn hang_up<E>(mut self, farewell: &[u8], end: &Result<(), E>) {
+        let time = if end.is_ok() { self.wire.patience.write } else { FAREWELL };
+        let hang_up = async {
+            self.wire.send(farewell).await?;
+            let broken = |source| WireError::Broken { source };
+            self.wire.half.lock().await.io.shutdown().await.map_err(broken)?;
+            loop {
+                self.buffer.clear();
+                self.fill().await?;
+            }
+        };
+        match timeout(time, hang_up).await {
+            Ok(Ok::<Infallible, _>(never)) => match never {},
+            Ok(Err(WireError::Left)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a client did not hang up in order"),
+            Err(_elapsed) => tracing::debug!("a client did not hang up in time"),
+        }
+    }
+}
