@@ -5,9 +5,11 @@ mod filter;
 mod image;
 mod runtime;
 mod status;
+mod streams;
 
 pub use image::Images;
 pub use runtime::Runtime;
+pub use streams::Streams;
 
 /// The longest message either way, in bytes.
 pub const MESSAGE_LIMIT_BYTES: usize = 16 << 20;

@@ -14,8 +14,9 @@ use wharf_cri_api::v1::runtime_service_server::RuntimeService;
 use wharf_cri_api::v1::*;
 use wharf_network::Network;
 use wharf_pods::{self as pods, Engine};
+use wharf_streaming::Urls;
 
-use crate::{filter, status};
+use crate::{filter, status, streams};
 
 /// A stream of answers.
 pub(crate) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -27,6 +28,7 @@ type Answer<T> = Result<Response<T>, Status>;
 pub struct Runtime {
     engine: Arc<Engine>,
     network: Arc<Network>,
+    urls: Urls,
     handlers: Vec<String>,
     config: String,
 }
@@ -38,10 +40,16 @@ pub(crate) fn batches<T: Clone>(items: Vec<T>) -> impl Iterator<Item = Vec<T>> {
 }
 
 impl Runtime {
-    /// Makes the service; `config` is the daemon's configuration as JSON, shown by a verbose Status.
+    /// Makes the service; `urls` are those of the streaming server, `config` is the daemon's configuration as JSON, shown by a verbose Status.
     #[must_use]
-    pub fn new(engine: Arc<Engine>, network: Arc<Network>, handlers: Vec<String>, config: String) -> Self {
-        Self { engine, network, handlers, config }
+    pub fn new(
+        engine: Arc<Engine>,
+        network: Arc<Network>,
+        urls: Urls,
+        handlers: Vec<String>,
+        config: String,
+    ) -> Self {
+        Self { engine, network, urls, handlers, config }
     }
 
     /// Ends the streams of events, which otherwise end with their listeners alone.
@@ -386,16 +394,19 @@ impl RuntimeService for Runtime {
         Ok(Response::new(UpdatePodSandboxResourcesResponse {}))
     }
 
-    async fn exec(&self, _request: Request<ExecRequest>) -> Answer<ExecResponse> {
-        Err(status::unimplemented("Exec"))
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        let url = streams::exec_url(&self.engine, &self.urls, request.into_inner())?;
+        Ok(Response::new(ExecResponse { url }))
     }
 
-    async fn attach(&self, _request: Request<AttachRequest>) -> Answer<AttachResponse> {
-        Err(status::unimplemented("Attach"))
+    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        let url = streams::attach_url(&self.engine, &self.urls, request.get_ref())?;
+        Ok(Response::new(AttachResponse { url }))
     }
 
-    async fn port_forward(&self, _request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
-        Err(status::unimplemented("PortForward"))
+    async fn port_forward(&self, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
+        let url = streams::port_forward_url(&self.engine, &self.urls, request.get_ref())?;
+        Ok(Response::new(PortForwardResponse { url }))
     }
 
     async fn checkpoint_container(

@@ -1,6 +1,8 @@
 //! The configuration: one TOML file and drop-ins beside it, strict, complete without any.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -28,6 +30,7 @@ pub(crate) struct Config {
     pub(crate) log: Log,
     pub(crate) registry: Registry,
     pub(crate) network: Network,
+    pub(crate) streaming: Streaming,
 }
 
 /// What is logged, and how.
@@ -68,6 +71,22 @@ pub(crate) struct Network {
     pub(crate) subnets: String,
 }
 
+/// Where exec, attach and port-forward are served.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Streaming {
+    /// An address of this node; port 0 is any. Beyond loopback it needs the three files of TLS.
+    pub(crate) address: SocketAddr,
+    /// The PEM file of the server's certificate; empty without TLS.
+    pub(crate) tls_certificate: PathBuf,
+    /// The PEM file of its key.
+    pub(crate) tls_key: PathBuf,
+    /// The PEM file of the authorities that vouch for clients.
+    pub(crate) tls_client_authorities: PathBuf,
+    /// How long a session may last without anything passing, in seconds.
+    pub(crate) idle_timeout_s: u64,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -80,6 +99,7 @@ impl Default for Config {
             log: Log::default(),
             registry: Registry::default(),
             network: Network::default(),
+            streaming: Streaming::default(),
         }
     }
 }
@@ -93,6 +113,19 @@ impl Default for Log {
 impl Default for Registry {
     fn default() -> Self {
         Self { certs_dir: "/etc/wharf/certs.d".into() }
+    }
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        let defaults = wharf_streaming::Config::default();
+        Self {
+            address: defaults.address,
+            tls_certificate: PathBuf::new(),
+            tls_key: PathBuf::new(),
+            tls_client_authorities: PathBuf::new(),
+            idle_timeout_s: defaults.idle.as_secs(),
+        }
     }
 }
 
@@ -151,6 +184,21 @@ impl Config {
             cni_delete_deadline: NetworkConfig::DELETE_DEADLINE,
             bridge: (!network.bridge.is_empty()).then_some(bridge),
         })
+    }
+
+    pub(crate) fn streaming(&self) -> wharf_streaming::Config {
+        let streaming = &self.streaming;
+        let tls = wharf_streaming::TlsFiles {
+            certificate: streaming.tls_certificate.clone(),
+            key: streaming.tls_key.clone(),
+            client_authorities: streaming.tls_client_authorities.clone(),
+        };
+        wharf_streaming::Config {
+            address: streaming.address,
+            tls: (!tls.certificate.as_os_str().is_empty()).then_some(tls),
+            idle: Duration::from_secs(streaming.idle_timeout_s),
+            ..wharf_streaming::Config::default()
+        }
     }
 
     pub(crate) fn registry(&self) -> wharf_registry::Config {

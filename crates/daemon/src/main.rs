@@ -88,6 +88,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let freed = images.sweep();
     tracing::debug!(bytes = freed.bytes, "layers of no image were removed");
     let json = serde_json::to_string(&config)?;
-    let runtime = wharf_cri::Runtime::new(Arc::clone(&engine), network, config.handlers.clone(), json);
+    let streams = wharf_cri::Streams::new(Arc::clone(&engine));
+    let streaming = wharf_streaming::Server::bind(config.streaming(), streams).await?;
+    let urls = streaming.urls();
+    tokio::spawn(streaming.serve(std::future::pending()));
+    let runtime = wharf_cri::Runtime::new(Arc::clone(&engine), network, urls, config.handlers.clone(), json);
     serve::serve(&config.socket, runtime, wharf_cri::Images::new(images, puller, engine)).await
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use tokio::sync::oneshot;
-use wharf_types::{ErrorKind, Exit};
+use wharf_types::{ContainerId, ErrorKind, Exit};
 use wharf_wire::v1::request;
 
 use crate::client::Client;
@@ -99,6 +99,14 @@ impl Engine {
         });
         let (_done, descriptors) = client.call_for_descriptors(STAGE, body, &descriptors).await?;
         Ok((running, descriptors.into_iter().next()))
+    }
+
+    /// The id of a container that runs.
+    ///
+    /// # Errors
+    /// NotFound; FailedPrecondition if it does not run.
+    pub fn running_container(&self, id: &str) -> Result<ContainerId, Error> {
+        self.running(id).map(|(_pod, container)| container.id.clone())
     }
 
     /// The container, if it runs.

@@ -60,6 +60,12 @@ impl Pod {
         }
     }
 
+    /// The id.
+    #[must_use]
+    pub fn id(&self) -> &PodId {
+        &self.id
+    }
+
     /// Whether containers can be made in it.
     #[must_use]
     pub fn is_ready(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
@@ -10,21 +11,31 @@ use wharf_types::{ErrorKind, chain};
 
 use crate::engine::Engine;
 use crate::error::{Error, blocking};
+use crate::pod::Pod;
 
 const STAGE: &str = "port-forward";
 /// A listener on the same machine answers at once, or has its queue full.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Engine {
+    /// A pod that is ready.
+    ///
+    /// # Errors
+    /// NotFound; FailedPrecondition if it is not ready.
+    pub fn ready_pod(&self, id: &str) -> Result<Arc<Pod>, Error> {
+        let pod = self.pod(id)?;
+        if pod.is_ready() {
+            return Ok(pod);
+        }
+        Err(Error::State { what: "pod sandbox", id: pod.id.to_string(), state: "not ready" })
+    }
+
     /// Connects to a port on localhost as the pod sees it, by IPv4 and then by IPv6.
     ///
     /// # Errors
     /// NotFound, FailedPrecondition if the pod is not ready, Unavailable if nothing listens.
     pub async fn connect_port(&self, pod: &str, port: u16) -> Result<TcpStream, Error> {
-        let pod = self.pod(pod)?;
-        if !pod.is_ready() {
-            return Err(Error::State { what: "pod sandbox", id: pod.id.to_string(), state: "not ready" });
-        }
+        let pod = self.ready_pod(pod)?;
         let netns = (!pod.is_host_network()).then(|| self.parts.layout.namespace(&pod.id, "net"));
         let sockets = blocking(move || {
             TcpSockets::open(netns.as_deref()).map_err(|error| Error::internal(STAGE, error))

@@ -40,9 +40,9 @@ pub struct Session {
     pub stderr: Option<OwnedFd>,
     /// Sets the size of the terminal, if there is one.
     pub resize: Option<Resize>,
-    /// Resolves when the process is gone. It is dropped when the client leaves earlier: whatever is to happen then,
-    /// such as the killing of the process, hangs on its drop.
-    pub exit: Pin<Box<dyn Future<Output = Exit> + Send>>,
+    /// Resolves when the process is gone, or with why the client can be served no more. It is dropped when the client
+    /// leaves earlier: whatever is to happen then, such as the killing of the process, hangs on its drop.
+    pub exit: Pin<Box<dyn Future<Output = Result<Exit, String>> + Send>>,
 }
 
 impl fmt::Debug for Session {

@@ -10,7 +10,7 @@ use crate::descriptor::Descriptor;
 use crate::wire::WireError;
 
 /// The end of a process, for all who wait for it.
-pub(crate) type Ended = Shared<std::pin::Pin<Box<dyn Future<Output = Exit> + Send>>>;
+pub(crate) type Ended = Shared<std::pin::Pin<Box<dyn Future<Output = Result<Exit, String>> + Send>>>;
 
 /// Sends what a process writes, until nothing writes any more, or the process is gone and what it wrote is sent.
 ///

@@ -166,7 +166,7 @@ async fn attend(
             output(session.stdout, stdout, ended.clone()),
             output(session.stderr, stderr, ended.clone()),
         )?;
-        Ok(Outcome::Ended(ended.clone().await))
+        Ok(ended.clone().await.map_or_else(Outcome::Failed, Outcome::Ended))
     };
     let read = async {
         if let (Some(from), Some(Ok(to))) = (stdin, session.stdin.map(Descriptor::new)) {

@@ -28,7 +28,8 @@ impl Client {
     pub(crate) async fn connect(socket: &Path, image: &str, logs: &Path) -> Self {
         let channel = until("wharfd listens", async || connect(socket).await.ok()).await;
         Self {
-            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT_BYTES),
+            runtime: RuntimeServiceClient::new(channel.clone())
+                .max_decoding_message_size(MESSAGE_LIMIT_BYTES),
             images: ImageServiceClient::new(channel),
             image: image.to_owned(),
             socket: socket.to_owned(),
@@ -145,7 +146,12 @@ impl Client {
         self.remove(pod).await
     }
 
-    pub(crate) async fn exec(&self, container: &str, script: &str, timeout: i64) -> Result<ExecSyncResponse, Status> {
+    pub(crate) async fn exec(
+        &self,
+        container: &str,
+        script: &str,
+        timeout: i64,
+    ) -> Result<ExecSyncResponse, Status> {
         let cmd = words(&["sh", "-c", script]);
         let request = ExecSyncRequest { container_id: container.to_owned(), cmd, timeout };
         Ok(self.runtime.clone().exec_sync(request).await?.into_inner())

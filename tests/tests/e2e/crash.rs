@@ -22,13 +22,20 @@ fn containers_go_on_without_a_daemon() {
         let pod = client.run(&client.pod("goes-on")).await.unwrap();
         let count = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.01; done";
         let counts = client.launch(&pod, &client.container("counts", count)).await.unwrap();
-        let ends = client.launch(&pod, &client.container("ends", "until [ -e /end ]; do sleep 0.01; done; echo over; exit 9")).await.unwrap();
+        let ends = client
+            .launch(
+                &pod,
+                &client.container("ends", "until [ -e /end ]; do sleep 0.01; done; echo over; exit 9"),
+            )
+            .await
+            .unwrap();
         let before = client.status(&counts).await.unwrap();
         let address = client.pod_status(&pod).await.unwrap().network;
         // The command is at work when the daemon dies, and is not needed any more then.
         let asked = client.clone();
         let of = ends.clone();
-        let exec = tokio::spawn(async move { asked.exec(&of, "sleep 0.2; touch /end; sleep 1000", 60).await });
+        let exec =
+            tokio::spawn(async move { asked.exec(&of, "sleep 0.2; touch /end; sleep 1000", 60).await });
         let root = until("the command runs", async || process_with("sleep 0.2; touch /end")).await;
         world.daemon.kill();
         assert!(exec.await.unwrap().is_err());
@@ -36,7 +43,10 @@ fn containers_go_on_without_a_daemon() {
 
         let log = client.log_path("goes-on", "counts");
         let seen = logs::texts(&log).len();
-        until("lines are logged without a daemon", async || (logs::texts(&log).len() > seen + 10).then_some(())).await;
+        until("lines are logged without a daemon", async || {
+            (logs::texts(&log).len() > seen + 10).then_some(())
+        })
+        .await;
         world.start_again().await;
         let client = &world.client;
         let after = client.status(&counts).await.unwrap();
@@ -56,7 +66,8 @@ fn an_end_without_a_daemon_is_not_lost() {
     run(async |world| {
         let client = &world.client;
         let pod = client.run(&client.pod("unseen")).await.unwrap();
-        let ends = client.launch(&pod, &client.container("ends", "sleep 0.3; echo over; exit 9")).await.unwrap();
+        let ends =
+            client.launch(&pod, &client.container("ends", "sleep 0.3; echo over; exit 9")).await.unwrap();
         let killed = client.launch(&pod, &client.container("killed", "sleep 1000")).await.unwrap();
         world.daemon.kill();
         let sleeper = until("the process is there", async || process_with("sleep 1000")).await;
@@ -129,7 +140,8 @@ fn a_damaged_record_costs_its_pod_and_no_other() {
         let ids: Vec<String> = world.client.pods().await.into_iter().map(|pod| pod.id).collect();
         assert_eq!(ids, [kept]);
         assert!(process_with("sleep 1000").is_none(), "its processes are gone with it");
-        std::fs::remove_dir_all(world.dir.join("state/quarantine")).expect("the record was kept for a look at it");
+        std::fs::remove_dir_all(world.dir.join("state/quarantine"))
+            .expect("the record was kept for a look at it");
     });
 }
 
@@ -221,7 +233,9 @@ async fn life(storm: &Storm, client: &Client, name: &str, number: usize) {
     let id = storm.call("CreateContainer", async || client.create(&pod, &container).await).await;
     let start = async || match client.start(&id).await {
         // Started by the call that was cut off, and at its end by now.
-        Err(error) if error.code() == Code::FailedPrecondition && error.message().ends_with("is exited") => Ok(()),
+        Err(error) if error.code() == Code::FailedPrecondition && error.message().ends_with("is exited") => {
+            Ok(())
+        }
         other => other,
     };
     storm.call("StartContainer", start).await;
@@ -232,7 +246,11 @@ async fn life(storm: &Storm, client: &Client, name: &str, number: usize) {
     let status = until("the container ends", ended).await;
     assert_eq!((status.exit_code, &*status.reason), (code, "Error"), "{name}");
     assert!(status.started_at > 0 && status.finished_at >= status.started_at, "{status:?}");
-    assert_eq!(logs::texts(&client.log_path(name, "main")), ["once"], "{name}: it ran once, and its line is not lost");
+    assert_eq!(
+        logs::texts(&client.log_path(name, "main")),
+        ["once"],
+        "{name}: it ran once, and its line is not lost"
+    );
     storm.call("RemoveContainer", async || client.remove_container(&id).await).await;
     storm.call("StopPodSandbox", async || client.stop(&pod).await).await;
     storm.call("RemovePodSandbox", async || client.remove(&pod).await).await;

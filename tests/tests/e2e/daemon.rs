@@ -69,7 +69,13 @@ impl Daemon {
         let entries = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
         let links = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
         let mut all: Vec<String> = links
-            .map(|link| link.to_string_lossy().split(|c: char| c == ':' || c.is_ascii_digit()).next().unwrap().to_owned())
+            .map(|link| {
+                link.to_string_lossy()
+                    .split(|c: char| c == ':' || c.is_ascii_digit())
+                    .next()
+                    .unwrap()
+                    .to_owned()
+            })
             .collect();
         all.sort();
         all

@@ -59,7 +59,10 @@ fn a_full_disk_can_be_emptied() {
         let filler = fill(world, 0);
         let client = &world.client;
         let full = client.exec(&id, "dd if=/dev/zero of=/file bs=1M count=1", 5).await.unwrap();
-        assert!(full.exit_code != 0 && String::from_utf8_lossy(&full.stderr).contains("No space"), "{full:?}");
+        assert!(
+            full.exit_code != 0 && String::from_utf8_lossy(&full.stderr).contains("No space"),
+            "{full:?}"
+        );
         assert_eq!(client.image_list().await.len(), 1);
 
         world.daemon.kill();

@@ -57,7 +57,11 @@ fn a_deadline_ends_everything_that_the_command_started() {
         let start = Instant::now();
         let error = client.exec(&id, script, 1).await.unwrap_err();
         assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
-        assert!((Duration::from_secs(1)..Duration::from_secs(4)).contains(&start.elapsed()), "{:?}", start.elapsed());
+        assert!(
+            (Duration::from_secs(1)..Duration::from_secs(4)).contains(&start.elapsed()),
+            "{:?}",
+            start.elapsed()
+        );
         for sleeper in ["sleep 1001", "sleep 1002", "sleep 1003", "sleep 1004"] {
             until("it is killed", async || process_with(sleeper).is_none().then_some(())).await;
         }
@@ -113,7 +117,10 @@ fn many_commands_at_once_while_the_container_ends() {
     run(async |world| {
         let client = &world.client;
         let pod = client.run(&client.pod("many")).await.unwrap();
-        let id = client.launch(&pod, &client.container("main", "until [ -e /end ]; do sleep 0.01; done; exit 6")).await.unwrap();
+        let id = client
+            .launch(&pod, &client.container("main", "until [ -e /end ]; do sleep 0.01; done; exit 6"))
+            .await
+            .unwrap();
         let execs = join_all((0..60).map(|number| {
             let id = &id;
             async move {
@@ -124,7 +131,9 @@ fn many_commands_at_once_while_the_container_ends() {
         for answer in execs.await {
             match answer {
                 Ok(response) => assert!(matches!(response.exit_code, 0 | 5 | 137), "{response:?}"),
-                Err(error) => assert!(matches!(error.code(), Code::FailedPrecondition | Code::NotFound), "{error}"),
+                Err(error) => {
+                    assert!(matches!(error.code(), Code::FailedPrecondition | Code::NotFound), "{error}")
+                }
             }
         }
         assert_eq!(client.exited(&id).await.exit_code, 6);

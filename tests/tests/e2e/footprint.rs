@@ -41,7 +41,11 @@ fn processes(own: &[u32]) -> Vec<String> {
     let pids = fs::read_dir("/proc").unwrap().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let others = pids.filter(|pid| *pid != 1 && *pid != std::process::id() && !own.contains(pid));
-    others.filter_map(|pid| Some(format!("process {pid} {}", fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim()))).collect()
+    others
+        .filter_map(|pid| {
+            Some(format!("process {pid} {}", fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim()))
+        })
+        .collect()
 }
 
 fn mounts() -> Vec<String> {
@@ -53,7 +57,11 @@ fn mounts() -> Vec<String> {
 /// Links with which other namespaces would be reached too: a namespace that nobody holds takes its end with it.
 fn links() -> Vec<String> {
     let table = fs::read_to_string("/proc/self/net/dev").unwrap();
-    table.lines().skip(2).filter_map(|line| Some(format!("link {}", line.split_once(':')?.0.trim()))).collect()
+    table
+        .lines()
+        .skip(2)
+        .filter_map(|line| Some(format!("link {}", line.split_once(':')?.0.trim())))
+        .collect()
 }
 
 /// Tables, and what is in their sets and maps: chains and rules are of the table.
@@ -64,10 +72,15 @@ fn rules() -> Vec<String> {
     let mut all = Vec::new();
     for item in ruleset["nftables"].as_array().unwrap() {
         if let Some(table) = item.get("table") {
-            all.push(format!("nft table {} {}", table["family"].as_str().unwrap(), table["name"].as_str().unwrap()));
+            all.push(format!(
+                "nft table {} {}",
+                table["family"].as_str().unwrap(),
+                table["name"].as_str().unwrap()
+            ));
         }
         for kind in ["map", "set"] {
-            let elements = item.get(kind).and_then(|set| set.get("elem")).and_then(|elements| elements.as_array());
+            let elements =
+                item.get(kind).and_then(|set| set.get("elem")).and_then(|elements| elements.as_array());
             all.extend(elements.into_iter().flatten().map(|element| format!("nft element {element}")));
         }
     }
@@ -79,7 +92,9 @@ fn cgroups() -> Vec<String> {
     let mut all = Vec::new();
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     for line in table.lines() {
-        let (Some(point), Some((_, kind))) = (line.split(' ').nth(4), line.split_once(" - ")) else { continue };
+        let (Some(point), Some((_, kind))) = (line.split(' ').nth(4), line.split_once(" - ")) else {
+            continue;
+        };
         if kind.starts_with("cgroup") {
             walk(Path::new(point), &mut |path, kind| {
                 let below = path.strip_prefix(point).unwrap();

@@ -42,18 +42,27 @@ fn registries_that_lie() {
         let lie = |change: fn(Reply, &[u8]) -> Reply| {
             let (content, blob, path) = (content(), layer.blob.clone(), layer.path());
             let shown = content.clone();
-            Server::start(content, move |asked| (asked.path() == path).then(|| change(honest(&shown, asked), &blob)))
+            Server::start(content, move |asked| {
+                (asked.path() == path).then(|| change(honest(&shown, asked), &blob))
+            })
         };
-        let flipped = lie(|_honest, blob| Reply::new(200, [&blob[..50_000], b"lie", &blob[50_003..]].concat())).await;
+        let flipped =
+            lie(|_honest, blob| Reply::new(200, [&blob[..50_000], b"lie", &blob[50_003..]].concat())).await;
         let short = lie(|honest, _blob| honest.cut(10_000)).await;
         let endless = lie(|_honest, blob| Reply::new(200, blob).length(None).then(Then::Repeat)).await;
         let pulls = [("flipped", &flipped), ("short", &short), ("endless", &endless)];
-        let answers = join_all(pulls.iter().map(async |(_, server)| client.pull(&format!("{}/app:1", server.address)).await)).await;
+        let answers = join_all(
+            pulls.iter().map(async |(_, server)| client.pull(&format!("{}/app:1", server.address)).await),
+        )
+        .await;
         for ((what, server), answer) in pulls.iter().zip(answers) {
             let error = answer.expect_err(what);
             assert!(matches!(error.code(), Code::DataLoss | Code::Unavailable), "{what}: {error}");
             let digest = layer.digest().to_string();
-            assert!(error.message().contains(&server.address.to_string()) && error.message().contains(&digest), "{what}: {error}");
+            assert!(
+                error.message().contains(&server.address.to_string()) && error.message().contains(&digest),
+                "{what}: {error}"
+            );
         }
         assert_eq!(client.image_list().await.len(), 1);
         let good = Server::honest(content()).await;

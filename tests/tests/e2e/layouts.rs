@@ -18,7 +18,8 @@ pub(crate) fn content(layout: &Path) -> Content {
         }
         content.put(&format!("blobs/{digest}"), "application/octet-stream", bytes);
     }
-    let index: serde_json::Value = serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
+    let index: serde_json::Value =
+        serde_json::from_slice(&fs::read(layout.join("index.json")).unwrap()).unwrap();
     let digest = index["manifests"][0]["digest"].as_str().unwrap();
     let tagged = content.file(&format!("manifests/{digest}")).1.clone();
     content.put("manifests/latest", OCI_INDEX, tagged);

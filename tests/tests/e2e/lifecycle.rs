@@ -17,7 +17,10 @@ fn a_pod_lives_and_dies() {
         let pod = client.run(&config).await.unwrap();
         let status = client.pod_status(&pod).await.unwrap();
         assert_eq!(status.state(), PodSandboxState::SandboxReady);
-        let id = client.create(&pod, &client.container("main", "trap 'exit 3' TERM; while :; do sleep 0.05; done")).await.unwrap();
+        let id = client
+            .create(&pod, &client.container("main", "trap 'exit 3' TERM; while :; do sleep 0.05; done"))
+            .await
+            .unwrap();
         assert_eq!(client.status(&id).await.unwrap().state(), ContainerState::ContainerCreated);
         client.start(&id).await.unwrap();
         let running = client.status(&id).await.unwrap();
@@ -26,11 +29,18 @@ fn a_pod_lives_and_dies() {
         assert_eq!(client.output(&id, "hostname").await, "life");
         client.stop_container(&id, 10).await.unwrap();
         let ended = client.status(&id).await.unwrap();
-        assert_eq!((ended.state(), ended.exit_code, &*ended.reason), (ContainerState::ContainerExited, 3, "Error"));
+        assert_eq!(
+            (ended.state(), ended.exit_code, &*ended.reason),
+            (ContainerState::ContainerExited, 3, "Error")
+        );
         assert!(ended.started_at == running.started_at && ended.finished_at > ended.started_at);
         client.stop(&pod).await.unwrap();
         assert_eq!(client.pod_status(&pod).await.unwrap().state(), PodSandboxState::SandboxNotready);
-        assert_eq!(client.status(&id).await.unwrap().exit_code, 3, "a stopped pod's containers keep their end");
+        assert_eq!(
+            client.status(&id).await.unwrap().exit_code,
+            3,
+            "a stopped pod's containers keep their end"
+        );
         client.remove(&pod).await.unwrap();
         assert_eq!(client.pod_status(&pod).await.unwrap_err().code(), Code::NotFound);
         assert_eq!(client.status(&id).await.unwrap_err().code(), Code::NotFound);
@@ -90,8 +100,10 @@ fn ends_have_their_code_and_reason() {
             assert_eq!((status.exit_code, &*status.reason), (code, reason), "{name}");
         }
         let mut greedy = client.container("greedy", "exec tail /dev/zero");
-        greedy.linux.as_mut().unwrap().resources =
-            Some(LinuxContainerResources { memory_limit_in_bytes: 32 << 20, ..LinuxContainerResources::default() });
+        greedy.linux.as_mut().unwrap().resources = Some(LinuxContainerResources {
+            memory_limit_in_bytes: 32 << 20,
+            ..LinuxContainerResources::default()
+        });
         let id = client.launch(&pod, &greedy).await.unwrap();
         let status = client.exited(&id).await;
         assert_eq!((status.exit_code, &*status.reason), (137, "OOMKilled"));
@@ -103,7 +115,9 @@ fn a_program_that_cannot_start_is_a_start_error() {
     run(async |world| {
         let client = &world.client;
         let pod = client.run(&client.pod("unstarted")).await.unwrap();
-        for (name, program) in [("missing", "/no/such/program"), ("unnamed", "no-such-program"), ("text", "/etc/passwd")] {
+        for (name, program) in
+            [("missing", "/no/such/program"), ("unnamed", "no-such-program"), ("text", "/etc/passwd")]
+        {
             let mut config = client.container(name, "");
             config.command = words(&[program]);
             let id = client.create(&pod, &config).await.unwrap();
@@ -122,17 +136,34 @@ fn stop_gives_the_grace_and_then_kills() {
     run(async |world| {
         let client = &world.client;
         let pod = client.run(&client.pod("grace")).await.unwrap();
-        let deaf = client.launch(&pod, &client.container("deaf", "trap '' TERM; touch /tmp/deaf; while :; do sleep 0.05; done")).await.unwrap();
-        until("the trap is set", async || client.exec(&deaf, "test -e /tmp/deaf", 5).await.ok().filter(|done| done.exit_code == 0)).await;
+        let deaf = client
+            .launch(
+                &pod,
+                &client.container("deaf", "trap '' TERM; touch /tmp/deaf; while :; do sleep 0.05; done"),
+            )
+            .await
+            .unwrap();
+        until("the trap is set", async || {
+            client.exec(&deaf, "test -e /tmp/deaf", 5).await.ok().filter(|done| done.exit_code == 0)
+        })
+        .await;
         let start = Instant::now();
         client.stop_container(&deaf, 1).await.unwrap();
-        assert!((Duration::from_secs(1)..Duration::from_secs(5)).contains(&start.elapsed()), "{:?}", start.elapsed());
+        assert!(
+            (Duration::from_secs(1)..Duration::from_secs(5)).contains(&start.elapsed()),
+            "{:?}",
+            start.elapsed()
+        );
         assert_eq!(client.status(&deaf).await.unwrap().exit_code, 137);
 
-        let mut asked = client.container("asked", "trap 'exit 5' USR2; touch /tmp/asked; while :; do sleep 0.05; done");
+        let mut asked =
+            client.container("asked", "trap 'exit 5' USR2; touch /tmp/asked; while :; do sleep 0.05; done");
         asked.stop_signal = Signal::Sigusr2.into();
         let asked = client.launch(&pod, &asked).await.unwrap();
-        until("the trap is set", async || client.exec(&asked, "test -e /tmp/asked", 5).await.ok().filter(|done| done.exit_code == 0)).await;
+        until("the trap is set", async || {
+            client.exec(&asked, "test -e /tmp/asked", 5).await.ok().filter(|done| done.exit_code == 0)
+        })
+        .await;
         client.stop_container(&asked, 10).await.unwrap();
         assert_eq!(client.status(&asked).await.unwrap().exit_code, 5, "the request's own signal was sent");
     });
@@ -158,19 +189,34 @@ fn lists_are_filtered() {
         let state = PodSandboxStateValue { state: PodSandboxState::SandboxNotready.into() };
         assert_eq!(pods(PodSandboxFilter { state: Some(state), ..Default::default() }).await, [&*two]);
         assert_eq!(pods(PodSandboxFilter { id: one[..8].to_owned(), ..Default::default() }).await, [&*one]);
-        assert_eq!(pods(PodSandboxFilter { label_selector: config.labels, ..Default::default() }).await, [&*one]);
-        assert!(pods(PodSandboxFilter { id: "0123nothing".to_owned(), ..Default::default() }).await.is_empty());
+        assert_eq!(
+            pods(PodSandboxFilter { label_selector: config.labels, ..Default::default() }).await,
+            [&*one]
+        );
+        assert!(
+            pods(PodSandboxFilter { id: "0123nothing".to_owned(), ..Default::default() }).await.is_empty()
+        );
 
         let containers = async |filter: ContainerFilter| {
             let request = ListContainersRequest { filter: Some(filter) };
-            let items = client.runtime.clone().list_containers(request).await.unwrap().into_inner().containers;
+            let items =
+                client.runtime.clone().list_containers(request).await.unwrap().into_inner().containers;
             items.into_iter().map(|item| item.id).collect::<Vec<_>>()
         };
         let state = ContainerStateValue { state: ContainerState::ContainerRunning.into() };
-        assert_eq!(containers(ContainerFilter { state: Some(state), ..Default::default() }).await, [&*running]);
+        assert_eq!(
+            containers(ContainerFilter { state: Some(state), ..Default::default() }).await,
+            [&*running]
+        );
         let label = BTreeMap::from([("name".to_owned(), "created".to_owned())]);
-        assert_eq!(containers(ContainerFilter { label_selector: label, ..Default::default() }).await, [&*created]);
-        assert_eq!(containers(ContainerFilter { pod_sandbox_id: two, ..Default::default() }).await, Vec::<String>::new());
+        assert_eq!(
+            containers(ContainerFilter { label_selector: label, ..Default::default() }).await,
+            [&*created]
+        );
+        assert_eq!(
+            containers(ContainerFilter { pod_sandbox_id: two, ..Default::default() }).await,
+            Vec::<String>::new()
+        );
     });
 }
 
@@ -178,19 +224,26 @@ fn lists_are_filtered() {
 fn events_come_in_the_order_of_things() {
     run(async |world| {
         let client = &world.client;
-        let mut events = client.runtime.clone().get_container_events(GetEventsRequest {}).await.unwrap().into_inner();
+        let mut events =
+            client.runtime.clone().get_container_events(GetEventsRequest {}).await.unwrap().into_inner();
         let pod = client.run(&client.pod("told")).await.unwrap();
         let id = client.launch(&pod, &client.container("main", "exit 4")).await.unwrap();
         client.exited(&id).await;
         client.remove_container(&id).await.unwrap();
         client.down(&pod).await.unwrap();
         use ContainerEventType::{
-            ContainerCreatedEvent as Created, ContainerDeletedEvent as Deleted, ContainerStartedEvent as Started,
-            ContainerStoppedEvent as Stopped,
+            ContainerCreatedEvent as Created, ContainerDeletedEvent as Deleted,
+            ContainerStartedEvent as Started, ContainerStoppedEvent as Stopped,
         };
         let expected = [
-            (&pod, Created), (&pod, Started), (&id, Created), (&id, Started), (&id, Stopped), (&id, Deleted),
-            (&pod, Stopped), (&pod, Deleted),
+            (&pod, Created),
+            (&pod, Started),
+            (&id, Created),
+            (&id, Started),
+            (&id, Stopped),
+            (&id, Deleted),
+            (&pod, Stopped),
+            (&pod, Deleted),
         ];
         let mut last = 0;
         for (of, kind) in expected {

@@ -20,8 +20,12 @@ fn records(path: &Path) -> Vec<Record> {
     let record = |line: &str| {
         let mut words = line.splitn(4, ' ');
         let time = words.next().unwrap();
-        assert!(time.len() == 30 && &time[10..11] == "T" && time.ends_with('Z'), "a time of RFC 3339 with nanoseconds: {line}");
-        let mut next = || words.next().unwrap_or_else(|| panic!("a record has four words: {line}")).to_owned();
+        assert!(
+            time.len() == 30 && &time[10..11] == "T" && time.ends_with('Z'),
+            "a time of RFC 3339 with nanoseconds: {line}"
+        );
+        let mut next =
+            || words.next().unwrap_or_else(|| panic!("a record has four words: {line}")).to_owned();
         Record { stream: next(), tag: next(), text: next() }
     };
     text.lines().map(record).collect()
@@ -62,7 +66,9 @@ fn streams_are_told_apart_and_bytes_are_kept() {
         let of = |stream: &str| {
             let text = std::fs::read_to_string(client.log_path("streams", "main")).unwrap();
             let marker = format!(" {stream} F ");
-            text.split('\n').filter_map(|line| Some(line.split_once(&marker)?.1.to_owned())).collect::<Vec<_>>()
+            text.split('\n')
+                .filter_map(|line| Some(line.split_once(&marker)?.1.to_owned()))
+                .collect::<Vec<_>>()
         };
         assert_eq!(of("stdout"), ["out", "carriage\r", "", "spaces  and ü"]);
         assert_eq!(of("stderr"), ["err"]);

@@ -86,7 +86,10 @@ fn repository() -> &'static Path {
 }
 
 /// A command that a test needs beside wharf.
-#[expect(clippy::disallowed_methods, reason = "wharf itself starts nothing but shims and plugins; its tests start wharf")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "wharf itself starts nothing but shims and plugins; its tests start wharf"
+)]
 pub(crate) fn command(program: &Path) -> Command {
     Command::new(program)
 }

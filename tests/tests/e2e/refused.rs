@@ -20,7 +20,11 @@ const PODS: &[PodCase] = &[
     (|config| config.log_directory = "relative/logs".to_owned(), Code::InvalidArgument, "log_directory"),
     (|config| config.log_directory = "/var/log/../../etc".to_owned(), Code::InvalidArgument, "log_directory"),
     (|config| config.log_directory = "/proc/version/logs".to_owned(), Code::InvalidArgument, "log_directory"),
-    (|config| sysctl(config, "kernel.core_pattern", "|/bin/sh"), Code::InvalidArgument, "kernel.core_pattern"),
+    (
+        |config| sysctl(config, "kernel.core_pattern", "|/bin/sh"),
+        Code::InvalidArgument,
+        "kernel.core_pattern",
+    ),
     (|config| sysctl(config, "net/../kernel/hostname", "x"), Code::InvalidArgument, "sysctls"),
     (|config| sysctl(config, "net.ipv4.no_such_thing", "1"), Code::InvalidArgument, "net.ipv4.no_such_thing"),
     (|config| sysctl(config, "net.ipv4.ip_forward", "many"), Code::InvalidArgument, "net.ipv4.ip_forward"),
@@ -29,7 +33,11 @@ const PODS: &[PodCase] = &[
     (|config| port(config, 80, 70_000, ""), Code::InvalidArgument, "70000"),
     (|config| port(config, -1, 80, ""), Code::InvalidArgument, "-1"),
     (|config| port(config, 80, 8080, "not an address"), Code::InvalidArgument, "not an address"),
-    (|config| pod_security(config).run_as_group = Some(Int64Value { value: 5 }), Code::InvalidArgument, "run_as_group"),
+    (
+        |config| pod_security(config).run_as_group = Some(Int64Value { value: 5 }),
+        Code::InvalidArgument,
+        "run_as_group",
+    ),
     (
         |config| {
             let servers = vec!["1.1.1.1\nnameserver 6.6.6.6".to_owned()];
@@ -44,7 +52,11 @@ const CONTAINERS: &[ContainerCase] = &[
     (|config| config.metadata = None, Code::InvalidArgument, "metadata"),
     (|config| config.metadata.as_mut().unwrap().name.clear(), Code::InvalidArgument, "metadata.name"),
     (|config| config.image = None, Code::NotFound, "image"),
-    (|config| config.image = Some(crate::client::image("nowhere/nothing:1")), Code::NotFound, "nowhere/nothing:1"),
+    (
+        |config| config.image = Some(crate::client::image("nowhere/nothing:1")),
+        Code::NotFound,
+        "nowhere/nothing:1",
+    ),
     (|config| config.log_path = "../../escaped.log".to_owned(), Code::InvalidArgument, "log_path"),
     (|config| config.log_path = "/etc/escaped.log".to_owned(), Code::InvalidArgument, "log_path"),
     (|config| bind(config, "/no/such/path", "/mnt"), Code::InvalidArgument, "/no/such/path"),
@@ -64,9 +76,17 @@ const CONTAINERS: &[ContainerCase] = &[
         Code::InvalidArgument,
         "FLY",
     ),
-    (|config| security(config).run_as_group = Some(Int64Value { value: 5 }), Code::InvalidArgument, "run_as_group"),
+    (
+        |config| security(config).run_as_group = Some(Int64Value { value: 5 }),
+        Code::InvalidArgument,
+        "run_as_group",
+    ),
     (|config| security(config).run_as_user = Some(Int64Value { value: -5 }), Code::InvalidArgument, "-5"),
-    (|config| security(config).run_as_username = "no-such-user".to_owned(), Code::InvalidArgument, "no-such-user"),
+    (
+        |config| security(config).run_as_username = "no-such-user".to_owned(),
+        Code::InvalidArgument,
+        "no-such-user",
+    ),
     (|config| security(config).privileged = true, Code::InvalidArgument, "privileged"),
     (|config| config.working_dir = "relative".to_owned(), Code::InvalidArgument, "working_dir"),
     (
@@ -86,7 +106,9 @@ const CONTAINERS: &[ContainerCase] = &[
         "target",
     ),
     (
-        |config| config.linux.as_mut().unwrap().resources.as_mut().unwrap().cpuset_cpus = "4000-5000".to_owned(),
+        |config| {
+            config.linux.as_mut().unwrap().resources.as_mut().unwrap().cpuset_cpus = "4000-5000".to_owned()
+        },
         Code::InvalidArgument,
         "4000-5000",
     ),
@@ -101,7 +123,8 @@ fn cgroup_parent(config: &mut PodSandboxConfig, parent: &str) {
 }
 
 fn port(config: &mut PodSandboxConfig, container_port: i32, host_port: i32, host_ip: &str) {
-    let mapping = PortMapping { container_port, host_port, host_ip: host_ip.to_owned(), ..PortMapping::default() };
+    let mapping =
+        PortMapping { container_port, host_port, host_ip: host_ip.to_owned(), ..PortMapping::default() };
     config.port_mappings = vec![mapping];
 }
 
@@ -144,7 +167,10 @@ fn pods_that_cannot_be() {
             change(&mut config);
             found.extend(wrong(client.run(&config).await, *code, words));
         }
-        let request = RunPodSandboxRequest { config: Some(client.pod("handler")), runtime_handler: "no-such".to_owned() };
+        let request = RunPodSandboxRequest {
+            config: Some(client.pod("handler")),
+            runtime_handler: "no-such".to_owned(),
+        };
         let answer = client.runtime.clone().run_pod_sandbox(request).await;
         found.extend(wrong(answer, Code::InvalidArgument, "no-such"));
         let answer = client.runtime.clone().run_pod_sandbox(RunPodSandboxRequest::default()).await;
@@ -205,7 +231,12 @@ fn ids_of_nothing() {
 fn names_of_any_length_are_no_danger() {
     run(async |world| {
         let client = &world.client;
-        for name in ["n".repeat(300), "n".repeat(100_000), "../../../etc".to_owned(), "line\nbreak \u{1b}[31m".to_owned()] {
+        for name in [
+            "n".repeat(300),
+            "n".repeat(100_000),
+            "../../../etc".to_owned(),
+            "line\nbreak \u{1b}[31m".to_owned(),
+        ] {
             let mut config = client.pod("names");
             config.metadata.as_mut().unwrap().name.clone_from(&name);
             config.labels = BTreeMap::from([(name.clone(), name.clone())]);
@@ -240,15 +271,23 @@ fn a_host_port_has_one_owner() {
 #[test]
 fn what_is_no_request_hurts_nobody() {
     run(async |world| {
-        let garbage: [&[u8]; 4] =
-            [b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", &[0xff; 4096], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\x04\x00\x00\x00\x00\x00"];
+        let garbage: [&[u8]; 4] = [
+            b"",
+            b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            &[0xff; 4096],
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\x04\x00\x00\x00\x00\x00",
+        ];
         for bytes in garbage {
             let mut stream = tokio::net::UnixStream::connect(world.daemon.socket()).await.unwrap();
             stream.write_all(bytes).await.unwrap();
             stream.shutdown().await.unwrap();
             let mut answer = Vec::new();
             // A reset is an answer too.
-            drop(tokio::time::timeout(std::time::Duration::from_secs(10), stream.read_to_end(&mut answer)).await.unwrap());
+            drop(
+                tokio::time::timeout(std::time::Duration::from_secs(10), stream.read_to_end(&mut answer))
+                    .await
+                    .unwrap(),
+            );
         }
         let client = &world.client;
         let pod = client.run(&client.pod("large")).await.unwrap();

@@ -13,47 +13,103 @@ use crate::world::{run, until};
 type Case = (&'static str, fn(&mut ContainerConfig), &'static str, &'static str);
 
 const CASES: &[Case] = &[
-    ("uid, gid and groups", |config| {
-        security(config).run_as_user = Some(Int64Value { value: 1234 });
-        security(config).run_as_group = Some(Int64Value { value: 2345 });
-        security(config).supplemental_groups = vec![3456];
-    }, "id -u; id -g; id -G", "1234\n2345\n2345 3456"),
-    ("a user by name has its group of the image", |config| {
-        security(config).run_as_username = "nobody".to_owned();
-    }, "id -un", "nobody"),
-    ("an unknown number has the group of root", |config| {
-        security(config).run_as_user = Some(Int64Value { value: 1234 });
-    }, "id -u; id -g", "1234\n0"),
-    ("a root file system that cannot be written", |config| {
-        security(config).readonly_rootfs = true;
-    }, "touch /file 2>&1 | grep -o 'Read-only file system'; touch /dev/shm/file && echo shm", "Read-only file system\nshm"),
-    ("masked and read-only paths", |config| {
-        security(config).masked_paths = vec!["/proc/keys".to_owned(), "/sys/firmware".to_owned()];
-        security(config).readonly_paths = vec!["/proc/sys".to_owned()];
-    }, "wc -c </proc/keys; ls /sys/firmware | wc -l; echo x 2>&1 >/proc/sys/kernel/domainname | grep -o Read-only", "0\n0\nRead-only"),
-    ("capabilities", |config| {
-        security(config).capabilities = Some(Capability {
-            add_capabilities: vec!["NET_ADMIN".to_owned()],
-            drop_capabilities: vec!["ALL".to_owned()],
-            ..Capability::default()
-        });
-    }, "sed -n 's/^CapEff:\t//p;s/^CapBnd:\t//p' /proc/self/status", "0000000000001000\n0000000000001000"),
-    ("the default filter", |_config| {}, "sed -n 's/^Seccomp:\t//p' /proc/self/status; unshare -U true 2>/dev/null || echo refused", "2\nrefused"),
-    ("no filter", |config| {
-        security(config).seccomp = Some(SecurityProfile {
-            profile_type: security_profile::ProfileType::Unconfined.into(), ..SecurityProfile::default()
-        });
-    }, "sed -n 's/^Seccomp:\t//p' /proc/self/status", "0"),
-    ("no new privileges", |config| {
-        security(config).no_new_privs = true;
-    }, "sed -n 's/^NoNewPrivs:\t//p' /proc/self/status", "1"),
-    ("environment and directory", |config| {
-        config.envs = vec![KeyValue { key: "WORD".to_owned(), value: "two words".into() }];
-        config.working_dir = "/made/for/it".to_owned();
-    }, "echo $WORD; pwd", "two words\n/made/for/it"),
-    ("the killer's preference", |config| {
-        config.linux.as_mut().unwrap().resources.as_mut().unwrap().oom_score_adj = 987;
-    }, "cat /proc/self/oom_score_adj", "987"),
+    (
+        "uid, gid and groups",
+        |config| {
+            security(config).run_as_user = Some(Int64Value { value: 1234 });
+            security(config).run_as_group = Some(Int64Value { value: 2345 });
+            security(config).supplemental_groups = vec![3456];
+        },
+        "id -u; id -g; id -G",
+        "1234\n2345\n2345 3456",
+    ),
+    (
+        "a user by name has its group of the image",
+        |config| {
+            security(config).run_as_username = "nobody".to_owned();
+        },
+        "id -un",
+        "nobody",
+    ),
+    (
+        "an unknown number has the group of root",
+        |config| {
+            security(config).run_as_user = Some(Int64Value { value: 1234 });
+        },
+        "id -u; id -g",
+        "1234\n0",
+    ),
+    (
+        "a root file system that cannot be written",
+        |config| {
+            security(config).readonly_rootfs = true;
+        },
+        "touch /file 2>&1 | grep -o 'Read-only file system'; touch /dev/shm/file && echo shm",
+        "Read-only file system\nshm",
+    ),
+    (
+        "masked and read-only paths",
+        |config| {
+            security(config).masked_paths = vec!["/proc/keys".to_owned(), "/sys/firmware".to_owned()];
+            security(config).readonly_paths = vec!["/proc/sys".to_owned()];
+        },
+        "wc -c </proc/keys; ls /sys/firmware | wc -l; echo x 2>&1 >/proc/sys/kernel/domainname | grep -o Read-only",
+        "0\n0\nRead-only",
+    ),
+    (
+        "capabilities",
+        |config| {
+            security(config).capabilities = Some(Capability {
+                add_capabilities: vec!["NET_ADMIN".to_owned()],
+                drop_capabilities: vec!["ALL".to_owned()],
+                ..Capability::default()
+            });
+        },
+        "sed -n 's/^CapEff:\t//p;s/^CapBnd:\t//p' /proc/self/status",
+        "0000000000001000\n0000000000001000",
+    ),
+    (
+        "the default filter",
+        |_config| {},
+        "sed -n 's/^Seccomp:\t//p' /proc/self/status; unshare -U true 2>/dev/null || echo refused",
+        "2\nrefused",
+    ),
+    (
+        "no filter",
+        |config| {
+            security(config).seccomp = Some(SecurityProfile {
+                profile_type: security_profile::ProfileType::Unconfined.into(),
+                ..SecurityProfile::default()
+            });
+        },
+        "sed -n 's/^Seccomp:\t//p' /proc/self/status",
+        "0",
+    ),
+    (
+        "no new privileges",
+        |config| {
+            security(config).no_new_privs = true;
+        },
+        "sed -n 's/^NoNewPrivs:\t//p' /proc/self/status",
+        "1",
+    ),
+    (
+        "environment and directory",
+        |config| {
+            config.envs = vec![KeyValue { key: "WORD".to_owned(), value: "two words".into() }];
+            config.working_dir = "/made/for/it".to_owned();
+        },
+        "echo $WORD; pwd",
+        "two words\n/made/for/it",
+    ),
+    (
+        "the killer's preference",
+        |config| {
+            config.linux.as_mut().unwrap().resources.as_mut().unwrap().oom_score_adj = 987;
+        },
+        "cat /proc/self/oom_score_adj",
+        "987",
+    ),
 ];
 
 #[test]
@@ -80,21 +136,30 @@ fn a_pod_is_as_its_request_says() {
             searches: vec!["cluster.local".to_owned(), "svc.cluster.local".to_owned()],
             options: vec!["ndots:5".to_owned()],
         });
-        config.linux.as_mut().unwrap().sysctls =
-            BTreeMap::from([("net.ipv4.ip_forward", "1"), ("kernel.shm_rmid_forced", "1")].map(|(k, v)| (k.to_owned(), v.to_owned())));
+        config.linux.as_mut().unwrap().sysctls = BTreeMap::from(
+            [("net.ipv4.ip_forward", "1"), ("kernel.shm_rmid_forced", "1")]
+                .map(|(k, v)| (k.to_owned(), v.to_owned())),
+        );
         let pod = client.run(&config).await.unwrap();
         let one = client.launch(&pod, &client.container("one", "sleep 1000")).await.unwrap();
         let two = client.launch(&pod, &client.container("two", "sleep 1000")).await.unwrap();
         let resolv = "search cluster.local svc.cluster.local\nnameserver 10.9.8.7\noptions ndots:5";
         assert_eq!(client.output(&one, "cat /etc/resolv.conf").await, resolv);
         assert_eq!(client.output(&one, "cat /etc/hostname; hostname").await, "podwide\npodwide");
-        assert_eq!(client.output(&one, "cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shm_rmid_forced").await, "1\n1");
+        assert_eq!(
+            client.output(&one, "cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shm_rmid_forced").await,
+            "1\n1"
+        );
         client.output(&one, "echo shared >/dev/shm/word").await;
         assert_eq!(client.output(&two, "cat /dev/shm/word").await, "shared");
         let address = client.pod_status(&pod).await.unwrap().network.unwrap().ip;
         let inside = client.output(&two, "ip -4 -o addr show dev eth0").await;
         assert!(inside.contains(&format!(" {address}/")), "{inside}");
-        assert_eq!(client.output(&one, "ps -o args | grep -c '[s]leep 1000'").await, "1", "processes are each its own");
+        assert_eq!(
+            client.output(&one, "ps -o args | grep -c '[s]leep 1000'").await,
+            "1",
+            "processes are each its own"
+        );
     });
 }
 
@@ -102,7 +167,8 @@ fn a_pod_is_as_its_request_says() {
 fn processes_can_be_the_pods_or_the_hosts() {
     run(async |world| {
         let client = &world.client;
-        let mode = |mode: NamespaceMode| Some(NamespaceOption { pid: mode.into(), ..NamespaceOption::default() });
+        let mode =
+            |mode: NamespaceMode| Some(NamespaceOption { pid: mode.into(), ..NamespaceOption::default() });
         let pod = client.run(&client.pod("processes")).await.unwrap();
         let launch = async |name: &str, pid: NamespaceMode| {
             let mut config = client.container(name, "sleep 1000");
@@ -113,7 +179,10 @@ fn processes_can_be_the_pods_or_the_hosts() {
         let two = launch("two", NamespaceMode::Pod).await;
         let host = launch("host", NamespaceMode::Node).await;
         let sleepers = "ps -o args | grep -c '^[s]leep 1000'";
-        assert_eq!((client.output(&one, sleepers).await, client.output(&two, sleepers).await), ("2".into(), "2".into()));
+        assert_eq!(
+            (client.output(&one, sleepers).await, client.output(&two, sleepers).await),
+            ("2".into(), "2".into())
+        );
         assert!(client.output(&host, "ps -o args").await.contains("wharfd"));
         client.stop_container(&one, 0).await.unwrap();
         assert_eq!(client.output(&two, sleepers).await, "1");
@@ -190,7 +259,10 @@ fn limits_reach_the_cgroup_and_can_be_changed() {
         });
         let id = client.launch(&pod, &config).await.unwrap();
         assert_eq!(limits(&pod, &id), (64 << 20, 50_000));
-        let linux = LinuxContainerResources { memory_limit_in_bytes: 128 << 20, ..LinuxContainerResources::default() };
+        let linux = LinuxContainerResources {
+            memory_limit_in_bytes: 128 << 20,
+            ..LinuxContainerResources::default()
+        };
         let request = UpdateContainerResourcesRequest {
             container_id: id.clone(),
             linux: Some(linux),
@@ -233,7 +305,17 @@ fn figures_are_of_what_runs() {
         };
         until("the written bytes are told", written).await;
         let request = PodSandboxStatsRequest { pod_sandbox_id: pod };
-        let stats = client.runtime.clone().pod_sandbox_stats(request).await.unwrap().into_inner().stats.unwrap().linux.unwrap();
+        let stats = client
+            .runtime
+            .clone()
+            .pod_sandbox_stats(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .stats
+            .unwrap()
+            .linux
+            .unwrap();
         assert!(stats.network.unwrap().default_interface.unwrap().tx_bytes.unwrap().value > 0);
         assert!(stats.process.unwrap().process_count.unwrap().value >= 1);
     });

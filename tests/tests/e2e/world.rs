@@ -44,7 +44,9 @@ pub(crate) fn run_on(prepare: impl FnOnce(&Path), test: impl AsyncFnOnce(&mut Wo
         world.end().await;
     };
     // Boxed: a test's future holds many requests.
-    runtime.block_on(async { tokio::time::timeout(LIMIT, Box::pin(whole)).await.expect("the test takes too long") });
+    runtime.block_on(async {
+        tokio::time::timeout(LIMIT, Box::pin(whole)).await.expect("the test takes too long")
+    });
 }
 
 impl World {
@@ -54,7 +56,8 @@ impl World {
         let image = format!("{}/app:latest", registry.address);
         let daemon = Daemon::start(&dir);
         let client = Client::connect(&daemon.socket(), &image, &dir.join("logs")).await;
-        let mut world = Self { dir, daemon, client, registry, before: Footprint::default(), descriptors: Vec::new() };
+        let mut world =
+            Self { dir, daemon, client, registry, before: Footprint::default(), descriptors: Vec::new() };
         world.await_ready().await;
         world.before = world.footprint();
         world.descriptors = world.daemon.descriptors();
@@ -98,7 +101,8 @@ impl World {
     }
 
     async fn clean(&self, fine: &[&str]) {
-        let fine: Vec<String> = fine.iter().map(|name| format!("file {}", self.dir.join(name).display())).collect();
+        let fine: Vec<String> =
+            fine.iter().map(|name| format!("file {}", self.dir.join(name).display())).collect();
         let start = Instant::now();
         loop {
             let mut left = self.footprint().beyond(&self.before);
@@ -120,7 +124,10 @@ impl World {
         // The lease of a pod whose link the kernel has not let go yet stays until the next look at the network.
         self.clean(&["root/network/leases"]).await;
         let settled = async || (self.daemon.descriptors() == self.descriptors).then_some(());
-        if tokio::time::timeout(PATIENCE, until("the daemon's descriptors are closed", settled)).await.is_err() {
+        if tokio::time::timeout(PATIENCE, until("the daemon's descriptors are closed", settled))
+            .await
+            .is_err()
+        {
             assert_eq!(self.daemon.descriptors(), self.descriptors, "descriptors of wharfd");
         }
         let status = self.daemon.end().await;

@@ -1,0 +1,98 @@
+//! Pods as the streaming server sees them: processes and ports, by descriptors.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use tonic::Status;
+use wharf_cri_api::v1::{AttachRequest, ExecRequest, PortForwardRequest};
+use wharf_pods::{Engine, Interactive};
+use wharf_streaming::{
+    AttachGrant, Backend, BackendError, ExecGrant, PortForwardGrant, Resize, Session, Size, Urls, Wanted,
+};
+use wharf_types::PodId;
+
+use crate::status;
+
+/// What the streaming server runs commands by.
+#[derive(Debug, Clone)]
+pub struct Streams(Arc<Engine>);
+
+impl Streams {
+    /// Over an engine of pods.
+    #[must_use]
+    pub fn new(engine: Arc<Engine>) -> Self {
+        Self(engine)
+    }
+}
+
+impl Backend for Streams {
+    async fn exec(&self, grant: ExecGrant) -> Result<Session, BackendError> {
+        let wanted = of_pods(grant.wanted);
+        let started = self.0.exec(grant.container.as_str(), grant.command, wanted).await?;
+        Ok(session(started))
+    }
+
+    async fn attach(&self, grant: AttachGrant) -> Result<Session, BackendError> {
+        let attached = self.0.attach(grant.container.as_str(), of_pods(grant.wanted)).await?;
+        Ok(session(attached))
+    }
+
+    async fn connect(&self, pod: &PodId, port: u16) -> Result<OwnedFd, BackendError> {
+        let connected = self.0.connect_port(pod.as_str(), port).await?;
+        Ok(connected.into_std()?.into())
+    }
+}
+
+fn of_pods(wanted: Wanted) -> wharf_pods::Wanted {
+    let Wanted { stdin, stdout, stderr, terminal } = wanted;
+    wharf_pods::Wanted { stdin, stdout, stderr, terminal }
+}
+
+fn session(process: Interactive) -> Session {
+    let Interactive { stdin, stdout, stderr, terminal, exit } = process;
+    let resize = terminal.map(|terminal| -> Resize {
+        Box::new(move |Size { width, height }| {
+            if let Err(error) = wharf_sys::process::resize_terminal(terminal.as_fd(), width, height) {
+                tracing::debug!(%error, "a terminal kept its size");
+            }
+        })
+    });
+    let exit = Box::pin(async move { exit.await.map_err(|error| error.to_string()) });
+    Session { stdin, stdout, stderr, resize, exit }
+}
+
+/// The URL for a command, if its container runs.
+pub(crate) fn exec_url(engine: &Engine, urls: &Urls, request: ExecRequest) -> Result<String, Status> {
+    if request.cmd.is_empty() {
+        return Err(Status::invalid_argument("cmd: it is empty"));
+    }
+    let ExecRequest { stdin, stdout, stderr, tty: terminal, .. } = request;
+    let container = engine.running_container(&request.container_id).map_err(status::of_pods)?;
+    let wanted = Wanted { stdin, stdout, stderr, terminal };
+    let url = urls.exec(ExecGrant { container, command: request.cmd, wanted });
+    url.map_err(|error| status::of(error.kind(), &error))
+}
+
+/// The URL for a container's own streams, if it runs.
+pub(crate) fn attach_url(engine: &Engine, urls: &Urls, request: &AttachRequest) -> Result<String, Status> {
+    let &AttachRequest { stdin, stdout, stderr, tty: terminal, .. } = request;
+    let container = engine.running_container(&request.container_id).map_err(status::of_pods)?;
+    let wanted = Wanted { stdin, stdout, stderr, terminal };
+    urls.attach(AttachGrant { container, wanted }).map_err(|error| status::of(error.kind(), &error))
+}
+
+/// The URL for connections into a pod, if it is ready.
+pub(crate) fn port_forward_url(
+    engine: &Engine,
+    urls: &Urls,
+    request: &PortForwardRequest,
+) -> Result<String, Status> {
+    let pod = engine.ready_pod(&request.pod_sandbox_id).map_err(status::of_pods)?;
+    let port = |&port| match u16::try_from(port) {
+        Ok(port @ 1..) => Ok(port),
+        _ => Err(Status::invalid_argument(format!("port: {port} is not between 1 and 65535"))),
+    };
+    let ports = request.port.iter().map(port).collect::<Result<_, _>>()?;
+    let url = urls.port_forward(PortForwardGrant { pod: pod.id().clone(), ports });
+    url.map_err(|error| status::of(error.kind(), &error))
+}
