@@ -16,6 +16,8 @@
 mod backend;
 mod channel;
 mod connection;
+#[doc(hidden)]
+pub mod decode;
 mod descriptor;
 mod error;
 mod grant;

@@ -1,0 +1,99 @@
+//! A client that leaves, in every state: all is freed.
+
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt as _;
+use wharf_streaming::Config;
+
+use crate::rig::{ALL, Rig, soon};
+use crate::spdy::{Event, Spdy, data};
+use crate::websocket::{Message, WebSocket};
+
+const V4: &str = "v4.channel.k8s.io";
+
+#[tokio::test]
+async fn leaving_abandons_a_silent_process() {
+    let mut rig = Rig::new().await;
+    let mut client = Spdy::connect(&rig.exec(ALL), V4).await;
+    client.open_all(&["error", "stdin", "stdout", "stderr"]).await;
+    let process = rig.process().await;
+    drop(client);
+    process.abandoned().await;
+
+    let client = WebSocket::connect(&rig.attach(ALL), V4).await;
+    let process = rig.process().await;
+    drop(client);
+    process.abandoned().await;
+}
+
+#[tokio::test]
+async fn leaving_abandons_a_process_in_the_middle_of_its_output() {
+    let mut rig = Rig::new().await;
+    let mut client = Spdy::connect(&rig.exec(ALL), V4).await;
+    client.open_all(&["error", "stdin", "stdout", "stderr"]).await;
+    let mut process = rig.process().await;
+    let mut stdout = process.stdout.take().unwrap();
+    let flood =
+        tokio::spawn(async move { while crate::rig::write(&mut stdout, &[0; 65536]).await.is_ok() {} });
+    assert!(matches!(client.next().await, Event::Data(_)));
+    drop(client);
+    soon(flood).await.unwrap();
+}
+
+#[tokio::test]
+async fn closing_a_websocket_is_answered() {
+    let mut rig = Rig::new().await;
+    let mut client = WebSocket::connect(&rig.exec(ALL), V4).await;
+    let process = rig.process().await;
+    assert_eq!(client.next().await, Message::Data(2, vec![1]));
+    client.send(8, &1000_u16.to_be_bytes()).await;
+    assert_eq!(client.next().await, Message::Close(1000));
+    process.abandoned().await;
+}
+
+#[tokio::test]
+async fn leaving_before_the_streams_are_there_frees_the_session() {
+    let rig = Rig::with(Config { sessions: 1, ..Config::default() }).await;
+    for _ in 0..3 {
+        let mut client = Spdy::connect(&retry(&rig).await, V4).await;
+        client.open_all(&["error"]).await;
+    }
+}
+
+/// A URL that is not refused for want of room: the session before it ends in its own time.
+async fn retry(rig: &Rig) -> String {
+    let probe = async {
+        while crate::http::request("GET", &format!("{}/x/y", rig.urls.base()), "", b"").await.status()
+            == "503"
+        {}
+    };
+    soon(probe).await;
+    rig.exec(ALL)
+}
+
+#[tokio::test]
+async fn silence_ends_a_session() {
+    let mut rig = Rig::with(Config { idle: Duration::from_millis(100), ..Config::default() }).await;
+    let mut client = Spdy::connect(&rig.exec(ALL), V4).await;
+    client.open_all(&["error", "stdin", "stdout", "stderr"]).await;
+    let process = rig.process().await;
+    assert_eq!(client.rest().await, [Event::GoAway(2)]);
+    process.abandoned().await;
+    let mut client = WebSocket::connect(&rig.exec(ALL), V4).await;
+    assert_eq!(client.next().await, Message::Data(2, vec![1]));
+    assert_eq!(client.next().await, Message::Close(1011));
+}
+
+#[tokio::test]
+async fn leaving_with_unread_input_abandons_the_process() {
+    let mut rig = Rig::with(Config { idle: Duration::from_secs(1), ..Config::default() }).await;
+    let mut client = Spdy::connect(&rig.exec(ALL), V4).await;
+    let ids = client.open_all(&["error", "stdin", "stdout", "stderr"]).await;
+    let mut process = rig.process().await;
+    // More than the process takes, but not more than the buffers on the way do.
+    client.write(&data(ids[1], 0, &vec![b'x'; 1 << 20])).await;
+    let mut some = [0; 10];
+    soon(process.stdin.read_exact(&mut some)).await.unwrap();
+    drop(client);
+    process.abandoned().await;
+}

@@ -1,0 +1,178 @@
+//! A server whose processes are played by the test.
+
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use tokio::net::unix::pipe;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use wharf_streaming::{
+    AttachGrant, Backend, BackendError, Config, Error, ExecGrant, PortForwardGrant, Server, Session, Size,
+    Urls, Wanted,
+};
+use wharf_types::{ContainerId, Exit, PodId};
+
+/// How long any one thing may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// All streams without a terminal.
+pub(crate) const ALL: Wanted = Wanted { stdin: true, stdout: true, stderr: true, terminal: false };
+
+/// Input and output at a terminal.
+pub(crate) const TERMINAL: Wanted = Wanted { stdin: true, stdout: true, stderr: false, terminal: true };
+
+/// Only output.
+pub(crate) const OUTPUT: Wanted = Wanted { stdin: false, stdout: true, stderr: false, terminal: false };
+
+/// Waits for something, but not for ever.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, what).await.expect("it should have happened by now")
+}
+
+/// A running server.
+pub(crate) struct Rig {
+    pub(crate) urls: Urls,
+    processes: mpsc::UnboundedReceiver<Process>,
+    _stop: oneshot::Sender<()>,
+}
+
+/// A process, from its own side.
+pub(crate) struct Process {
+    pub(crate) stdin: pipe::Receiver,
+    pub(crate) stdout: Option<pipe::Sender>,
+    pub(crate) stderr: Option<pipe::Sender>,
+    pub(crate) sizes: mpsc::UnboundedReceiver<Size>,
+    exit: oneshot::Sender<Exit>,
+    dropped: oneshot::Receiver<()>,
+}
+
+impl Rig {
+    pub(crate) async fn new() -> Self {
+        Self::with(Config::default()).await
+    }
+
+    pub(crate) async fn with(config: Config) -> Self {
+        let (started, processes) = mpsc::unbounded_channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = Server::bind(config, Fake { started }).await.unwrap();
+        let urls = server.urls();
+        tokio::spawn(server.serve(async {
+            stopped.await.ok();
+        }));
+        Self { urls, processes, _stop: stop }
+    }
+
+    /// Why a server can't be.
+    pub(crate) async fn refused(config: Config) -> Error {
+        let (started, _) = mpsc::unbounded_channel();
+        Server::bind(config, Fake { started }).await.unwrap_err()
+    }
+
+    /// A URL for an exec.
+    pub(crate) fn exec(&self, wanted: Wanted) -> String {
+        let container = ContainerId::from_random([1; 32]);
+        self.urls.exec(ExecGrant { container, command: vec!["sh".into()], wanted }).unwrap()
+    }
+
+    /// A URL for an exec that the backend refuses.
+    pub(crate) fn bad_exec(&self) -> String {
+        let container = ContainerId::from_random([1; 32]);
+        self.urls.exec(ExecGrant { container, command: Vec::new(), wanted: OUTPUT }).unwrap()
+    }
+
+    pub(crate) fn attach(&self, wanted: Wanted) -> String {
+        self.urls.attach(AttachGrant { container: ContainerId::from_random([1; 32]), wanted }).unwrap()
+    }
+
+    pub(crate) fn port_forward(&self, ports: &[u16]) -> String {
+        let grant = PortForwardGrant { pod: PodId::from_random([2; 32]), ports: ports.to_vec() };
+        self.urls.port_forward(grant).unwrap()
+    }
+
+    /// The process that was started next.
+    pub(crate) async fn process(&mut self) -> Process {
+        soon(self.processes.recv()).await.unwrap()
+    }
+}
+
+impl Process {
+    /// Writes to stdout.
+    pub(crate) async fn print(&mut self, bytes: &[u8]) {
+        write(self.stdout.as_mut().unwrap(), bytes).await.unwrap();
+    }
+
+    /// Ends.
+    pub(crate) fn exit(self, exit: Exit) {
+        self.exit.send(exit).unwrap();
+    }
+
+    /// Waits until nobody is interested in the process any more, and all its descriptors are closed.
+    pub(crate) async fn abandoned(mut self) {
+        assert!(soon(&mut self.dropped).await.is_err());
+        let closed = async { while write(self.stdout.as_mut().unwrap(), b"x").await.is_ok() {} };
+        soon(closed).await;
+    }
+}
+
+/// Writes all to a pipe.
+pub(crate) async fn write(pipe: &mut pipe::Sender, bytes: &[u8]) -> io::Result<()> {
+    soon(tokio::io::AsyncWriteExt::write_all(pipe, bytes)).await
+}
+
+struct Fake {
+    started: mpsc::UnboundedSender<Process>,
+}
+
+impl Fake {
+    fn start(&self, wanted: Wanted) -> Result<Session, BackendError> {
+        let (stdin, to_stdin) = io::pipe()?;
+        let (from_stdout, stdout) = io::pipe()?;
+        let (from_stderr, stderr) = io::pipe()?;
+        let (exit, ended) = oneshot::channel();
+        let (alive, dropped) = oneshot::channel::<()>();
+        let (resized, sizes) = mpsc::unbounded_channel();
+        let process = Process {
+            stdin: pipe::Receiver::from_owned_fd(stdin.into())?,
+            stdout: Some(pipe::Sender::from_owned_fd(stdout.into())?),
+            stderr: Some(pipe::Sender::from_owned_fd(stderr.into())?),
+            sizes,
+            exit,
+            dropped,
+        };
+        self.started.send(process).ok();
+        Ok(Session {
+            stdin: wanted.stdin.then(|| to_stdin.into()),
+            stdout: wanted.stdout.then(|| from_stdout.into()),
+            stderr: wanted.stderr.then(|| from_stderr.into()),
+            resize: wanted.terminal.then(|| {
+                Box::new(move |size| {
+                    resized.send(size).ok();
+                }) as _
+            }),
+            exit: Box::pin(async move {
+                let exit = ended.await.unwrap_or(Exit::Lost);
+                drop(alive);
+                exit
+            }),
+        })
+    }
+}
+
+impl Backend for Fake {
+    async fn exec(&self, grant: ExecGrant) -> Result<Session, BackendError> {
+        if grant.command.is_empty() {
+            return Err("there is no command".into());
+        }
+        self.start(grant.wanted)
+    }
+
+    async fn attach(&self, grant: AttachGrant) -> Result<Session, BackendError> {
+        self.start(grant.wanted)
+    }
+
+    async fn connect(&self, _pod: &PodId, port: u16) -> Result<OwnedFd, BackendError> {
+        Ok(TcpStream::connect(("127.0.0.1", port))?.into())
+    }
+}
