@@ -40,8 +40,9 @@ pub struct Session {
     pub stderr: Option<OwnedFd>,
     /// Sets the size of the terminal, if there is one.
     pub resize: Option<Resize>,
-    /// Resolves when the process is gone, or with why the client can be served no more. It is dropped when the client
-    /// leaves earlier: whatever is to happen then, such as the killing of the process, hangs on its drop.
+    /// Resolves when the process is gone and all it wrote is in the descriptors, or with why the client can be served no
+    /// more: what is not there then is not sent. It is dropped when the client leaves earlier: whatever is to happen
+    /// then, such as the killing of the process, hangs on its drop.
     pub exit: Pin<Box<dyn Future<Output = Result<Exit, String>> + Send>>,
 }
 

@@ -25,9 +25,6 @@ use crate::{port_forward, spdy, websocket};
 /// How long a request, and the handshake before it, may take.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 
-/// How long one forwarded connection may hold up the others of its session because its pod does not read.
-const FORWARD_STALL: Duration = Duration::from_mins(1);
-
 /// How long a silent peer has before the kernel asks whether it is there, in seconds.
 const KEEPALIVE_S: u32 = 30;
 
@@ -166,7 +163,7 @@ impl<B: Backend> Shared<B> {
         }
         let creation = self.config.creation;
         let work = |streams| port_forward::over_spdy(streams, backend, grant.pod, creation);
-        spdy::session::run(receiver, FORWARD_STALL, work).await
+        spdy::session::run(receiver, self.config.stall, work).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! Moves bytes between descriptors and the client's streams.
 
 use std::io;
+use std::pin::Pin;
 
 use futures_util::future::{FusedFuture, Shared};
 use wharf_types::Exit;
@@ -10,7 +11,7 @@ use crate::descriptor::Descriptor;
 use crate::wire::WireError;
 
 /// The end of a process, for all who wait for it.
-pub(crate) type Ended = Shared<std::pin::Pin<Box<dyn Future<Output = Result<Exit, String>> + Send>>>;
+pub(crate) type Ended = Shared<Pin<Box<dyn Future<Output = Result<Exit, String>> + Send>>>;
 
 /// Sends what a process writes, until nothing writes any more, or the process is gone and what it wrote is sent.
 ///
@@ -32,16 +33,17 @@ pub(crate) async fn output(from: Descriptor, to: &Outbound, mut ended: Ended) ->
                 read = from.read(chunk.room()) => read,
             }
         };
-        let read = read.unwrap_or_else(|error| {
-            tracing::debug!(%error, "cannot read the output of a process");
-            0
-        });
-        if read == 0 {
-            break;
+        match read {
+            Ok(0) => break,
+            Ok(read) => chunk.filled(read),
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the output of a process");
+                break;
+            }
         }
-        chunk.filled(read);
+        left = left.saturating_sub(chunk.bytes().len());
         match to.send(&mut chunk).await {
-            Ok(()) => left = left.saturating_sub(read),
+            Ok(()) => {}
             Err(SendError::Reset) => break,
             Err(SendError::Wire(error)) => return Err(error),
         }

@@ -19,7 +19,7 @@ use crate::channel::{Chunk, Inbound, Outbound, SendError};
 use crate::descriptor::Descriptor;
 use crate::error::SessionError;
 use crate::grant::Wanted;
-use crate::pump::{self, Ended};
+use crate::pump;
 use crate::resize;
 use crate::spdy;
 use crate::status::{Outcome, StatusForm};
@@ -156,20 +156,28 @@ where
 async fn attend(
     session: Session,
     stdin: Option<Inbound>,
-    outputs: [Option<&Outbound>; 2],
+    [stdout, stderr]: [Option<&Outbound>; 2],
     size: watch::Receiver<Option<Size>>,
 ) -> Result<Outcome, WireError> {
+    let open = |fd: Option<OwnedFd>| fd.map(Descriptor::new).transpose();
+    let (to_stdin, from_stdout, from_stderr) = match [session.stdin, session.stdout, session.stderr].map(open)
+    {
+        [Ok(to_stdin), Ok(from_stdout), Ok(from_stderr)] => (to_stdin, from_stdout, from_stderr),
+        [Err(error), ..] | [_, Err(error), _] | [.., Err(error)] => {
+            return Ok(Outcome::Failed(format!("cannot wait for the streams of the process: {error}")));
+        }
+    };
     let ended = session.exit.shared();
-    let [stdout, stderr] = outputs;
+    let output = async |from, to| match (from, to) {
+        (Some(from), Some(to)) => pump::output(from, to, ended.clone()).await,
+        _ => Ok(()),
+    };
     let written = async {
-        tokio::try_join!(
-            output(session.stdout, stdout, ended.clone()),
-            output(session.stderr, stderr, ended.clone()),
-        )?;
+        tokio::try_join!(output(from_stdout, stdout), output(from_stderr, stderr))?;
         Ok(ended.clone().await.map_or_else(Outcome::Failed, Outcome::Ended))
     };
     let read = async {
-        if let (Some(from), Some(Ok(to))) = (stdin, session.stdin.map(Descriptor::new)) {
+        if let (Some(from), Some(to)) = (stdin, to_stdin) {
             pump::input(from, to).await;
         }
         pending().await
@@ -178,17 +186,6 @@ async fn attend(
         done = written => done,
         never = read => never,
         never = apply(size, session.resize) => match never {},
-    }
-}
-
-async fn output(from: Option<OwnedFd>, to: Option<&Outbound>, ended: Ended) -> Result<(), WireError> {
-    let (Some(from), Some(to)) = (from, to) else { return Ok(()) };
-    match Descriptor::new(from) {
-        Ok(from) => pump::output(from, to, ended).await,
-        Err(error) => {
-            tracing::warn!(%error, "cannot wait for the output of a process");
-            Ok(())
-        }
     }
 }
 

@@ -35,12 +35,14 @@ pub struct Config {
     pub creation: Duration,
     /// How long a client may take no byte of what is sent to it. Someone may have paused a pager.
     pub write: Duration,
+    /// How long one forwarded connection may hold up the others of its session because its pod does not read.
+    pub stall: Duration,
     /// How many sessions there may be.
     pub sessions: usize,
 }
 
 impl Default for Config {
-    /// Loopback, any port, no TLS, 4 hours, 30 seconds, 30 minutes, 1024 sessions.
+    /// Loopback, any port, no TLS, 4 hours, 30 seconds, 30 minutes, 1 minute, 1024 sessions.
     fn default() -> Self {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -48,6 +50,7 @@ impl Default for Config {
             idle: Duration::from_hours(4),
             creation: Duration::from_secs(30),
             write: Duration::from_mins(30),
+            stall: Duration::from_mins(1),
             sessions: 1024,
         }
     }

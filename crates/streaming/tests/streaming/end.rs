@@ -27,6 +27,16 @@ async fn leaving_abandons_a_silent_process() {
 }
 
 #[tokio::test]
+async fn leaving_abandons_a_process_that_is_being_started() {
+    let mut rig = Rig::new().await;
+    let mut client = Spdy::connect(&rig.slow_exec(), V4).await;
+    client.open_all(&["error", "stdout"]).await;
+    let process = rig.process().await;
+    drop(client);
+    process.abandoned().await;
+}
+
+#[tokio::test]
 async fn leaving_abandons_a_process_in_the_middle_of_its_output() {
     let mut rig = Rig::new().await;
     let mut client = Spdy::connect(&rig.exec(ALL), V4).await;

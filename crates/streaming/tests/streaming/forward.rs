@@ -166,6 +166,26 @@ async fn a_reset_closes_the_connection_into_the_pod() {
 }
 
 #[tokio::test]
+async fn a_pod_that_does_not_read_hurts_only_its_own_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let rig = Rig::with(Config { stall: Duration::from_millis(100), ..Config::default() }).await;
+    let mut client = Spdy::connect(&rig.port_forward(&[]), FORWARD).await;
+    let (_, stuck) = pair(&mut client, listener.local_addr().unwrap().port(), "stuck").await;
+    let _socket = soon(listener.accept()).await.unwrap();
+    // More than all buffers on the way hold.
+    client.send(stuck, &vec![0; (1 << 24) - 1]).await;
+    let (_, good) = pair(&mut client, echo().await, "good").await;
+    client.send(good, b"on").await;
+    client.fin(good).await;
+    let mut events = Vec::new();
+    while !events.contains(&Event::Fin(good)) {
+        events.push(client.next().await);
+    }
+    assert!(events.contains(&Event::Reset(stuck, 7)), "{events:?}");
+    assert_eq!(client.text(good), "onon");
+}
+
+#[tokio::test]
 async fn older_websockets_have_two_channels_for_each_port() {
     let rig = Rig::new().await;
     for protocol in ["", "v4.channel.k8s.io"] {

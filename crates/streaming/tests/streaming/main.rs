@@ -14,4 +14,5 @@ mod hostile;
 mod http;
 mod rig;
 mod spdy;
+mod tls;
 mod websocket;

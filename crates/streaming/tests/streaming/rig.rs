@@ -1,5 +1,6 @@
 //! A server whose processes are played by the test.
 
+use std::future::pending;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
@@ -72,14 +73,22 @@ impl Rig {
 
     /// A URL for an exec.
     pub(crate) fn exec(&self, wanted: Wanted) -> String {
-        let container = ContainerId::from_random([1; 32]);
-        self.urls.exec(ExecGrant { container, command: vec!["sh".into()], wanted }).unwrap()
+        self.exec_of(wanted, "sh")
     }
 
     /// A URL for an exec that the backend refuses.
     pub(crate) fn bad_exec(&self) -> String {
+        self.exec_of(OUTPUT, "bad")
+    }
+
+    /// A URL for an exec that the backend does not come to an end with.
+    pub(crate) fn slow_exec(&self) -> String {
+        self.exec_of(OUTPUT, "slow")
+    }
+
+    fn exec_of(&self, wanted: Wanted, program: &str) -> String {
         let container = ContainerId::from_random([1; 32]);
-        self.urls.exec(ExecGrant { container, command: Vec::new(), wanted: OUTPUT }).unwrap()
+        self.urls.exec(ExecGrant { container, command: vec![program.into()], wanted }).unwrap()
     }
 
     pub(crate) fn attach(&self, wanted: Wanted) -> String {
@@ -162,10 +171,13 @@ impl Fake {
 
 impl Backend for Fake {
     async fn exec(&self, grant: ExecGrant) -> Result<Session, BackendError> {
-        if grant.command.is_empty() {
-            return Err("there is no command".into());
+        let session = self.start(grant.wanted)?;
+        match grant.command[0].as_str() {
+            "bad" => Err("there is no command".into()),
+            // Drops the session only when it is dropped itself.
+            "slow" => pending::<Result<(), _>>().await.map(|()| session),
+            _ => Ok(session),
         }
-        self.start(grant.wanted)
     }
 
     async fn attach(&self, grant: AttachGrant) -> Result<Session, BackendError> {
