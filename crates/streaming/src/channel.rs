@@ -83,7 +83,7 @@ pub(crate) enum Outbound {
 }
 
 impl Outbound {
-    /// Sends a payload of at least one byte.
+    /// Sends a payload.
     pub(crate) async fn send(&self, chunk: &mut Chunk) -> Result<(), SendError> {
         match self {
             Self::Spdy(outlet) => outlet.send(chunk).await,
@@ -121,13 +121,18 @@ impl Outbound {
         }
     }
 
+    /// Sends a few bytes. If the client wants no more of this stream, they are dropped.
+    pub(crate) async fn tell(&self, bytes: &[u8]) -> Result<(), WireError> {
+        match self.send(&mut Chunk::of(bytes)).await {
+            Ok(()) | Err(SendError::Reset) => Ok(()),
+            Err(SendError::Wire(error)) => Err(error),
+        }
+    }
+
     /// Sends a text, unless it is empty, and ends the stream.
     pub(crate) async fn conclude(&self, text: &str) -> Result<(), WireError> {
         if !text.is_empty() {
-            match self.send(&mut Chunk::of(text.as_bytes())).await {
-                Ok(()) | Err(SendError::Reset) => {}
-                Err(SendError::Wire(error)) => return Err(error),
-            }
+            self.tell(text.as_bytes()).await?;
         }
         self.finish().await
     }

@@ -4,6 +4,9 @@ use wharf_types::{ContainerId, PodId};
 
 use crate::error::Error;
 
+/// How many ports may be named: each has two of the 256 channels of a WebSocket.
+const PORTS_LIMIT: usize = 128;
+
 /// The streams of an exec or attach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(
@@ -86,6 +89,9 @@ impl Grant {
     pub(crate) fn check(&self) -> Result<(), Error> {
         match self {
             Self::Exec(ExecGrant { wanted, .. }) | Self::Attach(AttachGrant { wanted, .. }) => wanted.check(),
+            Self::PortForward(grant) if grant.ports.len() > PORTS_LIMIT => {
+                Err(Error::Invalid { problem: "ask for at most 128 ports" })
+            }
             Self::PortForward(_) => Ok(()),
         }
     }
@@ -103,5 +109,15 @@ mod tests {
         assert!(Wanted { terminal: true, stdout: true, stderr: true, ..none }.check().is_err());
         assert!(Wanted { terminal: true, stdout: true, ..none }.check().is_ok());
         assert!(Wanted { stdin: true, ..none }.check().is_ok());
+    }
+
+    #[test]
+    fn ports_have_channels() {
+        let forward = |count| {
+            let ports = vec![80; count];
+            Grant::PortForward(PortForwardGrant { pod: PodId::from_random([0; 32]), ports }).check()
+        };
+        assert!(forward(PORTS_LIMIT).is_ok());
+        assert!(forward(PORTS_LIMIT + 1).is_err());
     }
 }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use wharf_types::{PodId, chain};
 
 use crate::backend::Backend;
-use crate::channel::{Chunk, Inbound, Outbound, SendError};
+use crate::channel::{Inbound, Outbound};
 use crate::descriptor::Descriptor;
 use crate::error::SessionError;
 use crate::grant::PortForwardGrant;
@@ -65,7 +65,7 @@ pub(crate) async fn over_websocket<B: Backend>(
     for (port, channel) in grant.ports.into_iter().zip((0..=u8::MAX).step_by(2)) {
         let (data, error) = (channels.outbound(channel), channels.outbound(channel + 1));
         for stream in [&data, &error] {
-            greet(stream, port).await?;
+            stream.tell(&port.to_le_bytes()).await?;
         }
         let inbound = channels.inbound(channel);
         let forwarded = Forwarded { port, inbound, data, error };
@@ -73,14 +73,6 @@ pub(crate) async fn over_websocket<B: Backend>(
     }
     while connections.join_next().await.is_some() {}
     Ok(())
-}
-
-/// Says on a stream which port it is for.
-async fn greet(stream: &Outbound, port: u16) -> Result<(), WireError> {
-    match stream.send(&mut Chunk::of(&port.to_le_bytes())).await {
-        Ok(()) | Err(SendError::Reset) => Ok(()),
-        Err(SendError::Wire(error)) => Err(error),
-    }
 }
 
 /// Connects a client to a port, stays until both sides have ended the connection, and tells the client what went wrong.

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use wharf_types::chain;
 
 use crate::backend::{BackendError, Resize, Session, Size};
-use crate::channel::{Chunk, Inbound, Outbound, SendError};
+use crate::channel::{Inbound, Outbound};
 use crate::descriptor::Descriptor;
 use crate::error::SessionError;
 use crate::grant::Wanted;
@@ -83,10 +83,7 @@ where
     };
     // An empty message says that the server is ready.
     let first = client.stdout.as_ref().or(client.stderr.as_ref()).unwrap_or(&client.error);
-    match first.send(&mut Chunk::of(&[])).await {
-        Err(SendError::Wire(error)) => return Err(error.into()),
-        Ok(()) | Err(SendError::Reset) => {}
-    }
+    first.tell(&[]).await?;
     serve(client, status, start).await
 }
 

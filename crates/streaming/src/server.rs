@@ -108,7 +108,7 @@ impl Urls {
     /// A URL for one port-forward, good for one use within one minute.
     ///
     /// # Errors
-    /// If too many URLs wait to be used.
+    /// If more ports are named than there are channels for, or too many URLs wait to be used.
     pub fn port_forward(&self, grant: PortForwardGrant) -> Result<String, Error> {
         self.issue(Grant::PortForward(grant))
     }

@@ -20,7 +20,7 @@ const CLOSE: u8 = 255;
 pub(crate) enum Encoding {
     /// The channel's number in one byte, then the bytes.
     Binary,
-    /// The channel's number as one digit, then the bytes in base64.
+    /// The channel's number as one digit, or what follows `9` in ASCII, then the bytes in base64.
     Base64,
 }
 
@@ -116,7 +116,7 @@ impl Outlet {
             }
             Encoding::Base64 => {
                 let mut text = Chunk::of(STANDARD.encode(chunk.bytes()).as_bytes());
-                text.prepend(&[b'0' + self.channel]);
+                text.prepend(&[b'0'.wrapping_add(self.channel)]);
                 frame::message(Kind::Text, &mut text);
                 self.wire.send(text.bytes()).await
             }
