@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use wharf_types::chain;
 
 use crate::backend::{Backend, BackendError, Session};
 use crate::error::SessionError;
@@ -70,7 +71,7 @@ pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, p
     let path = grant.path();
     match shared.run(grant, protocol, wire::split(stream, rest, patience)).await {
         Ok(()) => tracing::debug!(path, "a streaming session ended"),
-        Err(error) => tracing::debug!(path, %error, "a streaming session was cut off"),
+        Err(error) => tracing::debug!(path, error = chain(&error), "a streaming session was cut off"),
     }
 }
 

@@ -49,7 +49,8 @@ pub(crate) static DICTIONARY: LazyLock<Vec<u8>> = LazyLock::new(|| {
 const ZLIB_HEAD: [u8; 6] = [0x78, 0x20, 0xe3, 0xc6, 0xa7, 0xc2];
 
 /// A block without headers, stored in deflate without compression: it ends on a byte and refers to nothing before it.
-const EMPTY_BLOCK: [u8; 9] = [0, 4, 0, 0xfb, 0xff, 0, 0, 0, 0];
+/// An empty one follows, as after a sync flush: Go's inflater hands nothing out before it has seen that.
+const EMPTY_BLOCK: [u8; 14] = [0, 4, 0, 0xfb, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
 /// The first block without headers of a connection. It and those after it are all that a server sends, so that none
 /// needs a compressor.
@@ -211,6 +212,7 @@ mod tests {
         assert_eq!(inflater.headers(&first_empty_block()), Ok(Headers::default()));
         assert_eq!(inflater.headers(&empty_block()), Ok(Headers::default()));
         assert_eq!(inflater.headers(&empty_block()), Ok(Headers::default()));
+        assert!(empty_block().ends_with(&[0, 0, 0xff, 0xff]), "the mark of a sync flush");
     }
 
     #[test]

@@ -194,7 +194,7 @@ async fn a_descendant_does_not_hold_the_session() {
 
 #[tokio::test]
 async fn streams_that_do_not_come_end_the_session() {
-    let rig = Rig::with(Config { creation: Duration::from_millis(50), ..Config::default() }).await;
+    let rig = Rig::with(Config { creation: Duration::from_millis(500), ..Config::default() }).await;
     let mut client = Spdy::connect(&rig.exec(OUTPUT), V4).await;
     client.open_all(&["error"]).await;
     assert_eq!(client.rest().await, [Event::GoAway(2)]);

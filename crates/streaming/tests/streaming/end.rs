@@ -83,7 +83,7 @@ async fn retry(rig: &Rig) -> String {
 
 #[tokio::test]
 async fn silence_ends_a_session() {
-    let mut rig = Rig::with(Config { idle: Duration::from_millis(100), ..Config::default() }).await;
+    let mut rig = Rig::with(Config { idle: Duration::from_millis(500), ..Config::default() }).await;
     let mut client = Spdy::connect(&rig.exec(ALL), V4).await;
     client.open_all(&["error", "stdin", "stdout", "stderr"]).await;
     let process = rig.process().await;
