@@ -28,7 +28,7 @@ impl Backend for Flood {
             let written = (0..TOTAL / block.len()).try_for_each(|_| writer.write_all(&block));
             done.send(if written.is_ok() { Exit::Code(0) } else { Exit::Lost })
         });
-        let exit = Box::pin(async { exit.await.unwrap_or(Exit::Lost) });
+        let exit = Box::pin(async { Ok(exit.await.unwrap_or(Exit::Lost)) });
         Ok(Session { stdin: None, stdout: Some(stdout.into()), stderr: None, resize: None, exit })
     }
 

@@ -163,7 +163,7 @@ impl Fake {
             exit: Box::pin(async move {
                 let exit = ended.await.unwrap_or(Exit::Lost);
                 drop(alive);
-                exit
+                Ok(exit)
             }),
         })
     }
