@@ -19,7 +19,8 @@ pub(crate) fn sha256(bytes: &[u8]) -> Digest {
 pub(crate) struct TestLayer {
     pub(crate) diff_id: Digest,
     pub(crate) blob: Vec<u8>,
-    kind: &'static str,
+    /// How it is compressed, as media types name it.
+    pub(crate) kind: &'static str,
 }
 
 impl TestLayer {
@@ -30,11 +31,6 @@ impl TestLayer {
     /// Of an archive that is no file's.
     pub(crate) fn of(archive: Vec<u8>) -> Self {
         Self { diff_id: sha256(&archive), blob: archive, kind: "" }
-    }
-
-    /// Of a compressed archive that need not be unpacked to be refused.
-    pub(crate) fn claimed(blob: Vec<u8>) -> Self {
-        Self { diff_id: sha256(b"unknown"), blob, kind: "gzip" }
     }
 
     pub(crate) fn path(&self) -> String {
