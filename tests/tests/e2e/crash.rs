@@ -12,7 +12,9 @@ use wharf_cri_api::v1::{ContainerState, GetEventsRequest, PodSandboxState};
 
 use crate::client::Client;
 use crate::daemon::{is_alive, process_with};
+use crate::image::{Content, noise, plain};
 use crate::logs;
+use crate::server::{Server, Then, honest};
 use crate::world::{World, run, until};
 
 #[test]
@@ -254,4 +256,33 @@ async fn life(storm: &Storm, client: &Client, name: &str, number: usize) {
     storm.call("RemoveContainer", async || client.remove_container(&id).await).await;
     storm.call("StopPodSandbox", async || client.stop(&pod).await).await;
     storm.call("RemovePodSandbox", async || client.remove(&pod).await).await;
+}
+
+#[test]
+fn a_pull_that_a_kill_cut_off_can_be_repeated() {
+    run(async |world| {
+        let layer = plain("file", &noise(100_000));
+        let path = layer.path();
+        let content = Content::oci("1", &[layer]);
+        let (shown, stalled) = (content.clone(), path.clone());
+        // The first request for the layer is never answered in full.
+        let server = Server::start(content, move |asked| {
+            let first = asked.path() == stalled && asked.nth == 0;
+            first.then(|| honest(&shown, asked).cut(50_000).then(Then::Stall))
+        })
+        .await;
+        let name = format!("{}/app:1", server.address);
+        let pull = tokio::spawn({
+            let (client, name) = (world.client.clone(), name.clone());
+            async move { client.pull(&name).await }
+        });
+        server.until(&path, 1).await;
+        world.daemon.kill();
+        assert!(pull.await.unwrap().is_err());
+        world.start_again().await;
+        assert_eq!(world.client.image_list().await.len(), 1);
+        world.is_clean().await;
+        world.client.pull(&name).await.unwrap();
+        assert_eq!(world.client.image_list().await.len(), 2);
+    });
 }

@@ -33,7 +33,7 @@ impl Footprint {
     /// What is here and was not before.
     pub(crate) fn beyond(&self, before: &Self) -> Vec<String> {
         let new = self.0.difference(&before.0);
-        new.filter(|line| !OF_THE_NODE.iter().any(|fine| line.as_str() == *fine)).cloned().collect()
+        new.filter(|line| !OF_THE_NODE.contains(&line.as_str())).cloned().collect()
     }
 }
 
