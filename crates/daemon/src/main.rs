@@ -4,12 +4,14 @@
 mod config;
 mod serve;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+use wharf_images::{Store, StoreError};
 use wharf_pods::{Engine, Options, Parts};
 use wharf_state::Layout;
 
@@ -67,7 +69,7 @@ fn start_log(config: &Config) -> anyhow::Result<()> {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     let layout = Layout::new(config.state.clone(), config.root.clone());
-    let images = Arc::new(wharf_images::Store::open(&config.root).context("opening the images")?);
+    let images = Arc::new(open_images(&config.root).await.context("opening the images")?);
     let snapshots =
         wharf_snapshots::Snapshots::open(&config.root.join("snapshots")).context("opening the snapshots")?;
     let network =
@@ -94,4 +96,19 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tokio::spawn(streaming.serve(std::future::pending()));
     let runtime = wharf_cri::Runtime::new(Arc::clone(&engine), network, urls, config.handlers.clone(), json);
     serve::serve(&config.socket, runtime, wharf_cri::Images::new(images, puller, engine)).await
+}
+
+/// How long a killed daemon's lock may outlive it: in a supervisor that it was about to start, until that one's exec.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+async fn open_images(root: &Path) -> Result<Store, StoreError> {
+    let start = Instant::now();
+    loop {
+        match Store::open(root) {
+            Err(StoreError::InUse { .. }) if start.elapsed() < LOCK_PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            other => return other,
+        }
+    }
 }
