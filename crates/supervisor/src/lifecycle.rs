@@ -104,6 +104,17 @@ pub(crate) fn step(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
         (Phase::Running { started_at_ns }, Event::Exited { exit, now_ns }) => {
             (Phase::Exited, vec![record(exit, started_at_ns, now_ns)])
         }
+        // A new daemon repeats a request whose answer the old one never got.
+        (Phase::Starting { request: old }, Event::Start { request }) => {
+            let failure = Failure {
+                kind: wharf_wire::v1::failure::Kind::Precondition,
+                message: "the container's start was asked for again".to_owned(),
+            };
+            (Phase::Starting { request }, vec![Action::ReplyFailure { request: old, failure }])
+        }
+        (Phase::Running { started_at_ns }, Event::Start { request }) => {
+            (phase, vec![Action::ReplyStarted { request, started_at_ns }])
+        }
         (phase, Event::Start { request }) => {
             let failure = Failure {
                 kind: wharf_wire::v1::failure::Kind::Precondition,
@@ -125,8 +136,7 @@ fn name(phase: Phase) -> &'static str {
     match phase {
         Phase::Creating { .. } => "being created",
         Phase::Created => "created",
-        Phase::Starting { .. } => "being started",
-        Phase::Running { .. } => "running",
+        Phase::Starting { .. } | Phase::Running { .. } => "started",
         Phase::NotStarted | Phase::Failed | Phase::Exited => "exited",
     }
 }
