@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::watch;
 use wharf_cgroup::{Cgroup, StatsReader};
 use wharf_images::Hold;
-use wharf_types::{ContainerId, ContainerState, Exit, PodId};
+use wharf_state::ExitRecord;
+use wharf_types::{ContainerId, ContainerState, PodId};
 
 use crate::records::ContainerRecord;
 
@@ -69,13 +70,14 @@ impl Container {
     }
 
     /// Takes note of an exit; a second one changes nothing.
-    pub(crate) fn note_exit(&self, exit: Exit, finished_at_ns: i64) -> bool {
+    pub(crate) fn note_exit(&self, ExitRecord { exit, started_at_ns, finished_at_ns }: ExitRecord) -> bool {
         let message = self.record().message;
         self.state.send_if_modified(|state| {
             let started_at_ns = match state {
                 ContainerState::Exited { .. } => return false,
                 ContainerState::Running { started_at_ns } => *started_at_ns,
-                ContainerState::Created => 0,
+                // Its start was asked for by an earlier daemon, or it never started.
+                ContainerState::Created => started_at_ns,
             };
             *state = ContainerState::Exited { started_at_ns, finished_at_ns, exit, message };
             true

@@ -10,7 +10,7 @@ use wharf_cri_api::v1::{ContainerEventResponse, ContainerEventType};
 use wharf_images::Store;
 use wharf_network::Network;
 use wharf_snapshots::Snapshots;
-use wharf_state::Layout;
+use wharf_state::{ExitRecord, Layout};
 use wharf_types::{ContainerId, ContainerState, PodId};
 
 use crate::client::{Client, Told};
@@ -200,6 +200,18 @@ impl Engine {
         Ok(client)
     }
 
+    /// Makes a container known.
+    pub(crate) fn insert(&self, pod: &Pod, container: &Arc<Container>) {
+        let mut containers = self.containers.write().unwrap_or_else(PoisonError::into_inner);
+        containers.insert(container.id.clone(), pod.id.clone());
+        drop(containers);
+        pod.insert(Arc::clone(container));
+        // What the supervisor told before that was of nobody.
+        if let Some(exit) = self.exit_on_disk(pod, &container.id) {
+            container.note_exit(exit);
+        }
+    }
+
     fn note(&self, pod: &Arc<Pod>, event: wharf_wire::v1::message::Body) {
         use wharf_wire::v1::message::Body;
         match event {
@@ -208,8 +220,13 @@ impl Engine {
                 let container = containers.get(exited.container.as_str()).cloned();
                 drop(containers);
                 let Some(container) = container else { return };
-                let exit = exited.exit.map_or(wharf_types::Exit::Lost, from_wire);
-                if container.note_exit(exit, exited.finished_at_ns) {
+                let told = ExitRecord {
+                    exit: exited.exit.map_or(wharf_types::Exit::Lost, from_wire),
+                    started_at_ns: 0,
+                    finished_at_ns: exited.finished_at_ns,
+                };
+                // What is on disk is more, but it may be gone with the container.
+                if container.note_exit(self.exit_on_disk(pod, &container.id).unwrap_or(told)) {
                     self.events.tell(ContainerEventType::ContainerStoppedEvent, container.id.as_str(), pod);
                 }
             }
@@ -237,20 +254,21 @@ impl Engine {
             if container.is_exited() {
                 continue;
             }
-            let (exit, at) = self
-                .exit_on_disk(pod, &container.id)
-                .unwrap_or((wharf_types::Exit::Lost, wharf_sys::clock::now_ns()));
+            let lost = ExitRecord {
+                exit: wharf_types::Exit::Lost,
+                started_at_ns: 0,
+                finished_at_ns: wharf_sys::clock::now_ns(),
+            };
+            let exit = self.exit_on_disk(pod, &container.id).unwrap_or(lost);
             self.kill_cgroup(&container).await;
-            if container.note_exit(exit, at) {
+            if container.note_exit(exit) {
                 self.events.tell(ContainerEventType::ContainerStoppedEvent, container.id.as_str(), pod);
             }
         }
     }
 
-    pub(crate) fn exit_on_disk(&self, pod: &Pod, id: &ContainerId) -> Option<(wharf_types::Exit, i64)> {
-        let path = Layout::exits(&self.parts.layout.pod(&pod.id)).join(id.as_str());
-        let record = wharf_state::ExitRecord::load(&path).ok()?;
-        Some((record.exit, record.finished_at_ns))
+    pub(crate) fn exit_on_disk(&self, pod: &Pod, id: &ContainerId) -> Option<ExitRecord> {
+        ExitRecord::load(&Layout::exits(&self.parts.layout.pod(&pod.id)).join(id.as_str())).ok()
     }
 
     pub(crate) async fn kill_cgroup(&self, container: &Arc<Container>) {

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use wharf_cgroup::CgroupPath;
 use wharf_network::StatsSocket;
-use wharf_state::{ExitRecord, Layout};
+use wharf_state::Layout;
 use wharf_types::{ContainerId, ContainerState, Exit, PodId};
 use wharf_wire::v1::{self, container_status::Phase, reply, request};
 
@@ -86,8 +86,7 @@ impl Engine {
         status: Option<&v1::ContainerStatus>,
     ) -> Result<Arc<Container>, Error> {
         let record = records::load_container(&self.parts.layout.container_record(&pod.id, id))?;
-        let exit = ExitRecord::load(&Layout::exits(&self.parts.layout.pod(&pod.id)).join(id.as_str())).ok();
-        let state = match (exit, status.map(v1::ContainerStatus::phase)) {
+        let state = match (self.exit_on_disk(pod, id), status.map(v1::ContainerStatus::phase)) {
             (Some(exit), _) => ContainerState::Exited {
                 started_at_ns: exit.started_at_ns,
                 finished_at_ns: exit.finished_at_ns,
@@ -117,9 +116,7 @@ impl Engine {
         let container = Arc::new(Container { _hold: hold, ..container });
         *container.pid.write().unwrap_or_else(PoisonError::into_inner) =
             status.map_or(0, |status| status.pid);
-        pod.insert(Arc::clone(&container));
-        let mut containers = self.containers.write().unwrap_or_else(PoisonError::into_inner);
-        containers.insert(id.clone(), pod.id.clone());
+        self.insert(pod, &container);
         Ok(container)
     }
 

@@ -61,10 +61,7 @@ impl Engine {
         let made = self.build_container(&pod, &id, config).await;
         match made {
             Ok(container) => {
-                let mut containers = self.containers.write().unwrap_or_else(PoisonError::into_inner);
-                containers.insert(id.clone(), pod.id.clone());
-                drop(containers);
-                pod.insert(container);
+                self.insert(&pod, &container);
                 self.events.tell(ContainerEventType::ContainerCreatedEvent, id.as_str(), &pod);
                 Ok(id)
             }
