@@ -69,7 +69,12 @@ impl Client {
         let request = Request { id, body: Some(body) };
         if let Err(error) = self.send(&request, descriptors).await {
             self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-            return Err(Error::internal(stage, error));
+            let kind = match &error {
+                wharf_wire::Error::Socket(_) => ErrorKind::Unavailable,
+                wharf_wire::Error::TooLong { .. } => ErrorKind::InvalidArgument,
+                wharf_wire::Error::Malformed { .. } => ErrorKind::Internal,
+            };
+            return Err(Error::Stage { stage, message: wharf_types::chain(&error), kind });
         }
         match answer.await {
             Ok((reply::Result::Failure(failure), _)) => {
