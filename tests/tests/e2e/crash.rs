@@ -1,21 +1,19 @@
 //! Daemons and supervisors that are killed: what runs goes on, what was asked can be asked again, nothing is left.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::sync::watch;
-use tonic::{Code, Status};
+use tonic::Code;
 use wharf_cri_api::v1::{ContainerState, GetEventsRequest, PodSandboxState};
 
-use crate::client::Client;
 use crate::daemon::{is_alive, process_with};
 use crate::image::{Content, noise, plain};
 use crate::logs;
 use crate::server::{Server, Then, honest};
-use crate::world::{World, run, until};
+use crate::world::{run, until};
 
 #[test]
 fn containers_go_on_without_a_daemon() {
@@ -137,125 +135,13 @@ fn a_damaged_record_costs_its_pod_and_no_other() {
         let damaged = client.run(&config).await.unwrap();
         client.launch(&damaged, &client.container("main", "sleep 1000")).await.unwrap();
         world.daemon.kill();
-        std::fs::write(world.dir.join("state/pods").join(&damaged).join("record"), b"no record").unwrap();
+        fs::write(world.dir.join("state/pods").join(&damaged).join("record"), b"no record").unwrap();
         world.start_again().await;
         let ids: Vec<String> = world.client.pods().await.into_iter().map(|pod| pod.id).collect();
         assert_eq!(ids, [kept]);
         assert!(process_with("sleep 1000").is_none(), "its processes are gone with it");
-        std::fs::remove_dir_all(world.dir.join("state/quarantine"))
-            .expect("the record was kept for a look at it");
+        fs::remove_dir_all(world.dir.join("state/quarantine")).expect("the record was kept for a look at it");
     });
-}
-
-/// Kills of the daemon in one storm.
-const KILLS: u32 = 20;
-/// Pods that are taken through their lives at once.
-const WORKERS: usize = 4;
-
-#[test]
-fn calls_that_a_kill_cut_off_can_be_repeated() {
-    run(async |world| {
-        let (up, _) = watch::channel(true);
-        let storm = Storm { up, kills: AtomicU32::new(0), over: AtomicBool::new(false) };
-        let client = world.client.clone();
-        let workers = join_all((0..WORKERS).map(|number| worker(&storm, &client, number)));
-        let (lives, ()) = Box::pin(async { tokio::join!(workers, kills(&storm, world)) }).await;
-        let lives: usize = lives.into_iter().sum();
-        assert!(lives > WORKERS, "{lives} lives are too few to have met the kills");
-        world.is_clean().await;
-    });
-}
-
-async fn kills(storm: &Storm, world: &mut World) {
-    for number in 0..KILLS {
-        // Different moments of the lives, which take some tens of milliseconds.
-        tokio::time::sleep(Duration::from_millis(u64::from(number * 37 % 101))).await;
-        storm.up.send_replace(false);
-        storm.kills.fetch_add(1, Ordering::SeqCst);
-        world.daemon.kill();
-        world.start_again().await;
-        is_consistent(world).await;
-        storm.up.send_replace(true);
-    }
-    storm.over.store(true, Ordering::SeqCst);
-}
-
-/// What is listed is whole: no name twice, and a pod that is ready has an address.
-async fn is_consistent(world: &World) {
-    let pods = world.client.pods().await;
-    let mut names: Vec<_> = pods.iter().map(|pod| pod.metadata.clone().unwrap().name).collect();
-    names.sort();
-    names.dedup();
-    assert_eq!(names.len(), pods.len(), "{pods:?}");
-    for pod in pods.iter().filter(|pod| pod.state() == PodSandboxState::SandboxReady) {
-        let status = world.client.pod_status(&pod.id).await.unwrap();
-        assert_ne!(status.network.unwrap().ip, "", "{pod:?}");
-    }
-}
-
-/// What the workers know of the daemon.
-struct Storm {
-    up: watch::Sender<bool>,
-    kills: AtomicU32,
-    over: AtomicBool,
-}
-
-impl Storm {
-    /// Calls until there is an answer. Only a kill meanwhile excuses a failure.
-    async fn call<T>(&self, what: &str, call: impl AsyncFn() -> Result<T, Status>) -> T {
-        loop {
-            self.up.subscribe().wait_for(|up| *up).await.unwrap();
-            let kills = self.kills.load(Ordering::SeqCst);
-            match call().await {
-                Ok(answer) => return answer,
-                Err(error) => assert_ne!(kills, self.kills.load(Ordering::SeqCst), "{what}: {error}"),
-            }
-        }
-    }
-}
-
-/// Takes pods through their lives, one after the other; returns how many.
-async fn worker(storm: &Storm, client: &Client, number: usize) -> usize {
-    let mut lives = 0;
-    while !storm.over.load(Ordering::SeqCst) {
-        let name = format!("storm-{number}-{lives}");
-        Box::pin(life(storm, client, &name, number)).await;
-        lives += 1;
-    }
-    lives
-}
-
-async fn life(storm: &Storm, client: &Client, name: &str, number: usize) {
-    let code = i32::try_from(number).unwrap() + 40;
-    let container = client.container("main", &format!("echo once; sleep 0.02; exit {code}"));
-    let pod = storm.call("RunPodSandbox", async || client.run(&client.pod(name)).await).await;
-    let status = storm.call("PodSandboxStatus", async || client.pod_status(&pod).await).await;
-    assert_eq!(status.state(), PodSandboxState::SandboxReady);
-    assert_ne!(status.network.unwrap().ip, "");
-    let id = storm.call("CreateContainer", async || client.create(&pod, &container).await).await;
-    let start = async || match client.start(&id).await {
-        // Started by the call that was cut off, and at its end by now.
-        Err(error) if error.code() == Code::FailedPrecondition && error.message().ends_with("is exited") => {
-            Ok(())
-        }
-        other => other,
-    };
-    storm.call("StartContainer", start).await;
-    let ended = async || {
-        let status = storm.call("ContainerStatus", async || client.status(&id).await).await;
-        (status.state() == ContainerState::ContainerExited).then_some(status)
-    };
-    let status = until("the container ends", ended).await;
-    assert_eq!((status.exit_code, &*status.reason), (code, "Error"), "{name}");
-    assert!(status.started_at > 0 && status.finished_at >= status.started_at, "{status:?}");
-    assert_eq!(
-        logs::texts(&client.log_path(name, "main")),
-        ["once"],
-        "{name}: it ran once, and its line is not lost"
-    );
-    storm.call("RemoveContainer", async || client.remove_container(&id).await).await;
-    storm.call("StopPodSandbox", async || client.stop(&pod).await).await;
-    storm.call("RemovePodSandbox", async || client.remove(&pod).await).await;
 }
 
 #[test]
@@ -285,4 +171,139 @@ fn a_pull_that_a_kill_cut_off_can_be_repeated() {
         world.client.pull(&name).await.unwrap();
         assert_eq!(world.client.image_list().await.len(), 2);
     });
+}
+
+#[test]
+fn supervisors_that_are_killed_take_nothing_but_their_pod_along() {
+    run(async |world| {
+        let client = &world.client;
+        let other = client.run(&client.pod("other")).await.unwrap();
+        let untouched = client.launch(&other, &client.container("main", "sleep 1001")).await.unwrap();
+        for round in 0..8 {
+            let pod = client.run(&client.pod(&format!("doomed-{round}"))).await.unwrap();
+            let shim = until("the supervisor is there", async || process_with(&pod)).await;
+            let work = async {
+                for number in 0.. {
+                    let container = client.container(&format!("c{number}"), "sleep 1002");
+                    let id = client.launch(&pod, &container).await?;
+                    client.exec(&id, "true", 5).await?;
+                }
+                Ok(())
+            };
+            let killed = async {
+                tokio::time::sleep(Duration::from_millis(15 * round)).await;
+                kill(Pid::from_raw(shim), Signal::SIGKILL).unwrap();
+            };
+            let (worked, ()) = tokio::join!(work, killed);
+            let error: tonic::Status = worked.unwrap_err();
+            assert!(matches!(error.code(), Code::Unavailable | Code::FailedPrecondition), "{error}");
+            client.down(&pod).await.unwrap();
+            assert!(process_with("sleep 1002").is_none());
+        }
+        assert_eq!(client.output(&untouched, "echo fine").await, "fine");
+        client.down(&other).await.unwrap();
+        world.is_clean().await;
+    });
+}
+
+#[test]
+fn after_a_reboot_there_are_images_and_no_pods() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("before")).await.unwrap();
+        client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        world.daemon.kill();
+        let state = world.dir.join("state");
+        for process in [process_with(&pod), process_with("sleep 1000")] {
+            kill(Pid::from_raw(process.unwrap()), Signal::SIGKILL).unwrap();
+        }
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        for point in table
+            .lines()
+            .filter_map(|line| line.split(' ').nth(4))
+            .filter(|at| Path::new(at).starts_with(&state))
+        {
+            nix::mount::umount(point).unwrap();
+        }
+        fs::remove_dir_all(&state).unwrap();
+        remove_cgroups("wharf");
+        world.start_again().await;
+        let client = &world.client;
+        assert_eq!((client.pods().await, client.image_list().await.len()), (vec![], 1));
+        world.is_clean().await;
+        let again = client.run(&client.pod("before")).await.unwrap();
+        assert_eq!(client.to_end(&again, "main", "exit 0").await.exit_code, 0);
+    });
+}
+
+/// Removes a cgroup with all below it from every hierarchy.
+fn remove_cgroups(name: &str) {
+    fn remove(directory: &Path) {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.file_type().unwrap().is_dir() {
+                remove(&entry.path());
+            }
+        }
+        // One whose last process is still a zombie is freed a moment later.
+        for _ in 0..1000 {
+            match fs::remove_dir(directory) {
+                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => std::thread::yield_now(),
+                _ => return,
+            }
+        }
+    }
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+        remove(&hierarchy.path().join(name));
+    }
+    remove(&Path::new("/sys/fs/cgroup").join(name));
+}
+
+#[test]
+fn a_daemon_starts_whatever_file_is_damaged() {
+    run(async |world| {
+        let client = &world.client;
+        let whole = client.run(&client.pod("whole")).await.unwrap();
+        let runs = client.launch(&whole, &client.container("main", "sleep 1001")).await.unwrap();
+        for number in 0.. {
+            let client = &world.client;
+            let pod = client.run(&client.pod(&format!("damaged-{number}"))).await.unwrap();
+            client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+            client.to_end(&pod, "ended", "exit 3").await;
+            world.daemon.kill();
+            let mut files = Vec::new();
+            for dir in [world.dir.join("state/pods").join(&pod), world.dir.join("root/network")] {
+                files.extend(regular_files(&dir));
+            }
+            files.sort();
+            let Some(file) = files.get(number) else { break };
+            let length = fs::metadata(file).unwrap().len();
+            fs::File::options().write(true).open(file).unwrap().set_len(length / 2).unwrap();
+            world.start_again().await;
+            let client = &world.client;
+            assert_eq!(client.output(&runs, "echo fine").await, "fine", "{}", file.display());
+            client.down(&pod).await.unwrap();
+            assert!(process_with("sleep 1000").is_none(), "{}", file.display());
+        }
+        world.start_again().await;
+        world.clear().await;
+        // What was put aside is for a person to look at, and to remove.
+        for quarantine in ["state/quarantine", "root/network/quarantine"] {
+            fs::remove_dir_all(world.dir.join(quarantine)).expect(quarantine);
+        }
+    });
+}
+
+/// The files below a directory, without namespaces, sockets and what is mounted there.
+fn regular_files(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let kind = entry.file_type().unwrap();
+        let name = entry.file_name();
+        if kind.is_dir() && name != "ns" && name != "shm" {
+            all.extend(regular_files(&entry.path()));
+        } else if kind.is_file() {
+            all.push(entry.path());
+        }
+    }
+    all
 }

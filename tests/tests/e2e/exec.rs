@@ -106,9 +106,11 @@ fn what_cannot_be_executed_is_told() {
             assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
             assert!(error.message().contains(program), "{error}");
         }
-        let request = ExecSyncRequest { container_id: id, cmd: Vec::new(), timeout: 5 };
-        let error = client.runtime.clone().exec_sync(request).await.unwrap_err();
-        assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+        for cmd in [Vec::new(), vec!["x".repeat(200_000)]] {
+            let request = ExecSyncRequest { container_id: id.clone(), cmd, timeout: 5 };
+            let error = client.runtime.clone().exec_sync(request).await.unwrap_err();
+            assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+        }
     });
 }
 

@@ -37,6 +37,8 @@ mod server;
 #[cfg(test)]
 mod settings;
 #[cfg(test)]
+mod storm;
+#[cfg(test)]
 mod together;
 #[cfg(test)]
 mod world;
