@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::place;
+use crate::{place, world};
 
 /// What stays when all pods are gone, because it is of the node and not of a pod: made with the first pod. A parent of
 /// cgroups that a request names is the kubelet's.
@@ -114,4 +114,48 @@ fn walk(dir: &Path, visit: &mut dyn FnMut(&Path, fs::FileType)) {
             walk(&entry.path(), visit);
         }
     }
+}
+
+/// A test that cannot fail proves nothing: each kind of thing is left behind once, seen, and taken away.
+#[test]
+fn every_kind_of_leftover_is_seen() {
+    world::run(async |world| {
+        let dir = world.dir.join("state");
+        let take = || Footprint::take(&[world.daemon.pid()], &[&dir]);
+        let run = |line: &str| {
+            let output = place::command(Path::new("sh")).args(["-c", line]).output().unwrap();
+            assert!(output.status.success(), "{line}: {output:?}");
+        };
+        let before = take();
+        let mut process = place::command(Path::new("sleep")).arg("1000").spawn().unwrap();
+        fs::write(dir.join("left"), "").unwrap();
+        run(&format!("mkdir {0} && mount -t tmpfs left {0}", world.dir.join("left").display()));
+        run("ip link add left0 type veth peer name left1");
+        run("nft add table inet left; nft add set inet left s '{ type ipv4_addr; elements = { 1.2.3.4 }; }'");
+        run(
+            "for cgroup in $(find /sys/fs/cgroup -maxdepth 1 -mindepth 1 -type d); do mkdir $cgroup/left; done",
+        );
+        let left = take().beyond(&before);
+        let kinds = [
+            "process",
+            "file",
+            "mount",
+            "link left0",
+            "link left1",
+            "nft table",
+            "nft element",
+            "cgroup /left",
+        ];
+        for kind in kinds {
+            assert!(left.iter().any(|line| line.starts_with(kind)), "{kind} is missing in {left:#?}");
+        }
+        assert_eq!(left.len(), kinds.len(), "{left:#?}");
+        process.kill().unwrap();
+        process.wait().unwrap();
+        fs::remove_file(dir.join("left")).unwrap();
+        run(&format!("umount {0} && rmdir {0}", world.dir.join("left").display()));
+        run("ip link del left0; nft delete table inet left");
+        run("for cgroup in $(find /sys/fs/cgroup -maxdepth 2 -name left); do rmdir $cgroup; done");
+        assert_eq!(take().beyond(&before), Vec::<String>::new());
+    });
 }

@@ -33,6 +33,7 @@ fn many_pods_come_and_go_together() {
             assert_eq!(addresses.len(), PODS, "each has an address of its own: {addresses:?}");
             try_join_all(pods.iter().map(|pod| client.down(pod))).await.unwrap();
             world.is_clean().await;
+            assert!(world.daemon.threads() < 70, "blocking work has at most 64 threads");
         }
     });
 }
