@@ -43,6 +43,14 @@ wharf_programs() {
     echo "$repository/target/dist"
 }
 
+# static_target: prints the target that the supervisor is built for, installed if it is not there.
+static_target() {
+    local target
+    target=$(uname -m)-unknown-linux-musl
+    rustup target list --installed 2>/dev/null | grep -qx "$target" || rustup target add "$target" >&2
+    echo "$target"
+}
+
 # attempt N COMMAND...: runs it up to N times, 0.1 s apart, until it succeeds.
 attempt() {
     local count=$1 i

@@ -132,9 +132,8 @@ fn every_kind_of_leftover_is_seen() {
         run(&format!("mkdir {0} && mount -t tmpfs left {0}", world.dir.join("left").display()));
         run("ip link add left0 type veth peer name left1");
         run("nft add table inet left; nft add set inet left s '{ type ipv4_addr; elements = { 1.2.3.4 }; }'");
-        run(
-            "for cgroup in $(find /sys/fs/cgroup -maxdepth 1 -mindepth 1 -type d); do mkdir $cgroup/left; done",
-        );
+        let hierarchies = "$(awk '/ - cgroup/ { print $5 }' /proc/self/mountinfo)";
+        run(&format!("for hierarchy in {hierarchies}; do mkdir $hierarchy/left; done"));
         let left = take().beyond(&before);
         let kinds = [
             "process",
@@ -155,7 +154,7 @@ fn every_kind_of_leftover_is_seen() {
         fs::remove_file(dir.join("left")).unwrap();
         run(&format!("umount {0} && rmdir {0}", world.dir.join("left").display()));
         run("ip link del left0; nft delete table inet left");
-        run("for cgroup in $(find /sys/fs/cgroup -maxdepth 2 -name left); do rmdir $cgroup; done");
+        run(&format!("for hierarchy in {hierarchies}; do rmdir $hierarchy/left; done"));
         assert_eq!(take().beyond(&before), Vec::<String>::new());
     });
 }
