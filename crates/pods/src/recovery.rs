@@ -1,6 +1,7 @@
 //! What an earlier daemon left: records say what was meant, supervisors say what runs, exit records what has ended.
 //! A record that cannot be understood is put aside; nothing here keeps the daemon from starting.
 
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use wharf_cgroup::CgroupPath;
@@ -48,7 +49,13 @@ impl Engine {
                 Ok(container) if state.is_none() => self.kill_cgroup(&container).await,
                 Ok(_watched) => {}
                 Err(error) => {
-                    tracing::warn!(pod = id.short(), container = container.short(), %error, "a record was put aside");
+                    tracing::warn!(pod = id.short(), container = container.short(), %error, "a container is taken back");
+                    if !matches!(error, Error::State { .. }) {
+                        self.put_aside(
+                            &self.parts.layout.container_record(&id, &container),
+                            container.as_str(),
+                        );
+                    }
                     self.undo_container(&pod, &container).await;
                 }
             }
@@ -125,15 +132,23 @@ impl Engine {
         let record = self.parts.layout.pod_record(id);
         // Without one a crash came before it was written: there is nothing to look at.
         if record.exists() {
-            tracing::warn!(pod = id.short(), %error, "a pod's record was put aside");
-            let directory = self.parts.layout.quarantine();
-            let kept = std::fs::create_dir_all(&directory)
-                .and_then(|()| std::fs::rename(&record, directory.join(id.as_str())));
-            if let Err(error) = kept {
-                tracing::warn!(pod = id.short(), %error, "the damaged record could not be kept");
-            }
+            tracing::warn!(pod = id.short(), %error, "a pod is taken back");
+            self.put_aside(&record, id.as_str());
         }
         self.take_back(&pod).await;
+    }
+
+    /// Keeps a record that cannot be understood for a person to look at.
+    fn put_aside(&self, record: &Path, name: &str) {
+        let directory = self.parts.layout.quarantine();
+        let kept =
+            std::fs::create_dir_all(&directory).and_then(|()| std::fs::rename(record, directory.join(name)));
+        match kept {
+            Ok(()) => {
+                tracing::warn!(name, directory = %directory.display(), "a damaged record was put aside")
+            }
+            Err(error) => tracing::warn!(name, %error, "a damaged record could not be kept"),
+        }
     }
 
     /// Removes a pod that nobody can have use of, with its supervisor if that can be reached.
