@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -14,6 +15,9 @@ use wharf_wire::v1::{Message, Request, failure, message, reply, request};
 use crate::error::{Error, Stage};
 
 type Answer = oneshot::Sender<(reply::Result, Vec<OwnedFd>)>;
+
+/// How long a supervisor may take for an answer; each is one of a program's execution, on a slow disk at worst.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection to one supervisor.
 #[derive(Debug)]
@@ -76,7 +80,12 @@ impl Client {
             };
             return Err(Error::Stage { stage, message: wharf_types::chain(&error), kind });
         }
-        match answer.await {
+        let Ok(answer) = tokio::time::timeout(ANSWER_PATIENCE, answer).await else {
+            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            let message = format!("the pod's supervisor did not answer within {ANSWER_PATIENCE:?}");
+            return Err(Error::Stage { stage, message, kind: ErrorKind::DeadlineExceeded });
+        };
+        match answer {
             Ok((reply::Result::Failure(failure), _)) => {
                 let kind = match failure.kind() {
                     failure::Kind::Internal => ErrorKind::Internal,

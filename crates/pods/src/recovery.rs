@@ -1,9 +1,13 @@
 //! What an earlier daemon left: records say what was meant, supervisors say what runs, exit records what has ended.
 //! A record that cannot be understood is put aside; nothing here keeps the daemon from starting.
 
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use wharf_cgroup::CgroupPath;
 use wharf_network::StatsSocket;
 use wharf_state::Layout;
@@ -15,6 +19,9 @@ use crate::engine::Engine;
 use crate::error::{Error, blocking};
 use crate::pod::Pod;
 use crate::{engine as engine_parts, records};
+
+/// How long a supervisor may take to greet: all others wait for the slowest, and the node for them.
+const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// Finds the pods of an earlier daemon, and removes what belongs to none.
@@ -41,25 +48,7 @@ impl Engine {
             records::Phase::Made => self.reconnect(&pod).await,
             records::Phase::Stopped => None,
         };
-        let found = state.as_ref().map(|state| state.containers.clone()).unwrap_or_default();
-        for container in self.recorded_containers(&id) {
-            let status = found.iter().find(|status| status.id == container.as_str());
-            match self.recover_container(&pod, &container, status) {
-                // Nobody watches over its processes any more, or it has none.
-                Ok(container) if state.is_none() => self.kill_cgroup(&container).await,
-                Ok(_watched) => {}
-                Err(error) => {
-                    tracing::warn!(pod = id.short(), container = container.short(), %error, "a container is taken back");
-                    if !matches!(error, Error::State { .. }) {
-                        self.put_aside(
-                            &self.parts.layout.container_record(&id, &container),
-                            container.as_str(),
-                        );
-                    }
-                    self.undo_container(&pod, &container).await;
-                }
-            }
-        }
+        self.recover_containers(&pod, state.as_ref()).await;
         {
             let mut now = pod.write_state();
             now.ready = state.is_some();
@@ -78,11 +67,39 @@ impl Engine {
     async fn reconnect(self: &Arc<Self>, pod: &Arc<Pod>) -> Option<v1::State> {
         let path = Layout::supervisor_socket(&self.parts.layout.pod(&pod.id));
         let socket = wharf_sys::socket::connect(&path).ok()?;
+        let peer = getsockopt(&socket, PeerCredentials).ok()?;
+        let supervisor = wharf_sys::process::open_pidfd(peer.pid()).ok()?;
         let client = self.connect(pod, socket).ok()?;
         let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION });
-        match client.call("greeting the pod's supervisor", hello, &[]).await {
-            Ok(reply::Result::State(state)) => Some(state),
-            _ => None,
+        let answer = client.call("greeting the pod's supervisor", hello, &[]);
+        match tokio::time::timeout(HELLO_PATIENCE, answer).await {
+            Ok(Ok(reply::Result::State(state))) => Some(state),
+            _ => {
+                tracing::warn!(pod = pod.id.short(), "a supervisor that does not answer is killed");
+                pod.write_state().client = None;
+                // That it is gone by itself is as good.
+                drop(wharf_sys::process::signal(supervisor.as_fd(), 9));
+                None
+            }
+        }
+    }
+
+    async fn recover_containers(self: &Arc<Self>, pod: &Arc<Pod>, state: Option<&v1::State>) {
+        let found = state.map(|state| &state.containers[..]).unwrap_or_default();
+        for id in self.recorded_containers(&pod.id) {
+            let status = found.iter().find(|status| status.id == id.as_str());
+            match self.recover_container(pod, &id, status) {
+                // Nobody watches over its processes any more, or it has none.
+                Ok(container) if state.is_none() => self.kill_cgroup(&container).await,
+                Ok(_watched) => {}
+                Err(error) => {
+                    tracing::warn!(pod = pod.id.short(), container = id.short(), %error, "a container is taken back");
+                    if !matches!(error, Error::State { .. }) {
+                        self.put_aside(&self.parts.layout.container_record(&pod.id, &id), id.as_str());
+                    }
+                    self.undo_container(pod, &id).await;
+                }
+            }
         }
     }
 
