@@ -55,10 +55,10 @@ impl Container {
     }
 
     /// How it ended; lost as long as it has not.
-    pub(crate) fn exit(&self) -> Exit {
+    pub(crate) fn exit(&self) -> wharf_types::Exit {
         match *self.state.borrow() {
             ContainerState::Exited { exit, .. } => exit,
-            ContainerState::Created | ContainerState::Running { .. } => Exit::Lost,
+            ContainerState::Created | ContainerState::Running { .. } => wharf_types::Exit::Lost,
         }
     }
 
