@@ -1,6 +1,7 @@
 //! `wharfd`: reads its configuration, opens what is on disk, takes over the pods of an earlier daemon, serves the CRI,
 //! and on SIGTERM ends without touching a container.
 
+mod admin;
 mod config;
 mod serve;
 
@@ -14,6 +15,7 @@ use wharf_pods::{Engine, Options, Parts};
 use wharf_state::Layout;
 
 use crate::config::{Config, LogFormat};
+use crate::serve::Services;
 
 /// The Kubernetes container runtime wharf.
 #[derive(Debug, Parser)]
@@ -72,12 +74,14 @@ async fn run(config: Config) -> anyhow::Result<()> {
         wharf_snapshots::Snapshots::open(&config.root.join("snapshots")).context("opening the snapshots")?;
     let network =
         Arc::new(wharf_network::Network::open(config.network(&layout)?).context("opening the network")?);
+    let cgroups = wharf_cgroup::Cgroups::detect().context("finding the cgroup hierarchies")?;
+    let info = admin::info(&config, &cgroups)?;
     let parts = Parts {
         layout,
         images: Arc::clone(&images),
         snapshots: Arc::new(snapshots),
         network: Arc::clone(&network),
-        cgroups: wharf_cgroup::Cgroups::detect().context("finding the cgroup hierarchies")?,
+        cgroups,
         supervisor: config.supervisor()?,
     };
     let options = Options { cgroup_parent: config.cgroup_parent.clone(), handlers: config.handlers.clone() };
@@ -88,5 +92,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tracing::debug!(bytes = freed.bytes, "layers of no image were removed");
     let json = serde_json::to_string(&config)?;
     let runtime = wharf_cri::Runtime::new(Arc::clone(&engine), network, config.handlers.clone(), json);
-    serve::serve(&config.socket, runtime, wharf_cri::Images::new(images, puller, engine)).await
+    let services = Services {
+        runtime,
+        admin: wharf_cri::Admin::new(info, Arc::clone(&puller)),
+        images: wharf_cri::Images::new(images, puller, engine),
+    };
+    serve::serve(&config.socket, services).await
 }

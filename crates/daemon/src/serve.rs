@@ -8,12 +8,20 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
-use wharf_cri::{Images, MESSAGE_LIMIT_BYTES, Runtime};
+use wharf_cri::{Admin, Images, MESSAGE_LIMIT_BYTES, Runtime};
+use wharf_cri_api::admin::admin_server::AdminServer;
 use wharf_cri_api::v1::image_service_server::ImageServiceServer;
 use wharf_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 
+/// What the socket offers.
+pub(crate) struct Services {
+    pub(crate) runtime: Runtime,
+    pub(crate) images: Images,
+    pub(crate) admin: Admin,
+}
+
 /// Serves until SIGTERM or SIGINT; calls in flight are finished, containers are left alone.
-pub(crate) async fn serve(socket: &Path, runtime: Runtime, images: Images) -> anyhow::Result<()> {
+pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<()> {
     let listener = listen(socket).with_context(|| format!("listening on {}", socket.display()))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -21,15 +29,16 @@ pub(crate) async fn serve(socket: &Path, runtime: Runtime, images: Images) -> an
     notify("READY=1");
     Server::builder()
         .add_service(
-            RuntimeServiceServer::new(runtime)
+            RuntimeServiceServer::new(services.runtime)
                 .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
                 .max_encoding_message_size(MESSAGE_LIMIT_BYTES),
         )
         .add_service(
-            ImageServiceServer::new(images)
+            ImageServiceServer::new(services.images)
                 .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
                 .max_encoding_message_size(MESSAGE_LIMIT_BYTES),
         )
+        .add_service(AdminServer::new(services.admin))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
             tokio::select! {
                 _ = terminate.recv() => {}
