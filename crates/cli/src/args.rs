@@ -67,7 +67,7 @@ Examples:
     Run(Box<Run>),
     /// Run a command in a running container
     #[command(after_help = "\
-NAME may be a pod that has one container. Ends with the command's code, or with 125 if wharf itself failed.
+NAME may be a pod, for its one container or the one of the same name. Ends with the command's code, or with 125 if wharf itself failed.
 
 Examples:
   wharf exec web cat /etc/hostname
@@ -90,7 +90,7 @@ Examples:
     Pods,
     /// Show what a container wrote to its output
     #[command(after_help = "\
-NAME may be a pod that has one container. What went to standard error goes there again.
+NAME may be a pod, for its one container or the one of the same name. What went to standard error goes there again.
 
 Examples:
   wharf logs -f web

@@ -1,7 +1,7 @@
 //! What a name on the command line means: a pod, or a container.
 //!
 //! Ids go before names, names before beginnings of ids. A container's name is unique within its pod only, so it may be
-//! written POD/NAME; and a pod that has one container stands for it where a container is wanted.
+//! written POD/NAME; and a pod stands for its main container where a container is wanted.
 
 use wharf_cri_api::v1::{Container, ContainerState, PodSandbox, PodSandboxState};
 
@@ -67,13 +67,16 @@ impl Listing {
         })
     }
 
-    /// The container of a name: its own, or that of the pod it is alone in (or alone runs in).
+    /// The container of a name: its own; or of a pod's, the one that has the pod's name, is alone in it, or alone runs.
     pub(crate) fn container(&self, text: &str) -> Result<&Container, Error> {
         let pod = match self.find(text)? {
             Found::Container(container) => return Ok(container),
             Found::Pod(pod) => pod,
         };
         let all: Vec<_> = self.containers_of(pod).collect();
+        if let Some(main) = all.iter().find(|container| container_name(container) == pod_name(pod)) {
+            return Ok(main);
+        }
         let running: Vec<_> = all.iter().copied().filter(|container| runs(container)).collect();
         match (running.as_slice(), all.as_slice()) {
             ([one], _) | ([], [one]) => Ok(one),
@@ -156,9 +159,10 @@ mod tests {
         Listing {
             pods: vec![pod("aa11", "web"), pod("ab22", "db"), pod("ac33", "empty")],
             containers: vec![
-                container("b111", "web", "aa11", ContainerRunning),
+                container("b111", "web", "aa11", ContainerExited),
+                container("b199", "more", "aa11", ContainerRunning),
                 container("b122", "client", "aa11", ContainerExited),
-                container("c133", "db", "ab22", ContainerRunning),
+                container("c133", "main", "ab22", ContainerRunning),
                 container("c144", "side", "ab22", ContainerRunning),
                 container("d155", "side", "aa11", ContainerExited),
             ],
@@ -199,7 +203,10 @@ mod tests {
     #[test]
     fn a_pod_stands_for_its_one_container() {
         let listing = listing();
-        assert_eq!(listing.container("web").unwrap().id, "b111", "the one that runs");
+        assert_eq!(listing.container("web").unwrap().id, "b111", "the one of its name");
+        let mut alone = self::listing();
+        alone.containers.retain(|container| container.id != "b111");
+        assert_eq!(alone.container("web").unwrap().id, "b199", "the one that runs");
         assert!(matches!(listing.container("db"), Err(Error::Ambiguous { .. })));
         assert!(matches!(listing.container("empty"), Err(Error::EmptyPod { .. })));
         assert_eq!(listing.pod("client").unwrap().id, "aa11");

@@ -65,10 +65,13 @@ pub(crate) async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox) -> Result<(
     let Some(logs) = own_logs(pod) else { return Ok(()) };
     match std::fs::remove_dir_all(logs) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::File { path: logs.to_owned(), source: error })
+            return Err(Error::File { path: logs.to_owned(), source: error });
         }
-        _ => Ok(()),
+        _ => {}
     }
+    // It goes with the last pod; until then it is not empty.
+    let _others_are_left = std::fs::remove_dir(LOGS);
+    Ok(())
 }
 
 fn is_own(pod: &PodSandbox) -> bool {
