@@ -57,12 +57,20 @@ impl Error {
 /// What a person can do about a refusal of the daemon's.
 fn advice(status: &Status) -> &'static str {
     match status.code() {
+        Code::Unavailable if of_registry(status) => {
+            "\n  check its name, and whether this machine reaches the registry; mirrors are named in /etc/wharf/certs.d"
+        }
         Code::Unavailable => "\n  look whether wharfd runs: wharf doctor",
         Code::Unimplemented => "\n  this wharfd does not know it: are wharf and wharfd of one version?",
         Code::ResourceExhausted => "\n  see what is used: wharf info, wharf stats",
         Code::DataLoss => "\n  the message above says what was damaged; pull the image again",
         _ => "",
     }
+}
+
+/// Whether it was a registry that could not be reached: the kubelet knows it by this word too.
+fn of_registry(status: &Status) -> bool {
+    status.message().starts_with("RegistryUnavailable")
 }
 
 fn denied(source: &io::Error) -> &'static str {
@@ -81,6 +89,8 @@ mod tests {
         assert!(Error::Denied { socket }.to_string().contains("sudo"));
         let source = io::Error::from(io::ErrorKind::PermissionDenied);
         assert!(Error::File { path: "/x".into(), source }.to_string().ends_with("use sudo"));
+        let registry = Error::call("pulling x")(Status::unavailable("RegistryUnavailable: no route"));
+        assert!(registry.to_string().contains("reaches the registry"), "{registry}");
         let call = Error::call("pulling x")(Status::unavailable("gone"));
         assert_eq!(call.to_string(), "pulling x: gone\n  look whether wharfd runs: wharf doctor");
     }

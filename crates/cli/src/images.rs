@@ -12,6 +12,7 @@ use crate::units;
 
 /// A line of `wharf images`: one name of an image.
 #[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct ImageRow {
     image: String,
     tag: String,

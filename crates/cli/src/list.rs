@@ -12,6 +12,7 @@ use crate::{time, units};
 
 /// A line of `wharf ps`.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct ContainerRow {
     id: String,
     name: String,
@@ -92,6 +93,7 @@ fn image_name(container: &Container) -> String {
 
 /// A line of `wharf pods`.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct PodRow {
     id: String,
     name: String,

@@ -44,7 +44,7 @@ pub(crate) async fn pull(daemon: &mut Daemon, image: &str) -> Result<String, Err
         // It ends only where there is nothing to be shown.
         () = &mut shown => pull.await,
     };
-    let id = pulled.map_err(Error::call(format!("pulling {image}")))?.into_inner().image_ref;
+    let id = pulled.map_err(Error::call(format!("{image} cannot be pulled")))?.into_inner().image_ref;
     output::complain(&format!("pulled {image} in {:.1} s", begun.elapsed().as_secs_f32()));
     Ok(id)
 }

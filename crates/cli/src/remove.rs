@@ -12,13 +12,18 @@ use crate::find::{Found, Listing, runs};
 use crate::output::Output;
 use crate::run::{LOGS, LOGS_ANNOTATION};
 use crate::stop::each;
+use crate::units::short;
 
 pub(crate) async fn remove(daemon: &mut Daemon, output: Output, rm: Rm) -> Result<(), Error> {
     let listing = daemon.listing().await?;
-    let names = if rm.all { listing.pods.iter().map(|pod| pod.id.clone()).collect() } else { rm.names };
+    let names = if rm.all { ids(&listing) } else { rm.names };
     let force = if rm.force { Force::Yes } else { Force::No };
     let removes = names.iter().map(|name| one(daemon.clone(), &listing, name, force));
     each(output, &names, join_all(removes)).await
+}
+
+fn ids(listing: &Listing) -> Vec<String> {
+    listing.pods.iter().map(|pod| short(&pod.id).to_owned()).collect()
 }
 
 /// Whether what runs is removed too.

@@ -36,6 +36,7 @@ struct Made {
 
 /// What `wharf run --detach --json` prints.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Started<'a> {
     name: &'a str,
     container_id: &'a str,
@@ -48,7 +49,7 @@ pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result
         pull::pull(daemon, &run.image).await?;
     }
     let made = Box::pin(make(daemon, &run)).await?;
-    if let Err(error) = start(daemon, &made.container_id).await {
+    if let Err(error) = start(daemon, &run, &made.container_id).await {
         undo(daemon, &made).await;
         return Err(error);
     }
@@ -82,7 +83,7 @@ async fn make(daemon: &mut Daemon, run: &Run) -> Result<Made, Error> {
             let pod = joined(&listing, name)?;
             let (name, attempt) = request::name_in(&listing, pod, run)?;
             let config = request::container(run, env, &name, attempt);
-            let container_id = create(daemon, &pod.id, config).await?;
+            let container_id = create(daemon, run, &pod.id, config).await?;
             let (pod_name, pod_id) = (pod_name(pod).to_owned(), pod.id.clone());
             Ok(Made { own_pod: None, pod_name, pod_id, container_id, name })
         }
@@ -92,11 +93,11 @@ async fn make(daemon: &mut Daemon, run: &Run) -> Result<Made, Error> {
             let config = request::pod(run, &name, &random);
             let asked = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
             let pod = daemon.runtime.run_pod_sandbox(asked).await;
-            let pod_id = pod.map_err(Error::call("making the pod"))?.into_inner().pod_sandbox_id;
+            let pod_id = pod.map_err(Error::call(failure(run)))?.into_inner().pod_sandbox_id;
             let annotations = config.annotations;
             let pod = PodSandbox { id: pod_id.clone(), annotations, ..PodSandbox::default() };
             let container = request::container(run, env, &name, 0);
-            match create(daemon, &pod_id, container).await {
+            match create(daemon, run, &pod_id, container).await {
                 Ok(container_id) => {
                     Ok(Made { own_pod: Some(pod), pod_name: name.clone(), pod_id, container_id, name })
                 }
@@ -118,19 +119,29 @@ fn joined<'a>(listing: &'a Listing, name: &str) -> Result<&'a PodSandbox, Error>
     Err(Error::NotRunningYet { name: name.to_owned(), state: "stopped", advice })
 }
 
-async fn create(daemon: &mut Daemon, pod_id: &str, config: ContainerConfig) -> Result<String, Error> {
+/// What an error of the daemon is prefixed with, which names the stage itself.
+fn failure(run: &Run) -> String {
+    format!("{} cannot be run", run.image)
+}
+
+async fn create(
+    daemon: &mut Daemon,
+    run: &Run,
+    pod_id: &str,
+    config: ContainerConfig,
+) -> Result<String, Error> {
     let asked = CreateContainerRequest {
         pod_sandbox_id: pod_id.to_owned(),
         config: Some(config),
         ..CreateContainerRequest::default()
     };
     let made = daemon.runtime.create_container(asked).await;
-    Ok(made.map_err(Error::call("making the container"))?.into_inner().container_id)
+    Ok(made.map_err(Error::call(failure(run)))?.into_inner().container_id)
 }
 
-async fn start(daemon: &mut Daemon, id: &str) -> Result<(), Error> {
+async fn start(daemon: &mut Daemon, run: &Run, id: &str) -> Result<(), Error> {
     let request = StartContainerRequest { container_id: id.to_owned() };
-    daemon.runtime.start_container(request).await.map(drop).map_err(Error::call("starting the container"))
+    daemon.runtime.start_container(request).await.map(drop).map_err(Error::call(failure(run)))
 }
 
 /// Removes what was made; what cannot be removed is told, and leaves the result as it is.

@@ -18,6 +18,7 @@ const WATCHED: Duration = Duration::from_secs(1);
 
 /// One pod, or one container of the pod above it.
 #[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 struct StatsRow {
     pod: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,7 +109,7 @@ fn percent(id: &str, cpu: Option<&CpuUsage>, before: &Clocks) -> Option<f64> {
     let (now, new) = clock(cpu)?;
     let elapsed = now.checked_sub(*then).filter(|&elapsed| elapsed > 0)?;
     #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
-    Some(new.saturating_sub(*old) as f64 / elapsed as f64 * 100.0)
+    Some(new.saturating_sub(*old) as f64 / elapsed as f64 * 1000.0).map(|tenths| tenths.round() / 10.0)
 }
 
 fn value(value: Option<UInt64Value>) -> Option<u64> {

@@ -5,7 +5,7 @@
 //! on, since others may rely on it by now.
 
 use std::collections::HashSet;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -54,16 +54,15 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
         remove_cgroups(&cgroups, &parent)
     })
     .await??;
-    let of_images = if arguments.images { &["images", "layers", "staging"][..] } else { &[] };
     let root = node.layout.root();
-    remove_files(root, [&["network", "snapshots"], of_images].concat())?;
-    remove_files(node.layout.state(), vec!["pods", "quarantine"])?;
+    let of_images = if arguments.images { &wharf_images::Store::ENTRIES[..] } else { &[] };
+    remove_entries(root, ["network", "snapshots"].iter().chain(of_images))?;
+    remove_entries(node.layout.state(), &["pods", "quarantine"])?;
     remove(&config.socket, std::fs::remove_file(&config.socket))?;
     for directory in [config.socket.parent().unwrap_or(root), node.layout.state(), root] {
         remove_empty(directory)?;
     }
-    tracing::info!(pods = pods.len(), "what wharf left is gone");
-    Ok(())
+    writeln!(std::io::stdout(), "what wharf left on this machine is gone").context("writing the result")
 }
 
 fn name(pod: &wharf_pods::Pod) -> String {
@@ -80,10 +79,14 @@ fn remove_cgroups(cgroups: &Cgroups, parent: &str) -> anyhow::Result<()> {
 }
 
 /// Removes what is wharf's in a directory; that of others stays, as the directory might be shared by mistake.
-fn remove_files(directory: &Path, names: Vec<&str>) -> anyhow::Result<()> {
+fn remove_entries<'a>(directory: &Path, names: impl IntoIterator<Item = &'a &'a str>) -> anyhow::Result<()> {
     for name in names {
         let path = directory.join(name);
-        remove(&path, std::fs::remove_dir_all(&path))?;
+        let removed = match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() == ErrorKind::NotADirectory => std::fs::remove_file(&path),
+            other => other,
+        };
+        remove(&path, removed)?;
     }
     Ok(())
 }
@@ -103,5 +106,46 @@ fn remove(path: &Path, removed: std::io::Result<()>) -> anyhow::Result<()> {
     match removed {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other.with_context(|| format!("removing {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_belongs_to_others_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("network/leases")).unwrap();
+        std::fs::write(root.join("lock"), "").unwrap();
+        std::fs::write(root.join("letter"), "").unwrap();
+        for _ in 0..2 {
+            remove_entries(&root, &["network", "lock", "missing"]).unwrap();
+            remove_empty(&root).unwrap();
+        }
+        let left: Vec<_> =
+            std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["letter"]);
+        std::fs::remove_file(root.join("letter")).unwrap();
+        remove_empty(&root).unwrap();
+        remove_empty(&root).unwrap();
+        assert!(!root.exists());
+    }
+
+    #[test]
+    fn what_cannot_be_removed_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = remove_entries(dir.path(), &["no\0name"]).unwrap_err();
+        assert!(error.to_string().contains("name"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_serves_is_not_cleaned_under() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { socket: dir.path().join("s"), ..Config::default() };
+        let _daemon = std::os::unix::net::UnixListener::bind(&config.socket).unwrap();
+        let refused = clean(&config, &Arguments { force: true, images: true }).await.unwrap_err();
+        assert!(refused.to_string().contains("stop it first"), "{refused}");
     }
 }
