@@ -149,3 +149,52 @@ fn failed(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
 fn show(stream: output::Stream, bytes: &[u8]) -> Result<(), Error> {
     output::bytes(stream, bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader(dir: &tempfile::TempDir, text: &str) -> (Reader, PathBuf) {
+        let path = dir.path().join("x.log");
+        std::fs::write(&path, text).unwrap();
+        (Reader::open(path.clone(), &Selection::default()).unwrap(), path)
+    }
+
+    /// How far a reader is in its file, and how much of a record it holds back.
+    fn place(reader: &mut Reader) -> (u64, usize) {
+        (reader.file.stream_position().unwrap(), reader.rest.len())
+    }
+
+    #[test]
+    fn a_log_is_followed_into_its_successor() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut reader, path) = reader(&dir, "t stdout F one\nt std");
+        reader.read_all().unwrap();
+        assert_eq!(place(&mut reader), (20, 5), "an unfinished record is held back");
+        std::fs::rename(&path, dir.path().join("x.log.1")).unwrap();
+        reader.turn_over().unwrap();
+        assert_eq!(place(&mut reader), (20, 5), "nothing is in its place yet");
+        std::fs::write(dir.path().join("x.log.1"), "t stdout F one\nt stdout F two\n").unwrap();
+        std::fs::write(&path, "t stdout F three\n").unwrap();
+        reader.turn_over().unwrap();
+        assert_eq!(place(&mut reader), (17, 0));
+    }
+
+    #[test]
+    fn a_log_that_was_cut_is_read_from_its_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut reader, path) = reader(&dir, "t stdout F one\nt stdout F two\n");
+        reader.read_all().unwrap();
+        std::fs::write(&path, "t stdout F 3\n").unwrap();
+        reader.turn_over().unwrap();
+        reader.read_all().unwrap();
+        assert_eq!(place(&mut reader), (13, 0));
+    }
+
+    #[test]
+    fn a_container_without_a_log_is_told() {
+        assert!(matches!(path(&ContainerStatus::default(), "x"), Err(Error::NoLog { .. })));
+        let missing = Reader::open("/no/such.log".into(), &Selection::default());
+        assert!(matches!(missing, Err(Error::File { .. })));
+    }
+}
