@@ -87,7 +87,6 @@ impl AdminService for Admin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wharf_cri_api::admin::admin_server::Admin as _;
 
     fn admin(dir: &tempfile::TempDir) -> Admin {
         let store = Arc::new(wharf_images::Store::open(dir.path()).unwrap());
