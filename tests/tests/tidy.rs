@@ -54,7 +54,7 @@ impl File {
 
     /// Written by a generator, and so not ours to shape.
     fn is_generated(&self) -> bool {
-        self.path.ends_with("/src/generated.rs")
+        self.path.ends_with("/generated.rs")
     }
 
     /// A program for a shell: named so, or in `hack/` without any other kind.

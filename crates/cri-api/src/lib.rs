@@ -1,6 +1,7 @@
-//! Bindings of the Container Runtime Interface, `runtime.v1`: messages, clients and servers.
+//! Bindings of the Container Runtime Interface, `runtime.v1`, and of wharf's own small interface beside it,
+//! `wharf.admin.v1`: messages, clients and servers.
 //!
-//! All of [`v1`] is generated from `proto/runtime/v1/api.proto` and checked in, so a build needs no
+//! All of [`v1`] and [`admin`] is generated from `proto/` and checked in, so a build needs no
 //! compiler of protos. `tests/generate.rs` holds the two together, `tests/descriptor.rs` holds the proto
 //! against the published interface. Nothing here is written by hand but the `Debug` of credentials.
 //!
@@ -18,4 +19,12 @@ mod redacted;
 #[allow(clippy::allow_attributes_without_reason, reason = "tonic writes attributes without reasons")]
 pub mod v1 {
     include!("generated.rs");
+}
+
+/// The messages and the service of package `wharf.admin.v1`, which are documented in `proto/admin/v1/admin.proto`.
+#[allow(missing_docs, reason = "the proto documents its fields")]
+#[allow(clippy::allow_attributes_without_reason, reason = "tonic writes attributes without reasons")]
+#[allow(clippy::too_many_lines, reason = "tonic dispatches all calls of a service in one function")]
+pub mod admin {
+    include!("admin/generated.rs");
 }

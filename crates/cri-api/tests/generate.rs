@@ -43,6 +43,12 @@ const BINDINGS: &[Binding] = &[
         secret: &[".runtime.v1.AuthConfig"],
     },
     Binding {
+        proto: "admin/v1/admin.proto",
+        out: "crates/cri-api/src/admin/generated.rs",
+        services: Services::Both,
+        secret: &[],
+    },
+    Binding {
         proto: "supervisor/v1/supervisor.proto",
         out: "crates/wire/src/generated.rs",
         services: Services::None,

@@ -1,12 +1,14 @@
-//! The CRI's two services: what a request says becomes a call on pods, images or the network, and what comes back
-//! becomes an answer or a status. Nothing is decided here and nothing is kept.
+//! The CRI's two services and the daemon's own beside them: what a request says becomes a call on pods, images or the
+//! network, and what comes back becomes an answer or a status. Nothing is decided here and nothing is kept.
 
+mod admin;
 mod filter;
 mod image;
 mod runtime;
 mod status;
 mod streams;
 
+pub use admin::Admin;
 pub use image::Images;
 pub use runtime::Runtime;
 pub use streams::Streams;

@@ -46,8 +46,12 @@ pub(crate) struct Log {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
+    /// To systemd's journal if standard error leads there, else as text.
+    Auto,
     Text,
     Json,
+    /// To systemd's journal, each value a field of its own.
+    Journald,
 }
 
 /// Where images come from.
@@ -106,7 +110,7 @@ impl Default for Config {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Text }
+        Self { level: "info".into(), format: LogFormat::Auto }
     }
 }
 
@@ -212,8 +216,21 @@ impl Config {
 /// Parses one file alone, so that an error names its line.
 fn checked(path: &Path, text: &str) -> anyhow::Result<toml::Table> {
     let parsed: Result<Config, _> = toml::from_str(text);
-    parsed.with_context(|| format!("in {}", path.display()))?;
+    parsed.map_err(|error| {
+        let hint = meant(error.message()).map(|key| format!(": did you mean `{key}`?")).unwrap_or_default();
+        anyhow::Error::new(error).context(format!("in {}{hint}", path.display()))
+    })?;
     toml::from_str(text).with_context(|| format!("in {}", path.display()))
+}
+
+/// The known key that is nearest to an unknown one, from the parser's complaint: "unknown field `a`, expected one of
+/// `b`, `c`".
+fn meant(complaint: &str) -> Option<&str> {
+    let (unknown, expected) = complaint.strip_prefix("unknown field `")?.split_once('`')?;
+    let known = expected.split('`').skip(1).step_by(2);
+    let near = known.map(|known| (strsim::damerau_levenshtein(unknown, known), known)).min()?;
+    // With more than a third of it wrong, it may have been anything.
+    (near.0 * 3 <= unknown.len().max(3)).then_some(near.1)
 }
 
 fn drop_ins(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -261,7 +278,31 @@ mod tests {
         let file = dir.path().join("c.toml");
         std::fs::write(&file, "root = \"/x\"\n[log]\nlevl = \"debug\"\n").unwrap();
         let error = format!("{:?}", Config::load(Some(&file)).unwrap_err());
-        assert!(error.contains("c.toml") && error.contains("line 3") && error.contains("`level`"), "{error}");
+        assert!(error.contains("c.toml: did you mean `level`?") && error.contains("line 3"), "{error}");
+    }
+
+    #[test]
+    fn only_a_near_key_is_guessed() {
+        let complaint =
+            |key| format!("unknown field `{key}`, expected one of `root`, `state`, `cgroup_parent`");
+        assert_eq!(meant(&complaint("cgroup-parent")), Some("cgroup_parent"));
+        assert_eq!(meant(&complaint("rot")), Some("root"));
+        assert_eq!(meant(&complaint("colour")), None);
+        assert_eq!(meant("invalid type: integer"), None);
+    }
+
+    #[test]
+    fn the_sample_shows_the_defaults() {
+        let sample = include_str!("../../../deploy/config.toml");
+        // Settings are commented out as `#key = value`, prose as `# text`.
+        let set = |line: &str| {
+            line.strip_prefix('#').filter(|line| !line.starts_with([' ', '#'])).map(str::to_owned)
+        };
+        let text: Vec<String> =
+            sample.lines().map(|line| set(line).unwrap_or_else(|| line.to_owned())).collect();
+        assert_eq!(toml::from_str::<Config>(&text.join("\n")).unwrap(), Config::default());
+        let every = toml::from_str::<toml::Table>(&Config::default().to_toml().unwrap()).unwrap();
+        assert_eq!(toml::from_str::<toml::Table>(&text.join("\n")).unwrap(), every, "a key is missing");
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! `wharfd`: reads its configuration, opens what is on disk, takes over the pods of an earlier daemon, serves the CRI,
 //! and on SIGTERM ends without touching a container.
 
+mod admin;
+mod clean;
 mod config;
+mod log;
 mod serve;
 
 use std::path::{Path, PathBuf};
@@ -10,12 +13,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 use wharf_images::{Store, StoreError};
 use wharf_pods::{Engine, Options, Parts};
 use wharf_state::Layout;
 
-use crate::config::{Config, LogFormat};
+use crate::config::Config;
+use crate::serve::Services;
 
 /// The Kubernetes container runtime wharf.
 #[derive(Debug, Parser)]
@@ -33,6 +36,8 @@ enum Command {
     /// Work with the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Remove what wharf left on this machine: pods, network, cgroups and state. No wharfd may run.
+    Clean(clean::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -48,42 +53,54 @@ fn main() -> anyhow::Result<()> {
         use std::io::Write;
         return Ok(std::io::stdout().write_all(config.to_toml()?.as_bytes())?);
     }
-    start_log(&config)?;
-    tokio::runtime::Builder::new_multi_thread()
+    log::start(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(64)
         .enable_all()
-        .build()?
-        .block_on(run(config))
+        .build()?;
+    match arguments.command {
+        Some(Command::Clean(clean)) => runtime.block_on(clean::clean(&config, &clean)),
+        Some(Command::Config(_)) | None => runtime.block_on(run(config)),
+    }
 }
 
-fn start_log(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.log.level).context("log.level")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.log.format {
-        LogFormat::Text => log.with_ansi(false).init(),
-        LogFormat::Json => log.json().init(),
+/// What is on disk and in the kernel, opened.
+struct Node {
+    layout: Layout,
+    images: Arc<Store>,
+    network: Arc<wharf_network::Network>,
+    cgroups: wharf_cgroup::Cgroups,
+    engine: Arc<Engine>,
+}
+
+impl Node {
+    async fn open(config: &Config) -> anyhow::Result<Self> {
+        let layout = Layout::new(config.state.clone(), config.root.clone());
+        let images = Arc::new(open_images(&config.root).await.context("opening the images")?);
+        let snapshots = wharf_snapshots::Snapshots::open(&config.root.join("snapshots"))
+            .context("opening the snapshots")?;
+        let network =
+            Arc::new(wharf_network::Network::open(config.network(&layout)?).context("opening the network")?);
+        let cgroups = wharf_cgroup::Cgroups::detect().context("finding the cgroup hierarchies")?;
+        let parts = Parts {
+            layout: layout.clone(),
+            images: Arc::clone(&images),
+            snapshots: Arc::new(snapshots),
+            network: Arc::clone(&network),
+            cgroups: cgroups.clone(),
+            supervisor: config.supervisor()?,
+        };
+        let options =
+            Options { cgroup_parent: config.cgroup_parent.clone(), handlers: config.handlers.clone() };
+        let engine = Engine::new(options, parts)?;
+        Ok(Self { layout, images, network, cgroups, engine })
     }
-    Ok(())
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
-    let layout = Layout::new(config.state.clone(), config.root.clone());
-    let images = Arc::new(open_images(&config.root).await.context("opening the images")?);
-    let snapshots =
-        wharf_snapshots::Snapshots::open(&config.root.join("snapshots")).context("opening the snapshots")?;
-    let network =
-        Arc::new(wharf_network::Network::open(config.network(&layout)?).context("opening the network")?);
-    let parts = Parts {
-        layout,
-        images: Arc::clone(&images),
-        snapshots: Arc::new(snapshots),
-        network: Arc::clone(&network),
-        cgroups: wharf_cgroup::Cgroups::detect().context("finding the cgroup hierarchies")?,
-        supervisor: config.supervisor()?,
-    };
-    let options = Options { cgroup_parent: config.cgroup_parent.clone(), handlers: config.handlers.clone() };
-    let engine = Engine::new(options, parts)?;
+    let Node { images, network, cgroups, engine, .. } = Node::open(&config).await?;
+    let info = admin::info(&config, &cgroups)?;
     let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()));
     engine.recover().await;
     tokio::spawn(Arc::clone(&engine).measure_layers());
@@ -94,8 +111,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let streaming = wharf_streaming::Server::bind(config.streaming(), streams).await?;
     let urls = streaming.urls();
     tokio::spawn(streaming.serve(std::future::pending()));
-    let runtime = wharf_cri::Runtime::new(Arc::clone(&engine), network, urls, config.handlers.clone(), json);
-    serve::serve(&config.socket, runtime, wharf_cri::Images::new(images, puller, engine)).await
+    let handlers = config.handlers.clone();
+    let services = Services {
+        runtime: wharf_cri::Runtime::new(Arc::clone(&engine), network, urls, handlers, json),
+        admin: wharf_cri::Admin::new(info, Arc::clone(&puller)),
+        images: wharf_cri::Images::new(images, puller, engine),
+    };
+    serve::serve(&config.socket, services).await
 }
 
 /// How long a killed daemon's lock may outlive it: in a supervisor that it was about to start, until that one's exec.

@@ -11,16 +11,24 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
-use wharf_cri::{Images, MESSAGE_LIMIT_BYTES, Runtime};
+use wharf_cri::{Admin, Images, MESSAGE_LIMIT_BYTES, Runtime};
+use wharf_cri_api::admin::admin_server::AdminServer;
 use wharf_cri_api::v1::image_service_server::ImageServiceServer;
 use wharf_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 
 /// How long calls in flight may take once the daemon was asked to end: their work is safe without them.
 const FINISH_LIMIT: Duration = Duration::from_secs(10);
 
+/// What the socket offers.
+pub(crate) struct Services {
+    pub(crate) runtime: Runtime,
+    pub(crate) images: Images,
+    pub(crate) admin: Admin,
+}
+
 /// Serves until SIGTERM or SIGINT; calls in flight are finished, if they do not take long, and containers are left
 /// alone.
-pub(crate) async fn serve(socket: &Path, runtime: Runtime, images: Images) -> anyhow::Result<()> {
+pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<()> {
     let listener = listen(socket).with_context(|| format!("listening on {}", socket.display()))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -28,18 +36,19 @@ pub(crate) async fn serve(socket: &Path, runtime: Runtime, images: Images) -> an
     notify("READY=1");
     let asked = Arc::new(Notify::new());
     let ending = Arc::clone(&asked);
-    let events = runtime.clone();
+    let events = services.runtime.clone();
     let serving = Server::builder()
         .add_service(
-            RuntimeServiceServer::new(runtime)
+            RuntimeServiceServer::new(services.runtime)
                 .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
                 .max_encoding_message_size(MESSAGE_LIMIT_BYTES),
         )
         .add_service(
-            ImageServiceServer::new(images)
+            ImageServiceServer::new(services.images)
                 .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
                 .max_encoding_message_size(MESSAGE_LIMIT_BYTES),
         )
+        .add_service(AdminServer::new(services.admin))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -145,6 +145,9 @@ pub(crate) struct Shared {
 }
 
 impl Store {
+    /// All that a store keeps in its directory, for whoever gives it up.
+    pub const ENTRIES: [&str; 7] = ["content", "images", "layers", "staging", "quarantine", "trash", "lock"];
+
     /// Whether a layer with that content is here and can be used by a commit.
     #[must_use]
     pub fn has_layer(&self, diff_id: &Digest) -> bool {

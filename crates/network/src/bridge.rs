@@ -191,6 +191,16 @@ impl Bridge {
         Ok(removed)
     }
 
+    /// Removes the bridge and the table; one that is gone, or a link of another kind, is left.
+    pub(crate) fn demolish(&self) -> Result<(), BridgeError> {
+        let socket = Socket::open(Family::Route)?;
+        if link::get(&socket, &self.name)?.is_some_and(|link| link.kind == "bridge") {
+            link::delete(&socket, &self.name)?;
+        }
+        *lock(&self.ready) = None;
+        Ok(nft::delete_table()?)
+    }
+
     fn repair_rules(&self, stale: &dyn Fn(&Element) -> bool) -> Result<Vec<Element>, BridgeError> {
         let wanted: Vec<Element> =
             lock(&self.leases).held().flat_map(|(id, lease)| elements(id, lease)).collect();

@@ -252,6 +252,15 @@ impl Network {
         removed.len()
     }
 
+    /// Removes the built-in bridge and its rules, as on a machine that gives wharf up; the pods' own links and ports go
+    /// by [`Network::reconcile`] before. What an attach needs, it makes again.
+    ///
+    /// # Errors
+    /// [`Error::Bridge`] for what the kernel refused.
+    pub fn demolish(&self) -> Result<(), Error> {
+        Ok(self.bridge.as_ref().map_or(Ok(()), bridge::Bridge::demolish)?)
+    }
+
     /// Uses these ranges (one CIDR, or one of each family separated by a comma, primary first) for the pods to come on
     /// the built-in bridge, also after a restart. An empty text changes nothing.
     ///

@@ -317,9 +317,11 @@ fn commit(socket: &Socket, messages: Vec<Message>) -> Result<(), Errno> {
     socket.batch(encode::batch(messages)).map_err(|(_index, errno)| errno)
 }
 
-/// What `nft flush ruleset` does.
-#[cfg(test)]
-pub(crate) fn delete_table_for_test() {
-    let socket = Socket::open(Family::Netfilter).unwrap();
-    commit(&socket, vec![encode::delete_table()]).unwrap();
+/// Deletes the table with all that is in it; one that is gone is fine.
+pub(crate) fn delete_table() -> Result<(), NetlinkError> {
+    let socket = Socket::open(Family::Netfilter)?;
+    match commit(&socket, vec![encode::delete_table()]) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno).operation(|| "delete the nf_tables table".to_owned()),
+    }
 }

@@ -1,28 +1,8 @@
-//! What every container gets unless the request says otherwise: mounts, devices, masks.
+//! What every container gets unless the request says otherwise: mounts and devices.
 
 use wharf_isolation::{DeviceNode, MountPlan, Source};
 use wharf_sys::mount::{Attributes, Propagation};
 use wharf_types::{ContainerPath, HostPath, PathError};
-
-/// Paths that read as empty, for containers whose request sends no list of its own.
-pub const MASKED_PATHS: [&str; 12] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-];
-
-/// Paths that cannot be written, for containers whose request sends no list of its own.
-pub const READONLY_PATHS: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Whether a container may change what the kernel shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

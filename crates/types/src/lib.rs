@@ -8,6 +8,7 @@ mod exit;
 mod id;
 mod kind;
 mod path;
+mod protected;
 mod reference;
 mod untrusted;
 
@@ -17,5 +18,6 @@ pub use exit::{ContainerState, Exit};
 pub use id::{ContainerId, IdError, PodId};
 pub use kind::ErrorKind;
 pub use path::{ContainerPath, HostPath, PathError};
+pub use protected::{MASKED_PATHS, READONLY_PATHS};
 pub use reference::{Reference, ReferenceError};
 pub use untrusted::{Field, Untrusted};

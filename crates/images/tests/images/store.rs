@@ -41,6 +41,18 @@ fn an_image_is_found_by_all_its_names() {
 }
 
 #[test]
+fn a_store_keeps_only_the_entries_that_it_names() {
+    let rig = Rig::new();
+    rig.image("busybox", &[archive("1")]).unwrap();
+    let mut found: Vec<_> =
+        fs::read_dir(rig.root()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let mut named = Store::ENTRIES.to_vec();
+    found.sort_unstable();
+    named.sort_unstable();
+    assert_eq!(found, named);
+}
+
+#[test]
 fn one_image_of_two_registries_has_both_names() {
     let rig = Rig::new();
     let one = rig.image("a.b/x:1", &[archive("1")]).unwrap();

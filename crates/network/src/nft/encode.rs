@@ -222,7 +222,6 @@ pub(crate) fn new_table() -> Message {
     message
 }
 
-#[cfg(test)]
 pub(crate) fn delete_table() -> Message {
     let mut message = message(SUBSYSTEM | 2, 0);
     message.text(1, TABLE);

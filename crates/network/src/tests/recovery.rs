@@ -111,17 +111,41 @@ fn a_bridge_and_rules_that_someone_removed_come_back() {
     let (one, two, three) = (Pod::new(1), Pod::new(2), Pod::new(3));
     one.attach_with(&network, &[tcp(12000, 80)]).unwrap();
     one.serve(80);
-    nft::delete_table_for_test();
+    nft::delete_table().unwrap();
     ask(ip("127.0.0.1"), 12000).unwrap_err();
     two.attach_with(&network, &[tcp(13000, 80)]).unwrap();
     ask(ip("127.0.0.1"), 12000).unwrap();
-    nft::delete_table_for_test();
+    nft::delete_table().unwrap();
     network.reconcile(&HashSet::new());
     ask(ip("127.0.0.1"), 12000).unwrap();
     link::delete(&Socket::open(Family::Route).unwrap(), "wharf0").unwrap();
     let third = three.attach(&network).unwrap();
     three.serve(80);
     ask(third.ips[0], 80).unwrap();
+}
+
+#[test]
+fn nothing_is_left_of_a_bridge_that_is_demolished_and_an_attach_makes_it_again() {
+    let host = Host::new();
+    let network = host.network();
+    network.demolish().unwrap();
+    let one = Pod::new(1);
+    one.attach_with(&network, &[tcp(12000, 80)]).unwrap();
+    network.detach(&one.id, None).unwrap();
+    network.demolish().unwrap();
+    let socket = Socket::open(Family::Route).unwrap();
+    assert!(link::get(&socket, "wharf0").unwrap().is_none());
+    assert!(nft::elements().unwrap().is_empty());
+    one.attach(&network).unwrap();
+    assert!(link::get(&socket, "wharf0").unwrap().is_some());
+}
+
+#[test]
+fn a_link_of_another_kind_is_not_demolished() {
+    let mut host = Host::new();
+    host.config.bridge.as_mut().unwrap().name = "lo".into();
+    host.network().demolish().unwrap();
+    assert!(link::get(&Socket::open(Family::Route).unwrap(), "lo").unwrap().is_some());
 }
 
 #[test]

@@ -1,0 +1,279 @@
+//! The command line's grammar and its help.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+mod groups;
+mod values;
+
+pub(crate) use groups::command;
+pub(crate) use values::{Bytes, Cpus, Env, Publish, Socket, User, UserName, Volume};
+
+/// Run containers and pods on this machine, and look at those that run.
+#[derive(Debug, Parser)]
+#[command(name = "wharf", version, disable_help_subcommand = true, max_term_width = 100)]
+pub(crate) struct Arguments {
+    /// Where wharfd listens: a path or a unix:// address; WHARF_SOCKET says so too
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "WHARF_SOCKET",
+        hide_env = true,
+        default_value = "unix:///run/wharf/wharf.sock",
+        help_heading = "Everywhere"
+    )]
+    pub(crate) socket: Socket,
+    /// Print JSON instead of a table
+    #[arg(long, global = true, help_heading = "Everywhere")]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+impl Arguments {
+    /// Reads the process's arguments; help, version and mistakes end the process.
+    pub(crate) fn parse_or_exit() -> Self {
+        let matches = command().get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// What `wharf` ends with when itself it failed: told apart from the codes of the programs it ran.
+    pub(crate) fn failure_code(&self) -> ExitCode {
+        match self.command {
+            Command::Run(_) | Command::Exec(_) => ExitCode::from(125),
+            _ => ExitCode::FAILURE,
+        }
+    }
+
+    fn grammar() -> clap::Command {
+        Self::command()
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a pod with one container of an image, and run it
+    #[command(after_help = "\
+Ends with the code of the container's program, or with 125 if wharf itself failed.
+
+Examples:
+  wharf run --rm busybox echo hello
+  wharf run -d --name web -p 8080:80 nginx
+  wharf run --rm --pod web busybox wget -qO- http://127.0.0.1/
+  wharf run -d --name db -v /srv/db:/var/lib/postgresql/data -e POSTGRES_PASSWORD=x --memory 512m postgres")]
+    Run(Box<Run>),
+    /// Run a command in a running container
+    #[command(after_help = "\
+NAME may be a pod, for its one container or the one of the same name. Ends with the command's code, or with 125 if wharf itself failed.
+
+Examples:
+  wharf exec web cat /etc/hostname
+  wharf exec web/nginx sh -c 'ls -l /proc/1/fd'")]
+    Exec(Exec),
+    /// Stop containers or pods, which stay to be looked at
+    #[command(after_help = "\
+Example:
+  wharf stop --time 2 web db")]
+    Stop(Stop),
+    /// Remove containers or pods, with what they wrote
+    #[command(after_help = "\
+Examples:
+  wharf rm web db
+  wharf rm --force --all")]
+    Rm(Rm),
+    /// List containers
+    Ps(Ps),
+    /// List pods
+    Pods,
+    /// Show what a container wrote to its output
+    #[command(after_help = "\
+NAME may be a pod, for its one container or the one of the same name. What went to standard error goes there again.
+
+Examples:
+  wharf logs -f web
+  wharf logs --since 10m --timestamps web/nginx")]
+    Logs(Logs),
+    /// Show what pods and containers use
+    Stats(Stats),
+    /// Print everything about a pod, a container or an image, as JSON
+    Inspect {
+        /// A name, an id, or the beginning of one
+        name: String,
+    },
+    /// Fetch an image from its registry
+    #[command(after_help = "\
+Examples:
+  wharf pull nginx
+  wharf pull 127.0.0.1:5000/library/nginx:latest")]
+    Pull {
+        /// What to fetch; docker.io/library/ and :latest are filled in
+        image: String,
+    },
+    /// List images
+    Images,
+    /// Remove images
+    Rmi {
+        /// Names, ids, or beginnings of ids
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+    },
+    /// Show wharfd's version, state, network and storage
+    Info,
+    /// Check whether this machine can run containers, and say what to do where not
+    Doctor,
+    /// Print the completion of a shell
+    #[command(after_help = "\
+Example:
+  wharf completion bash > /etc/bash_completion.d/wharf")]
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages
+    #[command(after_help = "\
+Example:
+  wharf man /usr/local/share/man/man1")]
+    Man {
+        /// Where to; it is made if it is missing
+        directory: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub(crate) struct Run {
+    /// The image; it is fetched if it is not here
+    pub(crate) image: String,
+    /// The program and its arguments, instead of the image's
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+    /// A name for the pod and the container; made up from the image's if not given
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Do not wait: print the container's id and return
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Remove everything when the program has ended
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) rm: bool,
+    /// Join a pod that runs, and so its network
+    #[arg(long, value_name = "POD", conflicts_with_all = ["publish", "hostname", "host_network"])]
+    pub(crate) pod: Option<String>,
+    /// Another program instead of the image's entry point; the image's arguments go too
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) entrypoint: Option<String>,
+    /// A variable of the environment; without a value, the one it has here
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<Env>,
+    /// A file of such variables, one a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+    /// The user that the program runs as, by name or number
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<User>,
+    /// The directory that the program starts in
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) workdir: Option<String>,
+    /// A directory or file of this machine to be seen in the container
+    #[arg(short, long, value_name = "FROM:TO[:ro]", help_heading = "Connections")]
+    pub(crate) volume: Vec<Volume>,
+    /// A port of this machine that leads to one of the pod
+    #[arg(short, long, value_name = "[IP:]HOST:POD[/udp]", help_heading = "Connections")]
+    pub(crate) publish: Vec<Publish>,
+    /// The pod's host name; its name if not given
+    #[arg(long, value_name = "NAME", help_heading = "Connections")]
+    pub(crate) hostname: Option<String>,
+    /// Use this machine's network instead of one of the pod's own
+    #[arg(long, conflicts_with_all = ["publish", "hostname"], help_heading = "Connections")]
+    pub(crate) host_network: bool,
+    /// The most memory it may use, such as 256m or 2g
+    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    pub(crate) memory: Option<Bytes>,
+    /// The most processors it may use, such as 1.5
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    pub(crate) cpus: Option<Cpus>,
+    /// Make the container's files read-only
+    #[arg(long, help_heading = "Limits")]
+    pub(crate) read_only: bool,
+    /// A capability more than usual, such as NET_ADMIN; ALL for all
+    #[arg(long, value_name = "NAME", help_heading = "Limits")]
+    pub(crate) cap_add: Vec<String>,
+    /// A capability less than usual; ALL for none
+    #[arg(long, value_name = "NAME", help_heading = "Limits")]
+    pub(crate) cap_drop: Vec<String>,
+    /// Give it every right over this machine
+    #[arg(long, help_heading = "Limits")]
+    pub(crate) privileged: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// The container: a name, POD/NAME, an id, or the beginning of one
+    pub(crate) name: String,
+    /// The command and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub(crate) command: Vec<String>,
+    /// Give up, and kill the command, after so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    /// Names, ids, or beginnings of ids
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// How long programs may take to end before they are killed
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) time: u32,
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub(crate) struct Rm {
+    /// Names, ids, or beginnings of ids
+    #[arg(required_unless_present = "all", value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Also what runs
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Every pod of this machine
+    #[arg(long, conflicts_with = "names")]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ps {
+    /// Also those that do not run
+    #[arg(short, long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub(crate) struct Logs {
+    /// The container: a name, POD/NAME, an id, or the beginning of one
+    pub(crate) name: String,
+    /// Go on until the container ends
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only so many lines from the end
+    #[arg(long, value_name = "LINES")]
+    pub(crate) tail: Option<usize>,
+    /// Only lines after a time such as 2026-01-31T12:00:00Z, or not older than 90s, 10m, 2h or 1d
+    #[arg(long, value_name = "TIME", value_parser = crate::time::since)]
+    pub(crate) since: Option<i64>,
+    /// Show when each line was written
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stats {
+    /// Show it anew every second until interrupted
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+}

@@ -1,0 +1,281 @@
+//! Values of the command line, each checked where it is read.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use wharf_cri_api::v1::{KeyValue, Mount, PortMapping, Protocol};
+
+/// Where wharfd listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Socket(PathBuf);
+
+impl Socket {
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+}
+
+impl FromStr for Socket {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let path = text.strip_prefix("unix://").unwrap_or(text);
+        if path.is_empty() || path.contains("://") {
+            return Err("it must be a path, or unix:// and a path".into());
+        }
+        std::path::absolute(path).map(Self).map_err(|error| error.to_string())
+    }
+}
+
+/// `[IP:]HOST:POD[/udp|tcp|sctp]`
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Publish(pub(crate) PortMapping);
+
+impl FromStr for Publish {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let protocol = match protocol.to_ascii_lowercase().as_str() {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            "sctp" => Protocol::Sctp,
+            other => return Err(format!("{other:?} is not tcp, udp or sctp")),
+        };
+        let (host, pod) = ports.rsplit_once(':').ok_or("write HOST:POD, such as 8080:80")?;
+        let (ip, host) = host.rsplit_once(':').unwrap_or(("", host));
+        let ip = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
+        if !ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err() {
+            return Err(format!("{ip:?} is not an IP address"));
+        }
+        let port = |text: &str| match text.parse::<u16>() {
+            Ok(port) if port != 0 => Ok(i32::from(port)),
+            _ => Err(format!("{text:?} is not a port between 1 and 65535")),
+        };
+        Ok(Self(PortMapping {
+            protocol: protocol.into(),
+            container_port: port(pod)?,
+            host_port: port(host)?,
+            host_ip: ip.to_owned(),
+        }))
+    }
+}
+
+/// `FROM:TO[:ro]`
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Volume(pub(crate) Mount);
+
+impl FromStr for Volume {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split(':');
+        let (Some(from), Some(to), mode, None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err("write FROM:TO or FROM:TO:ro".into());
+        };
+        let readonly = match mode {
+            None | Some("rw") => false,
+            Some("ro") => true,
+            Some(other) => return Err(format!("{other:?} is not ro or rw")),
+        };
+        if !to.starts_with('/') {
+            return Err(format!("{to:?}, where it is seen in the container, must begin with /"));
+        }
+        let from = std::fs::canonicalize(from)
+            .map_err(|error| format!("{from}: {error}; make it first: mkdir -p {from}"))?;
+        let host_path = from.to_str().ok_or_else(|| format!("{} is not UTF-8", from.display()))?.to_owned();
+        Ok(Self(Mount { host_path, container_path: to.to_owned(), readonly, ..Mount::default() }))
+    }
+}
+
+/// `NAME=VALUE`, or `NAME` for the value it has here.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Env(pub(crate) KeyValue);
+
+impl FromStr for Env {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) = match text.split_once('=') {
+            Some((key, value)) => (key, value.to_owned()),
+            None => {
+                let value = std::env::var(text);
+                (text, value.map_err(|_unset| format!("{text} is not set here: write {text}=VALUE"))?)
+            }
+        };
+        if key.is_empty() {
+            return Err("the variable has no name".into());
+        }
+        Ok(Self(KeyValue { key: key.to_owned(), value: value.into_bytes() }))
+    }
+}
+
+/// A size in bytes: `256m`, `2g`; the units are powers of 1024.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bytes(pub(crate) i64);
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let lower = text.to_ascii_lowercase();
+        let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+        let shift = match &lower[digits.len()..] {
+            "" | "b" => 0,
+            "k" | "kb" | "ki" | "kib" => 10,
+            "m" | "mb" | "mi" | "mib" => 20,
+            "g" | "gb" | "gi" | "gib" => 30,
+            "t" | "tb" | "ti" | "tib" => 40,
+            unit => return Err(format!("{unit:?} is not k, m, g or t")),
+        };
+        let number: i64 = digits.parse().map_err(|_malformed| "write a number and a unit, such as 256m")?;
+        let bytes = number.checked_mul(1 << shift).filter(|&bytes| bytes > 0);
+        bytes.map(Self).ok_or_else(|| "it must be more than 0, and less than 8 million terabytes".into())
+    }
+}
+
+/// A number of processors, as the quota of a period of [`Cpus::PERIOD_US`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cpus {
+    pub(crate) quota_us: i64,
+}
+
+impl Cpus {
+    /// The kernel's own.
+    pub(crate) const PERIOD_US: i64 = 100_000;
+    /// Below this the kernel takes no quota.
+    const MIN_US: f64 = 1000.0;
+    const MAX_US: f64 = 100_000.0 * 8192.0;
+}
+
+impl FromStr for Cpus {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number: f64 = text.parse().map_err(|_malformed| "write a number, such as 1.5")?;
+        let quota = (number * 100_000.0).round();
+        if !(Self::MIN_US..=Self::MAX_US).contains(&quota) {
+            return Err("it must be between 0.01 and 8192".into());
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "a whole number within the range above")]
+        Ok(Self { quota_us: quota as i64 })
+    }
+}
+
+/// `USER[:GROUP]`; the group by number, since only the image knows the names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) user: UserName,
+    pub(crate) group: Option<i64>,
+}
+
+/// How a user was named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum UserName {
+    Id(i64),
+    Name(String),
+}
+
+impl FromStr for User {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+        if user.is_empty() {
+            return Err("write USER or USER:GROUP".into());
+        }
+        let group = group.map(|group| {
+            group
+                .parse::<u32>()
+                .map(i64::from)
+                .map_err(|_name| format!("the group {group:?} must be a number"))
+        });
+        let user = match user.parse::<u32>() {
+            Ok(id) => UserName::Id(id.into()),
+            Err(_name) => UserName::Name(user.to_owned()),
+        };
+        Ok(Self { user, group: group.transpose()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_are_paths_or_addresses() {
+        let path = |text: &str| text.parse::<Socket>().unwrap().path().to_owned();
+        assert_eq!(path("unix:///run/w.sock"), path("/run/w.sock"));
+        assert!(path("w.sock").is_absolute());
+        for bad in ["", "unix://", "tcp://127.0.0.1:1"] {
+            assert!(bad.parse::<Socket>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ports_are_published() {
+        let port = |text: &str| {
+            let port = text.parse::<Publish>().unwrap().0;
+            (port.host_ip.clone(), port.host_port, port.container_port, port.protocol())
+        };
+        assert_eq!(port("8080:80"), (String::new(), 8080, 80, Protocol::Tcp));
+        assert_eq!(port("53:5353/UDP"), (String::new(), 53, 5353, Protocol::Udp));
+        assert_eq!(port("127.0.0.1:1:2"), ("127.0.0.1".into(), 1, 2, Protocol::Tcp));
+        assert_eq!(port("[::1]:1:2/sctp"), ("::1".into(), 1, 2, Protocol::Sctp));
+        for bad in ["80", "0:80", "80:65536", "a:80", "x:1:2", "1:2/icmp", ":80"] {
+            assert!(bad.parse::<Publish>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn volumes_name_what_exists() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = dir.path().to_str().unwrap();
+        let volume = format!("{from}:/data:ro").parse::<Volume>().unwrap().0;
+        assert_eq!((volume.container_path.as_str(), volume.readonly), ("/data", true));
+        assert!(!format!("{from}:/data").parse::<Volume>().unwrap().0.readonly);
+        for bad in ["", "/", "/:data", "/:/data:rx", "/:/data:ro:x"] {
+            assert!(bad.parse::<Volume>().is_err(), "{bad}");
+        }
+        let missing = format!("{from}/no:/data").parse::<Volume>().unwrap_err();
+        assert!(missing.contains("mkdir"), "{missing}");
+    }
+
+    #[test]
+    fn variables_have_names_and_values() {
+        let env = |text: &str| text.parse::<Env>().map(|env| (env.0.key, env.0.value));
+        assert_eq!(env("A=b=c"), Ok(("A".into(), b"b=c".into())));
+        assert_eq!(env("A="), Ok(("A".into(), Vec::new())));
+        assert_eq!(env("PATH").unwrap().1, std::env::var("PATH").unwrap().into_bytes());
+        assert!(env("=b").is_err() && env("WHARF_NO_SUCH_VARIABLE").is_err());
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        let bytes = |text: &str| text.parse::<Bytes>().map(|bytes| bytes.0);
+        assert_eq!(bytes("256m"), Ok(256 << 20));
+        assert_eq!(bytes("2GiB"), Ok(2 << 30));
+        assert_eq!(bytes("4096"), Ok(4096));
+        for bad in ["", "m", "0", "-1m", "1x", "1.5g", "9999999999t"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn processors_are_a_quota() {
+        let quota = |text: &str| text.parse::<Cpus>().map(|cpus| cpus.quota_us);
+        assert_eq!((quota("1.5"), quota("0.01")), (Ok(150_000), Ok(1000)));
+        for bad in ["", "0", "-1", "nan", "1e9", "two"] {
+            assert!(quota(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn users_are_names_or_numbers() {
+        let user = |text: &str| text.parse::<User>();
+        assert_eq!(user("7:8"), Ok(User { user: UserName::Id(7), group: Some(8) }));
+        assert_eq!(user("redis"), Ok(User { user: UserName::Name("redis".into()), group: None }));
+        assert!(user("").is_err() && user(":8").is_err() && user("7:staff").is_err());
+    }
+}

@@ -1,0 +1,89 @@
+//! The connection to wharfd, and the calls that several commands make.
+
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
+
+use tonic::transport::{Channel, Endpoint};
+use wharf_cri_api::admin::admin_client::AdminClient;
+use wharf_cri_api::v1::image_service_client::ImageServiceClient;
+use wharf_cri_api::v1::runtime_service_client::RuntimeServiceClient;
+use wharf_cri_api::v1::{
+    ContainerStatus, ContainerStatusRequest, Image, ImageSpec, ImageStatusRequest, ListContainersRequest,
+    ListPodSandboxRequest, RemovePodSandboxRequest, StopContainerRequest,
+};
+
+use crate::args::Socket;
+use crate::error::Error;
+use crate::find::Listing;
+
+/// The longest answer, as long as wharfd's own limit.
+const MESSAGE_LIMIT_BYTES: usize = 16 << 20;
+
+/// A connected wharfd.
+#[derive(Debug, Clone)]
+pub(crate) struct Daemon {
+    pub(crate) runtime: RuntimeServiceClient<Channel>,
+    pub(crate) images: ImageServiceClient<Channel>,
+    pub(crate) admin: AdminClient<Channel>,
+}
+
+impl Daemon {
+    pub(crate) async fn connect(socket: &Socket) -> Result<Self, Error> {
+        let path = socket.path().to_owned();
+        // The transport's errors do not tell these two apart from all others.
+        match UnixStream::connect(&path).map_err(|error| error.kind()) {
+            Err(ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                return Err(Error::NotRunning { socket: path });
+            }
+            Err(ErrorKind::PermissionDenied) => return Err(Error::Denied { socket: path }),
+            Ok(_) | Err(_) => {}
+        }
+        let unreachable = |source| Error::Unreachable { socket: path.clone(), source };
+        let endpoint = Endpoint::try_from(format!("unix://{}", path.display())).map_err(unreachable)?;
+        let channel = endpoint.connect().await.map_err(unreachable)?;
+        Ok(Self {
+            runtime: RuntimeServiceClient::new(channel.clone())
+                .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
+                .max_encoding_message_size(MESSAGE_LIMIT_BYTES),
+            images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT_BYTES),
+            admin: AdminClient::new(channel),
+        })
+    }
+
+    /// Every pod and container.
+    pub(crate) async fn listing(&mut self) -> Result<Listing, Error> {
+        let pods = self.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await;
+        let pods = pods.map_err(Error::call("listing the pods"))?.into_inner().items;
+        let containers = self.runtime.list_containers(ListContainersRequest::default()).await;
+        let containers = containers.map_err(Error::call("listing the containers"))?.into_inner().containers;
+        Ok(Listing { pods, containers })
+    }
+
+    pub(crate) async fn container_status(&mut self, id: &str) -> Result<ContainerStatus, Error> {
+        let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+        let answer = self.runtime.container_status(request).await;
+        let answer = answer.map_err(Error::call("asking for the container"))?.into_inner();
+        answer.status.ok_or(Error::Incomplete { what: "the container's status" })
+    }
+
+    /// The image of a name or id, if it is here.
+    pub(crate) async fn image(&mut self, name: &str) -> Result<Option<Image>, Error> {
+        let image = Some(ImageSpec { image: name.to_owned(), ..ImageSpec::default() });
+        let answer = self.images.image_status(ImageStatusRequest { image, verbose: false }).await;
+        Ok(answer.map_err(Error::call(format!("looking for the image {name}")))?.into_inner().image)
+    }
+
+    /// Stops a container: asks its program, and kills it after the grace.
+    pub(crate) async fn stop_container(&mut self, id: &str, grace_s: u32) -> Result<(), Error> {
+        let request = StopContainerRequest { container_id: id.to_owned(), timeout: grace_s.into() };
+        let stopped = self.runtime.stop_container(request).await;
+        stopped.map(drop).map_err(Error::call("stopping the container"))
+    }
+
+    /// Removes a pod and whatever is in it.
+    pub(crate) async fn remove_pod(&mut self, id: &str) -> Result<(), Error> {
+        let request = RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
+        let removed = self.runtime.remove_pod_sandbox(request).await;
+        removed.map(drop).map_err(Error::call("removing the pod"))
+    }
+}

@@ -1,0 +1,204 @@
+//! What the kernel and the machine offer, read from `/proc` and `/sys`.
+
+use std::fs;
+use std::path::Path;
+
+use super::Check;
+
+/// The oldest kernel with all calls that wharf makes: mount_setattr, and clone into a cgroup.
+const OLDEST: (u32, u32) = (5, 12);
+
+/// All checks of the machine, the ones that most others need first.
+pub(super) fn checks() -> Vec<Check> {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    vec![
+        root(nix::unistd::geteuid().as_raw()),
+        kernel(read("/proc/sys/kernel/osrelease").trim()),
+        cgroups(&read("/proc/self/mountinfo"), &unified_controllers()),
+        overlayfs(&read("/proc/filesystems")),
+        namespaces(Path::new("/proc/self/ns")),
+        seccomp(&read("/proc/sys/kernel/seccomp/actions_avail")),
+        nftables(),
+        forwarding(read("/proc/sys/net/ipv4/ip_forward").trim()),
+        resolver(&read("/etc/resolv.conf")),
+        apparmor(read("/sys/module/apparmor/parameters/enabled").trim()),
+    ]
+}
+
+fn root(uid: u32) -> Check {
+    match uid {
+        0 => Check::ok("root", "yes"),
+        uid => Check::warn("root", format!("no, uid {uid}"), "use sudo to see what follows as wharfd does"),
+    }
+}
+
+fn kernel(release: &str) -> Check {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= OLDEST {
+        return Check::ok("kernel", release);
+    }
+    let advice = format!("Linux {}.{} or later is needed: upgrade the kernel", OLDEST.0, OLDEST.1);
+    Check::fail("kernel", release, advice)
+}
+
+/// The controllers of the unified hierarchy, wherever it is mounted.
+fn unified_controllers() -> String {
+    let places = ["/sys/fs/cgroup/cgroup.controllers", "/sys/fs/cgroup/unified/cgroup.controllers"];
+    places.iter().find_map(|place| fs::read_to_string(place).ok()).unwrap_or_default()
+}
+
+/// The file system and the super block's options of each mount.
+fn mounts(mountinfo: &str) -> impl Iterator<Item = (&str, &str)> {
+    mountinfo.lines().filter_map(|line| {
+        let mut fields = line.split_once(" - ")?.1.split(' ');
+        Some((fields.next()?, fields.nth(1)?))
+    })
+}
+
+fn cgroups(mountinfo: &str, unified: &str) -> Check {
+    const WHAT: &str = "cgroups";
+    let v1 =
+        mounts(mountinfo).filter(|(kind, _)| *kind == "cgroup").flat_map(|(_, options)| options.split(','));
+    let v1: Vec<&str> = v1.collect();
+    let v2 = mounts(mountinfo).any(|(kind, _)| kind == "cgroup2");
+    let version = match (v1.is_empty(), v2) {
+        (true, false) => {
+            return Check::fail(WHAT, "not mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup");
+        }
+        (true, true) => "v2",
+        (false, true) => "hybrid",
+        (false, false) => "v1",
+    };
+    let known: Vec<&str> = unified.split_whitespace().chain(v1).collect();
+    let missing: Vec<&str> =
+        ["cpu", "memory", "pids"].into_iter().filter(|wanted| !known.contains(wanted)).collect();
+    if missing.is_empty() {
+        return Check::ok(WHAT, format!("{version}, with cpu, memory and pids"));
+    }
+    let missing = missing.join(", ");
+    Check::warn(WHAT, format!("{version} without {missing}"), "such limits and statistics will be missing")
+}
+
+fn overlayfs(filesystems: &str) -> Check {
+    const WHAT: &str = "overlayfs";
+    let built_in = filesystems.lines().any(|line| line.split_whitespace().last() == Some("overlay"));
+    if built_in {
+        return Check::ok(WHAT, "yes");
+    }
+    Check::fail(WHAT, "not loaded", "modprobe overlay, and list it in /etc/modules")
+}
+
+fn namespaces(directory: &Path) -> Check {
+    const KINDS: [&str; 6] = ["mnt", "pid", "net", "ipc", "uts", "cgroup"];
+    let missing: Vec<&str> = KINDS.into_iter().filter(|kind| !directory.join(kind).exists()).collect();
+    if missing.is_empty() {
+        return Check::ok("namespaces", KINDS.join(", "));
+    }
+    Check::fail(
+        "namespaces",
+        format!("no {}", missing.join(", ")),
+        "this kernel was built without: use another",
+    )
+}
+
+fn seccomp(actions: &str) -> Check {
+    if actions.split_whitespace().any(|action| action == "errno") {
+        return Check::ok("seccomp", "yes");
+    }
+    Check::fail("seccomp", "no filters", "the kernel needs CONFIG_SECCOMP_FILTER: use another")
+}
+
+/// The module, or what stands for it in a kernel that has it built in.
+fn nftables() -> Check {
+    let loaded = Path::new("/sys/module/nf_tables").exists();
+    let built_in =
+        || fs::read_to_string("/proc/kallsyms").is_ok_and(|symbols| symbols.contains(" nft_do_chain"));
+    if loaded || built_in() {
+        return Check::ok("nftables", "yes");
+    }
+    let advice =
+        "modprobe nf_tables; without it the built-in bridge has no masquerading and no published ports";
+    Check::warn("nftables", "not loaded", advice)
+}
+
+fn forwarding(value: &str) -> Check {
+    match value {
+        "1" => Check::ok("forwarding", "on"),
+        _ => Check::ok("forwarding", "off; wharfd turns it on with the first pod on its bridge"),
+    }
+}
+
+fn resolver(resolv_conf: &str) -> Check {
+    const WHAT: &str = "name servers";
+    let line = |line: &'_ str| line.trim().strip_prefix("nameserver").map(|server| server.trim().to_owned());
+    let servers: Vec<String> = resolv_conf.lines().filter_map(line).collect();
+    if servers.is_empty() {
+        return Check::warn(
+            WHAT,
+            "none in /etc/resolv.conf",
+            "names will not resolve in pods: add a nameserver line",
+        );
+    }
+    let local = |server: &String| server.parse::<std::net::IpAddr>().is_ok_and(|server| server.is_loopback());
+    if servers.iter().all(local) {
+        let advice = "pods have another loopback and cannot ask it: name a server that they can reach";
+        return Check::warn(WHAT, servers.join(", "), advice);
+    }
+    Check::ok(WHAT, servers.join(", "))
+}
+
+fn apparmor(enabled: &str) -> Check {
+    match enabled {
+        "Y" => Check::warn("AppArmor", "enabled", "wharf does not apply its profiles yet"),
+        _ => Check::ok("AppArmor", "off"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+
+    #[test]
+    fn kernels_are_compared_by_number() {
+        let verdict = |release| kernel(release).verdict;
+        assert_eq!([verdict("5.12.0"), verdict("6.1.0-13-amd64"), verdict("10.0")], [Verdict::Ok; 3]);
+        assert_eq!([verdict("5.9.16"), verdict("4.19"), verdict("")], [Verdict::Fail; 3]);
+    }
+
+    #[test]
+    fn cgroups_are_told_apart() {
+        let v1 = "1 0 0:1 / /c rw - cgroup cgroup rw,cpu,cpuacct\n2 0 0:2 / /m rw - cgroup cgroup rw,memory\n3 0 0:3 / /p rw - cgroup cgroup rw,pids\n";
+        let v2 = "4 0 0:4 / /u rw - cgroup2 cgroup2 rw\n";
+        assert_eq!(cgroups(v1, "").found, "v1, with cpu, memory and pids");
+        assert_eq!(cgroups(&format!("{v1}{v2}"), "").found, "hybrid, with cpu, memory and pids");
+        assert_eq!(cgroups(v2, "cpu io memory pids\n").verdict, Verdict::Ok);
+        assert_eq!(cgroups(v2, "cpu pids").found, "v2 without memory");
+        assert_eq!(cgroups("", "").verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn a_resolver_of_ones_own_is_no_help_to_pods() {
+        assert_eq!(resolver("nameserver 127.0.0.53\n").verdict, Verdict::Warn);
+        assert_eq!(resolver("search x\n nameserver 1.1.1.1\nnameserver ::1\n").verdict, Verdict::Ok);
+        assert_eq!(resolver("").verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn what_is_missing_fails_with_advice() {
+        let found =
+            [overlayfs("nodev\ttmpfs\n\text4\n"), namespaces(Path::new("/nowhere")), seccomp("allow")];
+        for check in found {
+            assert!(check.verdict == Verdict::Fail && !check.advice.is_empty(), "{check:?}");
+        }
+        assert_eq!(overlayfs("nodev\toverlay\n").verdict, Verdict::Ok);
+        assert_eq!((root(0).verdict, root(7).verdict), (Verdict::Ok, Verdict::Warn));
+    }
+
+    #[test]
+    fn this_machine_can_run_the_tests_of_wharf() {
+        let failed: Vec<_> = checks().into_iter().filter(|check| check.verdict == Verdict::Fail).collect();
+        assert_eq!(failed, []);
+    }
+}

@@ -1,0 +1,97 @@
+//! Why a command failed, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use tonic::{Code, Status};
+
+/// A failed command.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(
+        "wharfd does not run: nothing listens at {}\n  start it: sudo systemctl start wharfd, or sudo wharfd\n  \
+         or name its socket: --socket PATH, or WHARF_SOCKET", socket.display()
+    )]
+    NotRunning { socket: PathBuf },
+    #[error("you may not talk to wharfd at {}\n  use sudo: containers are root's business", socket.display())]
+    Denied { socket: PathBuf },
+    #[error("wharfd cannot be reached at {}", socket.display())]
+    Unreachable { socket: PathBuf, source: tonic::transport::Error },
+    #[error("{what}: {}{}", status.message(), advice(status))]
+    Call { what: String, status: Status },
+    #[error("there is no {what} {name:?}\n  {advice}")]
+    Unknown { what: &'static str, name: String, advice: &'static str },
+    #[error("{name:?} could be any of these: say more of it\n  {}", candidates.join("\n  "))]
+    Ambiguous { name: String, candidates: Vec<String> },
+    #[error("the pod {pod} has no container yet\n  start one in it: wharf run --pod {pod} IMAGE")]
+    EmptyPod { pod: String },
+    #[error("{name} is here already\n  remove it (wharf rm {name}), or give another --name")]
+    NameTaken { name: String },
+    #[error("{name} is {state}, not running{advice}")]
+    NotRunningYet { name: String, state: &'static str, advice: String },
+    #[error("{name} runs\n  stop it first (wharf stop {name}), or use --force")]
+    Runs { name: String },
+    #[error("{0} of {1} could not be done: see above")]
+    Some(usize, usize),
+    #[error("the container {name} keeps no log: whoever made it asked for none")]
+    NoLog { name: String },
+    #[error("{}: {source}{}", path.display(), denied(source))]
+    File { path: PathBuf, source: io::Error },
+    #[error("{}, line {line}: {problem}", path.display())]
+    Line { path: PathBuf, line: usize, problem: String },
+    #[error("the daemon's answer lacks {what}: are wharf and wharfd of one version? `wharf doctor` tells")]
+    Incomplete { what: &'static str },
+    #[error("the output could not be written")]
+    Output { source: io::Error },
+    #[error("the program could not be started up")]
+    Runtime { source: io::Error },
+}
+
+impl Error {
+    pub(crate) fn call(what: impl Into<String>) -> impl FnOnce(Status) -> Self {
+        let what = what.into();
+        move |status| Self::Call { what, status }
+    }
+}
+
+/// What a person can do about a refusal of the daemon's.
+fn advice(status: &Status) -> &'static str {
+    match status.code() {
+        Code::Unavailable if of_registry(status) => {
+            "\n  check its name, and whether this machine reaches the registry; mirrors are named in /etc/wharf/certs.d"
+        }
+        Code::Unavailable => "\n  look whether wharfd runs: wharf doctor",
+        Code::Unimplemented => "\n  this wharfd does not know it: are wharf and wharfd of one version?",
+        Code::ResourceExhausted => "\n  see what is used: wharf info, wharf stats",
+        Code::DataLoss => "\n  the message above says what was damaged; pull the image again",
+        _ => "",
+    }
+}
+
+/// Whether it was a registry that could not be reached: the kubelet knows it by this word too.
+fn of_registry(status: &Status) -> bool {
+    status.message().starts_with("RegistryUnavailable")
+}
+
+fn denied(source: &io::Error) -> &'static str {
+    if source.kind() == io::ErrorKind::PermissionDenied { "\n  use sudo" } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_to_do() {
+        let socket = PathBuf::from("/run/x.sock");
+        let text = Error::NotRunning { socket: socket.clone() }.to_string();
+        assert!(text.contains("/run/x.sock") && text.contains("systemctl start wharfd"), "{text}");
+        assert!(Error::Denied { socket }.to_string().contains("sudo"));
+        let source = io::Error::from(io::ErrorKind::PermissionDenied);
+        assert!(Error::File { path: "/x".into(), source }.to_string().ends_with("use sudo"));
+        let registry = Error::call("pulling x")(Status::unavailable("RegistryUnavailable: no route"));
+        assert!(registry.to_string().contains("reaches the registry"), "{registry}");
+        let call = Error::call("pulling x")(Status::unavailable("gone"));
+        assert_eq!(call.to_string(), "pulling x: gone\n  look whether wharfd runs: wharf doctor");
+    }
+}

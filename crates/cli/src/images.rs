@@ -1,0 +1,156 @@
+//! `wharf images` and `wharf rmi`.
+
+use futures_util::future::join_all;
+use serde::Serialize;
+use wharf_cri_api::v1::{Image, ImageSpec, ListImagesRequest, RemoveImageRequest};
+
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::output::{Output, Row};
+use crate::stop::each;
+use crate::units;
+
+/// A line of `wharf images`: one name of an image.
+#[derive(Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ImageRow {
+    image: String,
+    tag: String,
+    id: String,
+    size_bytes: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    digests: Vec<String>,
+}
+
+impl Row for ImageRow {
+    const HEADINGS: &'static [&'static str] = &["IMAGE", "TAG", "ID", "SIZE"];
+
+    fn cells(&self) -> Vec<String> {
+        let (image, tag) = (self.image.clone(), self.tag.clone());
+        vec![image, tag, units::short(&self.id).to_owned(), units::size(self.size_bytes)]
+    }
+}
+
+const NONE: &str = "<none>";
+
+async fn all(daemon: &mut Daemon) -> Result<Vec<Image>, Error> {
+    let answer = daemon.images.list_images(ListImagesRequest::default()).await;
+    Ok(answer.map_err(Error::call("listing the images"))?.into_inner().images)
+}
+
+pub(crate) async fn list(daemon: &mut Daemon, output: Output) -> Result<(), Error> {
+    let mut rows: Vec<_> = all(daemon).await?.iter().flat_map(rows).collect();
+    rows.sort_by(|one, other| (&one.image, &one.tag).cmp(&(&other.image, &other.tag)));
+    output.rows(&rows)
+}
+
+/// A line for each tag of an image; one for an image that has only digests, or no name at all.
+fn rows(image: &Image) -> Vec<ImageRow> {
+    let row = |name: &str, tag: &str| ImageRow {
+        image: name.to_owned(),
+        tag: tag.to_owned(),
+        id: image.id.clone(),
+        size_bytes: image.size,
+        digests: image.repo_digests.clone(),
+    };
+    if image.repo_tags.is_empty() {
+        let name = image.repo_digests.first().and_then(|digest| digest.split_once('@'));
+        return vec![row(name.map_or(NONE, |(name, _digest)| name), NONE)];
+    }
+    // The last colon: an earlier one is of the registry's port.
+    let split = |name: &String| {
+        let (name, tag) = name.rsplit_once(':').unwrap_or((name, NONE));
+        row(name, tag)
+    };
+    image.repo_tags.iter().map(split).collect()
+}
+
+pub(crate) async fn remove(daemon: &mut Daemon, output: Output, names: &[String]) -> Result<(), Error> {
+    let images = all(daemon).await?;
+    let removes = names.iter().map(|name| one(daemon.clone(), &images, name));
+    each(output, names, join_all(removes)).await
+}
+
+/// The CRI removes what is not there without a word; a person wants to know.
+async fn one(mut daemon: Daemon, images: &[Image], name: &str) -> Result<(), Error> {
+    let image = match daemon.image(name).await? {
+        Some(_) => name.to_owned(),
+        None => by_beginning(images, name)?,
+    };
+    let image = Some(ImageSpec { image, ..ImageSpec::default() });
+    let removed = daemon.images.remove_image(RemoveImageRequest { image }).await;
+    removed.map(drop).map_err(Error::call(format!("removing the image {name}")))
+}
+
+/// The id that begins so.
+pub(crate) fn by_beginning(images: &[Image], name: &str) -> Result<String, Error> {
+    let wanted = name.strip_prefix("sha256:").unwrap_or(name);
+    let hex = |id: &'_ str| id.rsplit(':').next().unwrap_or_default().to_owned();
+    let begins = |id: &str| !wanted.is_empty() && hex(id).starts_with(wanted);
+    let found: Vec<_> = images.iter().filter(|image| begins(&image.id)).collect();
+    match found.as_slice() {
+        [one] => Ok(one.id.clone()),
+        [] => Err(Error::Unknown {
+            what: "image",
+            name: name.to_owned(),
+            advice: "see what there is: wharf images",
+        }),
+        several => Err(Error::Ambiguous {
+            name: name.to_owned(),
+            candidates: several
+                .iter()
+                .map(|image| format!("{}  {}", units::short(&image.id), image.repo_tags.join(", ")))
+                .collect(),
+        }),
+    }
+}
+
+/// The id of an image that `inspect` was asked for.
+pub(crate) async fn find(daemon: &mut Daemon, name: &str) -> Result<Option<Image>, Error> {
+    if let Ok(Some(image)) = daemon.image(name).await {
+        return Ok(Some(image));
+    }
+    let images = all(daemon).await?;
+    match by_beginning(&images, name) {
+        Ok(id) => Ok(images.into_iter().find(|image| image.id == id)),
+        Err(Error::Unknown { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image(id: &str, tags: &[&str], digests: &[&str]) -> Image {
+        let own = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        Image { id: id.into(), repo_tags: own(tags), repo_digests: own(digests), size: 1, ..Image::default() }
+    }
+
+    fn names(image: &Image) -> Vec<String> {
+        rows(image).iter().map(|row| format!("{} {}", row.image, row.tag)).collect()
+    }
+
+    #[test]
+    fn each_tag_has_a_line() {
+        let tagged = image("sha256:a", &["docker.io/library/a:1", "localhost:5000/b:2"], &["x@sha256:d"]);
+        assert_eq!(names(&tagged), ["docker.io/library/a 1", "localhost:5000/b 2"]);
+        assert_eq!(
+            names(&image("sha256:a", &[], &["localhost:5000/b@sha256:d"])),
+            ["localhost:5000/b <none>"]
+        );
+        assert_eq!(names(&image("sha256:a", &[], &[])), ["<none> <none>"]);
+    }
+
+    #[test]
+    fn an_id_may_be_shortened() {
+        let images = [image("sha256:abc1", &["a:1"], &[]), image("sha256:abd2", &["b:1"], &[])];
+        assert_eq!(by_beginning(&images, "abc").unwrap(), "sha256:abc1");
+        assert_eq!(by_beginning(&images, "sha256:abd").unwrap(), "sha256:abd2");
+        assert!(matches!(by_beginning(&images, "ab"), Err(Error::Ambiguous { .. })));
+        assert!(matches!(by_beginning(&images, "x"), Err(Error::Unknown { .. })));
+        for none in ["", "sha", "sha256:"] {
+            assert!(matches!(by_beginning(&images, none), Err(Error::Unknown { .. })), "{none}");
+        }
+    }
+}

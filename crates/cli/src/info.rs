@@ -1,0 +1,114 @@
+//! `wharf info`: what this wharfd is and stands on.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+use wharf_cri_api::admin::{InfoRequest, InfoResponse};
+use wharf_cri_api::v1::{ImageFsInfoRequest, RuntimeCondition, StatusRequest, VersionRequest};
+
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::find::{Listing, is_ready, runs};
+use crate::output::Output;
+use crate::{time, units};
+
+pub(crate) async fn info(daemon: &mut Daemon, output: Output) -> Result<(), Error> {
+    let version = daemon.runtime.version(VersionRequest::default()).await;
+    let version = version.map_err(Error::call("asking for the version"))?.into_inner();
+    let info = daemon.admin.info(InfoRequest {}).await;
+    let info = info.map_err(Error::call("asking wharfd about itself"))?.into_inner();
+    let status = daemon.runtime.status(StatusRequest { verbose: false }).await;
+    let status = status.map_err(Error::call("asking for the state"))?.into_inner().status;
+    let conditions = status.map(|status| status.conditions).unwrap_or_default();
+    let disk = daemon.images.image_fs_info(ImageFsInfoRequest {}).await;
+    let disk = disk.map_err(Error::call("asking for the storage"))?.into_inner().image_filesystems;
+    let used = disk.iter().filter_map(|disk| disk.used_bytes).map(|bytes| bytes.value).sum();
+    let facts = Facts { listing: daemon.listing().await?, info, conditions, used_bytes: used };
+    let mut value = facts.json();
+    value["cri"] = json!(version.runtime_api_version);
+    output.result(&value, &facts.text())
+}
+
+/// What is shown.
+struct Facts {
+    info: InfoResponse,
+    conditions: Vec<RuntimeCondition>,
+    used_bytes: u64,
+    listing: Listing,
+}
+
+impl Facts {
+    fn counts(&self) -> [usize; 4] {
+        let ready = self.listing.pods.iter().filter(|pod| is_ready(pod)).count();
+        let running = self.listing.containers.iter().filter(|container| runs(container)).count();
+        [ready, self.listing.pods.len(), running, self.listing.containers.len()]
+    }
+
+    fn json(&self) -> Value {
+        let info = &self.info;
+        let [ready, pods, running, containers] = self.counts();
+        let condition = |condition: &RuntimeCondition| {
+            json!({
+                "type": condition.r#type, "status": condition.status,
+                "reason": condition.reason, "message": condition.message,
+            })
+        };
+        json!({
+            "version": info.version,
+            "pid": info.pid,
+            "startedAt": time::text(info.started_at),
+            "conditions": self.conditions.iter().map(condition).collect::<Vec<_>>(),
+            "pods": {"ready": ready, "all": pods},
+            "containers": {"running": running, "all": containers},
+            "cgroups": {
+                "version": info.cgroup_version, "controllers": info.cgroup_controllers, "parent": info.cgroup_parent,
+            },
+            "network": {
+                "cniConfDir": info.cni_conf_dir, "cniBinDirs": info.cni_bin_dirs,
+                "bridge": info.bridge, "subnets": info.subnets,
+            },
+            "storage": {"root": info.root, "imageBytes": self.used_bytes},
+            "state": info.state,
+            "supervisor": info.supervisor,
+        })
+    }
+
+    fn text(&self) -> String {
+        let info = &self.info;
+        let [ready, pods, running, containers] = self.counts();
+        let since = units::age(info.started_at, time::now_ns());
+        let mut lines = vec![("wharfd", format!("{}, pid {}, up for {since}", info.version, info.pid))];
+        for condition in &self.conditions {
+            let name = if condition.r#type == "NetworkReady" { "network" } else { "runtime" };
+            let state = if condition.status { "ready".to_owned() } else { not_ready(condition) };
+            lines.push((name, state));
+        }
+        lines.extend([
+            ("pods", format!("{ready} ready of {pods}")),
+            ("containers", format!("{running} running of {containers}")),
+            ("images", format!("{} in {}", units::size(self.used_bytes), info.root)),
+            ("state", info.state.clone()),
+            ("cgroups", format!("{}: {}", info.cgroup_version, info.cgroup_controllers.join(", "))),
+            ("pods' cgroups", info.cgroup_parent.clone()),
+            ("bridge", bridge(info)),
+            ("supervisor", info.supervisor.clone()),
+        ]);
+        let mut text = String::new();
+        for (name, value) in lines {
+            let _never_fails = writeln!(text, "{name:<14}{value}");
+        }
+        text
+    }
+}
+
+fn not_ready(condition: &RuntimeCondition) -> String {
+    format!("not ready: {} ({})", condition.message, condition.reason)
+}
+
+/// How pods are connected where no CNI configuration is found.
+pub(crate) fn bridge(info: &InfoResponse) -> String {
+    if info.bridge.is_empty() {
+        return format!("none: waits for a CNI configuration in {}", info.cni_conf_dir);
+    }
+    format!("{} {}, unless {} has a CNI configuration", info.bridge, info.subnets, info.cni_conf_dir)
+}

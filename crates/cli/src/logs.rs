@@ -1,0 +1,200 @@
+//! `wharf logs`, and the log that `wharf run` shows: reads the file that the supervisor writes.
+
+mod line;
+mod tail;
+
+use std::fs::File;
+use std::future::Future;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use wharf_cri_api::v1::ContainerStatus;
+
+use crate::args::Logs;
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::output;
+use crate::wait;
+
+use line::Printer;
+
+/// How often a file is looked at that may grow.
+const LOOK_AGAIN: Duration = Duration::from_millis(30);
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Which part of a log is shown, and how.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Selection {
+    /// Only so many lines from the end.
+    pub(crate) tail: Option<usize>,
+    /// Only lines that are not older.
+    pub(crate) since_ns: Option<i64>,
+    pub(crate) timestamps: bool,
+}
+
+pub(crate) async fn logs(daemon: &mut Daemon, logs: Logs) -> Result<(), Error> {
+    let listing = daemon.listing().await?;
+    let id = listing.container(&logs.name)?.id.clone();
+    let path = path(&daemon.container_status(&id).await?, &logs.name)?;
+    let selection = Selection { tail: logs.tail, since_ns: logs.since, timestamps: logs.timestamps };
+    let mut reader = Reader::open(path, &selection)?;
+    if logs.follow {
+        reader.follow(wait::for_end(daemon.clone(), id)).await?;
+        return Ok(());
+    }
+    reader.read_all()
+}
+
+/// Where a container's log is.
+pub(crate) fn path(status: &ContainerStatus, name: &str) -> Result<PathBuf, Error> {
+    if status.log_path.is_empty() {
+        return Err(Error::NoLog { name: name.to_owned() });
+    }
+    Ok(PathBuf::from(&status.log_path))
+}
+
+/// A log that is being read.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    path: PathBuf,
+    file: File,
+    /// The beginning of a record whose end has not been written yet.
+    rest: Vec<u8>,
+    printer: Printer,
+}
+
+impl Reader {
+    pub(crate) fn open(path: PathBuf, selection: &Selection) -> Result<Self, Error> {
+        let mut file = open(&path)?;
+        if let Some(lines) = selection.tail {
+            let start = tail::start(&mut file, lines);
+            start.and_then(|start| file.seek(SeekFrom::Start(start))).map_err(failed(&path))?;
+        }
+        Ok(Self { path, file, rest: Vec::new(), printer: Printer::new(selection) })
+    }
+
+    /// Shows what is there.
+    pub(crate) fn read_all(&mut self) -> Result<(), Error> {
+        while self.read_some()? {}
+        Ok(())
+    }
+
+    /// Shows what comes until `end` has come, and gives what it gave.
+    pub(crate) async fn follow<T>(
+        &mut self,
+        end: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        tokio::pin!(end);
+        loop {
+            self.read_all()?;
+            self.turn_over()?;
+            tokio::select! {
+                ended = &mut end => {
+                    // The supervisor has written everything before it tells of the end.
+                    self.read_all()?;
+                    return ended;
+                }
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
+        }
+    }
+
+    /// Shows the next chunk; false at the end of the file.
+    fn read_some(&mut self) -> Result<bool, Error> {
+        let held = self.rest.len();
+        self.rest.resize(held + CHUNK_BYTES, 0);
+        let read = self.file.read(&mut self.rest[held..]).map_err(failed(&self.path));
+        self.rest.truncate(held + *read.as_ref().unwrap_or(&0));
+        let whole = self.rest.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        for record in self.rest[..whole].split_inclusive(|&byte| byte == b'\n') {
+            self.printer.print(record)?;
+        }
+        self.rest.drain(..whole);
+        read.map(|read| read > 0)
+    }
+
+    /// At the end of a file that was renamed, or cut, goes on with what is in its place.
+    fn turn_over(&mut self) -> Result<(), Error> {
+        let now = match std::fs::metadata(&self.path) {
+            Ok(now) => now,
+            // Between the rename and the reopening nothing is there.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(&self.path)(error)),
+        };
+        let open_one = self.file.metadata().map_err(failed(&self.path))?;
+        if now.ino() != open_one.ino() || now.dev() != open_one.dev() {
+            // What was written between the last look and the rename.
+            self.read_all()?;
+            self.file = open(&self.path)?;
+            self.read_all()?;
+        } else if now.len() < self.file.stream_position().map_err(failed(&self.path))? {
+            self.file.rewind().map_err(failed(&self.path))?;
+            self.rest.clear();
+        }
+        Ok(())
+    }
+}
+
+fn open(path: &Path) -> Result<File, Error> {
+    File::open(path).map_err(failed(path))
+}
+
+fn failed(path: &Path) -> impl Fn(std::io::Error) -> Error + '_ {
+    |source| Error::File { path: path.to_owned(), source }
+}
+
+/// Writes one piece of a container's output.
+fn show(stream: output::Stream, bytes: &[u8]) -> Result<(), Error> {
+    output::bytes(stream, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader(dir: &tempfile::TempDir, text: &str) -> (Reader, PathBuf) {
+        let path = dir.path().join("x.log");
+        std::fs::write(&path, text).unwrap();
+        (Reader::open(path.clone(), &Selection::default()).unwrap(), path)
+    }
+
+    /// How far a reader is in its file, and how much of a record it holds back.
+    fn place(reader: &mut Reader) -> (u64, usize) {
+        (reader.file.stream_position().unwrap(), reader.rest.len())
+    }
+
+    #[test]
+    fn a_log_is_followed_into_its_successor() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut reader, path) = reader(&dir, "t stdout F one\nt std");
+        reader.read_all().unwrap();
+        assert_eq!(place(&mut reader), (20, 5), "an unfinished record is held back");
+        std::fs::rename(&path, dir.path().join("x.log.1")).unwrap();
+        reader.turn_over().unwrap();
+        assert_eq!(place(&mut reader), (20, 5), "nothing is in its place yet");
+        std::fs::write(dir.path().join("x.log.1"), "t stdout F one\nt stdout F two\n").unwrap();
+        std::fs::write(&path, "t stdout F three\n").unwrap();
+        reader.turn_over().unwrap();
+        assert_eq!(place(&mut reader), (17, 0));
+    }
+
+    #[test]
+    fn a_log_that_was_cut_is_read_from_its_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut reader, path) = reader(&dir, "t stdout F one\nt stdout F two\n");
+        reader.read_all().unwrap();
+        std::fs::write(&path, "t stdout F 3\n").unwrap();
+        reader.turn_over().unwrap();
+        reader.read_all().unwrap();
+        assert_eq!(place(&mut reader), (13, 0));
+    }
+
+    #[test]
+    fn a_container_without_a_log_is_told() {
+        assert!(matches!(path(&ContainerStatus::default(), "x"), Err(Error::NoLog { .. })));
+        let missing = Reader::open("/no/such.log".into(), &Selection::default());
+        assert!(matches!(missing, Err(Error::File { .. })));
+    }
+}

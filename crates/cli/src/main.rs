@@ -1,0 +1,80 @@
+//! `wharf`: the command line for people. It speaks the CRI and wharfd's admin service over their socket, and reads log
+//! files; it knows nothing else of wharf, and keeps nothing.
+
+mod args;
+mod daemon;
+mod doctor;
+mod error;
+mod exec;
+mod find;
+mod images;
+mod info;
+mod inspect;
+mod list;
+mod logs;
+mod manual;
+mod output;
+mod pull;
+mod remove;
+mod run;
+mod stats;
+mod stop;
+mod time;
+mod units;
+mod wait;
+
+use std::process::ExitCode;
+
+use crate::args::{Arguments, Command};
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse_or_exit();
+    let failure = arguments.failure_code();
+    let ended = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::Runtime { source })
+        .and_then(|runtime| runtime.block_on(perform(arguments)));
+    match ended {
+        Ok(code) => code,
+        // Whoever read the output has seen enough.
+        Err(Error::Output { source }) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&wharf_types::chain(&error));
+            failure
+        }
+    }
+}
+
+/// Does what was asked for; gives the code that `wharf` ends with.
+async fn perform(arguments: Arguments) -> Result<ExitCode, Error> {
+    let output = Output::new(arguments.json);
+    match arguments.command {
+        Command::Completion { shell } => return manual::completion(shell),
+        Command::Man { directory } => return manual::pages(&directory),
+        Command::Doctor => return doctor::doctor(&arguments.socket, output).await,
+        _ => {}
+    }
+    let mut daemon = Daemon::connect(&arguments.socket).await?;
+    let daemon = &mut daemon;
+    match arguments.command {
+        Command::Run(run) => return Box::pin(run::run(daemon, output, *run)).await,
+        Command::Exec(exec) => return exec::exec(daemon, exec).await,
+        Command::Stop(stop) => stop::stop(daemon, output, stop).await?,
+        Command::Rm(rm) => remove::remove(daemon, output, rm).await?,
+        Command::Ps(ps) => list::containers(daemon, output, ps).await?,
+        Command::Pods => list::pods(daemon, output).await?,
+        Command::Logs(logs) => logs::logs(daemon, logs).await?,
+        Command::Stats(stats) => stats::stats(daemon, output, stats).await?,
+        Command::Inspect { name } => inspect::inspect(daemon, &name).await?,
+        Command::Pull { image } => pull::command(daemon, output, &image).await?,
+        Command::Images => images::list(daemon, output).await?,
+        Command::Rmi { images } => images::remove(daemon, output, &images).await?,
+        Command::Info => info::info(daemon, output).await?,
+        Command::Doctor | Command::Completion { .. } | Command::Man { .. } => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,45 @@
+//! Completion of shells, and man pages: both written from the grammar.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::args;
+use crate::error::Error;
+use crate::output;
+
+pub(crate) fn completion(shell: clap_complete::Shell) -> Result<ExitCode, Error> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut args::command(), "wharf", &mut script);
+    output::bytes(output::Stream::Stdout, &script)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A page for `wharf` and one for each of its commands.
+pub(crate) fn pages(directory: &Path) -> Result<ExitCode, Error> {
+    let failed = |source| Error::File { path: directory.to_owned(), source };
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    // The groups of the overview are for a terminal; a page lists the commands on its own.
+    clap_mangen::generate_to(args::command().help_template("{all-args}"), directory).map_err(failed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_a_page() {
+        let dir = tempfile::tempdir().unwrap();
+        pages(dir.path()).unwrap();
+        for command in args::command().get_subcommands() {
+            let page = dir.path().join(format!("wharf-{}.1", command.get_name()));
+            assert!(std::fs::read_to_string(&page).unwrap().contains(".TH"), "{}", page.display());
+        }
+        assert!(std::fs::read_to_string(dir.path().join("wharf.1")).unwrap().contains("WHARF_SOCKET"));
+    }
+
+    #[test]
+    fn pages_need_a_directory() {
+        assert!(matches!(pages(Path::new("/proc/no/such")), Err(Error::File { .. })));
+    }
+}

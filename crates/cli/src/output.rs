@@ -1,0 +1,140 @@
+//! The only place that writes to the terminal: tables, JSON, and plain lines.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+use crate::error::Error;
+
+/// How results are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Table,
+    Json,
+}
+
+/// Where results go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    pub(crate) format: Format,
+}
+
+/// A line of a table.
+pub(crate) trait Row: Serialize {
+    const HEADINGS: &'static [&'static str];
+
+    /// One text for each heading.
+    fn cells(&self) -> Vec<String>;
+}
+
+impl Output {
+    #[expect(
+        clippy::fn_params_excessive_bools,
+        reason = "the flag of the command line becomes a format here"
+    )]
+    pub(crate) fn new(json: bool) -> Self {
+        Self { format: if json { Format::Json } else { Format::Table } }
+    }
+
+    /// A table, or a JSON array.
+    pub(crate) fn rows<R: Row>(self, rows: &[R]) -> Result<(), Error> {
+        match self.format {
+            Format::Json => json(&rows),
+            Format::Table => {
+                let cells: Vec<_> = rows.iter().map(Row::cells).collect();
+                text(&table(R::HEADINGS, &cells))
+            }
+        }
+    }
+
+    /// One result: a text for people, or a JSON object.
+    pub(crate) fn result(self, value: &impl Serialize, people: &str) -> Result<(), Error> {
+        match self.format {
+            Format::Json => json(value),
+            Format::Table => text(people),
+        }
+    }
+}
+
+/// JSON, indented for people too.
+pub(crate) fn json(value: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Error::Output { source: error.into() })?;
+    self::text(&(text + "\n"))
+}
+
+/// Text as it is.
+pub(crate) fn text(text: &str) -> Result<(), Error> {
+    bytes(Stream::Stdout, text.as_bytes())
+}
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// What a container wrote.
+pub(crate) fn bytes(stream: Stream, bytes: &[u8]) -> Result<(), Error> {
+    let written = match stream {
+        Stream::Stdout => {
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(bytes).and_then(|()| stdout.flush())
+        }
+        Stream::Stderr => io::stderr().lock().write_all(bytes),
+    };
+    written.map_err(|source| Error::Output { source })
+}
+
+/// What went wrong, or is going on; lost if there is no standard error.
+pub(crate) fn complain(text: &str) {
+    let _lost = writeln!(io::stderr().lock(), "wharf: {text}");
+}
+
+/// Whether a person watches, so that something may move.
+pub(crate) fn is_watched() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// Clears the screen where standard output is one.
+pub(crate) fn clear() -> Result<(), Error> {
+    if io::stdout().is_terminal() { text("\x1b[2J\x1b[H") } else { Ok(()) }
+}
+
+/// Columns as wide as their widest cell, three spaces apart.
+pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let headings: Vec<String> = headings.iter().map(|&heading| heading.to_owned()).collect();
+    let lines = || std::iter::once(&headings).chain(rows);
+    let width = |column: usize| {
+        lines().filter_map(|cells| cells.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let mut table = String::new();
+    for cells in lines() {
+        let padded: Vec<String> =
+            cells.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        table.push_str(padded.join("   ").trim_end());
+        table.push('\n');
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = [
+            vec!["a".to_owned(), "long one".into(), "x".into()],
+            vec!["bcde".into(), "ü".into(), String::new()],
+        ];
+        let table = table(&["ID", "NAME", "STATE"], &rows);
+        assert_eq!(table, "ID     NAME       STATE\na      long one   x\nbcde   ü\n");
+    }
+
+    #[test]
+    fn an_empty_table_has_headings() {
+        assert_eq!(table(&["ID", "NAME"], &[]), "ID   NAME\n");
+    }
+}

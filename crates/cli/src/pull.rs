@@ -1,0 +1,139 @@
+//! `wharf pull`, and the pull of an image that `wharf run` misses: with a bar for each layer where someone watches.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use tokio_stream::StreamExt;
+use wharf_cri_api::admin::layer::Phase;
+use wharf_cri_api::admin::{Layer, PullProgressRequest, PullProgressResponse};
+use wharf_cri_api::v1::{ImageSpec, PullImageRequest};
+
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::output::{self, Output};
+use crate::units;
+
+/// What `wharf pull --json` prints.
+#[derive(Debug, Serialize)]
+struct Pulled<'a> {
+    image: &'a str,
+    id: &'a str,
+}
+
+pub(crate) async fn command(daemon: &mut Daemon, output: Output, image: &str) -> Result<(), Error> {
+    let id = pull(daemon, image).await?;
+    output.result(&Pulled { image, id: &id }, &format!("{}\n", units::short(&id)))
+}
+
+/// Pulls an image, showing how far it is; gives its id.
+pub(crate) async fn pull(daemon: &mut Daemon, image: &str) -> Result<String, Error> {
+    let begun = Instant::now();
+    if !output::is_watched() {
+        output::complain(&format!("pulling {image}"));
+    }
+    let spec = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
+    let request = PullImageRequest { image: spec, ..PullImageRequest::default() };
+    let mut images = daemon.images.clone();
+    let pull = images.pull_image(request);
+    let shown = show(daemon.clone(), image.to_owned());
+    tokio::pin!(pull, shown);
+    let pulled = tokio::select! {
+        pulled = &mut pull => pulled,
+        // It ends only where there is nothing to be shown.
+        () = &mut shown => pull.await,
+    };
+    let id = pulled.map_err(Error::call(format!("{image} cannot be pulled")))?.into_inner().image_ref;
+    output::complain(&format!("pulled {image} in {:.1} s", begun.elapsed().as_secs_f32()));
+    Ok(id)
+}
+
+/// Draws the bars of a pull for as long as it is polled. An older daemon without progress is no reason to fail.
+async fn show(mut daemon: Daemon, image: String) {
+    let Ok(states) = daemon.admin.pull_progress(PullProgressRequest { image }).await else { return };
+    let mut states = states.into_inner();
+    let mut bars = Bars::new();
+    while let Some(Ok(state)) = states.next().await {
+        bars.update(&state);
+    }
+}
+
+/// A bar for each layer, gone with this value.
+#[derive(Debug)]
+struct Bars {
+    screen: MultiProgress,
+    layers: HashMap<String, ProgressBar>,
+}
+
+impl Bars {
+    fn new() -> Self {
+        // Nothing is drawn where nobody watches.
+        Self { screen: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()), layers: HashMap::new() }
+    }
+
+    fn update(&mut self, state: &PullProgressResponse) {
+        for layer in state.pulls.iter().flat_map(|pull| &pull.layers) {
+            let screen = &self.screen;
+            let bar = self.layers.entry(layer.digest.clone()).or_insert_with(|| screen.add(new_bar(layer)));
+            bar.set_position(layer.done_bytes);
+            bar.set_message(describe(layer));
+        }
+    }
+}
+
+impl Drop for Bars {
+    fn drop(&mut self) {
+        self.layers.values().for_each(ProgressBar::finish_and_clear);
+    }
+}
+
+fn new_bar(layer: &Layer) -> ProgressBar {
+    let bar = ProgressBar::no_length().with_prefix(units::short(&layer.digest).to_owned());
+    bar.set_length(layer.total_bytes);
+    match ProgressStyle::with_template("  {prefix}  {bar:30}  {msg}") {
+        Ok(style) => bar.with_style(style.progress_chars("=> ")),
+        Err(_malformed) => bar,
+    }
+}
+
+/// What is being done about a layer.
+fn describe(layer: &Layer) -> String {
+    let total = units::size(layer.total_bytes);
+    match layer.phase() {
+        Phase::Waiting => "waiting".into(),
+        Phase::Downloading => format!("{} of {total}", units::size(layer.done_bytes)),
+        Phase::Unpacking => "unpacking".into(),
+        Phase::Done => format!("{total}, done"),
+        Phase::Exists => "here already".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_is_described() {
+        let layer = |phase: Phase| Layer {
+            digest: "sha256:abc".into(),
+            total_bytes: 10 << 20,
+            done_bytes: 1 << 20,
+            phase: phase.into(),
+        };
+        let told = [Phase::Waiting, Phase::Downloading, Phase::Done].map(|phase| describe(&layer(phase)));
+        assert_eq!(told, ["waiting", "1.0 MiB of 10.0 MiB", "10.0 MiB, done"]);
+    }
+
+    #[test]
+    fn each_layer_has_one_bar() {
+        let mut bars = Bars::new();
+        let layer = |done_bytes| Layer { digest: "sha256:a".into(), total_bytes: 9, done_bytes, phase: 1 };
+        for done in [1, 5, 9] {
+            let pull = wharf_cri_api::admin::Pull { image: String::new(), layers: vec![layer(done)] };
+            bars.update(&PullProgressResponse { pulls: vec![pull] });
+        }
+        assert_eq!(bars.layers.len(), 1);
+        assert_eq!(bars.layers["sha256:a"].position(), 9);
+    }
+}

@@ -1,0 +1,200 @@
+//! `wharf run`: an image becomes a pod with one container, or one more container of a pod.
+
+mod request;
+
+use std::process::ExitCode;
+
+use serde::Serialize;
+use wharf_cri_api::v1::{
+    ContainerConfig, ContainerStatus, CreateContainerRequest, PodSandbox, RunPodSandboxRequest,
+    StartContainerRequest,
+};
+
+use crate::args::Run;
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::find::{Listing, is_ready, pod_name};
+use crate::logs::{self, Reader, Selection};
+use crate::output::{self, Output};
+use crate::{pull, remove, stop, units, wait};
+
+pub(crate) use request::{LOGS, LOGS_ANNOTATION};
+
+/// How long a program may take to end after Ctrl-C.
+const GRACE_S: u32 = 10;
+
+/// What was made.
+#[derive(Debug)]
+struct Made {
+    /// The pod, if this run made it.
+    own_pod: Option<PodSandbox>,
+    pod_name: String,
+    pod_id: String,
+    container_id: String,
+    name: String,
+}
+
+/// What `wharf run --detach --json` prints.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Started<'a> {
+    name: &'a str,
+    container_id: &'a str,
+    pod: &'a str,
+    pod_id: &'a str,
+}
+
+pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result<ExitCode, Error> {
+    if daemon.image(&run.image).await?.is_none() {
+        pull::pull(daemon, &run.image).await?;
+    }
+    let made = Box::pin(make(daemon, &run)).await?;
+    if let Err(error) = start(daemon, &run, &made.container_id).await {
+        undo(daemon, &made).await;
+        return Err(error);
+    }
+    if run.detach {
+        let Made { pod_name, pod_id, container_id, name, .. } = &made;
+        let started = Started { name, container_id, pod: pod_name, pod_id };
+        output.result(&started, &format!("{}\n", units::short(container_id)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let ended = attend(daemon, &made).await;
+    if run.rm {
+        undo(daemon, &made).await;
+    } else if made.own_pod.is_some() {
+        // Nothing of it runs any more; its log and its exit code stay until it is removed.
+        stop::pod_with(daemon, &made.pod_id, &[], GRACE_S).await?;
+    }
+    ended.map(|status| exit_code(status.exit_code))
+}
+
+/// A program's exit code as this process's own.
+pub(crate) fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+/// Makes the container, and the pod if none is joined.
+async fn make(daemon: &mut Daemon, run: &Run) -> Result<Made, Error> {
+    let listing = daemon.listing().await?;
+    let env = request::environment(run)?;
+    match &run.pod {
+        Some(name) => {
+            let pod = joined(&listing, name)?;
+            let (name, attempt) = request::name_in(&listing, pod, run)?;
+            let config = request::container(run, env, &name, attempt);
+            let container_id = create(daemon, run, &pod.id, config).await?;
+            let (pod_name, pod_id) = (pod_name(pod).to_owned(), pod.id.clone());
+            Ok(Made { own_pod: None, pod_name, pod_id, container_id, name })
+        }
+        None => {
+            let random = request::random()?;
+            let name = request::pod_name(&listing, run, &random)?;
+            let config = request::pod(run, &name, &random);
+            let asked = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
+            let pod = daemon.runtime.run_pod_sandbox(asked).await;
+            let pod_id = pod.map_err(Error::call(failure(run)))?.into_inner().pod_sandbox_id;
+            let annotations = config.annotations;
+            let pod = PodSandbox { id: pod_id.clone(), annotations, ..PodSandbox::default() };
+            let container = request::container(run, env, &name, 0);
+            match create(daemon, run, &pod_id, container).await {
+                Ok(container_id) => {
+                    Ok(Made { own_pod: Some(pod), pod_name: name.clone(), pod_id, container_id, name })
+                }
+                Err(error) => {
+                    remove::whole_pod(daemon, &pod).await?;
+                    Err(error)
+                }
+            }
+        }
+    }
+}
+
+fn joined<'a>(listing: &'a Listing, name: &str) -> Result<&'a PodSandbox, Error> {
+    let pod = listing.pod(name)?;
+    if is_ready(pod) {
+        return Ok(pod);
+    }
+    let advice = "\n  its network is gone: remove it and run it again".to_owned();
+    Err(Error::NotRunningYet { name: name.to_owned(), state: "stopped", advice })
+}
+
+/// What an error of the daemon is prefixed with, which names the stage itself.
+fn failure(run: &Run) -> String {
+    format!("{} cannot be run", run.image)
+}
+
+async fn create(
+    daemon: &mut Daemon,
+    run: &Run,
+    pod_id: &str,
+    config: ContainerConfig,
+) -> Result<String, Error> {
+    let asked = CreateContainerRequest {
+        pod_sandbox_id: pod_id.to_owned(),
+        config: Some(config),
+        ..CreateContainerRequest::default()
+    };
+    let made = daemon.runtime.create_container(asked).await;
+    Ok(made.map_err(Error::call(failure(run)))?.into_inner().container_id)
+}
+
+async fn start(daemon: &mut Daemon, run: &Run, id: &str) -> Result<(), Error> {
+    let request = StartContainerRequest { container_id: id.to_owned() };
+    daemon.runtime.start_container(request).await.map(drop).map_err(Error::call(failure(run)))
+}
+
+/// Removes what was made; what cannot be removed is told, and leaves the result as it is.
+async fn undo(daemon: &mut Daemon, made: &Made) {
+    let removed = match &made.own_pod {
+        Some(pod) => remove::whole_pod(daemon, pod).await,
+        None => remove::container(daemon, &made.container_id).await,
+    };
+    if let Err(error) = removed {
+        output::complain(&wharf_types::chain(&error));
+    }
+}
+
+/// Shows what the container writes until it ends. Ctrl-C stops it, a second one kills it.
+async fn attend(daemon: &mut Daemon, made: &Made) -> Result<ContainerStatus, Error> {
+    let status = daemon.container_status(&made.container_id).await?;
+    let mut reader = Reader::open(logs::path(&status, &made.name)?, &Selection::default())?;
+    let shown = reader.follow(wait::for_end(daemon.clone(), made.container_id.clone()));
+    let interrupted = interrupts(daemon.clone(), made.container_id.clone());
+    tokio::pin!(shown, interrupted);
+    tokio::select! {
+        ended = &mut shown => ended,
+        error = &mut interrupted => Err(error),
+    }
+}
+
+/// Stops the container at each interrupt, the first time gently; ends only with what went wrong.
+async fn interrupts(mut daemon: Daemon, id: String) -> Error {
+    let Err(error) = async {
+        next_interrupt().await?;
+        output::complain("stopping it; Ctrl-C again kills it");
+        let mut gently = daemon.clone();
+        let stopping = gently.stop_container(&id, GRACE_S);
+        tokio::select! {
+            stopped = stopping => stopped?,
+            again = next_interrupt() => {
+                again?;
+                daemon.stop_container(&id, 0).await?;
+            }
+        }
+        // Its end is near, and ends the wait.
+        std::future::pending::<Result<std::convert::Infallible, Error>>().await
+    }
+    .await;
+    error
+}
+
+async fn next_interrupt() -> Result<(), Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let unheard = |source| Error::Runtime { source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(unheard)?;
+    tokio::select! {
+        heard = tokio::signal::ctrl_c() => heard.map_err(unheard),
+        _ = terminate.recv() => Ok(()),
+    }
+}

@@ -1,0 +1,294 @@
+//! What `wharf run` asks for, from its arguments: pure but for the files of variables and some random bytes.
+
+use std::io::Read;
+use std::path::Path;
+
+use wharf_cri_api::v1::{
+    Capability, ContainerConfig, ContainerMetadata, ImageSpec, Int64Value, KeyValue, LinuxContainerConfig,
+    LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
+    LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandbox, PodSandboxConfig,
+    PodSandboxMetadata, SecurityProfile, security_profile::ProfileType,
+};
+use wharf_types::{MASKED_PATHS, READONLY_PATHS, Reference};
+
+use crate::args::{Cpus, Env, Run, UserName};
+use crate::error::Error;
+use crate::find::{self, Listing, container_name, runs};
+
+/// Where the logs of the pods go that `wharf run` makes, each in a directory of its own.
+pub(crate) const LOGS: &str = "/var/log/wharf";
+/// The annotation that names a pod's directory of logs, which goes with the pod.
+pub(crate) const LOGS_ANNOTATION: &str = "wharf.dev/log-directory";
+
+/// 32 hexadecimal characters that nobody else has.
+pub(crate) fn random() -> Result<String, Error> {
+    const SOURCE: &str = "/dev/urandom";
+    let mut bytes = [0; 16];
+    let read = std::fs::File::open(SOURCE).and_then(|mut source| source.read_exact(&mut bytes));
+    read.map_err(|source| Error::File { path: SOURCE.into(), source })?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The name that was given, if it is free; else one from the image's.
+pub(crate) fn pod_name(listing: &Listing, run: &Run, random: &str) -> Result<String, Error> {
+    let Some(name) = &run.name else { return Ok(format!("{}-{}", image_word(&run.image), &random[..4])) };
+    if listing.pods.iter().any(|pod| find::pod_name(pod) == name) {
+        return Err(Error::NameTaken { name: name.clone() });
+    }
+    Ok(name.clone())
+}
+
+/// The name of one more container of a pod, and which of that name it is: one that has ended may have a successor.
+pub(crate) fn name_in(listing: &Listing, pod: &PodSandbox, run: &Run) -> Result<(String, u32), Error> {
+    let name = run.name.clone().unwrap_or_else(|| image_word(&run.image));
+    let mut attempt = 0;
+    for container in listing.containers_of(pod).filter(|container| container_name(container) == name) {
+        if runs(container) {
+            return Err(Error::NameTaken { name: format!("{}/{name}", find::pod_name(pod)) });
+        }
+        attempt = attempt.max(container.metadata.as_ref().map_or(0, |metadata| metadata.attempt) + 1);
+    }
+    Ok((name, attempt))
+}
+
+/// The last word of an image's name: `nginx` of `docker.io/library/nginx:1.22`.
+fn image_word(image: &str) -> String {
+    let repository = image.parse::<Reference>().map(|reference| reference.repository().to_owned());
+    let repository = repository.unwrap_or_default();
+    let word = repository.rsplit('/').next().unwrap_or_default().replace(['_', '.'], "-");
+    if word.is_empty() { "container".to_owned() } else { word }
+}
+
+/// The pod of a run that joins none.
+pub(crate) fn pod(run: &Run, name: &str, random: &str) -> PodSandboxConfig {
+    let log_directory = format!("{LOGS}/{name}-{}", &random[..8]);
+    let security = LinuxSandboxSecurityContext {
+        namespace_options: Some(namespaces(run)),
+        privileged: run.privileged,
+        seccomp: Some(seccomp(run)),
+        ..LinuxSandboxSecurityContext::default()
+    };
+    PodSandboxConfig {
+        metadata: Some(PodSandboxMetadata {
+            name: name.to_owned(),
+            uid: random.to_owned(),
+            namespace: "default".into(),
+            attempt: 0,
+        }),
+        hostname: match (&run.hostname, run.host_network) {
+            (_, true) => String::new(),
+            (Some(hostname), false) => hostname.clone(),
+            (None, false) => name.to_owned(),
+        },
+        port_mappings: run.publish.iter().map(|publish| publish.0.clone()).collect(),
+        annotations: [(LOGS_ANNOTATION.to_owned(), log_directory.clone())].into(),
+        log_directory,
+        linux: Some(LinuxPodSandboxConfig {
+            security_context: Some(security),
+            ..LinuxPodSandboxConfig::default()
+        }),
+        ..PodSandboxConfig::default()
+    }
+}
+
+/// The container, in whatever pod.
+pub(crate) fn container(run: &Run, envs: Vec<KeyValue>, name: &str, attempt: u32) -> ContainerConfig {
+    let log = if attempt == 0 { format!("{name}.log") } else { format!("{name}.{attempt}.log") };
+    ContainerConfig {
+        metadata: Some(ContainerMetadata { name: name.to_owned(), attempt }),
+        image: Some(ImageSpec { image: run.image.clone(), ..ImageSpec::default() }),
+        command: run.entrypoint.iter().cloned().collect(),
+        args: run.command.clone(),
+        working_dir: run.workdir.clone().unwrap_or_default(),
+        envs,
+        mounts: run.volume.iter().map(|volume| volume.0.clone()).collect(),
+        log_path: log,
+        linux: Some(LinuxContainerConfig {
+            resources: Some(resources(run)),
+            security_context: Some(security(run)),
+        }),
+        ..ContainerConfig::default()
+    }
+}
+
+fn namespaces(run: &Run) -> NamespaceOption {
+    let network = if run.host_network { NamespaceMode::Node } else { NamespaceMode::Pod };
+    NamespaceOption {
+        network: network.into(),
+        pid: NamespaceMode::Container.into(),
+        ipc: NamespaceMode::Pod.into(),
+        ..NamespaceOption::default()
+    }
+}
+
+fn seccomp(run: &Run) -> SecurityProfile {
+    let profile = if run.privileged { ProfileType::Unconfined } else { ProfileType::RuntimeDefault };
+    SecurityProfile { profile_type: profile.into(), localhost_ref: String::new() }
+}
+
+fn resources(run: &Run) -> LinuxContainerResources {
+    LinuxContainerResources {
+        memory_limit_in_bytes: run.memory.map_or(0, |memory| memory.0),
+        cpu_quota: run.cpus.map_or(0, |cpus| cpus.quota_us),
+        cpu_period: run.cpus.map_or(0, |_| Cpus::PERIOD_US),
+        ..LinuxContainerResources::default()
+    }
+}
+
+fn security(run: &Run) -> LinuxContainerSecurityContext {
+    let user = run.user.as_ref();
+    let id = |value| Int64Value { value };
+    let (run_as_user, run_as_username) = match user.map(|user| &user.user) {
+        Some(UserName::Id(uid)) => (Some(id(*uid)), String::new()),
+        Some(UserName::Name(name)) => (None, name.clone()),
+        None => (None, String::new()),
+    };
+    let own = |paths: &[&str]| paths.iter().map(|&path| path.to_owned()).collect();
+    LinuxContainerSecurityContext {
+        capabilities: Some(Capability {
+            add_capabilities: run.cap_add.clone(),
+            drop_capabilities: run.cap_drop.clone(),
+            ..Capability::default()
+        }),
+        privileged: run.privileged,
+        namespace_options: Some(namespaces(run)),
+        run_as_user,
+        run_as_group: user.and_then(|user| user.group).map(id),
+        run_as_username,
+        readonly_rootfs: run.read_only,
+        masked_paths: own(&MASKED_PATHS),
+        readonly_paths: own(&READONLY_PATHS),
+        seccomp: Some(seccomp(run)),
+        ..LinuxContainerSecurityContext::default()
+    }
+}
+
+/// The variables of the files, and then those of the command line, which come later and so win.
+pub(crate) fn environment(run: &Run) -> Result<Vec<KeyValue>, Error> {
+    let mut all = Vec::new();
+    for path in &run.env_file {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| Error::File { path: path.clone(), source })?;
+        all.extend(variables(path, &text)?);
+    }
+    all.extend(run.env.iter().map(|env| env.0.clone()));
+    Ok(all)
+}
+
+/// A variable a line; empty lines and those that begin with `#` are none.
+fn variables(path: &Path, text: &str) -> Result<Vec<KeyValue>, Error> {
+    let lines =
+        text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+    lines
+        .map(|(at, line)| {
+            let env: Result<Env, String> = line.parse();
+            env.map(|env| env.0).map_err(|problem| Error::Line {
+                path: path.to_owned(),
+                line: at + 1,
+                problem,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Arguments, Command};
+    use clap::FromArgMatches;
+    use wharf_cri_api::v1::{Container, ContainerState};
+
+    fn parsed(arguments: &str) -> Run {
+        let words = ["wharf", "run"].into_iter().chain(arguments.split_whitespace());
+        let matches = crate::args::command().try_get_matches_from(words).unwrap();
+        match Arguments::from_arg_matches(&matches).unwrap().command {
+            Command::Run(run) => *run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_arguments_become_a_pod() {
+        let run = parsed("-p 8080:80 --hostname h nginx");
+        let pod = pod(&run, "web", &"0123456789abcdef".repeat(2));
+        assert_eq!((pod.hostname.as_str(), pod.port_mappings[0].host_port), ("h", 8080));
+        assert_eq!(pod.log_directory, "/var/log/wharf/web-01234567");
+        let security = pod.linux.unwrap().security_context.unwrap();
+        assert_eq!(security.namespace_options.unwrap().network(), NamespaceMode::Pod);
+        assert_eq!(security.seccomp.unwrap().profile_type(), ProfileType::RuntimeDefault);
+    }
+
+    #[test]
+    fn the_arguments_become_a_container() {
+        let run =
+            parsed("--memory 1m --cpus 0.5 --user 7:8 --cap-drop ALL --read-only --entrypoint sh x -c -x");
+        let config = container(&run, Vec::new(), "web", 2);
+        assert_eq!(
+            (config.command, config.args),
+            (vec!["sh".to_owned()], vec!["-c".to_owned(), "-x".into()])
+        );
+        assert_eq!(config.log_path, "web.2.log");
+        let linux = config.linux.unwrap();
+        let (resources, security) = (linux.resources.unwrap(), linux.security_context.unwrap());
+        assert_eq!((resources.memory_limit_in_bytes, resources.cpu_quota), (1 << 20, 50_000));
+        assert_eq!(security.run_as_user.unwrap().value, 7);
+        assert_eq!(security.capabilities.unwrap().drop_capabilities, ["ALL"]);
+        assert!(security.readonly_rootfs && security.masked_paths.contains(&"/proc/kcore".to_owned()));
+    }
+
+    #[test]
+    fn the_privileged_and_the_hosts_network_are_as_asked() {
+        let run = parsed("--privileged --host-network x");
+        let pod = pod(&run, "p", &"0".repeat(32));
+        assert_eq!(pod.hostname, "");
+        let security = security(&run);
+        assert_eq!(security.seccomp.unwrap().profile_type(), ProfileType::Unconfined);
+        assert_eq!(security.namespace_options.unwrap().network(), NamespaceMode::Node);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for bad in ["--pod a -p 1:2 x", "--rm -d x", "--host-network -p 1:2 x", "--memory 1q x", ""] {
+            let words = ["wharf", "run"].into_iter().chain(bad.split_whitespace());
+            assert!(crate::args::command().try_get_matches_from(words).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_are_made_up_or_free() {
+        let random = "abcdef0123456789";
+        let name = |arguments: &str| pod_name(&Listing::default(), &parsed(arguments), random);
+        assert_eq!(name("localhost:5000/a/my_app.x:1").unwrap(), "my-app-x-abcd");
+        assert_eq!(name("--name web nginx").unwrap(), "web");
+        let metadata = Some(PodSandboxMetadata { name: "web".into(), ..PodSandboxMetadata::default() });
+        let taken =
+            Listing { pods: vec![PodSandbox { metadata, ..PodSandbox::default() }], containers: vec![] };
+        let refused = pod_name(&taken, &parsed("--name web nginx"), random);
+        assert!(matches!(refused, Err(Error::NameTaken { .. })));
+    }
+
+    #[test]
+    fn an_ended_container_may_have_a_successor() {
+        let container = |attempt, state: ContainerState| Container {
+            metadata: Some(ContainerMetadata { name: "x".into(), attempt }),
+            state: state.into(),
+            ..Container::default()
+        };
+        let mut listing =
+            Listing { pods: vec![], containers: vec![container(3, ContainerState::ContainerExited)] };
+        let pod = PodSandbox::default();
+        assert_eq!(name_in(&listing, &pod, &parsed("x")).unwrap(), ("x".into(), 4));
+        assert_eq!(name_in(&listing, &pod, &parsed("--name y x")).unwrap(), ("y".into(), 0));
+        listing.containers.push(container(4, ContainerState::ContainerRunning));
+        assert!(name_in(&listing, &pod, &parsed("x")).is_err());
+    }
+
+    #[test]
+    fn files_of_variables_are_read() {
+        let path = Path::new("/e");
+        let keys =
+            |text| variables(path, text).map(|all| all.into_iter().map(|pair| pair.key).collect::<Vec<_>>());
+        assert_eq!(keys("# no\n\nA=1\nB=2 # part of it\n").unwrap(), ["A", "B"]);
+        assert_eq!(keys("A=1\n=2\n").unwrap_err().to_string(), "/e, line 2: the variable has no name");
+    }
+}

@@ -1,0 +1,35 @@
+//! What the daemon tells people of itself: settled when it starts.
+
+use anyhow::Context;
+use wharf_cgroup::{Cgroups, Version};
+use wharf_cri_api::admin::InfoResponse;
+
+use crate::config::Config;
+
+/// The answer to `Info`.
+pub(crate) fn info(config: &Config, cgroups: &Cgroups) -> anyhow::Result<InfoResponse> {
+    let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    let version = match cgroups.version() {
+        Version::V1 => "v1",
+        Version::Hybrid => "hybrid",
+        Version::V2 => "v2",
+    };
+    let network = &config.network;
+    let bounding = wharf_sys::process::bounding_capabilities();
+    Ok(InfoResponse {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        started_at: wharf_sys::clock::now_ns(),
+        root: text(&config.root),
+        state: text(&config.state),
+        supervisor: text(&config.supervisor()?),
+        cgroup_version: version.into(),
+        cgroup_controllers: cgroups.controllers().iter().map(ToString::to_string).collect(),
+        cgroup_parent: config.cgroup_parent.clone(),
+        cni_conf_dir: text(&network.cni_conf_dir),
+        cni_bin_dirs: network.cni_bin_dirs.iter().map(|dir| text(dir)).collect(),
+        bridge: network.bridge.clone(),
+        subnets: network.subnets.clone(),
+        bounding_capabilities: bounding.context("reading this process's capabilities")?,
+    })
+}

@@ -1,0 +1,151 @@
+//! `wharfd clean`: a machine as it was before wharf.
+//!
+//! Pods are taken over and removed as a daemon would, so that whatever they left in the kernel goes with them; then go
+//! the bridge, the cgroups and the files. Images stay unless they are named too. Forwarding of packets stays switched
+//! on, since others may rely on it by now.
+
+use std::collections::HashSet;
+use std::io::{ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use wharf_cgroup::{CgroupPath, Cgroups};
+
+use crate::Node;
+use crate::config::Config;
+
+/// How long the last processes may take to leave the cgroups.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What goes beyond what nobody uses.
+#[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub(crate) struct Arguments {
+    /// Also pods that run
+    #[arg(long)]
+    force: bool,
+    /// Also images
+    #[arg(long)]
+    images: bool,
+}
+
+/// Removes everything; a second call finds nothing to do.
+pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
+    if UnixStream::connect(&config.socket).is_ok() {
+        bail!("a wharfd serves {}: stop it first", config.socket.display());
+    }
+    let node = Node::open(config).await?;
+    node.engine.recover().await;
+    let pods = node.engine.pods();
+    let running: Vec<_> = pods.iter().filter(|pod| pod.is_ready()).map(|pod| name(pod)).collect();
+    if !running.is_empty() && !arguments.force {
+        bail!("pods run: {}; stop them (wharf stop), or use --force", running.join(", "));
+    }
+    for pod in &pods {
+        let removed = node.engine.remove_pod(&wharf_pods::pod_item(pod).id).await;
+        removed.with_context(|| format!("removing the pod {}", name(pod)))?;
+    }
+    let (network, cgroups, parent) = (node.network, node.cgroups, config.cgroup_parent.clone());
+    tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
+        network.reconcile(&HashSet::new());
+        network.demolish().context("removing the bridge")?;
+        remove_cgroups(&cgroups, &parent)
+    })
+    .await??;
+    let root = node.layout.root();
+    let of_images = if arguments.images { &wharf_images::Store::ENTRIES[..] } else { &[] };
+    remove_entries(root, ["network", "snapshots"].iter().chain(of_images))?;
+    remove_entries(node.layout.state(), &["pods", "quarantine"])?;
+    remove(&config.socket, std::fs::remove_file(&config.socket))?;
+    for directory in [config.socket.parent().unwrap_or(root), node.layout.state(), root] {
+        remove_empty(directory)?;
+    }
+    writeln!(std::io::stdout(), "what wharf left on this machine is gone").context("writing the result")
+}
+
+fn name(pod: &wharf_pods::Pod) -> String {
+    wharf_pods::pod_item(pod).metadata.unwrap_or_default().name
+}
+
+fn remove_cgroups(cgroups: &Cgroups, parent: &str) -> anyhow::Result<()> {
+    let path = CgroupPath::new(parent).context("cgroup_parent")?;
+    match cgroups.open(&path) {
+        Err(error) if error.kind() == wharf_types::ErrorKind::NotFound => Ok(()),
+        Ok(cgroup) => cgroup.remove(PATIENCE).with_context(|| format!("removing the cgroup {path}")),
+        Err(error) => Err(error).with_context(|| format!("opening the cgroup {path}")),
+    }
+}
+
+/// Removes what is wharf's in a directory; that of others stays, as the directory might be shared by mistake.
+fn remove_entries<'a>(directory: &Path, names: impl IntoIterator<Item = &'a &'a str>) -> anyhow::Result<()> {
+    for name in names {
+        let path = directory.join(name);
+        let removed = match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() == ErrorKind::NotADirectory => std::fs::remove_file(&path),
+            other => other,
+        };
+        remove(&path, removed)?;
+    }
+    Ok(())
+}
+
+fn remove_empty(directory: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_dir(directory) {
+        // Images, or something of others.
+        Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
+        // A mount point of its own.
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => Ok(()),
+        other => remove(directory, other),
+    }
+}
+
+/// A removal whose object may be gone.
+fn remove(path: &Path, removed: std::io::Result<()>) -> anyhow::Result<()> {
+    match removed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other.with_context(|| format!("removing {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_belongs_to_others_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir_all(root.join("network/leases")).unwrap();
+        std::fs::write(root.join("lock"), "").unwrap();
+        std::fs::write(root.join("letter"), "").unwrap();
+        for _ in 0..2 {
+            remove_entries(&root, &["network", "lock", "missing"]).unwrap();
+            remove_empty(&root).unwrap();
+        }
+        let left: Vec<_> =
+            std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["letter"]);
+        std::fs::remove_file(root.join("letter")).unwrap();
+        remove_empty(&root).unwrap();
+        remove_empty(&root).unwrap();
+        assert!(!root.exists());
+    }
+
+    #[test]
+    fn what_cannot_be_removed_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = remove_entries(dir.path(), &["no\0name"]).unwrap_err();
+        assert!(error.to_string().contains("name"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_serves_is_not_cleaned_under() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { socket: dir.path().join("s"), ..Config::default() };
+        let _daemon = std::os::unix::net::UnixListener::bind(&config.socket).unwrap();
+        let refused = clean(&config, &Arguments { force: true, images: true }).await.unwrap_err();
+        assert!(refused.to_string().contains("stop it first"), "{refused}");
+    }
+}
