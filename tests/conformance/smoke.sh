@@ -25,6 +25,12 @@ smoke() {
     check ps '.containers | length == 1' crictl ps --id "$container" --output json
     check inspect '.status.state == "CONTAINER_RUNNING"' crictl inspect "$container"
     check 'exec --sync' 'test("inside")' crictl exec --sync "$container" echo inside
+    check exec 'test("inside")' crictl exec "$container" echo inside
+    if [[ $runtime = wharf ]]; then
+        # No other runtime serves what crictl speaks over WebSocket.
+        check 'exec, websocket' 'test("inside")' crictl exec --transport websocket "$container" echo inside
+    fi
+    check 'exec, input' 'test("^ *3")' crictl_input "$container" wc -l
     check logs 'test("hello from the container")' eventually crictl logs "$container"
     check stats '.stats[0].memory.workingSetBytes.value | tonumber > 0' crictl stats --id "$container" --output json
     check statsp '.stats[0].attributes.id == "'"$pod"'"' crictl statsp --id "$pod" --output json
@@ -39,6 +45,11 @@ smoke() {
     echo "crictl on $runtime:"
     echo "$passed passed, $failed failed"
     ((failed == 0))
+}
+
+# crictl_input CONTAINER COMMAND...: three lines for a command.
+crictl_input() {
+    printf '1\n2\n3\n' | crictl exec --interactive "$@"
 }
 
 smoke_configs() {
