@@ -9,7 +9,7 @@ mod groups;
 mod values;
 
 pub(crate) use groups::command;
-pub(crate) use values::{Bytes, Cpus, Env, Publish, Socket, User, UserName, Volume};
+pub(crate) use values::{Bytes, Cpus, Env, Ports, Publish, Socket, User, UserName, Volume};
 
 /// Run containers and pods on this machine, and look at those that run.
 #[derive(Debug, Parser)]
@@ -43,7 +43,7 @@ impl Arguments {
     /// What `wharf` ends with when itself it failed: told apart from the codes of the programs it ran.
     pub(crate) fn failure_code(&self) -> ExitCode {
         match self.command {
-            Command::Run(_) | Command::Exec(_) => ExitCode::from(125),
+            Command::Run(_) | Command::Exec(_) | Command::Attach(_) => ExitCode::from(125),
             _ => ExitCode::FAILURE,
         }
     }
@@ -70,9 +70,25 @@ Examples:
 NAME may be a pod, for its one container or the one of the same name. Ends with the command's code, or with 125 if wharf itself failed.
 
 Examples:
+  wharf exec -it web sh
   wharf exec web cat /etc/hostname
   wharf exec web/nginx sh -c 'ls -l /proc/1/fd'")]
     Exec(Exec),
+    /// Talk to the program of a running container
+    #[command(after_help = "\
+Control-P Control-Q leaves a terminal; without one, Control-C does. The container goes on.
+
+Example:
+  wharf attach web")]
+    Attach(Attach),
+    /// Let ports of this machine lead into a pod
+    #[command(after_help = "\
+Goes on until Control-C.
+
+Examples:
+  wharf forward web 8080:80
+  wharf forward db 5432")]
+    Forward(Forward),
     /// Stop containers or pods, which stay to be looked at
     #[command(after_help = "\
 Example:
@@ -210,15 +226,44 @@ pub(crate) struct Run {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Exec {
     /// The container: a name, POD/NAME, an id, or the beginning of one
     pub(crate) name: String,
     /// The command and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     pub(crate) command: Vec<String>,
+    /// Send this program's input to the command
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the command a terminal, which standard input must be too
+    #[arg(short, long)]
+    pub(crate) tty: bool,
     /// Give up, and kill the command, after so many seconds
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", conflicts_with_all = ["interactive", "tty"])]
     pub(crate) timeout: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub(crate) struct Attach {
+    /// The container: a name, POD/NAME, an id, or the beginning of one
+    pub(crate) name: String,
+    /// The container has a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Only watch
+    #[arg(long)]
+    pub(crate) no_stdin: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Forward {
+    /// The pod: a name, an id, or the beginning of one
+    pub(crate) name: String,
+    /// Port of the pod, or LOCAL:PORT; LOCAL 0 is any that is free
+    #[arg(required = true, value_name = "PORT")]
+    pub(crate) ports: Vec<Ports>,
 }
 
 #[derive(Debug, Args)]

@@ -41,6 +41,16 @@ pub(crate) enum Error {
     Line { path: PathBuf, line: usize, problem: String },
     #[error("the daemon's answer lacks {what}: are wharf and wharfd of one version? `wharf doctor` tells")]
     Incomplete { what: &'static str },
+    #[error("the session with the container broke")]
+    Session { source: tokio_tungstenite::tungstenite::Error },
+    #[error("{message}")]
+    Refused { message: String },
+    #[error("{url} is not of this machine's own wharfd: use crictl or kubectl for it")]
+    Elsewhere { url: String },
+    #[error("standard input is not a terminal\n  leave out --tty")]
+    NoTerminal { source: io::Error },
+    #[error("port {port} of this machine cannot be listened on\n  name another: LOCAL:PORT")]
+    Listen { port: u16, source: io::Error },
     #[error("the output could not be written")]
     Output { source: io::Error },
     #[error("the program could not be started up")]

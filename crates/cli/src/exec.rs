@@ -1,39 +1,76 @@
-//! `wharf exec`: a command in a running container, without a terminal.
+//! `wharf exec`: a command in a running container. `wharf attach`: the streams of its own program.
 
 use std::process::ExitCode;
 
-use wharf_cri_api::v1::ExecSyncRequest;
+use wharf_cri_api::v1::{AttachRequest, Container, ExecRequest, ExecSyncRequest};
 
-use crate::args::Exec;
+use crate::args::{Attach, Exec};
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::find::runs;
+use crate::find::{Listing, runs};
 use crate::output::{self, Stream};
 use crate::run::exit_code;
+use crate::stream::{self, Sends};
+use crate::terminal::Terminal;
 
 pub(crate) async fn exec(daemon: &mut Daemon, exec: Exec) -> Result<ExitCode, Error> {
     let listing = daemon.listing().await?;
-    let container = listing.container(&exec.name)?;
-    if !runs(container) {
-        return Err(Error::NotRunningYet {
-            name: exec.name,
-            state: crate::list::state_word(container.state()),
-            advice: "\n  see why: wharf ps --all, wharf logs".into(),
-        });
+    let id = running(&listing, &exec.name)?.id.clone();
+    if exec.timeout.is_some() {
+        return in_time(daemon, id, exec.command, exec.timeout).await;
     }
-    without_terminal(daemon, &container.id, exec.command, exec.timeout).await
+    let terminal = exec.tty.then(Terminal::raw).transpose()?;
+    let what = format!("running {:?}", exec.command.first().map_or("", String::as_str));
+    let request = ExecRequest {
+        container_id: id,
+        cmd: exec.command,
+        tty: exec.tty,
+        stdin: exec.interactive,
+        stdout: true,
+        stderr: !exec.tty,
+    };
+    let url = daemon.runtime.exec(request).await.map_err(Error::call(what))?.into_inner().url;
+    let sends = if exec.interactive { Sends::Input } else { Sends::Nothing };
+    stream::command(&url, sends, terminal).await
 }
 
-/// Waits for the command, and shows what it wrote when it has ended.
-async fn without_terminal(
+pub(crate) async fn attach(daemon: &mut Daemon, attach: Attach) -> Result<ExitCode, Error> {
+    let listing = daemon.listing().await?;
+    let id = running(&listing, &attach.name)?.id.clone();
+    let terminal = attach.tty.then(Terminal::raw).transpose()?;
+    let request = AttachRequest {
+        container_id: id,
+        stdin: !attach.no_stdin,
+        tty: attach.tty,
+        stdout: true,
+        stderr: !attach.tty,
+    };
+    let url = daemon.runtime.attach(request).await.map_err(Error::call("attaching"))?.into_inner().url;
+    let sends = if attach.no_stdin { Sends::Nothing } else { Sends::Input };
+    stream::command(&url, sends, terminal).await
+}
+
+fn running<'a>(listing: &'a Listing, name: &str) -> Result<&'a Container, Error> {
+    let container = listing.container(name)?;
+    if runs(container) {
+        return Ok(container);
+    }
+    Err(Error::NotRunningYet {
+        name: name.to_owned(),
+        state: crate::list::state_word(container.state()),
+        advice: "\n  see why: wharf ps --all, wharf logs".into(),
+    })
+}
+
+/// Waits for the command, which wharfd kills after its time, and shows what it wrote when it has ended.
+async fn in_time(
     daemon: &mut Daemon,
-    id: &str,
+    container_id: String,
     command: Vec<String>,
     timeout_s: Option<u32>,
 ) -> Result<ExitCode, Error> {
     let what = format!("running {:?}", command.first().map_or("", String::as_str));
-    let request =
-        ExecSyncRequest { container_id: id.to_owned(), cmd: command, timeout: timeout_s.unwrap_or(0).into() };
+    let request = ExecSyncRequest { container_id, cmd: command, timeout: timeout_s.unwrap_or(0).into() };
     let ended = daemon.runtime.exec_sync(request).await.map_err(Error::call(what))?.into_inner();
     output::bytes(Stream::Stdout, &ended.stdout)?;
     output::bytes(Stream::Stderr, &ended.stderr)?;

@@ -7,6 +7,7 @@ mod doctor;
 mod error;
 mod exec;
 mod find;
+mod forward;
 mod images;
 mod info;
 mod inspect;
@@ -19,6 +20,8 @@ mod remove;
 mod run;
 mod stats;
 mod stop;
+mod stream;
+mod terminal;
 mod time;
 mod units;
 mod wait;
@@ -63,6 +66,8 @@ async fn perform(arguments: Arguments) -> Result<ExitCode, Error> {
     match arguments.command {
         Command::Run(run) => return Box::pin(run::run(daemon, output, *run)).await,
         Command::Exec(exec) => return exec::exec(daemon, exec).await,
+        Command::Attach(attach) => return exec::attach(daemon, attach).await,
+        Command::Forward(forward) => forward::forward(daemon, forward).await?,
         Command::Stop(stop) => stop::stop(daemon, output, stop).await?,
         Command::Rm(rm) => remove::remove(daemon, output, rm).await?,
         Command::Ps(ps) => list::containers(daemon, output, ps).await?,

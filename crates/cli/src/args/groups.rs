@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::Arguments;
 
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Run something", &["run", "exec", "stop", "rm"]),
+    ("Run something", &["run", "exec", "attach", "forward", "stop", "rm"]),
     ("See what runs", &["ps", "pods", "logs", "stats", "inspect"]),
     ("Images", &["pull", "images", "rmi"]),
     ("This machine", &["info", "doctor"]),
@@ -17,7 +17,7 @@ Examples:
   wharf run --rm busybox echo hello            run a program and see what it says
   wharf run -d --name web -p 8080:80 nginx     run a server
   wharf logs -f web                            see what it writes
-  wharf exec web cat /etc/hostname             run a command in it
+  wharf exec -it web sh                        look around in it
   wharf rm -f web                              end it and remove it
 
 Pods, containers and images are named by their name, their id, or the beginning of an id;

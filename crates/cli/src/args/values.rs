@@ -31,6 +31,26 @@ impl FromStr for Socket {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Publish(pub(crate) PortMapping);
 
+/// A port of this machine and the port of a pod that it leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ports {
+    pub(crate) here: u16,
+    pub(crate) pod: u16,
+}
+
+impl FromStr for Ports {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (here, pod) = text.split_once(':').unwrap_or((text, text));
+        let number = |text: &str| text.parse::<u16>().map_err(|_bad| format!("{text:?} is not a port"));
+        match number(pod)? {
+            0 => Err("port 0 of a pod leads nowhere".to_owned()),
+            pod => Ok(Self { here: number(here)?, pod }),
+        }
+    }
+}
+
 impl FromStr for Publish {
     type Err = String;
 
@@ -225,6 +245,15 @@ mod tests {
         assert_eq!(port("[::1]:1:2/sctp"), ("::1".into(), 1, 2, Protocol::Sctp));
         for bad in ["80", "0:80", "80:65536", "a:80", "x:1:2", "1:2/icmp", ":80"] {
             assert!(bad.parse::<Publish>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn forwarded_ports_are_one_or_two() {
+        assert_eq!("80".parse(), Ok(Ports { here: 80, pod: 80 }));
+        assert_eq!("0:80".parse(), Ok(Ports { here: 0, pod: 80 }));
+        for bad in ["", "0", "8080:0", "x:80", "80:65536", "1:2:3"] {
+            assert!(bad.parse::<Ports>().is_err(), "{bad}");
         }
     }
 

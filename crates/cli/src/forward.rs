@@ -1,0 +1,83 @@
+//! `wharf forward`: connections to ports of this machine go into a pod.
+
+use std::net::Ipv4Addr;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
+use wharf_cri_api::v1::PortForwardRequest;
+
+use crate::args::{Forward, Ports};
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::{output, stream};
+
+const PROTOCOL: &str = "v4.channel.k8s.io";
+const DATA: u8 = 0;
+const ERROR: u8 = 1;
+/// Each channel begins with its port, in two bytes.
+const PORT_BYTES: usize = 2;
+
+/// Forwards until it is interrupted.
+pub(crate) async fn forward(daemon: &mut Daemon, forward: Forward) -> Result<(), Error> {
+    let pod = daemon.listing().await?.pod(&forward.name)?.id.clone();
+    for ports in forward.ports {
+        let here = (Ipv4Addr::LOCALHOST, ports.here);
+        let listener = TcpListener::bind(here).await;
+        let listener = listener.map_err(|source| Error::Listen { port: ports.here, source })?;
+        let bound = listener.local_addr().map_err(|source| Error::Listen { port: ports.here, source })?;
+        output::complain(&format!("{bound} goes to port {} of {}", ports.pod, forward.name));
+        tokio::spawn(accept(daemon.clone(), listener, pod.clone(), ports));
+    }
+    tokio::signal::ctrl_c().await.map_err(|source| Error::Runtime { source })
+}
+
+async fn accept(daemon: Daemon, listener: TcpListener, pod: String, ports: Ports) {
+    while let Ok((connection, _from)) = listener.accept().await {
+        let (daemon, pod) = (daemon.clone(), pod.clone());
+        tokio::spawn(async move {
+            if let Err(error) = carry(daemon, connection, pod, ports.pod).await {
+                output::complain(&wharf_types::chain(&error));
+            }
+        });
+    }
+}
+
+/// One connection, in a session of its own.
+async fn carry(mut daemon: Daemon, connection: TcpStream, pod: String, port: u16) -> Result<(), Error> {
+    let request = PortForwardRequest { pod_sandbox_id: pod, port: vec![port.into()] };
+    let url = daemon.runtime.port_forward(request).await.map_err(Error::call("forwarding"))?.into_inner().url;
+    let (mut sink, mut source) = stream::open(&url, PROTOCOL).await?.split();
+    let (mut reader, mut writer) = connection.into_split();
+    let mut buffer = vec![0; 32 * 1024];
+    let mut begun = [false; 2];
+    loop {
+        tokio::select! {
+            received = source.next() => match received.transpose().map_err(stream::broken)? {
+                Some(Message::Binary(bytes)) => {
+                    let Some((&channel @ (DATA | ERROR), bytes)) = bytes.split_first() else { continue };
+                    let Some(begun) = begun.get_mut(usize::from(channel)) else { continue };
+                    let skipped = if std::mem::replace(begun, true) { 0 } else { PORT_BYTES.min(bytes.len()) };
+                    let bytes = &bytes[skipped..];
+                    if channel == ERROR && !bytes.is_empty() {
+                        return Err(Error::Refused { message: String::from_utf8_lossy(bytes).into_owned() });
+                    }
+                    // Whoever connected may leave at any time.
+                    if writer.write_all(bytes).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Some(Message::Close(_)) | None => return Ok(()),
+                Some(_) => {}
+            },
+            read = reader.read(&mut buffer) => match read {
+                Ok(count @ 1..) => {
+                    let message = [&[DATA], &buffer[..count]].concat();
+                    sink.send(Message::Binary(message.into())).await.map_err(stream::broken)?;
+                }
+                Ok(0) | Err(_) => return Ok(()),
+            },
+        }
+    }
+}

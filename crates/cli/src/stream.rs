@@ -1,0 +1,171 @@
+//! Sessions of exec and attach: a WebSocket to the URL that wharfd gives, with a channel for each stream.
+
+use std::process::ExitCode;
+
+use futures_util::{SinkExt, StreamExt};
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
+use tokio_tungstenite::tungstenite::{self, Message};
+
+use crate::error::Error;
+use crate::output::{self, Stream};
+use crate::run::exit_code;
+use crate::terminal::{self, Input, Terminal};
+
+const COMMANDS: &str = "v5.channel.k8s.io";
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const STATUS: u8 = 3;
+const RESIZE: u8 = 4;
+/// What ends a channel, which is named behind it.
+const END: u8 = 255;
+
+/// A WebSocket.
+pub(crate) type Socket = WebSocketStream<TcpStream>;
+
+/// Connects to a URL of wharfd's.
+pub(crate) async fn open(url: &str, protocol: &'static str) -> Result<Socket, Error> {
+    let failed = |source| Error::Session { source };
+    let rest = url.strip_prefix("http://").ok_or_else(|| Error::Elsewhere { url: url.to_owned() })?;
+    let address = rest.split('/').next().unwrap_or(rest);
+    let mut request = format!("ws://{rest}").into_client_request().map_err(failed)?;
+    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    let tcp = TcpStream::connect(address).await.map_err(|error| failed(error.into()))?;
+    let (socket, _response) = tokio_tungstenite::client_async(request, tcp).await.map_err(failed)?;
+    Ok(socket)
+}
+
+/// Whether this process's input goes to the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sends {
+    Input,
+    Nothing,
+}
+
+/// Carries input and output until the command ends, or the person detaches; gives the command's code.
+pub(crate) async fn command(url: &str, sends: Sends, terminal: Option<Terminal>) -> Result<ExitCode, Error> {
+    let socket = open(url, COMMANDS).await?;
+    let (mut sink, mut source) = socket.split();
+    let mut input = match sends {
+        Sends::Input => Some(Input::start()),
+        Sends::Nothing => None,
+    };
+    let mut sizes = terminal.as_ref().map(|_| terminal::sizes()).transpose()?;
+    let mut status = Vec::new();
+    loop {
+        let message = tokio::select! {
+            received = source.next() => match received {
+                Some(Ok(message)) => {
+                    if take(message, &mut status)? { break } else { continue }
+                }
+                Some(Err(source)) => return Err(Error::Session { source }),
+                None => break,
+            },
+            bytes = terminal::next(&mut input) => match bytes {
+                Some(bytes) if terminal.is_some() && terminal::detaches(&bytes) => return Ok(ExitCode::SUCCESS),
+                Some(bytes) => channel(STDIN, &bytes),
+                None => {
+                    input = None;
+                    channel(END, &[STDIN])
+                }
+            },
+            Some(size) = terminal::next_size(&mut sizes) => channel(RESIZE, size.as_bytes()),
+        };
+        sink.send(message).await.map_err(|source| Error::Session { source })?;
+    }
+    // Before anything is said: the person's terminal is as it was again.
+    drop(terminal);
+    ended(&status)
+}
+
+fn channel(number: u8, bytes: &[u8]) -> Message {
+    Message::Binary([&[number], bytes].concat().into())
+}
+
+/// Shows what came; `true` when it was the last.
+fn take(message: Message, status: &mut Vec<u8>) -> Result<bool, Error> {
+    match message {
+        Message::Binary(bytes) => match bytes.split_first() {
+            Some((&STDOUT, bytes)) => output::bytes(Stream::Stdout, bytes)?,
+            Some((&STDERR, bytes)) => output::bytes(Stream::Stderr, bytes)?,
+            Some((&STATUS, bytes)) => status.extend_from_slice(bytes),
+            _ => {}
+        },
+        Message::Close(_) => return Ok(true),
+        _ => {}
+    }
+    Ok(false)
+}
+
+/// How a command ended, as Kubernetes writes it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Status {
+    status: String,
+    message: String,
+    details: Details,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Details {
+    causes: Vec<Cause>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Cause {
+    reason: String,
+    message: String,
+}
+
+fn ended(status: &[u8]) -> Result<ExitCode, Error> {
+    let status: Status =
+        serde_json::from_slice(status).map_err(|_cut| Error::Incomplete { what: "how the command ended" })?;
+    if status.status == "Success" {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let code = status.details.causes.iter().find(|cause| cause.reason == "ExitCode");
+    match code.and_then(|cause| cause.message.parse().ok()) {
+        Some(code) => Ok(exit_code(code)),
+        None => Err(Error::Refused { message: status.message }),
+    }
+}
+
+/// A failed session's cause, whoever opened it.
+pub(crate) fn broken(source: tungstenite::Error) -> Error {
+    Error::Session { source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_tells_the_code() {
+        let code = |text: &str| {
+            ended(text.as_bytes()).map(|code| format!("{code:?}")).map_err(|error| error.to_string())
+        };
+        assert_eq!(code(r#"{"status":"Success"}"#), Ok(format!("{:?}", ExitCode::SUCCESS)));
+        let failed = r#"{"status":"Failure","details":{"causes":[{"reason":"ExitCode","message":"3"}]}}"#;
+        assert_eq!(code(failed), Ok(format!("{:?}", ExitCode::from(3))));
+        let refused = code(r#"{"status":"Failure","message":"no such file"}"#).unwrap_err();
+        assert!(refused.contains("no such file"), "{refused}");
+        assert!(code("").is_err());
+    }
+
+    #[test]
+    fn only_the_last_message_ends_the_session() {
+        let mut status = Vec::new();
+        assert!(!take(channel(STATUS, b"{"), &mut status).unwrap());
+        assert!(!take(channel(STATUS, b"}"), &mut status).unwrap());
+        assert!(!take(Message::Binary(Vec::new().into()), &mut status).unwrap());
+        assert!(take(Message::Close(None), &mut status).unwrap());
+        assert_eq!(status, b"{}");
+    }
+}

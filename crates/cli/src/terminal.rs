@@ -1,0 +1,102 @@
+//! The person's terminal: raw while a session has it, and as it was afterwards; and the input, read by a thread of its
+//! own, because a read of a terminal cannot be called off.
+
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::error::Error;
+
+/// Control-P, Control-Q.
+const DETACH: [u8; 2] = [0x10, 0x11];
+
+/// A terminal in raw mode; dropped, it is as it was.
+#[derive(Debug)]
+pub(crate) struct Terminal(Termios);
+
+impl Terminal {
+    /// Makes the terminal of standard input raw: every key goes to the command.
+    pub(crate) fn raw() -> Result<Self, Error> {
+        let not_one = |errno: nix::Error| Error::NoTerminal { source: errno.into() };
+        let before = tcgetattr(io::stdin()).map_err(not_one)?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw).map_err(not_one)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no care.
+        tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, &self.0).unwrap_or_default();
+    }
+}
+
+/// Whether these keys mean to leave the command alone.
+pub(crate) fn detaches(keys: &[u8]) -> bool {
+    keys.windows(DETACH.len()).any(|keys| keys == DETACH)
+}
+
+/// Standard input, piece by piece.
+#[derive(Debug)]
+pub(crate) struct Input(mpsc::Receiver<Vec<u8>>);
+
+impl Input {
+    pub(crate) fn start() -> Self {
+        let (sender, receiver) = mpsc::channel(4);
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 32 * 1024];
+            while let Ok(count @ 1..) = io::stdin().read(&mut buffer) {
+                if sender.blocking_send(buffer[..count].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self(receiver)
+    }
+}
+
+/// The next piece, `None` at the end; never if there is no input.
+pub(crate) async fn next(input: &mut Option<Input>) -> Option<Vec<u8>> {
+    match input {
+        Some(input) => input.0.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The sizes that a terminal has, the first at once.
+#[derive(Debug)]
+pub(crate) struct Sizes {
+    changed: Signal,
+    is_first: bool,
+}
+
+pub(crate) fn sizes() -> Result<Sizes, Error> {
+    let changed = signal(SignalKind::window_change()).map_err(|source| Error::Runtime { source })?;
+    Ok(Sizes { changed, is_first: true })
+}
+
+/// The next size as the session's message; never without a terminal.
+pub(crate) async fn next_size(sizes: &mut Option<Sizes>) -> Option<String> {
+    let Some(sizes) = sizes else { return std::future::pending().await };
+    if !std::mem::take(&mut sizes.is_first) {
+        sizes.changed.recv().await?;
+    }
+    let (height, width) = console::Term::stdout().size_checked()?;
+    Some(format!("{{\"Width\":{width},\"Height\":{height}}}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_keys_in_a_row_detach() {
+        assert!(detaches(b"ab\x10\x11") && detaches(b"\x10\x11"));
+        assert!(!detaches(b"\x10") && !detaches(b"\x11\x10") && !detaches(b"") && !detaches(b"\x10a\x11"));
+    }
+}
