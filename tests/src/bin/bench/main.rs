@@ -11,6 +11,7 @@ mod logs;
 mod memory;
 mod pods;
 mod results;
+mod streams;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -45,6 +46,12 @@ pub(crate) struct Options {
     /// Calls of each list.
     #[arg(long, default_value_t = 20)]
     lists: usize,
+    /// Commands executed for a client that holds the streams.
+    #[arg(long, default_value_t = 100)]
+    execs: usize,
+    /// MiB that such a command writes.
+    #[arg(long, default_value_t = 1024)]
+    output: u64,
     /// Pulls of the large image.
     #[arg(long, default_value_t = 5)]
     pulls: usize,
@@ -86,6 +93,8 @@ async fn measure(options: &Options, runtimes: &[Runtime]) -> anyhow::Result<Resu
     }
     progress("a crowd of pods")?;
     crowd::measure(options, runtimes, &mut results).await?;
+    progress("execs")?;
+    streams::measure(options, runtimes, &mut results).await?;
     progress("pulls")?;
     images::pulls(options.pulls, runtimes, &mut results).await?;
     progress("logs")?;
@@ -96,12 +105,14 @@ async fn measure(options: &Options, runtimes: &[Runtime]) -> anyhow::Result<Resu
 /// What "many" is in the table, and how many samples it rests on.
 fn counts(options: &Options) -> String {
     format!(
-        "{} pods one by one; {} at once, {} times; {} in lists, {} times; {} pulls; {} lines logged, {} times.",
+        "{} pods one by one; {} at once, {} times; {} in lists, {} times; {} execs; {} MiB of output; {} pulls; {} lines logged, {} times.",
         options.pods,
         options.burst,
         options.bursts,
         options.crowd,
         options.lists,
+        options.execs,
+        options.output,
         options.pulls,
         options.lines,
         options.floods,

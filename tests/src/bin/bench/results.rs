@@ -16,6 +16,8 @@ pub(crate) enum Unit {
     KiB,
     /// Thousand lines a second: more is better.
     KLines,
+    /// Megabytes a second: more is better.
+    MBs,
     /// Megabytes that went over the network: told, not judged.
     Megabytes,
 }
@@ -26,6 +28,7 @@ impl Unit {
             Self::Ms => "ms",
             Self::KiB => "KiB",
             Self::KLines => "k lines/s",
+            Self::MBs => "MB/s",
             Self::Megabytes => "MB",
         }
     }
@@ -34,7 +37,7 @@ impl Unit {
     fn gain(self, ours: f64, theirs: f64) -> Option<f64> {
         match self {
             Self::Ms | Self::KiB => (ours > 0.0).then(|| theirs / ours),
-            Self::KLines => (theirs > 0.0).then(|| ours / theirs),
+            Self::KLines | Self::MBs => (theirs > 0.0).then(|| ours / theirs),
             Self::Megabytes => None,
         }
     }
