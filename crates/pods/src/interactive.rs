@@ -13,9 +13,9 @@ use crate::exec::{Streams, pipe};
 use crate::waiters;
 
 const ATTACH: &str = "attach";
-/// How much output an attached client may be behind; past that it gets no more. The kernel may
-/// give less.
-const ATTACH_PIPE_BYTES: i32 = 1 << 20;
+/// How much output may wait for a client. An attached one that is further behind gets no more, a command waits. The
+/// kernel may give less.
+const PIPE_BYTES: i32 = 1 << 20;
 
 /// Which streams a client wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,8 @@ impl Engine {
             return self.exec_on_terminal(id, command, wanted).await;
         }
         let input = wanted.stdin.then(input_pipe).transpose()?;
-        let (out, err) = (wanted.stdout.then(pipe).transpose()?, wanted.stderr.then(pipe).transpose()?);
+        let out = wanted.stdout.then(wide_pipe).transpose()?;
+        let err = wanted.stderr.then(wide_pipe).transpose()?;
         let null = null()?;
         let theirs = [
             input.as_ref().map_or(null.as_fd(), |(read, _)| read.as_fd()),
@@ -148,7 +149,7 @@ impl Engine {
 fn fell_behind() -> Error {
     Error::Stage {
         stage: ATTACH,
-        message: format!("the client was more than {ATTACH_PIPE_BYTES} bytes behind the container's output"),
+        message: format!("the client was more than {PIPE_BYTES} bytes behind the container's output"),
         kind: ErrorKind::ResourceExhausted,
     }
 }
@@ -171,7 +172,7 @@ fn input_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
 /// A pipe that holds more than others.
 fn wide_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
     let (read, write) = pipe()?;
-    // Where it stays narrow, a slow client only falls behind sooner.
-    fcntl(&read, FcntlArg::F_SETPIPE_SZ(ATTACH_PIPE_BYTES)).unwrap_or_default();
+    // Where it stays narrow, output only waits sooner.
+    fcntl(&read, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).unwrap_or_default();
     Ok((read, write))
 }
