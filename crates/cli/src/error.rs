@@ -42,7 +42,10 @@ pub(crate) enum Error {
     #[error("the daemon's answer lacks {what}: are wharf and wharfd of one version? `wharf doctor` tells")]
     Incomplete { what: &'static str },
     #[error("the session with the container broke")]
-    Session { source: tokio_tungstenite::tungstenite::Error },
+    Session {
+        #[from]
+        source: tokio_tungstenite::tungstenite::Error,
+    },
     #[error("{message}")]
     Refused { message: String },
     #[error("{url} is not of this machine's own wharfd: use crictl or kubectl for it")]

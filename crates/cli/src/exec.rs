@@ -16,11 +16,11 @@ use crate::terminal::Terminal;
 pub(crate) async fn exec(daemon: &mut Daemon, exec: Exec) -> Result<ExitCode, Error> {
     let listing = daemon.listing().await?;
     let id = running(&listing, &exec.name)?.id.clone();
-    if exec.timeout.is_some() {
-        return in_time(daemon, id, exec.command, exec.timeout).await;
+    if let Some(timeout_s) = exec.timeout {
+        return in_time(daemon, id, exec.command, timeout_s).await;
     }
     let terminal = exec.tty.then(Terminal::raw).transpose()?;
-    let what = format!("running {:?}", exec.command.first().map_or("", String::as_str));
+    let what = call_name(&exec.command);
     let request = ExecRequest {
         container_id: id,
         cmd: exec.command,
@@ -50,6 +50,11 @@ pub(crate) async fn attach(daemon: &mut Daemon, attach: Attach) -> Result<ExitCo
     stream::command(&url, sends, terminal).await
 }
 
+/// What an error calls the run of a command.
+fn call_name(command: &[String]) -> String {
+    format!("running {:?}", command.first().map_or("", String::as_str))
+}
+
 fn running<'a>(listing: &'a Listing, name: &str) -> Result<&'a Container, Error> {
     let container = listing.container(name)?;
     if runs(container) {
@@ -67,10 +72,10 @@ async fn in_time(
     daemon: &mut Daemon,
     container_id: String,
     command: Vec<String>,
-    timeout_s: Option<u32>,
+    timeout_s: u32,
 ) -> Result<ExitCode, Error> {
-    let what = format!("running {:?}", command.first().map_or("", String::as_str));
-    let request = ExecSyncRequest { container_id, cmd: command, timeout: timeout_s.unwrap_or(0).into() };
+    let what = call_name(&command);
+    let request = ExecSyncRequest { container_id, cmd: command, timeout: timeout_s.into() };
     let ended = daemon.runtime.exec_sync(request).await.map_err(Error::call(what))?.into_inner();
     output::bytes(Stream::Stdout, &ended.stdout)?;
     output::bytes(Stream::Stderr, &ended.stderr)?;

@@ -54,7 +54,7 @@ async fn carry(mut daemon: Daemon, connection: TcpStream, pod: String, port: u16
     let mut begun = [false; 2];
     loop {
         tokio::select! {
-            received = source.next() => match received.transpose().map_err(stream::broken)? {
+            received = source.next() => match received.transpose()? {
                 Some(Message::Binary(bytes)) => {
                     let Some((&channel @ (DATA | ERROR), bytes)) = bytes.split_first() else { continue };
                     let Some(begun) = begun.get_mut(usize::from(channel)) else { continue };
@@ -74,7 +74,7 @@ async fn carry(mut daemon: Daemon, connection: TcpStream, pod: String, port: u16
             read = reader.read(&mut buffer) => match read {
                 Ok(count @ 1..) => {
                     let message = [&[DATA], &buffer[..count]].concat();
-                    sink.send(Message::Binary(message.into())).await.map_err(stream::broken)?;
+                    sink.send(Message::Binary(message.into())).await?;
                 }
                 Ok(0) | Err(_) => return Ok(()),
             },

@@ -30,13 +30,12 @@ pub(crate) type Socket = WebSocketStream<TcpStream>;
 
 /// Connects to a URL of wharfd's.
 pub(crate) async fn open(url: &str, protocol: &'static str) -> Result<Socket, Error> {
-    let failed = |source| Error::Session { source };
     let rest = url.strip_prefix("http://").ok_or_else(|| Error::Elsewhere { url: url.to_owned() })?;
     let address = rest.split('/').next().unwrap_or(rest);
-    let mut request = format!("ws://{rest}").into_client_request().map_err(failed)?;
+    let mut request = format!("ws://{rest}").into_client_request()?;
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
-    let tcp = TcpStream::connect(address).await.map_err(|error| failed(error.into()))?;
-    let (socket, _response) = tokio_tungstenite::client_async(request, tcp).await.map_err(failed)?;
+    let tcp = TcpStream::connect(address).await.map_err(tungstenite::Error::from)?;
+    let (socket, _response) = tokio_tungstenite::client_async(request, tcp).await?;
     Ok(socket)
 }
 
@@ -59,11 +58,10 @@ pub(crate) async fn command(url: &str, sends: Sends, terminal: Option<Terminal>)
     let mut status = Vec::new();
     loop {
         let message = tokio::select! {
-            received = source.next() => match received {
-                Some(Ok(message)) => {
+            received = source.next() => match received.transpose()? {
+                Some(message) => {
                     if take(message, &mut status)? { break } else { continue }
                 }
-                Some(Err(source)) => return Err(Error::Session { source }),
                 None => break,
             },
             bytes = terminal::next(&mut input) => match bytes {
@@ -76,7 +74,7 @@ pub(crate) async fn command(url: &str, sends: Sends, terminal: Option<Terminal>)
             },
             Some(size) = terminal::next_size(&mut sizes) => channel(RESIZE, size.as_bytes()),
         };
-        sink.send(message).await.map_err(|source| Error::Session { source })?;
+        sink.send(message).await?;
     }
     // Before anything is said: the person's terminal is as it was again.
     drop(terminal);
@@ -135,11 +133,6 @@ fn ended(status: &[u8]) -> Result<ExitCode, Error> {
         Some(code) => Ok(exit_code(code)),
         None => Err(Error::Refused { message: status.message }),
     }
-}
-
-/// A failed session's cause, whoever opened it.
-pub(crate) fn broken(source: tungstenite::Error) -> Error {
-    Error::Session { source }
 }
 
 #[cfg(test)]

@@ -40,7 +40,8 @@ pub(crate) fn batches<T: Clone>(items: Vec<T>) -> impl Iterator<Item = Vec<T>> {
 }
 
 impl Runtime {
-    /// Makes the service; `urls` are those of the streaming server, `config` is the daemon's configuration as JSON, shown by a verbose Status.
+    /// Makes the service; `urls` are those of the streaming server, `config` is the daemon's configuration as JSON,
+    /// shown by a verbose Status.
     #[must_use]
     pub fn new(
         engine: Arc<Engine>,
@@ -86,9 +87,7 @@ impl Runtime {
 
     async fn pod_metrics(&self) -> Result<Vec<PodSandboxMetrics>, Status> {
         let engine = Arc::clone(&self.engine);
-        let gathered = tokio::task::spawn_blocking(move || {
-            engine.pods().iter().map(|pod| pods::pod_metrics(&engine, pod)).collect()
-        });
+        let gathered = tokio::task::spawn_blocking(move || pods::metrics(&engine));
         gathered.await.map_err(|panicked| Status::internal(panicked.to_string()))
     }
 

@@ -7,9 +7,9 @@ use tonic::Status;
 use wharf_cri_api::v1::{AttachRequest, ExecRequest, PortForwardRequest};
 use wharf_pods::{Engine, Interactive};
 use wharf_streaming::{
-    AttachGrant, Backend, BackendError, ExecGrant, PortForwardGrant, Resize, Session, Size, Urls, Wanted,
+    AttachGrant, Backend, BackendError, ExecGrant, PortForwardGrant, Resize, Session, Size, Urls,
 };
-use wharf_types::PodId;
+use wharf_types::{PodId, Wanted};
 
 use crate::status;
 
@@ -27,13 +27,12 @@ impl Streams {
 
 impl Backend for Streams {
     async fn exec(&self, grant: ExecGrant) -> Result<Session, BackendError> {
-        let wanted = of_pods(grant.wanted);
-        let started = self.0.exec(grant.container.as_str(), grant.command, wanted).await?;
+        let started = self.0.exec(grant.container.as_str(), grant.command, grant.wanted).await?;
         Ok(session(started))
     }
 
     async fn attach(&self, grant: AttachGrant) -> Result<Session, BackendError> {
-        let attached = self.0.attach(grant.container.as_str(), of_pods(grant.wanted)).await?;
+        let attached = self.0.attach(grant.container.as_str(), grant.wanted).await?;
         Ok(session(attached))
     }
 
@@ -41,11 +40,6 @@ impl Backend for Streams {
         let connected = self.0.connect_port(pod.as_str(), port).await?;
         Ok(connected.into_std()?.into())
     }
-}
-
-fn of_pods(wanted: Wanted) -> wharf_pods::Wanted {
-    let Wanted { stdin, stdout, stderr, terminal } = wanted;
-    wharf_pods::Wanted { stdin, stdout, stderr, terminal }
 }
 
 fn session(process: Interactive) -> Session {

@@ -12,19 +12,17 @@ use crate::config::{Log, LogFormat};
 /// Starts the log of this process.
 pub(crate) fn start(config: &Log) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.level).context("log.level")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let to_stderr = tracing_subscriber::fmt().with_writer(std::io::stderr);
     match config.format {
-        LogFormat::Text => log.with_ansi(false).init(),
-        LogFormat::Json => log.json().init(),
-        LogFormat::Journald => journald(&config.level)?,
-        LogFormat::Auto if leads_to_journal() => journald(&config.level)?,
-        LogFormat::Auto => log.with_ansi(false).init(),
+        LogFormat::Journald => journald(filter)?,
+        LogFormat::Auto if leads_to_journal() => journald(filter)?,
+        LogFormat::Json => to_stderr.with_env_filter(filter).json().init(),
+        LogFormat::Auto | LogFormat::Text => to_stderr.with_env_filter(filter).with_ansi(false).init(),
     }
     Ok(())
 }
 
-fn journald(level: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(level).context("log.level")?;
+fn journald(filter: EnvFilter) -> anyhow::Result<()> {
     let journal = tracing_journald::layer().context("opening systemd's journal")?;
     let journal = journal.with_syslog_identifier("wharfd".to_owned());
     tracing_subscriber::registry().with(filter).with(journal).init();

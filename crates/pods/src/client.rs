@@ -96,11 +96,7 @@ impl Client {
                 Err(Error::Stage { stage, message: failure.message, kind })
             }
             Ok(answer) => Ok(answer),
-            Err(_gone) => Err(Error::Stage {
-                stage,
-                message: "the pod's supervisor is gone".to_owned(),
-                kind: ErrorKind::Unavailable,
-            }),
+            Err(_gone) => Err(Error::supervisor_gone(stage)),
         }
     }
 

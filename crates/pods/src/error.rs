@@ -59,6 +59,15 @@ impl Error {
         Self::Invalid { field, problem: problem.to_string() }
     }
 
+    /// A call was under way when the pod's supervisor ended.
+    pub(crate) fn supervisor_gone(stage: &'static str) -> Self {
+        Self::Stage {
+            stage,
+            message: "the pod's supervisor is gone".to_owned(),
+            kind: ErrorKind::Unavailable,
+        }
+    }
+
     pub(crate) fn internal(stage: &'static str, error: impl std::error::Error) -> Self {
         Self::Stage { stage, message: chain(&error), kind: ErrorKind::Internal }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use tokio::sync::oneshot;
-use wharf_types::{ContainerId, ErrorKind, Exit};
+use wharf_types::{ContainerId, Exit};
 use wharf_wire::v1::request;
 
 use crate::client::Client;
@@ -37,11 +37,7 @@ impl Running {
     pub(crate) async fn ended(&mut self) -> Result<Exit, Error> {
         let exit = (&mut self.exit).await;
         self.state = Life::Over;
-        exit.map_err(|_gone| Error::Stage {
-            stage: STAGE,
-            message: "the pod's supervisor is gone".to_owned(),
-            kind: ErrorKind::Unavailable,
-        })
+        exit.map_err(|_gone| Error::supervisor_gone(STAGE))
     }
 
     /// Kills it and all that it started.

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use wharf_types::{ErrorKind, Exit};
+use wharf_types::{ErrorKind, Exit, Wanted};
 use wharf_wire::v1::request;
 
 use crate::engine::Engine;
@@ -16,20 +16,6 @@ const ATTACH: &str = "attach";
 /// How much output may wait for a client. An attached one that is further behind gets no more, a command waits. The
 /// kernel may give less.
 const PIPE_BYTES: i32 = 1 << 20;
-
-/// Which streams a client wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "wanted independently, as in the CRI's requests")]
-pub struct Wanted {
-    /// To write input.
-    pub stdin: bool,
-    /// To read output.
-    pub stdout: bool,
-    /// To read errors, apart from output.
-    pub stderr: bool,
-    /// To do so at a terminal, which carries both outputs.
-    pub terminal: bool,
-}
 
 /// The streams of a running process, and its end. Dropped, an executed command is killed and an attached client leaves.
 pub struct Interactive {

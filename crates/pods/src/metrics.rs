@@ -15,7 +15,7 @@ use wharf_cri_api::v1::{
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::pod::Pod;
-use reading::Reading;
+use reading::{Disk, Reading};
 
 /// What every sample is labelled with, before the labels of its family.
 const BASE_KEYS: [&str; 5] = ["pod", "namespace", "container", "id", "image"];
@@ -67,59 +67,72 @@ impl<R> Family<R> {
     }
 }
 
-fn is_met(needs: Needs, cgroups: &Cgroups) -> bool {
-    match needs {
+/// The families of containers that this node has samples for.
+fn of_containers(cgroups: &Cgroups) -> Vec<&'static Family<Reading>> {
+    let pressure = cgroups.version() != Version::V1 && std::path::Path::new("/proc/pressure").exists();
+    let huge_pages = cgroups.controllers().contains(&Controller::Hugetlb);
+    let is_met = |family: &&Family<Reading>| match family.needs {
         Needs::Nothing => true,
-        Needs::Pressure => {
-            cgroups.version() != Version::V1 && std::path::Path::new("/proc/pressure").exists()
-        }
-        Needs::HugePages => cgroups.controllers().contains(&Controller::Hugetlb),
-    }
+        Needs::Pressure => pressure,
+        Needs::HugePages => huge_pages,
+    };
+    table::FAMILIES.iter().filter(is_met).collect()
 }
 
 /// What samples there can be on this node.
 #[must_use]
 pub fn metric_descriptors(engine: &Engine) -> Vec<MetricDescriptor> {
-    let cgroups = &engine.parts.cgroups;
-    let of_containers = table::FAMILIES.iter().filter(|family| is_met(family.needs, cgroups));
-    of_containers.map(Family::descriptor).chain(interfaces::FAMILIES.iter().map(Family::descriptor)).collect()
+    let containers = of_containers(&engine.parts.cgroups);
+    let of_containers = containers.into_iter().map(Family::descriptor);
+    of_containers.chain(interfaces::FAMILIES.iter().map(Family::descriptor)).collect()
 }
 
-/// The samples of a pod and of its running containers, gathered now; blocking, as it looks at every process.
+/// The samples of every pod and of its running containers, gathered now; blocking, as it looks at every process.
 #[must_use]
-pub fn pod_metrics(engine: &Engine, pod: &Pod) -> PodSandboxMetrics {
-    let now = wharf_sys::clock::now_ns();
-    let base = labels(pod, "", pod.id.as_str(), "");
-    let read = pod.network_stats().as_ref().and_then(|socket| socket.read().ok()).unwrap_or_default();
-    let metrics = read.iter().flat_map(|interface| {
-        interfaces::FAMILIES.iter().flat_map(|family| family.metrics(&base, now, interface))
-    });
-    PodSandboxMetrics {
-        pod_sandbox_id: pod.id.to_string(),
-        metrics: metrics.collect(),
-        container_metrics: pod
-            .containers()
-            .iter()
-            .filter_map(|container| container_metrics(engine, pod, container, now))
-            .collect(),
-    }
+pub fn metrics(engine: &Engine) -> Vec<PodSandboxMetrics> {
+    let gathering = Gathering {
+        engine,
+        families: of_containers(&engine.parts.cgroups),
+        disk: Disk::of(engine.parts.layout.root()),
+        now_ns: wharf_sys::clock::now_ns(),
+    };
+    engine.pods().iter().map(|pod| gathering.pod(pod)).collect()
 }
 
-fn container_metrics(
-    engine: &Engine,
-    pod: &Pod,
-    container: &Container,
-    now: i64,
-) -> Option<ContainerMetrics> {
-    let reading = Reading::take(engine, container, now)?;
-    let record = container.record();
-    let name = record.config.metadata.map(|metadata| metadata.name).unwrap_or_default();
-    let base = labels(pod, &name, container.id.as_str(), &record.image_ref);
-    let families = table::FAMILIES.iter().filter(|family| is_met(family.needs, &engine.parts.cgroups));
-    Some(ContainerMetrics {
-        container_id: container.id.to_string(),
-        metrics: families.flat_map(|family| family.metrics(&base, now, &reading)).collect(),
-    })
+/// What is the same for all pods of one answer.
+struct Gathering<'a> {
+    engine: &'a Engine,
+    families: Vec<&'static Family<Reading>>,
+    disk: Option<Disk>,
+    now_ns: i64,
+}
+
+impl Gathering<'_> {
+    fn pod(&self, pod: &Pod) -> PodSandboxMetrics {
+        let base = labels(pod, "", pod.id.as_str(), "");
+        let read = pod.network_stats().as_ref().and_then(|socket| socket.read().ok()).unwrap_or_default();
+        let metrics = read.iter().flat_map(|interface| {
+            interfaces::FAMILIES.iter().flat_map(|family| family.metrics(&base, self.now_ns, interface))
+        });
+        let containers = pod.containers();
+        PodSandboxMetrics {
+            pod_sandbox_id: pod.id.to_string(),
+            metrics: metrics.collect(),
+            container_metrics: containers
+                .iter()
+                .filter_map(|container| self.container(pod, container))
+                .collect(),
+        }
+    }
+
+    fn container(&self, pod: &Pod, container: &Container) -> Option<ContainerMetrics> {
+        let reading = Reading::take(self.engine, container, self.disk.clone(), self.now_ns)?;
+        let record = container.record();
+        let name = record.config.metadata.map(|metadata| metadata.name).unwrap_or_default();
+        let base = labels(pod, &name, container.id.as_str(), &record.image_ref);
+        let metrics = self.families.iter().flat_map(|family| family.metrics(&base, self.now_ns, &reading));
+        Some(ContainerMetrics { container_id: container.id.to_string(), metrics: metrics.collect() })
+    }
 }
 
 fn labels(pod: &Pod, container: &str, id: &str, image: &str) -> [String; 5] {

@@ -11,8 +11,8 @@ use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Instant;
 
-use wharf_streaming::{AttachGrant, Backend, BackendError, Config, ExecGrant, Server, Session, Wanted};
-use wharf_types::{ContainerId, Exit, PodId};
+use wharf_streaming::{AttachGrant, Backend, BackendError, Config, ExecGrant, Server, Session};
+use wharf_types::{ContainerId, Exit, PodId, Wanted};
 
 /// How much the process writes, in bytes.
 const TOTAL: usize = 8 << 30;

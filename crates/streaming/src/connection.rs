@@ -10,11 +10,12 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use wharf_types::Wanted;
 use wharf_types::chain;
 
 use crate::backend::{Backend, BackendError, Session};
 use crate::error::SessionError;
-use crate::grant::{Grant, PortForwardGrant, Wanted};
+use crate::grant::{Grant, PortForwardGrant};
 use crate::head::{self, Head, Refusal};
 use crate::remote_command;
 use crate::server::Config;

@@ -1,43 +1,11 @@
 //! What a URL stands for. It is settled by the RPC that asked for the URL; nothing a client says over HTTP widens it.
 
-use wharf_types::{ContainerId, PodId};
+use wharf_types::{ContainerId, PodId, Wanted};
 
 use crate::error::Error;
 
 /// How many ports may be named: each has two of the 256 channels of a WebSocket.
 const PORTS_LIMIT: usize = 128;
-
-/// The streams of an exec or attach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "the four flags of the CRI's requests, independent of each other"
-)]
-pub struct Wanted {
-    /// The client sends input.
-    pub stdin: bool,
-    /// The client reads output.
-    pub stdout: bool,
-    /// The client reads errors apart from output.
-    pub stderr: bool,
-    /// The process has a terminal, whose size the client tells.
-    pub terminal: bool,
-}
-
-impl Wanted {
-    /// Checks the flags as the CRI demands: at least one stream, and no stderr beside a terminal.
-    fn check(self) -> Result<(), Error> {
-        if self.terminal && self.stderr {
-            return Err(Error::Invalid {
-                problem: "a terminal has no stderr of its own: ask for tty or for stderr",
-            });
-        }
-        if !(self.stdin || self.stdout || self.stderr) {
-            return Err(Error::Invalid { problem: "ask for at least one of stdin, stdout and stderr" });
-        }
-        Ok(())
-    }
-}
 
 /// A command to be run in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,13 +56,26 @@ impl Grant {
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         match self {
-            Self::Exec(ExecGrant { wanted, .. }) | Self::Attach(AttachGrant { wanted, .. }) => wanted.check(),
+            Self::Exec(ExecGrant { wanted, .. }) | Self::Attach(AttachGrant { wanted, .. }) => check(*wanted),
             Self::PortForward(grant) if grant.ports.len() > PORTS_LIMIT => {
                 Err(Error::Invalid { problem: "ask for at most 128 ports" })
             }
             Self::PortForward(_) => Ok(()),
         }
     }
+}
+
+/// Checks the flags as the CRI demands: at least one stream, and no stderr beside a terminal.
+fn check(wanted: Wanted) -> Result<(), Error> {
+    if wanted.terminal && wanted.stderr {
+        return Err(Error::Invalid {
+            problem: "a terminal has no stderr of its own: ask for tty or for stderr",
+        });
+    }
+    if !(wanted.stdin || wanted.stdout || wanted.stderr) {
+        return Err(Error::Invalid { problem: "ask for at least one of stdin, stdout and stderr" });
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -104,11 +85,11 @@ mod tests {
     #[test]
     fn flags_are_those_the_cri_allows() {
         let none = Wanted { stdin: false, stdout: false, stderr: false, terminal: false };
-        assert!(none.check().is_err());
-        assert!(Wanted { terminal: true, ..none }.check().is_err());
-        assert!(Wanted { terminal: true, stdout: true, stderr: true, ..none }.check().is_err());
-        assert!(Wanted { terminal: true, stdout: true, ..none }.check().is_ok());
-        assert!(Wanted { stdin: true, ..none }.check().is_ok());
+        assert!(check(none).is_err());
+        assert!(check(Wanted { terminal: true, ..none }).is_err());
+        assert!(check(Wanted { terminal: true, stdout: true, stderr: true, ..none }).is_err());
+        assert!(check(Wanted { terminal: true, stdout: true, ..none }).is_ok());
+        assert!(check(Wanted { stdin: true, ..none }).is_ok());
     }
 
     #[test]

@@ -37,6 +37,6 @@ mod wire;
 
 pub use backend::{Backend, BackendError, Resize, Session, Size};
 pub use error::Error;
-pub use grant::{AttachGrant, ExecGrant, PortForwardGrant, Wanted};
+pub use grant::{AttachGrant, ExecGrant, PortForwardGrant};
 pub use server::{Config, Server, Urls};
 pub use tls::{TlsError, TlsFiles};

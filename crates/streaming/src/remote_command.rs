@@ -12,13 +12,12 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use wharf_types::chain;
+use wharf_types::{Wanted, chain};
 
 use crate::backend::{BackendError, Resize, Session, Size};
 use crate::channel::{Inbound, Outbound};
 use crate::descriptor::Descriptor;
 use crate::error::SessionError;
-use crate::grant::Wanted;
 use crate::pump;
 use crate::resize;
 use crate::spdy;

@@ -11,6 +11,7 @@ mod path;
 mod protected;
 mod reference;
 mod untrusted;
+mod wanted;
 
 pub use chain::chain;
 pub use digest::{Digest, DigestError};
@@ -21,3 +22,4 @@ pub use path::{ContainerPath, HostPath, PathError};
 pub use protected::{MASKED_PATHS, READONLY_PATHS};
 pub use reference::{Reference, ReferenceError};
 pub use untrusted::{Field, Untrusted};
+pub use wanted::Wanted;

@@ -35,7 +35,7 @@ pub(super) struct Processes {
 }
 
 /// The file system that writable layers are on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Disk {
     pub(super) device: String,
     pub(super) bytes: u64,
@@ -45,7 +45,12 @@ pub(super) struct Disk {
 
 impl Reading {
     /// Reads a running container; `None` of one that does not run.
-    pub(super) fn take(engine: &Engine, container: &Container, now_ns: i64) -> Option<Self> {
+    pub(super) fn take(
+        engine: &Engine,
+        container: &Container,
+        disk: Option<Disk>,
+        now_ns: i64,
+    ) -> Option<Self> {
         let ContainerState::Running { started_at_ns } = container.state() else { return None };
         let config = container.record().config;
         Some(Self {
@@ -53,7 +58,7 @@ impl Reading {
             limits: config.linux.and_then(|linux| linux.resources).unwrap_or_default(),
             processes: Processes::of(container),
             written: engine.parts.snapshots.known_usage(&container.id),
-            disk: Disk::of(engine.parts.layout.root()),
+            disk,
             started_at_ns,
             now_ns,
         })
@@ -89,7 +94,8 @@ fn open_files_limit(pid: i32) -> Option<u64> {
 }
 
 impl Disk {
-    fn of(path: &Path) -> Option<Self> {
+    /// The file system at a path.
+    pub(super) fn of(path: &Path) -> Option<Self> {
         let filesystem = nix::sys::statvfs::statvfs(path).ok()?;
         let device = nix::sys::stat::stat(path).ok()?.st_dev;
         let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));

@@ -8,7 +8,7 @@ use wharf_types::ErrorKind;
 use crate::image::{Content, gzip};
 use crate::mirrors::authority;
 use crate::server::{Asked, Reply, Server, honest};
-use crate::world::{World, chain, password, patient};
+use crate::world::{World, password, patient};
 
 /// base64 of `me:hunter2`
 const BASIC: &str = "Basic bWU6aHVudGVyMg==";
@@ -44,7 +44,7 @@ async fn token_host(allows: impl Fn(&Asked) -> bool + Send + Sync + 'static) -> 
 async fn pull_with(server: &Server, credentials: Option<Credentials>) -> Result<(), (ErrorKind, String)> {
     let world = World::new();
     let pulled = world.puller.pull(&server.reference(":v1"), credentials).await;
-    pulled.map(|_| ()).map_err(|error| (error.kind(), chain(&*error)))
+    pulled.map(|_| ()).map_err(|error| (error.kind(), wharf_types::chain(&*error)))
 }
 
 fn only(set: impl FnOnce(&mut AuthFields)) -> Option<Credentials> {

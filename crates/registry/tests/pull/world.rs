@@ -60,7 +60,7 @@ impl World {
     /// The error of a pull that must fail, with its whole chain.
     pub(crate) async fn fail(&self, reference: &Reference) -> (Arc<PullError>, String) {
         let error = self.pull(reference).await.expect_err("the pull should fail");
-        let text = chain(&*error);
+        let text = wharf_types::chain(&*error);
         (error, text)
     }
 
@@ -86,16 +86,6 @@ impl World {
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
-}
-
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 pub(crate) fn password(user: &str, word: &str) -> Option<Credentials> {

@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use wharf_streaming::{
     AttachGrant, Backend, BackendError, Config, Error, ExecGrant, PortForwardGrant, Server, Session, Size,
-    Urls, Wanted,
+    Urls,
 };
-use wharf_types::{ContainerId, Exit, PodId};
+use wharf_types::{ContainerId, Exit, PodId, Wanted};
 
 /// How long any one thing may take.
 const PATIENCE: Duration = Duration::from_secs(20);
