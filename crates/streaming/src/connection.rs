@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use wharf_types::Wanted;
@@ -19,9 +19,10 @@ use crate::grant::{Grant, PortForwardGrant};
 use crate::head::{self, Head, Refusal};
 use crate::remote_command;
 use crate::server::Config;
+use crate::sessions::{Place, Sessions};
 use crate::token::Tokens;
 use crate::upgrade::{Carrier, Protocol, Service, negotiate};
-use crate::wire::{self, Patience, Stream};
+use crate::wire::{self, Limits, Stream, Wire, WireError};
 use crate::{port_forward, spdy, websocket};
 
 /// How long a request, and the handshake before it, may take.
@@ -36,11 +37,16 @@ pub(crate) struct Shared<B> {
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) backend: Arc<B>,
     pub(crate) tokens: Arc<Tokens>,
-    pub(crate) sessions: Arc<Semaphore>,
+    pub(crate) sessions: Arc<Sessions>,
 }
 
-/// A connection from its acceptance to its end.
-pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, permit: OwnedSemaphorePermit) {
+/// A connection from its acceptance to its end. `server` is closed when the server ends.
+pub(crate) async fn run<B: Backend>(
+    shared: Arc<Shared<B>>,
+    socket: TcpStream,
+    permit: OwnedSemaphorePermit,
+    server: watch::Receiver<()>,
+) {
     if let Err(error) = tune(&socket) {
         tracing::debug!(%error, "cannot tune a streaming connection");
     }
@@ -57,11 +63,11 @@ pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, p
         return;
     };
     drop(permit);
-    let patience = Patience { idle: shared.config.idle, write: shared.config.write };
-    let (grant, protocol, answer, _session) = match shared.admit(&head) {
+    let limits = Limits { idle: shared.config.idle, write: shared.config.write, server };
+    let (grant, protocol, answer, _place) = match shared.admit(&head) {
         Ok(admitted) => admitted,
         Err(refusal) => {
-            let receiver = wire::split(stream, rest, patience);
+            let receiver = wire::split(stream, rest, limits);
             return receiver.hang_up(refusal.to_response().as_bytes(), &Err(())).await;
         }
     };
@@ -70,7 +76,7 @@ pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, p
         return;
     }
     let path = grant.path();
-    match shared.run(grant, protocol, wire::split(stream, rest, patience)).await {
+    match shared.run(grant, protocol, wire::split(stream, rest, limits)).await {
         Ok(()) => tracing::debug!(path, "a streaming session ended"),
         Err(error) => tracing::debug!(path, error = chain(&error), "a streaming session was cut off"),
     }
@@ -78,27 +84,27 @@ pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, p
 
 /// What a request was granted: what it stands for, what is spoken, the answer that says so, and a place among the
 /// sessions.
-type Admitted = (Grant, Protocol, String, OwnedSemaphorePermit);
+type Admitted = (Grant, Protocol, String, Place);
 
 impl<B: Backend> Shared<B> {
     /// Redeems the token of a request and chooses the protocol.
     fn admit(&self, head: &Head) -> Result<Admitted, Refusal> {
-        let Ok(session) = Arc::clone(&self.sessions).try_acquire_owned() else {
-            let mut refusal = Refusal::new("503 Service Unavailable", "too many streaming sessions");
-            refusal.headers.push(("Retry-After", "60".into()));
-            return Err(refusal);
-        };
         let redeem = |(path, token)| self.tokens.redeem(path, token, Instant::now());
         let Some(grant) = head.path.strip_prefix('/').and_then(|path| path.split_once('/')).and_then(redeem)
         else {
             return Err(Refusal::new("404 Not Found", "no such URL, or it was used or has expired"));
         };
+        let place = self.sessions.enter(grant.id()).map_err(|full| {
+            let mut refusal = Refusal::new("503 Service Unavailable", full.to_string());
+            refusal.headers.push(("Retry-After", "60".into()));
+            refusal
+        })?;
         let service = match &grant {
             Grant::Exec(_) | Grant::Attach(_) => Service::Command,
             Grant::PortForward(_) => Service::PortForward,
         };
         let (protocol, answer) = negotiate(head, service)?;
-        Ok((grant, protocol, answer, session))
+        Ok((grant, protocol, answer, place))
     }
 
     async fn run(
@@ -142,6 +148,7 @@ impl<B: Backend> Shared<B> {
         wanted: Wanted,
         start: impl Future<Output = Result<Session, BackendError>>,
     ) -> Result<(), SessionError> {
+        let start = start_until(Arc::clone(receiver.wire()), start);
         if let Carrier::WebSocket(shape) = carrier {
             let work = |channels| remote_command::over_websocket(channels, wanted, version.status, start);
             return websocket::session::run(receiver, shape, work).await;
@@ -159,13 +166,40 @@ impl<B: Backend> Shared<B> {
         grant: PortForwardGrant,
     ) -> Result<(), SessionError> {
         let backend = Arc::clone(&self.backend);
+        let wire = Arc::clone(receiver.wire());
         if let Carrier::WebSocket(shape) = protocol.carrier {
-            let work = |channels| port_forward::over_websocket(channels, backend, grant);
+            let work = |channels| until_end(wire, port_forward::over_websocket(channels, backend, grant));
             return websocket::session::run(receiver, shape, work).await;
         }
         let creation = self.config.creation;
-        let work = |streams| port_forward::over_spdy(streams, backend, grant.pod, creation);
+        let work = |streams| until_end(wire, port_forward::over_spdy(streams, backend, grant.pod, creation));
         spdy::session::run(receiver, self.config.stall, work).await
+    }
+}
+
+/// Starts a process that, to its client, ends when the server does.
+async fn start_until(
+    wire: Arc<Wire>,
+    start: impl Future<Output = Result<Session, BackendError>>,
+) -> Result<Session, BackendError> {
+    let session = start.await?;
+    let exit = Box::pin(async move {
+        tokio::select! {
+            exit = session.exit => exit,
+            () = wire.server_ends() => Err(WireError::Ending.to_string()),
+        }
+    });
+    Ok(Session { exit, ..session })
+}
+
+/// Does some work until the server ends.
+async fn until_end(
+    wire: Arc<Wire>,
+    work: impl Future<Output = Result<(), SessionError>>,
+) -> Result<(), SessionError> {
+    tokio::select! {
+        done = work => done,
+        () = wire.server_ends() => Err(WireError::Ending.into()),
     }
 }
 

@@ -54,6 +54,16 @@ impl Grant {
         }
     }
 
+    /// The id of the container or pod.
+    pub(crate) fn id(&self) -> &str {
+        match self {
+            Self::Exec(ExecGrant { container, .. }) | Self::Attach(AttachGrant { container, .. }) => {
+                container.as_str()
+            }
+            Self::PortForward(grant) => grant.pod.as_str(),
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), Error> {
         match self {
             Self::Exec(ExecGrant { wanted, .. }) | Self::Attach(AttachGrant { wanted, .. }) => check(*wanted),

@@ -73,12 +73,12 @@ fn parse(bytes: &[u8]) -> Option<Option<(Head, usize)>> {
 pub(crate) struct Refusal {
     pub(crate) status: &'static str,
     pub(crate) headers: Vec<(&'static str, String)>,
-    pub(crate) text: &'static str,
+    pub(crate) text: String,
 }
 
 impl Refusal {
-    pub(crate) fn new(status: &'static str, text: &'static str) -> Self {
-        Self { status, headers: Vec::new(), text }
+    pub(crate) fn new(status: &'static str, text: impl Into<String>) -> Self {
+        Self { status, headers: Vec::new(), text: text.into() }
     }
 
     /// The answer as it is sent.
@@ -86,7 +86,7 @@ impl Refusal {
         let length = [("Content-Length", self.text.len().to_string())];
         let fixed = [("Content-Type", "text/plain; charset=utf-8".into()), ("Connection", "close".into())];
         let headers = self.headers.iter().chain(&fixed).chain(&length);
-        response(self.status, headers.map(|(name, value)| (*name, value.as_str()))) + self.text
+        response(self.status, headers.map(|(name, value)| (*name, value.as_str()))) + &self.text
     }
 }
 

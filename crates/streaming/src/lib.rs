@@ -27,6 +27,7 @@ mod pump;
 mod remote_command;
 mod resize;
 mod server;
+mod sessions;
 mod spdy;
 mod status;
 mod tls;

@@ -1,18 +1,21 @@
 //! The server: it listens and hands out URLs.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::backend::Backend;
 use crate::connection::{self, Shared};
 use crate::error::Error;
 use crate::grant::{AttachGrant, ExecGrant, Grant, PortForwardGrant};
+use crate::sessions::Sessions;
 use crate::tls::{self, TlsFiles};
 use crate::token::Tokens;
 
@@ -21,6 +24,9 @@ const HEADS_LIMIT: usize = 128;
 
 /// How long nothing is accepted after that has failed, which happens when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long sessions may take to end when the server does.
+const GOODBYE: Duration = Duration::from_secs(3);
 
 /// How the server listens, and its bounds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,10 +45,12 @@ pub struct Config {
     pub stall: Duration,
     /// How many sessions there may be.
     pub sessions: usize,
+    /// How many of them may be with one container, or one pod's ports.
+    pub sessions_each: usize,
 }
 
 impl Default for Config {
-    /// Loopback, any port, no TLS, 4 hours, 30 seconds, 30 minutes, 1 minute, 1024 sessions.
+    /// Loopback, any port, no TLS, 4 hours, 30 seconds, 30 minutes, 1 minute, 1024 sessions, 256 each.
     fn default() -> Self {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -52,6 +60,7 @@ impl Default for Config {
             write: Duration::from_mins(30),
             stall: Duration::from_mins(1),
             sessions: 1024,
+            sessions_each: 256,
         }
     }
 }
@@ -143,7 +152,7 @@ impl<B: Backend> Server<B> {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let tokens = Arc::new(Tokens::default());
         let urls = Urls { base: format!("{scheme}://{bound}").into(), tokens: Arc::clone(&tokens) };
-        let sessions = Arc::new(Semaphore::new(config.sessions));
+        let sessions = Sessions::new(config.sessions, config.sessions_each);
         let (tls, backend) = (tls.map(TlsAcceptor::from), Arc::new(backend));
         Ok(Self { listener, shared: Arc::new(Shared { config, tls, backend, tokens, sessions }), urls })
     }
@@ -154,29 +163,40 @@ impl<B: Backend> Server<B> {
         self.urls.clone()
     }
 
-    /// Serves until `shutdown` resolves; all sessions end then.
+    /// Serves until `shutdown` resolves. Then every session is told to end, and has a few seconds for it.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
-        let heads = Arc::new(Semaphore::new(HEADS_LIMIT));
+        let (ending, server) = watch::channel(());
         let mut connections = JoinSet::new();
-        let mut shutdown = std::pin::pin!(shutdown);
-        loop {
-            let next = async {
-                let permit = Arc::clone(&heads).acquire_owned().await;
-                (permit, self.listener.accept().await)
-            };
-            tokio::select! {
-                () = &mut shutdown => return,
-                Some(_) = connections.join_next() => {}
-                (permit, accepted) = next => match (permit, accepted) {
-                    (Ok(permit), Ok((socket, _))) => {
-                        connections.spawn(connection::run(Arc::clone(&self.shared), socket, permit));
-                    }
-                    (_, Err(error)) => {
-                        tracing::warn!(%error, "cannot accept a streaming connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                    (Err(_closed), _) => return,
-                },
+        let accept = accept(&self.listener, |socket, permit| {
+            connections.spawn(connection::run(Arc::clone(&self.shared), socket, permit, server.clone()));
+            while connections.try_join_next().is_some() {}
+        });
+        tokio::select! {
+            () = shutdown => {}
+            never = accept => match never {},
+        }
+        drop((self.listener, ending));
+        let all = async { while connections.join_next().await.is_some() {} };
+        if timeout(GOODBYE, all).await.is_err() {
+            tracing::info!("clients of streaming sessions were not waited for any longer");
+        }
+    }
+}
+
+/// Accepts connections, not more at a time than may be at their request.
+async fn accept(
+    listener: &TcpListener,
+    mut serve: impl FnMut(TcpStream, OwnedSemaphorePermit),
+) -> Infallible {
+    let heads = Arc::new(Semaphore::new(HEADS_LIMIT));
+    loop {
+        // Is never closed.
+        let Ok(permit) = Arc::clone(&heads).acquire_owned().await else { continue };
+        match listener.accept().await {
+            Ok((socket, _address)) => serve(socket, permit),
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a streaming connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }

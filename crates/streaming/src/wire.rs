@@ -12,14 +12,17 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
-use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// How much is read from a client at a time, in bytes.
 const READ: usize = 16 * 1024;
 
 /// How long a client may take to hang up after it did wrong.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long the work on a connection may take to end by itself when the server does.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A byte stream to a client.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -47,19 +50,26 @@ pub(crate) enum WireError {
     /// A frame was cut off; nothing can follow it.
     #[error("a frame was cut off")]
     Torn,
+    /// The server is asked to end.
+    #[error("the container runtime is being stopped or restarted")]
+    Ending,
 }
 
-/// How long a connection may be silent, and how long it may take no bytes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+/// What ends a connection that does nothing to end itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// How long it may be silent.
     pub(crate) idle: Duration,
+    /// How long it may take no bytes.
     pub(crate) write: Duration,
+    /// Closed when the server ends.
+    pub(crate) server: watch::Receiver<()>,
 }
 
 /// The half that is written.
 pub(crate) struct Wire {
     half: Mutex<Half>,
-    patience: Patience,
+    limits: Limits,
     start: Instant,
     /// When a frame passed in either direction, in milliseconds since the start.
     active_ms: AtomicU64,
@@ -80,17 +90,17 @@ pub(crate) struct Receiver {
 }
 
 /// Takes over a connection, of which some bytes may have been read already.
-pub(crate) fn split(stream: Box<dyn Stream>, read_already: BytesMut, patience: Patience) -> Receiver {
+pub(crate) fn split(stream: Box<dyn Stream>, read_already: BytesMut, limits: Limits) -> Receiver {
     let (reading, writing) = tokio::io::split(stream);
     let half = Mutex::new(Half { io: writing, torn: false });
-    let wire = Wire { half, patience, start: Instant::now(), active_ms: AtomicU64::new(0) };
+    let wire = Wire { half, limits, start: Instant::now(), active_ms: AtomicU64::new(0) };
     Receiver { io: reading, wire: Arc::new(wire), buffer: read_already }
 }
 
 impl Wire {
-    /// How long the connection may be silent, and take no bytes.
-    pub(crate) fn patience(&self) -> Patience {
-        self.patience
+    /// What ends the connection.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Writes a whole frame.
@@ -114,20 +124,37 @@ impl Wire {
     }
 
     async fn in_time<T>(&self, io: impl Future<Output = io::Result<T>>) -> Result<T, WireError> {
-        match timeout(self.patience.write, io).await {
+        match timeout(self.limits.write, io).await {
             Ok(done) => done.map_err(|source| WireError::Broken { source }),
-            Err(_elapsed) => Err(WireError::Stuck { after_ms: self.patience.write.as_millis() }),
+            Err(_elapsed) => Err(WireError::Stuck { after_ms: self.limits.write.as_millis() }),
         }
     }
 
-    /// Resolves when nothing has happened for the whole of the idle time.
-    pub(crate) async fn idle(&self) -> WireError {
+    /// Resolves when the connection has to end: the server does, or nothing has happened for the whole of the idle time.
+    pub(crate) async fn over(&self) -> WireError {
+        let ending = async {
+            self.server_ends().await;
+            sleep(LAST_WORDS).await;
+        };
+        tokio::select! {
+            () = ending => WireError::Ending,
+            idle = self.idle() => idle,
+        }
+    }
+
+    /// Resolves when the server ends.
+    pub(crate) async fn server_ends(&self) {
+        // Nothing is ever sent: the only change is that the sender is dropped.
+        drop(self.limits.server.clone().changed().await);
+    }
+
+    async fn idle(&self) -> WireError {
         let mut active = self.active();
         loop {
-            sleep_until(active + self.patience.idle).await;
+            sleep_until(active + self.limits.idle).await;
             let latest = self.active();
             if latest == active {
-                return WireError::Idle { after_ms: self.patience.idle.as_millis() };
+                return WireError::Idle { after_ms: self.limits.idle.as_millis() };
             }
             active = latest;
         }
@@ -167,7 +194,7 @@ impl Receiver {
     ///
     /// After an orderly end the client has as long as for any write: it may be someone who paused a pager.
     pub(crate) async fn hang_up<E>(mut self, farewell: &[u8], end: &Result<(), E>) {
-        let time = if end.is_ok() { self.wire.patience.write } else { FAREWELL };
+        let time = if end.is_ok() { self.wire.limits.write } else { FAREWELL };
         let hang_up = async {
             self.wire.send(farewell).await?;
             let broken = |source| WireError::Broken { source };

@@ -16,6 +16,9 @@ use crate::wire::Receiver;
 /// How many new streams may wait to be looked at.
 const NEW_STREAMS: usize = 16;
 
+/// How many streams in a row are refused before the connection ends.
+const REFUSALS_LIMIT: u32 = 1000;
+
 /// What a client did against the protocol.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpdyError {
@@ -25,6 +28,9 @@ pub(crate) enum SpdyError {
     /// The headers of a stream.
     #[error(transparent)]
     Headers(#[from] HeadersError),
+    /// It opens streams without end.
+    #[error("{REFUSALS_LIMIT} streams in a row had to be refused")]
+    Streams,
 }
 
 /// Runs a connection until the work on its streams is done, or the client leaves: the work is dropped then.
@@ -41,13 +47,18 @@ where
     let wire = Arc::clone(receiver.wire());
     let connection = Connection::new(Arc::clone(&wire));
     let (opened, streams) = mpsc::channel(NEW_STREAMS);
-    let mut demultiplexer =
-        Demultiplexer { connection: Arc::clone(&connection), inflater: Inflater::new(), opened, stall };
+    let mut demultiplexer = Demultiplexer {
+        connection: Arc::clone(&connection),
+        inflater: Inflater::new(),
+        refusals: 0,
+        opened,
+        stall,
+    };
     let end = tokio::select! {
         biased;
         done = work(streams) => done,
         error = demultiplexer.run(&mut receiver) => Err(error),
-        error = wire.idle() => Err(error.into()),
+        error = wire.over() => Err(error.into()),
     };
     let farewell = match &end {
         Ok(()) => Farewell::Done,
@@ -62,6 +73,8 @@ where
 struct Demultiplexer {
     connection: Arc<Connection>,
     inflater: Inflater,
+    /// How many streams were refused since the last that was not.
+    refusals: u32,
     opened: mpsc::Sender<Stream>,
     stall: Duration,
 }
@@ -118,10 +131,15 @@ impl Demultiplexer {
             Ok(stream) => self.opened.send(stream).await.err().map(|_| Reset::Refused),
             Err(why) => Some(why),
         };
-        match refused {
-            Some(why) => Ok(self.connection.reset(id, why).await?),
-            None => Ok(()),
+        let Some(why) = refused else {
+            self.refusals = 0;
+            return Ok(());
+        };
+        self.refusals += 1;
+        if self.refusals > REFUSALS_LIMIT {
+            return Err(SpdyError::Streams.into());
         }
+        Ok(self.connection.reset(id, why).await?)
     }
 
     async fn deliver(&self, id: u32, bytes: Bytes) -> Result<(), SessionError> {

@@ -206,9 +206,10 @@ pub(crate) fn pong(payload: &[u8]) -> Chunk {
     chunk
 }
 
-/// The last frame of a connection.
-pub(crate) fn close(code: CloseCode) -> Chunk {
-    let mut chunk = Chunk::of(&(code as u16).to_be_bytes());
+/// The last frame of a connection; of the reason as much as fits.
+pub(crate) fn close(code: CloseCode, reason: &str) -> Chunk {
+    let reason = &reason[..reason.floor_char_boundary(CONTROL_LIMIT - 2)];
+    let mut chunk = Chunk::of(&[&(code as u16).to_be_bytes(), reason.as_bytes()].concat());
     seal(&mut chunk, CLOSE);
     chunk
 }
@@ -217,6 +218,7 @@ pub(crate) fn close(code: CloseCode) -> Chunk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CloseCode {
     Done = 1000,
+    GoingAway = 1001,
     Protocol = 1002,
     Data = 1007,
     Internal = 1011,
@@ -317,6 +319,13 @@ mod tests {
             message(Kind::Binary, &mut chunk);
             assert_eq!(chunk.bytes().len(), length + head);
         }
-        assert_eq!(close(CloseCode::Done).bytes(), [0x88, 2, 3, 0xe8]);
+        assert_eq!(close(CloseCode::Done, "").bytes(), [0x88, 2, 3, 0xe8]);
+        assert_eq!(close(CloseCode::Data, "why").bytes(), b"\x88\x05\x03\xefwhy");
+        let long = "x".repeat(CONTROL_LIMIT - 3) + "\u{e9}";
+        assert_eq!(
+            close(CloseCode::Data, &long).bytes().len(),
+            2 + CONTROL_LIMIT - 1,
+            "no half of a character"
+        );
     }
 }

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use wharf_types::chain;
+
+use crate::channel::Chunk;
 use crate::error::SessionError;
 use crate::websocket::channels::{ChannelError, Channels, Shape, Sorter};
 use crate::websocket::frame::{self, CloseCode, Decoder, Event, FrameError};
@@ -37,20 +40,22 @@ where
         biased;
         done = work(channels) => done,
         error = sort(&mut receiver, &mut sorter) => Err(error),
-        error = wire.idle() => Err(error.into()),
+        error = wire.over() => Err(error.into()),
     };
-    receiver.hang_up(frame::close(close_code(&end)).bytes(), &end).await;
+    receiver.hang_up(close(&end).bytes(), &end).await;
     end
 }
 
-/// The code that says why a connection ended.
-pub(crate) fn close_code(end: &Result<(), SessionError>) -> CloseCode {
-    match end {
-        Ok(()) | Err(SessionError::Wire(WireError::Left)) => CloseCode::Done,
+/// The frame that says how and why a connection ended.
+pub(crate) fn close(end: &Result<(), SessionError>) -> Chunk {
+    let code = match end {
+        Ok(()) | Err(SessionError::Wire(WireError::Left)) => return frame::close(CloseCode::Done, ""),
+        Err(SessionError::Wire(WireError::Ending)) => CloseCode::GoingAway,
         Err(SessionError::WebSocket(WebSocketError::Channel(ChannelError::Base64))) => CloseCode::Data,
         Err(SessionError::WebSocket(_)) => CloseCode::Protocol,
         Err(_) => CloseCode::Internal,
-    }
+    };
+    frame::close(code, &end.as_ref().err().map(|error| chain(error)).unwrap_or_default())
 }
 
 async fn sort(receiver: &mut Receiver, sorter: &mut Sorter) -> SessionError {

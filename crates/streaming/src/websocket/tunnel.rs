@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use crate::channel::Chunk;
 use crate::error::SessionError;
 use crate::websocket::frame::{self, Decoder, Event, Kind};
-use crate::websocket::session::{WebSocketError, close_code, event};
+use crate::websocket::session::{WebSocketError, close, event};
 use crate::wire::{self, Receiver, WireError};
 
 /// How much may be on its way between the tunnel and what runs in it, in bytes.
@@ -21,11 +21,11 @@ where
     W: Future<Output = Result<(), SessionError>>,
 {
     let (inner, outer) = tokio::io::duplex(PIPE);
-    let inner = wire::split(Box::new(inner), BytesMut::new(), receiver.wire().patience());
+    let inner = wire::split(Box::new(inner), BytesMut::new(), receiver.wire().limits().clone());
     let (done, carried) = tokio::join!(work(inner), carry(&mut receiver, outer));
     // If the tunnel broke, what ran in it only knows that its client left.
     let end = carried.and(done);
-    receiver.hang_up(frame::close(close_code(&end)).bytes(), &end).await;
+    receiver.hang_up(close(&end).bytes(), &end).await;
     end
 }
 

@@ -107,3 +107,27 @@ async fn leaving_with_unread_input_abandons_the_process() {
     drop(client);
     process.abandoned().await;
 }
+
+#[tokio::test]
+async fn a_server_that_ends_tells_its_clients() {
+    let mut rig = Rig::new().await;
+    let mut spdy = Spdy::connect(&rig.exec(ALL), V4).await;
+    let ids = spdy.open_all(&["error", "stdin", "stdout", "stderr"]).await;
+    let mut first = rig.process().await;
+    let mut websocket = WebSocket::connect(&rig.attach(ALL), V4).await;
+    let second = rig.process().await;
+    let mut forward = Spdy::connect(&rig.port_forward(&[]), "portforward.k8s.io").await;
+    assert_eq!(websocket.next().await, Message::Data(2, vec![1]));
+    first.print(b"last words").await;
+    rig.end();
+    assert_eq!(forward.rest().await, [Event::GoAway(2)]);
+    assert_eq!(spdy.rest().await.last(), Some(&Event::GoAway(0)));
+    assert_eq!(spdy.text(ids[2]), "last words");
+    assert!(spdy.text(ids[0]).contains("is being stopped or restarted"), "{}", spdy.text(ids[0]));
+    let Message::Data(2, status) = websocket.next().await else { panic!("no status") };
+    assert!(String::from_utf8_lossy(&status[1..]).contains("is being stopped or restarted"));
+    assert_eq!(websocket.next().await, Message::Close(1000));
+    drop((spdy, websocket));
+    first.abandoned().await;
+    second.abandoned().await;
+}

@@ -76,7 +76,7 @@ async fn a_hundred_thousand_streams_are_too_many() {
     let flood = tokio::spawn(async move { writing.write_all(&burst).await.map(|()| writing) });
     let (mut accepted, mut refused) = (0, 0);
     let mut reading = tokio::io::BufReader::new(reading);
-    while accepted + refused < 100_000 {
+    let farewell = loop {
         let head = soon(reading.read_u64()).await.unwrap();
         let mut payload = vec![0; usize::try_from(head & 0xff_ffff).unwrap()];
         soon(reading.read_exact(&mut payload)).await.unwrap();
@@ -86,11 +86,13 @@ async fn a_hundred_thousand_streams_are_too_many() {
                 assert_eq!(payload[4..], 3_u32.to_be_bytes(), "refused");
                 refused += 1;
             }
+            0x8003_0007 => break payload,
             other => panic!("{other:#x}"),
         }
-    }
-    assert_eq!(accepted, 1024);
-    flood.await.unwrap().unwrap();
+    };
+    assert_eq!((accepted, refused), (1024, 1000));
+    assert_eq!(farewell[4..], 1_u32.to_be_bytes(), "against the protocol");
+    flood.await.unwrap().ok();
 }
 
 #[tokio::test]

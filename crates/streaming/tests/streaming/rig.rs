@@ -36,7 +36,7 @@ pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
 pub(crate) struct Rig {
     pub(crate) urls: Urls,
     processes: mpsc::UnboundedReceiver<Process>,
-    _stop: oneshot::Sender<()>,
+    stop: Option<oneshot::Sender<()>>,
 }
 
 /// A process, from its own side.
@@ -62,7 +62,12 @@ impl Rig {
         tokio::spawn(server.serve(async {
             stopped.await.ok();
         }));
-        Self { urls, processes, _stop: stop }
+        Self { urls, processes, stop: Some(stop) }
+    }
+
+    /// Asks the server to end.
+    pub(crate) fn end(&mut self) {
+        self.stop = None;
     }
 
     /// Why a server can't be.

@@ -52,7 +52,7 @@ impl WebSocket {
         let mut payload = vec![0; usize::try_from(length).unwrap()];
         soon(self.stream.read_exact(&mut payload)).await.unwrap();
         match first & 0x0f {
-            8 => Message::Close(u16::from_be_bytes(payload.try_into().unwrap())),
+            8 => Message::Close(u16::from_be_bytes(payload[..2].try_into().unwrap())),
             opcode => Message::Data(opcode, payload),
         }
     }
