@@ -1,23 +1,30 @@
-//! Exec for a client that holds the streams: how long one takes, and how fast its output comes. Over WebSocket, which all
-//! runtimes speak.
+//! Streams that a client holds: how long an exec takes, how fast its output comes, and how fast a forwarded port is. Over
+//! WebSocket in its older forms, which all runtimes speak.
 
 use anyhow::Context;
-use futures_util::StreamExt;
+use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
-use wharf_cri_api::v1::ExecRequest;
+use wharf_cri_api::v1::{ExecRequest, PortForwardRequest};
 
 use crate::Options;
-use crate::client::Runtime;
+use crate::client::{Pod, Runtime};
 use crate::results::{Results, Stopwatch, Unit};
 
+/// The channels of an exec.
 const STDOUT: u8 = 1;
 const ERROR: u8 = 3;
+/// The channel with the bytes of the first forwarded port.
+const DATA: u8 = 0;
 
-/// Short execs, and execs that write much, in a pod of each runtime.
+/// Where the pod serves a file of zeros over HTTP.
+const PORT: i32 = 8080;
+
+/// Short execs, execs that write much, and large answers from a forwarded port, in a pod of each runtime.
 pub(crate) async fn measure(
     options: &Options,
     runtimes: &[Runtime],
@@ -30,19 +37,28 @@ pub(crate) async fn measure(
     for _ in 0..options.execs {
         for (runtime, pod) in runtimes.iter().zip(&pods) {
             let mut watch = Stopwatch::start();
-            exec(runtime, &pod.container, &["true"]).await?;
+            exec(runtime, pod, "true").await?;
             results.time("interactive exec of true", &runtime.name, watch.lap());
         }
     }
     let bytes = options.output << 20;
+    for (runtime, pod) in runtimes.iter().zip(&pods) {
+        let serve = format!("mkdir /srv && truncate -s {bytes} /srv/zeros && httpd -p {PORT} -h /srv");
+        exec(runtime, pod, &serve).await?;
+    }
     for _ in 0..options.floods {
         for (runtime, pod) in runtimes.iter().zip(&pods) {
+            let mut rate = |what, watch: &mut Stopwatch| {
+                let rate = bytes as f64 / 1e6 / watch.lap().as_secs_f64();
+                results.add(what, Unit::MBs, &runtime.name, rate);
+            };
             let mut watch = Stopwatch::start();
-            let read =
-                exec(runtime, &pod.container, &["head", "-c", &bytes.to_string(), "/dev/zero"]).await?;
-            anyhow::ensure!(read == bytes, "{} of {bytes} bytes came", read);
-            let rate = bytes as f64 / 1e6 / watch.lap().as_secs_f64();
-            results.add("interactive exec, output", Unit::MBs, &runtime.name, rate);
+            let command = format!("dd if=/dev/zero bs=64k count={}", bytes >> 16);
+            let read = exec(runtime, pod, &command).await?;
+            anyhow::ensure!(read == bytes, "{read} of {bytes} bytes came");
+            rate("interactive exec, output", &mut watch);
+            fetch(runtime, pod, bytes).await?;
+            rate("port-forward", &mut watch);
         }
     }
     for (runtime, pod) in runtimes.iter().zip(&pods) {
@@ -51,20 +67,16 @@ pub(crate) async fn measure(
     Ok(())
 }
 
-/// Runs a command to its end, and counts its output; an error if it did not succeed.
-async fn exec(runtime: &Runtime, container: &str, command: &[&str]) -> anyhow::Result<u64> {
+/// Runs a shell's command to its end, and counts its output; an error if it did not succeed.
+async fn exec(runtime: &Runtime, pod: &Pod, script: &str) -> anyhow::Result<u64> {
     let request = ExecRequest {
-        container_id: container.to_owned(),
-        cmd: command.iter().map(|&word| word.to_owned()).collect(),
+        container_id: pod.container.clone(),
+        cmd: ["sh", "-c", script].map(str::to_owned).to_vec(),
         stdout: true,
         ..ExecRequest::default()
     };
     let url = runtime.calls.clone().exec(request).await.context("Exec")?.into_inner().url;
-    let rest = url.strip_prefix("http://").with_context(|| format!("{url} is not http"))?;
-    let mut request = format!("ws://{rest}").into_client_request()?;
-    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("v4.channel.k8s.io"));
-    let tcp = TcpStream::connect(rest.split('/').next().unwrap_or(rest)).await?;
-    let (mut socket, _response) = tokio_tungstenite::client_async(request, tcp).await?;
+    let mut socket = connect(&url).await?;
     let (mut count, mut status) = (0, Vec::new());
     while let Some(message) = socket.next().await {
         match message? {
@@ -78,6 +90,34 @@ async fn exec(runtime: &Runtime, container: &str, command: &[&str]) -> anyhow::R
         }
     }
     let status: serde_json::Value = serde_json::from_slice(&status).context("read the status")?;
-    anyhow::ensure!(status["status"] == "Success", "{command:?}: {status}");
+    anyhow::ensure!(status["status"] == "Success", "{script}: {status}");
     Ok(count)
+}
+
+/// Gets the pod's file through a forwarded port.
+async fn fetch(runtime: &Runtime, pod: &Pod, bytes: u64) -> anyhow::Result<()> {
+    let request = PortForwardRequest { pod_sandbox_id: pod.sandbox.clone(), port: vec![PORT] };
+    let url = runtime.calls.clone().port_forward(request).await.context("PortForward")?.into_inner().url;
+    let mut socket = connect(&url).await?;
+    let request = [&[DATA], b"GET /zeros HTTP/1.0\r\n\r\n".as_slice()].concat();
+    socket.send(Message::Binary(request.into())).await?;
+    let mut count = 0;
+    // The head of the answer, and the number of the port that goes before, are not worth telling apart.
+    while count < bytes {
+        let message = socket.next().await.context("the forwarded connection ended early")?;
+        if let Message::Binary(bytes) = message? {
+            anyhow::ensure!(bytes.first() == Some(&DATA) || bytes.len() == 3, "port-forward: {bytes:?}");
+            count += bytes.len() as u64 - 1;
+        }
+    }
+    Ok(())
+}
+
+async fn connect(url: &str) -> anyhow::Result<WebSocketStream<TcpStream>> {
+    let rest = url.strip_prefix("http://").with_context(|| format!("{url} is not http"))?;
+    let mut request = format!("ws://{rest}").into_client_request()?;
+    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("v4.channel.k8s.io"));
+    let tcp = TcpStream::connect(rest.split('/').next().unwrap_or(rest)).await?;
+    let (socket, _response) = tokio_tungstenite::client_async(request, tcp).await?;
+    Ok(socket)
 }
