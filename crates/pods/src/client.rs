@@ -16,7 +16,7 @@ use crate::error::{Error, Stage};
 
 type Answer = oneshot::Sender<(reply::Result, Vec<OwnedFd>)>;
 
-/// How long a supervisor may take for an answer; each is one of a program's execution, on a slow disk at worst.
+/// How long a supervisor may take to receive a request and to answer it; each is one of a program's execution, on a slow disk at worst.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection to one supervisor.
@@ -71,22 +71,19 @@ impl Client {
         let (sender, answer) = oneshot::channel();
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
         let request = Request { id, body: Some(body) };
-        if let Err(error) = self.send(&request, descriptors).await {
-            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-            let kind = match &error {
-                wharf_wire::Error::Socket(_) => ErrorKind::Unavailable,
-                wharf_wire::Error::TooLong { .. } => ErrorKind::InvalidArgument,
-                wharf_wire::Error::Malformed { .. } => ErrorKind::Internal,
-            };
-            return Err(Error::Stage { stage, message: wharf_types::chain(&error), kind });
-        }
-        let Ok(answer) = tokio::time::timeout(ANSWER_PATIENCE, answer).await else {
-            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-            let message = format!("the pod's supervisor did not answer within {ANSWER_PATIENCE:?}");
-            return Err(Error::Stage { stage, message, kind: ErrorKind::DeadlineExceeded });
+        let exchange = async {
+            self.send(&request, descriptors).await.map_err(|error| unsent(stage, &error))?;
+            answer.await.map_err(|_gone| Error::supervisor_gone(stage))
         };
-        match answer {
-            Ok((reply::Result::Failure(failure), _)) => {
+        let answer = tokio::time::timeout(ANSWER_PATIENCE, exchange).await.unwrap_or_else(|_elapsed| {
+            let message = format!("the pod's supervisor did not answer within {ANSWER_PATIENCE:?}");
+            Err(Error::Stage { stage, message, kind: ErrorKind::DeadlineExceeded })
+        });
+        if answer.is_err() {
+            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        }
+        match answer? {
+            (reply::Result::Failure(failure), _) => {
                 let kind = match failure.kind() {
                     failure::Kind::Internal => ErrorKind::Internal,
                     failure::Kind::NotFound => ErrorKind::NotFound,
@@ -95,8 +92,7 @@ impl Client {
                 };
                 Err(Error::Stage { stage, message: failure.message, kind })
             }
-            Ok(answer) => Ok(answer),
-            Err(_gone) => Err(Error::supervisor_gone(stage)),
+            answer => Ok(answer),
         }
     }
 
@@ -110,6 +106,15 @@ impl Client {
             drop(self.socket.ready(Interest::WRITABLE).await);
         }
     }
+}
+
+fn unsent(stage: &'static str, error: &wharf_wire::Error) -> Error {
+    let kind = match error {
+        wharf_wire::Error::Socket(_) => ErrorKind::Unavailable,
+        wharf_wire::Error::TooLong { .. } => ErrorKind::InvalidArgument,
+        wharf_wire::Error::Malformed { .. } => ErrorKind::Internal,
+    };
+    Error::Stage { stage, message: wharf_types::chain(error), kind }
 }
 
 async fn read(

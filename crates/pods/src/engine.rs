@@ -25,10 +25,12 @@ use crate::seccomp::Seccomp;
 mod create;
 mod lifecycle;
 mod run;
+mod supervisor;
 mod teardown;
 
 pub(crate) use create::{container, container_key};
 pub(crate) use run::pod_key;
+pub(crate) use supervisor::kill_supervisor;
 
 /// What can be chosen.
 #[derive(Debug, Clone)]

@@ -1,7 +1,6 @@
 //! A pod in memory.
 
 use std::collections::BTreeMap;
-use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
@@ -11,6 +10,7 @@ use wharf_types::{ContainerId, Exit, PodId};
 use crate::client::Client;
 use crate::container::Container;
 use crate::error::Error;
+use crate::launch::Process;
 use crate::waiters::Waiters;
 
 /// A pod. What a list or status needs is here; the change in flight holds `changing`.
@@ -29,7 +29,7 @@ pub struct Pod {
     /// Who is attached, and is told if it did not keep up.
     pub(crate) attached: Waiters<()>,
     pub(crate) network_stats: Mutex<Option<StatsSocket>>,
-    pub(crate) child: Mutex<Option<Child>>,
+    supervisor: Mutex<Option<Process>>,
 }
 
 /// What changes in a pod's life.
@@ -56,7 +56,7 @@ impl Pod {
             execs: Waiters::default(),
             attached: Waiters::default(),
             network_stats: Mutex::default(),
-            child: Mutex::default(),
+            supervisor: Mutex::default(),
         }
     }
 
@@ -80,6 +80,10 @@ impl Pod {
             id: self.id.to_string(),
             state: "not ready",
         })
+    }
+
+    pub(crate) fn supervisor(&self) -> MutexGuard<'_, Option<Process>> {
+        self.supervisor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn read_state(&self) -> std::sync::RwLockReadGuard<'_, State> {

@@ -1,10 +1,8 @@
 //! What an earlier daemon left: records say what was meant, supervisors say what runs, exit records what has ended.
 //! A record that cannot be understood is put aside; nothing here keeps the daemon from starting.
 
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -12,16 +10,14 @@ use wharf_cgroup::CgroupPath;
 use wharf_network::StatsSocket;
 use wharf_state::Layout;
 use wharf_types::{ContainerId, ContainerState, Exit, PodId};
-use wharf_wire::v1::{self, container_status::Phase, reply, request};
+use wharf_wire::v1::{self, container_status::Phase};
 
 use crate::container::Container;
-use crate::engine::Engine;
+use crate::engine::{Engine, kill_supervisor};
 use crate::error::{Error, blocking};
+use crate::launch::Process;
 use crate::pod::Pod;
 use crate::{engine as engine_parts, records};
-
-/// How long a supervisor may take to greet: all others wait for the slowest, and the node for them.
-const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// Finds the pods of an earlier daemon, and removes what belongs to none.
@@ -68,20 +64,14 @@ impl Engine {
         let path = Layout::supervisor_socket(&self.parts.layout.pod(&pod.id));
         let socket = wharf_sys::socket::connect(&path).ok()?;
         let peer = getsockopt(&socket, PeerCredentials).ok()?;
-        let supervisor = wharf_sys::process::open_pidfd(peer.pid()).ok()?;
+        *pod.supervisor() = Some(Process::adopt(peer.pid()).ok()?);
         let client = self.connect(pod, socket).ok()?;
-        let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION });
-        let answer = client.call("greeting the pod's supervisor", hello, &[]);
-        match tokio::time::timeout(HELLO_PATIENCE, answer).await {
-            Ok(Ok(reply::Result::State(state))) => Some(state),
-            _ => {
-                tracing::warn!(pod = pod.id.short(), "a supervisor that does not answer is killed");
-                pod.write_state().client = None;
-                // That it is gone by itself is as good.
-                drop(wharf_sys::process::signal(supervisor.as_fd(), 9));
-                None
-            }
+        let state = self.greet(&client).await;
+        if state.is_none() {
+            pod.write_state().client = None;
+            kill_supervisor(pod);
         }
+        state
     }
 
     async fn recover_containers(self: &Arc<Self>, pod: &Arc<Pod>, state: Option<&v1::State>) {

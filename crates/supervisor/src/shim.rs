@@ -49,6 +49,8 @@ impl Shim {
     pub(crate) fn start(directory: PathBuf) -> wharf_sys::Result<Self> {
         let connection = process::inherited(0)?;
         let connection = move_above_streams(connection)?;
+        // Executed from a memory file, its name would be that file's descriptor.
+        named("prctl", nix::sys::prctl::set_name(c"wharf-shim"))?;
         // No process of a container may look into this one, nor into a child of it before its exec.
         named("prctl", nix::sys::prctl::set_dumpable(false))?;
         named("prctl", nix::sys::prctl::set_child_subreaper(true))?;

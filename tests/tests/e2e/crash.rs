@@ -146,6 +146,22 @@ fn a_supervisor_that_hangs_does_not_keep_a_daemon_from_its_start() {
 }
 
 #[test]
+fn a_pod_whose_supervisor_hangs_can_be_removed() {
+    run(async |world| {
+        let client = &world.client;
+        let hangs = client.run(&client.pod("hangs")).await.unwrap();
+        let id = client.launch(&hangs, &client.container("main", "sleep 1000")).await.unwrap();
+        let shim = until("the supervisor is there", async || process_with(&hangs)).await;
+        assert_eq!(fs::read_to_string(format!("/proc/{shim}/comm")).unwrap(), "wharf-shim\n");
+        kill(Pid::from_raw(shim), Signal::SIGSTOP).unwrap();
+        client.stop_container(&id, 1).await.unwrap();
+        assert_eq!(client.exited(&id).await.reason, "Unknown");
+        assert!(process_with("sleep 1000").is_none(), "it is killed");
+        client.down(&hangs).await.unwrap();
+    });
+}
+
+#[test]
 fn a_damaged_record_costs_its_pod_and_no_other() {
     run(async |world| {
         let client = &world.client;

@@ -7,6 +7,7 @@ use wharf_cri_api::v1::{ContainerEventType, LinuxContainerResources};
 use wharf_types::ContainerState;
 use wharf_wire::v1::{self, reply, request};
 
+use super::supervisor::{HELLO_PATIENCE, kill_supervisor};
 use super::{Engine, KILL_PATIENCE};
 use crate::container::{Container, InPod};
 use crate::error::{Error, blocking, known};
@@ -87,12 +88,18 @@ impl Engine {
         }
         if container.is_running() && !grace.is_zero() {
             let number = stop::number(&container.record().stop_signal).unwrap_or(15);
-            self.signal(&pod, &container, number).await;
-            if tokio::time::timeout(grace, container.exited()).await.is_ok() {
+            let end = async {
+                self.signal(&pod, &container, number).await;
+                container.exited().await;
+            };
+            if tokio::time::timeout(grace, end).await.is_ok() {
                 return Ok(());
             }
         }
-        self.signal(&pod, &container, 9).await;
+        // A supervisor that does not even take this is killed, and all it watched over with it.
+        if tokio::time::timeout(HELLO_PATIENCE, self.signal(&pod, &container, 9)).await.is_err() {
+            kill_supervisor(&pod);
+        }
         if tokio::time::timeout(KILL_PATIENCE, container.exited()).await.is_ok() {
             return Ok(());
         }

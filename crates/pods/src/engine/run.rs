@@ -97,8 +97,8 @@ impl Engine {
             })?;
         }
         // The supervisor starts while the kernel's objects are made.
-        let (child, socket) = self.program.start(&directory)?;
-        *pod.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        let (process, socket) = self.program.start(&directory)?;
+        *pod.supervisor() = Some(process);
         let hostname = hostname(pod);
         files::write(&directory, &hostname, pod.config.dns_config.as_ref())?;
         let plan = namespace_plan(layout, pod, hostname)?;

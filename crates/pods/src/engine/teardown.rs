@@ -58,28 +58,6 @@ impl Engine {
         Ok(())
     }
 
-    /// Asks the supervisor to end, and makes sure that it has.
-    async fn end_supervisor(&self, pod: &Arc<Pod>) {
-        if let Ok(client) = pod.client() {
-            let body = request::Body::Shutdown(v1::Shutdown {});
-            drop(tokio::time::timeout(KILL_PATIENCE, client.call("ending the supervisor", body, &[])).await);
-        }
-        let child = pod.child.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut child) = child {
-            let ended = blocking(move || {
-                // It has answered its end, or it must be ended: either way the wait is short.
-                if matches!(child.try_wait(), Ok(None)) {
-                    child.kill().stage("ending the supervisor")?;
-                }
-                child.wait().map(drop).stage("ending the supervisor")
-            });
-            if let Err(error) = ended.await {
-                tracing::warn!(pod = pod.id.short(), %error, "the supervisor may be left");
-            }
-        }
-        pod.write_state().client = None;
-    }
-
     fn release(&self, pod: &Pod) -> Result<(), Error> {
         let layout = &self.parts.layout;
         *pod.network_stats() = None;
