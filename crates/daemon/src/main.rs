@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use tokio::sync::oneshot;
 use wharf_images::{Store, StoreError};
 use wharf_pods::{Engine, Options, Parts};
 use wharf_state::Layout;
@@ -101,6 +102,11 @@ impl Node {
 async fn run(config: Config) -> anyhow::Result<()> {
     let Node { images, network, cgroups, engine, .. } = Node::open(&config).await?;
     let info = admin::info(&config, &cgroups)?;
+    if info.bounding_capabilities & (1 << CAP_SYS_RESOURCE) == 0 {
+        tracing::warn!(
+            "wharfd runs without CAP_SYS_RESOURCE: a container's oom_score_adj is not lowered, nor its limits raised"
+        );
+    }
     let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()));
     engine.recover().await;
     tokio::spawn(Arc::clone(&engine).measure_layers());
@@ -110,15 +116,21 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let streams = wharf_cri::Streams::new(Arc::clone(&engine));
     let streaming = wharf_streaming::Server::bind(config.streaming(), streams).await?;
     let urls = streaming.urls();
-    tokio::spawn(streaming.serve(std::future::pending()));
+    let (serving, served) = oneshot::channel::<()>();
+    let sessions = tokio::spawn(streaming.serve(async { drop(served.await) }));
     let handlers = config.handlers.clone();
     let services = Services {
         runtime: wharf_cri::Runtime::new(Arc::clone(&engine), network, urls, handlers, json),
         admin: wharf_cri::Admin::new(info, Arc::clone(&puller)),
         images: wharf_cri::Images::new(images, puller, engine),
     };
-    serve::serve(&config.socket, services).await
+    serve::serve(&config.socket, services).await?;
+    drop(serving);
+    Ok(sessions.await?)
 }
+
+/// Its number: capabilities(7).
+const CAP_SYS_RESOURCE: u32 = 24;
 
 /// How long a killed daemon's lock may outlive it: in a supervisor that it was about to start, until that one's exec.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
