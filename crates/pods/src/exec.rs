@@ -1,6 +1,6 @@
 //! A further command in a running container, whoever its streams belong to.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -87,12 +87,10 @@ impl Engine {
         };
         let exit = pod.execs.add(number);
         let running = Running { client: Arc::clone(&client), number, exit, state: Life::Running };
-        let body = request::Body::Exec(wharf_wire::v1::Exec {
-            container: container.id.to_string(),
-            exec: number,
-            args: command.into_iter().map(String::into_bytes).collect(),
-            terminal,
-        });
+        let (args, file) = arguments(command)?;
+        let container = container.id.to_string();
+        let body = request::Body::Exec(wharf_wire::v1::Exec { container, exec: number, args, terminal });
+        let descriptors: Vec<_> = descriptors.into_iter().chain(file.as_ref().map(OwnedFd::as_fd)).collect();
         let (_done, descriptors) = client.call_for_descriptors(STAGE, body, &descriptors).await?;
         Ok((running, descriptors.into_iter().next()))
     }
@@ -114,6 +112,20 @@ impl Engine {
         let state = if container.is_exited() { "exited" } else { "created, not running" };
         Err(Error::State { what: "container", id: container.id.to_string(), state })
     }
+}
+
+/// How many bytes of arguments travel in the message itself.
+const IN_MESSAGE_BYTES: usize = 32 * 1024;
+
+/// A command's arguments for the message, or in a file beside it.
+fn arguments(command: Vec<String>) -> Result<(Vec<Vec<u8>>, Option<OwnedFd>), Error> {
+    let words: Vec<_> = command.into_iter().map(String::into_bytes).collect();
+    // A word costs a few bytes more than its own.
+    if words.iter().map(|word| word.len() + 8).sum::<usize>() <= IN_MESSAGE_BYTES {
+        return Ok((words, None));
+    }
+    let file = wharf_wire::to_file(&wharf_wire::v1::Words { words }).stage(STAGE)?;
+    Ok((Vec::new(), Some(file)))
 }
 
 /// A pipe whose first end, the reading one, never makes its reader wait.

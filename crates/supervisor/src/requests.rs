@@ -36,7 +36,7 @@ pub(crate) fn handle(shim: &mut Shim, request: v1::Request, descriptors: Vec<Own
             None
         }),
         Some(Body::Signal(signal)) => self::signal(shim, &signal),
-        Some(Body::Exec(exec)) => self::exec(shim, id, &exec, descriptors),
+        Some(Body::Exec(exec)) => self::exec(shim, id, exec, descriptors),
         Some(Body::KillExec(kill)) => {
             if let Some(exec) = shim.execs.get(&kill.exec) {
                 exec.kill();
@@ -90,7 +90,7 @@ fn find(shim: &Shim, id: &str) -> Result<ContainerId, Failure> {
 fn create(shim: &mut Shim, request: u64, descriptors: &[OwnedFd]) -> Outcome {
     let plan =
         descriptors.first().ok_or_else(|| failure(Kind::Invalid, "a create request without a plan"))?;
-    let plan = wharf_wire::read_plan(plan).map_err(internal)?;
+    let plan = wharf_wire::from_file::<v1::Plan>(plan).map_err(internal)?;
     let plan = Plan::try_from(plan)
         .map_err(|what| failure(Kind::Invalid, format!("a plan with a bad part: {what}")))?;
     let id = plan.container.clone();
@@ -168,8 +168,13 @@ fn signal(shim: &Shim, signal: &v1::Signal) -> Outcome {
     }
 }
 
-fn exec(shim: &mut Shim, request: u64, exec: &v1::Exec, descriptors: Vec<OwnedFd>) -> Outcome {
+fn exec(shim: &mut Shim, request: u64, mut exec: v1::Exec, mut descriptors: Vec<OwnedFd>) -> Outcome {
     let id = find(shim, &exec.container)?;
+    if descriptors.len() == 4
+        && let Some(file) = descriptors.pop()
+    {
+        exec.args = wharf_wire::from_file::<v1::Words>(&file).map_err(internal)?.words;
+    }
     let Ok([stdin, stdout, stderr]) = <[OwnedFd; 3]>::try_from(descriptors) else {
         return Err(failure(Kind::Invalid, "an exec request without its three streams"));
     };
@@ -179,7 +184,7 @@ fn exec(shim: &mut Shim, request: u64, exec: &v1::Exec, descriptors: Vec<OwnedFd
     let kill_directory = container.plan.cgroup.kill_directory.as_path();
     let leaf = kill_directory.join(format!("exec-{}", exec.exec));
     std::fs::create_dir(&leaf).map_err(|error| internal(format!("cgroup of the exec: {error}")))?;
-    let plan = join_plan(container, exec, &leaf)?;
+    let plan = join_plan(container, &exec, &leaf)?;
     let streams = Streams { stdin, stdout, stderr };
     let first = container.child.pidfd.as_fd();
     let place = match container.plan.namespaces.pid {

@@ -254,7 +254,8 @@ pub struct Signal {
     #[prost(bool, tag = "3")]
     pub all: bool,
 }
-/// Standard input, output and error beside the message, in this order. `process` is the container's with other arguments.
+/// Standard input, output and error beside the message, in this order. The process is the container's with other
+/// arguments. Arguments that would make the message too long are in a memory file, the fourth descriptor, as a Words.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Exec {
     #[prost(string, tag = "1")]
@@ -265,6 +266,11 @@ pub struct Exec {
     pub args: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     #[prost(bool, tag = "5")]
     pub terminal: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Words {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub words: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KillExec {

@@ -1,12 +1,11 @@
 //! The supervisor protocol: what wharfd and wharf-shim say to each other over `SOCK_SEQPACKET`.
 //!
-//! One message is one datagram; descriptors travel beside it. A plan may be larger than a datagram, so it travels as
-//! a sealed memory file. Both sides are of one user on one machine, but may be of different releases: see [`VERSION`].
+//! One message is one datagram; descriptors travel beside it. A plan, or a command's arguments, may be larger than a
+//! datagram: they travel as a sealed memory file. Both sides are of one user on one machine, but may be of different releases: see [`VERSION`].
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use prost::Message as _;
 use wharf_sys::socket;
 
 /// The generated messages of `proto/supervisor/v1/supervisor.proto`.
@@ -86,23 +85,23 @@ pub fn receive<M: prost::Message + Default>(
     Ok(Some((message, descriptors)))
 }
 
-/// A plan as a sealed memory file, to travel beside a create request.
+/// A message as a sealed memory file, to travel beside a request that it would make too long.
 ///
 /// # Errors
 /// The kernel's.
-pub fn plan_file(plan: &v1::Plan) -> Result<OwnedFd, Error> {
-    wharf_sys::fs::sealed_memfd("plan", &plan.encode_to_vec()).map_err(Error::Socket)
+pub fn to_file(message: &impl prost::Message) -> Result<OwnedFd, Error> {
+    wharf_sys::fs::sealed_memfd("message", &message.encode_to_vec()).map_err(Error::Socket)
 }
 
-/// Reads a plan from the memory file that [`plan_file`] made.
+/// Reads a message from the memory file that [`to_file`] made.
 ///
 /// # Errors
 /// [`Error::Malformed`], or EFBIG past 4 MiB.
-pub fn read_plan(file: &OwnedFd) -> Result<v1::Plan, Error> {
+pub fn from_file<M: prost::Message + Default>(file: &OwnedFd) -> Result<M, Error> {
     nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekSet)
-        .map_err(|errno| Error::Socket(wharf_sys::Error::new("lseek", "plan", errno)))?;
+        .map_err(|errno| Error::Socket(wharf_sys::Error::new("lseek", "message", errno)))?;
     let bytes = wharf_sys::fs::read_bounded(file, 4 << 20).map_err(Error::Socket)?;
-    v1::Plan::decode(&*bytes).map_err(|source| Error::Malformed { bytes: bytes.len(), source })
+    M::decode(&*bytes).map_err(|source| Error::Malformed { bytes: bytes.len(), source })
 }
 
 #[cfg(test)]
@@ -114,12 +113,12 @@ mod tests {
     fn a_message_arrives_with_its_descriptor() {
         let (a, b) = socket::pair().unwrap();
         let plan = v1::Plan { container: "x".repeat(100_000), ..Default::default() };
-        let file = plan_file(&plan).unwrap();
+        let file = to_file(&plan).unwrap();
         let request = v1::Request { id: 7, body: None };
         send(a.as_fd(), &request, &[file.as_fd()]).unwrap();
         let (got, descriptors) = receive::<v1::Request>(b.as_fd()).unwrap().unwrap();
         assert_eq!(got, request);
-        assert_eq!(read_plan(&descriptors[0]).unwrap(), plan);
+        assert_eq!(from_file::<v1::Plan>(&descriptors[0]).unwrap(), plan);
         drop(a);
         assert!(receive::<v1::Request>(b.as_fd()).unwrap().is_none());
     }

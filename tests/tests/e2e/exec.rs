@@ -35,6 +35,22 @@ fn output_and_code_are_the_commands() {
 }
 
 #[test]
+fn arguments_may_be_as_long_as_the_kernel_takes() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("long")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        for (count, length) in [(1, 100_000), (10, 100_000), (5000, 100)] {
+            let mut cmd = words(&["sh", "-c", "printf %s \"$@\" | wc -c", "sh"]);
+            cmd.extend((0..count).map(|_| "x".repeat(length)));
+            let request = ExecSyncRequest { container_id: id.clone(), cmd, timeout: 10 };
+            let response = client.runtime.clone().exec_sync(request).await.unwrap().into_inner();
+            assert_eq!(String::from_utf8_lossy(&response.stdout).trim(), (count * length).to_string());
+        }
+    });
+}
+
+#[test]
 fn output_that_no_message_holds_is_cut() {
     run(async |world| {
         let client = &world.client;
@@ -106,10 +122,12 @@ fn what_cannot_be_executed_is_told() {
             assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
             assert!(error.message().contains(program), "{error}");
         }
-        for cmd in [Vec::new(), vec!["x".repeat(200_000)]] {
+        // The kernel takes no word of more than 128 KiB.
+        let long = vec!["true".to_owned(), "x".repeat(200_000)];
+        for (cmd, code) in [(Vec::new(), Code::InvalidArgument), (long, Code::FailedPrecondition)] {
             let request = ExecSyncRequest { container_id: id.clone(), cmd, timeout: 5 };
             let error = client.runtime.clone().exec_sync(request).await.unwrap_err();
-            assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+            assert_eq!(error.code(), code, "{error}");
         }
     });
 }

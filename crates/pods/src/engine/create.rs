@@ -81,7 +81,7 @@ impl Engine {
         const STAGE: &str = "creating the container";
         let (engine, of, with) = (Arc::clone(self), Arc::clone(pod), id.clone());
         let mut prepared = blocking(move || engine.prepare(&of, &with, &config)).await?;
-        let plan = wharf_wire::plan_file(&v1::Plan::from(&prepared.plan)).stage(STAGE)?;
+        let plan = wharf_wire::to_file(&v1::Plan::from(&prepared.plan)).stage(STAGE)?;
         let body = request::Body::Create(v1::Create { container: id.to_string() });
         let answer = pod.client()?.call(STAGE, body, &[plan.as_fd()]).await?;
         let reply::Result::Created(created) = answer else {
