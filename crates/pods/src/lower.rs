@@ -292,7 +292,8 @@ fn process(
         capabilities: context.capabilities()?,
         no_new_privileges: security.no_new_privs,
         limits: Vec::new(),
-        oom_score_adj: resources.and_then(|resources| i32::try_from(resources.oom_score_adj).ok()),
+        // Without a wish not the daemon's, which is protected.
+        oom_score_adj: resources.map_or(Some(0), |resources| i32::try_from(resources.oom_score_adj).ok()),
         seccomp: filter.map(seccomp::Program::to_bytes).unwrap_or_default(),
         seccomp_flags: filter.map_or(0, |program| program.flags),
     })

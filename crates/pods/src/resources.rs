@@ -3,6 +3,26 @@
 use wharf_cgroup::{DeviceRule, HugepageLimit, Limits};
 use wharf_cri_api::v1::LinuxContainerResources;
 
+use crate::error::Error;
+
+/// Checks the numbers that the kernel would take for something else; 0 is unset, -1 no limit.
+pub(crate) fn check(resources: &LinuxContainerResources) -> Result<(), Error> {
+    let fields = [
+        ("cpu_shares", resources.cpu_shares, 0..=i64::MAX),
+        ("cpu_period", resources.cpu_period, 0..=i64::MAX),
+        ("cpu_quota", resources.cpu_quota, -1..=i64::MAX),
+        ("memory_limit_in_bytes", resources.memory_limit_in_bytes, -1..=i64::MAX),
+        ("memory_swap_limit_in_bytes", resources.memory_swap_limit_in_bytes, -1..=i64::MAX),
+        ("oom_score_adj", resources.oom_score_adj, -1000..=1000),
+    ];
+    for (field, value, range) in fields {
+        if !range.contains(&value) {
+            return Err(Error::invalid(field, format!("{value} is out of range")));
+        }
+    }
+    Ok(())
+}
+
 /// Limits of a request; zeros and empty texts leave things alone.
 pub(crate) fn limits(resources: &LinuxContainerResources, devices: Option<Vec<DeviceRule>>) -> Limits {
     let text = |text: &String| (!text.is_empty()).then(|| text.clone());

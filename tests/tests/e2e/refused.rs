@@ -105,14 +105,15 @@ const CONTAINERS: &[ContainerCase] = &[
         Code::FailedPrecondition,
         "target",
     ),
-    (
-        |config| {
-            config.linux.as_mut().unwrap().resources.as_mut().unwrap().cpuset_cpus = "4000-5000".to_owned()
-        },
-        Code::InvalidArgument,
-        "4000-5000",
-    ),
+    (|config| resources(config).cpuset_cpus = "4000-5000".to_owned(), Code::InvalidArgument, "4000-5000"),
+    (|config| resources(config).memory_limit_in_bytes = -5, Code::InvalidArgument, "memory_limit_in_bytes"),
+    (|config| resources(config).cpu_quota = -2, Code::InvalidArgument, "cpu_quota"),
+    (|config| resources(config).oom_score_adj = 1001, Code::InvalidArgument, "oom_score_adj"),
 ];
+
+fn resources(config: &mut ContainerConfig) -> &mut LinuxContainerResources {
+    config.linux.get_or_insert_default().resources.get_or_insert_default()
+}
 
 fn sysctl(config: &mut PodSandboxConfig, key: &str, value: &str) {
     config.linux.as_mut().unwrap().sysctls = BTreeMap::from([(key.to_owned(), value.to_owned())]);

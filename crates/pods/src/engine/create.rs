@@ -107,6 +107,8 @@ impl Engine {
         if security.privileged && !pod.is_privileged() {
             return Err(Error::invalid("privileged", "the pod sandbox is not privileged"));
         }
+        let asked = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
+        resources::check(&asked)?;
         let capabilities = context.capabilities()?;
         let filter = self.seccomp.program(&security, capabilities.bounding)?;
         let path = self.container_cgroup(pod, id)?;
@@ -114,7 +116,6 @@ impl Engine {
         let record = lower::record(&context, &path, self.creation_time());
         records::save_container(&self.parts.layout.container_record(&pod.id, id), &record)?;
         let cgroup = self.parts.cgroups.create(&path).stage("making the container's cgroup")?;
-        let asked = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
         let limits = resources::limits(&asked, Some(lower::device_rules(&context)?));
         cgroup.apply(&limits).map_err(|error| Error::Stage {
             stage: "setting the container's limits",

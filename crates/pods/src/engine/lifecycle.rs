@@ -149,6 +149,7 @@ impl Engine {
         new: LinuxContainerResources,
     ) -> Result<(), Error> {
         let (pod, container) = self.container(id)?;
+        resources::check(&new)?;
         let engine = Arc::clone(self);
         spawn(async move { engine.update(&pod, container, new).await }).await
     }
