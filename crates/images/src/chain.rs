@@ -3,23 +3,25 @@
 //! Layers are unpacked once and shared by many images, each without a look at what lies below it. What only the whole
 //! chain can tell is settled here: a directory that the topmost layer having it does not name keeps the mode, owner and
 //! attributes it has further down. Overlayfs shows the topmost one's, so such directories go, with the right attributes
-//! and nothing in them, into one thin layer on top.
+//! and nothing in them, into one thin layer on top. If such a directory is a symbolic link further down, the layer's files
+//! belong where that leads: see [`crate::relocate`].
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::sys::stat::{Mode, SFlag, fchmod, fstat, futimens, mkdirat};
+use nix::fcntl::readlinkat;
+use nix::sys::stat::{Mode, fchmod, fstat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown};
 use wharf_snapshots::tree::Usage;
 use wharf_sys::Error;
 use wharf_sys::error::Named;
 
-use crate::unpack::{Contents, Effect, OPAQUE, is_kind, look, open_beneath, shown};
+use crate::unpack::{Contents, Effect, OPAQUE, open_beneath, shown};
 
 /// Overlayfs takes 500 lower layers, and one may be the thin one.
 const LAYERS_LIMIT: usize = 499;
@@ -33,10 +35,10 @@ pub enum ChainError {
         /// How many.
         count: usize,
     },
-    /// A layer puts files below a name that a lower layer has as a symbolic link.
+    /// A layer puts files below a name that a lower layer has as a symbolic link, which leads nowhere they could be put.
     #[error(
-        "layer {layer} has files below {path:?} without naming that directory, and a lower layer has a symbolic link \
-         there; build the image so that the layer names the directory or the link's target"
+        "layer {layer} has files below {path:?}, where a lower layer has a symbolic link, and they cannot be put where it \
+         leads; build the image so that the layer names the directory or the link's target"
     )]
     HiddenLink {
         /// The layer.
@@ -78,12 +80,39 @@ enum Found {
     Directory(OwnedFd),
     /// A whiteout, a file, or a link on the way to it.
     Other,
-    /// A link under the very path.
-    Link,
+    /// A link under the very path, and what it says.
+    Link(Vec<u8>),
+}
+
+/// What layers give.
+#[derive(Debug)]
+pub(crate) enum Plan {
+    Whole(Chain),
+    /// The layers that matter, bottom first; one of them has to be relocated before they can be put together.
+    Relocate(Vec<ChainLayer>, Link),
+}
+
+/// A directory that a layer implies, and that is a symbolic link below.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// The layer that implies it.
+    pub(crate) layer: usize,
+    /// The directory.
+    pub(crate) path: Vec<u8>,
+    /// What the link says.
+    pub(crate) target: Vec<u8>,
+}
+
+/// Where the attributes of an implied directory come from.
+enum Attribution {
+    /// It shows the right ones.
+    Shown,
+    Layer(usize),
+    Link(Link),
 }
 
 /// Puts layers together, bottom first as a manifest lists them.
-pub(crate) fn plan(layers: Vec<ChainLayer>) -> Result<Chain, ChainError> {
+pub(crate) fn plan(layers: Vec<ChainLayer>) -> Result<Plan, ChainError> {
     let layers = visible(layers);
     if layers.len() > LAYERS_LIMIT {
         return Err(ChainError::TooMany { count: layers.len() });
@@ -96,12 +125,18 @@ pub(crate) fn plan(layers: Vec<ChainLayer>) -> Result<Chain, ChainError> {
     implied.sort();
     implied.dedup();
     for path in implied {
-        if let Some(source) = chain.attributes_of(&path)? {
-            chain.thin.insert(path, source);
+        match chain.attributes_of(&path)? {
+            Attribution::Shown => {}
+            Attribution::Layer(source) => drop(chain.thin.insert(path, source)),
+            Attribution::Link(link) => {
+                let layer = chain.layers.len() - 1 - link.layer;
+                chain.layers.reverse();
+                return Ok(Plan::Relocate(chain.layers, Link { layer, ..link }));
+            }
         }
     }
     chain.add_parents()?;
-    Ok(chain)
+    Ok(Plan::Whole(chain))
 }
 
 /// Overlayfs refuses one directory twice. A layer that comes twice does nothing the upper one does not do again.
@@ -126,37 +161,32 @@ impl Chain {
         !self.thin.is_empty() || self.layers.is_empty()
     }
 
-    /// The layer whose attributes an implied directory should have, if it shows others now.
-    fn attributes_of(&self, path: &[u8]) -> Result<Option<usize>, ChainError> {
+    /// Where the attributes of an implied directory come from; layers are counted from the top.
+    fn attributes_of(&self, path: &[u8]) -> Result<Attribution, ChainError> {
         let mut top: Option<(usize, OwnedFd)> = None;
         for (at, layer) in self.layers.iter().enumerate() {
             let (found, cut) = locate(&layer.root, path)?;
             match found {
                 Found::Nothing => {}
-                Found::Other => return Ok(None),
-                Found::Link => {
-                    return match top {
-                        None => Ok(None),
-                        Some((above, _)) => Err(ChainError::HiddenLink {
-                            layer: self.layers[above].name.clone(),
-                            path: shown(path),
-                        }),
-                    };
+                Found::Other => return Ok(Attribution::Shown),
+                Found::Link(target) => {
+                    let link = |(layer, _)| Attribution::Link(Link { layer, path: path.to_vec(), target });
+                    return Ok(top.map_or(Attribution::Shown, link));
                 }
                 Found::Directory(fd) if layer.contents.implied.iter().any(|implied| implied == path) => {
                     top.get_or_insert((at, fd));
                 }
                 Found::Directory(fd) => {
-                    let Some((_, top)) = &top else { return Ok(None) };
+                    let Some((_, top)) = &top else { return Ok(Attribution::Shown) };
                     let differs = attributes(&fd, path)? != attributes(top, path)?;
-                    return Ok(differs.then_some(at));
+                    return Ok(if differs { Attribution::Layer(at) } else { Attribution::Shown });
                 }
             }
             if cut {
                 break;
             }
         }
-        Ok(None)
+        Ok(Attribution::Shown)
     }
 
     /// The way to each directory of the thin layer shows what it shows without it.
@@ -218,14 +248,14 @@ impl Chain {
 
 /// Mode, owner and extended attributes.
 #[derive(Debug, PartialEq, Eq)]
-struct Attributes {
+pub(crate) struct Attributes {
     mode: u32,
     uid: u32,
     gid: u32,
     xattrs: Vec<(String, Vec<u8>)>,
 }
 
-fn attributes(directory: &OwnedFd, path: &[u8]) -> Result<Attributes, ChainError> {
+pub(crate) fn attributes(directory: &OwnedFd, path: &[u8]) -> Result<Attributes, ChainError> {
     let failed = |source| system(path, source);
     let stat = fstat(directory).named("fstat", String::new).map_err(failed)?;
     let fd = directory.as_fd();
@@ -241,7 +271,7 @@ fn attributes(directory: &OwnedFd, path: &[u8]) -> Result<Attributes, ChainError
 }
 
 impl Attributes {
-    fn set(&self, directory: &OwnedFd) -> wharf_sys::Result<()> {
+    pub(crate) fn set(&self, directory: &OwnedFd) -> wharf_sys::Result<()> {
         let owner = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         fchown(directory, Some(owner.0), Some(owner.1)).named("fchown", String::new)?;
         fchmod(directory, Mode::from_bits_truncate(self.mode)).named("fchmod", String::new)?;
@@ -261,9 +291,9 @@ fn locate(root: &OwnedFd, path: &[u8]) -> Result<(Found, bool), ChainError> {
             Ok(below) => here = below,
             Err(Errno::ENOENT) => return Ok((Found::Nothing, cut)),
             Err(Errno::ELOOP | Errno::ENOTDIR) => {
-                let link = look(&here, part).is_some_and(|stat| is_kind(&stat, SFlag::S_IFLNK));
-                let found = if link && parts.peek().is_none() { Found::Link } else { Found::Other };
-                return Ok((found, true));
+                let link = parts.peek().is_none().then(|| readlinkat(&here, OsStr::from_bytes(part)).ok());
+                let link = link.flatten().map(|target| Found::Link(target.into_vec()));
+                return Ok((link.unwrap_or(Found::Other), true));
             }
             Err(errno) => return Err(system(path, Error::new("openat2", "", errno))),
         }
@@ -271,10 +301,10 @@ fn locate(root: &OwnedFd, path: &[u8]) -> Result<(Found, bool), ChainError> {
     Ok((Found::Directory(here), cut))
 }
 
-fn open(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, ChainError> {
+pub(crate) fn open(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, ChainError> {
     open_beneath(root, path).named("openat2", String::new).map_err(|source| system(path, source))
 }
 
-fn system(path: &[u8], source: Error) -> ChainError {
+pub(crate) fn system(path: &[u8], source: Error) -> ChainError {
     ChainError::System { path: shown(path), source }
 }

@@ -17,6 +17,7 @@ mod layer;
 mod limits;
 pub mod manifest;
 mod records;
+mod relocate;
 mod store;
 mod stream;
 mod tar;

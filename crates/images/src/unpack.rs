@@ -11,7 +11,8 @@
 //! * **A parent that is a symbolic link of the same layer** is resolved as a process with the layer as its root would
 //!   (absolute links and `..` stay inside), and what is missing on that way is made as implied directories: the result
 //!   is that of the peers, which resolve in the root of what is unpacked so far. A parent that is a file is an error.
-//!   Links of lower layers are not seen here; a chain in which one is in the way is refused when it is put together.
+//!   Links of lower layers are not seen here; where one is in the way, the layer is made once more when the chain is put
+//!   together.
 //! * The last component is never followed. An entry replaces what an earlier one of that name made, tree and all; only
 //!   a directory over a directory keeps what is inside.
 //! * A hard link's target is found in the same layer, before the link; it may be a symbolic link, but neither a
@@ -35,7 +36,7 @@ use wharf_types::{Digest, ErrorKind};
 
 pub(crate) use apply::apply;
 pub(crate) use attributes::OPAQUE;
-pub(crate) use parents::{is_kind, look, open_beneath};
+pub(crate) use parents::open_beneath;
 
 use crate::limits::Limits;
 use crate::manifest::Compression;

@@ -14,13 +14,14 @@ use wharf_sys::fs::{Resolve, open_below};
 use wharf_types::{Digest, Reference};
 
 use super::{Shared, Store, StoreError, system};
-use crate::chain::{self, Chain, ChainLayer};
+use crate::chain::{self, Chain, ChainError, ChainLayer, Plan};
 use crate::config::{ImageConfig, parse_config};
 use crate::image::Image;
 use crate::layer::Layer;
 use crate::manifest::{Document, Manifest, parse_index_or_manifest};
 use crate::records::{ImageRecord, save_layer};
-use crate::unpack::Contents;
+use crate::relocate::relocate;
+use crate::unpack::{Contents, shown};
 
 /// An image whose parts are all here.
 #[derive(Debug)]
@@ -48,18 +49,32 @@ struct Verified {
 }
 
 /// What a commit publishes.
-struct Parts {
+struct Parts<'a> {
     verified: Verified,
     chain: Chain,
-    thin: Option<Thin>,
+    /// Layers that are not shared with other images.
+    own: Vec<OwnLayer<'a>>,
+    /// Which of them is the thin one.
+    thin: Option<String>,
 }
 
-/// A thin layer in the staging directory.
-struct Thin {
+/// A layer for one image, in the staging directory until it is published.
+struct OwnLayer<'a> {
+    shared: &'a Shared,
     staged: String,
     name: String,
     contents: Arc<Contents>,
 }
+
+impl Drop for OwnLayer<'_> {
+    fn drop(&mut self) {
+        // Gone if it was published.
+        self.shared.discard_staged(&self.staged);
+    }
+}
+
+/// How many layers are made once more for an image, and how often: a link may lead to another.
+const RELOCATIONS_LIMIT: usize = 40;
 
 impl Store {
     /// Makes an image visible, durably. An image that is here already gets the reference as a further name; the tag
@@ -71,21 +86,17 @@ impl Store {
         let shared = &self.shared;
         let verified = verify(&image)?;
         let layers = image.layers.iter().map(|layer| shared.chain_layer(layer)).collect::<Result<_, _>>()?;
-        let chain = chain::plan(layers)?;
+        let (chain, mut own) = shared.put_together(layers, &verified.id)?;
         let thin = shared.make_thin(&chain, &verified.id)?;
-        let parts = Parts { verified, chain, thin };
-        let committed = self.publish(&image, &parts);
-        if let Some(thin) = &parts.thin {
-            // Gone if it was published.
-            shared.discard_staged(&thin.staged);
-        }
-        committed
+        let name = thin.as_ref().map(|thin| thin.name.clone());
+        own.extend(thin);
+        self.publish(&image, &Parts { verified, chain, own, thin: name })
     }
 
-    fn publish(&self, image: &NewImage<'_>, parts: &Parts) -> Result<Arc<Image>, StoreError> {
+    fn publish(&self, image: &NewImage<'_>, parts: &Parts<'_>) -> Result<Arc<Image>, StoreError> {
         let shared = &self.shared;
-        let Parts { verified, chain, thin } = parts;
-        if thin.is_some() || image.layers.iter().any(|layer| matches!(layer, Layer::Unpacked(_))) {
+        let Parts { verified, chain, own, thin } = parts;
+        if !own.is_empty() || image.layers.iter().any(|layer| matches!(layer, Layer::Unpacked(_))) {
             // One for the whole image: the cheapest way to make many small files durable.
             nix::unistd::syncfs(&shared.layers)
                 .map_err(|errno| system("sync its layers")(Error::new("syncfs", "layers", errno)))?;
@@ -99,11 +110,11 @@ impl Store {
             layers.push(layer.diff_id().hex().to_owned());
         }
         let mut names: Vec<_> = chain.layers.iter().map(|layer| layer.name.clone()).collect();
-        if let Some(thin) = thin {
-            shared.show_layer(&thin.staged, &thin.name, &thin.contents)?;
-            layers.push(thin.name.clone());
-            names.insert(0, thin.name.clone());
+        for layer in own {
+            shared.show_layer(&layer.staged, &layer.name, &layer.contents)?;
+            layers.push(layer.name.clone());
         }
+        names.splice(0..0, thin.clone());
         nix::unistd::fsync(&shared.layers)
             .map_err(|errno| system("sync its layers")(Error::new("fsync", "layers", errno)))?;
         layers.sort();
@@ -191,28 +202,58 @@ impl Shared {
         Ok(ChainLayer { name, root, contents })
     }
 
-    fn make_thin(&self, chain: &Chain, id: &Digest) -> Result<Option<Thin>, StoreError> {
+    /// Puts layers together; those that have to be made once more for this image come beside.
+    fn put_together(
+        &self,
+        mut layers: Vec<ChainLayer>,
+        id: &Digest,
+    ) -> Result<(Chain, Vec<OwnLayer<'_>>), StoreError> {
+        let mut own = Vec::new();
+        loop {
+            let link = match chain::plan(layers)? {
+                Plan::Whole(chain) => return Ok((chain, own)),
+                Plan::Relocate(those, link) => {
+                    layers = those;
+                    link
+                }
+            };
+            let layer = &mut layers[link.layer];
+            if own.len() == RELOCATIONS_LIMIT {
+                let path = shown(&link.path);
+                return Err(ChainError::HiddenLink { layer: layer.name.clone(), path }.into());
+            }
+            let name = format!("moved-{}-{}", id.hex(), own.len());
+            let (moved, root) = self.make_own(name, id, |root| relocate(layer, &link, root))?;
+            *layer = ChainLayer { name: moved.name.clone(), root, contents: Arc::clone(&moved.contents) };
+            own.push(moved);
+        }
+    }
+
+    fn make_thin(&self, chain: &Chain, id: &Digest) -> Result<Option<OwnLayer<'_>>, StoreError> {
         if !chain.needs_thin_layer() {
             return Ok(None);
         }
-        let (staged, own) = self.stage().map_err(system("make a layer"))?;
+        let name = format!("attrs-{}", id.hex());
+        self.make_own(name, id, |root| chain.make_thin_layer(root)).map(|(thin, _root)| Some(thin))
+    }
+
+    /// Makes a layer for one image in the staging directory; `fill` is given its root.
+    fn make_own(
+        &self,
+        name: String,
+        id: &Digest,
+        fill: impl FnOnce(&OwnedFd) -> Result<Contents, ChainError>,
+    ) -> Result<(OwnLayer<'_>, OwnedFd), StoreError> {
+        let (staged, directory) = self.stage().map_err(system("make a layer"))?;
+        let mut own = OwnLayer { shared: self, staged, name, contents: Arc::default() };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        let made = open_below(own.as_fd(), "fs", flags, Resolve::BeneathNoLinks)
-            .map_err(system("make a layer"))
-            .and_then(|root| Ok(chain.make_thin_layer(&root)?))
-            .and_then(|contents| {
-                let info = self.staged_path(&staged).join("info");
-                save_layer(&info, &contents)
-                    .map_err(|source| StoreError::Record { id: id.clone(), source })?;
-                Ok(Arc::new(contents))
-            });
-        match made {
-            Ok(contents) => Ok(Some(Thin { staged, name: format!("attrs-{}", id.hex()), contents })),
-            Err(error) => {
-                self.discard_staged(&staged);
-                Err(error)
-            }
-        }
+        let root = open_below(directory.as_fd(), "fs", flags, Resolve::BeneathNoLinks)
+            .map_err(system("make a layer"))?;
+        let contents = fill(&root)?;
+        save_layer(&self.staged_path(&own.staged).join("info"), &contents)
+            .map_err(|source| StoreError::Record { id: id.clone(), source })?;
+        own.contents = Arc::new(contents);
+        Ok((own, root))
     }
 
     /// Gives a staged layer its place. If it has one already, from another pull, that one is as good.

@@ -261,11 +261,11 @@ pub(crate) fn open_beneath(directory: &OwnedFd, path: &[u8]) -> Result<OwnedFd, 
 }
 
 /// What stands under a name, itself and not what it links to.
-pub(crate) fn look(parent: impl AsFd, name: &[u8]) -> Option<FileStat> {
+pub(super) fn look(parent: impl AsFd, name: &[u8]) -> Option<FileStat> {
     fstatat(parent, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW).ok()
 }
 
-pub(crate) fn is_kind(stat: &FileStat, kind: SFlag) -> bool {
+pub(super) fn is_kind(stat: &FileStat, kind: SFlag) -> bool {
     stat.st_mode & SFlag::S_IFMT.bits() == kind.bits()
 }
 

@@ -125,15 +125,79 @@ fn an_opaque_root_hides_all_below() {
 }
 
 #[test]
-fn files_below_a_link_of_a_lower_layer_are_refused() {
+fn files_below_a_link_of_a_lower_layer_are_where_it_leads() {
     let rig = Rig::new();
-    let base = Tar::new().dir("usr/lib").symlink("lib", "usr/lib").end();
-    let top = Tar::new().file("lib/x", "").end();
-    let error = rig.image("a.b/c:1", &[base.clone(), top]).unwrap_err();
-    assert!(shown(&error).contains("symbolic link there"), "{}", shown(&error));
+    let base = Tar::new()
+        .add(header(b'5', "usr").mode(0o751))
+        .add(header(b'5', "usr/lib").mode(0o711).owner(3, 4).mtime(42))
+        .file("usr/lib/old", "base")
+        .file("usr/lib/removed", "base")
+        .symlink("lib", "/usr/lib")
+        .symlink("lib64", "lib")
+        .end();
+    let top = Tar::new()
+        .file("lib/x", "top")
+        .file("lib/old", "top")
+        .whiteout("lib/.wh.removed")
+        .add(header(b'5', "lib/own").mode(0o700))
+        .file("lib/own/y", "top")
+        .hard_link("lib/z", "lib/x")
+        .file("lib64/w", "top")
+        .file("usr/lib/v", "top")
+        .end();
+    let image = rig.image("a.b/c:1", &[base.clone(), top.clone()]).unwrap();
+    assert_eq!(fs::read_dir(rig.root().join("staging")).unwrap().count(), 0);
+    mounted(&rig, image.layers(), |root| {
+        let text = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+        assert_eq!(fs::read_link(root.join("lib")).unwrap(), Path::new("/usr/lib"));
+        assert_eq!(fs::read_link(root.join("lib64")).unwrap(), Path::new("lib"));
+        for name in ["x", "old", "own/y", "z", "w", "v"] {
+            assert_eq!(text(&format!("usr/lib/{name}")), "top", "{name}");
+        }
+        assert!(!root.join("usr/lib/removed").exists());
+        let meta = |name: &str| fs::metadata(root.join(name)).unwrap();
+        let lib = meta("usr/lib");
+        assert_eq!((lib.mode() & 0o7777, lib.uid(), lib.gid()), (0o711, 3, 4), "as the base names it");
+        assert_eq!((meta("usr").mode() & 0o7777, meta("usr/lib/own").mode() & 0o7777), (0o751, 0o700));
+        assert_eq!(meta("usr/lib/x").ino(), meta("usr/lib/z").ino());
+    });
+    // Another image has the layer as it is; and with the first image its own layers go.
+    let plain = rig.image("a.b/plain:1", &[top]).unwrap();
+    mounted(&rig, plain.layers(), |root| assert!(root.join("lib/x").exists()));
+    assert!(rig.store.remove("a.b/c:1").unwrap());
+    let left = fs::read_dir(rig.root().join("layers")).unwrap().count();
+    assert_eq!(left, 1 + usize::from(plain.layers().len() > 1));
     let named = Tar::new().dir("lib").file("lib/x", "").end();
     let image = rig.image("a.b/c:1", &[base, named]).unwrap();
     mounted(&rig, image.layers(), |root| assert!(fs::symlink_metadata(root.join("lib")).unwrap().is_dir()));
+}
+
+#[test]
+fn links_of_lower_layers_that_lead_nowhere_are_refused() {
+    for (link, target, entry) in
+        [("a", "a", "a/f"), ("a", "b", "a/f"), ("a", "a/b", "a/f"), ("a", "file", "a/f"), ("a", "d", "a/f")]
+    {
+        let rig = Rig::new();
+        let base = Tar::new().symlink(link, target).symlink("b", "a").end();
+        // What the link leads to is a file in the upper layer, or what moves there is a directory in it.
+        let top = Tar::new().file(entry, "x").file("file", "x").file("d/f/g", "x").end();
+        let error = rig.image("x.y/z:1", &[base, top]).unwrap_err();
+        assert!(shown(&error).contains("symbolic link, and they cannot"), "{target}: {}", shown(&error));
+        assert_eq!(fs::read_dir(rig.root().join("staging")).unwrap().count(), 0, "{target}");
+        rig.check_canary();
+    }
+}
+
+#[test]
+fn a_link_that_climbs_leads_to_the_root_of_the_image() {
+    let rig = Rig::new();
+    let base = Tar::new().dir("d").symlink("d/up", "../../../../..").end();
+    let top = Tar::new().file("d/up/canary/file", "image").end();
+    let image = rig.image("a.b/c:1", &[base, top]).unwrap();
+    rig.check_canary();
+    mounted(&rig, image.layers(), |root| {
+        assert_eq!(fs::read_to_string(root.join("canary/file")).unwrap(), "image");
+    });
 }
 
 #[test]
