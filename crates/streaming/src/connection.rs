@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use wharf_types::Wanted;
@@ -17,6 +17,7 @@ use crate::backend::{Backend, BackendError, Session};
 use crate::error::SessionError;
 use crate::grant::{Grant, PortForwardGrant};
 use crate::head::{self, Head, Refusal};
+use crate::lobby::Lobby;
 use crate::remote_command;
 use crate::server::Config;
 use crate::sessions::{Place, Sessions};
@@ -38,15 +39,11 @@ pub(crate) struct Shared<B> {
     pub(crate) backend: Arc<B>,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) sessions: Arc<Sessions>,
+    pub(crate) lobby: Arc<Lobby>,
 }
 
 /// A connection from its acceptance to its end. `server` is closed when the server ends.
-pub(crate) async fn run<B: Backend>(
-    shared: Arc<Shared<B>>,
-    socket: TcpStream,
-    permit: OwnedSemaphorePermit,
-    server: watch::Receiver<()>,
-) {
+pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, server: watch::Receiver<()>) {
     if let Err(error) = tune(&socket) {
         tracing::debug!(%error, "cannot tune a streaming connection");
     }
@@ -58,11 +55,16 @@ pub(crate) async fn run<B: Backend>(
         let (head, rest) = head::read(&mut stream).await?;
         Some((stream, head, rest))
     };
-    let Ok(Some((mut stream, head, rest))) = timeout(HEAD_TIME, request).await else {
-        tracing::debug!("a streaming client made no request");
+    let mut place = shared.lobby.enter();
+    let request = tokio::select! {
+        request = timeout(HEAD_TIME, request) => request.ok().flatten(),
+        () = place.lost() => None,
+    };
+    drop(place);
+    let Some((mut stream, head, rest)) = request else {
+        tracing::debug!("a streaming client made no request in time");
         return;
     };
-    drop(permit);
     let limits = Limits { idle: shared.config.idle, write: shared.config.write, server };
     let (grant, protocol, answer, _place) = match shared.admit(&head) {
         Ok(admitted) => admitted,

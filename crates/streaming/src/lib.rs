@@ -22,6 +22,7 @@ mod descriptor;
 mod error;
 mod grant;
 mod head;
+mod lobby;
 mod port_forward;
 mod pump;
 mod remote_command;

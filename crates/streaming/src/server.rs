@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -18,9 +18,6 @@ use crate::grant::{AttachGrant, ExecGrant, Grant, PortForwardGrant};
 use crate::sessions::Sessions;
 use crate::tls::{self, TlsFiles};
 use crate::token::Tokens;
-
-/// How many connections may be at their request, or at the handshake before it.
-const HEADS_LIMIT: usize = 128;
 
 /// How long nothing is accepted after that has failed, which happens when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -154,7 +151,8 @@ impl<B: Backend> Server<B> {
         let urls = Urls { base: format!("{scheme}://{bound}").into(), tokens: Arc::clone(&tokens) };
         let sessions = Sessions::new(config.sessions, config.sessions_each);
         let (tls, backend) = (tls.map(TlsAcceptor::from), Arc::new(backend));
-        Ok(Self { listener, shared: Arc::new(Shared { config, tls, backend, tokens, sessions }), urls })
+        let shared = Shared { config, tls, backend, tokens, sessions, lobby: Arc::default() };
+        Ok(Self { listener, shared: Arc::new(shared), urls })
     }
 
     /// What hands out the URLs.
@@ -167,8 +165,8 @@ impl<B: Backend> Server<B> {
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
         let (ending, server) = watch::channel(());
         let mut connections = JoinSet::new();
-        let accept = accept(&self.listener, |socket, permit| {
-            connections.spawn(connection::run(Arc::clone(&self.shared), socket, permit, server.clone()));
+        let accept = accept(&self.listener, |socket| {
+            connections.spawn(connection::run(Arc::clone(&self.shared), socket, server.clone()));
             while connections.try_join_next().is_some() {}
         });
         tokio::select! {
@@ -183,17 +181,10 @@ impl<B: Backend> Server<B> {
     }
 }
 
-/// Accepts connections, not more at a time than may be at their request.
-async fn accept(
-    listener: &TcpListener,
-    mut serve: impl FnMut(TcpStream, OwnedSemaphorePermit),
-) -> Infallible {
-    let heads = Arc::new(Semaphore::new(HEADS_LIMIT));
+async fn accept(listener: &TcpListener, mut serve: impl FnMut(TcpStream)) -> Infallible {
     loop {
-        // Is never closed.
-        let Ok(permit) = Arc::clone(&heads).acquire_owned().await else { continue };
         match listener.accept().await {
-            Ok((socket, _address)) => serve(socket, permit),
+            Ok((socket, _address)) => serve(socket),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a streaming connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -131,3 +131,18 @@ async fn a_client_that_never_asks_is_let_go() {
         assert_eq!(soon(client.read(&mut [0; 16])).await.unwrap_or(0), 0);
     }
 }
+
+#[tokio::test]
+async fn silent_clients_keep_nobody_out() {
+    let mut rig = Rig::new().await;
+    let address = rig.urls.base().strip_prefix("http://").unwrap().to_owned();
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(tokio::net::TcpStream::connect(&address).await.unwrap());
+    }
+    let mut client = Spdy::connect(&rig.exec(OUTPUT), V4).await;
+    client.open_all(&["error", "stdout"]).await;
+    rig.process().await.exit(wharf_types::Exit::Code(0));
+    assert_eq!(client.rest().await.last(), Some(&Event::GoAway(0)));
+    assert_eq!(soon(silent[0].read(&mut [0; 16])).await.unwrap_or(0), 0, "who waited longest was let go");
+}
