@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::create;
 use crate::detect::{Controller, Hierarchy, Kind};
 use crate::error::Error;
 use crate::files;
-use crate::path::{CgroupPath, PathError};
+use crate::path::CgroupPath;
 use crate::tree::{Deadline, Tree};
 
 /// The cgroup's directory in one hierarchy.
@@ -24,8 +23,11 @@ pub struct Entry {
     /// The unified directory, to be opened and passed to clone3 with CLONE_INTO_CGROUP: the process is never outside.
     /// Set on hybrid and v2.
     pub directory: Option<PathBuf>,
-    /// The `cgroup.procs` of each v1 hierarchy, into each of which the process writes `0`. Empty on v2.
-    pub procs: Vec<PathBuf>,
+    /// The `tasks` of each v1 hierarchy, into each of which the process writes `0` while it has one thread. Empty on v2.
+    ///
+    /// `cgroup.procs` would do the same, but there the kernel stops all forks and exits of the machine, for which it waits
+    /// about 10 ms; a thread that moves itself needs none of that (since Linux 5.4).
+    pub tasks: Vec<PathBuf>,
 }
 
 /// The cgroup of a pod or container, in every hierarchy.
@@ -34,14 +36,6 @@ pub struct Cgroup {
     path: CgroupPath,
     directories: Vec<Directory>,
     tracker: Tree,
-}
-
-/// The cgroup of one exec: a child of a container's, in the tracking hierarchy alone, so that the exec can be killed
-/// with all it started. Limits and statistics stay the container's.
-#[derive(Debug, Clone)]
-pub struct Leaf {
-    tracker: Tree,
-    entry: Entry,
 }
 
 impl Cgroup {
@@ -68,32 +62,8 @@ impl Cgroup {
         let of_kind = |kind| self.directories.iter().filter(move |directory| directory.kind == kind);
         Entry {
             directory: of_kind(Kind::Unified).map(|directory| directory.path.clone()).next(),
-            procs: of_kind(Kind::V1).map(|directory| directory.path.join("cgroup.procs")).collect(),
+            tasks: of_kind(Kind::V1).map(|directory| directory.path.join("tasks")).collect(),
         }
-    }
-
-    /// Makes (or takes, if it exists) the cgroup of one exec.
-    ///
-    /// # Errors
-    /// [`Error::InvalidLimit`] if the name is not one good component, [`Error::Io`] if the directory cannot be made.
-    pub fn leaf(&self, name: &str) -> Result<Leaf, Error> {
-        let invalid = |_: PathError| Error::InvalidLimit {
-            limit: format!("cgroup name {name:?}"),
-            reason: "it is not a single path component",
-        };
-        self.path.child(name).map_err(invalid)?;
-        let directory = self.tracker.file(name);
-        create::make(&directory)?;
-        let container = self.entry();
-        let entry = match self.tracker.kind {
-            Kind::Unified => Entry { directory: Some(directory.clone()), ..container },
-            Kind::V1 => {
-                let outer = self.tracker.file("cgroup.procs");
-                let inner = |file| if file == outer { directory.join("cgroup.procs") } else { file };
-                Entry { procs: container.procs.into_iter().map(inner).collect(), ..container }
-            }
-        };
-        Ok(Leaf { tracker: Tree { kind: self.tracker.kind, directory }, entry })
     }
 
     /// Kills every process, also in sub-cgroups; at once where there is `cgroup.kill`, else within `patience`. They may
@@ -192,39 +162,5 @@ impl Cgroup {
     pub(crate) fn unified(&self) -> Option<&Path> {
         let directory = self.directories.iter().find(|directory| directory.kind == Kind::Unified)?;
         Some(&directory.path)
-    }
-}
-
-impl Leaf {
-    /// How a process gets in; it covers the container's other hierarchies too.
-    #[must_use]
-    pub fn entry(&self) -> Entry {
-        self.entry.clone()
-    }
-
-    /// As [`Cgroup::kill`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn kill(&self, patience: Duration) -> Result<(), Error> {
-        self.tracker.kill(patience)
-    }
-
-    /// As [`Cgroup::is_populated`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn is_populated(&self) -> Result<bool, Error> {
-        self.tracker.is_populated()
-    }
-
-    /// As [`Cgroup::remove`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn remove(&self, patience: Duration) -> Result<(), Error> {
-        let deadline = Deadline::after(patience);
-        self.tracker.await_empty(&deadline)?;
-        self.tracker.remove(&deadline)
     }
 }

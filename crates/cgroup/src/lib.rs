@@ -27,7 +27,7 @@ mod weight;
 pub use detect::{Cgroups, Controller, Version};
 pub use device::{Access, DeviceRule, DeviceType, default_devices};
 pub use error::Error;
-pub use group::{Cgroup, Entry, Leaf};
+pub use group::{Cgroup, Entry};
 pub use limits::{HugepageLimit, Limits};
 pub use path::{CgroupPath, PathError};
 pub use stats::{

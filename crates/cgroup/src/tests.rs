@@ -46,7 +46,7 @@ impl Shell {
     /// Starts a shell that enters, says `in`, and then runs the script.
     fn enter(entry: &Entry, script: &str) -> Self {
         let unified = entry.directory.iter().map(|directory| directory.join("cgroup.procs"));
-        let files: Vec<PathBuf> = entry.procs.iter().cloned().chain(unified).collect();
+        let files: Vec<PathBuf> = entry.tasks.iter().cloned().chain(unified).collect();
         #[expect(clippy::disallowed_methods, reason = "the test needs a process to put into a cgroup")]
         let mut command = Command::new("/bin/sh");
         let mut child = command

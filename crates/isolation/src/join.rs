@@ -20,7 +20,7 @@ pub struct JoinPlan {
     pub process: Process,
     /// Who it runs as.
     pub identity: Identity,
-    /// `cgroup.procs` files to enter.
+    /// `tasks` files of v1 hierarchies to enter.
     pub entries: Vec<HostPath>,
     /// Whether it has a terminal, whose master is reported.
     pub terminal: bool,

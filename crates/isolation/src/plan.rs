@@ -75,7 +75,7 @@ pub enum PidNamespace {
 pub struct CgroupPlan {
     /// A v2 directory that the first process is cloned into.
     pub directory: Option<HostPath>,
-    /// `cgroup.procs` files that a process writes itself into.
+    /// `tasks` files of v1 hierarchies that a process writes itself into.
     pub entries: Vec<HostPath>,
     /// The directory whose `cgroup.kill`, or else `cgroup.procs`, reaches every process.
     pub kill_directory: HostPath,

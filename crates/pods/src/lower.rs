@@ -127,7 +127,7 @@ fn namespaces(context: &Context<'_>, security: &LinuxContainerSecurityContext) -
 
 fn cgroup_plan(cgroup: &Cgroup) -> Result<CgroupPlan, Error> {
     let entry = cgroup.entry();
-    let entries: Vec<HostPath> = entry.procs.iter().map(|path| host(path)).collect::<Result<_, _>>()?;
+    let entries: Vec<HostPath> = entry.tasks.iter().map(|path| host(path)).collect::<Result<_, _>>()?;
     Ok(CgroupPlan {
         directory: entry.directory.as_deref().map(host).transpose()?,
         entries,
@@ -161,13 +161,13 @@ fn all_mounts(context: &Context<'_>, privilege: Privilege, cgroup: &Cgroup) -> R
 /// The container's directory in each v1 hierarchy, by the name of its mount; none on v2.
 fn v1_directories(cgroup: &Cgroup) -> Result<Vec<(String, HostPath)>, Error> {
     let entry = cgroup.entry();
-    let suffix = format!("{}/cgroup.procs", cgroup.path());
+    let suffix = format!("{}/tasks", cgroup.path());
     let mut directories = Vec::new();
-    for procs in &entry.procs {
-        let text = procs.to_string_lossy();
+    for tasks in &entry.tasks {
+        let text = tasks.to_string_lossy();
         let Some(mount) = text.strip_suffix(&suffix) else { continue };
         let name = mount.rsplit('/').next().unwrap_or_default().to_owned();
-        let directory = procs.parent().unwrap_or(procs);
+        let directory = tasks.parent().unwrap_or(tasks);
         directories.push((name, host(directory)?));
     }
     Ok(directories)

@@ -1,7 +1,7 @@
 //! What the daemon can ask for.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -181,10 +181,10 @@ fn exec(shim: &mut Shim, request: u64, mut exec: v1::Exec, mut descriptors: Vec<
     let Some(container) = shim.containers.get(&id).filter(|container| container.is_running()) else {
         return Err(failure(Kind::Precondition, format!("container {id} does not run")));
     };
-    let kill_directory = container.plan.cgroup.kill_directory.as_path();
-    let leaf = kill_directory.join(format!("exec-{}", exec.exec));
-    std::fs::create_dir(&leaf).map_err(|error| internal(format!("cgroup of the exec: {error}")))?;
+    let leaf = container.plan.cgroup.kill_directory.as_path().join(format!("exec-{}", exec.exec));
     let plan = join_plan(container, &exec, &leaf)?;
+    let cgroup =
+        make_leaf(container, &leaf).map_err(|error| internal(format!("cgroup of the exec: {error}")))?;
     let streams = Streams { stdin, stdout, stderr };
     let first = container.child.pidfd.as_fd();
     let place = match container.plan.namespaces.pid {
@@ -195,7 +195,9 @@ fn exec(shim: &mut Shim, request: u64, mut exec: v1::Exec, mut descriptors: Vec<
         [first, streams.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()];
     let child = shim
         .spawner
-        .spawn(&place, None, &keep, |report| wharf_isolation::join(&plan, first, &streams, report))
+        .spawn(&place, cgroup.as_ref().map(AsFd::as_fd), &keep, |report| {
+            wharf_isolation::join(&plan, first, &streams, report)
+        })
         .map_err(|error| {
             drop(std::fs::remove_dir(&leaf));
             match error.errno {
@@ -213,7 +215,7 @@ fn exec(shim: &mut Shim, request: u64, mut exec: v1::Exec, mut descriptors: Vec<
 }
 
 /// The container's own process with other arguments, in a cgroup of its own below the container's.
-fn join_plan(container: &Container, exec: &v1::Exec, leaf: &std::path::Path) -> Result<JoinPlan, Failure> {
+fn join_plan(container: &Container, exec: &v1::Exec, leaf: &Path) -> Result<JoinPlan, Failure> {
     if exec.args.is_empty() {
         return Err(failure(Kind::Invalid, "an exec request without a command"));
     }
@@ -222,13 +224,28 @@ fn join_plan(container: &Container, exec: &v1::Exec, leaf: &std::path::Path) -> 
     if exec.terminal && !process.env.iter().any(|variable| variable.starts_with(b"TERM=")) {
         process.env.push(b"TERM=xterm".to_vec());
     }
-    let kill_directory = container.plan.cgroup.kill_directory.as_path();
-    let own: PathBuf = leaf.join("cgroup.procs");
-    let own = own.to_str().ok_or_else(|| internal("a cgroup path that is no text"))?;
     let mut entries: Vec<HostPath> = container.plan.cgroup.entries.clone();
-    entries.retain(|entry| entry.as_path().parent() != Some(kill_directory));
-    entries.push(HostPath::new(own).map_err(internal)?);
+    if !has_unified(container) {
+        let kill_directory = container.plan.cgroup.kill_directory.as_path();
+        entries.retain(|entry| entry.as_path().parent() != Some(kill_directory));
+        let own = leaf.join("tasks");
+        let own = own.to_str().ok_or_else(|| internal("a cgroup path that is no text"))?;
+        entries.push(HostPath::new(own).map_err(internal)?);
+    }
     Ok(JoinPlan { process, identity: container.identity.clone(), entries, terminal: exec.terminal })
+}
+
+/// Whether the container's processes are reached by its cgroup in the unified hierarchy: then an exec is cloned into its
+/// own one below.
+fn has_unified(container: &Container) -> bool {
+    container.plan.cgroup.directory.is_some()
+}
+
+/// Makes an exec's own cgroup; opened, if the exec is to be cloned into it.
+fn make_leaf(container: &Container, leaf: &Path) -> std::io::Result<Option<OwnedFd>> {
+    std::fs::create_dir(leaf)?;
+    let open = || wharf_sys::fs::open(leaf, OFlag::O_PATH | OFlag::O_DIRECTORY);
+    has_unified(container).then(open).transpose().map_err(|error| error.errno.into())
 }
 
 fn remove(shim: &mut Shim, id: &str) -> Outcome {

@@ -58,7 +58,7 @@ fn the_v2_program_is_enforced_and_replaced() {
     let fresh = Fresh::new("ebpf");
     // The unified hierarchy alone, so that on a hybrid node the v1 filter has no say.
     let directory = fresh.0.unified().expect("no unified hierarchy to attach a program to").to_path_buf();
-    let entry = Entry { directory: Some(directory.clone()), procs: Vec::new() };
+    let entry = Entry { directory: Some(directory.clone()), tasks: Vec::new() };
     set(&directory, &zero_only());
     assert!(!can_write(&entry, "/dev/null"));
     assert!(can_write(&entry, "/dev/zero"));
@@ -86,7 +86,7 @@ fn leftover_programs_are_detached() {
     assert_eq!(attached(cgroup.as_fd()).unwrap().len(), 3);
     set(&directory, &default_devices());
     assert_eq!(attached(cgroup.as_fd()).unwrap().len(), 1);
-    let entry = Entry { directory: Some(directory), procs: Vec::new() };
+    let entry = Entry { directory: Some(directory), tasks: Vec::new() };
     assert!(can_write(&entry, "/dev/null"));
 }
 

@@ -1,7 +1,7 @@
 //! Making, entering, killing, freezing, removing.
 
 use super::{Fresh, PATIENCE, Shell};
-use crate::{CgroupPath, Cgroups, Controller, Error, Version};
+use crate::{CgroupPath, Cgroups, Controller, Entry, Error, Version};
 use std::time::Duration;
 use wharf_types::ErrorKind;
 
@@ -14,7 +14,7 @@ fn a_process_enters_every_hierarchy() {
     let of_process = super::read(format!("/proc/{}/cgroup", shell.pid()).as_ref());
     let inside = of_process.lines().filter(|line| line.ends_with(fresh.0.path().as_str())).count();
     let entry = fresh.0.entry();
-    assert_eq!(inside, entry.procs.len() + usize::from(entry.directory.is_some()), "{of_process}");
+    assert_eq!(inside, entry.tasks.len() + usize::from(entry.directory.is_some()), "{of_process}");
 }
 
 #[test]
@@ -39,8 +39,9 @@ fn creation_is_idempotent_and_makes_ancestors() {
 fn killing_reaches_descendants_of_every_kind() {
     let fresh = Fresh::new("kill");
     let mut own = Shell::enter(&fresh.0.entry(), "trap '' TERM HUP INT; setsid sleep 1000 & read forever");
-    let leaf = fresh.0.leaf("exec-1").unwrap();
-    let mut below = Shell::idle(&leaf.entry());
+    let below = fresh.0.kill_directory().join("exec-1");
+    std::fs::create_dir(&below).unwrap();
+    let mut below = Shell::idle(&Entry { directory: Some(below), ..fresh.0.entry() });
     fresh.0.kill(PATIENCE).unwrap();
     assert_eq!(own.end(), Some(9));
     assert_eq!(below.end(), Some(9));
@@ -52,32 +53,6 @@ fn killing_reaches_descendants_of_every_kind() {
     // What is gone can be killed and removed.
     fresh.0.kill(PATIENCE).unwrap();
     fresh.0.remove(PATIENCE).unwrap();
-}
-
-#[test]
-fn a_leaf_dies_alone_and_counts_for_the_container() {
-    let fresh = Fresh::new("leaf");
-    let shell = Shell::idle(&fresh.0.entry());
-    let leaf = fresh.0.leaf("exec-2").unwrap();
-    let mut exec = Shell::enter(&leaf.entry(), "setsid sleep 1000 >/dev/null & read forever");
-    assert!(leaf.is_populated().unwrap());
-    let outside = fresh.0.entry().procs.len();
-    assert_eq!(leaf.entry().procs.len(), outside, "an exec is in the container's other hierarchies");
-    assert!(fresh.0.pids().unwrap().contains(&exec.pid()));
-    assert!(fresh.0.kill_directory().join("exec-2/cgroup.procs").exists());
-    leaf.kill(PATIENCE).unwrap();
-    assert_eq!(exec.end(), Some(9));
-    leaf.remove(PATIENCE).unwrap();
-    leaf.remove(PATIENCE).unwrap();
-    assert_eq!(fresh.0.pids().unwrap(), [shell.pid()]);
-}
-
-#[test]
-fn a_leaf_has_one_name() {
-    let fresh = Fresh::new("name");
-    for name in ["../other", "a/b", "", "cgroup.procs"] {
-        assert!(fresh.0.leaf(name).is_err(), "{name:?}");
-    }
 }
 
 #[test]
@@ -97,7 +72,7 @@ fn removal_waits_for_the_last_process_but_not_for_ever() {
 fn what_the_container_made_is_removed_too() {
     let fresh = Fresh::new("nested");
     let entry = fresh.0.entry();
-    let directories = entry.procs.iter().map(|file| file.parent().unwrap()).chain(entry.directory.as_deref());
+    let directories = entry.tasks.iter().map(|file| file.parent().unwrap()).chain(entry.directory.as_deref());
     for directory in directories {
         std::fs::create_dir_all(directory.join("system.slice/a.service")).unwrap();
     }

@@ -1,8 +1,6 @@
 //! What a node without a unified hierarchy does: tracking by the v1 freezer, killing by pidfds. On a hybrid node the
 //! same code runs on the v1 side of a cgroup.
 
-use std::time::Duration;
-
 use super::{Fresh, PATIENCE, Shell};
 use crate::Controller;
 use crate::detect::{Controller as C, Hierarchy, Kind};
@@ -50,20 +48,4 @@ fn a_frozen_cgroup_is_thawed_to_die() {
     v1.freeze(PATIENCE).unwrap();
     v1.kill(PATIENCE).unwrap();
     assert_eq!(shell.end(), Some(9));
-}
-
-#[test]
-fn a_leaf_is_in_the_freezer_alone() {
-    let fresh = Fresh::new("v1-leaf");
-    let v1 = seen_by_v1(&fresh);
-    let leaf = v1.leaf("exec-1").unwrap();
-    assert_eq!(leaf.entry().procs.len(), 2);
-    let mut exec = Shell::idle(&leaf.entry());
-    let mut shell = Shell::idle(&v1.entry());
-    assert!(leaf.remove(Duration::from_millis(5)).is_err());
-    leaf.kill(PATIENCE).unwrap();
-    assert_eq!(exec.end(), Some(9));
-    leaf.remove(PATIENCE).unwrap();
-    assert_eq!(v1.pids().unwrap(), [shell.pid()]);
-    assert_eq!(shell.end(), None);
 }
