@@ -98,6 +98,10 @@ impl Snapshots {
                 Err(errno) => Err(wharf_sys::Error::new("rename", container.to_string(), errno)),
             }
         });
+        if made.is_err() {
+            // What cannot be removed now goes with the next start.
+            drop(self.trash.discard(self.root.as_fd(), &half));
+        }
         made.map_err(failed)?;
         // Nearly nothing to walk: from now on its usage is known.
         drop(self.usage(container, Duration::ZERO));

@@ -5,8 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::RecvTimeoutError::{Disconnected, Timeout};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -82,10 +84,26 @@ impl Drop for Trash {
     }
 }
 
+/// How long after a tree could not be removed it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
 fn run(directory: &OwnedFd, queue: &Receiver<OsString>) {
-    for name in queue {
-        if let Err(error) = remove_tree(directory.as_fd(), &name) {
-            tracing::warn!(name = %name.display(), %error, "a tree could not be removed; the next start tries again");
+    let mut left = Vec::new();
+    loop {
+        let next = if left.is_empty() {
+            queue.recv().map_err(|_ended| Disconnected)
+        } else {
+            queue.recv_timeout(RETRY)
+        };
+        match next {
+            Ok(name) => {
+                if let Err(error) = remove_tree(directory.as_fd(), &name) {
+                    tracing::warn!(name = %name.display(), %error, "a tree could not be removed: it is tried again");
+                    left.push(name);
+                }
+            }
+            Err(Timeout) => left.retain(|name| remove_tree(directory.as_fd(), name).is_err()),
+            Err(Disconnected) => return,
         }
     }
 }

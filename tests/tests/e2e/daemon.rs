@@ -52,6 +52,12 @@ impl Daemon {
         self.child.wait().unwrap();
     }
 
+    /// Waits until it is gone, which is why a call failed.
+    pub(crate) async fn was_killed(&mut self, failed: &tonic::Status) {
+        let gone = async || self.child.try_wait().unwrap();
+        until(&format!("wharfd is gone, since {failed}"), gone).await;
+    }
+
     fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid().cast_signed()), signal).unwrap();
     }

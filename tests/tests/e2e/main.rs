@@ -37,6 +37,8 @@ mod server;
 #[cfg(test)]
 mod settings;
 #[cfg(test)]
+mod steps;
+#[cfg(test)]
 mod storm;
 #[cfg(test)]
 mod together;

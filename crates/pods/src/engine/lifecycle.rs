@@ -96,9 +96,11 @@ impl Engine {
                 return Ok(());
             }
         }
-        // A supervisor that does not even take this is killed, and all it watched over with it.
-        if tokio::time::timeout(HELLO_PATIENCE, self.signal(&pod, &container, 9)).await.is_err() {
-            kill_supervisor(&pod);
+        match tokio::time::timeout(HELLO_PATIENCE, self.signal(&pod, &container, 9)).await {
+            Ok(true) => {}
+            Ok(false) => self.kill_cgroup(&container).await,
+            // A supervisor that does not even take this is killed, and all it watched over with it.
+            Err(_elapsed) => kill_supervisor(&pod),
         }
         if tokio::time::timeout(KILL_PATIENCE, container.exited()).await.is_ok() {
             return Ok(());
@@ -110,16 +112,19 @@ impl Engine {
         })
     }
 
-    async fn signal(&self, pod: &Pod, container: &Container, number: i32) {
-        let Ok(client) = pod.client() else { return };
+    /// Whether a signal was sent.
+    async fn signal(&self, pod: &Pod, container: &Container, number: i32) -> bool {
+        let Ok(client) = pod.client() else { return false };
         let body = request::Body::Signal(v1::Signal {
             container: container.id.to_string(),
             number: number.unsigned_abs(),
             all: number == 9,
         });
-        if let Err(error) = client.call("signalling the container", body, &[]).await {
+        let sent = client.call("signalling the container", body, &[]).await;
+        if let Err(error) = &sent {
             tracing::warn!(container = container.id.short(), %error, "a signal was not sent");
         }
+        sent.is_ok()
     }
 
     /// Opens the log anew after it was renamed.

@@ -128,10 +128,15 @@ impl Engine {
     pub(crate) async fn undo_pod(self: &Arc<Self>, pod: &Arc<Pod>) {
         self.end_supervisor(pod).await;
         let (engine, of) = (Arc::clone(self), Arc::clone(pod));
-        let released = blocking(move || engine.release(&of)).await;
-        if let Err(error) = released.and(self.delete_pod(pod).await) {
-            tracing::warn!(pod = pod.id.short(), %error, "a pod that could not be made left something behind");
-        }
+        persist("a pod that could not be made", pod.id.to_string(), move || {
+            let (engine, of) = (Arc::clone(&engine), Arc::clone(&of));
+            async move {
+                let (release, pod) = (Arc::clone(&engine), Arc::clone(&of));
+                blocking(move || release.release(&pod)).await?;
+                engine.delete_pod(&of).await
+            }
+        })
+        .await;
     }
 
     /// Removes a container, killing it if it runs; unknown ones are fine. Its log stays.
@@ -195,17 +200,41 @@ impl Engine {
             drop(client.call("undoing a container", request::Body::Signal(kill), &[]).await);
         }
         let (engine, of, which) = (Arc::clone(self), Arc::clone(pod), id.clone());
-        let undone = blocking(move || {
-            // The record knows best: where the pod's own cannot be read, its cgroup's parent is not known.
-            let record = records::load_container(&engine.parts.layout.container_record(&of.id, &which));
-            let path = match record {
-                Ok(record) => record.cgroup,
-                Err(_none_yet) => engine.container_cgroup(&of, &which)?.to_string(),
-            };
-            engine.delete_container(&of, &which, &path)
-        });
-        if let Err(error) = undone.await {
-            tracing::warn!(container = id.short(), %error, "a container that could not be made left something behind");
-        }
+        persist("a container that could not be made", id.to_string(), move || {
+            let (engine, of, which) = (Arc::clone(&engine), Arc::clone(&of), which.clone());
+            blocking(move || {
+                // The record knows best: where the pod's own cannot be read, its cgroup's parent is not known.
+                let record = records::load_container(&engine.parts.layout.container_record(&of.id, &which));
+                let path = match record {
+                    Ok(record) => record.cgroup,
+                    Err(_none_yet) => engine.container_cgroup(&of, &which)?.to_string(),
+                };
+                engine.delete_container(&of, &which, &path)
+            })
+        })
+        .await;
     }
+}
+
+/// The longest pause between two attempts to take something away.
+const PAUSE_LIMIT: Duration = Duration::from_mins(1);
+
+/// Takes something away; if that fails, again and again in the background, until the daemon ends. The next one finds it.
+async fn persist<F>(what: &'static str, id: String, attempt: impl Fn() -> F + Send + 'static)
+where
+    F: Future<Output = Result<(), Error>> + Send + 'static,
+{
+    let Err(error) = attempt().await else { return };
+    tracing::warn!(id, %error, "{what} has left something behind for now");
+    tokio::spawn(async move {
+        let mut pause = Duration::from_secs(1);
+        loop {
+            tokio::time::sleep(pause).await;
+            if attempt().await.is_ok() {
+                tracing::info!(id, "{what} has left nothing any more");
+                return;
+            }
+            pause = (pause * 2).min(PAUSE_LIMIT);
+        }
+    });
 }

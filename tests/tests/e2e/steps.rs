@@ -1,0 +1,167 @@
+//! A pod's life with a fault at each of its steps in turn: the daemon is killed right before a system call that changes
+//! something, or the call fails. What was cut off can be repeated, and nothing is left.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tonic::Status;
+
+use crate::client::Client;
+use crate::place;
+use crate::world::{World, run};
+
+/// The calls that leave something behind or take it away, and how the kernel lets them fail. A write wakes threads, too:
+/// it does not fail.
+const CHANGES: [(&str, Option<&str>); 17] = [
+    ("mkdir", Some("ENOSPC")),
+    ("mkdirat", Some("ENOSPC")),
+    ("rename", Some("ENOSPC")),
+    ("renameat2", Some("ENOSPC")),
+    ("unlink", Some("EIO")),
+    ("unlinkat", Some("EIO")),
+    ("rmdir", Some("EIO")),
+    ("mount", Some("ENOMEM")),
+    ("umount2", Some("ENOMEM")),
+    ("unshare", Some("ENOSPC")),
+    ("setns", Some("EPERM")),
+    ("clone3", Some("EAGAIN")),
+    ("sendto", Some("ENOBUFS")),
+    ("sendmsg", Some("ENOBUFS")),
+    ("write", None),
+    ("memfd_create", Some("EMFILE")),
+    ("pidfd_send_signal", Some("EPERM")),
+];
+
+/// What happens at a step.
+#[derive(Clone, Copy)]
+enum Fault {
+    Kill,
+    Error(&'static str),
+}
+
+#[test]
+fn what_a_kill_cut_off_at_any_step_can_be_repeated() {
+    run(async |world| {
+        let mut steps = Vec::new();
+        for (change, _) in CHANGES {
+            steps.push((change, faults(world, change, Fault::Kill).await));
+        }
+        assert!(steps.iter().map(|(_, count)| count).sum::<usize>() > 50, "too few were met: {steps:?}");
+    });
+}
+
+#[test]
+fn what_failed_at_any_step_can_be_repeated() {
+    run(async |world| {
+        let daemon = world.daemon.pid();
+        let mut steps = Vec::new();
+        for (change, error) in CHANGES {
+            let Some(error) = error else { continue };
+            steps.push((change, faults(world, change, Fault::Error(error)).await));
+        }
+        assert_eq!(world.daemon.pid(), daemon, "it never ended");
+        assert!(steps.iter().map(|(_, count)| count).sum::<usize>() > 50, "too few were met: {steps:?}");
+    });
+}
+
+/// Has a fault at the first change of a kind, at the second, and so on; returns how many there are.
+async fn faults(world: &mut World, change: &str, fault: Fault) -> usize {
+    let mut nth = 1;
+    loop {
+        let tracer = Tracer::attach(world, change, fault, nth);
+        let met = Box::pin(Life { world, fault, tracer }.live(&format!("{change}-{nth}"))).await;
+        world.is_clean().await;
+        if !met {
+            return nth - 1;
+        }
+        nth += 1;
+    }
+}
+
+/// A pod's life, with faults until a call has failed.
+struct Life<'a> {
+    world: &'a mut World,
+    fault: Fault,
+    tracer: Tracer,
+}
+
+impl Life<'_> {
+    /// From its beginning to its end; whether a fault was met.
+    async fn live(mut self, name: &str) -> bool {
+        let config = self.world.client.pod(name);
+        let main = self.world.client.container("main", "echo begun; sleep 1000");
+        let pod = self.call(async |client| client.run(&config).await).await;
+        let container = self.call(async |client| client.create(&pod, &main).await).await;
+        self.call(async |client| client.start(&container).await).await;
+        let output = self.call(async |client| client.exec(&container, "echo fine", 20).await).await;
+        assert_eq!(output.stdout, b"fine\n");
+        self.call(async |client| client.stop_container(&container, 0).await).await;
+        self.call(async |client| client.remove_container(&container).await).await;
+        self.call(async |client| client.stop(&pod).await).await;
+        self.call(async |client| client.remove(&pod).await).await;
+        self.tracer.end();
+        self.tracer.has_met()
+    }
+
+    /// Calls, and once more if there is no answer: of the next daemon, if this one was killed.
+    async fn call<T>(&mut self, call: impl AsyncFn(Client) -> Result<T, Status>) -> T {
+        let first = match call(self.world.client.clone()).await {
+            Ok(answer) => return answer,
+            Err(first) => first,
+        };
+        self.tracer.end();
+        if matches!(self.fault, Fault::Kill) {
+            self.world.daemon.was_killed(&first).await;
+            self.world.start_again().await;
+        }
+        let second = call(self.world.client.clone()).await;
+        second.unwrap_or_else(|second| panic!("first {first}\nthen {second}"))
+    }
+}
+
+/// Lets a system call of the daemon meet a fault; several, if threads make it at once, since the calls of each are counted
+/// by themselves.
+struct Tracer {
+    strace: Child,
+    calls: PathBuf,
+}
+
+impl Tracer {
+    /// What the daemon executes is not traced.
+    fn attach(world: &World, change: &str, fault: Fault, nth: usize) -> Self {
+        let calls = world.dir.join("calls");
+        let effect = match fault {
+            Fault::Kill => "signal=SIGKILL".to_owned(),
+            Fault::Error(error) => format!("error={error}"),
+        };
+        let mut strace = place::command(Path::new("strace"))
+            .args(["--follow-forks", "--detach-on=execve", "--output"])
+            .arg(&calls)
+            .arg(format!("--trace={change}"))
+            .arg(format!("--inject={change}:{effect}:when={nth}"))
+            .arg(format!("--attach={}", world.daemon.pid()))
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("strace is installed");
+        let mut said = String::new();
+        BufReader::new(strace.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+        assert!(said.contains("attached"), "{said}");
+        Self { strace, calls }
+    }
+
+    /// From now on, no fault is met.
+    fn end(&mut self) {
+        if self.strace.try_wait().unwrap().is_none() {
+            kill(Pid::from_raw(self.strace.id().cast_signed()), Signal::SIGTERM).unwrap();
+            self.strace.wait().unwrap();
+        }
+    }
+
+    fn has_met(&self) -> bool {
+        let calls = std::fs::read_to_string(&self.calls).unwrap();
+        calls.contains("(INJECTED)") || calls.contains("killed by SIGKILL")
+    }
+}
