@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use tokio::net::unix::pipe::Receiver;
+use tokio::time::Instant;
 use wharf_types::ErrorKind;
 
 use crate::engine::Engine;
@@ -44,16 +45,38 @@ impl Engine {
         let (stderr, err) = pipe()?;
         let null = wharf_sys::fs::open("/dev/null", OFlag::O_RDONLY).stage(STAGE)?;
         let streams = Streams::Pipes([null.as_fd(), out.as_fd(), err.as_fd()]);
-        let (running, _no_terminal) = self.start_exec(id, command, streams).await?;
+        let deadline = Deadline::after(timeout);
+        let (running, _no_terminal) = tokio::select! {
+            started = self.start_exec(id, command, streams) => started?,
+            // In a container that is paused it does not even begin.
+            overdue = deadline.passed() => return Err(overdue),
+        };
         drop((null, out, err));
-        finish(running, (stdout, stderr), timeout).await
+        finish(running, (stdout, stderr), &deadline).await
+    }
+}
+
+/// When a command has to be over, counted from the call.
+struct Deadline(Option<(Instant, Duration)>);
+
+impl Deadline {
+    fn after(timeout: Option<Duration>) -> Self {
+        Self(timeout.map(|timeout| (Instant::now() + timeout, timeout)))
+    }
+
+    /// Waits for it, and returns what the caller is told then.
+    async fn passed(&self) -> Error {
+        let Some((at, timeout)) = self.0 else { return std::future::pending().await };
+        tokio::time::sleep_until(at).await;
+        let message = format!("the command did not end within {timeout:?} and was killed");
+        Error::Stage { stage: STAGE, message, kind: ErrorKind::DeadlineExceeded }
     }
 }
 
 async fn finish(
     mut running: Running,
     (stdout, stderr): (OwnedFd, OwnedFd),
-    timeout: Option<Duration>,
+    deadline: &Deadline,
 ) -> Result<ExecOutput, Error> {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let (stdout, stderr) =
@@ -61,23 +84,17 @@ async fn finish(
     let exit = {
         let reading = async { tokio::join!(collect(&stdout, &mut out), collect(&stderr, &mut err)) };
         tokio::pin!(reading);
-        let deadline = async {
-            match timeout {
-                Some(timeout) => tokio::time::sleep(timeout).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::pin!(deadline);
+        let overdue = deadline.passed();
+        tokio::pin!(overdue);
         let mut reading_done = false;
         loop {
             tokio::select! {
                 exit = running.ended() => break exit,
                 _ = &mut reading, if !reading_done => reading_done = true,
-                () = &mut deadline => {
+                overdue = &mut overdue => {
                     running.kill().await;
                     drop(tokio::time::timeout(KILL_PATIENCE, running.ended()).await);
-                    let message = format!("the command did not end within {:?} and was killed", timeout.unwrap_or_default());
-                    return Err(Error::Stage { stage: STAGE, message, kind: ErrorKind::DeadlineExceeded });
+                    return Err(overdue);
                 }
             }
         }
