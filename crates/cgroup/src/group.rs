@@ -67,12 +67,18 @@ impl Cgroup {
     }
 
     /// Kills every process, also in sub-cgroups; at once where there is `cgroup.kill`, else within `patience`. They may
-    /// take a moment to end: see [`Cgroup::is_populated`].
+    /// take a moment to end: see [`Cgroup::is_populated`]. Processes that were frozen are not any more.
     ///
     /// # Errors
     /// [`Error::Late`] if some are left, [`Error::Parse`] if the kernel names a process that this one cannot see.
     pub fn kill(&self, patience: Duration) -> Result<(), Error> {
-        self.tracker.kill(patience)
+        self.tracker.kill(patience)?;
+        // On hybrid, v1's freezer keeps even SIGKILL waiting.
+        if let Some((Kind::V1, directory)) = self.home(Controller::Freezer) {
+            // It fails only if the cgroup is gone.
+            drop(files::write(&directory.join("freezer.state"), "THAWED"));
+        }
+        Ok(())
     }
 
     /// Whether any process is in the cgroup or below; false if it is gone.

@@ -78,7 +78,9 @@ impl Container {
     /// Kills every process of the container.
     pub(crate) fn kill_all(&self) {
         drop(self.signal(9));
-        kill::kill_all(self.plan.cgroup.kill_directory.as_path());
+        let cgroup = &self.plan.cgroup;
+        kill::kill_all(cgroup.kill_directory.as_path());
+        kill::thaw(cgroup.entries.iter().filter_map(|entry| entry.as_path().parent()));
     }
 
     pub(crate) fn add_output(&mut self, out: Out, source: OwnedFd) {

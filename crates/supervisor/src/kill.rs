@@ -27,6 +27,14 @@ pub(crate) fn kill_all(directory: &Path) {
     }
 }
 
+/// Lets processes go on that somebody stopped by v1's freezer, in whose directories even SIGKILL waits.
+pub(crate) fn thaw<'a>(directories: impl Iterator<Item = &'a Path>) {
+    for directory in directories {
+        // Only the freezer's directory has the file.
+        drop(write_value(directory.join("freezer.state"), "THAWED"));
+    }
+}
+
 /// The value of the `oom_kill` counter in a file of the memory controller; 0 if there is none.
 pub(crate) fn oom_kills(file: &Path) -> u64 {
     let text = std::fs::read_to_string(file).unwrap_or_default();

@@ -49,3 +49,13 @@ fn a_frozen_cgroup_is_thawed_to_die() {
     v1.kill(PATIENCE).unwrap();
     assert_eq!(shell.end(), Some(9));
 }
+
+#[test]
+fn what_somebody_froze_is_thawed_to_die_on_hybrid_too() {
+    let fresh = Fresh::new("hybrid-frozen");
+    let v1 = seen_by_v1(&fresh);
+    let mut shell = Shell::enter(&fresh.0.entry(), "read forever");
+    v1.freeze(PATIENCE).unwrap();
+    fresh.0.kill(PATIENCE).unwrap();
+    assert_eq!(shell.end(), Some(9));
+}
