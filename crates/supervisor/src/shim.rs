@@ -34,6 +34,8 @@ pub(crate) struct Shim {
     pub(crate) spawner: Spawner,
     pub(crate) containers: BTreeMap<ContainerId, Container>,
     pub(crate) execs: BTreeMap<u64, Exec>,
+    /// The cgroups of execs that are over.
+    left: Vec<PathBuf>,
     pub(crate) reaper: Option<PodReaper>,
     /// Whether a daemon has ever asked for the state, which it does before it tells anyone of the pod.
     pub(crate) greeted: bool,
@@ -71,6 +73,7 @@ impl Shim {
             spawner: Spawner::new()?,
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
+            left: Vec::new(),
             reaper: None,
             greeted: false,
             ending: None,
@@ -286,8 +289,11 @@ impl Shim {
         let Some(exec) = self.execs.remove(&id) else { return };
         self.watch.remove(exec.child.report.as_fd(), &Source::ExecReport(id));
         self.watch.remove(exec.child.pidfd.as_fd(), &Source::ExecExit(id));
-        // Busy if the command left something running: it goes with the container.
-        drop(std::fs::remove_dir(&exec.leaf));
+        self.left.push(exec.leaf);
+        // Busy where the command left something running: it is tried again, and goes with the container at the latest.
+        self.left.retain(|leaf| {
+            std::fs::remove_dir(leaf).is_err_and(|error| error.kind() == std::io::ErrorKind::ResourceBusy)
+        });
         let exited = v1::ExecExited { exec: id, exit: Some(wire_exit(exit)) };
         self.link.tell(message::Body::ExecExited(exited));
     }

@@ -133,6 +133,25 @@ fn what_cannot_be_executed_is_told() {
 }
 
 #[test]
+fn what_commands_leave_running_does_not_add_up() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("left")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        for _ in 0..10 {
+            client.output(&id, "(until [ -e /end ]; do sleep 0.01; done) >/dev/null 2>&1 &").await;
+        }
+        assert_eq!(world.cgroups("/exec-"), 10, "each has a cgroup as long as something runs in it");
+        client.output(&id, "touch /end").await;
+        until("the cgroups go", async || {
+            client.output(&id, "true").await;
+            (world.cgroups("/exec-") == 0).then_some(())
+        })
+        .await;
+    });
+}
+
+#[test]
 fn many_commands_at_once_while_the_container_ends() {
     run(async |world| {
         let client = &world.client;

@@ -30,6 +30,11 @@ impl Footprint {
         Self(all)
     }
 
+    /// How many lines have all of these words.
+    pub(crate) fn count(&self, words: &[&str]) -> usize {
+        self.0.iter().filter(|line| words.iter().all(|word| line.contains(word))).count()
+    }
+
     /// What is here and was not before.
     pub(crate) fn beyond(&self, before: &Self) -> Vec<String> {
         let new = self.0.difference(&before.0);

@@ -91,6 +91,11 @@ impl World {
         Footprint::take(&[self.daemon.pid()], &[&root, &state])
     }
 
+    /// How many cgroups there are whose path has these words.
+    pub(crate) fn cgroups(&self, words: &str) -> usize {
+        self.footprint().count(&["cgroup", words])
+    }
+
     /// Removes every pod.
     pub(crate) async fn clear(&self) {
         for pod in self.client.pods().await {
