@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use wharf_isolation::{Identity, Plan};
 use wharf_sys::process::{Ended, Reap};
-use wharf_types::Exit;
+use wharf_types::{ContainerId, Exit};
 use wharf_wire::v1;
 
 use crate::audience::Audience;
@@ -132,6 +132,7 @@ pub(crate) fn wire_identity(identity: &Identity) -> v1::Identity {
 /// A further process in a container.
 #[derive(Debug)]
 pub(crate) struct Exec {
+    pub(crate) container: ContainerId,
     pub(crate) child: Child,
     /// The request that is answered once the program was executed.
     pub(crate) request: Option<u64>,

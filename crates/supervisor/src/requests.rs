@@ -210,7 +210,7 @@ fn exec(shim: &mut Shim, request: u64, mut exec: v1::Exec, mut descriptors: Vec<
         })?;
     watch_child(shim, &child, [Source::ExecReport(exec.exec), Source::ExecExit(exec.exec)])
         .map_err(internal)?;
-    shim.execs.insert(exec.exec, Exec { child, request: Some(request), leaf });
+    shim.execs.insert(exec.exec, Exec { container: id, child, request: Some(request), leaf });
     Ok(None)
 }
 

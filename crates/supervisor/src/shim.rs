@@ -218,6 +218,8 @@ impl Shim {
             container.drain(&mut self.buffer);
             self.watch.remove(container.child.pidfd.as_fd(), &Source::Exit(id.clone()));
         }
+        // One that is on its way in was not in the container's cgroup yet.
+        self.execs.values().filter(|exec| exec.container == *id).for_each(Exec::kill);
         attach::end(self, id);
         self.step(id, Event::Exited { exit, now_ns: wharf_sys::clock::now_ns() });
     }
