@@ -9,6 +9,7 @@ use wharf_cri_api::v1::image_service_client::ImageServiceClient;
 use wharf_cri_api::v1::runtime_service_client::RuntimeServiceClient;
 use wharf_cri_api::v1::*;
 use wharf_tests::connect::{MESSAGE_LIMIT_BYTES, connect};
+use wharf_types::Wanted;
 
 use crate::world::until;
 
@@ -155,6 +156,32 @@ impl Client {
         let cmd = words(&["sh", "-c", script]);
         let request = ExecSyncRequest { container_id: container.to_owned(), cmd, timeout };
         Ok(self.runtime.clone().exec_sync(request).await?.into_inner())
+    }
+
+    /// Where a command's streams are.
+    pub(crate) async fn exec_url(
+        &self,
+        container: &str,
+        command: &[&str],
+        wanted: Wanted,
+    ) -> Result<String, Status> {
+        let Wanted { stdin, stdout, stderr, terminal: tty } = wanted;
+        let (container_id, cmd) = (container.to_owned(), words(command));
+        let request = ExecRequest { container_id, cmd, tty, stdin, stdout, stderr };
+        Ok(self.runtime.clone().exec(request).await?.into_inner().url)
+    }
+
+    /// Where a container's own streams are.
+    pub(crate) async fn attach_url(&self, container: &str, wanted: Wanted) -> Result<String, Status> {
+        let Wanted { stdin, stdout, stderr, terminal: tty } = wanted;
+        let request = AttachRequest { container_id: container.to_owned(), tty, stdin, stdout, stderr };
+        Ok(self.runtime.clone().attach(request).await?.into_inner().url)
+    }
+
+    /// Where connections into a pod are made.
+    pub(crate) async fn port_forward_url(&self, pod: &str) -> Result<String, Status> {
+        let request = PortForwardRequest { pod_sandbox_id: pod.to_owned(), port: Vec::new() };
+        Ok(self.runtime.clone().port_forward(request).await?.into_inner().url)
     }
 
     /// What a line of shell prints in a container.

@@ -3,6 +3,8 @@
 #![allow(missing_docs, reason = "a test crate has no readers")]
 
 #[cfg(test)]
+mod attach;
+#[cfg(test)]
 mod client;
 #[cfg(test)]
 mod crash;
@@ -15,15 +17,21 @@ mod exec;
 #[cfg(test)]
 mod footprint;
 #[cfg(test)]
+mod forward;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 #[path = "../../../crates/registry/tests/pull/image.rs"]
 #[expect(dead_code, reason = "shared with the tests of the registry's client, which use more of it")]
 mod image;
 #[cfg(test)]
+mod interactive;
+#[cfg(test)]
 mod layouts;
 #[cfg(test)]
 mod lifecycle;
+#[cfg(test)]
+mod line;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
@@ -35,11 +43,15 @@ mod refused;
 #[expect(dead_code, reason = "shared with the tests of the registry's client, which use more of it")]
 mod server;
 #[cfg(test)]
+mod sessions;
+#[cfg(test)]
 mod settings;
 #[cfg(test)]
 mod steps;
 #[cfg(test)]
 mod storm;
+#[cfg(test)]
+mod streams;
 #[cfg(test)]
 mod together;
 #[cfg(test)]

@@ -1,0 +1,451 @@
+//! Sessions whose container is paused, stopped or killed, whose daemon ends, and so many that what one leaves adds up.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tonic::{Code, Status};
+use wharf_cri_api::v1::{ContainerConfig, ContainerState, NamespaceMode};
+
+use crate::client::{Client, pod_security, security};
+use crate::daemon::process_with;
+use crate::line::{Farewell, Line};
+use crate::streams::{ALL, Ended, Forward, OUTPUT, SPEECHES, Session, Speech, TERMINAL};
+use crate::world::{World, run, run_on, until};
+
+/// The files that stop a process's cgroup and let it go on, and what is written there.
+struct Freezer {
+    file: PathBuf,
+    frozen: &'static str,
+    thawed: &'static str,
+}
+
+impl Freezer {
+    /// Those of all hierarchies that can.
+    fn all(pid: i32) -> Vec<Self> {
+        let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let paths = table.lines().map(|line| line.splitn(3, ':').collect::<Vec<_>>());
+        let known = paths.filter_map(|fields| {
+            let [_, controllers, path] = fields[..] else { panic!("{fields:?}") };
+            let (mount, file, frozen, thawed) = match controllers {
+                "freezer" => ("/sys/fs/cgroup/freezer", "freezer.state", "FROZEN", "THAWED"),
+                "" if Path::new("/sys/fs/cgroup/unified").exists() => {
+                    ("/sys/fs/cgroup/unified", "cgroup.freeze", "1", "0")
+                }
+                "" => ("/sys/fs/cgroup", "cgroup.freeze", "1", "0"),
+                _ => return None,
+            };
+            assert!(path.len() > 1, "a container has a cgroup of its own");
+            Some(Self { file: PathBuf::from(format!("{mount}{path}/{file}")), frozen, thawed })
+        });
+        known.collect()
+    }
+
+    fn freeze(&self) {
+        fs::write(&self.file, self.frozen).unwrap();
+    }
+
+    fn thaw(&self) {
+        fs::write(&self.file, self.thawed).unwrap();
+    }
+}
+
+impl Drop for Freezer {
+    /// Not even the end of the test's place ends a process that v1 keeps frozen.
+    fn drop(&mut self) {
+        fs::write(&self.file, self.thawed).ok();
+    }
+}
+
+#[test]
+fn a_paused_container_holds_up_nobody_else() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("paused")).await.unwrap();
+        let other = client.launch(&pod, &client.container("other", "sleep 1001")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let main = until("it runs", async || process_with("sleep 1000")).await;
+        let freezers = Freezer::all(main);
+        assert!(!freezers.is_empty());
+        for (number, freezer) in freezers.iter().enumerate() {
+            for wanted in [ALL, TERMINAL] {
+                freezer.freeze();
+                let url = async || {
+                    client.exec_url(&id, &["sh", "-c", "echo went on; exit 3"], wanted).await.unwrap()
+                };
+                let mut waits = Session::deaf(&url().await, Speech::Spdy, wanted).await;
+                let leaves = Session::deaf(&url().await, Speech::WebSocket, wanted).await;
+                // One and then the other, so that it is tried more than once while both wait.
+                for _ in 0..3 {
+                    assert_eq!(client.output(&other, "echo fine").await, "fine");
+                    let session = Session::exec(client, Speech::Spdy, &other, "exit 4", wanted).await;
+                    assert_eq!(session.ended().await.code(), 4);
+                }
+                drop(leaves);
+                freezer.thaw();
+                waits.listen().await;
+                let ended = waits.ended().await;
+                assert!(ended.code() == 3 && ended.text().starts_with("went on"), "{ended:?}");
+            }
+            freezer.freeze();
+            let start = Instant::now();
+            let error = client.exec(&id, "true", 1).await.unwrap_err();
+            assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+            assert!(start.elapsed() < Duration::from_secs(10), "the deadline counts from the call");
+            freezer.thaw();
+        }
+    });
+}
+
+#[test]
+fn a_paused_container_can_be_stopped() {
+    run(async |world| {
+        let client = &world.client;
+        // Where nothing but wharf ends a process of the container.
+        let mut config = client.pod("stop-paused");
+        pod_security(&mut config).namespace_options.get_or_insert_default().pid = NamespaceMode::Node.into();
+        let pod = client.run(&config).await.unwrap();
+        for number in 0..2 {
+            let mut config = client.container(&format!("c{number}"), "exec sleep 1000");
+            security(&mut config).namespace_options.get_or_insert_default().pid = NamespaceMode::Node.into();
+            let id = client.launch(&pod, &config).await.unwrap();
+            let first = until("it runs", async || process_with("sleep 1000")).await;
+            let freezers = Freezer::all(first);
+            let Some(freezer) = freezers.get(number) else { continue };
+            freezer.freeze();
+            let url = client.exec_url(&id, &["sleep", "1001"], ALL).await.unwrap();
+            let mut session = Session::deaf(&url, Speech::Spdy, ALL).await;
+            until("the command is on its way in", async || (processes_of(&id) == 2).then_some(())).await;
+            client.stop_container(&id, 0).await.unwrap();
+            session.listen().await;
+            let ended = session.ended().await;
+            assert!(ended.exit() == Some(137) || ended.failure().is_some(), "{ended:?}");
+            assert_eq!(client.status(&id).await.unwrap().exit_code, 137);
+            assert_eq!(processes_of(&id), 0);
+        }
+    });
+}
+
+/// How many processes there are in the cgroups of a container.
+fn processes_of(id: &str) -> usize {
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let cgroups = pids.filter_map(|pid| fs::read_to_string(pid.path().join("cgroup")).ok());
+    cgroups.filter(|cgroups| cgroups.contains(id)).count()
+}
+
+/// Sessions of every kind with a container, each with a process that does not end by itself.
+async fn sessions_of_all_kinds(client: &Client, id: &str, count: usize) -> Vec<Session> {
+    let open = (0..count).map(|number| async move {
+        let (speech, wanted) = (SPEECHES[number % 2], [ALL, TERMINAL][number / 2 % 2]);
+        let session = Session::exec(client, speech, id, "echo on; sleep 1001", wanted).await;
+        session.until("on").await;
+        session
+    });
+    join_all(open).await
+}
+
+#[test]
+fn a_stop_ends_all_sessions_with_a_status() {
+    run(async |world| stop_with_sessions(&world.client).await);
+}
+
+#[test]
+fn a_stop_ends_all_sessions_without_a_unified_hierarchy_too() {
+    let prepare = |_: &Path| {
+        nix::mount::umount("/sys/fs/cgroup/unified").expect("this test needs v1 hierarchies");
+        fs::remove_dir("/sys/fs/cgroup/unified").unwrap();
+    };
+    run_on(prepare, async |world| stop_with_sessions(&world.client).await);
+}
+
+async fn stop_with_sessions(client: &Client) {
+    for mode in [NamespaceMode::Container, NamespaceMode::Pod, NamespaceMode::Node] {
+        let mut config = client.pod(&format!("stop-{}", i32::from(mode)));
+        pod_security(&mut config).namespace_options.get_or_insert_default().pid = mode.into();
+        let pod = client.run(&config).await.unwrap();
+        let mut config = client.container("main", "sleep 1000 & wait");
+        security(&mut config).namespace_options.get_or_insert_default().pid = mode.into();
+        let id = client.launch(&pod, &config).await.unwrap();
+        // One that is over, but for what it started.
+        client.output(&id, "sleep 1002 >/dev/null 2>&1 &").await;
+        let mut sessions = sessions_of_all_kinds(client, &id, 50).await;
+        sessions.push(Session::attach(client, Speech::Spdy, &id, OUTPUT).await);
+        client.stop_container(&id, 0).await.unwrap();
+        for ended in join_all(sessions.into_iter().map(Session::ended)).await {
+            assert_eq!(ended.code(), 137, "{mode:?}: {ended:?}");
+        }
+        for process in ["sleep 1000", "sleep 1001", "sleep 1002"] {
+            until("it is killed", async || process_with(process).is_none().then_some(())).await;
+        }
+    }
+}
+
+#[test]
+fn exec_into_what_is_about_to_end_ends() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("dying")).await.unwrap();
+        for round in 0..10 {
+            let script = "trap 'sleep 0.05; exit 6' TERM; touch /ready; while :; do sleep 0.01; done";
+            let id = client.launch(&pod, &client.container(&format!("c{round}"), script)).await.unwrap();
+            client.output(&id, "until [ -e /ready ]; do sleep 0.01; done").await;
+            let sessions = join_all((0..24).map(|number| {
+                let id = &id;
+                async move {
+                    let command = if number % 3 == 0 { "sleep 1001" } else { "true" };
+                    let (speech, wanted) = (SPEECHES[number % 2], [ALL, TERMINAL][number / 2 % 2]);
+                    let url = client.exec_url(id, &["sh", "-c", command], wanted).await?;
+                    Ok::<_, Status>(Session::deaf(&url, speech, wanted).await)
+                }
+            }));
+            let end = async {
+                if round % 2 == 0 {
+                    return client.stop_container(&id, 10).await.unwrap();
+                }
+                let first = process_with(script).unwrap();
+                tokio::time::sleep(Duration::from_millis(2 * round)).await;
+                kill(Pid::from_raw(first), Signal::SIGKILL).unwrap();
+            };
+            let (sessions, ()) = tokio::join!(sessions, end);
+            for session in sessions {
+                let mut session = match session {
+                    Ok(session) => session,
+                    Err(error) => {
+                        assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+                        continue;
+                    }
+                };
+                session.listen().await;
+                let ended = session.ended().await;
+                assert!(matches!(ended.exit(), Some(0 | 137)) || ended.failure().is_some(), "{ended:?}");
+            }
+            assert_eq!(client.exited(&id).await.exit_code, if round % 2 == 0 { 6 } else { 137 });
+            assert!(process_with("sleep 1001").is_none());
+        }
+    });
+}
+
+#[test]
+fn a_url_is_good_once_and_for_its_kind() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("urls")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let refused = async |url: &str| Line::spdy(url, "v4.channel.k8s.io").await.unwrap_err();
+        let url = client.exec_url(&id, &["true"], OUTPUT).await.unwrap();
+        assert_eq!(Session::open(&url, Speech::Spdy, OUTPUT).await.ended().await.code(), 0);
+        assert_eq!(refused(&url).await, 404);
+        let url = client.exec_url(&id, &["true"], OUTPUT).await.unwrap();
+        assert_eq!(refused(&url.replace("/exec/", "/attach/")).await, 404);
+        let url = client.port_forward_url(&pod).await.unwrap();
+        assert_eq!(refused(&url).await, 403, "the protocols of commands are not those of ports");
+        let url = client.attach_url(&id, OUTPUT).await.unwrap();
+        assert_eq!(refused(&format!("{url}x")).await, 404);
+    });
+}
+
+#[test]
+fn clients_that_crash_leave_nothing_behind() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("crash")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        for wanted in [ALL, TERMINAL] {
+            let url = async |script| client.exec_url(&id, &["sh", "-c", script], wanted).await.unwrap();
+            // Before the request, in it, and before there are streams.
+            let address = url("true").await.split('/').nth(2).unwrap().to_owned();
+            for part in ["", "POST /exec/"] {
+                let mut socket = TcpStream::connect(&address).await.unwrap();
+                socket.write_all(part.as_bytes()).await.unwrap();
+                socket.set_zero_linger().unwrap();
+            }
+            let mut line = Line::spdy(&url("true").await, "v4.channel.k8s.io").await.unwrap();
+            line.open(&[("streamtype", "error")]).await;
+            line.reset();
+            for speech in SPEECHES {
+                // While the command may be being started, ...
+                for _ in 0..10 {
+                    Session::deaf(&url("sleep 1001").await, speech, wanted).await.reset();
+                }
+                // ... in the middle of its output, and of its input.
+                let session = Session::exec(client, speech, &id, "echo on; exec yes 1002", wanted).await;
+                session.until("1002").await;
+                session.reset();
+                let mut deaf = Session::deaf(&url("exec yes 1003").await, speech, wanted).await;
+                until("it writes", async || process_with("yes 1003")).await;
+                deaf.send(b"input").await.unwrap();
+                deaf.reset();
+                let mut session =
+                    Session::exec(client, speech, &id, "echo on; exec sleep 1004", wanted).await;
+                session.until("on").await;
+                session.send(&[b'x'; 100_000]).await.unwrap();
+                session.reset();
+            }
+            for process in ["sleep 1001", "yes 1002", "yes 1003", "sleep 1004"] {
+                until("it is killed", async || process_with(process).is_none().then_some(())).await;
+            }
+        }
+        assert_eq!(client.output(&id, "echo fine").await, "fine");
+    });
+}
+
+/// What a process holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Held {
+    descriptors: usize,
+    threads: usize,
+}
+
+impl Held {
+    fn by(pid: u32) -> Self {
+        let count = |name: &str| fs::read_dir(format!("/proc/{pid}/{name}")).unwrap().count();
+        Self { descriptors: count("fd"), threads: count("task") }
+    }
+}
+
+/// The memory that is a process's own, in KiB.
+fn private_kib(pid: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+}
+
+#[test]
+fn many_sessions_leave_nothing() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("many")).await.unwrap();
+        let id = client.launch(&pod, &reader(client)).await.unwrap();
+        let pids = [world.daemon.pid(), u32::try_from(process_with(&pod).unwrap()).unwrap()];
+        let exec = async |number: usize| {
+            let (speech, wanted) = (SPEECHES[number % 2], [OUTPUT, ALL, TERMINAL][number % 3]);
+            let url = client.exec_url(&id, &["echo", "hello"], wanted).await.unwrap();
+            let ended = Session::open(&url, speech, wanted).await.ended().await;
+            assert!(ended.code() == 0 && ended.text().trim_end() == "hello", "{ended:?}");
+        };
+        let before = pids.map(Held::by);
+        let as_before = async || {
+            until("all is as before", async || {
+                let now = pids.map(Held::by);
+                let fine = now.iter().zip(&before).all(|(now, before)| {
+                    now.descriptors <= before.descriptors && now.threads <= before.threads + 64
+                });
+                fine.then_some(())
+            })
+            .await;
+        };
+        join_all((0..200).map(exec)).await;
+        as_before().await;
+        for number in 0..100 {
+            let mut session = Session::attach(client, SPEECHES[number % 2], &id, ALL).await;
+            session.send(format!("{number}\n").as_bytes()).await.unwrap();
+            session.until(&format!("{number}\n")).await;
+            let mut forward = Forward::open(client, &pod).await;
+            let connection = forward.connect(9).await;
+            forward.over(connection).await.unwrap_err();
+        }
+        let mut private = Vec::new();
+        for count in [500, 1500] {
+            for number in 0..count {
+                exec(number).await;
+            }
+            as_before().await;
+            private.push(pids.map(private_kib));
+        }
+        let [early, late] = private[..] else { panic!("{private:?}") };
+        for (early, late) in early.into_iter().zip(late) {
+            assert!(late < early + 1024, "memory grows with sessions: {private:?} KiB");
+        }
+    });
+}
+
+/// A container that writes what it reads.
+fn reader(client: &Client) -> ContainerConfig {
+    ContainerConfig { stdin: true, ..client.container("main", "exec cat") }
+}
+
+/// Whether a session ended as the daemon's end makes it end.
+fn is_told_of_the_end(ended: &Ended) -> bool {
+    ended.failure().is_some_and(|why| why.contains("is being stopped or restarted"))
+}
+
+#[test]
+fn a_daemon_that_ends_tells_its_clients() {
+    run(async |world| {
+        let client = world.client.clone();
+        let pod = client.run(&client.pod("told")).await.unwrap();
+        let id = client.launch(&pod, &reader(&client)).await.unwrap();
+        let first = client.status(&id).await.unwrap();
+        let mut sessions = sessions_of_all_kinds(&client, &id, 8).await;
+        for speech in SPEECHES {
+            let mut session = Session::attach(&client, speech, &id, ALL).await;
+            session.send(b"on\n").await.unwrap();
+            session.until("on\n").await;
+            sessions.push(session);
+        }
+        let forward = Forward::open(&client, &pod).await;
+        // One that does not listen does not keep the daemon from its end.
+        let url = client.exec_url(&id, &["yes", "1002"], OUTPUT).await.unwrap();
+        let deaf = Session::deaf(&url, Speech::Spdy, OUTPUT).await;
+        until("it writes", async || process_with("yes 1002")).await;
+        let status = world.daemon.end().await;
+        assert!(status.success(), "{status}");
+        for session in sessions {
+            let ended = session.ended().await;
+            assert!(is_told_of_the_end(&ended) && ended.text().starts_with("on"), "{ended:?}");
+        }
+        assert!(matches!(forward.ended().await, Some(Farewell::GoAway(_))));
+        drop(deaf);
+        for process in ["sleep 1001", "yes 1002"] {
+            until("a command without a client ends", async || process_with(process).is_none().then_some(()))
+                .await;
+        }
+        world.start_again().await;
+        goes_on(world, &id, first.started_at).await;
+    });
+}
+
+#[test]
+fn a_daemon_that_is_killed_takes_its_commands_along_and_nothing_else() {
+    run(async |world| {
+        let client = world.client.clone();
+        let pod = client.run(&client.pod("killed")).await.unwrap();
+        let id = client.launch(&pod, &reader(&client)).await.unwrap();
+        let first = client.status(&id).await.unwrap();
+        for _ in 0..3 {
+            let client = world.client.clone();
+            let sessions = sessions_of_all_kinds(&client, &id, 8).await;
+            let mut attached = Session::attach(&client, Speech::Spdy, &id, ALL).await;
+            attached.send(b"before\n").await.unwrap();
+            attached.until("before\n").await;
+            let forward = Forward::open(&client, &pod).await;
+            world.daemon.kill();
+            for session in sessions.into_iter().chain([attached]) {
+                assert_eq!(session.cut_off().await, Some(Farewell::CutOff));
+            }
+            assert_eq!(forward.ended().await, Some(Farewell::CutOff));
+            until("commands end", async || process_with("sleep 1001").is_none().then_some(())).await;
+            world.start_again().await;
+            goes_on(world, &id, first.started_at).await;
+        }
+    });
+}
+
+/// A container of [`reader`] was not touched, and takes new sessions.
+async fn goes_on(world: &World, id: &str, started_at: i64) {
+    let client = &world.client;
+    let status = client.status(id).await.unwrap();
+    assert_eq!((status.state(), status.started_at), (ContainerState::ContainerRunning, started_at));
+    for speech in SPEECHES {
+        let mut session = Session::attach(client, speech, id, ALL).await;
+        session.send(b"goes on\n").await.unwrap();
+        session.until("goes on\n").await;
+        let ended = Session::exec(client, speech, id, "echo fine; exit 4", TERMINAL).await.ended().await;
+        assert_eq!((ended.code(), &*ended.text()), (4, "fine\r\n"));
+    }
+}
