@@ -59,12 +59,14 @@ impl fmt::Debug for Session {
 /// Sets the size of a terminal. Must not block.
 pub type Resize = Box<dyn Fn(Size) + Send + Sync>;
 
-/// The size of a terminal, in characters.
+/// The size of a terminal, in characters. Its names are read without case by servers written in Go, and some clients (that of
+/// Node) write them small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "PascalCase")]
 pub struct Size {
     /// Columns.
+    #[serde(alias = "Width")]
     pub width: u16,
     /// Rows.
+    #[serde(alias = "Height")]
     pub height: u16,
 }

@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn objects_may_be_split_anywhere() {
         let stream =
-            b"{\"Width\":80,\"Height\":24}\n{\"Width\":132,\"Height\":43}{\"Width\":1,\"Height\":65535}\n";
+            b"{\"Width\":80,\"Height\":24}\n{\"height\":43,\"width\":132}{\"Width\":1,\"Height\":65535}\n";
         let mut sizes = Vec::new();
         let mut text = Vec::new();
         for byte in stream {
