@@ -8,6 +8,7 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{Mode, SFlag};
 use wharf_sys::fs::{Resolve, open_below, split_last};
 use wharf_sys::mount::{self, Attributes, Depth};
+use wharf_sys::overlay::Overlay;
 use wharf_types::ContainerPath;
 
 use crate::error::{Error, Stage};
@@ -31,12 +32,9 @@ impl Root {
     pub(crate) fn mount(rootfs: &Rootfs) -> Result<Self, Error> {
         const STAGE: &str = "the overlay of the root file system";
         let lowers: Vec<&Path> = rootfs.lowers.iter().map(|path| path.as_path()).collect();
-        let mount =
-            mount::new_overlay(&lowers, rootfs.upper.as_path(), rootfs.work.as_path()).stage(STAGE)?;
+        let overlay = Overlay { lowers: &lowers, upper: rootfs.upper.as_path(), work: rootfs.work.as_path() };
         let place = rootfs.upper.as_path().parent().unwrap_or(Path::new("/"));
-        let place = wharf_sys::fs::open(place, OFlag::O_PATH | OFlag::O_DIRECTORY).stage(STAGE)?;
-        mount::attach(mount.as_fd(), place.as_fd()).stage(STAGE)?;
-        Ok(Self { mount })
+        overlay.mount(place).stage(STAGE).map(|mount| Self { mount })
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod error;
 pub mod fs;
 pub mod mount;
+pub mod overlay;
 pub mod process;
 pub mod random;
 pub mod socket;

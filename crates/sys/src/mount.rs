@@ -77,33 +77,11 @@ pub fn new_filesystem(kind: &str, options: &[(&str, &str)], attributes: Attribut
     finish(&context, kind, attributes)
 }
 
-fn finish(context: &OwnedFd, kind: &str, attributes: Attributes) -> Result<OwnedFd> {
+pub(crate) fn finish(context: &OwnedFd, kind: &str, attributes: Attributes) -> Result<OwnedFd> {
     rustix::mount::fsconfig_create(context.as_fd()).named("fsconfig(CREATE)", || kind.into())?;
     let flags = MountAttrFlags::from_bits_retain(attributes.0);
     rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)
         .named("fsmount", || kind.into())
-}
-
-/// Makes an overlay of `lowers` (topmost first) with a writable `upper` as a detached mount. The upper directory is
-/// volatile: not synced when unmounted, to be discarded after a crash of the machine.
-///
-/// # Errors
-/// The kernel's. EINVAL from `fsconfig` where the kernel lacks `lowerdir+` (before 6.8).
-pub fn new_overlay(lowers: &[&Path], upper: &Path, work: &Path) -> Result<OwnedFd> {
-    let context =
-        rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).named("fsopen", || "overlay".into())?;
-    let set = |key: &str, path: &Path| {
-        rustix::mount::fsconfig_set_string(context.as_fd(), key, path)
-            .named("fsconfig", || format!("overlay, {key}={}", path.display()))
-    };
-    for lower in lowers {
-        set("lowerdir+", lower)?;
-    }
-    set("upperdir", upper)?;
-    set("workdir", work)?;
-    rustix::mount::fsconfig_set_flag(context.as_fd(), "volatile")
-        .named("fsconfig", || "overlay, volatile".into())?;
-    finish(&context, "overlay", Attributes::NONE)
 }
 
 /// Which part of a tree is copied.
