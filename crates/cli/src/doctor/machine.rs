@@ -11,14 +11,16 @@ const OLDEST: (u32, u32) = (5, 12);
 /// All checks of the machine, the ones that most others need first.
 pub(super) fn checks() -> Vec<Check> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let release = read("/proc/sys/kernel/osrelease");
+    let modules = read(&format!("/lib/modules/{}/modules.dep", release.trim()));
     vec![
         root(nix::unistd::geteuid().as_raw()),
-        kernel(read("/proc/sys/kernel/osrelease").trim()),
+        kernel(release.trim()),
         cgroups(&read("/proc/self/mountinfo"), &unified_controllers()),
-        overlayfs(&read("/proc/filesystems")),
+        overlayfs(&read("/proc/filesystems"), &modules),
         namespaces(Path::new("/proc/self/ns")),
         seccomp(&read("/proc/sys/kernel/seccomp/actions_avail")),
-        nftables(),
+        nftables(&modules),
         forwarding(read("/proc/sys/net/ipv4/ip_forward").trim()),
         resolver(&read("/etc/resolv.conf")),
         apparmor(read("/sys/module/apparmor/parameters/enabled").trim()),
@@ -80,13 +82,23 @@ fn cgroups(mountinfo: &str, unified: &str) -> Check {
     Check::warn(WHAT, format!("{version} without {missing}"), "such limits and statistics will be missing")
 }
 
-fn overlayfs(filesystems: &str) -> Check {
+/// Whether a kernel has a module, which it then loads by itself when it is needed. Its `modules.dep` has lines like
+/// `kernel/fs/overlayfs/overlay.ko.xz: ...`.
+fn has_module(modules: &str, module: &str) -> bool {
+    let files = modules.lines().filter_map(|line| line.split(':').next()?.rsplit('/').next());
+    files.filter_map(|file| file.split_once(".ko")).any(|(name, _compression)| name == module)
+}
+
+fn overlayfs(filesystems: &str, modules: &str) -> Check {
     const WHAT: &str = "overlayfs";
-    let built_in = filesystems.lines().any(|line| line.split_whitespace().last() == Some("overlay"));
-    if built_in {
+    let present = filesystems.lines().any(|line| line.split_whitespace().last() == Some("overlay"));
+    if present {
         return Check::ok(WHAT, "yes");
     }
-    Check::fail(WHAT, "not loaded", "modprobe overlay, and list it in /etc/modules")
+    if has_module(modules, "overlay") {
+        return Check::ok(WHAT, "a module, which is loaded with the first container");
+    }
+    Check::fail(WHAT, "this kernel has none", "install the modules of the running kernel, or use another")
 }
 
 fn namespaces(directory: &Path) -> Check {
@@ -110,16 +122,19 @@ fn seccomp(actions: &str) -> Check {
 }
 
 /// The module, or what stands for it in a kernel that has it built in.
-fn nftables() -> Check {
+fn nftables(modules: &str) -> Check {
     let loaded = Path::new("/sys/module/nf_tables").exists();
     let built_in =
         || fs::read_to_string("/proc/kallsyms").is_ok_and(|symbols| symbols.contains(" nft_do_chain"));
     if loaded || built_in() {
         return Check::ok("nftables", "yes");
     }
+    if has_module(modules, "nf_tables") {
+        return Check::ok("nftables", "a module, which is loaded with the first pod");
+    }
     let advice =
-        "modprobe nf_tables; without it the built-in bridge has no masquerading and no published ports";
-    Check::warn("nftables", "not loaded", advice)
+        "without it the built-in bridge has no masquerading and no published ports: use another kernel";
+    Check::warn("nftables", "this kernel has none", advice)
 }
 
 fn forwarding(value: &str) -> Check {
@@ -186,13 +201,21 @@ mod tests {
     }
 
     #[test]
+    fn a_module_that_is_not_loaded_yet_is_no_failure() {
+        let list = "kernel/fs/overlayfs/overlay.ko.xz:\nkernel/net/nf_tables.ko: kernel/net/nfnetlink.ko\n";
+        assert!(has_module(list, "overlay") && has_module(list, "nf_tables"));
+        assert!(!has_module(list, "over") && !has_module(list, "nfnetlink") && !has_module("", "overlay"));
+        assert_eq!(overlayfs("nodev\ttmpfs\n", list).verdict, Verdict::Ok);
+    }
+
+    #[test]
     fn what_is_missing_fails_with_advice() {
         let found =
-            [overlayfs("nodev\ttmpfs\n\text4\n"), namespaces(Path::new("/nowhere")), seccomp("allow")];
+            [overlayfs("nodev\ttmpfs\n\text4\n", ""), namespaces(Path::new("/nowhere")), seccomp("allow")];
         for check in found {
             assert!(check.verdict == Verdict::Fail && !check.advice.is_empty(), "{check:?}");
         }
-        assert_eq!(overlayfs("nodev\toverlay\n").verdict, Verdict::Ok);
+        assert_eq!(overlayfs("nodev\toverlay\n", "").verdict, Verdict::Ok);
         assert_eq!((root(0).verdict, root(7).verdict), (Verdict::Ok, Verdict::Warn));
     }
 
