@@ -81,6 +81,14 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Waits until no process is in the cgroup or below.
+    ///
+    /// # Errors
+    /// [`Error::Late`] if some are left after `patience`.
+    pub fn await_empty(&self, patience: Duration) -> Result<(), Error> {
+        self.tracker.await_empty(&Deadline::after(patience))
+    }
+
     /// Whether any process is in the cgroup or below; false if it is gone.
     ///
     /// # Errors

@@ -277,7 +277,8 @@ impl Engine {
         let container = Arc::clone(container);
         let killed = crate::error::blocking(move || {
             let Some(cgroup) = &container.cgroup else { return Ok(()) };
-            cgroup.kill(KILL_PATIENCE).map_err(|error| Error::internal("killing the container", error))
+            let killed = cgroup.kill(KILL_PATIENCE).and_then(|()| cgroup.await_empty(KILL_PATIENCE));
+            killed.map_err(|error| Error::internal("killing the container", error))
         });
         if let Err(error) = killed.await {
             tracing::warn!(%error, "processes of a container may be left");
