@@ -7,6 +7,7 @@ pub mod bpf;
 pub mod clock;
 pub mod error;
 pub mod fs;
+pub mod launch;
 pub mod mount;
 pub mod overlay;
 pub mod process;

@@ -54,18 +54,24 @@ pub fn clone(
     namespaces: CloneFlags,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Clone> {
+    clone3(u64::from(namespaces.bits().cast_unsigned()), cgroup)
+}
+
+/// Forks with flags that share nothing. Unless this process has one thread, the child may make system calls and nothing
+/// else.
+pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone> {
     let mut pidfd: libc::c_int = -1;
     // SAFETY: all-zero bytes are a valid clone_args: plain integers, where 0 means unset.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = u64::from(namespaces.bits().cast_unsigned()) | u64::from(libc::CLONE_PIDFD.cast_unsigned());
+    args.flags = flags | u64::from(libc::CLONE_PIDFD.cast_unsigned());
     args.pidfd = (&raw mut pidfd).addr() as u64;
     args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
     }
-    // SAFETY: `args` lives through the call and no stack is given, so this is a fork; the witness says that no other
-    // thread could hold a lock that the child would need.
+    // SAFETY: `args` lives through the call and no stack is given, so this is a fork; that no lock is needed in the child
+    // which another thread held is for the callers, of which all outside of this crate show a witness.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
     match Errno::result(result) {
         Ok(0) => Ok(Clone::Child),
@@ -74,7 +80,7 @@ pub fn clone(
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Clone::Parent { pid: i32::try_from(pid).unwrap_or(-1), pidfd })
         }
-        Err(errno) => Err(Error::new("clone3", format!("{namespaces:?}"), errno)),
+        Err(errno) => Err(Error::new("clone3", format!("flags {flags:#x}"), errno)),
     }
 }
 
@@ -160,6 +166,20 @@ pub fn wait(process: BorrowedFd<'_>, reap: Reap) -> Result<Option<Ended>> {
         (Some(code), _) => Ended::Code(u8::try_from(code & 0xff).unwrap_or(255)),
         (None, signal) => Ended::Signal(u8::try_from(signal.unwrap_or(libc::SIGKILL)).unwrap_or(9)),
     }))
+}
+
+/// Waits until a process has ended.
+///
+/// # Errors
+/// The kernel's.
+pub fn await_end(process: BorrowedFd<'_>) -> Result<()> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    loop {
+        match poll(&mut [PollFd::new(process, PollFlags::POLLIN)], PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            other => return other.map(drop).named("poll", || "a process".into()),
+        }
+    }
 }
 
 /// Removes every dead child that `known` does not claim; returns how many. A claimed one stays a zombie until its exit
@@ -418,11 +438,15 @@ fn close_range(first: u32, last: u32) -> Result<()> {
 /// # Errors
 /// The kernel's.
 pub fn reset_signals() -> Result<()> {
-    // Rust's runtime ignores this one, and an ignored signal stays ignored over an exec.
-    // SAFETY: the default action is no handler, so there is no code to be safe.
-    let result = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-    if result == libc::SIG_ERR {
-        return Err(Error::new("signal", "SIGPIPE", Errno::last()));
+    // An ignored signal stays ignored over an exec: SIGPIPE from Rust's runtime, SIGHUP from nohup. C libraries keep some
+    // signals for themselves, so this is the bare call; all zero, the kernel's sigaction is the default action.
+    let default = [0_u64; 4];
+    for number in (1..=64).filter(|number| ![libc::SIGKILL, libc::SIGSTOP].contains(number)) {
+        let old = std::ptr::null_mut::<u64>();
+        // SAFETY: `default` is at least as long as a kernel's sigaction and lives through the call; the old one is not asked
+        // for, and the default action is no handler whose code would have to be safe.
+        let result = unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), old, 8) };
+        Errno::result(result).map_err(|errno| Error::new("rt_sigaction", number.to_string(), errno))?;
     }
     nix::sys::signal::SigSet::empty().thread_set_mask().named("sigprocmask", String::new)
 }

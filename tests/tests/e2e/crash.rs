@@ -124,6 +124,25 @@ fn a_dead_supervisor_is_seen_and_cleared_away() {
     });
 }
 
+/// Where systemd runs the daemon, its unit is a cgroup, which may be killed as a whole.
+#[test]
+fn a_supervisor_is_not_in_the_cgroup_of_the_daemon() {
+    run(async |world| {
+        let pod = world.client.run(&world.client.pod("apart")).await.unwrap();
+        let shim = until("the supervisor is there", async || process_with(&pod)).await;
+        let unified = |pid: &str| {
+            let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+            cgroups
+                .lines()
+                .find_map(|line| line.strip_prefix("0::"))
+                .expect("cgroup v2 is mounted")
+                .to_owned()
+        };
+        assert_eq!(unified(&shim.to_string()), "/wharf/supervisors");
+        assert_ne!(unified(&world.daemon.pid().to_string()), "/wharf/supervisors");
+    });
+}
+
 #[test]
 fn a_supervisor_that_hangs_does_not_keep_a_daemon_from_its_start() {
     run(async |world| {

@@ -8,8 +8,14 @@ use crate::{place, world};
 
 /// What stays when all pods are gone, because it is of the node and not of a pod: made with the first pod. A parent of
 /// cgroups that a request names is the kubelet's.
-const OF_THE_NODE: &[&str] =
-    &["link wharf0", "nft table inet wharf", "cgroup /wharf", "cgroup /kube", "cgroup /kube/pod"];
+const OF_THE_NODE: &[&str] = &[
+    "link wharf0",
+    "nft table inet wharf",
+    "cgroup /wharf",
+    "cgroup /wharf/supervisors",
+    "cgroup /kube",
+    "cgroup /kube/pod",
+];
 
 /// Everything that a pod, a container or an image can leave, each as one line.
 #[derive(Debug, Default, PartialEq, Eq)]

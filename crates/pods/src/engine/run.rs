@@ -1,5 +1,6 @@
 //! RunPodSandbox: intent, namespaces, network, supervisor.
 
+use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -97,7 +98,8 @@ impl Engine {
             })?;
         }
         // The supervisor starts while the kernel's objects are made.
-        let (process, socket) = self.program.start(&directory)?;
+        let cgroup = self.supervisors_cgroup()?;
+        let (process, socket) = self.program.start(&directory, cgroup.as_ref().map(AsFd::as_fd))?;
         *pod.supervisor() = Some(process);
         let hostname = hostname(pod);
         files::write(&directory, &hostname, pod.config.dns_config.as_ref())?;

@@ -1,20 +1,36 @@
 //! A pod's supervisor as a process: whether it answers, and its end.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
+use wharf_cgroup::CgroupPath;
 use wharf_wire::v1::{self, reply, request};
 
 use super::{Engine, KILL_PATIENCE};
 use crate::client::Client;
-use crate::error::blocking;
+use crate::error::{Error, Stage, blocking};
 use crate::pod::Pod;
 
 /// How long a supervisor may take for what it does at once: to greet, or to kill. When a daemon starts, all pods wait for
 /// the slowest.
 pub(super) const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The name of the supervisors' cgroup below the configured parent.
+const CGROUP: &str = "supervisors";
+
 impl Engine {
+    /// The directory of the cgroup (v2) of all supervisors, made if it is not there; `None` on v1. In that of the daemon they
+    /// would end with it wherever a unit is ended with all of its processes, and in their pods' they would be killed for
+    /// want of memory.
+    pub(super) fn supervisors_cgroup(&self) -> Result<Option<File>, Error> {
+        const STAGE: &str = "making the supervisors' cgroup";
+        let parent = CgroupPath::new(&self.options.cgroup_parent);
+        let path = parent.and_then(|parent| parent.child(CGROUP)).stage(STAGE)?;
+        let cgroup = self.parts.cgroups.open(&path).or_else(|_missing| self.parts.cgroups.create(&path));
+        cgroup.stage(STAGE)?.entry().directory.map(File::open).transpose().stage(STAGE)
+    }
+
     /// What a supervisor says of itself and its containers; `None` if it does not answer soon.
     pub(crate) async fn greet(&self, client: &Client) -> Option<v1::State> {
         let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION });
