@@ -102,7 +102,7 @@ impl Life<'_> {
         self.call(async |client| client.remove_container(&container).await).await;
         self.call(async |client| client.stop(&pod).await).await;
         self.call(async |client| client.remove(&pod).await).await;
-        self.tracer.end();
+        self.tracer.end(self.fault);
         self.tracer.has_met()
     }
 
@@ -112,7 +112,7 @@ impl Life<'_> {
             Ok(answer) => return answer,
             Err(first) => first,
         };
-        self.tracer.end();
+        self.tracer.end(self.fault);
         if matches!(self.fault, Fault::Kill) {
             self.world.daemon.was_killed(&first).await;
             self.world.start_again().await;
@@ -153,9 +153,14 @@ impl Tracer {
     }
 
     /// From now on, no fault is met.
-    fn end(&mut self) {
+    fn end(&mut self, fault: Fault) {
+        let signal = match fault {
+            // It may wait for ever for a thread of a process that was killed.
+            Fault::Kill => Signal::SIGKILL,
+            Fault::Error(_) => Signal::SIGTERM,
+        };
         if self.strace.try_wait().unwrap().is_none() {
-            kill(Pid::from_raw(self.strace.id().cast_signed()), Signal::SIGTERM).unwrap();
+            kill(Pid::from_raw(self.strace.id().cast_signed()), signal).unwrap();
             self.strace.wait().unwrap();
         }
     }

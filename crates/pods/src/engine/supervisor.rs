@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wharf_cgroup::CgroupPath;
+use wharf_cgroup::{Cgroup, CgroupPath};
 use wharf_wire::v1::{self, reply, request};
 
 use super::{Engine, KILL_PATIENCE};
@@ -27,8 +27,13 @@ impl Engine {
         const STAGE: &str = "making the supervisors' cgroup";
         let parent = CgroupPath::new(&self.options.cgroup_parent);
         let path = parent.and_then(|parent| parent.child(CGROUP)).stage(STAGE)?;
-        let cgroup = self.parts.cgroups.open(&path).or_else(|_missing| self.parts.cgroups.create(&path));
-        cgroup.stage(STAGE)?.entry().directory.map(File::open).transpose().stage(STAGE)
+        let cgroups = &self.parts.cgroups;
+        let open = |cgroup: Cgroup| cgroup.entry().directory.map(File::open).transpose();
+        // Another pod may be making it right now: then it is whole once this one has made it, too.
+        if let Ok(Ok(directory)) = cgroups.open(&path).map(open) {
+            return Ok(directory);
+        }
+        open(cgroups.create(&path).stage(STAGE)?).stage(STAGE)
     }
 
     /// What a supervisor says of itself and its containers; `None` if it does not answer soon.
