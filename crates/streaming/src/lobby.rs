@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use crate::token::PENDING_LIMIT;
+
 /// The connections that wait, the longest first.
 #[derive(Default)]
 pub(crate) struct Lobby(Mutex<Waiting>);
@@ -17,7 +19,9 @@ struct Waiting {
 }
 
 /// How many connections may be at their request, or at the handshake before it.
-const PLACES: usize = 128;
+const PLACES: usize = 1024;
+
+const _: () = assert!(PLACES > PENDING_LIMIT, "clients that use all URLs in one moment have room");
 
 /// A place in the lobby, until it is dropped.
 pub(crate) struct Place {

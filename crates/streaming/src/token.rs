@@ -15,7 +15,7 @@ use crate::grant::Grant;
 const LIFE: Duration = Duration::from_mins(1);
 
 /// How many tokens may wait to be used.
-const PENDING_LIMIT: usize = 1000;
+pub(crate) const PENDING_LIMIT: usize = 1000;
 
 /// The tokens that were handed out and not used yet, oldest first.
 #[derive(Default)]

@@ -137,7 +137,7 @@ async fn silent_clients_keep_nobody_out() {
     let mut rig = Rig::new().await;
     let address = rig.urls.base().strip_prefix("http://").unwrap().to_owned();
     let mut silent = Vec::new();
-    for _ in 0..300 {
+    for _ in 0..1100 {
         silent.push(tokio::net::TcpStream::connect(&address).await.unwrap());
     }
     let mut client = Spdy::connect(&rig.exec(OUTPUT), V4).await;
