@@ -83,6 +83,18 @@ impl Container {
             true
         })
     }
+
+    /// Gives an exit the message of the record: one of a program that did not start may be noted before it is known why.
+    pub(crate) fn explain_exit(&self) {
+        let why = self.record().message;
+        self.state.send_if_modified(|state| match state {
+            ContainerState::Exited { message, .. } if *message != why => {
+                *message = why;
+                true
+            }
+            _ => false,
+        });
+    }
 }
 
 /// A container with the pod it is in.

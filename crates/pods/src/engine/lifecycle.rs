@@ -66,6 +66,7 @@ impl Engine {
                 }
                 // Its process is about to be gone; the call's effect is visible when it returns.
                 drop(tokio::time::timeout(KILL_PATIENCE, container.exited()).await);
+                container.explain_exit();
                 Err(error)
             }
         }
