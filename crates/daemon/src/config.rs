@@ -69,6 +69,10 @@ pub(crate) struct Network {
     /// A CNI configuration here is used instead of the built-in bridge.
     pub(crate) cni_conf_dir: PathBuf,
     pub(crate) cni_bin_dirs: Vec<PathBuf>,
+    /// How long the plugins may take to add a pod, in seconds.
+    pub(crate) cni_add_timeout_s: u64,
+    /// How long the plugins may take to delete a pod, in seconds.
+    pub(crate) cni_delete_timeout_s: u64,
     /// The built-in bridge; empty waits for a CNI configuration.
     pub(crate) bridge: String,
     /// The addresses of pods on the bridge, one range a family, the primary one first.
@@ -138,6 +142,8 @@ impl Default for Network {
         Self {
             cni_conf_dir: "/etc/cni/net.d".into(),
             cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            cni_add_timeout_s: NetworkConfig::ADD_DEADLINE.as_secs(),
+            cni_delete_timeout_s: NetworkConfig::DELETE_DEADLINE.as_secs(),
             bridge: "wharf0".into(),
             subnets: "10.88.0.0/16,fd00:88::/64".into(),
         }
@@ -184,8 +190,8 @@ impl Config {
             state_dir: layout.network(),
             cni_conf_dir: network.cni_conf_dir.clone(),
             cni_bin_dirs: network.cni_bin_dirs.clone(),
-            cni_add_deadline: NetworkConfig::ADD_DEADLINE,
-            cni_delete_deadline: NetworkConfig::DELETE_DEADLINE,
+            cni_add_deadline: Duration::from_secs(network.cni_add_timeout_s),
+            cni_delete_deadline: Duration::from_secs(network.cni_delete_timeout_s),
             bridge: (!network.bridge.is_empty()).then_some(bridge),
         })
     }
