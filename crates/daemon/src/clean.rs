@@ -38,6 +38,7 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
     }
     let node = Node::open(config).await?;
     node.engine.recover().await;
+    node.engine.tidy().await;
     let pods = node.engine.pods();
     let running: Vec<_> = pods.iter().filter(|pod| pod.is_ready()).map(|pod| name(pod)).collect();
     if !running.is_empty() && !arguments.force {

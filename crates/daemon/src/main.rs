@@ -57,7 +57,7 @@ fn main() -> anyhow::Result<()> {
     log::start(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(64)
+        .max_blocking_threads(wharf_pods::BLOCKING_THREADS)
         .enable_all()
         .build()?;
     match arguments.command {
@@ -109,6 +109,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()));
     engine.recover().await;
+    tokio::spawn(Arc::clone(&engine).keep_tidy());
     tokio::spawn(Arc::clone(&engine).measure_layers());
     let freed = images.sweep();
     tracing::debug!(bytes = freed.bytes, "layers of no image were removed");

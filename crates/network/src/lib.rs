@@ -242,14 +242,24 @@ impl Network {
     /// process, and restores rules that someone removed. Gives the number of pods of which something was removed. What
     /// cannot be removed is reported, and stays for the next call; once a minute is a good rhythm.
     pub fn reconcile(&self, live: &HashSet<PodId>) -> usize {
-        let keep = |id: &PodId| live.contains(id) || self.attached().contains(id);
-        let bridge = self.bridge.as_ref().map_or(Ok(HashSet::new()), |bridge| bridge.reconcile(&keep));
-        let mut removed = bridge.unwrap_or_else(|error| {
+        let mut removed = self.reconcile_bridge(live);
+        removed.extend(self.cni.reconcile(&|id| self.keeps(live, id)));
+        removed.len()
+    }
+
+    /// The part of [`Network::reconcile`] that runs no plugin, and so takes no time. Gives the pods.
+    pub fn reconcile_bridge(&self, live: &HashSet<PodId>) -> HashSet<PodId> {
+        let bridge = self.bridge.as_ref();
+        let removed =
+            bridge.map_or(Ok(HashSet::new()), |bridge| bridge.reconcile(&|id| self.keeps(live, id)));
+        removed.unwrap_or_else(|error| {
             tracing::warn!(error = wharf_types::chain(&error), "the bridge could not be put in order");
             HashSet::new()
-        });
-        removed.extend(self.cni.reconcile(&keep));
-        removed.len()
+        })
+    }
+
+    fn keeps(&self, live: &HashSet<PodId>, id: &PodId) -> bool {
+        live.contains(id) || self.attached().contains(id)
     }
 
     /// Removes the built-in bridge and its rules, as on a machine that gives wharf up; the pods' own links and ports go

@@ -1,10 +1,10 @@
 //! All pods of the node, and the calls that find or list them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use tokio::sync::broadcast;
+use tokio::sync::{Semaphore, broadcast};
 use wharf_cgroup::Cgroups;
 use wharf_cri_api::v1::{ContainerEventResponse, ContainerEventType};
 use wharf_images::Store;
@@ -63,6 +63,11 @@ pub(crate) type ContainerKey = (PodId, String, u32);
 /// A pod's name on the node.
 pub(crate) type PodKey = (String, String, String, u32);
 
+/// How many threads the runtime's pool for blocking work should have.
+pub const BLOCKING_THREADS: usize = 64;
+/// How many pods may be connected at once, and how many disconnected: together three quarters of those threads.
+const NETWORKS_AT_ONCE: usize = BLOCKING_THREADS * 3 / 8;
+
 /// All pods.
 #[derive(Debug)]
 pub struct Engine {
@@ -73,7 +78,15 @@ pub struct Engine {
     pub(crate) events: Events,
     pub(crate) bounding: u64,
     pub(crate) pods: RwLock<BTreeMap<PodId, Arc<Pod>>>,
+    /// Pods that are being made or taken back: what they have is theirs, though they are not listed.
+    unlisted: Mutex<HashSet<PodId>>,
+    /// Pods of an earlier daemon that [`Engine::tidy`] has to take back.
+    pub(crate) found: Mutex<Vec<Arc<Pod>>>,
     pub(crate) containers: RwLock<HashMap<ContainerId, PodId>>,
+    /// For pods that are being connected, and for those that are being disconnected: plugins of the network may hang, each
+    /// with a thread of the bounded pool, which all others need too.
+    pub(crate) connecting: Semaphore,
+    pub(crate) disconnecting: Semaphore,
     pub(crate) pod_calls: Joins<PodKey, PodId>,
     pub(crate) container_calls: Joins<ContainerKey, ContainerId>,
     last_created_ns: AtomicI64,
@@ -108,6 +121,10 @@ impl Engine {
             events: Events::new(),
             bounding,
             pods: RwLock::default(),
+            unlisted: Mutex::default(),
+            found: Mutex::default(),
+            connecting: Semaphore::new(NETWORKS_AT_ONCE),
+            disconnecting: Semaphore::new(NETWORKS_AT_ONCE),
             containers: RwLock::default(),
             pod_calls: Joins::new(),
             container_calls: Joins::new(),
@@ -127,6 +144,10 @@ impl Engine {
     #[must_use]
     pub fn pods(&self) -> Vec<Arc<Pod>> {
         self.pods.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(crate) fn unlisted(&self) -> MutexGuard<'_, HashSet<PodId>> {
+        self.unlisted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every container.

@@ -1,14 +1,17 @@
 //! What goes on in the background as long as the daemon lives.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::engine::Engine;
+use crate::error::blocking;
 
 /// How often writable layers are measured at most; the kubelet looks for full disks as often.
 const ROUND: Duration = Duration::from_secs(10);
 /// How much longer than a round the pause after it is: measuring takes at most a twentieth of a processor.
 const PAUSES: u32 = 20;
+/// How often the network is looked at for what belongs to no pod.
+const TIDY_ROUND: Duration = Duration::from_mins(1);
 
 impl Engine {
     /// Measures what running containers have written, round after round; statistics are served from what it found.
@@ -27,6 +30,31 @@ impl Engine {
                 drop(measured.await);
             }
             tokio::time::sleep(ROUND.max(begin.elapsed() * PAUSES)).await;
+        }
+    }
+
+    /// Tidies up, once a minute.
+    pub async fn keep_tidy(self: Arc<Self>) {
+        loop {
+            self.tidy().await;
+            tokio::time::sleep(TIDY_ROUND).await;
+        }
+    }
+
+    /// Takes back what an earlier daemon left half made, and removes networks of pods that are no more.
+    pub async fn tidy(self: &Arc<Self>) {
+        let found = std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner));
+        let undoing = found.into_iter().map(|pod| {
+            let engine = Arc::clone(self);
+            async move { engine.undo_pod(&pod).await }
+        });
+        futures_util::future::join_all(undoing).await;
+        let mut kept = self.unlisted().clone();
+        kept.extend(self.pods().iter().map(|pod| pod.id.clone()));
+        let engine = Arc::clone(self);
+        let reconciled = blocking(move || Ok(engine.parts.network.reconcile(&kept)));
+        if let Err(error) = reconciled.await {
+            tracing::warn!(%error, "networks of pods that are no more may be left");
         }
     }
 }

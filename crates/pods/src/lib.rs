@@ -34,7 +34,7 @@ mod view;
 mod waiters;
 
 pub use container::Container;
-pub use engine::{Engine, Options, Parts};
+pub use engine::{BLOCKING_THREADS, Engine, Options, Parts};
 pub use error::Error;
 pub use exec_sync::ExecOutput;
 pub use interactive::Interactive;

@@ -20,7 +20,8 @@ use crate::pod::Pod;
 use crate::{engine as engine_parts, records};
 
 impl Engine {
-    /// Finds the pods of an earlier daemon, and removes what belongs to none.
+    /// Finds the pods of an earlier daemon. What belongs to none is removed by [`Engine::tidy`]: that may run plugins,
+    /// which nobody knows how long.
     pub async fn recover(self: &Arc<Self>) {
         let directory = self.parts.layout.pods();
         let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
@@ -158,13 +159,15 @@ impl Engine {
         }
     }
 
-    /// Removes a pod that nobody can have use of, with its supervisor if that can be reached.
+    /// Removes the containers of a pod that nobody can have use of, with its supervisor if that can be reached. The pod
+    /// itself waits for [`Engine::tidy`].
     async fn take_back(self: &Arc<Self>, pod: &Arc<Pod>) {
         self.reconnect(pod).await;
         for container in self.recorded_containers(&pod.id) {
             self.undo_container(pod, &container).await;
         }
-        self.undo_pod(pod).await;
+        self.unlisted().insert(pod.id.clone());
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(pod));
     }
 
     fn recorded_containers(&self, pod: &PodId) -> Vec<ContainerId> {
@@ -176,8 +179,9 @@ impl Engine {
     async fn sweep(self: &Arc<Self>) {
         let engine = Arc::clone(self);
         let swept = blocking(move || {
-            let live = engine.pods().iter().filter(|pod| pod.is_ready()).map(|pod| pod.id.clone()).collect();
-            engine.parts.network.reconcile(&live);
+            // No pod is in the making yet.
+            let listed = engine.pods().iter().map(|pod| pod.id.clone()).collect();
+            engine.parts.network.reconcile_bridge(&listed);
             let known: Vec<ContainerId> =
                 engine.containers().iter().map(|container| container.id.clone()).collect();
             let snapshots = engine.parts.snapshots.list().unwrap_or_default();

@@ -51,12 +51,14 @@ impl Engine {
     async fn make_pod(self: Arc<Self>, config: PodSandboxConfig, handler: String) -> Result<PodId, Error> {
         let id = PodId::from_random(wharf_sys::random::bytes().stage("making an id")?);
         let pod = Arc::new(Pod::new(id.clone(), config, handler, self.creation_time()));
+        self.unlisted().insert(id.clone());
         match self.build_pod(&pod).await {
             Ok(()) => {
                 self.pods
                     .write()
                     .unwrap_or_else(PoisonError::into_inner)
                     .insert(id.clone(), Arc::clone(&pod));
+                self.unlisted().remove(&id);
                 self.events.tell(ContainerEventType::ContainerCreatedEvent, id.as_str(), &pod);
                 self.events.tell(ContainerEventType::ContainerStartedEvent, id.as_str(), &pod);
                 Ok(id)
@@ -70,7 +72,9 @@ impl Engine {
 
     async fn build_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         let (engine, of) = (Arc::clone(self), Arc::clone(pod));
+        let turn = self.connecting.acquire().await;
         let (socket, addresses) = blocking(move || engine.build_blocking(&of)).await?;
+        drop(turn);
         let client = self.connect(pod, socket)?;
         let hello = request::Body::Hello(wharf_wire::v1::Hello { version: wharf_wire::VERSION });
         let answer = client.call("greeting the pod's supervisor", hello, &[]).await?;

@@ -50,15 +50,22 @@ impl Engine {
         futures_util::future::try_join_all(stops).await?;
         let was_ready = std::mem::take(&mut pod.write_state().ready);
         self.end_supervisor(pod).await;
-        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
-        blocking(move || engine.release(&of).and_then(|()| engine.record_pod(&of, Phase::Stopped))).await?;
         if was_ready {
             self.events.tell(ContainerEventType::ContainerStoppedEvent, pod.id.as_str(), pod);
         }
-        Ok(())
+        self.release(pod).await?;
+        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
+        blocking(move || engine.record_pod(&of, Phase::Stopped)).await
     }
 
-    fn release(&self, pod: &Pod) -> Result<(), Error> {
+    /// Disconnects a pod from the network, and lets go its namespaces.
+    async fn release(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+        let _turn = self.disconnecting.acquire().await;
+        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
+        blocking(move || engine.release_blocking(&of)).await
+    }
+
+    fn release_blocking(&self, pod: &Pod) -> Result<(), Error> {
         let layout = &self.parts.layout;
         *pod.network_stats() = None;
         let netns = layout.namespace(&pod.id, "net");
@@ -131,9 +138,10 @@ impl Engine {
         persist("a pod that could not be made", pod.id.to_string(), move || {
             let (engine, of) = (Arc::clone(&engine), Arc::clone(&of));
             async move {
-                let (release, pod) = (Arc::clone(&engine), Arc::clone(&of));
-                blocking(move || release.release(&pod)).await?;
-                engine.delete_pod(&of).await
+                engine.release(&of).await?;
+                engine.delete_pod(&of).await?;
+                engine.unlisted().remove(&of.id);
+                Ok(())
             }
         })
         .await;
