@@ -7,6 +7,8 @@ mod attach;
 #[cfg(test)]
 mod client;
 #[cfg(test)]
+mod cni;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod daemon;
