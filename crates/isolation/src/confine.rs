@@ -55,6 +55,8 @@ pub(crate) fn exec(process: &Process, identity: &Identity) -> Error {
 fn confine(process: &Process, identity: &Identity) -> Result<(), Error> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     set_limits(&process.limits)?;
+    // The inherited one is that of wharfd, and all containers would have it. Still as root, who may have many keys.
+    process::new_session_keyring().stage("making a session keyring")?;
     let capabilities = effective_for(&process.capabilities, identity.uid);
     process::bound_capabilities(capabilities.bounding).stage("dropping capabilities")?;
     become_user(identity)?;

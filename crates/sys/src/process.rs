@@ -433,6 +433,21 @@ fn close_range(first: u32, last: u32) -> Result<()> {
         .map_err(|errno| Error::new("close_range", format!("{first}, {last}"), errno))
 }
 
+/// Leaves the session keyring that was inherited for a new one that is empty. A kernel without keys has none to leave.
+///
+/// # Errors
+/// The kernel's; EDQUOT where the user has too many keys.
+pub fn new_session_keyring() -> Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: an integer, and a null name: the new keyring has none.
+    let result =
+        unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
+    match Errno::result(result) {
+        Err(Errno::ENOSYS) => Ok(()),
+        other => other.map(drop).map_err(|errno| Error::new("keyctl", "JOIN_SESSION_KEYRING", errno)),
+    }
+}
+
 /// Gives every signal its default action and blocks none: what a program expects at its start.
 ///
 /// # Errors
@@ -449,4 +464,31 @@ pub fn reset_signals() -> Result<()> {
         Errno::result(result).map_err(|errno| Error::new("rt_sigaction", number.to_string(), errno))?;
     }
     nix::sys::signal::SigSet::empty().thread_set_mask().named("sigprocmask", String::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The number of this thread's session keyring.
+    fn session_keyring() -> i64 {
+        const GET_KEYRING_ID: libc::c_int = 0;
+        const SESSION_KEYRING: libc::c_int = -3;
+        // SAFETY: three integers; nothing is made.
+        unsafe { libc::syscall(libc::SYS_keyctl, GET_KEYRING_ID, SESSION_KEYRING, 0) }
+    }
+
+    #[test]
+    fn a_session_keyring_is_left_behind() {
+        let before = session_keyring();
+        // Keyrings are of a thread and of those it starts.
+        let inside = std::thread::spawn(|| {
+            new_session_keyring().unwrap();
+            session_keyring()
+        });
+        let inside = inside.join().unwrap();
+        assert!(before > 0 && inside > 0, "{before} {inside}");
+        assert_ne!(inside, before);
+        assert_eq!(session_keyring(), before);
+    }
 }
