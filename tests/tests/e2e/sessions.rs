@@ -168,13 +168,15 @@ async fn stop_with_sessions(client: &Client) {
         let mut config = client.pod(&format!("stop-{}", i32::from(mode)));
         pod_security(&mut config).namespace_options.get_or_insert_default().pid = mode.into();
         let pod = client.run(&config).await.unwrap();
-        let mut config = client.container("main", "sleep 1000 & wait");
+        let mut config = client.container("main", "sleep 1000 & while :; do echo on; sleep 0.05; done");
         security(&mut config).namespace_options.get_or_insert_default().pid = mode.into();
         let id = client.launch(&pod, &config).await.unwrap();
         // One that is over, but for what it started.
         client.output(&id, "sleep 1002 >/dev/null 2>&1 &").await;
         let mut sessions = sessions_of_all_kinds(client, &id, 50).await;
-        sessions.push(Session::attach(client, Speech::Spdy, &id, OUTPUT).await);
+        let attached = Session::attach(client, Speech::Spdy, &id, OUTPUT).await;
+        attached.until("on").await;
+        sessions.push(attached);
         client.stop_container(&id, 0).await.unwrap();
         for ended in join_all(sessions.into_iter().map(Session::ended)).await {
             assert_eq!(ended.code(), 137, "{mode:?}: {ended:?}");
