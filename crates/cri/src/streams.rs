@@ -9,7 +9,7 @@ use wharf_pods::{Engine, Interactive};
 use wharf_streaming::{
     AttachGrant, Backend, BackendError, ExecGrant, PortForwardGrant, Resize, Session, Size, Urls,
 };
-use wharf_types::{PodId, Wanted};
+use wharf_types::{PodId, TerminalSize, Wanted};
 
 use crate::status;
 
@@ -26,8 +26,9 @@ impl Streams {
 }
 
 impl Backend for Streams {
-    async fn exec(&self, grant: ExecGrant) -> Result<Session, BackendError> {
-        let started = self.0.exec(grant.container.as_str(), grant.command, grant.wanted).await?;
+    async fn exec(&self, grant: ExecGrant, size: Option<Size>) -> Result<Session, BackendError> {
+        let size = size.map(|Size { width, height }| TerminalSize { width, height });
+        let started = self.0.exec(grant.container.as_str(), grant.command, grant.wanted, size).await?;
         Ok(session(started))
     }
 

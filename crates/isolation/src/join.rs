@@ -4,7 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
-use wharf_types::HostPath;
+use wharf_types::{HostPath, TerminalSize};
 
 use crate::confine::{self, Streams};
 use crate::create::{enter_cgroup, set_oom_score};
@@ -24,6 +24,8 @@ pub struct JoinPlan {
     pub entries: Vec<HostPath>,
     /// Whether it has a terminal, whose master is reported.
     pub terminal: bool,
+    /// The terminal's size at the beginning; without it the kernel's, which is none.
+    pub size: Option<TerminalSize>,
 }
 
 /// Enters the container of `first`, and executes the program. Runs in a child of the supervisor, already in the
@@ -62,7 +64,7 @@ fn connect(plan: &JoinPlan, streams: &Streams, supervisor: &OwnedFd) -> Result<(
         return confine::connect(streams, None);
     }
     let root = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage("making the terminal")?;
-    let terminal = terminal::open_joined(&root)?;
+    let terminal = terminal::open_joined(&root, plan.size)?;
     report::ready(supervisor, &plan.identity, Some(&terminal.master))?;
     confine::connect(streams, Some(&terminal))
 }

@@ -7,8 +7,8 @@ use nix::fcntl::OFlag;
 use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, fstatfs};
 use wharf_sys::fs::{Resolve, open_below};
 use wharf_sys::mount::{self, Depth};
-use wharf_sys::process::{terminal_peer, unlock_terminal};
-use wharf_types::ContainerPath;
+use wharf_sys::process::{resize_terminal, terminal_peer, unlock_terminal};
+use wharf_types::{ContainerPath, TerminalSize};
 
 use crate::error::{Error, Stage};
 use crate::root::{Make, Root};
@@ -37,8 +37,11 @@ pub(crate) fn open(root: &Root) -> Result<Terminal, Error> {
 }
 
 /// Opens a terminal for a process that joined the container.
-pub(crate) fn open_joined(root: &OwnedFd) -> Result<Terminal, Error> {
+pub(crate) fn open_joined(root: &OwnedFd, size: Option<TerminalSize>) -> Result<Terminal, Error> {
     let master = open_ptmx(root.as_fd())?;
+    if let Some(TerminalSize { width, height }) = size {
+        resize_terminal(master.as_fd(), width, height).stage(STAGE)?;
+    }
     let peer = terminal_peer(master.as_fd()).stage(STAGE)?;
     Ok(Terminal { master, peer })
 }

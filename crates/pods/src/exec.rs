@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use tokio::sync::oneshot;
-use wharf_types::{ContainerId, Exit};
+use wharf_types::{ContainerId, Exit, TerminalSize};
 use wharf_wire::v1::request;
 
 use crate::client::Client;
@@ -66,8 +66,8 @@ async fn kill(client: &Client, exec: u64) {
 pub(crate) enum Streams<'a> {
     /// Input, output, error.
     Pipes([BorrowedFd<'a>; 3]),
-    /// One that the supervisor makes; what stands in for the streams until then.
-    Terminal([BorrowedFd<'a>; 3]),
+    /// One that the supervisor makes, of this size if it is known; what stands in for the streams until then.
+    Terminal([BorrowedFd<'a>; 3], Option<TerminalSize>),
 }
 
 impl Engine {
@@ -81,15 +81,20 @@ impl Engine {
         let (pod, container) = self.running(id)?;
         let client = pod.client()?;
         let number = waiters::number();
-        let (terminal, descriptors) = match streams {
-            Streams::Pipes(pipes) => (false, pipes),
-            Streams::Terminal(stand_ins) => (true, stand_ins),
+        let (terminal, size, descriptors) = match streams {
+            Streams::Pipes(pipes) => (false, None, pipes),
+            Streams::Terminal(stand_ins, size) => (true, size, stand_ins),
         };
         let exit = pod.execs.add(number);
         let running = Running { client: Arc::clone(&client), number, exit, state: Life::Running };
         let (args, file) = arguments(command)?;
         let container = container.id.to_string();
-        let body = request::Body::Exec(wharf_wire::v1::Exec { container, exec: number, args, terminal });
+        let size = size.map(|TerminalSize { width, height }| wharf_wire::v1::TerminalSize {
+            width: width.into(),
+            height: height.into(),
+        });
+        let exec = wharf_wire::v1::Exec { container, exec: number, args, terminal, size };
+        let body = request::Body::Exec(exec);
         let descriptors: Vec<_> = descriptors.into_iter().chain(file.as_ref().map(OwnedFd::as_fd)).collect();
         let (_done, descriptors) = client.call_for_descriptors(STAGE, body, &descriptors).await?;
         Ok((running, descriptors.into_iter().next()))

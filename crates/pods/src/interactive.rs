@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use wharf_types::{ErrorKind, Exit, Wanted};
+use wharf_types::{ErrorKind, Exit, TerminalSize, Wanted};
 use wharf_wire::v1::request;
 
 use crate::engine::Engine;
@@ -38,13 +38,20 @@ impl std::fmt::Debug for Interactive {
 }
 
 impl Engine {
-    /// Executes a command for a client that holds its streams.
+    /// Executes a command for a client that holds its streams. If it wants a terminal, that has the size from the
+    /// beginning.
     ///
     /// # Errors
     /// NotFound; FailedPrecondition if the container does not run or the command cannot be executed.
-    pub async fn exec(&self, id: &str, command: Vec<String>, wanted: Wanted) -> Result<Interactive, Error> {
+    pub async fn exec(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        wanted: Wanted,
+        size: Option<TerminalSize>,
+    ) -> Result<Interactive, Error> {
         if wanted.terminal {
-            return self.exec_on_terminal(id, command, wanted).await;
+            return self.exec_on_terminal(id, command, wanted, size).await;
         }
         let input = wanted.stdin.then(input_pipe).transpose()?;
         let out = wanted.stdout.then(wide_pipe).transpose()?;
@@ -70,9 +77,10 @@ impl Engine {
         id: &str,
         command: Vec<String>,
         wanted: Wanted,
+        size: Option<TerminalSize>,
     ) -> Result<Interactive, Error> {
         let null = null()?;
-        let stand_ins = Streams::Terminal([null.as_fd(); 3]);
+        let stand_ins = Streams::Terminal([null.as_fd(); 3], size);
         let (mut running, terminal) = self.start_exec(id, command, stand_ins).await?;
         let master = terminal.ok_or_else(|| no_terminal(crate::exec::STAGE))?;
         fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).stage(crate::exec::STAGE)?;

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Instant;
 
-use wharf_streaming::{AttachGrant, Backend, BackendError, Config, ExecGrant, Server, Session};
+use wharf_streaming::{AttachGrant, Backend, BackendError, Config, ExecGrant, Server, Session, Size};
 use wharf_types::{ContainerId, Exit, PodId, Wanted};
 
 /// How much the process writes, in bytes.
@@ -20,7 +20,7 @@ const TOTAL: usize = 8 << 30;
 struct Flood;
 
 impl Backend for Flood {
-    async fn exec(&self, _grant: ExecGrant) -> Result<Session, BackendError> {
+    async fn exec(&self, _grant: ExecGrant, _size: Option<Size>) -> Result<Session, BackendError> {
         let (stdout, mut writer) = io::pipe()?;
         let (done, exit) = tokio::sync::oneshot::channel();
         thread::spawn(move || {

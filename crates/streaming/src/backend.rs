@@ -17,8 +17,13 @@ pub type BackendError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// A client may leave at any moment: the future of a call is then dropped, and so is a [`Session`].
 pub trait Backend: Send + Sync + 'static {
-    /// Starts a command.
-    fn exec(&self, grant: ExecGrant) -> impl Future<Output = Result<Session, BackendError>> + Send;
+    /// Starts a command. If it has a terminal, that has this size before the command begins; `None` if the client has
+    /// not told it.
+    fn exec(
+        &self,
+        grant: ExecGrant,
+        size: Option<Size>,
+    ) -> impl Future<Output = Result<Session, BackendError>> + Send;
 
     /// Joins the streams of a container's first process.
     fn attach(&self, grant: AttachGrant) -> impl Future<Output = Result<Session, BackendError>> + Send;

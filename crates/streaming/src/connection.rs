@@ -19,6 +19,7 @@ use crate::grant::{Grant, PortForwardGrant};
 use crate::head::{self, Head, Refusal};
 use crate::lobby::Lobby;
 use crate::remote_command;
+use crate::resize::{self, Sizes};
 use crate::server::Config;
 use crate::sessions::{Place, Sessions};
 use crate::token::Tokens;
@@ -133,24 +134,32 @@ impl<B: Backend> Shared<B> {
         match grant {
             Grant::Exec(grant) => {
                 let wanted = grant.wanted;
-                self.command(protocol, receiver, wanted, backend.exec(grant)).await
+                let start = async |sizes| {
+                    let patience = if wanted.terminal { self.config.size } else { Duration::ZERO };
+                    backend.exec(grant, resize::first(sizes, patience).await).await
+                };
+                self.command(protocol, receiver, wanted, start).await
             }
             Grant::Attach(grant) => {
                 let wanted = grant.wanted;
-                self.command(protocol, receiver, wanted, backend.attach(grant)).await
+                self.command(protocol, receiver, wanted, |_sizes| backend.attach(grant)).await
             }
             Grant::PortForward(grant) => self.port_forward(protocol, receiver, grant).await,
         }
     }
 
-    async fn command(
+    async fn command<F>(
         &self,
         Protocol { carrier, version }: Protocol,
         receiver: wire::Receiver,
         wanted: Wanted,
-        start: impl Future<Output = Result<Session, BackendError>>,
-    ) -> Result<(), SessionError> {
-        let start = start_until(Arc::clone(receiver.wire()), start);
+        start: impl FnOnce(Sizes) -> F,
+    ) -> Result<(), SessionError>
+    where
+        F: Future<Output = Result<Session, BackendError>>,
+    {
+        let wire = Arc::clone(receiver.wire());
+        let start = |sizes| start_until(wire, start(sizes));
         if let Carrier::WebSocket(shape) = carrier {
             let work = |channels| remote_command::over_websocket(channels, wanted, version.status, start);
             return websocket::session::run(receiver, shape, work).await;

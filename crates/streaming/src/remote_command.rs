@@ -14,12 +14,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use wharf_types::{Wanted, chain};
 
-use crate::backend::{BackendError, Resize, Session, Size};
+use crate::backend::{BackendError, Resize, Session};
 use crate::channel::{Inbound, Outbound};
 use crate::descriptor::Descriptor;
 use crate::error::SessionError;
 use crate::pump;
-use crate::resize;
+use crate::resize::{self, Sizes};
 use crate::spdy;
 use crate::status::{Outcome, StatusForm};
 use crate::websocket;
@@ -50,7 +50,7 @@ pub(crate) async fn over_spdy<F>(
     wanted: Wanted,
     version: Version,
     creation: Duration,
-    start: F,
+    start: impl FnOnce(Sizes) -> F,
 ) -> Result<(), SessionError>
 where
     F: Future<Output = Result<Session, BackendError>>,
@@ -67,7 +67,7 @@ pub(crate) async fn over_websocket<F>(
     channels: websocket::Channels,
     wanted: Wanted,
     status: StatusForm,
-    start: F,
+    start: impl FnOnce(Sizes) -> F,
 ) -> Result<(), SessionError>
 where
     F: Future<Output = Result<Session, BackendError>>,
@@ -124,15 +124,19 @@ async fn collect(
 }
 
 /// Starts the process, stays with it to its end, and tells how it ended.
-async fn serve<F>(client: Client, status: StatusForm, start: F) -> Result<(), SessionError>
+async fn serve<F>(
+    client: Client,
+    status: StatusForm,
+    start: impl FnOnce(Sizes) -> F,
+) -> Result<(), SessionError>
 where
     F: Future<Output = Result<Session, BackendError>>,
 {
     let Client { stdin, resize, stdout, stderr, error, unused } = client;
-    let (latest, size) = watch::channel(None);
+    let (latest, sizes) = watch::channel(None);
     let work = async {
-        let outcome = match start.await {
-            Ok(session) => attend(session, stdin, [stdout.as_ref(), stderr.as_ref()], size).await?,
+        let outcome = match start(sizes.clone()).await {
+            Ok(session) => attend(session, stdin, [stdout.as_ref(), stderr.as_ref()], sizes).await?,
             Err(error) => Outcome::Failed(chain(&*error)),
         };
         error.conclude(&outcome.text(status)).await?;
@@ -153,7 +157,7 @@ async fn attend(
     session: Session,
     stdin: Option<Inbound>,
     [stdout, stderr]: [Option<&Outbound>; 2],
-    size: watch::Receiver<Option<Size>>,
+    sizes: Sizes,
 ) -> Result<Outcome, WireError> {
     let open = |fd: Option<OwnedFd>| fd.map(Descriptor::new).transpose();
     let (to_stdin, from_stdout, from_stderr) = match [session.stdin, session.stdout, session.stderr].map(open)
@@ -181,18 +185,18 @@ async fn attend(
     tokio::select! {
         done = written => done,
         never = read => never,
-        never = apply(size, session.resize) => match never {},
+        never = apply(sizes, session.resize) => match never {},
     }
 }
 
 /// Gives the terminal each new size.
-async fn apply(mut size: watch::Receiver<Option<Size>>, resize: Option<Resize>) -> Infallible {
+async fn apply(mut sizes: Sizes, resize: Option<Resize>) -> Infallible {
     if let Some(resize) = resize {
         loop {
-            if let Some(size) = *size.borrow_and_update() {
+            if let Some(size) = *sizes.borrow_and_update() {
                 resize(size);
             }
-            if size.changed().await.is_err() {
+            if sizes.changed().await.is_err() {
                 break;
             }
         }

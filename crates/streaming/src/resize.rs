@@ -1,14 +1,25 @@
 //! The sizes of a client's terminal: a stream of JSON objects that may be split anywhere.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::backend::Size;
 use crate::channel::Inbound;
 
 /// The most that an unfinished object may have, in bytes.
 const OBJECT_LIMIT: usize = 1024;
+
+/// The latest size, once there is one.
+pub(crate) type Sizes = watch::Receiver<Option<Size>>;
+
+/// Waits for the first size, but not longer than this.
+pub(crate) async fn first(mut sizes: Sizes, patience: Duration) -> Option<Size> {
+    let told = timeout(patience, sizes.wait_for(Option::is_some)).await;
+    *told.ok()?.ok()?
+}
 
 /// Notes each size as it comes. A stream that makes no sense is not followed further, which ends nothing else.
 pub(crate) async fn follow(stream: Option<Inbound>, latest: watch::Sender<Option<Size>>) -> Infallible {
@@ -29,6 +40,8 @@ pub(crate) async fn follow(stream: Option<Inbound>, latest: watch::Sender<Option
             }
         }
     }
+    // Nobody has to wait for a size any more.
+    drop(latest);
     std::future::pending().await
 }
 

@@ -36,6 +36,9 @@ pub struct Config {
     pub idle: Duration,
     /// How long a client may take to open its streams.
     pub creation: Duration,
+    /// How long a command waits for the size of its terminal, which a client tells when its streams are there: after the
+    /// way to it and back. One that does not is slower by this.
+    pub size: Duration,
     /// How long a client may take no byte of what is sent to it. Someone may have paused a pager.
     pub write: Duration,
     /// How long one forwarded connection may hold up the others of its session because its pod does not read.
@@ -47,13 +50,14 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// Loopback, any port, no TLS, 4 hours, 30 seconds, 30 minutes, 1 minute, 1024 sessions, 256 each.
+    /// Loopback, any port, no TLS, 4 hours, 30 seconds, 250 milliseconds, 30 minutes, 1 minute, 1024 sessions, 256 each.
     fn default() -> Self {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: None,
             idle: Duration::from_hours(4),
             creation: Duration::from_secs(30),
+            size: Duration::from_millis(250),
             write: Duration::from_mins(30),
             stall: Duration::from_mins(1),
             sessions: 1024,

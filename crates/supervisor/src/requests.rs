@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use wharf_isolation::{JoinPlan, PidNamespace, Plan, Streams};
 use wharf_state::Layout;
-use wharf_types::{ContainerId, HostPath};
+use wharf_types::{ContainerId, HostPath, TerminalSize};
 use wharf_wire::v1::{self, failure::Kind, reply, request::Body};
 
 use crate::attach;
@@ -232,7 +232,15 @@ fn join_plan(container: &Container, exec: &v1::Exec, leaf: &Path) -> Result<Join
         let own = own.to_str().ok_or_else(|| internal("a cgroup path that is no text"))?;
         entries.push(HostPath::new(own).map_err(internal)?);
     }
-    Ok(JoinPlan { process, identity: container.identity.clone(), entries, terminal: exec.terminal })
+    let size = exec.size.map(terminal_size).transpose()?;
+    Ok(JoinPlan { process, identity: container.identity.clone(), entries, terminal: exec.terminal, size })
+}
+
+fn terminal_size(v1::TerminalSize { width, height }: v1::TerminalSize) -> Result<TerminalSize, Failure> {
+    match (u16::try_from(width), u16::try_from(height)) {
+        (Ok(width), Ok(height)) => Ok(TerminalSize { width, height }),
+        _ => Err(failure(Kind::Invalid, format!("a terminal cannot have {width} columns and {height} rows"))),
+    }
 }
 
 /// Whether the container's processes are reached by its cgroup in the unified hierarchy: then an exec is cloned into its

@@ -10,6 +10,7 @@ mod kind;
 mod path;
 mod protected;
 mod reference;
+mod terminal;
 mod untrusted;
 mod wanted;
 
@@ -21,5 +22,6 @@ pub use kind::ErrorKind;
 pub use path::{ContainerPath, HostPath, PathError};
 pub use protected::{MASKED_PATHS, READONLY_PATHS};
 pub use reference::{Reference, ReferenceError};
+pub use terminal::TerminalSize;
 pub use untrusted::{Field, Untrusted};
 pub use wanted::Wanted;

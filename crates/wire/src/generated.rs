@@ -266,6 +266,17 @@ pub struct Exec {
     pub args: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     #[prost(bool, tag = "5")]
     pub terminal: bool,
+    /// The terminal's size at the beginning, if it is known by then.
+    #[prost(message, optional, tag = "6")]
+    pub size: ::core::option::Option<TerminalSize>,
+}
+/// In characters; both fit 16 bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TerminalSize {
+    #[prost(uint32, tag = "1")]
+    pub width: u32,
+    #[prost(uint32, tag = "2")]
+    pub height: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Words {

@@ -154,6 +154,7 @@ async fn a_terminal_has_its_size_from_the_first_byte_on() {
     assert_eq!(client.next().await, Event::Ping(1));
     client.open(&[("streamType", "stdout")]).await;
     let mut process = rig.process().await;
+    assert_eq!(process.size, Some(Size { width: 100, height: 40 }));
     assert_eq!(soon(process.sizes.recv()).await, Some(Size { width: 100, height: 40 }));
     client.send(resize, b"{\"Width\":80,\"Height\":24}").await;
     assert_eq!(soon(process.sizes.recv()).await, Some(Size { width: 80, height: 24 }));
@@ -166,8 +167,44 @@ async fn a_terminal_has_its_size_from_the_first_byte_on() {
 }
 
 #[tokio::test]
+async fn a_command_waits_for_the_size_but_not_for_ever() {
+    for (patience, size) in
+        [(Duration::from_mins(1), Some(Size { width: 80, height: 24 })), (Duration::ZERO, None)]
+    {
+        let mut rig = Rig::with(Config { size: patience, ..Config::default() }).await;
+        let mut client = Spdy::connect(&rig.exec(TERMINAL), V4).await;
+        let ids = client.open_all(&["error", "stdin", "stdout", "resize"]).await;
+        if size.is_some() {
+            client.send(ids[3], b"{\"Width\":80,\"Height\":24}").await;
+        }
+        assert_eq!(rig.process().await.size, size);
+
+        let mut client = WebSocket::connect(&rig.exec(TERMINAL), V4).await;
+        if size.is_some() {
+            client.send(2, b"\x04{\"Width\":80,\"Height\":24}").await;
+        }
+        assert_eq!(rig.process().await.size, size);
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_size_does_not_wait_for_it() {
+    let mut rig = Rig::with(Config { size: Duration::from_mins(1), ..Config::default() }).await;
+    let mut client = Spdy::connect(&rig.exec(ALL), V4).await;
+    client.open_all(&["error", "stdin", "stdout", "stderr"]).await;
+    rig.process().await.exit(Exit::Code(0));
+    let _attached = WebSocket::connect(&rig.attach(TERMINAL), V4).await;
+    rig.process().await;
+    // The client has said what it had to say.
+    let mut client = Spdy::connect(&rig.exec(TERMINAL), V4).await;
+    let ids = client.open_all(&["error", "stdin", "stdout", "resize"]).await;
+    client.fin(ids[3]).await;
+    rig.process().await;
+}
+
+#[tokio::test]
 async fn version_two_has_no_resize() {
-    let mut rig = Rig::new().await;
+    let mut rig = Rig::with(Config { size: Duration::from_mins(1), ..Config::default() }).await;
     let mut client = Spdy::connect(&rig.exec(TERMINAL), "v2.channel.k8s.io").await;
     client.open_all(&["error", "stdin", "stdout"]).await;
     rig.process().await.exit(Exit::Code(0));

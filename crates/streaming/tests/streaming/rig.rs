@@ -44,6 +44,8 @@ pub(crate) struct Process {
     pub(crate) stdin: pipe::Receiver,
     pub(crate) stdout: Option<pipe::Sender>,
     pub(crate) stderr: Option<pipe::Sender>,
+    /// The size of its terminal when it began.
+    pub(crate) size: Option<Size>,
     pub(crate) sizes: mpsc::UnboundedReceiver<Size>,
     exit: oneshot::Sender<Exit>,
     dropped: oneshot::Receiver<()>,
@@ -140,7 +142,7 @@ struct Fake {
 }
 
 impl Fake {
-    fn start(&self, wanted: Wanted) -> Result<Session, BackendError> {
+    fn start(&self, wanted: Wanted, size: Option<Size>) -> Result<Session, BackendError> {
         let (stdin, to_stdin) = io::pipe()?;
         let (from_stdout, stdout) = io::pipe()?;
         let (from_stderr, stderr) = io::pipe()?;
@@ -151,6 +153,7 @@ impl Fake {
             stdin: pipe::Receiver::from_owned_fd(stdin.into())?,
             stdout: Some(pipe::Sender::from_owned_fd(stdout.into())?),
             stderr: Some(pipe::Sender::from_owned_fd(stderr.into())?),
+            size,
             sizes,
             exit,
             dropped,
@@ -175,8 +178,8 @@ impl Fake {
 }
 
 impl Backend for Fake {
-    async fn exec(&self, grant: ExecGrant) -> Result<Session, BackendError> {
-        let session = self.start(grant.wanted)?;
+    async fn exec(&self, grant: ExecGrant, size: Option<Size>) -> Result<Session, BackendError> {
+        let session = self.start(grant.wanted, size)?;
         match grant.command[0].as_str() {
             "bad" => Err("there is no command".into()),
             // Drops the session only when it is dropped itself.
@@ -186,7 +189,7 @@ impl Backend for Fake {
     }
 
     async fn attach(&self, grant: AttachGrant) -> Result<Session, BackendError> {
-        self.start(grant.wanted)
+        self.start(grant.wanted, None)
     }
 
     async fn connect(&self, _pod: &PodId, port: u16) -> Result<OwnedFd, BackendError> {
