@@ -4,8 +4,7 @@ use tonic::Code;
 use wharf_cri_api::v1::NamespaceMode;
 
 use crate::client::{Client, pod_security};
-use crate::line::Farewell;
-use crate::streams::{ALL, Forward, Session, Speech};
+use crate::streams::Forward;
 use crate::world::{run, until};
 
 /// The port of a server that gives back what it gets, to its end, by the address that it listens at.

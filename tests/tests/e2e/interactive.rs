@@ -2,7 +2,7 @@
 
 use crate::client::Client;
 use crate::daemon::process_with;
-use crate::streams::{ALL, OUTPUT, SPEECHES, Session, TERMINAL};
+use crate::streams::{ALL, OUTPUT, SPEECHES, Session, Speech, TERMINAL};
 use crate::world::{run, until};
 
 use wharf_types::Wanted;
@@ -131,6 +131,19 @@ fn input_that_nobody_reads_holds_up_nothing() {
                 let ended = session.ended().await;
                 assert!(ended.code() == 5 && ended.stdout == output, "{script}: {ended:?}");
             }
+        }
+    });
+}
+
+#[test]
+fn a_terminal_has_its_clients_size_from_the_beginning() {
+    run(async |world| {
+        let client = &world.client;
+        let id = idle(client).await;
+        for _ in 0..50 {
+            let url = client.exec_url(&id, &["stty", "size"], TERMINAL).await.unwrap();
+            let ended = Session::open(&url, Speech::Spdy, TERMINAL).await.ended().await;
+            assert_eq!((ended.code(), &*ended.text()), (0, "24 80\r\n"));
         }
     });
 }

@@ -37,6 +37,8 @@ mod line;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
+mod paused;
+#[cfg(test)]
 mod place;
 #[cfg(test)]
 mod refused;

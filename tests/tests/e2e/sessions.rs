@@ -1,8 +1,8 @@
-//! Sessions whose container is paused, stopped or killed, whose daemon ends, and so many that what one leaves adds up.
+//! Sessions whose container, client or daemon ends, and so many that what one leaves adds up.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use nix::sys::signal::{Signal, kill};
@@ -18,126 +18,6 @@ use crate::line::{Farewell, Line};
 use crate::streams::{ALL, Ended, Forward, OUTPUT, SPEECHES, Session, Speech, TERMINAL};
 use crate::world::{World, run, run_on, until};
 
-/// The files that stop a process's cgroup and let it go on, and what is written there.
-struct Freezer {
-    file: PathBuf,
-    frozen: &'static str,
-    thawed: &'static str,
-}
-
-impl Freezer {
-    /// Those of all hierarchies that can.
-    fn all(pid: i32) -> Vec<Self> {
-        let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-        let paths = table.lines().map(|line| line.splitn(3, ':').collect::<Vec<_>>());
-        let known = paths.filter_map(|fields| {
-            let [_, controllers, path] = fields[..] else { panic!("{fields:?}") };
-            let (mount, file, frozen, thawed) = match controllers {
-                "freezer" => ("/sys/fs/cgroup/freezer", "freezer.state", "FROZEN", "THAWED"),
-                "" if Path::new("/sys/fs/cgroup/unified").exists() => {
-                    ("/sys/fs/cgroup/unified", "cgroup.freeze", "1", "0")
-                }
-                "" => ("/sys/fs/cgroup", "cgroup.freeze", "1", "0"),
-                _ => return None,
-            };
-            assert!(path.len() > 1, "a container has a cgroup of its own");
-            Some(Self { file: PathBuf::from(format!("{mount}{path}/{file}")), frozen, thawed })
-        });
-        known.collect()
-    }
-
-    fn freeze(&self) {
-        fs::write(&self.file, self.frozen).unwrap();
-    }
-
-    fn thaw(&self) {
-        fs::write(&self.file, self.thawed).unwrap();
-    }
-}
-
-impl Drop for Freezer {
-    /// Not even the end of the test's place ends a process that v1 keeps frozen.
-    fn drop(&mut self) {
-        fs::write(&self.file, self.thawed).ok();
-    }
-}
-
-#[test]
-fn a_paused_container_holds_up_nobody_else() {
-    run(async |world| {
-        let client = &world.client;
-        let pod = client.run(&client.pod("paused")).await.unwrap();
-        let other = client.launch(&pod, &client.container("other", "sleep 1001")).await.unwrap();
-        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
-        let main = until("it runs", async || process_with("sleep 1000")).await;
-        let freezers = Freezer::all(main);
-        assert!(!freezers.is_empty());
-        for (number, freezer) in freezers.iter().enumerate() {
-            for wanted in [ALL, TERMINAL] {
-                freezer.freeze();
-                let url = async || {
-                    client.exec_url(&id, &["sh", "-c", "echo went on; exit 3"], wanted).await.unwrap()
-                };
-                let mut waits = Session::deaf(&url().await, Speech::Spdy, wanted).await;
-                let leaves = Session::deaf(&url().await, Speech::WebSocket, wanted).await;
-                // One and then the other, so that it is tried more than once while both wait.
-                for _ in 0..3 {
-                    assert_eq!(client.output(&other, "echo fine").await, "fine");
-                    let session = Session::exec(client, Speech::Spdy, &other, "exit 4", wanted).await;
-                    assert_eq!(session.ended().await.code(), 4);
-                }
-                drop(leaves);
-                freezer.thaw();
-                waits.listen().await;
-                let ended = waits.ended().await;
-                assert!(ended.code() == 3 && ended.text().starts_with("went on"), "{ended:?}");
-            }
-            freezer.freeze();
-            let start = Instant::now();
-            let error = client.exec(&id, "true", 1).await.unwrap_err();
-            assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
-            assert!(start.elapsed() < Duration::from_secs(10), "the deadline counts from the call");
-            freezer.thaw();
-        }
-    });
-}
-
-#[test]
-fn a_paused_container_can_be_stopped() {
-    run(async |world| {
-        let client = &world.client;
-        // Where nothing but wharf ends a process of the container.
-        let mut config = client.pod("stop-paused");
-        pod_security(&mut config).namespace_options.get_or_insert_default().pid = NamespaceMode::Node.into();
-        let pod = client.run(&config).await.unwrap();
-        for number in 0..2 {
-            let mut config = client.container(&format!("c{number}"), "exec sleep 1000");
-            security(&mut config).namespace_options.get_or_insert_default().pid = NamespaceMode::Node.into();
-            let id = client.launch(&pod, &config).await.unwrap();
-            let first = until("it runs", async || process_with("sleep 1000")).await;
-            let freezers = Freezer::all(first);
-            let Some(freezer) = freezers.get(number) else { continue };
-            freezer.freeze();
-            let url = client.exec_url(&id, &["sleep", "1001"], ALL).await.unwrap();
-            let mut session = Session::deaf(&url, Speech::Spdy, ALL).await;
-            until("the command is on its way in", async || (processes_of(&id) == 2).then_some(())).await;
-            client.stop_container(&id, 0).await.unwrap();
-            session.listen().await;
-            let ended = session.ended().await;
-            assert!(ended.exit() == Some(137) || ended.failure().is_some(), "{ended:?}");
-            assert_eq!(client.status(&id).await.unwrap().exit_code, 137);
-            assert_eq!(processes_of(&id), 0);
-        }
-    });
-}
-
-/// How many processes there are in the cgroups of a container.
-fn processes_of(id: &str) -> usize {
-    let pids = fs::read_dir("/proc").unwrap().flatten();
-    let cgroups = pids.filter_map(|pid| fs::read_to_string(pid.path().join("cgroup")).ok());
-    cgroups.filter(|cgroups| cgroups.contains(id)).count()
-}
-
 /// Sessions of every kind with a container, each with a process that does not end by itself.
 async fn sessions_of_all_kinds(client: &Client, id: &str, count: usize) -> Vec<Session> {
     let open = (0..count).map(|number| async move {
@@ -151,7 +31,7 @@ async fn sessions_of_all_kinds(client: &Client, id: &str, count: usize) -> Vec<S
 
 #[test]
 fn a_stop_ends_all_sessions_with_a_status() {
-    run(async |world| stop_with_sessions(&world.client).await);
+    run(async |world| Box::pin(stop_with_sessions(&world.client)).await);
 }
 
 #[test]
@@ -160,7 +40,7 @@ fn a_stop_ends_all_sessions_without_a_unified_hierarchy_too() {
         nix::mount::umount("/sys/fs/cgroup/unified").expect("this test needs v1 hierarchies");
         fs::remove_dir("/sys/fs/cgroup/unified").unwrap();
     };
-    run_on(prepare, async |world| stop_with_sessions(&world.client).await);
+    run_on(prepare, async |world| Box::pin(stop_with_sessions(&world.client)).await);
 }
 
 async fn stop_with_sessions(client: &Client) {

@@ -80,7 +80,7 @@ impl Session {
         session
     }
 
-    /// A client that reads nothing before [`Session::listen`].
+    /// A client that reads nothing before [`Session::listen`]. Its terminal, if it wants one, has 80 columns and 24 rows.
     pub(crate) async fn deaf(url: &str, speech: Speech, wanted: Wanted) -> Self {
         let (line, streams) = match speech {
             Speech::Spdy => {
@@ -90,7 +90,11 @@ impl Session {
             }
             Speech::WebSocket => {
                 let streams = Streams { stdin: 0, stdout: 1, stderr: 2, error: 3, resize: 4 };
-                (Line::websocket(url, "v5.channel.k8s.io").await, streams)
+                let mut line = Line::websocket(url, "v5.channel.k8s.io").await;
+                if wanted.terminal {
+                    line.send(streams.resize, &size(80, 24)).await.unwrap();
+                }
+                (line, streams)
             }
         };
         Self { line, speech, wanted, streams }
@@ -117,8 +121,7 @@ impl Session {
     }
 
     pub(crate) async fn resize(&mut self, width: u16, height: u16) {
-        let size = json!({"Width": width, "Height": height}).to_string();
-        self.line.send(self.streams.resize, size.as_bytes()).await.unwrap();
+        self.line.send(self.streams.resize, &size(width, height)).await.unwrap();
     }
 
     /// Waits until the output has these words.
@@ -175,17 +178,29 @@ impl Session {
     }
 }
 
-/// Opens the streams of a command in the order of kubectl.
+/// Opens the streams of a command. The size of its terminal is told before the last one, and so before it begins.
 async fn open(line: &mut Line, wanted: Wanted) -> Streams {
     let Wanted { stdin, stdout, stderr, terminal } = wanted;
-    let mut numbers = [0; 5];
-    let kinds =
-        [("error", true), ("stdin", stdin), ("stdout", stdout), ("stderr", stderr), ("resize", terminal)];
-    for (number, (kind, _)) in numbers.iter_mut().zip(kinds).filter(|(_, (_, asked))| *asked) {
+    let mut streams = Streams::default();
+    let kinds = [
+        ("error", true, &mut streams.error),
+        ("stdin", stdin, &mut streams.stdin),
+        ("resize", terminal, &mut streams.resize),
+        ("stdout", stdout, &mut streams.stdout),
+        ("stderr", stderr, &mut streams.stderr),
+    ];
+    for (kind, _, number) in kinds.into_iter().filter(|(_, asked, _)| *asked) {
         *number = line.open(&[("streamtype", kind)]).await;
+        if kind == "resize" {
+            line.send(*number, &size(80, 24)).await.unwrap();
+        }
     }
-    let [error, stdin, stdout, stderr, resize] = numbers;
-    Streams { error, stdin, stdout, stderr, resize }
+    streams
+}
+
+/// The size of a terminal as it is told.
+fn size(width: u16, height: u16) -> Vec<u8> {
+    json!({"Width": width, "Height": height}).to_string().into_bytes()
 }
 
 impl Ended {

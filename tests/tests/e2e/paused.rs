@@ -1,0 +1,133 @@
+//! Containers that somebody paused by their cgroup's freezer: what is asked of them meanwhile, and their end.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tonic::Code;
+use wharf_cri_api::v1::NamespaceMode;
+
+use crate::client::{pod_security, security};
+use crate::daemon::process_with;
+use crate::streams::{ALL, Session, Speech, TERMINAL};
+use crate::world::{run, until};
+
+/// The files that stop a process's cgroup and let it go on, and what is written there.
+struct Freezer {
+    file: PathBuf,
+    frozen: &'static str,
+    thawed: &'static str,
+}
+
+impl Freezer {
+    /// Those of all hierarchies that can.
+    fn all(pid: i32) -> Vec<Self> {
+        let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let paths = table.lines().map(|line| line.splitn(3, ':').collect::<Vec<_>>());
+        let known = paths.filter_map(|fields| {
+            let [_, controllers, path] = fields[..] else { panic!("{fields:?}") };
+            let (mount, file, frozen, thawed) = match controllers {
+                "freezer" => ("/sys/fs/cgroup/freezer", "freezer.state", "FROZEN", "THAWED"),
+                "" if Path::new("/sys/fs/cgroup/unified").exists() => {
+                    ("/sys/fs/cgroup/unified", "cgroup.freeze", "1", "0")
+                }
+                "" => ("/sys/fs/cgroup", "cgroup.freeze", "1", "0"),
+                _ => return None,
+            };
+            assert!(path.len() > 1, "a container has a cgroup of its own");
+            Some(Self { file: PathBuf::from(format!("{mount}{path}/{file}")), frozen, thawed })
+        });
+        known.collect()
+    }
+
+    fn freeze(&self) {
+        fs::write(&self.file, self.frozen).unwrap();
+    }
+
+    fn thaw(&self) {
+        fs::write(&self.file, self.thawed).unwrap();
+    }
+}
+
+impl Drop for Freezer {
+    /// Not even the end of the test's place ends a process that v1 keeps frozen.
+    fn drop(&mut self) {
+        fs::write(&self.file, self.thawed).ok();
+    }
+}
+
+#[test]
+fn a_paused_container_holds_up_nobody_else() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("paused")).await.unwrap();
+        let other = client.launch(&pod, &client.container("other", "sleep 1001")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let main = until("it runs", async || process_with("sleep 1000")).await;
+        let freezers = Freezer::all(main);
+        assert!(!freezers.is_empty());
+        for freezer in &freezers {
+            for wanted in [ALL, TERMINAL] {
+                freezer.freeze();
+                let url = async || {
+                    client.exec_url(&id, &["sh", "-c", "echo went on; exit 3"], wanted).await.unwrap()
+                };
+                let mut waits = Session::deaf(&url().await, Speech::Spdy, wanted).await;
+                let leaves = Session::deaf(&url().await, Speech::WebSocket, wanted).await;
+                // One and then the other, so that it is tried more than once while both wait.
+                for _ in 0..3 {
+                    assert_eq!(client.output(&other, "echo fine").await, "fine");
+                    let session = Session::exec(client, Speech::Spdy, &other, "exit 4", wanted).await;
+                    assert_eq!(session.ended().await.code(), 4);
+                }
+                drop(leaves);
+                freezer.thaw();
+                waits.listen().await;
+                let ended = waits.ended().await;
+                assert!(ended.code() == 3 && ended.text().starts_with("went on"), "{ended:?}");
+            }
+            freezer.freeze();
+            let start = Instant::now();
+            let error = client.exec(&id, "true", 1).await.unwrap_err();
+            assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+            assert!(start.elapsed() < Duration::from_secs(10), "the deadline counts from the call");
+            freezer.thaw();
+        }
+    });
+}
+
+#[test]
+fn a_paused_container_can_be_stopped() {
+    run(async |world| {
+        let client = &world.client;
+        // Where nothing but wharf ends a process of the container.
+        let mut config = client.pod("stop-paused");
+        pod_security(&mut config).namespace_options.get_or_insert_default().pid = NamespaceMode::Node.into();
+        let pod = client.run(&config).await.unwrap();
+        for number in 0..2 {
+            let mut config = client.container(&format!("c{number}"), "exec sleep 1000");
+            security(&mut config).namespace_options.get_or_insert_default().pid = NamespaceMode::Node.into();
+            let id = client.launch(&pod, &config).await.unwrap();
+            let first = until("it runs", async || process_with("sleep 1000")).await;
+            let freezers = Freezer::all(first);
+            let Some(freezer) = freezers.get(number) else { continue };
+            freezer.freeze();
+            let url = client.exec_url(&id, &["sleep", "1001"], ALL).await.unwrap();
+            let mut session = Session::deaf(&url, Speech::Spdy, ALL).await;
+            until("the command is on its way in", async || (processes_of(&id) == 2).then_some(())).await;
+            client.stop_container(&id, 0).await.unwrap();
+            session.listen().await;
+            let ended = session.ended().await;
+            assert!(ended.exit() == Some(137) || ended.failure().is_some(), "{ended:?}");
+            assert_eq!(client.status(&id).await.unwrap().exit_code, 137);
+            assert_eq!(processes_of(&id), 0);
+        }
+    });
+}
+
+/// How many processes there are in the cgroups of a container.
+fn processes_of(id: &str) -> usize {
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let cgroups = pids.filter_map(|pid| fs::read_to_string(pid.path().join("cgroup")).ok());
+    cgroups.filter(|cgroups| cgroups.contains(id)).count()
+}
