@@ -116,7 +116,7 @@ async fn server(client: &Client, name: &str, host_port: i32) -> (String, String)
     config.port_mappings.push(PortMapping { container_port: 80, host_port, ..PortMapping::default() });
     let pod = client.run(&config).await.unwrap();
     let script = format!("mkdir /www; echo I am {name} >/www/index.html; exec httpd -f -p 80 -h /www");
-    let container = client.launch(&pod, &client.container("main", &script)).await.unwrap();
+    let container = Box::pin(client.launch(&pod, &client.container("main", &script))).await.unwrap();
     let answers = async || {
         let asked = client.exec(&container, "wget -qO- http://127.0.0.1", 10).await.unwrap();
         (asked.exit_code == 0).then_some(())
