@@ -37,8 +37,12 @@ test_images() {
     echo "$images"
 }
 
-# wharf_programs: prints the directory of wharfd, wharf and wharf-shim, built for release.
+# wharf_programs: prints the directory of wharfd, wharf and wharf-shim: $WHARF_PROGRAMS, or built here for release.
 wharf_programs() {
+    if [[ -n ${WHARF_PROGRAMS-} ]]; then
+        echo "$WHARF_PROGRAMS"
+        return
+    fi
     "$repository/hack/build" >&2 || die "hack/build failed"
     echo "$repository/target/dist"
 }
@@ -60,4 +64,15 @@ attempt() {
         sleep 0.1
     done
     return 1
+}
+
+# footprint: what wharf could leave on a machine, a line each.
+footprint() {
+    ps -e -o comm=,args= | awk '$1 ~ /^wharf/ { $1 = "process"; print }'
+    awk '{ print "mount", $5 }' /proc/self/mountinfo
+    lsns --noheadings --type net --output NS | awk '{ print "network namespace", $1 }'
+    ip -oneline link | awk -F ': ' '{ sub(/@.*/, "", $2); print "link", $2 }'
+    nft list tables | sed 's/^/nft /'
+    find /sys/fs/cgroup -type d -name 'wharf' -printf 'cgroup %p\n'
+    find /run/wharf /var/lib/wharf /var/log/wharf -printf 'directory %p\n' 2>/dev/null || true
 }
