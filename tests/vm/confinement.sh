@@ -1,0 +1,71 @@
+# What a process in a container inherits from systemd, wharfd and the kernel's security modules; sourced by walk.sh.
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # $work: walk.sh
+
+see_confinement() {
+    see 'a container that asks for nothing, and one that does' two_containers
+    see 'the score for want of memory: wharfd, supervisors, containers' oom_scores
+    see 'signals, umask and limits are not those of a unit' inherited
+    see 'each container has a session keyring of its own' keyrings
+    see 'a seccomp profile and no_new_privs are in force' seccomp
+    see 'a container runs where AppArmor is on' apparmor_unasked
+    see 'the pod confined is removed' remove_pod confined
+}
+
+two_containers() {
+    pod confined
+    container confined plain '{}'
+    container confined asked '{"linux": {"resources": {"oom_score_adj": 500}, "security_context": {
+        "no_new_privs": true, "seccomp": {"profile_type": 0}}}}'
+}
+
+score() {
+    cat "/proc/$1/oom_score_adj"
+}
+
+oom_scores() {
+    [[ $(score "$(main_pid)") = -999 ]]
+    [[ $(score "$(crictl inspectp "$(pod_id confined)" | jq .info.pid)") -lt 0 ]]
+    [[ $(score "$(status "$(of confined plain)" .info.pid)") = 0 ]]
+    [[ $(score "$(status "$(of confined asked)" .info.pid)") = 500 ]]
+    [[ $(inside "$(of confined plain)" cat /proc/self/oom_score_adj) = 0 ]]
+    [[ $(inside "$(of confined asked)" cat /proc/self/oom_score_adj) = 500 ]]
+}
+
+inherited() {
+    local pid
+    pid=$(status "$(of confined plain)" .info.pid)
+    cat "/proc/$pid/status"
+    # systemd has units ignore SIGPIPE.
+    grep -P '^SigIgn:\t0000000000000000' "/proc/$pid/status"
+    grep -P '^SigBlk:\t0000000000000000' "/proc/$pid/status"
+    grep -P '^Umask:\t0022' "/proc/$pid/status"
+    cat "/proc/$pid/limits"
+}
+
+# keyring PROGRAM...: the session keyring in which a program runs, by keyctl(KEYCTL_GET_KEYRING_ID).
+keyring() {
+    "$@" perl -e 'print syscall(250, 0, -3, 0)'
+}
+
+# Busybox has no program for it.
+keyrings() {
+    local image=docker.io/library/debian:bookworm name
+    crictl pull "$image"
+    for name in first second; do container confined "$name" "{\"image\": {\"image\": \"$image\"}}" sleep 100000; done
+    keyring inside "$(of confined first)" >"$work/first"
+    keyring inside "$(of confined second)" >"$work/second"
+    grep -xE '[0-9]+' "$work/first"
+    not cmp "$work/first" "$work/second"
+}
+
+seccomp() {
+    inside "$(of confined asked)" cat /proc/self/status >"$work/status"
+    grep -P '^Seccomp:\t2' "$work/status"
+    grep -P '^NoNewPrivs:\t1' "$work/status"
+    [[ $(inside "$(of confined plain)" grep Seccomp: /proc/self/status) = *0 ]]
+}
+
+apparmor_unasked() {
+    [[ $(inside "$(of confined plain)" cat /proc/self/attr/current) = unconfined ]]
+}

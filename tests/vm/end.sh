@@ -1,0 +1,45 @@
+# The quickstart, and what is left in the end; sourced by walk.sh.
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # $repository, $work: walk.sh
+
+see_quickstart() {
+    before=$(footprint)
+    see 'hack/quickstart, not isolated' "$repository/hack/quickstart"
+    see 'the quickstart leaves nothing' is_as_before
+}
+
+see_end() {
+    see 'clean refuses while wharfd serves' clean_refused
+    see 'pods outlive the disabled unit, and clean --force removes them' cleaned
+    see 'nothing is left' attempt 50 is_as_before
+    see 'the kernel has nothing to complain of' kernel_is_content
+    see 'wharfd warned of nothing' no_warnings
+}
+
+is_as_before() {
+    diff <(sort <<<"$before") <(footprint | sort)
+}
+
+clean_refused() {
+    not wharfd clean --force --images
+}
+
+cleaned() {
+    pod last
+    container last last '{}'
+    systemctl disable --now wharfd
+    [[ $(systemctl is-active wharfd) = inactive ]]
+    not wharfd clean --images
+    wharfd clean --force --images
+}
+
+kernel_is_content() {
+    dmesg --level emerg,alert,crit,err
+    not grep -E 'Call Trace|WARNING:|BUG:' <(dmesg)
+}
+
+no_warnings() {
+    journalctl --sync
+    journalctl --unit wharfd --priority warning --output short-precise
+    [[ -z $(journalctl --unit wharfd --priority warning --quiet --output cat) ]]
+}

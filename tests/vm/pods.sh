@@ -1,0 +1,58 @@
+# Pods and containers by crictl; sourced by walk.sh.
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # $work, $image: walk.sh
+
+crictl() {
+    "$clients/crictl" "$@"
+}
+
+# pod NAME [JSON]: runs a pod whose configuration is merged with the JSON.
+pod() {
+    jq --null-input --arg name "$1" --argjson more "${2-"{}"}" '{
+        metadata: {name: $name, namespace: "walk", uid: $name, attempt: 0},
+        hostname: $name, log_directory: "/var/log/pods/\($name)", linux: {}
+    } * $more' >"$work/$1.json"
+    crictl runp "$work/$1.json" >"$work/$1.id"
+}
+
+# container POD NAME JSON [COMMAND...]: starts a container in the pod of that name. Without a command it sleeps.
+container() {
+    local of=$1 name=$2 more=$3
+    shift 3
+    (($#)) || set -- sleep 1000000
+    jq --null-input --arg name "$name" --arg image "$image" --argjson more "$more" '{
+        metadata: {name: $name, attempt: 0}, image: {image: $image}, command: $ARGS.positional,
+        log_path: "\($name).log", linux: {}
+    } * $more' --args -- "$@" >"$work/$of-$name.json"
+    crictl create "$(pod_id "$of")" "$work/$of-$name.json" "$work/$of.json" >"$work/$of-$name.id"
+    crictl start "$(of "$of" "$name")"
+}
+
+pod_id() {
+    cat "$work/$1.id"
+}
+
+# of POD NAME: the id of a container.
+of() {
+    cat "$work/$1-$2.id"
+}
+
+# inside CONTAINER COMMAND...: what a command in it prints.
+inside() {
+    crictl exec --sync "$@"
+}
+
+# status CONTAINER FILTER: jq on its status.
+status() {
+    crictl inspect "$1" | jq --raw-output "$2"
+}
+
+# cgroup_of PID: the directory of its cgroup.
+cgroup_of() {
+    echo "/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$1/cgroup")"
+}
+
+# remove_pod NAME
+remove_pod() {
+    crictl rmp --force "$(pod_id "$1")"
+}

@@ -1,0 +1,152 @@
+# wharfd as a unit of systemd; sourced by walk.sh.
+# shellcheck shell=bash
+# shellcheck disable=SC2154,SC2016 # $repository, $work, $image: walk.sh; what is in single quotes is for the shells of
+# containers
+
+see_installation() {
+    see 'installation as in the README' install_wharf
+    see 'enable --now returns when wharfd serves' starts
+    see 'an image is pulled' crictl pull "$image"
+}
+
+see_unit() {
+    see 'doctor finds nothing that fails' doctor
+    see 'the journal has fields and priorities' journal
+    see 'a pod runs' counting_pod
+    see 'supervisors are not in the cgroup of the unit' supervisors_are_apart
+    see 'restart leaves containers running' containers_go_on systemctl restart wharfd
+    see 'reload of systemd and another restart too' containers_go_on reload_and_restart
+    see 'kill -s KILL leaves them running, and wharfd comes back' containers_go_on killed
+    see 'stop leaves them running' containers_go_on stopped_and_started
+    see 'systemd found no processes that were left over' nothing_left_over
+    see 'an exit while wharfd is stopped is known after its start' exit_without_daemon
+    see 'the pod unit is removed' remove_pod unit
+}
+
+counting_pod() {
+    pod unit
+    container unit counts '{}' sh -c 'n=0; while sleep 0.1; do n=$((n+1)); echo $n; done'
+}
+
+install_wharf() {
+    install "$repository"/target/dist/{wharfd,wharf-shim,wharf} /usr/local/bin
+    install -m 644 "$repository/deploy/wharfd.service" /etc/systemd/system/
+    install -m 644 "$repository/deploy/crictl.yaml" /etc/
+    mkdir -p /etc/wharf
+    cp -r "$work/registry/certs.d" /etc/wharf/
+    wharf man /usr/local/share/man/man1
+    systemctl daemon-reload
+    systemd-analyze verify wharfd.service
+}
+
+starts() {
+    systemctl enable --now wharfd
+    # Type=notify: no waiting from here on.
+    [[ $(systemctl is-active wharfd) = active ]]
+    wharf ps
+    [[ $(systemctl is-enabled wharfd) = enabled ]]
+}
+
+doctor() {
+    wharf doctor
+    wharf doctor --json | jq --exit-status '
+        (map(select(.verdict == "fail")) == [])
+        and any(.what == "cgroups" and .found == "v2, with cpu, memory and pids")
+        and any(.what == "nftables" and .verdict == "ok")
+        and any(.what == "overlayfs" and .verdict == "ok")
+        and any(.what == "CAP_SYS_RESOURCE" and .found == "yes")
+        and any(.what == "AppArmor" and (.found | startswith("enabled")))'
+}
+
+journal() {
+    journalctl --sync
+    journalctl --unit wharfd --output json >"$work/journal"
+    jq --slurp --exit-status '
+        map(select(._TRANSPORT == "journal"))
+        | all(.PRIORITY | test("^[0-7]$"))
+        and any(.MESSAGE == "wharfd is ready" and .SYSLOG_IDENTIFIER == "wharfd" and .F_SOCKET == "/run/wharf/wharf.sock")
+    ' "$work/journal"
+}
+
+main_pid() {
+    systemctl show --property MainPID --value wharfd
+}
+
+supervisors_are_apart() {
+    local unit
+    unit=$(cgroup_of "$(main_pid)")
+    [[ $unit = /sys/fs/cgroup/system.slice/wharfd.service ]]
+    [[ $(<"$unit/cgroup.procs") = "$(main_pid)" ]]
+}
+
+# containers_go_on COMMAND...: that the container of the pod `unit` is the same process after it, and still writes.
+containers_go_on() {
+    local id pid lines
+    id=$(of unit counts)
+    pid=$(status "$id" .info.pid)
+    "$@"
+    [[ $(systemctl is-active wharfd) = active ]]
+    [[ $(status "$id" .info.pid) = "$pid" ]]
+    [[ $(status "$id" .status.state) = CONTAINER_RUNNING ]]
+    lines=$(log_lines)
+    attempt 50 log_grows "$lines"
+    [[ $(inside "$id" echo inside) = inside ]]
+}
+
+log_lines() {
+    wc -l </var/log/pods/unit/counts.log
+}
+
+log_grows() {
+    (($(log_lines) > $1))
+}
+
+reload_and_restart() {
+    systemctl daemon-reexec
+    systemctl daemon-reload
+    systemctl restart wharfd
+}
+
+# All processes of the unit are killed: KillMode has no say in this.
+killed() {
+    local before
+    before=$(main_pid)
+    systemctl kill --signal KILL wharfd
+    attempt 100 serves_anew "$before"
+    (($(systemctl show --property NRestarts --value wharfd) > 0))
+}
+
+serves_anew() {
+    [[ $(main_pid) != "$1" ]] && wharf ps
+}
+
+stopped_and_started() {
+    local lines
+    systemctl stop wharfd
+    [[ $(systemctl is-active wharfd) = inactive ]]
+    lines=$(log_lines)
+    attempt 50 log_grows "$lines"
+    systemctl start wharfd
+}
+
+nothing_left_over() {
+    journalctl --sync
+    not grep -i left-over <(journalctl --unit wharfd _PID=1)
+}
+
+exit_without_daemon() {
+    local id pid
+    container unit ends '{}' sh -c 'trap "exit 37" TERM; while :; do sleep 0.1; done'
+    id=$(of unit ends)
+    pid=$(status "$id" .info.pid)
+    systemctl stop wharfd
+    kill "$pid"
+    attempt 100 gone "$pid"
+    systemctl start wharfd
+    [[ $(status "$id" .status.state) = CONTAINER_EXITED ]]
+    [[ $(status "$id" .status.exitCode) = 37 ]]
+}
+
+gone() {
+    [[ ! -e /proc/$1 ]]
+}

@@ -1,0 +1,96 @@
+#!/bin/bash
+# A walk through wharf on a machine with systemd and cgroup v2, as it is installed; run by hack/vm in its machine, as root.
+# Prints a line for each thing that it looked at, and what was said where it was not as it should be; fails then.
+#   walk.sh [PART...]   machine, unit, cgroups, confinement, network, streams, end (default: all, in this order)
+set -euo pipefail
+here=$(dirname "$(realpath "$0")")
+# shellcheck source=../../hack/lib.sh
+. "$here/../../hack/lib.sh"
+# shellcheck source=pods.sh
+. "$here/pods.sh"
+# shellcheck source=unit.sh
+. "$here/unit.sh"
+# shellcheck source=cgroups.sh
+. "$here/cgroups.sh"
+# shellcheck source=confinement.sh
+. "$here/confinement.sh"
+# shellcheck source=network.sh
+. "$here/network.sh"
+# shellcheck source=streams.sh
+. "$here/streams.sh"
+# shellcheck source=end.sh
+. "$here/end.sh"
+
+main() {
+    work=$(mktemp --directory)
+    passed=0 failed=0
+    image=docker.io/library/busybox:latest
+    clients=$("$repository/hack/clients" conformance)
+    (($#)) || set -- machine unit cgroups confinement network streams end
+    before=$(footprint)
+    [[ $1 != machine ]] || { see_machine && shift; }
+    serve_images
+    see_installation
+    for part; do "see_$part"; done
+    echo "$passed passed, $failed failed ($SECONDS s)"
+    ((failed == 0))
+}
+
+# see NAME COMMAND...: runs it with errexit, and says whether it succeeded; if not, what it did last.
+see() {
+    local name=$1 status start=$SECONDS
+    shift
+    # Not as a condition, where errexit would have no effect.
+    set +e
+    (
+        # The trace is not what a command says on its standard error.
+        exec 9>&1
+        BASH_XTRACEFD=9
+        set -ex
+        "$@"
+    ) >"$work/said" 2>&1
+    status=$?
+    set -e
+    if ((status == 0)); then
+        passed=$((passed + 1))
+        echo "ok      $name ($((SECONDS - start)) s)"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $name"
+        tail -n 12 "$work/said" | cut -c 1-300 | sed 's/^/        /'
+    fi
+}
+
+# not COMMAND...: that it fails; `!` would not count for errexit.
+not() {
+    if "$@"; then return 1; fi
+}
+
+# refused WORDS COMMAND...: that it fails, and says so.
+refused() {
+    local words=$1
+    shift
+    not "$@" >"$work/words" 2>&1
+    cat "$work/words"
+    grep --quiet --fixed-strings "$words" "$work/words"
+}
+
+see_machine() {
+    echo "$(. /etc/os-release && echo "$PRETTY_NAME"), Linux $(uname -r), $(systemctl --version | head -n 1)"
+    see 'systemd is the first process' grep -qx systemd /proc/1/comm
+    see 'cgroup v2 alone is mounted' test "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs
+    see 'AppArmor is on' grep -qx Y /sys/module/apparmor/parameters/enabled
+    see 'hack/quickstart, not isolated' "$repository/hack/quickstart"
+    see 'the quickstart leaves nothing' is_as_before
+}
+
+# The registry holds only what the walk needs, so that it is up soon.
+serve_images() {
+    mkdir "$work/images"
+    ln -s "$repository/tests/images/out/library" "$work/images/library"
+    jq 'map(select(.name == "library/nginx" or .name == "library/busybox" or .name == "library/debian"))' "$repository/tests/images/out/images.json" \
+        >"$work/images/images.json"
+    "$repository/tests/images/serve.sh" 5000 "$work/registry" "$work/images" >/dev/null
+}
+
+main "$@"
