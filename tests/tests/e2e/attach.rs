@@ -47,7 +47,7 @@ fn all_clients_get_the_same() {
         for number in 0..2000 {
             writer.send(format!("{number}\n").as_bytes()).await.unwrap();
         }
-        writer.end_input().await;
+        writer.end_input().await.unwrap();
         let lines = |not: &str| (0..2000).map(|number| format!("{not}{number}\n")).collect::<String>();
         let (stdout, stderr) = (lines("").into_bytes(), lines("not ").into_bytes());
         clients.push(writer);
@@ -106,7 +106,7 @@ fn input_ends_with_its_client_or_stays() {
             first.send(b"one\n").await.unwrap();
             first.until("one\n").await;
             let second = Session::attach(client, speech, &id, OUTPUT).await;
-            first.end_input().await;
+            first.end_input().await.unwrap();
             first.until("over").await;
             // There is no input any more, but it can be watched.
             let mut third = Session::attach(client, speech, &id, ALL).await;
@@ -127,7 +127,7 @@ fn input_ends_with_its_client_or_stays() {
                 match round {
                     0 => drop(session),
                     1 => session.reset(),
-                    _ => session.end_input().await,
+                    _ => session.end_input().await.unwrap(),
                 }
             }
             let mut last = Session::attach(client, speech, &id, ALL).await;

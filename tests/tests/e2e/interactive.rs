@@ -92,7 +92,7 @@ fn input_arrives_and_ends() {
         for speech in SPEECHES {
             let mut session = Session::exec(client, speech, &id, "cat", ALL).await;
             session.send(&sent).await.unwrap();
-            session.end_input().await;
+            session.end_input().await.unwrap();
             let ended = session.ended().await;
             assert!(ended.code() == 0 && ended.stdout == sent, "{ended:?}");
 
@@ -101,7 +101,7 @@ fn input_arrives_and_ends() {
             let mut session = Session::exec(client, speech, &id, script, ALL).await;
             let say = async {
                 session.send(&sent[..LARGE / 4]).await.unwrap();
-                session.end_input().await;
+                session.end_input().await.unwrap();
             };
             tokio::join!(say, client.output(&id, "touch /go"));
             let ended = session.ended().await;
@@ -127,7 +127,7 @@ fn input_that_nobody_reads_holds_up_nothing() {
             ] {
                 let mut session = Session::exec(client, speech, &id, script, ALL).await;
                 // A client of a command that ended may learn so from a message that is not sent any more.
-                session.send(&sent).await.ok();
+                session.send(&sent).await.and(session.end_input().await).ok();
                 let ended = session.ended().await;
                 assert!(ended.code() == 5 && ended.stdout == output, "{script}: {ended:?}");
             }

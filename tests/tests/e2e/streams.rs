@@ -115,9 +115,9 @@ impl Session {
         self.line.send(self.streams.stdin, bytes).await
     }
 
-    /// Ends the input, and nothing else.
-    pub(crate) async fn end_input(&mut self) {
-        self.line.finish(self.streams.stdin).await.unwrap();
+    /// Ends the input, and nothing else; an error if the server takes no more.
+    pub(crate) async fn end_input(&mut self) -> Result<(), String> {
+        self.line.finish(self.streams.stdin).await
     }
 
     pub(crate) async fn resize(&mut self, width: u16, height: u16) {
