@@ -24,6 +24,17 @@ pub enum FetchError {
         #[source]
         source: Cause,
     },
+    /// No common TLS: one of the two sides does not trust the other, or the host does not speak it.
+    #[error("no TLS with {host}: {advice}")]
+    Tls {
+        /// Host and port.
+        host: String,
+        /// What can be done about it.
+        advice: &'static str,
+        /// The cause.
+        #[source]
+        source: Cause,
+    },
     /// The connection broke, or what came is not HTTP within the bounds.
     #[error("{host} broke off its answer")]
     Broken {
@@ -176,6 +187,7 @@ impl FetchError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Connect { .. }
+            | Self::Tls { .. }
             | Self::Broken { .. }
             | Self::Stalled { .. }
             | Self::Slow { .. }
@@ -209,6 +221,7 @@ impl FetchError {
         !matches!(
             self,
             Self::Connect { .. }
+                | Self::Tls { .. }
                 | Self::Broken { .. }
                 | Self::Stalled { .. }
                 | Self::Status { status: 400, .. }

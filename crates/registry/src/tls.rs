@@ -7,7 +7,10 @@ use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
@@ -45,6 +48,39 @@ pub enum TlsError {
         #[source]
         source: rustls::Error,
     },
+}
+
+/// What can be done about a failure, if it is one of TLS.
+pub(crate) fn advice(failure: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let mut causes = std::iter::successors(Some(failure), |error| error.source());
+    Some(match causes.find_map(tls_error)? {
+        Error::InvalidCertificate(wrong) => match wrong {
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "its certificate is for another name: ask for it by that name"
+            }
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => {
+                "its certificate is out of date, or the clock of this machine is"
+            }
+            _ => "name the authority of its certificate as `ca` in its hosts.toml",
+        },
+        Error::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA,
+        ) => "it wants a certificate of ours: name one and its key as `client` in its hosts.toml",
+        Error::InvalidMessage(_) => "it seems to speak plain HTTP: name it with http:// in its hosts.toml",
+        _ => return None,
+    })
+}
+
+/// An error of rustls, which I/O errors, also one in another, hide from those who ask for their source.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
+    let hidden = || tls_error(error.downcast_ref::<std::io::Error>()?.get_ref()?);
+    error.downcast_ref().or_else(hidden)
 }
 
 /// What `hosts.toml` says of TLS for one host.

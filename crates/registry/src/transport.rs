@@ -21,6 +21,7 @@ use tower::Service;
 
 use crate::config::{CHUNK_LIMIT_BYTES, HEAD_LIMIT_BYTES, HEAD_LIMIT_LINES};
 use crate::error::FetchError;
+use crate::tls;
 use crate::url::Url;
 
 // The library's one buffer bound serves for the head and for the chunks of a body alike.
@@ -84,10 +85,7 @@ impl Transport {
             Err(_elapsed) => {
                 Err(FetchError::Stalled { host: host(), after_ms: self.stall_timeout.as_millis() })
             }
-            Ok(Err(error)) if error.is_connect() => {
-                Err(FetchError::Connect { host: host(), source: below(error) })
-            }
-            Ok(Err(error)) => Err(FetchError::Broken { host: host(), source: below(error) }),
+            Ok(Err(error)) => Err(failure(host(), error)),
             // The library's bound is on its buffer, which may hold almost twice as much before it is looked at.
             Ok(Ok(response)) if head_bytes(&response) > HEAD_LIMIT_BYTES => {
                 Err(FetchError::TooLarge { host: host(), limit_bytes: HEAD_LIMIT_BYTES as u64 })
@@ -159,6 +157,17 @@ pub(crate) async fn read_all(
     tokio::time::timeout(whole, read).await.unwrap_or_else(|_elapsed| {
         Err(FetchError::Stalled { host: host.to_owned(), after_ms: whole.as_millis() })
     })
+}
+
+/// Why there was no answer.
+fn failure(host: String, error: hyper_util::client::legacy::Error) -> FetchError {
+    if let Some(advice) = tls::advice(&error) {
+        return FetchError::Tls { host, advice, source: below(error) };
+    }
+    if error.is_connect() {
+        return FetchError::Connect { host, source: below(error) };
+    }
+    FetchError::Broken { host, source: below(error) }
 }
 
 /// The cause below hyper-util's own error, whose text says no more than that a request failed.

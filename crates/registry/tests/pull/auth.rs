@@ -5,8 +5,9 @@ use std::sync::Arc;
 use wharf_registry::{AuthFields, Config, Credentials, Puller};
 use wharf_types::ErrorKind;
 
+use crate::authority::{Authority, Clients};
 use crate::image::{Content, gzip};
-use crate::mirrors::authority;
+use crate::mirrors::NAMES;
 use crate::server::{Asked, Reply, Server, honest};
 use crate::world::{World, password, patient};
 
@@ -214,7 +215,8 @@ async fn credentials_that_name_another_host_stay_here() {
 /// A registry at 127.0.0.1 whose tokens come from `localhost`, both by TLS of one authority: another domain. Returns what
 /// the token host was shown.
 async fn shown_to_localhost(token_hosts: &[&str]) -> Option<String> {
-    let (pem, acceptor) = authority();
+    let authority = Authority::new();
+    let (pem, acceptor) = (authority.pem(), authority.server(NAMES, Clients::Anybody));
     let tokens =
         Server::tls(Content::default(), acceptor.clone(), |_| Some(Reply::new(200, r#"{"token":"t1"}"#)));
     let tokens = tokens.await;

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod auth;
 #[cfg(test)]
+mod authority;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod good;

@@ -1,16 +1,18 @@
 //! Several hosts for one registry, and TLS.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use tokio_rustls::rustls::{ServerConfig, crypto::ring};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
 use wharf_types::{ErrorKind, Reference};
 
+use crate::authority::{Authority, Clients};
 use crate::image::{Content, gzip, noise};
 use crate::server::{Asked, Reply, Server};
 use crate::world::{World, file_of, password, patient, short};
+
+/// Of a server on loopback.
+pub(crate) const NAMES: &[&str] = &["127.0.0.1", "localhost"];
 
 fn content() -> Content {
     Content::oci("v1", &[gzip("a", &noise(100_000))])
@@ -144,45 +146,80 @@ async fn an_edited_file_counts_at_once_and_a_bad_one_is_named() {
     assert!(text.contains("registry.example/hosts.toml") && text.contains("servr"), "{text}");
 }
 
-/// A certificate authority in PEM, and a server of 127.0.0.1 that it signed.
-pub(crate) fn authority() -> (String, TlsAcceptor) {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
-    let certificate = params.signed_by(&key, &authority).unwrap();
-    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .unwrap();
-    (authority.pem(), TlsAcceptor::from(Arc::new(config)))
+/// What is said of a server that answers by TLS as `server`, where hosts.toml says `setting` of it.
+async fn refusal(server: SocketAddr, files: &[(&str, &str)], setting: &str) -> String {
+    let text = format!("server = \"https://{server}\"\n{setting}\n");
+    let files: Vec<_> =
+        files.iter().map(|(name, text)| (format!("registry.example/{name}"), *text)).collect();
+    let mut all: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), *text)).collect();
+    all.push(("registry.example/hosts.toml", &text));
+    let (error, shown) = World::with(short(), &all).fail(&reference()).await;
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(shown.contains(&format!("no TLS with {server}")), "{shown}");
+    shown
 }
 
 #[tokio::test]
 async fn tls_with_an_authority_of_our_own() {
-    let (pem, acceptor) = authority();
-    let server = Server::tls(content(), acceptor, |_| None).await;
+    let authority = Authority::new();
+    let server = Server::tls(content(), authority.server(NAMES, Clients::Anybody), |_| None).await;
     let text = format!("server = \"https://{}\"\nca = \"ca.pem\"\n", server.address);
+    let pem = authority.pem();
     let files = [("registry.example/hosts.toml", text.as_str()), ("registry.example/ca.pem", pem.as_str())];
     let world = World::with(patient(), &files);
     world.pull(&reference()).await.unwrap();
-    // The same without the authority.
-    let text = format!("server = \"https://{}\"\n", server.address);
-    let (error, shown) = crate::mirrors::world(&text).fail(&reference()).await;
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(shown.contains("certificate"), "{shown}");
+    // The same without the authority, or with another one.
+    let other = Authority::new().pem();
+    for setting in ["", "ca = \"ca.pem\""] {
+        let shown = refusal(server.address, &[("ca.pem", &other)], setting).await;
+        assert!(shown.contains("`ca` in its hosts.toml") && shown.contains("certificate"), "{shown}");
+    }
     // And without any care.
     let text = format!("server = \"https://{}\"\nskip_verify = true\n", server.address);
     crate::mirrors::world(&text).pull(&reference()).await.unwrap();
 }
 
 #[tokio::test]
+async fn tls_with_a_certificate_of_our_own() {
+    let authority = Authority::new();
+    let server = Server::tls(content(), authority.server(NAMES, Clients::Certified), |_| None).await;
+    let ((certificate, key), pem) = (authority.client(), authority.pem());
+    let text = format!(
+        "server = \"https://{}\"\nca = \"ca.pem\"\nclient = [[\"client.pem\", \"client.key\"]]\n",
+        server.address
+    );
+    let files = [
+        ("registry.example/hosts.toml", text.as_str()),
+        ("registry.example/ca.pem", pem.as_str()),
+        ("registry.example/client.pem", certificate.as_str()),
+        ("registry.example/client.key", key.as_str()),
+    ];
+    World::with(patient(), &files).pull(&reference()).await.unwrap();
+    let shown = refusal(server.address, &[("ca.pem", &pem)], "ca = \"ca.pem\"").await;
+    assert!(shown.contains("`client` in its hosts.toml"), "{shown}");
+    assert_eq!(server.count("/v2/app/manifests/v1"), 1, "nothing came through");
+}
+
+#[tokio::test]
+async fn what_else_can_be_wrong_with_tls_is_said() {
+    let authority = Authority::new();
+    let other =
+        Server::tls(content(), authority.server(&["other.example"], Clients::Anybody), |_| None).await;
+    let shown = refusal(other.address, &[("ca.pem", &authority.pem())], "ca = \"ca.pem\"").await;
+    assert!(shown.contains("for another name") && shown.contains("other.example"), "{shown}");
+    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = plain.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = plain.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+    });
+    let shown = refusal(address, &[], "").await;
+    assert!(shown.contains("plain HTTP"), "{shown}");
+}
+
+#[tokio::test]
 async fn a_loopback_registry_is_found_by_either_scheme() {
-    let (_, acceptor) = authority();
+    let acceptor = Authority::new().server(NAMES, Clients::Anybody);
     let server = Server::tls(content(), acceptor, |_| None).await;
     let (_, text) = World::with(short(), &[]).fail(&server.reference(":v1")).await;
     assert!(text.contains("certificate"), "https was tried: {text}");

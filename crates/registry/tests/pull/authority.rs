@@ -1,0 +1,60 @@
+//! A certificate authority of a test, and what it signs.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto::ring};
+
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// Whether a server wants its clients to have a certificate of the same authority.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clients {
+    Anybody,
+    Certified,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// A server of some names.
+    pub(crate) fn server(&self, names: &[&str], clients: Clients) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.0).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let builder = match clients {
+            Clients::Anybody => builder.with_no_client_auth(),
+            Clients::Certified => {
+                let mut roots = RootCertStore::empty();
+                roots.add(self.0.der().clone()).unwrap();
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        let config = builder.with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// A client's certificate and key.
+    pub(crate) fn client(&self) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
+    }
+}
