@@ -183,6 +183,31 @@ fn a_containers_terminal_follows_its_clients() {
 }
 
 #[test]
+fn a_container_has_room_for_so_many_clients() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("room")).await.unwrap();
+        let script = "while :; do echo on; sleep 0.05; done";
+        let id = client.launch(&pod, &client.container("main", script)).await.unwrap();
+        let attach = async |number: usize| Session::attach(client, SPEECHES[number % 2], &id, OUTPUT).await;
+        let mut clients = join_all((0..64).map(attach)).await;
+        for session in &clients {
+            session.until("on").await;
+        }
+        let ended = attach(64).await.ended().await;
+        assert!(ended.failure().is_some_and(|why| why.contains("has 64 attached clients")), "{ended:?}");
+        clients.pop().unwrap().reset();
+        until("there is room again", async || {
+            let session = attach(65).await;
+            let served = async || (session.has("on") || session.is_over()).then_some(());
+            until("it is served or refused", served).await;
+            session.has("on").then_some(())
+        })
+        .await;
+    });
+}
+
+#[test]
 fn only_what_runs_can_be_attached_to() {
     run(async |world| {
         let client = &world.client;

@@ -96,6 +96,13 @@ fn input_arrives_and_ends() {
             let ended = session.ended().await;
             assert!(ended.code() == 0 && ended.stdout == sent, "{ended:?}");
 
+            let silent = Wanted { stdout: false, stderr: false, ..ALL };
+            let mut session = Session::exec(client, speech, &id, "cat > /file; exit 2", silent).await;
+            session.send(b"kept").await.unwrap();
+            session.end_input().await.unwrap();
+            assert_eq!(session.ended().await.code(), 2);
+            assert_eq!(client.output(&id, "cat /file").await, "kept");
+
             // The client has said all long before the command reads.
             let script = "until [ -e /go ]; do sleep 0.01; done; wc -c; seq 1 3; exit 6";
             let mut session = Session::exec(client, speech, &id, script, ALL).await;

@@ -135,6 +135,11 @@ impl Session {
         self.line.now(|heard| self.shown(heard).contains(words))
     }
 
+    /// Whether the server has ended the connection by now.
+    pub(crate) fn is_over(&self) -> bool {
+        self.line.now(|heard| heard.farewell.is_some())
+    }
+
     /// Waits until there are so many bytes of output.
     pub(crate) async fn until_bytes(&self, count: usize) {
         let enough = |heard: &Heard| (heard.bytes(self.streams.stdout).len() >= count).then_some(());
