@@ -7,7 +7,7 @@ use tonic::Status;
 use wharf_cri_api::v1::{AttachRequest, ExecRequest, PortForwardRequest};
 use wharf_pods::{Engine, Interactive};
 use wharf_streaming::{
-    AttachGrant, Backend, BackendError, ExecGrant, PortForwardGrant, Resize, Session, Size, Urls,
+    AttachGrant, Backend, BackendError, ExecGrant, PortForwardGrant, Resize, Session, Urls,
 };
 use wharf_types::{PodId, TerminalSize, Wanted};
 
@@ -26,8 +26,7 @@ impl Streams {
 }
 
 impl Backend for Streams {
-    async fn exec(&self, grant: ExecGrant, size: Option<Size>) -> Result<Session, BackendError> {
-        let size = size.map(|Size { width, height }| TerminalSize { width, height });
+    async fn exec(&self, grant: ExecGrant, size: Option<TerminalSize>) -> Result<Session, BackendError> {
         let started = self.0.exec(grant.container.as_str(), grant.command, grant.wanted, size).await?;
         Ok(session(started))
     }
@@ -46,7 +45,7 @@ impl Backend for Streams {
 fn session(process: Interactive) -> Session {
     let Interactive { stdin, stdout, stderr, terminal, exit } = process;
     let resize = terminal.map(|terminal| -> Resize {
-        Box::new(move |Size { width, height }| {
+        Box::new(move |TerminalSize { width, height }| {
             if let Err(error) = wharf_sys::process::resize_terminal(terminal.as_fd(), width, height) {
                 tracing::debug!(%error, "a terminal kept its size");
             }

@@ -11,8 +11,8 @@ use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Instant;
 
-use wharf_streaming::{AttachGrant, Backend, BackendError, Config, ExecGrant, Server, Session, Size};
-use wharf_types::{ContainerId, Exit, PodId, Wanted};
+use wharf_streaming::{AttachGrant, Backend, BackendError, Config, ExecGrant, Server, Session};
+use wharf_types::{ContainerId, Exit, PodId, TerminalSize, Wanted};
 
 /// How much the process writes, in bytes.
 const TOTAL: usize = 8 << 30;
@@ -20,7 +20,7 @@ const TOTAL: usize = 8 << 30;
 struct Flood;
 
 impl Backend for Flood {
-    async fn exec(&self, _grant: ExecGrant, _size: Option<Size>) -> Result<Session, BackendError> {
+    async fn exec(&self, _grant: ExecGrant, _size: Option<TerminalSize>) -> Result<Session, BackendError> {
         let (stdout, mut writer) = io::pipe()?;
         let (done, exit) = tokio::sync::oneshot::channel();
         thread::spawn(move || {

@@ -5,8 +5,7 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 
-use serde::Deserialize;
-use wharf_types::{Exit, PodId};
+use wharf_types::{Exit, PodId, TerminalSize};
 
 use crate::grant::{AttachGrant, ExecGrant};
 
@@ -22,7 +21,7 @@ pub trait Backend: Send + Sync + 'static {
     fn exec(
         &self,
         grant: ExecGrant,
-        size: Option<Size>,
+        size: Option<TerminalSize>,
     ) -> impl Future<Output = Result<Session, BackendError>> + Send;
 
     /// Joins the streams of a container's first process.
@@ -62,16 +61,4 @@ impl fmt::Debug for Session {
 }
 
 /// Sets the size of a terminal. Must not block.
-pub type Resize = Box<dyn Fn(Size) + Send + Sync>;
-
-/// The size of a terminal, in characters. Its names are read without case by servers written in Go, and some clients (that of
-/// Node) write them small.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub struct Size {
-    /// Columns.
-    #[serde(alias = "Width")]
-    pub width: u16,
-    /// Rows.
-    #[serde(alias = "Height")]
-    pub height: u16,
-}
+pub type Resize = Box<dyn Fn(TerminalSize) + Send + Sync>;

@@ -37,7 +37,7 @@ mod upgrade;
 mod websocket;
 mod wire;
 
-pub use backend::{Backend, BackendError, Resize, Session, Size};
+pub use backend::{Backend, BackendError, Resize, Session};
 pub use error::Error;
 pub use grant::{AttachGrant, ExecGrant, PortForwardGrant};
 pub use server::{Config, Server, Urls};

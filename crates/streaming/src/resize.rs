@@ -3,26 +3,40 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::backend::Size;
+use wharf_types::TerminalSize;
+
 use crate::channel::Inbound;
 
 /// The most that an unfinished object may have, in bytes.
 const OBJECT_LIMIT: usize = 1024;
 
+/// A size as clients write it: the reference with capitals, others without.
+#[derive(Deserialize)]
+struct Written {
+    #[serde(rename = "Width", alias = "width")]
+    width: u16,
+    #[serde(rename = "Height", alias = "height")]
+    height: u16,
+}
+
 /// The latest size, once there is one.
-pub(crate) type Sizes = watch::Receiver<Option<Size>>;
+pub(crate) type Sizes = watch::Receiver<Option<TerminalSize>>;
 
 /// Waits for the first size, but not longer than this.
-pub(crate) async fn first(mut sizes: Sizes, patience: Duration) -> Option<Size> {
+pub(crate) async fn first(mut sizes: Sizes, patience: Duration) -> Option<TerminalSize> {
     let told = timeout(patience, sizes.wait_for(Option::is_some)).await;
     *told.ok()?.ok()?
 }
 
 /// Notes each size as it comes. A stream that makes no sense is not followed further, which ends nothing else.
-pub(crate) async fn follow(stream: Option<Inbound>, latest: watch::Sender<Option<Size>>) -> Infallible {
+pub(crate) async fn follow(
+    stream: Option<Inbound>,
+    latest: watch::Sender<Option<TerminalSize>>,
+) -> Infallible {
     if let Some(mut stream) = stream {
         let mut text = Vec::new();
         while let Some(bytes) = stream.recv().await {
@@ -46,14 +60,14 @@ pub(crate) async fn follow(stream: Option<Inbound>, latest: watch::Sender<Option
 }
 
 /// Takes all whole objects from the front and returns the last one.
-fn last_size(text: &mut Vec<u8>) -> Result<Option<Size>, serde_json::Error> {
-    let mut objects = serde_json::Deserializer::from_slice(text).into_iter::<Size>();
+fn last_size(text: &mut Vec<u8>) -> Result<Option<TerminalSize>, serde_json::Error> {
+    let mut objects = serde_json::Deserializer::from_slice(text).into_iter::<Written>();
     let mut last = None;
     let whole = loop {
         let whole = objects.byte_offset();
         match objects.next() {
             None => break text.len(),
-            Some(Ok(size)) => last = Some(size),
+            Some(Ok(Written { width, height })) => last = Some(TerminalSize { width, height }),
             Some(Err(error)) if error.is_eof() => break whole,
             Some(Err(error)) => return Err(error),
         }
@@ -76,7 +90,8 @@ mod tests {
             text.push(*byte);
             sizes.extend(last_size(&mut text).unwrap());
         }
-        assert_eq!(sizes, [(80, 24), (132, 43), (1, 65535)].map(|(width, height)| Size { width, height }));
+        let expected = [(80, 24), (132, 43), (1, 65535)];
+        assert_eq!(sizes, expected.map(|(width, height)| TerminalSize { width, height }));
         let mut whole = stream.to_vec();
         assert_eq!(last_size(&mut whole).unwrap(), sizes.pop());
         assert!(whole.is_empty());

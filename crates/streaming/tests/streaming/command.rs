@@ -5,8 +5,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio::io::AsyncReadExt as _;
-use wharf_streaming::{Config, Size};
-use wharf_types::Exit;
+use wharf_streaming::Config;
+use wharf_types::{Exit, TerminalSize};
 
 use crate::rig::{ALL, OUTPUT, Rig, TERMINAL, soon};
 use crate::spdy::{Event, Spdy, data};
@@ -154,10 +154,10 @@ async fn a_terminal_has_its_size_from_the_first_byte_on() {
     assert_eq!(client.next().await, Event::Ping(1));
     client.open(&[("streamType", "stdout")]).await;
     let mut process = rig.process().await;
-    assert_eq!(process.size, Some(Size { width: 100, height: 40 }));
-    assert_eq!(soon(process.sizes.recv()).await, Some(Size { width: 100, height: 40 }));
+    assert_eq!(process.size, Some(TerminalSize { width: 100, height: 40 }));
+    assert_eq!(soon(process.sizes.recv()).await, Some(TerminalSize { width: 100, height: 40 }));
     client.send(resize, b"{\"Width\":80,\"Height\":24}").await;
-    assert_eq!(soon(process.sizes.recv()).await, Some(Size { width: 80, height: 24 }));
+    assert_eq!(soon(process.sizes.recv()).await, Some(TerminalSize { width: 80, height: 24 }));
     client.send(resize, b"nonsense").await;
     process.print(b"goes on").await;
     process.exit(Exit::Code(0));
@@ -169,7 +169,7 @@ async fn a_terminal_has_its_size_from_the_first_byte_on() {
 #[tokio::test]
 async fn a_command_waits_for_the_size_but_not_for_ever() {
     for (patience, size) in
-        [(Duration::from_mins(1), Some(Size { width: 80, height: 24 })), (Duration::ZERO, None)]
+        [(Duration::from_mins(1), Some(TerminalSize { width: 80, height: 24 })), (Duration::ZERO, None)]
     {
         let mut rig = Rig::with(Config { size: patience, ..Config::default() }).await;
         let mut client = Spdy::connect(&rig.exec(TERMINAL), V4).await;

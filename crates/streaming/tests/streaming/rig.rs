@@ -10,10 +10,9 @@ use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use wharf_streaming::{
-    AttachGrant, Backend, BackendError, Config, Error, ExecGrant, PortForwardGrant, Server, Session, Size,
-    Urls,
+    AttachGrant, Backend, BackendError, Config, Error, ExecGrant, PortForwardGrant, Server, Session, Urls,
 };
-use wharf_types::{ContainerId, Exit, PodId, Wanted};
+use wharf_types::{ContainerId, Exit, PodId, TerminalSize, Wanted};
 
 /// How long any one thing may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -45,8 +44,8 @@ pub(crate) struct Process {
     pub(crate) stdout: Option<pipe::Sender>,
     pub(crate) stderr: Option<pipe::Sender>,
     /// The size of its terminal when it began.
-    pub(crate) size: Option<Size>,
-    pub(crate) sizes: mpsc::UnboundedReceiver<Size>,
+    pub(crate) size: Option<TerminalSize>,
+    pub(crate) sizes: mpsc::UnboundedReceiver<TerminalSize>,
     exit: oneshot::Sender<Exit>,
     dropped: oneshot::Receiver<()>,
 }
@@ -142,7 +141,7 @@ struct Fake {
 }
 
 impl Fake {
-    fn start(&self, wanted: Wanted, size: Option<Size>) -> Result<Session, BackendError> {
+    fn start(&self, wanted: Wanted, size: Option<TerminalSize>) -> Result<Session, BackendError> {
         let (stdin, to_stdin) = io::pipe()?;
         let (from_stdout, stdout) = io::pipe()?;
         let (from_stderr, stderr) = io::pipe()?;
@@ -178,7 +177,7 @@ impl Fake {
 }
 
 impl Backend for Fake {
-    async fn exec(&self, grant: ExecGrant, size: Option<Size>) -> Result<Session, BackendError> {
+    async fn exec(&self, grant: ExecGrant, size: Option<TerminalSize>) -> Result<Session, BackendError> {
         let session = self.start(grant.wanted, size)?;
         match grant.command[0].as_str() {
             "bad" => Err("there is no command".into()),
