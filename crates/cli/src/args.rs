@@ -8,6 +8,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 mod groups;
 mod values;
 
+use crate::credentials::Creds;
 pub(crate) use groups::command;
 pub(crate) use values::{Bytes, Cpus, Env, Ports, Publish, Socket, User, UserName, Volume};
 
@@ -121,13 +122,14 @@ Examples:
     },
     /// Fetch an image from its registry
     #[command(after_help = "\
+Without --creds a login of docker's or podman's is used, from $REGISTRY_AUTH_FILE, $XDG_RUNTIME_DIR/containers/auth.json or \
+~/.docker/config.json.
+
 Examples:
   wharf pull nginx
-  wharf pull 127.0.0.1:5000/library/nginx:latest")]
-    Pull {
-        /// What to fetch; docker.io/library/ and :latest are filled in
-        image: String,
-    },
+  wharf pull 127.0.0.1:5000/library/nginx:latest
+  wharf pull --creds me registry.example/app")]
+    Pull(Pull),
     /// List images
     Images,
     /// Remove images
@@ -264,6 +266,15 @@ pub(crate) struct Forward {
     /// Port of the pod, or LOCAL:PORT; LOCAL 0 is any that is free
     #[arg(required = true, value_name = "PORT")]
     pub(crate) ports: Vec<Ports>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pull {
+    /// What to fetch; docker.io/library/ and :latest are filled in
+    pub(crate) image: String,
+    /// Who to be to the registry; a password that is not here is asked for, or read from standard input
+    #[arg(long, value_name = "USER[:PASSWORD]")]
+    pub(crate) creds: Option<Creds>,
 }
 
 #[derive(Debug, Args)]

@@ -46,6 +46,13 @@ pub(crate) enum Error {
         #[from]
         source: tokio_tungstenite::tungstenite::Error,
     },
+    #[error(
+        "{image} cannot be pulled: {message}\n  \
+         say who you are: wharf pull --creds USER {image}, or log in to its registry with docker or podman"
+    )]
+    Login { image: String, message: String },
+    #[error("no password was given\n  type it, write it to standard input, or say --creds USER:PASSWORD")]
+    NoPassword,
     #[error("{message}")]
     Refused { message: String },
     #[error("{url} is not of this machine's own wharfd: use crictl or kubectl for it")]

@@ -2,6 +2,7 @@
 //! files; it knows nothing else of wharf, and keeps nothing.
 
 mod args;
+mod credentials;
 mod daemon;
 mod doctor;
 mod error;
@@ -75,7 +76,7 @@ async fn perform(arguments: Arguments) -> Result<ExitCode, Error> {
         Command::Logs(logs) => logs::logs(daemon, logs).await?,
         Command::Stats(stats) => stats::stats(daemon, output, stats).await?,
         Command::Inspect { name } => inspect::inspect(daemon, &name).await?,
-        Command::Pull { image } => pull::command(daemon, output, &image).await?,
+        Command::Pull(pull) => pull::command(daemon, output, pull).await?,
         Command::Images => images::list(daemon, output).await?,
         Command::Rmi { images } => images::remove(daemon, output, &images).await?,
         Command::Info => info::info(daemon, output).await?,

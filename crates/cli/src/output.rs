@@ -91,6 +91,11 @@ pub(crate) fn complain(text: &str) {
     let _lost = writeln!(io::stderr().lock(), "wharf: {text}");
 }
 
+/// A question on the terminal; the answer comes behind it.
+pub(crate) fn prompt(text: &str) {
+    let _lost = write!(io::stderr().lock(), "{text}");
+}
+
 /// Whether a person watches, so that something may move.
 pub(crate) fn is_watched() -> bool {
     io::stderr().is_terminal()

@@ -6,10 +6,13 @@ use std::time::Instant;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use tokio_stream::StreamExt;
+use tonic::{Code, Status};
 use wharf_cri_api::admin::layer::Phase;
 use wharf_cri_api::admin::{Layer, PullProgressRequest, PullProgressResponse};
-use wharf_cri_api::v1::{ImageSpec, PullImageRequest};
+use wharf_cri_api::v1::{AuthConfig, ImageSpec, PullImageRequest};
 
+use crate::args::Pull;
+use crate::credentials;
 use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::{self, Output};
@@ -22,19 +25,28 @@ struct Pulled<'a> {
     id: &'a str,
 }
 
-pub(crate) async fn command(daemon: &mut Daemon, output: Output, image: &str) -> Result<(), Error> {
-    let id = pull(daemon, image).await?;
+pub(crate) async fn command(daemon: &mut Daemon, output: Output, pull: Pull) -> Result<(), Error> {
+    let Pull { image, creds } = pull;
+    let auth = match creds {
+        Some(creds) => Some(creds.complete().await?),
+        None => credentials::stored(&image)?,
+    };
+    let (id, image) = (fetch(daemon, &image, auth).await?, &image);
     output.result(&Pulled { image, id: &id }, &format!("{}\n", units::short(&id)))
 }
 
 /// Pulls an image, showing how far it is; gives its id.
-pub(crate) async fn pull(daemon: &mut Daemon, image: &str) -> Result<String, Error> {
+pub(crate) async fn fetch(
+    daemon: &mut Daemon,
+    image: &str,
+    auth: Option<AuthConfig>,
+) -> Result<String, Error> {
     let begun = Instant::now();
     if !output::is_watched() {
         output::complain(&format!("pulling {image}"));
     }
     let spec = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
-    let request = PullImageRequest { image: spec, ..PullImageRequest::default() };
+    let request = PullImageRequest { image: spec, auth, ..PullImageRequest::default() };
     let mut images = daemon.images.clone();
     let pull = images.pull_image(request);
     let shown = show(daemon.clone(), image.to_owned());
@@ -44,9 +56,16 @@ pub(crate) async fn pull(daemon: &mut Daemon, image: &str) -> Result<String, Err
         // It ends only where there is nothing to be shown.
         () = &mut shown => pull.await,
     };
-    let id = pulled.map_err(Error::call(format!("{image} cannot be pulled")))?.into_inner().image_ref;
+    let id = pulled.map_err(|status| refusal(image, status))?.into_inner().image_ref;
     output::complain(&format!("pulled {image} in {:.1} s", begun.elapsed().as_secs_f32()));
     Ok(id)
+}
+
+fn refusal(image: &str, status: Status) -> Error {
+    if status.code() == Code::PermissionDenied {
+        return Error::Login { image: image.to_owned(), message: status.message().to_owned() };
+    }
+    Error::call(format!("{image} cannot be pulled"))(status)
 }
 
 /// Draws the bars of a pull for as long as it is polled. An older daemon without progress is no reason to fail.

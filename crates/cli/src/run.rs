@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::find::{Listing, is_ready, pod_name};
 use crate::logs::{self, Reader, Selection};
 use crate::output::{self, Output};
-use crate::{pull, remove, stop, units, wait};
+use crate::{credentials, pull, remove, stop, units, wait};
 
 pub(crate) use request::{LOGS, LOGS_ANNOTATION};
 
@@ -46,7 +46,7 @@ struct Started<'a> {
 
 pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result<ExitCode, Error> {
     if daemon.image(&run.image).await?.is_none() {
-        pull::pull(daemon, &run.image).await?;
+        pull::fetch(daemon, &run.image, credentials::stored(&run.image)?).await?;
     }
     let made = Box::pin(make(daemon, &run)).await?;
     if let Err(error) = start(daemon, &run, &made.container_id).await {

@@ -4,7 +4,7 @@
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use nix::sys::termios::{LocalFlags, SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -13,7 +13,7 @@ use crate::error::Error;
 /// Control-P, Control-Q.
 const DETACH: [u8; 2] = [0x10, 0x11];
 
-/// A terminal in raw mode; dropped, it is as it was.
+/// A terminal in another mode, mostly raw; dropped, it is as it was.
 #[derive(Debug)]
 pub(crate) struct Terminal(Termios);
 
@@ -26,6 +26,16 @@ impl Terminal {
         cfmakeraw(&mut raw);
         tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw).map_err(not_one)?;
         Ok(Self(before))
+    }
+
+    /// Lets the terminal of standard input, if that is one, not show what is typed, but for the end of the line.
+    pub(crate) fn silent() -> Option<Self> {
+        let before = tcgetattr(io::stdin()).ok()?;
+        let mut silent = before.clone();
+        silent.local_flags.remove(LocalFlags::ECHO);
+        silent.local_flags.insert(LocalFlags::ECHONL);
+        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &silent).ok()?;
+        Some(Self(before))
     }
 }
 
