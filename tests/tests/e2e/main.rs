@@ -5,6 +5,9 @@
 #[cfg(test)]
 mod attach;
 #[cfg(test)]
+#[path = "../../../crates/registry/tests/pull/authority.rs"]
+mod authority;
+#[cfg(test)]
 mod client;
 #[cfg(test)]
 mod cni;
@@ -42,6 +45,8 @@ mod paused;
 mod place;
 #[cfg(test)]
 mod refused;
+#[cfg(test)]
+mod registries;
 #[cfg(test)]
 #[path = "../../../crates/registry/tests/pull/server.rs"]
 #[expect(dead_code, reason = "shared with the tests of the registry's client, which use more of it")]

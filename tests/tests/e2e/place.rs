@@ -14,6 +14,7 @@ const INSIDE: &str = "WHARF_E2E_TEST";
 #[derive(Debug)]
 pub(crate) struct Built {
     pub(crate) wharfd: PathBuf,
+    pub(crate) wharf: PathBuf,
     pub(crate) shim: PathBuf,
     /// The image layouts.
     pub(crate) images: PathBuf,
@@ -46,6 +47,7 @@ pub(crate) fn built() -> Built {
     let target = repository().join("target");
     Built {
         wharfd: target.join("debug/wharfd"),
+        wharf: target.join("debug/wharf"),
         shim: target.join(musl()).join("shim/wharf-shim"),
         images: repository().join("tests/images/out"),
     }
@@ -56,7 +58,7 @@ fn build() -> Built {
         let output = command.current_dir(repository()).stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
-    run(cargo().args(["--package", "wharf-daemon"]));
+    run(cargo().args(["--package", "wharf-daemon", "--package", "wharf-cli"]));
     run(cargo().args(["--package", "wharf-supervisor", "--profile", "shim", "--target", &musl()]));
     let built = built();
     if !built.images.join("images.json").exists() {

@@ -1,0 +1,259 @@
+//! Registries that want something of their clients: trust, certificates, passwords, patience with their mirrors.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Output, Stdio};
+
+use nix::pty::openpty;
+use tonic::{Code, Status};
+use wharf_cri_api::v1::{AuthConfig, PullImageRequest};
+
+use crate::authority::{Authority, Clients};
+use crate::client::{Client, image};
+use crate::image::{Content, noise, plain};
+use crate::place;
+use crate::server::{Asked, Reply, Server};
+use crate::world::{World, run};
+
+/// The image that all have, at the registry of the name and at the servers of these tests.
+const IMAGE: &str = "registry.example/app:v1";
+/// base64 of `me:hunter2`
+const BASIC: &str = "bWU6aHVudGVyMg==";
+
+fn content() -> Content {
+    Content::oci("v1", &[plain("file", &noise(10_000))])
+}
+
+/// Writes files about a registry below certs.d.
+fn hosts(world: &World, host: &str, files: &[(&str, &str)]) {
+    let dir = world.dir.join("certs.d").join(host);
+    fs::create_dir_all(&dir).unwrap();
+    for (name, text) in files {
+        fs::write(dir.join(name), text).unwrap();
+    }
+}
+
+/// That a pull by either name is refused with these words, and with the server's own name.
+async fn refused(client: &Client, server: &Server, words: &[&str]) {
+    let error = client.pull(IMAGE).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+    for word in [&server.address.to_string(), "RegistryUnavailable"].into_iter().chain(words.iter().copied())
+    {
+        assert!(error.message().contains(word), "{word} is missing in: {}", error.message());
+    }
+}
+
+#[test]
+fn an_authority_of_hosts_toml_is_trusted() {
+    run(async |world| {
+        let authority = Authority::new();
+        let acceptor = authority.server(&["127.0.0.1"], Clients::Anybody);
+        let server = Server::tls(content(), acceptor, |_| None).await;
+        let (own, settings) =
+            (server.address.to_string(), format!("server = \"https://{}\"\n", server.address));
+        let trusting = format!("{settings}ca = \"ca.pem\"\n");
+        let words = ["`ca` in its hosts.toml", "certificate"];
+        hosts(world, "registry.example", &[("hosts.toml", &settings)]);
+        refused(&world.client, &server, &words).await;
+        let other = Authority::new().pem();
+        hosts(world, "registry.example", &[("hosts.toml", &trusting), ("ca.pem", &other)]);
+        refused(&world.client, &server, &words).await;
+        let good = [("hosts.toml", trusting.as_str()), ("ca.pem", &authority.pem())];
+        hosts(world, "registry.example", &good);
+        let id = world.client.pull(IMAGE).await.unwrap();
+        hosts(world, &own, &good);
+        assert_eq!(world.client.pull(&format!("{own}/app:v1")).await.unwrap(), id);
+    });
+}
+
+#[test]
+fn a_registry_gets_the_certificate_that_it_wants() {
+    run(async |world| {
+        let authority = Authority::new();
+        let acceptor = authority.server(&["127.0.0.1"], Clients::Certified);
+        let server = Server::tls(content(), acceptor, |_| None).await;
+        let settings = format!("server = \"https://{}\"\nca = \"ca.pem\"\n", server.address);
+        hosts(world, "registry.example", &[("hosts.toml", &settings), ("ca.pem", &authority.pem())]);
+        refused(&world.client, &server, &["`client` in its hosts.toml"]).await;
+        let (certificate, key) = authority.client();
+        let settings = format!("{settings}client = [[\"client.pem\", \"client.key\"]]\n");
+        let files = [("hosts.toml", settings.as_str()), ("client.pem", &certificate), ("client.key", &key)];
+        hosts(world, "registry.example", &files);
+        world.client.pull(IMAGE).await.unwrap();
+    });
+}
+
+#[test]
+fn mirrors_that_are_of_no_use_are_passed_over() {
+    run(async |world| {
+        let (stranger, empty) = (Authority::new(), Server::honest(Content::default()).await);
+        let untrusted = stranger.server(&["127.0.0.1"], Clients::Anybody);
+        let untrusted = Server::tls(content(), untrusted, |_| None).await;
+        let broken = Server::start(content(), |_| Some(Reply::new(503, ""))).await;
+        let (good, registry) = (Server::honest(content()).await, Server::honest(content()).await);
+        // Nobody listens on the port of discarding.
+        let down = "[host.\"http://127.0.0.1:9\"]\n".to_owned();
+        let mirror = |scheme: &str, server: &Server| format!("[host.\"{scheme}://{}\"]\n", server.address);
+        let bad = down + &mirror("https", &untrusted) + &mirror("http", &empty) + &mirror("http", &broken);
+        let server = format!("server = \"http://{}\"\n", registry.address);
+        hosts(
+            world,
+            "registry.example",
+            &[("hosts.toml", &format!("{server}{bad}{}", mirror("http", &good)))],
+        );
+        world.client.pull(IMAGE).await.unwrap();
+        assert_eq!(good.asked().len(), 3, "manifest, config, layer");
+        assert!(registry.asked().is_empty());
+        world.client.remove_image(IMAGE).await.unwrap();
+        hosts(world, "registry.example", &[("hosts.toml", &format!("{server}{bad}"))]);
+        world.client.pull(IMAGE).await.unwrap();
+        assert_eq!(registry.asked().len(), 3, "the registry itself comes last");
+    });
+}
+
+// ---- Passwords ----
+
+/// A registry that wants one authorization, and says how to get it.
+async fn guarded(wanted: String, challenge: String) -> Server {
+    Server::start(content(), move |asked| {
+        let refused = || Reply::new(401, "").header("WWW-Authenticate", challenge.clone());
+        (asked.header("authorization") != Some(&wanted)).then(refused)
+    })
+    .await
+}
+
+async fn with_password() -> Server {
+    guarded(format!("Basic {BASIC}"), "Basic realm=\"x\"".to_owned()).await
+}
+
+/// A registry of tokens, and the host that gives them to whom has the password or an identity.
+async fn with_tokens() -> (Server, Server) {
+    let knows = |asked: &Asked| {
+        asked.header("authorization") == Some(&format!("Basic {BASIC}"))
+            || asked.body.contains("refresh_token=hunter2")
+    };
+    let given = move |asked: &Asked| {
+        Some(if knows(asked) { Reply::new(200, r#"{"token": "t1"}"#) } else { Reply::new(401, "") })
+    };
+    let tokens = Server::start(Content::default(), given).await;
+    let challenge = format!("Bearer realm=\"http://{}/token\",service=\"here\"", tokens.address);
+    (guarded("Bearer t1".to_owned(), challenge).await, tokens)
+}
+
+async fn pull_as(client: &Client, server: &Server, auth: Option<AuthConfig>) -> Result<(), Status> {
+    let name = format!("{}/app:v1", server.address);
+    let request = PullImageRequest { image: Some(image(&name)), auth, sandbox_config: None };
+    client.images.clone().pull_image(request).await.map(drop)
+}
+
+fn auth(set: impl FnOnce(&mut AuthConfig)) -> Option<AuthConfig> {
+    let mut auth = AuthConfig::default();
+    set(&mut auth);
+    Some(auth)
+}
+
+#[test]
+fn the_credentials_of_a_pull_open_its_registry() {
+    run(async |world| {
+        let (simple, (bearer, _tokens)) = (with_password().await, with_tokens().await);
+        let password =
+            |word: &str| auth(|auth| (auth.username, auth.password) = ("me".to_owned(), word.to_owned()));
+        let encoded = auth(|auth| auth.auth = BASIC.to_owned());
+        for server in [&simple, &bearer] {
+            for good in [password("hunter2"), encoded.clone()] {
+                pull_as(&world.client, server, good).await.unwrap();
+            }
+            for bad in [None, password("hunter3")] {
+                let error = pull_as(&world.client, server, bad).await.unwrap_err();
+                assert_eq!(error.code(), Code::PermissionDenied, "{error}");
+                assert!(error.message().contains(&server.address.to_string()), "{error}");
+                assert!(!error.message().contains("hunter"), "{error}");
+            }
+        }
+        pull_as(&world.client, &bearer, auth(|auth| auth.identity_token = "hunter2".to_owned()))
+            .await
+            .unwrap();
+        pull_as(&world.client, &bearer, auth(|auth| auth.registry_token = "t1".to_owned())).await.unwrap();
+        let log = world.daemon.log();
+        for secret in ["hunter", BASIC, "t1\""] {
+            assert!(!log.contains(secret), "{secret} is in the log");
+        }
+    });
+}
+
+/// `wharf pull`, with a home of its own.
+fn wharf_pull(world: &World, arguments: &[&str]) -> Command {
+    let mut command = place::command(&place::built().wharf);
+    command.arg("--socket").arg(world.daemon.socket()).arg("pull").args(arguments);
+    for name in ["REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "DOCKER_CONFIG"] {
+        command.env_remove(name);
+    }
+    command.env("HOME", &world.dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// What it says when it is refused.
+fn complaint(output: &Output) -> String {
+    assert!(!output.status.success(), "{output:?}");
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn wharf_pull_says_who_it_is() {
+    run(async |world| {
+        let server = with_password().await;
+        let name = &*format!("{}/app:v1", server.address);
+        let refused = complaint(&wharf_pull(world, &[name]).output().unwrap());
+        assert!(refused.contains("denies access") && refused.contains("--creds USER"), "{refused}");
+        let wrong = complaint(&wharf_pull(world, &["--creds", "me:hunter3", name]).output().unwrap());
+        assert!(wrong.contains("denies access") && !wrong.contains("hunter"), "{wrong}");
+        let good = wharf_pull(world, &["--creds", "me:hunter2", name]).output().unwrap();
+        assert!(good.status.success(), "{good:?}");
+
+        let mut reads = wharf_pull(world, &["--creds", "me", name]).stdin(Stdio::piped()).spawn().unwrap();
+        reads.stdin.take().unwrap().write_all(b"hunter2\n").unwrap();
+        assert!(reads.wait().unwrap().success());
+        let nothing = complaint(&wharf_pull(world, &["--creds", "me", name]).output().unwrap());
+        assert!(nothing.contains("no password was given"), "{nothing}");
+
+        let login = format!(r#"{{"auths": {{"{}": {{"auth": "{BASIC}"}}}}}}"#, server.address);
+        let file = world.dir.join("auth.json");
+        fs::write(&file, &login).unwrap();
+        let by_file = wharf_pull(world, &[name]).env("REGISTRY_AUTH_FILE", &file).output().unwrap();
+        assert!(by_file.status.success(), "{by_file:?}");
+        fs::create_dir(world.dir.join(".docker")).unwrap();
+        fs::write(world.dir.join(".docker/config.json"), &login).unwrap();
+        assert!(wharf_pull(world, &[name]).output().unwrap().status.success());
+        fs::write(world.dir.join(".docker/config.json"), "{").unwrap();
+        let broken = complaint(&wharf_pull(world, &[name]).output().unwrap());
+        assert!(broken.contains(".docker/config.json"), "{broken}");
+    });
+}
+
+#[test]
+fn a_password_that_is_typed_is_not_seen() {
+    run(async |world| {
+        let server = with_password().await;
+        let name = format!("{}/app:v1", server.address);
+        let terminal = openpty(None, None).unwrap();
+        let mut command = wharf_pull(world, &["--creds", "me", &name]);
+        command.stdin(Stdio::from(terminal.slave.try_clone().unwrap())).stderr(Stdio::from(terminal.slave));
+        let mut pull = command.spawn().unwrap();
+        // It holds the other end, and with it the end of what is shown.
+        drop(command);
+        let mut person = File::from(terminal.master);
+        let mut shown = Vec::new();
+        let mut byte = [0];
+        while !shown.ends_with(b"Password of me: ") {
+            person.read_exact(&mut byte).unwrap();
+            shown.push(byte[0]);
+        }
+        person.write_all(b"hunter2\n").unwrap();
+        while person.read_exact(&mut byte).is_ok() {
+            shown.push(byte[0]);
+        }
+        assert!(pull.wait().unwrap().success());
+        let shown = String::from_utf8(shown).unwrap();
+        assert!(shown.contains("pulled") && !shown.contains("hunter2"), "{shown}");
+    });
+}
