@@ -138,7 +138,7 @@ serve_images() {
 start_containerd() {
     local dir=$1 peers=$2
     mkdir -p "$dir/cni"
-    containerd_network "$dir" >"$dir/cni/10-bridge.conflist"
+    cni_network "$dir" >"$dir/cni/10-bridge.conflist"
     containerd_config "$dir" "$peers" >"$dir/config.toml"
     socket=$dir/containerd.sock
     PATH=$peers:$PATH setsid "$peers/containerd" --config "$dir/config.toml" </dev/null >"$dir/daemon.log" 2>&1 &
@@ -183,7 +183,8 @@ runtime_type = "io.containerd.runc.v2"
 CONFIG
 }
 
-containerd_network() {
+# cni_network DIR: the configuration of a network that keeps its addresses in DIR.
+cni_network() {
     cat <<CONFIG
 {
   "cniVersion": "1.0.0",
@@ -202,10 +203,12 @@ containerd_network() {
 CONFIG
 }
 
-# start_wharf DIR PROGRAMS: with all its state in DIR; sets $socket and $daemon.
+# start_wharf DIR PROGRAMS [PLUGINS]: with all its state in DIR, and with those CNI plugins instead of its own bridge; sets
+# $socket and $daemon.
 start_wharf() {
-    local dir=$1 programs=$2
-    mkdir -p "$dir"
+    local dir=$1 programs=$2 plugins=${3-}
+    mkdir -p "$dir/cni"
+    [[ -z $plugins ]] || cni_network "$dir" >"$dir/cni/10-bridge.conflist"
     cat >"$dir/config.toml" <<CONFIG
 root = "$dir/root"
 state = "$dir/state"
@@ -213,6 +216,10 @@ socket = "$dir/wharf.sock"
 
 [registry]
 certs_dir = "$certificates"
+
+[network]
+cni_conf_dir = "$dir/cni"
+cni_bin_dirs = ["$plugins"]
 CONFIG
     socket=$dir/wharf.sock
     PATH=$programs:$PATH setsid "$programs/wharfd" --config "$dir/config.toml" </dev/null >"$dir/daemon.log" 2>&1 &
