@@ -25,7 +25,7 @@ isolate() {
     make_cgroups
     # The cgroups are entered by the child alone: v2 passes controllers on only where no process is outside of the inner ones.
     # shellcheck disable=SC2016 # for the shell inside
-    local enter='until [[ $1 = -- ]]; do echo 0 >"$1/cgroup.procs" && shift; done; shift; exec unshare --cgroup "$0" "$@"'
+    local enter='until [[ $1 = -- ]]; do echo 0 >"$1/cgroup.procs"; shift; done; shift; exec unshare --cgroup "$0" "$@"'
     (
         WHARF_RIG=$rig exec setpriv --pdeathsig KILL \
             unshare --net --mount --pid --ipc --fork --kill-child --mount-proc \
