@@ -13,16 +13,18 @@ use serde_json::{Map, Value, json};
 use wharf_types::PodId;
 
 use crate::netlink::{Family, Socket};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, failed, gone_is_fine};
 use crate::{Attachment, Config, INTERFACE, PodAddresses, PortMapping, Readiness, link, lock, netns};
 
 mod config;
 mod error;
 mod exec;
+mod input;
 mod result;
 
 pub(crate) use config::NetworkConfig;
 pub use error::CniError;
+use input::Input;
 
 const VERSION: u32 = 1;
 /// Where a plugin finds the programs that it needs itself.
@@ -75,6 +77,8 @@ pub(crate) struct Cni {
     bin_dirs: Vec<PathBuf>,
     add_deadline: Duration,
     delete_deadline: Duration,
+    /// What the plugins of each pod read in the last call.
+    inputs: PathBuf,
     store: Store,
     records: Mutex<HashMap<PodId, Arc<Record>>>,
 }
@@ -83,6 +87,8 @@ impl Cni {
     /// Loads the records; what is damaged is set aside.
     pub(crate) fn open(config: Config) -> Result<Self, StoreError> {
         let store = Store::open(config.state_dir.join("cni"))?;
+        let inputs = config.state_dir.join("cni-input");
+        std::fs::create_dir_all(&inputs).map_err(failed("create", &inputs))?;
         let mut records = HashMap::new();
         for (name, record) in store.load::<Record>()? {
             match name.strip_suffix(".json").unwrap_or(&name).parse() {
@@ -98,6 +104,7 @@ impl Cni {
             bin_dirs: config.cni_bin_dirs,
             add_deadline: config.cni_add_deadline,
             delete_deadline: config.cni_delete_deadline,
+            inputs,
             store,
             records: Mutex::new(records),
         })
@@ -177,6 +184,8 @@ impl Cni {
         for plugin in record.network.plugins.iter().rev() {
             self.run(&call, plugin, record.result.as_ref())?;
         }
+        let path = self.inputs.join(id.as_str());
+        gone_is_fine(std::fs::remove_file(&path)).map_err(failed("remove", &path))?;
         self.store.remove(&file_name(id))?;
         lock(&self.records).remove(id);
         Ok(())
@@ -231,14 +240,19 @@ impl Cni {
         let name = NetworkConfig::kind(plugin);
         let (owned, command) = (|| name.to_owned(), call.action.name());
         let program = self.program(name)?;
-        let input = input(call.record, plugin, previous);
-        let output =
-            exec::run(&program, &self.environment(call), input.to_string().as_bytes(), call.deadline)
-                .map_err(|error| match error {
-                    exec::ExecError::Io(source) => CniError::Run { plugin: owned(), command, source },
-                    exec::ExecError::Deadline => CniError::Deadline { plugin: owned(), command },
-                    exec::ExecError::TooLong => CniError::TooLong { plugin: owned(), command },
-                })?;
+        let input = input(call.record, plugin, previous).to_string();
+        let path = self.inputs.join(call.id.as_str());
+        let ran = Input::write(&path, input.as_bytes(), call.deadline)
+            .and_then(|input| Ok((input.stream()?, input)))
+            .map_err(exec::ExecError::Io)
+            .and_then(|(stream, _until_its_end)| {
+                exec::run(&program, &self.environment(call), stream, call.deadline)
+            });
+        let output = ran.map_err(|error| match error {
+            exec::ExecError::Io(source) => CniError::Run { plugin: owned(), command, source },
+            exec::ExecError::Deadline => CniError::Deadline { plugin: owned(), command },
+            exec::ExecError::TooLong => CniError::TooLong { plugin: owned(), command },
+        })?;
         if output.status.success() {
             return Ok(output.stdout);
         }

@@ -129,14 +129,14 @@ fn read<T: DeserializeOwned>(path: &Path) -> std::io::Result<T> {
     Ok(serde_json::from_slice(&read_bounded(path, RECORD_LIMIT_BYTES)?)?)
 }
 
-fn gone_is_fine(result: std::io::Result<()>) -> std::io::Result<()> {
+pub(crate) fn gone_is_fine(result: std::io::Result<()>) -> std::io::Result<()> {
     match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
     }
 }
 
-fn failed(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
+pub(crate) fn failed(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
     let path = path.to_owned();
     move |source| StoreError { operation, path, source }
 }

@@ -318,11 +318,31 @@ fn a_daemon_starts_while_plugins_hang() {
         world.daemon.kill();
         assert!(call.await.unwrap().is_err());
         world.start_again().await;
-        assert_eq!(world.client.pods().await, []);
-        until("it is tried again", async || (calls(world).len() == 3).then_some(())).await;
+        assert_eq!((world.client.pods().await, calls(world).len()), (vec![], 2), "no call beside another");
         plugin(&world.dir, "only", GOOD);
         fs::write(world.dir.join("go"), "").unwrap();
         world.is_clean().await;
+    });
+}
+
+#[test]
+fn what_a_plugin_adds_after_its_daemons_death_is_deleted() {
+    let slow = format!("until [ $CNI_COMMAND = DEL -o -e $DIR/go ]; do sleep 0.1; done\n{GOOD}");
+    let prepare = |dir: &Path| {
+        plugin(dir, "only", &slow);
+        configure(dir, "slow", &json!([{ "type": "only" }]));
+    };
+    run_on(prepare, async |world| {
+        let (client, pod) = (world.client.clone(), world.client.pod("late"));
+        let call = tokio::spawn(async move { client.run(&pod).await });
+        until("its ADD is under way", async || (calls(world) == ["only ADD"]).then_some(())).await;
+        world.daemon.kill();
+        assert!(call.await.unwrap().is_err());
+        world.start_again().await;
+        assert_eq!((world.client.pods().await, calls(world)), (vec![], vec!["only ADD".to_owned()]));
+        fs::write(world.dir.join("go"), "").unwrap();
+        world.is_clean().await;
+        assert_eq!((calls(world), added(world)), (["only ADD", "only DEL"].map(str::to_owned).to_vec(), 0));
     });
 }
 

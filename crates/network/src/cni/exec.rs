@@ -1,10 +1,11 @@
 //! Running one plugin: bounded in time and output, in a process group of its own.
 
-use std::io::{ErrorKind, Read, Write};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -39,12 +40,12 @@ impl From<std::io::Error> for ExecError {
     }
 }
 
-/// Runs the program with exactly this environment and input until it ends; at the deadline, or when it writes too
+/// Runs the program with exactly this environment and standard input until it ends; at the deadline, or when it writes too
 /// much, it is killed with all it started.
 pub(crate) fn run(
     program: &Path,
     environment: &[(&str, String)],
-    input: &[u8],
+    input: File,
     deadline: Instant,
 ) -> Result<Output, ExecError> {
     #[expect(clippy::disallowed_methods, reason = "the one place that starts CNI plugins")]
@@ -54,31 +55,24 @@ pub(crate) fn run(
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .current_dir("/")
         .process_group(0)
-        .stdin(Stdio::piped())
+        .stdin(Stdio::from(input))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn()?;
-    let result = converse(&mut child, input, deadline);
+    let result = listen(&mut child, deadline);
     finish(&mut child, result)
 }
 
 type Streams = (Vec<u8>, Vec<u8>);
 
-/// Feeds and reads the child until it has ended.
-fn converse(child: &mut Child, input: &[u8], deadline: Instant) -> Result<Streams, ExecError> {
+/// Reads the child's outputs until it has ended.
+fn listen(child: &mut Child, deadline: Instant) -> Result<Streams, ExecError> {
     let process = pidfd(child)?;
     let missing = || std::io::Error::from(ErrorKind::BrokenPipe);
-    let mut stdin = child.stdin.take();
     let mut stdout = Stream::new(child.stdout.take().ok_or_else(missing)?)?;
     let mut stderr = Stream::new(child.stderr.take().ok_or_else(missing)?)?;
-    if let Some(pipe) = &stdin {
-        nonblocking(pipe.as_fd())?;
-    }
-    let mut rest = input;
     loop {
-        rest = feed(&mut stdin, rest)?;
         let mut wait = vec![PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-        wait.extend(stdin.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)));
         wait.extend([stdout.wanted(), stderr.wanted()].into_iter().flatten());
         if wait_until(&mut wait, deadline)? == 0 {
             return Err(ExecError::Deadline);
@@ -116,20 +110,6 @@ fn finish(child: &mut Child, result: Result<Streams, ExecError>) -> Result<Outpu
 fn pidfd(child: &Child) -> Result<OwnedFd, ExecError> {
     let pid = i32::try_from(child.id()).map_err(std::io::Error::other)?;
     Ok(wharf_sys::process::open_pidfd(pid).map_err(std::io::Error::other)?)
-}
-
-/// Writes as much as the pipe takes; closes it at the end, or when the plugin does not want to read.
-fn feed<'a>(stdin: &mut Option<ChildStdin>, mut rest: &'a [u8]) -> Result<&'a [u8], ExecError> {
-    while let Some(pipe) = stdin {
-        match pipe.write(rest) {
-            Ok(written) if written < rest.len() => rest = &rest[written..],
-            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
-            Ok(_) | Err(_) => *stdin = None,
-        }
-    }
-    Ok(rest)
 }
 
 /// Waits for one of the descriptors; 0 at the deadline.
