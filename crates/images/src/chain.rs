@@ -173,7 +173,7 @@ impl Chain {
                     let link = |(layer, _)| Attribution::Link(Link { layer, path: path.to_vec(), target });
                     return Ok(top.map_or(Attribution::Shown, link));
                 }
-                Found::Directory(fd) if layer.contents.implied.iter().any(|implied| implied == path) => {
+                Found::Directory(fd) if layer.contents.implies(path) => {
                     top.get_or_insert((at, fd));
                 }
                 Found::Directory(fd) => {
@@ -217,28 +217,16 @@ impl Chain {
             .map_err(|source| system(b"/", source))?;
         for (path, source) in &self.thin {
             let failed = |source| system(path, source);
-            let made = match path.iter().rposition(|byte| *byte == b'/') {
-                _ if path.is_empty() => open(root, path)?,
-                slash => {
-                    let (parent, name) =
-                        slash.map_or((&[][..], &path[..]), |at| (&path[..at], &path[at + 1..]));
-                    let parent = open(root, parent)?;
-                    mkdirat(&parent, OsStr::from_bytes(name), Mode::S_IRWXU)
-                        .named("mkdirat", String::new)
-                        .map_err(failed)?;
-                    open(&parent, name)?
-                }
-            };
+            if !path.is_empty() {
+                make(root, path).map_err(failed)?;
+            }
+            let made = open(root, path)?;
             let from = open(&self.layers[*source].root, path)?;
             attributes(&from, path)?.set(&made).map_err(failed)?;
         }
         // Making a directory changed the time of its parent.
         for (path, source) in self.thin.iter().rev() {
-            let stat = fstat(open(&self.layers[*source].root, path)?).named("fstat", String::new);
-            let stat = stat.map_err(|source| system(path, source))?;
-            let time = TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec);
-            futimens(open(root, path)?, &time, &time)
-                .named("futimens", String::new)
+            copy_time(&open(&self.layers[*source].root, path)?, &open(root, path)?)
                 .map_err(|source| system(path, source))?;
         }
         let inodes = self.thin.len().max(1) as u64;
@@ -277,6 +265,21 @@ impl Attributes {
         fchmod(directory, Mode::from_bits_truncate(self.mode)).named("fchmod", String::new)?;
         self.xattrs.iter().try_for_each(|(name, value)| wharf_sys::xattr::set(directory.as_fd(), name, value))
     }
+}
+
+/// Makes a directory whose parent is there.
+pub(crate) fn make(root: &OwnedFd, path: &[u8]) -> wharf_sys::Result<()> {
+    let slash = path.iter().rposition(|byte| *byte == b'/');
+    let (parent, name) = slash.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
+    let parent = open_beneath(root, parent).named("openat2", String::new)?;
+    mkdirat(&parent, OsStr::from_bytes(name), Mode::S_IRWXU).named("mkdirat", String::new)
+}
+
+/// Gives a directory the time of another.
+pub(crate) fn copy_time(from: &OwnedFd, to: &OwnedFd) -> wharf_sys::Result<()> {
+    let stat = fstat(from).named("fstat", String::new)?;
+    let time = TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec);
+    futimens(to, &time, &time).named("futimens", String::new)
 }
 
 /// What a layer has under a path, and whether it hides what lower layers have there.

@@ -9,18 +9,16 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{Mode, fstat, futimens, mkdirat};
-use nix::sys::time::TimeSpec;
+use nix::sys::stat::SFlag;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use wharf_snapshots::list_names;
 use wharf_snapshots::tree::Usage;
-use wharf_sys::Error;
 use wharf_sys::error::Named;
 
-use crate::chain::{ChainError, ChainLayer, Link, attributes, open, system};
-use crate::unpack::{Contents, OPAQUE, open_beneath, shown};
+use crate::chain::{self, ChainError, ChainLayer, Link, attributes, copy_time, open, system};
+use crate::unpack::{Contents, OPAQUE, is_kind, join, look, shown};
 
 /// Makes a layer once more in an empty directory.
 ///
@@ -88,22 +86,23 @@ impl Copy<'_> {
     fn merge(&mut self, from: &[u8], to: &[u8]) -> Result<(), ChainError> {
         let source = open(&self.layer.root, from)?;
         let destination = open(self.root, to)?;
-        for (name, kind) in entries(&source, from)? {
-            let (from, to) = (join(from, &name), join(to, &name));
+        for name in list_names(source.as_fd()).map_err(|source| system(from, source))? {
+            let name = name.as_bytes();
+            let (from, to) = (join(from, name), join(to, name));
             if from == self.link.path {
                 continue;
             }
-            if kind == Type::Directory {
+            if look(&source, name).is_some_and(|stat| is_kind(&stat, SFlag::S_IFDIR)) {
                 self.directory(&from, &to)?;
             } else {
-                put(&source, &destination, &name).map_err(|source| system(&to, source))?;
+                put(&source, &destination, name).map_err(|source| system(&to, source))?;
             }
         }
         self.stamp(from, to)
     }
 
     fn directory(&mut self, from: &[u8], to: &[u8]) -> Result<(), ChainError> {
-        let implied = self.is_implied(from);
+        let implied = self.layer.contents.implies(from);
         if self.make(to)? || (!implied && self.implied.remove(to)) {
             self.describe(from, to)?;
             if implied {
@@ -128,15 +127,13 @@ impl Copy<'_> {
 
     /// Makes a directory; `false` if it is there.
     fn make(&mut self, path: &[u8]) -> Result<bool, ChainError> {
-        let slash = path.iter().rposition(|byte| *byte == b'/');
-        let (parent, name) = slash.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
-        match mkdirat(open(self.root, parent)?, OsStr::from_bytes(name), Mode::S_IRWXU) {
+        match chain::make(self.root, path) {
             Ok(()) => {
                 self.made += 1;
                 Ok(true)
             }
-            Err(Errno::EEXIST) => open(self.root, path).map(|_directory| false),
-            Err(errno) => Err(system(path, Error::new("mkdirat", "", errno))),
+            Err(error) if error.errno == Errno::EEXIST => open(self.root, path).map(|_directory| false),
+            Err(error) => Err(system(path, error)),
         }
     }
 
@@ -148,7 +145,7 @@ impl Copy<'_> {
         if let Some(mark) = wharf_sys::xattr::value(source.as_fd(), OPAQUE).map_err(failed)? {
             wharf_sys::xattr::set(destination.as_fd(), OPAQUE, &mark).map_err(failed)?;
         }
-        if from.is_empty() && self.is_implied(from) {
+        if from.is_empty() && self.layer.contents.implies(from) {
             self.implied.insert(Vec::new());
         }
         self.stamp(from, to)
@@ -156,39 +153,8 @@ impl Copy<'_> {
 
     /// Gives a directory of the copy the time of one of the layer.
     fn stamp(&self, from: &[u8], to: &[u8]) -> Result<(), ChainError> {
-        let stat = fstat(open(&self.layer.root, from)?).named("fstat", String::new);
-        let stat = stat.map_err(|source| system(from, source))?;
-        let time = TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec);
-        let set = futimens(open(self.root, to)?, &time, &time).named("futimens", String::new);
-        set.map_err(|source| system(to, source))
+        copy_time(&open(&self.layer.root, from)?, &open(self.root, to)?).map_err(|source| system(to, source))
     }
-
-    fn is_implied(&self, path: &[u8]) -> bool {
-        self.layer.contents.implied.iter().any(|implied| implied == path)
-    }
-}
-
-/// The names in a directory, and what they are.
-fn entries(directory: &OwnedFd, path: &[u8]) -> Result<Vec<(Vec<u8>, Type)>, ChainError> {
-    let failed = |errno| system(path, Error::new("getdents", "", errno));
-    let own = open_beneath(directory, b"").map_err(failed)?;
-    let mut all = Vec::new();
-    for entry in Dir::from_fd(own).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name().to_bytes();
-        if !matches!(name, b"." | b"..") {
-            all.push((name.to_vec(), kind(directory, name, entry.file_type())));
-        }
-    }
-    Ok(all)
-}
-
-/// What stands under a name. Not every file system says so in its directories.
-fn kind(directory: &OwnedFd, name: &[u8], told: Option<Type>) -> Type {
-    told.unwrap_or_else(|| match open_beneath(directory, name) {
-        Ok(_directory) => Type::Directory,
-        Err(_) => Type::File,
-    })
 }
 
 /// Links a file, which wins over what is there.
@@ -200,10 +166,6 @@ fn put(from: &OwnedFd, to: &OwnedFd, name: &[u8]) -> wharf_sys::Result<()> {
         other => other,
     };
     linked.named("linkat", || name.to_string_lossy().into_owned())
-}
-
-fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
-    if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ use wharf_types::{Digest, ErrorKind};
 
 pub(crate) use apply::apply;
 pub(crate) use attributes::OPAQUE;
-pub(crate) use parents::open_beneath;
+pub(crate) use parents::{is_kind, join, look, open_beneath};
 
 use crate::limits::Limits;
 use crate::manifest::Compression;
@@ -168,6 +168,13 @@ pub(crate) struct Contents {
     /// Directories it does not name, by their paths in it; the root is the empty one.
     pub(crate) implied: Vec<Vec<u8>>,
     pub(crate) effect: Effect,
+}
+
+impl Contents {
+    /// Whether the layer has the directory without naming it.
+    pub(crate) fn implies(&self, path: &[u8]) -> bool {
+        self.implied.iter().any(|implied| implied == path)
+    }
 }
 
 /// What a layer does to the layers below it.

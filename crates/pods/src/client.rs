@@ -16,7 +16,8 @@ use crate::error::{Error, Stage};
 
 type Answer = oneshot::Sender<(reply::Result, Vec<OwnedFd>)>;
 
-/// How long a supervisor may take to receive a request and to answer it; each is one of a program's execution, on a slow disk at worst.
+/// How long a supervisor may take to receive a request and to answer it; each is one of a program's execution, on a slow
+/// disk at worst.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection to one supervisor.

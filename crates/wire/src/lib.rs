@@ -1,7 +1,8 @@
 //! The supervisor protocol: what wharfd and wharf-shim say to each other over `SOCK_SEQPACKET`.
 //!
 //! One message is one datagram; descriptors travel beside it. A plan, or a command's arguments, may be larger than a
-//! datagram: they travel as a sealed memory file. Both sides are of one user on one machine, but may be of different releases: see [`VERSION`].
+//! datagram: they travel as a sealed memory file. Both sides are of one user on one machine, but may be of different
+//! releases: see [`VERSION`].
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 

@@ -261,11 +261,11 @@ pub(crate) fn open_beneath(directory: &OwnedFd, path: &[u8]) -> Result<OwnedFd, 
 }
 
 /// What stands under a name, itself and not what it links to.
-pub(super) fn look(parent: impl AsFd, name: &[u8]) -> Option<FileStat> {
+pub(crate) fn look(parent: impl AsFd, name: &[u8]) -> Option<FileStat> {
     fstatat(parent, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW).ok()
 }
 
-pub(super) fn is_kind(stat: &FileStat, kind: SFlag) -> bool {
+pub(crate) fn is_kind(stat: &FileStat, kind: SFlag) -> bool {
     stat.st_mode & SFlag::S_IFMT.bits() == kind.bits()
 }
 
@@ -277,7 +277,8 @@ fn components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b".")).map(<[u8]>::to_vec)
 }
 
-fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
+/// The path of a name in a directory.
+pub(crate) fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
     if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
 }
 
