@@ -257,7 +257,7 @@ impl Engine {
                 pod.execs.tell(exited.exec, exited.exit.map_or(wharf_types::Exit::Lost, from_wire));
             }
             Body::Detached(detached) => pod.attached.tell(detached.attach, ()),
-            Body::Reply(_) => {}
+            Body::Reply(_) | Body::ContainerStarted(_) => {}
         }
     }
 

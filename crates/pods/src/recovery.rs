@@ -111,7 +111,7 @@ impl Engine {
             (None, Some(Phase::Running)) => {
                 ContainerState::Running { started_at_ns: status.map_or(0, |status| status.started_at_ns) }
             }
-            (None, Some(Phase::Created)) => ContainerState::Created,
+            (None, Some(Phase::Created | Phase::Starting)) => ContainerState::Created,
             // Nobody acknowledged it: the call that made it failed with its daemon.
             (None, Some(Phase::Unknown | Phase::Exited) | None) if record.groups.is_empty() => {
                 return Err(Error::State { what: "container", id: id.to_string(), state: "half made" });

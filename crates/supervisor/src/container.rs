@@ -117,6 +117,7 @@ impl Container {
             pid: self.child.pid,
             identity: Some(wire_identity(&self.identity)),
             started_at_ns,
+            ..v1::ContainerStatus::default()
         }
     }
 }

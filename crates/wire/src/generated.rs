@@ -36,7 +36,7 @@ pub mod request {
 /// From the supervisor to the daemon: the answer to a request, or an event.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Message {
-    #[prost(oneof = "message::Body", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "message::Body", tags = "1, 2, 3, 4, 5")]
     pub body: ::core::option::Option<message::Body>,
 }
 /// Nested message and enum types in `Message`.
@@ -51,6 +51,8 @@ pub mod message {
         ExecExited(super::ExecExited),
         #[prost(message, tag = "4")]
         Detached(super::Detached),
+        #[prost(message, tag = "5")]
+        ContainerStarted(super::ContainerStarted),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -163,8 +165,14 @@ pub struct ContainerStatus {
     pub pid: i32,
     #[prost(message, optional, tag = "4")]
     pub identity: ::core::option::Option<Identity>,
+    /// 0 if it never started.
     #[prost(int64, tag = "5")]
     pub started_at_ns: i64,
+    /// Of an exited one, whether its exit record could be written or not.
+    #[prost(message, optional, tag = "6")]
+    pub exit: ::core::option::Option<Exit>,
+    #[prost(int64, tag = "7")]
+    pub finished_at_ns: i64,
 }
 /// Nested message and enum types in `ContainerStatus`.
 pub mod container_status {
@@ -185,6 +193,8 @@ pub mod container_status {
         Created = 1,
         Running = 2,
         Exited = 3,
+        /// Its first process was told to execute the program; ContainerStarted or ContainerExited will follow.
+        Starting = 4,
     }
     impl Phase {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -197,6 +207,7 @@ pub mod container_status {
                 Self::Created => "CREATED",
                 Self::Running => "RUNNING",
                 Self::Exited => "EXITED",
+                Self::Starting => "STARTING",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -206,6 +217,7 @@ pub mod container_status {
                 "CREATED" => Some(Self::Created),
                 "RUNNING" => Some(Self::Running),
                 "EXITED" => Some(Self::Exited),
+                "STARTING" => Some(Self::Starting),
                 _ => None,
             }
         }
@@ -304,6 +316,7 @@ pub struct Attach {
     #[prost(bool, tag = "5")]
     pub stderr: bool,
 }
+/// What is left of the container is killed; the answer comes when it is gone, and then there is no exit record of it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Remove {
     #[prost(string, tag = "1")]
@@ -371,6 +384,16 @@ pub mod exit {
         }
     }
 }
+/// Told of every start before its end, also if nobody waits for the answer to Start any more.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ContainerStarted {
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    #[prost(int64, tag = "2")]
+    pub started_at_ns: i64,
+}
+/// Told once, as soon as the exit record is written or could not be written. It is tried again then, and until it is
+/// written the process is not reaped.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ContainerExited {
     #[prost(string, tag = "1")]

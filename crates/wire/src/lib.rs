@@ -1,10 +1,10 @@
 //! The supervisor protocol: what wharfd and wharf-shim say to each other over `SOCK_SEQPACKET`.
 //!
-//! One message is one datagram; descriptors travel beside it. A plan, or a command's arguments, may be larger than a
-//! datagram: they travel as a sealed memory file. Both sides are of one user on one machine, but may be of different
-//! releases: see [`VERSION`].
+//! One message is one datagram; descriptors travel beside it. What may be larger than a datagram travels as a sealed memory
+//! file: a plan and a command's arguments always, any other message when it is. Both sides are of one user on one machine,
+//! but may be of different releases: see [`VERSION`].
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use wharf_sys::socket;
@@ -23,6 +23,12 @@ pub const VERSION: u32 = 1;
 /// The longest datagram, in bytes; the kernel's default send buffer holds three of them.
 pub const DATAGRAM_LIMIT_BYTES: usize = 64 * 1024;
 
+/// The longest message, in bytes: what a memory file of one may hold.
+pub const MESSAGE_LIMIT_BYTES: usize = 4 << 20;
+
+/// The datagram of a message that is in a memory file: no message begins so, it would be an unfinished field.
+const IN_FILE: &[u8] = &[0xff];
+
 /// Why a message could not be sent or received.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -38,8 +44,8 @@ pub enum Error {
         #[source]
         source: prost::DecodeError,
     },
-    /// The message is longer than a datagram may be.
-    #[error("a message of {bytes} bytes is longer than {DATAGRAM_LIMIT_BYTES}")]
+    /// The message is longer than a memory file of one may be.
+    #[error("a message of {bytes} bytes is longer than {MESSAGE_LIMIT_BYTES}")]
     TooLong {
         /// The length it would have had.
         bytes: usize,
@@ -54,6 +60,48 @@ impl Error {
     }
 }
 
+/// A message as it is sent, with descriptors of its own.
+#[derive(Debug)]
+pub struct Datagram {
+    bytes: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Datagram {
+    /// Encodes a message, and copies the descriptors that travel beside it.
+    ///
+    /// # Errors
+    /// [`Error::TooLong`], or the kernel's.
+    pub fn new(message: &impl prost::Message, descriptors: &[BorrowedFd<'_>]) -> Result<Self, Error> {
+        let bytes = message.encode_to_vec();
+        let mut all = Vec::new();
+        let in_file = bytes.len() > DATAGRAM_LIMIT_BYTES;
+        if in_file {
+            all.push(file_of(&bytes)?);
+        }
+        for descriptor in descriptors {
+            let copy = descriptor.try_clone_to_owned();
+            all.push(copy.map_err(|_full| Error::Socket(wharf_sys::Error::new("dup", "", Errno::EMFILE)))?);
+        }
+        Ok(Self { bytes: if in_file { IN_FILE.to_vec() } else { bytes }, descriptors: all })
+    }
+
+    /// Sends it; it can be sent again if that fails.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn send(&self, socket: BorrowedFd<'_>) -> Result<(), Error> {
+        let descriptors: Vec<BorrowedFd<'_>> = self.descriptors.iter().map(AsFd::as_fd).collect();
+        socket::send(socket, &self.bytes, &descriptors).map_err(Error::Socket)
+    }
+
+    /// How many bytes of memory it takes, but for a memory file.
+    #[must_use]
+    pub fn length_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
 /// Sends one message with descriptors.
 ///
 /// # Errors
@@ -63,11 +111,7 @@ pub fn send(
     message: &impl prost::Message,
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<(), Error> {
-    let bytes = message.encode_to_vec();
-    if bytes.len() > DATAGRAM_LIMIT_BYTES {
-        return Err(Error::TooLong { bytes: bytes.len() });
-    }
-    socket::send(socket, &bytes, descriptors).map_err(Error::Socket)
+    Datagram::new(message, descriptors)?.send(socket)
 }
 
 /// Receives one message with its descriptors; `None` when the other side has closed.
@@ -78,9 +122,13 @@ pub fn receive<M: prost::Message + Default>(
     socket: BorrowedFd<'_>,
 ) -> Result<Option<(M, Vec<OwnedFd>)>, Error> {
     let mut buffer = vec![0; DATAGRAM_LIMIT_BYTES];
-    let (count, descriptors) = socket::receive(socket, &mut buffer).map_err(Error::Socket)?;
+    let (count, mut descriptors) = socket::receive(socket, &mut buffer).map_err(Error::Socket)?;
     if count == 0 {
         return Ok(None);
+    }
+    if &buffer[..count] == IN_FILE && !descriptors.is_empty() {
+        let message = from_file(&descriptors.remove(0))?;
+        return Ok(Some((message, descriptors)));
     }
     let message = M::decode(&buffer[..count]).map_err(|source| Error::Malformed { bytes: count, source })?;
     Ok(Some((message, descriptors)))
@@ -89,19 +137,26 @@ pub fn receive<M: prost::Message + Default>(
 /// A message as a sealed memory file, to travel beside a request that it would make too long.
 ///
 /// # Errors
-/// The kernel's.
+/// [`Error::TooLong`], or the kernel's.
 pub fn to_file(message: &impl prost::Message) -> Result<OwnedFd, Error> {
-    wharf_sys::fs::sealed_memfd("message", &message.encode_to_vec()).map_err(Error::Socket)
+    file_of(&message.encode_to_vec())
+}
+
+fn file_of(bytes: &[u8]) -> Result<OwnedFd, Error> {
+    if bytes.len() > MESSAGE_LIMIT_BYTES {
+        return Err(Error::TooLong { bytes: bytes.len() });
+    }
+    wharf_sys::fs::sealed_memfd("message", bytes).map_err(Error::Socket)
 }
 
 /// Reads a message from the memory file that [`to_file`] made.
 ///
 /// # Errors
-/// [`Error::Malformed`], or EFBIG past 4 MiB.
+/// [`Error::Malformed`], or EFBIG past [`MESSAGE_LIMIT_BYTES`].
 pub fn from_file<M: prost::Message + Default>(file: &OwnedFd) -> Result<M, Error> {
     nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekSet)
         .map_err(|errno| Error::Socket(wharf_sys::Error::new("lseek", "message", errno)))?;
-    let bytes = wharf_sys::fs::read_bounded(file, 4 << 20).map_err(Error::Socket)?;
+    let bytes = wharf_sys::fs::read_bounded(file, MESSAGE_LIMIT_BYTES).map_err(Error::Socket)?;
     M::decode(&*bytes).map_err(|source| Error::Malformed { bytes: bytes.len(), source })
 }
 
@@ -125,12 +180,32 @@ mod tests {
     }
 
     #[test]
+    fn a_message_longer_than_a_datagram_arrives_all_the_same() {
+        let (a, b) = socket::pair().unwrap();
+        let status = |number: u32| v1::ContainerStatus {
+            id: number.to_string(),
+            identity: Some(v1::Identity { uid: 1, gid: 2, groups: (0..4000).collect() }),
+            ..Default::default()
+        };
+        let state = v1::State { containers: (0..40).map(status).collect(), ..Default::default() };
+        let datagram = Datagram::new(&state, &[a.as_fd()]).unwrap();
+        for _ in 0..2 {
+            datagram.send(a.as_fd()).unwrap();
+            let (got, descriptors) = receive::<v1::State>(b.as_fd()).unwrap().unwrap();
+            assert_eq!((got, descriptors.len()), (state.clone(), 1));
+        }
+    }
+
+    #[test]
     fn noise_and_giants_are_refused() {
         let (a, b) = socket::pair().unwrap();
         socket::send(a.as_fd(), &[0xff; 10], &[]).unwrap();
         assert!(matches!(receive::<v1::Request>(b.as_fd()), Err(Error::Malformed { bytes: 10, .. })));
-        let giant = v1::Plan { container: "x".repeat(DATAGRAM_LIMIT_BYTES + 1), ..Default::default() };
+        socket::send(a.as_fd(), IN_FILE, &[]).unwrap();
+        assert!(matches!(receive::<v1::Request>(b.as_fd()), Err(Error::Malformed { bytes: 1, .. })));
+        let giant = v1::Plan { container: "x".repeat(MESSAGE_LIMIT_BYTES + 1), ..Default::default() };
         assert!(matches!(send(a.as_fd(), &giant, &[]), Err(Error::TooLong { .. })));
+        assert!(matches!(to_file(&giant), Err(Error::TooLong { .. })));
         nix::fcntl::fcntl(&b, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).unwrap();
         assert!(receive::<v1::Request>(b.as_fd()).unwrap_err().would_block());
     }
