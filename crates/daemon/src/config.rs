@@ -1,5 +1,6 @@
 //! The configuration: one TOML file and drop-ins beside it, strict, complete without any.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -60,6 +61,8 @@ pub(crate) enum LogFormat {
 pub(crate) struct Registry {
     /// Directories `<host>/hosts.toml`, as containerd has them.
     pub(crate) certs_dir: PathBuf,
+    /// Hosts of other domains that may see a registry's credentials in exchange for a token, by the registry's host.
+    pub(crate) token_hosts: BTreeMap<String, Vec<String>>,
 }
 
 /// How pods are connected.
@@ -120,7 +123,7 @@ impl Default for Log {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { certs_dir: "/etc/wharf/certs.d".into() }
+        Self { certs_dir: "/etc/wharf/certs.d".into(), token_hosts: BTreeMap::new() }
     }
 }
 
@@ -214,6 +217,7 @@ impl Config {
     pub(crate) fn registry(&self) -> wharf_registry::Config {
         wharf_registry::Config {
             certs_dir: Some(self.registry.certs_dir.clone()),
+            token_hosts: self.registry.token_hosts.clone(),
             ..wharf_registry::Config::default()
         }
     }

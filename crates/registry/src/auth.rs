@@ -2,7 +2,9 @@
 //!
 //! A registry names the host that gives tokens, so a lying or broken one could have us show a password to anybody.
 //! Static credentials therefore go only to a token host of the registry's own domain, or one that the configuration
-//! allows for it (CVE-2020-15157); any other is asked anonymously, encrypted, and at an address outside this host.
+//! allows for it (CVE-2020-15157); any other is asked anonymously, encrypted, and at an address outside this host. A host
+//! that the registry sent us to may want a token too, as the real registry behind a gateway does: it gets an anonymous
+//! one.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,7 +20,7 @@ use crate::config::{Config, TEXT_LIMIT_BYTES};
 use crate::credentials::{Credentials, Proof};
 use crate::error::FetchError;
 use crate::request::failure_of;
-use crate::site::{Site, sensitive};
+use crate::site::{Site, Standing, sensitive};
 use crate::transport::{Transport, read_all};
 use crate::url::{Url, Wire, encode, same_domain};
 
@@ -32,25 +34,113 @@ struct TokenResponse {
     access_token: Option<Zeroizing<String>>,
 }
 
-/// Answers the challenges of a 401: a new `Authorization`, or `None` if there is nothing to answer with.
-pub(crate) async fn answer(
-    site: &Site,
-    config: &Config,
-    challenges: &[Challenge],
-) -> Result<Option<HeaderValue>, FetchError> {
-    let proof = site.credentials.as_ref().map(Credentials::proof);
-    if let Some(Proof::Bearer(_)) = proof {
-        // It was sent with the first request already.
-        return Ok(None);
-    }
-    if let Some(bearer) = challenges.iter().find(|c| c.scheme == "bearer" && c.param("realm").is_some()) {
-        return token(site, config, bearer).await.map(Some);
-    }
-    match proof {
-        Some(Proof::Password { username, password }) if challenges.iter().any(|c| c.scheme == "basic") => {
-            Ok(basic(username.expose(), password.expose()))
+/// Who wants papers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Challenger<'a> {
+    pub(crate) site: &'a Site,
+    pub(crate) config: &'a Config,
+    /// What was asked for there.
+    pub(crate) url: &'a Url,
+    pub(crate) standing: &'a Standing,
+}
+
+impl Challenger<'_> {
+    /// Answers the challenges of a 401: a new `Authorization`, or `None` if there is nothing to answer with.
+    pub(crate) async fn answer(&self, challenges: &[Challenge]) -> Result<Option<HeaderValue>, FetchError> {
+        let proof = self.credentials().map(Credentials::proof);
+        if let Some(Proof::Bearer(_)) = proof {
+            // It was sent with the first request already.
+            return Ok(None);
         }
-        _ => Ok(None),
+        if let Some(bearer) = challenges.iter().find(|c| c.scheme == "bearer" && c.param("realm").is_some()) {
+            return self.token(bearer).await.map(Some);
+        }
+        match proof {
+            Some(Proof::Password { username, password })
+                if challenges.iter().any(|c| c.scheme == "basic") =>
+            {
+                Ok(basic(username.expose(), password.expose()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Nobody but the site itself may see them.
+    fn credentials(&self) -> Option<&Credentials> {
+        self.site.credentials.as_ref().filter(|_| *self.standing == Standing::Home)
+    }
+
+    async fn token(&self, challenge: &Challenge) -> Result<HeaderValue, FetchError> {
+        let host = || self.url.host_and_port().to_owned();
+        let wrong_realm = |reason| FetchError::Realm { host: host(), reason };
+        let realm = Url::parse(challenge.param("realm").unwrap_or_default()).map_err(wrong_realm)?;
+        let same_host = realm.host() == self.url.host();
+        if realm.wire() == Wire::Plain && !(same_host && self.url.wire() == Wire::Plain) {
+            return Err(wrong_realm("is not encrypted"));
+        }
+        let proof = self.proof_for(&realm);
+        let transport = match self.standing {
+            Standing::Home if same_host => self.site.own(),
+            _ => self.site.foreign(self.config).await,
+        };
+        let request = self.token_request(challenge, &realm, proof).map_err(wrong_realm)?;
+        let token = exchange(transport, request, &realm)
+            .await
+            .map_err(|source| FetchError::Token { host: host(), source: Box::new(source) })?;
+        sensitive(&Zeroizing::new(format!("Bearer {}", token.as_str()))).ok_or_else(|| {
+            FetchError::Malformed { host: realm.host_and_port().to_owned(), reason: "has no usable token" }
+        })
+    }
+
+    /// What the token host may see of who we are.
+    fn proof_for(&self, realm: &Url) -> Option<&Proof> {
+        let proof = self.credentials().map(Credentials::proof)?;
+        let (token_host, own) = (realm.host(), self.site.root.host());
+        if same_domain(&token_host, &own) || self.site.token_hosts.contains(&token_host) {
+            return Some(proof);
+        }
+        self.site.withhold_from(token_host);
+        None
+    }
+
+    /// A refresh token goes by POST; everything else, also nothing, by GET.
+    fn token_request(
+        &self,
+        challenge: &Challenge,
+        realm: &Url,
+        proof: Option<&Proof>,
+    ) -> Result<(Url, Request<Full<Bytes>>), &'static str> {
+        let own_scope = || format!("repository:{}:pull", self.site.repository);
+        let asked = challenge.param("scope").filter(|scope| scope.len() <= SCOPE_LIMIT_BYTES);
+        let scope = asked.map_or_else(own_scope, str::to_owned);
+        let service = challenge.param("service").unwrap_or_default();
+        if let Some(Proof::Identity(token)) = proof {
+            let form = Zeroizing::new(format!(
+                "grant_type=refresh_token&client_id={CLIENT_ID}&service={}&scope={}&refresh_token={}",
+                encode(service),
+                encode(&scope),
+                encode(token.expose()),
+            ));
+            let body = Full::new(Bytes::copy_from_slice(form.as_bytes()));
+            let request = Request::post(realm.uri())
+                .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+                .header(ACCEPT, "application/json")
+                .body(body)
+                .map_err(|_error| "is malformed")?;
+            return Ok((realm.clone(), request));
+        }
+        let mut url = realm.with_query("scope", &scope)?;
+        if !service.is_empty() {
+            url = url.with_query("service", service)?;
+        }
+        let mut request = Request::get(url.uri()).header(ACCEPT, "application/json");
+        if let Some(Proof::Password { username, password }) = proof
+            && let Some(value) = basic(username.expose(), password.expose())
+        {
+            request = request.header(AUTHORIZATION, value);
+        }
+        let request = request.body(Full::default()).map_err(|_error| "is malformed")?;
+        Ok((url, request))
     }
 }
 
@@ -58,66 +148,6 @@ fn basic(username: &str, password: &str) -> Option<HeaderValue> {
     let pair = Zeroizing::new(format!("{username}:{password}"));
     let text = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
     sensitive(&text)
-}
-
-async fn token(site: &Site, config: &Config, challenge: &Challenge) -> Result<HeaderValue, FetchError> {
-    let wrong_realm = |reason| FetchError::Realm { host: site.name(), reason };
-    let realm = Url::parse(challenge.param("realm").unwrap_or_default()).map_err(wrong_realm)?;
-    let same_host = realm.host() == site.root.host();
-    if realm.wire() == Wire::Plain && !(same_host && site.root.wire() == Wire::Plain) {
-        return Err(wrong_realm("is not encrypted"));
-    }
-    let trusted = same_domain(&realm.host(), &site.root.host()) || site.token_hosts.contains(&realm.host());
-    let proof = site.credentials.as_ref().filter(|_| trusted).map(Credentials::proof);
-    let transport = if same_host { site.own() } else { site.foreign(config).await };
-    let request = token_request(site, challenge, &realm, proof).map_err(wrong_realm)?;
-    let token = exchange(transport, request, &realm)
-        .await
-        .map_err(|source| FetchError::Token { host: site.name(), source: Box::new(source) })?;
-    sensitive(&Zeroizing::new(format!("Bearer {}", token.as_str()))).ok_or_else(|| FetchError::Malformed {
-        host: realm.host_and_port().to_owned(),
-        reason: "has no usable token",
-    })
-}
-
-/// A refresh token goes by POST; everything else, also nothing, by GET.
-fn token_request(
-    site: &Site,
-    challenge: &Challenge,
-    realm: &Url,
-    proof: Option<&Proof>,
-) -> Result<(Url, Request<Full<Bytes>>), &'static str> {
-    let own_scope = || format!("repository:{}:pull", site.repository);
-    let asked = challenge.param("scope").filter(|scope| scope.len() <= SCOPE_LIMIT_BYTES);
-    let scope = asked.map_or_else(own_scope, str::to_owned);
-    let service = challenge.param("service").unwrap_or_default();
-    if let Some(Proof::Identity(token)) = proof {
-        let form = Zeroizing::new(format!(
-            "grant_type=refresh_token&client_id={CLIENT_ID}&service={}&scope={}&refresh_token={}",
-            encode(service),
-            encode(&scope),
-            encode(token.expose()),
-        ));
-        let body = Full::new(Bytes::copy_from_slice(form.as_bytes()));
-        let request = Request::post(realm.uri())
-            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(ACCEPT, "application/json")
-            .body(body)
-            .map_err(|_error| "is malformed")?;
-        return Ok((realm.clone(), request));
-    }
-    let mut url = realm.with_query("scope", &scope)?;
-    if !service.is_empty() {
-        url = url.with_query("service", service)?;
-    }
-    let mut request = Request::get(url.uri()).header(ACCEPT, "application/json");
-    if let Some(Proof::Password { username, password }) = proof
-        && let Some(value) = basic(username.expose(), password.expose())
-    {
-        request = request.header(AUTHORIZATION, value);
-    }
-    let request = request.body(Full::default()).map_err(|_error| "is malformed")?;
-    Ok((url, request))
 }
 
 async fn exchange(

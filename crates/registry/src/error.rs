@@ -161,6 +161,20 @@ pub enum FetchError {
         #[source]
         source: Box<FetchError>,
     },
+    /// The host denies access, and the credentials were kept from the token host that it names.
+    #[error(
+        "the credentials were not shown to {token_host}, where {host} has its tokens made: it is of another domain; if \
+         both are yours, say `\"{host}\" = [\"{token_host}\"]` below [registry.token_hosts] of wharfd's configuration"
+    )]
+    Withheld {
+        /// The registry.
+        host: String,
+        /// Where it has its tokens made.
+        token_host: String,
+        /// What it answered instead.
+        #[source]
+        source: Box<FetchError>,
+    },
     /// The document is no manifest.
     #[error("the manifest that {host} sent cannot be used")]
     Document {
@@ -201,7 +215,7 @@ impl FetchError {
             | Self::Malformed { .. }
             | Self::Redirect { .. } => ErrorKind::DataLoss,
             Self::Layer { source, .. } => source.kind(),
-            Self::Token { source, .. } => source.kind(),
+            Self::Token { source, .. } | Self::Withheld { source, .. } => source.kind(),
             Self::Document { source, .. } => source.kind(),
         }
     }
@@ -211,7 +225,7 @@ impl FetchError {
         match self {
             Self::Broken { .. } | Self::Stalled { .. } | Self::Slow { .. } | Self::Truncated { .. } => true,
             Self::Status { status, .. } => *status == 429 || *status >= 500,
-            Self::Token { source, .. } => source.is_passing(),
+            Self::Token { source, .. } | Self::Withheld { source, .. } => source.is_passing(),
             _ => false,
         }
     }
@@ -232,7 +246,7 @@ impl FetchError {
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,
-            Self::Token { source, .. } => source.retry_after(),
+            Self::Token { source, .. } | Self::Withheld { source, .. } => source.retry_after(),
             _ => None,
         }
     }

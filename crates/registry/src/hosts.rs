@@ -158,6 +158,12 @@ fn direct(host: &str) -> Vec<HostSpec> {
     wanted.map(spec).collect()
 }
 
+/// Whether a host is the image's own: then its paths need no word of which registry is meant.
+pub(crate) fn is_own(root: &Url, image_host: &str) -> bool {
+    direct(image_host).iter().any(|own| own.root.host() == root.host() && own.root.port() == root.port())
+        || root.host_and_port().eq_ignore_ascii_case(image_host)
+}
+
 /// `localhost` or an address of the loopback network.
 pub(crate) fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
@@ -182,6 +188,21 @@ mod tests {
             assert_eq!(roots(&format!("{host}/c")), want);
         }
         assert_eq!(roots("localhost:443/c"), ["https://localhost:443/v2"]);
+    }
+
+    #[test]
+    fn an_images_own_host_is_known_by_any_scheme() {
+        for (root, host, own) in [
+            ("https://a.b/v2", "a.b", true),
+            ("https://A.b:443/mirror", "a.b", true),
+            ("http://a.b/v2", "a.b", true),
+            ("https://a.b:5000/v2", "a.b", false),
+            ("https://registry-1.docker.io/v2", "docker.io", true),
+            ("https://docker.io/v2", "docker.io", true),
+            ("https://c.d/v2", "a.b", false),
+        ] {
+            assert_eq!(is_own(&Url::parse(root).unwrap(), host), own, "{root} for {host}");
+        }
     }
 
     #[test]

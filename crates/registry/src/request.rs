@@ -9,15 +9,17 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Deserialize;
 
-use crate::auth;
+use crate::auth::Challenger;
 use crate::challenge;
 use crate::config::{Config, REDIRECT_LIMIT, TEXT_LIMIT_BYTES};
 use crate::error::FetchError;
-use crate::site::Site;
+use crate::site::{Site, Standing};
 use crate::transport::read_all;
 use crate::url::{Url, Wire};
 
 const AGENT: &str = concat!("wharf/", env!("CARGO_PKG_VERSION"));
+/// How many hosts on the way to one answer may ask for papers, each once.
+const CHALLENGES_LIMIT: usize = 3;
 /// The most characters of a registry's own words in an error.
 const SAID_LIMIT_CHARS: usize = 200;
 
@@ -63,17 +65,24 @@ pub(crate) async fn ask(site: &Site, config: &Config, question: &Ask) -> Result<
 
 async fn ask_once(site: &Site, config: &Config, question: &Ask) -> Result<Answer, FetchError> {
     let url = address(site, question)?;
-    let mut answer = follow(site, config, question, &url).await?;
-    if answer.response.status() == StatusCode::UNAUTHORIZED && answer.standing == Standing::Home {
-        let headers = answer.response.headers().get_all(WWW_AUTHENTICATE);
+    let mut answered = Vec::new();
+    loop {
+        let landed = follow(site, config, question, &url).await?;
+        let wants_papers = landed.response.status() == StatusCode::UNAUTHORIZED;
+        if !wants_papers || answered.len() == CHALLENGES_LIMIT || answered.contains(&landed.standing) {
+            return judge(site, landed).await;
+        }
+        let headers = landed.response.headers().get_all(WWW_AUTHENTICATE);
         let texts = headers.iter().filter_map(|value| value.to_str().ok());
         let challenges: Vec<_> = texts.take(4).flat_map(challenge::parse).collect();
-        if let Some(value) = auth::answer(site, config, &challenges).await? {
-            site.authorize(value);
-            answer = follow(site, config, question, &url).await?;
+        let challenger = Challenger { site, config, url: &landed.url, standing: &landed.standing };
+        match challenger.answer(&challenges).await {
+            Ok(Some(value)) => site.authorize(&landed.standing, value),
+            Ok(None) => return judge(site, landed).await,
+            Err(error) => return Err(site.explain(error)),
         }
+        answered.push(landed.standing);
     }
-    judge(site, answer).await
 }
 
 fn address(site: &Site, question: &Ask) -> Result<Url, FetchError> {
@@ -89,16 +98,8 @@ fn address(site: &Site, question: &Ask) -> Result<Url, FetchError> {
 /// Where a chain of redirects ended.
 struct Landed {
     response: Response<Incoming>,
-    host: String,
+    url: Url,
     standing: Standing,
-}
-
-/// Whether a request still goes to the site. Once left, the site is a stranger too: it gets no credentials by way of
-/// another host.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    Home,
-    Abroad,
 }
 
 async fn follow(site: &Site, config: &Config, question: &Ask, start: &Url) -> Result<Landed, FetchError> {
@@ -107,21 +108,21 @@ async fn follow(site: &Site, config: &Config, question: &Ask, start: &Url) -> Re
     for _hop in 0..=REDIRECT_LIMIT {
         let transport = match standing {
             Standing::Home => site.own(),
-            Standing::Abroad => site.foreign(config).await,
+            Standing::Abroad(_) => site.foreign(config).await,
         };
-        let response = transport.send(request(site, question, &url, standing)?, &url).await?;
-        let host = url.host_and_port().to_owned();
+        let response = transport.send(request(site, question, &url, &standing)?, &url).await?;
         if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-            return Ok(Landed { response, host, standing });
+            return Ok(Landed { response, url, standing });
         }
-        let wrong = |reason| FetchError::Redirect { host: host.clone(), reason };
+        let wrong = |reason| FetchError::Redirect { host: url.host_and_port().to_owned(), reason };
         let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let target = url.join(location.ok_or_else(|| wrong("is missing"))?).map_err(wrong)?;
         if url.wire() == Wire::Tls && target.wire() == Wire::Plain {
             return Err(wrong("is not encrypted"));
         }
-        if !target.same_origin(start) {
-            standing = Standing::Abroad;
+        let stays = target.same_origin(start) || target.is_encrypted_form_of(start);
+        if standing != Standing::Home || !stays {
+            standing = Standing::Abroad(target.origin());
         }
         url = target;
     }
@@ -135,7 +136,7 @@ fn request(
     site: &Site,
     question: &Ask,
     url: &Url,
-    standing: Standing,
+    standing: &Standing,
 ) -> Result<Request<Full<Bytes>>, FetchError> {
     let mut request = Request::get(url.uri()).header(USER_AGENT, AGENT);
     if !question.accept.is_empty() {
@@ -148,25 +149,26 @@ fn request(
         host: url.host_and_port().to_owned(),
         source: Box::new(error),
     })?;
-    if standing == Standing::Home {
+    if *standing == Standing::Home {
         for (name, value) in &site.headers {
             request.headers_mut().append(name, value.clone());
         }
-        if let Some(value) = site.authorization() {
-            request.headers_mut().insert(AUTHORIZATION, value);
-        }
+    }
+    if let Some(value) = site.authorization(standing) {
+        request.headers_mut().insert(AUTHORIZATION, value);
     }
     Ok(request)
 }
 
 async fn judge(site: &Site, landed: Landed) -> Result<Answer, FetchError> {
-    let Landed { response, host, standing } = landed;
+    let Landed { response, url, standing } = landed;
+    let host = url.host_and_port().to_owned();
     if matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
         return Ok(Answer { response, host });
     }
     let failure = failure_of(&response, &host, String::new());
     // The words of a host that we were sent to could be those of a service that only we can reach.
-    if standing == Standing::Abroad {
+    if standing != Standing::Home {
         return Err(failure);
     }
     let said = match read_all(response.into_body(), &host, TEXT_LIMIT_BYTES, site.own().stall_timeout()).await
@@ -174,7 +176,7 @@ async fn judge(site: &Site, landed: Landed) -> Result<Answer, FetchError> {
         Ok(body) => words(&body),
         Err(_unread) => String::new(),
     };
-    Err(with_words(failure, said))
+    Err(site.explain(with_words(failure, said)))
 }
 
 /// The error for an answer other than a good one.

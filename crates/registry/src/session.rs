@@ -68,8 +68,8 @@ impl Session {
     pub(crate) fn pull_order(&self) -> Vec<&Site> {
         let preferred = self.sites.get(self.preferred.load(Ordering::Relaxed));
         let mut order: Vec<_> = preferred.into_iter().filter(|site| site.may(Capability::Pull)).collect();
-        // The same host by another scheme is no other host.
-        let differs = |site: &&Site| preferred.is_none_or(|it| it.name() != site.name());
+        // The same place by another scheme is no other place.
+        let differs = |site: &&Site| preferred.is_none_or(|it| it.place() != site.place());
         order.extend(self.sites.iter().filter(|site| site.may(Capability::Pull)).filter(differs));
         order
     }
@@ -95,7 +95,7 @@ impl Session {
         let mut failures = Failures::default();
         let mut answered = Vec::new();
         for site in order {
-            if answered.contains(&site.name()) {
+            if answered.contains(&site.place()) {
                 continue;
             }
             match self.document_of(site, wanted).await {
@@ -106,7 +106,7 @@ impl Session {
                 }
                 Err(error) => {
                     if error.is_answer() {
-                        answered.push(site.name());
+                        answered.push(site.place());
                     }
                     failures.0.push(error);
                 }

@@ -1,6 +1,7 @@
 //! One host of one pull: its clients, and what it has been told about us.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::OnceCell;
@@ -8,10 +9,21 @@ use wharf_types::Reference;
 
 use crate::config::Config;
 use crate::credentials::{Credentials, Proof};
-use crate::hosts::{Capability, HostSpec, Role};
+use crate::error::FetchError;
+use crate::hosts::{Capability, HostSpec, Role, is_own};
 use crate::tls::TlsPair;
 use crate::transport::{Reach, Transport, resolves_inside};
 use crate::url::Url;
+
+/// Who answers what a site was asked. Once left, the site is a stranger too: it gets no credentials by way of another
+/// host.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Standing {
+    /// The site itself.
+    Home,
+    /// A host that it sent us to, by its origin.
+    Abroad(String),
+}
 
 /// A host that may be asked in the course of a pull.
 #[derive(Debug)]
@@ -21,7 +33,7 @@ pub(crate) struct Site {
     pub(crate) headers: HeaderMap,
     /// Set only if the pull's credentials belong to this host.
     pub(crate) credentials: Option<Credentials>,
-    /// `?ns=` for a mirror that serves several registries.
+    /// `?ns=` for every host but the image's own: it may serve several registries.
     pub(crate) namespace: Option<String>,
     pub(crate) repository: String,
     /// Hosts of other domains that may see the credentials in exchange for a token.
@@ -29,8 +41,10 @@ pub(crate) struct Site {
     own: Transport,
     foreign: OnceCell<Transport>,
     foreign_tls: rustls::ClientConfig,
-    /// The `Authorization` that the host took or that we last got for it.
-    authorization: Mutex<Option<HeaderValue>>,
+    /// The `Authorization` that each host took or that we last got for it; abroad, never one of our credentials.
+    authorizations: Mutex<HashMap<Standing, HeaderValue>>,
+    /// The token host that was not shown the credentials.
+    withheld: OnceLock<String>,
 }
 
 impl Site {
@@ -49,18 +63,26 @@ impl Site {
             _ => None,
         });
         Self {
-            namespace: (spec.role == Role::Mirror).then(|| reference.host().to_owned()),
+            namespace: (!is_own(&spec.root, reference.host())).then(|| reference.host().to_owned()),
             repository: reference.repository().to_owned(),
             token_hosts: config.token_hosts.get(&spec.root.host()).cloned().unwrap_or_default(),
             own: Transport::new(tls.own, Reach::Anywhere, dial_timeout, limits.stall_timeout),
             foreign: OnceCell::new(),
             foreign_tls: tls.foreign,
-            authorization: Mutex::new(authorization),
+            authorizations: Mutex::new(
+                authorization.map(|value| (Standing::Home, value)).into_iter().collect(),
+            ),
+            withheld: OnceLock::new(),
             root: spec.root,
             capabilities: spec.capabilities,
             headers: spec.headers,
             credentials,
         }
+    }
+
+    /// Host, port and path: entries of one place differ by the scheme alone.
+    pub(crate) fn place(&self) -> String {
+        format!("{}{}", self.root.host_and_port(), self.root.uri().path())
     }
 
     /// Host and port, for messages.
@@ -86,12 +108,31 @@ impl Site {
         self.foreign.get_or_init(make).await
     }
 
-    pub(crate) fn authorization(&self) -> Option<HeaderValue> {
-        self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn authorization(&self, standing: &Standing) -> Option<HeaderValue> {
+        self.authorizations.lock().unwrap_or_else(PoisonError::into_inner).get(standing).cloned()
     }
 
-    pub(crate) fn authorize(&self, value: HeaderValue) {
-        *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+    pub(crate) fn authorize(&self, standing: &Standing, value: HeaderValue) {
+        self.authorizations.lock().unwrap_or_else(PoisonError::into_inner).insert(standing.clone(), value);
+    }
+
+    /// Notes that the credentials were kept from the token host.
+    pub(crate) fn withhold_from(&self, token_host: String) {
+        // A registry has one; of several the first is named.
+        let _noted = self.withheld.set(token_host);
+    }
+
+    /// A refusal, with what may be the reason for it.
+    pub(crate) fn explain(&self, error: FetchError) -> FetchError {
+        let refused = matches!(error, FetchError::Denied { .. } | FetchError::Token { .. });
+        match self.withheld.get().filter(|_| refused) {
+            Some(token_host) => FetchError::Withheld {
+                host: self.root.host(),
+                token_host: token_host.clone(),
+                source: Box::new(error),
+            },
+            None => error,
+        }
     }
 }
 

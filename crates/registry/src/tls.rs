@@ -1,18 +1,17 @@
 //! TLS settings of one registry: rustls with ring, TLS 1.2 or newer, the system's roots and those of `hosts.toml`.
 
+mod verifier;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::ResolvesClientCert;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
-use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme,
-};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use verifier::{OrNamed, Unverified, is_of_an_authority};
 
 /// Why the TLS files of a registry can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +62,9 @@ pub(crate) fn advice(failure: &(dyn std::error::Error + 'static)) -> Option<&'st
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. } => {
                 "its certificate is out of date, or the clock of this machine is"
+            }
+            wrong if is_of_an_authority(wrong) => {
+                "its certificate is an authority's own: name that very certificate as `ca` in its hosts.toml"
             }
             _ => "name the authority of its certificate as `ca` in its hosts.toml",
         },
@@ -130,24 +132,32 @@ pub(crate) fn system_roots() -> RootCertStore {
 /// Reads the files and makes the settings. Blocking.
 pub(crate) fn load(files: &TlsFiles, system: &RootCertStore) -> Result<TlsPair, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = system.clone();
+    let mut authorities = Authorities { roots: system.clone(), named: Vec::new() };
     for path in &files.ca {
         for certificate in certificates(path)? {
-            roots.add(certificate).map_err(|source| TlsError::Unusable { path: path.clone(), source })?;
+            authorities.named.push(certificate.clone());
+            let added = authorities.roots.add(certificate);
+            added.map_err(|source| TlsError::Unusable { path: path.clone(), source })?;
         }
     }
     let mut keys = Vec::new();
     for (certificate, key) in &files.client {
         keys.push(Arc::new(certified_key(certificate, key, &provider)?));
     }
-    let roots = Arc::new(roots);
-    let foreign = config(&provider, &roots, Trust::Verified, Vec::new())?;
+    let foreign = config(&provider, &authorities, Trust::Verified, Vec::new())?;
     let own = if keys.is_empty() && files.trust == Trust::Verified {
         foreign.clone()
     } else {
-        config(&provider, &roots, files.trust, keys)?
+        config(&provider, &authorities, files.trust, keys)?
     };
     Ok(TlsPair { own, foreign })
+}
+
+/// Whom to believe.
+struct Authorities {
+    roots: RootCertStore,
+    /// Those of them that the host's own settings name.
+    named: Vec<CertificateDer<'static>>,
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -171,7 +181,7 @@ fn certified_key(
 
 fn config(
     provider: &Arc<CryptoProvider>,
-    roots: &Arc<RootCertStore>,
+    authorities: &Authorities,
     trust: Trust,
     keys: Vec<Arc<CertifiedKey>>,
 ) -> Result<ClientConfig, TlsError> {
@@ -179,7 +189,17 @@ fn config(
         .with_safe_default_protocol_versions()
         .map_err(|source| TlsError::Setup { source })?;
     let builder = match trust {
-        Trust::Verified => builder.with_root_certificates(roots.clone()),
+        Trust::Verified if authorities.named.is_empty() => {
+            builder.with_root_certificates(authorities.roots.clone())
+        }
+        Trust::Verified => {
+            let roots = Arc::new(authorities.roots.clone());
+            let chains = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build();
+            let chains =
+                chains.map_err(|error| TlsError::Setup { source: Error::General(error.to_string()) })?;
+            let verifier = OrNamed { chains, named: authorities.named.clone() };
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+        }
         Trust::Blind => {
             let verifier = Arc::new(Unverified { provider: provider.clone() });
             builder.dangerous().with_custom_certificate_verifier(verifier)
@@ -203,48 +223,5 @@ impl ResolvesClientCert for Keys {
 
     fn has_certs(&self) -> bool {
         true
-    }
-}
-
-/// Takes any certificate, but still has the server prove that it holds the key.
-#[derive(Debug)]
-struct Unverified {
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

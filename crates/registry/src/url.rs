@@ -90,6 +90,19 @@ impl Url {
         if self.uri.scheme() == Some(&Scheme::HTTPS) { Wire::Tls } else { Wire::Plain }
     }
 
+    /// Scheme, host and port: what [`Self::same_origin`] compares.
+    pub(crate) fn origin(&self) -> String {
+        let scheme = if self.wire() == Wire::Tls { "https" } else { "http" };
+        format!("{scheme}://{}:{}", self.host(), self.port())
+    }
+
+    /// Whether it is https of the same host as an http address, both at the usual ports.
+    pub(crate) fn is_encrypted_form_of(&self, other: &Self) -> bool {
+        (self.wire(), self.port()) == (Wire::Tls, 443)
+            && (other.wire(), other.port()) == (Wire::Plain, 80)
+            && self.host() == other.host()
+    }
+
     /// Whether scheme, host and port are the same.
     pub(crate) fn same_origin(&self, other: &Self) -> bool {
         self.wire() == other.wire() && self.host() == other.host() && self.port() == other.port()
@@ -160,6 +173,16 @@ mod tests {
         assert!(!url("https://a.b/").same_origin(&url("http://a.b:443/")));
         assert!(!url("https://a.b/").same_origin(&url("https://a.b:444/")));
         assert_eq!(url("http://[::1]:5/").host(), "::1");
+        assert_eq!(url("https://A.b/x?y").origin(), "https://a.b:443");
+        for (https, http, same) in [
+            ("https://a.b/", "http://a.b/", true),
+            ("https://a.b:444/", "http://a.b/", false),
+            ("https://a.b/", "http://a.b:5000/", false),
+            ("https://c.b/", "http://a.b/", false),
+            ("http://a.b/", "http://a.b/", false),
+        ] {
+            assert_eq!(url(https).is_encrypted_form_of(&url(http)), same, "{https} for {http}");
+        }
     }
 
     #[test]

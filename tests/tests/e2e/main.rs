@@ -6,6 +6,7 @@
 mod attach;
 #[cfg(test)]
 #[path = "../../../crates/registry/tests/pull/authority.rs"]
+#[expect(dead_code, reason = "shared with the tests of the registry's client, which use more of it")]
 mod authority;
 #[cfg(test)]
 mod client;

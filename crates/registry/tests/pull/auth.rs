@@ -212,13 +212,17 @@ async fn credentials_that_name_another_host_stay_here() {
     pull_with(&server, named(format!("http://{}", server.address))).await.unwrap();
 }
 
-/// A registry at 127.0.0.1 whose tokens come from `localhost`, both by TLS of one authority: another domain. Returns what
-/// the token host was shown.
-async fn shown_to_localhost(token_hosts: &[&str]) -> Option<String> {
+/// Pulls from a registry at 127.0.0.1 whose tokens come from `localhost`, both by TLS of one authority: another domain.
+/// Returns what the token host was shown, and how the pull ended.
+async fn shown_to_localhost(
+    token_hosts: &[&str],
+    allows: impl Fn(&Asked) -> bool + Send + Sync + 'static,
+) -> (Option<String>, Result<(), String>) {
     let authority = Authority::new();
     let (pem, acceptor) = (authority.pem(), authority.server(NAMES, Clients::Anybody));
-    let tokens =
-        Server::tls(Content::default(), acceptor.clone(), |_| Some(Reply::new(200, r#"{"token":"t1"}"#)));
+    let tokens = Server::tls(Content::default(), acceptor.clone(), move |asked| {
+        Some(if allows(asked) { Reply::new(200, r#"{"token":"t1"}"#) } else { Reply::new(401, "") })
+    });
     let tokens = tokens.await;
     let challenge = format!("Bearer realm=\"https://localhost:{}/token\"", tokens.address.port());
     let server = Server::tls(content(), acceptor, move |asked| {
@@ -237,16 +241,66 @@ async fn shown_to_localhost(token_hosts: &[&str]) -> Option<String> {
     let token_hosts = [("127.0.0.1".to_owned(), allowed)].into();
     let config = Config { certs_dir: Some(certs), token_hosts, limits: patient() };
     let puller = Puller::new(store, config);
-    puller.pull(&server.reference(":v1"), password("me", "hunter2")).await.unwrap();
-    tokens.asked()[0].header("authorization").map(str::to_owned)
+    let pulled = puller.pull(&server.reference(":v1"), password("me", "hunter2")).await;
+    let shown = tokens.asked()[0].header("authorization").map(str::to_owned);
+    (shown, pulled.map(|_| ()).map_err(|error| wharf_types::chain(&*error)))
 }
 
 #[tokio::test]
 async fn a_token_host_of_another_domain_is_asked_anonymously() {
-    assert_eq!(shown_to_localhost(&[]).await, None);
+    let (shown, pulled) = shown_to_localhost(&[], |_| true).await;
+    assert_eq!((shown, pulled), (None, Ok(())));
+}
+
+#[tokio::test]
+async fn a_password_that_was_withheld_is_told_of_with_the_key_that_allows_it() {
+    let (shown, pulled) = shown_to_localhost(&[], |asked| asked.header("authorization") == Some(BASIC)).await;
+    let error = pulled.unwrap_err();
+    assert_eq!(shown, None);
+    for word in ["not shown to localhost", "\"127.0.0.1\" = [\"localhost\"]", "[registry.token_hosts]", "401"]
+    {
+        assert!(error.contains(word), "{word} is missing in: {error}");
+    }
 }
 
 #[tokio::test]
 async fn a_token_host_that_the_configuration_allows_is_shown_the_password() {
-    assert_eq!(shown_to_localhost(&["localhost"]).await.as_deref(), Some(BASIC));
+    let (shown, pulled) = shown_to_localhost(&["localhost"], |_| true).await;
+    assert_eq!((shown.as_deref(), pulled), (Some(BASIC), Ok(())));
+}
+
+#[tokio::test]
+async fn a_registry_behind_a_gateway_gets_an_anonymous_token() {
+    let tokens = token_host(|asked| asked.target.contains("scope=repository%3Areal%2Fapp%3Apull")).await;
+    let challenge =
+        format!("Bearer realm=\"http://{}/token\",scope=\"repository:real/app:pull\"", tokens.address);
+    let real = guarded("Bearer t1", move |_| challenge.clone()).await;
+    let address = real.address;
+    let gateway = Server::start(Content::default(), move |asked| {
+        if asked.header("authorization") != Some(BASIC) {
+            return Some(Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x"));
+        }
+        Some(Reply::new(307, "").header("Location", format!("http://{address}{}", asked.target)))
+    })
+    .await;
+    pull_with(&gateway, password("me", "hunter2")).await.unwrap();
+    assert_eq!(tokens.asked().len(), 1, "one token for all");
+    assert!(tokens.asked()[0].header("authorization").is_none());
+    assert!(
+        real.asked().iter().all(|asked| asked.header("authorization").is_none_or(|it| it == "Bearer t1"))
+    );
+    assert!(gateway.asked().iter().all(|asked| asked.header("authorization").is_none_or(|it| it == BASIC)));
+}
+
+#[tokio::test]
+async fn a_registry_behind_a_gateway_that_wants_a_password_gets_none() {
+    let real = guarded(BASIC, |_| "Basic realm=\"x\"".into()).await;
+    let address = real.address;
+    let gateway = Server::start(Content::default(), move |asked| {
+        Some(Reply::new(307, "").header("Location", format!("http://{address}{}", asked.target)))
+    })
+    .await;
+    let (kind, _) = pull_with(&gateway, password("me", "hunter2")).await.unwrap_err();
+    assert_eq!(kind, ErrorKind::PermissionDenied);
+    assert!(real.asked().len() == 1 && real.asked()[0].header("authorization").is_none());
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    date_time_ymd,
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
@@ -15,6 +18,31 @@ pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 pub(crate) enum Clients {
     Anybody,
     Certified,
+}
+
+/// When a certificate may be used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Valid {
+    Now,
+    /// In a year that is over.
+    Once,
+}
+
+/// A certificate as `openssl req -x509` makes it, an authority and a server in one, and a server that has it.
+pub(crate) fn self_signed(names: &[&str], valid: Valid) -> (String, TlsAcceptor) {
+    let key = KeyPair::generate().unwrap();
+    let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    if valid == Valid::Once {
+        (params.not_before, params.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2001, 12, 31));
+    }
+    let certificate = params.self_signed(&key).unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+    let config = builder.with_single_cert(vec![certificate.der().clone()], key).unwrap();
+    (certificate.pem(), TlsAcceptor::from(Arc::new(config)))
 }
 
 impl Authority {

@@ -6,7 +6,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use wharf_types::{ErrorKind, Reference};
 
-use crate::authority::{Authority, Clients};
+use crate::authority::{Authority, Clients, Valid, self_signed};
 use crate::image::{Content, gzip, noise};
 use crate::server::{Asked, Reply, Server};
 use crate::world::{World, file_of, password, patient, short};
@@ -43,6 +43,34 @@ async fn the_first_mirror_that_has_it_gives_all() {
     assert_eq!(empty.asked()[0].target, "/v2/app/manifests/v1?ns=registry.example");
     assert_eq!(good.asked().len(), 3, "manifest, config, layer");
     assert!(origin.asked().is_empty());
+}
+
+#[tokio::test]
+async fn only_the_images_own_host_is_not_told_which_registry_is_meant() {
+    let origin = Server::honest(content()).await;
+    let server = format!("server = \"http://{}\"\n", origin.address);
+    let world = World::with(patient(), &[("_default/hosts.toml", &server)]);
+    world.pull(&reference()).await.unwrap();
+    assert!(origin.asked().iter().all(|asked| asked.target.ends_with("?ns=registry.example")));
+    let own = Server::honest(content()).await;
+    let mirror = format!("[host.\"http://{}\"]\n", own.address);
+    let world = World::with(patient(), &[("_default/hosts.toml", &mirror)]);
+    world.pull(&own.reference(":v1")).await.unwrap();
+    assert!(own.asked().iter().all(|asked| asked.path() == asked.target));
+}
+
+#[tokio::test]
+async fn two_entries_of_one_host_are_two_when_their_paths_differ() {
+    let shared = content();
+    let server = Server::start(Content::default(), move |asked: &Asked| {
+        let (kind, bytes) = shared.files.get(&asked.path().replace("/two/", "/v2/"))?;
+        Some(Reply::new(200, bytes.as_slice()).header("Content-Type", kind))
+    })
+    .await;
+    let entry = |path: &str| format!("[host.\"http://{}/{path}\"]\noverride_path = true\n", server.address);
+    let last = "server = \"http://127.0.0.1:9\"\n";
+    world(&format!("{last}{}{}", entry("one"), entry("two"))).pull(&reference()).await.unwrap();
+    assert_eq!(server.asked().iter().filter(|asked| asked.path().starts_with("/one/")).count(), 1);
 }
 
 #[tokio::test]
@@ -177,6 +205,31 @@ async fn tls_with_an_authority_of_our_own() {
     // And without any care.
     let text = format!("server = \"https://{}\"\nskip_verify = true\n", server.address);
     crate::mirrors::world(&text).pull(&reference()).await.unwrap();
+}
+
+#[tokio::test]
+async fn tls_with_a_certificate_that_is_its_own_authority() {
+    let pull = async |names: &[&str], valid: Valid, named: Option<&str>| {
+        let (pem, acceptor) = self_signed(names, valid);
+        let server = Server::tls(content(), acceptor, |_| None).await;
+        let ca = if named.is_some() { "ca = \"ca.pem\"\n" } else { "" };
+        let text = format!("server = \"https://{}\"\n{ca}", server.address);
+        let pem = named.filter(|named| !named.is_empty()).unwrap_or(&pem);
+        let files = [("registry.example/hosts.toml", text.as_str()), ("registry.example/ca.pem", pem)];
+        let world = World::with(short(), &files);
+        world.pull(&reference()).await.map(|_| ()).map_err(|error| wharf_types::chain(&*error))
+    };
+    pull(NAMES, Valid::Now, Some("")).await.unwrap();
+    let (other, _) = self_signed(NAMES, Valid::Now);
+    for (what, tried, words) in [
+        ("not named", pull(NAMES, Valid::Now, None).await, "name that very certificate as `ca`"),
+        ("another named", pull(NAMES, Valid::Now, Some(&other)).await, "name that very certificate as `ca`"),
+        ("another name", pull(&["other.example"], Valid::Now, Some("")).await, "for another name"),
+        ("out of date", pull(NAMES, Valid::Once, Some("")).await, "out of date"),
+    ] {
+        let error = tried.expect_err(what);
+        assert!(error.contains(words), "{what}: {error}");
+    }
 }
 
 #[tokio::test]
