@@ -13,7 +13,7 @@ use crate::error::{Error, Stage};
 use crate::identity::{self, Identity};
 use crate::paths::{self, Covers};
 use crate::plan::{Namespaces, Plan, Process};
-use crate::root::{Make, Root};
+use crate::root::{self, Make, Root};
 use crate::terminal::{self, Terminal};
 use crate::{devices, mounts, report};
 
@@ -48,7 +48,7 @@ fn set_up(plan: &Plan) -> Result<(Identity, Option<Terminal>), Error> {
         root.forbid_writing()?;
     }
     root.enter()?;
-    nix::unistd::fchdir(&cwd).stage("entering the working directory")?;
+    root::enter_cwd(cwd.as_fd(), &plan.process.cwd)?;
     Ok((identity, terminal))
 }
 
@@ -108,9 +108,8 @@ fn leave_host_mounts() -> Result<(), Error> {
     mount::propagate(root.as_fd(), Propagation::Private, Depth::Recursive).stage("leaving the host's mounts")
 }
 
+/// Opens the working directory, made if it is missing.
 fn open_cwd(root: &Root, process: &Process) -> Result<OwnedFd, Error> {
-    let fail =
-        |source| Error::ContainerPath { what: "working directory", path: process.cwd.to_string(), source };
-    drop(root.ensure(&process.cwd, Make::Directory).map_err(fail)?);
-    root.open(&process.cwd, OFlag::O_PATH | OFlag::O_DIRECTORY).map_err(fail)
+    drop(root.ensure(&process.cwd, Make::Directory).map_err(|source| root::cwd_error(&process.cwd, source))?);
+    root::open_cwd(root.fd(), &process.cwd)
 }

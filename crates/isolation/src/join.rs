@@ -1,6 +1,6 @@
 //! A further process in a running container: it enters by the first process's descriptor.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
@@ -11,7 +11,7 @@ use crate::create::{enter_cgroup, set_oom_score};
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
 use crate::plan::Process;
-use crate::{report, terminal};
+use crate::{report, root, terminal};
 
 /// What a joining process does, and as whom.
 #[derive(Debug)]
@@ -49,7 +49,10 @@ fn enter(plan: &JoinPlan, first: BorrowedFd<'_>) -> Result<(), Error> {
         | CloneFlags::CLONE_NEWCGROUP;
     // Entering the mount namespace also moves root and working directory to the container's root.
     nix::sched::setns(first, all).stage("joining the container's namespaces")?;
-    nix::unistd::chdir(plan.process.cwd.as_str()).stage("entering the working directory")
+    let root = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY)
+        .stage("entering the container's root")?;
+    let cwd = root::open_cwd(root.as_fd(), &plan.process.cwd)?;
+    root::enter_cwd(cwd.as_fd(), &plan.process.cwd)
 }
 
 fn run(plan: &JoinPlan, streams: &Streams, supervisor: &OwnedFd) -> Error {

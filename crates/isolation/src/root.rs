@@ -88,6 +88,26 @@ impl Root {
     }
 }
 
+/// Opens a directory of the container below the descriptor of its root: no link, not even one of procfs, leads out.
+pub(crate) fn open_cwd(root: BorrowedFd<'_>, path: &ContainerPath) -> Result<OwnedFd, Error> {
+    open_below(root, path.relative(), OFlag::O_PATH | OFlag::O_DIRECTORY, Resolve::InRoot)
+        .map_err(|source| cwd_error(path, source))
+}
+
+/// Makes it the working directory of this process, whose root is the container's by now; one that cannot be reached from
+/// there is none of the container's, however it was opened.
+pub(crate) fn enter_cwd(directory: BorrowedFd<'_>, path: &ContainerPath) -> Result<(), Error> {
+    let named = |call, errno| cwd_error(path, wharf_sys::Error::new(call, path.as_str(), errno));
+    nix::unistd::fchdir(directory).map_err(|errno| named("fchdir", errno))?;
+    // Where the kernel writes "(unreachable)" before the name, some C libraries say ENOENT.
+    let here = nix::unistd::getcwd().map_err(|errno| named("getcwd", errno))?;
+    if here.is_absolute() { Ok(()) } else { Err(named("getcwd", Errno::EXDEV)) }
+}
+
+pub(crate) fn cwd_error(path: &ContainerPath, source: wharf_sys::Error) -> Error {
+    Error::ContainerPath { what: "working directory", path: path.to_string(), source }
+}
+
 /// Whether an `O_PATH` descriptor is of a directory.
 pub(crate) fn is_directory(fd: BorrowedFd<'_>) -> wharf_sys::Result<bool> {
     let stat = nix::sys::stat::fstatat(fd, "", AtFlags::AT_EMPTY_PATH)

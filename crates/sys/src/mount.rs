@@ -178,5 +178,6 @@ pub fn pivot_here() -> Result<()> {
     nix::unistd::pivot_root(".", ".").named("pivot_root", || ".".into())?;
     // The old root lies over the new one now; both are `.` to this process. pivot_root(2) describes the trick.
     nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH).named("umount2", || "the old root".into())?;
-    nix::unistd::chdir("/").named("chdir", || "/".into())
+    let root = crate::fs::open("/", nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY)?;
+    nix::unistd::fchdir(&root).named("fchdir", || "/".into())
 }

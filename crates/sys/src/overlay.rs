@@ -68,7 +68,8 @@ impl Overlay<'_> {
             work.as_raw_fd()
         );
         let before = directory(Path::new("."))?;
-        nix::unistd::chdir("/proc/self/fd").named("chdir", || "/proc/self/fd".into())?;
+        let descriptors = directory(Path::new("/proc/self/fd"))?;
+        nix::unistd::fchdir(&descriptors).named("fchdir", || "/proc/self/fd".into())?;
         let mounted =
             nix::mount::mount(Some("overlay"), place, Some("overlay"), MsFlags::empty(), Some(&*options))
                 .named("mount", || format!("{}, {options}", place.display()));

@@ -45,6 +45,8 @@ mod paused;
 #[cfg(test)]
 mod place;
 #[cfg(test)]
+mod reach;
+#[cfg(test)]
 mod refused;
 #[cfg(test)]
 mod registries;
