@@ -67,7 +67,17 @@ impl Cgroup {
             }
             _ => None,
         };
-        plan(limits, Present { home: &home, cpu_max: cpu_max.as_deref(), unified: self.unified().is_some() })
+        let memory = self.memory_of_v1()?;
+        let unified = self.unified().is_some();
+        plan(limits, Present { home: &home, cpu_max: cpu_max.as_deref(), memory, unified })
+    }
+
+    fn memory_of_v1(&self) -> Result<Option<(i64, i64)>, Error> {
+        let Some((Kind::V1, directory)) = self.home(Controller::Memory) else { return Ok(None) };
+        let held =
+            |name| Ok(files::read_if_there(&directory.join(name))?.and_then(|text| text.trim().parse().ok()));
+        let both: Option<i64> = held("memory.memsw.limit_in_bytes")?;
+        Ok(held("memory.limit_in_bytes")?.zip(both))
     }
 
     fn run(&self, step: &Step) -> Result<(), Error> {

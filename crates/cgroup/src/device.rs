@@ -100,8 +100,8 @@ impl DeviceRule {
     }
 }
 
-/// What every container may use: null, zero, full, random, urandom, tty, console, ptmx and pseudo-terminals, and making
-/// any node (a node alone opens nothing). Everything else is denied.
+/// What every container may use: null, zero, full, random, urandom, tty, ptmx and pseudo-terminals, and making any node (a
+/// node alone opens nothing). Everything else is denied, the machine's console (5:1) too: a container's is a pseudo-terminal.
 #[must_use]
 pub fn default_devices() -> Vec<DeviceRule> {
     let character = |major, minor| DeviceRule::allow(DeviceType::Char, Some(major), minor, Access::ALL);
@@ -115,7 +115,6 @@ pub fn default_devices() -> Vec<DeviceRule> {
         character(1, Some(8)),
         character(1, Some(9)),
         character(5, Some(0)),
-        character(5, Some(1)),
         character(5, Some(2)),
         character(136, None),
     ]

@@ -77,6 +77,15 @@ pub enum Error {
         /// What is missing.
         controller: Controller,
     },
+    /// A process did not take its score for the out-of-memory killer.
+    #[error("cannot set the oom_score_adj of process {pid}")]
+    OomScore {
+        /// The process.
+        pid: i32,
+        /// The failed call.
+        #[source]
+        source: wharf_sys::Error,
+    },
     /// The device program was not loaded or attached.
     #[error("cannot set the device filter of {path:?}")]
     DeviceFilter {
@@ -96,8 +105,9 @@ impl Error {
             Self::NoHierarchy | Self::NoController { .. } => ErrorKind::Unimplemented,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::InvalidLimit { .. } => ErrorKind::InvalidArgument,
+            Self::OomScore { source, .. } if source.errno == Errno::EINVAL => ErrorKind::InvalidArgument,
             Self::Late { .. } => ErrorKind::DeadlineExceeded,
-            Self::Parse { .. } | Self::DeviceFilter { .. } => ErrorKind::Internal,
+            Self::Parse { .. } | Self::DeviceFilter { .. } | Self::OomScore { .. } => ErrorKind::Internal,
             Self::Io { source, .. } => kind_of(source),
             // A value the kernel finds out of range came from the request.
             Self::Write { source, .. } => match errno(source) {

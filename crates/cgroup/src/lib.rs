@@ -18,6 +18,7 @@ mod error;
 mod files;
 mod group;
 mod limits;
+mod oom;
 mod path;
 mod plan;
 mod stats;

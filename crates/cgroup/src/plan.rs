@@ -42,6 +42,8 @@ pub(crate) struct Present<'a> {
     pub(crate) home: &'a dyn Fn(Controller) -> Option<Kind>,
     /// The content of v2's `cpu.max` (`quota period`), where there is one.
     pub(crate) cpu_max: Option<&'a str>,
+    /// The limits of v1 on memory, and on memory and swap together, where there are both.
+    pub(crate) memory: Option<(i64, i64)>,
     /// Whether there is a unified hierarchy.
     pub(crate) unified: bool,
 }
@@ -54,7 +56,7 @@ pub(crate) fn plan(limits: &Limits, present: Present<'_>) -> Result<Vec<Step>, E
         let kind = (present.home)(controller)
             .ok_or_else(|| Error::NoController { limit: name.to_owned(), controller })?;
         match kind {
-            Kind::V1 => v1::plan(controller, limits, &mut steps)?,
+            Kind::V1 => v1::plan(controller, limits, present.memory, &mut steps)?,
             Kind::Unified => unified::plan(controller, limits, present.cpu_max, &mut steps)?,
         }
     }

@@ -46,6 +46,11 @@ pub(crate) fn limits(resources: &LinuxContainerResources, devices: Option<Vec<De
     }
 }
 
+/// The score for the out-of-memory killer; 0 is unset.
+pub(crate) fn oom_score(resources: &LinuxContainerResources) -> Option<i32> {
+    i32::try_from(resources.oom_score_adj).ok().filter(|&score| score != 0)
+}
+
 /// The resources after an update: what the update names replaces what was.
 pub(crate) fn merge(old: &LinuxContainerResources, new: &LinuxContainerResources) -> LinuxContainerResources {
     let number = |old: i64, new: i64| if new == 0 { old } else { new };

@@ -185,7 +185,6 @@ mod tests {
             "allow c 1:8 rwm",
             "allow c 1:9 rwm",
             "allow c 5:0 rwm",
-            "allow c 5:1 rwm",
             "allow c 5:2 rwm",
             "allow c 136:* rwm",
             "allow b *:* m",

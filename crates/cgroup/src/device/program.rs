@@ -169,6 +169,8 @@ mod tests {
             (CHAR, (1, 3), "rwm", true),
             (CHAR, (136, 77), "rw", true),
             (CHAR, (5, 2), "rw", true),
+            (CHAR, (5, 1), "m", true),
+            (CHAR, (5, 1), "r", false),
             (CHAR, (10, 229), "m", true),
             (CHAR, (10, 229), "r", false),
             (CHAR, (1, 1), "rw", false),

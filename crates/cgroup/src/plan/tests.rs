@@ -6,7 +6,7 @@ use crate::limits::HugepageLimit;
 /// Plans for a node with everything on one side, and shows `file=value`, pairs joined by `|`, skippable ones with `?`.
 fn show(kind: Kind, limits: &Limits, cpu_max: Option<&str>) -> Result<String, Error> {
     let home = |_| Some(kind);
-    let steps = plan(limits, Present { home: &home, cpu_max, unified: kind == Kind::Unified })?;
+    let steps = plan(limits, Present { home: &home, cpu_max, memory: None, unified: kind == Kind::Unified })?;
     let write = |write: Write| {
         let skip = if write.missing == Missing::Skip { "?" } else { "" };
         format!("{}{skip}={}", write.file, write.value)
@@ -122,7 +122,7 @@ fn impossible_memory_is_refused() {
 #[test]
 fn a_missing_controller_is_named_but_for_hugetlb() {
     let home = |_| None;
-    let present = Present { home: &home, cpu_max: None, unified: true };
+    let present = Present { home: &home, cpu_max: None, memory: None, unified: true };
     assert!(matches!(
         plan(&memory(1000, 0), present),
         Err(Error::NoController { controller: Controller::Memory, .. })
@@ -146,7 +146,7 @@ fn a_hybrid_node_gets_files_of_both_kinds() {
         hugepages: vec![HugepageLimit { page_size: "1GB".into(), limit_bytes: 7 }],
         ..memory(1000, 0)
     };
-    let steps = plan(&limits, Present { home: &home, cpu_max: None, unified: true }).unwrap();
+    let steps = plan(&limits, Present { home: &home, cpu_max: None, memory: None, unified: true }).unwrap();
     let names: Vec<_> = steps
         .iter()
         .map(|step| match step {
@@ -154,4 +154,22 @@ fn a_hybrid_node_gets_files_of_both_kinds() {
         })
         .collect();
     assert_eq!(names, ["memory.limit_in_bytes", "hugetlb.1GB.max", "hugetlb.1GB.rsvd.max"]);
+}
+
+#[test]
+fn what_may_be_swapped_stays_when_memory_changes() {
+    let plan_v1 = |limits: &Limits, memory| {
+        let home = |_| Some(Kind::V1);
+        plan(limits, Present { home: &home, cpu_max: None, memory, unified: false }).unwrap()
+    };
+    let both = |limit: i64, both: i64, held| match &plan_v1(&memory(limit, both), held)[..] {
+        [Step::One(_only)] => None,
+        [Step::Pair(_memory, both)] => Some(both.value.clone()),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(both(300, 0, Some((100, 150))), Some("350".into()));
+    assert_eq!(both(50, 0, Some((100, 100))), Some("50".into()));
+    assert_eq!(both(300, 400, Some((100, 150))), Some("400".into()));
+    assert_eq!(both(300, 0, Some((100, 9_223_372_036_854_771_712))), None);
+    assert_eq!(both(300, 0, None), None);
 }

@@ -5,11 +5,16 @@ use crate::detect::Controller;
 use crate::error::Error;
 use crate::limits::Limits;
 
-pub(super) fn plan(controller: Controller, limits: &Limits, steps: &mut Vec<Step>) -> Result<(), Error> {
+pub(super) fn plan(
+    controller: Controller,
+    limits: &Limits,
+    held: Option<(i64, i64)>,
+    steps: &mut Vec<Step>,
+) -> Result<(), Error> {
     match controller {
         Controller::Cpu => cpu(limits, steps),
         Controller::Cpuset => cpuset(limits, steps),
-        Controller::Memory => memory(limits, steps)?,
+        Controller::Memory => memory(limits, held, steps)?,
         Controller::Pids => pids(limits, steps),
         _ => {}
     }
@@ -36,7 +41,7 @@ pub(super) fn cpuset(limits: &Limits, steps: &mut Vec<Step>) {
     }
 }
 
-fn memory(limits: &Limits, steps: &mut Vec<Step>) -> Result<(), Error> {
+fn memory(limits: &Limits, held: Option<(i64, i64)>, steps: &mut Vec<Step>) -> Result<(), Error> {
     if let (Some(limit), Some(both)) = (limits.memory_limit_bytes, limits.memory_swap_limit_bytes)
         && both > 0
         && (limit < 0 || both < limit)
@@ -49,12 +54,24 @@ fn memory(limits: &Limits, steps: &mut Vec<Step>) -> Result<(), Error> {
     }
     let write = |file, value: i64| Write::new(Controller::Memory, file, value.max(-1));
     let limit = limits.memory_limit_bytes.map(|value| write("memory.limit_in_bytes", value));
-    // Unlimited memory within limited memory and swap does not exist.
-    let both = limits.memory_swap_limit_bytes.or(limits.memory_limit_bytes.filter(|limit| *limit < 0));
+    let both = limits.memory_swap_limit_bytes.or_else(|| both_of(limits.memory_limit_bytes?, held));
     // A kernel without swap accounting has no such file; it then limits memory alone.
     let both = both.map(|value| write("memory.memsw.limit_in_bytes", value).or_skip());
     pair(limit, both, steps);
     Ok(())
+}
+
+/// The limit on memory and swap together that goes with one on memory alone: how much may be swapped stays, as on v2,
+/// where that is a limit of its own.
+fn both_of(limit: i64, held: Option<(i64, i64)>) -> Option<i64> {
+    // No limit, rounded down to whole pages.
+    const UNLIMITED: i64 = i64::MAX >> 16 << 16;
+    if limit < 0 {
+        // Unlimited memory within limited memory and swap does not exist.
+        return Some(limit);
+    }
+    let (memory, both) = held.filter(|(_, both)| *both < UNLIMITED)?;
+    Some(limit.saturating_add(both.saturating_sub(memory)))
 }
 
 /// The same file as on v2.

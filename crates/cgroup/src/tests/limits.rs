@@ -57,6 +57,33 @@ fn memory_goes_up_and_down_in_either_order() {
 }
 
 #[test]
+fn memory_goes_up_beside_a_limit_on_swap() {
+    let fresh = Fresh::new("swap");
+    fresh.0.apply(&memory(64 * MIB, 96 * MIB)).unwrap();
+    for limit in [256 * MIB, 128 * MIB] {
+        fresh.0.update(&memory(limit, 0)).unwrap();
+        assert_eq!(memory_limit(&fresh), limit.to_string());
+        let swap = value(&fresh, Controller::Memory, "memory.memsw.limit_in_bytes", "memory.swap.max");
+        assert!([32 * MIB, limit + 32 * MIB].map(|bytes| bytes.to_string()).contains(&swap), "{swap}");
+    }
+}
+
+#[test]
+fn a_score_is_of_every_process() {
+    let fresh = Fresh::new("score");
+    let mut shell = Shell::enter(&fresh.0.entry(), "sleep 1000 >/dev/null & echo started; read forever");
+    assert_eq!(shell.line(), "started");
+    fresh.0.set_oom_score(321).unwrap();
+    let pids = fresh.0.pids().unwrap();
+    assert_eq!(pids.len(), 2);
+    for pid in pids {
+        assert_eq!(read(format!("/proc/{pid}/oom_score_adj").as_ref()), "321");
+    }
+    let error = fresh.0.set_oom_score(1001).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error:?}");
+}
+
+#[test]
 fn unset_limits_stay() {
     let fresh = Fresh::new("unset");
     fresh.0.apply(&memory(64 * MIB, 0)).unwrap();

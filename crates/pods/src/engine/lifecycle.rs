@@ -171,9 +171,11 @@ impl Engine {
             return Err(Error::State { what: "container", id: container.id.to_string(), state: "exited" });
         }
         let (of, limits) = (Arc::clone(&container), resources::limits(&new, None));
+        let score = resources::oom_score(&new);
         blocking(move || {
             let Some(cgroup) = &of.cgroup else { return Ok(()) };
-            cgroup.update(&limits).map_err(|error| Error::Stage {
+            let scored = || score.map_or(Ok(()), |score| cgroup.set_oom_score(score));
+            cgroup.update(&limits).and_then(|()| scored()).map_err(|error| Error::Stage {
                 stage: "changing the container's limits",
                 message: wharf_types::chain(&error),
                 kind: error.kind(),
