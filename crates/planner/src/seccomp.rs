@@ -6,7 +6,8 @@
 //!
 //! What a compiled filter does with a call:
 //! * of an architecture that the profile does not list: kills the process;
-//! * with a number that wharf has no name for: ENOSYS, unless the profile lets calls through by default;
+//! * with a number that wharf has no name for, or newer than every call that the profile names: ENOSYS, unless the profile
+//!   lets calls through by default;
 //! * otherwise the first rule that fits decides, in the profile's order. (libseccomp lets a rule without conditions win
 //!   over all others; here a condition before it still counts, which is what the author wrote.)
 

@@ -60,7 +60,7 @@ pub(super) fn compile(profile: &Profile, target: &Target) -> Result<Vec<Instruct
     let mut trees = Vec::new();
     for machine in machines.iter().rev() {
         let numbered: Vec<Abi> = abis.iter().copied().filter(|abi| abi.audit() == machine.audit()).collect();
-        let tree = writer.tree(&ranges(&numbered, &rules, profile.default_action))?;
+        let tree = writer.tree(&ranges(&numbered, profile, &rules))?;
         trees.push((machine.audit(), writer.assembler.load(NUMBER, tree)));
     }
     for (audit, tree) in trees {
@@ -71,7 +71,8 @@ pub(super) fn compile(profile: &Profile, target: &Target) -> Result<Vec<Instruct
 }
 
 /// All numbers of one architecture, of which these are the ABIs, from 0 up.
-fn ranges<'a>(abis: &[Abi], rules: &[&'a Rule], default: Action) -> Vec<Range<'a>> {
+fn ranges<'a>(abis: &[Abi], profile: &Profile, rules: &[&'a Rule]) -> Vec<Range<'a>> {
+    let default = profile.default_action;
     let unnamed = Verdict::always(default.of_unnamed());
     let mut starts: BTreeMap<u32, Verdict<'a>> = BTreeMap::from([(0, unnamed.clone())]);
     if abis.contains(&Abi::X86_64) && !abis.contains(&Abi::X32) {
@@ -82,12 +83,15 @@ fn ranges<'a>(abis: &[Abi], rules: &[&'a Rule], default: Action) -> Vec<Range<'a
     for abi in abis {
         let mut named: BTreeMap<u32, Vec<&Rule>> =
             abi.table().known().iter().map(|nr| (*nr, Vec::new())).collect();
+        let newest = newest(*abi, profile);
         for rule in rules {
             for number in rule.names.iter().filter_map(|name| abi.table().number(name)) {
                 named.entry(number).or_default().push(rule);
             }
         }
-        for (number, rules) in named {
+        let is_newer = |number| generic(number).zip(newest).is_some_and(|(number, newest)| number > newest);
+        // A call newer than all that the profile names is one that its author did not know.
+        for (number, rules) in named.into_iter().filter(|(number, _)| !is_newer(*number)) {
             starts.insert(number, Verdict::of(&rules, default));
             starts.entry(number + 1).or_insert_with(|| unnamed.clone());
         }
@@ -95,6 +99,17 @@ fn ranges<'a>(abis: &[Abi], rules: &[&'a Rule], default: Action) -> Vec<Range<'a
     let mut ranges: Vec<Range<'a>> = starts.into_iter().collect();
     ranges.dedup_by(|later, earlier| later.1 == earlier.1);
     ranges
+}
+
+/// The newest call that any rule of the profile names, whether it applies or not.
+fn newest(abi: Abi, profile: &Profile) -> Option<u32> {
+    let names = profile.rules.iter().flat_map(|rule| &rule.names);
+    names.filter_map(|name| abi.table().number(name)).filter_map(generic).max()
+}
+
+/// A number of those that grow with time. From 512 on are calls that x32 and Arm have of their own, old ones too.
+fn generic(number: u32) -> Option<u32> {
+    Some(number & !X32_BIT).filter(|number| *number < 512)
 }
 
 /// Writes trees, and each verdict that looks at arguments once for all of them.

@@ -12,11 +12,12 @@ pub(super) fn evaluate(profile: &Profile, target: &Target, call: &Call) -> Actio
     };
     let names: Vec<&str> =
         abi.table().entries().filter(|(_, number)| *number == call.number).map(|(name, _)| name).collect();
+    let of_unnamed = match profile.default_action {
+        Action::Allow | Action::Log | Action::Trace(_) => profile.default_action,
+        _ => Action::Errno(38),
+    };
     if names.is_empty() {
-        return match profile.default_action {
-            Action::Allow | Action::Log | Action::Trace(_) => profile.default_action,
-            _ => Action::Errno(38),
-        };
+        return of_unnamed;
     }
     for rule in &profile.rules {
         let named = rule.names.iter().any(|name| names.contains(&name.as_ref()));
@@ -26,7 +27,15 @@ pub(super) fn evaluate(profile: &Profile, target: &Target, call: &Call) -> Actio
             return rule.action;
         }
     }
-    profile.default_action
+    if is_newer(profile, abi, call.number) { of_unnamed } else { profile.default_action }
+}
+
+/// Whether the profile names calls, none of them as new as this one; x32 and Arm have old ones of their own from 512 on.
+fn is_newer(profile: &Profile, abi: Abi, number: u32) -> bool {
+    let generic = |number: u32| number & !0x4000_0000 < 512;
+    let named = |name: &str| profile.rules.iter().any(|rule| rule.names.iter().any(|known| known == name));
+    let mut known = abi.table().entries().filter(|(name, number)| generic(*number) && named(name)).peekable();
+    generic(number) && known.peek().is_some() && known.all(|(_, known)| known < number)
 }
 
 fn abi_of(call: &Call) -> Option<Abi> {
