@@ -18,7 +18,7 @@ pub struct Identity {
     pub uid: u32,
     /// The primary group.
     pub gid: u32,
-    /// Every group, the primary one included, each once.
+    /// Every group, each once: the primary one, those of the image, those of the request.
     pub groups: Vec<u32>,
     /// The home directory that `passwd` gives the user.
     pub home: Option<String>,
@@ -89,11 +89,11 @@ fn look_up(user: &User, passwd: &str, group: &str) -> Result<Identity, Error> {
         }
     };
     let mut groups = vec![gid];
-    groups.extend(&user.additional_groups);
     if let (Some(entry), false) = (&entry, user.strict) {
         let member = |members: &str| members.split(',').any(|member| member == entry.name);
         groups.extend(group_entries(group).filter(|(_, _, members)| member(members)).map(|(_, gid, _)| gid));
     }
+    groups.extend(&user.additional_groups);
     let mut seen = std::collections::BTreeSet::new();
     groups.retain(|group| seen.insert(*group));
     let home = entry.map(|entry| entry.home.to_owned()).filter(|home| Field::new(home).is_some());
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn names_and_numbers_are_found() {
         let me = who("me", "").unwrap();
-        assert_eq!((me.uid, me.gid, me.groups.clone()), (1000, 1001, vec![1001, 1234, 50000]));
+        assert_eq!((me.uid, me.gid, me.groups.clone()), (1000, 1001, vec![1001, 50000, 1234]));
         assert_eq!(me.home.as_deref(), Some("/home/me"));
         assert_eq!(who("1000", "").unwrap(), me);
         assert_eq!(who("me", "extra").unwrap().gid, 50000);
