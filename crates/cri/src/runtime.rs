@@ -141,6 +141,7 @@ impl RuntimeService for Runtime {
             runtime_handlers: self.handlers(),
             features: Some(RuntimeFeatures {
                 supplemental_groups_policy: true,
+                mount_options: true,
                 ..RuntimeFeatures::default()
             }),
         }))

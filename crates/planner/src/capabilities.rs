@@ -63,9 +63,6 @@ const DEFAULT: [&str; 14] = [
     "AUDIT_WRITE",
 ];
 
-/// Every capability this build knows.
-pub const ALL: u64 = (1 << NAMES.len()) - 1;
-
 /// A name that is no capability.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} is not a capability")]
@@ -74,21 +71,48 @@ pub struct UnknownCapability {
     pub name: String,
 }
 
-/// The bits of a list of names, with or without `CAP_`, in any case; `ALL` is every one.
+/// A list of names. `ALL` is not all of them: it is what names in the same list, or the other one, come on top of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Names {
+    all: bool,
+    named: u64,
+}
+
+impl Names {
+    /// Every capability that the list stands for.
+    #[must_use]
+    pub fn bits(self) -> u64 {
+        if self.all { ALL } else { self.named }
+    }
+}
+
+const ALL: u64 = (1 << NAMES.len()) - 1;
+
+/// Reads a list of names, with or without `CAP_`, in any case.
 ///
 /// # Errors
 /// The first name that is no capability.
-pub fn parse(names: &[String]) -> Result<u64, UnknownCapability> {
-    names.iter().try_fold(0, |bits, name| Ok(bits | parse_one(name)?))
+pub fn parse(names: &[String]) -> Result<Names, UnknownCapability> {
+    names.iter().try_fold(Names::default(), |list, name| {
+        let upper = name.to_ascii_uppercase();
+        let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
+        if short == "ALL" {
+            return Ok(Names { all: true, ..list });
+        }
+        let bit = bit(short).ok_or_else(|| UnknownCapability { name: name.chars().take(40).collect() })?;
+        Ok(Names { named: list.named | bit, ..list })
+    })
 }
 
-fn parse_one(name: &str) -> Result<u64, UnknownCapability> {
-    let upper = name.to_ascii_uppercase();
-    let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
-    if short == "ALL" {
-        return Ok(ALL);
-    }
-    bit(short).ok_or_else(|| UnknownCapability { name: name.chars().take(40).collect() })
+/// The default set as a request changes it: all are added, all are dropped, then the named ones are added, and dropped.
+#[must_use]
+pub fn changed(add: Names, drop: Names) -> u64 {
+    let base = match (add.all, drop.all) {
+        (_, true) => 0,
+        (true, false) => ALL,
+        (false, false) => default_set(),
+    };
+    (base | add.named) & !drop.named
 }
 
 fn bit(short: &str) -> Option<u64> {
@@ -100,9 +124,7 @@ pub(crate) fn mask(name: &str) -> Option<u64> {
     bit(name.strip_prefix("CAP_")?)
 }
 
-/// The default set.
-#[must_use]
-pub fn default_set() -> u64 {
+fn default_set() -> u64 {
     NAMES
         .iter()
         .enumerate()
@@ -114,12 +136,35 @@ pub fn default_set() -> u64 {
 mod tests {
     use super::*;
 
+    fn list(names: &[&str]) -> Names {
+        parse(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn lists_change_the_default_set() {
+        let admin = list(&["SYS_ADMIN"]).bits();
+        let cases: [(&[&str], &[&str], u64); 8] = [
+            (&[], &[], default_set()),
+            (&["SYS_ADMIN"], &[], default_set() | admin),
+            (&[], &["CHOWN"], default_set() & !1),
+            (&["SYS_ADMIN"], &["ALL"], admin),
+            (&["ALL"], &["SYS_ADMIN"], ALL & !admin),
+            (&["ALL"], &["ALL"], 0),
+            (&["ALL", "SYS_ADMIN"], &["ALL"], admin),
+            (&["SYS_ADMIN"], &["ALL", "SYS_ADMIN"], 0),
+        ];
+        for (add, drop, want) in cases {
+            assert_eq!(changed(list(add), list(drop)), want, "add {add:?}, drop {drop:?}");
+        }
+        assert_eq!(changed(list(&["CHOWN"]), list(&NAMES)), 0, "every name is not ALL");
+    }
+
     #[test]
     fn numbers_are_the_kernels() {
-        assert_eq!(parse(&["CHOWN".into()]).unwrap(), 1);
-        assert_eq!(parse(&["cap_sys_admin".into()]).unwrap(), 1 << 21);
-        assert_eq!(parse(&["CAP_CHECKPOINT_RESTORE".into()]).unwrap(), 1 << 40);
-        assert_eq!(parse(&["ALL".into()]).unwrap(), ALL);
+        assert_eq!(list(&["CHOWN"]).bits(), 1);
+        assert_eq!(list(&["cap_sys_admin"]).bits(), 1 << 21);
+        assert_eq!(list(&["CAP_CHECKPOINT_RESTORE"]).bits(), 1 << 40);
+        assert_eq!(list(&["ALL"]).bits(), ALL);
         assert_eq!(default_set(), 0xa804_25fb);
     }
 

@@ -1,33 +1,83 @@
-//! Files that the runtime gives a pod's containers: hostname, hosts, resolv.conf.
+//! The pod's own file system in memory: its shared memory, and the files that the runtime gives to its containers, which
+//! may write them. It is bounded, since it is the machine's memory, and goes with the pod.
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
+use nix::mount::{MsFlags, mount};
 use wharf_cri_api::v1::DnsConfig;
 use wharf_types::Field;
 
 use crate::error::{Error, Stage};
 
-const STAGE: &str = "writing the pod's files";
+const STAGE: &str = "making the pod's files";
 
-/// Writes the three files into the pod's directory. Without DNS settings the host's own are copied.
-pub(crate) fn write(directory: &Path, hostname: &str, dns: Option<&DnsConfig>) -> Result<(), Error> {
-    fs::write(directory.join("hostname"), format!("{hostname}\n")).stage(STAGE)?;
-    fs::write(directory.join("hosts"), hosts(hostname)).stage(STAGE)?;
-    let resolv = match dns {
-        Some(dns) => resolv_conf(dns)?,
-        None => fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
-    };
-    fs::write(directory.join("resolv.conf"), resolv).stage(STAGE)
+/// The files, by their names in `/etc` of a container.
+pub(crate) const NAMES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
+/// The directory of the shared memory.
+pub(crate) const SHM: &str = "shm";
+
+/// What is in a pod's file system.
+#[derive(Debug)]
+pub(crate) struct Files<'a> {
+    pub(crate) hostname: &'a str,
+    /// The content of `resolv.conf`.
+    pub(crate) resolv_conf: &'a str,
+    /// Whether the pod's IPC namespace is its own, and so its shared memory.
+    pub(crate) shm: Shm,
 }
 
-fn hosts(hostname: &str) -> String {
-    let name = if hostname.is_empty() { String::new() } else { format!("127.0.1.1\t{hostname}\n") };
-    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{name}")
+/// Whose the shared memory is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shm {
+    /// The pod's.
+    Own,
+    /// The host's.
+    Hosts,
 }
 
-fn resolv_conf(dns: &DnsConfig) -> Result<String, Error> {
+impl Shm {
+    /// Bounds of the file system. One that is full of pages has as many files as pages; more have nothing in them.
+    fn bounds(self) -> &'static str {
+        match self {
+            Self::Own => "mode=0700,size=67108864,nr_inodes=16384",
+            Self::Hosts => "mode=0700,size=1048576,nr_inodes=16",
+        }
+    }
+}
+
+/// Mounts the file system over a new directory, and fills it.
+pub(crate) fn make(directory: &Path, files: &Files<'_>) -> Result<(), Error> {
+    fs::DirBuilder::new().mode(0o700).create(directory).stage(STAGE)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
+    mount(Some(SHM), directory, Some("tmpfs"), flags, Some(files.shm.bounds())).stage(STAGE)?;
+    if files.shm == Shm::Own {
+        let path = directory.join(SHM);
+        fs::create_dir(&path).stage(STAGE)?;
+        // Not at its creation: the umask would take from it.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o1777)).stage(STAGE)?;
+    }
+    let [hostname, hosts, resolv_conf] = NAMES;
+    write(directory, hostname, &format!("{}\n", files.hostname))?;
+    write(directory, hosts, &hosts_file(files.hostname))?;
+    write(directory, resolv_conf, files.resolv_conf)
+}
+
+fn write(directory: &Path, name: &str, content: &str) -> Result<(), Error> {
+    let path = directory.join(name);
+    fs::write(&path, content).stage(STAGE)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).stage(STAGE)
+}
+
+fn hosts_file(hostname: &str) -> String {
+    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n")
+}
+
+/// `resolv.conf` of DNS settings; empty for empty ones.
+pub(crate) fn resolv_conf(dns: &DnsConfig) -> Result<String, Error> {
     let mut text = String::new();
     let mut line = |keyword: &str, values: &[String]| {
         for value in values {
@@ -52,6 +102,32 @@ fn resolv_conf(dns: &DnsConfig) -> Result<String, Error> {
     Ok(text)
 }
 
+/// The host's own `resolv.conf`, for a pod without DNS settings. A pod with a network of its own cannot reach
+/// systemd-resolved on the host's loopback: it gets the servers that this one asks.
+pub(crate) fn hosts_resolv_conf(network: Network) -> String {
+    let hosts = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let reachable = network == Network::Hosts || !is_stub(&hosts);
+    let behind = (!reachable).then(|| fs::read_to_string("/run/systemd/resolve/resolv.conf").ok());
+    behind.flatten().unwrap_or(hosts)
+}
+
+/// Whose network a pod is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// The pod's own.
+    Own,
+    /// The host's.
+    Hosts,
+}
+
+/// Whether every server is systemd-resolved's on the loopback: systemd-resolved(8) names both addresses.
+fn is_stub(text: &str) -> bool {
+    const STUBS: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 53), Ipv4Addr::new(127, 0, 0, 54)];
+    let servers = || text.lines().filter_map(|line| line.strip_prefix("nameserver")).map(str::trim);
+    servers().next().is_some()
+        && servers().all(|server| server.parse().is_ok_and(|server| STUBS.contains(&server)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,11 +141,22 @@ mod tests {
         };
         let want = "search google.com\nnameserver 10.10.10.10\nnameserver fd00::1\noptions ndots:8\n";
         assert_eq!(resolv_conf(&dns).unwrap(), want);
+        assert_eq!(resolv_conf(&DnsConfig::default()).unwrap(), "");
     }
 
     #[test]
     fn a_line_break_is_refused() {
         let dns = DnsConfig { servers: vec!["1.1.1.1\nnameserver 6.6.6.6".into()], ..DnsConfig::default() };
         assert!(resolv_conf(&dns).is_err());
+    }
+
+    #[test]
+    fn a_stub_is_told_from_servers() {
+        assert!(is_stub("# comment\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch .\n"));
+        for servers in
+            ["", "search x\n", "nameserver 10.0.0.1\n", "nameserver 127.0.0.53\nnameserver 10.0.0.1\n"]
+        {
+            assert!(!is_stub(servers), "{servers}");
+        }
     }
 }

@@ -26,6 +26,7 @@ mod pod;
 mod port_forward;
 mod records;
 mod recovery;
+mod refuse;
 mod resources;
 mod seccomp;
 mod stats;

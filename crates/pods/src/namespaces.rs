@@ -75,14 +75,6 @@ pub(crate) fn unpin(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// The pod's shared memory: a file system of its own, seen by every container of the pod.
-pub(crate) fn mount_shm(path: &Path) -> Result<(), Error> {
-    fs::create_dir(path).stage("making the pod's shared memory")?;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
-    mount(Some("shm"), path, Some("tmpfs"), flags, Some("mode=1777,size=67108864"))
-        .stage("making the pod's shared memory")
-}
-
 /// Which namespace a sysctl belongs to; `None` for those of the whole machine, which no pod may set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SysctlScope {

@@ -124,6 +124,14 @@ impl Pod {
         self.namespaces().network() == NamespaceMode::Node
     }
 
+    /// The name of its host: the request's, or this machine's.
+    pub(crate) fn hostname(&self) -> String {
+        if !self.config.hostname.is_empty() {
+            return self.config.hostname.clone();
+        }
+        nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
     pub(crate) fn is_privileged(&self) -> bool {
         let linux = self.config.linux.as_ref();
         linux.and_then(|linux| linux.security_context.as_ref()).is_some_and(|context| context.privileged)

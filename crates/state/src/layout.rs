@@ -66,10 +66,16 @@ impl Layout {
         self.pod(pod).join("ns").join(kind)
     }
 
-    /// A file that the daemon makes for the pod's containers: `resolv.conf`, `hostname`, `hosts`, `shm`.
+    /// The pod's file system in memory.
+    #[must_use]
+    pub fn pod_memory(&self, pod: &PodId) -> PathBuf {
+        self.pod(pod).join("memory")
+    }
+
+    /// What the pod's containers have in common there: `resolv.conf`, `hostname`, `hosts`, `shm`.
     #[must_use]
     pub fn pod_file(&self, pod: &PodId, name: &str) -> PathBuf {
-        self.pod(pod).join(name)
+        self.pod_memory(pod).join(name)
     }
 
     /// Where records that could not be understood are put.

@@ -149,6 +149,39 @@ pub fn propagate(mount: BorrowedFd<'_>, propagation: Propagation, depth: Depth) 
     set_attributes(mount, depth, Attributes::NONE, flag)
 }
 
+/// How the mount that holds `path` propagates in this process's mount namespace; links are followed. One that is shared
+/// and a slave is told as shared.
+///
+/// # Errors
+/// The kernel's; ENOENT if the mount went away meanwhile.
+pub fn propagation_of(path: &Path) -> Result<Propagation> {
+    let named = || path.display().to_string();
+    let flags = rustix::fs::StatxFlags::MNT_ID;
+    let stat = rustix::fs::statx(rustix::fs::CWD, path, rustix::fs::AtFlags::empty(), flags)
+        .named("statx", named)?;
+    let table = std::fs::read("/proc/thread-self/mountinfo").map_err(|error| {
+        Error::new("read", "mountinfo", Errno::from_raw(error.raw_os_error().unwrap_or_default()))
+    })?;
+    let lines = String::from_utf8_lossy(&table);
+    let mut mounts = lines.lines().filter_map(propagation_of_line);
+    let found = mounts.find(|(id, _)| *id == stat.stx_mnt_id);
+    found.map(|(_, found)| found).ok_or_else(|| Error::new("mountinfo", named(), Errno::ENOENT))
+}
+
+/// A mount's number and its propagation: proc(5) describes the line.
+fn propagation_of_line(line: &str) -> Option<(u64, Propagation)> {
+    let id = line.split(' ').next()?.parse().ok()?;
+    let has = |name: &str| {
+        line.split(' ').skip(6).take_while(|field| *field != "-").any(|field| field.starts_with(name))
+    };
+    let propagation = match (has("shared:"), has("master:")) {
+        (true, _) => Propagation::Shared,
+        (false, true) => Propagation::Slave,
+        (false, false) => Propagation::Private,
+    };
+    Some((id, propagation))
+}
+
 fn set_attributes(mount: BorrowedFd<'_>, depth: Depth, set: Attributes, propagation: u64) -> Result<()> {
     let attr = libc::mount_attr { attr_set: u64::from(set.0), attr_clr: 0, propagation, userns_fd: 0 };
     let flags = match depth {
@@ -180,4 +213,24 @@ pub fn pivot_here() -> Result<()> {
     nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH).named("umount2", || "the old root".into())?;
     let root = crate::fs::open("/", nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY)?;
     nix::unistd::fchdir(&root).named("fchdir", || "/".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_propagation_of_a_mount_is_read() {
+        let of = |fields| {
+            let line = format!("36 35 98:0 /m /n rw,noatime {fields}- ext4 /dev/x rw,shared:5");
+            propagation_of_line(&line).unwrap()
+        };
+        assert_eq!(of(""), (36, Propagation::Private));
+        assert_eq!(of("master:1 propagate_from:2 "), (36, Propagation::Slave));
+        assert_eq!(of("shared:1 "), (36, Propagation::Shared));
+        assert_eq!(of("shared:1 master:7 "), (36, Propagation::Shared));
+        assert_eq!(propagation_of_line("no number"), None);
+        propagation_of(Path::new("/proc")).unwrap();
+        assert_eq!(propagation_of(Path::new("/no/such")).unwrap_err().errno, Errno::ENOENT);
+    }
 }

@@ -101,6 +101,13 @@ impl ContainerPath {
         &self.0[1..]
     }
 
+    /// Whether it is a path below another.
+    #[must_use]
+    pub fn is_below(&self, other: &Self) -> bool {
+        let rest = self.0.strip_prefix(if other.depth() == 0 { "" } else { other.as_str() });
+        rest.is_some_and(|rest| rest.len() > 1 && rest.starts_with('/'))
+    }
+
     /// The number of components; 0 for the root.
     #[must_use]
     pub fn depth(&self) -> usize {
@@ -136,6 +143,15 @@ mod tests {
         assert_eq!(ContainerPath::new("//a/./b/").unwrap().as_str(), "/a/b");
         assert_eq!(ContainerPath::new("/").unwrap().depth(), 0);
         assert_eq!(ContainerPath::new("/a/b").unwrap().relative(), "a/b");
+    }
+
+    #[test]
+    fn a_path_is_below_whole_components() {
+        let below = |one: &str, other: &str| {
+            ContainerPath::new(one).unwrap().is_below(&ContainerPath::new(other).unwrap())
+        };
+        assert!(below("/a/b", "/a") && below("/a", "/") && below("/a/b/c", "/a"));
+        assert!(!below("/a", "/a") && !below("/ab", "/a") && !below("/a", "/a/b") && !below("/", "/"));
     }
 
     #[test]

@@ -41,6 +41,8 @@ mod line;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
+mod mounts;
+#[cfg(test)]
 mod paused;
 #[cfg(test)]
 mod place;

@@ -1,153 +1,23 @@
 //! Requests that cannot work: each is refused with the right code and a message that says what and why, leaves nothing,
 //! and the next good one works.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
+use nix::mount::{MsFlags, mount, umount};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::{Code, Status};
 use wharf_cri_api::v1::*;
 
 use crate::client::{Client, pod_security, security};
 use crate::world::{World, run};
+use cases::{CALLS, NODE, POD, bind, labels, namespaces, own_namespaces, port, users};
+use containers::{CONTAINERS, LABELLED_CONTAINERS};
+use pods::{LABELLED_PODS, PODS};
 
-type PodCase = (fn(&mut PodSandboxConfig), Code, &'static str);
-type ContainerCase = (fn(&mut ContainerConfig), Code, &'static str);
-
-const PODS: &[PodCase] = &[
-    (|config| config.metadata = None, Code::InvalidArgument, "metadata"),
-    (|config| config.metadata.as_mut().unwrap().name.clear(), Code::InvalidArgument, "metadata.name"),
-    (|config| config.hostname = "h".repeat(65), Code::InvalidArgument, "hostname"),
-    (|config| config.log_directory = "relative/logs".to_owned(), Code::InvalidArgument, "log_directory"),
-    (|config| config.log_directory = "/var/log/../../etc".to_owned(), Code::InvalidArgument, "log_directory"),
-    (|config| config.log_directory = "/proc/version/logs".to_owned(), Code::InvalidArgument, "log_directory"),
-    (
-        |config| sysctl(config, "kernel.core_pattern", "|/bin/sh"),
-        Code::InvalidArgument,
-        "kernel.core_pattern",
-    ),
-    (|config| sysctl(config, "net/../kernel/hostname", "x"), Code::InvalidArgument, "sysctls"),
-    (|config| sysctl(config, "net.ipv4.no_such_thing", "1"), Code::InvalidArgument, "net.ipv4.no_such_thing"),
-    (|config| sysctl(config, "net.ipv4.ip_forward", "many"), Code::InvalidArgument, "net.ipv4.ip_forward"),
-    (|config| cgroup_parent(config, "/a/../b"), Code::InvalidArgument, "cgroup_parent"),
-    (|config| cgroup_parent(config, "/cgroup.procs"), Code::InvalidArgument, "cgroup_parent"),
-    (|config| port(config, 80, 70_000, ""), Code::InvalidArgument, "70000"),
-    (|config| port(config, -1, 80, ""), Code::InvalidArgument, "-1"),
-    (|config| port(config, 80, 8080, "not an address"), Code::InvalidArgument, "not an address"),
-    (
-        |config| pod_security(config).run_as_group = Some(Int64Value { value: 5 }),
-        Code::InvalidArgument,
-        "run_as_group",
-    ),
-    (
-        |config| {
-            let servers = vec!["1.1.1.1\nnameserver 6.6.6.6".to_owned()];
-            config.dns_config = Some(DnsConfig { servers, ..DnsConfig::default() });
-        },
-        Code::InvalidArgument,
-        "dns_config",
-    ),
-];
-
-const CONTAINERS: &[ContainerCase] = &[
-    (|config| config.metadata = None, Code::InvalidArgument, "metadata"),
-    (|config| config.metadata.as_mut().unwrap().name.clear(), Code::InvalidArgument, "metadata.name"),
-    (|config| config.image = None, Code::NotFound, "image"),
-    (
-        |config| config.image = Some(crate::client::image("nowhere/nothing:1")),
-        Code::NotFound,
-        "nowhere/nothing:1",
-    ),
-    (|config| config.log_path = "../../escaped.log".to_owned(), Code::InvalidArgument, "log_path"),
-    (|config| config.log_path = "/etc/escaped.log".to_owned(), Code::InvalidArgument, "log_path"),
-    (|config| bind(config, "/no/such/path", "/mnt"), Code::InvalidArgument, "/no/such/path"),
-    (|config| bind(config, "/etc", "relative"), Code::InvalidArgument, "relative"),
-    (|config| bind(config, "/etc", "/"), Code::InvalidArgument, "mounts"),
-    (|config| device(config, "/dev/no-such-device", "rwm"), Code::InvalidArgument, "/dev/no-such-device"),
-    (|config| device(config, "/etc/passwd", "rwm"), Code::InvalidArgument, "/etc/passwd"),
-    (|config| device(config, "/dev/null", "everything"), Code::InvalidArgument, "everything"),
-    (|config| profile(config, "/no/such/profile.json"), Code::InvalidArgument, "/no/such/profile.json"),
-    (|config| profile(config, "relative.json"), Code::InvalidArgument, "relative.json"),
-    (|config| profile(config, "/proc/version"), Code::InvalidArgument, "/proc/version"),
-    (
-        |config| {
-            let add_capabilities = vec!["FLY".to_owned()];
-            security(config).capabilities = Some(Capability { add_capabilities, ..Capability::default() });
-        },
-        Code::InvalidArgument,
-        "FLY",
-    ),
-    (
-        |config| security(config).run_as_group = Some(Int64Value { value: 5 }),
-        Code::InvalidArgument,
-        "run_as_group",
-    ),
-    (|config| security(config).run_as_user = Some(Int64Value { value: -5 }), Code::InvalidArgument, "-5"),
-    (
-        |config| security(config).run_as_username = "no-such-user".to_owned(),
-        Code::InvalidArgument,
-        "no-such-user",
-    ),
-    (|config| security(config).privileged = true, Code::InvalidArgument, "privileged"),
-    (|config| config.working_dir = "relative".to_owned(), Code::InvalidArgument, "working_dir"),
-    (
-        |config| config.envs = vec![KeyValue { key: "A=B".to_owned(), value: "c".into() }],
-        Code::InvalidArgument,
-        "envs",
-    ),
-    (
-        |config| {
-            security(config).namespace_options = Some(NamespaceOption {
-                pid: NamespaceMode::Target.into(),
-                target_id: "0".repeat(64),
-                ..NamespaceOption::default()
-            });
-        },
-        Code::FailedPrecondition,
-        "target",
-    ),
-    (|config| resources(config).cpuset_cpus = "4000-5000".to_owned(), Code::InvalidArgument, "4000-5000"),
-    (|config| resources(config).memory_limit_in_bytes = -5, Code::InvalidArgument, "memory_limit_in_bytes"),
-    (|config| resources(config).cpu_quota = -2, Code::InvalidArgument, "cpu_quota"),
-    (|config| resources(config).oom_score_adj = 1001, Code::InvalidArgument, "oom_score_adj"),
-];
-
-fn resources(config: &mut ContainerConfig) -> &mut LinuxContainerResources {
-    config.linux.get_or_insert_default().resources.get_or_insert_default()
-}
-
-fn sysctl(config: &mut PodSandboxConfig, key: &str, value: &str) {
-    config.linux.as_mut().unwrap().sysctls = BTreeMap::from([(key.to_owned(), value.to_owned())]);
-}
-
-fn cgroup_parent(config: &mut PodSandboxConfig, parent: &str) {
-    config.linux.as_mut().unwrap().cgroup_parent = parent.to_owned();
-}
-
-fn port(config: &mut PodSandboxConfig, container_port: i32, host_port: i32, host_ip: &str) {
-    let mapping =
-        PortMapping { container_port, host_port, host_ip: host_ip.to_owned(), ..PortMapping::default() };
-    config.port_mappings = vec![mapping];
-}
-
-fn bind(config: &mut ContainerConfig, from: &str, to: &str) {
-    let mount = Mount { host_path: from.to_owned(), container_path: to.to_owned(), ..Mount::default() };
-    config.mounts = vec![mount];
-}
-
-fn device(config: &mut ContainerConfig, path: &str, permissions: &str) {
-    config.devices = vec![Device {
-        host_path: path.to_owned(),
-        container_path: "/dev/device".to_owned(),
-        permissions: permissions.to_owned(),
-    }];
-}
-
-fn profile(config: &mut ContainerConfig, path: &str) {
-    security(config).seccomp = Some(SecurityProfile {
-        profile_type: security_profile::ProfileType::Localhost.into(),
-        localhost_ref: path.to_owned(),
-    });
-}
+mod cases;
+mod containers;
+mod pods;
 
 /// What is wrong with an answer that should have been a refusal.
 fn wrong<T>(answer: Result<T, Status>, code: Code, words: &str) -> Option<String> {
@@ -163,7 +33,7 @@ fn pods_that_cannot_be() {
     run(async |world| {
         let client = &world.client;
         let mut found = Vec::new();
-        for (number, (change, code, words)) in PODS.iter().enumerate() {
+        for (number, (_field, change, code, words)) in PODS.iter().enumerate() {
             let mut config = client.pod(&format!("case-{number}"));
             change(&mut config);
             found.extend(wrong(client.run(&config).await, *code, words));
@@ -187,7 +57,7 @@ fn containers_that_cannot_be() {
         let client = &world.client;
         let pod = client.run(&client.pod("cases")).await.unwrap();
         let mut found = Vec::new();
-        for (number, (change, code, words)) in CONTAINERS.iter().enumerate() {
+        for (number, (_field, change, code, words)) in CONTAINERS.iter().enumerate() {
             let mut config = client.container(&format!("case-{number}"), "true");
             change(&mut config);
             found.extend(wrong(client.create(&pod, &config).await, *code, words));
@@ -200,6 +70,95 @@ fn containers_that_cannot_be() {
         assert_eq!(client.containers().await, []);
         client.remove(&pod).await.unwrap();
         works_and_is_clean(world).await;
+    });
+}
+
+/// What the table of all fields says is refused has a case here, and what has a case is in the table.
+#[test]
+fn every_refusal_of_the_table_has_a_case() {
+    let table = include_str!("../../../crates/cri/fields.txt");
+    let lines = table.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines: BTreeMap<&str, &str> = lines
+        .filter_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            Some((words.next()?, words.next()?))
+        })
+        .collect();
+    let cases: BTreeSet<&str> = cases::fields().collect();
+    let unknown: Vec<_> = cases.iter().filter(|field| !lines.contains_key(**field)).collect();
+    assert_eq!(unknown, Vec::<&&str>::new(), "they are not in the table");
+    let refused = lines.iter().filter(|(_, verdict)| ["refused", "partly"].contains(verdict));
+    let missing: Vec<_> = refused.filter(|(field, _)| !cases.contains(**field)).collect();
+    assert_eq!(missing, Vec::<(&&str, &&str)>::new(), "they have no case");
+}
+
+#[test]
+fn calls_that_are_not_implemented() {
+    run(async |world| {
+        let mut runtime = world.client.runtime.clone();
+        let answers = [
+            runtime.checkpoint_container(CheckpointContainerRequest::default()).await.map(drop),
+            runtime.checkpoint_pod(CheckpointPodRequest::default()).await.map(drop),
+            runtime.restore_pod(RestorePodRequest::default()).await.map(drop),
+        ];
+        for (call, answer) in CALLS.into_iter().zip(answers) {
+            assert_eq!(answer.unwrap_err().code(), Code::Unimplemented, "{call}");
+        }
+    });
+}
+
+/// What the kubelet sends to every node, and what has no effect on this one, is no reason to refuse.
+#[test]
+fn what_has_no_effect_is_let_through() {
+    run(async |world| {
+        let client = &world.client;
+        let own = labels();
+        let default = SecurityProfile::default();
+        let mut config = client.pod("lenient");
+        pod_security(&mut config).selinux_options = Some(own.clone());
+        pod_security(&mut config).apparmor = Some(default.clone());
+        namespaces(&mut config).userns_options = users(POD, 0);
+        let pod = client.run(&config).await.unwrap();
+        let mut container = client.container("main", "exit 7");
+        bind(&mut container, "/etc", "/mnt");
+        container.mounts[0].selinux_relabel = true;
+        own_namespaces(&mut container).userns_options = users(NODE, 0);
+        security(&mut container).selinux_options = Some(own);
+        security(&mut container).apparmor = Some(default);
+        let id = client.launch(&pod, &container).await.unwrap();
+        assert_eq!(client.exited(&id).await.exit_code, 7);
+    });
+}
+
+/// A kernel with AppArmor and SELinux, by the files that say so.
+#[test]
+fn labels_are_refused_where_they_would_have_an_effect() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("labels")).await.unwrap();
+        let parameters = Path::new("/sys/module/apparmor/parameters");
+        mount(Some("x"), "/sys/module", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        std::fs::create_dir_all(parameters).unwrap();
+        std::fs::write(parameters.join("enabled"), "Y\n").unwrap();
+        let filesystems = world.dir.join("filesystems");
+        std::fs::write(&filesystems, "nodev\tselinuxfs\n").unwrap();
+        mount(Some(&filesystems), "/proc/filesystems", None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        let mut found = Vec::new();
+        for (number, (_field, change, code, words)) in LABELLED_CONTAINERS.iter().enumerate() {
+            let mut config = client.container(&format!("case-{number}"), "true");
+            change(&mut config);
+            found.extend(wrong(client.create(&pod, &config).await, *code, words));
+        }
+        for (number, (_field, change, code, words)) in LABELLED_PODS.iter().enumerate() {
+            let mut config = client.pod(&format!("case-{number}"));
+            change(&mut config);
+            found.extend(wrong(client.run(&config).await, *code, words));
+        }
+        assert_eq!(found, Vec::<String>::new());
+        assert_eq!(client.to_end(&pod, "ordinary", "exit 0").await.exit_code, 0);
+        for path in ["/proc/filesystems", "/sys/module"] {
+            umount(path).unwrap();
+        }
     });
 }
 

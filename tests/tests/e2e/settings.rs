@@ -69,6 +69,37 @@ const CASES: &[Case] = &[
         "0000000000001000\n0000000000001000",
     ),
     (
+        "every capability added and dropped",
+        |config| {
+            security(config).capabilities = Some(Capability {
+                add_capabilities: vec!["ALL".to_owned()],
+                drop_capabilities: vec!["ALL".to_owned()],
+                ..Capability::default()
+            });
+        },
+        "sed -n 's/^CapEff:\t//p;s/^CapBnd:\t//p' /proc/self/status",
+        "0000000000000000\n0000000000000000",
+    ),
+    (
+        "no lists of paths: the usual ones",
+        |_config| {},
+        "wc -c </proc/keys; ls /sys/firmware | wc -l; echo x 2>&1 >/proc/sys/kernel/domainname | grep -o Read-only",
+        "0\n0\nRead-only",
+    ),
+    ("the name of the host", |_config| {}, "echo $HOSTNAME", "settings"),
+    (
+        "another name for the program",
+        |config| config.envs = vec![KeyValue { key: "HOSTNAME".to_owned(), value: "other".into() }],
+        "echo $HOSTNAME",
+        "other",
+    ),
+    (
+        "the machine's console is not there to be had",
+        |_config| {},
+        "mknod /console c 5 1; (exec 3</console) 2>&1 | grep -o 'Operation not permitted'",
+        "Operation not permitted",
+    ),
+    (
         "the default filter",
         |_config| {},
         "sed -n 's/^Seccomp:\t//p' /proc/self/status; unshare -U true 2>/dev/null || echo refused",
@@ -126,6 +157,31 @@ fn a_container_is_as_its_request_says() {
     });
 }
 
+/// In the order that the other runtimes have: the user's own group, those of the image, those of the request.
+#[test]
+fn the_groups_of_the_image_come_before_those_of_the_request() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("groups")).await.unwrap();
+        let mut config = client.container("main", "sleep 1000");
+        for (name, content) in [("passwd", "me:x:1000:1001::/:/bin/sh\n"), ("group", "extra:x:50000:me\n")] {
+            let source = world.dir.join(name);
+            fs::write(&source, content).unwrap();
+            config.mounts.push(Mount {
+                container_path: format!("/etc/{name}"),
+                host_path: source.display().to_string(),
+                ..Mount::default()
+            });
+        }
+        security(&mut config).run_as_username = "me".to_owned();
+        security(&mut config).supplemental_groups = vec![1234, 50_000];
+        let id = client.launch(&pod, &config).await.unwrap();
+        let user = client.status(&id).await.unwrap().user.unwrap().linux.unwrap();
+        assert_eq!(user.supplemental_groups, [1001, 50_000, 1234]);
+        assert_eq!(client.output(&id, "id -G").await, "1001 1234 50000", "the kernel sorts them");
+    });
+}
+
 #[test]
 fn a_pod_is_as_its_request_says() {
     run(async |world| {
@@ -177,7 +233,14 @@ fn processes_can_be_the_pods_or_the_hosts() {
         };
         let one = launch("one", NamespaceMode::Pod).await;
         let two = launch("two", NamespaceMode::Pod).await;
-        let host = launch("host", NamespaceMode::Node).await;
+        let mut config = client.pod("hostly");
+        pod_security(&mut config).namespace_options = mode(NamespaceMode::Node);
+        let hostly = client.run(&config).await.unwrap();
+        let host = {
+            let mut config = client.container("host", "sleep 1000");
+            security(&mut config).namespace_options = mode(NamespaceMode::Node);
+            client.launch(&hostly, &config).await.unwrap()
+        };
         let sleepers = "ps -o args | grep -c '^[s]leep 1000'";
         assert_eq!(
             (client.output(&one, sleepers).await, client.output(&two, sleepers).await),
@@ -209,38 +272,53 @@ fn a_pod_on_the_hosts_network_makes_none() {
     });
 }
 
+/// What a container writes to the files that it is given takes no more of the machine's memory than its shared memory may.
 #[test]
-fn mounts_are_as_asked() {
+fn the_files_of_a_pod_are_bounded() {
     run(async |world| {
         let client = &world.client;
-        let source = world.dir.join("source");
-        fs::create_dir_all(source.join("below")).unwrap();
-        fs::write(source.join("file"), "of the host").unwrap();
-        let bind = |target: &str, readonly, propagation: MountPropagation| Mount {
-            container_path: target.to_owned(),
-            host_path: source.display().to_string(),
-            readonly,
-            propagation: propagation.into(),
-            ..Mount::default()
-        };
-        let pod = client.run(&client.pod("mounts")).await.unwrap();
-        let mut config = client.container("main", "sleep 1000");
-        config.mounts = vec![
-            bind("/deep/er/ro", true, MountPropagation::PropagationPrivate),
-            bind("/rw", false, MountPropagation::PropagationPrivate),
-            bind("/slave", false, MountPropagation::PropagationHostToContainer),
-        ];
-        let id = client.launch(&pod, &config).await.unwrap();
-        assert_eq!(client.output(&id, "cat /deep/er/ro/file").await, "of the host");
-        assert_ne!(client.exec(&id, "touch /deep/er/ro/no", 5).await.unwrap().exit_code, 0);
-        client.output(&id, "echo inside >/rw/written").await;
-        assert_eq!(fs::read_to_string(source.join("written")).unwrap(), "inside\n");
+        let pod = client.run(&client.pod("greedy")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let script = "for name in hosts hostname resolv.conf; do cat /dev/zero >>/etc/$name; done 2>&1 | grep -c 'No space'; \
+            du -cm /etc/hosts /etc/hostname /etc/resolv.conf | tail -n 1 | cut -f1";
+        let output = client.output(&id, script).await;
+        let (refusals, mebibytes) = output.split_once('\n').unwrap();
+        assert_eq!(refusals, "3");
+        assert!(mebibytes.parse::<u64>().unwrap() <= 64, "{mebibytes}");
+        // Another pod is not touched, and this one can go.
+        let other = client.run(&client.pod("other")).await.unwrap();
+        assert_eq!(client.to_end(&other, "main", "echo x >>/etc/resolv.conf").await.exit_code, 0);
+        client.down(&pod).await.unwrap();
+    });
+}
 
-        mount(Some("later"), &source.join("below"), Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
-        fs::write(source.join("below/later"), "").unwrap();
-        assert_eq!(client.output(&id, "ls /slave/below").await, "later");
-        assert_eq!(client.output(&id, "ls /rw/below").await, "", "a private mount does not follow");
-        umount(&source.join("below")).unwrap();
+#[test]
+fn a_pod_without_dns_settings_has_servers_that_it_can_reach() {
+    run(async |world| {
+        let client = &world.client;
+        let (stub, behind) = ("nameserver 127.0.0.53\noptions edns0\n", "nameserver 10.1.2.3\n");
+        let own = world.dir.join("resolv.conf");
+        fs::write(&own, stub).unwrap();
+        mount(Some(&own), "/etc/resolv.conf", None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        mount(Some("x"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        fs::create_dir_all("/run/systemd/resolve").unwrap();
+        fs::write("/run/systemd/resolve/resolv.conf", behind).unwrap();
+        for (name, network, dns, expected) in [
+            ("own", NamespaceMode::Pod, None, behind.trim()),
+            ("hosts", NamespaceMode::Node, None, stub.trim()),
+            ("empty", NamespaceMode::Pod, Some(DnsConfig::default()), ""),
+        ] {
+            let mut config = client.pod(name);
+            config.dns_config = dns;
+            pod_security(&mut config).namespace_options =
+                Some(NamespaceOption { network: network.into(), ..NamespaceOption::default() });
+            let pod = client.run(&config).await.unwrap();
+            let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+            assert_eq!(client.output(&id, "cat /etc/resolv.conf").await, expected, "{name}");
+        }
+        for path in ["/run", "/etc/resolv.conf"] {
+            umount(path).unwrap();
+        }
     });
 }
 
@@ -261,6 +339,7 @@ fn limits_reach_the_cgroup_and_can_be_changed() {
         assert_eq!(limits(&pod, &id), (64 << 20, 50_000));
         let linux = LinuxContainerResources {
             memory_limit_in_bytes: 128 << 20,
+            oom_score_adj: 654,
             ..LinuxContainerResources::default()
         };
         let request = UpdateContainerResourcesRequest {
@@ -270,6 +349,7 @@ fn limits_reach_the_cgroup_and_can_be_changed() {
         };
         client.runtime.clone().update_container_resources(request).await.unwrap();
         assert_eq!(limits(&pod, &id), (128 << 20, 50_000), "what is not named stays");
+        assert_eq!(client.output(&id, "cat /proc/1/oom_score_adj").await, "654");
         let told = client.status(&id).await.unwrap().resources.unwrap().linux.unwrap();
         assert_eq!((told.memory_limit_in_bytes, told.cpu_quota, told.cpu_shares), (128 << 20, 50_000, 512));
     });

@@ -17,7 +17,7 @@ use crate::images::ImageView;
 use crate::lower::{self, Context};
 use crate::pod::Pod;
 use crate::records::{self, ContainerRecord};
-use crate::resources;
+use crate::{refuse, resources};
 
 /// A container that is made but for its first process.
 struct Prepared {
@@ -107,9 +107,10 @@ impl Engine {
         if security.privileged && !pod.is_privileged() {
             return Err(Error::invalid("privileged", "the pod sandbox is not privileged"));
         }
+        refuse::container(config, &pod.namespaces())?;
         let asked = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
         resources::check(&asked)?;
-        let capabilities = context.capabilities()?;
+        let capabilities = lower::capabilities(&context)?;
         let filter = self.seccomp.program(&security, capabilities.bounding)?;
         let path = self.container_cgroup(pod, id)?;
         // Intent first: what is made from here on is found by this record.

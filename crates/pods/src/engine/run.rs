@@ -17,7 +17,7 @@ use crate::error::{Error, Stage, blocking};
 use crate::namespaces::{NamespacePlan, SysctlScope, sysctl_scope};
 use crate::pod::Pod;
 use crate::records::Phase;
-use crate::{files, namespaces, records};
+use crate::{files, namespaces, records, refuse};
 
 impl Engine {
     /// Makes a pod; a retry with the same metadata joins the call in flight or gets its pod.
@@ -105,13 +105,9 @@ impl Engine {
         let cgroup = self.supervisors_cgroup()?;
         let (process, socket) = self.program.start(&directory, cgroup.as_ref().map(AsFd::as_fd))?;
         *pod.supervisor() = Some(process);
-        let hostname = hostname(pod);
-        files::write(&directory, &hostname, pod.config.dns_config.as_ref())?;
-        let plan = namespace_plan(layout, pod, hostname)?;
+        let plan = namespace_plan(layout, pod)?;
+        make_files(layout, pod)?;
         namespaces::make(&plan)?;
-        if plan.ipc.is_some() {
-            namespaces::mount_shm(&layout.pod_file(&pod.id, "shm"))?;
-        }
         let addresses = plan.net.as_deref().map(|netns| self.join_network(pod, netns)).transpose()?;
         Ok((socket, addresses))
     }
@@ -156,20 +152,10 @@ pub(crate) fn pod_key(config: &PodSandboxConfig) -> Result<PodKey, Error> {
 }
 
 fn check(config: &PodSandboxConfig) -> Result<(), Error> {
+    refuse::pod(config)?;
     let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    if let Some(context) = context {
-        if context.run_as_group.is_some() && context.run_as_user.is_none() {
-            return Err(Error::invalid("run_as_group", "it needs run_as_user"));
-        }
-        let options = context.namespace_options.clone().unwrap_or_default();
-        if let Some(userns) = &options.userns_options {
-            if userns.mode() != NamespaceMode::Node && !(userns.uids.is_empty() && userns.gids.is_empty()) {
-                return Err(Error::invalid("userns_options", "user namespaces are not supported yet"));
-            }
-            if matches!(userns.mode(), NamespaceMode::Container | NamespaceMode::Target) {
-                return Err(Error::invalid("userns_options", "the mode must be POD or NODE"));
-            }
-        }
+    if context.is_some_and(|context| context.run_as_group.is_some() && context.run_as_user.is_none()) {
+        return Err(Error::invalid("run_as_group", "it needs run_as_user"));
     }
     let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
     if !parent.is_empty() {
@@ -202,14 +188,18 @@ fn make_directories(directory: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn hostname(pod: &Pod) -> String {
-    if !pod.config.hostname.is_empty() || !pod.is_host_network() {
-        return pod.config.hostname.clone();
-    }
-    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+fn make_files(layout: &Layout, pod: &Pod) -> Result<(), Error> {
+    let network = if pod.is_host_network() { files::Network::Hosts } else { files::Network::Own };
+    let shm = if pod.namespaces().ipc() == NamespaceMode::Node { files::Shm::Hosts } else { files::Shm::Own };
+    let resolv_conf = match &pod.config.dns_config {
+        Some(dns) => files::resolv_conf(dns)?,
+        None => files::hosts_resolv_conf(network),
+    };
+    let content = files::Files { hostname: &pod.hostname(), resolv_conf: &resolv_conf, shm };
+    files::make(&layout.pod_memory(&pod.id), &content)
 }
 
-fn namespace_plan(layout: &Layout, pod: &Pod, hostname: String) -> Result<NamespacePlan, Error> {
+fn namespace_plan(layout: &Layout, pod: &Pod) -> Result<NamespacePlan, Error> {
     let options = pod.namespaces();
     let pin = |mode: NamespaceMode, kind| -> Option<PathBuf> {
         (mode != NamespaceMode::Node).then(|| layout.namespace(&pod.id, kind))
@@ -236,7 +226,7 @@ fn namespace_plan(layout: &Layout, pod: &Pod, hostname: String) -> Result<Namesp
             sysctls.entry(key.to_owned()).or_insert_with(|| value.to_owned());
         }
     }
-    Ok(NamespacePlan { net, ipc, uts, hostname, sysctls })
+    Ok(NamespacePlan { net, ipc, uts, hostname: pod.hostname(), sysctls })
 }
 
 fn ports(config: &PodSandboxConfig) -> Result<Vec<PortMapping>, Error> {

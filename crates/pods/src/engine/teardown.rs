@@ -79,7 +79,7 @@ impl Engine {
         for kind in ["net", "ipc", "uts"] {
             unpin(&layout.namespace(&pod.id, kind))?;
         }
-        unpin(&layout.pod_file(&pod.id, "shm"))
+        unpin(&layout.pod_memory(&pod.id))
     }
 
     /// Removes a pod with all its containers; unknown ones are fine.

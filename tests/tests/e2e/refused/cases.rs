@@ -1,0 +1,93 @@
+//! Requests that cannot work, one for each reason, by the field that is refused: what they are made of.
+
+use std::collections::BTreeMap;
+
+use tonic::Code;
+use wharf_cri_api::v1::*;
+
+use super::containers::{CONTAINERS, LABELLED_CONTAINERS};
+use super::pods::{LABELLED_PODS, PODS};
+use crate::client::{pod_security, security};
+
+/// The fields that are refused, as the table of all fields (`crates/cri/fields.txt`) names them; a request with it; the code, and a word of the message.
+pub(super) type Case<C> = (&'static str, fn(&mut C), Code, &'static str);
+
+/// The requests of calls that are not implemented.
+pub(super) const CALLS: [&str; 3] =
+    ["CheckpointContainerRequest.*", "CheckpointPodRequest.*", "RestorePodRequest.*"];
+
+/// Every field that has a case.
+pub(super) fn fields() -> impl Iterator<Item = &'static str> {
+    let pods = PODS.iter().chain(LABELLED_PODS).map(|case| case.0);
+    let containers = CONTAINERS.iter().chain(LABELLED_CONTAINERS).map(|case| case.0);
+    pods.chain(containers).chain(CALLS).flat_map(str::split_ascii_whitespace)
+}
+
+pub(super) fn labels() -> SeLinuxOption {
+    SeLinuxOption { r#type: "container_t".to_owned(), ..SeLinuxOption::default() }
+}
+
+pub(super) const POD: i32 = NamespaceMode::Pod as i32;
+pub(super) const CONTAINER: i32 = NamespaceMode::Container as i32;
+pub(super) const NODE: i32 = NamespaceMode::Node as i32;
+pub(super) const TARGET: i32 = NamespaceMode::Target as i32;
+
+pub(super) fn namespaces(config: &mut PodSandboxConfig) -> &mut NamespaceOption {
+    pod_security(config).namespace_options.get_or_insert_default()
+}
+
+pub(super) fn own_namespaces(config: &mut ContainerConfig) -> &mut NamespaceOption {
+    security(config).namespace_options.get_or_insert_default()
+}
+
+/// A user namespace of a mode, with so many mappings.
+pub(super) fn users(mode: i32, mappings: usize) -> Option<UserNamespace> {
+    Some(UserNamespace { mode, uids: vec![ids(); mappings], gids: vec![ids(); mappings] })
+}
+
+pub(super) fn ids() -> IdMapping {
+    IdMapping { host_id: 100_000, container_id: 0, length: 65_536 }
+}
+
+#[allow(deprecated, reason = "older kubelets send the name alone")]
+pub(super) fn apparmor_by_name(config: &mut ContainerConfig, name: &str) {
+    security(config).apparmor_profile = name.to_owned();
+}
+
+pub(super) fn resources(config: &mut ContainerConfig) -> &mut LinuxContainerResources {
+    config.linux.get_or_insert_default().resources.get_or_insert_default()
+}
+
+pub(super) fn sysctl(config: &mut PodSandboxConfig, key: &str, value: &str) {
+    config.linux.as_mut().unwrap().sysctls = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+}
+
+pub(super) fn cgroup_parent(config: &mut PodSandboxConfig, parent: &str) {
+    config.linux.as_mut().unwrap().cgroup_parent = parent.to_owned();
+}
+
+pub(super) fn port(config: &mut PodSandboxConfig, container_port: i32, host_port: i32, host_ip: &str) {
+    let mapping =
+        PortMapping { container_port, host_port, host_ip: host_ip.to_owned(), ..PortMapping::default() };
+    config.port_mappings = vec![mapping];
+}
+
+pub(super) fn bind(config: &mut ContainerConfig, from: &str, to: &str) {
+    let mount = Mount { host_path: from.to_owned(), container_path: to.to_owned(), ..Mount::default() };
+    config.mounts = vec![mount];
+}
+
+pub(super) fn device(config: &mut ContainerConfig, path: &str, permissions: &str) {
+    config.devices = vec![Device {
+        host_path: path.to_owned(),
+        container_path: "/dev/device".to_owned(),
+        permissions: permissions.to_owned(),
+    }];
+}
+
+pub(super) fn profile(config: &mut ContainerConfig, path: &str) {
+    security(config).seccomp = Some(SecurityProfile {
+        profile_type: security_profile::ProfileType::Localhost.into(),
+        localhost_ref: path.to_owned(),
+    });
+}
