@@ -209,8 +209,9 @@ CONFIG
 # start_wharf DIR PROGRAMS [PLUGINS]: with all its state in DIR, and with those CNI plugins instead of its own bridge; sets
 # $socket and $daemon.
 start_wharf() {
-    local dir=$1 programs=$2 plugins=${3-}
+    local dir=$1 programs=$2 plugins=${3-} builtin=on
     mkdir -p "$dir/cni"
+    [[ -z $plugins ]] || builtin=off
     [[ -z $plugins ]] || cni_network "$dir" >"$dir/cni/10-bridge.conflist"
     cat >"$dir/config.toml" <<CONFIG
 root = "$dir/root"
@@ -221,6 +222,8 @@ socket = "$dir/wharf.sock"
 certs_dir = "$certificates"
 
 [network]
+# Whatever this machine is otherwise.
+builtin = "$builtin"
 cni_conf_dir = "$dir/cni"
 cni_bin_dirs = ["$plugins"]
 CONFIG

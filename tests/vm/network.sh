@@ -55,8 +55,8 @@ address() {
 }
 
 addresses() {
-    [[ $(address web) = 10.88.* ]]
-    [[ $(address web 1) = fd00:88:* ]]
+    [[ $(address web) = 10.213.* ]]
+    [[ $(address web 1) = fd77:6861:7266:* ]]
     ip -brief link show wharf0
 }
 
@@ -101,7 +101,7 @@ masqueraded() {
     from_pod client "http://$other_address:8000/"
     kill $!
     cat "$work/seen"
-    not grep -F 10.88. "$work/seen"
+    not grep -F 10.213. "$work/seen"
 }
 
 port_after() {

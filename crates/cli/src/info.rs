@@ -65,7 +65,7 @@ impl Facts {
             },
             "network": {
                 "cniConfDir": info.cni_conf_dir, "cniBinDirs": info.cni_bin_dirs,
-                "bridge": info.bridge, "subnets": info.subnets,
+                "builtin": info.builtin, "bridge": info.bridge, "subnets": info.subnets,
             },
             "storage": {"root": info.root, "imageBytes": self.used_bytes},
             "state": info.state,
@@ -105,10 +105,12 @@ fn not_ready(condition: &RuntimeCondition) -> String {
     format!("not ready: {} ({})", condition.message, condition.reason)
 }
 
-/// How pods are connected where no CNI configuration is found.
+/// Whether pods are put on the built-in bridge.
 pub(crate) fn bridge(info: &InfoResponse) -> String {
-    if info.bridge.is_empty() {
-        return format!("none: waits for a CNI configuration in {}", info.cni_conf_dir);
+    let bridge = format!("{} {}", info.bridge, info.subnets);
+    match info.builtin.as_str() {
+        "on" => bridge,
+        "off" => format!("off: the network is CNI's, by {}", info.cni_conf_dir),
+        _ => format!("{bridge}, unless the node is a cluster's; then CNI's, by {}", info.cni_conf_dir),
     }
-    format!("{} {}, unless {} has a CNI configuration", info.bridge, info.subnets, info.cni_conf_dir)
 }

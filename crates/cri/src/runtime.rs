@@ -91,9 +91,11 @@ impl Runtime {
         gathered.await.map_err(|panicked| Status::internal(panicked.to_string()))
     }
 
-    fn conditions(&self) -> Vec<RuntimeCondition> {
-        let network = self.network.readiness();
-        vec![
+    async fn conditions(&self) -> Result<Vec<RuntimeCondition>, Status> {
+        let network = Arc::clone(&self.network);
+        let readiness = tokio::task::spawn_blocking(move || network.readiness());
+        let network = readiness.await.map_err(|panicked| Status::internal(panicked.to_string()))?;
+        Ok(vec![
             RuntimeCondition { r#type: "RuntimeReady".into(), status: true, ..RuntimeCondition::default() },
             RuntimeCondition {
                 r#type: "NetworkReady".into(),
@@ -101,7 +103,7 @@ impl Runtime {
                 reason: network.reason,
                 message: network.message,
             },
-        ]
+        ])
     }
 
     fn handlers(&self) -> Vec<RuntimeHandler> {
@@ -136,7 +138,7 @@ impl RuntimeService for Runtime {
             BTreeMap::new()
         };
         Ok(Response::new(StatusResponse {
-            status: Some(RuntimeStatus { conditions: self.conditions() }),
+            status: Some(RuntimeStatus { conditions: self.conditions().await? }),
             info,
             runtime_handlers: self.handlers(),
             features: Some(RuntimeFeatures {
@@ -158,7 +160,10 @@ impl RuntimeService for Runtime {
     ) -> Answer<UpdateRuntimeConfigResponse> {
         let config = request.into_inner().runtime_config.and_then(|config| config.network_config);
         if let Some(config) = config {
-            self.network.set_pod_cidr(&config.pod_cidr).map_err(|error| status::of(error.kind(), &error))?;
+            let network = Arc::clone(&self.network);
+            let set = tokio::task::spawn_blocking(move || network.set_pod_cidr(&config.pod_cidr));
+            let set = set.await.map_err(|panicked| Status::internal(panicked.to_string()))?;
+            set.map_err(|error| status::of(error.kind(), &error))?;
         }
         Ok(Response::new(UpdateRuntimeConfigResponse {}))
     }

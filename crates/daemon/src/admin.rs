@@ -29,6 +29,7 @@ pub(crate) fn info(config: &Config, cgroups: &Cgroups) -> anyhow::Result<InfoRes
         cni_conf_dir: text(&network.cni_conf_dir),
         cni_bin_dirs: network.cni_bin_dirs.iter().map(|dir| text(dir)).collect(),
         bridge: network.bridge.clone(),
+        builtin: network.builtin.name().into(),
         subnets: network.subnets.clone(),
         bounding_capabilities: bounding.context("reading this process's capabilities")?,
     })

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use wharf_network::{BridgeConfig, Config as NetworkConfig};
+use wharf_network::{BridgeConfig, Builtin, Config as NetworkConfig};
 use wharf_state::Layout;
 
 const DEFAULT_FILE: &str = "/etc/wharf/config.toml";
@@ -69,17 +69,21 @@ pub(crate) struct Registry {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Network {
-    /// A CNI configuration here is used instead of the built-in bridge.
+    /// Whether pods are put on the built-in bridge: `auto`, `on` or `off`.
+    pub(crate) builtin: Builtin,
+    /// Where CNI configurations are.
     pub(crate) cni_conf_dir: PathBuf,
     pub(crate) cni_bin_dirs: Vec<PathBuf>,
     /// How long the plugins may take to add a pod, in seconds.
     pub(crate) cni_add_timeout_s: u64,
     /// How long the plugins may take to delete a pod, in seconds.
     pub(crate) cni_delete_timeout_s: u64,
-    /// The built-in bridge; empty waits for a CNI configuration.
+    /// The link of the built-in bridge.
     pub(crate) bridge: String,
     /// The addresses of pods on the bridge, one range a family, the primary one first.
     pub(crate) subnets: String,
+    /// The largest packet on the bridge in bytes; 0 for what the link of the default route takes.
+    pub(crate) mtu: u32,
 }
 
 /// Where exec, attach and port-forward are served.
@@ -96,6 +100,12 @@ pub(crate) struct Streaming {
     pub(crate) tls_client_authorities: PathBuf,
     /// How long a session may last without anything passing, in seconds.
     pub(crate) idle_timeout_s: u64,
+    /// How long a client may take no byte of what is sent to it, in seconds.
+    pub(crate) write_timeout_s: u64,
+    /// How many sessions there may be at once.
+    pub(crate) sessions: usize,
+    /// How many of them may be with one container, or one pod's ports.
+    pub(crate) sessions_each: usize,
 }
 
 impl Default for Config {
@@ -136,6 +146,9 @@ impl Default for Streaming {
             tls_key: PathBuf::new(),
             tls_client_authorities: PathBuf::new(),
             idle_timeout_s: defaults.idle.as_secs(),
+            write_timeout_s: defaults.write.as_secs(),
+            sessions: defaults.sessions,
+            sessions_each: defaults.sessions_each,
         }
     }
 }
@@ -143,12 +156,14 @@ impl Default for Streaming {
 impl Default for Network {
     fn default() -> Self {
         Self {
+            builtin: Builtin::Auto,
             cni_conf_dir: "/etc/cni/net.d".into(),
             cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             cni_add_timeout_s: NetworkConfig::ADD_DEADLINE.as_secs(),
             cni_delete_timeout_s: NetworkConfig::DELETE_DEADLINE.as_secs(),
             bridge: "wharf0".into(),
-            subnets: "10.88.0.0/16,fd00:88::/64".into(),
+            subnets: "10.213.0.0/16,fd77:6861:7266::/64".into(),
+            mtu: 0,
         }
     }
 }
@@ -188,14 +203,20 @@ impl Config {
     pub(crate) fn network(&self, layout: &Layout) -> anyhow::Result<NetworkConfig> {
         let network = &self.network;
         let subnets = network.subnets.parse().context("network.subnets")?;
-        let bridge = BridgeConfig { name: network.bridge.clone(), subnets, mtu: None };
+        let (name, mtu) = (network.bridge.clone(), Some(network.mtu).filter(|mtu| *mtu > 0));
+        anyhow::ensure!(
+            !name.is_empty(),
+            "network.bridge is empty: name a link, or set network.builtin to \"off\""
+        );
         Ok(NetworkConfig {
             state_dir: layout.network(),
             cni_conf_dir: network.cni_conf_dir.clone(),
             cni_bin_dirs: network.cni_bin_dirs.clone(),
             cni_add_deadline: Duration::from_secs(network.cni_add_timeout_s),
             cni_delete_deadline: Duration::from_secs(network.cni_delete_timeout_s),
-            bridge: (!network.bridge.is_empty()).then_some(bridge),
+            builtin: network.builtin,
+            bridge: BridgeConfig { name, subnets, mtu },
+            kubelet_files: NetworkConfig::KUBELET_FILES.map(PathBuf::from).to_vec(),
         })
     }
 
@@ -210,6 +231,9 @@ impl Config {
             address: streaming.address,
             tls: (!tls.certificate.as_os_str().is_empty()).then_some(tls),
             idle: Duration::from_secs(streaming.idle_timeout_s),
+            write: Duration::from_secs(streaming.write_timeout_s),
+            sessions: streaming.sessions,
+            sessions_each: streaming.sessions_each,
             ..wharf_streaming::Config::default()
         }
     }

@@ -110,6 +110,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()));
     engine.recover().await;
     tokio::spawn(Arc::clone(&engine).keep_tidy());
+    tokio::spawn(Arc::clone(&engine).free_addresses());
     tokio::spawn(Arc::clone(&engine).measure_layers());
     let freed = images.sweep();
     tracing::debug!(bytes = freed.bytes, "layers of no image were removed");

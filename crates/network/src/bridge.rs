@@ -1,33 +1,36 @@
 //! The built-in network: one bridge, a veth pair per pod, host ports by nf_tables.
 //!
 //! Order of an attach: lease on disk, bridge, veth pair, addresses, host ports. Order of a detach: host ports, lease
-//! draining; the link goes with the pod's namespace, since deleting it takes the kernel 40 ms. The host's end of a pair
-//! is named after the pod and has as alias the pod's id and addresses, so that a lost lease is found again.
+//! draining; the link goes with the pod's namespace, since deleting it takes the kernel 40 ms. What the host's end of a
+//! pair says of its pod is enough to find a lost lease again.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use wharf_types::PodId;
 
 use crate::lease::{Lease, LeaseError, Leases};
-use crate::link::{self, Veth};
+use crate::link::{self, Link, Veth};
 use crate::netlink::{Family, NetlinkError, Socket};
 use crate::netns::{self, NetnsError};
 use crate::nft::{self, Element, Forward};
 use crate::store::StoreError;
 use crate::subnet::{Subnet, Subnets};
 use crate::sysctl::{self, SysctlError};
-use crate::{Attachment, BridgeConfig, INTERFACE, PodAddresses, PortMapping, Readiness, lock};
+use crate::{Attachment, BridgeConfig, INTERFACE, PodAddresses, PortMapping, Protocol, Readiness};
+use crate::{conntrack, firewall, lock, route};
+
+mod pair;
+
+use pair::{adopt, alias, configure_pod, delete_link, link_name, pod_links};
 
 /// A link that is still there this long after its pod was detached is deleted by wharf.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
-
-const LINK_PREFIX: &str = "wh";
 
 /// The built-in network cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +46,17 @@ pub enum BridgeError {
     NoIpv6 {
         /// The ranges of pods.
         subnets: Subnets,
+    },
+    /// Others have addresses of the ranges.
+    #[error(
+        "the range {subnet} of pods overlaps the route {route}: set network.subnets to one that is free in wharf's \
+         configuration"
+    )]
+    Overlap {
+        /// The range of pods.
+        subnet: Subnet,
+        /// The other's range, and its link.
+        route: String,
     },
     /// No address or host port.
     #[error(transparent)]
@@ -65,6 +79,14 @@ pub enum BridgeError {
 #[derive(Debug, Clone, Copy)]
 struct Failed;
 
+/// The bridge as it was set up.
+#[derive(Debug, Clone, Copy)]
+struct Built {
+    index: u32,
+    /// The largest packet in bytes; the kernel's default if `None`.
+    mtu: Option<u32>,
+}
+
 /// The built-in network.
 #[derive(Debug)]
 pub(crate) struct Bridge {
@@ -72,8 +94,10 @@ pub(crate) struct Bridge {
     mtu: Option<u32>,
     subnets: Mutex<Subnets>,
     leases: Mutex<Leases>,
-    /// What the last attempt to set up bridge and table gave: the bridge's index; `None` before the first.
-    ready: Mutex<Option<Result<u32, Failed>>>,
+    /// What the last attempt to set up bridge and table gave; `None` before the first.
+    ready: Mutex<Option<Result<Built, Failed>>>,
+    /// What of others stands in the way of packets, for people.
+    obstacles: Mutex<Vec<String>>,
 }
 
 impl Bridge {
@@ -89,6 +113,7 @@ impl Bridge {
             subnets: Mutex::new(config.subnets.clone()),
             leases: Mutex::new(leases),
             ready: Mutex::new(None),
+            obstacles: Mutex::new(Vec::new()),
         })
     }
 
@@ -101,7 +126,7 @@ impl Bridge {
     /// What of the bridge stands in the way of a pod.
     pub(crate) fn readiness(&self) -> Readiness {
         match self.check() {
-            Ok(()) => Readiness::yes(),
+            Ok(()) => Readiness::yes().and_remark(lock(&self.obstacles).clone()),
             Err(error) => Readiness::not("BridgeFailed", wharf_types::chain(&error)),
         }
     }
@@ -110,8 +135,11 @@ impl Bridge {
     fn check(&self) -> Result<(), BridgeError> {
         let subnets = self.usable_subnets()?;
         let socket = Socket::open(Family::Route)?;
-        if lock(&self.ready).as_ref().is_some_and(Result::is_err) {
-            self.ensure(&socket, &subnets)?;
+        let ready = lock(&self.ready).as_ref().map(Result::is_ok);
+        match ready {
+            Some(true) => {}
+            Some(false) => drop(self.ensure(&socket, &subnets)?),
+            None => drop(self.look_around(&socket, &subnets)?),
         }
         match link::get(&socket, &self.name)? {
             Some(link) if link.kind != "bridge" => Err(BridgeError::NotABridge { name: self.name.clone() }),
@@ -128,11 +156,10 @@ impl Bridge {
     /// Connects a pod. After an error nothing of it is left but a draining lease.
     pub(crate) fn attach(&self, pod: &Attachment<'_>) -> Result<PodAddresses, BridgeError> {
         let subnets = self.usable_subnets()?;
-        self.collect(&[]);
         let lease = self.reserve(pod, &subnets)?;
         let result = self.connect(pod, &lease, &subnets);
         if let Err(error) = result {
-            let undone = nft::remove(&elements(pod.id, &lease)).map_err(BridgeError::from);
+            let undone = nft::remove_owned(pod.id).map_err(BridgeError::from);
             let undone = undone.and_then(|()| Ok(delete_link(pod.id)?));
             let undone = undone.and_then(|()| {
                 let mut leases = lock(&self.leases);
@@ -151,6 +178,7 @@ impl Bridge {
     pub(crate) fn detach(&self, id: &PodId) -> Result<(), BridgeError> {
         let Some(lease) = lock(&self.leases).get(id).cloned() else { return Ok(()) };
         nft::remove(&elements(id, &lease))?;
+        forget_ports(&lease);
         let gone = link::index(&link_name(id))?.is_none();
         let mut leases = lock(&self.leases);
         leases.drain(id)?;
@@ -183,21 +211,77 @@ impl Bridge {
             self.detach(&id)?;
             removed.insert(id);
         }
-        let draining = lock(&self.leases).draining();
-        let overdue = |since: &Instant| since.elapsed() > DRAIN_LIMIT;
-        let overdue: Vec<PodId> =
-            draining.into_iter().filter(|(_id, since)| overdue(since)).map(|(id, _since)| id).collect();
-        self.collect(&overdue);
+        self.free_addresses();
+        self.tend_firewalls();
         Ok(removed)
     }
 
-    /// Removes the bridge and the table; one that is gone, or a link of another kind, is left.
+    /// The pods that are connected.
+    pub(crate) fn pods(&self) -> Vec<PodId> {
+        lock(&self.leases).held().map(|(id, _lease)| id.clone()).collect()
+    }
+
+    /// Frees the addresses of detached pods whose link is gone, and deletes links that are there for too long. Gives how many
+    /// are left.
+    pub(crate) fn free_addresses(&self) -> usize {
+        let mut overdue = lock(&self.leases).draining();
+        overdue.retain(|(_id, since)| since.elapsed() > DRAIN_LIMIT);
+        self.collect(&overdue.into_iter().map(|(id, _since)| id).collect::<Vec<_>>());
+        lock(&self.leases).draining().len()
+    }
+
+    /// Lets packets pass firewalls of others as long as there are pods: these may be loaded anew, or come later.
+    fn tend_firewalls(&self) {
+        // Held meanwhile: a pod whose lease is not seen here sets up the bridge after this, with all that belongs to it.
+        let mut ready = lock(&self.ready);
+        let unused = lock(&self.leases).is_empty();
+        let done = match (unused, &*ready) {
+            (true, _) => firewall::close().map(|found| {
+                if found {
+                    *ready = None;
+                }
+            }),
+            (false, Some(Ok(_built))) => self.open_firewalls(),
+            (false, _) => Ok(()),
+        };
+        if let Err(error) = done {
+            tracing::debug!(%error, "firewalls cannot be looked at");
+        }
+    }
+
+    fn open_firewalls(&self) -> Result<(), NetlinkError> {
+        let found = firewall::open(&self.name)?;
+        let mut known = lock(&self.obstacles);
+        if *known != found {
+            for obstacle in &found {
+                tracing::warn!("{obstacle}");
+            }
+            *known = found;
+        }
+        Ok(())
+    }
+
+    /// Removes the bridge and the table if they are there, as a table of this name is wharf's.
+    pub(crate) fn retire(&self) -> Result<(), BridgeError> {
+        match nft::has_table() {
+            Ok(true) => self.demolish(),
+            Ok(false) => Ok(()),
+            // A kernel without nf_tables never had the bridge.
+            Err(error) => {
+                tracing::debug!(%error, "nf_tables cannot be looked at");
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes the bridge and the rules; one that is gone, or a link of another kind, is left.
     pub(crate) fn demolish(&self) -> Result<(), BridgeError> {
         let socket = Socket::open(Family::Route)?;
         if link::get(&socket, &self.name)?.is_some_and(|link| link.kind == "bridge") {
             link::delete(&socket, &self.name)?;
         }
         *lock(&self.ready) = None;
+        firewall::close()?;
         Ok(nft::delete_table()?)
     }
 
@@ -241,18 +325,23 @@ impl Bridge {
 
     /// Frees the leases of detached pods whose link is gone, after deleting the links of `by_force`.
     fn collect(&self, by_force: &[PodId]) {
-        let free = |id: &PodId| -> Result<(), BridgeError> {
+        let is_gone = |id: &PodId| -> Result<bool, BridgeError> {
             if by_force.contains(id) {
                 delete_link(id)?;
             }
-            if link::index(&link_name(id))?.is_none() {
-                lock(&self.leases).free(id)?;
-            }
-            Ok(())
+            Ok(link::index(&link_name(id))?.is_none())
         };
-        let draining = lock(&self.leases).draining();
-        for (id, _since) in draining {
-            if let Err(error) = free(&id) {
+        let mut gone = lock(&self.leases).draining();
+        gone.retain(|(id, _since)| {
+            is_gone(id).unwrap_or_else(|error| {
+                tracing::warn!(pod = %id, %error, "the link of a detached pod cannot be deleted yet");
+                false
+            })
+        });
+        let addresses = lock(&self.leases).draining_addresses(gone.iter().map(|(id, _since)| id));
+        forget_addresses(&addresses);
+        for (id, _since) in gone {
+            if let Err(error) = lock(&self.leases).free(&id) {
                 tracing::warn!(pod = %id, %error, "the address of a detached pod cannot be freed yet");
             }
         }
@@ -267,11 +356,11 @@ impl Bridge {
         let outside = Socket::open(Family::Route)?;
         let name = link_name(pod.id);
         let hardware = lease.ips.first().map_or([2, 0, 0, 0, 0, 0], |ip| link::hardware_address(*ip));
-        let create = |bridge| {
+        let create = |built: Built| {
             let veth = Veth {
                 name: &name,
-                bridge,
-                mtu: self.mtu,
+                bridge: built.index,
+                mtu: built.mtu,
                 peer_name: INTERFACE,
                 peer_address: hardware,
                 peer_netns: netns.as_fd(),
@@ -293,7 +382,9 @@ impl Bridge {
         }
         link::label_port(&outside, &name, &alias(pod.id, &lease.ips))?;
         configure_pod(&inside, lease, subnets)?;
-        self.open_ports(pod.id, lease)
+        self.open_ports(pod.id, lease)?;
+        forget_ports(lease);
+        Ok(())
     }
 
     fn open_ports(&self, id: &PodId, lease: &Lease) -> Result<(), BridgeError> {
@@ -323,55 +414,85 @@ impl Bridge {
         }
     }
 
-    /// The index of the bridge, set up with its rules at the first call.
-    fn ensure(&self, socket: &Socket, subnets: &Subnets) -> Result<u32, BridgeError> {
+    /// The bridge, set up with its rules at the first call.
+    fn ensure(&self, socket: &Socket, subnets: &Subnets) -> Result<Built, BridgeError> {
         let mut ready = lock(&self.ready);
-        if let Some(Ok(index)) = &*ready {
-            return Ok(*index);
+        if let Some(Ok(built)) = &*ready {
+            return Ok(*built);
         }
         let result = self.set_up(socket, subnets);
         *ready = Some(result.as_ref().copied().map_err(|_error| Failed));
         result
     }
 
-    fn set_up(&self, socket: &Socket, subnets: &Subnets) -> Result<u32, BridgeError> {
+    fn set_up(&self, socket: &Socket, subnets: &Subnets) -> Result<Built, BridgeError> {
+        let mtu = self.look_around(socket, subnets)?;
         // The guard of 127.0.0.0/8 is in the rules: they come before the setting that it guards.
         nft::ensure(&self.name, subnets.as_slice())?;
         let gateway = subnets.as_slice().first().map(Subnet::gateway);
         let hardware = gateway.map_or([2, 0, 0, 0, 0, 0], link::hardware_address);
-        match link::create_bridge(socket, &self.name, hardware, self.mtu) {
+        match link::create_bridge(socket, &self.name, hardware, mtu) {
             Err(NetlinkError { errno: Errno::EEXIST, .. }) => {}
             other => other?,
         }
-        let index = match link::get(socket, &self.name)? {
-            Some(link) if link.kind == "bridge" => link.index,
+        let link = match link::get(socket, &self.name)? {
+            Some(link) if link.kind == "bridge" => link,
             _ => return Err(BridgeError::NotABridge { name: self.name.clone() }),
         };
+        if let Some(mtu) = mtu.filter(|mtu| *mtu != link.mtu) {
+            link::set_mtu(socket, link.index, mtu)?;
+        }
         sysctl::prepare_bridge(&self.name)?;
-        link::set_up(socket, index)?;
+        link::set_up(socket, link.index)?;
         for subnet in subnets.as_slice() {
-            link::add_address(socket, index, subnet.gateway(), subnet.prefix())?;
+            link::add_address(socket, link.index, subnet.gateway(), subnet.prefix())?;
         }
         sysctl::forward(subnets.as_slice().iter().any(Subnet::is_ipv6).then_some(sysctl::Ipv6))?;
-        Ok(index)
+        self.open_firewalls()?;
+        Ok(Built { index: link.index, mtu })
+    }
+
+    /// What the machine's other links mean for the bridge: that they have no address of its ranges, and how large its packets
+    /// may be.
+    fn look_around(&self, socket: &Socket, subnets: &Subnets) -> Result<Option<u32>, BridgeError> {
+        let (routes, links) = (route::list(socket)?, link::list(socket)?);
+        let own = links.iter().find(|link: &&Link| link.name == self.name).map(|link| link.index);
+        for subnet in subnets.as_slice() {
+            if let Some(route) = route::overlap(&routes, subnet, own) {
+                return Err(BridgeError::Overlap { subnet: *subnet, route: route.describe(&links) });
+            }
+        }
+        Ok(self.mtu.or_else(|| route::uplink_mtu(&routes, &links)))
     }
 }
 
-/// Everything inside the pod: loopback up, addresses, default routes.
-fn configure_pod(inside: &Socket, lease: &Lease, subnets: &Subnets) -> Result<(), NetlinkError> {
-    link::set_up(inside, link::LOOPBACK)?;
-    let Some(interface) = link::get(inside, INTERFACE)? else {
-        return Err(NetlinkError { operation: format!("find {INTERFACE} in the pod"), errno: Errno::ENODEV });
-    };
-    // The link comes up last: from then on the kernel's own work on it holds the lock that these requests need.
-    for (ip, subnet) in lease.ips.iter().zip(subnets.as_slice()) {
-        link::add_address(inside, interface.index, *ip, subnet.prefix())?;
+/// What senders that keep their ports were led to, before a pod had a host port or by a pod that had it.
+fn forget_ports(lease: &Lease) {
+    for protocol in [Protocol::Udp, Protocol::Sctp] {
+        let ports: HashSet<u16> = lease
+            .ports
+            .iter()
+            .filter(|port| port.protocol == protocol && port.host_port != 0)
+            .map(|port| port.host_port)
+            .collect();
+        if !ports.is_empty() {
+            forget(protocol, &|flow| ports.contains(&flow.port));
+        }
     }
-    link::set_up(inside, interface.index)?;
-    for subnet in subnets.as_slice() {
-        link::add_default_route(inside, interface.index, subnet.gateway())?;
+}
+
+/// What others still send to pods that are gone, so that it reaches none that has their address next.
+fn forget_addresses(addresses: &HashSet<IpAddr>) {
+    if !addresses.is_empty() {
+        forget(Protocol::Udp, &|flow| addresses.contains(&flow.source) || addresses.contains(&flow.target));
     }
-    Ok(())
+}
+
+/// A pod is not kept from coming or going by what the kernel does not forget.
+fn forget(protocol: Protocol, is_stale: &dyn Fn(&conntrack::Flow) -> bool) {
+    if let Err(error) = conntrack::forget(protocol, is_stale) {
+        tracing::warn!(%error, "connections to pods that are gone may be left");
+    }
 }
 
 /// The elements of a pod's host ports: for each port one of each family that it and the pod have.
@@ -390,48 +511,4 @@ fn elements(id: &PodId, lease: &Lease) -> Vec<Element> {
     };
     let ports = lease.ports.iter().filter(|port| port.host_port != 0);
     ports.flat_map(|port| lease.ips.iter().filter_map(move |ip| forward(port, *ip))).collect()
-}
-
-fn delete_link(id: &PodId) -> Result<(), NetlinkError> {
-    let name = link_name(id);
-    if link::index(&name)?.is_none() {
-        return Ok(());
-    }
-    link::delete(&Socket::open(Family::Route)?, &name)
-}
-
-fn link_name(id: &PodId) -> String {
-    format!("{LINK_PREFIX}{}", id.short())
-}
-
-fn alias(id: &PodId, ips: &[IpAddr]) -> String {
-    ips.iter().fold(id.to_string(), |alias, ip| format!("{alias} {ip}"))
-}
-
-/// The host's end of a pod's pair: its name, and what its alias says of the pod.
-type PodLink = (String, Option<(PodId, Vec<IpAddr>)>);
-
-/// The host's ends of all pods, known by their names; those without a label only if they are ports of the bridge.
-fn pod_links(socket: &Socket, bridge: Option<u32>) -> Result<Vec<PodLink>, NetlinkError> {
-    let ours = |link: &link::Link| {
-        let digits = link.name.strip_prefix(LINK_PREFIX).unwrap_or_default();
-        let named = digits.len() == 13 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        link.kind == "veth" && named
-    };
-    let pod_of = |link: link::Link| {
-        let mut words = link.alias.split(' ');
-        let id = words.next().and_then(|word| word.parse().ok());
-        let ips = words.filter_map(|word| word.parse().ok()).collect();
-        (id.is_some() || bridge == Some(link.master)).then(|| (link.name, id.map(|id| (id, ips))))
-    };
-    Ok(link::list(socket)?.into_iter().filter(ours).filter_map(pod_of).collect())
-}
-
-fn adopt(leases: &mut Leases) -> Result<(), BridgeError> {
-    for (id, ips) in
-        pod_links(&Socket::open(Family::Route)?, None)?.into_iter().filter_map(|(_name, pod)| pod)
-    {
-        leases.adopt(id, ips)?;
-    }
-    Ok(())
 }

@@ -117,7 +117,17 @@ impl Cni {
 
     /// The error for a node that must have a configuration and has none.
     pub(crate) fn none(&self) -> CniError {
-        CniError::None { path: self.directory.path().to_owned() }
+        CniError::None { path: self.directory().to_owned() }
+    }
+
+    /// Where configurations are looked for.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Whether a pod is attached by plugins.
+    pub(crate) fn has_pods(&self) -> bool {
+        !lock(&self.records).is_empty()
     }
 
     /// Whether all plugins of a network are there.

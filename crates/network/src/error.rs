@@ -13,6 +13,17 @@ pub enum Error {
     /// By CNI plugins.
     #[error(transparent)]
     Cni(#[from] CniError),
+    /// This is a cluster's node, so the built-in bridge is not used, and there is no CNI configuration (yet).
+    #[error(
+        "{missing}, and the built-in network is not used on a cluster's node ({sign}): install the cluster's network, or set \
+         network.builtin = \"on\" in wharf's configuration"
+    )]
+    Yields {
+        /// What is missing.
+        missing: String,
+        /// What shows that this is a cluster's node.
+        sign: String,
+    },
     /// A pod's namespace cannot be used.
     #[error(transparent)]
     Netns(#[from] NetnsError),
@@ -34,19 +45,33 @@ impl Error {
         match self {
             Self::Bridge(error) => bridge(error),
             Self::Cni(error) => cni(error),
+            Self::Yields { .. } => ErrorKind::FailedPrecondition,
             Self::Netns(error) => netns(error),
             Self::Netlink(_) | Self::Store(_) => ErrorKind::Internal,
             Self::Subnet(_) => ErrorKind::InvalidArgument,
+        }
+    }
+
+    /// One word for why no pod can be attached, as conditions of the CRI have it.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Yields { .. } | Self::Cni(CniError::None { .. }) => "NoCniConfig",
+            Self::Cni(_) => "InvalidCniConfig",
+            _ => "NetworkFailed",
         }
     }
 }
 
 fn bridge(error: &BridgeError) -> ErrorKind {
     match error {
-        BridgeError::NotABridge { .. } | BridgeError::NoIpv6 { .. } => ErrorKind::FailedPrecondition,
+        BridgeError::NotABridge { .. } | BridgeError::NoIpv6 { .. } | BridgeError::Overlap { .. } => {
+            ErrorKind::FailedPrecondition
+        }
         BridgeError::Lease(LeaseError::Exhausted { .. }) => ErrorKind::ResourceExhausted,
         BridgeError::Lease(LeaseError::PortTaken { .. }) => ErrorKind::FailedPrecondition,
-        BridgeError::Lease(LeaseError::PortTwice { .. }) => ErrorKind::InvalidArgument,
+        BridgeError::Lease(LeaseError::PortTwice { .. } | LeaseError::PortFamily { .. }) => {
+            ErrorKind::InvalidArgument
+        }
         BridgeError::Netns(error) => netns(error),
         BridgeError::Lease(LeaseError::Store { .. })
         | BridgeError::Store(_)

@@ -47,6 +47,18 @@ pub enum LeaseError {
         /// The port of the host.
         port: u16,
     },
+    /// A host port of an address family that pods do not have.
+    #[error("host port {port}/{protocol} of {host_ip} needs addresses of its kind, and pods have {subnets}", protocol = .protocol.name())]
+    PortFamily {
+        /// The protocol.
+        protocol: crate::Protocol,
+        /// The port of the host.
+        port: u16,
+        /// The address of the host.
+        host_ip: IpAddr,
+        /// The ranges of pods.
+        subnets: Subnets,
+    },
     /// The lease could not be recorded.
     #[error("record the lease of a pod")]
     Store {
@@ -113,6 +125,16 @@ impl Leases {
         self.held.iter()
     }
 
+    /// Whether no pod has anything, not even a link that is on its way out.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.draining.is_empty()
+    }
+
+    /// The addresses of some detached pods.
+    pub(crate) fn draining_addresses<'a>(&self, ids: impl Iterator<Item = &'a PodId>) -> HashSet<IpAddr> {
+        ids.filter_map(|id| self.draining.get(id)).flat_map(|(lease, _since)| lease.ips.clone()).collect()
+    }
+
     /// The pods whose links may still be there, and since when.
     pub(crate) fn draining(&self) -> Vec<(PodId, Instant)> {
         self.draining.iter().map(|(id, (_lease, since))| (id.clone(), *since)).collect()
@@ -136,6 +158,7 @@ impl Leases {
         ports: &[PortMapping],
         subnets: &Subnets,
     ) -> Result<Lease, LeaseError> {
+        check_families(ports, subnets)?;
         self.check_ports(id, ports)?;
         let earlier = self.held.get(id).or_else(|| self.draining.get(id).map(|(lease, _since)| lease));
         let ips = match earlier.map(|lease| lease.ips.clone()) {
@@ -245,6 +268,18 @@ impl Leases {
     }
 }
 
+/// A port of an address can lead only to an address of the same family.
+fn check_families(ports: &[PortMapping], subnets: &Subnets) -> Result<(), LeaseError> {
+    for port in ports.iter().filter(|port| port.host_port != 0) {
+        let Some(host_ip) = port.host_ip else { continue };
+        if !subnets.as_slice().iter().any(|subnet| subnet.is_ipv6() == host_ip.is_ipv6()) {
+            let (protocol, subnets) = (port.protocol, subnets.clone());
+            return Err(LeaseError::PortFamily { protocol, port: port.host_port, host_ip, subnets });
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,5 +347,7 @@ mod tests {
         assert!(matches!(ask(2, &[port(9, None), port(9, None)]), Err(LeaseError::PortTwice { .. })));
         ask(2, &[port(81, Some("10.9.9.8")), port(0, None), port(0, None)]).unwrap();
         ask(3, &[PortMapping { protocol: Protocol::Udp, ..port(80, None) }]).unwrap();
+        let no_ipv6 = ask(4, &[port(90, Some("::"))]).unwrap_err();
+        assert!(matches!(no_ipv6, LeaseError::PortFamily { port: 90, .. }), "{no_ipv6}");
     }
 }

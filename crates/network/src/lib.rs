@@ -1,4 +1,4 @@
-//! The network of pods: CNI plugins if the node has a CNI configuration, else a built-in bridge by netlink.
+//! The network of pods: a built-in bridge by netlink, or CNI plugins; which of both is the node's, [`Builtin`] says.
 //!
 //! Everything is blocking, and nothing is executed but CNI plugins. The kernel is the truth: links and rules carry the
 //! id of their pod, records are on disk before what they describe is made, and [`Network::reconcile`] removes whatever
@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,13 +16,17 @@ use serde::{Deserialize, Serialize};
 use wharf_types::PodId;
 
 mod bridge;
+mod choice;
 mod cni;
+mod conntrack;
 mod error;
+mod firewall;
 mod lease;
 mod link;
 mod netlink;
 mod netns;
 mod nft;
+mod route;
 mod socket;
 mod stats;
 mod store;
@@ -31,6 +36,7 @@ mod sysctl;
 mod tests;
 
 pub use bridge::BridgeError;
+pub use choice::Builtin;
 pub use cni::CniError;
 pub use error::Error;
 pub use lease::LeaseError;
@@ -43,17 +49,20 @@ pub use store::StoreError;
 pub use subnet::{Subnet, SubnetError, Subnets};
 pub use sysctl::SysctlError;
 
+use choice::{Choice, Chooser};
+
 /// The name of a pod's interface, as the kubelet and CNI plugins expect.
 pub(crate) const INTERFACE: &str = "eth0";
 
-const POD_CIDR: &str = "pod-cidr";
+/// How many pods a remark names.
+const NAMED_PODS: usize = 3;
 
 /// Where the network keeps its state and finds its plugins.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Leases, CNI records and the pod CIDR; survives a restart of the machine.
     pub state_dir: PathBuf,
-    /// Where CNI configurations are, usually `/etc/cni/net.d`. Without one there the built-in bridge is used.
+    /// Where CNI configurations are, usually `/etc/cni/net.d`.
     pub cni_conf_dir: PathBuf,
     /// Where CNI plugins are, searched in order; usually `/opt/cni/bin`.
     pub cni_bin_dirs: Vec<PathBuf>,
@@ -61,8 +70,12 @@ pub struct Config {
     pub cni_add_deadline: Duration,
     /// How long a chain of plugins may take to delete a pod; usually [`Config::DELETE_DEADLINE`].
     pub cni_delete_deadline: Duration,
-    /// The built-in bridge; `None` on a node that waits for its CNI configuration instead of using the bridge.
-    pub bridge: Option<BridgeConfig>,
+    /// Whether pods are put on the built-in bridge.
+    pub builtin: Builtin,
+    /// The built-in bridge.
+    pub bridge: BridgeConfig,
+    /// Files that only a kubelet has, usually [`Config::KUBELET_FILES`]: with one of them this is a cluster's node.
+    pub kubelet_files: Vec<PathBuf>,
 }
 
 impl Config {
@@ -70,6 +83,18 @@ impl Config {
     pub const ADD_DEADLINE: Duration = Duration::from_secs(60);
     /// The usual deadline of a CNI DEL.
     pub const DELETE_DEADLINE: Duration = Duration::from_secs(30);
+    /// Where kubelets have their configuration or their credentials: kubeadm, the clouds, k3s, RKE2, k0s, MicroK8s.
+    pub const KUBELET_FILES: [&str; 9] = [
+        "/var/lib/kubelet/config.yaml",
+        "/var/lib/kubelet/kubeconfig",
+        "/etc/kubernetes/kubelet.conf",
+        "/etc/kubernetes/bootstrap-kubelet.conf",
+        "/etc/kubernetes/kubelet/config.json",
+        "/var/lib/rancher/k3s/agent/kubelet.kubeconfig",
+        "/var/lib/rancher/rke2/agent/kubelet.kubeconfig",
+        "/var/lib/k0s/kubelet.conf",
+        "/var/snap/microk8s/current/credentials/kubelet.config",
+    ];
 }
 
 /// The built-in bridge.
@@ -88,15 +113,27 @@ pub struct BridgeConfig {
 pub struct Readiness {
     /// Whether they can.
     pub ready: bool,
-    /// One word, empty when ready.
+    /// One word; empty if there is nothing to say.
     pub reason: String,
-    /// For people, empty when ready.
+    /// For people: what is in the way of pods, or, where nothing is, what somebody should look at.
     pub message: String,
 }
 
 impl Readiness {
     pub(crate) fn yes() -> Self {
         Self { ready: true, reason: String::new(), message: String::new() }
+    }
+
+    /// The same, with something that people should look at.
+    pub(crate) fn and_remark(mut self, remarks: impl IntoIterator<Item = String>) -> Self {
+        for remark in remarks {
+            if self.message.is_empty() {
+                self = Self { reason: "Remarks".to_owned(), message: remark, ..self };
+            } else {
+                self.message = format!("{}; {remark}", self.message);
+            }
+        }
+        self
     }
 
     pub(crate) fn not(reason: &str, message: String) -> Self {
@@ -160,12 +197,14 @@ pub struct PodAddresses {
 /// The network of the node; shared by all threads.
 #[derive(Debug)]
 pub struct Network {
-    bridge: Option<bridge::Bridge>,
+    chooser: Chooser,
+    bridge: bridge::Bridge,
     cni: cni::Cni,
-    settings: store::Store,
     /// Pods that this process attached and nobody asked to detach: never removed by `reconcile`, since its caller
     /// may have listed the live pods before.
     attached: Mutex<HashSet<PodId>>,
+    /// How many pods were reported to be on the bridge although CNI's is the node's network.
+    reported: AtomicUsize,
 }
 
 impl Network {
@@ -174,30 +213,31 @@ impl Network {
     /// # Errors
     /// [`Error::Store`] if the directories cannot be made or read.
     pub fn open(config: Config) -> Result<Self, Error> {
-        let settings = store::Store::open(config.state_dir.join("settings"))?;
-        let open = |bridge| bridge::Bridge::open(bridge, config.state_dir.join("leases"));
-        let bridge = config.bridge.as_ref().map(open).transpose()?;
-        if let (Some(bridge), Some(cidrs)) = (&bridge, settings.get::<String>(POD_CIDR)) {
+        let settings = config.state_dir.join("settings");
+        let chooser = Chooser::open(config.builtin, config.kubelet_files.clone(), settings)?;
+        let bridge = bridge::Bridge::open(&config.bridge, config.state_dir.join("leases"))?;
+        if let Some(cidrs) = chooser.pod_cidr() {
             match cidrs.parse() {
-                Ok(subnets) => bridge.set_subnets(subnets),
-                Err(error) => settings.quarantine(POD_CIDR, &error),
+                Ok(subnets) => {
+                    tracing::info!(cidrs, configured = %config.bridge.subnets, "the pod CIDR of a kubelet is used");
+                    bridge.set_subnets(subnets);
+                }
+                Err(error) => chooser.forget_pod_cidr(&error),
             }
         }
         let cni = cni::Cni::open(config)?;
-        Ok(Self { bridge, cni, settings, attached: Mutex::new(HashSet::new()) })
+        let (attached, reported) = (Mutex::new(HashSet::new()), AtomicUsize::new(0));
+        Ok(Self { chooser, bridge, cni, attached, reported })
     }
 
-    /// Whether pods can be attached now: a valid CNI configuration whose plugins are there, or a bridge that is there
-    /// or can be made. Costs a directory listing.
+    /// Whether pods can be attached now: by a valid CNI configuration whose plugins are there, or by a bridge that is
+    /// there or can be made. Costs a directory listing.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        match self.cni.current() {
-            Ok(Some(network)) => self.cni.readiness(&network),
-            Ok(None) => match &self.bridge {
-                Some(bridge) => bridge.readiness(),
-                None => Readiness::not("NoCniConfig", self.cni.none().to_string()),
-            },
-            Err(error) => Readiness::not("InvalidCniConfig", wharf_types::chain(&error)),
+        match self.chooser.choose(&self.cni) {
+            Ok(Choice::Bridge) => self.bridge.readiness().and_remark(self.ignored_cni()),
+            Ok(Choice::Cni(network)) => self.cni.readiness(&network).and_remark(self.left_behind()),
+            Err(error) => Readiness::not(error.reason(), wharf_types::chain(&error)),
         }
     }
 
@@ -205,12 +245,12 @@ impl Network {
     /// same addresses where the network allows it.
     ///
     /// # Errors
-    /// [`Error::Bridge`] or [`Error::Cni`]; then nothing is left but what [`Network::detach`] or
-    /// [`Network::reconcile`] removes.
+    /// [`Error::Yields`] on a cluster's node without a CNI configuration, [`Error::Bridge`] or [`Error::Cni`]; then
+    /// nothing is left but what [`Network::detach`] or [`Network::reconcile`] removes.
     pub fn attach(&self, pod: &Attachment<'_>) -> Result<PodAddresses, Error> {
-        let network = self.cni.current()?;
+        let choice = self.chooser.choose(&self.cni)?;
         self.attached().insert(pod.id.clone());
-        let result = self.attach_to(network.as_deref(), pod);
+        let result = self.attach_to(&choice, pod);
         if result.is_err() {
             self.attached().remove(pod.id);
         }
@@ -225,17 +265,21 @@ impl Network {
     /// again.
     pub fn detach(&self, id: &PodId, netns: Option<&Path>) -> Result<(), Error> {
         self.attached().remove(id);
-        if let Some(bridge) = &self.bridge {
-            bridge.detach(id)?;
-        }
+        self.bridge.detach(id)?;
         Ok(self.cni.detach(id, netns)?)
+    }
+
+    /// Frees the addresses of detached pods on the built-in bridge whose link has gone with their namespace, which takes the
+    /// kernel a moment. Gives how many are left: once all of a pod's namespace is dropped, some 20 ms later none.
+    #[must_use]
+    pub fn free_addresses(&self) -> usize {
+        self.bridge.free_addresses()
     }
 
     /// The addresses of a pod that is attached, also by an earlier process.
     #[must_use]
     pub fn addresses(&self, id: &PodId) -> Option<PodAddresses> {
-        let bridge = self.bridge.as_ref().and_then(|bridge| bridge.addresses(id));
-        bridge.or_else(|| self.cni.addresses(id))
+        self.bridge.addresses(id).or_else(|| self.cni.addresses(id))
     }
 
     /// Removes leases, links, host ports and CNI networks of pods that are neither in `live` nor attached by this
@@ -249,13 +293,48 @@ impl Network {
 
     /// The part of [`Network::reconcile`] that runs no plugin, and so takes no time. Gives the pods.
     pub fn reconcile_bridge(&self, live: &HashSet<PodId>) -> HashSet<PodId> {
-        let bridge = self.bridge.as_ref();
-        let removed =
-            bridge.map_or(Ok(HashSet::new()), |bridge| bridge.reconcile(&|id| self.keeps(live, id)));
-        removed.unwrap_or_else(|error| {
+        let removed = self.bridge.reconcile(&|id| self.keeps(live, id)).unwrap_or_else(|error| {
             tracing::warn!(error = wharf_types::chain(&error), "the bridge could not be put in order");
             HashSet::new()
+        });
+        if !matches!(self.chooser.choose(&self.cni), Ok(Choice::Bridge)) {
+            self.leave_bridge();
+        }
+        removed
+    }
+
+    /// Where CNI's is the node's network: reports the pods that are on the bridge still, or removes it after the last. Its
+    /// range may be the one that a plugin's bridge has now.
+    fn leave_bridge(&self) {
+        let left = self.bridge.pods();
+        if left.len() != self.reported.swap(left.len(), Relaxed) && !left.is_empty() {
+            tracing::warn!("{}", self.left_behind().unwrap_or_default());
+        }
+        if left.is_empty()
+            && let Err(error) = self.bridge.retire()
+        {
+            tracing::warn!(error = wharf_types::chain(&error), "the bridge that is not used any more stays");
+        }
+    }
+
+    /// The pods on the bridge, for people of a node whose network is CNI's.
+    fn left_behind(&self) -> Option<String> {
+        let left = self.bridge.pods();
+        let named: Vec<&str> = left.iter().take(NAMED_PODS).map(PodId::short).collect();
+        (!left.is_empty()).then(|| {
+            format!(
+                "{} pods are still on the built-in network, outside of the cluster's ({}{}): remove them, and they come back on it",
+                left.len(),
+                named.join(", "),
+                if left.len() > NAMED_PODS { ", …" } else { "" }
+            )
         })
+    }
+
+    fn ignored_cni(&self) -> Option<String> {
+        let there = self.chooser.ignores_cni() && !matches!(self.cni.current(), Ok(None));
+        let directory = self.cni.directory().display();
+        there.then(|| format!("what is in {directory} is ignored, as network.builtin is \"on\""))
     }
 
     fn keeps(&self, live: &HashSet<PodId>, id: &PodId) -> bool {
@@ -268,11 +347,12 @@ impl Network {
     /// # Errors
     /// [`Error::Bridge`] for what the kernel refused.
     pub fn demolish(&self) -> Result<(), Error> {
-        Ok(self.bridge.as_ref().map_or(Ok(()), bridge::Bridge::demolish)?)
+        Ok(self.bridge.demolish()?)
     }
 
     /// Uses these ranges (one CIDR, or one of each family separated by a comma, primary first) for the pods to come on
-    /// the built-in bridge, also after a restart. An empty text changes nothing.
+    /// the built-in bridge, also after a restart. That a kubelet sends them is a sign of a cluster's node too. An empty
+    /// text changes nothing.
     ///
     /// # Errors
     /// [`Error::Subnet`] for a malformed text, [`Error::Store`] if it cannot be recorded.
@@ -281,31 +361,22 @@ impl Network {
             return Ok(());
         }
         let subnets: Subnets = cidrs.parse()?;
-        self.settings.save(POD_CIDR, &cidrs)?;
-        if let Some(bridge) = &self.bridge {
-            bridge.set_subnets(subnets);
-        }
+        self.chooser.remember_pod_cidr(cidrs)?;
+        self.bridge.set_subnets(subnets);
         Ok(())
     }
 
     /// Attaches by the one network, after detaching from the other what an earlier configuration attached there.
-    fn attach_to(
-        &self,
-        network: Option<&cni::NetworkConfig>,
-        pod: &Attachment<'_>,
-    ) -> Result<PodAddresses, Error> {
-        match (network, &self.bridge) {
-            (Some(network), bridge) => {
-                if let Some(bridge) = bridge {
-                    bridge.detach(pod.id)?;
-                }
+    fn attach_to(&self, choice: &Choice, pod: &Attachment<'_>) -> Result<PodAddresses, Error> {
+        match choice {
+            Choice::Cni(network) => {
+                self.bridge.detach(pod.id)?;
                 Ok(self.cni.attach(network, pod)?)
             }
-            (None, Some(bridge)) => {
+            Choice::Bridge => {
                 self.cni.detach(pod.id, None)?;
-                Ok(bridge.attach(pod)?)
+                Ok(self.bridge.attach(pod)?)
             }
-            (None, None) => Err(self.cni.none().into()),
         }
     }
 

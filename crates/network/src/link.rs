@@ -43,6 +43,8 @@ pub(crate) struct Link {
     pub(crate) alias: String,
     /// The index of the bridge it is a port of; 0 for none.
     pub(crate) master: u32,
+    /// The largest packet in bytes.
+    pub(crate) mtu: u32,
     /// `bridge`, `veth`, …; empty for hardware.
     pub(crate) kind: String,
     /// The raw `rtnl_link_stats64`; empty if the kernel gave none.
@@ -84,12 +86,8 @@ pub(crate) fn get(socket: &Socket, name: &str) -> Result<Option<Link>, NetlinkEr
 
 /// All links of the socket's namespace.
 pub(crate) fn list(socket: &Socket) -> Result<Vec<Link>, NetlinkError> {
-    let message = Message::new(GET_LINK, netlink::DUMP).fixed(&link_header(0, 0));
-    let mut links = Vec::new();
-    socket
-        .exchange(message, &mut |_kind, payload| links.push(parse(payload)))
-        .operation(|| "list the links".to_owned())?;
-    Ok(links)
+    let request = || Message::new(GET_LINK, netlink::DUMP).fixed(&link_header(0, 0));
+    socket.dump(&request, |payload| Some(parse(payload))).operation(|| "list the links".to_owned())
 }
 
 /// Makes a bridge, up. Its hardware address is given, since a bridge without one changes it with its ports.
@@ -105,6 +103,13 @@ pub(crate) fn create_bridge(
     put_mtu(&mut message, mtu);
     message.nest(LINK_INFO, |info| info.attribute(INFO_KIND, b"bridge"));
     socket.request(message).operation(|| format!("create the bridge {name}"))
+}
+
+/// Makes a link take packets of this length.
+pub(crate) fn set_mtu(socket: &Socket, index: u32, mtu: u32) -> Result<(), NetlinkError> {
+    let mut message = Message::new(NEW_LINK, netlink::ACK).fixed(&link_header(index, 0));
+    put_mtu(&mut message, Some(mtu));
+    socket.request(message).operation(|| format!("set the MTU of link {index} to {mtu}"))
 }
 
 /// Makes a veth pair in one message: the host's end up and in its bridge, the peer in the pod's namespace.
@@ -244,6 +249,7 @@ fn parse(payload: &[u8]) -> Link {
         match kind {
             LINK_NAME => link.name = netlink::text(value),
             LINK_ALIAS => link.alias = netlink::text(value),
+            LINK_MTU => link.mtu = netlink::number(value).unwrap_or_default(),
             LINK_MASTER => link.master = netlink::number(value).unwrap_or_default(),
             LINK_INFO => link.kind = netlink::find(value, INFO_KIND).map(netlink::text).unwrap_or_default(),
             LINK_STATS => link.stats = value.to_vec(),

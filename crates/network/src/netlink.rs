@@ -2,6 +2,7 @@
 //!
 //! The kernel answers a request before `send` returns, so reading an answer never waits on anybody else.
 
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -16,6 +17,10 @@ pub(crate) const CREATE: u16 = 0x400;
 pub(crate) const APPEND: u16 = 0x800;
 pub(crate) const DUMP: u16 = 0x300;
 const NESTED: u16 = 0x8000;
+/// Set on an answer while what is listed changed: something may be missing, or be there twice.
+const DUMP_INTERRUPTED: u16 = 0x10;
+/// How often a list is asked for anew then.
+const DUMP_ATTEMPTS: usize = 10;
 
 const KIND_ERROR: u16 = 2;
 const KIND_DONE: u16 = 3;
@@ -127,6 +132,12 @@ pub(crate) fn number(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?))
 }
 
+/// An address of the family that its length says.
+pub(crate) fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let ipv4 = || <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+    ipv4().or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
+}
+
 /// A text without its NUL.
 pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned()
@@ -166,18 +177,37 @@ impl Socket {
         self.exchange(message, &mut |_kind, _payload| {})
     }
 
-    /// Sends one request and hands over every message of the answer: kind and payload after the header.
+    /// Lists what the messages of the answer have. EINTR: it changed all the time.
+    pub(crate) fn dump<T, I: IntoIterator<Item = T>>(
+        &self,
+        request: &dyn Fn() -> Message,
+        parse: impl Fn(&[u8]) -> I,
+    ) -> Result<Vec<T>, Errno> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut found = Vec::new();
+            match self.exchange(request(), &mut |_kind, payload| found.extend(parse(payload))) {
+                Err(Errno::EINTR) => {}
+                other => return other.map(|()| found),
+            }
+        }
+        Err(Errno::EINTR)
+    }
+
+    /// Sends one request and hands over every message of the answer: kind and payload after the header. EINTR: a list is
+    /// not consistent.
     pub(crate) fn exchange(&self, message: Message, answer: &mut dyn FnMut(u16, &[u8])) -> Result<(), Errno> {
         let sequence = self.next();
         self.send(&message.finish(sequence))?;
         let mut buffer = vec![0; RECEIVE_LEN];
+        let mut interrupted = false;
         loop {
             let len = self.receive(&mut buffer, MsgFlags::empty())?;
-            for (kind, found, payload) in messages(&buffer[..len]) {
-                if found != sequence {
-                    continue;
-                }
+            for Received { kind, flags, payload, .. } in
+                messages(&buffer[..len]).filter(|message| message.sequence == sequence)
+            {
+                interrupted |= kind != KIND_ERROR && flags & DUMP_INTERRUPTED != 0;
                 match kind {
+                    KIND_ERROR | KIND_DONE if interrupted => return Err(Errno::EINTR),
                     KIND_ERROR | KIND_DONE => return status(payload),
                     _ => answer(kind, payload),
                 }
@@ -206,7 +236,7 @@ impl Socket {
                 Err(Errno::EAGAIN) => return result,
                 Err(errno) => return Err((0, errno)),
             };
-            for (kind, sequence, payload) in messages(&buffer[..len]) {
+            for Received { kind, sequence, payload, .. } in messages(&buffer[..len]) {
                 if kind == KIND_ERROR && sequence >= first && result.is_ok() {
                     let index = usize::try_from(sequence - first).unwrap_or_default();
                     result = status(payload).map_err(|errno| (index, errno));
@@ -233,16 +263,25 @@ impl Socket {
     }
 }
 
-/// Walks the messages of a datagram: kind, sequence number, payload. One that was cut short keeps what came.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+/// A message that the kernel sent.
+struct Received<'a> {
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    payload: &'a [u8],
+}
+
+/// Walks the messages of a datagram. One that was cut short keeps what came.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
     std::iter::from_fn(move || {
         let header = bytes.get(..HEADER_LEN)?;
         let len = usize::try_from(number(header)?).ok()?.max(HEADER_LEN);
-        let kind = u16::from_ne_bytes([header[4], header[5]]);
+        let (kind, flags) =
+            (u16::from_ne_bytes([header[4], header[5]]), u16::from_ne_bytes([header[6], header[7]]));
         let sequence = number(&header[8..])?;
         let payload = &bytes[HEADER_LEN..len.min(bytes.len())];
         bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, sequence, payload))
+        Some(Received { kind, flags, sequence, payload })
     })
 }
 
@@ -262,8 +301,8 @@ mod tests {
         message.text(3, "abc");
         message.nest(4, |inner| inner.attribute(5, &7_u32.to_ne_bytes()));
         let bytes = message.finish(9);
-        let (kind, sequence, payload) = messages(&bytes).next().unwrap();
-        assert_eq!((kind, sequence), (1, 9));
+        let Received { kind, flags, sequence, payload } = messages(&bytes).next().unwrap();
+        assert_eq!((kind, flags, sequence), (1, REQUEST, 9));
         assert_eq!(text(find(payload, 3).unwrap()), "abc");
         assert_eq!(find(find(payload, 4).unwrap(), 5).and_then(number), Some(7));
     }

@@ -1,8 +1,8 @@
 //! Wharf's table of nf_tables: masquerading of what leaves the bridge, and host ports by maps.
 //!
 //! The rules name only the bridge, its subnets and the maps, so they are the same for every pod. A pod with host
-//! ports adds elements to the maps, each with the pod's id as its comment; a pod without touches nothing. The table
-//! never says "accept" where another table says "drop": nf_tables has no such verdict, so there is no forward chain.
+//! ports adds elements to the maps, each with the pod's id as its comment; a pod without touches nothing. The table has
+//! no forward chain: where another table says "drop", its "accept" would count for nothing (see [`crate::firewall`]).
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
@@ -16,6 +16,7 @@ use crate::netlink::{Family, Message, NetlinkError, Operation, Socket};
 use crate::subnet::Subnet;
 
 pub(crate) mod encode;
+pub(crate) mod others;
 
 use encode::{Field, Hook, RawElement, Rule};
 
@@ -62,7 +63,7 @@ impl Protocol {
         }
     }
 
-    fn number(self) -> u8 {
+    pub(crate) fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
@@ -285,17 +286,24 @@ pub(crate) fn elements() -> Result<Vec<Element>, NetlinkError> {
     let socket = Socket::open(Family::Netfilter)?;
     let mut found = Vec::new();
     for map in MAPS {
-        let mut take = |_kind, payload: &[u8]| {
-            found.extend(encode::parse_elements(payload).into_iter().map(|raw| Element { map, raw }));
-        };
-        match socket.exchange(encode::dump_elements(map.name()), &mut take) {
-            Ok(()) | Err(Errno::ENOENT) => {}
+        let element = |raw| Element { map, raw };
+        let parse = |payload: &[u8]| encode::parse_elements(payload).into_iter().map(element);
+        match socket.dump(&|| encode::dump_elements(map.name()), parse) {
+            Ok(elements) => found.extend(elements),
+            Err(Errno::ENOENT) => {}
             Err(errno) => {
                 return Err(errno).operation(|| format!("list the host ports of {}", map.name()));
             }
         }
     }
     Ok(found)
+}
+
+/// Removes the elements of a pod, and none that another pod has under the same key.
+pub(crate) fn remove_owned(owner: &PodId) -> Result<(), NetlinkError> {
+    let owned: Vec<Element> =
+        elements()?.into_iter().filter(|element| element.owner().as_ref() == Some(owner)).collect();
+    remove(&owned)
 }
 
 /// Removes what `is_stale` says of what the kernel has, then adds what of `wanted` is missing. Gives what was removed.
@@ -313,8 +321,17 @@ pub(crate) fn restore(
     Ok(stale)
 }
 
-fn commit(socket: &Socket, messages: Vec<Message>) -> Result<(), Errno> {
+pub(crate) fn commit(socket: &Socket, messages: Vec<Message>) -> Result<(), Errno> {
     socket.batch(encode::batch(messages)).map_err(|(_index, errno)| errno)
+}
+
+/// Whether the table is there.
+pub(crate) fn has_table() -> Result<bool, NetlinkError> {
+    match Socket::open(Family::Netfilter)?.request(encode::get_table()) {
+        Ok(()) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(errno) => Err(errno).operation(|| "look for the nf_tables table".to_owned()),
+    }
 }
 
 /// Deletes the table with all that is in it; one that is gone is fine.

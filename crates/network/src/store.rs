@@ -1,9 +1,9 @@
 //! Small records as JSON files, one per pod, renamed into place.
 //!
-//! They are not synced: what they describe is in the kernel, and a power cut takes both. A file that cannot be
-//! understood is moved to `quarantine/` and reported.
+//! What describes something in the kernel is not synced, since a power cut takes both; what has to outlive one is
+//! written by [`Store::save_durably`]. A file that cannot be understood is moved to `quarantine/` and reported.
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -72,6 +72,19 @@ impl Store {
         let write = || {
             std::fs::write(&temporary, serde_json::to_vec(record)?)?;
             std::fs::rename(&temporary, &path)
+        };
+        write().map_err(failed("write", &path))
+    }
+
+    /// The same, and it is on the disk when this returns.
+    pub(crate) fn save_durably(&self, name: &str, record: &impl Serialize) -> Result<(), StoreError> {
+        let (path, temporary) = (self.dir.join(name), self.dir.join(format!(".{name}")));
+        let write = || {
+            let mut file = std::fs::File::create(&temporary)?;
+            file.write_all(&serde_json::to_vec(record)?)?;
+            file.sync_data()?;
+            std::fs::rename(&temporary, &path)?;
+            std::fs::File::open(&self.dir)?.sync_all()
         };
         write().map_err(failed("write", &path))
     }

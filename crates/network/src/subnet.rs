@@ -25,6 +25,11 @@ pub struct Subnet {
 }
 
 impl Subnet {
+    /// The range of this length around an address.
+    pub(crate) fn new(address: IpAddr, prefix: u8) -> Self {
+        Self { base: mask(address, prefix), prefix }
+    }
+
     /// The prefix length in bits.
     #[must_use]
     pub fn prefix(&self) -> u8 {
@@ -154,7 +159,7 @@ fn parse(text: &str) -> Result<Subnet, &'static str> {
     if base.is_loopback() || base.is_multicast() || base.is_unspecified() {
         return Err("these addresses cannot be a pod's");
     }
-    Ok(Subnet { base: mask(base, prefix), prefix })
+    Ok(Subnet::new(base, prefix))
 }
 
 fn mask(address: IpAddr, prefix: u8) -> IpAddr {

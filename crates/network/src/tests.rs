@@ -1,7 +1,9 @@
 //! Tests with the real kernel: every test is a host of its own, in a network namespace of its own.
 
 mod bridge;
+mod choice;
 mod cni;
+mod firewall;
 mod fixture;
 mod ports;
 mod recovery;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Notify, Semaphore, broadcast};
 use wharf_cgroup::Cgroups;
 use wharf_cri_api::v1::{ContainerEventResponse, ContainerEventType};
 use wharf_images::Store;
@@ -87,6 +87,8 @@ pub struct Engine {
     /// with a thread of the bounded pool, which all others need too.
     pub(crate) connecting: Semaphore,
     pub(crate) disconnecting: Semaphore,
+    /// Told when a pod's namespaces have been let go.
+    pub(crate) disconnected: Notify,
     pub(crate) pod_calls: Joins<PodKey, PodId>,
     pub(crate) container_calls: Joins<ContainerKey, ContainerId>,
     last_created_ns: AtomicI64,
@@ -125,6 +127,7 @@ impl Engine {
             found: Mutex::default(),
             connecting: Semaphore::new(NETWORKS_AT_ONCE),
             disconnecting: Semaphore::new(NETWORKS_AT_ONCE),
+            disconnected: Notify::new(),
             containers: RwLock::default(),
             pod_calls: Joins::new(),
             container_calls: Joins::new(),

@@ -10,6 +10,9 @@ use crate::error::blocking;
 const ROUND: Duration = Duration::from_secs(10);
 /// How much longer than a round the pause after it is: measuring takes at most a twentieth of a processor.
 const PAUSES: u32 = 20;
+/// How long the kernel has at first for the links of pods whose namespaces were let go, and at most between two looks.
+const LINK_PAUSE: Duration = Duration::from_millis(500);
+const LINK_PAUSE_LIMIT: Duration = Duration::from_secs(8);
 /// How often the network is looked at for what belongs to no pod.
 const TIDY_ROUND: Duration = Duration::from_mins(1);
 
@@ -38,6 +41,22 @@ impl Engine {
         loop {
             self.tidy().await;
             tokio::time::sleep(TIDY_ROUND).await;
+        }
+    }
+
+    /// Frees the addresses of pods as soon as the kernel has let go their links.
+    pub async fn free_addresses(self: Arc<Self>) {
+        loop {
+            let mut pause = LINK_PAUSE;
+            loop {
+                tokio::time::sleep(pause).await;
+                let engine = Arc::clone(&self);
+                if matches!(blocking(move || Ok(engine.parts.network.free_addresses())).await, Ok(0)) {
+                    break;
+                }
+                pause = (pause * 2).min(LINK_PAUSE_LIMIT);
+            }
+            self.disconnected.notified().await;
         }
     }
 

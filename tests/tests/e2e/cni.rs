@@ -37,6 +37,7 @@ fn plugin(dir: &Path, name: &str, script: &str) {
 
 /// Writes the configuration of a network.
 fn configure(dir: &Path, network: &str, plugins: &Value) {
+    drop_in(dir, "cni", "builtin = \"auto\"");
     fs::create_dir_all(dir.join("net.d")).unwrap();
     let list = json!({ "cniVersion": "1.0.0", "name": network, "plugins": plugins });
     let (path, temporary) = (dir.join("net.d/10-test.conflist"), dir.join("net.d/new"));
@@ -46,8 +47,16 @@ fn configure(dir: &Path, network: &str, plugins: &Value) {
 
 /// Sets wharfd's own settings of the network.
 fn set(dir: &Path, settings: &str) {
+    drop_in(dir, "network", settings);
+}
+
+fn drop_in(dir: &Path, name: &str, settings: &str) {
     fs::create_dir_all(dir.join("config.toml.d")).unwrap();
-    fs::write(dir.join("config.toml.d/network.toml"), format!("[network]\n{settings}\n")).unwrap();
+    fs::write(
+        dir.join("config.toml.d").join(name).with_extension("toml"),
+        format!("[network]\n{settings}\n"),
+    )
+    .unwrap();
 }
 
 /// A network of the stand-ins `one`, which works, and `two`.
@@ -72,7 +81,7 @@ fn added(world: &World) -> usize {
     fs::read_dir(world.dir.join("added")).unwrap().count()
 }
 
-async fn ip(client: &Client, pod: &str) -> String {
+pub(crate) async fn ip(client: &Client, pod: &str) -> String {
     client.pod_status(pod).await.unwrap().network.unwrap().ip
 }
 
@@ -91,7 +100,7 @@ fn refused(result: Result<String, Status>, code: Code, words: &[&str]) {
 }
 
 /// A command of the node, which must work; what it printed.
-fn node(line: &str) -> String {
+pub(crate) fn node(line: &str) -> String {
     let output = place::command(Path::new("sh")).args(["-ec", line]).output().unwrap();
     assert!(output.status.success(), "{line}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
@@ -111,7 +120,7 @@ fn real_network(dir: &Path) {
 }
 
 /// A pod that serves its own name on port 80, and on a port of the host if that is not 0.
-async fn server(client: &Client, name: &str, host_port: i32) -> (String, String) {
+pub(crate) async fn server(client: &Client, name: &str, host_port: i32) -> (String, String) {
     let mut config = client.pod(name);
     config.port_mappings.push(PortMapping { container_port: 80, host_port, ..PortMapping::default() });
     let pod = client.run(&config).await.unwrap();
@@ -126,7 +135,7 @@ async fn server(client: &Client, name: &str, host_port: i32) -> (String, String)
 }
 
 /// Asks a web server from the host.
-fn page(host: &str, port: u16) -> String {
+pub(crate) fn page(host: &str, port: u16) -> String {
     let mut stream = TcpStream::connect((host, port)).unwrap();
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
     let mut page = String::new();
@@ -378,9 +387,38 @@ fn pods_leave_the_network_that_they_were_added_to() {
 }
 
 #[test]
+fn a_configuration_that_goes_away_puts_no_pod_on_the_bridge() {
+    let prepare = |dir: &Path| {
+        set(dir, "builtin = \"auto\"");
+        plugin(dir, "only", GOOD);
+    };
+    run_on(prepare, async |world| {
+        let client = &world.client;
+        let early = client.run(&client.pod("early")).await.unwrap();
+        assert!(ip(client, &early).await.starts_with("10.213."));
+        configure(&world.dir, "late", &json!([{ "type": "only" }]));
+        let left = network_condition(world).await;
+        assert!(left.status && left.message.starts_with("1 pods are still on"), "{}", left.message);
+        let pod = client.run(&client.pod("on-cni")).await.unwrap();
+        assert_eq!(ip(client, &pod).await, "10.9.0.7");
+        fs::remove_file(world.dir.join("net.d/10-test.conflist")).unwrap();
+        let missing = network_condition(world).await;
+        assert_eq!((missing.status, &*missing.reason), (false, "NoCniConfig"), "{}", missing.message);
+        let words = ["net.d", "network.builtin"];
+        refused(client.run(&client.pod("between")).await, Code::FailedPrecondition, &words);
+        configure(&world.dir, "late", &json!([{ "type": "only" }]));
+        client.down(&early).await.unwrap();
+        let after = network_condition(world).await;
+        assert_eq!((after.status, after.message.as_str()), (true, ""));
+        client.run(&client.pod("after")).await.unwrap();
+        assert_eq!(added(world), 2);
+    });
+}
+
+#[test]
 fn a_node_without_a_bridge_waits_for_its_network() {
     let prepare = |dir: &Path| {
-        set(dir, "bridge = \"\"");
+        set(dir, "builtin = \"off\"");
         plugin(dir, "only", GOOD);
         configure(dir, "first", &json!([{ "type": "only" }]));
     };

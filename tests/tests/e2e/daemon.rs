@@ -27,7 +27,7 @@ impl Daemon {
             "root = \"{shown}/root\"\nstate = \"{shown}/state\"\nsocket = \"{shown}/wharf.sock\"\nshim = \"{}\"\n\
              [log]\nlevel = \"debug,h2=warn,hyper_util=warn,tower=warn\"\n\
              [registry]\ncerts_dir = \"{shown}/certs.d\"\n\
-             [network]\ncni_conf_dir = \"{shown}/net.d\"\ncni_bin_dirs = [\"{shown}/plugins\", \"/usr/lib/cni\"]\n",
+             [network]\nbuiltin = \"on\"\ncni_conf_dir = \"{shown}/net.d\"\ncni_bin_dirs = [\"{shown}/plugins\", \"/usr/lib/cni\"]\n",
             built.shim.display()
         );
         fs::write(dir.join("config.toml"), config).unwrap();

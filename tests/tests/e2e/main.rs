@@ -9,6 +9,8 @@ mod attach;
 #[expect(dead_code, reason = "shared with the tests of the registry's client, which use more of it")]
 mod authority;
 #[cfg(test)]
+mod bridge;
+#[cfg(test)]
 mod client;
 #[cfg(test)]
 mod cni;

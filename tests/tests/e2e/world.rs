@@ -16,9 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What a whole test may take.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// The lease of a pod whose link the kernel has not let go yet stays until the next look at the network: the next pod, or
-/// the next daemon.
-const LEASES: &str = "root/network/leases";
+/// What is remembered of the node itself outlives its pods.
+const OF_THE_NODE: &str = "root/network/settings";
 
 /// A test's world.
 pub(crate) struct World {
@@ -106,12 +105,15 @@ impl World {
 
     /// Waits until nothing is there but the image and what the daemon had before its first pod.
     pub(crate) async fn is_clean(&self) {
-        self.clean(&["root/layers", "root/images", "root/content", LEASES]).await;
+        self.clean(&["root/layers", "root/images", "root/content"]).await;
     }
 
     async fn clean(&self, fine: &[&str]) {
-        let fine: Vec<String> =
-            fine.iter().map(|name| format!("file {}", self.dir.join(name).display())).collect();
+        let fine: Vec<String> = fine
+            .iter()
+            .chain([&OF_THE_NODE])
+            .map(|name| format!("file {}", self.dir.join(name).display()))
+            .collect();
         let start = Instant::now();
         loop {
             let mut left = self.footprint().beyond(&self.before);
@@ -130,7 +132,7 @@ impl World {
         for image in self.client.image_list().await {
             self.client.remove_image(&image.id).await.unwrap();
         }
-        self.clean(&[LEASES]).await;
+        self.clean(&[]).await;
         let settled = async || (self.daemon.descriptors() == self.descriptors).then_some(());
         drop(tokio::time::timeout(PATIENCE / 2, until("descriptors are closed", settled)).await);
         assert_eq!(self.daemon.descriptors(), self.descriptors, "descriptors of wharfd");

@@ -22,6 +22,7 @@ pub(super) fn checks() -> Vec<Check> {
         seccomp(&read("/proc/sys/kernel/seccomp/actions_avail")),
         nftables(&modules),
         forwarding(read("/proc/sys/net/ipv4/ip_forward").trim()),
+        legacy_iptables(&read("/proc/net/ip_tables_names")),
         resolver(&read("/etc/resolv.conf")),
         apparmor(read("/sys/module/apparmor/parameters/enabled").trim()),
     ]
@@ -132,8 +133,7 @@ fn nftables(modules: &str) -> Check {
     if has_module(modules, "nf_tables") {
         return Check::ok("nftables", "a module, which is loaded with the first pod");
     }
-    let advice =
-        "without it the built-in bridge has no masquerading and no published ports: use another kernel";
+    let advice = "without it the built-in bridge connects no pod: use another kernel, or CNI plugins";
     Check::warn("nftables", "this kernel has none", advice)
 }
 
@@ -142,6 +142,18 @@ fn forwarding(value: &str) -> Check {
         "1" => Check::ok("forwarding", "on"),
         _ => Check::ok("forwarding", "off; wharfd turns it on with the first pod on its bridge"),
     }
+}
+
+/// The tables of iptables that are not in nf_tables, where wharf puts its own rules beside those of others.
+fn legacy_iptables(tables: &str) -> Check {
+    const WHAT: &str = "iptables";
+    if !tables.lines().any(|table| table == "filter") {
+        return Check::ok(WHAT, "no tables of iptables-legacy");
+    }
+    let advice = "if its FORWARD chain drops (iptables-legacy -S FORWARD), pods reach nothing until it has \
+                  -I FORWARD -i wharf0 -j ACCEPT, and -I FORWARD -o wharf0 -m conntrack --ctstate \
+                  RELATED,ESTABLISHED,DNAT -j ACCEPT; or move its rules to iptables-nft";
+    Check::warn(WHAT, "iptables-legacy filters packets", advice)
 }
 
 fn resolver(resolv_conf: &str) -> Check {
@@ -191,6 +203,12 @@ mod tests {
         assert_eq!(cgroups(v2, "cpu io memory pids\n").verdict, Verdict::Ok);
         assert_eq!(cgroups(v2, "cpu pids").found, "v2 without memory");
         assert_eq!(cgroups("", "").verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn tables_that_wharf_cannot_add_to_are_told() {
+        assert_eq!(legacy_iptables("nat\nfilter\n").verdict, Verdict::Warn);
+        assert_eq!([legacy_iptables("").verdict, legacy_iptables("nat\n").verdict], [Verdict::Ok; 2]);
     }
 
     #[test]

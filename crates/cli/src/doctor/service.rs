@@ -32,7 +32,7 @@ pub(super) async fn checks(told: Told) -> Vec<Check> {
         supervisor(Path::new(&info.supervisor)),
         limits(info.bounding_capabilities),
         disk(Path::new(&info.root)),
-        network(&info),
+        Check::ok("network", info::bridge(&info)),
     ];
     checks.extend(conditions(&mut daemon).await);
     checks
@@ -95,31 +95,21 @@ fn room(place: impl std::fmt::Display, free: u64, all: u64) -> Check {
     }
 }
 
-fn network(info: &InfoResponse) -> Check {
-    let entries = std::fs::read_dir(&info.cni_conf_dir).into_iter().flatten().flatten();
-    let files = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let first =
-        files.filter(|name| [".conf", ".conflist", ".json"].iter().any(|end| name.ends_with(end))).min();
-    match first {
-        Some(file) => Check::ok("network", format!("CNI, by {}/{file}", info.cni_conf_dir)),
-        None if info.bridge.is_empty() => {
-            let advice = "install a CNI plugin, or set `network.bridge` in /etc/wharf/config.toml";
-            Check::fail("network", info::bridge(info), advice)
-        }
-        None => Check::ok("network", format!("the built-in bridge {} {}", info.bridge, info.subnets)),
-    }
-}
-
 /// What the daemon itself says of its state.
 async fn conditions(daemon: &mut Daemon) -> Vec<Check> {
     let Ok(answer) = daemon.runtime.status(StatusRequest { verbose: false }).await else { return Vec::new() };
     let conditions = answer.into_inner().status.map(|status| status.conditions).unwrap_or_default();
-    let name = |kind: &str| if kind == "NetworkReady" { "pods' network" } else { "runtime" };
-    let check = |condition: wharf_cri_api::v1::RuntimeCondition| match condition.status {
-        true => Check::ok(name(&condition.r#type), "ready"),
-        false => Check::fail(name(&condition.r#type), "not ready", condition.message),
-    };
-    conditions.into_iter().map(check).collect()
+    conditions.into_iter().map(condition).collect()
+}
+
+/// A condition that is true may have remarks all the same.
+fn condition(told: wharf_cri_api::v1::RuntimeCondition) -> Check {
+    let name = if told.r#type == "NetworkReady" { "pods' network" } else { "runtime" };
+    match (told.status, told.message.as_str()) {
+        (true, "") => Check::ok(name, "ready"),
+        (true, remark) => Check::warn(name, "ready, but look at this", remark),
+        (false, problem) => Check::fail(name, "not ready", problem),
+    }
 }
 
 #[cfg(test)]
@@ -136,18 +126,15 @@ mod tests {
     }
 
     #[test]
-    fn a_cni_configuration_goes_before_the_bridge() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut info = InfoResponse {
-            cni_conf_dir: dir.path().to_string_lossy().into_owned(),
-            bridge: "wharf0".into(),
-            ..InfoResponse::default()
+    fn remarks_of_a_network_that_is_ready_are_told() {
+        let told = |status, message: &str| {
+            let (r#type, message) = ("NetworkReady".to_owned(), message.to_owned());
+            condition(wharf_cri_api::v1::RuntimeCondition { r#type, status, message, ..Default::default() })
         };
-        assert!(network(&info).found.contains("wharf0"));
-        info.bridge.clear();
-        assert_eq!(network(&info).verdict, Verdict::Fail);
-        std::fs::write(dir.path().join("10-x.conflist"), "").unwrap();
-        assert!(network(&info).found.ends_with("10-x.conflist"));
+        assert_eq!(told(true, "").verdict, Verdict::Ok);
+        let remark = told(true, "3 pods are left");
+        assert_eq!((remark.verdict, remark.advice.as_str()), (Verdict::Warn, "3 pods are left"));
+        assert_eq!(told(false, "no configuration").verdict, Verdict::Fail);
     }
 
     #[test]

@@ -6,11 +6,11 @@ use crate::netlink::{self, Message};
 
 pub(crate) const TABLE: &str = "wharf";
 
-const SUBSYSTEM: u16 = 10 << 8;
+pub(super) const SUBSYSTEM: u16 = 10 << 8;
 const NEW_TABLE: u16 = SUBSYSTEM;
 const NEW_CHAIN: u16 = SUBSYSTEM | 3;
-const NEW_RULE: u16 = SUBSYSTEM | 6;
-const DELETE_RULE: u16 = SUBSYSTEM | 8;
+pub(super) const NEW_RULE: u16 = SUBSYSTEM | 6;
+pub(super) const DELETE_RULE: u16 = SUBSYSTEM | 8;
 const NEW_MAP: u16 = SUBSYSTEM | 9;
 const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
 const GET_ELEMENT: u16 = SUBSYSTEM | 13;
@@ -43,7 +43,7 @@ impl Field {
 
 /// A rule's expressions in order, written straight into a message.
 #[derive(Debug)]
-pub(crate) struct Rule<'a>(&'a mut Message);
+pub(crate) struct Rule<'a>(pub(super) &'a mut Message);
 
 impl Rule<'_> {
     fn expression(&mut self, name: &str, content: impl FnOnce(&mut Message)) -> &mut Self {
@@ -193,6 +193,33 @@ impl Rule<'_> {
         });
     }
 
+    /// Goes on if the packet comes in by a link, compared as iptables does, which does not read rules of another form.
+    pub(crate) fn in_interface(&mut self, name: &str) -> &mut Self {
+        self.meta(6, REGISTER).compare(0, &terminated(name))
+    }
+
+    /// The same for the link it leaves by.
+    pub(crate) fn out_interface(&mut self, name: &str) -> &mut Self {
+        self.meta(7, REGISTER).compare(0, &terminated(name))
+    }
+
+    /// Goes on if a match of iptables' extensions says so.
+    pub(crate) fn extension(&mut self, name: &str, revision: u32, options: &[u8]) -> &mut Self {
+        self.expression("match", |data| {
+            data.text(1, name);
+            number(data, 2, revision);
+            data.attribute(3, options);
+        })
+    }
+
+    pub(crate) fn count(&mut self) -> &mut Self {
+        self.expression("counter", |_data| {})
+    }
+
+    pub(crate) fn accept(&mut self) {
+        self.verdict(1, None);
+    }
+
     pub(crate) fn drop_packet(&mut self) {
         self.verdict(0, None);
     }
@@ -218,6 +245,12 @@ pub(crate) fn batch(messages: impl IntoIterator<Item = Message>) -> Vec<Message>
 
 pub(crate) fn new_table() -> Message {
     let mut message = message(NEW_TABLE, netlink::CREATE);
+    message.text(1, TABLE);
+    message
+}
+
+pub(crate) fn get_table() -> Message {
+    let mut message = message(SUBSYSTEM | 1, 0);
     message.text(1, TABLE);
     message
 }
@@ -327,7 +360,7 @@ pub(crate) fn parse_elements(payload: &[u8]) -> Vec<RawElement> {
 }
 
 /// The comment as `nft` stores it: kind 0, length, text with its NUL.
-fn user_data(comment: &str) -> Vec<u8> {
+pub(super) fn user_data(comment: &str) -> Vec<u8> {
     let len = u8::try_from(comment.len() + 1).unwrap_or(u8::MAX);
     let mut bytes = vec![0, len];
     bytes.extend_from_slice(&comment.as_bytes()[..usize::from(len) - 1]);
@@ -335,7 +368,7 @@ fn user_data(comment: &str) -> Vec<u8> {
     bytes
 }
 
-fn comment(user_data: &[u8]) -> String {
+pub(super) fn comment(user_data: &[u8]) -> String {
     match user_data {
         [0, len, rest @ ..] => netlink::text(rest.get(..usize::from(*len)).unwrap_or(rest)),
         _ => String::new(),
@@ -352,6 +385,11 @@ fn message(kind: u16, flags: u16) -> Message {
 
 fn number(message: &mut Message, kind: u16, value: u32) {
     message.attribute(kind, &value.to_be_bytes());
+}
+
+/// A text with its end.
+fn terminated(name: &str) -> Vec<u8> {
+    [name.as_bytes(), &[0]].concat()
 }
 
 /// Link names are compared with their padding, so that `wharf0` does not match `wharf01`.

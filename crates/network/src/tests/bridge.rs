@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use wharf_types::ErrorKind;
 
-use super::fixture::{Host, LIMIT, Pod, ask, id, ip, neighbour, pod_links};
+use super::fixture::{Host, LIMIT, Pod, ask, id, ip, neighbour, pod_links, sh};
 use crate::netlink::{Family, Socket};
-use crate::{Error, StatsSocket, link};
+use crate::{Builtin, Error, StatsSocket, link};
 
 #[test]
 fn host_and_pods_reach_each_other_by_both_families() {
@@ -132,7 +132,7 @@ fn a_namespace_that_is_none_leaves_nothing_behind() {
 #[test]
 fn a_link_of_another_kind_with_the_bridges_name_is_reported() {
     let mut host = Host::new();
-    host.config.bridge.as_mut().unwrap().name = "lo".into();
+    host.config.bridge.name = "lo".into();
     let network = host.network();
     assert!(!network.readiness().ready);
     let error = Pod::new(1).attach(&network).unwrap_err();
@@ -167,7 +167,8 @@ fn a_bridge_that_failed_is_tried_again_by_readiness() {
 
 #[test]
 fn a_node_without_ipv6_gives_ipv4_alone() {
-    let host = Host::new();
+    let mut host = Host::new();
+    host.config.builtin = Builtin::On;
     let network = host.network();
     std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
     assert_eq!(Pod::new(1).attach(&network).unwrap().ips, [ip("10.88.0.2")]);
@@ -178,22 +179,9 @@ fn a_node_without_ipv6_gives_ipv4_alone() {
 }
 
 #[test]
-fn a_node_that_waits_for_cni_is_not_ready_without() {
-    let mut host = Host::new();
-    host.config.bridge = None;
-    let network = host.network();
-    let readiness = network.readiness();
-    assert_eq!((readiness.ready, readiness.reason.as_str()), (false, "NoCniConfig"));
-    let error = Pod::new(1).attach(&network).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
-    network.detach(&id(1), None).unwrap();
-    assert_eq!(network.reconcile(&Default::default()), 0);
-    assert!(pod_links().is_empty());
-}
-
-#[test]
 fn other_ranges_are_used_from_now_on_and_after_a_restart() {
-    let host = Host::new();
+    let mut host = Host::new();
+    host.config.builtin = Builtin::On;
     let network = host.network();
     let (one, two, three) = (Pod::new(1), Pod::new(2), Pod::new(3));
     let first = one.attach(&network).unwrap();
@@ -208,6 +196,40 @@ fn other_ranges_are_used_from_now_on_and_after_a_restart() {
     one.serve(80);
     ask(first.ips[0], 80).unwrap();
     assert_eq!(two.inside(|| ask(first.ips[0], 80)).unwrap(), second.ips[1], "no masquerade between pods");
+}
+
+#[test]
+fn a_range_that_others_have_is_refused_until_it_is_free() {
+    let host = Host::new();
+    let network = host.network();
+    sh("ip link add podman0 type bridge; ip address add 10.88.0.1/16 dev podman0; ip link set podman0 up");
+    let pod = Pod::new(1);
+    let error = pod.attach(&network).unwrap_err();
+    let want = "the range 10.88.0.0/24 of pods overlaps the route 10.88.0.0/16 of podman0";
+    assert!(error.to_string().starts_with(want), "{error}");
+    assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+    for network in [&network, &host.network()] {
+        assert!(network.readiness().message.starts_with(want), "{:?}", network.readiness());
+    }
+    assert_eq!(link::index("wharf0").unwrap(), None);
+    sh("ip link delete podman0");
+    assert!(network.readiness().ready);
+    pod.attach(&network).unwrap();
+}
+
+#[test]
+fn packets_are_as_large_as_the_uplink_takes() {
+    let mut host = Host::new();
+    sh("ip link add lan0 mtu 1450 type veth peer name lan1; ip link set lan0 up; ip link set lan1 up
+        ip address add 192.0.2.1/24 dev lan0; ip route add default via 192.0.2.254");
+    let mtu = || sh("ip -o link show wharf0");
+    let (one, two) = (Pod::new(1), Pod::new(2));
+    one.attach(&host.network()).unwrap();
+    assert!(mtu().contains(" mtu 1450 "), "{}", mtu());
+    assert!(one.inside(|| sh("ip -o link show eth0")).contains(" mtu 1450 "));
+    host.config.bridge.mtu = Some(1280);
+    two.attach(&host.network()).unwrap();
+    assert!(two.inside(|| sh("ip -o link show eth0")).contains(" mtu 1280 "));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::fixture::{Host, Pod, ask, id, ip, pod_links, tcp};
 use crate::Error;
 
 /// Keeps what it was called with, prints a result.
-const GOOD: &str = r#"
+pub(super) const GOOD: &str = r#"
     cat > "$DIR/$NAME.$CNI_COMMAND.in"; env > "$DIR/$NAME.$CNI_COMMAND.env"; echo "$NAME $CNI_COMMAND" >> "$DIR/calls"
     [ "$CNI_COMMAND" = ADD ] || exit 0
     echo '{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}],"by":"'$NAME'",
@@ -20,20 +20,20 @@ const GOOD: &str = r#"
 "#;
 
 impl Host {
-    fn plugin(&self, name: &str, script: &str) {
+    pub(super) fn plugin(&self, name: &str, script: &str) {
         let path = self.dir.path().join("bin").join(name);
         let head = format!("#!/bin/sh\nDIR={}\nNAME={name}\n", self.dir.path().display());
         std::fs::write(&path, format!("{head}{script}")).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     }
 
-    fn configure(&self, plugins: Value) {
+    pub(super) fn configure(&self, plugins: Value) {
         std::fs::create_dir_all(&self.config.cni_conf_dir).unwrap();
         let list = json!({ "cniVersion": "1.0.0", "name": "net", "plugins": plugins });
         std::fs::write(self.config.cni_conf_dir.join("10-net.conflist"), list.to_string()).unwrap();
     }
 
-    fn read(&self, name: &str) -> String {
+    pub(super) fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.dir.path().join(name)).unwrap_or_default()
     }
 

@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 use wharf_types::PodId;
 
 use crate::netlink::{Family, Socket};
-use crate::{Attachment, BridgeConfig, Config, Error, Network, PodAddresses, PortMapping, Protocol};
+use crate::{Attachment, BridgeConfig, Builtin, Config, Error, Network, PodAddresses, PortMapping, Protocol};
 use crate::{link, netns};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(5);
@@ -36,11 +36,9 @@ impl Host {
             cni_bin_dirs: vec![dir.path().join("bin")],
             cni_add_deadline: Config::ADD_DEADLINE,
             cni_delete_deadline: Config::DELETE_DEADLINE,
-            bridge: Some(BridgeConfig {
-                name: "wharf0".into(),
-                subnets: subnets.parse().unwrap(),
-                mtu: None,
-            }),
+            builtin: Builtin::Auto,
+            bridge: BridgeConfig { name: "wharf0".into(), subnets: subnets.parse().unwrap(), mtu: None },
+            kubelet_files: vec![dir.path().join("kubelet.conf")],
         };
         std::fs::create_dir(dir.path().join("bin")).unwrap();
         Self { dir, config }
@@ -106,12 +104,38 @@ impl Pod {
 
     /// Answers one UDP packet with the address it comes from.
     pub(super) fn serve_udp(&self, port: u16) {
+        drop(self.answer_udp(port, |peer| peer.ip().to_string()));
+    }
+
+    /// Answers one UDP packet on a thread that lets go the port then.
+    pub(super) fn answer_udp(
+        &self,
+        port: u16,
+        answer: impl FnOnce(SocketAddr) -> String + Send + 'static,
+    ) -> std::thread::JoinHandle<()> {
         let socket = self.inside(|| UdpSocket::bind(("0.0.0.0", port)).unwrap());
         std::thread::spawn(move || {
             let (_len, peer) = socket.recv_from(&mut [0; 10]).unwrap();
-            socket.send_to(peer.ip().to_string().as_bytes(), peer).unwrap();
-        });
+            socket.send_to(answer(peer).as_bytes(), peer).unwrap();
+        })
     }
+}
+
+/// A command of the host's, which must work; what it printed.
+#[expect(clippy::disallowed_methods, reason = "what others do to a machine is done as they do it")]
+pub(super) fn sh(line: &str) -> String {
+    let output = std::process::Command::new("sh").args(["-ec", line]).output().unwrap();
+    assert!(output.status.success(), "{line}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Has a socket of its own ask a UDP server until it answers once; gives the answer. The socket keeps its port.
+pub(super) fn knock(socket: &UdpSocket, server: SocketAddr) -> String {
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket.send_to(b"?", server).unwrap();
+    let mut answer = [0; 100];
+    let (len, _peer) = socket.recv_from(&mut answer).unwrap();
+    String::from_utf8_lossy(&answer[..len]).into_owned()
 }
 
 pub(super) fn id(number: u8) -> PodId {

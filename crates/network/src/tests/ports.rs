@@ -1,10 +1,11 @@
 //! Host ports.
 
 use std::io::ErrorKind as Io;
+use std::net::UdpSocket;
 
 use wharf_types::ErrorKind;
 
-use super::fixture::{Host, Pod, ask, ask_udp, ip, neighbour, tcp};
+use super::fixture::{Host, LIMIT, Pod, ask, ask_udp, ip, knock, neighbour, tcp};
 use crate::{PortMapping, Protocol, nft};
 
 #[test]
@@ -74,6 +75,88 @@ fn an_address_and_udp_can_be_asked_for() {
     ask(ip("fd00:88::1"), 12001).unwrap();
     assert_eq!(ask(ip("10.88.0.1"), 12001).unwrap_err().kind(), Io::ConnectionRefused);
     assert_eq!(ask_udp(ip("127.0.0.1"), 12000).unwrap(), ip("10.88.0.1"));
+}
+
+#[test]
+fn a_udp_sender_that_keeps_its_port_reaches_each_next_pod() {
+    let host = Host::new();
+    let network = host.network();
+    let outsider = neighbour();
+    let udp = PortMapping { protocol: Protocol::Udp, ..tcp(12000, 53) };
+    let near = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let far = outsider.inside(|| UdpSocket::bind("192.0.2.2:5555").unwrap());
+    let server = "192.0.2.1:12000".parse().unwrap();
+    // Before there is a pod, these are connections to the host itself.
+    for sender in [&near, &far] {
+        sender.send_to(b"?", server).unwrap();
+    }
+    for number in 1..=3 {
+        let pod = Pod::new(number);
+        pod.attach_with(&network, std::slice::from_ref(&udp)).unwrap();
+        for sender in [&near, &far] {
+            let answering = pod.answer_udp(53, move |_peer| format!("pod {number}"));
+            assert_eq!(knock(sender, server), format!("pod {number}"));
+            answering.join().unwrap();
+        }
+        network.detach(&pod.id, Some(&pod.path())).unwrap();
+        // Without a pod it is the host again.
+        far.send_to(b"?", server).unwrap();
+    }
+}
+
+#[test]
+fn what_others_still_send_reaches_no_pod_that_has_the_address_next() {
+    let host = Host::with_subnets("10.88.0.0/30");
+    let network = host.network();
+    let outsider = neighbour();
+    let world = outsider.inside(|| UdpSocket::bind("192.0.2.2:9").unwrap());
+    world.set_read_timeout(Some(LIMIT)).unwrap();
+    let pod = Pod::new(1);
+    pod.attach(&network).unwrap();
+    pod.inside(|| UdpSocket::bind("0.0.0.0:7").unwrap().send_to(b"?", "192.0.2.2:9").unwrap());
+    let (_len, seen) = world.recv_from(&mut [0; 10]).unwrap();
+    network.detach(&pod.id, None).unwrap();
+    drop(pod);
+    let start = std::time::Instant::now();
+    while network.free_addresses() > 0 {
+        assert!(start.elapsed() < LIMIT, "the address is not free");
+    }
+    let next = Pod::new(2);
+    next.attach(&network).unwrap();
+    let socket = next.inside(|| UdpSocket::bind("0.0.0.0:7").unwrap());
+    world.send_to(b"for the first", seen).unwrap();
+    // What is sent after it arrives after it.
+    let host_side = UdpSocket::bind("10.88.0.1:0").unwrap();
+    host_side.send_to(b"for the second", "10.88.0.2:7").unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut buffer = [0; 100];
+    let (len, _peer) = socket.recv_from(&mut buffer).unwrap();
+    assert_eq!(&buffer[..len], b"for the second");
+}
+
+#[test]
+fn undoing_leaves_the_port_of_another_pod_alone() {
+    let host = Host::new();
+    let network = host.network();
+    let (one, two) = (Pod::new(1), Pod::new(2));
+    one.attach_with(&network, &[tcp(12000, 80)]).unwrap();
+    // The lease is lost, and what the link says of the pod has no ports.
+    drop(network);
+    std::fs::remove_dir_all(host.config.state_dir.join("leases")).unwrap();
+    let network = host.network();
+    let error = two.attach_with(&network, &[tcp(12000, 80), tcp(12001, 80)]).unwrap_err();
+    assert!(error.to_string().contains("another pod has one"), "{error}");
+    assert!(nft::elements().unwrap().iter().all(|element| element.owner().as_ref() == Some(&one.id)));
+    one.serve(80);
+    ask(ip("127.0.0.1"), 12000).unwrap();
+}
+
+#[test]
+fn a_port_of_a_family_that_pods_lack_is_refused() {
+    let host = Host::with_subnets("10.88.0.0/24");
+    let ipv6 = PortMapping { host_ip: Some(ip("::1")), ..tcp(12000, 80) };
+    let error = Pod::new(1).attach_with(&host.network(), &[ipv6]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
 }
 
 #[test]

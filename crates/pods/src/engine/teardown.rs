@@ -62,7 +62,9 @@ impl Engine {
     async fn release(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         let _turn = self.disconnecting.acquire().await;
         let (engine, of) = (Arc::clone(self), Arc::clone(pod));
-        blocking(move || engine.release_blocking(&of)).await
+        let released = blocking(move || engine.release_blocking(&of)).await;
+        self.disconnected.notify_one();
+        released
     }
 
     fn release_blocking(&self, pod: &Pod) -> Result<(), Error> {

@@ -1,0 +1,151 @@
+//! Which network is the node's: the built-in one, or that of CNI plugins.
+//!
+//! A node has one network, and a pod is never put on the other because this one is out of order for a moment: it would be
+//! outside of the cluster's policies, and perhaps have an address that another pod has. So what once showed that the node
+//! is a cluster's counts for good.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cni::{Cni, CniError, NetworkConfig};
+use crate::error::Error;
+use crate::store::{Store, StoreError};
+
+const POD_CIDR: &str = "pod-cidr";
+const CNI_SEEN: &str = "cni-seen";
+
+/// Whether pods are put on the built-in network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Builtin {
+    /// On a machine that shows no sign of being a cluster's node; else pods wait for a CNI configuration.
+    Auto,
+    /// Always; CNI configurations are ignored.
+    On,
+    /// Never: pods wait for a CNI configuration.
+    Off,
+}
+
+impl Builtin {
+    /// The word for it in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// The network for the next pod.
+#[derive(Debug)]
+pub(crate) enum Choice {
+    Bridge,
+    Cni(Arc<NetworkConfig>),
+}
+
+/// What shows that a machine is a cluster's node.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Sign {
+    /// There was a CNI configuration; this was its directory.
+    Cni(PathBuf),
+    /// A kubelet sent the range of the node's pods.
+    PodCidr(String),
+    /// A file of a kubelet is there.
+    Kubelet(PathBuf),
+}
+
+impl fmt::Display for Sign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cni(directory) => write!(f, "there was one in {}", directory.display()),
+            Self::PodCidr(cidr) => write!(f, "a kubelet sent the pod CIDR {cidr}"),
+            Self::Kubelet(path) => write!(f, "a kubelet has {}", path.display()),
+        }
+    }
+}
+
+/// Chooses, by the configuration and by the signs, of which it remembers those that may vanish.
+#[derive(Debug)]
+pub(crate) struct Chooser {
+    builtin: Builtin,
+    kubelet_files: Vec<PathBuf>,
+    settings: Store,
+    cni_seen: AtomicBool,
+}
+
+impl Chooser {
+    pub(crate) fn open(
+        builtin: Builtin,
+        kubelet_files: Vec<PathBuf>,
+        dir: PathBuf,
+    ) -> Result<Self, StoreError> {
+        let settings = Store::open(dir)?;
+        let cni_seen = AtomicBool::new(settings.get::<PathBuf>(CNI_SEEN).is_some());
+        Ok(Self { builtin, kubelet_files, settings, cni_seen })
+    }
+
+    /// The network for the next pod.
+    ///
+    /// # Errors
+    /// [`Error::Cni`] if it is CNI's, and its configuration is missing or damaged; [`Error::Yields`] if it is missing and
+    /// the built-in network is kept off this node; [`Error::Store`] if a sign cannot be remembered.
+    pub(crate) fn choose(&self, cni: &Cni) -> Result<Choice, Error> {
+        if self.builtin == Builtin::On {
+            return Ok(Choice::Bridge);
+        }
+        let found = cni.current();
+        if matches!(found, Ok(Some(_)) | Err(CniError::Config { .. })) || cni.has_pods() {
+            self.remember_cni(cni.directory())?;
+        }
+        if let Some(network) = found? {
+            return Ok(Choice::Cni(network));
+        }
+        let missing = cni.none();
+        match (self.builtin, self.sign()) {
+            (Builtin::Off, _) => Err(missing.into()),
+            (_, Some(sign)) => Err(Error::Yields { missing: missing.to_string(), sign: sign.to_string() }),
+            (_, None) => Ok(Choice::Bridge),
+        }
+    }
+
+    /// Whether CNI configurations are ignored.
+    pub(crate) fn ignores_cni(&self) -> bool {
+        self.builtin == Builtin::On
+    }
+
+    /// The range that a kubelet sent last, perhaps to an earlier process.
+    pub(crate) fn pod_cidr(&self) -> Option<String> {
+        self.settings.get(POD_CIDR)
+    }
+
+    pub(crate) fn remember_pod_cidr(&self, cidrs: &str) -> Result<(), StoreError> {
+        self.settings.save_durably(POD_CIDR, &cidrs)
+    }
+
+    /// Sets a range aside that cannot be understood.
+    pub(crate) fn forget_pod_cidr(&self, cause: &dyn fmt::Display) {
+        self.settings.quarantine(POD_CIDR, cause);
+    }
+
+    fn remember_cni(&self, directory: &Path) -> Result<(), StoreError> {
+        if !self.cni_seen.load(Relaxed) {
+            self.settings.save_durably(CNI_SEEN, &directory)?;
+            self.cni_seen.store(true, Relaxed);
+        }
+        Ok(())
+    }
+
+    fn sign(&self) -> Option<Sign> {
+        if let Some(directory) = self.settings.get(CNI_SEEN) {
+            return Some(Sign::Cni(directory));
+        }
+        let kubelet = || self.kubelet_files.iter().find(|path| path.exists()).cloned().map(Sign::Kubelet);
+        self.pod_cidr().map(Sign::PodCidr).or_else(kubelet)
+    }
+}

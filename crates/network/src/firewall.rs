@@ -1,0 +1,187 @@
+//! Firewalls of others that stand in the way of pods.
+//!
+//! A forwarded packet passes the chains of all tables, and each of them may drop it. Docker, ufw and cautious people set the
+//! policy of iptables' FORWARD chain to that. As every container engine does, wharf puts rules for its bridge there, which
+//! accept what pods send, the answers, and what comes by a host port; and nothing else that somebody routes to a pod. They
+//! are written as iptables would, which reads no others. Chains that are not iptables' belong to somebody who wrote them
+//! by hand, or to firewalld: what these drop is said, not undone.
+
+use crate::netlink::{Family, Message, NetlinkError, Socket};
+use crate::nft::commit;
+use crate::nft::others::{self, Chain, FoundRule, Only};
+
+/// By this comment the rules are found again.
+const COMMENT: &str = "wharf";
+
+const IPV4: u8 = 2;
+const IPV6: u8 = 10;
+const FORWARD_HOOK: u32 = 2;
+const DROP: u32 = 0;
+
+/// What iptables calls its table.
+const FILTER: &str = "filter";
+/// Where Docker leaves room for the rules of others, before its own.
+const DOCKER_USER: &str = "DOCKER-USER";
+
+/// Lets the bridge's packets pass; rules that are there already stay. Gives what still stands in the way, for people.
+pub(crate) fn open(bridge: &str) -> Result<Vec<String>, NetlinkError> {
+    let socket = Socket::open(Family::Netfilter)?;
+    let chains = others::chains(&socket)?;
+    let mut obstacles = Vec::new();
+    for chain in to_open(&chains) {
+        if let Err(error) = open_chain(&socket, chain, bridge) {
+            obstacles.push(format!(
+                "the chain {} of iptables may drop what pods send, and no rule can be put there: {error}",
+                chain.name
+            ));
+        }
+    }
+    for chain in foreign(&chains) {
+        let named = others::rules(&socket, chain, Only::Table)?.iter().any(|rule| rule.names(bridge));
+        if !named {
+            obstacles.push(obstacle(chain, bridge));
+        }
+    }
+    Ok(obstacles)
+}
+
+/// Removes the rules, from whatever chain they are in. Gives whether there were any.
+pub(crate) fn close() -> Result<bool, NetlinkError> {
+    let socket = Socket::open(Family::Netfilter)?;
+    let mut found = false;
+    for chain in others::chains(&socket)?.iter().filter(|chain| is_iptables(chain)) {
+        let deletions: Vec<Message> =
+            ours(&socket, chain)?.iter().map(|rule| others::delete_rule(chain, rule)).collect();
+        if !deletions.is_empty() {
+            found = true;
+            commit(&socket, deletions).map_err(|errno| failed(chain, errno))?;
+        }
+    }
+    Ok(found)
+}
+
+fn open_chain(socket: &Socket, chain: &Chain, bridge: &str) -> Result<(), NetlinkError> {
+    let present = ours(socket, chain)?;
+    let accepts = accepts(chain, bridge);
+    if present.len() == accepts.len() && present.iter().all(|rule| rule.names(bridge)) {
+        return Ok(());
+    }
+    let outdated = present.iter().map(|rule| others::delete_rule(chain, rule));
+    commit(socket, outdated.chain(accepts).collect()).map_err(|errno| failed(chain, errno))
+}
+
+fn ours(socket: &Socket, chain: &Chain) -> Result<Vec<FoundRule>, NetlinkError> {
+    let mut rules = others::rules(socket, chain, Only::Chain)?;
+    rules.retain(|rule| rule.comment == COMMENT);
+    Ok(rules)
+}
+
+/// `-i BRIDGE -j ACCEPT` and `-o BRIDGE -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT`.
+fn accepts(chain: &Chain, bridge: &str) -> [Message; 2] {
+    [
+        others::insert_rule(chain, COMMENT, |rule| {
+            rule.out_interface(bridge).extension("conntrack", 3, &expected()).count().accept();
+        }),
+        others::insert_rule(chain, COMMENT, |rule| rule.in_interface(bridge).count().accept()),
+    ]
+}
+
+/// `struct xt_conntrack_mtinfo3` with nothing but states: `match_flags` says so, `state_mask` which.
+fn expected() -> [u8; 168] {
+    const MATCH_FLAGS: usize = 146;
+    const STATE_MASK: usize = 150;
+    const STATE: u16 = 1;
+    const ESTABLISHED: u16 = 1 << 1;
+    const RELATED: u16 = 1 << 2;
+    const DNAT: u16 = 1 << 7;
+    let mut options = [0; 168];
+    options[MATCH_FLAGS..MATCH_FLAGS + 2].copy_from_slice(&STATE.to_ne_bytes());
+    options[STATE_MASK..STATE_MASK + 2].copy_from_slice(&(ESTABLISHED | RELATED | DNAT).to_ne_bytes());
+    options
+}
+
+fn failed(chain: &Chain, errno: nix::errno::Errno) -> NetlinkError {
+    NetlinkError { operation: format!("change the chain {} of iptables", chain.name), errno }
+}
+
+/// Whether packets may be forwarded through the chain, and the table is iptables'.
+fn is_iptables(chain: &Chain) -> bool {
+    let passed = chain.hook == Some(FORWARD_HOOK) || chain.name == DOCKER_USER;
+    matches!(chain.family, IPV4 | IPV6) && chain.table == FILTER && passed
+}
+
+fn drops(chain: &Chain) -> bool {
+    chain.hook == Some(FORWARD_HOOK) && chain.policy == Some(DROP)
+}
+
+/// The chains of those tables of iptables whose FORWARD drops.
+fn to_open(chains: &[Chain]) -> Vec<&Chain> {
+    let dropping =
+        |family| chains.iter().any(|chain| chain.family == family && is_iptables(chain) && drops(chain));
+    chains.iter().filter(|chain| is_iptables(chain) && dropping(chain.family)).collect()
+}
+
+/// One chain of each other table that drops. firewalld's policy is to accept; a rule at the end does the dropping.
+fn foreign(chains: &[Chain]) -> Vec<&Chain> {
+    let mut found: Vec<&Chain> = Vec::new();
+    let firewalld = |chain: &Chain| chain.table == "firewalld" && chain.hook == Some(FORWARD_HOOK);
+    for chain in chains.iter().filter(|chain| !is_iptables(chain) && (drops(chain) || firewalld(chain))) {
+        let same_table = |other: &&Chain| (other.family, &other.table) == (chain.family, &chain.table);
+        if !found.iter().any(same_table) {
+            found.push(chain);
+        }
+    }
+    found
+}
+
+fn obstacle(chain: &Chain, bridge: &str) -> String {
+    if chain.table == "firewalld" {
+        return format!(
+            "firewalld drops what pods send unless it trusts their bridge: firewall-cmd --permanent --zone=trusted \
+             --add-interface={bridge}, then firewall-cmd --reload"
+        );
+    }
+    format!(
+        "the nf_tables chain {} {} drops what pods send: add 'iifname {bridge} accept' and 'oifname {bridge} ct state \
+         established,related accept' to it, and for host ports 'oifname {bridge} ct status dnat accept'",
+        chain.table, chain.name
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chain(family: u8, table: &str, name: &str, policy: Option<u32>) -> Chain {
+        let hook = policy.map(|_policy| FORWARD_HOOK);
+        Chain { family, table: table.into(), name: name.into(), hook, policy }
+    }
+
+    #[test]
+    fn only_iptables_chains_that_drop_are_opened() {
+        let docker = [
+            chain(IPV4, "filter", "FORWARD", Some(DROP)),
+            chain(IPV4, "filter", DOCKER_USER, None),
+            chain(IPV4, "filter", "DOCKER", None),
+            chain(IPV6, "filter", "FORWARD", Some(1)),
+            chain(IPV6, "filter", DOCKER_USER, None),
+            chain(1, "filter", "forward", Some(DROP)),
+        ];
+        let names: Vec<_> =
+            to_open(&docker).iter().map(|chain| (chain.family, chain.name.as_str())).collect();
+        assert_eq!(names, [(IPV4, "FORWARD"), (IPV4, DOCKER_USER)]);
+        assert_eq!(foreign(&docker), [&docker[5]]);
+        assert!(to_open(&[chain(IPV4, "filter", "FORWARD", Some(1))]).is_empty());
+    }
+
+    #[test]
+    fn firewalld_is_known_by_its_table() {
+        let found = [
+            chain(1, "firewalld", "filter_FORWARD", Some(1)),
+            chain(1, "firewalld", "filter_FORWARD_POLICIES_pre", None),
+        ];
+        let obstacles: Vec<String> = foreign(&found).iter().map(|chain| obstacle(chain, "wharf0")).collect();
+        assert_eq!(obstacles.len(), 1);
+        assert!(obstacles[0].contains("--add-interface=wharf0"), "{obstacles:?}");
+    }
+}

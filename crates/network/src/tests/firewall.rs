@@ -1,0 +1,145 @@
+//! Machines whose firewall drops what is forwarded.
+
+use std::collections::HashSet;
+
+use super::fixture::{Host, Pod, ask, ip, neighbour, sh, tcp};
+use crate::Network;
+
+/// `iptables -S`, so that it can read what wharf wrote, of one chain.
+fn rules(program: &str, chain: &str) -> String {
+    sh(&format!("{program} -S {chain} 2>&1"))
+}
+
+const ACCEPTS: [&str; 2] = [
+    "-i wharf0 -m comment --comment wharf -j ACCEPT",
+    "-o wharf0 -m conntrack --ctstate RELATED,ESTABLISHED,DNAT",
+];
+
+/// A pod that reaches the world, is reached by its host port, and by nothing else from outside.
+fn reaches(network: &Network, pod: &Pod, outsider: &Pod) {
+    let addresses = pod.attach_with(network, &[tcp(12000, 80)]).unwrap();
+    let other = Pod::new(200);
+    let second = other.attach(network).unwrap();
+    pod.serve(80);
+    other.serve(80);
+    outsider.serve(80);
+    assert_eq!(pod.inside(|| ask(ip("192.0.2.2"), 80)).unwrap(), ip("192.0.2.1"));
+    assert_eq!(outsider.inside(|| ask(ip("192.0.2.1"), 12000)).unwrap(), ip("192.0.2.2"));
+    for address in &second.ips {
+        pod.inside(|| ask(*address, 80)).unwrap();
+    }
+    let routed = outsider.inside(|| {
+        let address = std::net::SocketAddr::new(addresses.ips[0], 80);
+        std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_millis(300))
+    });
+    assert_eq!(routed.unwrap_err().kind(), std::io::ErrorKind::TimedOut, "the firewall is still one");
+}
+
+#[test]
+fn pods_pass_a_policy_of_drop_and_leave_it_as_it_was() {
+    let host = Host::new();
+    let outsider = neighbour();
+    sh("iptables -P FORWARD DROP; ip6tables -P FORWARD DROP");
+    let before = (rules("iptables", ""), rules("ip6tables", ""));
+    let network = host.network();
+    let pod = Pod::new(1);
+    reaches(&network, &pod, &outsider);
+    for program in ["iptables", "ip6tables"] {
+        let found = rules(program, "FORWARD");
+        assert!(ACCEPTS.iter().all(|accept| found.contains(accept)), "{found}");
+    }
+    network.reconcile(&HashSet::new());
+    assert_eq!(rules("iptables", "FORWARD").lines().count(), 3, "once each");
+    for id in [pod.id.clone(), Pod::new(200).id] {
+        network.detach(&id, None).unwrap();
+    }
+    drop(pod);
+    network.demolish().unwrap();
+    assert_eq!((rules("iptables", ""), rules("ip6tables", "")), before);
+}
+
+#[test]
+fn a_firewall_that_comes_later_or_is_loaded_anew_is_passed_after_the_next_look() {
+    let host = Host::new();
+    let outsider = neighbour();
+    let network = host.network();
+    let pod = Pod::new(1);
+    pod.attach(&network).unwrap();
+    outsider.serve(80);
+    let asks = || pod.inside(|| ask(ip("192.0.2.2"), 80));
+    asks().unwrap();
+    for load in ["iptables -P FORWARD DROP", "iptables -F FORWARD"] {
+        sh(load);
+        network.reconcile(&HashSet::new());
+        asks().unwrap();
+    }
+    // The last pod has gone: so have the rules, and they are there again with the next.
+    network.detach(&pod.id, None).unwrap();
+    drop(pod);
+    let gone = || {
+        network.reconcile(&HashSet::new());
+        rules("iptables", "FORWARD") == "-P FORWARD DROP\n"
+    };
+    let start = std::time::Instant::now();
+    while !gone() {
+        assert!(start.elapsed() < super::fixture::LIMIT, "{}", rules("iptables", "FORWARD"));
+    }
+    let next = Pod::new(2);
+    next.attach(&network).unwrap();
+    next.inside(|| ask(ip("192.0.2.2"), 80)).unwrap();
+}
+
+/// As Docker makes it, shortened.
+const DOCKER: &str = "
+    for iptables in iptables ip6tables; do
+        $iptables -P FORWARD DROP
+        for chain in DOCKER DOCKER-USER DOCKER-FORWARD DOCKER-CT; do $iptables -N $chain; done
+        $iptables -A FORWARD -j DOCKER-USER
+        $iptables -A FORWARD -j DOCKER-FORWARD
+        $iptables -A DOCKER-FORWARD -j DOCKER-CT
+        $iptables -A DOCKER-FORWARD -i docker0 -j ACCEPT
+        $iptables -A DOCKER-CT -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+        $iptables -A DOCKER ! -i docker0 -o docker0 -j DROP
+        $iptables -A DOCKER-USER -j RETURN
+    done";
+
+/// As ufw makes it, shortened.
+const UFW: &str = "
+    iptables -P FORWARD DROP
+    for chain in ufw-before-forward ufw-user-forward ufw-after-logging-forward ufw-reject-forward; do
+        iptables -N $chain; iptables -A FORWARD -j $chain
+    done
+    iptables -A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+    iptables -A ufw-before-forward -p icmp --icmp-type 8 -j ACCEPT
+    iptables -A ufw-before-forward -j ufw-user-forward
+    iptables -A ufw-reject-forward -j DROP";
+
+#[test]
+fn pods_pass_the_rules_of_docker_and_of_ufw() {
+    for set in [DOCKER, UFW] {
+        let host = Host::new();
+        let outsider = neighbour();
+        sh(set);
+        let network = host.network();
+        reaches(&network, &Pod::new(1), &outsider);
+        if set == DOCKER {
+            let found = rules("iptables", "DOCKER-USER");
+            assert!(ACCEPTS.iter().all(|accept| found.contains(accept)), "{found}");
+        }
+        sh("iptables-save | iptables-restore");
+    }
+}
+
+#[test]
+fn a_firewall_that_is_not_iptables_is_told() {
+    let host = Host::new();
+    sh("nft add table inet mine
+        nft 'add chain inet mine forward { type filter hook forward priority 0; policy drop; }'");
+    let network = host.network();
+    Pod::new(1).attach(&network).unwrap();
+    let readiness = network.readiness();
+    assert!(readiness.ready && readiness.message.contains("chain mine forward drops"), "{readiness:?}");
+    sh("nft 'add rule inet mine forward iifname wharf0 accept'");
+    network.reconcile(&HashSet::new());
+    assert_eq!(network.readiness().message, "", "somebody has thought of it");
+}
