@@ -1,8 +1,11 @@
 //! Which seccomp program a container gets, compiled once for each profile and set of capabilities.
 
 use std::collections::HashMap;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::fcntl::OFlag;
 use wharf_cri_api::v1::{LinuxContainerSecurityContext, SecurityProfile, security_profile::ProfileType};
 use wharf_planner::seccomp::{Arch, Profile, Program, Target, compile};
 
@@ -79,13 +82,25 @@ fn local(path: &str, capabilities: u64) -> Result<Arc<Program>, Error> {
     if !path.starts_with('/') {
         return Err(fail("is not an absolute path".to_owned()));
     }
-    let size = std::fs::metadata(path).map_err(|error| fail(format!("cannot be read: {error}")))?.len();
-    if size > PROFILE_LIMIT_BYTES {
+    let json = read(path).map_err(|error| fail(format!("cannot be read: {error}")))?;
+    if json.len() as u64 > PROFILE_LIMIT_BYTES {
         return Err(fail("is longer than 1 MiB".to_owned()));
     }
-    let json = std::fs::read(path).map_err(|error| fail(format!("cannot be read: {error}")))?;
     let profile = Profile::parse(&json).map_err(|error| fail(wharf_types::chain(&error)))?;
     build(&profile, capabilities).map(Arc::new)
+}
+
+/// A profile's bytes, and one more than there may be of one that is too long. What is not a regular file may have no end,
+/// or never begin: it is not read.
+fn read(path: &str) -> std::io::Result<Vec<u8>> {
+    let without_waiting = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(without_waiting).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    let mut json = Vec::new();
+    file.take(PROFILE_LIMIT_BYTES + 1).read_to_end(&mut json)?;
+    Ok(json)
 }
 
 fn build(profile: &Profile, capabilities: u64) -> Result<Program, Error> {
@@ -101,4 +116,35 @@ fn kernel_version() -> (u32, u32) {
     let release = release.unwrap_or_default();
     let mut numbers = release.split(['.', '-']).map_while(|part| part.parse().ok());
     (numbers.next().unwrap_or(5), numbers.next().unwrap_or(15))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(path: &std::path::Path) -> String {
+        local(path.to_str().unwrap(), 0).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_not_a_regular_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for path in [&fifo, std::path::Path::new("/dev/zero"), dir.path()] {
+            assert!(problem(path).contains("not a regular file"), "{}: {}", path.display(), problem(path));
+        }
+    }
+
+    #[test]
+    fn a_profile_that_is_longer_than_its_size_says_is_cut_off() {
+        // Its size is told as 0.
+        assert!(problem(std::path::Path::new("/proc/kallsyms")).contains("longer than 1 MiB"));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("profile");
+        std::fs::write(&path, vec![b' '; 1 << 20]).unwrap();
+        assert!(!problem(&path).contains("longer than 1 MiB"));
+        std::fs::write(&path, vec![b' '; (1 << 20) + 1]).unwrap();
+        assert!(problem(&path).contains("longer than 1 MiB"));
+    }
 }
