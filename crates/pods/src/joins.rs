@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -12,13 +12,18 @@ use crate::error::Error;
 
 type Call<T> = Shared<BoxFuture<'static, Result<T, Error>>>;
 
-/// Calls by key. A failed call frees its key; a successful one holds it until [`Joins::free`].
+/// Calls by key. A failed call frees its key, also where nobody waits for it any more; a successful one holds it until
+/// [`Joins::free`].
 #[derive(Debug)]
-pub(crate) struct Joins<K, T: Clone>(Mutex<HashMap<K, Call<T>>>);
+pub(crate) struct Joins<K, T: Clone>(Arc<Mutex<HashMap<K, Call<T>>>>);
 
-impl<K: Hash + Eq + Clone, T: Clone + Send + Sync + 'static> Joins<K, T> {
+impl<K: Hash + Eq + Clone + Send + Sync + 'static, T: Clone + Send + Sync + 'static> Joins<K, T> {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(HashMap::new()))
+        Self(Arc::default())
+    }
+
+    fn calls(&self) -> MutexGuard<'_, HashMap<K, Call<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `work` in a task of its own unless a call of this key runs or has succeeded. Dropping the returned future
@@ -28,14 +33,27 @@ impl<K: Hash + Eq + Clone, T: Clone + Send + Sync + 'static> Joins<K, T> {
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
         let call = {
-            let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            calls.entry(key.clone()).or_insert_with(|| spawn(work()).boxed().shared()).clone()
+            let mut calls = self.calls();
+            calls.entry(key.clone()).or_insert_with(|| self.begin(key.clone(), work())).clone()
         };
+        self.settle(&key, call).await
+    }
+
+    fn begin(&self, key: K, work: impl Future<Output = Result<T, Error>> + Send + 'static) -> Call<T> {
+        let call = spawn(work).boxed().shared();
+        let (joins, begun) = (Self(Arc::clone(&self.0)), call.clone());
+        // A caller that goes away does not come back to free the key.
+        tokio::spawn(async move { joins.settle(&key, begun).await.map(drop) });
+        call
+    }
+
+    /// Waits for a call, and frees its key if it failed.
+    async fn settle(&self, key: &K, call: Call<T>) -> Result<T, Error> {
         let result = call.clone().await;
         if result.is_err() {
-            let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if calls.get(&key).is_some_and(|current| current.ptr_eq(&call)) {
-                calls.remove(&key);
+            let mut calls = self.calls();
+            if calls.get(key).is_some_and(|current| current.ptr_eq(&call)) {
+                calls.remove(key);
             }
         }
         result
@@ -44,12 +62,12 @@ impl<K: Hash + Eq + Clone, T: Clone + Send + Sync + 'static> Joins<K, T> {
     /// Remembers a result that an earlier daemon's call had.
     pub(crate) fn remember(&self, key: K, result: T) {
         let call: Call<T> = std::future::ready(Ok(result)).boxed().shared();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key, call);
+        self.calls().insert(key, call);
     }
 
     /// Frees a key: the next call of it is a new one.
     pub(crate) fn free(&self, key: &K) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.calls().remove(key);
     }
 }
 
@@ -102,5 +120,24 @@ mod tests {
         sender.send(()).unwrap();
         let again = joins.run(1, || async { Ok(8) });
         assert_eq!(again.await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_failure_frees_its_key_when_nobody_waits_for_it() {
+        let joins = Joins::<u8, u32>::new();
+        let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+        let wait = joins.run(1, || async move {
+            drop(receiver.await);
+            Err(Error::invalid("x", "no"))
+        });
+        assert!(futures_util::FutureExt::now_or_never(wait).is_none());
+        sender.send(()).unwrap();
+        let freed = async {
+            while !joins.calls().is_empty() {
+                tokio::task::yield_now().await
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), freed).await.expect("the key is free");
+        assert_eq!(joins.run(1, || async { Ok(8) }).await.unwrap(), 8);
     }
 }
