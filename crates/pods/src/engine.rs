@@ -17,6 +17,7 @@ use crate::client::{Client, Told};
 use crate::container::{Container, InPod};
 use crate::error::Error;
 use crate::events::Events;
+use crate::exec_sync::Commands;
 use crate::joins::Joins;
 use crate::launch::Program;
 use crate::pod::Pod;
@@ -75,6 +76,7 @@ pub struct Engine {
     pub(crate) parts: Parts,
     pub(crate) program: Program,
     pub(crate) seccomp: Seccomp,
+    pub(crate) commands: Commands,
     pub(crate) events: Events,
     pub(crate) bounding: u64,
     pub(crate) pods: RwLock<BTreeMap<PodId, Arc<Pod>>>,
@@ -120,6 +122,7 @@ impl Engine {
             parts,
             program,
             seccomp: Seccomp::default(),
+            commands: Commands::default(),
             events: Events::new(),
             bounding,
             pods: RwLock::default(),

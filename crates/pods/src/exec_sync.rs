@@ -1,21 +1,30 @@
 //! ExecSync: a command in a running container, its output, and its end.
 
-use std::os::fd::{AsFd, OwnedFd};
+mod output;
+mod turns;
+
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use tokio::net::unix::pipe::Receiver;
 use tokio::time::Instant;
 use wharf_types::ErrorKind;
 
 use crate::engine::Engine;
 use crate::error::{Error, Stage};
 use crate::exec::{Running, STAGE, Streams, pipe};
+use output::{Memory, Output};
+use turns::Turns;
 
-/// What is kept of each stream; the command goes on beyond it. Both fit in one message of 16 MiB, and so does the rest.
-const OUTPUT_LIMIT_BYTES: usize = (8 << 20) - 1024;
 /// How long a killed command may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What bounds all commands together.
+#[derive(Debug, Default)]
+pub(crate) struct Commands {
+    turns: Turns,
+    memory: Memory,
+}
 
 /// What a command left.
 #[derive(Debug)]
@@ -34,13 +43,14 @@ impl Engine {
     ///
     /// # Errors
     /// NotFound, FailedPrecondition if the container does not run or the command cannot be executed,
-    /// DeadlineExceeded.
+    /// DeadlineExceeded, ResourceExhausted if too many run or write too much.
     pub async fn exec_sync(
         &self,
         id: &str,
         command: Vec<String>,
         timeout: Option<Duration>,
     ) -> Result<ExecOutput, Error> {
+        let _turn = self.commands.turns.take(&self.running_container(id)?)?;
         let (stdout, out) = pipe()?;
         let (stderr, err) = pipe()?;
         let null = wharf_sys::fs::open("/dev/null", OFlag::O_RDONLY).stage(STAGE)?;
@@ -52,7 +62,9 @@ impl Engine {
             overdue = deadline.passed() => return Err(overdue),
         };
         drop((null, out, err));
-        finish(running, (stdout, stderr), &deadline).await
+        let memory = &self.commands.memory;
+        let outputs = (Output::of(stdout, memory)?, Output::of(stderr, memory)?);
+        finish(running, outputs, &deadline).await
     }
 }
 
@@ -61,7 +73,8 @@ struct Deadline(Option<(Instant, Duration)>);
 
 impl Deadline {
     fn after(timeout: Option<Duration>) -> Self {
-        Self(timeout.map(|timeout| (Instant::now() + timeout, timeout)))
+        // One beyond what a clock can tell never comes.
+        Self(timeout.and_then(|timeout| Some((Instant::now().checked_add(timeout)?, timeout))))
     }
 
     /// Waits for it, and returns what the caller is told then.
@@ -75,61 +88,47 @@ impl Deadline {
 
 async fn finish(
     mut running: Running,
-    (stdout, stderr): (OwnedFd, OwnedFd),
+    (mut out, mut err): (Output, Output),
     deadline: &Deadline,
 ) -> Result<ExecOutput, Error> {
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let (stdout, stderr) =
-        (Receiver::from_owned_fd(stdout).stage(STAGE)?, Receiver::from_owned_fd(stderr).stage(STAGE)?);
-    let exit = {
-        let reading = async { tokio::join!(collect(&stdout, &mut out), collect(&stderr, &mut err)) };
-        tokio::pin!(reading);
-        let overdue = deadline.passed();
-        tokio::pin!(overdue);
-        let mut reading_done = false;
-        loop {
-            tokio::select! {
-                exit = running.ended() => break exit,
-                _ = &mut reading, if !reading_done => reading_done = true,
-                overdue = &mut overdue => {
-                    running.kill().await;
-                    drop(tokio::time::timeout(KILL_PATIENCE, running.ended()).await);
-                    return Err(overdue);
-                }
+    let outcome = {
+        let reading = async {
+            match tokio::try_join!(out.collect(), err.collect()) {
+                // Both ends are closed, and the command goes on.
+                Ok(((), ())) => std::future::pending().await,
+                Err(error) => error,
             }
+        };
+        tokio::select! {
+            exit = running.ended() => Ok(exit?),
+            error = reading => Err(error),
+            overdue = deadline.passed() => Err(overdue),
         }
     };
-    // What the command wrote is in the pipes by now; what its children write later is not its output.
-    drain(&stdout, &mut out);
-    drain(&stderr, &mut err);
-    exit.map(|exit| ExecOutput { stdout: out, stderr: err, exit_code: exit.code() })
-}
-
-/// Reads to the end of a pipe.
-async fn collect(pipe: &Receiver, into: &mut Vec<u8>) {
-    let mut buffer = vec![0; 16 * 1024];
-    while pipe.readable().await.is_ok() {
-        match pipe.try_read(&mut buffer) {
-            Ok(count @ 1..) => keep(into, &buffer[..count]),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Ok(0) | Err(_) => return,
+    match outcome {
+        Ok(exit) => {
+            // What the command wrote is in the pipes by now; what its children write later is not its output.
+            out.drain()?;
+            err.drain()?;
+            Ok(ExecOutput { stdout: out.into_bytes(), stderr: err.into_bytes(), exit_code: exit.code() })
+        }
+        Err(error) => {
+            running.kill().await;
+            drop(tokio::time::timeout(KILL_PATIENCE, running.ended()).await);
+            Err(error)
         }
     }
 }
 
-fn keep(into: &mut Vec<u8>, bytes: &[u8]) {
-    let room = OUTPUT_LIMIT_BYTES - into.len();
-    into.extend_from_slice(&bytes[..bytes.len().min(room)]);
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Takes what is in a pipe now, whether its readiness was seen yet or not.
-fn drain(pipe: &Receiver, into: &mut Vec<u8>) {
-    let mut buffer = [0; 16 * 1024];
-    loop {
-        match nix::unistd::read(pipe, &mut buffer) {
-            Ok(count @ 1..) => keep(into, &buffer[..count]),
-            Err(nix::errno::Errno::EINTR) => {}
-            Ok(0) | Err(_) => return,
-        }
+    #[tokio::test]
+    async fn a_deadline_that_no_clock_can_tell_is_none() {
+        let far = Deadline::after(Some(Duration::from_secs(u64::MAX >> 1)));
+        assert!(futures_util::FutureExt::now_or_never(far.passed()).is_none());
+        let near = Deadline::after(Some(Duration::ZERO));
+        assert_eq!(near.passed().await.kind(), ErrorKind::DeadlineExceeded);
     }
 }

@@ -1,0 +1,184 @@
+//! What commands write: kept within bounds, one command's and those of all together.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wharf_types::ErrorKind;
+
+use crate::error::{Error, Stage};
+use crate::exec::STAGE;
+
+/// What is kept of each stream; the command goes on beyond it. Both fit in one message of 16 MiB, and so does the rest.
+const STREAM_LIMIT_BYTES: usize = (8 << 20) - 1024;
+/// What each stream may keep whatever others do: more than a probe writes.
+const OWN_BYTES: usize = 16 * 1024;
+/// What the streams of all commands may keep together beyond that.
+const SHARED_LIMIT_BYTES: usize = 256 << 20;
+/// What a permit of the shared memory stands for.
+const PERMIT_BYTES: usize = 1024;
+
+/// The memory for the output of all commands.
+#[derive(Debug, Clone)]
+pub(super) struct Memory(Arc<Semaphore>);
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(SHARED_LIMIT_BYTES / PERMIT_BYTES)))
+    }
+}
+
+/// One stream of a command.
+#[derive(Debug)]
+pub(super) struct Output {
+    pipe: Receiver,
+    kept: Vec<u8>,
+    memory: Memory,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Output {
+    /// Of a pipe whose reader does not wait.
+    pub(super) fn of(pipe: OwnedFd, memory: &Memory) -> Result<Self, Error> {
+        let pipe = Receiver::from_owned_fd(pipe).stage(STAGE)?;
+        Ok(Self { pipe, kept: Vec::new(), memory: memory.clone(), held: None })
+    }
+
+    /// Reads to the end of the pipe. Other tasks have their turns meanwhile, however fast it is filled: each of these
+    /// reads counts against the task's budget.
+    pub(super) async fn collect(&mut self) -> Result<(), Error> {
+        let mut buffer = vec![0; 16 * 1024];
+        while let Ok(count @ 1..) = self.pipe.read(&mut buffer).await {
+            self.keep(&buffer[..count])?;
+        }
+        Ok(())
+    }
+
+    /// Takes what is in the pipe now, whether its readiness was seen yet or not. A writer that is left does not hold this
+    /// up: no more is read than the pipe has room for.
+    pub(super) fn drain(&mut self) -> Result<(), Error> {
+        let mut left = fcntl(self.pipe.as_fd(), FcntlArg::F_GETPIPE_SZ).stage(STAGE)?.unsigned_abs() as usize;
+        let mut buffer = [0; 16 * 1024];
+        while left > 0 {
+            match nix::unistd::read(&self.pipe, &mut buffer) {
+                Ok(count @ 1..) => {
+                    self.keep(&buffer[..count])?;
+                    left = left.saturating_sub(count);
+                }
+                Err(nix::errno::Errno::EINTR) => {}
+                Ok(0) | Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// What was kept.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.kept
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let bytes = &bytes[..bytes.len().min(STREAM_LIMIT_BYTES - self.kept.len())];
+        let needed = self.kept.len() + bytes.len();
+        if needed > self.kept.capacity() {
+            self.grow(needed.max(self.kept.capacity() * 2).clamp(OWN_BYTES, STREAM_LIMIT_BYTES))?;
+        }
+        self.kept.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn grow(&mut self, capacity: usize) -> Result<(), Error> {
+        let more = (capacity - self.kept.capacity().max(OWN_BYTES)).div_ceil(PERMIT_BYTES);
+        // It fits: a stream's limit is far below.
+        let permits = u32::try_from(more).unwrap_or(u32::MAX);
+        let permit =
+            Arc::clone(&self.memory.0).try_acquire_many_owned(permits).map_err(|_none_left| exhausted())?;
+        match &mut self.held {
+            Some(held) => held.merge(permit),
+            None => self.held = Some(permit),
+        }
+        self.kept.reserve_exact(capacity - self.kept.len());
+        Ok(())
+    }
+}
+
+fn exhausted() -> Error {
+    Error::Stage {
+        stage: STAGE,
+        message: format!(
+            "the output of all commands at once is more than {} MiB: this one was killed, try again later",
+            SHARED_LIMIT_BYTES >> 20
+        ),
+        kind: ErrorKind::ResourceExhausted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::pipe;
+
+    fn output(memory: &Memory) -> (Output, OwnedFd) {
+        let (read, write) = pipe().unwrap();
+        (Output::of(read, memory).unwrap(), write)
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_kept_up_to_its_limit_and_read_to_its_end() {
+        let memory = Memory::default();
+        let (mut output, write) = output(&memory);
+        let writer = std::thread::spawn(move || {
+            let chunk = vec![7; 1 << 20];
+            for _ in 0..10 {
+                let mut rest = &chunk[..];
+                while !rest.is_empty() {
+                    rest = &rest[nix::unistd::write(&write, rest).unwrap()..];
+                }
+            }
+        });
+        output.collect().await.unwrap();
+        writer.join().unwrap();
+        assert_eq!(output.kept.len(), STREAM_LIMIT_BYTES);
+        let taken = SHARED_LIMIT_BYTES / PERMIT_BYTES - memory.0.available_permits();
+        assert_eq!(taken, (STREAM_LIMIT_BYTES - OWN_BYTES) / PERMIT_BYTES);
+        assert_eq!(output.into_bytes(), vec![7; STREAM_LIMIT_BYTES]);
+        assert_eq!(memory.0.available_permits(), SHARED_LIMIT_BYTES / PERMIT_BYTES, "given back");
+    }
+
+    #[tokio::test]
+    async fn without_shared_memory_a_little_is_kept_and_more_is_refused() {
+        let memory = Memory(Arc::new(Semaphore::new(0)));
+        let (mut output, write) = output(&memory);
+        nix::unistd::write(&write, &[1; OWN_BYTES]).unwrap();
+        output.drain().unwrap();
+        assert_eq!(output.kept.len(), OWN_BYTES);
+        nix::unistd::write(&write, &[1]).unwrap();
+        let refused = output.drain().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ResourceExhausted, "{refused}");
+    }
+
+    /// One worker: if reading never yielded, nothing else would ever be polled.
+    #[tokio::test]
+    async fn a_pipe_that_is_never_empty_holds_nobody_up() {
+        let (mut output, write) = output(&Memory::default());
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let writer = std::thread::spawn(move || {
+            while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                nix::unistd::write(&write, &[0; 4096]).unwrap();
+            }
+        });
+        tokio::select! {
+            ended = output.collect() => panic!("it ended: {ended:?}"),
+            () = tokio::time::sleep(std::time::Duration::from_millis(50)) => {}
+        }
+        output.drain().unwrap();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(output);
+        // Its last write may find nobody who reads.
+        drop(writer.join());
+    }
+}

@@ -1,0 +1,84 @@
+//! How many commands may run at once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use wharf_types::{ContainerId, ErrorKind};
+
+use crate::error::Error;
+use crate::exec::STAGE;
+
+/// Commands of one container at once: probes and hooks are a handful.
+const CONTAINER_LIMIT: usize = 512;
+/// Commands of all containers at once: each takes a few descriptors and some tens of KiB of this process.
+const NODE_LIMIT: usize = 4096;
+
+/// The commands that run, by container.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Turns(Arc<Mutex<HashMap<ContainerId, usize>>>);
+
+impl Turns {
+    fn counts(&self) -> MutexGuard<'_, HashMap<ContainerId, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts one more, until the turn is dropped.
+    pub(super) fn take(&self, container: &ContainerId) -> Result<Turn, Error> {
+        let mut counts = self.counts();
+        let (here, everywhere) =
+            (counts.get(container).copied().unwrap_or(0), counts.values().sum::<usize>());
+        if here >= CONTAINER_LIMIT {
+            return Err(refused(format!("{here} commands run in container {container}")));
+        }
+        if everywhere >= NODE_LIMIT {
+            return Err(refused(format!("{everywhere} commands run on this node")));
+        }
+        counts.insert(container.clone(), here + 1);
+        Ok(Turn { turns: self.clone(), container: container.clone() })
+    }
+}
+
+fn refused(why: String) -> Error {
+    let message = format!("{why}: wait until one has ended");
+    Error::Stage { stage: STAGE, message, kind: ErrorKind::ResourceExhausted }
+}
+
+/// One command's.
+#[derive(Debug)]
+pub(super) struct Turn {
+    turns: Turns,
+    container: ContainerId,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut counts = self.turns.counts();
+        match counts.get_mut(&self.container) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                counts.remove(&self.container);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_has_so_many_turns_and_the_node_so_many() {
+        let turns = Turns::default();
+        let id = |number: usize| ContainerId::from_random([u8::try_from(number).unwrap(); 32]);
+        let mut taken: Vec<_> = (0..CONTAINER_LIMIT).map(|_| turns.take(&id(0)).unwrap()).collect();
+        assert_eq!(turns.take(&id(0)).unwrap_err().kind(), ErrorKind::ResourceExhausted);
+        taken.pop();
+        taken.push(turns.take(&id(0)).unwrap());
+        for container in 1..NODE_LIMIT / CONTAINER_LIMIT {
+            taken.extend((0..CONTAINER_LIMIT).map(|_| turns.take(&id(container)).unwrap()));
+        }
+        assert_eq!(turns.take(&id(200)).unwrap_err().kind(), ErrorKind::ResourceExhausted);
+        drop(taken);
+        assert!(turns.counts().is_empty());
+    }
+}
