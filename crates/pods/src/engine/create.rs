@@ -31,8 +31,8 @@ impl Engine {
     /// Makes a container; a retry with the same metadata joins the call in flight or gets its container.
     ///
     /// # Errors
-    /// NotFound, InvalidArgument, FailedPrecondition if the pod is not ready, or the stage that failed; then nothing
-    /// is left.
+    /// NotFound, InvalidArgument, FailedPrecondition if the pod is not ready or its container of this name has exited, or
+    /// the stage that failed; then nothing is left.
     pub async fn create_container(
         self: &Arc<Self>,
         pod: &str,
@@ -45,7 +45,16 @@ impl Engine {
         }
         let key = (pod.id.clone(), metadata.name, metadata.attempt);
         let engine = Arc::clone(self);
-        self.container_calls.run(key, move || async move { engine.make_container(pod, config).await }).await
+        let made =
+            self.container_calls.run(key, move || async move { engine.make_container(pod, config).await });
+        let id = made.await?;
+        // A retry of a call whose container ran since then: nobody may take that for a new one.
+        match self.container(id.as_str())?.1.is_exited() {
+            true => {
+                Err(Error::State { what: "container", id: id.to_string(), state: "exited: remove it first" })
+            }
+            false => Ok(id),
+        }
     }
 
     async fn make_container(

@@ -23,7 +23,8 @@ impl Engine {
     /// Makes a pod; a retry with the same metadata joins the call in flight or gets its pod.
     ///
     /// # Errors
-    /// InvalidArgument, or the stage that failed; then nothing is left.
+    /// InvalidArgument, FailedPrecondition if its pod is not ready any more, or the stage that failed; then nothing is
+    /// left.
     pub async fn run_pod(
         self: &Arc<Self>,
         config: PodSandboxConfig,
@@ -33,7 +34,17 @@ impl Engine {
         let key = pod_key(&config)?;
         check(&config)?;
         let engine = Arc::clone(self);
-        self.pod_calls.run(key, move || async move { engine.make_pod(config, handler).await }).await
+        let id =
+            self.pod_calls.run(key, move || async move { engine.make_pod(config, handler).await }).await?;
+        // A retry of a call whose pod was stopped since then: nobody may take that for a new one.
+        match self.pod(id.as_str())?.is_ready() {
+            true => Ok(id),
+            false => Err(Error::State {
+                what: "pod sandbox",
+                id: id.to_string(),
+                state: "not ready any more: remove it first",
+            }),
+        }
     }
 
     /// Whether a runtime handler is known; the empty name is the default one.
