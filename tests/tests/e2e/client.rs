@@ -245,7 +245,7 @@ pub(crate) fn words(words: &[&str]) -> Vec<String> {
 }
 
 /// Each container with a PID namespace of its own.
-fn own_processes() -> NamespaceOption {
+pub(crate) fn own_processes() -> NamespaceOption {
     NamespaceOption { pid: NamespaceMode::Container.into(), ..NamespaceOption::default() }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 use wharf_cri_api::v1::*;
 
-use crate::client::Client;
+use crate::client::{Client, own_processes, pod_security};
 use crate::place;
 use crate::world::{World, run_on, until};
 
@@ -251,6 +251,12 @@ fn plugins_that_hang_hold_up_nobody_else() {
             until("pods wait for the plugin", async || (calls(world).len() >= 20).then_some(())).await;
             let container = client.launch(&free, &client.container("main", "sleep 1000")).await.unwrap();
             assert_eq!(client.output(&container, "echo served").await, "served");
+            // An agent that the plugin waits for is such a pod.
+            let mut agent = client.pod("agent");
+            let options = NamespaceOption { network: NamespaceMode::Node.into(), ..own_processes() };
+            pod_security(&mut agent).namespace_options = Some(options);
+            let agent = client.run(&agent).await.unwrap();
+            client.down(&agent).await.unwrap();
             assert_eq!(client.pods().await.len(), 1, "the others still wait");
             fs::write(world.dir.join("go"), "").unwrap();
             for pod in stuck {

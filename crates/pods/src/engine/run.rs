@@ -83,9 +83,8 @@ impl Engine {
 
     async fn build_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         let (engine, of) = (Arc::clone(self), Arc::clone(pod));
-        let turn = self.connecting.acquire().await;
-        let (socket, addresses) = blocking(move || engine.build_blocking(&of)).await?;
-        drop(turn);
+        let socket = blocking(move || engine.build_blocking(&of)).await?;
+        let ips = if pod.is_host_network() { Vec::new() } else { self.join_network(pod).await?.ips };
         let client = self.connect(pod, socket)?;
         let hello = request::Body::Hello(wharf_wire::v1::Hello { version: wharf_wire::VERSION });
         let answer = client.call("greeting the pod's supervisor", hello, &[]).await?;
@@ -94,12 +93,19 @@ impl Engine {
         if let reply::Result::State(found) = answer {
             state.shim_pid = found.pid;
         }
-        state.ips = addresses.map(|addresses| addresses.ips).unwrap_or_default();
+        state.ips = ips;
         state.ready = true;
         Ok(())
     }
 
-    fn build_blocking(&self, pod: &Pod) -> Result<(std::os::fd::OwnedFd, Option<PodAddresses>), Error> {
+    /// Connects a pod to the network, when it is its turn: the steps may be a plugin's, which hang as long as it likes.
+    async fn join_network(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<PodAddresses, Error> {
+        let _turn = self.connecting.acquire().await;
+        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
+        blocking(move || engine.join_network_blocking(&of)).await
+    }
+
+    fn build_blocking(&self, pod: &Pod) -> Result<std::os::fd::OwnedFd, Error> {
         let layout = &self.parts.layout;
         let directory = layout.pod(&pod.id);
         make_directories(&directory)?;
@@ -119,8 +125,7 @@ impl Engine {
         let plan = namespace_plan(layout, pod)?;
         make_files(layout, pod)?;
         namespaces::make(&plan)?;
-        let addresses = plan.net.as_deref().map(|netns| self.join_network(pod, netns)).transpose()?;
-        Ok((socket, addresses))
+        Ok(socket)
     }
 
     pub(crate) fn record_pod(&self, pod: &Pod, phase: Phase) -> Result<(), Error> {
@@ -133,7 +138,8 @@ impl Engine {
         records::save_pod(&self.parts.layout.pod_record(&pod.id), &record)
     }
 
-    fn join_network(&self, pod: &Pod, netns: &Path) -> Result<PodAddresses, Error> {
+    fn join_network_blocking(&self, pod: &Pod) -> Result<PodAddresses, Error> {
+        let netns = &self.parts.layout.namespace(&pod.id, "net");
         let metadata = pod.config.metadata.clone().unwrap_or_default();
         let ports = ports(&pod.config)?;
         let attachment = Attachment {

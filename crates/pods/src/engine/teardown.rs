@@ -60,7 +60,9 @@ impl Engine {
 
     /// Disconnects a pod from the network, and lets go its namespaces.
     async fn release(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
-        let _turn = self.disconnecting.acquire().await;
+        // A pod on the host's network has no plugin that could hang.
+        let turn = (!pod.is_host_network()).then(|| self.disconnecting.acquire());
+        let _turn = futures_util::future::OptionFuture::from(turn).await;
         let (engine, of) = (Arc::clone(self), Arc::clone(pod));
         let released = blocking(move || engine.release_blocking(&of)).await;
         self.disconnected.notify_one();
