@@ -76,11 +76,11 @@ impl Error {
 
 /// What a person can do about a refusal of the daemon's.
 fn advice(status: &Status) -> &'static str {
+    if of_registry(status) {
+        return "\n  check its name, and whether this machine reaches the registry; mirrors are named in /etc/wharf/certs.d";
+    }
     match status.code() {
-        Code::Unavailable if of_registry(status) => {
-            "\n  check its name, and whether this machine reaches the registry; mirrors are named in /etc/wharf/certs.d"
-        }
-        Code::Unavailable => "\n  look whether wharfd runs: wharf doctor",
+        Code::Unavailable => "\n  wharf doctor tells whether wharfd and this machine are well",
         Code::Unimplemented => "\n  this wharfd does not know it: are wharf and wharfd of one version?",
         Code::ResourceExhausted => "\n  see what is used: wharf info, wharf stats",
         Code::DataLoss => "\n  the message above says what was damaged; pull the image again",
@@ -88,7 +88,7 @@ fn advice(status: &Status) -> &'static str {
     }
 }
 
-/// Whether it was a registry that could not be reached: the kubelet knows it by this word too.
+/// Whether it was a registry that could not be reached: the kubelet knows it by this word too. The code tells nothing then.
 fn of_registry(status: &Status) -> bool {
     status.message().starts_with("RegistryUnavailable")
 }
@@ -109,9 +109,12 @@ mod tests {
         assert!(Error::Denied { socket }.to_string().contains("sudo"));
         let source = io::Error::from(io::ErrorKind::PermissionDenied);
         assert!(Error::File { path: "/x".into(), source }.to_string().ends_with("use sudo"));
-        let registry = Error::call("pulling x")(Status::unavailable("RegistryUnavailable: no route"));
+        let registry = Error::call("pulling x")(Status::unknown("RegistryUnavailable: no route"));
         assert!(registry.to_string().contains("reaches the registry"), "{registry}");
         let call = Error::call("pulling x")(Status::unavailable("gone"));
-        assert_eq!(call.to_string(), "pulling x: gone\n  look whether wharfd runs: wharf doctor");
+        assert_eq!(
+            call.to_string(),
+            "pulling x: gone\n  wharf doctor tells whether wharfd and this machine are well"
+        );
     }
 }

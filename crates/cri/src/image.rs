@@ -119,14 +119,8 @@ impl ImageService for Images {
             registry_token: auth.registry_token,
         })
         .map_err(|error| status::of(error.kind(), &error))?;
-        let image = self.puller.pull(&reference, credentials).await.map_err(|error| {
-            let status = status::of(error.kind(), &error);
-            match error.cri_prefix() {
-                // The kubelet strips the code and reads this word.
-                Some(prefix) => Status::new(status.code(), format!("{prefix}: {}", status.message())),
-                None => status,
-            }
-        })?;
+        let pulled = self.puller.pull(&reference, credentials).await;
+        let image = pulled.map_err(|error| status::of_pull(error.kind(), error.cri_prefix(), &error))?;
         Ok(Response::new(PullImageResponse { image_ref: image.id().to_string() }))
     }
 

@@ -34,6 +34,15 @@ pub(crate) fn of(kind: ErrorKind, error: &dyn std::error::Error) -> Status {
     Status::new(code(kind), bounded(wharf_types::chain(error)))
 }
 
+/// A failed pull, beginning with the word by which the kubelet knows its reason, if it has one. The kubelet looks for it at
+/// the very beginning, where it sees the code of every status but one of the code Unknown.
+pub(crate) fn of_pull(kind: ErrorKind, reason: Option<&str>, error: &dyn std::error::Error) -> Status {
+    match reason {
+        Some(reason) => Status::unknown(bounded(format!("{reason}: {}", wharf_types::chain(error)))),
+        None => of(kind, error),
+    }
+}
+
 /// The text, or its beginning and its end: the one says what failed, the other why.
 fn bounded(text: String) -> String {
     if text.len() <= TEXT_LIMIT_BYTES {
@@ -52,6 +61,15 @@ pub(crate) fn unimplemented(what: &str) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_is_where_the_kubelet_looks_for_it() {
+        let error = std::io::Error::other("no route");
+        let status = of_pull(ErrorKind::Unavailable, Some("RegistryUnavailable"), &error);
+        assert_eq!((status.code(), status.message()), (Code::Unknown, "RegistryUnavailable: no route"));
+        let status = of_pull(ErrorKind::NotFound, None, &error);
+        assert_eq!((status.code(), status.message()), (Code::NotFound, "no route"));
+    }
 
     #[test]
     fn a_long_text_keeps_both_ends() {
