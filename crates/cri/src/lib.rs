@@ -2,6 +2,8 @@
 //! network, and what comes back becomes an answer or a status. Nothing is decided here and nothing is kept.
 
 mod admin;
+mod answers;
+mod batches;
 mod filter;
 mod image;
 mod runtime;
@@ -10,6 +12,7 @@ mod streams;
 
 pub use admin::Admin;
 pub use image::Images;
+pub use answers::Answers;
 pub use runtime::Runtime;
 pub use streams::Streams;
 

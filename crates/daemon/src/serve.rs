@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
-use wharf_cri::{Admin, Images, MESSAGE_LIMIT_BYTES, Runtime};
+use wharf_cri::{Admin, Answers, Images, MESSAGE_LIMIT_BYTES, Runtime};
 use wharf_cri_api::admin::admin_server::AdminServer;
 use wharf_cri_api::v1::image_service_server::ImageServiceServer;
 use wharf_cri_api::v1::runtime_service_server::RuntimeServiceServer;
@@ -38,6 +38,7 @@ pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<(
     let ending = Arc::clone(&asked);
     let events = services.runtime.clone();
     let serving = Server::builder()
+        .layer(tower::layer::layer_fn(Answers::of))
         .add_service(
             RuntimeServiceServer::new(services.runtime)
                 .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
