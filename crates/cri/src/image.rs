@@ -1,5 +1,6 @@
 //! ImageService.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio_stream::iter;
@@ -16,6 +17,7 @@ use wharf_pods::Engine;
 use wharf_registry::{AuthFields, Credentials, Puller};
 use wharf_types::{ErrorKind, Reference};
 
+use crate::batches::batches;
 use crate::runtime::Streamed;
 use crate::status;
 
@@ -62,6 +64,37 @@ fn item(image: &Image) -> ImageItem {
     }
 }
 
+/// What a verbose status adds: what the image says of how to run it, in the form of its own document, and its layers from
+/// the bottom. It is text for people and tools; nothing here acts on it.
+fn info(image: &Image) -> BTreeMap<String, String> {
+    let layers: Vec<_> =
+        image.layers().iter().rev().filter_map(|path| path.parent()?.file_name()?.to_str()).collect();
+    // The store has bounded the whole when it took the image in.
+    let spec = image.config().admit(|config| {
+        let set = |names: &[String]| -> BTreeMap<String, serde_json::Value> {
+            names.iter().map(|name| (name.clone(), serde_json::json!({}))).collect()
+        };
+        serde_json::json!({
+            "created": config.created,
+            "architecture": config.platform.as_ref().map(|platform| &platform.architecture),
+            "os": config.platform.as_ref().map(|platform| &platform.os),
+            "config": {
+                "User": config.user,
+                "Env": config.env,
+                "Entrypoint": config.entrypoint,
+                "Cmd": config.cmd,
+                "WorkingDir": config.working_dir,
+                "Labels": config.labels,
+                "StopSignal": config.stop_signal,
+                "Volumes": set(&config.volumes),
+                "ExposedPorts": set(&config.exposed_ports),
+            },
+        })
+    });
+    let info = serde_json::json!({ "imageSpec": spec, "layers": layers });
+    BTreeMap::from([("info".to_owned(), info.to_string())])
+}
+
 #[tonic::async_trait]
 impl ImageService for Images {
     type StreamImagesStream = Streamed<StreamImagesResponse>;
@@ -80,8 +113,7 @@ impl ImageService for Images {
     ) -> Result<Response<Self::StreamImagesStream>, Status> {
         let filter = request.into_inner().filter.and_then(|filter| filter.image);
         let images = self.list(filter.as_ref());
-        let messages: Vec<_> =
-            crate::runtime::batches(images).map(|images| Ok(StreamImagesResponse { images })).collect();
+        let messages = batches(images).into_iter().map(|images| Ok(StreamImagesResponse { images }));
         Ok(Response::new(Box::pin(iter(messages))))
     }
 
@@ -91,13 +123,14 @@ impl ImageService for Images {
     ) -> Result<Response<ImageStatusResponse>, Status> {
         let request = request.into_inner();
         let spec = request.image.ok_or_else(|| Status::invalid_argument("image: it is missing"))?;
-        let image = self.store.find(&spec.image).map(|image| {
-            let mut item = item(&image);
-            // The answer is the same by whatever name it was asked for, but for the annotations.
-            item.spec.get_or_insert_default().annotations = spec.annotations;
-            item
-        });
-        Ok(Response::new(ImageStatusResponse { image, info: Default::default() }))
+        let Some(found) = self.store.find(&spec.image) else {
+            return Ok(Response::new(ImageStatusResponse::default()));
+        };
+        let mut image = item(&found);
+        // The answer is the same by whatever name it was asked for, but for the annotations.
+        image.spec.get_or_insert_default().annotations = spec.annotations;
+        let info = if request.verbose { info(&found) } else { BTreeMap::new() };
+        Ok(Response::new(ImageStatusResponse { image: Some(image), info }))
     }
 
     async fn pull_image(

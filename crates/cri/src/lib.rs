@@ -6,13 +6,14 @@ mod answers;
 mod batches;
 mod filter;
 mod image;
+mod readings;
 mod runtime;
 mod status;
 mod streams;
 
 pub use admin::Admin;
-pub use image::Images;
 pub use answers::Answers;
+pub use image::Images;
 pub use runtime::Runtime;
 pub use streams::Streams;
 

@@ -1,6 +1,7 @@
 //! RuntimeService: thin, one call a method.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,8 @@ use wharf_network::Network;
 use wharf_pods::{self as pods, Engine};
 use wharf_streaming::Urls;
 
+use crate::batches::batches;
+use crate::readings::Readings;
 use crate::{filter, status, streams};
 
 /// A stream of answers.
@@ -29,15 +32,13 @@ pub struct Runtime {
     engine: Arc<Engine>,
     network: Arc<Network>,
     urls: Urls,
-    handlers: Vec<String>,
+    handlers: Vec<RuntimeHandler>,
     config: String,
+    readings: Readings,
 }
 
-/// Items in messages that stay far below the limit of a message.
-pub(crate) fn batches<T: Clone>(items: Vec<T>) -> impl Iterator<Item = Vec<T>> {
-    const ITEMS_A_MESSAGE: usize = 1000;
-    items.chunks(ITEMS_A_MESSAGE).map(<[T]>::to_vec).collect::<Vec<_>>().into_iter()
-}
+/// How long Status waits for each thing that files are read for.
+const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Runtime {
     /// Makes the service; `urls` are those of the streaming server, `config` is the daemon's configuration as JSON,
@@ -50,7 +51,8 @@ impl Runtime {
         handlers: Vec<String>,
         config: String,
     ) -> Self {
-        Self { engine, network, urls, handlers, config }
+        let handlers = runtime_handlers(handlers);
+        Self { engine, network, urls, handlers, config, readings: Readings::new() }
     }
 
     /// Ends the streams of events, which otherwise end with their listeners alone.
@@ -72,45 +74,72 @@ impl Runtime {
             .collect()
     }
 
-    fn container_stats_list(&self, wanted: Option<&ContainerStatsFilter>) -> Vec<ContainerStats> {
-        let containers = self.engine.containers();
-        let chosen =
-            containers.iter().filter(|item| filter::container_stats(wanted, &pods::container_item(item)));
-        chosen.map(|container| pods::container_stats(&self.engine, container)).collect()
-    }
-
-    fn pod_stats_list(&self, wanted: Option<&PodSandboxStatsFilter>) -> Vec<PodSandboxStats> {
-        let all = self.engine.pods();
-        let chosen = all.iter().filter(|pod| filter::pod_stats(wanted, &pods::pod_item(pod)));
-        chosen.map(|pod| pods::pod_stats(&self.engine, pod)).collect()
-    }
-
-    async fn pod_metrics(&self) -> Result<Vec<PodSandboxMetrics>, Status> {
+    async fn container_stats_list(
+        &self,
+        wanted: Option<ContainerStatsFilter>,
+    ) -> Result<Vec<ContainerStats>, Status> {
+        let mut chosen = self.engine.containers();
+        chosen.retain(|item| filter::container_stats(wanted.as_ref(), &pods::container_item(item)));
         let engine = Arc::clone(&self.engine);
-        let gathered = tokio::task::spawn_blocking(move || pods::metrics(&engine));
-        gathered.await.map_err(|panicked| Status::internal(panicked.to_string()))
+        let read = move || chosen.iter().map(|item| pods::container_stats(&engine, item)).collect();
+        self.readings.take(read).await
     }
 
-    async fn conditions(&self) -> Result<Vec<RuntimeCondition>, Status> {
-        let network = Arc::clone(&self.network);
-        let readiness = tokio::task::spawn_blocking(move || network.readiness());
-        let network = readiness.await.map_err(|panicked| Status::internal(panicked.to_string()))?;
-        Ok(vec![
-            RuntimeCondition { r#type: "RuntimeReady".into(), status: true, ..RuntimeCondition::default() },
-            RuntimeCondition {
-                r#type: "NetworkReady".into(),
-                status: network.ready,
-                reason: network.reason,
-                message: network.message,
-            },
-        ])
+    async fn pod_stats_list(
+        &self,
+        wanted: Option<PodSandboxStatsFilter>,
+    ) -> Result<Vec<PodSandboxStats>, Status> {
+        let mut chosen = self.engine.pods();
+        chosen.retain(|pod| filter::pod_stats(wanted.as_ref(), &pods::pod_item(pod)));
+        let engine = Arc::clone(&self.engine);
+        self.readings.take(move || chosen.iter().map(|pod| pods::pod_stats(&engine, pod)).collect()).await
     }
 
-    fn handlers(&self) -> Vec<RuntimeHandler> {
-        let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
-        let names = std::iter::once(String::new()).chain(self.handlers.iter().cloned());
-        names.map(|name| RuntimeHandler { name, features: Some(features) }).collect()
+    async fn conditions(&self) -> Vec<RuntimeCondition> {
+        let (engine, network) = (Arc::clone(&self.engine), Arc::clone(&self.network));
+        let runtime = match self.ask(move || engine.unready()).await {
+            Ok(None) => (true, String::new(), String::new()),
+            Ok(Some(unready)) => (false, unready.reason.to_owned(), unready.message),
+            Err(message) => (false, "StateDirectoryStuck".to_owned(), message),
+        };
+        let network = match self.ask(move || network.readiness()).await {
+            Ok(found) => (found.ready, found.reason, found.message),
+            Err(message) => (false, "NetworkConfigStuck".to_owned(), message),
+        };
+        let condition = |kind: &str, (status, reason, message)| RuntimeCondition {
+            r#type: kind.to_owned(),
+            status,
+            reason,
+            message,
+        };
+        vec![condition("RuntimeReady", runtime), condition("NetworkReady", network)]
     }
+
+    /// Asks what reads files; says why if that does not answer.
+    async fn ask<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+        let asked = tokio::time::timeout(STATUS_PATIENCE, self.readings.take(read)).await;
+        match asked {
+            Ok(answer) => answer.map_err(|failed| failed.message().to_owned()),
+            Err(_elapsed) => Err(format!("its file system does not answer within {STATUS_PATIENCE:?}")),
+        }
+    }
+}
+
+/// The default handler, which has no name, and the others: all are one, and can the same.
+fn runtime_handlers(others: Vec<String>) -> Vec<RuntimeHandler> {
+    let features = RuntimeHandlerFeatures {
+        recursive_read_only_mounts: can_forbid_recursively(),
+        user_namespaces: false,
+    };
+    let names = std::iter::once(String::new()).chain(others);
+    names.map(|name| RuntimeHandler { name, features: Some(features) }).collect()
+}
+
+/// Whether the kernel changes a whole tree of mounts: asked to forbid nothing on the root, it changes nothing.
+fn can_forbid_recursively() -> bool {
+    use wharf_sys::mount::{Attributes, Depth, forbid};
+    let root = std::fs::File::open("/");
+    root.is_ok_and(|root| forbid(root.as_fd(), Attributes::NONE, Depth::Recursive).is_ok())
 }
 
 #[tonic::async_trait]
@@ -138,9 +167,9 @@ impl RuntimeService for Runtime {
             BTreeMap::new()
         };
         Ok(Response::new(StatusResponse {
-            status: Some(RuntimeStatus { conditions: self.conditions().await? }),
+            status: Some(RuntimeStatus { conditions: self.conditions().await }),
             info,
-            runtime_handlers: self.handlers(),
+            runtime_handlers: self.handlers.clone(),
             features: Some(RuntimeFeatures {
                 supplemental_groups_policy: true,
                 mount_options: true,
@@ -199,7 +228,7 @@ impl RuntimeService for Runtime {
         let pod = self.engine.pod(&request.pod_sandbox_id).map_err(status::of_pods)?;
         Ok(Response::new(PodSandboxStatusResponse {
             status: Some(pods::pod_status(&pod)),
-            info: if request.verbose { pods::pod_info(&pod) } else { BTreeMap::new() },
+            info: if request.verbose { pods::pod_info(&self.engine, &pod) } else { BTreeMap::new() },
             containers_statuses: pod.containers().iter().map(|item| pods::container_status(item)).collect(),
             timestamp: wharf_sys::clock::now_ns(),
         }))
@@ -217,8 +246,8 @@ impl RuntimeService for Runtime {
         request: Request<StreamPodSandboxesRequest>,
     ) -> Answer<Self::StreamPodSandboxesStream> {
         let items = self.pods(request.into_inner().filter.as_ref());
-        let messages: Vec<_> =
-            batches(items).map(|pod_sandboxes| Ok(StreamPodSandboxesResponse { pod_sandboxes })).collect();
+        let messages =
+            batches(items).into_iter().map(|pod_sandboxes| Ok(StreamPodSandboxesResponse { pod_sandboxes }));
         Ok(Response::new(Box::pin(iter(messages))))
     }
 
@@ -278,8 +307,8 @@ impl RuntimeService for Runtime {
         request: Request<StreamContainersRequest>,
     ) -> Answer<Self::StreamContainersStream> {
         let items = self.containers(request.into_inner().filter.as_ref());
-        let messages: Vec<_> =
-            batches(items).map(|containers| Ok(StreamContainersResponse { containers })).collect();
+        let messages =
+            batches(items).into_iter().map(|containers| Ok(StreamContainersResponse { containers }));
         Ok(Response::new(Box::pin(iter(messages))))
     }
 
@@ -291,7 +320,11 @@ impl RuntimeService for Runtime {
         let (_pod, container) = self.engine.container(&request.container_id).map_err(status::of_pods)?;
         Ok(Response::new(ContainerStatusResponse {
             status: Some(pods::container_status(&container)),
-            info: if request.verbose { pods::container_info(&container) } else { BTreeMap::new() },
+            info: if request.verbose {
+                pods::container_info(&self.engine, &container)
+            } else {
+                BTreeMap::new()
+            },
         }))
     }
 
@@ -327,9 +360,9 @@ impl RuntimeService for Runtime {
     ) -> Answer<ContainerStatsResponse> {
         let found = self.engine.container(&request.into_inner().container_id);
         let (_pod, container) = found.map_err(status::of_pods)?;
-        Ok(Response::new(ContainerStatsResponse {
-            stats: Some(pods::container_stats(&self.engine, &container)),
-        }))
+        let engine = Arc::clone(&self.engine);
+        let stats = self.readings.take(move || pods::container_stats(&engine, &container)).await?;
+        Ok(Response::new(ContainerStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_container_stats(
@@ -337,7 +370,7 @@ impl RuntimeService for Runtime {
         request: Request<ListContainerStatsRequest>,
     ) -> Answer<ListContainerStatsResponse> {
         Ok(Response::new(ListContainerStatsResponse {
-            stats: self.container_stats_list(request.into_inner().filter.as_ref()),
+            stats: self.container_stats_list(request.into_inner().filter).await?,
         }))
     }
 
@@ -345,10 +378,10 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        let items = self.container_stats_list(request.into_inner().filter.as_ref());
-        let messages: Vec<_> = batches(items)
-            .map(|container_stats| Ok(StreamContainerStatsResponse { container_stats }))
-            .collect();
+        let items = self.container_stats_list(request.into_inner().filter).await?;
+        let messages = batches(items)
+            .into_iter()
+            .map(|container_stats| Ok(StreamContainerStatsResponse { container_stats }));
         Ok(Response::new(Box::pin(iter(messages))))
     }
 
@@ -357,7 +390,9 @@ impl RuntimeService for Runtime {
         request: Request<PodSandboxStatsRequest>,
     ) -> Answer<PodSandboxStatsResponse> {
         let pod = self.engine.pod(&request.into_inner().pod_sandbox_id).map_err(status::of_pods)?;
-        Ok(Response::new(PodSandboxStatsResponse { stats: Some(pods::pod_stats(&self.engine, &pod)) }))
+        let engine = Arc::clone(&self.engine);
+        let stats = self.readings.take(move || pods::pod_stats(&engine, &pod)).await?;
+        Ok(Response::new(PodSandboxStatsResponse { stats: Some(stats) }))
     }
 
     async fn list_pod_sandbox_stats(
@@ -365,7 +400,7 @@ impl RuntimeService for Runtime {
         request: Request<ListPodSandboxStatsRequest>,
     ) -> Answer<ListPodSandboxStatsResponse> {
         Ok(Response::new(ListPodSandboxStatsResponse {
-            stats: self.pod_stats_list(request.into_inner().filter.as_ref()),
+            stats: self.pod_stats_list(request.into_inner().filter).await?,
         }))
     }
 
@@ -373,10 +408,10 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        let items = self.pod_stats_list(request.into_inner().filter.as_ref());
-        let messages: Vec<_> = batches(items)
-            .map(|pod_sandbox_stats| Ok(StreamPodSandboxStatsResponse { pod_sandbox_stats }))
-            .collect();
+        let items = self.pod_stats_list(request.into_inner().filter).await?;
+        let messages = batches(items)
+            .into_iter()
+            .map(|pod_sandbox_stats| Ok(StreamPodSandboxStatsResponse { pod_sandbox_stats }));
         Ok(Response::new(Box::pin(iter(messages))))
     }
 
@@ -442,16 +477,18 @@ impl RuntimeService for Runtime {
         &self,
         _request: Request<ListPodSandboxMetricsRequest>,
     ) -> Answer<ListPodSandboxMetricsResponse> {
-        Ok(Response::new(ListPodSandboxMetricsResponse { pod_metrics: self.pod_metrics().await? }))
+        Ok(Response::new(ListPodSandboxMetricsResponse {
+            pod_metrics: self.readings.metrics(&self.engine).await?,
+        }))
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _request: Request<StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        let messages: Vec<_> = batches(self.pod_metrics().await?)
-            .map(|pod_sandbox_metrics| Ok(StreamPodSandboxMetricsResponse { pod_sandbox_metrics }))
-            .collect();
+        let messages = batches(self.readings.metrics(&self.engine).await?)
+            .into_iter()
+            .map(|pod_sandbox_metrics| Ok(StreamPodSandboxMetricsResponse { pod_sandbox_metrics }));
         Ok(Response::new(Box::pin(iter(messages))))
     }
 }

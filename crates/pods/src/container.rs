@@ -9,6 +9,7 @@ use wharf_state::ExitRecord;
 use wharf_types::{ContainerId, ContainerState, PodId};
 
 use crate::records::ContainerRecord;
+use crate::stats::Meter;
 
 /// A container. Its state is watched: whoever waits for its end waits here.
 #[derive(Debug)]
@@ -21,8 +22,7 @@ pub struct Container {
     pub(crate) cgroup: Option<Cgroup>,
     pub(crate) stats: Mutex<Option<StatsReader>>,
     pub(crate) pid: RwLock<i32>,
-    /// The last figure of processor time, for a rate.
-    pub(crate) last_cpu: Mutex<Option<(i64, u64)>>,
+    pub(crate) meter: Mutex<Meter>,
     pub(crate) log_path: String,
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// Keeps the image's layers while they may be mounted.

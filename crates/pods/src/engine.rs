@@ -29,7 +29,7 @@ mod run;
 mod supervisor;
 mod teardown;
 
-pub(crate) use create::{container, container_key};
+pub(crate) use create::{container, container_key, pod_cgroup};
 pub(crate) use run::pod_key;
 pub(crate) use supervisor::kill_supervisor;
 

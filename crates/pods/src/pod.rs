@@ -11,6 +11,7 @@ use crate::client::Client;
 use crate::container::Container;
 use crate::error::Error;
 use crate::launch::Process;
+use crate::stats::Meter;
 use crate::waiters::Waiters;
 
 /// A pod. What a list or status needs is here; the change in flight holds `changing`.
@@ -29,6 +30,7 @@ pub struct Pod {
     /// Who is attached, and is told if it did not keep up.
     pub(crate) attached: Waiters<()>,
     pub(crate) network_stats: Mutex<Option<StatsSocket>>,
+    pub(crate) meter: Mutex<Meter>,
     supervisor: Mutex<Option<Process>>,
 }
 
@@ -56,6 +58,7 @@ impl Pod {
             execs: Waiters::default(),
             attached: Waiters::default(),
             network_stats: Mutex::default(),
+            meter: Mutex::default(),
             supervisor: Mutex::default(),
         }
     }

@@ -1,8 +1,10 @@
 //! Statistics of containers and pods, read from open files of their cgroups and sockets of their networks.
 
+mod meter;
+
 use std::sync::PoisonError;
 
-use wharf_cgroup::{Bound, Pressure, PressureLine, Stats};
+use wharf_cgroup::{Bound, Pressure, PressureLine, Stats, StatsReader};
 use wharf_cri_api::v1::{
     ContainerAttributes, ContainerStats, CpuUsage, FilesystemIdentifier, FilesystemUsage, IoUsage,
     LinuxPodSandboxStats, MemoryUsage, NetworkInterfaceUsage, NetworkUsage, PodSandboxAttributes,
@@ -10,19 +12,25 @@ use wharf_cri_api::v1::{
 };
 
 use crate::container::Container;
-use crate::engine::Engine;
+use crate::engine::{Engine, pod_cgroup};
 use crate::pod::Pod;
+
+pub(crate) use meter::Meter;
 
 fn value(value: Option<u64>) -> Option<UInt64Value> {
     value.map(|value| UInt64Value { value })
 }
 
-/// Statistics of one container; what cannot be read is left out.
+/// Statistics of one container; what cannot be read is left out. Blocking: the kernel's files are read.
 #[must_use]
 pub fn container_stats(engine: &Engine, container: &Container) -> ContainerStats {
     let record = container.record();
     let now = wharf_sys::clock::now_ns();
     let stats = read(container);
+    let rate = stats.as_ref().and_then(|stats| {
+        let mut meter = container.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        meter.rate(now, stats.cpu.usage_ns)
+    });
     ContainerStats {
         attributes: Some(ContainerAttributes {
             id: container.id.to_string(),
@@ -30,11 +38,11 @@ pub fn container_stats(engine: &Engine, container: &Container) -> ContainerStats
             labels: record.config.labels,
             annotations: record.config.annotations,
         }),
-        cpu: stats.as_ref().map(|stats| cpu(stats, now, rate(container, stats, now))),
+        cpu: stats.as_ref().map(|stats| cpu(stats, now, rate)),
         memory: stats.as_ref().map(|stats| memory(stats, now)),
         writable_layer: writable_layer(engine, container, now),
         swap: stats.as_ref().map(|stats| swap(stats, now)),
-        io: stats.as_ref().map(|stats| IoUsage { timestamp: now, psi: stats.io_pressure.as_ref().map(psi) }),
+        io: stats.as_ref().map(|stats| io(stats, now)),
     }
 }
 
@@ -42,22 +50,7 @@ pub(crate) fn read(container: &Container) -> Option<Stats> {
     if container.is_exited() {
         return None;
     }
-    container
-        .stats
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .as_ref()
-        .map(wharf_cgroup::StatsReader::read)
-}
-
-/// Nanoseconds of processor time a second since the figure before, once there is one.
-fn rate(container: &Container, stats: &Stats, now: i64) -> Option<u64> {
-    let usage = stats.cpu.usage_ns?;
-    let mut last = container.last_cpu.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = last.replace((now, usage));
-    let (then, old) = before?;
-    let elapsed = u128::try_from(now - then).ok().filter(|&elapsed| elapsed > 0)?;
-    u64::try_from(u128::from(usage.saturating_sub(old)) * 1_000_000_000 / elapsed).ok()
+    container.stats.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(StatsReader::read)
 }
 
 fn cpu(stats: &Stats, timestamp: i64, rate: Option<u64>) -> CpuUsage {
@@ -100,6 +93,10 @@ fn swap(stats: &Stats, timestamp: i64) -> SwapUsage {
     }
 }
 
+fn io(stats: &Stats, timestamp: i64) -> IoUsage {
+    IoUsage { timestamp, psi: stats.io_pressure.as_ref().map(psi) }
+}
+
 fn psi(pressure: &Pressure) -> PsiStats {
     let data = |line: &PressureLine| PsiData {
         total: line.total_ns,
@@ -121,37 +118,25 @@ fn writable_layer(engine: &Engine, container: &Container, timestamp: i64) -> Opt
     })
 }
 
-/// Statistics of a pod: the sum of its containers, and its network.
+/// Statistics of a pod: those of its cgroup, which has all that its containers used, also those that are gone, and of its
+/// network. Blocking: the kernel's files are read.
 #[must_use]
 pub fn pod_stats(engine: &Engine, pod: &Pod) -> PodSandboxStats {
     let now = wharf_sys::clock::now_ns();
-    let containers: Vec<_> = pod.containers();
-    let read: Vec<Stats> = containers.iter().filter_map(|container| read(container)).collect();
-    let sum = |of: &dyn Fn(&Stats) -> Option<u64>| value(read.iter().map(of).sum::<Option<u64>>());
-    let cpu = CpuUsage {
-        timestamp: now,
-        usage_core_nano_seconds: sum(&|stats| stats.cpu.usage_ns),
-        usage_nano_cores: None,
-        psi: None,
+    let (stats, rate) = {
+        let mut meter = pod.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stats = read_pod(engine, pod).unwrap_or_else(unused);
+        meter.steady(&mut stats);
+        let rate = meter.rate(now, stats.cpu.usage_ns);
+        (stats, rate)
     };
-    let memory = MemoryUsage {
-        timestamp: now,
-        working_set_bytes: sum(&|stats| stats.memory.working_set_bytes),
-        available_bytes: None,
-        usage_bytes: sum(&|stats| stats.memory.usage_bytes),
-        rss_bytes: sum(&|stats| stats.memory.rss_bytes),
-        page_faults: sum(&|stats| stats.memory.page_faults),
-        major_page_faults: sum(&|stats| stats.memory.major_page_faults),
-        psi: None,
-    };
-    let process = ProcessUsage { timestamp: now, process_count: sum(&|stats| stats.pids.current) };
     let linux = LinuxPodSandboxStats {
-        cpu: Some(cpu),
-        memory: Some(memory),
+        cpu: Some(cpu(&stats, now, rate)),
+        memory: Some(memory(&stats, now)),
         network: network(pod, now),
-        process: Some(process),
-        containers: containers.iter().map(|container| container_stats(engine, container)).collect(),
-        io: None,
+        process: Some(ProcessUsage { timestamp: now, process_count: value(stats.pids.current) }),
+        containers: pod.containers().iter().map(|container| container_stats(engine, container)).collect(),
+        io: Some(io(&stats, now)),
     };
     PodSandboxStats {
         attributes: Some(PodSandboxAttributes {
@@ -165,6 +150,27 @@ pub fn pod_stats(engine: &Engine, pod: &Pod) -> PodSandboxStats {
     }
 }
 
+/// A pod's cgroup now. Its files are opened for each reading: pods are asked for seldom, and held they would cost twenty
+/// descriptors each.
+fn read_pod(engine: &Engine, pod: &Pod) -> Option<Stats> {
+    let path = pod_cgroup(&engine.options.cgroup_parent, pod).ok()?;
+    let cgroup = engine.parts.cgroups.open(&path).ok()?;
+    StatsReader::open(&cgroup).ok().map(|reader| reader.read())
+}
+
+/// A pod whose cgroup is not there, as before its first container: nothing was used, and nothing is.
+fn unused() -> Stats {
+    let mut stats = Stats::default();
+    stats.cpu.usage_ns = Some(0);
+    stats.memory.usage_bytes = Some(0);
+    stats.memory.working_set_bytes = Some(0);
+    stats.memory.rss_bytes = Some(0);
+    stats.memory.page_faults = Some(0);
+    stats.memory.major_page_faults = Some(0);
+    stats.pids.current = Some(0);
+    stats
+}
+
 fn network(pod: &Pod, timestamp: i64) -> Option<NetworkUsage> {
     let interfaces = pod.network_stats().as_ref()?.read().ok()?;
     let mut usages = interfaces.into_iter().map(|interface| NetworkInterfaceUsage {
@@ -174,6 +180,7 @@ fn network(pod: &Pod, timestamp: i64) -> Option<NetworkUsage> {
         tx_bytes: value(Some(interface.tx_bytes)),
         tx_errors: value(Some(interface.tx_errors)),
     });
-    let default_interface = usages.next();
+    // Without one there is no message: the kubelet takes it for granted that it is there.
+    let default_interface = Some(usages.next()?);
     Some(NetworkUsage { timestamp, default_interface, interfaces: usages.collect() })
 }

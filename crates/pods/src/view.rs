@@ -5,12 +5,13 @@ use std::sync::PoisonError;
 
 use wharf_cri_api::v1::{
     self, Container as ContainerItem, ContainerStatus, ContainerUser, ImageSpec, LinuxContainerUser,
-    LinuxPodSandboxStatus, Namespace, PodIp, PodSandbox, PodSandboxNetworkStatus, PodSandboxState,
-    PodSandboxStatus,
+    LinuxPodSandboxStatus, Namespace, NamespaceMode, PodIp, PodSandbox, PodSandboxNetworkStatus,
+    PodSandboxState, PodSandboxStatus,
 };
 use wharf_types::ContainerState;
 
 use crate::container::Container;
+use crate::engine::Engine;
 use crate::pod::Pod;
 use crate::stop;
 
@@ -129,17 +130,50 @@ pub fn container_status(container: &Container) -> ContainerStatus {
     }
 }
 
-/// What verbose status adds: the values tools read.
+/// What a verbose status adds: the values that tools read, in the places where they look.
 #[must_use]
-pub fn container_info(container: &Container) -> BTreeMap<String, String> {
-    let pid = *container.pid.read().unwrap_or_else(PoisonError::into_inner);
-    let info = serde_json::json!({ "sandboxID": container.pod.as_str(), "pid": pid, "runtimeSpec": {} });
+pub fn container_info(engine: &Engine, container: &Container) -> BTreeMap<String, String> {
+    let namespaces = engine.pod(container.pod.as_str()).map(|pod| namespaces(engine, &pod));
+    info(&serde_json::json!({
+        "sandboxID": container.pod.as_str(),
+        "pid": pid(container),
+        "runtimeSpec": {
+            "linux": { "cgroupsPath": container.record().cgroup, "namespaces": namespaces.unwrap_or_default() },
+        },
+    }))
+}
+
+/// What a verbose status adds: the values that tools read, in the places where they look. The process is one that is in
+/// the pod's namespaces, as tools enter them by it; never the supervisor, which is in the host's.
+#[must_use]
+pub fn pod_info(engine: &Engine, pod: &Pod) -> BTreeMap<String, String> {
+    let pid = pod.containers().iter().map(|container| pid(container)).find(|&pid| pid != 0);
+    info(&serde_json::json!({
+        "pid": pid.unwrap_or(0),
+        "runtimeSpec": { "linux": { "namespaces": namespaces(engine, pod) } },
+    }))
+}
+
+fn info(info: &serde_json::Value) -> BTreeMap<String, String> {
     BTreeMap::from([("info".to_owned(), info.to_string())])
 }
 
-/// What verbose status adds: the values tools read.
-#[must_use]
-pub fn pod_info(pod: &Pod) -> BTreeMap<String, String> {
-    let info = serde_json::json!({ "pid": pod.read_state().shim_pid, "runtimeSpec": {} });
-    BTreeMap::from([("info".to_owned(), info.to_string())])
+/// The first process as long as it is there; after that its number may be another's.
+fn pid(container: &Container) -> i32 {
+    if container.is_exited() { 0 } else { *container.pid.read().unwrap_or_else(PoisonError::into_inner) }
+}
+
+/// The namespaces that a pod has of its own, with the paths that pin them as long as they do.
+fn namespaces(engine: &Engine, pod: &Pod) -> Vec<serde_json::Value> {
+    let options = pod.namespaces();
+    let all = [
+        ("network", "net", options.network()),
+        ("ipc", "ipc", options.ipc()),
+        ("uts", "uts", options.network()),
+    ];
+    let own = all.into_iter().filter(|(_, _, mode)| pod.is_ready() && *mode != NamespaceMode::Node);
+    own.map(|(kind, pin, _)| {
+        serde_json::json!({ "type": kind, "path": engine.parts.layout.namespace(&pod.id, pin) })
+    })
+    .collect()
 }

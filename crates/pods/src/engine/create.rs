@@ -201,7 +201,7 @@ pub(crate) fn container(
         stats: Mutex::new(stats),
         cgroup,
         pid: RwLock::new(0),
-        last_cpu: Mutex::default(),
+        meter: Mutex::default(),
         log_path,
         changing: tokio::sync::Mutex::new(()),
         _hold: None,

@@ -80,6 +80,8 @@ impl Engine {
                 kind: error.kind(),
             })?;
         }
+        // They may be another pod's from now on.
+        pod.write_state().ips.clear();
         for kind in ["net", "ipc", "uts"] {
             unpin(&layout.namespace(&pod.id, kind))?;
         }

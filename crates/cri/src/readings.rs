@@ -1,0 +1,92 @@
+//! Answers that are read off the kernel when they are asked for: on few threads of the pool that all share, and what
+//! takes long once for all who wait for it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{Mutex, Semaphore};
+use tonic::Status;
+use wharf_cri_api::v1::PodSandboxMetrics;
+use wharf_pods::{self as pods, Engine};
+
+/// How many threads read at once: however many ask, others find threads of the pool too.
+const THREADS: usize = 4;
+
+/// Where readings are taken.
+#[derive(Debug, Clone)]
+pub(crate) struct Readings {
+    turns: Arc<Semaphore>,
+    metrics: Arc<Mutex<Option<Gathered>>>,
+}
+
+#[derive(Debug)]
+struct Gathered {
+    begun: Instant,
+    metrics: Vec<PodSandboxMetrics>,
+}
+
+impl Readings {
+    pub(crate) fn new() -> Self {
+        Self { turns: Arc::new(Semaphore::new(THREADS)), metrics: Arc::default() }
+    }
+
+    /// Reads on a thread of the pool, when it is this reading's turn. One that nobody waits for any more keeps its turn to
+    /// its end.
+    pub(crate) async fn take<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let reading = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            read()
+        });
+        reading.await.map_err(|panicked| Status::internal(panicked.to_string()))
+    }
+
+    /// The metrics of all pods, which every process of theirs is looked at for: callers that came while others were served
+    /// share one reading, begun after the last of them came.
+    pub(crate) async fn metrics(&self, engine: &Arc<Engine>) -> Result<Vec<PodSandboxMetrics>, Status> {
+        let came = Instant::now();
+        let mut last = self.metrics.lock().await;
+        if let Some(gathered) = last.as_ref().filter(|gathered| gathered.begun >= came) {
+            return Ok(gathered.metrics.clone());
+        }
+        let (begun, engine) = (Instant::now(), Arc::clone(engine));
+        let metrics = self.take(move || pods::metrics(&engine)).await?;
+        *last = Some(Gathered { begun, metrics: metrics.clone() });
+        Ok(metrics)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn only_so_many_are_read_at_once() {
+        let readings = Readings::new();
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let read = || {
+            let (now, most) = (Arc::clone(&now), Arc::clone(&most));
+            readings.take(move || {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                std::thread::yield_now();
+                now.fetch_sub(1, Ordering::SeqCst);
+            })
+        };
+        futures_util::future::try_join_all((0..200).map(|_| read())).await.unwrap();
+        assert!(most.load(Ordering::SeqCst) <= THREADS);
+    }
+
+    #[tokio::test]
+    async fn a_reading_that_panics_is_an_error_and_gives_its_turn_back() {
+        let readings = Readings::new();
+        for _ in 0..2 * THREADS {
+            let failed: Result<(), _> = readings.take(|| panic!("on purpose")).await;
+            assert_eq!(failed.unwrap_err().code(), tonic::Code::Internal);
+        }
+        assert_eq!(readings.take(|| 7).await.unwrap(), 7);
+    }
+}

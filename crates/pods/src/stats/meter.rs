@@ -1,0 +1,95 @@
+//! What is remembered of a cgroup's counters from one reading to the next, for all who ask.
+
+use wharf_cgroup::Stats;
+
+/// Over how much time a rate is taken at least. Whoever asks sooner gets the one before: over the millisecond between two
+/// callers it would say nothing.
+const WINDOW_NS: i64 = 1_000_000_000;
+
+/// The memory of one cgroup's readings.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    cpu_ns: u64,
+    page_faults: u64,
+    major_page_faults: u64,
+    /// When a window began, and the processor time then.
+    window: Option<(i64, u64)>,
+    cpu_ns_a_second: Option<u64>,
+}
+
+impl Meter {
+    /// Takes a reading in: its counters are never below those of one before, also where the cgroup was made anew or is
+    /// gone.
+    pub(super) fn steady(&mut self, stats: &mut Stats) {
+        let counters = [
+            (&mut self.cpu_ns, &mut stats.cpu.usage_ns),
+            (&mut self.page_faults, &mut stats.memory.page_faults),
+            (&mut self.major_page_faults, &mut stats.memory.major_page_faults),
+        ];
+        for (highest, value) in counters {
+            if let Some(value) = value {
+                *highest = (*highest).max(*value);
+                *value = *highest;
+            }
+        }
+    }
+
+    /// Nanoseconds of processor time a second in the last window, once there was one.
+    pub(super) fn rate(&mut self, now_ns: i64, cpu_ns: Option<u64>) -> Option<u64> {
+        let cpu_ns = cpu_ns?;
+        let (then_ns, before_ns) = *self.window.get_or_insert((now_ns, cpu_ns));
+        let elapsed_ns = now_ns - then_ns;
+        if elapsed_ns >= WINDOW_NS {
+            let used = u128::from(cpu_ns.saturating_sub(before_ns)) * 1_000_000_000;
+            self.cpu_ns_a_second = u64::try_from(used / u128::from(elapsed_ns.unsigned_abs())).ok();
+        }
+        // Also where the clock was set back.
+        if !(0..WINDOW_NS).contains(&elapsed_ns) {
+            self.window = Some((now_ns, cpu_ns));
+        }
+        self.cpu_ns_a_second
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(cpu_ns: u64) -> Stats {
+        let mut stats = Stats::default();
+        stats.cpu.usage_ns = Some(cpu_ns);
+        stats
+    }
+
+    #[test]
+    fn a_counter_does_not_fall() {
+        let mut meter = Meter::default();
+        for (read, shown) in [(5, 5), (3, 5), (9, 9), (0, 9)] {
+            let mut stats = reading(read);
+            meter.steady(&mut stats);
+            assert_eq!(stats.cpu.usage_ns, Some(shown));
+            assert_eq!(stats.memory.page_faults, None, "what is not told is not made up");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_of_a_second_at_least_whoever_asks() {
+        let second = 1_000_000_000;
+        let mut meter = Meter::default();
+        let table = [
+            (100, 0, None),
+            // A second caller right after the first.
+            (101, 1, None),
+            (100 + second, 500_000_000, Some(500_000_000)),
+            (101 + second, 900_000_000, Some(500_000_000)),
+            (100 + 3 * second, 1_500_000_000, Some(500_000_000)),
+            // The clock is set back: a new window begins.
+            (50, 1_600_000_000, Some(500_000_000)),
+            (50 + second, 1_700_000_000, Some(100_000_000)),
+        ];
+        for (now, used, expected) in table {
+            assert_eq!(meter.rate(now, Some(used)), expected, "at {now}");
+        }
+        assert_eq!(Meter::default().rate(1, None), None);
+    }
+}
