@@ -9,14 +9,14 @@ use wharf_wire::v1::{self, failure::Kind, message, reply};
 use crate::audience::{CLIENT_LIMIT, Client, Pace};
 use crate::container::Container;
 use crate::lifecycle::Failure;
-use crate::link::failure;
+use crate::link::{RequestId, failure};
 use crate::shim::Shim;
 use crate::watch::{Out, Source};
 
 /// Lets a client watch a running container, and answers with what it can write to.
 pub(crate) fn attach(
     shim: &mut Shim,
-    request: u64,
+    request: RequestId,
     attach: &v1::Attach,
     descriptors: Vec<OwnedFd>,
 ) -> Result<(), Failure> {
@@ -26,14 +26,14 @@ pub(crate) fn attach(
         return Err(failure(Kind::Precondition, format!("container {} does not run", attach.container)));
     };
     let Some(container) = shim.containers.get_mut(&id) else { return Ok(()) };
-    if container.sink.audience.is_full() {
+    if container.audience.is_full() {
         let full = format!("container {id} has {CLIENT_LIMIT} attached clients already");
         return Err(failure(Kind::Precondition, full));
     }
     if let Some(pipe) = client.witness() {
         let watched = shim.watch.add_closed(pipe, Source::Client(id, attach.attach));
         watched.map_err(|error| failure(Kind::Internal, error.to_string()))?;
-        container.sink.audience.add(attach.attach, client);
+        container.audience.add(attach.attach, client);
     }
     let input = input(container, attach)?;
     let input: Vec<_> = input.iter().map(AsFd::as_fd).collect();
@@ -75,7 +75,7 @@ fn input(container: &mut Container, attach: &v1::Attach) -> Result<Option<OwnedF
 /// A client closed its ends.
 pub(crate) fn leave(shim: &mut Shim, id: &ContainerId, number: u64) {
     let Some(container) = shim.containers.get_mut(id) else { return };
-    let Some(client) = container.sink.audience.remove(number) else { return };
+    let Some(client) = container.audience.remove(number) else { return };
     if let Some(pipe) = client.witness() {
         shim.watch.remove(pipe, &Source::Client(id.clone(), number));
     }
@@ -83,7 +83,7 @@ pub(crate) fn leave(shim: &mut Shim, id: &ContainerId, number: u64) {
 
 /// Lets those go that did not keep up with the output, and says so.
 pub(crate) fn drop_lost(shim: &mut Shim, id: &ContainerId) {
-    let lost = shim.containers.get(id).map(|container| container.sink.audience.lost());
+    let lost = shim.containers.get(id).map(|container| container.audience.lost());
     for number in lost.unwrap_or_default() {
         shim.link.tell(message::Body::Detached(v1::Detached { attach: number }));
         leave(shim, id, number);
@@ -93,6 +93,6 @@ pub(crate) fn drop_lost(shim: &mut Shim, id: &ContainerId) {
 /// The container's output has ended, and so its clients' does.
 pub(crate) fn end(shim: &mut Shim, id: &ContainerId) {
     drop_lost(shim, id);
-    let all = shim.containers.get(id).map(|container| container.sink.audience.all());
+    let all = shim.containers.get(id).map(|container| container.audience.all());
     all.unwrap_or_default().into_iter().for_each(|number| leave(shim, id, number));
 }

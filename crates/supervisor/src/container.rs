@@ -1,21 +1,27 @@
 //! What the supervisor holds of one container.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Instant;
 
 use wharf_isolation::{Identity, Plan};
 use wharf_sys::process::{Ended, Reap};
 use wharf_types::{ContainerId, Exit};
-use wharf_wire::v1;
+use wharf_wire::v1::{self, container_status};
 
 use crate::audience::Audience;
 use crate::kill;
 use crate::lifecycle::Phase;
-use crate::log::{Log, Stream};
-use crate::output::{More, Output, Sink};
+use crate::link::RequestId;
+use crate::log::queue::LogWriter;
+use crate::output::{Output, Sink};
 use crate::spawn::Child;
+use crate::trouble::{self, OrTell as _};
 use crate::watch::Out;
+
+/// How many cgroups of ended execs are tried at the end of the next one.
+const LEAVES_AT_ONCE: usize = 4;
 
 /// A container, from the request to make it until the request to remove it.
 #[derive(Debug)]
@@ -24,39 +30,73 @@ pub(crate) struct Container {
     pub(crate) plan: Plan,
     pub(crate) identity: Identity,
     pub(crate) child: Child,
-    pub(crate) sink: Sink,
+    /// The log writer's number of its log, if it has one.
+    pub(crate) log: Option<u64>,
+    pub(crate) audience: Audience,
     pub(crate) outputs: BTreeMap<Out, Output>,
     /// Kept open so that the container does not see the end of its input; the client's own where that is to end it.
     pub(crate) stdin: Option<OwnedFd>,
+    /// Since when its last output is waited for.
+    pub(crate) flushing: Option<Instant>,
+    /// The cgroups of execs that are over and left something running.
+    leaves: VecDeque<PathBuf>,
+    /// How many kills for want of memory there had been when its first process was last known to have survived them.
     oom_kills_before: u64,
 }
 
 impl Container {
-    pub(crate) fn new(plan: Plan, child: Child, log: Option<Log>, request: u64) -> Self {
+    pub(crate) fn new(plan: Plan, child: Child, phase: Phase) -> Self {
         let oom_kills_before = oom_kills(&plan);
         Self {
-            phase: Phase::Creating { request },
+            phase,
             plan,
             identity: Identity::default(),
             child,
-            sink: Sink { log, audience: Audience::default() },
+            log: None,
+            audience: Audience::default(),
             outputs: BTreeMap::new(),
             stdin: None,
+            flushing: None,
+            leaves: VecDeque::new(),
             oom_kills_before,
         }
     }
 
+    /// Whether its first process has not ended, as far as was seen.
     pub(crate) fn is_live(&self) -> bool {
-        self.phase != Phase::Exited
+        match self.phase {
+            Phase::Ended(_) | Phase::Recording(_) | Phase::Unrecorded(_) | Phase::Exited(_) | Phase::Gone => {
+                false
+            }
+            Phase::Creating { .. }
+            | Phase::Created
+            | Phase::Starting { .. }
+            | Phase::Running { .. }
+            | Phase::NotStarted
+            | Phase::Failed
+            | Phase::Removing { .. } => true,
+        }
     }
 
     pub(crate) fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Running { .. })
     }
 
+    /// Whether its first process is there at least as a zombie.
+    pub(crate) fn has_process(&self) -> bool {
+        !matches!(self.phase, Phase::Exited(_) | Phase::Gone)
+    }
+
     /// How the first process ended, if it has; it stays a zombie until it is reaped.
     pub(crate) fn ended(&self) -> Option<Exit> {
-        let ended = wharf_sys::process::wait(self.child.pidfd.as_fd(), Reap::Leave).ok().flatten()?;
+        let ended = match wharf_sys::process::wait(self.child.pidfd.as_fd(), Reap::Leave) {
+            Ok(ended) => ended?,
+            // Nobody else reaps it; should it happen, a container without an end would be worse.
+            Err(error) => {
+                trouble::tell(format_args!("how container {} ended: {error}", self.plan.container));
+                return Some(Exit::Lost);
+            }
+        };
         let oom = oom_kills(&self.plan) > self.oom_kills_before;
         Some(match ended {
             // A shell tells of a child's SIGKILL as 137; with a kill counted meanwhile, that child was the victim.
@@ -67,58 +107,94 @@ impl Container {
     }
 
     pub(crate) fn reap(&self) {
-        drop(wharf_sys::process::wait(self.child.pidfd.as_fd(), Reap::Remove));
+        let reaped = wharf_sys::process::wait(self.child.pidfd.as_fd(), Reap::Remove).map(drop);
+        reaped.or_tell(format_args!("reaping container {}", self.plan.container));
     }
 
-    /// Sends a signal to the first process.
-    pub(crate) fn signal(&self, number: i32) -> wharf_sys::Result<()> {
+    /// Sends a signal to the first process, because someone asked for it: if it ends now, a worker of it that died for want
+    /// of memory long ago is not the reason.
+    pub(crate) fn signal(&mut self, number: i32) -> wharf_sys::Result<()> {
+        self.excuse_oom_kills();
         wharf_sys::process::signal(self.child.pidfd.as_fd(), number)
     }
 
-    /// Kills every process of the container.
-    pub(crate) fn kill_all(&self) {
-        drop(self.signal(9));
+    /// Kills every process of the container, because someone asked for it.
+    pub(crate) fn kill(&mut self) {
+        self.excuse_oom_kills();
+        kill::signal(self.child.pidfd.as_fd(), 9);
+        self.kill_rest();
+    }
+
+    /// The kills for want of memory so far were not that of the first process, if it is still there.
+    fn excuse_oom_kills(&mut self) {
+        let kills = oom_kills(&self.plan);
+        if let Ok(None) = wharf_sys::process::wait(self.child.pidfd.as_fd(), Reap::Leave) {
+            self.oom_kills_before = kills;
+        }
+    }
+
+    /// Kills what is left of a container whose first process has ended.
+    pub(crate) fn kill_rest(&self) {
         let cgroup = &self.plan.cgroup;
-        kill::kill_all(cgroup.kill_directory.as_path());
-        kill::thaw(cgroup.entries.iter().filter_map(|entry| entry.as_path().parent()));
+        kill::kill_all(cgroup.kill_directory.as_path(), &cgroup.entries);
     }
 
     pub(crate) fn add_output(&mut self, out: Out, source: OwnedFd) {
-        self.outputs.insert(out, Output::new(source, Stream::from(out)));
+        self.outputs.insert(out, Output::new(source, out.into()));
     }
 
-    /// Reads an output for one turn; `true` when it has ended and is to be dropped.
-    pub(crate) fn pump(&mut self, out: Out, buffer: &mut [u8]) -> bool {
-        let Some(output) = self.outputs.get_mut(&out) else { return false };
-        output.pump(&mut self.sink, buffer) == More::Never
+    /// Where its output goes, and the output.
+    pub(crate) fn output<'a>(
+        &'a mut self,
+        out: Out,
+        writer: &'a mut LogWriter,
+    ) -> Option<(&'a Output, Sink<'a>)> {
+        let log = self.log.map(|log| (log, writer));
+        Some((self.outputs.get(&out)?, Sink { log, audience: &mut self.audience }))
     }
 
-    /// Reads everything that was written before the exit, and what is held back.
-    pub(crate) fn drain(&mut self, buffer: &mut [u8]) {
-        for output in self.outputs.values_mut() {
-            if output.drain(&mut self.sink, buffer) == More::Later {
-                output.finish(&mut self.sink);
+    /// Removes the cgroup of an exec that is over. Where the command left something running it is tried again at the end
+    /// of a later one, and goes with the container at the latest.
+    pub(crate) fn remove_leaf(&mut self, leaf: PathBuf) {
+        self.leaves.push_front(leaf);
+        for _ in 0..LEAVES_AT_ONCE.min(self.leaves.len()) {
+            let Some(leaf) = self.leaves.pop_front() else { return };
+            match std::fs::remove_dir(&leaf) {
+                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => self.leaves.push_back(leaf),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.or_tell(format_args!("removing cgroup {}", leaf.display())),
             }
         }
     }
 
     pub(crate) fn status(&self) -> v1::ContainerStatus {
-        let (phase, started_at_ns) = match self.phase {
-            Phase::Creating { .. } | Phase::Failed => (v1::container_status::Phase::Unknown, 0),
-            Phase::Created | Phase::Starting { .. } | Phase::NotStarted => {
-                (v1::container_status::Phase::Created, 0)
-            }
-            Phase::Running { started_at_ns } => (v1::container_status::Phase::Running, started_at_ns),
-            Phase::Exited => (v1::container_status::Phase::Exited, 0),
-        };
-        v1::ContainerStatus {
+        use container_status::Phase as Wire;
+        let mut status = v1::ContainerStatus {
             id: self.plan.container.to_string(),
-            phase: phase.into(),
             pid: self.child.pid,
             identity: Some(wire_identity(&self.identity)),
-            started_at_ns,
             ..v1::ContainerStatus::default()
-        }
+        };
+        let phase = match self.phase {
+            Phase::Creating { .. } | Phase::Failed | Phase::Removing { .. } | Phase::Gone => Wire::Unknown,
+            Phase::Created => Wire::Created,
+            Phase::Starting { .. } | Phase::NotStarted => Wire::Starting,
+            Phase::Running { started_at_ns } => {
+                status.started_at_ns = started_at_ns;
+                Wire::Running
+            }
+            Phase::Ended(record)
+            | Phase::Recording(record)
+            | Phase::Unrecorded(record)
+            | Phase::Exited(record) => {
+                status.started_at_ns = record.started_at_ns;
+                status.finished_at_ns = record.finished_at_ns;
+                status.exit = Some(wire_exit(record.exit));
+                Wire::Exited
+            }
+        };
+        status.set_phase(phase);
+        status
     }
 }
 
@@ -130,29 +206,44 @@ pub(crate) fn wire_identity(identity: &Identity) -> v1::Identity {
     v1::Identity { uid: identity.uid, gid: identity.gid, groups: identity.groups.clone() }
 }
 
+pub(crate) fn wire_exit(exit: Exit) -> v1::Exit {
+    let (kind, value, oom) = match exit {
+        Exit::Code(code) => (v1::exit::Kind::Code, code, false),
+        Exit::Signal { number, oom } => (v1::exit::Kind::Signal, number, oom),
+        Exit::NotStarted => (v1::exit::Kind::NotStarted, 0, false),
+        Exit::Lost => (v1::exit::Kind::Lost, 0, false),
+    };
+    v1::Exit { kind: kind.into(), value: value.into(), oom }
+}
+
 /// A further process in a container.
 #[derive(Debug)]
 pub(crate) struct Exec {
     pub(crate) container: ContainerId,
     pub(crate) child: Child,
     /// The request that is answered once the program was executed.
-    pub(crate) request: Option<u64>,
+    pub(crate) request: Option<RequestId>,
     /// The cgroup of its own, by which all it started is reached.
     pub(crate) leaf: PathBuf,
 }
 
 impl Exec {
     pub(crate) fn kill(&self) {
-        drop(wharf_sys::process::signal(self.child.pidfd.as_fd(), 9));
-        kill::kill_all(&self.leaf);
+        kill::signal(self.child.pidfd.as_fd(), 9);
+        kill::kill_all(&self.leaf, &[]);
     }
 
     /// How it ended, once it has; it is reaped.
     pub(crate) fn ended(&self) -> Option<Exit> {
-        let ended = wharf_sys::process::wait(self.child.pidfd.as_fd(), Reap::Remove).ok().flatten()?;
-        Some(match ended {
-            Ended::Code(code) => Exit::Code(code),
-            Ended::Signal(number) => Exit::Signal { number, oom: false },
-        })
+        match wharf_sys::process::wait(self.child.pidfd.as_fd(), Reap::Remove) {
+            Ok(ended) => ended.map(|ended| match ended {
+                Ended::Code(code) => Exit::Code(code),
+                Ended::Signal(number) => Exit::Signal { number, oom: false },
+            }),
+            Err(error) => {
+                trouble::tell(format_args!("how a command in container {} ended: {error}", self.container));
+                Some(Exit::Lost)
+            }
+        }
     }
 }

@@ -1,27 +1,66 @@
 //! Killing every process of a cgroup, whether the kernel has `cgroup.kill` or not.
 
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use wharf_sys::fs::write_value;
-use wharf_sys::process::{open_pidfd, signal};
+use wharf_sys::process::{self, open_pidfd};
+use wharf_types::HostPath;
+
+use crate::trouble;
 
 /// How often the list is read again: processes that fork while they are killed appear in a later one.
 const ROUNDS: usize = 64;
+/// How often v1's freezer is asked whether all are frozen; each asking lets it go on.
+const FREEZER_ROUNDS: usize = 64;
 
-/// Sends SIGKILL to every process in a cgroup directory and below it.
-pub(crate) fn kill_all(directory: &Path) {
-    if write_value(directory.join("cgroup.kill"), "1").is_ok() {
-        return;
+/// Sends SIGKILL to every process in a cgroup directory and below it. `entries` are the files by which a process enters
+/// the container's other cgroups, one of which may be v1's freezer.
+pub(crate) fn kill_all(directory: &Path, entries: &[HostPath]) {
+    let freezers: Vec<PathBuf> = entries
+        .iter()
+        .filter_map(|entry| Some(entry.as_path().parent()?.join("freezer.state")))
+        .filter(|state| state.exists())
+        .collect();
+    if write_value(directory.join("cgroup.kill"), "1").is_err() {
+        kill_listed(&|| pids(directory), || freeze(directory, &freezers), || thaw(directory, &freezers));
     }
+    // Somebody may have frozen them, and in v1's freezer even SIGKILL waits.
+    thaw(directory, &freezers);
+}
+
+/// Kills those that are listed until nobody is. While they are frozen none of them can fork, however fast it does.
+fn kill_listed(list: &dyn Fn() -> Vec<i32>, freeze: impl Fn(), thaw: impl Fn()) {
     for _ in 0..ROUNDS {
-        let pids = pids(directory);
+        freeze();
+        let pids = list();
+        for &pid in &pids {
+            kill_if_listed(pid, list);
+        }
+        thaw();
         if pids.is_empty() {
             return;
         }
-        for pid in pids {
-            // One that is gone by now is what was wanted.
-            drop(open_pidfd(pid).and_then(|process| signal(std::os::fd::AsFd::as_fd(&process), 9)));
-        }
+    }
+}
+
+/// A number may be another process's by now: what is killed is still listed after its descriptor was opened.
+fn kill_if_listed(pid: i32, list: &dyn Fn() -> Vec<i32>) {
+    match open_pidfd(pid) {
+        Ok(process) if list().contains(&pid) => signal(process.as_fd(), 9),
+        // One that is gone by now is what was wanted.
+        Ok(_) => {}
+        Err(error) if error.errno == Errno::ESRCH => {}
+        Err(error) => trouble::tell(format_args!("killing process {pid}: {error}")),
+    }
+}
+
+/// Sends a signal; one that is gone needs none.
+pub(crate) fn signal(process: BorrowedFd<'_>, number: i32) {
+    match process::signal(process, number) {
+        Err(error) if error.errno != Errno::ESRCH => trouble::tell(error),
+        _ => {}
     }
 }
 
@@ -38,12 +77,27 @@ fn pids(directory: &Path) -> Vec<i32> {
     pids
 }
 
-/// Lets processes go on that somebody stopped by v1's freezer, in whose directories even SIGKILL waits.
-pub(crate) fn thaw<'a>(directories: impl Iterator<Item = &'a Path>) {
-    for directory in directories {
-        // Only the freezer's directory has the file.
-        drop(write_value(directory.join("freezer.state"), "THAWED"));
+fn freeze(directory: &Path, freezers: &[PathBuf]) {
+    for state in freezers {
+        for _ in 0..FREEZER_ROUNDS {
+            let asked = write_value(state, "FROZEN");
+            let now = std::fs::read_to_string(state).unwrap_or_default();
+            if asked.is_err() || now.trim_end() == "FROZEN" {
+                break;
+            }
+            std::thread::yield_now();
+        }
     }
+    // Only v2 has the file; there SIGKILL ends frozen processes too.
+    write_value(directory.join("cgroup.freeze"), "1").unwrap_or_default();
+}
+
+/// A cgroup that is gone needs no thawing.
+fn thaw(directory: &Path, freezers: &[PathBuf]) {
+    for state in freezers {
+        write_value(state, "THAWED").unwrap_or_default();
+    }
+    write_value(directory.join("cgroup.freeze"), "0").unwrap_or_default();
 }
 
 /// The value of the `oom_kill` counter in a file of the memory controller; 0 if there is none.
@@ -53,4 +107,41 @@ pub(crate) fn oom_kills(file: &Path) -> u64 {
         .find_map(|line| line.strip_prefix("oom_kill "))
         .and_then(|n| n.trim().parse().ok())
         .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Child, Stdio};
+
+    /// A child that waits to be killed, and ends with its standard input at the latest.
+    #[expect(clippy::disallowed_methods, reason = "a test's own process")]
+    fn waits() -> (Child, i32) {
+        let child = std::process::Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = child.id().cast_signed();
+        (child, pid)
+    }
+
+    #[test]
+    fn what_is_listed_is_killed() {
+        use std::os::unix::process::ExitStatusExt;
+        let (mut child, pid) = waits();
+        let times = std::cell::Cell::new(0);
+        let list = || {
+            times.set(times.get() + 1);
+            if times.get() > 2 { vec![] } else { vec![pid] }
+        };
+        let frozen = std::cell::Cell::new(0);
+        kill_listed(&list, || frozen.set(frozen.get() + 1), || frozen.set(frozen.get() - 1));
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        assert_eq!(frozen.get(), 0);
+    }
+
+    #[test]
+    fn a_number_that_is_anothers_by_now_is_left_alone() {
+        let (mut child, pid) = waits();
+        kill_if_listed(pid, &Vec::new);
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
+    }
 }

@@ -1,73 +1,257 @@
-//! The daemon's connection. It may end at any moment, and a daemon that does not read is treated as gone: the
-//! supervisor never waits for it. Whoever connects next asks for the state.
+//! The daemon's connection, which the supervisor never waits for. It may end at any moment; whoever connects next asks
+//! for the state.
+//!
+//! What a daemon does not take is queued. Nothing of it is ever dropped while the connection lives, and still it is
+//! bounded: requests are not read while many messages wait, and what is told unasked is the one last word of an exec or an
+//! attached client that a request made, or one of two of a container. When the connection ends, so does the queue:
+//! answers are for who asked, an exec of a daemon that is gone is killed, and containers are in the state.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+use wharf_wire::Datagram;
 use wharf_wire::v1::{Failure, Message, Reply, Request, failure, message, reply};
 
 use crate::lifecycle;
+use crate::trouble::{self, OrTell as _};
+
+/// How many messages may wait before no more requests are read.
+const QUEUE_LIMIT: usize = 256;
+/// The longest text of a failure, in bytes: names in it may be as long as a whole message.
+const TEXT_LIMIT_BYTES: usize = 4096;
+
+/// A request of one connection: its answer goes nowhere else, however another daemon counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RequestId {
+    connection: u64,
+    number: u64,
+}
+
+#[cfg(test)]
+impl RequestId {
+    pub(crate) const fn of_test(number: u64) -> Self {
+        Self { connection: 0, number }
+    }
+}
 
 /// A connection that may be gone.
-#[derive(Debug)]
-pub(crate) struct Link(Option<OwnedFd>);
+#[derive(Debug, Default)]
+pub(crate) struct Link {
+    socket: Option<OwnedFd>,
+    /// Which one this is, of all there were.
+    connection: u64,
+    queue: VecDeque<Datagram>,
+    /// The kernel had no memory for a message; it is asked again in the next second.
+    is_starved: bool,
+}
 
 /// What came over the connection.
 #[derive(Debug)]
 pub(crate) enum Received {
-    Request(Request, Vec<OwnedFd>),
+    Request(RequestId, Request, Vec<OwnedFd>),
     Nothing,
     Closed,
 }
 
 impl Link {
-    pub(crate) fn new(socket: OwnedFd) -> Self {
-        // One that would block is one that could make containers wait for the daemon: better none.
-        Self(crate::spawn::set_nonblocking(&socket).is_ok().then_some(socket))
-    }
-
-    pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
-        self.0.as_ref().map(AsFd::as_fd)
-    }
-
-    pub(crate) fn receive(&mut self) -> Received {
-        let Some(socket) = &self.0 else { return Received::Closed };
-        match wharf_wire::receive::<Request>(socket.as_fd()) {
-            Ok(Some((request, descriptors))) => Received::Request(request, descriptors),
-            Err(error) if error.would_block() => Received::Nothing,
-            Ok(None) | Err(_) => Received::Closed,
-        }
+    /// Takes a connection in place of the last one.
+    pub(crate) fn open(&mut self, socket: OwnedFd) -> wharf_sys::Result<()> {
+        self.close();
+        crate::spawn::set_nonblocking(&socket)?;
+        self.connection += 1;
+        self.socket = Some(socket);
+        Ok(())
     }
 
     pub(crate) fn close(&mut self) {
-        self.0 = None;
+        self.socket = None;
+        self.queue.clear();
+    }
+
+    pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether messages wait for more memory.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.is_starved
+    }
+
+    /// What the loop has to wait for.
+    pub(crate) fn interest(&self) -> EpollFlags {
+        let mut interest = EpollFlags::empty();
+        interest.set(EpollFlags::EPOLLIN, !self.is_full());
+        interest.set(EpollFlags::EPOLLOUT, !self.queue.is_empty() && !self.is_starved);
+        interest
+    }
+
+    fn is_full(&self) -> bool {
+        self.queue.len() >= QUEUE_LIMIT
+    }
+
+    /// Receives a request, unless too many messages wait.
+    pub(crate) fn receive(&mut self) -> Received {
+        let Some(socket) = &self.socket else { return Received::Closed };
+        if self.is_full() {
+            return Received::Nothing;
+        }
+        match wharf_wire::receive::<Request>(socket.as_fd()) {
+            Ok(Some((request, descriptors))) => {
+                let id = RequestId { connection: self.connection, number: request.id };
+                Received::Request(id, request, descriptors)
+            }
+            Err(error) if error.would_block() => Received::Nothing,
+            Ok(None) => Received::Closed,
+            Err(error) => {
+                trouble::tell(format_args!("the daemon's connection: {}", wharf_types::chain(&error)));
+                Received::Closed
+            }
+        }
     }
 
     /// Sends an event.
     pub(crate) fn tell(&mut self, body: message::Body) {
-        self.send(body, &[]);
+        self.send(body, &[]).or_tell("a message to the daemon");
     }
 
-    /// Answers a request.
-    pub(crate) fn reply(&mut self, id: u64, result: reply::Result, descriptors: &[BorrowedFd<'_>]) {
-        self.send(message::Body::Reply(Reply { id, result: Some(result) }), descriptors);
+    /// Answers a request, if its connection is still there.
+    pub(crate) fn reply(&mut self, id: RequestId, result: reply::Result, descriptors: &[BorrowedFd<'_>]) {
+        if id.connection != self.connection {
+            return;
+        }
+        let body = message::Body::Reply(Reply { id: id.number, result: Some(result) });
+        if let Err(error) = self.send(body, descriptors) {
+            // Without an answer the daemon would wait.
+            self.fail(id, failure(failure::Kind::Internal, wharf_types::chain(&error)));
+        }
     }
 
     /// Answers a request with a failure.
-    pub(crate) fn fail(&mut self, id: u64, failure: lifecycle::Failure) {
-        let failure = Failure { kind: failure.kind.into(), message: failure.message };
-        self.reply(id, reply::Result::Failure(failure), &[]);
+    pub(crate) fn fail(&mut self, id: RequestId, failure: lifecycle::Failure) {
+        if id.connection == self.connection {
+            let result =
+                reply::Result::Failure(Failure { kind: failure.kind.into(), message: failure.message });
+            self.tell(message::Body::Reply(Reply { id: id.number, result: Some(result) }));
+        }
     }
 
-    fn send(&mut self, body: message::Body, descriptors: &[BorrowedFd<'_>]) {
-        let Some(socket) = &self.0 else { return };
-        if wharf_wire::send(socket.as_fd(), &Message { body: Some(body) }, descriptors).is_err() {
-            // Shut down rather than closed: the loop still watches it and must see it end.
+    fn send(&mut self, body: message::Body, descriptors: &[BorrowedFd<'_>]) -> Result<(), wharf_wire::Error> {
+        if self.socket.is_some() {
+            self.queue.push_back(Datagram::new(&Message { body: Some(body) }, descriptors)?);
+            self.pump();
+        }
+        Ok(())
+    }
+
+    /// Sends what waits, as far as the daemon takes it.
+    pub(crate) fn pump(&mut self) {
+        self.is_starved = false;
+        while let (Some(socket), Some(datagram)) = (&self.socket, self.queue.front()) {
+            match datagram.send(socket.as_fd()) {
+                Ok(()) => drop(self.queue.pop_front()),
+                Err(error) if error.would_block() => return,
+                Err(wharf_wire::Error::Socket(error))
+                    if matches!(error.errno, Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS) =>
+                {
+                    self.is_starved = true;
+                    return;
+                }
+                Err(_ended) => return self.give_up(),
+            }
+        }
+    }
+
+    /// Shut down rather than closed: the loop still watches it and must see it end.
+    fn give_up(&mut self) {
+        self.queue.clear();
+        if let Some(socket) = &self.socket {
             wharf_sys::socket::shut_down(socket.as_fd());
         }
     }
 }
 
-/// A failure of a kind.
+/// A failure of a kind; a text that is too long is cut.
 pub(crate) fn failure(kind: failure::Kind, message: impl Into<String>) -> lifecycle::Failure {
-    lifecycle::Failure { kind, message: message.into() }
+    let mut message = message.into();
+    if message.len() > TEXT_LIMIT_BYTES {
+        message.truncate(message.floor_char_boundary(TEXT_LIMIT_BYTES));
+        message.push('…');
+    }
+    lifecycle::Failure { kind, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_wire::v1;
+
+    fn link() -> (Link, OwnedFd) {
+        let (ours, theirs) = wharf_sys::socket::pair().unwrap();
+        let mut link = Link::default();
+        link.open(ours).unwrap();
+        (link, theirs)
+    }
+
+    fn event(exec: u64) -> message::Body {
+        message::Body::ExecExited(v1::ExecExited { exec, exit: None })
+    }
+
+    fn receive(daemon: &OwnedFd) -> message::Body {
+        let (message, _) = wharf_wire::receive::<Message>(daemon.as_fd()).unwrap().unwrap();
+        message.body.unwrap()
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_read_loses_nothing() {
+        let (mut link, daemon) = link();
+        (0..2000).for_each(|exec| link.tell(event(exec)));
+        assert_eq!(link.interest(), EpollFlags::EPOLLOUT, "no request is read meanwhile");
+        let request = Request { id: 5, body: None };
+        wharf_wire::send(daemon.as_fd(), &request, &[]).unwrap();
+        assert!(matches!(link.receive(), Received::Nothing));
+        for exec in 0..2000 {
+            assert_eq!(receive(&daemon), event(exec));
+            link.pump();
+        }
+        assert_eq!(link.interest(), EpollFlags::EPOLLIN);
+        let Received::Request(id, _, _) = link.receive() else { panic!("the request is still there") };
+        link.reply(id, reply::Result::Done(v1::Done {}), &[]);
+        assert!(matches!(receive(&daemon), message::Body::Reply(Reply { id: 5, .. })));
+    }
+
+    #[test]
+    fn an_answer_goes_to_the_daemon_that_asked() {
+        let (mut link, old) = link();
+        wharf_wire::send(old.as_fd(), &Request { id: 1, body: None }, &[]).unwrap();
+        let Received::Request(id, _, _) = link.receive() else { panic!("a request") };
+        let (ours, new) = wharf_sys::socket::pair().unwrap();
+        link.open(ours).unwrap();
+        link.reply(id, reply::Result::Done(v1::Done {}), &[]);
+        link.tell(event(9));
+        assert_eq!(receive(&new), event(9));
+    }
+
+    #[test]
+    fn a_long_failure_is_cut_and_the_connection_stays() {
+        let (mut link, daemon) = link();
+        wharf_wire::send(daemon.as_fd(), &Request { id: 1, body: None }, &[]).unwrap();
+        let Received::Request(id, _, _) = link.receive() else { panic!("a request") };
+        link.fail(id, failure(failure::Kind::Invalid, "ü".repeat(100_000)));
+        let message::Body::Reply(Reply { result: Some(reply::Result::Failure(failure)), .. }) =
+            receive(&daemon)
+        else {
+            panic!("a failure")
+        };
+        assert!(failure.message.len() < 5000 && failure.message.ends_with("ü…"));
+    }
+
+    #[test]
+    fn a_connection_that_ended_is_seen() {
+        let (mut link, daemon) = link();
+        drop(daemon);
+        link.tell(event(1));
+        assert!(matches!(link.receive(), Received::Closed));
+    }
 }

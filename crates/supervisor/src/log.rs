@@ -1,18 +1,24 @@
 //! The log file of a container in the CRI's format: `<time> <stream> <P|F> <text>`.
 //!
 //! A line is split at 16 KiB: all parts but the last are marked `P`. A line whose end has not come yet is held back,
-//! so that parts are marked right; what is held is bounded by that same limit. If the disk refuses, the lines are
-//! counted as lost and the container goes on.
+//! so that parts are marked right; what is held is bounded by that same limit. A last line that never got its end is
+//! marked `P` too: a reader shows it as the program wrote it.
+//!
+//! If the disk refuses, what is there of the last record is taken away again, and the records that are not there are
+//! counted; as soon as it takes something, a record says how many.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::fcntl::OFlag;
-use wharf_isolation::LogFile;
-use wharf_sys::fs::{Resolve, open, open_below_mode};
+use wharf_sys::fs::{Resolve, open_below_mode};
 
 use crate::clock;
+
+pub(crate) mod frame;
+pub(crate) mod queue;
+mod writer;
 
 /// The longest text of one record, as containerd splits it.
 const LINE_LIMIT_BYTES: usize = 16 * 1024;
@@ -26,36 +32,57 @@ pub(crate) enum Stream {
     Stderr,
 }
 
-/// An open log.
+/// A log.
 #[derive(Debug)]
-pub(crate) struct Log {
-    place: LogFile,
-    file: File,
-    lost_records: u64,
+struct Log {
+    directory: OwnedFd,
+    name: String,
+    /// None where it could not be opened again: that is tried with each record.
+    file: Option<File>,
+    /// The beginning of a line, of each stream.
+    held: [Vec<u8>; 2],
+    /// What is in the file of a record that was not written whole.
+    torn_bytes: u64,
+    lost: Lost,
 }
 
-/// What a stream holds back: the beginning of a line.
+/// Records that are not in the file, and that it does not say so of yet.
 #[derive(Debug, Default)]
-pub(crate) struct Held(Vec<u8>);
+struct Lost {
+    records: u64,
+    why: String,
+}
 
 impl Log {
-    /// Opens the log at its place, making the file where it is missing.
-    pub(crate) fn open(place: &LogFile) -> wharf_sys::Result<Self> {
-        Ok(Self { file: open_file(place)?, place: place.clone(), lost_records: 0 })
+    /// Opens the log below the directory, making the file where it is missing.
+    fn open(directory: OwnedFd, name: String) -> wharf_sys::Result<Self> {
+        let mut log = Self::closed(directory, name);
+        log.file = Some(open_file(&log.directory, &log.name)?);
+        Ok(log)
+    }
+
+    /// A log whose file is opened when something is written.
+    fn closed(directory: OwnedFd, name: String) -> Self {
+        Self { directory, name, file: None, held: Default::default(), torn_bytes: 0, lost: Lost::default() }
     }
 
     /// Opens the file anew after it was renamed; if that fails, the old one stays in use.
-    pub(crate) fn reopen(&mut self) -> wharf_sys::Result<()> {
-        self.file = open_file(&self.place)?;
+    fn reopen(&mut self) -> wharf_sys::Result<()> {
+        let file = open_file(&self.directory, &self.name)?;
+        // The old file is as good as it can be made.
+        self.mend().unwrap_or_default();
+        self.torn_bytes = 0;
+        self.file = Some(file);
         Ok(())
     }
 
     /// Writes all complete lines of `bytes`, and holds back the rest.
-    pub(crate) fn write(&mut self, stream: Stream, held: &mut Held, bytes: &[u8]) {
-        let mut batch = Batch::new(stream);
+    fn write(&mut self, stream: Stream, now_ns: i64, bytes: &[u8]) {
+        let mut held = std::mem::take(&mut self.held[stream as usize]);
+        let mut batch = Batch::new(stream, now_ns);
         let mut rest = bytes;
         while !rest.is_empty() {
-            let room = LINE_LIMIT_BYTES - held.0.len();
+            let room = LINE_LIMIT_BYTES - held.len();
             let window = &rest[..rest.len().min(room)];
             let (end, tag) = match window.iter().position(|&b| b == b'\n') {
                 Some(end) => (end, b'F'),
@@ -63,59 +90,119 @@ impl Log {
                 None if window.len() == room => (room, b'F'),
                 None => break,
             };
-            batch.record(tag, &held.0, &rest[..end]);
-            held.0.clear();
+            batch.record(tag, &held, &rest[..end]);
+            held.clear();
             rest = &rest[(end + usize::from(tag == b'F')).min(rest.len())..];
             if batch.bytes.len() > BATCH_BYTES {
-                self.flush(&mut batch);
+                self.append(&mut batch);
             }
         }
-        held.0.extend_from_slice(rest);
-        if held.0.is_empty() {
-            held.0 = Vec::new();
+        held.extend_from_slice(rest);
+        if !held.is_empty() {
+            self.held[stream as usize] = held;
         }
-        self.flush(&mut batch);
+        self.append(&mut batch);
     }
 
-    /// Writes what is held back as a last line: the stream has ended.
-    pub(crate) fn finish(&mut self, stream: Stream, held: &mut Held) {
-        if held.0.is_empty() {
-            return;
+    /// Writes what is held back: the stream has ended without the end of its last line.
+    fn finish(&mut self, stream: Stream, now_ns: i64) {
+        let held = std::mem::take(&mut self.held[stream as usize]);
+        if !held.is_empty() {
+            let mut batch = Batch::new(stream, now_ns);
+            batch.record(b'P', &held, &[]);
+            self.append(&mut batch);
         }
-        let mut batch = Batch::new(stream);
-        batch.record(b'F', &std::mem::take(&mut held.0), &[]);
-        self.flush(&mut batch);
     }
 
-    fn flush(&mut self, batch: &mut Batch) {
-        if batch.bytes.is_empty() {
-            return;
+    /// Counts records that were lost before they came here.
+    fn lose(&mut self, records: u64, why: &str) {
+        self.lost.records += records;
+        why.clone_into(&mut self.lost.why);
+    }
+
+    /// Says what was lost, if the disk takes it now; whether all is said and written.
+    fn settle(&mut self, now_ns: i64) -> bool {
+        self.mend().is_ok() && self.tell_lost(now_ns).is_ok() && self.held.iter().all(Vec::is_empty)
+    }
+
+    fn append(&mut self, batch: &mut Batch) {
+        if !batch.bytes.is_empty() {
+            let appended = self.tell_lost(batch.now_ns).map_err(|error| (0, error));
+            if let Err((end, error)) = appended.and_then(|()| self.append_records(&batch.bytes)) {
+                let left = batch.bytes[end..].iter().filter(|&&byte| byte == b'\n').count();
+                self.lose(left as u64, &error.to_string());
+            }
+            batch.bytes.clear();
         }
-        if self.file.write_all(&batch.bytes).is_err() {
-            self.lost_records += batch.records;
+    }
+
+    fn tell_lost(&mut self, now_ns: i64) -> io::Result<()> {
+        if self.lost.records == 0 {
+            return Ok(());
         }
-        batch.bytes.clear();
-        batch.records = 0;
+        let Lost { records, why } = &self.lost;
+        let note = format!("wharf: {records} records of this log are lost here: {why}");
+        let mut batch = Batch::new(Stream::Stderr, now_ns);
+        batch.record(b'F', note.as_bytes(), &[]);
+        self.append_records(&batch.bytes).map_err(|(_none, error)| error)?;
+        self.lost = Lost::default();
+        Ok(())
+    }
+
+    /// Appends records, if not all then the first ones, each of them whole; tells where the others begin.
+    fn append_records(&mut self, records: &[u8]) -> Result<(), (usize, io::Error)> {
+        self.mend().map_err(|error| (0, error))?;
+        if self.file.is_none() {
+            let file = open_file(&self.directory, &self.name);
+            self.file = Some(file.map_err(|error| (0, error.errno.into()))?);
+        }
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let mut written = 0;
+        let error = loop {
+            match file.write(&records[written..]) {
+                Ok(0) => break io::ErrorKind::WriteZero.into(),
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break error,
+            }
+            if written == records.len() {
+                return Ok(());
+            }
+        };
+        let whole = records[..written].iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        self.torn_bytes = (written - whole) as u64;
+        // Where it stays torn for now, it is mended before the next record.
+        self.mend().unwrap_or_default();
+        Err((whole, error))
+    }
+
+    /// Takes away the beginning of a record that the disk refused the rest of.
+    fn mend(&mut self) -> io::Result<()> {
+        if let (Some(file), 1..) = (&self.file, self.torn_bytes) {
+            file.set_len(file.metadata()?.len().saturating_sub(self.torn_bytes))?;
+            self.torn_bytes = 0;
+        }
+        Ok(())
     }
 }
 
 /// Records that are written together and bear one time.
 struct Batch {
+    now_ns: i64,
     header: [u8; clock::STAMP_LENGTH + 10],
     bytes: Vec<u8>,
-    records: u64,
 }
 
 impl Batch {
-    fn new(stream: Stream) -> Self {
+    fn new(stream: Stream, now_ns: i64) -> Self {
         let mut header = [b' '; clock::STAMP_LENGTH + 10];
-        header[..clock::STAMP_LENGTH].copy_from_slice(&clock::stamp(wharf_sys::clock::now_ns()));
+        header[..clock::STAMP_LENGTH].copy_from_slice(&clock::stamp(now_ns));
         let name = match stream {
             Stream::Stdout => b" stdout F ",
             Stream::Stderr => b" stderr F ",
         };
         header[clock::STAMP_LENGTH..].copy_from_slice(name);
-        Self { header, bytes: Vec::new(), records: 0 }
+        Self { now_ns, header, bytes: Vec::new() }
     }
 
     fn record(&mut self, tag: u8, before: &[u8], text: &[u8]) {
@@ -124,17 +211,15 @@ impl Batch {
         self.bytes.extend_from_slice(before);
         self.bytes.extend_from_slice(text);
         self.bytes.push(b'\n');
-        self.records += 1;
     }
 }
 
 /// Below the pod's log directory and through no link, so that a name cannot lead elsewhere; only a regular file, so
-/// that no reader of a FIFO can stop the supervisor.
-fn open_file(place: &LogFile) -> wharf_sys::Result<File> {
-    let directory: OwnedFd = open(place.directory.as_path(), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+/// that no reader of a FIFO can stop the writer.
+fn open_file(directory: &OwnedFd, name: &str) -> wharf_sys::Result<File> {
     let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = open_below_mode(directory.as_fd(), &place.name, flags, 0o640, Resolve::BeneathNoLinks)?;
-    let named = |errno| wharf_sys::Error::new("open", place.name.as_str(), errno);
+    let file = open_below_mode(directory.as_fd(), name, flags, 0o640, Resolve::BeneathNoLinks)?;
+    let named = |errno| wharf_sys::Error::new("open", name, errno);
     let stat = nix::sys::stat::fstat(&file).map_err(named)?;
     if stat.st_mode & nix::libc::S_IFMT != nix::libc::S_IFREG {
         return Err(named(nix::errno::Errno::EINVAL));
@@ -145,24 +230,28 @@ fn open_file(place: &LogFile) -> wharf_sys::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wharf_types::HostPath;
+    use std::path::Path;
+
+    fn open_directory(path: &Path) -> OwnedFd {
+        wharf_sys::fs::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY).unwrap()
+    }
 
     fn log() -> (tempfile::TempDir, Log) {
         let dir = tempfile::tempdir().unwrap();
-        let directory = HostPath::new(dir.path().to_str().unwrap()).unwrap();
-        let log = Log::open(&LogFile { directory, name: "0.log".into() }).unwrap();
+        let log = Log::open(open_directory(dir.path()), "0.log".into()).unwrap();
         (dir, log)
     }
 
-    /// Tag and text of each record.
-    fn records(dir: &tempfile::TempDir) -> Vec<(String, String)> {
-        let text = std::fs::read_to_string(dir.path().join("0.log")).unwrap();
+    /// Tag and text of each record; `!` is before those of standard error.
+    fn records(dir: &Path) -> Vec<(String, String)> {
+        let text = std::fs::read_to_string(dir.join("0.log")).unwrap();
+        assert!(text.is_empty() || text.ends_with('\n'), "the last record is whole");
         text.lines()
             .map(|line| {
                 let mut words = line.splitn(4, ' ');
-                let (stamp, stream) = (words.next().unwrap(), words.next().unwrap());
-                assert_eq!((stamp.len(), stream), (30, "stdout"));
-                (words.next().unwrap().to_owned(), words.next().unwrap().to_owned())
+                assert_eq!(words.next().unwrap().len(), 30);
+                let mark = if words.next().unwrap() == "stdout" { "" } else { "!" };
+                (words.next().unwrap().to_owned(), format!("{mark}{}", words.next().unwrap()))
             })
             .collect()
     }
@@ -172,11 +261,10 @@ mod tests {
         let input = b"one\n\ntwo with \x01 bytes\nthree\n";
         for cut in 0..input.len() {
             let (dir, mut log) = log();
-            let mut held = Held::default();
-            log.write(Stream::Stdout, &mut held, &input[..cut]);
-            log.write(Stream::Stdout, &mut held, &input[cut..]);
+            log.write(Stream::Stdout, 0, &input[..cut]);
+            log.write(Stream::Stdout, 0, &input[cut..]);
             let texts: Vec<_> =
-                records(&dir).into_iter().map(|(tag, text)| format!("{tag} {text}")).collect();
+                records(dir.path()).into_iter().map(|(tag, text)| format!("{tag} {text}")).collect();
             assert_eq!(texts, ["F one", "F ", "F two with \x01 bytes", "F three"], "cut at {cut}");
         }
     }
@@ -186,11 +274,10 @@ mod tests {
         for length in [LINE_LIMIT_BYTES - 1, LINE_LIMIT_BYTES, LINE_LIMIT_BYTES + 1, 3 * LINE_LIMIT_BYTES] {
             for chunk in [1000, LINE_LIMIT_BYTES, 1 << 20] {
                 let (dir, mut log) = log();
-                let mut held = Held::default();
                 let line = ["x".repeat(length).as_bytes(), b"\n"].concat();
-                line.chunks(chunk).for_each(|part| log.write(Stream::Stdout, &mut held, part));
-                log.finish(Stream::Stdout, &mut held);
-                let records = records(&dir);
+                line.chunks(chunk).for_each(|part| log.write(Stream::Stdout, 0, part));
+                log.finish(Stream::Stdout, 0);
+                let records = records(dir.path());
                 let whole: usize = records.iter().map(|(_, text)| text.len()).sum();
                 assert_eq!(whole, length, "{length} in {chunk}");
                 let (last, parts) = records.split_last().unwrap();
@@ -201,30 +288,77 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_line_is_written_at_the_end() {
+    fn a_last_line_without_an_end_gets_none() {
         let (dir, mut log) = log();
-        let mut held = Held::default();
-        log.write(Stream::Stdout, &mut held, b"half");
-        assert_eq!(records(&dir), []);
-        log.finish(Stream::Stdout, &mut held);
-        assert_eq!(records(&dir), [("F".into(), "half".into())]);
+        log.write(Stream::Stdout, 0, b"half");
+        log.write(Stream::Stderr, 0, b"other\n");
+        assert_eq!(records(dir.path()), [("F".into(), "!other".into())]);
+        assert!(!log.settle(0), "something is held back");
+        log.finish(Stream::Stdout, 0);
+        assert!(log.settle(0));
+        assert_eq!(records(dir.path())[1..], [("P".into(), "half".into())]);
     }
 
     #[test]
     fn a_name_cannot_lead_elsewhere() {
         let (dir, mut log) = log();
-        let directory = HostPath::new(dir.path().to_str().unwrap()).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link")).unwrap();
         nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         for name in ["../x", "link", "fifo", "missing/x"] {
-            assert!(
-                Log::open(&LogFile { directory: directory.clone(), name: name.into() }).is_err(),
-                "{name}"
-            );
+            assert!(Log::open(open_directory(dir.path()), name.into()).is_err(), "{name}");
         }
-        std::fs::rename(dir.path().join("0.log"), dir.path().join("old")).unwrap();
+        // Neither can another directory in the place of the one that was opened.
+        let moved = dir.path().with_extension("moved");
+        std::fs::rename(dir.path(), &moved).unwrap();
+        std::fs::create_dir(dir.path()).unwrap();
+        std::fs::rename(moved.join("0.log"), moved.join("old")).unwrap();
         log.reopen().unwrap();
-        log.write(Stream::Stdout, &mut Held::default(), b"new\n");
-        assert_eq!(records(&dir), [("F".into(), "new".into())]);
+        log.write(Stream::Stdout, 0, b"new\n");
+        assert_eq!(records(&moved), [("F".into(), "new".into())]);
+        std::fs::remove_dir_all(moved).unwrap();
+    }
+
+    #[test]
+    fn lost_records_are_counted_and_told() {
+        let (dir, mut log) = log();
+        log.write(Stream::Stdout, 0, b"before\n");
+        let full = File::options().append(true).open("/dev/full").unwrap();
+        let file = log.file.replace(full);
+        log.write(Stream::Stdout, 0, b"one\ntwo\nthr");
+        assert!(!log.settle(0));
+        log.write(Stream::Stdout, 0, b"ee\n");
+        log.lose(4, "of another reason");
+        log.file = file;
+        assert!(log.settle(0));
+        log.write(Stream::Stdout, 0, b"after\n");
+        let note = "!wharf: 7 records of this log are lost here: of another reason";
+        let texts: Vec<_> = records(dir.path()).into_iter().map(|(_, text)| text).collect();
+        assert_eq!(texts, ["before", note, "after"]);
+    }
+
+    #[test]
+    fn a_torn_record_is_taken_back() {
+        let (dir, mut log) = log();
+        log.write(Stream::Stdout, 0, b"before\n");
+        let path = dir.path().join("0.log");
+        File::options().append(true).open(&path).unwrap().write_all(b"2026-").unwrap();
+        log.torn_bytes = 5;
+        log.write(Stream::Stdout, 0, b"after\n");
+        let texts: Vec<_> = records(dir.path()).into_iter().map(|(_, text)| text).collect();
+        assert_eq!(texts, ["before", "after"]);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_opened_again_is_tried_with_each_record() {
+        let (dir, _log) = log();
+        let path = dir.path().join("0.log");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        let mut log = Log::closed(open_directory(dir.path()), "0.log".into());
+        log.write(Stream::Stdout, 0, b"lost\n");
+        std::fs::remove_dir(&path).unwrap();
+        log.write(Stream::Stdout, 0, b"there\n");
+        let texts: Vec<_> = records(dir.path()).into_iter().map(|(_, text)| text).collect();
+        assert!(texts[0].starts_with("!wharf: 1 records") && texts[1..] == ["there"], "{texts:?}");
     }
 }

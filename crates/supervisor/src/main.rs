@@ -2,13 +2,15 @@
 //! standard input.
 //!
 //! It is the parent of every process of the pod and lives as long as the pod, whatever happens to the daemon. It has
-//! one thread and one loop ([`shim::Shim::run`]); what a container's events mean is decided in [`lifecycle`], which
-//! does no I/O.
+//! one thread and one loop ([`shim::Shim::run`]) that waits for nobody: what the daemon or the logs' disk does not take is
+//! queued. What a container's events mean is decided in [`lifecycle`], which does no I/O. What cannot be told to anyone is
+//! in standard error, the pod's `shim.log` ([`trouble`]).
 
 mod attach;
 mod audience;
 mod clock;
 mod container;
+mod drive;
 mod kill;
 mod lifecycle;
 mod link;
@@ -18,6 +20,7 @@ mod pod_reaper;
 mod requests;
 mod shim;
 mod spawn;
+mod trouble;
 mod watch;
 
 use std::path::PathBuf;
@@ -25,9 +28,12 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let Some(directory) = std::env::args_os().nth(1) else { return ExitCode::from(2) };
-    // There is nobody to tell an error to but the daemon, which sees the connection end.
     match shim::Shim::start(PathBuf::from(directory)) {
         Ok(shim) => shim.run(),
-        Err(_unreported) => ExitCode::FAILURE,
+        // The daemon sees the connection end.
+        Err(error) => {
+            trouble::tell(format_args!("the supervisor cannot start: {error}"));
+            ExitCode::FAILURE
+        }
     }
 }

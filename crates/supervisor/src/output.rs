@@ -4,16 +4,26 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::audience::Audience;
-use crate::log::{Held, Log, Stream};
+use crate::log::Stream;
+use crate::log::frame::{HEADER_BYTES, PAYLOAD_LIMIT_BYTES};
+use crate::log::queue::LogWriter;
+
+/// What one read of an output takes: room for the header of the log writer's order, and the bytes.
+pub(crate) const BUFFER_BYTES: usize = HEADER_BYTES + PAYLOAD_LIMIT_BYTES;
+/// How many reads one turn of the loop gives to one output, so that others get theirs.
+const READS_A_TURN: usize = 16;
+/// The most that is read of an output whose writer is gone: what the kernel lets a pipe hold by default, and more than a
+/// terminal holds.
+const DRAIN_LIMIT_BYTES: usize = 1 << 20;
 
 /// One end that is read.
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) source: OwnedFd,
     stream: Stream,
-    held: Held,
 }
 
 /// Whether more can come.
@@ -21,45 +31,31 @@ pub(crate) struct Output {
 pub(crate) enum More {
     Later,
     Never,
+    /// Only once the log has taken what there is.
+    Blocked,
 }
 
 /// Where output goes.
 #[derive(Debug)]
-pub(crate) struct Sink {
-    pub(crate) log: Option<Log>,
-    pub(crate) audience: Audience,
+pub(crate) struct Sink<'a> {
+    pub(crate) log: Option<(u64, &'a mut LogWriter)>,
+    pub(crate) audience: &'a mut Audience,
 }
-
-/// How many reads one turn of the loop gives to one output, so that others get theirs.
-const READS_A_TURN: usize = 16;
 
 impl Output {
     pub(crate) fn new(source: OwnedFd, stream: Stream) -> Self {
-        Self { source, stream, held: Held::default() }
+        Self { source, stream }
     }
 
     /// Reads what is there, for one turn.
-    pub(crate) fn pump(&mut self, sink: &mut Sink, buffer: &mut [u8]) -> More {
-        self.read(sink, buffer, READS_A_TURN)
-    }
-
-    /// Reads all that was written before now; its writer is gone, so this is bounded by what a pipe holds.
-    pub(crate) fn drain(&mut self, sink: &mut Sink, buffer: &mut [u8]) -> More {
-        self.read(sink, buffer, usize::MAX)
-    }
-
-    fn read(&mut self, sink: &mut Sink, buffer: &mut [u8], turns: usize) -> More {
-        for _ in 0..turns {
-            match nix::unistd::read(self.source.as_fd(), buffer) {
-                Ok(count @ 1..) => {
-                    let bytes = &buffer[..count];
-                    if let Some(log) = &mut sink.log {
-                        log.write(self.stream, &mut self.held, bytes);
-                    }
-                    sink.audience.show(self.stream, bytes);
-                }
+    pub(crate) fn pump(&self, sink: &mut Sink<'_>, buffer: &mut [u8]) -> More {
+        for _ in 0..READS_A_TURN {
+            if sink.log.as_ref().is_some_and(|(_, writer)| !writer.is_clear()) {
+                return More::Blocked;
+            }
+            match self.read(sink, &mut buffer[..BUFFER_BYTES]) {
+                Ok(1..) => {}
                 Err(Errno::EAGAIN) => return More::Later,
-                Err(Errno::EINTR) => {}
                 // The end of a pipe is 0, that of a terminal EIO.
                 Ok(0) | Err(_) => {
                     self.finish(sink);
@@ -70,10 +66,78 @@ impl Output {
         More::Later
     }
 
-    /// Writes what is held back.
-    pub(crate) fn finish(&mut self, sink: &mut Sink) {
-        if let Some(log) = &mut sink.log {
-            log.finish(self.stream, &mut self.held);
+    /// Reads what was written before now, and writes what is held back: the container has ended. Others may still hold the
+    /// other end, and write without an end; what a pipe cannot have held came after.
+    pub(crate) fn drain(&self, sink: &mut Sink<'_>, buffer: &mut [u8]) {
+        let capacity =
+            fcntl(&self.source, FcntlArg::F_GETPIPE_SZ).ok().and_then(|size| usize::try_from(size).ok());
+        let mut rest = capacity.map_or(DRAIN_LIMIT_BYTES, |capacity| capacity.min(DRAIN_LIMIT_BYTES));
+        while rest > 0 {
+            let window = HEADER_BYTES + rest.min(PAYLOAD_LIMIT_BYTES);
+            match self.read(sink, &mut buffer[..window]) {
+                Ok(count @ 1..) => rest -= count,
+                Ok(0) | Err(_) => break,
+            }
         }
+        self.finish(sink);
+    }
+
+    fn read(&self, sink: &mut Sink<'_>, buffer: &mut [u8]) -> nix::Result<usize> {
+        let count = loop {
+            match nix::unistd::read(self.source.as_fd(), &mut buffer[HEADER_BYTES..]) {
+                Err(Errno::EINTR) => {}
+                other => break other?,
+            }
+        };
+        if count > 0 {
+            sink.audience.show(self.stream, &buffer[HEADER_BYTES..][..count]);
+            if let Some((log, writer)) = &mut sink.log {
+                writer.write(*log, self.stream, buffer, count);
+            }
+        }
+        Ok(count)
+    }
+
+    fn finish(&self, sink: &mut Sink<'_>) {
+        if let Some((log, writer)) = &mut sink.log {
+            writer.finish(*log, self.stream);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::fcntl::OFlag;
+
+    /// Another writer fills the pipe again each time it is read.
+    #[test]
+    fn draining_ends_whoever_goes_on_writing() {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        let capacity = fcntl(&read, FcntlArg::F_GETPIPE_SZ).unwrap();
+        let writer = std::thread::spawn(move || {
+            while !matches!(nix::unistd::write(&write, &[b'y'; 4096]), Err(errno) if errno != Errno::EAGAIN) {
+                std::thread::yield_now();
+            }
+        });
+        let (shown, client) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        fcntl(&client, FcntlArg::F_SETPIPE_SZ(1 << 20)).unwrap();
+        let mut audience = Audience::default();
+        audience.add(
+            1,
+            crate::audience::Client {
+                stdout: Some(client),
+                stderr: None,
+                pace: crate::audience::Pace::Keeps,
+            },
+        );
+        let output = Output::new(read, Stream::Stdout);
+        output.drain(&mut Sink { log: None, audience: &mut audience }, &mut vec![0; BUFFER_BYTES]);
+        // Closing it ends the other writer, too.
+        drop((output, audience));
+        writer.join().unwrap();
+        let mut all = Vec::new();
+        std::io::Read::read_to_end(&mut std::fs::File::from(shown), &mut all).unwrap();
+        assert!(all.len() <= usize::try_from(capacity).unwrap(), "{}", all.len());
     }
 }

@@ -6,25 +6,24 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use wharf_isolation::{JoinPlan, PidNamespace, Plan, Streams};
-use wharf_state::Layout;
 use wharf_types::{ContainerId, HostPath, TerminalSize};
 use wharf_wire::v1::{self, failure::Kind, reply, request::Body};
 
 use crate::attach;
 use crate::container::{Container, Exec};
-use crate::lifecycle::{Event, Failure};
-use crate::link::failure;
-use crate::log::Log;
+use crate::kill;
+use crate::lifecycle::{Event, Failure, Missing, Phase};
+use crate::link::{RequestId, failure};
 use crate::pod_reaper::PodReaper;
 use crate::shim::Shim;
 use crate::spawn::{Child, Place, pipes};
+use crate::trouble::OrTell as _;
 use crate::watch::{Out, Source};
 
 type Outcome = Result<Option<reply::Result>, Failure>;
 
 /// Does what a request asks; one that must wait is answered later.
-pub(crate) fn handle(shim: &mut Shim, request: v1::Request, descriptors: Vec<OwnedFd>) {
-    let id = request.id;
+pub(crate) fn handle(shim: &mut Shim, id: RequestId, request: v1::Request, descriptors: Vec<OwnedFd>) {
     let outcome = match request.body {
         Some(Body::Hello(_)) => {
             shim.greeted = true;
@@ -43,9 +42,9 @@ pub(crate) fn handle(shim: &mut Shim, request: v1::Request, descriptors: Vec<Own
             }
             done()
         }
-        Some(Body::Remove(remove)) => self::remove(shim, &remove.container),
+        Some(Body::Remove(remove)) => self::remove(shim, id, &remove.container),
         Some(Body::Attach(attach)) => attach::attach(shim, id, &attach, descriptors).map(|()| None),
-        Some(Body::ReopenLog(reopen)) => reopen_log(shim, &reopen.container),
+        Some(Body::ReopenLog(reopen)) => reopen_log(shim, id, &reopen.container),
         Some(Body::Shutdown(_)) => {
             shut_down(shim, id);
             Ok(None)
@@ -87,7 +86,7 @@ fn find(shim: &Shim, id: &str) -> Result<ContainerId, Failure> {
     }
 }
 
-fn create(shim: &mut Shim, request: u64, descriptors: &[OwnedFd]) -> Outcome {
+fn create(shim: &mut Shim, request: RequestId, descriptors: &[OwnedFd]) -> Outcome {
     let plan =
         descriptors.first().ok_or_else(|| failure(Kind::Invalid, "a create request without a plan"))?;
     let plan = wharf_wire::from_file::<v1::Plan>(plan).map_err(internal)?;
@@ -97,22 +96,23 @@ fn create(shim: &mut Shim, request: u64, descriptors: &[OwnedFd]) -> Outcome {
     if shim.containers.contains_key(&id) {
         return Err(failure(Kind::Precondition, format!("container {id} exists already")));
     }
-    let log = plan.stdio.log.as_ref().map(Log::open).transpose();
-    let log =
-        log.map_err(|error| failure(Kind::Invalid, format!("the log file cannot be opened: {error}")))?;
     let (streams, pipes) = pipes(plan.stdio.input).map_err(internal)?;
     let child = spawn_first(shim, &plan, &streams)?;
+    let log = plan.stdio.log.clone();
+    let missing = if log.is_some() { Missing::Both } else { Missing::Process };
     let terminal = plan.stdio.terminal;
-    let mut container = Container::new(plan, child, log, request);
-    let watched = watch_child(shim, &container.child, [Source::Report(id.clone()), Source::Exit(id.clone())]);
-    watched.map_err(internal)?;
+    let mut container = Container::new(plan, child, Phase::Creating { request, missing });
+    watch_child(shim, &container.child, [Source::Report(id.clone()), Source::Exit(id.clone())])?;
     if !terminal {
         for (out, pipe) in [(Out::Stdout, pipes.stdout), (Out::Stderr, pipes.stderr)] {
-            shim.watch.add(pipe.as_fd(), Source::Output(id.clone(), out)).map_err(internal)?;
+            let watched = shim.watch.add(pipe.as_fd(), Source::Output(id.clone(), out));
+            watched.or_tell(format_args!("an output of container {id} will not be read"));
             container.add_output(out, pipe);
         }
     }
     container.stdin = pipes.stdin;
+    // While the first process sets things up; an answer waits for both.
+    container.log = log.map(|log| shim.log_writer.open(log, id.clone()));
     shim.containers.insert(id, container);
     Ok(None)
 }
@@ -145,19 +145,24 @@ fn spawn_first(shim: &mut Shim, plan: &Plan, streams: &Streams) -> Result<Child,
         .map_err(internal)
 }
 
-fn watch_child(shim: &mut Shim, child: &Child, sources: [Source; 2]) -> wharf_sys::Result<()> {
+/// Watches a child; one that cannot be watched is killed, and reaped with the strays.
+fn watch_child(shim: &mut Shim, child: &Child, sources: [Source; 2]) -> Result<(), Failure> {
     let [report, exit] = sources;
-    shim.watch.add(child.report.as_fd(), report)?;
-    shim.watch.add(child.pidfd.as_fd(), exit)
+    let watched = shim.watch.add(child.report.as_fd(), report);
+    let watched = watched.and_then(|()| shim.watch.add(child.pidfd.as_fd(), exit));
+    watched.map_err(|error| {
+        kill::signal(child.pidfd.as_fd(), 9);
+        internal(error)
+    })
 }
 
-fn signal(shim: &Shim, signal: &v1::Signal) -> Outcome {
+fn signal(shim: &mut Shim, signal: &v1::Signal) -> Outcome {
     let id = find(shim, &signal.container)?;
-    let Some(container) = shim.containers.get(&id).filter(|container| container.is_live()) else {
+    let Some(container) = shim.containers.get_mut(&id).filter(|container| container.is_live()) else {
         return done();
     };
     if signal.all {
-        container.kill_all();
+        container.kill();
         return done();
     }
     let number = i32::try_from(signal.number).map_err(internal)?;
@@ -168,7 +173,7 @@ fn signal(shim: &Shim, signal: &v1::Signal) -> Outcome {
     }
 }
 
-fn exec(shim: &mut Shim, request: u64, mut exec: v1::Exec, mut descriptors: Vec<OwnedFd>) -> Outcome {
+fn exec(shim: &mut Shim, request: RequestId, mut exec: v1::Exec, mut descriptors: Vec<OwnedFd>) -> Outcome {
     let id = find(shim, &exec.container)?;
     if descriptors.len() == 4
         && let Some(file) = descriptors.pop()
@@ -199,7 +204,7 @@ fn exec(shim: &mut Shim, request: u64, mut exec: v1::Exec, mut descriptors: Vec<
             wharf_isolation::join(&plan, first, &streams, report)
         })
         .map_err(|error| {
-            drop(std::fs::remove_dir(&leaf));
+            remove_leaf(&leaf);
             match error.errno {
                 // Its first process ends right now: what the kernel says of that, and of its PID namespace.
                 Errno::ESRCH | Errno::ENOMEM => {
@@ -208,8 +213,7 @@ fn exec(shim: &mut Shim, request: u64, mut exec: v1::Exec, mut descriptors: Vec<
                 _ => internal(error),
             }
         })?;
-    watch_child(shim, &child, [Source::ExecReport(exec.exec), Source::ExecExit(exec.exec)])
-        .map_err(internal)?;
+    watch_child(shim, &child, [Source::ExecReport(exec.exec), Source::ExecExit(exec.exec)])?;
     shim.execs.insert(exec.exec, Exec { container: id, child, request: Some(request), leaf });
     Ok(None)
 }
@@ -256,14 +260,18 @@ fn make_leaf(container: &Container, leaf: &Path) -> std::io::Result<Option<Owned
     has_unified(container).then(open).transpose().map_err(|error| error.errno.into())
 }
 
-fn remove(shim: &mut Shim, id: &str) -> Outcome {
-    let Ok(id) = find(shim, id) else { return done() };
-    if shim.containers.get(&id).is_some_and(Container::is_live) {
-        return Err(failure(Kind::Precondition, format!("container {id} still runs")));
+/// Removes the cgroup of an exec that nothing can be left of.
+pub(crate) fn remove_leaf(leaf: &Path) {
+    match std::fs::remove_dir(leaf) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        removed => removed.or_tell(format_args!("removing cgroup {}", leaf.display())),
     }
-    drop(std::fs::remove_file(Layout::exits(&shim.directory).join(id.as_str())));
-    forget(shim, &id);
-    done()
+}
+
+fn remove(shim: &mut Shim, request: RequestId, id: &str) -> Outcome {
+    let Ok(id) = find(shim, id) else { return done() };
+    shim.step(&id, Event::Remove { request });
+    Ok(None)
 }
 
 /// Drops all that is held of a container whose process was reaped.
@@ -275,25 +283,28 @@ pub(crate) fn forget(shim: &mut Shim, id: &ContainerId) {
     for (out, output) in &container.outputs {
         shim.watch.remove(output.source.as_fd(), &Source::Output(id.clone(), *out));
     }
+    if let Some(log) = container.log {
+        shim.log_writer.close(log);
+    }
 }
 
-fn reopen_log(shim: &mut Shim, id: &str) -> Outcome {
+fn reopen_log(shim: &mut Shim, request: RequestId, id: &str) -> Outcome {
     let id = find(shim, id)?;
-    let Some(container) = shim.containers.get_mut(&id).filter(|container| container.is_running()) else {
+    let Some(container) = shim.containers.get(&id).filter(|container| container.is_running()) else {
         return Err(failure(Kind::Precondition, format!("container {id} does not run")));
     };
-    match &mut container.sink.log {
-        Some(log) => log.reopen().map_err(|error| internal(format!("the log file: {error}")))?,
+    match container.log {
+        Some(log) => shim.log_writer.reopen(log, request),
         None => return Err(failure(Kind::Precondition, format!("container {id} has no log"))),
     }
-    done()
+    Ok(None)
 }
 
-fn shut_down(shim: &mut Shim, request: u64) {
+fn shut_down(shim: &mut Shim, request: RequestId) {
     shim.execs.values().for_each(Exec::kill);
-    shim.containers.values().filter(|container| container.is_live()).for_each(Container::kill_all);
+    shim.containers.values_mut().filter(|container| container.is_live()).for_each(Container::kill);
     if let Some(reaper) = &shim.reaper {
-        drop(wharf_sys::process::signal(reaper.pidfd.as_fd(), 9));
+        kill::signal(reaper.pidfd.as_fd(), 9);
     }
     shim.ending = Some(request);
 }

@@ -4,26 +4,33 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::epoll::EpollTimeout;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use wharf_isolation::Report;
-use wharf_state::{ExitRecord, Layout};
+use wharf_state::Layout;
 use wharf_sys::process;
-use wharf_types::{ContainerId, Exit};
-use wharf_wire::v1::{self, failure, message, reply};
+use wharf_types::ContainerId;
+use wharf_wire::v1::{self, reply};
 
 use crate::attach;
-use crate::container::{Container, Exec, wire_identity};
-use crate::lifecycle::{self, Action, Event};
-use crate::link::{Link, Received, failure};
+use crate::container::{Container, Exec};
+use crate::lifecycle::{Event, Phase};
+use crate::link::{Link, Received, RequestId, failure};
+use crate::log::queue::{LogWriter, Told};
+use crate::output::{BUFFER_BYTES, More};
 use crate::pod_reaper::PodReaper;
 use crate::requests;
 use crate::spawn::Spawner;
+use crate::trouble::{self, OrTell as _};
 use crate::watch::{Out, Source, Watch};
 
-/// The longest read of a container's output.
-const READ_BYTES: usize = 64 * 1024;
+/// How often is looked at what waits for a time or a disk.
+const TICK: Duration = Duration::from_secs(1);
+/// How long the end of a container waits for its last output to be in its log.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Everything the supervisor holds.
 #[derive(Debug)]
@@ -32,18 +39,20 @@ pub(crate) struct Shim {
     pub(crate) watch: Watch,
     pub(crate) link: Link,
     pub(crate) spawner: Spawner,
+    pub(crate) log_writer: LogWriter,
     pub(crate) containers: BTreeMap<ContainerId, Container>,
     pub(crate) execs: BTreeMap<u64, Exec>,
-    /// The cgroups of execs that are over.
-    left: Vec<PathBuf>,
+    /// Outputs that are not read until the logs have taken what there is.
+    blocked: Vec<(ContainerId, Out)>,
     pub(crate) reaper: Option<PodReaper>,
     /// Whether a daemon has ever asked for the state, which it does before it tells anyone of the pod.
     pub(crate) greeted: bool,
     /// The request to end, once it came.
-    pub(crate) ending: Option<u64>,
+    pub(crate) ending: Option<RequestId>,
     listener: OwnedFd,
     signals: SignalFd,
-    buffer: Vec<u8>,
+    last_tick: Instant,
+    pub(crate) buffer: Vec<u8>,
 }
 
 impl Shim {
@@ -60,7 +69,8 @@ impl Shim {
         let mut watch = Watch::new()?;
         let signals = block_signals()?;
         let listener = wharf_sys::socket::listen(&Layout::supervisor_socket(&directory))?;
-        let link = Link::new(connection);
+        let mut link = Link::default();
+        link.open(connection)?;
         watch.add(signals.as_fd(), Source::Signals)?;
         watch.add(listener.as_fd(), Source::Listener)?;
         if let Some(socket) = link.socket() {
@@ -71,15 +81,17 @@ impl Shim {
             watch,
             link,
             spawner: Spawner::new()?,
+            log_writer: LogWriter::default(),
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
-            left: Vec::new(),
+            blocked: Vec::new(),
             reaper: None,
             greeted: false,
             ending: None,
             listener,
             signals,
-            buffer: vec![0; READ_BYTES],
+            last_tick: Instant::now(),
+            buffer: vec![0; BUFFER_BYTES],
         })
     }
 
@@ -87,9 +99,13 @@ impl Shim {
     /// the pod known, so that nobody will ever ask.
     pub(crate) fn run(mut self) -> ExitCode {
         loop {
-            for source in self.watch.wait() {
+            let timeout = if self.has_to_tick() { TICK } else { Duration::MAX };
+            for source in self.watch.wait(EpollTimeout::try_from(timeout).unwrap_or(EpollTimeout::NONE)) {
                 self.turn(source);
             }
+            self.tick();
+            self.tend_logs();
+            self.tend_link();
             if let (Some(request), true) = (self.ending, self.is_quiet()) {
                 self.link.reply(request, reply::Result::Done(v1::Done {}), &[]);
                 return ExitCode::SUCCESS;
@@ -100,8 +116,10 @@ impl Shim {
         }
     }
 
+    /// An exit that could not be recorded does not keep a pod whose end is wanted.
     fn is_quiet(&self) -> bool {
-        self.execs.is_empty() && !self.containers.values().any(Container::is_live)
+        let is_over = |phase| matches!(phase, Phase::Exited(_) | Phase::Unrecorded(_));
+        self.execs.is_empty() && self.containers.values().all(|container| is_over(container.phase))
     }
 
     fn turn(&mut self, source: Source) {
@@ -113,16 +131,54 @@ impl Shim {
             Source::ExecReport(id) => self.exec_reported(id),
             Source::ExecExit(id) => self.exec_ended(id),
             Source::Signals => self.reap_strays(),
+            Source::LogWriter => self.log_writer.receive(),
             Source::Link => self.link_ready(),
             Source::Listener => self.accept(),
         }
     }
 
+    fn has_to_tick(&self) -> bool {
+        let waits = |phase| matches!(phase, Phase::Ended(_) | Phase::Unrecorded(_));
+        self.log_writer.is_awake()
+            || self.link.is_starved()
+            || self.containers.values().any(|container| waits(container.phase))
+    }
+
+    /// What is due each second.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        if now.duration_since(self.last_tick) < TICK {
+            return;
+        }
+        self.last_tick = now;
+        self.log_writer.tick(now);
+        let patient = |since: Instant| now.duration_since(since) < FLUSH_PATIENCE;
+        let due = self.containers.iter().filter_map(|(id, container)| match container.phase {
+            Phase::Ended(_) if !container.flushing.is_some_and(patient) => Some((id.clone(), Event::Flushed)),
+            Phase::Unrecorded(_) => Some((id.clone(), Event::Retry)),
+            _ => None,
+        });
+        for (id, event) in due.collect::<Vec<_>>() {
+            self.step(&id, event);
+        }
+    }
+
     fn link_ready(&mut self) {
+        self.link.pump();
         match self.link.receive() {
-            Received::Request(request, descriptors) => requests::handle(self, request, descriptors),
+            Received::Request(id, request, descriptors) => requests::handle(self, id, request, descriptors),
             Received::Nothing => {}
             Received::Closed => self.disconnect(),
+        }
+    }
+
+    fn tend_link(&mut self) {
+        if self.link.is_starved() {
+            self.link.pump();
+        }
+        let interest = self.link.interest();
+        if let Some(socket) = self.link.socket() {
+            self.watch.change(socket, &Source::Link, interest).or_tell("watching the daemon's connection");
         }
     }
 
@@ -137,14 +193,19 @@ impl Shim {
 
     /// A new daemon takes over from the old one, which may hang.
     fn accept(&mut self) {
-        let Ok((socket, uid)) = wharf_sys::socket::accept(self.listener.as_fd()) else { return };
-        if uid != nix::unistd::geteuid().as_raw() {
-            return;
-        }
+        let socket = match wharf_sys::socket::accept(self.listener.as_fd()) {
+            Ok((socket, uid)) if uid == nix::unistd::geteuid().as_raw() => socket,
+            Ok((_, uid)) => return trouble::tell(format_args!("user {uid} wanted to take over: refused")),
+            // It went away before it was taken.
+            Err(error) if matches!(error.errno, Errno::EAGAIN | Errno::ECONNABORTED) => return,
+            Err(error) => return trouble::tell(format_args!("a daemon wanted to take over: {error}")),
+        };
         self.disconnect();
-        self.link = Link::new(socket);
-        if let Some(socket) = self.link.socket() {
-            drop(self.watch.add(socket, Source::Link));
+        self.link.open(socket).or_tell("taking a daemon's connection");
+        let watched = self.link.socket().map(|socket| self.watch.add(socket, Source::Link));
+        if let Some(Err(error)) = watched {
+            trouble::tell(format_args!("a daemon's connection is of no use: {error}"));
+            self.link.close();
         }
     }
 
@@ -153,6 +214,7 @@ impl Shim {
         let known: Vec<i32> = self
             .containers
             .values()
+            .filter(|container| container.has_process())
             .map(|container| &container.child)
             .chain(self.execs.values().map(|exec| &exec.child))
             .map(|child| child.pid)
@@ -160,156 +222,82 @@ impl Shim {
         process::reap_strays(|pid| known.contains(&pid));
     }
 
-    pub(crate) fn container_reported(&mut self, id: &ContainerId) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let report = Report::receive(container.child.report.as_fd());
-        let event = match report {
-            Ok(Report::Ready { identity, terminal }) => {
-                container.identity = identity;
-                if let Some(terminal) = terminal {
-                    self.adopt_terminal(id, terminal);
-                }
-                Event::Ready
-            }
-            Ok(Report::Failed { kind, message }) => {
-                Event::Failed { message: failure(wire_kind(kind), message) }
-            }
-            Ok(Report::Closed) => {
-                self.watch.remove(container.child.report.as_fd(), &Source::Report(id.clone()));
-                // The end of the reports is an exec only if the process lives on or ended after one.
-                Event::Executed { now_ns: wharf_sys::clock::now_ns() }
-            }
-            Err(_later) => return,
-        };
-        self.step(id, event);
-    }
-
-    fn adopt_terminal(&mut self, id: &ContainerId, terminal: OwnedFd) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        if crate::spawn::set_nonblocking(&terminal).is_err() {
-            return;
-        }
-        drop(self.watch.add(terminal.as_fd(), Source::Output(id.clone(), Out::Stdout)));
-        container.add_output(Out::Stdout, terminal);
-    }
-
     fn output_ready(&mut self, id: &ContainerId, out: Out) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        if container.pump(out, &mut self.buffer)
-            && let Some(output) = container.outputs.remove(&out)
-        {
-            self.watch.remove(output.source.as_fd(), &Source::Output(id.clone(), out));
+        let Some((output, mut sink)) = container.output(out, &mut self.log_writer) else { return };
+        let source = Source::Output(id.clone(), out);
+        match output.pump(&mut sink, &mut self.buffer) {
+            More::Later => {}
+            More::Blocked => {
+                self.watch.remove(output.source.as_fd(), &source);
+                self.blocked.push((id.clone(), out));
+            }
+            More::Never => {
+                self.watch.remove(output.source.as_fd(), &source);
+                container.outputs.remove(&out);
+            }
         }
         attach::drop_lost(self, id);
     }
 
-    /// The first process is a zombie: take its last reports and output, then let its life end.
-    fn container_ended(&mut self, id: &ContainerId) {
-        let exit = match self.containers.get(id) {
-            Some(container) if container.is_live() => container.ended(),
-            _ => return,
-        };
-        let Some(exit) = exit else { return };
-        // At most two reports are there: a failure, and the end.
-        self.container_reported(id);
-        self.container_reported(id);
-        if let Some(container) = self.containers.get_mut(id) {
-            container.kill_all();
-            container.drain(&mut self.buffer);
-            self.watch.remove(container.child.pidfd.as_fd(), &Source::Exit(id.clone()));
+    /// Starts, feeds and lets go the log writer, and passes on what it answered.
+    fn tend_logs(&mut self) {
+        if let Some(over) = self.log_writer.take_over() {
+            self.watch.remove(over.as_fd(), &Source::LogWriter);
         }
-        // One that is on its way in was not in the container's cgroup yet.
-        self.execs.values().filter(|exec| exec.container == *id).for_each(Exec::kill);
-        attach::end(self, id);
-        self.step(id, Event::Exited { exit, now_ns: wharf_sys::clock::now_ns() });
-    }
-
-    /// Lets an event move a container on, and does what follows.
-    pub(crate) fn step(&mut self, id: &ContainerId, event: Event) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        let (phase, actions) = lifecycle::step(container.phase, event);
-        container.phase = phase;
-        for action in actions {
-            self.act(id, action);
+        if self.log_writer.start(self.spawner.witness())
+            && let Some(connection) = self.log_writer.connection()
+        {
+            self.watch.add(connection, Source::LogWriter).or_tell("watching the log writer");
         }
-    }
-
-    fn act(&mut self, id: &ContainerId, action: Action) {
-        let Some(container) = self.containers.get(id) else { return };
-        match action {
-            Action::ReplyCreated { request } => {
-                let identity = Some(wire_identity(&container.identity));
-                let created = v1::Created { pid: container.child.pid, identity };
-                self.link.reply(request, reply::Result::Created(created), &[]);
+        self.log_writer.pump();
+        for told in self.log_writer.take_told() {
+            match told {
+                Told::Opened(id, Ok(())) => self.step(&id, Event::LogOpened),
+                Told::Opened(id, Err(problem)) => {
+                    let message = format!("the log file cannot be opened: {problem}");
+                    self.step(&id, Event::LogFailed(failure(v1::failure::Kind::Invalid, message)));
+                }
+                Told::Reopened(request, Ok(())) => {
+                    self.link.reply(request, reply::Result::Done(v1::Done {}), &[]);
+                }
+                Told::Reopened(request, Err(problem)) => {
+                    let message = format!("the log file cannot be opened: {problem}");
+                    self.link.fail(request, failure(v1::failure::Kind::Internal, message));
+                }
+                Told::Flushed(id) => self.step(&id, Event::Flushed),
             }
-            Action::ReplyStarted { request, started_at_ns } => {
-                self.link.reply(request, reply::Result::Started(v1::Started { started_at_ns }), &[]);
-            }
-            Action::ReplyFailure { request, failure } => self.link.fail(request, failure),
-            Action::TellStart => drop(wharf_sys::socket::send(container.child.report.as_fd(), b"S", &[])),
-            Action::RecordExit { exit, started_at_ns, finished_at_ns } => {
-                // On disk first: whoever sees the process gone finds its exit.
-                let path = Layout::exits(&self.directory).join(id.as_str());
-                drop(ExitRecord { exit, started_at_ns, finished_at_ns }.save(&path));
-                container.reap();
-                let exit = Some(wire_exit(exit));
-                let exited = v1::ContainerExited { container: id.to_string(), exit, finished_at_ns };
-                self.link.tell(message::Body::ContainerExited(exited));
-            }
-            Action::Forget => {
-                container.reap();
-                requests::forget(self, id);
-            }
+        }
+        if self.log_writer.is_clear() {
+            self.unblock();
+        }
+        let interest = self.log_writer.interest();
+        if let Some(connection) = self.log_writer.connection() {
+            self.watch.change(connection, &Source::LogWriter, interest).or_tell("watching the log writer");
         }
     }
 
-    fn exec_reported(&mut self, id: u64) {
-        let Some(exec) = self.execs.get_mut(&id) else { return };
-        match Report::receive(exec.child.report.as_fd()) {
-            Ok(Report::Ready { terminal, .. }) => {
-                let Some(request) = exec.request.take() else { return };
-                let terminal: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
-                self.link.reply(request, reply::Result::Done(v1::Done {}), &terminal);
+    /// Reads outputs again that waited for the logs.
+    fn unblock(&mut self) {
+        for (id, out) in std::mem::take(&mut self.blocked) {
+            let output = self.containers.get(&id).and_then(|container| container.outputs.get(&out));
+            if let Some(output) = output {
+                let added = self.watch.add(output.source.as_fd(), Source::Output(id.clone(), out));
+                added.or_tell("watching an output");
             }
-            Ok(Report::Failed { kind, message }) => {
-                let Some(request) = exec.request.take() else { return };
-                self.link.fail(request, failure(wire_kind(kind), message));
-            }
-            Ok(Report::Closed) => {
-                self.watch.remove(exec.child.report.as_fd(), &Source::ExecReport(id));
-                let Some(request) = exec.request.take() else { return };
-                self.link.reply(request, reply::Result::Done(v1::Done {}), &[]);
-            }
-            Err(_later) => {}
         }
-    }
-
-    fn exec_ended(&mut self, id: u64) {
-        let Some(exit) = self.execs.get(&id).and_then(Exec::ended) else { return };
-        self.exec_reported(id);
-        self.exec_reported(id);
-        let Some(exec) = self.execs.remove(&id) else { return };
-        self.watch.remove(exec.child.report.as_fd(), &Source::ExecReport(id));
-        self.watch.remove(exec.child.pidfd.as_fd(), &Source::ExecExit(id));
-        self.left.push(exec.leaf);
-        // Busy where the command left something running: it is tried again, and goes with the container at the latest.
-        self.left.retain(|leaf| {
-            std::fs::remove_dir(leaf).is_err_and(|error| error.kind() == std::io::ErrorKind::ResourceBusy)
-        });
-        let exited = v1::ExecExited { exec: id, exit: Some(wire_exit(exit)) };
-        self.link.tell(message::Body::ExecExited(exited));
     }
 }
 
+/// Standard error stays what it is: the file for what goes wrong, a panic's words too.
 fn move_above_streams(connection: OwnedFd) -> wharf_sys::Result<OwnedFd> {
     let copy = connection.try_clone();
     let null = wharf_sys::fs::open("/dev/null", nix::fcntl::OFlag::O_RDWR)?;
     named("dup2", nix::unistd::dup2_stdin(&null))?;
     named("dup2", nix::unistd::dup2_stdout(&null))?;
-    named("dup2", nix::unistd::dup2_stderr(&null))?;
     // Its number is standard input's, which now is the null device and must stay open.
     let _number = std::os::fd::IntoRawFd::into_raw_fd(connection);
-    copy.map_err(|_full| wharf_sys::Error::new("dup", "0", nix::errno::Errno::EMFILE))
+    copy.map_err(|_full| wharf_sys::Error::new("dup", "0", Errno::EMFILE))
 }
 
 /// The supervisor ends by request alone; children unblock all before their exec.
@@ -326,22 +314,4 @@ fn block_signals() -> wharf_sys::Result<SignalFd> {
 
 fn named<T>(call: &'static str, result: nix::Result<T>) -> wharf_sys::Result<T> {
     result.map_err(|errno| wharf_sys::Error::new(call, "", errno))
-}
-
-fn wire_kind(kind: wharf_isolation::Kind) -> failure::Kind {
-    match kind {
-        wharf_isolation::Kind::Internal => failure::Kind::Internal,
-        wharf_isolation::Kind::Invalid => failure::Kind::Invalid,
-        wharf_isolation::Kind::NotStarted => failure::Kind::NotStarted,
-    }
-}
-
-fn wire_exit(exit: Exit) -> v1::Exit {
-    let (kind, value, oom) = match exit {
-        Exit::Code(code) => (v1::exit::Kind::Code, code, false),
-        Exit::Signal { number, oom } => (v1::exit::Kind::Signal, number, oom),
-        Exit::NotStarted => (v1::exit::Kind::NotStarted, 0, false),
-        Exit::Lost => (v1::exit::Kind::Lost, 0, false),
-    };
-    v1::Exit { kind: kind.into(), value: value.into(), oom }
 }

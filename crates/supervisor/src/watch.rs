@@ -20,6 +20,7 @@ pub(crate) enum Source {
     Exit(ContainerId),
     ExecExit(u64),
     Signals,
+    LogWriter,
     Link,
     Listener,
 }
@@ -44,7 +45,7 @@ impl From<Out> for Stream {
 #[derive(Debug)]
 pub(crate) struct Watch {
     epoll: Epoll,
-    names: BTreeMap<u64, Source>,
+    names: BTreeMap<u64, (Source, EpollFlags)>,
     next: u64,
 }
 
@@ -60,6 +61,23 @@ impl Watch {
         self.add_for(fd, source, EpollFlags::EPOLLIN)
     }
 
+    /// Watches a descriptor for something else than before.
+    pub(crate) fn change(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        source: &Source,
+        what: EpollFlags,
+    ) -> wharf_sys::Result<()> {
+        let watched = self.names.iter_mut().find(|(_, (name, _))| name == source);
+        let Some((token, (_, before))) = watched.filter(|(_, (_, before))| *before != what) else {
+            return Ok(());
+        };
+        *before = what;
+        self.epoll
+            .modify(fd, &mut EpollEvent::new(what, *token))
+            .map_err(|errno| wharf_sys::Error::new("epoll_ctl", format!("{source:?}"), errno))
+    }
+
     /// Watches for the other end's being closed, which is told unasked.
     pub(crate) fn add_closed(&mut self, fd: BorrowedFd<'_>, source: Source) -> wharf_sys::Result<()> {
         self.add_for(fd, source, EpollFlags::empty())
@@ -71,22 +89,24 @@ impl Watch {
         self.epoll
             .add(fd, EpollEvent::new(what, token))
             .map_err(|errno| wharf_sys::Error::new("epoll_ctl", format!("{source:?}"), errno))?;
-        self.names.insert(token, source);
+        self.names.insert(token, (source, what));
         Ok(())
     }
 
-    /// Stops watching a descriptor, which must still be open: a copy of it in a child would keep it in the set.
+    /// Stops watching a descriptor, which must still be open: a copy of it in a child would keep it in the set. One that is
+    /// not watched is fine.
     pub(crate) fn remove(&mut self, fd: BorrowedFd<'_>, source: &Source) {
         self.epoll.delete(fd).unwrap_or_default();
-        self.names.retain(|_, name| name != source);
+        self.names.retain(|_, (name, _)| name != source);
     }
 
-    /// Waits, and returns what is ready, reports first.
-    pub(crate) fn wait(&mut self) -> Vec<Source> {
+    /// Waits, for a while or for ever, and returns what is ready, reports first.
+    pub(crate) fn wait(&mut self, timeout: EpollTimeout) -> Vec<Source> {
         let mut events = [EpollEvent::empty(); 32];
-        let count = self.epoll.wait(&mut events, EpollTimeout::NONE).unwrap_or(0);
-        let mut ready: Vec<Source> =
-            events[..count].iter().filter_map(|event| self.names.get(&event.data()).cloned()).collect();
+        // Interrupted, it is called again.
+        let count = self.epoll.wait(&mut events, timeout).unwrap_or(0);
+        let name = |event: &EpollEvent| self.names.get(&event.data()).map(|(name, _)| name.clone());
+        let mut ready: Vec<Source> = events[..count].iter().filter_map(name).collect();
         ready.sort_unstable();
         ready
     }

@@ -407,7 +407,8 @@ pub fn unlock_terminal(master: BorrowedFd<'_>) -> Result<()> {
     Errno::result(result).map(drop).map_err(|errno| Error::new("ioctl(TIOCSPTLCK)", "", errno))
 }
 
-/// Closes every descriptor from 3 on but those named: a child's first step, so that nothing of its parent leaks into it.
+/// Closes every descriptor from 3 on but those named, and puts standard input in the place of standard error, which is the
+/// parent's log: a child's first step, so that nothing of its parent leaks into it.
 ///
 /// # Errors
 /// The kernel's.
@@ -422,7 +423,7 @@ pub fn keep_only(_witness: &SingleThreaded, keep: &[BorrowedFd<'_>]) -> Result<(
         }
         first = number.saturating_add(1);
     }
-    Ok(())
+    nix::unistd::dup2_stderr(std::io::stdin()).named("dup2", || "2".into())
 }
 
 fn close_range(first: u32, last: u32) -> Result<()> {

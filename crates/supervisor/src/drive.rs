@@ -1,0 +1,195 @@
+//! What becomes of containers and execs: their events, and the actions that [`lifecycle`] decides.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use wharf_isolation::Report;
+use wharf_state::{ExitRecord, Layout};
+use wharf_types::ContainerId;
+use wharf_wire::v1::{self, failure, message, reply};
+
+use crate::attach;
+use crate::container::{Exec, wire_exit, wire_identity};
+use crate::lifecycle::{self, Action, Event};
+use crate::link::failure;
+use crate::requests;
+use crate::shim::Shim;
+use crate::trouble::OrTell as _;
+use crate::watch::{Out, Source};
+
+impl Shim {
+    pub(crate) fn container_reported(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let report = Report::receive(container.child.report.as_fd());
+        let event = match report {
+            Ok(Report::Ready { identity, terminal }) => {
+                container.identity = identity;
+                if let Some(terminal) = terminal {
+                    self.adopt_terminal(id, terminal);
+                }
+                Event::Ready
+            }
+            Ok(Report::Failed { kind, message }) => Event::Failed(failure(wire_kind(kind), message)),
+            Ok(Report::Closed) => {
+                self.watch.remove(container.child.report.as_fd(), &Source::Report(id.clone()));
+                // The end of the reports is an exec only if the process lives on or ended after one.
+                Event::Executed { now_ns: wharf_sys::clock::now_ns() }
+            }
+            Err(_later) => return,
+        };
+        self.step(id, event);
+    }
+
+    fn adopt_terminal(&mut self, id: &ContainerId, terminal: OwnedFd) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        crate::spawn::set_nonblocking(&terminal)
+            .and_then(|()| self.watch.add(terminal.as_fd(), Source::Output(id.clone(), Out::Stdout)))
+            .or_tell(format_args!("the terminal of container {id} will not be read"));
+        container.add_output(Out::Stdout, terminal);
+    }
+
+    /// The first process is a zombie: take its last reports and output, then let its life end.
+    pub(crate) fn container_ended(&mut self, id: &ContainerId) {
+        let exit = match self.containers.get(id) {
+            Some(container) if container.is_live() => container.ended(),
+            _ => return,
+        };
+        let Some(exit) = exit else { return };
+        // At most two reports are there: a failure, and the end.
+        self.container_reported(id);
+        self.container_reported(id);
+        if let Some(container) = self.containers.get_mut(id) {
+            container.kill_rest();
+            self.watch.remove(container.child.pidfd.as_fd(), &Source::Exit(id.clone()));
+        }
+        self.drain_outputs(id);
+        // One that is on its way in was not in the container's cgroup yet.
+        self.execs.values().filter(|exec| exec.container == *id).for_each(Exec::kill);
+        attach::end(self, id);
+        self.step(id, Event::Exited { exit, now_ns: wharf_sys::clock::now_ns() });
+    }
+
+    /// Takes the last output, and closes the ends: what anybody else writes to them is not the container's.
+    fn drain_outputs(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        for out in [Out::Stdout, Out::Stderr] {
+            if let Some((output, mut sink)) = container.output(out, &mut self.log_writer) {
+                output.drain(&mut sink, &mut self.buffer);
+                self.watch.remove(output.source.as_fd(), &Source::Output(id.clone(), out));
+            }
+        }
+        container.outputs.clear();
+    }
+
+    /// Lets an event move a container on, and does what follows.
+    pub(crate) fn step(&mut self, id: &ContainerId, event: Event) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let (phase, actions) = lifecycle::step(container.phase, event);
+        container.phase = phase;
+        for action in actions {
+            self.act(id, action);
+        }
+    }
+
+    fn act(&mut self, id: &ContainerId, action: Action) {
+        match action {
+            Action::ReplyRemoved { request } => {
+                return self.link.reply(request, reply::Result::Done(v1::Done {}), &[]);
+            }
+            Action::ReplyFailure { request, failure } => return self.link.fail(request, failure),
+            _ => {}
+        }
+        let Some(container) = self.containers.get_mut(id) else { return };
+        match action {
+            Action::ReplyCreated { request } => {
+                let identity = Some(wire_identity(&container.identity));
+                let created = v1::Created { pid: container.child.pid, identity };
+                self.link.reply(request, reply::Result::Created(created), &[]);
+            }
+            Action::ReplyStarted { request, started_at_ns } => {
+                self.link.reply(request, reply::Result::Started(v1::Started { started_at_ns }), &[]);
+            }
+            Action::Start => {
+                let told = wharf_sys::socket::send(container.child.report.as_fd(), b"S", &[]);
+                // It is gone then, which is seen soon.
+                told.or_tell(format_args!("starting container {id}"));
+            }
+            Action::TellStarted { started_at_ns } => {
+                let started = v1::ContainerStarted { container: id.to_string(), started_at_ns };
+                self.link.tell(message::Body::ContainerStarted(started));
+            }
+            Action::Kill => container.kill(),
+            Action::Flush => {
+                container.flushing = Some(Instant::now());
+                match container.log {
+                    Some(log) => self.log_writer.flush(log, id),
+                    None => self.step(id, Event::Flushed),
+                }
+            }
+            Action::Record(record) => self.record(id, &record),
+            Action::TellExited(ExitRecord { exit, finished_at_ns, .. }) => {
+                let exit = Some(wire_exit(exit));
+                let exited = v1::ContainerExited { container: id.to_string(), exit, finished_at_ns };
+                self.link.tell(message::Body::ContainerExited(exited));
+            }
+            Action::Reap => container.reap(),
+            Action::Unrecord => {
+                let path = Layout::exits(&self.directory).join(id.as_str());
+                wharf_state::record::remove(&path).or_tell(format_args!("removing container {id}"));
+            }
+            Action::Forget => requests::forget(self, id),
+            Action::ReplyRemoved { .. } | Action::ReplyFailure { .. } => {}
+        }
+    }
+
+    fn record(&mut self, id: &ContainerId, record: &ExitRecord) {
+        let saved = record.save(&Layout::exits(&self.directory).join(id.as_str()));
+        let event = if saved.is_ok() { Event::Recorded } else { Event::Refused };
+        saved.or_tell(format_args!("the exit of container {id} is not on disk yet"));
+        self.step(id, event);
+    }
+
+    pub(crate) fn exec_reported(&mut self, id: u64) {
+        let Some(exec) = self.execs.get_mut(&id) else { return };
+        match Report::receive(exec.child.report.as_fd()) {
+            Ok(Report::Ready { terminal, .. }) => {
+                let Some(request) = exec.request.take() else { return };
+                let terminal: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
+                self.link.reply(request, reply::Result::Done(v1::Done {}), &terminal);
+            }
+            Ok(Report::Failed { kind, message }) => {
+                let Some(request) = exec.request.take() else { return };
+                self.link.fail(request, failure(wire_kind(kind), message));
+            }
+            Ok(Report::Closed) => {
+                self.watch.remove(exec.child.report.as_fd(), &Source::ExecReport(id));
+                let Some(request) = exec.request.take() else { return };
+                self.link.reply(request, reply::Result::Done(v1::Done {}), &[]);
+            }
+            Err(_later) => {}
+        }
+    }
+
+    pub(crate) fn exec_ended(&mut self, id: u64) {
+        let Some(exit) = self.execs.get(&id).and_then(Exec::ended) else { return };
+        self.exec_reported(id);
+        self.exec_reported(id);
+        let Some(exec) = self.execs.remove(&id) else { return };
+        self.watch.remove(exec.child.report.as_fd(), &Source::ExecReport(id));
+        self.watch.remove(exec.child.pidfd.as_fd(), &Source::ExecExit(id));
+        match self.containers.get_mut(&exec.container) {
+            Some(container) => container.remove_leaf(exec.leaf),
+            None => requests::remove_leaf(&exec.leaf),
+        }
+        let exited = v1::ExecExited { exec: id, exit: Some(wire_exit(exit)) };
+        self.link.tell(message::Body::ExecExited(exited));
+    }
+}
+
+fn wire_kind(kind: wharf_isolation::Kind) -> failure::Kind {
+    match kind {
+        wharf_isolation::Kind::Internal => failure::Kind::Internal,
+        wharf_isolation::Kind::Invalid => failure::Kind::Invalid,
+        wharf_isolation::Kind::NotStarted => failure::Kind::NotStarted,
+    }
+}

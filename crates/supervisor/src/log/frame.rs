@@ -1,0 +1,113 @@
+//! What the supervisor asks of its log writer, and what that answers: one datagram each. Both are the same program, so
+//! there is no version.
+
+use super::Stream;
+
+/// What comes before the bytes of a write; a reader leaves that much room.
+pub(crate) const HEADER_BYTES: usize = 18;
+/// The most that one order or answer carries beside its header.
+pub(crate) const PAYLOAD_LIMIT_BYTES: usize = 64 * 1024;
+
+/// What is asked. `number` is the token that the answer bears, or a time, or a count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Open the log, or open it anew: its directory is beside the order, or a path in it after the name and a NUL.
+    Open,
+    /// Write the bytes, which came at the time `number`.
+    Write(Stream),
+    /// Write what is held back of a stream, which ended at the time `number`.
+    Finish(Stream),
+    /// Count `number` records as lost.
+    Lose,
+    /// Answer when all before is written.
+    Flush,
+    /// Forget the log, once it says what was lost.
+    Close,
+    /// Answer without a failure if nothing would be lost by an end.
+    Rest,
+}
+
+/// The beginning of every order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) order: Order,
+    pub(super) log: u64,
+    pub(super) number: u64,
+}
+
+impl Header {
+    pub(super) fn to_bytes(self) -> [u8; HEADER_BYTES] {
+        let (kind, stream) = match self.order {
+            Order::Open => (b'O', 0),
+            Order::Write(stream) => (b'W', stream as u8),
+            Order::Finish(stream) => (b'F', stream as u8),
+            Order::Lose => (b'L', 0),
+            Order::Flush => (b'S', 0),
+            Order::Close => (b'C', 0),
+            Order::Rest => (b'R', 0),
+        };
+        let mut bytes = [0; HEADER_BYTES];
+        bytes[..2].copy_from_slice(&[kind, stream]);
+        bytes[2..10].copy_from_slice(&self.log.to_ne_bytes());
+        bytes[10..].copy_from_slice(&self.number.to_ne_bytes());
+        bytes
+    }
+
+    /// The header and what follows it.
+    pub(super) fn parse(datagram: &[u8]) -> Option<(Self, &[u8])> {
+        let (header, payload) = datagram.split_first_chunk::<HEADER_BYTES>()?;
+        let stream = if header[1] == 0 { Stream::Stdout } else { Stream::Stderr };
+        let order = match header[0] {
+            b'O' => Order::Open,
+            b'W' => Order::Write(stream),
+            b'F' => Order::Finish(stream),
+            b'L' => Order::Lose,
+            b'S' => Order::Flush,
+            b'C' => Order::Close,
+            b'R' => Order::Rest,
+            _ => return None,
+        };
+        let number = |at: usize| header[at..].first_chunk().map(|bytes| u64::from_ne_bytes(*bytes));
+        Some((Self { order, log: number(2)?, number: number(10)? }, payload))
+    }
+}
+
+/// The answer to an order with a token; a directory that was opened is beside it.
+pub(super) fn answer(token: u64, failure: &str) -> Vec<u8> {
+    let failure = failure.as_bytes();
+    [&token.to_ne_bytes(), &failure[..failure.len().min(1024)]].concat()
+}
+
+/// The token of an answer, and what failed.
+pub(super) fn parse_answer(datagram: &[u8]) -> Option<(u64, Result<(), String>)> {
+    let (token, failure) = datagram.split_first_chunk()?;
+    let failure = String::from_utf8_lossy(failure);
+    Some((u64::from_ne_bytes(*token), if failure.is_empty() { Ok(()) } else { Err(failure.into_owned()) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_order_comes_back() {
+        use Order::*;
+        let streams = [Stream::Stdout, Stream::Stderr];
+        for order in
+            [Open, Lose, Flush, Close, Rest].into_iter().chain(streams.map(Write)).chain(streams.map(Finish))
+        {
+            let header = Header { order, log: u64::MAX - 1, number: 1 << 40 };
+            let bytes = [&header.to_bytes()[..], b"rest"].concat();
+            assert_eq!(Header::parse(&bytes), Some((header, &b"rest"[..])));
+        }
+        assert_eq!((Header::parse(&[0; HEADER_BYTES]), Header::parse(b"W")), (None, None));
+    }
+
+    #[test]
+    fn answers_come_back_and_are_bounded() {
+        assert_eq!(parse_answer(&answer(7, "")), Some((7, Ok(()))));
+        assert_eq!(parse_answer(&answer(8, "no")), Some((8, Err("no".to_owned()))));
+        assert!(answer(8, &"x".repeat(70_000)).len() < 2000);
+        assert_eq!(parse_answer(b"short"), None);
+    }
+}

@@ -1,0 +1,527 @@
+//! The supervisor's end of its log writer, which it never waits for.
+//!
+//! A regular file never says that a write would wait, and a disk that stalls holds up whoever writes: so the files are
+//! with a process of their own, made when a container gets a log and gone when none had output for a while. What the
+//! connection does not take is queued. While anything is queued, no output with a log is read: its writers wait, as they do
+//! for any slow reader, and nothing is lost. Only the output of a container that has ended is queued up to a limit;
+//! what is beyond it is counted, and the log says so.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::sys::epoll::EpollFlags;
+use wharf_isolation::LogFile;
+use wharf_sys::process::{self, SingleThreaded};
+use wharf_sys::socket;
+use wharf_types::ContainerId;
+
+use super::frame::{self, HEADER_BYTES, Header, Order};
+use super::{Stream, writer};
+use crate::link::RequestId;
+use crate::trouble;
+
+/// How much may be queued: two outputs of as much as the kernel lets a pipe hold, and orders.
+const QUEUE_LIMIT_BYTES: usize = 4 << 20;
+/// After how long without output the writer is let go.
+const REST_AFTER: Duration = Duration::from_secs(10);
+
+/// The log writer, and what it has to do.
+#[derive(Debug, Default)]
+pub(crate) struct LogWriter {
+    connection: Option<OwnedFd>,
+    queue: VecDeque<Frame>,
+    queued_bytes: usize,
+    places: BTreeMap<u64, Place>,
+    waiting: BTreeMap<u64, Waiting>,
+    /// The last number that was given: to a log, or to an order that is answered.
+    number: u64,
+    sent: u64,
+    last_used: Option<Instant>,
+    told: Vec<Told>,
+    course: Course,
+}
+
+/// How it goes with the connection.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    #[default]
+    Fine,
+    /// The kernel had no memory or no process to give; it is asked again in the next second.
+    Starved,
+    /// It has ended, or is to be: the loop closes it.
+    Over,
+}
+
+/// An order that was not taken yet.
+#[derive(Debug)]
+struct Frame {
+    bytes: Vec<u8>,
+    directory: Option<Rc<OwnedFd>>,
+}
+
+/// What has to be known of a log to open it in another writer.
+#[derive(Debug)]
+struct Place {
+    file: LogFile,
+    /// Once it was opened the first time.
+    directory: Option<Rc<OwnedFd>>,
+    /// The token of an opening that is not answered yet; 0 if there is none.
+    opening: u64,
+    /// Whether the writer got anything of it.
+    is_used: bool,
+    lost_records: u64,
+}
+
+/// Who is told of an answer.
+#[derive(Debug)]
+enum Waiting {
+    Open(ContainerId),
+    Reopen(RequestId),
+    Flush(ContainerId),
+    /// With how many orders had been sent when it was asked.
+    Rest {
+        sent: u64,
+    },
+}
+
+/// What an order came to.
+#[derive(Debug)]
+pub(crate) enum Told {
+    Opened(ContainerId, Result<(), String>),
+    Reopened(RequestId, Result<(), String>),
+    Flushed(ContainerId),
+}
+
+impl LogWriter {
+    /// Whether output may be read: nothing that came before it waits.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(crate) fn connection(&self) -> Option<BorrowedFd<'_>> {
+        self.connection.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether something has to be done within a second.
+    pub(crate) fn is_awake(&self) -> bool {
+        self.connection.is_some() || self.is_needed()
+    }
+
+    fn is_needed(&self) -> bool {
+        !self.queue.is_empty() || self.places.values().any(|place| place.opening != 0)
+    }
+
+    /// What the loop has to wait for.
+    pub(crate) fn interest(&self) -> EpollFlags {
+        let mut interest = EpollFlags::EPOLLIN;
+        interest.set(EpollFlags::EPOLLOUT, !self.is_clear() && self.course != Course::Starved);
+        interest
+    }
+
+    /// Opens the log of a container, and tells how that went; returns its number.
+    pub(crate) fn open(&mut self, file: LogFile, container: ContainerId) -> u64 {
+        let log = self.next_number();
+        let opening = self.await_answer(Waiting::Open(container));
+        let place = Place { file, directory: None, opening, is_used: false, lost_records: 0 };
+        self.places.insert(log, place);
+        self.order_open(log, opening);
+        log
+    }
+
+    /// Opens the file of a log anew, and tells how that went.
+    pub(crate) fn reopen(&mut self, log: u64, request: RequestId) {
+        let token = self.await_answer(Waiting::Reopen(request));
+        if let Some(place) = self.places.get_mut(&log) {
+            place.opening = token;
+        }
+        self.order_open(log, token);
+    }
+
+    /// Writes output: the `count` bytes that follow the room for a header.
+    pub(crate) fn write(&mut self, log: u64, stream: Stream, buffer: &mut [u8], count: usize) {
+        let Some(place) = self.places.get_mut(&log) else { return };
+        place.is_used = true;
+        if self.queued_bytes + count > QUEUE_LIMIT_BYTES {
+            let lines = buffer[HEADER_BYTES..][..count].iter().filter(|&&byte| byte == b'\n').count();
+            place.lost_records += (lines as u64).max(1);
+            return;
+        }
+        let number = wharf_sys::clock::now_ns().cast_unsigned();
+        let header = Header { order: Order::Write(stream), log, number };
+        buffer[..HEADER_BYTES].copy_from_slice(&header.to_bytes());
+        let frame = &buffer[..HEADER_BYTES + count];
+        if !self.is_clear() || !self.send(frame, None) {
+            self.enqueue(frame.to_vec(), None);
+        }
+    }
+
+    /// Writes what is held back of a stream that has ended.
+    pub(crate) fn finish(&mut self, log: u64, stream: Stream) {
+        if self.places.get(&log).is_some_and(|place| place.is_used) {
+            let number = wharf_sys::clock::now_ns().cast_unsigned();
+            self.order(Header { order: Order::Finish(stream), log, number });
+        }
+    }
+
+    /// Tells when everything of a container's log is written; at once if nothing is on its way.
+    pub(crate) fn flush(&mut self, log: u64, container: &ContainerId) {
+        self.tell_lost(log);
+        if self.places.get(&log).is_some_and(|place| place.is_used) {
+            let token = self.await_answer(Waiting::Flush(container.clone()));
+            self.order(Header { order: Order::Flush, log, number: token });
+        } else {
+            self.told.push(Told::Flushed(container.clone()));
+        }
+    }
+
+    /// Forgets a log, once everything is written.
+    pub(crate) fn close(&mut self, log: u64) {
+        self.tell_lost(log);
+        let known = self.places.remove(&log).is_some();
+        if known && self.is_awake() {
+            self.order(Header { order: Order::Close, log, number: 0 });
+        }
+    }
+
+    /// What orders came to since the last time.
+    pub(crate) fn take_told(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.told)
+    }
+
+    /// Receives answers.
+    pub(crate) fn receive(&mut self) {
+        let mut buffer = [0; 2048];
+        while let Some(connection) = &self.connection {
+            match socket::receive(connection.as_fd(), &mut buffer) {
+                Ok((count @ 1.., descriptors)) => {
+                    if let Some((token, outcome)) = frame::parse_answer(&buffer[..count]) {
+                        self.answered(token, outcome, descriptors.into_iter().next());
+                    }
+                }
+                Err(error) if error.errno == Errno::EAGAIN => return,
+                Err(error) if error.errno == Errno::EINTR => {}
+                Ok((0, _)) | Err(_) => {
+                    self.course = Course::Over;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn answered(&mut self, token: u64, outcome: Result<(), String>, directory: Option<OwnedFd>) {
+        if let Some(place) = self.places.values_mut().find(|place| place.opening == token) {
+            place.opening = 0;
+            place.directory = place.directory.take().or(directory.map(Rc::new));
+        }
+        match self.waiting.remove(&token) {
+            Some(Waiting::Open(container)) => self.told.push(Told::Opened(container, outcome)),
+            Some(Waiting::Reopen(request)) => self.told.push(Told::Reopened(request, outcome)),
+            Some(Waiting::Flush(container)) => self.told.push(Told::Flushed(container)),
+            // Whatever was ordered meanwhile is for this writer still.
+            Some(Waiting::Rest { sent }) if outcome.is_ok() && self.sent == sent && self.is_clear() => {
+                self.course = Course::Over;
+                self.places.values_mut().for_each(|place| place.is_used = false);
+            }
+            Some(Waiting::Rest { .. }) => {}
+            None => {
+                if let Err(failure) = outcome {
+                    trouble::tell(format_args!("a log could not be opened again: {failure}"));
+                }
+            }
+        }
+    }
+
+    /// What has to be done each second: a writer that had nothing to do is asked whether it can go.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        if self.course == Course::Starved {
+            self.course = Course::Fine;
+        }
+        let idle = self.last_used.is_some_and(|used| now.duration_since(used) > REST_AFTER);
+        if idle && self.connection.is_some() && self.is_clear() && self.waiting.is_empty() {
+            let token = self.await_answer(Waiting::Rest { sent: self.sent + 1 });
+            self.order(Header { order: Order::Rest, log: 0, number: token });
+        }
+    }
+
+    /// The connection, if it is over and must be forgotten by the loop first.
+    pub(crate) fn take_over(&mut self) -> Option<OwnedFd> {
+        if self.course != Course::Over {
+            return None;
+        }
+        self.course = Course::Fine;
+        let over = self.connection.take();
+        if over.is_some() && !self.waiting.is_empty() {
+            trouble::tell("the log writer ended, and what it had not written is lost");
+            let opening: Vec<u64> = self.places.values().map(|place| place.opening).collect();
+            // Openings are ordered again of the next writer.
+            let lost = self.waiting.extract_if(.., |token, _| !opening.contains(token));
+            self.told.extend(lost.filter_map(|(_, waiting)| match waiting {
+                Waiting::Flush(container) => Some(Told::Flushed(container)),
+                Waiting::Reopen(request) => Some(Told::Reopened(request, Ok(()))),
+                Waiting::Open(_) | Waiting::Rest { .. } => None,
+            }));
+        }
+        over
+    }
+
+    /// Starts a writer if there is none and one is needed; whether there is a new one.
+    pub(crate) fn start(&mut self, witness: &SingleThreaded) -> bool {
+        if self.connection.is_some() || self.course == Course::Starved || !self.is_needed() {
+            return false;
+        }
+        match fork(witness) {
+            Ok(connection) => self.connection = Some(connection),
+            Err(error) => {
+                self.course = Course::Starved;
+                trouble::tell(format_args!("a log writer could not be started: {error}"));
+                return false;
+            }
+        }
+        // It has no log open yet, and what is queued is of logs that the last one had.
+        let later = std::mem::take(&mut self.queue);
+        let places: Vec<(u64, u64)> = self.places.iter().map(|(log, place)| (*log, place.opening)).collect();
+        places.into_iter().for_each(|(log, token)| self.order_open(log, token));
+        self.queue.extend(later);
+        true
+    }
+
+    /// Sends what is queued, as far as it is taken.
+    pub(crate) fn pump(&mut self) {
+        while let (Some(_), Some(frame)) = (&self.connection, self.queue.pop_front()) {
+            if !self.send(&frame.bytes, frame.directory.as_deref()) {
+                self.queue.push_front(frame);
+                return;
+            }
+            self.queued_bytes -= frame.bytes.len();
+        }
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.number += 1;
+        self.number
+    }
+
+    fn await_answer(&mut self, waiting: Waiting) -> u64 {
+        let token = self.next_number();
+        self.waiting.insert(token, waiting);
+        token
+    }
+
+    fn tell_lost(&mut self, log: u64) {
+        let Some(place) = self.places.get_mut(&log) else { return };
+        let number = std::mem::take(&mut place.lost_records);
+        if number > 0 {
+            self.order(Header { order: Order::Lose, log, number });
+        }
+    }
+
+    /// Orders a log's opening. Without a writer it is the next one's first order anyway.
+    fn order_open(&mut self, log: u64, token: u64) {
+        let (Some(place), true) = (self.places.get(&log), self.connection.is_some()) else { return };
+        let directory = place.directory.clone();
+        let LogFile { directory: path, name } = &place.file;
+        let header = Header { order: Order::Open, log, number: token }.to_bytes();
+        let bytes = [&header, name.as_bytes(), b"\0", path.as_path().as_os_str().as_encoded_bytes()].concat();
+        if !self.is_clear() || !self.send(&bytes, directory.as_deref()) {
+            self.enqueue(bytes, directory);
+        }
+    }
+
+    fn order(&mut self, header: Header) {
+        let bytes = header.to_bytes();
+        if !self.is_clear() || !self.send(&bytes, None) {
+            self.enqueue(bytes.to_vec(), None);
+        }
+    }
+
+    fn enqueue(&mut self, bytes: Vec<u8>, directory: Option<Rc<OwnedFd>>) {
+        self.queued_bytes += bytes.len();
+        self.queue.push_back(Frame { bytes, directory });
+    }
+
+    /// Whether the connection took it.
+    fn send(&mut self, bytes: &[u8], directory: Option<&OwnedFd>) -> bool {
+        let Some(connection) = &self.connection else { return false };
+        let descriptors: Vec<_> = directory.into_iter().map(AsFd::as_fd).collect();
+        match socket::send(connection.as_fd(), bytes, &descriptors) {
+            Ok(()) => {
+                self.sent += 1;
+                self.last_used = Some(Instant::now());
+                true
+            }
+            Err(error) => {
+                self.course = match error.errno {
+                    Errno::EAGAIN => self.course,
+                    Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS if self.course == Course::Fine => {
+                        Course::Starved
+                    }
+                    _ => Course::Over,
+                };
+                false
+            }
+        }
+    }
+}
+
+/// Makes a writer, and returns the connection to it.
+fn fork(witness: &SingleThreaded) -> wharf_sys::Result<OwnedFd> {
+    let (ours, orders) = socket::pair()?;
+    crate::spawn::set_nonblocking(&ours)?;
+    if let process::Clone::Child = process::clone(witness, CloneFlags::empty(), None)? {
+        if process::keep_only(witness, &[orders.as_fd()]).is_ok() {
+            writer::run(&orders);
+        }
+        process::exit_now(0)
+    }
+    Ok(ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_types::HostPath;
+
+    /// A log of a container in a new directory; the writer's connection ends in the returned descriptor, where nobody
+    /// reads yet.
+    struct Rig {
+        dir: tempfile::TempDir,
+        writer: LogWriter,
+        orders: Option<OwnedFd>,
+        log: u64,
+    }
+
+    fn id() -> ContainerId {
+        ContainerId::from_random([7; 32])
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (ours, orders) = socket::pair().unwrap();
+            crate::spawn::set_nonblocking(&ours).unwrap();
+            let mut writer = LogWriter { connection: Some(ours), ..LogWriter::default() };
+            let directory = HostPath::new(dir.path().to_str().unwrap()).unwrap();
+            let log = writer.open(LogFile { directory, name: "0.log".into() }, id());
+            Self { dir, writer, orders: Some(orders), log }
+        }
+
+        /// Lets the writer begin.
+        fn begin(&mut self) {
+            let orders = self.orders.take().unwrap();
+            std::thread::spawn(move || writer::run(&orders));
+        }
+
+        fn write(&mut self, text: &[u8]) {
+            let mut buffer = [&[0; HEADER_BYTES], text].concat();
+            self.writer.write(self.log, Stream::Stdout, &mut buffer, text.len());
+        }
+
+        /// What is told next.
+        fn told(&mut self) -> Told {
+            use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+            loop {
+                self.writer.pump();
+                self.writer.receive();
+                if let Some(told) = self.writer.told.pop() {
+                    return told;
+                }
+                let mut flags = PollFlags::POLLIN;
+                flags.set(PollFlags::POLLOUT, !self.writer.is_clear());
+                let connection = self.writer.connection().unwrap();
+                let ready =
+                    poll(&mut [PollFd::new(connection, flags)], PollTimeout::from(10_000_u16)).unwrap();
+                assert_eq!(ready, 1, "the writer answers");
+            }
+        }
+
+        fn texts(&self) -> Vec<String> {
+            let text = std::fs::read_to_string(self.dir.path().join("0.log")).unwrap();
+            text.lines().map(|line| line.splitn(4, ' ').last().unwrap().to_owned()).collect()
+        }
+    }
+
+    #[test]
+    fn what_is_told_as_flushed_is_in_the_file() {
+        let mut rig = Rig::new();
+        rig.begin();
+        assert!(matches!(rig.told(), Told::Opened(of, Ok(())) if of == id()));
+        for number in 0..5000 {
+            rig.write(format!("line {number}\n").as_bytes());
+        }
+        rig.write(b"end");
+        rig.writer.finish(rig.log, Stream::Stdout);
+        rig.writer.flush(rig.log, &id());
+        assert!(matches!(rig.told(), Told::Flushed(of) if of == id()));
+        let texts = rig.texts();
+        assert_eq!((texts.len(), &*texts[4999], &*texts[5000]), (5001, "line 4999", "end"));
+    }
+
+    #[test]
+    fn a_stalled_writer_is_waited_for_and_what_is_too_much_is_counted() {
+        let mut rig = Rig::new();
+        let block = "0123456\n".repeat(8 * 1024);
+        while rig.writer.is_clear() {
+            rig.write(block.as_bytes());
+        }
+        let blocks = 2 * QUEUE_LIMIT_BYTES / block.len();
+        (0..blocks).for_each(|_| rig.write(block.as_bytes()));
+        assert!(rig.writer.queued_bytes <= QUEUE_LIMIT_BYTES);
+        rig.writer.flush(rig.log, &id());
+        rig.begin();
+        while !matches!(rig.told(), Told::Flushed(_)) {}
+        let texts = rig.texts();
+        let (note, lines) = texts.split_last().unwrap();
+        let lost: usize = note.split(' ').nth(1).unwrap().parse().unwrap();
+        assert!(lost > 0 && lines.iter().all(|line| line == "0123456"), "{note}");
+        assert!(lines.len() + lost > blocks * 8 * 1024, "{} and {lost}", lines.len());
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_opened_is_told() {
+        let mut rig = Rig::new();
+        std::fs::create_dir(rig.dir.path().join("0.log")).unwrap();
+        rig.begin();
+        assert!(matches!(rig.told(), Told::Opened(_, Err(_))));
+    }
+
+    #[test]
+    fn an_idle_writer_is_let_go_unless_it_holds_something() {
+        let mut rig = Rig::new();
+        rig.begin();
+        rig.told();
+        let later = || Instant::now() + REST_AFTER + Duration::from_secs(1);
+        for (text, rests) in [(&b"beginning of a"[..], false), (b" line\n", true)] {
+            rig.write(text);
+            rig.writer.tick(later());
+            // What is asked after it is answered after it.
+            rig.writer.flush(rig.log, &id());
+            assert!(matches!(rig.told(), Told::Flushed(_)));
+            assert!(rig.writer.take_over().is_none(), "more was ordered since");
+            rig.writer.tick(later());
+            while !rig.writer.waiting.is_empty() {
+                rig.writer.receive();
+                std::thread::yield_now();
+            }
+            assert_eq!(rig.writer.take_over().is_some(), rests);
+        }
+        assert!(!rig.writer.is_awake());
+        rig.write(b"next\n");
+        assert!(rig.writer.is_needed(), "another one is made for what comes then");
+    }
+
+    #[test]
+    fn a_writer_that_dies_keeps_nobody_waiting() {
+        let mut rig = Rig::new();
+        rig.write(b"line\n");
+        rig.writer.flush(rig.log, &id());
+        drop(rig.orders.take());
+        rig.writer.receive();
+        assert!(rig.writer.take_over().is_some());
+        assert!(matches!(rig.writer.told[..], [Told::Flushed(_)]));
+        assert!(rig.writer.is_needed(), "the next one is to open the log");
+    }
+}

@@ -1,0 +1,125 @@
+//! The log writer: a child of the supervisor that holds the log files, and alone waits for their disk.
+//!
+//! It takes orders one after the other, and ends when the supervisor's end of the connection does, after everything that
+//! was ordered.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use wharf_sys::socket;
+
+use super::frame::{self, HEADER_BYTES, Header, Order, PAYLOAD_LIMIT_BYTES};
+use super::{Log, Stream};
+
+/// All logs, by the supervisor's numbers.
+#[derive(Debug, Default)]
+struct Logs {
+    open: BTreeMap<u64, Log>,
+    /// Those of containers that are gone, as long as they do not say what they lost.
+    closing: Vec<Log>,
+}
+
+/// Follows orders until the supervisor closes the connection.
+pub(super) fn run(orders: &OwnedFd) {
+    let mut logs = Logs::default();
+    let mut buffer = vec![0; HEADER_BYTES + PAYLOAD_LIMIT_BYTES];
+    loop {
+        match socket::receive(orders.as_fd(), &mut buffer) {
+            Ok((count @ 1.., descriptors)) => {
+                if let Some((header, payload)) = Header::parse(&buffer[..count]) {
+                    logs.follow(orders.as_fd(), header, payload, descriptors);
+                }
+            }
+            Err(error) if error.errno == Errno::EINTR => {}
+            Ok((0, _)) | Err(_) => break,
+        }
+    }
+    logs.end();
+}
+
+impl Logs {
+    fn follow(
+        &mut self,
+        supervisor: BorrowedFd<'_>,
+        header: Header,
+        payload: &[u8],
+        descriptors: Vec<OwnedFd>,
+    ) {
+        let number = header.number;
+        match (header.order, self.open.get_mut(&header.log)) {
+            (Order::Open, _) => {
+                let opened = self.open_log(header.log, payload, descriptors.into_iter().next());
+                let directory = self.open.get(&header.log).map(|log| log.directory.as_fd());
+                let failure = opened.err().map(|error| error.to_string()).unwrap_or_default();
+                answer(supervisor, number, &failure, directory);
+            }
+            (Order::Write(stream), Some(log)) => log.write(stream, number.cast_signed(), payload),
+            (Order::Finish(stream), Some(log)) => log.finish(stream, number.cast_signed()),
+            (Order::Lose, Some(log)) => log.lose(number, "the disk did not take them in time"),
+            (Order::Flush, log) => {
+                if let Some(log) = log {
+                    log.settle(wharf_sys::clock::now_ns());
+                }
+                answer(supervisor, number, "", None);
+            }
+            (Order::Close, Some(log)) => {
+                if !log.settle(wharf_sys::clock::now_ns()) {
+                    self.closing.extend(self.open.remove(&header.log));
+                }
+                self.open.remove(&header.log);
+            }
+            (Order::Rest, _) => {
+                let failure = if self.settle() { "" } else { "something is held" };
+                answer(supervisor, number, failure, None);
+            }
+            (Order::Write(_) | Order::Finish(_) | Order::Lose | Order::Close, None) => {}
+        }
+    }
+
+    /// Opens a log anew, or for the first time. One whose directory is known already is kept even without a file.
+    fn open_log(&mut self, id: u64, payload: &[u8], directory: Option<OwnedFd>) -> wharf_sys::Result<()> {
+        if let Some(log) = self.open.get_mut(&id) {
+            return log.reopen();
+        }
+        let (name, path) = place(payload);
+        if let Some(directory) = directory {
+            let log = self.open.entry(id).or_insert(Log::closed(directory, name.to_owned()));
+            return log.reopen();
+        }
+        let directory = wharf_sys::fs::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        self.open.insert(id, Log::open(directory, name.to_owned())?);
+        Ok(())
+    }
+
+    /// Says in the logs what was lost; whether all is said, and nothing is held back.
+    fn settle(&mut self) -> bool {
+        let now_ns = wharf_sys::clock::now_ns();
+        self.closing.retain_mut(|log| !log.settle(now_ns));
+        // Every log is tried, whatever the one before it answers.
+        let unsettled = self.open.values_mut().filter_map(|log| (!log.settle(now_ns)).then_some(())).count();
+        unsettled == 0 && self.closing.is_empty()
+    }
+
+    fn end(mut self) {
+        for log in self.open.values_mut() {
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                log.finish(stream, wharf_sys::clock::now_ns());
+            }
+        }
+        self.settle();
+    }
+}
+
+/// The name of a log, and the path of its directory where that has to be opened.
+fn place(payload: &[u8]) -> (&str, &str) {
+    let text = std::str::from_utf8(payload).unwrap_or_default();
+    text.split_once('\0').unwrap_or((text, ""))
+}
+
+fn answer(supervisor: BorrowedFd<'_>, token: u64, failure: &str, directory: Option<BorrowedFd<'_>>) {
+    let descriptors: Vec<_> = directory.into_iter().collect();
+    // A supervisor that is gone needs no answer.
+    socket::send(supervisor, &frame::answer(token, failure), &descriptors).unwrap_or_default();
+}

@@ -1,0 +1,68 @@
+//! What goes wrong and cannot be told to anyone else: lines in the pod's `shim.log`, which is standard error.
+//!
+//! The file has a bound, since it lies on a small file system that all pods share. Whatever fails without an answer to a
+//! request comes here; nothing is dropped in silence.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::clock;
+
+/// How much is written in the life of a supervisor.
+const LIMIT_BYTES: usize = 64 * 1024;
+/// The longest line.
+const LINE_BYTES: usize = 1024;
+
+static WRITTEN_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// Notes what went wrong.
+pub(crate) fn tell(what: impl Display) {
+    let Some(line) = line(&WRITTEN_BYTES, &what.to_string()) else { return };
+    // Where this fails nobody is left who could be told.
+    std::io::stderr().write_all(&line).unwrap_or_default();
+}
+
+/// The line that is written, if there is still room for it.
+fn line(written_bytes: &AtomicUsize, what: &str) -> Option<Vec<u8>> {
+    let mut line = clock::stamp(wharf_sys::clock::now_ns()).to_vec();
+    line.push(b' ');
+    line.extend(what.bytes().map(|byte| if byte == b'\n' { b' ' } else { byte }).take(LINE_BYTES));
+    line.push(b'\n');
+    let before = written_bytes.fetch_add(line.len(), Ordering::Relaxed);
+    match before + line.len() {
+        0..=LIMIT_BYTES => Some(line),
+        _ if before <= LIMIT_BYTES => Some(b"no more is noted here\n".to_vec()),
+        _ => None,
+    }
+}
+
+/// For what may fail without stopping anything.
+pub(crate) trait OrTell {
+    /// Notes a failure, with what was being done.
+    fn or_tell(self, doing: impl Display);
+}
+
+impl<E: std::error::Error> OrTell for Result<(), E> {
+    fn or_tell(self, doing: impl Display) {
+        if let Err(error) = self {
+            tell(format_args!("{doing}: {}", wharf_types::chain(&error)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_line_and_all_of_them_are_bounded() {
+        let written = AtomicUsize::new(0);
+        let first = String::from_utf8(line(&written, "one\ntwo").unwrap()).unwrap();
+        assert!(first.ends_with("Z one two\n"), "{first}");
+        let lines: Vec<_> = (0..1000).map_while(|_| line(&written, &"x".repeat(5000))).collect();
+        assert!(lines.iter().map(Vec::len).sum::<usize>() <= LIMIT_BYTES);
+        assert_eq!(lines.last().unwrap(), b"no more is noted here\n");
+        assert!(line(&written, "").is_none());
+    }
+}
