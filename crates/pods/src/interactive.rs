@@ -101,7 +101,7 @@ impl Engine {
     /// wanted and there is none, or the other way round.
     pub async fn attach(&self, id: &str, wanted: Wanted) -> Result<Interactive, Error> {
         let (pod, container) = self.running(id)?;
-        let has_terminal = container.record().config.tty;
+        let (has_terminal, has_input) = (container.record().config.tty, container.record().config.stdin);
         match (wanted.terminal, has_terminal) {
             (false, true) => return Err(Error::invalid("tty", "the container has a terminal: ask for one")),
             (true, false) => return Err(Error::invalid("tty", "the container has no terminal")),
@@ -126,7 +126,8 @@ impl Engine {
             _ => None,
         };
         Ok(Interactive {
-            stdin: input.filter(|_| wanted.stdin),
+            // A terminal is handed out for its size too; what has no input takes none.
+            stdin: input.filter(|_| wanted.stdin && has_input),
             stdout: out.map(|(read, _)| read),
             stderr: err.map(|(read, _)| read),
             terminal,

@@ -60,6 +60,23 @@ fn all_clients_get_the_same() {
 }
 
 #[test]
+fn a_terminal_without_input_takes_none() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("no-input")).await.unwrap();
+        let script = "echo ready; read -r -t 3 word || word=nothing; echo \"got $word\"";
+        let container = ContainerConfig { tty: true, ..client.container("main", script) };
+        let id = client.create(&pod, &container).await.unwrap();
+        client.start(&id).await.unwrap();
+        let mut session = Session::attach(client, Speech::WebSocket, &id, TERMINAL).await;
+        // Over already where the other side takes no input at all.
+        session.send(b"word\n").await.unwrap_or_default();
+        session.until("got nothing").await;
+        assert!(!session.has("word"), "not even an echo");
+    });
+}
+
+#[test]
 fn a_client_that_does_not_read_is_left_behind() {
     run(async |world| {
         let client = &world.client;
