@@ -105,6 +105,12 @@ mod tests {
     }
 
     #[test]
+    fn a_last_line_without_an_end_is_shown_without_one() {
+        let records = ["t stderr F b\n", "t stdout P DONE\n", "t stderr F a\n"];
+        assert_eq!(shown(&Selection::default(), &records), "!b\nDONE!a\n");
+    }
+
+    #[test]
     fn each_line_has_one_time() {
         let selection = Selection { timestamps: true, ..Selection::default() };
         let want = "2026-01-01T00:00:02Z tw!2026-01-01T00:00:03Z  oops\no\n2026-01-01T00:00:05Z \n";

@@ -3,6 +3,7 @@
 use std::io::{self, Read, Seek, SeekFrom};
 
 use super::line::Record;
+use crate::output::Stream;
 
 /// The first window that is looked at from the end; each next one is twice as long.
 const WINDOW_BYTES: u64 = 64 * 1024;
@@ -33,14 +34,23 @@ pub(crate) fn start(file: &mut (impl Read + Seek), lines: usize) -> io::Result<u
 fn beginnings(bytes: &[u8], from: u64) -> Vec<u64> {
     let mut begins = Vec::new();
     let mut at = from;
+    // Of each stream, as their parts may take turns, and a stream's last line may have no end.
+    let mut open = [false; 2];
     // In the middle of a file, nothing is known of what the first bytes belong to.
-    let mut at_beginning = from == 0;
-    for record in bytes.split_inclusive(|&byte| byte == b'\n') {
-        if at_beginning {
+    let mut is_known = from == 0;
+    for bytes in bytes.split_inclusive(|&byte| byte == b'\n') {
+        let begins_line = match Record::parse(bytes) {
+            Some(record) => {
+                !std::mem::replace(&mut open[usize::from(record.stream == Stream::Stderr)], record.partial)
+            }
+            None => true,
+        };
+        if begins_line && is_known {
             begins.push(at);
         }
-        at_beginning = Record::parse(record).is_none_or(|record| !record.partial);
-        at += record.len() as u64;
+        // What follows a part in the middle of a line is not.
+        is_known |= begins_line;
+        at += bytes.len() as u64;
     }
     begins
 }
@@ -63,6 +73,14 @@ mod tests {
         assert_eq!(tail(log, 2), "t stdout P b\nt stdout P c\nt stdout F d\nt stderr F e\n");
         assert_eq!(tail(log, 3), log);
         assert_eq!((tail(log, 99), tail("", 5)), (log.into(), String::new()));
+    }
+
+    #[test]
+    fn a_last_line_without_an_end_is_a_line_of_its_stream() {
+        let log = "t stdout F a\nt stdout P end\nt stderr F b\nt stderr P c\nt stderr F d\n";
+        assert_eq!(tail(log, 1), "t stderr P c\nt stderr F d\n");
+        assert_eq!(tail(log, 2), "t stderr F b\nt stderr P c\nt stderr F d\n");
+        assert_eq!(tail(log, 4), log);
     }
 
     #[test]
