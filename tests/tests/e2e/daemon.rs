@@ -52,6 +52,16 @@ impl Daemon {
         self.child.wait().unwrap();
     }
 
+    /// Stops it, as a debugger or a full machine may.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Lets a stopped one go on.
+    pub(crate) fn go_on(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
     /// Waits until it is gone, which is why a call failed.
     pub(crate) async fn was_killed(&mut self, failed: &tonic::Status) {
         let gone = async || self.child.try_wait().unwrap();

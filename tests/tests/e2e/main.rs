@@ -65,6 +65,8 @@ mod sessions;
 #[cfg(test)]
 mod settings;
 #[cfg(test)]
+mod stalled;
+#[cfg(test)]
 mod steps;
 #[cfg(test)]
 mod storm;

@@ -126,7 +126,7 @@ fn a_paused_container_can_be_stopped() {
 }
 
 /// How many processes there are in the cgroups of a container.
-fn processes_of(id: &str) -> usize {
+pub(crate) fn processes_of(id: &str) -> usize {
     let pids = fs::read_dir("/proc").unwrap().flatten();
     let cgroups = pids.filter_map(|pid| fs::read_to_string(pid.path().join("cgroup")).ok());
     cgroups.filter(|cgroups| cgroups.contains(id)).count()

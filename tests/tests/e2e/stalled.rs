@@ -1,0 +1,222 @@
+//! Disks and daemons that are slow, full or stopped: nobody else waits, and nothing that was promised is lost.
+
+use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use wharf_cri_api::v1::{ContainerState, NamespaceMode};
+
+use crate::client::{Client, pod_security, security};
+use crate::daemon::process_with;
+use crate::logs;
+use crate::paused::processes_of;
+use crate::place::command;
+use crate::world::{run, run_on, until};
+
+/// How many commands end while the daemon is stopped: more than the kernel keeps messages for.
+const COMMANDS: usize = 400;
+
+#[test]
+fn a_daemon_that_is_stopped_for_a_while_loses_no_container_and_no_answer() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("overflow")).await.unwrap();
+        let id =
+            client.launch(&pod, &client.container("main", "mkfifo /gate; exec sleep 1000")).await.unwrap();
+        let other = client.launch(&pod, &client.container("other", "sleep 1001")).await.unwrap();
+        let first = until("it runs", async || process_with("sleep 1000")).await;
+        let exec =
+            |client: Client, id: String| async move { client.exec(&id, "read x </gate; exit 3", 100).await };
+        let commands: Vec<_> =
+            (0..COMMANDS).map(|_| tokio::spawn(exec(client.clone(), id.clone()))).collect();
+        let all = async || (processes_of(&id) == COMMANDS + 1).then_some(());
+        until("every command waits at the gate", all).await;
+        world.daemon.stop();
+        // Whoever waits at the gate sees it open and close.
+        let mut gate = fs::File::options();
+        gate.write(true).custom_flags(nix::libc::O_NONBLOCK);
+        until("every command ends", async || {
+            // Without a reader any more it is an error.
+            gate.open(format!("/proc/{first}/root/gate")).ok();
+            (processes_of(&id) == 1).then_some(())
+        })
+        .await;
+        world.daemon.go_on();
+        for command in commands {
+            assert_eq!(command.await.unwrap().unwrap().exit_code, 3);
+        }
+        assert_eq!(client.output(&id, "echo still").await, "still");
+        assert_eq!(client.output(&other, "echo still").await, "still");
+    });
+}
+
+/// A file system that stalls until this is dropped.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn freeze(path: &Path) -> Self {
+        fsfreeze("--freeze", path);
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Frozen {
+    /// Whatever fails, no process is left behind that nobody can kill.
+    fn drop(&mut self) {
+        fsfreeze("--unfreeze", &self.0);
+    }
+}
+
+fn fsfreeze(how: &str, path: &Path) {
+    let output = command(Path::new("fsfreeze")).arg(how).arg(path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_disk_of_logs_that_stalls_stops_nobody() {
+    run_on(ext4_for_logs, async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("frozen")).await.unwrap();
+        let count = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.005; done";
+        let counts = client.launch(&pod, &client.container("counts", count)).await.unwrap();
+        let quiet = client.launch(&pod, &client.container("quiet", "sleep 1000")).await.unwrap();
+        let log = client.log_path("frozen", "counts");
+        until("lines are logged", async || (logs::texts(&log).len() > 5).then_some(())).await;
+        let frozen = Frozen::freeze(&world.dir.join("logs"));
+        until("a write to the log stalls", async || stalled_writer().then_some(())).await;
+        assert_eq!(client.output(&counts, "echo fine").await, "fine");
+
+        world.daemon.kill();
+        world.start_again().await;
+        let client = &world.client;
+        for id in [&counts, &quiet] {
+            assert_eq!(client.status(id).await.unwrap().state(), ContainerState::ContainerRunning);
+        }
+        assert_eq!(client.output(&counts, "echo fine").await, "fine");
+        client.stop_container(&quiet, 0).await.unwrap();
+        assert_eq!(client.exited(&quiet).await.exit_code, 137);
+        assert_eq!(client.output(&counts, "echo fine").await, "fine");
+        client.stop_container(&counts, 0).await.unwrap();
+        assert_eq!(client.exited(&counts).await.exit_code, 137);
+
+        let before = last_size(&log);
+        drop(frozen);
+        until("what waited is logged", async || (last_size(&log) > before).then_some(())).await;
+        let complete = async || {
+            let lines = logs::texts(&log);
+            let expected: Vec<String> = (1..=lines.len()).map(|number| number.to_string()).collect();
+            assert_eq!(lines, expected, "each line once and in order");
+            Some(())
+        };
+        until("the log is whole", complete).await;
+    });
+}
+
+fn ext4_for_logs(dir: &Path) {
+    let (disk, logs) = (dir.join("logs.ext4"), dir.join("logs"));
+    fs::create_dir(&logs).unwrap();
+    fs::File::create(&disk).unwrap().set_len(32 << 20).unwrap();
+    for words in [
+        vec!["mkfs.ext4".into(), "-q".into(), disk.clone().into_os_string()],
+        vec!["mount".into(), "-o".into(), "loop".into(), disk.into(), logs.into()],
+    ] {
+        let output = command(Path::new(&words[0])).args(&words[1..]).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// Whether a process waits in the kernel and nothing can wake it, as a write to a frozen file system does.
+fn stalled_writer() -> bool {
+    let stats = fs::read_dir("/proc").unwrap().flatten();
+    let mut stats = stats.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    stats.any(|stat| stat.contains("(wharf-shim) D "))
+}
+
+fn last_size(path: &Path) -> u64 {
+    fs::metadata(path).unwrap().len()
+}
+
+fn small(directory: &Path, size: &str) {
+    fs::create_dir(directory).unwrap();
+    let options = format!("size={size},mode=0700");
+    mount(Some("small"), directory, Some("tmpfs"), MsFlags::empty(), Some(&*options)).unwrap();
+}
+
+#[test]
+fn an_end_is_an_end_though_another_writes_to_its_output() {
+    run(async |world| {
+        let client = &world.client;
+        let mut config = client.pod("shared");
+        pod_security(&mut config).namespace_options.get_or_insert_default().pid = NamespaceMode::Pod.into();
+        let pod = client.run(&config).await.unwrap();
+        let container = |name: &str, script: &str| {
+            let mut config = client.container(name, script);
+            security(&mut config).namespace_options.get_or_insert_default().pid = NamespaceMode::Pod.into();
+            config
+        };
+        let main = client.launch(&pod, &container("main", "exec sleep 1000")).await.unwrap();
+        until("it runs", async || process_with("sleep 1000")).await;
+        let writes = "yes >/proc/$(pidof sleep)/fd/1; exec sleep 1001";
+        let other = client.launch(&pod, &container("other", writes)).await.unwrap();
+        let log = client.log_path("shared", "main");
+        until("the other writes", async || (last_size(&log) > 100_000).then_some(())).await;
+        client.stop_container(&main, 0).await.unwrap();
+        let status = client.status(&main).await.unwrap();
+        assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, 137));
+        until("the other's output has no reader", async || process_with("sleep 1001")).await;
+        assert_eq!(client.output(&other, "echo fine").await, "fine");
+        assert!(logs::texts(&log).iter().all(|text| "y".starts_with(&**text)));
+    });
+}
+
+#[test]
+fn a_log_on_a_full_disk_has_whole_records_and_says_what_it_lost() {
+    run_on(
+        |dir| small(&dir.join("logs"), "2m"),
+        async |world| {
+            let client = &world.client;
+            let pod = client.run(&client.pod("torn")).await.unwrap();
+            let filler = world.dir.join("logs/filler");
+            fs::write(&filler, vec![0; 1 << 20]).unwrap();
+            let script =
+                "seq 1 100000; touch /said; until [ -e /more ]; do sleep 0.02; done; echo after; sleep 1000";
+            let id = client.launch(&pod, &client.container("main", script)).await.unwrap();
+            until("all is said", async || {
+                client.exec(&id, "test -e /said", 5).await.ok().filter(|response| response.exit_code == 0)
+            })
+            .await;
+            fs::remove_file(filler).unwrap();
+            client.exec(&id, "touch /more", 5).await.unwrap();
+            let log = client.log_path("torn", "main");
+            let texts = async || {
+                Some(logs::texts(&log)).filter(|texts| texts.last().is_some_and(|text| text == "after"))
+            };
+            let texts = until("more is logged", texts).await;
+            let notes = texts.iter().filter_map(|text| text.strip_prefix("wharf: ")?.split_once(' '));
+            let lost: usize = notes.map(|(count, _)| count.parse::<usize>().unwrap()).sum();
+            let numbers: Vec<u32> = texts.iter().filter_map(|text| text.parse().ok()).collect();
+            assert!(lost > 0 && numbers.is_sorted(), "{lost}");
+            assert_eq!(numbers.len() + lost, 100_000, "every line is there or counted");
+        },
+    );
+}
+
+#[test]
+fn who_is_stopped_after_a_worker_ran_out_of_memory_was_not_killed_by_that() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("worker")).await.unwrap();
+        let script = "trap '' TERM; head -c 200000000 /dev/zero | tail >/dev/null; echo over; while :; do sleep 1000; done";
+        let mut config = client.container("main", script);
+        let resources = config.linux.get_or_insert_default().resources.get_or_insert_default();
+        resources.memory_limit_in_bytes = 32 << 20;
+        let id = client.launch(&pod, &config).await.unwrap();
+        let log = client.log_path("worker", "main");
+        until("the worker is killed", async || logs::texts(&log).contains(&"over".to_owned()).then_some(()))
+            .await;
+        client.stop_container(&id, 1).await.unwrap();
+        let status = client.exited(&id).await;
+        assert_eq!((status.exit_code, &*status.reason), (137, "Error"));
+    });
+}
