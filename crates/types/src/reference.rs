@@ -104,6 +104,9 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     if text.len() > 1024 {
         return Err("it is longer than 1024 bytes");
     }
+    if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err("it is the id of an image, and no registry knows those; name the image's repository");
+    }
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => {
             (rest, Some(digest.parse().map_err(|_bad| "its digest is not sha256: and 64 hex")?))
@@ -129,10 +132,17 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     Ok(Reference { host: host.into(), repository: repository.into(), tag, digest })
 }
 
-/// The first component is a host only if it looks like one: a dot, a port, or `localhost`.
+/// The first component is a host only if it looks like one: a dot, a port, `localhost`, or capitals, which no repository
+/// has.
 fn split_host(name: &str) -> (String, String) {
     let (host, repository) = match name.split_once('/') {
-        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => (first, rest.to_owned()),
+        Some((first, rest))
+            if first.contains(['.', ':'])
+                || first == "localhost"
+                || first.contains(|c: char| c.is_ascii_uppercase()) =>
+        {
+            (first, rest.to_owned())
+        }
         _ => ("docker.io", name.to_owned()),
     };
     let host = if host == "index.docker.io" { "docker.io" } else { host };
@@ -210,6 +220,7 @@ mod tests {
             ("me/app", "docker.io/me/app:latest"),
             ("index.docker.io/nginx", "docker.io/library/nginx:latest"),
             ("localhost/app", "localhost/app:latest"),
+            ("MyReg/app", "MyReg/app:latest"),
             ("127.0.0.1:5000/a/b:c", "127.0.0.1:5000/a/b:c"),
             ("[::1]:5000/a", "[::1]:5000/a:latest"),
             (
@@ -230,7 +241,9 @@ mod tests {
             "",
             "/",
             "a//b",
-            "A/b",
+            "A",
+            "a/B",
+            &"ab".repeat(32),
             "nginx:",
             "nginx:-x",
             "a@sha256:00",
