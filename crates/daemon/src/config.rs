@@ -59,8 +59,9 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Registry {
-    /// Directories `<host>/hosts.toml`, as containerd has them.
-    pub(crate) certs_dir: PathBuf,
+    /// Directories that hold `<host>/hosts.toml` as containerd has them, or `<host>/*.crt` as Docker does; several with
+    /// colons between them.
+    pub(crate) certs_dir: String,
     /// Hosts of other domains that may see a registry's credentials in exchange for a token, by the registry's host.
     pub(crate) token_hosts: BTreeMap<String, Vec<String>>,
 }
@@ -238,12 +239,14 @@ impl Config {
         }
     }
 
-    pub(crate) fn registry(&self) -> wharf_registry::Config {
-        wharf_registry::Config {
-            certs_dir: Some(self.registry.certs_dir.clone()),
+    pub(crate) fn registry(&self) -> anyhow::Result<wharf_registry::Config> {
+        let certs_dirs = self.registry.certs_dir.split(':').filter(|dir| !dir.is_empty());
+        Ok(wharf_registry::Config {
+            certs_dirs: certs_dirs.map(PathBuf::from).collect(),
+            proxies: wharf_registry::Proxies::from_environment().context("the environment")?,
             token_hosts: self.registry.token_hosts.clone(),
             ..wharf_registry::Config::default()
-        }
+        })
     }
 }
 

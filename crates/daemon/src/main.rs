@@ -107,7 +107,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
             "wharfd runs without CAP_SYS_RESOURCE: a container's oom_score_adj is not lowered, nor its limits raised"
         );
     }
-    let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()));
+    let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()?));
     engine.recover().await;
     tokio::spawn(Arc::clone(&engine).keep_tidy());
     tokio::spawn(Arc::clone(&engine).free_addresses());

@@ -39,7 +39,7 @@ pub struct ImageConfig {
 pub enum ImageUser {
     /// A number; the kernel's "none", 4294967295, is never one.
     Id(u32),
-    /// A name that begins with no digit, to be looked up in the image's passwd.
+    /// A name, to be looked up in the image's passwd and never read as a number.
     Name(Field),
 }
 
@@ -47,8 +47,8 @@ impl ImageConfig {
     /// The user, group stripped; `None` if the image names none.
     ///
     /// # Errors
-    /// [`UserError`] for a number out of range, digits mixed with something else, or a name with a separator in it: what
-    /// one program takes for a name and another for a number could become root (CVE-2024-40635).
+    /// [`UserError`] for a number out of range, which must not become root (CVE-2024-40635), or a name with a blank or a
+    /// separator in it.
     pub fn user(&self) -> Result<Option<ImageUser>, UserError> {
         let user = self.user.split(':').next().unwrap_or_default();
         let error = || UserError { user: user.chars().take(80).collect() };
@@ -59,9 +59,8 @@ impl ImageConfig {
             let id = user.parse().ok().filter(|id| *id != u32::MAX).ok_or_else(error)?;
             return Ok(Some(ImageUser::Id(id)));
         }
-        let name = user.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
-            && user.bytes().all(|byte| byte.is_ascii_graphic());
-        let field = Field::new(user).filter(|_| name).ok_or_else(error)?;
+        let printable = !user.contains(|c: char| c.is_control() || c.is_whitespace());
+        let field = Field::new(user).filter(|_| printable).ok_or_else(error)?;
         Ok(Some(ImageUser::Name(field)))
     }
 }
@@ -99,7 +98,7 @@ struct RawConfig {
     env: Option<Vec<String>>,
     working_dir: Option<String>,
     stop_signal: Option<String>,
-    labels: Option<BTreeMap<String, String>>,
+    labels: Option<BTreeMap<String, Option<String>>>,
     volumes: Option<BTreeMap<String, serde::de::IgnoredAny>>,
     exposed_ports: Option<BTreeMap<String, serde::de::IgnoredAny>>,
 }
@@ -131,7 +130,7 @@ pub fn parse_config(bytes: &[u8]) -> Result<(ImageConfig, Vec<Digest>), Manifest
         env: config.env.unwrap_or_default(),
         working_dir: config.working_dir.unwrap_or_default(),
         stop_signal: config.stop_signal.unwrap_or_default(),
-        labels: config.labels.unwrap_or_default(),
+        labels: config.labels.into_iter().flatten().map(|(k, v)| (k, v.unwrap_or_default())).collect(),
         volumes: config.volumes.unwrap_or_default().into_keys().collect(),
         exposed_ports: config.exposed_ports.unwrap_or_default().into_keys().collect(),
         created: raw.created.unwrap_or_default(),
@@ -152,19 +151,21 @@ mod tests {
         assert_eq!(user("1003:1004"), Ok(Some(ImageUser::Id(1003))));
         let name = Field::new("www-data").unwrap();
         assert_eq!(user("www-data:1004"), Ok(Some(ImageUser::Name(name))));
-        for bad in ["4294967295", "4294967296", "1e3", "+1", " 1", "-1", "٣", "0x0", "a\nb", "a b", "1000x"]
-        {
+        for odd in ["1000x", ".app", "+1", "-1", "0x0", "1e3", "größe", "٣"] {
+            assert_eq!(user(odd), Ok(Some(ImageUser::Name(Field::new(odd).unwrap()))), "never a number");
+        }
+        for bad in ["4294967295", "4294967296", "99999999999999999999", " 1", "a\nb", "a b", "a\tb"] {
             assert!(user(bad).is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn a_config_of_go_has_nulls() {
-        let text = br#"{"architecture":"amd64","os":"linux","config":{"User":null,"Cmd":["sh"],"Labels":null,
+        let text = br#"{"architecture":null,"os":null,"config":{"User":null,"Cmd":["sh"],"Labels":{"x":null},
             "Volumes":{"/data":{}},"Healthcheck":{"Test":["x"]}},"rootfs":{"type":"layers","diff_ids":null}}"#;
         let (config, layers) = parse_config(text).unwrap();
         assert_eq!((config.cmd, config.volumes), (vec!["sh".to_owned()], vec!["/data".to_owned()]));
-        assert!(layers.is_empty());
+        assert!(layers.is_empty() && config.labels["x"].is_empty() && config.platform.is_none());
     }
 
     #[test]

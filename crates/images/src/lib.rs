@@ -30,6 +30,7 @@ pub use layer::{Hold, Layer, UnpackedLayer};
 pub use limits::Limits;
 pub use records::RecordError;
 pub use store::{NewImage, Store, StoreError};
+pub use stream::Compression;
 pub use tar::TarError;
 pub use unpack::{LayerSource, UnpackError};
 pub use wharf_snapshots::tree::Usage;

@@ -6,6 +6,9 @@ use wharf_sys::error::Named;
 
 use crate::unpack::UnpackError;
 
+/// Of a small disk, this part is the most that stays free.
+const SHARE: u64 = 20;
+
 /// Bounds on one layer. An image that reaches one is refused with an error that names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -19,15 +22,17 @@ pub struct Limits {
     pub entries: u64,
     /// Components of a path.
     pub depth: usize,
-    /// Bytes that must stay free on the disk.
+    /// The most bytes that one decompressor of Zstandard may keep; several work at once.
+    pub zstd_window_bytes: u64,
+    /// Bytes that must stay free on the disk, but never more than a twentieth of it.
     pub reserve_bytes: u64,
-    /// Inodes that must stay free on the disk, if it counts them.
+    /// Inodes that must stay free on the disk, if it counts them, but never more than a twentieth of its inodes.
     pub reserve_inodes: u64,
 }
 
 impl Default for Limits {
-    /// Wide enough for any image that is not an attack: 64 GiB, 200:1 beyond 512 MiB, 2 million entries, 256 deep,
-    /// and 512 MiB and 10,000 inodes left on the disk.
+    /// Wide enough for any image that is not an attack: 64 GiB, 200:1 beyond 512 MiB, 2 million entries, 256 deep, windows
+    /// of 64 MiB, and 512 MiB and 10,000 inodes left on the disk.
     fn default() -> Self {
         Self {
             layer_bytes: 64 << 30,
@@ -35,6 +40,7 @@ impl Default for Limits {
             ratio_free_bytes: 512 << 20,
             entries: 2_000_000,
             depth: 256,
+            zstd_window_bytes: 64 << 20,
             reserve_bytes: 512 << 20,
             reserve_inodes: 10_000,
         }
@@ -42,6 +48,7 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// `blob_bytes` is the size of the whole blob: a layer may well begin with what compresses best.
     pub(crate) fn check_content(&self, content_bytes: u64, blob_bytes: u64) -> Result<(), UnpackError> {
         if content_bytes > self.layer_bytes {
             return Err(UnpackError::Limit { what: "bytes of an unpacked layer", limit: self.layer_bytes });
@@ -59,12 +66,14 @@ impl Limits {
     pub(crate) fn check_disk(&self, directory: impl AsFd) -> Result<(), UnpackError> {
         let failed = |source| UnpackError::System { path: String::new(), source };
         let disk = nix::sys::statvfs::fstatvfs(directory).named("fstatvfs", String::new).map_err(failed)?;
-        if disk.blocks_available().saturating_mul(disk.fragment_size()) < self.reserve_bytes {
-            return Err(UnpackError::Disk { what: "bytes", reserve: self.reserve_bytes });
+        let reserve = self.reserve_bytes.min(disk.blocks().saturating_mul(disk.fragment_size()) / SHARE);
+        if disk.blocks_available().saturating_mul(disk.fragment_size()) < reserve {
+            return Err(UnpackError::Disk { what: "bytes", reserve });
         }
         // Some file systems make inodes as needed and say 0 of 0.
-        if disk.files() > 0 && disk.files_available() < self.reserve_inodes {
-            return Err(UnpackError::Disk { what: "inodes", reserve: self.reserve_inodes });
+        let reserve = self.reserve_inodes.min(disk.files() / SHARE);
+        if disk.files() > 0 && disk.files_available() < reserve {
+            return Err(UnpackError::Disk { what: "inodes", reserve });
         }
         Ok(())
     }

@@ -29,6 +29,16 @@ const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+j
 const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// What configs of images are called; the last ones by old versions of Docker and some tools.
+const CONFIGS: [&str; 7] = [
+    OCI_CONFIG,
+    DOCKER_CONFIG,
+    "application/octet-stream",
+    "application/json",
+    "text/html",
+    "text/plain",
+    "",
+];
 
 /// The media types a registry should be asked for, best first.
 pub const ACCEPTED: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
@@ -104,33 +114,13 @@ pub struct Descriptor {
     pub size_bytes: u64,
 }
 
-/// How a layer's tar archive is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// gzip, of one or more members.
-    Gzip,
-    /// Zstandard, of one or more frames.
-    Zstd,
-}
-
-/// A layer as a manifest lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LayerDescriptor {
-    /// The blob.
-    pub descriptor: Descriptor,
-    /// How the blob is compressed, by its media type.
-    pub compression: Compression,
-}
-
 /// A manifest: one image for one platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     /// The image's config; its digest is the image's id.
     pub config: Descriptor,
     /// The layers, bottom first.
-    pub layers: Vec<LayerDescriptor>,
+    pub layers: Vec<Descriptor>,
 }
 
 /// One entry of an index.
@@ -156,7 +146,6 @@ pub enum Document {
 struct RawDocument {
     schema_version: Option<u64>,
     media_type: Option<String>,
-    artifact_type: Option<String>,
     manifests: Option<Vec<RawDescriptor>>,
     config: Option<RawDescriptor>,
     layers: Option<Vec<RawDescriptor>>,
@@ -167,6 +156,7 @@ struct RawDocument {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawDescriptor {
+    #[serde(default, deserialize_with = "json::null_is_empty")]
     media_type: String,
     digest: String,
     size: u64,
@@ -201,10 +191,8 @@ pub fn parse_index_or_manifest(bytes: &[u8], content_type: Option<&str>) -> Resu
     let kind = kind_of(&raw, content_type)?;
     match (kind, raw.manifests, raw.config, raw.layers) {
         (Kind::Index, Some(manifests), None, None) => index(manifests).map(Document::Index),
+        // An image may say that it is an artifact, too; an artifact that is no image has another config.
         (Kind::Manifest, None, Some(config), Some(layers)) => {
-            if let Some(artifact) = raw.artifact_type {
-                return Err(not_an_image(format!("an artifact of type {artifact:.100}")));
-            }
             manifest(config, layers).map(Document::Manifest)
         }
         (Kind::Index, ..) => {
@@ -235,18 +223,26 @@ fn kind_of(raw: &RawDocument, content_type: Option<&str>) -> Result<Kind, Manife
     if raw.schema_version != Some(2) {
         return Err(ambiguous("schemaVersion is not 2".into()));
     }
-    if let (Some(own), Some(header)) = (raw.media_type.as_deref(), header)
-        && own != header
-    {
-        return Err(ambiguous(format!("it calls itself {own:.100}, the registry calls it {header:.100}")));
-    }
-    match raw.media_type.as_deref().or(header) {
-        Some(OCI_INDEX | DOCKER_LIST) => Ok(Kind::Index),
-        Some(OCI_MANIFEST | DOCKER_MANIFEST) => Ok(Kind::Manifest),
-        Some(other) => Err(not_an_image(format!("a document of type {other:.100}"))),
+    let own = raw.media_type.as_deref().filter(|text| !text.is_empty());
+    let kinds = (own.map(kind_of_type).transpose()?, header.map(kind_of_type).transpose()?);
+    match kinds {
+        // Registries and builders mix the names of the two formats up, never what they name.
+        (Some(kind), Some(called)) if kind != called => {
+            let (own, header) = (own.unwrap_or_default(), header.unwrap_or_default());
+            Err(ambiguous(format!("it calls itself {own:.100}, the registry calls it {header:.100}")))
+        }
+        (Some(kind), _) | (None, Some(kind)) => Ok(kind),
         // OCI makes the field optional; then the fields alone say which it is.
-        None if raw.manifests.is_some() => Ok(Kind::Index),
-        None => Ok(Kind::Manifest),
+        (None, None) if raw.manifests.is_some() => Ok(Kind::Index),
+        (None, None) => Ok(Kind::Manifest),
+    }
+}
+
+fn kind_of_type(media_type: &str) -> Result<Kind, ManifestError> {
+    match media_type {
+        OCI_INDEX | DOCKER_LIST => Ok(Kind::Index),
+        OCI_MANIFEST | DOCKER_MANIFEST => Ok(Kind::Manifest),
+        other => Err(not_an_image(format!("a document of type {other:.100}"))),
     }
 }
 
@@ -265,7 +261,7 @@ fn manifest(config: RawDescriptor, layers: Vec<RawDescriptor>) -> Result<Manifes
     if layers.len() > ENTRIES_LIMIT {
         return Err(ambiguous(format!("it lists {} layers", layers.len())));
     }
-    if !matches!(config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
+    if !CONFIGS.contains(&config.media_type.as_str()) {
         return Err(not_an_image(format!("its config is of type {:.100}", config.media_type)));
     }
     let config = Descriptor::try_from(config)?;
@@ -274,24 +270,22 @@ fn manifest(config: RawDescriptor, layers: Vec<RawDescriptor>) -> Result<Manifes
         return Err(ManifestError::TooLarge { size_bytes, limit_bytes: CONFIG_LIMIT_BYTES });
     }
     let layer = |raw: RawDescriptor| {
-        let compression = compression(&raw.media_type)?;
-        Ok(LayerDescriptor { compression, descriptor: raw.try_into()? })
+        check_layer_type(&raw.media_type)?;
+        raw.try_into()
     };
     Ok(Manifest { config, layers: layers.into_iter().map(layer).collect::<Result<_, _>>()? })
 }
 
-fn compression(media_type: &str) -> Result<Compression, ManifestError> {
-    const OCI: [&str; 2] =
-        ["application/vnd.oci.image.layer.v1.tar", "application/vnd.oci.image.layer.nondistributable.v1.tar"];
-    const DOCKER: [&str; 2] = [
+/// Only archives are layers. How one is compressed its own first bytes tell.
+fn check_layer_type(media_type: &str) -> Result<(), ManifestError> {
+    const ARCHIVES: [&str; 4] = [
+        "application/vnd.oci.image.layer.v1.tar",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
         "application/vnd.docker.image.rootfs.diff.tar",
         "application/vnd.docker.image.rootfs.foreign.diff.tar",
     ];
-    let suffix = |bases: &[&str]| bases.iter().find_map(|base| media_type.strip_prefix(base));
-    match (suffix(&OCI), suffix(&DOCKER)) {
-        (Some(""), _) | (_, Some("")) => Ok(Compression::None),
-        (Some("+gzip"), _) | (_, Some(".gzip")) => Ok(Compression::Gzip),
-        (Some("+zstd"), _) | (_, Some(".zstd")) => Ok(Compression::Zstd),
+    match ARCHIVES.iter().find_map(|base| media_type.strip_prefix(base)) {
+        Some("" | "+gzip" | "+zstd" | ".gzip" | ".zstd") => Ok(()),
         _ => Err(not_an_image(format!("it has a layer of type {media_type:.100}"))),
     }
 }

@@ -1,7 +1,8 @@
 //! From a compressed blob to its verified content, in one pass over three threads.
 //!
 //! The caller's thread reads and hashes the blob, a second one decompresses, and a third hashes the content and
-//! consumes it. Decompression is the slowest of the three, so with two cores it has one for itself. The queues between
+//! consumes it. How the blob is compressed its first bytes tell, whatever its media type says: builders and registries
+//! confuse the types, and what comes out is verified anyway. Decompression is the slowest of the three, so with two cores it has one for itself. The queues between
 //! them are short and their buffers go round, so a layer of any size needs a few megabytes. A stage that fails hangs
 //! up; the others see that and stop.
 
@@ -13,8 +14,29 @@ use sha2::{Digest as _, Sha256};
 use wharf_types::Digest;
 
 use crate::limits::Limits;
-use crate::manifest::Compression;
 use crate::unpack::{LayerSource, UnpackError};
+
+/// How a layer's tar archive is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip, of one or more members.
+    Gzip,
+    /// Zstandard, of one or more frames.
+    Zstd,
+}
+
+impl Compression {
+    fn of(start: &[u8]) -> Self {
+        match start {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            // A frame, or one to be skipped.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            _ => Self::None,
+        }
+    }
+}
 
 const PIECE_BYTES: usize = 256 << 10;
 /// Pieces waiting between two stages.
@@ -29,10 +51,10 @@ pub(crate) fn run<T: Send>(
 ) -> Result<T, UnpackError> {
     let (to_unzip, mut zipped) = pipe(None);
     let (to_consume, mut content) = pipe(Some(Sha256::new()));
-    let compression = source.compression;
+    let blob_bytes = source.blob_size_bytes;
     let (read, unzipped, consumed) = scope(|scope| {
         let unzip = scope.spawn(move || {
-            let done = unzip(compression, &mut zipped, &to_consume, limits);
+            let done = unzip(blob_bytes, &mut zipped, &to_consume, limits);
             // Only what ended well has an end: a consumer must not take a failure for one.
             done.map(|()| to_consume.end())
         });
@@ -66,11 +88,8 @@ fn read_blob(source: &LayerSource, input: &mut dyn Read, out: Out) -> Result<Opt
     let expected_bytes = source.blob_size_bytes;
     loop {
         let mut piece = out.buffer();
-        let count = match input.read(&mut piece) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(source) => return Err(UnpackError::Read { source }),
-        };
+        let count =
+            fill(|into| input.read(into), &mut piece).map_err(|source| UnpackError::Read { source })?;
         total += count as u64;
         if total > expected_bytes || (count == 0 && total < expected_bytes) {
             return Err(UnpackError::Size { expected_bytes, found_bytes: total });
@@ -86,27 +105,31 @@ fn read_blob(source: &LayerSource, input: &mut dyn Read, out: Out) -> Result<Opt
     }
 }
 
-fn unzip(how: Compression, input: &mut Pieces, out: &Out, limits: &Limits) -> Result<(), UnpackError> {
-    let failed = |source| UnpackError::Decompress { compression: how, source };
-    let mut decoder = match how {
-        Compression::None => Decoder::None(input),
-        Compression::Gzip => Decoder::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
-        Compression::Zstd => Decoder::Zstd(zstd::Decoder::with_buffer(input).map_err(failed)?),
-    };
+/// Reads until a piece is full or there is no more: the first one holds the whole of what tells the compression.
+fn fill(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>, piece: &mut [u8]) -> io::Result<usize> {
+    let mut length = 0;
+    while length < piece.len() {
+        match read(&mut piece[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
+}
+
+fn unzip(blob_bytes: u64, input: &mut Pieces, out: &Out, limits: &Limits) -> Result<(), UnpackError> {
+    // A sender that hung up has the reason.
+    let compression = input.fill_buf().map_or(Compression::None, Compression::of);
+    let failed = |source| UnpackError::Decompress { compression, source };
+    let mut decoder = Decoder::new(compression, input, limits).map_err(failed)?;
     let mut total = 0_u64;
     loop {
         let mut piece = out.buffer();
-        let mut length = 0;
-        while length < piece.len() {
-            match decoder.read(&mut piece[length..]) {
-                Ok(0) => break,
-                Ok(count) => length += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
+        let length = fill(|into| decoder.read(into), &mut piece).map_err(failed)?;
         total += length as u64;
-        limits.check_content(total, decoder.taken())?;
+        limits.check_content(total, blob_bytes)?;
         if length == 0 {
             return decoder.finish().map_err(failed);
         }
@@ -123,7 +146,19 @@ enum Decoder<'a> {
     Zstd(zstd::Decoder<'static, &'a mut Pieces>),
 }
 
-impl Decoder<'_> {
+impl<'a> Decoder<'a> {
+    fn new(compression: Compression, input: &'a mut Pieces, limits: &Limits) -> io::Result<Self> {
+        Ok(match compression {
+            Compression::None => Self::None(input),
+            Compression::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input))),
+            Compression::Zstd => {
+                let mut decoder = zstd::Decoder::with_buffer(input)?;
+                decoder.window_log_max(limits.zstd_window_bytes.checked_ilog2().unwrap_or(0))?;
+                Self::Zstd(decoder)
+            }
+        })
+    }
+
     fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::None(input) => input.read(piece),
@@ -132,26 +167,13 @@ impl Decoder<'_> {
         }
     }
 
-    /// The bytes of the blob that were taken so far.
-    fn taken(&self) -> u64 {
-        match self {
-            Self::None(input) => input.received,
-            Self::Gzip(decoder) => decoder.get_ref().received,
-            Self::Zstd(decoder) => decoder.get_ref().received,
-        }
-    }
-
-    /// A compressed blob has at least one frame, and nothing behind the last.
+    /// Nothing may stand behind the last frame.
     fn finish(self) -> io::Result<()> {
-        let compressed = !matches!(self, Self::None(_));
         let input = match self {
             Self::None(input) => input,
             Self::Gzip(decoder) => decoder.into_inner(),
             Self::Zstd(decoder) => decoder.finish(),
         };
-        if compressed && input.received == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
         if !input.fill_buf()?.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "something follows the compressed data"));
         }
@@ -190,16 +212,7 @@ impl Out {
 fn pipe(hash: Option<Sha256>) -> (Out, Pieces) {
     let (pieces, queue) = sync_channel(QUEUE);
     let (give_back, used) = sync_channel(QUEUE);
-    let input = Pieces {
-        queue,
-        used: give_back,
-        piece: Vec::new(),
-        at: 0,
-        length: 0,
-        received: 0,
-        ended: false,
-        hash,
-    };
+    let input = Pieces { queue, used: give_back, piece: Vec::new(), at: 0, length: 0, ended: false, hash };
     (Out { pieces, used }, input)
 }
 
@@ -210,7 +223,6 @@ pub(crate) struct Pieces {
     piece: Vec<u8>,
     at: usize,
     length: usize,
-    received: u64,
     ended: bool,
     hash: Option<Sha256>,
 }
@@ -232,7 +244,6 @@ impl Pieces {
                     tracing::trace!("the sender has buffers enough");
                 }
                 (self.at, self.length) = (0, length);
-                self.received += length as u64;
                 if let Some(hash) = &mut self.hash {
                     hash.update(&self.piece[..length]);
                 }

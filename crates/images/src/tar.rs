@@ -2,9 +2,10 @@
 //!
 //! It reads POSIX ustar with PAX, GNU's long names and sparse files (old, 0.0, 0.1, 1.0), and V7. It is wharf's own and
 //! not a crate's because the readers of this field disagree in what they make of a contradiction, and most of their
-//! advisories came from that: here a contradiction is an error. So are: a bad checksum, a size on what has no content, a
-//! PAX size that differs from the header's where both could say it, a key twice in one PAX header, a long name by two
-//! means, a global `path`, `linkpath` or `size`, volumes, and unknown types.
+//! advisories came from that: here a contradiction is an error. So are: a bad checksum, a PAX size that differs from the
+//! header's where both could say it, a key twice in one PAX header, a global `path`, `linkpath` or `size`, volumes, and
+//! unknown types. What writers really do is read as the library of Go reads it, and with it all peers: a size on what has
+//! no content means nothing, a long name of GNU goes before one of PAX, and a file is one though its name ends in a slash.
 //!
 //! Two zero blocks end the archive; so does the end of input between two entries, for the digest of the whole says
 //! whether something is missing. What follows two zero blocks is not looked at. A lone zero block is an error unless it
@@ -234,18 +235,13 @@ impl<R: BufRead> Archive<R> {
 
     fn entry(&mut self, mut header: Header, extensions: Extensions) -> Result<Entry, TarError> {
         let mut pax = extensions.pax.unwrap_or_default();
-        if (pax.path.is_some() && extensions.name.is_some())
-            || (pax.link.is_some() && extensions.link.is_some())
-        {
-            return Err(self.malformed("has its name from PAX and from GNU"));
-        }
         self.settle_size(&mut header, &pax)?;
-        let plain = pax.path.take().or(extensions.name);
+        let plain = extensions.name.or(pax.path.take());
         let path = pax.sparse.name.take().or(plain).unwrap_or_else(|| std::mem::take(&mut header.name));
-        let link = pax.link.take().or(extensions.link).unwrap_or_else(|| std::mem::take(&mut header.link));
+        let link = extensions.link.or(pax.link.take()).unwrap_or_else(|| std::mem::take(&mut header.link));
         let kind = kind(&header, &path).map_err(|reason| self.malformed(reason))?;
-        if kind != Kind::File && header.size_bytes != 0 {
-            return Err(self.malformed("has content, which its type cannot have"));
+        if kind != Kind::File {
+            (self.left, self.padding) = (0, 0);
         }
         let sparse = self.sparse_map(&header, &pax, kind)?;
         let id = |pax: Option<u64>, own: i64| {
@@ -342,8 +338,7 @@ fn kind(header: &Header, path: &[u8]) -> Result<Kind, &'static str> {
     match header.kind {
         // V7 had no type for directories.
         0 if slash => Ok(Kind::Directory),
-        0 | b'0' | b'7' | b'S' if !slash => Ok(Kind::File),
-        b'0' | b'7' | b'S' => Err("is a file by its type and a directory by its name"),
+        0 | b'0' | b'7' | b'S' => Ok(Kind::File),
         b'1' => Ok(Kind::HardLink),
         b'2' => Ok(Kind::Symlink),
         b'3' => Ok(Kind::Character),

@@ -39,8 +39,7 @@ pub(crate) use attributes::OPAQUE;
 pub(crate) use parents::{is_kind, join, look, open_beneath};
 
 use crate::limits::Limits;
-use crate::manifest::Compression;
-use crate::stream;
+use crate::stream::{self, Compression};
 use crate::tar::TarError;
 
 /// A layer that is to be unpacked.
@@ -52,8 +51,6 @@ pub struct LayerSource {
     pub blob_digest: Digest,
     /// The size of the blob, from the manifest.
     pub blob_size_bytes: u64,
-    /// How the blob is compressed, by its media type.
-    pub compression: Compression,
 }
 
 /// Why a layer could not be unpacked. Nothing of it stays on the disk.
@@ -90,10 +87,10 @@ pub enum UnpackError {
         /// The content's, if all of it was seen.
         found: Option<Digest>,
     },
-    /// The blob is not what its media type says, or damaged.
+    /// The blob is damaged, or not what it begins as.
     #[error("the layer's blob is not whole {compression:?} data")]
     Decompress {
-        /// What the media type says.
+        /// What its first bytes say.
         compression: Compression,
         /// The decompressor's error.
         #[source]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use wharf_images::UnpackError;
@@ -15,7 +15,7 @@ use wharf_images::manifest::Descriptor;
 
 use crate::config::{Config, Limits};
 use crate::error::{Failures, FetchError};
-use crate::request::{Answer, Ask, ask};
+use crate::request::{Answer, Ask, Patience, ask};
 use crate::site::Site;
 use crate::transport::next_chunk;
 
@@ -99,7 +99,13 @@ impl<'a> Blob<'a> {
         if self.stream.is_none() {
             let Some(site) = self.sites.first() else { return Ok(None) };
             let path = format!("blobs/{}", self.descriptor.digest);
-            let question = Ask { path, accept: String::new(), from_byte: self.done_bytes };
+            let question = Ask {
+                method: Method::GET,
+                path,
+                accept: String::new(),
+                from_byte: self.done_bytes,
+                patience: Patience::for_one_before(site, &self.sites),
+            };
             let answer = ask(site, self.config, &question).await?;
             self.stream = Some(self.check(answer)?);
         }
@@ -107,7 +113,11 @@ impl<'a> Blob<'a> {
         let limits = &self.config.limits;
         loop {
             let waited = Instant::now();
-            let chunk = next_chunk(&mut stream.body, &stream.host, limits.stall_timeout).await?;
+            let chunk = match next_chunk(&mut stream.body, &stream.host, limits.stall_timeout).await {
+                // A server that only hangs up, without an end of its TLS, has sent everything all the same.
+                Err(FetchError::Broken { .. }) if self.done_bytes == self.descriptor.size_bytes => break,
+                chunk => chunk?,
+            };
             let Some(mut chunk) = chunk else { break };
             stream.rate.count(waited.elapsed(), chunk.len(), limits, &stream.host)?;
             let skipped = stream.skip_bytes.min(chunk.len() as u64);

@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::proxy::Proxies;
+
 /// Settings of a [`Puller`](crate::Puller).
 #[derive(Debug, Clone, Default)]
 pub struct Config {
-    /// The directory that holds `<host>/hosts.toml`; without it every registry is asked directly.
-    pub certs_dir: Option<PathBuf>,
+    /// The directories that hold `<host>/hosts.toml`, or certificates as Docker has them; the first that has something
+    /// about a host counts. Without any, every registry is asked directly.
+    pub certs_dirs: Vec<PathBuf>,
+    /// The proxies between this node and the registries, unless `hosts.toml` names one.
+    pub proxies: Proxies,
     /// Which token hosts, beside those of its own domain, a registry's credentials may be shown to: registry host →
     /// token hosts.
     pub token_hosts: BTreeMap<String, Vec<String>>,

@@ -1,8 +1,10 @@
-//! Which hosts are asked for an image, and how: containerd's `certs.d/<host>/hosts.toml`, read strictly.
+//! Which hosts are asked for an image, and how: containerd's `certs.d/<host>/hosts.toml`, read strictly, or Docker's
+//! certificates in that directory.
 //!
 //! The mirrors of the file come first, in its order, then the registry itself (`server`, or the host of the image).
 //! Files are read anew by every pull: they are small, and an edit takes effect at once.
 
+mod certificates;
 mod file;
 
 use std::io;
@@ -12,7 +14,8 @@ use std::time::Duration;
 use http::HeaderMap;
 use wharf_types::{ErrorKind, Reference};
 
-use crate::tls::{TlsError, TlsFiles};
+use crate::proxy::Proxies;
+use crate::tls::{TlsError, TlsFiles, Trust};
 use crate::url::{Url, Wire};
 
 /// Why the settings of a registry can't be used.
@@ -80,7 +83,7 @@ impl HostsError {
 
 /// What a host may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String")]
 pub(crate) enum Capability {
     /// Anything by digest.
     Pull,
@@ -88,6 +91,22 @@ pub(crate) enum Capability {
     Resolve,
     /// Not wharf's business, but a word of the file.
     Push,
+    /// Not wharf's business either.
+    Referrers,
+}
+
+impl TryFrom<String> for Capability {
+    type Error = String;
+
+    fn try_from(word: String) -> Result<Self, String> {
+        match word.to_ascii_lowercase().as_str() {
+            "pull" => Ok(Self::Pull),
+            "resolve" => Ok(Self::Resolve),
+            "push" => Ok(Self::Push),
+            "referrers" => Ok(Self::Referrers),
+            _ => Err(format!("unknown capability {word:?}, expected pull, resolve, push or referrers")),
+        }
+    }
 }
 
 /// Whose host it is.
@@ -111,17 +130,25 @@ pub(crate) struct HostSpec {
     pub(crate) capabilities: Vec<Capability>,
     pub(crate) tls: TlsFiles,
     pub(crate) dial_timeout: Option<Duration>,
+    /// Instead of the node's.
+    pub(crate) proxies: Option<Proxies>,
     /// Sent with every request to this host, and to no other.
     pub(crate) headers: HeaderMap,
 }
 
-/// The hosts to ask for an image, in order; at least one. Blocking.
-pub(crate) fn load(certs_dir: Option<&Path>, reference: &Reference) -> Result<Vec<HostSpec>, HostsError> {
-    for path in certs_dir.map(|dir| candidates(dir, reference.host())).unwrap_or_default() {
+/// The hosts to ask for an image, in order; at least one. The first directory about the image's host decides. Blocking.
+pub(crate) fn load(certs_dirs: &[PathBuf], reference: &Reference) -> Result<Vec<HostSpec>, HostsError> {
+    for directory in certs_dirs.iter().flat_map(|dir| candidates(dir, reference.host())) {
+        let path = directory.join("hosts.toml");
         match std::fs::read_to_string(&path) {
-            Ok(text) => return file::parse(&path, &text, reference),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(HostsError::Read { path, source }),
+            Ok(text) if !text.trim().is_empty() => return file::parse(&path, &text, reference),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(HostsError::Read { path, source });
+            }
+            Ok(_) | Err(_) => {}
+        }
+        if let Some(specs) = certificates::load(&directory, reference)? {
+            return Ok(specs);
         }
     }
     Ok(direct(reference.host()))
@@ -133,11 +160,12 @@ fn candidates(dir: &Path, host: &str) -> Vec<PathBuf> {
     if let Some((name, port)) = host.rsplit_once(':').filter(|(_, port)| !port.contains(']')) {
         names.insert(0, format!("{name}_{port}_"));
     }
-    names.into_iter().map(|name| dir.join(name).join("hosts.toml")).collect()
+    names.into_iter().map(|name| dir.join(name)).collect()
 }
 
 /// The registry itself, by https. A loopback host is tried by plain http before: a TLS server refuses that at once,
-/// while a plain one may wait for ever for the rest of a handshake. Ports 80 and 443 leave no doubt.
+/// while a plain one may wait for ever for the rest of a handshake. Ports 80 and 443 leave no doubt. Who listens on
+/// loopback has no need to prove who it is: nobody is between.
 fn direct(host: &str) -> Vec<HostSpec> {
     let host = if host == "docker.io" { "registry-1.docker.io" } else { host };
     let port = host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map(|(_, port)| port);
@@ -147,15 +175,25 @@ fn direct(host: &str) -> Vec<HostSpec> {
         (_, Wire::Plain) => port != Some("443") && is_loopback(&url.host()),
         (_, Wire::Tls) => true,
     });
-    let spec = |root| HostSpec {
+    let spec = |root: Url| HostSpec {
+        tls: TlsFiles {
+            trust: if is_loopback(&root.host()) { Trust::Blind } else { Trust::Verified },
+            ..TlsFiles::default()
+        },
         root,
         role: Role::Registry,
         capabilities: ALL.to_vec(),
-        tls: TlsFiles::default(),
         dial_timeout: None,
+        proxies: None,
         headers: HeaderMap::new(),
     };
     wanted.map(spec).collect()
+}
+
+/// Hosts that are asked by both schemes and have settings of TLS: those are meant to be used.
+fn by_tls_first(mut specs: Vec<HostSpec>) -> Vec<HostSpec> {
+    specs.sort_by_key(|spec| spec.root.wire() == Wire::Plain);
+    specs
 }
 
 /// Whether a host is the image's own: then its paths need no word of which registry is meant.
@@ -174,7 +212,7 @@ mod tests {
     use super::*;
 
     fn roots(reference: &str) -> Vec<String> {
-        let specs = load(None, &reference.parse().unwrap()).unwrap();
+        let specs = load(&[], &reference.parse().unwrap()).unwrap();
         specs.iter().map(|spec| spec.root.uri().to_string()).collect()
     }
 
@@ -214,7 +252,7 @@ mod tests {
             std::fs::write(dir.path().join(name).join("hosts.toml"), text).unwrap();
         };
         let first = |reference: &str| {
-            let specs = load(Some(dir.path()), &reference.parse().unwrap()).unwrap();
+            let specs = load(&[dir.path().to_owned()], &reference.parse().unwrap()).unwrap();
             specs[0].root.host()
         };
         put("_default", "default.x");
@@ -224,13 +262,31 @@ mod tests {
         put("a.b_5000_", "portable.x");
         assert_eq!(first("a.b:5000/c"), "portable.x");
         assert_eq!(first("nginx"), "default.x");
+        std::fs::create_dir(dir.path().join("shielded.x")).unwrap();
+        assert_eq!(first("shielded.x/c"), "shielded.x", "a directory of its own, though empty");
+    }
+
+    #[test]
+    fn the_first_of_several_directories_that_knows_the_host_counts() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for (dir, host, server) in
+            [(&two, "a.b", "second.x"), (&two, "c.d", "other.x"), (&one, "a.b", "first.x")]
+        {
+            std::fs::create_dir_all(dir.path().join(host)).unwrap();
+            let text = format!("server = \"https://{server}\"\n");
+            std::fs::write(dir.path().join(host).join("hosts.toml"), text).unwrap();
+        }
+        let dirs = [one.path().to_owned(), two.path().to_owned(), "/nowhere".into()];
+        for (reference, want) in [("a.b/x", "first.x"), ("c.d/x", "other.x"), ("e.f/x", "e.f")] {
+            assert_eq!(load(&dirs, &reference.parse().unwrap()).unwrap()[0].root.host(), want);
+        }
     }
 
     #[test]
     fn an_unreadable_file_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("a.b/hosts.toml")).unwrap();
-        let error = load(Some(dir.path()), &"a.b/c".parse().unwrap()).unwrap_err();
+        let error = load(&[dir.path().to_owned()], &"a.b/c".parse().unwrap()).unwrap_err();
         assert!(matches!(error, HostsError::Read { .. }), "{error}");
         assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
     }

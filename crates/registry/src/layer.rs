@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
-use wharf_images::manifest::LayerDescriptor;
+use wharf_images::manifest::Descriptor;
 use wharf_images::{LayerSource, Store, UnpackError, UnpackedLayer};
 use wharf_types::{Digest, Reference};
 
@@ -23,7 +23,7 @@ pub(crate) struct Job {
     pub(crate) session: Arc<Session>,
     pub(crate) tracker: Arc<Tracker>,
     pub(crate) reference: Reference,
-    pub(crate) layer: LayerDescriptor,
+    pub(crate) layer: Descriptor,
     pub(crate) diff_id: Digest,
     /// Its place, from 0, and how many there are.
     pub(crate) at: usize,
@@ -44,7 +44,7 @@ impl Job {
     }
 
     pub(crate) fn stage(&self) -> Stage {
-        let digest = self.layer.descriptor.digest.clone();
+        let digest = self.layer.digest.clone();
         Stage::Layer { number: self.at + 1, count: self.count, digest }
     }
 
@@ -57,7 +57,7 @@ impl Job {
     pub(crate) async fn run<C: Send + Sync + 'static>(&self, claim: C) -> Result<UnpackedLayer, PullError> {
         let claim = Arc::new(claim);
         let sites = self.session.pull_order();
-        let mut blob = Blob::new(&self.session.config, &self.layer.descriptor, sites);
+        let mut blob = Blob::new(&self.session.config, &self.layer, sites);
         loop {
             self.enter(Phase::Downloading);
             let (sender, receiver) = mpsc::channel(CHUNKS_LIMIT);
@@ -91,9 +91,8 @@ impl Job {
     fn source(&self) -> LayerSource {
         LayerSource {
             diff_id: self.diff_id.clone(),
-            blob_digest: self.layer.descriptor.digest.clone(),
-            blob_size_bytes: self.layer.descriptor.size_bytes,
-            compression: self.layer.compression,
+            blob_digest: self.layer.digest.clone(),
+            blob_size_bytes: self.layer.size_bytes,
         }
     }
 

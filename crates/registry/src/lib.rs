@@ -8,7 +8,7 @@
 //! Credentials go to the host they belong to and to nobody else: redirects are followed by hand, and a token host gets
 //! a password only if it is of the registry's own domain or the configuration allows it.
 //!
-//! Who knows what: `hosts` which hosts, `tls` and `transport` how to reach one, `site` what one host was told and told us,
+//! Who knows what: `hosts` which hosts, `proxy`, `dial`, `tls` and `transport` how to reach one, `site` what one host was told and told us,
 //! `auth` and `request` one question, `session` documents, `blob` a stream that survives broken connections, `layer`
 //! its way into the store, `flights` and `puller` who shares what.
 
@@ -17,11 +17,13 @@ mod blob;
 mod challenge;
 mod config;
 mod credentials;
+mod dial;
 mod error;
 mod flights;
 mod hosts;
 mod layer;
 mod progress;
+mod proxy;
 mod pull;
 mod puller;
 mod request;
@@ -36,5 +38,6 @@ pub use credentials::{AuthFields, Credentials, CredentialsError};
 pub use error::{Failures, FetchError, PullError, Stage};
 pub use hosts::HostsError;
 pub use progress::{LayerProgress, Phase, PullProgress};
+pub use proxy::{Proxies, ProxyError};
 pub use puller::Puller;
 pub use tls::TlsError;

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use wharf_images::manifest::LayerDescriptor;
+use wharf_images::manifest::Descriptor;
 use wharf_types::{Digest, Reference};
 
 /// What is being done about a layer.
@@ -89,11 +89,11 @@ impl Tracker {
     }
 
     /// Makes the layers known; a second call changes nothing.
-    pub(crate) fn begin(&self, layers: &[LayerDescriptor]) {
+    pub(crate) fn begin(&self, layers: &[Descriptor]) {
         self.cells.get_or_init(|| {
-            let cell = |layer: &LayerDescriptor| Cell {
-                digest: layer.descriptor.digest.clone(),
-                total_bytes: layer.descriptor.size_bytes,
+            let cell = |layer: &Descriptor| Cell {
+                digest: layer.digest.clone(),
+                total_bytes: layer.size_bytes,
                 done_bytes: AtomicU64::new(0),
                 phase: AtomicU8::new(0),
             };
@@ -113,8 +113,6 @@ impl Tracker {
 
 #[cfg(test)]
 mod tests {
-    use wharf_images::manifest::{Compression, Descriptor};
-
     use super::*;
 
     #[test]
@@ -123,7 +121,7 @@ mod tests {
         assert!(tracker.snapshot().layers.is_empty());
         let digest = Digest::from_sha256([1; 32]);
         let descriptor = Descriptor { media_type: String::new(), digest, size_bytes: 9 };
-        tracker.begin(&[LayerDescriptor { descriptor, compression: Compression::None }]);
+        tracker.begin(&[descriptor]);
         tracker.begin(&[]);
         assert!(tracker.cell(1).is_none());
         for phase in Phase::ALL {

@@ -18,7 +18,7 @@ use crate::flights::{Ready, collect};
 use crate::layer::Job;
 use crate::progress::{Phase, Tracker};
 use crate::puller::PullerShared;
-use crate::session::{Fetched, Session};
+use crate::session::{Fetched, Resolved, Session};
 
 /// How often layers are looked for again that another pull took and lost.
 const ROUNDS_LIMIT: usize = 4;
@@ -54,7 +54,19 @@ impl Pull {
 
     pub(crate) async fn run(self) -> Result<Arc<Image>, PullError> {
         let session = Arc::new(self.session().await?);
-        let top = session.resolve(&self.reference).await.map_err(self.fetching(Stage::Resolve))?;
+        let known = self.known();
+        let mut resolved = session.resolve(&self.reference, &known).await;
+        if let Ok(Resolved::Known(digest)) = &resolved {
+            if let Some(image) = self.present(digest) {
+                return Ok(image);
+            }
+            // It was removed in the meantime.
+            resolved = session.resolve(&self.reference, &[]).await;
+        }
+        let top = match resolved.map_err(self.fetching(Stage::Resolve))? {
+            Resolved::Fetched(top) => top,
+            Resolved::Known(_) => return Err(self.lost(Stage::Resolve)),
+        };
         if let Some(image) = self.present(&top.digest) {
             return Ok(image);
         }
@@ -77,6 +89,16 @@ impl Pull {
         let open = move || Session::open(&shared.config, &reference, credentials.as_ref(), shared.roots());
         let opened = spawn_blocking(open).await.map_err(|_ended| self.lost(Stage::Resolve))?;
         opened.map_err(|source| PullError::Hosts { reference: self.reference.clone(), source })
+    }
+
+    /// What the tag was resolved to before.
+    fn known(&self) -> Vec<Digest> {
+        let Some(image) = self.reference.tagged().and_then(|tag| self.shared.store.find(&tag)) else {
+            return Vec::new();
+        };
+        let references = image.repo_digests().iter().filter_map(|text| text.parse::<Reference>().ok());
+        let own = references.filter(|reference| reference.name() == self.reference.name());
+        own.filter_map(|reference| reference.digest().cloned()).collect()
     }
 
     /// The image, if what the reference means is here under that very name.
@@ -225,7 +247,7 @@ impl Fetch {
             return Ok(stored);
         }
         let diff_id = job.diff_id.clone();
-        let key = (diff_id.clone(), job.layer.descriptor.digest.clone(), nth);
+        let key = (diff_id.clone(), job.layer.digest.clone(), nth);
         let flight = shared.flights.join(key);
         let turn = Arc::clone(&flight.turn).acquire_owned().await.map_err(|_closed| job.lost())?;
         if let Some(layer) = shared.store.stored_layer(&diff_id) {

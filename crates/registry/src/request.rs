@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, LOCATION, RANGE, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use serde::Deserialize;
@@ -26,12 +26,30 @@ const SAID_LIMIT_CHARS: usize = 200;
 /// What is asked for, below the repository.
 #[derive(Debug, Clone)]
 pub(crate) struct Ask {
+    pub(crate) method: Method,
     /// `manifests/<tag or digest>` or `blobs/<digest>`.
     pub(crate) path: String,
     /// The media types taken, or nothing for any.
     pub(crate) accept: String,
     /// The first byte wanted; 0 for all.
     pub(crate) from_byte: u64,
+    pub(crate) patience: Patience,
+}
+
+/// Whether a host that is busy is worth waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// There is no other.
+    Wait,
+    /// The next one may have it at once.
+    Leave,
+}
+
+impl Patience {
+    /// For a host with others behind it. The same place by another scheme is no other.
+    pub(crate) fn for_one_before(site: &Site, others: &[&Site]) -> Self {
+        if others.iter().any(|other| other.place() != site.place()) { Self::Leave } else { Self::Wait }
+    }
 }
 
 /// A good answer, its body still to be read.
@@ -52,7 +70,8 @@ pub(crate) async fn ask(site: &Site, config: &Config, question: &Ask) -> Result<
             Err(error) => error,
         };
         // A host that let us wait for the whole timeout is left for the next one.
-        let worth = error.is_passing() && !matches!(error, FetchError::Stalled { .. });
+        let waits = question.patience == Patience::Wait;
+        let worth = waits && error.is_passing() && !matches!(error, FetchError::Stalled { .. });
         if !worth || attempt == config.limits.retries {
             return Err(error);
         }
@@ -138,7 +157,7 @@ fn request(
     url: &Url,
     standing: &Standing,
 ) -> Result<Request<Full<Bytes>>, FetchError> {
-    let mut request = Request::get(url.uri()).header(USER_AGENT, AGENT);
+    let mut request = Request::builder().method(&question.method).uri(url.uri()).header(USER_AGENT, AGENT);
     if !question.accept.is_empty() {
         request = request.header(ACCEPT, &question.accept);
     }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
+use http::{Method, Response};
+use hyper::body::Incoming;
 use sha2::{Digest as _, Sha256};
 use wharf_images::manifest::{
     ACCEPTED, CONFIG_LIMIT_BYTES, Descriptor, Document, MANIFEST_LIMIT_BYTES, parse_index_or_manifest,
@@ -15,7 +17,7 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::error::{Failures, FetchError};
 use crate::hosts::{self, Capability, HostsError};
-use crate::request::{Answer, Ask, ask};
+use crate::request::{Answer, Ask, Patience, ask};
 use crate::site::Site;
 use crate::tls;
 use crate::transport::read_all;
@@ -37,6 +39,14 @@ pub(crate) struct Fetched {
     pub(crate) document: Document,
 }
 
+/// What a tag or a digest leads to.
+#[derive(Debug)]
+pub(crate) enum Resolved {
+    /// The digest is known; nothing was fetched.
+    Known(Digest),
+    Fetched(Fetched),
+}
+
 /// What a document is asked by.
 enum Wanted<'a> {
     /// The reference's tag.
@@ -56,7 +66,7 @@ impl Session {
         roots: &rustls::RootCertStore,
     ) -> Result<Self, HostsError> {
         let mut sites = Vec::new();
-        for spec in hosts::load(config.certs_dir.as_deref(), reference)? {
+        for spec in hosts::load(&config.certs_dirs, reference)? {
             let host = spec.root.host_and_port().to_owned();
             let pair = tls::load(&spec.tls, roots).map_err(|source| HostsError::Tls { host, source })?;
             sites.push(Site::new(spec, pair, reference, credentials, config));
@@ -74,12 +84,34 @@ impl Session {
         order
     }
 
-    /// The document that the reference names.
-    pub(crate) async fn resolve(&self, reference: &Reference) -> Result<Fetched, Failures> {
+    /// What the reference names: the document, or its digest alone if that is one of `known`.
+    pub(crate) async fn resolve(
+        &self,
+        reference: &Reference,
+        known: &[Digest],
+    ) -> Result<Resolved, Failures> {
         match (reference.digest(), reference.tag()) {
-            (Some(digest), _) => self.document(&Wanted::Digest(digest)).await,
-            (None, tag) => self.document(&Wanted::Tag(tag.unwrap_or("latest"))).await,
+            (Some(digest), _) => self.document(&Wanted::Digest(digest)).await.map(Resolved::Fetched),
+            (None, tag) => {
+                let name = tag.unwrap_or("latest");
+                let order = self.sites.iter().filter(|site| site.may(Capability::Resolve)).collect();
+                let mut round = Round::new(order);
+                while let Some((site, patience)) = round.next() {
+                    match self.tag_of(site, name, known, patience).await {
+                        Ok(resolved) => return Ok(self.prefer(site, resolved)),
+                        Err(error) => round.failed(site, error),
+                    }
+                }
+                Err(round.failures)
+            }
         }
+    }
+
+    /// Asks the host first from now on, for it gave an answer.
+    fn prefer<T>(&self, site: &Site, answer: T) -> T {
+        let at = self.sites.iter().position(|each| std::ptr::eq(each, site));
+        self.preferred.store(at.unwrap_or(usize::MAX), Ordering::Relaxed);
+        answer
     }
 
     /// The document that an entry of an index names.
@@ -88,44 +120,59 @@ impl Session {
     }
 
     async fn document(&self, wanted: &Wanted<'_>) -> Result<Fetched, Failures> {
-        let order: Vec<_> = match wanted {
-            Wanted::Tag(_) => self.sites.iter().filter(|site| site.may(Capability::Resolve)).collect(),
-            Wanted::Digest(_) | Wanted::Entry(_) => self.pull_order(),
-        };
-        let mut failures = Failures::default();
-        let mut answered = Vec::new();
-        for site in order {
-            if answered.contains(&site.place()) {
-                continue;
-            }
-            match self.document_of(site, wanted).await {
-                Ok(fetched) => {
-                    let at = self.sites.iter().position(|each| std::ptr::eq(each, site));
-                    self.preferred.store(at.unwrap_or(usize::MAX), Ordering::Relaxed);
-                    return Ok(fetched);
-                }
-                Err(error) => {
-                    if error.is_answer() {
-                        answered.push(site.place());
-                    }
-                    failures.0.push(error);
-                }
+        let mut round = Round::new(self.pull_order());
+        while let Some((site, patience)) = round.next() {
+            match self.document_of(site, wanted, patience).await {
+                Ok(fetched) => return Ok(self.prefer(site, fetched)),
+                Err(error) => round.failed(site, error),
             }
         }
-        Err(failures)
+        Err(round.failures)
     }
 
-    async fn document_of(&self, site: &Site, wanted: &Wanted<'_>) -> Result<Fetched, FetchError> {
+    /// A tag is mostly what it was, and registries count the manifests they give but not the questions for a digest. The
+    /// answer to one is taken only if it is known here; for the rest the document itself has the word.
+    async fn tag_of(
+        &self,
+        site: &Site,
+        tag: &str,
+        known: &[Digest],
+        patience: Patience,
+    ) -> Result<Resolved, FetchError> {
+        if !known.is_empty() {
+            let question = manifest(Method::HEAD, tag, Patience::Leave);
+            match ask(site, &self.config, &question).await {
+                Ok(Answer { response, .. }) => {
+                    let announced = announced(&response);
+                    if let Some(digest) = announced.filter(|digest| known.contains(digest)) {
+                        return Ok(Resolved::Known(digest));
+                    }
+                }
+                Err(error) if error.is_answer() => {
+                    tracing::debug!(%error, "a registry does not tell the digest of a tag");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.document_of(site, &Wanted::Tag(tag), patience).await.map(Resolved::Fetched)
+    }
+
+    async fn document_of(
+        &self,
+        site: &Site,
+        wanted: &Wanted<'_>,
+        patience: Patience,
+    ) -> Result<Fetched, FetchError> {
         let name = match wanted {
             Wanted::Tag(tag) => (*tag).to_owned(),
             Wanted::Digest(digest) => digest.to_string(),
             Wanted::Entry(descriptor) => descriptor.digest.to_string(),
         };
-        let question = Ask { path: format!("manifests/{name}"), accept: ACCEPTED.join(", "), from_byte: 0 };
+        let question = manifest(Method::GET, &name, patience);
         let Answer { response, host } = ask(site, &self.config, &question).await?;
-        let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let content_type: Option<String> = header(CONTENT_TYPE.as_str());
-        let announced = header("docker-content-digest").and_then(|text| text.parse::<Digest>().ok());
+        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = content_type.map(str::to_owned);
+        let announced = announced(&response);
         let stall_timeout = self.config.limits.stall_timeout;
         let bytes = read_all(response.into_body(), &host, MANIFEST_LIMIT_BYTES, stall_timeout).await?;
         let digest = sha256(&bytes);
@@ -149,19 +196,24 @@ impl Session {
 
     /// The image's config, verified by digest and size.
     pub(crate) async fn config_blob(&self, descriptor: &Descriptor) -> Result<Bytes, Failures> {
-        let mut failures = Failures::default();
-        for site in self.pull_order() {
-            match self.config_of(site, descriptor).await {
-                Ok(bytes) => return Ok(bytes),
-                Err(error) => failures.0.push(error),
+        let mut round = Round::new(self.pull_order());
+        while let Some((site, patience)) = round.next() {
+            match self.config_of(site, descriptor, patience).await {
+                Ok(bytes) => return Ok(self.prefer(site, bytes)),
+                Err(error) => round.failed(site, error),
             }
         }
-        Err(failures)
+        Err(round.failures)
     }
 
-    async fn config_of(&self, site: &Site, descriptor: &Descriptor) -> Result<Bytes, FetchError> {
-        let question =
-            Ask { path: format!("blobs/{}", descriptor.digest), accept: String::new(), from_byte: 0 };
+    async fn config_of(
+        &self,
+        site: &Site,
+        descriptor: &Descriptor,
+        patience: Patience,
+    ) -> Result<Bytes, FetchError> {
+        let path = format!("blobs/{}", descriptor.digest);
+        let question = Ask { method: Method::GET, path, accept: String::new(), from_byte: 0, patience };
         let Answer { response, host } = ask(site, &self.config, &question).await?;
         let stall_timeout = self.config.limits.stall_timeout;
         let bytes = read_all(response.into_body(), &host, CONFIG_LIMIT_BYTES, stall_timeout).await?;
@@ -172,6 +224,46 @@ impl Session {
         }
         Ok(bytes)
     }
+}
+
+/// The hosts that are asked one question, one after the other.
+struct Round<'a> {
+    left: Vec<&'a Site>,
+    answered: Vec<String>,
+    failures: Failures,
+}
+
+impl<'a> Round<'a> {
+    fn new(mut order: Vec<&'a Site>) -> Self {
+        order.reverse();
+        Self { left: order, answered: Vec::new(), failures: Failures::default() }
+    }
+
+    /// The next host, unless it has answered by another scheme.
+    fn next(&mut self) -> Option<(&'a Site, Patience)> {
+        loop {
+            let site = self.left.pop()?;
+            if !self.answered.contains(&site.place()) {
+                return Some((site, Patience::for_one_before(site, &self.left)));
+            }
+        }
+    }
+
+    fn failed(&mut self, site: &Site, error: FetchError) {
+        if error.is_answer() {
+            self.answered.push(site.place());
+        }
+        self.failures.0.push(error);
+    }
+}
+
+fn manifest(method: Method, name: &str, patience: Patience) -> Ask {
+    Ask { method, path: format!("manifests/{name}"), accept: ACCEPTED.join(", "), from_byte: 0, patience }
+}
+
+/// The digest that a registry says a manifest has.
+fn announced(response: &Response<Incoming>) -> Option<Digest> {
+    response.headers().get("docker-content-digest")?.to_str().ok()?.parse().ok()
 }
 
 fn check_length(host: &str, descriptor: &Descriptor, actual: usize) -> Result<(), FetchError> {

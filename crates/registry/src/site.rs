@@ -1,7 +1,7 @@
 //! One host of one pull: its clients, and what it has been told about us.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::OnceCell;
@@ -9,10 +9,12 @@ use wharf_types::Reference;
 
 use crate::config::Config;
 use crate::credentials::{Credentials, Proof};
+use crate::dial::{Reach, Way};
 use crate::error::FetchError;
 use crate::hosts::{Capability, HostSpec, Role, is_own};
+use crate::proxy::Proxies;
 use crate::tls::TlsPair;
-use crate::transport::{Reach, Transport, resolves_inside};
+use crate::transport::{Transport, resolves_inside};
 use crate::url::Url;
 
 /// Who answers what a site was asked. Once left, the site is a stranger too: it gets no credentials by way of another
@@ -41,6 +43,7 @@ pub(crate) struct Site {
     own: Transport,
     foreign: OnceCell<Transport>,
     foreign_tls: rustls::ClientConfig,
+    proxies: Arc<Proxies>,
     /// The `Authorization` that each host took or that we last got for it; abroad, never one of our credentials.
     authorizations: Mutex<HashMap<Standing, HeaderValue>>,
     /// The token host that was not shown the credentials.
@@ -57,7 +60,14 @@ impl Site {
     ) -> Self {
         let limits = &config.limits;
         let dial_timeout = spec.dial_timeout.unwrap_or(limits.dial_timeout);
-        let credentials = credentials.filter(|all| belong(all, &spec, reference)).cloned();
+        let proxies = Arc::new(spec.proxies.unwrap_or_else(|| config.proxies.clone()));
+        let way = Way {
+            reach: Reach::Anywhere,
+            proxies: Arc::clone(&proxies),
+            proxy_tls: tls.foreign.clone(),
+            dial_timeout,
+        };
+        let credentials = credentials.filter(|all| belong(all, spec.role, &spec.root, reference)).cloned();
         let authorization = credentials.as_ref().and_then(|all| match all.proof() {
             Proof::Bearer(token) => sensitive(&format!("Bearer {}", token.expose())),
             _ => None,
@@ -66,9 +76,10 @@ impl Site {
             namespace: (!is_own(&spec.root, reference.host())).then(|| reference.host().to_owned()),
             repository: reference.repository().to_owned(),
             token_hosts: config.token_hosts.get(&spec.root.host()).cloned().unwrap_or_default(),
-            own: Transport::new(tls.own, Reach::Anywhere, dial_timeout, limits.stall_timeout),
+            own: Transport::new(tls.own, way, limits.stall_timeout),
             foreign: OnceCell::new(),
             foreign_tls: tls.foreign,
+            proxies,
             authorizations: Mutex::new(
                 authorization.map(|value| (Standing::Home, value)).into_iter().collect(),
             ),
@@ -101,9 +112,15 @@ impl Site {
     /// The client for hosts that this one sends us to.
     pub(crate) async fn foreign(&self, config: &Config) -> &Transport {
         let make = || async {
-            let reach = if resolves_inside(&self.root).await { Reach::Anywhere } else { Reach::Outside };
-            let limits = &config.limits;
-            Transport::new(self.foreign_tls.clone(), reach, limits.dial_timeout, limits.stall_timeout)
+            // A host behind a proxy is outside, and its name may mean nothing here.
+            let inside = self.proxies.to(&self.root).is_none() && resolves_inside(&self.root).await;
+            let way = Way {
+                reach: if inside { Reach::Anywhere } else { Reach::Outside },
+                proxies: Arc::clone(&self.proxies),
+                proxy_tls: self.foreign_tls.clone(),
+                dial_timeout: config.limits.dial_timeout,
+            };
+            Transport::new(self.foreign_tls.clone(), way, config.limits.stall_timeout)
         };
         self.foreign.get_or_init(make).await
     }
@@ -144,10 +161,10 @@ pub(crate) fn sensitive(text: &str) -> Option<HeaderValue> {
 }
 
 /// Credentials that name a host belong to it alone; others to the registry of the image.
-fn belong(credentials: &Credentials, spec: &HostSpec, reference: &Reference) -> bool {
+fn belong(credentials: &Credentials, role: Role, root: &Url, reference: &Reference) -> bool {
     match credentials.server() {
-        None => spec.role == Role::Registry,
-        Some(server) if server == reference.host() => spec.role == Role::Registry,
-        Some(server) => server == spec.root.host_and_port(),
+        None => role == Role::Registry,
+        Some(server) if server == reference.host() => role == Role::Registry,
+        Some(server) => server == root.host_and_port(),
     }
 }

@@ -2,83 +2,69 @@
 
 use std::error::Error;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::header::PROXY_AUTHORIZATION;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as HyperClient;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
-use tower::Service;
 
 use crate::config::{CHUNK_LIMIT_BYTES, HEAD_LIMIT_BYTES, HEAD_LIMIT_LINES};
+use crate::dial::{Dial, Reach, Way};
 use crate::error::FetchError;
+use crate::proxy::Kind;
 use crate::tls;
-use crate::url::Url;
+use crate::url::{Url, Wire};
 
 // The library's one buffer bound serves for the head and for the chunks of a body alike.
 const _: () = assert!(HEAD_LIMIT_BYTES == CHUNK_LIMIT_BYTES);
 
-/// Which addresses a client may connect to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reach {
-    /// All.
-    Anywhere,
-    /// None of this host or link: where a registry sends us must not be our own services or a cloud's metadata.
-    Outside,
-}
-
 /// A client with its connections; clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct Transport {
-    client: HyperClient<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>,
-    reach: Reach,
+    client: HyperClient<HttpsConnector<Dial>, Full<Bytes>>,
+    way: Way,
     stall_timeout: Duration,
 }
 
 impl Transport {
-    pub(crate) fn new(
-        tls: ClientConfig,
-        reach: Reach,
-        dial_timeout: Duration,
-        stall_timeout: Duration,
-    ) -> Self {
-        let mut http = HttpConnector::new_with_resolver(Resolver { reach });
-        http.set_connect_timeout(Some(dial_timeout));
-        http.set_nodelay(true);
-        http.enforce_http(false);
+    pub(crate) fn new(tls: ClientConfig, way: Way, stall_timeout: Duration) -> Self {
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(http);
+            .wrap_connector(Dial::new(&way));
         let client = HyperClient::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .http1_max_buf_size(HEAD_LIMIT_BYTES)
             .http1_max_headers(HEAD_LIMIT_LINES)
             .build(connector);
-        Self { client, reach, stall_timeout }
+        Self { client, way, stall_timeout }
     }
 
     /// Sends a request and waits for the head of the answer, whatever its status.
     pub(crate) async fn send(
         &self,
-        request: Request<Full<Bytes>>,
+        mut request: Request<Full<Bytes>>,
         url: &Url,
     ) -> Result<Response<Incoming>, FetchError> {
         let host = || url.host_and_port().to_owned();
         let literal = url.host().parse::<IpAddr>();
-        if self.reach == Reach::Outside && literal.is_ok_and(is_inside) {
+        if self.way.reach == Reach::Outside && literal.is_ok_and(is_inside) {
             return Err(FetchError::Connect { host: host(), source: Box::new(inside_error()) });
+        }
+        // A tunnel has shown it; a proxy that is asked in the host's place wants it with each request.
+        let in_its_place = self.way.proxies.to(url).filter(|proxy| proxy.kind == Kind::Http);
+        let in_its_place = in_its_place.filter(|_| url.wire() == Wire::Plain);
+        if let Some(value) = in_its_place.and_then(|proxy| proxy.authorization()) {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, value);
         }
         let answer = tokio::time::timeout(self.stall_timeout, self.client.request(request)).await;
         match answer {
@@ -190,48 +176,25 @@ fn below(error: hyper_util::client::legacy::Error) -> crate::error::Cause {
     }
 }
 
-/// The system's resolver, minus the addresses out of reach.
-#[derive(Debug, Clone)]
-struct Resolver {
-    reach: Reach,
-}
-
-impl Service<Name> for Resolver {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        let reach = self.reach;
-        Box::pin(async move {
-            let mut found: Vec<_> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            if reach == Reach::Outside {
-                found.retain(|address| !is_inside(address.ip()));
-                if found.is_empty() {
-                    return Err(inside_error());
-                }
-            }
-            Ok(found.into_iter())
-        })
-    }
-}
-
-fn inside_error() -> io::Error {
+pub(crate) fn inside_error() -> io::Error {
     io::Error::new(
         io::ErrorKind::PermissionDenied,
         "the address is of this host, link-local or a metadata service, and the registry's is not",
     )
 }
 
-/// Loopback, link-local (cloud metadata at 169.254.169.254 and fd00:ec2::254 included) or unspecified.
+/// The wire servers and metadata services of clouds that do not use link-local addresses.
+const METADATA: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
+
+/// Loopback, unspecified, or a metadata service's (169.254.169.254 and fd00:ec2::254 among them); also as IPv6 carries
+/// addresses of IPv4.
 pub(crate) fn is_inside(address: IpAddr) -> bool {
     match address {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified(),
-        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+        IpAddr::V4(v4) => {
+            v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || METADATA.contains(&v4)
+        }
+        IpAddr::V6(v6) => match carried(v6) {
             Some(v4) => is_inside(IpAddr::V4(v4)),
             None => {
                 v6.is_loopback()
@@ -241,6 +204,13 @@ pub(crate) fn is_inside(address: IpAddr) -> bool {
             }
         },
     }
+}
+
+/// The address of IPv4 in one of IPv6: mapped, or by the well-known prefix of NAT64.
+fn carried(v6: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [a, b, c, d] = v6.octets().last_chunk().copied()?;
+    let nat64 = v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
+    v6.to_ipv4_mapped().or_else(|| nat64.then(|| Ipv4Addr::new(a, b, c, d)))
 }
 
 /// Whether a registry's own host is one of those inside, so that what it names may be so too.
@@ -254,6 +224,8 @@ pub(crate) async fn resolves_inside(url: &Url) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
@@ -261,10 +233,12 @@ mod tests {
         for inside in ["127.0.0.1", "127.9.9.9", "169.254.169.254", "0.0.0.0", "::1", "::", "fe80::1"] {
             assert!(is_inside(inside.parse().unwrap()), "{inside}");
         }
-        for inside in ["::ffff:127.0.0.1", "fd00:ec2::254"] {
+        for inside in
+            ["::ffff:127.0.0.1", "fd00:ec2::254", "64:ff9b::a9fe:a9fe", "168.63.129.16", "100.100.100.200"]
+        {
             assert!(is_inside(inside.parse().unwrap()), "{inside}");
         }
-        for outside in ["10.0.0.1", "192.168.1.1", "8.8.8.8", "2001:db8::1", "fd00::1"] {
+        for outside in ["10.0.0.1", "192.168.1.1", "8.8.8.8", "2001:db8::1", "fd00::1", "64:ff9b::808:808"] {
             assert!(!is_inside(outside.parse().unwrap()), "{outside}");
         }
     }
@@ -274,7 +248,13 @@ mod tests {
         let tls =
             crate::tls::load(&crate::tls::TlsFiles::default(), &rustls::RootCertStore::empty()).unwrap();
         let second = Duration::from_secs(1);
-        let transport = Transport::new(tls.own, Reach::Outside, second, second);
+        let way = Way {
+            reach: Reach::Outside,
+            proxies: Arc::default(),
+            proxy_tls: tls.foreign,
+            dial_timeout: second,
+        };
+        let transport = Transport::new(tls.own, way, second);
         for text in ["http://127.0.0.1:9/", "http://localhost:9/"] {
             let url = Url::parse(text).unwrap();
             let request = Request::get(url.uri()).body(Full::default()).unwrap();

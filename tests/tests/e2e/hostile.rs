@@ -15,7 +15,8 @@ fn pulls_that_cannot_be() {
         let client = &world.client;
         let registry = world.registry.address;
         let cases = [
-            ("UPPER/case:1".to_owned(), Code::InvalidArgument, "UPPER"),
+            ("upper/CASE:1".to_owned(), Code::InvalidArgument, "upper/CASE"),
+            ("ab".repeat(32), Code::InvalidArgument, "id of an image"),
             ("a b".to_owned(), Code::InvalidArgument, "a b"),
             (String::new(), Code::InvalidArgument, ""),
             (format!("{registry}/app:missing"), Code::NotFound, "app:missing"),

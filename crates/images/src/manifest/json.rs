@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 /// Deeper than any manifest or config of a builder; serde_json itself would stop at 128.
@@ -13,6 +14,11 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     Strict { depth: 0 }.deserialize(&mut deserializer)?;
     deserializer.end()
+}
+
+/// Go writes and reads an absent text as null.
+pub(crate) fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[derive(Clone, Copy)]

@@ -2,16 +2,17 @@
 
 use serde::Deserialize;
 
+use super::json::null_is_empty;
 use super::{Descriptor, IndexEntry, ManifestError};
 
 /// An operating system and a processor, in Go's words as images use them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Platform {
     /// `linux` for all that can run here.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub os: String,
     /// `amd64`, `arm64`, …
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub architecture: String,
     /// `v7`, `v8`, … or nothing.
     #[serde(default)]
@@ -25,13 +26,15 @@ impl Platform {
         let (architecture, variant) = match std::env::consts::ARCH {
             "x86_64" => ("amd64", None),
             "x86" => ("386", None),
-            "aarch64" => ("arm64", Some("v8")),
-            "arm" => ("arm", Some("v7")),
-            "powerpc64" => ("ppc64le", None),
+            // Later levels of the architecture add to the first; images for it run everywhere.
+            "aarch64" => ("arm64", Some("v8".to_owned())),
+            "arm" => ("arm", Some(arm_variant(&machine()))),
+            "powerpc64" if cfg!(target_endian = "little") => ("ppc64le", None),
+            "powerpc64" => ("ppc64", None),
             "loongarch64" => ("loong64", None),
             other => (other, None),
         };
-        Self { os: "linux".into(), architecture: architecture.into(), variant: variant.map(str::to_owned) }
+        Self { os: "linux".into(), architecture: architecture.into(), variant }
     }
 
     /// How well an image for `self` runs on `host`: 0 is best, `None` not at all.
@@ -39,14 +42,30 @@ impl Platform {
         if self.os != host.os || self.architecture != host.architecture {
             return None;
         }
-        let own = level(self.variant.as_deref());
-        let limit = level(host.variant.as_deref());
-        match (own, limit, self.architecture.as_str()) {
+        let limit = host.variant.as_deref().and_then(level);
+        match (self.variant.as_deref().unwrap_or_default(), limit) {
             // The plain image is the one for every machine; on arm64 that is v8 as well.
-            (None, ..) | (Some(1), None, "amd64") => Some(0),
-            (Some(own), Some(limit), _) if own <= limit => Some(limit - own),
-            _ => None,
+            ("", _) => Some(0),
+            ("v1", None) if self.architecture == "amd64" => Some(0),
+            (variant, Some(limit)) => level(variant).and_then(|own| limit.checked_sub(own)),
+            (_, None) => None,
         }
+    }
+}
+
+/// What the kernel calls the machine: `armv6l`, `aarch64`.
+fn machine() -> String {
+    let name = nix::sys::utsname::uname().map(|name| name.machine().to_owned());
+    name.unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// A program of 32 bits can't tell its processor from itself: it may be one for an older one.
+fn arm_variant(machine: &str) -> String {
+    let digit = machine.strip_prefix("armv").and_then(|rest| rest.chars().next());
+    match digit {
+        Some(level @ '5'..='8') => format!("v{level}"),
+        _ if machine == "aarch64" => "v8".to_owned(),
+        _ => "v7".to_owned(),
     }
 }
 
@@ -57,9 +76,12 @@ impl std::fmt::Display for Platform {
     }
 }
 
-/// `v8` → 8; nothing or something else → nothing.
-fn level(variant: Option<&str>) -> Option<u32> {
-    variant?.strip_prefix('v')?.parse().ok()
+/// `v8` → 800, `v9.2` → 902; something else → nothing.
+fn level(variant: &str) -> Option<u32> {
+    let text = variant.strip_prefix('v')?;
+    let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
+    let number = |text: &str| text.parse::<u8>().ok().filter(|_| text.len() <= 2);
+    Some(u32::from(number(major)?) * 100 + u32::from(number(minor)?))
 }
 
 /// Chooses the entry for `host`: the best match of its variants, the first among equals; if no entry names a
@@ -79,4 +101,33 @@ pub fn select_platform<'a>(
             entries.iter().filter_map(|e| e.platform.as_ref()).take(20).map(Platform::to_string).collect();
         ManifestError::NoPlatform { wanted: host.to_string(), offered: offered.join(", ") }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variants_are_levels() {
+        for (variant, want) in [
+            ("v8", Some(800)),
+            ("v8.2", Some(802)),
+            ("v9.0", Some(900)),
+            ("v", None),
+            ("8", None),
+            ("v8.x", None),
+        ] {
+            assert_eq!(level(variant), want, "{variant}");
+        }
+        for (machine, want) in [
+            ("armv6l", "v6"),
+            ("armv7l", "v7"),
+            ("armv5tejl", "v5"),
+            ("aarch64", "v8"),
+            ("", "v7"),
+            ("armv9", "v7"),
+        ] {
+            assert_eq!(arm_variant(machine), want, "{machine}");
+        }
+    }
 }

@@ -20,13 +20,11 @@ fn oci(more: &str) -> String {
 #[test]
 fn both_formats_are_read() {
     let layer = "application/vnd.docker.image.rootfs.diff.tar.gzip";
-    for (text, compression) in
-        [(oci(""), Compression::Zstd), (image(DOCKER_MANIFEST, DOCKER_CONFIG, layer, ""), Compression::Gzip)]
-    {
+    for text in [oci(""), image(DOCKER_MANIFEST, DOCKER_CONFIG, layer, "")] {
         let Document::Manifest(manifest) = parse_index_or_manifest(text.as_bytes(), None).unwrap() else {
             panic!("not a manifest")
         };
-        assert_eq!((manifest.config.size_bytes, manifest.layers[0].compression), (7, compression));
+        assert_eq!((manifest.config.size_bytes, manifest.layers[0].size_bytes), (7, 7));
     }
     let entry = descriptor(OCI_MANIFEST);
     let list = format!(r#"{{"schemaVersion":2,"manifests":[{entry}]}}"#);
@@ -61,7 +59,8 @@ fn contradictions_are_refused() {
         ("schema 1", r#"{"schemaVersion":1,"fsLayers":[]}"#.into(), None),
         ("schema 1 by header", oci(""), Some("application/vnd.docker.distribution.manifest.v1+prettyjws")),
         ("no version", oci("").replace(r#""schemaVersion":2,"#, ""), None),
-        ("artifact", oci(r#""artifactType":"application/x","#), None),
+        ("another type", oci("").replace(OCI_MANIFEST, "application/vnd.x"), None),
+        ("encrypted layer", oci("").replace("tar+zstd", "tar+zstd+encrypted"), None),
         ("artifact config", oci("").replace(OCI_CONFIG, "application/vnd.oci.empty.v1+json"), None),
         (
             "attestation",
@@ -88,6 +87,21 @@ fn contradictions_are_refused() {
 }
 
 #[test]
+fn what_builders_and_registries_confuse_is_taken() {
+    for (what, text, header) in [
+        ("the other format's name in the header", oci(""), Some(DOCKER_MANIFEST)),
+        ("an artifact that is an image", oci(r#""artifactType":"application/x","#), None),
+        ("an untyped config", oci("").replace(OCI_CONFIG, "application/octet-stream"), None),
+        ("a config without a type", oci("").replace(&format!(r#""mediaType":"{OCI_CONFIG}","#), ""), None),
+        ("a config typed null", oci("").replace(&format!(r#""{OCI_CONFIG}""#), "null"), None),
+        ("an empty type", oci("").replace(OCI_MANIFEST, ""), None),
+    ] {
+        let read = parse_index_or_manifest(text.as_bytes(), header);
+        assert!(matches!(read, Ok(Document::Manifest(_))), "{what}: {read:?}");
+    }
+}
+
+#[test]
 fn the_best_variant_is_chosen() {
     let platform = |os: &str, architecture: &str, variant: &str| Platform {
         os: os.into(),
@@ -101,6 +115,8 @@ fn the_best_variant_is_chosen() {
         ("linux", "amd64", ""),
         ("linux", "arm", "v5"),
         ("linux", "arm", "v7"),
+        ("linux", "arm64", "v9.2"),
+        ("linux", "arm64", "odd"),
         ("linux", "arm64", "v8"),
     ]
     .iter()
@@ -118,7 +134,7 @@ fn the_best_variant_is_chosen() {
     assert_eq!(chosen(&platform("linux", "amd64", "")).unwrap(), 3);
     assert_eq!(chosen(&platform("linux", "arm", "v7")).unwrap(), 5);
     assert_eq!(chosen(&platform("linux", "arm", "v6")).unwrap(), 4);
-    assert_eq!(chosen(&platform("linux", "arm64", "v8")).unwrap(), 6);
+    assert_eq!(chosen(&platform("linux", "arm64", "v8")).unwrap(), 8);
     let error = chosen(&platform("linux", "s390x", "")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("linux/arm/v7"), "{error}");

@@ -167,7 +167,7 @@ fn verify_layers(image: &NewImage<'_>, manifest: &Manifest, diff_ids: &[Digest])
     }
     for ((layer, diff_id), listed) in image.layers.iter().zip(diff_ids).zip(&manifest.layers) {
         let blob_fits = match layer {
-            Layer::Unpacked(layer) => layer.source.blob_digest == listed.descriptor.digest,
+            Layer::Unpacked(layer) => layer.source.blob_digest == listed.digest,
             Layer::Stored { .. } => true,
         };
         if layer.diff_id() != diff_id || !blob_fits {

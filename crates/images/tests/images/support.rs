@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
-use wharf_images::manifest::Compression;
 use wharf_images::{
-    Image, Layer, LayerSource, Limits, NewImage, Store, StoreError, UnpackError, UnpackedLayer,
+    Compression, Image, Layer, LayerSource, Limits, NewImage, Store, StoreError, UnpackError, UnpackedLayer,
 };
 use wharf_types::{Digest, Reference};
 
@@ -141,13 +140,8 @@ pub(crate) fn compress(bytes: &[u8], compression: Compression) -> Vec<u8> {
     }
 }
 
-pub(crate) fn source(content: &[u8], blob: &[u8], compression: Compression) -> LayerSource {
-    LayerSource {
-        diff_id: sha256(content),
-        blob_digest: sha256(blob),
-        blob_size_bytes: blob.len() as u64,
-        compression,
-    }
+pub(crate) fn source(content: &[u8], blob: &[u8]) -> LayerSource {
+    LayerSource { diff_id: sha256(content), blob_digest: sha256(blob), blob_size_bytes: blob.len() as u64 }
 }
 
 /// A store beside a canary: a tree that no layer may touch.
@@ -191,7 +185,7 @@ impl Rig {
     }
 
     pub(crate) fn unpack_plain(&self, archive: &[u8]) -> Result<UnpackedLayer, UnpackError> {
-        self.store.unpack(&source(archive, archive, Compression::None), &mut Cursor::new(archive))
+        self.store.unpack(&source(archive, archive), &mut Cursor::new(archive))
     }
 
     /// Unpacks layers, bottom first, and commits an image of them.

@@ -8,9 +8,10 @@ use serde::Deserialize;
 use toml::{Table, Value};
 use wharf_types::Reference;
 
-use super::{ALL, Capability, HostSpec, HostsError, Role, direct};
+use super::{ALL, Capability, HostSpec, HostsError, Role, by_tls_first, direct};
+use crate::proxy::{Proxies, Proxy};
 use crate::tls::{TlsFiles, Trust};
-use crate::url::Url;
+use crate::url::{Url, Wire};
 
 const TOP_LEVEL: &str = "the top level";
 
@@ -24,6 +25,7 @@ struct RawHost {
     skip_verify: Option<bool>,
     override_path: Option<bool>,
     dial_timeout: Option<String>,
+    proxy: Option<String>,
     #[serde(default)]
     header: std::collections::BTreeMap<String, OneOrMany>,
 }
@@ -89,11 +91,13 @@ pub(super) fn parse(path: &Path, text: &str, reference: &Reference) -> Result<Ve
         let name = format!("[host.{url:?}]");
         let section = Section { path, name: &name };
         let raw = value.try_into().map_err(|source| section.key(source))?;
-        specs.push(spec(&section, &address(&section, "host", &url)?, raw, Role::Mirror)?);
+        specs.extend(both_schemes(spec(&section, &address(&section, "host", &url)?, raw, Role::Mirror)?));
     }
     let raw: RawHost = Value::Table(table).try_into().map_err(|source| top.key(source))?;
     match server {
-        Some(server) => specs.push(spec(&top, &address(&top, "server", &server)?, raw, Role::Registry)?),
+        Some(server) => {
+            specs.extend(both_schemes(spec(&top, &address(&top, "server", &server)?, raw, Role::Registry)?));
+        }
         None => specs.extend(registry(&top, raw, reference)?),
     }
     // A mirror that is the registry itself, with settings of its own, is still the registry.
@@ -118,8 +122,25 @@ fn take<T: serde::de::DeserializeOwned>(
 fn registry(top: &Section<'_>, raw: RawHost, reference: &Reference) -> Result<Vec<HostSpec>, HostsError> {
     let direct = direct(reference.host());
     let Some(first) = direct.first() else { return Ok(Vec::new()) };
-    let template = spec(top, &first.root, raw, Role::Registry)?;
-    Ok(direct.iter().map(|each| HostSpec { root: each.root.clone(), ..template.clone() }).collect())
+    let says_trust = raw.skip_verify.is_some() || raw.ca.is_some();
+    let mut template = spec(top, &first.root, raw, Role::Registry)?;
+    if !says_trust {
+        template.tls.trust = first.tls.trust;
+    }
+    let says_tls = says_trust || !template.tls.client.is_empty();
+    let specs = direct.iter().map(|each| HostSpec { root: each.root.clone(), ..template.clone() }).collect();
+    Ok(if says_tls { by_tls_first(specs) } else { specs })
+}
+
+/// A host named by http with settings of TLS is asked by https before, as containerd does it and its documentation shows;
+/// port 80 leaves no doubt.
+fn both_schemes(spec: HostSpec) -> Vec<HostSpec> {
+    let plain = spec.root.wire() == Wire::Plain && spec.root.uri().port_u16() != Some(80);
+    let encrypted = spec.root.uri().to_string().replacen("http://", "https://", 1);
+    match Url::parse(&encrypted) {
+        Ok(root) if plain && spec.tls != TlsFiles::default() => vec![HostSpec { root, ..spec.clone() }, spec],
+        _ => vec![spec],
+    }
 }
 
 /// An address, https unless it says http, without query.
@@ -166,8 +187,15 @@ fn spec(section: &Section<'_>, url: &Url, raw: RawHost, role: Role) -> Result<Ho
                 duration(&text).ok_or_else(|| section.value("dial_timeout", "is not like 10s or 1m30s"))
             })
             .transpose()?,
+        proxies: raw.proxy.map(|text| proxies(section, &text)).transpose()?,
         headers: headers(section, raw.header)?,
     })
+}
+
+/// An empty one means that the host is asked directly, whatever the node's settings say.
+fn proxies(section: &Section<'_>, text: &str) -> Result<Proxies, HostsError> {
+    let proxy = Some(text).filter(|text| !text.is_empty()).map(Proxy::parse).transpose();
+    proxy.map(Proxies::always).map_err(|reason| section.value("proxy", reason))
 }
 
 fn headers(
@@ -231,7 +259,7 @@ mod tests {
             [host."http://m.x:5000/prefix"]
             [host."a.x/v2/proxy"]
               override_path = true
-              capabilities = ["pull", "resolve", "push"]
+              capabilities = ["Pull", "resolve", "push", "referrers"]
             "#,
         )
         .unwrap();
@@ -273,6 +301,40 @@ mod tests {
     }
 
     #[test]
+    fn http_with_settings_of_tls_is_asked_by_tls_first() {
+        let specs = read(
+            r#"
+            [host."http://m.x:5000/p"]
+              skip_verify = true
+            [host."http://n.x:80"]
+              ca = "x.pem"
+            [host."http://o.x"]
+            "#,
+        )
+        .unwrap();
+        let want = [
+            "https://m.x:5000/p/v2",
+            "http://m.x:5000/p/v2",
+            "http://n.x:80/v2",
+            "http://o.x/v2",
+            "https://a.b/v2",
+        ];
+        assert_eq!(roots(&specs), want);
+    }
+
+    #[test]
+    fn a_host_may_have_a_proxy_of_its_own_or_none() {
+        let specs =
+            read("[host.\"https://m.x\"]\nproxy = \"p.x:3128\"\n[host.\"https://n.x\"]\nproxy = \"\"")
+                .unwrap();
+        let leads = |at: usize| {
+            let spec: &HostSpec = &specs[at];
+            spec.proxies.as_ref().map(|proxies| proxies.to(&spec.root).map(Proxy::name))
+        };
+        assert_eq!((leads(0), leads(1), leads(2)), (Some(Some("p.x:3128".into())), Some(None), None));
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (text, want) in [
             ("servr = \"x\"", "servr"),
@@ -280,6 +342,7 @@ mod tests {
             ("[host.\"https://m.x\"]\ncapabilities = [\"fly\"]", "fly"),
             ("[host.\"https://m.x\"]\nskip_verify = \"yes\"", "boolean"),
             ("[host.\"https://m.x\"]\ndial_timeout = \"soon\"", "dial_timeout"),
+            ("[host.\"https://m.x\"]\nproxy = \"ftp://p\"", "proxy is no http, https or socks5 address"),
             ("[host.\"https://m.x?secret\"]", "query"),
             ("[host.\"https://u:p@m.x\"]", "user information"),
             ("server = \"ftp://x\"", "server"),

@@ -239,7 +239,7 @@ async fn shown_to_localhost(
     let store = Arc::new(wharf_images::Store::open(&dir.path().join("store")).unwrap());
     let allowed = token_hosts.iter().map(|&host| host.to_owned()).collect();
     let token_hosts = [("127.0.0.1".to_owned(), allowed)].into();
-    let config = Config { certs_dir: Some(certs), token_hosts, limits: patient() };
+    let config = Config { certs_dirs: vec![certs], token_hosts, limits: patient(), ..Config::default() };
     let puller = Puller::new(store, config);
     let pulled = puller.pull(&server.reference(":v1"), password("me", "hunter2")).await;
     let shown = tokens.asked()[0].header("authorization").map(str::to_owned);

@@ -236,7 +236,7 @@ async fn an_index_entry_binds_type_size_and_digest() {
     let shared = content.clone();
     let retyped = move |asked: &Asked| {
         let (_, bytes) = &shared.files[asked.path()];
-        let kind = "application/vnd.docker.distribution.manifest.v2+json";
+        let kind = "application/vnd.docker.distribution.manifest.list.v2+json";
         (asked.path() == manifest).then(|| Reply::new(200, bytes.as_slice()).header("Content-Type", kind))
     };
     let server = Server::start(content, retyped).await;

@@ -1,8 +1,8 @@
 //! Registries that tell the truth.
 
 use crate::image::{Content, gzip, noise, plain, zstd};
-use crate::server::Server;
-use crate::world::{World, file_of};
+use crate::server::{Reply, Server};
+use crate::world::{World, file_of, patient};
 
 #[tokio::test]
 async fn an_index_leads_to_an_image_of_all_compressions() {
@@ -44,11 +44,35 @@ async fn what_is_here_is_not_fetched_again() {
     let first = world.pull(&server.reference(":v1")).await.unwrap();
     let again = world.pull(&server.reference(":v1")).await.unwrap();
     assert_eq!((first.id(), server.count(&config)), (again.id(), 1));
+    let asked = server.asked().into_iter().filter(|asked| asked.path().ends_with("v1"));
+    let methods: Vec<_> = asked.map(|asked| asked.method).collect();
+    assert_eq!(methods, ["GET", "HEAD"], "registries count what they give");
     let retagged = world.pull(&server.reference(":v2")).await.unwrap();
     assert_eq!(retagged.id(), first.id());
     assert_eq!(retagged.repo_tags().len(), 2);
     assert_eq!(server.count(&layer.path()), 1, "a new tag needs no layer");
     assert_eq!(world.store.list().len(), 1);
+}
+
+#[tokio::test]
+async fn a_tag_that_moved_or_a_registry_without_heads_costs_a_get() {
+    let (old, new) = (Content::oci("v1", &[gzip("a", b"old")]), Content::oci("v1", &[gzip("a", b"new")]));
+    for head in [200, 404, 405, 500] {
+        let first = Server::honest(old.clone()).await;
+        let second = Server::start(new.clone(), move |asked| {
+            (asked.method == "HEAD" && head != 200).then(|| Reply::new(head, ""))
+        })
+        .await;
+        let at = |server: &Server| format!("server = \"http://{}\"\n", server.address);
+        let world = World::with(patient(), &[("registry.example/hosts.toml", &at(&first))]);
+        let reference = "registry.example/app:v1".parse().unwrap();
+        world.pull(&reference).await.unwrap();
+        std::fs::write(world.dir().join("certs.d/registry.example/hosts.toml"), at(&second)).unwrap();
+        let image = world.pull(&reference).await.unwrap();
+        assert_eq!(file_of(&image, "a"), b"new", "{head}");
+        let methods: Vec<_> = second.asked().into_iter().take(2).map(|asked| asked.method).collect();
+        assert_eq!(methods, ["HEAD", "GET"], "{head}");
+    }
 }
 
 #[tokio::test]

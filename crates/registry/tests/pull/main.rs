@@ -14,6 +14,8 @@ mod image;
 #[cfg(test)]
 mod mirrors;
 #[cfg(test)]
+mod proxies;
+#[cfg(test)]
 mod server;
 #[cfg(test)]
 mod shared;

@@ -74,6 +74,29 @@ async fn two_entries_of_one_host_are_two_when_their_paths_differ() {
 }
 
 #[tokio::test]
+async fn dockers_certificates_are_those_of_the_registry() {
+    let authority = Authority::new();
+    let server = Server::tls(content(), authority.server(NAMES, Clients::Certified), |_| None).await;
+    let ((certificate, key), pem, host) = (authority.client(), authority.pem(), server.address.to_string());
+    let files = [("ca.crt", &pem), ("client.cert", &certificate), ("client.key", &key)];
+    let files: Vec<_> = files.iter().map(|(name, text)| (format!("{host}/{name}"), *text)).collect();
+    let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    World::with(patient(), &files).pull(&server.reference(":v1")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_busy_mirror_is_left_for_the_next_host_at_once() {
+    for busy in [503, 429] {
+        let mirror = Server::start(Content::default(), move |_| {
+            Some(Reply::new(busy, "").header("Retry-After", "3600"))
+        });
+        let (mirror, origin) = (mirror.await, Server::honest(content()).await);
+        world(&hosts(&[&mirror], &origin)).pull(&reference()).await.unwrap();
+        assert_eq!(mirror.count("/v2/app/manifests/v1"), 1, "{busy}");
+    }
+}
+
+#[tokio::test]
 async fn when_all_fail_the_error_tells_of_each() {
     let empty = Server::honest(Content::default()).await;
     let broken = Server::start(Content::default(), |_| Some(Reply::new(500, ""))).await;
@@ -274,8 +297,13 @@ async fn what_else_can_be_wrong_with_tls_is_said() {
 async fn a_loopback_registry_is_found_by_either_scheme() {
     let acceptor = Authority::new().server(NAMES, Clients::Anybody);
     let server = Server::tls(content(), acceptor, |_| None).await;
-    let (_, text) = World::with(short(), &[]).fail(&server.reference(":v1")).await;
-    assert!(text.contains("certificate"), "https was tried: {text}");
+    World::with(short(), &[]).pull(&server.reference(":v1")).await.unwrap();
+    // With an authority named for it, it has to prove who it is.
+    let host = server.address.to_string();
+    let files = [(format!("{host}/ca.crt"), Authority::new().pem())];
+    let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let (_, text) = World::with(short(), &files).fail(&server.reference(":v1")).await;
+    assert!(text.contains("certificate"), "{text}");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-use crate::image::Content;
+use crate::image::{Content, sha256};
 
 /// What a client asked.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ pub(crate) struct Asked {
     pub(crate) target: String,
     headers: Vec<(String, String)>,
     pub(crate) body: String,
-    /// How many requests for the same target came before.
+    /// How many requests for the same target came before, by the same method.
     pub(crate) nth: usize,
 }
 
@@ -200,7 +200,10 @@ impl Server {
 async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, inner: &Inner) -> Option<()> {
     loop {
         let asked = read(&mut stream, inner).await?;
-        let reply = (inner.script)(&asked).unwrap_or_else(|| honest(&inner.content, &asked));
+        let mut reply = (inner.script)(&asked).unwrap_or_else(|| honest(&inner.content, &asked));
+        if asked.method == "HEAD" {
+            reply.body.clear();
+        }
         write(&mut stream, inner, reply).await?;
     }
 }
@@ -228,7 +231,10 @@ async fn read(stream: &mut (impl AsyncRead + Unpin), inner: &Inner) -> Option<As
     stream.read_exact(&mut body).await.ok()?;
     asked.body = String::from_utf8(body).unwrap();
     let mut all = inner.asked.lock().unwrap();
-    asked.nth = all.iter().filter(|before| before.target == asked.target).count();
+    asked.nth = all
+        .iter()
+        .filter(|before| (&before.target, &before.method) == (&asked.target, &asked.method))
+        .count();
     all.push(asked.clone());
     Some(asked)
 }
@@ -239,13 +245,17 @@ pub(crate) fn honest(content: &Content, asked: &Asked) -> Reply {
         let body = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
         return Reply::new(404, body);
     };
-    match asked.first_byte() {
+    let reply = match asked.first_byte() {
         Some(from) => {
             let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
             Reply::new(206, &bytes[from..]).header("Content-Type", kind).header("Content-Range", range)
         }
         None => Reply::new(200, bytes.as_slice()).header("Content-Type", kind),
+    };
+    if asked.path().contains("/manifests/") {
+        return reply.header("Docker-Content-Digest", sha256(bytes).to_string());
     }
+    reply
 }
 
 async fn write(

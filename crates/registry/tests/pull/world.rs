@@ -48,7 +48,7 @@ impl World {
             std::fs::write(path, text).unwrap();
         }
         let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
-        let config = Config { certs_dir: Some(certs), limits, ..Config::default() };
+        let config = Config { certs_dirs: vec![certs], limits, ..Config::default() };
         let puller = Puller::new(Arc::clone(&store), config);
         Self { dir, store, puller }
     }

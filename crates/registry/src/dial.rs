@@ -1,0 +1,216 @@
+//! How a connection comes about: straight to the host, or through a proxy.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use http::uri::Scheme;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tower::Service;
+
+use crate::error::Cause;
+use crate::proxy::{Kind, Proxies, Proxy};
+use crate::transport::{inside_error, is_inside};
+use crate::url::Url;
+
+/// Which addresses a client may connect to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// All.
+    Anywhere,
+    /// None of this host or link: where a registry sends us must not be our own services or a cloud's metadata.
+    Outside,
+}
+
+/// What connections go through and how far they may go.
+#[derive(Debug, Clone)]
+pub(crate) struct Way {
+    pub(crate) reach: Reach,
+    pub(crate) proxies: Arc<Proxies>,
+    /// For proxies that are asked by TLS.
+    pub(crate) proxy_tls: ClientConfig,
+    pub(crate) dial_timeout: Duration,
+}
+
+type Direct = HttpConnector<Resolver>;
+
+/// Makes connections; TLS with the host itself comes on top.
+#[derive(Debug, Clone)]
+pub(crate) struct Dial {
+    direct: Direct,
+    to_proxy: HttpsConnector<Direct>,
+    proxies: Arc<Proxies>,
+}
+
+/// A proxy did not let us through.
+#[derive(Debug, thiserror::Error)]
+#[error("no way through the proxy {proxy}")]
+struct ProxyFailure {
+    /// Its host and port.
+    proxy: String,
+    #[source]
+    source: Cause,
+}
+
+impl Dial {
+    pub(crate) fn new(way: &Way) -> Self {
+        let connector = |reach| {
+            let mut connector = HttpConnector::new_with_resolver(Resolver { reach });
+            connector.set_connect_timeout(Some(way.dial_timeout));
+            connector.set_nodelay(true);
+            connector.enforce_http(false);
+            connector
+        };
+        // Where the proxy stands is for whoever named it to say.
+        let to_proxy = HttpsConnectorBuilder::new()
+            .with_tls_config(way.proxy_tls.clone())
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector(Reach::Anywhere));
+        Self { direct: connector(way.reach), to_proxy, proxies: Arc::clone(&way.proxies) }
+    }
+
+    async fn connect(mut self, uri: Uri) -> Result<Line, Cause> {
+        let url = Url::parse(&uri.to_string())?;
+        let Some(proxy) = self.proxies.to(&url) else {
+            let stream = self.direct.call(uri).await?;
+            return Ok(Line { stream: stream.into(), asks: Asks::Host });
+        };
+        let line = through(proxy, self.to_proxy, &url).await;
+        line.map_err(|source| ProxyFailure { proxy: proxy.name(), source }.into())
+    }
+}
+
+async fn through(proxy: &Proxy, mut connector: HttpsConnector<Direct>, url: &Url) -> Result<Line, Cause> {
+    // The libraries' own guess would be the port of https.
+    let target: Uri = format!("{}:{}", url.uri().host().unwrap_or_default(), url.port()).parse()?;
+    let stream = match proxy.kind {
+        Kind::Http if url.uri().scheme() == Some(&Scheme::HTTP) => {
+            return Ok(Line { stream: connector.call(proxy.uri.clone()).await?, asks: Asks::Proxy });
+        }
+        Kind::Http => {
+            let tunnel = Tunnel::new(proxy.uri.clone(), connector);
+            match proxy.authorization() {
+                Some(value) => tunnel.with_auth(value),
+                None => tunnel,
+            }
+            .call(target)
+            .await?
+        }
+        Kind::Socks => {
+            let socks = SocksV5::new(proxy.uri.clone(), connector);
+            match proxy.credentials() {
+                Some((name, password)) => socks.with_auth(name, password),
+                None => socks,
+            }
+            .call(target)
+            .await
+            .map_err(|error| error.to_string())?
+        }
+    };
+    Ok(Line { stream, asks: Asks::Host })
+}
+
+impl Service<Uri> for Dial {
+    type Response = Line;
+    type Error = Cause;
+    type Future = Pin<Box<dyn Future<Output = Result<Line, Cause>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Cause>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        Box::pin(self.clone().connect(uri))
+    }
+}
+
+/// Whom the requests on a connection are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    Host,
+    /// A proxy, which has to be told the whole address.
+    Proxy,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Line {
+    stream: MaybeHttpsStream<TokioIo<TcpStream>>,
+    asks: Asks,
+}
+
+impl Connection for Line {
+    fn connected(&self) -> Connected {
+        self.stream.connected().proxy(self.asks == Asks::Proxy)
+    }
+}
+
+impl Read for Line {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl Write for Line {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// The system's resolver, minus the addresses out of reach.
+#[derive(Debug, Clone)]
+struct Resolver {
+    reach: Reach,
+}
+
+impl Service<Name> for Resolver {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let reach = self.reach;
+        Box::pin(async move {
+            let mut found: Vec<_> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            if reach == Reach::Outside {
+                found.retain(|address| !is_inside(address.ip()));
+                if found.is_empty() {
+                    return Err(inside_error());
+                }
+            }
+            Ok(found.into_iter())
+        })
+    }
+}
