@@ -19,6 +19,7 @@ mod plan;
 mod report;
 mod root;
 mod terminal;
+mod volumes;
 mod wire;
 
 mod create;

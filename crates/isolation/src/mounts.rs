@@ -4,11 +4,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use wharf_sys::mount::{self, Attributes, Depth, Propagation};
 
 use crate::error::Error;
 use crate::plan::{MountPlan, Source};
 use crate::root::{Make, Root, is_directory};
+use crate::volumes;
 
 /// A copy of each bound tree, detached; `None` for a new file system.
 #[derive(Debug)]
@@ -23,7 +25,7 @@ pub(crate) fn open_sources(plans: &[MountPlan]) -> Result<Sources, Error> {
 fn open_source(plan: &MountPlan) -> Result<Option<OwnedFd>, Error> {
     let (path, depth) = match &plan.source {
         Source::Tree(path) => (path, Depth::Recursive),
-        Source::Single(path) => (path, Depth::One),
+        Source::Single(path) | Source::Volume(path) => (path, Depth::One),
         Source::Filesystem { .. } => return Ok(None),
     };
     let fail = |source| Error::HostPath { path: path.to_string(), source };
@@ -47,6 +49,8 @@ fn forbid(tree: &OwnedFd, plan: &MountPlan) -> wharf_sys::Result<()> {
 
 /// Attaches every mount in the plan's order.
 pub(crate) fn attach_all(root: &Root, plans: &[MountPlan], sources: Sources) -> Result<(), Error> {
+    // Before anything lies over the root file system: a volume begins with what is there.
+    plans.iter().zip(&sources.0).try_for_each(|(plan, source)| fill(root, plan, source.as_ref()))?;
     plans.iter().zip(sources.0).try_for_each(|(plan, source)| attach_one(root, plan, source))
 }
 
@@ -66,6 +70,15 @@ fn attach_one(root: &Root, plan: &MountPlan, source: Option<OwnedFd>) -> Result<
     mount::attach(tree.as_fd(), target.as_fd()).map_err(fail)
 }
 
+fn fill(root: &Root, plan: &MountPlan, source: Option<&OwnedFd>) -> Result<(), Error> {
+    let (Source::Volume(path), Some(volume)) = (&plan.source, source) else { return Ok(()) };
+    let filled = root.ensure(&plan.target, Make::Directory).and_then(|_target| {
+        let image = root.open(&plan.target, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?;
+        volumes::fill(volume.as_fd(), image.as_fd())
+    });
+    filled.map_err(|source| Error::Mount { what: path.to_string(), target: plan.target.to_string(), source })
+}
+
 fn new_filesystem(plan: &MountPlan) -> wharf_sys::Result<OwnedFd> {
     let Source::Filesystem { kind, options } = &plan.source else {
         return Err(wharf_sys::Error::new("fsopen", describe(&plan.source), Errno::EINVAL));
@@ -77,7 +90,7 @@ fn new_filesystem(plan: &MountPlan) -> wharf_sys::Result<OwnedFd> {
 
 fn describe(source: &Source) -> String {
     match source {
-        Source::Tree(path) | Source::Single(path) => path.to_string(),
+        Source::Tree(path) | Source::Single(path) | Source::Volume(path) => path.to_string(),
         Source::Filesystem { kind, .. } => kind.clone(),
     }
 }

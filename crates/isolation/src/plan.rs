@@ -105,6 +105,8 @@ pub enum Source {
     Tree(HostPath),
     /// A file or directory of the host alone.
     Single(HostPath),
+    /// An empty directory of the host alone, which gets first what the root file system has at the target.
+    Volume(HostPath),
     /// A new file system of a type, with options; an empty value is a flag.
     Filesystem {
         /// `proc`, `sysfs`, `tmpfs`, `devpts`, `mqueue`, `cgroup2`.

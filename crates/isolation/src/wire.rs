@@ -74,13 +74,13 @@ fn namespaces_out(namespaces: &Namespaces) -> v1::Namespaces {
 }
 
 fn mount_out(mount: &MountPlan) -> v1::Mount {
-    let (source, filesystem, options, single) = match &mount.source {
-        Source::Tree(path) => (path.to_string(), String::new(), Vec::new(), false),
-        Source::Single(path) => (path.to_string(), String::new(), Vec::new(), true),
+    let bound = |path: &HostPath| (path.to_string(), String::new(), Vec::new());
+    let (source, filesystem, options) = match &mount.source {
+        Source::Tree(path) | Source::Single(path) | Source::Volume(path) => bound(path),
         Source::Filesystem { kind, options } => {
             let option =
                 |(key, value): &(String, String)| v1::Option { key: key.clone(), value: value.clone() };
-            (String::new(), kind.clone(), options.iter().map(option).collect(), false)
+            (String::new(), kind.clone(), options.iter().map(option).collect())
         }
     };
     let propagation = match mount.propagation {
@@ -96,7 +96,8 @@ fn mount_out(mount: &MountPlan) -> v1::Mount {
         attributes: mount.attributes.bits(),
         recursive_read_only: mount.recursive_read_only,
         propagation: propagation.into(),
-        single,
+        single: matches!(mount.source, Source::Single(_)),
+        volume: matches!(mount.source, Source::Volume(_)),
     }
 }
 
@@ -230,6 +231,8 @@ fn mount_in(mount: v1::Mount) -> Result<MountPlan, String> {
     let source = if !mount.filesystem.is_empty() {
         let options = mount.options.into_iter().map(|option| (option.key, option.value)).collect();
         Source::Filesystem { kind: mount.filesystem, options }
+    } else if mount.volume {
+        Source::Volume(host(&mount.source)?)
     } else if mount.single {
         Source::Single(host(&mount.source)?)
     } else {

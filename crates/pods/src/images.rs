@@ -57,6 +57,11 @@ impl ImageView {
         (user.to_owned(), group.to_owned())
     }
 
+    /// Paths that are to be volumes.
+    pub(crate) fn volumes(&self) -> &[String] {
+        &self.config.volumes
+    }
+
     pub(crate) fn stop_signal(&self) -> &str {
         &self.config.stop_signal
     }

@@ -16,9 +16,11 @@ use crate::{files, mounts, records};
 
 mod devices;
 mod process;
+mod volumes;
 
 pub(crate) use devices::rules as device_rules;
 pub(crate) use process::capabilities;
+pub(crate) use volumes::volumes;
 
 /// What lowering needs beside the request.
 #[derive(Debug)]
@@ -38,23 +40,34 @@ impl Context<'_> {
     }
 }
 
+/// What a container has on disk.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    pub(crate) rootfs: Rootfs,
+    /// The image's volumes, each with its directory.
+    pub(crate) volumes: Vec<(ContainerPath, HostPath)>,
+}
+
 /// Makes the plan of a container whose cgroup and snapshot exist.
 pub(crate) fn plan(
     context: &Context<'_>,
     id: &ContainerId,
     cgroup: &Cgroup,
-    rootfs: Rootfs,
+    disk: Disk,
     filter: Option<&seccomp::Program>,
 ) -> Result<Plan, Error> {
     let security = context.security();
     let privilege = if security.privileged { Privilege::Privileged } else { Privilege::Ordinary };
     let (masked_paths, readonly_paths) = protected_paths(&security)?;
+    let mut own: Vec<MountPlan> = disk.volumes.iter().map(volumes::plan).collect();
+    own.extend(pods_mounts(context)?);
+    let mounts = mounts::merge(usual_mounts(privilege, cgroup)?, own, asked_mounts(context, privilege)?);
     Ok(Plan {
         container: id.clone(),
-        rootfs,
+        rootfs: disk.rootfs,
         namespaces: namespaces(context, &security)?,
         cgroup: cgroup_plan(cgroup)?,
-        mounts: all_mounts(context, privilege, cgroup)?,
+        mounts,
         devices: devices::nodes(context, privilege)?,
         masked_paths,
         readonly_paths,
@@ -124,16 +137,20 @@ fn cgroup_plan(cgroup: &Cgroup) -> Result<CgroupPlan, Error> {
     })
 }
 
-fn all_mounts(context: &Context<'_>, privilege: Privilege, cgroup: &Cgroup) -> Result<Vec<MountPlan>, Error> {
+fn usual_mounts(privilege: Privilege, cgroup: &Cgroup) -> Result<Vec<MountPlan>, Error> {
     const STAGE: &str = "planning the container's mounts";
     let mut usual = defaults::mounts(privilege).stage(STAGE)?;
     usual.extend(defaults::cgroup_mounts(privilege, &v1_directories(cgroup)?).stage(STAGE)?);
+    Ok(usual)
+}
+
+fn asked_mounts(context: &Context<'_>, privilege: Privilege) -> Result<Vec<MountPlan>, Error> {
     let asked: Vec<MountPlan> = context.config.mounts.iter().map(mounts::plan).collect::<Result<_, _>>()?;
     let shared = asked.iter().any(|mount| mount.propagation == Propagation::Shared);
     if shared && privilege != Privilege::Privileged {
         return Err(Error::invalid("mounts", "bidirectional propagation is for privileged containers"));
     }
-    Ok(mounts::merge(usual, pods_mounts(context)?, asked))
+    Ok(asked)
 }
 
 /// What the pod's containers have in common: shared memory, and the files of their name and their names' servers.

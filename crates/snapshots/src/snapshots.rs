@@ -19,6 +19,7 @@ use crate::trash::{Trash, ensure_directory, list_names};
 use crate::tree::{Usage, measure, remove_tree};
 
 const TRASH: &str = ".trash";
+const VOLUMES: &str = "volumes";
 
 /// Why a snapshot could not be made, measured or removed.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +124,24 @@ impl Snapshots {
         fchmod(&upper, Mode::from_bits_truncate(like.st_mode & 0o7777)).named("fchmod", || "fs".into())
     }
 
+    /// Makes a directory beside the layer of a container that has a snapshot, empty, for a volume of its own. It goes with
+    /// the snapshot, and counts as part of it.
+    ///
+    /// # Errors
+    /// The kernel's, ENOENT without a snapshot.
+    pub fn volume(&self, container: &ContainerId, number: usize) -> Result<PathBuf, SnapshotError> {
+        let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let number = number.to_string();
+        open_below(self.root.as_fd(), container.as_str(), directory, Resolve::BeneathNoLinks)
+            .and_then(|own| {
+                ensure_directory(own.as_fd(), VOLUMES)?;
+                let volumes = open_below(own.as_fd(), VOLUMES, directory, Resolve::BeneathNoLinks)?;
+                ensure_directory(volumes.as_fd(), &number)
+            })
+            .map_err(|source| SnapshotError { what: "add to", name: container.to_string(), source })?;
+        Ok(self.path.join(container.as_str()).join(VOLUMES).join(number))
+    }
+
     /// The directories of a container's snapshot, whether they exist or not.
     #[must_use]
     pub fn at(&self, container: &ContainerId) -> Snapshot {
@@ -163,17 +182,28 @@ impl Snapshots {
         {
             return Ok(*usage);
         }
-        let path = Path::new(container.as_str()).join("fs");
-        let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        let usage = open_below(self.root.as_fd(), path, directory, Resolve::BeneathNoLinks)
-            .and_then(|upper| measure(upper.as_fd()))
-            .map_err(|source| SnapshotError { what: "measure", name: container.to_string(), source })?;
+        let usage = self.measure(container).map_err(|source| SnapshotError {
+            what: "measure",
+            name: container.to_string(),
+            source,
+        })?;
         let mut measured = lock(&self.measured);
         if self.at(container).upper.exists() {
             measured.insert(container.clone(), (usage, Instant::now()));
         }
         drop(measured);
         Ok(usage)
+    }
+
+    fn measure(&self, container: &ContainerId) -> wharf_sys::Result<Usage> {
+        let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let own = open_below(self.root.as_fd(), container.as_str(), directory, Resolve::BeneathNoLinks)?;
+        let open = |name| open_below(own.as_fd(), name, directory, Resolve::BeneathNoLinks);
+        let layer = measure(open("fs")?.as_fd())?;
+        match open(VOLUMES) {
+            Err(error) if error.errno == Errno::ENOENT => Ok(layer),
+            volumes => Ok(layer + measure(volumes?.as_fd())?),
+        }
     }
 
     /// What the last walk found, from memory alone; `None` before the first.

@@ -544,6 +544,9 @@ pub struct Mount {
     pub propagation: i32,
     #[prost(bool, tag = "8")]
     pub single: bool,
+    /// An empty directory, which gets first what the root file system has at the target.
+    #[prost(bool, tag = "9")]
+    pub volume: bool,
 }
 /// Nested message and enum types in `Mount`.
 pub mod mount {

@@ -148,3 +148,48 @@ fn the_source_of_a_mount_that_propagates_must_propagate() {
         umount(&source).unwrap();
     });
 }
+
+/// Below a root that cannot be written too: with what the image has there, and gone with the container.
+#[test]
+fn the_volumes_of_an_image_are_directories_of_the_container() {
+    run(async |world| {
+        let client = &world.client;
+        let layout = crate::place::built().images.join("e2e-test-images/busybox");
+        let content = crate::layouts::with_config(crate::layouts::content(&layout), |config| {
+            config["config"]["Volumes"] =
+                serde_json::json!({"/etc": {}, "data/": {}, "/asked": {}, "/proc": {}});
+        });
+        let registry = crate::server::Server::honest(content).await;
+        let image = format!("{}/app:latest", registry.address);
+        client.pull(&image).await.unwrap();
+        let pod = client.run(&client.pod("volumes")).await.unwrap();
+        let mut config = client.container("main", "sleep 1000");
+        config.image = Some(crate::client::image(&image));
+        security(&mut config).readonly_rootfs = true;
+        config.mounts = vec![Mount {
+            container_path: "/asked".to_owned(),
+            host_path: world.dir.display().to_string(),
+            ..Mount::default()
+        }];
+        let id = client.launch(&pod, &config).await.unwrap();
+        assert_eq!(
+            client.output(&id, "cat /etc/hostname; head -n 1 /etc/passwd | cut -d: -f1").await,
+            "volumes\nroot"
+        );
+        assert_eq!(
+            client.output(&id, "touch /file 2>&1 | grep -o 'Read-only'; ls -d /proc/1").await,
+            "Read-only\n/proc/1"
+        );
+        client.output(&id, "echo kept >/data/file; echo changed >/etc/passwd; touch /asked/file").await;
+        let volumes = world.dir.join("root/snapshots").join(&id).join("volumes");
+        assert_eq!(fs::read_dir(&volumes).unwrap().count(), 2);
+        let kept = |number: &str| fs::read_to_string(volumes.join(number).join("file"));
+        assert!(["0", "1"].iter().any(|number| kept(number).is_ok_and(|kept| kept == "kept\n")));
+        client.remove_container(&id).await.unwrap();
+        assert!(!volumes.exists());
+        let again = client.launch(&pod, &config).await.unwrap();
+        assert_eq!(client.output(&again, "ls /data; head -n 1 /etc/passwd | cut -d: -f1").await, "root");
+        client.down(&pod).await.unwrap();
+        client.remove_image(&image).await.unwrap();
+    });
+}

@@ -7,14 +7,14 @@ use wharf_cgroup::{Cgroup, CgroupPath, StatsReader};
 use wharf_cri_api::v1::{ContainerConfig, ContainerEventType};
 use wharf_images::Hold;
 use wharf_isolation::{Plan, Rootfs};
-use wharf_types::{ContainerId, ContainerState, HostPath, PodId};
+use wharf_types::{ContainerId, ContainerPath, ContainerState, HostPath, PodId};
 use wharf_wire::v1::{self, reply, request};
 
 use super::Engine;
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking};
 use crate::images::ImageView;
-use crate::lower::{self, Context};
+use crate::lower::{self, Context, Disk};
 use crate::pod::Pod;
 use crate::records::{self, ContainerRecord};
 use crate::{refuse, resources};
@@ -133,7 +133,8 @@ impl Engine {
             kind: error.kind(),
         })?;
         let rootfs = self.rootfs(&image, id, security.readonly_rootfs.into())?;
-        let plan = lower::plan(&context, id, &cgroup, rootfs, filter.as_deref())?;
+        let disk = Disk { rootfs, volumes: self.volumes(id, lower::volumes(&context)?)? };
+        let plan = lower::plan(&context, id, &cgroup, disk, filter.as_deref())?;
         Ok(Prepared { plan, record, cgroup, hold: image.hold })
     }
 
@@ -153,6 +154,20 @@ impl Engine {
             work: HostPath::new(&snapshot.work.to_string_lossy()).stage(STAGE)?,
             read_only: access == Access::ReadOnly,
         })
+    }
+
+    /// A directory for each of the image's volumes.
+    fn volumes(
+        &self,
+        id: &ContainerId,
+        volumes: Vec<ContainerPath>,
+    ) -> Result<Vec<(ContainerPath, HostPath)>, Error> {
+        const STAGE: &str = "making the image's volumes";
+        let made = volumes.into_iter().enumerate().map(|(number, target)| {
+            let directory = self.parts.snapshots.volume(id, number).stage(STAGE)?;
+            Ok((target, HostPath::new(&directory.to_string_lossy()).stage(STAGE)?))
+        });
+        made.collect()
     }
 }
 

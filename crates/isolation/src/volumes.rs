@@ -1,0 +1,234 @@
+//! Volumes that an image asks for: a directory of the container's own beside its root file system, which begins with what
+//! the image has there. The image decides what that is, so it is reached by descriptor and never through a link.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstatat, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, LinkatFlags, Uid, fchownat};
+use wharf_sys::error::Named;
+use wharf_sys::fs::{Resolve, open_below, open_below_mode};
+use wharf_sys::{Result, xattr};
+
+/// Copies what is in one directory into another, which is empty: content, owners, modes, times, attributes, and which files
+/// are one. Descriptors do not grow with the tree, and a path that is longer than the kernel's 4095 bytes is an error.
+pub(crate) fn fill(volume: BorrowedFd<'_>, image: BorrowedFd<'_>) -> Result<()> {
+    let mut copy = Copy { from: image, to: volume, linked: HashMap::new(), directories: Vec::new() };
+    copy.waiting(Path::new(""))?;
+    let mut at = 0;
+    while let Some(directory) = copy.directories.get(at).cloned() {
+        for name in names(copy.open(image, &directory, OFlag::O_RDONLY | OFlag::O_DIRECTORY)?)? {
+            copy.entry(&below(&directory, &name))?;
+        }
+        at += 1;
+    }
+    // Last, and the deepest first: what is made in a directory changes its times.
+    copy.directories.iter().rev().try_for_each(|directory| copy.times(directory))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a path that is resolved by descriptor, below a top of either side"
+)]
+fn below(directory: &Path, name: &Path) -> PathBuf {
+    directory.join(name)
+}
+
+struct Copy<'a> {
+    from: BorrowedFd<'a>,
+    to: BorrowedFd<'a>,
+    /// The first name of each file that has several.
+    linked: HashMap<(u64, u64), PathBuf>,
+    /// Every directory, by its path from the top, each after the one it is in.
+    directories: Vec<PathBuf>,
+}
+
+impl Copy<'_> {
+    fn open(&self, top: BorrowedFd<'_>, path: &Path, flags: OFlag) -> Result<OwnedFd> {
+        open_below(top, path, flags, Resolve::BeneathNoLinks)
+    }
+
+    /// The directory of a path on either side, and the path's last component.
+    fn parents<'p>(&self, path: &'p Path) -> Result<(OwnedFd, OwnedFd, &'p Path)> {
+        let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
+        let directory = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        Ok((
+            self.open(self.from, parent, directory)?,
+            self.open(self.to, parent, directory)?,
+            Path::new(name),
+        ))
+    }
+
+    fn entry(&mut self, path: &Path) -> Result<()> {
+        let (from, to, name) = self.parents(path)?;
+        let named = || path.display().to_string();
+        let stat = fstatat(&from, name, AtFlags::AT_SYMLINK_NOFOLLOW).named("fstatat", named)?;
+        if stat.st_nlink > 1 && kind(&stat) != SFlag::S_IFDIR {
+            if let Some(first) = self.linked.get(&(stat.st_dev, stat.st_ino)) {
+                return nix::unistd::linkat(self.to, first, &to, name, LinkatFlags::empty())
+                    .named("linkat", named);
+            }
+            self.linked.insert((stat.st_dev, stat.st_ino), path.to_owned());
+        }
+        match kind(&stat) {
+            SFlag::S_IFDIR => {
+                nix::sys::stat::mkdirat(&to, name, Mode::S_IRWXU).named("mkdirat", named)?;
+                return self.waiting(path);
+            }
+            SFlag::S_IFREG => copy_file(from.as_fd(), to.as_fd(), name)?,
+            SFlag::S_IFLNK => {
+                let target = nix::fcntl::readlinkat(&from, name).named("readlinkat", named)?;
+                nix::unistd::symlinkat(target.as_os_str(), &to, name).named("symlinkat", named)?;
+            }
+            special => nix::sys::stat::mknodat(&to, name, special, Mode::S_IRWXU, stat.st_rdev)
+                .named("mknodat", named)?,
+        }
+        set_owner(to.as_fd(), name, &stat)?;
+        if kind(&stat) == SFlag::S_IFREG {
+            let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
+            copy_attributes(
+                self.open(self.from, path, flags)?.as_fd(),
+                self.open(self.to, path, flags)?.as_fd(),
+            )?;
+        }
+        set_times(to.as_fd(), name, &stat)
+    }
+
+    /// Takes note of a directory that was made, and gives it what it has in the image.
+    fn waiting(&mut self, path: &Path) -> Result<()> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let (from, to) = (self.open(self.from, path, flags)?, self.open(self.to, path, flags)?);
+        set_owner(to.as_fd(), Path::new("."), &stat_of(&from)?)?;
+        copy_attributes(from.as_fd(), to.as_fd())?;
+        self.directories.push(path.to_owned());
+        Ok(())
+    }
+
+    fn times(&self, path: &Path) -> Result<()> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let (from, to) = (self.open(self.from, path, flags)?, self.open(self.to, path, flags)?);
+        set_times(to.as_fd(), Path::new("."), &stat_of(&from)?)
+    }
+}
+
+fn kind(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
+}
+
+fn stat_of(fd: &OwnedFd) -> Result<FileStat> {
+    fstatat(fd, "", AtFlags::AT_EMPTY_PATH).named("fstatat", String::new)
+}
+
+fn names(directory: OwnedFd) -> Result<Vec<PathBuf>> {
+    let mut entries = Dir::from_fd(directory).named("fdopendir", String::new)?;
+    let names = entries.iter().map(|entry| {
+        let entry = entry.named("readdir", String::new)?;
+        Ok(PathBuf::from(std::ffi::OsStr::from_bytes(entry.file_name().to_bytes())))
+    });
+    names
+        .filter(|name| !matches!(name, Ok(name) if name == Path::new(".") || name == Path::new("..")))
+        .collect()
+}
+
+fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &Path) -> Result<()> {
+    let read = OFlag::O_RDONLY | OFlag::O_NOFOLLOW;
+    let write = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
+    let mut source = File::from(open_below(from, name, read, Resolve::BeneathNoLinks)?);
+    let mut copy = File::from(open_below_mode(to, name, write, 0o600, Resolve::BeneathNoLinks)?);
+    std::io::copy(&mut source, &mut copy).map(drop).map_err(|error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
+        wharf_sys::Error::new("copy_file_range", name.display().to_string(), errno)
+    })
+}
+
+/// Owner first: a change of it takes set-user-ID bits away.
+fn set_owner(parent: BorrowedFd<'_>, name: &Path, stat: &FileStat) -> Result<()> {
+    let named = || name.display().to_string();
+    let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
+    fchownat(parent, name, owner.0, owner.1, AtFlags::AT_SYMLINK_NOFOLLOW).named("fchownat", named)?;
+    if kind(stat) == SFlag::S_IFLNK {
+        return Ok(());
+    }
+    let mode = Mode::from_bits_truncate(stat.st_mode & 0o7777);
+    fchmodat(parent, name, mode, FchmodatFlags::FollowSymlink).named("fchmodat", named)
+}
+
+fn set_times(parent: BorrowedFd<'_>, name: &Path, stat: &FileStat) -> Result<()> {
+    let accessed = TimeSpec::new(stat.st_atime, stat.st_atime_nsec);
+    let modified = TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec);
+    utimensat(parent, name, &accessed, &modified, UtimensatFlags::NoFollowSymlink)
+        .named("utimensat", || name.display().to_string())
+}
+
+fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    for name in xattr::names(from)? {
+        if let Some(value) = xattr::value(from, &name)? {
+            xattr::set(to, &name, &value)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the directories are the test's own")]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    fn open_directory(path: &Path) -> OwnedFd {
+        wharf_sys::fs::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).unwrap()
+    }
+
+    #[test]
+    fn a_volume_begins_as_the_image_has_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let (image, volume) = (temp.path().join("image"), temp.path().join("volume"));
+        fs::create_dir_all(image.join("deep/er")).unwrap();
+        fs::create_dir(&volume).unwrap();
+        fs::write(image.join("deep/er/file"), "content").unwrap();
+        fs::hard_link(image.join("deep/er/file"), image.join("same")).unwrap();
+        symlink("/etc/passwd", image.join("link")).unwrap();
+        nix::unistd::mkfifo(&image.join("fifo"), Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::lchown(image.join("deep"), Some(1000), Some(2000)).unwrap();
+        fs::set_permissions(image.join("deep/er/file"), fs::Permissions::from_mode(0o4750)).unwrap();
+        fs::set_permissions(&image, fs::Permissions::from_mode(0o1777)).unwrap();
+        xattr::set(open_directory(&image.join("deep")).as_fd(), "user.word", b"value").unwrap();
+        fill(open_directory(&volume).as_fd(), open_directory(&image).as_fd()).unwrap();
+        assert_eq!(fs::read_to_string(volume.join("deep/er/file")).unwrap(), "content");
+        assert_eq!(fs::read_link(volume.join("link")).unwrap(), Path::new("/etc/passwd"));
+        for name in ["", "deep", "deep/er", "deep/er/file", "same", "link", "fifo"] {
+            let [was, is] = [&image, &volume].map(|top| fs::symlink_metadata(top.join(name)).unwrap());
+            assert_eq!(
+                (is.mode(), is.uid(), is.gid(), is.mtime(), is.mtime_nsec()),
+                (was.mode(), was.uid(), was.gid(), was.mtime(), was.mtime_nsec()),
+                "{name}"
+            );
+        }
+        let ino = |name: &str| fs::metadata(volume.join(name)).unwrap().ino();
+        assert_eq!(ino("same"), ino("deep/er/file"));
+        let word = xattr::value(open_directory(&volume.join("deep")).as_fd(), "user.word").unwrap();
+        assert_eq!(word.unwrap(), b"value");
+    }
+
+    #[test]
+    fn what_is_there_already_is_not_written_over() {
+        let temp = tempfile::tempdir().unwrap();
+        let (image, volume) = (temp.path().join("image"), temp.path().join("volume"));
+        for directory in [&image, &volume] {
+            fs::create_dir(directory).unwrap();
+            fs::write(directory.join("file"), directory.to_str().unwrap()).unwrap();
+        }
+        let error = fill(open_directory(&volume).as_fd(), open_directory(&image).as_fd()).unwrap_err();
+        assert_eq!(error.errno, Errno::EEXIST);
+        assert_eq!(fs::read_to_string(volume.join("file")).unwrap(), volume.to_str().unwrap());
+    }
+}
