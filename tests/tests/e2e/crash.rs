@@ -320,9 +320,9 @@ const DAMAGED: [&str; 8] = [
     "state/pods/POD/containers/MAIN",
     "state/pods/POD/containers/ENDED",
     "state/pods/POD/exits/ENDED",
-    "state/pods/POD/hostname",
-    "state/pods/POD/hosts",
-    "state/pods/POD/resolv.conf",
+    "state/pods/POD/memory/hostname",
+    "state/pods/POD/memory/hosts",
+    "state/pods/POD/memory/resolv.conf",
     "root/network/leases/POD",
 ];
 
