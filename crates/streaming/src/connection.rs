@@ -16,6 +16,7 @@ use wharf_types::chain;
 use crate::backend::{Backend, BackendError, Session};
 use crate::error::SessionError;
 use crate::grant::{Grant, PortForwardGrant};
+use crate::hangup::Hangup;
 use crate::head::{self, Head, Refusal};
 use crate::lobby::Lobby;
 use crate::remote_command;
@@ -48,6 +49,10 @@ pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, s
     if let Err(error) = tune(&socket) {
         tracing::debug!(%error, "cannot tune a streaming connection");
     }
+    let client = match Hangup::watch(&socket) {
+        Ok(client) => client,
+        Err(error) => return tracing::warn!(%error, "cannot watch a streaming connection"),
+    };
     let request = async {
         let mut stream: Box<dyn Stream> = match &shared.tls {
             Some(tls) => Box::new(tls.accept(socket).await.ok()?),
@@ -66,7 +71,8 @@ pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, s
         tracing::debug!("a streaming client made no request in time");
         return;
     };
-    let limits = Limits { idle: shared.config.idle, write: shared.config.write, server };
+    let Config { idle, write, heartbeat, .. } = shared.config;
+    let limits = Limits { idle, write, heartbeat, client, server };
     let (grant, protocol, answer, _place) = match shared.admit(&head) {
         Ok(admitted) => admitted,
         Err(refusal) => {

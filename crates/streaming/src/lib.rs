@@ -21,6 +21,7 @@ pub mod decode;
 mod descriptor;
 mod error;
 mod grant;
+mod hangup;
 mod head;
 mod lobby;
 mod port_forward;

@@ -2,9 +2,13 @@
 
 use std::io;
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures_util::future::{FusedFuture, Shared};
 use wharf_types::Exit;
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::channel::{Chunk, Inbound, Outbound, SendError};
 use crate::descriptor::Descriptor;
@@ -62,6 +66,10 @@ pub(crate) async fn input(mut from: Inbound, to: Descriptor) {
     }
 }
 
+/// How long a client may be silent after the pod has ended its direction. Clients before Kubernetes 1.28 wait for the end of
+/// the connection before they end theirs.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// Why a forwarded connection ended before both sides had ended it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ForwardError {
@@ -76,14 +84,27 @@ pub(crate) enum ForwardError {
     },
 }
 
-/// Moves bytes both ways between a client's stream and a socket, until both directions are at their end.
+/// Moves bytes both ways between a client's stream and a socket, until both directions are at their end, or the pod's is
+/// and the client says nothing more.
 pub(crate) async fn forward(
     mut from: Inbound,
     to: &Outbound,
     socket: &Descriptor,
 ) -> Result<(), ForwardError> {
+    let pod_ended = Notify::new();
     let upward = async {
-        while let Some(bytes) = from.recv().await {
+        let mut patience = Duration::MAX;
+        loop {
+            let bytes = tokio::select! {
+                received = timeout(patience, from.recv()) => match received {
+                    Ok(Some(bytes)) => bytes,
+                    Ok(None) | Err(_) => break,
+                },
+                () = pod_ended.notified() => {
+                    patience = LINGER;
+                    continue;
+                }
+            };
             if socket.write_all(&bytes).await.is_err() {
                 // The pod reads no more, but what it wrote before has to arrive.
                 from.close();
@@ -108,6 +129,7 @@ pub(crate) async fn forward(
             to.send(&mut chunk).await?;
         }
         to.finish().await.map_err(SendError::from)?;
+        pod_ended.notify_one();
         Ok(())
     };
     tokio::try_join!(upward, downward).map(|_| ())

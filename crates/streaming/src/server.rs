@@ -41,6 +41,8 @@ pub struct Config {
     pub size: Duration,
     /// How long a client may take no byte of what is sent to it. Someone may have paused a pager.
     pub write: Duration,
+    /// How long a client of a WebSocket whose input is stuck is left without a word: clients give up after a minute.
+    pub heartbeat: Duration,
     /// How long one forwarded connection may hold up the others of its session because its pod does not read.
     pub stall: Duration,
     /// How many sessions there may be.
@@ -50,7 +52,8 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// Loopback, any port, no TLS, 4 hours, 30 seconds, 250 milliseconds, 30 minutes, 1 minute, 1024 sessions, 256 each.
+    /// Loopback, any port, no TLS, 4 hours, 30 seconds, 250 milliseconds, 30 minutes, 15 seconds, 1 minute, 1024 sessions,
+    /// 256 each.
     fn default() -> Self {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -59,6 +62,7 @@ impl Default for Config {
             creation: Duration::from_secs(30),
             size: Duration::from_millis(250),
             write: Duration::from_mins(30),
+            heartbeat: Duration::from_secs(15),
             stall: Duration::from_mins(1),
             sessions: 1024,
             sessions_each: 256,

@@ -6,6 +6,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,6 +15,8 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use crate::hangup::Hangup;
 
 /// How much is read from a client at a time, in bytes.
 const READ: usize = 16 * 1024;
@@ -62,6 +65,10 @@ pub(crate) struct Limits {
     pub(crate) idle: Duration,
     /// How long it may take no bytes.
     pub(crate) write: Duration,
+    /// How long a client is left without a word while nothing is read from it, which may hold its pings.
+    pub(crate) heartbeat: Duration,
+    /// Its client's socket.
+    pub(crate) client: Hangup,
     /// Closed when the server ends.
     pub(crate) server: watch::Receiver<()>,
 }
@@ -105,6 +112,32 @@ impl Wire {
 
     /// Writes a whole frame.
     pub(crate) async fn send(&self, frame: &[u8]) -> Result<(), WireError> {
+        self.write(frame).await?;
+        self.touch();
+        Ok(())
+    }
+
+    /// Waits for somebody to take what the client sent. Nothing is read from it meanwhile, so that it has left is seen
+    /// from its socket; and now and then it gets a frame that says that the connection lives, if there is such a one.
+    pub(crate) async fn hold<T>(
+        &self,
+        taken: impl Future<Output = T>,
+        heartbeat: Option<&[u8]>,
+    ) -> Result<T, WireError> {
+        let (mut taken, mut left) = (pin!(taken), pin!(self.limits.client.happened()));
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut taken => return Ok(done),
+                () = &mut left => return Err(WireError::Left),
+                () = sleep(self.limits.heartbeat), if heartbeat.is_some() => {
+                    self.write(heartbeat.unwrap_or_default()).await?;
+                }
+            }
+        }
+    }
+
+    async fn write(&self, frame: &[u8]) -> Result<(), WireError> {
         let mut half = self.half.lock().await;
         if half.torn {
             return Err(WireError::Torn);
@@ -119,7 +152,6 @@ impl Wire {
         }
         self.in_time(half.io.flush()).await?;
         half.torn = false;
-        self.touch();
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use crate::error::SessionError;
 use crate::spdy::frame::{self, Decoder, Farewell, Frame, FrameError, Reset};
 use crate::spdy::headers::{HeadersError, Inflater};
 use crate::spdy::stream::{Connection, Stream};
-use crate::wire::Receiver;
+use crate::wire::{Receiver, Wire};
 
 /// How many new streams may wait to be looked at.
 const NEW_STREAMS: usize = 16;
@@ -49,6 +49,7 @@ where
     let (opened, streams) = mpsc::channel(NEW_STREAMS);
     let mut demultiplexer = Demultiplexer {
         connection: Arc::clone(&connection),
+        wire: Arc::clone(&wire),
         inflater: Inflater::new(),
         refusals: 0,
         opened,
@@ -72,6 +73,7 @@ where
 /// Takes apart what the client sends.
 struct Demultiplexer {
     connection: Arc<Connection>,
+    wire: Arc<Wire>,
     inflater: Inflater,
     /// How many streams were refused since the last that was not.
     refusals: u32,
@@ -145,7 +147,7 @@ impl Demultiplexer {
     async fn deliver(&self, id: u32, bytes: Bytes) -> Result<(), SessionError> {
         // Bytes for a stream that was reset may be on their way still.
         let Some(inbound) = self.connection.inbound(id).filter(|_| !bytes.is_empty()) else { return Ok(()) };
-        match timeout(self.stall, inbound.send(bytes)).await {
+        match self.wire.hold(timeout(self.stall, inbound.send(bytes)), None).await? {
             // Nobody wants them.
             Ok(Ok(()) | Err(_)) => Ok(()),
             Err(_elapsed) => {

@@ -68,7 +68,14 @@ async fn sort(receiver: &mut Receiver, sorter: &mut Sorter) -> SessionError {
         let Event::Message { bytes, end, .. } = event else { continue };
         match sorter.take(bytes, end) {
             // If nobody wants the bytes any more, they are dropped.
-            Ok(Some((sink, bytes))) => drop(sink.send(bytes).await),
+            Ok(Some((sink, bytes))) => {
+                // A pong that nobody asked for is allowed: RFC 6455, 5.5.3.
+                let pong = frame::pong(b"");
+                match receiver.wire().hold(sink.send(bytes), Some(pong.bytes())).await {
+                    Ok(_taken_or_dropped) => {}
+                    Err(error) => return error.into(),
+                }
+            }
             Ok(None) => {}
             Err(error) => return WebSocketError::from(error).into(),
         }

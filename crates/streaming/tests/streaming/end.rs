@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
 use wharf_streaming::Config;
 
 use crate::rig::{ALL, Rig, soon};
-use crate::spdy::{Event, Spdy, data};
+use crate::spdy::{Carrier, Event, Spdy, data};
 use crate::websocket::{Message, WebSocket};
 
 const V4: &str = "v4.channel.k8s.io";
@@ -96,7 +97,7 @@ async fn silence_ends_a_session() {
 
 #[tokio::test]
 async fn leaving_with_unread_input_abandons_the_process() {
-    let mut rig = Rig::with(Config { idle: Duration::from_secs(1), ..Config::default() }).await;
+    let mut rig = Rig::new().await;
     let mut client = Spdy::connect(&rig.exec(ALL), V4).await;
     let ids = client.open_all(&["error", "stdin", "stdout", "stderr"]).await;
     let mut process = rig.process().await;
@@ -106,6 +107,37 @@ async fn leaving_with_unread_input_abandons_the_process() {
     soon(process.stdin.read_exact(&mut some)).await.unwrap();
     drop(client);
     process.abandoned().await;
+
+    let mut client = WebSocket::connect(&rig.exec(ALL), V4).await;
+    let process = rig.process().await;
+    client.send(2, &vec![0; 1 << 20]).await;
+    drop(client);
+    process.abandoned().await;
+
+    let socket = WebSocket::connect(&rig.port_forward(&[]), "SPDY/3.1+portforward.k8s.io").await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let mut client = Spdy::over(Carrier::Tunnel(socket));
+    client.open(&[("streamType", "error"), ("port", &port)]).await;
+    let data_stream = client.open(&[("streamType", "data"), ("port", &port)]).await;
+    let (mut pod, _) = soon(listener.accept()).await.unwrap();
+    client.write(&data(data_stream, 0, &vec![b'x'; 8 << 20])).await;
+    drop(client);
+    // All that is still on its way to the pod, and then the end.
+    let end = async { while pod.read(&mut vec![0; 1 << 16]).await.is_ok_and(|read| read > 0) {} };
+    soon(end).await;
+}
+
+#[tokio::test]
+async fn a_client_whose_input_is_stuck_hears_that_the_connection_lives() {
+    let mut rig = Rig::with(Config { heartbeat: Duration::from_millis(50), ..Config::default() }).await;
+    let mut client = WebSocket::connect(&rig.exec(ALL), V4).await;
+    let _process = rig.process().await;
+    assert_eq!(client.next().await, Message::Data(2, vec![1]));
+    client.send(2, &vec![0; 1 << 20]).await;
+    for _ in 0..3 {
+        assert_eq!(client.next().await, Message::Data(10, vec![]));
+    }
 }
 
 #[tokio::test]

@@ -186,6 +186,21 @@ async fn a_pod_that_does_not_read_hurts_only_its_own_connection() {
 }
 
 #[tokio::test]
+async fn a_client_that_waits_for_the_end_before_it_ends_its_direction_is_not_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let rig = Rig::new().await;
+    let mut client = Spdy::connect(&rig.port_forward(&[]), FORWARD).await;
+    let (error, data) = pair(&mut client, listener.local_addr().unwrap().port(), "a").await;
+    let (mut socket, _) = soon(listener.accept()).await.unwrap();
+    client.send(data, b"GET / HTTP/1.0").await;
+    soon(socket.read_exact(&mut [0; 14])).await.unwrap();
+    socket.write_all(b"answer").await.unwrap();
+    drop(socket);
+    while client.next().await != Event::Fin(error) {}
+    assert_eq!((client.text(data), client.text(error)), ("answer".to_owned(), String::new()));
+}
+
+#[tokio::test]
 async fn older_websockets_have_two_channels_for_each_port() {
     let rig = Rig::new().await;
     for protocol in ["", "v4.channel.k8s.io"] {
