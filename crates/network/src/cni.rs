@@ -16,6 +16,7 @@ use crate::netlink::{Family, Socket};
 use crate::store::{Store, StoreError, failed, gone_is_fine};
 use crate::{Attachment, Config, INTERFACE, PodAddresses, PortMapping, Readiness, link, lock, netns};
 
+mod capabilities;
 mod config;
 mod error;
 mod exec;
@@ -27,8 +28,6 @@ pub use error::CniError;
 use input::Input;
 
 const VERSION: u32 = 1;
-/// Where a plugin finds the programs that it needs itself.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// As much of a plugin's complaints as belongs into a message.
 const STDERR_LEN: usize = 1000;
 
@@ -40,6 +39,9 @@ struct Record {
     netns: PathBuf,
     arguments: String,
     ports: Vec<PortMapping>,
+    /// What else plugins may ask for.
+    #[serde(default)]
+    capabilities: Map<String, Value>,
     /// `None` while plugins are adding the pod.
     result: Option<Value>,
 }
@@ -162,6 +164,7 @@ impl Cni {
             netns: pod.netns.to_owned(),
             arguments: arguments(pod)?,
             ports: pod.ports.iter().filter(|port| port.host_port != 0).cloned().collect(),
+            capabilities: capabilities::of(pod)?,
             result: None,
         };
         self.save(pod.id, &record)?;
@@ -192,7 +195,13 @@ impl Cni {
             deadline: Instant::now() + self.delete_deadline,
         };
         for plugin in record.network.plugins.iter().rev() {
-            self.run(&call, plugin, record.result.as_ref())?;
+            match self.run(&call, plugin, record.result.as_ref()) {
+                // The node has another network by now, and of the pod nothing is left in the kernel: nobody can do more.
+                Err(error @ CniError::Missing { .. }) if netns.is_none() => {
+                    tracing::warn!(pod = %id, %error, "what this plugin kept of a pod that is gone stays");
+                }
+                other => drop(other?),
+            }
         }
         let path = self.inputs.join(id.as_str());
         gone_is_fine(std::fs::remove_file(&path)).map_err(failed("remove", &path))?;
@@ -230,7 +239,7 @@ impl Cni {
             let name = NetworkConfig::kind(plugin).to_owned();
             let previous = Some(&last.1).filter(|value| !value.is_null());
             let stdout = self.run(&call, plugin, previous)?;
-            match result::parse(&stdout) {
+            match result::parse(&stdout, &record.network.version) {
                 Ok(value) => last = (name, value),
                 Err(reason) => return Err(CniError::Output { plugin: name, reason }),
             }
@@ -272,7 +281,6 @@ impl Cni {
     fn environment(&self, call: &Call<'_>) -> Vec<(&'static str, String)> {
         let dirs: Vec<String> = self.bin_dirs.iter().map(|dir| dir.display().to_string()).collect();
         vec![
-            ("PATH", PATH.to_owned()),
             ("CNI_COMMAND", call.action.name().to_owned()),
             ("CNI_CONTAINERID", call.id.to_string()),
             ("CNI_NETNS", call.netns.display().to_string()),
@@ -297,7 +305,8 @@ impl Cni {
     }
 
     fn save(&self, id: &PodId, record: &Record) -> Result<(), StoreError> {
-        self.store.save(&file_name(id), record)?;
+        // Plugins' own records of addresses outlive a power cut, and only DEL, by this one, removes them.
+        self.store.save_durably(&file_name(id), record)?;
         lock(&self.records).insert(id.clone(), Arc::new(record.clone()));
         Ok(())
     }
@@ -320,18 +329,20 @@ fn arguments(pod: &Attachment<'_>) -> Result<String, CniError> {
     ))
 }
 
-/// What a plugin reads: its own object with the network's name and version, the ports if it asks for them, and the
+/// What a plugin reads: its own object with the network's name and version, the capabilities that it asks for, and the
 /// result of the plugin before it.
 fn input(record: &Record, plugin: &Map<String, Value>, previous: Option<&Value>) -> Value {
     let mut input = plugin.clone();
-    let capabilities = input.remove("capabilities");
+    let wanted = input.remove("capabilities").unwrap_or_default();
     input.insert("cniVersion".to_owned(), record.network.version.as_str().into());
     input.insert("name".to_owned(), record.network.name.as_str().into());
-    let wants_ports =
-        capabilities.is_some_and(|wanted| wanted.get("portMappings") == Some(&Value::Bool(true)));
-    if wants_ports && !record.ports.is_empty() {
-        let ports: Vec<Value> = record.ports.iter().map(port).collect();
-        input.insert("runtimeConfig".to_owned(), json!({ "portMappings": ports }));
+    let mut told = record.capabilities.clone();
+    if !record.ports.is_empty() {
+        told.insert("portMappings".to_owned(), record.ports.iter().map(port).collect());
+    }
+    told.retain(|name, _value| wanted.get(name) == Some(&Value::Bool(true)));
+    if !told.is_empty() {
+        input.insert("runtimeConfig".to_owned(), told.into());
     }
     if let Some(previous) = previous {
         input.insert("prevResult".to_owned(), previous.clone());

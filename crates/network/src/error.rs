@@ -86,7 +86,7 @@ fn cni(error: &CniError) -> ErrorKind {
         | CniError::Config { .. }
         | CniError::Directory { .. }
         | CniError::Missing { .. } => ErrorKind::FailedPrecondition,
-        CniError::Argument { .. } => ErrorKind::InvalidArgument,
+        CniError::Argument { .. } | CniError::Bandwidth { .. } => ErrorKind::InvalidArgument,
         CniError::Deadline { .. } => ErrorKind::DeadlineExceeded,
         CniError::Plugin { .. } | CniError::Exit { .. } => ErrorKind::Unavailable,
         CniError::Output { .. } | CniError::TooLong { .. } => ErrorKind::DataLoss,

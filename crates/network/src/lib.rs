@@ -5,7 +5,7 @@
 //! a crash left. What this crate deliberately does not do: make or pin network namespaces, write `resolv.conf`, or
 //! enforce network policies.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -183,6 +183,23 @@ pub struct Attachment<'a> {
     pub netns: &'a Path,
     /// Its ports; those without a host port have no effect.
     pub ports: &'a [PortMapping],
+    /// Its annotations, for plugins; those of bandwidth are limits.
+    pub annotations: &'a BTreeMap<String, String>,
+    /// How its names are resolved, for plugins.
+    pub dns: Dns<'a>,
+    /// The parent of its cgroups, for plugins; empty for none.
+    pub cgroup_parent: &'a str,
+}
+
+/// How the names of a pod are resolved.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Dns<'a> {
+    /// Addresses of name servers.
+    pub servers: &'a [String],
+    /// Domains that are searched.
+    pub searches: &'a [String],
+    /// Options as `resolv.conf` has them.
+    pub options: &'a [String],
 }
 
 /// The addresses of an attached pod.

@@ -14,7 +14,8 @@ use crate::store::read_bounded;
 const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
 /// More plugins in a chain than this are a mistake.
 const CHAIN_LIMIT: usize = 32;
-const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+/// All versions of the specification, oldest first.
+const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// A network: a chain of plugins with their configurations. Also stored in a pod's record, so that it is deleted by
 /// what it was added with.
@@ -30,6 +31,9 @@ pub(crate) struct NetworkConfig {
 #[serde(rename_all = "camelCase")]
 struct File {
     cni_version: Option<String>,
+    /// Since 1.1.0: all that the file is good for.
+    #[serde(default)]
+    cni_versions: Vec<String>,
     name: String,
     plugins: Option<Vec<Map<String, Value>>>,
 }
@@ -53,10 +57,7 @@ fn parse(bytes: &[u8]) -> Result<NetworkConfig, String> {
         Some(plugins) => plugins,
         None => vec![serde_json::from_slice(bytes).map_err(|error| error.to_string())?],
     };
-    let version = file.cni_version.ok_or("it has no cniVersion")?;
-    if !is_version(&version) {
-        return Err(format!("its cniVersion {version:?} is none of {}", VERSIONS.join(", ")));
-    }
+    let version = version(file.cni_version, &file.cni_versions)?;
     if !is_name(&file.name) {
         return Err(format!("its name {:?} may have letters, digits, and . _ - after the first", file.name));
     }
@@ -74,6 +75,19 @@ fn parse(bytes: &[u8]) -> Result<NetworkConfig, String> {
         }
     }
     Ok(NetworkConfig { name: file.name, version, plugins })
+}
+
+/// The latest version that a file is good for; one that says nothing is of the time before there was the key.
+fn version(one: Option<String>, several: &[String]) -> Result<String, String> {
+    let named = |version: &&str| several.iter().any(|other| other == version);
+    if let Some(latest) = VERSIONS.iter().copied().rfind(named) {
+        return Ok(latest.to_owned());
+    }
+    let version = one.unwrap_or_else(|| VERSIONS[0].to_owned());
+    if is_version(&version) {
+        return Ok(version);
+    }
+    Err(format!("its cniVersion {version:?} is none of {}", VERSIONS.join(", ")))
 }
 
 fn is_name(name: &str) -> bool {
@@ -180,6 +194,15 @@ mod tests {
     }
 
     #[test]
+    fn the_latest_version_counts_and_none_is_the_first() {
+        let version = |text: &str| parse(text.as_bytes()).unwrap().version;
+        assert_eq!(version(r#"{"name":"n","type":"a"}"#), "0.1.0");
+        let several =
+            r#"{"cniVersion":"0.4.0","cniVersions":["1.0.0","9.0.0","0.4.0"],"name":"n","type":"a"}"#;
+        assert_eq!(version(several), "1.0.0");
+    }
+
+    #[test]
     fn what_is_not_a_configuration_is_refused() {
         for bad in [
             "",
@@ -193,9 +216,8 @@ mod tests {
             r#"{"cniVersion":"1.0.0","name":"n","type":"a","capabilities":[]}"#,
             r#"{"cniVersion":"1.0.0","name":"../n","type":"a"}"#,
             r#"{"cniVersion":"1.0.0","name":"","type":"a"}"#,
-            r#"{"cniVersion":"0.2.0","name":"n","type":"a"}"#,
             r#"{"cniVersion":"2.0.0","name":"n","type":"a"}"#,
-            r#"{"name":"n","type":"a"}"#,
+            r#"{"cniVersion":"2.0.0","cniVersions":["3.0.0"],"name":"n","type":"a"}"#,
             r#"{"cniVersion":"1.0.0","type":"a"}"#,
             r#"{"cniVersion":"1.0.0","name":"n","name":"m","type":"a"}"#,
         ] {

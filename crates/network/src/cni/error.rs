@@ -35,6 +35,14 @@ pub enum CniError {
         /// The text.
         value: String,
     },
+    /// An annotation of bandwidth is no such.
+    #[error("the annotation {annotation} is {value:?}: name bits per second, from 1k to 1P, such as 10M")]
+    Bandwidth {
+        /// Its name.
+        annotation: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// The program of a plugin is not there.
     #[error("the CNI plugin {plugin} is in none of {dirs:?}")]
     Missing {

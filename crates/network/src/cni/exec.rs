@@ -40,8 +40,11 @@ impl From<std::io::Error> for ExecError {
     }
 }
 
-/// Runs the program with exactly this environment and standard input until it ends; at the deadline, or when it writes too
-/// much, it is killed with all it started.
+/// Where a plugin finds the programs that it needs itself, if this process was told nothing else.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Runs the program with this environment beside this process's own, which may name a proxy or an API server, until it ends;
+/// at the deadline, or when it writes too much, it is killed with all it started.
 pub(crate) fn run(
     program: &Path,
     environment: &[(&str, String)],
@@ -50,8 +53,10 @@ pub(crate) fn run(
 ) -> Result<Output, ExecError> {
     #[expect(clippy::disallowed_methods, reason = "the one place that starts CNI plugins")]
     let mut command = Command::new(program);
+    if std::env::var_os("PATH").is_none() {
+        command.env("PATH", PATH);
+    }
     command
-        .env_clear()
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .current_dir("/")
         .process_group(0)

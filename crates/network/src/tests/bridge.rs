@@ -120,6 +120,9 @@ fn a_namespace_that_is_none_leaves_nothing_behind() {
             uid: "u",
             netns: path,
             ports: &[],
+            annotations: &Default::default(),
+            dns: Default::default(),
+            cgroup_parent: "",
         })
     };
     for path in ["/dev/null", "/nowhere"] {

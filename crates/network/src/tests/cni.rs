@@ -62,11 +62,15 @@ fn a_chain_is_run_forwards_and_backwards() {
     host.plugin("two", GOOD);
     host.configure(json!([
         { "type": "one", "mine": { "a": 1 } },
-        { "type": "two", "capabilities": { "portMappings": true, "bandwidth": true } },
+        { "type": "two", "capabilities": {
+            "portMappings": true, "bandwidth": true, "dns": true, "cgroupPath": true, "aliases": true,
+            "io.kubernetes.cri.pod-annotations": true, "ipRanges": false,
+        } },
     ]));
     let network = host.network();
     assert!(network.readiness().ready);
-    let pod = Pod::new(1);
+    let mut pod = Pod::new(1);
+    pod.annotations.insert("kubernetes.io/egress-bandwidth".into(), "10M".into());
     let addresses = pod.attach_with(&network, &[tcp(12000, 80), tcp(0, 81)]).unwrap();
     assert_eq!(addresses.ips, [ip("10.9.0.7"), ip("fd09::7")]);
     assert_eq!(pod_links(), Vec::<String>::new(), "the bridge has no part in it");
@@ -74,7 +78,14 @@ fn a_chain_is_run_forwards_and_backwards() {
     assert_eq!(first, json!({ "type": "one", "mine": { "a": 1 }, "cniVersion": "1.0.0", "name": "net" }));
     let second = host.input("two.ADD.in");
     let port = json!({ "hostPort": 12000, "containerPort": 80, "protocol": "tcp" });
-    assert_eq!(second["runtimeConfig"], json!({ "portMappings": [port] }));
+    let told = json!({
+        "portMappings": [port],
+        "bandwidth": { "egressRate": 10_000_000, "egressBurst": u32::MAX },
+        "dns": { "servers": ["10.0.0.10"], "searches": [], "options": [] },
+        "cgroupPath": "/kubepods/pod1",
+        "io.kubernetes.cri.pod-annotations": pod.annotations,
+    });
+    assert_eq!(second["runtimeConfig"], told);
     assert_eq!((&second["prevResult"]["by"], second.get("capabilities")), (&json!("one"), None));
     let environment = host.read("one.ADD.env");
     for line in [
@@ -89,7 +100,7 @@ fn a_chain_is_run_forwards_and_backwards() {
     ] {
         assert!(environment.lines().any(|found| found == line), "{line} in {environment}");
     }
-    assert!(!environment.contains("CARGO"), "nothing of our environment");
+    assert!(environment.contains("CARGO_PKG_NAME=wharf-network\n"), "our own environment too");
     pod.serve(80);
     pod.inside(|| ask(ip("127.0.0.1"), 80)).expect("loopback is up");
     // What the pod was added with counts, not what the configuration says now; also in another process.
@@ -100,6 +111,7 @@ fn a_chain_is_run_forwards_and_backwards() {
     network.detach(&pod.id, None).unwrap();
     assert_eq!(host.read("calls"), "one ADD\ntwo ADD\ntwo DEL\none DEL\n");
     assert_eq!(host.input("one.DEL.in")["prevResult"]["by"], "two");
+    assert_eq!(host.input("two.DEL.in")["runtimeConfig"], told);
     assert_eq!((host.records(), network.addresses(&pod.id)), (0, None));
     assert!(host.read("two.DEL.env").contains(&format!("CNI_NETNS={}\n", pod.path().display())));
 }
@@ -187,6 +199,34 @@ fn a_delete_that_fails_is_repeated() {
 }
 
 #[test]
+fn a_pod_whose_namespace_and_plugin_are_gone_is_let_go() {
+    let host = Host::with_plugin(GOOD);
+    let network = host.network();
+    let pod = Pod::new(1);
+    pod.attach(&network).unwrap();
+    std::fs::remove_file(host.dir.path().join("bin/one")).unwrap();
+    let error = network.detach(&pod.id, Some(&pod.path())).unwrap_err();
+    assert!(error.to_string().contains("one is in none of"), "its namespace is there: {error}");
+    let id = pod.id.clone();
+    drop(pod);
+    network.detach(&id, None).unwrap();
+    assert_eq!(host.records(), 0);
+}
+
+#[test]
+fn a_bandwidth_that_is_none_is_refused() {
+    let host = Host::with_plugin(GOOD);
+    let mut pod = Pod::new(1);
+    for bad in ["10", "2P", "fast", "10 M"] {
+        pod.annotations.insert("kubernetes.io/ingress-bandwidth".into(), bad.into());
+        let error = pod.attach(&host.network()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert!(error.to_string().contains("ingress-bandwidth"), "{error}");
+    }
+    assert_eq!((host.read("calls").as_str(), host.records()), ("", 0));
+}
+
+#[test]
 fn an_add_that_was_cut_short_is_deleted_before_the_next() {
     let host = Host::with_plugin(GOOD);
     let pod = Pod::new(1);
@@ -226,6 +266,9 @@ fn names_that_would_change_the_arguments_are_refused() {
         uid: "uid",
         netns: &netns,
         ports: &[],
+        annotations: &Default::default(),
+        dns: Default::default(),
+        cgroup_parent: "",
     };
     let error = host.network().attach(&attachment).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);

@@ -1,5 +1,6 @@
 //! A host in its own network namespace, and pods in further ones.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,7 +11,9 @@ use nix::sched::{CloneFlags, unshare};
 use wharf_types::PodId;
 
 use crate::netlink::{Family, Socket};
-use crate::{Attachment, BridgeConfig, Builtin, Config, Error, Network, PodAddresses, PortMapping, Protocol};
+use crate::{
+    Attachment, BridgeConfig, Builtin, Config, Dns, Error, Network, PodAddresses, PortMapping, Protocol,
+};
 use crate::{link, netns};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(5);
@@ -53,6 +56,7 @@ impl Host {
 pub(super) struct Pod {
     pub(super) id: PodId,
     pub(super) netns: OwnedFd,
+    pub(super) annotations: BTreeMap<String, String>,
 }
 
 impl Pod {
@@ -61,7 +65,8 @@ impl Pod {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             netns::open(std::path::Path::new("/proc/thread-self/ns/net")).unwrap()
         };
-        Self { id: id(number), netns: std::thread::spawn(make).join().unwrap() }
+        let netns = std::thread::spawn(make).join().unwrap();
+        Self { id: id(number), netns, annotations: BTreeMap::new() }
     }
 
     pub(super) fn path(&self) -> PathBuf {
@@ -85,6 +90,9 @@ impl Pod {
             uid: "uid",
             netns: &netns,
             ports,
+            annotations: &self.annotations,
+            dns: Dns { servers: &["10.0.0.10".to_owned()], ..Dns::default() },
+            cgroup_parent: "/kubepods/pod1",
         })
     }
 

@@ -178,7 +178,17 @@ fn pods_attach_side_by_side() {
     });
     assert_eq!(ips.len(), 20);
     let netns = pods[0].path();
-    let missing = Attachment { id: &id(99), name: "", namespace: "", uid: "", netns: &netns, ports: &[] };
+    let missing = Attachment {
+        id: &id(99),
+        name: "",
+        namespace: "",
+        uid: "",
+        netns: &netns,
+        ports: &[],
+        annotations: &Default::default(),
+        dns: Default::default(),
+        cgroup_parent: "",
+    };
     assert!(network.attach(&missing).is_err(), "a namespace has one eth0");
     assert_eq!(pod_links().len(), 20);
 }

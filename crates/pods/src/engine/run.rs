@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::{ContainerEventType, NamespaceMode, PodSandboxConfig, Protocol as CriProtocol};
-use wharf_network::{Attachment, PodAddresses, PortMapping, Protocol, StatsSocket};
+use wharf_network::{Attachment, Dns, PodAddresses, PortMapping, Protocol, StatsSocket};
 use wharf_state::Layout;
 use wharf_types::PodId;
 use wharf_wire::v1::{reply, request};
@@ -142,6 +142,7 @@ impl Engine {
         let netns = &self.parts.layout.namespace(&pod.id, "net");
         let metadata = pod.config.metadata.clone().unwrap_or_default();
         let ports = ports(&pod.config)?;
+        let dns = pod.config.dns_config.clone().unwrap_or_default();
         let attachment = Attachment {
             id: &pod.id,
             name: &metadata.name,
@@ -149,6 +150,9 @@ impl Engine {
             uid: &metadata.uid,
             netns,
             ports: &ports,
+            annotations: &pod.config.annotations,
+            dns: Dns { servers: &dns.servers, searches: &dns.searches, options: &dns.options },
+            cgroup_parent: pod.config.linux.as_ref().map_or("", |linux| &linux.cgroup_parent),
         };
         let addresses = self.parts.network.attach(&attachment).map_err(|error| Error::Stage {
             stage: "attaching the pod to the network",
