@@ -176,6 +176,25 @@ fn clients_that_crash_leave_nothing_behind() {
     });
 }
 
+#[test]
+fn a_client_that_leaves_while_its_input_is_stuck_takes_its_command_with_it() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("stuck")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let ways: [fn(Session); 2] = [Session::reset, drop];
+        for (speech, leave) in SPEECHES.into_iter().flat_map(|speech| ways.map(|leave| (speech, leave))) {
+            let mut session = Session::exec(client, speech, &id, "echo on; exec sleep 1005", ALL).await;
+            session.until("on").await;
+            // Until there is no room anywhere on the way.
+            let stuff = async { while session.send(&[b'x'; 32 << 10]).await.is_ok() {} };
+            tokio::time::timeout(Duration::from_secs(1), stuff).await.unwrap_err();
+            leave(session);
+            until("it is killed", async || process_with("sleep 1005").is_none().then_some(())).await;
+        }
+    });
+}
+
 /// What a process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Held {
