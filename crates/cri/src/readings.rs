@@ -7,7 +7,6 @@ use std::time::Instant;
 use tokio::sync::{Mutex, Semaphore};
 use tonic::Status;
 use wharf_cri_api::v1::PodSandboxMetrics;
-use wharf_pods::{self as pods, Engine};
 
 /// How many threads read at once: however many ask, others find threads of the pool too.
 const THREADS: usize = 4;
@@ -45,15 +44,18 @@ impl Readings {
     }
 
     /// The metrics of all pods, which every process of theirs is looked at for: callers that came while others were served
-    /// share one reading, begun after the last of them came.
-    pub(crate) async fn metrics(&self, engine: &Arc<Engine>) -> Result<Vec<PodSandboxMetrics>, Status> {
+    /// share one gathering, begun after the last of them came.
+    pub(crate) async fn metrics(
+        &self,
+        gather: impl FnOnce() -> Vec<PodSandboxMetrics> + Send + 'static,
+    ) -> Result<Vec<PodSandboxMetrics>, Status> {
         let came = Instant::now();
         let mut last = self.metrics.lock().await;
         if let Some(gathered) = last.as_ref().filter(|gathered| gathered.begun >= came) {
             return Ok(gathered.metrics.clone());
         }
-        let (begun, engine) = (Instant::now(), Arc::clone(engine));
-        let metrics = self.take(move || pods::metrics(&engine)).await?;
+        let begun = Instant::now();
+        let metrics = self.take(gather).await?;
         *last = Some(Gathered { begun, metrics: metrics.clone() });
         Ok(metrics)
     }
@@ -62,6 +64,7 @@ impl Readings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[tokio::test(flavor = "multi_thread")]
@@ -88,5 +91,29 @@ mod tests {
             assert_eq!(failed.unwrap_err().code(), tonic::Code::Internal);
         }
         assert_eq!(readings.take(|| 7).await.unwrap(), 7);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn callers_that_waited_share_one_gathering() {
+        let (readings, count) = (Readings::new(), Arc::new(AtomicUsize::new(0)));
+        let (finish, finished) = std::sync::mpsc::channel::<()>();
+        let gather = |until: Option<std::sync::mpsc::Receiver<()>>| {
+            let count = Arc::clone(&count);
+            move || {
+                count.fetch_add(1, Ordering::SeqCst);
+                until.map(|until| until.recv()).transpose().unwrap();
+                Vec::new()
+            }
+        };
+        let mut first = Box::pin(readings.metrics(gather(Some(finished))));
+        assert!((&mut first).now_or_never().is_none());
+        let mut others: Vec<_> = (0..10).map(|_| Box::pin(readings.metrics(gather(None)))).collect();
+        for other in &mut others {
+            assert!(other.now_or_never().is_none(), "it waits for the one that is under way");
+        }
+        finish.send(()).unwrap();
+        first.await.unwrap();
+        futures_util::future::try_join_all(others).await.unwrap();
+        assert_eq!(count.load(Ordering::SeqCst), 2);
     }
 }

@@ -95,6 +95,11 @@ impl Runtime {
         self.readings.take(move || chosen.iter().map(|pod| pods::pod_stats(&engine, pod)).collect()).await
     }
 
+    async fn pod_metrics(&self) -> Result<Vec<PodSandboxMetrics>, Status> {
+        let engine = Arc::clone(&self.engine);
+        self.readings.metrics(move || pods::metrics(&engine)).await
+    }
+
     async fn conditions(&self) -> Vec<RuntimeCondition> {
         let (engine, network) = (Arc::clone(&self.engine), Arc::clone(&self.network));
         let runtime = match self.ask(move || engine.unready()).await {
@@ -477,16 +482,14 @@ impl RuntimeService for Runtime {
         &self,
         _request: Request<ListPodSandboxMetricsRequest>,
     ) -> Answer<ListPodSandboxMetricsResponse> {
-        Ok(Response::new(ListPodSandboxMetricsResponse {
-            pod_metrics: self.readings.metrics(&self.engine).await?,
-        }))
+        Ok(Response::new(ListPodSandboxMetricsResponse { pod_metrics: self.pod_metrics().await? }))
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _request: Request<StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        let messages = batches(self.readings.metrics(&self.engine).await?)
+        let messages = batches(self.pod_metrics().await?)
             .into_iter()
             .map(|pod_sandbox_metrics| Ok(StreamPodSandboxMetricsResponse { pod_sandbox_metrics }));
         Ok(Response::new(Box::pin(iter(messages))))
