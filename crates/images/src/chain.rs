@@ -21,10 +21,13 @@ use wharf_snapshots::tree::Usage;
 use wharf_sys::Error;
 use wharf_sys::error::Named;
 
-use crate::unpack::{Contents, Effect, OPAQUE, open_beneath, shown};
+use crate::unpack::{Contents, Effect, OPAQUE, is_whiteout, look, open_beneath, shown};
 
 /// Overlayfs takes 500 lower layers, and one may be the thin one.
 const LAYERS_LIMIT: usize = 499;
+
+/// How many names are looked up in how many layers, multiplied: some seconds.
+const LOOKUPS_LIMIT: usize = 4_000_000;
 
 /// Why layers cannot be put together.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +49,23 @@ pub enum ChainError {
         /// The directory, shortened to 200 characters.
         path: String,
     },
+    /// A layer has a hard link to what neither it nor a layer below it has.
+    #[error(
+        "layer {layer} has a hard link {path:?} to {target:?}, which is not in it and is no file of a layer below"
+    )]
+    NoTarget {
+        /// The layer.
+        layer: String,
+        /// The link, shortened to 200 characters.
+        path: String,
+        /// What it should be a link to, shortened so too.
+        target: String,
+    },
+    /// Too many names are left to be looked up in all layers.
+    #[error(
+        "the layers of the image have things in too many directories that they do not name; let them name those"
+    )]
+    TooManyNames,
     /// The kernel refused.
     #[error("the layers of the image cannot be put together at {path:?}")]
     System {
@@ -75,10 +95,12 @@ pub(crate) struct Chain {
 }
 
 /// What a layer has under a path.
-enum Found {
+pub(crate) enum Found {
     Nothing,
     Directory(OwnedFd),
-    /// A whiteout, a file, or a link on the way to it.
+    /// Something that is neither a directory nor a link.
+    File,
+    /// A whiteout, or something on the way that is no directory.
     Other,
     /// A link under the very path, and what it says.
     Link(Vec<u8>),
@@ -90,6 +112,8 @@ pub(crate) enum Plan {
     Whole(Chain),
     /// The layers that matter, bottom first; one of them has to be relocated before they can be put together.
     Relocate(Vec<ChainLayer>, Link),
+    /// The same where one has hard links to files below.
+    Complete(Vec<ChainLayer>, usize),
 }
 
 /// A directory that a layer implies, and that is a symbolic link below.
@@ -117,6 +141,11 @@ pub(crate) fn plan(layers: Vec<ChainLayer>) -> Result<Plan, ChainError> {
     if layers.len() > LAYERS_LIMIT {
         return Err(ChainError::TooMany { count: layers.len() });
     }
+    // The lowest one first: what the others lead to may be one of its links.
+    if let Some(at) = layers.iter().rposition(|layer| !layer.contents.links.is_empty()) {
+        let at = layers.len() - 1 - at;
+        return Ok(Plan::Complete(layers.into_iter().rev().collect(), at));
+    }
     let mut chain = Chain { layers, thin: BTreeMap::new() };
     let mut implied: Vec<Vec<u8>> = Vec::new();
     for layer in &chain.layers {
@@ -124,6 +153,9 @@ pub(crate) fn plan(layers: Vec<ChainLayer>) -> Result<Plan, ChainError> {
     }
     implied.sort();
     implied.dedup();
+    if implied.len().saturating_mul(chain.layers.len()) > LOOKUPS_LIMIT {
+        return Err(ChainError::TooManyNames);
+    }
     for path in implied {
         match chain.attributes_of(&path)? {
             Attribution::Shown => {}
@@ -168,7 +200,7 @@ impl Chain {
             let (found, cut) = locate(&layer.root, path)?;
             match found {
                 Found::Nothing => {}
-                Found::Other => return Ok(Attribution::Shown),
+                Found::File | Found::Other => return Ok(Attribution::Shown),
                 Found::Link(target) => {
                     let link = |(layer, _)| Attribution::Link(Link { layer, path: path.to_vec(), target });
                     return Ok(top.map_or(Attribution::Shown, link));
@@ -283,7 +315,7 @@ pub(crate) fn copy_time(from: &OwnedFd, to: &OwnedFd) -> wharf_sys::Result<()> {
 }
 
 /// What a layer has under a path, and whether it hides what lower layers have there.
-fn locate(root: &OwnedFd, path: &[u8]) -> Result<(Found, bool), ChainError> {
+pub(crate) fn locate(root: &OwnedFd, path: &[u8]) -> Result<(Found, bool), ChainError> {
     let mut here = open(root, b"")?;
     let mut cut = false;
     let mut parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()).peekable();
@@ -294,14 +326,22 @@ fn locate(root: &OwnedFd, path: &[u8]) -> Result<(Found, bool), ChainError> {
             Ok(below) => here = below,
             Err(Errno::ENOENT) => return Ok((Found::Nothing, cut)),
             Err(Errno::ELOOP | Errno::ENOTDIR) => {
-                let link = parts.peek().is_none().then(|| readlinkat(&here, OsStr::from_bytes(part)).ok());
-                let link = link.flatten().map(|target| Found::Link(target.into_vec()));
-                return Ok((link.unwrap_or(Found::Other), true));
+                let last = parts.peek().is_none();
+                return Ok((if last { kind(&here, part) } else { Found::Other }, true));
             }
             Err(errno) => return Err(system(path, Error::new("openat2", "", errno))),
         }
     }
     Ok((Found::Directory(here), cut))
+}
+
+/// What stands under a name, other than a directory.
+fn kind(directory: &OwnedFd, name: &[u8]) -> Found {
+    match (readlinkat(directory, OsStr::from_bytes(name)), look(directory, name)) {
+        (Ok(target), _) => Found::Link(target.into_vec()),
+        (_, Some(stat)) if !is_whiteout(&stat) => Found::File,
+        _ => Found::Other,
+    }
 }
 
 pub(crate) fn open(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, ChainError> {

@@ -3,20 +3,24 @@
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use wharf_snapshots::tree::Usage;
 use wharf_types::Digest;
 
 use crate::store::Shared;
-use crate::unpack::{Contents, LayerSource};
+use crate::unpack::LayerSource;
 
-/// A layer that was unpacked and verified, and is not visible yet: a commit makes it so. Dropped, it is removed.
+/// A layer that was unpacked and verified, and is not visible yet: a commit makes it so, and from then on it is kept as by
+/// a [`Hold`]. Dropped before that, it is removed.
 #[derive(Debug)]
 pub struct UnpackedLayer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) staged: String,
     pub(crate) source: LayerSource,
-    pub(crate) contents: Arc<Contents>,
+    pub(crate) usage: Usage,
+    /// Set once it is visible.
+    pub(crate) hold: OnceLock<Hold>,
 }
 
 impl UnpackedLayer {
@@ -57,8 +61,8 @@ impl Drop for Hold {
 /// A layer for a commit.
 #[derive(Debug)]
 pub enum Layer {
-    /// One that was just unpacked.
-    Unpacked(UnpackedLayer),
+    /// One that was just unpacked, maybe for several images.
+    Unpacked(Arc<UnpackedLayer>),
     /// One that another image has already.
     Stored {
         /// The digest of its content.
@@ -81,7 +85,7 @@ impl Layer {
 
 impl From<UnpackedLayer> for Layer {
     fn from(layer: UnpackedLayer) -> Self {
-        Self::Unpacked(layer)
+        Self::Unpacked(Arc::new(layer))
     }
 }
 

@@ -11,6 +11,7 @@
 //! was given.
 
 mod chain;
+mod complete;
 mod config;
 mod image;
 mod layer;

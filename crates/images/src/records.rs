@@ -7,10 +7,13 @@ use wharf_snapshots::tree::Usage;
 use wharf_state::record::{self, Durability, Format};
 use wharf_types::Digest;
 
-use crate::unpack::{Contents, Effect};
+use crate::unpack::{Contents, Effect, HardLink};
 
 const IMAGE: Format = Format { kind: "image", version: 1 };
-const LAYER: Format = Format { kind: "layer", version: 1 };
+const LAYER: Format = Format { kind: "layer", version: 2 };
+/// The form before, which had the names of implied directories in it.
+const LAYER_1: Format = Format { kind: "layer", version: 1 };
+const LOOSE: Format = Format { kind: "loose", version: 1 };
 
 /// Why a record could not be saved or loaded.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,9 @@ pub enum RecordError {
         #[from]
         source: serde_json::Error,
     },
+    /// The names in it.
+    #[error("the record's names are not what this build writes")]
+    Names,
     /// A digest in it.
     #[error("the record names a malformed digest")]
     Digest {
@@ -75,31 +81,127 @@ impl ImageRecord {
 struct LayerRecord {
     bytes: u64,
     inodes: u64,
-    /// One character a byte, for names need not be UTF-8.
-    implied: Vec<String>,
     effect: Effect,
 }
 
-/// Saves what is known of a layer; the caller syncs.
-pub(crate) fn save_layer(path: &Path, contents: &Contents) -> Result<(), RecordError> {
-    let text = |path: &Vec<u8>| path.iter().copied().map(char::from).collect();
-    let record = LayerRecord {
-        bytes: contents.usage.bytes,
-        inodes: contents.usage.inodes,
-        implied: contents.implied.iter().map(text).collect(),
-        effect: contents.effect,
-    };
-    Ok(record::save(path, LAYER, &serde_json::to_vec(&record)?, Durability::Volatile)?)
+#[derive(Deserialize)]
+struct LayerRecord1 {
+    #[serde(flatten)]
+    record: LayerRecord,
+    /// One character a byte, for names need not be UTF-8.
+    implied: Vec<String>,
 }
 
-/// Loads what is known of a layer.
-pub(crate) fn load_layer(path: &Path) -> Result<Contents, RecordError> {
-    let record: LayerRecord = serde_json::from_slice(&record::load(path, LAYER)?)?;
-    // A character beyond a byte cannot be; it becomes a name that no directory has.
-    let bytes = |text: &String| text.chars().map(|c| u8::try_from(c).unwrap_or(b'/')).collect();
-    Ok(Contents {
-        usage: Usage { bytes: record.bytes, inodes: record.inodes },
-        implied: record.implied.iter().map(bytes).collect(),
-        effect: record.effect,
-    })
+/// Saves what is known of a layer in its directory; the caller syncs. What only a commit asks for is a file of its own,
+/// which is not read at the start: an image's author chooses how long it is.
+pub(crate) fn save_layer(directory: &Path, contents: &Contents) -> Result<(), RecordError> {
+    let Contents { usage, effect, .. } = *contents;
+    let record = LayerRecord { bytes: usage.bytes, inodes: usage.inodes, effect };
+    record::save(&directory.join("loose"), LOOSE, &encode(contents), Durability::Volatile)?;
+    Ok(record::save(&directory.join("info"), LAYER, &serde_json::to_vec(&record)?, Durability::Volatile)?)
+}
+
+/// Loads what a layer takes on disk from its directory.
+pub(crate) fn load_usage(directory: &Path) -> Result<Usage, RecordError> {
+    let (record, _implied) = load_info(directory)?;
+    Ok(Usage { bytes: record.bytes, inodes: record.inodes })
+}
+
+/// Loads all that is known of a layer from its directory.
+pub(crate) fn load_layer(directory: &Path) -> Result<Contents, RecordError> {
+    let (record, implied) = load_info(directory)?;
+    let (implied, links) = match implied {
+        Some(implied) => (implied, Vec::new()),
+        None => decode(&record::load(&directory.join("loose"), LOOSE)?).ok_or(RecordError::Names)?,
+    };
+    let usage = Usage { bytes: record.bytes, inodes: record.inodes };
+    Ok(Contents { usage, implied, links, effect: record.effect })
+}
+
+/// The record, and the implied directories if they are in it.
+fn load_info(directory: &Path) -> Result<(LayerRecord, Option<Paths>), RecordError> {
+    let path = directory.join("info");
+    match record::load(&path, LAYER) {
+        Err(newer_or_older @ record::Error::Foreign { .. }) => {
+            let older = record::load(&path, LAYER_1).map_err(|_neither| newer_or_older)?;
+            let LayerRecord1 { record, implied } = serde_json::from_slice(&older)?;
+            // A character beyond a byte cannot be; it becomes a name that no directory has.
+            let bytes = |text: &String| text.chars().map(|c| u8::try_from(c).unwrap_or(b'/')).collect();
+            Ok((record, Some(implied.iter().map(bytes).collect())))
+        }
+        other => Ok((serde_json::from_slice(&other?)?, None)),
+    }
+}
+
+type Paths = Vec<Vec<u8>>;
+
+const IMPLIED: u8 = b'd';
+const LINK: u8 = b'l';
+
+/// `d PATH NUL` for an implied directory, `l PATH NUL TARGET NUL` for a hard link.
+fn encode(contents: &Contents) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for path in &contents.implied {
+        bytes.extend([&[IMPLIED], &path[..], b"\0"].concat());
+    }
+    for HardLink { path, target } in &contents.links {
+        bytes.extend([&[LINK], &path[..], b"\0", &target[..], b"\0"].concat());
+    }
+    bytes
+}
+
+type Names = (Paths, Vec<HardLink>);
+
+fn decode(bytes: &[u8]) -> Option<Names> {
+    let (mut implied, mut links) = (Vec::new(), Vec::new());
+    let mut names = bytes.split(|byte| *byte == 0);
+    while let Some(name) = names.next() {
+        match name.split_first() {
+            // Behind the last NUL.
+            None => return names.next().is_none().then_some((implied, links)),
+            Some((&IMPLIED, path)) => implied.push(path.to_vec()),
+            Some((&LINK, path)) => {
+                links.push(HardLink { path: path.to_vec(), target: names.next()?.to_vec() });
+            }
+            Some(_) => return None,
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_were_written() {
+        let contents = Contents {
+            implied: vec![Vec::new(), b"d".to_vec(), b"l\n\xff".to_vec()],
+            links: vec![HardLink { path: b"l".to_vec(), target: b"d/l".to_vec() }],
+            usage: Usage { bytes: 5, inodes: 6 },
+            effect: Effect::HidesAll,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        save_layer(dir.path(), &contents).unwrap();
+        assert_eq!(load_layer(dir.path()).unwrap(), contents);
+        assert_eq!(load_usage(dir.path()).unwrap(), contents.usage);
+        assert_eq!(decode(b"").unwrap(), Names::default());
+        for bad in [&b"d"[..], b"l\0", b"x\0", b"d\0\0", b"lpath\0target"] {
+            assert!(decode(bad).is_none(), "{}", bad.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn the_record_of_an_earlier_build_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = br#"{"bytes":5,"inodes":6,"implied":["","a\u00ff"],"effect":"merges"}"#;
+        record::save(&dir.path().join("info"), LAYER_1, text, Durability::Volatile).unwrap();
+        let contents = load_layer(dir.path()).unwrap();
+        assert_eq!(contents.implied, [Vec::new(), b"a\xff".to_vec()]);
+        assert_eq!(load_usage(dir.path()).unwrap(), Usage { bytes: 5, inodes: 6 });
+        let newer = Format { version: 3, ..LAYER };
+        record::save(&dir.path().join("info"), newer, b"{}", Durability::Volatile).unwrap();
+        let error = load_layer(dir.path()).unwrap_err();
+        assert!(matches!(error, RecordError::File { source: record::Error::Foreign { .. } }), "{error}");
+    }
 }

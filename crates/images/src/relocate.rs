@@ -18,7 +18,7 @@ use wharf_snapshots::tree::Usage;
 use wharf_sys::error::Named;
 
 use crate::chain::{self, ChainError, ChainLayer, Link, attributes, copy_time, open, system};
-use crate::unpack::{Contents, OPAQUE, is_kind, join, look, shown};
+use crate::unpack::{Contents, OPAQUE, is_kind, join, look, plain, shown};
 
 /// Makes a layer once more in an empty directory.
 ///
@@ -27,9 +27,9 @@ use crate::unpack::{Contents, OPAQUE, is_kind, join, look, shown};
 pub(crate) fn relocate(layer: &ChainLayer, link: &Link, root: &OwnedFd) -> Result<Contents, ChainError> {
     let impossible = || ChainError::HiddenLink { layer: layer.name.clone(), path: shown(&link.path) };
     let target = leads_to(&link.path, &link.target).ok_or_else(impossible)?;
-    let mut copy = Copy { layer, link, root, implied: BTreeSet::new(), made: 0 };
-    let copied = copy.root().and_then(|()| {
-        copy.make_way(&target)?;
+    let mut copy = Copy::new(layer, root);
+    let copied = copy.whole(Some(&link.path)).and_then(|()| {
+        copy.make_way(&target, &link.path)?;
         copy.merge(&link.path, &target)
     });
     copied.map_err(|error| match error {
@@ -40,8 +40,7 @@ pub(crate) fn relocate(layer: &ChainLayer, link: &Link, root: &OwnedFd) -> Resul
         }
         other => other,
     })?;
-    let usage = Usage { bytes: copy.made * 4096, inodes: copy.made };
-    Ok(Contents { usage, implied: copy.implied.into_iter().collect(), effect: layer.contents.effect })
+    Ok(copy.finish())
 }
 
 /// Where a link leads, as a path without links, dots and slashes too many. `None` if that is the link or below it.
@@ -64,22 +63,49 @@ fn leads_to(path: &[u8], target: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// A layer that is made once more.
-struct Copy<'a> {
+pub(crate) struct Copy<'a> {
     layer: &'a ChainLayer,
-    link: &'a Link,
     root: &'a OwnedFd,
+    /// What has another place in the copy.
+    but: Option<&'a [u8]>,
     /// Directories of the copy that it does not name.
     implied: BTreeSet<Vec<u8>>,
     /// Directories that were made.
     made: u64,
 }
 
-impl Copy<'_> {
-    /// Copies all but what has to move.
-    fn root(&mut self) -> Result<(), ChainError> {
+impl<'a> Copy<'a> {
+    pub(crate) fn new(layer: &'a ChainLayer, root: &'a OwnedFd) -> Self {
+        Self { layer, root, but: None, implied: BTreeSet::new(), made: 0 }
+    }
+
+    /// Copies everything but one directory.
+    pub(crate) fn whole(&mut self, but: Option<&'a [u8]>) -> Result<(), ChainError> {
+        self.but = but;
         self.made = 1;
         self.describe(b"", b"")?;
         self.merge(b"", b"")
+    }
+
+    /// Adds a file of any layer, under any path of the copy.
+    pub(crate) fn take(&mut self, from: &OwnedFd, path: &[u8], to: &[u8]) -> Result<(), ChainError> {
+        let ((source, name), (parent, new_name)) = (split(path), split(to));
+        self.make_plain_way(parent)?;
+        let (source, destination) = (open(from, source)?, open(self.root, parent)?);
+        put((&source, name), (&destination, new_name)).map_err(|source| system(to, source))?;
+        // The directory keeps its time, or has that of the one below.
+        let own = open(&self.layer.root, parent);
+        copy_time(own.as_ref().unwrap_or(&source), &destination).map_err(|source| system(to, source))
+    }
+
+    /// What is known of the copy.
+    pub(crate) fn finish(self) -> Contents {
+        Contents {
+            usage: Usage { bytes: self.made * 4096, inodes: self.made },
+            implied: self.implied.into_iter().collect(),
+            links: Vec::new(),
+            effect: self.layer.contents.effect,
+        }
     }
 
     /// Copies what is in a directory of the layer into one of the copy.
@@ -89,13 +115,13 @@ impl Copy<'_> {
         for name in list_names(source.as_fd()).map_err(|source| system(from, source))? {
             let name = name.as_bytes();
             let (from, to) = (join(from, name), join(to, name));
-            if from == self.link.path {
+            if Some(&from[..]) == self.but {
                 continue;
             }
             if look(&source, name).is_some_and(|stat| is_kind(&stat, SFlag::S_IFDIR)) {
                 self.directory(&from, &to)?;
             } else {
-                put(&source, &destination, name).map_err(|source| system(&to, source))?;
+                put((&source, name), (&destination, name)).map_err(|source| system(&to, source))?;
             }
         }
         self.stamp(from, to)
@@ -112,13 +138,22 @@ impl Copy<'_> {
         self.merge(from, to)
     }
 
-    /// Makes the directories that are missing on the way to one, as implied ones.
-    fn make_way(&mut self, path: &[u8]) -> Result<(), ChainError> {
-        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
-        for end in slashes.chain([path.len()]).filter(|end| *end > 0) {
-            let path = &path[..end];
+    /// Makes the directories that are missing on the way to one, as implied ones with the attributes of one of the layer.
+    fn make_way(&mut self, path: &[u8], like: &[u8]) -> Result<(), ChainError> {
+        for path in ways(path) {
             if self.make(path)? {
-                self.describe(&self.link.path, path)?;
+                self.describe(like, path)?;
+                self.implied.insert(path.to_vec());
+            }
+        }
+        Ok(())
+    }
+
+    /// The same with the attributes of a directory that nobody named.
+    fn make_plain_way(&mut self, path: &[u8]) -> Result<(), ChainError> {
+        for path in ways(path) {
+            if self.make(path)? {
+                plain(&open(self.root, path)?).map_err(|source| system(path, source))?;
                 self.implied.insert(path.to_vec());
             }
         }
@@ -157,15 +192,27 @@ impl Copy<'_> {
     }
 }
 
+/// The directories on the way to one, and that one; not the root.
+fn ways(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    slashes.chain([path.len()]).filter(|end| *end > 0).map(|end| &path[..end])
+}
+
+/// A path's directory and last component.
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    let slash = path.iter().rposition(|byte| *byte == b'/');
+    slash.map_or((b"", path), |at| (&path[..at], &path[at + 1..]))
+}
+
 /// Links a file, which wins over what is there.
-fn put(from: &OwnedFd, to: &OwnedFd, name: &[u8]) -> wharf_sys::Result<()> {
-    let name = OsStr::from_bytes(name);
-    let link = || linkat(from, name, to, name, AtFlags::empty());
+fn put((from, name): (&OwnedFd, &[u8]), (to, new_name): (&OwnedFd, &[u8])) -> wharf_sys::Result<()> {
+    let (name, new_name) = (OsStr::from_bytes(name), OsStr::from_bytes(new_name));
+    let link = || linkat(from, name, to, new_name, AtFlags::empty());
     let linked = match link() {
-        Err(Errno::EEXIST) => unlinkat(to, name, UnlinkatFlags::NoRemoveDir).and_then(|()| link()),
+        Err(Errno::EEXIST) => unlinkat(to, new_name, UnlinkatFlags::NoRemoveDir).and_then(|()| link()),
         other => other,
     };
-    linked.named("linkat", || name.to_string_lossy().into_owned())
+    linked.named("linkat", || new_name.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, OFlag};
@@ -114,7 +114,10 @@ impl StoreError {
             Self::Record { .. } => ErrorKind::Internal,
             Self::Document { source, .. } => source.kind(),
             Self::Mismatch { .. } => ErrorKind::DataLoss,
-            Self::Chain { source: ChainError::TooMany { .. } } => ErrorKind::ResourceExhausted,
+            Self::Chain { source: ChainError::TooMany { .. } | ChainError::TooManyNames } => {
+                ErrorKind::ResourceExhausted
+            }
+            Self::Chain { source: ChainError::NoTarget { .. } } => ErrorKind::InvalidArgument,
             Self::Chain { source: ChainError::HiddenLink { .. } } => ErrorKind::Unimplemented,
         }
     }
@@ -176,16 +179,17 @@ impl Store {
             shared: Arc::clone(shared),
             staged,
             source: source.clone(),
-            contents: Arc::default(),
+            usage: Usage::default(),
+            hold: OnceLock::new(),
         };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let fs = open_below(own.as_fd(), "fs", flags, Resolve::BeneathNoLinks).map_err(failed)?;
         let contents = unpack(source, input, fs, &shared.limits)?;
-        save_layer(&shared.staged_path(&layer.staged).join("info"), &contents).map_err(|error| {
+        save_layer(&shared.staged_path(&layer.staged), &contents).map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "a layer's record cannot be written");
             failed(wharf_sys::Error::new("write", "info", Errno::EIO))
         })?;
-        layer.contents = Arc::new(contents);
+        layer.usage = contents.usage;
         Ok(layer)
     }
 
@@ -223,6 +227,13 @@ impl Store {
         let names: Vec<_> = layers.iter().map(name).collect::<Option<_>>()?;
         let held = self.shared.write().hold(&names);
         held.then(|| self.held(names))
+    }
+
+    /// Keeps a layer that was just shown: the writer's lock is held, so nothing can have removed it.
+    fn hold_shown(&self, diff_id: &Digest) -> Hold {
+        let names = vec![diff_id.hex().to_owned()];
+        self.shared.write().hold(&names);
+        self.held(names)
     }
 
     fn held(&self, names: Vec<String>) -> Hold {

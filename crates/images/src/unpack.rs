@@ -15,8 +15,9 @@
 //!   together.
 //! * The last component is never followed. An entry replaces what an earlier one of that name made, tree and all; only
 //!   a directory over a directory keeps what is inside.
-//! * A hard link's target is found in the same layer, before the link; it may be a symbolic link, but neither a
-//!   directory nor a whiteout. A link to itself is an error. The target's attributes win.
+//! * A hard link's target is found in the same layer, before the link, or else in the layers below, when the chain is put
+//!   together; it may be a symbolic link, but neither a directory nor a whiteout. A link to itself is an error. The
+//!   target's attributes win.
 //! * `.wh.NAME` makes a whiteout and `.wh..wh..opq` marks its directory opaque, whatever type the entries have. They
 //!   speak of the layers below: something of that name in the same layer stays, before or after, and if it is a
 //!   directory it becomes opaque. Other `.wh..wh.*` names are an old driver's and dropped; a parent named `.wh.*` is an
@@ -25,6 +26,7 @@
 
 mod apply;
 mod attributes;
+mod loose;
 mod name;
 mod parents;
 
@@ -36,7 +38,7 @@ use wharf_types::{Digest, ErrorKind};
 
 pub(crate) use apply::apply;
 pub(crate) use attributes::OPAQUE;
-pub(crate) use parents::{is_kind, join, look, open_beneath};
+pub(crate) use parents::{is_kind, is_whiteout, join, look, open_beneath, plain};
 
 use crate::limits::Limits;
 use crate::stream::{self, Compression};
@@ -162,16 +164,31 @@ impl UnpackError {
 pub(crate) struct Contents {
     /// What it takes on disk, by its entries.
     pub(crate) usage: Usage,
-    /// Directories it does not name, by their paths in it; the root is the empty one.
+    /// Directories it does not name, by their paths in it, in order; the root is the empty one.
     pub(crate) implied: Vec<Vec<u8>>,
+    /// Hard links to what it does not have, in the order of their paths.
+    pub(crate) links: Vec<HardLink>,
     pub(crate) effect: Effect,
 }
 
 impl Contents {
     /// Whether the layer has the directory without naming it.
     pub(crate) fn implies(&self, path: &[u8]) -> bool {
-        self.implied.iter().any(|implied| implied == path)
+        self.implied.binary_search_by(|implied| implied.as_slice().cmp(path)).is_ok()
     }
+
+    /// The bytes of all names in it.
+    pub(crate) fn names_bytes(&self) -> usize {
+        let links = self.links.iter().map(|link| link.path.len() + link.target.len());
+        self.implied.iter().map(Vec::len).chain(links).sum()
+    }
+}
+
+/// A hard link to a file of a lower layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HardLink {
+    pub(crate) path: Vec<u8>,
+    pub(crate) target: Vec<u8>,
 }
 
 /// What a layer does to the layers below it.

@@ -1,6 +1,6 @@
 //! The steps of one pull: resolve → manifest of this platform → config → layers → commit.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,19 +9,16 @@ use tokio::task::{JoinSet, spawn_blocking};
 use wharf_images::manifest::{
     Document, INDEX_NESTING_LIMIT, Manifest, ManifestError, Platform, select_platform,
 };
-use wharf_images::{Image, NewImage, parse_config};
+use wharf_images::{Image, Layer, NewImage, parse_config};
 use wharf_types::{Digest, Reference};
 
 use crate::credentials::Credentials;
 use crate::error::{Failures, PullError, Stage};
-use crate::flights::{Ready, collect};
+use crate::flights::Flight;
 use crate::layer::Job;
 use crate::progress::{Phase, Tracker};
 use crate::puller::PullerShared;
 use crate::session::{Fetched, Resolved, Session};
-
-/// How often layers are looked for again that another pull took and lost.
-const ROUNDS_LIMIT: usize = 4;
 
 /// One pull.
 #[derive(Debug)]
@@ -72,15 +69,9 @@ impl Pull {
         }
         let plan = Arc::new(self.plan(&session, top).await?);
         self.tracker.begin(&plan.manifest.layers);
-        let mut ready = Vec::new();
-        for _round in 0..ROUNDS_LIMIT {
-            ready = self.layers(&session, &plan, ready).await?;
-            match self.commit(&plan, ready).await? {
-                Ok(image) => return Ok(image),
-                Err(left) => ready = left,
-            }
-        }
-        Err(self.lost(Stage::Commit))
+        // A flight is for others to find until its layer is in the store.
+        let (layers, _flights): (Vec<_>, Vec<_>) = self.layers(&session, &plan).await?.into_iter().unzip();
+        self.commit(&plan, layers).await
     }
 
     async fn session(&self) -> Result<Session, PullError> {
@@ -141,34 +132,32 @@ impl Pull {
         Err(self.unusable(Stage::Manifest)(ManifestError::Ambiguous { reason }))
     }
 
-    /// Makes sure of every layer; `ready` are those of an earlier round. The first failure ends the others.
+    /// Makes sure of every layer, each content once. The first failure ends the others.
     async fn layers(
         &self,
         session: &Arc<Session>,
         plan: &Plan,
-        ready: Vec<Ready>,
-    ) -> Result<Vec<Ready>, PullError> {
+    ) -> Result<Vec<(Layer, Arc<Flight>)>, PullError> {
         let own = Arc::new(Semaphore::new(self.shared.config.limits.layers_per_pull.max(1)));
-        let mut before: Vec<_> = ready.into_iter().map(Some).collect();
-        before.resize_with(plan.diff_ids.len(), || None);
-        let mut seen: HashMap<&Digest, usize> = HashMap::new();
+        let mut seen = HashSet::new();
         let mut tasks = JoinSet::new();
-        for ((at, diff_id), before) in plan.diff_ids.iter().enumerate().zip(before) {
-            let nth = seen.entry(diff_id).or_default();
+        for (at, diff_id) in plan.diff_ids.iter().enumerate() {
+            if !seen.insert(diff_id) {
+                self.job(session, plan, at).enter(Phase::Exists);
+                continue;
+            }
             let job = self.job(session, plan, at);
-            let fetch = Fetch { shared: Arc::clone(&self.shared), own: Arc::clone(&own), job, nth: *nth };
-            *nth += 1;
-            tasks.spawn(async move { (at, fetch.run(before).await) });
+            tasks.spawn(Fetch { shared: Arc::clone(&self.shared), own: Arc::clone(&own), job }.run());
         }
-        let mut all: Vec<Option<Ready>> = std::iter::repeat_with(|| None).take(plan.diff_ids.len()).collect();
+        let mut layers = Vec::new();
         while let Some(joined) = tasks.join_next().await {
-            let (at, ready) = joined.map_err(|error| {
+            let layer = joined.map_err(|error| {
                 tracing::error!(%error, "the task of a layer ended without a result");
                 self.lost(Stage::Commit)
             })?;
-            all[at] = Some(ready?);
+            layers.push(layer?);
         }
-        Ok(all.into_iter().flatten().collect())
+        Ok(layers)
     }
 
     fn job(&self, session: &Arc<Session>, plan: &Plan, at: usize) -> Job {
@@ -184,22 +173,13 @@ impl Pull {
         }
     }
 
-    /// Commits, or gives back what is ready if a layer is missing after all.
-    async fn commit(
-        &self,
-        plan: &Arc<Plan>,
-        ready: Vec<Ready>,
-    ) -> Result<Result<Arc<Image>, Vec<Ready>>, PullError> {
+    async fn commit(&self, plan: &Arc<Plan>, layers: Vec<Layer>) -> Result<Arc<Image>, PullError> {
         let permit = Arc::clone(&self.shared.commits).acquire_owned().await;
         let permit = permit.map_err(|_closed| self.lost(Stage::Commit))?;
         let (store, plan, reference) = (self.shared.store.clone(), Arc::clone(plan), self.reference.clone());
         let commit = move || {
-            let _one_at_a_time = permit;
-            let layers = match collect(&store, ready) {
-                Ok(layers) => layers,
-                Err(left) => return Ok(Err(left)),
-            };
-            let image = NewImage {
+            let _one_of_a_few = permit;
+            store.commit(NewImage {
                 reference: &reference,
                 resolved: &plan.resolved,
                 manifest: &plan.manifest_bytes,
@@ -207,8 +187,7 @@ impl Pull {
                 config: &plan.config,
                 layers,
                 pinned: false,
-            };
-            store.commit(image).map(Ok)
+            })
         };
         let committed = spawn_blocking(commit).await.map_err(|_ended| self.lost(Stage::Commit))?;
         let (reference, stage) = (self.reference.clone(), Stage::Commit);
@@ -236,33 +215,28 @@ struct Fetch {
     /// The downloads of this pull.
     own: Arc<Semaphore>,
     job: Job,
-    /// How many layers of the same content stand below.
-    nth: usize,
 }
 
 impl Fetch {
-    async fn run(self, before: Option<Ready>) -> Result<Ready, PullError> {
-        let Self { shared, own, job, nth } = self;
-        if let Some(stored @ Ready::Stored(_)) = before {
-            return Ok(stored);
-        }
-        let diff_id = job.diff_id.clone();
-        let key = (diff_id.clone(), job.layer.digest.clone(), nth);
-        let flight = shared.flights.join(key);
+    async fn run(self) -> Result<(Layer, Arc<Flight>), PullError> {
+        let Self { shared, own, job } = self;
+        let flight = shared.flights.join((job.diff_id.clone(), job.layer.digest.clone()));
         let turn = Arc::clone(&flight.turn).acquire_owned().await.map_err(|_closed| job.lost())?;
-        if let Some(layer) = shared.store.stored_layer(&diff_id) {
+        if let Some(layer) = shared.store.stored_layer(&job.diff_id) {
             job.enter(Phase::Exists);
-            return Ok(Ready::Stored(layer));
+            return Ok((layer, flight));
         }
-        if flight.is_landed() {
+        if let Some(layer) = flight.landed() {
             job.enter(Phase::Exists);
-            return Ok(Ready::Landed { diff_id, flight });
+            return Ok((Layer::Unpacked(layer), flight));
         }
         let _own = own.acquire().await.map_err(|_closed| job.lost())?;
         let _all = shared.downloads.acquire().await.map_err(|_closed| job.lost())?;
-        let layer = job.run(turn).await?;
-        flight.land(layer);
+        // The turn lasts until the layer is there for the next one.
+        let turn = Arc::new(turn);
+        let layer = flight.land(job.run(Arc::clone(&turn)).await?);
+        drop(turn);
         job.enter(Phase::Done);
-        Ok(Ready::Landed { diff_id, flight })
+        Ok((Layer::Unpacked(layer), flight))
     }
 }

@@ -17,6 +17,9 @@ use crate::progress::{PullProgress, Tracker};
 use crate::pull::Pull;
 use crate::tls::system_roots;
 
+/// How many images are put together and made durable at once.
+const COMMITS_LIMIT: usize = 8;
+
 pub(crate) type PullResult = Result<Arc<Image>, Arc<PullError>>;
 type Key = (Reference, Option<Credentials>);
 
@@ -34,7 +37,7 @@ pub(crate) struct PullerShared {
     pub(crate) flights: Flights,
     /// Layers downloading at once, in all pulls.
     pub(crate) downloads: Arc<Semaphore>,
-    /// One commit at a time: see [`crate::flights::collect`].
+    /// Commits at once: an image whose layers take long to put together holds up no other.
     pub(crate) commits: Arc<Semaphore>,
     roots: OnceLock<rustls::RootCertStore>,
     active: Mutex<Active>,
@@ -63,7 +66,7 @@ impl Puller {
             config,
             flights: Flights::default(),
             downloads,
-            commits: Arc::new(Semaphore::new(1)),
+            commits: Arc::new(Semaphore::new(COMMITS_LIMIT)),
             roots: OnceLock::new(),
             active: Mutex::default(),
         };

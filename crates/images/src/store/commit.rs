@@ -1,5 +1,6 @@
 //! From layers and documents to an image.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, renameat2};
 use nix::sys::stat::Mode;
 use sha2::{Digest as _, Sha256};
+use wharf_snapshots::tree::Usage;
 use wharf_sys::Error;
 use wharf_sys::error::Named;
 use wharf_sys::fs::{Resolve, open_below};
@@ -15,11 +17,12 @@ use wharf_types::{Digest, Reference};
 
 use super::{Shared, Store, StoreError, system};
 use crate::chain::{self, Chain, ChainError, ChainLayer, Plan};
+use crate::complete::complete;
 use crate::config::{ImageConfig, parse_config};
 use crate::image::Image;
 use crate::layer::Layer;
 use crate::manifest::{Document, Manifest, parse_index_or_manifest};
-use crate::records::{ImageRecord, save_layer};
+use crate::records::{ImageRecord, load_layer, save_layer};
 use crate::relocate::relocate;
 use crate::unpack::{Contents, shown};
 
@@ -36,7 +39,7 @@ pub struct NewImage<'a> {
     pub manifest_digest: &'a Digest,
     /// The bytes of the config.
     pub config: &'a [u8],
-    /// The layers, bottom first, as the config lists them.
+    /// The layers that the config lists, each content once.
     pub layers: Vec<Layer>,
     /// Whether the kubelet should never collect the image.
     pub pinned: bool,
@@ -46,6 +49,8 @@ pub struct NewImage<'a> {
 struct Verified {
     id: Digest,
     config: ImageConfig,
+    /// The digests of the layers' content, bottom first.
+    diff_ids: Vec<Digest>,
 }
 
 /// What a commit publishes.
@@ -73,6 +78,8 @@ impl Drop for OwnLayer<'_> {
     }
 }
 
+/// The most bytes of names that all layers of an image leave open.
+const NAMES_LIMIT_BYTES: usize = 16 << 20;
 /// How many layers are made once more for an image, and how often: a link may lead to another.
 const RELOCATIONS_LIMIT: usize = 40;
 
@@ -85,12 +92,19 @@ impl Store {
     pub fn commit(&self, image: NewImage<'_>) -> Result<Arc<Image>, StoreError> {
         let shared = &self.shared;
         let verified = verify(&image)?;
-        let layers = image.layers.iter().map(|layer| shared.chain_layer(layer)).collect::<Result<_, _>>()?;
+        let layers = shared.chain_layers(&image, &verified)?;
         let (chain, mut own) = shared.put_together(layers, &verified.id)?;
         let thin = shared.make_thin(&chain, &verified.id)?;
         let name = thin.as_ref().map(|thin| thin.name.clone());
         own.extend(thin);
-        self.publish(&image, &Parts { verified, chain, own, thin: name })
+        let parts = Parts { verified, chain, own, thin: name };
+        let published = self.publish(&image, &parts);
+        if published.is_err() {
+            let shared_ones = image.layers.iter().map(|layer| layer.diff_id().hex());
+            let names = shared_ones.chain(parts.own.iter().map(|own| own.name.as_str()));
+            shared.forsake(&names.map(str::to_owned).collect::<Vec<_>>());
+        }
+        published
     }
 
     fn publish(&self, image: &NewImage<'_>, parts: &Parts<'_>) -> Result<Arc<Image>, StoreError> {
@@ -105,13 +119,14 @@ impl Store {
         let mut layers = Vec::new();
         for layer in &image.layers {
             if let Layer::Unpacked(unpacked) = layer {
-                shared.show_layer(&unpacked.staged, unpacked.diff_id().hex(), &unpacked.contents)?;
+                shared.show_layer(&unpacked.staged, unpacked.diff_id().hex(), unpacked.usage)?;
+                unpacked.hold.get_or_init(|| self.hold_shown(unpacked.diff_id()));
             }
             layers.push(layer.diff_id().hex().to_owned());
         }
         let mut names: Vec<_> = chain.layers.iter().map(|layer| layer.name.clone()).collect();
         for layer in own {
-            shared.show_layer(&layer.staged, &layer.name, &layer.contents)?;
+            shared.show_layer(&layer.staged, &layer.name, layer.contents.usage)?;
             layers.push(layer.name.clone());
         }
         names.splice(0..0, thin.clone());
@@ -155,27 +170,32 @@ fn verify(image: &NewImage<'_>) -> Result<Verified, StoreError> {
     let (config, diff_ids) =
         parse_config(image.config).map_err(|source| StoreError::Document { what: "config", source })?;
     verify_layers(image, &manifest, &diff_ids)?;
-    Ok(Verified { id, config })
+    Ok(Verified { id, config, diff_ids })
 }
 
 fn verify_layers(image: &NewImage<'_>, manifest: &Manifest, diff_ids: &[Digest]) -> Result<(), StoreError> {
-    let counts = (manifest.layers.len(), diff_ids.len(), image.layers.len());
-    if counts.0 != counts.1 || counts.1 != counts.2 {
-        let reason =
-            format!("{} layers in the manifest, {} in the config, {} given", counts.0, counts.1, counts.2);
-        return Err(StoreError::Mismatch { reason });
+    let mismatch = |reason: String| Err(StoreError::Mismatch { reason });
+    if manifest.layers.len() != diff_ids.len() {
+        let (listed, named) = (manifest.layers.len(), diff_ids.len());
+        return mismatch(format!("{listed} layers in the manifest, {named} in the config"));
     }
-    for ((layer, diff_id), listed) in image.layers.iter().zip(diff_ids).zip(&manifest.layers) {
-        let blob_fits = match layer {
-            Layer::Unpacked(layer) => layer.source.blob_digest == listed.digest,
-            Layer::Stored { .. } => true,
-        };
-        if layer.diff_id() != diff_id || !blob_fits {
-            let reason = format!("layer {diff_id} of the config is not {}", layer.diff_id());
-            return Err(StoreError::Mismatch { reason });
+    let given: HashMap<_, _> = image.layers.iter().map(|layer| (layer.diff_id(), layer)).collect();
+    let blobs: HashSet<_> =
+        diff_ids.iter().zip(manifest.layers.iter().map(|listed| &listed.digest)).collect();
+    for diff_id in diff_ids {
+        match given.get(diff_id) {
+            None => return mismatch(format!("layer {diff_id} of the config was not given")),
+            Some(Layer::Unpacked(layer)) if !blobs.contains(&(diff_id, &layer.source.blob_digest)) => {
+                return mismatch(format!("layer {diff_id} came from another blob"));
+            }
+            Some(_) => {}
         }
     }
-    Ok(())
+    let wanted: HashSet<_> = diff_ids.iter().collect();
+    match given.keys().find(|diff_id| !wanted.contains(*diff_id)) {
+        Some(foreign) => mismatch(format!("layer {foreign} is not one of the config's")),
+        None => Ok(()),
+    }
 }
 
 fn digest_of(bytes: &[u8]) -> Digest {
@@ -183,23 +203,45 @@ fn digest_of(bytes: &[u8]) -> Digest {
 }
 
 impl Shared {
-    fn chain_layer(&self, layer: &Layer) -> Result<ChainLayer, StoreError> {
+    /// The layers as the config lists them, bottom first.
+    fn chain_layers(&self, image: &NewImage<'_>, verified: &Verified) -> Result<Vec<ChainLayer>, StoreError> {
+        let by_content: HashMap<_, _> = image.layers.iter().map(|layer| (layer.diff_id(), layer)).collect();
+        let mut names_bytes = 0;
+        let mut layers = Vec::new();
+        for layer in verified.diff_ids.iter().filter_map(|diff_id| by_content.get(diff_id)) {
+            let layer = self.chain_layer(layer, &verified.id)?;
+            names_bytes += layer.contents.names_bytes();
+            if names_bytes > NAMES_LIMIT_BYTES {
+                return Err(ChainError::TooManyNames.into());
+            }
+            layers.push(layer);
+        }
+        Ok(layers)
+    }
+
+    fn chain_layer(&self, layer: &Layer, image: &Digest) -> Result<ChainLayer, StoreError> {
         let name = layer.diff_id().hex().to_owned();
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let open = |directory: &OwnedFd, name: &str| {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
             open_below(directory.as_fd(), format!("{name}/fs"), flags, Resolve::BeneathNoLinks)
-                .map_err(system("open a layer"))
         };
-        let (root, contents) = match layer {
-            Layer::Unpacked(layer) => (open(&self.staging, &layer.staged)?, Arc::clone(&layer.contents)),
-            Layer::Stored { .. } => {
-                let reason = || format!("layer {name} is not here");
-                let contents = self.read().contents(&name);
-                let contents = contents.ok_or_else(|| StoreError::Mismatch { reason: reason() })?;
-                (open(&self.layers, &name)?, contents)
+        let staged = match layer {
+            Layer::Unpacked(layer) => {
+                open(&self.staging, &layer.staged).ok().map(|root| (root, &layer.staged))
+            }
+            Layer::Stored { .. } => None,
+        };
+        // The commit of another image may have shown it in the meantime.
+        let (root, directory) = match staged {
+            Some((root, staged)) => (root, self.staged_path(staged)),
+            None => {
+                let root = open(&self.layers, &name).map_err(system("open a layer"))?;
+                (root, self.layers_path.join(&name))
             }
         };
-        Ok(ChainLayer { name, root, contents })
+        let contents = load_layer(&directory).or_else(|_moved| load_layer(&self.layers_path.join(&name)));
+        let contents = contents.map_err(|source| StoreError::Record { id: image.clone(), source })?;
+        Ok(ChainLayer { name, root, contents: Arc::new(contents) })
     }
 
     /// Puts layers together; those that have to be made once more for this image come beside.
@@ -208,24 +250,28 @@ impl Shared {
         mut layers: Vec<ChainLayer>,
         id: &Digest,
     ) -> Result<(Chain, Vec<OwnLayer<'_>>), StoreError> {
-        let mut own = Vec::new();
+        let (mut own, mut relocations) = (Vec::new(), 0);
         loop {
-            let link = match chain::plan(layers)? {
+            let name = format!("moved-{}-{}", id.hex(), own.len());
+            let (at, (made, root)) = match chain::plan(layers)? {
                 Plan::Whole(chain) => return Ok((chain, own)),
+                Plan::Complete(those, at) => {
+                    layers = those;
+                    (at, self.make_own(name, id, |root| complete(&layers, at, root))?)
+                }
                 Plan::Relocate(those, link) => {
                     layers = those;
-                    link
+                    let layer = &layers[link.layer];
+                    relocations += 1;
+                    if relocations > RELOCATIONS_LIMIT {
+                        let path = shown(&link.path);
+                        return Err(ChainError::HiddenLink { layer: layer.name.clone(), path }.into());
+                    }
+                    (link.layer, self.make_own(name, id, |root| relocate(layer, &link, root))?)
                 }
             };
-            let layer = &mut layers[link.layer];
-            if own.len() == RELOCATIONS_LIMIT {
-                let path = shown(&link.path);
-                return Err(ChainError::HiddenLink { layer: layer.name.clone(), path }.into());
-            }
-            let name = format!("moved-{}-{}", id.hex(), own.len());
-            let (moved, root) = self.make_own(name, id, |root| relocate(layer, &link, root))?;
-            *layer = ChainLayer { name: moved.name.clone(), root, contents: Arc::clone(&moved.contents) };
-            own.push(moved);
+            layers[at] = ChainLayer { name: made.name.clone(), root, contents: Arc::clone(&made.contents) };
+            own.push(made);
         }
     }
 
@@ -250,22 +296,30 @@ impl Shared {
         let root = open_below(directory.as_fd(), "fs", flags, Resolve::BeneathNoLinks)
             .map_err(system("make a layer"))?;
         let contents = fill(&root)?;
-        save_layer(&self.staged_path(&own.staged).join("info"), &contents)
+        save_layer(&self.staged_path(&own.staged), &contents)
             .map_err(|source| StoreError::Record { id: id.clone(), source })?;
         own.contents = Arc::new(contents);
         Ok((own, root))
     }
 
     /// Gives a staged layer its place. If it has one already, from another pull, that one is as good.
-    fn show_layer(&self, staged: &str, name: &str, contents: &Arc<Contents>) -> Result<(), StoreError> {
+    fn show_layer(&self, staged: &str, name: &str, usage: Usage) -> Result<(), StoreError> {
         let flags = RenameFlags::RENAME_NOREPLACE;
         match renameat2(&self.staging, OsStr::new(staged), &self.layers, OsStr::new(name), flags) {
-            // Twice in one image, the second time under the name it has now.
             Ok(()) | Err(Errno::EEXIST) => {}
+            // The same unpacked layer, shown by the commit of another image.
+            Err(Errno::ENOENT) if self.read().has_layer(name) => {}
             Err(errno) => return Err(system("show a layer")(Error::new("rename", name, errno))),
         }
-        self.write().insert_layer(name.to_owned(), Arc::clone(contents));
+        self.write().insert_layer(name.to_owned(), usage);
         Ok(())
+    }
+
+    /// Gives layers up that were shown for an image which did not come about; those that are held go later.
+    fn forsake(&self, names: &[String]) {
+        let _writer = self.writer();
+        let unused = self.write().doom(names);
+        self.discard_layers(&unused);
     }
 
     fn write_content(&self, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
@@ -282,7 +336,11 @@ impl Shared {
                 .named("rename", || hex.into())?;
             nix::unistd::fsync(&self.content).named("fsync", || "content".into())
         };
-        write().map_err(failed)
+        let written = write();
+        if written.is_err() {
+            self.discard_staged(&staged);
+        }
+        written.map_err(failed)
     }
 
     /// The record of a new image, or of one that is here with a further name.
@@ -295,8 +353,7 @@ impl Shared {
     ) -> ImageRecord {
         let index = self.read();
         let old = index.image(&verified.id).map(|image| image.record().clone());
-        let usage =
-            layers.iter().filter_map(|name| index.contents(name)).map(|contents| contents.usage.bytes);
+        let usage = layers.iter().filter_map(|name| index.usage_of(name)).map(|usage| usage.bytes);
         let size_bytes = usage.sum::<u64>() + (image.manifest.len() + image.config.len()) as u64;
         drop(index);
         let mut record = old.unwrap_or_else(|| ImageRecord {

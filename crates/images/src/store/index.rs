@@ -7,7 +7,6 @@ use wharf_snapshots::tree::Usage;
 use wharf_types::{Digest, Reference};
 
 use crate::image::Image;
-use crate::unpack::Contents;
 
 #[derive(Debug, Default)]
 pub(crate) struct Index {
@@ -19,7 +18,7 @@ pub(crate) struct Index {
 
 #[derive(Debug)]
 struct LayerState {
-    contents: Arc<Contents>,
+    usage: Usage,
     /// Images that have it.
     images: usize,
     /// Containers and pulls that use it.
@@ -110,12 +109,12 @@ impl Index {
         self.layers.contains_key(name)
     }
 
-    pub(super) fn contents(&self, name: &str) -> Option<Arc<Contents>> {
-        self.layers.get(name).map(|layer| Arc::clone(&layer.contents))
+    pub(super) fn usage_of(&self, name: &str) -> Option<Usage> {
+        self.layers.get(name).map(|layer| layer.usage)
     }
 
-    pub(super) fn insert_layer(&mut self, name: String, contents: Arc<Contents>) {
-        self.layers.entry(name).or_insert(LayerState { contents, images: 0, holds: 0, doomed: false });
+    pub(super) fn insert_layer(&mut self, name: String, usage: Usage) {
+        self.layers.entry(name).or_insert(LayerState { usage, images: 0, holds: 0, doomed: false });
     }
 
     /// Holds all of these layers, or none if one is missing.
@@ -154,14 +153,24 @@ impl Index {
         unused
     }
 
+    /// Has layers that no image has go as soon as nobody holds them; takes those out that nobody does.
+    pub(super) fn doom(&mut self, names: &[String]) -> Vec<String> {
+        for name in names {
+            if let Some(layer) = self.layers.get_mut(name) {
+                layer.doomed |= layer.images == 0;
+            }
+        }
+        self.take_unused(names)
+    }
+
     /// Takes all layers out that no image has and no one uses.
-    pub(super) fn take_orphans(&mut self) -> Vec<(String, Arc<Contents>)> {
+    pub(super) fn take_orphans(&mut self) -> Vec<(String, Usage)> {
         let orphans = self.layers.extract_if(|_, layer| layer.images == 0 && layer.holds == 0);
-        orphans.map(|(name, layer)| (name, layer.contents)).collect()
+        orphans.map(|(name, layer)| (name, layer.usage)).collect()
     }
 
     pub(super) fn usage(&self) -> Usage {
-        let layers = self.layers.values().filter(|layer| layer.images > 0).map(|layer| layer.contents.usage);
+        let layers = self.layers.values().filter(|layer| layer.images > 0).map(|layer| layer.usage);
         // Record, config and manifest.
         let documents = Usage { bytes: 3 * 4096, inodes: 3 };
         layers.chain(self.images.values().map(|_| documents)).sum()

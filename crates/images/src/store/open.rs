@@ -24,7 +24,7 @@ use crate::config::{ImageConfig, parse_config};
 use crate::image::Image;
 use crate::limits::Limits;
 use crate::manifest::CONFIG_LIMIT_BYTES;
-use crate::records::{ImageRecord, load_layer};
+use crate::records::{ImageRecord, load_usage};
 
 impl Store {
     /// Opens the store in a directory, making it if need be, with the default bounds on layers.
@@ -123,14 +123,14 @@ impl Loader<'_> {
 
     fn load_layer(&self, name: &OsStr) {
         let path = self.shared.layers_path.join(name);
-        let loaded = match load_layer(&path.join("info")) {
-            Ok(contents) if path.join("fs").is_dir() => Ok(contents),
+        let loaded = match load_usage(&path) {
+            Ok(usage) if path.join("fs").is_dir() => Ok(usage),
             Ok(_) => Err("its directory is missing".to_owned()),
             Err(error) => Err(chain_of(&error)),
         };
         match (loaded, name.to_str()) {
-            (Ok(contents), Some(name)) => {
-                self.shared.write().insert_layer(name.to_owned(), Arc::new(contents));
+            (Ok(usage), Some(name)) => {
+                self.shared.write().insert_layer(name.to_owned(), usage);
             }
             (loaded, _) => {
                 let reason = loaded.err().unwrap_or_else(|| "its name is no text".into());

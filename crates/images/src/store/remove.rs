@@ -52,7 +52,7 @@ impl Store {
         let orphans = self.shared.write().take_orphans();
         let names: Vec<_> = orphans.iter().map(|(name, _)| name.clone()).collect();
         self.shared.discard_layers(&names);
-        orphans.iter().map(|(_, contents)| contents.usage).sum()
+        orphans.iter().map(|(_, usage)| *usage).sum()
     }
 }
 
@@ -69,7 +69,7 @@ impl Shared {
 
     /// Takes layers out of sight that the index no longer has. The writer's lock is held, so that no commit finds the
     /// directory of such a layer and takes it for a whole one.
-    fn discard_layers(&self, names: &[String]) {
+    pub(super) fn discard_layers(&self, names: &[String]) {
         for name in names {
             if let Err(error) = self.trash.discard(self.layers.as_fd(), OsStr::new(name)) {
                 tracing::warn!(layer = %name, %error, "a layer could not be removed");

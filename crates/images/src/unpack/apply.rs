@@ -16,7 +16,7 @@ use wharf_sys::error::Named;
 
 use super::attributes::{self, OPAQUE};
 use super::name::Name;
-use super::parents::{Parent, Parents, is_kind, is_whiteout, look, open_beneath, plain};
+use super::parents::{Parent, Parents, is_kind, is_whiteout, join, look, open_beneath};
 use super::{Contents, Effect, UnpackError, shown};
 use crate::limits::Limits;
 use crate::tar::{Archive, Entry, Kind};
@@ -27,8 +27,7 @@ const DISK_CHECK_INODES: u64 = 4096;
 
 /// Unpacks an archive into the empty directory `root`, and reads the input to its end.
 pub(crate) fn apply<R: BufRead>(input: R, root: OwnedFd, limits: &Limits) -> Result<Contents, UnpackError> {
-    plain(&root).map_err(|source| UnpackError::System { path: "/".into(), source })?;
-    let parents = Parents::new(root, limits.depth);
+    let parents = Parents::new(root, limits.depth)?;
     let mut apply = Apply {
         limits,
         parents,
@@ -92,10 +91,10 @@ impl Apply<'_> {
         match Name::of_entry(&entry.path, self.limits.depth)? {
             Name::Ignored => Ok(()),
             Name::Root if entry.kind == Kind::Directory => {
-                let root = self.parents.root();
-                attributes::set(root.as_fd(), entry)
-                    .map_err(|source| UnpackError::System { path: "/".into(), source })?;
-                self.parents.named(Vec::new(), entry.mtime)
+                self.parents.leave()?;
+                self.parents.loose.settle(b"");
+                attributes::set(self.parents.root().as_fd(), entry)
+                    .map_err(|source| UnpackError::System { path: "/".into(), source })
             }
             Name::Root => {
                 Err(UnpackError::Entry { path: "/".into(), reason: "is the root and no directory" })
@@ -186,7 +185,8 @@ impl Apply<'_> {
             wharf_sys::xattr::set(fd.as_fd(), OPAQUE, b"y").map_err(failed)?;
         }
         attributes::set(fd.as_fd(), entry).map_err(failed)?;
-        self.parents.named(place.path(), entry.mtime)
+        self.parents.loose.settle(&place.path());
+        Ok(())
     }
 
     fn node(&mut self, place: &Place<'_>, entry: &Entry, kind: SFlag) -> Result<(), UnpackError> {
@@ -198,10 +198,11 @@ impl Apply<'_> {
 
     fn hard_link(&mut self, place: &Place<'_>, target: &[u8]) -> Result<(), UnpackError> {
         let (parent, name) = Name::of_link(target, self.limits.depth)?;
-        let from = Place { parent: self.parents.existing(&parent)?, name: &name };
-        let Some(stat) = look(&from.parent, &name) else {
-            return Err(place.refused("is a hard link to what is not in the layer, or comes later"));
+        let Some(parent) = self.parents.existing(&parent)? else {
+            return self.link_below(place, join(&parent, &name));
         };
+        let from = Place { parent, name: &name };
+        let Some(stat) = look(&from.parent, &name) else { return self.link_below(place, from.path()) };
         if is_kind(&stat, SFlag::S_IFDIR) || is_whiteout(&stat) {
             return Err(place.refused("is a hard link to a directory or a whiteout"));
         }
@@ -226,6 +227,20 @@ impl Apply<'_> {
         Ok(())
     }
 
+    /// A hard link to what this layer does not have, at least not before the link.
+    fn link_below(&mut self, place: &Place<'_>, target: Vec<u8>) -> Result<(), UnpackError> {
+        let path = place.path();
+        if target == path {
+            return Err(place.refused("is a hard link to itself"));
+        }
+        // A link to such a link is one to the same file.
+        let target = self.parents.loose.target(&target).cloned().unwrap_or(target);
+        remove_tree(place.parent.as_fd(), place.os_name()).map_err(|source| place.failed(source))?;
+        self.parents.loose.forget(&path);
+        self.made()?;
+        self.parents.loose.link(path, target)
+    }
+
     fn whiteout(&mut self, place: &Place<'_>) -> Result<(), UnpackError> {
         let mode = Mode::empty();
         match mknodat(&place.parent, place.os_name(), SFlag::S_IFCHR, mode, 0) {
@@ -240,7 +255,7 @@ impl Apply<'_> {
                 let fd = open_beneath(&place.parent.fd, place.name)
                     .named("openat2", String::new)
                     .map_err(failed)?;
-                self.parents.cut(&place.path());
+                self.parents.loose.settle(&place.path());
                 wharf_sys::xattr::set(fd.as_fd(), OPAQUE, b"y").map_err(failed)
             }
             Err(errno) => Err(place.failed(Error::new("mknodat", "0:0", errno))),
@@ -268,10 +283,13 @@ impl Apply<'_> {
         match make(&place.parent, place.os_name()) {
             Err(Errno::EEXIST) => {
                 remove_tree(place.parent.as_fd(), place.os_name()).map_err(failed)?;
-                self.parents.forget(&place.path());
+                self.parents.loose.forget(&place.path());
                 make(&place.parent, place.os_name()).named(call, String::new).map_err(failed)
             }
-            other => other.named(call, String::new).map_err(failed),
+            other => {
+                self.parents.loose.unlink(&place.path());
+                other.named(call, String::new).map_err(failed)
+            }
         }
     }
 
@@ -300,8 +318,7 @@ impl Apply<'_> {
         // The root itself, and what was made without an entry.
         usage.inodes += self.parents.made + 1;
         usage.bytes += 4096 * (self.parents.made + 1);
-        let implied = self.parents.finish()?;
-        Ok(Contents { usage, implied, effect: self.effect })
+        Ok(self.parents.finish()?.finish(usage, self.effect))
     }
 }
 

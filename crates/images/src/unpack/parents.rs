@@ -1,6 +1,9 @@
 //! The directories of a layer while it is unpacked: opened beneath its root, made where a layer implies them.
+//!
+//! Making something in a directory changes its time. It is put back when the making moves on to another directory, so that
+//! nothing has to be remembered of the directories that a layer names.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -8,18 +11,17 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
 use nix::unistd::{Gid, Uid, fchown};
 use wharf_sys::Error;
 use wharf_sys::error::Named;
 
 use super::attributes::{OPAQUE, set_time};
+use super::loose::Loose;
 use super::{UnpackError, shown};
 
 /// As many links as the kernel follows.
 const LINKS_LIMIT: usize = 40;
-/// Names of directories that are remembered, so that a layer cannot fill memory, or its record.
-const NAMES_LIMIT_BYTES: u64 = 8 << 20;
 
 /// An open directory and its path in the layer, free of links.
 #[derive(Debug, Clone)]
@@ -40,69 +42,82 @@ impl Parent {
     }
 }
 
-/// What is remembered of a directory.
-#[derive(Debug, Clone, Copy)]
-struct Remembered {
-    mtime: (i64, u32),
-    implied: bool,
+/// Seconds and nanoseconds since the epoch.
+type Time = (i64, u32);
+
+/// The directory in which something was made last.
+#[derive(Debug)]
+struct Last {
+    /// As it was asked for.
+    name: Vec<u8>,
+    parent: Parent,
+    /// The time it should have.
+    mtime: Time,
 }
 
 #[derive(Debug)]
 pub(super) struct Parents {
     root: Rc<OwnedFd>,
     depth_limit: usize,
-    /// The last parent by the name that was asked for: entries of one directory mostly come together.
-    last: Option<(Vec<u8>, Parent)>,
-    directories: BTreeMap<Vec<u8>, Remembered>,
-    names_bytes: u64,
+    /// Entries of one directory mostly come together.
+    last: Option<Last>,
+    pub(super) loose: Loose,
     /// Directories that were made as implied.
     pub(super) made: u64,
 }
 
 impl Parents {
-    pub(super) fn new(root: OwnedFd, depth_limit: usize) -> Self {
-        let root_implied = Remembered { mtime: (0, 0), implied: true };
-        Self {
-            root: Rc::new(root),
-            depth_limit,
-            last: None,
-            directories: BTreeMap::from([(Vec::new(), root_implied)]),
-            names_bytes: 0,
-            made: 0,
-        }
+    /// Takes the empty root of a layer, which is implied until an entry names it.
+    pub(super) fn new(root: OwnedFd, depth_limit: usize) -> Result<Self, UnpackError> {
+        let failed = |source| UnpackError::System { path: "/".into(), source };
+        plain(&root).and_then(|()| set_time(root.as_fd(), (0, 0))).map_err(failed)?;
+        let mut loose = Loose::default();
+        loose.imply(Vec::new())?;
+        Ok(Self { root: Rc::new(root), depth_limit, last: None, loose, made: 0 })
     }
 
     pub(super) fn root(&self) -> Parent {
         Parent { path: Rc::from(&b""[..]), fd: Rc::clone(&self.root) }
     }
 
-    /// Opens a directory by a cleaned path; what is missing is made, with `mtime`.
-    pub(super) fn open(&mut self, path: &[u8], mtime: (i64, u32)) -> Result<Parent, UnpackError> {
-        if let Some((name, parent)) = &self.last
-            && name == path
+    /// Opens a directory by a cleaned path, to make something in it; what is missing is made, with `mtime`.
+    pub(super) fn open(&mut self, path: &[u8], mtime: Time) -> Result<Parent, UnpackError> {
+        if let Some(last) = &self.last
+            && last.name == path
         {
-            return Ok(parent.clone());
+            return Ok(last.parent.clone());
         }
+        self.leave()?;
         let parent = match open_beneath(&self.root, path) {
             Ok(fd) => Parent { path: path.into(), fd: Rc::new(fd) },
-            Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR) => self.walk(path, Some(mtime))?,
+            Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR) => {
+                let walked = self.walk(path, Some(mtime))?;
+                walked.ok_or_else(|| entry(path, "cannot be made"))?
+            }
             Err(errno) => return Err(system(path, "openat2", errno)),
         };
-        self.last = Some((path.to_vec(), parent.clone()));
+        let mtime = time(&parent)?;
+        self.last = Some(Last { name: path.to_vec(), parent: parent.clone(), mtime });
         Ok(parent)
     }
 
-    /// Opens a directory that must be there.
-    pub(super) fn existing(&mut self, path: &[u8]) -> Result<Parent, UnpackError> {
+    /// Ends the making in a directory: it gets its time back.
+    pub(super) fn leave(&mut self) -> Result<(), UnpackError> {
+        self.last.take().map_or(Ok(()), |last| put_back(&last.parent, last.mtime))
+    }
+
+    /// Opens a directory if it is there.
+    pub(super) fn existing(&mut self, path: &[u8]) -> Result<Option<Parent>, UnpackError> {
         match open_beneath(&self.root, path) {
-            Ok(fd) => Ok(Parent { path: path.into(), fd: Rc::new(fd) }),
+            Ok(fd) => Ok(Some(Parent { path: path.into(), fd: Rc::new(fd) })),
             Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR) => self.walk(path, None),
             Err(errno) => Err(system(path, "openat2", errno)),
         }
     }
 
-    /// Resolves a path component by component with the layer as the root. Without `mtime`, nothing is made.
-    fn walk(&mut self, path: &[u8], mtime: Option<(i64, u32)>) -> Result<Parent, UnpackError> {
+    /// Resolves a path component by component with the layer as the root. Without `mtime` nothing is made, and there may
+    /// be nothing.
+    fn walk(&mut self, path: &[u8], mtime: Option<Time>) -> Result<Option<Parent>, UnpackError> {
         let mut here = self.root();
         let mut ahead: VecDeque<Vec<u8>> = components(path).collect();
         let mut links = 0;
@@ -119,8 +134,9 @@ impl Parents {
             match open_beneath(&here.fd, &name) {
                 Ok(fd) => here = Parent { path: below.into(), fd: Rc::new(fd) },
                 Err(Errno::ENOENT) => {
-                    let mtime = mtime.ok_or_else(|| entry(path, "is not in the layer, or comes later"))?;
-                    here = self.make(&here, &name, Remembered { mtime, implied: true })?;
+                    let Some(mtime) = mtime else { return Ok(None) };
+                    here = self.make(&here, &name, mtime)?;
+                    self.loose.imply(here.path.to_vec())?;
                 }
                 Err(Errno::ELOOP | Errno::ENOTDIR) => match (look(&here, &name), mtime) {
                     (Some(stat), _) if is_kind(&stat, SFlag::S_IFLNK) => {
@@ -144,7 +160,7 @@ impl Parents {
                 Err(errno) => return Err(system(path, "openat2", errno)),
             }
         }
-        Ok(here)
+        Ok(Some(here))
     }
 
     fn reopen(&self, path: &[u8]) -> Result<Parent, UnpackError> {
@@ -153,92 +169,51 @@ impl Parents {
     }
 
     /// A directory in the place of a whiteout: it hides what was there, so it takes nothing from below.
-    fn replace_whiteout(
-        &mut self,
-        here: &Parent,
-        name: &[u8],
-        mtime: (i64, u32),
-    ) -> Result<Parent, UnpackError> {
+    fn replace_whiteout(&mut self, here: &Parent, name: &[u8], mtime: Time) -> Result<Parent, UnpackError> {
         let path = here.child(name);
+        let before = time(here)?;
         nix::unistd::unlinkat(here, OsStr::from_bytes(name), nix::unistd::UnlinkatFlags::NoRemoveDir)
             .map_err(|errno| system(&path, "unlinkat", errno))?;
-        let made = self.make(here, name, Remembered { mtime, implied: false })?;
+        let made = self.make(here, name, mtime)?;
+        put_back(here, before)?;
         wharf_sys::xattr::set(made.as_fd(), OPAQUE, b"y")
             .map_err(|source| UnpackError::System { path: shown(&path), source })?;
         Ok(made)
     }
 
-    fn make(&mut self, here: &Parent, name: &[u8], what: Remembered) -> Result<Parent, UnpackError> {
+    fn make(&mut self, here: &Parent, name: &[u8], mtime: Time) -> Result<Parent, UnpackError> {
         let path = here.child(name);
         let failed = |source| UnpackError::System { path: shown(&path), source };
+        let before = time(here)?;
         mkdirat(here, OsStr::from_bytes(name), Mode::S_IRWXU)
             .named("mkdirat", String::new)
             .map_err(failed)?;
+        put_back(here, before)?;
         let fd = open_beneath(&here.fd, name).named("openat2", String::new).map_err(failed)?;
-        plain(&fd).map_err(failed)?;
+        plain(&fd).and_then(|()| set_time(fd.as_fd(), mtime)).map_err(failed)?;
         self.made += 1;
-        self.remember(path.clone(), what)?;
         Ok(Parent { path: path.into(), fd: Rc::new(fd) })
     }
 
-    /// Notes a directory that an entry names.
-    pub(super) fn named(&mut self, path: Vec<u8>, mtime: (i64, u32)) -> Result<(), UnpackError> {
-        self.remember(path, Remembered { mtime, implied: false })
-    }
-
-    /// Notes that a directory hides what is below: it is itself, not what a lower layer says.
-    pub(super) fn cut(&mut self, path: &[u8]) {
-        if let Some(directory) = self.directories.get_mut(path) {
-            directory.implied = false;
-        }
-    }
-
-    fn remember(&mut self, path: Vec<u8>, what: Remembered) -> Result<(), UnpackError> {
-        let length = path.len() as u64 + 64;
-        if self.directories.insert(path, what).is_none() {
-            self.names_bytes += length;
-        }
-        if self.names_bytes > NAMES_LIMIT_BYTES {
-            let what = "bytes of names of directories";
-            return Err(UnpackError::Limit { what, limit: NAMES_LIMIT_BYTES });
-        }
-        Ok(())
-    }
-
-    /// Forgets a path and all below it, for they were removed.
-    pub(super) fn forget(&mut self, path: &[u8]) {
-        self.last = None;
-        let below = join(path, b"");
-        let names: Vec<_> = self
-            .directories
-            .range(path.to_vec()..)
-            .take_while(|(name, _)| name.starts_with(path))
-            .filter(|(name, _)| *name == path || name.starts_with(&below))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in names {
-            self.directories.remove(&name);
-            self.names_bytes = self.names_bytes.saturating_sub(name.len() as u64 + 64);
-        }
-    }
-
-    /// Sets the times of all directories, now that nothing is made in them any more; returns the implied ones.
-    pub(super) fn finish(self) -> Result<Vec<Vec<u8>>, UnpackError> {
-        let mut implied = Vec::new();
-        for (path, directory) in self.directories {
-            let failed = |source| UnpackError::System { path: shown(&path), source };
-            let fd = open_beneath(&self.root, &path).named("openat2", String::new).map_err(failed)?;
-            set_time(fd.as_fd(), directory.mtime).map_err(failed)?;
-            if directory.implied {
-                implied.push(path);
-            }
-        }
-        Ok(implied)
+    /// What the layer leaves open, now that it is made.
+    pub(super) fn finish(mut self) -> Result<Loose, UnpackError> {
+        self.leave()?;
+        Ok(self.loose)
     }
 }
 
+fn time(directory: &Parent) -> Result<Time, UnpackError> {
+    let stat = fstat(directory).map_err(|errno| system(&directory.path, "fstat", errno))?;
+    Ok((stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)))
+}
+
+fn put_back(directory: &Parent, mtime: Time) -> Result<(), UnpackError> {
+    let path = || shown(&directory.path);
+    set_time(directory.as_fd(), mtime).map_err(|source| UnpackError::System { path: path(), source })
+}
+
 /// The attributes of a directory nobody named: root's, mode 0755.
-pub(super) fn plain(fd: &OwnedFd) -> wharf_sys::Result<()> {
+pub(crate) fn plain(fd: &OwnedFd) -> wharf_sys::Result<()> {
     fchown(fd, Some(Uid::from_raw(0)), Some(Gid::from_raw(0))).named("fchown", || "0:0".into())?;
     fchmod(fd, Mode::from_bits_truncate(0o755)).named("fchmod", || "0755".into())
 }
@@ -269,7 +244,7 @@ pub(crate) fn is_kind(stat: &FileStat, kind: SFlag) -> bool {
     stat.st_mode & SFlag::S_IFMT.bits() == kind.bits()
 }
 
-pub(super) fn is_whiteout(stat: &FileStat) -> bool {
+pub(crate) fn is_whiteout(stat: &FileStat) -> bool {
     is_kind(stat, SFlag::S_IFCHR) && stat.st_rdev == 0
 }
 

@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use crate::support::{Rig, Tar, header, pax_record};
+use wharf_images::{Limits, Store};
+
+use crate::support::{Rig, Tar, header, limits, long_names, pax_record, source};
 
 fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
@@ -202,6 +204,43 @@ fn whiteouts_and_the_same_layer() {
     }
     assert!(layer.join("dir/f").exists() && layer.join("new/f").exists());
     assert!(fs::symlink_metadata(layer.join("fake")).is_err());
+}
+
+#[test]
+fn a_layer_may_name_any_number_of_directories() {
+    let rig = Rig::new();
+    let limits = Limits { entries: 10_000, ..limits() };
+    let store = Store::open_with(&rig.temp.path().join("roomy"), limits).unwrap();
+    let names = long_names(2_500);
+    let tar = names.iter().fold(Tar::new(), |tar, name| tar.long_dir(name).long_file(&format!("{name}/f")));
+    let archive = tar.end();
+    store.unpack(&source(&archive, &archive), &mut &archive[..]).unwrap();
+}
+
+#[test]
+fn every_directory_has_its_own_time_whatever_was_made_in_it_and_when() {
+    let rig = Rig::new();
+    let dir = |name: &str, mtime| header(b'5', name).mtime(mtime);
+    let archive = Tar::new()
+        .add(dir("./", 1))
+        .add(dir("a", 2))
+        .add(dir("a/b", 3))
+        .file("a/b/f", "x")
+        .file("a/f", "x")
+        .file("a/b/g", "x")
+        .add(dir("a", 4))
+        .symlink("l", "a")
+        .file("l/through", "x")
+        .whiteout("a/b/.wh.gone")
+        .whiteout(".wh.w")
+        .add(header(b'0', "w/made/f").mtime(5))
+        .file("a/b/g", "again")
+        .add(dir("a/b", 6))
+        .end();
+    let layer = rig.one_layer(archive);
+    for (name, mtime) in [("", 1), ("a", 4), ("a/b", 6), ("w", 5), ("w/made", 5)] {
+        assert_eq!(fs::metadata(layer.join(name)).unwrap().mtime(), mtime, "{name:?}");
+    }
 }
 
 #[test]

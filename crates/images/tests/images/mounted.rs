@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::support::{Rig, Tar, header, shown};
+use wharf_types::ErrorKind;
+
+use crate::support::{Rig, Tar, header, long_names, shown};
 
 /// Mounts the layers of an image and runs `look` on the result.
 fn mounted(rig: &Rig, layers: &[PathBuf], look: impl FnOnce(&Path) + Send + 'static) {
@@ -170,6 +172,91 @@ fn files_below_a_link_of_a_lower_layer_are_where_it_leads() {
     let named = Tar::new().dir("lib").file("lib/x", "").end();
     let image = rig.image("a.b/c:1", &[base, named]).unwrap();
     mounted(&rig, image.layers(), |root| assert!(fs::symlink_metadata(root.join("lib")).unwrap().is_dir()));
+}
+
+#[test]
+fn hard_links_to_files_of_lower_layers_are_one_file_with_them() {
+    let rig = Rig::new();
+    let base = Tar::new()
+        .add(header(b'5', "usr").mode(0o751))
+        .add(header(b'5', "usr/bin").mode(0o711).owner(3, 4).mtime(42))
+        .content(header(b'0', "usr/bin/tool").mode(0o6755).owner(5, 6), b"tool")
+        .file("usr/bin/replaced", "base")
+        .symlink("bin", "/usr/bin")
+        .symlink("soft", "usr/bin/tool")
+        .end();
+    let middle = Tar::new().file("usr/bin/replaced", "middle").file("usr/bin/removed", "x").end();
+    let top = Tar::new()
+        .hard_link("usr/bin/copy", "usr/bin/tool")
+        .hard_link("new/deep/again", "bin/tool")
+        .hard_link("third", "new/deep/again")
+        .hard_link("newer", "usr/bin/replaced")
+        .hard_link("softer", "soft")
+        .hard_link("overwritten", "usr/bin/tool")
+        .file("overwritten", "own")
+        .file("stood", "own")
+        .hard_link("stood", "usr/bin/tool")
+        .hard_link("early", "late")
+        .file("late", "late")
+        .end();
+    let image = rig.image("a.b/c:1", &[base.clone(), middle, top]).unwrap();
+    assert_eq!(fs::read_dir(rig.root().join("staging")).unwrap().count(), 0);
+    mounted(&rig, image.layers(), |root| {
+        let text = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+        let meta = |name: &str| fs::symlink_metadata(root.join(name)).unwrap();
+        for name in ["usr/bin/copy", "new/deep/again", "third", "stood"] {
+            assert_eq!((text(name), meta(name).ino()), ("tool".into(), meta("usr/bin/tool").ino()), "{name}");
+            assert_eq!((meta(name).mode() & 0o7777, meta(name).uid()), (0o6755, 5), "{name}");
+        }
+        assert_eq!(
+            (text("newer"), text("overwritten"), text("early")),
+            ("middle".into(), "own".into(), "late".into())
+        );
+        assert_eq!(fs::read_link(root.join("softer")).unwrap(), Path::new("usr/bin/tool"));
+        assert_eq!((meta("usr").mode() & 0o7777, meta("usr/bin").mode() & 0o7777), (0o751, 0o711));
+        assert_eq!((meta("usr/bin").uid(), meta("usr/bin").mtime()), (3, 42), "as the base names it");
+    });
+    // Another image has the base as it was.
+    let plain = rig.image("a.b/plain:1", &[base]).unwrap();
+    assert!(rig.store.remove("a.b/c:1").unwrap());
+    mounted(&rig, plain.layers(), |root| {
+        assert!(root.join("usr/bin/tool").exists() && !root.join("usr/bin/copy").exists());
+    });
+}
+
+#[test]
+fn hard_links_to_what_no_layer_has_as_a_file_are_refused() {
+    for target in ["nothing", "d", "removed", "hidden/f", "f/below", "loop/f", "canary/file"] {
+        let rig = Rig::new();
+        let base = Tar::new()
+            .file("d/f", "x")
+            .file("removed", "x")
+            .file("hidden/f", "x")
+            .file("f", "x")
+            .symlink("loop", "loop")
+            .end();
+        let middle = Tar::new().whiteout(".wh.removed").whiteout("hidden/.wh..wh..opq").end();
+        let top = Tar::new().hard_link("link", target).end();
+        let error = rig.image("x.y/z:1", &[base, middle, top]).unwrap_err();
+        assert!(shown(&error).contains("no file of a layer below"), "{target}: {}", shown(&error));
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert_eq!(fs::read_dir(rig.root().join("staging")).unwrap().count(), 0, "{target}");
+        rig.check_canary();
+    }
+}
+
+#[test]
+fn layers_that_leave_too_many_names_open_are_refused_together() {
+    let rig = Rig::new();
+    let layer = |n: usize| {
+        let names = long_names(900).into_iter();
+        names.fold(Tar::new(), |tar, name| tar.long_file(&format!("{name}{n}/f"))).end()
+    };
+    let archives: Vec<_> = (0..5).map(layer).collect();
+    let error = rig.image("a.b/c:1", &archives).unwrap_err();
+    assert!(shown(&error).contains("do not name"), "{}", shown(&error));
+    assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
+    rig.image("a.b/c:1", &archives[..2]).unwrap();
 }
 
 #[test]

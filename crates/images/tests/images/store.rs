@@ -177,6 +177,43 @@ fn simultaneous_pulls_and_removals_all_succeed() {
 }
 
 #[test]
+fn a_layer_unpacked_for_two_images_outlives_the_first() {
+    let rig = Rig::new();
+    let archive = archive("1");
+    let layer = Arc::new(rig.unpack_plain(&archive).unwrap());
+    let commit = |name: &str| {
+        rig.commit(name, std::slice::from_ref(&archive), vec![Layer::Unpacked(Arc::clone(&layer))]).unwrap()
+    };
+    commit("a.b/x:1");
+    assert!(rig.store.remove("a.b/x:1").unwrap());
+    let image = commit("a.b/x:2");
+    drop(layer);
+    assert!(image.layers()[0].join("f").exists());
+    assert!(rig.store.remove("a.b/x:2").unwrap());
+    assert_eq!(fs::read_dir(rig.root().join("layers")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_commit_that_fails_at_its_end_leaves_nothing() {
+    let archives = [archive("1")];
+    let (manifest, config) = documents(&archives);
+    for blocked in [
+        format!("images/{}", sha256(config.as_bytes()).hex()),
+        format!("content/sha256/{}", sha256(manifest.as_bytes()).hex()),
+    ] {
+        let rig = Rig::new();
+        let blocked = rig.root().join(blocked);
+        fs::create_dir(&blocked).unwrap();
+        rig.image("a.b/x:1", &archives).unwrap_err();
+        for name in ["staging", "layers"] {
+            assert_eq!(fs::read_dir(rig.root().join(name)).unwrap().count(), 0, "{name}");
+        }
+        fs::remove_dir(blocked).unwrap();
+        rig.image("a.b/x:1", &archives).unwrap();
+    }
+}
+
+#[test]
 fn parts_that_do_not_belong_together_are_refused() {
     let rig = Rig::new();
     let (manifest, config) = documents(&[archive("1")]);

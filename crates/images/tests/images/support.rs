@@ -99,6 +99,16 @@ impl Tar {
         self.add(header(b'1', name).link(target))
     }
 
+    /// An empty file of a name that needs PAX.
+    pub(crate) fn long_file(self, name: &str) -> Self {
+        self.pax(&[("path", name)]).file("short", "")
+    }
+
+    /// A directory of a name that needs PAX.
+    pub(crate) fn long_dir(self, name: &str) -> Self {
+        self.pax(&[("path", name)]).dir("short")
+    }
+
     pub(crate) fn whiteout(self, name: &str) -> Self {
         self.file(name, "")
     }
@@ -222,6 +232,12 @@ impl Rig {
         let image = self.image("one:layer", &[archive]).unwrap();
         image.layers().last().unwrap().clone()
     }
+}
+
+/// Different paths of almost 4000 bytes.
+pub(crate) fn long_names(count: usize) -> Vec<String> {
+    let way = vec!["d".repeat(250); 15].join("/");
+    (0..count).map(|n| format!("{way}/{n:0100}")).collect()
 }
 
 /// A manifest and a config of uncompressed layers.

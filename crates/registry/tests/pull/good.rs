@@ -1,6 +1,6 @@
 //! Registries that tell the truth.
 
-use crate::image::{Content, gzip, noise, plain, zstd};
+use crate::image::{Content, TestLayer, gzip, noise, plain, zstd};
 use crate::server::{Reply, Server};
 use crate::world::{World, file_of, patient};
 
@@ -82,9 +82,38 @@ async fn images_without_layers_and_with_one_layer_twice() {
     let (server, world) = (Server::honest(content).await, World::new());
     let image = world.pull(&server.reference(":twice")).await.unwrap();
     assert_eq!(file_of(&image, "a"), b"one");
+    assert_eq!(server.count(&twice[0].path()), 1, "one content is fetched once");
     // What the store makes of an image without layers is its own affair; the pull must end.
     let none = world.pull(&server.reference(":none")).await;
     assert!(none.is_ok_and(|image| image.size_bytes() > 0));
+}
+
+#[tokio::test]
+async fn an_image_as_careless_builders_make_it() {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Link);
+    header.set_mode(0o644);
+    header.set_size(0);
+    builder.append_link(&mut header, "link", "a").unwrap();
+    let to_below = TestLayer::of(builder.into_inner().unwrap());
+    let called = |layer: TestLayer, kind| TestLayer { kind, ..layer };
+    let layers = [
+        called(gzip("a", b"one"), "zstd"),
+        called(zstd("b", b"two"), ""),
+        called(plain("c", b"three"), "gzip"),
+        to_below,
+    ];
+    let mut content = Content::oci("v1", &layers);
+    let (kind, bytes) = content.file("manifests/v1").clone();
+    let text = String::from_utf8(bytes).unwrap();
+    let text = text.replace("application/vnd.oci.image.config.v1+json", "application/octet-stream");
+    content.put("manifests/v1", &kind, text.into_bytes());
+    let (server, world) = (Server::honest(content).await, World::new());
+    let image = world.pull(&server.reference(":v1")).await.unwrap();
+    for (name, want) in [("a", &b"one"[..]), ("b", b"two"), ("c", b"three"), ("link", b"one")] {
+        assert_eq!(file_of(&image, name), want, "{name}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,90 @@
+//! A layer with hard links to files of lower layers. A layer is unpacked by itself and cannot have them; here it is made
+//! once more for one image, with the links, and with the files they lead to under their own names as well: so the names
+//! are one file, as they would be had the layers been unpacked one over the other.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
+use crate::chain::{ChainError, ChainLayer, Found, locate};
+use crate::relocate::Copy;
+use crate::unpack::{Contents, HardLink, join, shown};
+
+/// As many links as the kernel follows.
+const LINKS_LIMIT: usize = 40;
+
+/// Makes the layer `at` of a chain, bottom first, once more in an empty directory.
+///
+/// # Errors
+/// NoTarget if a link leads to nothing, or to a directory.
+pub(crate) fn complete(layers: &[ChainLayer], at: usize, root: &OwnedFd) -> Result<Contents, ChainError> {
+    let layer = &layers[at];
+    let mut copy = Copy::new(layer, root);
+    copy.whole(None)?;
+    for HardLink { path, target } in &layer.contents.links {
+        let found = resolve(&layers[..=at], target)?.ok_or_else(|| ChainError::NoTarget {
+            layer: layer.name.clone(),
+            path: shown(path),
+            target: shown(target),
+        })?;
+        if found.layer != at {
+            copy.take(&layers[found.layer].root, &found.path, &found.path)?;
+        }
+        copy.take(&layers[found.layer].root, &found.path, path)?;
+    }
+    Ok(copy.finish())
+}
+
+/// A file of one of some layers.
+struct Source {
+    layer: usize,
+    path: Vec<u8>,
+}
+
+/// The file that a path means where layers, bottom first, lie one over the other; links on the way are followed, with the
+/// image as the root.
+fn resolve(layers: &[ChainLayer], path: &[u8]) -> Result<Option<Source>, ChainError> {
+    let mut here = Vec::new();
+    let mut ahead: VecDeque<Vec<u8>> = path.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect();
+    let mut links = 0;
+    while let Some(name) = ahead.pop_front() {
+        match &name[..] {
+            b"" | b"." => continue,
+            b".." => {
+                here.truncate(here.iter().rposition(|byte| *byte == b'/').unwrap_or(0));
+                continue;
+            }
+            _ => {}
+        }
+        let below = join(&here, &name);
+        match topmost(layers, &below)? {
+            Some((_, Found::Directory(_))) => here = below,
+            Some((_, Found::Link(target))) if !ahead.is_empty() => {
+                links += 1;
+                if links > LINKS_LIMIT {
+                    return Ok(None);
+                }
+                if target.starts_with(b"/") {
+                    here.clear();
+                }
+                target.split(|byte| *byte == b'/').rev().for_each(|part| ahead.push_front(part.to_vec()));
+            }
+            Some((layer, Found::File | Found::Link(_))) if ahead.is_empty() => {
+                return Ok(Some(Source { layer, path: below }));
+            }
+            _ => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+/// The topmost layer that has something under a path whose parents are directories.
+fn topmost(layers: &[ChainLayer], path: &[u8]) -> Result<Option<(usize, Found)>, ChainError> {
+    for (at, layer) in layers.iter().enumerate().rev() {
+        match locate(&layer.root, path)? {
+            (Found::Nothing, false) => {}
+            (Found::Nothing | Found::Other, _) => return Ok(None),
+            (found, _) => return Ok(Some((at, found))),
+        }
+    }
+    Ok(None)
+}
