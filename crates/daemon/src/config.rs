@@ -29,6 +29,7 @@ pub(crate) struct Config {
     /// The supervisor's program; beside wharfd itself if empty.
     pub(crate) shim: PathBuf,
     pub(crate) log: Log,
+    pub(crate) images: Images,
     pub(crate) registry: Registry,
     pub(crate) network: Network,
     pub(crate) streaming: Streaming,
@@ -55,6 +56,22 @@ pub(crate) enum LogFormat {
     Journald,
 }
 
+/// What one layer of an image may cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Images {
+    /// The most that one may be unpacked, in GiB.
+    pub(crate) layer_gib: u64,
+    /// The most files, directories and so on in one.
+    pub(crate) layer_entries: u64,
+    /// The most memory that one decompressor of Zstandard may take, in MiB.
+    pub(crate) zstd_window_mib: u64,
+    /// How much of the disk stays free, in MiB, but never more than a twentieth of it.
+    pub(crate) reserve_mib: u64,
+    /// How many of its inodes stay free, with the same bound.
+    pub(crate) reserve_inodes: u64,
+}
+
 /// Where images come from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -62,6 +79,14 @@ pub(crate) struct Registry {
     /// Directories that hold `<host>/hosts.toml` as containerd has them, or `<host>/*.crt` as Docker does; several with
     /// colons between them.
     pub(crate) certs_dir: String,
+    /// How many layers of one pull are downloaded at once.
+    pub(crate) layers_per_pull: usize,
+    /// How many layers of all pulls are downloaded at once.
+    pub(crate) layers_in_all: usize,
+    /// How long a registry may send no byte, in seconds.
+    pub(crate) stall_timeout_s: u64,
+    /// The fewest bytes a second, over a minute.
+    pub(crate) rate_floor_bytes: u64,
     /// Hosts of other domains that may see a registry's credentials in exchange for a token, by the registry's host.
     pub(crate) token_hosts: BTreeMap<String, Vec<String>>,
 }
@@ -119,6 +144,7 @@ impl Default for Config {
             handlers: vec!["wharf".into()],
             shim: PathBuf::new(),
             log: Log::default(),
+            images: Images::default(),
             registry: Registry::default(),
             network: Network::default(),
             streaming: Streaming::default(),
@@ -134,7 +160,28 @@ impl Default for Log {
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { certs_dir: "/etc/wharf/certs.d".into(), token_hosts: BTreeMap::new() }
+        let limits = wharf_registry::Limits::default();
+        Self {
+            certs_dir: "/etc/wharf/certs.d".into(),
+            layers_per_pull: limits.layers_per_pull,
+            layers_in_all: limits.layers_in_all,
+            stall_timeout_s: limits.stall_timeout.as_secs(),
+            rate_floor_bytes: limits.rate_floor_bytes,
+            token_hosts: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for Images {
+    fn default() -> Self {
+        let limits = wharf_images::Limits::default();
+        Self {
+            layer_gib: limits.layer_bytes >> 30,
+            layer_entries: limits.entries,
+            zstd_window_mib: limits.zstd_window_bytes >> 20,
+            reserve_mib: limits.reserve_bytes >> 20,
+            reserve_inodes: limits.reserve_inodes,
+        }
     }
 }
 
@@ -245,8 +292,26 @@ impl Config {
             certs_dirs: certs_dirs.map(PathBuf::from).collect(),
             proxies: wharf_registry::Proxies::from_environment().context("the environment")?,
             token_hosts: self.registry.token_hosts.clone(),
-            ..wharf_registry::Config::default()
+            limits: wharf_registry::Limits {
+                layers_per_pull: self.registry.layers_per_pull,
+                layers_in_all: self.registry.layers_in_all,
+                stall_timeout: Duration::from_secs(self.registry.stall_timeout_s),
+                rate_floor_bytes: self.registry.rate_floor_bytes,
+                ..wharf_registry::Limits::default()
+            },
         })
+    }
+
+    pub(crate) fn images(&self) -> wharf_images::Limits {
+        let images = &self.images;
+        wharf_images::Limits {
+            layer_bytes: images.layer_gib.saturating_mul(1 << 30),
+            entries: images.layer_entries,
+            zstd_window_bytes: images.zstd_window_mib.saturating_mul(1 << 20),
+            reserve_bytes: images.reserve_mib.saturating_mul(1 << 20),
+            reserve_inodes: images.reserve_inodes,
+            ..wharf_images::Limits::default()
+        }
     }
 }
 

@@ -78,7 +78,8 @@ struct Node {
 impl Node {
     async fn open(config: &Config) -> anyhow::Result<Self> {
         let layout = Layout::new(config.state.clone(), config.root.clone());
-        let images = Arc::new(open_images(&config.root).await.context("opening the images")?);
+        let images =
+            Arc::new(open_images(&config.root, config.images()).await.context("opening the images")?);
         let snapshots = wharf_snapshots::Snapshots::open(&config.root.join("snapshots"))
             .context("opening the snapshots")?;
         let network =
@@ -137,10 +138,10 @@ const CAP_SYS_RESOURCE: u32 = 24;
 /// How long a killed daemon's lock may outlive it: in a supervisor that it was about to start, until that one's exec.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
-async fn open_images(root: &Path) -> Result<Store, StoreError> {
+async fn open_images(root: &Path, limits: wharf_images::Limits) -> Result<Store, StoreError> {
     let start = Instant::now();
     loop {
-        match Store::open(root) {
+        match Store::open_with(root, limits.clone()) {
             Err(StoreError::InUse { .. }) if start.elapsed() < LOCK_PATIENCE => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
