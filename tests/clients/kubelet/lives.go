@@ -74,7 +74,9 @@ func (w *walk) lives(ctx context.Context, image string) {
 func pod(name string, containers ...v1.Container) *v1.Pod {
 	return &v1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "walk", UID: types.UID("uid-" + name)},
+		// Its security context is filled in by the API server where the author leaves it out.
 		Spec: v1.PodSpec{
+			SecurityContext:               &v1.PodSecurityContext{},
 			RestartPolicy:                 v1.RestartPolicyNever,
 			TerminationGracePeriodSeconds: ptr.To[int64](1),
 			Containers:                    containers,
