@@ -225,6 +225,8 @@ fn join_plan(container: &Container, exec: &v1::Exec, leaf: &Path) -> Result<Join
     }
     let mut process = container.plan.process.clone();
     process.args = exec.args.clone();
+    // An update may have changed it: what the first process has is what holds now.
+    process.oom_score_adj = score(container.child.pid).or(process.oom_score_adj);
     if exec.terminal && !process.env.iter().any(|variable| variable.starts_with(b"TERM=")) {
         process.env.push(b"TERM=xterm".to_vec());
     }
@@ -238,6 +240,10 @@ fn join_plan(container: &Container, exec: &v1::Exec, leaf: &Path) -> Result<Join
     }
     let size = exec.size.map(terminal_size).transpose()?;
     Ok(JoinPlan { process, identity: container.identity.clone(), entries, terminal: exec.terminal, size })
+}
+
+fn score(pid: i32) -> Option<i32> {
+    std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?.trim().parse().ok()
 }
 
 fn terminal_size(v1::TerminalSize { width, height }: v1::TerminalSize) -> Result<TerminalSize, Failure> {

@@ -349,7 +349,10 @@ fn limits_reach_the_cgroup_and_can_be_changed() {
         };
         client.runtime.clone().update_container_resources(request).await.unwrap();
         assert_eq!(limits(&pod, &id), (128 << 20, 50_000), "what is not named stays");
-        assert_eq!(client.output(&id, "cat /proc/1/oom_score_adj").await, "654");
+        assert_eq!(
+            client.output(&id, "cat /proc/1/oom_score_adj /proc/self/oom_score_adj").await,
+            "654\n654"
+        );
         let told = client.status(&id).await.unwrap().resources.unwrap().linux.unwrap();
         assert_eq!((told.memory_limit_in_bytes, told.cpu_quota, told.cpu_shares), (128 << 20, 50_000, 512));
     });
