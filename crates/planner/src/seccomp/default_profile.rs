@@ -4,6 +4,10 @@
 //! 2026-06-30), which the kubelet's `RuntimeDefault` means in practice: names for everyone, blocks by capability, and a
 //! few calls by argument. Left out are the names and blocks of architectures that wharf has no numbers for (riscv64,
 //! s390x, ppc64le). One thing is stricter: see the families of `socket` in the profile made from this.
+//!
+//! `socketcall` of i386 reaches those families all the same, from 64-bit programs too, and its arguments lie in memory,
+//! where no filter can look. It stays: a glibc for i386 that may meet kernels before 4.3, as Debian's, and Go for 386 have
+//! no other way to a socket.
 
 /// Calls that every container may make.
 pub(super) const ALWAYS: &[&str] = &[
