@@ -340,7 +340,8 @@ impl Network {
         let named: Vec<&str> = left.iter().take(NAMED_PODS).map(PodId::short).collect();
         (!left.is_empty()).then(|| {
             format!(
-                "{} pods are still on the built-in network, outside of the cluster's ({}{}): remove them, and they come back on it",
+                "pods still on the built-in network, outside of the cluster's: {} ({}{}); remove them, and they come \
+                 back on it",
                 left.len(),
                 named.join(", "),
                 if left.len() > NAMED_PODS { ", …" } else { "" }

@@ -404,7 +404,11 @@ fn a_configuration_that_goes_away_puts_no_pod_on_the_bridge() {
         assert!(ip(client, &early).await.starts_with("10.213."));
         configure(&world.dir, "late", &json!([{ "type": "only" }]));
         let left = network_condition(world).await;
-        assert!(left.status && left.message.starts_with("1 pods are still on"), "{}", left.message);
+        assert!(
+            left.status && left.message.starts_with("pods still on the built-in network"),
+            "{}",
+            left.message
+        );
         let pod = client.run(&client.pod("on-cni")).await.unwrap();
         assert_eq!(ip(client, &pod).await, "10.9.0.7");
         fs::remove_file(world.dir.join("net.d/10-test.conflist")).unwrap();
@@ -419,6 +423,32 @@ fn a_configuration_that_goes_away_puts_no_pod_on_the_bridge() {
         client.run(&client.pod("after")).await.unwrap();
         assert_eq!(added(world), 2);
     });
+}
+
+#[test]
+fn a_kubelet_that_sends_a_pod_cidr_makes_the_node_wait_for_its_network() {
+    run_on(
+        |dir| set(dir, "builtin = \"auto\""),
+        async |world| {
+            assert!(network_condition(world).await.status);
+            let network_config = Some(NetworkConfig { pod_cidr: "10.244.3.0/24".into() });
+            let runtime_config = Some(RuntimeConfig { network_config });
+            let request = UpdateRuntimeConfigRequest { runtime_config };
+            world.client.runtime.clone().update_runtime_config(request).await.unwrap();
+            let waiting = network_condition(world).await;
+            assert_eq!((waiting.status, &*waiting.reason), (false, "NoCniConfig"), "{}", waiting.message);
+            refused(
+                world.client.run(&world.client.pod("coredns")).await,
+                Code::FailedPrecondition,
+                &["10.244.3.0/24", "network.builtin"],
+            );
+            plugin(&world.dir, "only", GOOD);
+            configure(&world.dir, "late", &json!([{ "type": "only" }]));
+            assert!(network_condition(world).await.status);
+            let pod = world.client.run(&world.client.pod("coredns")).await.unwrap();
+            assert_eq!(ip(&world.client, &pod).await, "10.9.0.7");
+        },
+    );
 }
 
 #[test]

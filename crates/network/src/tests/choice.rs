@@ -113,7 +113,9 @@ fn pods_left_on_the_bridge_are_reported_and_it_goes_after_the_last() {
     assert!(readiness.ready, "{readiness:?}");
     let message = readiness.message;
     assert!(
-        message.starts_with("4 pods are still on the built-in network") && message.contains(", …"),
+        message.starts_with("pods still on the built-in network")
+            && message.contains("cluster's: 4 (")
+            && message.contains(", …"),
         "{message}"
     );
     network.reconcile(&HashSet::new());
