@@ -43,6 +43,7 @@ fn kill_listed(list: &dyn Fn() -> Vec<i32>, freeze: impl Fn(), thaw: impl Fn()) 
             return;
         }
     }
+    trouble::tell(format_args!("processes are listed still after they were killed {ROUNDS} times"));
 }
 
 /// A number may be another process's by now: what is killed is still listed after its descriptor was opened.

@@ -99,8 +99,9 @@ impl Shim {
     /// the pod known, so that nobody will ever ask.
     pub(crate) fn run(mut self) -> ExitCode {
         loop {
-            let timeout = if self.has_to_tick() { TICK } else { Duration::MAX };
-            for source in self.watch.wait(EpollTimeout::try_from(timeout).unwrap_or(EpollTimeout::NONE)) {
+            let tick = EpollTimeout::try_from(TICK).unwrap_or(EpollTimeout::NONE);
+            let timeout = if self.has_to_tick() { tick } else { EpollTimeout::NONE };
+            for source in self.watch.wait(timeout) {
                 self.turn(source);
             }
             self.tick();
