@@ -6,18 +6,14 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context;
-use tonic::transport::Channel;
-use wharf_cri_api::v1::image_service_client::ImageServiceClient;
-use wharf_cri_api::v1::runtime_service_client::RuntimeServiceClient;
+use tonic::Status;
 use wharf_cri_api::v1::{
-    CgroupDriver, ContainerConfig, ContainerMetadata, CreateContainerRequest, ImageSpec,
-    LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
+    CgroupDriver, ContainerConfig, ContainerMetadata, ImageSpec, LinuxContainerConfig,
+    LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
     LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
-    RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest, RuntimeConfigRequest,
-    SecurityProfile, StartContainerRequest, StopContainerRequest, StopPodSandboxRequest,
+    RuntimeConfigRequest, SecurityProfile,
 };
-
-use wharf_tests::connect::{MESSAGE_LIMIT_BYTES, connect};
+use wharf_tests::calls::Calls;
 
 use crate::images::SMALL;
 use crate::memory::WORKLOAD;
@@ -47,8 +43,7 @@ impl FromStr for Endpoint {
 pub(crate) struct Runtime {
     pub(crate) name: String,
     pub(crate) daemon: u32,
-    pub(crate) calls: RuntimeServiceClient<Channel>,
-    pub(crate) images: ImageServiceClient<Channel>,
+    pub(crate) calls: Calls,
     pub(crate) logs: PathBuf,
     cgroup_parent: String,
 }
@@ -63,16 +58,13 @@ pub(crate) struct Pod {
 impl Runtime {
     /// Connects, and asks how its cgroups are named.
     pub(crate) async fn connect(endpoint: &Endpoint, logs: &Path) -> anyhow::Result<Self> {
-        let channel = connect(&endpoint.socket).await?;
-        let mut calls =
-            RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT_BYTES);
-        let driver = calls.runtime_config(RuntimeConfigRequest {}).await?.into_inner().linux;
+        let mut calls = Calls::connect(&endpoint.socket).await?;
+        let driver = calls.runtime.runtime_config(RuntimeConfigRequest {}).await?.into_inner().linux;
         let systemd = driver.is_some_and(|linux| linux.cgroup_driver() == CgroupDriver::Systemd);
         Ok(Self {
             name: endpoint.name.clone(),
             daemon: endpoint.daemon,
             calls,
-            images: ImageServiceClient::new(channel),
             logs: logs.join(&endpoint.name),
             cgroup_parent: if systemd { "bench.slice" } else { "/bench" }.to_owned(),
         })
@@ -106,79 +98,31 @@ impl Runtime {
         }
     }
 
-    /// Runs a sandbox.
-    pub(crate) async fn run(&self, config: &PodSandboxConfig) -> anyhow::Result<String> {
-        let request = RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
-        let response = self.calls.clone().run_pod_sandbox(request).await.context("RunPodSandbox")?;
-        Ok(response.into_inner().pod_sandbox_id)
-    }
-
     /// Creates a container that runs `command`.
     pub(crate) async fn create(
         &self,
         sandbox: &str,
         config: &PodSandboxConfig,
         command: &[&str],
-    ) -> anyhow::Result<String> {
-        let request = CreateContainerRequest {
-            pod_sandbox_id: sandbox.to_owned(),
-            config: Some(container_config(command)),
-            sandbox_config: Some(config.clone()),
-        };
-        let response = self.calls.clone().create_container(request).await.context("CreateContainer")?;
-        Ok(response.into_inner().container_id)
-    }
-
-    /// Starts a created container.
-    pub(crate) async fn start(&self, container: &str) -> anyhow::Result<()> {
-        let request = StartContainerRequest { container_id: container.to_owned() };
-        self.calls.clone().start_container(request).await.context("StartContainer")?;
-        Ok(())
-    }
-
-    /// Kills a container.
-    pub(crate) async fn stop_container(&self, container: &str) -> anyhow::Result<()> {
-        let request = StopContainerRequest { container_id: container.to_owned(), timeout: 0 };
-        self.calls.clone().stop_container(request).await.context("StopContainer")?;
-        Ok(())
-    }
-
-    /// Removes a stopped container.
-    pub(crate) async fn remove_container(&self, container: &str) -> anyhow::Result<()> {
-        let request = RemoveContainerRequest { container_id: container.to_owned() };
-        self.calls.clone().remove_container(request).await.context("RemoveContainer")?;
-        Ok(())
-    }
-
-    /// Stops a sandbox.
-    pub(crate) async fn stop(&self, sandbox: &str) -> anyhow::Result<()> {
-        let request = StopPodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
-        self.calls.clone().stop_pod_sandbox(request).await.context("StopPodSandbox")?;
-        Ok(())
-    }
-
-    /// Removes a stopped sandbox.
-    pub(crate) async fn remove(&self, sandbox: &str) -> anyhow::Result<()> {
-        let request = RemovePodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
-        self.calls.clone().remove_pod_sandbox(request).await.context("RemovePodSandbox")?;
-        Ok(())
+    ) -> Result<String, Status> {
+        self.calls.create(sandbox, config, container_config(command)).await
     }
 
     /// A whole pod, with the workload running.
     pub(crate) async fn up(&self) -> anyhow::Result<Pod> {
         let config = self.pod_config();
-        let sandbox = self.run(&config).await?;
-        let container = self.create(&sandbox, &config, WORKLOAD).await?;
-        self.start(&container).await?;
+        let sandbox = self.calls.run(&config).await.context("RunPodSandbox")?;
+        let container = self.create(&sandbox, &config, WORKLOAD).await.context("CreateContainer")?;
+        self.calls.start(&container).await.context("StartContainer")?;
         Ok(Pod { sandbox, container })
     }
 
     /// A pod's end, in the kubelet's order.
     pub(crate) async fn down(&self, pod: &Pod) -> anyhow::Result<()> {
-        self.stop_container(&pod.container).await?;
-        self.remove_container(&pod.container).await?;
-        self.stop(&pod.sandbox).await?;
-        self.remove(&pod.sandbox).await
+        self.calls.stop_container(&pod.container).await.context("StopContainer")?;
+        self.calls.remove_container(&pod.container).await.context("RemoveContainer")?;
+        self.calls.stop(&pod.sandbox).await.context("StopPodSandbox")?;
+        self.calls.remove(&pod.sandbox).await.context("RemovePodSandbox")
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) async fn measure(
 
 /// Each list once; how many entries they had.
 async fn lists(runtime: &Runtime, results: &mut Results) -> anyhow::Result<[usize; 4]> {
-    let (mut client, name) = (runtime.calls.clone(), &runtime.name);
+    let (mut client, name) = (runtime.calls.runtime.clone(), &runtime.name);
     let mut watch = Stopwatch::start();
     let pods = client.list_pod_sandbox(ListPodSandboxRequest::default()).await.context("ListPodSandbox")?;
     results.time("ListPodSandbox, many pods", name, watch.lap());

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::Context;
-use wharf_cri_api::v1::{ImageSpec, PullImageRequest, RemoveImageRequest};
+use wharf_cri_api::v1::{ImageSpec, RemoveImageRequest};
 
 use crate::client::Runtime;
 use crate::results::{Results, Stopwatch, Unit};
@@ -40,19 +40,13 @@ pub(crate) async fn pulls(count: usize, runtimes: &[Runtime], results: &mut Resu
 }
 
 async fn pull(runtime: &Runtime, image: &str) -> anyhow::Result<()> {
-    let request = PullImageRequest { image: Some(spec(image)), ..Default::default() };
-    runtime
-        .images
-        .clone()
-        .pull_image(request)
-        .await
-        .with_context(|| format!("pull {image} by {}", runtime.name))?;
-    Ok(())
+    let pulled = runtime.calls.pull(image).await;
+    pulled.with_context(|| format!("pull {image} by {}", runtime.name))
 }
 
 async fn remove(runtime: &Runtime, image: &str) -> anyhow::Result<()> {
     let request = RemoveImageRequest { image: Some(spec(image)) };
-    runtime.images.clone().remove_image(request).await.with_context(|| format!("remove {image}"))?;
+    runtime.calls.images.clone().remove_image(request).await.with_context(|| format!("remove {image}"))?;
     Ok(())
 }
 

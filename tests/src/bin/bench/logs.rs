@@ -36,15 +36,15 @@ pub(crate) async fn floods(
 
 async fn flood(lines: u64, runtime: &Runtime) -> anyhow::Result<Duration> {
     let config = runtime.pod_config();
-    let sandbox = runtime.run(&config).await?;
+    let sandbox = runtime.calls.run(&config).await.context("RunPodSandbox")?;
     let container = runtime.create(&sandbox, &config, &["seq", "1", &lines.to_string()]).await?;
     let log = Path::new(&config.log_directory).join("bench.log");
     let mut watch = Stopwatch::start();
-    runtime.start(&container).await?;
+    runtime.calls.start(&container).await.context("StartContainer")?;
     wait_for_end(&log, &format!(" {lines}\n")).await?;
     let duration = watch.lap();
-    runtime.stop(&sandbox).await?;
-    runtime.remove(&sandbox).await?;
+    runtime.calls.stop(&sandbox).await.context("StopPodSandbox")?;
+    runtime.calls.remove(&sandbox).await.context("RemovePodSandbox")?;
     std::fs::remove_file(&log).with_context(|| format!("remove {}", log.display()))?;
     Ok(duration)
 }

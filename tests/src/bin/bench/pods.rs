@@ -35,11 +35,11 @@ pub(crate) async fn one_by_one(
 async fn timed_up(runtime: &Runtime, results: &mut Results) -> anyhow::Result<Pod> {
     let config = runtime.pod_config();
     let mut watch = Stopwatch::start();
-    let sandbox = runtime.run(&config).await?;
+    let sandbox = runtime.calls.run(&config).await.context("RunPodSandbox")?;
     results.time("RunPodSandbox", &runtime.name, watch.lap());
-    let container = runtime.create(&sandbox, &config, WORKLOAD).await?;
+    let container = runtime.create(&sandbox, &config, WORKLOAD).await.context("CreateContainer")?;
     let create = watch.lap();
-    runtime.start(&container).await?;
+    runtime.calls.start(&container).await.context("StartContainer")?;
     let start = watch.lap();
     results.time("CreateContainer", &runtime.name, create);
     results.time("StartContainer", &runtime.name, start);
@@ -49,7 +49,7 @@ async fn timed_up(runtime: &Runtime, results: &mut Results) -> anyhow::Result<Po
 }
 
 async fn calls(runtime: &Runtime, pod: &Pod, results: &mut Results) -> anyhow::Result<()> {
-    let mut client = runtime.calls.clone();
+    let mut client = runtime.calls.runtime.clone();
     let request =
         ExecSyncRequest { container_id: pod.container.clone(), cmd: vec!["true".to_owned()], timeout: 10 };
     for _ in 0..EXECS {
@@ -69,13 +69,13 @@ async fn calls(runtime: &Runtime, pod: &Pod, results: &mut Results) -> anyhow::R
 
 async fn timed_down(runtime: &Runtime, pod: &Pod, results: &mut Results) -> anyhow::Result<()> {
     let mut watch = Stopwatch::start();
-    runtime.stop_container(&pod.container).await?;
+    runtime.calls.stop_container(&pod.container).await.context("StopContainer")?;
     results.time("StopContainer", &runtime.name, watch.lap());
-    runtime.remove_container(&pod.container).await?;
+    runtime.calls.remove_container(&pod.container).await.context("RemoveContainer")?;
     results.time("RemoveContainer", &runtime.name, watch.lap());
-    runtime.stop(&pod.sandbox).await?;
+    runtime.calls.stop(&pod.sandbox).await.context("StopPodSandbox")?;
     results.time("StopPodSandbox", &runtime.name, watch.lap());
-    runtime.remove(&pod.sandbox).await?;
+    runtime.calls.remove(&pod.sandbox).await.context("RemovePodSandbox")?;
     results.time("RemovePodSandbox", &runtime.name, watch.lap());
     results.time("pod down", &runtime.name, watch.total());
     Ok(())

@@ -75,7 +75,7 @@ async fn exec(runtime: &Runtime, pod: &Pod, script: &str) -> anyhow::Result<u64>
         stdout: true,
         ..ExecRequest::default()
     };
-    let url = runtime.calls.clone().exec(request).await.context("Exec")?.into_inner().url;
+    let url = runtime.calls.runtime.clone().exec(request).await.context("Exec")?.into_inner().url;
     let mut socket = connect(&url).await?;
     let (mut count, mut status) = (0, Vec::new());
     while let Some(message) = socket.next().await {
@@ -97,7 +97,8 @@ async fn exec(runtime: &Runtime, pod: &Pod, script: &str) -> anyhow::Result<u64>
 /// Gets the pod's file through a forwarded port.
 async fn fetch(runtime: &Runtime, pod: &Pod, bytes: u64) -> anyhow::Result<()> {
     let request = PortForwardRequest { pod_sandbox_id: pod.sandbox.clone(), port: vec![PORT] };
-    let url = runtime.calls.clone().port_forward(request).await.context("PortForward")?.into_inner().url;
+    let url =
+        runtime.calls.runtime.clone().port_forward(request).await.context("PortForward")?.into_inner().url;
     let mut socket = connect(&url).await?;
     let request = [&[DATA], b"GET /zeros HTTP/1.0\r\n\r\n".as_slice()].concat();
     socket.send(Message::Binary(request.into())).await?;
