@@ -100,8 +100,9 @@ impl DeviceRule {
     }
 }
 
-/// What every container may use: null, zero, full, random, urandom, tty, ptmx and pseudo-terminals, and making any node (a
-/// node alone opens nothing). Everything else is denied, the machine's console (5:1) too: a container's is a pseudo-terminal.
+/// What every container may use: null, zero, full, random, urandom, tty, ptmx, pseudo-terminals and tun (which needs
+/// `CAP_NET_ADMIN`, and VPNs make its node themselves), and making any node (a node alone opens nothing). Everything else is
+/// denied: the machine's console too, as a container's is a pseudo-terminal.
 #[must_use]
 pub fn default_devices() -> Vec<DeviceRule> {
     let character = |major, minor| DeviceRule::allow(DeviceType::Char, Some(major), minor, Access::ALL);
@@ -117,6 +118,7 @@ pub fn default_devices() -> Vec<DeviceRule> {
         character(5, Some(0)),
         character(5, Some(2)),
         character(136, None),
+        character(10, Some(200)),
     ]
 }
 

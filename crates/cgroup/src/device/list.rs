@@ -186,6 +186,7 @@ mod tests {
             "allow c 1:9 rwm",
             "allow c 5:0 rwm",
             "allow c 5:2 rwm",
+            "allow c 10:200 rwm",
             "allow c 136:* rwm",
             "allow b *:* m",
         ];
