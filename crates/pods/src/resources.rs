@@ -33,8 +33,10 @@ pub(crate) fn limits(resources: &LinuxContainerResources, devices: Option<Vec<De
         cpuset_cpus: text(&resources.cpuset_cpus),
         cpuset_mems: text(&resources.cpuset_mems),
         memory_limit_bytes: (resources.memory_limit_in_bytes != 0).then_some(resources.memory_limit_in_bytes),
-        memory_swap_limit_bytes: (resources.memory_swap_limit_in_bytes != 0)
-            .then_some(resources.memory_swap_limit_in_bytes),
+        // A limit of memory alone is one of memory and swap, as containerd has it: swapping is no way around it.
+        memory_swap_limit_bytes: [resources.memory_swap_limit_in_bytes, resources.memory_limit_in_bytes]
+            .into_iter()
+            .find(|&limit| limit != 0),
         pids_limit: None,
         hugepages: resources
             .hugepage_limits
