@@ -17,7 +17,10 @@ see_unit() {
     see 'restart leaves containers running' containers_go_on systemctl restart wharfd
     see 'reload of systemd and another restart too' containers_go_on reload_and_restart
     see 'kill -s KILL leaves them running, and wharfd comes back' containers_go_on killed
+    see 'and again after six kills one after the other' containers_go_on killed_six_times
     see 'stop leaves them running' containers_go_on stopped_and_started
+    see 'reload changes the level of the log' reloaded
+    see 'the daemon may open many files, a container as many as are usual' open_files
     see 'systemd found no processes that were left over' nothing_left_over
     see 'an exit while wharfd is stopped is known after its start' exit_without_daemon
     see 'the pod unit is removed' remove_pod unit
@@ -114,6 +117,31 @@ killed() {
     systemctl kill --signal KILL wharfd
     attempt 100 serves_anew "$before"
     (($(systemctl show --property NRestarts --value wharfd) > 0))
+}
+
+# More than systemd allows of a unit that says nothing of it.
+killed_six_times() {
+    local _
+    for _ in {1..6}; do killed; done
+}
+
+reloaded() {
+    mkdir -p /etc/wharf/config.toml.d
+    printf '[log]\nlevel = "debug"\n' >/etc/wharf/config.toml.d/level.toml
+    systemctl reload wharfd
+    attempt 50 journal_has 'level was read again'
+    rm /etc/wharf/config.toml.d/level.toml
+    systemctl reload wharfd
+}
+
+journal_has() {
+    journalctl --sync
+    grep --quiet "$1" <(journalctl --unit wharfd --output cat)
+}
+
+open_files() {
+    [[ $(awk '/^Max open files/ { print $4 }' "/proc/$(main_pid)/limits") = 1048576 ]]
+    [[ $(inside "$(of unit counts)" sh -c 'ulimit -Sn') = 1024 ]]
 }
 
 serves_anew() {

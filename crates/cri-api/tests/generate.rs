@@ -31,6 +31,8 @@ struct Binding {
     /// Below the root of the workspace.
     out: &'static str,
     services: Services,
+    /// Messages of another binding, and the module they are in.
+    imported: Option<(&'static str, &'static str)>,
     /// Messages that get no derived `Debug`, because a hand-written one hides their secrets.
     secret: &'static [&'static str],
 }
@@ -40,18 +42,21 @@ const BINDINGS: &[Binding] = &[
         proto: "runtime/v1/api.proto",
         out: "crates/cri-api/src/generated.rs",
         services: Services::Both,
+        imported: None,
         secret: &[".runtime.v1.AuthConfig"],
     },
     Binding {
         proto: "admin/v1/admin.proto",
         out: "crates/cri-api/src/admin/generated.rs",
         services: Services::Both,
+        imported: Some((".runtime.v1", "crate::v1")),
         secret: &[],
     },
     Binding {
         proto: "supervisor/v1/supervisor.proto",
         out: "crates/wire/src/generated.rs",
         services: Services::None,
+        imported: None,
         secret: &[],
     },
 ];
@@ -68,7 +73,11 @@ fn generate(binding: &Binding) -> String {
     let package = descriptors.file.last().expect("the proto itself comes last").package().to_owned();
     let dir = tempfile::tempdir().expect("a temporary directory");
     let services = binding.services == Services::Both;
-    tonic_prost_build::configure()
+    let mut builder = tonic_prost_build::configure();
+    if let Some((package, module)) = binding.imported {
+        builder = builder.extern_path(package, module);
+    }
+    builder
         .build_client(services)
         .build_server(services)
         .btree_map(".")

@@ -1,6 +1,7 @@
 //! The daemon's own small service beside the CRI's two: what the command line shows people.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_stream::StreamExt;
@@ -9,8 +10,10 @@ use tonic::{Request, Response, Status};
 use wharf_cri_api::admin::admin_server::Admin as AdminService;
 use wharf_cri_api::admin::layer::Phase as WirePhase;
 use wharf_cri_api::admin::{
-    InfoRequest, InfoResponse, Layer, Pull, PullProgressRequest, PullProgressResponse,
+    InfoRequest, InfoResponse, Layer, PodRequest, Pull, PullProgressRequest, PullProgressResponse,
+    RequestsRequest,
 };
+use wharf_pods::{Engine, pod_request};
 use wharf_registry::{LayerProgress, Phase, Puller};
 use wharf_types::{ErrorKind, Reference};
 
@@ -20,18 +23,35 @@ use crate::status;
 /// How often a listener is told: smooth for an eye, cheap for a daemon.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// The service over what the daemon knows of itself, which does not change, and the pulls.
-#[derive(Debug, Clone)]
+/// The service over what the daemon knows of itself, and the pulls.
+#[derive(Clone)]
 pub struct Admin {
-    info: InfoResponse,
+    info: Arc<dyn Fn() -> InfoResponse + Send + Sync>,
+    engine: Arc<Engine>,
     puller: Arc<Puller>,
+    ending: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").field("puller", &self.puller).finish_non_exhaustive()
+    }
 }
 
 impl Admin {
-    /// Makes the service.
+    /// Makes the service; `info` says what holds at that time.
     #[must_use]
-    pub fn new(info: InfoResponse, puller: Arc<Puller>) -> Self {
-        Self { info, puller }
+    pub fn new(
+        info: impl Fn() -> InfoResponse + Send + Sync + 'static,
+        engine: Arc<Engine>,
+        puller: Arc<Puller>,
+    ) -> Self {
+        Self { info: Arc::new(info), engine, puller, ending: Arc::default() }
+    }
+
+    /// Ends the streams of progress, which otherwise end with their listeners alone.
+    pub fn end_progress(&self) {
+        self.ending.store(true, Ordering::Relaxed);
     }
 }
 
@@ -64,50 +84,75 @@ fn layer(layer: LayerProgress) -> Layer {
 
 #[tonic::async_trait]
 impl AdminService for Admin {
+    type RequestsStream = Streamed<PodRequest>;
     type PullProgressStream = Streamed<PullProgressResponse>;
 
     async fn info(&self, _request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
-        Ok(Response::new(self.info.clone()))
+        Ok(Response::new((self.info)()))
+    }
+
+    async fn requests(
+        &self,
+        request: Request<RequestsRequest>,
+    ) -> Result<Response<Self::RequestsStream>, Status> {
+        let id = request.into_inner().pod_id;
+        let pods = match id.as_str() {
+            "" => self.engine.pods(),
+            id => vec![self.engine.pod(id).map_err(status::of_pods)?],
+        };
+        // Made one by one as the listener takes them: all together may be long.
+        let requests = pods.into_iter().map(|pod| Ok(pod_request(&pod)));
+        Ok(Response::new(Box::pin(tokio_stream::iter(requests))))
     }
 
     async fn pull_progress(
         &self,
         request: Request<PullProgressRequest>,
     ) -> Result<Response<Self::PullProgressStream>, Status> {
-        let image = request.into_inner().image;
-        let parsed = (!image.is_empty()).then(|| image.parse::<Reference>()).transpose();
-        let wanted = parsed.map_err(|error| status::of(ErrorKind::InvalidArgument, &error))?;
-        let puller = Arc::clone(&self.puller);
-        let ticks = IntervalStream::new(tokio::time::interval(PERIOD));
-        let states = ticks.map(move |_tick| Ok(progress(&puller, wanted.as_ref())));
-        Ok(Response::new(Box::pin(states)))
+        let wanted = wanted(&request.into_inner().image)?;
+        let states = states(Arc::clone(&self.puller), Arc::clone(&self.ending), wanted);
+        Ok(Response::new(states))
     }
+}
+
+/// The image that is named, if one is.
+fn wanted(image: &str) -> Result<Option<Reference>, Status> {
+    let parsed = (!image.is_empty()).then(|| image.parse::<Reference>()).transpose();
+    parsed.map_err(|error| status::of(ErrorKind::InvalidArgument, &error))
+}
+
+/// The state of the pulls again and again, until the daemon ends.
+fn states(
+    puller: Arc<Puller>,
+    ending: Arc<AtomicBool>,
+    wanted: Option<Reference>,
+) -> Streamed<PullProgressResponse> {
+    let ticks = IntervalStream::new(tokio::time::interval(PERIOD));
+    let ticks = ticks.take_while(move |_tick| !ending.load(Ordering::Relaxed));
+    Box::pin(ticks.map(move |_tick| Ok(progress(&puller, wanted.as_ref()))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn admin(dir: &tempfile::TempDir) -> Admin {
-        let store = Arc::new(wharf_images::Store::open(dir.path()).unwrap());
-        Admin::new(InfoResponse::default(), Arc::new(Puller::new(store, wharf_registry::Config::default())))
-    }
-
     #[tokio::test]
-    async fn a_listener_is_told_at_once_and_again() {
+    async fn a_listener_is_told_again_and_again_until_the_daemon_ends() {
         let dir = tempfile::tempdir().unwrap();
-        let request = Request::new(PullProgressRequest { image: "nginx".into() });
-        let mut states = admin(&dir).pull_progress(request).await.unwrap().into_inner();
+        let store = Arc::new(wharf_images::Store::open(dir.path()).unwrap());
+        let puller = Arc::new(Puller::new(store, wharf_registry::Config::default()));
+        let ending = Arc::new(AtomicBool::new(false));
+        let mut states = states(puller, Arc::clone(&ending), wanted("nginx").unwrap());
         for _ in 0..2 {
             assert_eq!(states.next().await.unwrap().unwrap(), PullProgressResponse::default());
         }
+        ending.store(true, Ordering::Relaxed);
+        assert!(states.next().await.is_none());
     }
 
-    #[tokio::test]
-    async fn a_name_that_is_none_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let request = Request::new(PullProgressRequest { image: "NOT AN IMAGE".into() });
-        let refused = admin(&dir).pull_progress(request).await.err().unwrap();
-        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    #[test]
+    fn a_name_that_is_none_is_refused() {
+        assert_eq!(wanted("NOT AN IMAGE").unwrap_err().code(), tonic::Code::InvalidArgument);
+        assert!(wanted("").unwrap().is_none());
     }
 }

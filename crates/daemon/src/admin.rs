@@ -1,12 +1,20 @@
-//! What the daemon tells people of itself: settled when it starts.
+//! What the daemon tells people of itself.
+
+use std::sync::Arc;
 
 use anyhow::Context;
 use wharf_cgroup::{Cgroups, Version};
 use wharf_cri_api::admin::InfoResponse;
+use wharf_network::Network;
 
 use crate::config::Config;
 
-/// The answer to `Info`.
+/// The answer to `Info` at any later time: the kubelet's range replaces the configured ones.
+pub(crate) fn now(info: InfoResponse, network: Arc<Network>) -> impl Fn() -> InfoResponse {
+    move || InfoResponse { subnets: network.subnets().to_string(), ..info.clone() }
+}
+
+/// The answer to `Info` as it is when the daemon starts.
 pub(crate) fn info(config: &Config, cgroups: &Cgroups) -> anyhow::Result<InfoResponse> {
     let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
     let version = match cgroups.version() {

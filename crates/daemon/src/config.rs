@@ -1,12 +1,13 @@
 //! The configuration: one TOML file and drop-ins beside it, strict, complete without any.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
+use wharf_cgroup::CgroupPath;
 use wharf_network::{BridgeConfig, Builtin, Config as NetworkConfig};
 use wharf_state::Layout;
 
@@ -232,7 +233,28 @@ impl Config {
                 .with_context(|| format!("reading {}", drop_in.display()))?;
             merge(&mut table, checked(&drop_in, &text)?);
         }
-        Ok(table.try_into()?)
+        let config: Self = table.try_into()?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Finds now what the first pod would find otherwise.
+    fn check(&self) -> anyhow::Result<()> {
+        for (key, path) in [("root", &self.root), ("state", &self.state), ("socket", &self.socket)] {
+            ensure!(path.is_absolute(), "{key}: {path:?} must begin with a slash");
+        }
+        let is_default = self.shim.as_os_str().is_empty();
+        ensure!(is_default || self.shim.is_absolute(), "shim: {:?} must begin with a slash", self.shim);
+        CgroupPath::new(&self.cgroup_parent).context("cgroup_parent")?;
+        let mut names = HashSet::new();
+        for name in &self.handlers {
+            ensure!(
+                !name.is_empty(),
+                "handlers: the default one has no name and is always there: remove the empty one"
+            );
+            ensure!(names.insert(name), "handlers: {name:?} is there twice");
+        }
+        Ok(())
     }
 
     pub(crate) fn to_toml(&self) -> anyhow::Result<String> {
@@ -381,6 +403,25 @@ mod tests {
         std::fs::write(&file, "root = \"/x\"\n[log]\nlevl = \"debug\"\n").unwrap();
         let error = format!("{:?}", Config::load(Some(&file)).unwrap_err());
         assert!(error.contains("c.toml: did you mean `level`?") && error.contains("line 3"), "{error}");
+    }
+
+    #[test]
+    fn what_no_pod_could_use_is_an_error_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        for (text, words) in [
+            ("root = \"data\"", "root"),
+            ("state = \"\"", "state"),
+            ("socket = \"wharf.sock\"", "socket"),
+            ("shim = \"wharf-shim\"", "shim"),
+            ("cgroup_parent = \"/../up\"", "cgroup_parent"),
+            ("handlers = [\"\"]", "empty"),
+            ("handlers = [\"a\", \"b\", \"a\"]", "\"a\" is there twice"),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let refused = format!("{:#}", Config::load(Some(&file)).unwrap_err());
+            assert!(refused.contains(words), "{text}: {refused}");
+        }
     }
 
     #[test]

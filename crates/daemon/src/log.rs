@@ -3,30 +3,37 @@
 use std::os::linux::fs::MetadataExt;
 
 use anyhow::Context;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
 
-/// Starts the log of this process.
-pub(crate) fn start(config: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.level).context("log.level")?;
-    let to_stderr = tracing_subscriber::fmt().with_writer(std::io::stderr);
+/// What is logged from now on, to be changed while the process runs.
+pub(crate) type Level = reload::Handle<EnvFilter, Registry>;
+
+/// Starts the log of this process; the handle changes what is logged.
+pub(crate) fn start(config: &Log) -> anyhow::Result<Level> {
+    let (filter, level) = reload::Layer::new(filter(config)?);
+    let log = tracing_subscriber::registry().with(filter);
+    let to_stderr = fmt::layer().with_writer(std::io::stderr);
     match config.format {
-        LogFormat::Journald => journald(filter)?,
-        LogFormat::Auto if leads_to_journal() => journald(filter)?,
-        LogFormat::Json => to_stderr.with_env_filter(filter).json().init(),
-        LogFormat::Auto | LogFormat::Text => to_stderr.with_env_filter(filter).with_ansi(false).init(),
+        LogFormat::Journald => log.with(journal()?).init(),
+        LogFormat::Auto if leads_to_journal() => log.with(journal()?).init(),
+        LogFormat::Json => log.with(to_stderr.json()).init(),
+        LogFormat::Auto | LogFormat::Text => log.with(to_stderr.with_ansi(false)).init(),
     }
-    Ok(())
+    Ok(level)
 }
 
-fn journald(filter: EnvFilter) -> anyhow::Result<()> {
+/// What is logged.
+pub(crate) fn filter(config: &Log) -> anyhow::Result<EnvFilter> {
+    EnvFilter::try_new(&config.level).context("log.level")
+}
+
+fn journal() -> anyhow::Result<tracing_journald::Layer> {
     let journal = tracing_journald::layer().context("opening systemd's journal")?;
-    let journal = journal.with_syslog_identifier("wharfd".to_owned());
-    tracing_subscriber::registry().with(filter).with(journal).init();
-    Ok(())
+    Ok(journal.with_syslog_identifier("wharfd".to_owned()))
 }
 
 /// Whether systemd has connected standard error to its journal: systemd.exec(5) on `JOURNAL_STREAM`.

@@ -5,6 +5,7 @@ mod admin;
 mod clean;
 mod config;
 mod log;
+mod reload;
 mod serve;
 
 use std::path::{Path, PathBuf};
@@ -54,7 +55,9 @@ fn main() -> anyhow::Result<()> {
         use std::io::Write;
         return Ok(std::io::stdout().write_all(config.to_toml()?.as_bytes())?);
     }
-    log::start(&config.log)?;
+    let level = log::start(&config.log)?;
+    let open_files = wharf_sys::open_files::raise().context("raising the limit of open files")?;
+    tracing::debug!(open_files, "this process may open as many files");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(wharf_pods::BLOCKING_THREADS)
@@ -62,7 +65,10 @@ fn main() -> anyhow::Result<()> {
         .build()?;
     match arguments.command {
         Some(Command::Clean(clean)) => runtime.block_on(clean::clean(&config, &clean)),
-        Some(Command::Config(_)) | None => runtime.block_on(run(config)),
+        Some(Command::Config(_)) | None => runtime.block_on(async {
+            reload::at_hangup(arguments.config, level)?;
+            run(config).await
+        }),
     }
 }
 
@@ -123,8 +129,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let sessions = tokio::spawn(streaming.serve(async { drop(served.await) }));
     let handlers = config.handlers.clone();
     let services = Services {
+        admin: wharf_cri::Admin::new(
+            admin::now(info, Arc::clone(&network)),
+            Arc::clone(&engine),
+            Arc::clone(&puller),
+        ),
         runtime: wharf_cri::Runtime::new(Arc::clone(&engine), network, urls, handlers, json),
-        admin: wharf_cri::Admin::new(info, Arc::clone(&puller)),
         images: wharf_cri::Images::new(images, puller, engine),
     };
     serve::serve(&config.socket, services).await?;
@@ -135,8 +145,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
 /// Its number: capabilities(7).
 const CAP_SYS_RESOURCE: u32 = 24;
 
-/// How long a killed daemon's lock may outlive it: in a supervisor that it was about to start, until that one's exec.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long another's lock is waited for: a daemon that ends finishes its calls, and a killed one's outlives it in a
+/// supervisor that it was about to start, until that one's exec.
+const LOCK_PATIENCE: Duration = serve::FINISH_LIMIT.saturating_mul(2);
 
 async fn open_images(root: &Path, limits: wharf_images::Limits) -> Result<Store, StoreError> {
     let start = Instant::now();

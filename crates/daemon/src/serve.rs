@@ -17,7 +17,7 @@ use wharf_cri_api::v1::image_service_server::ImageServiceServer;
 use wharf_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 
 /// How long calls in flight may take once the daemon was asked to end: their work is safe without them.
-const FINISH_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const FINISH_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the socket offers.
 pub(crate) struct Services {
@@ -36,7 +36,7 @@ pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<(
     notify("READY=1");
     let asked = Arc::new(Notify::new());
     let ending = Arc::clone(&asked);
-    let events = services.runtime.clone();
+    let (events, progress) = (services.runtime.clone(), services.admin.clone());
     let serving = Server::builder()
         .layer(tower::layer::layer_fn(Answers::of))
         .add_service(
@@ -58,6 +58,7 @@ pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<(
             tracing::info!("wharfd ends; containers go on");
             notify("STOPPING=1");
             events.end_events();
+            progress.end_progress();
             ending.notify_one();
         });
     tokio::select! {

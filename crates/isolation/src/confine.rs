@@ -54,6 +54,8 @@ pub(crate) fn exec(process: &Process, identity: &Identity) -> Error {
 
 fn confine(process: &Process, identity: &Identity) -> Result<(), Error> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    // First as the supervisor was given it; the process may ask for another.
+    wharf_sys::open_files::hand_on().stage("setting resource limits")?;
     set_limits(&process.limits)?;
     // The inherited one is that of wharfd, and all containers would have it. Still as root, who may have many keys.
     process::new_session_keyring().stage("making a session keyring")?;
@@ -124,9 +126,9 @@ fn run(process: &Process, identity: &Identity) -> Error {
 
 fn reason(errno: Errno) -> &'static str {
     match errno {
-        Errno::ENOENT => "no such file or directory in the container (the program, or its interpreter)",
-        Errno::EACCES => "permission denied: it is not executable by this user",
-        Errno::ENOEXEC => "exec format error: not a program for this machine",
+        Errno::ENOENT => wharf_types::program::MISSING,
+        Errno::EACCES => wharf_types::program::DENIED,
+        Errno::ENOEXEC => wharf_types::program::FORMAT,
         other => other.desc(),
     }
 }

@@ -118,6 +118,10 @@ impl Bridge {
     }
 
     /// Uses other ranges for the pods to come; those that run keep their addresses.
+    pub(crate) fn subnets(&self) -> Subnets {
+        lock(&self.subnets).clone()
+    }
+
     pub(crate) fn set_subnets(&self, subnets: Subnets) {
         *lock(&self.subnets) = subnets;
         *lock(&self.ready) = None;
@@ -305,7 +309,7 @@ impl Bridge {
 
     /// The ranges without IPv6 where the kernel has none.
     fn usable_subnets(&self) -> Result<Subnets, BridgeError> {
-        let subnets = lock(&self.subnets).clone();
+        let subnets = self.subnets();
         if sysctl::has_ipv6() {
             return Ok(subnets);
         }

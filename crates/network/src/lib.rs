@@ -368,6 +368,12 @@ impl Network {
         Ok(self.bridge.demolish()?)
     }
 
+    /// The ranges that pods to come on the built-in bridge get their addresses from.
+    #[must_use]
+    pub fn subnets(&self) -> Subnets {
+        self.bridge.subnets()
+    }
+
     /// Uses these ranges (one CIDR, or one of each family separated by a comma, primary first) for the pods to come on
     /// the built-in bridge, also after a restart. That a kubelet sends them is a sign of a cluster's node too. An empty
     /// text changes nothing.

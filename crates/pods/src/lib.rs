@@ -44,4 +44,6 @@ pub use metrics::{metric_descriptors, metrics};
 pub use pod::Pod;
 pub use readiness::Unready;
 pub use stats::{container_stats, pod_stats};
-pub use view::{container_info, container_item, container_status, pod_info, pod_item, pod_status};
+pub use view::{
+    container_info, container_item, container_status, pod_info, pod_item, pod_request, pod_status,
+};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
+use wharf_cri_api::admin::{ContainerRequest, PodRequest};
 use wharf_cri_api::v1::{
     self, Container as ContainerItem, ContainerStatus, ContainerUser, ImageSpec, LinuxContainerUser,
     LinuxPodSandboxStatus, Namespace, NamespaceMode, PodIp, PodSandbox, PodSandboxNetworkStatus,
@@ -30,6 +31,27 @@ pub fn pod_item(pod: &Pod) -> PodSandbox {
         labels: pod.config.labels.clone(),
         annotations: pod.config.annotations.clone(),
         runtime_handler: pod.handler.clone(),
+    }
+}
+
+/// What a pod and its containers were made of, the containers in their order.
+#[must_use]
+pub fn pod_request(pod: &Pod) -> PodRequest {
+    let containers = pod.containers.read().unwrap_or_else(PoisonError::into_inner);
+    let mut all: Vec<_> =
+        containers.values().map(|container| (container.id.to_string(), container.record())).collect();
+    all.sort_by_key(|(_, record)| record.created_at_ns);
+    PodRequest {
+        pod_id: pod.id.to_string(),
+        config: Some(pod.config.clone()),
+        runtime_handler: pod.handler.clone(),
+        containers: all
+            .into_iter()
+            .map(|(container_id, record)| ContainerRequest {
+                container_id,
+                config: Some(record.config.clone()),
+            })
+            .collect(),
     }
 }
 

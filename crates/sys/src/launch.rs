@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use crate::error::{Error, Named, Result};
+use crate::open_files;
 use crate::process::{self, Clone, Reap, clone3};
 
 /// The kernel's `CLONE_CLEAR_SIGHAND`: handlers of the parent's image become the default action.
@@ -82,7 +83,9 @@ fn become_program(program: RawFd, arguments: &[*const c_char], streams: [RawFd; 
             return Errno::last();
         }
     }
-    let ready = process::reset_signals().and_then(|()| process::close_on_exec_from(3));
+    let ready = process::reset_signals()
+        .and_then(|()| process::close_on_exec_from(3))
+        .and_then(|()| open_files::hand_on());
     if let Err(error) = ready {
         return error.errno;
     }

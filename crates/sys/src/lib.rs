@@ -9,6 +9,7 @@ pub mod error;
 pub mod fs;
 pub mod launch;
 pub mod mount;
+pub mod open_files;
 pub mod overlay;
 pub mod process;
 pub mod random;

@@ -8,6 +8,7 @@ mod exit;
 mod id;
 mod kind;
 mod path;
+pub mod program;
 mod protected;
 mod reference;
 mod terminal;

@@ -61,6 +61,8 @@ mod registries;
 #[expect(dead_code, reason = "shared with the tests of the registry's client, which use more of it")]
 mod server;
 #[cfg(test)]
+mod service;
+#[cfg(test)]
 mod sessions;
 #[cfg(test)]
 mod settings;

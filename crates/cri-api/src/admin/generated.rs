@@ -45,6 +45,31 @@ pub struct InfoResponse {
     pub builtin: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RequestsRequest {
+    /// One pod alone; all if empty.
+    #[prost(string, tag = "1")]
+    pub pod_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PodRequest {
+    #[prost(string, tag = "1")]
+    pub pod_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub config: ::core::option::Option<crate::v1::PodSandboxConfig>,
+    #[prost(string, tag = "3")]
+    pub runtime_handler: ::prost::alloc::string::String,
+    /// In the order in which they were made.
+    #[prost(message, repeated, tag = "4")]
+    pub containers: ::prost::alloc::vec::Vec<ContainerRequest>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ContainerRequest {
+    #[prost(string, tag = "1")]
+    pub container_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub config: ::core::option::Option<crate::v1::ContainerConfig>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PullProgressRequest {
     /// An image as the user wrote it; all pulls if empty.
     #[prost(string, tag = "1")]
@@ -236,6 +261,31 @@ pub mod admin_client {
             req.extensions_mut().insert(GrpcMethod::new("wharf.admin.v1.Admin", "Info"));
             self.inner.unary(req, path, codec).await
         }
+        /// What pods and their containers were made of, a pod a message: the CRI tells no command, no environment and no port.
+        pub async fn requests(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RequestsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::PodRequest>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/wharf.admin.v1.Admin/Requests",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("wharf.admin.v1.Admin", "Requests"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// The state of the active pulls, several times a second for as long as the caller listens.
         pub async fn pull_progress(
             &mut self,
@@ -281,6 +331,17 @@ pub mod admin_server {
             &self,
             request: tonic::Request<super::InfoRequest>,
         ) -> std::result::Result<tonic::Response<super::InfoResponse>, tonic::Status>;
+        /// Server streaming response type for the Requests method.
+        type RequestsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::PodRequest, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What pods and their containers were made of, a pod a message: the CRI tells no command, no environment and no port.
+        async fn requests(
+            &self,
+            request: tonic::Request<super::RequestsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::RequestsStream>, tonic::Status>;
         /// Server streaming response type for the PullProgress method.
         type PullProgressStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::PullProgressResponse, tonic::Status>,
@@ -411,6 +472,52 @@ pub mod admin_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/wharf.admin.v1.Admin/Requests" => {
+                    #[allow(non_camel_case_types)]
+                    struct RequestsSvc<T: Admin>(pub Arc<T>);
+                    impl<
+                        T: Admin,
+                    > tonic::server::ServerStreamingService<super::RequestsRequest>
+                    for RequestsSvc<T> {
+                        type Response = super::PodRequest;
+                        type ResponseStream = T::RequestsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RequestsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Admin>::requests(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RequestsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -1,0 +1,76 @@
+//! wharfd as a service: its limits and those of what it starts, its signals, its end.
+
+use std::fs;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use wharf_cri_api::admin::PullProgressRequest;
+use wharf_cri_api::admin::admin_client::AdminClient;
+use wharf_cri_api::v1::GetEventsRequest;
+use wharf_tests::connect::connect;
+
+use crate::world::{self, until};
+
+/// The soft and the hard limit of a process's open files.
+fn open_files(pid: u32) -> (String, String) {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let mut words = line.split_whitespace().map(str::to_owned);
+    (words.next().unwrap(), words.next().unwrap())
+}
+
+#[test]
+fn the_daemon_may_open_many_files_and_containers_as_many_as_it_was_given() {
+    let few = |_dir: &std::path::Path| {
+        let (_soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 300, hard).unwrap();
+    };
+    world::run_on(few, async |world| {
+        let (soft, hard) = open_files(world.daemon.pid());
+        assert_eq!(soft, hard);
+        let client = &world.client;
+        let pod = client.run(&client.pod("p")).await.unwrap();
+        let container = client.container("c", "ulimit -Sn; ulimit -Hn; sleep 1000");
+        let id = client.launch(&pod, &container).await.unwrap();
+        assert_eq!(client.output(&id, "ulimit -Sn; ulimit -Hn").await, format!("300\n{hard}"));
+        let log = client.log_path("p", "c");
+        let lines = until("both are logged", async || {
+            let text = fs::read_to_string(&log).ok()?;
+            (text.lines().count() == 2).then_some(text)
+        });
+        assert!(lines.await.lines().next().unwrap().ends_with(" 300"));
+    });
+}
+
+#[test]
+fn a_hangup_changes_the_level_of_the_log_and_nothing_else() {
+    world::run(async |world| {
+        let file = world.dir.join("config.toml");
+        let config = fs::read_to_string(&file).unwrap();
+        let hangup = async |world: &world::World, text: &str, said: &str| {
+            fs::write(&file, text).unwrap();
+            kill(Pid::from_raw(world.daemon.pid().cast_signed()), Signal::SIGHUP).unwrap();
+            until(said, async || world.daemon.log().contains(said).then_some(())).await;
+        };
+        hangup(world, &config.replace("level = \"debug", "level = \"trace"), "trace,h2=warn").await;
+        hangup(world, "no configuration", "the configuration is not taken over").await;
+        fs::write(&file, config).unwrap();
+        assert!(world.client.pods().await.is_empty(), "it serves");
+    });
+}
+
+#[test]
+fn clients_that_listen_do_not_hold_up_the_end() {
+    world::run(async |world| {
+        let mut admin = AdminClient::new(connect(&world.daemon.socket()).await.unwrap());
+        let progress = admin.pull_progress(PullProgressRequest::default()).await.unwrap();
+        let events = world.client.runtime.clone().get_container_events(GetEventsRequest {}).await.unwrap();
+        let status = world.daemon.end().await;
+        assert!(status.success(), "{status}");
+        let log = world.daemon.log();
+        assert!(!log.contains("were not waited for"), "{log}");
+        drop((progress, events));
+        world.start_again().await;
+    });
+}
