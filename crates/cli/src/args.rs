@@ -9,6 +9,7 @@ mod groups;
 mod values;
 
 use crate::credentials::Creds;
+use crate::error::Error;
 pub(crate) use groups::command;
 pub(crate) use values::{Bytes, Cpus, Env, Ports, Publish, Socket, User, UserName, Volume};
 
@@ -42,10 +43,27 @@ impl Arguments {
     }
 
     /// What `wharf` ends with when itself it failed: told apart from the codes of the programs it ran.
-    pub(crate) fn failure_code(&self) -> ExitCode {
+    pub(crate) fn failure_code(&self) -> fn(&Error) -> ExitCode {
         match self.command {
-            Command::Run(_) | Command::Exec(_) | Command::Attach(_) => ExitCode::from(125),
-            _ => ExitCode::FAILURE,
+            Command::Run(_) | Command::Exec(_) | Command::Attach(_) => {
+                |error| ExitCode::from(error.program_code().unwrap_or(125))
+            }
+            _ => |_error| ExitCode::FAILURE,
+        }
+    }
+
+    /// Refuses to leave out in silence what was asked for.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let no = |command, advice| if self.json { Err(Error::NoJson { command, advice }) } else { Ok(()) };
+        match &self.command {
+            Command::Run(run) if !run.detach => no("run", ", or add --detach"),
+            Command::Exec(_) => no("exec", ""),
+            Command::Attach(_) => no("attach", ""),
+            Command::Logs(_) => no("logs", ""),
+            Command::Forward(_) => no("forward", ""),
+            Command::Completion { .. } => no("completion", ""),
+            Command::Man { .. } => no("man", ""),
+            _ => Ok(()),
         }
     }
 
@@ -58,17 +76,20 @@ impl Arguments {
 pub(crate) enum Command {
     /// Make a pod with one container of an image, and run it
     #[command(after_help = "\
-Ends with the code of the container's program, or with 125 if wharf itself failed.
+Ends with the code of the container's program; with 127 if that is missing, 126 if it cannot be executed, 125 if wharf itself \
+failed. With --interactive --tty, Control-P Control-Q leaves the program, which goes on.
 
 Examples:
   wharf run --rm busybox echo hello
+  wharf run --rm -it busybox sh
   wharf run -d --name web -p 8080:80 nginx
   wharf run --rm --pod web busybox wget -qO- http://127.0.0.1/
   wharf run -d --name db -v /srv/db:/var/lib/postgresql/data -e POSTGRES_PASSWORD=x --memory 512m postgres")]
     Run(Box<Run>),
     /// Run a command in a running container
     #[command(after_help = "\
-NAME may be a pod, for its one container or the one of the same name. Ends with the command's code, or with 125 if wharf itself failed.
+NAME may be a pod, for its one container or the one of the same name. Ends with the command's code; with 127 if that is \
+missing, 126 if it cannot be executed, 125 if wharf itself failed. The command ends with the session.
 
 Examples:
   wharf exec -it web sh
@@ -90,6 +111,14 @@ Examples:
   wharf forward web 8080:80
   wharf forward db 5432")]
     Forward(Forward),
+    /// Start containers or pods of `wharf run` again that have ended
+    #[command(after_help = "\
+A container cannot run twice: a new one of the same description takes its place, without the files that the old one wrote outside \
+of its volumes. Of a pod that was stopped all is made anew, and the pod gets another address.
+
+Example:
+  wharf start web")]
+    Start(Start),
     /// Stop containers or pods, which stay to be looked at
     #[command(after_help = "\
 Example:
@@ -99,7 +128,8 @@ Example:
     #[command(after_help = "\
 Examples:
   wharf rm web db
-  wharf rm --force --all")]
+  wharf rm --force --all
+  wharf rm --force --namespace kube-system --yes")]
     Rm(Rm),
     /// List containers
     Ps(Ps),
@@ -115,10 +145,16 @@ Examples:
     Logs(Logs),
     /// Show what pods and containers use
     Stats(Stats),
-    /// Print everything about a pod, a container or an image, as JSON
+    /// Print everything about pods, containers or images, as JSON
+    #[command(after_help = "\
+Prints an object for one name, an array for several.
+
+Example:
+  wharf inspect web | jq .ips")]
     Inspect {
-        /// A name, an id, or the beginning of one
-        name: String,
+        /// Names, ids, or beginnings of ids
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
     },
     /// Fetch an image from its registry
     #[command(after_help = "\
@@ -137,6 +173,9 @@ Examples:
         /// Names, ids, or beginnings of ids
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
+        /// Also those of containers, which keep their files
+        #[arg(short, long)]
+        force: bool,
     },
     /// Show wharfd's version, state, network and storage
     Info,
@@ -174,6 +213,12 @@ pub(crate) struct Run {
     /// Do not wait: print the container's id and return
     #[arg(short, long)]
     pub(crate) detach: bool,
+    /// Send this program's input to the container's; with --detach, keep it open for `wharf attach`
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the container a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
     /// Remove everything when the program has ended
     #[arg(long, conflicts_with = "detach")]
     pub(crate) rm: bool,
@@ -196,10 +241,10 @@ pub(crate) struct Run {
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) workdir: Option<String>,
     /// A directory or file of this machine to be seen in the container
-    #[arg(short, long, value_name = "FROM:TO[:ro]", help_heading = "Connections")]
+    #[arg(short, long, value_name = "FROM:TO[:OPTION,...]", help_heading = "Connections")]
     pub(crate) volume: Vec<Volume>,
-    /// A port of this machine that leads to one of the pod
-    #[arg(short, long, value_name = "[IP:]HOST:POD[/udp]", help_heading = "Connections")]
+    /// A port of this machine, any that is free if none is named, that leads to one of the pod; or as many of each
+    #[arg(short, long, value_name = "[[IP:]HOST:]POD[/udp]", help_heading = "Connections")]
     pub(crate) publish: Vec<Publish>,
     /// The pod's host name; its name if not given
     #[arg(long, value_name = "NAME", help_heading = "Connections")]
@@ -247,13 +292,9 @@ pub(crate) struct Exec {
 }
 
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Attach {
     /// The container: a name, POD/NAME, an id, or the beginning of one
     pub(crate) name: String,
-    /// The container has a terminal
-    #[arg(short, long)]
-    pub(crate) tty: bool,
     /// Only watch
     #[arg(long)]
     pub(crate) no_stdin: bool,
@@ -278,6 +319,13 @@ pub(crate) struct Pull {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Start {
+    /// Names, ids, or beginnings of ids
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Stop {
     /// Names, ids, or beginnings of ids
     #[arg(required = true, value_name = "NAME")]
@@ -291,14 +339,20 @@ pub(crate) struct Stop {
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Rm {
     /// Names, ids, or beginnings of ids
-    #[arg(required_unless_present = "all", value_name = "NAME")]
+    #[arg(required_unless_present_any = ["all", "namespace"], value_name = "NAME")]
     pub(crate) names: Vec<String>,
     /// Also what runs
     #[arg(short, long)]
     pub(crate) force: bool,
-    /// Every pod of this machine
+    /// Every pod that `wharf run` made
     #[arg(long, conflicts_with = "names")]
     pub(crate) all: bool,
+    /// Every pod of a namespace, whoever made it
+    #[arg(long, conflicts_with_all = ["names", "all"])]
+    pub(crate) namespace: Option<String>,
+    /// Do not ask whether it is meant
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,13 +3,16 @@
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 
+use futures_util::TryStreamExt;
 use tonic::transport::{Channel, Endpoint};
 use wharf_cri_api::admin::admin_client::AdminClient;
+use wharf_cri_api::admin::{PodRequest, RequestsRequest};
 use wharf_cri_api::v1::image_service_client::ImageServiceClient;
 use wharf_cri_api::v1::runtime_service_client::RuntimeServiceClient;
 use wharf_cri_api::v1::{
-    ContainerStatus, ContainerStatusRequest, Image, ImageSpec, ImageStatusRequest, ListContainersRequest,
-    ListPodSandboxRequest, RemovePodSandboxRequest, StopContainerRequest,
+    Container, ContainerConfig, ContainerStatus, ContainerStatusRequest, Image, ImageSpec,
+    ImageStatusRequest, ListContainersRequest, ListPodSandboxRequest, RemovePodSandboxRequest,
+    StopContainerRequest,
 };
 
 use crate::args::Socket;
@@ -46,7 +49,7 @@ impl Daemon {
                 .max_decoding_message_size(MESSAGE_LIMIT_BYTES)
                 .max_encoding_message_size(MESSAGE_LIMIT_BYTES),
             images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_LIMIT_BYTES),
-            admin: AdminClient::new(channel),
+            admin: AdminClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT_BYTES),
         })
     }
 
@@ -57,6 +60,27 @@ impl Daemon {
         let containers = self.runtime.list_containers(ListContainersRequest::default()).await;
         let containers = containers.map_err(Error::call("listing the containers"))?.into_inner().containers;
         Ok(Listing { pods, containers })
+    }
+
+    /// What the pods and their containers were made of; of one pod, if it is named.
+    pub(crate) async fn requests(&mut self, pod_id: &str) -> Result<Vec<PodRequest>, Error> {
+        let answer = self.admin.requests(RequestsRequest { pod_id: pod_id.to_owned() }).await;
+        let asking = || Error::call("asking what the pods are made of");
+        let all = answer.map_err(asking())?.into_inner().try_collect().await;
+        all.map_err(asking())
+    }
+
+    /// What a container was made of.
+    pub(crate) async fn container_request(
+        &mut self,
+        container: &Container,
+    ) -> Result<ContainerConfig, Error> {
+        let pods = self.requests(&container.pod_sandbox_id).await?;
+        let mut all = pods.into_iter().flat_map(|pod| pod.containers);
+        let found = all.find(|request| request.container_id == container.id);
+        found
+            .and_then(|request| request.config)
+            .ok_or(Error::Incomplete { what: "the container's description" })
     }
 
     pub(crate) async fn container_status(&mut self, id: &str) -> Result<ContainerStatus, Error> {

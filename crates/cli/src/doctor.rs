@@ -51,6 +51,16 @@ impl Check {
     }
 }
 
+impl Check {
+    /// Nothing is to be done about what is well.
+    fn without_needless_advice(mut self) -> Self {
+        if self.verdict == Verdict::Ok {
+            self.advice.clear();
+        }
+        self
+    }
+}
+
 impl Row for Check {
     const HEADINGS: &'static [&'static str] = &["", "CHECK", "FOUND"];
 

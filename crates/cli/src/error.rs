@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use tonic::{Code, Status};
+use wharf_types::program;
 
 /// A failed command.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,14 @@ pub(crate) enum Error {
     NameTaken { name: String },
     #[error("{name} is {state}, not running{advice}")]
     NotRunningYet { name: String, state: &'static str, advice: String },
+    #[error("{image} is the image of {}\n  remove that first (wharf rm), or use --force", users.join(", "))]
+    ImageInUse { image: String, users: Vec<String> },
+    #[error("{what} would be removed\n  say so: --yes")]
+    NotConfirmed { what: String },
+    #[error("{name} was not made by wharf run\n  whoever made it starts it again")]
+    NotOwn { name: String },
+    #[error("wharf {command} has nothing to print as JSON\n  leave out --json{advice}")]
+    NoJson { command: &'static str, advice: &'static str },
     #[error("{name} runs\n  stop it first (wharf stop {name}), or use --force")]
     Runs { name: String },
     #[error("{0} of {1} could not be done: see above")]
@@ -74,13 +83,28 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The code that shells give for a program that could not be executed, if that was it.
+    pub(crate) fn program_code(&self) -> Option<u8> {
+        let text = self.to_string();
+        match [program::MISSING, program::DENIED, program::FORMAT].map(|words| text.contains(words)) {
+            [true, ..] => Some(127),
+            [_, true, _] | [.., true] => Some(126),
+            _ => None,
+        }
+    }
+}
+
 /// What a person can do about a refusal of the daemon's.
 fn advice(status: &Status) -> &'static str {
     if of_registry(status) {
         return "\n  check its name, and whether this machine reaches the registry; mirrors are named in /etc/wharf/certs.d";
     }
     match status.code() {
-        Code::Unavailable => "\n  wharf doctor tells whether wharfd and this machine are well",
+        // Without a cause it is an answer: somebody is there.
+        Code::Unavailable | Code::Unknown if std::error::Error::source(status).is_some() => {
+            "\n  look whether wharfd runs: wharf doctor"
+        }
         Code::Unimplemented => "\n  this wharfd does not know it: are wharf and wharfd of one version?",
         Code::ResourceExhausted => "\n  see what is used: wharf info, wharf stats",
         Code::DataLoss => "\n  the message above says what was damaged; pull the image again",
@@ -102,6 +126,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_program_that_is_not_executed_has_the_codes_of_shells() {
+        let code = |words: &str| {
+            Error::call("running x")(Status::failed_precondition(format!("\"x\": {words}"))).program_code()
+        };
+        assert_eq!(code(program::MISSING), Some(127));
+        assert_eq!([code(program::DENIED), code(program::FORMAT)], [Some(126); 2]);
+        assert_eq!(code("the pod is gone"), None);
+    }
+
+    #[test]
     fn an_error_says_what_to_do() {
         let socket = PathBuf::from("/run/x.sock");
         let text = Error::NotRunning { socket: socket.clone() }.to_string();
@@ -111,10 +145,11 @@ mod tests {
         assert!(Error::File { path: "/x".into(), source }.to_string().ends_with("use sudo"));
         let registry = Error::call("pulling x")(Status::unknown("RegistryUnavailable: no route"));
         assert!(registry.to_string().contains("reaches the registry"), "{registry}");
-        let call = Error::call("pulling x")(Status::unavailable("gone"));
-        assert_eq!(
-            call.to_string(),
-            "pulling x: gone\n  wharf doctor tells whether wharfd and this machine are well"
-        );
+        let answered = Error::call("running x")(Status::unavailable("the plugin failed"));
+        assert_eq!(answered.to_string(), "running x: the plugin failed");
+        let mut lost = Status::unavailable("gone");
+        lost.set_source(std::sync::Arc::new(io::Error::from(io::ErrorKind::ConnectionReset)));
+        let lost = Error::call("pulling x")(lost).to_string();
+        assert_eq!(lost, "pulling x: gone\n  look whether wharfd runs: wharf doctor");
     }
 }

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::find::{Listing, runs};
 use crate::output::{self, Stream};
 use crate::run::exit_code;
-use crate::stream::{self, Sends};
+use crate::stream::{Ended, LeaveKeys, Sends, Session};
 use crate::terminal::Terminal;
 
 pub(crate) async fn exec(daemon: &mut Daemon, exec: Exec) -> Result<ExitCode, Error> {
@@ -31,23 +31,28 @@ pub(crate) async fn exec(daemon: &mut Daemon, exec: Exec) -> Result<ExitCode, Er
     };
     let url = daemon.runtime.exec(request).await.map_err(Error::call(what))?.into_inner().url;
     let sends = if exec.interactive { Sends::Input } else { Sends::Nothing };
-    stream::command(&url, sends, terminal).await
+    Session::open(&url).await?.carry(sends, terminal, LeaveKeys::Pass).await.map(Ended::code)
 }
 
 pub(crate) async fn attach(daemon: &mut Daemon, attach: Attach) -> Result<ExitCode, Error> {
     let listing = daemon.listing().await?;
-    let id = running(&listing, &attach.name)?.id.clone();
-    let terminal = attach.tty.then(Terminal::raw).transpose()?;
+    let container = running(&listing, &attach.name)?;
+    let tty = daemon.container_request(container).await?.tty;
+    let terminal = (tty && !attach.no_stdin).then(Terminal::raw).transpose()?;
     let request = AttachRequest {
-        container_id: id,
+        container_id: container.id.clone(),
         stdin: !attach.no_stdin,
-        tty: attach.tty,
+        tty,
         stdout: true,
-        stderr: !attach.tty,
+        stderr: !tty,
     };
     let url = daemon.runtime.attach(request).await.map_err(Error::call("attaching"))?.into_inner().url;
     let sends = if attach.no_stdin { Sends::Nothing } else { Sends::Input };
-    stream::command(&url, sends, terminal).await
+    let ended = Session::open(&url).await?.carry(sends, terminal, LeaveKeys::Leave).await?;
+    if let Ended::Left = ended {
+        output::complain(&format!("{} goes on", attach.name));
+    }
+    Ok(ended.code())
 }
 
 /// What an error calls the run of a command.

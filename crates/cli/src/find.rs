@@ -107,6 +107,11 @@ impl Listing {
         self.containers.iter().filter(|container| container.pod_sandbox_id == pod.id)
     }
 
+    /// POD/NAME.
+    pub(crate) fn full_name(&self, container: &Container) -> String {
+        format!("{}/{}", self.pod_of(container).map_or("", pod_name), container_name(container))
+    }
+
     fn is_named(&self, container: &Container, text: &str) -> bool {
         let name = container_name(container);
         match text.split_once('/') {
@@ -119,8 +124,7 @@ impl Listing {
         match item {
             Found::Pod(pod) => format!("{}  the pod {}", short(&pod.id), pod_name(pod)),
             Found::Container(container) => {
-                let pod = self.pod_of(container).map_or("", pod_name);
-                format!("{}  the container {pod}/{}", short(&container.id), container_name(container))
+                format!("{}  the container {}", short(&container.id), self.full_name(container))
             }
         }
     }

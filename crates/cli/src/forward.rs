@@ -2,10 +2,11 @@
 
 use std::net::Ipv4Addr;
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{self, Message};
 use wharf_cri_api::v1::PortForwardRequest;
 
 use crate::args::{Forward, Ports};
@@ -13,7 +14,7 @@ use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::{output, stream};
 
-const PROTOCOL: &str = "v4.channel.k8s.io";
+const PROTOCOL: &str = "v5.channel.k8s.io";
 const DATA: u8 = 0;
 const ERROR: u8 = 1;
 /// Each channel begins with its port, in two bytes.
@@ -44,40 +45,51 @@ async fn accept(daemon: Daemon, listener: TcpListener, pod: String, ports: Ports
     }
 }
 
-/// One connection, in a session of its own.
+/// One connection, in a session of its own: it lasts until the pod has ended it, or whoever connected is gone.
 async fn carry(mut daemon: Daemon, connection: TcpStream, pod: String, port: u16) -> Result<(), Error> {
     let request = PortForwardRequest { pod_sandbox_id: pod, port: vec![port.into()] };
     let url = daemon.runtime.port_forward(request).await.map_err(Error::call("forwarding"))?.into_inner().url;
-    let (mut sink, mut source) = stream::open(&url, PROTOCOL).await?.split();
-    let (mut reader, mut writer) = connection.into_split();
+    let (sink, source) = stream::open(&url, PROTOCOL).await?.split();
+    let (reader, writer) = connection.into_split();
+    // Side by side: neither direction waits for the other.
+    tokio::select! {
+        done = from_pod(source, writer) => done,
+        Err(error) = to_pod(reader, sink) => Err(error),
+    }
+}
+
+/// Sends what comes until it ends, and says so then. Never returns with success: the pod may have more to say.
+async fn to_pod(
+    mut reader: OwnedReadHalf,
+    mut sink: impl Sink<Message, Error = tungstenite::Error> + Unpin,
+) -> Result<std::convert::Infallible, Error> {
     let mut buffer = vec![0; 32 * 1024];
+    while let Ok(count @ 1..) = reader.read(&mut buffer).await {
+        sink.send(stream::channel(DATA, &buffer[..count])).await?;
+    }
+    sink.send(stream::channel(stream::END, &[DATA])).await?;
+    std::future::pending().await
+}
+
+/// Passes on what the pod sends.
+async fn from_pod(
+    mut source: impl Stream<Item = Result<Message, tungstenite::Error>> + Unpin,
+    mut writer: OwnedWriteHalf,
+) -> Result<(), Error> {
     let mut begun = [false; 2];
-    loop {
-        tokio::select! {
-            received = source.next() => match received.transpose()? {
-                Some(Message::Binary(bytes)) => {
-                    let Some((&channel @ (DATA | ERROR), bytes)) = bytes.split_first() else { continue };
-                    let Some(begun) = begun.get_mut(usize::from(channel)) else { continue };
-                    let skipped = if std::mem::replace(begun, true) { 0 } else { PORT_BYTES.min(bytes.len()) };
-                    let bytes = &bytes[skipped..];
-                    if channel == ERROR && !bytes.is_empty() {
-                        return Err(Error::Refused { message: String::from_utf8_lossy(bytes).into_owned() });
-                    }
-                    // Whoever connected may leave at any time.
-                    if writer.write_all(bytes).await.is_err() {
-                        return Ok(());
-                    }
-                }
-                Some(Message::Close(_)) | None => return Ok(()),
-                Some(_) => {}
-            },
-            read = reader.read(&mut buffer) => match read {
-                Ok(count @ 1..) => {
-                    let message = [&[DATA], &buffer[..count]].concat();
-                    sink.send(Message::Binary(message.into())).await?;
-                }
-                Ok(0) | Err(_) => return Ok(()),
-            },
+    while let Some(message) = source.next().await.transpose()? {
+        let Message::Binary(bytes) = message else { continue };
+        let Some((&channel @ (DATA | ERROR), bytes)) = bytes.split_first() else { continue };
+        let Some(begun) = begun.get_mut(usize::from(channel)) else { continue };
+        let skipped = if std::mem::replace(begun, true) { 0 } else { PORT_BYTES.min(bytes.len()) };
+        let bytes = &bytes[skipped..];
+        if channel == ERROR && !bytes.is_empty() {
+            return Err(Error::Refused { message: String::from_utf8_lossy(bytes).into_owned() });
+        }
+        // Whoever connected may leave at any time.
+        if writer.write_all(bytes).await.is_err() {
+            break;
         }
     }
+    Ok(())
 }

@@ -6,7 +6,9 @@ use wharf_cri_api::v1::{Image, ImageSpec, ListImagesRequest, RemoveImageRequest}
 
 use crate::daemon::Daemon;
 use crate::error::Error;
+use crate::find::Listing;
 use crate::output::{Output, Row};
+use crate::remove::Force;
 use crate::stop::each;
 use crate::units;
 
@@ -65,21 +67,45 @@ fn rows(image: &Image) -> Vec<ImageRow> {
     image.repo_tags.iter().map(split).collect()
 }
 
-pub(crate) async fn remove(daemon: &mut Daemon, output: Output, names: &[String]) -> Result<(), Error> {
-    let images = all(daemon).await?;
-    let removes = names.iter().map(|name| one(daemon.clone(), &images, name));
+pub(crate) async fn remove(
+    daemon: &mut Daemon,
+    output: Output,
+    names: &[String],
+    force: Force,
+) -> Result<(), Error> {
+    let (images, listing) = (all(daemon).await?, daemon.listing().await?);
+    let removes = names.iter().map(|name| one(daemon.clone(), (images.as_slice(), &listing), name, force));
     each(output, names, join_all(removes)).await
 }
 
-/// The CRI removes what is not there without a word; a person wants to know.
-async fn one(mut daemon: Daemon, images: &[Image], name: &str) -> Result<(), Error> {
-    let image = match daemon.image(name).await? {
-        Some(_) => name.to_owned(),
-        None => by_beginning(images, name)?,
+/// The CRI removes what is not there, and what is in use, without a word; a person wants to know.
+async fn one(
+    mut daemon: Daemon,
+    (images, listing): (&[Image], &Listing),
+    name: &str,
+    force: Force,
+) -> Result<(), Error> {
+    let (image, id) = match daemon.image(name).await? {
+        Some(found) => (name.to_owned(), found.id),
+        None => by_beginning(images, name).map(|id| (id.clone(), id))?,
     };
+    let users = users(listing, &id);
+    if force == Force::No && !users.is_empty() {
+        return Err(Error::ImageInUse { image: name.to_owned(), users });
+    }
     let image = Some(ImageSpec { image, ..ImageSpec::default() });
     let removed = daemon.images.remove_image(RemoveImageRequest { image }).await;
     removed.map(drop).map_err(Error::call(format!("removing the image {name}")))
+}
+
+/// The containers of an image.
+fn users(listing: &Listing, id: &str) -> Vec<String> {
+    listing
+        .containers
+        .iter()
+        .filter(|container| container.image_id == id)
+        .map(|container| listing.full_name(container))
+        .collect()
 }
 
 /// The id that begins so.
@@ -121,6 +147,7 @@ pub(crate) async fn find(daemon: &mut Daemon, name: &str) -> Result<Option<Image
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wharf_cri_api::v1::Container;
 
     fn image(id: &str, tags: &[&str], digests: &[&str]) -> Image {
         let own = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
@@ -140,6 +167,13 @@ mod tests {
             ["localhost:5000/b <none>"]
         );
         assert_eq!(names(&image("sha256:a", &[], &[])), ["<none> <none>"]);
+    }
+
+    #[test]
+    fn the_containers_of_an_image_are_known() {
+        let of = |image: &str| Container { image_id: image.into(), id: "c".into(), ..Container::default() };
+        let listing = Listing { pods: vec![], containers: vec![of("sha256:abc1"), of("sha256:abd2")] };
+        assert_eq!((users(&listing, "sha256:abc1").len(), users(&listing, "sha256:x").len()), (1, 0));
     }
 
     #[test]

@@ -2,32 +2,42 @@
 
 use serde_json::{Map, Value, json};
 use wharf_cri_api::v1::{
-    ContainerStatus, ContainerStatusRequest, Image, Mount, PodSandboxStatus, PodSandboxStatusRequest,
+    Container, ContainerConfig, ContainerStatus, ContainerStatusRequest, Device, Image, ImageSpec,
+    ImageStatusRequest, KeyValue, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxStatus,
+    PodSandboxStatusRequest,
 };
 
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::find::Found;
+use crate::find::{Found, Listing};
 use crate::{images, list, output, time};
 
-pub(crate) async fn inspect(daemon: &mut Daemon, name: &str) -> Result<(), Error> {
+pub(crate) async fn inspect(daemon: &mut Daemon, names: &[String]) -> Result<(), Error> {
     let listing = daemon.listing().await?;
-    let value = match listing.find(name) {
-        Ok(Found::Pod(pod)) => pod_value(daemon, &pod.id).await?,
-        Ok(Found::Container(container)) => container_value(daemon, &container.id).await?,
+    let mut values = Vec::new();
+    for name in names {
+        values.push(Box::pin(one(daemon, &listing, name)).await?);
+    }
+    match values.as_slice() {
+        [value] => output::json(value),
+        several => output::json(&several),
+    }
+}
+
+async fn one(daemon: &mut Daemon, listing: &Listing, name: &str) -> Result<Value, Error> {
+    match listing.find(name) {
+        Ok(Found::Pod(pod)) => pod_value(daemon, &pod.id).await,
+        Ok(Found::Container(container)) => container_value(daemon, container).await,
         Err(Error::Unknown { .. }) => match images::find(daemon, name).await? {
-            Some(image) => image_value(&image),
-            None => {
-                return Err(Error::Unknown {
-                    what: "pod, container or image",
-                    name: name.to_owned(),
-                    advice: "see what there is: wharf pods, wharf ps --all, wharf images",
-                });
-            }
+            Some(image) => image_value(daemon, &image).await,
+            None => Err(Error::Unknown {
+                what: "pod, container or image",
+                name: name.to_owned(),
+                advice: "see what there is: wharf pods, wharf ps --all, wharf images",
+            }),
         },
-        Err(error) => return Err(error),
-    };
-    output::json(&value)
+        Err(error) => Err(error),
+    }
 }
 
 async fn pod_value(daemon: &mut Daemon, id: &str) -> Result<Value, Error> {
@@ -36,17 +46,21 @@ async fn pod_value(daemon: &mut Daemon, id: &str) -> Result<Value, Error> {
     let answer = answer.map_err(Error::call("asking for the pod"))?.into_inner();
     let status = answer.status.ok_or(Error::Incomplete { what: "the pod's status" })?;
     let mut value = of_pod(&status);
+    let request = daemon.requests(id).await?.pop().unwrap_or_default();
+    value["request"] = request.config.as_ref().map_or(Value::Null, of_pod_request);
     value["containers"] = answer.containers_statuses.iter().map(of_container).collect();
     value["info"] = info(answer.info);
     Ok(value)
 }
 
-async fn container_value(daemon: &mut Daemon, id: &str) -> Result<Value, Error> {
-    let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
+async fn container_value(daemon: &mut Daemon, container: &Container) -> Result<Value, Error> {
+    let request = ContainerStatusRequest { container_id: container.id.clone(), verbose: true };
     let answer = daemon.runtime.container_status(request).await;
     let answer = answer.map_err(Error::call("asking for the container"))?.into_inner();
     let status = answer.status.ok_or(Error::Incomplete { what: "the container's status" })?;
     let mut value = of_container(&status);
+    value["podId"] = Value::from(container.pod_sandbox_id.as_str());
+    value["request"] = of_container_request(&daemon.container_request(container).await?);
     value["info"] = info(answer.info);
     Ok(value)
 }
@@ -110,6 +124,59 @@ fn of_container(status: &ContainerStatus) -> Value {
     })
 }
 
+/// What the pod was made of, beyond what its status has.
+fn of_pod_request(config: &PodSandboxConfig) -> Value {
+    let linux = config.linux.clone().unwrap_or_default();
+    let security = linux.security_context.unwrap_or_default();
+    let namespaces = security.namespace_options.unwrap_or_default();
+    let dns = config.dns_config.as_ref();
+    json!({
+        "hostname": config.hostname,
+        "logDirectory": config.log_directory,
+        "ports": config.port_mappings.iter().map(list::port).collect::<Vec<_>>(),
+        "dns": dns.map(|dns| json!({"servers": dns.servers, "searches": dns.searches, "options": dns.options})),
+        "cgroupParent": linux.cgroup_parent,
+        "sysctls": linux.sysctls,
+        "privileged": security.privileged,
+        "namespaces": of_namespaces(&namespaces),
+    })
+}
+
+/// What the container was made of, beyond what its status has.
+fn of_container_request(config: &ContainerConfig) -> Value {
+    let linux = config.linux.clone().unwrap_or_default();
+    let security = linux.security_context.unwrap_or_default();
+    let capabilities = security.capabilities.unwrap_or_default();
+    let variable = |pair: &KeyValue| (pair.key.clone(), Value::from(String::from_utf8_lossy(&pair.value)));
+    let device = |device: &Device| json!({"from": device.host_path, "to": device.container_path, "permissions": device.permissions});
+    json!({
+        "command": config.command,
+        "args": config.args,
+        "workingDirectory": config.working_dir,
+        "environment": config.envs.iter().map(variable).collect::<Map<_, _>>(),
+        "devices": config.devices.iter().map(device).collect::<Vec<_>>(),
+        "terminal": config.tty,
+        "input": config.stdin,
+        "readOnlyRoot": security.readonly_rootfs,
+        "privileged": security.privileged,
+        "noNewPrivileges": security.no_new_privs,
+        "capabilities": {
+            "add": capabilities.add_capabilities, "drop": capabilities.drop_capabilities,
+            "ambient": capabilities.add_ambient_capabilities,
+        },
+        "seccomp": security.seccomp.map(|profile| match profile.localhost_ref.as_str() {
+            "" => profile.profile_type().as_str_name().to_owned(),
+            file => file.to_owned(),
+        }),
+        "namespaces": security.namespace_options.as_ref().map(of_namespaces),
+    })
+}
+
+fn of_namespaces(options: &NamespaceOption) -> Value {
+    let name = |mode: NamespaceMode| mode.as_str_name().to_lowercase();
+    json!({"network": name(options.network()), "pid": name(options.pid()), "ipc": name(options.ipc())})
+}
+
 fn of_mount(mount: &Mount) -> Value {
     json!({
         "from": mount.host_path, "to": mount.container_path, "readOnly": mount.readonly,
@@ -117,7 +184,16 @@ fn of_mount(mount: &Mount) -> Value {
     })
 }
 
-fn image_value(image: &Image) -> Value {
+async fn image_value(daemon: &mut Daemon, image: &Image) -> Result<Value, Error> {
+    let spec = Some(ImageSpec { image: image.id.clone(), ..ImageSpec::default() });
+    let answer = daemon.images.image_status(ImageStatusRequest { image: spec, verbose: true }).await;
+    let answer = answer.map_err(Error::call("asking for the image"))?.into_inner();
+    let mut value = of_image(image);
+    value["info"] = info(answer.info);
+    Ok(value)
+}
+
+fn of_image(image: &Image) -> Value {
     json!({
         "kind": "image",
         "id": image.id,
@@ -128,4 +204,21 @@ fn image_value(image: &Image) -> Value {
         "user": image.username,
         "pinned": image.pinned,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_shown_with_what_the_status_lacks() {
+        let config = ContainerConfig {
+            args: vec!["-x".into()],
+            envs: vec![KeyValue { key: "A".into(), value: b"1".to_vec() }],
+            ..ContainerConfig::default()
+        };
+        let value = of_container_request(&config);
+        assert_eq!((&value["args"][0], &value["environment"]["A"]), (&Value::from("-x"), &Value::from("1")));
+        assert_eq!(of_pod_request(&PodSandboxConfig::default())["namespaces"]["pid"], "pod");
+    }
 }

@@ -1,12 +1,15 @@
 //! `wharf ps` and `wharf pods`.
 
 use serde::Serialize;
-use wharf_cri_api::v1::{Container, ContainerState, PodSandbox, PodSandboxStatusRequest};
+use wharf_cri_api::admin::PodRequest;
+use wharf_cri_api::v1::{
+    Container, ContainerState, ContainerStatus, PodSandbox, PodSandboxStatusRequest, PortMapping,
+};
 
 use crate::args::Ps;
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::find::{container_name, is_ready, pod_name};
+use crate::find::{Listing, container_name, is_ready, pod_name};
 use crate::output::{Output, Row};
 use crate::{time, units};
 
@@ -23,14 +26,22 @@ struct ContainerRow {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     created_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started_at: Option<String>,
+    /// When it was started, or made if it was not.
     #[serde(skip)]
-    created_at_ns: i64,
+    since_ns: i64,
+    /// As asked for; empty where the image says it.
+    command: Vec<String>,
+    ports: Vec<String>,
+    namespace: String,
     pod: String,
     pod_id: String,
 }
 
 impl Row for ContainerRow {
-    const HEADINGS: &'static [&'static str] = &["ID", "NAME", "IMAGE", "STATE", "AGE", "POD"];
+    const HEADINGS: &'static [&'static str] =
+        &["ID", "NAME", "IMAGE", "COMMAND", "STATE", "AGE", "PORTS", "POD", "NAMESPACE"];
 
     fn cells(&self) -> Vec<String> {
         let state = match self.exit_code {
@@ -41,11 +52,37 @@ impl Row for ContainerRow {
             units::short(&self.id).to_owned(),
             self.name.clone(),
             self.image.clone(),
+            or_dash(shortened(&self.command.join(" "))),
             state,
-            units::age(self.created_at_ns, time::now_ns()),
+            units::age(self.since_ns, time::now_ns()),
+            or_dash(self.ports.join(", ")),
             self.pod.clone(),
+            self.namespace.clone(),
         ]
     }
+}
+
+/// How much of a command a table shows, in characters.
+const COMMAND_WIDTH: usize = 24;
+
+/// The beginning of a command, in one line.
+fn shortened(command: &str) -> String {
+    let line = command.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= COMMAND_WIDTH {
+        return line;
+    }
+    line.chars().take(COMMAND_WIDTH - 1).chain(['…']).collect()
+}
+
+fn or_dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+/// A published port as docker writes it: `0.0.0.0:8080->80/tcp`, without the address if it is any.
+pub(crate) fn port(port: &PortMapping) -> String {
+    let protocol = port.protocol().as_str_name().to_lowercase();
+    let address = if port.host_ip.is_empty() { String::new() } else { format!("{}:", port.host_ip) };
+    format!("{address}{}->{}/{protocol}", port.host_port, port.container_port)
 }
 
 /// The word for a container's state.
@@ -60,28 +97,52 @@ pub(crate) fn state_word(state: ContainerState) -> &'static str {
 
 pub(crate) async fn containers(daemon: &mut Daemon, output: Output, ps: Ps) -> Result<(), Error> {
     let listing = daemon.listing().await?;
+    let requests = daemon.requests("").await?;
     let mut rows = Vec::new();
     let shown = |container: &&Container| ps.all || container.state() == ContainerState::ContainerRunning;
     for container in listing.containers.iter().filter(shown) {
-        let pod = listing.pod_of(container).map_or("", pod_name);
-        // The exit code is in the status alone; a container may have been removed meanwhile.
-        let exited = container.state() == ContainerState::ContainerExited;
-        let status = if exited { daemon.container_status(&container.id).await.ok() } else { None };
-        rows.push(ContainerRow {
-            id: container.id.clone(),
-            name: container_name(container).to_owned(),
-            image: image_name(container),
-            state: state_word(container.state()),
-            exit_code: status.as_ref().map(|status| status.exit_code),
-            reason: status.map(|status| status.reason),
-            created_at: time::text(container.created_at),
-            created_at_ns: container.created_at,
-            pod: pod.to_owned(),
-            pod_id: container.pod_sandbox_id.clone(),
-        });
+        // When it was started, and how it ended, is in the status alone; it may have been removed meanwhile.
+        let status = daemon.container_status(&container.id).await.ok();
+        let request = requests.iter().find(|pod| pod.pod_id == container.pod_sandbox_id);
+        rows.push(row(&listing, container, status, request));
     }
-    rows.sort_by_key(|row| std::cmp::Reverse(row.created_at_ns));
+    rows.sort_by_key(|row| std::cmp::Reverse(row.since_ns));
     output.rows(&rows)
+}
+
+fn row(
+    listing: &Listing,
+    container: &Container,
+    status: Option<ContainerStatus>,
+    request: Option<&PodRequest>,
+) -> ContainerRow {
+    let pod = listing.pod_of(container);
+    let of_pod = request.and_then(|request| request.config.as_ref());
+    let mut containers = request.into_iter().flat_map(|request| &request.containers);
+    let config = containers.find(|one| one.container_id == container.id).and_then(|one| one.config.as_ref());
+    let ended = status.as_ref().filter(|_| container.state() == ContainerState::ContainerExited);
+    let started_at_ns = status.as_ref().map_or(0, |status| status.started_at);
+    let published = of_pod.into_iter().flat_map(|config| &config.port_mappings);
+    ContainerRow {
+        id: container.id.clone(),
+        name: container_name(container).to_owned(),
+        image: image_name(container),
+        state: state_word(container.state()),
+        exit_code: ended.map(|status| status.exit_code),
+        reason: ended.map(|status| status.reason.clone()),
+        created_at: time::text(container.created_at),
+        started_at: (started_at_ns > 0).then(|| time::text(started_at_ns)),
+        since_ns: if started_at_ns > 0 { started_at_ns } else { container.created_at },
+        command: config.map(|config| [&config.command[..], &config.args[..]].concat()).unwrap_or_default(),
+        ports: published.filter(|one| one.host_port > 0).map(port).collect(),
+        namespace: pod.map(namespace).unwrap_or_default(),
+        pod: pod.map_or("", pod_name).to_owned(),
+        pod_id: container.pod_sandbox_id.clone(),
+    }
+}
+
+fn namespace(pod: &PodSandbox) -> String {
+    pod.metadata.as_ref().map(|metadata| metadata.namespace.clone()).unwrap_or_default()
 }
 
 /// The image as whoever made the container wrote it; an id only if nothing else is known.
@@ -126,7 +187,7 @@ pub(crate) async fn pods(daemon: &mut Daemon, output: Output) -> Result<(), Erro
         rows.push(PodRow {
             ips: addresses(daemon, &pod).await,
             name: pod_name(&pod).to_owned(),
-            namespace: pod.metadata.as_ref().map(|metadata| metadata.namespace.clone()).unwrap_or_default(),
+            namespace: namespace(&pod),
             state: if is_ready(&pod) { "ready" } else { "stopped" },
             created_at: time::text(pod.created_at),
             created_at_ns: pod.created_at,
@@ -150,4 +211,29 @@ async fn addresses(daemon: &mut Daemon, pod: &PodSandbox) -> Vec<String> {
         std::iter::once(network.ip).chain(others).filter(|ip| !ip.is_empty()).collect()
     };
     network.map(more).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_cri_api::v1::Protocol;
+
+    #[test]
+    fn a_command_is_shown_in_one_short_line() {
+        assert_eq!(shortened("sh -c \n sleep"), "sh -c sleep");
+        assert_eq!(shortened(&"x".repeat(50)).chars().count(), COMMAND_WIDTH);
+        assert_eq!(or_dash(shortened("")), "-");
+    }
+
+    #[test]
+    fn published_ports_are_written_as_docker_does() {
+        let mapping = |host_ip: &str, protocol: Protocol| PortMapping {
+            protocol: protocol.into(),
+            container_port: 80,
+            host_port: 8080,
+            host_ip: host_ip.into(),
+        };
+        assert_eq!(port(&mapping("", Protocol::Tcp)), "8080->80/tcp");
+        assert_eq!(port(&mapping("127.0.0.1", Protocol::Udp)), "127.0.0.1:8080->80/udp");
+    }
 }

@@ -94,6 +94,8 @@ impl Reader {
                 ended = &mut end => {
                     // The supervisor has written everything before it tells of the end.
                     self.read_all()?;
+                    // The last of it perhaps in a file that is new since the last look.
+                    self.turn_over()?;
                     return ended;
                 }
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
@@ -177,6 +179,19 @@ mod tests {
         std::fs::write(dir.path().join("x.log.1"), "t stdout F one\nt stdout F two\n").unwrap();
         std::fs::write(&path, "t stdout F three\n").unwrap();
         reader.turn_over().unwrap();
+        assert_eq!(place(&mut reader), (17, 0));
+    }
+
+    #[tokio::test]
+    async fn what_came_into_a_successor_just_before_the_end_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut reader, path) = reader(&dir, "t stdout F one\n");
+        let end = async {
+            std::fs::rename(&path, dir.path().join("x.log.1")).unwrap();
+            std::fs::write(&path, "t stdout F three\n").unwrap();
+            Ok(())
+        };
+        reader.follow(end).await.unwrap();
         assert_eq!(place(&mut reader), (17, 0));
     }
 

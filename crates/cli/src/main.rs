@@ -19,6 +19,7 @@ mod output;
 mod pull;
 mod remove;
 mod run;
+mod start;
 mod stats;
 mod stop;
 mod stream;
@@ -37,18 +38,20 @@ use crate::output::Output;
 fn main() -> ExitCode {
     let arguments = Arguments::parse_or_exit();
     let failure = arguments.failure_code();
-    let ended = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Error::Runtime { source })
-        .and_then(|runtime| runtime.block_on(perform(arguments)));
+    let ended = arguments.check().and_then(|()| {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| Error::Runtime { source })
+            .and_then(|runtime| runtime.block_on(perform(arguments)))
+    });
     match ended {
         Ok(code) => code,
         // Whoever read the output has seen enough.
         Err(Error::Output { source }) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&wharf_types::chain(&error));
-            failure
+            failure(&error)
         }
     }
 }
@@ -69,16 +72,19 @@ async fn perform(arguments: Arguments) -> Result<ExitCode, Error> {
         Command::Exec(exec) => return exec::exec(daemon, exec).await,
         Command::Attach(attach) => return exec::attach(daemon, attach).await,
         Command::Forward(forward) => forward::forward(daemon, forward).await?,
+        Command::Start(start) => start::start(daemon, output, start).await?,
         Command::Stop(stop) => stop::stop(daemon, output, stop).await?,
         Command::Rm(rm) => remove::remove(daemon, output, rm).await?,
         Command::Ps(ps) => list::containers(daemon, output, ps).await?,
         Command::Pods => list::pods(daemon, output).await?,
         Command::Logs(logs) => logs::logs(daemon, logs).await?,
         Command::Stats(stats) => stats::stats(daemon, output, stats).await?,
-        Command::Inspect { name } => inspect::inspect(daemon, &name).await?,
+        Command::Inspect { names } => inspect::inspect(daemon, &names).await?,
         Command::Pull(pull) => pull::command(daemon, output, pull).await?,
         Command::Images => images::list(daemon, output).await?,
-        Command::Rmi { images } => images::remove(daemon, output, &images).await?,
+        Command::Rmi { images, force } => {
+            images::remove(daemon, output, &images, remove::Force::from_flag(force)).await?
+        }
         Command::Info => info::info(daemon, output).await?,
         Command::Doctor | Command::Completion { .. } | Command::Man { .. } => {}
     }

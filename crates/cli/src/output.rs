@@ -96,6 +96,17 @@ pub(crate) fn prompt(text: &str) {
     let _lost = write!(io::stderr().lock(), "{text}");
 }
 
+/// What a person at the terminal answers to a question; `None` where there is none.
+pub(crate) fn asks(question: &str) -> Option<bool> {
+    if !io::stdin().is_terminal() {
+        return None;
+    }
+    prompt(&format!("{question} [y/N] "));
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).ok()?;
+    Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
 /// Whether a person watches, so that something may move.
 pub(crate) fn is_watched() -> bool {
     io::stderr().is_terminal()

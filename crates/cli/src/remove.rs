@@ -8,29 +8,65 @@ use wharf_cri_api::v1::{PodSandbox, RemoveContainerRequest};
 use crate::args::Rm;
 use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::find::{Found, Listing, runs};
-use crate::output::Output;
+use crate::find::{self, Found, Listing, runs};
+use crate::output::{self, Output};
 use crate::run::{LOGS, LOGS_ANNOTATION};
 use crate::stop::each;
-use crate::units::short;
 
 pub(crate) async fn remove(daemon: &mut Daemon, output: Output, rm: Rm) -> Result<(), Error> {
     let listing = daemon.listing().await?;
-    let names = if rm.all { ids(&listing) } else { rm.names };
-    let force = if rm.force { Force::Yes } else { Force::No };
+    let names = match &rm.namespace {
+        Some(namespace) => ids(&listing, |pod| in_namespace(pod, namespace)),
+        // What others made, such as a kubelet, is theirs.
+        None if rm.all => ids(&listing, is_own),
+        None => rm.names,
+    };
+    if rm.all || rm.namespace.is_some() {
+        confirm(&listing, &names, rm.yes)?;
+    }
+    let force = Force::from_flag(rm.force);
     let removes = names.iter().map(|name| one(daemon.clone(), &listing, name, force));
     each(output, &names, join_all(removes)).await
 }
 
-fn ids(listing: &Listing) -> Vec<String> {
-    listing.pods.iter().map(|pod| short(&pod.id).to_owned()).collect()
+fn ids(listing: &Listing, wanted: impl Fn(&PodSandbox) -> bool) -> Vec<String> {
+    listing.pods.iter().filter(|pod| wanted(pod)).map(|pod| pod.id.clone()).collect()
 }
 
-/// Whether what runs is removed too.
+fn in_namespace(pod: &PodSandbox, namespace: &str) -> bool {
+    pod.metadata.as_ref().is_some_and(|metadata| metadata.namespace == namespace)
+}
+
+/// Asks whether so much is meant; where nobody can be asked, it has to be said beforehand.
+#[expect(
+    clippy::fn_params_excessive_bools,
+    reason = "the flag of the command line, which is asked here alone"
+)]
+fn confirm(listing: &Listing, ids: &[String], yes: bool) -> Result<(), Error> {
+    if yes || ids.is_empty() {
+        return Ok(());
+    }
+    let pods = listing.pods.iter().filter(|pod| ids.contains(&pod.id));
+    let names: Vec<&str> = pods.map(find::pod_name).collect();
+    let what = format!("{} of {} pods ({})", names.len(), listing.pods.len(), names.join(", "));
+    match output::asks(&format!("remove {what}?")) {
+        Some(true) => Ok(()),
+        Some(false) | None => Err(Error::NotConfirmed { what }),
+    }
+}
+
+/// Whether what is in use is removed too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Force {
+pub(crate) enum Force {
     Yes,
     No,
+}
+
+impl Force {
+    #[expect(clippy::fn_params_excessive_bools, reason = "the flag of the command line becomes a type here")]
+    pub(crate) fn from_flag(force: bool) -> Self {
+        if force { Self::Yes } else { Self::No }
+    }
 }
 
 async fn one(mut daemon: Daemon, listing: &Listing, name: &str, force: Force) -> Result<(), Error> {
@@ -79,7 +115,8 @@ pub(crate) async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox) -> Result<(
     Ok(())
 }
 
-fn is_own(pod: &PodSandbox) -> bool {
+/// Whether `wharf run` made a pod.
+pub(crate) fn is_own(pod: &PodSandbox) -> bool {
     own_logs(pod).is_some()
 }
 
@@ -94,6 +131,16 @@ fn own_logs(pod: &PodSandbox) -> Option<&Path> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_are_removed_only_if_it_is_said() {
+        let listing = Listing {
+            pods: vec![PodSandbox { id: "a".into(), ..PodSandbox::default() }],
+            containers: vec![],
+        };
+        assert_eq!(ids(&listing, is_own), Vec::<String>::new(), "it is not known who made it");
+        assert!(confirm(&listing, &["a".to_owned()], true).is_ok() && confirm(&listing, &[], false).is_ok());
+    }
 
     #[test]
     fn only_own_logs_are_removed() {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 use wharf_cri_api::v1::{
-    ContainerConfig, ContainerStatus, CreateContainerRequest, PodSandbox, RunPodSandboxRequest,
+    AttachRequest, ContainerConfig, CreateContainerRequest, PodSandbox, RunPodSandboxRequest,
     StartContainerRequest,
 };
 
@@ -16,6 +16,8 @@ use crate::error::Error;
 use crate::find::{Listing, is_ready, pod_name};
 use crate::logs::{self, Reader, Selection};
 use crate::output::{self, Output};
+use crate::stream::{Ended, LeaveKeys, Sends, Session};
+use crate::terminal::{self, Terminal};
 use crate::{credentials, pull, remove, stop, units, wait};
 
 pub(crate) use request::{LOGS, LOGS_ANNOTATION};
@@ -34,6 +36,21 @@ struct Made {
     name: String,
 }
 
+/// What this process has of the container while that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Connects {
+    /// Its own streams: the person converses with it.
+    Streams,
+    /// Its log, or nothing at all.
+    Log,
+}
+
+impl Connects {
+    fn of(run: &Run) -> Self {
+        if !run.detach && (run.interactive || run.tty) { Self::Streams } else { Self::Log }
+    }
+}
+
 /// What `wharf run --detach --json` prints.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -48,25 +65,40 @@ pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result
     if daemon.image(&run.image).await?.is_none() {
         pull::fetch(daemon, &run.image, credentials::stored(&run.image)?).await?;
     }
-    let made = Box::pin(make(daemon, &run)).await?;
-    if let Err(error) = start(daemon, &run, &made.container_id).await {
-        undo(daemon, &made).await;
-        return Err(error);
+    let connects = Connects::of(&run);
+    if connects == Connects::Streams && run.interactive && run.tty {
+        terminal::check()?;
     }
+    let made = Box::pin(make(daemon, &run)).await?;
+    let begun = Box::pin(begin(daemon, &run, &made, connects)).await;
+    let session = match begun {
+        Ok(session) => session,
+        Err(error) => {
+            undo(daemon, &made).await;
+            return Err(error);
+        }
+    };
     if run.detach {
         let Made { pod_name, pod_id, container_id, name, .. } = &made;
         let started = Started { name, container_id, pod: pod_name, pod_id };
         output.result(&started, &format!("{}\n", units::short(container_id)))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let ended = attend(daemon, &made).await;
+    let ended = match session {
+        Some(session) => converse(daemon, &run, &made, session).await,
+        None => attend(daemon, &made).await.map(Ended::Code),
+    };
+    if let Ok(Ended::Left) = ended {
+        output::complain(&format!("{} goes on: wharf attach {0}, wharf rm --force {0}", made.pod_name));
+        return Ok(ExitCode::SUCCESS);
+    }
     if run.rm {
         undo(daemon, &made).await;
     } else if made.own_pod.is_some() {
         // Nothing of it runs any more; its log and its exit code stay until it is removed.
         stop::pod_with(daemon, &made.pod_id, &[], GRACE_S).await?;
     }
-    ended.map(|status| exit_code(status.exit_code))
+    ended.map(Ended::code)
 }
 
 /// A program's exit code as this process's own.
@@ -155,15 +187,51 @@ async fn undo(daemon: &mut Daemon, made: &Made) {
     }
 }
 
+/// Starts the container; before that, connects to its streams if the person converses with it, so that nothing is missed.
+async fn begin(daemon: &mut Daemon, run: &Run, made: &Made, how: Connects) -> Result<Option<Session>, Error> {
+    let session = match how {
+        Connects::Streams => Some(streams(daemon, run, &made.container_id).await?),
+        Connects::Log => None,
+    };
+    start(daemon, run, &made.container_id).await?;
+    Ok(session)
+}
+
+async fn streams(daemon: &mut Daemon, run: &Run, id: &str) -> Result<Session, Error> {
+    let request = AttachRequest {
+        container_id: id.to_owned(),
+        stdin: run.interactive,
+        tty: run.tty,
+        stdout: true,
+        stderr: !run.tty,
+    };
+    let url = daemon.runtime.attach(request).await.map_err(Error::call(failure(run)))?.into_inner().url;
+    let mut session = Session::open(&url).await?;
+    session.is_ready().await?;
+    Ok(session)
+}
+
+/// Carries input and output until the container ends. On a terminal all keys are the program's; without one, Ctrl-C stops
+/// it, a second one kills it.
+async fn converse(daemon: &Daemon, run: &Run, made: &Made, session: Session) -> Result<Ended, Error> {
+    let sends = if run.interactive { Sends::Input } else { Sends::Nothing };
+    let terminal = (run.tty && run.interactive).then(Terminal::raw).transpose()?;
+    let interrupted = interrupts(daemon.clone(), made.container_id.clone());
+    tokio::select! {
+        ended = session.carry(sends, terminal, LeaveKeys::Leave) => ended,
+        error = interrupted => Err(error),
+    }
+}
+
 /// Shows what the container writes until it ends. Ctrl-C stops it, a second one kills it.
-async fn attend(daemon: &mut Daemon, made: &Made) -> Result<ContainerStatus, Error> {
+async fn attend(daemon: &mut Daemon, made: &Made) -> Result<ExitCode, Error> {
     let status = daemon.container_status(&made.container_id).await?;
     let mut reader = Reader::open(logs::path(&status, &made.name)?, &Selection::default())?;
     let shown = reader.follow(wait::for_end(daemon.clone(), made.container_id.clone()));
     let interrupted = interrupts(daemon.clone(), made.container_id.clone());
     tokio::pin!(shown, interrupted);
     tokio::select! {
-        ended = &mut shown => ended,
+        ended = &mut shown => ended.map(|status| exit_code(status.exit_code)),
         error = &mut interrupted => Err(error),
     }
 }

@@ -14,8 +14,9 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use crate::error::Error;
 use crate::output::{self, Stream};
 use crate::run::exit_code;
-use crate::terminal::{self, Input, Terminal};
+use crate::terminal::{self, Input, Keys, Terminal, Typed};
 
+/// Of exec and attach.
 const COMMANDS: &str = "v5.channel.k8s.io";
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -23,7 +24,7 @@ const STDERR: u8 = 2;
 const STATUS: u8 = 3;
 const RESIZE: u8 = 4;
 /// What ends a channel, which is named behind it.
-const END: u8 = 255;
+pub(crate) const END: u8 = 255;
 
 /// A WebSocket.
 pub(crate) type Socket = WebSocketStream<TcpStream>;
@@ -46,42 +47,105 @@ pub(crate) enum Sends {
     Nothing,
 }
 
-/// Carries input and output until the command ends, or the person detaches; gives the command's code.
-pub(crate) async fn command(url: &str, sends: Sends, terminal: Option<Terminal>) -> Result<ExitCode, Error> {
-    let socket = open(url, COMMANDS).await?;
-    let (mut sink, mut source) = socket.split();
-    let mut input = match sends {
-        Sends::Input => Some(Input::start()),
-        Sends::Nothing => None,
-    };
-    let mut sizes = terminal.as_ref().map(|_| terminal::sizes()).transpose()?;
-    let mut status = Vec::new();
-    loop {
-        let message = tokio::select! {
-            received = source.next() => match received.transpose()? {
-                Some(message) => {
-                    if take(message, &mut status)? { break } else { continue }
-                }
-                None => break,
-            },
-            bytes = terminal::next(&mut input) => match bytes {
-                Some(bytes) if terminal.is_some() && terminal::detaches(&bytes) => return Ok(ExitCode::SUCCESS),
-                Some(bytes) => channel(STDIN, &bytes),
-                None => {
-                    input = None;
-                    channel(END, &[STDIN])
-                }
-            },
-            Some(size) = terminal::next_size(&mut sizes) => channel(RESIZE, size.as_bytes()),
-        };
-        sink.send(message).await?;
-    }
-    // Before anything is said: the person's terminal is as it was again.
-    drop(terminal);
-    ended(&status)
+/// What the keys Control-P Control-Q do on a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeaveKeys {
+    /// They leave the program, which goes on: the container's own, which was there before the session.
+    Leave,
+    /// The program gets them like all others: it would not outlive the session.
+    Pass,
 }
 
-fn channel(number: u8, bytes: &[u8]) -> Message {
+/// How a session ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// With its program.
+    Code(ExitCode),
+    /// The person left.
+    Left,
+}
+
+impl Ended {
+    /// What `wharf` ends with.
+    pub(crate) fn code(self) -> ExitCode {
+        match self {
+            Self::Code(code) => code,
+            Self::Left => ExitCode::SUCCESS,
+        }
+    }
+}
+
+/// A session that has begun.
+#[derive(Debug)]
+pub(crate) struct Session {
+    socket: Socket,
+    status: Vec<u8>,
+}
+
+impl Session {
+    /// Connects.
+    pub(crate) async fn open(url: &str) -> Result<Self, Error> {
+        Ok(Self { socket: open(url, COMMANDS).await?, status: Vec::new() })
+    }
+
+    /// Waits until the streams are those of the program: all that it writes from now on is seen.
+    pub(crate) async fn is_ready(&mut self) -> Result<(), Error> {
+        let is_over = match self.socket.next().await.transpose()? {
+            Some(message) => take(message, &mut self.status)?,
+            None => true,
+        };
+        if is_over || !self.status.is_empty() {
+            // The status says why.
+            return ended(&self.status).and(Err(Error::Incomplete { what: "the beginning of the session" }));
+        }
+        Ok(())
+    }
+
+    /// Carries input and output until the program ends, or the person leaves.
+    pub(crate) async fn carry(
+        self,
+        sends: Sends,
+        terminal: Option<Terminal>,
+        leave: LeaveKeys,
+    ) -> Result<Ended, Error> {
+        let Self { socket, mut status } = self;
+        let (mut sink, mut source) = socket.split();
+        let mut input = match sends {
+            Sends::Input => Some(Input::start()),
+            Sends::Nothing => None,
+        };
+        let mut keys = (terminal.is_some() && leave == LeaveKeys::Leave).then(Keys::default);
+        let mut sizes = terminal.as_ref().map(|_| terminal::sizes()).transpose()?;
+        loop {
+            let message = tokio::select! {
+                received = source.next() => match received.transpose()? {
+                    Some(message) => {
+                        if take(message, &mut status)? { break } else { continue }
+                    }
+                    None => break,
+                },
+                piece = terminal::next(&mut input) => match (piece, &mut keys) {
+                    (Some(piece), Some(keys)) => match keys.take(piece) {
+                        Typed::Leave => return Ok(Ended::Left),
+                        Typed::Keys(keys) => channel(STDIN, &keys),
+                    },
+                    (Some(piece), None) => channel(STDIN, &piece),
+                    (None, _) => {
+                        input = None;
+                        channel(END, &[STDIN])
+                    }
+                },
+                Some(size) = terminal::next_size(&mut sizes) => channel(RESIZE, size.as_bytes()),
+            };
+            sink.send(message).await?;
+        }
+        // Before anything is said: the person's terminal is as it was again.
+        drop(terminal);
+        ended(&status).map(Ended::Code)
+    }
+}
+
+pub(crate) fn channel(number: u8, bytes: &[u8]) -> Message {
     Message::Binary([&[number], bytes].concat().into())
 }
 

@@ -11,11 +11,16 @@ use tokio::sync::mpsc;
 use crate::error::Error;
 
 /// Control-P, Control-Q.
-const DETACH: [u8; 2] = [0x10, 0x11];
+const LEAVE: [u8; 2] = [0x10, 0x11];
 
 /// A terminal in another mode, mostly raw; dropped, it is as it was.
 #[derive(Debug)]
 pub(crate) struct Terminal(Termios);
+
+/// Whether standard input is one, to be asked before anything is made.
+pub(crate) fn check() -> Result<(), Error> {
+    tcgetattr(io::stdin()).map(drop).map_err(|errno| Error::NoTerminal { source: errno.into() })
+}
 
 impl Terminal {
     /// Makes the terminal of standard input raw: every key goes to the command.
@@ -46,9 +51,37 @@ impl Drop for Terminal {
     }
 }
 
-/// Whether these keys mean to leave the command alone.
-pub(crate) fn detaches(keys: &[u8]) -> bool {
-    keys.windows(DETACH.len()).any(|keys| keys == DETACH)
+/// Finds the keys that mean to leave the program alone, one after the other and perhaps each in a piece of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Keys {
+    /// The first of the two was the last key of a piece, and waits for the next one.
+    begun: bool,
+}
+
+/// What was typed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Typed {
+    /// For the program; nothing if the piece was but the first of the two keys.
+    Keys(Vec<u8>),
+    Leave,
+}
+
+impl Keys {
+    /// Takes what was typed next.
+    pub(crate) fn take(&mut self, piece: Vec<u8>) -> Typed {
+        let mut keys = piece;
+        if std::mem::take(&mut self.begun) {
+            keys.insert(0, LEAVE[0]);
+        }
+        if keys.windows(LEAVE.len()).any(|keys| keys == LEAVE) {
+            return Typed::Leave;
+        }
+        self.begun = keys.last() == Some(&LEAVE[0]);
+        if self.begun {
+            keys.pop();
+        }
+        Typed::Keys(keys)
+    }
 }
 
 /// Standard input, piece by piece.
@@ -104,9 +137,33 @@ pub(crate) async fn next_size(sizes: &mut Option<Sizes>) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn typed(pieces: &[&[u8]]) -> Option<Vec<u8>> {
+        let mut keys = Keys::default();
+        let mut all = Vec::new();
+        for piece in pieces {
+            match keys.take(piece.to_vec()) {
+                Typed::Keys(keys) => all.extend(keys),
+                Typed::Leave => return None,
+            }
+        }
+        Some(all)
+    }
+
     #[test]
-    fn two_keys_in_a_row_detach() {
-        assert!(detaches(b"ab\x10\x11") && detaches(b"\x10\x11"));
-        assert!(!detaches(b"\x10") && !detaches(b"\x11\x10") && !detaches(b"") && !detaches(b"\x10a\x11"));
+    fn two_keys_in_a_row_leave_in_one_piece_or_in_two() {
+        let leave: [&[&[u8]]; 4] =
+            [&[b"ab\x10\x11"], &[b"\x10", b"\x11"], &[b"a\x10", b"\x11b"], &[b"\x10", b"\x10\x11"]];
+        for pieces in leave {
+            assert_eq!(typed(pieces), None, "{pieces:?}");
+        }
+    }
+
+    #[test]
+    fn all_other_keys_reach_the_program_in_their_order() {
+        let stay: [&[&[u8]]; 4] =
+            [&[b"\x11\x10", b"a"], &[b"\x10", b"\x10", b"a"], &[b"\x10a", b"\x11"], &[b""]];
+        for pieces in stay {
+            assert_eq!(typed(pieces), Some(pieces.concat()), "{pieces:?}");
+        }
     }
 }

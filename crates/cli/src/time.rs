@@ -10,7 +10,7 @@ pub(crate) fn now_ns() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// `2026-01-31T12:00:00Z`; empty for 0, which says that it has not been.
+/// `2026-01-31T12:00:00.25Z`, to the nanosecond; empty for 0, which says that it has not been.
 pub(crate) fn text(ns: i64) -> String {
     if ns == 0 {
         return String::new();
@@ -19,7 +19,11 @@ pub(crate) fn text(ns: i64) -> String {
     let (day, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (year, month, day) = date(day);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    let fraction = match ns.rem_euclid(NS_A_SECOND) {
+        0 => String::new(),
+        ns => format!(".{ns:09}").trim_end_matches('0').to_owned(),
+    };
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
 }
 
 /// Reads RFC 3339: date, `T`, time, an optional fraction, and `Z` or an offset.

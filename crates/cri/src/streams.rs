@@ -67,10 +67,10 @@ pub(crate) fn exec_url(engine: &Engine, urls: &Urls, request: ExecRequest) -> Re
     url.map_err(|error| status::of(error.kind(), &error))
 }
 
-/// The URL for a container's own streams, if it runs.
+/// The URL for a container's own streams, if it has not ended.
 pub(crate) fn attach_url(engine: &Engine, urls: &Urls, request: &AttachRequest) -> Result<String, Status> {
     let &AttachRequest { stdin, stdout, stderr, tty: terminal, .. } = request;
-    let container = engine.running_container(&request.container_id).map_err(status::of_pods)?;
+    let container = engine.live_container(&request.container_id).map_err(status::of_pods)?;
     let wanted = Wanted { stdin, stdout, stderr, terminal };
     urls.attach(AttachGrant { container, wanted }).map_err(|error| status::of(error.kind(), &error))
 }

@@ -108,6 +108,24 @@ impl Engine {
         self.running(id).map(|(_pod, container)| container.id.clone())
     }
 
+    /// The id of a container that has not ended.
+    ///
+    /// # Errors
+    /// NotFound; FailedPrecondition if it has.
+    pub fn live_container(&self, id: &str) -> Result<ContainerId, Error> {
+        self.live(id).map(|(_pod, container)| container.id.clone())
+    }
+
+    /// The container, if it has not ended.
+    pub(crate) fn live(&self, id: &str) -> Result<InPod, Error> {
+        let (pod, container) = self.container(id)?;
+        if container.is_exited() {
+            let state = "exited";
+            return Err(Error::State { what: "container", id: container.id.to_string(), state });
+        }
+        Ok((pod, container))
+    }
+
     /// The container, if it runs.
     pub(crate) fn running(&self, id: &str) -> Result<InPod, Error> {
         let (pod, container) = self.container(id)?;

@@ -94,13 +94,13 @@ impl Engine {
         })
     }
 
-    /// Connects a client to the streams of a container's first process.
+    /// Connects a client to the streams of a container's first process. Before its start too: then nothing is missed.
     ///
     /// # Errors
-    /// NotFound; FailedPrecondition if the container does not run or has 64 clients; InvalidArgument if a terminal is
+    /// NotFound; FailedPrecondition if the container has ended or has 64 clients; InvalidArgument if a terminal is
     /// wanted and there is none, or the other way round.
     pub async fn attach(&self, id: &str, wanted: Wanted) -> Result<Interactive, Error> {
-        let (pod, container) = self.running(id)?;
+        let (pod, container) = self.live(id)?;
         let (has_terminal, has_input) = (container.record().config.tty, container.record().config.stdin);
         match (wanted.terminal, has_terminal) {
             (false, true) => return Err(Error::invalid("tty", "the container has a terminal: ask for one")),

@@ -34,6 +34,8 @@ struct Client {
     error: Outbound,
     /// Our directions of the streams that only the client uses.
     unused: Vec<Outbound>,
+    /// Over WebSocket an empty message says that the streams are those of the process.
+    greets: bool,
 }
 
 /// What a version of the protocol has.
@@ -79,10 +81,8 @@ where
         error: channels.outbound(3),
         resize: Some(channels.inbound(4)),
         unused: Vec::new(),
+        greets: true,
     };
-    // An empty message says that the server is ready.
-    let first = client.stdout.as_ref().or(client.stderr.as_ref()).unwrap_or(&client.error);
-    first.tell(&[]).await?;
     serve(client, status, start).await
 }
 
@@ -120,7 +120,7 @@ async fn collect(
     let mut write_only = |name| Some(found.remove(name)?.1);
     let (stdout, stderr) = (write_only("stdout"), write_only("stderr"));
     let error = write_only("error").ok_or(WireError::Left)?;
-    Ok(Client { stdin, resize, stdout, stderr, error, unused })
+    Ok(Client { stdin, resize, stdout, stderr, error, unused, greets: false })
 }
 
 /// Starts the process, stays with it to its end, and tells how it ended.
@@ -132,11 +132,17 @@ async fn serve<F>(
 where
     F: Future<Output = Result<Session, BackendError>>,
 {
-    let Client { stdin, resize, stdout, stderr, error, unused } = client;
+    let Client { stdin, resize, stdout, stderr, error, unused, greets } = client;
     let (latest, sizes) = watch::channel(None);
     let work = async {
         let outcome = match start(sizes.clone()).await {
-            Ok(session) => attend(session, stdin, [stdout.as_ref(), stderr.as_ref()], sizes).await?,
+            Ok(session) => {
+                let first = stdout.as_ref().or(stderr.as_ref()).unwrap_or(&error);
+                if greets {
+                    first.tell(&[]).await?;
+                }
+                attend(session, stdin, [stdout.as_ref(), stderr.as_ref()], sizes).await?
+            }
             Err(error) => Outcome::Failed(chain(&*error)),
         };
         error.conclude(&outcome.text(status)).await?;

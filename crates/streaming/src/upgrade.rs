@@ -80,6 +80,8 @@ const FORWARD_SPDY: &[Offer] = &[("portforward.k8s.io", spdy(V4))];
 
 const FORWARD_WEBSOCKET: &[Offer] = &[
     ("SPDY/3.1+portforward.k8s.io", Protocol { carrier: Carrier::Tunnel, version: V4 }),
+    // As commands have it: a client can end its direction.
+    ("v5.channel.k8s.io", websocket(V5_BINARY, V4)),
     ("v4.channel.k8s.io", websocket(BINARY, V4)),
     ("v4.base64.channel.k8s.io", websocket(BASE64, V4)),
     ("", websocket(BINARY, V4)),

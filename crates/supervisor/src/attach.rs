@@ -13,7 +13,7 @@ use crate::link::{RequestId, failure};
 use crate::shim::Shim;
 use crate::watch::{Out, Source};
 
-/// Lets a client watch a running container, and answers with what it can write to.
+/// Lets a client watch a container that runs or is to be started, and answers with what it can write to.
 pub(crate) fn attach(
     shim: &mut Shim,
     request: RequestId,
@@ -21,8 +21,8 @@ pub(crate) fn attach(
     descriptors: Vec<OwnedFd>,
 ) -> Result<(), Failure> {
     let client = client(attach, descriptors)?;
-    let running = shim.containers.get_key_value(attach.container.as_str());
-    let Some(id) = running.filter(|(_, container)| container.is_running()).map(|(id, _)| id.clone()) else {
+    let known = shim.containers.get_key_value(attach.container.as_str());
+    let Some(id) = known.filter(|(_, container)| container.has_streams()).map(|(id, _)| id.clone()) else {
         return Err(failure(Kind::Precondition, format!("container {} does not run", attach.container)));
     };
     let Some(container) = shim.containers.get_mut(&id) else { return Ok(()) };

@@ -87,6 +87,11 @@ impl Container {
         !matches!(self.phase, Phase::Exited(_) | Phase::Gone)
     }
 
+    /// Whether its streams are there: from its making to its end.
+    pub(crate) fn has_streams(&self) -> bool {
+        matches!(self.phase, Phase::Created | Phase::Starting { .. } | Phase::Running { .. })
+    }
+
     /// How the first process ended, if it has; it stays a zombie until it is reaped.
     pub(crate) fn ended(&self) -> Option<Exit> {
         let ended = match wharf_sys::process::wait(self.child.pidfd.as_fd(), Reap::Leave) {

@@ -49,6 +49,8 @@ mod mounts;
 #[cfg(test)]
 mod paused;
 #[cfg(test)]
+mod people;
+#[cfg(test)]
 mod place;
 #[cfg(test)]
 mod reach;

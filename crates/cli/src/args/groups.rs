@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::Arguments;
 
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Run something", &["run", "exec", "attach", "forward", "stop", "rm"]),
+    ("Run something", &["run", "exec", "attach", "forward", "start", "stop", "rm"]),
     ("See what runs", &["ps", "pods", "logs", "stats", "inspect"]),
     ("Images", &["pull", "images", "rmi"]),
     ("This machine", &["info", "doctor"]),

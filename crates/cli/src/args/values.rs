@@ -1,9 +1,11 @@
 //! Values of the command line, each checked where it is read.
 
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use wharf_cri_api::v1::{KeyValue, Mount, PortMapping, Protocol};
+use wharf_cri_api::v1::{KeyValue, Mount, MountPropagation, PortMapping, Protocol};
 
 /// Where wharfd listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,9 +29,9 @@ impl FromStr for Socket {
     }
 }
 
-/// `[IP:]HOST:POD[/udp|tcp|sctp]`
+/// `[[IP:]HOST:]POD[/udp|tcp|sctp]`; each of the two may be a range such as `8000-8010`.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Publish(pub(crate) PortMapping);
+pub(crate) struct Publish(pub(crate) Vec<PortMapping>);
 
 /// A port of this machine and the port of a pod that it leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,26 +64,72 @@ impl FromStr for Publish {
             "sctp" => Protocol::Sctp,
             other => return Err(format!("{other:?} is not tcp, udp or sctp")),
         };
-        let (host, pod) = ports.rsplit_once(':').ok_or("write HOST:POD, such as 8080:80")?;
+        let (host, pod) = ports.rsplit_once(':').unwrap_or(("", ports));
         let (ip, host) = host.rsplit_once(':').unwrap_or(("", host));
         let ip = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']')).unwrap_or(ip);
-        if !ip.is_empty() && ip.parse::<std::net::IpAddr>().is_err() {
+        if !ip.is_empty() && ip.parse::<IpAddr>().is_err() {
             return Err(format!("{ip:?} is not an IP address"));
         }
-        let port = |text: &str| match text.parse::<u16>() {
-            Ok(port) if port != 0 => Ok(i32::from(port)),
-            _ => Err(format!("{text:?} is not a port between 1 and 65535")),
-        };
-        Ok(Self(PortMapping {
+        let pod = range(pod)?;
+        let host = if host.is_empty() { free(ip, protocol, pod.len())? } else { range(host)?.collect() };
+        if host.len() != pod.len() {
+            return Err(format!(
+                "{} ports of this machine cannot lead to {} of the pod",
+                host.len(),
+                pod.len()
+            ));
+        }
+        let mapping = |(host, pod): (u16, u16)| PortMapping {
             protocol: protocol.into(),
-            container_port: port(pod)?,
-            host_port: port(host)?,
+            container_port: pod.into(),
+            host_port: host.into(),
             host_ip: ip.to_owned(),
-        }))
+        };
+        Ok(Self(host.into_iter().zip(pod).map(mapping).collect()))
     }
 }
 
-/// `FROM:TO[:ro]`
+/// A port, or several from one to another.
+fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let port = |text: &str| match text.parse::<u16>() {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(format!("{text:?} is not a port between 1 and 65535")),
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match port(first)?..=port(last)? {
+        empty if empty.is_empty() => Err(format!("{text:?} ends before it begins")),
+        range => Ok(range),
+    }
+}
+
+/// As many ports of this machine that nobody listens on.
+fn free(ip: &str, protocol: Protocol, count: usize) -> Result<Vec<u16>, String> {
+    let ip = if ip.is_empty() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        ip.parse::<IpAddr>().map_err(|error| error.to_string())?
+    };
+    let none = |error: std::io::Error| format!("no port of this machine is free: {error}");
+    // All are held until the last is found, so that none is found twice.
+    match protocol {
+        Protocol::Udp => {
+            let held: Result<Vec<_>, _> = (0..count).map(|_| UdpSocket::bind((ip, 0))).collect();
+            held.map_err(none)?
+                .iter()
+                .map(|socket| socket.local_addr().map(|at| at.port()).map_err(none))
+                .collect()
+        }
+        Protocol::Tcp | Protocol::Sctp => {
+            let held: Result<Vec<_>, _> = (0..count).map(|_| TcpListener::bind((ip, 0))).collect();
+            held.map_err(none)?
+                .iter()
+                .map(|socket| socket.local_addr().map(|at| at.port()).map_err(none))
+                .collect()
+        }
+    }
+}
+
+/// `FROM:TO[:OPTION,...]`
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Volume(pub(crate) Mount);
 
@@ -89,24 +137,42 @@ impl FromStr for Volume {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut parts = text.split(':');
-        let (Some(from), Some(to), mode, None) = (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
+        let mut parts = text.splitn(3, ':');
+        let (Some(from), Some(to), options) = (parts.next(), parts.next(), parts.next()) else {
             return Err("write FROM:TO or FROM:TO:ro".into());
-        };
-        let readonly = match mode {
-            None | Some("rw") => false,
-            Some("ro") => true,
-            Some(other) => return Err(format!("{other:?} is not ro or rw")),
         };
         if !to.starts_with('/') {
             return Err(format!("{to:?}, where it is seen in the container, must begin with /"));
         }
+        // A word alone is a volume that docker would keep: it must not become a directory by the accident of its name.
+        if !from.starts_with(['/', '.']) {
+            return Err(format!(
+                "there are no volumes by name: write the path of a directory, such as ./{from} or /srv/{from}"
+            ));
+        }
         let from = std::fs::canonicalize(from)
             .map_err(|error| format!("{from}: {error}; make it first: mkdir -p {from}"))?;
         let host_path = from.to_str().ok_or_else(|| format!("{} is not UTF-8", from.display()))?.to_owned();
-        Ok(Self(Mount { host_path, container_path: to.to_owned(), readonly, ..Mount::default() }))
+        let mut mount = Mount { host_path, container_path: to.to_owned(), ..Mount::default() };
+        for option in options.into_iter().flat_map(|options| options.split(',')) {
+            change(&mut mount, option)?;
+        }
+        Ok(Self(mount))
     }
+}
+
+/// What an option of docker's makes of a mount.
+fn change(mount: &mut Mount, option: &str) -> Result<(), String> {
+    match option {
+        "rw" => mount.readonly = false,
+        "ro" => mount.readonly = true,
+        "z" | "Z" => mount.selinux_relabel = true,
+        "private" | "rprivate" => mount.propagation = MountPropagation::PropagationPrivate.into(),
+        "slave" | "rslave" => mount.propagation = MountPropagation::PropagationHostToContainer.into(),
+        "shared" | "rshared" => mount.propagation = MountPropagation::PropagationBidirectional.into(),
+        other => return Err(format!("{other:?} is not one of ro, rw, z, Z, rprivate, rslave, rshared")),
+    }
+    Ok(())
 }
 
 /// `NAME=VALUE`, or `NAME` for the value it has here.
@@ -236,15 +302,32 @@ mod tests {
     #[test]
     fn ports_are_published() {
         let port = |text: &str| {
-            let port = text.parse::<Publish>().unwrap().0;
+            let port = text.parse::<Publish>().unwrap().0.remove(0);
             (port.host_ip.clone(), port.host_port, port.container_port, port.protocol())
         };
         assert_eq!(port("8080:80"), (String::new(), 8080, 80, Protocol::Tcp));
         assert_eq!(port("53:5353/UDP"), (String::new(), 53, 5353, Protocol::Udp));
         assert_eq!(port("127.0.0.1:1:2"), ("127.0.0.1".into(), 1, 2, Protocol::Tcp));
         assert_eq!(port("[::1]:1:2/sctp"), ("::1".into(), 1, 2, Protocol::Sctp));
-        for bad in ["80", "0:80", "80:65536", "a:80", "x:1:2", "1:2/icmp", ":80"] {
+        for bad in ["", "0:80", "80:65536", "a:80", "x:1:2", "1:2/icmp", "80-70:80", "8000-8001:80", "1-:80"]
+        {
             assert!(bad.parse::<Publish>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ranges_of_ports_are_published_side_by_side_and_free_ones_found() {
+        let ports = |text: &str| -> Vec<(i32, i32)> {
+            let all = text.parse::<Publish>().unwrap().0;
+            all.iter().map(|port| (port.host_port, port.container_port)).collect()
+        };
+        assert_eq!(ports("8000-8002:80-82"), [(8000, 80), (8001, 81), (8002, 82)]);
+        for text in ["80-81", "127.0.0.1::80-81/udp"] {
+            let free = ports(text);
+            assert!(
+                free.len() == 2 && free[0].0 > 0 && free[0].0 != free[1].0 && free[1].1 == 81,
+                "{free:?}"
+            );
         }
     }
 
@@ -264,9 +347,14 @@ mod tests {
         let volume = format!("{from}:/data:ro").parse::<Volume>().unwrap().0;
         assert_eq!((volume.container_path.as_str(), volume.readonly), ("/data", true));
         assert!(!format!("{from}:/data").parse::<Volume>().unwrap().0.readonly);
-        for bad in ["", "/", "/:data", "/:/data:rx", "/:/data:ro:x"] {
+        for bad in ["", "/", "/:data", "/:/data:rx", "/:/data:ro:x", "data:/data"] {
             assert!(bad.parse::<Volume>().is_err(), "{bad}");
         }
+        let mount = format!("{from}:/data:ro,Z,rslave").parse::<Volume>().unwrap().0;
+        assert!(mount.readonly && mount.selinux_relabel, "{mount:?}");
+        assert_eq!(mount.propagation(), MountPropagation::PropagationHostToContainer);
+        let named = "data:/data".parse::<Volume>().unwrap_err();
+        assert!(named.contains("./data"), "{named}");
         let missing = format!("{from}/no:/data").parse::<Volume>().unwrap_err();
         assert!(missing.contains("mkdir"), "{missing}");
     }

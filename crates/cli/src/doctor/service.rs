@@ -6,10 +6,10 @@ use std::path::Path;
 use wharf_cri_api::admin::InfoResponse;
 use wharf_cri_api::v1::StatusRequest;
 
-use super::{Check, Told};
+use super::{Check, Told, Verdict};
 use crate::daemon::Daemon;
 use crate::info;
-use crate::units::size;
+use crate::units::{short, size};
 
 /// The number of the capability by which limits may be raised.
 const CAP_SYS_RESOURCE: u32 = 24;
@@ -31,9 +31,21 @@ pub(super) async fn checks(told: Told) -> Vec<Check> {
         version(&info),
         supervisor(Path::new(&info.supervisor)),
         limits(info.bounding_capabilities),
-        disk(Path::new(&info.root)),
+        disk(
+            "disk",
+            Path::new(&info.root),
+            "remove images (wharf rmi) or containers (wharf rm), or set `root` to a larger disk",
+        ),
+        disk(
+            "state",
+            Path::new(&info.state),
+            "remove pods (wharf rm), or whatever else is on that file system",
+        ),
+        open_files(&std::fs::read_to_string(format!("/proc/{}/limits", info.pid)).unwrap_or_default()),
+        quarantine(&[Path::new(&info.root), Path::new(&info.state)]),
         Check::ok("network", info::bridge(&info)),
     ];
+    checks.extend(orphans(&mut daemon, Path::new(&info.state)).await);
     checks.extend(conditions(&mut daemon).await);
     checks
 }
@@ -73,26 +85,103 @@ fn limits(bounding: u64) -> Check {
     Check::warn(WHAT, "wharfd lacks it", advice)
 }
 
-fn disk(root: &Path) -> Check {
-    const WHAT: &str = "disk";
-    let place = root.display();
-    match nix::sys::statvfs::statvfs(root) {
+fn disk(what: &'static str, directory: &Path, advice: &str) -> Check {
+    let place = directory.display();
+    match nix::sys::statvfs::statvfs(directory) {
         Ok(stat) => {
-            room(place, stat.blocks_available() * stat.fragment_size(), stat.blocks() * stat.fragment_size())
+            let (free, all) =
+                (stat.blocks_available() * stat.fragment_size(), stat.blocks() * stat.fragment_size());
+            let found = format!("{} of {} free at {place}", size(free), size(all));
+            Check { what, verdict: room(free, all), found, advice: advice.to_owned() }
+                .without_needless_advice()
         }
-        Err(error) => Check::fail(WHAT, format!("{place}: {error}"), "look whether it is there and mounted"),
+        Err(error) => Check::fail(what, format!("{place}: {error}"), "look whether it is there and mounted"),
     }
 }
 
-fn room(place: impl std::fmt::Display, free: u64, all: u64) -> Check {
-    const WHAT: &str = "disk";
-    let found = format!("{} of {} free at {place}", size(free), size(all));
-    let advice = "remove images (wharf rmi) or containers (wharf rm), or set `root` to a larger disk";
+fn room(free: u64, all: u64) -> Verdict {
     match free.saturating_mul(100).checked_div(all).unwrap_or(0) {
-        0..5 => Check::fail(WHAT, found, advice),
-        5..15 => Check::warn(WHAT, found, advice),
-        _ => Check::ok(WHAT, found),
+        0..5 => Verdict::Fail,
+        5..15 => Verdict::Warn,
+        _ => Verdict::Ok,
     }
+}
+
+/// From `/proc/<pid>/limits`: the daemon raises its soft limit by itself.
+fn open_files(limits: &str) -> Check {
+    const WHAT: &str = "open files";
+    /// What a few hundred containers need.
+    const ENOUGH: u64 = 65_536;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().next());
+    match soft.map(|soft| (soft, soft.parse::<u64>())) {
+        None => Check::warn(WHAT, "unknown", "use sudo to see wharfd's limits"),
+        Some((soft, Ok(limit))) if limit < ENOUGH => {
+            let advice =
+                "too few for many containers: set LimitNOFILE in wharfd.service, or ulimit -Hn before wharfd";
+            Check::warn(WHAT, format!("wharfd may open {soft}"), advice)
+        }
+        Some((soft, _)) => Check::ok(WHAT, format!("wharfd may open {soft}")),
+    }
+}
+
+/// What could not be understood at a start, and was set aside.
+fn quarantine(directories: &[&Path]) -> Check {
+    const WHAT: &str = "quarantine";
+    let places = directories
+        .iter()
+        .flat_map(|directory| [directory.join("quarantine"), directory.join("network/quarantine")]);
+    let full: Vec<String> = places
+        .filter(|place| std::fs::read_dir(place).is_ok_and(|mut entries| entries.next().is_some()))
+        .map(|place| place.display().to_string())
+        .collect();
+    if full.is_empty() {
+        return Check::ok(WHAT, "empty");
+    }
+    let advice =
+        "records that could not be read: wharfd's log says why; remove them when nothing of them is needed";
+    Check::warn(WHAT, full.join(", "), advice)
+}
+
+/// What is there of pods that the daemon does not know, if it can be asked.
+async fn orphans(daemon: &mut Daemon, state: &Path) -> Option<Check> {
+    const WHAT: &str = "orphans";
+    // In this order: a pod that is being made has its directory before it is listed.
+    let directories = names(&state.join("pods"));
+    let supervised = supervised();
+    let listing = daemon.listing().await.ok()?;
+    let is_known = |id: &String| listing.pods.iter().any(|pod| pod.id == *id);
+    let mut found: Vec<String> = Vec::new();
+    found.extend(
+        directories.iter().filter(|id| !is_known(id)).map(|id| format!("the directory of {}", short(id))),
+    );
+    let of_others = |id: &&String| !is_known(id) && !directories.contains(id);
+    found.extend(supervised.iter().filter(of_others).map(|id| format!("the supervisor of {}", short(id))));
+    if found.is_empty() {
+        return Some(Check::ok(WHAT, "nothing is left of pods that are gone"));
+    }
+    let advice = "restart wharfd: it removes what is left; if it stays, its log says why";
+    Some(Check::warn(WHAT, found.join(", "), advice))
+}
+
+/// The names in a directory.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// The pods of the supervisors that run: each is started with its pod's directory.
+fn supervised() -> Vec<String> {
+    let lines = names(Path::new("/proc"))
+        .into_iter()
+        .filter_map(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok());
+    lines.filter_map(|line| pod_of(&line)).collect()
+}
+
+fn pod_of(line: &[u8]) -> Option<String> {
+    let mut words = line.split(|&byte| byte == 0);
+    let directory = words.next().filter(|name| *name == b"wharf-shim").and_then(|_| words.next())?;
+    Path::new(std::str::from_utf8(directory).ok()?).file_name()?.to_str().map(str::to_owned)
 }
 
 /// What the daemon itself says of its state.
@@ -114,15 +203,45 @@ fn condition(told: wharf_cri_api::v1::RuntimeCondition) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict;
     use super::*;
 
     #[test]
     fn a_full_disk_is_told() {
-        let verdict = |free| room("/x", free, 1000).verdict;
+        let verdict = |free| room(free, 1000);
         assert_eq!([verdict(10), verdict(100), verdict(500)], [Verdict::Fail, Verdict::Warn, Verdict::Ok]);
-        assert_eq!(room("/x", 0, 0).verdict, Verdict::Fail);
-        assert_eq!(disk(Path::new("/no/such")).verdict, Verdict::Fail);
+        assert_eq!(room(0, 0), Verdict::Fail);
+        assert_eq!(disk("disk", Path::new("/no/such"), "").verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn few_open_files_are_told() {
+        let verdict = |soft: &str| {
+            open_files(&format!("Limit  Soft\nMax open files            {soft}    1048576    files\n"))
+                .verdict
+        };
+        assert_eq!(
+            [verdict("1024"), verdict("1048576"), verdict("unlimited")],
+            [Verdict::Warn, Verdict::Ok, Verdict::Ok]
+        );
+        assert_eq!(open_files("").verdict, Verdict::Warn);
+    }
+
+    #[test]
+    fn what_is_in_quarantine_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(quarantine(&[dir.path()]).verdict, Verdict::Ok);
+        std::fs::create_dir_all(dir.path().join("network/quarantine")).unwrap();
+        assert_eq!(quarantine(&[dir.path()]).verdict, Verdict::Ok);
+        std::fs::write(dir.path().join("network/quarantine/x"), "").unwrap();
+        let told = quarantine(&[dir.path()]);
+        assert!(told.verdict == Verdict::Warn && told.found.ends_with("network/quarantine"), "{told:?}");
+    }
+
+    #[test]
+    fn a_supervisor_is_known_by_its_directory() {
+        assert_eq!(pod_of(b"wharf-shim\0/run/wharf/pods/0123\0").as_deref(), Some("0123"));
+        assert_eq!(pod_of(b"wharf-shim\0"), None);
+        assert_eq!(pod_of(b"bash\0/run/wharf/pods/0123\0"), None);
     }
 
     #[test]

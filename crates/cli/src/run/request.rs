@@ -80,7 +80,7 @@ pub(crate) fn pod(run: &Run, name: &str, random: &str) -> PodSandboxConfig {
             (Some(hostname), false) => hostname.clone(),
             (None, false) => name.to_owned(),
         },
-        port_mappings: run.publish.iter().map(|publish| publish.0.clone()).collect(),
+        port_mappings: run.publish.iter().flat_map(|publish| publish.0.clone()).collect(),
         annotations: [(LOGS_ANNOTATION.to_owned(), log_directory.clone())].into(),
         log_directory,
         linux: Some(LinuxPodSandboxConfig {
@@ -103,6 +103,10 @@ pub(crate) fn container(run: &Run, envs: Vec<KeyValue>, name: &str, attempt: u32
         envs,
         mounts: run.volume.iter().map(|volume| volume.0.clone()).collect(),
         log_path: log,
+        stdin: run.interactive,
+        // Input that nobody sends any more has ended, but for a program that others may come back to.
+        stdin_once: run.interactive && !run.detach && !run.tty,
+        tty: run.tty,
         linux: Some(LinuxContainerConfig {
             resources: Some(resources(run)),
             security_context: Some(security(run)),

@@ -1,0 +1,127 @@
+//! `wharf start`: what has ended runs again. In the CRI a container runs once, so a new one of the same description takes its
+//! place; and a pod that was stopped has lost its network, so all of it is made anew.
+
+use futures_util::future::join_all;
+use wharf_cri_api::admin::{ContainerRequest, PodRequest};
+use wharf_cri_api::v1::{
+    Container, ContainerConfig, ContainerState, CreateContainerRequest, PodSandbox, RunPodSandboxRequest,
+    StartContainerRequest,
+};
+
+use crate::args::Start;
+use crate::daemon::Daemon;
+use crate::error::Error;
+use crate::find::{Found, Listing, is_ready, pod_name, runs};
+use crate::output::{self, Output};
+use crate::remove;
+use crate::stop::each;
+
+pub(crate) async fn start(daemon: &mut Daemon, output: Output, start: Start) -> Result<(), Error> {
+    let listing = daemon.listing().await?;
+    // Boxed: requests are large.
+    let starts = start.names.iter().map(|name| Box::pin(one(daemon.clone(), &listing, name)));
+    each(output, &start.names, join_all(starts)).await
+}
+
+async fn one(mut daemon: Daemon, listing: &Listing, name: &str) -> Result<(), Error> {
+    let (pod, wanted): (_, Vec<String>) = match listing.find(name)? {
+        Found::Pod(pod) => (pod, listing.containers_of(pod).map(|container| container.id.clone()).collect()),
+        Found::Container(container) => {
+            let pod = listing.pod_of(container).ok_or(Error::Incomplete { what: "the container's pod" })?;
+            (pod, vec![container.id.clone()])
+        }
+    };
+    if !remove::is_own(pod) {
+        return Err(Error::NotOwn { name: name.to_owned() });
+    }
+    if !is_ready(pod) {
+        return whole_pod(&mut daemon, pod, &wanted).await;
+    }
+    for container in
+        listing.containers_of(pod).filter(|container| wanted.contains(&container.id) && !runs(container))
+    {
+        again(&mut daemon, pod, container).await?;
+    }
+    Ok(())
+}
+
+/// Starts a container of a pod that is ready, or a new one in its place.
+async fn again(daemon: &mut Daemon, pod: &PodSandbox, container: &Container) -> Result<(), Error> {
+    if container.state() == ContainerState::ContainerCreated {
+        return begin(daemon, container.id.clone()).await;
+    }
+    let config = daemon.container_request(container).await?;
+    let id = create(daemon, &pod.id, next(config)).await?;
+    if let Err(error) = begin(daemon, id.clone()).await {
+        remove::container(daemon, &id).await?;
+        return Err(error);
+    }
+    // Only now: what could not be started again can still be looked at.
+    remove::container(daemon, &container.id).await
+}
+
+/// Makes a stopped pod anew, with all its containers, and starts those that are wanted.
+async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox, wanted: &[String]) -> Result<(), Error> {
+    let request =
+        daemon.requests(&pod.id).await?.pop().ok_or(Error::Incomplete { what: "the pod's description" })?;
+    let PodRequest { config, runtime_handler, containers, .. } = request;
+    let mut config = config.ok_or(Error::Incomplete { what: "the pod's description" })?;
+    if let Some(metadata) = &mut config.metadata {
+        metadata.attempt += 1;
+    }
+    let asked = RunPodSandboxRequest { config: Some(config), runtime_handler };
+    let answer = Box::pin(daemon.runtime.run_pod_sandbox(asked)).await;
+    let id = answer.map_err(Error::call(failure(pod)))?.into_inner().pod_sandbox_id;
+    if let Err(error) = Box::pin(fill(daemon, &id, containers, wanted)).await {
+        if let Err(left) = daemon.remove_pod(&id).await {
+            output::complain(&wharf_types::chain(&left));
+        }
+        return Err(error);
+    }
+    // Its logs stay: they are the new one's too.
+    daemon.remove_pod(&pod.id).await
+}
+
+async fn fill(
+    daemon: &mut Daemon,
+    pod_id: &str,
+    containers: Vec<ContainerRequest>,
+    wanted: &[String],
+) -> Result<(), Error> {
+    for ContainerRequest { container_id, config } in containers {
+        let config = config.ok_or(Error::Incomplete { what: "a container's description" })?;
+        let id = create(daemon, pod_id, next(config)).await?;
+        if wanted.contains(&container_id) {
+            begin(daemon, id).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The description of a container's successor, which writes on in the same log.
+fn next(mut config: ContainerConfig) -> ContainerConfig {
+    if let Some(metadata) = &mut config.metadata {
+        metadata.attempt += 1;
+    }
+    config
+}
+
+async fn create(daemon: &mut Daemon, pod_id: &str, config: ContainerConfig) -> Result<String, Error> {
+    let name = config.metadata.as_ref().map(|metadata| metadata.name.clone()).unwrap_or_default();
+    let request = CreateContainerRequest {
+        pod_sandbox_id: pod_id.to_owned(),
+        config: Some(config),
+        ..CreateContainerRequest::default()
+    };
+    let created = Box::pin(daemon.runtime.create_container(request)).await;
+    Ok(created.map_err(Error::call(format!("{name} cannot be started again")))?.into_inner().container_id)
+}
+
+async fn begin(daemon: &mut Daemon, container_id: String) -> Result<(), Error> {
+    let started = daemon.runtime.start_container(StartContainerRequest { container_id }).await;
+    started.map(drop).map_err(Error::call("starting the container"))
+}
+
+fn failure(pod: &PodSandbox) -> String {
+    format!("{} cannot be started again", pod_name(pod))
+}

@@ -1,0 +1,260 @@
+//! `wharf`, the command line, as people use it: on a terminal, with its codes, and with what it refuses to do unasked.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::process::{Child, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::pty::{Winsize, openpty};
+use wharf_cri_api::v1::ContainerState;
+
+use crate::place;
+use crate::world::{self, World};
+
+/// What anything on a terminal may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs a test whose logs, below `/var/log/wharf`, end with it.
+fn run(test: impl AsyncFnOnce(&mut World)) {
+    let own_logs = |_dir: &Path| {
+        mount(Some("tmpfs"), "/var/log", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    };
+    world::run_on(own_logs, test);
+}
+
+fn command(world: &World, line: &str) -> std::process::Command {
+    let mut command = place::command(&place::built().wharf);
+    let image = &world.client.image;
+    command.arg("--socket").arg(world.daemon.socket());
+    command.args(line.split_whitespace().map(|word| if word == "IMAGE" { image } else { word }));
+    command
+}
+
+/// Runs `wharf` with the words of a line to its end.
+fn wharf(world: &World, line: &str) -> Output {
+    command(world, line).stdin(Stdio::null()).output().unwrap()
+}
+
+/// What it prints, if it does well.
+fn printed(world: &World, line: &str) -> String {
+    let output = wharf(world, line);
+    assert!(output.status.success(), "{line}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What it complains of, and the code that it ends with.
+fn refused(world: &World, line: &str) -> (Option<i32>, String) {
+    let output = wharf(world, line);
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// `wharf` on a terminal of its own, which a person looks at and types on.
+struct Person {
+    child: Child,
+    master: File,
+    /// What the person's program has is kept too, so that the terminal outlives it.
+    slave: OwnedFd,
+    seen: String,
+}
+
+impl Person {
+    fn at(world: &World, line: &str) -> Self {
+        let size = Winsize { ws_row: 31, ws_col: 97, ws_xpixel: 0, ws_ypixel: 0 };
+        let pair = openpty(&size, None::<&nix::sys::termios::Termios>).unwrap();
+        let end = || Stdio::from(pair.slave.try_clone().unwrap());
+        let child = command(world, line).stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+        Self { child, master: File::from(pair.master), slave: pair.slave, seen: String::new() }
+    }
+
+    fn types(&mut self, keys: &[u8]) {
+        self.master.write_all(keys).unwrap();
+    }
+
+    /// Looks until the words are there.
+    fn sees(&mut self, words: &str) {
+        let start = Instant::now();
+        while !self.seen.contains(words) {
+            assert!(start.elapsed() < PATIENCE, "{words:?} is not to be seen in {:?}", self.seen);
+            let mut wait = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut wait, PollTimeout::from(100_u8)).unwrap() > 0 {
+                let mut bytes = [0; 4096];
+                let count = self.master.read(&mut bytes).unwrap();
+                self.seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
+            }
+        }
+    }
+
+    /// The code that it ends with.
+    async fn ends(mut self) -> Option<i32> {
+        let status = world::until("wharf ends", async || self.child.try_wait().unwrap()).await;
+        drop(self.slave);
+        status.code()
+    }
+}
+
+#[test]
+fn a_person_runs_a_shell_on_a_terminal() {
+    run(async |world| {
+        let mut person = Person::at(world, "run --rm -it IMAGE sh");
+        person.sees("/ # ");
+        person.types(b"stty size; tty; exit 7\n");
+        person.sees("31 97");
+        person.sees("/dev/pts/0");
+        assert_eq!(person.ends().await, Some(7));
+        assert!(world.client.pods().await.is_empty(), "--rm");
+    });
+}
+
+#[test]
+fn input_reaches_a_program_without_a_terminal_and_ends() {
+    run(async |world| {
+        let mut child = command(world, "run --rm -i IMAGE wc -c");
+        let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"12345").unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), "5");
+    });
+}
+
+#[test]
+fn two_keys_leave_an_attached_terminal_and_the_program_goes_on() {
+    run(async |world| {
+        printed(world, "run -d -it --name shell IMAGE sh");
+        let mut person = Person::at(world, "attach shell");
+        person.types(b"echo $((40 + 2))\n");
+        person.sees("42");
+        person.types(b"\x10");
+        person.types(b"\x11");
+        person.sees("shell goes on");
+        assert_eq!(person.ends().await, Some(0));
+        let containers = world.client.containers().await;
+        assert_eq!(containers[0].state(), ContainerState::ContainerRunning);
+        let mut person = Person::at(world, "attach shell");
+        person.types(b"exit 9\n");
+        assert_eq!(person.ends().await, Some(9));
+        printed(world, "rm shell");
+    });
+}
+
+#[test]
+fn a_command_on_a_terminal_gets_the_two_keys_too() {
+    run(async |world| {
+        printed(world, "run -d --name idle IMAGE sleep 1000");
+        let mut person = Person::at(world, "exec -it idle sh");
+        person.types(b"stty raw; echo re''ady; head -c 2 | od -An -tx1; exit 4\n");
+        person.sees("ready");
+        person.types(b"\x10\x11");
+        person.sees("10 11");
+        assert_eq!(person.ends().await, Some(4));
+        printed(world, "rm --force idle");
+    });
+}
+
+#[test]
+fn what_has_ended_is_started_again() {
+    run(async |world| {
+        let first = wharf(world, "run --name once IMAGE sh -c echo${IFS}said;exit${IFS}3");
+        assert_eq!(first.status.code(), Some(3), "{first:?}");
+        let id = world.client.containers().await[0].id.clone();
+        assert_eq!(printed(world, "start once"), "once\n");
+        let containers = world.client.containers().await;
+        assert!(containers.len() == 1 && containers[0].id != id, "{containers:#?}");
+        assert_eq!(world.client.exited(&containers[0].id).await.exit_code, 3);
+        assert_eq!(printed(world, "logs once"), "said\nsaid\n");
+        // The pod goes on now: a container alone is made anew in it.
+        assert_eq!(printed(world, "start once/once"), "once/once\n");
+        assert_eq!(world.client.containers().await.len(), 1);
+        printed(world, "rm --force once");
+        let pod = world.client.run(&world.client.pod("theirs")).await.unwrap();
+        let (code, words) = refused(world, "start theirs");
+        assert!(code == Some(1) && words.contains("was not made by wharf run"), "{words}");
+        world.client.down(&pod).await.unwrap();
+    });
+}
+
+#[test]
+fn an_image_in_use_and_what_others_made_are_not_removed_unasked() {
+    run(async |world| {
+        let theirs = world.client.run(&world.client.pod("theirs")).await.unwrap();
+        printed(world, "run -d --name own IMAGE sleep 1000");
+        let (code, words) = refused(world, "rmi IMAGE");
+        assert!(code == Some(1) && words.contains("own/own"), "{words}");
+        let (code, words) = refused(world, "rm --force --all");
+        assert!(code == Some(1) && words.contains("1 of 2 pods (own)") && words.contains("--yes"), "{words}");
+        printed(world, "rm --force --all --yes");
+        let pods = world.client.pods().await;
+        assert!(pods.len() == 1 && pods[0].id == theirs, "{pods:?}");
+        printed(world, "rm --force --namespace e2e --yes");
+        assert!(world.client.pods().await.is_empty());
+        printed(world, "rmi --force IMAGE");
+    });
+}
+
+#[test]
+fn programs_that_cannot_be_run_have_the_codes_of_shells() {
+    run(async |world| {
+        printed(world, "run -d --name idle IMAGE sleep 1000");
+        for (line, want) in [
+            ("run --rm IMAGE no-such-program", 127),
+            ("run --rm IMAGE /etc/passwd", 126),
+            ("exec idle no-such-program", 127),
+            ("exec idle /etc/passwd", 126),
+            ("exec nobody true", 125),
+        ] {
+            let (code, words) = refused(world, line);
+            assert_eq!(code, Some(want), "{line}: {words}");
+        }
+        let (code, words) = refused(world, "--json exec idle true");
+        assert!(code == Some(125) && words.contains("nothing to print as JSON"), "{words}");
+        assert_eq!(world.client.pods().await.len(), 1, "what could not be run is gone");
+        printed(world, "rm --force idle");
+    });
+}
+
+#[test]
+fn lists_and_inspections_tell_what_was_asked_for() {
+    run(async |world| {
+        printed(world, "run -d --name web -p 18080:80 -e COLOUR=blue IMAGE sleep 1000");
+        let row = printed(world, "ps");
+        for word in ["web", "sleep 1000", "18080->80/tcp", "default", "running"] {
+            assert!(row.contains(word), "{word} in {row}");
+        }
+        let value: serde_json::Value = serde_json::from_str(&printed(world, "inspect web/web web")).unwrap();
+        assert_eq!(value[0]["request"]["environment"]["COLOUR"], "blue", "{value:#}");
+        assert_eq!(value[1]["request"]["ports"][0], "18080->80/tcp", "{value:#}");
+        let doctor: serde_json::Value =
+            serde_json::from_slice(&wharf(world, "--json doctor").stdout).unwrap();
+        for what in ["state", "open files", "quarantine", "orphans"] {
+            let check = doctor.as_array().unwrap().iter().find(|check| check["what"] == what);
+            assert!(check.is_some_and(|check| check["verdict"] != "fail"), "{what}: {check:?}");
+        }
+        printed(world, "rm --force web");
+    });
+}
+
+#[test]
+fn a_forwarded_client_that_ends_its_direction_gets_the_answer() {
+    run(async |world| {
+        // It answers only when it knows that nothing more comes.
+        printed(world, "run -d --name count IMAGE nc -l -p 7000 -e wc -c");
+        let mut forward = command(world, "forward count 0:7000");
+        let mut forward = forward.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut told = String::new();
+        BufReader::new(forward.stderr.as_mut().unwrap()).read_line(&mut told).unwrap();
+        let address = told.split_whitespace().find(|word| word.starts_with("127.0.0.1:")).unwrap().to_owned();
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.write_all(b"12345").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.trim(), "5");
+        forward.kill().unwrap();
+        forward.wait().unwrap();
+        printed(world, "rm --force count");
+    });
+}
