@@ -60,6 +60,12 @@ impl Layout {
         self.container_records(pod).join(container.as_str())
     }
 
+    /// A container's exit record; the supervisor is its one writer.
+    #[must_use]
+    pub fn exit_record(&self, pod: &PodId, container: &ContainerId) -> PathBuf {
+        Self::exits(&self.pod(pod)).join(container.as_str())
+    }
+
     /// A pod's pinned namespace of a kind: `net`, `ipc`, `uts`.
     #[must_use]
     pub fn namespace(&self, pod: &PodId, kind: &str) -> PathBuf {

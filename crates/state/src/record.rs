@@ -46,6 +46,13 @@ impl Error {
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
+
+    /// Whether it is certain that the record is not what was saved. A disk that refuses may not do so the next time, and
+    /// what a newer release wrote may be whole.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. }) || self.is_missing()
+    }
 }
 
 /// Whether a record must outlive a power cut.
@@ -66,25 +73,81 @@ pub struct Format {
     pub version: u32,
 }
 
+/// A record that is written but not in its place: only a rename is left to be done, for which no room is needed.
+#[derive(Debug)]
+#[must_use = "dropped, it is removed"]
+pub struct Staged {
+    path: PathBuf,
+    durability: Durability,
+    state: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Written,
+    InPlace,
+}
+
 /// Saves a record in place of an older one. Afterwards a reader finds it whole; after a failure, the older one.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn save(path: &Path, format: Format, content: &[u8], durability: Durability) -> Result<(), Error> {
+    stage(path, format, content, durability)?.commit()
+}
+
+/// Writes a record beside its place, for whoever has to know that it can be saved before doing what it tells of.
+///
+/// # Errors
+/// [`Error::Io`]; nothing is left of it.
+pub fn stage(path: &Path, format: Format, content: &[u8], durability: Durability) -> Result<Staged, Error> {
     let fail = |operation| move |source| Error::Io { operation, path: path.to_owned(), source };
-    let temporary = path.with_extension("new");
     let header =
         format!("wharf {} {} {} {:08x}\n", format.kind, format.version, content.len(), crc32(content));
-    let mut file = fs::File::create(&temporary).map_err(fail("creation"))?;
+    let staged = Staged { path: path.to_owned(), durability, state: Stage::Written };
+    let mut file = fs::File::create(staged.temporary()).map_err(fail("creation"))?;
     file.write_all(&[header.as_bytes(), content].concat()).map_err(fail("writing"))?;
     if durability == Durability::Durable {
         file.sync_all().map_err(fail("syncing"))?;
     }
-    fs::rename(&temporary, path).map_err(fail("renaming"))?;
-    if let (Durability::Durable, Some(parent)) = (durability, path.parent()) {
-        fs::File::open(parent).and_then(|directory| directory.sync_all()).map_err(fail("syncing"))?;
+    Ok(staged)
+}
+
+impl Staged {
+    /// Puts it in place of the older one.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; then the older one is still there.
+    pub fn commit(mut self) -> Result<(), Error> {
+        let fail = |operation| {
+            let path = self.path.clone();
+            move |source| Error::Io { operation, path, source }
+        };
+        fs::rename(self.temporary(), &self.path).map_err(fail("renaming"))?;
+        self.state = Stage::InPlace;
+        if let (Durability::Durable, Some(parent)) = (self.durability, self.path.parent()) {
+            fs::File::open(parent).and_then(|directory| directory.sync_all()).map_err(fail("syncing"))?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn temporary(&self) -> PathBuf {
+        temporary(&self.path)
+    }
+}
+
+impl Drop for Staged {
+    /// What is half written takes room that may be what is wanting.
+    fn drop(&mut self) {
+        if self.state == Stage::Written {
+            // Not there if it could not even be made.
+            fs::remove_file(self.temporary()).unwrap_or_default();
+        }
+    }
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    path.with_extension("new")
 }
 
 /// Loads a record of at most 16 MiB.
@@ -116,17 +179,20 @@ pub fn load(path: &Path, format: Format) -> Result<Vec<u8>, Error> {
     Ok(content)
 }
 
-/// Removes a record; one that is gone already is success.
+/// Removes a record, and what a crash left of a newer one; gone already is success.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn remove(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(Error::Io { operation: "removal", path: path.to_owned(), source })
+    for path in [temporary(path), path.to_owned()] {
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::Io { operation: "removal", path, source });
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 /// The CRC-32 of IEEE 802.3, bit by bit: records are short.
@@ -158,6 +224,35 @@ mod tests {
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert!(load(&path, FORMAT).unwrap_err().is_missing());
+    }
+
+    #[test]
+    fn what_is_not_committed_leaves_nothing_and_the_older_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        save(&path, FORMAT, b"old", Durability::Volatile).unwrap();
+        drop(stage(&path, FORMAT, b"new", Durability::Volatile).unwrap());
+        assert_eq!(load(&path, FORMAT).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        stage(&path, FORMAT, b"new", Durability::Volatile).unwrap().commit().unwrap();
+        assert_eq!(load(&path, FORMAT).unwrap(), b"new");
+        let nowhere = stage(&dir.path().join("no/record"), FORMAT, b"", Durability::Volatile);
+        assert!(nowhere.unwrap_err().is_missing());
+        fs::write(dir.path().join("record.new"), "half").unwrap();
+        remove(&path).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn only_what_is_not_what_was_saved_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        assert!(load(&path, FORMAT).unwrap_err().is_damage(), "it is not there");
+        fs::write(&path, "noise").unwrap();
+        assert!(load(&path, FORMAT).unwrap_err().is_damage());
+        save(&path, Format { kind: "test", version: 4 }, b"", Durability::Volatile).unwrap();
+        assert!(!load(&path, FORMAT).unwrap_err().is_damage(), "it is newer");
+        assert!(!load(dir.path(), FORMAT).unwrap_err().is_damage(), "it cannot be read");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Files by descriptor: opening below a directory, writing whole, and looking without following.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -70,6 +70,49 @@ pub fn open(path: impl AsRef<Path>, flags: OFlag) -> Result<OwnedFd> {
     let path = path.as_ref();
     nix::fcntl::open(path, flags | OFlag::O_CLOEXEC, Mode::empty())
         .named("open", || path.display().to_string())
+}
+
+/// What is in a directory, entry by entry. Where it stands can be kept, and gone on from later with another descriptor.
+#[derive(Debug)]
+pub struct Listing {
+    directory: OwnedFd,
+    entries: rustix::fs::Dir,
+}
+
+/// A name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The name; also `.` and `..`.
+    pub name: CString,
+    /// Where the listing stands after it.
+    pub position: i64,
+}
+
+impl Listing {
+    /// Lists an open directory from a position on: 0, or one of an entry that was read of the same directory.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(directory: OwnedFd, position: i64) -> Result<Self> {
+        let named = || "a directory".to_owned();
+        let mut entries = rustix::fs::Dir::read_from(&directory).named("openat", named)?;
+        if position != 0 {
+            entries.seek(position).named("lseek", named)?;
+        }
+        Ok(Self { directory, entries })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// The next entry; `None` at the end.
+    pub fn read(&mut self) -> Option<Result<Entry>> {
+        let entry = self.entries.read()?.named("getdents64", || "a directory".into());
+        Some(entry.map(|entry| Entry { name: entry.file_name().to_owned(), position: entry.offset() }))
+    }
 }
 
 /// Writes a kernel file such as `cgroup.procs` in one write.

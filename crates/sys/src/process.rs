@@ -133,6 +133,21 @@ pub fn open_pidfd(pid: i32) -> Result<OwnedFd> {
         .named("pidfd_open", || pid.as_raw_nonzero().to_string())
 }
 
+/// A descriptor of the process at the other end of a Unix socket; ENOPROTOOPT before Linux 6.5.
+pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let mut pidfd: libc::c_int = -1;
+    let mut length: libc::socklen_t = 4;
+    // SAFETY: both places live through the call, and `length` is the size of the first.
+    let result = unsafe {
+        let value = (&raw mut pidfd).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_PEERPIDFD, value, &raw mut length)
+    };
+    Errno::result(result).map_err(|errno| Error::new("getsockopt(SO_PEERPIDFD)", "", errno))?;
+    // SAFETY: a new descriptor, which nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
+}
+
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {

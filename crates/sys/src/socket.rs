@@ -5,15 +5,21 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
-use crate::error::{Named, Result};
+use crate::error::{Error, Named, Result};
 
 /// The most descriptors that travel with one message.
 pub const DESCRIPTOR_LIMIT: usize = 8;
+
+/// How many connections may wait for a listener that does not take them: it can be reached while it is stopped, by one
+/// after the other.
+const BACKLOG: i32 = 128;
 
 /// A connected pair of blocking sockets.
 ///
@@ -38,19 +44,19 @@ pub fn listen(path: &Path) -> Result<OwnedFd> {
         _ => {}
     }
     rustix::net::bind(&socket, &address).named("bind", name)?;
-    rustix::net::listen(&socket, 4).named("listen", name)?;
+    rustix::net::listen(&socket, BACKLOG).named("listen", name)?;
     Ok(socket)
 }
 
-/// Connects to the socket at a path.
+/// Connects to the socket at a path, without waiting; the socket does not block.
 ///
 /// # Errors
-/// ECONNREFUSED or ENOENT if nobody listens.
+/// ECONNREFUSED or ENOENT if nobody listens, EAGAIN if too many wait already.
 pub fn connect(path: &Path) -> Result<OwnedFd> {
     let name = || path.display().to_string();
     let (_directory, short) = short_path(path)?;
     let address = SocketAddrUnix::new(&short).named("connect", name)?;
-    let socket = new_socket(SocketFlags::CLOEXEC)?;
+    let socket = new_socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     rustix::net::connect(&socket, &address).named("connect", name)?;
     Ok(socket)
 }
@@ -80,6 +86,30 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, u32)> {
     Ok((socket, peer.uid.as_raw()))
 }
 
+/// The process at the other end of a connection: who listened, or who connected.
+///
+/// # Errors
+/// ESRCH if it is gone.
+pub fn peer_process(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
+    match crate::process::peer_pidfd(socket) {
+        Err(error) if error.errno == Errno::ENOPROTOOPT => peer_by_number(socket),
+        other => other,
+    }
+}
+
+/// Before Linux 6.5 there is only the peer's number, which may be another process's by now; it is not if the connection
+/// still has a peer after the descriptor was opened.
+fn peer_by_number(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let peer = rustix::net::sockopt::socket_peercred(socket).named("getsockopt(SO_PEERCRED)", String::new)?;
+    let process = crate::process::open_pidfd(peer.pid.as_raw_nonzero().get())?;
+    let mut ends = [PollFd::new(socket, PollFlags::empty())];
+    poll(&mut ends, PollTimeout::ZERO).named("poll", || "a connection".into())?;
+    match ends[0].any() {
+        Some(true) => Err(Error::new("pidfd_open", "the peer of a connection", Errno::ESRCH)),
+        _ => Ok(process),
+    }
+}
+
 /// Sends one datagram with at most [`DESCRIPTOR_LIMIT`] descriptors.
 ///
 /// # Errors
@@ -88,8 +118,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTOR_LIMIT))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
-        return Err(nix::errno::Errno::E2BIG)
-            .named("sendmsg", || format!("{} descriptors", descriptors.len()));
+        return Err(Errno::E2BIG).named("sendmsg", || format!("{} descriptors", descriptors.len()));
     }
     rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
         .named("sendmsg", || format!("{} bytes", bytes.len()))
@@ -119,4 +148,41 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<
 pub fn shut_down(socket: BorrowedFd<'_>) {
     // It fails only if the connection has ended already.
     rustix::net::shutdown(socket, rustix::net::Shutdown::Both).unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn the_peer_is_who_listens_and_none_once_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = listen(&path).unwrap();
+        let ours = connect(&path).unwrap();
+        for of in [peer_process, peer_by_number] {
+            let process = of(ours.as_fd()).unwrap();
+            crate::process::signal(process.as_fd(), 0).unwrap();
+        }
+        drop(listener);
+        assert_eq!(peer_by_number(ours.as_fd()).unwrap_err().errno, Errno::ESRCH);
+        assert_eq!(connect(&path).unwrap_err().errno, Errno::ECONNREFUSED);
+    }
+
+    #[test]
+    fn a_listener_that_takes_nobody_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let _listener = listen(&path).unwrap();
+        let mut waiting = Vec::new();
+        let refused = loop {
+            match connect(&path) {
+                Ok(socket) => waiting.push(socket),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused.errno, Errno::EAGAIN);
+        assert!(waiting.len() > 100);
+    }
 }
