@@ -84,28 +84,39 @@ impl Drop for Trash {
     }
 }
 
-/// How long after a tree could not be removed it is tried again.
+/// How long after a tree could not be removed it is tried again; twice as long after each further time.
 const RETRY: Duration = Duration::from_secs(1);
+/// What may keep a tree for good, as a file that is immutable: looked at now and then.
+const RETRY_LIMIT: Duration = Duration::from_mins(5);
 
 fn run(directory: &OwnedFd, queue: &Receiver<OsString>) {
     let mut left = Vec::new();
+    let mut pause = RETRY;
     loop {
         let next = if left.is_empty() {
             queue.recv().map_err(|_ended| Disconnected)
         } else {
-            queue.recv_timeout(RETRY)
+            queue.recv_timeout(pause)
         };
         match next {
             Ok(name) => {
                 if let Err(error) = remove_tree(directory.as_fd(), &name) {
                     tracing::warn!(name = %name.display(), %error, "a tree could not be removed: it is tried again");
                     left.push(name);
+                    pause = RETRY;
                 }
             }
-            Err(Timeout) => left.retain(|name| remove_tree(directory.as_fd(), name).is_err()),
+            Err(Timeout) => {
+                left.retain(|name| remove_tree(directory.as_fd(), name).is_err());
+                pause = longer(pause);
+            }
             Err(Disconnected) => return,
         }
     }
+}
+
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(RETRY_LIMIT)
 }
 
 /// Makes a directory of mode 0755, or leaves the one that is there.
@@ -135,4 +146,19 @@ pub fn list_names(directory: BorrowedFd<'_>) -> Result<Vec<OsString>> {
         }
     }
     Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_goes_is_tried_ever_more_seldom() {
+        let pauses = std::iter::successors(Some(RETRY), |&pause| Some(longer(pause)));
+        let a_day = pauses.scan(Duration::ZERO, |at, pause| {
+            *at += pause;
+            (*at < Duration::from_hours(24)).then_some(())
+        });
+        assert!(a_day.count() < 300);
+    }
 }

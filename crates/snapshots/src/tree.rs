@@ -22,7 +22,16 @@ const OPEN_LIMIT: usize = 48;
 
 /// Opens the directory `name` in `parent` for reading, if it is one, no link, and on the same mount.
 fn open_directory(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlag::RESOLVE_BENEATH
+    open_with(parent, name, ResolveFlag::RESOLVE_BENEATH)
+}
+
+/// Opens the directory above one, if that is on the same mount. It need not be the one that the walk came from.
+fn open_parent(directory: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    open_with(directory, OsStr::new(".."), ResolveFlag::empty())
+}
+
+fn open_with(parent: BorrowedFd<'_>, name: &OsStr, resolve: ResolveFlag) -> Result<OwnedFd, Errno> {
+    let resolve = resolve
         | ResolveFlag::RESOLVE_NO_SYMLINKS
         | ResolveFlag::RESOLVE_NO_MAGICLINKS
         | ResolveFlag::RESOLVE_NO_XDEV;

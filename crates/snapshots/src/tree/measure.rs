@@ -1,17 +1,17 @@
 //! Measuring: what a tree takes on disk.
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
-use std::os::fd::AsFd;
-use std::os::fd::BorrowedFd;
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use nix::dir::Type;
+use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::{FileStat, fstat, fstatat};
+use nix::sys::stat::{FileStat, SFlag, fstat, fstatat};
 use wharf_sys::error::Named;
+use wharf_sys::fs::Listing;
 
-use super::{Listing, OPEN_LIMIT};
+use super::{OPEN_LIMIT, open_directory, open_parent};
 
 /// Files with more than one name are counted once, up to this many of them.
 const LINKED_LIMIT: usize = 1 << 20;
@@ -42,39 +42,94 @@ impl std::iter::Sum for Usage {
     }
 }
 
-/// Measures the tree at an open directory. Directories deeper than 48 levels are counted without their content; what
-/// vanishes meanwhile is not counted.
+/// How deep a tree is followed: far deeper than a path can name, and the memory for it is bounded.
+const DEPTH_LIMIT: usize = 1 << 17;
+
+/// Measures the tree at an open directory, however deep it is; what vanishes or is moved meanwhile is not counted.
 ///
 /// # Errors
 /// The kernel's, if the top cannot be read.
 pub fn measure(top: BorrowedFd<'_>) -> wharf_sys::Result<Usage> {
-    let listing = Listing::open(top, OsStr::new(".")).named("openat2", || "the top of a tree".into())?;
+    let failed = || "the top of a tree".into();
     let mut count = Count { usage: Usage::default(), linked: HashSet::new() };
     count.add(&fstat(top).named("fstat", String::new)?);
-    let mut stack = vec![listing];
-    loop {
-        let room = stack.len() < OPEN_LIMIT;
-        let Some(level) = stack.last_mut() else { break };
-        let Some(Ok(entry)) = level.entries.next() else {
-            stack.pop();
+    let directory = open_directory(top, OsStr::new(".")).named("openat2", failed)?;
+    let mut stack = vec![Level::open(directory).named("getdents64", failed)?];
+    while let Some(level) = stack.last_mut() {
+        let Some((stat, name)) = level.next() else {
+            if leave(&mut stack).is_err() {
+                // Somebody moves directories about: the next round may see more.
+                break;
+            }
             continue;
         };
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let Ok(stat) = fstatat(&level.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW) else { continue };
         count.add(&stat);
-        let name = OsStr::from_bytes(name.to_bytes()).to_owned();
-        let is_directory = matches!(entry.file_type(), Some(Type::Directory) | None);
-        if is_directory
-            && room
-            && let Ok(below) = Listing::open(level.fd.as_fd(), &name)
-        {
-            stack.push(below);
+        if is_directory(&stat) && stack.len() < DEPTH_LIMIT {
+            enter(&mut stack, &name);
         }
     }
     Ok(count.usage)
+}
+
+/// A directory on the way from the top, and where its listing stands.
+struct Level {
+    /// Device and inode, by which it is known again.
+    identity: (u64, u64),
+    position: i64,
+    /// Closed while the walk is far below.
+    listing: Option<Listing>,
+}
+
+impl Level {
+    fn open(directory: OwnedFd) -> Result<Self, Errno> {
+        let stat = fstat(&directory)?;
+        let listing = Listing::new(directory, 0).map_err(|error| error.errno)?;
+        Ok(Self { identity: (stat.st_dev, stat.st_ino), position: 0, listing: Some(listing) })
+    }
+
+    /// The next entry that is still there.
+    fn next(&mut self) -> Option<(FileStat, CString)> {
+        let listing = self.listing.as_mut()?;
+        loop {
+            let entry = listing.read()?.ok()?;
+            self.position = entry.position;
+            if matches!(entry.name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            if let Ok(stat) = fstatat(listing.directory(), &*entry.name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                return Some((stat, entry.name));
+            }
+        }
+    }
+}
+
+/// Goes down, and closes what is far above.
+fn enter(stack: &mut Vec<Level>, name: &CStr) {
+    let Some(above) = stack.last().and_then(|level| level.listing.as_ref()) else { return };
+    let opened = open_directory(above.directory(), OsStr::from_bytes(name.to_bytes())).and_then(Level::open);
+    let Ok(level) = opened else { return };
+    stack.push(level);
+    if let Some(far) = stack.len().checked_sub(OPEN_LIMIT + 1) {
+        stack[far].listing = None;
+    }
+}
+
+/// Goes up, and opens again what was closed.
+fn leave(stack: &mut Vec<Level>) -> Result<(), Errno> {
+    let Some(below) = stack.pop() else { return Ok(()) };
+    let Some(level) = stack.last_mut().filter(|level| level.listing.is_none()) else { return Ok(()) };
+    let below = below.listing.ok_or(Errno::EBADF)?;
+    let directory = open_parent(below.directory())?;
+    let stat = fstat(&directory)?;
+    if (stat.st_dev, stat.st_ino) != level.identity {
+        return Err(Errno::ESTALE);
+    }
+    level.listing = Some(Listing::new(directory, level.position).map_err(|error| error.errno)?);
+    Ok(())
+}
+
+fn is_directory(stat: &FileStat) -> bool {
+    stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()
 }
 
 struct Count {
@@ -84,10 +139,8 @@ struct Count {
 
 impl Count {
     fn add(&mut self, stat: &FileStat) {
-        let is_directory =
-            stat.st_mode & nix::sys::stat::SFlag::S_IFMT.bits() == nix::sys::stat::SFlag::S_IFDIR.bits();
         if stat.st_nlink > 1
-            && !is_directory
+            && !is_directory(stat)
             && self.linked.len() < LINKED_LIMIT
             && !self.linked.insert((stat.st_dev, stat.st_ino))
         {
