@@ -1,8 +1,11 @@
-//! Held files of one cgroup, read again with pread(2): no path is walked and nothing is opened per reading.
+//! The files of one cgroup. They are opened for each reading and nothing is kept open between two: twenty descriptors a
+//! container would be the first bound on how many a node can have.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::parse;
 use super::{Bound, CpuStats, HugepageStats, MemoryStats, PidsStats, Pressure, Stats, SwapStats};
@@ -14,28 +17,27 @@ use crate::group::Cgroup;
 const BUFFER_BYTES: usize = 8192;
 const BUFFER_MAX: usize = 1 << 20;
 
-/// The statistics files of one cgroup, held open. It does not keep the cgroup from being removed; after that, all that
-/// is read is `None`.
+/// The statistics files of one cgroup. After the cgroup was removed, all that is read is `None`.
 #[derive(Debug)]
 pub struct StatsReader {
     cpu: Option<CpuFiles>,
-    cpu_pressure: Held,
+    cpu_pressure: Counter,
     memory: Option<MemoryFiles>,
-    memory_pressure: Held,
-    pids: [Held; 2],
+    memory_pressure: Counter,
+    pids: [Counter; 2],
     io: Option<IoFiles>,
-    io_pressure: Held,
-    hugepages: Vec<(String, Held)>,
+    io_pressure: Counter,
+    hugepages: Vec<(String, Counter)>,
 }
 
-/// A file, if the kernel has it.
+/// A file, if the node has the controller; that there is none reads as nothing.
 #[derive(Debug)]
-struct Held(Option<File>);
+struct Counter(Option<(Arc<Path>, Cow<'static, str>)>);
 
 #[derive(Debug)]
 enum CpuFiles {
-    V1 { usage: Held, user: Held, system: Held, stat: Held },
-    V2 { stat: Held },
+    V1 { usage: Counter, user: Counter, system: Counter, stat: Counter },
+    V2 { stat: Counter },
 }
 
 #[derive(Debug)]
@@ -46,54 +48,52 @@ enum MemoryFiles {
 
 #[derive(Debug)]
 struct MemoryV1 {
-    usage: Held,
-    stat: Held,
-    limit: Held,
-    both_limit: Held,
-    max_usage: Held,
-    hits: Held,
-    kernel: Held,
-    oom: Held,
+    usage: Counter,
+    stat: Counter,
+    limit: Counter,
+    both_limit: Counter,
+    max_usage: Counter,
+    hits: Counter,
+    kernel: Counter,
+    oom: Counter,
 }
 
 #[derive(Debug)]
 struct MemoryV2 {
-    usage: Held,
-    stat: Held,
-    limit: Held,
-    peak: Held,
-    events: Held,
-    swap: Held,
-    swap_limit: Held,
+    usage: Counter,
+    stat: Counter,
+    limit: Counter,
+    peak: Counter,
+    events: Counter,
+    swap: Counter,
+    swap_limit: Counter,
 }
 
 #[derive(Debug)]
 enum IoFiles {
-    V1 { bytes: Held, requests: Held },
-    V2 { stat: Held },
+    V1 { bytes: Counter, requests: Counter },
+    V2 { stat: Counter },
 }
 
 impl StatsReader {
-    /// Opens what the node has; about twenty descriptors. Of a cgroup that is gone there is nothing, and nothing to read.
+    /// Finds out what the node has. Of a cgroup that is gone there is nothing to read.
     ///
     /// # Errors
-    /// [`Error::Io`] if a file that exists cannot be opened, as when descriptors run out.
+    /// [`Error::Io`] if the sizes of huge pages cannot be listed.
     pub fn open(cgroup: &Cgroup) -> Result<Self, Error> {
-        let in_unified =
-            |name| cgroup.unified().map_or(Ok(Held(None)), |directory| Held::open(directory, name));
-        let in_pids = |name| match cgroup.home(Controller::Pids) {
-            Some((_, directory)) => Held::open(directory, name),
-            None => Ok(Held(None)),
-        };
+        let unified = cgroup.unified().map(Arc::from);
+        let in_unified = |name| Counter::in_some(unified.as_ref(), name);
+        let pids = cgroup.home(Controller::Pids).map(|(_, directory)| Arc::from(directory));
+        let in_pids = |name| Counter::in_some(pids.as_ref(), name);
         Ok(Self {
-            cpu: open_cpu(cgroup)?,
-            cpu_pressure: in_unified("cpu.pressure")?,
-            memory: open_memory(cgroup)?,
-            memory_pressure: in_unified("memory.pressure")?,
-            pids: [in_pids("pids.current")?, in_pids("pids.max")?],
-            io: open_io(cgroup)?,
-            io_pressure: in_unified("io.pressure")?,
-            hugepages: open_hugepages(cgroup)?,
+            cpu: cpu_files(cgroup),
+            cpu_pressure: in_unified("cpu.pressure"),
+            memory: memory_files(cgroup),
+            memory_pressure: in_unified("memory.pressure"),
+            pids: [in_pids("pids.current"), in_pids("pids.max")],
+            io: io_files(cgroup),
+            io_pressure: in_unified("io.pressure"),
+            hugepages: hugepage_files(cgroup)?,
         })
     }
 
@@ -111,7 +111,7 @@ impl StatsReader {
                 bytes.and_then(|bytes| parse::blkio(&bytes, requests.read(buffer)?))
             }
         };
-        let hugepage = |(page_size, file): &(String, Held), buffer: &mut Vec<u8>| HugepageStats {
+        let hugepage = |(page_size, file): &(String, Counter), buffer: &mut Vec<u8>| HugepageStats {
             page_size: page_size.clone(),
             usage_bytes: file.number(buffer),
         };
@@ -122,7 +122,7 @@ impl StatsReader {
             pids: PidsStats { current: current.number(buffer), limit: limit.bound(buffer) },
             io,
             io_pressure: self.io_pressure.pressure(buffer),
-            hugepages: self.hugepages.iter().map(|held| hugepage(held, buffer)).collect(),
+            hugepages: self.hugepages.iter().map(|file| hugepage(file, buffer)).collect(),
         }
     }
 
@@ -169,18 +169,19 @@ impl StatsReader {
 }
 
 impl MemoryV1 {
-    fn open(directory: &Path) -> Result<Self, Error> {
-        let open = |name| Held::open(directory, name);
-        Ok(Self {
-            usage: open("memory.usage_in_bytes")?,
-            stat: open("memory.stat")?,
-            limit: open("memory.limit_in_bytes")?,
-            both_limit: open("memory.memsw.limit_in_bytes")?,
-            max_usage: open("memory.max_usage_in_bytes")?,
-            hits: open("memory.failcnt")?,
-            kernel: open("memory.kmem.usage_in_bytes")?,
-            oom: open("memory.oom_control")?,
-        })
+    fn of(directory: &Path) -> Self {
+        let directory = Arc::from(directory);
+        let of = |name: &'static str| Counter::of(&directory, name);
+        Self {
+            usage: of("memory.usage_in_bytes"),
+            stat: of("memory.stat"),
+            limit: of("memory.limit_in_bytes"),
+            both_limit: of("memory.memsw.limit_in_bytes"),
+            max_usage: of("memory.max_usage_in_bytes"),
+            hits: of("memory.failcnt"),
+            kernel: of("memory.kmem.usage_in_bytes"),
+            oom: of("memory.oom_control"),
+        }
     }
 
     fn read(&self, buffer: &mut Vec<u8>) -> (MemoryStats, SwapStats, Option<u64>) {
@@ -203,17 +204,18 @@ impl MemoryV1 {
 }
 
 impl MemoryV2 {
-    fn open(directory: &Path) -> Result<Self, Error> {
-        let open = |name| Held::open(directory, name);
-        Ok(Self {
-            usage: open("memory.current")?,
-            stat: open("memory.stat")?,
-            limit: open("memory.max")?,
-            peak: open("memory.peak")?,
-            events: open("memory.events")?,
-            swap: open("memory.swap.current")?,
-            swap_limit: open("memory.swap.max")?,
-        })
+    fn of(directory: &Path) -> Self {
+        let directory = Arc::from(directory);
+        let of = |name: &'static str| Counter::of(&directory, name);
+        Self {
+            usage: of("memory.current"),
+            stat: of("memory.stat"),
+            limit: of("memory.max"),
+            peak: of("memory.peak"),
+            events: of("memory.events"),
+            swap: of("memory.swap.current"),
+            swap_limit: of("memory.swap.max"),
+        }
     }
 
     fn read(&self, buffer: &mut Vec<u8>) -> (MemoryStats, SwapStats, Option<u64>) {
@@ -234,23 +236,23 @@ impl MemoryV2 {
     }
 }
 
-impl Held {
-    fn open(directory: &Path, name: &str) -> Result<Self, Error> {
-        let path = directory.join(name);
-        match File::open(&path) {
-            Ok(file) => Ok(Self(Some(file))),
-            Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(Self(None)),
-            Err(source) => Err(Error::Io { action: "open", path, source }),
-        }
+impl Counter {
+    fn of(directory: &Arc<Path>, name: impl Into<Cow<'static, str>>) -> Self {
+        Self(Some((Arc::clone(directory), name.into())))
+    }
+
+    fn in_some(directory: Option<&Arc<Path>>, name: &'static str) -> Self {
+        directory.map_or(Self(None), |directory| Self::of(directory, name))
     }
 
     /// The whole content. These files are one record to the kernel, so one read gives all if it fits.
     fn read<'a>(&self, buffer: &'a mut Vec<u8>) -> Option<&'a str> {
-        let file = self.0.as_ref()?;
-        let mut length = file.read_at(buffer, 0).ok()?;
+        let (directory, name) = self.0.as_ref()?;
+        let mut file = File::open(directory.join(&**name)).ok()?;
+        let mut length = file.read(buffer).ok()?;
         while length == buffer.len() && length < BUFFER_MAX {
             buffer.resize(length * 2, 0);
-            length = file.read_at(buffer, 0).ok()?;
+            length += file.read(&mut buffer[length..]).ok()?;
         }
         std::str::from_utf8(buffer.get(..length)?).ok()
     }
@@ -273,61 +275,57 @@ impl Held {
 }
 
 /// On v1 the time is counted by `cpuacct` and the throttling by `cpu`, which mostly share a hierarchy, but need not.
-fn open_cpu(cgroup: &Cgroup) -> Result<Option<CpuFiles>, Error> {
-    let cpu = cgroup.home(Controller::Cpu);
+fn cpu_files(cgroup: &Cgroup) -> Option<CpuFiles> {
     if let Some((Kind::V1, time)) = cgroup.home(Controller::Cpuacct) {
-        return Ok(Some(CpuFiles::V1 {
-            usage: Held::open(time, "cpuacct.usage")?,
-            user: Held::open(time, "cpuacct.usage_user")?,
-            system: Held::open(time, "cpuacct.usage_sys")?,
-            stat: cpu.map_or(Ok(Held(None)), |(_, directory)| Held::open(directory, "cpu.stat"))?,
-        }));
+        let (time, cpu) = (Arc::from(time), cgroup.home(Controller::Cpu));
+        return Some(CpuFiles::V1 {
+            usage: Counter::of(&time, "cpuacct.usage"),
+            user: Counter::of(&time, "cpuacct.usage_user"),
+            system: Counter::of(&time, "cpuacct.usage_sys"),
+            stat: Counter::in_some(cpu.map(|(_, directory)| Arc::from(directory)).as_ref(), "cpu.stat"),
+        });
     }
     // Without cpuacct, the unified hierarchy counts the time even where the cpu controller lives elsewhere.
-    match cgroup.unified() {
-        Some(directory) => Ok(Some(CpuFiles::V2 { stat: Held::open(directory, "cpu.stat")? })),
-        None => Ok(None),
-    }
+    cgroup.unified().map(|directory| CpuFiles::V2 { stat: Counter::of(&Arc::from(directory), "cpu.stat") })
 }
 
-fn open_memory(cgroup: &Cgroup) -> Result<Option<MemoryFiles>, Error> {
-    Ok(match cgroup.home(Controller::Memory) {
-        None => None,
-        Some((Kind::V1, directory)) => Some(MemoryFiles::V1 { files: Box::new(MemoryV1::open(directory)?) }),
-        Some((Kind::Unified, directory)) => {
-            Some(MemoryFiles::V2 { files: Box::new(MemoryV2::open(directory)?) })
-        }
+fn memory_files(cgroup: &Cgroup) -> Option<MemoryFiles> {
+    cgroup.home(Controller::Memory).map(|(kind, directory)| match kind {
+        Kind::V1 => MemoryFiles::V1 { files: Box::new(MemoryV1::of(directory)) },
+        Kind::Unified => MemoryFiles::V2 { files: Box::new(MemoryV2::of(directory)) },
     })
 }
 
-fn open_io(cgroup: &Cgroup) -> Result<Option<IoFiles>, Error> {
-    Ok(match cgroup.home(Controller::Io) {
-        None => None,
-        Some((Kind::Unified, directory)) => Some(IoFiles::V2 { stat: Held::open(directory, "io.stat")? }),
-        Some((Kind::V1, directory)) => Some(IoFiles::V1 {
-            bytes: Held::open(directory, "blkio.throttle.io_service_bytes_recursive")?,
-            requests: Held::open(directory, "blkio.throttle.io_serviced_recursive")?,
-        }),
+fn io_files(cgroup: &Cgroup) -> Option<IoFiles> {
+    let (kind, directory) = cgroup.home(Controller::Io)?;
+    let directory = Arc::from(directory);
+    Some(match kind {
+        Kind::Unified => IoFiles::V2 { stat: Counter::of(&directory, "io.stat") },
+        Kind::V1 => IoFiles::V1 {
+            bytes: Counter::of(&directory, "blkio.throttle.io_service_bytes_recursive"),
+            requests: Counter::of(&directory, "blkio.throttle.io_serviced_recursive"),
+        },
     })
 }
 
 /// One file per page size of the node: `hugetlb.2MB.current`, on v1 `hugetlb.2MB.usage_in_bytes`.
-fn open_hugepages(cgroup: &Cgroup) -> Result<Vec<(String, Held)>, Error> {
+fn hugepage_files(cgroup: &Cgroup) -> Result<Vec<(String, Counter)>, Error> {
     let Some((kind, directory)) = cgroup.home(Controller::Hugetlb) else { return Ok(Vec::new()) };
     let suffix = if kind == Kind::V1 { ".usage_in_bytes" } else { ".current" };
-    let mut held = Vec::new();
+    let mut files = Vec::new();
     let entries = match fs::read_dir(directory) {
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(held),
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(files),
         entries => entries.map_err(Error::io("read", directory))?,
     };
+    let shared = Arc::from(directory);
     for entry in entries {
         let name = entry.map_err(Error::io("read", directory))?.file_name();
         let Some(name) = name.to_str() else { continue };
         let size = name.strip_prefix("hugetlb.").and_then(|rest| rest.strip_suffix(suffix));
         if let Some(size) = size.filter(|size| !size.contains('.')) {
-            held.push((size.to_owned(), Held::open(directory, name)?));
+            files.push((size.to_owned(), Counter::of(&shared, name.to_owned())));
         }
     }
-    held.sort_by(|left, right| left.0.cmp(&right.0));
-    Ok(held)
+    files.sort_by(|left, right| left.0.cmp(&right.0));
+    Ok(files)
 }
