@@ -119,8 +119,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tokio::spawn(Arc::clone(&engine).keep_tidy());
     tokio::spawn(Arc::clone(&engine).free_addresses());
     tokio::spawn(Arc::clone(&engine).measure_layers());
-    let freed = images.sweep();
-    tracing::debug!(bytes = freed.bytes, "layers of no image were removed");
     let json = serde_json::to_string(&config)?;
     let streams = wharf_cri::Streams::new(Arc::clone(&engine));
     let streaming = wharf_streaming::Server::bind(config.streaming(), streams).await?;

@@ -44,6 +44,16 @@ pub enum RecordError {
     },
 }
 
+impl RecordError {
+    /// Whether it is certain that the record is not what was saved.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::File { source } => source.is_damage(),
+            Self::Content { .. } | Self::Digest { .. } | Self::Names => true,
+        }
+    }
+}
+
 /// What is recorded of an image; the rest is in its manifest and config.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ImageRecord {

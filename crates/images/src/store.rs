@@ -13,13 +13,15 @@
 //!
 //! An image exists from the moment its record is renamed into place, and everything the record names was synced before.
 //! It ends when the record is unlinked. Layers and content without a record mean nothing: a later pull may use them, and
-//! [`Store::sweep`] removes them.
+//! [`Store::sweep`] removes them, unless a container has them mounted. What could not be read, or was put aside, might
+//! name layers: as long as there is such a thing, nothing is swept.
 //!
 //! Readers take the index's lock and never wait for the disk. Writers take turns by a second lock, do their work on disk
 //! under it, and change the index at the end.
 
 mod commit;
 mod index;
+mod mounted;
 mod open;
 mod remove;
 
@@ -90,6 +92,13 @@ pub enum StoreError {
         /// What contradicts what.
         reason: String,
     },
+    /// What is mounted is not known.
+    #[error("the layers in use cannot be found out")]
+    Mounts {
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The layers cannot be put together.
     #[error("the image cannot be mounted")]
     Chain {
@@ -111,7 +120,7 @@ impl StoreError {
                     _ => ErrorKind::Internal,
                 }
             }
-            Self::Record { .. } => ErrorKind::Internal,
+            Self::Record { .. } | Self::Mounts { .. } => ErrorKind::Internal,
             Self::Document { source, .. } => source.kind(),
             Self::Mismatch { .. } => ErrorKind::DataLoss,
             Self::Chain { source: ChainError::TooMany { .. } | ChainError::TooManyNames } => {
@@ -142,6 +151,8 @@ pub(crate) struct Shared {
     limits: Limits,
     serial: AtomicU64,
     index: RwLock<Index>,
+    /// Whether all that was on disk when the store was opened could be read, and nothing is in quarantine.
+    whole: bool,
     writer: Mutex<()>,
     /// Released by the kernel when this process ends, however it does.
     _lock: Flock<OwnedFd>,
@@ -217,16 +228,16 @@ impl Store {
     }
 
     /// Keeps the layers whose directories these are, as [`Image::layers`] named them in an earlier life of the process:
-    /// a container may outlive its image. `None` if one of them is not here.
+    /// a container may outlive its image, and one damaged layer does not cost it the others. One that is not here needs
+    /// no keeping.
     #[must_use]
-    pub fn hold_paths(&self, layers: &[PathBuf]) -> Option<Hold> {
-        let name = |path: &PathBuf| {
+    pub fn hold_paths<'a>(&self, layers: impl IntoIterator<Item = &'a Path>) -> Hold {
+        let name = |path: &Path| {
             let own = path.strip_prefix(&self.shared.layers_path).ok()?;
             own.parent()?.to_str().map(str::to_owned)
         };
-        let names: Vec<_> = layers.iter().map(name).collect::<Option<_>>()?;
-        let held = self.shared.write().hold(&names);
-        held.then(|| self.held(names))
+        let names = self.shared.write().hold_present(layers.into_iter().filter_map(name));
+        self.held(names)
     }
 
     /// Keeps a layer that was just shown: the writer's lock is held, so nothing can have removed it.

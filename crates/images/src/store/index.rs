@@ -1,6 +1,6 @@
 //! The index: everything that is asked often, in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use wharf_snapshots::tree::Usage;
@@ -117,6 +117,18 @@ impl Index {
         self.layers.entry(name).or_insert(LayerState { usage, images: 0, holds: 0, doomed: false });
     }
 
+    /// Holds those of these layers that are here; returns them.
+    pub(super) fn hold_present(&mut self, names: impl Iterator<Item = String>) -> Vec<String> {
+        let mut held = Vec::new();
+        for name in names {
+            if let Some(layer) = self.layers.get_mut(&name) {
+                layer.holds += 1;
+                held.push(name);
+            }
+        }
+        held
+    }
+
     /// Holds all of these layers, or none if one is missing.
     pub(super) fn hold(&mut self, names: &[String]) -> bool {
         if !names.iter().all(|name| self.layers.contains_key(name)) {
@@ -163,9 +175,14 @@ impl Index {
         self.take_unused(names)
     }
 
-    /// Takes all layers out that no image has and no one uses.
-    pub(super) fn take_orphans(&mut self) -> Vec<(String, Usage)> {
-        let orphans = self.layers.extract_if(|_, layer| layer.images == 0 && layer.holds == 0);
+    /// Whether there are layers that no image has and no one holds.
+    pub(super) fn has_orphans(&self) -> bool {
+        self.layers.values().any(LayerState::is_orphan)
+    }
+
+    /// Takes those out but for the ones to be kept.
+    pub(super) fn take_orphans(&mut self, keep: &HashSet<String>) -> Vec<(String, Usage)> {
+        let orphans = self.layers.extract_if(|name, layer| layer.is_orphan() && !keep.contains(name));
         orphans.map(|(name, layer)| (name, layer.usage)).collect()
     }
 
@@ -178,6 +195,10 @@ impl Index {
 }
 
 impl LayerState {
+    fn is_orphan(&self) -> bool {
+        self.images == 0 && self.holds == 0
+    }
+
     fn is_unused(&self) -> bool {
         self.doomed && self.images == 0 && self.holds == 0
     }

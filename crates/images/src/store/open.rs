@@ -1,7 +1,7 @@
-//! Opening: what is on disk becomes the index, and what cannot be understood is put aside. Nothing here is fatal but a
-//! disk that cannot be read at all.
+//! Opening: what is on disk becomes the index, what is damaged is put aside, and what cannot be read now, or was written
+//! by a newer release, is left where it is. Nothing here is fatal but a disk that cannot be read at all.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, RenameFlags, renameat2};
 use nix::sys::stat::{Mode, fchmod};
 use sha2::{Digest as _, Sha256};
+use wharf_snapshots::tree::Usage;
 use wharf_snapshots::{Trash, ensure_directory, list_names};
 use wharf_sys::Error;
 use wharf_sys::error::Named;
@@ -24,7 +25,7 @@ use crate::config::{ImageConfig, parse_config};
 use crate::image::Image;
 use crate::limits::Limits;
 use crate::manifest::CONFIG_LIMIT_BYTES;
-use crate::records::{ImageRecord, load_usage};
+use crate::records::{ImageRecord, RecordError, load_usage};
 
 impl Store {
     /// Opens the store in a directory, making it if need be, with the default bounds on layers.
@@ -65,12 +66,18 @@ impl Store {
             limits,
             serial: AtomicU64::new(0),
             index: RwLock::new(Index::default()),
+            whole: false,
             writer: Mutex::new(()),
             root_path,
             _lock: lock,
         };
-        let next = Loader { shared: &shared, quarantine: &quarantine }.load().map_err(&failed)?;
-        shared.serial = AtomicU64::new(next);
+        let mut loader = Loader { shared: &shared, quarantine: &quarantine, unread: HashSet::new() };
+        let next = loader.load().map_err(&failed)?;
+        let (unread, aside) = (loader.unread.len(), list_names(quarantine.as_fd()).map_err(&failed)?.len());
+        if unread + aside > 0 {
+            tracing::warn!(unread, aside, "layers of no image stay as long as there are such records");
+        }
+        (shared.whole, shared.serial) = (unread + aside == 0, AtomicU64::new(next));
         Ok(Self { shared: Arc::new(shared) })
     }
 }
@@ -94,11 +101,46 @@ fn make(root: &OwnedFd, name: &str) -> wharf_sys::Result<OwnedFd> {
 struct Loader<'a> {
     shared: &'a Shared,
     quarantine: &'a OwnedFd,
+    /// What is left where it is: it may be whole.
+    unread: HashSet<OsString>,
+}
+
+/// Why something is not taken into the index.
+enum Unusable {
+    /// It is not what was saved.
+    Damaged(String),
+    /// It cannot be read now, or not by this release.
+    Unread(String),
+}
+
+impl From<RecordError> for Unusable {
+    fn from(error: RecordError) -> Self {
+        let reason = wharf_types::chain(&error);
+        if error.is_damage() { Self::Damaged(reason) } else { Self::Unread(reason) }
+    }
+}
+
+impl From<Error> for Unusable {
+    fn from(error: Error) -> Self {
+        let reason = error.to_string();
+        match error.errno {
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EFBIG => Self::Damaged(reason),
+            _ => Self::Unread(reason),
+        }
+    }
+}
+
+/// Reads, and once more if that failed for a reason that may pass.
+fn patiently<T>(read: impl Fn() -> Result<T, Unusable>) -> Result<T, Unusable> {
+    match read() {
+        Err(Unusable::Unread(_)) => read(),
+        other => other,
+    }
 }
 
 impl Loader<'_> {
     /// Fills the index; returns the next serial number.
-    fn load(&self) -> wharf_sys::Result<u64> {
+    fn load(&mut self) -> wharf_sys::Result<u64> {
         for name in list_names(self.shared.layers.as_fd())? {
             self.load_layer(&name);
         }
@@ -121,25 +163,26 @@ impl Loader<'_> {
         Ok(next)
     }
 
-    fn load_layer(&self, name: &OsStr) {
-        let path = self.shared.layers_path.join(name);
-        let loaded = match load_usage(&path) {
-            Ok(usage) if path.join("fs").is_dir() => Ok(usage),
-            Ok(_) => Err("its directory is missing".to_owned()),
-            Err(error) => Err(chain_of(&error)),
-        };
-        match (loaded, name.to_str()) {
+    fn load_layer(&mut self, name: &OsStr) {
+        match (patiently(|| self.read_layer(name)), name.to_str()) {
             (Ok(usage), Some(name)) => {
                 self.shared.write().insert_layer(name.to_owned(), usage);
             }
-            (loaded, _) => {
-                let reason = loaded.err().unwrap_or_else(|| "its name is no text".into());
-                self.put_aside(&self.shared.layers, name, &reason);
+            (Ok(_), None) => {
+                let reason = Unusable::Damaged("its name is no text".into());
+                self.pass_over(&self.shared.layers, name, reason);
             }
+            (Err(reason), _) => self.pass_over(&self.shared.layers, name, reason),
         }
     }
 
-    fn load_image(&self, name: &OsStr) -> Option<(Digest, ImageRecord, ImageConfig)> {
+    fn read_layer(&self, name: &OsStr) -> Result<Usage, Unusable> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        open_below(self.shared.layers.as_fd(), Path::new(name).join("fs"), flags, Resolve::BeneathNoLinks)?;
+        Ok(load_usage(&self.shared.layers_path.join(name))?)
+    }
+
+    fn load_image(&mut self, name: &OsStr) -> Option<(Digest, ImageRecord, ImageConfig)> {
         if Path::new(name).extension().is_some() {
             // A record that was being written: the older one, if any, is whole beside it.
             if let Err(error) = self.shared.trash.discard(self.shared.images.as_fd(), name) {
@@ -147,39 +190,56 @@ impl Loader<'_> {
             }
             return None;
         }
-        match self.read_image(name) {
+        match patiently(|| self.read_image(name)) {
             Ok(loaded) => Some(loaded),
             Err(reason) => {
-                self.put_aside(&self.shared.images, name, &reason);
+                self.pass_over(&self.shared.images, name, reason);
                 None
             }
         }
     }
 
-    fn read_image(&self, name: &OsStr) -> Result<(Digest, ImageRecord, ImageConfig), String> {
+    fn read_image(&self, name: &OsStr) -> Result<(Digest, ImageRecord, ImageConfig), Unusable> {
         let path = self.shared.root_path.join("images").join(name);
-        let record = ImageRecord::load(&path).map_err(|error| chain_of(&error))?;
-        let id = record.id().map_err(|error| chain_of(&error))?;
+        let record = ImageRecord::load(&path)?;
+        let id = record.id()?;
         if name != id.hex() {
-            return Err(format!("it is the record of {id}"));
+            return Err(Unusable::Damaged(format!("it is the record of {id}")));
         }
         let index = self.shared.read();
-        if let Some(missing) = record.layers.iter().chain(&record.chain).find(|name| !index.has_layer(name)) {
-            return Err(format!("its layer {missing} is missing"));
+        let mut layers = record.layers.iter().chain(&record.chain);
+        if let Some(missing) = layers.find(|name| !index.has_layer(name)) {
+            let unread = self.unread.contains(OsStr::new(missing));
+            return Err(if unread {
+                Unusable::Unread(format!("its layer {missing} could not be read"))
+            } else {
+                Unusable::Damaged(format!("its layer {missing} is missing"))
+            });
         }
         drop(index);
         if record.chain.is_empty() {
-            return Err("it has no layer to mount".into());
+            return Err(Unusable::Damaged("it has no layer to mount".into()));
         }
         let bytes =
             open_below(self.shared.content.as_fd(), id.hex(), OFlag::O_RDONLY, Resolve::BeneathNoLinks)
-                .and_then(|fd| read_bounded(&fd, CONFIG_LIMIT_BYTES))
-                .map_err(|error| error.to_string())?;
+                .and_then(|fd| read_bounded(&fd, CONFIG_LIMIT_BYTES))?;
         if Digest::from_sha256(Sha256::digest(&bytes).into()) != id {
-            return Err("its config is damaged".into());
+            return Err(Unusable::Damaged("its config is damaged".into()));
         }
-        let (config, _layers) = parse_config(&bytes).map_err(|error| chain_of(&error))?;
+        let (config, _layers) =
+            parse_config(&bytes).map_err(|error| Unusable::Damaged(wharf_types::chain(&error)))?;
         Ok((id, record, config))
+    }
+
+    fn pass_over(&mut self, directory: &OwnedFd, name: &OsStr, reason: Unusable) {
+        match reason {
+            Unusable::Damaged(reason) => self.put_aside(directory, name, &reason),
+            Unusable::Unread(reason) => {
+                let name_shown = name.display();
+                tracing::warn!(name = %name_shown, reason, "a record or layer is left alone until it can be read");
+                self.unread.insert(name.to_owned());
+            }
+        }
     }
 
     /// Moves what cannot be understood where a person can look at it and nothing else does.
@@ -199,10 +259,4 @@ impl Loader<'_> {
             }
         }
     }
-}
-
-/// An error with all its causes, for a log line.
-fn chain_of(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -8,7 +8,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use wharf_snapshots::tree::Usage;
 use wharf_sys::Error;
 
-use super::{Shared, Store, StoreError, system};
+use super::{Shared, Store, StoreError, mounted, system};
 
 impl Store {
     /// Removes the image that a text means (see [`Store::find`]), with all its names; `false` if there is none. It is
@@ -44,15 +44,23 @@ impl Store {
         Ok(true)
     }
 
-    /// Removes every layer that no image has and nobody holds, as crashes and failed pulls leave them. To be called once
-    /// those who use layers have said so by [`Store::hold_paths`]. Returns what was freed, or will be shortly.
-    #[must_use]
-    pub fn sweep(&self) -> Usage {
-        let _writer = self.shared.writer();
-        let orphans = self.shared.write().take_orphans();
+    /// Removes every layer that no image has, nobody holds and no container has mounted, as crashes and failed pulls
+    /// leave them. Nothing is removed if a record could not be read or is in quarantine: it might name any layer. Returns
+    /// what was freed, or will be shortly.
+    ///
+    /// # Errors
+    /// [`StoreError::Mounts`] if the kernel does not say what is mounted; then nothing is removed.
+    pub fn sweep(&self) -> Result<Usage, StoreError> {
+        let shared = &self.shared;
+        if !shared.read().has_orphans() || !shared.whole {
+            return Ok(Usage::default());
+        }
+        let mounted = mounted::names().map_err(|source| StoreError::Mounts { source })?;
+        let _writer = shared.writer();
+        let orphans = shared.write().take_orphans(&mounted);
         let names: Vec<_> = orphans.iter().map(|(name, _)| name.clone()).collect();
-        self.shared.discard_layers(&names);
-        orphans.iter().map(|(_, usage)| *usage).sum()
+        shared.discard_layers(&names);
+        Ok(orphans.iter().map(|(_, usage)| *usage).sum())
     }
 }
 

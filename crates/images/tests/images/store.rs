@@ -1,6 +1,7 @@
 //! Names, removal, holds, and what a crash or damage leaves.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use wharf_images::{Layer, NewImage, Store, StoreError};
@@ -130,13 +131,59 @@ fn a_hold_outlives_the_process_by_its_paths() {
     assert!(copy_tree(&root, &copy));
     let moved: Vec<_> = paths.iter().map(|path| copy.join(path.strip_prefix(&root).unwrap())).collect();
     let store = Store::open(&copy).unwrap();
-    let held = store.hold_paths(&moved).unwrap();
-    assert_eq!(store.sweep(), wharf_images::Usage::default());
+    let held = store.hold_paths(moved.iter().map(PathBuf::as_path));
+    assert_eq!(held.paths(), moved);
+    assert_eq!(store.sweep().unwrap(), wharf_images::Usage::default());
     assert!(moved[0].exists());
     drop(held);
-    assert!(store.sweep().inodes > 0);
+    assert!(store.sweep().unwrap().inodes > 0);
     assert!(!moved[0].exists());
-    assert!(store.hold_paths(&moved).is_none());
+    assert!(store.hold_paths(moved.iter().map(PathBuf::as_path)).paths().is_empty());
+}
+
+/// A record of a newer release, or one that cannot be read now, may be whole and name any layer.
+#[test]
+fn what_is_not_understood_keeps_its_layers_and_stays_where_it_is() {
+    let rig = Rig::new();
+    let image = rig.image("a.b/x:1", &[archive("1"), archive("2")]).unwrap();
+    let (root, layers, id) = (rig.root(), image.layers().to_vec(), image.id().hex().to_owned());
+    let (record, info) = (root.join("images").join(&id), layers[0].parent().unwrap().join("info"));
+    let Rig { store, temp: _temp } = rig;
+    drop((image, store));
+    for file in [&record, &info] {
+        let whole = fs::read(file).unwrap();
+        let text = String::from_utf8_lossy(&whole);
+        let [wharf, kind, _version, rest] = text.splitn(4, ' ').collect::<Vec<_>>()[..] else {
+            panic!("{text}")
+        };
+        fs::write(file, format!("{wharf} {kind} 99 {rest}")).unwrap();
+        let store = Store::open(&root).unwrap();
+        assert!(store.list().is_empty());
+        assert_eq!(store.sweep().unwrap(), wharf_images::Usage::default());
+        assert!(layers.iter().all(|layer| layer.exists()) && file.exists());
+        drop(store);
+        fs::write(file, whole).unwrap();
+        assert_eq!(Store::open(&root).unwrap().list().len(), 1, "it is as it was before");
+    }
+}
+
+#[test]
+fn layers_of_a_damaged_image_are_no_orphans() {
+    let rig = Rig::new();
+    let image = rig.image("a.b/x:1", &[archive("1")]).unwrap();
+    let (root, layer) = (rig.root(), image.layers()[0].clone());
+    fs::write(root.join("images").join(image.id().hex()), "damaged").unwrap();
+    let Rig { store, temp: _temp } = rig;
+    drop((image, store));
+    for _start in 0..2 {
+        let store = Store::open(&root).unwrap();
+        assert!(store.list().is_empty());
+        assert_eq!(store.sweep().unwrap(), wharf_images::Usage::default());
+        assert!(layer.exists());
+    }
+    fs::remove_dir_all(root.join("quarantine")).unwrap();
+    assert!(Store::open(&root).unwrap().sweep().unwrap().inodes > 0, "once a person has looked");
+    assert!(!layer.exists());
 }
 
 fn copy_tree(from: &std::path::Path, to: &std::path::Path) -> bool {

@@ -1,0 +1,77 @@
+//! Which layers are mounted, as the kernel has it.
+
+use std::collections::HashSet;
+use std::io::{Error, ErrorKind, Result};
+use std::path::Path;
+
+/// The names of all layers that an overlay of any mount namespace may have as a lower directory: every word of the
+/// options of each. A name too many keeps a layer that could go; none is ever missing.
+pub(super) fn names() -> Result<HashSet<String>> {
+    let mut names = HashSet::new();
+    let mut seen = HashSet::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let process = entry?.path();
+        if !process.file_name().is_some_and(|name| name.as_encoded_bytes().iter().all(u8::is_ascii_digit)) {
+            continue;
+        }
+        let Some(namespace) = of_living(std::fs::read_link(process.join("ns/mnt")))? else { continue };
+        if seen.contains(&namespace) {
+            continue;
+        }
+        if let Some(table) = of_living(read(&process.join("mountinfo")))? {
+            names.extend(overlay_words(&table).map(str::to_owned));
+            seen.insert(namespace);
+        }
+    }
+    Ok(names)
+}
+
+fn read(path: &Path) -> Result<String> {
+    Ok(String::from_utf8_lossy(&std::fs::read(path)?).into_owned())
+}
+
+/// What the kernel says of a process; `None` for one that has ended, of which nothing is mounted, and for one that has more
+/// rights than this one, as no container has.
+fn of_living<T>(answer: Result<T>) -> Result<Option<T>> {
+    const ESRCH: i32 = nix::errno::Errno::ESRCH as i32;
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        // A zombie has no namespaces: its mountinfo is EINVAL.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(None),
+        Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(None),
+        Err(error) => Err(Error::new(error.kind(), format!("the mounts of a process: {error}"))),
+    }
+}
+
+/// The words of all overlays in a table of proc_pid_mountinfo(5): letters, digits and dashes, as layers are named.
+fn overlay_words(table: &str) -> impl Iterator<Item = &str> {
+    let overlays = table.lines().filter_map(|line| line.split_once(" - overlay "));
+    let is_end = |c: char| !c.is_ascii_alphanumeric() && c != '-';
+    overlays.flat_map(move |(_, options)| options.split(is_end)).filter(|word| !word.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lower_directories_are_found_in_both_spellings() {
+        let table = "22 1 0:20 / /proc rw - proc proc rw\n\
+            30 1 0:31 / / rw - overlay overlay rw,lowerdir=/l/attrs-0f/fs:/l/12ab/fs,upperdir=/s/1/fs\n\
+            31 1 0:32 / /x ro - overlay overlay ro,lowerdir+=/l/moved-77-0/fs,lowerdir+=/l/cd/fs,xino=off\n\
+            32 1 0:33 / /y rw - tmpfs 99 rw,size=1k\n";
+        let words: HashSet<_> = overlay_words(table).collect();
+        for name in ["attrs-0f", "12ab", "moved-77-0", "cd"] {
+            assert!(words.contains(name), "{name} is not in {words:?}");
+        }
+        assert!(!words.contains("99"));
+    }
+
+    #[test]
+    fn a_process_that_ended_is_passed_over_and_a_failure_is_not() {
+        assert_eq!(of_living::<()>(Err(ErrorKind::NotFound.into())).unwrap(), None);
+        assert!(of_living::<()>(Err(ErrorKind::OutOfMemory.into())).is_err());
+        names().unwrap();
+    }
+}
