@@ -2,53 +2,95 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use wharf_types::ErrorKind;
-use wharf_wire::v1::{Message, Request, failure, message, reply, request};
+use wharf_wire::v1::{self, Message, Request, failure, message, reply, request};
 
 use crate::error::{Error, Stage};
+use crate::waiters;
 
 type Answer = oneshot::Sender<(reply::Result, Vec<OwnedFd>)>;
 
 /// How long a supervisor may take to receive a request and to answer it; each is one of a program's execution, on a slow
 /// disk at worst.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a supervisor may take for what it does at once: to greet, to kill, to forget. One that does not answer for so
+/// long may be stopped, or wait for a disk; it is still there.
+pub(crate) const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+/// How many requests may wait for one supervisor, that a stopped one cannot take the daemon's memory.
+const REQUESTS_LIMIT: usize = 1024;
+/// How many events wait to be noted. A supervisor keeps what is not taken, and sends it later.
+const EVENTS_LIMIT: usize = 256;
 
 /// A connection to one supervisor.
 #[derive(Debug)]
 pub(crate) struct Client {
     socket: Arc<UnixStream>,
-    waiting: Arc<Mutex<HashMap<u64, Answer>>>,
+    shared: Arc<Shared>,
     next: AtomicU64,
 }
 
-/// What a supervisor tells unasked.
-#[derive(Debug)]
-pub(crate) enum Told {
-    Event(message::Body),
-    /// The connection is gone, and so is the supervisor or its trust in this daemon.
-    Gone,
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<HashMap<u64, Answer>>,
+    /// Whether anything came since this was last asked.
+    heard: AtomicBool,
+    /// Whether an answer was waited for in vain, and nothing came since.
+    silent: AtomicBool,
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Answer>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Client {
-    /// Takes a connected socket; events come out of the returned queue.
-    pub(crate) fn new(socket: OwnedFd) -> Result<(Self, mpsc::UnboundedReceiver<Told>), Error> {
+    /// Takes a connected socket; events come out of the returned queue, which ends with the connection.
+    pub(crate) fn new(socket: OwnedFd) -> Result<(Self, mpsc::Receiver<message::Body>), Error> {
         const STAGE: &str = "the supervisor's connection";
         // Only its readiness is used as a stream's: messages are sent and received by the wire's own calls.
         let socket = std::os::unix::net::UnixStream::from(socket);
         socket.set_nonblocking(true).stage(STAGE)?;
         let socket = Arc::new(UnixStream::from_std(socket).stage(STAGE)?);
-        let waiting = Arc::new(Mutex::new(HashMap::new()));
-        // Unbounded here, bounded by the sender: a supervisor tells at most one event a container or exec.
-        let (sender, events) = mpsc::unbounded_channel();
-        tokio::spawn(read(Arc::clone(&socket), Arc::clone(&waiting), sender));
-        Ok((Self { socket, waiting, next: AtomicU64::new(1) }, events))
+        let shared = Arc::new(Shared::default());
+        let (sender, events) = mpsc::channel(EVENTS_LIMIT);
+        tokio::spawn(read(Arc::clone(&socket), Arc::clone(&shared), sender));
+        // Numbers that no other daemon used: its late answers are nobody's.
+        Ok((Self { socket, shared, next: AtomicU64::new(waiters::number()) }, events))
+    }
+
+    /// Whether it was waited for in vain, and has not said anything since.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.shared.silent.load(Ordering::Relaxed)
+    }
+
+    /// Whether anything came since the last time this was asked.
+    pub(crate) fn was_heard(&self) -> bool {
+        self.shared.heard.swap(false, Ordering::Relaxed)
+    }
+
+    /// Asks for all that the supervisor holds, and waits for the answer as long as the connection lasts.
+    pub(crate) async fn greet(&self) -> Result<v1::State, Error> {
+        const STAGE: &str = "greeting the pod's supervisor";
+        let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION });
+        match self.exchange(STAGE, hello, &[]).await? {
+            (reply::Result::State(state), _) => Ok(state),
+            _ => Err(Error::invalid("supervisor", "it gave an answer to another question")),
+        }
+    }
+
+    /// Whether the supervisor answers soon.
+    pub(crate) async fn greet_briefly(&self) -> bool {
+        let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION });
+        self.call_briefly("greeting the pod's supervisor", hello).await.is_ok()
     }
 
     /// Sends a request with descriptors, and waits for its answer.
@@ -61,6 +103,15 @@ impl Client {
         self.call_for_descriptors(stage, body, descriptors).await.map(|(result, _)| result)
     }
 
+    /// The same for what is done at once.
+    pub(crate) async fn call_briefly(
+        &self,
+        stage: &'static str,
+        body: request::Body,
+    ) -> Result<reply::Result, Error> {
+        self.within(HELLO_PATIENCE, stage, body, &[]).await.map(|(result, _)| result)
+    }
+
     /// Sends a request, and waits for its answer and the descriptors beside it.
     pub(crate) async fn call_for_descriptors(
         &self,
@@ -68,22 +119,38 @@ impl Client {
         body: request::Body,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(reply::Result, Vec<OwnedFd>), Error> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let (sender, answer) = oneshot::channel();
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
-        let request = Request { id, body: Some(body) };
-        let exchange = async {
-            self.send(&request, descriptors).await.map_err(|error| unsent(stage, &error))?;
-            answer.await.map_err(|_gone| Error::supervisor_gone(stage))
-        };
-        let answer = tokio::time::timeout(ANSWER_PATIENCE, exchange).await.unwrap_or_else(|_elapsed| {
-            let message = format!("the pod's supervisor did not answer within {ANSWER_PATIENCE:?}");
+        // Who was silent for long is not waited for as long each time.
+        let patience = if self.is_silent() { HELLO_PATIENCE } else { ANSWER_PATIENCE };
+        self.within(patience, stage, body, descriptors).await
+    }
+
+    /// The same, for at most this long.
+    pub(crate) async fn within(
+        &self,
+        patience: Duration,
+        stage: &'static str,
+        body: request::Body,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(reply::Result, Vec<OwnedFd>), Error> {
+        let exchange = self.exchange(stage, body, descriptors);
+        tokio::time::timeout(patience, exchange).await.unwrap_or_else(|_elapsed| {
+            self.shared.silent.store(true, Ordering::Relaxed);
+            let message = format!("the pod's supervisor did not answer within {patience:?}");
             Err(Error::Stage { stage, message, kind: ErrorKind::DeadlineExceeded })
-        });
-        if answer.is_err() {
-            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        }
-        match answer? {
+        })
+    }
+
+    async fn exchange(
+        &self,
+        stage: &'static str,
+        body: request::Body,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(reply::Result, Vec<OwnedFd>), Error> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut waiting = Waiting::new(&self.shared, id, stage)?;
+        let request = Request { id, body: Some(body) };
+        self.send(&request, descriptors).await.map_err(|error| unsent(stage, &error))?;
+        match (&mut waiting.answer).await.map_err(|_gone| Error::supervisor_gone(stage))? {
             (reply::Result::Failure(failure), _) => {
                 let kind = match failure.kind() {
                     failure::Kind::Internal => ErrorKind::Internal,
@@ -98,14 +165,53 @@ impl Client {
     }
 
     async fn send(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), wharf_wire::Error> {
-        loop {
+        let mut refused = None;
+        // Within the call that waits, so that a socket found full is waited for and not asked again and again.
+        let sent = self.socket.async_io(Interest::WRITABLE, || {
             match wharf_wire::send(self.socket.as_fd(), request, descriptors) {
-                Err(error) if error.would_block() => {}
-                other => return other,
+                Err(error) if error.would_block() => Err(std::io::ErrorKind::WouldBlock.into()),
+                Err(error) => {
+                    refused = Some(error);
+                    Ok(())
+                }
+                Ok(()) => Ok(()),
             }
-            // Readiness is only a hint: the send itself finds out.
-            drop(self.socket.ready(Interest::WRITABLE).await);
+        });
+        let waited = sent.await;
+        match (refused, waited) {
+            (Some(error), _) => Err(error),
+            (None, Ok(())) => Ok(()),
+            (None, Err(error)) => {
+                let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+                Err(wharf_wire::Error::Socket(wharf_sys::Error::new("poll", "the connection", errno)))
+            }
         }
+    }
+}
+
+/// A place among those who wait for an answer; it is given up with the wait, however that ends.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    id: u64,
+    answer: oneshot::Receiver<(reply::Result, Vec<OwnedFd>)>,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(shared: &'a Shared, id: u64, stage: &'static str) -> Result<Self, Error> {
+        let (sender, answer) = oneshot::channel();
+        let mut waiting = shared.waiting();
+        if waiting.len() >= REQUESTS_LIMIT {
+            let message = format!("{REQUESTS_LIMIT} requests wait for the pod's supervisor: try again later");
+            return Err(Error::Stage { stage, message, kind: ErrorKind::ResourceExhausted });
+        }
+        waiting.insert(id, sender);
+        Ok(Self { shared, id, answer })
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.shared.waiting().remove(&self.id);
     }
 }
 
@@ -118,11 +224,7 @@ fn unsent(stage: &'static str, error: &wharf_wire::Error) -> Error {
     Error::Stage { stage, message: wharf_types::chain(error), kind }
 }
 
-async fn read(
-    socket: Arc<UnixStream>,
-    waiting: Arc<Mutex<HashMap<u64, Answer>>>,
-    events: mpsc::UnboundedSender<Told>,
-) {
+async fn read(socket: Arc<UnixStream>, shared: Arc<Shared>, events: mpsc::Sender<message::Body>) {
     while socket.readable().await.is_ok() {
         let mut received = None;
         let tried =
@@ -134,23 +236,70 @@ async fn read(
                 }
             });
         let (Ok(()), Some(received)) = (tried, received) else { continue };
-        match received {
-            Ok(Some((Message { body: Some(message::Body::Reply(reply)) }, descriptors))) => {
-                let answer = waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&reply.id);
-                if let (Some(answer), Some(result)) = (answer, reply.result) {
-                    // A caller that went away needs no answer.
-                    drop(answer.send((result, descriptors)));
-                }
-            }
-            Ok(Some((Message { body: Some(event) }, _))) => {
-                if events.send(Told::Event(event)).is_err() {
+        let Ok(Some((message, descriptors))) = received else { break };
+        shared.heard.store(true, Ordering::Relaxed);
+        shared.silent.store(false, Ordering::Relaxed);
+        let reply = match message.body {
+            Some(message::Body::Reply(reply)) => reply,
+            Some(event) => {
+                if events.send(event).await.is_err() {
                     break;
                 }
+                continue;
             }
-            Ok(Some((Message { body: None }, _))) => {}
-            Ok(None) | Err(_) => break,
+            None => continue,
+        };
+        let answer = shared.waiting().remove(&reply.id);
+        if let (Some(answer), Some(result)) = (answer, reply.result) {
+            // A caller that went away needs no answer.
+            drop(answer.send((result, descriptors)));
         }
     }
-    waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    events.send(Told::Gone).unwrap_or_default();
+    shared.waiting().clear();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+
+    /// One thread for all tasks: a send that held it would let nobody else go on.
+    #[test]
+    fn a_supervisor_that_does_not_read_holds_up_its_own_calls_and_nothing_else() {
+        const CALLS: u64 = 1000;
+        let (ours, theirs) = wharf_sys::socket::pair().unwrap();
+        let (others_went_on, seen) = std::sync::mpsc::channel();
+        let daemon = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let (client, _events) = Client::new(ours).unwrap();
+                let body = request::Body::KillExec(v1::KillExec { exec: 7 });
+                let requests: Vec<_> =
+                    (0..CALLS).map(|id| Request { id, body: Some(body.clone()) }).collect();
+                let sends = requests.iter().map(|request| client.send(request, &[]));
+                let sends = futures_util::future::try_join_all(sends);
+                let other = async { others_went_on.send(()).unwrap() };
+                tokio::join!(sends, other).0.unwrap();
+            });
+        });
+        seen.recv_timeout(Duration::from_secs(20)).expect("a task beside the sends goes on");
+        let receive = || wharf_wire::receive::<Request>(theirs.as_fd()).unwrap().unwrap().0.id;
+        let mut received: Vec<u64> = (0..CALLS).map(|_| receive()).collect();
+        received.sort_unstable();
+        assert_eq!(received, (0..CALLS).collect::<Vec<_>>(), "each once, now that it reads");
+        daemon.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn requests_that_wait_are_bounded_and_leave_nothing() {
+        let (ours, _theirs) = wharf_sys::socket::pair().unwrap();
+        let (client, _events) = Client::new(ours).unwrap();
+        let mut calls: Vec<_> = (0..REQUESTS_LIMIT).map(|_| Box::pin(client.greet())).collect();
+        for call in &mut calls {
+            assert!(call.as_mut().now_or_never().is_none());
+        }
+        assert_eq!(client.greet().await.unwrap_err().kind(), ErrorKind::ResourceExhausted);
+        drop(calls);
+        assert!(client.shared.waiting().is_empty());
+    }
 }

@@ -1,15 +1,20 @@
 //! A container in memory.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use wharf_cgroup::{Cgroup, StatsReader};
-use wharf_images::Hold;
+use wharf_images::{Hold, Store};
 use wharf_state::ExitRecord;
-use wharf_types::{ContainerId, ContainerState, PodId};
+use wharf_types::{ContainerId, ContainerState, Exit, PodId};
 
 use crate::records::ContainerRecord;
 use crate::stats::Meter;
+
+/// What is said of an end that nobody saw.
+const UNSEEN: &str = "its supervisor died, or did not answer, and nobody saw how it ended";
 
 /// A container. Its state is watched: whoever waits for its end waits here.
 #[derive(Debug)]
@@ -25,8 +30,34 @@ pub struct Container {
     pub(crate) meter: Mutex<Meter>,
     pub(crate) log_path: String,
     pub(crate) changing: tokio::sync::Mutex<()>,
+    /// Whether the state is a guess: an earlier daemon left the container, and its supervisor has not answered yet.
+    pub(crate) guessed: AtomicBool,
     /// Keeps the image's layers while they may be mounted.
-    pub(crate) _hold: Option<Hold>,
+    pub(crate) _layers: Layers,
+}
+
+/// Layers that are kept; what no image needs any more goes with the last container. To let them go may mean to wait for
+/// the disk, which no task should do that happens to be the last to know the container.
+#[derive(Debug)]
+pub(crate) struct Layers(Option<(Hold, Arc<Store>)>);
+
+impl Layers {
+    pub(crate) fn held(hold: Hold, store: Arc<Store>) -> Self {
+        Self(Some((hold, store)))
+    }
+}
+
+impl Drop for Layers {
+    fn drop(&mut self) {
+        if let (Some((hold, store)), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn_blocking(move || {
+                drop(hold);
+                if let Err(error) = store.sweep() {
+                    tracing::warn!(error = wharf_types::chain(&error), "layers of no image stay");
+                }
+            });
+        }
+    }
 }
 
 impl Container {
@@ -54,6 +85,17 @@ impl Container {
         self.record.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Changes the record in memory; returns it as it is then, to be saved.
+    pub(crate) fn change_record(&self, change: impl FnOnce(&mut ContainerRecord)) -> ContainerRecord {
+        let mut record = self.record.write().unwrap_or_else(PoisonError::into_inner);
+        change(&mut record);
+        record.clone()
+    }
+
+    pub(crate) fn set_pid(&self, pid: i32) {
+        *self.pid.write().unwrap_or_else(PoisonError::into_inner) = pid;
+    }
+
     /// How it ended; lost as long as it has not.
     pub(crate) fn exit(&self) -> wharf_types::Exit {
         match *self.state.borrow() {
@@ -69,18 +111,47 @@ impl Container {
         drop(states.wait_for(|state| matches!(state, ContainerState::Exited { .. })).await);
     }
 
-    /// Takes note of an exit; a second one changes nothing.
+    /// Takes note of a start; false if it is not news.
+    pub(crate) fn note_start(&self, started_at_ns: i64) -> bool {
+        let guessed = self.guessed.swap(false, Ordering::Relaxed);
+        self.state.send_if_modified(|state| match state {
+            ContainerState::Created => {
+                *state = ContainerState::Running { started_at_ns };
+                true
+            }
+            ContainerState::Running { started_at_ns: guess } if guessed => {
+                *guess = started_at_ns;
+                false
+            }
+            ContainerState::Running { .. } | ContainerState::Exited { .. } => false,
+        })
+    }
+
+    /// Takes note that it has not been started: that it runs was a guess.
+    pub(crate) fn note_created(&self) {
+        if self.guessed.swap(false, Ordering::Relaxed) {
+            self.state.send_replace(ContainerState::Created);
+        }
+    }
+
+    /// Takes note of an exit; false if it is not news. Who saw the end tells more than who only found the process gone.
     pub(crate) fn note_exit(&self, ExitRecord { exit, started_at_ns, finished_at_ns }: ExitRecord) -> bool {
-        let message = self.record().message;
+        let guessed = self.guessed.swap(false, Ordering::Relaxed);
+        let mut message = self.record().message;
+        if exit == Exit::Lost && message.is_empty() {
+            UNSEEN.clone_into(&mut message);
+        }
         self.state.send_if_modified(|state| {
-            let started_at_ns = match state {
+            let (first, started_at_ns) = match state {
+                ContainerState::Exited { exit: Exit::Lost, started_at_ns, .. } if exit != Exit::Lost => {
+                    (false, *started_at_ns)
+                }
                 ContainerState::Exited { .. } => return false,
-                ContainerState::Running { started_at_ns } => *started_at_ns,
-                // Its start was asked for by an earlier daemon, or it never started.
-                ContainerState::Created => started_at_ns,
+                ContainerState::Running { started_at_ns } if !guessed => (true, *started_at_ns),
+                ContainerState::Created | ContainerState::Running { .. } => (true, started_at_ns),
             };
             *state = ContainerState::Exited { started_at_ns, finished_at_ns, exit, message };
-            true
+            first
         })
     }
 

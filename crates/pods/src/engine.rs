@@ -3,19 +3,19 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, broadcast};
-use wharf_cgroup::Cgroups;
+use wharf_cgroup::{Cgroup, Cgroups};
 use wharf_cri_api::v1::{ContainerEventResponse, ContainerEventType};
 use wharf_images::Store;
 use wharf_network::Network;
 use wharf_snapshots::Snapshots;
-use wharf_state::{ExitRecord, Layout};
+use wharf_state::Layout;
 use wharf_types::{ContainerId, ContainerState, PodId};
 
-use crate::client::{Client, Told};
 use crate::container::{Container, InPod};
-use crate::error::Error;
+use crate::error::{Error, blocking};
 use crate::events::Events;
 use crate::exec_sync::Commands;
 use crate::joins::Joins;
@@ -26,12 +26,13 @@ use crate::seccomp::Seccomp;
 mod create;
 mod lifecycle;
 mod run;
+mod supervision;
 mod supervisor;
 mod teardown;
 
 pub(crate) use create::{container, container_key, pod_cgroup};
 pub(crate) use run::pod_key;
-pub(crate) use supervisor::kill_supervisor;
+pub(crate) use supervision::Reached;
 
 /// What can be chosen.
 #[derive(Debug, Clone)]
@@ -146,6 +147,11 @@ impl Engine {
         self.last_created_ns.fetch_update(Relaxed, Relaxed, next).map_or(now, |last| now.max(last + 1))
     }
 
+    /// No later pod is older than this one, which an earlier daemon made.
+    pub(crate) fn was_created(&self, created_at_ns: i64) {
+        self.last_created_ns.fetch_max(created_at_ns, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Every pod, oldest id first.
     #[must_use]
     pub fn pods(&self) -> Vec<Arc<Pod>> {
@@ -190,7 +196,7 @@ impl Engine {
             }
         };
         let pod = self.pod(pod.as_str())?;
-        let container = pod.containers.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let container = pod.container(key.as_str());
         Ok((pod, container.ok_or_else(missing)?))
     }
 
@@ -205,116 +211,82 @@ impl Engine {
         self.events.end();
     }
 
-    /// Takes a supervisor's connection for a pod, and listens to what it tells.
-    pub(crate) fn connect(
-        self: &Arc<Self>,
-        pod: &Arc<Pod>,
-        socket: std::os::fd::OwnedFd,
-    ) -> Result<Arc<Client>, Error> {
-        let (client, mut told) = Client::new(socket)?;
-        let client = Arc::new(client);
-        pod.write_state().client = Some(Arc::clone(&client));
-        let (engine, pod, of) = (Arc::clone(self), Arc::clone(pod), Arc::downgrade(&client));
-        tokio::spawn(async move {
-            while let Some(told) = told.recv().await {
-                match told {
-                    Told::Event(event) => engine.note(&pod, event),
-                    Told::Gone => {
-                        engine.supervisor_gone(&pod, &of).await;
-                        break;
-                    }
-                }
-            }
-        });
-        Ok(client)
+    /// Makes a container known that was just made.
+    pub(crate) async fn publish(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) {
+        let early = {
+            let _order = pod.telling();
+            let mut making = pod.making();
+            self.insert(pod, container);
+            self.events.tell(ContainerEventType::ContainerCreatedEvent, container.id.as_str(), pod);
+            making.take().and_then(|making| making.exit)
+        };
+        if let Some(exit) = early {
+            self.ended(pod, container, exit);
+        }
+        // Whoever noticed that the supervisor is gone may not have known the container yet.
+        if pod.link.is_gone() && !container.is_exited() {
+            self.end_unwatched(pod, container).await;
+        }
     }
 
-    /// Makes a container known.
     pub(crate) fn insert(&self, pod: &Pod, container: &Arc<Container>) {
         let mut containers = self.containers.write().unwrap_or_else(PoisonError::into_inner);
         containers.insert(container.id.clone(), pod.id.clone());
         drop(containers);
         pod.insert(Arc::clone(container));
-        // What the supervisor told before that was of nobody.
-        if let Some(exit) = self.exit_on_disk(pod, &container.id) {
-            container.note_exit(exit);
-        }
     }
 
-    fn note(&self, pod: &Arc<Pod>, event: wharf_wire::v1::message::Body) {
-        use wharf_wire::v1::message::Body;
-        match event {
-            Body::ContainerExited(exited) => {
-                let containers = pod.containers.read().unwrap_or_else(PoisonError::into_inner);
-                let container = containers.get(exited.container.as_str()).cloned();
-                drop(containers);
-                let Some(container) = container else { return };
-                let told = ExitRecord {
-                    exit: exited.exit.map_or(wharf_types::Exit::Lost, from_wire),
-                    started_at_ns: 0,
-                    finished_at_ns: exited.finished_at_ns,
-                };
-                // What is on disk is more, but it may be gone with the container.
-                if container.note_exit(self.exit_on_disk(pod, &container.id).unwrap_or(told)) {
-                    self.events.tell(ContainerEventType::ContainerStoppedEvent, container.id.as_str(), pod);
-                }
-            }
-            Body::ExecExited(exited) => {
-                pod.execs.tell(exited.exec, exited.exit.map_or(wharf_types::Exit::Lost, from_wire));
-            }
-            Body::Detached(detached) => pod.attached.tell(detached.attach, ()),
-            Body::Reply(_) | Body::ContainerStarted(_) => {}
+    /// Makes a container unknown; false if it was not known any more.
+    pub(crate) fn forget(&self, pod: &Pod, container: &Container) -> bool {
+        let mut containers = self.containers.write().unwrap_or_else(PoisonError::into_inner);
+        let known = containers.remove(&container.id).is_some();
+        drop(containers);
+        pod.forget(&container.id);
+        if known {
+            self.container_calls.free(&container_key(&pod.id, &container.record()));
         }
+        known
     }
 
-    /// The supervisor died, or was asked to: what it watched over has ended, or is ended now.
-    async fn supervisor_gone(&self, pod: &Arc<Pod>, of: &std::sync::Weak<Client>) {
-        {
-            let mut state = pod.write_state();
-            let current =
-                state.client.as_ref().is_some_and(|client| std::ptr::eq(Arc::as_ptr(client), of.as_ptr()));
-            if !current {
-                return;
-            }
-            state.client = None;
-        }
-        pod.execs.clear();
-        for container in pod.containers() {
-            if container.is_exited() {
-                continue;
-            }
-            let lost = ExitRecord {
-                exit: wharf_types::Exit::Lost,
-                started_at_ns: 0,
-                finished_at_ns: wharf_sys::clock::now_ns(),
-            };
-            let exit = self.exit_on_disk(pod, &container.id).unwrap_or(lost);
-            self.kill_cgroup(&container).await;
-            if container.note_exit(exit) {
-                self.events.tell(ContainerEventType::ContainerStoppedEvent, container.id.as_str(), pod);
-            }
+    pub(crate) async fn kill_container(&self, container: &Container) -> Result<(), Error> {
+        match &container.cgroup {
+            Some(cgroup) => kill_cgroup(cgroup).await,
+            None => Ok(()),
         }
     }
+}
 
-    pub(crate) fn exit_on_disk(&self, pod: &Pod, id: &ContainerId) -> Option<ExitRecord> {
-        ExitRecord::load(&Layout::exits(&self.parts.layout.pod(&pod.id)).join(id.as_str())).ok()
-    }
-
-    pub(crate) async fn kill_cgroup(&self, container: &Arc<Container>) {
-        let container = Arc::clone(container);
-        let killed = crate::error::blocking(move || {
-            let Some(cgroup) = &container.cgroup else { return Ok(()) };
-            let killed = cgroup.kill(KILL_PATIENCE).and_then(|()| cgroup.await_empty(KILL_PATIENCE));
-            killed.map_err(|error| Error::internal("killing the container", error))
+/// Kills every process in a cgroup, and waits until they are gone. Each attempt is short: what does not die, as it waits
+/// for a disk, would else keep a thread of the pool that all others need.
+///
+/// # Errors
+/// DeadlineExceeded if some are left after [`KILL_PATIENCE`].
+pub(crate) async fn kill_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
+    const ATTEMPT: Duration = Duration::from_millis(100);
+    const PAUSE: Duration = Duration::from_millis(400);
+    let until = Instant::now() + KILL_PATIENCE;
+    loop {
+        let of = cgroup.clone();
+        let killed = blocking(move || {
+            let killed = of.kill(ATTEMPT).and_then(|()| of.await_empty(ATTEMPT));
+            killed.map_err(|error| Error::Stage {
+                stage: "killing what runs in a cgroup",
+                message: wharf_types::chain(&error),
+                kind: error.kind(),
+            })
         });
-        if let Err(error) = killed.await {
-            tracing::warn!(%error, "processes of a container may be left");
+        match killed.await {
+            Err(error) if Instant::now() < until => {
+                tracing::debug!(%error, "processes are killed again");
+                tokio::time::sleep(PAUSE).await;
+            }
+            done => return done,
         }
     }
 }
 
 /// How long killed processes may take to be gone.
-pub(crate) const KILL_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn from_wire(exit: wharf_wire::v1::Exit) -> wharf_types::Exit {
     use wharf_wire::v1::exit::Kind;

@@ -79,7 +79,7 @@ impl Engine {
         streams: Streams<'_>,
     ) -> Result<(Running, Option<OwnedFd>), Error> {
         let (pod, container) = self.running(id)?;
-        let client = pod.client()?;
+        let client = pod.connected().await?;
         let number = waiters::number();
         let (terminal, size, descriptors) = match streams {
             Streams::Pipes(pipes) => (false, None, pipes),

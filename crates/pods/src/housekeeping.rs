@@ -4,7 +4,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::engine::Engine;
-use crate::error::blocking;
+use crate::error::{Stage, blocking};
+use crate::link::Link;
 
 /// How often writable layers are measured at most; the kubelet looks for full disks as often.
 const ROUND: Duration = Duration::from_secs(10);
@@ -13,7 +14,7 @@ const PAUSES: u32 = 20;
 /// How long the kernel has at first for the links of pods whose namespaces were let go, and at most between two looks.
 const LINK_PAUSE: Duration = Duration::from_millis(500);
 const LINK_PAUSE_LIMIT: Duration = Duration::from_secs(8);
-/// How often the network is looked at for what belongs to no pod.
+/// How often the network and the images are looked at for what belongs to no pod.
 const TIDY_ROUND: Duration = Duration::from_mins(1);
 
 impl Engine {
@@ -21,26 +22,34 @@ impl Engine {
     pub async fn measure_layers(self: Arc<Self>) {
         loop {
             let begin = Instant::now();
-            for container in self.containers() {
-                if container.is_exited() && self.parts.snapshots.known_usage(&container.id).is_some() {
-                    continue;
-                }
-                let engine = Arc::clone(&self);
-                // One that was removed meanwhile, or cannot be read, keeps the figure it has.
-                let measured = tokio::task::spawn_blocking(move || {
-                    drop(engine.parts.snapshots.usage(&container.id, Duration::ZERO));
-                });
-                drop(measured.await);
-            }
+            round(Arc::clone(&self).measure()).await;
             tokio::time::sleep(ROUND.max(begin.elapsed() * PAUSES)).await;
         }
     }
 
-    /// Tidies up, once a minute.
+    async fn measure(self: Arc<Self>) {
+        for container in self.containers() {
+            if container.is_exited() && self.parts.snapshots.known_usage(&container.id).is_some() {
+                continue;
+            }
+            let engine = Arc::clone(&self);
+            // One that was removed meanwhile, or cannot be read, keeps the figure it has.
+            let measured = tokio::task::spawn_blocking(move || {
+                drop(engine.parts.snapshots.usage(&container.id, Duration::ZERO));
+            });
+            drop(measured.await);
+        }
+    }
+
+    /// Tidies up, and looks after the supervisors, once a minute.
     pub async fn keep_tidy(self: Arc<Self>) {
         loop {
-            self.tidy().await;
+            let engine = Arc::clone(&self);
+            round(async move { engine.tidy().await }).await;
+            let engine = Arc::clone(&self);
+            round(async move { engine.sweep_layers().await }).await;
             tokio::time::sleep(TIDY_ROUND).await;
+            round(Arc::clone(&self).look_after()).await;
         }
     }
 
@@ -60,6 +69,24 @@ impl Engine {
         }
     }
 
+    /// Finds supervisors that do not answer. None is killed for it: what its containers do goes on.
+    async fn look_after(self: Arc<Self>) {
+        let greetings = self.pods().into_iter().map(|pod| async move {
+            let Link::Up(client) = pod.link.now() else { return };
+            let was_silent = client.is_silent();
+            if client.was_heard() || client.greet_briefly().await {
+                return;
+            }
+            if !was_silent {
+                tracing::warn!(
+                    pod = pod.id.short(),
+                    "the pod's supervisor does not answer: is it stopped, or does it wait for the disk of a log?"
+                );
+            }
+        });
+        futures_util::future::join_all(greetings).await;
+    }
+
     /// Takes back what an earlier daemon left half made, and removes networks of pods that are no more.
     pub async fn tidy(self: &Arc<Self>) {
         let found = std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner));
@@ -75,5 +102,25 @@ impl Engine {
         if let Err(error) = reconciled.await {
             tracing::warn!(%error, "networks of pods that are no more may be left");
         }
+    }
+
+    /// Removes layers that neither an image nor a container needs.
+    async fn sweep_layers(&self) {
+        let images = Arc::clone(&self.parts.images);
+        let swept = blocking(move || images.sweep().stage("removing layers of no image"));
+        match swept.await {
+            Ok(freed) if freed.inodes > 0 => {
+                tracing::info!(bytes = freed.bytes, "layers of no image are removed")
+            }
+            Ok(_nothing) => {}
+            Err(error) => tracing::warn!(%error, "layers of no image stay"),
+        }
+    }
+}
+
+/// Does a round in a task of its own: after one that panics the next one comes all the same.
+async fn round(work: impl Future<Output = ()> + Send + 'static) {
+    if let Err(error) = tokio::spawn(work).await {
+        tracing::error!(%error, "a round of housekeeping broke off");
     }
 }

@@ -119,7 +119,7 @@ impl Engine {
             stderr: wanted.stderr,
         });
         let theirs: Vec<_> = [&out, &err].into_iter().flatten().map(|(_, write)| write.as_fd()).collect();
-        let (_done, input) = pod.client()?.call_for_descriptors(ATTACH, body, &theirs).await?;
+        let (_done, input) = pod.connected().await?.call_for_descriptors(ATTACH, body, &theirs).await?;
         let input = input.into_iter().next();
         let terminal = match &input {
             Some(master) if has_terminal => Some(master.try_clone().stage(ATTACH)?),

@@ -4,8 +4,11 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::fcntl::OFlag;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use wharf_sys::fs::sealed_memfd;
 use wharf_sys::launch::Launch;
 use wharf_sys::process::{self, Reap};
@@ -45,14 +48,17 @@ impl Program {
             cgroup,
         };
         let pidfd = launch.start().stage(STAGE)?;
-        Ok((Process { pidfd, parent: Parent::ThisDaemon }, ours))
+        Ok((Process::new(pidfd, Parent::ThisDaemon)?, ours))
     }
 }
 
-/// A supervisor's process.
+/// A supervisor's process; clones are the same one.
+#[derive(Debug, Clone)]
+pub(crate) struct Process(Arc<Inner>);
+
 #[derive(Debug)]
-pub(crate) struct Process {
-    pidfd: OwnedFd,
+struct Inner {
+    pidfd: AsyncFd<OwnedFd>,
     parent: Parent,
 }
 
@@ -65,29 +71,36 @@ enum Parent {
 }
 
 impl Process {
-    /// The supervisor that an earlier daemon started.
-    pub(crate) fn adopt(pid: i32) -> Result<Self, Error> {
-        let pidfd = process::open_pidfd(pid).stage("finding the pod's supervisor")?;
-        Ok(Self { pidfd, parent: Parent::Init })
+    fn new(pidfd: OwnedFd, parent: Parent) -> Result<Self, Error> {
+        #[expect(
+            deprecated,
+            reason = "what its successor asks of the caller, unsafely, an `OwnedFd` upholds by itself"
+        )]
+        let watched = AsyncFd::with_interest(pidfd, Interest::READABLE);
+        let pidfd = watched.stage("watching the pod's supervisor")?;
+        Ok(Self(Arc::new(Inner { pidfd, parent })))
+    }
+
+    /// The supervisor that an earlier daemon started, by a connection to it.
+    pub(crate) fn adopt(socket: BorrowedFd<'_>) -> Result<Self, Error> {
+        let pidfd = socket::peer_process(socket).stage("finding the pod's supervisor")?;
+        Self::new(pidfd, Parent::Init)
     }
 
     /// Kills it; one that is gone is as good.
     pub(crate) fn kill(&self) {
-        if let Err(error) = process::signal(self.pidfd.as_fd(), 9) {
+        if let Err(error) = process::signal(self.0.pidfd.get_ref().as_fd(), 9) {
             tracing::debug!(%error, "a supervisor was gone before it was killed");
         }
     }
 
-    /// Kills it if it is still there, and reaps it.
-    pub(crate) fn end(self) -> Result<(), Error> {
-        const STAGE: &str = "ending the supervisor";
-        self.kill();
-        match self.parent {
-            Parent::ThisDaemon => {
-                process::await_end(self.pidfd.as_fd()).stage(STAGE)?;
-                process::wait(self.pidfd.as_fd(), Reap::Remove).map(drop).stage(STAGE)
-            }
-            Parent::Init => Ok(()),
+    /// Waits for its end, and reaps it.
+    pub(crate) async fn ended(&self) {
+        // It fails only when the runtime ends, and this task with it.
+        drop(self.0.pidfd.readable().await);
+        if self.0.parent == Parent::ThisDaemon {
+            // Reaped already by another who waited.
+            drop(process::wait(self.0.pidfd.get_ref().as_fd(), Reap::Remove));
         }
     }
 }

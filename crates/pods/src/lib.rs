@@ -18,6 +18,7 @@ mod images;
 mod interactive;
 mod joins;
 mod launch;
+mod link;
 mod lower;
 mod metrics;
 mod mounts;

@@ -1,16 +1,18 @@
 //! A pod in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use wharf_network::StatsSocket;
-use wharf_types::{ContainerId, Exit, PodId};
+use wharf_state::ExitRecord;
+use wharf_types::{ContainerId, ErrorKind, Exit, PodId};
 
 use crate::client::Client;
 use crate::container::Container;
 use crate::error::Error;
 use crate::launch::Process;
+use crate::link::{Link, Links};
 use crate::stats::Meter;
 use crate::waiters::Waiters;
 
@@ -31,18 +33,29 @@ pub struct Pod {
     pub(crate) attached: Waiters<()>,
     pub(crate) network_stats: Mutex<Option<StatsSocket>>,
     pub(crate) meter: Mutex<Meter>,
+    pub(crate) link: Links,
     supervisor: Mutex<Option<Process>>,
+    making: Mutex<Option<Making>>,
+    /// Held while something happens and is told, so that what is told comes in order.
+    telling: Mutex<()>,
+    /// Containers that a newer release recorded, or whose records cannot be read now: they are left alone.
+    pub(crate) strangers: Mutex<BTreeSet<ContainerId>>,
+}
+
+/// The container that is being made: at most one, since that is a change of the pod.
+#[derive(Debug)]
+pub(crate) struct Making {
+    pub(crate) id: ContainerId,
+    /// Its end, if it was told before the container was known.
+    pub(crate) exit: Option<ExitRecord>,
 }
 
 /// What changes in a pod's life.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    /// The supervisor's connection; a pod without one is not ready.
-    pub(crate) client: Option<Arc<Client>>,
     /// Whether everything is set up, and nothing was taken down.
     pub(crate) ready: bool,
     pub(crate) ips: Vec<std::net::IpAddr>,
-    pub(crate) shim_pid: i32,
 }
 
 impl Pod {
@@ -59,7 +72,11 @@ impl Pod {
             attached: Waiters::default(),
             network_stats: Mutex::default(),
             meter: Mutex::default(),
+            link: Links::default(),
             supervisor: Mutex::default(),
+            making: Mutex::default(),
+            telling: Mutex::default(),
+            strangers: Mutex::default(),
         }
     }
 
@@ -72,17 +89,40 @@ impl Pod {
     /// Whether containers can be made in it.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let state = self.read_state();
-        state.ready && state.client.is_some()
+        self.read_state().ready && !self.link.is_gone()
     }
 
+    /// The connection to its supervisor, if it is there.
     pub(crate) fn client(&self) -> Result<Arc<Client>, Error> {
-        let client = self.read_state().client.clone();
-        client.ok_or_else(|| Error::State {
-            what: "pod sandbox",
-            id: self.id.to_string(),
-            state: "not ready",
-        })
+        match self.link.now() {
+            Link::Up(client) => Ok(client),
+            Link::Connecting => Err(Error::Stage {
+                stage: "reaching the pod's supervisor",
+                message: "it has not answered yet: try again".to_owned(),
+                kind: ErrorKind::Unavailable,
+            }),
+            Link::Gone => {
+                Err(Error::State { what: "pod sandbox", id: self.id.to_string(), state: "not ready" })
+            }
+        }
+    }
+
+    /// The connection to its supervisor; one that is just being made is waited for.
+    pub(crate) async fn connected(&self) -> Result<Arc<Client>, Error> {
+        self.link.settled().await;
+        self.client()
+    }
+
+    pub(crate) fn making(&self) -> MutexGuard<'_, Option<Making>> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn telling(&self) -> MutexGuard<'_, ()> {
+        self.telling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_stranger(&self, container: &ContainerId) -> bool {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner).contains(container)
     }
 
     pub(crate) fn supervisor(&self) -> MutexGuard<'_, Option<Process>> {
@@ -105,6 +145,11 @@ impl Pod {
     #[must_use]
     pub fn containers(&self) -> Vec<Arc<Container>> {
         self.containers.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The container of an id, if it is in this pod.
+    pub(crate) fn container(&self, id: &str) -> Option<Arc<Container>> {
+        self.containers.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
     pub(crate) fn insert(&self, container: Arc<Container>) {

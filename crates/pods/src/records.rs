@@ -1,8 +1,11 @@
 //! What is remembered of pods and containers on disk: the request as it came, and the little that cannot be derived.
 
+use std::path::Path;
+
 use prost::Message;
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
-use wharf_state::record::{self, Durability, Format};
+use wharf_state::record::{self, Durability, Format, Staged};
+use wharf_wire::v1::Identity;
 
 use crate::error::{Error, Stage};
 
@@ -29,7 +32,7 @@ pub(crate) enum Phase {
     Making = 0,
     /// Everything is set up.
     Made = 1,
-    /// Everything but its containers' files was taken down.
+    /// As older builds had it of a pod that was stopped; now it is told by its supervisor, which is gone.
     Stopped = 2,
 }
 
@@ -57,23 +60,72 @@ pub(crate) struct ContainerRecord {
     /// Why the program could not be executed.
     #[prost(string, tag = "10")]
     pub(crate) message: String,
+    /// The directories of the image's layers, which the container may outlive.
+    #[prost(string, repeated, tag = "11")]
+    pub(crate) layers: Vec<String>,
+    /// Whether its first process was there, and said who it is.
+    #[prost(bool, tag = "12")]
+    pub(crate) made: bool,
 }
 
-pub(crate) fn save_pod(path: &std::path::Path, record: &PodRecord) -> Result<(), Error> {
+impl ContainerRecord {
+    /// Takes note of who the first process is.
+    pub(crate) fn identify(&mut self, identity: Identity) {
+        self.made = true;
+        self.uid = identity.uid;
+        self.gid = identity.gid;
+        self.groups = identity.groups;
+    }
+
+    /// Whether the container was made whole.
+    pub(crate) fn is_made(&self) -> bool {
+        // Records of older builds tell it by the groups alone.
+        self.made || !self.groups.is_empty()
+    }
+}
+
+/// Why there is no record to go by.
+#[derive(Debug)]
+pub(crate) enum Unreadable {
+    /// It is not what was saved.
+    Damaged(Error),
+    /// It may be whole: a newer release wrote it, or the disk refuses for now.
+    LeftAlone(Error),
+}
+
+impl Unreadable {
+    fn new(stage: &'static str, error: &record::Error) -> Self {
+        let reason = Error::internal(stage, error);
+        if error.is_damage() { Self::Damaged(reason) } else { Self::LeftAlone(reason) }
+    }
+}
+
+pub(crate) fn save_pod(path: &Path, record: &PodRecord) -> Result<(), Error> {
     record::save(path, POD, &record.encode_to_vec(), Durability::Volatile).stage("recording the pod")
 }
 
-pub(crate) fn load_pod(path: &std::path::Path) -> Result<PodRecord, Error> {
-    let content = record::load(path, POD).stage("reading the pod's record")?;
-    PodRecord::decode(&*content).stage("reading the pod's record")
+pub(crate) fn load_pod(path: &Path) -> Result<PodRecord, Unreadable> {
+    load(path, POD, "reading the pod's record")
 }
 
-pub(crate) fn save_container(path: &std::path::Path, record: &ContainerRecord) -> Result<(), Error> {
+pub(crate) fn save_container(path: &Path, record: &ContainerRecord) -> Result<(), Error> {
     record::save(path, CONTAINER, &record.encode_to_vec(), Durability::Volatile)
         .stage("recording the container")
 }
 
-pub(crate) fn load_container(path: &std::path::Path) -> Result<ContainerRecord, Error> {
-    let content = record::load(path, CONTAINER).stage("reading the container's record")?;
-    ContainerRecord::decode(&*content).stage("reading the container's record")
+pub(crate) fn load_container(path: &Path) -> Result<ContainerRecord, Unreadable> {
+    load(path, CONTAINER, "reading the container's record")
+}
+
+/// Writes a container's record beside its place: what it tells of can then be done, and the record be put into its place.
+pub(crate) fn stage_container(path: &Path, record: &ContainerRecord) -> Result<Staged, Error> {
+    record::stage(path, CONTAINER, &record.encode_to_vec(), Durability::Volatile)
+        .stage("recording the container")
+}
+
+fn load<R: Message + Default>(path: &Path, format: Format, stage: &'static str) -> Result<R, Unreadable> {
+    let read = || record::load(path, format);
+    // A disk that refused once may not do so again.
+    let content = read().or_else(|_first| read()).map_err(|error| Unreadable::new(stage, &error))?;
+    R::decode(&*content).map_err(|error| Unreadable::Damaged(Error::internal(stage, error)))
 }

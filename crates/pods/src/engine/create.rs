@@ -1,21 +1,22 @@
 //! CreateContainer: image, limits, snapshot, plan, and the first process that waits for its start.
 
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, RwLock};
 
 use wharf_cgroup::{Cgroup, CgroupPath, StatsReader};
-use wharf_cri_api::v1::{ContainerConfig, ContainerEventType};
+use wharf_cri_api::v1::ContainerConfig;
 use wharf_images::Hold;
 use wharf_isolation::{Plan, Rootfs};
 use wharf_types::{ContainerId, ContainerPath, ContainerState, HostPath, PodId};
 use wharf_wire::v1::{self, reply, request};
 
 use super::Engine;
-use crate::container::Container;
+use crate::container::{Container, Layers};
 use crate::error::{Error, Stage, blocking};
 use crate::images::ImageView;
 use crate::lower::{self, Context, Disk};
-use crate::pod::Pod;
+use crate::pod::{Making, Pod};
 use crate::records::{self, ContainerRecord};
 use crate::{refuse, resources};
 
@@ -67,14 +68,14 @@ impl Engine {
             return Err(Error::State { what: "pod sandbox", id: pod.id.to_string(), state: "not ready" });
         }
         let id = ContainerId::from_random(wharf_sys::random::bytes().stage("making an id")?);
-        let made = self.build_container(&pod, &id, config).await;
-        match made {
+        *pod.making() = Some(Making { id: id.clone(), exit: None });
+        match self.build_container(&pod, &id, config).await {
             Ok(container) => {
-                self.insert(&pod, &container);
-                self.events.tell(ContainerEventType::ContainerCreatedEvent, id.as_str(), &pod);
+                self.publish(&pod, &container).await;
                 Ok(id)
             }
             Err(error) => {
+                *pod.making() = None;
                 self.undo_container(&pod, &id).await;
                 Err(error)
             }
@@ -92,18 +93,20 @@ impl Engine {
         let mut prepared = blocking(move || engine.prepare(&of, &with, &config)).await?;
         let plan = wharf_wire::to_file(&v1::Plan::from(&prepared.plan)).stage(STAGE)?;
         let body = request::Body::Create(v1::Create { container: id.to_string() });
-        let answer = pod.client()?.call(STAGE, body, &[plan.as_fd()]).await?;
+        let answer = pod.connected().await?.call(STAGE, body, &[plan.as_fd()]).await?;
         let reply::Result::Created(created) = answer else {
             return Err(Error::invalid("supervisor", "it gave an answer to another question"));
         };
-        let identity = created.identity.unwrap_or_default();
-        prepared.record.uid = identity.uid;
-        prepared.record.gid = identity.gid;
-        prepared.record.groups = identity.groups;
-        records::save_container(&self.parts.layout.container_record(&pod.id, id), &prepared.record)?;
-        let container = container(pod, id, prepared.record, Some(prepared.cgroup), ContainerState::Created);
-        let container = Container { _hold: Some(prepared.hold), ..container };
-        *container.pid.write().unwrap_or_else(PoisonError::into_inner) = created.pid;
+        prepared.record.identify(created.identity.unwrap_or_default());
+        let (engine, of, with) = (Arc::clone(self), Arc::clone(pod), id.clone());
+        let container = blocking(move || {
+            let Prepared { record, cgroup, hold, .. } = prepared;
+            records::save_container(&engine.parts.layout.container_record(&of.id, &with), &record)?;
+            let layers = Layers::held(hold, Arc::clone(&engine.parts.images));
+            Ok(container(&of, &with, record, Some(cgroup), (ContainerState::Created, layers)))
+        });
+        let container = container.await?;
+        container.set_pid(created.pid);
         Ok(Arc::new(container))
     }
 
@@ -123,7 +126,8 @@ impl Engine {
         let filter = self.seccomp.program(&security, capabilities.bounding)?;
         let path = self.container_cgroup(pod, id)?;
         // Intent first: what is made from here on is found by this record.
-        let record = lower::record(&context, &path, self.creation_time());
+        let mut record = lower::record(&context, &path, self.creation_time());
+        record.layers = image.layers.iter().map(ToString::to_string).collect();
         records::save_container(&self.parts.layout.container_record(&pod.id, id), &record)?;
         let cgroup = self.parts.cgroups.create(&path).stage("making the container's cgroup")?;
         let limits = resources::limits(&asked, Some(lower::device_rules(&context)?));
@@ -200,7 +204,7 @@ pub(crate) fn container(
     id: &ContainerId,
     record: ContainerRecord,
     cgroup: Option<Cgroup>,
-    state: ContainerState,
+    (state, layers): (ContainerState, Layers),
 ) -> Container {
     let directory = pod.config.log_directory.trim_end_matches('/');
     let name = &record.config.log_path;
@@ -219,7 +223,8 @@ pub(crate) fn container(
         meter: Mutex::default(),
         log_path,
         changing: tokio::sync::Mutex::new(()),
-        _hold: None,
+        guessed: AtomicBool::new(false),
+        _layers: layers,
     }
 }
 

@@ -1,16 +1,15 @@
 //! Starting, stopping and changing containers that exist.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use wharf_cri_api::v1::{ContainerEventType, LinuxContainerResources};
-use wharf_types::ContainerState;
+use wharf_cri_api::v1::LinuxContainerResources;
+use wharf_types::{ContainerState, ErrorKind};
 use wharf_wire::v1::{self, reply, request};
 
-use super::supervisor::{HELLO_PATIENCE, kill_supervisor};
 use super::{Engine, KILL_PATIENCE};
 use crate::container::{Container, InPod};
-use crate::error::{Error, blocking, known};
+use crate::error::{Error, Stage, blocking, known};
 use crate::joins::spawn;
 use crate::pod::Pod;
 use crate::{records, resources, stop};
@@ -42,33 +41,33 @@ impl Engine {
             }
         }
         let body = request::Body::Start(v1::Start { container: container.id.to_string() });
-        match pod.client()?.call("starting the container", body, &[]).await {
+        match pod.connected().await?.call("starting the container", body, &[]).await {
             Ok(reply::Result::Started(started)) => {
-                container.state.send_if_modified(|state| {
-                    let created = *state == ContainerState::Created;
-                    if created {
-                        *state = ContainerState::Running { started_at_ns: started.started_at_ns };
-                    }
-                    created
-                });
-                self.events.tell(ContainerEventType::ContainerStartedEvent, container.id.as_str(), pod);
+                self.started(pod, container, started.started_at_ns);
                 Ok(())
             }
             Ok(_) => Err(Error::invalid("supervisor", "it gave an answer to another question")),
+            // Whether it runs, the supervisor tells as soon as it knows.
+            Err(error) if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) => {
+                Err(error)
+            }
             Err(error) => {
-                if let Error::Stage { message, .. } = &error {
-                    let record = &mut *container.record.write().unwrap_or_else(PoisonError::into_inner);
-                    record.message.clone_from(message);
-                    records::save_container(
-                        &self.parts.layout.container_record(&pod.id, &container.id),
-                        record,
-                    )?;
-                }
+                self.record_failure(pod, container, &error).await;
                 // Its process is about to be gone; the call's effect is visible when it returns.
                 drop(tokio::time::timeout(KILL_PATIENCE, container.exited()).await);
                 container.explain_exit();
                 Err(error)
             }
+        }
+    }
+
+    /// Keeps why a container did not start; that there is no room for it changes nothing for the caller.
+    async fn record_failure(&self, pod: &Pod, container: &Container, error: &Error) {
+        let Error::Stage { message, .. } = error else { return };
+        let record = container.change_record(|record| record.message.clone_from(message));
+        let path = self.parts.layout.container_record(&pod.id, &container.id);
+        if let Err(error) = blocking(move || records::save_container(&path, &record)).await {
+            tracing::warn!(container = container.id.short(), %error, "why it did not start is not recorded");
         }
     }
 
@@ -97,20 +96,22 @@ impl Engine {
                 return Ok(());
             }
         }
-        match tokio::time::timeout(HELLO_PATIENCE, self.signal(&pod, &container, 9)).await {
-            Ok(true) => {}
-            Ok(false) => self.kill_cgroup(&container).await,
-            // A supervisor that does not even take this is killed, and all it watched over with it.
-            Err(_elapsed) => kill_supervisor(&pod),
-        }
-        if tokio::time::timeout(KILL_PATIENCE, container.exited()).await.is_ok() {
+        self.kill(&pod, &container).await
+    }
+
+    /// Kills what runs of a container, by its supervisor or, if that does not answer, by its cgroup. The supervisor itself
+    /// is not touched: it watches over others, too.
+    async fn kill(&self, pod: &Pod, container: &Container) -> Result<(), Error> {
+        if self.signal(pod, container, 9).await
+            && tokio::time::timeout(KILL_PATIENCE, container.exited()).await.is_ok()
+        {
             return Ok(());
         }
-        Err(Error::Stage {
-            stage: "stopping the container",
-            message: format!("its process is still there {KILL_PATIENCE:?} after SIGKILL"),
-            kind: wharf_types::ErrorKind::DeadlineExceeded,
-        })
+        self.kill_container(container).await?;
+        if !container.is_exited() {
+            self.lost(pod, container).await;
+        }
+        Ok(())
     }
 
     /// Whether a signal was sent.
@@ -121,7 +122,10 @@ impl Engine {
             number: number.unsigned_abs(),
             all: number == 9,
         });
-        let sent = client.call("signalling the container", body, &[]).await;
+        if number == 9 && client.is_silent() {
+            return false;
+        }
+        let sent = client.call_briefly("signalling the container", body).await;
         if let Err(error) = &sent {
             tracing::warn!(container = container.id.short(), %error, "a signal was not sent");
         }
@@ -142,7 +146,7 @@ impl Engine {
             });
         }
         let body = request::Body::ReopenLog(v1::ReopenLog { container: container.id.to_string() });
-        pod.client()?.call("reopening the log", body, &[]).await.map(drop)
+        pod.connected().await?.call("reopening the log", body, &[]).await.map(drop)
     }
 
     /// Changes limits; what the request leaves unset stays.
@@ -170,21 +174,27 @@ impl Engine {
         if container.is_exited() {
             return Err(Error::State { what: "container", id: container.id.to_string(), state: "exited" });
         }
-        let (of, limits) = (Arc::clone(&container), resources::limits(&new, None));
-        let score = resources::oom_score(&new);
+        let path = self.parts.layout.container_record(&pod.id, &container.id);
+        let of = Arc::clone(&container);
         blocking(move || {
-            let Some(cgroup) = &of.cgroup else { return Ok(()) };
-            let scored = || score.map_or(Ok(()), |score| cgroup.set_oom_score(score));
-            cgroup.update(&limits).and_then(|()| scored()).map_err(|error| Error::Stage {
-                stage: "changing the container's limits",
-                message: wharf_types::chain(&error),
-                kind: error.kind(),
-            })
+            let mut record = of.record();
+            let linux = record.config.linux.get_or_insert_default();
+            linux.resources = Some(resources::merge(&linux.resources.clone().unwrap_or_default(), &new));
+            // Written first: where there is no room for it, the limits stay, too.
+            let staged = records::stage_container(&path, &record)?;
+            if let Some(cgroup) = &of.cgroup {
+                let (limits, score) = (resources::limits(&new, None), resources::oom_score(&new));
+                let scored = || score.map_or(Ok(()), |score| cgroup.set_oom_score(score));
+                cgroup.update(&limits).and_then(|()| scored()).map_err(|error| Error::Stage {
+                    stage: "changing the container's limits",
+                    message: wharf_types::chain(&error),
+                    kind: error.kind(),
+                })?;
+            }
+            staged.commit().stage("recording the container")?;
+            of.change_record(|now| *now = record);
+            Ok(())
         })
-        .await?;
-        let mut record = container.record.write().unwrap_or_else(PoisonError::into_inner);
-        let linux = record.config.linux.get_or_insert_default();
-        linux.resources = Some(resources::merge(&linux.resources.clone().unwrap_or_default(), &new));
-        records::save_container(&self.parts.layout.container_record(&pod.id, &container.id), &record)
+        .await
     }
 }

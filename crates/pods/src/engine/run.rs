@@ -10,7 +10,6 @@ use wharf_cri_api::v1::{ContainerEventType, NamespaceMode, PodSandboxConfig, Pro
 use wharf_network::{Attachment, Dns, PodAddresses, PortMapping, Protocol, StatsSocket};
 use wharf_state::Layout;
 use wharf_types::PodId;
-use wharf_wire::v1::{reply, request};
 
 use super::{Engine, PodKey};
 use crate::error::{Error, Stage, blocking};
@@ -65,6 +64,7 @@ impl Engine {
         self.unlisted().insert(id.clone());
         match self.build_pod(&pod).await {
             Ok(()) => {
+                let _order = pod.telling();
                 self.pods
                     .write()
                     .unwrap_or_else(PoisonError::into_inner)
@@ -85,14 +85,11 @@ impl Engine {
         let (engine, of) = (Arc::clone(self), Arc::clone(pod));
         let socket = blocking(move || engine.build_blocking(&of)).await?;
         let ips = if pod.is_host_network() { Vec::new() } else { self.join_network(pod).await?.ips };
-        let client = self.connect(pod, socket)?;
-        let hello = request::Body::Hello(wharf_wire::v1::Hello { version: wharf_wire::VERSION });
-        let answer = client.call("greeting the pod's supervisor", hello, &[]).await?;
-        self.record_pod(pod, Phase::Made)?;
+        self.watch_over(pod, Some(socket));
+        pod.connected().await?;
+        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
+        blocking(move || engine.record_pod(&of, Phase::Made)).await?;
         let mut state = pod.write_state();
-        if let reply::Result::State(found) = answer {
-            state.shim_pid = found.pid;
-        }
         state.ips = ips;
         state.ready = true;
         Ok(())

@@ -1,20 +1,16 @@
-//! A pod's supervisor as a process: whether it answers, and its end.
+//! A pod's supervisor as a process: its cgroup, and its end.
 
 use std::fs::File;
 use std::sync::Arc;
-use std::time::Duration;
 
 use wharf_cgroup::{Cgroup, CgroupPath};
-use wharf_wire::v1::{self, reply, request};
+use wharf_wire::v1::{self, request};
 
+use super::supervision::Reached;
 use super::{Engine, KILL_PATIENCE};
-use crate::client::Client;
-use crate::error::{Error, Stage, blocking};
+use crate::error::{Error, Stage};
+use crate::link::Link;
 use crate::pod::Pod;
-
-/// How long a supervisor may take for what it does at once: to greet, or to kill. When a daemon starts, all pods wait for
-/// the slowest.
-pub(super) const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The name of the supervisors' cgroup below the configured parent.
 const CGROUP: &str = "supervisors";
@@ -36,36 +32,34 @@ impl Engine {
         open(cgroups.create(&path).stage(STAGE)?).stage(STAGE)
     }
 
-    /// What a supervisor says of itself and its containers; `None` if it does not answer soon.
-    pub(crate) async fn greet(&self, client: &Client) -> Option<v1::State> {
-        let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION });
-        let answer = client.call("greeting the pod's supervisor", hello, &[]);
-        match tokio::time::timeout(HELLO_PATIENCE, answer).await {
-            Ok(Ok(reply::Result::State(state))) => Some(state),
-            _ => None,
+    /// Ends a pod's supervisor: by request, else by force.
+    ///
+    /// # Errors
+    /// DeadlineExceeded if the kernel does not let it die; the next call goes on waiting.
+    pub(crate) async fn end_supervisor(&self, pod: &Arc<Pod>) -> Result<(), Error> {
+        if let Link::Up(client) = pod.link.now()
+            && !client.is_silent()
+        {
+            let shutdown = request::Body::Shutdown(v1::Shutdown {});
+            drop(client.within(KILL_PATIENCE, "ending the supervisor", shutdown, &[]).await);
         }
-    }
-
-    /// Asks the supervisor to end, and makes sure that it has.
-    pub(crate) async fn end_supervisor(&self, pod: &Arc<Pod>) {
-        if let Ok(client) = pod.client() {
-            let body = request::Body::Shutdown(v1::Shutdown {});
-            drop(tokio::time::timeout(KILL_PATIENCE, client.call("ending the supervisor", body, &[])).await);
+        // One that never answered may not be known as a process yet.
+        if pod.supervisor().is_none() && !pod.link.is_gone() {
+            let _nobody_or_known: Reached = self.reach(pod).await;
         }
-        let process = pod.supervisor().take();
+        pod.link.set(Link::Gone);
+        let process = pod.supervisor().clone();
         if let Some(process) = process {
-            // It has answered its end, or it must be ended: either way the wait is short.
-            if let Err(error) = blocking(move || process.end()).await {
-                tracing::warn!(pod = pod.id.short(), %error, "the supervisor may be left");
-            }
+            process.kill();
+            tokio::time::timeout(KILL_PATIENCE, process.ended()).await.map_err(|_elapsed| Error::Stage {
+                stage: "ending the supervisor",
+                message: format!(
+                    "its process is still there {KILL_PATIENCE:?} after SIGKILL: does it wait for a disk?"
+                ),
+                kind: wharf_types::ErrorKind::DeadlineExceeded,
+            })?;
+            *pod.supervisor() = None;
         }
-        pod.write_state().client = None;
-    }
-}
-
-pub(crate) fn kill_supervisor(pod: &Pod) {
-    tracing::warn!(pod = pod.id.short(), "a supervisor that does not answer is killed");
-    if let Some(process) = &*pod.supervisor() {
-        process.kill();
+        Ok(())
     }
 }

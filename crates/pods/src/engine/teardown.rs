@@ -3,20 +3,20 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::ContainerEventType;
-use wharf_state::Layout;
-use wharf_types::ContainerId;
+use wharf_types::{ContainerId, ErrorKind};
 use wharf_wire::v1::{self, request};
 
-use super::create::{container_key, pod_cgroup};
+use super::create::pod_cgroup;
 use super::run::pod_key;
-use super::{Engine, KILL_PATIENCE};
+use super::{Engine, kill_cgroup};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking, known};
 use crate::joins::spawn;
 use crate::namespaces::unpin;
 use crate::pod::Pod;
-use crate::records::{self, Phase};
+use crate::records;
 
 impl Engine {
     /// Stops a pod: kills what runs, gives its addresses back; its containers stay listed. Unknown and stopped ones
@@ -48,14 +48,10 @@ impl Engine {
             .into_iter()
             .map(|container| self.stop((Arc::clone(pod), container), Duration::ZERO));
         futures_util::future::try_join_all(stops).await?;
-        let was_ready = std::mem::take(&mut pod.write_state().ready);
-        self.end_supervisor(pod).await;
-        if was_ready {
-            self.events.tell(ContainerEventType::ContainerStoppedEvent, pod.id.as_str(), pod);
-        }
-        self.release(pod).await?;
-        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
-        blocking(move || engine.record_pod(&of, Phase::Stopped)).await
+        self.pod_stopped(pod);
+        self.end_supervisor(pod).await?;
+        // That it was stopped is not recorded: a pod without a supervisor is, and this must work where there is no room.
+        self.release(pod).await
     }
 
     /// Disconnects a pod from the network, and lets go its namespaces.
@@ -116,34 +112,41 @@ impl Engine {
     }
 
     async fn delete_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
-        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
-        blocking(move || {
-            let asked = of.config.linux.as_ref().is_some_and(|linux| !linux.cgroup_parent.is_empty());
-            if !asked {
-                let path = pod_cgroup(&engine.options.cgroup_parent, &of)?;
-                match engine.parts.cgroups.open(&path) {
-                    Err(error) if error.kind() == wharf_types::ErrorKind::NotFound => {}
-                    Ok(cgroup) => cgroup.remove(KILL_PATIENCE).stage("removing the pod's cgroup")?,
-                    Err(error) => return Err(Error::internal("removing the pod's cgroup", error)),
-                }
+        let asked = pod.config.linux.as_ref().is_some_and(|linux| !linux.cgroup_parent.is_empty());
+        if !asked {
+            self.remove_cgroup(pod_cgroup(&self.options.cgroup_parent, pod)?).await?;
+        }
+        let directory = self.parts.layout.pod(&pod.id);
+        blocking(move || match std::fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::internal("removing the pod's directory", error))
             }
-            match std::fs::remove_dir_all(engine.parts.layout.pod(&of.id)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(Error::internal("removing the pod's directory", error))
-                }
-                _ => Ok(()),
-            }
+            _ => Ok(()),
         })
         .await
     }
 
+    /// Removes a cgroup with what runs in it; one that is not there is fine.
+    async fn remove_cgroup(&self, path: CgroupPath) -> Result<(), Error> {
+        const STAGE: &str = "removing a cgroup";
+        /// Its processes are gone when it is removed; the kernel may take a moment for what is left of them.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let cgroups = self.parts.cgroups.clone();
+        let cgroup = match blocking(move || Ok(cgroups.open(&path))).await? {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            opened => opened.stage(STAGE)?,
+        };
+        kill_cgroup(&cgroup).await?;
+        blocking(move || cgroup.remove(PATIENCE).stage(STAGE)).await
+    }
+
     /// Takes back a pod that could not be made.
     pub(crate) async fn undo_pod(self: &Arc<Self>, pod: &Arc<Pod>) {
-        self.end_supervisor(pod).await;
         let (engine, of) = (Arc::clone(self), Arc::clone(pod));
         persist("a pod that could not be made", pod.id.to_string(), move || {
             let (engine, of) = (Arc::clone(&engine), Arc::clone(&of));
             async move {
+                engine.end_supervisor(&of).await?;
                 engine.release(&of).await?;
                 engine.delete_pod(&of).await?;
                 engine.unlisted().remove(&of.id);
@@ -160,11 +163,7 @@ impl Engine {
     pub async fn remove_container(self: &Arc<Self>, id: &str) -> Result<(), Error> {
         let Some((pod, container)) = known(self.container(id))? else { return Ok(()) };
         let engine = Arc::clone(self);
-        spawn(async move {
-            let _order = container.changing.lock().await;
-            engine.remove(&pod, &container).await
-        })
-        .await
+        spawn(async move { engine.remove(&pod, &container).await }).await
     }
 
     pub(crate) async fn remove(
@@ -172,59 +171,78 @@ impl Engine {
         pod: &Arc<Pod>,
         container: &Arc<Container>,
     ) -> Result<(), Error> {
+        // What waits for a change of it, as a start that hangs, ends with it.
         self.stop((Arc::clone(pod), Arc::clone(container)), Duration::ZERO).await?;
+        let _order = container.changing.lock().await;
+        // Removed while this call waited for its turn.
+        if pod.container(container.id.as_str()).is_none() {
+            return Ok(());
+        }
         if let Ok(client) = pod.client() {
             let body = request::Body::Remove(v1::Remove { container: container.id.to_string() });
-            client.call("removing the container", body, &[]).await?;
+            match client.call_briefly("removing the container", body).await {
+                // It is asked once more, or has the request and takes it later.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) =>
+                {
+                    tracing::warn!(container = container.id.short(), %error, "a supervisor forgets it later");
+                    self.disown(pod, &client, container.id.as_str());
+                }
+                answer => drop(answer?),
+            }
         }
-        let (engine, of, id) = (Arc::clone(self), Arc::clone(pod), container.id.clone());
-        let cgroup = container.record().cgroup;
-        blocking(move || engine.delete_container(&of, &id, &cgroup)).await?;
-        self.container_calls.free(&container_key(&pod.id, &container.record()));
-        self.containers.write().unwrap_or_else(PoisonError::into_inner).remove(&container.id);
-        pod.forget(&container.id);
-        self.events.tell(ContainerEventType::ContainerDeletedEvent, container.id.as_str(), pod);
+        self.delete_container(pod, &container.id, &container.record().cgroup).await?;
+        let _telling = pod.telling();
+        if self.forget(pod, container) {
+            self.events.tell(ContainerEventType::ContainerDeletedEvent, container.id.as_str(), pod);
+        }
         Ok(())
     }
 
-    fn delete_container(&self, pod: &Pod, id: &ContainerId, cgroup: &str) -> Result<(), Error> {
-        let layout = &self.parts.layout;
-        if let Ok(path) = wharf_cgroup::CgroupPath::new(cgroup) {
-            match self.parts.cgroups.open(&path) {
-                Err(error) if error.kind() == wharf_types::ErrorKind::NotFound => {}
-                Ok(cgroup) => {
-                    cgroup.kill(KILL_PATIENCE).stage("removing the container's cgroup")?;
-                    cgroup.remove(KILL_PATIENCE).stage("removing the container's cgroup")?;
-                }
-                Err(error) => return Err(Error::internal("removing the container's cgroup", error)),
-            }
+    /// Removes what is left of a container but its record in memory.
+    async fn delete_container(
+        self: &Arc<Self>,
+        pod: &Pod,
+        id: &ContainerId,
+        cgroup: &str,
+    ) -> Result<(), Error> {
+        if let Ok(path) = CgroupPath::new(cgroup) {
+            self.remove_cgroup(path).await?;
         }
-        self.parts.snapshots.remove(id).stage("removing the container's files")?;
-        let exit = Layout::exits(&layout.pod(&pod.id)).join(id.as_str());
-        wharf_state::record::remove(&exit).stage("removing the container's records")?;
-        // The record goes last: it is what a new daemon finds the rest by.
-        wharf_state::record::remove(&layout.container_record(&pod.id, id))
-            .stage("removing the container's records")
+        let (engine, id) = (Arc::clone(self), id.clone());
+        let layout = &self.parts.layout;
+        let (exit, record) = (layout.exit_record(&pod.id, &id), layout.container_record(&pod.id, &id));
+        blocking(move || {
+            engine.parts.snapshots.remove(&id).stage("removing the container's files")?;
+            wharf_state::record::remove(&exit).stage("removing the container's records")?;
+            // The record goes last: it is what a new daemon finds the rest by.
+            wharf_state::record::remove(&record).stage("removing the container's records")
+        })
+        .await
     }
 
-    /// Takes back a container that could not be made.
+    /// Takes back a container that an earlier daemon left half made.
+    pub(crate) fn take_back_container(self: &Arc<Self>, pod: &Arc<Pod>, container: &Container) {
+        tracing::warn!(container = container.id.short(), "a container that was left half made is taken back");
+        self.forget(pod, container);
+        let (engine, pod, id) = (Arc::clone(self), Arc::clone(pod), container.id.clone());
+        tokio::spawn(async move { engine.undo_container(&pod, &id).await });
+    }
+
+    /// Takes back a container that could not be made. The supervisor forgets it once its first process is gone.
     pub(crate) async fn undo_container(self: &Arc<Self>, pod: &Arc<Pod>, id: &ContainerId) {
-        if let Ok(client) = pod.client() {
-            let kill = v1::Signal { container: id.to_string(), number: 9, all: true };
-            drop(client.call("undoing a container", request::Body::Signal(kill), &[]).await);
-        }
         let (engine, of, which) = (Arc::clone(self), Arc::clone(pod), id.clone());
         persist("a container that could not be made", id.to_string(), move || {
             let (engine, of, which) = (Arc::clone(&engine), Arc::clone(&of), which.clone());
-            blocking(move || {
+            async move {
                 // The record knows best: where the pod's own cannot be read, its cgroup's parent is not known.
-                let record = records::load_container(&engine.parts.layout.container_record(&of.id, &which));
-                let path = match record {
+                let path = engine.parts.layout.container_record(&of.id, &which);
+                let cgroup = match blocking(move || Ok(records::load_container(&path))).await? {
                     Ok(record) => record.cgroup,
                     Err(_none_yet) => engine.container_cgroup(&of, &which)?.to_string(),
                 };
-                engine.delete_container(&of, &which, &path)
-            })
+                engine.delete_container(&of, &which, &cgroup).await
+            }
         })
         .await;
     }

@@ -1,0 +1,310 @@
+//! From a pod's beginning to its supervisor's end: the connection is made, and made anew whenever it breaks; what the
+//! supervisor tells is noted. It is the process that says whether a supervisor is there, never the connection: a
+//! supervisor is killed for its own pod's end alone.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::sync::mpsc::Receiver;
+use wharf_cri_api::v1::ContainerEventType;
+use wharf_state::{ExitRecord, Layout};
+use wharf_types::{ContainerId, Exit};
+use wharf_wire::v1::{self, container_status::Phase, message::Body, request};
+
+use super::{Engine, from_wire};
+use crate::client::{Client, HELLO_PATIENCE};
+use crate::container::Container;
+use crate::error::{Error, Stage, blocking};
+use crate::launch::Process;
+use crate::link::Link;
+use crate::pod::Pod;
+use crate::records;
+
+/// The pause between two attempts to connect: at first, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));
+
+/// What an attempt to connect came to.
+pub(crate) enum Reached {
+    Supervisor(OwnedFd),
+    /// Nobody listens.
+    Nobody,
+    /// It cannot be said now.
+    Unclear(wharf_sys::Error),
+}
+
+impl Engine {
+    /// Watches over a pod's supervisor until it is gone; `socket` is a connection to it, if there is one.
+    pub(crate) fn watch_over(self: &Arc<Self>, pod: &Arc<Pod>, mut socket: Option<OwnedFd>) {
+        let (engine, pod) = (Arc::clone(self), Arc::clone(pod));
+        tokio::spawn(async move {
+            while let Some(mut events) = engine.link_up(&pod, socket.take()).await {
+                while let Some(event) = events.recv().await {
+                    engine.note(&pod, event);
+                }
+                pod.link.set(Link::Connecting);
+                // Commands end with the connection they were asked for on, and nobody tells of that any more.
+                pod.execs.clear();
+            }
+            engine.supervisor_gone(&pod).await;
+        });
+    }
+
+    /// Connects until the supervisor has answered; `None` once it is gone.
+    async fn link_up(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        mut socket: Option<OwnedFd>,
+    ) -> Option<Receiver<Body>> {
+        let mut pause = PAUSES.0;
+        loop {
+            let reached = match socket.take() {
+                Some(socket) => Reached::Supervisor(socket),
+                None if pod.link.is_gone() => return None,
+                None => self.reach(pod).await,
+            };
+            let process = pod.supervisor().clone();
+            let greeted = match (reached, &process) {
+                (Reached::Supervisor(socket), Some(process)) => tokio::select! {
+                    greeted = self.greet(pod, socket) => greeted,
+                    () = process.ended() => return None,
+                },
+                (Reached::Nobody, None) => return None,
+                (Reached::Unclear(error), _) => Err(Error::internal("connecting to the supervisor", error)),
+                (Reached::Supervisor(_) | Reached::Nobody, _) => Err(Error::supervisor_gone("connecting")),
+            };
+            match greeted {
+                Ok(events) => return Some(events),
+                Err(error) => tracing::debug!(pod = pod.id.short(), %error, "not connected to a supervisor"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = ended(process.as_ref()) => return None,
+            }
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// Connects to a pod's supervisor by its socket, and takes note of its process where that is not known.
+    pub(crate) async fn reach(&self, pod: &Arc<Pod>) -> Reached {
+        let (path, pod) = (Layout::supervisor_socket(&self.parts.layout.pod(&pod.id)), Arc::clone(pod));
+        let reached = blocking(move || Ok(reach(&pod, &path))).await;
+        reached.unwrap_or_else(|_panicked| Reached::Unclear(wharf_sys::Error::new("connect", "", Errno::EIO)))
+    }
+
+    /// Asks for what the supervisor holds, however long the answer takes, and takes its word.
+    async fn greet(self: &Arc<Self>, pod: &Arc<Pod>, socket: OwnedFd) -> Result<Receiver<Body>, Error> {
+        let (client, events) = Client::new(socket)?;
+        let client = Arc::new(client);
+        let found = patiently(pod, client.greet()).await?;
+        self.reconcile(pod, &client, found).await;
+        pod.link.set(Link::Up(client));
+        Ok(events)
+    }
+
+    /// What the supervisor says holds, whatever was thought of its containers before.
+    async fn reconcile(self: &Arc<Self>, pod: &Arc<Pod>, client: &Arc<Client>, found: v1::State) {
+        for container in pod.containers().iter().filter(|container| !container.is_exited()) {
+            let status = found.containers.iter().find(|status| status.id == container.id.as_str());
+            match status.filter(|status| status.phase() != Phase::Unknown) {
+                Some(status) => self.take_word(pod, container, status).await,
+                None if container.record().is_made() => self.lost(pod, container).await,
+                // Nobody acknowledged it: the call that made it failed with its daemon.
+                None => self.take_back_container(pod, container),
+            }
+        }
+        for status in found.containers {
+            if pod.container(&status.id).is_none() {
+                self.disown(pod, client, &status.id);
+            }
+        }
+    }
+
+    async fn take_word(&self, pod: &Arc<Pod>, container: &Arc<Container>, status: &v1::ContainerStatus) {
+        self.identify(pod, container, status).await;
+        match status.phase() {
+            Phase::Created | Phase::Starting => container.note_created(),
+            Phase::Running => self.started(pod, container, status.started_at_ns),
+            Phase::Exited => {
+                let told = status.exit.map(|exit| ExitRecord {
+                    exit: from_wire(exit),
+                    started_at_ns: status.started_at_ns,
+                    finished_at_ns: status.finished_at_ns,
+                });
+                match told {
+                    Some(told) => self.ended(pod, container, told),
+                    None => self.lost(pod, container).await,
+                }
+            }
+            Phase::Unknown => {}
+        }
+    }
+
+    /// Who the container's first process is, for a record that a killed daemon could not complete.
+    async fn identify(&self, pod: &Pod, container: &Arc<Container>, status: &v1::ContainerStatus) {
+        container.set_pid(status.pid);
+        let Some(identity) = status.identity.clone().filter(|_| !container.record().is_made()) else {
+            return;
+        };
+        let record = container.change_record(|record| record.identify(identity));
+        let path = self.parts.layout.container_record(&pod.id, &container.id);
+        if let Err(error) = blocking(move || records::save_container(&path, &record)).await {
+            tracing::warn!(container = container.id.short(), %error, "a record stays incomplete");
+        }
+    }
+
+    /// Has the supervisor forget a container that is nobody's: the call that made it has failed.
+    pub(super) fn disown(&self, pod: &Pod, client: &Arc<Client>, id: &str) {
+        let Ok(container) = id.parse::<ContainerId>() else { return };
+        let is_in_the_making = pod.making().as_ref().is_some_and(|making| making.id == container);
+        if is_in_the_making || pod.is_stranger(&container) {
+            return;
+        }
+        let client = Arc::clone(client);
+        tokio::spawn(async move {
+            tracing::debug!(container = container.short(), "a supervisor has a container that is nobody's");
+            let id = || container.to_string();
+            let kill = request::Body::Signal(v1::Signal { container: id(), number: 9, all: true });
+            let forget = request::Body::Remove(v1::Remove { container: id() });
+            // What it does not take now, it is asked again when it tells of the container's end.
+            drop(client.call_briefly("forgetting a container", kill).await);
+            drop(client.call_briefly("forgetting a container", forget).await);
+        });
+    }
+
+    fn note(&self, pod: &Arc<Pod>, event: Body) {
+        match event {
+            Body::ContainerStarted(started) => {
+                if let Some(container) = pod.container(&started.container) {
+                    self.started(pod, &container, started.started_at_ns);
+                }
+            }
+            Body::ContainerExited(exited) => self.note_exit(pod, exited),
+            Body::ExecExited(exited) => {
+                pod.execs.tell(exited.exec, exited.exit.map_or(Exit::Lost, from_wire));
+            }
+            Body::Detached(detached) => pod.attached.tell(detached.attach, ()),
+            Body::Reply(_) => {}
+        }
+    }
+
+    fn note_exit(&self, pod: &Arc<Pod>, exited: v1::ContainerExited) {
+        let exit = exited.exit.map_or(Exit::Lost, from_wire);
+        let exit = ExitRecord { exit, started_at_ns: 0, finished_at_ns: exited.finished_at_ns };
+        let mut making = pod.making();
+        if let Some(container) = pod.container(&exited.container) {
+            drop(making);
+            return self.ended(pod, &container, exit);
+        }
+        match &mut *making {
+            Some(making) if making.id.as_str() == exited.container => making.exit = Some(exit),
+            _ => {
+                drop(making);
+                if let Ok(client) = pod.client() {
+                    self.disown(pod, &client, &exited.container);
+                }
+            }
+        }
+    }
+
+    /// A container's program runs.
+    pub(super) fn started(&self, pod: &Pod, container: &Container, started_at_ns: i64) {
+        let _order = pod.telling();
+        if container.note_start(started_at_ns) {
+            self.events.tell(ContainerEventType::ContainerStartedEvent, container.id.as_str(), pod);
+        }
+    }
+
+    /// A container's first process is gone.
+    pub(super) fn ended(&self, pod: &Pod, container: &Container, exit: ExitRecord) {
+        let _order = pod.telling();
+        if exit.started_at_ns > 0 && container.note_start(exit.started_at_ns) {
+            self.events.tell(ContainerEventType::ContainerStartedEvent, container.id.as_str(), pod);
+        }
+        if container.note_exit(exit) {
+            self.events.tell(ContainerEventType::ContainerStoppedEvent, container.id.as_str(), pod);
+        }
+    }
+
+    /// A container's processes are gone, and nobody tells how: if it is not on disk, nobody knows.
+    pub(super) async fn lost(&self, pod: &Pod, container: &Container) {
+        let path = self.parts.layout.exit_record(&pod.id, &container.id);
+        let exit = blocking(move || ExitRecord::load(&path).stage("reading an exit record")).await;
+        let finished_at_ns = wharf_sys::clock::now_ns();
+        let lost = ExitRecord { exit: Exit::Lost, started_at_ns: 0, finished_at_ns };
+        self.ended(pod, container, exit.unwrap_or(lost));
+    }
+
+    /// The supervisor died, or was asked to: what it watched over has ended, or is ended now.
+    pub(crate) async fn supervisor_gone(self: &Arc<Self>, pod: &Arc<Pod>) {
+        pod.link.set(Link::Gone);
+        self.pod_stopped(pod);
+        pod.execs.clear();
+        pod.attached.clear();
+        let containers = pod.containers();
+        let ends = containers.iter().filter(|container| !container.is_exited());
+        futures_util::future::join_all(ends.map(|container| self.end_unwatched(pod, container))).await;
+    }
+
+    /// Ends what may be left of a container that nobody watches over any more.
+    pub(super) async fn end_unwatched(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) {
+        if let Err(error) = self.kill_container(container).await {
+            tracing::warn!(container = container.id.short(), %error, "processes may be left");
+        }
+        if container.record().is_made() {
+            self.lost(pod, container).await;
+        } else {
+            self.take_back_container(pod, container);
+        }
+    }
+
+    /// A pod is not ready any more, whatever the reason.
+    pub(super) fn pod_stopped(&self, pod: &Pod) {
+        let _order = pod.telling();
+        if std::mem::take(&mut pod.write_state().ready) {
+            self.events.tell(ContainerEventType::ContainerStoppedEvent, pod.id.as_str(), pod);
+        }
+    }
+}
+
+/// Waits for an answer, and says so if it takes long.
+async fn patiently<T>(pod: &Pod, answer: impl Future<Output = T>) -> T {
+    tokio::pin!(answer);
+    match tokio::time::timeout(HELLO_PATIENCE, &mut answer).await {
+        Ok(answered) => answered,
+        Err(_elapsed) => {
+            tracing::warn!(pod = pod.id.short(), "a supervisor does not answer; it is waited for");
+            let answered = answer.await;
+            tracing::info!(pod = pod.id.short(), "the supervisor's silence is over");
+            answered
+        }
+    }
+}
+
+async fn ended(process: Option<&Process>) {
+    match process {
+        Some(process) => process.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn reach(pod: &Pod, path: &std::path::Path) -> Reached {
+    let socket = match wharf_sys::socket::connect(path) {
+        Ok(socket) => socket,
+        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ECONNREFUSED) => return Reached::Nobody,
+        Err(error) => return Reached::Unclear(error),
+    };
+    let mut process = pod.supervisor();
+    if process.is_none() {
+        match Process::adopt(socket.as_fd()) {
+            Ok(adopted) => *process = Some(adopted),
+            // It ended right now, or descriptors run short: the next attempt tells.
+            Err(error) => {
+                tracing::debug!(pod = pod.id.short(), %error, "a supervisor's process is not known");
+                return Reached::Unclear(wharf_sys::Error::new("pidfd_open", "the supervisor", Errno::ESRCH));
+            }
+        }
+    }
+    Reached::Supervisor(socket)
+}

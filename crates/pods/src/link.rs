@@ -1,0 +1,58 @@
+//! How a pod is connected to its supervisor.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::client::{Client, HELLO_PATIENCE};
+
+/// The state of the connection.
+#[derive(Debug, Clone)]
+pub(crate) enum Link {
+    /// It is being made, or made anew after it broke: as long as the supervisor lives.
+    Connecting,
+    /// The supervisor has answered on it.
+    Up(Arc<Client>),
+    /// The supervisor is gone, and all that it watched over.
+    Gone,
+}
+
+/// The connection as it changes.
+#[derive(Debug)]
+pub(crate) struct Links(watch::Sender<Link>);
+
+impl Default for Links {
+    fn default() -> Self {
+        Self(watch::Sender::new(Link::Connecting))
+    }
+}
+
+impl Links {
+    pub(crate) fn now(&self) -> Link {
+        self.0.borrow().clone()
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(*self.0.borrow(), Link::Gone)
+    }
+
+    /// Changes the state; a supervisor that is gone does not come back.
+    pub(crate) fn set(&self, new: Link) {
+        self.0.send_if_modified(|link| {
+            let changes = !matches!(link, Link::Gone);
+            if changes {
+                *link = new;
+            }
+            changes
+        });
+    }
+
+    /// Waits until it is made, or never will be, but not for a supervisor that does not answer soon.
+    pub(crate) async fn settled(&self) -> Link {
+        let mut links = self.0.subscribe();
+        let settled = links.wait_for(|link| !matches!(link, Link::Connecting));
+        // The sender is the pod's own, so it lives as long as the wait.
+        drop(tokio::time::timeout(HELLO_PATIENCE, settled).await);
+        self.now()
+    }
+}
