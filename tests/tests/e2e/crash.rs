@@ -144,27 +144,6 @@ fn a_supervisor_is_not_in_the_cgroup_of_the_daemon() {
 }
 
 #[test]
-fn a_supervisor_that_hangs_does_not_keep_a_daemon_from_its_start() {
-    run(async |world| {
-        let client = &world.client;
-        let fine = client.run(&client.pod("fine")).await.unwrap();
-        let runs = client.launch(&fine, &client.container("main", "sleep 1001")).await.unwrap();
-        let hangs = client.run(&client.pod("hangs")).await.unwrap();
-        let id = client.launch(&hangs, &client.container("main", "sleep 1000")).await.unwrap();
-        let shim = until("the supervisor is there", async || process_with(&hangs)).await;
-        kill(Pid::from_raw(shim), Signal::SIGSTOP).unwrap();
-        world.daemon.kill();
-        world.start_again().await;
-        let client = &world.client;
-        assert_eq!(client.output(&runs, "echo fine").await, "fine");
-        assert_eq!(client.exited(&id).await.reason, "Unknown");
-        assert_eq!(client.pod_status(&hangs).await.unwrap().state(), PodSandboxState::SandboxNotready);
-        until("nothing of the pod runs", async || process_with("sleep 1000").is_none().then_some(())).await;
-        client.down(&hangs).await.unwrap();
-    });
-}
-
-#[test]
 fn a_pod_whose_supervisor_hangs_can_be_removed() {
     run(async |world| {
         let client = &world.client;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -38,6 +38,15 @@ impl Daemon {
     /// Starts the next daemon after one that ended.
     pub(crate) fn start_again(&mut self) {
         self.child = spawn(&self.dir, &self.built);
+    }
+
+    /// The same with strace, whose options these are; what it sees is in the file `calls` of the test's directory.
+    pub(crate) fn start_traced(&mut self, options: &[&str]) {
+        let mut strace = place::command(Path::new("strace"));
+        // The tracer is a grandchild, so that the child is the daemon itself.
+        strace.args(["--daemonize", "--follow-forks", "--detach-on=execve", "--output"]);
+        strace.arg(self.dir.join("calls")).args(options).arg(&self.built.wharfd);
+        self.child = start(&self.dir, strace);
     }
 
     /// Asks it to end, and waits until it has.
@@ -119,8 +128,11 @@ impl Drop for Daemon {
 }
 
 fn spawn(dir: &Path, built: &Built) -> Child {
+    start(dir, place::command(&built.wharfd))
+}
+
+fn start(dir: &Path, mut command: Command) -> Child {
     let log = fs::File::options().create(true).append(true).open(dir.join("daemon.log")).unwrap();
-    let mut command = place::command(&built.wharfd);
     command.arg("--config").arg(dir.join("config.toml"));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(log));
     command.spawn().unwrap()

@@ -29,6 +29,8 @@ mod footprint;
 #[cfg(test)]
 mod forward;
 #[cfg(test)]
+mod full;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 #[path = "../../../crates/registry/tests/pull/image.rs"]
@@ -36,6 +38,8 @@ mod hostile;
 mod image;
 #[cfg(test)]
 mod interactive;
+#[cfg(test)]
+mod kept;
 #[cfg(test)]
 mod layouts;
 #[cfg(test)]
@@ -46,6 +50,8 @@ mod line;
 mod logs;
 #[cfg(test)]
 mod mounts;
+#[cfg(test)]
+mod order;
 #[cfg(test)]
 mod paused;
 #[cfg(test)]
@@ -78,5 +84,9 @@ mod storm;
 mod streams;
 #[cfg(test)]
 mod together;
+#[cfg(test)]
+mod wedge;
+#[cfg(test)]
+mod workers;
 #[cfg(test)]
 mod world;

@@ -124,24 +124,33 @@ impl Life<'_> {
 
 /// Lets a system call of the daemon meet a fault; several, if threads make it at once, since the calls of each are counted
 /// by themselves.
-struct Tracer {
+pub(crate) struct Tracer {
     strace: Child,
     calls: PathBuf,
 }
 
 impl Tracer {
-    /// What the daemon executes is not traced.
     fn attach(world: &World, change: &str, fault: Fault, nth: usize) -> Self {
-        let calls = world.dir.join("calls");
         let effect = match fault {
             Fault::Kill => "signal=SIGKILL".to_owned(),
             Fault::Error(error) => format!("error={error}"),
         };
+        let inject = format!("--inject={change}:{effect}:when={nth}");
+        Self::with(world, &[&format!("--trace={change}"), &inject])
+    }
+
+    /// Sees calls and changes none; they are in the file `calls` of the test's directory.
+    pub(crate) fn attach_all(world: &World, traced: &str) -> Self {
+        Self::with(world, &[traced])
+    }
+
+    /// What the daemon executes is not traced.
+    fn with(world: &World, options: &[&str]) -> Self {
+        let calls = world.dir.join("calls");
         let mut strace = place::command(Path::new("strace"))
             .args(["--follow-forks", "--detach-on=execve", "--output"])
             .arg(&calls)
-            .arg(format!("--trace={change}"))
-            .arg(format!("--inject={change}:{effect}:when={nth}"))
+            .args(options)
             .arg(format!("--attach={}", world.daemon.pid()))
             .stderr(Stdio::piped())
             .spawn()
@@ -150,6 +159,11 @@ impl Tracer {
         BufReader::new(strace.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
         assert!(said.contains("attached"), "{said}");
         Self { strace, calls }
+    }
+
+    /// Ends the look at the calls.
+    pub(crate) fn end_all(&mut self) {
+        self.end(Fault::Error(""));
     }
 
     /// From now on, no fault is met.

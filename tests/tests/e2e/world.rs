@@ -80,9 +80,19 @@ impl World {
     /// Starts a daemon after one that ended, and waits until it answers.
     pub(crate) async fn start_again(&mut self) {
         self.daemon.start_again();
+        self.connect().await;
+    }
+
+    /// Waits until a daemon that was started answers, and is ready.
+    pub(crate) async fn connect(&mut self) {
+        self.reach().await;
+        self.await_ready().await;
+    }
+
+    /// Waits until a daemon that was started answers.
+    pub(crate) async fn reach(&mut self) {
         let image = self.client.image.clone();
         self.client = Client::connect(&self.daemon.socket(), &image, &self.dir.join("logs")).await;
-        self.await_ready().await;
     }
 
     fn footprint(&self) -> Footprint {

@@ -1,0 +1,234 @@
+//! Supervisors that are stopped, cut off or cannot die: they cost nobody else anything, and their own containers no more
+//! than what was asked for.
+
+use std::fs;
+use std::path::Path;
+
+use futures_util::future::join_all;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::unistd::Pid;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tonic::Code;
+use wharf_cri_api::v1::{ContainerState, PodSandboxState, VersionRequest};
+
+use crate::daemon::{is_alive, process_with};
+use crate::world::{World, run, until};
+
+/// A pod's supervisor.
+struct Shim(Pid);
+
+impl Shim {
+    async fn of(pod: &str) -> Self {
+        Self(Pid::from_raw(until("the supervisor is there", async || process_with(pod)).await))
+    }
+
+    fn stop(&self) {
+        kill(self.0, Signal::SIGSTOP).unwrap();
+    }
+
+    fn go_on(&self) {
+        kill(self.0, Signal::SIGCONT).unwrap();
+    }
+}
+
+#[test]
+fn execs_that_wait_for_a_stopped_supervisor_hold_up_nobody_else() {
+    run(async |world| {
+        let client = &world.client;
+        let stuck = client.run(&client.pod("stuck")).await.unwrap();
+        let waits = client.launch(&stuck, &client.container("main", "sleep 1000")).await.unwrap();
+        let other = client.run(&client.pod("other")).await.unwrap();
+        let runs = client.launch(&other, &client.container("main", "sleep 1001")).await.unwrap();
+        let shim = Shim::of(&stuck).await;
+        shim.stop();
+        let over = AtomicUsize::new(0);
+        let execs = join_all((0..200).map(async |_| {
+            let error = client.exec(&waits, "true", 5).await.unwrap_err();
+            over.fetch_add(1, Ordering::Relaxed);
+            error.code()
+        }));
+        let others = async {
+            let version = VersionRequest::default();
+            client.runtime.clone().version(version).await.unwrap();
+            assert_eq!(client.output(&runs, "echo fine").await, "fine");
+            assert_eq!(over.load(Ordering::Relaxed), 0, "answered while all of them wait");
+        };
+        let (codes, ()) = tokio::join!(execs, others);
+        assert!(codes.iter().all(|code| *code == Code::DeadlineExceeded), "{codes:?}");
+        shim.go_on();
+        assert_eq!(client.output(&waits, "echo still").await, "still");
+    });
+}
+
+#[test]
+fn a_stop_of_one_container_of_a_stopped_supervisor_spares_the_others() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("stuck")).await.unwrap();
+        let spared = client.launch(&pod, &client.container("spared", "sleep 1001")).await.unwrap();
+        let ended = client.launch(&pod, &client.container("ended", "sleep 1000")).await.unwrap();
+        let shim = Shim::of(&pod).await;
+        shim.stop();
+        client.stop_container(&ended, 1).await.unwrap();
+        assert_eq!(client.exited(&ended).await.reason, "Unknown", "nobody saw its end yet");
+        assert!(process_with("sleep 1000").is_none() && process_with("sleep 1001").is_some());
+        let status = client.status(&spared).await.unwrap();
+        assert_eq!(status.state(), ContainerState::ContainerRunning);
+        assert_eq!(client.pod_status(&pod).await.unwrap().state(), PodSandboxState::SandboxReady);
+        // What is exited can be removed without the supervisor's help; it forgets it later.
+        let error = client.create(&pod, &client.container("waits", "true")).await.unwrap_err();
+        assert!(matches!(error.code(), Code::DeadlineExceeded | Code::Unavailable), "{error}");
+        client.remove_container(&ended).await.unwrap();
+        shim.go_on();
+        assert_eq!(client.output(&spared, "echo fine").await, "fine");
+        let record = world.dir.join("state/pods").join(&pod).join("exits").join(&ended);
+        until("no exit record of it is left", async || (!record.exists()).then_some(())).await;
+        client.down(&pod).await.unwrap();
+        world.is_clean().await;
+    });
+}
+
+#[test]
+fn an_end_that_is_told_late_is_told_in_full() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("late")).await.unwrap();
+        let script = "trap 'exit 7' TERM; while :; do sleep 0.01; done";
+        let id = client.launch(&pod, &client.container("main", script)).await.unwrap();
+        let shim = Shim::of(&pod).await;
+        shim.stop();
+        client.stop_container(&id, 0).await.unwrap();
+        assert_eq!(client.exited(&id).await.reason, "Unknown");
+        shim.go_on();
+        let told = until("its supervisor tells of the end", async || {
+            let status = client.status(&id).await.unwrap();
+            (status.reason != "Unknown").then_some(status)
+        })
+        .await;
+        assert_eq!((told.exit_code, &*told.reason), (137, "Error"));
+    });
+}
+
+#[test]
+fn a_stopped_supervisor_is_waited_for_by_the_next_daemon() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("stuck")).await.unwrap();
+        let runs = client.launch(&pod, &client.container("runs", "sleep 1000")).await.unwrap();
+        let made = client.create(&pod, &client.container("made", "sleep 1001")).await.unwrap();
+        let before = client.status(&runs).await.unwrap();
+        let shim = Shim::of(&pod).await;
+        shim.stop();
+        world.daemon.kill();
+        world.start_again().await;
+        let client = &world.client;
+        assert_eq!(client.pod_status(&pod).await.unwrap().state(), PodSandboxState::SandboxReady);
+        assert_eq!(client.status(&runs).await.unwrap().state(), ContainerState::ContainerRunning);
+        let other = client.run(&client.pod("other")).await.unwrap();
+        assert_eq!(client.to_end(&other, "main", "exit 3").await.exit_code, 3);
+        shim.go_on();
+        until("the supervisor has told what it holds", async || {
+            let status = client.status(&made).await.unwrap();
+            (status.state() == ContainerState::ContainerCreated).then_some(())
+        })
+        .await;
+        assert_eq!(client.status(&runs).await.unwrap(), before);
+        assert_eq!(client.output(&runs, "echo still").await, "still");
+        client.start(&made).await.unwrap();
+        assert_eq!(client.output(&made, "echo begun").await, "begun");
+    });
+}
+
+#[test]
+fn a_supervisor_that_never_answers_ends_with_its_pod() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("stuck")).await.unwrap();
+        client.launch(&pod, &client.container("runs", "sleep 1000")).await.unwrap();
+        let shim = Shim::of(&pod).await;
+        shim.stop();
+        world.daemon.kill();
+        world.start_again().await;
+        assert!(is_alive(shim.0.as_raw()) && process_with("sleep 1000").is_some());
+        world.client.down(&pod).await.unwrap();
+        assert!(!is_alive(shim.0.as_raw()) && process_with("sleep 1000").is_none());
+        world.is_clean().await;
+    });
+}
+
+/// Connects as a new daemon would: the supervisor turns to it, and the old connection ends.
+fn cut_off(world: &World, pod: &str) -> OwnedFd {
+    // By a short path: an address holds 107 bytes.
+    let directory = fs::File::open(world.dir.join("state/pods").join(pod)).unwrap();
+    let address =
+        UnixAddr::new(Path::new(&format!("/proc/self/fd/{}/shim.sock", directory.as_raw_fd()))).unwrap();
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).unwrap();
+    connect(socket.as_raw_fd(), &address).unwrap();
+    socket
+}
+
+#[test]
+fn a_link_that_breaks_is_made_anew() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("cut-off")).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let shim = Shim::of(&pod).await;
+        for round in 0..5 {
+            let short = client.launch(&pod, &client.container(&format!("short-{round}"), "exit 5")).await;
+            let cut = cut_off(world, &pod);
+            until("commands are executed again", async || client.exec(&id, "true", 10).await.ok()).await;
+            drop(cut);
+            let status = client.exited(&short.unwrap()).await;
+            assert_eq!((status.exit_code, &*status.reason), (5, "Error"));
+            assert_eq!(client.pod_status(&pod).await.unwrap().state(), PodSandboxState::SandboxReady);
+        }
+        assert!(is_alive(shim.0.as_raw()));
+        client.down(&pod).await.unwrap();
+    });
+}
+
+/// A cgroup of v1's freezer, which keeps what is in it even from dying.
+struct Frozen(std::path::PathBuf);
+
+impl Frozen {
+    fn new(pid: Pid) -> Self {
+        let directory = Path::new("/sys/fs/cgroup/freezer/stuck").to_owned();
+        fs::create_dir(&directory).expect("this test needs the freezer of cgroup v1");
+        let frozen = Self(directory);
+        fs::write(frozen.0.join("cgroup.procs"), pid.to_string()).unwrap();
+        fs::write(frozen.0.join("freezer.state"), "FROZEN").unwrap();
+        frozen
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        fs::write(self.0.join("freezer.state"), "THAWED").ok();
+    }
+}
+
+#[test]
+fn a_supervisor_that_cannot_die_makes_a_stop_fail_in_time() {
+    run(async |world| {
+        let client = &world.client;
+        let stuck = client.run(&client.pod("stuck")).await.unwrap();
+        let shim = Shim::of(&stuck).await;
+        let frozen = Frozen::new(shim.0);
+        // More than one attempt: none may hold what the next one needs.
+        for _attempt in 0..2 {
+            let error = client.stop(&stuck).await.unwrap_err();
+            assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+        }
+        let other = client.run(&client.pod("other")).await.unwrap();
+        client.down(&other).await.unwrap();
+        let directory = frozen.0.clone();
+        drop(frozen);
+        client.down(&stuck).await.unwrap();
+        fs::remove_dir(directory).unwrap();
+        world.is_clean().await;
+    });
+}

@@ -1,0 +1,113 @@
+//! The daemon's tasks share two threads, its workers: a file call on one of them would make every call wait for the disk.
+//! What the workers do is seen by strace, during all that a pod and an image can be asked, and at a start.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use wharf_cri_api::v1::{
+    ImageFsInfoRequest, ListContainerStatsRequest, ListMetricDescriptorsRequest,
+    ListPodSandboxMetricsRequest, ListPodSandboxStatsRequest, StatusRequest, UpdateContainerResourcesRequest,
+};
+
+use crate::steps::Tracer;
+use crate::world::{World, run, until};
+
+/// What the kernel answers from its own memory, whatever a disk does: devices, its own file systems, and what it is asked
+/// of an open descriptor.
+const NO_DISK: [&str; 5] = ["\"/dev/null\"", "\"/proc/", "\"/sys/", "\"/proc\"", ", \"\", "];
+
+/// Calls with the name of a file; and what only a worker does.
+const TRACED: &str = "--trace=%file,fsync,fdatasync,syncfs,getdents64,epoll_wait,epoll_pwait";
+
+/// The file calls of threads that wait for events, which workers alone do.
+fn on_workers(calls: &str) -> Vec<String> {
+    let lines =
+        calls.lines().filter_map(|line| line.split_once(' ')).map(|(pid, call)| (pid, call.trim_start()));
+    let workers: BTreeSet<&str> =
+        lines.clone().filter(|(_, call)| call.starts_with("epoll_")).map(|(pid, _)| pid).collect();
+    assert!(!workers.is_empty(), "no worker was seen");
+    let files = lines.filter(|(pid, call)| workers.contains(pid) && !call.starts_with("epoll_"));
+    let files = files.filter(|(_, call)| !call.starts_with("+++") && !call.starts_with("---"));
+    let disk = files
+        .filter(|(_, call)| !call.contains("resumed>") && !NO_DISK.iter().any(|fine| call.contains(fine)));
+    disk.map(|(pid, call)| format!("{pid} {call}")).collect()
+}
+
+#[test]
+fn no_worker_waits_for_a_disk() {
+    run(async |world| {
+        let mut tracer = Tracer::attach_all(world, TRACED);
+        Box::pin(life(world, "watched")).await;
+        let client = &world.client;
+        let image = client.image.clone();
+        let pod = client.run(&client.pod("after")).await.unwrap();
+        let held = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        client.remove_image(&image).await.unwrap();
+        // The layers go with the last container that has them.
+        client.remove_container(&held).await.unwrap();
+        client.pull(&image).await.unwrap();
+        tracer.end_all();
+        let calls = fs::read_to_string(world.dir.join("calls")).unwrap();
+        assert!(calls.contains("/state/pods/"), "file calls were seen");
+        assert_eq!(on_workers(&calls), Vec::<String>::new());
+
+        world.daemon.kill();
+        world.daemon.start_traced(&[TRACED]);
+        world.connect().await;
+        Box::pin(life(world, "next")).await;
+        world.client.down(&pod).await.unwrap();
+        world.daemon.kill();
+        until("the trace is whole", async || {
+            let calls = fs::read_to_string(world.dir.join("calls")).ok()?;
+            calls.contains("+++ killed by SIGKILL +++").then_some(())
+        })
+        .await;
+        let calls = fs::read_to_string(world.dir.join("calls")).unwrap();
+        assert_eq!(on_workers(&calls), Vec::<String>::new());
+        world.start_again().await;
+    });
+}
+
+/// All that is asked of a pod, of its containers and of the node.
+async fn life(world: &World, name: &str) {
+    let client = &world.client;
+    let mut runtime = client.runtime.clone();
+    let pod = client.run(&client.pod(name)).await.unwrap();
+    let id = client.launch(&pod, &client.container("main", "echo begun; sleep 1000")).await.unwrap();
+    let mut fails = client.container("fails", "");
+    fails.command = vec!["/no/such/program".to_owned()];
+    client.launch(&pod, &fails).await.unwrap_err();
+    assert_eq!(client.to_end(&pod, "short", "exit 4").await.exit_code, 4);
+    assert_eq!(client.output(&id, "echo fine").await, "fine");
+    let linux = wharf_cri_api::v1::LinuxContainerResources { cpu_shares: 512, ..Default::default() };
+    let update = UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        linux: Some(linux),
+        ..Default::default()
+    };
+    runtime.update_container_resources(update).await.unwrap();
+    runtime.status(StatusRequest { verbose: true }).await.unwrap();
+    runtime.list_container_stats(ListContainerStatsRequest::default()).await.unwrap();
+    runtime.list_pod_sandbox_stats(ListPodSandboxStatsRequest::default()).await.unwrap();
+    runtime.list_metric_descriptors(ListMetricDescriptorsRequest::default()).await.unwrap();
+    runtime.list_pod_sandbox_metrics(ListPodSandboxMetricsRequest::default()).await.unwrap();
+    client.images.clone().image_fs_info(ImageFsInfoRequest::default()).await.unwrap();
+    client.pod_status(&pod).await.unwrap();
+    client.containers().await;
+    client.image_list().await;
+    client.stop_container(&id, 0).await.unwrap();
+    client.remove_container(&id).await.unwrap();
+    client.down(&pod).await.unwrap();
+}
+
+/// The check can fail: of two threads one is a worker, and opens a file of a disk.
+#[test]
+fn a_file_call_of_a_worker_is_seen() {
+    let calls = "7 epoll_wait(3, [], 8, -1) = 0\n\
+        8 openat(AT_FDCWD, \"/var/lib/wharf/images/1\", O_RDONLY) = 4\n\
+        7 openat(AT_FDCWD, \"/sys/fs/cgroup/memory.stat\", O_RDONLY) = 4\n\
+        7  openat(AT_FDCWD, \"/run/wharf/pods/1/record\", O_RDONLY <unfinished ...>\n\
+        7 <... openat resumed>) = 5\n";
+    let seen = on_workers(calls);
+    assert!(seen.len() == 1 && seen[0].contains("record"), "{seen:?}");
+}
