@@ -173,9 +173,10 @@ impl Leases {
         };
         let lease = Lease { ips, ports: ports.to_vec() };
         self.save(id, &lease)?;
-        self.store.remove(&format!("{id}{DRAINING}"))?;
+        // It is on disk from here on: whatever fails next, it is there to be given back.
         self.draining.remove(id);
         self.insert(id.clone(), lease.clone());
+        self.store.remove(&format!("{id}{DRAINING}"))?;
         Ok(lease)
     }
 
