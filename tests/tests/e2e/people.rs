@@ -228,10 +228,17 @@ fn lists_and_inspections_tell_what_was_asked_for() {
         assert_eq!(value[1]["request"]["ports"][0], "18080->80/tcp", "{value:#}");
         let doctor: serde_json::Value =
             serde_json::from_slice(&wharf(world, "--json doctor").stdout).unwrap();
-        for what in ["state", "open files", "quarantine", "orphans"] {
+        let verdict = |what: &str| {
             let check = doctor.as_array().unwrap().iter().find(|check| check["what"] == what);
-            assert!(check.is_some_and(|check| check["verdict"] != "fail"), "{what}: {check:?}");
-        }
+            check.map(|check| check["verdict"].as_str().unwrap().to_owned())
+        };
+        // How much room this machine has is not wharf's doing.
+        assert!(verdict("state").is_some() && verdict("open files").is_some(), "{doctor:#}");
+        assert_eq!(
+            [verdict("quarantine"), verdict("orphans")],
+            ["ok", "ok"].map(|ok| Some(ok.to_owned())),
+            "{doctor:#}"
+        );
         printed(world, "rm --force web");
     });
 }
