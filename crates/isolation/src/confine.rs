@@ -1,59 +1,29 @@
-//! The last steps before the program: streams, limits, user, capabilities, seccomp, exec. Rights only shrink here.
+//! The last steps before the program: limits, user, capabilities; then, where it is to run, session, seccomp, exec. Rights
+//! only shrink here.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid};
 use wharf_sys::process::{self, Capabilities};
+use wharf_sys::seccomp;
 
+use crate::birth::{Born, Inside};
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
 use crate::plan::{Limit, Process};
-use crate::terminal::Terminal;
+use crate::streams::Connected;
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Where a process's input comes from and its output goes.
+/// This process has the user and the rights of its program; it can load the filter, and that is all it has beyond them.
 #[derive(Debug)]
-pub struct Streams {
-    /// Standard input.
-    pub stdin: OwnedFd,
-    /// Standard output.
-    pub stdout: OwnedFd,
-    /// Standard error.
-    pub stderr: OwnedFd,
-}
+pub(crate) struct Shed(());
 
-/// Connects the streams, or the terminal where there is one, in a session of the process's own.
-pub(crate) fn connect(streams: &Streams, terminal: Option<&Terminal>) -> Result<(), Error> {
-    const STAGE: &str = "connecting the standard streams";
-    process::reset_signals().stage(STAGE)?;
-    nix::unistd::setsid().stage(STAGE)?;
-    let (stdin, stdout, stderr) = match terminal {
-        Some(terminal) => {
-            process::control_terminal(terminal.peer.as_fd()).stage(STAGE)?;
-            (&terminal.peer, &terminal.peer, &terminal.peer)
-        }
-        None => (&streams.stdin, &streams.stdout, &streams.stderr),
-    };
-    nix::unistd::dup2_stdin(stdin).stage(STAGE)?;
-    nix::unistd::dup2_stdout(stdout).stage(STAGE)?;
-    nix::unistd::dup2_stderr(stderr).stage(STAGE)?;
-    process::close_on_exec_from(3).stage(STAGE)
-}
-
-/// Gives up every right the program is not to have, and executes it. Returns only if that fails.
-pub(crate) fn exec(process: &Process, identity: &Identity) -> Error {
-    match confine(process, identity) {
-        Ok(()) => run(process, identity),
-        Err(error) => error,
-    }
-}
-
-fn confine(process: &Process, identity: &Identity) -> Result<(), Error> {
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+/// Gives up every right that the program is not to have, as far as that can be done before its filter is loaded.
+pub(crate) fn shed(_inside: Inside, process: &Process, identity: &Identity) -> Result<Shed, Error> {
     // First as the supervisor was given it; the process may ask for another.
     wharf_sys::open_files::hand_on().stage("setting resource limits")?;
     set_limits(&process.limits)?;
@@ -62,21 +32,52 @@ fn confine(process: &Process, identity: &Identity) -> Result<(), Error> {
     let capabilities = effective_for(&process.capabilities, identity.uid);
     process::bound_capabilities(capabilities.bounding).stage("dropping capabilities")?;
     become_user(identity)?;
-    // Without no_new_privs a filter needs CAP_SYS_ADMIN to be loaded, so the final sets come after it; the filter must
-    // then allow capset, as it must allow the exec. With no_new_privs it is the very last step.
+    // Becoming another user sets it to fs.suid_dumpable, and the container's other processes could look into this one.
+    nix::sys::prctl::set_dumpable(false).stage("becoming the user")?;
     if process.no_new_privileges {
         set_capabilities(&capabilities)?;
         nix::sys::prctl::set_no_new_privs().stage("setting no_new_privs")?;
-        return load_filter(process);
+    } else {
+        // Without no_new_privs a filter needs CAP_SYS_ADMIN to be loaded.
+        let right = if process.seccomp.is_empty() { 0 } else { CAP_SYS_ADMIN };
+        let raised = Capabilities {
+            effective: capabilities.effective | right,
+            permitted: capabilities.permitted | right,
+            ..capabilities
+        };
+        process::set_capabilities(&raised).stage("setting capabilities")?;
     }
-    let raised = process::Capabilities {
-        effective: capabilities.effective | CAP_SYS_ADMIN,
-        permitted: capabilities.permitted | CAP_SYS_ADMIN,
-        ..capabilities
-    };
-    process::set_capabilities(&raised).stage("setting capabilities")?;
+    Ok(Shed(()))
+}
+
+/// Executes the program in a session of its own, under its filter. Returns only if that fails.
+pub(crate) fn execute(_born: Born, process: &Process, identity: &Identity, connected: Connected) -> Error {
+    match lead_session(connected).and_then(|()| seal(process, identity)) {
+        Ok(()) => run(process, identity),
+        Err(error) => error,
+    }
+}
+
+/// Sessions and their terminals are of a PID namespace.
+fn lead_session(connected: Connected) -> Result<(), Error> {
+    const STAGE: &str = "leading a session";
+    process::reset_signals().stage(STAGE)?;
+    nix::unistd::setsid().stage(STAGE)?;
+    if connected == Connected::Terminal {
+        process::control_terminal(std::io::stdin().as_fd()).stage(STAGE)?;
+    }
+    process::close_on_exec_from(3).stage(STAGE)
+}
+
+/// The final sets come after the filter, which must then allow capset, as it must allow the exec. With no_new_privs it is
+/// the very last step.
+fn seal(process: &Process, identity: &Identity) -> Result<(), Error> {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     load_filter(process)?;
-    set_capabilities(&capabilities)
+    if process.no_new_privileges {
+        return Ok(());
+    }
+    set_capabilities(&effective_for(&process.capabilities, identity.uid))
 }
 
 /// As an exec by the kernel would: a user other than root keeps only what is ambient.
@@ -113,7 +114,7 @@ fn load_filter(process: &Process) -> Result<(), Error> {
     if process.seccomp.is_empty() {
         return Ok(());
     }
-    process::load_seccomp(&process.seccomp, process.seccomp_flags).stage("loading the seccomp filter")
+    seccomp::load(&process.seccomp, process.seccomp_flags).stage("loading the seccomp filter")
 }
 
 fn run(process: &Process, identity: &Identity) -> Error {

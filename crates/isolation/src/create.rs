@@ -1,5 +1,6 @@
 //! What the container's first process does between clone and exec, as a straight list.
 
+use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -8,69 +9,72 @@ use nix::sched::CloneFlags;
 use wharf_sys::fs::write_value;
 use wharf_sys::mount::{self, Depth, Propagation};
 
-use crate::confine::{self, Streams};
+use crate::birth::{Inside, Origin};
 use crate::error::{Error, Stage};
 use crate::identity::{self, Identity};
 use crate::paths::{self, Covers};
 use crate::plan::{Namespaces, Plan, Process};
 use crate::root::{self, Make, Root};
+use crate::streams::{self, Connected, Streams};
 use crate::terminal::{self, Terminal};
-use crate::{devices, mounts, report};
+use crate::{confine, devices, mounts, report};
 
 /// Makes the container around this process, reports, waits for the start, and executes the program. Runs in a child of
-/// the supervisor, already in the right PID namespace (and in its cgroup, on v2), and never returns.
-pub fn create(plan: &Plan, streams: &Streams, supervisor: &OwnedFd) -> ! {
-    let error = match set_up(plan) {
-        Ok((identity, terminal)) => start(plan, streams, supervisor, &(identity, terminal)),
+/// the supervisor, in a PID namespace of its own or in the supervisor's (and in its cgroup, on v2), and never returns.
+pub fn create(plan: &Plan, streams: &Streams, origin: &Origin<'_>) -> ! {
+    let error = match set_up(plan, streams, origin).and_then(|ready| start(plan, ready, origin)) {
+        Ok(never) => match never {},
         Err(error) => error,
     };
-    report::failed(supervisor, &error);
+    report::failed(origin.supervisor, &error);
     wharf_sys::process::exit_now(128)
 }
 
-fn set_up(plan: &Plan) -> Result<(Identity, Option<Terminal>), Error> {
+/// All is made, and the streams are connected.
+struct Ready {
+    inside: Inside,
+    identity: Identity,
+    terminal: Option<Terminal>,
+    connected: Connected,
+}
+
+fn set_up(plan: &Plan, streams: &Streams, origin: &Origin<'_>) -> Result<Ready, Error> {
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     set_oom_score(&plan.process)?;
+    // By paths of the host, as long as they are in sight.
     enter_cgroup(&plan.cgroup.entries)?;
     let sources = mounts::open_sources(&plan.mounts)?;
+    origin.choose_namespace()?;
     join_namespaces(&plan.namespaces)?;
     leave_host_mounts()?;
     let root = Root::mount(&plan.rootfs)?;
-    mounts::attach_all(&root, &plan.mounts, sources)?;
-    devices::make(&root, &plan.devices)?;
-    let terminal = plan.stdio.terminal.then(|| terminal::open(&root)).transpose()?;
-    let mut covers = Covers::open()?;
-    covers.mask(&root, &plan.masked_paths)?;
+    root.enter()?;
+    // From here on nothing of the host is in reach but what the plan binds.
+    mounts::attach_all(&root, &plan.mounts, sources, origin)?;
+    devices::make(&root, plan)?;
+    let terminal = plan.stdio.terminal.then(|| terminal::open(&root, plan)).transpose()?;
+    Covers::default().mask(&root, &plan.masked_paths)?;
     paths::make_read_only(&root, &plan.readonly_paths)?;
     let identity = identity::resolve(&root, &plan.process.user)?;
+    let connected = streams::connect(root.fd(), streams, terminal.as_ref(), identity.uid)?;
     let cwd = open_cwd(&root, &plan.process)?;
     if plan.rootfs.read_only {
         root.forbid_writing()?;
     }
-    root.enter()?;
-    root::enter_cwd(cwd.as_fd(), &plan.process.cwd)?;
-    Ok((identity, terminal))
+    let inside = root::enter_cwd(cwd.as_fd(), &plan.process.cwd)?;
+    Ok(Ready { inside, identity, terminal, connected })
 }
 
-fn start(
-    plan: &Plan,
-    streams: &Streams,
-    supervisor: &OwnedFd,
-    ready: &(Identity, Option<Terminal>),
-) -> Error {
-    let (identity, terminal) = ready;
-    if let Err(error) =
-        report::ready(supervisor, identity, terminal.as_ref().map(|terminal| &terminal.master))
-    {
-        return error;
-    }
-    if !report::await_start(supervisor) {
+fn start(plan: &Plan, ready: Ready, origin: &Origin<'_>) -> Result<Infallible, Error> {
+    let Ready { inside, identity, terminal, connected } = ready;
+    report::ready(origin.supervisor, &identity, terminal.as_ref().map(|terminal| &terminal.master))?;
+    if !report::await_start(origin.supervisor) {
         wharf_sys::process::exit_now(128);
     }
-    match confine::connect(streams, terminal.as_ref()) {
-        Ok(()) => confine::exec(&plan.process, identity),
-        Err(error) => error,
-    }
+    let shed = confine::shed(inside, &plan.process, &identity)?;
+    // Only now: whoever is among others is there as its program, and not while it waits for the start.
+    let born = origin.be_born(shed)?;
+    Err(confine::execute(born, &plan.process, &identity, connected))
 }
 
 /// Lowering the score below the inherited one needs `CAP_SYS_RESOURCE`; without it the inherited one stays.
@@ -86,7 +90,7 @@ pub(crate) fn enter_cgroup(entries: &[wharf_types::HostPath]) -> Result<(), Erro
     entries.iter().try_for_each(|entry| write_value(entry.as_path(), "0").stage("entering the cgroup"))
 }
 
-fn join_namespaces(namespaces: &Namespaces) -> Result<(), Error> {
+pub(crate) fn join_namespaces(namespaces: &Namespaces) -> Result<(), Error> {
     let join = |path: Option<&wharf_types::HostPath>, kind| {
         let Some(path) = path else { return Ok(()) };
         let fd =
@@ -102,7 +106,7 @@ fn join_namespaces(namespaces: &Namespaces) -> Result<(), Error> {
 }
 
 /// Nothing mounted from here on is seen by the host. Bound trees are detached copies by now and keep their own way.
-fn leave_host_mounts() -> Result<(), Error> {
+pub(crate) fn leave_host_mounts() -> Result<(), Error> {
     let root =
         wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage("leaving the host's mounts")?;
     mount::propagate(root.as_fd(), Propagation::Private, Depth::Recursive).stage("leaving the host's mounts")

@@ -1,5 +1,6 @@
 //! Device nodes and the usual links in `/dev`, made below descriptors of the container's own file system.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
@@ -10,7 +11,7 @@ use wharf_sys::fs::{Resolve, open_below, split_last};
 use wharf_types::ContainerPath;
 
 use crate::error::{Error, Stage};
-use crate::plan::DeviceNode;
+use crate::plan::{DeviceNode, Plan, Source};
 use crate::root::{Make, Root};
 
 const LINKS: [(&str, &str); 6] = [
@@ -22,16 +23,29 @@ const LINKS: [(&str, &str); 6] = [
     ("core", "/proc/kcore"),
 ];
 
-/// Makes every node, then the links; what exists already stays.
-pub(crate) fn make(root: &Root, nodes: &[DeviceNode]) -> Result<(), Error> {
-    nodes.iter().try_for_each(|node| {
-        make_node(root, node).map_err(|source| Error::ContainerPath {
-            what: "device",
-            path: node.path.to_string(),
-            source,
-        })
-    })?;
-    make_links(root).stage("making the links in /dev")
+/// Makes every node, then the links; what exists already stays. A `/dev` that is not the container's own, but a bound
+/// directory of the host or of others, gets none.
+pub(crate) fn make(root: &Root, plan: &Plan) -> Result<(), Error> {
+    let own_dev = has_own_dev(plan);
+    // Of two for one path the later is meant, which a request asks for.
+    let nodes: BTreeMap<&str, &DeviceNode> =
+        plan.devices.iter().map(|node| (node.path.as_str(), node)).collect();
+    nodes.into_values().filter(|node| own_dev || !node.path.as_str().starts_with("/dev/")).try_for_each(
+        |node| {
+            make_node(root, node).map_err(|source| Error::ContainerPath {
+                what: "device",
+                path: node.path.to_string(),
+                source,
+            })
+        },
+    )?;
+    if own_dev { make_links(root).stage("making the links in /dev") } else { Ok(()) }
+}
+
+/// Whether the container's `/dev` is a file system of its own.
+pub(crate) fn has_own_dev(plan: &Plan) -> bool {
+    let dev = plan.mounts.iter().rfind(|mount| mount.target.as_str() == "/dev");
+    dev.is_some_and(|dev| matches!(dev.source, Source::Filesystem { .. }))
 }
 
 fn make_node(root: &Root, node: &DeviceNode) -> wharf_sys::Result<()> {

@@ -3,6 +3,8 @@
 use nix::errno::Errno;
 use wharf_types::ErrorKind;
 
+use crate::birth;
+
 /// What kind of failure it is, as the supervisor tells the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -94,6 +96,8 @@ impl Error {
         match self {
             // The container that was to be entered is about to end.
             Self::Stage { source, .. } if source.errno == Errno::ESRCH => Kind::NotStarted,
+            // So is the first process of the PID namespace.
+            Self::Stage { stage: birth::STAGE, source } if source.errno == Errno::ENOMEM => Kind::NotStarted,
             Self::Stage { .. } | Self::Mount { .. } => Kind::Internal,
             Self::HostPath { .. } | Self::ContainerPath { .. } | Self::Identity { .. } => Kind::Invalid,
             Self::Exec { .. } => Kind::NotStarted,

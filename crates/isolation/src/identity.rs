@@ -11,6 +11,10 @@ use crate::root::Root;
 /// The most bytes of `/etc/passwd` or `/etc/group` that are read: an image decides how long they are.
 const FILE_LIMIT_BYTES: usize = 10 << 20;
 
+/// The most groups of a user, and the longest home: both are told to the supervisor in one message.
+const GROUPS_LIMIT: usize = 4000;
+const HOME_LIMIT_BYTES: usize = 4096;
+
 /// A resolved user.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Identity {
@@ -96,7 +100,12 @@ fn look_up(user: &User, passwd: &str, group: &str) -> Result<Identity, Error> {
     groups.extend(&user.additional_groups);
     let mut seen = std::collections::BTreeSet::new();
     groups.retain(|group| seen.insert(*group));
-    let home = entry.map(|entry| entry.home.to_owned()).filter(|home| Field::new(home).is_some());
+    if groups.len() > GROUPS_LIMIT {
+        let problem = "is in more than 4000 groups";
+        return Err(Error::Identity { what: "user", name: name.to_owned(), problem });
+    }
+    let home = entry.map(|entry| entry.home).filter(|home| home.len() <= HOME_LIMIT_BYTES);
+    let home = home.filter(|home| Field::new(home).is_some()).map(str::to_owned);
     Ok(Identity { uid, gid, groups, home })
 }
 
@@ -149,6 +158,16 @@ mod tests {
         assert_eq!(who("me", "extra").unwrap().gid, 50000);
         assert_eq!(who("77", "").unwrap().groups, vec![0, 1234]);
         assert_eq!(who("", "").unwrap().uid, 0);
+    }
+
+    #[test]
+    fn groups_have_a_limit_and_are_not_cut() {
+        let group: String = (0..4001).map(|gid| format!("g{gid}:x:{gid}:me\n")).collect();
+        let me = User { user: "me".into(), ..User::default() };
+        let error = look_up(&me, PASSWD, &group).unwrap_err();
+        assert!(error.to_string().contains("4000 groups"), "{error}");
+        let fewer = group.split_once('\n').unwrap().1.split_once('\n').unwrap().1;
+        assert_eq!(look_up(&me, PASSWD, fewer).unwrap().groups.len(), 3999);
     }
 
     #[test]

@@ -6,12 +6,15 @@ use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use wharf_types::{HostPath, TerminalSize};
 
-use crate::confine::{self, Streams};
+use crate::birth::Origin;
+use crate::confine;
 use crate::create::{enter_cgroup, set_oom_score};
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
 use crate::plan::Process;
-use crate::{report, root, terminal};
+use crate::streams::{self, Streams};
+use crate::terminal::{self, Terminal};
+use crate::{report, root};
 
 /// What a joining process does, and as whom.
 #[derive(Debug)]
@@ -28,46 +31,55 @@ pub struct JoinPlan {
     pub size: Option<TerminalSize>,
 }
 
-/// Enters the container of `first`, and executes the program. Runs in a child of the supervisor, already in the
-/// container's PID namespace, and never returns.
-pub fn join(plan: &JoinPlan, first: BorrowedFd<'_>, streams: &Streams, supervisor: &OwnedFd) -> ! {
-    let error = match enter(plan, first) {
-        Ok(()) => run(plan, streams, supervisor),
+/// Enters the container of `first`, and executes the program in the PID namespace of the origin. Runs in a child of the
+/// supervisor, in the supervisor's PID namespace, and never returns.
+pub fn join(plan: &JoinPlan, first: BorrowedFd<'_>, streams: &Streams, origin: &Origin<'_>) -> ! {
+    let error = match run(plan, first, streams, origin) {
+        Ok(never) => match never {},
         Err(error) => error,
     };
-    report::failed(supervisor, &error);
+    report::failed(origin.supervisor, &error);
     wharf_sys::process::exit_now(128)
 }
 
-fn enter(plan: &JoinPlan, first: BorrowedFd<'_>) -> Result<(), Error> {
+fn run(
+    plan: &JoinPlan,
+    first: BorrowedFd<'_>,
+    streams: &Streams,
+    origin: &Origin<'_>,
+) -> Result<std::convert::Infallible, Error> {
     set_oom_score(&plan.process)?;
+    // By paths of the host, which are out of sight from the next step on.
     enter_cgroup(&plan.entries)?;
+    origin.choose_namespace()?;
+    let root = enter_namespaces(first)?;
+    let cwd = root::open_cwd(root.as_fd(), &plan.process.cwd)?;
+    let inside = root::enter_cwd(cwd.as_fd(), &plan.process.cwd)?;
+    let terminal = open_terminal(plan, &root, origin)?;
+    // While it may still change an owner.
+    let connected = streams::connect(root.as_fd(), streams, terminal.as_ref(), plan.identity.uid)?;
+    let shed = confine::shed(inside, &plan.process, &plan.identity)?;
+    let born = origin.be_born(shed)?;
+    Err(confine::execute(born, &plan.process, &plan.identity, connected))
+}
+
+/// Entering the mount namespace also moves root and working directory to the container's root, which is returned.
+fn enter_namespaces(first: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    const STAGE: &str = "joining the container's namespaces";
     let all = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
-    // Entering the mount namespace also moves root and working directory to the container's root.
-    nix::sched::setns(first, all).stage("joining the container's namespaces")?;
-    let root = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY)
-        .stage("entering the container's root")?;
-    let cwd = root::open_cwd(root.as_fd(), &plan.process.cwd)?;
-    root::enter_cwd(cwd.as_fd(), &plan.process.cwd)
+    nix::sched::setns(first, all).stage(STAGE)?;
+    wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage(STAGE)
 }
 
-fn run(plan: &JoinPlan, streams: &Streams, supervisor: &OwnedFd) -> Error {
-    match connect(plan, streams, supervisor) {
-        Ok(()) => confine::exec(&plan.process, &plan.identity),
-        Err(error) => error,
-    }
-}
-
-fn connect(plan: &JoinPlan, streams: &Streams, supervisor: &OwnedFd) -> Result<(), Error> {
+fn open_terminal(plan: &JoinPlan, root: &OwnedFd, origin: &Origin<'_>) -> Result<Option<Terminal>, Error> {
     if !plan.terminal {
-        return confine::connect(streams, None);
+        return Ok(None);
     }
-    let root = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage("making the terminal")?;
-    let terminal = terminal::open_joined(&root, plan.size)?;
-    report::ready(supervisor, &plan.identity, Some(&terminal.master))?;
-    confine::connect(streams, Some(&terminal))
+    let terminal = terminal::open_joined(root, plan.size)?;
+    report::ready(origin.supervisor, &plan.identity, Some(&terminal.master))?;
+    Ok(Some(terminal))
 }

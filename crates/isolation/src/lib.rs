@@ -3,34 +3,41 @@
 //!
 //! The order of [`create`] is the order of safety. Everything of the host that is needed is opened first, by path;
 //! from the moment the root file system exists, everything in it is reached by descriptor, below the root's own, and
-//! no link leads out. Namespaces come first, rights are given up last, and the program is executed only when the
-//! supervisor says so. A second process ([`join`]) enters by the first one's descriptor.
+//! no link leads out. Namespaces come first, rights are given up late, and the program is executed only when the
+//! supervisor says so. A second process ([`join`]) enters by the first one's descriptor. Whoever would be seen by other
+//! processes of a container is born there last (`birth`): none of them ever sees one that has anything of the host.
 //!
 //! This crate knows no CRI, no OCI and no daemon; it runs in a child of the single-threaded supervisor.
 
+mod birth;
 mod confine;
 mod devices;
 mod error;
+mod hermit;
 mod identity;
 mod join;
 mod mounts;
 mod paths;
 mod plan;
+mod procfs;
 mod report;
 mod root;
+mod streams;
 mod terminal;
 mod volumes;
 mod wire;
 
 mod create;
 
-pub use confine::Streams;
+pub use birth::{Origin, Place};
 pub use create::create;
 pub use error::{Error, Kind};
+pub use hermit::leave_host;
 pub use identity::Identity;
 pub use join::{JoinPlan, join};
 pub use plan::{
     CgroupPlan, DeviceNode, Input, Limit, LogFile, MountPlan, Namespaces, PidNamespace, Plan, Process,
     Rootfs, Source, Stdio, User,
 };
-pub use report::Report;
+pub use report::{Report, failed as report_failure};
+pub use streams::{Stream, Streams};

@@ -7,8 +7,10 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use wharf_sys::mount::{self, Attributes, Depth, Propagation};
 
+use crate::birth::{Origin, Place};
 use crate::error::Error;
 use crate::plan::{MountPlan, Source};
+use crate::procfs;
 use crate::root::{Make, Root, is_directory};
 use crate::volumes;
 
@@ -47,27 +49,43 @@ fn forbid(tree: &OwnedFd, plan: &MountPlan) -> wharf_sys::Result<()> {
     mount::forbid(tree.as_fd(), plan.attributes, Depth::One)
 }
 
-/// Attaches every mount in the plan's order.
-pub(crate) fn attach_all(root: &Root, plans: &[MountPlan], sources: Sources) -> Result<(), Error> {
+/// Attaches every mount in the plan's order. A new file system becomes read-only when all is mounted: until then targets of
+/// other mounts are made in it.
+pub(crate) fn attach_all(
+    root: &Root,
+    plans: &[MountPlan],
+    sources: Sources,
+    origin: &Origin<'_>,
+) -> Result<(), Error> {
     // Before anything lies over the root file system: a volume begins with what is there.
     plans.iter().zip(&sources.0).try_for_each(|(plan, source)| fill(root, plan, source.as_ref()))?;
-    plans.iter().zip(sources.0).try_for_each(|(plan, source)| attach_one(root, plan, source))
+    let mut read_only = Vec::new();
+    for (plan, source) in plans.iter().zip(sources.0) {
+        let fail =
+            |source| Error::Mount { what: describe(&plan.source), target: plan.target.to_string(), source };
+        let is_new = source.is_none();
+        let tree = match source {
+            Some(tree) => tree,
+            None => new_filesystem(plan, origin).map_err(fail)?,
+        };
+        attach_one(root, plan, &tree).map_err(fail)?;
+        if is_new && plan.attributes.has(Attributes::READ_ONLY) {
+            read_only.push((tree, fail));
+        }
+    }
+    read_only.into_iter().try_for_each(|(tree, fail)| {
+        mount::forbid(tree.as_fd(), Attributes::READ_ONLY, Depth::One).map_err(fail)
+    })
 }
 
-fn attach_one(root: &Root, plan: &MountPlan, source: Option<OwnedFd>) -> Result<(), Error> {
-    let fail =
-        |source| Error::Mount { what: describe(&plan.source), target: plan.target.to_string(), source };
-    let tree = match source {
-        Some(tree) => tree,
-        None => new_filesystem(plan).map_err(fail)?,
-    };
-    let make = if is_directory(tree.as_fd()).map_err(fail)? { Make::Directory } else { Make::File };
-    let target = root.ensure(&plan.target, make).map_err(fail)?;
+fn attach_one(root: &Root, plan: &MountPlan, tree: &OwnedFd) -> wharf_sys::Result<()> {
+    let make = if is_directory(tree.as_fd())? { Make::Directory } else { Make::File };
+    let target = root.ensure(&plan.target, make)?;
     if plan.target.depth() == 0 {
         // A mount over the root would hide the file system that all else is resolved in.
-        return Err(fail(wharf_sys::Error::new("move_mount", "/", Errno::EBUSY)));
+        return Err(wharf_sys::Error::new("move_mount", "/", Errno::EBUSY));
     }
-    mount::attach(tree.as_fd(), target.as_fd()).map_err(fail)
+    mount::attach(tree.as_fd(), target.as_fd())
 }
 
 fn fill(root: &Root, plan: &MountPlan, source: Option<&OwnedFd>) -> Result<(), Error> {
@@ -79,13 +97,19 @@ fn fill(root: &Root, plan: &MountPlan, source: Option<&OwnedFd>) -> Result<(), E
     filled.map_err(|source| Error::Mount { what: path.to_string(), target: plan.target.to_string(), source })
 }
 
-fn new_filesystem(plan: &MountPlan) -> wharf_sys::Result<OwnedFd> {
+fn new_filesystem(plan: &MountPlan, origin: &Origin<'_>) -> wharf_sys::Result<OwnedFd> {
     let Source::Filesystem { kind, options } = &plan.source else {
         return Err(wharf_sys::Error::new("fsopen", describe(&plan.source), Errno::EINVAL));
     };
-    let options: Vec<(&str, &str)> =
-        options.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-    mount::new_filesystem(kind, &options, plan.attributes)
+    let attributes = plan.attributes.without(Attributes::READ_ONLY);
+    match (origin.place, kind.as_str()) {
+        (Place::Of(process), "proc") => procfs::of(process, attributes, origin),
+        _ => {
+            let options: Vec<(&str, &str)> =
+                options.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+            mount::new_filesystem(kind, &options, attributes)
+        }
+    }
 }
 
 fn describe(source: &Source) -> String {

@@ -8,7 +8,10 @@ use crate::error::{Error, Kind, Stage};
 use crate::identity::Identity;
 
 const READY: u8 = b'R';
+const BORN: u8 = b'B';
 const FAILED: u8 = b'E';
+/// The longest report: a user's 4000 groups and home.
+const REPORT_LIMIT_BYTES: usize = 24 * 1024;
 
 /// A message from the child. The end of the connection means that the program was executed.
 #[derive(Debug)]
@@ -19,6 +22,13 @@ pub enum Report {
         identity: Identity,
         /// The terminal's master, if it has one.
         terminal: Option<OwnedFd>,
+    },
+    /// The process that executes the program is another one from here on, a child of the supervisor too.
+    Born {
+        /// Its number.
+        pid: i32,
+        /// The process.
+        pidfd: OwnedFd,
     },
     /// It failed, and the child is about to exit.
     Failed {
@@ -37,15 +47,16 @@ impl Report {
     /// # Errors
     /// The socket's; EAGAIN if it would have to wait.
     pub fn receive(socket: BorrowedFd<'_>) -> wharf_sys::Result<Self> {
-        let mut buffer = vec![0; 16 * 1024];
+        let mut buffer = vec![0; REPORT_LIMIT_BYTES];
         let (count, descriptors) = socket::receive(socket, &mut buffer)?;
         Ok(match buffer[..count].split_first() {
             Some((&READY, body)) => {
-                let mut numbers = body.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-                let (uid, gid) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-                let identity = Identity { uid, gid, groups: numbers.collect(), home: None };
-                Self::Ready { identity, terminal: descriptors.into_iter().next() }
+                Self::Ready { identity: read_identity(body), terminal: descriptors.into_iter().next() }
             }
+            Some((&BORN, body)) => match (<[u8; 4]>::try_from(body), descriptors.into_iter().next()) {
+                (Ok(pid), Some(pidfd)) => Self::Born { pid: i32::from_le_bytes(pid), pidfd },
+                _ => Self::Closed,
+            },
             Some((&FAILED, body)) => {
                 let kind = match body.first() {
                     Some(b'i') => Kind::Invalid,
@@ -60,18 +71,40 @@ impl Report {
     }
 }
 
+/// User, group, how many groups, the groups, and the home if there is one.
+fn identity_bytes(identity: &Identity) -> Vec<u8> {
+    let count = u32::try_from(identity.groups.len()).unwrap_or(u32::MAX);
+    let numbers = [identity.uid, identity.gid, count].into_iter().chain(identity.groups.iter().copied());
+    let mut bytes: Vec<u8> = numbers.flat_map(u32::to_le_bytes).collect();
+    bytes.extend(identity.home.iter().flat_map(|home| home.bytes()));
+    bytes
+}
+
+fn read_identity(body: &[u8]) -> Identity {
+    let mut numbers = body.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let mut next = || numbers.next().unwrap_or(0);
+    let (uid, gid, count) = (next(), next(), next());
+    let count = usize::try_from(count).unwrap_or(0);
+    let groups = numbers.take(count).collect();
+    let home = body.get(12 + 4 * count..).map(String::from_utf8_lossy);
+    let home = home.filter(|home| !home.is_empty()).map(std::borrow::Cow::into_owned);
+    Identity { uid, gid, groups, home }
+}
+
 /// Says that all is set up.
 pub(crate) fn ready(socket: &OwnedFd, identity: &Identity, terminal: Option<&OwnedFd>) -> Result<(), Error> {
-    let mut bytes = vec![READY];
-    for number in [identity.uid, identity.gid].iter().chain(&identity.groups) {
-        bytes.extend_from_slice(&number.to_le_bytes());
-    }
+    let bytes = [&[READY][..], &identity_bytes(identity)].concat();
     let terminal: Vec<BorrowedFd<'_>> = terminal.iter().map(|fd| fd.as_fd()).collect();
     socket::send(socket.as_fd(), &bytes, &terminal).stage("reporting to the supervisor")
 }
 
+/// Says that another process goes on.
+pub(crate) fn born(socket: &OwnedFd, pid: i32, pidfd: &OwnedFd) -> wharf_sys::Result<()> {
+    socket::send(socket.as_fd(), &[&[BORN][..], &pid.to_le_bytes()].concat(), &[pidfd.as_fd()])
+}
+
 /// Says what failed. Nothing can be done if the supervisor is gone.
-pub(crate) fn failed(socket: &OwnedFd, error: &Error) {
+pub fn failed(socket: &OwnedFd, error: &Error) {
     let kind = match error.kind() {
         Kind::Internal => b'x',
         Kind::Invalid => b'i',
@@ -85,4 +118,27 @@ pub(crate) fn failed(socket: &OwnedFd, error: &Error) {
 /// Waits for the supervisor's word to start; `false` if the supervisor is gone.
 pub(crate) fn await_start(socket: &OwnedFd) -> bool {
     matches!(socket::receive(socket.as_fd(), &mut [0; 1]), Ok((1, _)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_identity_arrives_whole() {
+        let identity = Identity {
+            uid: 1000,
+            gid: u32::MAX - 1,
+            groups: (0..4000).collect(),
+            home: Some(format!("/{}", "h".repeat(4095))),
+        };
+        let (ours, theirs) = socket::pair().unwrap();
+        for identity in [identity, Identity::default()] {
+            ready(&theirs, &identity, None).unwrap();
+            let Report::Ready { identity: received, .. } = Report::receive(ours.as_fd()).unwrap() else {
+                panic!("no identity")
+            };
+            assert_eq!(received, identity);
+        }
+    }
 }

@@ -11,6 +11,7 @@ use wharf_sys::mount::{self, Attributes, Depth};
 use wharf_sys::overlay::Overlay;
 use wharf_types::ContainerPath;
 
+use crate::birth::Inside;
 use crate::error::{Error, Stage};
 use crate::plan::Rootfs;
 
@@ -20,6 +21,9 @@ pub(crate) enum Make {
     Directory,
     File,
 }
+
+/// How many links to what is missing may lead on to each other.
+const LINKS_LIMIT: usize = 40;
 
 /// The mounted root file system.
 #[derive(Debug)]
@@ -46,19 +50,35 @@ impl Root {
         open_below(self.fd(), path.relative(), flags, Resolve::InRoot)
     }
 
-    /// Opens a path (`O_PATH`), making it and its parents where they are missing.
+    /// Opens a path (`O_PATH`), making it and its parents where they are missing. What a link names is made where it leads
+    /// to inside the root.
     pub(crate) fn ensure(&self, path: &ContainerPath, make: Make) -> wharf_sys::Result<OwnedFd> {
-        self.ensure_relative(path.relative(), make)
+        self.ensure_relative(path.relative(), make, LINKS_LIMIT)
     }
 
-    fn ensure_relative(&self, path: &str, make: Make) -> wharf_sys::Result<OwnedFd> {
+    fn ensure_relative(&self, path: &str, make: Make, links: usize) -> wharf_sys::Result<OwnedFd> {
         match open_below(self.fd(), path, OFlag::O_PATH, Resolve::InRoot) {
             Err(error) if error.errno == Errno::ENOENT && !path.is_empty() => {}
             other => return other,
         }
-        let (parent, name) = split_last(path);
-        let parent = self.ensure_relative(parent, Make::Directory)?;
         let named = |call, errno| wharf_sys::Error::new(call, path, errno);
+        let (before, name) = split_last(path);
+        let parent = self.ensure_relative(before, Make::Directory, links)?;
+        if name == ".." {
+            // What it goes up from was missing, and is there now.
+            return open_below(self.fd(), path, OFlag::O_PATH, Resolve::InRoot);
+        }
+        if let Ok(target) = nix::fcntl::readlinkat(&parent, name) {
+            // A link to what is missing. The kernel takes `..` from where the link is, and so does the longer path.
+            let left = links.checked_sub(1).ok_or_else(|| named("readlinkat", Errno::ELOOP))?;
+            let target = target.to_str().ok_or_else(|| named("readlinkat", Errno::EILSEQ))?;
+            return match target.strip_prefix('/') {
+                Some(absolute) => self.ensure_relative(absolute.trim_matches('/'), make, left),
+                None => {
+                    self.ensure_relative(&format!("{before}/{}", target.trim_end_matches('/')), make, left)
+                }
+            };
+        }
         match make {
             Make::Directory => {
                 match nix::sys::stat::mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {
@@ -96,12 +116,12 @@ pub(crate) fn open_cwd(root: BorrowedFd<'_>, path: &ContainerPath) -> Result<Own
 
 /// Makes it the working directory of this process, whose root is the container's by now; one that cannot be reached from
 /// there is none of the container's, however it was opened.
-pub(crate) fn enter_cwd(directory: BorrowedFd<'_>, path: &ContainerPath) -> Result<(), Error> {
+pub(crate) fn enter_cwd(directory: BorrowedFd<'_>, path: &ContainerPath) -> Result<Inside, Error> {
     let named = |call, errno| cwd_error(path, wharf_sys::Error::new(call, path.as_str(), errno));
     nix::unistd::fchdir(directory).map_err(|errno| named("fchdir", errno))?;
     // Where the kernel writes "(unreachable)" before the name, some C libraries say ENOENT.
     let here = nix::unistd::getcwd().map_err(|errno| named("getcwd", errno))?;
-    if here.is_absolute() { Ok(()) } else { Err(named("getcwd", Errno::EXDEV)) }
+    if here.is_absolute() { Ok(Inside::entered()) } else { Err(named("getcwd", Errno::EXDEV)) }
 }
 
 pub(crate) fn cwd_error(path: &ContainerPath, source: wharf_sys::Error) -> Error {
@@ -113,4 +133,69 @@ pub(crate) fn is_directory(fd: BorrowedFd<'_>) -> wharf_sys::Result<bool> {
     let stat = nix::sys::stat::fstatat(fd, "", AtFlags::AT_EMPTY_PATH)
         .map_err(|errno| wharf_sys::Error::new("fstatat", "", errno))?;
     Ok(SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFDIR)
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what is looked at from outside is a directory of the test's own"
+)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn root() -> (tempfile::TempDir, Root) {
+        let directory = tempfile::tempdir().unwrap();
+        let mount = wharf_sys::fs::open(directory.path(), OFlag::O_PATH | OFlag::O_DIRECTORY).unwrap();
+        (directory, Root { mount })
+    }
+
+    fn path(text: &str) -> ContainerPath {
+        ContainerPath::new(text).unwrap()
+    }
+
+    #[test]
+    fn what_a_link_names_is_made_where_it_leads() {
+        let (directory, root) = root();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir_all(at("etc/deep")).unwrap();
+        symlink("../run/resolve/stub.conf", at("etc/resolv.conf")).unwrap();
+        symlink("/lists/hosts", at("etc/hosts")).unwrap();
+        symlink("/run", at("var")).unwrap();
+        symlink("../..", at("etc/deep/up")).unwrap();
+        symlink("again/../../first", at("second")).unwrap();
+        symlink("/third", at("first")).unwrap();
+        for (asked, make, made) in [
+            ("/etc/resolv.conf", Make::File, "run/resolve/stub.conf"),
+            ("/etc/hosts", Make::File, "lists/hosts"),
+            ("/var/lib/x", Make::Directory, "run/lib/x"),
+            ("/etc/deep/up/new/file", Make::File, "new/file"),
+            ("/second/x", Make::Directory, "third/x"),
+        ] {
+            drop(root.ensure(&path(asked), make).unwrap());
+            assert_eq!(at(made).is_dir(), make == Make::Directory, "{asked}");
+            assert!(at(made).exists(), "{asked}");
+            // There by now, and found the same way.
+            drop(root.ensure(&path(asked), make).unwrap());
+        }
+    }
+
+    #[test]
+    fn links_lead_neither_out_nor_round_for_ever() {
+        let (directory, root) = root();
+        let at = |name: &str| directory.path().join(name);
+        let outside = tempfile::tempdir().unwrap();
+        let target = outside.path().join("made");
+        symlink(&target, at("out")).unwrap();
+        symlink(format!("../../../../../..{}", target.display()), at("up")).unwrap();
+        for link in ["/out", "/up"] {
+            drop(root.ensure(&path(link), Make::Directory).unwrap());
+        }
+        assert!(!target.exists() && directory.path().join(target.strip_prefix("/").unwrap()).is_dir());
+        // Each leads to what is missing behind the next, without end.
+        symlink("b/x", at("a")).unwrap();
+        symlink("a/x", at("b")).unwrap();
+        assert_eq!(root.ensure(&path("/a"), Make::Directory).unwrap_err().errno, Errno::ELOOP);
+    }
 }

@@ -10,7 +10,9 @@ use wharf_sys::mount::{self, Depth};
 use wharf_sys::process::{resize_terminal, terminal_peer, unlock_terminal};
 use wharf_types::{ContainerPath, TerminalSize};
 
+use crate::devices::has_own_dev;
 use crate::error::{Error, Stage};
+use crate::plan::Plan;
 use crate::root::{Make, Root};
 
 const STAGE: &str = "making the terminal";
@@ -22,10 +24,13 @@ pub(crate) struct Terminal {
     pub(crate) peer: OwnedFd,
 }
 
-/// Opens a terminal in the container's `/dev/pts`, and makes it `/dev/console`.
-pub(crate) fn open(root: &Root) -> Result<Terminal, Error> {
+/// Opens a terminal in the container's `/dev/pts`, and makes it `/dev/console` where `/dev` is the container's own.
+pub(crate) fn open(root: &Root, plan: &Plan) -> Result<Terminal, Error> {
     let master = open_ptmx(root.fd())?;
     let peer = terminal_peer(master.as_fd()).stage(STAGE)?;
+    if !has_own_dev(plan) {
+        return Ok(Terminal { master, peer });
+    }
     let console = ContainerPath::new("/dev/console").map_err(|_never| Error::Stage {
         stage: STAGE,
         source: wharf_sys::Error::new("open", "", Errno::EINVAL),

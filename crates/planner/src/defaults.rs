@@ -39,19 +39,31 @@ pub fn mounts(privilege: Privilege) -> Result<Vec<MountPlan>, PathError> {
     ])
 }
 
-/// The cgroup file systems below `/sys/fs/cgroup`: one on v2; on v1 a directory of one bind a hierarchy.
+/// The cgroup file systems below `/sys/fs/cgroup`: on v1 a directory of one bind a hierarchy, by the name of its mount; else
+/// the unified one, which the host has mounted at `unified`.
 ///
 /// # Errors
 /// A path that is malformed.
-pub fn cgroup_mounts(privilege: Privilege, v1: &[(String, HostPath)]) -> Result<Vec<MountPlan>, PathError> {
+pub fn cgroup_mounts(
+    privilege: Privilege,
+    v1: &[(String, HostPath)],
+    unified: Option<HostPath>,
+) -> Result<Vec<MountPlan>, PathError> {
     let attributes = match privilege {
         Privilege::Ordinary => SAFE.and(Attributes::READ_ONLY),
         Privilege::Privileged => SAFE,
     };
     if v1.is_empty() {
-        return Ok(vec![filesystem("/sys/fs/cgroup", "cgroup2", &[], attributes)?]);
+        // Outside of a cgroup namespace, where the privileged are, the options of a new mount become those of the host's.
+        return match (privilege, unified) {
+            (Privilege::Privileged, Some(unified)) => {
+                bind("/sys/fs/cgroup", unified, attributes).map(|mount| vec![mount])
+            }
+            _ => filesystem("/sys/fs/cgroup", "cgroup2", &[], attributes).map(|mount| vec![mount]),
+        };
     }
-    let mut mounts = vec![filesystem("/sys/fs/cgroup", "tmpfs", &[("mode", "755"), ("size", "64k")], SAFE)?];
+    let options = [("mode", "755"), ("size", "64k")];
+    let mut mounts = vec![filesystem("/sys/fs/cgroup", "tmpfs", &options, attributes)?];
     for (name, directory) in v1 {
         mounts.push(bind(&format!("/sys/fs/cgroup/{name}"), directory.clone(), attributes)?);
     }
@@ -115,7 +127,7 @@ mod tests {
     fn mounts_come_after_what_they_are_mounted_on() {
         let directory = HostPath::new("/cpu").unwrap();
         let mut plans = mounts(Privilege::Ordinary).unwrap();
-        plans.extend(cgroup_mounts(Privilege::Ordinary, &[("cpu".into(), directory)]).unwrap());
+        plans.extend(cgroup_mounts(Privilege::Ordinary, &[("cpu".into(), directory)], None).unwrap());
         for (at, plan) in plans.iter().enumerate() {
             let below = format!("{}/", plan.target);
             assert!(
@@ -132,6 +144,25 @@ mod tests {
             let plans = mounts(privilege).unwrap();
             let sys = plans.iter().find(|plan| plan.target.as_str() == "/sys").unwrap();
             assert_eq!(sys.attributes.has(Attributes::READ_ONLY), read_only);
+        }
+    }
+
+    #[test]
+    fn the_hosts_cgroup2_is_never_mounted_anew() {
+        let unified = HostPath::new("/sys/fs/cgroup").unwrap();
+        let mounts = |privilege| cgroup_mounts(privilege, &[], Some(unified.clone())).unwrap();
+        assert_eq!(mounts(Privilege::Privileged)[0].source, Source::Single(unified.clone()));
+        assert!(
+            matches!(&mounts(Privilege::Ordinary)[0].source, Source::Filesystem { kind, .. } if kind == "cgroup2")
+        );
+    }
+
+    #[test]
+    fn the_directory_of_v1_hierarchies_is_read_only_for_ordinary_containers() {
+        let cpu = [("cpu".to_owned(), HostPath::new("/cpu").unwrap())];
+        for (privilege, read_only) in [(Privilege::Ordinary, true), (Privilege::Privileged, false)] {
+            let mounts = cgroup_mounts(privilege, &cpu, None).unwrap();
+            assert!(mounts.iter().all(|mount| mount.attributes.has(Attributes::READ_ONLY) == read_only));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Starting a supervisor: from a sealed memory file, so that no container can overwrite what supervises it.
+//! Starting a supervisor: from a copy in memory, so that no container can overwrite what supervises it.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use nix::fcntl::OFlag;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use wharf_sys::fs::sealed_memfd;
+use wharf_sys::fs::detached_program;
 use wharf_sys::launch::Launch;
 use wharf_sys::process::{self, Reap};
 use wharf_sys::socket;
@@ -21,13 +21,13 @@ use crate::error::{Error, Stage};
 pub(crate) struct Program(OwnedFd);
 
 impl Program {
-    /// Copies the program at a path into memory and seals it.
+    /// Copies the program at a path into memory that nobody can change.
     ///
     /// # Errors
     /// The program cannot be read.
     pub(crate) fn load(path: &Path) -> std::io::Result<Self> {
         let bytes = std::fs::read(path)?;
-        sealed_memfd("wharf-shim", &bytes).map(Self).map_err(|error| std::io::Error::from(error.errno))
+        detached_program("wharf-shim", &bytes).map(Self).map_err(|error| std::io::Error::from(error.errno))
     }
 
     /// Starts it for a pod's directory, in a cgroup (v2) if there is one, and returns its connection.

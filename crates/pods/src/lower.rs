@@ -140,7 +140,8 @@ fn cgroup_plan(cgroup: &Cgroup) -> Result<CgroupPlan, Error> {
 fn usual_mounts(privilege: Privilege, cgroup: &Cgroup) -> Result<Vec<MountPlan>, Error> {
     const STAGE: &str = "planning the container's mounts";
     let mut usual = defaults::mounts(privilege).stage(STAGE)?;
-    usual.extend(defaults::cgroup_mounts(privilege, &v1_directories(cgroup)?).stage(STAGE)?);
+    let (v1, unified) = (v1_directories(cgroup)?, unified_mount(cgroup)?);
+    usual.extend(defaults::cgroup_mounts(privilege, &v1, unified).stage(STAGE)?);
     Ok(usual)
 }
 
@@ -183,6 +184,13 @@ fn v1_directories(cgroup: &Cgroup) -> Result<Vec<(String, HostPath)>, Error> {
         directories.push((name, host(directory)?));
     }
     Ok(directories)
+}
+
+/// Where the unified hierarchy is mounted, if the container's cgroup is in it.
+fn unified_mount(cgroup: &Cgroup) -> Result<Option<HostPath>, Error> {
+    let Some(directory) = cgroup.entry().directory else { return Ok(None) };
+    let mount = directory.to_string_lossy().strip_suffix(&cgroup.path().to_string()).map(str::to_owned);
+    mount.map(|mount| host(std::path::Path::new(&mount))).transpose()
 }
 
 /// The stop signal: the request's, else the image's, else SIGTERM.

@@ -82,6 +82,11 @@ impl Container {
         matches!(self.phase, Phase::Running { .. })
     }
 
+    /// Whether it was told to execute its program, and has not done so yet.
+    pub(crate) fn is_starting(&self) -> bool {
+        matches!(self.phase, Phase::Starting { .. })
+    }
+
     /// Whether its first process is there at least as a zombie.
     pub(crate) fn has_process(&self) -> bool {
         !matches!(self.phase, Phase::Exited(_) | Phase::Gone)
@@ -228,6 +233,8 @@ pub(crate) struct Exec {
     pub(crate) child: Child,
     /// The request that is answered once the program was executed.
     pub(crate) request: Option<RequestId>,
+    /// Its terminal, to be answered with.
+    pub(crate) terminal: Option<OwnedFd>,
     /// The cgroup of its own, by which all it started is reached.
     pub(crate) leaf: PathBuf,
 }

@@ -9,7 +9,7 @@ use wharf_types::ContainerId;
 use wharf_wire::v1::{self, failure, message, reply};
 
 use crate::attach;
-use crate::container::{Exec, wire_exit, wire_identity};
+use crate::container::{Container, Exec, wire_exit, wire_identity};
 use crate::lifecycle::{self, Action, Event};
 use crate::link::failure;
 use crate::requests;
@@ -18,8 +18,9 @@ use crate::trouble::OrTell as _;
 use crate::watch::{Out, Source};
 
 impl Shim {
-    pub(crate) fn container_reported(&mut self, id: &ContainerId) {
-        let Some(container) = self.containers.get_mut(id) else { return };
+    /// Takes a report, and says whether there may be another one.
+    pub(crate) fn container_reported(&mut self, id: &ContainerId) -> bool {
+        let Some(container) = self.containers.get_mut(id) else { return false };
         let report = Report::receive(container.child.report.as_fd());
         let event = match report {
             Ok(Report::Ready { identity, terminal }) => {
@@ -29,15 +30,25 @@ impl Shim {
                 }
                 Event::Ready
             }
+            Ok(Report::Born { pid, pidfd }) => {
+                let source = Source::Exit(id.clone());
+                let watched = self.watch.replace(container.child.pidfd.as_fd(), pidfd.as_fd(), source);
+                self.spent.add(container.child.take_over(pid, pidfd));
+                watched.unwrap_or_else(|_unwatched| container.child.abandon());
+                self.reap_strays();
+                return true;
+            }
             Ok(Report::Failed { kind, message }) => Event::Failed(failure(wire_kind(kind), message)),
             Ok(Report::Closed) => {
                 self.watch.remove(container.child.report.as_fd(), &Source::Report(id.clone()));
                 // The end of the reports is an exec only if the process lives on or ended after one.
-                Event::Executed { now_ns: wharf_sys::clock::now_ns() }
+                self.step(id, Event::Executed { now_ns: wharf_sys::clock::now_ns() });
+                return false;
             }
-            Err(_later) => return,
+            Err(_later) => return false,
         };
         self.step(id, event);
+        true
     }
 
     fn adopt_terminal(&mut self, id: &ContainerId, terminal: OwnedFd) {
@@ -50,14 +61,17 @@ impl Shim {
 
     /// The first process is a zombie: take its last reports and output, then let its life end.
     pub(crate) fn container_ended(&mut self, id: &ContainerId) {
+        // What it said comes first: another process may go on as the container's.
+        while self.container_reported(id) {}
         let exit = match self.containers.get(id) {
             Some(container) if container.is_live() => container.ended(),
             _ => return,
         };
         let Some(exit) = exit else { return };
-        // At most two reports are there: a failure, and the end.
-        self.container_reported(id);
-        self.container_reported(id);
+        if self.containers.get(id).is_some_and(Container::is_starting) {
+            // A short program may be over before the process that it was born of has let go of the line.
+            self.step(id, Event::Executed { now_ns: wharf_sys::clock::now_ns() });
+        }
         if let Some(container) = self.containers.get_mut(id) {
             container.kill_rest();
             self.watch.remove(container.child.pidfd.as_fd(), &Source::Exit(id.clone()));
@@ -107,7 +121,11 @@ impl Shim {
                 self.link.reply(request, reply::Result::Created(created), &[]);
             }
             Action::ReplyStarted { request, started_at_ns } => {
-                self.link.reply(request, reply::Result::Started(v1::Started { started_at_ns }), &[]);
+                self.link.reply(
+                    request,
+                    reply::Result::Started(v1::Started { started_at_ns, pid: container.child.pid }),
+                    &[],
+                );
             }
             Action::Start => {
                 let told = wharf_sys::socket::send(container.child.report.as_fd(), b"S", &[]);
@@ -149,31 +167,48 @@ impl Shim {
         self.step(id, event);
     }
 
-    pub(crate) fn exec_reported(&mut self, id: u64) {
-        let Some(exec) = self.execs.get_mut(&id) else { return };
+    /// Takes a report, and says whether there may be another one.
+    pub(crate) fn exec_reported(&mut self, id: u64) -> bool {
+        let Some(exec) = self.execs.get_mut(&id) else { return false };
         match Report::receive(exec.child.report.as_fd()) {
-            Ok(Report::Ready { terminal, .. }) => {
-                let Some(request) = exec.request.take() else { return };
-                let terminal: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
-                self.link.reply(request, reply::Result::Done(v1::Done {}), &terminal);
+            Ok(Report::Ready { terminal, .. }) => exec.terminal = terminal,
+            Ok(Report::Born { pid, pidfd }) => {
+                let source = Source::ExecExit(id);
+                let watched = self.watch.replace(exec.child.pidfd.as_fd(), pidfd.as_fd(), source);
+                self.spent.add(exec.child.take_over(pid, pidfd));
+                watched.unwrap_or_else(|_unwatched| exec.child.abandon());
+                self.reap_strays();
             }
             Ok(Report::Failed { kind, message }) => {
-                let Some(request) = exec.request.take() else { return };
-                self.link.fail(request, failure(wire_kind(kind), message));
+                if let Some(request) = exec.request.take() {
+                    self.link.fail(request, failure(wire_kind(kind), message));
+                }
             }
             Ok(Report::Closed) => {
                 self.watch.remove(exec.child.report.as_fd(), &Source::ExecReport(id));
-                let Some(request) = exec.request.take() else { return };
-                self.link.reply(request, reply::Result::Done(v1::Done {}), &[]);
+                self.exec_runs(id);
+                return false;
             }
-            Err(_later) => {}
+            Err(_later) => return false,
         }
+        true
+    }
+
+    /// Answers, once: only when the reports have ended without a failure it is known that the program runs.
+    fn exec_runs(&mut self, id: u64) {
+        let Some(exec) = self.execs.get_mut(&id) else { return };
+        let terminal = exec.terminal.take();
+        let Some(request) = exec.request.take() else { return };
+        let terminal: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
+        self.link.reply(request, reply::Result::Done(v1::Done {}), &terminal);
     }
 
     pub(crate) fn exec_ended(&mut self, id: u64) {
+        // What it said comes first: another process may go on as the exec's.
+        while self.exec_reported(id) {}
         let Some(exit) = self.execs.get(&id).and_then(Exec::ended) else { return };
-        self.exec_reported(id);
-        self.exec_reported(id);
+        // A short program may be over before the process that it was born of has let go of the line.
+        self.exec_runs(id);
         let Some(exec) = self.execs.remove(&id) else { return };
         self.watch.remove(exec.child.report.as_fd(), &Source::ExecReport(id));
         self.watch.remove(exec.child.pidfd.as_fd(), &Source::ExecExit(id));

@@ -1,5 +1,5 @@
 //! `wharf-shim DIRECTORY`: the supervisor of one pod, whose directory it is given. The daemon's connection is its
-//! standard input.
+//! standard input. Called by another name, by a supervisor, it is the pod's reaper ([`pod_reaper`]).
 //!
 //! It is the parent of every process of the pod and lives as long as the pod, whatever happens to the daemon. It has
 //! one thread and one loop ([`shim::Shim::run`]) that waits for nobody: what the daemon or the logs' disk does not take is
@@ -27,7 +27,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let Some(directory) = std::env::args_os().nth(1) else { return ExitCode::from(2) };
+    let mut arguments = std::env::args_os();
+    if arguments.next().is_some_and(|name| name.as_encoded_bytes() == pod_reaper::NAME.to_bytes()) {
+        return pod_reaper::run();
+    }
+    let Some(directory) = arguments.next() else { return ExitCode::from(2) };
     // With fewer it can supervise less: no reason not to begin.
     drop(wharf_sys::open_files::raise());
     match shim::Shim::start(PathBuf::from(directory)) {

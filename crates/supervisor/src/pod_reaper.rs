@@ -1,12 +1,32 @@
-//! The first process of a pod's shared PID namespace: it reaps orphans and does nothing else, with no rights, no open
-//! file and no name of its own in the file system.
+//! The first process of a pod's shared PID namespace: it reaps orphans and does nothing else.
+//!
+//! Containers see it, so it has left the host before one of them is there: its root is an empty directory that cannot be
+//! written, its other namespaces are the pod's, it is nobody without a capability, and nearly every system call is refused
+//! to it. It executes the supervisor's program once more, so that its memory has nothing of the supervisor's. It ends with
+//! the supervisor, and with it all in the namespace.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
 
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use wharf_sys::process::{self, Clone, SingleThreaded};
+use nix::unistd::{Gid, Uid};
+use wharf_isolation::{Namespaces, Report};
+use wharf_sys::process::{self, Clone, Reap, SingleThreaded};
+use wharf_sys::seccomp::{self, Call};
+use wharf_sys::{Error, Result, socket};
+
+/// What the program is called with to be the reaper.
+pub(crate) const NAME: &std::ffi::CStr = c"wharf-pod-reaper";
+/// The user and group that are nobody's.
+const NOBODY: u32 = 65534;
+/// How long it may take to become ready on a machine that has much to do.
+const PATIENCE_MS: u16 = 20_000;
 
 /// The process, for joining its namespace and for ending it.
 #[derive(Debug)]
@@ -16,40 +36,130 @@ pub(crate) struct PodReaper {
 }
 
 impl PodReaper {
-    /// Makes the PID namespace and its first process.
-    pub(crate) fn start(witness: &SingleThreaded) -> wharf_sys::Result<Self> {
-        match process::clone(witness, CloneFlags::CLONE_NEWPID, None)? {
-            Clone::Parent { pid, pidfd } => Ok(Self { pid, pidfd }),
+    /// Makes the PID namespace and its first process, and waits until that has left the host. `directory` is any of the
+    /// host's.
+    ///
+    /// # Errors
+    /// What it reports, for people.
+    pub(crate) fn start(
+        witness: &SingleThreaded,
+        namespaces: &Namespaces,
+        directory: &Path,
+    ) -> std::result::Result<Self, String> {
+        let text = |error: Error| error.to_string();
+        let program = wharf_sys::fs::open("/proc/self/exe", OFlag::O_RDONLY).map_err(text)?;
+        let (ours, theirs) = socket::pair().map_err(text)?;
+        match process::clone(witness, CloneFlags::CLONE_NEWPID, None).map_err(text)? {
             Clone::Child => {
-                // Without rights this process is worth no attack; if giving them up fails it must not go on.
-                let code = i32::from(give_up_rights(witness).is_err());
-                if code == 0 {
-                    reap_for_ever();
+                let closed = process::keep_only(witness, &[program.as_fd(), theirs.as_fd()]);
+                if closed.is_ok() {
+                    be_alone(namespaces, directory, (&program, &theirs));
                 }
-                process::exit_now(code)
+                process::exit_now(1)
+            }
+            Clone::Parent { pid, pidfd } => {
+                drop(theirs);
+                let reaper = Self { pid, pidfd };
+                await_ready(&ours).inspect_err(|_failed| reaper.end()).map(|()| reaper)
             }
         }
     }
+
+    /// Whether it has ended, and all in its namespace with it; it is reaped.
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(process::wait(self.pidfd.as_fd(), Reap::Remove), Ok(Some(_)))
+    }
+
+    /// Ends it, and all in its namespace.
+    pub(crate) fn end(&self) {
+        drop(process::signal(self.pidfd.as_fd(), 9));
+    }
 }
 
-fn give_up_rights(witness: &SingleThreaded) -> wharf_sys::Result<()> {
-    process::keep_only(witness, &[])?;
+fn await_ready(line: &OwnedFd) -> std::result::Result<(), String> {
+    let mut told = [PollFd::new(line.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut told, PollTimeout::from(PATIENCE_MS)) {
+        Ok(1..) => {}
+        Ok(_) => return Err("its first process is not ready in time".to_owned()),
+        Err(errno) => return Err(Error::new("poll", "", errno).to_string()),
+    }
+    match Report::receive(line.as_fd()) {
+        Ok(Report::Ready { .. }) => Ok(()),
+        Ok(Report::Failed { message, .. }) => Err(message),
+        Ok(Report::Born { .. } | Report::Closed) => Err("its first process ended at once".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Leaves the host and executes this program. What fails before that, the supervisor is told.
+fn be_alone(namespaces: &Namespaces, directory: &Path, (program, line): (&OwnedFd, &OwnedFd)) {
+    if let Err(error) = wharf_isolation::leave_host(namespaces, directory) {
+        return wharf_isolation::report_failure(line, &error);
+    }
+    let Err(errno) = execute(program, line);
+    process::exit_now(errno as i32)
+}
+
+/// Executes this program with no file open but the line to the supervisor, which stands for all three streams: a program's
+/// runtime wants them open.
+fn execute(program: &OwnedFd, line: &OwnedFd) -> nix::Result<std::convert::Infallible> {
+    nix::unistd::dup2_stdin(line)?;
+    nix::unistd::dup2_stdout(line)?;
+    nix::unistd::dup2_stderr(line)?;
+    process::close_on_exec_from(3).map_err(|error| error.errno)?;
+    let none: [&std::ffi::CStr; 0] = [];
+    nix::unistd::execveat(program, c"", &[NAME], &none, AtFlags::AT_EMPTY_PATH)
+}
+
+/// The reaper's whole life. Nobody but the supervisor knows of it before it says that it is ready.
+pub(crate) fn run() -> ExitCode {
+    if settle().is_ok() {
+        reap_for_ever();
+    }
+    ExitCode::FAILURE
+}
+
+fn settle() -> Result<()> {
+    let lines = [0, 1, 2].map(process::inherited);
+    let [line, second, third] = lines;
+    let line = line?;
+    drop((second?, third?));
+    named("prctl", nix::sys::prctl::set_name(NAME))?;
+    become_nobody()?;
+    let mut child = SigSet::empty();
+    child.add(Signal::SIGCHLD);
+    named("sigprocmask", child.thread_set_mask())?;
+    // After the change of user, which takes it back. A supervisor that is gone by now does not hear the word.
+    process::end_with_parent(0)?;
+    seccomp::allow_only(&[Call::WRITE, Call::CLOSE, Call::RT_SIGTIMEDWAIT, Call::WAIT4, Call::EXIT_GROUP])?;
+    named("write", nix::unistd::write(&line, b"R").map(drop))
+}
+
+fn become_nobody() -> Result<()> {
     process::bound_capabilities(0)?;
-    process::set_capabilities(&process::Capabilities::default())
+    named("setgroups", nix::unistd::setgroups(&[]))?;
+    let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    named("setresgid", nix::unistd::setresgid(gid, gid, gid))?;
+    named("setresuid", nix::unistd::setresuid(uid, uid, uid))?;
+    process::set_capabilities(&process::Capabilities::default())?;
+    named("prctl", nix::sys::prctl::set_no_new_privs())?;
+    // Containers with a user of that number may not look into it either.
+    named("prctl", nix::sys::prctl::set_dumpable(false))
 }
 
 fn reap_for_ever() {
     let mut child = SigSet::empty();
     child.add(Signal::SIGCHLD);
-    if child.thread_set_mask().is_err() {
-        return;
-    }
     loop {
         while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive)
         {
         }
-        if child.wait().is_err() {
+        if !matches!(child.wait(), Ok(_) | Err(Errno::EINTR)) {
             return;
         }
     }
+}
+
+fn named<T>(call: &'static str, result: nix::Result<T>) -> Result<T> {
+    result.map_err(|errno| Error::new(call, "", errno))
 }

@@ -1,22 +1,21 @@
 //! What the daemon can ask for.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use wharf_isolation::{JoinPlan, PidNamespace, Plan, Streams};
+use wharf_isolation::{JoinPlan, PidNamespace, Place, Plan, Stream, Streams};
 use wharf_types::{ContainerId, HostPath, TerminalSize};
 use wharf_wire::v1::{self, failure::Kind, reply, request::Body};
 
 use crate::attach;
 use crate::container::{Container, Exec};
-use crate::kill;
 use crate::lifecycle::{Event, Failure, Missing, Phase};
 use crate::link::{RequestId, failure};
 use crate::pod_reaper::PodReaper;
 use crate::shim::Shim;
-use crate::spawn::{Child, Place, pipes};
+use crate::spawn::{Child, pipes};
 use crate::trouble::OrTell as _;
 use crate::watch::{Out, Source};
 
@@ -119,8 +118,11 @@ fn create(shim: &mut Shim, request: RequestId, descriptors: &[OwnedFd]) -> Outco
 
 fn spawn_first(shim: &mut Shim, plan: &Plan, streams: &Streams) -> Result<Child, Failure> {
     if plan.namespaces.pid == PidNamespace::Pod && shim.reaper.is_none() {
-        let reaper = PodReaper::start(shim.spawner.witness());
-        shim.reaper = Some(reaper.map_err(|error| internal(format!("the pod's PID namespace: {error}")))?);
+        let reaper = PodReaper::start(shim.spawner.witness(), &plan.namespaces, &shim.directory)
+            .map_err(|error| internal(format!("the pod's PID namespace: {error}")))?;
+        let watched = shim.watch.add(reaper.pidfd.as_fd(), Source::Reaper);
+        watched.inspect_err(|_unwatched| reaper.end()).map_err(internal)?;
+        shim.reaper = Some(reaper);
     }
     let place = match &plan.namespaces.pid {
         PidNamespace::Container => Place::New,
@@ -130,17 +132,19 @@ fn spawn_first(shim: &mut Shim, plan: &Plan, streams: &Streams) -> Result<Child,
             None => return Err(internal("the pod has no PID namespace")),
         },
         PidNamespace::Target(target) => match shim.containers.get(target) {
-            Some(target) if target.is_live() => Place::Of(target.child.pidfd.as_fd()),
+            // While it is made, its first process is the only one in its namespace and may have all in sight.
+            Some(target) if target.is_running() => Place::Of(target.child.pidfd.as_fd()),
             _ => return Err(failure(Kind::Precondition, format!("target container {target} does not run"))),
         },
     };
     let cgroup = plan.cgroup.directory.as_ref();
     let cgroup = cgroup.map(|path| wharf_sys::fs::open(path.as_path(), OFlag::O_PATH | OFlag::O_DIRECTORY));
     let cgroup = cgroup.transpose().map_err(internal)?;
-    let keep = [streams.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()];
+    let mut keep = streams.descriptors();
+    keep.extend(place.process());
     shim.spawner
-        .spawn(&place, cgroup.as_ref().map(AsFd::as_fd), &keep, |report| {
-            wharf_isolation::create(plan, streams, report)
+        .spawn(place, cgroup.as_ref().map(AsFd::as_fd), &keep, |origin| {
+            wharf_isolation::create(plan, streams, origin)
         })
         .map_err(internal)
 }
@@ -151,7 +155,7 @@ fn watch_child(shim: &mut Shim, child: &Child, sources: [Source; 2]) -> Result<(
     let watched = shim.watch.add(child.report.as_fd(), report);
     let watched = watched.and_then(|()| shim.watch.add(child.pidfd.as_fd(), exit));
     watched.map_err(|error| {
-        kill::signal(child.pidfd.as_fd(), 9);
+        child.abandon();
         internal(error)
     })
 }
@@ -180,9 +184,7 @@ fn exec(shim: &mut Shim, request: RequestId, mut exec: v1::Exec, mut descriptors
     {
         exec.args = wharf_wire::from_file::<v1::Words>(&file).map_err(internal)?.words;
     }
-    let Ok([stdin, stdout, stderr]) = <[OwnedFd; 3]>::try_from(descriptors) else {
-        return Err(failure(Kind::Invalid, "an exec request without its three streams"));
-    };
+    let streams = streams(descriptors)?;
     let Some(container) = shim.containers.get(&id).filter(|container| container.is_running()) else {
         return Err(failure(Kind::Precondition, format!("container {id} does not run")));
     };
@@ -190,32 +192,29 @@ fn exec(shim: &mut Shim, request: RequestId, mut exec: v1::Exec, mut descriptors
     let plan = join_plan(container, &exec, &leaf)?;
     let cgroup =
         make_leaf(container, &leaf).map_err(|error| internal(format!("cgroup of the exec: {error}")))?;
-    let streams = Streams { stdin, stdout, stderr };
     let first = container.child.pidfd.as_fd();
-    let place = match container.plan.namespaces.pid {
-        PidNamespace::Host => Place::Host,
-        _ => Place::Of(first),
-    };
-    let keep: [BorrowedFd<'_>; 4] =
-        [first, streams.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()];
+    let mut keep = streams.descriptors();
+    keep.push(first);
     let child = shim
         .spawner
-        .spawn(&place, cgroup.as_ref().map(AsFd::as_fd), &keep, |report| {
-            wharf_isolation::join(&plan, first, &streams, report)
+        .spawn(Place::Of(first), cgroup.as_ref().map(AsFd::as_fd), &keep, |origin| {
+            wharf_isolation::join(&plan, first, &streams, origin)
         })
         .map_err(|error| {
             remove_leaf(&leaf);
-            match error.errno {
-                // Its first process ends right now: what the kernel says of that, and of its PID namespace.
-                Errno::ESRCH | Errno::ENOMEM => {
-                    failure(Kind::Precondition, format!("container {id} cannot be entered, it ends: {error}"))
-                }
-                _ => internal(error),
-            }
+            internal(error)
         })?;
     watch_child(shim, &child, [Source::ExecReport(exec.exec), Source::ExecExit(exec.exec)])?;
-    shim.execs.insert(exec.exec, Exec { container: id, child, request: Some(request), leaf });
+    shim.execs.insert(exec.exec, Exec { container: id, child, request: Some(request), terminal: None, leaf });
     Ok(None)
+}
+
+fn streams(descriptors: Vec<OwnedFd>) -> Result<Streams, Failure> {
+    let streams = descriptors.into_iter().map(Stream::new).collect::<wharf_sys::Result<Vec<_>>>();
+    match <[Stream; 3]>::try_from(streams.map_err(internal)?) {
+        Ok([stdin, stdout, stderr]) => Ok(Streams { stdin, stdout, stderr }),
+        Err(_other) => Err(failure(Kind::Invalid, "an exec request without its three streams")),
+    }
 }
 
 /// The container's own process with other arguments, in a cgroup of its own below the container's.
@@ -310,7 +309,7 @@ fn shut_down(shim: &mut Shim, request: RequestId) {
     shim.execs.values().for_each(Exec::kill);
     shim.containers.values_mut().filter(|container| container.is_live()).for_each(Container::kill);
     if let Some(reaper) = &shim.reaper {
-        kill::signal(reaper.pidfd.as_fd(), 9);
+        reaper.end();
     }
     shim.ending = Some(request);
 }

@@ -23,7 +23,7 @@ use crate::log::queue::{LogWriter, Told};
 use crate::output::{BUFFER_BYTES, More};
 use crate::pod_reaper::PodReaper;
 use crate::requests;
-use crate::spawn::Spawner;
+use crate::spawn::{Kin, Spawner, Spent};
 use crate::trouble::{self, OrTell as _};
 use crate::watch::{Out, Source, Watch};
 
@@ -45,6 +45,7 @@ pub(crate) struct Shim {
     /// Outputs that are not read until the logs have taken what there is.
     blocked: Vec<(ContainerId, Out)>,
     pub(crate) reaper: Option<PodReaper>,
+    pub(crate) spent: Spent,
     /// Whether a daemon has ever asked for the state, which it does before it tells anyone of the pod.
     pub(crate) greeted: bool,
     /// The request to end, once it came.
@@ -86,6 +87,7 @@ impl Shim {
             execs: BTreeMap::new(),
             blocked: Vec::new(),
             reaper: None,
+            spent: Spent::default(),
             greeted: false,
             ending: None,
             listener,
@@ -125,13 +127,21 @@ impl Shim {
 
     fn turn(&mut self, source: Source) {
         match source {
-            Source::Report(id) => self.container_reported(&id),
+            Source::Report(id) => {
+                self.container_reported(&id);
+            }
             Source::Output(id, out) => self.output_ready(&id, out),
             Source::Client(id, number) => attach::leave(self, &id, number),
             Source::Exit(id) => self.container_ended(&id),
-            Source::ExecReport(id) => self.exec_reported(id),
+            Source::ExecReport(id) => {
+                self.exec_reported(id);
+            }
             Source::ExecExit(id) => self.exec_ended(id),
-            Source::Signals => self.reap_strays(),
+            Source::Reaper => self.reaper_ended(),
+            Source::Signals => {
+                while matches!(self.signals.read_signal(), Ok(Some(_))) {}
+                self.reap_strays();
+            }
             Source::LogWriter => self.log_writer.receive(),
             Source::Link => self.link_ready(),
             Source::Listener => self.accept(),
@@ -210,17 +220,27 @@ impl Shim {
         }
     }
 
-    fn reap_strays(&mut self) {
-        while matches!(self.signals.read_signal(), Ok(Some(_))) {}
-        let known: Vec<i32> = self
-            .containers
-            .values()
-            .filter(|container| container.has_process())
-            .map(|container| &container.child)
-            .chain(self.execs.values().map(|exec| &exec.child))
-            .map(|child| child.pid)
-            .collect();
-        process::reap_strays(|pid| known.contains(&pid));
+    pub(crate) fn reap_strays(&mut self) {
+        self.spent.reap();
+        let containers = || self.containers.values();
+        let execs = self.execs.values().map(|exec| &exec.child);
+        let starting = containers().filter(|container| container.is_starting());
+        let mut births = starting.map(|container| &container.child).chain(execs.clone());
+        if births.any(|child| child.kin == Kin::Parent) {
+            // A dead child that is unknown may be one that was born and not told of yet. It is looked for again after that.
+            return;
+        }
+        let own = containers().filter(|container| container.has_process()).map(|container| &container.child);
+        let known: Vec<i32> = own.chain(execs).map(|child| child.pid).collect();
+        let reaper = self.reaper.as_ref().map(|reaper| reaper.pid);
+        process::reap_strays(|pid| reaper == Some(pid) || known.contains(&pid));
+    }
+
+    /// With it all containers in its namespace end; the next one gets a new namespace.
+    fn reaper_ended(&mut self) {
+        if let Some(reaper) = self.reaper.take_if(|reaper| reaper.has_ended()) {
+            self.watch.remove(reaper.pidfd.as_fd(), &Source::Reaper);
+        }
     }
 
     fn output_ready(&mut self, id: &ContainerId, out: Out) {

@@ -1,29 +1,17 @@
-//! Making a child: its streams, its PID namespace, its cgroup, and nothing of the supervisor's that it does not need.
+//! Making a child: its streams, its cgroup, and nothing of the supervisor's that it does not need.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::CloneFlags;
-use wharf_isolation::{Input, Streams};
-use wharf_sys::process::{self, Clone, SingleThreaded};
+use wharf_isolation::{Input, Origin, Place, Stream, Streams};
+use wharf_sys::process::{self, Clone, Reap, SingleThreaded};
 use wharf_sys::{Error, Result, socket};
 
 /// What every child needs of the supervisor.
 #[derive(Debug)]
 pub(crate) struct Spawner {
     witness: SingleThreaded,
-    own_pid_namespace: OwnedFd,
-}
-
-/// Which PID namespace a child is made in.
-#[derive(Debug)]
-pub(crate) enum Place<'a> {
-    /// One of its own, of which it is the first process.
-    New,
-    /// The supervisor's, which is the host's.
-    Host,
-    /// That of a process.
-    Of(BorrowedFd<'a>),
 }
 
 /// A child, seen from the supervisor.
@@ -33,56 +21,87 @@ pub(crate) struct Child {
     pub(crate) pidfd: OwnedFd,
     /// Its reports come here, and its start goes there.
     pub(crate) report: OwnedFd,
+    pub(crate) kin: Kin,
+}
+
+/// Which of two processes a child is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kin {
+    /// The one that executes the program.
+    Itself,
+    /// One that is out of sight of the container, and of which that one will be born.
+    Parent,
+}
+
+impl Child {
+    /// Takes the process that was born for the one that it was born of, which is returned and about to end.
+    pub(crate) fn take_over(&mut self, pid: i32, pidfd: OwnedFd) -> OwnedFd {
+        self.pid = pid;
+        self.kin = Kin::Itself;
+        std::mem::replace(&mut self.pidfd, pidfd)
+    }
+
+    /// Ends a child that cannot be watched: nobody would ever learn of its end.
+    pub(crate) fn abandon(&self) {
+        drop(process::signal(self.pidfd.as_fd(), 9));
+    }
 }
 
 impl Spawner {
     pub(crate) fn new() -> Result<Self> {
-        let own_pid_namespace = wharf_sys::fs::open("/proc/self/ns/pid", OFlag::O_RDONLY)?;
-        Ok(Self { witness: SingleThreaded::check()?, own_pid_namespace })
+        Ok(Self { witness: SingleThreaded::check()? })
     }
 
     pub(crate) fn witness(&self) -> &SingleThreaded {
         &self.witness
     }
 
-    /// Makes a child that runs `body` with its end of the report socket. `keep` are the descriptors it may hold.
+    /// Makes a child that runs `body`, in a PID namespace of its own or in the supervisor's. `keep` are the descriptors it
+    /// may hold beside its end of the report socket.
     pub(crate) fn spawn(
         &self,
-        place: &Place<'_>,
+        place: Place<'_>,
         cgroup: Option<BorrowedFd<'_>>,
         keep: &[BorrowedFd<'_>],
-        body: impl FnOnce(&OwnedFd),
+        body: impl FnOnce(&Origin<'_>),
     ) -> Result<Child> {
         let (report, child_report) = socket::pair()?;
         set_nonblocking(&report)?;
-        let flags = match place {
-            Place::New => CloneFlags::CLONE_NEWPID,
-            Place::Host | Place::Of(_) => CloneFlags::empty(),
+        let (flags, kin) = match place {
+            Place::New => (CloneFlags::CLONE_NEWPID, Kin::Itself),
+            Place::Host => (CloneFlags::empty(), Kin::Itself),
+            Place::Of(_) => (CloneFlags::empty(), Kin::Parent),
         };
-        if let Place::Of(process) = place {
-            join_pid_namespace(*process)?;
-        }
-        let cloned = process::clone(&self.witness, flags, cgroup);
-        if let Ok(Clone::Child) = cloned {
-            let kept: Vec<BorrowedFd<'_>> = keep.iter().copied().chain([child_report.as_fd()]).collect();
-            if process::keep_only(&self.witness, &kept).is_ok() {
-                body(&child_report);
+        let supervisor = std::process::id();
+        match process::clone(&self.witness, flags, cgroup)? {
+            Clone::Parent { pid, pidfd } => Ok(Child { pid, pidfd, report, kin }),
+            Clone::Child => {
+                let kept: Vec<BorrowedFd<'_>> = keep.iter().copied().chain([child_report.as_fd()]).collect();
+                let alone = process::keep_only(&self.witness, &kept).is_ok();
+                // One that is never the program's process does not outlive the supervisor: it may not even be in its
+                // cgroup yet, by which the container's processes are found.
+                if alone && (kin == Kin::Itself || process::end_with_parent(supervisor) == Ok(true)) {
+                    body(&Origin { place, supervisor: &child_report, witness: &self.witness });
+                }
+                process::exit_now(128)
             }
-            process::exit_now(128);
-        }
-        if matches!(place, Place::Of(_)) {
-            // The namespace of children only; the supervisor itself never leaves its own.
-            join_pid_namespace(self.own_pid_namespace.as_fd())?;
-        }
-        match cloned? {
-            Clone::Parent { pid, pidfd } => Ok(Child { pid, pidfd, report }),
-            Clone::Child => process::exit_now(128),
         }
     }
 }
 
-fn join_pid_namespace(of: BorrowedFd<'_>) -> Result<()> {
-    nix::sched::setns(of, CloneFlags::CLONE_NEWPID).map_err(|errno| Error::new("setns", "pid", errno))
+/// Processes that others were born of, until they have ended.
+#[derive(Debug, Default)]
+pub(crate) struct Spent(Vec<OwnedFd>);
+
+impl Spent {
+    pub(crate) fn add(&mut self, pidfd: OwnedFd) {
+        self.0.push(pidfd);
+    }
+
+    /// Reaps those that have ended.
+    pub(crate) fn reap(&mut self) {
+        self.0.retain(|pidfd| matches!(process::wait(pidfd.as_fd(), Reap::Remove), Ok(None)));
+    }
 }
 
 /// The supervisor's ends of a container's pipes.
@@ -100,13 +119,16 @@ pub(crate) fn pipes(input: Input) -> Result<(Streams, Pipes)> {
     set_nonblocking(&stdout)?;
     set_nonblocking(&stderr)?;
     let (stdin, keep) = match input {
-        Input::Empty => (wharf_sys::fs::open("/dev/null", OFlag::O_RDONLY)?, None),
+        Input::Empty => (Stream::Null, None),
         Input::Kept | Input::Once => {
             let (read, write) = pipe()?;
-            (read, Some(write))
+            (Stream::Pipe(read), Some(write))
         }
     };
-    Ok((Streams { stdin, stdout: out, stderr: err }, Pipes { stdout, stderr, stdin: keep }))
+    Ok((
+        Streams { stdin, stdout: Stream::Pipe(out), stderr: Stream::Pipe(err) },
+        Pipes { stdout, stderr, stdin: keep },
+    ))
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {

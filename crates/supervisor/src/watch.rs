@@ -19,6 +19,8 @@ pub(crate) enum Source {
     ExecReport(u64),
     Exit(ContainerId),
     ExecExit(u64),
+    /// The first process of the pod's PID namespace ended.
+    Reaper,
     Signals,
     LogWriter,
     Link,
@@ -98,6 +100,17 @@ impl Watch {
     pub(crate) fn remove(&mut self, fd: BorrowedFd<'_>, source: &Source) {
         self.epoll.delete(fd).unwrap_or_default();
         self.names.retain(|_, (name, _)| name != source);
+    }
+
+    /// Watches a descriptor for what another one meant until now.
+    pub(crate) fn replace(
+        &mut self,
+        old: BorrowedFd<'_>,
+        new: BorrowedFd<'_>,
+        source: Source,
+    ) -> wharf_sys::Result<()> {
+        self.remove(old, &source);
+        self.add(new, source)
     }
 
     /// Waits, for a while or for ever, and returns what is ready, reports first.

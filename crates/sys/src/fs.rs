@@ -53,14 +53,18 @@ pub fn open_below_mode(
     let name = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let how =
         OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(Mode::from_bits_truncate(mode)).resolve(resolve);
+    let mut tries = 0..TRIES;
     loop {
         // EAGAIN: a rename elsewhere raced with `..`; openat2(2) says to try again.
         match nix::fcntl::openat2(dir, name, how) {
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(Errno::EAGAIN | Errno::EINTR) if tries.next().is_some() => {}
             other => return other.named("openat2", || name.display().to_string()),
         }
     }
 }
+
+/// How often a path is tried again that somebody renames meanwhile, who may never stop.
+const TRIES: usize = 128;
 
 /// Opens a path of the host (close-on-exec).
 ///
@@ -167,21 +171,45 @@ pub fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// A memory file that no one can change any more, readable from its start.
+/// A memory file that no one can change or execute, readable from its start.
 ///
 /// # Errors
 /// The kernel's.
 pub fn sealed_memfd(name: &str, content: &[u8]) -> Result<OwnedFd> {
     use nix::fcntl::{FcntlArg, SealFlag, fcntl};
     use nix::sys::memfd::{MFdFlags, memfd_create};
-    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
-        .named("memfd_create", || name.into())?;
-    let mut file = std::fs::File::from(fd);
+    /// `MFD_NOEXEC_SEAL`, without which a strict `vm.memfd_noexec` allows none; unknown before Linux 6.3.
+    const NO_EXEC: MFdFlags = MFdFlags::from_bits_retain(8);
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let fd = match memfd_create(name, flags | NO_EXEC) {
+        Err(Errno::EINVAL) => memfd_create(name, flags),
+        other => other,
+    };
+    let mut file = std::fs::File::from(fd.named("memfd_create", || name.into())?);
     file.write_all(content).named("write", || name.into())?;
     let seals =
         SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).named("fcntl(F_ADD_SEALS)", || name.into())?;
     Ok(file.into())
+}
+
+/// A program in a file system of its own that is mounted nowhere and cannot be written: whoever gets at the running program
+/// by `/proc/PID/exe` can change neither its bytes nor its mode or owner, which the seals of a memory file leave open.
+///
+/// # Errors
+/// The kernel's.
+pub fn detached_program(name: &str, content: &[u8]) -> Result<OwnedFd> {
+    use crate::mount::{self, Attributes, Depth};
+    let attributes = Attributes::NO_SUID.and(Attributes::NO_DEV);
+    let tree = mount::new_filesystem("tmpfs", &[("mode", "700"), ("nr_inodes", "2")], attributes)?;
+    let create = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY;
+    let file = open_below_mode(tree.as_fd(), name, create, 0o500, Resolve::BeneathNoLinks)?;
+    let mut file = std::fs::File::from(file);
+    file.write_all(content).named("write", || name.into())?;
+    // What is open for writing can be neither executed nor made read-only.
+    drop(file);
+    mount::forbid(tree.as_fd(), Attributes::READ_ONLY, Depth::One)?;
+    open_below(tree.as_fd(), name, OFlag::O_RDONLY, Resolve::BeneathNoLinks)
 }
 
 /// Splits a relative path into its last component and what is before it.
@@ -231,5 +259,26 @@ mod tests {
     fn a_sealed_file_cannot_be_written() {
         let fd = sealed_memfd("x", b"code").unwrap();
         assert_eq!(nix::unistd::write(&fd, b"y").unwrap_err(), Errno::EPERM);
+    }
+
+    #[test]
+    fn a_detached_program_can_be_executed_and_nothing_else() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+        let program = detached_program("true", &std::fs::read("/bin/true").unwrap()).unwrap();
+        let path = proc_path(program.as_fd());
+        let read_only = Some(Errno::EROFS as i32);
+        let mode = std::fs::Permissions::from_mode(0o0);
+        assert_eq!(std::fs::set_permissions(&path, mode).unwrap_err().raw_os_error(), read_only);
+        assert_eq!(chown(&path, Some(1), None).unwrap_err().raw_os_error(), read_only);
+        let write = std::fs::OpenOptions::new().write(true).open(&path);
+        assert_eq!(write.unwrap_err().raw_os_error(), read_only);
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o500);
+        let null = open("/dev/null", OFlag::O_RDWR).unwrap();
+        let (streams, arguments) = ([null.as_fd(); 3], vec![c"true".to_owned()]);
+        let launch = crate::launch::Launch { program: program.as_fd(), arguments, streams, cgroup: None };
+        let process = launch.start().unwrap();
+        crate::process::await_end(process.as_fd()).unwrap();
+        let ended = crate::process::wait(process.as_fd(), crate::process::Reap::Remove).unwrap();
+        assert_eq!(ended, Some(crate::process::Ended::Code(0)));
     }
 }

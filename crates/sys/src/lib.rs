@@ -13,6 +13,7 @@ pub mod open_files;
 pub mod overlay;
 pub mod process;
 pub mod random;
+pub mod seccomp;
 pub mod socket;
 #[cfg(all(panic = "abort", target_env = "musl"))]
 mod unwinder;

@@ -30,6 +30,12 @@ impl Attributes {
         Self(self.0 | other.0)
     }
 
+    /// This without the other.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// Whether all of `other` is forbidden.
     #[must_use]
     pub const fn has(self, other: Self) -> bool {
@@ -75,6 +81,18 @@ pub fn new_filesystem(kind: &str, options: &[(&str, &str)], attributes: Attribut
         set.named("fsconfig", || format!("{kind}, {key}={value}"))?;
     }
     finish(&context, kind, attributes)
+}
+
+/// Makes a procfs of another PID namespace than this process's, as a detached mount.
+///
+/// # Errors
+/// EINVAL before Linux 6.17.
+pub fn new_procfs(namespace: BorrowedFd<'_>, attributes: Attributes) -> Result<OwnedFd> {
+    let context =
+        rustix::mount::fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC).named("fsopen", || "proc".into())?;
+    rustix::mount::fsconfig_set_fd(context.as_fd(), "pidns", namespace)
+        .named("fsconfig", || "proc, pidns".into())?;
+    finish(&context, "proc", attributes)
 }
 
 pub(crate) fn finish(context: &OwnedFd, kind: &str, attributes: Attributes) -> Result<OwnedFd> {

@@ -54,7 +54,34 @@ pub fn clone(
     namespaces: CloneFlags,
     cgroup: Option<BorrowedFd<'_>>,
 ) -> Result<Clone> {
-    clone3(u64::from(namespaces.bits().cast_unsigned()), cgroup)
+    clone3(u64::from(namespaces.bits().cast_unsigned()), cgroup).inspect(end_by_panic)
+}
+
+/// Clones this process into the PID namespace that its children are for, as a child of its own parent. The number is the
+/// one in this process's namespace.
+///
+/// # Errors
+/// The kernel's; ENOMEM if the namespace's first process is gone.
+pub fn clone_sibling(_witness: &SingleThreaded) -> Result<Clone> {
+    clone3(u64::from(libc::CLONE_PARENT.cast_unsigned()), None).inspect(end_by_panic)
+}
+
+/// What a C library remembers as the number of a child that it did not make is its parent's: an abort would be the parent's
+/// end, where that number is somebody in the child's PID namespace.
+fn end_by_panic(side: &Clone) {
+    if matches!(side, Clone::Child) {
+        std::panic::set_hook(Box::new(|_| exit_now(134)));
+    }
+}
+
+/// Lets the kernel kill this process when its parent ends; `false` if that, whose number is given, has ended already.
+/// Becoming another user takes it back.
+///
+/// # Errors
+/// The kernel's.
+pub fn end_with_parent(parent: u32) -> Result<bool> {
+    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL.cast_unsigned().into(), 0)?;
+    Ok(std::os::unix::process::parent_id() == parent)
 }
 
 /// Forks with flags that share nothing. Unless this process has one thread, the child may make system calls and nothing
@@ -65,7 +92,10 @@ pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = flags | u64::from(libc::CLONE_PIDFD.cast_unsigned());
     args.pidfd = (&raw mut pidfd).addr() as u64;
-    args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    if flags & u64::from(libc::CLONE_PARENT.cast_unsigned()) == 0 {
+        // A sibling has that of the process that clones it.
+        args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    }
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
@@ -146,6 +176,21 @@ pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
     Errno::result(result).map_err(|errno| Error::new("getsockopt(SO_PEERPIDFD)", "", errno))?;
     // SAFETY: a new descriptor, which nobody else knows.
     Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
+}
+
+/// Opens the PID namespace of a process.
+///
+/// # Errors
+/// ENOTTY before Linux 6.11, ESRCH once the process was reaped.
+pub fn pid_namespace(process: BorrowedFd<'_>) -> Result<OwnedFd> {
+    /// `PIDFD_GET_PID_NAMESPACE`.
+    const REQUEST: u32 = 0xff05;
+    // SAFETY: the request takes no argument and returns a new descriptor.
+    let result = unsafe { libc::ioctl(process.as_raw_fd(), REQUEST as _, 0) };
+    let fd =
+        Errno::result(result).map_err(|errno| Error::new("ioctl(PIDFD_GET_PID_NAMESPACE)", "", errno))?;
+    // SAFETY: a new descriptor, which nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// How a child ended.
@@ -316,35 +361,6 @@ fn prctl(option: libc::c_int, first: u64, second: u64) -> Result<()> {
         .map_err(|errno| Error::new("prctl", format!("{option}, {first}, {second}"), errno))
 }
 
-/// Loads a seccomp filter: instructions of 8 bytes each, as the kernel's `sock_filter`. Without no_new_privs the
-/// process needs `CAP_SYS_ADMIN`.
-///
-/// # Errors
-/// EINVAL for a program the kernel refuses, EACCES without the right.
-pub fn load_seccomp(program: &[u8], flags: u32) -> Result<()> {
-    let count = u16::try_from(program.len() / 8);
-    let (Ok(len), 0) = (count, program.len() % 8) else {
-        return Err(Error::new("seccomp", format!("{} bytes", program.len()), Errno::EINVAL));
-    };
-    let mut filter: Vec<libc::sock_filter> = Vec::with_capacity(usize::from(len));
-    for i in program.chunks_exact(8) {
-        let code = u16::from_ne_bytes([i[0], i[1]]);
-        filter.push(libc::sock_filter {
-            code,
-            jt: i[2],
-            jf: i[3],
-            k: u32::from_ne_bytes([i[4], i[5], i[6], i[7]]),
-        });
-    }
-    let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
-    // SAFETY: `program` points to `len` instructions that live through the call; the kernel copies them.
-    let result =
-        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
-    Errno::result(result)
-        .map(drop)
-        .map_err(|errno| Error::new("seccomp", format!("{len} instructions"), errno))
-}
-
 /// Opens the other end of a pseudo-terminal by its master, whatever lies at its path.
 ///
 /// # Errors
@@ -427,18 +443,27 @@ pub fn unlock_terminal(master: BorrowedFd<'_>) -> Result<()> {
 ///
 /// # Errors
 /// The kernel's.
-pub fn keep_only(_witness: &SingleThreaded, keep: &[BorrowedFd<'_>]) -> Result<()> {
+pub fn keep_only(witness: &SingleThreaded, keep: &[BorrowedFd<'_>]) -> Result<()> {
+    close_others(witness, 3, keep)?;
+    nix::unistd::dup2_stderr(std::io::stdin()).named("dup2", || "2".into())
+}
+
+/// Closes every descriptor from `first` on but those named.
+///
+/// # Errors
+/// The kernel's.
+pub fn close_others(_witness: &SingleThreaded, first: u32, keep: &[BorrowedFd<'_>]) -> Result<()> {
     let mut numbers: Vec<u32> =
-        keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).filter(|&fd| fd > 2).collect();
+        keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).filter(|&fd| fd >= first).collect();
     numbers.sort_unstable();
-    let mut first = 3;
+    let mut first = first;
     for number in numbers.into_iter().chain([u32::MAX]) {
         if number > first {
             close_range(first, number - 1)?;
         }
         first = number.saturating_add(1);
     }
-    nix::unistd::dup2_stderr(std::io::stdin()).named("dup2", || "2".into())
+    Ok(())
 }
 
 fn close_range(first: u32, last: u32) -> Result<()> {

@@ -240,6 +240,8 @@ pub struct Created {
 pub struct Started {
     #[prost(int64, tag = "1")]
     pub started_at_ns: i64,
+    #[prost(int32, tag = "2")]
+    pub pid: i32,
 }
 /// Who the container's first process is.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

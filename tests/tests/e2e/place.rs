@@ -16,6 +16,8 @@ pub(crate) struct Built {
     pub(crate) wharfd: PathBuf,
     pub(crate) wharf: PathBuf,
     pub(crate) shim: PathBuf,
+    /// What looks around from inside a container.
+    pub(crate) onlooker: PathBuf,
     /// The image layouts.
     pub(crate) images: PathBuf,
 }
@@ -49,6 +51,7 @@ pub(crate) fn built() -> Built {
         wharfd: target.join("debug/wharfd"),
         wharf: target.join("debug/wharf"),
         shim: target.join(musl()).join("shim/wharf-shim"),
+        onlooker: target.join(musl()).join("shim/examples/onlooker"),
         images: repository().join("tests/images/out"),
     }
 }
@@ -59,7 +62,12 @@ fn build() -> Built {
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
     run(cargo().args(["--package", "wharf-daemon", "--package", "wharf-cli"]));
-    run(cargo().args(["--package", "wharf-supervisor", "--profile", "shim", "--target", &musl()]));
+    run(cargo().args(["--package", "wharf-supervisor", "--bins", "--examples"]).args([
+        "--profile",
+        "shim",
+        "--target",
+        &musl(),
+    ]));
     let built = built();
     if !built.images.join("images.json").exists() {
         run(command(&repository().join("tests/images/build.sh")).arg(&built.images));

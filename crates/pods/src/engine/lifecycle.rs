@@ -1,6 +1,6 @@
 //! Starting, stopping and changing containers that exist.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use wharf_cri_api::v1::LinuxContainerResources;
@@ -43,6 +43,10 @@ impl Engine {
         let body = request::Body::Start(v1::Start { container: container.id.to_string() });
         match pod.connected().await?.call("starting the container", body, &[]).await {
             Ok(reply::Result::Started(started)) => {
+                // A supervisor of an older release says nothing of it: then the number is still the first one.
+                if started.pid != 0 {
+                    *container.pid.write().unwrap_or_else(PoisonError::into_inner) = started.pid;
+                }
                 self.started(pod, container, started.started_at_ns);
                 Ok(())
             }

@@ -1,0 +1,95 @@
+//! The last step into a container: its PID namespace, by the birth of another process there.
+//!
+//! Who is in a PID namespace is seen by all in it, who may stop it and, with `CAP_SYS_PTRACE`, look at its root, its
+//! descriptors and its memory. So a process that is to be among others does everything outside, in the supervisor's
+//! namespace: it enters the container, connects the streams, becomes the user. Only then does it clone the process that
+//! executes the program, as the supervisor's child, and tells the supervisor of it. The types say so: [`Shed`] can only be
+//! made of [`Inside`], and [`Born`] of [`Shed`].
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sched::CloneFlags;
+use wharf_sys::process::{self, Clone, SingleThreaded};
+
+use crate::confine::Shed;
+use crate::error::{Error, Stage};
+use crate::report;
+
+pub(crate) const STAGE: &str = "entering the PID namespace";
+
+/// In which PID namespace a program runs.
+#[derive(Debug, Clone, Copy)]
+pub enum Place<'a> {
+    /// One that its process was cloned into as the first: nobody else is there to see it, and nobody may come before the
+    /// program runs.
+    New,
+    /// The supervisor's own.
+    Host,
+    /// That of a process, where others are.
+    Of(BorrowedFd<'a>),
+}
+
+impl<'a> Place<'a> {
+    /// The process whose PID namespace it is.
+    #[must_use]
+    pub fn process(self) -> Option<BorrowedFd<'a>> {
+        match self {
+            Self::New | Self::Host => None,
+            Self::Of(process) => Some(process),
+        }
+    }
+}
+
+/// Where a child of the supervisor begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// Where its program runs.
+    pub place: Place<'a>,
+    /// Its line to the supervisor.
+    pub supervisor: &'a OwnedFd,
+    /// That it has one thread, as its parent had.
+    pub witness: &'a SingleThreaded,
+}
+
+/// This process's root, working directory and mounts are the container's.
+#[derive(Debug)]
+pub(crate) struct Inside(());
+
+impl Inside {
+    /// For those who entered the container's root and its working directory.
+    pub(crate) fn entered() -> Self {
+        Self(())
+    }
+}
+
+/// This process is in the PID namespace of its program.
+#[derive(Debug)]
+pub(crate) struct Born(());
+
+impl Origin<'_> {
+    /// Chooses the PID namespace of the process that will be born; this one stays where it is, unseen.
+    pub(crate) fn choose_namespace(&self) -> Result<(), Error> {
+        match self.place {
+            Place::Of(process) => nix::sched::setns(process, CloneFlags::CLONE_NEWPID).stage(STAGE),
+            Place::New | Place::Host => Ok(()),
+        }
+    }
+
+    /// Goes on in the program's PID namespace. A process that others will see is born there with its streams and the line
+    /// to the supervisor alone; the one that it is born of ends.
+    pub(crate) fn be_born(&self, _shed: Shed) -> Result<Born, Error> {
+        let Place::Of(_) = self.place else { return Ok(Born(())) };
+        process::close_others(self.witness, 3, &[self.supervisor.as_fd()]).stage(STAGE)?;
+        match process::clone_sibling(self.witness).stage(STAGE)? {
+            Clone::Child => Ok(Born(())),
+            Clone::Parent { pid, pidfd } => {
+                let told = report::born(self.supervisor, pid, &pidfd);
+                if told.is_err() {
+                    // The supervisor is gone, and nobody would ever know of the new process.
+                    drop(process::signal(pidfd.as_fd(), 9));
+                }
+                process::exit_now(0)
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! A process's standard streams: where they come from, whose they are, and that none of them is the host's.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::{SFlag, fstat, makedev};
+use nix::unistd::Uid;
+use wharf_sys::fs::{Resolve, open_below};
+
+use crate::error::{Error, Stage};
+use crate::terminal::Terminal;
+
+const STAGE: &str = "connecting the standard streams";
+
+/// Where one stream comes from or goes to.
+#[derive(Debug)]
+pub enum Stream {
+    /// The container's own null device.
+    Null,
+    /// A pipe.
+    Pipe(OwnedFd),
+}
+
+/// The three streams of a process without a terminal.
+#[derive(Debug)]
+pub struct Streams {
+    /// Standard input.
+    pub stdin: Stream,
+    /// Standard output.
+    pub stdout: Stream,
+    /// Standard error.
+    pub stderr: Stream,
+}
+
+impl Stream {
+    /// Takes a descriptor; of a null device, which is the host's, the container gets its own instead.
+    ///
+    /// # Errors
+    /// EINVAL for another device, since a container could change its mode and owner; or the kernel's.
+    pub fn new(fd: OwnedFd) -> wharf_sys::Result<Self> {
+        if is_null_device(fd.as_fd())? {
+            return Ok(Self::Null);
+        }
+        match kind(fd.as_fd())? {
+            SFlag::S_IFCHR | SFlag::S_IFBLK => Err(wharf_sys::Error::new("fstat", "a device", Errno::EINVAL)),
+            _ => Ok(Self::Pipe(fd)),
+        }
+    }
+}
+
+impl Streams {
+    /// The descriptors that a child needs for them.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        [&self.stdin, &self.stdout, &self.stderr]
+            .into_iter()
+            .filter_map(|stream| match stream {
+                Stream::Null => None,
+                Stream::Pipe(fd) => Some(fd.as_fd()),
+            })
+            .collect()
+    }
+}
+
+/// Opens the container's `/dev/null`, and makes sure that it is one: a link or a file there would be written to.
+pub(crate) fn open_null(root: BorrowedFd<'_>, flags: OFlag) -> wharf_sys::Result<OwnedFd> {
+    let null = open_below(root, "dev/null", flags, Resolve::BeneathNoLinks)?;
+    if is_null_device(null.as_fd())? {
+        return Ok(null);
+    }
+    Err(wharf_sys::Error::new("open", "the container's /dev/null is not device 1:3", Errno::ENODEV))
+}
+
+/// What the standard streams of this process are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Connected {
+    Streams,
+    Terminal,
+}
+
+/// Makes the terminal, if there is one, or the streams this process's standard input, output and error. They are the
+/// user's then: a program opens what its output is by `/dev/stdout` or its terminal's name.
+pub(crate) fn connect(
+    root: BorrowedFd<'_>,
+    streams: &Streams,
+    terminal: Option<&Terminal>,
+    uid: u32,
+) -> Result<Connected, Error> {
+    if let Some(Terminal { peer, .. }) = terminal {
+        own(peer.as_fd(), uid).stage(STAGE)?;
+        return replace([peer.as_fd(); 3]).map(|()| Connected::Terminal);
+    }
+    let all = [&streams.stdin, &streams.stdout, &streams.stderr];
+    let null = match all {
+        [Stream::Pipe(_), Stream::Pipe(_), Stream::Pipe(_)] => None,
+        // O_NONBLOCK means nothing to it; what a container put in its place must not make this wait.
+        _ => Some(open_null(root, OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NONBLOCK).stage(STAGE)?),
+    };
+    let mut chosen = Vec::with_capacity(all.len());
+    for stream in all {
+        match (stream, &null) {
+            (Stream::Pipe(fd), _) => {
+                own(fd.as_fd(), uid).stage(STAGE)?;
+                chosen.push(fd.as_fd());
+            }
+            (Stream::Null, Some(null)) => chosen.push(null.as_fd()),
+            (Stream::Null, None) => {}
+        }
+    }
+    match <[BorrowedFd<'_>; 3]>::try_from(chosen) {
+        Ok(chosen) => replace(chosen).map(|()| Connected::Streams),
+        Err(_fewer) => Err(Errno::EBADF).stage(STAGE),
+    }
+}
+
+/// The group stays: that of a terminal is the one its file system was mounted with.
+fn own(fd: BorrowedFd<'_>, uid: u32) -> wharf_sys::Result<()> {
+    nix::unistd::fchown(fd, Some(Uid::from_raw(uid)), None)
+        .map_err(|errno| wharf_sys::Error::new("fchown", uid.to_string(), errno))
+}
+
+fn replace([stdin, stdout, stderr]: [BorrowedFd<'_>; 3]) -> Result<(), Error> {
+    nix::unistd::dup2_stdin(stdin).stage(STAGE)?;
+    nix::unistd::dup2_stdout(stdout).stage(STAGE)?;
+    nix::unistd::dup2_stderr(stderr).stage(STAGE)
+}
+
+fn is_null_device(fd: BorrowedFd<'_>) -> wharf_sys::Result<bool> {
+    let stat = fstat(fd).map_err(|errno| wharf_sys::Error::new("fstat", "", errno))?;
+    Ok(kind(fd)? == SFlag::S_IFCHR && stat.st_rdev == makedev(1, 3))
+}
+
+fn kind(fd: BorrowedFd<'_>) -> wharf_sys::Result<SFlag> {
+    let stat = fstat(fd).map_err(|errno| wharf_sys::Error::new("fstat", "", errno))?;
+    Ok(SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_device_of_the_host_is_handed_on() {
+        let open = |path| wharf_sys::fs::open(path, OFlag::O_RDWR).unwrap();
+        assert!(matches!(Stream::new(open("/dev/null")), Ok(Stream::Null)));
+        assert!(Stream::new(open("/dev/zero")).is_err());
+        let (read, _write) = nix::unistd::pipe().unwrap();
+        assert!(matches!(Stream::new(read), Ok(Stream::Pipe(_))));
+    }
+}
