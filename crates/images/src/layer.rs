@@ -12,7 +12,7 @@ use crate::store::Shared;
 use crate::unpack::LayerSource;
 
 /// A layer that was unpacked and verified, and is not visible yet: a commit makes it so, and from then on it is kept as by
-/// a [`Hold`]. Dropped before that, it is removed.
+/// a [`Hold`]. Dropped before that, it waits some hours for a retry, see [`Store::kept_layer`](crate::Store::kept_layer).
 #[derive(Debug)]
 pub struct UnpackedLayer {
     pub(crate) shared: Arc<Shared>,
@@ -33,7 +33,12 @@ impl UnpackedLayer {
 
 impl Drop for UnpackedLayer {
     fn drop(&mut self) {
-        self.shared.discard_staged(&self.staged);
+        let is_whole = self.usage != Usage::default();
+        if is_whole && self.hold.get().is_none() {
+            self.shared.keep(&self.staged, &self.source.diff_id);
+        } else {
+            self.shared.discard_staged(&self.staged);
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! <root>/layers/attrs-<image>/  the thin layer of one image: see `chain`
 //! <root>/images/<image>         one record an image
 //! <root>/staging/               what is being made
+//! <root>/kept/<boot>/           whole layers of pulls that failed: see `kept`
 //! <root>/quarantine/            what could not be understood
 //! <root>/trash/                 what is being removed
 //! ```
@@ -21,6 +22,7 @@
 
 mod commit;
 mod index;
+mod kept;
 mod mounted;
 mod open;
 mod remove;
@@ -144,6 +146,7 @@ pub(crate) struct Shared {
     pub(crate) layers_path: PathBuf,
     root_path: PathBuf,
     pub(crate) staging: OwnedFd,
+    kept: OwnedFd,
     content: OwnedFd,
     layers: OwnedFd,
     images: OwnedFd,
@@ -160,7 +163,8 @@ pub(crate) struct Shared {
 
 impl Store {
     /// All that a store keeps in its directory, for whoever gives it up.
-    pub const ENTRIES: [&str; 7] = ["content", "images", "layers", "staging", "quarantine", "trash", "lock"];
+    pub const ENTRIES: [&str; 8] =
+        ["content", "images", "layers", "staging", "kept", "quarantine", "trash", "lock"];
 
     /// Whether a layer with that content is here and can be used by a commit.
     #[must_use]
@@ -184,6 +188,7 @@ impl Store {
     pub fn unpack(&self, source: &LayerSource, input: &mut dyn Read) -> Result<UnpackedLayer, UnpackError> {
         let failed = |source| UnpackError::System { path: String::new(), source };
         let shared = &self.shared;
+        shared.expire_kept();
         let (staged, own) = shared.stage().map_err(failed)?;
         // From here on the directory is removed on every way out.
         let mut layer = UnpackedLayer {
@@ -195,7 +200,11 @@ impl Store {
         };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let fs = open_below(own.as_fd(), "fs", flags, Resolve::BeneathNoLinks).map_err(failed)?;
-        let contents = unpack(source, input, fs, &shared.limits)?;
+        let contents = unpack(source, input, fs, &shared.limits).inspect_err(|error| {
+            if error.kind() == ErrorKind::ResourceExhausted {
+                shared.give_up_kept();
+            }
+        })?;
         save_layer(&shared.staged_path(&layer.staged), &contents).map_err(|error| {
             tracing::warn!(error = &error as &dyn std::error::Error, "a layer's record cannot be written");
             failed(wharf_sys::Error::new("write", "info", Errno::EIO))

@@ -88,7 +88,7 @@ impl Job {
         }
     }
 
-    fn source(&self) -> LayerSource {
+    pub(crate) fn source(&self) -> LayerSource {
         LayerSource {
             diff_id: self.diff_id.clone(),
             blob_digest: self.layer.digest.clone(),

@@ -230,6 +230,11 @@ impl Fetch {
             job.enter(Phase::Exists);
             return Ok((Layer::Unpacked(layer), flight));
         }
+        let (store, source) = (shared.store.clone(), job.source());
+        if let Ok(Some(layer)) = spawn_blocking(move || store.kept_layer(&source)).await {
+            job.enter(Phase::Exists);
+            return Ok((Layer::Unpacked(flight.land(layer)), flight));
+        }
         let _own = own.acquire().await.map_err(|_closed| job.lost())?;
         let _all = shared.downloads.acquire().await.map_err(|_closed| job.lost())?;
         // The turn lasts until the layer is there for the next one.

@@ -75,7 +75,7 @@ impl Puller {
 
     /// Pulls an image, or joins the pull of the same reference with equal credentials that is running. An image that
     /// is here already is fetched again only as far as its manifest. Dropping the future gives up the wait; the pull
-    /// itself ends when nobody waits for it any more, and then leaves nothing behind.
+    /// itself ends when nobody waits for it any more. What it leaves are whole layers, for some hours, for a retry.
     ///
     /// # Errors
     /// [`PullError`], the same for all who waited.

@@ -59,6 +59,7 @@ impl Store {
         let mut shared = Shared {
             layers_path: root_path.join("layers"),
             content: directory("content/sha256")?,
+            kept: super::kept::open(&root, &trash, make).map_err(&failed)?,
             layers: directory("layers")?,
             images: directory("images")?,
             staging,

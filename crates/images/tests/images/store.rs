@@ -7,7 +7,7 @@ use std::sync::Arc;
 use wharf_images::{Layer, NewImage, Store, StoreError};
 use wharf_types::{ErrorKind, Reference};
 
-use crate::support::{Rig, Tar, documents, limits, sha256, shown};
+use crate::support::{Rig, Tar, documents, limits, sha256, shown, source};
 
 fn archive(content: &str) -> Vec<u8> {
     Tar::new().file("f", content).end()
@@ -238,6 +238,41 @@ fn a_layer_unpacked_for_two_images_outlives_the_first() {
     assert!(image.layers()[0].join("f").exists());
     assert!(rig.store.remove("a.b/x:2").unwrap());
     assert_eq!(fs::read_dir(rig.root().join("layers")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_whole_layer_waits_for_a_retry_of_this_boot_and_not_for_ever() {
+    let archive = archive("1");
+    let wanted = source(&archive, &archive);
+    let kept =
+        |root: &std::path::Path| fs::read_dir(root.join("kept")).unwrap().next().unwrap().unwrap().path();
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(7 * 3600);
+    for (what, there) in
+        [("as it was", true), ("another boot", false), ("long ago", false), ("damaged", false)]
+    {
+        let rig = Rig::new();
+        drop(rig.unpack_plain(&archive).unwrap());
+        drop(rig.unpack_plain(&archive).unwrap());
+        let (root, Rig { temp, store }) = (rig.root(), rig);
+        drop(store);
+        let layer = kept(&root).join(wanted.diff_id.hex());
+        match what {
+            "another boot" => fs::rename(kept(&root), root.join("kept/another")).unwrap(),
+            "long ago" => fs::File::open(&layer).unwrap().set_modified(long_ago).unwrap(),
+            "damaged" => fs::write(layer.join("info"), "x").unwrap(),
+            _ => {}
+        }
+        let rig = Rig { store: Store::open_with(&root, limits()).unwrap(), temp };
+        drop(rig.unpack_plain(&Tar::new().end()).unwrap());
+        let found = rig.store.kept_layer(&wanted);
+        assert_eq!(found.is_some(), there, "{what}");
+        assert!(rig.store.kept_layer(&wanted).is_none(), "{what}: it is one pull's");
+        if let Some(layer) = found {
+            let image = rig.commit("a.b/x:1", std::slice::from_ref(&archive), vec![layer.into()]).unwrap();
+            assert_eq!(fs::read_to_string(image.layers()[0].join("f")).unwrap(), "1");
+            assert!(rig.store.kept_layer(&wanted).is_none());
+        }
+    }
 }
 
 #[test]

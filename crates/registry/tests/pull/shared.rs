@@ -143,6 +143,39 @@ async fn a_pull_that_nobody_waits_for_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_retry_has_the_layers_that_had_come_also_after_a_restart() {
+    let content = Content::oci("v1", &[layer(), plain("b", b"two")]);
+    let (shared, first, second) = (content.clone(), layer(), plain("b", b"two"));
+    let path = second.path();
+    let server = Server::start(content, move |asked: &Asked| {
+        let fails = asked.path() == path && asked.nth < 2;
+        fails.then(|| {
+            if asked.nth == 0 { Reply::new(404, "later").gated() } else { honest(&shared, asked).cut(3) }
+        })
+    })
+    .await;
+    let (world, reference) = (World::new(), server.reference(":v1"));
+    let whole = async {
+        while world
+            .puller
+            .active()
+            .iter()
+            .all(|pull| pull.layers.first().is_none_or(|it| it.phase != Phase::Done))
+        {
+            tokio::task::yield_now().await;
+        }
+        server.open_gate();
+    };
+    let (failed, ()) = tokio::join!(world.pull(&reference), whole);
+    failed.unwrap_err();
+    world.emptied().await;
+    let world = world.restarted();
+    let image = world.pull(&reference).await.unwrap();
+    assert_eq!((file_of(&image, "a"), file_of(&image, "b")), (noise(50_000), b"two".to_vec()));
+    assert_eq!(server.count(&first.path()), 1, "it came whole before");
+}
+
+#[tokio::test]
 async fn a_finished_pull_is_not_joined() {
     let server = Server::honest(Content::oci("v1", &[layer()])).await;
     let (world, reference) = (World::new(), server.reference(":v1"));

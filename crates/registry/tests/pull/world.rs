@@ -53,6 +53,16 @@ impl World {
         Self { dir, store, puller }
     }
 
+    /// The same after the end of its process.
+    pub(crate) fn restarted(self) -> Self {
+        let Self { dir, store, puller } = self;
+        drop((store, puller));
+        let store = Arc::new(Store::open(&dir.path().join("store")).unwrap());
+        let config = Config { limits: patient(), ..Config::default() };
+        let puller = Puller::new(Arc::clone(&store), config);
+        Self { dir, store, puller }
+    }
+
     pub(crate) async fn pull(&self, reference: &Reference) -> Result<Arc<Image>, Arc<PullError>> {
         self.puller.pull(reference, None).await
     }

@@ -1,0 +1,104 @@
+//! Whole layers of pulls that came to nothing, for a retry: `kept/<boot>/<diff id>/`.
+//!
+//! They were verified and are not synced, so only the kernel that they were written under may give them back; the commit
+//! that takes one syncs it as any that was just unpacked. They go when nobody came back for them, and when the disk gets
+//! short.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::fcntl::{AtFlags, RenameFlags, renameat2};
+use nix::sys::stat::fstatat;
+use wharf_snapshots::{Trash, list_names};
+use wharf_sys::Error;
+use wharf_types::Digest;
+
+use super::{Shared, Store};
+use crate::layer::UnpackedLayer;
+use crate::records::load_usage;
+use crate::unpack::LayerSource;
+
+/// How long a layer waits for a retry.
+const LEASE: Duration = Duration::from_hours(6);
+/// The most layers that wait: those of one image of the most layers.
+const COUNT_LIMIT: usize = 2000;
+
+/// Opens the directory of this boot, and removes those of earlier ones; `make` makes a directory in one.
+pub(super) fn open(
+    root: &OwnedFd,
+    trash: &Trash,
+    make: impl Fn(&OwnedFd, &str) -> wharf_sys::Result<OwnedFd>,
+) -> wharf_sys::Result<OwnedFd> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let boot = std::fs::read_to_string(path).map_err(|error| {
+        Error::new("read", path, nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+    })?;
+    let all = make(root, "kept")?;
+    for name in list_names(all.as_fd())?.iter().filter(|name| *name != boot.trim()) {
+        trash.discard(all.as_fd(), name)?;
+    }
+    make(&all, boot.trim())
+}
+
+impl Store {
+    /// A layer that an earlier pull unpacked, without a commit; `None` if there is none. Blocks for the disk.
+    #[must_use]
+    pub fn kept_layer(&self, source: &LayerSource) -> Option<UnpackedLayer> {
+        let shared = &self.shared;
+        let (staged, name) = (shared.next_serial().to_string(), source.diff_id.hex());
+        let flags = RenameFlags::RENAME_NOREPLACE;
+        renameat2(&shared.kept, name, &shared.staging, staged.as_str(), flags).ok()?;
+        match load_usage(&shared.staged_path(&staged)) {
+            Ok(usage) => {
+                let (shared, source) = (Arc::clone(shared), source.clone());
+                Some(UnpackedLayer { shared, staged, source, usage, hold: OnceLock::new() })
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "a layer that was kept for a retry is unusable");
+                shared.discard_staged(&staged);
+                None
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Puts a whole layer that no image came of where a retry finds it.
+    pub(crate) fn keep(&self, staged: &str, diff_id: &Digest) {
+        let wanted = !self.read().has_layer(diff_id.hex())
+            && list_names(self.kept.as_fd()).is_ok_and(|names| names.len() < COUNT_LIMIT);
+        let flags = RenameFlags::RENAME_NOREPLACE;
+        let kept = wanted && renameat2(&self.staging, staged, &self.kept, diff_id.hex(), flags).is_ok();
+        if !kept {
+            self.discard_staged(staged);
+        }
+    }
+
+    /// Removes the layers that nobody came back for.
+    pub(super) fn expire_kept(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.remove_kept(|name| {
+            let stat = fstatat(&self.kept, name, AtFlags::AT_SYMLINK_NOFOLLOW);
+            let since = stat.ok().and_then(|stat| u64::try_from(stat.st_mtime).ok()).unwrap_or(0);
+            // One from the future is as old as one from the past that is too far away.
+            now.checked_sub(Duration::from_secs(since)).is_none_or(|age| age > LEASE)
+        });
+    }
+
+    /// Removes all of them, for the disk is short.
+    pub(super) fn give_up_kept(&self) {
+        self.remove_kept(|_name| true);
+    }
+
+    fn remove_kept(&self, goes: impl Fn(&OsStr) -> bool) {
+        let names = list_names(self.kept.as_fd()).unwrap_or_default();
+        for name in names.iter().filter(|name| goes(name)) {
+            if let Err(error) = self.trash.discard(self.kept.as_fd(), name) {
+                tracing::warn!(name = %name.display(), %error, "a layer that was kept for a retry stays");
+            }
+        }
+    }
+}
