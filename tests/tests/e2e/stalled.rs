@@ -137,10 +137,54 @@ fn last_size(path: &Path) -> u64 {
     fs::metadata(path).unwrap().len()
 }
 
+#[test]
+fn an_exit_survives_a_full_state_directory_and_a_restart() {
+    run_on(small_state, async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("full")).await.unwrap();
+        let script = "until [ -e /end ]; do sleep 0.02; done; exit 7";
+        let id = client.launch(&pod, &client.container("main", script)).await.unwrap();
+        let first = until("it runs", async || process_with("until [ -e /end ]")).await;
+        let other = client.launch(&pod, &client.container("other", "sleep 1000")).await.unwrap();
+        let filler = fill(&world.dir.join("state"));
+        world.daemon.kill();
+        fs::write(format!("/proc/{first}/root/end"), "").unwrap();
+        let status = || fs::read_to_string(format!("/proc/{first}/stat")).unwrap_or_default();
+        until("it ends, and is kept", async || status().contains(") Z ").then_some(())).await;
+        // It takes over what it has, and is not ready: no pod could be made.
+        world.daemon.start_again();
+        world.reach().await;
+        let client = &world.client;
+        let ended = client.exited(&id).await;
+        assert_eq!((ended.exit_code, &*ended.reason), (7, "Error"));
+        assert!(ended.started_at > 0 && ended.finished_at > ended.started_at);
+        assert_eq!(client.output(&other, "echo fine").await, "fine");
+        assert!(status().contains(") Z "), "its exit is not on disk, so it must not be gone");
+
+        fs::remove_file(filler).unwrap();
+        let exit = world.dir.join("state/pods").join(&pod).join("exits").join(&id);
+        until("the exit is on disk", async || exit.exists().then_some(())).await;
+        until("the process is reaped", async || status().is_empty().then_some(())).await;
+        assert_eq!(client.exited(&id).await.exit_code, 7);
+    });
+}
+
+fn small_state(dir: &Path) {
+    small(&dir.join("state"), "4m");
+}
+
 fn small(directory: &Path, size: &str) {
     fs::create_dir(directory).unwrap();
     let options = format!("size={size},mode=0700");
     mount(Some("small"), directory, Some("tmpfs"), MsFlags::empty(), Some(&*options)).unwrap();
+}
+
+/// Takes all bytes that are free; returns the file that has them.
+fn fill(directory: &Path) -> PathBuf {
+    let path = directory.join("filler");
+    let mut file = fs::File::create(&path).unwrap();
+    while std::io::Write::write(&mut file, &[0; 4096]).is_ok() {}
+    path
 }
 
 #[test]
