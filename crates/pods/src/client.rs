@@ -136,7 +136,8 @@ impl Client {
         tokio::time::timeout(patience, exchange).await.unwrap_or_else(|_elapsed| {
             self.shared.silent.store(true, Ordering::Relaxed);
             let message = format!("the pod's supervisor did not answer within {patience:?}");
-            Err(Error::Stage { stage, message, kind: ErrorKind::DeadlineExceeded })
+            // Not the deadline of whoever asked: a probe's command that did not begin has not failed.
+            Err(Error::Stage { stage, message, kind: ErrorKind::Unavailable })
         })
     }
 
