@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use wharf_cri_api::v1::runtime_service_server::RuntimeService;
 use wharf_cri_api::v1::*;
 use wharf_network::Network;
-use wharf_pods::{self as pods, Engine};
+use wharf_pods::{self as pods, Engine, Extent, Unready};
 use wharf_streaming::Urls;
 
 use crate::batches::batches;
@@ -79,7 +79,10 @@ impl Runtime {
         wanted: Option<ContainerStatsFilter>,
     ) -> Result<Vec<ContainerStats>, Status> {
         let mut chosen = self.engine.containers();
-        chosen.retain(|item| filter::container_stats(wanted.as_ref(), &pods::container_item(item)));
+        // One that has ended uses nothing; the kubelet takes it for its successor, by the name, and misses figures.
+        chosen.retain(|item| {
+            !item.is_exited() && filter::container_stats(wanted.as_ref(), &pods::container_item(item))
+        });
         let engine = Arc::clone(&self.engine);
         let read = move || chosen.iter().map(|item| pods::container_stats(&engine, item)).collect();
         self.readings.take(read).await
@@ -100,17 +103,23 @@ impl Runtime {
         self.readings.metrics(move || pods::metrics(&engine)).await
     }
 
+    /// Where a pod could be stopped and removed but none made, it is the network that is not ready: a kubelet starts no pods
+    /// then, and goes on with those that it has. Of a runtime that is not ready it would not even remove them.
     async fn conditions(&self) -> Vec<RuntimeCondition> {
         let (engine, network) = (Arc::clone(&self.engine), Arc::clone(&self.network));
-        let runtime = match self.ask(move || engine.unready()).await {
-            Ok(None) => (true, String::new(), String::new()),
-            Ok(Some(unready)) => (false, unready.reason.to_owned(), unready.message),
-            Err(message) => (false, "StateDirectoryStuck".to_owned(), message),
-        };
-        let network = match self.ask(move || network.readiness()).await {
+        let mut runtime = (true, String::new(), String::new());
+        let mut network = match self.ask(move || network.readiness()).await {
             Ok(found) => (found.ready, found.reason, found.message),
             Err(message) => (false, "NetworkConfigStuck".to_owned(), message),
         };
+        match self.ask(move || engine.unready()).await {
+            Ok(None) => {}
+            Ok(Some(Unready { extent, reason, message })) => match extent {
+                Extent::NewPods => network = (false, reason.to_owned(), message),
+                Extent::Everything => runtime = (false, reason.to_owned(), message),
+            },
+            Err(message) => runtime = (false, "StateDirectoryStuck".to_owned(), message),
+        }
         let condition = |kind: &str, (status, reason, message)| RuntimeCondition {
             r#type: kind.to_owned(),
             status,
@@ -231,11 +240,13 @@ impl RuntimeService for Runtime {
     ) -> Answer<PodSandboxStatusResponse> {
         let request = request.into_inner();
         let pod = self.engine.pod(&request.pod_sandbox_id).map_err(status::of_pods)?;
+        // Before anything is looked at: what changes meanwhile is newer.
+        let timestamp = wharf_sys::clock::now_ns();
         Ok(Response::new(PodSandboxStatusResponse {
             status: Some(pods::pod_status(&pod)),
             info: if request.verbose { pods::pod_info(&self.engine, &pod) } else { BTreeMap::new() },
-            containers_statuses: pod.containers().iter().map(|item| pods::container_status(item)).collect(),
-            timestamp: wharf_sys::clock::now_ns(),
+            containers_statuses: pods::container_statuses(&pod),
+            timestamp,
         }))
     }
 
@@ -262,7 +273,8 @@ impl RuntimeService for Runtime {
     ) -> Answer<CreateContainerResponse> {
         let request = request.into_inner();
         let config = request.config.ok_or_else(|| Status::invalid_argument("config: it is missing"))?;
-        let made = self.engine.create_container(&request.pod_sandbox_id, config).await;
+        let now = request.sandbox_config.unwrap_or_default();
+        let made = self.engine.create_container(&request.pod_sandbox_id, config, &now).await;
         let id = made.map_err(status::of_pods)?;
         Ok(Response::new(CreateContainerResponse { container_id: id.to_string() }))
     }

@@ -77,7 +77,9 @@ impl Container {
         matches!(*self.state.borrow(), ContainerState::Running { .. })
     }
 
-    pub(crate) fn is_exited(&self) -> bool {
+    /// Whether its first process is gone.
+    #[must_use]
+    pub fn is_exited(&self) -> bool {
         matches!(*self.state.borrow(), ContainerState::Exited { .. })
     }
 

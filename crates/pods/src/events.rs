@@ -39,11 +39,7 @@ impl Events {
             container_event_type: kind.into(),
             created_at: wharf_sys::clock::now_ns(),
             pod_sandbox_status: Some(view::pod_status(pod)),
-            containers_statuses: pod
-                .containers()
-                .iter()
-                .map(|container| view::container_status(container))
-                .collect(),
+            containers_statuses: view::container_statuses(pod),
         };
         // An error means that the last listener has just gone.
         sender.send(event).map(drop).unwrap_or_default();

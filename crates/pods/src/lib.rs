@@ -43,8 +43,9 @@ pub use exec_sync::ExecOutput;
 pub use interactive::Interactive;
 pub use metrics::{metric_descriptors, metrics};
 pub use pod::Pod;
-pub use readiness::Unready;
+pub use readiness::{Extent, Unready};
 pub use stats::{container_stats, pod_stats};
 pub use view::{
-    container_info, container_item, container_status, pod_info, pod_item, pod_request, pod_status,
+    container_info, container_item, container_status, container_statuses, pod_info, pod_item, pod_request,
+    pod_status,
 };

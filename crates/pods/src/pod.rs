@@ -179,9 +179,10 @@ impl Pod {
         }
         nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     }
+}
 
-    pub(crate) fn is_privileged(&self) -> bool {
-        let linux = self.config.linux.as_ref();
-        linux.and_then(|linux| linux.security_context.as_ref()).is_some_and(|context| context.privileged)
-    }
+/// Whether a pod's request allows privileged containers.
+pub(crate) fn is_privileged(config: &PodSandboxConfig) -> bool {
+    let linux = config.linux.as_ref();
+    linux.and_then(|linux| linux.security_context.as_ref()).is_some_and(|context| context.privileged)
 }

@@ -11,10 +11,21 @@ const ROOM_INODES: u64 = 32;
 /// Why no pod can be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unready {
+    /// What else cannot be done.
+    pub extent: Extent,
     /// One word, in camel case.
     pub reason: &'static str,
     /// What is wrong, and what to do.
     pub message: String,
+}
+
+/// How much is out of order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Pods that are there can be stopped and removed.
+    NewPods,
+    /// Nothing can be changed.
+    Everything,
 }
 
 impl Engine {
@@ -22,16 +33,19 @@ impl Engine {
     #[must_use]
     pub fn unready(&self) -> Option<Unready> {
         let path = self.parts.layout.state();
-        let unready = |reason, problem: &str| {
-            Some(Unready { reason, message: format!("the state directory {} {problem}", path.display()) })
+        let unready = |extent, reason, problem: &str| {
+            let message = format!("the state directory {} {problem}", path.display());
+            Some(Unready { extent, reason, message })
         };
+        let everything = |reason, problem: &str| unready(Extent::Everything, reason, problem);
         match statvfs(path).map(|found| Room::of(&found)) {
             Ok(Room::Enough) => None,
-            Ok(Room::ReadOnly) => unready("StateDirectoryReadOnly", "is read-only: mount it writable"),
+            Ok(Room::ReadOnly) => everything("StateDirectoryReadOnly", "is read-only: mount it writable"),
             Ok(Room::Full) => {
-                unready("StateDirectoryFull", "is full: remove other files from its file system")
+                const PROBLEM: &str = "is full: remove pods, or other files from its file system";
+                unready(Extent::NewPods, "StateDirectoryFull", PROBLEM)
             }
-            Err(error) => unready("StateDirectoryUnusable", &format!("cannot be used: {error}")),
+            Err(error) => everything("StateDirectoryUnusable", &format!("cannot be used: {error}")),
         }
     }
 }

@@ -130,12 +130,14 @@ pub fn pod_stats(engine: &Engine, pod: &Pod) -> PodSandboxStats {
         let rate = meter.rate(now, stats.cpu.usage_ns);
         (stats, rate)
     };
+    let containers = pod.containers();
+    let live = containers.iter().filter(|container| !container.is_exited());
     let linux = LinuxPodSandboxStats {
         cpu: Some(cpu(&stats, now, rate)),
         memory: Some(memory(&stats, now)),
         network: network(pod, now),
         process: Some(ProcessUsage { timestamp: now, process_count: value(stats.pids.current) }),
-        containers: pod.containers().iter().map(|container| container_stats(engine, container)).collect(),
+        containers: live.map(|container| container_stats(engine, container)).collect(),
         io: Some(io(&stats, now)),
     };
     PodSandboxStats {

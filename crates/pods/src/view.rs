@@ -1,5 +1,6 @@
 //! Pods and containers as the CRI shows them, from memory alone.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
@@ -150,6 +151,15 @@ pub fn container_status(container: &Container) -> ContainerStatus {
         user: Some(ContainerUser { linux: Some(user) }),
         stop_signal: stop::cri_signal(&record.stop_signal).into(),
     }
+}
+
+/// The statuses of a pod's containers, the newest first: a kubelet that gets them with their pod takes the first of a name
+/// for the one that counts.
+#[must_use]
+pub fn container_statuses(pod: &Pod) -> Vec<ContainerStatus> {
+    let mut statuses: Vec<_> = pod.containers().iter().map(|container| container_status(container)).collect();
+    statuses.sort_by_key(|status| Reverse(status.created_at));
+    statuses
 }
 
 /// What a verbose status adds: the values that tools read, in the places where they look.

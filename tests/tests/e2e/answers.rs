@@ -145,6 +145,67 @@ fn a_pods_figures_are_its_cgroups_and_never_fall() {
 }
 
 #[test]
+fn containers_that_have_ended_have_no_figures() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("successors")).await.unwrap();
+        let ended = client.to_end(&pod, "main", "exit 1").await.id;
+        let mut successor = client.container("main", "sleep 1000");
+        successor.metadata.as_mut().unwrap().attempt = 1;
+        let id = client.launch(&pod, &successor).await.unwrap();
+        let filter = ContainerStatsFilter { pod_sandbox_id: pod.clone(), ..ContainerStatsFilter::default() };
+        let request = ListContainerStatsRequest { filter: Some(filter) };
+        let listed = client.runtime.clone().list_container_stats(request).await.unwrap().into_inner().stats;
+        // A kubelet that lowers a limit looks for what `main` uses in each of these.
+        for stats in [listed, pod_stats(client, &pod).await.containers] {
+            let [only] = &stats[..] else { panic!("{stats:?}, and {ended} has ended") };
+            assert_eq!(only.attributes.as_ref().unwrap().id, id);
+            assert!(only.memory.as_ref().unwrap().usage_bytes.is_some(), "{only:?}");
+        }
+    });
+}
+
+#[test]
+fn the_newest_container_of_a_pod_comes_first() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("attempts")).await.unwrap();
+        let mut created = Vec::new();
+        for attempt in 0..6 {
+            let mut container = client.container("main", "sleep 1000");
+            container.metadata.as_mut().unwrap().attempt = attempt;
+            created.insert(0, client.create(&pod, &container).await.unwrap());
+        }
+        let request = PodSandboxStatusRequest { pod_sandbox_id: pod, ..PodSandboxStatusRequest::default() };
+        let found = client.runtime.clone().pod_sandbox_status(request).await.unwrap().into_inner();
+        let listed: Vec<_> = found.containers_statuses.into_iter().map(|status| status.id).collect();
+        assert_eq!(listed, created);
+    });
+}
+
+#[test]
+fn a_pod_may_have_a_privileged_container_that_was_added_later() {
+    run(async |world| {
+        let client = &world.client;
+        let mut config = client.pod("debugged");
+        let pod = client.run(&config).await.unwrap();
+        let mut debugger = client.container("debugger", "sleep 1000");
+        security(&mut debugger).privileged = true;
+        assert_eq!(client.create(&pod, &debugger).await.unwrap_err().code(), Code::InvalidArgument);
+        // As the kubelet sends it for an ephemeral container: the pod's request as it would be today.
+        pod_security(&mut config).privileged = true;
+        let request = CreateContainerRequest {
+            pod_sandbox_id: pod,
+            config: Some(debugger),
+            sandbox_config: Some(config),
+        };
+        let created = client.runtime.clone().create_container(request).await.unwrap().into_inner();
+        client.start(&created.container_id).await.unwrap();
+        assert!(client.output(&created.container_id, "ls /dev").await.contains("kmsg"));
+    });
+}
+
+#[test]
 fn a_stopped_pod_has_no_address() {
     run(async |world| {
         let client = &world.client;
@@ -224,24 +285,26 @@ fn small_state(dir: &Path) {
 }
 
 #[test]
-fn a_node_whose_state_directory_is_full_is_not_ready() {
+fn a_node_whose_state_directory_is_full_starts_no_pods_and_can_be_rid_of_some() {
     run_on(small_state, async |world| {
         let client = &world.client;
-        let condition = async || {
+        let condition = async |kind: &str| {
             let status = client.runtime.clone().status(StatusRequest::default()).await.unwrap().into_inner();
-            status.status.unwrap().conditions.into_iter().find(|one| one.r#type == "RuntimeReady").unwrap()
+            status.status.unwrap().conditions.into_iter().find(|one| one.r#type == kind).unwrap()
         };
-        assert!(condition().await.status);
+        assert!(condition("NetworkReady").await.status);
         let (state, filler) = (world.dir.join("state"), world.dir.join("state/filler"));
         let free = nix::sys::statvfs::statvfs(&state).unwrap();
         let bytes = i64::try_from(free.blocks_available() * free.fragment_size()).unwrap();
         let file = std::fs::File::create(&filler).unwrap();
         nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, bytes).unwrap();
-        let full = condition().await;
+        let full = condition("NetworkReady").await;
         assert!(!full.status && full.reason == "StateDirectoryFull", "{full:?}");
         assert!(full.message.contains(&*state.to_string_lossy()), "{full:?}");
+        // A kubelet whose runtime is not ready looks after no pod any more: it would not stop or remove any.
+        assert!(condition("RuntimeReady").await.status);
         drop(file);
         std::fs::remove_file(&filler).unwrap();
-        assert!(condition().await.status);
+        assert!(condition("NetworkReady").await.status);
     });
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 
 use wharf_cgroup::{Cgroup, CgroupPath, StatsReader};
-use wharf_cri_api::v1::ContainerConfig;
+use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_images::Hold;
 use wharf_isolation::{Plan, Rootfs};
 use wharf_types::{ContainerId, ContainerPath, ContainerState, HostPath, PodId};
@@ -16,7 +16,7 @@ use crate::container::{Container, Layers};
 use crate::error::{Error, Stage, blocking};
 use crate::images::ImageView;
 use crate::lower::{self, Context, Disk};
-use crate::pod::{Making, Pod};
+use crate::pod::{Making, Pod, is_privileged};
 use crate::records::{self, ContainerRecord};
 use crate::{refuse, resources};
 
@@ -29,7 +29,8 @@ struct Prepared {
 }
 
 impl Engine {
-    /// Makes a container; a retry with the same metadata joins the call in flight or gets its container.
+    /// Makes a container; a retry with the same metadata joins the call in flight or gets its container. `now` is the pod's
+    /// request as its caller would make it today: it may have privileged containers only since.
     ///
     /// # Errors
     /// NotFound, InvalidArgument, FailedPrecondition if the pod is not ready or its container of this name has exited, or
@@ -38,8 +39,12 @@ impl Engine {
         self: &Arc<Self>,
         pod: &str,
         config: ContainerConfig,
+        now: &PodSandboxConfig,
     ) -> Result<ContainerId, Error> {
         let pod = self.pod(pod)?;
+        if asks_for_privilege(&config) && !(is_privileged(&pod.config) || is_privileged(now)) {
+            return Err(Error::invalid("privileged", "the pod sandbox is not privileged"));
+        }
         let metadata = config.metadata.clone().ok_or_else(|| Error::invalid("metadata", "it is missing"))?;
         if metadata.name.is_empty() {
             return Err(Error::invalid("metadata.name", "it is empty"));
@@ -116,9 +121,6 @@ impl Engine {
         let context =
             Context { layout: &self.parts.layout, pod, config, image: &image, bounding: self.bounding };
         let security = context.security();
-        if security.privileged && !pod.is_privileged() {
-            return Err(Error::invalid("privileged", "the pod sandbox is not privileged"));
-        }
         refuse::container(config, &pod.namespaces())?;
         let asked = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
         resources::check(&asked)?;
@@ -173,6 +175,11 @@ impl Engine {
         });
         made.collect()
     }
+}
+
+fn asks_for_privilege(config: &ContainerConfig) -> bool {
+    let linux = config.linux.as_ref();
+    linux.and_then(|linux| linux.security_context.as_ref()).is_some_and(|context| context.privileged)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
