@@ -83,13 +83,17 @@ impl Config {
     pub const ADD_DEADLINE: Duration = Duration::from_secs(60);
     /// The usual deadline of a CNI DEL.
     pub const DELETE_DEADLINE: Duration = Duration::from_secs(30);
-    /// Where kubelets have their configuration or their credentials: kubeadm, the clouds, k3s, RKE2, k0s, MicroK8s.
-    pub const KUBELET_FILES: [&str; 9] = [
+    /// Where kubelets have their configuration or their credentials: those that asked their cluster for a certificate,
+    /// kubeadm, the clouds, Bottlerocket, Talos, k3s, RKE2, k0s, MicroK8s.
+    pub const KUBELET_FILES: [&str; 12] = [
+        "/var/lib/kubelet/pki/kubelet-client-current.pem",
         "/var/lib/kubelet/config.yaml",
         "/var/lib/kubelet/kubeconfig",
         "/etc/kubernetes/kubelet.conf",
         "/etc/kubernetes/bootstrap-kubelet.conf",
         "/etc/kubernetes/kubelet/config.json",
+        "/etc/kubernetes/kubelet/kubeconfig",
+        "/etc/kubernetes/kubeconfig-kubelet",
         "/var/lib/rancher/k3s/agent/kubelet.kubeconfig",
         "/var/lib/rancher/rke2/agent/kubelet.kubeconfig",
         "/var/lib/k0s/kubelet.conf",
