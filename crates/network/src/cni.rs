@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use wharf_types::PodId;
 
 use crate::netlink::{Family, Socket};
-use crate::store::{Store, StoreError, failed, gone_is_fine};
+use crate::store::{Store, StoreError};
 use crate::{Attachment, Config, INTERFACE, PodAddresses, PortMapping, Readiness, link, lock, netns};
 
 mod capabilities;
@@ -21,15 +21,15 @@ mod config;
 mod error;
 mod exec;
 mod input;
+mod plugins;
 mod result;
+mod status;
 
 pub(crate) use config::NetworkConfig;
 pub use error::CniError;
-use input::Input;
+use plugins::{Execution, Plugins};
 
 const VERSION: u32 = 1;
-/// As much of a plugin's complaints as belongs into a message.
-const STDERR_LEN: usize = 1000;
 
 /// A pod's record on disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,6 +51,7 @@ struct Record {
 enum Action {
     Add,
     Delete,
+    Status,
 }
 
 impl Action {
@@ -58,11 +59,12 @@ impl Action {
         match self {
             Self::Add => "ADD",
             Self::Delete => "DEL",
+            Self::Status => "STATUS",
         }
     }
 }
 
-/// One call of a chain.
+/// One call of a pod's chain.
 struct Call<'a> {
     id: &'a PodId,
     record: &'a Record,
@@ -76,11 +78,10 @@ struct Call<'a> {
 #[derive(Debug)]
 pub(crate) struct Cni {
     directory: config::Directory,
-    bin_dirs: Vec<PathBuf>,
+    plugins: Arc<Plugins>,
+    status: status::Status,
     add_deadline: Duration,
     delete_deadline: Duration,
-    /// What the plugins of each pod read in the last call.
-    inputs: PathBuf,
     store: Store,
     records: Mutex<HashMap<PodId, Arc<Record>>>,
 }
@@ -89,8 +90,7 @@ impl Cni {
     /// Loads the records; what is damaged is set aside.
     pub(crate) fn open(config: Config) -> Result<Self, StoreError> {
         let store = Store::open(config.state_dir.join("cni"))?;
-        let inputs = config.state_dir.join("cni-input");
-        std::fs::create_dir_all(&inputs).map_err(failed("create", &inputs))?;
+        let plugins = Arc::new(Plugins::open(config.cni_bin_dirs, config.state_dir.join("cni-input"))?);
         let mut records = HashMap::new();
         for (name, record) in store.load::<Record>()? {
             match name.strip_suffix(".json").unwrap_or(&name).parse() {
@@ -103,10 +103,10 @@ impl Cni {
         }
         Ok(Self {
             directory: config::Directory::new(config.cni_conf_dir),
-            bin_dirs: config.cni_bin_dirs,
+            status: status::Status::new(Arc::clone(&plugins), config.cni_add_deadline),
+            plugins,
             add_deadline: config.cni_add_deadline,
             delete_deadline: config.cni_delete_deadline,
-            inputs,
             store,
             records: Mutex::new(records),
         })
@@ -132,15 +132,13 @@ impl Cni {
         !lock(&self.records).is_empty()
     }
 
-    /// Whether all plugins of a network are there.
-    pub(crate) fn readiness(&self, network: &NetworkConfig) -> Readiness {
-        match network
-            .plugins
-            .iter()
-            .try_for_each(|plugin| self.program(NetworkConfig::kind(plugin)).map(drop))
-        {
-            Ok(()) => Readiness::yes(),
-            Err(error) => Readiness::not("CniPluginMissing", error.to_string()),
+    /// Whether all plugins of a network are there, and say that they can add pods where they can be asked.
+    pub(crate) fn readiness(&self, network: &Arc<NetworkConfig>) -> Readiness {
+        let kinds = network.plugins.iter().map(NetworkConfig::kind);
+        match kinds.map(|kind| self.plugins.program(kind)).collect::<Result<Vec<PathBuf>, _>>() {
+            Err(error) => Readiness::not(error.reason(), error.to_string()),
+            Ok(_) if network.has_status() => self.status.readiness(network),
+            Ok(_) => Readiness::yes(),
         }
     }
 
@@ -203,8 +201,7 @@ impl Cni {
                 other => drop(other?),
             }
         }
-        let path = self.inputs.join(id.as_str());
-        gone_is_fine(std::fs::remove_file(&path)).map_err(failed("remove", &path))?;
+        self.plugins.forget(id.as_str())?;
         self.store.remove(&file_name(id))?;
         lock(&self.records).remove(id);
         Ok(())
@@ -256,48 +253,19 @@ impl Cni {
         plugin: &Map<String, Value>,
         previous: Option<&Value>,
     ) -> Result<Vec<u8>, CniError> {
-        let name = NetworkConfig::kind(plugin);
-        let (owned, command) = (|| name.to_owned(), call.action.name());
-        let program = self.program(name)?;
-        let input = input(call.record, plugin, previous).to_string();
-        let path = self.inputs.join(call.id.as_str());
-        let ran = Input::write(&path, input.as_bytes(), call.deadline)
-            .and_then(|input| Ok((input.stream()?, input)))
-            .map_err(exec::ExecError::Io)
-            .and_then(|(stream, _until_its_end)| {
-                exec::run(&program, &self.environment(call), stream, call.deadline)
-            });
-        let output = ran.map_err(|error| match error {
-            exec::ExecError::Io(source) => CniError::Run { plugin: owned(), command, source },
-            exec::ExecError::Deadline => CniError::Deadline { plugin: owned(), command },
-            exec::ExecError::TooLong => CniError::TooLong { plugin: owned(), command },
-        })?;
-        if output.status.success() {
-            return Ok(output.stdout);
-        }
-        Err(failure(owned(), command, &output))
-    }
-
-    fn environment(&self, call: &Call<'_>) -> Vec<(&'static str, String)> {
-        let dirs: Vec<String> = self.bin_dirs.iter().map(|dir| dir.display().to_string()).collect();
-        vec![
-            ("CNI_COMMAND", call.action.name().to_owned()),
-            ("CNI_CONTAINERID", call.id.to_string()),
-            ("CNI_NETNS", call.netns.display().to_string()),
-            ("CNI_IFNAME", INTERFACE.to_owned()),
-            ("CNI_ARGS", call.record.arguments.clone()),
-            ("CNI_PATH", dirs.join(":")),
-        ]
-    }
-
-    /// The program of a plugin: the first that can be executed.
-    fn program(&self, plugin: &str) -> Result<PathBuf, CniError> {
-        use std::os::unix::fs::PermissionsExt;
-        let executable = |path: &PathBuf| {
-            std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-        };
-        let found = self.bin_dirs.iter().map(|dir| dir.join(plugin)).find(executable);
-        found.ok_or_else(|| CniError::Missing { plugin: plugin.to_owned(), dirs: self.bin_dirs.clone() })
+        self.plugins.run(&Execution {
+            plugin: NetworkConfig::kind(plugin),
+            action: call.action,
+            subject: call.id.as_str(),
+            input: input(call.record, plugin, previous),
+            environment: [
+                ("CNI_CONTAINERID", call.id.to_string()),
+                ("CNI_NETNS", call.netns.display().to_string()),
+                ("CNI_IFNAME", INTERFACE.to_owned()),
+                ("CNI_ARGS", call.record.arguments.clone()),
+            ],
+            deadline: call.deadline,
+        })
     }
 
     fn record(&self, id: &PodId) -> Option<Arc<Record>> {
@@ -329,18 +297,15 @@ fn arguments(pod: &Attachment<'_>) -> Result<String, CniError> {
     ))
 }
 
-/// What a plugin reads: its own object with the network's name and version, the capabilities that it asks for, and the
-/// result of the plugin before it.
+/// What a plugin reads about a pod: its object, the capabilities that it asks for, and the result of the plugin before it.
 fn input(record: &Record, plugin: &Map<String, Value>, previous: Option<&Value>) -> Value {
-    let mut input = plugin.clone();
-    let wanted = input.remove("capabilities").unwrap_or_default();
-    input.insert("cniVersion".to_owned(), record.network.version.as_str().into());
-    input.insert("name".to_owned(), record.network.name.as_str().into());
+    let mut input = record.network.input(plugin);
+    let wanted = |name: &String| plugin.get("capabilities")?.get(name)?.as_bool();
     let mut told = record.capabilities.clone();
     if !record.ports.is_empty() {
         told.insert("portMappings".to_owned(), record.ports.iter().map(port).collect());
     }
-    told.retain(|name, _value| wanted.get(name) == Some(&Value::Bool(true)));
+    told.retain(|name, _value| wanted(name) == Some(true));
     if !told.is_empty() {
         input.insert("runtimeConfig".to_owned(), told.into());
     }
@@ -360,15 +325,4 @@ fn port(port: &PortMapping) -> Value {
         value["hostIP"] = ip.to_string().into();
     }
     value
-}
-
-/// A plugin that fails should print an error as JSON; if not, its complaints must do.
-fn failure(plugin: String, command: &'static str, output: &exec::Output) -> CniError {
-    if let Ok(failure) = serde_json::from_slice::<result::Failure>(&output.stdout) {
-        let details =
-            if failure.details.is_empty() { String::new() } else { format!(": {}", failure.details) };
-        return CniError::Plugin { plugin, command, code: failure.code, message: failure.msg, details };
-    }
-    let stderr = String::from_utf8_lossy(&output.stderr).trim().chars().take(STDERR_LEN).collect();
-    CniError::Exit { plugin, command, status: output.status, stderr }
 }

@@ -55,8 +55,8 @@ impl Error {
     /// One word for why no pod can be attached, as conditions of the CRI have it.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::Yields { .. } | Self::Cni(CniError::None { .. }) => "NoCniConfig",
-            Self::Cni(_) => "InvalidCniConfig",
+            Self::Yields { .. } => "NoCniConfig",
+            Self::Cni(error) => error.reason(),
             _ => "NetworkFailed",
         }
     }

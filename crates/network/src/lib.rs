@@ -248,11 +248,16 @@ impl Network {
         }
         let cni = cni::Cni::open(config)?;
         let (attached, reported) = (Mutex::new(HashSet::new()), AtomicUsize::new(0));
+        // Plugins are asked now, so that they have answered when somebody wants to know.
+        if let Ok(Choice::Cni(network)) = chooser.choose(&cni) {
+            drop(cni.readiness(&network));
+        }
         Ok(Self { chooser, bridge, cni, attached, reported })
     }
 
     /// Whether pods can be attached now: by a valid CNI configuration whose plugins are there, or by a bridge that is
-    /// there or can be made. Costs a directory listing.
+    /// there or can be made. Plugins of CNI 1.1.0 and later have a say too: what they said last, as they are asked meanwhile.
+    /// Costs a directory listing.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         match self.chooser.choose(&self.cni) {

@@ -3,6 +3,7 @@
 mod bridge;
 mod choice;
 mod cni;
+mod cni_status;
 mod firewall;
 mod fixture;
 mod ports;

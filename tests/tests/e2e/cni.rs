@@ -37,9 +37,12 @@ fn plugin(dir: &Path, name: &str, script: &str) {
 
 /// Writes the configuration of a network.
 fn configure(dir: &Path, network: &str, plugins: &Value) {
+    configure_list(dir, &json!({ "cniVersion": "1.0.0", "name": network, "plugins": plugins }));
+}
+
+fn configure_list(dir: &Path, list: &Value) {
     drop_in(dir, "cni", "builtin = \"auto\"");
     fs::create_dir_all(dir.join("net.d")).unwrap();
-    let list = json!({ "cniVersion": "1.0.0", "name": network, "plugins": plugins });
     let (path, temporary) = (dir.join("net.d/10-test.conflist"), dir.join("net.d/new"));
     fs::write(&temporary, list.to_string()).unwrap();
     fs::rename(&temporary, path).unwrap();
@@ -476,5 +479,43 @@ fn a_node_without_a_bridge_waits_for_its_network() {
         assert!(network_condition(world).await.status);
         world.client.run(&world.client.pod("late")).await.unwrap();
         assert_eq!(network_of(world, "only.ADD"), "second");
+    });
+}
+
+#[test]
+fn a_node_is_ready_when_its_plugins_say_so() {
+    let status = r#"
+        if [ $CNI_COMMAND = STATUS ]; then
+            [ ! -e $DIR/hang ] || sleep 1000
+            [ ! -e $DIR/up ] || exit 0
+            echo '{"cniVersion": "1.1.0", "code": 50, "msg": "the agent starts"}'; exit 1
+        fi"#;
+    let prepare = |dir: &Path| {
+        set(dir, "cni_add_timeout_s = 1");
+        plugin(dir, "only", &format!("{status}\n{GOOD}"));
+        fs::write(dir.join("up"), "").unwrap();
+        configure_list(
+            dir,
+            &json!({ "cniVersion": "1.1.0", "name": "new", "plugins": [{ "type": "only" }] }),
+        );
+    };
+    run_on(prepare, async |world| {
+        let unready = async |words: &str| {
+            let said =
+                async || Some(network_condition(world).await).filter(|said| said.message.contains(words));
+            let said = until("the plugin says so", said).await;
+            assert_eq!((said.status, &*said.reason), (false, "CniPluginNotReady"), "{}", said.message);
+        };
+        let ready = async || network_condition(world).await.status.then_some(());
+        fs::remove_file(world.dir.join("up")).unwrap();
+        unready("the CNI plugin only failed at STATUS: the agent starts (code 50)").await;
+        fs::write(world.dir.join("up"), "").unwrap();
+        until("the plugin is ready", ready).await;
+        fs::write(world.dir.join("hang"), "").unwrap();
+        unready("only did not end its STATUS in time and was killed").await;
+        let pod = world.client.run(&world.client.pod("meanwhile")).await.unwrap();
+        world.client.down(&pod).await.unwrap();
+        fs::remove_file(world.dir.join("hang")).unwrap();
+        until("the plugin is ready again", ready).await;
     });
 }

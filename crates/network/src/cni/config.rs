@@ -16,6 +16,7 @@ const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
 const CHAIN_LIMIT: usize = 32;
 /// All versions of the specification, oldest first.
 const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+const FIRST_WITH_STATUS: &str = "1.1.0";
 
 /// A network: a chain of plugins with their configurations. Also stored in a pod's record, so that it is deleted by
 /// what it was added with.
@@ -42,6 +43,23 @@ impl NetworkConfig {
     /// The name of a plugin's program; parsing made sure that it is a plain file name.
     pub(crate) fn kind(plugin: &Map<String, Value>) -> &str {
         plugin.get("type").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// What a plugin reads in every call: its own object with the network's name and version.
+    pub(crate) fn input(&self, plugin: &Map<String, Value>) -> Map<String, Value> {
+        let mut input = plugin.clone();
+        input.remove("capabilities");
+        input.insert("cniVersion".to_owned(), self.version.as_str().into());
+        input.insert("name".to_owned(), self.name.as_str().into());
+        input
+    }
+
+    /// Whether its plugins have STATUS.
+    pub(crate) fn has_status(&self) -> bool {
+        VERSIONS
+            .iter()
+            .skip_while(|version| **version != FIRST_WITH_STATUS)
+            .any(|version| *version == self.version)
     }
 }
 

@@ -56,7 +56,7 @@ pub enum CniError {
     Run {
         /// The plugin's type.
         plugin: String,
-        /// `ADD` or `DEL`.
+        /// `ADD`, `DEL` or `STATUS`.
         command: &'static str,
         /// What the system answered.
         source: std::io::Error,
@@ -66,7 +66,7 @@ pub enum CniError {
     Deadline {
         /// The plugin's type.
         plugin: String,
-        /// `ADD` or `DEL`.
+        /// `ADD`, `DEL` or `STATUS`.
         command: &'static str,
     },
     /// The plugin wrote more than 1 MiB and was killed.
@@ -74,7 +74,7 @@ pub enum CniError {
     TooLong {
         /// The plugin's type.
         plugin: String,
-        /// `ADD` or `DEL`.
+        /// `ADD`, `DEL` or `STATUS`.
         command: &'static str,
     },
     /// The plugin reported an error.
@@ -82,7 +82,7 @@ pub enum CniError {
     Plugin {
         /// The plugin's type.
         plugin: String,
-        /// `ADD` or `DEL`.
+        /// `ADD`, `DEL` or `STATUS`.
         command: &'static str,
         /// The plugin's code.
         code: u64,
@@ -96,7 +96,7 @@ pub enum CniError {
     Exit {
         /// The plugin's type.
         plugin: String,
-        /// `ADD` or `DEL`.
+        /// `ADD`, `DEL` or `STATUS`.
         command: &'static str,
         /// How it ended.
         status: std::process::ExitStatus,
@@ -120,4 +120,16 @@ pub enum CniError {
     /// The pod's loopback could not be brought up.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+}
+
+impl CniError {
+    /// One word for why no pod can be attached, as conditions of the CRI have it.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::None { .. } => "NoCniConfig",
+            Self::Config { .. } | Self::Directory { .. } => "InvalidCniConfig",
+            Self::Missing { .. } => "CniPluginMissing",
+            _ => "CniPluginNotReady",
+        }
+    }
 }

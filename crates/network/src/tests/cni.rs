@@ -28,8 +28,12 @@ impl Host {
     }
 
     pub(super) fn configure(&self, plugins: Value) {
+        self.configure_version("1.0.0", plugins);
+    }
+
+    pub(super) fn configure_version(&self, version: &str, plugins: Value) {
         std::fs::create_dir_all(&self.config.cni_conf_dir).unwrap();
-        let list = json!({ "cniVersion": "1.0.0", "name": "net", "plugins": plugins });
+        let list = json!({ "cniVersion": version, "name": "net", "plugins": plugins });
         std::fs::write(self.config.cni_conf_dir.join("10-net.conflist"), list.to_string()).unwrap();
     }
 

@@ -1,0 +1,96 @@
+//! The programs of plugins: where they are, and one call of one.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::input::Input;
+use super::{Action, CniError, exec, result};
+use crate::store::{StoreError, failed, gone_is_fine};
+
+/// As much of a plugin's complaints as belongs into a message.
+const STDERR_LEN: usize = 1000;
+
+/// Where the node's plugins are, and what they read.
+#[derive(Debug)]
+pub(super) struct Plugins {
+    dirs: Vec<PathBuf>,
+    /// What the plugins of each subject read in the last call.
+    inputs: PathBuf,
+}
+
+/// One call of one plugin.
+pub(super) struct Execution<'a> {
+    /// Its type.
+    pub(super) plugin: &'a str,
+    pub(super) action: Action,
+    /// What the call is about, as a file name: of one subject there is one call at a time.
+    pub(super) subject: &'a str,
+    pub(super) input: Value,
+    /// What it is told beside the command and where plugins are.
+    pub(super) environment: [(&'static str, String); 4],
+    pub(super) deadline: Instant,
+}
+
+impl Plugins {
+    pub(super) fn open(dirs: Vec<PathBuf>, inputs: PathBuf) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(&inputs).map_err(failed("create", &inputs))?;
+        Ok(Self { dirs, inputs })
+    }
+
+    /// The program of a plugin: the first that can be executed.
+    pub(super) fn program(&self, plugin: &str) -> Result<PathBuf, CniError> {
+        use std::os::unix::fs::PermissionsExt;
+        let executable = |path: &PathBuf| {
+            std::fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        };
+        let found = self.dirs.iter().map(|dir| dir.join(plugin)).find(executable);
+        found.ok_or_else(|| CniError::Missing { plugin: plugin.to_owned(), dirs: self.dirs.clone() })
+    }
+
+    /// Runs a plugin; gives what it printed.
+    pub(super) fn run(&self, execution: &Execution<'_>) -> Result<Vec<u8>, CniError> {
+        let (owned, command) = (|| execution.plugin.to_owned(), execution.action.name());
+        let program = self.program(execution.plugin)?;
+        let (path, input) = (self.inputs.join(execution.subject), execution.input.to_string());
+        let ran = Input::write(&path, input.as_bytes(), execution.deadline)
+            .and_then(|input| Ok((input.stream()?, input)))
+            .map_err(exec::ExecError::Io)
+            .and_then(|(stream, _until_its_end)| {
+                exec::run(&program, &self.environment(execution), stream, execution.deadline)
+            });
+        let output = ran.map_err(|error| match error {
+            exec::ExecError::Io(source) => CniError::Run { plugin: owned(), command, source },
+            exec::ExecError::Deadline => CniError::Deadline { plugin: owned(), command },
+            exec::ExecError::TooLong => CniError::TooLong { plugin: owned(), command },
+        })?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        Err(failure(owned(), command, &output))
+    }
+
+    /// Removes what the plugins of a subject read last.
+    pub(super) fn forget(&self, subject: &str) -> Result<(), StoreError> {
+        let path = self.inputs.join(subject);
+        gone_is_fine(std::fs::remove_file(&path)).map_err(failed("remove", &path))
+    }
+
+    fn environment(&self, execution: &Execution<'_>) -> Vec<(&'static str, String)> {
+        let dirs: Vec<String> = self.dirs.iter().map(|dir| dir.display().to_string()).collect();
+        let command = ("CNI_COMMAND", execution.action.name().to_owned());
+        [command, ("CNI_PATH", dirs.join(":"))].into_iter().chain(execution.environment.clone()).collect()
+    }
+}
+
+/// A plugin that fails should print an error as JSON; if not, its complaints must do.
+fn failure(plugin: String, command: &'static str, output: &exec::Output) -> CniError {
+    if let Ok(failure) = serde_json::from_slice::<result::Failure>(&output.stdout) {
+        let details =
+            if failure.details.is_empty() { String::new() } else { format!(": {}", failure.details) };
+        return CniError::Plugin { plugin, command, code: failure.code, message: failure.msg, details };
+    }
+    let stderr = String::from_utf8_lossy(&output.stderr).trim().chars().take(STDERR_LEN).collect();
+    CniError::Exit { plugin, command, status: output.status, stderr }
+}
