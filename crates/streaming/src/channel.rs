@@ -1,5 +1,7 @@
 //! The streams of a session as the work on them sees them, whatever carries them.
 
+use std::future::pending;
+
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
@@ -15,8 +17,8 @@ const PAYLOAD: usize = 64 * 1024;
 /// The most a piece of what a client sends has, in bytes.
 pub(crate) const PIECE: usize = 16 * 1024;
 
-/// How many pieces of one stream may wait to be taken. There is no flow control but that of TCP: when a stream is full,
-/// nothing more is read from its connection.
+/// How many pieces of a command's streams, or of one channel, may wait to be taken. There is no flow control but that of TCP:
+/// when there are as many, nothing more is read from the connection.
 pub(crate) const PIECES: usize = 8;
 
 /// What a client sends on one stream; ends when the client ends the stream.
@@ -110,6 +112,14 @@ impl Outbound {
                 outlet.finish();
                 Ok(())
             }
+        }
+    }
+
+    /// Resolves when the stream is given up in both directions, where the protocol has that.
+    pub(crate) async fn until_reset(&self) {
+        match self {
+            Self::Spdy(outlet) => outlet.until_reset().await,
+            Self::WebSocket(_) => pending().await,
         }
     }
 

@@ -14,6 +14,7 @@ use wharf_types::Wanted;
 use wharf_types::chain;
 
 use crate::backend::{Backend, BackendError, Session};
+use crate::channel::PIECES;
 use crate::error::SessionError;
 use crate::grant::{Grant, PortForwardGrant};
 use crate::hangup::Hangup;
@@ -33,6 +34,9 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 
 /// How long a silent peer has before the kernel asks whether it is there, in seconds.
 const KEEPALIVE_S: u32 = 30;
+
+/// How many pieces of all forwarded connections of a session may wait for pods to read: 4 MiB.
+const FORWARDED_PIECES: usize = 256;
 
 /// What all connections share.
 pub(crate) struct Shared<B> {
@@ -173,7 +177,7 @@ impl<B: Backend> Shared<B> {
         let creation = self.config.creation;
         let work = |streams| remote_command::over_spdy(streams, wanted, version, creation, start);
         // Input that the process does not read holds up nothing but its own session.
-        spdy::session::run(receiver, Duration::MAX, work).await
+        spdy::session::run(receiver, PIECES, Duration::MAX, work).await
     }
 
     async fn port_forward(
@@ -190,7 +194,7 @@ impl<B: Backend> Shared<B> {
         }
         let creation = self.config.creation;
         let work = |streams| until_end(wire, port_forward::over_spdy(streams, backend, grant.pod, creation));
-        spdy::session::run(receiver, self.config.stall, work).await
+        spdy::session::run(receiver, FORWARDED_PIECES, self.config.stall, work).await
     }
 }
 

@@ -105,7 +105,11 @@ pub(crate) async fn forward(
                     continue;
                 }
             };
-            if socket.write_all(&bytes).await.is_err() {
+            let written = tokio::select! {
+                written = socket.write_all(&bytes) => written,
+                () = to.until_reset() => return Err(SendError::Reset.into()),
+            };
+            if written.is_err() {
                 // The pod reads no more, but what it wrote before has to arrive.
                 from.close();
                 return Ok(());

@@ -43,7 +43,8 @@ pub struct Config {
     pub write: Duration,
     /// How long a client of a WebSocket whose input is stuck is left without a word: clients give up after a minute.
     pub heartbeat: Duration,
-    /// How long one forwarded connection may hold up the others of its session because its pod does not read.
+    /// How long forwarded connections whose pod does not read may hold up the others of their session, once 4 MiB wait. Less
+    /// than the half minute after which clients give up a stream that gets no reply.
     pub stall: Duration,
     /// How many sessions there may be.
     pub sessions: usize,
@@ -52,7 +53,7 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// Loopback, any port, no TLS, 4 hours, 30 seconds, 250 milliseconds, 30 minutes, 15 seconds, 1 minute, 1024 sessions,
+    /// Loopback, any port, no TLS, 4 hours, 30 seconds, 250 milliseconds, 30 minutes, 15 seconds, 20 seconds, 1024 sessions,
     /// 256 each.
     fn default() -> Self {
         Self {
@@ -63,7 +64,7 @@ impl Default for Config {
             size: Duration::from_millis(250),
             write: Duration::from_mins(30),
             heartbeat: Duration::from_secs(15),
-            stall: Duration::from_mins(1),
+            stall: Duration::from_secs(20),
             sessions: 1024,
             sessions_each: 256,
         }

@@ -4,6 +4,7 @@
 
 pub(crate) mod frame;
 pub(crate) mod headers;
+mod room;
 pub(crate) mod session;
 mod stream;
 

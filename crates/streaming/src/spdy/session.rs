@@ -35,9 +35,11 @@ pub(crate) enum SpdyError {
 
 /// Runs a connection until the work on its streams is done, or the client leaves: the work is dropped then.
 ///
-/// A stream whose bytes nobody takes holds up the connection; after `stall` it is reset.
+/// When as many `pieces` as this wait to be taken, the connection is held up; after `stall`, the stream that has most of them
+/// is reset.
 pub(crate) async fn run<W>(
     mut receiver: Receiver,
+    pieces: usize,
     stall: Duration,
     work: impl FnOnce(mpsc::Receiver<Stream>) -> W,
 ) -> Result<(), SessionError>
@@ -45,7 +47,7 @@ where
     W: Future<Output = Result<(), SessionError>>,
 {
     let wire = Arc::clone(receiver.wire());
-    let connection = Connection::new(Arc::clone(&wire));
+    let connection = Connection::new(Arc::clone(&wire), pieces);
     let (opened, streams) = mpsc::channel(NEW_STREAMS);
     let mut demultiplexer = Demultiplexer {
         connection: Arc::clone(&connection),
@@ -146,14 +148,14 @@ impl Demultiplexer {
 
     async fn deliver(&self, id: u32, bytes: Bytes) -> Result<(), SessionError> {
         // Bytes for a stream that was reset may be on their way still.
-        let Some(inbound) = self.connection.inbound(id).filter(|_| !bytes.is_empty()) else { return Ok(()) };
-        match self.wire.hold(timeout(self.stall, inbound.send(bytes)), None).await? {
-            // Nobody wants them.
-            Ok(Ok(()) | Err(_)) => Ok(()),
-            Err(_elapsed) => {
-                tracing::debug!(stream = id, "nobody takes the bytes of a stream: reset");
-                Ok(self.connection.reset(id, Reset::FlowControl).await?)
+        while let Some(sink) = self.connection.inbound(id).filter(|_| !bytes.is_empty()) {
+            if self.wire.hold(timeout(self.stall, sink.put(bytes.clone())), None).await?.is_ok() {
+                break;
             }
+            let stream = self.connection.fullest().unwrap_or(id);
+            tracing::debug!(stream, "nobody takes the bytes of a stream: reset");
+            self.connection.reset(stream, Reset::FlowControl).await?;
         }
+        Ok(())
     }
 }

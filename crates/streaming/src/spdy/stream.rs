@@ -1,14 +1,15 @@
 //! One stream of a SPDY connection as its owner has it, and the table of those that are open.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::future::pending;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 
-use crate::channel::{Chunk, Inbound, PIECES, SendError};
+use crate::channel::{Chunk, Inbound, SendError};
 use crate::spdy::frame::{self, Reset};
 use crate::spdy::headers::{self, Headers};
+use crate::spdy::room::{Room, Sink};
 use crate::wire::{Wire, WireError};
 
 /// How many streams of a connection may be open at a time: two for each forwarded connection.
@@ -20,6 +21,7 @@ pub(crate) struct Connection {
     /// Whether our zlib stream has begun. Locked while a reply is written, because replies have an order.
     replied: tokio::sync::Mutex<bool>,
     table: Mutex<Table>,
+    room: Room,
 }
 
 #[derive(Default)]
@@ -31,9 +33,13 @@ struct Table {
 /// A stream that is open in at least one direction.
 struct Entry {
     /// Where the client's bytes go, until it ends its direction.
-    theirs: Option<mpsc::Sender<Bytes>>,
+    theirs: Option<Arc<Sink>>,
+    /// As many strong references as pieces of the client's bytes that nobody has taken, and the sink's.
+    pieces: Weak<()>,
     /// Whether our direction is open.
     ours: bool,
+    /// Becomes true when the stream is given up.
+    reset: watch::Sender<bool>,
 }
 
 /// A stream that a client opened. It has to be accepted or reset.
@@ -47,12 +53,14 @@ pub(crate) struct Stream {
 pub(crate) struct Outlet {
     connection: Arc<Connection>,
     id: u32,
+    reset: watch::Receiver<bool>,
 }
 
 impl Connection {
-    pub(crate) fn new(wire: Arc<Wire>) -> Arc<Self> {
+    /// A connection with room for this many pieces that nobody has taken.
+    pub(crate) fn new(wire: Arc<Wire>, pieces: usize) -> Arc<Self> {
         let replied = tokio::sync::Mutex::new(false);
-        Arc::new(Self { wire, replied, table: Mutex::default() })
+        Arc::new(Self { wire, replied, table: Mutex::default(), room: Room::new(pieces) })
     }
 
     /// Takes a new stream into the table.
@@ -65,14 +73,22 @@ impl Connection {
         if table.open.len() >= OPEN_LIMIT {
             return Err(Reset::Refused);
         }
-        let (sender, inbound) = mpsc::channel(PIECES);
-        table.open.insert(id, Entry { theirs: Some(sender), ours: true });
-        Ok(Stream { headers, inbound, outlet: Outlet { connection: Arc::clone(self), id } })
+        let (sink, inbound) = self.room.stream();
+        let (reset, resets) = watch::channel(false);
+        let pieces = sink.pieces();
+        table.open.insert(id, Entry { theirs: Some(sink), pieces, ours: true, reset });
+        Ok(Stream { headers, inbound, outlet: Outlet { connection: Arc::clone(self), id, reset: resets } })
     }
 
     /// Where the client's bytes of a stream go; `None` if it is not open.
-    pub(crate) fn inbound(&self, id: u32) -> Option<mpsc::Sender<Bytes>> {
+    pub(crate) fn inbound(&self, id: u32) -> Option<Arc<Sink>> {
         self.table().open.get(&id)?.theirs.clone()
+    }
+
+    /// The stream of which most waits to be taken.
+    pub(crate) fn fullest(&self) -> Option<u32> {
+        let table = self.table();
+        table.open.iter().max_by_key(|(_, entry)| entry.pieces.strong_count()).map(|(id, _)| *id)
     }
 
     /// The client ended its direction.
@@ -80,9 +96,11 @@ impl Connection {
         self.change(id, |entry| entry.theirs = None);
     }
 
-    /// A stream is over in both directions.
+    /// A stream was given up, in both directions.
     pub(crate) fn forget(&self, id: u32) {
-        self.table().open.remove(&id);
+        if let Some(entry) = self.table().open.remove(&id) {
+            entry.reset.send_replace(true);
+        }
     }
 
     /// Gives up a stream in both directions.
@@ -154,6 +172,14 @@ impl Outlet {
             return Ok(());
         }
         self.connection.reset(self.id, why).await
+    }
+
+    /// Resolves when either side gives the stream up.
+    pub(crate) async fn until_reset(&self) {
+        let ended_in_order = self.reset.clone().wait_for(|reset| *reset).await.is_err();
+        if ended_in_order {
+            pending().await
+        }
     }
 
     /// Whether nothing can be sent any more.

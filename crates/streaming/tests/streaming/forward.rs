@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use wharf_streaming::Config;
 
 use crate::rig::{Rig, soon};
@@ -171,7 +171,7 @@ async fn a_pod_that_does_not_read_hurts_only_its_own_connection() {
     let rig = Rig::with(Config { stall: Duration::from_millis(100), ..Config::default() }).await;
     let mut client = Spdy::connect(&rig.port_forward(&[]), FORWARD).await;
     let (_, stuck) = pair(&mut client, listener.local_addr().unwrap().port(), "stuck").await;
-    let _socket = soon(listener.accept()).await.unwrap();
+    let (mut socket, _) = soon(listener.accept()).await.unwrap();
     // More than all buffers on the way hold.
     client.send(stuck, &vec![0; (1 << 24) - 1]).await;
     let (_, good) = pair(&mut client, echo().await, "good").await;
@@ -183,6 +183,35 @@ async fn a_pod_that_does_not_read_hurts_only_its_own_connection() {
     }
     assert!(events.contains(&Event::Reset(stuck, 7)), "{events:?}");
     assert_eq!(client.text(good), "onon");
+    soon(socket.read_to_end(&mut Vec::new())).await.unwrap();
+}
+
+/// A listener in the pod whose connections take little that nobody reads.
+fn reluctant() -> TcpListener {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket.listen(1).unwrap()
+}
+
+#[tokio::test]
+async fn what_a_stopped_pod_does_not_read_waits_and_holds_up_nobody() {
+    let listener = reluctant();
+    let rig = Rig::with(Config { stall: Duration::MAX, ..Config::default() }).await;
+    let mut client = Spdy::connect(&rig.port_forward(&[]), FORWARD).await;
+    let (_, stopped) = pair(&mut client, listener.local_addr().unwrap().port(), "stopped").await;
+    let (mut socket, _) = soon(listener.accept()).await.unwrap();
+    let upload: Vec<u8> = (0..3_000_000_u32).map(|at| at.to_le_bytes()[0]).collect();
+    client.send(stopped, &upload).await;
+    client.fin(stopped).await;
+    let (_, good) = pair(&mut client, echo().await, "good").await;
+    client.send(good, b"on").await;
+    client.fin(good).await;
+    while client.next().await != Event::Fin(good) {}
+    assert_eq!(client.text(good), "onon");
+    let mut got = Vec::new();
+    soon(socket.read_to_end(&mut got)).await.unwrap();
+    assert!(got == upload, "{} of {} bytes", got.len(), upload.len());
 }
 
 #[tokio::test]
