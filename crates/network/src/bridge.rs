@@ -117,11 +117,11 @@ impl Bridge {
         })
     }
 
-    /// Uses other ranges for the pods to come; those that run keep their addresses.
     pub(crate) fn subnets(&self) -> Subnets {
         lock(&self.subnets).clone()
     }
 
+    /// Uses other ranges for the pods to come; those that run keep their addresses.
     pub(crate) fn set_subnets(&self, subnets: Subnets) {
         *lock(&self.subnets) = subnets;
         *lock(&self.ready) = None;

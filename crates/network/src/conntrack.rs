@@ -9,14 +9,11 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 
 use crate::Protocol;
-use crate::netlink::{self, Family, Message, NetlinkError, Operation, Socket};
+use crate::netlink::{self, Family, IPV4, IPV6, Message, NetlinkError, Operation, Socket};
 
 const SUBSYSTEM: u16 = 1 << 8;
 const GET: u16 = SUBSYSTEM | 1;
 const DELETE: u16 = SUBSYSTEM | 2;
-
-const IPV4: u8 = 2;
-const IPV6: u8 = 10;
 
 const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;

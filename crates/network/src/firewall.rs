@@ -6,15 +6,13 @@
 //! are written as iptables would, which reads no others. Chains that are not iptables' belong to somebody who wrote them
 //! by hand, or to firewalld: what these drop is said, not undone.
 
-use crate::netlink::{Family, Message, NetlinkError, Socket};
+use crate::netlink::{Family, IPV4, IPV6, Message, NetlinkError, Socket};
 use crate::nft::commit;
 use crate::nft::others::{self, Chain, FoundRule, Only};
 
 /// By this comment the rules are found again.
 const COMMENT: &str = "wharf";
 
-const IPV4: u8 = 2;
-const IPV6: u8 = 10;
 const FORWARD_HOOK: u32 = 2;
 const DROP: u32 = 0;
 

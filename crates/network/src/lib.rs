@@ -108,7 +108,7 @@ pub struct BridgeConfig {
     pub name: String,
     /// The addresses of pods, primary first; the bridge has the first of each.
     pub subnets: Subnets,
-    /// The largest packet in bytes; the kernel's default (1500) if `None`.
+    /// The largest packet in bytes; if `None`, what the link of the default route takes, or the kernel's default (1500).
     pub mtu: Option<u32>,
 }
 

@@ -22,6 +22,10 @@ const DUMP_INTERRUPTED: u16 = 0x10;
 /// How often a list is asked for anew then.
 const DUMP_ATTEMPTS: usize = 10;
 
+/// Families of addresses, as every message has them.
+pub(crate) const IPV4: u8 = 2;
+pub(crate) const IPV6: u8 = 10;
+
 const KIND_ERROR: u16 = 2;
 const KIND_DONE: u16 = 3;
 const HEADER_LEN: usize = 16;

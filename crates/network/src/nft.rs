@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use wharf_types::PodId;
 
 use crate::link::octets;
-use crate::netlink::{Family, Message, NetlinkError, Operation, Socket};
+use crate::netlink::{Family, IPV4, IPV6, Message, NetlinkError, Operation, Socket};
 use crate::subnet::Subnet;
 
 pub(crate) mod encode;
@@ -22,9 +22,6 @@ use encode::{Field, Hook, RawElement, Rule};
 
 /// Elements in one message: their list must stay below 64 KiB.
 const CHUNK_LEN: usize = 128;
-
-const IPV4: u8 = 2;
-const IPV6: u8 = 10;
 
 const GUARD: &str = "guard";
 const PREROUTING: &str = "prerouting";

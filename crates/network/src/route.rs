@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::link::Link;
-use crate::netlink::{self, Message, NetlinkError, Operation, Socket};
+use crate::netlink::{self, IPV4, IPV6, Message, NetlinkError, Operation, Socket};
 use crate::subnet::Subnet;
 
 const GET_ROUTE: u16 = 26;
@@ -18,8 +18,6 @@ const METRIC_MTU: u16 = 2;
 
 const MAIN_TABLE: u8 = 254;
 const UNICAST: u8 = 1;
-const IPV4: u8 = 2;
-const IPV6: u8 = 10;
 
 /// A route of the main table.
 #[derive(Debug, Clone, PartialEq, Eq)]
