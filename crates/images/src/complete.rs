@@ -7,10 +7,7 @@ use std::os::fd::OwnedFd;
 
 use crate::chain::{ChainError, ChainLayer, Found, locate};
 use crate::relocate::Copy;
-use crate::unpack::{Contents, HardLink, join, shown};
-
-/// As many links as the kernel follows.
-const LINKS_LIMIT: usize = 40;
+use crate::unpack::{Contents, HardLink, LINKS_LIMIT, join, shown};
 
 /// Makes the layer `at` of a chain, bottom first, once more in an empty directory.
 ///

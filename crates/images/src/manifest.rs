@@ -8,6 +8,7 @@ mod json;
 mod platform;
 
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use wharf_types::{Digest, ErrorKind};
 
 pub(crate) use json::check as check_json;
@@ -42,6 +43,12 @@ const CONFIGS: [&str; 7] = [
 
 /// The media types a registry should be asked for, best first.
 pub const ACCEPTED: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
+
+/// The digest by which a document is named.
+#[must_use]
+pub fn digest_of(document: &[u8]) -> Digest {
+    Digest::from_sha256(Sha256::digest(document).into())
+}
 
 /// Why a document is not a manifest or an index that wharf takes.
 #[derive(Debug, thiserror::Error)]

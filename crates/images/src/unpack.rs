@@ -38,7 +38,7 @@ use wharf_types::{Digest, ErrorKind};
 
 pub(crate) use apply::apply;
 pub(crate) use attributes::OPAQUE;
-pub(crate) use parents::{is_kind, is_whiteout, join, look, open_beneath, plain};
+pub(crate) use parents::{LINKS_LIMIT, is_kind, is_whiteout, join, look, open_beneath, plain};
 
 use crate::limits::Limits;
 use crate::stream::{self, Compression};

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Method, Response};
 use hyper::body::Incoming;
-use sha2::{Digest as _, Sha256};
 use wharf_images::manifest::{
-    ACCEPTED, CONFIG_LIMIT_BYTES, Descriptor, Document, MANIFEST_LIMIT_BYTES, parse_index_or_manifest,
+    ACCEPTED, CONFIG_LIMIT_BYTES, Descriptor, Document, MANIFEST_LIMIT_BYTES, digest_of,
+    parse_index_or_manifest,
 };
 use wharf_types::{Digest, Reference};
 
@@ -175,7 +175,7 @@ impl Session {
         let announced = announced(&response);
         let stall_timeout = self.config.limits.stall_timeout;
         let bytes = read_all(response.into_body(), &host, MANIFEST_LIMIT_BYTES, stall_timeout).await?;
-        let digest = sha256(&bytes);
+        let digest = digest_of(&bytes);
         let expected = match wanted {
             Wanted::Tag(_) => announced,
             Wanted::Digest(digest) => Some((*digest).clone()),
@@ -218,7 +218,7 @@ impl Session {
         let stall_timeout = self.config.limits.stall_timeout;
         let bytes = read_all(response.into_body(), &host, CONFIG_LIMIT_BYTES, stall_timeout).await?;
         check_length(&host, descriptor, bytes.len())?;
-        let actual = sha256(&bytes);
+        let actual = digest_of(&bytes);
         if actual != descriptor.digest {
             return Err(FetchError::WrongDigest { host, expected: descriptor.digest.clone(), actual });
         }
@@ -275,8 +275,4 @@ fn check_length(host: &str, descriptor: &Descriptor, actual: usize) -> Result<()
         expected_bytes: descriptor.size_bytes,
         actual_bytes: actual as u64,
     })
-}
-
-pub(crate) fn sha256(bytes: &[u8]) -> Digest {
-    Digest::from_sha256(Sha256::digest(bytes).into())
 }

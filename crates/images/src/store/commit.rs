@@ -8,7 +8,6 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, renameat2};
 use nix::sys::stat::Mode;
-use sha2::{Digest as _, Sha256};
 use wharf_snapshots::tree::Usage;
 use wharf_sys::Error;
 use wharf_sys::error::Named;
@@ -21,7 +20,7 @@ use crate::complete::complete;
 use crate::config::{ImageConfig, parse_config};
 use crate::image::Image;
 use crate::layer::Layer;
-use crate::manifest::{Document, Manifest, parse_index_or_manifest};
+use crate::manifest::{Document, Manifest, digest_of, parse_index_or_manifest};
 use crate::records::{ImageRecord, load_layer, save_layer};
 use crate::relocate::relocate;
 use crate::unpack::{Contents, shown};
@@ -196,10 +195,6 @@ fn verify_layers(image: &NewImage<'_>, manifest: &Manifest, diff_ids: &[Digest])
         Some(foreign) => mismatch(format!("layer {foreign} is not one of the config's")),
         None => Ok(()),
     }
-}
-
-fn digest_of(bytes: &[u8]) -> Digest {
-    Digest::from_sha256(Sha256::digest(bytes).into())
 }
 
 impl Shared {

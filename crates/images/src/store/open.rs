@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, RwLock};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, RenameFlags, renameat2};
 use nix::sys::stat::{Mode, fchmod};
-use sha2::{Digest as _, Sha256};
 use wharf_snapshots::tree::Usage;
 use wharf_snapshots::{Trash, ensure_directory, list_names};
 use wharf_sys::Error;
@@ -24,7 +23,7 @@ use super::{Shared, Store, StoreError, system};
 use crate::config::{ImageConfig, parse_config};
 use crate::image::Image;
 use crate::limits::Limits;
-use crate::manifest::CONFIG_LIMIT_BYTES;
+use crate::manifest::{CONFIG_LIMIT_BYTES, digest_of};
 use crate::records::{ImageRecord, RecordError, load_usage};
 
 impl Store {
@@ -224,7 +223,7 @@ impl Loader<'_> {
         let bytes =
             open_below(self.shared.content.as_fd(), id.hex(), OFlag::O_RDONLY, Resolve::BeneathNoLinks)
                 .and_then(|fd| read_bounded(&fd, CONFIG_LIMIT_BYTES))?;
-        if Digest::from_sha256(Sha256::digest(&bytes).into()) != id {
+        if digest_of(&bytes) != id {
             return Err(Unusable::Damaged("its config is damaged".into()));
         }
         let (config, _layers) =

@@ -21,7 +21,7 @@ use super::loose::Loose;
 use super::{UnpackError, shown};
 
 /// As many links as the kernel follows.
-const LINKS_LIMIT: usize = 40;
+pub(crate) const LINKS_LIMIT: usize = 40;
 
 /// An open directory and its path in the layer, free of links.
 #[derive(Debug, Clone)]
