@@ -94,12 +94,6 @@ impl Datagram {
         let descriptors: Vec<BorrowedFd<'_>> = self.descriptors.iter().map(AsFd::as_fd).collect();
         socket::send(socket, &self.bytes, &descriptors).map_err(Error::Socket)
     }
-
-    /// How many bytes of memory it takes, but for a memory file.
-    #[must_use]
-    pub fn length_bytes(&self) -> usize {
-        self.bytes.len()
-    }
 }
 
 /// Sends one message with descriptors.
