@@ -14,8 +14,9 @@ use crate::lifecycle::{self, Action, Event};
 use crate::link::failure;
 use crate::requests;
 use crate::shim::Shim;
+use crate::spawn::{Child, Spent};
 use crate::trouble::OrTell as _;
-use crate::watch::{Out, Source};
+use crate::watch::{Out, Source, Watch};
 
 impl Shim {
     /// Takes a report, and says whether there may be another one.
@@ -31,10 +32,8 @@ impl Shim {
                 Event::Ready
             }
             Ok(Report::Born { pid, pidfd }) => {
-                let source = Source::Exit(id.clone());
-                let watched = self.watch.replace(container.child.pidfd.as_fd(), pidfd.as_fd(), source);
-                self.spent.add(container.child.take_over(pid, pidfd));
-                watched.unwrap_or_else(|_unwatched| container.child.abandon());
+                let watch = (&mut self.watch, Source::Exit(id.clone()));
+                go_on_as(&mut container.child, (pid, pidfd), watch, &mut self.spent);
                 self.reap_strays();
                 return true;
             }
@@ -173,10 +172,8 @@ impl Shim {
         match Report::receive(exec.child.report.as_fd()) {
             Ok(Report::Ready { terminal, .. }) => exec.terminal = terminal,
             Ok(Report::Born { pid, pidfd }) => {
-                let source = Source::ExecExit(id);
-                let watched = self.watch.replace(exec.child.pidfd.as_fd(), pidfd.as_fd(), source);
-                self.spent.add(exec.child.take_over(pid, pidfd));
-                watched.unwrap_or_else(|_unwatched| exec.child.abandon());
+                let watch = (&mut self.watch, Source::ExecExit(id));
+                go_on_as(&mut exec.child, (pid, pidfd), watch, &mut self.spent);
                 self.reap_strays();
             }
             Ok(Report::Failed { kind, message }) => {
@@ -219,6 +216,21 @@ impl Shim {
         let exited = v1::ExecExited { exec: id, exit: Some(wire_exit(exit)) };
         self.link.tell(message::Body::ExecExited(exited));
     }
+}
+
+/// Takes the process that was born for the child. One that cannot be watched is ended.
+fn go_on_as(
+    child: &mut Child,
+    (pid, pidfd): (i32, OwnedFd),
+    (watch, source): (&mut Watch, Source),
+    spent: &mut Spent,
+) {
+    let watched = watch.replace(child.pidfd.as_fd(), pidfd.as_fd(), source);
+    spent.add(child.take_over(pid, pidfd));
+    if watched.is_err() {
+        child.abandon();
+    }
+    watched.or_tell("a process is ended that cannot be watched");
 }
 
 fn wire_kind(kind: wharf_isolation::Kind) -> failure::Kind {

@@ -26,6 +26,8 @@ mod watch;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use trouble::OrTell as _;
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     if arguments.next().is_some_and(|name| name.as_encoded_bytes() == pod_reaper::NAME.to_bytes()) {
@@ -33,7 +35,7 @@ fn main() -> ExitCode {
     }
     let Some(directory) = arguments.next() else { return ExitCode::from(2) };
     // With fewer it can supervise less: no reason not to begin.
-    drop(wharf_sys::open_files::raise());
+    wharf_sys::open_files::raise().map(drop).or_tell("raising the limit of open files");
     match shim::Shim::start(PathBuf::from(directory)) {
         Ok(shim) => shim.run(),
         // The daemon sees the connection end.

@@ -17,9 +17,12 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Uid};
 use wharf_isolation::{Namespaces, Report};
+use wharf_sys::error::Named as _;
 use wharf_sys::process::{self, Clone, Reap, SingleThreaded};
 use wharf_sys::seccomp::{self, Call};
 use wharf_sys::{Error, Result, socket};
+
+use crate::kill;
 
 /// What the program is called with to be the reaper.
 pub(crate) const NAME: &std::ffi::CStr = c"wharf-pod-reaper";
@@ -72,7 +75,7 @@ impl PodReaper {
 
     /// Ends it, and all in its namespace.
     pub(crate) fn end(&self) {
-        drop(process::signal(self.pidfd.as_fd(), 9));
+        kill::signal(self.pidfd.as_fd(), 9);
     }
 }
 
@@ -124,27 +127,27 @@ fn settle() -> Result<()> {
     let [line, second, third] = lines;
     let line = line?;
     drop((second?, third?));
-    named("prctl", nix::sys::prctl::set_name(NAME))?;
+    nix::sys::prctl::set_name(NAME).named("prctl", String::new)?;
     become_nobody()?;
     let mut child = SigSet::empty();
     child.add(Signal::SIGCHLD);
-    named("sigprocmask", child.thread_set_mask())?;
+    child.thread_set_mask().named("sigprocmask", String::new)?;
     // After the change of user, which takes it back. A supervisor that is gone by now does not hear the word.
     process::end_with_parent(0)?;
     seccomp::allow_only(&[Call::WRITE, Call::CLOSE, Call::RT_SIGTIMEDWAIT, Call::WAIT4, Call::EXIT_GROUP])?;
-    named("write", nix::unistd::write(&line, b"R").map(drop))
+    nix::unistd::write(&line, b"R").map(drop).named("write", String::new)
 }
 
 fn become_nobody() -> Result<()> {
     process::bound_capabilities(0)?;
-    named("setgroups", nix::unistd::setgroups(&[]))?;
+    nix::unistd::setgroups(&[]).named("setgroups", String::new)?;
     let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-    named("setresgid", nix::unistd::setresgid(gid, gid, gid))?;
-    named("setresuid", nix::unistd::setresuid(uid, uid, uid))?;
+    nix::unistd::setresgid(gid, gid, gid).named("setresgid", String::new)?;
+    nix::unistd::setresuid(uid, uid, uid).named("setresuid", String::new)?;
     process::set_capabilities(&process::Capabilities::default())?;
-    named("prctl", nix::sys::prctl::set_no_new_privs())?;
+    nix::sys::prctl::set_no_new_privs().named("prctl", String::new)?;
     // Containers with a user of that number may not look into it either.
-    named("prctl", nix::sys::prctl::set_dumpable(false))
+    nix::sys::prctl::set_dumpable(false).named("prctl", String::new)
 }
 
 fn reap_for_ever() {
@@ -158,8 +161,4 @@ fn reap_for_ever() {
             return;
         }
     }
-}
-
-fn named<T>(call: &'static str, result: nix::Result<T>) -> Result<T> {
-    result.map_err(|errno| Error::new(call, "", errno))
 }

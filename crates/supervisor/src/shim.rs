@@ -11,13 +11,14 @@ use nix::sys::epoll::EpollTimeout;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use wharf_state::Layout;
+use wharf_sys::error::Named as _;
 use wharf_sys::process;
 use wharf_types::ContainerId;
 use wharf_wire::v1::{self, reply};
 
 use crate::attach;
 use crate::container::{Container, Exec};
-use crate::lifecycle::{Event, Phase};
+use crate::lifecycle::{Event, Failure, Phase};
 use crate::link::{Link, Received, RequestId, failure};
 use crate::log::queue::{LogWriter, Told};
 use crate::output::{BUFFER_BYTES, More};
@@ -61,12 +62,12 @@ impl Shim {
     pub(crate) fn start(directory: PathBuf) -> wharf_sys::Result<Self> {
         let connection = process::inherited(0)?;
         let connection = move_above_streams(connection)?;
-        // Executed from a memory file, its name would be that file's descriptor.
-        named("prctl", nix::sys::prctl::set_name(c"wharf-shim"))?;
+        // Executed by a descriptor, its name would be that one's number.
+        nix::sys::prctl::set_name(c"wharf-shim").named("prctl", String::new)?;
         // No process of a container may look into this one, nor into a child of it before its exec.
-        named("prctl", nix::sys::prctl::set_dumpable(false))?;
-        named("prctl", nix::sys::prctl::set_child_subreaper(true))?;
-        named("setsid", nix::unistd::setsid().map(drop))?;
+        nix::sys::prctl::set_dumpable(false).named("prctl", String::new)?;
+        nix::sys::prctl::set_child_subreaper(true).named("prctl", String::new)?;
+        nix::unistd::setsid().map(drop).named("setsid", String::new)?;
         let mut watch = Watch::new()?;
         let signals = block_signals()?;
         let listener = wharf_sys::socket::listen(&Layout::supervisor_socket(&directory))?;
@@ -276,15 +277,13 @@ impl Shim {
             match told {
                 Told::Opened(id, Ok(())) => self.step(&id, Event::LogOpened),
                 Told::Opened(id, Err(problem)) => {
-                    let message = format!("the log file cannot be opened: {problem}");
-                    self.step(&id, Event::LogFailed(failure(v1::failure::Kind::Invalid, message)));
+                    self.step(&id, Event::LogFailed(unopened(v1::failure::Kind::Invalid, &problem)));
                 }
                 Told::Reopened(request, Ok(())) => {
                     self.link.reply(request, reply::Result::Done(v1::Done {}), &[]);
                 }
                 Told::Reopened(request, Err(problem)) => {
-                    let message = format!("the log file cannot be opened: {problem}");
-                    self.link.fail(request, failure(v1::failure::Kind::Internal, message));
+                    self.link.fail(request, unopened(v1::failure::Kind::Internal, &problem));
                 }
                 Told::Flushed(id) => self.step(&id, Event::Flushed),
             }
@@ -310,12 +309,16 @@ impl Shim {
     }
 }
 
+fn unopened(kind: v1::failure::Kind, problem: &str) -> Failure {
+    failure(kind, format!("the log file cannot be opened: {problem}"))
+}
+
 /// Standard error stays what it is: the file for what goes wrong, a panic's words too.
 fn move_above_streams(connection: OwnedFd) -> wharf_sys::Result<OwnedFd> {
     let copy = connection.try_clone();
     let null = wharf_sys::fs::open("/dev/null", nix::fcntl::OFlag::O_RDWR)?;
-    named("dup2", nix::unistd::dup2_stdin(&null))?;
-    named("dup2", nix::unistd::dup2_stdout(&null))?;
+    nix::unistd::dup2_stdin(&null).named("dup2", String::new)?;
+    nix::unistd::dup2_stdout(&null).named("dup2", String::new)?;
     // Its number is standard input's, which now is the null device and must stay open.
     let _number = std::os::fd::IntoRawFd::into_raw_fd(connection);
     copy.map_err(|_full| wharf_sys::Error::new("dup", "0", Errno::EMFILE))
@@ -327,12 +330,9 @@ fn block_signals() -> wharf_sys::Result<SignalFd> {
     [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE]
         .into_iter()
         .for_each(|signal| blocked.add(signal));
-    named("sigprocmask", blocked.thread_block())?;
+    blocked.thread_block().named("sigprocmask", String::new)?;
     let mut child = SigSet::empty();
     child.add(Signal::SIGCHLD);
-    named("signalfd", SignalFd::with_flags(&child, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK))
-}
-
-fn named<T>(call: &'static str, result: nix::Result<T>) -> wharf_sys::Result<T> {
-    result.map_err(|errno| wharf_sys::Error::new(call, "", errno))
+    SignalFd::with_flags(&child, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .named("signalfd", String::new)
 }

@@ -8,6 +8,8 @@ use wharf_isolation::{Input, Origin, Place, Stream, Streams};
 use wharf_sys::process::{self, Clone, Reap, SingleThreaded};
 use wharf_sys::{Error, Result, socket};
 
+use crate::kill;
+
 /// What every child needs of the supervisor.
 #[derive(Debug)]
 pub(crate) struct Spawner {
@@ -43,7 +45,7 @@ impl Child {
 
     /// Ends a child that cannot be watched: nobody would ever learn of its end.
     pub(crate) fn abandon(&self) {
-        drop(process::signal(self.pidfd.as_fd(), 9));
+        kill::signal(self.pidfd.as_fd(), 9);
     }
 }
 
