@@ -1,4 +1,4 @@
-//! What a cgroup uses, read from files that are held open.
+//! What a cgroup uses, by the files of its controllers.
 
 mod parse;
 mod reader;

@@ -16,7 +16,8 @@ use crate::plan::{Limit, Process};
 use crate::streams::Connected;
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where programs are looked for if the environment does not say it.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// This process has the user and the rights of its program; it can load the filter, and that is all it has beyond them.
 #[derive(Debug)]

@@ -30,6 +30,7 @@ mod wire;
 mod create;
 
 pub use birth::{Origin, Place};
+pub use confine::DEFAULT_PATH;
 pub use create::create;
 pub use error::{Error, Kind};
 pub use hermit::leave_host;

@@ -83,7 +83,7 @@ impl Client {
         let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION });
         match self.exchange(STAGE, hello, &[]).await? {
             (reply::Result::State(state), _) => Ok(state),
-            _ => Err(Error::invalid("supervisor", "it gave an answer to another question")),
+            _ => Err(Error::other_answer()),
         }
     }
 

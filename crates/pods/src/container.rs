@@ -25,7 +25,7 @@ pub struct Container {
     pub(crate) record: RwLock<ContainerRecord>,
     pub(crate) state: watch::Sender<ContainerState>,
     pub(crate) cgroup: Option<Cgroup>,
-    pub(crate) stats: Mutex<Option<StatsReader>>,
+    pub(crate) stats: Option<StatsReader>,
     pub(crate) pid: RwLock<i32>,
     pub(crate) meter: Mutex<Meter>,
     pub(crate) log_path: String,

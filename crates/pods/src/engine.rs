@@ -12,7 +12,7 @@ use wharf_images::Store;
 use wharf_network::Network;
 use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
-use wharf_types::{ContainerId, ContainerState, PodId};
+use wharf_types::{ContainerId, PodId};
 
 use crate::container::{Container, InPod};
 use crate::error::{Error, blocking};
@@ -152,7 +152,7 @@ impl Engine {
         self.last_created_ns.fetch_max(created_at_ns, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// Every pod, oldest id first.
+    /// Every pod, in the order of ids.
     #[must_use]
     pub fn pods(&self) -> Vec<Arc<Pod>> {
         self.pods.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
@@ -269,11 +269,7 @@ pub(crate) async fn kill_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
         let of = cgroup.clone();
         let killed = blocking(move || {
             let killed = of.kill(ATTEMPT).and_then(|()| of.await_empty(ATTEMPT));
-            killed.map_err(|error| Error::Stage {
-                stage: "killing what runs in a cgroup",
-                message: wharf_types::chain(&error),
-                kind: error.kind(),
-            })
+            killed.map_err(|error| Error::of_kind(error.kind(), "killing what runs in a cgroup", &error))
         });
         match killed.await {
             Err(error) if Instant::now() < until => {
@@ -310,9 +306,4 @@ fn unique<'a, T>(what: &'static str, id: &str, all: impl Iterator<Item = (&'a st
         });
     }
     Ok(first.1)
-}
-
-/// The state of a container that an earlier daemon left.
-pub(crate) fn initial(state: ContainerState) -> tokio::sync::watch::Sender<ContainerState> {
-    tokio::sync::watch::Sender::new(state)
 }

@@ -68,8 +68,18 @@ impl Error {
         }
     }
 
+    /// A supervisor does not do what was agreed on.
+    pub(crate) fn other_answer() -> Self {
+        Self::invalid("supervisor", "it gave an answer to another question")
+    }
+
     pub(crate) fn internal(stage: &'static str, error: impl std::error::Error) -> Self {
-        Self::Stage { stage, message: chain(&error), kind: ErrorKind::Internal }
+        Self::of_kind(ErrorKind::Internal, stage, &error)
+    }
+
+    /// The failure of a stage that knows its kind.
+    pub(crate) fn of_kind(kind: ErrorKind, stage: &'static str, error: &dyn std::error::Error) -> Self {
+        Self::Stage { stage, message: chain(error), kind }
     }
 }
 

@@ -10,14 +10,11 @@ use nix::fcntl::OFlag;
 use tokio::time::Instant;
 use wharf_types::ErrorKind;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, KILL_PATIENCE};
 use crate::error::{Error, Stage};
 use crate::exec::{Running, STAGE, Streams, pipe};
 use output::{Memory, Output};
 use turns::Turns;
-
-/// How long a killed command may take to be gone.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What bounds all commands together.
 #[derive(Debug, Default)]

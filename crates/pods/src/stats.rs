@@ -1,4 +1,4 @@
-//! Statistics of containers and pods, read from open files of their cgroups and sockets of their networks.
+//! Statistics of containers and pods, read from the files of their cgroups and from sockets in their networks.
 
 mod meter;
 
@@ -50,7 +50,7 @@ pub(crate) fn read(container: &Container) -> Option<Stats> {
     if container.is_exited() {
         return None;
     }
-    container.stats.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(StatsReader::read)
+    container.stats.as_ref().map(StatsReader::read)
 }
 
 fn cpu(stats: &Stats, timestamp: i64, rate: Option<u64>) -> CpuUsage {
@@ -152,8 +152,7 @@ pub fn pod_stats(engine: &Engine, pod: &Pod) -> PodSandboxStats {
     }
 }
 
-/// A pod's cgroup now. Its files are opened for each reading: pods are asked for seldom, and held they would cost twenty
-/// descriptors each.
+/// A pod's cgroup now. It is looked for at each reading: a kubelet makes and removes those of its own.
 fn read_pod(engine: &Engine, pod: &Pod) -> Option<Stats> {
     let path = pod_cgroup(&engine.options.cgroup_parent, pod).ok()?;
     let cgroup = engine.parts.cgroups.open(&path).ok()?;

@@ -100,7 +100,7 @@ impl Engine {
         let body = request::Body::Create(v1::Create { container: id.to_string() });
         let answer = pod.connected().await?.call(STAGE, body, &[plan.as_fd()]).await?;
         let reply::Result::Created(created) = answer else {
-            return Err(Error::invalid("supervisor", "it gave an answer to another question"));
+            return Err(Error::other_answer());
         };
         prepared.record.identify(created.identity.unwrap_or_default());
         let (engine, of, with) = (Arc::clone(self), Arc::clone(pod), id.clone());
@@ -133,11 +133,9 @@ impl Engine {
         records::save_container(&self.parts.layout.container_record(&pod.id, id), &record)?;
         let cgroup = self.parts.cgroups.create(&path).stage("making the container's cgroup")?;
         let limits = resources::limits(&asked, Some(lower::device_rules(&context)?));
-        cgroup.apply(&limits).map_err(|error| Error::Stage {
-            stage: "setting the container's limits",
-            message: wharf_types::chain(&error),
-            kind: error.kind(),
-        })?;
+        cgroup
+            .apply(&limits)
+            .map_err(|error| Error::of_kind(error.kind(), "setting the container's limits", &error))?;
         let rootfs = self.rootfs(&image, id, security.readonly_rootfs.into())?;
         let disk = Disk { rootfs, volumes: self.volumes(id, lower::volumes(&context)?)? };
         let plan = lower::plan(&context, id, &cgroup, disk, filter.as_deref())?;
@@ -223,8 +221,8 @@ pub(crate) fn container(
         id: id.clone(),
         pod: pod.id.clone(),
         record: RwLock::new(record),
-        state: super::initial(state),
-        stats: Mutex::new(stats),
+        state: tokio::sync::watch::Sender::new(state),
+        stats,
         cgroup,
         pid: RwLock::new(0),
         meter: Mutex::default(),

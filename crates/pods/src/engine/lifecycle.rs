@@ -1,6 +1,6 @@
 //! Starting, stopping and changing containers that exist.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_cri_api::v1::LinuxContainerResources;
@@ -45,12 +45,12 @@ impl Engine {
             Ok(reply::Result::Started(started)) => {
                 // A supervisor of an older release says nothing of it: then the number is still the first one.
                 if started.pid != 0 {
-                    *container.pid.write().unwrap_or_else(PoisonError::into_inner) = started.pid;
+                    container.set_pid(started.pid);
                 }
                 self.started(pod, container, started.started_at_ns);
                 Ok(())
             }
-            Ok(_) => Err(Error::invalid("supervisor", "it gave an answer to another question")),
+            Ok(_) => Err(Error::other_answer()),
             // Whether it runs, the supervisor tells as soon as it knows.
             Err(error) if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) => {
                 Err(error)
@@ -189,10 +189,8 @@ impl Engine {
             if let Some(cgroup) = &of.cgroup {
                 let (limits, score) = (resources::limits(&new, None), resources::oom_score(&new));
                 let scored = || score.map_or(Ok(()), |score| cgroup.set_oom_score(score));
-                cgroup.update(&limits).and_then(|()| scored()).map_err(|error| Error::Stage {
-                    stage: "changing the container's limits",
-                    message: wharf_types::chain(&error),
-                    kind: error.kind(),
+                cgroup.update(&limits).and_then(|()| scored()).map_err(|error| {
+                    Error::of_kind(error.kind(), "changing the container's limits", &error)
                 })?;
             }
             staged.commit().stage("recording the container")?;

@@ -151,11 +151,11 @@ impl Engine {
             dns: Dns { servers: &dns.servers, searches: &dns.searches, options: &dns.options },
             cgroup_parent: pod.config.linux.as_ref().map_or("", |linux| &linux.cgroup_parent),
         };
-        let addresses = self.parts.network.attach(&attachment).map_err(|error| Error::Stage {
-            stage: "attaching the pod to the network",
-            message: wharf_types::chain(&error),
-            kind: error.kind(),
-        })?;
+        let addresses = self
+            .parts
+            .network
+            .attach(&attachment)
+            .map_err(|error| Error::of_kind(error.kind(), "attaching the pod to the network", &error))?;
         *pod.network_stats() = StatsSocket::open(netns).ok();
         Ok(addresses)
     }

@@ -31,7 +31,7 @@ pub(crate) enum Reached {
     /// Nobody listens.
     Nobody,
     /// It cannot be said now.
-    Unclear(wharf_sys::Error),
+    Unclear(Error),
 }
 
 impl Engine {
@@ -71,7 +71,7 @@ impl Engine {
                     () = process.ended() => return None,
                 },
                 (Reached::Nobody, None) => return None,
-                (Reached::Unclear(error), _) => Err(Error::internal("connecting to the supervisor", error)),
+                (Reached::Unclear(error), _) => Err(error),
                 (Reached::Supervisor(_) | Reached::Nobody, _) => Err(Error::supervisor_gone("connecting")),
             };
             match greeted {
@@ -90,7 +90,7 @@ impl Engine {
     pub(crate) async fn reach(&self, pod: &Arc<Pod>) -> Reached {
         let (path, pod) = (Layout::supervisor_socket(&self.parts.layout.pod(&pod.id)), Arc::clone(pod));
         let reached = blocking(move || Ok(reach(&pod, &path))).await;
-        reached.unwrap_or_else(|_panicked| Reached::Unclear(wharf_sys::Error::new("connect", "", Errno::EIO)))
+        reached.unwrap_or_else(Reached::Unclear)
     }
 
     /// Asks for what the supervisor holds, however long the answer takes, and takes its word.
@@ -293,17 +293,14 @@ fn reach(pod: &Pod, path: &std::path::Path) -> Reached {
     let socket = match wharf_sys::socket::connect(path) {
         Ok(socket) => socket,
         Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ECONNREFUSED) => return Reached::Nobody,
-        Err(error) => return Reached::Unclear(error),
+        Err(error) => return Reached::Unclear(Error::internal("connecting to the supervisor", error)),
     };
     let mut process = pod.supervisor();
     if process.is_none() {
         match Process::adopt(socket.as_fd()) {
             Ok(adopted) => *process = Some(adopted),
             // It ended right now, or descriptors run short: the next attempt tells.
-            Err(error) => {
-                tracing::debug!(pod = pod.id.short(), %error, "a supervisor's process is not known");
-                return Reached::Unclear(wharf_sys::Error::new("pidfd_open", "the supervisor", Errno::ESRCH));
-            }
+            Err(error) => return Reached::Unclear(error),
         }
     }
     Reached::Supervisor(socket)

@@ -70,10 +70,8 @@ impl Engine {
         *pod.network_stats() = None;
         let netns = layout.namespace(&pod.id, "net");
         if !pod.is_host_network() {
-            self.parts.network.detach(&pod.id, Some(&netns)).map_err(|error| Error::Stage {
-                stage: "detaching the pod from the network",
-                message: wharf_types::chain(&error),
-                kind: error.kind(),
+            self.parts.network.detach(&pod.id, Some(&netns)).map_err(|error| {
+                Error::of_kind(error.kind(), "detaching the pod from the network", &error)
             })?;
         }
         // They may be another pod's from now on.

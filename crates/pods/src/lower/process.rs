@@ -1,7 +1,7 @@
 //! The container's program: its arguments, environment, user, rights and streams.
 
 use wharf_cri_api::v1::{KeyValue, LinuxContainerSecurityContext, SupplementalGroupsPolicy};
-use wharf_isolation::{Input, LogFile, Process, Stdio, User};
+use wharf_isolation::{DEFAULT_PATH, Input, LogFile, Process, Stdio, User};
 use wharf_planner::{capabilities, seccomp};
 use wharf_sys::process::Capabilities;
 use wharf_types::{ContainerPath, HostPath};
@@ -77,8 +77,7 @@ fn environment(context: &Context<'_>) -> Result<Vec<Vec<u8>>, Error> {
         set(key.as_bytes(), value);
     }
     if !pairs.iter().any(|(key, _)| key == b"PATH") {
-        let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-        pairs.push((b"PATH".to_vec(), path.into()));
+        pairs.push((b"PATH".to_vec(), DEFAULT_PATH.into()));
     }
     Ok(pairs.into_iter().map(|(key, value)| [&key[..], b"=", &value].concat()).collect())
 }
