@@ -3,7 +3,10 @@
 //! ```text
 //! <root>/lock                   held by the one process that has the store open
 //! <root>/content/sha256/<hex>   manifests and configs
-//! <root>/layers/<diff id>/      fs/, the lower directory for overlayfs; info, what is known of it
+//! <root>/layers/<diff id>/      fs/, the lower directory for overlayfs; info, what is known of it; loose, what it leaves
+//!                               open (see `unpack::loose`)
+//! <root>/layers/moved-<image>-<number>/
+//!                               a layer made once more for one image: see `relocate` and `complete`
 //! <root>/layers/attrs-<image>/  the thin layer of one image: see `chain`
 //! <root>/images/<image>         one record an image
 //! <root>/staging/               what is being made

@@ -8,7 +8,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::dir::Dir;
-use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstatat, utimensat};
 use nix::sys::time::TimeSpec;
@@ -142,10 +141,7 @@ fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &Path) -> Result<()
     let write = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW;
     let mut source = File::from(open_below(from, name, read, Resolve::BeneathNoLinks)?);
     let mut copy = File::from(open_below_mode(to, name, write, 0o600, Resolve::BeneathNoLinks)?);
-    std::io::copy(&mut source, &mut copy).map(drop).map_err(|error| {
-        let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
-        wharf_sys::Error::new("copy_file_range", name.display().to_string(), errno)
-    })
+    std::io::copy(&mut source, &mut copy).map(drop).named("copy_file_range", || name.display().to_string())
 }
 
 /// Owner first: a change of it takes set-user-ID bits away.
@@ -183,6 +179,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     use super::*;
+    use nix::errno::Errno;
 
     fn open_directory(path: &Path) -> OwnedFd {
         wharf_sys::fs::open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).unwrap()

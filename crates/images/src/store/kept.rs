@@ -12,18 +12,19 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::fcntl::{AtFlags, RenameFlags, renameat2};
 use nix::sys::stat::fstatat;
 use wharf_snapshots::{Trash, list_names};
-use wharf_sys::Error;
+use wharf_sys::error::Named;
 use wharf_types::Digest;
 
 use super::{Shared, Store};
 use crate::layer::UnpackedLayer;
+use crate::manifest::ENTRIES_LIMIT;
 use crate::records::load_usage;
 use crate::unpack::LayerSource;
 
 /// How long a layer waits for a retry.
 const LEASE: Duration = Duration::from_hours(6);
 /// The most layers that wait: those of one image of the most layers.
-const COUNT_LIMIT: usize = 2000;
+const COUNT_LIMIT: usize = ENTRIES_LIMIT;
 
 /// Opens the directory of this boot, and removes those of earlier ones; `make` makes a directory in one.
 pub(super) fn open(
@@ -32,9 +33,7 @@ pub(super) fn open(
     make: impl Fn(&OwnedFd, &str) -> wharf_sys::Result<OwnedFd>,
 ) -> wharf_sys::Result<OwnedFd> {
     let path = "/proc/sys/kernel/random/boot_id";
-    let boot = std::fs::read_to_string(path).map_err(|error| {
-        Error::new("read", path, nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(0)))
-    })?;
+    let boot = std::fs::read_to_string(path).named("read", || path.into())?;
     let all = make(root, "kept")?;
     for name in list_names(all.as_fd())?.iter().filter(|name| *name != boot.trim()) {
         trash.discard(all.as_fd(), name)?;
