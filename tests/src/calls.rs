@@ -93,10 +93,10 @@ impl Calls {
         self.runtime.clone().remove_pod_sandbox(request).await.map(drop)
     }
 
-    /// Pulls an image.
-    pub async fn pull(&self, image: &str) -> Result<(), Status> {
+    /// Pulls an image; gives its id.
+    pub async fn pull(&self, image: &str) -> Result<String, Status> {
         let image = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
         let request = PullImageRequest { image, ..PullImageRequest::default() };
-        self.images.clone().pull_image(request).await.map(drop)
+        Ok(self.images.clone().pull_image(request).await?.into_inner().image_ref)
     }
 }

@@ -5,7 +5,6 @@ use std::path::Path;
 use futures_util::StreamExt;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use nix::mount::MsFlags;
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tonic::{Code, Request};
@@ -14,6 +13,7 @@ use wharf_cri_api::v1::*;
 
 use crate::client::{Client, pod_security, security, words};
 use crate::daemon::process_with;
+use crate::place;
 use crate::world::{run, run_on, until};
 
 /// A request with a deadline that the server is told of.
@@ -276,16 +276,9 @@ fn a_verbose_image_status_says_how_it_is_run() {
     });
 }
 
-/// A small file system for what ends with the machine's uptime.
-fn small_state(dir: &Path) {
-    let state = dir.join("state");
-    std::fs::create_dir(&state).unwrap();
-    let (flags, options) = (MsFlags::empty(), Some("size=8m,mode=0700"));
-    nix::mount::mount(Some("state"), &state, Some("tmpfs"), flags, options).unwrap();
-}
-
 #[test]
 fn a_node_whose_state_directory_is_full_starts_no_pods_and_can_be_rid_of_some() {
+    let small_state = |dir: &Path| place::tmpfs(&dir.join("state"), "size=8m,mode=0700");
     run_on(small_state, async |world| {
         let client = &world.client;
         let condition = async |kind: &str| {
@@ -294,16 +287,12 @@ fn a_node_whose_state_directory_is_full_starts_no_pods_and_can_be_rid_of_some() 
         };
         assert!(condition("NetworkReady").await.status);
         let (state, filler) = (world.dir.join("state"), world.dir.join("state/filler"));
-        let free = nix::sys::statvfs::statvfs(&state).unwrap();
-        let bytes = i64::try_from(free.blocks_available() * free.fragment_size()).unwrap();
-        let file = std::fs::File::create(&filler).unwrap();
-        nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, bytes).unwrap();
+        place::fill(&filler, 0);
         let full = condition("NetworkReady").await;
         assert!(!full.status && full.reason == "StateDirectoryFull", "{full:?}");
         assert!(full.message.contains(&*state.to_string_lossy()), "{full:?}");
         // A kubelet whose runtime is not ready looks after no pod any more: it would not stop or remove any.
         assert!(condition("RuntimeReady").await.status);
-        drop(file);
         std::fs::remove_file(&filler).unwrap();
         assert!(condition("NetworkReady").await.status);
     });

@@ -1,14 +1,12 @@
-//! Calls of the CRI, and the requests that most tests begin with.
+//! A client of one daemon: calls of the CRI beyond [`Calls`], and the requests that most tests begin with.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use tonic::Status;
-use tonic::transport::Channel;
-use wharf_cri_api::v1::image_service_client::ImageServiceClient;
-use wharf_cri_api::v1::runtime_service_client::RuntimeServiceClient;
 use wharf_cri_api::v1::*;
-use wharf_tests::connect::{MESSAGE_LIMIT_BYTES, connect};
+use wharf_tests::calls::Calls;
 use wharf_types::Wanted;
 
 use crate::world::until;
@@ -16,22 +14,26 @@ use crate::world::until;
 /// A client of one daemon; clones share its connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    pub(crate) runtime: RuntimeServiceClient<Channel>,
-    pub(crate) images: ImageServiceClient<Channel>,
+    calls: Calls,
     /// The image that [`Client::container`] names.
     pub(crate) image: String,
     pub(crate) socket: PathBuf,
     logs: PathBuf,
 }
 
+impl Deref for Client {
+    type Target = Calls;
+
+    fn deref(&self) -> &Calls {
+        &self.calls
+    }
+}
+
 impl Client {
     /// Connects as soon as a daemon listens.
     pub(crate) async fn connect(socket: &Path, image: &str, logs: &Path) -> Self {
-        let channel = until("wharfd listens", async || connect(socket).await.ok()).await;
         Self {
-            runtime: RuntimeServiceClient::new(channel.clone())
-                .max_decoding_message_size(MESSAGE_LIMIT_BYTES),
-            images: ImageServiceClient::new(channel),
+            calls: until("wharfd listens", async || Calls::connect(socket).await.ok()).await,
             image: image.to_owned(),
             socket: socket.to_owned(),
             logs: logs.to_owned(),
@@ -89,23 +91,8 @@ impl Client {
 
     // ---- Calls ----
 
-    pub(crate) async fn run(&self, config: &PodSandboxConfig) -> Result<String, Status> {
-        let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
-        Ok(self.runtime.clone().run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
-    }
-
     pub(crate) async fn create(&self, pod: &str, config: &ContainerConfig) -> Result<String, Status> {
-        let request = CreateContainerRequest {
-            pod_sandbox_id: pod.to_owned(),
-            config: Some(config.clone()),
-            sandbox_config: Some(PodSandboxConfig::default()),
-        };
-        Ok(self.runtime.clone().create_container(request).await?.into_inner().container_id)
-    }
-
-    pub(crate) async fn start(&self, container: &str) -> Result<(), Status> {
-        let request = StartContainerRequest { container_id: container.to_owned() };
-        self.runtime.clone().start_container(request).await.map(drop)
+        self.calls.create(pod, &PodSandboxConfig::default(), config.clone()).await
     }
 
     /// Creates and starts a container.
@@ -124,21 +111,6 @@ impl Client {
     pub(crate) async fn stop_container(&self, container: &str, timeout: i64) -> Result<(), Status> {
         let request = StopContainerRequest { container_id: container.to_owned(), timeout };
         self.runtime.clone().stop_container(request).await.map(drop)
-    }
-
-    pub(crate) async fn remove_container(&self, container: &str) -> Result<(), Status> {
-        let request = RemoveContainerRequest { container_id: container.to_owned() };
-        self.runtime.clone().remove_container(request).await.map(drop)
-    }
-
-    pub(crate) async fn stop(&self, pod: &str) -> Result<(), Status> {
-        let request = StopPodSandboxRequest { pod_sandbox_id: pod.to_owned() };
-        self.runtime.clone().stop_pod_sandbox(request).await.map(drop)
-    }
-
-    pub(crate) async fn remove(&self, pod: &str) -> Result<(), Status> {
-        let request = RemovePodSandboxRequest { pod_sandbox_id: pod.to_owned() };
-        self.runtime.clone().remove_pod_sandbox(request).await.map(drop)
     }
 
     /// A pod's end, as the kubelet makes it.
@@ -219,11 +191,6 @@ impl Client {
     pub(crate) async fn containers(&self) -> Vec<Container> {
         let request = ListContainersRequest::default();
         self.runtime.clone().list_containers(request).await.unwrap().into_inner().containers
-    }
-
-    pub(crate) async fn pull(&self, name: &str) -> Result<String, Status> {
-        let request = PullImageRequest { image: Some(image(name)), ..PullImageRequest::default() };
-        Ok(self.images.clone().pull_image(request).await?.into_inner().image_ref)
     }
 
     pub(crate) async fn remove_image(&self, name: &str) -> Result<(), Status> {

@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MsFlags, mount};
 use tonic::Code;
 
 use crate::image::{Content, noise, plain};
+use crate::place;
 use crate::server::Server;
 use crate::world::{World, run_on};
 
@@ -14,21 +14,13 @@ use crate::world::{World, run_on};
 const SIZE_BYTES: u64 = 560 << 20;
 
 fn small_disk(dir: &Path) {
-    let root = dir.join("root");
-    fs::create_dir(&root).unwrap();
-    let options = format!("size={SIZE_BYTES},mode=0700");
-    mount(Some("disk"), &root, Some("tmpfs"), MsFlags::empty(), Some(&*options)).unwrap();
+    place::tmpfs(&dir.join("root"), &format!("size={SIZE_BYTES},mode=0700"));
 }
 
 /// Takes bytes of the disk away, as something else would that is on it; returns the file that has them.
 fn fill(world: &World, leave_bytes: u64) -> PathBuf {
-    let root = world.dir.join("root");
-    let disk = nix::sys::statvfs::statvfs(&root).unwrap();
-    let free = disk.blocks_available() * disk.fragment_size();
-    let path = root.join("images.filler");
-    let file = fs::File::create(&path).unwrap();
-    let length = i64::try_from(free - leave_bytes).unwrap();
-    nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, length).unwrap();
+    let path = world.dir.join("root/images.filler");
+    place::fill(&path, leave_bytes);
     path
 }
 

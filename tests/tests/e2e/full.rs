@@ -4,11 +4,11 @@
 use std::fs;
 use std::path::Path;
 
-use nix::mount::{MsFlags, mount};
 use tonic::Status;
 use wharf_cri_api::v1::{ContainerState, LinuxContainerResources, UpdateContainerResourcesRequest};
 
 use crate::client::Client;
+use crate::place;
 use crate::world::run_on;
 
 /// Both on file systems of their own. wharf wants 512 MiB and 10,000 inodes free for an image.
@@ -16,9 +16,7 @@ fn small(dir: &Path) {
     for (name, options) in
         [("state", "size=4m,nr_inodes=600,mode=0700"), ("root", "size=600m,nr_inodes=16000,mode=0700")]
     {
-        let path = dir.join(name);
-        fs::create_dir(&path).unwrap();
-        mount(Some("small"), &path, Some("tmpfs"), MsFlags::empty(), Some(options)).unwrap();
+        place::tmpfs(&dir.join(name), options);
     }
 }
 

@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::mount::{MsFlags, mount};
+use nix::sys::statvfs::fstatvfs;
+
 /// Names the test, inside its place.
 const INSIDE: &str = "WHARF_E2E_TEST";
 
@@ -93,6 +97,21 @@ fn musl() -> String {
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// Makes a directory that is a file system in memory of its own, with the options of such.
+pub(crate) fn tmpfs(directory: &Path, options: &str) {
+    std::fs::create_dir(directory).unwrap();
+    mount(Some("test"), directory, Some("tmpfs"), MsFlags::empty(), Some(options)).unwrap();
+}
+
+/// Takes all that is free on a file system but so much, as something else would that is on it, by a new file.
+pub(crate) fn fill(filler: &Path, leave_bytes: u64) {
+    let file = std::fs::File::create(filler).unwrap();
+    let disk = fstatvfs(&file).unwrap();
+    let free = disk.blocks_available() * disk.fragment_size();
+    let bytes = i64::try_from(free - leave_bytes).unwrap();
+    fallocate(&file, FallocateFlags::empty(), 0, bytes).unwrap();
 }
 
 /// A command that a test needs beside wharf.

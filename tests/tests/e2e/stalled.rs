@@ -4,14 +4,13 @@ use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MsFlags, mount};
 use wharf_cri_api::v1::{ContainerState, NamespaceMode};
 
 use crate::client::{Client, pod_security, security};
 use crate::daemon::process_with;
 use crate::logs;
 use crate::paused::processes_of;
-use crate::place::command;
+use crate::place::{self, command};
 use crate::world::{run, run_on, until};
 
 /// How many commands end while the daemon is stopped: more than the kernel keeps messages for.
@@ -139,6 +138,7 @@ fn last_size(path: &Path) -> u64 {
 
 #[test]
 fn an_exit_survives_a_full_state_directory_and_a_restart() {
+    let small_state = |dir: &Path| place::tmpfs(&dir.join("state"), "size=4m,mode=0700");
     run_on(small_state, async |world| {
         let client = &world.client;
         let pod = client.run(&client.pod("full")).await.unwrap();
@@ -146,7 +146,8 @@ fn an_exit_survives_a_full_state_directory_and_a_restart() {
         let id = client.launch(&pod, &client.container("main", script)).await.unwrap();
         let first = until("it runs", async || process_with("until [ -e /end ]")).await;
         let other = client.launch(&pod, &client.container("other", "sleep 1000")).await.unwrap();
-        let filler = fill(&world.dir.join("state"));
+        let filler = world.dir.join("state/filler");
+        place::fill(&filler, 0);
         world.daemon.kill();
         fs::write(format!("/proc/{first}/root/end"), "").unwrap();
         let status = || fs::read_to_string(format!("/proc/{first}/stat")).unwrap_or_default();
@@ -167,24 +168,6 @@ fn an_exit_survives_a_full_state_directory_and_a_restart() {
         until("the process is reaped", async || status().is_empty().then_some(())).await;
         assert_eq!(client.exited(&id).await.exit_code, 7);
     });
-}
-
-fn small_state(dir: &Path) {
-    small(&dir.join("state"), "4m");
-}
-
-fn small(directory: &Path, size: &str) {
-    fs::create_dir(directory).unwrap();
-    let options = format!("size={size},mode=0700");
-    mount(Some("small"), directory, Some("tmpfs"), MsFlags::empty(), Some(&*options)).unwrap();
-}
-
-/// Takes all bytes that are free; returns the file that has them.
-fn fill(directory: &Path) -> PathBuf {
-    let path = directory.join("filler");
-    let mut file = fs::File::create(&path).unwrap();
-    while std::io::Write::write(&mut file, &[0; 4096]).is_ok() {}
-    path
 }
 
 #[test]
@@ -224,7 +207,7 @@ fn is_named(name: &str) -> bool {
 #[test]
 fn a_log_on_a_full_disk_has_whole_records_and_says_what_it_lost() {
     run_on(
-        |dir| small(&dir.join("logs"), "2m"),
+        |dir| place::tmpfs(&dir.join("logs"), "size=2m,mode=0700"),
         async |world| {
             let client = &world.client;
             let pod = client.run(&client.pod("torn")).await.unwrap();

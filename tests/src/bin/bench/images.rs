@@ -41,7 +41,7 @@ pub(crate) async fn pulls(count: usize, runtimes: &[Runtime], results: &mut Resu
 
 async fn pull(runtime: &Runtime, image: &str) -> anyhow::Result<()> {
     let pulled = runtime.calls.pull(image).await;
-    pulled.with_context(|| format!("pull {image} by {}", runtime.name))
+    pulled.map(drop).with_context(|| format!("pull {image} by {}", runtime.name))
 }
 
 async fn remove(runtime: &Runtime, image: &str) -> anyhow::Result<()> {
