@@ -10,9 +10,9 @@ comparer() {
 }
 
 # compare_with_containerd COMPARER WHARF PEERS OPTION...: wharf listens at WHARF, in the directory of its state. Fails if
-# anything is not the same without a reason.
+# anything is not the same without a reason. To the caller $daemon and $socket are wharf's as before.
 compare_with_containerd() {
-    local compare=$1 wharf=$2 peers=$3 status=0
+    local compare=$1 wharf=$2 peers=$3 status=0 daemon socket
     shift 3
     odd_images
     say "starting containerd"
