@@ -23,7 +23,7 @@ pub(super) fn checks() -> Vec<Check> {
         nftables(&modules),
         forwarding(read("/proc/sys/net/ipv4/ip_forward").trim()),
         legacy_iptables(&read("/proc/net/ip_tables_names")),
-        resolver(&read("/etc/resolv.conf")),
+        resolver(&read("/etc/resolv.conf"), &read("/run/systemd/resolve/resolv.conf")),
         apparmor(read("/sys/module/apparmor/parameters/enabled").trim()),
     ]
 }
@@ -156,10 +156,17 @@ fn legacy_iptables(tables: &str) -> Check {
     Check::warn(WHAT, "iptables-legacy filters packets", advice)
 }
 
-fn resolver(resolv_conf: &str) -> Check {
+/// `behind` are the servers that systemd-resolved asks: wharfd gives them to pods where only its own loopback addresses are
+/// named.
+fn resolver(resolv_conf: &str, behind: &str) -> Check {
     const WHAT: &str = "name servers";
+    const STUBS: [&str; 2] = ["127.0.0.53", "127.0.0.54"];
     let line = |line: &'_ str| line.trim().strip_prefix("nameserver").map(|server| server.trim().to_owned());
-    let servers: Vec<String> = resolv_conf.lines().filter_map(line).collect();
+    let mut servers: Vec<String> = resolv_conf.lines().filter_map(line).collect();
+    let are_stubs = !servers.is_empty() && servers.iter().all(|server| STUBS.contains(&&**server));
+    if are_stubs && !behind.is_empty() {
+        servers = behind.lines().filter_map(line).collect();
+    }
     if servers.is_empty() {
         return Check::warn(
             WHAT,
@@ -177,7 +184,11 @@ fn resolver(resolv_conf: &str) -> Check {
 
 fn apparmor(enabled: &str) -> Check {
     match enabled {
-        "Y" => Check::warn("AppArmor", "enabled", "wharf does not apply its profiles yet"),
+        "Y" => Check::warn(
+            "AppArmor",
+            "enabled",
+            "wharf does not apply its profiles yet, and refuses containers that ask for one",
+        ),
         _ => Check::ok("AppArmor", "off"),
     }
 }
@@ -213,9 +224,12 @@ mod tests {
 
     #[test]
     fn a_resolver_of_ones_own_is_no_help_to_pods() {
-        assert_eq!(resolver("nameserver 127.0.0.53\n").verdict, Verdict::Warn);
-        assert_eq!(resolver("search x\n nameserver 1.1.1.1\nnameserver ::1\n").verdict, Verdict::Ok);
-        assert_eq!(resolver("").verdict, Verdict::Warn);
+        assert_eq!(resolver("nameserver 127.0.0.53\n", "").verdict, Verdict::Warn);
+        assert_eq!(resolver("search x\n nameserver 1.1.1.1\nnameserver ::1\n", "").verdict, Verdict::Ok);
+        assert_eq!(resolver("", "").verdict, Verdict::Warn);
+        let resolved = resolver("nameserver 127.0.0.53\n", "nameserver 9.9.9.9\n");
+        assert_eq!((resolved.verdict, &*resolved.found), (Verdict::Ok, "9.9.9.9"));
+        assert_eq!(resolver("nameserver ::1\n", "nameserver 9.9.9.9\n").verdict, Verdict::Warn);
     }
 
     #[test]
