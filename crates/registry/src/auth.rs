@@ -144,7 +144,8 @@ impl Challenger<'_> {
     }
 }
 
-fn basic(username: &str, password: &str) -> Option<HeaderValue> {
+/// A name and a password as HTTP has them, for registries and for proxies.
+pub(crate) fn basic(username: &str, password: &str) -> Option<HeaderValue> {
     let pair = Zeroizing::new(format!("{username}:{password}"));
     let text = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
     sensitive(&text)

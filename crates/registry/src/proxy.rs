@@ -3,14 +3,11 @@
 
 use std::net::IpAddr;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, Uri};
-use zeroize::Zeroizing;
 
+use crate::auth::basic;
 use crate::credentials::Secret;
 use crate::hosts::is_loopback;
-use crate::site::sensitive;
 use crate::url::{Url, Wire};
 
 /// Why the settings of a proxy can't be used. It never shows their content, which may have a password.
@@ -153,8 +150,7 @@ impl Proxy {
     /// `Proxy-Authorization` for a proxy of HTTP.
     pub(crate) fn authorization(&self) -> Option<HeaderValue> {
         let (name, password) = self.credentials.as_ref()?;
-        let pair = Zeroizing::new(format!("{}:{}", name.expose(), password.expose()));
-        sensitive(&Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes()))))
+        basic(name.expose(), password.expose())
     }
 
     /// Name and password for a proxy of SOCKS.
