@@ -240,6 +240,7 @@ pub struct Created {
 pub struct Started {
     #[prost(int64, tag = "1")]
     pub started_at_ns: i64,
+    /// It may be another process than the one that made the container.
     #[prost(int32, tag = "2")]
     pub pid: i32,
 }
