@@ -5,7 +5,6 @@
 //! pair says of its pod is enough to find a lost lease again.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -15,19 +14,21 @@ use nix::errno::Errno;
 use wharf_types::PodId;
 
 use crate::lease::{Lease, LeaseError, Leases};
-use crate::link::{self, Link, Veth};
+use crate::link::{self, Veth};
 use crate::netlink::{Family, NetlinkError, Socket};
 use crate::netns::{self, NetnsError};
-use crate::nft::{self, Element, Forward};
+use crate::nft::{self, Element};
 use crate::store::StoreError;
 use crate::subnet::{Subnet, Subnets};
 use crate::sysctl::{self, SysctlError};
-use crate::{Attachment, BridgeConfig, INTERFACE, PodAddresses, PortMapping, Protocol, Readiness};
-use crate::{conntrack, firewall, lock, route};
+use crate::{Attachment, BridgeConfig, INTERFACE, PodAddresses, Readiness, firewall, lock};
 
 mod pair;
+mod ports;
+mod setup;
 
 use pair::{adopt, alias, configure_pod, delete_link, link_name, pod_links};
+use ports::{elements, forget_addresses, forget_ports};
 
 /// A link that is still there this long after its pod was detached is deleted by wharf.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -42,7 +43,7 @@ pub enum BridgeError {
         name: String,
     },
     /// The ranges are IPv6 alone and the kernel has none.
-    #[error("the range {subnets} needs IPv6, which this machine has not")]
+    #[error("the range {subnets} needs IPv6, which this machine has not: add one of IPv4 to network.subnets")]
     NoIpv6 {
         /// The ranges of pods.
         subnets: Subnets,
@@ -307,15 +308,6 @@ impl Bridge {
         }
     }
 
-    /// The ranges without IPv6 where the kernel has none.
-    fn usable_subnets(&self) -> Result<Subnets, BridgeError> {
-        let subnets = self.subnets();
-        if sysctl::has_ipv6() {
-            return Ok(subnets);
-        }
-        subnets.without_ipv6().ok_or(BridgeError::NoIpv6 { subnets })
-    }
-
     /// Reserves addresses; if none is free, those of detached pods are freed by force.
     fn reserve(&self, pod: &Attachment<'_>, subnets: &Subnets) -> Result<Lease, LeaseError> {
         match lock(&self.leases).reserve(pod.id, pod.ports, subnets) {
@@ -417,102 +409,4 @@ impl Bridge {
             other => Ok(other?),
         }
     }
-
-    /// The bridge, set up with its rules at the first call.
-    fn ensure(&self, socket: &Socket, subnets: &Subnets) -> Result<Built, BridgeError> {
-        let mut ready = lock(&self.ready);
-        if let Some(Ok(built)) = &*ready {
-            return Ok(*built);
-        }
-        let result = self.set_up(socket, subnets);
-        *ready = Some(result.as_ref().copied().map_err(|_error| Failed));
-        result
-    }
-
-    fn set_up(&self, socket: &Socket, subnets: &Subnets) -> Result<Built, BridgeError> {
-        let mtu = self.look_around(socket, subnets)?;
-        // The guard of 127.0.0.0/8 is in the rules: they come before the setting that it guards.
-        nft::ensure(&self.name, subnets.as_slice())?;
-        let gateway = subnets.as_slice().first().map(Subnet::gateway);
-        let hardware = gateway.map_or([2, 0, 0, 0, 0, 0], link::hardware_address);
-        match link::create_bridge(socket, &self.name, hardware, mtu) {
-            Err(NetlinkError { errno: Errno::EEXIST, .. }) => {}
-            other => other?,
-        }
-        let link = match link::get(socket, &self.name)? {
-            Some(link) if link.kind == "bridge" => link,
-            _ => return Err(BridgeError::NotABridge { name: self.name.clone() }),
-        };
-        if let Some(mtu) = mtu.filter(|mtu| *mtu != link.mtu) {
-            link::set_mtu(socket, link.index, mtu)?;
-        }
-        sysctl::prepare_bridge(&self.name)?;
-        link::set_up(socket, link.index)?;
-        for subnet in subnets.as_slice() {
-            link::add_address(socket, link.index, subnet.gateway(), subnet.prefix())?;
-        }
-        sysctl::forward(subnets.as_slice().iter().any(Subnet::is_ipv6).then_some(sysctl::Ipv6))?;
-        self.open_firewalls()?;
-        Ok(Built { index: link.index, mtu })
-    }
-
-    /// What the machine's other links mean for the bridge: that they have no address of its ranges, and how large its packets
-    /// may be.
-    fn look_around(&self, socket: &Socket, subnets: &Subnets) -> Result<Option<u32>, BridgeError> {
-        let (routes, links) = (route::list(socket)?, link::list(socket)?);
-        let own = links.iter().find(|link: &&Link| link.name == self.name).map(|link| link.index);
-        for subnet in subnets.as_slice() {
-            if let Some(route) = route::overlap(&routes, subnet, own) {
-                return Err(BridgeError::Overlap { subnet: *subnet, route: route.describe(&links) });
-            }
-        }
-        Ok(self.mtu.or_else(|| route::uplink_mtu(&routes, &links)))
-    }
-}
-
-/// What senders that keep their ports were led to, before a pod had a host port or by a pod that had it.
-fn forget_ports(lease: &Lease) {
-    for protocol in [Protocol::Udp, Protocol::Sctp] {
-        let ports: HashSet<u16> = lease
-            .ports
-            .iter()
-            .filter(|port| port.protocol == protocol && port.host_port != 0)
-            .map(|port| port.host_port)
-            .collect();
-        if !ports.is_empty() {
-            forget(protocol, &|flow| ports.contains(&flow.port));
-        }
-    }
-}
-
-/// What others still send to pods that are gone, so that it reaches none that has their address next.
-fn forget_addresses(addresses: &HashSet<IpAddr>) {
-    if !addresses.is_empty() {
-        forget(Protocol::Udp, &|flow| addresses.contains(&flow.source) || addresses.contains(&flow.target));
-    }
-}
-
-/// A pod is not kept from coming or going by what the kernel does not forget.
-fn forget(protocol: Protocol, is_stale: &dyn Fn(&conntrack::Flow) -> bool) {
-    if let Err(error) = conntrack::forget(protocol, is_stale) {
-        tracing::warn!(%error, "connections to pods that are gone may be left");
-    }
-}
-
-/// The elements of a pod's host ports: for each port one of each family that it and the pod have.
-fn elements(id: &PodId, lease: &Lease) -> Vec<Element> {
-    let forward = |port: &PortMapping, target: IpAddr| {
-        let host_ip = port.host_ip.filter(|ip| !ip.is_unspecified());
-        let same_family = port.host_ip.is_none_or(|ip| ip.is_ipv4() == target.is_ipv4());
-        let forward = Forward {
-            protocol: port.protocol,
-            host_ip,
-            host_port: port.host_port,
-            target,
-            target_port: port.container_port,
-        };
-        same_family.then(|| forward.element(id))
-    };
-    let ports = lease.ports.iter().filter(|port| port.host_port != 0);
-    ports.flat_map(|port| lease.ips.iter().filter_map(move |ip| forward(port, *ip))).collect()
 }

@@ -1,0 +1,57 @@
+//! Host ports of pods as elements of the table, and the connections that outlive what they led to.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use wharf_types::PodId;
+
+use crate::lease::Lease;
+use crate::nft::{Element, Forward};
+use crate::{PortMapping, Protocol, conntrack};
+
+/// What senders that keep their ports were led to, before a pod had a host port or by a pod that had it.
+pub(super) fn forget_ports(lease: &Lease) {
+    for protocol in [Protocol::Udp, Protocol::Sctp] {
+        let ports: HashSet<u16> = lease
+            .ports
+            .iter()
+            .filter(|port| port.protocol == protocol && port.host_port != 0)
+            .map(|port| port.host_port)
+            .collect();
+        if !ports.is_empty() {
+            forget(protocol, &|flow| ports.contains(&flow.port));
+        }
+    }
+}
+
+/// What others still send to pods that are gone, so that it reaches none that has their address next.
+pub(super) fn forget_addresses(addresses: &HashSet<IpAddr>) {
+    if !addresses.is_empty() {
+        forget(Protocol::Udp, &|flow| addresses.contains(&flow.source) || addresses.contains(&flow.target));
+    }
+}
+
+/// A pod is not kept from coming or going by what the kernel does not forget.
+fn forget(protocol: Protocol, is_stale: &dyn Fn(&conntrack::Flow) -> bool) {
+    if let Err(error) = conntrack::forget(protocol, is_stale) {
+        tracing::warn!(%error, "connections to pods that are gone may be left");
+    }
+}
+
+/// The elements of a pod's host ports: for each port one of each family that it and the pod have.
+pub(super) fn elements(id: &PodId, lease: &Lease) -> Vec<Element> {
+    let forward = |port: &PortMapping, target: IpAddr| {
+        let host_ip = port.host_ip.filter(|ip| !ip.is_unspecified());
+        let same_family = port.host_ip.is_none_or(|ip| ip.is_ipv4() == target.is_ipv4());
+        let forward = Forward {
+            protocol: port.protocol,
+            host_ip,
+            host_port: port.host_port,
+            target,
+            target_port: port.container_port,
+        };
+        same_family.then(|| forward.element(id))
+    };
+    let ports = lease.ports.iter().filter(|port| port.host_port != 0);
+    ports.flat_map(|port| lease.ips.iter().filter_map(move |ip| forward(port, *ip))).collect()
+}

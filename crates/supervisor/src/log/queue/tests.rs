@@ -1,0 +1,143 @@
+//! The queue with a log writer that is told when to begin.
+
+use super::*;
+use wharf_types::HostPath;
+
+/// A log of a container in a new directory; the writer's connection ends in the returned descriptor, where nobody
+/// reads yet.
+struct Rig {
+    dir: tempfile::TempDir,
+    writer: LogWriter,
+    orders: Option<OwnedFd>,
+    log: u64,
+}
+
+fn id() -> ContainerId {
+    ContainerId::from_random([7; 32])
+}
+
+impl Rig {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, orders) = socket::pair().unwrap();
+        crate::spawn::set_nonblocking(&ours).unwrap();
+        let mut writer = LogWriter { connection: Some(ours), ..LogWriter::default() };
+        let directory = HostPath::new(dir.path().to_str().unwrap()).unwrap();
+        let log = writer.open(LogFile { directory, name: "0.log".into() }, id());
+        Self { dir, writer, orders: Some(orders), log }
+    }
+
+    /// Lets the writer begin.
+    fn begin(&mut self) {
+        let orders = self.orders.take().unwrap();
+        std::thread::spawn(move || writer::run(&orders));
+    }
+
+    fn write(&mut self, text: &[u8]) {
+        let mut buffer = [&[0; HEADER_BYTES], text].concat();
+        self.writer.write(self.log, Stream::Stdout, &mut buffer, text.len());
+    }
+
+    /// What is told next.
+    fn told(&mut self) -> Told {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        loop {
+            self.writer.pump();
+            self.writer.receive();
+            if let Some(told) = self.writer.told.pop() {
+                return told;
+            }
+            let mut flags = PollFlags::POLLIN;
+            flags.set(PollFlags::POLLOUT, !self.writer.is_clear());
+            let connection = self.writer.connection().unwrap();
+            let ready = poll(&mut [PollFd::new(connection, flags)], PollTimeout::from(10_000_u16)).unwrap();
+            assert_eq!(ready, 1, "the writer answers");
+        }
+    }
+
+    fn texts(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.dir.path().join("0.log")).unwrap();
+        text.lines().map(|line| line.splitn(4, ' ').last().unwrap().to_owned()).collect()
+    }
+}
+
+#[test]
+fn what_is_told_as_flushed_is_in_the_file() {
+    let mut rig = Rig::new();
+    rig.begin();
+    assert!(matches!(rig.told(), Told::Opened(of, Ok(())) if of == id()));
+    for number in 0..5000 {
+        rig.write(format!("line {number}\n").as_bytes());
+    }
+    rig.write(b"end");
+    rig.writer.finish(rig.log, Stream::Stdout);
+    rig.writer.flush(rig.log, &id());
+    assert!(matches!(rig.told(), Told::Flushed(of) if of == id()));
+    let texts = rig.texts();
+    assert_eq!((texts.len(), &*texts[4999], &*texts[5000]), (5001, "line 4999", "end"));
+}
+
+#[test]
+fn a_stalled_writer_is_waited_for_and_what_is_too_much_is_counted() {
+    let mut rig = Rig::new();
+    let block = "0123456\n".repeat(8 * 1024);
+    while rig.writer.is_clear() {
+        rig.write(block.as_bytes());
+    }
+    let blocks = 2 * QUEUE_LIMIT_BYTES / block.len();
+    (0..blocks).for_each(|_| rig.write(block.as_bytes()));
+    assert!(rig.writer.queued_bytes <= QUEUE_LIMIT_BYTES);
+    rig.writer.flush(rig.log, &id());
+    rig.begin();
+    while !matches!(rig.told(), Told::Flushed(_)) {}
+    let texts = rig.texts();
+    let (note, lines) = texts.split_last().unwrap();
+    let lost: usize = note.split(' ').nth(1).unwrap().parse().unwrap();
+    assert!(lost > 0 && lines.iter().all(|line| line == "0123456"), "{note}");
+    assert!(lines.len() + lost > blocks * 8 * 1024, "{} and {lost}", lines.len());
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_is_told() {
+    let mut rig = Rig::new();
+    std::fs::create_dir(rig.dir.path().join("0.log")).unwrap();
+    rig.begin();
+    assert!(matches!(rig.told(), Told::Opened(_, Err(_))));
+}
+
+#[test]
+fn an_idle_writer_is_let_go_unless_it_holds_something() {
+    let mut rig = Rig::new();
+    rig.begin();
+    rig.told();
+    let later = || Instant::now() + REST_AFTER + Duration::from_secs(1);
+    for (text, rests) in [(&b"beginning of a"[..], false), (b" line\n", true)] {
+        rig.write(text);
+        rig.writer.tick(later());
+        // What is asked after it is answered after it.
+        rig.writer.flush(rig.log, &id());
+        assert!(matches!(rig.told(), Told::Flushed(_)));
+        assert!(rig.writer.take_over().is_none(), "more was ordered since");
+        rig.writer.tick(later());
+        while !rig.writer.waiting.is_empty() {
+            rig.writer.receive();
+            std::thread::yield_now();
+        }
+        assert_eq!(rig.writer.take_over().is_some(), rests);
+    }
+    assert!(!rig.writer.is_awake());
+    rig.write(b"next\n");
+    assert!(rig.writer.is_needed(), "another one is made for what comes then");
+}
+
+#[test]
+fn a_writer_that_dies_keeps_nobody_waiting() {
+    let mut rig = Rig::new();
+    rig.write(b"line\n");
+    rig.writer.flush(rig.log, &id());
+    drop(rig.orders.take());
+    rig.writer.receive();
+    assert!(rig.writer.take_over().is_some());
+    assert!(matches!(rig.writer.told[..], [Told::Flushed(_)]));
+    assert!(rig.writer.is_needed(), "the next one is to open the log");
+}
