@@ -166,14 +166,20 @@ mod tests {
         let (mut output, write) = output(&Memory::default());
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
+        let (sender, much_is_read) = tokio::sync::oneshot::channel();
         let writer = std::thread::spawn(move || {
+            // Far more than a pipe holds.
+            for _ in 0..1000 {
+                nix::unistd::write(&write, &[0; 4096]).unwrap();
+            }
+            sender.send(()).unwrap();
             while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
                 nix::unistd::write(&write, &[0; 4096]).unwrap();
             }
         });
         tokio::select! {
             ended = output.collect() => panic!("it ended: {ended:?}"),
-            () = tokio::time::sleep(std::time::Duration::from_millis(50)) => {}
+            told = much_is_read => told.unwrap(),
         }
         output.drain().unwrap();
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
