@@ -23,7 +23,7 @@ type Answer = oneshot::Sender<(reply::Result, Vec<OwnedFd>)>;
 pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a supervisor may take for what it does at once: to greet, to kill, to forget. One that does not answer for so
 /// long may be stopped, or wait for a disk; it is still there.
-pub(crate) const HELLO_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const BRIEF_PATIENCE: Duration = Duration::from_secs(5);
 /// How many requests may wait for one supervisor, that a stopped one cannot take the daemon's memory.
 const REQUESTS_LIMIT: usize = 1024;
 /// How many events wait to be noted. A supervisor keeps what is not taken, and sends it later.
@@ -109,7 +109,7 @@ impl Client {
         stage: &'static str,
         body: request::Body,
     ) -> Result<reply::Result, Error> {
-        self.within(HELLO_PATIENCE, stage, body, &[]).await.map(|(result, _)| result)
+        self.within(BRIEF_PATIENCE, stage, body, &[]).await.map(|(result, _)| result)
     }
 
     /// Sends a request, and waits for its answer and the descriptors beside it.
@@ -120,7 +120,7 @@ impl Client {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(reply::Result, Vec<OwnedFd>), Error> {
         // Who was silent for long is not waited for as long each time.
-        let patience = if self.is_silent() { HELLO_PATIENCE } else { ANSWER_PATIENCE };
+        let patience = if self.is_silent() { BRIEF_PATIENCE } else { ANSWER_PATIENCE };
         self.within(patience, stage, body, descriptors).await
     }
 

@@ -69,6 +69,8 @@ pub(crate) type PodKey = (String, String, String, u32);
 pub const BLOCKING_THREADS: usize = 64;
 /// How many pods may be connected at once, and how many disconnected: together three quarters of those threads.
 const NETWORKS_AT_ONCE: usize = BLOCKING_THREADS * 3 / 8;
+/// How long killed processes may take to be gone.
+pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// All pods.
 #[derive(Debug)]
@@ -280,9 +282,6 @@ pub(crate) async fn kill_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
         }
     }
 }
-
-/// How long killed processes may take to be gone.
-pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn from_wire(exit: wharf_wire::v1::Exit) -> wharf_types::Exit {
     use wharf_wire::v1::exit::Kind;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::client::{Client, HELLO_PATIENCE};
+use crate::client::{BRIEF_PATIENCE, Client};
 
 /// The state of the connection.
 #[derive(Debug, Clone)]
@@ -52,7 +52,7 @@ impl Links {
         let mut links = self.0.subscribe();
         let settled = links.wait_for(|link| !matches!(link, Link::Connecting));
         // The sender is the pod's own, so it lives as long as the wait.
-        drop(tokio::time::timeout(HELLO_PATIENCE, settled).await);
+        drop(tokio::time::timeout(BRIEF_PATIENCE, settled).await);
         self.now()
     }
 }

@@ -152,9 +152,7 @@ impl Link {
             match datagram.send(socket.as_fd()) {
                 Ok(()) => drop(self.queue.pop_front()),
                 Err(error) if error.would_block() => return,
-                Err(wharf_wire::Error::Socket(error))
-                    if matches!(error.errno, Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS) =>
-                {
+                Err(wharf_wire::Error::Socket(error)) if is_want_of_memory(error.errno) => {
                     self.is_starved = true;
                     return;
                 }
@@ -170,6 +168,11 @@ impl Link {
             wharf_sys::socket::shut_down(socket.as_fd());
         }
     }
+}
+
+/// Whether the kernel had no room for a message on its way, which it may have in a moment.
+pub(crate) fn is_want_of_memory(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS)
 }
 
 /// A failure of a kind; a text that is too long is cut.

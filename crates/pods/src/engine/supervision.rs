@@ -14,7 +14,7 @@ use wharf_types::{ContainerId, Exit};
 use wharf_wire::v1::{self, container_status::Phase, message::Body, request};
 
 use super::{Engine, from_wire};
-use crate::client::{Client, HELLO_PATIENCE};
+use crate::client::{BRIEF_PATIENCE, Client};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking};
 use crate::launch::Process;
@@ -271,7 +271,7 @@ impl Engine {
 /// Waits for an answer, and says so if it takes long.
 async fn patiently<T>(pod: &Pod, answer: impl Future<Output = T>) -> T {
     tokio::pin!(answer);
-    match tokio::time::timeout(HELLO_PATIENCE, &mut answer).await {
+    match tokio::time::timeout(BRIEF_PATIENCE, &mut answer).await {
         Ok(answered) => answered,
         Err(_elapsed) => {
             tracing::warn!(pod = pod.id.short(), "a supervisor does not answer; it is waited for");

@@ -21,7 +21,7 @@ use wharf_types::ContainerId;
 
 use super::frame::{self, HEADER_BYTES, Header, Order};
 use super::{Stream, writer};
-use crate::link::RequestId;
+use crate::link::{RequestId, is_want_of_memory};
 use crate::trouble;
 
 /// How much may be queued: two outputs of as much as the kernel lets a pipe hold, and orders.
@@ -356,9 +356,7 @@ impl LogWriter {
             Err(error) => {
                 self.course = match error.errno {
                     Errno::EAGAIN => self.course,
-                    Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS if self.course == Course::Fine => {
-                        Course::Starved
-                    }
+                    errno if is_want_of_memory(errno) && self.course == Course::Fine => Course::Starved,
                     _ => Course::Over,
                 };
                 false
