@@ -40,6 +40,10 @@ impl Backend for Streams {
         let connected = self.0.connect_port(pod.as_str(), port).await?;
         Ok(connected.into_std()?.into())
     }
+
+    async fn ended(&self, pod: &PodId) {
+        self.0.pod_ended(pod.as_str()).await;
+    }
 }
 
 fn session(process: Interactive) -> Session {

@@ -47,6 +47,12 @@ impl Links {
         });
     }
 
+    /// Waits for the supervisor's end.
+    pub(crate) async fn gone(&self) {
+        // The sender is the pod's own, so it lives as long as the wait.
+        drop(self.0.subscribe().wait_for(|link| matches!(link, Link::Gone)).await);
+    }
+
     /// Waits until it is made, or never will be, but not for a supervisor that does not answer soon.
     pub(crate) async fn settled(&self) -> Link {
         let mut links = self.0.subscribe();

@@ -30,6 +30,13 @@ impl Engine {
         Err(Error::State { what: "pod sandbox", id: pod.id.to_string(), state: "not ready" })
     }
 
+    /// Waits for the end of a pod; for one that is not there, not at all.
+    pub async fn pod_ended(&self, id: &str) {
+        if let Ok(pod) = self.pod(id) {
+            pod.link.gone().await;
+        }
+    }
+
     /// Connects to a port on localhost as the pod sees it, by IPv4 and then by IPv6.
     ///
     /// # Errors

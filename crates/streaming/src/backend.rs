@@ -29,6 +29,9 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Connects to a TCP port of localhost, as the pod sees it: over IPv4, else over IPv6. Returns the socket.
     fn connect(&self, pod: &PodId, port: u16) -> impl Future<Output = Result<OwnedFd, BackendError>> + Send;
+
+    /// Resolves when a pod has ended, or is not there.
+    fn ended(&self, pod: &PodId) -> impl Future<Output = ()> + Send;
 }
 
 /// A process whose streams are pumped.

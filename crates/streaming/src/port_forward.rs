@@ -3,6 +3,7 @@
 //! Each forwarded connection has two streams: its bytes, and a text for people if it fails. One that fails hurts no
 //! other.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,8 @@ struct Forwarded {
     error: Outbound,
 }
 
-/// Serves a client over SPDY, which opens a pair of streams for each connection it wants, at any time.
+/// Serves a client over SPDY, which opens a pair of streams for each connection it wants, at any time. Ends with the pod, once
+/// what is left of its connections has been sent.
 pub(crate) async fn over_spdy<B: Backend>(
     mut streams: mpsc::Receiver<spdy::Stream>,
     backend: Arc<B>,
@@ -41,8 +43,10 @@ pub(crate) async fn over_spdy<B: Backend>(
 ) -> Result<(), SessionError> {
     let mut pairs = Pairs::new(creation);
     let mut connections = JoinSet::new();
-    loop {
+    let (mut pod_ends, mut pod_has_ended) = (pin!(backend.ended(&pod)), false);
+    while !(pod_has_ended && connections.is_empty()) {
         tokio::select! {
+            () = &mut pod_ends, if !pod_has_ended => pod_has_ended = true,
             stream = streams.recv() => {
                 let Some(stream) = stream else { return Err(WireError::Left.into()) };
                 if let Some(pair) = pairs.take(stream).await? {
@@ -53,6 +57,7 @@ pub(crate) async fn over_spdy<B: Backend>(
             Some(_) = connections.join_next() => {}
         }
     }
+    Ok(())
 }
 
 /// Serves a client over the channels of a WebSocket: two for each port that the RPC named.

@@ -230,6 +230,26 @@ async fn a_client_that_waits_for_the_end_before_it_ends_its_direction_is_not_wai
 }
 
 #[tokio::test]
+async fn a_session_ends_with_its_pod_and_what_the_pod_wrote_arrives() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let rig = Rig::new().await;
+    let mut idle = Spdy::connect(&rig.port_forward(&[]), FORWARD).await;
+    let mut client = Spdy::connect(&rig.port_forward(&[]), FORWARD).await;
+    let (error, data) = pair(&mut client, listener.local_addr().unwrap().port(), "a").await;
+    let (mut socket, _) = soon(listener.accept()).await.unwrap();
+    rig.end_pod();
+    assert_eq!(idle.next().await, Event::GoAway(0));
+    socket.write_all(b"last").await.unwrap();
+    drop(socket);
+    let mut events = Vec::new();
+    while !events.contains(&Event::GoAway(0)) {
+        events.push(client.next().await);
+    }
+    assert!(events.contains(&Event::Fin(error)), "{events:?}");
+    assert_eq!(client.text(data), "last");
+}
+
+#[tokio::test]
 async fn older_websockets_have_two_channels_for_each_port() {
     let rig = Rig::new().await;
     for protocol in ["", "v4.channel.k8s.io"] {

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use tokio::net::unix::pipe;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use wharf_streaming::{
     AttachGrant, Backend, BackendError, Config, Error, ExecGrant, PortForwardGrant, Server, Session, Urls,
@@ -36,6 +36,7 @@ pub(crate) struct Rig {
     pub(crate) urls: Urls,
     processes: mpsc::UnboundedReceiver<Process>,
     stop: Option<oneshot::Sender<()>>,
+    pod: watch::Sender<bool>,
 }
 
 /// A process, from its own side.
@@ -58,12 +59,13 @@ impl Rig {
     pub(crate) async fn with(config: Config) -> Self {
         let (started, processes) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel::<()>();
-        let server = Server::bind(config, Fake { started }).await.unwrap();
+        let pod = watch::Sender::new(false);
+        let server = Server::bind(config, Fake { started, pod_ended: pod.subscribe() }).await.unwrap();
         let urls = server.urls();
         tokio::spawn(server.serve(async {
             stopped.await.ok();
         }));
-        Self { urls, processes, stop: Some(stop) }
+        Self { urls, processes, stop: Some(stop), pod }
     }
 
     /// Asks the server to end.
@@ -71,10 +73,16 @@ impl Rig {
         self.stop = None;
     }
 
+    /// Ends the pod.
+    pub(crate) fn end_pod(&self) {
+        self.pod.send_replace(true);
+    }
+
     /// Why a server can't be.
     pub(crate) async fn refused(config: Config) -> Error {
         let (started, _) = mpsc::unbounded_channel();
-        Server::bind(config, Fake { started }).await.unwrap_err()
+        let (_pod, pod_ended) = watch::channel(false);
+        Server::bind(config, Fake { started, pod_ended }).await.unwrap_err()
     }
 
     /// A URL for an exec.
@@ -138,6 +146,7 @@ pub(crate) async fn write(pipe: &mut pipe::Sender, bytes: &[u8]) -> io::Result<(
 
 struct Fake {
     started: mpsc::UnboundedSender<Process>,
+    pod_ended: watch::Receiver<bool>,
 }
 
 impl Fake {
@@ -193,5 +202,11 @@ impl Backend for Fake {
 
     async fn connect(&self, _pod: &PodId, port: u16) -> Result<OwnedFd, BackendError> {
         Ok(TcpStream::connect(("127.0.0.1", port))?.into())
+    }
+
+    async fn ended(&self, _pod: &PodId) {
+        if self.pod_ended.clone().wait_for(|ended| *ended).await.is_err() {
+            pending().await
+        }
     }
 }
