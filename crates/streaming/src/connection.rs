@@ -9,7 +9,6 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use wharf_types::Wanted;
 use wharf_types::chain;
 
@@ -24,6 +23,7 @@ use crate::remote_command;
 use crate::resize::{self, Sizes};
 use crate::server::Config;
 use crate::sessions::{Place, Sessions};
+use crate::tls::Tls;
 use crate::token::Tokens;
 use crate::upgrade::{Carrier, Protocol, Service, negotiate};
 use crate::wire::{self, Limits, Stream, Wire, WireError};
@@ -41,7 +41,7 @@ const FORWARDED_PIECES: usize = 256;
 /// What all connections share.
 pub(crate) struct Shared<B> {
     pub(crate) config: Config,
-    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) backend: Arc<B>,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) sessions: Arc<Sessions>,
@@ -59,7 +59,7 @@ pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, s
     };
     let request = async {
         let mut stream: Box<dyn Stream> = match &shared.tls {
-            Some(tls) => Box::new(tls.accept(socket).await.ok()?),
+            Some(tls) => Box::new(tls.acceptor().accept(socket).await.ok()?),
             None => Box::new(socket),
         };
         let (head, rest) = head::read(&mut stream).await?;

@@ -1,6 +1,7 @@
 //! The server: it listens and hands out URLs.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,14 +10,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 
 use crate::backend::Backend;
 use crate::connection::{self, Shared};
 use crate::error::Error;
 use crate::grant::{AttachGrant, ExecGrant, Grant, PortForwardGrant};
 use crate::sessions::Sessions;
-use crate::tls::{self, TlsFiles};
+use crate::tls::{Tls, TlsFiles};
 use crate::token::Tokens;
 
 /// How long nothing is accepted after that has failed, which happens when descriptors run out.
@@ -32,6 +32,8 @@ pub struct Config {
     pub address: SocketAddr,
     /// The files of TLS, if it is to be spoken.
     pub tls: Option<TlsFiles>,
+    /// How often the files of TLS are read anew.
+    pub reload: Duration,
     /// How long a session may last without anything passing in either direction.
     pub idle: Duration,
     /// How long a client may take to open its streams.
@@ -53,12 +55,13 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// Loopback, any port, no TLS, 4 hours, 30 seconds, 250 milliseconds, 30 minutes, 15 seconds, 20 seconds, 1024 sessions,
+    /// Loopback, any port, no TLS, 1 minute, 4 hours, 30 seconds, 250 milliseconds, 30 minutes, 15 seconds, 20 seconds, 1024 sessions,
     /// 256 each.
     fn default() -> Self {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: None,
+            reload: Duration::from_mins(1),
             idle: Duration::from_hours(4),
             creation: Duration::from_secs(30),
             size: Duration::from_millis(250),
@@ -148,7 +151,7 @@ impl<B: Backend> Server<B> {
         if config.tls.is_none() && !address.ip().is_loopback() {
             return Err(Error::Unprotected { address });
         }
-        let tls = config.tls.as_ref().map(tls::load).transpose().map_err(|source| Error::Tls { source })?;
+        let tls = config.tls.as_ref().map(Tls::load).transpose().map_err(|source| Error::Tls { source })?;
         let listen = async {
             let listener = TcpListener::bind(address).await?;
             let address = listener.local_addr()?;
@@ -159,7 +162,7 @@ impl<B: Backend> Server<B> {
         let tokens = Arc::new(Tokens::default());
         let urls = Urls { base: format!("{scheme}://{bound}").into(), tokens: Arc::clone(&tokens) };
         let sessions = Sessions::new(config.sessions, config.sessions_each);
-        let (tls, backend) = (tls.map(TlsAcceptor::from), Arc::new(backend));
+        let (tls, backend) = (tls.map(Arc::new), Arc::new(backend));
         let shared = Shared { config, tls, backend, tokens, sessions, lobby: Arc::default() };
         Ok(Self { listener, shared: Arc::new(shared), urls })
     }
@@ -178,9 +181,16 @@ impl<B: Backend> Server<B> {
             connections.spawn(connection::run(Arc::clone(&self.shared), socket, server.clone()));
             while connections.try_join_next().is_some() {}
         });
+        let tls = async {
+            match self.shared.tls.clone() {
+                Some(tls) => tls.keep_fresh(self.shared.config.reload).await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             () = shutdown => {}
             never = accept => match never {},
+            never = tls => match never {},
         }
         drop((self.listener, ending));
         let all = async { while connections.join_next().await.is_some() {} };

@@ -1,12 +1,16 @@
 //! TLS of a server that listens beyond this machine: its certificate, and the authority its clients are vouched for by.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
+use wharf_types::chain;
 
 /// The PEM files of TLS. A client without a certificate of the authority is turned away.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +55,45 @@ pub enum TlsError {
     },
 }
 
-/// Reads the files. Blocking.
-pub(crate) fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+/// TLS by what the files had last.
+pub(crate) struct Tls {
+    files: TlsFiles,
+    config: RwLock<Arc<ServerConfig>>,
+}
+
+impl Tls {
+    /// Reads the files. Blocking.
+    pub(crate) fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+        Ok(Self { files: files.clone(), config: RwLock::new(load(files)?) })
+    }
+
+    /// What the next client is served by.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        TlsAcceptor::from(Arc::clone(&config))
+    }
+
+    /// Reads the files again and again, since certificates are rotated. What cannot be used is reported and changes nothing:
+    /// a rotation may be half done.
+    pub(crate) async fn keep_fresh(self: Arc<Self>, pause: Duration) -> Infallible {
+        loop {
+            tokio::time::sleep(pause).await;
+            let tls = Arc::clone(&self);
+            match tokio::task::spawn_blocking(move || load(&tls.files)).await {
+                Ok(Ok(config)) => *self.config.write().unwrap_or_else(PoisonError::into_inner) = config,
+                Ok(Err(error)) => {
+                    tracing::warn!(
+                        error = chain(&error),
+                        "streaming goes on with the TLS files as they were"
+                    );
+                }
+                Err(error) => tracing::error!(%error, "reading the TLS files of streaming failed"),
+            }
+        }
+    }
+}
+
+fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let unusable = |path: &Path| {
         let path = path.to_owned();

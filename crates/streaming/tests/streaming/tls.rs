@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
@@ -85,6 +86,24 @@ async fn only_clients_with_a_certificate_are_heard() {
     assert_eq!(ask(&url, &ours, None).await, None);
     assert_eq!(ask(&url, &ours, Some(&theirs)).await, None);
     assert_eq!(ask(&url, &ours, Some(&ours)).await.as_deref(), Some("101"));
+}
+
+#[tokio::test]
+async fn certificates_are_rotated_and_bad_ones_change_nothing() {
+    let (directory, old, new) = (TempDir::new().unwrap(), authority(), authority());
+    let tls = files(&directory, &old);
+    let (key, reload) = (tls.key.clone(), Duration::from_millis(1));
+    let rig = Rig::with(Config { tls: Some(tls), reload, ..Config::default() }).await;
+    let good = fs::read(&key).unwrap();
+    fs::write(&key, "no key").unwrap();
+    for _ in 0..10 {
+        assert_eq!(ask(&rig.exec(OUTPUT), &old, Some(&old)).await.as_deref(), Some("101"));
+    }
+    fs::write(&key, good).unwrap();
+    files(&directory, &new);
+    let rotated = async { while ask(&rig.exec(OUTPUT), &new, Some(&new)).await.is_none() {} };
+    soon(rotated).await;
+    assert_eq!(ask(&rig.exec(OUTPUT), &old, Some(&old)).await, None);
 }
 
 #[tokio::test]
