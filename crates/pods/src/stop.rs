@@ -45,7 +45,9 @@ pub(crate) fn canonical(text: &str) -> Option<String> {
         return name.or_else(|| real_time_name(number));
     }
     let short = upper.strip_prefix("SIG").unwrap_or(&upper);
-    number(&format!("SIG{short}")).map(|_| format!("SIG{short}"))
+    let name = format!("SIG{short}");
+    // Real-time signals can be counted from either end; the CRI has one name for each.
+    number(&name).map(|number| real_time_name(number).unwrap_or(name))
 }
 
 fn real_time_name(number: i32) -> Option<String> {
@@ -116,6 +118,11 @@ mod tests {
             assert_eq!(canonical(text).as_deref(), Some("SIGTERM"));
         }
         assert_eq!(number("SIGRTMIN+3"), Some(37));
+        for text in ["SIGRTMIN+20", "rtmax-10", "54"] {
+            let name = canonical(text).unwrap();
+            assert_eq!((name.as_str(), number(&name)), ("SIGRTMAX-10", Some(54)));
+            assert_eq!(cri_signal(&name).as_str_name(), "SIGNAL_SIGRTMAXMINUS10");
+        }
         assert_eq!(canonical("SIGNOPE"), None);
         assert_eq!(canonical("99"), None);
     }
