@@ -1,9 +1,10 @@
 //! What plugins say of themselves: STATUS, which lists of version 1.1.0 and later have.
 //!
-//! Nobody waits for a plugin here: a thread asks the chain, and until it is back the answer before it counts.
+//! A thread asks the chain, and until it is back the answer before it counts. Nobody waits for a plugin, but for the first
+//! answer a moment: that of a daemon which has just started must not make a node unready, and its pods with it.
 
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::plugins::{Execution, Plugins};
@@ -14,6 +15,8 @@ use crate::{Readiness, lock};
 const FRESH: Duration = Duration::from_secs(3);
 /// How long a chain may take to answer, unless it has even less time to add a pod.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How long the first answer is waited for: less than the CRI waits for the network.
+const FIRST_PATIENCE: Duration = Duration::from_millis(1500);
 /// The name of what plugins read; pods' are longer.
 const SUBJECT: &str = "status";
 
@@ -29,7 +32,20 @@ pub(super) struct Status {
 #[derive(Debug, Default)]
 struct Last {
     answer: Option<Answer>,
-    asking: Option<JoinHandle<Answer>>,
+    asking: Option<Receiver<Answer>>,
+}
+
+impl Last {
+    /// Takes the answer to the question that is under way, if it comes within this time.
+    fn receive(&mut self, network: &Arc<NetworkConfig>, patience: Duration) {
+        let Some(asking) = &self.asking else { return };
+        self.answer = match asking.recv_timeout(patience) {
+            Ok(answer) => Some(answer),
+            Err(RecvTimeoutError::Timeout) => return,
+            Err(RecvTimeoutError::Disconnected) => Some(Answer::unknown(network, "the asking panicked")),
+        };
+        self.asking = None;
+    }
 }
 
 #[derive(Debug)]
@@ -48,28 +64,32 @@ impl Status {
     /// Has the plugins asked if that is old.
     pub(super) fn readiness(&self, network: &Arc<NetworkConfig>) -> Readiness {
         let mut last = lock(&self.last);
-        if let Some(asked) = last.asking.take_if(|asking| asking.is_finished()) {
-            last.answer = Some(asked.join().unwrap_or_else(|_panic| Answer::unknown(network, "it panicked")));
-        }
+        last.receive(network, Duration::ZERO);
         if last.asking.is_none() && !last.answer.as_ref().is_some_and(|answer| answer.is_fresh(network)) {
             match self.ask(Arc::clone(network)) {
                 Ok(asking) => last.asking = Some(asking),
                 Err(error) => last.answer = Some(Answer::unknown(network, &error.to_string())),
             }
         }
+        if last.answer.is_none() {
+            last.receive(network, FIRST_PATIENCE);
+        }
         let waiting = || Answer::unknown(network, "they have not answered yet");
         last.answer.get_or_insert_with(waiting).readiness.clone()
     }
 
-    fn ask(&self, network: Arc<NetworkConfig>) -> std::io::Result<JoinHandle<Answer>> {
+    fn ask(&self, network: Arc<NetworkConfig>) -> std::io::Result<Receiver<Answer>> {
         let (plugins, deadline) = (Arc::clone(&self.plugins), Instant::now() + self.deadline);
+        let (sender, answer) = sync_channel(1);
         std::thread::Builder::new().name("cni-status".to_owned()).spawn(move || {
             let readiness = match ask_chain(&plugins, &network, deadline) {
                 Ok(()) => Readiness::yes(),
                 Err(error) => Readiness::not(error.reason(), wharf_types::chain(&error)),
             };
-            Answer { network, at: Instant::now(), readiness }
-        })
+            // Nobody is there to hear it any more where the daemon ends.
+            sender.send(Answer { network, at: Instant::now(), readiness }).unwrap_or_default();
+        })?;
+        Ok(answer)
     }
 }
 
