@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{Mode, SFlag};
+use nix::sys::stat::{FileStat, Mode, SFlag};
 use wharf_sys::fs::{Resolve, open_below, split_last};
 use wharf_sys::mount::{self, Attributes, Depth};
 use wharf_sys::overlay::Overlay;
@@ -132,7 +132,12 @@ pub(crate) fn cwd_error(path: &ContainerPath, source: wharf_sys::Error) -> Error
 pub(crate) fn is_directory(fd: BorrowedFd<'_>) -> wharf_sys::Result<bool> {
     let stat = nix::sys::stat::fstatat(fd, "", AtFlags::AT_EMPTY_PATH)
         .map_err(|errno| wharf_sys::Error::new("fstatat", "", errno))?;
-    Ok(SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) == SFlag::S_IFDIR)
+    Ok(kind(&stat) == SFlag::S_IFDIR)
+}
+
+/// What kind of file it is.
+pub(crate) fn kind(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
 }
 
 #[cfg(test)]

@@ -4,11 +4,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{SFlag, fstat, makedev};
+use nix::sys::stat::{FileStat, SFlag, fstat, makedev};
 use nix::unistd::Uid;
+use wharf_sys::error::Named;
 use wharf_sys::fs::{Resolve, open_below};
 
 use crate::error::{Error, Stage};
+use crate::root::kind;
 use crate::terminal::Terminal;
 
 const STAGE: &str = "connecting the standard streams";
@@ -39,10 +41,9 @@ impl Stream {
     /// # Errors
     /// EINVAL for another device, since a container could change its mode and owner; or the kernel's.
     pub fn new(fd: OwnedFd) -> wharf_sys::Result<Self> {
-        if is_null_device(fd.as_fd())? {
-            return Ok(Self::Null);
-        }
-        match kind(fd.as_fd())? {
+        let stat = fstat(&fd).named("fstat", String::new)?;
+        match kind(&stat) {
+            _ if is_null_device(&stat) => Ok(Self::Null),
             SFlag::S_IFCHR | SFlag::S_IFBLK => Err(wharf_sys::Error::new("fstat", "a device", Errno::EINVAL)),
             _ => Ok(Self::Pipe(fd)),
         }
@@ -66,7 +67,7 @@ impl Streams {
 /// Opens the container's `/dev/null`, and makes sure that it is one: a link or a file there would be written to.
 pub(crate) fn open_null(root: BorrowedFd<'_>, flags: OFlag) -> wharf_sys::Result<OwnedFd> {
     let null = open_below(root, "dev/null", flags, Resolve::BeneathNoLinks)?;
-    if is_null_device(null.as_fd())? {
+    if is_null_device(&fstat(&null).named("fstat", || "/dev/null".into())?) {
         return Ok(null);
     }
     Err(wharf_sys::Error::new("open", "the container's /dev/null is not device 1:3", Errno::ENODEV))
@@ -126,14 +127,8 @@ fn replace([stdin, stdout, stderr]: [BorrowedFd<'_>; 3]) -> Result<(), Error> {
     nix::unistd::dup2_stderr(stderr).stage(STAGE)
 }
 
-fn is_null_device(fd: BorrowedFd<'_>) -> wharf_sys::Result<bool> {
-    let stat = fstat(fd).map_err(|errno| wharf_sys::Error::new("fstat", "", errno))?;
-    Ok(kind(fd)? == SFlag::S_IFCHR && stat.st_rdev == makedev(1, 3))
-}
-
-fn kind(fd: BorrowedFd<'_>) -> wharf_sys::Result<SFlag> {
-    let stat = fstat(fd).map_err(|errno| wharf_sys::Error::new("fstat", "", errno))?;
-    Ok(SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()))
+fn is_null_device(stat: &FileStat) -> bool {
+    kind(stat) == SFlag::S_IFCHR && stat.st_rdev == makedev(1, 3)
 }
 
 #[cfg(test)]

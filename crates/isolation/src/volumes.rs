@@ -16,6 +16,8 @@ use wharf_sys::error::Named;
 use wharf_sys::fs::{Resolve, open_below, open_below_mode};
 use wharf_sys::{Result, xattr};
 
+use crate::root::kind;
+
 /// Copies what is in one directory into another, which is empty: content, owners, modes, times, attributes, and which files
 /// are one. Descriptors do not grow with the tree, and a path that is longer than the kernel's 4095 bytes is an error.
 pub(crate) fn fill(volume: BorrowedFd<'_>, image: BorrowedFd<'_>) -> Result<()> {
@@ -115,10 +117,6 @@ impl Copy<'_> {
         let (from, to) = (self.open(self.from, path, flags)?, self.open(self.to, path, flags)?);
         set_times(to.as_fd(), Path::new("."), &stat_of(&from)?)
     }
-}
-
-fn kind(stat: &FileStat) -> SFlag {
-    SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
 }
 
 fn stat_of(fd: &OwnedFd) -> Result<FileStat> {
