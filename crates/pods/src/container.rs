@@ -1,6 +1,6 @@
 //! A container in memory.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::runtime::Handle;
@@ -26,7 +26,7 @@ pub struct Container {
     pub(crate) state: watch::Sender<ContainerState>,
     pub(crate) cgroup: Option<Cgroup>,
     pub(crate) stats: Option<StatsReader>,
-    pub(crate) pid: RwLock<i32>,
+    pub(crate) pid: AtomicI32,
     pub(crate) meter: Mutex<Meter>,
     pub(crate) log_path: String,
     pub(crate) changing: tokio::sync::Mutex<()>,
@@ -95,7 +95,12 @@ impl Container {
     }
 
     pub(crate) fn set_pid(&self, pid: i32) {
-        *self.pid.write().unwrap_or_else(PoisonError::into_inner) = pid;
+        self.pid.store(pid, Ordering::Relaxed);
+    }
+
+    /// The number of the first process, which may be another's once it has ended.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid.load(Ordering::Relaxed)
     }
 
     /// How it ended; lost as long as it has not.

@@ -192,7 +192,7 @@ fn info(info: &serde_json::Value) -> BTreeMap<String, String> {
 
 /// The first process as long as it is there; after that its number may be another's.
 fn pid(container: &Container) -> i32 {
-    if container.is_exited() { 0 } else { *container.pid.read().unwrap_or_else(PoisonError::into_inner) }
+    if container.is_exited() { 0 } else { container.pid() }
 }
 
 /// The namespaces that a pod has of its own, with the paths that pin them as long as they do.

@@ -1,7 +1,7 @@
 //! CreateContainer: image, limits, snapshot, plan, and the first process that waits for its start.
 
 use std::os::fd::AsFd;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI32};
 use std::sync::{Arc, Mutex, RwLock};
 
 use wharf_cgroup::{Cgroup, CgroupPath, StatsReader};
@@ -224,7 +224,7 @@ pub(crate) fn container(
         state: tokio::sync::watch::Sender::new(state),
         stats,
         cgroup,
-        pid: RwLock::new(0),
+        pid: AtomicI32::new(0),
         meter: Mutex::default(),
         log_path,
         changing: tokio::sync::Mutex::new(()),

@@ -68,7 +68,7 @@ impl Reading {
 impl Processes {
     fn of(container: &Container) -> Self {
         let pids = container.cgroup.as_ref().and_then(|cgroup| cgroup.pids().ok()).unwrap_or_default();
-        let first = *container.pid.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let first = container.pid();
         let mut all = Self { open_files_limit: open_files_limit(first), ..Self::default() };
         for pid in pids {
             all.count += 1;
