@@ -11,7 +11,7 @@ use tonic::{Code, Request};
 use wharf_cri_api::v1::runtime_service_client::RuntimeServiceClient;
 use wharf_cri_api::v1::*;
 
-use crate::client::{Client, pod_security, security, words};
+use crate::client::{pod_security, security, words};
 use crate::daemon::process_with;
 use crate::place;
 use crate::world::{run, run_on, until};
@@ -88,12 +88,6 @@ fn what_has_ended_is_not_handed_out_as_new() {
     });
 }
 
-async fn pod_stats(client: &Client, pod: &str) -> LinuxPodSandboxStats {
-    let request = PodSandboxStatsRequest { pod_sandbox_id: pod.to_owned() };
-    let stats = client.runtime.clone().pod_sandbox_stats(request).await.unwrap().into_inner().stats;
-    stats.unwrap().linux.unwrap()
-}
-
 #[test]
 fn a_pod_without_interfaces_has_no_network_figures() {
     run(async |world| {
@@ -104,10 +98,10 @@ fn a_pod_without_interfaces_has_no_network_figures() {
         let mut container = client.container("main", "sleep 1000");
         security(&mut container).privileged = true;
         let id = client.launch(&pod, &container).await.unwrap();
-        assert!(pod_stats(client, &pod).await.network.unwrap().default_interface.is_some());
+        assert!(client.pod_stats(&pod).await.network.unwrap().default_interface.is_some());
         client.output(&id, "ip link del eth0").await;
         // Clients dereference the default interface of a network that is there.
-        let gone = async || pod_stats(client, &pod).await.network.is_none().then_some(());
+        let gone = async || client.pod_stats(&pod).await.network.is_none().then_some(());
         until("the pod has no network figures", gone).await;
     });
 }
@@ -118,7 +112,7 @@ fn a_pods_figures_are_its_cgroups_and_never_fall() {
         let client = &world.client;
         let pod = client.run(&client.pod("figures")).await.unwrap();
         let used = async || {
-            let cpu = pod_stats(client, &pod).await.cpu.unwrap();
+            let cpu = client.pod_stats(&pod).await.cpu.unwrap();
             (cpu.usage_core_nano_seconds.unwrap().value, cpu.usage_nano_cores.map(|rate| rate.value))
         };
         assert_eq!(used().await, (0, None), "nothing ran yet");
@@ -136,7 +130,7 @@ fn a_pods_figures_are_its_cgroups_and_never_fall() {
                 "all removed" => client.remove_container(&sleeper).await.unwrap(),
                 _ => client.stop(&pod).await.unwrap(),
             }
-            let stats = pod_stats(client, &pod).await;
+            let stats = client.pod_stats(&pod).await;
             assert!(stats.cpu.unwrap().usage_core_nano_seconds.unwrap().value >= before, "{end}");
             assert!(stats.memory.unwrap().usage_bytes.is_some() && stats.io.is_some(), "{end}");
             assert!(stats.process.unwrap().process_count.is_some(), "{end}");
@@ -157,7 +151,7 @@ fn containers_that_have_ended_have_no_figures() {
         let request = ListContainerStatsRequest { filter: Some(filter) };
         let listed = client.runtime.clone().list_container_stats(request).await.unwrap().into_inner().stats;
         // A kubelet that lowers a limit looks for what `main` uses in each of these.
-        for stats in [listed, pod_stats(client, &pod).await.containers] {
+        for stats in [listed, client.pod_stats(&pod).await.containers] {
             let [only] = &stats[..] else { panic!("{stats:?}, and {ended} has ended") };
             assert_eq!(only.attributes.as_ref().unwrap().id, id);
             assert!(only.memory.as_ref().unwrap().usage_bytes.is_some(), "{only:?}");

@@ -183,6 +183,22 @@ impl Client {
         Ok(self.runtime.clone().pod_sandbox_status(request).await?.into_inner().status.unwrap())
     }
 
+    pub(crate) async fn pod_stats(&self, pod: &str) -> LinuxPodSandboxStats {
+        let request = PodSandboxStatsRequest { pod_sandbox_id: pod.to_owned() };
+        let stats = self.runtime.clone().pod_sandbox_stats(request).await.unwrap().into_inner().stats;
+        stats.unwrap().linux.unwrap()
+    }
+
+    /// Changes what a container may use.
+    pub(crate) async fn update(&self, container: &str, linux: LinuxContainerResources) -> Result<(), Status> {
+        let request = UpdateContainerResourcesRequest {
+            container_id: container.to_owned(),
+            linux: Some(linux),
+            ..UpdateContainerResourcesRequest::default()
+        };
+        self.runtime.clone().update_container_resources(request).await.map(drop)
+    }
+
     pub(crate) async fn pods(&self) -> Vec<PodSandbox> {
         let request = ListPodSandboxRequest::default();
         self.runtime.clone().list_pod_sandbox(request).await.unwrap().into_inner().items
@@ -211,9 +227,14 @@ pub(crate) fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
+/// The pod's namespaces, but for that of processes.
+pub(crate) fn processes(pid: NamespaceMode) -> NamespaceOption {
+    NamespaceOption { pid: pid.into(), ..NamespaceOption::default() }
+}
+
 /// Each container with a PID namespace of its own.
 pub(crate) fn own_processes() -> NamespaceOption {
-    NamespaceOption { pid: NamespaceMode::Container.into(), ..NamespaceOption::default() }
+    processes(NamespaceMode::Container)
 }
 
 /// The security context of a container's request, to be changed.

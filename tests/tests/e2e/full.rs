@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use tonic::Status;
-use wharf_cri_api::v1::{ContainerState, LinuxContainerResources, UpdateContainerResourcesRequest};
+use wharf_cri_api::v1::{ContainerState, LinuxContainerResources};
 
 use crate::client::Client;
 use crate::place;
@@ -42,9 +42,7 @@ fn fill(filler: &Path) {
 
 async fn limit(client: &Client, id: &str, bytes: i64) -> Result<(), Status> {
     let linux = LinuxContainerResources { memory_limit_in_bytes: bytes, ..Default::default() };
-    let container_id = id.to_owned();
-    let request = UpdateContainerResourcesRequest { container_id, linux: Some(linux), ..Default::default() };
-    client.runtime.clone().update_container_resources(request).await.map(drop)
+    client.update(id, linux).await
 }
 
 async fn memory(client: &Client, id: &str) -> i64 {

@@ -7,7 +7,7 @@ use std::path::Path;
 use futures_util::future::join_all;
 use wharf_cri_api::v1::*;
 
-use crate::client::{Client, security};
+use crate::client::{Client, processes, security};
 use crate::daemon::process_with;
 use crate::place;
 use crate::world::{World, run, until};
@@ -54,7 +54,7 @@ async fn found(client: &Client, onlooker: &str) -> (Vec<String>, usize) {
 }
 
 fn in_processes_of(pid: NamespaceMode, target: &str) -> Option<NamespaceOption> {
-    Some(NamespaceOption { pid: pid.into(), target_id: target.to_owned(), ..NamespaceOption::default() })
+    Some(NamespaceOption { target_id: target.to_owned(), ..processes(pid) })
 }
 
 fn may_trace(config: &mut ContainerConfig) {

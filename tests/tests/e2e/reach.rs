@@ -9,15 +9,10 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 use wharf_cri_api::v1::*;
 
-use crate::client::{Client, pod_security, security};
+use crate::client::{Client, pod_security, processes, security};
 use crate::daemon::{is_alive, process_with};
 use crate::streams::{Session, Speech, TERMINAL};
 use crate::world::{run, until};
-
-/// Puts a container's processes, or a pod's, into a PID namespace of a kind.
-fn processes(pid: NamespaceMode) -> NamespaceOption {
-    NamespaceOption { pid: pid.into(), ..NamespaceOption::default() }
-}
 
 #[test]
 fn a_working_directory_that_leads_out_is_refused() {

@@ -6,7 +6,7 @@ use std::fs;
 use nix::mount::{MsFlags, mount, umount};
 use wharf_cri_api::v1::*;
 
-use crate::client::{Client, pod_security, security};
+use crate::client::{Client, pod_security, processes, security};
 use crate::world::{run, until};
 
 /// A change of a container's request, and what a line of shell then prints.
@@ -223,22 +223,20 @@ fn a_pod_is_as_its_request_says() {
 fn processes_can_be_the_pods_or_the_hosts() {
     run(async |world| {
         let client = &world.client;
-        let mode =
-            |mode: NamespaceMode| Some(NamespaceOption { pid: mode.into(), ..NamespaceOption::default() });
         let pod = client.run(&client.pod("processes")).await.unwrap();
         let launch = async |name: &str, pid: NamespaceMode| {
             let mut config = client.container(name, "sleep 1000");
-            security(&mut config).namespace_options = mode(pid);
+            security(&mut config).namespace_options = Some(processes(pid));
             client.launch(&pod, &config).await.unwrap()
         };
         let one = launch("one", NamespaceMode::Pod).await;
         let two = launch("two", NamespaceMode::Pod).await;
         let mut config = client.pod("hostly");
-        pod_security(&mut config).namespace_options = mode(NamespaceMode::Node);
+        pod_security(&mut config).namespace_options = Some(processes(NamespaceMode::Node));
         let hostly = client.run(&config).await.unwrap();
         let host = {
             let mut config = client.container("host", "sleep 1000");
-            security(&mut config).namespace_options = mode(NamespaceMode::Node);
+            security(&mut config).namespace_options = Some(processes(NamespaceMode::Node));
             client.launch(&hostly, &config).await.unwrap()
         };
         let sleepers = "ps -o args | grep -c '^[s]leep 1000'";
@@ -342,12 +340,7 @@ fn limits_reach_the_cgroup_and_can_be_changed() {
             oom_score_adj: 654,
             ..LinuxContainerResources::default()
         };
-        let request = UpdateContainerResourcesRequest {
-            container_id: id.clone(),
-            linux: Some(linux),
-            ..UpdateContainerResourcesRequest::default()
-        };
-        client.runtime.clone().update_container_resources(request).await.unwrap();
+        client.update(&id, linux).await.unwrap();
         assert_eq!(limits(&pod, &id), (128 << 20, 50_000), "what is not named stays");
         assert_eq!(
             client.output(&id, "cat /proc/1/oom_score_adj /proc/self/oom_score_adj").await,
@@ -387,18 +380,7 @@ fn figures_are_of_what_runs() {
             (layer.used_bytes?.value >= 1_000_000).then_some(())
         };
         until("the written bytes are told", written).await;
-        let request = PodSandboxStatsRequest { pod_sandbox_id: pod };
-        let stats = client
-            .runtime
-            .clone()
-            .pod_sandbox_stats(request)
-            .await
-            .unwrap()
-            .into_inner()
-            .stats
-            .unwrap()
-            .linux
-            .unwrap();
+        let stats = client.pod_stats(&pod).await;
         assert!(stats.network.unwrap().default_interface.unwrap().tx_bytes.unwrap().value > 0);
         assert!(stats.process.unwrap().process_count.unwrap().value >= 1);
     });

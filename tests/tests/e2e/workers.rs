@@ -6,7 +6,7 @@ use std::fs;
 
 use wharf_cri_api::v1::{
     ImageFsInfoRequest, ListContainerStatsRequest, ListMetricDescriptorsRequest,
-    ListPodSandboxMetricsRequest, ListPodSandboxStatsRequest, StatusRequest, UpdateContainerResourcesRequest,
+    ListPodSandboxMetricsRequest, ListPodSandboxStatsRequest, StatusRequest,
 };
 
 use crate::steps::Tracer;
@@ -80,12 +80,7 @@ async fn life(world: &World, name: &str) {
     assert_eq!(client.to_end(&pod, "short", "exit 4").await.exit_code, 4);
     assert_eq!(client.output(&id, "echo fine").await, "fine");
     let linux = wharf_cri_api::v1::LinuxContainerResources { cpu_shares: 512, ..Default::default() };
-    let update = UpdateContainerResourcesRequest {
-        container_id: id.clone(),
-        linux: Some(linux),
-        ..Default::default()
-    };
-    runtime.update_container_resources(update).await.unwrap();
+    client.update(&id, linux).await.unwrap();
     runtime.status(StatusRequest { verbose: true }).await.unwrap();
     runtime.list_container_stats(ListContainerStatsRequest::default()).await.unwrap();
     runtime.list_pod_sandbox_stats(ListPodSandboxStatsRequest::default()).await.unwrap();
