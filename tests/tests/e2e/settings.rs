@@ -368,7 +368,7 @@ fn figures_are_of_what_runs() {
         let client = &world.client;
         let pod = client.run(&client.pod("figures")).await.unwrap();
         let id = client.launch(&pod, &client.container("main", "while :; do :; done")).await.unwrap();
-        client.output(&id, "head -c 1000000 /dev/zero >/file; ping -c 1 -W 1 $(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p') >/dev/null").await;
+        client.output(&id, "head -c 1000000 /dev/zero >/file; ping -c 1 -W 8 $(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p') >/dev/null").await;
         let burnt = async || {
             let stats = stats(client, &id).await;
             let cpu = stats.cpu.unwrap().usage_core_nano_seconds.unwrap().value;
