@@ -69,8 +69,7 @@ impl Pull {
         }
         let plan = Arc::new(self.plan(&session, top).await?);
         self.tracker.begin(&plan.manifest.layers);
-        // A flight is for others to find until its layer is in the store.
-        let (layers, _flights): (Vec<_>, Vec<_>) = self.layers(&session, &plan).await?.into_iter().unzip();
+        let layers = self.layers(&session, &plan).await?;
         self.commit(&plan, layers).await
     }
 
@@ -173,12 +172,18 @@ impl Pull {
         }
     }
 
-    async fn commit(&self, plan: &Arc<Plan>, layers: Vec<Layer>) -> Result<Arc<Image>, PullError> {
+    async fn commit(
+        &self,
+        plan: &Arc<Plan>,
+        layers: Vec<(Layer, Arc<Flight>)>,
+    ) -> Result<Arc<Image>, PullError> {
         let permit = Arc::clone(&self.shared.commits).acquire_owned().await;
         let permit = permit.map_err(|_closed| self.lost(Stage::Commit))?;
         let (store, plan, reference) = (self.shared.store.clone(), Arc::clone(plan), self.reference.clone());
         let commit = move || {
             let _one_of_a_few = permit;
+            // A flight is for others to find until its layer is in the store. To let the last of it go is to wait for a disk.
+            let (layers, _flights): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
             store.commit(NewImage {
                 reference: &reference,
                 resolved: &plan.resolved,
