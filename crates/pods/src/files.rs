@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use wharf_cri_api::v1::DnsConfig;
-use wharf_types::Field;
+use wharf_state::Layout;
+use wharf_types::{Field, PodId};
 
 use crate::error::{Error, Stage};
 
@@ -47,6 +48,16 @@ impl Shm {
             Self::Hosts => "mode=0700,size=1048576,nr_inodes=16",
         }
     }
+}
+
+/// Whether an older build made the pod: it has no file system then. Its supervisor is of that build too, its life long.
+pub(crate) fn is_of_older_build(layout: &Layout, pod: &PodId) -> bool {
+    !layout.pod_memory(pod).exists()
+}
+
+/// Where what a pod's containers have in common is.
+pub(crate) fn directory(layout: &Layout, pod: &PodId) -> PathBuf {
+    if is_of_older_build(layout, pod) { layout.pod(pod) } else { layout.pod_memory(pod) }
 }
 
 /// Mounts the file system over a new directory, and fills it.

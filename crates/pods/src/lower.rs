@@ -61,7 +61,10 @@ pub(crate) fn plan(
     let (masked_paths, readonly_paths) = protected_paths(&security)?;
     let mut own: Vec<MountPlan> = disk.volumes.iter().map(volumes::plan).collect();
     own.extend(pods_mounts(context)?);
-    let mounts = mounts::merge(usual_mounts(privilege, cgroup)?, own, asked_mounts(context, privilege)?);
+    let mut mounts = mounts::merge(usual_mounts(privilege, cgroup)?, own, asked_mounts(context, privilege)?);
+    if files::is_of_older_build(context.layout, &context.pod.id) {
+        mounts::adapt_to_older_build(&mut mounts);
+    }
     Ok(Plan {
         container: id.clone(),
         rootfs: disk.rootfs,
@@ -157,15 +160,15 @@ fn asked_mounts(context: &Context<'_>, privilege: Privilege) -> Result<Vec<Mount
 /// What the pod's containers have in common: shared memory, and the files of their name and their names' servers.
 fn pods_mounts(context: &Context<'_>) -> Result<Vec<MountPlan>, Error> {
     const STAGE: &str = "planning the container's mounts";
-    let (layout, pod) = (context.layout, context.pod);
-    let shm = match pod.namespaces().ipc() {
+    let directory = files::directory(context.layout, &context.pod.id);
+    let shm = match context.pod.namespaces().ipc() {
         NamespaceMode::Node => HostPath::new("/dev/shm").stage(STAGE)?,
-        _ => host(&layout.pod_file(&pod.id, files::SHM))?,
+        _ => host(&directory.join(files::SHM))?,
     };
     let mut mounts = vec![defaults::bind("/dev/shm", shm, defaults::SAFE).stage(STAGE)?];
     let read_only = if context.security().readonly_rootfs { Attributes::READ_ONLY } else { Attributes::NONE };
     for name in files::NAMES {
-        let source = host(&layout.pod_file(&pod.id, name))?;
+        let source = host(&directory.join(name))?;
         mounts.push(defaults::bind(&format!("/etc/{name}"), source, read_only).stage(STAGE)?);
     }
     Ok(mounts)

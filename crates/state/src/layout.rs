@@ -78,10 +78,10 @@ impl Layout {
         self.pod(pod).join("memory")
     }
 
-    /// What the pod's containers have in common there: `resolv.conf`, `hostname`, `hosts`, `shm`.
+    /// Where older builds mounted the pod's shared memory, with the files of its containers beside it.
     #[must_use]
-    pub fn pod_file(&self, pod: &PodId, name: &str) -> PathBuf {
-        self.pod_memory(pod).join(name)
+    pub fn older_pod_memory(&self, pod: &PodId) -> PathBuf {
+        self.pod(pod).join("shm")
     }
 
     /// Where records that could not be understood are put.

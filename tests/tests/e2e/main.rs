@@ -51,6 +51,8 @@ mod logs;
 #[cfg(test)]
 mod mounts;
 #[cfg(test)]
+mod older;
+#[cfg(test)]
 mod onlooker;
 #[cfg(test)]
 mod order;

@@ -79,6 +79,7 @@ impl Engine {
         for kind in ["net", "ipc", "uts"] {
             unpin(&layout.namespace(&pod.id, kind))?;
         }
+        unpin(&layout.older_pod_memory(&pod.id))?;
         unpin(&layout.pod_memory(&pod.id))
     }
 
