@@ -18,12 +18,6 @@ pub enum PathError {
         /// The path, shortened to 200 characters.
         path: String,
     },
-    /// The path has a component `..`, which a path of this type must not.
-    #[error("path {path:?} has a component ..")]
-    Parent {
-        /// The path as given.
-        path: String,
-    },
 }
 
 fn check(text: &str) -> Result<(), PathError> {
@@ -69,19 +63,21 @@ impl HostPath {
 pub struct ContainerPath(Box<str>);
 
 impl ContainerPath {
-    /// Takes an absolute path; repeated slashes and `.` components are dropped.
+    /// Takes an absolute path; repeated slashes and `.` components are dropped, and `..` with the component before it, as
+    /// Kubernetes reads a path: by its letters, whatever is a link.
     ///
     /// # Errors
-    /// [`PathError`] if it is relative, malformed, or has a component `..`.
+    /// [`PathError`] if it is relative or malformed.
     pub fn new(text: &str) -> Result<Self, PathError> {
         check(text)?;
         let mut clean = String::with_capacity(text.len());
         for part in text.split('/').filter(|part| !part.is_empty() && *part != ".") {
             if part == ".." {
-                return Err(PathError::Parent { path: text.to_owned() });
+                clean.truncate(clean.rfind('/').unwrap_or(0));
+            } else {
+                clean.push('/');
+                clean.push_str(part);
             }
-            clean.push('/');
-            clean.push_str(part);
         }
         if clean.is_empty() {
             clean.push('/');
@@ -141,6 +137,15 @@ mod tests {
     #[test]
     fn container_paths_are_cleaned() {
         assert_eq!(ContainerPath::new("//a/./b/").unwrap().as_str(), "/a/b");
+        for (text, clean) in [
+            ("/a/../b/", "/b"),
+            ("/a/b/../../c", "/c"),
+            ("/a/..", "/"),
+            ("/..", "/"),
+            ("/../../a/./..b", "/a/..b"),
+        ] {
+            assert_eq!(ContainerPath::new(text).unwrap().as_str(), clean, "{text}");
+        }
         assert_eq!(ContainerPath::new("/").unwrap().depth(), 0);
         assert_eq!(ContainerPath::new("/a/b").unwrap().relative(), "a/b");
     }
@@ -156,8 +161,9 @@ mod tests {
 
     #[test]
     fn bad_paths_are_refused() {
-        assert!(ContainerPath::new("/a/../b").is_err());
         assert!(ContainerPath::new("a").is_err());
+        assert!(ContainerPath::new("../a").is_err());
+        assert!(ContainerPath::new("/a\0b").is_err());
         assert!(HostPath::new("/a\0b").is_err());
         assert!(HostPath::new(&"/a".repeat(3000)).is_err());
     }

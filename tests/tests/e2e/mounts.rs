@@ -26,7 +26,7 @@ fn mounts_are_as_asked() {
         let pod = client.run(&client.pod("mounts")).await.unwrap();
         let mut config = client.container("main", "sleep 1000");
         config.mounts = vec![
-            bind("/deep/er/ro", true, MountPropagation::PropagationPrivate),
+            bind("/deep/down/../er/ro/", true, MountPropagation::PropagationPrivate),
             bind("/rw", false, MountPropagation::PropagationPrivate),
             bind("/slave", false, MountPropagation::PropagationHostToContainer),
         ];
