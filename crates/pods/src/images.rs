@@ -43,8 +43,9 @@ impl ImageView {
         entrypoint.iter().chain(defaults).cloned().collect()
     }
 
-    pub(crate) fn environment(&self) -> &[String] {
-        &self.config.env
+    /// Names and values.
+    pub(crate) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
+        variables(&self.config.env)
     }
 
     pub(crate) fn working_dir(&self) -> &str {
@@ -64,5 +65,21 @@ impl ImageView {
 
     pub(crate) fn stop_signal(&self) -> &str {
         &self.config.stop_signal
+    }
+}
+
+/// What has no name or no value is no variable: left out, as elsewhere, and not made one with an empty value.
+fn variables(texts: &[String]) -> impl Iterator<Item = (&str, &str)> {
+    texts.iter().filter_map(|text| text.split_once('=')).filter(|(name, _value)| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_has_a_name_and_a_value() {
+        let texts = ["A=b=c", "EMPTY=", "NOTHING", "=value", ""].map(str::to_owned);
+        assert_eq!(variables(&texts).collect::<Vec<_>>(), [("A", "b=c"), ("EMPTY", "")]);
     }
 }

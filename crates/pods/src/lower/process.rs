@@ -63,8 +63,7 @@ fn environment(context: &Context<'_>) -> Result<Vec<Vec<u8>>, Error> {
     if context.config.tty {
         set(b"TERM", b"xterm");
     }
-    for pair in context.image.environment() {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+    for (key, value) in context.image.environment() {
         set(key.as_bytes(), value.as_bytes());
     }
     for KeyValue { key, value } in &context.config.envs {
