@@ -22,7 +22,7 @@ pub struct Identity {
     pub uid: u32,
     /// The primary group.
     pub gid: u32,
-    /// Every group, each once: the primary one, those of the image, those of the request.
+    /// Every group, each once and sorted as the kernel has them: the primary one, those of the image, those of the request.
     pub groups: Vec<u32>,
     /// The home directory that `passwd` gives the user.
     pub home: Option<String>,
@@ -98,8 +98,8 @@ fn look_up(user: &User, passwd: &str, group: &str) -> Result<Identity, Error> {
         groups.extend(group_entries(group).filter(|(_, _, members)| member(members)).map(|(_, gid, _)| gid));
     }
     groups.extend(&user.additional_groups);
-    let mut seen = std::collections::BTreeSet::new();
-    groups.retain(|group| seen.insert(*group));
+    groups.sort_unstable();
+    groups.dedup();
     if groups.len() > GROUPS_LIMIT {
         let problem = "is in more than 4000 groups";
         return Err(Error::Identity { what: "user", name: name.to_owned(), problem });
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn names_and_numbers_are_found() {
         let me = who("me", "").unwrap();
-        assert_eq!((me.uid, me.gid, me.groups.clone()), (1000, 1001, vec![1001, 50000, 1234]));
+        assert_eq!((me.uid, me.gid, me.groups.clone()), (1000, 1001, vec![1001, 1234, 50000]));
         assert_eq!(me.home.as_deref(), Some("/home/me"));
         assert_eq!(who("1000", "").unwrap(), me);
         assert_eq!(who("me", "extra").unwrap().gid, 50000);
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn strict_leaves_the_images_groups_out() {
         let user = User { user: "me".into(), additional_groups: vec![7], strict: true, ..User::default() };
-        assert_eq!(look_up(&user, PASSWD, GROUP).unwrap().groups, vec![1001, 7]);
+        assert_eq!(look_up(&user, PASSWD, GROUP).unwrap().groups, vec![7, 1001]);
     }
 
     #[test]
