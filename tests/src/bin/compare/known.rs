@@ -49,18 +49,32 @@ impl Known {
     pub(crate) fn sort(&self, all: &[Difference]) -> Sorted {
         let of = |difference: &Difference| self.difference.iter().any(|entry| entry.covers(difference));
         let (excused, new) = all.iter().cloned().partition(of);
-        let idle = self.difference.iter().filter(|entry| !all.iter().any(|one| entry.covers(one)));
-        Sorted { excused, new, gone: idle.map(|entry| entry.fact.clone()).collect() }
+        Sorted { excused, new, gone: self.difference.iter().flat_map(|entry| entry.gone(all)).collect() }
     }
 }
 
 impl Entry {
     fn covers(&self, difference: &Difference) -> bool {
         let named = |pattern: &String| is_like(pattern, difference.request);
+        self.tells(difference) && (self.requests.is_empty() || self.requests.iter().any(named))
+    }
+
+    /// The same, in whatever request.
+    fn tells(&self, difference: &Difference) -> bool {
         is_like(&self.fact, &difference.fact)
             && is_like(&self.wharf, &difference.wharf)
             && is_like(&self.containerd, &difference.containerd)
-            && (self.requests.is_empty() || self.requests.iter().any(named))
+    }
+
+    /// What of the entry no difference has: each of its requests, or all of it.
+    fn gone(&self, all: &[Difference]) -> Vec<String> {
+        let told: Vec<&Difference> = all.iter().filter(|one| self.tells(one)).collect();
+        let text = format!("{} (wharf {}, containerd {})", self.fact, self.wharf, self.containerd);
+        if told.is_empty() {
+            return vec![text];
+        }
+        let idle = |name: &&String| !told.iter().any(|one| is_like(name, one.request));
+        self.requests.iter().filter(idle).map(|name| format!("{text} in {name}")).collect()
     }
 }
 
@@ -85,7 +99,7 @@ fn is_like(pattern: &str, text: &str) -> bool {
 pub(crate) struct Sorted {
     pub(crate) excused: Vec<Difference>,
     pub(crate) new: Vec<Difference>,
-    /// The facts of entries that no difference has.
+    /// Entries that no difference has, and requests of others.
     pub(crate) gone: Vec<String>,
 }
 
@@ -138,14 +152,15 @@ mod tests {
     fn what_has_no_entry_is_new_and_an_entry_without_any_is_gone() {
         let known: Known = toml::from_str(
             "[[difference]]\nfact = \"a *\"\nwharf = \"1\"\nrequests = [\"r\"]\nreason = \"so\"\n\
-             [[difference]]\nfact = \"z\"\nreason = \"so\"\n",
+             [[difference]]\nfact = \"z\"\nreason = \"so\"\n\
+             [[difference]]\nfact = \"a b\"\nwharf = \"1\"\nrequests = [\"r\", \"t\"]\nreason = \"so\"\n",
         )
         .unwrap();
         let all = [difference("r", "a b", "1"), difference("r", "a b", "2"), difference("s", "a b", "1")];
         let sorted = known.sort(&all);
         assert_eq!(sorted.excused, all[..1]);
         assert_eq!(sorted.new, all[1..]);
-        assert_eq!(sorted.gone, ["z"]);
+        assert_eq!(sorted.gone, ["z (wharf *, containerd *)", "a b (wharf 1, containerd *) in t"]);
     }
 
     #[test]
