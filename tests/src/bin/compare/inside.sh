@@ -1,3 +1,4 @@
+#!/bin/sh
 # What a command in a container sees; sent there by compare, with the paths to look at as arguments. Prints facts, each a
 # line: NAME, a tab, TEXT. For the shells of busybox and Debian, without sourced helpers.
 
