@@ -17,8 +17,12 @@ use crate::refuse;
 pub(crate) fn plan(mount: &Mount) -> Result<MountPlan, Error> {
     let fail = |problem: String| Error::invalid("mounts", format!("{}: {problem}", mount.container_path));
     if mount.image.is_some() {
-        // The word is what the kubelet looks for, at the beginning.
-        return Err(Error::invalid("ImageVolumeMountFailed", "images as volumes are not supported yet"));
+        // The word is what the kubelet looks for, at the beginning; by the code others tell what is not there from what failed.
+        return Err(Error::Stage {
+            stage: "ImageVolumeMountFailed",
+            message: "images as volumes are not supported yet".to_owned(),
+            kind: wharf_types::ErrorKind::Unimplemented,
+        });
     }
     if !(mount.uid_mappings.is_empty() && mount.gid_mappings.is_empty()) {
         return Err(fail("uidMappings and gidMappings are not supported yet: leave them out".to_owned()));

@@ -189,7 +189,7 @@ pub(super) const CONTAINERS: &[Case<ContainerConfig>] = &[
             bind(config, "", "/volume");
             config.mounts[0].image = Some(crate::client::image("some/image:1"));
         },
-        Code::InvalidArgument,
+        Code::Unimplemented,
         "ImageVolumeMountFailed",
     ),
     (
