@@ -5,17 +5,34 @@
 //! namespace: it enters the container, connects the streams, becomes the user. Only then does it clone the process that
 //! executes the program, as the supervisor's child, and tells the supervisor of it. The types say so: [`Shed`] can only be
 //! made of [`Inside`], and [`Born`] of [`Shed`].
+//!
+//! Who may trace can take the new process over before it executes the program. So it has the program's rights and filter
+//! already, where the filter lets [`CALLS`] through; and what it says to the supervisor counts for little.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sched::CloneFlags;
 use wharf_sys::process::{self, Clone, SingleThreaded};
+use wharf_sys::seccomp::Call;
 
 use crate::confine::Shed;
 use crate::error::{Error, Stage};
 use crate::report;
 
 pub(crate) const STAGE: &str = "entering the PID namespace";
+
+/// What is called from the loading of a filter on, by a process that others will see and by the one that it is born of,
+/// beside what any program calls.
+pub(crate) const CALLS: [(Call, u64); 8] = [
+    (Call::CAPSET, 0),
+    (Call::PRCTL, process::AMBIENT),
+    (Call::CLOSE_RANGE, 3),
+    (Call::CLONE, process::SIBLING),
+    (Call::SENDMSG, 0),
+    (Call::PIDFD_SEND_SIGNAL, 0),
+    (Call::SETSID, 0),
+    (Call::EXIT_GROUP, 0),
+];
 
 /// In which PID namespace a program runs.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +81,14 @@ impl Inside {
 
 /// This process is in the PID namespace of its program.
 #[derive(Debug)]
-pub(crate) struct Born(());
+pub(crate) struct Born(Shed);
+
+impl Born {
+    /// What it has given up.
+    pub(crate) fn shed(self) -> Shed {
+        self.0
+    }
+}
 
 impl Origin<'_> {
     /// Chooses the PID namespace of the process that will be born; this one stays where it is, unseen.
@@ -77,13 +101,13 @@ impl Origin<'_> {
 
     /// Goes on in the program's PID namespace. A process that others will see is born there with its streams and the line
     /// to the supervisor alone; the one that it is born of ends.
-    pub(crate) fn be_born(&self, _shed: Shed) -> Result<Born, Error> {
-        let Place::Of(_) = self.place else { return Ok(Born(())) };
+    pub(crate) fn be_born(&self, shed: Shed) -> Result<Born, Error> {
+        let Place::Of(_) = self.place else { return Ok(Born(shed)) };
         process::close_others(self.witness, 3, &[self.supervisor.as_fd()]).stage(STAGE)?;
         match process::clone_sibling(self.witness).stage(STAGE)? {
-            Clone::Child => Ok(Born(())),
-            Clone::Parent { pid, pidfd } => {
-                let told = report::born(self.supervisor, pid, &pidfd);
+            Clone::Child => Ok(Born(shed)),
+            Clone::Parent { pidfd, .. } => {
+                let told = report::born(self.supervisor, &pidfd);
                 if told.is_err() {
                     // The supervisor is gone, and nobody would ever know of the new process.
                     drop(process::signal(pidfd.as_fd(), 9));

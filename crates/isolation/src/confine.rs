@@ -9,7 +9,7 @@ use nix::unistd::{Gid, Uid};
 use wharf_sys::process::{self, Capabilities};
 use wharf_sys::seccomp;
 
-use crate::birth::{Born, Inside};
+use crate::birth::{self, Born, Inside, Place};
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
 use crate::plan::{Limit, Process};
@@ -19,12 +19,29 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 /// Where programs are looked for if the environment does not say it.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// This process has the user and the rights of its program; it can load the filter, and that is all it has beyond them.
+/// This process has the user and the rights of its program. Where its filter is not loaded it can load it, and that is all
+/// it has beyond them.
 #[derive(Debug)]
-pub(crate) struct Shed(());
+pub(crate) struct Shed {
+    filter: Filter,
+}
 
-/// Gives up every right that the program is not to have, as far as that can be done before its filter is loaded.
-pub(crate) fn shed(_inside: Inside, process: &Process, identity: &Identity) -> Result<Shed, Error> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filter {
+    Loaded,
+    Waiting,
+}
+
+/// Gives up every right that the program is not to have. The filter is loaded too if others will see the process and if it
+/// can go on under it.
+pub(crate) fn shed(
+    _inside: Inside,
+    process: &Process,
+    identity: &Identity,
+    place: Place<'_>,
+) -> Result<Shed, Error> {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    process::reset_signals().stage("resetting signals")?;
     // First as the supervisor was given it; the process may ask for another.
     wharf_sys::open_files::hand_on().stage("setting resource limits")?;
     set_limits(&process.limits)?;
@@ -48,12 +65,21 @@ pub(crate) fn shed(_inside: Inside, process: &Process, identity: &Identity) -> R
         };
         process::set_capabilities(&raised).stage("setting capabilities")?;
     }
-    Ok(Shed(()))
+    let seen = matches!(place, Place::Of(_));
+    if seen && birth::CALLS.iter().all(|(call, first)| call.passes(&process.seccomp, *first)) {
+        seal(process, identity)?;
+        return Ok(Shed { filter: Filter::Loaded });
+    }
+    Ok(Shed { filter: Filter::Waiting })
 }
 
 /// Executes the program in a session of its own, under its filter. Returns only if that fails.
-pub(crate) fn execute(_born: Born, process: &Process, identity: &Identity, connected: Connected) -> Error {
-    match lead_session(connected).and_then(|()| seal(process, identity)) {
+pub(crate) fn execute(born: Born, process: &Process, identity: &Identity, connected: Connected) -> Error {
+    let sealed = lead_session(connected).and_then(|()| match born.shed().filter {
+        Filter::Loaded => Ok(()),
+        Filter::Waiting => seal(process, identity),
+    });
+    match sealed {
         Ok(()) => run(process, identity),
         Err(error) => error,
     }
@@ -62,7 +88,6 @@ pub(crate) fn execute(_born: Born, process: &Process, identity: &Identity, conne
 /// Sessions and their terminals are of a PID namespace.
 fn lead_session(connected: Connected) -> Result<(), Error> {
     const STAGE: &str = "leading a session";
-    process::reset_signals().stage(STAGE)?;
     nix::unistd::setsid().stage(STAGE)?;
     if connected == Connected::Terminal {
         process::control_terminal(std::io::stdin().as_fd()).stage(STAGE)?;
@@ -73,7 +98,6 @@ fn lead_session(connected: Connected) -> Result<(), Error> {
 /// The final sets come after the filter, which must then allow capset, as it must allow the exec. With no_new_privs it is
 /// the very last step.
 fn seal(process: &Process, identity: &Identity) -> Result<(), Error> {
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     load_filter(process)?;
     if process.no_new_privileges {
         return Ok(());

@@ -24,12 +24,7 @@ pub enum Report {
         terminal: Option<OwnedFd>,
     },
     /// The process that executes the program is another one from here on, a child of the supervisor too.
-    Born {
-        /// Its number.
-        pid: i32,
-        /// The process.
-        pidfd: OwnedFd,
-    },
+    Born(OwnedFd),
     /// It failed, and the child is about to exit.
     Failed {
         /// What kind of failure.
@@ -53,10 +48,7 @@ impl Report {
             Some((&READY, body)) => {
                 Self::Ready { identity: read_identity(body), terminal: descriptors.into_iter().next() }
             }
-            Some((&BORN, body)) => match (<[u8; 4]>::try_from(body), descriptors.into_iter().next()) {
-                (Ok(pid), Some(pidfd)) => Self::Born { pid: i32::from_le_bytes(pid), pidfd },
-                _ => Self::Closed,
-            },
+            Some((&BORN, _)) => descriptors.into_iter().next().map_or(Self::Closed, Self::Born),
             Some((&FAILED, body)) => {
                 let kind = match body.first() {
                     Some(b'i') => Kind::Invalid,
@@ -99,8 +91,8 @@ pub(crate) fn ready(socket: &OwnedFd, identity: &Identity, terminal: Option<&Own
 }
 
 /// Says that another process goes on.
-pub(crate) fn born(socket: &OwnedFd, pid: i32, pidfd: &OwnedFd) -> wharf_sys::Result<()> {
-    socket::send(socket.as_fd(), &[&[BORN][..], &pid.to_le_bytes()].concat(), &[pidfd.as_fd()])
+pub(crate) fn born(socket: &OwnedFd, process: &OwnedFd) -> wharf_sys::Result<()> {
+    socket::send(socket.as_fd(), &[BORN], &[process.as_fd()])
 }
 
 /// Says what failed. Nothing can be done if the supervisor is gone.

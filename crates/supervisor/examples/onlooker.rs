@@ -3,7 +3,7 @@
 //!
 //! A process that appears is stopped at once if that is possible, so that there is time to look at its first moments. What
 //! is of the host is said once: a root, a working directory, a program, an open or a mapped file on one of the devices
-//! (`MAJOR:MINOR`), or the mount namespace.
+//! (`MAJOR:MINOR`), or the mount namespace; and so is `SYS_ADMIN`, or a process without a seccomp filter.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -71,6 +71,8 @@ impl Host {
         if fs::read_link(of.join("ns/mnt")).is_ok_and(|link| link.as_os_str() == &*self.namespace) {
             found.push("is in the host's mount namespace".to_owned());
         }
+        let status = fs::read_to_string(of.join("status")).unwrap_or_default();
+        found.extend(too_many_rights(&status).map(str::to_owned));
         let maps = fs::read_to_string(of.join("maps")).unwrap_or_default();
         found.extend(maps.lines().filter(|line| self.is_mapped_of_host(line)).map(str::to_owned));
         found
@@ -84,4 +86,16 @@ impl Host {
         let number = |text| u64::from_str_radix(text, 16).unwrap_or(0);
         inode != "0" && self.devices.contains(&format!("{}:{}", number(major), number(minor)))
     }
+}
+
+/// What a process has that no process of the container is to have, by its status.
+fn too_many_rights(status: &str) -> impl Iterator<Item = &str> {
+    const SYS_ADMIN: u64 = 1 << 21;
+    status.lines().filter(|line| match line.split_once(":\t") {
+        Some(("CapPrm" | "CapEff", set)) => {
+            u64::from_str_radix(set, 16).is_ok_and(|set| set & SYS_ADMIN != 0)
+        }
+        Some(("Seccomp", mode)) => mode != "2",
+        _ => false,
+    })
 }

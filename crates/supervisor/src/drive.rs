@@ -22,8 +22,7 @@ impl Shim {
     /// Takes a report, and says whether there may be another one.
     pub(crate) fn container_reported(&mut self, id: &ContainerId) -> bool {
         let Some(container) = self.containers.get_mut(id) else { return false };
-        let report = Report::receive(container.child.report.as_fd());
-        let event = match report {
+        let event = match container.child.hear() {
             Ok(Report::Ready { identity, terminal }) => {
                 container.identity = identity;
                 if let Some(terminal) = terminal {
@@ -31,23 +30,26 @@ impl Shim {
                 }
                 Event::Ready
             }
-            Ok(Report::Born { pid, pidfd }) => {
+            Ok(Report::Born(process)) => {
                 let watch = (&mut self.watch, Source::Exit(id.clone()));
-                go_on_as(&mut container.child, (pid, pidfd), watch, &mut self.spent);
+                if !go_on_as(&mut container.child, process, watch, &mut self.spent) {
+                    return false;
+                }
                 self.reap_strays();
                 return true;
             }
             Ok(Report::Failed { kind, message }) => Event::Failed(failure(wire_kind(kind), message)),
-            Ok(Report::Closed) => {
-                self.watch.remove(container.child.report.as_fd(), &Source::Report(id.clone()));
-                // The end of the reports is an exec only if the process lives on or ended after one.
-                self.step(id, Event::Executed { now_ns: wharf_sys::clock::now_ns() });
-                return false;
-            }
+            // The end of the reports is an exec only if the process lives on or ended after one.
+            Ok(Report::Closed) => Event::Executed { now_ns: wharf_sys::clock::now_ns() },
             Err(_later) => return false,
         };
+        let more = matches!(event, Event::Ready);
+        if let (false, Some(container)) = (more, self.containers.get(id)) {
+            // Nothing follows, and a line that others hold could be filled without end.
+            self.watch.remove(container.child.report.as_fd(), &Source::Report(id.clone()));
+        }
         self.step(id, event);
-        true
+        more
     }
 
     fn adopt_terminal(&mut self, id: &ContainerId, terminal: OwnedFd) {
@@ -169,17 +171,21 @@ impl Shim {
     /// Takes a report, and says whether there may be another one.
     pub(crate) fn exec_reported(&mut self, id: u64) -> bool {
         let Some(exec) = self.execs.get_mut(&id) else { return false };
-        match Report::receive(exec.child.report.as_fd()) {
+        match exec.child.hear() {
             Ok(Report::Ready { terminal, .. }) => exec.terminal = terminal,
-            Ok(Report::Born { pid, pidfd }) => {
+            Ok(Report::Born(process)) => {
                 let watch = (&mut self.watch, Source::ExecExit(id));
-                go_on_as(&mut exec.child, (pid, pidfd), watch, &mut self.spent);
+                if !go_on_as(&mut exec.child, process, watch, &mut self.spent) {
+                    return false;
+                }
                 self.reap_strays();
             }
             Ok(Report::Failed { kind, message }) => {
+                self.watch.remove(exec.child.report.as_fd(), &Source::ExecReport(id));
                 if let Some(request) = exec.request.take() {
                     self.link.fail(request, failure(wire_kind(kind), message));
                 }
+                return false;
             }
             Ok(Report::Closed) => {
                 self.watch.remove(exec.child.report.as_fd(), &Source::ExecReport(id));
@@ -218,19 +224,21 @@ impl Shim {
     }
 }
 
-/// Takes the process that was born for the child. One that cannot be watched is ended.
+/// Takes the process that was born for the child; `false` if it cannot be that one. One that cannot be watched is ended.
 fn go_on_as(
     child: &mut Child,
-    (pid, pidfd): (i32, OwnedFd),
+    process: OwnedFd,
     (watch, source): (&mut Watch, Source),
     spent: &mut Spent,
-) {
-    let watched = watch.replace(child.pidfd.as_fd(), pidfd.as_fd(), source);
-    spent.add(child.take_over(pid, pidfd));
+) -> bool {
+    let Ok(parent) = child.take_over(process) else { return false };
+    let watched = watch.replace(parent.as_fd(), child.pidfd.as_fd(), source);
+    spent.add(parent);
     if watched.is_err() {
         child.abandon();
     }
     watched.or_tell("a process is ended that cannot be watched");
+    true
 }
 
 fn wire_kind(kind: wharf_isolation::Kind) -> failure::Kind {

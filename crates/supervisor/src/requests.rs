@@ -195,7 +195,7 @@ fn exec(shim: &mut Shim, request: RequestId, mut exec: v1::Exec, mut descriptors
     let first = container.child.pidfd.as_fd();
     let mut keep = streams.descriptors();
     keep.push(first);
-    let child = shim
+    let mut child = shim
         .spawner
         .spawn(Place::Of(first), cgroup.as_ref().map(AsFd::as_fd), &keep, |origin| {
             wharf_isolation::join(&plan, first, &streams, origin)
@@ -204,6 +204,7 @@ fn exec(shim: &mut Shim, request: RequestId, mut exec: v1::Exec, mut descriptors
             remove_leaf(&leaf);
             internal(error)
         })?;
+    child.awaits_ready = exec.terminal;
     watch_child(shim, &child, [Source::ExecReport(exec.exec), Source::ExecExit(exec.exec)])?;
     shim.execs.insert(exec.exec, Exec { container: id, child, request: Some(request), terminal: None, leaf });
     Ok(None)

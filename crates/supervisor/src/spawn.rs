@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::CloneFlags;
-use wharf_isolation::{Input, Origin, Place, Stream, Streams};
+use wharf_isolation::{Input, Origin, Place, Report, Stream, Streams};
 use wharf_sys::process::{self, Clone, Reap, SingleThreaded};
 use wharf_sys::{Error, Result, socket};
 
@@ -24,6 +24,8 @@ pub(crate) struct Child {
     /// Its reports come here, and its start goes there.
     pub(crate) report: OwnedFd,
     pub(crate) kin: Kin,
+    /// Whether it will still say that it is ready.
+    pub(crate) awaits_ready: bool,
 }
 
 /// Which of two processes a child is.
@@ -33,14 +35,29 @@ pub(crate) enum Kin {
     Itself,
     /// One that is out of sight of the container, and of which that one will be born.
     Parent,
+    /// The one that executes the program, born in sight of others.
+    Born,
 }
 
 impl Child {
-    /// Takes the process that was born for the one that it was born of, which is returned and about to end.
-    pub(crate) fn take_over(&mut self, pid: i32, pidfd: OwnedFd) -> OwnedFd {
-        self.pid = pid;
-        self.kin = Kin::Itself;
-        std::mem::replace(&mut self.pidfd, pidfd)
+    /// Takes a report. Who may trace the process that was born can say anything on its line, also before the one that it
+    /// was born of has told of it. What cannot be true ends the line: whoever lies is on its own.
+    pub(crate) fn hear(&mut self) -> Result<Report> {
+        let report = Report::receive(self.report.as_fd())?;
+        let believed = match &report {
+            Report::Ready { .. } => std::mem::take(&mut self.awaits_ready),
+            Report::Born(_) => self.kin == Kin::Parent,
+            Report::Failed { .. } | Report::Closed => true,
+        };
+        Ok(if believed { report } else { Report::Closed })
+    }
+
+    /// Takes the process that was born, which must be a child of this one, for the one that it was born of, which is
+    /// returned and about to end.
+    pub(crate) fn take_over(&mut self, process: OwnedFd) -> Result<OwnedFd> {
+        self.pid = process::child_number(process.as_fd())?;
+        self.kin = Kin::Born;
+        Ok(std::mem::replace(&mut self.pidfd, process))
     }
 
     /// Ends a child that cannot be watched: nobody would ever learn of its end.
@@ -76,7 +93,7 @@ impl Spawner {
         };
         let supervisor = std::process::id();
         match process::clone(&self.witness, flags, cgroup)? {
-            Clone::Parent { pid, pidfd } => Ok(Child { pid, pidfd, report, kin }),
+            Clone::Parent { pid, pidfd } => Ok(Child { pid, pidfd, report, kin, awaits_ready: true }),
             Clone::Child => {
                 let kept: Vec<BorrowedFd<'_>> = keep.iter().copied().chain([child_report.as_fd()]).collect();
                 let alone = process::keep_only(&self.witness, &kept).is_ok();
@@ -141,4 +158,58 @@ pub(crate) fn set_nonblocking(fd: &OwnedFd) -> Result<()> {
     fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
         .map(drop)
         .map_err(|errno| Error::new("fcntl(F_SETFL)", "O_NONBLOCK", errno))
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "some process is needed that is a child")]
+mod tests {
+    use super::*;
+
+    /// A child that waits, its line to the supervisor, and the supervisor's view of it.
+    fn child(kin: Kin) -> (std::process::Child, OwnedFd, Child) {
+        let process = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let (report, line) = socket::pair().unwrap();
+        let pid = process.id().cast_signed();
+        let pidfd = process::open_pidfd(pid).unwrap();
+        (process, line, Child { pid, pidfd, report, kin, awaits_ready: false })
+    }
+
+    #[test]
+    fn only_a_child_takes_over_and_who_was_born_is_believed_no_more() {
+        let (mut parent, line, mut seen) = child(Kin::Parent);
+        let (mut other, _line, _child) = child(Kin::Parent);
+        let own = process::open_pidfd(std::process::id().cast_signed()).unwrap();
+        assert_eq!(seen.take_over(own).unwrap_err().errno, nix::errno::Errno::ECHILD);
+        let say = |word: &[u8], fd: &OwnedFd| socket::send(line.as_fd(), word, &[fd.as_fd()]).unwrap();
+        let born = process::open_pidfd(other.id().cast_signed()).unwrap();
+        say(b"B", &born);
+        let Report::Born(process) = seen.hear().unwrap() else { panic!("it was not heard of") };
+        drop(seen.take_over(process).unwrap());
+        assert_eq!((seen.pid, seen.kin), (other.id().cast_signed(), Kin::Born));
+        for word in [&b"B"[..], b"R\0\0\0\0\0\0\0\0\0\0\0\0"] {
+            say(word, &born);
+            assert!(matches!(seen.hear(), Ok(Report::Closed)), "{word:?}");
+        }
+        say(b"Exwhy", &born);
+        assert!(matches!(seen.hear(), Ok(Report::Failed { .. })));
+        for process in [&mut parent, &mut other] {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_child_is_ready_once() {
+        let (mut process, line, mut seen) = child(Kin::Parent);
+        seen.awaits_ready = true;
+        let ready = || {
+            socket::send(line.as_fd(), b"R\0\0\0\0\0\0\0\0\0\0\0\0", &[]).unwrap();
+        };
+        ready();
+        assert!(matches!(seen.hear(), Ok(Report::Ready { .. })));
+        ready();
+        assert!(matches!(seen.hear(), Ok(Report::Closed)));
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
 }

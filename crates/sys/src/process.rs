@@ -57,13 +57,22 @@ pub fn clone(
     clone3(u64::from(namespaces.bits().cast_unsigned()), cgroup).inspect(end_by_panic)
 }
 
+/// The flags of [`clone_sibling`].
+pub const SIBLING: u64 = (libc::CLONE_PARENT | libc::CLONE_PIDFD).cast_unsigned() as u64;
+
 /// Clones this process into the PID namespace that its children are for, as a child of its own parent. The number is the
-/// one in this process's namespace.
+/// one in this process's namespace. By the old clone(2), whose flags a filter can read: most let it through, and not clone3.
 ///
 /// # Errors
 /// The kernel's; ENOMEM if the namespace's first process is gone.
 pub fn clone_sibling(_witness: &SingleThreaded) -> Result<Clone> {
-    clone3(u64::from(libc::CLONE_PARENT.cast_unsigned()), None).inspect(end_by_panic)
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: `pidfd` lives through the call and no stack is given, so this is a fork; the witness says that no other thread
+    // holds a lock that the child needs. All architectures have these arguments first.
+    let result = unsafe { libc::syscall(libc::SYS_clone, SIBLING, 0_u64, &raw mut pidfd, 0_u64, 0_u64) };
+    side_of(Errno::result(result), pidfd)
+        .map_err(|errno| Error::new("clone", format!("flags {SIBLING:#x}"), errno))
+        .inspect(end_by_panic)
 }
 
 /// What a C library remembers as the number of a child that it did not make is its parent's: an abort would be the parent's
@@ -92,10 +101,7 @@ pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = flags | u64::from(libc::CLONE_PIDFD.cast_unsigned());
     args.pidfd = (&raw mut pidfd).addr() as u64;
-    if flags & u64::from(libc::CLONE_PARENT.cast_unsigned()) == 0 {
-        // A sibling has that of the process that clones it.
-        args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
-    }
+    args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
     if let Some(cgroup) = cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
@@ -103,14 +109,19 @@ pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone
     // SAFETY: `args` lives through the call and no stack is given, so this is a fork; that no lock is needed in the child
     // which another thread held is for the callers, of which all outside of this crate show a witness.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
-    match Errno::result(result) {
-        Ok(0) => Ok(Clone::Child),
-        Ok(pid) => {
+    side_of(Errno::result(result), pidfd)
+        .map_err(|errno| Error::new("clone3", format!("flags {flags:#x}"), errno))
+}
+
+/// What a clone returned, and the descriptor that the kernel stored for the parent.
+fn side_of(result: nix::Result<libc::c_long>, pidfd: libc::c_int) -> nix::Result<Clone> {
+    match result? {
+        0 => Ok(Clone::Child),
+        pid => {
             // SAFETY: the kernel stored a new descriptor there, which nobody else knows.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Clone::Parent { pid: i32::try_from(pid).unwrap_or(-1), pidfd })
         }
-        Err(errno) => Err(Error::new("clone3", format!("flags {flags:#x}"), errno)),
     }
 }
 
@@ -228,6 +239,18 @@ pub fn wait(process: BorrowedFd<'_>, reap: Reap) -> Result<Option<Ended>> {
     }))
 }
 
+/// The number of a process in this one's PID namespace, if it is a child of this one that was not reaped.
+///
+/// # Errors
+/// ECHILD if it is none.
+pub fn child_number(process: BorrowedFd<'_>) -> Result<i32> {
+    wait(process, Reap::Leave)?;
+    let path = format!("/proc/self/fdinfo/{}", process.as_raw_fd());
+    let info = std::fs::read_to_string(&path).named("read", || path)?;
+    let number = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    number.ok_or_else(|| Error::new("pidfd", info, Errno::ECHILD))
+}
+
 /// Waits until a process has ended.
 ///
 /// # Errors
@@ -331,6 +354,9 @@ pub fn set_capabilities(sets: &Capabilities) -> Result<()> {
     };
     rustix::thread::set_capabilities(None, sets).named("capset", || format!("{sets:?}"))
 }
+
+/// The option of prctl(2) by which [`set_ambient`] does its work.
+pub const AMBIENT: u64 = libc::PR_CAP_AMBIENT.cast_unsigned() as u64;
 
 /// Clears the ambient set, then raises what is in `ambient`.
 ///

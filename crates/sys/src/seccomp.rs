@@ -9,16 +9,81 @@ use crate::error::{Error, Result};
 pub struct Call(libc::c_long);
 
 impl Call {
+    /// capset(2).
+    pub const CAPSET: Self = Self(libc::SYS_capset);
+    /// clone(2).
+    pub const CLONE: Self = Self(libc::SYS_clone);
     /// close(2).
     pub const CLOSE: Self = Self(libc::SYS_close);
+    /// close_range(2).
+    pub const CLOSE_RANGE: Self = Self(libc::SYS_close_range);
     /// exit_group(2).
     pub const EXIT_GROUP: Self = Self(libc::SYS_exit_group);
+    /// pidfd_send_signal(2).
+    pub const PIDFD_SEND_SIGNAL: Self = Self(libc::SYS_pidfd_send_signal);
+    /// prctl(2).
+    pub const PRCTL: Self = Self(libc::SYS_prctl);
     /// rt_sigtimedwait(2), by which a C library waits for a signal.
     pub const RT_SIGTIMEDWAIT: Self = Self(libc::SYS_rt_sigtimedwait);
+    /// sendmsg(2).
+    pub const SENDMSG: Self = Self(libc::SYS_sendmsg);
+    /// setsid(2).
+    pub const SETSID: Self = Self(libc::SYS_setsid);
     /// wait4(2).
     pub const WAIT4: Self = Self(libc::SYS_wait4);
     /// write(2).
     pub const WRITE: Self = Self(libc::SYS_write);
+
+    /// Whether a filter lets the call through, with this first argument and zeros; an empty one lets through all.
+    #[must_use]
+    pub fn passes(self, program: &[u8], first: u64) -> bool {
+        let number = u32::try_from(self.0).unwrap_or(u32::MAX);
+        let answer = answer(program, ARCHITECTURE, number, first);
+        program.is_empty() || matches!(answer, Some(libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG))
+    }
+}
+
+/// What a filter answers, as the kernel would find out; none where it has an instruction that wharf's filters do not have.
+fn answer(program: &[u8], architecture: u32, number: u32, first: u64) -> Option<u32> {
+    const LOAD: u16 = 0x20;
+    const AND: u16 = 0x54;
+    const JUMP: u16 = 0x05;
+    const RETURN: u16 = 0x06;
+    const EQUAL: u16 = 0x15;
+    const GREATER: u16 = 0x25;
+    const GREATER_OR_EQUAL: u16 = 0x35;
+    let [b0, b1, b2, b3, b4, b5, b6, b7] = first.to_ne_bytes();
+    let mut loaded: u32 = 0;
+    let mut rest = program;
+    loop {
+        let (&[c0, c1, yes, no, k0, k1, k2, k3], after) = rest.split_first_chunk()?;
+        let value = u32::from_ne_bytes([k0, k1, k2, k3]);
+        let skipped = |test: bool| u32::from(if test { yes } else { no });
+        let skip = match u16::from_ne_bytes([c0, c1]) {
+            LOAD => {
+                // As the fields of `seccomp_data` lie.
+                loaded = match value {
+                    0 => number,
+                    4 => architecture,
+                    16 => u32::from_ne_bytes([b0, b1, b2, b3]),
+                    20 => u32::from_ne_bytes([b4, b5, b6, b7]),
+                    _ => 0,
+                };
+                0
+            }
+            AND => {
+                loaded &= value;
+                0
+            }
+            JUMP => value,
+            EQUAL => skipped(loaded == value),
+            GREATER => skipped(loaded > value),
+            GREATER_OR_EQUAL => skipped(loaded >= value),
+            RETURN => return Some(value),
+            _ => return None,
+        };
+        rest = after.get(8 * usize::try_from(skip).ok()?..)?;
+    }
 }
 
 /// The kernel's name for this architecture's calls, `AUDIT_ARCH_*`.
@@ -95,19 +160,30 @@ pub fn load(program: &[u8], flags: u32) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// What the filter answers, as the kernel would find out.
-    fn answer(program: &[u8], architecture: u32, number: u32) -> u32 {
-        let (mut at, mut loaded) = (0, 0);
-        loop {
-            let i = &program[at * 8..at * 8 + 8];
-            let value = u32::from_ne_bytes([i[4], i[5], i[6], i[7]]);
-            at += 1;
-            match u32::from(u16::from_ne_bytes([i[0], i[1]])) {
-                0x20 => loaded = if value == 4 { architecture } else { number },
-                0x15 => at += usize::from(if loaded == value { i[2] } else { i[3] }),
-                _ => return value,
-            }
-        }
+    #[test]
+    fn what_a_filter_lets_through_is_found_out() {
+        let (load, and, equal, end) = (0x20_u16, 0x54, 0x15, 0x06);
+        let write = |code: u16, yes: u8, no: u8, value: u32| {
+            [&code.to_ne_bytes()[..], &[yes, no], &value.to_ne_bytes()].concat()
+        };
+        let number = u32::try_from(libc::SYS_clone).unwrap();
+        // clone, unless its first argument has a bit of 0x7e020000.
+        let program = [
+            write(load, 0, 0, 0),
+            write(equal, 0, 4, number),
+            write(load, 0, 0, 16),
+            write(and, 0, 0, 0x7e02_0000),
+            write(equal, 0, 1, 0),
+            write(end, 0, 0, libc::SECCOMP_RET_ALLOW),
+            write(end, 0, 0, libc::SECCOMP_RET_ERRNO),
+        ]
+        .concat();
+        assert!(Call::CLONE.passes(&program, crate::process::SIBLING));
+        assert!(!Call::CLONE.passes(&program, 0x2000_0000));
+        assert!(!Call::SETSID.passes(&program, 0));
+        assert!(Call::SETSID.passes(&[], 0), "no filter");
+        assert!(!Call::SETSID.passes(&write(0x45, 0, 0, 1), 0), "another's instruction");
+        assert!(!Call::SETSID.passes(&write(load, 0, 0, 0), 0), "no end");
     }
 
     #[test]
@@ -116,12 +192,12 @@ mod tests {
         let number = |call: Call| u32::try_from(call.0).unwrap();
         let refused = libc::SECCOMP_RET_ERRNO | 1;
         for allowed in [Call::WAIT4, Call::WRITE] {
-            assert_eq!(answer(&program, ARCHITECTURE, number(allowed)), libc::SECCOMP_RET_ALLOW);
+            assert_eq!(answer(&program, ARCHITECTURE, number(allowed), 0), Some(libc::SECCOMP_RET_ALLOW));
             // The same number means another call to another architecture.
-            assert_eq!(answer(&program, 0x4000_0003, number(allowed)), refused);
+            assert_eq!(answer(&program, 0x4000_0003, number(allowed), 0), Some(refused));
         }
         for other in [number(Call::CLOSE), number(Call::WRITE) | 0x4000_0000, u32::MAX] {
-            assert_eq!(answer(&program, ARCHITECTURE, other), refused);
+            assert_eq!(answer(&program, ARCHITECTURE, other, 0), Some(refused));
         }
     }
 }
