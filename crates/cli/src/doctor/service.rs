@@ -88,14 +88,32 @@ fn limits(bounding: u64) -> Check {
 fn disk(what: &'static str, directory: &Path, advice: &str) -> Check {
     let place = directory.display();
     match nix::sys::statvfs::statvfs(directory) {
+        Ok(stat) if stat.flags().contains(nix::sys::statvfs::FsFlags::ST_RDONLY) => {
+            Check::fail(what, format!("{place} is read-only"), "mount it writable")
+        }
         Ok(stat) => {
             let (free, all) =
                 (stat.blocks_available() * stat.fragment_size(), stat.blocks() * stat.fragment_size());
-            let found = format!("{} of {} free at {place}", size(free), size(all));
-            Check { what, verdict: room(free, all), found, advice: advice.to_owned() }
-                .without_needless_advice()
+            let bytes = (room(free, all), format!("{} of {} free at {place}", size(free), size(all)));
+            let (free, all) = (stat.files_available(), stat.files());
+            let inodes = (inodes(free, all), format!("{free} of {all} inodes free at {place}"));
+            let (verdict, found) = scarcer(bytes, inodes);
+            Check { what, verdict, found, advice: advice.to_owned() }.without_needless_advice()
         }
         Err(error) => Check::fail(what, format!("{place}: {error}"), "look whether it is there and mounted"),
+    }
+}
+
+/// A file system that makes inodes as it goes has no number of them.
+fn inodes(free: u64, all: u64) -> Verdict {
+    if all == 0 { Verdict::Ok } else { room(free, all) }
+}
+
+/// The finding that a person has to know of.
+fn scarcer(bytes: (Verdict, String), inodes: (Verdict, String)) -> (Verdict, String) {
+    match (&bytes.0, &inodes.0) {
+        (Verdict::Fail, _) | (_, Verdict::Ok) | (Verdict::Warn, Verdict::Warn) => bytes,
+        _ => inodes,
     }
 }
 
@@ -211,6 +229,18 @@ mod tests {
         assert_eq!([verdict(10), verdict(100), verdict(500)], [Verdict::Fail, Verdict::Warn, Verdict::Ok]);
         assert_eq!(room(0, 0), Verdict::Fail);
         assert_eq!(disk("disk", Path::new("/no/such"), "").verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn whatever_is_scarcer_is_told() {
+        let told = |bytes: u64, free: u64, all: u64| {
+            scarcer((room(bytes, 100), "bytes".to_owned()), (inodes(free, all), "inodes".to_owned())).1
+        };
+        assert_eq!(
+            (&*told(50, 0, 100), &*told(10, 0, 100), &*told(50, 10, 100)),
+            ("inodes", "inodes", "inodes")
+        );
+        assert_eq!((&*told(50, 50, 100), &*told(0, 0, 100), &*told(50, 0, 0)), ("bytes", "bytes", "bytes"));
     }
 
     #[test]
