@@ -11,6 +11,7 @@ use wharf_cri_api::v1::*;
 
 use crate::client::{Client, pod_security, processes, security};
 use crate::daemon::{is_alive, process_with};
+use crate::steps::Tracer;
 use crate::streams::{Session, Speech, TERMINAL};
 use crate::world::{run, until};
 
@@ -129,6 +130,25 @@ fn a_reaper_ends_with_its_supervisor_and_a_supervisor_gets_another_one() {
         });
         kill(Pid::from_raw(shim.await), Signal::SIGKILL).unwrap();
         until("it ends with the supervisor", async || (!is_alive(reaper)).then_some(())).await;
+        client.down(&pod).await.unwrap();
+    });
+}
+
+/// As on kernels before Linux 6.11, where a PID namespace has no descriptor by which a procfs could be made.
+#[test]
+fn a_procfs_of_others_is_made_by_one_among_them_if_need_be() {
+    run(async |world| {
+        let client = &world.client;
+        let (pod, _first, _reaper) = shared(client, "procfs").await;
+        let name = format!("wharf-shim {}", world.dir.display());
+        let shim = until("the supervisor is there", async || process_with(&name)).await;
+        let mut tracer = Tracer::attach_failing(world, shim, "ioctl", "ENOTTY");
+        let other = client.launch(&pod, &in_pod(client, "other")).await.unwrap();
+        tracer.end_all();
+        assert!(tracer.has_met(), "it was made by name");
+        let seen =
+            client.output(&other, "tr '\\0' ' ' </proc/1/cmdline; grep -c ' /proc proc ' /proc/mounts").await;
+        assert_eq!(seen, "wharf-pod-reaper 1");
         client.down(&pod).await.unwrap();
     });
 }

@@ -144,14 +144,24 @@ impl Tracer {
         Self::with(world, &[traced])
     }
 
+    /// Lets a call of a process, and of those it makes, fail each time until they execute another program.
+    pub(crate) fn attach_failing(world: &World, process: i32, call: &str, error: &str) -> Self {
+        let options = [&*format!("--trace={call}"), &*format!("--inject={call}:error={error}")];
+        Self::with_process(world, process, &options)
+    }
+
     /// What the daemon executes is not traced.
     fn with(world: &World, options: &[&str]) -> Self {
+        Self::with_process(world, world.daemon.pid().cast_signed(), options)
+    }
+
+    fn with_process(world: &World, process: i32, options: &[&str]) -> Self {
         let calls = world.dir.join("calls");
         let mut strace = place::command(Path::new("strace"))
             .args(["--follow-forks", "--detach-on=execve", "--output"])
             .arg(&calls)
             .args(options)
-            .arg(format!("--attach={}", world.daemon.pid()))
+            .arg(format!("--attach={process}"))
             .stderr(Stdio::piped())
             .spawn()
             .expect("strace is installed");
@@ -179,7 +189,7 @@ impl Tracer {
         }
     }
 
-    fn has_met(&self) -> bool {
+    pub(crate) fn has_met(&self) -> bool {
         let calls = std::fs::read_to_string(&self.calls).unwrap();
         calls.contains("(INJECTED)") || calls.contains("killed by SIGKILL")
     }
