@@ -134,9 +134,9 @@ func plausible(status *kubecontainer.PodStatus) error {
 	return nil
 }
 
-// lookAtLists compares lists as one message and as streams.
+// lookAtLists compares lists as one message and as streams. Containers that have ended have no figures.
 func (w *walk) lookAtLists(ctx context.Context) error {
-	type lists struct{ pods, containers, containerStats, podStats, metrics int }
+	type lists struct{ pods, containers, live, containerStats, podStats, metrics int }
 	count := func(service interface {
 		ListPodSandbox(context.Context, *runtimeapi.PodSandboxFilter) ([]*runtimeapi.PodSandbox, error)
 		ListContainers(context.Context, *runtimeapi.ContainerFilter) ([]*runtimeapi.Container, error)
@@ -152,6 +152,12 @@ func (w *walk) lookAtLists(ctx context.Context) error {
 		if err != nil {
 			return found, err
 		}
+		live := 0
+		for _, container := range containers {
+			if container.State != runtimeapi.ContainerState_CONTAINER_EXITED {
+				live++
+			}
+		}
 		containerStats, err := service.ListContainerStats(ctx, nil)
 		if err != nil {
 			return found, err
@@ -161,7 +167,7 @@ func (w *walk) lookAtLists(ctx context.Context) error {
 			return found, err
 		}
 		metrics, err := service.ListPodSandboxMetrics(ctx)
-		return lists{len(pods), len(containers), len(containerStats), len(podStats), len(metrics)}, err
+		return lists{len(pods), len(containers), live, len(containerStats), len(podStats), len(metrics)}, err
 	}
 	whole, err := count(w.node.service)
 	if err != nil {
@@ -171,7 +177,7 @@ func (w *walk) lookAtLists(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if whole != streamed || whole.containers != whole.containerStats || whole.pods != whole.podStats || whole.pods != whole.metrics {
+	if whole != streamed || whole.live != whole.containerStats || whole.pods != whole.podStats || whole.pods != whole.metrics {
 		return fmt.Errorf("lists are not of one length: %+v, streamed %+v", whole, streamed)
 	}
 	return nil
