@@ -25,8 +25,11 @@ score() {
 
 oom_scores() {
     [[ $(score "$(main_pid)") = -999 ]]
-    [[ $(score "$(crictl inspectp "$(pod_id confined)" | jq .info.pid)") -lt 0 ]]
-    [[ $(score "$(status "$(of confined plain)" .info.pid)") = 0 ]]
+    local pid
+    pid=$(status "$(of confined plain)" .info.pid)
+    # A container's first process is its supervisor's child.
+    [[ $(score "$(ps -o ppid= -p "$pid" | tr -d ' ')") -lt 0 ]]
+    [[ $(score "$pid") = 0 ]]
     [[ $(score "$(status "$(of confined asked)" .info.pid)") = 500 ]]
     [[ $(inside "$(of confined plain)" cat /proc/self/oom_score_adj) = 0 ]]
     [[ $(inside "$(of confined asked)" cat /proc/self/oom_score_adj) = 500 ]]
