@@ -70,7 +70,11 @@ impl Error {
 
     /// A supervisor does not do what was agreed on.
     pub(crate) fn other_answer() -> Self {
-        Self::invalid("supervisor", "it gave an answer to another question")
+        Self::Stage {
+            stage: "asking the supervisor",
+            message: "it gave an answer to another question".to_owned(),
+            kind: ErrorKind::Internal,
+        }
     }
 
     pub(crate) fn internal(stage: &'static str, error: impl std::error::Error) -> Self {

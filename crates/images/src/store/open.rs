@@ -46,7 +46,7 @@ impl Store {
         let root_path =
             root.canonicalize().named("realpath", || root.display().to_string()).map_err(&failed)?;
         let root = open(&root_path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).map_err(&failed)?;
-        fchmod(&root, Mode::S_IRWXU).named("fchmod", String::new).map_err(&failed)?;
+        fchmod(&root, Mode::S_IRWXU).named("fchmod", || root_path.display().to_string()).map_err(&failed)?;
         let lock = lock(&root, &root_path)?;
         let directory = |name: &str| make(&root, name).map_err(&failed);
         directory("content")?;
