@@ -32,7 +32,7 @@ pub use group::{Cgroup, Entry};
 pub use limits::{HugepageLimit, Limits};
 pub use path::{CgroupPath, PathError};
 pub use stats::{
-    Bound, CpuStats, DeviceIo, HugepageStats, MemoryStats, PidsStats, Pressure, PressureLine, Stats,
+    Bound, CpuStats, DeviceIo, Extent, HugepageStats, MemoryStats, PidsStats, Pressure, PressureLine, Stats,
     StatsReader, SwapStats,
 };
 pub use weight::weight_of_shares;

@@ -3,7 +3,7 @@
 mod parse;
 mod reader;
 
-pub use reader::StatsReader;
+pub use reader::{Extent, StatsReader};
 
 /// A limit that may be absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,7 +4,7 @@ mod meter;
 
 use std::sync::PoisonError;
 
-use wharf_cgroup::{Bound, Pressure, PressureLine, Stats, StatsReader};
+use wharf_cgroup::{Bound, Extent, Pressure, PressureLine, Stats, StatsReader};
 use wharf_cri_api::v1::{
     ContainerAttributes, ContainerStats, CpuUsage, FilesystemIdentifier, FilesystemUsage, IoUsage,
     LinuxPodSandboxStats, MemoryUsage, NetworkInterfaceUsage, NetworkUsage, PodSandboxAttributes,
@@ -26,7 +26,7 @@ fn value(value: Option<u64>) -> Option<UInt64Value> {
 pub fn container_stats(engine: &Engine, container: &Container) -> ContainerStats {
     let record = container.record();
     let now = wharf_sys::clock::now_ns();
-    let stats = read(container);
+    let stats = read(container, Extent::Usage);
     let rate = stats.as_ref().and_then(|stats| {
         let mut meter = container.meter.lock().unwrap_or_else(PoisonError::into_inner);
         meter.rate(now, stats.cpu.usage_ns)
@@ -46,11 +46,11 @@ pub fn container_stats(engine: &Engine, container: &Container) -> ContainerStats
     }
 }
 
-pub(crate) fn read(container: &Container) -> Option<Stats> {
+pub(crate) fn read(container: &Container, extent: Extent) -> Option<Stats> {
     if container.is_exited() {
         return None;
     }
-    container.stats.as_ref().map(StatsReader::read)
+    container.stats.as_ref().map(|reader| reader.read(extent))
 }
 
 fn cpu(stats: &Stats, timestamp: i64, rate: Option<u64>) -> CpuUsage {
@@ -156,7 +156,7 @@ pub fn pod_stats(engine: &Engine, pod: &Pod) -> PodSandboxStats {
 fn read_pod(engine: &Engine, pod: &Pod) -> Option<Stats> {
     let path = pod_cgroup(&engine.options.cgroup_parent, pod).ok()?;
     let cgroup = engine.parts.cgroups.open(&path).ok()?;
-    StatsReader::open(&cgroup).ok().map(|reader| reader.read())
+    Some(StatsReader::new(&cgroup).read(Extent::Usage))
 }
 
 /// A pod whose cgroup is not there, as before its first container: nothing was used, and nothing is.

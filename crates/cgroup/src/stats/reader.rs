@@ -10,7 +10,6 @@ use std::sync::Arc;
 use super::parse;
 use super::{Bound, CpuStats, HugepageStats, MemoryStats, PidsStats, Pressure, Stats, SwapStats};
 use crate::detect::{Controller, Kind};
-use crate::error::Error;
 use crate::group::Cgroup;
 
 /// Larger than any of the files but `io.stat` with some hundred devices, for which it grows.
@@ -27,12 +26,33 @@ pub struct StatsReader {
     pids: [Counter; 2],
     io: Option<IoFiles>,
     io_pressure: Counter,
-    hugepages: Vec<(String, Counter)>,
+    /// Where there is a file for each size of huge pages.
+    hugepages: Option<(Kind, Arc<Path>)>,
+}
+
+/// How much of a cgroup is read: each file costs some microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// What statistics tell: the use of processors and memory, the limits of memory, pressure, and how many processes
+    /// there are. All else is `None`, or empty.
+    Usage,
+    /// All that metrics tell.
+    Everything,
 }
 
 /// A file, if the node has the controller; that there is none reads as nothing.
 #[derive(Debug)]
-struct Counter(Option<(Arc<Path>, Cow<'static, str>)>);
+struct Counter {
+    file: Option<(Arc<Path>, Cow<'static, str>)>,
+    /// The least that is read when this is.
+    extent: Extent,
+}
+
+/// One reading of several files.
+struct Reading {
+    extent: Extent,
+    buffer: Vec<u8>,
+}
 
 #[derive(Debug)]
 enum CpuFiles {
@@ -76,70 +96,74 @@ enum IoFiles {
 }
 
 impl StatsReader {
-    /// Finds out what the node has. Of a cgroup that is gone there is nothing to read.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the sizes of huge pages cannot be listed.
-    pub fn open(cgroup: &Cgroup) -> Result<Self, Error> {
+    /// Takes the places of what the node has; nothing is opened. Of a cgroup that is gone there is nothing to read.
+    #[must_use]
+    pub fn new(cgroup: &Cgroup) -> Self {
         let unified = cgroup.unified().map(Arc::from);
         let in_unified = |name| Counter::in_some(unified.as_ref(), name);
         let pids = cgroup.home(Controller::Pids).map(|(_, directory)| Arc::from(directory));
         let in_pids = |name| Counter::in_some(pids.as_ref(), name);
-        Ok(Self {
+        Self {
             cpu: cpu_files(cgroup),
             cpu_pressure: in_unified("cpu.pressure"),
             memory: memory_files(cgroup),
             memory_pressure: in_unified("memory.pressure"),
-            pids: [in_pids("pids.current"), in_pids("pids.max")],
+            pids: [in_pids("pids.current"), in_pids("pids.max").in_full()],
             io: io_files(cgroup),
             io_pressure: in_unified("io.pressure"),
-            hugepages: hugepage_files(cgroup)?,
-        })
-    }
-
-    /// Reads everything now.
-    #[must_use]
-    pub fn read(&self) -> Stats {
-        let buffer = &mut vec![0; BUFFER_BYTES];
-        let (memory, swap) = self.read_memory(buffer);
-        let [current, limit] = &self.pids;
-        let io = match &self.io {
-            None => None,
-            Some(IoFiles::V2 { stat }) => stat.read(buffer).and_then(parse::io_stat),
-            Some(IoFiles::V1 { bytes, requests }) => {
-                let bytes = bytes.read(buffer).map(str::to_owned);
-                bytes.and_then(|bytes| parse::blkio(&bytes, requests.read(buffer)?))
-            }
-        };
-        let hugepage = |(page_size, file): &(String, Counter), buffer: &mut Vec<u8>| HugepageStats {
-            page_size: page_size.clone(),
-            usage_bytes: file.number(buffer),
-        };
-        Stats {
-            cpu: self.read_cpu(buffer),
-            memory,
-            swap,
-            pids: PidsStats { current: current.number(buffer), limit: limit.bound(buffer) },
-            io,
-            io_pressure: self.io_pressure.pressure(buffer),
-            hugepages: self.hugepages.iter().map(|file| hugepage(file, buffer)).collect(),
+            hugepages: cgroup.home(Controller::Hugetlb).map(|(kind, directory)| (kind, Arc::from(directory))),
         }
     }
 
-    fn read_cpu(&self, buffer: &mut Vec<u8>) -> CpuStats {
-        let mut cpu = CpuStats { pressure: self.cpu_pressure.pressure(buffer), ..CpuStats::default() };
+    /// Reads so much now.
+    #[must_use]
+    pub fn read(&self, extent: Extent) -> Stats {
+        let reading = &mut Reading { extent, buffer: vec![0; BUFFER_BYTES] };
+        let (memory, swap) = self.read_memory(reading);
+        let [current, limit] = &self.pids;
+        let io = match &self.io {
+            None => None,
+            Some(IoFiles::V2 { stat }) => stat.read(reading).and_then(parse::io_stat),
+            Some(IoFiles::V1 { bytes, requests }) => {
+                let bytes = bytes.read(reading).map(str::to_owned);
+                bytes.and_then(|bytes| parse::blkio(&bytes, requests.read(reading)?))
+            }
+        };
+        let hugepage = |(page_size, file): (String, Counter), reading: &mut Reading| HugepageStats {
+            page_size,
+            usage_bytes: file.number(reading),
+        };
+        Stats {
+            cpu: self.read_cpu(reading),
+            memory,
+            swap,
+            pids: PidsStats { current: current.number(reading), limit: limit.bound(reading) },
+            io,
+            io_pressure: self.io_pressure.pressure(reading),
+            hugepages: match (&self.hugepages, extent) {
+                (Some((kind, directory)), Extent::Everything) => {
+                    let files = hugepage_files(*kind, directory).into_iter();
+                    files.map(|file| hugepage(file, reading)).collect()
+                }
+                _ => Vec::new(),
+            },
+        }
+    }
+
+    fn read_cpu(&self, reading: &mut Reading) -> CpuStats {
+        let mut cpu = CpuStats { pressure: self.cpu_pressure.pressure(reading), ..CpuStats::default() };
         let stat = match &self.cpu {
             None => return cpu,
             Some(CpuFiles::V1 { usage, user, system, stat }) => {
-                cpu.usage_ns = usage.number(buffer);
-                cpu.user_ns = user.number(buffer);
-                cpu.system_ns = system.number(buffer);
+                cpu.usage_ns = usage.number(reading);
+                cpu.user_ns = user.number(reading);
+                cpu.system_ns = system.number(reading);
                 stat
             }
             Some(CpuFiles::V2 { stat }) => stat,
         };
         let is_v2 = matches!(self.cpu, Some(CpuFiles::V2 { .. }));
-        parse::pairs(stat.read(buffer).unwrap_or_default(), |key, value| {
+        parse::pairs(stat.read(reading).unwrap_or_default(), |key, value| {
             let (place, value) = match key {
                 "nr_periods" => (&mut cpu.periods, value),
                 "nr_throttled" => (&mut cpu.throttled_periods, value),
@@ -155,15 +179,15 @@ impl StatsReader {
         cpu
     }
 
-    fn read_memory(&self, buffer: &mut Vec<u8>) -> (MemoryStats, SwapStats) {
+    fn read_memory(&self, reading: &mut Reading) -> (MemoryStats, SwapStats) {
         let (mut memory, swap, inactive) = match &self.memory {
             None => (MemoryStats::default(), SwapStats::default(), None),
-            Some(MemoryFiles::V1 { files }) => files.read(buffer),
-            Some(MemoryFiles::V2 { files }) => files.read(buffer),
+            Some(MemoryFiles::V1 { files }) => files.read(reading),
+            Some(MemoryFiles::V2 { files }) => files.read(reading),
         };
         memory.working_set_bytes =
             memory.usage_bytes.zip(inactive).map(|(usage, inactive)| usage.saturating_sub(inactive));
-        memory.pressure = self.memory_pressure.pressure(buffer);
+        memory.pressure = self.memory_pressure.pressure(reading);
         (memory, swap)
     }
 }
@@ -177,27 +201,27 @@ impl MemoryV1 {
             stat: of("memory.stat"),
             limit: of("memory.limit_in_bytes"),
             both_limit: of("memory.memsw.limit_in_bytes"),
-            max_usage: of("memory.max_usage_in_bytes"),
-            hits: of("memory.failcnt"),
-            kernel: of("memory.kmem.usage_in_bytes"),
-            oom: of("memory.oom_control"),
+            max_usage: of("memory.max_usage_in_bytes").in_full(),
+            hits: of("memory.failcnt").in_full(),
+            kernel: of("memory.kmem.usage_in_bytes").in_full(),
+            oom: of("memory.oom_control").in_full(),
         }
     }
 
-    fn read(&self, buffer: &mut Vec<u8>) -> (MemoryStats, SwapStats, Option<u64>) {
+    fn read(&self, reading: &mut Reading) -> (MemoryStats, SwapStats, Option<u64>) {
         let mut memory = MemoryStats {
-            usage_bytes: self.usage.number(buffer),
-            kernel_bytes: self.kernel.number(buffer),
-            limit: self.limit.bound(buffer),
-            max_usage_bytes: self.max_usage.number(buffer),
-            limit_hits: self.hits.number(buffer),
-            oom_kills: self.oom.key(buffer, "oom_kill"),
+            usage_bytes: self.usage.number(reading),
+            kernel_bytes: self.kernel.number(reading),
+            limit: self.limit.bound(reading),
+            max_usage_bytes: self.max_usage.number(reading),
+            limit_hits: self.hits.number(reading),
+            oom_kills: self.oom.key(reading, "oom_kill"),
             ..MemoryStats::default()
         };
-        let rest = parse::memory_stat_v1(self.stat.read(buffer).unwrap_or_default(), &mut memory);
+        let rest = parse::memory_stat_v1(self.stat.read(reading).unwrap_or_default(), &mut memory);
         let limit = memory
             .limit
-            .zip(self.both_limit.bound(buffer))
+            .zip(self.both_limit.bound(reading))
             .map(|(limit, both)| parse::swap_bound(limit, both));
         (memory, SwapStats { usage_bytes: rest.swap, limit }, rest.inactive_file)
     }
@@ -211,43 +235,53 @@ impl MemoryV2 {
             usage: of("memory.current"),
             stat: of("memory.stat"),
             limit: of("memory.max"),
-            peak: of("memory.peak"),
-            events: of("memory.events"),
+            peak: of("memory.peak").in_full(),
+            events: of("memory.events").in_full(),
             swap: of("memory.swap.current"),
             swap_limit: of("memory.swap.max"),
         }
     }
 
-    fn read(&self, buffer: &mut Vec<u8>) -> (MemoryStats, SwapStats, Option<u64>) {
+    fn read(&self, reading: &mut Reading) -> (MemoryStats, SwapStats, Option<u64>) {
         let mut memory = MemoryStats {
-            usage_bytes: self.usage.number(buffer),
-            limit: self.limit.bound(buffer),
-            max_usage_bytes: self.peak.number(buffer),
+            usage_bytes: self.usage.number(reading),
+            limit: self.limit.bound(reading),
+            max_usage_bytes: self.peak.number(reading),
             ..MemoryStats::default()
         };
-        parse::pairs(self.events.read(buffer).unwrap_or_default(), |key, value| match key {
+        parse::pairs(self.events.read(reading).unwrap_or_default(), |key, value| match key {
             "max" => memory.limit_hits = Some(value),
             "oom_kill" => memory.oom_kills = Some(value),
             _ => {}
         });
-        let rest = parse::memory_stat_v2(self.stat.read(buffer).unwrap_or_default(), &mut memory);
-        let swap = SwapStats { usage_bytes: self.swap.number(buffer), limit: self.swap_limit.bound(buffer) };
+        let rest = parse::memory_stat_v2(self.stat.read(reading).unwrap_or_default(), &mut memory);
+        let swap =
+            SwapStats { usage_bytes: self.swap.number(reading), limit: self.swap_limit.bound(reading) };
         (memory, swap, rest.inactive_file)
     }
 }
 
 impl Counter {
     fn of(directory: &Arc<Path>, name: impl Into<Cow<'static, str>>) -> Self {
-        Self(Some((Arc::clone(directory), name.into())))
+        Self { file: Some((Arc::clone(directory), name.into())), extent: Extent::Usage }
     }
 
     fn in_some(directory: Option<&Arc<Path>>, name: &'static str) -> Self {
-        directory.map_or(Self(None), |directory| Self::of(directory, name))
+        directory.map_or(Self { file: None, extent: Extent::Usage }, |directory| Self::of(directory, name))
+    }
+
+    /// Read only where everything is.
+    fn in_full(self) -> Self {
+        Self { extent: Extent::Everything, ..self }
     }
 
     /// The whole content. These files are one record to the kernel, so one read gives all if it fits.
-    fn read<'a>(&self, buffer: &'a mut Vec<u8>) -> Option<&'a str> {
-        let (directory, name) = self.0.as_ref()?;
+    fn read<'a>(&self, reading: &'a mut Reading) -> Option<&'a str> {
+        if self.extent == Extent::Everything && reading.extent == Extent::Usage {
+            return None;
+        }
+        let (directory, name) = self.file.as_ref()?;
+        let buffer = &mut reading.buffer;
         let mut file = File::open(directory.join(&**name)).ok()?;
         let mut length = file.read(buffer).ok()?;
         while length == buffer.len() && length < BUFFER_MAX {
@@ -257,20 +291,20 @@ impl Counter {
         std::str::from_utf8(buffer.get(..length)?).ok()
     }
 
-    fn number(&self, buffer: &mut Vec<u8>) -> Option<u64> {
-        self.read(buffer).and_then(parse::number)
+    fn number(&self, reading: &mut Reading) -> Option<u64> {
+        self.read(reading).and_then(parse::number)
     }
 
-    fn bound(&self, buffer: &mut Vec<u8>) -> Option<Bound> {
-        self.read(buffer).and_then(parse::bound)
+    fn bound(&self, reading: &mut Reading) -> Option<Bound> {
+        self.read(reading).and_then(parse::bound)
     }
 
-    fn pressure(&self, buffer: &mut Vec<u8>) -> Option<Pressure> {
-        self.read(buffer).and_then(parse::pressure)
+    fn pressure(&self, reading: &mut Reading) -> Option<Pressure> {
+        self.read(reading).and_then(parse::pressure)
     }
 
-    fn key(&self, buffer: &mut Vec<u8>, key: &str) -> Option<u64> {
-        crate::files::keyed(self.read(buffer)?, key).and_then(parse::number)
+    fn key(&self, reading: &mut Reading, key: &str) -> Option<u64> {
+        crate::files::keyed(self.read(reading)?, key).and_then(parse::number)
     }
 }
 
@@ -280,9 +314,10 @@ fn cpu_files(cgroup: &Cgroup) -> Option<CpuFiles> {
         let (time, cpu) = (Arc::from(time), cgroup.home(Controller::Cpu));
         return Some(CpuFiles::V1 {
             usage: Counter::of(&time, "cpuacct.usage"),
-            user: Counter::of(&time, "cpuacct.usage_user"),
-            system: Counter::of(&time, "cpuacct.usage_sys"),
-            stat: Counter::in_some(cpu.map(|(_, directory)| Arc::from(directory)).as_ref(), "cpu.stat"),
+            user: Counter::of(&time, "cpuacct.usage_user").in_full(),
+            system: Counter::of(&time, "cpuacct.usage_sys").in_full(),
+            stat: Counter::in_some(cpu.map(|(_, directory)| Arc::from(directory)).as_ref(), "cpu.stat")
+                .in_full(),
         });
     }
     // Without cpuacct, the unified hierarchy counts the time even where the cpu controller lives elsewhere.
@@ -300,32 +335,27 @@ fn io_files(cgroup: &Cgroup) -> Option<IoFiles> {
     let (kind, directory) = cgroup.home(Controller::Io)?;
     let directory = Arc::from(directory);
     Some(match kind {
-        Kind::Unified => IoFiles::V2 { stat: Counter::of(&directory, "io.stat") },
+        Kind::Unified => IoFiles::V2 { stat: Counter::of(&directory, "io.stat").in_full() },
         Kind::V1 => IoFiles::V1 {
-            bytes: Counter::of(&directory, "blkio.throttle.io_service_bytes_recursive"),
-            requests: Counter::of(&directory, "blkio.throttle.io_serviced_recursive"),
+            bytes: Counter::of(&directory, "blkio.throttle.io_service_bytes_recursive").in_full(),
+            requests: Counter::of(&directory, "blkio.throttle.io_serviced_recursive").in_full(),
         },
     })
 }
 
 /// One file per page size of the node: `hugetlb.2MB.current`, on v1 `hugetlb.2MB.usage_in_bytes`.
-fn hugepage_files(cgroup: &Cgroup) -> Result<Vec<(String, Counter)>, Error> {
-    let Some((kind, directory)) = cgroup.home(Controller::Hugetlb) else { return Ok(Vec::new()) };
+fn hugepage_files(kind: Kind, directory: &Arc<Path>) -> Vec<(String, Counter)> {
     let suffix = if kind == Kind::V1 { ".usage_in_bytes" } else { ".current" };
-    let mut files = Vec::new();
-    let entries = match fs::read_dir(directory) {
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(files),
-        entries => entries.map_err(Error::io("read", directory))?,
+    let names = fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let size = |name: &str| {
+        let size = name.strip_prefix("hugetlb.")?.strip_suffix(suffix)?;
+        (!size.contains('.')).then(|| size.to_owned())
     };
-    let shared = Arc::from(directory);
-    for entry in entries {
-        let name = entry.map_err(Error::io("read", directory))?.file_name();
-        let Some(name) = name.to_str() else { continue };
-        let size = name.strip_prefix("hugetlb.").and_then(|rest| rest.strip_suffix(suffix));
-        if let Some(size) = size.filter(|size| !size.contains('.')) {
-            files.push((size.to_owned(), Counter::of(&shared, name.to_owned())));
-        }
-    }
+    let mut files: Vec<_> =
+        names.filter_map(|name| Some((size(&name)?, Counter::of(directory, name).in_full()))).collect();
     files.sort_by(|left, right| left.0.cmp(&right.0));
-    Ok(files)
+    files
 }

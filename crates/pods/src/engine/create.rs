@@ -215,8 +215,7 @@ pub(crate) fn container(
     let name = &record.config.log_path;
     let log_path =
         if directory.is_empty() || name.is_empty() { String::new() } else { format!("{directory}/{name}") };
-    // Without them the container has no figures; it runs all the same.
-    let stats = cgroup.as_ref().and_then(|cgroup| StatsReader::open(cgroup).ok());
+    let stats = cgroup.as_ref().map(StatsReader::new);
     Container {
         id: id.clone(),
         pod: pod.id.clone(),

@@ -54,7 +54,7 @@ impl Reading {
         let ContainerState::Running { started_at_ns } = container.state() else { return None };
         let config = container.record().config;
         Some(Self {
-            stats: crate::stats::read(container)?,
+            stats: crate::stats::read(container, wharf_cgroup::Extent::Everything)?,
             limits: config.linux.and_then(|linux| linux.resources).unwrap_or_default(),
             processes: Processes::of(container),
             written: engine.parts.snapshots.known_usage(&container.id),
