@@ -1,5 +1,10 @@
 //! The only place that writes to the terminal: tables, JSON, and plain lines.
+//!
+//! Names, commands, labels and messages are whatever the author of a pod or an image wrote. A terminal would do what control
+//! characters in them say (move the cursor, rename the window, type for its user), so they are shown as escapes. Only what
+//! a container itself prints goes out as it is.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
@@ -59,12 +64,31 @@ impl Output {
 /// JSON, indented for people too.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Error::Output { source: error.into() })?;
-    self::text(&(text + "\n"))
+    let shown = escaped(&text, is_control_in_lines, |control| format!("\\u{:04x}", u32::from(control)));
+    bytes(Stream::Stdout, format!("{shown}\n").as_bytes())
 }
 
-/// Text as it is.
+/// Text of one or several lines.
 pub(crate) fn text(text: &str) -> Result<(), Error> {
-    bytes(Stream::Stdout, text.as_bytes())
+    bytes(Stream::Stdout, lines(text).as_bytes())
+}
+
+/// Lines without what a terminal would obey.
+fn lines(text: &str) -> Cow<'_, str> {
+    escaped(text, is_control_in_lines, |control| control.escape_unicode().to_string())
+}
+
+fn is_control_in_lines(c: char) -> bool {
+    c.is_control() && !matches!(c, '\n' | '\t')
+}
+
+/// The text with an escape in place of each character that is meant.
+fn escaped(text: &str, is_meant: fn(char) -> bool, escape: fn(char) -> String) -> Cow<'_, str> {
+    if !text.contains(is_meant) {
+        return Cow::Borrowed(text);
+    }
+    let shown = |c: char| if is_meant(c) { escape(c) } else { c.to_string() };
+    Cow::Owned(text.chars().map(shown).collect())
 }
 
 /// Which of the two.
@@ -88,12 +112,12 @@ pub(crate) fn bytes(stream: Stream, bytes: &[u8]) -> Result<(), Error> {
 
 /// What went wrong, or is going on; lost if there is no standard error.
 pub(crate) fn complain(text: &str) {
-    let _lost = writeln!(io::stderr().lock(), "wharf: {text}");
+    let _lost = writeln!(io::stderr().lock(), "wharf: {}", lines(text));
 }
 
 /// A question on the terminal; the answer comes behind it.
 pub(crate) fn prompt(text: &str) {
-    let _lost = write!(io::stderr().lock(), "{text}");
+    let _lost = write!(io::stderr().lock(), "{}", lines(text));
 }
 
 /// What a person at the terminal answers to a question; `None` where there is none.
@@ -114,13 +138,17 @@ pub(crate) fn is_watched() -> bool {
 
 /// Clears the screen where standard output is one.
 pub(crate) fn clear() -> Result<(), Error> {
-    if io::stdout().is_terminal() { text("\x1b[2J\x1b[H") } else { Ok(()) }
+    if io::stdout().is_terminal() { bytes(Stream::Stdout, b"\x1b[2J\x1b[H") } else { Ok(()) }
 }
 
 /// Columns as wide as their widest cell, three spaces apart.
 pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let headings: Vec<String> = headings.iter().map(|&heading| heading.to_owned()).collect();
-    let lines = || std::iter::once(&headings).chain(rows);
+    // A line break in a cell would begin a line that looks like another row.
+    let cell =
+        |cell: &String| escaped(cell, char::is_control, |c| c.escape_default().to_string()).into_owned();
+    let rows: Vec<Vec<String>> = rows.iter().map(|cells| cells.iter().map(cell).collect()).collect();
+    let lines = || std::iter::once(&headings).chain(&rows);
     let width = |column: usize| {
         lines().filter_map(|cells| cells.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
@@ -147,6 +175,15 @@ mod tests {
         ];
         let table = table(&["ID", "NAME", "STATE"], &rows);
         assert_eq!(table, "ID     NAME       STATE\na      long one   x\nbcde   ü\n");
+    }
+
+    #[test]
+    fn a_terminal_obeys_nobodys_text() {
+        let hostile = "a\x1b]0;title\x07\u{9b}2J\nb".to_owned();
+        let shown = table(&["NAME"], &[vec![hostile.clone()]]);
+        assert_eq!(shown, "NAME\na\\u{1b}]0;title\\u{7}\\u{9b}2J\\nb\n");
+        assert_eq!(lines(&hostile), "a\\u{1b}]0;title\\u{7}\\u{9b}2J\nb");
+        assert_eq!(lines("a\tb\n  ü"), "a\tb\n  ü");
     }
 
     #[test]
