@@ -4,6 +4,8 @@
 //! unpacked layer itself, and whoever commits first makes it visible. If the one that fetched it fails, or is given up, the
 //! next in line fetches. No pull ever holds one layer while it waits for the commit of another pull, so there is no circle
 //! of waiting.
+//!
+//! Only pulls of one registry share: anybody's registry can list a layer that everybody has, and send it a byte a second.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -12,8 +14,14 @@ use tokio::sync::Semaphore;
 use wharf_images::UnpackedLayer;
 use wharf_types::Digest;
 
-/// Which layer: content and blob.
-pub(crate) type Key = (Digest, Digest);
+/// Which layer, and of which registry.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    /// Host and port, as images name it.
+    pub(crate) registry: String,
+    pub(crate) diff_id: Digest,
+    pub(crate) blob_digest: Digest,
+}
 
 /// A layer that at least one pull wants.
 #[derive(Debug)]
@@ -62,10 +70,16 @@ mod tests {
     #[test]
     fn a_flight_is_shared_while_someone_has_it() {
         let flights = Flights::default();
-        let key = |n| (Digest::from_sha256([n; 32]), Digest::from_sha256([n; 32]));
+        let key_at = |registry: &str, n| Key {
+            registry: registry.to_owned(),
+            diff_id: Digest::from_sha256([n; 32]),
+            blob_digest: Digest::from_sha256([n; 32]),
+        };
+        let key = |n| key_at("a.b", n);
         let first = flights.join(key(1));
         assert!(Arc::ptr_eq(&first, &flights.join(key(1))));
         assert!(!Arc::ptr_eq(&first, &flights.join(key(2))));
+        assert!(!Arc::ptr_eq(&first, &flights.join(key_at("c.d", 1))));
         let weak = Arc::downgrade(&first);
         drop(first);
         assert!(weak.upgrade().is_none());

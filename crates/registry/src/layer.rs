@@ -13,6 +13,7 @@ use wharf_types::{Digest, Reference};
 use crate::blob::{Blob, Exhausted};
 use crate::config::CHUNKS_LIMIT;
 use crate::error::{PullError, Stage};
+use crate::flights::Key;
 use crate::progress::{Phase, Tracker};
 use crate::session::Session;
 
@@ -85,6 +86,14 @@ impl Job {
                 let (reference, stage) = (self.reference.clone(), self.stage());
                 return Err(PullError::Fetch { reference, stage, failures });
             }
+        }
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        Key {
+            registry: self.reference.host().to_owned(),
+            diff_id: self.diff_id.clone(),
+            blob_digest: self.layer.digest.clone(),
         }
     }
 

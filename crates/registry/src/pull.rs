@@ -225,7 +225,7 @@ struct Fetch {
 impl Fetch {
     async fn run(self) -> Result<(Layer, Arc<Flight>), PullError> {
         let Self { shared, own, job } = self;
-        let flight = shared.flights.join((job.diff_id.clone(), job.layer.digest.clone()));
+        let flight = shared.flights.join(job.key());
         let turn = Arc::clone(&flight.turn).acquire_owned().await.map_err(|_closed| job.lost())?;
         if let Some(layer) = shared.store.stored_layer(&job.diff_id) {
             job.enter(Phase::Exists);

@@ -77,6 +77,24 @@ async fn two_images_share_the_download_of_a_layer_in_any_order() {
 }
 
 #[tokio::test]
+async fn a_registry_that_stalls_keeps_no_layer_from_the_pulls_of_others() {
+    let stalling = gated(Content::oci("v1", &[layer()])).await;
+    let honest = Server::honest(Content::oci("v1", &[layer(), plain("b", b"two")])).await;
+    let world = World::new();
+    let (puller, reference) = (world.puller.clone(), stalling.reference(":v1"));
+    let stalled =
+        tokio::spawn(async move { puller.pull(&reference, None).await.map(|image| image.id().clone()) });
+    stalling.until(&layer().path(), 1).await;
+    let other = honest.reference(":v1");
+    let pulled = tokio::time::timeout(std::time::Duration::from_secs(20), world.pull(&other)).await;
+    let image = pulled.expect("it waits for the layer of another registry").unwrap();
+    assert_eq!(file_of(&image, "a"), noise(50_000));
+    // What comes after all is another's copy of a layer that is there.
+    stalling.open_gate();
+    stalled.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn who_waits_for_a_failed_download_takes_over() {
     let content = Content::oci("v1", &[layer()]).with(Content::oci("v2", &[layer()]));
     let shared = content.clone();
