@@ -14,16 +14,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::fcntl::OFlag;
 use wharf_sys::fs::{Resolve, open_below_mode};
 
-use crate::clock;
+use batch::{Batch, line_end};
 
+mod batch;
 pub(crate) mod frame;
 pub(crate) mod queue;
 mod writer;
 
 /// The longest text of one record, as containerd splits it.
 const LINE_LIMIT_BYTES: usize = 16 * 1024;
-/// When the gathered records are written.
-const BATCH_BYTES: usize = 48 * 1024;
 
 /// Which stream a record came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +40,8 @@ struct Log {
     file: Option<File>,
     /// The beginning of a line, of each stream.
     held: [Vec<u8>; 2],
+    /// Without records between two calls: kept for its memory.
+    batch: Batch,
     /// What is in the file of a record that was not written whole.
     torn_bytes: u64,
     lost: Lost,
@@ -63,7 +64,15 @@ impl Log {
 
     /// A log whose file is opened when something is written.
     fn closed(directory: OwnedFd, name: String) -> Self {
-        Self { directory, name, file: None, held: Default::default(), torn_bytes: 0, lost: Lost::default() }
+        Self {
+            directory,
+            name,
+            file: None,
+            held: Default::default(),
+            batch: Batch::default(),
+            torn_bytes: 0,
+            lost: Lost::default(),
+        }
     }
 
     /// Opens the file anew after it was renamed; if that fails, the old one stays in use.
@@ -79,21 +88,22 @@ impl Log {
     /// Writes all complete lines of `bytes`, and holds back the rest.
     fn write(&mut self, stream: Stream, now_ns: i64, bytes: &[u8]) {
         let mut held = std::mem::take(&mut self.held[stream as usize]);
-        let mut batch = Batch::new(stream, now_ns);
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.begin(stream, now_ns);
         let mut rest = bytes;
         while !rest.is_empty() {
             let room = LINE_LIMIT_BYTES - held.len();
             let window = &rest[..rest.len().min(room)];
-            let (end, tag) = match window.iter().position(|&b| b == b'\n') {
+            let (end, tag) = match line_end(window) {
                 Some(end) => (end, b'F'),
                 None if window.len() == room && rest.get(room) != Some(&b'\n') => (room, b'P'),
                 None if window.len() == room => (room, b'F'),
                 None => break,
             };
-            batch.record(tag, &held, &rest[..end]);
+            batch.record(tag, &held, rest, end);
             held.clear();
             rest = &rest[(end + usize::from(tag == b'F')).min(rest.len())..];
-            if batch.bytes.len() > BATCH_BYTES {
+            if batch.is_full() {
                 self.append(&mut batch);
             }
         }
@@ -102,6 +112,7 @@ impl Log {
             self.held[stream as usize] = held;
         }
         self.append(&mut batch);
+        self.batch = batch;
     }
 
     /// Writes what is held back: the stream has ended without the end of its last line.
@@ -109,7 +120,7 @@ impl Log {
         let held = std::mem::take(&mut self.held[stream as usize]);
         if !held.is_empty() {
             let mut batch = Batch::new(stream, now_ns);
-            batch.record(b'P', &held, &[]);
+            batch.record(b'P', &held, &[], 0);
             self.append(&mut batch);
         }
     }
@@ -126,13 +137,13 @@ impl Log {
     }
 
     fn append(&mut self, batch: &mut Batch) {
-        if !batch.bytes.is_empty() {
-            let appended = self.tell_lost(batch.now_ns).map_err(|error| (0, error));
-            if let Err((end, error)) = appended.and_then(|()| self.append_records(&batch.bytes)) {
-                let left = batch.bytes[end..].iter().filter(|&&byte| byte == b'\n').count();
+        if !batch.records().is_empty() {
+            let appended = self.tell_lost(batch.now_ns()).map_err(|error| (0, error));
+            if let Err((end, error)) = appended.and_then(|()| self.append_records(batch.records())) {
+                let left = batch.records()[end..].iter().filter(|&&byte| byte == b'\n').count();
                 self.lose(left as u64, &error.to_string());
             }
-            batch.bytes.clear();
+            batch.clear();
         }
     }
 
@@ -143,8 +154,8 @@ impl Log {
         let Lost { records, why } = &self.lost;
         let note = format!("wharf: {records} records of this log are lost here: {why}");
         let mut batch = Batch::new(Stream::Stderr, now_ns);
-        batch.record(b'F', note.as_bytes(), &[]);
-        self.append_records(&batch.bytes).map_err(|(_none, error)| error)?;
+        batch.record(b'F', &[], note.as_bytes(), note.len());
+        self.append_records(batch.records()).map_err(|(_none, error)| error)?;
         self.lost = Lost::default();
         Ok(())
     }
@@ -183,34 +194,6 @@ impl Log {
             self.torn_bytes = 0;
         }
         Ok(())
-    }
-}
-
-/// Records that are written together and bear one time.
-struct Batch {
-    now_ns: i64,
-    header: [u8; clock::STAMP_LENGTH + 10],
-    bytes: Vec<u8>,
-}
-
-impl Batch {
-    fn new(stream: Stream, now_ns: i64) -> Self {
-        let mut header = [b' '; clock::STAMP_LENGTH + 10];
-        header[..clock::STAMP_LENGTH].copy_from_slice(&clock::stamp(now_ns));
-        let name = match stream {
-            Stream::Stdout => b" stdout F ",
-            Stream::Stderr => b" stderr F ",
-        };
-        header[clock::STAMP_LENGTH..].copy_from_slice(name);
-        Self { now_ns, header, bytes: Vec::new() }
-    }
-
-    fn record(&mut self, tag: u8, before: &[u8], text: &[u8]) {
-        self.header[clock::STAMP_LENGTH + 8] = tag;
-        self.bytes.extend_from_slice(&self.header);
-        self.bytes.extend_from_slice(before);
-        self.bytes.extend_from_slice(text);
-        self.bytes.push(b'\n');
     }
 }
 
