@@ -178,6 +178,11 @@ impl Cgroups {
         if !self.hierarchies.iter().any(|hierarchy| path.under(&hierarchy.mount).is_dir()) {
             return Err(Error::NotFound { path: path.clone() });
         }
+        self.place(path)
+    }
+
+    /// A cgroup that may be there or not.
+    pub(crate) fn place(&self, path: &CgroupPath) -> Result<Cgroup, Error> {
         let tracker = self.tracker().ok_or(Error::NoHierarchy)?;
         Ok(Cgroup::new(path.clone(), &self.hierarchies, tracker))
     }

@@ -84,7 +84,12 @@ impl Container {
     }
 
     pub(crate) fn record(&self) -> ContainerRecord {
-        self.record.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.with_record(ContainerRecord::clone)
+    }
+
+    /// What is taken from the record, which as a whole is large.
+    pub(crate) fn with_record<T>(&self, take: impl FnOnce(&ContainerRecord) -> T) -> T {
+        take(&self.record.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Changes the record in memory; returns it as it is then, to be saved.

@@ -1,8 +1,9 @@
 //! A pod in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
+use wharf_cgroup::StatsReader;
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use wharf_network::StatsSocket;
 use wharf_state::ExitRecord;
@@ -32,6 +33,8 @@ pub struct Pod {
     /// Who is attached, and is told if it did not keep up.
     pub(crate) attached: Waiters<()>,
     pub(crate) network_stats: Mutex<Option<StatsSocket>>,
+    /// Of its cgroup, where that has a place; made by the first who asks.
+    pub(crate) stats: OnceLock<Option<StatsReader>>,
     pub(crate) meter: Mutex<Meter>,
     pub(crate) link: Links,
     supervisor: Mutex<Option<Process>>,
@@ -71,6 +74,7 @@ impl Pod {
             execs: Waiters::default(),
             attached: Waiters::default(),
             network_stats: Mutex::default(),
+            stats: OnceLock::new(),
             meter: Mutex::default(),
             link: Links::default(),
             supervisor: Mutex::default(),

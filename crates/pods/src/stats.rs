@@ -24,7 +24,12 @@ fn value(value: Option<u64>) -> Option<UInt64Value> {
 /// Statistics of one container; what cannot be read is left out. Blocking: the kernel's files are read.
 #[must_use]
 pub fn container_stats(engine: &Engine, container: &Container) -> ContainerStats {
-    let record = container.record();
+    let attributes = container.with_record(|record| ContainerAttributes {
+        id: container.id.to_string(),
+        metadata: record.config.metadata.clone(),
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+    });
     let now = wharf_sys::clock::now_ns();
     let stats = read(container, Extent::Usage);
     let rate = stats.as_ref().and_then(|stats| {
@@ -32,12 +37,7 @@ pub fn container_stats(engine: &Engine, container: &Container) -> ContainerStats
         meter.rate(now, stats.cpu.usage_ns)
     });
     ContainerStats {
-        attributes: Some(ContainerAttributes {
-            id: container.id.to_string(),
-            metadata: record.config.metadata,
-            labels: record.config.labels,
-            annotations: record.config.annotations,
-        }),
+        attributes: Some(attributes),
         cpu: stats.as_ref().map(|stats| cpu(stats, now, rate)),
         memory: stats.as_ref().map(|stats| memory(stats, now)),
         writable_layer: writable_layer(engine, container, now),
@@ -152,11 +152,13 @@ pub fn pod_stats(engine: &Engine, pod: &Pod) -> PodSandboxStats {
     }
 }
 
-/// A pod's cgroup now. It is looked for at each reading: a kubelet makes and removes those of its own.
+/// A pod's cgroup now; `None` where it is not there. A kubelet makes and removes those of its own.
 fn read_pod(engine: &Engine, pod: &Pod) -> Option<Stats> {
-    let path = pod_cgroup(&engine.options.cgroup_parent, pod).ok()?;
-    let cgroup = engine.parts.cgroups.open(&path).ok()?;
-    Some(StatsReader::new(&cgroup).read(Extent::Usage))
+    let reader = pod.stats.get_or_init(|| {
+        let path = pod_cgroup(&engine.options.cgroup_parent, pod).ok()?;
+        StatsReader::at(&engine.parts.cgroups, &path).ok()
+    });
+    reader.as_ref().map(|reader| reader.read(Extent::Tasks)).filter(|stats| *stats != Stats::default())
 }
 
 /// A pod whose cgroup is not there, as before its first container: nothing was used, and nothing is.

@@ -12,11 +12,12 @@ pub(super) fn number(text: &str) -> Option<u64> {
 pub(super) fn bound(text: &str) -> Option<Bound> {
     match text.trim() {
         "max" => Some(Bound::Unlimited),
-        text => Some(match number(text)? {
-            V1_UNLIMITED.. => Bound::Unlimited,
-            limit => Bound::At(limit),
-        }),
+        text => number(text).map(v1_bound),
     }
+}
+
+fn v1_bound(limit: u64) -> Bound {
+    if limit >= V1_UNLIMITED { Bound::Unlimited } else { Bound::At(limit) }
 }
 
 /// The limit of swap alone, from v1's two limits.
@@ -42,6 +43,9 @@ pub(super) fn pairs(text: &str, mut take: impl FnMut(&str, u64)) {
 pub(super) struct MemoryStatRest {
     pub(super) inactive_file: Option<u64>,
     pub(super) swap: Option<u64>,
+    /// The least limit of the cgroup and of all above it; of memory alone, and with swap. v1 only.
+    pub(super) least_limit: Option<Bound>,
+    pub(super) least_both_limit: Option<Bound>,
 }
 
 /// v1's file; the `total_` lines include descendants, as all of v2 does.
@@ -56,6 +60,8 @@ pub(super) fn memory_stat_v1(text: &str, memory: &mut MemoryStats) -> MemoryStat
             "total_pgmajfault" => &mut memory.major_page_faults,
             "total_inactive_file" => &mut rest.inactive_file,
             "total_swap" => &mut rest.swap,
+            "hierarchical_memory_limit" => return rest.least_limit = Some(v1_bound(value)),
+            "hierarchical_memsw_limit" => return rest.least_both_limit = Some(v1_bound(value)),
             _ => return,
         };
         *place = Some(value);
@@ -173,11 +179,17 @@ mod tests {
 
     #[test]
     fn memory_of_v1_includes_descendants() {
-        let text =
-            "rss 1\ninactive_file 2\ntotal_rss 30\ntotal_inactive_file 40\ntotal_pgfault 50\ntotal_swap 60\n";
+        let text = "rss 1\ninactive_file 2\nhierarchical_memory_limit 70\nhierarchical_memsw_limit 9223372036854771712\n\
+             total_rss 30\ntotal_inactive_file 40\ntotal_pgfault 50\ntotal_swap 60\n";
         let mut memory = MemoryStats::default();
         let rest = memory_stat_v1(text, &mut memory);
-        assert_eq!(rest, MemoryStatRest { inactive_file: Some(40), swap: Some(60) });
+        let expected = MemoryStatRest {
+            inactive_file: Some(40),
+            swap: Some(60),
+            least_limit: Some(Bound::At(70)),
+            least_both_limit: Some(Bound::Unlimited),
+        };
+        assert_eq!(rest, expected);
         assert_eq!((memory.rss_bytes, memory.page_faults), (Some(30), Some(50)));
         assert_eq!(memory.cache_bytes, None);
     }

@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use super::parse;
 use super::{Bound, CpuStats, HugepageStats, MemoryStats, PidsStats, Pressure, Stats, SwapStats};
-use crate::detect::{Controller, Kind};
+use crate::detect::{Cgroups, Controller, Kind};
+use crate::error::Error;
 use crate::group::Cgroup;
+use crate::path::CgroupPath;
 
 /// Larger than any of the files but `io.stat` with some hundred devices, for which it grows.
 const BUFFER_BYTES: usize = 8192;
@@ -30,12 +32,13 @@ pub struct StatsReader {
     hugepages: Option<(Kind, Arc<Path>)>,
 }
 
-/// How much of a cgroup is read: each file costs some microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How much of a cgroup is read: each file costs some microseconds. What is not read is `None`, or empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Extent {
-    /// What statistics tell: the use of processors and memory, the limits of memory, pressure, and how many processes
-    /// there are. All else is `None`, or empty.
+    /// What a container's statistics tell: the use of processors and memory, the limits of memory, and pressure.
     Usage,
+    /// What a pod's tell: also how many tasks there are.
+    Tasks,
     /// All that metrics tell.
     Everything,
 }
@@ -108,11 +111,19 @@ impl StatsReader {
             cpu_pressure: in_unified("cpu.pressure"),
             memory: memory_files(cgroup),
             memory_pressure: in_unified("memory.pressure"),
-            pids: [in_pids("pids.current"), in_pids("pids.max").in_full()],
+            pids: [in_pids("pids.current").from(Extent::Tasks), in_pids("pids.max").in_full()],
             io: io_files(cgroup),
             io_pressure: in_unified("io.pressure"),
             hugepages: cgroup.home(Controller::Hugetlb).map(|(kind, directory)| (kind, Arc::from(directory))),
         }
+    }
+
+    /// The same of a cgroup that need not be there now: it may be made, removed, and made anew.
+    ///
+    /// # Errors
+    /// [`Error::NoHierarchy`] if the node has none.
+    pub fn at(cgroups: &Cgroups, path: &CgroupPath) -> Result<Self, Error> {
+        cgroups.place(path).map(|cgroup| Self::new(&cgroup))
     }
 
     /// Reads so much now.
@@ -212,17 +223,20 @@ impl MemoryV1 {
         let mut memory = MemoryStats {
             usage_bytes: self.usage.number(reading),
             kernel_bytes: self.kernel.number(reading),
-            limit: self.limit.bound(reading),
             max_usage_bytes: self.max_usage.number(reading),
             limit_hits: self.hits.number(reading),
             oom_kills: self.oom.key(reading, "oom_kill"),
             ..MemoryStats::default()
         };
         let rest = parse::memory_stat_v1(self.stat.read(reading).unwrap_or_default(), &mut memory);
-        let limit = memory
-            .limit
-            .zip(self.both_limit.bound(reading))
-            .map(|(limit, both)| parse::swap_bound(limit, both));
+        // Where not even a cgroup above has a limit, this one has none: its own file need not be read.
+        let own = |least: Option<Bound>, file: &Counter, reading: &mut Reading| match least {
+            Some(Bound::Unlimited) => Some(Bound::Unlimited),
+            _ => file.bound(reading),
+        };
+        memory.limit = own(rest.least_limit, &self.limit, reading);
+        let both = own(rest.least_both_limit, &self.both_limit, reading);
+        let limit = memory.limit.zip(both).map(|(limit, both)| parse::swap_bound(limit, both));
         (memory, SwapStats { usage_bytes: rest.swap, limit }, rest.inactive_file)
     }
 }
@@ -270,14 +284,19 @@ impl Counter {
         directory.map_or(Self { file: None, extent: Extent::Usage }, |directory| Self::of(directory, name))
     }
 
+    /// Read only where at least this much is.
+    fn from(self, extent: Extent) -> Self {
+        Self { extent, ..self }
+    }
+
     /// Read only where everything is.
     fn in_full(self) -> Self {
-        Self { extent: Extent::Everything, ..self }
+        self.from(Extent::Everything)
     }
 
     /// The whole content. These files are one record to the kernel, so one read gives all if it fits.
     fn read<'a>(&self, reading: &'a mut Reading) -> Option<&'a str> {
-        if self.extent == Extent::Everything && reading.extent == Extent::Usage {
+        if self.extent > reading.extent {
             return None;
         }
         let (directory, name) = self.file.as_ref()?;

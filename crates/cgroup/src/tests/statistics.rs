@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Fresh, PATIENCE, Shell};
 use crate::Controller;
 use crate::detect::Kind;
-use crate::{Bound, Extent, Limits, StatsReader};
+use crate::{Bound, Cgroup, Cgroups, Extent, Limits, StatsReader};
 
 #[test]
 fn the_numbers_are_those_of_the_process() {
@@ -75,9 +75,13 @@ fn a_cgroup_that_is_gone_has_no_numbers() {
     assert_eq!(stats.pids, crate::PidsStats::default());
     assert_eq!(stats.io, None);
     // A reader of what is not there has nothing to read.
-    let stats = StatsReader::new(&fresh.0).read(Extent::Everything);
-    assert_eq!(stats.pids, crate::PidsStats::default());
-    assert_eq!(stats.hugepages, []);
+    let cgroups = Cgroups::detect().unwrap();
+    let by_path = StatsReader::at(&cgroups, fresh.0.path()).unwrap();
+    for reader in [&StatsReader::new(&fresh.0), &by_path] {
+        assert_eq!(reader.read(Extent::Everything), crate::Stats::default());
+    }
+    cgroups.create(fresh.0.path()).unwrap();
+    assert_eq!(by_path.read(Extent::Tasks).pids.current, Some(0), "it was made anew");
 }
 
 #[test]
@@ -87,11 +91,29 @@ fn what_statistics_do_not_tell_is_not_read_for_them() {
     let reader = StatsReader::new(&fresh.0);
     let (usage, whole) = (reader.read(Extent::Usage), reader.read(Extent::Everything));
     assert_eq!(usage.memory.limit, whole.memory.limit);
-    assert_eq!(usage.pids.current, whole.pids.current);
+    assert_eq!((usage.pids.current, whole.pids.current), (None, Some(1)));
+    assert_eq!(reader.read(Extent::Tasks).pids.current, Some(1));
     assert_eq!(usage.cpu.pressure.is_some(), whole.cpu.pressure.is_some());
     assert!(usage.cpu.usage_ns.is_some() && usage.memory.working_set_bytes.is_some());
     assert!(whole.memory.oom_kills.is_some() && usage.memory.oom_kills.is_none());
     assert!(usage.hugepages.is_empty() && usage.io.is_none());
+}
+
+/// The limits of a cgroup are its own, whatever those above it have.
+#[test]
+fn a_limit_above_is_no_limit_of_the_cgroup() {
+    let fresh = Fresh::new("limits");
+    let path = fresh.0.path().child("child").unwrap();
+    let child = Cgroups::detect().unwrap().create(&path).unwrap();
+    let read = || StatsReader::new(&child).read(Extent::Usage).memory.limit;
+    let limit = |cgroup: &Cgroup, limit| {
+        cgroup.apply(&Limits { memory_limit_bytes: Some(limit), ..Limits::default() }).unwrap();
+    };
+    assert_eq!(read(), Some(Bound::Unlimited));
+    limit(&fresh.0, 256 << 20);
+    assert_eq!(read(), Some(Bound::Unlimited));
+    limit(&child, 64 << 20);
+    assert_eq!(read(), Some(Bound::At(64 << 20)));
 }
 
 #[test]
