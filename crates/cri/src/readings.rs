@@ -10,11 +10,15 @@ use wharf_cri_api::v1::PodSandboxMetrics;
 
 /// How many threads read at once: however many ask, others find threads of the pool too.
 const THREADS: usize = 4;
+/// How many items of a list are worth a thread.
+const SHARE: usize = 16;
 
 /// Where readings are taken.
 #[derive(Debug, Clone)]
 pub(crate) struct Readings {
     turns: Arc<Semaphore>,
+    /// How many threads the items of one list are shared by: more than there are processors would only wait.
+    at_once: usize,
     metrics: Arc<Mutex<Option<Gathered>>>,
 }
 
@@ -26,7 +30,12 @@ struct Gathered {
 
 impl Readings {
     pub(crate) fn new() -> Self {
-        Self { turns: Arc::new(Semaphore::new(THREADS)), metrics: Arc::default() }
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            turns: Arc::new(Semaphore::new(THREADS)),
+            at_once: processors.min(THREADS),
+            metrics: Arc::default(),
+        }
     }
 
     /// Reads on a thread of the pool, when it is this reading's turn. One that nobody waits for any more keeps its turn to
@@ -41,6 +50,26 @@ impl Readings {
             read()
         });
         reading.await.map_err(|panicked| Status::internal(panicked.to_string()))
+    }
+
+    /// Reads each item of a list, in its order; several threads share the items of a long one.
+    pub(crate) async fn each<I, T>(
+        &self,
+        mut items: Vec<I>,
+        read: impl Fn(&I) -> T + Clone + Send + 'static,
+    ) -> Result<Vec<T>, Status>
+    where
+        I: Send + 'static,
+        T: Send + 'static,
+    {
+        let share = items.len().div_ceil(self.at_once).max(SHARE);
+        let mut shares = Vec::new();
+        while !items.is_empty() {
+            let rest = items.split_off(items.len().min(share));
+            let (share, read) = (std::mem::replace(&mut items, rest), read.clone());
+            shares.push(self.take(move || share.iter().map(read).collect::<Vec<_>>()));
+        }
+        Ok(futures_util::future::try_join_all(shares).await?.into_iter().flatten().collect())
     }
 
     /// The metrics of all pods, which every process of theirs is looked at for: callers that came while others were served
@@ -81,6 +110,18 @@ mod tests {
         };
         futures_util::future::try_join_all((0..200).map(|_| read())).await.unwrap();
         assert!(most.load(Ordering::SeqCst) <= THREADS);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn each_item_of_a_list_is_read_in_its_order() {
+        let readings = Readings::new();
+        for length in [0, 1, SHARE, SHARE + 1, 1000] {
+            let items: Vec<usize> = (0..length).collect();
+            let read = readings.each(items.clone(), |item| item + 7).await.unwrap();
+            assert_eq!(read, items.iter().map(|item| item + 7).collect::<Vec<_>>());
+        }
+        let failed = readings.each(vec![1, 0], |item| 1 / item).await;
+        assert_eq!(failed.unwrap_err().code(), tonic::Code::Internal);
     }
 
     #[tokio::test]

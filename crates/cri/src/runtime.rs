@@ -80,12 +80,12 @@ impl Runtime {
     ) -> Result<Vec<ContainerStats>, Status> {
         let mut chosen = self.engine.containers();
         // One that has ended uses nothing; the kubelet takes it for its successor, by the name, and misses figures.
-        chosen.retain(|item| {
-            !item.is_exited() && filter::container_stats(wanted.as_ref(), &pods::container_item(item))
-        });
+        chosen.retain(|item| !item.is_exited());
+        if wanted.is_some() {
+            chosen.retain(|item| filter::container_stats(wanted.as_ref(), &pods::container_item(item)));
+        }
         let engine = Arc::clone(&self.engine);
-        let read = move || chosen.iter().map(|item| pods::container_stats(&engine, item)).collect();
-        self.readings.take(read).await
+        self.readings.each(chosen, move |item| pods::container_stats(&engine, item)).await
     }
 
     async fn pod_stats_list(
@@ -93,9 +93,11 @@ impl Runtime {
         wanted: Option<PodSandboxStatsFilter>,
     ) -> Result<Vec<PodSandboxStats>, Status> {
         let mut chosen = self.engine.pods();
-        chosen.retain(|pod| filter::pod_stats(wanted.as_ref(), &pods::pod_item(pod)));
+        if wanted.is_some() {
+            chosen.retain(|pod| filter::pod_stats(wanted.as_ref(), &pods::pod_item(pod)));
+        }
         let engine = Arc::clone(&self.engine);
-        self.readings.take(move || chosen.iter().map(|pod| pods::pod_stats(&engine, pod)).collect()).await
+        self.readings.each(chosen, move |pod| pods::pod_stats(&engine, pod)).await
     }
 
     async fn pod_metrics(&self) -> Result<Vec<PodSandboxMetrics>, Status> {
