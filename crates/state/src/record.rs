@@ -6,6 +6,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use wharf_types::{ErrorKind, Failure};
+
 /// Why a record could not be saved or loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -38,6 +40,16 @@ pub enum Error {
         /// What this build reads.
         wanted: String,
     },
+}
+
+impl Failure for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { source, .. } => Failure::kind(source),
+            Self::Damaged { .. } => ErrorKind::DataLoss,
+            Self::Foreign { .. } => ErrorKind::Unimplemented,
+        }
+    }
 }
 
 impl Error {

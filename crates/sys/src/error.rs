@@ -1,6 +1,7 @@
 //! The error of a system call: which call, on what, and what the kernel said.
 
 use nix::errno::Errno;
+use wharf_types::{ErrorKind, Failure};
 
 /// A failed system call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,6 +22,12 @@ impl Error {
     /// Names a call and its arguments beside the kernel's answer.
     pub fn new(call: &'static str, arguments: impl Into<String>, errno: Errno) -> Self {
         Self { call, arguments: arguments.into(), errno }
+    }
+}
+
+impl Failure for Error {
+    fn kind(&self) -> ErrorKind {
+        self.errno.kind()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What went wrong, in the few classes a client can act on.
 
-/// The class of an error. Every crate's error has a `kind()`; one file turns kinds into gRPC codes.
+/// The class of an error. Every crate's error is a [`Failure`](crate::Failure), which has one; `cri/src/status.rs` turns it
+/// into a gRPC code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// The named object does not exist.

@@ -5,6 +5,7 @@
 mod chain;
 mod digest;
 mod exit;
+mod failure;
 mod id;
 mod kind;
 mod path;
@@ -18,6 +19,7 @@ mod wanted;
 pub use chain::chain;
 pub use digest::{Digest, DigestError};
 pub use exit::{ContainerState, Exit};
+pub use failure::Failure;
 pub use id::{ContainerId, IdError, PodId};
 pub use kind::ErrorKind;
 pub use path::{ContainerPath, HostPath, PathError};

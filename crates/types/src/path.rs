@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::{ErrorKind, Failure};
+
 /// Why a text is not a usable path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
@@ -18,6 +20,13 @@ pub enum PathError {
         /// The path, shortened to 200 characters.
         path: String,
     },
+}
+
+impl Failure for PathError {
+    /// Of a path that wharf itself made: whoever reads one from a request names the field, and refuses that.
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Internal
+    }
 }
 
 fn check(text: &str) -> Result<(), PathError> {

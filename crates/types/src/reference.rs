@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::Digest;
+use crate::{Digest, ErrorKind, Failure};
 
 /// Why a text is not an image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,6 +13,12 @@ pub struct ReferenceError {
     pub text: String,
     /// What is wrong with it.
     pub reason: &'static str,
+}
+
+impl Failure for ReferenceError {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::InvalidArgument
+    }
 }
 
 /// A normalised reference: `host/repository[:tag][@digest]`. Without tag and digest it means `:latest`.

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use wharf_sys::socket;
+use wharf_types::{ErrorKind, Failure};
 
 /// The generated messages of `proto/supervisor/v1/supervisor.proto`.
 #[allow(missing_docs, reason = "the proto's own comments explain its fields")]
@@ -50,6 +51,18 @@ pub enum Error {
         /// The length it would have had.
         bytes: usize,
     },
+}
+
+impl Failure for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            // Whoever is on the other end is there no more, or about to be; what the machine lacks says the kernel.
+            Self::Socket(error) if error.kind() == ErrorKind::Internal => ErrorKind::Unavailable,
+            Self::Socket(error) => error.kind(),
+            Self::TooLong { .. } => ErrorKind::InvalidArgument,
+            Self::Malformed { .. } => ErrorKind::Internal,
+        }
+    }
 }
 
 impl Error {
