@@ -276,6 +276,6 @@ mod tests {
     fn what_does_not_exist_is_not_found() {
         let path = CgroupPath::new("/wharf-test-never-made").unwrap();
         let error = Cgroups::detect().unwrap().open(&path).unwrap_err();
-        assert_eq!(error.kind(), wharf_types::ErrorKind::NotFound);
+        assert_eq!(wharf_types::Failure::kind(&error), wharf_types::ErrorKind::NotFound);
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure};
 
 use crate::detect::Controller;
 use crate::path::CgroupPath;
@@ -97,10 +97,8 @@ pub enum Error {
     },
 }
 
-impl Error {
-    /// The class of the error.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
+impl Failure for Error {
+    fn kind(&self) -> ErrorKind {
         match self {
             Self::NoHierarchy | Self::NoController { .. } => ErrorKind::Unimplemented,
             Self::NotFound { .. } => ErrorKind::NotFound,
@@ -118,7 +116,9 @@ impl Error {
             },
         }
     }
+}
 
+impl Error {
     /// Pairs an action on a path with the kernel's answer.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
@@ -130,10 +130,7 @@ fn kind_of(source: &io::Error) -> ErrorKind {
     match errno(source) {
         Some(Errno::ENOENT | Errno::ENODEV) => ErrorKind::NotFound,
         Some(Errno::EBUSY) => ErrorKind::FailedPrecondition,
-        Some(Errno::ENOSPC | Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => {
-            ErrorKind::ResourceExhausted
-        }
-        _ => ErrorKind::Internal,
+        _ => Failure::kind(source),
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use wharf_types::{ErrorKind, Failure};
+
 /// Why a text is not the path of a cgroup.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
@@ -28,11 +30,10 @@ pub enum PathError {
     },
 }
 
-impl PathError {
+impl Failure for PathError {
     /// The class of the error: always a request that cannot work.
-    #[must_use]
-    pub fn kind(&self) -> wharf_types::ErrorKind {
-        wharf_types::ErrorKind::InvalidArgument
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::InvalidArgument
     }
 }
 

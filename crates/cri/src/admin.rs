@@ -15,7 +15,7 @@ use wharf_cri_api::admin::{
 };
 use wharf_pods::{Engine, pod_request};
 use wharf_registry::{LayerProgress, Phase, Puller};
-use wharf_types::{ErrorKind, Reference};
+use wharf_types::Reference;
 
 use crate::runtime::Streamed;
 use crate::status;
@@ -98,7 +98,7 @@ impl AdminService for Admin {
         let id = request.into_inner().pod_id;
         let pods = match id.as_str() {
             "" => self.engine.pods(),
-            id => vec![self.engine.pod(id).map_err(status::of_pods)?],
+            id => vec![self.engine.pod(id).map_err(status::of)?],
         };
         // Made one by one as the listener takes them: all together may be long.
         let requests = pods.into_iter().map(|pod| Ok(pod_request(&pod)));
@@ -118,7 +118,7 @@ impl AdminService for Admin {
 /// The image that is named, if one is.
 fn wanted(image: &str) -> Result<Option<Reference>, Status> {
     let parsed = (!image.is_empty()).then(|| image.parse::<Reference>()).transpose();
-    parsed.map_err(|error| status::of(ErrorKind::InvalidArgument, &error))
+    parsed.map_err(status::of)
 }
 
 /// The state of the pulls again and again, until the daemon ends.

@@ -21,6 +21,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
+use crate::status::{self, Fault};
+
 /// How much earlier than the client a deadline ends here at most, so that the answer finds it waiting. It is a tenth of
 /// a short one.
 const HEAD_START: Duration = Duration::from_millis(10);
@@ -61,7 +63,7 @@ where
             };
             match answered {
                 Ok(answer) => answer.map(|response| response.map(|body| until(deadline, body))),
-                Err(_panic) => Ok(Status::internal("wharfd has a fault: its log says where").into_http()),
+                Err(_panic) => Ok(status::of(Fault::Panicked).into_http()),
             }
         })
     }
@@ -101,7 +103,7 @@ async fn passed(deadline: Option<Instant>) {
 }
 
 fn overdue() -> Status {
-    Status::deadline_exceeded("the client's deadline has passed")
+    status::of(Fault::Overdue)
 }
 
 /// A body that ends at the deadline, with the status that says so. One that has ended already stays as it is: its status

@@ -15,11 +15,11 @@ use wharf_cri_api::v1::{
 use wharf_images::{Image, ImageUser, Store};
 use wharf_pods::Engine;
 use wharf_registry::{AuthFields, Credentials, Puller};
-use wharf_types::{ErrorKind, Reference};
+use wharf_types::{Reference, ReferenceError};
 
 use crate::batches::batches;
 use crate::runtime::Streamed;
-use crate::status;
+use crate::status::{self, Fault};
 
 /// The service over a store of images and a client of registries.
 #[derive(Debug, Clone)]
@@ -122,7 +122,7 @@ impl ImageService for Images {
         request: Request<ImageStatusRequest>,
     ) -> Result<Response<ImageStatusResponse>, Status> {
         let request = request.into_inner();
-        let spec = request.image.ok_or_else(|| Status::invalid_argument("image: it is missing"))?;
+        let spec = request.image.ok_or_else(|| status::of(Fault::missing("image")))?;
         let Some(found) = self.store.find(&spec.image) else {
             return Ok(Response::new(ImageStatusResponse::default()));
         };
@@ -138,10 +138,9 @@ impl ImageService for Images {
         request: Request<PullImageRequest>,
     ) -> Result<Response<PullImageResponse>, Status> {
         let request = request.into_inner();
-        let spec = request.image.ok_or_else(|| Status::invalid_argument("image: it is missing"))?;
-        self.engine.check_handler(&spec.runtime_handler).map_err(status::of_pods)?;
-        let reference: Reference =
-            spec.image.parse().map_err(|error| status::of(ErrorKind::InvalidArgument, &error))?;
+        let spec = request.image.ok_or_else(|| status::of(Fault::missing("image")))?;
+        self.engine.check_handler(&spec.runtime_handler).map_err(status::of)?;
+        let reference: Reference = spec.image.parse().map_err(|error: ReferenceError| status::of(error))?;
         let auth = request.auth.unwrap_or_default();
         let credentials = Credentials::from_fields(AuthFields {
             username: auth.username,
@@ -151,9 +150,9 @@ impl ImageService for Images {
             identity_token: auth.identity_token,
             registry_token: auth.registry_token,
         })
-        .map_err(|error| status::of(error.kind(), &error))?;
+        .map_err(status::of)?;
         let pulled = self.puller.pull(&reference, credentials).await;
-        let image = pulled.map_err(|error| status::of_pull(error.kind(), error.cri_prefix(), &error))?;
+        let image = pulled.map_err(|error| status::of_pull(error.cri_prefix(), &*error))?;
         Ok(Response::new(PullImageResponse { image_ref: image.id().to_string() }))
     }
 
@@ -161,12 +160,11 @@ impl ImageService for Images {
         &self,
         request: Request<RemoveImageRequest>,
     ) -> Result<Response<RemoveImageResponse>, Status> {
-        let spec =
-            request.into_inner().image.ok_or_else(|| Status::invalid_argument("image: it is missing"))?;
+        let spec = request.into_inner().image.ok_or_else(|| status::of(Fault::missing("image")))?;
         let store = Arc::clone(&self.store);
         let removed = tokio::task::spawn_blocking(move || store.remove(&spec.image)).await;
-        let removed = removed.map_err(|panicked| Status::internal(panicked.to_string()))?;
-        removed.map_err(|error| status::of(error.kind(), &error))?;
+        let removed = removed.map_err(|_panic| status::of(Fault::Panicked))?;
+        removed.map_err(status::of)?;
         Ok(Response::new(RemoveImageResponse {}))
     }
 

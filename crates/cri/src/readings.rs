@@ -8,6 +8,8 @@ use tokio::sync::{Mutex, Semaphore};
 use tonic::Status;
 use wharf_cri_api::v1::PodSandboxMetrics;
 
+use crate::status::{self, Fault};
+
 /// How many threads read at once: however many ask, others find threads of the pool too.
 const THREADS: usize = 4;
 /// How many items of a list are worth a thread.
@@ -49,7 +51,7 @@ impl Readings {
             let _turn = turn;
             read()
         });
-        reading.await.map_err(|panicked| Status::internal(panicked.to_string()))
+        reading.await.map_err(|_panic| status::of(Fault::Panicked))
     }
 
     /// Reads each item of a list, in its order; several threads share the items of a long one.

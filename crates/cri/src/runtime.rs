@@ -19,6 +19,7 @@ use wharf_streaming::Urls;
 
 use crate::batches::batches;
 use crate::readings::Readings;
+use crate::status::Fault;
 use crate::{filter, status, streams};
 
 /// A stream of answers.
@@ -207,16 +208,16 @@ impl RuntimeService for Runtime {
         if let Some(config) = config {
             let network = Arc::clone(&self.network);
             let set = tokio::task::spawn_blocking(move || network.set_pod_cidr(&config.pod_cidr));
-            let set = set.await.map_err(|panicked| Status::internal(panicked.to_string()))?;
-            set.map_err(|error| status::of(error.kind(), &error))?;
+            let set = set.await.map_err(|_panic| status::of(Fault::Panicked))?;
+            set.map_err(status::of)?;
         }
         Ok(Response::new(UpdateRuntimeConfigResponse {}))
     }
 
     async fn run_pod_sandbox(&self, request: Request<RunPodSandboxRequest>) -> Answer<RunPodSandboxResponse> {
         let request = request.into_inner();
-        let config = request.config.ok_or_else(|| Status::invalid_argument("config: it is missing"))?;
-        let id = self.engine.run_pod(config, request.runtime_handler).await.map_err(status::of_pods)?;
+        let config = request.config.ok_or_else(|| status::of(Fault::missing("config")))?;
+        let id = self.engine.run_pod(config, request.runtime_handler).await.map_err(status::of)?;
         Ok(Response::new(RunPodSandboxResponse { pod_sandbox_id: id.to_string() }))
     }
 
@@ -224,7 +225,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<StopPodSandboxRequest>,
     ) -> Answer<StopPodSandboxResponse> {
-        self.engine.stop_pod(&request.into_inner().pod_sandbox_id).await.map_err(status::of_pods)?;
+        self.engine.stop_pod(&request.into_inner().pod_sandbox_id).await.map_err(status::of)?;
         Ok(Response::new(StopPodSandboxResponse {}))
     }
 
@@ -232,7 +233,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<RemovePodSandboxRequest>,
     ) -> Answer<RemovePodSandboxResponse> {
-        self.engine.remove_pod(&request.into_inner().pod_sandbox_id).await.map_err(status::of_pods)?;
+        self.engine.remove_pod(&request.into_inner().pod_sandbox_id).await.map_err(status::of)?;
         Ok(Response::new(RemovePodSandboxResponse {}))
     }
 
@@ -241,7 +242,7 @@ impl RuntimeService for Runtime {
         request: Request<PodSandboxStatusRequest>,
     ) -> Answer<PodSandboxStatusResponse> {
         let request = request.into_inner();
-        let pod = self.engine.pod(&request.pod_sandbox_id).map_err(status::of_pods)?;
+        let pod = self.engine.pod(&request.pod_sandbox_id).map_err(status::of)?;
         // Before anything is looked at: what changes meanwhile is newer.
         let timestamp = wharf_sys::clock::now_ns();
         Ok(Response::new(PodSandboxStatusResponse {
@@ -274,10 +275,10 @@ impl RuntimeService for Runtime {
         request: Request<CreateContainerRequest>,
     ) -> Answer<CreateContainerResponse> {
         let request = request.into_inner();
-        let config = request.config.ok_or_else(|| Status::invalid_argument("config: it is missing"))?;
+        let config = request.config.ok_or_else(|| status::of(Fault::missing("config")))?;
         let now = request.sandbox_config.unwrap_or_default();
         let made = self.engine.create_container(&request.pod_sandbox_id, config, &now).await;
-        let id = made.map_err(status::of_pods)?;
+        let id = made.map_err(status::of)?;
         Ok(Response::new(CreateContainerResponse { container_id: id.to_string() }))
     }
 
@@ -285,7 +286,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<StartContainerRequest>,
     ) -> Answer<StartContainerResponse> {
-        self.engine.start_container(&request.into_inner().container_id).await.map_err(status::of_pods)?;
+        self.engine.start_container(&request.into_inner().container_id).await.map_err(status::of)?;
         Ok(Response::new(StartContainerResponse {}))
     }
 
@@ -293,7 +294,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<RemoveContainerRequest>,
     ) -> Answer<RemoveContainerResponse> {
-        self.engine.remove_container(&request.into_inner().container_id).await.map_err(status::of_pods)?;
+        self.engine.remove_container(&request.into_inner().container_id).await.map_err(status::of)?;
         Ok(Response::new(RemoveContainerResponse {}))
     }
 
@@ -301,14 +302,14 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<ReopenContainerLogRequest>,
     ) -> Answer<ReopenContainerLogResponse> {
-        self.engine.reopen_log(&request.into_inner().container_id).await.map_err(status::of_pods)?;
+        self.engine.reopen_log(&request.into_inner().container_id).await.map_err(status::of)?;
         Ok(Response::new(ReopenContainerLogResponse {}))
     }
 
     async fn stop_container(&self, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
         let request = request.into_inner();
         let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
-        self.engine.stop_container(&request.container_id, grace).await.map_err(status::of_pods)?;
+        self.engine.stop_container(&request.container_id, grace).await.map_err(status::of)?;
         Ok(Response::new(StopContainerResponse {}))
     }
 
@@ -336,7 +337,7 @@ impl RuntimeService for Runtime {
         request: Request<ContainerStatusRequest>,
     ) -> Answer<ContainerStatusResponse> {
         let request = request.into_inner();
-        let (_pod, container) = self.engine.container(&request.container_id).map_err(status::of_pods)?;
+        let (_pod, container) = self.engine.container(&request.container_id).map_err(status::of)?;
         Ok(Response::new(ContainerStatusResponse {
             status: Some(pods::container_status(&container)),
             info: if request.verbose {
@@ -353,19 +354,19 @@ impl RuntimeService for Runtime {
     ) -> Answer<UpdateContainerResourcesResponse> {
         let request = request.into_inner();
         let linux = request.linux.unwrap_or_default();
-        self.engine.update_container(&request.container_id, linux).await.map_err(status::of_pods)?;
+        self.engine.update_container(&request.container_id, linux).await.map_err(status::of)?;
         Ok(Response::new(UpdateContainerResourcesResponse {}))
     }
 
     async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
         let request = request.into_inner();
         if request.cmd.is_empty() {
-            return Err(Status::invalid_argument("cmd: it is empty"));
+            return Err(status::of(Fault::empty("cmd")));
         }
         let timeout =
             u64::try_from(request.timeout).ok().filter(|&seconds| seconds > 0).map(Duration::from_secs);
         let output = self.engine.exec_sync(&request.container_id, request.cmd, timeout).await;
-        let output = output.map_err(status::of_pods)?;
+        let output = output.map_err(status::of)?;
         Ok(Response::new(ExecSyncResponse {
             stdout: output.stdout,
             stderr: output.stderr,
@@ -378,7 +379,7 @@ impl RuntimeService for Runtime {
         request: Request<ContainerStatsRequest>,
     ) -> Answer<ContainerStatsResponse> {
         let found = self.engine.container(&request.into_inner().container_id);
-        let (_pod, container) = found.map_err(status::of_pods)?;
+        let (_pod, container) = found.map_err(status::of)?;
         let engine = Arc::clone(&self.engine);
         let stats = self.readings.take(move || pods::container_stats(&engine, &container)).await?;
         Ok(Response::new(ContainerStatsResponse { stats: Some(stats) }))
@@ -408,7 +409,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<PodSandboxStatsRequest>,
     ) -> Answer<PodSandboxStatsResponse> {
-        let pod = self.engine.pod(&request.into_inner().pod_sandbox_id).map_err(status::of_pods)?;
+        let pod = self.engine.pod(&request.into_inner().pod_sandbox_id).map_err(status::of)?;
         let engine = Arc::clone(&self.engine);
         let stats = self.readings.take(move || pods::pod_stats(&engine, &pod)).await?;
         Ok(Response::new(PodSandboxStatsResponse { stats: Some(stats) }))
@@ -439,8 +440,7 @@ impl RuntimeService for Runtime {
         _request: Request<GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
         let events = BroadcastStream::new(self.engine.subscribe());
-        let lagged =
-            |_| Status::data_loss("events were lost: the listener was too slow; list everything again");
+        let lagged = |_| status::of(Fault::EventsLost);
         Ok(Response::new(Box::pin(events.map(move |event| event.map_err(lagged)))))
     }
 
@@ -449,7 +449,7 @@ impl RuntimeService for Runtime {
         request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Answer<UpdatePodSandboxResourcesResponse> {
         // The pod's cgroup is the kubelet's own, and it has set it already.
-        self.engine.pod(&request.into_inner().pod_sandbox_id).map_err(status::of_pods)?;
+        self.engine.pod(&request.into_inner().pod_sandbox_id).map_err(status::of)?;
         Ok(Response::new(UpdatePodSandboxResourcesResponse {}))
     }
 
@@ -472,15 +472,15 @@ impl RuntimeService for Runtime {
         &self,
         _request: Request<CheckpointContainerRequest>,
     ) -> Answer<CheckpointContainerResponse> {
-        Err(status::unimplemented("CheckpointContainer"))
+        Err(status::of(Fault::Unimplemented { call: "CheckpointContainer" }))
     }
 
     async fn checkpoint_pod(&self, _request: Request<CheckpointPodRequest>) -> Answer<CheckpointPodResponse> {
-        Err(status::unimplemented("CheckpointPod"))
+        Err(status::of(Fault::Unimplemented { call: "CheckpointPod" }))
     }
 
     async fn restore_pod(&self, _request: Request<RestorePodRequest>) -> Answer<RestorePodResponse> {
-        Err(status::unimplemented("RestorePod"))
+        Err(status::of(Fault::Unimplemented { call: "RestorePod" }))
     }
 
     async fn list_metric_descriptors(

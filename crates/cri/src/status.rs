@@ -1,10 +1,79 @@
-//! Kinds of errors as gRPC codes: the one place where they meet.
+//! Failures as gRPC statuses: the one place where they meet. What a client reads is the whole chain of causes.
 
 use tonic::{Code, Status};
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure, chain};
 
-/// The code of a kind.
-pub(crate) fn code(kind: ErrorKind) -> Code {
+/// What the services themselves have to say of a request, beside the failures of those who do the work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    /// A field of the request cannot be what it is.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// This build does not do it.
+    #[error("{call} is not implemented yet")]
+    Unimplemented {
+        /// The call.
+        call: &'static str,
+    },
+    /// A listener was too slow for the events.
+    #[error("events were lost: the listener was too slow; list everything again")]
+    EventsLost,
+    /// The client does not wait any longer.
+    #[error("the client's deadline has passed")]
+    Overdue,
+    /// What answers has panicked.
+    #[error("wharfd has a fault: its log says where")]
+    Panicked,
+}
+
+impl Fault {
+    /// A field that must be there is not.
+    pub(crate) fn missing(field: &'static str) -> Self {
+        Self::Invalid { field, problem: "it is missing".to_owned() }
+    }
+
+    /// A field that must have a value is empty.
+    pub(crate) fn empty(field: &'static str) -> Self {
+        Self::Invalid { field, problem: "it is empty".to_owned() }
+    }
+}
+
+impl Failure for Fault {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Invalid { .. } => ErrorKind::InvalidArgument,
+            Self::Unimplemented { .. } => ErrorKind::Unimplemented,
+            Self::EventsLost => ErrorKind::DataLoss,
+            Self::Overdue => ErrorKind::DeadlineExceeded,
+            Self::Panicked => ErrorKind::Internal,
+        }
+    }
+}
+
+/// A failure with all its causes.
+pub(crate) fn of(failure: impl Failure) -> Status {
+    told(&failure)
+}
+
+/// A failed pull, beginning with the word by which the kubelet knows its reason, if it has one. The kubelet looks for it at
+/// the very beginning, where it sees the code of every status but one of the code Unknown.
+pub(crate) fn of_pull(reason: Option<&str>, failure: &dyn Failure) -> Status {
+    match reason {
+        Some(reason) => Status::unknown(bounded(format!("{reason}: {}", chain(failure)))),
+        None => told(failure),
+    }
+}
+
+fn told(failure: &dyn Failure) -> Status {
+    Status::new(code(failure.kind()), bounded(chain(failure)))
+}
+
+fn code(kind: ErrorKind) -> Code {
     match kind {
         ErrorKind::NotFound => Code::NotFound,
         ErrorKind::InvalidArgument => Code::InvalidArgument,
@@ -24,25 +93,6 @@ pub(crate) fn code(kind: ErrorKind) -> Code {
 /// the connection, with all its other calls, when headers are longer than 16 KiB.
 const TEXT_LIMIT_BYTES: usize = 4096;
 
-/// An error of pods as a status.
-pub(crate) fn of_pods(error: wharf_pods::Error) -> Status {
-    Status::new(code(error.kind()), bounded(error.to_string()))
-}
-
-/// Any error with its whole chain.
-pub(crate) fn of(kind: ErrorKind, error: &dyn std::error::Error) -> Status {
-    Status::new(code(kind), bounded(wharf_types::chain(error)))
-}
-
-/// A failed pull, beginning with the word by which the kubelet knows its reason, if it has one. The kubelet looks for it at
-/// the very beginning, where it sees the code of every status but one of the code Unknown.
-pub(crate) fn of_pull(kind: ErrorKind, reason: Option<&str>, error: &dyn std::error::Error) -> Status {
-    match reason {
-        Some(reason) => Status::unknown(bounded(format!("{reason}: {}", wharf_types::chain(error)))),
-        None => of(kind, error),
-    }
-}
-
 /// The text, or its beginning and its end: the one says what failed, the other why.
 fn bounded(text: String) -> String {
     if text.len() <= TEXT_LIMIT_BYTES {
@@ -53,11 +103,6 @@ fn bounded(text: String) -> String {
     format!("{}…{}", &text[..head], &text[tail..])
 }
 
-/// What this build does not do.
-pub(crate) fn unimplemented(what: &str) -> Status {
-    Status::unimplemented(format!("{what} is not implemented yet"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,10 +110,10 @@ mod tests {
     #[test]
     fn a_reason_is_where_the_kubelet_looks_for_it() {
         let error = std::io::Error::other("no route");
-        let status = of_pull(ErrorKind::Unavailable, Some("RegistryUnavailable"), &error);
+        let status = of_pull(Some("RegistryUnavailable"), &error);
         assert_eq!((status.code(), status.message()), (Code::Unknown, "RegistryUnavailable: no route"));
-        let status = of_pull(ErrorKind::NotFound, None, &error);
-        assert_eq!((status.code(), status.message()), (Code::NotFound, "no route"));
+        let status = of_pull(None, &error);
+        assert_eq!((status.code(), status.message()), (Code::Internal, "no route"));
     }
 
     #[test]

@@ -9,9 +9,9 @@ use wharf_pods::{Engine, Interactive};
 use wharf_streaming::{
     AttachGrant, Backend, BackendError, ExecGrant, PortForwardGrant, Resize, Session, Urls,
 };
-use wharf_types::{PodId, TerminalSize, Wanted};
+use wharf_types::{PodId, TerminalSize, Wanted, chain};
 
-use crate::status;
+use crate::status::{self, Fault};
 
 /// What the streaming server runs commands by.
 #[derive(Debug, Clone)]
@@ -55,28 +55,28 @@ fn session(process: Interactive) -> Session {
             }
         })
     });
-    let exit = Box::pin(async move { exit.await.map_err(|error| error.to_string()) });
+    let exit = Box::pin(async move { exit.await.map_err(|error| chain(&error)) });
     Session { stdin, stdout, stderr, resize, exit }
 }
 
 /// The URL for a command, if its container runs.
 pub(crate) fn exec_url(engine: &Engine, urls: &Urls, request: ExecRequest) -> Result<String, Status> {
     if request.cmd.is_empty() {
-        return Err(Status::invalid_argument("cmd: it is empty"));
+        return Err(status::of(Fault::empty("cmd")));
     }
     let ExecRequest { stdin, stdout, stderr, tty: terminal, .. } = request;
-    let container = engine.running_container(&request.container_id).map_err(status::of_pods)?;
+    let container = engine.running_container(&request.container_id).map_err(status::of)?;
     let wanted = Wanted { stdin, stdout, stderr, terminal };
     let url = urls.exec(ExecGrant { container, command: request.cmd, wanted });
-    url.map_err(|error| status::of(error.kind(), &error))
+    url.map_err(status::of)
 }
 
 /// The URL for a container's own streams, if it has not ended.
 pub(crate) fn attach_url(engine: &Engine, urls: &Urls, request: &AttachRequest) -> Result<String, Status> {
     let &AttachRequest { stdin, stdout, stderr, tty: terminal, .. } = request;
-    let container = engine.live_container(&request.container_id).map_err(status::of_pods)?;
+    let container = engine.live_container(&request.container_id).map_err(status::of)?;
     let wanted = Wanted { stdin, stdout, stderr, terminal };
-    urls.attach(AttachGrant { container, wanted }).map_err(|error| status::of(error.kind(), &error))
+    urls.attach(AttachGrant { container, wanted }).map_err(status::of)
 }
 
 /// The URL for connections into a pod, if it is ready.
@@ -85,12 +85,16 @@ pub(crate) fn port_forward_url(
     urls: &Urls,
     request: &PortForwardRequest,
 ) -> Result<String, Status> {
-    let pod = engine.ready_pod(&request.pod_sandbox_id).map_err(status::of_pods)?;
+    let pod = engine.ready_pod(&request.pod_sandbox_id).map_err(status::of)?;
     let port = |&port| match u16::try_from(port) {
         Ok(port @ 1..) => Ok(port),
-        _ => Err(Status::invalid_argument(format!("port: {port} is not between 1 and 65535"))),
+        _ => Err(status::of(out_of_range(port))),
     };
     let ports = request.port.iter().map(port).collect::<Result<_, _>>()?;
     let url = urls.port_forward(PortForwardGrant { pod: pod.id().clone(), ports });
-    url.map_err(|error| status::of(error.kind(), &error))
+    url.map_err(status::of)
+}
+
+fn out_of_range(port: i32) -> Fault {
+    Fault::Invalid { field: "port", problem: format!("{port} is not between 1 and 65535") }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use wharf_cgroup::{CgroupPath, Cgroups};
+use wharf_types::Failure;
 
 use crate::Node;
 use crate::config::Config;

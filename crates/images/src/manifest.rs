@@ -9,7 +9,7 @@ mod platform;
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use wharf_types::{Digest, ErrorKind};
+use wharf_types::{Digest, ErrorKind, Failure};
 
 pub(crate) use json::check as check_json;
 pub use platform::{Platform, select_platform};
@@ -97,10 +97,8 @@ pub enum ManifestError {
     },
 }
 
-impl ManifestError {
-    /// The class of the error.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
+impl Failure for ManifestError {
+    fn kind(&self) -> ErrorKind {
         match self {
             Self::NoPlatform { .. } => ErrorKind::NotFound,
             Self::TooLarge { .. } => ErrorKind::ResourceExhausted,

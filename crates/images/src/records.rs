@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use wharf_snapshots::tree::Usage;
 use wharf_state::record::{self, Durability, Format};
-use wharf_types::Digest;
+use wharf_types::{Digest, ErrorKind, Failure};
 
 use crate::unpack::{Contents, Effect, HardLink};
 
@@ -42,6 +42,15 @@ pub enum RecordError {
         #[from]
         source: wharf_types::DigestError,
     },
+}
+
+impl Failure for RecordError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::File { source } => source.kind(),
+            Self::Content { .. } | Self::Digest { .. } | Self::Names => ErrorKind::DataLoss,
+        }
+    }
 }
 
 impl RecordError {

@@ -42,7 +42,7 @@ use nix::fcntl::{Flock, OFlag};
 use wharf_snapshots::Trash;
 use wharf_snapshots::tree::Usage;
 use wharf_sys::fs::{Resolve, open_below};
-use wharf_types::{Digest, ErrorKind};
+use wharf_types::{Digest, ErrorKind, Failure};
 
 pub use commit::NewImage;
 
@@ -113,19 +113,15 @@ pub enum StoreError {
     },
 }
 
-impl StoreError {
-    /// The class of the error.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
+impl Failure for StoreError {
+    fn kind(&self) -> ErrorKind {
         match self {
             Self::InUse { .. } => ErrorKind::FailedPrecondition,
             Self::System { source, .. } | Self::Chain { source: ChainError::System { source, .. } } => {
-                match source.errno {
-                    Errno::ENOSPC | Errno::EDQUOT => ErrorKind::ResourceExhausted,
-                    _ => ErrorKind::Internal,
-                }
+                source.kind()
             }
-            Self::Record { .. } | Self::Mounts { .. } => ErrorKind::Internal,
+            Self::Record { source, .. } => source.kind(),
+            Self::Mounts { source } => Failure::kind(source),
             Self::Document { source, .. } => source.kind(),
             Self::Mismatch { .. } => ErrorKind::DataLoss,
             Self::Chain { source: ChainError::TooMany { .. } | ChainError::TooManyNames } => {

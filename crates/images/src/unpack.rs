@@ -32,9 +32,8 @@ mod parents;
 
 use std::io::Read;
 
-use nix::errno::Errno;
 use wharf_snapshots::tree::Usage;
-use wharf_types::{Digest, ErrorKind};
+use wharf_types::{Digest, ErrorKind, Failure};
 
 pub(crate) use apply::apply;
 pub(crate) use attributes::OPAQUE;
@@ -140,10 +139,8 @@ pub enum UnpackError {
     },
 }
 
-impl UnpackError {
-    /// The class of the error.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
+impl Failure for UnpackError {
+    fn kind(&self) -> ErrorKind {
         match self {
             Self::Read { .. } => ErrorKind::Unavailable,
             Self::Size { .. } | Self::BlobDigest { .. } | Self::DiffId { .. } | Self::Decompress { .. } => {
@@ -151,10 +148,7 @@ impl UnpackError {
             }
             Self::Tar { .. } | Self::Entry { .. } => ErrorKind::InvalidArgument,
             Self::Limit { .. } | Self::Disk { .. } => ErrorKind::ResourceExhausted,
-            Self::System { source, .. } => match source.errno {
-                Errno::ENOSPC | Errno::EDQUOT => ErrorKind::ResourceExhausted,
-                _ => ErrorKind::Internal,
-            },
+            Self::System { source, .. } => source.kind(),
         }
     }
 }

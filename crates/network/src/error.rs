@@ -1,6 +1,7 @@
 //! The error of the crate, and the class of each for clients.
 
-use wharf_types::ErrorKind;
+use nix::errno::Errno;
+use wharf_types::{ErrorKind, Failure};
 
 use crate::{BridgeError, CniError, LeaseError, NetlinkError, NetnsError, StoreError, SubnetError};
 
@@ -38,20 +39,21 @@ pub enum Error {
     Subnet(#[from] SubnetError),
 }
 
-impl Error {
-    /// The class of the error.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
+impl Failure for Error {
+    fn kind(&self) -> ErrorKind {
         match self {
             Self::Bridge(error) => bridge(error),
             Self::Cni(error) => cni(error),
             Self::Yields { .. } => ErrorKind::FailedPrecondition,
-            Self::Netns(error) => netns(error),
-            Self::Netlink(_) | Self::Store(_) => ErrorKind::Internal,
+            Self::Netns(error) => error.kind(),
+            Self::Netlink(error) => error.errno.kind(),
+            Self::Store(error) => Failure::kind(&error.source),
             Self::Subnet(_) => ErrorKind::InvalidArgument,
         }
     }
+}
 
+impl Error {
     /// One word for why no pod can be attached, as conditions of the CRI have it.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
@@ -72,33 +74,45 @@ fn bridge(error: &BridgeError) -> ErrorKind {
         BridgeError::Lease(LeaseError::PortTwice { .. } | LeaseError::PortFamily { .. }) => {
             ErrorKind::InvalidArgument
         }
-        BridgeError::Netns(error) => netns(error),
-        BridgeError::Lease(LeaseError::Store { .. })
-        | BridgeError::Store(_)
-        | BridgeError::Netlink(_)
-        | BridgeError::Sysctl(_) => ErrorKind::Internal,
+        BridgeError::Netns(error) => error.kind(),
+        BridgeError::Netlink(error) => error.errno.kind(),
+        BridgeError::Sysctl(error) => Failure::kind(&error.source),
+        BridgeError::Lease(LeaseError::Store { source: error }) | BridgeError::Store(error) => {
+            Failure::kind(&error.source)
+        }
     }
 }
 
 fn cni(error: &CniError) -> ErrorKind {
     match error {
-        CniError::None { .. }
-        | CniError::Config { .. }
-        | CniError::Directory { .. }
-        | CniError::Missing { .. } => ErrorKind::FailedPrecondition,
+        CniError::None { .. } | CniError::Config { .. } | CniError::Missing { .. } => {
+            ErrorKind::FailedPrecondition
+        }
+        CniError::Directory { source, .. } => match Failure::kind(source) {
+            // Someone has to mend the directory.
+            ErrorKind::Internal => ErrorKind::FailedPrecondition,
+            kind => kind,
+        },
         CniError::Argument { .. } | CniError::Bandwidth { .. } => ErrorKind::InvalidArgument,
         CniError::Deadline { .. } => ErrorKind::DeadlineExceeded,
         CniError::Plugin { .. } | CniError::Exit { .. } => ErrorKind::Unavailable,
         CniError::Output { .. } | CniError::TooLong { .. } => ErrorKind::DataLoss,
-        CniError::Netns(error) => netns(error),
-        CniError::Run { .. } | CniError::Store(_) | CniError::Netlink(_) => ErrorKind::Internal,
+        CniError::Netns(error) => error.kind(),
+        CniError::Run { source, .. } => Failure::kind(source),
+        CniError::Store(error) => Failure::kind(&error.source),
+        CniError::Netlink(error) => error.errno.kind(),
     }
 }
 
-fn netns(error: &NetnsError) -> ErrorKind {
-    match error {
-        NetnsError::Open { .. } | NetnsError::NotPinned { .. } => ErrorKind::FailedPrecondition,
-        NetnsError::Thread { .. } => ErrorKind::ResourceExhausted,
-        NetnsError::Enter { .. } | NetnsError::Lost => ErrorKind::Internal,
+impl Failure for NetnsError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Open { source: Errno::ENOENT, .. } | Self::NotPinned { .. } => {
+                ErrorKind::FailedPrecondition
+            }
+            Self::Thread { .. } => ErrorKind::ResourceExhausted,
+            Self::Open { source, .. } | Self::Enter { source } => source.kind(),
+            Self::Lost => ErrorKind::Internal,
+        }
     }
 }

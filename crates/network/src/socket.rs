@@ -5,6 +5,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use wharf_types::{ErrorKind, Failure};
 
 use crate::netns::{self, NetnsError};
 
@@ -26,6 +27,15 @@ pub enum SocketError {
     /// The kernel gives none.
     #[error("open a TCP socket in the pod's network")]
     Open(#[source] Errno),
+}
+
+impl Failure for SocketError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Netns(error) => error.kind(),
+            Self::Open(errno) => errno.kind(),
+        }
+    }
 }
 
 impl TcpSockets {

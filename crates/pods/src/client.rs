@@ -10,10 +10,10 @@ use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
-use wharf_types::ErrorKind;
-use wharf_wire::v1::{self, Message, Request, failure, message, reply, request};
+use wharf_wire::v1::{self, Message, Request, message, reply, request};
 
 use crate::error::{Error, Stage};
+use crate::supervisor::SupervisorError;
 use crate::waiters;
 
 type Answer = oneshot::Sender<(reply::Result, Vec<OwnedFd>)>;
@@ -83,7 +83,7 @@ impl Client {
         let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION });
         match self.exchange(STAGE, hello, &[]).await? {
             (reply::Result::State(state), _) => Ok(state),
-            _ => Err(Error::other_answer()),
+            _ => Err(Error::at(STAGE, SupervisorError::Protocol { expected: "its state" })),
         }
     }
 
@@ -135,9 +135,7 @@ impl Client {
         let exchange = self.exchange(stage, body, descriptors);
         tokio::time::timeout(patience, exchange).await.unwrap_or_else(|_elapsed| {
             self.shared.silent.store(true, Ordering::Relaxed);
-            let message = format!("the pod's supervisor did not answer within {patience:?}");
-            // Not the deadline of whoever asked: a probe's command that did not begin has not failed.
-            Err(Error::Stage { stage, message, kind: ErrorKind::Unavailable })
+            Err(Error::at(stage, SupervisorError::Silent { patience }))
         })
     }
 
@@ -150,17 +148,10 @@ impl Client {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut waiting = Waiting::new(&self.shared, id, stage)?;
         let request = Request { id, body: Some(body) };
-        self.send(&request, descriptors).await.map_err(|error| unsent(stage, &error))?;
-        match (&mut waiting.answer).await.map_err(|_gone| Error::supervisor_gone(stage))? {
-            (reply::Result::Failure(failure), _) => {
-                let kind = match failure.kind() {
-                    failure::Kind::Internal => ErrorKind::Internal,
-                    failure::Kind::NotFound => ErrorKind::NotFound,
-                    failure::Kind::Invalid => ErrorKind::InvalidArgument,
-                    failure::Kind::Precondition | failure::Kind::NotStarted => ErrorKind::FailedPrecondition,
-                };
-                Err(Error::Stage { stage, message: failure.message, kind })
-            }
+        self.send(&request, descriptors).await.map_err(SupervisorError::from).stage(stage)?;
+        let answer = (&mut waiting.answer).await.map_err(|_closed| SupervisorError::Gone);
+        match answer.stage(stage)? {
+            (reply::Result::Failure(failure), _) => Err(Error::at(stage, SupervisorError::from(failure))),
             answer => Ok(answer),
         }
     }
@@ -202,8 +193,7 @@ impl<'a> Waiting<'a> {
         let (sender, answer) = oneshot::channel();
         let mut waiting = shared.waiting();
         if waiting.len() >= REQUESTS_LIMIT {
-            let message = format!("{REQUESTS_LIMIT} requests wait for the pod's supervisor: try again later");
-            return Err(Error::Stage { stage, message, kind: ErrorKind::ResourceExhausted });
+            return Err(Error::at(stage, SupervisorError::Busy { limit: REQUESTS_LIMIT }));
         }
         waiting.insert(id, sender);
         Ok(Self { shared, id, answer })
@@ -214,15 +204,6 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.shared.waiting().remove(&self.id);
     }
-}
-
-fn unsent(stage: &'static str, error: &wharf_wire::Error) -> Error {
-    let kind = match error {
-        wharf_wire::Error::Socket(_) => ErrorKind::Unavailable,
-        wharf_wire::Error::TooLong { .. } => ErrorKind::InvalidArgument,
-        wharf_wire::Error::Malformed { .. } => ErrorKind::Internal,
-    };
-    Error::Stage { stage, message: wharf_types::chain(error), kind }
 }
 
 async fn read(socket: Arc<UnixStream>, shared: Arc<Shared>, events: mpsc::Sender<message::Body>) {
@@ -263,6 +244,7 @@ async fn read(socket: Arc<UnixStream>, shared: Arc<Shared>, events: mpsc::Sender
 mod tests {
     use super::*;
     use futures_util::FutureExt as _;
+    use wharf_types::{ErrorKind, Failure as _};
 
     /// One thread for all tasks: a send that held it would let nobody else go on.
     #[test]

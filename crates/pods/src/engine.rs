@@ -12,10 +12,10 @@ use wharf_images::Store;
 use wharf_network::Network;
 use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
-use wharf_types::{ContainerId, PodId};
+use wharf_types::{ContainerId, PodId, chain};
 
 use crate::container::{Container, InPod};
-use crate::error::{Error, blocking};
+use crate::error::{Error, Stage, blocking};
 use crate::events::Events;
 use crate::exec_sync::Commands;
 use crate::joins::Joins;
@@ -105,13 +105,8 @@ impl Engine {
     /// # Errors
     /// The supervisor's program cannot be read, or the state directory cannot be made.
     pub fn new(options: Options, parts: Parts) -> Result<Arc<Self>, Error> {
-        use crate::error::Stage;
         use std::os::unix::fs::DirBuilderExt;
-        let program = Program::load(&parts.supervisor).map_err(|error| Error::Stage {
-            stage: "loading the supervisor",
-            message: format!("{}: {error}", parts.supervisor.display()),
-            kind: wharf_types::ErrorKind::Internal,
-        })?;
+        let program = Program::load(&parts.supervisor).stage("loading the supervisor's program")?;
         let mut builder = std::fs::DirBuilder::new();
         builder
             .recursive(true)
@@ -271,11 +266,11 @@ pub(crate) async fn kill_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
         let of = cgroup.clone();
         let killed = blocking(move || {
             let killed = of.kill(ATTEMPT).and_then(|()| of.await_empty(ATTEMPT));
-            killed.map_err(|error| Error::of_kind(error.kind(), "killing what runs in a cgroup", &error))
+            killed.stage("killing what runs in a cgroup")
         });
         match killed.await {
             Err(error) if Instant::now() < until => {
-                tracing::debug!(%error, "processes are killed again");
+                tracing::debug!(error = chain(&error), "processes are killed again");
                 tokio::time::sleep(PAUSE).await;
             }
             done => return done,

@@ -1,8 +1,10 @@
-//! Why a call on a pod or container failed.
+//! Why a call on a pod or container failed. A cause keeps what it is; its class is judged where it came up.
 
-use wharf_types::{ErrorKind, chain};
+use std::sync::Arc;
 
-/// A failed call.
+use wharf_types::{ErrorKind, Failure, chain};
+
+/// A failed call. Clones are the same failure, for each caller that joined the call.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// There is no such pod or container.
@@ -21,6 +23,14 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// The request asks for what this build does not do.
+    #[error("{reason}: {what} are not supported yet")]
+    Unsupported {
+        /// The word by which a kubelet knows it.
+        reason: &'static str,
+        /// What it asks for.
+        what: &'static str,
+    },
     /// Something is in the wrong state.
     #[error("{what} {id} is {state}")]
     State {
@@ -31,59 +41,64 @@ pub enum Error {
         /// The state it is in.
         state: &'static str,
     },
-    /// A stage failed.
-    #[error("{stage}: {message}")]
+    /// A stage of the work failed.
+    #[error("{stage}")]
     Stage {
         /// What was being done.
         stage: &'static str,
-        /// The whole chain of causes.
-        message: String,
-        /// What kind of failure it is.
-        kind: ErrorKind,
+        /// Why it failed.
+        #[source]
+        cause: Arc<dyn Failure>,
     },
 }
 
-impl Error {
-    /// What kind of failure it is.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
+impl Failure for Error {
+    fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Invalid { .. } => ErrorKind::InvalidArgument,
+            Self::Unsupported { .. } => ErrorKind::Unimplemented,
             Self::State { .. } => ErrorKind::FailedPrecondition,
-            Self::Stage { kind, .. } => *kind,
+            Self::Stage { cause, .. } => match cause.kind() {
+                // What a request names was found before the work began. To a kubelet NotFound means that it is gone.
+                ErrorKind::NotFound => ErrorKind::Internal,
+                kind => kind,
+            },
         }
     }
+}
 
+impl Error {
     pub(crate) fn invalid(field: &'static str, problem: impl ToString) -> Self {
         Self::Invalid { field, problem: problem.to_string() }
     }
 
-    /// A call was under way when the pod's supervisor ended.
-    pub(crate) fn supervisor_gone(stage: &'static str) -> Self {
-        Self::Stage {
-            stage,
-            message: "the pod's supervisor is gone".to_owned(),
-            kind: ErrorKind::Unavailable,
+    /// The failure of a stage.
+    pub(crate) fn at(stage: &'static str, cause: impl Failure) -> Self {
+        Self::Stage { stage, cause: Arc::new(cause) }
+    }
+
+    /// A failure that no class is known of is a fault of wharf's own.
+    pub(crate) fn fault(stage: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::at(stage, Fault(Box::new(error)))
+    }
+
+    /// Why, without what was being done: whoever shows it knows that.
+    pub(crate) fn why(&self) -> String {
+        match self {
+            Self::Stage { cause, .. } => chain(cause),
+            other => other.to_string(),
         }
     }
+}
 
-    /// A supervisor does not do what was agreed on.
-    pub(crate) fn other_answer() -> Self {
-        Self::Stage {
-            stage: "asking the supervisor",
-            message: "it gave an answer to another question".to_owned(),
-            kind: ErrorKind::Internal,
-        }
-    }
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Fault(Box<dyn std::error::Error + Send + Sync>);
 
-    pub(crate) fn internal(stage: &'static str, error: impl std::error::Error) -> Self {
-        Self::of_kind(ErrorKind::Internal, stage, &error)
-    }
-
-    /// The failure of a stage that knows its kind.
-    pub(crate) fn of_kind(kind: ErrorKind, stage: &'static str, error: &dyn std::error::Error) -> Self {
-        Self::Stage { stage, message: chain(error), kind }
+impl Failure for Fault {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Internal
     }
 }
 
@@ -95,14 +110,14 @@ pub(crate) fn known<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
     }
 }
 
-/// Names the stage of a failure that is nobody's fault but the machine's.
+/// Names the stage of a failure.
 pub(crate) trait Stage<T> {
     fn stage(self, stage: &'static str) -> Result<T, Error>;
 }
 
-impl<T, E: std::error::Error> Stage<T> for Result<T, E> {
+impl<T, F: Failure> Stage<T> for Result<T, F> {
     fn stage(self, stage: &'static str) -> Result<T, Error> {
-        self.map_err(|error| Error::internal(stage, error))
+        self.map_err(|cause| Error::at(stage, cause))
     }
 }
 
@@ -112,6 +127,82 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(panicked) => Err(Error::internal("a blocking step", panicked)),
+        Err(panicked) => Err(Error::fault("a blocking step", panicked)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+
+    /// The errno as each crate below gives it to a stage here.
+    fn causes(errno: Errno) -> Vec<Arc<dyn Failure>> {
+        let io = || std::io::Error::from(errno);
+        let call = || wharf_sys::Error::new("open", "/x", errno);
+        let path = || std::path::PathBuf::from("/x");
+        vec![
+            Arc::new(errno),
+            Arc::new(io()),
+            Arc::new(call()),
+            Arc::new(wharf_state::record::Error::Io { operation: "writing", path: path(), source: io() }),
+            Arc::new(wharf_cgroup::Error::Io { action: "create", path: path(), source: io() }),
+            Arc::new(wharf_cgroup::Error::Write { file: path(), value: "1".to_owned(), source: io() }),
+            Arc::new(wharf_snapshots::SnapshotError {
+                what: "prepare",
+                name: "x".to_owned(),
+                source: call(),
+            }),
+            Arc::new(wharf_images::StoreError::System { what: "sweep", source: call() }),
+            Arc::new(wharf_network::Error::Store(wharf_network::StoreError {
+                operation: "write",
+                path: path(),
+                source: io(),
+            })),
+            Arc::new(wharf_network::Error::Netlink(wharf_network::NetlinkError {
+                operation: "add a link".to_owned(),
+                errno,
+            })),
+        ]
+    }
+
+    #[test]
+    fn at_each_stage_a_machine_that_ran_short_is_told_from_one_that_refuses() {
+        let table = [
+            (Errno::ENOSPC, ErrorKind::ResourceExhausted),
+            (Errno::EDQUOT, ErrorKind::ResourceExhausted),
+            (Errno::ENOMEM, ErrorKind::ResourceExhausted),
+            (Errno::EMFILE, ErrorKind::ResourceExhausted),
+            (Errno::ENFILE, ErrorKind::ResourceExhausted),
+            (Errno::EACCES, ErrorKind::Internal),
+            (Errno::EROFS, ErrorKind::Internal),
+            (Errno::EIO, ErrorKind::Internal),
+        ];
+        for (errno, kind) in table {
+            for cause in causes(errno) {
+                let error = Error::Stage { stage: "making it", cause };
+                assert_eq!(error.kind(), kind, "{error:?}");
+                let text = chain(&error);
+                assert!(text.starts_with("making it: "), "{text}");
+                assert!(error.why().len() + "making it: ".len() == text.len(), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_work_misses_is_not_what_the_request_names() {
+        for cause in causes(Errno::ENOENT) {
+            let kind = Error::Stage { stage: "making it", cause }.kind();
+            assert!(matches!(kind, ErrorKind::Internal | ErrorKind::FailedPrecondition), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_fault_of_ours_is_internal_whatever_it_says() {
+        let error = Error::fault("reading it", "x".parse::<u8>().unwrap_err());
+        assert_eq!(
+            (error.kind(), error.why()),
+            (ErrorKind::Internal, "invalid digit found in string".into())
+        );
     }
 }

@@ -2,20 +2,47 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use tokio::sync::oneshot;
-use wharf_types::{ContainerId, Exit, TerminalSize};
+use wharf_types::{ContainerId, ErrorKind, Exit, Failure, TerminalSize};
 use wharf_wire::v1::request;
 
 use crate::client::Client;
 use crate::container::InPod;
 use crate::engine::Engine;
 use crate::error::{Error, Stage};
+use crate::supervisor::SupervisorError;
 use crate::waiters;
 
 pub(crate) const STAGE: &str = "exec";
+
+/// What ends a command, or a client of a container, before it is done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExecError {
+    #[error("the command did not end within {timeout:?} and was killed")]
+    Overdue { timeout: Duration },
+    #[error(
+        "the output of all commands at once is more than {} MiB: this one was killed, try again later",
+        .limit_bytes >> 20
+    )]
+    Output { limit_bytes: usize },
+    #[error("{count} commands run {place}: wait until one has ended")]
+    Turns { count: usize, place: String },
+    #[error("the client was more than {limit_bytes} bytes behind the container's output")]
+    Behind { limit_bytes: i32 },
+}
+
+impl Failure for ExecError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Overdue { .. } => ErrorKind::DeadlineExceeded,
+            Self::Output { .. } | Self::Turns { .. } | Self::Behind { .. } => ErrorKind::ResourceExhausted,
+        }
+    }
+}
 
 /// A command that was executed; dropped before its end, it and all that it started are killed.
 #[derive(Debug)]
@@ -37,7 +64,7 @@ impl Running {
     pub(crate) async fn ended(&mut self) -> Result<Exit, Error> {
         let exit = (&mut self.exit).await;
         self.state = Life::Over;
-        exit.map_err(|_gone| Error::supervisor_gone(STAGE))
+        exit.map_err(|_closed| SupervisorError::Gone).stage(STAGE)
     }
 
     /// Kills it and all that it started.

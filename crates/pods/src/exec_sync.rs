@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use tokio::time::Instant;
-use wharf_types::ErrorKind;
 
 use crate::engine::{Engine, KILL_PATIENCE};
 use crate::error::{Error, Stage};
-use crate::exec::{Running, STAGE, Streams, pipe};
+use crate::exec::{ExecError, Running, STAGE, Streams, pipe};
 use output::{Memory, Output};
 use turns::Turns;
 
@@ -78,8 +77,7 @@ impl Deadline {
     async fn passed(&self) -> Error {
         let Some((at, timeout)) = self.0 else { return std::future::pending().await };
         tokio::time::sleep_until(at).await;
-        let message = format!("the command did not end within {timeout:?} and was killed");
-        Error::Stage { stage: STAGE, message, kind: ErrorKind::DeadlineExceeded }
+        Error::at(STAGE, ExecError::Overdue { timeout })
     }
 }
 
@@ -120,6 +118,7 @@ async fn finish(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wharf_types::{ErrorKind, Failure as _};
 
     #[tokio::test]
     async fn a_deadline_that_no_clock_can_tell_is_none() {

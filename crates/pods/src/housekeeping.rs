@@ -3,6 +3,8 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use wharf_types::chain;
+
 use crate::engine::Engine;
 use crate::error::{Stage, blocking};
 use crate::link::Link;
@@ -100,7 +102,7 @@ impl Engine {
         let engine = Arc::clone(self);
         let reconciled = blocking(move || Ok(engine.parts.network.reconcile(&kept)));
         if let Err(error) = reconciled.await {
-            tracing::warn!(%error, "networks of pods that are no more may be left");
+            tracing::warn!(error = chain(&error), "networks of pods that are no more may be left");
         }
     }
 
@@ -113,7 +115,7 @@ impl Engine {
                 tracing::info!(bytes = freed.bytes, "layers of no image are removed")
             }
             Ok(_nothing) => {}
-            Err(error) => tracing::warn!(%error, "layers of no image stay"),
+            Err(error) => tracing::warn!(error = chain(&error), "layers of no image stay"),
         }
     }
 }

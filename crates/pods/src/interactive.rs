@@ -4,12 +4,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use wharf_types::{ErrorKind, Exit, TerminalSize, Wanted};
+use wharf_types::{Exit, TerminalSize, Wanted};
 use wharf_wire::v1::request;
 
 use crate::engine::Engine;
 use crate::error::{Error, Stage};
-use crate::exec::{Streams, pipe};
+use crate::exec::{ExecError, Streams, pipe};
+use crate::supervisor::SupervisorError;
 use crate::waiters;
 
 const ATTACH: &str = "attach";
@@ -82,7 +83,8 @@ impl Engine {
         let null = null()?;
         let stand_ins = Streams::Terminal([null.as_fd(); 3], size);
         let (mut running, terminal) = self.start_exec(id, command, stand_ins).await?;
-        let master = terminal.ok_or_else(|| no_terminal(crate::exec::STAGE))?;
+        let missing = SupervisorError::Protocol { expected: "a terminal" };
+        let master = terminal.ok_or(missing).stage(crate::exec::STAGE)?;
         fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).stage(crate::exec::STAGE)?;
         let copy = || master.try_clone().stage(crate::exec::STAGE);
         Ok(Interactive {
@@ -133,24 +135,12 @@ impl Engine {
             terminal,
             exit: Box::pin(async move {
                 tokio::select! {
-                    Ok(()) = lost => Err(fell_behind()),
+                    Ok(()) = lost => Err(Error::at(ATTACH, ExecError::Behind { limit_bytes: PIPE_BYTES })),
                     () = container.exited() => Ok(container.exit()),
                 }
             }),
         })
     }
-}
-
-fn fell_behind() -> Error {
-    Error::Stage {
-        stage: ATTACH,
-        message: format!("the client was more than {PIPE_BYTES} bytes behind the container's output"),
-        kind: ErrorKind::ResourceExhausted,
-    }
-}
-
-fn no_terminal(stage: &'static str) -> Error {
-    Error::Stage { stage, message: "the supervisor made no terminal".to_owned(), kind: ErrorKind::Internal }
 }
 
 fn null() -> Result<OwnedFd, Error> {

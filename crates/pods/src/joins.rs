@@ -77,7 +77,7 @@ pub(crate) async fn spawn<T: Send + 'static>(
 ) -> Result<T, Error> {
     match tokio::spawn(work).await {
         Ok(result) => result,
-        Err(panicked) => Err(Error::internal("the call's task", panicked)),
+        Err(panicked) => Err(Error::fault("the call's task", panicked)),
     }
 }
 

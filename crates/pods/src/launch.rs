@@ -9,6 +9,7 @@ use std::sync::Arc;
 use nix::fcntl::OFlag;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use wharf_sys::error::Named;
 use wharf_sys::fs::detached_program;
 use wharf_sys::launch::Launch;
 use wharf_sys::process::{self, Reap};
@@ -25,9 +26,9 @@ impl Program {
     ///
     /// # Errors
     /// The program cannot be read.
-    pub(crate) fn load(path: &Path) -> std::io::Result<Self> {
-        let bytes = std::fs::read(path)?;
-        detached_program("wharf-shim", &bytes).map(Self).map_err(|error| std::io::Error::from(error.errno))
+    pub(crate) fn load(path: &Path) -> wharf_sys::Result<Self> {
+        let bytes = std::fs::read(path).named("read", || path.display().to_string())?;
+        detached_program("wharf-shim", &bytes).map(Self)
     }
 
     /// Starts it for a pod's directory, in a cgroup (v2) if there is one, and returns its connection.

@@ -33,6 +33,7 @@ mod resources;
 mod seccomp;
 mod stats;
 mod stop;
+mod supervisor;
 mod view;
 mod waiters;
 

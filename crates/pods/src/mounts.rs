@@ -18,11 +18,7 @@ pub(crate) fn plan(mount: &Mount) -> Result<MountPlan, Error> {
     let fail = |problem: String| Error::invalid("mounts", format!("{}: {problem}", mount.container_path));
     if mount.image.is_some() {
         // The word is what the kubelet looks for, at the beginning; by the code others tell what is not there from what failed.
-        return Err(Error::Stage {
-            stage: "ImageVolumeMountFailed",
-            message: "images as volumes are not supported yet".to_owned(),
-            kind: wharf_types::ErrorKind::Unimplemented,
-        });
+        return Err(Error::Unsupported { reason: "ImageVolumeMountFailed", what: "images as volumes" });
     }
     if !(mount.uid_mappings.is_empty() && mount.gid_mappings.is_empty()) {
         return Err(fail("uidMappings and gidMappings are not supported yet: leave them out".to_owned()));

@@ -47,9 +47,8 @@ pub(crate) fn make(plan: &NamespacePlan) -> Result<(), Error> {
             }
             Ok(())
         });
-        thread
-            .join()
-            .unwrap_or_else(|_panic| Err(Error::invalid("namespaces", "the thread that makes them died")))
+        let died = || Error::fault(STAGE, std::io::Error::other("the thread that makes them panicked"));
+        thread.join().unwrap_or_else(|_panic| Err(died()))
     })
 }
 
@@ -63,13 +62,13 @@ fn pin(kind: &str, path: &Path) -> Result<(), Error> {
 pub(crate) fn unpin(path: &Path) -> Result<(), Error> {
     match umount2(path, MntFlags::MNT_DETACH) {
         Ok(()) | Err(Errno::ENOENT | Errno::EINVAL) => {}
-        Err(errno) => return Err(Error::internal("unpinning the pod's namespaces", errno)),
+        Err(errno) => return Err(Error::at("unpinning the pod's namespaces", errno)),
     }
     match fs::remove_file(path) {
         Err(error)
             if !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::IsADirectory) =>
         {
-            Err(Error::internal("unpinning the pod's namespaces", error))
+            Err(Error::at("unpinning the pod's namespaces", error))
         }
         _ => Ok(()),
     }

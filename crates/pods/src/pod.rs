@@ -7,7 +7,7 @@ use wharf_cgroup::StatsReader;
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use wharf_network::StatsSocket;
 use wharf_state::ExitRecord;
-use wharf_types::{ContainerId, ErrorKind, Exit, PodId};
+use wharf_types::{ContainerId, Exit, PodId};
 
 use crate::client::Client;
 use crate::container::Container;
@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::launch::Process;
 use crate::link::{Link, Links};
 use crate::stats::Meter;
+use crate::supervisor::SupervisorError;
 use crate::waiters::Waiters;
 
 /// A pod. What a list or status needs is here; the change in flight holds `changing`.
@@ -100,11 +101,9 @@ impl Pod {
     pub(crate) fn client(&self) -> Result<Arc<Client>, Error> {
         match self.link.now() {
             Link::Up(client) => Ok(client),
-            Link::Connecting => Err(Error::Stage {
-                stage: "reaching the pod's supervisor",
-                message: "it has not answered yet: try again".to_owned(),
-                kind: ErrorKind::Unavailable,
-            }),
+            Link::Connecting => {
+                Err(Error::at("reaching the pod's supervisor", SupervisorError::NotConnected))
+            }
             Link::Gone => {
                 Err(Error::State { what: "pod sandbox", id: self.id.to_string(), state: "not ready" })
             }

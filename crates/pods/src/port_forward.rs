@@ -7,15 +7,30 @@ use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
 use wharf_network::TcpSockets;
-use wharf_types::{ErrorKind, chain};
+use wharf_types::{ErrorKind, Failure, PodId};
 
 use crate::engine::Engine;
-use crate::error::{Error, blocking};
+use crate::error::{Error, Stage, blocking};
 use crate::pod::Pod;
 
 const STAGE: &str = "port-forward";
 /// A listener on the same machine answers at once, or has its queue full.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Nothing listens there, or it does not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("port {port} of pod {pod}")]
+struct Unreachable {
+    port: u16,
+    pod: PodId,
+    source: std::io::Error,
+}
+
+impl Failure for Unreachable {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Unavailable
+    }
+}
 
 impl Engine {
     /// A pod that is ready.
@@ -44,9 +59,7 @@ impl Engine {
     pub async fn connect_port(&self, pod: &str, port: u16) -> Result<TcpStream, Error> {
         let pod = self.ready_pod(pod)?;
         let netns = (!pod.is_host_network()).then(|| self.parts.layout.namespace(&pod.id, "net"));
-        let sockets = blocking(move || {
-            TcpSockets::open(netns.as_deref()).map_err(|error| Error::internal(STAGE, error))
-        });
+        let sockets = blocking(move || TcpSockets::open(netns.as_deref()).stage(STAGE));
         let TcpSockets { v4, v6 } = sockets.await?;
         let refused = match connect(v4, (Ipv4Addr::LOCALHOST, port).into()).await {
             Ok(stream) => return Ok(stream),
@@ -56,11 +69,7 @@ impl Engine {
             Some(v6) => connect(v6, (Ipv6Addr::LOCALHOST, port).into()).await.ok(),
             None => None,
         };
-        by_v6.ok_or_else(|| Error::Stage {
-            stage: STAGE,
-            message: format!("port {port} of pod {}: {}", pod.id, chain(&refused)),
-            kind: ErrorKind::Unavailable,
-        })
+        by_v6.ok_or_else(|| Error::at(STAGE, Unreachable { port, pod: pod.id.clone(), source: refused }))
     }
 }
 

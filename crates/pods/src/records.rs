@@ -94,9 +94,9 @@ pub(crate) enum Unreadable {
 }
 
 impl Unreadable {
-    fn new(stage: &'static str, error: &record::Error) -> Self {
-        let reason = Error::internal(stage, error);
-        if error.is_damage() { Self::Damaged(reason) } else { Self::LeftAlone(reason) }
+    fn new(stage: &'static str, error: record::Error) -> Self {
+        let unreadable = if error.is_damage() { Self::Damaged } else { Self::LeftAlone };
+        unreadable(Error::at(stage, error))
     }
 }
 
@@ -126,6 +126,6 @@ pub(crate) fn stage_container(path: &Path, record: &ContainerRecord) -> Result<S
 fn load<R: Message + Default>(path: &Path, format: Format, stage: &'static str) -> Result<R, Unreadable> {
     let read = || record::load(path, format);
     // A disk that refused once may not do so again.
-    let content = read().or_else(|_first| read()).map_err(|error| Unreadable::new(stage, &error))?;
-    R::decode(&*content).map_err(|error| Unreadable::Damaged(Error::internal(stage, error)))
+    let content = read().or_else(|_first| read()).map_err(|error| Unreadable::new(stage, error))?;
+    R::decode(&*content).map_err(|error| Unreadable::Damaged(Error::fault(stage, error)))
 }

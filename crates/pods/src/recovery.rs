@@ -11,11 +11,11 @@ use std::sync::{Arc, PoisonError};
 use wharf_cgroup::CgroupPath;
 use wharf_network::StatsSocket;
 use wharf_state::ExitRecord;
-use wharf_types::{ContainerId, ContainerState, PodId};
+use wharf_types::{ContainerId, ContainerState, PodId, chain};
 
 use crate::container::Layers;
 use crate::engine::{Engine, Reached};
-use crate::error::{Error, blocking};
+use crate::error::{Error, Stage, blocking};
 use crate::pod::Pod;
 use crate::records::{ContainerRecord, Phase, PodRecord, Unreadable};
 use crate::{engine as engine_parts, records};
@@ -48,7 +48,11 @@ impl Engine {
             Ok(record) => self.recover_made(id, record, containers).await,
             Err(Unreadable::Damaged(error)) => self.quarantine(id, &error, containers).await,
             Err(Unreadable::LeftAlone(error)) => {
-                tracing::warn!(pod = id.short(), %error, "a pod is left alone, and not listed");
+                tracing::warn!(
+                    pod = id.short(),
+                    error = chain(&error),
+                    "a pod is left alone, and not listed"
+                );
                 self.unlisted().insert(id);
             }
         }
@@ -93,7 +97,7 @@ impl Engine {
             Ok(())
         });
         if let Err(error) = looked.await {
-            tracing::warn!(pod = pod.id.short(), %error, "not all is known of a pod");
+            tracing::warn!(pod = pod.id.short(), error = chain(&error), "not all is known of a pod");
         }
     }
 
@@ -110,12 +114,21 @@ impl Engine {
             },
             Err(Unreadable::Damaged(error)) => error,
             Err(Unreadable::LeftAlone(error)) => {
-                tracing::warn!(container = id.short(), %error, "a container is left alone, and not listed");
+                tracing::warn!(
+                    container = id.short(),
+                    error = chain(&error),
+                    "a container is left alone, and not listed"
+                );
                 pod.strangers.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
                 return;
             }
         };
-        tracing::warn!(pod = pod.id.short(), container = id.short(), %error, "a container is taken back");
+        tracing::warn!(
+            pod = pod.id.short(),
+            container = id.short(),
+            error = chain(&error),
+            "a container is taken back"
+        );
         self.put_aside(self.parts.layout.container_record(&pod.id, &id), id.to_string()).await;
         self.undo_container(pod, &id).await;
     }
@@ -151,7 +164,7 @@ impl Engine {
     }
 
     async fn quarantine(self: &Arc<Self>, id: PodId, error: &Error, containers: Vec<Found>) {
-        tracing::warn!(pod = id.short(), %error, "a pod is taken back");
+        tracing::warn!(pod = id.short(), error = chain(error), "a pod is taken back");
         self.put_aside(self.parts.layout.pod_record(&id), id.to_string()).await;
         self.take_back(&Arc::new(Pod::new(id, Default::default(), String::new(), 0)), containers).await;
     }
@@ -165,12 +178,12 @@ impl Engine {
             }
             let moved = std::fs::create_dir_all(&directory)
                 .and_then(|()| std::fs::rename(&record, directory.join(&name)));
-            moved.map_err(|error| Error::internal("keeping a damaged record", error))?;
+            moved.stage("keeping a damaged record")?;
             tracing::warn!(name, directory = %directory.display(), "a damaged record was put aside");
             Ok(())
         });
         if let Err(error) = kept.await {
-            tracing::warn!(%error, "a damaged record could not be kept");
+            tracing::warn!(error = chain(&error), "a damaged record could not be kept");
         }
     }
 
@@ -213,14 +226,14 @@ impl Engine {
             let snapshots = engine.parts.snapshots.list().unwrap_or_default();
             for id in snapshots.into_iter().filter(|id| !recorded.contains(id)) {
                 if let Err(error) = engine.parts.snapshots.remove(&id) {
-                    let error = wharf_types::chain(&error);
+                    let error = chain(&error);
                     tracing::warn!(container = id.short(), error, "a snapshot of no container stays");
                 }
             }
             Ok(())
         });
         if let Err(error) = swept.await {
-            tracing::warn!(%error, "something of an earlier daemon may be left");
+            tracing::warn!(error = chain(&error), "something of an earlier daemon may be left");
         }
     }
 }

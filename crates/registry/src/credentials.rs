@@ -5,7 +5,7 @@ use std::hash::{Hash, Hasher};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure};
 use zeroize::Zeroizing;
 
 /// The most bytes of one field of the credentials.
@@ -21,10 +21,9 @@ pub struct CredentialsError {
     pub reason: &'static str,
 }
 
-impl CredentialsError {
+impl Failure for CredentialsError {
     /// The class of the error: always an invalid argument.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
+    fn kind(&self) -> ErrorKind {
         ErrorKind::InvalidArgument
     }
 }

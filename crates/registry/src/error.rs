@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wharf_images::manifest::ManifestError;
 use wharf_images::{StoreError, UnpackError};
-use wharf_types::{Digest, ErrorKind, Reference};
+use wharf_types::{Digest, ErrorKind, Failure, Reference};
 
 use crate::hosts::HostsError;
 
@@ -195,10 +195,8 @@ pub enum FetchError {
     },
 }
 
-impl FetchError {
-    /// The class of the error.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
+impl Failure for FetchError {
+    fn kind(&self) -> ErrorKind {
         match self {
             Self::Connect { .. }
             | Self::Tls { .. }
@@ -219,7 +217,9 @@ impl FetchError {
             Self::Document { source, .. } => source.kind(),
         }
     }
+}
 
+impl FetchError {
     /// Whether the same request to the same host may well succeed a little later.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
@@ -266,7 +266,7 @@ impl Failures {
     /// The class of the last one: the registry itself comes after its mirrors.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        self.0.last().map_or(ErrorKind::FailedPrecondition, FetchError::kind)
+        self.0.last().map_or(ErrorKind::FailedPrecondition, Failure::kind)
     }
 }
 
@@ -389,10 +389,8 @@ pub enum PullError {
     },
 }
 
-impl PullError {
-    /// The class of the error.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
+impl Failure for PullError {
+    fn kind(&self) -> ErrorKind {
         match self {
             Self::Hosts { source, .. } => source.kind(),
             Self::Fetch { failures, .. } => failures.kind(),
@@ -402,7 +400,9 @@ impl PullError {
             Self::Lost { .. } => ErrorKind::Internal,
         }
     }
+}
 
+impl PullError {
     /// The word that the CRI wants at the start of the message, so that the kubelet shows a reason of its own.
     #[must_use]
     pub fn cri_prefix(&self) -> Option<&'static str> {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::HeaderMap;
-use wharf_types::{ErrorKind, Reference};
+use wharf_types::{ErrorKind, Failure, Reference};
 
 use crate::proxy::Proxies;
 use crate::tls::{TlsError, TlsFiles, Trust};
@@ -73,10 +73,9 @@ pub enum HostsError {
     },
 }
 
-impl HostsError {
+impl Failure for HostsError {
     /// The class of the error: someone has to mend a file.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
+    fn kind(&self) -> ErrorKind {
         ErrorKind::FailedPrecondition
     }
 }

@@ -13,7 +13,7 @@ use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, fchown};
 use wharf_sys::error::Named;
 use wharf_sys::fs::{Resolve, open, open_below};
-use wharf_types::{ContainerId, ErrorKind};
+use wharf_types::{ContainerId, ErrorKind, Failure};
 
 use crate::trash::{Trash, ensure_directory, list_names};
 use crate::tree::{Usage, measure, remove_tree};
@@ -34,14 +34,11 @@ pub struct SnapshotError {
     pub source: wharf_sys::Error,
 }
 
-impl SnapshotError {
-    /// The class of the error.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
+impl Failure for SnapshotError {
+    fn kind(&self) -> ErrorKind {
         match self.source.errno {
-            Errno::ENOSPC | Errno::EDQUOT => ErrorKind::ResourceExhausted,
             Errno::ENOENT => ErrorKind::NotFound,
-            _ => ErrorKind::Internal,
+            _ => self.source.kind(),
         }
     }
 }

@@ -8,7 +8,7 @@ mod tests {
     use std::time::Duration;
 
     use wharf_snapshots::Snapshots;
-    use wharf_types::{ContainerId, ErrorKind};
+    use wharf_types::{ContainerId, ErrorKind, Failure};
 
     fn id(byte: u8) -> ContainerId {
         ContainerId::from_random([byte; 32])

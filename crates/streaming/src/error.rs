@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure};
 
 use crate::spdy::session::SpdyError;
 use crate::tls::TlsError;
@@ -62,10 +62,9 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl Failure for Error {
     /// What kind of failure it is.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
+    fn kind(&self) -> ErrorKind {
         match self {
             Self::Unprotected { .. } | Self::Unspecified { .. } | Self::Tls { .. } | Self::Invalid { .. } => {
                 ErrorKind::InvalidArgument

@@ -59,7 +59,7 @@ impl Tokens {
 mod tests {
     use super::*;
     use crate::grant::PortForwardGrant;
-    use wharf_types::{ErrorKind, PodId};
+    use wharf_types::{ErrorKind, Failure, PodId};
 
     fn grant() -> Grant {
         Grant::PortForward(PortForwardGrant { pod: PodId::from_random([7; 32]), ports: Vec::new() })

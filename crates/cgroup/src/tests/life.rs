@@ -3,7 +3,7 @@
 use super::{Fresh, PATIENCE, Shell};
 use crate::{CgroupPath, Cgroups, Controller, Entry, Error, Version};
 use std::time::Duration;
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure};
 
 #[test]
 fn a_process_enters_every_hierarchy() {

@@ -3,7 +3,7 @@
 use super::{Fresh, Shell, read};
 use crate::detect::Kind;
 use crate::{Controller, Limits};
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure};
 
 const MIB: i64 = 1 << 20;
 

@@ -6,7 +6,7 @@ use std::io::{Cursor, Read};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use wharf_images::{Compression, UnpackError};
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure};
 
 use crate::support::{Rig, Tar, compress, gzip, header, sha256, shown, source};
 

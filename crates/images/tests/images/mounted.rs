@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure};
 
 use crate::support::{Rig, Tar, header, long_names, shown};
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use wharf_images::{Layer, NewImage, Store, StoreError};
-use wharf_types::{ErrorKind, Reference};
+use wharf_types::{ErrorKind, Failure, Reference};
 
 use crate::support::{Rig, Tar, documents, limits, sha256, shown, source};
 

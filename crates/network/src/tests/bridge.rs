@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure};
 
 use super::fixture::{Host, LIMIT, Pod, ask, id, ip, neighbour, pod_links, sh};
 use crate::netlink::{Family, Socket};

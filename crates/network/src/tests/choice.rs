@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use serde_json::json;
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure};
 
 use super::cni::GOOD;
 use super::fixture::{Host, Pod, ip, pod_links};

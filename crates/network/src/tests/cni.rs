@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
 use serde_json::{Value, json};
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure};
 
 use super::fixture::{Host, Pod, ask, id, ip, pod_links, tcp};
 use crate::Error;

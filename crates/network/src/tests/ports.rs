@@ -3,7 +3,7 @@
 use std::io::ErrorKind as Io;
 use std::net::UdpSocket;
 
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure};
 
 use super::fixture::{Host, LIMIT, Pod, ask, ask_udp, ip, knock, neighbour, tcp};
 use crate::{PortMapping, Protocol, nft};

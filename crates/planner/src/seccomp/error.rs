@@ -1,6 +1,6 @@
 //! What can be wrong with a profile.
 
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure};
 
 /// Why a seccomp profile cannot be read or compiled.
 #[derive(Debug, thiserror::Error)]
@@ -65,10 +65,8 @@ pub enum Error {
     },
 }
 
-impl Error {
-    /// The class of this error.
-    #[must_use]
-    pub fn kind(&self) -> ErrorKind {
+impl Failure for Error {
+    fn kind(&self) -> ErrorKind {
         match self {
             Self::Notify { .. } => ErrorKind::Unimplemented,
             Self::TooLarge { .. }

@@ -18,6 +18,7 @@ use crate::images::ImageView;
 use crate::lower::{self, Context, Disk};
 use crate::pod::{Making, Pod, is_privileged};
 use crate::records::{self, ContainerRecord};
+use crate::supervisor::SupervisorError;
 use crate::{refuse, resources};
 
 /// A container that is made but for its first process.
@@ -100,7 +101,10 @@ impl Engine {
         let body = request::Body::Create(v1::Create { container: id.to_string() });
         let answer = pod.connected().await?.call(STAGE, body, &[plan.as_fd()]).await?;
         let reply::Result::Created(created) = answer else {
-            return Err(Error::other_answer());
+            return Err(Error::at(
+                STAGE,
+                SupervisorError::Protocol { expected: "the container's first process" },
+            ));
         };
         prepared.record.identify(created.identity.unwrap_or_default());
         let (engine, of, with) = (Arc::clone(self), Arc::clone(pod), id.clone());
@@ -133,9 +137,7 @@ impl Engine {
         records::save_container(&self.parts.layout.container_record(&pod.id, id), &record)?;
         let cgroup = self.parts.cgroups.create(&path).stage("making the container's cgroup")?;
         let limits = resources::limits(&asked, Some(lower::device_rules(&context)?));
-        cgroup
-            .apply(&limits)
-            .map_err(|error| Error::of_kind(error.kind(), "setting the container's limits", &error))?;
+        cgroup.apply(&limits).stage("setting the container's limits")?;
         let rootfs = self.rootfs(&image, id, security.readonly_rootfs.into())?;
         let disk = Disk { rootfs, volumes: self.volumes(id, lower::volumes(&context)?)? };
         let plan = lower::plan(&context, id, &cgroup, disk, filter.as_deref())?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_cri_api::v1::LinuxContainerResources;
-use wharf_types::{ContainerState, ErrorKind};
+use wharf_types::{ContainerState, ErrorKind, Failure, chain};
 use wharf_wire::v1::{self, reply, request};
 
 use super::{Engine, KILL_PATIENCE};
@@ -12,6 +12,7 @@ use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking, known};
 use crate::joins::spawn;
 use crate::pod::Pod;
+use crate::supervisor::SupervisorError;
 use crate::{records, resources, stop};
 
 impl Engine {
@@ -27,6 +28,7 @@ impl Engine {
     }
 
     async fn start(&self, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<(), Error> {
+        const STAGE: &str = "starting the container";
         let _order = container.changing.lock().await;
         match container.state() {
             ContainerState::Created => {}
@@ -41,7 +43,7 @@ impl Engine {
             }
         }
         let body = request::Body::Start(v1::Start { container: container.id.to_string() });
-        match pod.connected().await?.call("starting the container", body, &[]).await {
+        match pod.connected().await?.call(STAGE, body, &[]).await {
             Ok(reply::Result::Started(started)) => {
                 // A supervisor of an older release says nothing of it: then the number is still the first one.
                 if started.pid != 0 {
@@ -50,7 +52,7 @@ impl Engine {
                 self.started(pod, container, started.started_at_ns);
                 Ok(())
             }
-            Ok(_) => Err(Error::other_answer()),
+            Ok(_) => Err(Error::at(STAGE, SupervisorError::Protocol { expected: "the time of the start" })),
             // Whether it runs, the supervisor tells as soon as it knows.
             Err(error) if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) => {
                 Err(error)
@@ -67,11 +69,14 @@ impl Engine {
 
     /// Keeps why a container did not start; that there is no room for it changes nothing for the caller.
     async fn record_failure(&self, pod: &Pod, container: &Container, error: &Error) {
-        let Error::Stage { message, .. } = error else { return };
-        let record = container.change_record(|record| record.message.clone_from(message));
+        let record = container.change_record(|record| record.message = error.why());
         let path = self.parts.layout.container_record(&pod.id, &container.id);
         if let Err(error) = blocking(move || records::save_container(&path, &record)).await {
-            tracing::warn!(container = container.id.short(), %error, "why it did not start is not recorded");
+            tracing::warn!(
+                container = container.id.short(),
+                error = chain(&error),
+                "why it did not start is not recorded"
+            );
         }
     }
 
@@ -131,7 +136,7 @@ impl Engine {
         }
         let sent = client.call_briefly("signalling the container", body).await;
         if let Err(error) = &sent {
-            tracing::warn!(container = container.id.short(), %error, "a signal was not sent");
+            tracing::warn!(container = container.id.short(), error = chain(&error), "a signal was not sent");
         }
         sent.is_ok()
     }
@@ -189,9 +194,8 @@ impl Engine {
             if let Some(cgroup) = &of.cgroup {
                 let (limits, score) = (resources::limits(&new, None), resources::oom_score(&new));
                 let scored = || score.map_or(Ok(()), |score| cgroup.set_oom_score(score));
-                cgroup.update(&limits).and_then(|()| scored()).map_err(|error| {
-                    Error::of_kind(error.kind(), "changing the container's limits", &error)
-                })?;
+                let updated = cgroup.update(&limits).and_then(|()| scored());
+                updated.stage("changing the container's limits")?;
             }
             staged.commit().stage("recording the container")?;
             of.change_record(|now| *now = record);

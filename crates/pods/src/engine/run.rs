@@ -5,6 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
+use nix::errno::Errno;
 use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::{ContainerEventType, NamespaceMode, PodSandboxConfig, Protocol as CriProtocol};
 use wharf_network::{Attachment, Dns, PodAddresses, PortMapping, Protocol, StatsSocket};
@@ -108,12 +109,7 @@ impl Engine {
         make_directories(&directory)?;
         self.record_pod(pod, Phase::Making)?;
         if !pod.config.log_directory.is_empty() {
-            std::fs::create_dir_all(&pod.config.log_directory).map_err(|error| {
-                Error::invalid(
-                    "log_directory",
-                    format!("{:?} cannot be made: {error}", pod.config.log_directory),
-                )
-            })?;
+            make_log_directory(&pod.config.log_directory)?;
         }
         // The supervisor starts while the kernel's objects are made.
         let cgroup = self.supervisors_cgroup()?;
@@ -151,11 +147,7 @@ impl Engine {
             dns: Dns { servers: &dns.servers, searches: &dns.searches, options: &dns.options },
             cgroup_parent: pod.config.linux.as_ref().map_or("", |linux| &linux.cgroup_parent),
         };
-        let addresses = self
-            .parts
-            .network
-            .attach(&attachment)
-            .map_err(|error| Error::of_kind(error.kind(), "attaching the pod to the network", &error))?;
+        let addresses = self.parts.network.attach(&attachment).stage("attaching the pod to the network")?;
         *pod.network_stats() = StatsSocket::open(netns).ok();
         Ok(addresses)
     }
@@ -204,6 +196,16 @@ fn make_directories(directory: &Path) -> Result<(), Error> {
         builder.create(directory.join(path)).stage(STAGE)?;
     }
     Ok(())
+}
+
+/// The request names it: what the kernel says of the name is the request's to mend, all else the machine's.
+fn make_log_directory(path: &str) -> Result<(), Error> {
+    std::fs::create_dir_all(path).map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOTDIR | Errno::EEXIST | Errno::ENAMETOOLONG | Errno::ELOOP | Errno::EACCES) => {
+            Error::invalid("log_directory", format!("{path:?} cannot be made: {error}"))
+        }
+        _ => Error::at("making the directory of the pod's logs", error),
+    })
 }
 
 fn make_files(layout: &Layout, pod: &Pod) -> Result<(), Error> {

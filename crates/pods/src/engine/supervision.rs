@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use tokio::sync::mpsc::Receiver;
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_state::{ExitRecord, Layout};
-use wharf_types::{ContainerId, Exit};
+use wharf_types::{ContainerId, Exit, chain};
 use wharf_wire::v1::{self, container_status::Phase, message::Body, request};
 
 use super::{Engine, from_wire};
@@ -21,6 +21,7 @@ use crate::launch::Process;
 use crate::link::Link;
 use crate::pod::Pod;
 use crate::records;
+use crate::supervisor::SupervisorError;
 
 /// The pause between two attempts to connect: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));
@@ -72,11 +73,17 @@ impl Engine {
                 },
                 (Reached::Nobody, None) => return None,
                 (Reached::Unclear(error), _) => Err(error),
-                (Reached::Supervisor(_) | Reached::Nobody, _) => Err(Error::supervisor_gone("connecting")),
+                (Reached::Supervisor(_) | Reached::Nobody, _) => {
+                    Err(Error::at("connecting", SupervisorError::Gone))
+                }
             };
             match greeted {
                 Ok(events) => return Some(events),
-                Err(error) => tracing::debug!(pod = pod.id.short(), %error, "not connected to a supervisor"),
+                Err(error) => tracing::debug!(
+                    pod = pod.id.short(),
+                    error = chain(&error),
+                    "not connected to a supervisor"
+                ),
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -150,7 +157,11 @@ impl Engine {
         let record = container.change_record(|record| record.identify(identity));
         let path = self.parts.layout.container_record(&pod.id, &container.id);
         if let Err(error) = blocking(move || records::save_container(&path, &record)).await {
-            tracing::warn!(container = container.id.short(), %error, "a record stays incomplete");
+            tracing::warn!(
+                container = container.id.short(),
+                error = chain(&error),
+                "a record stays incomplete"
+            );
         }
     }
 
@@ -250,7 +261,7 @@ impl Engine {
     /// Ends what may be left of a container that nobody watches over any more.
     pub(super) async fn end_unwatched(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) {
         if let Err(error) = self.kill_container(container).await {
-            tracing::warn!(container = container.id.short(), %error, "processes may be left");
+            tracing::warn!(container = container.id.short(), error = chain(&error), "processes may be left");
         }
         if container.record().is_made() {
             self.lost(pod, container).await;
@@ -293,7 +304,7 @@ fn reach(pod: &Pod, path: &std::path::Path) -> Reached {
     let socket = match wharf_sys::socket::connect(path) {
         Ok(socket) => socket,
         Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ECONNREFUSED) => return Reached::Nobody,
-        Err(error) => return Reached::Unclear(Error::internal("connecting to the supervisor", error)),
+        Err(error) => return Reached::Unclear(Error::at("connecting to the supervisor", error)),
     };
     let mut process = pod.supervisor();
     if process.is_none() {

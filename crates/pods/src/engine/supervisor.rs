@@ -11,6 +11,7 @@ use super::{Engine, KILL_PATIENCE};
 use crate::error::{Error, Stage};
 use crate::link::Link;
 use crate::pod::Pod;
+use crate::supervisor::SupervisorError;
 
 /// The name of the supervisors' cgroup below the configured parent.
 const CGROUP: &str = "supervisors";
@@ -51,13 +52,9 @@ impl Engine {
         let process = pod.supervisor().clone();
         if let Some(process) = process {
             process.kill();
-            tokio::time::timeout(KILL_PATIENCE, process.ended()).await.map_err(|_elapsed| Error::Stage {
-                stage: "ending the supervisor",
-                message: format!(
-                    "its process is still there {KILL_PATIENCE:?} after SIGKILL: does it wait for a disk?"
-                ),
-                kind: wharf_types::ErrorKind::DeadlineExceeded,
-            })?;
+            let ended = tokio::time::timeout(KILL_PATIENCE, process.ended()).await;
+            let ended = ended.map_err(|_elapsed| SupervisorError::Undead { patience: KILL_PATIENCE });
+            ended.stage("ending the supervisor")?;
             *pod.supervisor() = None;
         }
         Ok(())

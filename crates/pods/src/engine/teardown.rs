@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::ContainerEventType;
-use wharf_types::{ContainerId, ErrorKind};
+use wharf_types::{ContainerId, ErrorKind, Failure, chain};
 use wharf_wire::v1::{self, request};
 
 use super::create::pod_cgroup;
@@ -70,9 +70,7 @@ impl Engine {
         *pod.network_stats() = None;
         let netns = layout.namespace(&pod.id, "net");
         if !pod.is_host_network() {
-            self.parts.network.detach(&pod.id, Some(&netns)).map_err(|error| {
-                Error::of_kind(error.kind(), "detaching the pod from the network", &error)
-            })?;
+            self.parts.network.detach(&pod.id, Some(&netns)).stage("detaching the pod from the network")?;
         }
         // They may be another pod's from now on.
         pod.write_state().ips.clear();
@@ -118,7 +116,7 @@ impl Engine {
         let directory = self.parts.layout.pod(&pod.id);
         blocking(move || match std::fs::remove_dir_all(directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::internal("removing the pod's directory", error))
+                Err(Error::at("removing the pod's directory", error))
             }
             _ => Ok(()),
         })
@@ -184,7 +182,11 @@ impl Engine {
                 Err(error)
                     if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) =>
                 {
-                    tracing::warn!(container = container.id.short(), %error, "a supervisor forgets it later");
+                    tracing::warn!(
+                        container = container.id.short(),
+                        error = chain(&error),
+                        "a supervisor forgets it later"
+                    );
                     self.disown(pod, &client, container.id.as_str());
                 }
                 answer => drop(answer?),
@@ -256,7 +258,7 @@ where
     F: Future<Output = Result<(), Error>> + Send + 'static,
 {
     let Err(error) = attempt().await else { return };
-    tracing::warn!(id, %error, "{what} has left something behind for now");
+    tracing::warn!(id, error = chain(&error), "{what} has left something behind for now");
     tokio::spawn(async move {
         let mut pause = Duration::from_secs(1);
         loop {

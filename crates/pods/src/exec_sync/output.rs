@@ -7,10 +7,9 @@ use nix::fcntl::{FcntlArg, fcntl};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wharf_types::ErrorKind;
 
 use crate::error::{Error, Stage};
-use crate::exec::STAGE;
+use crate::exec::{ExecError, STAGE};
 
 /// What is kept of each stream; the command goes on beyond it. Both fit in one message of 16 MiB, and so does the rest.
 const STREAM_LIMIT_BYTES: usize = (8 << 20) - 1024;
@@ -94,8 +93,9 @@ impl Output {
         let more = (capacity - self.kept.capacity().max(OWN_BYTES)).div_ceil(PERMIT_BYTES);
         // It fits: a stream's limit is far below.
         let permits = u32::try_from(more).unwrap_or(u32::MAX);
-        let permit =
-            Arc::clone(&self.memory.0).try_acquire_many_owned(permits).map_err(|_none_left| exhausted())?;
+        let permit = Arc::clone(&self.memory.0).try_acquire_many_owned(permits);
+        let exhausted = ExecError::Output { limit_bytes: SHARED_LIMIT_BYTES };
+        let permit = permit.map_err(|_none_left| exhausted).stage(STAGE)?;
         match &mut self.held {
             Some(held) => held.merge(permit),
             None => self.held = Some(permit),
@@ -105,21 +105,11 @@ impl Output {
     }
 }
 
-fn exhausted() -> Error {
-    Error::Stage {
-        stage: STAGE,
-        message: format!(
-            "the output of all commands at once is more than {} MiB: this one was killed, try again later",
-            SHARED_LIMIT_BYTES >> 20
-        ),
-        kind: ErrorKind::ResourceExhausted,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::exec::pipe;
+    use wharf_types::{ErrorKind, Failure as _};
 
     fn output(memory: &Memory) -> (Output, OwnedFd) {
         let (read, write) = pipe().unwrap();

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use wharf_types::{ContainerId, ErrorKind};
+use wharf_types::ContainerId;
 
 use crate::error::Error;
-use crate::exec::STAGE;
+use crate::exec::{ExecError, STAGE};
 
 /// Commands of one container at once: probes and hooks are a handful.
 const CONTAINER_LIMIT: usize = 512;
@@ -28,19 +28,18 @@ impl Turns {
         let (here, everywhere) =
             (counts.get(container).copied().unwrap_or(0), counts.values().sum::<usize>());
         if here >= CONTAINER_LIMIT {
-            return Err(refused(format!("{here} commands run in container {container}")));
+            return Err(refused(here, format!("in container {container}")));
         }
         if everywhere >= NODE_LIMIT {
-            return Err(refused(format!("{everywhere} commands run on this node")));
+            return Err(refused(everywhere, "on this node".to_owned()));
         }
         counts.insert(container.clone(), here + 1);
         Ok(Turn { turns: self.clone(), container: container.clone() })
     }
 }
 
-fn refused(why: String) -> Error {
-    let message = format!("{why}: wait until one has ended");
-    Error::Stage { stage: STAGE, message, kind: ErrorKind::ResourceExhausted }
+fn refused(count: usize, place: String) -> Error {
+    Error::at(STAGE, ExecError::Turns { count, place })
 }
 
 /// One command's.
@@ -65,6 +64,7 @@ impl Drop for Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wharf_types::{ErrorKind, Failure as _};
 
     #[test]
     fn a_container_has_so_many_turns_and_the_node_so_many() {

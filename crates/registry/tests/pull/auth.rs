@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use wharf_registry::{AuthFields, Config, Credentials, Puller};
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure};
 
 use crate::authority::{Authority, Clients};
 use crate::image::{Content, gzip};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wharf_registry::Limits;
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure};
 
 use crate::image::{Content, TestLayer, gzip, noise, plain, sha256};
 use crate::server::{Asked, Reply, Server, Then, honest};

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
-use wharf_types::{ErrorKind, Reference};
+use wharf_types::{ErrorKind, Failure, Reference};
 
 use crate::authority::{Authority, Clients, Valid, self_signed};
 use crate::image::{Content, gzip, noise};

@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use wharf_streaming::{Config, PortForwardGrant};
-use wharf_types::{ErrorKind, PodId};
+use wharf_types::{ErrorKind, Failure, PodId};
 
 use crate::rig::{Rig, soon};
 

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use wharf_streaming::{Config, TlsFiles};
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure};
 
 use crate::http::SPDY;
 use crate::rig::{OUTPUT, Rig, soon};

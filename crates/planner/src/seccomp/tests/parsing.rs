@@ -1,6 +1,6 @@
 //! Profiles in JSON: what is taken, and what is refused by name.
 
-use wharf_types::ErrorKind;
+use wharf_types::{ErrorKind, Failure};
 
 use super::{Call, machine, target};
 use crate::seccomp::syscalls::Abi;

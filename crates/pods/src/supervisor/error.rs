@@ -1,0 +1,78 @@
+//! What can go wrong between the daemon and a supervisor.
+
+use std::time::Duration;
+
+use wharf_types::{ErrorKind, Failure};
+use wharf_wire::v1::{self, failure};
+
+/// Why a supervisor did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SupervisorError {
+    /// It has ended.
+    #[error("the pod's supervisor is gone")]
+    Gone,
+    /// The connection is being made.
+    #[error("it has not answered yet: try again")]
+    NotConnected,
+    /// It may be stopped, or wait for a disk.
+    #[error("the pod's supervisor did not answer within {patience:?}")]
+    Silent {
+        /// How long it was waited for.
+        patience: Duration,
+    },
+    /// It does not take requests as fast as they come.
+    #[error("{limit} requests wait for the pod's supervisor: try again later")]
+    Busy {
+        /// How many may.
+        limit: usize,
+    },
+    /// It does not do what was agreed on: a fault of ours.
+    #[error("the pod's supervisor answered with something else than {expected}")]
+    Protocol {
+        /// What the request is answered with.
+        expected: &'static str,
+    },
+    /// It tried, and failed.
+    #[error("{message}")]
+    Refused {
+        /// The class, as the supervisor judged it.
+        kind: ErrorKind,
+        /// The whole chain of causes there.
+        message: String,
+    },
+    /// Killed, it does not end.
+    #[error("its process is still there {patience:?} after SIGKILL: does it wait for a disk?")]
+    Undead {
+        /// How long it was waited for.
+        patience: Duration,
+    },
+    /// The connection does not carry the request.
+    #[error(transparent)]
+    Wire(#[from] wharf_wire::Error),
+}
+
+impl Failure for SupervisorError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            // Not the deadline of whoever asked: a probe's command that did not begin has not failed.
+            Self::Gone | Self::NotConnected | Self::Silent { .. } => ErrorKind::Unavailable,
+            Self::Busy { .. } => ErrorKind::ResourceExhausted,
+            Self::Protocol { .. } => ErrorKind::Internal,
+            Self::Refused { kind, .. } => *kind,
+            Self::Undead { .. } => ErrorKind::DeadlineExceeded,
+            Self::Wire(error) => error.kind(),
+        }
+    }
+}
+
+impl From<v1::Failure> for SupervisorError {
+    fn from(failure: v1::Failure) -> Self {
+        let kind = match failure.kind() {
+            failure::Kind::Internal => ErrorKind::Internal,
+            failure::Kind::NotFound => ErrorKind::NotFound,
+            failure::Kind::Invalid => ErrorKind::InvalidArgument,
+            failure::Kind::Precondition | failure::Kind::NotStarted => ErrorKind::FailedPrecondition,
+        };
+        Self::Refused { kind, message: failure.message }
+    }
+}
