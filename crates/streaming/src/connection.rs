@@ -65,12 +65,11 @@ pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, s
         let (head, rest) = head::read(&mut stream).await?;
         Some((stream, head, rest))
     };
-    let mut place = shared.lobby.enter();
+    let mut waiting = shared.lobby.enter();
     let request = tokio::select! {
         request = timeout(HEAD_TIME, request) => request.ok().flatten(),
-        () = place.lost() => None,
+        () = waiting.lost() => None,
     };
-    drop(place);
     let Some((mut stream, head, rest)) = request else {
         tracing::debug!("a streaming client made no request in time");
         return;
@@ -80,10 +79,16 @@ pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, s
     let (grant, protocol, answer, _place) = match shared.admit(&head) {
         Ok(admitted) => admitted,
         Err(refusal) => {
-            let receiver = wire::split(stream, rest, limits);
-            return receiver.hang_up(refusal.to_response().as_bytes(), &Err(())).await;
+            let (receiver, answer) = (wire::split(stream, rest, limits), refusal.to_response());
+            // Anyone can be refused, and then stay: so it is in the lobby that it has to hang up.
+            tokio::select! {
+                () = receiver.hang_up(answer.as_bytes(), &Err(())) => {}
+                () = waiting.lost() => {}
+            }
+            return;
         }
     };
+    drop(waiting);
     if let Err(error) = stream.write_all(answer.as_bytes()).await {
         tracing::debug!(%error, "a streaming client left before its answer");
         return;

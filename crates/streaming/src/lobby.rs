@@ -1,5 +1,6 @@
-//! Connections that have not made their request yet. Anyone who reaches the port can open some and stay silent, so there
-//! is room for a bounded number, and who comes when it is full takes the place of who has waited longest.
+//! Connections that have not made their request yet, or whose request was refused. Anyone who reaches the port can open some
+//! and stay silent, so there is room for a bounded number, and who comes when it is full takes the place of who has waited
+//! longest.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,7 @@ struct Waiting {
     places: VecDeque<(u64, oneshot::Sender<()>)>,
 }
 
-/// How many connections may be at their request, or at the handshake before it.
+/// How many connections may be at their request, at the handshake before it, or at their end after a refusal.
 const PLACES: usize = 1024;
 
 const _: () = assert!(PLACES > PENDING_LIMIT, "clients that use all URLs in one moment have room");

@@ -1,11 +1,13 @@
 //! Clients that mean harm: the connection ends with a reason, within bounds, and nothing else suffers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use wharf_streaming::Config;
 use wharf_types::Exit;
 
+use crate::http::request;
 use crate::rig::{ALL, OUTPUT, Rig, soon};
 use crate::spdy::{Carrier, Event, Spdy, control, data};
 use crate::websocket::{Message, WebSocket, frame};
@@ -145,4 +147,33 @@ async fn silent_clients_keep_nobody_out() {
     rig.process().await.exit(wharf_types::Exit::Code(0));
     assert_eq!(client.rest().await.last(), Some(&Event::GoAway(0)));
     assert_eq!(soon(silent[0].read(&mut [0; 16])).await.unwrap_or(0), 0, "who waited longest was let go");
+}
+
+/// The clock stands still, since there is always something to do: nobody is let go for the time that it stayed.
+#[tokio::test(start_paused = true)]
+async fn refused_clients_keep_nobody_out() {
+    let rig = Rig::new().await;
+    let busy = tokio::spawn(async {
+        loop {
+            tokio::task::yield_now().await;
+        }
+    });
+    let nowhere = format!("{}/exec/nowhere", rig.urls.base());
+    let mut refused = Vec::new();
+    for _ in 0..1100 {
+        let answer = request("POST", &nowhere, "", b"").await;
+        assert_eq!(answer.status(), "404");
+        refused.push(answer.stream);
+    }
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while is_open(&refused[0]) {
+        assert!(Instant::now() < deadline, "who was refused first has to make room for the last ones");
+        tokio::task::yield_now().await;
+    }
+    busy.abort();
+}
+
+/// Whether the server still takes bytes, even if it says nothing more.
+fn is_open(client: &TcpStream) -> bool {
+    client.try_write(b"?").is_ok_and(|written| written > 0)
 }
