@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use wharf_types::{PodId, chain};
 
@@ -24,6 +24,10 @@ use crate::wire::WireError;
 mod pairs;
 
 use pairs::Pairs;
+
+/// How many connections of a session may be on their way into the pod at a time. A client can give up the streams of one at
+/// once and open the next ones, while a connection that was begun takes its time.
+const CONNECTING_LIMIT: usize = 128;
 
 /// A forwarded connection as its client has it.
 struct Forwarded {
@@ -43,6 +47,7 @@ pub(crate) async fn over_spdy<B: Backend>(
 ) -> Result<(), SessionError> {
     let mut pairs = Pairs::new(creation);
     let mut connections = JoinSet::new();
+    let begun = Arc::new(Semaphore::new(CONNECTING_LIMIT));
     let (mut pod_ends, mut pod_has_ended) = (pin!(backend.ended(&pod)), false);
     while !(pod_has_ended && connections.is_empty()) {
         tokio::select! {
@@ -50,7 +55,7 @@ pub(crate) async fn over_spdy<B: Backend>(
             stream = streams.recv() => {
                 let Some(stream) = stream else { return Err(WireError::Left.into()) };
                 if let Some(pair) = pairs.take(stream).await? {
-                    connections.spawn(connect(Arc::clone(&backend), pod.clone(), pair));
+                    connections.spawn(connect(Arc::clone(&backend), pod.clone(), pair, Arc::clone(&begun)));
                 }
             }
             half = pairs.expired() => half.refuse("the other stream of the connection did not come in time").await?,
@@ -67,6 +72,7 @@ pub(crate) async fn over_websocket<B: Backend>(
     grant: PortForwardGrant,
 ) -> Result<(), SessionError> {
     let mut connections = JoinSet::new();
+    let begun = Arc::new(Semaphore::new(CONNECTING_LIMIT));
     for (port, channel) in grant.ports.into_iter().zip((0..=u8::MAX).step_by(2)) {
         let (data, error) = (channels.outbound(channel), channels.outbound(channel + 1));
         for stream in [&data, &error] {
@@ -74,16 +80,23 @@ pub(crate) async fn over_websocket<B: Backend>(
         }
         let inbound = channels.inbound(channel);
         let forwarded = Forwarded { port, inbound, data, error };
-        connections.spawn(connect(Arc::clone(&backend), grant.pod.clone(), forwarded));
+        connections.spawn(connect(Arc::clone(&backend), grant.pod.clone(), forwarded, Arc::clone(&begun)));
     }
     while connections.join_next().await.is_some() {}
     Ok(())
 }
 
 /// Connects a client to a port, stays until both sides have ended the connection, and tells the client what went wrong.
-async fn connect<B: Backend>(backend: Arc<B>, pod: PodId, forwarded: Forwarded) {
+async fn connect<B: Backend>(backend: Arc<B>, pod: PodId, forwarded: Forwarded, begun: Arc<Semaphore>) {
     let Forwarded { port, inbound, data, error } = forwarded;
-    let failure = match socket(&*backend, &pod, port).await {
+    let place = tokio::select! {
+        place = begun.acquire() => place,
+        // The client left it before its turn.
+        () = data.until_reset() => return drop(error.finish().await),
+    };
+    let connected = socket(&*backend, &pod, port).await;
+    drop(place);
+    let failure = match connected {
         Ok(socket) => match pump::forward(inbound, &data, &socket).await {
             Ok(()) | Err(ForwardError::Send(_)) => None,
             Err(broken) => Some(chain(&broken)),

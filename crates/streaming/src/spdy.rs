@@ -6,7 +6,7 @@ pub(crate) mod frame;
 pub(crate) mod headers;
 mod room;
 pub(crate) mod session;
-mod stream;
+pub(crate) mod stream;
 
 pub(crate) use frame::Reset;
 pub(crate) use stream::{Outlet, Stream};

@@ -244,3 +244,26 @@ impl Receiver {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use tokio::net::{TcpListener, TcpStream};
+
+    /// A connection, and its client's end.
+    pub(crate) async fn connected() -> (Arc<Wire>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, _address) = listener.accept().await.unwrap();
+        let limit = Duration::from_secs(60);
+        let limits = Limits {
+            idle: limit,
+            write: limit,
+            heartbeat: limit,
+            client: Hangup::watch(&socket).unwrap(),
+            server: watch::channel(()).1,
+        };
+        let receiver = split(Box::new(socket), BytesMut::new(), limits);
+        (Arc::clone(receiver.wire()), client)
+    }
+}

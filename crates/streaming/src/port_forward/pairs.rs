@@ -14,6 +14,9 @@ use crate::wire::WireError;
 /// The longest request id that is kept, in bytes.
 const REQUEST_ID_LIMIT: usize = 256;
 
+/// How many pairs wait before those are looked for whose stream the client gave up.
+const HALVES_LIMIT: usize = 64;
+
 /// The pairs of which one stream has not come yet. There are never more than a connection may have streams.
 pub(super) struct Pairs {
     creation: Duration,
@@ -55,6 +58,7 @@ impl Pairs {
         };
         outlet.accept().await?;
         let deadline = Instant::now() + self.creation;
+        self.forget_given_up();
         let mut half = self.halves.remove(&request).unwrap_or(Half { deadline, error: None, data: None });
         let outbound = Outbound::Spdy(outlet);
         let second = match role {
@@ -77,6 +81,13 @@ impl Pairs {
         }
     }
 
+    /// A stream that is given up makes room for another at once.
+    fn forget_given_up(&mut self) {
+        if self.halves.len() >= HALVES_LIMIT {
+            self.halves.retain(|_, half| !half.is_given_up());
+        }
+    }
+
     /// Waits for a pair to be overdue.
     pub(super) async fn expired(&mut self) -> Half {
         let oldest = self.halves.iter().min_by_key(|(_, half)| half.deadline);
@@ -91,6 +102,11 @@ impl Pairs {
 }
 
 impl Half {
+    fn is_given_up(&self) -> bool {
+        let data = self.data.as_ref().map(|(.., outbound)| outbound);
+        self.error.iter().chain(data).all(Outbound::is_reset)
+    }
+
     /// Gives up what there is, with a text for people if there is a stream for it.
     pub(super) async fn refuse(self, why: &str) -> Result<(), WireError> {
         let data = self.data.map(|(.., data)| data);
@@ -118,6 +134,8 @@ fn label<'a>(header: impl Fn(&str) -> Option<&'a str>, id: u32) -> Option<Label>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spdy::headers::Headers;
+    use crate::spdy::stream::Connection;
 
     fn read(headers: &[(&'static str, &'static str)], id: u32) -> Option<Label> {
         label(|name| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| *value), id)
@@ -130,6 +148,21 @@ mod tests {
         let error = read(&[("streamtype", "error"), ("port", "80")], 5).unwrap();
         let data = read(&[("streamtype", "data"), ("port", "80")], 7).unwrap();
         assert_eq!(error.request, data.request);
+    }
+
+    #[tokio::test]
+    async fn streams_that_are_given_up_leave_nothing() {
+        let (wire, _client) = crate::wire::tests::connected().await;
+        let connection = Connection::new(wire, 1);
+        let mut pairs = Pairs::new(Duration::from_secs(3600));
+        for id in (1..2000).step_by(2) {
+            let request = id.to_string();
+            let headers = [("streamtype", "error"), ("port", "80"), ("requestid", &request)];
+            let stream = connection.open(id, Headers::of(&headers)).ok().unwrap();
+            assert!(pairs.take(stream).await.unwrap().is_none());
+            connection.forget(id);
+        }
+        assert!(pairs.halves.len() <= HALVES_LIMIT, "{}", pairs.halves.len());
     }
 
     #[test]

@@ -85,6 +85,11 @@ pub(crate) enum HeadersError {
 pub(crate) struct Headers(Vec<(String, String)>);
 
 impl Headers {
+    #[cfg(test)]
+    pub(crate) fn of(headers: &[(&str, &str)]) -> Self {
+        Self(headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
     /// The value of a name in lower case.
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use wharf_streaming::Config;
 
-use crate::rig::{Rig, soon};
+use crate::rig::{Rig, STUCK_PORT, soon};
 use crate::spdy::{Carrier, Event, Spdy};
 use crate::websocket::{Message, WebSocket};
 
@@ -86,6 +86,30 @@ async fn many_and_a_bad_one(mut client: Spdy) {
 async fn many_connections_share_a_session() {
     let rig = Rig::new().await;
     many_and_a_bad_one(Spdy::connect(&rig.port_forward(&[]), FORWARD).await).await;
+}
+
+#[tokio::test]
+async fn connections_that_are_given_up_at_once_are_begun_within_a_bound() {
+    const BOUND: usize = 128;
+    let rig = Rig::new().await;
+    let mut client = Spdy::connect(&rig.port_forward(&[]), FORWARD).await;
+    for request in 0..3 * BOUND {
+        let (error, data) = pair(&mut client, STUCK_PORT, &request.to_string()).await;
+        client.reset(error).await;
+        client.reset(data).await;
+    }
+    soon(async {
+        while rig.stuck() < BOUND {
+            tokio::task::yield_now().await
+        }
+    })
+    .await;
+    // Twice there and back: by then all of the streams were taken, and given up.
+    for id in [1, 3] {
+        client.ping(id).await;
+        while client.next().await != Event::Ping(id) {}
+    }
+    assert_eq!(rig.stuck(), BOUND);
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@ use std::future::pending;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::unix::pipe;
@@ -19,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// All streams without a terminal.
 pub(crate) const ALL: Wanted = Wanted { stdin: true, stdout: true, stderr: true, terminal: false };
+
+/// A port of the pod to which connections neither come about nor fail.
+pub(crate) const STUCK_PORT: u16 = 1;
 
 /// Input and output at a terminal.
 pub(crate) const TERMINAL: Wanted = Wanted { stdin: true, stdout: true, stderr: false, terminal: true };
@@ -37,6 +42,7 @@ pub(crate) struct Rig {
     processes: mpsc::UnboundedReceiver<Process>,
     stop: Option<oneshot::Sender<()>>,
     pod: watch::Sender<bool>,
+    stuck: Arc<AtomicUsize>,
 }
 
 /// A process, from its own side.
@@ -59,13 +65,14 @@ impl Rig {
     pub(crate) async fn with(config: Config) -> Self {
         let (started, processes) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel::<()>();
-        let pod = watch::Sender::new(false);
-        let server = Server::bind(config, Fake { started, pod_ended: pod.subscribe() }).await.unwrap();
+        let (pod, stuck) = (watch::Sender::new(false), Arc::<AtomicUsize>::default());
+        let fake = Fake { started, pod_ended: pod.subscribe(), stuck: Arc::clone(&stuck) };
+        let server = Server::bind(config, fake).await.unwrap();
         let urls = server.urls();
         tokio::spawn(server.serve(async {
             stopped.await.ok();
         }));
-        Self { urls, processes, stop: Some(stop), pod }
+        Self { urls, processes, stop: Some(stop), pod, stuck }
     }
 
     /// Asks the server to end.
@@ -78,11 +85,16 @@ impl Rig {
         self.pod.send_replace(true);
     }
 
+    /// How many connections were begun to the port where they are stuck.
+    pub(crate) fn stuck(&self) -> usize {
+        self.stuck.load(Ordering::Relaxed)
+    }
+
     /// Why a server can't be.
     pub(crate) async fn refused(config: Config) -> Error {
         let (started, _) = mpsc::unbounded_channel();
         let (_pod, pod_ended) = watch::channel(false);
-        Server::bind(config, Fake { started, pod_ended }).await.unwrap_err()
+        Server::bind(config, Fake { started, pod_ended, stuck: Arc::default() }).await.unwrap_err()
     }
 
     /// A URL for an exec.
@@ -147,6 +159,7 @@ pub(crate) async fn write(pipe: &mut pipe::Sender, bytes: &[u8]) -> io::Result<(
 struct Fake {
     started: mpsc::UnboundedSender<Process>,
     pod_ended: watch::Receiver<bool>,
+    stuck: Arc<AtomicUsize>,
 }
 
 impl Fake {
@@ -201,6 +214,10 @@ impl Backend for Fake {
     }
 
     async fn connect(&self, _pod: &PodId, port: u16) -> Result<OwnedFd, BackendError> {
+        if port == STUCK_PORT {
+            self.stuck.fetch_add(1, Ordering::Relaxed);
+            pending::<()>().await;
+        }
         Ok(TcpStream::connect(("127.0.0.1", port))?.into())
     }
 
