@@ -50,7 +50,7 @@ fn session(process: Interactive) -> Session {
     let Interactive { stdin, stdout, stderr, terminal, exit } = process;
     let resize = terminal.map(|terminal| -> Resize {
         Box::new(move |TerminalSize { width, height }| {
-            if let Err(error) = wharf_sys::process::resize_terminal(terminal.as_fd(), width, height) {
+            if let Err(error) = wharf_sys::terminal::resize(terminal.as_fd(), width, height) {
                 tracing::debug!(%error, "a terminal kept its size");
             }
         })

@@ -23,7 +23,7 @@ pub(crate) fn info(config: &Config, cgroups: &Cgroups) -> anyhow::Result<InfoRes
         Version::V2 => "v2",
     };
     let network = &config.network;
-    let bounding = wharf_sys::process::bounding_capabilities();
+    let bounding = wharf_sys::capabilities::bounding();
     Ok(InfoResponse {
         version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),

@@ -12,8 +12,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sched::CloneFlags;
-use wharf_sys::process::{self, Clone, SingleThreaded};
+use wharf_sys::clone::{self, Child, Clone};
 use wharf_sys::seccomp::Call;
+use wharf_sys::{descriptors, process};
 
 use crate::confine::Shed;
 use crate::error::{Error, Stage};
@@ -25,9 +26,9 @@ pub(crate) const STAGE: &str = "entering the PID namespace";
 /// beside what any program calls.
 pub(crate) const CALLS: [(Call, u64); 8] = [
     (Call::CAPSET, 0),
-    (Call::PRCTL, process::AMBIENT),
+    (Call::PRCTL, wharf_sys::capabilities::AMBIENT),
     (Call::CLOSE_RANGE, 3),
-    (Call::CLONE, process::SIBLING),
+    (Call::CLONE, clone::SIBLING),
     (Call::SENDMSG, 0),
     (Call::PIDFD_SEND_SIGNAL, 0),
     (Call::SETSID, 0),
@@ -64,8 +65,8 @@ pub struct Origin<'a> {
     pub place: Place<'a>,
     /// Its line to the supervisor.
     pub supervisor: &'a OwnedFd,
-    /// That it has one thread, as its parent had.
-    pub witness: &'a SingleThreaded,
+    /// That it is one.
+    pub child: &'a Child,
 }
 
 /// This process's root, working directory and mounts are the container's.
@@ -103,9 +104,9 @@ impl Origin<'_> {
     /// to the supervisor alone; the one that it is born of ends.
     pub(crate) fn be_born(&self, shed: Shed) -> Result<Born, Error> {
         let Place::Of(_) = self.place else { return Ok(Born(shed)) };
-        process::close_others(self.witness, 3, &[self.supervisor.as_fd()]).stage(STAGE)?;
-        match process::clone_sibling(self.witness).stage(STAGE)? {
-            Clone::Child => Ok(Born(shed)),
+        descriptors::close_others(self.child, 3, &[self.supervisor.as_fd()]).stage(STAGE)?;
+        match clone::clone_sibling(self.child).stage(STAGE)? {
+            Clone::Child(_) => Ok(Born(shed)),
             Clone::Parent { pidfd, .. } => {
                 let told = report::born(self.supervisor, &pidfd);
                 if told.is_err() {

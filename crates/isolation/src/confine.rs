@@ -6,10 +6,10 @@ use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid};
-use wharf_sys::process::{self, Capabilities};
-use wharf_sys::seccomp;
+use wharf_sys::capabilities::{self, Capabilities};
+use wharf_sys::{descriptors, keyring, limits, open_files, seccomp, signals, terminal};
 
-use crate::birth::{self, Born, Inside, Place};
+use crate::birth::{self, Born, Inside, Origin, Place};
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
 use crate::plan::{Limit, Process};
@@ -38,35 +38,34 @@ pub(crate) fn shed(
     _inside: Inside,
     process: &Process,
     identity: &Identity,
-    place: Place<'_>,
+    origin: &Origin<'_>,
 ) -> Result<Shed, Error> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    process::reset_signals().stage("resetting signals")?;
+    signals::reset(origin.child).stage("resetting signals")?;
     // First as the supervisor was given it; the process may ask for another.
-    wharf_sys::open_files::hand_on().stage("setting resource limits")?;
+    open_files::hand_on().stage("setting resource limits")?;
     set_limits(&process.limits)?;
     // The inherited one is that of wharfd, and all containers would have it. Still as root, who may have many keys.
-    process::new_session_keyring().stage("making a session keyring")?;
-    let capabilities = effective_for(&process.capabilities, identity.uid);
-    process::bound_capabilities(capabilities.bounding).stage("dropping capabilities")?;
+    keyring::leave(origin.child).stage("making a session keyring")?;
+    let sets = effective_for(&process.capabilities, identity.uid);
+    capabilities::bound(sets.bounding).stage("dropping capabilities")?;
     become_user(identity)?;
     // Becoming another user sets it to fs.suid_dumpable, and the container's other processes could look into this one.
     nix::sys::prctl::set_dumpable(false).stage("becoming the user")?;
     if process.no_new_privileges {
-        set_capabilities(&capabilities)?;
+        set_capabilities(&sets)?;
         nix::sys::prctl::set_no_new_privs().stage("setting no_new_privs")?;
     } else {
         // Without no_new_privs a filter needs CAP_SYS_ADMIN to be loaded.
         let right = if process.seccomp.is_empty() { 0 } else { CAP_SYS_ADMIN };
-        let raised = Capabilities {
-            effective: capabilities.effective | right,
-            permitted: capabilities.permitted | right,
-            ..capabilities
-        };
-        process::set_capabilities(&raised).stage("setting capabilities")?;
+        let raised =
+            Capabilities { effective: sets.effective | right, permitted: sets.permitted | right, ..sets };
+        capabilities::set(&raised).stage("setting capabilities")?;
     }
-    let seen = matches!(place, Place::Of(_));
-    if seen && birth::CALLS.iter().all(|(call, first)| call.passes(&process.seccomp, *first)) {
+    let seen = matches!(origin.place, Place::Of(_));
+    if seen
+        && birth::CALLS.iter().all(|(call, first)| call.passes(&process.seccomp, &[*first, 0, 0, 0, 0, 0]))
+    {
         seal(process, identity)?;
         return Ok(Shed { filter: Filter::Loaded });
     }
@@ -90,9 +89,9 @@ fn lead_session(connected: Connected) -> Result<(), Error> {
     const STAGE: &str = "leading a session";
     nix::unistd::setsid().stage(STAGE)?;
     if connected == Connected::Terminal {
-        process::control_terminal(std::io::stdin().as_fd()).stage(STAGE)?;
+        terminal::control(std::io::stdin().as_fd()).stage(STAGE)?;
     }
-    process::close_on_exec_from(3).stage(STAGE)
+    descriptors::close_on_exec_from(3).stage(STAGE)
 }
 
 /// The final sets come after the filter, which must then allow capset, as it must allow the exec. With no_new_privs it is
@@ -106,23 +105,23 @@ fn seal(process: &Process, identity: &Identity) -> Result<(), Error> {
 }
 
 /// As an exec by the kernel would: a user other than root keeps only what is ambient.
-fn effective_for(capabilities: &Capabilities, uid: u32) -> Capabilities {
+fn effective_for(sets: &Capabilities, uid: u32) -> Capabilities {
     if uid == 0 {
-        return *capabilities;
+        return *sets;
     }
-    let kept = capabilities.ambient;
-    Capabilities { effective: kept, permitted: kept, ..*capabilities }
+    let kept = sets.ambient;
+    Capabilities { effective: kept, permitted: kept, ..*sets }
 }
 
 fn set_limits(limits: &[Limit]) -> Result<(), Error> {
     limits.iter().try_for_each(|limit| {
-        process::set_limit(limit.resource, limit.soft, limit.hard).stage("setting resource limits")
+        limits::set(limit.resource, limit.soft, limit.hard).stage("setting resource limits")
     })
 }
 
 fn become_user(identity: &Identity) -> Result<(), Error> {
     const STAGE: &str = "becoming the user";
-    process::keep_capabilities().stage(STAGE)?;
+    capabilities::keep().stage(STAGE)?;
     let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
     nix::unistd::setgroups(&groups).stage(STAGE)?;
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
@@ -130,9 +129,9 @@ fn become_user(identity: &Identity) -> Result<(), Error> {
     nix::unistd::setresuid(uid, uid, uid).stage(STAGE)
 }
 
-fn set_capabilities(capabilities: &Capabilities) -> Result<(), Error> {
-    process::set_capabilities(capabilities).stage("setting capabilities")?;
-    process::set_ambient(capabilities.ambient).stage("setting ambient capabilities")
+fn set_capabilities(sets: &Capabilities) -> Result<(), Error> {
+    capabilities::set(sets).stage("setting capabilities")?;
+    capabilities::set_ambient(sets.ambient).stage("setting ambient capabilities")
 }
 
 fn load_filter(process: &Process) -> Result<(), Error> {

@@ -71,7 +71,7 @@ fn start(plan: &Plan, ready: Ready, origin: &Origin<'_>) -> Result<Infallible, E
     if !report::await_start(origin.supervisor) {
         wharf_sys::process::exit_now(128);
     }
-    let shed = confine::shed(inside, &plan.process, &identity, origin.place)?;
+    let shed = confine::shed(inside, &plan.process, &identity, origin)?;
     // Only now: whoever is among others is there as its program, and not while it waits for the start.
     let born = origin.be_born(shed)?;
     Err(confine::execute(born, &plan.process, &identity, connected))

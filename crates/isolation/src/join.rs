@@ -58,7 +58,7 @@ fn run(
     let terminal = open_terminal(plan, &root, origin)?;
     // While it may still change an owner.
     let connected = streams::connect(root.as_fd(), streams, terminal.as_ref(), plan.identity.uid)?;
-    let shed = confine::shed(inside, &plan.process, &plan.identity, origin.place)?;
+    let shed = confine::shed(inside, &plan.process, &plan.identity, origin)?;
     let born = origin.be_born(shed)?;
     Err(confine::execute(born, &plan.process, &plan.identity, connected))
 }

@@ -1,7 +1,7 @@
 //! The plan: what is done to make one container. Only numbers, names and paths are left; no choice.
 
+use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};
-use wharf_sys::process::Capabilities;
 use wharf_types::{ContainerId, ContainerPath, HostPath};
 
 /// Everything needed to make one container and to execute its program.

@@ -4,9 +4,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
+use wharf_sys::clone::{Clone, clone};
 use wharf_sys::mount::{self, Attributes};
-use wharf_sys::process::{self, Clone};
-use wharf_sys::{Error, Result, socket};
+use wharf_sys::process;
+use wharf_sys::{Error, Result, descriptors, socket};
 
 use crate::birth::Origin;
 
@@ -27,8 +28,8 @@ pub(crate) fn of(process: BorrowedFd<'_>, attributes: Attributes, origin: &Origi
 /// any moment: it is born of one in between, which closes all before it chooses the namespace.
 fn by_inhabitant(process: BorrowedFd<'_>, attributes: Attributes, origin: &Origin<'_>) -> Result<OwnedFd> {
     let (ours, theirs) = socket::pair()?;
-    match process::clone(origin.witness, CloneFlags::empty(), None)? {
-        Clone::Child => {
+    match clone(origin.child.single_threaded(), CloneFlags::empty(), None)? {
+        Clone::Child(_) => {
             let sent = be_between(process, attributes, (&theirs, origin));
             process::exit_now(i32::from(sent.is_err()))
         }
@@ -52,9 +53,9 @@ fn be_between(
     nix::sched::setns(process, CloneFlags::CLONE_NEWPID)
         .map_err(|errno| Error::new("setns", "pid", errno))?;
     // The standard streams too, which are the host's null device.
-    process::close_others(origin.witness, 0, &[line.as_fd()])?;
-    match process::clone(origin.witness, CloneFlags::empty(), None)? {
-        Clone::Child => {
+    descriptors::close_others(origin.child, 0, &[line.as_fd()])?;
+    match clone(origin.child.single_threaded(), CloneFlags::empty(), None)? {
+        Clone::Child(_) => {
             let made = mount::new_filesystem("proc", &[], attributes);
             let sent = made.and_then(|procfs| socket::send(line.as_fd(), b"P", &[procfs.as_fd()]));
             process::exit_now(i32::from(sent.is_err()))

@@ -7,7 +7,7 @@ use nix::fcntl::OFlag;
 use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, fstatfs};
 use wharf_sys::fs::{Resolve, open_below};
 use wharf_sys::mount::{self, Depth};
-use wharf_sys::process::{resize_terminal, terminal_peer, unlock_terminal};
+use wharf_sys::terminal::{peer as terminal_peer, resize as resize_terminal, unlock as unlock_terminal};
 use wharf_types::{ContainerPath, TerminalSize};
 
 use crate::devices::has_own_dev;

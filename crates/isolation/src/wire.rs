@@ -1,7 +1,7 @@
 //! The plan on the wire: conversion by hand, both ways.
 
+use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};
-use wharf_sys::process::Capabilities;
 use wharf_types::{ContainerPath, HostPath};
 use wharf_wire::v1;
 

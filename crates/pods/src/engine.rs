@@ -113,8 +113,7 @@ impl Engine {
             .mode(0o700)
             .create(parts.layout.pods())
             .stage("making the state directory")?;
-        let bounding =
-            wharf_sys::process::bounding_capabilities().stage("reading this process's capabilities")?;
+        let bounding = wharf_sys::capabilities::bounding().stage("reading this process's capabilities")?;
         Ok(Arc::new(Self {
             options,
             parts,

@@ -41,7 +41,7 @@ impl Program {
         let (ours, theirs) = socket::pair().stage(STAGE)?;
         let log = File::create(directory.join("shim.log")).stage(STAGE)?;
         let null = wharf_sys::fs::open("/dev/null", OFlag::O_WRONLY).stage(STAGE)?;
-        let directory = process::c_string(directory.as_os_str().as_bytes()).stage(STAGE)?;
+        let directory = wharf_sys::launch::c_string(directory.as_os_str().as_bytes()).stage(STAGE)?;
         let launch = Launch {
             program: self.0.as_fd(),
             arguments: vec![c"wharf-shim".to_owned(), directory],

@@ -17,8 +17,11 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Uid};
 use wharf_isolation::{Namespaces, Report};
+use wharf_sys::capabilities::{self, Capabilities};
+use wharf_sys::clone::{Clone, SingleThreaded, clone, end_with_parent};
+use wharf_sys::descriptors;
 use wharf_sys::error::Named as _;
-use wharf_sys::process::{self, Clone, Reap, SingleThreaded};
+use wharf_sys::process::{self, Reap};
 use wharf_sys::seccomp::{self, Call};
 use wharf_sys::{Error, Result, socket};
 
@@ -52,9 +55,9 @@ impl PodReaper {
         let text = |error: Error| error.to_string();
         let program = wharf_sys::fs::open("/proc/self/exe", OFlag::O_RDONLY).map_err(text)?;
         let (ours, theirs) = socket::pair().map_err(text)?;
-        match process::clone(witness, CloneFlags::CLONE_NEWPID, None).map_err(text)? {
-            Clone::Child => {
-                let closed = process::keep_only(witness, &[program.as_fd(), theirs.as_fd()]);
+        match clone(witness, CloneFlags::CLONE_NEWPID, None).map_err(text)? {
+            Clone::Child(child) => {
+                let closed = descriptors::keep_only(&child, &[program.as_fd(), theirs.as_fd()]);
                 if closed.is_ok() {
                     be_alone(namespaces, directory, (&program, &theirs));
                 }
@@ -109,7 +112,7 @@ fn execute(program: &OwnedFd, line: &OwnedFd) -> nix::Result<std::convert::Infal
     nix::unistd::dup2_stdin(line)?;
     nix::unistd::dup2_stdout(line)?;
     nix::unistd::dup2_stderr(line)?;
-    process::close_on_exec_from(3).map_err(|error| error.errno)?;
+    descriptors::close_on_exec_from(3).map_err(|error| error.errno)?;
     let none: [&std::ffi::CStr; 0] = [];
     nix::unistd::execveat(program, c"", &[NAME], &none, AtFlags::AT_EMPTY_PATH)
 }
@@ -123,28 +126,26 @@ pub(crate) fn run() -> ExitCode {
 }
 
 fn settle() -> Result<()> {
-    let lines = [0, 1, 2].map(process::inherited);
-    let [line, second, third] = lines;
-    let line = line?;
-    drop((second?, third?));
+    let [line, second, third] = descriptors::take_standard_streams()?;
+    drop((second, third));
     nix::sys::prctl::set_name(NAME).named("prctl", String::new)?;
     become_nobody()?;
     let mut child = SigSet::empty();
     child.add(Signal::SIGCHLD);
     child.thread_set_mask().named("sigprocmask", String::new)?;
     // After the change of user, which takes it back. A supervisor that is gone by now does not hear the word.
-    process::end_with_parent(0)?;
+    end_with_parent(0)?;
     seccomp::allow_only(&[Call::WRITE, Call::CLOSE, Call::RT_SIGTIMEDWAIT, Call::WAIT4, Call::EXIT_GROUP])?;
     nix::unistd::write(&line, b"R").map(drop).named("write", String::new)
 }
 
 fn become_nobody() -> Result<()> {
-    process::bound_capabilities(0)?;
+    capabilities::bound(0)?;
     nix::unistd::setgroups(&[]).named("setgroups", String::new)?;
     let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
     nix::unistd::setresgid(gid, gid, gid).named("setresgid", String::new)?;
     nix::unistd::setresuid(uid, uid, uid).named("setresuid", String::new)?;
-    process::set_capabilities(&process::Capabilities::default())?;
+    capabilities::set(&Capabilities::default())?;
     nix::sys::prctl::set_no_new_privs().named("prctl", String::new)?;
     // Containers with a user of that number may not look into it either.
     nix::sys::prctl::set_dumpable(false).named("prctl", String::new)

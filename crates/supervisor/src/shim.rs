@@ -60,8 +60,7 @@ pub(crate) struct Shim {
 impl Shim {
     /// Takes the daemon's connection from standard input, and listens for the daemons that come after it.
     pub(crate) fn start(directory: PathBuf) -> wharf_sys::Result<Self> {
-        let connection = process::inherited(0)?;
-        let connection = move_above_streams(connection)?;
+        let connection = take_connection()?;
         // Executed by a descriptor, its name would be that one's number.
         nix::sys::prctl::set_name(c"wharf-shim").named("prctl", String::new)?;
         // No process of a container may look into this one, nor into a child of it before its exec.
@@ -313,15 +312,15 @@ fn unopened(kind: v1::failure::Kind, problem: &str) -> Failure {
     failure(kind, format!("the log file cannot be opened: {problem}"))
 }
 
-/// Standard error stays what it is: the file for what goes wrong, a panic's words too.
-fn move_above_streams(connection: OwnedFd) -> wharf_sys::Result<OwnedFd> {
-    let copy = connection.try_clone();
+/// Takes the daemon's connection from standard input. Standard error stays what it is: the file for what goes wrong, a
+/// panic's words too.
+fn take_connection() -> wharf_sys::Result<OwnedFd> {
+    let connection =
+        std::io::stdin().as_fd().try_clone_to_owned().named("dup", || "standard input".into())?;
     let null = wharf_sys::fs::open("/dev/null", nix::fcntl::OFlag::O_RDWR)?;
-    nix::unistd::dup2_stdin(&null).named("dup2", String::new)?;
-    nix::unistd::dup2_stdout(&null).named("dup2", String::new)?;
-    // Its number is standard input's, which now is the null device and must stay open.
-    let _number = std::os::fd::IntoRawFd::into_raw_fd(connection);
-    copy.map_err(|_full| wharf_sys::Error::new("dup", "0", Errno::EMFILE))
+    nix::unistd::dup2_stdin(&null).named("dup2", || "standard input".into())?;
+    nix::unistd::dup2_stdout(&null).named("dup2", || "standard output".into())?;
+    Ok(connection)
 }
 
 /// The supervisor ends by request alone; children unblock all before their exec.

@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::CloneFlags;
 use wharf_isolation::{Input, Origin, Place, Report, Stream, Streams};
-use wharf_sys::process::{self, Clone, Reap, SingleThreaded};
+use wharf_sys::clone::{Clone, SingleThreaded, clone, end_with_parent};
+use wharf_sys::descriptors;
+use wharf_sys::process::{self, Reap};
 use wharf_sys::{Error, Result, socket};
 
 use crate::kill;
@@ -92,15 +94,15 @@ impl Spawner {
             Place::Of(_) => (CloneFlags::empty(), Kin::Parent),
         };
         let supervisor = std::process::id();
-        match process::clone(&self.witness, flags, cgroup)? {
+        match clone(&self.witness, flags, cgroup)? {
             Clone::Parent { pid, pidfd } => Ok(Child { pid, pidfd, report, kin, awaits_ready: true }),
-            Clone::Child => {
+            Clone::Child(child) => {
                 let kept: Vec<BorrowedFd<'_>> = keep.iter().copied().chain([child_report.as_fd()]).collect();
-                let alone = process::keep_only(&self.witness, &kept).is_ok();
+                let alone = descriptors::keep_only(&child, &kept).is_ok();
                 // One that is never the program's process does not outlive the supervisor: it may not even be in its
                 // cgroup yet, by which the container's processes are found.
-                if alone && (kin == Kin::Itself || process::end_with_parent(supervisor) == Ok(true)) {
-                    body(&Origin { place, supervisor: &child_report, witness: &self.witness });
+                if alone && (kin == Kin::Itself || end_with_parent(supervisor) == Ok(true)) {
+                    body(&Origin { place, supervisor: &child_report, child: &child });
                 }
                 process::exit_now(128)
             }

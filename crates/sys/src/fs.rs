@@ -142,19 +142,23 @@ pub fn write_fd(fd: BorrowedFd<'_>, value: &str) -> Result<()> {
     }
 }
 
+fn numbered(fd: &OwnedFd) -> String {
+    format!("descriptor {}", fd.as_raw_fd())
+}
+
 /// Reads at most `limit` bytes of a regular file; anything longer, or not a regular file, is an error.
 ///
 /// # Errors
 /// EFBIG past the limit, EINVAL for another kind of file, or the kernel's.
 pub fn read_bounded(fd: &OwnedFd, limit: usize) -> Result<Vec<u8>> {
-    let stat = nix::sys::stat::fstat(fd).named("fstat", String::new)?;
+    let stat = nix::sys::stat::fstat(fd).named("fstat", || numbered(fd))?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Err(Error::new("read", "not a regular file", Errno::EINVAL));
     }
     let mut content = Vec::new();
     let mut chunk = [0; 16 * 1024];
     loop {
-        let count = nix::unistd::read(fd, &mut chunk).named("read", String::new)?;
+        let count = nix::unistd::read(fd, &mut chunk).named("read", || numbered(fd))?;
         if count == 0 {
             return Ok(content);
         }

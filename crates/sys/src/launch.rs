@@ -9,12 +9,22 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
+use crate::clone::{Child, Clone, clone3};
 use crate::error::{Error, Named, Result};
-use crate::open_files;
-use crate::process::{self, Clone, Reap, clone3};
+use crate::process::{Reap, await_end, exit_now, wait};
+use crate::{descriptors, open_files, signals};
 
 /// The kernel's `CLONE_CLEAR_SIGHAND`: handlers of the parent's image become the default action.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+
+/// Turns text into a C string; a NUL inside is EINVAL.
+///
+/// # Errors
+/// EINVAL.
+pub fn c_string(text: impl Into<Vec<u8>>) -> Result<CString> {
+    CString::new(text)
+        .map_err(|error| Error::new("execve", format!("NUL at {}", error.nul_position()), Errno::EINVAL))
+}
 
 /// A program to be started, with an empty environment.
 #[derive(Debug)]
@@ -42,24 +52,24 @@ impl Launch<'_> {
         // From the clone on the child may allocate nothing: another thread may have held the allocator's lock.
         let arguments: Vec<*const c_char> =
             self.arguments.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
-        let (result, failure) = nix::unistd::pipe2(OFlag::O_CLOEXEC).named("pipe2", String::new)?;
+        let (result, failure) = nix::unistd::pipe2(OFlag::O_CLOEXEC).named("pipe2", || "O_CLOEXEC".into())?;
         match clone3(CLONE_CLEAR_SIGHAND, self.cgroup)? {
-            Clone::Child => {
-                let errno = become_program(self.program.as_raw_fd(), &arguments, streams);
+            Clone::Child(child) => {
+                let errno = become_program(&child, self.program.as_raw_fd(), &arguments, streams);
                 // Only to the parent, which sees an end without a word otherwise.
                 let written = nix::unistd::write(&failure, &(errno as i32).to_ne_bytes());
-                process::exit_now(if written.is_ok() { 127 } else { 126 })
+                exit_now(if written.is_ok() { 127 } else { 126 })
             }
             Clone::Parent { pidfd, .. } => {
                 drop(failure);
-                outcome(&result, pidfd)
+                outcome(&result, pidfd, &self.arguments)
             }
         }
     }
 }
 
 /// Reads why the program was not executed; the pipe is closed without a word when it was.
-fn outcome(result: &OwnedFd, pidfd: OwnedFd) -> Result<OwnedFd> {
+fn outcome(result: &OwnedFd, pidfd: OwnedFd, arguments: &[CString]) -> Result<OwnedFd> {
     let mut told = [0; 4];
     let count = loop {
         match nix::unistd::read(result, &mut told) {
@@ -70,21 +80,21 @@ fn outcome(result: &OwnedFd, pidfd: OwnedFd) -> Result<OwnedFd> {
     if count == 0 {
         return Ok(pidfd);
     }
-    process::await_end(pidfd.as_fd())?;
-    process::wait(pidfd.as_fd(), Reap::Remove)?;
-    Err(Error::new("execveat", "", Errno::from_raw(i32::from_ne_bytes(told))))
+    await_end(pidfd.as_fd())?;
+    wait(pidfd.as_fd(), Reap::Remove)?;
+    Err(Error::new("execveat", format!("{arguments:?}"), Errno::from_raw(i32::from_ne_bytes(told))))
 }
 
 /// In the child: only calls that are safe after a fork of a process with threads.
-fn become_program(program: RawFd, arguments: &[*const c_char], streams: [RawFd; 3]) -> Errno {
+fn become_program(child: &Child, program: RawFd, arguments: &[*const c_char], streams: [RawFd; 3]) -> Errno {
     for (number, stream) in (0..).zip(streams) {
         // SAFETY: two integers; the streams are above 2, so none is replaced before it is used.
         if unsafe { libc::dup2(stream, number) } < 0 {
             return Errno::last();
         }
     }
-    let ready = process::reset_signals()
-        .and_then(|()| process::close_on_exec_from(3))
+    let ready = signals::reset(child)
+        .and_then(|()| descriptors::close_on_exec_from(3))
         .and_then(|()| open_files::hand_on());
     if let Err(error) = ready {
         return error.errno;
@@ -127,8 +137,8 @@ mod tests {
     }
 
     fn end(process: &OwnedFd) -> Option<Ended> {
-        process::await_end(process.as_fd()).unwrap();
-        process::wait(process.as_fd(), Reap::Remove).unwrap()
+        await_end(process.as_fd()).unwrap();
+        wait(process.as_fd(), Reap::Remove).unwrap()
     }
 
     #[test]

@@ -4,17 +4,24 @@
 //! no path, no policy, no default. Every descriptor it returns is owned and close-on-exec.
 
 pub mod bpf;
+pub mod capabilities;
 pub mod clock;
+pub mod clone;
+pub mod descriptors;
 pub mod error;
 pub mod fs;
+pub mod keyring;
 pub mod launch;
+pub mod limits;
 pub mod mount;
 pub mod open_files;
 pub mod overlay;
 pub mod process;
 pub mod random;
 pub mod seccomp;
+pub mod signals;
 pub mod socket;
+pub mod terminal;
 #[cfg(all(panic = "abort", target_env = "musl"))]
 mod unwinder;
 pub mod xattr;

@@ -143,7 +143,8 @@ fn tree_flags(depth: Depth) -> OpenTreeFlags {
 /// The kernel's.
 pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    rustix::mount::move_mount(mount, c"", target, c"", flags).named("move_mount", String::new)
+    rustix::mount::move_mount(mount, c"", target, c"", flags)
+        .named("move_mount", || format!("descriptors {} and {}", mount.as_raw_fd(), target.as_raw_fd()))
 }
 
 /// Forbids `attributes` on a mount, and on all below it if `depth` says so.

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
-use crate::process::set_limit;
+use crate::limits;
 
 /// The types of the two C libraries differ.
 const NOFILE: u32 = libc::RLIMIT_NOFILE as _;
@@ -25,7 +25,7 @@ pub fn raise() -> Result<u64> {
     let now = limit()?;
     let given = GIVEN.get_or_init(|| now);
     if given.rlim_cur < given.rlim_max {
-        set_limit(NOFILE, given.rlim_max, given.rlim_max)?;
+        limits::set(NOFILE, given.rlim_max, given.rlim_max)?;
     }
     Ok(given.rlim_max)
 }
@@ -36,7 +36,7 @@ pub fn raise() -> Result<u64> {
 /// The kernel's.
 pub fn hand_on() -> Result<()> {
     match GIVEN.get() {
-        Some(given) => set_limit(NOFILE, given.rlim_cur, given.rlim_max),
+        Some(given) => limits::set(NOFILE, given.rlim_cur, given.rlim_max),
         None => Ok(()),
     }
 }
@@ -61,7 +61,7 @@ mod tests {
     fn a_raised_limit_is_handed_on_as_it_was() {
         let before = limit().unwrap();
         hand_on().unwrap();
-        set_limit(NOFILE, 512, before.rlim_max).unwrap();
+        limits::set(NOFILE, 512, before.rlim_max).unwrap();
         assert_eq!(raise().unwrap(), before.rlim_max);
         assert_eq!(limit().unwrap().rlim_cur, before.rlim_max);
         hand_on().unwrap();

@@ -11,6 +11,18 @@ pub struct Call(libc::c_long);
 impl Call {
     /// capset(2).
     pub const CAPSET: Self = Self(libc::SYS_capset);
+    /// execve(2).
+    pub const EXECVE: Self = Self(libc::SYS_execve);
+    /// fsconfig(2).
+    pub const FSCONFIG: Self = Self(libc::SYS_fsconfig);
+    /// fsmount(2).
+    pub const FSMOUNT: Self = Self(libc::SYS_fsmount);
+    /// fsopen(2).
+    pub const FSOPEN: Self = Self(libc::SYS_fsopen);
+    /// ioctl(2).
+    pub const IOCTL: Self = Self(libc::SYS_ioctl);
+    /// seccomp(2).
+    pub const SECCOMP: Self = Self(libc::SYS_seccomp);
     /// clone(2).
     pub const CLONE: Self = Self(libc::SYS_clone);
     /// close(2).
@@ -34,17 +46,17 @@ impl Call {
     /// write(2).
     pub const WRITE: Self = Self(libc::SYS_write);
 
-    /// Whether a filter lets the call through, with this first argument and zeros; an empty one lets through all.
+    /// Whether a filter lets the call through with these arguments; an empty one lets through all.
     #[must_use]
-    pub fn passes(self, program: &[u8], first: u64) -> bool {
+    pub fn passes(self, program: &[u8], arguments: &[u64; 6]) -> bool {
         let number = u32::try_from(self.0).unwrap_or(u32::MAX);
-        let answer = answer(program, ARCHITECTURE, number, first);
+        let answer = answer(program, ARCHITECTURE, number, arguments);
         program.is_empty() || matches!(answer, Some(libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG))
     }
 }
 
 /// What a filter answers, as the kernel would find out; none where it has an instruction that wharf's filters do not have.
-fn answer(program: &[u8], architecture: u32, number: u32, first: u64) -> Option<u32> {
+fn answer(program: &[u8], architecture: u32, number: u32, arguments: &[u64; 6]) -> Option<u32> {
     const LOAD: u16 = 0x20;
     const AND: u16 = 0x54;
     const JUMP: u16 = 0x05;
@@ -52,7 +64,6 @@ fn answer(program: &[u8], architecture: u32, number: u32, first: u64) -> Option<
     const EQUAL: u16 = 0x15;
     const GREATER: u16 = 0x25;
     const GREATER_OR_EQUAL: u16 = 0x35;
-    let [b0, b1, b2, b3, b4, b5, b6, b7] = first.to_ne_bytes();
     let mut loaded: u32 = 0;
     let mut rest = program;
     loop {
@@ -65,8 +76,7 @@ fn answer(program: &[u8], architecture: u32, number: u32, first: u64) -> Option<
                 loaded = match value {
                     0 => number,
                     4 => architecture,
-                    16 => u32::from_ne_bytes([b0, b1, b2, b3]),
-                    20 => u32::from_ne_bytes([b4, b5, b6, b7]),
+                    16.. => half_of(arguments, value - 16)?,
                     _ => 0,
                 };
                 0
@@ -84,6 +94,13 @@ fn answer(program: &[u8], architecture: u32, number: u32, first: u64) -> Option<
         };
         rest = after.get(8 * usize::try_from(skip).ok()?..)?;
     }
+}
+
+/// Four bytes of the arguments, which lie one behind the other.
+fn half_of(arguments: &[u64; 6], offset: u32) -> Option<u32> {
+    let offset = usize::try_from(offset).ok()?;
+    let argument = arguments.get(offset / 8)?.to_ne_bytes();
+    Some(u32::from_ne_bytes(*argument.get(offset % 8..)?.first_chunk()?))
 }
 
 /// The kernel's name for this architecture's calls, `AUDIT_ARCH_*`.
@@ -159,6 +176,11 @@ pub fn load(program: &[u8], flags: u32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clone::SIBLING;
+
+    fn first(argument: u64) -> [u64; 6] {
+        [argument, 0, 0, 0, 0, 0]
+    }
 
     #[test]
     fn what_a_filter_lets_through_is_found_out() {
@@ -178,12 +200,12 @@ mod tests {
             write(end, 0, 0, libc::SECCOMP_RET_ERRNO),
         ]
         .concat();
-        assert!(Call::CLONE.passes(&program, crate::process::SIBLING));
-        assert!(!Call::CLONE.passes(&program, 0x2000_0000));
-        assert!(!Call::SETSID.passes(&program, 0));
-        assert!(Call::SETSID.passes(&[], 0), "no filter");
-        assert!(!Call::SETSID.passes(&write(0x45, 0, 0, 1), 0), "another's instruction");
-        assert!(!Call::SETSID.passes(&write(load, 0, 0, 0), 0), "no end");
+        assert!(Call::CLONE.passes(&program, &first(SIBLING)));
+        assert!(!Call::CLONE.passes(&program, &first(0x2000_0000)));
+        assert!(!Call::SETSID.passes(&program, &first(0)));
+        assert!(Call::SETSID.passes(&[], &first(0)), "no filter");
+        assert!(!Call::SETSID.passes(&write(0x45, 0, 0, 1), &first(0)), "another's instruction");
+        assert!(!Call::SETSID.passes(&write(load, 0, 0, 0), &first(0)), "no end");
     }
 
     #[test]
@@ -192,12 +214,15 @@ mod tests {
         let number = |call: Call| u32::try_from(call.0).unwrap();
         let refused = libc::SECCOMP_RET_ERRNO | 1;
         for allowed in [Call::WAIT4, Call::WRITE] {
-            assert_eq!(answer(&program, ARCHITECTURE, number(allowed), 0), Some(libc::SECCOMP_RET_ALLOW));
+            assert_eq!(
+                answer(&program, ARCHITECTURE, number(allowed), &first(0)),
+                Some(libc::SECCOMP_RET_ALLOW)
+            );
             // The same number means another call to another architecture.
-            assert_eq!(answer(&program, 0x4000_0003, number(allowed), 0), Some(refused));
+            assert_eq!(answer(&program, 0x4000_0003, number(allowed), &first(0)), Some(refused));
         }
         for other in [number(Call::CLOSE), number(Call::WRITE) | 0x4000_0000, u32::MAX] {
-            assert_eq!(answer(&program, ARCHITECTURE, other, 0), Some(refused));
+            assert_eq!(answer(&program, ARCHITECTURE, other, &first(0)), Some(refused));
         }
     }
 }

@@ -27,7 +27,7 @@ const BACKLOG: i32 = 128;
 /// The kernel's.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .named("socketpair", String::new)
+        .named("socketpair", || "SOCK_SEQPACKET".into())
 }
 
 /// A non-blocking socket that listens at a path of any length; what stood there is replaced.
@@ -72,7 +72,7 @@ fn short_path(path: &Path) -> Result<(OwnedFd, std::path::PathBuf)> {
 
 fn new_socket(flags: SocketFlags) -> Result<OwnedFd> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-        .named("socket", String::new)
+        .named("socket", || "SOCK_SEQPACKET".into())
 }
 
 /// Takes a waiting connection, and the user id of who made it.
@@ -80,9 +80,10 @@ fn new_socket(flags: SocketFlags) -> Result<OwnedFd> {
 /// # Errors
 /// EAGAIN if there is none.
 pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, u32)> {
-    let socket = rustix::net::accept_with(listener, SocketFlags::CLOEXEC).named("accept4", String::new)?;
-    let peer =
-        rustix::net::sockopt::socket_peercred(&socket).named("getsockopt(SO_PEERCRED)", String::new)?;
+    let socket =
+        rustix::net::accept_with(listener, SocketFlags::CLOEXEC).named("accept4", || "a listener".into())?;
+    let peer = rustix::net::sockopt::socket_peercred(&socket)
+        .named("getsockopt(SO_PEERCRED)", || "a connection".into())?;
     Ok((socket, peer.uid.as_raw()))
 }
 
@@ -100,7 +101,8 @@ pub fn peer_process(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
 /// Before Linux 6.5 there is only the peer's number, which may be another process's by now; it is not if the connection
 /// still has a peer after the descriptor was opened.
 fn peer_by_number(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let peer = rustix::net::sockopt::socket_peercred(socket).named("getsockopt(SO_PEERCRED)", String::new)?;
+    let peer = rustix::net::sockopt::socket_peercred(socket)
+        .named("getsockopt(SO_PEERCRED)", || "a connection".into())?;
     let process = crate::process::open_pidfd(peer.pid.as_raw_nonzero().get())?;
     let mut ends = [PollFd::new(socket, PollFlags::empty())];
     poll(&mut ends, PollTimeout::ZERO).named("poll", || "a connection".into())?;

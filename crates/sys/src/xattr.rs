@@ -57,7 +57,8 @@ pub fn names(fd: BorrowedFd<'_>) -> Result<Vec<String>> {
         Err(_) => {}
     }
     let mut long = vec![0_u8; LIMIT_BYTES];
-    let length = rustix::fs::flistxattr(fd, &mut long[..]).named("flistxattr", String::new)?;
+    let length =
+        rustix::fs::flistxattr(fd, &mut long[..]).named("flistxattr", || format!("{LIMIT_BYTES} bytes"))?;
     Ok(split(&long[..length]))
 }
 

@@ -3,7 +3,7 @@
 use wharf_cri_api::v1::{KeyValue, LinuxContainerSecurityContext, SupplementalGroupsPolicy};
 use wharf_isolation::{DEFAULT_PATH, Input, LogFile, Process, Stdio, User};
 use wharf_planner::{capabilities, seccomp};
-use wharf_sys::process::Capabilities;
+use wharf_sys::capabilities::Capabilities;
 use wharf_types::{ContainerPath, HostPath};
 
 use super::Context;

@@ -15,8 +15,8 @@ use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::epoll::EpollFlags;
 use wharf_isolation::LogFile;
-use wharf_sys::process::{self, SingleThreaded};
-use wharf_sys::socket;
+use wharf_sys::clone::{Clone, SingleThreaded, clone};
+use wharf_sys::{process, socket};
 use wharf_types::ContainerId;
 
 use super::frame::{self, HEADER_BYTES, Header, Order};
@@ -369,8 +369,8 @@ impl LogWriter {
 fn fork(witness: &SingleThreaded) -> wharf_sys::Result<OwnedFd> {
     let (ours, orders) = socket::pair()?;
     crate::spawn::set_nonblocking(&ours)?;
-    if let process::Clone::Child = process::clone(witness, CloneFlags::empty(), None)? {
-        if process::keep_only(witness, &[orders.as_fd()]).is_ok() {
+    if let Clone::Child(child) = clone(witness, CloneFlags::empty(), None)? {
+        if wharf_sys::descriptors::keep_only(&child, &[orders.as_fd()]).is_ok() {
             writer::run(&orders);
         }
         process::exit_now(0)

@@ -1,0 +1,187 @@
+//! Making processes by clone3(2).
+//!
+//! A child is a copy of its parent with one thread: what another thread of the parent was about is never finished in it, so
+//! that a lock held there stays locked. Hence two witnesses. [`SingleThreaded`] says that there is no other thread, and is
+//! asked for by whoever makes a child that runs ordinary code. [`Child`] says that this process is such a child: what it
+//! inherited and does not use is its own to close, whoever owns it in the parent.
+
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+
+use crate::error::{Error, Named, Result};
+use crate::process::{exit_now, prctl};
+
+/// A witness that this process has one thread, which holds it: it cannot be sent to another one.
+#[derive(Debug)]
+pub struct SingleThreaded(PhantomData<*const ()>);
+
+impl SingleThreaded {
+    /// Counts the threads. Who holds the witness must start none.
+    ///
+    /// # Errors
+    /// EBUSY if there is more than one, or the kernel's if `/proc` cannot be read.
+    pub fn check() -> Result<Self> {
+        let tasks =
+            std::fs::read_dir("/proc/self/task").named("readdir", || "/proc/self/task".into())?.count();
+        if tasks == 1 {
+            Ok(Self(PhantomData))
+        } else {
+            Err(Error::new("clone3", format!("{tasks} threads"), Errno::EBUSY))
+        }
+    }
+}
+
+/// A witness that this process was cloned, and has not executed a program since.
+#[derive(Debug)]
+pub struct Child(SingleThreaded);
+
+impl Child {
+    /// That it has one thread, as every new process.
+    #[must_use]
+    pub fn single_threaded(&self) -> &SingleThreaded {
+        &self.0
+    }
+
+    /// For the child's side of a clone.
+    pub(crate) fn new() -> Self {
+        Self(SingleThreaded(PhantomData))
+    }
+}
+
+/// Which side of a clone this is.
+#[derive(Debug)]
+pub enum Clone {
+    /// The new process.
+    Child(Child),
+    /// The process that cloned, with the child's number (for printing) and descriptor (for acting).
+    Parent {
+        /// The child's pid in the parent's PID namespace.
+        pid: i32,
+        /// The child.
+        pidfd: OwnedFd,
+    },
+}
+
+/// The kernel's `CLONE_INTO_CGROUP`, which is wider than an int.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Clones this process into new namespaces, and into a cgroup (v2) if one is given.
+///
+/// # Errors
+/// The kernel's; EAGAIN for a pid limit.
+pub fn clone(
+    _witness: &SingleThreaded,
+    namespaces: CloneFlags,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Clone> {
+    let side = clone3(u64::from(namespaces.bits().cast_unsigned()), cgroup)?;
+    if let Clone::Child(_) = side {
+        end_by_panic();
+    }
+    Ok(side)
+}
+
+/// The flags of [`clone_sibling`].
+pub const SIBLING: u64 = (libc::CLONE_PARENT | libc::CLONE_PIDFD).cast_unsigned() as u64;
+
+/// Clones this process into the PID namespace that its children are for, as a child of its own parent. The number is the
+/// one in this process's namespace. By the old clone(2), whose flags a filter can read: most let it through, and not clone3.
+///
+/// # Errors
+/// The kernel's; ENOMEM if the namespace's first process is gone.
+pub fn clone_sibling(_child: &Child) -> Result<Clone> {
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: `pidfd` lives through the call and no stack is given, so this is a fork; the witness says that no other thread
+    // holds a lock that the child needs. All architectures have these arguments first.
+    let result = unsafe { libc::syscall(libc::SYS_clone, SIBLING, 0_u64, &raw mut pidfd, 0_u64, 0_u64) };
+    let pid =
+        Errno::result(result).map_err(|errno| Error::new("clone", format!("flags {SIBLING:#x}"), errno))?;
+    if pid == 0 {
+        end_by_panic();
+        return Ok(Clone::Child(Child::new()));
+    }
+    // SAFETY: the kernel stored a new descriptor there, which nobody else knows.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Clone::Parent { pid: i32::try_from(pid).unwrap_or(-1), pidfd })
+}
+
+/// What a C library remembers as the number of a child that it did not make is its parent's: an abort would be the parent's
+/// end, where that number is somebody in the child's PID namespace.
+fn end_by_panic() {
+    std::panic::set_hook(Box::new(|_| exit_now(134)));
+}
+
+/// Forks with flags that share nothing. Unless this process has one thread, the child may make system calls and nothing
+/// else.
+pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone> {
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: all-zero bytes are a valid clone_args: plain integers, where 0 means unset.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags | u64::from(libc::CLONE_PIDFD.cast_unsigned());
+    args.pidfd = (&raw mut pidfd).addr() as u64;
+    args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    }
+    // SAFETY: `args` lives through the call and no stack is given, so this is a fork; that no lock is needed in the child
+    // which another thread held is for the callers, of which all outside of this crate show a witness.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
+    let pid =
+        Errno::result(result).map_err(|errno| Error::new("clone3", format!("flags {flags:#x}"), errno))?;
+    if pid == 0 {
+        return Ok(Clone::Child(Child::new()));
+    }
+    // SAFETY: the kernel stored a new descriptor there, which nobody else knows.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Clone::Parent { pid: i32::try_from(pid).unwrap_or(-1), pidfd })
+}
+
+/// Lets the kernel kill this process when its parent ends; `false` if that, whose number is given, has ended already.
+/// Becoming another user takes it back.
+///
+/// # Errors
+/// The kernel's.
+pub fn end_with_parent(parent: u32) -> Result<bool> {
+    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL.cast_unsigned().into(), 0)?;
+    Ok(std::os::unix::process::parent_id() == parent)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::process::{Ended, Reap, await_end, wait};
+
+    #[test]
+    fn a_process_with_threads_is_no_witness() {
+        // The test's own thread beside the one that waits for it.
+        assert_eq!(SingleThreaded::check().unwrap_err().errno, Errno::EBUSY);
+    }
+
+    #[test]
+    fn a_child_ends_with_its_code_and_is_reaped_once() {
+        match clone3(0, None).unwrap() {
+            Clone::Child(_) => exit_now(7),
+            Clone::Parent { pidfd, .. } => {
+                await_end(pidfd.as_fd()).unwrap();
+                assert_eq!(wait(pidfd.as_fd(), Reap::Leave).unwrap(), Some(Ended::Code(7)));
+                assert_eq!(wait(pidfd.as_fd(), Reap::Remove).unwrap(), Some(Ended::Code(7)));
+                assert_eq!(wait(pidfd.as_fd(), Reap::Remove).unwrap_err().errno, Errno::ECHILD);
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_flags_and_what_is_no_cgroup_are_errors() {
+        let threads = u64::try_from(libc::CLONE_THREAD).unwrap();
+        let error = clone3(threads, None).unwrap_err();
+        assert_eq!((error.errno, error.arguments.as_str()), (Errno::EINVAL, "flags 0x10000"));
+        let file = std::fs::File::open("/tmp").unwrap();
+        assert_eq!(clone3(0, Some(file.as_fd())).unwrap_err().call, "clone3");
+    }
+}
