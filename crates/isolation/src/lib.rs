@@ -16,6 +16,7 @@ mod error;
 mod hermit;
 mod identity;
 mod join;
+mod log_file;
 mod mounts;
 mod paths;
 mod plan;
@@ -36,6 +37,7 @@ pub use error::{Error, Kind};
 pub use hermit::leave_host;
 pub use identity::Identity;
 pub use join::{JoinPlan, join};
+pub use log_file::open_log;
 pub use plan::{
     CgroupPlan, DeviceNode, Input, Limit, LogFile, MountPlan, Namespaces, PidNamespace, Plan, Process,
     Rootfs, Source, Stdio, User,

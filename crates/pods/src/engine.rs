@@ -20,6 +20,7 @@ use crate::events::Events;
 use crate::exec_sync::Commands;
 use crate::joins::Joins;
 use crate::launch::Program;
+use crate::logs::Logs;
 use crate::pod::Pod;
 use crate::seccomp::Seccomp;
 
@@ -80,6 +81,7 @@ pub struct Engine {
     pub(crate) program: Program,
     pub(crate) seccomp: Seccomp,
     pub(crate) commands: Commands,
+    pub(crate) logs: Logs,
     pub(crate) events: Events,
     pub(crate) bounding: u64,
     pub(crate) pods: RwLock<BTreeMap<PodId, Arc<Pod>>>,
@@ -120,6 +122,7 @@ impl Engine {
             program,
             seccomp: Seccomp::default(),
             commands: Commands::default(),
+            logs: Logs::default(),
             events: Events::new(),
             bounding,
             pods: RwLock::default(),

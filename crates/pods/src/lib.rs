@@ -19,6 +19,7 @@ mod interactive;
 mod joins;
 mod launch;
 mod link;
+mod logs;
 mod lower;
 mod metrics;
 mod mounts;

@@ -11,8 +11,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::fcntl::OFlag;
-use wharf_sys::fs::{Resolve, open_below_mode};
+use wharf_isolation::open_log;
 
 use batch::{Batch, line_end};
 
@@ -58,7 +57,7 @@ impl Log {
     /// Opens the log below the directory, making the file where it is missing.
     fn open(directory: OwnedFd, name: String) -> wharf_sys::Result<Self> {
         let mut log = Self::closed(directory, name);
-        log.file = Some(open_file(&log.directory, &log.name)?);
+        log.file = Some(open_log(log.directory.as_fd(), &log.name)?.into());
         Ok(log)
     }
 
@@ -77,11 +76,11 @@ impl Log {
 
     /// Opens the file anew after it was renamed; if that fails, the old one stays in use.
     fn reopen(&mut self) -> wharf_sys::Result<()> {
-        let file = open_file(&self.directory, &self.name)?;
+        let file = open_log(self.directory.as_fd(), &self.name)?;
         // The old file is as good as it can be made.
         self.mend().unwrap_or_default();
         self.torn_bytes = 0;
-        self.file = Some(file);
+        self.file = Some(file.into());
         Ok(())
     }
 
@@ -164,8 +163,8 @@ impl Log {
     fn append_records(&mut self, records: &[u8]) -> Result<(), (usize, io::Error)> {
         self.mend().map_err(|error| (0, error))?;
         if self.file.is_none() {
-            let file = open_file(&self.directory, &self.name);
-            self.file = Some(file.map_err(|error| (0, error.errno.into()))?);
+            let file = open_log(self.directory.as_fd(), &self.name);
+            self.file = Some(file.map_err(|error| (0, error.errno.into()))?.into());
         }
         let Some(file) = &mut self.file else { return Ok(()) };
         let mut written = 0;
@@ -197,22 +196,10 @@ impl Log {
     }
 }
 
-/// Below the pod's log directory and through no link, so that a name cannot lead elsewhere; only a regular file, so
-/// that no reader of a FIFO can stop the writer.
-fn open_file(directory: &OwnedFd, name: &str) -> wharf_sys::Result<File> {
-    let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = open_below_mode(directory.as_fd(), name, flags, 0o640, Resolve::BeneathNoLinks)?;
-    let named = |errno| wharf_sys::Error::new("open", name, errno);
-    let stat = nix::sys::stat::fstat(&file).map_err(named)?;
-    if stat.st_mode & nix::libc::S_IFMT != nix::libc::S_IFREG {
-        return Err(named(nix::errno::Errno::EINVAL));
-    }
-    Ok(File::from(file))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::fcntl::OFlag;
     use std::path::Path;
 
     fn open_directory(path: &Path) -> OwnedFd {

@@ -28,7 +28,7 @@ pub(crate) fn handle(shim: &mut Shim, id: RequestId, request: v1::Request, descr
             shim.greeted = true;
             Ok(Some(reply::Result::State(state(shim))))
         }
-        Some(Body::Create(_)) => create(shim, id, &descriptors),
+        Some(Body::Create(_)) => create(shim, id, descriptors),
         Some(Body::Start(start)) => find(shim, &start.container).map(|container| {
             shim.step(&container, Event::Start { request: id });
             None
@@ -85,10 +85,11 @@ fn find(shim: &Shim, id: &str) -> Result<ContainerId, Failure> {
     }
 }
 
-fn create(shim: &mut Shim, request: RequestId, descriptors: &[OwnedFd]) -> Outcome {
-    let plan =
-        descriptors.first().ok_or_else(|| failure(Kind::Invalid, "a create request without a plan"))?;
-    let plan = wharf_wire::from_file::<v1::Plan>(plan).map_err(internal)?;
+fn create(shim: &mut Shim, request: RequestId, descriptors: Vec<OwnedFd>) -> Outcome {
+    let mut descriptors = descriptors.into_iter();
+    let (plan, log_directory) = (descriptors.next(), descriptors.next());
+    let plan = plan.ok_or_else(|| failure(Kind::Invalid, "a create request without a plan"))?;
+    let plan = wharf_wire::from_file::<v1::Plan>(&plan).map_err(internal)?;
     let plan = Plan::try_from(plan)
         .map_err(|what| failure(Kind::Invalid, format!("a plan with a bad part: {what}")))?;
     let id = plan.container.clone();
@@ -111,7 +112,7 @@ fn create(shim: &mut Shim, request: RequestId, descriptors: &[OwnedFd]) -> Outco
     }
     container.stdin = pipes.stdin;
     // While the first process sets things up; an answer waits for both.
-    container.log = log.map(|log| shim.log_writer.open(log, id.clone()));
+    container.log = log.map(|log| shim.log_writer.open(log, log_directory, id.clone()));
     shim.containers.insert(id, container);
     Ok(None)
 }

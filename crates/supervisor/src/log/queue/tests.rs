@@ -23,7 +23,7 @@ impl Rig {
         crate::spawn::set_nonblocking(&ours).unwrap();
         let mut writer = LogWriter { connection: Some(ours), ..LogWriter::default() };
         let directory = HostPath::new(dir.path().to_str().unwrap()).unwrap();
-        let log = writer.open(LogFile { directory, name: "0.log".into() }, id());
+        let log = writer.open(LogFile { directory, name: "0.log".into() }, None, id());
         Self { dir, writer, orders: Some(orders), log }
     }
 
@@ -75,6 +75,32 @@ fn what_is_told_as_flushed_is_in_the_file() {
     assert!(matches!(rig.told(), Told::Flushed(of) if of == id()));
     let texts = rig.texts();
     assert_eq!((texts.len(), &*texts[4999], &*texts[5000]), (5001, "line 4999", "end"));
+}
+
+#[test]
+fn a_log_that_was_made_needs_no_writer_before_its_first_line() {
+    let mut rig = Rig::new();
+    rig.begin();
+    assert!(matches!(rig.told(), Told::Opened(..)));
+    let directory = HostPath::new(rig.dir.path().to_str().unwrap()).unwrap();
+    let open = |writer: &mut LogWriter, name: &str| {
+        let file = LogFile { directory: directory.clone(), name: name.into() };
+        let made = file.make().unwrap();
+        writer.open(file, Some(made), id())
+    };
+    let mut quiet = LogWriter::default();
+    let log = open(&mut quiet, "1.log");
+    assert!(matches!(quiet.take_told()[..], [Told::Opened(_, Ok(()))]));
+    assert!(!quiet.is_awake() && rig.dir.path().join("1.log").exists());
+    quiet.write(log, Stream::Stdout, &mut [0; HEADER_BYTES + 1], 1);
+    assert!(quiet.is_needed());
+    // A writer that is there is told of the log.
+    rig.log = open(&mut rig.writer, "0.log");
+    assert!(matches!(rig.told(), Told::Opened(_, Ok(()))));
+    rig.write(b"line\n");
+    rig.writer.flush(rig.log, &id());
+    assert!(matches!(rig.told(), Told::Flushed(_)));
+    assert_eq!(rig.texts(), ["line"]);
 }
 
 #[test]

@@ -1,0 +1,70 @@
+//! Making a container's log, so that its pod's supervisor, which waits for no disk, needs no process of its own for that.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use wharf_isolation::LogFile;
+use wharf_types::chain;
+
+use crate::error::{Error, blocking};
+
+/// How many threads of the pool may wait for the disk of logs.
+const TURNS: usize = 8;
+/// How long that disk is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Turns of making logs.
+#[derive(Debug)]
+pub(crate) struct Logs(Arc<Semaphore>);
+
+impl Default for Logs {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(TURNS)))
+    }
+}
+
+impl Logs {
+    /// Makes a log; returns its directory for the supervisor. `None` where the disk stalls: the supervisor's log writer
+    /// waits for it then, and nobody else.
+    pub(crate) async fn make(&self, file: LogFile) -> Result<Option<OwnedFd>, Error> {
+        let Ok(turn) = Arc::clone(&self.0).try_acquire_owned() else { return Ok(None) };
+        let made = blocking(move || {
+            let _turn = turn;
+            let unopened =
+                |error| Error::invalid("log_path", format!("it cannot be opened: {}", chain(&error)));
+            file.make().map_err(unopened)
+        });
+        tokio::time::timeout(PATIENCE, made).await.ok().transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_types::{ErrorKind, Failure as _, HostPath};
+
+    fn file(directory: &tempfile::TempDir, name: &str) -> LogFile {
+        LogFile { directory: HostPath::new(directory.path().to_str().unwrap()).unwrap(), name: name.into() }
+    }
+
+    #[tokio::test]
+    async fn a_log_is_made_in_its_directory_and_nowhere_else() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(Logs::default().make(file(&directory, "0.log")).await.unwrap().is_some());
+        assert!(directory.path().join("0.log").is_file());
+        std::os::unix::fs::symlink("/tmp", directory.path().join("link")).unwrap();
+        for name in ["missing/0.log", "link/0.log", "../0.log"] {
+            let error = Logs::default().make(file(&directory, name)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{name}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_turn_it_is_left_to_the_supervisor() {
+        let directory = tempfile::tempdir().unwrap();
+        let logs = Logs(Arc::new(Semaphore::new(0)));
+        assert!(logs.make(file(&directory, "0.log")).await.unwrap().is_none());
+    }
+}
