@@ -1,11 +1,15 @@
 //! The built-in network: one bridge, a veth pair per pod, host ports by nf_tables.
 //!
-//! Order of an attach: lease on disk, bridge, veth pair, addresses, host ports. Order of a detach: host ports, lease
-//! draining; the link goes with the pod's namespace, since deleting it takes the kernel 40 ms. What the host's end of a
-//! pair says of its pod is enough to find a lost lease again.
+//! Order of an attach: lease on disk, bridge, veth pair, its place, addresses, host ports. Order of a detach: host ports, its
+//! place, lease draining; the link goes with the pod's namespace, since deleting it takes the kernel 40 ms. What the host's
+//! end of a pair says of its pod is enough to find a lost lease again.
+//!
+//! A pod may send any frame, with whatever sender. So neither the bridge, nor the host, nor a pod learns from frames where
+//! a pod or the gateway is: that is settled when the pod comes. Between pods of one node addresses are asked for as on any
+//! network.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -27,7 +31,9 @@ mod pair;
 mod ports;
 mod setup;
 
-use pair::{adopt, alias, configure_pod, delete_link, link_name, pod_links};
+use pair::{
+    adopt, alias, configure_pod, delete_link, forget_place, hardware, hold_place, link_name, pod_links,
+};
 use ports::{elements, forget_addresses, forget_ports};
 
 /// A link that is still there this long after its pod was detached is deleted by wharf.
@@ -84,8 +90,16 @@ struct Failed;
 #[derive(Debug, Clone, Copy)]
 struct Built {
     index: u32,
+    hardware: [u8; 6],
     /// The largest packet in bytes; the kernel's default if `None`.
     mtu: Option<u32>,
+}
+
+/// A pod to be given its veth pair.
+struct Pair<'a> {
+    pod: &'a Attachment<'a>,
+    lease: &'a Lease,
+    netns: BorrowedFd<'a>,
 }
 
 /// The built-in network.
@@ -166,6 +180,7 @@ impl Bridge {
         if let Err(error) = result {
             let undone = nft::remove_owned(pod.id).map_err(BridgeError::from);
             let undone = undone.and_then(|()| Ok(delete_link(pod.id)?));
+            let undone = undone.and_then(|()| Ok(forget_place(&self.name, &lease)?));
             let undone = undone.and_then(|()| {
                 let mut leases = lock(&self.leases);
                 leases.drain(pod.id)?;
@@ -184,6 +199,7 @@ impl Bridge {
         let Some(lease) = lock(&self.leases).get(id).cloned() else { return Ok(()) };
         nft::remove(&elements(id, &lease))?;
         forget_ports(&lease);
+        forget_place(&self.name, &lease)?;
         let gone = link::index(&link_name(id))?.is_none();
         let mut leases = lock(&self.leases);
         leases.drain(id)?;
@@ -350,37 +366,48 @@ impl Bridge {
             Ok::<_, BridgeError>(Socket::open(Family::Route)?)
         })??;
         let outside = Socket::open(Family::Route)?;
+        let built = self.create_pair(&outside, &Pair { pod, lease, netns: netns.as_fd() }, subnets)?;
         let name = link_name(pod.id);
-        let hardware = lease.ips.first().map_or([2, 0, 0, 0, 0, 0], |ip| link::hardware_address(*ip));
+        link::label_port(&outside, &name, &alias(pod.id, &lease.ips))?;
+        hold_place(&outside, built.index, &name, lease)?;
+        configure_pod(&inside, lease, subnets, built.hardware)?;
+        self.open_ports(pod.id, lease)?;
+        forget_ports(lease);
+        Ok(())
+    }
+
+    /// Makes a pod's veth pair; gives the bridge that the host's end is in.
+    fn create_pair(
+        &self,
+        outside: &Socket,
+        pair: &Pair<'_>,
+        subnets: &Subnets,
+    ) -> Result<Built, BridgeError> {
+        let name = link_name(pair.pod.id);
         let create = |built: Built| {
             let veth = Veth {
                 name: &name,
                 bridge: built.index,
                 mtu: built.mtu,
                 peer_name: INTERFACE,
-                peer_address: hardware,
-                peer_netns: netns.as_fd(),
+                peer_address: hardware(pair.lease),
+                peer_netns: pair.netns,
             };
-            link::create_veth(&outside, &veth)
+            link::create_veth(outside, &veth).map(|()| built)
         };
-        match create(self.ensure(&outside, subnets)?) {
+        match create(self.ensure(outside, subnets)?) {
             // An earlier attempt for this pod was cut short.
             Err(NetlinkError { errno: Errno::EEXIST, .. }) if link::index(&name)?.is_some() => {
-                link::delete(&outside, &name)?;
-                create(self.ensure(&outside, subnets)?)?;
+                link::delete(outside, &name)?;
+                Ok(create(self.ensure(outside, subnets)?)?)
             }
             // Someone removed the bridge since it was set up.
             Err(NetlinkError { errno: Errno::ENODEV | Errno::EINVAL, .. }) => {
                 *lock(&self.ready) = None;
-                create(self.ensure(&outside, subnets)?)?;
+                Ok(create(self.ensure(outside, subnets)?)?)
             }
-            other => other?,
+            other => Ok(other?),
         }
-        link::label_port(&outside, &name, &alias(pod.id, &lease.ips))?;
-        configure_pod(&inside, lease, subnets)?;
-        self.open_ports(pod.id, lease)?;
-        forget_ports(lease);
-        Ok(())
     }
 
     fn open_ports(&self, id: &PodId, lease: &Lease) -> Result<(), BridgeError> {

@@ -23,6 +23,7 @@ mod error;
 mod firewall;
 mod lease;
 mod link;
+mod neighbour;
 mod netlink;
 mod netns;
 mod nft;

@@ -29,6 +29,7 @@ const INFO_DATA: u16 = 2;
 const INFO_PORT_KIND: u16 = 4;
 const INFO_PORT_DATA: u16 = 5;
 const PORT_HAIRPIN: u16 = 4;
+const PORT_LEARNING: u16 = 8;
 const VETH_PEER: u16 = 1;
 
 const FLAG_UP: u32 = 1;
@@ -45,6 +46,8 @@ pub(crate) struct Link {
     pub(crate) master: u32,
     /// The largest packet in bytes.
     pub(crate) mtu: u32,
+    /// Its hardware address; zero if it is none of Ethernet's.
+    pub(crate) hardware: [u8; 6],
     /// `bridge`, `veth`, …; empty for hardware.
     pub(crate) kind: String,
     /// The raw `rtnl_link_stats64`; empty if the kernel gave none.
@@ -112,6 +115,14 @@ pub(crate) fn set_mtu(socket: &Socket, index: u32, mtu: u32) -> Result<(), Netli
     socket.request(message).operation(|| format!("set the MTU of link {index} to {mtu}"))
 }
 
+/// Gives a link a hardware address that it keeps, even if it has it already: until then a bridge changes its own with its
+/// ports.
+pub(crate) fn set_hardware(socket: &Socket, index: u32, hardware: [u8; 6]) -> Result<(), NetlinkError> {
+    let mut message = Message::new(NEW_LINK, netlink::ACK).fixed(&link_header(index, 0));
+    message.attribute(LINK_ADDRESS, &hardware);
+    socket.request(message).operation(|| format!("set the hardware address of link {index}"))
+}
+
 /// Makes a veth pair in one message: the host's end up and in its bridge, the peer in the pod's namespace.
 /// The peer cannot be up yet: the kernel brings it up before the pair is joined, and fails.
 pub(crate) fn create_veth(socket: &Socket, veth: &Veth<'_>) -> Result<(), NetlinkError> {
@@ -135,14 +146,18 @@ pub(crate) fn create_veth(socket: &Socket, veth: &Veth<'_>) -> Result<(), Netlin
 }
 
 /// Gives a bridge's port its alias, and lets frames go back out of it: where bridged frames pass the IP hooks
-/// (`br_netfilter`), a pod's connection to its own host port is one.
+/// (`br_netfilter`), a pod's connection to its own host port is one. What is behind it the bridge does not learn from
+/// frames, of which a pod can send any: one in the name of another pod would get that one's, and each new name costs memory.
 pub(crate) fn label_port(socket: &Socket, name: &str, alias: &str) -> Result<(), NetlinkError> {
     let mut message = Message::new(NEW_LINK, netlink::ACK).fixed(&link_header(0, 0));
     message.text(LINK_NAME, name);
     message.text(LINK_ALIAS, alias);
     message.nest(LINK_INFO, |info| {
         info.attribute(INFO_PORT_KIND, b"bridge");
-        info.nest(INFO_PORT_DATA, |data| data.attribute(PORT_HAIRPIN, &[1]));
+        info.nest(INFO_PORT_DATA, |data| {
+            data.attribute(PORT_HAIRPIN, &[1]);
+            data.attribute(PORT_LEARNING, &[0]);
+        });
     });
     socket.request(message).operation(|| format!("label the link {name}"))
 }
@@ -247,6 +262,7 @@ fn parse(payload: &[u8]) -> Link {
     link.index = netlink::number(&header[4..]).unwrap_or_default();
     for (kind, value) in netlink::attributes(rest) {
         match kind {
+            LINK_ADDRESS => link.hardware = value.try_into().unwrap_or_default(),
             LINK_NAME => link.name = netlink::text(value),
             LINK_ALIAS => link.alias = netlink::text(value),
             LINK_MTU => link.mtu = netlink::number(value).unwrap_or_default(),

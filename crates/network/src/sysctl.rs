@@ -25,11 +25,19 @@ pub(crate) fn has_ipv6() -> bool {
     read("ipv6/conf/all/disable_ipv6").is_some_and(|value| value == "0")
 }
 
-/// Settings for the interface that a pod is about to get: no router of a neighbouring pod is believed
-/// (CVE-2020-10749), and an IPv6 address can be used at once.
+/// Settings for the interface that a pod is about to get: neither a neighbouring pod is believed to be a router
+/// (CVE-2020-10749), nor that the router sends elsewhere, and an IPv6 address can be used at once.
 pub(crate) fn prepare_pod() -> Result<(), SysctlError> {
-    for (name, value) in [("accept_ra", "0"), ("accept_dad", "0"), ("disable_ipv6", "0")] {
-        match write(&format!("ipv6/conf/default/{name}"), value) {
+    for (name, value) in [
+        // An interface of IPv4 believes what it or all do.
+        ("ipv4/conf/all/accept_redirects", "0"),
+        ("ipv4/conf/default/accept_redirects", "0"),
+        ("ipv6/conf/default/accept_redirects", "0"),
+        ("ipv6/conf/default/accept_ra", "0"),
+        ("ipv6/conf/default/accept_dad", "0"),
+        ("ipv6/conf/default/disable_ipv6", "0"),
+    ] {
+        match write(name, value) {
             Err(error) if error.source.kind() == ErrorKind::NotFound => {}
             other => other?,
         }
@@ -38,10 +46,12 @@ pub(crate) fn prepare_pod() -> Result<(), SysctlError> {
 }
 
 /// Settings of the bridge: pods answer host ports of 127.0.0.1 (the rules keep everyone else out), and no pod is
-/// believed to be a router.
+/// believed to be a router, or to know a better one.
 pub(crate) fn prepare_bridge(name: &str) -> Result<(), SysctlError> {
     write(&format!("ipv4/conf/{name}/route_localnet"), "1")?;
+    write(&format!("ipv4/conf/{name}/accept_redirects"), "0")?;
     if has_ipv6() {
+        write(&format!("ipv6/conf/{name}/accept_redirects"), "0")?;
         write(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
         write(&format!("ipv6/conf/{name}/accept_dad"), "0")?;
     }

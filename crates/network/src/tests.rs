@@ -6,5 +6,6 @@ mod cni;
 mod cni_status;
 mod firewall;
 mod fixture;
+mod neighbours;
 mod ports;
 mod recovery;

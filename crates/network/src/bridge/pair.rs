@@ -9,14 +9,47 @@ use wharf_types::PodId;
 use super::BridgeError;
 use crate::INTERFACE;
 use crate::lease::{Lease, Leases};
-use crate::link;
 use crate::netlink::{Family, NetlinkError, Socket};
 use crate::subnet::Subnets;
+use crate::{link, neighbour};
 
 const LINK_PREFIX: &str = "wh";
 
-/// Everything inside the pod: loopback up, addresses, default routes.
-pub(super) fn configure_pod(inside: &Socket, lease: &Lease, subnets: &Subnets) -> Result<(), NetlinkError> {
+/// Says where a pod is, so that no other can say that it is there: behind which port of the bridge, and under which hardware
+/// address the host finds it.
+pub(super) fn hold_place(
+    outside: &Socket,
+    bridge: u32,
+    name: &str,
+    lease: &Lease,
+) -> Result<(), NetlinkError> {
+    let Some(port) = link::index(name)? else {
+        return Err(NetlinkError { operation: format!("find the link {name}"), errno: Errno::ENODEV });
+    };
+    let hardware = hardware(lease);
+    neighbour::hold_behind(outside, port, hardware)?;
+    lease.ips.iter().try_for_each(|ip| neighbour::hold(outside, bridge, *ip, hardware))
+}
+
+/// Forgets where a pod was; where nothing is known of it that is fine.
+pub(super) fn forget_place(bridge: &str, lease: &Lease) -> Result<(), NetlinkError> {
+    let Some(bridge) = link::index(bridge)? else { return Ok(()) };
+    let socket = Socket::open(Family::Route)?;
+    lease.ips.iter().try_for_each(|ip| neighbour::forget(&socket, bridge, *ip))
+}
+
+/// The hardware address of a pod's end.
+pub(super) fn hardware(lease: &Lease) -> [u8; 6] {
+    lease.ips.first().map_or([2, 0, 0, 0, 0, 0], |ip| link::hardware_address(*ip))
+}
+
+/// Everything inside the pod: loopback up, addresses, default routes, and where the gateways are.
+pub(super) fn configure_pod(
+    inside: &Socket,
+    lease: &Lease,
+    subnets: &Subnets,
+    gateway: [u8; 6],
+) -> Result<(), NetlinkError> {
     link::set_up(inside, link::LOOPBACK)?;
     let Some(interface) = link::get(inside, INTERFACE)? else {
         return Err(NetlinkError { operation: format!("find {INTERFACE} in the pod"), errno: Errno::ENODEV });
@@ -28,6 +61,7 @@ pub(super) fn configure_pod(inside: &Socket, lease: &Lease, subnets: &Subnets) -
     link::set_up(inside, interface.index)?;
     for subnet in subnets.as_slice() {
         link::add_default_route(inside, interface.index, subnet.gateway())?;
+        neighbour::hold(inside, interface.index, subnet.gateway(), gateway)?;
     }
     Ok(())
 }

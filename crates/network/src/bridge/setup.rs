@@ -43,6 +43,8 @@ impl Bridge {
             Some(link) if link.kind == "bridge" => link,
             _ => return Err(BridgeError::NotABridge { name: self.name.clone() }),
         };
+        // Pods are told this one, and ask no more.
+        link::set_hardware(socket, link.index, link.hardware)?;
         if let Some(mtu) = mtu.filter(|mtu| *mtu != link.mtu) {
             link::set_mtu(socket, link.index, mtu)?;
         }
@@ -53,7 +55,7 @@ impl Bridge {
         }
         sysctl::forward(subnets.as_slice().iter().any(Subnet::is_ipv6).then_some(sysctl::Ipv6))?;
         self.open_firewalls()?;
-        Ok(Built { index: link.index, mtu })
+        Ok(Built { index: link.index, hardware: link.hardware, mtu })
     }
 
     /// What the machine's other links mean for the bridge: that they have no address of its ranges, and how large its packets

@@ -1,0 +1,87 @@
+//! Pods that say that they are another one, or the gateway.
+
+use std::net::{IpAddr, UdpSocket};
+
+use super::fixture::{Host, Pod, ask, ip, neighbour, sh};
+
+/// An address of the pods' range that nobody has: to send there is to ask all for it, and to tell all who asks.
+const NOBODY: &str = "10.88.0.99:9";
+
+/// Says to all on the bridge that an address is the pod's.
+fn claim(pod: &Pod, address: IpAddr) {
+    pod.inside(|| {
+        sh(&format!("ip address add {address}/32 dev eth0"));
+        UdpSocket::bind((address, 0)).unwrap().send_to(b"!", NOBODY).unwrap();
+    });
+}
+
+/// Has whoever asks believe the latest answer, not only one that comes a second after the last.
+fn believe_the_latest() {
+    sh("for file in /proc/sys/net/ipv4/neigh/*/locktime; do echo 0 >$file; done");
+}
+
+#[test]
+fn the_host_finds_a_pod_whatever_another_says() {
+    let host = Host::new();
+    let network = host.network();
+    let (victim, thief) = (Pod::new(1), Pod::new(2));
+    let addresses = victim.attach(&network).unwrap();
+    thief.attach(&network).unwrap();
+    believe_the_latest();
+    victim.serve(80);
+    ask(addresses.ips[0], 80).unwrap();
+    claim(&thief, addresses.ips[0]);
+    assert_eq!(ask(addresses.ips[0], 80).unwrap(), ip("10.88.0.1"));
+}
+
+#[test]
+fn a_pod_finds_the_gateway_whatever_another_says() {
+    let host = Host::new();
+    let network = host.network();
+    let outsider = neighbour();
+    outsider.serve(80);
+    let (victim, thief) = (Pod::new(1), Pod::new(2));
+    victim.attach(&network).unwrap();
+    thief.attach(&network).unwrap();
+    let reach = || victim.inside(|| ask(ip("192.0.2.2"), 80));
+    victim.inside(believe_the_latest);
+    reach().unwrap();
+    claim(&thief, ip("10.88.0.1"));
+    assert_eq!(reach().unwrap(), ip("192.0.2.1"));
+    for redirects in ["ipv4/conf/all", "ipv4/conf/eth0", "ipv6/conf/eth0"] {
+        let path = format!("/proc/sys/net/{redirects}/accept_redirects");
+        assert_eq!(victim.inside(|| std::fs::read_to_string(&path)).unwrap(), "0\n", "{path}");
+    }
+}
+
+#[test]
+fn the_bridge_does_not_learn_from_frames() {
+    let host = Host::new();
+    let network = host.network();
+    let (victim, thief) = (Pod::new(1), Pod::new(2));
+    let addresses = victim.attach(&network).unwrap();
+    thief.attach(&network).unwrap();
+    victim.serve(80);
+    ask(addresses.ips[0], 80).unwrap();
+    for hardware in ["02:77:0a:58:00:63", "02:77:0a:58:00:02"] {
+        thief.inside(|| {
+            sh(&format!("ip link set eth0 address {hardware}"));
+            UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"!", NOBODY).unwrap();
+        });
+    }
+    assert_eq!(ask(addresses.ips[0], 80).unwrap(), ip("10.88.0.1"));
+    let learned = sh("bridge fdb show br wharf0");
+    assert!(!learned.contains("02:77:0a:58:00:63"), "{learned}");
+}
+
+#[test]
+fn nothing_is_known_of_a_pod_that_is_gone() {
+    let host = Host::new();
+    let network = host.network();
+    let pod = Pod::new(1);
+    let addresses = pod.attach(&network).unwrap();
+    let known = || sh("ip neighbour show dev wharf0 nud permanent");
+    assert!(addresses.ips.iter().all(|ip| known().contains(&ip.to_string())), "{}", known());
+    network.detach(&pod.id, Some(&pod.path())).unwrap();
+    assert_eq!(known(), "");
+}
