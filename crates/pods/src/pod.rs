@@ -42,7 +42,7 @@ pub struct Pod {
     making: Mutex<Option<Making>>,
     /// Held while something happens and is told, so that what is told comes in order.
     telling: Mutex<()>,
-    /// Containers that a newer release recorded, or whose records cannot be read now: they are left alone.
+    /// Containers whose records cannot be read, now or by this release: they are left alone.
     pub(crate) strangers: Mutex<BTreeSet<ContainerId>>,
 }
 

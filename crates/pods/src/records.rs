@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use prost::Message;
+use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_state::record::{self, Durability, Format, Staged};
 use wharf_wire::v1::Identity;
@@ -89,7 +90,7 @@ impl ContainerRecord {
 pub(crate) enum Unreadable {
     /// It is not what was saved.
     Damaged(Error),
-    /// It may be whole: a newer release wrote it, or the disk refuses for now.
+    /// It may be whole: a newer release wrote it in a way that says nothing to this one, or the disk refuses for now.
     LeftAlone(Error),
 }
 
@@ -104,8 +105,18 @@ pub(crate) fn save_pod(path: &Path, record: &PodRecord) -> Result<(), Error> {
     record::save(path, POD, &record.encode_to_vec(), Durability::Volatile).stage("recording the pod")
 }
 
+/// Loads a pod's record; one of a newer release with what this one understands, which must be enough to list the pod and to
+/// take it away. Who does not see its pod makes it a second time.
 pub(crate) fn load_pod(path: &Path) -> Result<PodRecord, Unreadable> {
-    load(path, POD, "reading the pod's record")
+    let stage = "reading the pod's record";
+    load(path, POD, stage).or_else(|unreadable| {
+        let newer: Option<PodRecord> = load_newer(path, POD);
+        let listable = |record: &PodRecord| {
+            let is_made = matches!(Phase::try_from(record.phase), Ok(Phase::Made | Phase::Stopped));
+            is_made && record.config.metadata.as_ref().is_some_and(|metadata| !metadata.name.is_empty())
+        };
+        newer.filter(listable).ok_or(unreadable)
+    })
 }
 
 pub(crate) fn save_container(path: &Path, record: &ContainerRecord) -> Result<(), Error> {
@@ -113,12 +124,30 @@ pub(crate) fn save_container(path: &Path, record: &ContainerRecord) -> Result<()
         .stage("recording the container")
 }
 
+/// Saves a container's record in place of that of this release; a newer one's is left as it is.
+pub(crate) fn update_container(path: &Path, record: &ContainerRecord) -> Result<(), Error> {
+    check_container(path)?;
+    save_container(path, record)
+}
+
+fn check_container(path: &Path) -> Result<(), Error> {
+    record::check_replaceable(path, CONTAINER).stage("recording the container")
+}
+
+/// Loads a container's record; one of a newer release as [`load_pod`] does.
 pub(crate) fn load_container(path: &Path) -> Result<ContainerRecord, Unreadable> {
-    load(path, CONTAINER, "reading the container's record")
+    load(path, CONTAINER, "reading the container's record").or_else(|unreadable| {
+        let newer: Option<ContainerRecord> = load_newer(path, CONTAINER);
+        let listable = |record: &ContainerRecord| {
+            record.is_made() && record.config.metadata.is_some() && CgroupPath::new(&record.cgroup).is_ok()
+        };
+        newer.filter(listable).ok_or(unreadable)
+    })
 }
 
 /// Writes a container's record beside its place: what it tells of can then be done, and the record be put into its place.
 pub(crate) fn stage_container(path: &Path, record: &ContainerRecord) -> Result<Staged, Error> {
+    check_container(path)?;
     record::stage(path, CONTAINER, &record.encode_to_vec(), Durability::Volatile)
         .stage("recording the container")
 }
@@ -128,4 +157,62 @@ fn load<R: Message + Default>(path: &Path, format: Format, stage: &'static str) 
     // A disk that refused once may not do so again.
     let content = read().or_else(|_first| read()).map_err(|error| Unreadable::new(stage, error))?;
     R::decode(&*content).map_err(|error| Unreadable::Damaged(Error::fault(stage, error)))
+}
+
+fn load_newer<R: Message + Default>(path: &Path, format: Format) -> Option<R> {
+    let content = record::load_newer(path, format).ok()?;
+    let record = R::decode(&*content).ok()?;
+    tracing::warn!(path = %path.display(), "a newer release wrote this record; it is left as it is");
+    Some(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_cri_api::v1::{ContainerMetadata, PodSandboxMetadata};
+    use wharf_types::{ErrorKind, Failure as _};
+
+    fn pod(phase: i32) -> PodRecord {
+        let metadata = Some(PodSandboxMetadata { name: "web".to_owned(), ..Default::default() });
+        let config = PodSandboxConfig { metadata, ..Default::default() };
+        PodRecord { config, handler: String::new(), created_at_ns: 7, phase }
+    }
+
+    fn newer(path: &Path, format: Format, content: &[u8]) {
+        let format = Format { version: format.version + 1, ..format };
+        record::save(path, format, content, Durability::Volatile).unwrap();
+    }
+
+    #[test]
+    fn a_newer_pod_is_listed_if_it_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        let with_more = [pod(Phase::Made.into()).encode_to_vec(), b"\xa2\x06\x03new".to_vec()].concat();
+        newer(&path, POD, &with_more);
+        assert_eq!(load_pod(&path).unwrap(), pod(Phase::Made.into()));
+        let unknown_phase = pod(9).encode_to_vec();
+        let in_the_making = pod(Phase::Making.into()).encode_to_vec();
+        for content in [&b"\xff"[..], b"", &unknown_phase, &in_the_making] {
+            newer(&path, POD, content);
+            assert!(matches!(load_pod(&path), Err(Unreadable::LeftAlone(_))), "{content:?}");
+        }
+    }
+
+    #[test]
+    fn a_newer_container_is_listed_and_its_record_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        let mut record = ContainerRecord { cgroup: "/wharf/c".to_owned(), ..Default::default() };
+        newer(&path, CONTAINER, &record.encode_to_vec());
+        assert!(matches!(load_container(&path), Err(Unreadable::LeftAlone(_))), "nobody was told of it");
+        record.config.metadata = Some(ContainerMetadata { name: "main".to_owned(), attempt: 0 });
+        record.identify(Identity::default());
+        newer(&path, CONTAINER, &record.encode_to_vec());
+        assert_eq!(load_container(&path).unwrap(), record);
+        let before = std::fs::read(&path).unwrap();
+        let error = update_container(&path, &record).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unimplemented);
+        assert!(stage_container(&path, &record).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
 }

@@ -1,7 +1,7 @@
 //! What an earlier daemon left: records say what was meant, supervisors say what runs, exit records what has ended.
 //!
-//! A record that is damaged is put aside, and what it told of is taken back. One that a newer release wrote, or that cannot
-//! be read now, is left alone with all that belongs to it. A supervisor that does not answer is waited for, in the
+//! A record that is damaged is put aside, and what it told of is taken back. One that a newer release wrote is left as it is,
+//! and what it tells of is listed; where it cannot be read, that is left alone with all that belongs to it. A supervisor that does not answer is waited for, in the
 //! background: until then its containers are taken to run. Nothing here keeps the daemon from starting.
 
 use std::path::Path;

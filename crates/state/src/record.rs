@@ -81,7 +81,8 @@ pub enum Durability {
 pub struct Format {
     /// One word.
     pub kind: &'static str,
-    /// Raised when older builds can no longer read it.
+    /// Raised when older builds must not write it any more. What they have to know of what it tells of, they still find
+    /// where it was.
     pub version: u32,
 }
 
@@ -167,6 +168,45 @@ fn temporary(path: &Path) -> PathBuf {
 /// # Errors
 /// [`Error`]; see [`Error::is_missing`].
 pub fn load(path: &Path, format: Format) -> Result<Vec<u8>, Error> {
+    match read(path, format.kind)? {
+        (version, content) if version == format.version.to_string() => content,
+        (version, _) => Err(foreign(path, format, &version)),
+    }
+}
+
+/// Loads what a newer release wrote of this kind, if it is laid out as records are today. The caller takes of it what it
+/// understands, and leaves the record as it is.
+///
+/// # Errors
+/// [`Error`].
+pub fn load_newer(path: &Path, format: Format) -> Result<Vec<u8>, Error> {
+    let (version, content) = read(path, format.kind)?;
+    match version.parse::<u32>() {
+        Ok(number) if number > format.version => content,
+        _ => Err(foreign(path, format, &version)),
+    }
+}
+
+/// Whether a record may be replaced: one of a newer release says more than this build could write.
+///
+/// # Errors
+/// [`Error::Foreign`] if it may not.
+pub fn check_replaceable(path: &Path, format: Format) -> Result<(), Error> {
+    match load(path, format) {
+        Err(newer @ Error::Foreign { .. }) => Err(newer),
+        _ => Ok(()),
+    }
+}
+
+fn foreign(path: &Path, format: Format, version: &str) -> Error {
+    let found = format!("{} {version}", format.kind);
+    Error::Foreign { path: path.to_owned(), found, wanted: format!("{} {}", format.kind, format.version) }
+}
+
+/// A record's version, and its content if that is whole.
+type Content = Result<Vec<u8>, Error>;
+
+fn read(path: &Path, kind: &'static str) -> Result<(String, Content), Error> {
     let damaged = |what| Error::Damaged { path: path.to_owned(), what };
     let fail = |source| Error::Io { operation: "reading", path: path.to_owned(), source };
     if fs::metadata(path).map_err(fail)?.len() > 16 << 20 {
@@ -177,18 +217,19 @@ pub fn load(path: &Path, format: Format) -> Result<Vec<u8>, Error> {
     let header = String::from_utf8_lossy(&bytes[..end]).into_owned();
     let content = bytes.split_off(end + 1);
     let words: Vec<&str> = header.split(' ').collect();
-    let ["wharf", kind, version, length, crc] = words[..] else { return Err(damaged("it has no header")) };
-    if kind != format.kind || version != format.version.to_string() {
-        let wanted = format!("{} {}", format.kind, format.version);
-        return Err(Error::Foreign { path: path.to_owned(), found: format!("{kind} {version}"), wanted });
+    let ["wharf", found, version, length, crc] = words[..] else { return Err(damaged("it has no header")) };
+    if found != kind {
+        let (found, wanted) = (format!("{found} {version}"), kind.to_owned());
+        return Err(Error::Foreign { path: path.to_owned(), found, wanted });
     }
-    if length != content.len().to_string() {
-        return Err(damaged("its length does not fit"));
-    }
-    if crc != format!("{:08x}", crc32(&content)) {
-        return Err(damaged("its checksum does not fit"));
-    }
-    Ok(content)
+    let content = if length != content.len().to_string() {
+        Err(damaged("its length does not fit"))
+    } else if crc != format!("{:08x}", crc32(&content)) {
+        Err(damaged("its checksum does not fit"))
+    } else {
+        Ok(content)
+    };
+    Ok((version.to_owned(), content))
 }
 
 /// Removes a record, and what a crash left of a newer one; gone already is success.
@@ -290,5 +331,23 @@ mod tests {
         save(&path, Format { kind: "test", version: 4 }, b"", Durability::Volatile).unwrap();
         let error = load(&path, FORMAT).unwrap_err().to_string();
         assert!(error.contains("test 4") && error.contains("test 3"), "{error}");
+    }
+
+    #[test]
+    fn a_newer_one_is_read_as_far_as_it_goes_and_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("record");
+        assert!(load_newer(&path, FORMAT).unwrap_err().is_missing());
+        check_replaceable(&path, FORMAT).unwrap();
+        save(&path, FORMAT, b"ours", Durability::Volatile).unwrap();
+        check_replaceable(&path, FORMAT).unwrap();
+        assert!(matches!(load_newer(&path, FORMAT), Err(Error::Foreign { .. })), "it is not newer");
+        save(&path, Format { kind: "test", version: 4 }, b"more", Durability::Volatile).unwrap();
+        assert_eq!(load_newer(&path, FORMAT).unwrap(), b"more");
+        assert!(matches!(check_replaceable(&path, FORMAT), Err(Error::Foreign { .. })));
+        fs::write(&path, "wharf test 4 1 00000000\nmore").unwrap();
+        assert!(matches!(load_newer(&path, FORMAT), Err(Error::Damaged { .. })), "laid out in another way");
+        assert!(matches!(check_replaceable(&path, FORMAT), Err(Error::Foreign { .. })));
+        assert!(!load(&path, FORMAT).unwrap_err().is_damage());
     }
 }

@@ -48,7 +48,18 @@ fn layers_in_use_are_not_swept_though_their_image_is_gone() {
     });
 }
 
-/// The kernel alone knows of these mounts: the record is of a newer release.
+/// The record, as a release wrote it that keeps records of this kind in another way.
+fn of_an_unknown_layout(kind: &str, whole: &[u8]) -> Vec<u8> {
+    [format!("wharf {kind} 99 1 00000000\n").as_bytes(), whole].concat()
+}
+
+/// The record, as a release wrote it that means more by it.
+fn of_a_newer_release(kind: &str, whole: &[u8]) -> Vec<u8> {
+    let rest = whole.strip_prefix(format!("wharf {kind} 1 ").as_bytes()).unwrap();
+    [format!("wharf {kind} 99 ").as_bytes(), rest].concat()
+}
+
+/// The kernel alone knows of these mounts: the record says nothing to this release.
 #[test]
 fn layers_that_only_the_kernel_knows_of_are_not_swept() {
     run(async |world| {
@@ -59,7 +70,7 @@ fn layers_that_only_the_kernel_knows_of_are_not_swept() {
         client.remove_image(&client.image).await.unwrap();
         let record = world.dir.join("state/pods").join(&pod).join("containers").join(&id);
         let whole = fs::read(&record).unwrap();
-        let newer = [b"wharf container 99 ", &whole[b"wharf container 1 ".len()..]].concat();
+        let newer = of_an_unknown_layout("container", &whole);
         let orphan = leave_orphan(world);
         world.daemon.kill();
         fs::write(&record, newer).unwrap();
@@ -74,8 +85,40 @@ fn layers_that_only_the_kernel_knows_of_are_not_swept() {
     });
 }
 
+/// The kubelet would make another one in its place if it did not see it.
 #[test]
-fn a_pod_of_a_newer_release_is_left_alone_and_lives_on() {
+fn a_pod_of_a_newer_release_is_listed_and_lives_on() {
+    run(async |world| {
+        let client = &world.client;
+        let request = client.pod("newer");
+        let pod = client.run(&request).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let before = (view(client, &id).await, client.pods().await, client.containers().await);
+        let directory = world.dir.join("state/pods").join(&pod);
+        let records =
+            [("pod", directory.join("record")), ("container", directory.join("containers").join(&id))];
+        let newer: Vec<_> =
+            records.iter().map(|(kind, path)| of_a_newer_release(kind, &fs::read(path).unwrap())).collect();
+        world.daemon.kill();
+        for ((_, path), content) in records.iter().zip(&newer) {
+            fs::write(path, content).unwrap();
+        }
+        world.start_again().await;
+        let client = &world.client;
+        assert_eq!((view(client, &id).await, client.pods().await, client.containers().await), before);
+        assert_eq!(client.run(&request).await.unwrap(), pod, "a retry finds it");
+        let next = client.launch(&pod, &client.container("next", "sleep 1000")).await.unwrap();
+        assert_eq!(client.output(&next, "hostname").await, "newer");
+        for ((_, path), content) in records.iter().zip(&newer) {
+            assert_eq!(fs::read(path).unwrap(), *content, "{}", path.display());
+        }
+        client.down(&pod).await.unwrap();
+        world.is_clean().await;
+    });
+}
+
+#[test]
+fn a_pod_that_says_nothing_to_this_release_is_left_alone_and_lives_on() {
     run(async |world| {
         let client = &world.client;
         let pod = client.run(&client.pod("newer")).await.unwrap();
@@ -83,7 +126,7 @@ fn a_pod_of_a_newer_release_is_left_alone_and_lives_on() {
         let before = (view(client, &id).await, client.pod_status(&pod).await.unwrap().network);
         let record = world.dir.join("state/pods").join(&pod).join("record");
         let whole = fs::read(&record).unwrap();
-        let newer = [b"wharf pod 99 ", &whole[b"wharf pod 1 ".len()..]].concat();
+        let newer = of_an_unknown_layout("pod", &whole);
         world.daemon.kill();
         fs::write(&record, &newer).unwrap();
         world.start_again().await;

@@ -71,7 +71,7 @@ impl Engine {
     async fn record_failure(&self, pod: &Pod, container: &Container, error: &Error) {
         let record = container.change_record(|record| record.message = error.why());
         let path = self.parts.layout.container_record(&pod.id, &container.id);
-        if let Err(error) = blocking(move || records::save_container(&path, &record)).await {
+        if let Err(error) = blocking(move || records::update_container(&path, &record)).await {
             tracing::warn!(
                 container = container.id.short(),
                 error = chain(&error),
