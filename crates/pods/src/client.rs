@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use wharf_wire::v1::{self, Message, Request, message, reply, request};
 
 use crate::error::{Error, Stage};
-use crate::supervisor::SupervisorError;
+use crate::supervisor::{Features, SupervisorError};
 use crate::waiters;
 
 type Answer = oneshot::Sender<(reply::Result, Vec<OwnedFd>)>;
@@ -35,6 +35,8 @@ pub(crate) struct Client {
     socket: Arc<UnixStream>,
     shared: Arc<Shared>,
     next: AtomicU64,
+    /// What it can do; none until it was greeted.
+    features: OnceLock<Features>,
 }
 
 #[derive(Debug, Default)]
@@ -64,12 +66,20 @@ impl Client {
         let (sender, events) = mpsc::channel(EVENTS_LIMIT);
         tokio::spawn(read(Arc::clone(&socket), Arc::clone(&shared), sender));
         // Numbers that no other daemon used: its late answers are nobody's.
-        Ok((Self { socket, shared, next: AtomicU64::new(waiters::number()) }, events))
+        Ok((
+            Self { socket, shared, next: AtomicU64::new(waiters::number()), features: OnceLock::new() },
+            events,
+        ))
     }
 
     /// Whether it was waited for in vain, and has not said anything since.
     pub(crate) fn is_silent(&self) -> bool {
         self.shared.silent.load(Ordering::Relaxed)
+    }
+
+    /// What the supervisor said that it can do.
+    pub(crate) fn features(&self) -> Features {
+        self.features.get().cloned().unwrap_or_default()
     }
 
     /// Whether anything came since the last time this was asked.
@@ -81,8 +91,13 @@ impl Client {
     pub(crate) async fn greet(&self) -> Result<v1::State, Error> {
         const STAGE: &str = "greeting the pod's supervisor";
         let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION });
+        let hello = Request { body: Some(hello), ..Request::default() };
         match self.exchange(STAGE, hello, &[]).await? {
-            (reply::Result::State(state), _) => Ok(state),
+            (reply::Result::State(state), _) => {
+                // It stays what it is for as long as it lives.
+                self.features.get_or_init(|| Features::new(state.features.clone()));
+                Ok(state)
+            }
             _ => Err(Error::at(STAGE, SupervisorError::Protocol { expected: "its state" })),
         }
     }
@@ -132,7 +147,8 @@ impl Client {
         body: request::Body,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(reply::Result, Vec<OwnedFd>), Error> {
-        let exchange = self.exchange(stage, body, descriptors);
+        let deadline_ns = deadline_ns(&body, patience);
+        let exchange = self.exchange(stage, Request { id: 0, deadline_ns, body: Some(body) }, descriptors);
         tokio::time::timeout(patience, exchange).await.unwrap_or_else(|_elapsed| {
             self.shared.silent.store(true, Ordering::Relaxed);
             Err(Error::at(stage, SupervisorError::Silent { patience }))
@@ -142,12 +158,11 @@ impl Client {
     async fn exchange(
         &self,
         stage: &'static str,
-        body: request::Body,
+        mut request: Request,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(reply::Result, Vec<OwnedFd>), Error> {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut waiting = Waiting::new(&self.shared, id, stage)?;
-        let request = Request { id, body: Some(body) };
+        request.id = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut waiting = Waiting::new(&self.shared, request.id, stage)?;
         self.send(&request, descriptors).await.map_err(SupervisorError::from).stage(stage)?;
         let answer = (&mut waiting.answer).await.map_err(|_closed| SupervisorError::Gone);
         match answer.stage(stage)? {
@@ -177,6 +192,20 @@ impl Client {
                 let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
                 Err(wharf_wire::Error::Socket(wharf_sys::Error::new("poll", "the connection", errno)))
             }
+        }
+    }
+}
+
+/// When a request must not be done any more, by the monotonic clock: before its caller is told that it failed, who then may
+/// ask for the same again. What only ends something is done whenever it comes: whoever asked has ended it by force
+/// meanwhile, or goes on to.
+fn deadline_ns(body: &request::Body, patience: Duration) -> u64 {
+    use request::Body;
+    match body {
+        Body::Hello(_) | Body::Signal(_) | Body::KillExec(_) | Body::Remove(_) | Body::Shutdown(_) => 0,
+        Body::Create(_) | Body::Start(_) | Body::Exec(_) | Body::Attach(_) | Body::ReopenLog(_) => {
+            let patience_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
+            wharf_sys::clock::monotonic_ns().saturating_add(patience_ns)
         }
     }
 }
@@ -258,7 +287,7 @@ mod tests {
                 let (client, _events) = Client::new(ours).unwrap();
                 let body = request::Body::KillExec(v1::KillExec { exec: 7 });
                 let requests: Vec<_> =
-                    (0..CALLS).map(|id| Request { id, body: Some(body.clone()) }).collect();
+                    (0..CALLS).map(|id| Request { id, body: Some(body.clone()), deadline_ns: 0 }).collect();
                 let sends = requests.iter().map(|request| client.send(request, &[]));
                 let sends = futures_util::future::try_join_all(sends);
                 let other = async { others_went_on.send(()).unwrap() };

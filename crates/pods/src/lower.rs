@@ -61,10 +61,7 @@ pub(crate) fn plan(
     let (masked_paths, readonly_paths) = protected_paths(&security)?;
     let mut own: Vec<MountPlan> = disk.volumes.iter().map(volumes::plan).collect();
     own.extend(pods_mounts(context)?);
-    let mut mounts = mounts::merge(usual_mounts(privilege, cgroup)?, own, asked_mounts(context, privilege)?);
-    if files::is_of_older_build(context.layout, &context.pod.id) {
-        mounts::adapt_to_older_build(&mut mounts);
-    }
+    let mounts = mounts::merge(usual_mounts(privilege, cgroup)?, own, asked_mounts(context, privilege)?);
     Ok(Plan {
         container: id.clone(),
         rootfs: disk.rootfs,

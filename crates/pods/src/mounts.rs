@@ -104,17 +104,6 @@ pub(crate) fn merge(
     all
 }
 
-/// Makes of the mounts what a supervisor of an older build can do, which a pod keeps: one that makes a new file system
-/// read-only before others are mounted in it, and that knows no volumes. So they are as its other containers have them.
-pub(crate) fn adapt_to_older_build(mounts: &mut Vec<MountPlan>) {
-    mounts.retain(|mount| !matches!(mount.source, Source::Volume(_)));
-    for mount in mounts {
-        if matches!(&mount.source, Source::Filesystem { kind, .. } if kind == "tmpfs") {
-            mount.attributes = mount.attributes.without(Attributes::READ_ONLY);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,19 +141,6 @@ mod tests {
         let all = targets(&usual, &pods, &["/dev", "/sys", "/etc/hosts"]);
         assert_eq!(all, ["/proc", "/dev", "/sys", "/dev/shm", "/etc/hosts"]);
         assert_eq!(targets(&["/dev"], &[], &["/devices"]), ["/dev", "/devices"]);
-    }
-
-    #[test]
-    fn an_older_supervisor_can_mount_all_that_it_is_sent() {
-        use wharf_planner::defaults::{Privilege, cgroup_mounts};
-        let host = || HostPath::new("/x").unwrap();
-        let mut mounts = cgroup_mounts(Privilege::Ordinary, &[("cpu".to_owned(), host())], None).unwrap();
-        let mut volume = mounts[1].clone();
-        volume.source = Source::Volume(host());
-        mounts.push(volume);
-        adapt_to_older_build(&mut mounts);
-        let read_only = mounts.iter().map(|mount| mount.attributes.has(Attributes::READ_ONLY));
-        assert_eq!(read_only.collect::<Vec<_>>(), [false, true], "a tmpfs, the bind in it, and no volume");
     }
 
     #[test]

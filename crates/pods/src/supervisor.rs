@@ -1,5 +1,7 @@
 //! A pod's supervisor, as the daemon knows it.
 
 mod error;
+mod features;
 
 pub(crate) use error::SupervisorError;
+pub(crate) use features::Features;

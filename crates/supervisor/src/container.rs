@@ -82,6 +82,14 @@ impl Container {
         matches!(self.phase, Phase::Running { .. })
     }
 
+    /// The request that it is being made or started for.
+    pub(crate) fn request(&self) -> Option<RequestId> {
+        match self.phase {
+            Phase::Creating { request, .. } | Phase::Starting { request } => Some(request),
+            _ => None,
+        }
+    }
+
     /// Whether it was told to execute its program, and has not done so yet.
     pub(crate) fn is_starting(&self) -> bool {
         matches!(self.phase, Phase::Starting { .. })

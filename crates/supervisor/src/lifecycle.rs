@@ -3,6 +3,7 @@
 //! ```text
 //! Creating ─Ready, LogOpened─▶ Created ─Start─▶ Starting ─Executed─▶ Running ─Exited─▶ Ended
 //!     └────Failed, Exited──▶ Gone                   └──Failed: NotStarted ──Exited──▶ Ended
+//!     (Expired is a failure, too, after which the process is killed)
 //!
 //! Ended ─Flushed─▶ Recording ─Recorded─▶ Exited ─Remove─▶ Gone
 //!                      └─Refused─▶ Unrecorded ─Recorded─▶ Exited
@@ -14,7 +15,7 @@ use wharf_state::ExitRecord;
 use wharf_types::Exit;
 use wharf_wire::v1::failure::Kind;
 
-use crate::link::RequestId;
+use crate::link::{self, RequestId};
 
 /// Where a container is in its life. A request in it has not been answered yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub(crate) enum Phase {
     Starting { request: RequestId },
     /// The program runs.
     Running { started_at_ns: i64 },
-    /// The program could not be executed; the process is about to be gone.
+    /// The program could not be executed in time or at all; the process is about to be gone.
     NotStarted,
     /// It could not be made; the process is about to be gone.
     Failed,
@@ -70,6 +71,8 @@ pub(crate) enum Event {
     Start { request: RequestId },
     /// The daemon wants it gone.
     Remove { request: RequestId },
+    /// The deadline of the request it is being made or started for has come.
+    Expired,
     /// The first process is gone, but not reaped.
     Exited { exit: Exit, now_ns: i64 },
     /// The output is in the log, or it was waited for long enough.
@@ -133,6 +136,7 @@ pub(crate) fn step(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
         },
         Event::Executed { now_ns } => executed(phase, now_ns),
         Event::Start { request } => start(phase, request),
+        Event::Expired => expired(phase),
         Event::Remove { request } => remove(phase, request),
         Event::Exited { exit, now_ns } => exited(phase, exit, now_ns),
         Event::Flushed | Event::Recorded | Event::Refused | Event::Retry => settled(phase, &event),
@@ -188,6 +192,17 @@ fn start(phase: Phase, request: RequestId) -> (Phase, Vec<Action>) {
         _ => "exited",
     };
     (phase, vec![refusal(request, &format!("the container is {state}, not created"))])
+}
+
+/// Its caller has been told that it failed, and may have made another one in its place: it must not run now. One that has
+/// executed its program, which nobody has told yet, is ended all the same.
+fn expired(phase: Phase) -> (Phase, Vec<Action>) {
+    let failed = |request| vec![Action::ReplyFailure { request, failure: link::expired() }, Action::Kill];
+    match phase {
+        Phase::Creating { request, .. } => (Phase::Failed, failed(request)),
+        Phase::Starting { request } => (Phase::NotStarted, failed(request)),
+        phase => (phase, Vec::new()),
+    }
 }
 
 fn remove(phase: Phase, request: RequestId) -> (Phase, Vec<Action>) {
@@ -316,7 +331,8 @@ mod tests {
             if matches!(self.phase, Phase::Recording(_)) {
                 return vec![Event::Recorded, Event::Refused];
             }
-            let mut events = vec![Event::Start { request }, Event::Remove { request }, Event::Retry];
+            let mut events =
+                vec![Event::Start { request }, Event::Remove { request }, Event::Retry, Event::Expired];
             events.extend([Event::LogOpened, Event::LogFailed(failure())]);
             events.extend(self.is_flushing.then_some(Event::Flushed));
             if self.deaths == 0 {
@@ -442,5 +458,15 @@ mod tests {
         let (_, actions) = step(phase, Event::Flushed);
         let record = ExitRecord { exit: Exit::NotStarted, started_at_ns: 0, finished_at_ns: 7 };
         assert_eq!(actions, vec![Action::Record(record)]);
+    }
+
+    #[test]
+    fn a_start_that_nobody_waits_for_any_more_is_no_start() {
+        let request = RequestId::of_test(9).until(100);
+        assert!(!request.is_late(99) && request.is_late(100) && !RequestId::of_test(9).is_late(u64::MAX));
+        let (phase, actions) = step(Phase::Starting { request }, Event::Expired);
+        assert_eq!(actions, [Action::ReplyFailure { request, failure: link::expired() }, Action::Kill]);
+        let (phase, actions) = step(phase, Event::Executed { now_ns: 5 });
+        assert_eq!((phase, actions), (Phase::NotStarted, vec![]));
     }
 }

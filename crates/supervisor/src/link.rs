@@ -27,12 +27,31 @@ const TEXT_LIMIT_BYTES: usize = 4096;
 pub(crate) struct RequestId {
     connection: u64,
     number: u64,
+    /// When its caller has been told that it failed; 0 if it is wanted whenever it comes.
+    deadline_ns: u64,
+}
+
+impl RequestId {
+    /// Whether its caller has been told by now that it failed. What is done nevertheless would be done beside its next
+    /// attempt.
+    pub(crate) fn is_late(self, monotonic_ns: u64) -> bool {
+        self.deadline_ns != 0 && monotonic_ns >= self.deadline_ns
+    }
+
+    /// Whether it is to be looked at again when its deadline has come.
+    pub(crate) fn can_be_late(self) -> bool {
+        self.deadline_ns != 0
+    }
 }
 
 #[cfg(test)]
 impl RequestId {
     pub(crate) const fn of_test(number: u64) -> Self {
-        Self { connection: 0, number }
+        Self { connection: 0, number, deadline_ns: 0 }
+    }
+
+    pub(crate) const fn until(self, deadline_ns: u64) -> Self {
+        Self { deadline_ns, ..self }
     }
 }
 
@@ -99,7 +118,11 @@ impl Link {
         }
         match wharf_wire::receive::<Request>(socket.as_fd()) {
             Ok(Some((request, descriptors))) => {
-                let id = RequestId { connection: self.connection, number: request.id };
+                let id = RequestId {
+                    connection: self.connection,
+                    number: request.id,
+                    deadline_ns: request.deadline_ns,
+                };
                 Received::Request(id, request, descriptors)
             }
             Err(error) if error.would_block() => Received::Nothing,
@@ -175,6 +198,11 @@ pub(crate) fn is_want_of_memory(errno: Errno) -> bool {
     matches!(errno, Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS)
 }
 
+/// What a request fails with whose caller does not wait any more.
+pub(crate) fn expired() -> lifecycle::Failure {
+    failure(failure::Kind::Expired, "its caller had given up waiting before it was done")
+}
+
 /// A failure of a kind; a text that is too long is cut.
 pub(crate) fn failure(kind: failure::Kind, message: impl Into<String>) -> lifecycle::Failure {
     let mut message = message.into();
@@ -211,7 +239,7 @@ mod tests {
         let (mut link, daemon) = link();
         (0..2000).for_each(|exec| link.tell(event(exec)));
         assert_eq!(link.interest(), EpollFlags::EPOLLOUT, "no request is read meanwhile");
-        let request = Request { id: 5, body: None };
+        let request = Request { id: 5, ..Request::default() };
         wharf_wire::send(daemon.as_fd(), &request, &[]).unwrap();
         assert!(matches!(link.receive(), Received::Nothing));
         for exec in 0..2000 {
@@ -227,7 +255,7 @@ mod tests {
     #[test]
     fn an_answer_goes_to_the_daemon_that_asked() {
         let (mut link, old) = link();
-        wharf_wire::send(old.as_fd(), &Request { id: 1, body: None }, &[]).unwrap();
+        wharf_wire::send(old.as_fd(), &Request { id: 1, ..Request::default() }, &[]).unwrap();
         let Received::Request(id, _, _) = link.receive() else { panic!("a request") };
         let (ours, new) = wharf_sys::socket::pair().unwrap();
         link.open(ours).unwrap();
@@ -239,7 +267,7 @@ mod tests {
     #[test]
     fn a_long_failure_is_cut_and_the_connection_stays() {
         let (mut link, daemon) = link();
-        wharf_wire::send(daemon.as_fd(), &Request { id: 1, body: None }, &[]).unwrap();
+        wharf_wire::send(daemon.as_fd(), &Request { id: 1, ..Request::default() }, &[]).unwrap();
         let Received::Request(id, _, _) = link.receive() else { panic!("a request") };
         link.fail(id, failure(failure::Kind::Invalid, "ü".repeat(100_000)));
         let message::Body::Reply(Reply { result: Some(reply::Result::Failure(failure)), .. }) =

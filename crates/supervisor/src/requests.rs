@@ -12,7 +12,7 @@ use wharf_wire::v1::{self, failure::Kind, reply, request::Body};
 use crate::attach;
 use crate::container::{Container, Exec};
 use crate::lifecycle::{Event, Failure, Missing, Phase};
-use crate::link::{RequestId, failure};
+use crate::link::{self, RequestId, failure};
 use crate::pod_reaper::PodReaper;
 use crate::shim::Shim;
 use crate::spawn::{Child, pipes};
@@ -24,6 +24,7 @@ type Outcome = Result<Option<reply::Result>, Failure>;
 /// Does what a request asks; one that must wait is answered later.
 pub(crate) fn handle(shim: &mut Shim, id: RequestId, request: v1::Request, descriptors: Vec<OwnedFd>) {
     let outcome = match request.body {
+        _ if id.is_late(wharf_sys::clock::monotonic_ns()) => Err(link::expired()),
         Some(Body::Hello(_)) => {
             shim.greeted = true;
             Ok(Some(reply::Result::State(state(shim))))
@@ -74,6 +75,7 @@ fn state(shim: &Shim) -> v1::State {
         containers: shim.containers.values().map(Container::status).collect(),
         pid: std::process::id().cast_signed(),
         reaper_pid: shim.reaper.as_ref().map_or(0, |reaper| reaper.pid),
+        features: wharf_wire::FEATURES.map(str::to_owned).to_vec(),
     }
 }
 

@@ -19,7 +19,7 @@ use wharf_wire::v1::{self, reply};
 use crate::attach;
 use crate::container::{Container, Exec};
 use crate::lifecycle::{Event, Failure, Phase};
-use crate::link::{Link, Received, RequestId, failure};
+use crate::link::{self, Link, Received, RequestId, failure};
 use crate::log::queue::{LogWriter, Told};
 use crate::output::{BUFFER_BYTES, More};
 use crate::pod_reaper::PodReaper;
@@ -103,7 +103,10 @@ impl Shim {
         loop {
             let tick = EpollTimeout::try_from(TICK).unwrap_or(EpollTimeout::NONE);
             let timeout = if self.has_to_tick() { tick } else { EpollTimeout::NONE };
-            for source in self.watch.wait(timeout) {
+            let ready = self.watch.wait(timeout);
+            // Before anything that came meanwhile is taken for a success.
+            self.expire();
+            for source in ready {
                 self.turn(source);
             }
             self.tick();
@@ -153,6 +156,28 @@ impl Shim {
         self.log_writer.is_awake()
             || self.link.is_starved()
             || self.containers.values().any(|container| waits(container.phase))
+            || self.requests().any(RequestId::can_be_late)
+    }
+
+    /// The requests that are being done.
+    fn requests(&self) -> impl Iterator<Item = RequestId> {
+        let containers = self.containers.values().filter_map(Container::request);
+        containers.chain(self.execs.values().filter_map(|exec| exec.request))
+    }
+
+    /// Ends what nobody waits for any more.
+    fn expire(&mut self) {
+        let now_ns = wharf_sys::clock::monotonic_ns();
+        let is_late = |request: Option<RequestId>| request.is_some_and(|request| request.is_late(now_ns));
+        for exec in self.execs.values_mut() {
+            if let Some(request) = exec.request.take_if(|request| request.is_late(now_ns)) {
+                exec.kill();
+                self.link.fail(request, link::expired());
+            }
+        }
+        let late = self.containers.iter().filter(|(_, container)| is_late(container.request()));
+        let late: Vec<ContainerId> = late.map(|(id, _)| id.clone()).collect();
+        late.iter().for_each(|id| self.step(id, Event::Expired));
     }
 
     /// What is due each second.

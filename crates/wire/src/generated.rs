@@ -4,6 +4,11 @@
 pub struct Request {
     #[prost(uint64, tag = "1")]
     pub id: u64,
+    /// When the daemon gives up waiting, by CLOCK_MONOTONIC, which is one for the whole machine. From then on its caller has
+    /// been told that the request failed: it is not begun any more, and what it began is ended. 0: it is wanted whenever it
+    /// comes.
+    #[prost(uint64, tag = "12")]
+    pub deadline_ns: u64,
     #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub body: ::core::option::Option<request::Body>,
 }
@@ -78,7 +83,7 @@ pub mod reply {
         Started(super::Started),
     }
 }
-/// Both sides name the versions they speak; the daemon adapts to the older supervisor.
+/// Both sides name the versions they speak. What a supervisor can do beyond its version is in the features of its State.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Hello {
     #[prost(uint32, tag = "1")]
@@ -114,6 +119,8 @@ pub mod failure {
         Invalid = 2,
         Precondition = 3,
         NotStarted = 4,
+        /// It came, or was still being done, after its deadline.
+        Expired = 5,
     }
     impl Kind {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -127,6 +134,7 @@ pub mod failure {
                 Self::Invalid => "INVALID",
                 Self::Precondition => "PRECONDITION",
                 Self::NotStarted => "NOT_STARTED",
+                Self::Expired => "EXPIRED",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -137,6 +145,7 @@ pub mod failure {
                 "INVALID" => Some(Self::Invalid),
                 "PRECONDITION" => Some(Self::Precondition),
                 "NOT_STARTED" => Some(Self::NotStarted),
+                "EXPIRED" => Some(Self::Expired),
                 _ => None,
             }
         }
@@ -154,6 +163,9 @@ pub struct State {
     /// The first process of the pod's shared PID namespace; 0 where there is none.
     #[prost(int32, tag = "4")]
     pub reaper_pid: i32,
+    /// What the supervisor can do that older ones of this version cannot, by name: a daemon asks for nothing else.
+    #[prost(string, repeated, tag = "5")]
+    pub features: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ContainerStatus {

@@ -18,8 +18,22 @@ pub mod v1 {
     include!("generated.rs");
 }
 
-/// The version of the protocol this build speaks. Fields are only added within a version.
+/// The version of the protocol this build speaks. Within a version fields are only added; where that changes what an older
+/// supervisor is asked to do, it is a [`feature`].
 pub const VERSION: u32 = 1;
+
+/// Names of what a supervisor can do that older ones of the same version cannot. It tells them in its state.
+pub mod feature {
+    /// It does not begin a request after its deadline, and ends what is not done by then.
+    pub const DEADLINES: &str = "deadlines";
+    /// It makes a new file system read-only after others were mounted in it.
+    pub const READ_ONLY_LAST: &str = "read-only-last";
+    /// It fills an image's volumes.
+    pub const VOLUMES: &str = "volumes";
+}
+
+/// The features of this build.
+pub const FEATURES: [&str; 3] = [feature::DEADLINES, feature::READ_ONLY_LAST, feature::VOLUMES];
 
 /// The longest datagram, in bytes; the kernel's default send buffer holds three of them.
 pub const DATAGRAM_LIMIT_BYTES: usize = 64 * 1024;
@@ -177,7 +191,7 @@ mod tests {
         let (a, b) = socket::pair().unwrap();
         let plan = v1::Plan { container: "x".repeat(100_000), ..Default::default() };
         let file = to_file(&plan).unwrap();
-        let request = v1::Request { id: 7, body: None };
+        let request = v1::Request { id: 7, ..Default::default() };
         send(a.as_fd(), &request, &[file.as_fd()]).unwrap();
         let (got, descriptors) = receive::<v1::Request>(b.as_fd()).unwrap().unwrap();
         assert_eq!(got, request);

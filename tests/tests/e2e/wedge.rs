@@ -93,6 +93,36 @@ fn a_stop_of_one_container_of_a_stopped_supervisor_spares_the_others() {
     });
 }
 
+/// Whoever asked was told that it failed, and may have asked for another one since.
+#[test]
+fn what_was_given_up_is_not_done_later() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("stuck")).await.unwrap();
+        let runs = client.launch(&pod, &client.container("runs", "sleep 1000")).await.unwrap();
+        let made = client.create(&pod, &client.container("made", "sleep 1001")).await.unwrap();
+        let shim = Shim::of(&pod).await;
+        shim.stop();
+        let (start, create, exec) = tokio::join!(
+            client.start(&made),
+            async { client.create(&pod, &client.container("late", "true")).await.unwrap_err() },
+            async { client.exec(&runs, "touch /late", 60).await.unwrap_err() }
+        );
+        let codes = [start.unwrap_err().code(), create.code(), exec.code()];
+        assert_eq!(codes, [Code::Unavailable; 3]);
+        shim.go_on();
+        // It takes requests in their order: by the answer to this one those before it are done or refused.
+        let files = client.output(&runs, "ls /late 2>&1; true").await;
+        assert!(files.contains("No such file"), "{files}");
+        assert_eq!(client.status(&made).await.unwrap().state(), ContainerState::ContainerCreated);
+        assert!(process_with("sleep 1001").is_none());
+        client.start(&made).await.unwrap();
+        assert_eq!(client.output(&made, "echo begun").await, "begun");
+        client.down(&pod).await.unwrap();
+        world.is_clean().await;
+    });
+}
+
 #[test]
 fn an_end_that_is_told_late_is_told_in_full() {
     run(async |world| {

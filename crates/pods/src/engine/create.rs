@@ -97,6 +97,8 @@ impl Engine {
         const STAGE: &str = "creating the container";
         let (engine, of, with) = (Arc::clone(self), Arc::clone(pod), id.clone());
         let mut prepared = blocking(move || engine.prepare(&of, &with, &config)).await?;
+        let supervisor = pod.connected().await?;
+        supervisor.features().fit(&mut prepared.plan.mounts).stage(STAGE)?;
         let plan = wharf_wire::to_file(&v1::Plan::from(&prepared.plan)).stage(STAGE)?;
         let log = match prepared.plan.stdio.log.clone() {
             Some(log) => self.logs.make(log).await?,
@@ -104,7 +106,7 @@ impl Engine {
         };
         let body = request::Body::Create(v1::Create { container: id.to_string() });
         let descriptors: Vec<_> = [&plan].into_iter().chain(&log).map(AsFd::as_fd).collect();
-        let answer = pod.connected().await?.call(STAGE, body, &descriptors).await?;
+        let answer = supervisor.call(STAGE, body, &descriptors).await?;
         let reply::Result::Created(created) = answer else {
             return Err(Error::at(
                 STAGE,

@@ -40,6 +40,12 @@ pub(crate) enum SupervisorError {
         /// The whole chain of causes there.
         message: String,
     },
+    /// It is of the release that made the pod.
+    #[error("the pod's supervisor is of an older release and cannot do {what}: make the pod anew")]
+    Older {
+        /// What it would have to do.
+        what: &'static str,
+    },
     /// Killed, it does not end.
     #[error("its process is still there {patience:?} after SIGKILL: does it wait for a disk?")]
     Undead {
@@ -59,6 +65,7 @@ impl Failure for SupervisorError {
             Self::Busy { .. } => ErrorKind::ResourceExhausted,
             Self::Protocol { .. } => ErrorKind::Internal,
             Self::Refused { kind, .. } => *kind,
+            Self::Older { .. } => ErrorKind::FailedPrecondition,
             Self::Undead { .. } => ErrorKind::DeadlineExceeded,
             Self::Wire(error) => error.kind(),
         }
@@ -72,6 +79,7 @@ impl From<v1::Failure> for SupervisorError {
             failure::Kind::NotFound => ErrorKind::NotFound,
             failure::Kind::Invalid => ErrorKind::InvalidArgument,
             failure::Kind::Precondition | failure::Kind::NotStarted => ErrorKind::FailedPrecondition,
+            failure::Kind::Expired => ErrorKind::Unavailable,
         };
         Self::Refused { kind, message: failure.message }
     }

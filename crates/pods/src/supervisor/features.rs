@@ -1,0 +1,95 @@
+//! What a pod's supervisor can do. It is of the release that made the pod, its life long, and says so by the names of its
+//! features: a plan that needs another one is refused, with what to do about it.
+
+use wharf_isolation::{MountPlan, Source};
+use wharf_sys::mount::Attributes;
+use wharf_wire::feature;
+
+use super::SupervisorError;
+
+/// The features that a supervisor has named.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Features(Vec<String>);
+
+impl Features {
+    pub(crate) fn new(names: Vec<String>) -> Self {
+        Self(names)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|feature| feature == name)
+    }
+
+    /// Makes of a plan's mounts those that the supervisor makes as they are meant.
+    ///
+    /// # Errors
+    /// FailedPrecondition if it cannot do what the container needs.
+    pub(crate) fn fit(&self, mounts: &mut [MountPlan]) -> Result<(), SupervisorError> {
+        let has_volume = mounts.iter().any(|mount| matches!(mount.source, Source::Volume(_)));
+        if has_volume && !self.has(feature::VOLUMES) {
+            return Err(SupervisorError::Older { what: "an image's volumes" });
+        }
+        if !self.has(feature::READ_ONLY_LAST) {
+            leave_writable(mounts);
+        }
+        Ok(())
+    }
+}
+
+/// An older supervisor makes a new file system read-only before others are mounted in it, and cannot mount them then. What
+/// is lost is that names can be made beside those mounts, in a few kilobytes, as in the pod's other containers.
+fn leave_writable(mounts: &mut [MountPlan]) {
+    for mount in mounts {
+        if matches!(&mount.source, Source::Filesystem { kind, .. } if kind == "tmpfs") {
+            mount.attributes = mount.attributes.without(Attributes::READ_ONLY);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_sys::mount::Propagation;
+    use wharf_types::{ContainerPath, ErrorKind, Failure as _, HostPath};
+
+    fn mount(target: &str, source: Source) -> MountPlan {
+        MountPlan {
+            target: ContainerPath::new(target).unwrap(),
+            source,
+            attributes: Attributes::READ_ONLY,
+            recursive_read_only: false,
+            propagation: Propagation::Private,
+        }
+    }
+
+    fn cgroup_mounts() -> Vec<MountPlan> {
+        let tmpfs = Source::Filesystem { kind: "tmpfs".to_owned(), options: Vec::new() };
+        let bound = Source::Tree(HostPath::new("/x").unwrap());
+        vec![mount("/sys/fs/cgroup", tmpfs), mount("/sys/fs/cgroup/cpu", bound)]
+    }
+
+    fn read_only(mounts: &[MountPlan]) -> Vec<bool> {
+        mounts.iter().map(|mount| mount.attributes.has(Attributes::READ_ONLY)).collect()
+    }
+
+    #[test]
+    fn a_supervisor_gets_what_it_says_that_it_can_do() {
+        let mut mounts = cgroup_mounts();
+        Features::default().fit(&mut mounts).unwrap();
+        assert_eq!(read_only(&mounts), [false, true], "an older one: a tmpfs, and the bind in it");
+        let mut mounts = cgroup_mounts();
+        let ours = Features::new(wharf_wire::FEATURES.map(str::to_owned).to_vec());
+        ours.fit(&mut mounts).unwrap();
+        assert_eq!(read_only(&mounts), [true, true]);
+    }
+
+    #[test]
+    fn what_an_older_supervisor_cannot_do_is_refused() {
+        let mut mounts = vec![mount("/data", Source::Volume(HostPath::new("/x").unwrap()))];
+        let older = Features::new(vec![feature::READ_ONLY_LAST.to_owned()]);
+        let error = older.fit(&mut mounts).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        assert!(error.to_string().contains("make the pod anew"), "{error}");
+        Features::new(vec![feature::VOLUMES.to_owned()]).fit(&mut mounts).unwrap();
+    }
+}
