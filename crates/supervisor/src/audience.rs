@@ -44,10 +44,6 @@ impl Client {
 }
 
 impl Audience {
-    pub(crate) fn is_full(&self) -> bool {
-        self.clients.len() >= CLIENT_LIMIT
-    }
-
     pub(crate) fn add(&mut self, number: u64, client: Client) {
         self.clients.insert(number, client);
     }
@@ -70,10 +66,6 @@ impl Audience {
     pub(crate) fn lost(&self) -> Vec<u64> {
         let lost = self.clients.iter().filter(|(_, client)| client.pace == Pace::Lost);
         lost.map(|(number, _)| *number).collect()
-    }
-
-    pub(crate) fn all(&self) -> Vec<u64> {
-        self.clients.keys().copied().collect()
     }
 }
 

@@ -1,9 +1,9 @@
-//! What the supervisor holds of one container.
+//! What the supervisor holds of one container, and of one command in it: processes, descriptors and cgroups. Where it is in
+//! its life is not here: that is the machine's to know.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::Instant;
 
 use wharf_isolation::{Identity, Plan};
 use wharf_sys::process::{Ended, Reap};
@@ -12,9 +12,8 @@ use wharf_wire::v1::{self, container_status};
 
 use crate::audience::Audience;
 use crate::kill;
-use crate::lifecycle::Phase;
-use crate::link::RequestId;
 use crate::log::queue::LogWriter;
+use crate::machine::container::Phase;
 use crate::output::{Output, Sink};
 use crate::spawn::Child;
 use crate::trouble::{self, OrTell as _};
@@ -26,83 +25,50 @@ const LEAVES_AT_ONCE: usize = 4;
 /// A container, from the request to make it until the request to remove it.
 #[derive(Debug)]
 pub(crate) struct Container {
-    pub(crate) phase: Phase,
     pub(crate) plan: Plan,
     pub(crate) identity: Identity,
     pub(crate) child: Child,
+    pub(crate) first: First,
     /// The log writer's number of its log, if it has one.
     pub(crate) log: Option<u64>,
     pub(crate) audience: Audience,
     pub(crate) outputs: BTreeMap<Out, Output>,
     /// Kept open so that the container does not see the end of its input; the client's own where that is to end it.
     pub(crate) stdin: Option<OwnedFd>,
-    /// Since when its last output is waited for.
-    pub(crate) flushing: Option<Instant>,
     /// The cgroups of execs that are over and left something running.
     leaves: VecDeque<PathBuf>,
     /// How many kills for want of memory there had been when its first process was last known to have survived them.
     oom_kills_before: u64,
 }
 
+/// What was seen and done of a container's first process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum First {
+    /// It sets things up, or waits.
+    Made,
+    /// It was told to execute the program; the process that does so may still have to be born.
+    Told,
+    /// It is a zombie, or about to be.
+    Ended,
+    /// Its number may be another process's.
+    Reaped,
+}
+
 impl Container {
-    pub(crate) fn new(plan: Plan, child: Child, phase: Phase) -> Self {
+    pub(crate) fn new(plan: Plan, child: Child) -> Self {
         let oom_kills_before = oom_kills(&plan);
         Self {
-            phase,
             plan,
             identity: Identity::default(),
             child,
+            first: First::Made,
             log: None,
             audience: Audience::default(),
             outputs: BTreeMap::new(),
             stdin: None,
-            flushing: None,
             leaves: VecDeque::new(),
             oom_kills_before,
         }
-    }
-
-    /// Whether its first process has not ended, as far as was seen.
-    pub(crate) fn is_live(&self) -> bool {
-        match self.phase {
-            Phase::Ended(_) | Phase::Recording(_) | Phase::Unrecorded(_) | Phase::Exited(_) | Phase::Gone => {
-                false
-            }
-            Phase::Creating { .. }
-            | Phase::Created
-            | Phase::Starting { .. }
-            | Phase::Running { .. }
-            | Phase::NotStarted
-            | Phase::Failed
-            | Phase::Removing { .. } => true,
-        }
-    }
-
-    pub(crate) fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Running { .. })
-    }
-
-    /// The request that it is being made or started for.
-    pub(crate) fn request(&self) -> Option<RequestId> {
-        match self.phase {
-            Phase::Creating { request, .. } | Phase::Starting { request } => Some(request),
-            _ => None,
-        }
-    }
-
-    /// Whether it was told to execute its program, and has not done so yet.
-    pub(crate) fn is_starting(&self) -> bool {
-        matches!(self.phase, Phase::Starting { .. })
-    }
-
-    /// Whether its first process is there at least as a zombie.
-    pub(crate) fn has_process(&self) -> bool {
-        !matches!(self.phase, Phase::Exited(_) | Phase::Gone)
-    }
-
-    /// Whether its streams are there: from its making to its end.
-    pub(crate) fn has_streams(&self) -> bool {
-        matches!(self.phase, Phase::Created | Phase::Starting { .. } | Phase::Running { .. })
     }
 
     /// How the first process ended, if it has; it stays a zombie until it is reaped.
@@ -124,7 +90,8 @@ impl Container {
         })
     }
 
-    pub(crate) fn reap(&self) {
+    pub(crate) fn reap(&mut self) {
+        self.first = First::Reaped;
         let reaped = wharf_sys::process::wait(self.child.pidfd.as_fd(), Reap::Remove).map(drop);
         reaped.or_tell(format_args!("reaping container {}", self.plan.container));
     }
@@ -185,7 +152,7 @@ impl Container {
         }
     }
 
-    pub(crate) fn status(&self) -> v1::ContainerStatus {
+    pub(crate) fn status(&self, phase: Phase) -> v1::ContainerStatus {
         use container_status::Phase as Wire;
         let mut status = v1::ContainerStatus {
             id: self.plan.container.to_string(),
@@ -193,7 +160,7 @@ impl Container {
             identity: Some(wire_identity(&self.identity)),
             ..v1::ContainerStatus::default()
         };
-        let phase = match self.phase {
+        let phase = match phase {
             Phase::Creating { .. } | Phase::Failed | Phase::Removing { .. } | Phase::Gone => Wire::Unknown,
             Phase::Created => Wire::Created,
             Phase::Starting { .. } | Phase::NotStarted => Wire::Starting,
@@ -239,8 +206,6 @@ pub(crate) fn wire_exit(exit: Exit) -> v1::Exit {
 pub(crate) struct Exec {
     pub(crate) container: ContainerId,
     pub(crate) child: Child,
-    /// The request that is answered once the program was executed.
-    pub(crate) request: Option<RequestId>,
     /// Its terminal, to be answered with.
     pub(crate) terminal: Option<OwnedFd>,
     /// The cgroup of its own, by which all it started is reached.

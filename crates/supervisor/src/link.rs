@@ -14,7 +14,7 @@ use nix::sys::epoll::EpollFlags;
 use wharf_wire::Datagram;
 use wharf_wire::v1::{Failure, Message, Reply, Request, failure, message, reply};
 
-use crate::lifecycle;
+use crate::machine;
 use crate::trouble::{self, OrTell as _};
 
 /// How many messages may wait before no more requests are read.
@@ -48,6 +48,10 @@ impl RequestId {
 impl RequestId {
     pub(crate) const fn of_test(number: u64) -> Self {
         Self { connection: 0, number, deadline_ns: 0 }
+    }
+
+    pub(crate) const fn number_of_test(self) -> u64 {
+        self.number
     }
 
     pub(crate) const fn until(self, deadline_ns: u64) -> Self {
@@ -152,7 +156,7 @@ impl Link {
     }
 
     /// Answers a request with a failure.
-    pub(crate) fn fail(&mut self, id: RequestId, failure: lifecycle::Failure) {
+    pub(crate) fn fail(&mut self, id: RequestId, failure: machine::Failure) {
         if id.connection == self.connection {
             let result =
                 reply::Result::Failure(Failure { kind: failure.kind.into(), message: failure.message });
@@ -199,18 +203,18 @@ pub(crate) fn is_want_of_memory(errno: Errno) -> bool {
 }
 
 /// What a request fails with whose caller does not wait any more.
-pub(crate) fn expired() -> lifecycle::Failure {
+pub(crate) fn expired() -> machine::Failure {
     failure(failure::Kind::Expired, "its caller had given up waiting before it was done")
 }
 
 /// A failure of a kind; a text that is too long is cut.
-pub(crate) fn failure(kind: failure::Kind, message: impl Into<String>) -> lifecycle::Failure {
+pub(crate) fn failure(kind: failure::Kind, message: impl Into<String>) -> machine::Failure {
     let mut message = message.into();
     if message.len() > TEXT_LIMIT_BYTES {
         message.truncate(message.floor_char_boundary(TEXT_LIMIT_BYTES));
         message.push('…');
     }
-    lifecycle::Failure { kind, message }
+    machine::Failure { kind, message }
 }
 
 #[cfg(test)]

@@ -26,8 +26,17 @@ pub(crate) struct Child {
     /// Its reports come here, and its start goes there.
     pub(crate) report: OwnedFd,
     pub(crate) kin: Kin,
+    pub(crate) line: Line,
     /// Whether it will still say that it is ready.
     pub(crate) awaits_ready: bool,
+}
+
+/// Whether more reports of a child are to be heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Line {
+    Open,
+    /// It has said its last word; what others say on it is not the child's.
+    Over,
 }
 
 /// Which of two processes a child is.
@@ -95,7 +104,9 @@ impl Spawner {
         };
         let supervisor = std::process::id();
         match clone(&self.witness, flags, cgroup)? {
-            Clone::Parent { pid, pidfd } => Ok(Child { pid, pidfd, report, kin, awaits_ready: true }),
+            Clone::Parent { pid, pidfd } => {
+                Ok(Child { pid, pidfd, report, kin, line: Line::Open, awaits_ready: true })
+            }
             Clone::Child(child) => {
                 let kept: Vec<BorrowedFd<'_>> = keep.iter().copied().chain([child_report.as_fd()]).collect();
                 let alone = descriptors::keep_only(&child, &kept).is_ok();
@@ -173,7 +184,7 @@ mod tests {
         let (report, line) = socket::pair().unwrap();
         let pid = process.id().cast_signed();
         let pidfd = process::open_pidfd(pid).unwrap();
-        (process, line, Child { pid, pidfd, report, kin, awaits_ready: false })
+        (process, line, Child { pid, pidfd, report, kin, line: Line::Open, awaits_ready: false })
     }
 
     #[test]

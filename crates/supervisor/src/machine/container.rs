@@ -15,6 +15,7 @@ use wharf_state::ExitRecord;
 use wharf_types::Exit;
 use wharf_wire::v1::failure::Kind;
 
+use super::Failure;
 use crate::link::{self, RequestId};
 
 /// Where a container is in its life. A request in it has not been answered yet.
@@ -54,9 +55,40 @@ pub(crate) enum Missing {
     Both,
 }
 
+impl Phase {
+    /// Whether its first process has not ended, as far as was seen.
+    pub(crate) fn is_live(self) -> bool {
+        match self {
+            Self::Ended(_) | Self::Recording(_) | Self::Unrecorded(_) | Self::Exited(_) | Self::Gone => false,
+            Self::Creating { .. }
+            | Self::Created
+            | Self::Starting { .. }
+            | Self::Running { .. }
+            | Self::NotStarted
+            | Self::Failed
+            | Self::Removing { .. } => true,
+        }
+    }
+
+    /// Whether its streams are there: from its making to its end.
+    pub(crate) fn has_streams(self) -> bool {
+        matches!(self, Self::Created | Self::Starting { .. } | Self::Running { .. })
+    }
+
+    /// The request whose deadline is one for the container. A removal is wanted whenever it comes about.
+    pub(crate) fn deadline_of(self) -> Option<RequestId> {
+        match self {
+            Self::Creating { request, .. } | Self::Starting { request } => Some(request),
+            _ => None,
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
+    /// There is no first process.
+    NotSpawned(Failure),
     /// The first process has set everything up.
     Ready,
     /// The log is open.
@@ -83,13 +115,6 @@ pub(crate) enum Event {
     Refused,
     /// It is time to try again.
     Retry,
-}
-
-/// A failure to be passed on to the daemon.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
-    pub(crate) kind: Kind,
-    pub(crate) message: String,
 }
 
 /// What is to be done, in this order.
@@ -127,6 +152,10 @@ pub(crate) enum Action {
 pub(crate) fn step(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
     match event {
         Event::Ready | Event::LogOpened => created(phase, &event),
+        Event::NotSpawned(failure) => match phase {
+            Phase::Creating { request, .. } => (Phase::Gone, vec![Action::ReplyFailure { request, failure }]),
+            phase => (phase, Vec::new()),
+        },
         Event::Failed(failure) => failed(phase, failure),
         Event::LogFailed(failure) => match phase {
             Phase::Creating { request, .. } => {
@@ -191,7 +220,7 @@ fn start(phase: Phase, request: RequestId) -> (Phase, Vec<Action>) {
         Phase::Removing { .. } => "being removed",
         _ => "exited",
     };
-    (phase, vec![refusal(request, &format!("the container is {state}, not created"))])
+    (phase, vec![refusal(request, format!("the container is {state}, not created"))])
 }
 
 /// Its caller has been told that it failed, and may have made another one in its place: it must not run now. One that has
@@ -222,7 +251,6 @@ fn remove(phase: Phase, request: RequestId) -> (Phase, Vec<Action>) {
 }
 
 fn exited(phase: Phase, exit: Exit, now_ns: i64) -> (Phase, Vec<Action>) {
-    let killed = |when| format!("the container's first process was killed {when}");
     let ended = |exit, started_at_ns: i64| {
         // A clock that was set back must not make a container end before it began.
         let finished_at_ns = now_ns.max(started_at_ns);
@@ -230,16 +258,20 @@ fn exited(phase: Phase, exit: Exit, now_ns: i64) -> (Phase, Vec<Action>) {
     };
     match phase {
         Phase::Creating { request, .. } => {
-            let failure = refusal_of(request, Kind::Internal, &killed("while it was set up"));
+            let killed = "the container's first process was killed while it was set up";
+            let failure = refusal_of(request, Kind::Internal, killed);
             (Phase::Gone, vec![failure, Action::Reap, Action::Forget])
         }
         Phase::Failed => (Phase::Gone, vec![Action::Reap, Action::Forget]),
         Phase::Removing { request } => {
             (Phase::Gone, vec![Action::Reap, Action::Forget, Action::ReplyRemoved { request }])
         }
+        // A short program may be over before the process that it was born of has let go of the line.
         Phase::Starting { request } => {
-            let failure = refusal_of(request, Kind::Internal, &killed("before it executed the program"));
-            (ended(exit, 0), vec![failure, Action::Flush])
+            let started_at_ns = now_ns;
+            let told =
+                [Action::TellStarted { started_at_ns }, Action::ReplyStarted { request, started_at_ns }];
+            (ended(exit, started_at_ns), told.into_iter().chain([Action::Flush]).collect())
         }
         Phase::NotStarted => (ended(Exit::NotStarted, 0), vec![Action::Flush]),
         Phase::Created => (ended(exit, 0), vec![Action::Flush]),
@@ -265,12 +297,12 @@ fn settled(phase: Phase, event: &Event) -> (Phase, Vec<Action>) {
     }
 }
 
-fn refusal(request: RequestId, message: &str) -> Action {
+fn refusal(request: RequestId, message: impl Into<String>) -> Action {
     refusal_of(request, Kind::Precondition, message)
 }
 
-fn refusal_of(request: RequestId, kind: Kind, message: &str) -> Action {
-    Action::ReplyFailure { request, failure: Failure { kind, message: message.to_owned() } }
+fn refusal_of(request: RequestId, kind: Kind, message: impl Into<String>) -> Action {
+    Action::ReplyFailure { request, failure: Failure { kind, message: message.into() } }
 }
 
 #[cfg(test)]
@@ -381,7 +413,7 @@ mod tests {
                     }
                 }
                 Action::TellStarted { .. } => {
-                    assert!(self.told == (0, 0) && self.deaths == 0);
+                    assert_eq!(self.told, (0, 0));
                     self.told.0 += 1;
                 }
                 Action::TellExited(_) => self.told.1 += 1,

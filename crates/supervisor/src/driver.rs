@@ -1,0 +1,243 @@
+//! Does what the machine decides: the one place that has the pod's descriptors, processes and cgroups.
+//!
+//! It decides nothing of a container's, a command's or a client's life, and never calls the machine: what an action came to,
+//! and what is found where the loop was woken, it returns as events.
+
+mod making;
+mod processes;
+mod streams;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use wharf_state::{ExitRecord, Layout};
+use wharf_types::ContainerId;
+use wharf_wire::v1::{self, message, reply};
+
+use crate::container::{Container, Exec, First, wire_exit, wire_identity};
+use crate::link::{Link, RequestId};
+use crate::log::queue::LogWriter;
+use crate::machine::container::{self, Phase};
+use crate::machine::{Action, Event, client, exec};
+use crate::output::BUFFER_BYTES;
+use crate::pod_reaper::PodReaper;
+use crate::requests::{Given, internal};
+use crate::spawn::{Spawner, Spent};
+use crate::trouble::OrTell as _;
+use crate::watch::{Out, Source, Watch};
+
+/// What the supervisor holds.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    directory: PathBuf,
+    pub(crate) watch: Watch,
+    pub(crate) link: Link,
+    pub(crate) log_writer: LogWriter,
+    spawner: Spawner,
+    containers: BTreeMap<ContainerId, Container>,
+    execs: BTreeMap<u64, Exec>,
+    /// The containers' inputs for clients that are about to be answered.
+    inputs: BTreeMap<u64, OwnedFd>,
+    /// Outputs that are not read until the logs have taken what there is.
+    blocked: Vec<(ContainerId, Out)>,
+    reaper: Option<PodReaper>,
+    spent: Spent,
+    /// What came beside the request that is being done.
+    pub(crate) given: Given,
+    buffer: Vec<u8>,
+}
+
+impl Driver {
+    /// A pod's, whose directory it is given, with a daemon's connection.
+    pub(crate) fn new(directory: PathBuf, watch: Watch, link: Link) -> wharf_sys::Result<Self> {
+        Ok(Self {
+            directory,
+            watch,
+            link,
+            log_writer: LogWriter::default(),
+            spawner: Spawner::new()?,
+            containers: BTreeMap::new(),
+            execs: BTreeMap::new(),
+            inputs: BTreeMap::new(),
+            blocked: Vec::new(),
+            reaper: None,
+            spent: Spent::default(),
+            given: Given::Nothing,
+            buffer: vec![0; BUFFER_BYTES],
+        })
+    }
+
+    /// Does one thing, and tells what it came to where the machine waits for that.
+    pub(crate) fn act(&mut self, action: Action) -> Option<Event> {
+        match action {
+            Action::ReplyDone { request } => self.reply_done(request),
+            Action::ReplyFailure { request, failure } => self.link.fail(request, failure),
+            Action::ReplyState { request, containers } => self.reply_state(request, &containers),
+            Action::Spawn(id) => {
+                let not_spawned =
+                    |failure| Event::Container(id.clone(), container::Event::NotSpawned(failure));
+                return self.spawn(&id).err().map(not_spawned);
+            }
+            Action::Enter { exec, container } => {
+                let entered = self.enter(exec, container);
+                return entered.err().map(|failure| Event::Exec(exec, exec::Event::NotSpawned(failure)));
+            }
+            Action::Admit { client, container } => {
+                let admitted = self.admit(client, &container);
+                let event = admitted.map_or_else(client::Event::Refused, |()| client::Event::Admitted);
+                return Some(Event::Client(client, event));
+            }
+            Action::Signal { request, container, number } => return self.signal(request, &container, number),
+            Action::ReopenLog { request, container } => {
+                let log = self.containers.get(&container).and_then(|container| container.log);
+                log.into_iter().for_each(|log| self.log_writer.reopen(log, request));
+            }
+            Action::Container(id, action) => {
+                return self.act_on_container(&id, action).map(|event| Event::Container(id, event));
+            }
+            Action::Exec(number, action) => self.act_on_exec(number, action),
+            Action::Client(container, number, action) => self.act_on_client(&container, number, action),
+            Action::EndReaper => self.reaper.iter().for_each(PodReaper::end),
+        }
+        None
+    }
+
+    fn reply_done(&mut self, request: RequestId) {
+        self.link.reply(request, reply::Result::Done(v1::Done {}), &[]);
+    }
+
+    fn reply_state(&mut self, request: RequestId, phases: &[(ContainerId, Phase)]) {
+        let status = |(id, phase): &(ContainerId, Phase)| Some(self.containers.get(id)?.status(*phase));
+        let state = v1::State {
+            version: wharf_wire::VERSION,
+            containers: phases.iter().filter_map(status).collect(),
+            pid: std::process::id().cast_signed(),
+            reaper_pid: self.reaper.as_ref().map_or(0, |reaper| reaper.pid),
+            features: wharf_wire::FEATURES.map(str::to_owned).to_vec(),
+        };
+        self.link.reply(request, reply::Result::State(state), &[]);
+    }
+
+    fn signal(&mut self, request: RequestId, id: &ContainerId, number: i32) -> Option<Event> {
+        let outcome = match self.containers.get_mut(id)?.signal(number) {
+            // Gone by now: that is no failure of a signal.
+            Err(error) if error.errno != Errno::ESRCH => Err(internal(error)),
+            _ => Ok(()),
+        };
+        Some(Event::Settled { request, outcome })
+    }
+
+    fn act_on_container(&mut self, id: &ContainerId, action: container::Action) -> Option<container::Event> {
+        use container::Action;
+        let container = self.containers.get_mut(id)?;
+        match action {
+            Action::ReplyCreated { request } => {
+                let identity = Some(wire_identity(&container.identity));
+                let created = v1::Created { pid: container.child.pid, identity };
+                self.link.reply(request, reply::Result::Created(created), &[]);
+            }
+            Action::ReplyStarted { request, started_at_ns } => {
+                let started = v1::Started { started_at_ns, pid: container.child.pid };
+                self.link.reply(request, reply::Result::Started(started), &[]);
+            }
+            Action::ReplyRemoved { request } => self.reply_done(request),
+            Action::ReplyFailure { request, failure } => self.link.fail(request, failure),
+            Action::Start => {
+                container.first = First::Told;
+                let told = wharf_sys::socket::send(container.child.report.as_fd(), b"S", &[]);
+                // It is gone then, which is seen soon.
+                told.or_tell(format_args!("starting container {id}"));
+            }
+            Action::TellStarted { started_at_ns } => {
+                let started = v1::ContainerStarted { container: id.to_string(), started_at_ns };
+                self.link.tell(message::Body::ContainerStarted(started));
+            }
+            Action::Kill => container.kill(),
+            Action::Flush => match container.log {
+                Some(log) => self.log_writer.flush(log, id),
+                None => return Some(container::Event::Flushed),
+            },
+            Action::Record(record) => return Some(self.record(id, &record)),
+            Action::TellExited(ExitRecord { exit, finished_at_ns, .. }) => {
+                let exit = Some(wire_exit(exit));
+                let exited = v1::ContainerExited { container: id.to_string(), exit, finished_at_ns };
+                self.link.tell(message::Body::ContainerExited(exited));
+            }
+            Action::Reap => container.reap(),
+            Action::Unrecord => {
+                let removed = wharf_state::record::remove(&self.exit_record(id));
+                removed.or_tell(format_args!("removing the exit record of container {id}"));
+            }
+            Action::Forget => self.forget(id),
+        }
+        None
+    }
+
+    fn exit_record(&self, id: &ContainerId) -> PathBuf {
+        Layout::exits(&self.directory).join(id.as_str())
+    }
+
+    fn record(&self, id: &ContainerId, record: &ExitRecord) -> container::Event {
+        let saved = record.save(&self.exit_record(id));
+        let event = if saved.is_ok() { container::Event::Recorded } else { container::Event::Refused };
+        saved.or_tell(format_args!("the exit of container {id} is not on disk yet"));
+        event
+    }
+
+    /// Drops all that is held of a container whose process was reaped.
+    fn forget(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.remove(id) else { return };
+        self.watch.remove(container.child.report.as_fd(), &Source::Report(id.clone()));
+        self.watch.remove(container.child.pidfd.as_fd(), &Source::Exit(id.clone()));
+        for (out, output) in &container.outputs {
+            self.watch.remove(output.source.as_fd(), &Source::Output(id.clone(), *out));
+        }
+        if let Some(log) = container.log {
+            self.log_writer.close(log);
+        }
+    }
+
+    fn act_on_exec(&mut self, number: u64, action: exec::Action) {
+        match action {
+            exec::Action::ReplyExecuted { request } => {
+                let terminal = self.execs.get_mut(&number).and_then(|exec| exec.terminal.take());
+                let terminal: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
+                self.link.reply(request, reply::Result::Done(v1::Done {}), &terminal);
+            }
+            exec::Action::ReplyFailure { request, failure } => self.link.fail(request, failure),
+            exec::Action::Kill => self.execs.get(&number).into_iter().for_each(Exec::kill),
+            exec::Action::Forget => self.forget_exec(number),
+            exec::Action::TellExited(exit) => {
+                let exited = v1::ExecExited { exec: number, exit: Some(wire_exit(exit)) };
+                self.link.tell(message::Body::ExecExited(exited));
+            }
+        }
+    }
+
+    fn forget_exec(&mut self, number: u64) {
+        let Some(exec) = self.execs.remove(&number) else { return };
+        self.watch.remove(exec.child.report.as_fd(), &Source::ExecReport(number));
+        self.watch.remove(exec.child.pidfd.as_fd(), &Source::ExecExit(number));
+        match self.containers.get_mut(&exec.container) {
+            Some(container) => container.remove_leaf(exec.leaf),
+            None => making::remove_leaf(&exec.leaf),
+        }
+    }
+
+    fn act_on_client(&mut self, id: &ContainerId, number: u64, action: client::Action) {
+        match action {
+            client::Action::ReplyAttached { request } => {
+                let input = self.inputs.remove(&number);
+                let input: Vec<_> = input.iter().map(AsFd::as_fd).collect();
+                self.link.reply(request, reply::Result::Done(v1::Done {}), &input);
+            }
+            client::Action::ReplyFailure { request, failure } => self.link.fail(request, failure),
+            client::Action::TellDetached => {
+                self.link.tell(message::Body::Detached(v1::Detached { attach: number }));
+            }
+            client::Action::Dismiss => self.dismiss(id, number),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Making processes: a container's first one, and those of commands.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+use wharf_isolation::{JoinPlan, Origin, PidNamespace, Place, Plan, Streams};
+use wharf_types::{ContainerId, HostPath};
+use wharf_wire::v1::failure::Kind;
+
+use super::Driver;
+use crate::container::{Container, Exec};
+use crate::link::failure;
+use crate::machine::Failure;
+use crate::pod_reaper::PodReaper;
+use crate::requests::{Command, Creation, Given, internal};
+use crate::spawn::{Child, pipes};
+use crate::trouble::OrTell as _;
+use crate::watch::{Out, Source};
+
+impl Driver {
+    /// Makes a container's first process, which sets everything up and waits for the start.
+    pub(super) fn spawn(&mut self, id: &ContainerId) -> Result<(), Failure> {
+        let Given::Creation(creation) = std::mem::replace(&mut self.given, Given::Nothing) else {
+            return Err(internal("a container without a plan"));
+        };
+        let Creation { plan, log_directory } = creation;
+        let (streams, pipes) = pipes(plan.stdio.input).map_err(internal)?;
+        let child = self.spawn_first(&plan, &streams)?;
+        self.watch_child(&child, [Source::Report(id.clone()), Source::Exit(id.clone())])?;
+        let terminal = plan.stdio.terminal;
+        let mut container = Container::new(*plan, child);
+        if !terminal {
+            for (out, pipe) in [(Out::Stdout, pipes.stdout), (Out::Stderr, pipes.stderr)] {
+                let watched = self.watch.add(pipe.as_fd(), Source::Output(id.clone(), out));
+                watched.or_tell(format_args!("an output of container {id} will not be read"));
+                container.add_output(out, pipe);
+            }
+        }
+        container.stdin = pipes.stdin;
+        // While the first process sets things up; an answer waits for both.
+        let log = container.plan.stdio.log.clone();
+        container.log = log.map(|log| self.log_writer.open(log, log_directory, id.clone()));
+        self.containers.insert(id.clone(), container);
+        Ok(())
+    }
+
+    fn spawn_first(&mut self, plan: &Plan, streams: &Streams) -> Result<Child, Failure> {
+        self.ensure_reaper(plan)?;
+        let place = match &plan.namespaces.pid {
+            PidNamespace::Container => Place::New,
+            PidNamespace::Host => Place::Host,
+            PidNamespace::Pod => match &self.reaper {
+                Some(reaper) => Place::Of(reaper.pidfd.as_fd()),
+                None => return Err(internal("the pod has no PID namespace")),
+            },
+            PidNamespace::Target(target) => match self.containers.get(target) {
+                Some(target) => Place::Of(target.child.pidfd.as_fd()),
+                None => return Err(internal(format!("target container {target} is not held"))),
+            },
+        };
+        let cgroup = plan.cgroup.directory.as_ref().map(|path| open_directory(path.as_path()));
+        let cgroup = cgroup.transpose().map_err(internal)?;
+        let mut keep = streams.descriptors();
+        keep.extend(place.process());
+        let body = |origin: &Origin<'_>| wharf_isolation::create(plan, streams, origin);
+        self.spawner.spawn(place, cgroup.as_ref().map(AsFd::as_fd), &keep, body).map_err(internal)
+    }
+
+    /// The first process of the pod's PID namespace is made with the first container that is in it.
+    fn ensure_reaper(&mut self, plan: &Plan) -> Result<(), Failure> {
+        if plan.namespaces.pid != PidNamespace::Pod || self.reaper.is_some() {
+            return Ok(());
+        }
+        let reaper = PodReaper::start(self.spawner.witness(), &plan.namespaces, &self.directory)
+            .map_err(|error| internal(format!("the pod's PID namespace: {error}")))?;
+        let watched = self.watch.add(reaper.pidfd.as_fd(), Source::Reaper);
+        watched.inspect_err(|_unwatched| reaper.end()).map_err(internal)?;
+        self.reaper = Some(reaper);
+        Ok(())
+    }
+
+    /// Watches a child; one that cannot be watched is killed, and reaped with the strays.
+    fn watch_child(&mut self, child: &Child, sources: [Source; 2]) -> Result<(), Failure> {
+        let [report, exit] = sources;
+        let watched = self.watch.add(child.report.as_fd(), report);
+        let watched = watched.and_then(|()| self.watch.add(child.pidfd.as_fd(), exit));
+        watched.map_err(|error| {
+            child.abandon();
+            internal(error)
+        })
+    }
+
+    /// Makes a process that enters a container and executes a command.
+    pub(super) fn enter(&mut self, number: u64, id: ContainerId) -> Result<(), Failure> {
+        let Given::Command(command) = std::mem::replace(&mut self.given, Given::Nothing) else {
+            return Err(internal("a command without its streams"));
+        };
+        let Some(container) = self.containers.get(&id) else {
+            return Err(internal(format!("container {id} is not held")));
+        };
+        let leaf = container.plan.cgroup.kill_directory.as_path().join(format!("exec-{number}"));
+        let plan = join_plan(container, &command, &leaf)?;
+        let cgroup =
+            make_leaf(container, &leaf).map_err(|error| internal(format!("cgroup of the exec: {error}")))?;
+        let child = self.spawn_command(container, &command.streams, (&plan, cgroup.as_ref()));
+        let mut child = child.inspect_err(|_failed| remove_leaf(&leaf))?;
+        child.awaits_ready = command.terminal;
+        self.watch_child(&child, [Source::ExecReport(number), Source::ExecExit(number)])?;
+        self.execs.insert(number, Exec { container: id, child, terminal: None, leaf });
+        Ok(())
+    }
+
+    fn spawn_command(
+        &self,
+        container: &Container,
+        streams: &Streams,
+        (plan, cgroup): (&JoinPlan, Option<&OwnedFd>),
+    ) -> Result<Child, Failure> {
+        let first = container.child.pidfd.as_fd();
+        let mut keep = streams.descriptors();
+        keep.push(first);
+        let body = |origin: &Origin<'_>| wharf_isolation::join(plan, first, streams, origin);
+        self.spawner.spawn(Place::Of(first), cgroup.map(AsFd::as_fd), &keep, body).map_err(internal)
+    }
+}
+
+fn open_directory(path: &Path) -> wharf_sys::Result<OwnedFd> {
+    wharf_sys::fs::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
+}
+
+/// The container's own process with other arguments, in a cgroup of its own below the container's.
+fn join_plan(container: &Container, command: &Command, leaf: &Path) -> Result<JoinPlan, Failure> {
+    let mut process = container.plan.process.clone();
+    process.args.clone_from(&command.args);
+    // An update may have changed it: what the first process has is what holds now.
+    process.oom_score_adj = score(container.child.pid).or(process.oom_score_adj);
+    if command.terminal && !process.env.iter().any(|variable| variable.starts_with(b"TERM=")) {
+        process.env.push(b"TERM=xterm".to_vec());
+    }
+    let mut entries: Vec<HostPath> = container.plan.cgroup.entries.clone();
+    if !has_unified(container) {
+        let kill_directory = container.plan.cgroup.kill_directory.as_path();
+        entries.retain(|entry| entry.as_path().parent() != Some(kill_directory));
+        entries.push(tasks(leaf)?);
+    }
+    let identity = container.identity.clone();
+    Ok(JoinPlan { process, identity, entries, terminal: command.terminal, size: command.size })
+}
+
+fn tasks(leaf: &Path) -> Result<HostPath, Failure> {
+    let tasks = leaf.join("tasks");
+    let text = tasks.to_str().ok_or_else(|| failure(Kind::Internal, "a cgroup path that is no text"))?;
+    HostPath::new(text).map_err(internal)
+}
+
+fn score(pid: i32) -> Option<i32> {
+    std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?.trim().parse().ok()
+}
+
+/// Whether the container's processes are reached by its cgroup in the unified hierarchy: then an exec is cloned into its
+/// own one below.
+fn has_unified(container: &Container) -> bool {
+    container.plan.cgroup.directory.is_some()
+}
+
+/// Makes an exec's own cgroup; opened, if the exec is to be cloned into it.
+fn make_leaf(container: &Container, leaf: &Path) -> std::io::Result<Option<OwnedFd>> {
+    std::fs::create_dir(leaf)?;
+    let opened = has_unified(container).then(|| open_directory(leaf));
+    opened.transpose().map_err(|error| error.errno.into())
+}
+
+/// Removes the cgroup of an exec that nothing can be left of.
+pub(super) fn remove_leaf(leaf: &Path) {
+    match std::fs::remove_dir(leaf) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        removed => removed.or_tell(format_args!("removing cgroup {}", leaf.display())),
+    }
+}

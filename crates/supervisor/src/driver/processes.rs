@@ -1,0 +1,162 @@
+//! What processes report, and their ends.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use wharf_isolation::Report;
+use wharf_sys::process;
+use wharf_types::{ContainerId, Exit};
+use wharf_wire::v1::failure;
+
+use super::Driver;
+use crate::container::{Exec, First};
+use crate::link;
+use crate::machine::{Failure, client, container, exec};
+use crate::spawn::{Child, Kin, Line, Spent};
+use crate::trouble::OrTell as _;
+use crate::watch::{Out, Source, Watch};
+
+impl Driver {
+    /// The next report of a container's first process, if there is one now.
+    pub(crate) fn container_report(&mut self, id: &ContainerId) -> Option<container::Event> {
+        loop {
+            let container =
+                self.containers.get_mut(id).filter(|container| container.child.line == Line::Open)?;
+            match container.child.hear() {
+                Ok(Report::Ready { identity, terminal }) => {
+                    container.identity = identity;
+                    terminal.into_iter().for_each(|terminal| self.adopt_terminal(id, terminal));
+                    return Some(container::Event::Ready);
+                }
+                Ok(Report::Born(process)) => {
+                    let watch = (&mut self.watch, Source::Exit(id.clone()));
+                    if !go_on_as(&mut container.child, process, watch, &mut self.spent) {
+                        return None;
+                    }
+                    self.reap_strays();
+                }
+                Ok(Report::Failed { kind, message }) => {
+                    silence(&mut container.child, &mut self.watch, &Source::Report(id.clone()));
+                    return Some(container::Event::Failed(reported(kind, message)));
+                }
+                // Where the process is gone before it was told to execute the program, the machine takes it for no start.
+                Ok(Report::Closed) => {
+                    silence(&mut container.child, &mut self.watch, &Source::Report(id.clone()));
+                    return Some(container::Event::Executed { now_ns: wharf_sys::clock::now_ns() });
+                }
+                Err(_later) => return None,
+            }
+        }
+    }
+
+    fn adopt_terminal(&mut self, id: &ContainerId, terminal: OwnedFd) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        crate::spawn::set_nonblocking(&terminal)
+            .and_then(|()| self.watch.add(terminal.as_fd(), Source::Output(id.clone(), Out::Stdout)))
+            .or_tell(format_args!("the terminal of container {id} will not be read"));
+        container.add_output(Out::Stdout, terminal);
+    }
+
+    /// How a container's first process ended, if it is a zombie by now. What is left of the container is killed, and its
+    /// last output taken; clients that did not keep up with that are told of.
+    pub(crate) fn container_end(&mut self, id: &ContainerId) -> Option<(Exit, Vec<(u64, client::Event)>)> {
+        let container = self.containers.get_mut(id)?;
+        if matches!(container.first, First::Ended | First::Reaped) {
+            return None;
+        }
+        let exit = container.ended()?;
+        container.first = First::Ended;
+        container.kill_rest();
+        self.watch.remove(container.child.pidfd.as_fd(), &Source::Exit(id.clone()));
+        self.drain_outputs(id);
+        Some((exit, self.lost_clients(id)))
+    }
+
+    /// The next report of a command's process, if there is one now.
+    pub(crate) fn exec_report(&mut self, number: u64) -> Option<exec::Event> {
+        loop {
+            let exec = self.execs.get_mut(&number).filter(|exec| exec.child.line == Line::Open)?;
+            match exec.child.hear() {
+                Ok(Report::Ready { terminal, .. }) => exec.terminal = terminal,
+                Ok(Report::Born(process)) => {
+                    let watch = (&mut self.watch, Source::ExecExit(number));
+                    if !go_on_as(&mut exec.child, process, watch, &mut self.spent) {
+                        return None;
+                    }
+                    self.reap_strays();
+                }
+                Ok(Report::Failed { kind, message }) => {
+                    silence(&mut exec.child, &mut self.watch, &Source::ExecReport(number));
+                    return Some(exec::Event::Failed(reported(kind, message)));
+                }
+                // Only when the reports have ended without a failure it is known that the program runs.
+                Ok(Report::Closed) => {
+                    silence(&mut exec.child, &mut self.watch, &Source::ExecReport(number));
+                    return Some(exec::Event::Executed);
+                }
+                Err(_later) => return None,
+            }
+        }
+    }
+
+    /// How a command's process ended, once it has; it is reaped.
+    pub(crate) fn exec_end(&self, number: u64) -> Option<Exit> {
+        self.execs.get(&number).and_then(Exec::ended)
+    }
+
+    /// Reaps whatever was left to this process by others that ended.
+    pub(crate) fn reap_strays(&mut self) {
+        self.spent.reap();
+        let execs = || self.execs.values().map(|exec| &exec.child);
+        let containers = || self.containers.values();
+        let starting = containers().filter(|container| container.first == First::Told);
+        let mut births = starting.map(|container| &container.child).chain(execs());
+        if births.any(|child| child.kin == Kin::Parent) {
+            // A dead child that is unknown may be one that was born and not told of yet. It is looked for again after that.
+            return;
+        }
+        let own = containers().filter(|container| container.first != First::Reaped);
+        let own = own.map(|container| &container.child);
+        let known: Vec<i32> = own.chain(execs()).map(|child| child.pid).collect();
+        let reaper = self.reaper.as_ref().map(|reaper| reaper.pid);
+        process::reap_strays(|pid| reaper == Some(pid) || known.contains(&pid));
+    }
+
+    /// With it all containers in its namespace end; the next one gets a new namespace.
+    pub(crate) fn reaper_ended(&mut self) {
+        if let Some(reaper) = self.reaper.take_if(|reaper| reaper.has_ended()) {
+            self.watch.remove(reaper.pidfd.as_fd(), &Source::Reaper);
+        }
+    }
+}
+
+/// Hears no more of a child: nothing follows, and a line that others hold could be filled without end.
+fn silence(child: &mut Child, watch: &mut Watch, source: &Source) {
+    child.line = Line::Over;
+    watch.remove(child.report.as_fd(), source);
+}
+
+/// Takes the process that was born for the child; `false` if it cannot be that one. One that cannot be watched is ended.
+fn go_on_as(
+    child: &mut Child,
+    process: OwnedFd,
+    (watch, source): (&mut Watch, Source),
+    spent: &mut Spent,
+) -> bool {
+    let Ok(parent) = child.take_over(process) else { return false };
+    let watched = watch.replace(parent.as_fd(), child.pidfd.as_fd(), source);
+    spent.add(parent);
+    if watched.is_err() {
+        child.abandon();
+    }
+    watched.or_tell("a process is ended that cannot be watched");
+    true
+}
+
+fn reported(kind: wharf_isolation::Kind, message: String) -> Failure {
+    let kind = match kind {
+        wharf_isolation::Kind::Internal => failure::Kind::Internal,
+        wharf_isolation::Kind::Invalid => failure::Kind::Invalid,
+        wharf_isolation::Kind::NotStarted => failure::Kind::NotStarted,
+    };
+    link::failure(kind, message)
+}

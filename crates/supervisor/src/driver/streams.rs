@@ -1,0 +1,131 @@
+//! Containers' outputs, and the clients that watch them.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use wharf_isolation::Input;
+use wharf_types::ContainerId;
+
+use super::Driver;
+use crate::container::Container;
+use crate::machine::{Failure, client};
+use crate::output::More;
+use crate::requests::{Given, Visitor, internal};
+use crate::trouble::OrTell as _;
+use crate::watch::{Out, Source};
+
+impl Driver {
+    /// Reads an output for one turn of the loop; clients that did not keep up with it are told of.
+    pub(crate) fn pump_output(&mut self, id: &ContainerId, out: Out) -> Vec<(u64, client::Event)> {
+        let Some(container) = self.containers.get_mut(id) else { return Vec::new() };
+        let Some((output, mut sink)) = container.output(out, &mut self.log_writer) else { return Vec::new() };
+        let source = Source::Output(id.clone(), out);
+        match output.pump(&mut sink, &mut self.buffer) {
+            More::Later => {}
+            More::Blocked => {
+                self.watch.remove(output.source.as_fd(), &source);
+                self.blocked.push((id.clone(), out));
+            }
+            More::Never => {
+                self.watch.remove(output.source.as_fd(), &source);
+                container.outputs.remove(&out);
+            }
+        }
+        self.lost_clients(id)
+    }
+
+    /// Starts a log writer where one is needed, lets go one that is over, and gives it what waits for it.
+    pub(crate) fn tend_log_writer(&mut self) {
+        if let Some(over) = self.log_writer.take_over() {
+            self.watch.remove(over.as_fd(), &Source::LogWriter);
+        }
+        if self.log_writer.start(self.spawner.witness())
+            && let Some(connection) = self.log_writer.connection()
+        {
+            self.watch.add(connection, Source::LogWriter).or_tell("watching the log writer");
+        }
+        self.log_writer.pump();
+    }
+
+    /// Lets outputs go on once the logs have taken what there was.
+    pub(crate) fn tend_outputs(&mut self) {
+        if self.log_writer.is_clear() {
+            self.unblock_outputs();
+        }
+        let interest = self.log_writer.interest();
+        if let Some(connection) = self.log_writer.connection() {
+            self.watch.change(connection, &Source::LogWriter, interest).or_tell("watching the log writer");
+        }
+    }
+
+    /// Reads outputs again that waited for the logs.
+    fn unblock_outputs(&mut self) {
+        for (id, out) in std::mem::take(&mut self.blocked) {
+            let output = self.containers.get(&id).and_then(|container| container.outputs.get(&out));
+            if let Some(output) = output {
+                let added = self.watch.add(output.source.as_fd(), Source::Output(id.clone(), out));
+                added.or_tell(format_args!("an output of container {id} will not be read any more"));
+            }
+        }
+    }
+
+    /// Takes the last output, and closes the ends: what anybody else writes to them is not the container's.
+    pub(super) fn drain_outputs(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        for out in [Out::Stdout, Out::Stderr] {
+            if let Some((output, mut sink)) = container.output(out, &mut self.log_writer) {
+                output.drain(&mut sink, &mut self.buffer);
+                self.watch.remove(output.source.as_fd(), &Source::Output(id.clone(), out));
+            }
+        }
+        container.outputs.clear();
+    }
+
+    pub(super) fn lost_clients(&self, id: &ContainerId) -> Vec<(u64, client::Event)> {
+        let container = self.containers.get(id);
+        let lost = container.map(|container| container.audience.lost()).unwrap_or_default();
+        lost.into_iter().map(|number| (number, client::Event::Lost)).collect()
+    }
+
+    /// Lets a client watch a container, and keeps what it can write to until it is answered.
+    pub(super) fn admit(&mut self, number: u64, id: &ContainerId) -> Result<(), Failure> {
+        let Given::Visitor(Visitor { client, stdin }) = std::mem::replace(&mut self.given, Given::Nothing)
+        else {
+            return Err(internal("a client without its pipes"));
+        };
+        let Some(container) = self.containers.get_mut(id) else {
+            return Err(internal(format!("container {id} is not held")));
+        };
+        let is_wanted = stdin || container.plan.stdio.terminal;
+        let input = if is_wanted { input(container)? } else { None };
+        if let Some(pipe) = client.witness() {
+            let watched = self.watch.add_closed(pipe, Source::Client(id.clone(), number));
+            watched.map_err(internal)?;
+            container.audience.add(number, client);
+        }
+        input.into_iter().for_each(|input| drop(self.inputs.insert(number, input)));
+        Ok(())
+    }
+
+    pub(super) fn dismiss(&mut self, id: &ContainerId, number: u64) {
+        let container = self.containers.get_mut(id);
+        let Some(client) = container.and_then(|container| container.audience.remove(number)) else { return };
+        if let Some(pipe) = client.witness() {
+            self.watch.remove(pipe, &Source::Client(id.clone(), number));
+        }
+    }
+}
+
+/// The terminal, for its size too, or the input's pipe. An input that ends with its client is given away.
+fn input(container: &mut Container) -> Result<Option<OwnedFd>, Failure> {
+    let copy = |fd: &OwnedFd| fd.try_clone().map_err(|error| internal(format!("the input: {error}")));
+    let stdio = &container.plan.stdio;
+    if stdio.terminal {
+        let terminal = container.outputs.get(&Out::Stdout);
+        return terminal.map(|terminal| copy(&terminal.source)).transpose();
+    }
+    match &container.stdin {
+        Some(_) if stdio.input == Input::Once => Ok(container.stdin.take()),
+        Some(stdin) => copy(stdin).map(Some),
+        None => Ok(None),
+    }
+}

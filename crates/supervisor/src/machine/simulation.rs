@@ -1,0 +1,349 @@
+//! Histories of a whole pod: requests, processes, logs, time, a disk that fills up, clients and daemons that come and go, in
+//! any order. After each action the [`world`] looks whether every promise is kept; at the end all comes to rest, everything
+//! is removed or ended, and nothing may be left.
+//!
+//! A history is its seed. One that fails is told with all its events, and can be played alone: `WHARF_HISTORY=seed`.
+
+mod random;
+mod world;
+
+use std::collections::{BTreeSet, VecDeque};
+
+use wharf_types::ContainerId;
+
+use super::{Ask, Event, Machine, Signal, client, container, exec};
+use crate::link::RequestId;
+use random::Random;
+use world::{At, Claim, Disk, Dying, Kept, Order, Pod, World, exit, must, no};
+
+/// How many histories are played.
+const HISTORIES: u64 = 100_000;
+/// How many things happen in one before it comes to rest.
+const LENGTH: u64 = 40;
+/// How often everything that can go on does, until all must be at rest.
+const ROUNDS: usize = 12;
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// The containers of a history: few, so that the same one is asked for again and again.
+fn ids() -> [ContainerId; 3] {
+    [1, 2, 3].map(|number| ContainerId::from_random([number; 32]))
+}
+
+/// One of them has no log.
+fn has_log(id: &ContainerId) -> bool {
+    *id != ids()[2]
+}
+
+struct History {
+    machine: Machine,
+    world: World,
+    ids: [ContainerId; 3],
+    requests: u64,
+    /// What happened, where it is wanted.
+    events: Option<Vec<Event>>,
+}
+
+impl History {
+    fn new(seed: u64, events: Option<Vec<Event>>) -> Self {
+        let world = World::new(Random::new(seed));
+        Self { machine: Machine::default(), world, ids: ids(), requests: 0, events }
+    }
+
+    /// The supervisor's loop is woken: the time comes first.
+    fn wake(&mut self, event: Option<Event>) -> Kept {
+        let time = Event::Time { now_ns: self.world.now_ns };
+        let mut events: VecDeque<Event> = [time].into_iter().chain(event).collect();
+        while let Some(event) = events.pop_front() {
+            if let Some(happened) = &mut self.events {
+                happened.push(event.clone());
+            }
+            for action in self.machine.step(event) {
+                events.extend(self.world.act(action)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, event: Event) -> Kept {
+        self.wake(Some(event))
+    }
+
+    fn tell_container(&mut self, id: &ContainerId, event: container::Event) -> Kept {
+        self.tell(Event::Container(id.clone(), event))
+    }
+
+    /// The daemon that is there asks for something, for a while or for ever.
+    fn ask(&mut self, ask: Ask) -> Kept {
+        let Some(open) = &mut self.world.daemon else { return Ok(()) };
+        self.requests += 1;
+        open.insert(self.requests);
+        if let Ask::Remove { container } = &ask
+            && let Some(process) = self.world.processes.get_mut(container)
+        {
+            process.claim = Claim::Unwanted;
+        }
+        let until = match self.world.random.below(3) {
+            0 => 0,
+            1 => self.world.now_ns + SECOND_NS,
+            _ => self.world.now_ns + 30 * SECOND_NS,
+        };
+        self.tell(Event::Asked { request: RequestId::of_test(self.requests).until(until), ask })
+    }
+
+    fn any_request(&mut self) -> Ask {
+        let random = &mut self.world.random;
+        let container = random.pick(self.ids.iter()).unwrap_or_else(|| self.ids[0].clone());
+        let number = random.below(3);
+        match random.below(16) {
+            0..3 => {
+                let target = random.one_in(4).then(|| self.ids[0].clone());
+                Ask::Create { has_log: has_log(&container), container, target }
+            }
+            3..6 => Ask::Start { container },
+            6 => Ask::Signal { container, signal: Signal::First(15) },
+            7 => Ask::Signal { container, signal: Signal::KillAll },
+            8..10 => Ask::Exec { container, exec: number },
+            10 => Ask::KillExec { exec: number },
+            11 => Ask::Remove { container },
+            12 if random.one_in(2) => {
+                Ask::Attach { container, client: number, watches: client::Watches::Nothing }
+            }
+            12 | 13 => Ask::Attach { container, client: number, watches: client::Watches::Output },
+            14 => Ask::ReopenLog { container },
+            _ if random.one_in(12) => Ask::Shutdown,
+            _ if random.one_in(4) => Ask::Nonsense(no()),
+            _ => Ask::State,
+        }
+    }
+
+    /// Something happens.
+    fn happen(&mut self) -> Kept {
+        match self.world.random.below(14) {
+            0..5 => {
+                let ask = self.any_request();
+                self.ask(ask)
+            }
+            5..8 => {
+                let id = self.world.random.pick(self.ids.iter());
+                id.map_or(Ok(()), |id| self.a_process_goes_on(&id))
+            }
+            8 => {
+                let number = self.world.random.below(3);
+                self.a_command_goes_on(number)
+            }
+            9 => self.the_log_writer_answers(),
+            10 => {
+                let passes = [SECOND_NS / 3, SECOND_NS, 31 * SECOND_NS];
+                self.world.now_ns += self.world.random.pick(passes.iter()).unwrap_or(SECOND_NS);
+                self.wake(None)
+            }
+            11 => self.a_daemon_comes_or_goes(),
+            12 => {
+                self.world.disk = if self.world.random.one_in(2) { Disk::Full } else { Disk::Takes };
+                Ok(())
+            }
+            _ => self.a_client_goes(),
+        }
+    }
+
+    /// A first process reports, executes its program or ends.
+    fn a_process_goes_on(&mut self, id: &ContainerId) -> Kept {
+        let World { processes, random, .. } = &mut self.world;
+        let Some(process) = processes.get_mut(id) else { return Ok(()) };
+        let chance = random.below(8);
+        match process.at {
+            At::SettingUp | At::Waits | At::Told | At::Runs if process.dying == Dying::Soon => self.end(id),
+            At::SettingUp | At::Told if chance == 0 => {
+                process.dying = Dying::Soon;
+                self.tell_container(id, container::Event::Failed(no()))
+            }
+            // Ended without a word: killed, or a program so short that its line was still held.
+            At::SettingUp | At::Told | At::Waits if chance == 1 => self.end(id),
+            At::SettingUp => {
+                process.at = At::Waits;
+                self.tell_container(id, container::Event::Ready)
+            }
+            At::Told => {
+                process.at = At::Runs;
+                self.tell_container(id, container::Event::Executed { now_ns: 5 })
+            }
+            At::Runs if chance < 4 => self.end(id),
+            At::Waits | At::Runs | At::Zombie | At::Reaped => Ok(()),
+        }
+    }
+
+    fn end(&mut self, id: &ContainerId) -> Kept {
+        let World { processes, random, .. } = &mut self.world;
+        let Some(process) = processes.get_mut(id) else { return Ok(()) };
+        process.at = At::Zombie;
+        let exit = exit(random);
+        self.tell_container(id, container::Event::Exited { exit, now_ns: 6 })
+    }
+
+    fn a_command_goes_on(&mut self, number: u64) -> Kept {
+        let World { commands, random, .. } = &mut self.world;
+        let Some(command) = commands.get_mut(&number) else { return Ok(()) };
+        let event = match (command.at, command.dying, random.below(4)) {
+            (At::Told, Dying::No, 0) => {
+                command.dying = Dying::Soon;
+                exec::Event::Failed(no())
+            }
+            (At::Told, Dying::No, 1 | 2) => {
+                command.at = At::Runs;
+                exec::Event::Executed
+            }
+            _ => {
+                command.at = At::Reaped;
+                exec::Event::Exited(exit(random))
+            }
+        };
+        self.tell(Event::Exec(number, event))
+    }
+
+    fn the_log_writer_answers(&mut self) -> Kept {
+        let Some(order) = self.world.logs.pop_front() else { return Ok(()) };
+        let fails = self.world.random.one_in(8);
+        match order {
+            Order::Open(id) if fails => self.tell_container(&id, container::Event::LogFailed(no())),
+            Order::Open(id) => self.tell_container(&id, container::Event::LogOpened),
+            Order::Flush(id) => self.tell_container(&id, container::Event::Flushed),
+            Order::Reopen(request) => {
+                let outcome = if fails { Err(no()) } else { Ok(()) };
+                self.tell(Event::Settled { request, outcome })
+            }
+        }
+    }
+
+    /// One goes, or one comes, in place of another or not.
+    fn a_daemon_comes_or_goes(&mut self) -> Kept {
+        let is_there = self.world.daemon.is_some();
+        self.world.disconnect();
+        if is_there && self.world.random.one_in(2) {
+            return self.tell(Event::Disconnected);
+        }
+        self.world.daemon = Some(BTreeSet::new());
+        self.tell(Event::Connected)
+    }
+
+    fn a_client_goes(&mut self) -> Kept {
+        let World { clients, random, .. } = &mut self.world;
+        let Some(client) = random.pick(clients.iter()) else { return Ok(()) };
+        let is_lost = random.one_in(2);
+        if is_lost {
+            self.world.lose(client);
+        }
+        let event = if is_lost { client::Event::Lost } else { client::Event::Left };
+        self.tell(Event::Client(client, event))
+    }
+
+    /// Whatever can go on does.
+    fn go_on(&mut self) -> Kept {
+        for id in self.ids.clone() {
+            let waits = self.world.processes.get(&id).is_some_and(|process| {
+                process.dying == Dying::Soon || matches!(process.at, At::SettingUp | At::Told)
+            });
+            if waits {
+                self.a_process_goes_on(&id)?;
+            }
+        }
+        for number in 0..3 {
+            self.a_command_goes_on(number)?;
+        }
+        while !self.world.logs.is_empty() {
+            self.the_log_writer_answers()?;
+        }
+        self.world.now_ns += SECOND_NS;
+        self.wake(None)
+    }
+
+    /// Everything comes to rest, and then to an end.
+    fn conclude(&mut self) -> Kept {
+        self.world.disk = if self.world.random.one_in(4) { Disk::Full } else { Disk::Takes };
+        if self.world.daemon.is_none() {
+            self.world.daemon = Some(BTreeSet::new());
+            self.tell(Event::Connected)?;
+        }
+        self.rest()?;
+        let open = self.world.daemon.clone().unwrap_or_default();
+        must!(open.is_empty(), "requests {open:?} are never answered");
+        if !self.machine.is_over() {
+            self.ask_for_the_end()?;
+        }
+        self.rest()?;
+        let open = self.world.daemon.clone().unwrap_or_default();
+        must!(open.is_empty(), "requests {open:?} for the end are never answered");
+        let ends = self.world.pod == Pod::Ends;
+        must!(self.machine.is_over() == ends, "the supervisor ends without its pod, or outlives it");
+        self.check_nothing_is_left(ends.then_some(self.world.disk))
+    }
+
+    /// Of the pod, or of each of its containers.
+    fn ask_for_the_end(&mut self) -> Kept {
+        if self.world.random.one_in(2) {
+            return self.ask(Ask::Shutdown);
+        }
+        self.ids.clone().into_iter().try_for_each(|container| self.ask(Ask::Remove { container }))
+    }
+
+    fn rest(&mut self) -> Kept {
+        (0..ROUNDS).try_for_each(|_| if self.machine.is_over() { Ok(()) } else { self.go_on() })
+    }
+
+    /// After a removal of all nothing at all is there; after the pod's end there are exit records, or zombies in their
+    /// place where the disk refused them.
+    fn check_nothing_is_left(&self, ended_with: Option<Disk>) -> Kept {
+        let World { processes, commands, clients, records, .. } = &self.world;
+        must!(commands.is_empty() && self.machine.execs.is_empty(), "commands are left: {commands:?}");
+        must!(clients.is_empty() && self.machine.clients.is_empty(), "clients are left: {clients:?}");
+        let Some(disk) = ended_with else {
+            must!(processes.is_empty() && records.is_empty(), "{processes:?} and {records:?} are left");
+            must!(self.machine.containers.is_empty(), "{:?} are left", self.machine.containers);
+            return Ok(());
+        };
+        for (id, process) in processes {
+            let is_told = records.contains(id) || disk == Disk::Full;
+            must!(process.at == At::Reaped || process.at == At::Zombie, "{id} lives on: {process:?}");
+            must!(is_told, "the exit of {id} is nowhere");
+        }
+        Ok(())
+    }
+
+    fn play(&mut self) -> Kept {
+        // Hardly any daemon is gone before it has asked for the state.
+        if !self.world.random.one_in(16) {
+            self.ask(Ask::State)?;
+        }
+        for _ in 0..LENGTH {
+            if self.machine.is_over() {
+                return Ok(());
+            }
+            self.happen()?;
+        }
+        if self.machine.is_over() { Ok(()) } else { self.conclude() }
+    }
+}
+
+/// Plays a history; one that breaks a promise once more, to tell what happened.
+fn check(seed: u64) {
+    if History::new(seed, None).play().is_ok() {
+        return;
+    }
+    let mut history = History::new(seed, Some(Vec::new()));
+    if let Err(broken) = history.play() {
+        let events: Vec<String> =
+            history.events.unwrap_or_default().iter().map(|event| format!("{event:?}")).collect();
+        panic!("history {seed}: {broken}\n{}", events.join("\n"));
+    }
+}
+
+#[test]
+fn every_history_keeps_the_promises() {
+    match std::env::var("WHARF_HISTORY").map(|seed| seed.parse()) {
+        Ok(seed) => check(seed.expect("a number")),
+        Err(_all) => std::thread::scope(|scope| {
+            for start in 0..2 {
+                scope.spawn(move || (start..HISTORIES).step_by(2).for_each(check));
+            }
+        }),
+    }
+}

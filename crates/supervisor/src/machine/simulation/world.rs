@@ -1,0 +1,375 @@
+//! What is around the machine: processes, a disk, a log writer, daemons. It does each action at once and holds it against
+//! what the supervisor promises, as whoever looks right after that action would, since a crash may come there.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use wharf_types::{ContainerId, Exit};
+use wharf_wire::v1::failure::Kind;
+
+use super::random::Random;
+use crate::link::{RequestId, failure};
+use crate::machine::container::{self, Phase};
+use crate::machine::{Action, Event, FLUSH_PATIENCE_NS, Failure, client, exec};
+
+/// A promise that was not kept.
+pub(super) type Kept = Result<(), String>;
+
+macro_rules! must {
+    ($holds:expr, $($promise:tt)+) => {
+        if !$holds {
+            return Err(format!($($promise)+));
+        }
+    };
+}
+pub(super) use must;
+
+/// A container's first process, and what is known of its container.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) at: At,
+    pub(super) dying: Dying,
+    has_log: bool,
+    /// When its end began to wait for the log.
+    flushing_since_ns: Option<u64>,
+    pub(super) claim: Claim,
+    started: u32,
+    exited: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum At {
+    SettingUp,
+    Waits,
+    Told,
+    Runs,
+    Zombie,
+    Reaped,
+}
+
+/// Whether anybody may ever ask how a container ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// Nobody was told of it.
+    Unknown,
+    Created,
+    /// It was asked to be removed.
+    Unwanted,
+}
+
+/// Whether it was killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dying {
+    No,
+    Soon,
+}
+
+/// A command's process.
+#[derive(Debug)]
+pub(super) struct Command {
+    pub(super) at: At,
+    pub(super) dying: Dying,
+}
+
+/// Whether the disk takes what is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Disk {
+    Takes,
+    Full,
+}
+
+/// Everything the machine does not know.
+#[derive(Debug)]
+pub(super) struct World {
+    pub(super) random: Random,
+    pub(super) now_ns: u64,
+    pub(super) disk: Disk,
+    pub(super) processes: BTreeMap<ContainerId, Process>,
+    pub(super) commands: BTreeMap<u64, Command>,
+    pub(super) clients: BTreeSet<u64>,
+    /// Records of exits on the disk.
+    pub(super) records: BTreeSet<ContainerId>,
+    /// What the log writer was asked for and has not answered.
+    pub(super) logs: VecDeque<Order>,
+    /// The requests of the connection there is, if there is one, that are not answered.
+    pub(super) daemon: Option<BTreeSet<u64>>,
+    /// What was asked on connections that are gone.
+    pub(super) forgotten: BTreeSet<u64>,
+    lost: BTreeSet<u64>,
+    pub(super) pod: Pod,
+}
+
+/// Whether the pod's end was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pod {
+    Wanted,
+    Ends,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Order {
+    Open(ContainerId),
+    Reopen(RequestId),
+    Flush(ContainerId),
+}
+
+impl World {
+    pub(super) fn new(random: Random) -> Self {
+        Self {
+            random,
+            now_ns: 1,
+            disk: Disk::Takes,
+            processes: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            clients: BTreeSet::new(),
+            records: BTreeSet::new(),
+            logs: VecDeque::new(),
+            daemon: Some(BTreeSet::new()),
+            forgotten: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            pod: Pod::Wanted,
+        }
+    }
+
+    /// A client does not keep up.
+    pub(super) fn lose(&mut self, client: u64) {
+        self.lost.insert(client);
+    }
+
+    /// The connection is gone, and with it everybody who waits for an answer.
+    pub(super) fn disconnect(&mut self) {
+        self.forgotten.extend(self.daemon.take().unwrap_or_default());
+    }
+
+    /// Does an action, and returns what it comes to.
+    pub(super) fn act(&mut self, action: Action) -> Result<Option<Event>, String> {
+        match action {
+            Action::ReplyDone { request } | Action::ReplyFailure { request, .. } => self.answered(request)?,
+            Action::ReplyState { request, containers } => self.tell_state(request, &containers)?,
+            Action::Spawn(id) => return self.spawn(id),
+            Action::Signal { request, container, .. } => {
+                let process = self.process(&container)?;
+                must!(!matches!(process.at, At::Zombie | At::Reaped), "a signal is for who lives");
+                return Ok(Some(Event::Settled { request, outcome: Ok(()) }));
+            }
+            Action::ReopenLog { request, container } => {
+                must!(self.process(&container)?.has_log, "a log is opened again that was never opened");
+                self.logs.push_back(Order::Reopen(request));
+            }
+            Action::Enter { exec, .. } => return self.enter(exec),
+            Action::Admit { client, .. } => return self.admit(client),
+            Action::Container(id, action) => {
+                let event = self.act_on_container(&id, action)?;
+                return Ok(event.map(|event| Event::Container(id, event)));
+            }
+            Action::Exec(number, action) => self.act_on_exec(number, action)?,
+            Action::Client(_, number, action) => self.act_on_client(number, action)?,
+            Action::EndReaper => self.pod = Pod::Ends,
+        }
+        Ok(None)
+    }
+
+    /// Each request is answered once, or its connection is gone.
+    fn answered(&mut self, request: RequestId) -> Kept {
+        let number = request.number_of_test();
+        let was_open = self.daemon.as_mut().is_some_and(|open| open.remove(&number));
+        must!(was_open || self.forgotten.remove(&number), "request {number} is answered twice");
+        Ok(())
+    }
+
+    /// Nothing is done for a caller who has been told that it failed: another one may be made in its place.
+    fn succeeded(&mut self, request: RequestId) -> Kept {
+        let number = request.number_of_test();
+        must!(!request.is_late(self.now_ns), "request {number} is done after its deadline");
+        self.answered(request)
+    }
+
+    fn tell_state(&mut self, request: RequestId, containers: &[(ContainerId, Phase)]) -> Kept {
+        self.answered(request)?;
+        let told: Vec<&ContainerId> = containers.iter().map(|(id, _)| id).collect();
+        let held: Vec<&ContainerId> = self.processes.keys().collect();
+        must!(told == held, "the state names {told:?}, and held are {held:?}");
+        for (id, phase) in containers {
+            let is_over = matches!(self.processes[id].at, At::Zombie | At::Reaped);
+            must!(phase.is_live() != is_over, "{id} is told to be {phase:?}");
+        }
+        Ok(())
+    }
+
+    fn process(&mut self, id: &ContainerId) -> Result<&mut Process, String> {
+        self.processes.get_mut(id).ok_or_else(|| format!("container {id} is not held any more"))
+    }
+
+    fn spawn(&mut self, id: ContainerId) -> Result<Option<Event>, String> {
+        must!(!self.processes.contains_key(&id), "container {id} is made twice");
+        if self.random.one_in(8) {
+            return Ok(Some(Event::Container(id, container::Event::NotSpawned(no()))));
+        }
+        let has_log = super::has_log(&id);
+        if has_log {
+            self.logs.push_back(Order::Open(id.clone()));
+        }
+        let (at, dying) = (At::SettingUp, Dying::No);
+        let (claim, flushing_since_ns) = (Claim::Unknown, None);
+        let process = Process { at, dying, has_log, flushing_since_ns, claim, started: 0, exited: 0 };
+        self.processes.insert(id, process);
+        Ok(None)
+    }
+
+    fn enter(&mut self, number: u64) -> Result<Option<Event>, String> {
+        must!(!self.commands.contains_key(&number), "command {number} is made twice");
+        if self.random.one_in(8) {
+            return Ok(Some(Event::Exec(number, exec::Event::NotSpawned(no()))));
+        }
+        self.commands.insert(number, Command { at: At::Told, dying: Dying::No });
+        Ok(None)
+    }
+
+    fn admit(&mut self, number: u64) -> Result<Option<Event>, String> {
+        must!(!self.clients.contains(&number), "client {number} is admitted twice");
+        if self.random.one_in(8) {
+            return Ok(Some(Event::Client(number, client::Event::Refused(no()))));
+        }
+        self.clients.insert(number);
+        Ok(Some(Event::Client(number, client::Event::Admitted)))
+    }
+
+    fn act_on_container(
+        &mut self,
+        id: &ContainerId,
+        action: container::Action,
+    ) -> Result<Option<container::Event>, String> {
+        use container::Action;
+        match action {
+            Action::ReplyFailure { request, .. } => self.answered(request)?,
+            Action::ReplyRemoved { request } => {
+                let is_gone = !self.processes.contains_key(id) && !self.records.contains(id);
+                must!(is_gone, "{id} is told to be removed, and something is left of it");
+                self.answered(request)?;
+            }
+            Action::ReplyCreated { request } => {
+                self.process(id)?.claim = Claim::Created;
+                self.succeeded(request)?;
+            }
+            Action::ReplyStarted { request, .. } => {
+                must!(self.process(id)?.started == 1, "{id} is answered to run before that is told");
+                self.succeeded(request)?;
+            }
+            Action::Record(_) => return self.record(id).map(Some),
+            Action::Unrecord => drop(self.records.remove(id)),
+            Action::Forget => self.forget(id)?,
+            action => return self.act_on_process(id, &action),
+        }
+        Ok(None)
+    }
+
+    fn act_on_process(
+        &mut self,
+        id: &ContainerId,
+        action: &container::Action,
+    ) -> Result<Option<container::Event>, String> {
+        use container::Action;
+        let (now_ns, is_recorded) = (self.now_ns, self.records.contains(id));
+        let process = self.process(id)?;
+        let is_over = matches!(process.at, At::Zombie | At::Reaped);
+        match action {
+            Action::Start => {
+                must!(process.at == At::Waits, "{id} is started as it is {:?}", process.at);
+                process.at = At::Told;
+            }
+            Action::Kill => {
+                must!(!is_over, "{id} is killed though it has ended: its number may be another's");
+                process.dying = Dying::Soon;
+            }
+            Action::TellStarted { .. } => {
+                must!(process.started == 0 && process.exited == 0, "{id} starts twice, or after its end");
+                process.started = 1;
+            }
+            Action::TellExited(_) => {
+                must!(is_over && process.exited == 0, "{id} ends twice, or before it did");
+                process.exited = 1;
+            }
+            Action::Reap => {
+                must!(process.at == At::Zombie, "{id} is reaped as it is {:?}", process.at);
+                let nobody_asks = process.claim != Claim::Created;
+                must!(is_recorded || nobody_asks, "{id} is reaped before its exit is on disk");
+                process.at = At::Reaped;
+            }
+            Action::Flush if process.has_log => {
+                process.flushing_since_ns = Some(now_ns);
+                self.logs.push_back(Order::Flush(id.clone()));
+            }
+            Action::Flush => return Ok(Some(container::Event::Flushed)),
+            other => return Err(format!("{other:?} is for no process")),
+        }
+        Ok(None)
+    }
+
+    /// The log has a container's last line before anyone can tell that it ended, unless the disk of the logs stalls.
+    fn record(&mut self, id: &ContainerId) -> Result<container::Event, String> {
+        let is_flushed = !self.logs.contains(&Order::Flush(id.clone()));
+        let (now_ns, disk) = (self.now_ns, self.disk);
+        let process = self.process(id)?;
+        must!(process.at == At::Zombie, "the exit of {id} is recorded as it is {:?}", process.at);
+        let waited_ns = process.flushing_since_ns.map_or(0, |since_ns| now_ns - since_ns);
+        must!(is_flushed || waited_ns >= FLUSH_PATIENCE_NS, "{id} ends before its last line");
+        if disk == Disk::Full {
+            return Ok(container::Event::Refused);
+        }
+        self.records.insert(id.clone());
+        Ok(container::Event::Recorded)
+    }
+
+    /// Nothing is let go of that would be a leak.
+    fn forget(&mut self, id: &ContainerId) -> Kept {
+        let process = self.process(id)?;
+        must!(process.at == At::Reaped, "{id} is forgotten as it is {:?}", process.at);
+        let told_of_all = process.exited == 1 || process.claim != Claim::Created;
+        must!(told_of_all, "the end of {id} was never told");
+        self.processes.remove(id);
+        Ok(())
+    }
+
+    fn act_on_exec(&mut self, number: u64, action: exec::Action) -> Kept {
+        match action {
+            exec::Action::ReplyExecuted { request } => self.succeeded(request)?,
+            exec::Action::ReplyFailure { request, .. } => self.answered(request)?,
+            exec::Action::Kill => {
+                let command = self.commands.get_mut(&number).ok_or("a command is killed that is gone")?;
+                command.dying = Dying::Soon;
+            }
+            exec::Action::Forget => {
+                let command = self.commands.remove(&number).ok_or("a command is forgotten twice")?;
+                must!(command.at == At::Reaped, "a command is forgotten that lives");
+            }
+            exec::Action::TellExited(_) => {
+                must!(!self.commands.contains_key(&number), "the end of a command is told before it is gone");
+            }
+        }
+        Ok(())
+    }
+
+    fn act_on_client(&mut self, number: u64, action: client::Action) -> Kept {
+        match action {
+            client::Action::ReplyAttached { request } => self.succeeded(request)?,
+            client::Action::ReplyFailure { request, .. } => self.answered(request)?,
+            client::Action::TellDetached => {
+                must!(self.lost.remove(&number), "client {number} is told of that it kept up");
+            }
+            client::Action::Dismiss => {
+                must!(self.clients.remove(&number), "client {number} is dismissed twice");
+                self.lost.remove(&number);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Some failure.
+pub(super) fn no() -> Failure {
+    failure(Kind::Internal, "no")
+}
+
+/// Some exit.
+pub(super) fn exit(random: &mut Random) -> Exit {
+    if random.one_in(2) { Exit::Code(0) } else { Exit::Signal { number: 9, oom: false } }
+}

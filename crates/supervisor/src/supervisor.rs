@@ -1,0 +1,272 @@
+//! The supervisor's one loop: what became ready is told to the machine, and what that decides is done by the driver.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::EpollTimeout;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use wharf_state::Layout;
+use wharf_sys::error::Named as _;
+use wharf_types::ContainerId;
+use wharf_wire::v1::failure::Kind;
+
+use crate::driver::Driver;
+use crate::link::{Link, Received, failure};
+use crate::log::queue::Told;
+use crate::machine::{Event, Failure, Machine, container, exec};
+use crate::requests::{self, Given};
+use crate::trouble::{self, OrTell as _};
+use crate::watch::{Source, Watch};
+
+/// How often is looked at what waits for a time or a disk.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A pod's supervisor.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    machine: Machine,
+    driver: Driver,
+    listener: OwnedFd,
+    signals: SignalFd,
+    last_tick: Instant,
+}
+
+impl Supervisor {
+    /// Takes the daemon's connection from standard input, and listens for the daemons that come after it.
+    pub(crate) fn start(directory: PathBuf) -> wharf_sys::Result<Self> {
+        let connection = take_connection()?;
+        // Executed by a descriptor, its name would be that one's number.
+        nix::sys::prctl::set_name(c"wharf-shim").named("prctl", String::new)?;
+        // No process of a container may look into this one, nor into a child of it before its exec.
+        nix::sys::prctl::set_dumpable(false).named("prctl", String::new)?;
+        nix::sys::prctl::set_child_subreaper(true).named("prctl", String::new)?;
+        nix::unistd::setsid().map(drop).named("setsid", String::new)?;
+        let mut watch = Watch::new()?;
+        let signals = block_signals()?;
+        let listener = wharf_sys::socket::listen(&Layout::supervisor_socket(&directory))?;
+        let mut link = Link::default();
+        link.open(connection)?;
+        watch.add(signals.as_fd(), Source::Signals)?;
+        watch.add(listener.as_fd(), Source::Listener)?;
+        if let Some(socket) = link.socket() {
+            watch.add(socket, Source::Link)?;
+        }
+        Ok(Self {
+            machine: Machine::default(),
+            driver: Driver::new(directory, watch, link)?,
+            listener,
+            signals,
+            last_tick: Instant::now(),
+        })
+    }
+
+    /// Runs until the daemon asks for the end and every process is gone; or until it is gone itself before it made
+    /// the pod known, so that nobody will ever ask.
+    pub(crate) fn run(mut self) -> ExitCode {
+        while !self.machine.is_over() {
+            let driver = &self.driver;
+            let has_to_tick =
+                self.machine.waits() || driver.log_writer.is_awake() || driver.link.is_starved();
+            let tick = EpollTimeout::try_from(TICK).unwrap_or(EpollTimeout::NONE);
+            let timeout = if has_to_tick { tick } else { EpollTimeout::NONE };
+            let ready = self.driver.watch.wait(timeout);
+            self.tell(Event::Time { now_ns: wharf_sys::clock::monotonic_ns() });
+            for source in ready {
+                self.turn(source);
+            }
+            self.tick();
+            self.tend_logs();
+            self.tend_link();
+        }
+        ExitCode::SUCCESS
+    }
+
+    /// Lets the machine take an event, does what it decides, and tells it what that came to.
+    fn tell(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for action in self.machine.step(event) {
+                events.extend(self.driver.act(action));
+            }
+        }
+    }
+
+    fn turn(&mut self, source: Source) {
+        match source {
+            Source::Report(id) => self.container_reported(&id),
+            Source::Output(id, out) => {
+                for (client, event) in self.driver.pump_output(&id, out) {
+                    self.tell(Event::Client(client, event));
+                }
+            }
+            Source::Client(_, client) => {
+                self.tell(Event::Client(client, crate::machine::client::Event::Left))
+            }
+            Source::Exit(id) => self.container_ended(&id),
+            Source::ExecReport(number) => self.exec_reported(number),
+            Source::ExecExit(number) => self.exec_ended(number),
+            Source::Reaper => self.driver.reaper_ended(),
+            Source::Signals => {
+                while matches!(self.signals.read_signal(), Ok(Some(_))) {}
+                self.driver.reap_strays();
+            }
+            Source::LogWriter => self.driver.log_writer.receive(),
+            Source::Link => self.link_ready(),
+            Source::Listener => self.accept(),
+        }
+    }
+
+    fn container_reported(&mut self, id: &ContainerId) {
+        while let Some(event) = self.driver.container_report(id) {
+            self.tell(Event::Container(id.clone(), event));
+        }
+    }
+
+    /// What it said comes first: another process may go on as the container's. Then its last output, then its end.
+    fn container_ended(&mut self, id: &ContainerId) {
+        self.container_reported(id);
+        let Some((exit, lost)) = self.driver.container_end(id) else { return };
+        for (client, event) in lost {
+            self.tell(Event::Client(client, event));
+        }
+        let now_ns = wharf_sys::clock::now_ns();
+        self.tell(Event::Container(id.clone(), container::Event::Exited { exit, now_ns }));
+    }
+
+    fn exec_reported(&mut self, number: u64) {
+        while let Some(event) = self.driver.exec_report(number) {
+            self.tell(Event::Exec(number, event));
+        }
+    }
+
+    fn exec_ended(&mut self, number: u64) {
+        self.exec_reported(number);
+        if let Some(exit) = self.driver.exec_end(number) {
+            self.tell(Event::Exec(number, exec::Event::Exited(exit)));
+        }
+    }
+
+    fn link_ready(&mut self) {
+        self.driver.link.pump();
+        match self.driver.link.receive() {
+            Received::Request(request, message, descriptors) => {
+                let (ask, given) = requests::read(message.body, descriptors);
+                self.driver.given = given;
+                self.tell(Event::Asked { request, ask });
+                // Where the request was refused, what came with it goes.
+                self.driver.given = Given::Nothing;
+            }
+            Received::Nothing => {}
+            Received::Closed => {
+                self.close_link();
+                self.tell(Event::Disconnected);
+            }
+        }
+    }
+
+    fn close_link(&mut self) {
+        let Driver { link, watch, .. } = &mut self.driver;
+        if let Some(socket) = link.socket() {
+            watch.remove(socket, &Source::Link);
+        }
+        link.close();
+    }
+
+    /// A new daemon takes over from the old one, which may hang.
+    fn accept(&mut self) {
+        let socket = match wharf_sys::socket::accept(self.listener.as_fd()) {
+            Ok((socket, uid)) if uid == nix::unistd::geteuid().as_raw() => socket,
+            Ok((_, uid)) => return trouble::tell(format_args!("user {uid} wanted to take over: refused")),
+            // It went away before it was taken.
+            Err(error) if matches!(error.errno, Errno::EAGAIN | Errno::ECONNABORTED) => return,
+            Err(error) => return trouble::tell(format_args!("a daemon wanted to take over: {error}")),
+        };
+        self.close_link();
+        let Driver { link, watch, .. } = &mut self.driver;
+        link.open(socket).or_tell("taking a daemon's connection");
+        let watched = link.socket().map(|socket| watch.add(socket, Source::Link));
+        if let Some(Err(error)) = watched {
+            trouble::tell(format_args!("a daemon's connection is of no use: {error}"));
+            link.close();
+        }
+        let event = if link.socket().is_some() { Event::Connected } else { Event::Disconnected };
+        self.tell(event);
+    }
+
+    /// What is due each second.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        if now.duration_since(self.last_tick) >= TICK {
+            self.last_tick = now;
+            self.driver.log_writer.tick(now);
+        }
+    }
+
+    fn tend_link(&mut self) {
+        let Driver { link, watch, .. } = &mut self.driver;
+        if link.is_starved() {
+            link.pump();
+        }
+        let interest = link.interest();
+        if let Some(socket) = link.socket() {
+            watch.change(socket, &Source::Link, interest).or_tell("watching the daemon's connection");
+        }
+    }
+
+    /// Starts, feeds and lets go the log writer, and passes on what it answered.
+    fn tend_logs(&mut self) {
+        self.driver.tend_log_writer();
+        for told in self.driver.log_writer.take_told() {
+            self.tell(meaning(told));
+        }
+        self.driver.tend_outputs();
+    }
+}
+
+/// What an answer of the log writer is for the machine.
+fn meaning(told: Told) -> Event {
+    match told {
+        Told::Opened(id, Ok(())) => Event::Container(id, container::Event::LogOpened),
+        Told::Opened(id, Err(problem)) => {
+            Event::Container(id, container::Event::LogFailed(unopened(Kind::Invalid, &problem)))
+        }
+        Told::Reopened(request, outcome) => {
+            let outcome = outcome.map_err(|problem| unopened(Kind::Internal, &problem));
+            Event::Settled { request, outcome }
+        }
+        Told::Flushed(id) => Event::Container(id, container::Event::Flushed),
+    }
+}
+
+fn unopened(kind: Kind, problem: &str) -> Failure {
+    failure(kind, format!("the log file cannot be opened: {problem}"))
+}
+
+/// Takes the daemon's connection from standard input. Standard error stays what it is: the file for what goes wrong, a
+/// panic's words too.
+fn take_connection() -> wharf_sys::Result<OwnedFd> {
+    let connection =
+        std::io::stdin().as_fd().try_clone_to_owned().named("dup", || "standard input".into())?;
+    let null = wharf_sys::fs::open("/dev/null", nix::fcntl::OFlag::O_RDWR)?;
+    nix::unistd::dup2_stdin(&null).named("dup2", || "standard input".into())?;
+    nix::unistd::dup2_stdout(&null).named("dup2", || "standard output".into())?;
+    Ok(connection)
+}
+
+/// The supervisor ends by request alone; children unblock all before their exec.
+fn block_signals() -> wharf_sys::Result<SignalFd> {
+    let mut blocked = SigSet::empty();
+    [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE]
+        .into_iter()
+        .for_each(|signal| blocked.add(signal));
+    blocked.thread_block().named("sigprocmask", String::new)?;
+    let mut child = SigSet::empty();
+    child.add(Signal::SIGCHLD);
+    SignalFd::with_flags(&child, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .named("signalfd", String::new)
+}
