@@ -1,5 +1,6 @@
 //! Links, addresses and routes by rtnetlink, and the sysctls that go with them.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -91,6 +92,26 @@ pub(crate) fn get(socket: &Socket, name: &str) -> Result<Option<Link>, NetlinkEr
 pub(crate) fn list(socket: &Socket) -> Result<Vec<Link>, NetlinkError> {
     let request = || Message::new(GET_LINK, netlink::DUMP).fixed(&link_header(0, 0));
     socket.dump(&request, |payload| Some(parse(payload))).operation(|| "list the links".to_owned())
+}
+
+/// The first links of the socket's namespace that are wanted, in the kernel's order. Of all others nothing is kept: who is
+/// an administrator of a namespace can make any number.
+pub(crate) fn list_first(
+    socket: &Socket,
+    limit: usize,
+    wanted: impl Fn(&Link) -> bool,
+) -> Result<Vec<Link>, NetlinkError> {
+    let left = Cell::new(limit);
+    let request = || {
+        left.set(limit);
+        Message::new(GET_LINK, netlink::DUMP).fixed(&link_header(0, 0))
+    };
+    let first = |payload: &[u8]| {
+        let link = Some(parse(payload)).filter(|link| left.get() > 0 && wanted(link))?;
+        left.set(left.get() - 1);
+        Some(link)
+    };
+    socket.dump(&request, first).operation(|| "list the links".to_owned())
 }
 
 /// Makes a bridge, up. Its hardware address is given, since a bridge without one changes it with its ports.

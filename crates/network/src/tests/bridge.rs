@@ -252,6 +252,18 @@ fn counters_are_read_through_a_socket_kept_open() {
 }
 
 #[test]
+fn a_pod_with_more_interfaces_than_anyone_needs_is_told_of_in_part() {
+    let host = Host::new();
+    let network = host.network();
+    let pod = Pod::new(1);
+    pod.attach(&network).unwrap();
+    let socket = StatsSocket::open(&pod.path()).unwrap();
+    pod.inside(|| sh("for i in $(seq 100); do echo link add more$i type bridge; done | ip -batch -"));
+    let names: Vec<String> = socket.read().unwrap().into_iter().map(|stats| stats.name).collect();
+    assert_eq!((names.len(), names[0].as_str()), (64, "eth0"));
+}
+
+#[test]
 fn attaching_is_fast() {
     let host = Host::new();
     let network = host.network();
