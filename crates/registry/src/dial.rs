@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tower::Service;
 
 use crate::error::Cause;
+use crate::lookup;
 use crate::proxy::{Kind, Proxies, Proxy};
 use crate::transport::{inside_error, is_inside};
 use crate::url::Url;
@@ -203,7 +204,7 @@ impl Service<Name> for Resolver {
     fn call(&mut self, name: Name) -> Self::Future {
         let reach = self.reach;
         Box::pin(async move {
-            let mut found: Vec<_> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let mut found = lookup::addresses(name.as_str()).await?;
             if reach == Reach::Outside {
                 found.retain(|address| !is_inside(address.ip()));
                 if found.is_empty() {

@@ -22,6 +22,7 @@ mod error;
 mod flights;
 mod hosts;
 mod layer;
+mod lookup;
 mod progress;
 mod proxy;
 mod pull;

@@ -18,6 +18,7 @@ use rustls::ClientConfig;
 use crate::config::{CHUNK_LIMIT_BYTES, HEAD_LIMIT_BYTES, HEAD_LIMIT_LINES};
 use crate::dial::{Dial, Reach, Way};
 use crate::error::FetchError;
+use crate::lookup;
 use crate::proxy::Kind;
 use crate::tls;
 use crate::url::{Url, Wire};
@@ -219,7 +220,7 @@ pub(crate) async fn resolves_inside(url: &Url) -> bool {
     if let Ok(address) = host.parse::<IpAddr>() {
         return is_inside(address);
     }
-    tokio::net::lookup_host((host.as_str(), 0)).await.is_ok_and(|mut all| all.any(|a| is_inside(a.ip())))
+    lookup::addresses(&host).await.is_ok_and(|all| all.iter().any(|address| is_inside(address.ip())))
 }
 
 #[cfg(test)]
