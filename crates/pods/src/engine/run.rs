@@ -85,8 +85,9 @@ impl Engine {
     async fn build_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         let (engine, of) = (Arc::clone(self), Arc::clone(pod));
         let socket = blocking(move || engine.build_blocking(&of)).await?;
-        let ips = if pod.is_host_network() { Vec::new() } else { self.join_network(pod).await?.ips };
+        // The supervisor answers while the pod is connected to its network.
         self.watch_over(pod, Some(socket));
+        let ips = if pod.is_host_network() { Vec::new() } else { self.join_network(pod).await?.ips };
         pod.connected().await?;
         let (engine, of) = (Arc::clone(self), Arc::clone(pod));
         blocking(move || engine.record_pod(&of, Phase::Made)).await?;
