@@ -1,7 +1,7 @@
 //! A container in memory.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -10,6 +10,7 @@ use wharf_images::{Hold, Store};
 use wharf_state::ExitRecord;
 use wharf_types::{ContainerId, ContainerState, Exit, PodId};
 
+use crate::lock::{Mutex, RwLock};
 use crate::records::ContainerRecord;
 use crate::stats::Meter;
 
@@ -89,12 +90,12 @@ impl Container {
 
     /// What is taken from the record, which as a whole is large.
     pub(crate) fn with_record<T>(&self, take: impl FnOnce(&ContainerRecord) -> T) -> T {
-        take(&self.record.read().unwrap_or_else(PoisonError::into_inner))
+        take(&self.record.read())
     }
 
     /// Changes the record in memory; returns it as it is then, to be saved.
     pub(crate) fn change_record(&self, change: impl FnOnce(&mut ContainerRecord)) -> ContainerRecord {
-        let mut record = self.record.write().unwrap_or_else(PoisonError::into_inner);
+        let mut record = self.record.write();
         change(&mut record);
         record.clone()
     }

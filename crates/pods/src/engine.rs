@@ -1,8 +1,7 @@
 //! All pods of the node, and the calls that find or list them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, broadcast};
@@ -19,10 +18,12 @@ use crate::error::{Error, Stage, blocking};
 use crate::events::Events;
 use crate::exec_sync::Commands;
 use crate::joins::Joins;
+use crate::key::{ContainerKey, PodKey};
 use crate::launch::Program;
 use crate::logs::Logs;
 use crate::pod::Pod;
 use crate::seccomp::Seccomp;
+use crate::table::Table;
 
 mod create;
 mod lifecycle;
@@ -31,8 +32,7 @@ mod supervision;
 mod supervisor;
 mod teardown;
 
-pub(crate) use create::{container, container_key, pod_cgroup};
-pub(crate) use run::pod_key;
+pub(crate) use create::{container, pod_cgroup};
 pub(crate) use supervision::Reached;
 
 /// What can be chosen.
@@ -61,11 +61,6 @@ pub struct Parts {
     pub supervisor: std::path::PathBuf,
 }
 
-/// A container's name within its pod: a retry has the same one.
-pub(crate) type ContainerKey = (PodId, String, u32);
-/// A pod's name on the node.
-pub(crate) type PodKey = (String, String, String, u32);
-
 /// How many threads the runtime's pool for blocking work should have.
 pub const BLOCKING_THREADS: usize = 64;
 /// How many pods may be connected at once, and how many disconnected: together three quarters of those threads.
@@ -84,12 +79,7 @@ pub struct Engine {
     pub(crate) logs: Logs,
     pub(crate) events: Events,
     pub(crate) bounding: u64,
-    pub(crate) pods: RwLock<BTreeMap<PodId, Arc<Pod>>>,
-    /// Pods that are being made or taken back: what they have is theirs, though they are not listed.
-    unlisted: Mutex<HashSet<PodId>>,
-    /// Pods of an earlier daemon that [`Engine::tidy`] has to take back.
-    pub(crate) found: Mutex<Vec<Arc<Pod>>>,
-    pub(crate) containers: RwLock<HashMap<ContainerId, PodId>>,
+    pub(crate) table: Table,
     /// For pods that are being connected, and for those that are being disconnected: plugins of the network may hang, each
     /// with a thread of the bounded pool, which all others need too.
     pub(crate) connecting: Semaphore,
@@ -125,13 +115,10 @@ impl Engine {
             logs: Logs::default(),
             events: Events::new(),
             bounding,
-            pods: RwLock::default(),
-            unlisted: Mutex::default(),
-            found: Mutex::default(),
+            table: Table::default(),
             connecting: Semaphore::new(NETWORKS_AT_ONCE),
             disconnecting: Semaphore::new(NETWORKS_AT_ONCE),
             disconnected: Notify::new(),
-            containers: RwLock::default(),
             pod_calls: Joins::new(),
             container_calls: Joins::new(),
             last_created_ns: AtomicI64::new(0),
@@ -154,11 +141,7 @@ impl Engine {
     /// Every pod, in the order of ids.
     #[must_use]
     pub fn pods(&self) -> Vec<Arc<Pod>> {
-        self.pods.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-    }
-
-    pub(crate) fn unlisted(&self) -> MutexGuard<'_, HashSet<PodId>> {
-        self.unlisted.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.pods()
     }
 
     /// Every container.
@@ -172,9 +155,7 @@ impl Engine {
     /// # Errors
     /// NotFound; InvalidArgument if the beginning is not unique.
     pub fn pod(&self, id: &str) -> Result<Arc<Pod>, Error> {
-        let pods = self.pods.read().unwrap_or_else(PoisonError::into_inner);
-        let found = unique("pod sandbox", id, pods.iter().map(|(key, pod)| (key.as_str(), pod)))?;
-        Ok(Arc::clone(found))
+        self.table.pod(id)
     }
 
     /// The container of an id or of a unique beginning of one, with its pod.
@@ -182,21 +163,7 @@ impl Engine {
     /// # Errors
     /// NotFound; InvalidArgument if the beginning is not unique.
     pub fn container(&self, id: &str) -> Result<InPod, Error> {
-        let missing = || Error::NotFound { what: "container", id: id.to_owned() };
-        let (key, pod) = {
-            let containers = self.containers.read().unwrap_or_else(PoisonError::into_inner);
-            match containers.get_key_value(id) {
-                Some((key, pod)) => (key.clone(), pod.clone()),
-                None => {
-                    let all = containers.iter().map(|pair| (pair.0.as_str(), pair));
-                    let (key, pod) = unique("container", id, all)?;
-                    (key.clone(), pod.clone())
-                }
-            }
-        };
-        let pod = self.pod(pod.as_str())?;
-        let container = pod.container(key.as_str());
-        Ok((pod, container.ok_or_else(missing)?))
+        self.table.container(id)
     }
 
     /// Lifecycle events from now on.
@@ -215,7 +182,7 @@ impl Engine {
         let early = {
             let _order = pod.telling();
             let mut making = pod.making();
-            self.insert(pod, container);
+            self.table.insert_container(pod, container);
             self.events.tell(ContainerEventType::ContainerCreatedEvent, container.id.as_str(), pod);
             making.take().and_then(|making| making.exit)
         };
@@ -228,21 +195,11 @@ impl Engine {
         }
     }
 
-    pub(crate) fn insert(&self, pod: &Pod, container: &Arc<Container>) {
-        let mut containers = self.containers.write().unwrap_or_else(PoisonError::into_inner);
-        containers.insert(container.id.clone(), pod.id.clone());
-        drop(containers);
-        pod.insert(Arc::clone(container));
-    }
-
     /// Makes a container unknown; false if it was not known any more.
     pub(crate) fn forget(&self, pod: &Pod, container: &Container) -> bool {
-        let mut containers = self.containers.write().unwrap_or_else(PoisonError::into_inner);
-        let known = containers.remove(&container.id).is_some();
-        drop(containers);
-        pod.forget(&container.id);
-        if known {
-            self.container_calls.free(&container_key(&pod.id, &container.record()));
+        let known = self.table.remove_container(pod, container);
+        if known && let Ok(key) = container.with_record(|record| ContainerKey::of(&pod.id, &record.config)) {
+            self.container_calls.free(&key);
         }
         known
     }
@@ -278,28 +235,4 @@ pub(crate) async fn kill_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
             done => return done,
         }
     }
-}
-
-pub(crate) fn from_wire(exit: wharf_wire::v1::Exit) -> wharf_types::Exit {
-    use wharf_wire::v1::exit::Kind;
-    let value = u8::try_from(exit.value).unwrap_or(u8::MAX);
-    match exit.kind() {
-        Kind::Code => wharf_types::Exit::Code(value),
-        Kind::Signal => wharf_types::Exit::Signal { number: value, oom: exit.oom },
-        Kind::NotStarted => wharf_types::Exit::NotStarted,
-        Kind::Lost => wharf_types::Exit::Lost,
-    }
-}
-
-/// The one item whose id begins so.
-fn unique<'a, T>(what: &'static str, id: &str, all: impl Iterator<Item = (&'a str, T)>) -> Result<T, Error> {
-    let mut found = all.filter(|(key, _)| !id.is_empty() && key.starts_with(id));
-    let first = found.next().ok_or_else(|| Error::NotFound { what, id: id.to_owned() })?;
-    if found.next().is_some() {
-        return Err(Error::Invalid {
-            field: "id",
-            problem: format!("{id:?} is the beginning of several ids: give more of it"),
-        });
-    }
-    Ok(first.1)
 }

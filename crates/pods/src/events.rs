@@ -1,10 +1,9 @@
 //! Lifecycle events for `GetContainerEvents`.
 
-use std::sync::{PoisonError, RwLock};
-
 use tokio::sync::broadcast;
 use wharf_cri_api::v1::{ContainerEventResponse, ContainerEventType};
 
+use crate::lock::RwLock;
 use crate::pod::Pod;
 use crate::view;
 
@@ -22,17 +21,17 @@ impl Events {
 
     /// Lets every listener come to the end of what it hears, and each later one at once.
     pub(crate) fn end(&self) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.0.write() = None;
     }
 
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<ContainerEventResponse> {
-        let sender = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let sender = self.0.read();
         sender.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe)
     }
 
     /// Tells of a container, or of the pod itself by its id. Free where nobody listens.
     pub(crate) fn tell(&self, kind: ContainerEventType, id: &str, pod: &Pod) {
-        let sender = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let sender = self.0.read();
         let Some(sender) = sender.as_ref().filter(|sender| sender.receiver_count() > 0) else { return };
         let event = ContainerEventResponse {
             container_id: id.to_owned(),

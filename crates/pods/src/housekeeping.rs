@@ -1,6 +1,6 @@
 //! What goes on in the background as long as the daemon lives.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wharf_types::chain;
@@ -91,16 +91,14 @@ impl Engine {
 
     /// Takes back what an earlier daemon left half made, and removes networks of pods that are no more.
     pub async fn tidy(self: &Arc<Self>) {
-        let found = std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner));
-        let undoing = found.into_iter().map(|pod| {
+        let undoing = self.table.take_left_behind().into_iter().map(|pod| {
             let engine = Arc::clone(self);
             async move { engine.undo_pod(&pod).await }
         });
         futures_util::future::join_all(undoing).await;
-        let mut kept = self.unlisted().clone();
-        kept.extend(self.pods().iter().map(|pod| pod.id.clone()));
+        let owners = self.table.owners();
         let engine = Arc::clone(self);
-        let reconciled = blocking(move || Ok(engine.parts.network.reconcile(&kept)));
+        let reconciled = blocking(move || Ok(engine.parts.network.reconcile(&owners)));
         if let Err(error) = reconciled.await {
             tracing::warn!(error = chain(&error), "networks of pods that are no more may be left");
         }

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 
 use crate::error::Error;
+use crate::lock::Mutex;
 
 type Call<T> = Shared<BoxFuture<'static, Result<T, Error>>>;
 
@@ -23,7 +24,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, T: Clone + Send + Sync + 'sta
     }
 
     fn calls(&self) -> MutexGuard<'_, HashMap<K, Call<T>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Runs `work` in a task of its own unless a call of this key runs or has succeeded. Dropping the returned future

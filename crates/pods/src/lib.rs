@@ -17,8 +17,10 @@ mod housekeeping;
 mod images;
 mod interactive;
 mod joins;
+mod key;
 mod launch;
 mod link;
+mod lock;
 mod logs;
 mod lower;
 mod metrics;
@@ -35,6 +37,7 @@ mod seccomp;
 mod stats;
 mod stop;
 mod supervisor;
+mod table;
 mod view;
 mod waiters;
 

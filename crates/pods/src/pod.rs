@@ -1,7 +1,7 @@
 //! A pod in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, MutexGuard, OnceLock};
 
 use wharf_cgroup::StatsReader;
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
@@ -14,6 +14,7 @@ use crate::container::Container;
 use crate::error::Error;
 use crate::launch::Process;
 use crate::link::{Link, Links};
+use crate::lock::{Mutex, RwLock};
 use crate::stats::Meter;
 use crate::supervisor::SupervisorError;
 use crate::waiters::Waiters;
@@ -117,51 +118,51 @@ impl Pod {
     }
 
     pub(crate) fn making(&self) -> MutexGuard<'_, Option<Making>> {
-        self.making.lock().unwrap_or_else(PoisonError::into_inner)
+        self.making.lock()
     }
 
     pub(crate) fn telling(&self) -> MutexGuard<'_, ()> {
-        self.telling.lock().unwrap_or_else(PoisonError::into_inner)
+        self.telling.lock()
     }
 
     pub(crate) fn is_stranger(&self, container: &ContainerId) -> bool {
-        self.strangers.lock().unwrap_or_else(PoisonError::into_inner).contains(container)
+        self.strangers.lock().contains(container)
     }
 
     pub(crate) fn supervisor(&self) -> MutexGuard<'_, Option<Process>> {
-        self.supervisor.lock().unwrap_or_else(PoisonError::into_inner)
+        self.supervisor.lock()
     }
 
     pub(crate) fn read_state(&self) -> std::sync::RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+        self.state.read()
     }
 
     pub(crate) fn write_state(&self) -> std::sync::RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+        self.state.write()
     }
 
     pub(crate) fn network_stats(&self) -> MutexGuard<'_, Option<StatsSocket>> {
-        self.network_stats.lock().unwrap_or_else(PoisonError::into_inner)
+        self.network_stats.lock()
     }
 
     /// Every container, in the order of ids.
     #[must_use]
     pub fn containers(&self) -> Vec<Arc<Container>> {
-        self.containers.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.containers.read().values().cloned().collect()
     }
 
     /// The container of an id, if it is in this pod.
     pub(crate) fn container(&self, id: &str) -> Option<Arc<Container>> {
-        self.containers.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+        self.containers.read().get(id).cloned()
     }
 
     pub(crate) fn insert(&self, container: Arc<Container>) {
-        let mut containers = self.containers.write().unwrap_or_else(PoisonError::into_inner);
+        let mut containers = self.containers.write();
         containers.insert(container.id.clone(), container);
     }
 
     pub(crate) fn forget(&self, container: &ContainerId) {
-        self.containers.write().unwrap_or_else(PoisonError::into_inner).remove(container);
+        self.containers.write().remove(container);
     }
 
     /// The namespaces the request asked for; unset ones are the pod's.

@@ -26,7 +26,7 @@ pub(crate) struct PodRecord {
     pub(crate) phase: i32,
 }
 
-/// How far a pod has come: what it cannot be asked itself once its supervisor is gone.
+/// How far a pod or a container has come: what it cannot be asked itself once its supervisor is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
 pub(crate) enum Phase {
     /// Nobody was told of it yet: after a crash it is taken back.
@@ -64,15 +64,15 @@ pub(crate) struct ContainerRecord {
     /// The directories of the image's layers, which the container may outlive.
     #[prost(string, repeated, tag = "11")]
     pub(crate) layers: Vec<String>,
-    /// Whether its first process was there, and said who it is.
-    #[prost(bool, tag = "12")]
-    pub(crate) made: bool,
+    /// Made once its first process was there, and said who it is.
+    #[prost(enumeration = "Phase", tag = "12")]
+    pub(crate) phase: i32,
 }
 
 impl ContainerRecord {
     /// Takes note of who the first process is.
     pub(crate) fn identify(&mut self, identity: Identity) {
-        self.made = true;
+        self.phase = Phase::Made.into();
         self.uid = identity.uid;
         self.gid = identity.gid;
         self.groups = identity.groups;
@@ -81,7 +81,7 @@ impl ContainerRecord {
     /// Whether the container was made whole.
     pub(crate) fn is_made(&self) -> bool {
         // Records of older builds tell it by the groups alone.
-        self.made || !self.groups.is_empty()
+        self.phase() != Phase::Making || !self.groups.is_empty()
     }
 }
 

@@ -4,9 +4,11 @@
 //! and what it tells of is listed; where it cannot be read, that is left alone with all that belongs to it. A supervisor that does not answer is waited for, in the
 //! background: until then its containers are taken to run. Nothing here keeps the daemon from starting.
 
+mod decide;
+
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use wharf_cgroup::CgroupPath;
 use wharf_network::StatsSocket;
@@ -16,9 +18,11 @@ use wharf_types::{ContainerId, ContainerState, PodId, chain};
 use crate::container::Layers;
 use crate::engine::{Engine, Reached};
 use crate::error::{Error, Stage, blocking};
+use crate::key::{ContainerKey, PodKey};
 use crate::pod::Pod;
-use crate::records::{ContainerRecord, Phase, PodRecord, Unreadable};
-use crate::{engine as engine_parts, records};
+use crate::records::{self, ContainerRecord, Phase, PodRecord, Unreadable};
+
+pub(crate) use decide::{Recovered, Word, decide, lost_at};
 
 /// A container's record as it was found.
 type Found = (ContainerId, Result<ContainerRecord, Unreadable>);
@@ -53,7 +57,7 @@ impl Engine {
                     error = chain(&error),
                     "a pod is left alone, and not listed"
                 );
-                self.unlisted().insert(id);
+                self.table.reserve(id);
             }
         }
     }
@@ -76,10 +80,10 @@ impl Engine {
                 pod.link.settled().await;
             }
         }
-        if let Ok(key) = engine_parts::pod_key(&pod.config) {
+        if let Ok(key) = PodKey::of(&pod.config) {
             self.pod_calls.remember(key, id.clone());
         }
-        self.pods.write().unwrap_or_else(PoisonError::into_inner).insert(id, pod);
+        self.table.insert(pod);
     }
 
     /// What the kernel and the network know of a pod that was made.
@@ -119,7 +123,7 @@ impl Engine {
                     error = chain(&error),
                     "a container is left alone, and not listed"
                 );
-                pod.strangers.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+                pod.strangers.lock().insert(id);
                 return;
             }
         };
@@ -141,25 +145,26 @@ impl Engine {
         record: ContainerRecord,
     ) -> Result<(), Error> {
         let path = CgroupPath::new(&record.cgroup).map_err(|error| Error::invalid("cgroup", error))?;
-        let key = engine_parts::container_key(&pod.id, &record);
+        let key = ContainerKey::of(&pod.id, &record.config)?;
         let (engine, of, with) = (Arc::clone(self), Arc::clone(pod), id.clone());
         let container = blocking(move || {
-            let state = match ExitRecord::load(&engine.parts.layout.exit_record(&of.id, &with)) {
-                Ok(ExitRecord { exit, started_at_ns, finished_at_ns }) => {
+            let exit = ExitRecord::load(&engine.parts.layout.exit_record(&of.id, &with)).ok();
+            let state = match decide(&record, exit, Word::NoneYet) {
+                Recovered::Ended(ExitRecord { exit, started_at_ns, finished_at_ns }) => {
                     let message = record.message.clone();
                     ContainerState::Exited { started_at_ns, finished_at_ns, exit, message }
                 }
-                Err(_none) => ContainerState::Running { started_at_ns: record.created_at_ns },
+                _ => ContainerState::Running { started_at_ns: record.created_at_ns },
             };
             let cgroup = engine.parts.cgroups.open(&path).ok();
             let images = Arc::clone(&engine.parts.images);
             let layers = Layers::held(images.hold_paths(record.layers.iter().map(Path::new)), images);
-            Ok(engine_parts::container(&of, &with, record, cgroup, (state, layers)))
+            Ok(crate::engine::container(&of, &with, record, cgroup, (state, layers)))
         });
         let container = container.await?;
         container.guessed.store(container.is_running(), Ordering::Relaxed);
         self.container_calls.remember(key, id.clone());
-        self.insert(pod, &Arc::new(container));
+        self.table.insert_container(pod, &Arc::new(container));
         Ok(())
     }
 
@@ -193,8 +198,7 @@ impl Engine {
         for (container, _record) in containers {
             self.undo_container(pod, &container).await;
         }
-        self.unlisted().insert(pod.id.clone());
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(pod));
+        self.table.leave_behind(Arc::clone(pod));
     }
 
     fn find_containers(&self, pod: &PodId) -> Vec<Found> {
@@ -210,14 +214,8 @@ impl Engine {
     async fn sweep(self: &Arc<Self>) {
         let engine = Arc::clone(self);
         let swept = blocking(move || {
-            // No pod is in the making yet. Those that are left alone have what they have; those to be taken back have nothing
-            // that a new pod could want.
-            let mut kept = engine.unlisted().clone();
-            for pod in &*engine.found.lock().unwrap_or_else(PoisonError::into_inner) {
-                kept.remove(&pod.id);
-            }
-            kept.extend(engine.pods().iter().map(|pod| pod.id.clone()));
-            engine.parts.network.reconcile_bridge(&kept);
+            // No pod is in the making yet.
+            engine.parts.network.reconcile_bridge(&engine.table.lasting_owners());
             let layout = &engine.parts.layout;
             let recorded: Vec<ContainerId> = names::<PodId>(&layout.pods())
                 .iter()

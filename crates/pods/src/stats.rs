@@ -2,8 +2,6 @@
 
 mod meter;
 
-use std::sync::PoisonError;
-
 use wharf_cgroup::{Bound, Extent, Pressure, PressureLine, Stats, StatsReader};
 use wharf_cri_api::v1::{
     ContainerAttributes, ContainerStats, CpuUsage, FilesystemIdentifier, FilesystemUsage, IoUsage,
@@ -33,7 +31,7 @@ pub fn container_stats(engine: &Engine, container: &Container) -> ContainerStats
     let now = wharf_sys::clock::now_ns();
     let stats = read(container, Extent::Usage);
     let rate = stats.as_ref().and_then(|stats| {
-        let mut meter = container.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut meter = container.meter.lock();
         meter.rate(now, stats.cpu.usage_ns)
     });
     ContainerStats {
@@ -124,7 +122,7 @@ fn writable_layer(engine: &Engine, container: &Container, timestamp: i64) -> Opt
 pub fn pod_stats(engine: &Engine, pod: &Pod) -> PodSandboxStats {
     let now = wharf_sys::clock::now_ns();
     let (stats, rate) = {
-        let mut meter = pod.meter.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut meter = pod.meter.lock();
         let mut stats = read_pod(engine, pod).unwrap_or_else(unused);
         meter.steady(&mut stats);
         let rate = meter.rate(now, stats.cpu.usage_ns);

@@ -1,7 +1,9 @@
 //! A pod's supervisor, as the daemon knows it.
 
 mod error;
+mod exit;
 mod features;
 
 pub(crate) use error::SupervisorError;
+pub(crate) use exit::exit_of;
 pub(crate) use features::Features;

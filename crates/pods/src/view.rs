@@ -2,8 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
-
 use wharf_cri_api::admin::{ContainerRequest, PodRequest};
 use wharf_cri_api::v1::{
     self, Container as ContainerItem, ContainerStatus, ContainerUser, ImageSpec, LinuxContainerUser,
@@ -38,7 +36,7 @@ pub fn pod_item(pod: &Pod) -> PodSandbox {
 /// What a pod and its containers were made of, the containers in their order.
 #[must_use]
 pub fn pod_request(pod: &Pod) -> PodRequest {
-    let containers = pod.containers.read().unwrap_or_else(PoisonError::into_inner);
+    let containers = pod.containers.read();
     let mut all: Vec<_> =
         containers.values().map(|container| (container.id.to_string(), container.record())).collect();
     all.sort_by_key(|(_, record)| record.created_at_ns);

@@ -1,20 +1,22 @@
 //! CreateContainer: image, limits, snapshot, plan, and the first process that waits for its start.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32};
-use std::sync::{Arc, Mutex, RwLock};
 
 use wharf_cgroup::{Cgroup, CgroupPath, StatsReader};
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_images::Hold;
 use wharf_isolation::{Plan, Rootfs};
-use wharf_types::{ContainerId, ContainerPath, ContainerState, HostPath, PodId};
+use wharf_types::{ContainerId, ContainerPath, ContainerState, HostPath};
 use wharf_wire::v1::{self, reply, request};
 
 use super::Engine;
 use crate::container::{Container, Layers};
 use crate::error::{Error, Stage, blocking};
 use crate::images::ImageView;
+use crate::key::ContainerKey;
+use crate::lock::{Mutex, RwLock};
 use crate::lower::{self, Context, Disk};
 use crate::pod::{Making, Pod, is_privileged};
 use crate::records::{self, ContainerRecord};
@@ -46,11 +48,7 @@ impl Engine {
         if asks_for_privilege(&config) && !(is_privileged(&pod.config) || is_privileged(now)) {
             return Err(Error::invalid("privileged", "the pod sandbox is not privileged"));
         }
-        let metadata = config.metadata.clone().ok_or_else(|| Error::invalid("metadata", "it is missing"))?;
-        if metadata.name.is_empty() {
-            return Err(Error::invalid("metadata.name", "it is empty"));
-        }
-        let key = (pod.id.clone(), metadata.name, metadata.attempt);
+        let key = ContainerKey::of(&pod.id, &config)?;
         let engine = Arc::clone(self);
         let made =
             self.container_calls.run(key, move || async move { engine.make_container(pod, config).await });
@@ -239,10 +237,4 @@ pub(crate) fn container(
         guessed: AtomicBool::new(false),
         _layers: layers,
     }
-}
-
-/// The key by which a container's creation is joined.
-pub(crate) fn container_key(pod: &PodId, record: &ContainerRecord) -> super::ContainerKey {
-    let metadata = record.config.metadata.clone().unwrap_or_default();
-    (pod.clone(), metadata.name, metadata.attempt)
 }

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use wharf_cgroup::CgroupPath;
@@ -12,8 +12,9 @@ use wharf_network::{Attachment, Dns, PodAddresses, PortMapping, Protocol, StatsS
 use wharf_state::Layout;
 use wharf_types::PodId;
 
-use super::{Engine, PodKey};
+use super::Engine;
 use crate::error::{Error, Stage, blocking};
+use crate::key::PodKey;
 use crate::namespaces::{NamespacePlan, SysctlScope, sysctl_scope};
 use crate::pod::Pod;
 use crate::records::Phase;
@@ -31,7 +32,7 @@ impl Engine {
         handler: String,
     ) -> Result<PodId, Error> {
         self.check_handler(&handler)?;
-        let key = pod_key(&config)?;
+        let key = PodKey::of(&config)?;
         check(&config)?;
         let engine = Arc::clone(self);
         let id =
@@ -62,15 +63,11 @@ impl Engine {
     async fn make_pod(self: Arc<Self>, config: PodSandboxConfig, handler: String) -> Result<PodId, Error> {
         let id = PodId::from_random(wharf_sys::random::bytes().stage("making an id")?);
         let pod = Arc::new(Pod::new(id.clone(), config, handler, self.creation_time()));
-        self.unlisted().insert(id.clone());
+        self.table.reserve(id.clone());
         match self.build_pod(&pod).await {
             Ok(()) => {
                 let _order = pod.telling();
-                self.pods
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .insert(id.clone(), Arc::clone(&pod));
-                self.unlisted().remove(&id);
+                self.table.insert(Arc::clone(&pod));
                 self.events.tell(ContainerEventType::ContainerCreatedEvent, id.as_str(), &pod);
                 self.events.tell(ContainerEventType::ContainerStartedEvent, id.as_str(), &pod);
                 Ok(id)
@@ -152,14 +149,6 @@ impl Engine {
         *pod.network_stats() = StatsSocket::open(netns).ok();
         Ok(addresses)
     }
-}
-
-pub(crate) fn pod_key(config: &PodSandboxConfig) -> Result<PodKey, Error> {
-    let metadata = config.metadata.clone().ok_or_else(|| Error::invalid("metadata", "it is missing"))?;
-    if metadata.name.is_empty() {
-        return Err(Error::invalid("metadata.name", "it is empty"));
-    }
-    Ok((metadata.uid, metadata.namespace, metadata.name, metadata.attempt))
 }
 
 fn check(config: &PodSandboxConfig) -> Result<(), Error> {

@@ -10,10 +10,10 @@ use nix::errno::Errno;
 use tokio::sync::mpsc::Receiver;
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_state::{ExitRecord, Layout};
-use wharf_types::{ContainerId, Exit, chain};
-use wharf_wire::v1::{self, container_status::Phase, message::Body, request};
+use wharf_types::{ContainerId, chain};
+use wharf_wire::v1::{self, message::Body, request};
 
-use super::{Engine, from_wire};
+use super::Engine;
 use crate::client::{BRIEF_PATIENCE, Client};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking};
@@ -21,7 +21,8 @@ use crate::launch::Process;
 use crate::link::Link;
 use crate::pod::Pod;
 use crate::records;
-use crate::supervisor::SupervisorError;
+use crate::recovery::{self, Recovered, Word, lost_at};
+use crate::supervisor::{SupervisorError, exit_of};
 
 /// The pause between two attempts to connect: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));
@@ -114,12 +115,10 @@ impl Engine {
     async fn reconcile(self: &Arc<Self>, pod: &Arc<Pod>, client: &Arc<Client>, found: v1::State) {
         for container in pod.containers().iter().filter(|container| !container.is_exited()) {
             let status = found.containers.iter().find(|status| status.id == container.id.as_str());
-            match status.filter(|status| status.phase() != Phase::Unknown) {
-                Some(status) => self.take_word(pod, container, status).await,
-                None if container.record().is_made() => self.lost(pod, container).await,
-                // Nobody acknowledged it: the call that made it failed with its daemon.
-                None => self.take_back_container(pod, container),
+            if let Some(status) = status {
+                self.identify(pod, container, status).await;
             }
+            self.settle(pod, container, Word::Given(status)).await;
         }
         for status in found.containers {
             if pod.container(&status.id).is_none() {
@@ -128,23 +127,16 @@ impl Engine {
         }
     }
 
-    async fn take_word(&self, pod: &Arc<Pod>, container: &Arc<Container>, status: &v1::ContainerStatus) {
-        self.identify(pod, container, status).await;
-        match status.phase() {
-            Phase::Created | Phase::Starting => container.note_created(),
-            Phase::Running => self.started(pod, container, status.started_at_ns),
-            Phase::Exited => {
-                let told = status.exit.map(|exit| ExitRecord {
-                    exit: from_wire(exit),
-                    started_at_ns: status.started_at_ns,
-                    finished_at_ns: status.finished_at_ns,
-                });
-                match told {
-                    Some(told) => self.ended(pod, container, told),
-                    None => self.lost(pod, container).await,
-                }
-            }
-            Phase::Unknown => {}
+    /// Lets a container be what is decided of it.
+    async fn settle(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>, word: Word<'_>) {
+        let exit = self.exit_on_disk(pod, container).await;
+        match recovery::decide(&container.record(), exit, word) {
+            Recovered::Created => container.note_created(),
+            Recovered::Running { started_at_ns } => self.started(pod, container, started_at_ns),
+            Recovered::Ended(exit) => self.ended(pod, container, exit),
+            Recovered::Lost => self.ended(pod, container, lost_at(wharf_sys::clock::now_ns())),
+            Recovered::TakenBack => self.take_back_container(pod, container),
+            Recovered::Guessed => {}
         }
     }
 
@@ -193,7 +185,7 @@ impl Engine {
             }
             Body::ContainerExited(exited) => self.note_exit(pod, exited),
             Body::ExecExited(exited) => {
-                pod.execs.tell(exited.exec, exited.exit.map_or(Exit::Lost, from_wire));
+                pod.execs.tell(exited.exec, exit_of(exited.exit));
             }
             Body::Detached(detached) => pod.attached.tell(detached.attach, ()),
             Body::Reply(_) => {}
@@ -201,7 +193,7 @@ impl Engine {
     }
 
     fn note_exit(&self, pod: &Arc<Pod>, exited: v1::ContainerExited) {
-        let exit = exited.exit.map_or(Exit::Lost, from_wire);
+        let exit = exit_of(exited.exit);
         let exit = ExitRecord { exit, started_at_ns: 0, finished_at_ns: exited.finished_at_ns };
         let mut making = pod.making();
         if let Some(container) = pod.container(&exited.container) {
@@ -240,11 +232,13 @@ impl Engine {
 
     /// A container's processes are gone, and nobody tells how: if it is not on disk, nobody knows.
     pub(super) async fn lost(&self, pod: &Pod, container: &Container) {
+        let exit = self.exit_on_disk(pod, container).await;
+        self.ended(pod, container, exit.unwrap_or_else(|| lost_at(wharf_sys::clock::now_ns())));
+    }
+
+    async fn exit_on_disk(&self, pod: &Pod, container: &Container) -> Option<ExitRecord> {
         let path = self.parts.layout.exit_record(&pod.id, &container.id);
-        let exit = blocking(move || ExitRecord::load(&path).stage("reading an exit record")).await;
-        let finished_at_ns = wharf_sys::clock::now_ns();
-        let lost = ExitRecord { exit: Exit::Lost, started_at_ns: 0, finished_at_ns };
-        self.ended(pod, container, exit.unwrap_or(lost));
+        blocking(move || ExitRecord::load(&path).stage("reading an exit record")).await.ok()
     }
 
     /// The supervisor died, or was asked to: what it watched over has ended, or is ended now.
@@ -263,11 +257,7 @@ impl Engine {
         if let Err(error) = self.kill_container(container).await {
             tracing::warn!(container = container.id.short(), error = chain(&error), "processes may be left");
         }
-        if container.record().is_made() {
-            self.lost(pod, container).await;
-        } else {
-            self.take_back_container(pod, container);
-        }
+        self.settle(pod, container, Word::Gone).await;
     }
 
     /// A pod is not ready any more, whatever the reason.

@@ -1,6 +1,6 @@
 //! Stopping and removing pods, removing containers, and undoing what failed half-way. Each step is repeatable.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_cgroup::CgroupPath;
@@ -9,11 +9,11 @@ use wharf_types::{ContainerId, ErrorKind, Failure, chain};
 use wharf_wire::v1::{self, request};
 
 use super::create::pod_cgroup;
-use super::run::pod_key;
 use super::{Engine, kill_cgroup};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking, known};
 use crate::joins::spawn;
+use crate::key::PodKey;
 use crate::namespaces::unpin;
 use crate::pod::Pod;
 use crate::records;
@@ -39,7 +39,7 @@ impl Engine {
     }
 
     fn is_gone(&self, pod: &Pod) -> bool {
-        !self.pods.read().unwrap_or_else(PoisonError::into_inner).contains_key(&pod.id)
+        !self.table.has(&pod.id)
     }
 
     async fn stop_whole(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
@@ -98,10 +98,10 @@ impl Engine {
                 engine.remove(&pod, &container).await?;
             }
             engine.delete_pod(&pod).await?;
-            if let Ok(key) = pod_key(&pod.config) {
+            if let Ok(key) = PodKey::of(&pod.config) {
                 engine.pod_calls.free(&key);
             }
-            engine.pods.write().unwrap_or_else(PoisonError::into_inner).remove(&pod.id);
+            engine.table.remove(&pod.id);
             engine.events.tell(ContainerEventType::ContainerDeletedEvent, pod.id.as_str(), &pod);
             Ok(())
         })
@@ -146,7 +146,7 @@ impl Engine {
                 engine.end_supervisor(&of).await?;
                 engine.release(&of).await?;
                 engine.delete_pod(&of).await?;
-                engine.unlisted().remove(&of.id);
+                engine.table.release(&of.id);
                 Ok(())
             }
         })

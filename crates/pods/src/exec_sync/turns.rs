@@ -1,12 +1,13 @@
 //! How many commands may run at once.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use wharf_types::ContainerId;
 
 use crate::error::Error;
 use crate::exec::{ExecError, STAGE};
+use crate::lock::Mutex;
 
 /// Commands of one container at once: probes and hooks are a handful.
 const CONTAINER_LIMIT: usize = 512;
@@ -19,7 +20,7 @@ pub(super) struct Turns(Arc<Mutex<HashMap<ContainerId, usize>>>);
 
 impl Turns {
     fn counts(&self) -> MutexGuard<'_, HashMap<ContainerId, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Counts one more, until the turn is dropped.

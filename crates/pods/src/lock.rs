@@ -1,0 +1,42 @@
+//! Locks over memory alone. They are held for moments: never across a wait, and never while a file is touched.
+//!
+//! A panic while one is held leaves whole values behind, as each change of what they guard is one step; so it does not
+//! poison them for all others.
+//!
+//! Who needs several takes them in this order:
+//!
+//! 1. `Pod::changing`, which a change of the pod as a whole holds from its beginning to its end;
+//! 2. `Container::changing`, likewise for one container. Both may be waited under, and neither is one of these locks;
+//! 3. `Pod::telling`, while something happens and is told;
+//! 4. `Pod::making`, the container that is being made;
+//! 5. any other, and no second one below it.
+
+use std::sync::{self, MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
+
+/// For one at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Mutex<T>(sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For many who read, or one who writes.
+#[derive(Debug, Default)]
+pub(crate) struct RwLock<T>(sync::RwLock<T>);
+
+impl<T> RwLock<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(sync::RwLock::new(value))
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,148 @@
+//! What becomes of a container whose daemon or whose supervisor is gone, decided from what is left: its record, its exit
+//! record, and what its supervisor says. Nothing is looked at here and nothing is done.
+
+use wharf_state::ExitRecord;
+use wharf_types::Exit;
+use wharf_wire::v1::{ContainerStatus, container_status::Phase};
+
+use crate::records::ContainerRecord;
+use crate::supervisor::exit_of;
+
+/// What a supervisor says of one container.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Word<'a> {
+    /// It has not answered yet: it may be stopped, or wait for a disk.
+    NoneYet,
+    /// It is gone, with every process that it watched over.
+    Gone,
+    /// It has answered; of what it does not know it says nothing.
+    Given(Option<&'a ContainerStatus>),
+}
+
+/// What becomes of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Recovered {
+    /// It waits for its start.
+    Created,
+    /// Its program runs.
+    Running {
+        /// Nanoseconds since the epoch.
+        started_at_ns: i64,
+    },
+    /// It has ended, and this is known of it.
+    Ended(ExitRecord),
+    /// It has ended, and nobody saw how.
+    Lost,
+    /// Its supervisor will tell; until then it is taken to run, so that nobody starts another in its place.
+    Guessed,
+    /// The call that made it failed with its daemon, and nobody was told of it: what there is of it is taken away.
+    TakenBack,
+}
+
+/// Decides. The supervisor knows best; the exit record is its word too, and outlives it.
+pub(crate) fn decide(record: &ContainerRecord, exit: Option<ExitRecord>, word: Word<'_>) -> Recovered {
+    let ended = || exit.map_or(Recovered::Lost, Recovered::Ended);
+    let status = match word {
+        Word::NoneYet => return exit.map_or(Recovered::Guessed, Recovered::Ended),
+        Word::Gone => None,
+        Word::Given(status) => status,
+    };
+    match status.map(|status| (status, status.phase())) {
+        None | Some((_, Phase::Unknown)) if record.is_made() => ended(),
+        None | Some((_, Phase::Unknown)) => Recovered::TakenBack,
+        Some((_, Phase::Created | Phase::Starting)) => Recovered::Created,
+        Some((status, Phase::Running)) => Recovered::Running { started_at_ns: status.started_at_ns },
+        Some((status, Phase::Exited)) => status.exit.map_or_else(ended, |exit| {
+            Recovered::Ended(ExitRecord {
+                exit: exit_of(Some(exit)),
+                started_at_ns: status.started_at_ns,
+                finished_at_ns: status.finished_at_ns,
+            })
+        }),
+    }
+}
+
+/// How a container ended of which nobody saw how.
+pub(crate) fn lost_at(finished_at_ns: i64) -> ExitRecord {
+    ExitRecord { exit: Exit::Lost, started_at_ns: 0, finished_at_ns }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_wire::v1::{self, Identity};
+
+    const ON_DISK: ExitRecord = ExitRecord { exit: Exit::Code(3), started_at_ns: 10, finished_at_ns: 20 };
+    const TOLD: ExitRecord = ExitRecord { exit: Exit::Code(4), started_at_ns: 11, finished_at_ns: 21 };
+
+    fn half_made() -> ContainerRecord {
+        ContainerRecord::default()
+    }
+
+    fn made() -> ContainerRecord {
+        let mut record = ContainerRecord::default();
+        record.identify(Identity::default());
+        record
+    }
+
+    /// As builds had it that did not write how far a container has come.
+    fn made_by_an_older_build() -> ContainerRecord {
+        ContainerRecord { groups: vec![0], ..ContainerRecord::default() }
+    }
+
+    fn status(phase: Phase) -> ContainerStatus {
+        ContainerStatus { phase: phase.into(), started_at_ns: 11, finished_at_ns: 21, ..Default::default() }
+    }
+
+    fn exited(kind: v1::exit::Kind) -> ContainerStatus {
+        let exit = v1::Exit { kind: kind.into(), value: 4, oom: false };
+        ContainerStatus { exit: Some(exit), ..status(Phase::Exited) }
+    }
+
+    #[test]
+    fn a_supervisor_that_has_answered_is_believed_whatever_is_on_disk() {
+        let running = Recovered::Running { started_at_ns: 11 };
+        let lost = Recovered::Ended(ExitRecord { exit: Exit::Lost, ..TOLD });
+        let rows = [
+            (status(Phase::Created), Recovered::Created),
+            (status(Phase::Starting), Recovered::Created),
+            (status(Phase::Running), running),
+            (exited(v1::exit::Kind::Code), Recovered::Ended(TOLD)),
+            (exited(v1::exit::Kind::Lost), lost),
+        ];
+        for (status, expected) in rows {
+            for record in [half_made(), made(), made_by_an_older_build()] {
+                for exit in [None, Some(ON_DISK)] {
+                    let decided = decide(&record, exit, Word::Given(Some(&status)));
+                    assert_eq!(decided, expected, "{status:?} with {exit:?} on disk");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_supervisor_does_not_know_has_ended_or_never_was() {
+        let (unknown, untold) = (status(Phase::Unknown), status(Phase::Exited));
+        let silence = [Word::Gone, Word::Given(None), Word::Given(Some(&unknown))];
+        for word in silence {
+            for record in [made(), made_by_an_older_build()] {
+                assert_eq!(decide(&record, None, word), Recovered::Lost, "{word:?}");
+                assert_eq!(decide(&record, Some(ON_DISK), word), Recovered::Ended(ON_DISK), "{word:?}");
+            }
+            for exit in [None, Some(ON_DISK)] {
+                assert_eq!(decide(&half_made(), exit, word), Recovered::TakenBack, "{word:?}");
+            }
+        }
+        let word = Word::Given(Some(&untold));
+        assert_eq!(decide(&made(), None, word), Recovered::Lost, "it has ended, and is silent about how");
+        assert_eq!(decide(&made(), Some(ON_DISK), word), Recovered::Ended(ON_DISK));
+    }
+
+    #[test]
+    fn until_a_supervisor_answers_only_the_disk_is_believed() {
+        for record in [half_made(), made(), made_by_an_older_build()] {
+            assert_eq!(decide(&record, None, Word::NoneYet), Recovered::Guessed);
+            assert_eq!(decide(&record, Some(ON_DISK), Word::NoneYet), Recovered::Ended(ON_DISK));
+        }
+    }
+}

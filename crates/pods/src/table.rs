@@ -1,0 +1,185 @@
+//! The pods and containers of the node, and how they are found: by an id, or by a beginning of one that is unique.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use wharf_types::{ContainerId, PodId};
+
+use crate::container::{Container, InPod};
+use crate::error::Error;
+use crate::lock::RwLock;
+use crate::pod::Pod;
+
+/// All pods. Looking one up costs the same beside a thousand others.
+#[derive(Debug, Default)]
+pub(crate) struct Table(RwLock<Rows>);
+
+#[derive(Debug, Default)]
+struct Rows {
+    pods: BTreeMap<PodId, Arc<Pod>>,
+    /// Which pod a container is in.
+    containers: BTreeMap<ContainerId, PodId>,
+    /// Pods that are being made or taken back: what they have is theirs, though they are not listed.
+    unlisted: BTreeSet<PodId>,
+    /// Pods of an earlier daemon that have yet to be taken back.
+    left_behind: Vec<Arc<Pod>>,
+}
+
+impl Table {
+    /// Every pod, in the order of ids.
+    pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
+        self.0.read().pods.values().cloned().collect()
+    }
+
+    /// The pod of an id or of a unique beginning of one.
+    pub(crate) fn pod(&self, id: &str) -> Result<Arc<Pod>, Error> {
+        let rows = self.0.read();
+        let (_id, pod) = find("pod sandbox", id, &rows.pods)?;
+        Ok(Arc::clone(pod))
+    }
+
+    /// The container of an id or of a unique beginning of one, with its pod.
+    pub(crate) fn container(&self, id: &str) -> Result<InPod, Error> {
+        let missing = || Error::NotFound { what: "container", id: id.to_owned() };
+        let rows = self.0.read();
+        let (container, pod) = find("container", id, &rows.containers)?;
+        let (container, pod) = (container.clone(), rows.pods.get(pod).cloned());
+        drop(rows);
+        let pod = pod.ok_or_else(missing)?;
+        let container = pod.container(container.as_str()).ok_or_else(missing)?;
+        Ok((pod, container))
+    }
+
+    /// Whether a pod is listed.
+    pub(crate) fn has(&self, id: &PodId) -> bool {
+        self.0.read().pods.contains_key(id)
+    }
+
+    /// A pod begins to be made, or is left alone: what belongs to it is nobody else's.
+    pub(crate) fn reserve(&self, id: PodId) {
+        self.0.write().unlisted.insert(id);
+    }
+
+    /// Nothing of a pod is left that was not listed.
+    pub(crate) fn release(&self, id: &PodId) {
+        self.0.write().unlisted.remove(id);
+    }
+
+    /// Lists a pod that is whole.
+    pub(crate) fn insert(&self, pod: Arc<Pod>) {
+        let mut rows = self.0.write();
+        rows.unlisted.remove(&pod.id);
+        rows.pods.insert(pod.id.clone(), pod);
+    }
+
+    /// Forgets a pod of which nothing is left.
+    pub(crate) fn remove(&self, id: &PodId) {
+        self.0.write().pods.remove(id);
+    }
+
+    /// Keeps a pod of an earlier daemon until somebody takes it back.
+    pub(crate) fn leave_behind(&self, pod: Arc<Pod>) {
+        let mut rows = self.0.write();
+        rows.unlisted.insert(pod.id.clone());
+        rows.left_behind.push(pod);
+    }
+
+    /// The pods that are to be taken back; whoever asks has to do it.
+    pub(crate) fn take_left_behind(&self) -> Vec<Arc<Pod>> {
+        std::mem::take(&mut self.0.write().left_behind)
+    }
+
+    /// Whose things are somebody's: every pod that is listed, is being made, is left alone or is to be taken back.
+    pub(crate) fn owners(&self) -> HashSet<PodId> {
+        let rows = self.0.read();
+        rows.pods.keys().chain(&rows.unlisted).cloned().collect()
+    }
+
+    /// The same without those that are to be taken back: they have nothing that a new pod could want.
+    pub(crate) fn lasting_owners(&self) -> HashSet<PodId> {
+        let mut owners = self.owners();
+        for pod in &self.0.read().left_behind {
+            owners.remove(&pod.id);
+        }
+        owners
+    }
+
+    /// Makes a container known.
+    pub(crate) fn insert_container(&self, pod: &Pod, container: &Arc<Container>) {
+        self.0.write().containers.insert(container.id.clone(), pod.id.clone());
+        pod.insert(Arc::clone(container));
+    }
+
+    /// Makes a container unknown; false if it was not known any more.
+    pub(crate) fn remove_container(&self, pod: &Pod, container: &Container) -> bool {
+        let known = self.0.write().containers.remove(&container.id).is_some();
+        pod.forget(&container.id);
+        known
+    }
+}
+
+/// The one row whose id begins so. Ids are sorted, so those that do are side by side.
+fn find<'a, K, V>(what: &'static str, id: &str, rows: &'a BTreeMap<K, V>) -> Result<(&'a K, &'a V), Error>
+where
+    K: Ord + std::borrow::Borrow<str>,
+{
+    let from = (Bound::Included(id), Bound::Unbounded);
+    let mut found = rows.range::<str, _>(from).take_while(|(key, _)| (*key).borrow().starts_with(id));
+    let missing = || Error::NotFound { what, id: id.to_owned() };
+    let first = found.next().filter(|_| !id.is_empty()).ok_or_else(missing)?;
+    if found.next().is_some() {
+        let problem = format!("{id:?} is the beginning of several ids: give more of it");
+        return Err(Error::invalid("id", problem));
+    }
+    Ok(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(byte: u8) -> Arc<Pod> {
+        Arc::new(Pod::new(PodId::from_random([byte; 32]), Default::default(), String::new(), 0))
+    }
+
+    #[test]
+    fn a_row_is_found_by_any_unique_beginning() {
+        let rows = BTreeMap::from(["aa1", "ab1", "ab2", "b"].map(|id| (id.to_owned(), ())));
+        let found = |id| find("pod sandbox", id, &rows).map(|(id, ())| id.as_str());
+        for (id, expected) in [("aa1", "aa1"), ("aa", "aa1"), ("ab2", "ab2"), ("b", "b")] {
+            assert_eq!(found(id).unwrap(), expected);
+        }
+        for missing in ["", "ac", "aa11", "c", "a\u{10ffff}"] {
+            assert!(matches!(found(missing), Err(Error::NotFound { .. })), "{missing:?}");
+        }
+        for vague in ["a", "ab"] {
+            assert!(matches!(found(vague), Err(Error::Invalid { .. })), "{vague:?}");
+        }
+    }
+
+    #[test]
+    fn a_pod_is_listed_once_it_is_whole_and_owns_its_things_before_and_after() {
+        let (table, pod) = (Table::default(), pod(1));
+        table.reserve(pod.id.clone());
+        assert!(table.pods().is_empty() && !table.has(&pod.id));
+        assert!(table.owners().contains(&pod.id));
+        table.insert(Arc::clone(&pod));
+        assert!(table.has(&pod.id) && table.owners().contains(&pod.id));
+        assert_eq!(table.pod(pod.id.short()).unwrap().id, pod.id);
+        table.remove(&pod.id);
+        assert!(table.pods().is_empty() && table.owners().is_empty());
+    }
+
+    #[test]
+    fn what_is_left_behind_is_handed_out_once_and_owns_its_things_until_it_is_gone() {
+        let (table, pod) = (Table::default(), pod(1));
+        table.leave_behind(Arc::clone(&pod));
+        assert!(table.owners().contains(&pod.id) && !table.lasting_owners().contains(&pod.id));
+        assert_eq!(table.take_left_behind().len(), 1);
+        assert!(table.take_left_behind().is_empty());
+        assert!(table.owners().contains(&pod.id), "somebody is about to take it back");
+        table.release(&pod.id);
+        assert!(table.owners().is_empty());
+    }
+}
