@@ -6,8 +6,10 @@ mod answers;
 mod batches;
 mod filter;
 mod image;
+mod metrics;
 mod readings;
 mod runtime;
+mod stats;
 mod status;
 mod streams;
 

@@ -20,7 +20,7 @@ use wharf_streaming::Urls;
 use crate::batches::batches;
 use crate::readings::Readings;
 use crate::status::Fault;
-use crate::{filter, status, streams};
+use crate::{filter, metrics, stats, status, streams};
 
 /// A stream of answers.
 pub(crate) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -86,7 +86,7 @@ impl Runtime {
             chosen.retain(|item| filter::container_stats(wanted.as_ref(), &pods::container_item(item)));
         }
         let engine = Arc::clone(&self.engine);
-        self.readings.each(chosen, move |item| pods::container_stats(&engine, item)).await
+        self.readings.each(chosen, move |item| stats::container_stats(&engine, item)).await
     }
 
     async fn pod_stats_list(
@@ -98,12 +98,12 @@ impl Runtime {
             chosen.retain(|pod| filter::pod_stats(wanted.as_ref(), &pods::pod_item(pod)));
         }
         let engine = Arc::clone(&self.engine);
-        self.readings.each(chosen, move |pod| pods::pod_stats(&engine, pod)).await
+        self.readings.each(chosen, move |pod| stats::pod_stats(&engine, pod)).await
     }
 
     async fn pod_metrics(&self) -> Result<Vec<PodSandboxMetrics>, Status> {
         let engine = Arc::clone(&self.engine);
-        self.readings.metrics(move || pods::metrics(&engine)).await
+        self.readings.metrics(move || metrics::gather(&engine)).await
     }
 
     /// Where a pod could be stopped and removed but none made, it is the network that is not ready: a kubelet starts no pods
@@ -381,7 +381,7 @@ impl RuntimeService for Runtime {
         let found = self.engine.container(&request.into_inner().container_id);
         let (_pod, container) = found.map_err(status::of)?;
         let engine = Arc::clone(&self.engine);
-        let stats = self.readings.take(move || pods::container_stats(&engine, &container)).await?;
+        let stats = self.readings.take(move || stats::container_stats(&engine, &container)).await?;
         Ok(Response::new(ContainerStatsResponse { stats: Some(stats) }))
     }
 
@@ -411,7 +411,7 @@ impl RuntimeService for Runtime {
     ) -> Answer<PodSandboxStatsResponse> {
         let pod = self.engine.pod(&request.into_inner().pod_sandbox_id).map_err(status::of)?;
         let engine = Arc::clone(&self.engine);
-        let stats = self.readings.take(move || pods::pod_stats(&engine, &pod)).await?;
+        let stats = self.readings.take(move || stats::pod_stats(&engine, &pod)).await?;
         Ok(Response::new(PodSandboxStatsResponse { stats: Some(stats) }))
     }
 
@@ -487,9 +487,7 @@ impl RuntimeService for Runtime {
         &self,
         _request: Request<ListMetricDescriptorsRequest>,
     ) -> Answer<ListMetricDescriptorsResponse> {
-        Ok(Response::new(ListMetricDescriptorsResponse {
-            descriptors: pods::metric_descriptors(&self.engine),
-        }))
+        Ok(Response::new(ListMetricDescriptorsResponse { descriptors: metrics::descriptors(&self.engine) }))
     }
 
     async fn list_pod_sandbox_metrics(

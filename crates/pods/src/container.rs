@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use wharf_cgroup::{Cgroup, StatsReader};
+use wharf_cri_api::v1::ContainerConfig;
 use wharf_images::{Hold, Store};
 use wharf_state::ExitRecord;
 use wharf_types::{ContainerId, ContainerState, Exit, PodId};
 
 use crate::lock::{Mutex, RwLock};
 use crate::records::ContainerRecord;
-use crate::stats::Meter;
+use crate::usage::Meter;
 
 /// What is said of an end that nobody saw.
 const UNSEEN: &str = "its supervisor died, or did not answer, and nobody saw how it ended";
@@ -68,6 +69,17 @@ impl Container {
         &self.id
     }
 
+    /// What is taken from its request, which as a whole is large.
+    pub fn with_config<T>(&self, take: impl FnOnce(&ContainerConfig) -> T) -> T {
+        self.with_record(|record| take(&record.config))
+    }
+
+    /// Its image, by digest where there is one.
+    #[must_use]
+    pub fn image_ref(&self) -> String {
+        self.with_record(|record| record.image_ref.clone())
+    }
+
     /// The state now.
     #[must_use]
     pub fn state(&self) -> ContainerState {
@@ -105,7 +117,8 @@ impl Container {
     }
 
     /// The number of the first process, which may be another's once it has ended.
-    pub(crate) fn pid(&self) -> i32 {
+    #[must_use]
+    pub fn pid(&self) -> i32 {
         self.pid.load(Ordering::Relaxed)
     }
 

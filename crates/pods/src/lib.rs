@@ -23,7 +23,6 @@ mod link;
 mod lock;
 mod logs;
 mod lower;
-mod metrics;
 mod mounts;
 mod namespaces;
 mod pod;
@@ -34,10 +33,10 @@ mod recovery;
 mod refuse;
 mod resources;
 mod seccomp;
-mod stats;
 mod stop;
 mod supervisor;
 mod table;
+mod usage;
 mod view;
 mod waiters;
 
@@ -46,10 +45,9 @@ pub use engine::{BLOCKING_THREADS, Engine, Options, Parts};
 pub use error::Error;
 pub use exec_sync::ExecOutput;
 pub use interactive::Interactive;
-pub use metrics::{metric_descriptors, metrics};
 pub use pod::Pod;
 pub use readiness::{Extent, Unready};
-pub use stats::{container_stats, pod_stats};
+pub use usage::PodUsage;
 pub use view::{
     container_info, container_item, container_status, container_statuses, pod_info, pod_item, pod_request,
     pod_status,

@@ -15,8 +15,8 @@ use crate::error::Error;
 use crate::launch::Process;
 use crate::link::{Link, Links};
 use crate::lock::{Mutex, RwLock};
-use crate::stats::Meter;
 use crate::supervisor::SupervisorError;
+use crate::usage::Meter;
 use crate::waiters::Waiters;
 
 /// A pod. What a list or status needs is here; the change in flight holds `changing`.
@@ -90,6 +90,12 @@ impl Pod {
     #[must_use]
     pub fn id(&self) -> &PodId {
         &self.id
+    }
+
+    /// The request.
+    #[must_use]
+    pub fn config(&self) -> &PodSandboxConfig {
+        &self.config
     }
 
     /// Whether containers can be made in it.

@@ -6,11 +6,9 @@ use std::path::Path;
 
 use wharf_cgroup::Stats;
 use wharf_cri_api::v1::LinuxContainerResources;
+use wharf_pods::{Container, Engine};
 use wharf_snapshots::tree::Usage;
 use wharf_types::ContainerState;
-
-use crate::container::Container;
-use crate::engine::Engine;
 
 /// One container now.
 #[derive(Debug, Default)]
@@ -52,12 +50,12 @@ impl Reading {
         now_ns: i64,
     ) -> Option<Self> {
         let ContainerState::Running { started_at_ns } = container.state() else { return None };
-        let config = container.record().config;
+        let linux = container.with_config(|config| config.linux.clone());
         Some(Self {
-            stats: crate::stats::read(container, wharf_cgroup::Extent::Everything)?,
-            limits: config.linux.and_then(|linux| linux.resources).unwrap_or_default(),
+            stats: container.usage(wharf_cgroup::Extent::Everything)?,
+            limits: linux.and_then(|linux| linux.resources).unwrap_or_default(),
             processes: Processes::of(container),
-            written: engine.parts.snapshots.known_usage(&container.id),
+            written: engine.written(container),
             disk,
             started_at_ns,
             now_ns,
@@ -67,10 +65,9 @@ impl Reading {
 
 impl Processes {
     fn of(container: &Container) -> Self {
-        let pids = container.cgroup.as_ref().and_then(|cgroup| cgroup.pids().ok()).unwrap_or_default();
         let first = container.pid();
         let mut all = Self { open_files_limit: open_files_limit(first), ..Self::default() };
-        for pid in pids {
+        for pid in container.pids() {
             all.count += 1;
             // One that is gone by now holds nothing.
             let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };

@@ -11,10 +11,8 @@ use wharf_cgroup::{Cgroups, Controller, Version};
 use wharf_cri_api::v1::{
     ContainerMetrics, Metric, MetricDescriptor, MetricType, PodSandboxMetrics, UInt64Value,
 };
+use wharf_pods::{Container, Engine, Pod};
 
-use crate::container::Container;
-use crate::engine::Engine;
-use crate::pod::Pod;
 use reading::{Disk, Reading};
 
 /// What every sample is labelled with, before the labels of its family.
@@ -80,20 +78,18 @@ fn of_containers(cgroups: &Cgroups) -> Vec<&'static Family<Reading>> {
 }
 
 /// What samples there can be on this node.
-#[must_use]
-pub fn metric_descriptors(engine: &Engine) -> Vec<MetricDescriptor> {
-    let containers = of_containers(&engine.parts.cgroups);
+pub(crate) fn descriptors(engine: &Engine) -> Vec<MetricDescriptor> {
+    let containers = of_containers(engine.cgroups());
     let of_containers = containers.into_iter().map(Family::descriptor);
     of_containers.chain(interfaces::FAMILIES.iter().map(Family::descriptor)).collect()
 }
 
 /// The samples of every pod and of its running containers, gathered now; blocking, as it looks at every process.
-#[must_use]
-pub fn metrics(engine: &Engine) -> Vec<PodSandboxMetrics> {
+pub(crate) fn gather(engine: &Engine) -> Vec<PodSandboxMetrics> {
     let gathering = Gathering {
         engine,
-        families: of_containers(&engine.parts.cgroups),
-        disk: Disk::of(engine.parts.layout.root()),
+        families: of_containers(engine.cgroups()),
+        disk: Disk::of(engine.root()),
         now_ns: wharf_sys::clock::now_ns(),
     };
     engine.pods().iter().map(|pod| gathering.pod(pod)).collect()
@@ -109,14 +105,14 @@ struct Gathering<'a> {
 
 impl Gathering<'_> {
     fn pod(&self, pod: &Pod) -> PodSandboxMetrics {
-        let base = labels(pod, "", pod.id.as_str(), "");
-        let read = pod.network_stats().as_ref().and_then(|socket| socket.read().ok()).unwrap_or_default();
-        let metrics = read.iter().flat_map(|interface| {
+        let base = labels(pod, "", pod.id().as_str(), "");
+        let interfaces = pod.interfaces();
+        let metrics = interfaces.iter().flat_map(|interface| {
             interfaces::FAMILIES.iter().flat_map(|family| family.metrics(&base, self.now_ns, interface))
         });
         let containers = pod.containers();
         PodSandboxMetrics {
-            pod_sandbox_id: pod.id.to_string(),
+            pod_sandbox_id: pod.id().to_string(),
             metrics: metrics.collect(),
             container_metrics: containers
                 .iter()
@@ -127,15 +123,14 @@ impl Gathering<'_> {
 
     fn container(&self, pod: &Pod, container: &Container) -> Option<ContainerMetrics> {
         let reading = Reading::take(self.engine, container, self.disk.clone(), self.now_ns)?;
-        let record = container.record();
-        let name = record.config.metadata.map(|metadata| metadata.name).unwrap_or_default();
-        let base = labels(pod, &name, container.id.as_str(), &record.image_ref);
+        let name = container.with_config(|config| config.metadata.clone()).unwrap_or_default().name;
+        let base = labels(pod, &name, container.id().as_str(), &container.image_ref());
         let metrics = self.families.iter().flat_map(|family| family.metrics(&base, self.now_ns, &reading));
-        Some(ContainerMetrics { container_id: container.id.to_string(), metrics: metrics.collect() })
+        Some(ContainerMetrics { container_id: container.id().to_string(), metrics: metrics.collect() })
     }
 }
 
 fn labels(pod: &Pod, container: &str, id: &str, image: &str) -> [String; 5] {
-    let metadata = pod.config.metadata.clone().unwrap_or_default();
+    let metadata = pod.config().metadata.clone().unwrap_or_default();
     [metadata.name, metadata.namespace, container.into(), id.into(), image.into()]
 }

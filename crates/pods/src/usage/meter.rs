@@ -20,7 +20,7 @@ pub(crate) struct Meter {
 impl Meter {
     /// Takes a reading in: its counters are never below those of one before, also where the cgroup was made anew or is
     /// gone.
-    pub(super) fn steady(&mut self, stats: &mut Stats) {
+    pub(crate) fn steady(&mut self, stats: &mut Stats) {
         let counters = [
             (&mut self.cpu_ns, &mut stats.cpu.usage_ns),
             (&mut self.page_faults, &mut stats.memory.page_faults),
@@ -35,7 +35,7 @@ impl Meter {
     }
 
     /// Nanoseconds of processor time a second in the last window, once there was one.
-    pub(super) fn rate(&mut self, now_ns: i64, cpu_ns: Option<u64>) -> Option<u64> {
+    pub(crate) fn rate(&mut self, now_ns: i64, cpu_ns: Option<u64>) -> Option<u64> {
         let cpu_ns = cpu_ns?;
         let (then_ns, before_ns) = *self.window.get_or_insert((now_ns, cpu_ns));
         let elapsed_ns = now_ns - then_ns;
