@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use wharf_isolation::LogFile;
-use wharf_types::chain;
+use wharf_types::{ErrorKind, Failure, chain};
 
 use crate::error::{Error, blocking};
 
@@ -32,18 +32,25 @@ impl Logs {
         let Ok(turn) = Arc::clone(&self.0).try_acquire_owned() else { return Ok(None) };
         let made = blocking(move || {
             let _turn = turn;
-            let unopened =
-                |error| Error::invalid("log_path", format!("it cannot be opened: {}", chain(&error)));
             file.make().map_err(unopened)
         });
         tokio::time::timeout(PATIENCE, made).await.ok().transpose()
     }
 }
 
+/// The request names it; that the machine has no room for it is not the request's fault.
+fn unopened(error: wharf_sys::Error) -> Error {
+    match error.kind() {
+        ErrorKind::ResourceExhausted => Error::at("making the container's log", error),
+        _ => Error::invalid("log_path", format!("it cannot be opened: {}", chain(&error))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wharf_types::{ErrorKind, Failure as _, HostPath};
+    use nix::errno::Errno;
+    use wharf_types::HostPath;
 
     fn file(directory: &tempfile::TempDir, name: &str) -> LogFile {
         LogFile { directory: HostPath::new(directory.path().to_str().unwrap()).unwrap(), name: name.into() }
@@ -59,6 +66,13 @@ mod tests {
             let error = Logs::default().make(file(&directory, name)).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{name}: {error}");
         }
+    }
+
+    #[test]
+    fn a_full_disk_is_not_the_requests_fault() {
+        let kind = |errno| unopened(wharf_sys::Error::new("open", "0.log", errno)).kind();
+        assert_eq!(kind(Errno::ENOSPC), ErrorKind::ResourceExhausted);
+        assert_eq!(kind(Errno::ENOENT), ErrorKind::InvalidArgument);
     }
 
     #[tokio::test]
