@@ -146,6 +146,9 @@ fn numbered(fd: &OwnedFd) -> String {
     format!("descriptor {}", fd.as_raw_fd())
 }
 
+/// Allocations this large are mappings of their own in glibc and in musl, and are unmapped when they end.
+const MAPPED_BYTES: usize = 256 * 1024;
+
 /// Reads at most `limit` bytes of a regular file; anything longer, or not a regular file, is an error.
 ///
 /// # Errors
@@ -155,17 +158,24 @@ pub fn read_bounded(fd: &OwnedFd, limit: usize) -> Result<Vec<u8>> {
     if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Err(Error::new("read", "not a regular file", Errno::EINVAL));
     }
-    let mut content = Vec::new();
-    let mut chunk = [0; 16 * 1024];
+    let told = usize::try_from(stat.st_size).unwrap_or(0).min(limit);
+    // In memory that goes back to the kernel afterwards, as the stack's does not: supervisors are many. One byte more than is
+    // told has room for the end.
+    let mut content = vec![0; (told + 1).max(MAPPED_BYTES.min(limit + 1))];
+    let mut length = 0;
     loop {
-        let count = nix::unistd::read(fd, &mut chunk).named("read", || numbered(fd))?;
-        if count == 0 {
-            return Ok(content);
-        }
-        if content.len() + count > limit {
+        let count = nix::unistd::read(fd, &mut content[length..]).named("read", || numbered(fd))?;
+        length += count;
+        if length > limit {
             return Err(Error::new("read", format!("more than {limit} bytes"), Errno::EFBIG));
         }
-        content.extend_from_slice(&chunk[..count]);
+        if count == 0 {
+            content.truncate(length);
+            return Ok(content);
+        }
+        if length == content.len() {
+            content.resize((2 * length).min(limit + 1), 0);
+        }
     }
 }
 
@@ -252,7 +262,14 @@ mod tests {
         let (dir, fd) = dir();
         std::fs::write(dir.path().join("long"), [0; 200]).unwrap();
         let long = open_below(fd.as_fd(), "long", OFlag::O_RDONLY, Resolve::InRoot).unwrap();
-        assert_eq!(read_bounded(&long, 100).unwrap_err().errno, Errno::EFBIG);
+        assert_eq!(read_bounded(&long, 199).unwrap_err().errno, Errno::EFBIG);
+        let long = open_below(fd.as_fd(), "long", OFlag::O_RDONLY, Resolve::InRoot).unwrap();
+        assert_eq!(read_bounded(&long, 200).unwrap(), [0; 200]);
+        // A file that does not tell its length.
+        let status = open(std::path::Path::new("/proc/self/status"), OFlag::O_RDONLY).unwrap();
+        assert!(read_bounded(&status, 1 << 20).unwrap().len() > 100);
+        let status = open(std::path::Path::new("/proc/self/status"), OFlag::O_RDONLY).unwrap();
+        assert_eq!(read_bounded(&status, 100).unwrap_err().errno, Errno::EFBIG);
         nix::unistd::mkfifo(&dir.path().join("fifo"), Mode::S_IRWXU).unwrap();
         let fifo =
             open_below(fd.as_fd(), "fifo", OFlag::O_RDONLY | OFlag::O_NONBLOCK, Resolve::InRoot).unwrap();
