@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use wharf_types::Wanted;
 use wharf_types::chain;
@@ -19,6 +19,7 @@ use crate::grant::{Grant, PortForwardGrant};
 use crate::hangup::Hangup;
 use crate::head::{self, Head, Refusal};
 use crate::lobby::Lobby;
+use crate::port_forward::{self, Forwarder};
 use crate::remote_command;
 use crate::resize::{self, Sizes};
 use crate::server::Config;
@@ -27,7 +28,7 @@ use crate::tls::Tls;
 use crate::token::Tokens;
 use crate::upgrade::{Carrier, Protocol, Service, negotiate};
 use crate::wire::{self, Limits, Stream, Wire, WireError};
-use crate::{port_forward, spdy, websocket};
+use crate::{spdy, websocket};
 
 /// How long a request, and the handshake before it, may take.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -35,8 +36,11 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long a silent peer has before the kernel asks whether it is there, in seconds.
 const KEEPALIVE_S: u32 = 30;
 
-/// How many pieces of all forwarded connections of a session may wait for pods to read: 4 MiB.
+/// How many pieces of all forwarded connections of a session may wait for pods to read, at most: 4 MiB.
 const FORWARDED_PIECES: usize = 256;
+
+/// What sessions have of these together, where there are many of them: 64 MiB.
+const ALL_FORWARDED_PIECES: usize = 16 * FORWARDED_PIECES;
 
 /// What all connections share.
 pub(crate) struct Shared<B> {
@@ -45,6 +49,8 @@ pub(crate) struct Shared<B> {
     pub(crate) backend: Arc<B>,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) sessions: Arc<Sessions>,
+    /// Places of connections that are forwarded.
+    pub(crate) forwarded: Arc<Semaphore>,
     pub(crate) lobby: Arc<Lobby>,
 }
 
@@ -191,16 +197,23 @@ impl<B: Backend> Shared<B> {
         receiver: wire::Receiver,
         grant: PortForwardGrant,
     ) -> Result<(), SessionError> {
-        let backend = Arc::clone(&self.backend);
+        let PortForwardGrant { pod, ports } = grant;
+        let forwarder = Forwarder::new(Arc::clone(&self.backend), pod, Arc::clone(&self.forwarded));
         let wire = Arc::clone(receiver.wire());
         if let Carrier::WebSocket(shape) = protocol.carrier {
-            let work = |channels| until_end(wire, port_forward::over_websocket(channels, backend, grant));
+            let work = |channels| until_end(wire, port_forward::over_websocket(channels, forwarder, ports));
             return websocket::session::run(receiver, shape, work).await;
         }
         let creation = self.config.creation;
-        let work = |streams| until_end(wire, port_forward::over_spdy(streams, backend, grant.pod, creation));
-        spdy::session::run(receiver, FORWARDED_PIECES, self.config.stall, work).await
+        let work = |streams| until_end(wire, port_forward::over_spdy(streams, forwarder, creation));
+        let pieces = forwarded_pieces(self.sessions.count());
+        spdy::session::run(receiver, pieces, self.config.stall, work).await
     }
+}
+
+/// How many pieces of all forwarded connections of a session may wait for pods to read: fewer where there are many sessions.
+fn forwarded_pieces(sessions: usize) -> usize {
+    (ALL_FORWARDED_PIECES / sessions.max(1)).clamp(PIECES, FORWARDED_PIECES)
 }
 
 /// Starts a process that, to its client, ends when the server does.
@@ -236,4 +249,15 @@ fn tune(socket: &TcpStream) -> io::Result<()> {
     setsockopt(socket, sockopt::TcpKeepIdle, &KEEPALIVE_S)?;
     setsockopt(socket, sockopt::TcpKeepInterval, &KEEPALIVE_S)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_sessions_have_little_room_each() {
+        assert_eq!([0, 1, 16].map(forwarded_pieces), [FORWARDED_PIECES; 3]);
+        assert_eq!((forwarded_pieces(64), forwarded_pieces(1024)), (64, PIECES));
+    }
 }

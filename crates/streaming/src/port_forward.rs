@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 use wharf_types::{PodId, chain};
 
@@ -15,7 +15,6 @@ use crate::backend::Backend;
 use crate::channel::{Inbound, Outbound};
 use crate::descriptor::Descriptor;
 use crate::error::SessionError;
-use crate::grant::PortForwardGrant;
 use crate::pump::{self, ForwardError};
 use crate::spdy;
 use crate::websocket;
@@ -37,25 +36,33 @@ struct Forwarded {
     error: Outbound,
 }
 
+/// A session's way into its pod.
+pub(crate) struct Forwarder<B> {
+    backend: Arc<B>,
+    pod: PodId,
+    /// Places of connections that are on their way.
+    begun: Semaphore,
+    /// Places of all sessions' connections.
+    all: Arc<Semaphore>,
+}
+
 /// Serves a client over SPDY, which opens a pair of streams for each connection it wants, at any time. Ends with the pod, once
 /// what is left of its connections has been sent.
 pub(crate) async fn over_spdy<B: Backend>(
     mut streams: mpsc::Receiver<spdy::Stream>,
-    backend: Arc<B>,
-    pod: PodId,
+    forwarder: Arc<Forwarder<B>>,
     creation: Duration,
 ) -> Result<(), SessionError> {
     let mut pairs = Pairs::new(creation);
     let mut connections = JoinSet::new();
-    let begun = Arc::new(Semaphore::new(CONNECTING_LIMIT));
-    let (mut pod_ends, mut pod_has_ended) = (pin!(backend.ended(&pod)), false);
+    let (mut pod_ends, mut pod_has_ended) = (pin!(forwarder.backend.ended(&forwarder.pod)), false);
     while !(pod_has_ended && connections.is_empty()) {
         tokio::select! {
             () = &mut pod_ends, if !pod_has_ended => pod_has_ended = true,
             stream = streams.recv() => {
                 let Some(stream) = stream else { return Err(WireError::Left.into()) };
                 if let Some(pair) = pairs.take(stream).await? {
-                    connections.spawn(connect(Arc::clone(&backend), pod.clone(), pair, Arc::clone(&begun)));
+                    connections.spawn(Arc::clone(&forwarder).connect(pair));
                 }
             }
             half = pairs.expired() => half.refuse("the other stream of the connection did not come in time").await?,
@@ -68,53 +75,69 @@ pub(crate) async fn over_spdy<B: Backend>(
 /// Serves a client over the channels of a WebSocket: two for each port that the RPC named.
 pub(crate) async fn over_websocket<B: Backend>(
     channels: websocket::Channels,
-    backend: Arc<B>,
-    grant: PortForwardGrant,
+    forwarder: Arc<Forwarder<B>>,
+    ports: Vec<u16>,
 ) -> Result<(), SessionError> {
     let mut connections = JoinSet::new();
-    let begun = Arc::new(Semaphore::new(CONNECTING_LIMIT));
-    for (port, channel) in grant.ports.into_iter().zip((0..=u8::MAX).step_by(2)) {
+    for (port, channel) in ports.into_iter().zip((0..=u8::MAX).step_by(2)) {
         let (data, error) = (channels.outbound(channel), channels.outbound(channel + 1));
         for stream in [&data, &error] {
             stream.tell(&port.to_le_bytes()).await?;
         }
         let inbound = channels.inbound(channel);
-        let forwarded = Forwarded { port, inbound, data, error };
-        connections.spawn(connect(Arc::clone(&backend), grant.pod.clone(), forwarded, Arc::clone(&begun)));
+        connections.spawn(Arc::clone(&forwarder).connect(Forwarded { port, inbound, data, error }));
     }
     while connections.join_next().await.is_some() {}
     Ok(())
 }
 
-/// Connects a client to a port, stays until both sides have ended the connection, and tells the client what went wrong.
-async fn connect<B: Backend>(backend: Arc<B>, pod: PodId, forwarded: Forwarded, begun: Arc<Semaphore>) {
-    let Forwarded { port, inbound, data, error } = forwarded;
-    let place = tokio::select! {
-        place = begun.acquire() => place,
-        // The client left it before its turn.
-        () = data.until_reset() => return drop(error.finish().await),
-    };
-    let connected = socket(&*backend, &pod, port).await;
-    drop(place);
-    let failure = match connected {
-        Ok(socket) => match pump::forward(inbound, &data, &socket).await {
-            Ok(()) | Err(ForwardError::Send(_)) => None,
-            Err(broken) => Some(chain(&broken)),
-        },
-        Err(why) => Some(why),
-    };
-    let told = match failure {
-        None => error.finish().await,
-        Some(why) => refuse(&error, Some(&data), &format!("cannot forward to port {port}: {why}")).await,
-    };
-    if let Err(error) = told {
-        tracing::debug!(%error, port, "a forwarded connection ended with its session");
+impl<B: Backend> Forwarder<B> {
+    /// `all` has the places of all sessions.
+    pub(crate) fn new(backend: Arc<B>, pod: PodId, all: Arc<Semaphore>) -> Arc<Self> {
+        Arc::new(Self { backend, pod, begun: Semaphore::new(CONNECTING_LIMIT), all })
     }
-}
 
-async fn socket<B: Backend>(backend: &B, pod: &PodId, port: u16) -> Result<Descriptor, String> {
-    let socket = backend.connect(pod, port).await.map_err(|error| chain(&*error))?;
-    Descriptor::new(socket).map_err(|error| error.to_string())
+    /// Connects a client to a port, stays until both sides have ended the connection, and tells the client what went wrong.
+    async fn connect(self: Arc<Self>, forwarded: Forwarded) {
+        let Forwarded { port, inbound, data, error } = forwarded;
+        // Each of the session's connections has a reference, and so has the session.
+        let others = Arc::strong_count(&self).saturating_sub(2);
+        let failure = match self.place(others) {
+            Some(_place) => self.carry(port, inbound, &data).await.err(),
+            None => Some("as many connections are forwarded as may be at a time".to_owned()),
+        };
+        let told = match failure {
+            None => error.finish().await,
+            Some(why) => refuse(&error, Some(&data), &format!("cannot forward to port {port}: {why}")).await,
+        };
+        if let Err(error) = told {
+            tracing::debug!(%error, port, "a forwarded connection ended with its session");
+        }
+    }
+
+    /// A place for one more connection of a session, which takes no more of them than it leaves to others.
+    fn place(&self, others: usize) -> Option<SemaphorePermit<'_>> {
+        if others >= self.all.available_permits() {
+            return None;
+        }
+        self.all.try_acquire().ok()
+    }
+
+    /// Moves bytes between a client and a port. An error is for people.
+    async fn carry(&self, port: u16, inbound: Inbound, data: &Outbound) -> Result<(), String> {
+        let begun = tokio::select! {
+            begun = self.begun.acquire() => begun,
+            // The client left it before its turn.
+            () = data.until_reset() => return Ok(()),
+        };
+        let socket = self.backend.connect(&self.pod, port).await.map_err(|error| chain(&*error))?;
+        drop(begun);
+        let socket = Descriptor::new(socket).map_err(|error| error.to_string())?;
+        match pump::forward(inbound, data, &socket).await {
+            Ok(()) | Err(ForwardError::Send(_)) => Ok(()),
+            Err(broken) => Err(chain(&broken)),
+        }
+    }
 }
 
 /// Ends a connection with a text for people. Only the data is reset: a reset could overtake the text.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -52,11 +52,13 @@ pub struct Config {
     pub sessions: usize,
     /// How many of them may be with one container, or one pod's ports.
     pub sessions_each: usize,
+    /// How many connections all sessions may forward at a time. Each costs its pod, its client and this process some memory.
+    pub forwards: usize,
 }
 
 impl Default for Config {
     /// Loopback, any port, no TLS, 1 minute, 4 hours, 30 seconds, 250 milliseconds, 30 minutes, 15 seconds, 20 seconds, 1024 sessions,
-    /// 256 each.
+    /// 256 each, and 2048 forwarded connections.
     fn default() -> Self {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -70,6 +72,7 @@ impl Default for Config {
             stall: Duration::from_secs(20),
             sessions: 1024,
             sessions_each: 256,
+            forwards: 2048,
         }
     }
 }
@@ -163,7 +166,8 @@ impl<B: Backend> Server<B> {
         let urls = Urls { base: format!("{scheme}://{bound}").into(), tokens: Arc::clone(&tokens) };
         let sessions = Sessions::new(config.sessions, config.sessions_each);
         let (tls, backend) = (tls.map(Arc::new), Arc::new(backend));
-        let shared = Shared { config, tls, backend, tokens, sessions, lobby: Arc::default() };
+        let forwarded = Arc::new(Semaphore::new(config.forwards));
+        let shared = Shared { config, tls, backend, tokens, sessions, forwarded, lobby: Arc::default() };
         Ok(Self { listener, shared: Arc::new(shared), urls })
     }
 

@@ -44,6 +44,11 @@ impl Sessions {
         Ok(Place { sessions: Arc::clone(self), id: id.to_owned() })
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.counts().values().sum()
+    }
+
     fn counts(&self) -> MutexGuard<'_, HashMap<String, usize>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -71,7 +76,7 @@ mod tests {
         let (a, b) = (sessions.enter("a").ok(), sessions.enter("a").ok());
         assert_eq!(sessions.enter("a").err(), Some(Full::Each { limit: 2 }));
         let c = sessions.enter("b").ok();
-        assert!(a.is_some() && b.is_some() && c.is_some());
+        assert!(a.is_some() && b.is_some() && c.is_some() && sessions.count() == 3);
         assert_eq!(sessions.enter("b").err(), Some(Full::Server { limit: 3 }));
         drop(a);
         assert!(sessions.enter("a").is_ok());

@@ -113,6 +113,30 @@ async fn connections_that_are_given_up_at_once_are_begun_within_a_bound() {
 }
 
 #[tokio::test]
+async fn a_session_leaves_as_many_connections_to_others_as_it_has() {
+    let rig = Rig::with(Config { forwards: 4, ..Config::default() }).await;
+    let (mut greedy, mut modest) = (session(&rig).await, session(&rig).await);
+    let mut pairs = Vec::new();
+    for request in ["0", "1", "2"] {
+        pairs.push(pair(&mut greedy, STUCK_PORT, request).await);
+    }
+    let (error, _data) = pairs[2];
+    while greedy.next().await != Event::Fin(error) {}
+    let why = "cannot forward to port 1: as many connections are forwarded as may be at a time";
+    assert_eq!(greedy.text(error), why);
+    assert_eq!(rig.stuck(), 2);
+    let (_error, data) = pair(&mut modest, echo().await, "0").await;
+    modest.send(data, b"x").await;
+    modest.fin(data).await;
+    while modest.next().await != Event::Fin(data) {}
+    assert_eq!(modest.text(data), "xx");
+}
+
+async fn session(rig: &Rig) -> Spdy {
+    Spdy::connect(&rig.port_forward(&[]), FORWARD).await
+}
+
+#[tokio::test]
 async fn spdy_goes_through_a_websocket() {
     let rig = Rig::new().await;
     let socket = WebSocket::connect(&rig.port_forward(&[]), "SPDY/3.1+portforward.k8s.io").await;
