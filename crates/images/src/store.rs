@@ -9,7 +9,7 @@
 //!                               a layer made once more for one image: see `relocate` and `complete`
 //! <root>/layers/attrs-<image>/  the thin layer of one image: see `chain`
 //! <root>/images/<image>         one record an image
-//! <root>/staging/               what is being made
+//! <root>/staging/               what is being made, and whole layers of pulls that are not over
 //! <root>/kept/<boot>/           whole layers of pulls that failed: see `kept`
 //! <root>/quarantine/            what could not be understood
 //! <root>/trash/                 what is being removed
@@ -146,6 +146,8 @@ pub(crate) struct Shared {
     root_path: PathBuf,
     pub(crate) staging: OwnedFd,
     kept: OwnedFd,
+    /// The kernel's uptime, by its name.
+    boot: String,
     content: OwnedFd,
     layers: OwnedFd,
     images: OwnedFd,
@@ -208,6 +210,7 @@ impl Store {
             tracing::warn!(error = &error as &dyn std::error::Error, "a layer's record cannot be written");
             failed(wharf_sys::Error::new("write", "info", Errno::EIO))
         })?;
+        layer.staged = shared.name_whole(&layer.staged, &source.diff_id).map_err(failed)?;
         layer.usage = contents.usage;
         Ok(layer)
     }

@@ -7,7 +7,11 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tonic::Code;
+use wharf_cri_api::admin::PullProgressRequest;
+use wharf_cri_api::admin::admin_client::AdminClient;
+use wharf_cri_api::admin::layer::Phase;
 use wharf_cri_api::v1::{ContainerState, GetEventsRequest, PodSandboxState};
+use wharf_tests::connect::connect;
 
 use crate::daemon::{is_alive, process_with};
 use crate::image::{Content, noise, plain};
@@ -205,6 +209,44 @@ fn a_pull_that_a_kill_cut_off_can_be_repeated() {
         world.is_clean().await;
         world.client.pull(&name).await.unwrap();
         assert_eq!(world.client.image_list().await.len(), 2);
+    });
+}
+
+/// Waits until one layer of a pull that goes on has come whole.
+async fn until_a_layer_is_whole(socket: &Path) {
+    let mut admin = AdminClient::new(connect(socket).await.unwrap());
+    let mut progress = admin.pull_progress(PullProgressRequest::default()).await.unwrap().into_inner();
+    loop {
+        let told = progress.message().await.unwrap().expect("the progress of pulls has no end");
+        let mut layers = told.pulls.iter().flat_map(|pull| &pull.layers);
+        if layers.any(|layer| layer.phase() == Phase::Done) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_kill_in_the_middle_of_a_pull_costs_no_layer_that_had_come() {
+    run(async |world| {
+        let (whole, stalled) = (plain("whole", &noise(100_000)), plain("stalled", &noise(50_000)));
+        let content = Content::oci("1", &[whole.clone(), stalled.clone()]);
+        let (shown, path) = (content.clone(), stalled.path());
+        let server = Server::start(content, move |asked| {
+            let first = asked.path() == path && asked.nth == 0;
+            first.then(|| honest(&shown, asked).cut(10_000).then(Then::Stall))
+        })
+        .await;
+        let name = format!("{}/app:1", server.address);
+        let pull = tokio::spawn({
+            let (client, name) = (world.client.clone(), name.clone());
+            async move { client.pull(&name).await }
+        });
+        until_a_layer_is_whole(&world.daemon.socket()).await;
+        world.daemon.kill();
+        assert!(pull.await.unwrap().is_err());
+        world.start_again().await;
+        world.client.pull(&name).await.unwrap();
+        assert_eq!((server.count(&whole.path()), server.count(&stalled.path())), (1, 2));
     });
 }
 

@@ -52,15 +52,14 @@ impl Store {
         directory("content")?;
         let (staging, quarantine) = (directory("staging")?, directory("quarantine")?);
         let trash = Trash::open(root.as_fd(), "trash").map_err(&failed)?;
-        for name in list_names(staging.as_fd()).map_err(&failed)? {
-            trash.discard(staging.as_fd(), &name).map_err(&failed)?;
-        }
+        let boot = super::kept::boot_id().map_err(&failed)?;
         let mut shared = Shared {
             layers_path: root_path.join("layers"),
             content: directory("content/sha256")?,
-            kept: super::kept::open(&root, &trash, make).map_err(&failed)?,
+            kept: super::kept::open(&root, &boot, &trash, make).map_err(&failed)?,
             layers: directory("layers")?,
             images: directory("images")?,
+            boot,
             staging,
             trash,
             limits,
@@ -78,6 +77,7 @@ impl Store {
             tracing::warn!(unread, aside, "layers of no image stay as long as there are such records");
         }
         (shared.whole, shared.serial) = (unread + aside == 0, AtomicU64::new(next));
+        shared.clear_staging().map_err(&failed)?;
         Ok(Self { shared: Arc::new(shared) })
     }
 }
