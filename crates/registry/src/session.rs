@@ -131,7 +131,10 @@ impl Session {
     }
 
     /// A tag is mostly what it was, and registries count the manifests they give but not the questions for a digest. The
-    /// answer to one is taken only if it is known here; for the rest the document itself has the word.
+    /// answer to one is taken only if it is the digest that the tag had here already; for the rest the document itself has
+    /// the word. So a host that may resolve tags and lies can keep an image from being renewed, which an old document would
+    /// do as well: what a tag means is its word, here as for every client. It cannot make a tag mean an image that is here
+    /// for another reason.
     async fn tag_of(
         &self,
         site: &Site,

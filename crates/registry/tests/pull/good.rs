@@ -76,6 +76,25 @@ async fn a_tag_that_moved_or_a_registry_without_heads_costs_a_get() {
 }
 
 #[tokio::test]
+async fn a_head_that_names_another_image_moves_no_tag() {
+    let (one, two) = (Content::oci("v1", &[gzip("a", b"one")]), Content::oci("v2", &[gzip("a", b"two")]));
+    let other = two.manifest.clone().unwrap().to_string();
+    let server = Server::start(one.with(two), move |asked| {
+        let lies = asked.method == "HEAD" && asked.path().ends_with("v1");
+        lies.then(|| Reply::new(200, "").header("Docker-Content-Digest", other.clone()))
+    })
+    .await;
+    let (world, reference) = (World::new(), server.reference(":v1"));
+    world.pull(&server.reference(":v2")).await.unwrap();
+    for _ in 0..2 {
+        let image = world.pull(&reference).await.unwrap();
+        assert_eq!(file_of(&image, "a"), b"one");
+    }
+    let heads = server.asked().into_iter().filter(|asked| asked.method == "HEAD").count();
+    assert_eq!(heads, 1, "it was asked, and not believed");
+}
+
+#[tokio::test]
 async fn images_without_layers_and_with_one_layer_twice() {
     let twice = [gzip("a", b"one"), plain("b", b"two"), gzip("a", b"one")];
     let content = Content::oci("twice", &twice).with(Content::oci("none", &[]));
