@@ -9,7 +9,7 @@ mod platform;
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use wharf_types::{Digest, ErrorKind, Failure};
+use wharf_types::{Digest, DigestError, ErrorKind, Failure};
 
 pub(crate) use json::check as check_json;
 pub use platform::{Platform, select_platform};
@@ -69,11 +69,11 @@ pub enum ManifestError {
         source: serde_json::Error,
     },
     /// A digest is not SHA-256 in its one spelling.
-    #[error("the document names a malformed digest")]
+    #[error("the document names a digest that cannot be used")]
     Digest {
         /// Which.
         #[source]
-        source: wharf_types::DigestError,
+        source: DigestError,
     },
     /// It has the fields of both kinds, or not those of its kind.
     #[error("the document is ambiguous: {reason}")]
@@ -102,7 +102,9 @@ impl Failure for ManifestError {
         match self {
             Self::NoPlatform { .. } => ErrorKind::NotFound,
             Self::TooLarge { .. } => ErrorKind::ResourceExhausted,
-            Self::NotAnImage { .. } => ErrorKind::Unimplemented,
+            Self::NotAnImage { .. } | Self::Digest { source: DigestError::Algorithm { .. } } => {
+                ErrorKind::Unimplemented
+            }
             Self::Malformed { .. } | Self::Digest { .. } | Self::Ambiguous { .. } => ErrorKind::DataLoss,
         }
     }

@@ -1,15 +1,30 @@
-//! Content digests. Only SHA-256: the one algorithm every registry serves.
+//! Content digests. Only SHA-256: the one algorithm every registry serves. What is named by another is refused by its name:
+//! it is whole, and only this program cannot verify it.
 
 use std::fmt;
 use std::str::FromStr;
 
 /// Why a text is not a digest that wharf accepts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a digest: expected sha256: and 64 lower-case hexadecimal characters")]
-pub struct DigestError {
-    /// The text, shortened to 100 characters.
-    pub text: String,
+pub enum DigestError {
+    /// It is no digest.
+    #[error("{text:?} is not a digest: expected sha256: and 64 lower-case hexadecimal characters")]
+    Malformed {
+        /// The text, shortened to 100 characters.
+        text: String,
+    },
+    /// It is a digest of an algorithm that wharf does not have.
+    #[error(
+        "a digest by {algorithm} cannot be verified, only one by sha256; push the image with sha256 digests"
+    )]
+    Algorithm {
+        /// The algorithm's name, one that OCI registers.
+        algorithm: &'static str,
+    },
 }
+
+/// The other algorithms that OCI registers: SHA-384 is one of Go's digest library alone.
+const OTHERS: [&str; 3] = ["sha512", "sha384", "blake3"];
 
 /// A SHA-256 digest, shown as `sha256:<64 hex>`. Safe as a file name by [`Digest::hex`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,7 +60,14 @@ impl FromStr for Digest {
         let ok = hex.is_some_and(|hex| {
             hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
         });
-        if ok { Ok(Self(text.into())) } else { Err(DigestError { text: text.chars().take(100).collect() }) }
+        if ok {
+            return Ok(Self(text.into()));
+        }
+        let algorithm = text.split_once(':').map(|(algorithm, _hex)| algorithm);
+        match OTHERS.into_iter().find(|other| Some(*other) == algorithm) {
+            Some(algorithm) => Err(DigestError::Algorithm { algorithm }),
+            None => Err(DigestError::Malformed { text: text.chars().take(100).collect() }),
+        }
     }
 }
 
@@ -74,14 +96,14 @@ mod tests {
 
     #[test]
     fn names_that_could_become_paths_are_refused() {
-        for bad in [
-            "sha256:../../etc/passwd",
-            "sha512:00",
-            "sha256:",
-            &format!("sha256:{}", "A".repeat(64)),
-            "md5:x",
-        ] {
-            assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        for bad in ["sha256:../../etc/passwd", "sha256:", &format!("sha256:{}", "A".repeat(64)), "md5:x"] {
+            assert!(matches!(bad.parse::<Digest>(), Err(DigestError::Malformed { .. })), "{bad}");
         }
+    }
+
+    #[test]
+    fn another_algorithm_is_refused_by_its_name() {
+        let error = format!("sha512:{}", "a".repeat(128)).parse::<Digest>().unwrap_err();
+        assert_eq!(error, DigestError::Algorithm { algorithm: "sha512" });
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Digest, ErrorKind, Failure};
+use crate::{Digest, DigestError, ErrorKind, Failure};
 
 /// Why a text is not an image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,9 +114,7 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         return Err("it is the id of an image, and no registry knows those; name the image's repository");
     }
     let (rest, digest) = match text.split_once('@') {
-        Some((rest, digest)) => {
-            (rest, Some(digest.parse().map_err(|_bad| "its digest is not sha256: and 64 hex")?))
-        }
+        Some((rest, digest)) => (rest, Some(digest.parse().map_err(of_digest)?)),
         None => (text, None),
     };
     let slash = rest.rfind('/').map_or(0, |at| at + 1);
@@ -136,6 +134,15 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     }
     let tag = tag.map(Box::from).or_else(|| digest.is_none().then(|| "latest".into()));
     Ok(Reference { host: host.into(), repository: repository.into(), tag, digest })
+}
+
+fn of_digest(error: DigestError) -> &'static str {
+    match error {
+        DigestError::Malformed { .. } => "its digest is not sha256: and 64 hex",
+        DigestError::Algorithm { .. } => {
+            "its digest is by another algorithm than sha256, and cannot be verified"
+        }
+    }
 }
 
 /// The first component is a host only if it looks like one: a dot, a port, `localhost`, or capitals, which no repository

@@ -39,9 +39,20 @@ impl Platform {
 
     /// How well an image for `self` runs on `host`: 0 is best, `None` not at all.
     fn distance(&self, host: &Self) -> Option<u32> {
-        if self.os != host.os || self.architecture != host.architecture {
+        if self.os != host.os {
             return None;
         }
+        if self.architecture == host.architecture {
+            return self.distance_of_variant(host);
+        }
+        let (_, other) = SECOND_CHOICES.iter().find(|(own, _)| *own == host.architecture)?;
+        let second = Self { architecture: (*other).to_owned(), ..host.clone() };
+        let distance = (self.architecture == *other).then(|| self.distance_of_variant(&second))??;
+        Some(SECOND_DISTANCE + distance)
+    }
+
+    /// The same among images for one architecture.
+    fn distance_of_variant(&self, host: &Self) -> Option<u32> {
         let limit = host.variant.as_deref().and_then(level);
         match (self.variant.as_deref().unwrap_or_default(), limit) {
             // The plain image is the one for every machine; on arm64 that is v8 as well.
@@ -52,6 +63,12 @@ impl Platform {
         }
     }
 }
+
+/// Whose programs an architecture also runs, in its 32-bit mode and with the same variants. A processor may lack the mode;
+/// then nothing is lost but a clearer error, since such an image is taken only where there is no other.
+const SECOND_CHOICES: [(&str, &str); 1] = [("arm64", "arm")];
+/// Further than any variant of the machine's own architecture.
+const SECOND_DISTANCE: u32 = 100_000;
 
 /// What the kernel calls the machine: `armv6l`, `aarch64`.
 fn machine() -> String {

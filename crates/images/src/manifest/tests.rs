@@ -82,6 +82,10 @@ fn contradictions_are_refused() {
     }
     let long = vec![b' '; MANIFEST_LIMIT_BYTES + 1];
     assert!(matches!(parse_index_or_manifest(&long, None), Err(ManifestError::TooLarge { .. })));
+    let sha512 = oci("").replace("sha256:", "sha512:");
+    let sha512 = parse_index_or_manifest(sha512.as_bytes(), None).unwrap_err();
+    assert_eq!(sha512.kind(), ErrorKind::Unimplemented);
+    assert!(wharf_types::chain(&sha512).contains("sha512"), "{sha512}");
     let schema1 = parse_index_or_manifest(br#"{"schemaVersion":1}"#, None).unwrap_err();
     assert!(schema1.to_string().contains("schema 1"), "{schema1}");
 }
@@ -135,6 +139,10 @@ fn the_best_variant_is_chosen() {
     assert_eq!(chosen(&platform("linux", "arm", "v7")).unwrap(), 5);
     assert_eq!(chosen(&platform("linux", "arm", "v6")).unwrap(), 4);
     assert_eq!(chosen(&platform("linux", "arm64", "v8")).unwrap(), 8);
+    let old: Vec<_> = entries[..6].to_vec();
+    let second = select_platform(&old, &platform("linux", "arm64", "v8")).map(|it| it.size_bytes);
+    assert_eq!(second.unwrap(), 5, "an image of 32 bits where there is no other");
+    select_platform(&entries[4..6], &platform("linux", "amd64", "")).unwrap_err();
     let error = chosen(&platform("linux", "s390x", "")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("linux/arm/v7"), "{error}");
