@@ -169,9 +169,13 @@ async fn exchange(
         return Err(failure_of(&response, host, String::new()));
     }
     let body = read_all(response.into_body(), host, TEXT_LIMIT_BYTES, transport.stall_timeout()).await?;
-    let malformed = |reason| FetchError::Malformed { host: host.to_owned(), reason };
-    let parsed: TokenResponse =
-        serde_json::from_slice(&body).map_err(|_secret| malformed("is no JSON with a token"))?;
-    let token = parsed.token.filter(|t| !t.is_empty()).or(parsed.access_token.filter(|t| !t.is_empty()));
-    token.ok_or_else(|| malformed("has no token"))
+    token_in(&body).map_err(|reason| FetchError::Malformed { host: host.to_owned(), reason })
+}
+
+/// The token of an answer, under either of its names.
+pub(crate) fn token_in(body: &[u8]) -> Result<Zeroizing<String>, &'static str> {
+    // What the parser says could repeat a secret.
+    let parsed: TokenResponse = serde_json::from_slice(body).map_err(|_secret| "is not JSON with a token")?;
+    let tokens = [parsed.token, parsed.access_token].into_iter().flatten();
+    tokens.into_iter().find(|token| !token.is_empty()).ok_or("has no token")
 }

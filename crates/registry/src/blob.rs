@@ -158,12 +158,9 @@ impl<'a> Blob<'a> {
         }
         let partial = response.status() == StatusCode::PARTIAL_CONTENT;
         if partial {
-            let want = format!("bytes {}-{}/", self.done_bytes, size_bytes.saturating_sub(1));
             let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
-            let total = range.and_then(|text| text.strip_prefix(&want));
-            if self.done_bytes == 0
-                || !total.is_some_and(|text| text == "*" || text == size_bytes.to_string())
-            {
+            let is_rest = range.is_some_and(|range| is_rest(range, self.done_bytes, size_bytes));
+            if self.done_bytes == 0 || !is_rest {
                 return Err(malformed("is of another range than was asked for"));
             }
         }
@@ -235,6 +232,13 @@ impl Rate {
     }
 }
 
+/// Whether a `Content-Range` is that of all bytes from one on; a server need not know how many there are in all.
+pub(crate) fn is_rest(range: &str, from_byte: u64, size_bytes: u64) -> bool {
+    let wanted = format!("bytes {from_byte}-{}/", size_bytes.saturating_sub(1));
+    let total = range.strip_prefix(&wanted);
+    total.is_some_and(|total| total == "*" || total == size_bytes.to_string())
+}
+
 fn content_length(response: &Response<Incoming>) -> Option<u64> {
     response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
@@ -242,6 +246,22 @@ fn content_length(response: &Response<Incoming>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_all_that_is_left_is_the_rest() {
+        for (range, is) in [
+            ("bytes 10-99/100", true),
+            ("bytes 10-99/*", true),
+            ("bytes 10-98/100", false),
+            ("bytes 9-99/100", false),
+            ("bytes 10-99/1000", false),
+            ("bytes 10-99/", false),
+            ("bytes */100", false),
+            ("", false),
+        ] {
+            assert_eq!(is_rest(range, 10, 100), is, "{range}");
+        }
+    }
 
     #[test]
     fn a_trickle_is_noticed_and_a_flow_is_not() {

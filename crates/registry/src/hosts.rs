@@ -153,6 +153,11 @@ pub(crate) fn load(certs_dirs: &[PathBuf], reference: &Reference) -> Result<Vec<
     Ok(direct(reference.host()))
 }
 
+/// Reads the text of a `hosts.toml` about a registry, and says how many hosts there are to ask.
+pub(crate) fn count_hosts(text: &str, reference: &Reference) -> Result<usize, HostsError> {
+    file::parse(Path::new("hosts.toml"), text, reference).map(|hosts| hosts.len())
+}
+
 /// containerd also takes `host_port_` for file systems without colons.
 fn candidates(dir: &Path, host: &str) -> Vec<PathBuf> {
     let mut names = vec![host.to_owned(), "_default".to_owned()];

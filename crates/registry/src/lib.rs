@@ -17,6 +17,7 @@ mod blob;
 mod challenge;
 mod config;
 mod credentials;
+pub mod decode;
 mod dial;
 mod error;
 mod flights;

@@ -245,7 +245,7 @@ struct ErrorItem {
 
 /// `: manifest unknown (MANIFEST_UNKNOWN)`, or nothing. Long words and what follows a question mark are left out: they
 /// may be addresses with signatures, or tokens.
-fn words(body: &[u8]) -> String {
+pub(crate) fn words(body: &[u8]) -> String {
     let Ok(ErrorBody { errors }) = serde_json::from_slice(body) else { return String::new() };
     let Some(first) = errors.first() else { return String::new() };
     let code: String = first.code.chars().filter(|c| c.is_ascii_uppercase() || *c == '_').take(40).collect();
