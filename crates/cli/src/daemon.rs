@@ -14,13 +14,11 @@ use wharf_cri_api::v1::{
     ImageStatusRequest, ListContainersRequest, ListPodSandboxRequest, RemovePodSandboxRequest,
     StopContainerRequest,
 };
+use wharf_types::limits::MESSAGE_LIMIT_BYTES;
 
 use crate::args::Socket;
 use crate::error::Error;
 use crate::find::Listing;
-
-/// The longest answer, as long as wharfd's own limit.
-const MESSAGE_LIMIT_BYTES: usize = 16 << 20;
 
 /// A connected wharfd.
 #[derive(Debug, Clone)]

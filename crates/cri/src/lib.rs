@@ -18,6 +18,3 @@ pub use answers::Answers;
 pub use image::Images;
 pub use runtime::Runtime;
 pub use streams::Streams;
-
-/// The longest message either way, in bytes.
-pub const MESSAGE_LIMIT_BYTES: usize = 16 << 20;

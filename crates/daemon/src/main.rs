@@ -109,7 +109,7 @@ impl Node {
 async fn run(config: Config) -> anyhow::Result<()> {
     let Node { images, network, cgroups, engine, .. } = Node::open(&config).await?;
     let info = admin::info(&config, &cgroups)?;
-    if info.bounding_capabilities & (1 << CAP_SYS_RESOURCE) == 0 {
+    if info.bounding_capabilities & wharf_types::capability::SYS_RESOURCE == 0 {
         tracing::warn!(
             "wharfd runs without CAP_SYS_RESOURCE: a container's oom_score_adj is not lowered, nor its limits raised"
         );
@@ -139,9 +139,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
     drop(serving);
     Ok(sessions.await?)
 }
-
-/// Its number: capabilities(7).
-const CAP_SYS_RESOURCE: u32 = 24;
 
 /// How long another's lock is waited for: a daemon that ends finishes its calls, and a killed one's outlives it in a
 /// supervisor that it was about to start, until that one's exec.

@@ -11,10 +11,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
-use wharf_cri::{Admin, Answers, Images, MESSAGE_LIMIT_BYTES, Runtime};
+use wharf_cri::{Admin, Answers, Images, Runtime};
 use wharf_cri_api::admin::admin_server::AdminServer;
 use wharf_cri_api::v1::image_service_server::ImageServiceServer;
 use wharf_cri_api::v1::runtime_service_server::RuntimeServiceServer;
+use wharf_types::limits::MESSAGE_LIMIT_BYTES;
 
 /// How long calls in flight may take once the daemon was asked to end: their work is safe without them.
 pub(crate) const FINISH_LIMIT: Duration = Duration::from_secs(10);

@@ -35,14 +35,14 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, OFlag};
 use wharf_snapshots::Trash;
 use wharf_snapshots::tree::Usage;
 use wharf_sys::fs::{Resolve, open_below};
-use wharf_types::{Digest, ErrorKind, Failure};
+use wharf_types::{Digest, ErrorKind, Failure, lock};
 
 pub use commit::NewImage;
 
@@ -277,15 +277,15 @@ impl Store {
 
 impl Shared {
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
+        lock::read(&self.index)
     }
 
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Index> {
-        self.index.write().unwrap_or_else(PoisonError::into_inner)
+        lock::write(&self.index)
     }
 
     fn writer(&self) -> MutexGuard<'_, ()> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::lock(&self.writer)
     }
 
     fn next_serial(&self) -> u64 {

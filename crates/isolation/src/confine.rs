@@ -8,16 +8,14 @@ use nix::errno::Errno;
 use nix::unistd::{Gid, Uid};
 use wharf_sys::capabilities::{self, Capabilities};
 use wharf_sys::{descriptors, keyring, limits, open_files, seccomp, signals, terminal};
+use wharf_types::capability;
+use wharf_types::program::DEFAULT_PATH;
 
 use crate::birth::{self, Born, Inside, Origin, Place};
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
 use crate::plan::{Limit, Process};
 use crate::streams::Connected;
-
-const CAP_SYS_ADMIN: u64 = 1 << 21;
-/// Where programs are looked for if the environment does not say it.
-pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// This process has the user and the rights of its program. Where its filter is not loaded it can load it, and that is all
 /// it has beyond them.
@@ -57,7 +55,7 @@ pub(crate) fn shed(
         nix::sys::prctl::set_no_new_privs().stage("setting no_new_privs")?;
     } else {
         // Without no_new_privs a filter needs CAP_SYS_ADMIN to be loaded.
-        let right = if process.seccomp.is_empty() { 0 } else { CAP_SYS_ADMIN };
+        let right = if process.seccomp.is_empty() { 0 } else { capability::SYS_ADMIN };
         let raised =
             Capabilities { effective: sets.effective | right, permitted: sets.permitted | right, ..sets };
         capabilities::set(&raised).stage("setting capabilities")?;

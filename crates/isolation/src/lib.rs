@@ -31,7 +31,6 @@ mod wire;
 mod create;
 
 pub use birth::{Origin, Place};
-pub use confine::DEFAULT_PATH;
 pub use create::create;
 pub use error::{Error, Kind};
 pub use hermit::leave_host;
@@ -44,3 +43,4 @@ pub use plan::{
 };
 pub use report::{Report, failed as report_failure};
 pub use streams::{Stream, Streams};
+pub use wharf_types::program::DEFAULT_PATH;

@@ -8,11 +8,12 @@
 //! Only pulls of one registry share: anybody's registry can list a layer that everybody has, and send it a byte a second.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use tokio::sync::Semaphore;
 use wharf_images::UnpackedLayer;
 use wharf_types::Digest;
+use wharf_types::lock::lock;
 
 /// Which layer, and of which registry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -52,7 +53,7 @@ pub(crate) struct Flights {
 impl Flights {
     /// Joins the flight of a layer, or begins one. It lasts as long as anyone has it.
     pub(crate) fn join(&self, key: Key) -> Arc<Flight> {
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.all);
         if let Some(flight) = all.get(&key).and_then(Weak::upgrade) {
             return flight;
         }

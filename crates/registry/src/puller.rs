@@ -1,13 +1,14 @@
 //! Pulls: each runs once for all who want it, as long as anyone does.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::Semaphore;
 use wharf_images::{Image, Store};
 use wharf_types::Reference;
+use wharf_types::lock::lock;
 
 use crate::config::Config;
 use crate::credentials::Credentials;
@@ -121,7 +122,7 @@ impl Puller {
 
 impl PullerShared {
     fn lock(&self) -> std::sync::MutexGuard<'_, Active> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.active)
     }
 
     /// The system's roots, read once: they are some hundred certificates. Blocking.

@@ -1,11 +1,12 @@
 //! One host of one pull: its clients, and what it has been told about us.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use http::{HeaderMap, HeaderValue};
 use tokio::sync::OnceCell;
 use wharf_types::Reference;
+use wharf_types::lock::lock;
 
 use crate::config::Config;
 use crate::credentials::{Credentials, Proof};
@@ -126,11 +127,11 @@ impl Site {
     }
 
     pub(crate) fn authorization(&self, standing: &Standing) -> Option<HeaderValue> {
-        self.authorizations.lock().unwrap_or_else(PoisonError::into_inner).get(standing).cloned()
+        lock(&self.authorizations).get(standing).cloned()
     }
 
     pub(crate) fn authorize(&self, standing: &Standing, value: HeaderValue) {
-        self.authorizations.lock().unwrap_or_else(PoisonError::into_inner).insert(standing.clone(), value);
+        lock(&self.authorizations).insert(standing.clone(), value);
     }
 
     /// Notes that the credentials were kept from the token host.

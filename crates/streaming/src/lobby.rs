@@ -3,9 +3,10 @@
 //! longest.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
+use wharf_types::lock::lock;
 
 use crate::token::PENDING_LIMIT;
 
@@ -45,7 +46,7 @@ impl Lobby {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

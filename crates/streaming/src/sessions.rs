@@ -1,7 +1,9 @@
 //! How many sessions there are, and how many with each container and each pod's ports.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use wharf_types::lock::lock;
 
 /// The sessions of a server.
 pub(crate) struct Sessions {
@@ -50,7 +52,7 @@ impl Sessions {
     }
 
     fn counts(&self) -> MutexGuard<'_, HashMap<String, usize>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.counts)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
@@ -11,6 +11,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 use wharf_types::chain;
+use wharf_types::lock::{read, write};
 
 /// The PEM files of TLS. A client without a certificate of the authority is turned away.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,7 +70,7 @@ impl Tls {
 
     /// What the next client is served by.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        let config = self.config.read().unwrap_or_else(PoisonError::into_inner);
+        let config = read(&self.config);
         TlsAcceptor::from(Arc::clone(&config))
     }
 
@@ -80,7 +81,7 @@ impl Tls {
             tokio::time::sleep(pause).await;
             let tls = Arc::clone(&self);
             match tokio::task::spawn_blocking(move || load(&tls.files)).await {
-                Ok(Ok(config)) => *self.config.write().unwrap_or_else(PoisonError::into_inner) = config,
+                Ok(Ok(config)) => *write(&self.config) = config,
                 Ok(Err(error)) => {
                     tracing::warn!(
                         error = chain(&error),

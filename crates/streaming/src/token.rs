@@ -2,11 +2,12 @@
 //! is never logged.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use wharf_types::lock::lock;
 
 use crate::error::Error;
 use crate::grant::Grant;
@@ -49,7 +50,7 @@ impl Tokens {
     }
 
     fn unexpired(&self, now: Instant) -> MutexGuard<'_, VecDeque<Pending>> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(&self.0);
         while all.pop_front_if(|oldest| now.saturating_duration_since(oldest.issued) >= LIFE).is_some() {}
         all
     }

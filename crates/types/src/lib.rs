@@ -2,12 +2,15 @@
 //!
 //! Each type has one constructor that checks; whoever holds a value need not check again. Nothing here does I/O.
 
+pub mod capability;
 mod chain;
 mod digest;
 mod exit;
 mod failure;
 mod id;
 mod kind;
+pub mod limits;
+pub mod lock;
 mod path;
 pub mod program;
 mod protected;

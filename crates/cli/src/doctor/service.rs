@@ -11,9 +11,6 @@ use crate::daemon::Daemon;
 use crate::info;
 use crate::units::{short, size};
 
-/// The number of the capability by which limits may be raised.
-const CAP_SYS_RESOURCE: u32 = 24;
-
 /// All checks of the daemon; the first alone if there is none.
 pub(super) async fn checks(told: Told) -> Vec<Check> {
     let (mut daemon, info) = match told {
@@ -78,7 +75,7 @@ fn supervisor(path: &Path) -> Check {
 
 fn limits(bounding: u64) -> Check {
     const WHAT: &str = "CAP_SYS_RESOURCE";
-    if bounding & (1 << CAP_SYS_RESOURCE) != 0 {
+    if bounding & wharf_types::capability::SYS_RESOURCE != 0 {
         return Check::ok(WHAT, "yes");
     }
     let advice = "containers cannot be given a lower oom_score_adj or higher limits: run wharfd with it";

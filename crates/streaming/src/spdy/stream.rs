@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::future::pending;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use tokio::sync::watch;
+use wharf_types::lock::lock;
 
 use crate::channel::{Chunk, Inbound, SendError};
 use crate::spdy::frame::{self, Reset};
@@ -129,7 +130,7 @@ impl Connection {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Numbered channels in the messages of one connection.
 
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use wharf_types::lock::lock;
 
 use crate::channel::{Chunk, Inbound, Outbound, PIECES};
 use crate::websocket::frame::{self, End, Kind};
@@ -84,7 +85,7 @@ impl Channels {
 
 impl Sinks {
     fn lock(&self) -> MutexGuard<'_, Vec<Option<mpsc::Sender<Bytes>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     fn sink(&self, channel: u8) -> Option<mpsc::Sender<Bytes>> {
