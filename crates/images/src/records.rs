@@ -5,11 +5,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use wharf_snapshots::tree::Usage;
 use wharf_state::record::{self, Durability, Format};
+use wharf_state::records::{self, Content, ContentError};
 use wharf_types::{Digest, ErrorKind, Failure};
 
 use crate::unpack::{Contents, Effect, HardLink};
 
-const IMAGE: Format = Format { kind: "image", version: 1 };
 const LAYER: Format = Format { kind: "layer", version: 2 };
 /// The form before, which had the names of implied directories in it.
 const LAYER_1: Format = Format { kind: "layer", version: 1 };
@@ -82,13 +82,25 @@ pub(crate) struct ImageRecord {
     pub(crate) pinned: bool,
 }
 
+impl Content for ImageRecord {
+    const FORMAT: Format = Format { kind: "image", version: 1 };
+
+    fn encode(&self) -> Result<Vec<u8>, ContentError> {
+        Ok(serde_json::to_vec(self)?)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, ContentError> {
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
 impl ImageRecord {
     pub(crate) fn save(&self, path: &Path) -> Result<(), RecordError> {
-        Ok(record::save(path, IMAGE, &serde_json::to_vec(self)?, Durability::Durable)?)
+        Ok(records::save(path, self, Durability::Durable)?)
     }
 
     pub(crate) fn load(path: &Path) -> Result<Self, RecordError> {
-        Ok(serde_json::from_slice(&record::load(path, IMAGE)?)?)
+        Ok(records::load(path)?)
     }
 
     pub(crate) fn id(&self) -> Result<Digest, RecordError> {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use wharf_types::PodId;
+use wharf_types::lock::lock;
 
 use crate::lease::{Lease, LeaseError, Leases};
 use crate::link::{self, Veth};
@@ -25,7 +26,7 @@ use crate::nft::{self, Element};
 use crate::store::StoreError;
 use crate::subnet::{Subnet, Subnets};
 use crate::sysctl::{self, SysctlError};
-use crate::{Attachment, BridgeConfig, INTERFACE, PodAddresses, Readiness, firewall, lock};
+use crate::{Attachment, BridgeConfig, INTERFACE, PodAddresses, Readiness, firewall};
 
 mod pair;
 mod ports;

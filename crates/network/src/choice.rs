@@ -10,10 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use serde::{Deserialize, Serialize};
+use wharf_state::record::Durability;
+use wharf_state::records::Records;
 
 use crate::cni::{Cni, CniError, NetworkConfig};
 use crate::error::Error;
-use crate::store::{Store, StoreError};
+use crate::store::{self, Json, StoreError};
+use crate::subnet::SubnetError;
 
 const POD_CIDR: &str = "pod-cidr";
 const CNI_SEEN: &str = "cni-seen";
@@ -70,12 +73,21 @@ impl fmt::Display for Sign {
     }
 }
 
+/// What is remembered of the node, as a text.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Setting(String);
+
+impl store::Kind for Setting {
+    const NAME: &'static str = "setting";
+}
+
 /// Chooses, by the configuration and by the signs, of which it remembers those that may vanish.
 #[derive(Debug)]
 pub(crate) struct Chooser {
     builtin: Builtin,
     kubelet_files: Vec<PathBuf>,
-    settings: Store,
+    settings: Records<Json<Setting>>,
     cni_seen: AtomicBool,
 }
 
@@ -85,9 +97,10 @@ impl Chooser {
         kubelet_files: Vec<PathBuf>,
         dir: PathBuf,
     ) -> Result<Self, StoreError> {
-        let settings = Store::open(dir)?;
-        let cni_seen = AtomicBool::new(settings.get::<PathBuf>(CNI_SEEN).is_some());
-        Ok(Self { builtin, kubelet_files, settings, cni_seen })
+        let cni_seen = AtomicBool::new(false);
+        let chooser = Self { builtin, kubelet_files, settings: store::open(dir)?, cni_seen };
+        chooser.cni_seen.store(chooser.remembered(CNI_SEEN).is_some(), Relaxed);
+        Ok(chooser)
     }
 
     /// The network for the next pod.
@@ -121,31 +134,45 @@ impl Chooser {
 
     /// The range that a kubelet sent last, perhaps to an earlier process.
     pub(crate) fn pod_cidr(&self) -> Option<String> {
-        self.settings.get(POD_CIDR)
+        self.remembered(POD_CIDR)
     }
 
     pub(crate) fn remember_pod_cidr(&self, cidrs: &str) -> Result<(), StoreError> {
-        self.settings.save_durably(POD_CIDR, &cidrs)
+        self.remember(POD_CIDR, cidrs.to_owned())
     }
 
     /// Sets a range aside that cannot be understood.
-    pub(crate) fn forget_pod_cidr(&self, cause: &dyn fmt::Display) {
-        self.settings.quarantine(POD_CIDR, cause);
+    pub(crate) fn forget_pod_cidr(&self, cause: SubnetError) {
+        store::report(POD_CIDR, &self.settings.reject(POD_CIDR, Box::new(cause)));
     }
 
     fn remember_cni(&self, directory: &Path) -> Result<(), StoreError> {
         if !self.cni_seen.load(Relaxed) {
-            self.settings.save_durably(CNI_SEEN, &directory)?;
+            self.remember(CNI_SEEN, directory.display().to_string())?;
             self.cni_seen.store(true, Relaxed);
         }
         Ok(())
     }
 
     fn sign(&self) -> Option<Sign> {
-        if let Some(directory) = self.settings.get(CNI_SEEN) {
-            return Some(Sign::Cni(directory));
+        if let Some(directory) = self.remembered(CNI_SEEN) {
+            return Some(Sign::Cni(directory.into()));
         }
         let kubelet = || self.kubelet_files.iter().find(|path| path.exists()).cloned().map(Sign::Kubelet);
         self.pod_cidr().map(Sign::PodCidr).or_else(kubelet)
+    }
+
+    fn remember(&self, name: &str, text: String) -> Result<(), StoreError> {
+        Ok(self.settings.save(name, &Json(Setting(text)), Durability::Durable)?)
+    }
+
+    fn remembered(&self, name: &str) -> Option<String> {
+        match self.settings.load(name) {
+            Ok(setting) => setting.map(|Json(Setting(text))| text),
+            Err(error) => {
+                store::report(name, &error);
+                None
+            }
+        }
     }
 }

@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use wharf_state::record::Durability;
+use wharf_state::records::Records;
 use wharf_types::PodId;
+use wharf_types::lock::lock;
 
 use crate::netlink::{Family, Socket};
-use crate::store::{Store, StoreError};
-use crate::{Attachment, Config, INTERFACE, PodAddresses, PortMapping, Readiness, link, lock, netns};
+use crate::store::{self, Json, StoreError};
+use crate::{Attachment, Config, INTERFACE, PodAddresses, PortMapping, Readiness, link, netns};
 
 mod capabilities;
 mod config;
@@ -29,12 +32,9 @@ pub(crate) use config::NetworkConfig;
 pub use error::CniError;
 use plugins::{Execution, Plugins};
 
-const VERSION: u32 = 1;
-
 /// A pod's record on disk.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Record {
-    version: u32,
     network: NetworkConfig,
     netns: PathBuf,
     arguments: String,
@@ -44,6 +44,10 @@ struct Record {
     capabilities: Map<String, Value>,
     /// `None` while plugins are adding the pod.
     result: Option<Value>,
+}
+
+impl store::Kind for Record {
+    const NAME: &'static str = "cni";
 }
 
 /// What plugins are asked to do.
@@ -82,25 +86,17 @@ pub(crate) struct Cni {
     status: status::Status,
     add_deadline: Duration,
     delete_deadline: Duration,
-    store: Store,
+    store: Records<Json<Record>>,
     records: Mutex<HashMap<PodId, Arc<Record>>>,
 }
 
 impl Cni {
     /// Loads the records; what is damaged is set aside.
     pub(crate) fn open(config: Config) -> Result<Self, StoreError> {
-        let store = Store::open(config.state_dir.join("cni"))?;
+        let store = store::open(config.state_dir.join("cni"))?;
         let plugins = Arc::new(Plugins::open(config.cni_bin_dirs, config.state_dir.join("cni-input"))?);
-        let mut records = HashMap::new();
-        for (name, record) in store.load::<Record>()? {
-            match name.strip_suffix(".json").unwrap_or(&name).parse() {
-                Ok(id) if record.version == VERSION => {
-                    records.insert(id, Arc::new(record));
-                }
-                Ok(_id) => store.quarantine(&name, &format!("version {}", record.version)),
-                Err(error) => store.quarantine(&name, &error),
-            }
-        }
+        let loaded = store::load(&store, |name| name.strip_suffix(".json").unwrap_or(name))?;
+        let records = loaded.into_iter().map(|(_name, id, record)| (id, Arc::new(record))).collect();
         Ok(Self {
             directory: config::Directory::new(config.cni_conf_dir),
             status: status::Status::new(Arc::clone(&plugins), config.cni_add_deadline),
@@ -157,7 +153,6 @@ impl Cni {
         // An earlier attempt that was cut short may have left anything.
         self.detach(pod.id, Some(pod.netns))?;
         let mut record = Record {
-            version: VERSION,
             network: network.clone(),
             netns: pod.netns.to_owned(),
             arguments: arguments(pod)?,
@@ -202,7 +197,7 @@ impl Cni {
             }
         }
         self.plugins.forget(id.as_str())?;
-        self.store.remove(&file_name(id))?;
+        self.store.remove(&file_name(id)).map_err(StoreError::from)?;
         lock(&self.records).remove(id);
         Ok(())
     }
@@ -274,8 +269,9 @@ impl Cni {
 
     fn save(&self, id: &PodId, record: &Record) -> Result<(), StoreError> {
         // Plugins' own records of addresses outlive a power cut, and only DEL, by this one, removes them.
-        self.store.save_durably(&file_name(id), record)?;
-        lock(&self.records).insert(id.clone(), Arc::new(record.clone()));
+        let content = Json(record.clone());
+        self.store.save(&file_name(id), &content, Durability::Durable)?;
+        lock(&self.records).insert(id.clone(), Arc::new(content.0));
         Ok(())
     }
 }

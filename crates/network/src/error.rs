@@ -47,7 +47,7 @@ impl Failure for Error {
             Self::Yields { .. } => ErrorKind::FailedPrecondition,
             Self::Netns(error) => error.kind(),
             Self::Netlink(error) => error.errno.kind(),
-            Self::Store(error) => Failure::kind(&error.source),
+            Self::Store(error) => error.kind(),
             Self::Subnet(_) => ErrorKind::InvalidArgument,
         }
     }
@@ -77,9 +77,7 @@ fn bridge(error: &BridgeError) -> ErrorKind {
         BridgeError::Netns(error) => error.kind(),
         BridgeError::Netlink(error) => error.errno.kind(),
         BridgeError::Sysctl(error) => Failure::kind(&error.source),
-        BridgeError::Lease(LeaseError::Store { source: error }) | BridgeError::Store(error) => {
-            Failure::kind(&error.source)
-        }
+        BridgeError::Lease(LeaseError::Store { source: error }) | BridgeError::Store(error) => error.kind(),
     }
 }
 
@@ -99,7 +97,7 @@ fn cni(error: &CniError) -> ErrorKind {
         CniError::Output { .. } | CniError::TooLong { .. } => ErrorKind::DataLoss,
         CniError::Netns(error) => error.kind(),
         CniError::Run { source, .. } => Failure::kind(source),
-        CniError::Store(error) => Failure::kind(&error.source),
+        CniError::Store(error) => error.kind(),
         CniError::Netlink(error) => error.errno.kind(),
     }
 }

@@ -9,13 +9,14 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use wharf_state::record::Durability;
+use wharf_state::records::Records;
 use wharf_types::PodId;
 
 use crate::PortMapping;
-use crate::store::{Store, StoreError};
+use crate::store::{self, Json, StoreError};
 use crate::subnet::Subnets;
 
-const VERSION: u32 = 1;
 const DRAINING: &str = ".draining";
 
 /// A lease that cannot be had.
@@ -77,17 +78,20 @@ pub(crate) struct Lease {
 }
 
 /// The record on disk.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Record {
-    version: u32,
     ips: Vec<IpAddr>,
     ports: Vec<PortMapping>,
+}
+
+impl store::Kind for Record {
+    const NAME: &'static str = "lease";
 }
 
 /// All leases; the owner serialises access.
 #[derive(Debug)]
 pub(crate) struct Leases {
-    store: Store,
+    store: Records<Json<Record>>,
     held: HashMap<PodId, Lease>,
     draining: HashMap<PodId, (Lease, Instant)>,
     taken: HashSet<IpAddr>,
@@ -98,19 +102,13 @@ pub(crate) struct Leases {
 impl Leases {
     /// Loads what is on disk; what cannot be understood is set aside.
     pub(crate) fn open(dir: PathBuf) -> Result<Self, StoreError> {
-        let store = Store::open(dir)?;
+        let store = store::open(dir)?;
+        let loaded = store::load(&store, |name| name.strip_suffix(DRAINING).unwrap_or(name))?;
         let mut leases =
             Self { store, held: HashMap::new(), draining: HashMap::new(), taken: HashSet::new(), next: 0 };
-        for (name, record) in leases.store.load::<Record>()? {
-            let id = name.strip_suffix(DRAINING).unwrap_or(&name);
-            match id.parse() {
-                Ok(id) if record.version == VERSION => {
-                    leases.insert(id, Lease { ips: record.ips, ports: record.ports });
-                }
-                Ok(_id) => leases.store.quarantine(&name, &format!("version {}", record.version)),
-                Err(error) => leases.store.quarantine(&name, &error),
-            }
-            if let (true, Ok(id)) = (name.ends_with(DRAINING), id.parse::<PodId>()) {
+        for (name, id, Record { ips, ports }) in loaded {
+            leases.insert(PodId::clone(&id), Lease { ips, ports });
+            if name.ends_with(DRAINING) {
                 leases.drain_in_memory(&id);
             }
         }
@@ -176,7 +174,7 @@ impl Leases {
         // It is on disk from here on: whatever fails next, it is there to be given back.
         self.draining.remove(id);
         self.insert(id.clone(), lease.clone());
-        self.store.remove(&format!("{id}{DRAINING}"))?;
+        self.store.remove(&format!("{id}{DRAINING}")).map_err(StoreError::from)?;
         Ok(lease)
     }
 
@@ -214,8 +212,8 @@ impl Leases {
     }
 
     fn save(&self, id: &PodId, lease: &Lease) -> Result<(), StoreError> {
-        let record = Record { version: VERSION, ips: lease.ips.clone(), ports: lease.ports.clone() };
-        self.store.save(id.as_str(), &record)
+        let record = Record { ips: lease.ips.clone(), ports: lease.ports.clone() };
+        Ok(self.store.save(id.as_str(), &Json(record), Durability::Volatile)?)
     }
 
     /// The next offset whose addresses are free in every subnet.

@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use wharf_types::PodId;
+use wharf_types::lock::lock;
 
 mod bridge;
 mod choice;
@@ -244,7 +245,7 @@ impl Network {
                     tracing::info!(cidrs, configured = %config.bridge.subnets, "the pod CIDR of a kubelet is used");
                     bridge.set_subnets(subnets);
                 }
-                Err(error) => chooser.forget_pod_cidr(&error),
+                Err(error) => chooser.forget_pod_cidr(error),
             }
         }
         let cni = cni::Cni::open(config)?;
@@ -417,9 +418,4 @@ impl Network {
     fn attached(&self) -> MutexGuard<'_, HashSet<PodId>> {
         lock(&self.attached)
     }
-}
-
-/// A thread that panicked inside leaves nothing half done: every update is a single assignment or insert.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

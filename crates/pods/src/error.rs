@@ -154,7 +154,7 @@ mod tests {
                 source: call(),
             }),
             Arc::new(wharf_images::StoreError::System { what: "sweep", source: call() }),
-            Arc::new(wharf_network::Error::Store(wharf_network::StoreError {
+            Arc::new(wharf_network::Error::Store(wharf_network::StoreError::Input {
                 operation: "write",
                 path: path(),
                 source: io(),

@@ -6,12 +6,10 @@ use prost::Message;
 use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_state::record::{self, Durability, Format, Staged};
+use wharf_state::records::{self, Content, ContentError};
 use wharf_wire::v1::Identity;
 
 use crate::error::{Error, Stage};
-
-const POD: Format = Format { kind: "pod", version: 1 };
-const CONTAINER: Format = Format { kind: "container", version: 1 };
 
 /// A pod's record.
 #[derive(Clone, PartialEq, Message)]
@@ -24,6 +22,18 @@ pub(crate) struct PodRecord {
     pub(crate) created_at_ns: i64,
     #[prost(enumeration = "Phase", tag = "4")]
     pub(crate) phase: i32,
+}
+
+impl Content for PodRecord {
+    const FORMAT: Format = Format { kind: "pod", version: 1 };
+
+    fn encode(&self) -> Result<Vec<u8>, ContentError> {
+        Ok(self.encode_to_vec())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, ContentError> {
+        Ok(Message::decode(bytes)?)
+    }
 }
 
 /// How far a pod or a container has come: what it cannot be asked itself once its supervisor is gone.
@@ -69,6 +79,18 @@ pub(crate) struct ContainerRecord {
     pub(crate) phase: i32,
 }
 
+impl Content for ContainerRecord {
+    const FORMAT: Format = Format { kind: "container", version: 1 };
+
+    fn encode(&self) -> Result<Vec<u8>, ContentError> {
+        Ok(self.encode_to_vec())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, ContentError> {
+        Ok(Message::decode(bytes)?)
+    }
+}
+
 impl ContainerRecord {
     /// Takes note of who the first process is.
     pub(crate) fn identify(&mut self, identity: Identity) {
@@ -102,15 +124,15 @@ impl Unreadable {
 }
 
 pub(crate) fn save_pod(path: &Path, record: &PodRecord) -> Result<(), Error> {
-    record::save(path, POD, &record.encode_to_vec(), Durability::Volatile).stage("recording the pod")
+    records::save(path, record, Durability::Volatile).stage("recording the pod")
 }
 
 /// Loads a pod's record; one of a newer release with what this one understands, which must be enough to list the pod and to
 /// take it away. Who does not see its pod makes it a second time.
 pub(crate) fn load_pod(path: &Path) -> Result<PodRecord, Unreadable> {
     let stage = "reading the pod's record";
-    load(path, POD, stage).or_else(|unreadable| {
-        let newer: Option<PodRecord> = load_newer(path, POD);
+    records::load(path).map_err(|error| Unreadable::new(stage, error)).or_else(|unreadable| {
+        let newer: Option<PodRecord> = load_newer(path);
         let listable = |record: &PodRecord| {
             let is_made = matches!(Phase::try_from(record.phase), Ok(Phase::Made | Phase::Stopped));
             is_made && record.config.metadata.as_ref().is_some_and(|metadata| !metadata.name.is_empty())
@@ -120,8 +142,7 @@ pub(crate) fn load_pod(path: &Path) -> Result<PodRecord, Unreadable> {
 }
 
 pub(crate) fn save_container(path: &Path, record: &ContainerRecord) -> Result<(), Error> {
-    record::save(path, CONTAINER, &record.encode_to_vec(), Durability::Volatile)
-        .stage("recording the container")
+    records::save(path, record, Durability::Volatile).stage("recording the container")
 }
 
 /// Saves a container's record in place of that of this release; a newer one's is left as it is.
@@ -131,13 +152,14 @@ pub(crate) fn update_container(path: &Path, record: &ContainerRecord) -> Result<
 }
 
 fn check_container(path: &Path) -> Result<(), Error> {
-    record::check_replaceable(path, CONTAINER).stage("recording the container")
+    record::check_replaceable(path, ContainerRecord::FORMAT).stage("recording the container")
 }
 
 /// Loads a container's record; one of a newer release as [`load_pod`] does.
 pub(crate) fn load_container(path: &Path) -> Result<ContainerRecord, Unreadable> {
-    load(path, CONTAINER, "reading the container's record").or_else(|unreadable| {
-        let newer: Option<ContainerRecord> = load_newer(path, CONTAINER);
+    let stage = "reading the container's record";
+    records::load(path).map_err(|error| Unreadable::new(stage, error)).or_else(|unreadable| {
+        let newer: Option<ContainerRecord> = load_newer(path);
         let listable = |record: &ContainerRecord| {
             record.is_made() && record.config.metadata.is_some() && CgroupPath::new(&record.cgroup).is_ok()
         };
@@ -148,20 +170,12 @@ pub(crate) fn load_container(path: &Path) -> Result<ContainerRecord, Unreadable>
 /// Writes a container's record beside its place: what it tells of can then be done, and the record be put into its place.
 pub(crate) fn stage_container(path: &Path, record: &ContainerRecord) -> Result<Staged, Error> {
     check_container(path)?;
-    record::stage(path, CONTAINER, &record.encode_to_vec(), Durability::Volatile)
-        .stage("recording the container")
+    records::stage(path, record, Durability::Volatile).stage("recording the container")
 }
 
-fn load<R: Message + Default>(path: &Path, format: Format, stage: &'static str) -> Result<R, Unreadable> {
-    let read = || record::load(path, format);
-    // A disk that refused once may not do so again.
-    let content = read().or_else(|_first| read()).map_err(|error| Unreadable::new(stage, error))?;
-    R::decode(&*content).map_err(|error| Unreadable::Damaged(Error::fault(stage, error)))
-}
-
-fn load_newer<R: Message + Default>(path: &Path, format: Format) -> Option<R> {
-    let content = record::load_newer(path, format).ok()?;
-    let record = R::decode(&*content).ok()?;
+fn load_newer<R: Content>(path: &Path) -> Option<R> {
+    let content = record::load_newer(path, R::FORMAT).ok()?;
+    let record = R::decode(&content).ok()?;
     tracing::warn!(path = %path.display(), "a newer release wrote this record; it is left as it is");
     Some(record)
 }
@@ -188,12 +202,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("record");
         let with_more = [pod(Phase::Made.into()).encode_to_vec(), b"\xa2\x06\x03new".to_vec()].concat();
-        newer(&path, POD, &with_more);
+        newer(&path, PodRecord::FORMAT, &with_more);
         assert_eq!(load_pod(&path).unwrap(), pod(Phase::Made.into()));
         let unknown_phase = pod(9).encode_to_vec();
         let in_the_making = pod(Phase::Making.into()).encode_to_vec();
         for content in [&b"\xff"[..], b"", &unknown_phase, &in_the_making] {
-            newer(&path, POD, content);
+            newer(&path, PodRecord::FORMAT, content);
             assert!(matches!(load_pod(&path), Err(Unreadable::LeftAlone(_))), "{content:?}");
         }
     }
@@ -203,11 +217,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("record");
         let mut record = ContainerRecord { cgroup: "/wharf/c".to_owned(), ..Default::default() };
-        newer(&path, CONTAINER, &record.encode_to_vec());
+        newer(&path, ContainerRecord::FORMAT, &record.encode_to_vec());
         assert!(matches!(load_container(&path), Err(Unreadable::LeftAlone(_))), "nobody was told of it");
         record.config.metadata = Some(ContainerMetadata { name: "main".to_owned(), attempt: 0 });
         record.identify(Identity::default());
-        newer(&path, CONTAINER, &record.encode_to_vec());
+        newer(&path, ContainerRecord::FORMAT, &record.encode_to_vec());
         assert_eq!(load_container(&path).unwrap(), record);
         let before = std::fs::read(&path).unwrap();
         let error = update_container(&path, &record).unwrap_err();

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use wharf_cgroup::CgroupPath;
 use wharf_network::StatsSocket;
 use wharf_state::ExitRecord;
+use wharf_state::records::Quarantine;
 use wharf_types::{ContainerId, ContainerState, PodId, chain};
 
 use crate::container::Layers;
@@ -176,19 +177,12 @@ impl Engine {
 
     /// Keeps a record that is damaged for a person to look at. Where there is none, a crash came before it was written.
     async fn put_aside(&self, record: std::path::PathBuf, name: String) {
-        let directory = self.parts.layout.quarantine();
-        let kept = blocking(move || {
-            if !record.exists() {
-                return Ok(());
-            }
-            let moved = std::fs::create_dir_all(&directory)
-                .and_then(|()| std::fs::rename(&record, directory.join(&name)));
-            moved.stage("keeping a damaged record")?;
-            tracing::warn!(name, directory = %directory.display(), "a damaged record was put aside");
-            Ok(())
-        });
-        if let Err(error) = kept.await {
-            tracing::warn!(error = chain(&error), "a damaged record could not be kept");
+        let quarantine = Quarantine::new(self.parts.layout.quarantine());
+        let kept = blocking(move || quarantine.put_aside(&record, name).stage("keeping a damaged record"));
+        match kept.await {
+            Ok(Some(place)) => tracing::warn!(place = %place.display(), "a damaged record was put aside"),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(error = chain(&error), "a damaged record could not be kept"),
         }
     }
 

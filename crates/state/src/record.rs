@@ -30,6 +30,15 @@ pub enum Error {
         /// What does not fit.
         what: &'static str,
     },
+    /// The record is whole, and its content is not what this build writes.
+    #[error("the content of record {path} makes no sense", path = .path.display())]
+    Content {
+        /// The record.
+        path: PathBuf,
+        /// What the reader of the content found.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The record is of a kind or version that this build does not know.
     #[error("record {path} is a {found}, this build reads {wanted}", path = .path.display())]
     Foreign {
@@ -46,7 +55,7 @@ impl Failure for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { source, .. } => Failure::kind(source),
-            Self::Damaged { .. } => ErrorKind::DataLoss,
+            Self::Damaged { .. } | Self::Content { .. } => ErrorKind::DataLoss,
             Self::Foreign { .. } => ErrorKind::Unimplemented,
         }
     }
@@ -63,7 +72,7 @@ impl Error {
     /// what a newer release wrote may be whole.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Damaged { .. }) || self.is_missing()
+        matches!(self, Self::Damaged { .. } | Self::Content { .. }) || self.is_missing()
     }
 }
 
@@ -160,8 +169,13 @@ impl Drop for Staged {
 }
 
 fn temporary(path: &Path) -> PathBuf {
-    path.with_extension("new")
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
 }
+
+/// No record is longer.
+const LIMIT_BYTES: u64 = 16 << 20;
 
 /// Loads a record of at most 16 MiB.
 ///
@@ -208,11 +222,7 @@ type Content = Result<Vec<u8>, Error>;
 
 fn read(path: &Path, kind: &'static str) -> Result<(String, Content), Error> {
     let damaged = |what| Error::Damaged { path: path.to_owned(), what };
-    let fail = |source| Error::Io { operation: "reading", path: path.to_owned(), source };
-    if fs::metadata(path).map_err(fail)?.len() > 16 << 20 {
-        return Err(damaged("it is longer than 16 MiB"));
-    }
-    let mut bytes = fs::read(path).map_err(fail)?;
+    let mut bytes = read_file(path)?;
     let end = bytes.iter().position(|&b| b == b'\n').ok_or_else(|| damaged("it has no header"))?;
     let header = String::from_utf8_lossy(&bytes[..end]).into_owned();
     let content = bytes.split_off(end + 1);
@@ -230,6 +240,15 @@ fn read(path: &Path, kind: &'static str) -> Result<(String, Content), Error> {
         Ok(content)
     };
     Ok((version.to_owned(), content))
+}
+
+/// Reads the file of a record, its header included.
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
+    let fail = |source| Error::Io { operation: "reading", path: path.to_owned(), source };
+    if fs::metadata(path).map_err(fail)?.len() > LIMIT_BYTES {
+        return Err(Error::Damaged { path: path.to_owned(), what: "it is longer than 16 MiB" });
+    }
+    fs::read(path).map_err(fail)
 }
 
 /// Removes a record, and what a crash left of a newer one; gone already is success.

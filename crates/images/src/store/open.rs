@@ -9,10 +9,11 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, RwLock};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, RenameFlags, renameat2};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::{Mode, fchmod};
 use wharf_snapshots::tree::Usage;
 use wharf_snapshots::{Trash, ensure_directory, list_names};
+use wharf_state::records::Quarantine;
 use wharf_sys::Error;
 use wharf_sys::error::Named;
 use wharf_sys::fs::{Resolve, open, open_below, read_bounded};
@@ -50,7 +51,9 @@ impl Store {
         let lock = lock(&root, &root_path)?;
         let directory = |name: &str| make(&root, name).map_err(&failed);
         directory("content")?;
-        let (staging, quarantine) = (directory("staging")?, directory("quarantine")?);
+        let staging = directory("staging")?;
+        directory("quarantine")?;
+        let quarantine = Quarantine::new(root_path.join("quarantine"));
         let trash = Trash::open(root.as_fd(), "trash").map_err(&failed)?;
         let boot = super::kept::boot_id().map_err(&failed)?;
         let mut shared = Shared {
@@ -72,7 +75,8 @@ impl Store {
         };
         let mut loader = Loader { shared: &shared, quarantine: &quarantine, unread: HashSet::new() };
         let next = loader.load().map_err(&failed)?;
-        let (unread, aside) = (loader.unread.len(), list_names(quarantine.as_fd()).map_err(&failed)?.len());
+        let unread = loader.unread.len();
+        let aside = quarantine.count().named("readdir", || "quarantine".into()).map_err(&failed)?;
         if unread + aside > 0 {
             tracing::warn!(unread, aside, "layers of no image stay as long as there are such records");
         }
@@ -100,7 +104,7 @@ fn make(root: &OwnedFd, name: &str) -> wharf_sys::Result<OwnedFd> {
 
 struct Loader<'a> {
     shared: &'a Shared,
-    quarantine: &'a OwnedFd,
+    quarantine: &'a Quarantine,
     /// What is left where it is: it may be whole.
     unread: HashSet<OsString>,
 }
@@ -170,9 +174,9 @@ impl Loader<'_> {
             }
             (Ok(_), None) => {
                 let reason = Unusable::Damaged("its name is no text".into());
-                self.pass_over(&self.shared.layers, name, reason);
+                self.pass_over(&self.shared.layers_path.join(name), name, reason);
             }
-            (Err(reason), _) => self.pass_over(&self.shared.layers, name, reason),
+            (Err(reason), _) => self.pass_over(&self.shared.layers_path.join(name), name, reason),
         }
     }
 
@@ -193,7 +197,7 @@ impl Loader<'_> {
         match patiently(|| self.read_image(name)) {
             Ok(loaded) => Some(loaded),
             Err(reason) => {
-                self.pass_over(&self.shared.images, name, reason);
+                self.pass_over(&self.shared.root_path.join("images").join(name), name, reason);
                 None
             }
         }
@@ -231,32 +235,28 @@ impl Loader<'_> {
         Ok((id, record, config))
     }
 
-    fn pass_over(&mut self, directory: &OwnedFd, name: &OsStr, reason: Unusable) {
-        match reason {
-            Unusable::Damaged(reason) => self.put_aside(directory, name, &reason),
+    /// Puts what is damaged where a person can look at it and nothing else does; what cannot be read, or moved, stays.
+    fn pass_over(&mut self, path: &Path, name: &OsStr, reason: Unusable) {
+        let shown = path.display();
+        let stays = match reason {
             Unusable::Unread(reason) => {
-                let name_shown = name.display();
-                tracing::warn!(name = %name_shown, reason, "a record or layer is left alone until it can be read");
-                self.unread.insert(name.to_owned());
+                tracing::warn!(path = %shown, reason, "a record or layer is left alone until it can be read");
+                true
             }
-        }
-    }
-
-    /// Moves what cannot be understood where a person can look at it and nothing else does.
-    fn put_aside(&self, directory: &OwnedFd, name: &OsStr, reason: &str) {
-        tracing::warn!(name = %name.display(), reason, "a damaged record or layer is put into quarantine");
-        for attempt in 0..1000 {
-            let mut target = OsString::from(name);
-            target.push(format!(".{attempt}"));
-            let flags = RenameFlags::RENAME_NOREPLACE;
-            match renameat2(directory, name, self.quarantine, target.as_os_str(), flags) {
-                Err(Errno::EEXIST) => {}
-                Err(errno) => {
-                    tracing::warn!(name = %name.display(), %errno, "it cannot be moved, and is ignored where it is");
-                    return;
+            Unusable::Damaged(reason) => match self.quarantine.put_aside(path, name) {
+                Ok(_place) => {
+                    tracing::warn!(path = %shown, reason, "a damaged record or layer was put into quarantine");
+                    false
                 }
-                Ok(()) => return,
-            }
+                Err(error) => {
+                    let error = wharf_types::chain(&error);
+                    tracing::warn!(path = %shown, reason, error, "a damaged record or layer cannot be moved");
+                    true
+                }
+            },
+        };
+        if stays {
+            self.unread.insert(name.to_owned());
         }
     }
 }

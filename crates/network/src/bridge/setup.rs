@@ -1,12 +1,13 @@
 //! Setting up the bridge: what of the machine it has to fit, its link, and the rules of its table.
 
 use nix::errno::Errno;
+use wharf_types::lock::lock;
 
 use super::{Bridge, BridgeError, Built, Failed};
 use crate::link::{self, Link};
 use crate::netlink::{NetlinkError, Socket};
 use crate::subnet::{Subnet, Subnets};
-use crate::{lock, nft, route, sysctl};
+use crate::{nft, route, sysctl};
 
 impl Bridge {
     /// The ranges without IPv6 where the kernel has none.

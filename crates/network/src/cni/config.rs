@@ -6,9 +6,9 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use wharf_types::lock::lock;
 
 use super::CniError;
-use crate::lock;
 use crate::store::read_bounded;
 
 const CONFIG_LIMIT_BYTES: u64 = 1 << 20;

@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use wharf_types::program::DEFAULT_PATH;
 
 /// A plugin's result, or its complaints, are never longer.
 const OUTPUT_LIMIT_BYTES: usize = 1 << 20;
@@ -40,9 +41,6 @@ impl From<std::io::Error> for ExecError {
     }
 }
 
-/// Where a plugin finds the programs that it needs itself, if this process was told nothing else.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 /// Runs the program with this environment beside this process's own, which may name a proxy or an API server, until it ends;
 /// at the deadline, or when it writes too much, it is killed with all it started.
 pub(crate) fn run(
@@ -54,7 +52,8 @@ pub(crate) fn run(
     #[expect(clippy::disallowed_methods, reason = "the one place that starts CNI plugins")]
     let mut command = Command::new(program);
     if std::env::var_os("PATH").is_none() {
-        command.env("PATH", PATH);
+        // A plugin may need programs itself.
+        command.env("PATH", DEFAULT_PATH);
     }
     command
         .envs(environment.iter().map(|(name, value)| (name, value)))

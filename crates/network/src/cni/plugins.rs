@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::input::Input;
 use super::{Action, CniError, exec, result};
-use crate::store::{StoreError, failed, gone_is_fine};
+use crate::store::StoreError;
 
 /// As much of a plugin's complaints as belongs into a message.
 const STDERR_LEN: usize = 1000;
@@ -35,7 +35,9 @@ pub(super) struct Execution<'a> {
 
 impl Plugins {
     pub(super) fn open(dirs: Vec<PathBuf>, inputs: PathBuf) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(&inputs).map_err(failed("create", &inputs))?;
+        if let Err(source) = std::fs::create_dir_all(&inputs) {
+            return Err(StoreError::Input { operation: "create", path: inputs, source });
+        }
         Ok(Self { dirs, inputs })
     }
 
@@ -74,7 +76,12 @@ impl Plugins {
     /// Removes what the plugins of a subject read last.
     pub(super) fn forget(&self, subject: &str) -> Result<(), StoreError> {
         let path = self.inputs.join(subject);
-        gone_is_fine(std::fs::remove_file(&path)).map_err(failed("remove", &path))
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(StoreError::Input { operation: "remove", path, source })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn environment(&self, execution: &Execution<'_>) -> Vec<(&'static str, String)> {

@@ -7,9 +7,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use wharf_types::lock::lock;
+
 use super::plugins::{Execution, Plugins};
 use super::{Action, CniError, NetworkConfig};
-use crate::{Readiness, lock};
+use crate::Readiness;
 
 /// How old an answer may be. Less than the kubelet's five seconds, so that each of its questions leads to a new answer.
 const FRESH: Duration = Duration::from_secs(3);
