@@ -109,6 +109,30 @@ fn has_word(line: &str, word: &str) -> bool {
     })
 }
 
+/// In a supervisor nobody sees what fails but itself: what does is handled, or told.
+fn dropped_result(file: &File) -> Vec<String> {
+    if !file.path.starts_with("crates/supervisor/src/") || file.path.ends_with("/tests.rs") {
+        return Vec::new();
+    }
+    let tests = file.text.split('\n').position(|line| line.trim_start().starts_with("#[cfg(test)]"));
+    let what = "a result is dropped: handle it, or tell it (`or_tell`)";
+    let code = File { path: file.path.clone(), text: first_lines(&file.text, tests), executable: false };
+    code.lines_where(what, drops_a_call)
+}
+
+fn first_lines(text: &str, count: Option<usize>) -> String {
+    text.split('\n').take(count.unwrap_or(usize::MAX)).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether a line is a statement, or the arm of one, that drops what a call returned.
+fn drops_a_call(line: &str) -> bool {
+    let line = line.trim();
+    let arm = line.rsplit("=> ").next().unwrap_or(line);
+    let dropped = arm.strip_prefix("drop(").and_then(|rest| rest.split_once('('));
+    let by_default = [".unwrap_or_default();", ".ok();"].iter().any(|end| line.ends_with(end));
+    dropped.is_some_and(|(called, _)| !called.is_empty()) || by_default && !line.contains(" = ")
+}
+
 fn headless(file: &File) -> Vec<String> {
     if !file.is_rust() || file.is_generated() || file.text.starts_with("//! ") {
         return Vec::new();
@@ -235,6 +259,11 @@ fn nothing_is_left_over() {
 }
 
 #[test]
+fn supervisors_drop_no_result() {
+    check(dropped_result);
+}
+
+#[test]
 fn files_say_what_they_are() {
     check(headless);
 }
@@ -310,6 +339,31 @@ fn leftovers_are_found_by_line() {
     }
     let template = format!("mktemp /tmp/{}", "X".repeat(6));
     assert!(leftovers(&file("a.sh", &template)).is_empty());
+}
+
+#[test]
+fn a_dropped_result_is_found() {
+    let path = "crates/supervisor/src/x.rs";
+    for code in [
+        "    drop(self.watch.add(fd));",
+        "        Err(_) => drop(send(fd)),",
+        "    write(fd).unwrap_or_default();",
+        "    write(fd).ok();",
+    ] {
+        let found = dropped_result(&file(path, &format!("//! x\n{code}\n")));
+        assert!(found.len() == 1 && found[0].starts_with("crates/supervisor/src/x.rs:2: "), "{code}");
+        assert!(dropped_result(&file("crates/cli/src/x.rs", code)).is_empty());
+        let in_a_test = format!("//! x\n#[cfg(test)]\n{code}\n");
+        assert!(dropped_result(&file(path, &in_a_test)).is_empty());
+    }
+    for code in [
+        "drop(making);",
+        "drop((one, other));",
+        "let text = read(fd).unwrap_or_default();",
+        "raise().map(drop).or_tell(x);",
+    ] {
+        assert!(dropped_result(&file(path, code)).is_empty(), "{code}");
+    }
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub(crate) fn signal(process: BorrowedFd<'_>, number: i32) {
 
 /// The processes of a cgroup and of all below it, such as those of execs; none if it is gone.
 fn pids(directory: &Path) -> Vec<i32> {
-    let list = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    let list = read(&directory.join("cgroup.procs"));
     let mut pids: Vec<i32> =
         list.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 1).collect();
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -82,29 +82,55 @@ fn freeze(directory: &Path, freezers: &[PathBuf]) {
     for state in freezers {
         for _ in 0..FREEZER_ROUNDS {
             let asked = write_value(state, "FROZEN");
-            let now = std::fs::read_to_string(state).unwrap_or_default();
-            if asked.is_err() || now.trim_end() == "FROZEN" {
+            if asked.is_err() || read(state).trim_end() == "FROZEN" {
                 break;
             }
             std::thread::yield_now();
         }
     }
     // Only v2 has the file; there SIGKILL ends frozen processes too.
-    write_value(directory.join("cgroup.freeze"), "1").unwrap_or_default();
+    write_if_there(&directory.join("cgroup.freeze"), "1");
 }
 
 /// A cgroup that is gone needs no thawing.
 fn thaw(directory: &Path, freezers: &[PathBuf]) {
     for state in freezers {
-        write_value(state, "THAWED").unwrap_or_default();
+        write_if_there(state, "THAWED");
     }
-    write_value(directory.join("cgroup.freeze"), "0").unwrap_or_default();
+    write_if_there(&directory.join("cgroup.freeze"), "0");
+}
+
+/// What a file of a cgroup says; nothing if the cgroup is gone, and nothing that could be relied on if it cannot be read,
+/// which is told.
+fn read(file: &Path) -> String {
+    match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => {
+            if !error.raw_os_error().map(Errno::from_raw).is_some_and(is_gone) {
+                trouble::tell(format_args!("reading {}: {error}", file.display()));
+            }
+            String::new()
+        }
+    }
+}
+
+/// Writes to a file of a cgroup, if that is there and has it.
+fn write_if_there(file: &Path, value: &str) {
+    match write_value(file, value) {
+        Err(error) if !is_gone(error.errno) => trouble::tell(error),
+        _ => {}
+    }
+}
+
+/// What the kernel says of a cgroup that was removed: before its file was opened, or after.
+fn is_gone(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOENT | Errno::ENODEV)
 }
 
 /// The value of the `oom_kill` counter in a file of the memory controller; 0 if there is none.
 pub(crate) fn oom_kills(file: &Path) -> u64 {
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    text.lines()
+    read(file)
+        .lines()
         .find_map(|line| line.strip_prefix("oom_kill "))
         .and_then(|n| n.trim().parse().ok())
         .unwrap_or(0)

@@ -177,7 +177,9 @@ impl Link {
         self.is_starved = false;
         while let (Some(socket), Some(datagram)) = (&self.socket, self.queue.front()) {
             match datagram.send(socket.as_fd()) {
-                Ok(()) => drop(self.queue.pop_front()),
+                Ok(()) => {
+                    self.queue.pop_front();
+                }
                 Err(error) if error.would_block() => return,
                 Err(wharf_wire::Error::Socket(error)) if is_want_of_memory(error.errno) => {
                     self.is_starved = true;

@@ -15,6 +15,8 @@ use wharf_isolation::open_log;
 
 use batch::{Batch, line_end};
 
+use crate::trouble::OrTell as _;
+
 mod batch;
 pub(crate) mod frame;
 pub(crate) mod queue;
@@ -77,8 +79,7 @@ impl Log {
     /// Opens the file anew after it was renamed; if that fails, the old one stays in use.
     fn reopen(&mut self) -> wharf_sys::Result<()> {
         let file = open_log(self.directory.as_fd(), &self.name)?;
-        // The old file is as good as it can be made.
-        self.mend().unwrap_or_default();
+        self.mend().or_tell(format_args!("the beginning of a record stays in a log {} of before", self.name));
         self.torn_bytes = 0;
         self.file = Some(file.into());
         Ok(())
@@ -181,8 +182,7 @@ impl Log {
         };
         let whole = records[..written].iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
         self.torn_bytes = (written - whole) as u64;
-        // Where it stays torn for now, it is mended before the next record.
-        self.mend().unwrap_or_default();
+        self.mend().or_tell(format_args!("log {} stays torn until its next record", self.name));
         Err((whole, error))
     }
 

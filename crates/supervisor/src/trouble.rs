@@ -15,12 +15,19 @@ const LIMIT_BYTES: usize = 64 * 1024;
 const LINE_BYTES: usize = 1024;
 
 static WRITTEN_BYTES: AtomicUsize = AtomicUsize::new(0);
+/// How many lines could not be written: the disk was full.
+static UNTOLD: AtomicUsize = AtomicUsize::new(0);
 
 /// Notes what went wrong.
 pub(crate) fn tell(what: impl Display) {
-    let Some(line) = line(&WRITTEN_BYTES, &what.to_string()) else { return };
-    // Where this fails nobody is left who could be told.
-    std::io::stderr().write_all(&line).unwrap_or_default();
+    let untold = UNTOLD.swap(0, Ordering::Relaxed);
+    let what =
+        if untold == 0 { what.to_string() } else { format!("{what} ({untold} lines are missing here)") };
+    let Some(line) = line(&WRITTEN_BYTES, &what) else { return };
+    if std::io::stderr().write_all(&line).is_err() {
+        // The next line says so.
+        UNTOLD.fetch_add(untold + 1, Ordering::Relaxed);
+    }
 }
 
 /// The line that is written, if there is still room for it.

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use wharf_types::ContainerId;
 
 use crate::log::Stream;
+use crate::trouble;
 
 /// What a ready descriptor means.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,7 +100,10 @@ impl Watch {
     /// Stops watching a descriptor, which must still be open: a copy of it in a child would keep it in the set. One that is
     /// not watched is fine.
     pub(crate) fn remove(&mut self, fd: BorrowedFd<'_>, source: &Source) {
-        self.epoll.delete(fd).unwrap_or_default();
+        match self.epoll.delete(fd) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => trouble::tell(format_args!("{source:?} is watched for ever: {errno}")),
+        }
         self.names.retain(|_, (name, _)| name != source);
     }
 
@@ -116,8 +121,13 @@ impl Watch {
     /// Waits, for a while or for ever, and returns what is ready, reports first.
     pub(crate) fn wait(&mut self, timeout: EpollTimeout) -> Vec<Source> {
         let mut events = [EpollEvent::empty(); 32];
-        // Interrupted, it is called again.
-        let count = self.epoll.wait(&mut events, timeout).unwrap_or(0);
+        let count = self.epoll.wait(&mut events, timeout).unwrap_or_else(|errno| {
+            // Interrupted, it is called again.
+            if errno != Errno::EINTR {
+                trouble::tell(format_args!("epoll_wait: {errno}"));
+            }
+            0
+        });
         let name = |event: &EpollEvent| self.names.get(&event.data()).map(|(name, _)| name.clone());
         let mut ready: Vec<Source> = events[..count].iter().filter_map(name).collect();
         ready.sort_unstable();

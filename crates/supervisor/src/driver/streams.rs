@@ -102,7 +102,9 @@ impl Driver {
             watched.map_err(internal)?;
             container.audience.add(number, client);
         }
-        input.into_iter().for_each(|input| drop(self.inputs.insert(number, input)));
+        if let Some(input) = input {
+            self.inputs.insert(number, input);
+        }
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use wharf_sys::socket;
 
 use super::frame::{self, HEADER_BYTES, Header, Order, PAYLOAD_LIMIT_BYTES};
 use super::{Log, Stream};
+use crate::trouble;
 
 /// All logs, by the supervisor's numbers.
 #[derive(Debug, Default)]
@@ -120,6 +121,9 @@ fn place(payload: &[u8]) -> (&str, &str) {
 
 fn answer(supervisor: BorrowedFd<'_>, token: u64, failure: &str, directory: Option<BorrowedFd<'_>>) {
     let descriptors: Vec<_> = directory.into_iter().collect();
-    // A supervisor that is gone needs no answer.
-    socket::send(supervisor, &frame::answer(token, failure), &descriptors).unwrap_or_default();
+    match socket::send(supervisor, &frame::answer(token, failure), &descriptors) {
+        // A supervisor that is gone needs no answer.
+        Ok(()) | Err(wharf_sys::Error { errno: Errno::EPIPE | Errno::ECONNRESET, .. }) => {}
+        Err(error) => trouble::tell(format_args!("answering the supervisor: {error}")),
+    }
 }

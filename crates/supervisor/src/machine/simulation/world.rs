@@ -255,7 +255,9 @@ impl World {
                 self.succeeded(request)?;
             }
             Action::Record(_) => return self.record(id).map(Some),
-            Action::Unrecord => drop(self.records.remove(id)),
+            Action::Unrecord => {
+                self.records.remove(id);
+            }
             Action::Forget => self.forget(id)?,
             action => return self.act_on_process(id, &action),
         }
