@@ -132,6 +132,16 @@ impl Runtime {
         vec![condition("RuntimeReady", runtime), condition("NetworkReady", network)]
     }
 
+    /// What a verbose status of a pod adds.
+    async fn pod_info(&self, pod: &pods::Pod) -> Result<BTreeMap<String, String>, Status> {
+        let mut info = pods::pod_info(&self.engine, pod);
+        let log = self.engine.supervisor_log(pod).await.map_err(status::of)?;
+        if !log.is_empty() {
+            info.insert("supervisorLog".to_owned(), serde_json::json!(log).to_string());
+        }
+        Ok(info)
+    }
+
     /// Asks what reads files; says why if that does not answer.
     async fn ask<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
         let asked = tokio::time::timeout(STATUS_PATIENCE, self.readings.take(read)).await;
@@ -247,7 +257,7 @@ impl RuntimeService for Runtime {
         let timestamp = wharf_sys::clock::now_ns();
         Ok(Response::new(PodSandboxStatusResponse {
             status: Some(pods::pod_status(&pod)),
-            info: if request.verbose { pods::pod_info(&self.engine, &pod) } else { BTreeMap::new() },
+            info: if request.verbose { self.pod_info(&pod).await? } else { BTreeMap::new() },
             containers_statuses: pods::container_statuses(&pod),
             timestamp,
         }))

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use nix::fcntl::OFlag;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use wharf_state::Layout;
 use wharf_sys::error::Named;
 use wharf_sys::fs::detached_program;
 use wharf_sys::launch::Launch;
@@ -39,7 +40,7 @@ impl Program {
     ) -> Result<(Process, OwnedFd), Error> {
         const STAGE: &str = "starting the pod's supervisor";
         let (ours, theirs) = socket::pair().stage(STAGE)?;
-        let log = File::create(directory.join("shim.log")).stage(STAGE)?;
+        let log = File::create(Layout::supervisor_log(directory)).stage(STAGE)?;
         let null = wharf_sys::fs::open("/dev/null", OFlag::O_WRONLY).stage(STAGE)?;
         let directory = wharf_sys::launch::c_string(directory.as_os_str().as_bytes()).stage(STAGE)?;
         let launch = Launch {

@@ -3,6 +3,7 @@
 mod error;
 mod exit;
 mod features;
+mod log;
 
 pub(crate) use error::SupervisorError;
 pub(crate) use exit::exit_of;

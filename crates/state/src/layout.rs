@@ -96,10 +96,16 @@ impl Layout {
         self.root.join("network")
     }
 
-    /// The supervisor's socket in a pod's directory.
+    /// The supervisor's socket in a pod's directory. Daemons of every release look for it by this name.
     #[must_use]
     pub fn supervisor_socket(pod_directory: &Path) -> PathBuf {
         pod_directory.join("shim.sock")
+    }
+
+    /// The supervisor's log in a pod's directory, for what it can tell to nobody else.
+    #[must_use]
+    pub fn supervisor_log(pod_directory: &Path) -> PathBuf {
+        pod_directory.join("shim.log")
     }
 
     /// The directory of exit records in a pod's directory; the supervisor is their one writer.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
+use nix::sys::socket::{MsgFlags, send};
 use wharf_cri_api::v1::ContainerState;
 
 use crate::place;
-use crate::world::{self, World};
+use crate::wedge::cut_off;
+use crate::world::{self, World, until};
 
 /// What anything on a terminal may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -212,6 +214,28 @@ fn programs_that_cannot_be_run_have_the_codes_of_shells() {
         assert!(code == Some(125) && words.contains("nothing to print as JSON"), "{words}");
         assert_eq!(world.client.pods().await.len(), 1, "what could not be run is gone");
         printed(world, "rm --force idle");
+    });
+}
+
+/// It has no caller to tell that a daemon speaks no protocol of its.
+#[test]
+fn what_a_supervisor_could_tell_nobody_is_shown() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("garbled")).await.unwrap();
+        let told = until("the supervisor has told of it", async || {
+            // The real daemon takes its place again, maybe before this is read.
+            let noise = cut_off(world, &pod);
+            send(noise.as_raw_fd(), b"\xff\xff\xff", MsgFlags::MSG_NOSIGNAL).ok();
+            let value: serde_json::Value =
+                serde_json::from_str(&printed(world, &format!("inspect {pod}"))).unwrap();
+            value["info"]["supervisorLog"][0].as_str().map(str::to_owned)
+        });
+        let line = told.await;
+        assert!(line.contains("the daemon's connection: a message of 3 bytes"), "{line}");
+        let doctor = String::from_utf8(wharf(world, "--json doctor").stdout).unwrap();
+        assert!(doctor.contains("the daemon's connection: a message of 3 bytes"), "{doctor}");
+        client.down(&pod).await.unwrap();
     });
 }
 

@@ -192,7 +192,7 @@ fn a_supervisor_that_never_answers_ends_with_its_pod() {
 }
 
 /// Connects as a new daemon would: the supervisor turns to it, and the old connection ends.
-fn cut_off(world: &World, pod: &str) -> OwnedFd {
+pub(crate) fn cut_off(world: &World, pod: &str) -> OwnedFd {
     // By a short path: an address holds 107 bytes.
     let directory = fs::File::open(world.dir.join("state/pods").join(pod)).unwrap();
     let address =

@@ -42,6 +42,7 @@ pub(super) async fn checks(told: Told) -> Vec<Check> {
         quarantine(&[Path::new(&info.root), Path::new(&info.state)]),
         Check::ok("network", info::bridge(&info)),
     ];
+    checks.push(supervisors(&Path::new(&info.state).join("pods")));
     checks.extend(orphans(&mut daemon, Path::new(&info.state)).await);
     checks.extend(conditions(&mut daemon).await);
     checks
@@ -158,6 +159,29 @@ fn quarantine(directories: &[&Path]) -> Check {
     Check::warn(WHAT, full.join(", "), advice)
 }
 
+/// What supervisors could tell to nobody: each has a log in its pod's directory, which is mostly empty.
+fn supervisors(pods: &Path) -> Check {
+    const WHAT: &str = "supervisors";
+    /// How much of a line is shown.
+    const SHOWN_CHARS: usize = 120;
+    let last_line = |pod: &String| {
+        let log = std::fs::read_to_string(pods.join(pod).join("shim.log")).ok()?;
+        let line: String = log.lines().last()?.chars().take(SHOWN_CHARS).collect();
+        Some(format!("{}: {line}", short(pod)))
+    };
+    let told: Vec<String> = names(pods).iter().filter_map(last_line).collect();
+    match told.as_slice() {
+        [] => Check::ok(WHAT, "nothing went wrong in any"),
+        [first, others @ ..] => {
+            let found = match others.len() {
+                0 => first.clone(),
+                more => format!("{first} (and {more} more)"),
+            };
+            Check::warn(WHAT, found, "wharf inspect POD shows the last lines, as info.supervisorLog")
+        }
+    }
+}
+
 /// What is there of pods that the daemon does not know, if it can be asked.
 async fn orphans(daemon: &mut Daemon, state: &Path) -> Option<Check> {
     const WHAT: &str = "orphans";
@@ -262,6 +286,18 @@ mod tests {
         std::fs::write(dir.path().join("network/quarantine/x"), "").unwrap();
         let told = quarantine(&[dir.path()]);
         assert!(told.verdict == Verdict::Warn && told.found.ends_with("network/quarantine"), "{told:?}");
+    }
+
+    #[test]
+    fn what_supervisors_have_told_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        for (pod, log) in [("0123456789abcdef", ""), ("fedcba9876543210", "before\nthe disk is full\n")] {
+            std::fs::create_dir(dir.path().join(pod)).unwrap();
+            assert_eq!(supervisors(dir.path()).verdict, Verdict::Ok, "an empty one, or none");
+            std::fs::write(dir.path().join(pod).join("shim.log"), log).unwrap();
+        }
+        let told = supervisors(dir.path());
+        assert!(told.verdict == Verdict::Warn && told.found.ends_with(": the disk is full"), "{told:?}");
     }
 
     #[test]
