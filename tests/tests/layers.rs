@@ -19,8 +19,8 @@ use serde_json::Value;
 const LEVELS: &[&[&str]] = &[
     &["types", "sys"],
     &["wire", "state", "cri-api"],
-    &["isolation", "planner", "cgroup", "snapshots", "images", "network"],
-    &["supervisor", "registry", "pods", "streaming", "cri", "daemon", "cli"],
+    &["isolation", "cgroup", "snapshots", "images", "network"],
+    &["planner", "supervisor", "registry", "pods", "streaming", "cri", "daemon", "cli"],
     &["tests"],
 ];
 
@@ -30,8 +30,8 @@ const ASYNC_LEVEL: usize = 3;
 /// The only edges between two crates of one level, from and to.
 const SAME_LEVEL: &[(&str, &str)] = &[
     ("sys", "types"),
-    ("planner", "isolation"),
     ("images", "snapshots"),
+    ("pods", "planner"),
     ("cri", "pods"),
     ("cri", "registry"),
     ("cri", "streaming"),
