@@ -178,11 +178,14 @@ impl Cgroups {
         if !self.hierarchies.iter().any(|hierarchy| path.under(&hierarchy.mount).is_dir()) {
             return Err(Error::NotFound { path: path.clone() });
         }
-        self.place(path)
+        self.at(path)
     }
 
-    /// A cgroup that may be there or not.
-    pub(crate) fn place(&self, path: &CgroupPath) -> Result<Cgroup, Error> {
+    /// The cgroup of a path, whether it exists or not.
+    ///
+    /// # Errors
+    /// [`Error::NoHierarchy`] if nothing could track its processes.
+    pub fn at(&self, path: &CgroupPath) -> Result<Cgroup, Error> {
         let tracker = self.tracker().ok_or(Error::NoHierarchy)?;
         Ok(Cgroup::new(path.clone(), &self.hierarchies, tracker))
     }

@@ -62,7 +62,8 @@ impl Access {
     }
 
     /// The letters, in the order of `devices.list`.
-    pub(crate) fn letters(self) -> String {
+    #[must_use]
+    pub fn letters(self) -> String {
         [(2, 'r'), (4, 'w'), (1, 'm')]
             .iter()
             .filter(|(bit, _)| self.0 & bit != 0)

@@ -15,6 +15,8 @@ pub(crate) struct Directory {
     pub(crate) kind: Kind,
     pub(crate) controllers: Vec<Controller>,
     pub(crate) path: PathBuf,
+    /// Where the hierarchy is mounted.
+    pub(crate) mount: PathBuf,
 }
 
 /// How a new process gets into a cgroup. Both parts, each once; together they cover every hierarchy.
@@ -44,6 +46,7 @@ impl Cgroup {
             kind: hierarchy.kind,
             controllers: hierarchy.controllers.clone(),
             path: path.under(&hierarchy.mount),
+            mount: hierarchy.mount.clone(),
         };
         let directories = hierarchies.iter().map(directory).collect();
         let tracker = Tree { kind: tracker.kind, directory: path.under(&tracker.mount) };
@@ -64,6 +67,21 @@ impl Cgroup {
             directory: of_kind(Kind::Unified).map(|directory| directory.path.clone()).next(),
             tasks: of_kind(Kind::V1).map(|directory| directory.path.join("tasks")).collect(),
         }
+    }
+
+    /// Its directory in each v1 hierarchy, by the name of that hierarchy's mount; none on v2.
+    #[must_use]
+    pub fn v1_directories(&self) -> Vec<(String, &Path)> {
+        let v1 = self.directories.iter().filter(|directory| directory.kind == Kind::V1);
+        let name = |mount: &Path| mount.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        v1.map(|directory| (name(&directory.mount), directory.path.as_path())).collect()
+    }
+
+    /// Where the unified hierarchy is mounted, if there is one.
+    #[must_use]
+    pub fn unified_mount(&self) -> Option<&Path> {
+        let unified = self.directories.iter().find(|directory| directory.kind == Kind::Unified)?;
+        Some(&unified.mount)
     }
 
     /// Kills every process, also in sub-cgroups; at once where there is `cgroup.kill`, else within `patience`. They may

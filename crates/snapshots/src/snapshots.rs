@@ -137,7 +137,13 @@ impl Snapshots {
                 ensure_directory(volumes.as_fd(), &number)
             })
             .map_err(|source| SnapshotError { what: "add to", name: container.to_string(), source })?;
-        Ok(self.path.join(container.as_str()).join(VOLUMES).join(number))
+        Ok(self.volumes(container).join(number))
+    }
+
+    /// The directory of a container's volumes, which are named by their numbers, whether it exists or not.
+    #[must_use]
+    pub fn volumes(&self, container: &ContainerId) -> PathBuf {
+        self.path.join(container.as_str()).join(VOLUMES)
     }
 
     /// The directories of a container's snapshot, whether they exist or not.

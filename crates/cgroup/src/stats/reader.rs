@@ -123,7 +123,7 @@ impl StatsReader {
     /// # Errors
     /// [`Error::NoHierarchy`] if the node has none.
     pub fn at(cgroups: &Cgroups, path: &CgroupPath) -> Result<Self, Error> {
-        cgroups.place(path).map(|cgroup| Self::new(&cgroup))
+        cgroups.at(path).map(|cgroup| Self::new(&cgroup))
     }
 
     /// Reads so much now.
