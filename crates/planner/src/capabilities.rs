@@ -1,4 +1,6 @@
-//! Capability names and the default set.
+//! Capabilities: their names, sets of them as the kernel's bits and as the spec's words, and the default set.
+
+use oci_spec::runtime::{Capabilities, Capability};
 
 use wharf_types::capability::NAMES;
 
@@ -23,14 +25,14 @@ const DEFAULT: [&str; 14] = [
 /// A name that is no capability.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} is not a capability")]
-pub struct UnknownCapability {
+pub(crate) struct UnknownCapability {
     /// The name, shortened to 40 characters.
     pub name: String,
 }
 
 /// A list of names. `ALL` is not all of them: it is what names in the same list, or the other one, come on top of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Names {
+pub(crate) struct Names {
     all: bool,
     named: u64,
 }
@@ -38,7 +40,7 @@ pub struct Names {
 impl Names {
     /// Every capability that the list stands for.
     #[must_use]
-    pub fn bits(self) -> u64 {
+    pub(crate) fn bits(self) -> u64 {
         if self.all { ALL } else { self.named }
     }
 }
@@ -49,7 +51,7 @@ const ALL: u64 = (1 << NAMES.len()) - 1;
 ///
 /// # Errors
 /// The first name that is no capability.
-pub fn parse(names: &[String]) -> Result<Names, UnknownCapability> {
+pub(crate) fn parse(names: &[String]) -> Result<Names, UnknownCapability> {
     names.iter().try_fold(Names::default(), |list, name| {
         let upper = name.to_ascii_uppercase();
         let short = upper.strip_prefix("CAP_").unwrap_or(&upper);
@@ -63,7 +65,7 @@ pub fn parse(names: &[String]) -> Result<Names, UnknownCapability> {
 
 /// The default set as a request changes it: all are added, all are dropped, then the named ones are added, and dropped.
 #[must_use]
-pub fn changed(add: Names, drop: Names) -> u64 {
+pub(crate) fn changed(add: Names, drop: Names) -> u64 {
     let base = match (add.all, drop.all) {
         (_, true) => 0,
         (true, false) => ALL,
@@ -87,6 +89,18 @@ fn default_set() -> u64 {
         .enumerate()
         .filter(|(_, name)| DEFAULT.contains(name))
         .fold(0, |bits, (number, _)| bits | 1 << number)
+}
+
+/// The set of these bits. Those without a name, of a newer kernel, have no word.
+pub(crate) fn set_of(bits: u64) -> Capabilities {
+    let named = NAMES.iter().enumerate().filter(|(number, _)| bits & 1 << number != 0);
+    named.filter_map(|(_, name)| name.parse::<Capability>().ok()).collect()
+}
+
+/// The bits of a set; none of a missing one.
+pub(crate) fn bits_of(set: &Option<Capabilities>) -> u64 {
+    let bits = |capability: &Capability| bit(&capability.to_string()).unwrap_or(0);
+    set.iter().flatten().fold(0, |all, capability| all | bits(capability))
 }
 
 #[cfg(test)]
@@ -128,5 +142,15 @@ mod tests {
     #[test]
     fn an_unknown_name_is_named() {
         assert_eq!(parse(&["SYS_MAGIC".into()]).unwrap_err().name, "SYS_MAGIC");
+    }
+
+    #[test]
+    fn every_name_is_a_word_of_the_spec() {
+        assert_eq!(set_of(ALL).len(), NAMES.len());
+        for bits in [0, 1, 1 << 40, 0xa804_25fb, ALL] {
+            assert_eq!(bits_of(&Some(set_of(bits))), bits);
+        }
+        assert_eq!(bits_of(&Some(set_of(1 << 63))), 0);
+        assert_eq!(bits_of(&None), 0);
     }
 }

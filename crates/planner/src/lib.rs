@@ -1,6 +1,42 @@
-//! Choices made from data alone: which capabilities, which mounts and masks a container gets by default, and what a
-//! seccomp profile means as BPF. Pure: no I/O, nothing of the kernel asked.
+//! A container decided, before anything of it is made: from a CRI request, its image and facts of the host to the runtime
+//! spec of the OCI ([`describe`]), and from that to the supervisor's plan ([`plan`]) and the cgroup's limits ([`limits`]).
+//!
+//! All of it is pure: no file, no clock, nothing of the kernel is asked, and the same arguments give the same answer. What
+//! has to be known of the machine is in [`HostFacts`], gathered by the caller. So whatever is to change containers on
+//! their way (devices by CDI, plugins by NRI) is a step on the [`Description`], in the field's own words.
+//!
+//! Nothing is left out in silence. A request is done or refused ([`check`]), and so is a description.
 
-pub mod capabilities;
-pub mod defaults;
+mod capabilities;
+mod description;
+mod devices;
+mod environment;
+mod limits;
+mod mounts;
+mod namespaces;
+mod plan;
+mod process;
+mod refusal;
+mod refuse;
+mod request;
+mod stdio;
+mod unsupported;
+mod user;
+mod volumes;
+
 pub mod seccomp;
+pub mod stop_signal;
+
+#[cfg(test)]
+mod tests;
+
+pub use description::{Description, Extra, describe};
+pub use limits::{check as check_resources, limits, merge as merge_resources, oom_score, resources};
+pub use mounts::{ETC_FILES, SHM};
+pub use plan::plan;
+pub use refusal::Refusal;
+pub use refuse::{container as check, pod as check_pod};
+pub use request::{
+    CgroupPlaces, HostFacts, Layers, MountSource, Pins, Places, Request, SecurityModules, Switch,
+};
+pub use seccomp::Filters;

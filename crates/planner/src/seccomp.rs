@@ -1,8 +1,8 @@
 //! Seccomp profiles compiled to classic BPF.
 //!
-//! A [`Profile`] is the runtime's own ([`Profile::runtime_default`]) or read from JSON ([`Profile::parse`]);
-//! [`compile`] turns it into the filter for one kind of container. Nothing here does I/O or asks the kernel: the same
-//! profile and target give the same program, which may be kept by that pair.
+//! A [`Profile`] is the runtime's own ([`Profile::runtime_default`]) or read from JSON ([`Profile::parse`]). For one
+//! container and machine it becomes that of the runtime spec, and this a filter, which is kept ([`Filters`]). Nothing here
+//! does I/O or asks the kernel.
 //!
 //! What a compiled filter does with a call:
 //! * of an architecture that the profile does not list: kills the process;
@@ -12,18 +12,25 @@
 //!   over all others; here a condition before it still counts, which is what the author wrote.)
 
 mod assemble;
+mod choice;
 mod compile;
 mod default_profile;
 mod error;
+mod filters;
 mod json;
 mod numbers;
 mod profile;
+mod spec;
 mod syscalls;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use choice::describe;
+pub use choice::{Choice, choice};
 pub use error::Error;
+pub use filters::Filters;
 pub use profile::{Action, Profile};
+use spec::{compile_spec, resolve};
 
 /// `SECCOMP_FILTER_FLAG_SPEC_ALLOW`.
 const SPEC_ALLOW: u32 = 1 << 2;
@@ -70,6 +77,15 @@ pub struct Target {
     pub kernel: (u32, u32),
 }
 
+impl Target {
+    /// The flags of a profile that says nothing of them. Before Linux 5.16 a filter also switched off speculation past
+    /// stores, which made containers measurably slower; such a profile asks to leave that alone, as it does with the other
+    /// runtimes.
+    fn usual_flags(&self) -> u32 {
+        if self.kernel >= (4, 17) { SPEC_ALLOW } else { 0 }
+    }
+}
+
 /// One instruction of classic BPF, the kernel's `sock_filter`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Instruction {
@@ -114,11 +130,8 @@ impl Program {
 /// # Errors
 /// The program would be longer than the kernel takes.
 pub fn compile(profile: &Profile, target: &Target) -> Result<Program, Error> {
-    // Before Linux 5.16 a filter also switched off speculation past stores, which made containers measurably slower; a
-    // profile without flags asks to leave that alone, as it does with the other runtimes.
-    let default_flags = if target.kernel >= (4, 17) { SPEC_ALLOW } else { 0 };
     Ok(Program {
         instructions: compile::compile(profile, target)?,
-        flags: profile.flags.unwrap_or(default_flags),
+        flags: profile.flags.unwrap_or_else(|| target.usual_flags()),
     })
 }

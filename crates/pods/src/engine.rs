@@ -9,6 +9,7 @@ use wharf_cgroup::{Cgroup, Cgroups};
 use wharf_cri_api::v1::{ContainerEventResponse, ContainerEventType};
 use wharf_images::Store;
 use wharf_network::Network;
+use wharf_planner::Filters;
 use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
 use wharf_types::{ContainerId, PodId, chain};
@@ -17,12 +18,12 @@ use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking};
 use crate::events::Events;
 use crate::exec_sync::Commands;
+use crate::host::Machine;
 use crate::joins::Joins;
 use crate::key::{ContainerKey, PodKey};
 use crate::launch::Program;
 use crate::logs::Logs;
 use crate::pod::Pod;
-use crate::seccomp::Seccomp;
 use crate::table::Table;
 
 mod create;
@@ -74,11 +75,11 @@ pub struct Engine {
     pub(crate) options: Options,
     pub(crate) parts: Parts,
     pub(crate) program: Program,
-    pub(crate) seccomp: Seccomp,
+    pub(crate) filters: Filters,
     pub(crate) commands: Commands,
     pub(crate) logs: Logs,
     pub(crate) events: Events,
-    pub(crate) bounding: u64,
+    pub(crate) machine: Machine,
     pub(crate) table: Table,
     /// For pods that are being connected, and for those that are being disconnected: plugins of the network may hang, each
     /// with a thread of the bounded pool, which all others need too.
@@ -105,16 +106,15 @@ impl Engine {
             .mode(0o700)
             .create(parts.layout.pods())
             .stage("making the state directory")?;
-        let bounding = wharf_sys::capabilities::bounding().stage("reading this process's capabilities")?;
         Ok(Arc::new(Self {
             options,
             parts,
             program,
-            seccomp: Seccomp::default(),
+            filters: Filters::default(),
             commands: Commands::default(),
             logs: Logs::default(),
             events: Events::new(),
-            bounding,
+            machine: Machine::look()?,
             table: Table::default(),
             connecting: Semaphore::new(NETWORKS_AT_ONCE),
             disconnecting: Semaphore::new(NETWORKS_AT_ONCE),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use wharf_planner::Refusal;
 use wharf_types::{ErrorKind, Failure, chain};
 
 /// A failed call. Clones are the same failure, for each caller that joined the call.
@@ -99,6 +100,20 @@ struct Fault(Box<dyn std::error::Error + Send + Sync>);
 impl Failure for Fault {
     fn kind(&self) -> ErrorKind {
         ErrorKind::Internal
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Field { field, problem } => Self::Invalid { field, problem },
+            // The word is what the kubelet looks for, at the beginning; by the code others tell what is not there from what
+            // failed.
+            Refusal::ImageVolume => {
+                Self::Unsupported { reason: "ImageVolumeMountFailed", what: "images as volumes" }
+            }
+            Refusal::Spec { .. } => Self::at("planning the container", refusal),
+        }
     }
 }
 

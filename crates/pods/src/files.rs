@@ -8,17 +8,13 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use wharf_cri_api::v1::DnsConfig;
+use wharf_planner::{ETC_FILES, SHM};
 use wharf_state::Layout;
 use wharf_types::{Field, PodId};
 
 use crate::error::{Error, Stage};
 
 const STAGE: &str = "making the pod's files";
-
-/// The files, by their names in `/etc` of a container.
-pub(crate) const NAMES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
-/// The directory of the shared memory.
-pub(crate) const SHM: &str = "shm";
 
 /// What is in a pod's file system.
 #[derive(Debug)]
@@ -50,7 +46,7 @@ impl Shm {
 }
 
 /// Whether an older build made the pod: it has no file system then. Its supervisor is of that build too, its life long.
-pub(crate) fn is_of_older_build(layout: &Layout, pod: &PodId) -> bool {
+fn is_of_older_build(layout: &Layout, pod: &PodId) -> bool {
     !layout.pod_memory(pod).exists()
 }
 
@@ -70,7 +66,7 @@ pub(crate) fn make(directory: &Path, files: &Files<'_>) -> Result<(), Error> {
         // Not at its creation: the umask would take from it.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o1777)).stage(STAGE)?;
     }
-    let [hostname, hosts, resolv_conf] = NAMES;
+    let [hostname, hosts, resolv_conf] = ETC_FILES;
     write(directory, hostname, &format!("{}\n", files.hostname))?;
     write(directory, hosts, &hosts_file(files.hostname))?;
     write(directory, resolv_conf, files.resolv_conf)

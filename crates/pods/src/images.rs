@@ -1,5 +1,6 @@
 //! What a container needs of its image. What the image says of itself is hostile: it is bounded here.
 
+use oci_spec::image::Config;
 use wharf_images::{Hold, ImageConfig, Store};
 use wharf_types::HostPath;
 
@@ -13,7 +14,7 @@ pub(crate) struct ImageView {
     pub(crate) reference: String,
     /// Topmost first.
     pub(crate) layers: Vec<HostPath>,
-    config: ImageConfig,
+    config: Config,
     /// Keeps the layers while the container has them mounted.
     pub(crate) hold: Hold,
 }
@@ -29,57 +30,26 @@ impl ImageView {
         let id = image.id().to_string();
         let reference = image.repo_digests().first().cloned().unwrap_or_else(|| id.clone());
         // The store has bounded each field when it took the image in.
-        let config = image.config().admit(Clone::clone);
+        let config = image.config().admit(config);
         Ok(Self { id, reference, layers, config, hold })
     }
 
-    /// The program and its arguments: a request's command replaces the image's entrypoint and its arguments.
-    pub(crate) fn command(&self, command: &[String], args: &[String]) -> Vec<String> {
-        let (entrypoint, defaults) = if command.is_empty() {
-            (&self.config.entrypoint[..], if args.is_empty() { &self.config.cmd[..] } else { args })
-        } else {
-            (command, args)
-        };
-        entrypoint.iter().chain(defaults).cloned().collect()
-    }
-
-    /// Names and values.
-    pub(crate) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
-        variables(&self.config.env)
-    }
-
-    pub(crate) fn working_dir(&self) -> &str {
-        if self.config.working_dir.is_empty() { "/" } else { &self.config.working_dir }
-    }
-
-    /// User and group, either may be empty.
-    pub(crate) fn user(&self) -> (String, String) {
-        let (user, group) = self.config.user.split_once(':').unwrap_or((&self.config.user, ""));
-        (user.to_owned(), group.to_owned())
-    }
-
-    /// Paths that are to be volumes.
-    pub(crate) fn volumes(&self) -> &[String] {
-        &self.config.volumes
-    }
-
-    pub(crate) fn stop_signal(&self) -> &str {
-        &self.config.stop_signal
+    /// What it says of how to run it.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
     }
 }
 
-/// What has no name or no value is no variable: left out, as elsewhere, and not made one with an empty value.
-fn variables(texts: &[String]) -> impl Iterator<Item = (&str, &str)> {
-    texts.iter().filter_map(|text| text.split_once('=')).filter(|(name, _value)| !name.is_empty())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_variable_has_a_name_and_a_value() {
-        let texts = ["A=b=c", "EMPTY=", "NOTHING", "=value", ""].map(str::to_owned);
-        assert_eq!(variables(&texts).collect::<Vec<_>>(), [("A", "b=c"), ("EMPTY", "")]);
-    }
+/// The config in the words of the OCI.
+fn config(config: &ImageConfig) -> Config {
+    let mut words = Config::default();
+    words
+        .set_user(Some(config.user.clone()))
+        .set_env(Some(config.env.clone()))
+        .set_entrypoint(Some(config.entrypoint.clone()))
+        .set_cmd(Some(config.cmd.clone()))
+        .set_volumes(Some(config.volumes.clone()))
+        .set_working_dir(Some(config.working_dir.clone()))
+        .set_stop_signal(Some(config.stop_signal.clone()));
+    words
 }

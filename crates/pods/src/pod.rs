@@ -187,7 +187,7 @@ impl Pod {
         if !self.config.hostname.is_empty() {
             return self.config.hostname.clone();
         }
-        nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+        crate::host::hostname()
     }
 }
 

@@ -8,12 +8,12 @@ use wharf_cri_api::v1::{
     LinuxPodSandboxStatus, Namespace, NamespaceMode, PodIp, PodSandbox, PodSandboxNetworkStatus,
     PodSandboxState, PodSandboxStatus,
 };
+use wharf_planner::stop_signal;
 use wharf_types::ContainerState;
 
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::pod::Pod;
-use crate::stop;
 
 fn pod_state(pod: &Pod) -> PodSandboxState {
     if pod.is_ready() { PodSandboxState::SandboxReady } else { PodSandboxState::SandboxNotready }
@@ -147,7 +147,7 @@ pub fn container_status(container: &Container) -> ContainerStatus {
             .map(|resources| v1::ContainerResources { linux: Some(resources), windows: None }),
         image_id: record.image_id,
         user: Some(ContainerUser { linux: Some(user) }),
-        stop_signal: stop::cri_signal(&record.stop_signal).into(),
+        stop_signal: stop_signal::cri_signal(&record.stop_signal).into(),
     }
 }
 

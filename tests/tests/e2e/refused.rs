@@ -134,8 +134,6 @@ fn what_has_no_effect_is_let_through() {
 #[test]
 fn labels_are_refused_where_they_would_have_an_effect() {
     run(async |world| {
-        let client = &world.client;
-        let pod = client.run(&client.pod("labels")).await.unwrap();
         let parameters = Path::new("/sys/module/apparmor/parameters");
         mount(Some("x"), "/sys/module", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
         std::fs::create_dir_all(parameters).unwrap();
@@ -143,6 +141,11 @@ fn labels_are_refused_where_they_would_have_an_effect() {
         let filesystems = world.dir.join("filesystems");
         std::fs::write(&filesystems, "nodev\tselinuxfs\n").unwrap();
         mount(Some(&filesystems), "/proc/filesystems", None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+        // As with a kernel, they are there from the beginning.
+        world.daemon.kill();
+        world.start_again().await;
+        let client = &world.client;
+        let pod = client.run(&client.pod("labels")).await.unwrap();
         let mut found = Vec::new();
         for (number, (_field, change, code, words)) in LABELLED_CONTAINERS.iter().enumerate() {
             let mut config = client.container(&format!("case-{number}"), "true");

@@ -108,7 +108,7 @@ fn newest(abi: Abi, profile: &Profile) -> Option<u32> {
 }
 
 /// A number of those that grow with time. From 512 on are calls that x32 and Arm have of their own, old ones too.
-fn generic(number: u32) -> Option<u32> {
+pub(super) fn generic(number: u32) -> Option<u32> {
     Some(number & !X32_BIT).filter(|number| *number < 512)
 }
 

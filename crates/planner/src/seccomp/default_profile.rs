@@ -114,8 +114,10 @@ pub(super) const AF_ALG: u64 = 38;
 /// Between the two that are denied lies one that is allowed (AF_NFC).
 pub(super) const AF_NFC: u64 = 39;
 
-/// Reaches the virtual machines of the host, or the host from within one, past every network namespace.
-pub(super) const AF_VSOCK: u64 = 40;
+/// After AF_VSOCK (40), which reaches the virtual machines of the host, or the host from within one, past every network
+/// namespace, all families are allowed again: 41 to 63, of which Linux has those below 46. They are masks and values, since
+/// an upper and a lower bound of one argument cannot be said in the runtime spec.
+pub(super) const AFTER_AF_VSOCK: [(u64, u64); 4] = [(!0, 41), (!1, 42), (!3, 44), (!15, 48)];
 
 /// What `personality` may be set to: Linux and 32-bit Linux, each also with UNAME26, and the query.
 pub(super) const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];

@@ -55,6 +55,13 @@ pub enum Error {
         /// The largest allowed.
         limit: u64,
     },
+    /// A condition that the runtime spec's own type does not take.
+    #[error("a condition of the seccomp profile cannot be said in the runtime spec")]
+    Spec {
+        /// What that type says.
+        #[source]
+        source: Box<oci_spec::OciSpecError>,
+    },
     /// The compiled filter is longer than the kernel takes.
     #[error(
         "the seccomp profile compiles to more than {limit} instructions; it needs fewer rules with arguments"
@@ -69,6 +76,7 @@ impl Failure for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Notify { .. } => ErrorKind::Unimplemented,
+            Self::Spec { .. } => ErrorKind::Internal,
             Self::TooLarge { .. }
             | Self::Json { .. }
             | Self::Unknown { .. }

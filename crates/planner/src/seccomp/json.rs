@@ -120,7 +120,7 @@ fn rule(json: JsonRule) -> Result<Rule, Error> {
 
 /// All conditions of a rule must hold, but libseccomp takes no argument twice, so the runtimes that use it read such a
 /// rule as one rule for each condition; profiles in the field rely on that.
-fn alternatives(conditions: Vec<Condition>) -> Vec<Vec<Condition>> {
+pub(super) fn alternatives(conditions: Vec<Condition>) -> Vec<Vec<Condition>> {
     let repeated = |index: u8| conditions.iter().filter(|condition| condition.index == index).count() > 1;
     if (0..=MAX_INDEX).any(repeated) {
         conditions.into_iter().map(|condition| vec![condition]).collect()
@@ -132,12 +132,7 @@ fn alternatives(conditions: Vec<Condition>) -> Vec<Vec<Condition>> {
 }
 
 fn condition(json: &JsonCondition) -> Result<Condition, Error> {
-    let index =
-        u8::try_from(json.index).ok().filter(|index| *index <= MAX_INDEX).ok_or(Error::OutOfRange {
-            what: "an argument index",
-            value: json.index,
-            limit: u64::from(MAX_INDEX),
-        })?;
+    let index = index(json.index)?;
     let (operator, value) = match json.op.as_str() {
         "SCMP_CMP_EQ" => (Operator::Equal, json.value),
         "SCMP_CMP_NE" => (Operator::NotEqual, json.value),
@@ -149,6 +144,15 @@ fn condition(json: &JsonCondition) -> Result<Condition, Error> {
         other => return Err(unknown("operator", other)),
     };
     Ok(Condition { index, operator, value })
+}
+
+/// Which argument.
+pub(super) fn index(value: u64) -> Result<u8, Error> {
+    u8::try_from(value).ok().filter(|index| *index <= MAX_INDEX).ok_or(Error::OutOfRange {
+        what: "an argument index",
+        value,
+        limit: u64::from(MAX_INDEX),
+    })
 }
 
 fn action(name: &str, errno: Option<u64>) -> Result<Action, Error> {

@@ -210,12 +210,12 @@ fn rules_by_argument() -> [Rule; 4] {
     let first = |operator, value| Condition { index: 0, operator, value };
     let without_admin =
         Scope { capabilities: capabilities::mask("CAP_SYS_ADMIN").into_iter().collect(), ..Scope::default() };
-    let families = vec![
-        vec![first(Operator::Less, policy::AF_ALG)],
-        vec![first(Operator::Equal, policy::AF_NFC)],
-        // The kernel reads the family as an int: without the upper bound, a bit above it would smuggle AF_ALG through.
-        vec![first(Operator::Greater, policy::AF_VSOCK), first(Operator::LessOrEqual, u64::from(u32::MAX))],
-    ];
+    let mut families =
+        vec![vec![first(Operator::Less, policy::AF_ALG)], vec![first(Operator::Equal, policy::AF_NFC)]];
+    families.extend(policy::AFTER_AF_VSOCK.iter().map(|(mask, value)| {
+        // The kernel reads the family as an int: all bits are looked at, since one above would smuggle AF_ALG through.
+        vec![first(Operator::MaskedEqual(*mask), *value)]
+    }));
     let personalities =
         policy::PERSONALITIES.iter().map(|value| vec![first(Operator::Equal, *value)]).collect();
     let no_namespaces = vec![vec![first(Operator::MaskedEqual(policy::CLONE_NAMESPACES), 0)]];

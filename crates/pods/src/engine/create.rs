@@ -4,11 +4,12 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32};
 
-use wharf_cgroup::{Cgroup, CgroupPath, StatsReader};
+use wharf_cgroup::{Cgroup, CgroupPath, Limits, StatsReader};
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_images::Hold;
-use wharf_isolation::{Plan, Rootfs};
-use wharf_types::{ContainerId, ContainerPath, ContainerState, HostPath};
+use wharf_isolation::Plan;
+use wharf_planner::{self as planner, Description, Request};
+use wharf_types::{ContainerId, ContainerState};
 use wharf_wire::v1::{self, reply, request};
 
 use super::Engine;
@@ -17,11 +18,10 @@ use crate::error::{Error, Stage, blocking};
 use crate::images::ImageView;
 use crate::key::ContainerKey;
 use crate::lock::{Mutex, RwLock};
-use crate::lower::{self, Context, Disk};
 use crate::pod::{Making, Pod, is_privileged};
 use crate::records::{self, ContainerRecord};
 use crate::supervisor::SupervisorError;
-use crate::{refuse, resources};
+use crate::{host, places};
 
 /// A container that is made but for its first process.
 struct Prepared {
@@ -29,6 +29,16 @@ struct Prepared {
     record: ContainerRecord,
     cgroup: Cgroup,
     hold: Hold,
+}
+
+/// All of a container before any of it is made.
+struct Decision {
+    description: Description,
+    plan: Plan,
+    limits: Limits,
+    record: ContainerRecord,
+    /// Where its cgroup will be.
+    path: CgroupPath,
 }
 
 impl Engine {
@@ -127,26 +137,55 @@ impl Engine {
     fn prepare(&self, pod: &Pod, id: &ContainerId, config: &ContainerConfig) -> Result<Prepared, Error> {
         let name = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
         let image = ImageView::find(&self.parts.images, name)?;
-        let context =
-            Context { layout: &self.parts.layout, pod, config, image: &image, bounding: self.bounding };
-        let security = context.security();
-        refuse::container(config, &pod.namespaces())?;
-        let asked = config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default();
-        resources::check(&asked)?;
-        let capabilities = lower::capabilities(&context)?;
-        let filter = self.seccomp.program(&security, capabilities.bounding)?;
-        let path = self.container_cgroup(pod, id)?;
-        // Intent first: what is made from here on is found by this record.
-        let mut record = lower::record(&context, &path, self.creation_time());
-        record.layers = image.layers.iter().map(ToString::to_string).collect();
-        records::save_container(&self.parts.layout.container_record(&pod.id, id), &record)?;
-        let cgroup = self.parts.cgroups.create(&path).stage("making the container's cgroup")?;
-        let limits = resources::limits(&asked, Some(lower::device_rules(&context)?));
-        cgroup.apply(&limits).stage("setting the container's limits")?;
-        let rootfs = self.rootfs(&image, id, security.readonly_rootfs.into())?;
-        let disk = Disk { rootfs, volumes: self.volumes(id, lower::volumes(&context)?)? };
-        let plan = lower::plan(&context, id, &cgroup, disk, filter.as_deref())?;
+        let decision = self.decide(pod, id, (config, &image))?;
+        let cgroup = self.make(pod, id, &decision)?;
+        let Decision { plan, record, .. } = decision;
         Ok(Prepared { plan, record, cgroup, hold: image.hold })
+    }
+
+    /// Decides all of a container; nothing is made but directories of the host that are to be mounted and missing.
+    fn decide(
+        &self,
+        pod: &Pod,
+        id: &ContainerId,
+        (config, image): (&ContainerConfig, &ImageView),
+    ) -> Result<Decision, Error> {
+        planner::check(config, &pod.namespaces(), self.machine.modules)?;
+        let path = self.container_cgroup(pod, id)?;
+        let places = places::of(&self.parts, (pod, id), (image, &path))?;
+        let request =
+            Request { pod_id: &pod.id, pod: &pod.config, id, container: config, image: image.config() };
+        let facts = host::facts(&request, &self.machine)?;
+        let description = planner::describe(&request, &facts, &places)?;
+        let plan = planner::plan(&description, &self.filters)?;
+        let limits = planner::limits(&description.resources())?;
+        let record = ContainerRecord {
+            config: config.clone(),
+            created_at_ns: self.creation_time(),
+            image_id: image.id.clone(),
+            image_ref: image.reference.clone(),
+            stop_signal: description.extra.stop_signal.clone(),
+            cgroup: path.to_string(),
+            layers: image.layers.iter().map(ToString::to_string).collect(),
+            ..ContainerRecord::default()
+        };
+        Ok(Decision { plan, limits, record, path, description })
+    }
+
+    /// Makes what was decided. Intent first: what is made after the record is found by it.
+    fn make(&self, pod: &Pod, id: &ContainerId, decision: &Decision) -> Result<Cgroup, Error> {
+        const SNAPSHOT: &str = "preparing the container's root file system";
+        records::save_container(&self.parts.layout.container_record(&pod.id, id), &decision.record)?;
+        let cgroup = self.parts.cgroups.create(&decision.path).stage("making the container's cgroup")?;
+        cgroup.apply(&decision.limits).stage("setting the container's limits")?;
+        let extra = &decision.description.extra;
+        if let Some(top) = extra.layers.lowers.first() {
+            self.parts.snapshots.prepare(id, top.as_path()).stage(SNAPSHOT)?;
+        }
+        for number in 0..extra.volumes.len() {
+            self.parts.snapshots.volume(id, number).stage("making the image's volumes")?;
+        }
+        Ok(cgroup)
     }
 
     /// Where a container's cgroup is, whether it was made or not.
@@ -154,49 +193,11 @@ impl Engine {
         let path = pod_cgroup(&self.options.cgroup_parent, pod)?;
         path.child(id.as_str()).map_err(|error| Error::invalid("cgroup_parent", error))
     }
-
-    fn rootfs(&self, image: &ImageView, id: &ContainerId, access: Access) -> Result<Rootfs, Error> {
-        const STAGE: &str = "preparing the container's root file system";
-        let top = image.layers.first().ok_or_else(|| Error::invalid("image", "it has no layers"))?;
-        let snapshot = self.parts.snapshots.prepare(id, top.as_path()).stage(STAGE)?;
-        Ok(Rootfs {
-            lowers: image.layers.clone(),
-            upper: HostPath::new(&snapshot.upper.to_string_lossy()).stage(STAGE)?,
-            work: HostPath::new(&snapshot.work.to_string_lossy()).stage(STAGE)?,
-            read_only: access == Access::ReadOnly,
-        })
-    }
-
-    /// A directory for each of the image's volumes.
-    fn volumes(
-        &self,
-        id: &ContainerId,
-        volumes: Vec<ContainerPath>,
-    ) -> Result<Vec<(ContainerPath, HostPath)>, Error> {
-        const STAGE: &str = "making the image's volumes";
-        let made = volumes.into_iter().enumerate().map(|(number, target)| {
-            let directory = self.parts.snapshots.volume(id, number).stage(STAGE)?;
-            Ok((target, HostPath::new(&directory.to_string_lossy()).stage(STAGE)?))
-        });
-        made.collect()
-    }
 }
 
 fn asks_for_privilege(config: &ContainerConfig) -> bool {
     let linux = config.linux.as_ref();
     linux.and_then(|linux| linux.security_context.as_ref()).is_some_and(|context| context.privileged)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Access {
-    ReadOnly,
-    Writable,
-}
-
-impl From<bool> for Access {
-    fn from(read_only: bool) -> Self {
-        if read_only { Self::ReadOnly } else { Self::Writable }
-    }
 }
 
 /// The cgroup that holds a pod's containers: the request's, or one of the pod's own.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_cri_api::v1::LinuxContainerResources;
+use wharf_planner::{self as planner, stop_signal};
 use wharf_types::{ContainerState, ErrorKind, Failure, chain};
 use wharf_wire::v1::{self, reply, request};
 
@@ -12,8 +13,8 @@ use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking, known};
 use crate::joins::spawn;
 use crate::pod::Pod;
+use crate::records;
 use crate::supervisor::SupervisorError;
-use crate::{records, resources, stop};
 
 impl Engine {
     /// Executes a created container's program.
@@ -96,7 +97,7 @@ impl Engine {
             return Ok(());
         }
         if container.is_running() && !grace.is_zero() {
-            let number = stop::number(&container.record().stop_signal).unwrap_or(15);
+            let number = stop_signal::number(&container.record().stop_signal).unwrap_or(15);
             let end = async {
                 self.signal(&pod, &container, number).await;
                 container.exited().await;
@@ -168,7 +169,7 @@ impl Engine {
         new: LinuxContainerResources,
     ) -> Result<(), Error> {
         let (pod, container) = self.container(id)?;
-        resources::check(&new)?;
+        planner::check_resources(&new)?;
         let engine = Arc::clone(self);
         spawn(async move { engine.update(&pod, container, new).await }).await
     }
@@ -188,11 +189,12 @@ impl Engine {
         blocking(move || {
             let mut record = of.record();
             let linux = record.config.linux.get_or_insert_default();
-            linux.resources = Some(resources::merge(&linux.resources.clone().unwrap_or_default(), &new));
+            linux.resources =
+                Some(planner::merge_resources(&linux.resources.clone().unwrap_or_default(), &new));
             // Written first: where there is no room for it, the limits stay, too.
             let staged = records::stage_container(&path, &record)?;
             if let Some(cgroup) = &of.cgroup {
-                let (limits, score) = (resources::limits(&new, None), resources::oom_score(&new));
+                let (limits, score) = (planner::limits(&planner::resources(&new))?, planner::oom_score(&new));
                 let scored = || score.map_or(Ok(()), |score| cgroup.set_oom_score(score));
                 let updated = cgroup.update(&limits).and_then(|()| scored());
                 updated.stage("changing the container's limits")?;

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::{ContainerEventType, NamespaceMode, PodSandboxConfig, Protocol as CriProtocol};
 use wharf_network::{Attachment, Dns, PodAddresses, PortMapping, Protocol, StatsSocket};
+use wharf_planner::SecurityModules;
 use wharf_state::Layout;
 use wharf_types::PodId;
 
@@ -18,7 +19,7 @@ use crate::key::PodKey;
 use crate::namespaces::{NamespacePlan, SysctlScope, sysctl_scope};
 use crate::pod::Pod;
 use crate::records::Phase;
-use crate::{files, namespaces, records, refuse};
+use crate::{files, namespaces, records};
 
 impl Engine {
     /// Makes a pod; a retry with the same metadata joins the call in flight or gets its pod.
@@ -33,7 +34,7 @@ impl Engine {
     ) -> Result<PodId, Error> {
         self.check_handler(&handler)?;
         let key = PodKey::of(&config)?;
-        check(&config)?;
+        check(&config, self.machine.modules)?;
         let engine = Arc::clone(self);
         let id =
             self.pod_calls.run(key, move || async move { engine.make_pod(config, handler).await }).await?;
@@ -151,8 +152,8 @@ impl Engine {
     }
 }
 
-fn check(config: &PodSandboxConfig) -> Result<(), Error> {
-    refuse::pod(config)?;
+fn check(config: &PodSandboxConfig, modules: SecurityModules) -> Result<(), Error> {
+    wharf_planner::check_pod(config, modules)?;
     let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     if context.is_some_and(|context| context.run_as_group.is_some() && context.run_as_user.is_none()) {
         return Err(Error::invalid("run_as_group", "it needs run_as_user"));

@@ -2,6 +2,8 @@
 
 use wharf_cri_api::v1::Signal;
 
+use crate::request::Request;
+
 /// The name without prefix for a kernel number the CRI also has, alphabetical as in its list.
 const NAMES: [(&str, i32); 31] = [
     ("ABRT", 6),
@@ -38,7 +40,8 @@ const NAMES: [(&str, i32); 31] = [
 ];
 
 /// The canonical name, `SIGTERM`, of a name or number; `None` if it is neither.
-pub(crate) fn canonical(text: &str) -> Option<String> {
+#[must_use]
+pub fn canonical(text: &str) -> Option<String> {
     let upper = text.trim().to_ascii_uppercase();
     if let Ok(number) = upper.parse::<i32>() {
         let name = NAMES.iter().find(|(_, known)| *known == number).map(|(name, _)| format!("SIG{name}"));
@@ -48,6 +51,12 @@ pub(crate) fn canonical(text: &str) -> Option<String> {
     let name = format!("SIG{short}");
     // Real-time signals can be counted from either end; the CRI has one name for each.
     number(&name).map(|number| real_time_name(number).unwrap_or(name))
+}
+
+/// The name of the signal that stops a container: the request's, else the image's, else SIGTERM.
+pub(crate) fn of(request: &Request<'_>) -> String {
+    let images = || canonical(request.image.stop_signal().as_deref()?);
+    from_cri(request.container.stop_signal()).or_else(images).unwrap_or_else(|| "SIGTERM".to_owned())
 }
 
 fn real_time_name(number: i32) -> Option<String> {
@@ -61,7 +70,8 @@ fn real_time_name(number: i32) -> Option<String> {
 }
 
 /// The kernel's number of a canonical name.
-pub(crate) fn number(name: &str) -> Option<i32> {
+#[must_use]
+pub fn number(name: &str) -> Option<i32> {
     let short = name.strip_prefix("SIG")?;
     if let Some(offset) = short.strip_prefix("RTMIN") {
         return if offset.is_empty() {
@@ -83,13 +93,15 @@ pub(crate) fn number(name: &str) -> Option<i32> {
 }
 
 /// The CRI's value of a canonical name.
-pub(crate) fn cri_signal(name: &str) -> Signal {
+#[must_use]
+pub fn cri_signal(name: &str) -> Signal {
     let name = name.replace('+', "PLUS").replace('-', "MINUS");
     Signal::from_str_name(&format!("SIGNAL_{name}")).unwrap_or_default()
 }
 
 /// The canonical name of a value of the CRI; `None` for the runtime's default.
-pub(crate) fn from_cri(signal: Signal) -> Option<String> {
+#[must_use]
+pub fn from_cri(signal: Signal) -> Option<String> {
     let name = signal.as_str_name().strip_prefix("SIGNAL_")?;
     canonical(&name.replace("PLUS", "+").replace("MINUS", "-"))
 }

@@ -8,10 +8,14 @@ use wharf_cri_api::v1::{
     SupplementalGroupsPolicy, UserNamespace, security_profile::ProfileType,
 };
 
-use crate::error::Error;
+use crate::request::{SecurityModules, Switch};
+use crate::{Refusal, limits, mounts};
 
 /// Checks a pod's request.
-pub(crate) fn pod(config: &PodSandboxConfig) -> Result<(), Error> {
+///
+/// # Errors
+/// [`Refusal`] names the field, and says what to do.
+pub fn pod(config: &PodSandboxConfig, modules: SecurityModules) -> Result<(), Refusal> {
     for mapping in &config.port_mappings {
         known::<Protocol>("port_mappings.protocol", mapping.protocol)?;
     }
@@ -19,7 +23,7 @@ pub(crate) fn pod(config: &PodSandboxConfig) -> Result<(), Error> {
     let Some(context) = linux.and_then(|linux| linux.security_context.as_ref()) else { return Ok(()) };
     pod_namespaces(context)?;
     if !context.privileged {
-        selinux(context.selinux_options.as_ref())?;
+        selinux(context.selinux_options.as_ref(), modules)?;
     }
     // A pod has no process that these two could be about; what they say must be said of its containers.
     for (field, profile) in [("seccomp", &context.seccomp), ("apparmor", &context.apparmor)] {
@@ -29,24 +33,33 @@ pub(crate) fn pod(config: &PodSandboxConfig) -> Result<(), Error> {
         .map(drop)
 }
 
-/// Checks a container's request, but for its mounts.
-pub(crate) fn container(config: &ContainerConfig, pods: &NamespaceOption) -> Result<(), Error> {
+/// Checks what needs no look at the host of the request for a container, of a pod with these namespaces.
+///
+/// # Errors
+/// [`Refusal`] names the field, and says what to do.
+pub fn container(
+    config: &ContainerConfig,
+    pods: &NamespaceOption,
+    modules: SecurityModules,
+) -> Result<(), Refusal> {
     known::<Signal>("stop_signal", config.stop_signal)?;
     if !config.cdi_devices.is_empty() {
-        return Err(Error::invalid("CDI_devices", CDI));
+        return Err(Refusal::field("CDI_devices", CDI));
     }
     if let Some(name) = config.annotations.keys().find(|name| name.starts_with("cdi.k8s.io/")) {
-        return Err(Error::invalid("annotations", format!("{name}: {CDI}")));
+        return Err(Refusal::field("annotations", format!("{name}: {CDI}")));
     }
-    let linux = config.linux.as_ref();
-    let Some(context) = linux.and_then(|linux| linux.security_context.as_ref()) else { return Ok(()) };
+    config.mounts.iter().try_for_each(mounts::check)?;
+    let Some(linux) = config.linux.as_ref() else { return Ok(()) };
+    linux.resources.as_ref().map_or(Ok(()), limits::check)?;
+    let Some(context) = linux.security_context.as_ref() else { return Ok(()) };
     if let Some(own) = &context.namespace_options {
         container_namespaces(own, pods)?;
     }
     profile_type("seccomp", context.seccomp.as_ref())?;
-    apparmor(context)?;
+    apparmor(context, modules)?;
     if !context.privileged {
-        selinux(context.selinux_options.as_ref())?;
+        selinux(context.selinux_options.as_ref(), modules)?;
     }
     known::<SupplementalGroupsPolicy>("supplemental_groups_policy", context.supplemental_groups_policy)
         .map(drop)
@@ -57,17 +70,17 @@ const CDI: &str =
 
 /// The value of an enum by its number. Protobuf lets any number through, and its accessors turn one that they do not
 /// know into the default: a newer client would get something else than it asked for.
-pub(crate) fn known<E: TryFrom<i32>>(field: &'static str, number: i32) -> Result<E, Error> {
+pub(crate) fn known<E: TryFrom<i32>>(field: &'static str, number: i32) -> Result<E, Refusal> {
     E::try_from(number)
-        .map_err(|_unknown| Error::invalid(field, format!("{number} is not a value that is known")))
+        .map_err(|_unknown| Refusal::field(field, format!("{number} is not a value that is known")))
 }
 
 /// The propagation of a mount.
-pub(crate) fn propagation(number: i32) -> Result<MountPropagation, Error> {
+pub(crate) fn propagation(number: i32) -> Result<MountPropagation, Refusal> {
     known("mounts.propagation", number)
 }
 
-fn pod_namespaces(context: &LinuxSandboxSecurityContext) -> Result<(), Error> {
+fn pod_namespaces(context: &LinuxSandboxSecurityContext) -> Result<(), Refusal> {
     let Some(options) = &context.namespace_options else { return Ok(()) };
     for (field, number) in
         [("namespace_options.network", options.network), ("namespace_options.ipc", options.ipc)]
@@ -75,23 +88,23 @@ fn pod_namespaces(context: &LinuxSandboxSecurityContext) -> Result<(), Error> {
         pods_or_hosts(field, known(field, number)?)?;
     }
     if known::<NamespaceMode>("namespace_options.pid", options.pid)? == NamespaceMode::Target {
-        return Err(Error::invalid("namespace_options.pid", "a pod has no target: TARGET is for containers"));
+        return Err(Refusal::field("namespace_options.pid", "a pod has no target: TARGET is for containers"));
     }
     options.userns_options.as_ref().map_or(Ok(()), user_namespace)
 }
 
 /// Network and IPC namespaces are the pod's or the host's.
-fn pods_or_hosts(field: &'static str, mode: NamespaceMode) -> Result<(), Error> {
+fn pods_or_hosts(field: &'static str, mode: NamespaceMode) -> Result<(), Refusal> {
     match mode {
         NamespaceMode::Pod | NamespaceMode::Node => Ok(()),
         NamespaceMode::Container | NamespaceMode::Target => {
-            Err(Error::invalid(field, "it is the pod's or the host's: ask for POD or NODE"))
+            Err(Refusal::field(field, "it is the pod's or the host's: ask for POD or NODE"))
         }
     }
 }
 
 /// A container may have less of the host than its pod, never more.
-fn container_namespaces(own: &NamespaceOption, pods: &NamespaceOption) -> Result<(), Error> {
+fn container_namespaces(own: &NamespaceOption, pods: &NamespaceOption) -> Result<(), Refusal> {
     let fields = [
         ("namespace_options.network", own.network, pods.network),
         ("namespace_options.ipc", own.ipc, pods.ipc),
@@ -100,7 +113,7 @@ fn container_namespaces(own: &NamespaceOption, pods: &NamespaceOption) -> Result
     for (field, own, pods) in fields {
         let mode = known::<NamespaceMode>(field, own)?;
         if mode == NamespaceMode::Node && pods != own {
-            return Err(Error::invalid(field, "the host's is for containers of a pod that has it too"));
+            return Err(Refusal::field(field, "the host's is for containers of a pod that has it too"));
         }
         if field != "namespace_options.pid" {
             pods_or_hosts(field, mode)?;
@@ -110,18 +123,18 @@ fn container_namespaces(own: &NamespaceOption, pods: &NamespaceOption) -> Result
 }
 
 /// POD without mappings is what older kubelets mean by nothing at all.
-fn user_namespace(options: &UserNamespace) -> Result<(), Error> {
+fn user_namespace(options: &UserNamespace) -> Result<(), Refusal> {
     const FIELD: &str = "userns_options";
     let mapped = !(options.uids.is_empty() && options.gids.is_empty());
     match known(FIELD, options.mode)? {
         NamespaceMode::Container | NamespaceMode::Target => {
-            Err(Error::invalid(FIELD, "the mode must be POD or NODE"))
+            Err(Refusal::field(FIELD, "the mode must be POD or NODE"))
         }
         NamespaceMode::Node if mapped => {
-            Err(Error::invalid(FIELD, "the host's ids are mapped to nothing: leave uids and gids out"))
+            Err(Refusal::field(FIELD, "the host's ids are mapped to nothing: leave uids and gids out"))
         }
         NamespaceMode::Pod if mapped => {
-            Err(Error::invalid(FIELD, "user namespaces are not supported yet: ask for NODE"))
+            Err(Refusal::field(FIELD, "user namespaces are not supported yet: ask for NODE"))
         }
         NamespaceMode::Pod | NamespaceMode::Node => Ok(()),
     }
@@ -130,12 +143,12 @@ fn user_namespace(options: &UserNamespace) -> Result<(), Error> {
 fn profile_type(
     field: &'static str,
     profile: Option<&SecurityProfile>,
-) -> Result<Option<ProfileType>, Error> {
+) -> Result<Option<ProfileType>, Refusal> {
     profile.map(|profile| known(field, profile.profile_type)).transpose()
 }
 
 /// The runtime's own profile means nothing where the kernel has no AppArmor, and to the privileged.
-fn apparmor(context: &LinuxContainerSecurityContext) -> Result<(), Error> {
+fn apparmor(context: &LinuxContainerSecurityContext, modules: SecurityModules) -> Result<(), Refusal> {
     const FIELD: &str = "apparmor";
     let asked = match profile_type(FIELD, context.apparmor.as_ref())? {
         Some(asked) => asked,
@@ -143,40 +156,30 @@ fn apparmor(context: &LinuxContainerSecurityContext) -> Result<(), Error> {
     };
     match asked {
         ProfileType::Unconfined => Ok(()),
-        ProfileType::RuntimeDefault if context.privileged || !apparmor_is_on() => Ok(()),
+        ProfileType::RuntimeDefault if context.privileged || modules.apparmor == Switch::Off => Ok(()),
         ProfileType::RuntimeDefault | ProfileType::Localhost => {
-            Err(Error::invalid(FIELD, "profiles of AppArmor are not supported yet: ask for Unconfined"))
+            Err(Refusal::field(FIELD, "profiles of AppArmor are not supported yet: ask for Unconfined"))
         }
     }
 }
 
 #[allow(deprecated, reason = "older kubelets send the name alone")]
-fn apparmor_by_name(context: &LinuxContainerSecurityContext) -> Result<ProfileType, Error> {
+fn apparmor_by_name(context: &LinuxContainerSecurityContext) -> Result<ProfileType, Refusal> {
     match context.apparmor_profile.as_str() {
         "" | "unconfined" => Ok(ProfileType::Unconfined),
         "runtime/default" => Ok(ProfileType::RuntimeDefault),
         name if name.starts_with("localhost/") => Ok(ProfileType::Localhost),
-        other => Err(Error::invalid("apparmor_profile", format!("{other:?} is not a known form"))),
+        other => Err(Refusal::field("apparmor_profile", format!("{other:?} is not a known form"))),
     }
 }
 
-fn selinux(options: Option<&SeLinuxOption>) -> Result<(), Error> {
+fn selinux(options: Option<&SeLinuxOption>, modules: SecurityModules) -> Result<(), Refusal> {
     let labelled = options.is_some_and(|options| *options != SeLinuxOption::default());
-    if labelled && selinux_is_on() {
-        return Err(Error::invalid(
+    if labelled && modules.selinux == Switch::On {
+        return Err(Refusal::field(
             "selinux_options",
             "labels of SELinux are not supported yet: leave them out",
         ));
     }
     Ok(())
-}
-
-fn apparmor_is_on() -> bool {
-    std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|enabled| enabled.starts_with(b"Y"))
-}
-
-/// The kernel has the file system only if SELinux was not switched off when it started.
-fn selinux_is_on() -> bool {
-    std::fs::read_to_string("/proc/filesystems")
-        .is_ok_and(|all| all.lines().any(|line| line.ends_with("\tselinuxfs")))
 }

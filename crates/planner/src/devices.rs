@@ -1,0 +1,162 @@
+//! Which devices a container has, as nodes and as rules of its cgroup.
+
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
+use wharf_cgroup::{Access, DeviceRule, DeviceType, default_devices};
+use wharf_isolation::DeviceNode;
+use wharf_types::ContainerPath;
+
+use crate::Refusal;
+use crate::plan::container_path;
+use crate::request::{HostFacts, Request};
+
+/// The kernel's type bits of a character device.
+const S_IFCHR: u32 = 0o020_000;
+/// The kernel's type bits of a block device.
+const S_IFBLK: u32 = 0o060_000;
+
+/// The six nodes that every program may count on. The spec does not name them: a runtime has to supply them.
+const USUAL: [(&str, u32, u32); 6] = [
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+];
+
+/// The nodes beside the usual ones: the machine's for the privileged, and those that are asked for.
+pub(crate) fn describe(request: &Request<'_>, facts: &HostFacts) -> Result<Vec<LinuxDevice>, Refusal> {
+    let machines = if request.is_privileged() { &facts.host_devices[..] } else { &[] };
+    let mut devices: Vec<_> = machines.iter().map(device).collect();
+    for nodes in asked(request, facts) {
+        devices.extend(nodes?.1.iter().map(device));
+    }
+    Ok(devices)
+}
+
+/// The permissions of each device of the request, and the nodes that it stands for.
+fn asked<'a>(
+    request: &Request<'a>,
+    facts: &'a HostFacts,
+) -> impl Iterator<Item = Result<(&'a str, &'a [DeviceNode]), Refusal>> {
+    request.container.devices.iter().zip(&facts.devices).map(|(device, nodes)| match nodes {
+        Ok(nodes) => Ok((device.permissions.as_str(), nodes.as_slice())),
+        Err(problem) => Err(Refusal::field("devices", format!("{}: {problem}", device.host_path))),
+    })
+}
+
+fn device(node: &DeviceNode) -> LinuxDevice {
+    let kind = if node.kind == S_IFBLK { LinuxDeviceType::B } else { LinuxDeviceType::C };
+    let mut device = LinuxDevice::default();
+    device
+        .set_path(node.path.as_str().into())
+        .set_typ(kind)
+        .set_major(node.major.into())
+        .set_minor(node.minor.into())
+        .set_file_mode(Some(node.mode))
+        .set_uid(Some(node.uid))
+        .set_gid(Some(node.gid));
+    device
+}
+
+/// Which devices the container's cgroup allows.
+pub(crate) fn rules(request: &Request<'_>, facts: &HostFacts) -> Result<Vec<LinuxDeviceCgroup>, Refusal> {
+    if request.is_privileged() {
+        return Ok(vec![rule(&DeviceRule::allow(DeviceType::All, None, None, Access::ALL))]);
+    }
+    let mut rules: Vec<_> = default_devices().iter().map(rule).collect();
+    for device in asked(request, facts) {
+        let (permissions, nodes) = device?;
+        let access = Access::parse(permissions).ok_or_else(|| {
+            Refusal::field("devices", format!("permissions {permissions:?} are not of rwm"))
+        })?;
+        for node in nodes {
+            let kind = if node.kind == S_IFBLK { DeviceType::Block } else { DeviceType::Char };
+            rules.push(rule(&DeviceRule::allow(kind, Some(node.major), Some(node.minor), access)));
+        }
+    }
+    Ok(rules)
+}
+
+fn rule(rule: &DeviceRule) -> LinuxDeviceCgroup {
+    let kind = match rule.kind {
+        DeviceType::All => LinuxDeviceType::A,
+        DeviceType::Char => LinuxDeviceType::C,
+        DeviceType::Block => LinuxDeviceType::B,
+    };
+    let mut spec = LinuxDeviceCgroup::default();
+    spec.set_allow(rule.allow)
+        .set_typ(Some(kind))
+        .set_major(rule.major.map(i64::from))
+        .set_minor(rule.minor.map(i64::from))
+        .set_access(Some(rule.access.letters()));
+    spec
+}
+
+/// The nodes of the plan, the usual ones first: of two for one path the later is meant.
+pub(crate) fn plan(devices: &[LinuxDevice]) -> Result<Vec<DeviceNode>, Refusal> {
+    let mut nodes = Vec::with_capacity(USUAL.len() + devices.len());
+    for (path, major, minor) in USUAL {
+        let path = ContainerPath::new(path).map_err(|error| Refusal::spec("linux.devices", error))?;
+        nodes.push(DeviceNode { path, kind: S_IFCHR, major, minor, mode: 0o666, uid: 0, gid: 0 });
+    }
+    for device in devices {
+        nodes.push(node(device)?);
+    }
+    Ok(nodes)
+}
+
+fn node(device: &LinuxDevice) -> Result<DeviceNode, Refusal> {
+    const FIELD: &str = "linux.devices";
+    let kind = match device.typ() {
+        LinuxDeviceType::C | LinuxDeviceType::U => S_IFCHR,
+        LinuxDeviceType::B => S_IFBLK,
+        LinuxDeviceType::A | LinuxDeviceType::P => {
+            return Err(Refusal::spec(FIELD, "a node is a character or a block device"));
+        }
+    };
+    Ok(DeviceNode {
+        path: container_path("devices", device.path())?,
+        kind,
+        major: number(FIELD, device.major())?,
+        minor: number(FIELD, device.minor())?,
+        mode: device.file_mode().unwrap_or(0o666),
+        uid: device.uid().unwrap_or(0),
+        gid: device.gid().unwrap_or(0),
+    })
+}
+
+/// The rules of the cgroup.
+pub(crate) fn limits(rules: &[LinuxDeviceCgroup]) -> Result<Vec<DeviceRule>, Refusal> {
+    rules.iter().map(limit).collect()
+}
+
+fn limit(rule: &LinuxDeviceCgroup) -> Result<DeviceRule, Refusal> {
+    const FIELD: &str = "linux.resources.devices";
+    let kind = match rule.typ().unwrap_or_default() {
+        LinuxDeviceType::A => DeviceType::All,
+        LinuxDeviceType::C | LinuxDeviceType::U => DeviceType::Char,
+        LinuxDeviceType::B => DeviceType::Block,
+        LinuxDeviceType::P => return Err(Refusal::spec(FIELD, "a pipe is no device")),
+    };
+    let access = match rule.access().as_deref() {
+        None => Access::ALL,
+        Some(letters) => Access::parse(letters)
+            .ok_or_else(|| Refusal::spec(FIELD, format!("access {letters:?} is not of rwm")))?,
+    };
+    let numbers = |number: Option<i64>| {
+        // The spec has -1 for every number, too.
+        number.filter(|&number| number != -1).map(|value| self::number(FIELD, value)).transpose()
+    };
+    Ok(DeviceRule {
+        allow: rule.allow(),
+        kind,
+        major: numbers(rule.major())?,
+        minor: numbers(rule.minor())?,
+        access,
+    })
+}
+
+fn number(field: &'static str, value: i64) -> Result<u32, Refusal> {
+    u32::try_from(value).map_err(|_range| Refusal::spec(field, format!("{value} is not a device number")))
+}

@@ -1,0 +1,222 @@
+//! The mounts of a description, in mounting order.
+
+use oci_spec::runtime as oci;
+use wharf_cri_api::v1::{Mount, MountPropagation, NamespaceMode};
+use wharf_sys::mount::Propagation;
+use wharf_types::ContainerPath;
+
+use super::{ETC_FILES, SHM};
+use crate::Refusal;
+use crate::description::Volume;
+use crate::refuse::propagation;
+use crate::request::{HostFacts, MountSource, Places, Request};
+
+/// For what holds no programs and no devices.
+const SAFE: [&str; 3] = ["nosuid", "noexec", "nodev"];
+/// The bind of one file or directory, without what is mounted below it.
+const SINGLE: [&str; 2] = ["bind", "rprivate"];
+
+/// Each container has terminals of its own; by the group 5, which is `tty` everywhere, people write to each other's.
+const TERMINALS: [&str; 6] = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
+
+/// A mount of the spec with its place as paths are compared.
+struct Placed {
+    target: ContainerPath,
+    mount: oci::Mount,
+}
+
+impl Placed {
+    fn new(field: &'static str, target: &str, kind: &str, source: &str) -> Result<Self, Refusal> {
+        let target = ContainerPath::new(target).map_err(|error| Refusal::field(field, error))?;
+        let mut mount = oci::Mount::default();
+        mount
+            .set_destination(target.as_str().into())
+            .set_typ(Some(kind.to_owned()))
+            .set_source(Some(source.into()));
+        Ok(Self { target, mount })
+    }
+
+    fn with<'a>(mut self, options: impl IntoIterator<Item = &'a str>) -> Self {
+        let all = self.mount.options_mut().get_or_insert_default();
+        all.extend(options.into_iter().map(str::to_owned));
+        self
+    }
+}
+
+/// Every mount, in mounting order.
+pub(crate) fn describe(
+    request: &Request<'_>,
+    facts: &HostFacts,
+    places: &Places,
+    volumes: &[Volume],
+) -> Result<Vec<oci::Mount>, Refusal> {
+    let mut pods = volumes.iter().map(volume).collect::<Result<Vec<_>, _>>()?;
+    pods.extend(pods_mounts(request, places)?);
+    let asked = request.container.mounts.iter().zip(&facts.mounts);
+    let asked = asked.map(|(mount, source)| asked_mount(mount, source)).collect::<Result<Vec<_>, _>>()?;
+    let propagations = request.container.mounts.iter().map(|mount| mount.propagation());
+    let is_shared = propagations.into_iter().any(|one| one == MountPropagation::PropagationBidirectional);
+    if is_shared && !request.is_privileged() {
+        return Err(Refusal::field("mounts", "bidirectional propagation is for privileged containers"));
+    }
+    let all = merge(kernels_mounts(request)?, pods, asked);
+    Ok(all.into_iter().map(|placed| placed.mount).collect())
+}
+
+/// The kernel's file systems and `/dev`. What those show of the machine may be changed by the privileged alone.
+fn kernels_mounts(request: &Request<'_>) -> Result<Vec<Placed>, Refusal> {
+    let of = |target, kind: &str| Placed::new("mounts", target, kind, kind);
+    let access = if request.is_privileged() { "rw" } else { "ro" };
+    Ok(vec![
+        of("/proc", "proc")?.with(SAFE),
+        of("/dev", "tmpfs")?.with(["nosuid", "mode=755", "size=65536k"]),
+        of("/dev/pts", "devpts")?.with(TERMINALS),
+        of("/dev/mqueue", "mqueue")?.with(SAFE),
+        of("/sys", "sysfs")?.with(SAFE).with([access]),
+        of("/sys/fs/cgroup", "cgroup")?.with(SAFE).with([access]),
+    ])
+}
+
+/// A volume in a directory of the container's own.
+fn volume(volume: &Volume) -> Result<Placed, Refusal> {
+    let placed = Placed::new("image", volume.target.as_str(), "bind", volume.directory.as_str())?;
+    Ok(placed.with(SINGLE).with(["rw"]))
+}
+
+/// What the pod's containers have in common: shared memory, and the files of their name and their names' servers.
+fn pods_mounts(request: &Request<'_>, places: &Places) -> Result<Vec<Placed>, Refusal> {
+    let files = &places.pod_files;
+    let shm = match request.pods_namespaces().ipc() {
+        NamespaceMode::Node => "/dev/shm".to_owned(),
+        _ => format!("{files}/{SHM}"),
+    };
+    let mut mounts = vec![Placed::new("mounts", "/dev/shm", "bind", &shm)?.with(SINGLE).with(SAFE)];
+    let access = if request.security().readonly_rootfs { "ro" } else { "rw" };
+    for name in ETC_FILES {
+        let mount = Placed::new("mounts", &format!("/etc/{name}"), "bind", &format!("{files}/{name}"))?;
+        mounts.push(mount.with(SINGLE).with([access]));
+    }
+    Ok(mounts)
+}
+
+/// Checks of a request's mount what needs no look at the host.
+pub(crate) fn check(mount: &Mount) -> Result<(), Refusal> {
+    let fail = |problem: String| problem_of(mount, &problem);
+    if mount.image.is_some() {
+        return Err(Refusal::ImageVolume);
+    }
+    if !(mount.uid_mappings.is_empty() && mount.gid_mappings.is_empty()) {
+        return Err(fail("uidMappings and gidMappings are not supported yet: leave them out".to_owned()));
+    }
+    let target = ContainerPath::new(&mount.container_path).map_err(|error| fail(error.to_string()))?;
+    if target.depth() == 0 {
+        return Err(fail("nothing can be mounted over the container's root".to_owned()));
+    }
+    let propagation = propagation(mount.propagation).map_err(|error| fail(error.to_string()))?;
+    let is_private = propagation == MountPropagation::PropagationPrivate;
+    if mount.recursive_read_only && !(mount.readonly && is_private) {
+        return Err(fail("recursive_read_only needs readonly and private propagation".to_owned()));
+    }
+    let options = mount.mount_options.iter();
+    match options.map(String::as_str).find(|option| !SAFE.contains(option)) {
+        Some(other) => Err(fail(format!("mount_options: {other:?} is none of noexec, nodev and nosuid"))),
+        None => Ok(()),
+    }
+}
+
+fn problem_of(mount: &Mount, problem: &str) -> Refusal {
+    Refusal::field("mounts", format!("{}: {problem}", mount.container_path))
+}
+
+/// A mount of the request, of what its path leads to.
+fn asked_mount(mount: &Mount, source: &Result<MountSource, String>) -> Result<Placed, Refusal> {
+    check(mount)?;
+    let source = source.as_ref().map_err(|problem| problem_of(mount, problem))?;
+    let propagation = asked_propagation(mount, source)?;
+    let access = match (mount.recursive_read_only, mount.readonly) {
+        (true, _) => "rro",
+        (false, true) => "ro",
+        (false, false) => "rw",
+    };
+    let placed = Placed::new("mounts", &mount.container_path, "bind", source.path.as_str())?;
+    Ok(placed.with(["rbind", propagation, access]).with(mount.mount_options.iter().map(String::as_str)))
+}
+
+/// How mounts made later propagate. One that cannot, since the source's own mount does not, is refused: it would silently
+/// be private.
+fn asked_propagation(mount: &Mount, source: &MountSource) -> Result<&'static str, Refusal> {
+    let path = &source.path;
+    match (propagation(mount.propagation)?, source.propagation) {
+        (MountPropagation::PropagationPrivate, _) => Ok("rprivate"),
+        (MountPropagation::PropagationBidirectional, Propagation::Shared) => Ok("rshared"),
+        (MountPropagation::PropagationBidirectional, _) => {
+            Err(problem_of(mount, &format!("{path} is on a mount that is not shared: mount --make-rshared")))
+        }
+        (_, Propagation::Shared | Propagation::Slave) => Ok("rslave"),
+        (_, Propagation::Private) => {
+            Err(problem_of(mount, &format!("{path} is on a mount that is neither shared nor slave")))
+        }
+    }
+}
+
+/// All mounts in their order. The usual ones come first, without those that a request names or that lie below one it
+/// names: they are the request's business then. The pod's come among the request's by depth, so that none hides another.
+fn merge(usual: Vec<Placed>, pods: Vec<Placed>, mut asked: Vec<Placed>) -> Vec<Placed> {
+    let below = |mount: &Placed| asked.iter().any(|asked| mount.target.is_below(&asked.target));
+    let named = |mount: &Placed| asked.iter().any(|asked| mount.target == asked.target);
+    let mut all: Vec<Placed> = usual.into_iter().filter(|mount| !named(mount) && !below(mount)).collect();
+    let mut rest: Vec<Placed> = pods.into_iter().filter(|mount| !named(mount)).collect();
+    rest.append(&mut asked);
+    rest.sort_by_key(|mount| mount.target.depth());
+    all.append(&mut rest);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn targets(usual: &[&str], pods: &[&str], asked: &[&str]) -> Vec<String> {
+        let mounts = |targets: &[&str]| {
+            let mount = |target: &&str| Placed::new("mounts", target, "bind", "/x").unwrap();
+            targets.iter().map(mount).collect()
+        };
+        merge(mounts(usual), mounts(pods), mounts(asked))
+            .iter()
+            .map(|placed| placed.target.to_string())
+            .collect()
+    }
+
+    #[test]
+    fn none_hides_another() {
+        let usual = ["/proc", "/dev", "/dev/pts", "/sys", "/sys/fs/cgroup"];
+        let pods = ["/dev/shm", "/etc/hosts"];
+        let all = targets(&usual, &pods, &["/deep/er", "/etc", "/data"]);
+        let want = [
+            "/proc",
+            "/dev",
+            "/dev/pts",
+            "/sys",
+            "/sys/fs/cgroup",
+            "/etc",
+            "/data",
+            "/dev/shm",
+            "/etc/hosts",
+            "/deep/er",
+        ];
+        assert_eq!(all, want);
+        let all = targets(&usual, &pods, &["/dev", "/sys", "/etc/hosts"]);
+        assert_eq!(all, ["/proc", "/dev", "/sys", "/dev/shm", "/etc/hosts"]);
+        assert_eq!(targets(&["/dev"], &[], &["/devices"]), ["/dev", "/devices"]);
+    }
+
+    #[test]
+    fn the_kernels_file_systems_come_after_what_they_are_mounted_on() {
+        let request = crate::tests::Asked::default();
+        let mounts = kernels_mounts(&request.request()).unwrap();
+        for (at, mount) in mounts.iter().enumerate() {
+            let later = mounts[..at].iter().find(|before| before.target.is_below(&mount.target));
+            assert!(later.is_none(), "{}", mount.target);
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! From the mounts of a description to those of a plan: options become what the kernel is told.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime as oci;
+use wharf_isolation::{MountPlan, Source};
+use wharf_sys::mount::{Attributes, Propagation};
+use wharf_types::ContainerPath;
+
+use crate::Refusal;
+use crate::description::Extra;
+use crate::plan::{container_path, host_path};
+use crate::request::CgroupPlaces;
+
+/// The mounts of the plan. Where the cgroups are mounted, there is one mount for each hierarchy that the machine has.
+pub(crate) fn plan(mounts: &[oci::Mount], extra: &Extra) -> Result<Vec<MountPlan>, Refusal> {
+    let mut plans = Vec::with_capacity(mounts.len());
+    for mount in mounts {
+        let target = container_path("mounts", mount.destination())?;
+        let words = Words::read(mount)?;
+        match mount.typ().as_deref() {
+            Some("cgroup") => plans.extend(cgroup_mounts(&target, words, &extra.cgroup)?),
+            kind => plans.push(plan_one(target, words, (kind, mount.source()), extra)?),
+        }
+    }
+    Ok(plans)
+}
+
+/// The options of a mount, read. A word that is none of those of mount(8) is one of the file system's own.
+#[derive(Clone)]
+struct Words {
+    attributes: Attributes,
+    recursive_read_only: bool,
+    propagation: Propagation,
+    bind: Bind,
+    /// The file system's own, with the value of each or an empty one.
+    others: Vec<(String, String)>,
+}
+
+/// How much of a tree is bound.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bind {
+    No,
+    Single,
+    Tree,
+}
+
+impl Words {
+    fn read(mount: &oci::Mount) -> Result<Self, Refusal> {
+        let mut words = Self {
+            attributes: Attributes::NONE,
+            recursive_read_only: false,
+            propagation: Propagation::Private,
+            bind: Bind::No,
+            others: Vec::new(),
+        };
+        mount.options().iter().flatten().for_each(|option| words.take(option));
+        let binds = words.bind != Bind::No || mount.typ().as_deref() == Some("bind");
+        match words.others.first() {
+            Some((word, _)) if binds => Err(spec_problem(mount, &format!("{word:?} is no option of a bind"))),
+            _ => Ok(words),
+        }
+    }
+
+    fn take(&mut self, option: &str) {
+        match option {
+            "rw" => {}
+            "ro" => self.forbid(Attributes::READ_ONLY),
+            "rro" => {
+                self.forbid(Attributes::READ_ONLY);
+                self.recursive_read_only = true;
+            }
+            "nosuid" => self.forbid(Attributes::NO_SUID),
+            "nodev" => self.forbid(Attributes::NO_DEV),
+            "noexec" => self.forbid(Attributes::NO_EXEC),
+            "private" | "rprivate" => self.propagation = Propagation::Private,
+            "slave" | "rslave" => self.propagation = Propagation::Slave,
+            "shared" | "rshared" => self.propagation = Propagation::Shared,
+            "bind" => self.bind = Bind::Single,
+            "rbind" => self.bind = Bind::Tree,
+            other => {
+                let (key, value) = other.split_once('=').unwrap_or((other, ""));
+                self.others.push((key.to_owned(), value.to_owned()));
+            }
+        }
+    }
+
+    fn forbid(&mut self, attributes: Attributes) {
+        self.attributes = self.attributes.and(attributes);
+    }
+
+    fn mount(self, target: ContainerPath, source: Source) -> MountPlan {
+        MountPlan {
+            target,
+            source,
+            attributes: self.attributes,
+            recursive_read_only: self.recursive_read_only,
+            propagation: self.propagation,
+        }
+    }
+}
+
+fn spec_problem(mount: &oci::Mount, problem: &str) -> Refusal {
+    Refusal::spec("mounts", format!("{}: {problem}", mount.destination().display()))
+}
+
+fn plan_one(
+    target: ContainerPath,
+    mut words: Words,
+    (kind, source): (Option<&str>, &Option<PathBuf>),
+    extra: &Extra,
+) -> Result<MountPlan, Refusal> {
+    let bound = || {
+        let source = source.as_deref().unwrap_or(Path::new(""));
+        host_path("mounts", source)
+    };
+    let source = match (words.bind, kind) {
+        (Bind::Tree, _) => Source::Tree(bound()?),
+        (Bind::Single, _) if extra.volumes.iter().any(|volume| volume.target == target) => {
+            Source::Volume(bound()?)
+        }
+        (Bind::Single, _) => Source::Single(bound()?),
+        (Bind::No, Some(kind)) if kind != "bind" => {
+            Source::Filesystem { kind: kind.to_owned(), options: std::mem::take(&mut words.others) }
+        }
+        (Bind::No, _) => {
+            return Err(Refusal::spec("mounts", format!("{target}: neither bound nor of a type")));
+        }
+    };
+    Ok(words.mount(target, source))
+}
+
+/// The cgroup file systems: on v1 a directory of one bind a hierarchy, by the name of its mount; else the unified one.
+fn cgroup_mounts(
+    target: &ContainerPath,
+    words: Words,
+    cgroup: &CgroupPlaces,
+) -> Result<Vec<MountPlan>, Refusal> {
+    let new = |kind: &str, options: &[(&str, &str)]| Source::Filesystem {
+        kind: kind.to_owned(),
+        options: options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+    };
+    if cgroup.v1.is_empty() {
+        // Outside of a cgroup namespace, where the privileged are, the options of a new mount become those of the host's.
+        let source = match &cgroup.unified {
+            Some(unified) if !words.attributes.has(Attributes::READ_ONLY) => Source::Single(unified.clone()),
+            _ => new("cgroup2", &[]),
+        };
+        return Ok(vec![words.mount(target.clone(), source)]);
+    }
+    let directory = new("tmpfs", &[("mode", "755"), ("size", "64k")]);
+    let mut plans = vec![words.clone().mount(target.clone(), directory)];
+    for (name, directory) in &cgroup.v1 {
+        let place = ContainerPath::new(&format!("{target}/{name}"));
+        let place = place.map_err(|error| Refusal::spec("mounts", error))?;
+        plans.push(words.clone().mount(place, Source::Single(directory.clone())));
+    }
+    Ok(plans)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_types::HostPath;
+
+    fn words(options: &[&str]) -> Words {
+        let mut mount = oci::Mount::default();
+        mount.set_options(Some(options.iter().map(|&option| option.to_owned()).collect()));
+        Words::read(&mount).unwrap()
+    }
+
+    fn cgroups(options: &[&str], v1: &[&str], unified: Option<&str>) -> Vec<MountPlan> {
+        let mut places = crate::tests::places().cgroup;
+        let host = |path: &str| HostPath::new(path).unwrap();
+        places.v1 = v1.iter().map(|name| ((*name).to_owned(), host("/cgroup"))).collect();
+        places.unified = unified.map(host);
+        let target = ContainerPath::new("/sys/fs/cgroup").unwrap();
+        cgroup_mounts(&target, words(options), &places).unwrap()
+    }
+
+    #[test]
+    fn the_hosts_cgroup2_is_never_mounted_anew() {
+        let unified = HostPath::new("/sys/fs/cgroup").unwrap();
+        let source = |access| cgroups(&[access], &[], Some("/sys/fs/cgroup"))[0].source.clone();
+        assert_eq!(source("rw"), Source::Single(unified));
+        assert!(matches!(source("ro"), Source::Filesystem { kind, .. } if kind == "cgroup2"));
+    }
+
+    #[test]
+    fn the_directory_of_v1_hierarchies_is_read_only_with_them() {
+        for (access, read_only) in [("ro", true), ("rw", false)] {
+            let mounts = cgroups(&[access], &["cpu", "memory"], None);
+            assert_eq!(mounts.len(), 3);
+            assert!(mounts.iter().all(|mount| mount.attributes.has(Attributes::READ_ONLY) == read_only));
+        }
+    }
+
+    #[test]
+    fn a_word_is_the_kernels_or_the_file_systems() {
+        let read = words(&["rro", "nosuid", "rbind", "rslave"]);
+        assert_eq!(read.attributes, Attributes::READ_ONLY.and(Attributes::NO_SUID));
+        assert!(read.recursive_read_only && read.bind == Bind::Tree);
+        assert_eq!(read.propagation, Propagation::Slave);
+        let others = words(&["size=64k", "newinstance"]).others;
+        assert_eq!(others, [("size".into(), "64k".into()), ("newinstance".into(), String::new())]);
+        let mut bind = oci::Mount::default();
+        bind.set_options(Some(vec!["bind".to_owned(), "relatime".to_owned()]));
+        assert!(Words::read(&bind).is_err_and(|error| error.to_string().contains("relatime")));
+    }
+}

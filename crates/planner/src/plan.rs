@@ -1,0 +1,67 @@
+//! From a description to the plan, in which every choice is taken: only numbers, names and paths are left.
+
+use std::path::Path;
+
+use oci_spec::runtime::{Linux, Process, Spec};
+use wharf_isolation::{Plan, Rootfs, Stdio};
+use wharf_types::{ContainerPath, HostPath};
+
+use crate::description::Description;
+use crate::seccomp::Filters;
+use crate::{Refusal, devices, mounts, namespaces, process, unsupported};
+
+/// Makes the plan of a described container.
+///
+/// # Errors
+/// [`Refusal`] for what a plan cannot say. There is no such thing in what [`describe`](crate::describe) makes but a seccomp
+/// profile that is too long for the kernel.
+pub fn plan(description: &Description, filters: &Filters) -> Result<Plan, Refusal> {
+    let (spec, extra) = (&description.spec, &description.extra);
+    unsupported::refuse(spec)?;
+    let (linux, process) = parts(spec)?;
+    let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
+    let filter = linux.seccomp().as_ref().map(|profile| filters.program(profile)).transpose()?;
+    let paths = |field, paths: &Option<Vec<String>>| {
+        let paths = paths.as_deref().unwrap_or_default().iter();
+        paths.map(|path| container_path(field, Path::new(path))).collect::<Result<Vec<_>, _>>()
+    };
+    Ok(Plan {
+        container: extra.container.clone(),
+        rootfs: Rootfs {
+            lowers: extra.layers.lowers.clone(),
+            upper: extra.layers.upper.clone(),
+            work: extra.layers.work.clone(),
+            read_only,
+        },
+        namespaces: namespaces::plan(linux.namespaces().as_deref().unwrap_or_default(), &extra.pid)?,
+        cgroup: extra.cgroup.plan.clone(),
+        mounts: mounts::plan(spec.mounts().as_deref().unwrap_or_default(), extra)?,
+        devices: devices::plan(linux.devices().as_deref().unwrap_or_default())?,
+        masked_paths: paths("masked_paths", linux.masked_paths())?,
+        readonly_paths: paths("readonly_paths", linux.readonly_paths())?,
+        process: process::plan(process, extra, filter.as_deref())?,
+        stdio: Stdio {
+            log: extra.log.clone(),
+            input: extra.input,
+            terminal: process.terminal().unwrap_or(false),
+        },
+    })
+}
+
+fn parts(spec: &Spec) -> Result<(&Linux, &Process), Refusal> {
+    let linux = spec.linux().as_ref().ok_or_else(|| Refusal::spec("linux", "it is missing"))?;
+    let process = spec.process().as_ref().ok_or_else(|| Refusal::spec("process", "it is missing"))?;
+    Ok((linux, process))
+}
+
+/// A path in the container. It comes from a request as it was, so one that is malformed is the request's fault.
+pub(crate) fn container_path(field: &'static str, path: &Path) -> Result<ContainerPath, Refusal> {
+    let text = path.to_str().ok_or_else(|| Refusal::field(field, format!("{path:?} is not UTF-8")))?;
+    ContainerPath::new(text).map_err(|error| Refusal::field(field, error))
+}
+
+/// A path of the host, which this crate was given as one.
+pub(crate) fn host_path(field: &'static str, path: &Path) -> Result<HostPath, Refusal> {
+    let text = path.to_str().ok_or_else(|| Refusal::spec(field, format!("{path:?} is not UTF-8")))?;
+    HostPath::new(text).map_err(|error| Refusal::spec(field, error))
+}

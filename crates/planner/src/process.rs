@@ -1,0 +1,149 @@
+//! The container's program: its arguments, its working directory and its rights.
+
+use std::path::Path;
+
+use oci_spec::runtime::{self as oci, LinuxCapabilities};
+use wharf_isolation::{Limit, Process};
+use wharf_sys::capabilities::Capabilities;
+
+use crate::capabilities::{self, bits_of, set_of};
+use crate::description::Extra;
+use crate::plan::container_path;
+use crate::request::{HostFacts, Request};
+use crate::{Refusal, environment, seccomp, user};
+
+/// The process of the spec, of a user and an environment.
+pub(crate) fn describe(
+    request: &Request<'_>,
+    facts: &HostFacts,
+    (user, environment): (oci::User, Vec<String>),
+) -> Result<oci::Process, Refusal> {
+    let security = request.security();
+    let args = command(request);
+    if args.is_empty() {
+        return Err(Refusal::field("command", "neither the request nor the image names a program"));
+    }
+    let score = i32::try_from(request.resources().oom_score_adj)
+        .map_err(|_range| Refusal::field("oom_score_adj", "it is out of range"))?;
+    let cwd = container_path("working_dir", Path::new(working_directory(request)))?;
+    let mut process = oci::Process::default();
+    process
+        .set_terminal(Some(request.container.tty))
+        .set_user(user)
+        .set_args(Some(args))
+        .set_env(Some(environment))
+        .set_cwd(cwd.as_str().into())
+        .set_capabilities(Some(capabilities_of_spec(&capabilities(request, facts)?)))
+        .set_no_new_privileges(Some(security.no_new_privs))
+        .set_rlimits(None)
+        // Without a wish not the daemon's, which is protected.
+        .set_oom_score_adj(Some(score));
+    Ok(process)
+}
+
+/// The program and its arguments: a request's command replaces the image's entrypoint and its arguments.
+fn command(request: &Request<'_>) -> Vec<String> {
+    let (command, args) = (&request.container.command, &request.container.args);
+    let images = |list: &'_ Option<Vec<String>>| list.clone().unwrap_or_default();
+    let (mut program, arguments) = match (command.is_empty(), args.is_empty()) {
+        (false, _) => (command.clone(), args.clone()),
+        (true, false) => (images(request.image.entrypoint()), args.clone()),
+        (true, true) => (images(request.image.entrypoint()), images(request.image.cmd())),
+    };
+    program.extend(arguments);
+    program
+}
+
+fn working_directory<'a>(request: &Request<'a>) -> &'a str {
+    let images = request.image.working_dir().as_deref().unwrap_or_default();
+    let asked = [request.container.working_dir.as_str(), images];
+    asked.into_iter().find(|directory| !directory.is_empty()).unwrap_or("/")
+}
+
+/// The capabilities the container gets.
+pub(crate) fn capabilities(request: &Request<'_>, facts: &HostFacts) -> Result<Capabilities, Refusal> {
+    let security = request.security();
+    if security.privileged {
+        let all = facts.bounding;
+        return Ok(Capabilities { bounding: all, effective: all, permitted: all, ..Capabilities::default() });
+    }
+    let Some(asked) = &security.capabilities else {
+        let set = capabilities::changed(capabilities::Names::default(), capabilities::Names::default());
+        let set = set & facts.bounding;
+        return Ok(Capabilities { bounding: set, effective: set, permitted: set, ..Capabilities::default() });
+    };
+    let parse =
+        |names: &[String]| capabilities::parse(names).map_err(|error| Refusal::field("capabilities", error));
+    let (add, drop) = (parse(&asked.add_capabilities)?, parse(&asked.drop_capabilities)?);
+    let ambient = parse(&asked.add_ambient_capabilities)?.bits() & facts.bounding;
+    let set = (capabilities::changed(add, drop) | ambient) & facts.bounding;
+    Ok(Capabilities { bounding: set, effective: set, permitted: set, inheritable: ambient, ambient })
+}
+
+fn capabilities_of_spec(sets: &Capabilities) -> LinuxCapabilities {
+    let mut spec = LinuxCapabilities::default();
+    spec.set_bounding(Some(set_of(sets.bounding)))
+        .set_effective(Some(set_of(sets.effective)))
+        .set_permitted(Some(set_of(sets.permitted)))
+        .set_inheritable(Some(set_of(sets.inheritable)))
+        .set_ambient(Some(set_of(sets.ambient)));
+    spec
+}
+
+/// The process of the plan.
+pub(crate) fn plan(
+    process: &oci::Process,
+    extra: &Extra,
+    filter: Option<&seccomp::Program>,
+) -> Result<Process, Refusal> {
+    let args = process.args().iter().flatten().map(|arg| arg.clone().into_bytes()).collect::<Vec<_>>();
+    if args.is_empty() {
+        return Err(Refusal::spec("process.args", "it is empty"));
+    }
+    Ok(Process {
+        args,
+        env: environment::plan(process.env().as_deref().unwrap_or_default(), &extra.binary_environment),
+        cwd: container_path("working_dir", process.cwd())?,
+        user: user::plan(process.user(), &extra.names),
+        capabilities: process.capabilities().as_ref().map(capabilities_of_plan).unwrap_or_default(),
+        no_new_privileges: process.no_new_privileges().unwrap_or(false),
+        limits: process.rlimits().iter().flatten().map(limit).collect(),
+        oom_score_adj: process.oom_score_adj(),
+        seccomp: filter.map(seccomp::Program::to_bytes).unwrap_or_default(),
+        seccomp_flags: filter.map_or(0, |program| program.flags),
+    })
+}
+
+fn capabilities_of_plan(sets: &LinuxCapabilities) -> Capabilities {
+    Capabilities {
+        bounding: bits_of(sets.bounding()),
+        effective: bits_of(sets.effective()),
+        permitted: bits_of(sets.permitted()),
+        inheritable: bits_of(sets.inheritable()),
+        ambient: bits_of(sets.ambient()),
+    }
+}
+
+/// The kernel's numbers of `RLIMIT_*`, in the order of the spec's list: getrlimit(2).
+fn limit(limit: &oci::PosixRlimit) -> Limit {
+    use oci::PosixRlimitType as Type;
+    let resource = match limit.typ() {
+        Type::RlimitCpu => 0,
+        Type::RlimitFsize => 1,
+        Type::RlimitData => 2,
+        Type::RlimitStack => 3,
+        Type::RlimitCore => 4,
+        Type::RlimitRss => 5,
+        Type::RlimitNproc => 6,
+        Type::RlimitNofile => 7,
+        Type::RlimitMemlock => 8,
+        Type::RlimitAs => 9,
+        Type::RlimitLocks => 10,
+        Type::RlimitSigpending => 11,
+        Type::RlimitMsgqueue => 12,
+        Type::RlimitNice => 13,
+        Type::RlimitRtprio => 14,
+        Type::RlimitRttime => 15,
+    };
+    Limit { resource, soft: limit.soft(), hard: limit.hard() }
+}

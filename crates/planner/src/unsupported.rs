@@ -1,0 +1,93 @@
+//! What the runtime spec can say and this build does not do. No request leads to any of it; it is for whoever changes a
+//! description on its way, who would otherwise believe that it was done.
+
+use oci_spec::runtime::{Linux, LinuxResources, Mount, Process, Spec};
+
+use crate::Refusal;
+
+/// Refuses what a plan has no word for.
+pub(crate) fn refuse(spec: &Spec) -> Result<(), Refusal> {
+    let fields = of_spec(spec)
+        .into_iter()
+        .chain(spec.process().iter().flat_map(of_process))
+        .chain(spec.mounts().iter().flatten().flat_map(of_mount))
+        .chain(spec.linux().iter().flat_map(of_linux));
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let fields = fields.chain(resources.into_iter().flat_map(of_resources));
+    match fields.into_iter().find(|(_, is_set)| *is_set) {
+        Some((field, _)) => Err(Refusal::spec(field, "it is not supported yet: leave it out")),
+        None => Ok(()),
+    }
+}
+
+/// A field, and whether it is set.
+type Field = (&'static str, bool);
+
+fn of_spec(spec: &Spec) -> [Field; 6] {
+    [
+        // Names are of the pod, and set when it is made.
+        ("hostname", spec.hostname().is_some()),
+        ("domainname", spec.domainname().is_some()),
+        ("hooks", spec.hooks().is_some()),
+        ("vm", spec.vm().is_some()),
+        ("uidMappings", spec.uid_mappings().is_some()),
+        ("gidMappings", spec.gid_mappings().is_some()),
+    ]
+}
+
+fn of_process(process: &Process) -> [Field; 8] {
+    [
+        ("process.consoleSize", process.console_size().is_some()),
+        ("process.user.umask", process.user().umask().is_some()),
+        ("process.apparmorProfile", process.apparmor_profile().is_some()),
+        ("process.selinuxLabel", process.selinux_label().is_some()),
+        ("process.ioPriority", process.io_priority().is_some()),
+        ("process.scheduler", process.scheduler().is_some()),
+        ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
+        ("process.commandLine", process.command_line().is_some()),
+    ]
+}
+
+fn of_mount(mount: &Mount) -> [Field; 2] {
+    [
+        ("mounts.uidMappings", mount.uid_mappings().is_some()),
+        ("mounts.gidMappings", mount.gid_mappings().is_some()),
+    ]
+}
+
+fn of_linux(linux: &Linux) -> [Field; 10] {
+    [
+        ("linux.netDevices", linux.net_devices().is_some()),
+        ("linux.uidMappings", linux.uid_mappings().is_some()),
+        ("linux.gidMappings", linux.gid_mappings().is_some()),
+        // They are of the pod's namespaces, and set when those are made.
+        ("linux.sysctl", linux.sysctl().is_some()),
+        ("linux.rootfsPropagation", linux.rootfs_propagation().is_some()),
+        ("linux.mountLabel", linux.mount_label().is_some()),
+        ("linux.intelRdt", linux.intel_rdt().is_some()),
+        ("linux.memoryPolicy", linux.memory_policy().is_some()),
+        ("linux.personality", linux.personality().is_some()),
+        ("linux.timeOffsets", linux.time_offsets().is_some()),
+    ]
+}
+
+fn of_resources(resources: &LinuxResources) -> Vec<Field> {
+    let cpu = resources.cpu().clone().unwrap_or_default();
+    let memory = resources.memory().unwrap_or_default();
+    vec![
+        ("linux.resources.blockIO", resources.block_io().is_some()),
+        ("linux.resources.network", resources.network().is_some()),
+        ("linux.resources.rdma", resources.rdma().is_some()),
+        ("linux.resources.cpu.idle", cpu.idle().is_some()),
+        ("linux.resources.cpu.burst", cpu.burst().is_some()),
+        ("linux.resources.cpu.realtimeRuntime", cpu.realtime_runtime().is_some()),
+        ("linux.resources.cpu.realtimePeriod", cpu.realtime_period().is_some()),
+        ("linux.resources.memory.reservation", memory.reservation().is_some()),
+        ("linux.resources.memory.kernel", memory.kernel().is_some()),
+        ("linux.resources.memory.kernelTCP", memory.kernel_tcp().is_some()),
+        ("linux.resources.memory.swappiness", memory.swappiness().is_some()),
+        ("linux.resources.memory.disableOOMKiller", memory.disable_oom_killer().is_some()),
+        ("linux.resources.memory.useHierarchy", memory.use_hierarchy().is_some()),
+        ("linux.resources.memory.checkBeforeUpdate", memory.check_before_update().is_some()),
+    ]
+}

@@ -1,0 +1,91 @@
+//! Who the container runs as: numbers are the spec's, and names are told by the container's own files when it has them.
+
+use oci_spec::runtime as oci;
+use wharf_cri_api::v1::SupplementalGroupsPolicy;
+use wharf_isolation::User;
+
+use crate::Refusal;
+use crate::description::{Group, Names};
+use crate::request::Request;
+
+/// The request's user and groups, else the image's.
+pub(crate) fn describe(request: &Request<'_>) -> Result<(oci::User, Names), Refusal> {
+    let security = request.security();
+    let by_id = security.run_as_user.as_ref().map(|user| id("run_as_user", user.value)).transpose()?;
+    let group = security.run_as_group.as_ref().map(|group| id("run_as_group", group.value)).transpose()?;
+    let named = !security.run_as_username.is_empty();
+    if group.is_some() && by_id.is_none() && !named {
+        return Err(Refusal::field("run_as_group", "it needs run_as_user or run_as_username"));
+    }
+    let groups = security.supplemental_groups.iter();
+    let additional: Vec<u32> =
+        groups.map(|&group| id("supplemental_groups", group)).collect::<Result<_, _>>()?;
+    let (user, images_group) = match by_id {
+        Some(uid) => (Who::Number(uid), Group::OfUser),
+        None if named => (who(&security.run_as_username), Group::OfUser),
+        None => images_user(request),
+    };
+    let mut spec = oci::User::default();
+    spec.set_additional_gids(Some(additional));
+    let mut names = Names {
+        user: None,
+        group: images_group,
+        strict: security.supplemental_groups_policy() == SupplementalGroupsPolicy::Strict,
+    };
+    match user {
+        Who::Number(uid) => {
+            spec.set_uid(uid);
+        }
+        Who::Name(name) => {
+            spec.set_username(Some(name.clone()));
+            names.user = Some(name);
+        }
+    }
+    if let Some(gid) = group {
+        spec.set_gid(gid);
+        names.group = Group::Number;
+    }
+    Ok((spec, names))
+}
+
+/// The kernel takes `u32::MAX` for "leave it as it is".
+fn id(field: &'static str, value: i64) -> Result<u32, Refusal> {
+    let id = u32::try_from(value).ok().filter(|&id| id != u32::MAX);
+    id.ok_or_else(|| Refusal::field(field, format!("{value} is out of range")))
+}
+
+enum Who {
+    Number(u32),
+    Name(String),
+}
+
+/// Digits are a number; those that are too many for one are refused where names are looked up.
+fn who(text: &str) -> Who {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(number) if digits => Who::Number(number),
+        _ if text.is_empty() => Who::Number(0),
+        _ => Who::Name(text.to_owned()),
+    }
+}
+
+fn images_user(request: &Request<'_>) -> (Who, Group) {
+    let text = request.image.user().as_deref().unwrap_or_default();
+    let (user, group) = text.split_once(':').unwrap_or((text, ""));
+    let group = if group.is_empty() { Group::OfUser } else { Group::Named(group.to_owned()) };
+    (who(user), group)
+}
+
+/// The user of the plan, as the supervisor looks for it.
+pub(crate) fn plan(spec: &oci::User, names: &Names) -> User {
+    User {
+        user: names.user.clone().unwrap_or_else(|| spec.uid().to_string()),
+        group: match &names.group {
+            Group::Number => spec.gid().to_string(),
+            Group::OfUser => String::new(),
+            Group::Named(name) => name.clone(),
+        },
+        additional_groups: spec.additional_gids().clone().unwrap_or_default(),
+        strict: names.strict,
+    }
+}
