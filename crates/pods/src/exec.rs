@@ -116,10 +116,7 @@ impl Engine {
         let running = Running { client: Arc::clone(&client), number, exit, state: Life::Running };
         let (args, file) = arguments(command)?;
         let container = container.id.to_string();
-        let size = size.map(|TerminalSize { width, height }| wharf_wire::v1::TerminalSize {
-            width: width.into(),
-            height: height.into(),
-        });
+        let size = size.map(wharf_wire::v1::TerminalSize::from);
         let exec = wharf_wire::v1::Exec { container, exec: number, args, terminal, size };
         let body = request::Body::Exec(exec);
         let descriptors: Vec<_> = descriptors.into_iter().chain(file.as_ref().map(OwnedFd::as_fd)).collect();

@@ -174,7 +174,7 @@ impl Container {
             | Phase::Exited(record) => {
                 status.started_at_ns = record.started_at_ns;
                 status.finished_at_ns = record.finished_at_ns;
-                status.exit = Some(wire_exit(record.exit));
+                status.exit = Some(record.exit.into());
                 Wire::Exited
             }
         };
@@ -189,16 +189,6 @@ fn oom_kills(plan: &Plan) -> u64 {
 
 pub(crate) fn wire_identity(identity: &Identity) -> v1::Identity {
     v1::Identity { uid: identity.uid, gid: identity.gid, groups: identity.groups.clone() }
-}
-
-pub(crate) fn wire_exit(exit: Exit) -> v1::Exit {
-    let (kind, value, oom) = match exit {
-        Exit::Code(code) => (v1::exit::Kind::Code, code, false),
-        Exit::Signal { number, oom } => (v1::exit::Kind::Signal, number, oom),
-        Exit::NotStarted => (v1::exit::Kind::NotStarted, 0, false),
-        Exit::Lost => (v1::exit::Kind::Lost, 0, false),
-    };
-    v1::Exit { kind: kind.into(), value: value.into(), oom }
 }
 
 /// A further process in a container.

@@ -16,7 +16,7 @@ use wharf_state::{ExitRecord, Layout};
 use wharf_types::ContainerId;
 use wharf_wire::v1::{self, message, reply};
 
-use crate::container::{Container, Exec, First, wire_exit, wire_identity};
+use crate::container::{Container, Exec, First, wire_identity};
 use crate::link::{Link, RequestId};
 use crate::log::queue::LogWriter;
 use crate::machine::container::{self, Phase};
@@ -161,7 +161,7 @@ impl Driver {
             },
             Action::Record(record) => return Some(self.record(id, &record)),
             Action::TellExited(ExitRecord { exit, finished_at_ns, .. }) => {
-                let exit = Some(wire_exit(exit));
+                let exit = Some(exit.into());
                 let exited = v1::ContainerExited { container: id.to_string(), exit, finished_at_ns };
                 self.link.tell(message::Body::ContainerExited(exited));
             }
@@ -210,7 +210,7 @@ impl Driver {
             exec::Action::Kill => self.execs.get(&number).into_iter().for_each(Exec::kill),
             exec::Action::Forget => self.forget_exec(number),
             exec::Action::TellExited(exit) => {
-                let exited = v1::ExecExited { exec: number, exit: Some(wire_exit(exit)) };
+                let exited = v1::ExecExited { exec: number, exit: Some(exit.into()) };
                 self.link.tell(message::Body::ExecExited(exited));
             }
         }

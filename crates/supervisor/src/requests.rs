@@ -120,7 +120,11 @@ fn exec(mut request: v1::Exec, mut descriptors: Vec<OwnedFd>) -> Read {
     }
     let command = Command {
         streams: streams(descriptors)?,
-        size: request.size.map(terminal_size).transpose()?,
+        size: request
+            .size
+            .map(TerminalSize::try_from)
+            .transpose()
+            .map_err(|error| invalid(error.to_string()))?,
         args: request.args,
         terminal: request.terminal,
     };
@@ -132,13 +136,6 @@ fn streams(descriptors: Vec<OwnedFd>) -> Result<Streams, Failure> {
     match <[Stream; 3]>::try_from(streams.map_err(internal)?) {
         Ok([stdin, stdout, stderr]) => Ok(Streams { stdin, stdout, stderr }),
         Err(_other) => Err(invalid("an exec request without its three streams")),
-    }
-}
-
-fn terminal_size(v1::TerminalSize { width, height }: v1::TerminalSize) -> Result<TerminalSize, Failure> {
-    match (u16::try_from(width), u16::try_from(height)) {
-        (Ok(width), Ok(height)) => Ok(TerminalSize { width, height }),
-        _ => Err(invalid(format!("a terminal cannot have {width} columns and {height} rows"))),
     }
 }
 

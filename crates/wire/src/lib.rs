@@ -4,11 +4,15 @@
 //! file: a plan and a command's arguments always, any other message when it is. Both sides are of one user on one machine,
 //! but may be of different releases: see [`VERSION`].
 
+mod convert;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use wharf_sys::socket;
 use wharf_types::{ErrorKind, Failure};
+
+pub use convert::{SizeError, exit_of};
 
 /// The generated messages of `proto/supervisor/v1/supervisor.proto`.
 #[allow(missing_docs, reason = "the proto's own comments explain its fields")]

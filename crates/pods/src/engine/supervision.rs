@@ -11,6 +11,7 @@ use tokio::sync::mpsc::Receiver;
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_state::{ExitRecord, Layout};
 use wharf_types::{ContainerId, chain};
+use wharf_wire::exit_of;
 use wharf_wire::v1::{self, message::Body, request};
 
 use super::Engine;
@@ -22,7 +23,7 @@ use crate::link::Link;
 use crate::pod::Pod;
 use crate::records;
 use crate::recovery::{self, Recovered, Word, lost_at};
-use crate::supervisor::{SupervisorError, exit_of};
+use crate::supervisor::SupervisorError;
 
 /// The pause between two attempts to connect: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));

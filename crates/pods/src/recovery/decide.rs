@@ -3,10 +3,10 @@
 
 use wharf_state::ExitRecord;
 use wharf_types::Exit;
+use wharf_wire::exit_of;
 use wharf_wire::v1::{ContainerStatus, container_status::Phase};
 
 use crate::records::ContainerRecord;
-use crate::supervisor::exit_of;
 
 /// What a supervisor says of one container.
 #[derive(Debug, Clone, Copy)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wharf_types::{ErrorKind, Failure};
-use wharf_wire::v1::{self, failure};
+use wharf_wire::v1;
 
 /// Why a supervisor did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -74,13 +74,6 @@ impl Failure for SupervisorError {
 
 impl From<v1::Failure> for SupervisorError {
     fn from(failure: v1::Failure) -> Self {
-        let kind = match failure.kind() {
-            failure::Kind::Internal => ErrorKind::Internal,
-            failure::Kind::NotFound => ErrorKind::NotFound,
-            failure::Kind::Invalid => ErrorKind::InvalidArgument,
-            failure::Kind::Precondition | failure::Kind::NotStarted => ErrorKind::FailedPrecondition,
-            failure::Kind::Expired => ErrorKind::Unavailable,
-        };
-        Self::Refused { kind, message: failure.message }
+        Self::Refused { kind: failure.kind().into(), message: failure.message }
     }
 }

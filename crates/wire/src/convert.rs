@@ -1,0 +1,97 @@
+//! Wharf's own words as messages have them, and back.
+
+use wharf_types::{ErrorKind, Exit, TerminalSize};
+
+use crate::v1::{self, exit, failure};
+
+impl From<Exit> for v1::Exit {
+    fn from(exit: Exit) -> Self {
+        let (kind, value, oom) = match exit {
+            Exit::Code(code) => (exit::Kind::Code, code, false),
+            Exit::Signal { number, oom } => (exit::Kind::Signal, number, oom),
+            Exit::NotStarted => (exit::Kind::NotStarted, 0, false),
+            Exit::Lost => (exit::Kind::Lost, 0, false),
+        };
+        Self { kind: kind.into(), value: value.into(), oom }
+    }
+}
+
+/// How something ended; one that is not told of is lost.
+#[must_use]
+pub fn exit_of(told: Option<v1::Exit>) -> Exit {
+    let Some(told) = told else { return Exit::Lost };
+    let value = u8::try_from(told.value).unwrap_or(u8::MAX);
+    match told.kind() {
+        exit::Kind::Code => Exit::Code(value),
+        exit::Kind::Signal => Exit::Signal { number: value, oom: told.oom },
+        exit::Kind::NotStarted => Exit::NotStarted,
+        exit::Kind::Lost => Exit::Lost,
+    }
+}
+
+impl From<failure::Kind> for ErrorKind {
+    fn from(kind: failure::Kind) -> Self {
+        match kind {
+            failure::Kind::Internal => Self::Internal,
+            failure::Kind::NotFound => Self::NotFound,
+            failure::Kind::Invalid => Self::InvalidArgument,
+            failure::Kind::Precondition | failure::Kind::NotStarted => Self::FailedPrecondition,
+            failure::Kind::Expired => Self::Unavailable,
+        }
+    }
+}
+
+impl From<TerminalSize> for v1::TerminalSize {
+    fn from(TerminalSize { width, height }: TerminalSize) -> Self {
+        Self { width: width.into(), height: height.into() }
+    }
+}
+
+/// A size that no terminal has: the kernel's numbers are shorter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a terminal cannot have {width} columns and {height} rows")]
+pub struct SizeError {
+    width: u32,
+    height: u32,
+}
+
+impl TryFrom<v1::TerminalSize> for TerminalSize {
+    type Error = SizeError;
+
+    fn try_from(v1::TerminalSize { width, height }: v1::TerminalSize) -> Result<Self, SizeError> {
+        match (u16::try_from(width), u16::try_from(height)) {
+            (Ok(width), Ok(height)) => Ok(Self { width, height }),
+            _ => Err(SizeError { width, height }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_exit_is_what_it_was_told_to_be() {
+        for exit in [
+            Exit::Code(0),
+            Exit::Code(255),
+            Exit::Signal { number: 15, oom: false },
+            Exit::Signal { number: 9, oom: true },
+            Exit::NotStarted,
+            Exit::Lost,
+        ] {
+            assert_eq!(exit_of(Some(exit.into())), exit);
+        }
+        let strange = |kind: i32, value| exit_of(Some(v1::Exit { kind, value, oom: false }));
+        assert_eq!(strange(exit::Kind::Code.into(), 300), Exit::Code(255));
+        assert_eq!((strange(99, 1), exit_of(None)), (Exit::Lost, Exit::Lost));
+    }
+
+    #[test]
+    fn sizes_are_those_of_the_kernel() {
+        let size = TerminalSize { width: 80, height: u16::MAX };
+        assert_eq!(TerminalSize::try_from(v1::TerminalSize::from(size)), Ok(size));
+        let error = TerminalSize::try_from(v1::TerminalSize { width: 80, height: 70_000 }).unwrap_err();
+        assert_eq!(error.to_string(), "a terminal cannot have 80 columns and 70000 rows");
+    }
+}
