@@ -86,8 +86,8 @@ impl Node {
         let layout = Layout::new(config.state.clone(), config.root.clone());
         let images =
             Arc::new(open_images(&config.root, config.images()).await.context("opening the images")?);
-        let snapshots = wharf_snapshots::Snapshots::open(&config.root.join("snapshots"))
-            .context("opening the snapshots")?;
+        let snapshots =
+            wharf_snapshots::Snapshots::open(&layout.snapshots()).context("opening the snapshots")?;
         let network =
             Arc::new(wharf_network::Network::open(config.network(&layout)?).context("opening the network")?);
         let cgroups = wharf_cgroup::Cgroups::detect().context("finding the cgroup hierarchies")?;

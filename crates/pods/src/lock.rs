@@ -1,8 +1,5 @@
 //! Locks over memory alone. They are held for moments: never across a wait, and never while a file is touched.
 //!
-//! A panic while one is held leaves whole values behind, as each change of what they guard is one step; so it does not
-//! poison them for all others.
-//!
 //! Who needs several takes them in this order:
 //!
 //! 1. `Pod::changing`, which a change of the pod as a whole holds from its beginning to its end;
@@ -11,7 +8,9 @@
 //! 4. `Pod::making`, the container that is being made;
 //! 5. any other, and no second one below it.
 
-use std::sync::{self, MutexGuard, PoisonError, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{self, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+
+use wharf_types::lock;
 
 /// For one at a time.
 #[derive(Debug, Default)]
@@ -19,7 +18,7 @@ pub(crate) struct Mutex<T>(sync::Mutex<T>);
 
 impl<T> Mutex<T> {
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock::lock(&self.0)
     }
 }
 
@@ -33,10 +32,10 @@ impl<T> RwLock<T> {
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        lock::read(&self.0)
     }
 
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        lock::write(&self.0)
     }
 }

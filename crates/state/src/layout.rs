@@ -96,6 +96,18 @@ impl Layout {
         self.root.join("network")
     }
 
+    /// Writable layers of containers.
+    #[must_use]
+    pub fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+
+    /// What a pod's directory begins with: itself first, and a directory for each of its files of a kind.
+    #[must_use]
+    pub fn directories(pod_directory: &Path) -> [PathBuf; 4] {
+        ["", "ns", "exits", "containers"].map(|name| pod_directory.join(name))
+    }
+
     /// The supervisor's socket in a pod's directory. Daemons of every release look for it by this name.
     #[must_use]
     pub fn supervisor_socket(pod_directory: &Path) -> PathBuf {

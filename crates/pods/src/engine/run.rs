@@ -183,8 +183,8 @@ fn make_directories(directory: &Path) -> Result<(), Error> {
     const STAGE: &str = "making the pod's directory";
     let mut builder = std::fs::DirBuilder::new();
     builder.mode(0o700);
-    for path in ["", "ns", "exits", "containers"] {
-        builder.create(directory.join(path)).stage(STAGE)?;
+    for path in Layout::directories(directory) {
+        builder.create(path).stage(STAGE)?;
     }
     Ok(())
 }
