@@ -188,6 +188,15 @@ pub(crate) fn inside_error() -> io::Error {
 const METADATA: [Ipv4Addr; 3] =
     [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
 
+/// Those of Google, Oracle, Scaleway, Akamai and Alibaba.
+const METADATA_V6: [Ipv6Addr; 5] = [
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+    Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
+    Ipv6Addr::new(0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1),
+    Ipv6Addr::new(0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200),
+];
+
 /// Loopback, unspecified, or a metadata service's (169.254.169.254 and fd00:ec2::254 among them); also as IPv6 carries
 /// addresses of IPv4.
 pub(crate) fn is_inside(address: IpAddr) -> bool {
@@ -202,6 +211,7 @@ pub(crate) fn is_inside(address: IpAddr) -> bool {
                     || v6.is_unspecified()
                     || v6.is_unicast_link_local()
                     || v6.segments()[..2] == [0xfd00, 0xec2]
+                    || METADATA_V6.contains(&v6)
             }
         },
     }
@@ -236,6 +246,11 @@ mod tests {
         }
         for inside in
             ["::ffff:127.0.0.1", "fd00:ec2::254", "64:ff9b::a9fe:a9fe", "168.63.129.16", "100.100.100.200"]
+        {
+            assert!(is_inside(inside.parse().unwrap()), "{inside}");
+        }
+        for inside in
+            ["fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:42::42", "fd00:a9fe:a9fe::1", "fd00:100::100:200"]
         {
             assert!(is_inside(inside.parse().unwrap()), "{inside}");
         }
