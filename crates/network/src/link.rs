@@ -34,6 +34,8 @@ const PORT_LEARNING: u16 = 8;
 const VETH_PEER: u16 = 1;
 
 const FLAG_UP: u32 = 1;
+/// How the hardware addresses begin that wharf makes.
+const OURS: [u8; 2] = [0x02, 0x77];
 /// An address that is used at once, without asking whether someone else has it.
 const NO_DAD: u32 = 2;
 
@@ -240,9 +242,15 @@ pub(crate) fn add_default_route(socket: &Socket, index: u32, gateway: IpAddr) ->
 /// no neighbour keeps a stale entry when it is used again.
 pub(crate) fn hardware_address(address: IpAddr) -> [u8; 6] {
     let bytes = octets(address);
-    let mut hardware = [0x02, 0x77, 0, 0, 0, 0];
+    let [local, wharf] = OURS;
+    let mut hardware = [local, wharf, 0, 0, 0, 0];
     hardware[2..].copy_from_slice(&bytes[bytes.len() - 4..]);
     hardware
+}
+
+/// Whether a hardware address is one that wharf has set.
+pub(crate) fn is_ours(hardware: [u8; 6]) -> bool {
+    hardware.starts_with(&OURS)
 }
 
 /// The bytes of an address in network order.

@@ -44,8 +44,10 @@ impl Bridge {
             Some(link) if link.kind == "bridge" => link,
             _ => return Err(BridgeError::NotABridge { name: self.name.clone() }),
         };
-        // Pods are told this one, and ask no more.
-        link::set_hardware(socket, link.index, link.hardware)?;
+        // Pods are told this one, and ask no more. Where it is set already that is left: the kernel would forget all neighbours.
+        if !link::is_ours(link.hardware) {
+            link::set_hardware(socket, link.index, link.hardware)?;
+        }
         if let Some(mtu) = mtu.filter(|mtu| *mtu != link.mtu) {
             link::set_mtu(socket, link.index, mtu)?;
         }

@@ -75,13 +75,31 @@ fn the_bridge_does_not_learn_from_frames() {
 }
 
 #[test]
-fn nothing_is_known_of_a_pod_that_is_gone() {
+fn a_pod_is_known_as_long_as_it_is_there_also_after_a_restart() {
     let host = Host::new();
     let network = host.network();
-    let pod = Pod::new(1);
+    let (pod, other) = (Pod::new(1), Pod::new(2));
     let addresses = pod.attach(&network).unwrap();
     let known = || sh("ip neighbour show dev wharf0 nud permanent");
+    let network = host.network();
+    other.attach(&network).unwrap();
     assert!(addresses.ips.iter().all(|ip| known().contains(&ip.to_string())), "{}", known());
-    network.detach(&pod.id, Some(&pod.path())).unwrap();
+    for gone in [pod, other] {
+        network.detach(&gone.id, Some(&gone.path())).unwrap();
+    }
     assert_eq!(known(), "");
+}
+
+#[test]
+fn a_bridge_that_others_made_keeps_its_hardware_address() {
+    let host = Host::new();
+    sh("ip link add wharf0 type bridge");
+    let hardware = || sh("ip -o link show wharf0 | sed 's/.*ether \\([^ ]*\\).*/\\1/'");
+    let before = hardware();
+    let network = host.network();
+    let pods: Vec<Pod> = (1..=8).map(Pod::new).collect();
+    for pod in &pods {
+        pod.attach(&network).unwrap();
+    }
+    assert_eq!(hardware(), before);
 }
