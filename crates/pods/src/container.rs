@@ -11,6 +11,7 @@ use wharf_images::{Hold, Store};
 use wharf_state::ExitRecord;
 use wharf_types::{ContainerId, ContainerState, Exit, PodId};
 
+use crate::error::Error;
 use crate::lock::{Mutex, RwLock};
 use crate::records::ContainerRecord;
 use crate::usage::Meter;
@@ -78,6 +79,11 @@ impl Container {
     #[must_use]
     pub fn image_ref(&self) -> String {
         self.with_record(|record| record.image_ref.clone())
+    }
+
+    /// The error of a call that it is in the wrong state for.
+    pub(crate) fn is(&self, state: &'static str) -> Error {
+        Error::State { what: "container", id: self.id.to_string(), state }
     }
 
     /// The state now.

@@ -2,16 +2,18 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tokio::sync::oneshot;
 use wharf_types::{Exit, TerminalSize, Wanted};
-use wharf_wire::v1::request;
+use wharf_wire::v1;
 
+use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{Error, Stage};
 use crate::exec::{ExecError, Streams, pipe};
-use crate::supervisor::SupervisorError;
-use crate::waiters;
+use crate::supervisor::{self, SupervisorError};
 
 const ATTACH: &str = "attach";
 /// How much output may wait for a client. An attached one that is further behind gets no more, a command waits. The
@@ -54,15 +56,14 @@ impl Engine {
         if wanted.terminal {
             return self.exec_on_terminal(id, command, wanted, size).await;
         }
+        let null = null()?;
         let input = wanted.stdin.then(input_pipe).transpose()?;
         let out = wanted.stdout.then(wide_pipe).transpose()?;
         let err = wanted.stderr.then(wide_pipe).transpose()?;
-        let null = null()?;
-        let theirs = [
-            input.as_ref().map_or(null.as_fd(), |(read, _)| read.as_fd()),
-            out.as_ref().map_or(null.as_fd(), |(_, write)| write.as_fd()),
-            err.as_ref().map_or(null.as_fd(), |(_, write)| write.as_fd()),
-        ];
+        let stdin = input.as_ref().map_or(&null, |(read, _)| read);
+        let stdout = out.as_ref().map_or(&null, |(_, write)| write);
+        let stderr = err.as_ref().map_or(&null, |(_, write)| write);
+        let theirs = [stdin, stdout, stderr].map(OwnedFd::as_fd);
         let (mut running, _no_terminal) = self.start_exec(id, command, Streams::Pipes(theirs)).await?;
         Ok(Interactive {
             stdin: input.map(|(_, write)| write),
@@ -103,7 +104,7 @@ impl Engine {
     /// wanted and there is none, or the other way round.
     pub async fn attach(&self, id: &str, wanted: Wanted) -> Result<Interactive, Error> {
         let (pod, container) = self.live(id)?;
-        let (has_terminal, has_input) = (container.record().config.tty, container.record().config.stdin);
+        let (has_terminal, has_input) = container.with_config(|config| (config.tty, config.stdin));
         match (wanted.terminal, has_terminal) {
             (false, true) => return Err(Error::invalid("tty", "the container has a terminal: ask for one")),
             (true, false) => return Err(Error::invalid("tty", "the container has no terminal")),
@@ -111,35 +112,34 @@ impl Engine {
         }
         let out = wanted.stdout.then(wide_pipe).transpose()?;
         let err = wanted.stderr.then(wide_pipe).transpose()?;
-        let number = waiters::number();
-        let lost = pod.attached.add(number);
-        let body = request::Body::Attach(wharf_wire::v1::Attach {
+        let outputs: Vec<_> = [&out, &err].into_iter().flatten().map(|(_, write)| write.as_fd()).collect();
+        let number = supervisor::number();
+        let behind = pod.attached.add(number);
+        let request = v1::Attach {
             container: container.id.to_string(),
             attach: number,
             stdin: wanted.stdin,
             stdout: wanted.stdout,
             stderr: wanted.stderr,
-        });
-        let theirs: Vec<_> = [&out, &err].into_iter().flatten().map(|(_, write)| write.as_fd()).collect();
-        let (_done, input) = pod.connected().await?.call_for_descriptors(ATTACH, body, &theirs).await?;
-        let input = input.into_iter().next();
-        let terminal = match &input {
-            Some(master) if has_terminal => Some(master.try_clone().stage(ATTACH)?),
-            _ => None,
         };
+        let input = pod.connected().await?.attach(request, &outputs).await?;
+        let terminal = input.as_ref().filter(|_| has_terminal).map(OwnedFd::try_clone);
         Ok(Interactive {
+            terminal: terminal.transpose().stage(ATTACH)?,
             // A terminal is handed out for its size too; what has no input takes none.
             stdin: input.filter(|_| wanted.stdin && has_input),
             stdout: out.map(|(read, _)| read),
             stderr: err.map(|(read, _)| read),
-            terminal,
-            exit: Box::pin(async move {
-                tokio::select! {
-                    Ok(()) = lost => Err(Error::at(ATTACH, ExecError::Behind { limit_bytes: PIPE_BYTES })),
-                    () = container.exited() => Ok(container.exit()),
-                }
-            }),
+            exit: Box::pin(attached(container, behind)),
         })
+    }
+}
+
+/// Waits for a container's end, or for its supervisor to say that the client did not keep up.
+async fn attached(container: Arc<Container>, behind: oneshot::Receiver<()>) -> Result<Exit, Error> {
+    tokio::select! {
+        Ok(()) = behind => Err(Error::at(ATTACH, ExecError::Behind { limit_bytes: PIPE_BYTES })),
+        () = container.exited() => Ok(container.exit()),
     }
 }
 

@@ -1,6 +1,5 @@
 //! CreateContainer: image, limits, snapshot, plan, and the first process that waits for its start.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32};
 
@@ -10,7 +9,6 @@ use wharf_images::Hold;
 use wharf_isolation::Plan;
 use wharf_planner::{self as planner, Description, Request};
 use wharf_types::{ContainerId, ContainerState};
-use wharf_wire::v1::{self, reply, request};
 
 use super::Engine;
 use crate::container::{Container, Layers};
@@ -20,7 +18,6 @@ use crate::key::ContainerKey;
 use crate::lock::{Mutex, RwLock};
 use crate::pod::{Making, Pod, is_privileged};
 use crate::records::{self, ContainerRecord};
-use crate::supervisor::SupervisorError;
 use crate::{host, places};
 
 /// A container that is made but for its first process.
@@ -102,25 +99,15 @@ impl Engine {
         id: &ContainerId,
         config: ContainerConfig,
     ) -> Result<Arc<Container>, Error> {
-        const STAGE: &str = "creating the container";
         let (engine, of, with) = (Arc::clone(self), Arc::clone(pod), id.clone());
         let mut prepared = blocking(move || engine.prepare(&of, &with, &config)).await?;
         let supervisor = pod.connected().await?;
-        supervisor.features().fit(&mut prepared.plan.mounts).stage(STAGE)?;
-        let plan = wharf_wire::to_file(&v1::Plan::from(&prepared.plan)).stage(STAGE)?;
+        supervisor.features().fit(&mut prepared.plan.mounts).stage("creating the container")?;
         let log = match prepared.plan.stdio.log.clone() {
             Some(log) => self.logs.make(log).await?,
             None => None,
         };
-        let body = request::Body::Create(v1::Create { container: id.to_string() });
-        let descriptors: Vec<_> = [&plan].into_iter().chain(&log).map(AsFd::as_fd).collect();
-        let answer = supervisor.call(STAGE, body, &descriptors).await?;
-        let reply::Result::Created(created) = answer else {
-            return Err(Error::at(
-                STAGE,
-                SupervisorError::Protocol { expected: "the container's first process" },
-            ));
-        };
+        let created = supervisor.create(&prepared.plan, log.as_ref()).await?;
         prepared.record.identify(created.identity.unwrap_or_default());
         let (engine, of, with) = (Arc::clone(self), Arc::clone(pod), id.clone());
         let container = blocking(move || {

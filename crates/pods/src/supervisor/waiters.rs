@@ -1,10 +1,12 @@
 //! Who waits for something that a supervisor will tell, by number.
 
 use std::collections::HashMap;
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
+
+use crate::lock::Mutex;
 
 /// Waiters for values that come once.
 #[derive(Debug)]
@@ -18,7 +20,7 @@ impl<T> Default for Waiters<T> {
 
 impl<T> Waiters<T> {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<T>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     pub(crate) fn add(&self, number: u64) -> oneshot::Receiver<T> {
@@ -43,7 +45,7 @@ impl<T> Waiters<T> {
     }
 }
 
-/// A number that no other exec or client has, over restarts of the daemon too: it names a cgroup.
+/// A number that no other exec, attached client or request has, over restarts of the daemon too: it names a cgroup.
 pub(crate) fn number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     (wharf_sys::clock::now_ns().cast_unsigned() << 10) | (NEXT.fetch_add(1, Ordering::Relaxed) & 0x3ff)

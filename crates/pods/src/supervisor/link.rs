@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::client::{BRIEF_PATIENCE, Client};
+use super::BRIEF_PATIENCE;
+use super::connection::Connection;
 
 /// The state of the connection.
 #[derive(Debug, Clone)]
@@ -12,7 +13,7 @@ pub(crate) enum Link {
     /// It is being made, or made anew after it broke: as long as the supervisor lives.
     Connecting,
     /// The supervisor has answered on it.
-    Up(Arc<Client>),
+    Up(Arc<Connection>),
     /// The supervisor is gone, and all that it watched over.
     Gone,
 }
