@@ -32,7 +32,7 @@ mod run;
 mod supervision;
 mod teardown;
 
-pub(crate) use create::{container, pod_cgroup};
+pub(crate) use create::pod_cgroup;
 pub(crate) use supervision::Reached;
 
 /// What can be chosen.

@@ -1,21 +1,19 @@
 //! CreateContainer: image, limits, snapshot, plan, and the first process that waits for its start.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32};
 
-use wharf_cgroup::{Cgroup, CgroupPath, Limits, StatsReader};
+use wharf_cgroup::{Cgroup, CgroupPath, Limits};
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_images::Hold;
 use wharf_isolation::Plan;
 use wharf_planner::{self as planner, Description, Request};
-use wharf_types::{ContainerId, ContainerState};
+use wharf_types::ContainerId;
 
 use super::Engine;
 use crate::container::{Container, Layers};
 use crate::error::{Error, Stage, blocking};
 use crate::images::ImageView;
 use crate::key::ContainerKey;
-use crate::lock::{Mutex, RwLock};
 use crate::pod::{Making, Pod, is_privileged};
 use crate::records::{self, ContainerRecord};
 use crate::{host, places};
@@ -114,7 +112,7 @@ impl Engine {
             let Prepared { record, cgroup, hold, .. } = prepared;
             records::save_container(&engine.parts.layout.container_record(&of.id, &with), &record)?;
             let layers = Layers::held(hold, Arc::clone(&engine.parts.images));
-            Ok(container(&of, &with, record, Some(cgroup), (ContainerState::Created, layers)))
+            Ok(Container::created(&of, with, record, cgroup, layers))
         });
         let container = container.await?;
         container.set_pid(created.pid);
@@ -196,33 +194,4 @@ pub(crate) fn pod_cgroup(default_parent: &str, pod: &Pod) -> Result<CgroupPath, 
         return parent.child(pod.id.as_str()).map_err(fail);
     }
     CgroupPath::new(asked).map_err(fail)
-}
-
-/// A container in memory.
-pub(crate) fn container(
-    pod: &Pod,
-    id: &ContainerId,
-    record: ContainerRecord,
-    cgroup: Option<Cgroup>,
-    (state, layers): (ContainerState, Layers),
-) -> Container {
-    let directory = pod.config.log_directory.trim_end_matches('/');
-    let name = &record.config.log_path;
-    let log_path =
-        if directory.is_empty() || name.is_empty() { String::new() } else { format!("{directory}/{name}") };
-    let stats = cgroup.as_ref().map(StatsReader::new);
-    Container {
-        id: id.clone(),
-        pod: pod.id.clone(),
-        record: RwLock::new(record),
-        state: tokio::sync::watch::Sender::new(state),
-        stats,
-        cgroup,
-        pid: AtomicI32::new(0),
-        meter: Mutex::default(),
-        log_path,
-        changing: tokio::sync::Mutex::new(()),
-        guessed: AtomicBool::new(false),
-        _layers: layers,
-    }
 }
