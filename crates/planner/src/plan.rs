@@ -19,6 +19,9 @@ pub fn plan(description: &Description, filters: &Filters) -> Result<Plan, Refusa
     let (spec, extra) = (&description.spec, &description.extra);
     unsupported::refuse(spec)?;
     let (linux, process) = parts(spec)?;
+    if linux.cgroups_path().as_deref() != Some(Path::new(&extra.cgroup.path)) {
+        return Err(Refusal::spec("linux.cgroupsPath", "the cgroup is already chosen: leave it as it is"));
+    }
     let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
     let filter = linux.seccomp().as_ref().map(|profile| filters.program(profile)).transpose()?;
     let paths = |field, paths: &Option<Vec<String>>| {

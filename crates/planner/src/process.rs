@@ -104,7 +104,7 @@ pub(crate) fn plan(
         args,
         env: environment::plan(process.env().as_deref().unwrap_or_default(), &extra.binary_environment),
         cwd: container_path("working_dir", process.cwd())?,
-        user: user::plan(process.user(), &extra.names),
+        user: user::plan(process.user(), &extra.names)?,
         capabilities: process.capabilities().as_ref().map(capabilities_of_plan).unwrap_or_default(),
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         limits: process.rlimits().iter().flatten().map(limit).collect(),

@@ -1,7 +1,9 @@
 //! What all tests of this crate start from.
 
+mod fields;
+mod filled;
 mod golden;
-mod requests;
+pub(crate) mod requests;
 mod text;
 
 use oci_spec::image;

@@ -76,16 +76,21 @@ fn images_user(request: &Request<'_>) -> (Who, Group) {
     (who(user), group)
 }
 
-/// The user of the plan, as the supervisor looks for it.
-pub(crate) fn plan(spec: &oci::User, names: &Names) -> User {
-    User {
-        user: names.user.clone().unwrap_or_else(|| spec.uid().to_string()),
-        group: match &names.group {
-            Group::Number => spec.gid().to_string(),
-            Group::OfUser => String::new(),
-            Group::Named(name) => name.clone(),
-        },
-        additional_groups: spec.additional_gids().clone().unwrap_or_default(),
-        strict: names.strict,
-    }
+/// The user of the plan, as the supervisor looks for it. A number that a name hides would be lost.
+pub(crate) fn plan(spec: &oci::User, names: &Names) -> Result<User, Refusal> {
+    let user = match &names.user {
+        None => spec.uid().to_string(),
+        Some(name) if spec.uid() == 0 => name.clone(),
+        Some(_) => return Err(Refusal::spec("process.user.uid", "the user is given by its name")),
+    };
+    let group = match &names.group {
+        Group::Number => spec.gid().to_string(),
+        Group::OfUser if spec.gid() == 0 => String::new(),
+        Group::Named(name) if spec.gid() == 0 => name.clone(),
+        Group::OfUser | Group::Named(_) => {
+            return Err(Refusal::spec("process.user.gid", "the group is the container's own files' to tell"));
+        }
+    };
+    let additional_groups = spec.additional_gids().clone().unwrap_or_default();
+    Ok(User { user, group, additional_groups, strict: names.strict })
 }

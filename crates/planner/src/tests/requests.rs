@@ -15,18 +15,18 @@ use super::{Asked, host};
 use crate::MountSource;
 
 /// A change of the plainest request.
-pub(super) struct Case {
+pub(crate) struct Case {
     /// The file that it is kept in.
-    pub(super) topic: &'static str,
-    pub(super) name: &'static str,
-    pub(super) change: fn(&mut Asked),
+    pub(crate) topic: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) change: fn(&mut Asked),
 }
 
 const fn case(topic: &'static str, name: &'static str, change: fn(&mut Asked)) -> Case {
     Case { topic, name, change }
 }
 
-pub(super) const CASES: &[Case] = &[
+pub(crate) const CASES: &[Case] = &[
     // The program.
     case("process", "a command replaces the image's", |asked| {
         asked.container.command = words("/bin/sh -c x")
