@@ -351,7 +351,7 @@ impl RuntimeService for Runtime {
         Ok(Response::new(ContainerStatusResponse {
             status: Some(pods::container_status(&container)),
             info: if request.verbose {
-                pods::container_info(&self.engine, &container)
+                pods::container_info(&self.engine, &container).await
             } else {
                 BTreeMap::new()
             },

@@ -7,7 +7,8 @@ use nix::sched::CloneFlags;
 use wharf_types::{HostPath, TerminalSize};
 
 use crate::birth::Origin;
-use crate::create::{enter_cgroup, go_on, set_oom_score};
+use crate::confine;
+use crate::create::{enter_cgroup, set_oom_score};
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
 use crate::plan::Process;
@@ -32,12 +33,12 @@ pub struct JoinPlan {
 
 /// Enters the container of `first`, and executes the program in the PID namespace of the origin. Runs in a child of the
 /// supervisor, in the supervisor's PID namespace, and never returns.
-pub fn join(plan: &JoinPlan, first: BorrowedFd<'_>, streams: &Streams, mut origin: Origin<'_>) -> ! {
-    let error = match run(plan, first, streams, &mut origin) {
+pub fn join(plan: &JoinPlan, first: BorrowedFd<'_>, streams: &Streams, origin: &Origin<'_>) -> ! {
+    let error = match run(plan, first, streams, origin) {
         Ok(never) => match never {},
         Err(error) => error,
     };
-    report::failed(&origin.line, &error);
+    report::failed(origin.supervisor, &error);
     wharf_sys::process::exit_now(128)
 }
 
@@ -45,7 +46,7 @@ fn run(
     plan: &JoinPlan,
     first: BorrowedFd<'_>,
     streams: &Streams,
-    origin: &mut Origin<'_>,
+    origin: &Origin<'_>,
 ) -> Result<std::convert::Infallible, Error> {
     set_oom_score(&plan.process)?;
     // By paths of the host, which are out of sight from the next step on.
@@ -57,8 +58,9 @@ fn run(
     let terminal = open_terminal(plan, &root, origin)?;
     // While it may still change an owner.
     let connected = streams::connect(root.as_fd(), streams, terminal.as_ref(), plan.identity.uid)?;
-    drop((terminal, cwd, root));
-    go_on(inside, (&plan.process, &plan.identity), connected, origin)
+    let shed = confine::shed(inside, &plan.process, &plan.identity, origin)?;
+    let born = origin.be_born(shed)?;
+    Err(confine::execute(born, &plan.process, &plan.identity, connected))
 }
 
 /// Entering the mount namespace also moves root and working directory to the container's root, which is returned.
@@ -78,6 +80,6 @@ fn open_terminal(plan: &JoinPlan, root: &OwnedFd, origin: &Origin<'_>) -> Result
         return Ok(None);
     }
     let terminal = terminal::open_joined(root, plan.size)?;
-    report::ready(&origin.line, &plan.identity, Some(&terminal.master))?;
+    report::ready(origin.supervisor, &plan.identity, Some(&terminal.master))?;
     Ok(Some(terminal))
 }

@@ -178,17 +178,4 @@ impl Description {
         let linux = self.spec.linux().as_ref();
         linux.and_then(|linux| linux.resources().clone()).unwrap_or_default()
     }
-
-    /// The runtime spec as JSON, sets in the order of their words so that it is the same each time.
-    ///
-    /// # Errors
-    /// Never: it is all text and numbers.
-    pub fn to_json(&self) -> Result<serde_json::Value, serde_json::Error> {
-        let mut json = serde_json::to_value(&self.spec)?;
-        let sets = json.pointer_mut("/process/capabilities").and_then(serde_json::Value::as_object_mut);
-        for names in sets.into_iter().flatten().filter_map(|(_, names)| names.as_array_mut()) {
-            names.sort_by(|one, other| one.as_str().cmp(&other.as_str()));
-        }
-        Ok(json)
-    }
 }

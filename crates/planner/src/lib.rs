@@ -11,6 +11,7 @@ mod capabilities;
 mod description;
 mod devices;
 mod environment;
+mod kept;
 mod limits;
 mod mounts;
 mod namespaces;
@@ -31,6 +32,7 @@ pub mod stop_signal;
 mod tests;
 
 pub use description::{Description, Extra, describe};
+pub use kept::{Identity, keep, show};
 pub use limits::{check as check_resources, limits, merge as merge_resources, oom_score, resources};
 pub use mounts::{ETC_FILES, SHM};
 pub use plan::plan;

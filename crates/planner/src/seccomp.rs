@@ -26,7 +26,7 @@ mod syscalls;
 mod tests;
 
 pub(crate) use choice::describe;
-pub use choice::{Choice, choice};
+pub use choice::{Choice, choice, runtime_default};
 pub use error::Error;
 pub use filters::Filters;
 pub use profile::{Action, Profile};

@@ -8,12 +8,14 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use tokio::sync::oneshot;
 use wharf_types::{ContainerId, ErrorKind, Exit, Failure, TerminalSize};
-use wharf_wire::v1;
+use wharf_wire::v1::request;
 
+use crate::client::Client;
 use crate::container::InPod;
 use crate::engine::Engine;
 use crate::error::{Error, Stage};
-use crate::supervisor::{self, Connection, SupervisorError};
+use crate::supervisor::SupervisorError;
+use crate::waiters;
 
 pub(crate) const STAGE: &str = "exec";
 
@@ -45,7 +47,7 @@ impl Failure for ExecError {
 /// A command that was executed; dropped before its end, it and all that it started are killed.
 #[derive(Debug)]
 pub(crate) struct Running {
-    supervisor: Arc<Connection>,
+    client: Arc<Client>,
     number: u64,
     exit: oneshot::Receiver<Exit>,
     state: Life,
@@ -67,22 +69,23 @@ impl Running {
 
     /// Kills it and all that it started.
     pub(crate) async fn kill(&self) {
-        kill(&self.supervisor, self.number).await;
+        kill(&self.client, self.number).await;
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         if self.state == Life::Running {
-            let (supervisor, number) = (Arc::clone(&self.supervisor), self.number);
-            tokio::spawn(async move { kill(&supervisor, number).await });
+            let (client, number) = (Arc::clone(&self.client), self.number);
+            tokio::spawn(async move { kill(&client, number).await });
         }
     }
 }
 
-async fn kill(supervisor: &Connection, exec: u64) {
+async fn kill(client: &Client, exec: u64) {
+    let body = request::Body::KillExec(wharf_wire::v1::KillExec { exec });
     // A supervisor that is gone took the command with it.
-    drop(supervisor.kill_exec(exec).await);
+    drop(client.call(STAGE, body, &[]).await);
 }
 
 /// What a command's streams are.
@@ -103,20 +106,22 @@ impl Engine {
         streams: Streams<'_>,
     ) -> Result<(Running, Option<OwnedFd>), Error> {
         let (pod, container) = self.running(id)?;
-        let supervisor = pod.connected().await?;
-        let number = supervisor::number();
-        // From here on, whatever fails, the command is killed.
-        let exit = pod.execs.add(number);
-        let running = Running { supervisor: Arc::clone(&supervisor), number, exit, state: Life::Running };
-        let (args, file) = arguments(command)?;
-        let (terminal, size, streams) = match streams {
+        let client = pod.connected().await?;
+        let number = waiters::number();
+        let (terminal, size, descriptors) = match streams {
             Streams::Pipes(pipes) => (false, None, pipes),
-            Streams::Terminal(stand_ins, size) => (true, size.map(v1::TerminalSize::from), stand_ins),
+            Streams::Terminal(stand_ins, size) => (true, size, stand_ins),
         };
-        let exec = v1::Exec { container: container.id.to_string(), exec: number, args, terminal, size };
-        let descriptors: Vec<_> = streams.into_iter().chain(file.as_ref().map(OwnedFd::as_fd)).collect();
-        let terminal = supervisor.exec(exec, &descriptors).await?;
-        Ok((running, terminal))
+        let exit = pod.execs.add(number);
+        let running = Running { client: Arc::clone(&client), number, exit, state: Life::Running };
+        let (args, file) = arguments(command)?;
+        let container = container.id.to_string();
+        let size = size.map(wharf_wire::v1::TerminalSize::from);
+        let exec = wharf_wire::v1::Exec { container, exec: number, args, terminal, size };
+        let body = request::Body::Exec(exec);
+        let descriptors: Vec<_> = descriptors.into_iter().chain(file.as_ref().map(OwnedFd::as_fd)).collect();
+        let (_done, descriptors) = client.call_for_descriptors(STAGE, body, &descriptors).await?;
+        Ok((running, descriptors.into_iter().next()))
     }
 
     /// The id of a container that runs.
@@ -139,7 +144,8 @@ impl Engine {
     pub(crate) fn live(&self, id: &str) -> Result<InPod, Error> {
         let (pod, container) = self.container(id)?;
         if container.is_exited() {
-            return Err(container.is("exited"));
+            let state = "exited";
+            return Err(Error::State { what: "container", id: container.id.to_string(), state });
         }
         Ok((pod, container))
     }
@@ -150,7 +156,8 @@ impl Engine {
         if container.is_running() {
             return Ok((pod, container));
         }
-        Err(container.is(if container.is_exited() { "exited" } else { "created, not running" }))
+        let state = if container.is_exited() { "exited" } else { "created, not running" };
+        Err(Error::State { what: "container", id: container.id.to_string(), state })
     }
 }
 
@@ -164,7 +171,7 @@ fn arguments(command: Vec<String>) -> Result<(Vec<Vec<u8>>, Option<OwnedFd>), Er
     if words.iter().map(|word| word.len() + 8).sum::<usize>() <= IN_MESSAGE_BYTES {
         return Ok((words, None));
     }
-    let file = wharf_wire::to_file(&v1::Words { words }).stage(STAGE)?;
+    let file = wharf_wire::to_file(&wharf_wire::v1::Words { words }).stage(STAGE)?;
     Ok((Vec::new(), Some(file)))
 }
 

@@ -9,11 +9,15 @@ use wharf_network::StatsSocket;
 use wharf_state::ExitRecord;
 use wharf_types::{ContainerId, Exit, PodId};
 
+use crate::client::Client;
 use crate::container::Container;
 use crate::error::Error;
+use crate::launch::Process;
+use crate::link::{Link, Links};
 use crate::lock::{Mutex, RwLock};
-use crate::supervisor::{Connection, Link, Links, Process, SupervisorError, Waiters};
+use crate::supervisor::SupervisorError;
 use crate::usage::Meter;
+use crate::waiters::Waiters;
 
 /// A pod. What a list or status needs is here; the change in flight holds `changing`.
 #[derive(Debug)]
@@ -101,7 +105,7 @@ impl Pod {
     }
 
     /// The connection to its supervisor, if it is there.
-    pub(crate) fn connection(&self) -> Result<Arc<Connection>, Error> {
+    pub(crate) fn client(&self) -> Result<Arc<Client>, Error> {
         match self.link.now() {
             Link::Up(client) => Ok(client),
             Link::Connecting => {
@@ -114,9 +118,9 @@ impl Pod {
     }
 
     /// The connection to its supervisor; one that is just being made is waited for.
-    pub(crate) async fn connected(&self) -> Result<Arc<Connection>, Error> {
+    pub(crate) async fn connected(&self) -> Result<Arc<Client>, Error> {
         self.link.settled().await;
-        self.connection()
+        self.client()
     }
 
     pub(crate) fn making(&self) -> MutexGuard<'_, Option<Making>> {

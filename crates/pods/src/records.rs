@@ -1,5 +1,8 @@
 //! What is remembered of pods and containers on disk: the request as it came, and the little that cannot be derived.
 
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use prost::Message;
@@ -105,6 +108,14 @@ impl ContainerRecord {
         // Records of older builds tell it by the groups alone.
         self.phase() != Phase::Making || !self.groups.is_empty()
     }
+}
+
+/// Keeps what a container is made of, for people and tools: a file and not part of the record, which is in memory and read
+/// for each list; and in the state directory, since it has the environment, in which people put secrets.
+pub(crate) fn save_spec(path: &Path, text: &[u8]) -> Result<(), Error> {
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text)).stage("keeping the container's runtime spec")
 }
 
 /// Why there is no record to go by.

@@ -60,6 +60,12 @@ impl Layout {
         self.container_records(pod).join(container.as_str())
     }
 
+    /// What a container was made of, for people and tools; the daemon is its one writer.
+    #[must_use]
+    pub fn container_spec(&self, pod: &PodId, container: &ContainerId) -> PathBuf {
+        self.container_records(pod).join(format!("{container}.json"))
+    }
+
     /// A container's exit record; the supervisor is its one writer.
     #[must_use]
     pub fn exit_record(&self, pod: &PodId, container: &ContainerId) -> PathBuf {

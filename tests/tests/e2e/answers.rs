@@ -291,3 +291,33 @@ fn a_node_whose_state_directory_is_full_starts_no_pods_and_can_be_rid_of_some() 
         assert!(condition("NetworkReady").await.status);
     });
 }
+
+#[test]
+fn a_verbose_status_has_what_the_container_was_made_of() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("spec")).await.unwrap();
+        let mut config = client.container("main", "sleep 1000");
+        config.envs = vec![KeyValue { key: "COLOUR".to_owned(), value: b"green".to_vec() }];
+        security(&mut config).run_as_user = Some(Int64Value { value: 1234 });
+        security(&mut config).seccomp = Some(SecurityProfile {
+            profile_type: security_profile::ProfileType::RuntimeDefault.into(),
+            localhost_ref: String::new(),
+        });
+        let id = client.launch(&pod, &config).await.unwrap();
+        let request = || ContainerStatusRequest { container_id: id.clone(), verbose: true };
+        let answer = client.runtime.clone().container_status(request()).await.unwrap();
+        let spec = info(&answer.into_inner().info)["runtimeSpec"].clone();
+        assert_eq!(spec["process"]["args"], serde_json::json!(["sh", "-c", "sleep 1000"]), "{spec}");
+        let environment = spec["process"]["env"].as_array().unwrap();
+        assert!(environment.contains(&"COLOUR=green".into()), "{environment:?}");
+        assert_eq!(spec["process"]["user"]["uid"], 1234);
+        assert_eq!(spec["linux"]["seccomp"]["defaultAction"], "SCMP_ACT_ERRNO");
+        let mounts = spec["mounts"].as_array().unwrap();
+        assert!(mounts.iter().any(|mount| mount["destination"] == "/etc/hosts"), "{mounts:?}");
+        world.daemon.kill();
+        world.start_again().await;
+        let answer = world.client.runtime.clone().container_status(request()).await.unwrap();
+        assert_eq!(info(&answer.into_inner().info)["runtimeSpec"], spec, "a new daemon shows the same");
+    });
+}

@@ -66,15 +66,26 @@ fn problem(path: &str, problem: &str) -> Refusal {
 
 /// The chosen profile for this container on this machine; none if nothing confines it.
 pub(crate) fn describe(request: &Request<'_>, facts: &HostFacts) -> Result<Option<LinuxSeccomp>, Refusal> {
+    let capabilities = process::capabilities(request, facts)?.bounding;
     let profile = match choice(request.security())? {
         Choice::Unconfined => return Ok(None),
-        Choice::RuntimeDefault => Profile::runtime_default(),
+        Choice::RuntimeDefault => return runtime_default(capabilities, facts.kernel).map(Some),
         Choice::Localhost(path) => local(path, facts)?,
     };
-    let capabilities = process::capabilities(request, facts)?.bounding;
-    let target = Target { arch: native()?, capabilities, kernel: facts.kernel };
-    let resolved = resolve(&profile, &target);
-    resolved.map(Some).map_err(|error| Refusal::field("seccomp", wharf_types::chain(&error)))
+    of_target(&profile, &Target { arch: native()?, capabilities, kernel: facts.kernel }).map(Some)
+}
+
+/// The runtime's own profile for a container with this bounding set, as [`describe`](crate::describe) has it.
+///
+/// # Errors
+/// There is none for this machine.
+pub fn runtime_default(bounding: u64, kernel: (u32, u32)) -> Result<LinuxSeccomp, Refusal> {
+    let target = Target { arch: native()?, capabilities: bounding, kernel };
+    of_target(&Profile::runtime_default(), &target)
+}
+
+fn of_target(profile: &Profile, target: &Target) -> Result<LinuxSeccomp, Refusal> {
+    resolve(profile, target).map_err(|error| Refusal::field("seccomp", wharf_types::chain(&error)))
 }
 
 fn local(path: &str, facts: &HostFacts) -> Result<Profile, Refusal> {

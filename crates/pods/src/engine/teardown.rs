@@ -6,6 +6,7 @@ use std::time::Duration;
 use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_types::{ContainerId, ErrorKind, Failure, chain};
+use wharf_wire::v1::{self, request};
 
 use super::create::pod_cgroup;
 use super::{Engine, kill_cgroup};
@@ -174,17 +175,21 @@ impl Engine {
         if pod.container(container.id.as_str()).is_none() {
             return Ok(());
         }
-        if let Ok(supervisor) = pod.connection() {
-            match supervisor.remove(&container.id).await {
+        if let Ok(client) = pod.client() {
+            let body = request::Body::Remove(v1::Remove { container: container.id.to_string() });
+            match client.call_briefly("removing the container", body).await {
                 // It is asked once more, or has the request and takes it later.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) =>
                 {
-                    let error = chain(&error);
-                    tracing::warn!(container = container.id.short(), error, "a supervisor forgets it later");
-                    self.disown(pod, &supervisor, container.id.as_str());
+                    tracing::warn!(
+                        container = container.id.short(),
+                        error = chain(&error),
+                        "a supervisor forgets it later"
+                    );
+                    self.disown(pod, &client, container.id.as_str());
                 }
-                removed => removed?,
+                answer => drop(answer?),
             }
         }
         self.delete_container(pod, &container.id, &container.record().cgroup).await?;
@@ -208,9 +213,12 @@ impl Engine {
         let (engine, id) = (Arc::clone(self), id.clone());
         let layout = &self.parts.layout;
         let (exit, record) = (layout.exit_record(&pod.id, &id), layout.container_record(&pod.id, &id));
+        let spec = layout.container_spec(&pod.id, &id);
         blocking(move || {
             engine.parts.snapshots.remove(&id).stage("removing the container's files")?;
-            wharf_state::record::remove(&exit).stage("removing the container's records")?;
+            for file in [&exit, &spec] {
+                wharf_state::record::remove(file).stage("removing the container's records")?;
+            }
             // The record goes last: it is what a new daemon finds the rest by.
             wharf_state::record::remove(&record).stage("removing the container's records")
         })

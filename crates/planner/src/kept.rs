@@ -1,0 +1,140 @@
+//! The runtime spec of a container as it is kept and shown to people and tools, who look for it in `info.runtimeSpec`.
+//! Nothing of wharf goes by it.
+//!
+//! What follows from the rest is left out, since it is the longest part: the runtime's own seccomp profile. What came
+//! later is filled in: who its names turned out to be, and what its limits are now.
+
+use oci_spec::runtime::Spec;
+use serde_json::Value;
+use wharf_cri_api::v1::ContainerConfig;
+
+use crate::capabilities::bits_of;
+use crate::seccomp::{Choice, choice, runtime_default};
+use crate::{Refusal, limits};
+
+/// Who a container's first process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity<'a> {
+    /// The user.
+    pub uid: u32,
+    /// The first group.
+    pub gid: u32,
+    /// All groups.
+    pub groups: &'a [u32],
+}
+
+/// The text to keep of the spec of a request.
+///
+/// # Errors
+/// Never: it is all text and numbers.
+pub fn keep(mut spec: Spec, request: &ContainerConfig) -> Result<Vec<u8>, serde_json::Error> {
+    if let (true, Some(linux)) = (has_default_profile(request), spec.linux_mut()) {
+        linux.set_seccomp(None);
+    }
+    serde_json::to_vec(&spec)
+}
+
+/// The spec of a kept text, for a container that has this request now.
+///
+/// # Errors
+/// The text is not what was kept.
+pub fn show(
+    text: &[u8],
+    request: &ContainerConfig,
+    identity: Identity<'_>,
+    kernel: (u32, u32),
+) -> Result<Value, Refusal> {
+    let damaged = |error: serde_json::Error| Refusal::spec("kept", error);
+    let mut spec: Spec = serde_json::from_slice(text).map_err(damaged)?;
+    let mut bounding = 0;
+    let resources = request.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+    if let Some(process) = spec.process_mut() {
+        let user = process.user_mut();
+        user.set_uid(identity.uid).set_gid(identity.gid).set_additional_gids(Some(identity.groups.to_vec()));
+        bounding = process.capabilities().as_ref().map_or(0, |sets| bits_of(sets.bounding()));
+        if let Some(score) = resources.and_then(limits::oom_score) {
+            process.set_oom_score_adj(Some(score));
+        }
+    }
+    if let Some(linux) = spec.linux_mut() {
+        let mut now = limits::resources(&resources.cloned().unwrap_or_default());
+        let devices = linux.resources().as_ref().and_then(|kept| kept.devices().clone());
+        now.set_devices(devices);
+        linux.set_resources(Some(now));
+        if has_default_profile(request) {
+            linux.set_seccomp(Some(runtime_default(bounding, kernel)?));
+        }
+    }
+    to_json(&spec).map_err(damaged)
+}
+
+fn has_default_profile(request: &ContainerConfig) -> bool {
+    let context = request.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    context.is_some_and(|context| choice(context) == Ok(Choice::RuntimeDefault))
+}
+
+/// The spec as JSON, sets in the order of their words so that it is the same each time.
+pub(crate) fn to_json(spec: &Spec) -> Result<Value, serde_json::Error> {
+    let mut json = serde_json::to_value(spec)?;
+    let sets = json.pointer_mut("/process/capabilities").and_then(Value::as_object_mut);
+    for names in sets.into_iter().flatten().filter_map(|(_, names)| names.as_array_mut()) {
+        names.sort_by(|one, other| one.as_str().cmp(&other.as_str()));
+    }
+    Ok(json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::describe;
+    use crate::tests::{Asked, requests::CASES};
+
+    const ROOT: Identity<'_> = Identity { uid: 0, gid: 0, groups: &[] };
+
+    fn shown(asked: &Asked, identity: Identity<'_>) -> (Value, Value) {
+        let spec = describe(&asked.request(), &asked.facts, &asked.places).unwrap().spec;
+        let text = keep(spec.clone(), &asked.container).unwrap();
+        let shown = show(&text, &asked.container, identity, asked.facts.kernel).unwrap();
+        (to_json(&spec).unwrap(), shown)
+    }
+
+    #[test]
+    fn what_was_kept_is_shown_whole() {
+        let cases =
+            ["the runtime's seccomp profile", "a seccomp profile of the host", "huge pages and files of v2"];
+        for case in CASES.iter().filter(|case| cases.contains(&case.name)) {
+            let mut asked = Asked::default();
+            (case.change)(&mut asked);
+            let (made, shown) = shown(&asked, ROOT);
+            assert_eq!(made, shown, "{}", case.name);
+        }
+    }
+
+    #[test]
+    fn the_default_profile_takes_no_room() {
+        let mut asked = Asked::default();
+        let case = CASES.iter().find(|case| case.name == "the runtime's seccomp profile").unwrap();
+        (case.change)(&mut asked);
+        let spec = describe(&asked.request(), &asked.facts, &asked.places).unwrap().spec;
+        let whole = serde_json::to_vec(&spec).unwrap().len();
+        let kept = keep(spec, &asked.container).unwrap().len();
+        assert!(kept < 4096 && kept * 2 < whole, "{kept} of {whole} bytes");
+    }
+
+    #[test]
+    fn what_came_later_is_shown() {
+        let mut asked = Asked::default();
+        asked.image.set_user(Some("me:staff".to_owned()));
+        let spec = describe(&asked.request(), &asked.facts, &asked.places).unwrap().spec;
+        let text = keep(spec, &asked.container).unwrap();
+        asked.linux().resources.get_or_insert_default().memory_limit_in_bytes = 5;
+        let identity = Identity { uid: 7, gid: 8, groups: &[8, 9] };
+        let shown = show(&text, &asked.container, identity, (6, 18)).unwrap();
+        let user = &shown["process"]["user"];
+        assert_eq!((user["uid"].as_u64(), user["gid"].as_u64()), (Some(7), Some(8)));
+        assert_eq!(user["additionalGids"], serde_json::json!([8, 9]));
+        assert_eq!(shown["linux"]["resources"]["memory"]["limit"], 5);
+        assert!(!shown["linux"]["resources"]["devices"].as_array().unwrap().is_empty());
+        assert!(show(b"{", &asked.container, ROOT, (6, 18)).is_err());
+    }
+}
