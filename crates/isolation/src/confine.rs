@@ -1,51 +1,77 @@
-//! The last steps before the program: limits, user, capabilities; then, where it is to run, session, seccomp, exec. Rights
-//! only shrink here.
+//! Giving up rights: limits, user, capabilities, filter. They only shrink here.
+//!
+//! A filter is loaded as the last but the capabilities, since what comes before it may be what it refuses, and since loading
+//! it takes a right that the program does not have. Where others will see the program's process, that process has nothing
+//! beyond the program's rights from its first moment: the filter is loaded before it is born, if it can be.
 
-use std::ffi::CString;
-use std::os::fd::AsFd;
-
-use nix::errno::Errno;
 use nix::unistd::{Gid, Uid};
 use wharf_sys::capabilities::{self, Capabilities};
-use wharf_sys::{descriptors, keyring, limits, open_files, seccomp, signals, terminal};
+use wharf_sys::clone::Child;
+use wharf_sys::{keyring, limits, open_files, seccomp, signals};
 use wharf_types::capability;
-use wharf_types::program::DEFAULT_PATH;
 
-use crate::birth::{self, Born, Inside, Origin, Place};
+use crate::birth::Inside;
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
 use crate::plan::{Limit, Process};
-use crate::streams::Connected;
 
-/// This process has the user and the rights of its program. Where its filter is not loaded it can load it, and that is all
-/// it has beyond them.
+/// The filter, and the capabilities that the program has in the end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seal<'a> {
+    pub(crate) filter: &'a [u8],
+    pub(crate) flags: u32,
+    /// To be set behind the filter. With no_new_privs they are set before it, as no right is needed to load it.
+    pub(crate) sets: Option<Capabilities>,
+}
+
+impl<'a> Seal<'a> {
+    pub(crate) fn of(process: &'a Process, identity: &Identity) -> Self {
+        let sets = effective_for(&process.capabilities, identity.uid);
+        let sets = (!process.no_new_privileges).then_some(sets);
+        Self { filter: &process.seccomp, flags: process.seccomp_flags, sets }
+    }
+
+    fn apply(&self) -> Result<(), Error> {
+        if !self.filter.is_empty() {
+            seccomp::load(self.filter, self.flags).stage("loading the seccomp filter")?;
+        }
+        self.sets.as_ref().map_or(Ok(()), set_capabilities)
+    }
+}
+
+/// This process has the user and the rights of its program, and what it takes to load the filter.
 #[derive(Debug)]
-pub(crate) struct Shed {
-    filter: Filter,
+pub(crate) struct Shed<'a> {
+    /// What is applied by this process; none where it is in the script.
+    seal: Option<Seal<'a>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Filter {
-    Loaded,
-    Waiting,
+impl Shed<'_> {
+    /// Loads the filter and takes away the right to, if that is this process's to do.
+    pub(crate) fn seal(self) -> Result<(), Error> {
+        self.seal.map_or(Ok(()), |seal| seal.apply())
+    }
 }
 
-/// Gives up every right that the program is not to have. The filter is loaded too if others will see the process and if it
-/// can go on under it.
-pub(crate) fn shed(
+/// Gives up every right that the program is not to have, for a process that is in the container.
+pub(crate) fn shed<'a>(
     _inside: Inside,
     process: &Process,
     identity: &Identity,
-    origin: &Origin<'_>,
-) -> Result<Shed, Error> {
+    seal: Option<Seal<'a>>,
+    child: &Child,
+) -> Result<Shed<'a>, Error> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    signals::reset(origin.child).stage("resetting signals")?;
+    // An ignored signal would stay ignored over the exec.
+    signals::reset(child).stage("resetting signals")?;
     // First as the supervisor was given it; the process may ask for another.
     open_files::hand_on().stage("setting resource limits")?;
+    // While it may raise them.
     set_limits(&process.limits)?;
     // The inherited one is that of wharfd, and all containers would have it. Still as root, who may have many keys.
-    keyring::leave(origin.child).stage("making a session keyring")?;
+    keyring::leave(child).stage("making a session keyring")?;
     let sets = effective_for(&process.capabilities, identity.uid);
+    // It takes CAP_SETPCAP, which the program need not have.
     capabilities::bound(sets.bounding).stage("dropping capabilities")?;
     become_user(identity)?;
     // Becoming another user sets it to fs.suid_dumpable, and the container's other processes could look into this one.
@@ -54,52 +80,15 @@ pub(crate) fn shed(
         set_capabilities(&sets)?;
         nix::sys::prctl::set_no_new_privs().stage("setting no_new_privs")?;
     } else {
-        // Without no_new_privs a filter needs CAP_SYS_ADMIN to be loaded.
-        let right = if process.seccomp.is_empty() { 0 } else { capability::SYS_ADMIN };
-        let raised =
-            Capabilities { effective: sets.effective | right, permitted: sets.permitted | right, ..sets };
-        capabilities::set(&raised).stage("setting capabilities")?;
+        capabilities::set(&able_to_load(&sets, process)).stage("setting capabilities")?;
     }
-    let seen = matches!(origin.place, Place::Of(_));
-    if seen
-        && birth::CALLS.iter().all(|(call, first)| call.passes(&process.seccomp, &[*first, 0, 0, 0, 0, 0]))
-    {
-        seal(process, identity)?;
-        return Ok(Shed { filter: Filter::Loaded });
-    }
-    Ok(Shed { filter: Filter::Waiting })
+    Ok(Shed { seal })
 }
 
-/// Executes the program in a session of its own, under its filter. Returns only if that fails.
-pub(crate) fn execute(born: Born, process: &Process, identity: &Identity, connected: Connected) -> Error {
-    let sealed = lead_session(connected).and_then(|()| match born.shed().filter {
-        Filter::Loaded => Ok(()),
-        Filter::Waiting => seal(process, identity),
-    });
-    match sealed {
-        Ok(()) => run(process, identity),
-        Err(error) => error,
-    }
-}
-
-/// Sessions and their terminals are of a PID namespace.
-fn lead_session(connected: Connected) -> Result<(), Error> {
-    const STAGE: &str = "leading a session";
-    nix::unistd::setsid().stage(STAGE)?;
-    if connected == Connected::Terminal {
-        terminal::control(std::io::stdin().as_fd()).stage(STAGE)?;
-    }
-    descriptors::close_on_exec_from(3).stage(STAGE)
-}
-
-/// The final sets come after the filter, which must then allow capset, as it must allow the exec. With no_new_privs it is
-/// the very last step.
-fn seal(process: &Process, identity: &Identity) -> Result<(), Error> {
-    load_filter(process)?;
-    if process.no_new_privileges {
-        return Ok(());
-    }
-    set_capabilities(&effective_for(&process.capabilities, identity.uid))
+/// Without no_new_privs a filter needs `CAP_SYS_ADMIN` to be loaded.
+fn able_to_load(sets: &Capabilities, process: &Process) -> Capabilities {
+    let right = if process.seccomp.is_empty() { 0 } else { capability::SYS_ADMIN };
+    Capabilities { effective: sets.effective | right, permitted: sets.permitted | right, ..*sets }
 }
 
 /// As an exec by the kernel would: a user other than root keeps only what is ambient.
@@ -117,14 +106,17 @@ fn set_limits(limits: &[Limit]) -> Result<(), Error> {
     })
 }
 
+/// Groups first, since only root may set them; capabilities stay permitted for what is left to do.
 fn become_user(identity: &Identity) -> Result<(), Error> {
     const STAGE: &str = "becoming the user";
+    let failed =
+        |call, errno| wharf_sys::Error::new(call, format!("{}:{}", identity.uid, identity.gid), errno);
     capabilities::keep().stage(STAGE)?;
     let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
-    nix::unistd::setgroups(&groups).stage(STAGE)?;
+    nix::unistd::setgroups(&groups).map_err(|errno| failed("setgroups", errno)).stage(STAGE)?;
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-    nix::unistd::setresgid(gid, gid, gid).stage(STAGE)?;
-    nix::unistd::setresuid(uid, uid, uid).stage(STAGE)
+    nix::unistd::setresgid(gid, gid, gid).map_err(|errno| failed("setresgid", errno)).stage(STAGE)?;
+    nix::unistd::setresuid(uid, uid, uid).map_err(|errno| failed("setresuid", errno)).stage(STAGE)
 }
 
 fn set_capabilities(sets: &Capabilities) -> Result<(), Error> {
@@ -132,64 +124,15 @@ fn set_capabilities(sets: &Capabilities) -> Result<(), Error> {
     capabilities::set_ambient(sets.ambient).stage("setting ambient capabilities")
 }
 
-fn load_filter(process: &Process) -> Result<(), Error> {
-    if process.seccomp.is_empty() {
-        return Ok(());
-    }
-    seccomp::load(&process.seccomp, process.seccomp_flags).stage("loading the seccomp filter")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn run(process: &Process, identity: &Identity) -> Error {
-    let program = String::from_utf8_lossy(&process.args[0]).into_owned();
-    match try_run(process, identity) {
-        Ok(never) => match never {},
-        Err(errno) => Error::Exec { program, reason: reason(errno) },
+    #[test]
+    fn a_user_other_than_root_keeps_what_is_ambient() {
+        let sets = Capabilities { bounding: 15, effective: 7, permitted: 7, inheritable: 3, ambient: 1 };
+        assert_eq!(effective_for(&sets, 0), sets);
+        let kept = Capabilities { effective: 1, permitted: 1, ..sets };
+        assert_eq!(effective_for(&sets, 1000), kept);
     }
-}
-
-fn reason(errno: Errno) -> &'static str {
-    match errno {
-        Errno::ENOENT => wharf_types::program::MISSING,
-        Errno::EACCES => wharf_types::program::DENIED,
-        Errno::ENOEXEC => wharf_types::program::FORMAT,
-        other => other.desc(),
-    }
-}
-
-fn try_run(process: &Process, identity: &Identity) -> Result<std::convert::Infallible, Errno> {
-    let text = |bytes: &Vec<u8>| CString::new(bytes.clone()).map_err(|_nul| Errno::EINVAL);
-    let args: Vec<CString> = process.args.iter().map(text).collect::<Result<_, _>>()?;
-    let mut env: Vec<CString> = process.env.iter().map(text).collect::<Result<_, _>>()?;
-    if !process.env.iter().any(|pair| pair.starts_with(b"HOME=")) {
-        let home = identity.home.as_deref().unwrap_or("/");
-        env.push(CString::new(format!("HOME={home}")).map_err(|_nul| Errno::EINVAL)?);
-    }
-    let mut failure = Errno::ENOENT;
-    for candidate in candidates(process) {
-        let candidate = CString::new(candidate).map_err(|_nul| Errno::EINVAL)?;
-        match nix::unistd::execve(&candidate, &args, &env) {
-            Ok(never) => return Ok(never),
-            // As a shell searches: a file that may not be run is remembered, a missing one is not.
-            Err(Errno::EACCES) => failure = Errno::EACCES,
-            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Err(failure)
-}
-
-/// The paths to try: the program itself if it has a slash, else one in each directory of its own PATH.
-fn candidates(process: &Process) -> Vec<Vec<u8>> {
-    let program = &process.args[0];
-    if program.is_empty() || program.contains(&b'/') {
-        return vec![program.clone()];
-    }
-    let path =
-        process.env.iter().find_map(|pair| pair.strip_prefix(b"PATH=")).unwrap_or(DEFAULT_PATH.as_bytes());
-    path.split(|&b| b == b':')
-        .map(|directory| match directory {
-            b"" => [b"./", &program[..]].concat(),
-            _ => [directory, b"/", program].concat(),
-        })
-        .collect()
 }

@@ -1,4 +1,8 @@
-//! What the container's first process does between clone and exec, as a straight list.
+//! What the container's first process does between clone and exec, as straight lists of steps, each with why it is there.
+//!
+//! [`Joined`] is in the container's namespaces, where the host's files are still in sight. [`Rooted`] has the container's
+//! root, and of the host only what the plan binds. [`Ready`] is in the finished container, and waits for the start. Each is
+//! made of the one before, so that no step can come where it would have too much in reach, or too little.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,29 +12,101 @@ use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use wharf_sys::fs::write_value;
 use wharf_sys::mount::{self, Depth, Propagation};
+use wharf_types::HostPath;
 
 use crate::birth::{Inside, Origin};
 use crate::error::{Error, Stage};
 use crate::identity::{self, Identity};
+use crate::mounts::{self, Sources};
 use crate::paths::{self, Covers};
 use crate::plan::{Namespaces, Plan, Process};
+use crate::program::{self, Way};
 use crate::root::{self, Make, Root};
 use crate::streams::{self, Connected, Streams};
 use crate::terminal::{self, Terminal};
-use crate::{confine, devices, mounts, report};
+use crate::{confine, devices, report};
 
 /// Makes the container around this process, reports, waits for the start, and executes the program. Runs in a child of
 /// the supervisor, in a PID namespace of its own or in the supervisor's (and in its cgroup, on v2), and never returns.
-pub fn create(plan: &Plan, streams: &Streams, origin: &Origin<'_>) -> ! {
-    let error = match set_up(plan, streams, origin).and_then(|ready| start(plan, ready, origin)) {
+pub fn create(plan: &Plan, streams: &Streams, mut origin: Origin<'_>) -> ! {
+    let ready = Joined::join(plan, &origin)
+        .and_then(|joined| joined.enter_root(plan))
+        .and_then(|rooted| rooted.furnish(plan, streams, &origin));
+    let error = match ready.and_then(|ready| ready.start(plan, &mut origin)) {
         Ok(never) => match never {},
         Err(error) => error,
     };
-    report::failed(origin.supervisor, &error);
+    report::failed(&origin.line, &error);
     wharf_sys::process::exit_now(128)
 }
 
-/// All is made, and the streams are connected.
+/// In the container's namespaces; root and working directory are the host's, in a copy of its mounts.
+struct Joined {
+    sources: Sources,
+}
+
+impl Joined {
+    fn join(plan: &Plan, origin: &Origin<'_>) -> Result<Self, Error> {
+        // Modes of what is made are those that the plan says.
+        nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+        // The host's procfs is out of sight later, and the right to lower it too.
+        set_oom_score(&plan.process)?;
+        // By paths of the host. Before anything is allocated for the container, which is to be charged for it.
+        enter_cgroup(&plan.cgroup.entries)?;
+        // By paths of the host, and in its mount namespace: only there a copy is a peer of the host's mount.
+        let sources = mounts::open_sources(&plan.mounts)?;
+        // It takes the descriptor of a process, and privileges over the host's user namespace.
+        origin.choose_namespace()?;
+        // By paths of the host. New mounts from here on are charged to these namespaces: a procfs to the PID namespace, a
+        // sysfs to the network's, an mqueue to the IPC's.
+        join_namespaces(&plan.namespaces)?;
+        // Before the first mount is made, which the host would see.
+        leave_host_mounts()?;
+        Ok(Self { sources })
+    }
+
+    fn enter_root(self, plan: &Plan) -> Result<Rooted, Error> {
+        // By paths of the host: the layers.
+        let root = Root::mount(&plan.rootfs)?;
+        // Before anything in it is looked at: no link in it can lead to the host any more, whoever follows it.
+        root.enter()?;
+        Ok(Rooted { root, sources: self.sources })
+    }
+}
+
+/// In the container's root; of the host only what the plan binds is in reach.
+struct Rooted {
+    root: Root,
+    sources: Sources,
+}
+
+impl Rooted {
+    fn furnish(self, plan: &Plan, streams: &Streams, origin: &Origin<'_>) -> Result<Ready, Error> {
+        let Self { root, sources } = self;
+        // First, since what comes next is in the mounts: `/dev`, `/proc`, and what a volume hides.
+        mounts::attach_all(&root, &plan.mounts, sources, origin)?;
+        devices::make(&root, plan)?;
+        // In the container's devpts, where its name is known. `/dev/console` may be a path that is masked.
+        let terminal = plan.stdio.terminal.then(|| terminal::open(&root, plan)).transpose()?;
+        // When all that is masked or read-only is mounted; with the container's null device.
+        Covers::default().mask(&root, &plan.masked_paths)?;
+        paths::make_read_only(&root, &plan.readonly_paths)?;
+        // A mount may have brought the files in which the names are.
+        let identity = identity::resolve(&root, &plan.process.user)?;
+        // While this process may change their owner to the user that is known now.
+        let connected = streams::connect(root.fd(), streams, terminal.as_ref(), identity.uid)?;
+        // Made where it is missing, so before the root is read-only.
+        let cwd = open_cwd(&root, &plan.process)?;
+        // The last that is written has been written.
+        if plan.rootfs.read_only {
+            root.forbid_writing()?;
+        }
+        let inside = root::enter_cwd(cwd.as_fd(), &plan.process.cwd)?;
+        Ok(Ready { inside, identity, terminal, connected })
+    }
+}
+
+/// In the finished container, with the streams connected.
 struct Ready {
     inside: Inside,
     identity: Identity,
@@ -38,43 +114,31 @@ struct Ready {
     connected: Connected,
 }
 
-fn set_up(plan: &Plan, streams: &Streams, origin: &Origin<'_>) -> Result<Ready, Error> {
-    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
-    set_oom_score(&plan.process)?;
-    // By paths of the host, as long as they are in sight.
-    enter_cgroup(&plan.cgroup.entries)?;
-    let sources = mounts::open_sources(&plan.mounts)?;
-    origin.choose_namespace()?;
-    join_namespaces(&plan.namespaces)?;
-    leave_host_mounts()?;
-    let root = Root::mount(&plan.rootfs)?;
-    root.enter()?;
-    // From here on nothing of the host is in reach but what the plan binds.
-    mounts::attach_all(&root, &plan.mounts, sources, origin)?;
-    devices::make(&root, plan)?;
-    let terminal = plan.stdio.terminal.then(|| terminal::open(&root, plan)).transpose()?;
-    Covers::default().mask(&root, &plan.masked_paths)?;
-    paths::make_read_only(&root, &plan.readonly_paths)?;
-    let identity = identity::resolve(&root, &plan.process.user)?;
-    let connected = streams::connect(root.fd(), streams, terminal.as_ref(), identity.uid)?;
-    let cwd = open_cwd(&root, &plan.process)?;
-    if plan.rootfs.read_only {
-        root.forbid_writing()?;
+impl Ready {
+    fn start(self, plan: &Plan, origin: &mut Origin<'_>) -> Result<Infallible, Error> {
+        let Self { inside, identity, terminal, connected } = self;
+        report::ready(&origin.line, &identity, terminal.as_ref().map(|terminal| &terminal.master))?;
+        drop(terminal);
+        if !report::await_start(&origin.line) {
+            wharf_sys::process::exit_now(128);
+        }
+        go_on(inside, (&plan.process, &identity), connected, origin)
     }
-    let inside = root::enter_cwd(cwd.as_fd(), &plan.process.cwd)?;
-    Ok(Ready { inside, identity, terminal, connected })
 }
 
-fn start(plan: &Plan, ready: Ready, origin: &Origin<'_>) -> Result<Infallible, Error> {
-    let Ready { inside, identity, terminal, connected } = ready;
-    report::ready(origin.supervisor, &identity, terminal.as_ref().map(|terminal| &terminal.master))?;
-    if !report::await_start(origin.supervisor) {
-        wharf_sys::process::exit_now(128);
-    }
-    let shed = confine::shed(inside, &plan.process, &identity, origin)?;
-    // Only now: whoever is among others is there as its program, and not while it waits for the start.
-    let born = origin.be_born(shed)?;
-    Err(confine::execute(born, &plan.process, &identity, connected))
+/// From the container that was entered to the program. Only after the start: whoever is among others is there as its
+/// program, and not while it waits.
+pub(crate) fn go_on(
+    inside: Inside,
+    (process, identity): (&Process, &Identity),
+    connected: Connected,
+    origin: &mut Origin<'_>,
+) -> Result<Infallible, Error> {
+    // Before this process has the program's limits, of descriptors and of memory.
+    origin.leave_supervisor()?;
+    let Way { script, seal } = program::way(process, identity, connected, origin)?;
+    let shed = confine::shed(inside, process, identity, seal, origin.child)?;
+    origin.go_on(shed, script)
 }
 
 /// Lowering the score below the inherited one needs `CAP_SYS_RESOURCE`; without it the inherited one stays.
@@ -86,30 +150,34 @@ pub(crate) fn set_oom_score(process: &Process) -> Result<(), Error> {
     }
 }
 
-pub(crate) fn enter_cgroup(entries: &[wharf_types::HostPath]) -> Result<(), Error> {
+pub(crate) fn enter_cgroup(entries: &[HostPath]) -> Result<(), Error> {
     entries.iter().try_for_each(|entry| write_value(entry.as_path(), "0").stage("entering the cgroup"))
 }
 
 pub(crate) fn join_namespaces(namespaces: &Namespaces) -> Result<(), Error> {
-    let join = |path: Option<&wharf_types::HostPath>, kind| {
-        let Some(path) = path else { return Ok(()) };
-        let fd =
-            wharf_sys::fs::open(path.as_path(), OFlag::O_RDONLY).stage("joining the pod's namespaces")?;
-        nix::sched::setns(&fd, kind).stage("joining the pod's namespaces")
-    };
-    join(namespaces.net.as_ref(), CloneFlags::CLONE_NEWNET)?;
-    join(namespaces.ipc.as_ref(), CloneFlags::CLONE_NEWIPC)?;
-    join(namespaces.uts.as_ref(), CloneFlags::CLONE_NEWUTS)?;
+    join_namespace(namespaces.net.as_ref(), CloneFlags::CLONE_NEWNET)?;
+    join_namespace(namespaces.ipc.as_ref(), CloneFlags::CLONE_NEWIPC)?;
+    join_namespace(namespaces.uts.as_ref(), CloneFlags::CLONE_NEWUTS)?;
     let mut own = CloneFlags::CLONE_NEWNS;
     own.set(CloneFlags::CLONE_NEWCGROUP, namespaces.cgroup);
-    nix::sched::unshare(own).stage("making the mount namespace")
+    nix::sched::unshare(own)
+        .map_err(|errno| wharf_sys::Error::new("unshare", format!("{own:?}"), errno))
+        .stage("making the mount namespace")
+}
+
+fn join_namespace(path: Option<&HostPath>, kind: CloneFlags) -> Result<(), Error> {
+    const STAGE: &str = "joining the pod's namespaces";
+    let Some(path) = path else { return Ok(()) };
+    let namespace = wharf_sys::fs::open(path.as_path(), OFlag::O_RDONLY).stage(STAGE)?;
+    let failed = |errno| wharf_sys::Error::new("setns", format!("{path}, {kind:?}"), errno);
+    nix::sched::setns(&namespace, kind).map_err(failed).stage(STAGE)
 }
 
 /// Nothing mounted from here on is seen by the host. Bound trees are detached copies by now and keep their own way.
 pub(crate) fn leave_host_mounts() -> Result<(), Error> {
-    let root =
-        wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage("leaving the host's mounts")?;
-    mount::propagate(root.as_fd(), Propagation::Private, Depth::Recursive).stage("leaving the host's mounts")
+    const STAGE: &str = "leaving the host's mounts";
+    let root = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage(STAGE)?;
+    mount::propagate(root.as_fd(), Propagation::Private, Depth::Recursive).stage(STAGE)
 }
 
 /// Opens the working directory, made if it is missing.

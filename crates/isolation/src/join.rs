@@ -7,8 +7,7 @@ use nix::sched::CloneFlags;
 use wharf_types::{HostPath, TerminalSize};
 
 use crate::birth::Origin;
-use crate::confine;
-use crate::create::{enter_cgroup, set_oom_score};
+use crate::create::{enter_cgroup, go_on, set_oom_score};
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
 use crate::plan::Process;
@@ -33,12 +32,12 @@ pub struct JoinPlan {
 
 /// Enters the container of `first`, and executes the program in the PID namespace of the origin. Runs in a child of the
 /// supervisor, in the supervisor's PID namespace, and never returns.
-pub fn join(plan: &JoinPlan, first: BorrowedFd<'_>, streams: &Streams, origin: &Origin<'_>) -> ! {
-    let error = match run(plan, first, streams, origin) {
+pub fn join(plan: &JoinPlan, first: BorrowedFd<'_>, streams: &Streams, mut origin: Origin<'_>) -> ! {
+    let error = match run(plan, first, streams, &mut origin) {
         Ok(never) => match never {},
         Err(error) => error,
     };
-    report::failed(origin.supervisor, &error);
+    report::failed(&origin.line, &error);
     wharf_sys::process::exit_now(128)
 }
 
@@ -46,7 +45,7 @@ fn run(
     plan: &JoinPlan,
     first: BorrowedFd<'_>,
     streams: &Streams,
-    origin: &Origin<'_>,
+    origin: &mut Origin<'_>,
 ) -> Result<std::convert::Infallible, Error> {
     set_oom_score(&plan.process)?;
     // By paths of the host, which are out of sight from the next step on.
@@ -58,9 +57,8 @@ fn run(
     let terminal = open_terminal(plan, &root, origin)?;
     // While it may still change an owner.
     let connected = streams::connect(root.as_fd(), streams, terminal.as_ref(), plan.identity.uid)?;
-    let shed = confine::shed(inside, &plan.process, &plan.identity, origin)?;
-    let born = origin.be_born(shed)?;
-    Err(confine::execute(born, &plan.process, &plan.identity, connected))
+    drop((terminal, cwd, root));
+    go_on(inside, (&plan.process, &plan.identity), connected, origin)
 }
 
 /// Entering the mount namespace also moves root and working directory to the container's root, which is returned.
@@ -80,6 +78,6 @@ fn open_terminal(plan: &JoinPlan, root: &OwnedFd, origin: &Origin<'_>) -> Result
         return Ok(None);
     }
     let terminal = terminal::open_joined(root, plan.size)?;
-    report::ready(origin.supervisor, &plan.identity, Some(&terminal.master))?;
+    report::ready(&origin.line, &plan.identity, Some(&terminal.master))?;
     Ok(Some(terminal))
 }

@@ -11,6 +11,7 @@
 
 mod birth;
 mod confine;
+mod create;
 mod devices;
 mod error;
 mod hermit;
@@ -21,14 +22,13 @@ mod mounts;
 mod paths;
 mod plan;
 mod procfs;
+mod program;
 mod report;
 mod root;
 mod streams;
 mod terminal;
 mod volumes;
 mod wire;
-
-mod create;
 
 pub use birth::{Origin, Place};
 pub use create::create;

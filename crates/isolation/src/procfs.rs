@@ -1,12 +1,17 @@
 //! A procfs of a PID namespace that others are in, mounted by a process that is not, and is not seen there.
+//!
+//! Before Linux 6.17 a procfs is of the namespace of whoever makes it, so somebody has to be born there. That one has no
+//! memory, and no descriptor but a line to one in between, which has nothing either: bound trees of the host are open in this
+//! process, and nobody there must get at them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
-use wharf_sys::clone::{Clone, clone};
+use wharf_sys::clone::{Child, Clone, clone};
 use wharf_sys::mount::{self, Attributes};
-use wharf_sys::process;
+use wharf_sys::process::{self, Reap};
+use wharf_sys::script::Script;
 use wharf_sys::{Error, Result, descriptors, socket};
 
 use crate::birth::Origin;
@@ -16,53 +21,67 @@ pub(crate) fn of(process: BorrowedFd<'_>, attributes: Attributes, origin: &Origi
     let named = process::pid_namespace(process)
         .and_then(|namespace| mount::new_procfs(namespace.as_fd(), attributes));
     match named {
-        // Before Linux 6.17 a procfs is of the namespace of whoever makes it.
+        // EINVAL before Linux 6.17, and ENOTTY before 6.11.
         Err(error) if matches!(error.errno, Errno::EINVAL | Errno::ENOTTY) => {
-            by_inhabitant(process, attributes, origin)
+            by_inhabitant(process, attributes, origin.child)
         }
         other => other,
     }
 }
 
-/// Lets a process in the namespace make it. Bound trees of the host are open here, and that process must not hold them at
-/// any moment: it is born of one in between, which closes all before it chooses the namespace.
-fn by_inhabitant(process: BorrowedFd<'_>, attributes: Attributes, origin: &Origin<'_>) -> Result<OwnedFd> {
+/// Lets a process in the namespace make it.
+fn by_inhabitant(process: BorrowedFd<'_>, attributes: Attributes, child: &Child) -> Result<OwnedFd> {
     let (ours, theirs) = socket::pair()?;
-    match clone(origin.child.single_threaded(), CloneFlags::empty(), None)? {
-        Clone::Child(_) => {
-            let sent = be_between(process, attributes, (&theirs, origin));
-            process::exit_now(i32::from(sent.is_err()))
+    match clone(child.single_threaded(), CloneFlags::empty(), None)? {
+        Clone::Child(between) => {
+            let made = be_between(process, attributes, (theirs, &between));
+            process::exit_now(i32::from(made.is_err()))
         }
         Clone::Parent { pidfd, .. } => {
             drop(theirs);
-            let received = socket::receive(ours.as_fd(), &mut [0; 1]);
-            process::await_end(pidfd.as_fd())?;
-            process::wait(pidfd.as_fd(), process::Reap::Remove)?;
-            let (_, descriptors) = received?;
-            let gone = || Error::new("fsmount", "proc, in the PID namespace of others", Errno::ESRCH);
-            descriptors.into_iter().next().ok_or_else(gone)
+            let made = take_procfs(ours.as_fd());
+            reap(pidfd.as_fd())?;
+            made
         }
+    }
+}
+
+/// The one in between sends the line to the one that is born there, which sends the mount.
+fn take_procfs(between: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let failed = |errno| Error::new("fsmount", "proc, in the PID namespace of others", errno);
+    let (_, lines) = socket::receive(between, &mut [0; 1])?;
+    let line = lines.into_iter().next().ok_or_else(|| failed(Errno::ESRCH))?;
+    let mut told = [0; size_of::<isize>()];
+    let (count, mounts) = socket::receive(line.as_fd(), &mut told)?;
+    let errno = i32::try_from(isize::from_ne_bytes(told)).unwrap_or_default();
+    match mounts.into_iter().next() {
+        Some(mount) => Ok(mount),
+        None if count == told.len() => Err(failed(Errno::from_raw(errno))),
+        None => Err(failed(Errno::ESRCH)),
     }
 }
 
 fn be_between(
     process: BorrowedFd<'_>,
     attributes: Attributes,
-    (line, origin): (&OwnedFd, &Origin<'_>),
+    (parent, between): (OwnedFd, &Child),
 ) -> Result<()> {
     nix::sched::setns(process, CloneFlags::CLONE_NEWPID)
-        .map_err(|errno| Error::new("setns", "pid", errno))?;
-    // The standard streams too, which are the host's null device.
-    descriptors::close_others(origin.child, 0, &[line.as_fd()])?;
-    match clone(origin.child.single_threaded(), CloneFlags::empty(), None)? {
-        Clone::Child(_) => {
-            let made = mount::new_filesystem("proc", &[], attributes);
-            let sent = made.and_then(|procfs| socket::send(line.as_fd(), b"P", &[procfs.as_fd()]));
-            process::exit_now(i32::from(sent.is_err()))
-        }
-        Clone::Parent { pidfd, .. } => {
-            process::await_end(pidfd.as_fd())?;
-            process::wait(pidfd.as_fd(), process::Reap::Remove).map(drop)
-        }
-    }
+        .map_err(|errno| Error::new("setns", "CLONE_NEWPID", errno))?;
+    // Made here: whoever has one of its ends can ask for a descriptor of who made it.
+    let (theirs, ours) = socket::pair()?;
+    socket::send(parent.as_fd(), b"L", &[theirs.as_fd()])?;
+    nix::unistd::dup2_stdin(&ours).map_err(|errno| Error::new("dup2", "standard input", errno))?;
+    drop((parent, theirs, ours));
+    // The other standard streams too, which are the host's null device.
+    descriptors::close_others(between, 1, &[])?;
+    let mut script = Script::new(std::io::stdin().as_fd());
+    script.send_procfs(attributes);
+    let born = script.prepare()?.keep_memory(between)?.clone_child()?;
+    reap(born.as_fd())
+}
+
+fn reap(process: BorrowedFd<'_>) -> Result<()> {
+    process::await_end(process)?;
+    process::wait(process, Reap::Remove).map(drop)
 }

@@ -2,14 +2,20 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use wharf_sys::socket;
 
 use crate::error::{Error, Kind, Stage};
 use crate::identity::Identity;
 
 const READY: u8 = b'R';
+const LINE: u8 = b'L';
 const BORN: u8 = b'B';
 const FAILED: u8 = b'E';
+/// A failure whose words were written before it happened; the error's number is behind them.
+const PREPARED: u8 = b'P';
+/// The longest message of a failure.
+const MESSAGE_LIMIT_BYTES: usize = 8000;
 /// The longest report: a user's 4000 groups and home.
 const REPORT_LIMIT_BYTES: usize = 24 * 1024;
 
@@ -23,8 +29,20 @@ pub enum Report {
         /// The terminal's master, if it has one.
         terminal: Option<OwnedFd>,
     },
+    /// What is said from here on is said on another line, which tells who says it.
+    Line {
+        /// That line.
+        line: OwnedFd,
+        /// Who said so, if this line tells.
+        sender: Option<i32>,
+    },
     /// The process that executes the program is another one from here on, a child of the supervisor too.
-    Born(OwnedFd),
+    Born {
+        /// That process.
+        process: OwnedFd,
+        /// Who said so, if the line tells.
+        sender: Option<i32>,
+    },
     /// It failed, and the child is about to exit.
     Failed {
         /// What kind of failure.
@@ -43,24 +61,59 @@ impl Report {
     /// The socket's; EAGAIN if it would have to wait.
     pub fn receive(socket: BorrowedFd<'_>) -> wharf_sys::Result<Self> {
         let mut buffer = vec![0; REPORT_LIMIT_BYTES];
-        let (count, descriptors) = socket::receive(socket, &mut buffer)?;
-        Ok(match buffer[..count].split_first() {
-            Some((&READY, body)) => {
-                Self::Ready { identity: read_identity(body), terminal: descriptors.into_iter().next() }
-            }
-            Some((&BORN, _)) => descriptors.into_iter().next().map_or(Self::Closed, Self::Born),
-            Some((&FAILED, body)) => {
-                let kind = match body.first() {
-                    Some(b'i') => Kind::Invalid,
-                    Some(b'n') => Kind::NotStarted,
-                    _ => Kind::Internal,
-                };
-                let message = String::from_utf8_lossy(body.get(1..).unwrap_or_default()).into_owned();
-                Self::Failed { kind, message }
-            }
+        let received = socket::receive_from(socket, &mut buffer)?;
+        let sender = received.sender;
+        let descriptor = received.descriptors.into_iter().next();
+        Ok(match (buffer[..received.count].split_first(), descriptor) {
+            (Some((&READY, body)), terminal) => Self::Ready { identity: read_identity(body), terminal },
+            (Some((&LINE, _)), Some(line)) => Self::Line { line, sender },
+            (Some((&BORN, _)), Some(process)) => Self::Born { process, sender },
+            (Some((&FAILED, body)), _) => read_failure(body, None),
+            (Some((&PREPARED, body)), _) => match body.split_last_chunk() {
+                Some((body, number)) => read_failure(body, Some(isize::from_ne_bytes(*number))),
+                None => Self::Closed,
+            },
             _ => Self::Closed,
         })
     }
+}
+
+/// A letter for the kind, the words, and what the error's number means.
+fn read_failure(body: &[u8], number: Option<isize>) -> Report {
+    let kind = match body.first() {
+        Some(b'i') => Kind::Invalid,
+        Some(b'n') => Kind::NotStarted,
+        _ => Kind::Internal,
+    };
+    let mut message = String::from_utf8_lossy(body.get(1..).unwrap_or_default()).into_owned();
+    if let Some(number) = number {
+        let errno = Errno::from_raw(i32::try_from(number).unwrap_or_default());
+        let reason = if kind == Kind::NotStarted { of_program(errno) } else { errno.desc() };
+        message = format!("{message}: {reason}");
+    }
+    Report::Failed { kind, message }
+}
+
+/// What an error of an exec means to who named the program.
+fn of_program(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOENT => wharf_types::program::MISSING,
+        Errno::EACCES => wharf_types::program::DENIED,
+        Errno::ENOEXEC => wharf_types::program::FORMAT,
+        other => other.desc(),
+    }
+}
+
+/// The words of a failure that is yet to happen, of the kind with this letter.
+pub(crate) fn prepared(kind: u8, message: &str) -> Vec<u8> {
+    let mut words = vec![PREPARED, kind];
+    words.extend(message.bytes().take(MESSAGE_LIMIT_BYTES));
+    words
+}
+
+/// Says on which line the next reports come.
+pub(crate) fn line(socket: &OwnedFd, next: &OwnedFd) -> wharf_sys::Result<()> {
+    socket::send(socket.as_fd(), &[LINE], &[next.as_fd()])
 }
 
 /// User, group, how many groups, the groups, and the home if there is one.
@@ -103,7 +156,7 @@ pub fn failed(socket: &OwnedFd, error: &Error) {
         Kind::NotStarted => b'n',
     };
     let mut bytes = vec![FAILED, kind];
-    bytes.extend(error.line().into_bytes().into_iter().take(8000));
+    bytes.extend(error.line().into_bytes().into_iter().take(MESSAGE_LIMIT_BYTES));
     drop(socket::send(socket.as_fd(), &bytes, &[]));
 }
 

@@ -1,14 +1,17 @@
-//! `onlooker NAMESPACE DEVICE...`: looks at every process that it sees, as one in a container could, until there is a file
+//! `onlooker NAMESPACE SECRET SECRET DEVICE...`: looks at every process that it sees, as one in a container could, until there is a file
 //! `/stop`; then tells how many it saw.
 //!
 //! A process that appears is stopped at once if that is possible, so that there is time to look at its first moments. What
 //! is of the host is said once: a root, a working directory, a program, an open or a mapped file on one of the devices
-//! (`MAJOR:MINOR`), or the mount namespace; and so is `SYS_ADMIN`, or a process without a seccomp filter.
+//! (`MAJOR:MINOR`), or the mount namespace; and so is `SYS_ADMIN`, or a process without a seccomp filter. Of a process that
+//! appears, memory is searched for a secret, whose halves are given so that nobody has it by looking for it, and a socket
+//! leads on to what the process has open that made its other end.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
@@ -17,7 +20,9 @@ use nix::unistd::Pid;
 
 fn main() -> io::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let host = Host { namespace: arguments.next().unwrap_or_default(), devices: arguments.collect() };
+    let mut next = || arguments.next().unwrap_or_default();
+    let (namespace, secret) = (next(), next() + &next());
+    let host = Host { namespace, secret, devices: arguments.collect() };
     let mut known: BTreeSet<i32> = processes().collect();
     let (mut seen, mut told) = (0, BTreeSet::new());
     while !Path::new("/stop").exists() {
@@ -29,7 +34,11 @@ fn main() -> io::Result<()> {
                 // Not allowed where the process is another user's.
                 kill(Pid::from_raw(*pid), Signal::SIGSTOP).unwrap_or_default();
             }
-            for what in host.found_at(*pid) {
+            let mut found = host.found_at(*pid);
+            if is_new {
+                found.extend(host.found_within(*pid));
+            }
+            for what in found {
                 if told.insert(what.clone()) {
                     writeln!(io::stdout(), "{pid}: {what}")?;
                 }
@@ -50,9 +59,13 @@ fn processes() -> impl Iterator<Item = i32> {
     pids.filter(|pid| u32::try_from(*pid) != Ok(std::process::id()))
 }
 
+/// How many descriptors of a process are looked at that a socket leads to.
+const DESCRIPTORS: i32 = 64;
+
 /// What is the host's.
 struct Host {
     namespace: String,
+    secret: String,
     devices: BTreeSet<String>,
 }
 
@@ -64,7 +77,7 @@ impl Host {
         let open = fs::read_dir(of.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path());
         for path in named.into_iter().chain(open) {
             let Ok(status) = fs::metadata(&path) else { continue };
-            if self.devices.contains(&format!("{}:{}", major(status.dev()), minor(status.dev()))) {
+            if self.is_device(status.dev()) {
                 found.push(format!("{} is {:?}", path.display(), fs::read_link(&path)));
             }
         }
@@ -78,6 +91,38 @@ impl Host {
         found
     }
 
+    fn is_device(&self, device: u64) -> bool {
+        self.devices.contains(&format!("{}:{}", major(device), minor(device)))
+    }
+
+    /// What takes long to look for.
+    fn found_within(&self, pid: i32) -> Vec<String> {
+        let mut found = Vec::new();
+        if memory(pid).any(|bytes| contains(&bytes, self.secret.as_bytes())) {
+            found.push("the secret is in its memory".to_owned());
+        }
+        let Ok(process) = wharf_sys::process::open_pidfd(pid) else { return found };
+        for number in 0..DESCRIPTORS {
+            let Ok(socket) = wharf_sys::process::descriptor_of(process.as_fd(), number) else { continue };
+            let Ok(peer) = wharf_sys::socket::peer_process(socket.as_fd()) else { continue };
+            found.extend(
+                self.found_open(peer.as_fd()).map(|other| format!("socket {number} leads to {other}")),
+            );
+        }
+        found
+    }
+
+    /// What a process has open that is on one of the devices.
+    fn found_open(&self, process: BorrowedFd<'_>) -> impl Iterator<Item = String> {
+        let files = (0..DESCRIPTORS).filter_map(move |number| {
+            let file = wharf_sys::process::descriptor_of(process, number).ok()?;
+            let device = nix::sys::stat::fstat(&file).ok()?.st_dev;
+            Some(format!("{number} on {}:{}", major(device), minor(device)))
+                .filter(|_| self.is_device(device))
+        });
+        files.collect::<Vec<_>>().into_iter()
+    }
+
     /// Whether a line of `maps` is of a file on one of the devices; its numbers are hexadecimal there.
     fn is_mapped_of_host(&self, line: &str) -> bool {
         let mut fields = line.split(' ').skip(3);
@@ -86,6 +131,29 @@ impl Host {
         let number = |text| u64::from_str_radix(text, 16).unwrap_or(0);
         inode != "0" && self.devices.contains(&format!("{}:{}", number(major), number(minor)))
     }
+}
+
+/// All memory of a process that can be read, a mapping each.
+fn memory(pid: i32) -> impl Iterator<Item = Vec<u8>> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let memory = fs::File::open(format!("/proc/{pid}/mem"));
+    let ranges: Vec<(u64, u64)> = maps.lines().filter_map(range).collect();
+    ranges.into_iter().filter_map(move |(start, end)| {
+        let mut bytes = vec![0; usize::try_from(end - start).ok()?];
+        let count = memory.as_ref().ok()?.read_at(&mut bytes, start).ok()?;
+        bytes.truncate(count);
+        Some(bytes)
+    })
+}
+
+/// The addresses in a line of `maps`.
+fn range(line: &str) -> Option<(u64, u64)> {
+    let (start, end) = line.split(' ').next()?.split_once('-')?;
+    Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 /// What a process has that no process of the container is to have, by its status.

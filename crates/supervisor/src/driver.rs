@@ -3,6 +3,7 @@
 //! It decides nothing of a container's, a command's or a client's life, and never calls the machine: what an action came to,
 //! and what is found where the loop was woken, it returns as events.
 
+mod answers;
 mod making;
 mod processes;
 mod streams;
@@ -14,13 +15,12 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use wharf_state::{ExitRecord, Layout};
 use wharf_types::ContainerId;
-use wharf_wire::v1::{self, message, reply};
+use wharf_wire::v1::{self, message};
 
-use crate::container::{Container, Exec, First, wire_identity};
+use crate::container::{Container, Exec, First};
 use crate::link::{Link, RequestId};
 use crate::log::queue::LogWriter;
-use crate::machine::container::{self, Phase};
-use crate::machine::{Action, Event, client, exec};
+use crate::machine::{Action, Event, client, container, exec};
 use crate::output::BUFFER_BYTES;
 use crate::pod_reaper::PodReaper;
 use crate::requests::{Given, internal};
@@ -104,22 +104,6 @@ impl Driver {
         None
     }
 
-    fn reply_done(&mut self, request: RequestId) {
-        self.link.reply(request, reply::Result::Done(v1::Done {}), &[]);
-    }
-
-    fn reply_state(&mut self, request: RequestId, phases: &[(ContainerId, Phase)]) {
-        let status = |(id, phase): &(ContainerId, Phase)| Some(self.containers.get(id)?.status(*phase));
-        let state = v1::State {
-            version: wharf_wire::VERSION,
-            containers: phases.iter().filter_map(status).collect(),
-            pid: std::process::id().cast_signed(),
-            reaper_pid: self.reaper.as_ref().map_or(0, |reaper| reaper.pid),
-            features: wharf_wire::FEATURES.map(str::to_owned).to_vec(),
-        };
-        self.link.reply(request, reply::Result::State(state), &[]);
-    }
-
     fn signal(&mut self, request: RequestId, id: &ContainerId, number: i32) -> Option<Event> {
         let outcome = match self.containers.get_mut(id)?.signal(number) {
             // Gone by now: that is no failure of a signal.
@@ -131,41 +115,22 @@ impl Driver {
 
     fn act_on_container(&mut self, id: &ContainerId, action: container::Action) -> Option<container::Event> {
         use container::Action;
-        let container = self.containers.get_mut(id)?;
         match action {
-            Action::ReplyCreated { request } => {
-                let identity = Some(wire_identity(&container.identity));
-                let created = v1::Created { pid: container.child.pid, identity };
-                self.link.reply(request, reply::Result::Created(created), &[]);
-            }
-            Action::ReplyStarted { request, started_at_ns } => {
-                let started = v1::Started { started_at_ns, pid: container.child.pid };
-                self.link.reply(request, reply::Result::Started(started), &[]);
-            }
-            Action::ReplyRemoved { request } => self.reply_done(request),
-            Action::ReplyFailure { request, failure } => self.link.fail(request, failure),
-            Action::Start => {
-                container.first = First::Told;
-                let told = wharf_sys::socket::send(container.child.report.as_fd(), b"S", &[]);
-                // It is gone then, which is seen soon.
-                told.or_tell(format_args!("starting container {id}"));
-            }
-            Action::TellStarted { started_at_ns } => {
-                let started = v1::ContainerStarted { container: id.to_string(), started_at_ns };
-                self.link.tell(message::Body::ContainerStarted(started));
-            }
-            Action::Kill => container.kill(),
-            Action::Flush => match container.log {
+            // Answered and told also where nothing is held of it any more, or yet.
+            Action::ReplyCreated { .. }
+            | Action::ReplyStarted { .. }
+            | Action::ReplyRemoved { .. }
+            | Action::ReplyFailure { .. }
+            | Action::TellStarted { .. }
+            | Action::TellExited(_) => self.tell_of_container(id, action),
+            Action::Start => self.start(id),
+            Action::Kill => self.containers.get_mut(id).into_iter().for_each(Container::kill),
+            Action::Flush => match self.containers.get(id)?.log {
                 Some(log) => self.log_writer.flush(log, id),
                 None => return Some(container::Event::Flushed),
             },
             Action::Record(record) => return Some(self.record(id, &record)),
-            Action::TellExited(ExitRecord { exit, finished_at_ns, .. }) => {
-                let exit = Some(exit.into());
-                let exited = v1::ContainerExited { container: id.to_string(), exit, finished_at_ns };
-                self.link.tell(message::Body::ContainerExited(exited));
-            }
-            Action::Reap => container.reap(),
+            Action::Reap => self.containers.get_mut(id).into_iter().for_each(Container::reap),
             Action::Unrecord => {
                 let removed = wharf_state::record::remove(&self.exit_record(id));
                 removed.or_tell(format_args!("removing the exit record of container {id}"));
@@ -173,6 +138,14 @@ impl Driver {
             Action::Forget => self.forget(id),
         }
         None
+    }
+
+    fn start(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        container.first = First::Told;
+        let told = wharf_sys::socket::send(container.child.report.as_fd(), b"S", &[]);
+        // It is gone then, which is seen soon.
+        told.or_tell(format_args!("starting container {id}"));
     }
 
     fn exit_record(&self, id: &ContainerId) -> PathBuf {
@@ -201,11 +174,7 @@ impl Driver {
 
     fn act_on_exec(&mut self, number: u64, action: exec::Action) {
         match action {
-            exec::Action::ReplyExecuted { request } => {
-                let terminal = self.execs.get_mut(&number).and_then(|exec| exec.terminal.take());
-                let terminal: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
-                self.link.reply(request, reply::Result::Done(v1::Done {}), &terminal);
-            }
+            exec::Action::ReplyExecuted { request } => self.reply_executed(request, number),
             exec::Action::ReplyFailure { request, failure } => self.link.fail(request, failure),
             exec::Action::Kill => self.execs.get(&number).into_iter().for_each(Exec::kill),
             exec::Action::Forget => self.forget_exec(number),
@@ -228,11 +197,7 @@ impl Driver {
 
     fn act_on_client(&mut self, id: &ContainerId, number: u64, action: client::Action) {
         match action {
-            client::Action::ReplyAttached { request } => {
-                let input = self.inputs.remove(&number);
-                let input: Vec<_> = input.iter().map(AsFd::as_fd).collect();
-                self.link.reply(request, reply::Result::Done(v1::Done {}), &input);
-            }
+            client::Action::ReplyAttached { request } => self.reply_attached(request, number),
             client::Action::ReplyFailure { request, failure } => self.link.fail(request, failure),
             client::Action::TellDetached => {
                 self.link.tell(message::Body::Detached(v1::Detached { attach: number }));

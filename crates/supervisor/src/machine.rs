@@ -6,6 +6,7 @@
 //! what it was told; [`crate::driver`] has those, and tells what became of each action. So every history of a pod can be
 //! played without one, which [`simulation`] does.
 
+mod asked;
 pub(crate) mod client;
 pub(crate) mod container;
 pub(crate) mod exec;
@@ -17,9 +18,8 @@ use std::collections::BTreeMap;
 use wharf_types::ContainerId;
 use wharf_wire::v1::failure::Kind;
 
-use crate::audience::CLIENT_LIMIT;
-use crate::link::{self, RequestId, failure};
-use container::{Missing, Phase};
+use crate::link::RequestId;
+use container::Phase;
 
 /// How long the end of a container waits for its last output to be in its log: a disk that stalls keeps the lines, and
 /// not whoever waits for the end.
@@ -261,161 +261,6 @@ impl Machine {
         self.execs.keys().map(|number| Action::Exec(*number, exec::Action::Kill)).collect()
     }
 
-    fn asked(&mut self, request: RequestId, ask: Ask) -> Vec<Action> {
-        let refused = |failure| vec![Action::ReplyFailure { request, failure }];
-        if request.is_late(self.now_ns) {
-            return refused(link::expired());
-        }
-        let done = self.answer(request, ask);
-        done.unwrap_or_else(refused)
-    }
-
-    fn answer(&mut self, request: RequestId, ask: Ask) -> Result<Vec<Action>, Failure> {
-        match ask {
-            Ask::State => Ok(vec![self.state(request)]),
-            Ask::Create { container, has_log, target } => {
-                let missing = if has_log { Missing::Both } else { Missing::Process };
-                self.create(request, container, missing, target.as_ref())
-            }
-            Ask::Start { container } => {
-                self.find(&container)?;
-                self.check_life()?;
-                Ok(self.container(&container, container::Event::Start { request }))
-            }
-            Ask::Signal { container, signal } => self.signal(request, container, signal),
-            Ask::Exec { container, exec } => self.enter(request, container, exec),
-            Ask::KillExec { exec } => {
-                let mut actions = self.exec(exec, exec::Event::Kill);
-                actions.push(Action::ReplyDone { request });
-                Ok(actions)
-            }
-            Ask::Remove { container } if !self.containers.contains_key(&container) => {
-                Ok(vec![Action::ReplyDone { request }])
-            }
-            Ask::Remove { container } => Ok(self.container(&container, container::Event::Remove { request })),
-            Ask::Attach { container, client, watches } => self.attach(request, container, (client, watches)),
-            Ask::ReopenLog { container } => self.reopen_log(request, container),
-            Ask::Shutdown => Ok(self.shut_down(request)),
-            Ask::Nonsense(failure) => Err(failure),
-        }
-    }
-
-    fn state(&mut self, request: RequestId) -> Action {
-        self.daemon = Daemon::Knows;
-        let containers = self.containers.iter().map(|(id, container)| (id.clone(), container.phase));
-        Action::ReplyState { request, containers: containers.collect() }
-    }
-
-    fn find(&self, id: &ContainerId) -> Result<&Container, Failure> {
-        self.containers
-            .get(id)
-            .ok_or_else(|| failure(Kind::NotFound, format!("container {id} is not in this pod")))
-    }
-
-    fn find_running(&self, id: &ContainerId) -> Result<&Container, Failure> {
-        let container = self.find(id)?;
-        match container.phase {
-            Phase::Running { .. } => Ok(container),
-            _ => Err(precondition(format!("container {id} does not run"))),
-        }
-    }
-
-    /// A process that is made while the others are being ended would keep the supervisor for good.
-    fn check_life(&self) -> Result<(), Failure> {
-        match self.life {
-            Life::Wanted => Ok(()),
-            Life::Ending(_) | Life::Over => Err(precondition("the pod is being ended")),
-        }
-    }
-
-    fn create(
-        &mut self,
-        request: RequestId,
-        id: ContainerId,
-        missing: Missing,
-        target: Option<&ContainerId>,
-    ) -> Result<Vec<Action>, Failure> {
-        self.check_life()?;
-        if self.containers.contains_key(&id) {
-            return Err(precondition(format!("container {id} exists already")));
-        }
-        // While that one is made, its first process is the only one in its namespace and may have all in sight.
-        if let Some(target) = target
-            && self.find_running(target).is_err()
-        {
-            return Err(precondition(format!("target container {target} does not run")));
-        }
-        let has_log = missing == Missing::Both;
-        let phase = Phase::Creating { request, missing };
-        self.containers.insert(id.clone(), Container { phase, since_ns: self.now_ns, has_log });
-        Ok(vec![Action::Spawn(id)])
-    }
-
-    fn signal(
-        &mut self,
-        request: RequestId,
-        id: ContainerId,
-        signal: Signal,
-    ) -> Result<Vec<Action>, Failure> {
-        let done = Action::ReplyDone { request };
-        Ok(match (self.find(&id)?.phase.is_live(), signal) {
-            // Gone by now: that is no failure of a signal.
-            (false, _) => vec![done],
-            (true, Signal::KillAll) => vec![Action::Container(id, container::Action::Kill), done],
-            (true, Signal::First(number)) => vec![Action::Signal { request, container: id, number }],
-        })
-    }
-
-    fn enter(&mut self, request: RequestId, id: ContainerId, number: u64) -> Result<Vec<Action>, Failure> {
-        self.find_running(&id)?;
-        self.check_life()?;
-        if self.execs.contains_key(&number) {
-            return Err(precondition(format!("command {number} exists already")));
-        }
-        let phase = exec::Phase::Starting { request };
-        self.execs.insert(number, Exec { container: id.clone(), phase });
-        Ok(vec![Action::Enter { exec: number, container: id }])
-    }
-
-    fn attach(
-        &mut self,
-        request: RequestId,
-        id: ContainerId,
-        (number, watches): (u64, client::Watches),
-    ) -> Result<Vec<Action>, Failure> {
-        if !self.find(&id).is_ok_and(|container| container.phase.has_streams()) {
-            return Err(precondition(format!("container {id} does not run")));
-        }
-        if self.clients.contains_key(&number) {
-            return Err(precondition(format!("client {number} is attached already")));
-        }
-        if self.clients.values().filter(|client| client.container == id).count() >= CLIENT_LIMIT {
-            return Err(precondition(format!("container {id} has {CLIENT_LIMIT} attached clients already")));
-        }
-        let phase = client::Phase::Arriving { request, watches };
-        self.clients.insert(number, Client { container: id.clone(), phase });
-        Ok(vec![Action::Admit { client: number, container: id }])
-    }
-
-    fn reopen_log(&self, request: RequestId, id: ContainerId) -> Result<Vec<Action>, Failure> {
-        match self.find_running(&id)?.has_log {
-            true => Ok(vec![Action::ReopenLog { request, container: id }]),
-            false => Err(precondition(format!("container {id} has no log"))),
-        }
-    }
-
-    fn shut_down(&mut self, request: RequestId) -> Vec<Action> {
-        let mut actions = self.kill_execs();
-        let live = self.containers.iter().filter(|(_, container)| container.phase.is_live());
-        actions.extend(live.map(|(id, _)| Action::Container(id.clone(), container::Action::Kill)));
-        actions.push(Action::EndReaper);
-        if let Life::Ending(request) = std::mem::replace(&mut self.life, Life::Ending(request)) {
-            let failure = precondition("the pod's end was asked for again");
-            actions.push(Action::ReplyFailure { request, failure });
-        }
-        actions
-    }
-
     fn container(&mut self, id: &ContainerId, event: container::Event) -> Vec<Action> {
         let Some(container) = self.containers.get_mut(id) else { return Vec::new() };
         let was_live = container.phase.is_live();
@@ -485,8 +330,4 @@ impl Container {
                 .map(|_| container::Event::Expired),
         }
     }
-}
-
-fn precondition(message: impl Into<String>) -> Failure {
-    failure(Kind::Precondition, message)
 }

@@ -92,7 +92,9 @@ fn await_ready(line: &OwnedFd) -> std::result::Result<(), String> {
     match Report::receive(line.as_fd()) {
         Ok(Report::Ready { .. }) => Ok(()),
         Ok(Report::Failed { message, .. }) => Err(message),
-        Ok(Report::Born(_) | Report::Closed) => Err("its first process ended at once".to_owned()),
+        Ok(Report::Line { .. } | Report::Born { .. } | Report::Closed) => {
+            Err("its first process ended at once".to_owned())
+        }
         Err(error) => Err(error.to_string()),
     }
 }

@@ -51,13 +51,15 @@ pub(crate) enum Kin {
 }
 
 impl Child {
-    /// Takes a report. Who may trace the process that was born can say anything on its line, also before the one that it
-    /// was born of has told of it. What cannot be true ends the line: whoever lies is on its own.
+    /// Takes a report. Who may trace the process that was born can say anything on its line, but not in the name of the one
+    /// that it was born of, which alone can tell of it. What cannot be true ends the line: whoever lies is on its own.
     pub(crate) fn hear(&mut self) -> Result<Report> {
         let report = Report::receive(self.report.as_fd())?;
         let believed = match &report {
             Report::Ready { .. } => std::mem::take(&mut self.awaits_ready),
-            Report::Born(_) => self.kin == Kin::Parent,
+            // The first line tells no senders, and the second is the last.
+            Report::Line { sender, .. } => self.kin == Kin::Parent && sender.is_none(),
+            Report::Born { sender, .. } => self.kin == Kin::Parent && *sender == Some(self.pid),
             Report::Failed { .. } | Report::Closed => true,
         };
         Ok(if believed { report } else { Report::Closed })
@@ -93,7 +95,7 @@ impl Spawner {
         place: Place<'_>,
         cgroup: Option<BorrowedFd<'_>>,
         keep: &[BorrowedFd<'_>],
-        body: impl FnOnce(&Origin<'_>),
+        body: impl FnOnce(Origin<'_>),
     ) -> Result<Child> {
         let (report, child_report) = socket::pair()?;
         set_nonblocking(&report)?;
@@ -110,10 +112,11 @@ impl Spawner {
             Clone::Child(child) => {
                 let kept: Vec<BorrowedFd<'_>> = keep.iter().copied().chain([child_report.as_fd()]).collect();
                 let alone = descriptors::keep_only(&child, &kept).is_ok();
+                drop(kept);
                 // One that is never the program's process does not outlive the supervisor: it may not even be in its
                 // cgroup yet, by which the container's processes are found.
                 if alone && (kin == Kin::Itself || end_with_parent(supervisor) == Ok(true)) {
-                    body(&Origin { place, supervisor: &child_report, child: &child });
+                    body(Origin { place, line: child_report, child: &child });
                 }
                 process::exit_now(128)
             }
@@ -188,18 +191,36 @@ mod tests {
     }
 
     #[test]
-    fn only_a_child_takes_over_and_who_was_born_is_believed_no_more() {
-        let (mut parent, line, mut seen) = child(Kin::Parent);
-        let (mut other, _line, _child) = child(Kin::Parent);
+    fn only_a_child_takes_over() {
+        let (mut process, _line, mut seen) = child(Kin::Parent);
         let own = process::open_pidfd(std::process::id().cast_signed()).unwrap();
         assert_eq!(seen.take_over(own).unwrap_err().errno, nix::errno::Errno::ECHILD);
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    #[test]
+    fn who_was_born_is_told_of_by_its_parent_and_believed_no_more() {
+        let (mut parent, line, mut seen) = child(Kin::Parent);
+        let (mut other, _line, _child) = child(Kin::Parent);
         let say = |word: &[u8], fd: &OwnedFd| socket::send(line.as_fd(), word, &[fd.as_fd()]).unwrap();
         let born = process::open_pidfd(other.id().cast_signed()).unwrap();
         say(b"B", &born);
-        let Report::Born(process) = seen.hear().unwrap() else { panic!("it was not heard of") };
+        assert!(matches!(seen.hear(), Ok(Report::Closed)), "nobody is known to have said it");
+        say(b"L", &born);
+        assert!(matches!(seen.hear(), Ok(Report::Line { .. })));
+        socket::receive_senders(seen.report.as_fd()).unwrap();
+        for word in [b"B", b"L"] {
+            say(word, &born);
+            assert!(matches!(seen.hear(), Ok(Report::Closed)), "it was this process that said it");
+        }
+        // This process speaks for the parent from here on.
+        seen.pid = std::process::id().cast_signed();
+        say(b"B", &born);
+        let Report::Born { process, .. } = seen.hear().unwrap() else { panic!("it was not heard of") };
         drop(seen.take_over(process).unwrap());
         assert_eq!((seen.pid, seen.kin), (other.id().cast_signed(), Kin::Born));
-        for word in [&b"B"[..], b"R\0\0\0\0\0\0\0\0\0\0\0\0"] {
+        for word in [&b"B"[..], b"L", b"R\0\0\0\0\0\0\0\0\0\0\0\0"] {
             say(word, &born);
             assert!(matches!(seen.hear(), Ok(Report::Closed)), "{word:?}");
         }

@@ -84,30 +84,6 @@ pub fn clone(
     Ok(side)
 }
 
-/// The flags of [`clone_sibling`].
-pub const SIBLING: u64 = (libc::CLONE_PARENT | libc::CLONE_PIDFD).cast_unsigned() as u64;
-
-/// Clones this process into the PID namespace that its children are for, as a child of its own parent. The number is the
-/// one in this process's namespace. By the old clone(2), whose flags a filter can read: most let it through, and not clone3.
-///
-/// # Errors
-/// The kernel's; ENOMEM if the namespace's first process is gone.
-pub fn clone_sibling(_child: &Child) -> Result<Clone> {
-    let mut pidfd: libc::c_int = -1;
-    // SAFETY: `pidfd` lives through the call and no stack is given, so this is a fork; the witness says that no other thread
-    // holds a lock that the child needs. All architectures have these arguments first.
-    let result = unsafe { libc::syscall(libc::SYS_clone, SIBLING, 0_u64, &raw mut pidfd, 0_u64, 0_u64) };
-    let pid =
-        Errno::result(result).map_err(|errno| Error::new("clone", format!("flags {SIBLING:#x}"), errno))?;
-    if pid == 0 {
-        end_by_panic();
-        return Ok(Clone::Child(Child::new()));
-    }
-    // SAFETY: the kernel stored a new descriptor there, which nobody else knows.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Clone::Parent { pid: i32::try_from(pid).unwrap_or(-1), pidfd })
-}
-
 /// What a C library remembers as the number of a child that it did not make is its parent's: an abort would be the parent's
 /// end, where that number is somebody in the child's PID namespace.
 fn end_by_panic() {

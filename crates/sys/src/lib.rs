@@ -3,6 +3,7 @@
 //! This is the only crate with `unsafe`, and the only one that names `libc` and `rustix`. It decides nothing:
 //! no path, no policy, no default. Every descriptor it returns is owned and close-on-exec.
 
+pub mod bare;
 pub mod bpf;
 pub mod capabilities;
 pub mod clock;
@@ -18,6 +19,8 @@ pub mod open_files;
 pub mod overlay;
 pub mod process;
 pub mod random;
+mod raw;
+pub mod script;
 pub mod seccomp;
 pub mod signals;
 pub mod socket;

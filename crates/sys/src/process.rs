@@ -43,6 +43,15 @@ pub fn open_pidfd(pid: i32) -> Result<OwnedFd> {
         .named("pidfd_open", || pid.as_raw_nonzero().to_string())
 }
 
+/// Takes a copy of what a process has open under a number.
+///
+/// # Errors
+/// EPERM for who may not trace it, EBADF if it has nothing open there.
+pub fn descriptor_of(process: BorrowedFd<'_>, number: i32) -> Result<OwnedFd> {
+    rustix::process::pidfd_getfd(process, number, rustix::process::PidfdGetfdFlags::empty())
+        .named("pidfd_getfd", || number.to_string())
+}
+
 /// A descriptor of the process at the other end of a Unix socket; ENOPROTOOPT before Linux 6.5.
 pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
     const SO_PEERPIDFD: libc::c_int = 77;

@@ -127,23 +127,56 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]
         .map(drop)
 }
 
+/// Lets the kernel say of each datagram that this end receives which process sent it: [`receive_from`].
+///
+/// # Errors
+/// The kernel's.
+pub fn receive_senders(socket: BorrowedFd<'_>) -> Result<()> {
+    rustix::net::sockopt::set_socket_passcred(socket, true)
+        .named("setsockopt(SO_PASSCRED)", || "a connection".into())
+}
+
 /// Receives one datagram and its descriptors; a count of 0 means that the other side has closed.
 ///
 /// # Errors
 /// EAGAIN if a non-blocking socket is empty.
 pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTOR_LIMIT))];
+    receive_from(socket, buffer).map(|received| (received.count, received.descriptors))
+}
+
+/// A datagram.
+#[derive(Debug)]
+pub struct Received {
+    /// How long it is; 0 if the other side has closed.
+    pub count: usize,
+    /// What came with it.
+    pub descriptors: Vec<OwnedFd>,
+    /// The number of the process that sent it, if the socket is told ([`receive_senders`]).
+    pub sender: Option<i32>,
+}
+
+/// Receives one datagram, with what the kernel says of it.
+///
+/// # Errors
+/// EAGAIN if a non-blocking socket is empty.
+pub fn receive_from(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received> {
+    let mut space =
+        [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTOR_LIMIT), ScmCredentials(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let message =
         rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)
-            .named("recvmsg", String::new)?;
-    let mut descriptors = Vec::new();
+            .named("recvmsg", || "a connection".into())?;
+    let (mut descriptors, mut sender) = (Vec::new(), None);
     for item in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(received) = item {
-            descriptors.extend(received);
+        match item {
+            RecvAncillaryMessage::ScmRights(received) => descriptors.extend(received),
+            RecvAncillaryMessage::ScmCredentials(process) => {
+                sender = Some(process.pid.as_raw_nonzero().get())
+            }
+            _ => {}
         }
     }
-    Ok((message.bytes, descriptors))
+    Ok(Received { count: message.bytes, descriptors, sender })
 }
 
 /// Ends a connection both ways; its descriptor stays open and reads as ended.

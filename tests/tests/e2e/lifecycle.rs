@@ -65,6 +65,8 @@ fn repeated_calls_have_the_first_ones_effect() {
         for _ in 0..2 {
             client.remove_container(&id).await.unwrap();
         }
+        let log = world.daemon.log();
+        assert!(!log.contains("a supervisor forgets it later"), "the supervisor has not answered:\n{log}");
         assert_ne!(client.create(&pod, &container).await.unwrap(), id, "a removed container's name is free");
         for _ in 0..2 {
             client.stop(&pod).await.unwrap();

@@ -2,7 +2,10 @@
 //! finds one that has anything of the host.
 
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Stdio;
 
 use futures_util::future::join_all;
 use wharf_cri_api::v1::*;
@@ -12,11 +15,23 @@ use crate::daemon::process_with;
 use crate::place;
 use crate::world::{World, run, until};
 
+/// The halves of what a container of the pod has in its environment, and no other.
+const SECRET: [&str; 2] = ["swordfish-", "in-the-keeper"];
+
+/// A container with processes of its own, and a secret.
+async fn keep_secret(client: &Client, pod: &str) {
+    let mut config = client.container("keeper", "sleep 1000");
+    config.envs.push(KeyValue { key: "SECRET".to_owned(), value: SECRET.concat().into_bytes() });
+    security(&mut config).namespace_options = in_processes_of(NamespaceMode::Container, "");
+    client.launch(pod, &config).await.unwrap();
+}
+
 /// A container in which the onlooker runs; what it finds is in `/seen`.
 async fn look(world: &World, pod: &str, name: &str, change: impl FnOnce(&mut ContainerConfig)) -> String {
     let client = &world.client;
     let namespace = fs::read_link("/proc/self/ns/mnt").unwrap();
-    let line = format!("/onlooker '{}' {} >/seen", namespace.display(), devices());
+    let [first, second] = SECRET;
+    let line = format!("/onlooker '{}' {first} {second} {} >/seen", namespace.display(), devices());
     let script = format!("cp /mnt/onlooker / && touch /ready && {line}; exec sleep 1000");
     let mut config = client.container(name, &script);
     config.mounts.push(Mount {
@@ -82,6 +97,7 @@ async fn finds_nothing(
     processes: Option<NamespaceOption>,
     happen: impl AsyncFn(&str),
 ) {
+    keep_secret(&world.client, pod).await;
     for trace in [true, false] {
         let name = if trace { "tracer" } else { "onlooker" };
         let onlooker = look(world, pod, name, |config| {
@@ -158,14 +174,19 @@ fn a_careless_way_in_is_seen() {
         let pid = until("its number is known", async || process_with("/onlooker mnt:")).await;
         until("something of the host is found", async || {
             let mut enter = place::command(Path::new("nsenter"));
+            // Made by this process, which has the host's files open.
+            let (line, _other) = UnixStream::pair().unwrap();
             let entered = enter
+                .env("SECRET", SECRET.concat())
+                .stdin(Stdio::from(OwnedFd::from(line)))
                 .args(["--target", &pid.to_string(), "--pid", "--no-fork", "sh", "-c", "/bin/true; exit 0"])
                 .output()
                 .unwrap();
             assert!(entered.status.success(), "{entered:?}");
             let seen = client.output(&onlooker, "cat /seen").await;
-            let all = ["/root is", "/cwd is", "/exe is", "/fd/", "in the host's mount namespace", " r-xp "];
-            all.iter().all(|kind| seen.contains(kind)).then_some(())
+            let host = ["/root is", "/cwd is", "/exe is", "/fd/", "in the host's mount namespace", " r-xp "];
+            let mut all = host.into_iter().chain(["the secret is in its memory", "socket 0 leads to "]);
+            all.all(|kind| seen.contains(kind)).then_some(())
         })
         .await;
     });

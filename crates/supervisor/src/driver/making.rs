@@ -63,7 +63,7 @@ impl Driver {
         let cgroup = cgroup.transpose().map_err(internal)?;
         let mut keep = streams.descriptors();
         keep.extend(place.process());
-        let body = |origin: &Origin<'_>| wharf_isolation::create(plan, streams, origin);
+        let body = |origin: Origin<'_>| wharf_isolation::create(plan, streams, origin);
         self.spawner.spawn(place, cgroup.as_ref().map(AsFd::as_fd), &keep, body).map_err(internal)
     }
 
@@ -120,7 +120,7 @@ impl Driver {
         let first = container.child.pidfd.as_fd();
         let mut keep = streams.descriptors();
         keep.push(first);
-        let body = |origin: &Origin<'_>| wharf_isolation::join(plan, first, streams, origin);
+        let body = |origin: Origin<'_>| wharf_isolation::join(plan, first, streams, origin);
         self.spawner.spawn(Place::Of(first), cgroup.map(AsFd::as_fd), &keep, body).map_err(internal)
     }
 }

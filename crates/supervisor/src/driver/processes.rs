@@ -27,7 +27,10 @@ impl Driver {
                     terminal.into_iter().for_each(|terminal| self.adopt_terminal(id, terminal));
                     return Some(container::Event::Ready);
                 }
-                Ok(Report::Born(process)) => {
+                Ok(Report::Line { line, .. }) => {
+                    listen_at(&mut container.child, line, (&mut self.watch, Source::Report(id.clone())));
+                }
+                Ok(Report::Born { process, .. }) => {
                     let watch = (&mut self.watch, Source::Exit(id.clone()));
                     if !go_on_as(&mut container.child, process, watch, &mut self.spent) {
                         return None;
@@ -77,7 +80,10 @@ impl Driver {
             let exec = self.execs.get_mut(&number).filter(|exec| exec.child.line == Line::Open)?;
             match exec.child.hear() {
                 Ok(Report::Ready { terminal, .. }) => exec.terminal = terminal,
-                Ok(Report::Born(process)) => {
+                Ok(Report::Line { line, .. }) => {
+                    listen_at(&mut exec.child, line, (&mut self.watch, Source::ExecReport(number)));
+                }
+                Ok(Report::Born { process, .. }) => {
                     let watch = (&mut self.watch, Source::ExecExit(number));
                     if !go_on_as(&mut exec.child, process, watch, &mut self.spent) {
                         return None;
@@ -133,6 +139,17 @@ impl Driver {
 fn silence(child: &mut Child, watch: &mut Watch, source: &Source) {
     child.line = Line::Over;
     watch.remove(child.report.as_fd(), source);
+}
+
+/// Takes the reports of a child from another line; a child that cannot be watched there is ended.
+fn listen_at(child: &mut Child, line: OwnedFd, (watch, source): (&mut Watch, Source)) {
+    let watched = crate::spawn::set_nonblocking(&line)
+        .and_then(|()| watch.replace(child.report.as_fd(), line.as_fd(), source));
+    if watched.is_err() {
+        child.abandon();
+    }
+    watched.or_tell("a process is ended whose reports cannot be heard");
+    child.report = line;
 }
 
 /// Takes the process that was born for the child; `false` if it cannot be that one. One that cannot be watched is ended.

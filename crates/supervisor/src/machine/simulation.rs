@@ -72,22 +72,30 @@ impl History {
         self.tell(Event::Container(id.clone(), event))
     }
 
-    /// The daemon that is there asks for something, for a while or for ever.
+    /// The daemon that is there asks for something, for a while or for ever; what waited in the socket may be too late.
     fn ask(&mut self, ask: Ask) -> Kept {
+        let now_ns = self.world.now_ns;
+        let deadline_ns = match self.world.random.below(8) {
+            0..3 => 0,
+            3 => now_ns,
+            4 => now_ns + SECOND_NS,
+            _ => now_ns + 30 * SECOND_NS,
+        };
+        self.ask_until(deadline_ns, ask)
+    }
+
+    fn ask_until(&mut self, deadline_ns: u64, ask: Ask) -> Kept {
         let Some(open) = &mut self.world.daemon else { return Ok(()) };
         self.requests += 1;
         open.insert(self.requests);
+        let request = RequestId::of_test(self.requests).until(deadline_ns);
         if let Ask::Remove { container } = &ask
+            && !request.is_late(self.world.now_ns)
             && let Some(process) = self.world.processes.get_mut(container)
         {
             process.claim = Claim::Unwanted;
         }
-        let until = match self.world.random.below(3) {
-            0 => 0,
-            1 => self.world.now_ns + SECOND_NS,
-            _ => self.world.now_ns + 30 * SECOND_NS,
-        };
-        self.tell(Event::Asked { request: RequestId::of_test(self.requests).until(until), ask })
+        self.tell(Event::Asked { request, ask })
     }
 
     fn any_request(&mut self) -> Ask {
@@ -280,9 +288,9 @@ impl History {
     /// Of the pod, or of each of its containers.
     fn ask_for_the_end(&mut self) -> Kept {
         if self.world.random.one_in(2) {
-            return self.ask(Ask::Shutdown);
+            return self.ask_until(0, Ask::Shutdown);
         }
-        self.ids.clone().into_iter().try_for_each(|container| self.ask(Ask::Remove { container }))
+        self.ids.clone().into_iter().try_for_each(|container| self.ask_until(0, Ask::Remove { container }))
     }
 
     fn rest(&mut self) -> Kept {

@@ -1,0 +1,133 @@
+//! The way to the program, written down: session, filter where it could not be loaded before, exec.
+
+use std::ffi::CString;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use wharf_sys::bare::Prepared;
+use wharf_sys::script::{Program, Script};
+use wharf_sys::seccomp::Call;
+use wharf_types::program::DEFAULT_PATH;
+
+use crate::birth::{self, Origin, Place};
+use crate::confine::Seal;
+use crate::error::{Error, Stage};
+use crate::identity::Identity;
+use crate::plan::Process;
+use crate::report;
+use crate::streams::Connected;
+
+/// What leads to the program, and the seal where that is applied before.
+#[derive(Debug)]
+pub(crate) struct Way<'a> {
+    pub(crate) script: Prepared,
+    pub(crate) seal: Option<Seal<'a>>,
+}
+
+/// Writes down the way to the program. The seal is applied before it where others will see the program's process and if the
+/// filter lets through all that comes behind; else it is the last but the exec, and what it refuses then is said.
+pub(crate) fn way<'a>(
+    process: &'a Process,
+    identity: &Identity,
+    connected: Connected,
+    origin: &Origin<'_>,
+) -> Result<Way<'a>, Error> {
+    const STAGE: &str = "preparing the exec";
+    let seal = Seal::of(process, identity);
+    let program = program(process, identity)?;
+    if let Place::Of(_) = origin.place {
+        let mut script = begin(connected, origin);
+        execute(&mut script, process, &program, &[]);
+        if birth::passes(seal.filter) && script.passes(seal.filter) {
+            let script = script.prepare().stage(STAGE)?;
+            return Ok(Way { script, seal: Some(seal) });
+        }
+    }
+    let mut script = begin(connected, origin);
+    write_seal(&mut script, &seal);
+    execute(&mut script, process, &program, seal.filter);
+    Ok(Way { script: script.prepare().stage(STAGE)?, seal: None })
+}
+
+/// Sessions and their terminals are of a PID namespace, so they are made in the program's.
+fn begin(connected: Connected, origin: &Origin<'_>) -> Script {
+    let mut script = Script::new(origin.line.as_fd());
+    script.on_failure(&report::prepared(b'x', "leading a session failed: setsid()"));
+    script.lead_session();
+    if connected == Connected::Terminal {
+        script.on_failure(&report::prepared(b'x', "leading a session failed: ioctl(TIOCSCTTY)"));
+        script.control_terminal();
+    }
+    script.on_failure(&report::prepared(b'x', "closing descriptors failed: close_range(3)"));
+    script.close_on_exec_from(3);
+    script
+}
+
+/// The final sets come after the filter, which must then allow capset and prctl, as it must allow the exec.
+fn write_seal(script: &mut Script, seal: &Seal<'_>) {
+    if !seal.filter.is_empty() {
+        script.on_failure(&report::prepared(b'x', "loading the seccomp filter failed: seccomp()"));
+        script.load_filter(seal.filter, seal.flags);
+    }
+    if let Some(sets) = &seal.sets {
+        let capset = under(seal.filter, Call::CAPSET, "setting capabilities failed", "capset");
+        script.on_failure(&report::prepared(b'x', &capset));
+        script.set_capabilities(sets);
+        let prctl = under(seal.filter, Call::PRCTL, "setting ambient capabilities failed", "prctl");
+        script.on_failure(&report::prepared(b'x', &prctl));
+        script.set_ambient(sets.ambient);
+    }
+}
+
+fn execute(script: &mut Script, process: &Process, program: &Program, filter: &[u8]) {
+    let name = String::from_utf8_lossy(&process.args[0]);
+    let stage = format!("exec of {name:?} failed");
+    let stage = if Call::EXECVE.passes(filter, &[0; 6]) { stage } else { refused(&stage, "execve") };
+    script.on_failure(&report::prepared(b'n', &stage));
+    script.execute(program);
+}
+
+/// What is said if a call fails that a filter may have refused.
+fn under(filter: &[u8], call: Call, stage: &str, name: &str) -> String {
+    let option = if call == Call::PRCTL { wharf_sys::capabilities::AMBIENT } else { 0 };
+    if call.passes(filter, &[option, 0, 0, 0, 0, 0]) {
+        format!("{stage}: {name}()")
+    } else {
+        refused(stage, name)
+    }
+}
+
+fn refused(stage: &str, name: &str) -> String {
+    format!("{stage}: the container's seccomp profile refuses {name}, without which no program starts")
+}
+
+fn program(process: &Process, identity: &Identity) -> Result<Program, Error> {
+    let name = String::from_utf8_lossy(&process.args[0]);
+    let text = |bytes: &[u8]| {
+        let program = name.clone().into_owned();
+        CString::new(bytes).map_err(|_nul| Error::Exec { program, reason: Errno::EINVAL.desc() })
+    };
+    let texts = |all: &[Vec<u8>]| all.iter().map(|bytes| text(bytes)).collect::<Result<Vec<_>, _>>();
+    let mut environment = texts(&process.env)?;
+    if !process.env.iter().any(|pair| pair.starts_with(b"HOME=")) {
+        let home = identity.home.as_deref().unwrap_or("/");
+        environment.push(text(format!("HOME={home}").as_bytes())?);
+    }
+    Ok(Program { candidates: texts(&candidates(process))?, arguments: texts(&process.args)?, environment })
+}
+
+/// The paths to try: the program itself if it has a slash, else one in each directory of its own PATH.
+fn candidates(process: &Process) -> Vec<Vec<u8>> {
+    let program = &process.args[0];
+    if program.is_empty() || program.contains(&b'/') {
+        return vec![program.clone()];
+    }
+    let path =
+        process.env.iter().find_map(|pair| pair.strip_prefix(b"PATH=")).unwrap_or(DEFAULT_PATH.as_bytes());
+    path.split(|&b| b == b':')
+        .map(|directory| match directory {
+            b"" => [b"./", &program[..]].concat(),
+            _ => [directory, b"/", program].concat(),
+        })
+        .collect()
+}

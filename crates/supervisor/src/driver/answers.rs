@@ -1,0 +1,75 @@
+//! Answers and news for the daemon, as the protocol has them.
+
+use std::os::fd::AsFd;
+
+use wharf_state::ExitRecord;
+use wharf_types::ContainerId;
+use wharf_wire::v1::{self, message::Body, reply};
+
+use super::Driver;
+use crate::container::wire_identity;
+use crate::link::RequestId;
+use crate::machine::container::{Action, Phase};
+
+impl Driver {
+    pub(super) fn reply_done(&mut self, request: RequestId) {
+        self.link.reply(request, reply::Result::Done(v1::Done {}), &[]);
+    }
+
+    pub(super) fn reply_state(&mut self, request: RequestId, phases: &[(ContainerId, Phase)]) {
+        let status = |(id, phase): &(ContainerId, Phase)| Some(self.containers.get(id)?.status(*phase));
+        let state = v1::State {
+            version: wharf_wire::VERSION,
+            containers: phases.iter().filter_map(status).collect(),
+            pid: std::process::id().cast_signed(),
+            reaper_pid: self.reaper.as_ref().map_or(0, |reaper| reaper.pid),
+            features: wharf_wire::FEATURES.map(str::to_owned).to_vec(),
+        };
+        self.link.reply(request, reply::Result::State(state), &[]);
+    }
+
+    /// Of what is done to a container there is nothing to be told here.
+    pub(super) fn tell_of_container(&mut self, id: &ContainerId, action: Action) {
+        match action {
+            Action::ReplyCreated { request } => self.reply_created(request, id),
+            Action::ReplyStarted { request, started_at_ns } => {
+                let pid = self.containers.get(id).map_or(0, |container| container.child.pid);
+                self.link.reply(request, reply::Result::Started(v1::Started { started_at_ns, pid }), &[]);
+            }
+            Action::ReplyRemoved { request } => self.reply_done(request),
+            Action::ReplyFailure { request, failure } => self.link.fail(request, failure),
+            Action::TellStarted { started_at_ns } => {
+                let container = id.to_string();
+                self.link.tell(Body::ContainerStarted(v1::ContainerStarted { container, started_at_ns }));
+            }
+            Action::TellExited(ExitRecord { exit, finished_at_ns, .. }) => {
+                let (container, exit) = (id.to_string(), Some(exit.into()));
+                self.link.tell(Body::ContainerExited(v1::ContainerExited {
+                    container,
+                    exit,
+                    finished_at_ns,
+                }));
+            }
+            Action::Start | Action::Kill | Action::Flush | Action::Record(_) => {}
+            Action::Reap | Action::Unrecord | Action::Forget => {}
+        }
+    }
+
+    fn reply_created(&mut self, request: RequestId, id: &ContainerId) {
+        let Some(container) = self.containers.get(id) else { return };
+        let (pid, identity) = (container.child.pid, Some(wire_identity(&container.identity)));
+        self.link.reply(request, reply::Result::Created(v1::Created { pid, identity }), &[]);
+    }
+
+    pub(super) fn reply_executed(&mut self, request: RequestId, number: u64) {
+        let terminal = self.execs.get_mut(&number).and_then(|exec| exec.terminal.take());
+        let terminal: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
+        self.link.reply(request, reply::Result::Done(v1::Done {}), &terminal);
+    }
+
+    pub(super) fn reply_attached(&mut self, request: RequestId, number: u64) {
+        let input = self.inputs.remove(&number);
+        let input: Vec<_> = input.iter().map(AsFd::as_fd).collect();
+        self.link.reply(request, reply::Result::Done(v1::Done {}), &input);
+    }
+}

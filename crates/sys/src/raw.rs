@@ -1,0 +1,108 @@
+//! System calls by instruction. A C library keeps the number of the last error in memory of the thread, and a process that
+//! has left its memory behind ([`crate::bare`]) has none.
+
+use std::ffi::c_int;
+
+/// Makes a system call; from -4095 to -1 the result is an error's number.
+///
+/// # Safety
+/// As of the call and its arguments.
+#[inline(always)]
+pub(crate) unsafe fn call(number: libc::c_long, arguments: &[usize; 6]) -> isize {
+    let [first, second, third, fourth, fifth, sixth] = *arguments;
+    let result: isize;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the kernel's convention: syscall(2). Flags and these two registers are all that it changes.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") number => result,
+            in("rdi") first, in("rsi") second, in("rdx") third,
+            in("r10") fourth, in("r8") fifth, in("r9") sixth,
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: the kernel's convention: syscall(2). The result is all that it changes.
+    unsafe {
+        std::arch::asm!(
+            "svc #0",
+            in("x8") number,
+            inlateout("x0") first => result,
+            in("x1") second, in("x2") third, in("x3") fourth, in("x4") fifth, in("x5") sixth,
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// A child's memory, by address: where its stack begins (its highest address), what it runs, and with which argument.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Start<T> {
+    pub(crate) stack: *mut u8,
+    pub(crate) run: unsafe extern "C" fn(*mut T) -> !,
+    pub(crate) argument: *mut T,
+}
+
+/// clone(2) with a copy of this process's memory, where the child begins on another stack. Returns in the parent alone.
+///
+/// # Safety
+/// The flags share no memory with the child. In its copy there are the stack, which nobody else uses and which is aligned to
+/// 16 bytes, the code of `run`, and the argument, as `run` asks for it.
+pub(crate) unsafe fn clone<T>(flags: usize, pidfd: &mut c_int, start: Start<T>) -> isize {
+    let result: isize;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the child keeps all registers but three, so it finds what to run and with what; a frame pointer of 0 ends its
+    // call chain. The parent goes on after the label.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r13",
+            "call r12",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone => result,
+            in("rdi") flags, in("rsi") start.stack, in("rdx") &raw mut *pidfd,
+            in("r10") 0, in("r8") 0,
+            in("r12") start.run, in("r13") start.argument,
+            lateout("rcx") _, lateout("r11") _,
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: the child keeps all registers but one, so it finds what to run and with what; a frame pointer of 0 ends its
+    // call chain. The parent goes on after the label.
+    unsafe {
+        std::arch::asm!(
+            "svc #0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x0, x21",
+            "blr x20",
+            "brk #1",
+            "2:",
+            in("x8") libc::SYS_clone,
+            inlateout("x0") flags => result,
+            in("x1") start.stack, in("x2") &raw mut *pidfd, in("x3") 0, in("x4") 0,
+            in("x20") start.run, in("x21") start.argument,
+        );
+    }
+    result
+}
+
+/// Ends this process by a signal that nobody can have blocked: the kernel forces it.
+pub(crate) fn trap() -> ! {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: an instruction that is none.
+    unsafe {
+        std::arch::asm!("ud2", options(noreturn, nomem, nostack))
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a breakpoint, which nobody waits for.
+    unsafe {
+        std::arch::asm!("brk #1", options(noreturn, nomem, nostack))
+    }
+}
