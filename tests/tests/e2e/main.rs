@@ -25,6 +25,8 @@ mod disk;
 #[cfg(test)]
 mod exec;
 #[cfg(test)]
+mod filters;
+#[cfg(test)]
 mod footprint;
 #[cfg(test)]
 mod forward;

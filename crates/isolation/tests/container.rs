@@ -1,0 +1,337 @@
+//! Containers as the kernel makes them, each by a child of this program, which has one thread and its namespaces to itself.
+//! Their root is an overlay of a directory with links to the machine's `/usr`, which is bound there.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test, though the harness is its own"
+)]
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sched::CloneFlags;
+use wharf_isolation::{
+    CgroupPlan, DeviceNode, Identity, Input, JoinPlan, Kind, Limit, MountPlan, Namespaces, Origin,
+    PidNamespace, Place, Plan, Process, Report, Rootfs, Source, Stdio, Stream, Streams, User,
+};
+use wharf_sys::capabilities::Capabilities;
+use wharf_sys::clone::{Clone, SingleThreaded, clone};
+use wharf_sys::mount::{Attributes, Propagation};
+use wharf_sys::process::{Ended, Reap, await_end, exit_now, signal, wait};
+use wharf_sys::socket;
+use wharf_types::{ContainerPath, HostPath};
+
+/// One test: what it is called, and what it does.
+type Case = (&'static str, fn(&SingleThreaded));
+
+const CASES: [Case; 9] = [
+    ("a_program_runs_in_its_root_with_what_it_was_given", a_program_runs_in_its_root_with_what_it_was_given),
+    ("devices_links_and_covers_are_the_containers", devices_links_and_covers_are_the_containers),
+    ("a_read_only_root_cannot_be_written", a_read_only_root_cannot_be_written),
+    ("rights_are_those_of_the_plan", rights_are_those_of_the_plan),
+    ("a_missing_source_is_named", a_missing_source_is_named),
+    ("an_unknown_user_is_named", an_unknown_user_is_named),
+    ("a_working_directory_that_is_a_file_is_named", a_working_directory_that_is_a_file_is_named),
+    ("a_missing_program_is_named_and_nothing_runs", a_missing_program_is_named_and_nothing_runs),
+    ("another_process_joins_and_is_born_there", another_process_joins_and_is_born_there),
+];
+
+fn main() {
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let witness = SingleThreaded::check().unwrap();
+    for (name, case) in CASES {
+        if filter.as_ref().is_none_or(|filter| name.contains(filter)) {
+            case(&witness);
+            eprintln!("test {name} ... ok");
+        }
+    }
+}
+
+fn host(path: impl AsRef<Path>) -> HostPath {
+    HostPath::new(path.as_ref().to_str().unwrap()).unwrap()
+}
+
+fn inner(path: &str) -> ContainerPath {
+    ContainerPath::new(path).unwrap()
+}
+
+fn mount(target: &str, source: Source) -> MountPlan {
+    MountPlan {
+        target: inner(target),
+        source,
+        attributes: Attributes::NONE,
+        recursive_read_only: false,
+        propagation: Propagation::Private,
+    }
+}
+
+fn filesystem(target: &str, kind: &str, options: &[(&str, &str)]) -> MountPlan {
+    let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    mount(target, Source::Filesystem { kind: kind.to_owned(), options })
+}
+
+/// A container that runs a line of shell, in a directory of its own.
+fn plan(directory: &Path, script: &str) -> Plan {
+    let layer = directory.join("layer");
+    for name in ["layer/etc", "upper", "work"] {
+        fs::create_dir_all(directory.join(name)).unwrap();
+    }
+    for name in ["bin", "sbin", "lib", "lib64"] {
+        symlink(format!("usr/{name}"), layer.join(name)).unwrap();
+    }
+    fs::write(layer.join("etc/passwd"), "me:x:1000:1001::/home/me:/bin/sh\n").unwrap();
+    let all = wharf_sys::capabilities::bounding().unwrap();
+    let null = DeviceNode {
+        path: inner("/dev/null"),
+        kind: 0o020_000,
+        major: 1,
+        minor: 3,
+        mode: 0o666,
+        uid: 0,
+        gid: 0,
+    };
+    Plan {
+        container: "c".repeat(64).parse().unwrap(),
+        rootfs: Rootfs {
+            lowers: vec![host(&layer)],
+            upper: host(directory.join("upper")),
+            work: host(directory.join("work")),
+            read_only: false,
+        },
+        namespaces: Namespaces {
+            net: None,
+            ipc: None,
+            uts: None,
+            pid: PidNamespace::Container,
+            cgroup: true,
+        },
+        cgroup: CgroupPlan {
+            directory: None,
+            entries: Vec::new(),
+            kill_directory: host("/nowhere"),
+            oom_file: None,
+        },
+        mounts: vec![
+            filesystem("/proc", "proc", &[]),
+            filesystem("/dev", "tmpfs", &[("mode", "755")]),
+            mount("/usr", Source::Tree(host("/usr"))),
+        ],
+        devices: vec![null],
+        masked_paths: Vec::new(),
+        readonly_paths: Vec::new(),
+        process: Process {
+            args: ["sh", "-c", script].map(|word| word.as_bytes().to_vec()).to_vec(),
+            env: vec![b"PATH=/no:/bin".to_vec(), b"KEY=value".to_vec()],
+            cwd: inner("/new/directory"),
+            user: User::default(),
+            capabilities: Capabilities {
+                bounding: all,
+                effective: all,
+                permitted: all,
+                inheritable: 0,
+                ambient: 0,
+            },
+            no_new_privileges: false,
+            limits: Vec::new(),
+            oom_score_adj: None,
+            seccomp: Vec::new(),
+            seccomp_flags: 0,
+        },
+        stdio: Stdio { log: None, input: Input::Empty, terminal: false },
+    }
+}
+
+/// What becomes of a container or command.
+#[derive(Debug)]
+struct Outcome {
+    ended: Ended,
+    output: String,
+    /// What it says if it fails.
+    failure: Option<(Kind, String)>,
+}
+
+/// A child on its way, and the supervisor's ends.
+struct Running {
+    process: OwnedFd,
+    line: OwnedFd,
+    output: OwnedFd,
+}
+
+/// Makes a child in a PID namespace of its own, or for that of others in this one's.
+fn child(witness: &SingleThreaded, place: Place<'_>, body: impl FnOnce(&Streams, Origin<'_>)) -> Running {
+    let (line, theirs) = socket::pair().unwrap();
+    let (output, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
+    let namespaces = if matches!(place, Place::New) { CloneFlags::CLONE_NEWPID } else { CloneFlags::empty() };
+    match clone(witness, namespaces, None).unwrap() {
+        Clone::Child(child) => {
+            let copy = write.try_clone().unwrap_or_else(|_| exit_now(1));
+            let streams =
+                Streams { stdin: Stream::Null, stdout: Stream::Pipe(write), stderr: Stream::Pipe(copy) };
+            body(&streams, Origin { place, line: theirs, child: &child });
+            exit_now(1)
+        }
+        Clone::Parent { pidfd, .. } => Running { process: pidfd, line, output },
+    }
+}
+
+impl Running {
+    /// Follows the reports to their end, and the program to its own.
+    fn finish(mut self) -> Outcome {
+        let mut failure = None;
+        loop {
+            match Report::receive(self.line.as_fd()).unwrap() {
+                Report::Ready { .. } => socket::send(self.line.as_fd(), b"S", &[]).unwrap(),
+                Report::Line { line, .. } => self.line = line,
+                Report::Born { process, .. } => {
+                    let between = std::mem::replace(&mut self.process, process);
+                    await_end(between.as_fd()).unwrap();
+                    assert_eq!(wait(between.as_fd(), Reap::Remove).unwrap(), Some(Ended::Code(0)));
+                }
+                Report::Failed { kind, message } => failure = Some((kind, message)),
+                Report::Closed => break,
+            }
+        }
+        let mut output = String::new();
+        File::from(self.output).read_to_string(&mut output).unwrap();
+        await_end(self.process.as_fd()).unwrap();
+        let ended = wait(self.process.as_fd(), Reap::Remove).unwrap().unwrap();
+        Outcome { ended, output, failure }
+    }
+}
+
+/// Runs a container to its end.
+fn ran(witness: &SingleThreaded, script: &str, change: impl FnOnce(&Path, &mut Plan)) -> Outcome {
+    let directory = tempfile::tempdir().unwrap();
+    let mut plan = plan(directory.path(), script);
+    change(directory.path(), &mut plan);
+    child(witness, Place::New, |streams, origin| wharf_isolation::create(&plan, streams, origin)).finish()
+}
+
+#[track_caller]
+fn says(outcome: &Outcome, lines: &str) {
+    let Outcome { ended, output, failure } = outcome;
+    assert_eq!((*ended, output.trim_end(), failure), (Ended::Code(0), lines, &None));
+}
+
+#[track_caller]
+fn fails(outcome: &Outcome, expected: Kind, words: &str) {
+    let (kind, message) = outcome.failure.as_ref().expect("it fails");
+    assert!(*kind == expected && message.contains(words), "{kind:?}: {message}");
+    assert_eq!((outcome.ended, outcome.output.as_str()), (Ended::Code(128), ""));
+}
+
+fn a_program_runs_in_its_root_with_what_it_was_given(witness: &SingleThreaded) {
+    let script =
+        "echo $$ $0 $KEY $HOME; pwd; echo /*; umask; readlink /proc/self/fd/0; ls -A /proc/self/fd | wc -l";
+    let outcome = ran(witness, script, |_directory, _plan| {});
+    let root = "/bin /dev /etc /lib /lib64 /new /proc /sbin /usr";
+    // The three, and the directory that is listed.
+    says(&outcome, &format!("1 sh value /\n/new/directory\n{root}\n0022\n/dev/null\n4"));
+}
+
+fn devices_links_and_covers_are_the_containers(witness: &SingleThreaded) {
+    let script = "readlink /dev/stdout; stat -c %t:%T /dev/null; cat /etc/secret; ls -A /hidden; \
+                  echo x >/etc/kept || echo refused";
+    let outcome = ran(witness, script, |directory, plan| {
+        let layer = directory.join("layer");
+        fs::write(layer.join("etc/secret"), "what is masked").unwrap();
+        fs::write(layer.join("etc/kept"), "what is read-only").unwrap();
+        fs::create_dir_all(layer.join("hidden/deep")).unwrap();
+        plan.masked_paths = ["/etc/secret", "/hidden", "/no/such"].map(inner).to_vec();
+        plan.readonly_paths = ["/etc/kept", "/no/such"].map(inner).to_vec();
+    });
+    assert!(outcome.output.ends_with("refused\n"), "{outcome:?}");
+    assert!(outcome.output.starts_with("/proc/self/fd/1\n1:3\n"), "{outcome:?}");
+    assert!(!outcome.output.contains("masked") && !outcome.output.contains("deep"), "{outcome:?}");
+}
+
+fn a_read_only_root_cannot_be_written(witness: &SingleThreaded) {
+    let script = "touch /etc/x 2>/dev/null || echo refused; touch /volume/x && echo written";
+    let outcome = ran(witness, script, |directory, plan| {
+        fs::create_dir(directory.join("volume")).unwrap();
+        plan.rootfs.read_only = true;
+        plan.mounts.push(mount("/volume", Source::Volume(host(directory.join("volume")))));
+    });
+    says(&outcome, "refused\nwritten");
+}
+
+fn rights_are_those_of_the_plan(witness: &SingleThreaded) {
+    let script = "id -u; id -G; ulimit -n; grep -E '^(Cap(Bnd|Eff|Amb)|NoNewPrivs)' /proc/self/status | cut -f2; echo $HOME";
+    let outcome = ran(witness, script, |_directory, plan| {
+        plan.process.user = User { user: "me".into(), additional_groups: vec![7], ..User::default() };
+        plan.process.capabilities =
+            Capabilities { bounding: 3, effective: 3, permitted: 3, inheritable: 1, ambient: 1 };
+        plan.process.no_new_privileges = true;
+        plan.process.limits = vec![Limit { resource: 7, soft: 100, hard: 200 }];
+    });
+    let set = |bits: u64| format!("{bits:016x}");
+    says(&outcome, &format!("1000\n1001 7\n100\n{}\n{}\n{}\n1\n/home/me", set(1), set(3), set(1)));
+}
+
+fn a_missing_source_is_named(witness: &SingleThreaded) {
+    let outcome = ran(witness, "true", |_directory, plan| {
+        plan.mounts.push(mount("/there", Source::Tree(host("/no/such/source"))));
+    });
+    fails(&outcome, Kind::Invalid, "host path /no/such/source cannot be used");
+}
+
+fn an_unknown_user_is_named(witness: &SingleThreaded) {
+    let outcome = ran(witness, "true", |_directory, plan| plan.process.user.user = "nobody-here".into());
+    fails(&outcome, Kind::Invalid, "\"nobody-here\" is not in the image");
+}
+
+fn a_working_directory_that_is_a_file_is_named(witness: &SingleThreaded) {
+    let outcome = ran(witness, "true", |_directory, plan| plan.process.cwd = inner("/etc/passwd"));
+    fails(&outcome, Kind::Invalid, "working directory /etc/passwd");
+}
+
+fn a_missing_program_is_named_and_nothing_runs(witness: &SingleThreaded) {
+    let outcome = ran(witness, "", |_directory, plan| plan.process.args = vec![b"no-such".to_vec()]);
+    fails(&outcome, Kind::NotStarted, "exec of \"no-such\" failed");
+}
+
+fn another_process_joins_and_is_born_there(witness: &SingleThreaded) {
+    let directory = tempfile::tempdir().unwrap();
+    let plan = plan(directory.path(), "echo ready; exec sleep 1000");
+    let first = child(witness, Place::New, |streams, origin| wharf_isolation::create(&plan, streams, origin));
+    assert!(matches!(Report::receive(first.line.as_fd()), Ok(Report::Ready { .. })));
+    socket::send(first.line.as_fd(), b"S", &[]).unwrap();
+    assert!(matches!(Report::receive(first.line.as_fd()), Ok(Report::Closed)));
+    let mut join = JoinPlan {
+        process: plan.process.clone(),
+        identity: Identity::default(),
+        entries: Vec::new(),
+        terminal: false,
+        size: None,
+    };
+    let mut run = |script: &str, cwd: &str| {
+        join.process.args[2] = script.as_bytes().to_vec();
+        join.process.cwd = inner(cwd);
+        let place = Place::Of(first.process.as_fd());
+        child(witness, place, |streams, origin| {
+            wharf_isolation::join(&join, first.process.as_fd(), streams, origin)
+        })
+        .finish()
+    };
+    let outcome =
+        run("test $$ -gt 1 && tr '\\0' ' ' </proc/1/cmdline; echo; pwd; ls -A /proc/self/fd | wc -l", "/etc");
+    says(&outcome, "sleep 1000 \n/etc\n4");
+    fails(&run("true", "/proc/1/root"), Kind::Invalid, "working directory /proc/1/root");
+    signal(first.process.as_fd(), 9).unwrap();
+    assert_eq!(first.finish_killed(), Ended::Signal(9));
+    let flags = fcntl(std::io::stdin(), FcntlArg::F_GETFD).unwrap();
+    assert!(flags >= 0 && std::io::stdin().as_raw_fd() == 0, "this process is as it was");
+}
+
+impl Running {
+    fn finish_killed(self) -> Ended {
+        await_end(self.process.as_fd()).unwrap();
+        wait(self.process.as_fd(), Reap::Remove).unwrap().unwrap()
+    }
+}

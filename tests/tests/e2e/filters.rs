@@ -1,0 +1,117 @@
+//! Seccomp profiles that refuse what wharf itself calls on the way to the program: it calls that before the filter is loaded,
+//! or says which call the profile refuses; nothing hangs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use wharf_cri_api::v1::*;
+
+use crate::client::{Client, processes, security};
+use crate::world::{World, run};
+
+/// What is called on the way, and the words for those without which a program cannot start: loading a filter takes a right
+/// that has to be given up under it, unless there are no new privileges to be had.
+const CALLS: [(&str, Option<&str>); 14] = [
+    ("capset", Some("refuses capset")),
+    ("prctl", Some("refuses prctl")),
+    ("execve", Some("refuses execve")),
+    ("clone", None),
+    ("close_range", None),
+    ("dup3", None),
+    ("exit_group", None),
+    ("madvise", None),
+    ("mmap", None),
+    ("pidfd_send_signal", None),
+    ("sendmsg", None),
+    ("setsid", None),
+    ("socketpair", None),
+    ("write", None),
+];
+
+/// Writes a profile that allows all but one call.
+fn profile(directory: &Path, call: &str, action: &str) -> PathBuf {
+    let path = directory.join(format!("{call}-{action}.json"));
+    let rule = format!(r#"{{"names": ["{call}"], "action": "{action}"}}"#);
+    fs::write(&path, format!(r#"{{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{rule}]}}"#)).unwrap();
+    path
+}
+
+/// A container under a profile. Its program is static and calls next to nothing.
+fn under(client: &Client, name: &str, profile: &Path) -> ContainerConfig {
+    let mut config = client.container(name, "exec sleep 1000");
+    security(&mut config).seccomp = Some(SecurityProfile {
+        profile_type: security_profile::ProfileType::Localhost.into(),
+        localhost_ref: profile.display().to_string(),
+    });
+    config
+}
+
+/// The word of each call for a container; the same is said of a command in it.
+async fn starts_or_says_why(world: &World, pod: &str, mode: NamespaceMode) {
+    let client = &world.client;
+    for (call, refused) in CALLS {
+        let mut config =
+            under(client, &format!("{call}-{mode:?}"), &profile(&world.dir, call, "SCMP_ACT_ERRNO"));
+        security(&mut config).namespace_options = Some(processes(mode));
+        let started = client.launch(pod, &config).await;
+        match (&started, refused) {
+            (Ok(id), None) => {
+                // The program's own calls may be refused, but it was started.
+                let answer = client.exec(id, "exec true", 20).await;
+                assert!(answer.is_ok(), "a command under {call}: {answer:?}");
+            }
+            (Err(error), Some(words)) => {
+                let all = format!("the container's seccomp profile {words}");
+                assert!(error.message().contains(&all), "{call}: {error}");
+            }
+            _ => panic!("{call}: {started:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_profile_may_refuse_what_leads_to_the_program() {
+    run(async |world| {
+        let pod = world.client.run(&world.client.pod("own")).await.unwrap();
+        starts_or_says_why(world, &pod, NamespaceMode::Container).await;
+    });
+}
+
+#[test]
+fn a_profile_may_refuse_what_leads_among_others() {
+    run(async |world| {
+        let pod = world.client.run(&world.client.pod("shared")).await.unwrap();
+        starts_or_says_why(world, &pod, NamespaceMode::Pod).await;
+    });
+}
+
+#[test]
+fn without_new_privileges_nothing_is_called_under_the_filter_but_the_exec() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("none-new")).await.unwrap();
+        for (call, _) in CALLS.iter().filter(|(call, _)| *call != "execve") {
+            let mut config = under(client, call, &profile(&world.dir, call, "SCMP_ACT_ERRNO"));
+            security(&mut config).no_new_privs = true;
+            let id = client.launch(&pod, &config).await.unwrap_or_else(|error| panic!("{call}: {error}"));
+            let answer = client.exec(&id, "exec true", 20).await;
+            assert!(answer.is_ok(), "a command under {call}: {answer:?}");
+        }
+    });
+}
+
+#[test]
+fn a_profile_that_kills_ends_the_container() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("kills")).await.unwrap();
+        for call in ["capset", "execve"] {
+            let config = under(client, call, &profile(&world.dir, call, "SCMP_ACT_KILL_PROCESS"));
+            let id = client.create(&pod, &config).await.unwrap();
+            // It is not known to whoever starts it whether the program was the one.
+            client.start(&id).await.unwrap_or_default();
+            let sigsys = 128 + 31;
+            assert_eq!(client.exited(&id).await.exit_code, sigsys, "{call}");
+        }
+    });
+}
