@@ -19,6 +19,7 @@ use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use wharf_sys::bare::{Prepared, SIBLING};
 use wharf_sys::clone::Child;
+use wharf_sys::error::Named as _;
 use wharf_sys::seccomp::Call;
 use wharf_sys::{capabilities, descriptors, process, socket};
 
@@ -93,7 +94,7 @@ impl Origin<'_> {
     pub(crate) fn choose_namespace(&self) -> Result<(), Error> {
         match self.place {
             Place::Of(process) => nix::sched::setns(process, CloneFlags::CLONE_NEWPID)
-                .map_err(|errno| wharf_sys::Error::new("setns", "CLONE_NEWPID", errno))
+                .named("setns", || "CLONE_NEWPID".into())
                 .stage(STAGE),
             Place::New | Place::Host => Ok(()),
         }
@@ -116,7 +117,7 @@ impl Origin<'_> {
         drop(theirs);
         // In its place, for whoever has noted the number.
         nix::unistd::dup3(&ours, &mut self.line, OFlag::O_CLOEXEC)
-            .map_err(|errno| wharf_sys::Error::new("dup3", "the line to the supervisor", errno))
+            .named("dup3", || "the line to the supervisor".into())
     }
 
     /// Goes on in the program's PID namespace, by the script that leads to the program. Among others that is another

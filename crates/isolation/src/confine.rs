@@ -7,6 +7,7 @@
 use nix::unistd::{Gid, Uid};
 use wharf_sys::capabilities::{self, Capabilities};
 use wharf_sys::clone::Child;
+use wharf_sys::error::Named as _;
 use wharf_sys::{keyring, limits, open_files, seccomp, signals};
 use wharf_types::capability;
 
@@ -75,10 +76,12 @@ pub(crate) fn shed<'a>(
     capabilities::bound(sets.bounding).stage("dropping capabilities")?;
     become_user(identity)?;
     // Becoming another user sets it to fs.suid_dumpable, and the container's other processes could look into this one.
-    nix::sys::prctl::set_dumpable(false).stage("becoming the user")?;
+    let dumpable = nix::sys::prctl::set_dumpable(false).named("prctl", || "PR_SET_DUMPABLE, 0".into());
+    dumpable.stage("becoming the user")?;
     if process.no_new_privileges {
         set_capabilities(&sets)?;
-        nix::sys::prctl::set_no_new_privs().stage("setting no_new_privs")?;
+        let set = nix::sys::prctl::set_no_new_privs().named("prctl", || "PR_SET_NO_NEW_PRIVS, 1".into());
+        set.stage("setting no_new_privs")?;
     } else {
         capabilities::set(&able_to_load(&sets, process)).stage("setting capabilities")?;
     }
@@ -109,14 +112,13 @@ fn set_limits(limits: &[Limit]) -> Result<(), Error> {
 /// Groups first, since only root may set them; capabilities stay permitted for what is left to do.
 fn become_user(identity: &Identity) -> Result<(), Error> {
     const STAGE: &str = "becoming the user";
-    let failed =
-        |call, errno| wharf_sys::Error::new(call, format!("{}:{}", identity.uid, identity.gid), errno);
+    let who = || format!("{}:{}", identity.uid, identity.gid);
     capabilities::keep().stage(STAGE)?;
     let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
-    nix::unistd::setgroups(&groups).map_err(|errno| failed("setgroups", errno)).stage(STAGE)?;
+    nix::unistd::setgroups(&groups).named("setgroups", who).stage(STAGE)?;
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-    nix::unistd::setresgid(gid, gid, gid).map_err(|errno| failed("setresgid", errno)).stage(STAGE)?;
-    nix::unistd::setresuid(uid, uid, uid).map_err(|errno| failed("setresuid", errno)).stage(STAGE)
+    nix::unistd::setresgid(gid, gid, gid).named("setresgid", who).stage(STAGE)?;
+    nix::unistd::setresuid(uid, uid, uid).named("setresuid", who).stage(STAGE)
 }
 
 fn set_capabilities(sets: &Capabilities) -> Result<(), Error> {

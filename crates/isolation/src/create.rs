@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
+use wharf_sys::error::Named as _;
 use wharf_sys::fs::write_value;
 use wharf_sys::mount::{self, Depth, Propagation};
 use wharf_types::HostPath;
@@ -160,17 +161,14 @@ pub(crate) fn join_namespaces(namespaces: &Namespaces) -> Result<(), Error> {
     join_namespace(namespaces.uts.as_ref(), CloneFlags::CLONE_NEWUTS)?;
     let mut own = CloneFlags::CLONE_NEWNS;
     own.set(CloneFlags::CLONE_NEWCGROUP, namespaces.cgroup);
-    nix::sched::unshare(own)
-        .map_err(|errno| wharf_sys::Error::new("unshare", format!("{own:?}"), errno))
-        .stage("making the mount namespace")
+    nix::sched::unshare(own).named("unshare", || format!("{own:?}")).stage("making the mount namespace")
 }
 
 fn join_namespace(path: Option<&HostPath>, kind: CloneFlags) -> Result<(), Error> {
     const STAGE: &str = "joining the pod's namespaces";
     let Some(path) = path else { return Ok(()) };
     let namespace = wharf_sys::fs::open(path.as_path(), OFlag::O_RDONLY).stage(STAGE)?;
-    let failed = |errno| wharf_sys::Error::new("setns", format!("{path}, {kind:?}"), errno);
-    nix::sched::setns(&namespace, kind).map_err(failed).stage(STAGE)
+    nix::sched::setns(&namespace, kind).named("setns", || format!("{path}, {kind:?}")).stage(STAGE)
 }
 
 /// Nothing mounted from here on is seen by the host. Bound trees are detached copies by now and keep their own way.

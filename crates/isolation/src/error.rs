@@ -111,7 +111,7 @@ impl Error {
     }
 }
 
-/// Names the stage of a system call's failure.
+/// Names the stage of a system call's failure, which names the call and its arguments itself.
 pub(crate) trait Stage<T> {
     fn stage(self, stage: &'static str) -> Result<T, Error>;
 }
@@ -119,11 +119,5 @@ pub(crate) trait Stage<T> {
 impl<T> Stage<T> for wharf_sys::Result<T> {
     fn stage(self, stage: &'static str) -> Result<T, Error> {
         self.map_err(|source| Error::Stage { stage, source })
-    }
-}
-
-impl<T> Stage<T> for nix::Result<T> {
-    fn stage(self, stage: &'static str) -> Result<T, Error> {
-        self.map_err(|errno| Error::Stage { stage, source: wharf_sys::Error::new(stage, "", errno) })
     }
 }

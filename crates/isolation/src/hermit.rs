@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use wharf_sys::error::Named as _;
 use wharf_sys::mount;
 
 use crate::create::{join_namespaces, leave_host_mounts};
@@ -24,6 +25,6 @@ pub fn leave_host(namespaces: &Namespaces, over: &Path) -> Result<(), Error> {
     let over = wharf_sys::fs::open(over, directory).stage(STAGE)?;
     let empty = paths::empty_directory().stage(STAGE)?;
     mount::attach(empty.as_fd(), over.as_fd()).stage(STAGE)?;
-    nix::unistd::fchdir(&empty).stage(STAGE)?;
+    nix::unistd::fchdir(&empty).named("fchdir", || "the empty root".into()).stage(STAGE)?;
     mount::pivot_here().stage(STAGE)
 }

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
+use wharf_sys::error::Named as _;
 use wharf_types::{HostPath, TerminalSize};
 
 use crate::birth::Origin;
@@ -69,7 +70,7 @@ fn enter_namespaces(first: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
-    nix::sched::setns(first, all).stage(STAGE)?;
+    nix::sched::setns(first, all).named("setns", || format!("{all:?}")).stage(STAGE)?;
     wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage(STAGE)
 }
 

@@ -45,7 +45,9 @@ fn copy_or_make(
         return mount::copy_tree_fd(attached.as_fd(), Depth::One);
     }
     let made = make()?;
-    let handle = made.try_clone().map_err(|_full| wharf_sys::Error::new("dup", "", Errno::EMFILE))?;
+    let handle = made
+        .try_clone()
+        .map_err(|_full| wharf_sys::Error::new("dup", "what covers a masked path", Errno::EMFILE))?;
     *attached = Some(handle);
     Ok(made)
 }

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use wharf_sys::clone::{Child, Clone, clone};
+use wharf_sys::error::Named as _;
 use wharf_sys::mount::{self, Attributes};
 use wharf_sys::process::{self, Reap};
 use wharf_sys::script::Script;
@@ -66,12 +67,11 @@ fn be_between(
     attributes: Attributes,
     (parent, between): (OwnedFd, &Child),
 ) -> Result<()> {
-    nix::sched::setns(process, CloneFlags::CLONE_NEWPID)
-        .map_err(|errno| Error::new("setns", "CLONE_NEWPID", errno))?;
+    nix::sched::setns(process, CloneFlags::CLONE_NEWPID).named("setns", || "CLONE_NEWPID".into())?;
     // Made here: whoever has one of its ends can ask for a descriptor of who made it.
     let (theirs, ours) = socket::pair()?;
     socket::send(parent.as_fd(), b"L", &[theirs.as_fd()])?;
-    nix::unistd::dup2_stdin(&ours).map_err(|errno| Error::new("dup2", "standard input", errno))?;
+    nix::unistd::dup2_stdin(&ours).named("dup2", || "standard input".into())?;
     drop((parent, theirs, ours));
     // The other standard streams too, which are the host's null device.
     descriptors::close_others(between, 1, &[])?;

@@ -1,11 +1,12 @@
 //! The container's root file system, and how paths in it are reached: by descriptor, below the root's own.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag};
+use wharf_sys::error::Named as _;
 use wharf_sys::fs::{Resolve, open_below, split_last};
 use wharf_sys::mount::{self, Attributes, Depth};
 use wharf_sys::overlay::Overlay;
@@ -103,8 +104,9 @@ impl Root {
 
     /// Makes this root the root of the mount namespace, and drops the host's.
     pub(crate) fn enter(&self) -> Result<(), Error> {
-        nix::unistd::fchdir(self.fd()).stage("entering the root file system")?;
-        mount::pivot_here().stage("entering the root file system")
+        const STAGE: &str = "entering the root file system";
+        nix::unistd::fchdir(self.fd()).named("fchdir", || "the root file system".into()).stage(STAGE)?;
+        mount::pivot_here().stage(STAGE)
     }
 }
 
@@ -131,7 +133,7 @@ pub(crate) fn cwd_error(path: &ContainerPath, source: wharf_sys::Error) -> Error
 /// Whether an `O_PATH` descriptor is of a directory.
 pub(crate) fn is_directory(fd: BorrowedFd<'_>) -> wharf_sys::Result<bool> {
     let stat = nix::sys::stat::fstatat(fd, "", AtFlags::AT_EMPTY_PATH)
-        .map_err(|errno| wharf_sys::Error::new("fstatat", "", errno))?;
+        .named("fstatat", || format!("descriptor {}", fd.as_raw_fd()))?;
     Ok(kind(&stat) == SFlag::S_IFDIR)
 }
 

@@ -41,7 +41,7 @@ impl Stream {
     /// # Errors
     /// EINVAL for another device, since a container could change its mode and owner; or the kernel's.
     pub fn new(fd: OwnedFd) -> wharf_sys::Result<Self> {
-        let stat = fstat(&fd).named("fstat", String::new)?;
+        let stat = fstat(&fd).named("fstat", || "a standard stream".into())?;
         match kind(&stat) {
             _ if is_null_device(&stat) => Ok(Self::Null),
             SFlag::S_IFCHR | SFlag::S_IFBLK => Err(wharf_sys::Error::new("fstat", "a device", Errno::EINVAL)),
@@ -111,7 +111,9 @@ pub(crate) fn connect(
     }
     match <[BorrowedFd<'_>; 3]>::try_from(chosen) {
         Ok(chosen) => replace(chosen).map(|()| Connected::Streams),
-        Err(_fewer) => Err(Errno::EBADF).stage(STAGE),
+        Err(_fewer) => {
+            Err(wharf_sys::Error::new("dup2", "fewer than three streams", Errno::EBADF)).stage(STAGE)
+        }
     }
 }
 
@@ -122,9 +124,9 @@ fn own(fd: BorrowedFd<'_>, uid: u32) -> wharf_sys::Result<()> {
 }
 
 fn replace([stdin, stdout, stderr]: [BorrowedFd<'_>; 3]) -> Result<(), Error> {
-    nix::unistd::dup2_stdin(stdin).stage(STAGE)?;
-    nix::unistd::dup2_stdout(stdout).stage(STAGE)?;
-    nix::unistd::dup2_stderr(stderr).stage(STAGE)
+    nix::unistd::dup2_stdin(stdin).named("dup2", || "standard input".into()).stage(STAGE)?;
+    nix::unistd::dup2_stdout(stdout).named("dup2", || "standard output".into()).stage(STAGE)?;
+    nix::unistd::dup2_stderr(stderr).named("dup2", || "standard error".into()).stage(STAGE)
 }
 
 fn is_null_device(stat: &FileStat) -> bool {

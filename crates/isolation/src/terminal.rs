@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, fstatfs};
+use wharf_sys::error::Named as _;
 use wharf_sys::fs::{Resolve, open_below};
 use wharf_sys::mount::{self, Depth};
 use wharf_sys::terminal::{peer as terminal_peer, resize as resize_terminal, unlock as unlock_terminal};
@@ -33,7 +34,7 @@ pub(crate) fn open(root: &Root, plan: &Plan) -> Result<Terminal, Error> {
     }
     let console = ContainerPath::new("/dev/console").map_err(|_never| Error::Stage {
         stage: STAGE,
-        source: wharf_sys::Error::new("open", "", Errno::EINVAL),
+        source: wharf_sys::Error::new("open", "/dev/console", Errno::EINVAL),
     })?;
     let console = root.ensure(&console, Make::File).stage(STAGE)?;
     let tree = mount::copy_tree_fd(peer.as_fd(), Depth::One).stage(STAGE)?;
@@ -54,7 +55,8 @@ pub(crate) fn open_joined(root: &OwnedFd, size: Option<TerminalSize>) -> Result<
 fn open_ptmx(root: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY;
     let master = open_below(root, "dev/pts/ptmx", flags, Resolve::BeneathNoLinks).stage(STAGE)?;
-    let filesystem = fstatfs(&master).stage(STAGE)?.filesystem_type();
+    let status = fstatfs(&master).named("fstatfs", || "/dev/pts/ptmx".into()).stage(STAGE)?;
+    let filesystem = status.filesystem_type();
     if filesystem != DEVPTS_SUPER_MAGIC {
         let source = wharf_sys::Error::new("open", "/dev/pts/ptmx is not a terminal's", Errno::ENOTTY);
         return Err(Error::Stage { stage: STAGE, source });

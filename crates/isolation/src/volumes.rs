@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -120,13 +120,13 @@ impl Copy<'_> {
 }
 
 fn stat_of(fd: &OwnedFd) -> Result<FileStat> {
-    fstatat(fd, "", AtFlags::AT_EMPTY_PATH).named("fstatat", String::new)
+    fstatat(fd, "", AtFlags::AT_EMPTY_PATH).named("fstatat", || format!("descriptor {}", fd.as_raw_fd()))
 }
 
 fn names(directory: OwnedFd) -> Result<Vec<PathBuf>> {
-    let mut entries = Dir::from_fd(directory).named("fdopendir", String::new)?;
+    let mut entries = Dir::from_fd(directory).named("fdopendir", || "a directory of a volume".into())?;
     let names = entries.iter().map(|entry| {
-        let entry = entry.named("readdir", String::new)?;
+        let entry = entry.named("readdir", || "a directory of a volume".into())?;
         Ok(PathBuf::from(std::ffi::OsStr::from_bytes(entry.file_name().to_bytes())))
     });
     names

@@ -87,7 +87,7 @@ fn await_ready(line: &OwnedFd) -> std::result::Result<(), String> {
     match poll(&mut told, PollTimeout::from(PATIENCE_MS)) {
         Ok(1..) => {}
         Ok(_) => return Err("its first process is not ready in time".to_owned()),
-        Err(errno) => return Err(Error::new("poll", "", errno).to_string()),
+        Err(errno) => return Err(Error::new("poll", "the line to it", errno).to_string()),
     }
     match Report::receive(line.as_fd()) {
         Ok(Report::Ready { .. }) => Ok(()),
@@ -130,27 +130,27 @@ pub(crate) fn run() -> ExitCode {
 fn settle() -> Result<()> {
     let [line, second, third] = descriptors::take_standard_streams()?;
     drop((second, third));
-    nix::sys::prctl::set_name(NAME).named("prctl", String::new)?;
+    nix::sys::prctl::set_name(NAME).named("prctl", || "PR_SET_NAME".into())?;
     become_nobody()?;
     let mut child = SigSet::empty();
     child.add(Signal::SIGCHLD);
-    child.thread_set_mask().named("sigprocmask", String::new)?;
+    child.thread_set_mask().named("sigprocmask", || "SIGCHLD".into())?;
     // After the change of user, which takes it back. A supervisor that is gone by now does not hear the word.
     end_with_parent(0)?;
     seccomp::allow_only(&[Call::WRITE, Call::CLOSE, Call::RT_SIGTIMEDWAIT, Call::WAIT4, Call::EXIT_GROUP])?;
-    nix::unistd::write(&line, b"R").map(drop).named("write", String::new)
+    nix::unistd::write(&line, b"R").map(drop).named("write", || "the line to the supervisor".into())
 }
 
 fn become_nobody() -> Result<()> {
     capabilities::bound(0)?;
-    nix::unistd::setgroups(&[]).named("setgroups", String::new)?;
+    nix::unistd::setgroups(&[]).named("setgroups", || "none".into())?;
     let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-    nix::unistd::setresgid(gid, gid, gid).named("setresgid", String::new)?;
-    nix::unistd::setresuid(uid, uid, uid).named("setresuid", String::new)?;
+    nix::unistd::setresgid(gid, gid, gid).named("setresgid", || NOBODY.to_string())?;
+    nix::unistd::setresuid(uid, uid, uid).named("setresuid", || NOBODY.to_string())?;
     capabilities::set(&Capabilities::default())?;
-    nix::sys::prctl::set_no_new_privs().named("prctl", String::new)?;
+    nix::sys::prctl::set_no_new_privs().named("prctl", || "PR_SET_NO_NEW_PRIVS, 1".into())?;
     // Containers with a user of that number may not look into it either.
-    nix::sys::prctl::set_dumpable(false).named("prctl", String::new)
+    nix::sys::prctl::set_dumpable(false).named("prctl", || "PR_SET_DUMPABLE, 0".into())
 }
 
 fn reap_for_ever() {

@@ -167,7 +167,7 @@ pub(crate) fn pipes(input: Input) -> Result<(Streams, Pipes)> {
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {
-    nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| Error::new("pipe2", "", errno))
+    nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|errno| Error::new("pipe2", "O_CLOEXEC", errno))
 }
 
 pub(crate) fn set_nonblocking(fd: &OwnedFd) -> Result<()> {
