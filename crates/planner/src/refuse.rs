@@ -183,3 +183,78 @@ fn selinux(options: Option<&SeLinuxOption>, modules: SecurityModules) -> Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_cri_api::v1::{CdiDevice, IdMapping, ImageSpec, LinuxContainerResources, Mount};
+
+    const NONE: SecurityModules = SecurityModules { apparmor: Switch::Off, selinux: Switch::Off };
+    const ALL: SecurityModules = SecurityModules { apparmor: Switch::On, selinux: Switch::On };
+
+    fn asked(change: impl FnOnce(&mut LinuxContainerSecurityContext)) -> ContainerConfig {
+        let mut config = ContainerConfig::default();
+        change(config.linux.get_or_insert_default().security_context.get_or_insert_default());
+        config
+    }
+
+    fn mounted(mount: Mount) -> ContainerConfig {
+        let mount = Mount { container_path: "/data".to_owned(), ..mount };
+        ContainerConfig { mounts: vec![mount], ..ContainerConfig::default() }
+    }
+
+    fn profile(profile_type: i32) -> Option<SecurityProfile> {
+        Some(SecurityProfile { profile_type, localhost_ref: String::new() })
+    }
+
+    #[test]
+    fn what_is_not_done_is_refused_by_the_name_of_its_field() {
+        let cdi = CdiDevice { name: "vendor.com/gpu=0".to_owned() };
+        let annotation = [("cdi.k8s.io/x".to_owned(), "vendor.com/gpu=0".to_owned())];
+        let resources = LinuxContainerResources { oom_score_adj: 1001, ..LinuxContainerResources::default() };
+        let mut limited = ContainerConfig::default();
+        limited.linux.get_or_insert_default().resources = Some(resources);
+        let rows = [
+            (ContainerConfig { cdi_devices: vec![cdi], ..ContainerConfig::default() }, "CDI_devices"),
+            (ContainerConfig { annotations: annotation.into(), ..ContainerConfig::default() }, "annotations"),
+            (ContainerConfig { stop_signal: 999, ..ContainerConfig::default() }, "stop_signal"),
+            (mounted(Mount { image: Some(ImageSpec::default()), ..Mount::default() }), "images as volumes"),
+            (mounted(Mount { uid_mappings: vec![IdMapping::default()], ..Mount::default() }), "uidMappings"),
+            (mounted(Mount { propagation: 7, ..Mount::default() }), "mounts"),
+            (mounted(Mount { recursive_read_only: true, ..Mount::default() }), "needs readonly"),
+            (mounted(Mount { mount_options: vec!["suid".to_owned()], ..Mount::default() }), "suid"),
+            (limited, "oom_score_adj"),
+            (asked(|context| context.seccomp = profile(9)), "seccomp"),
+            (asked(|context| context.apparmor = profile(ProfileType::Localhost.into())), "apparmor"),
+            (asked(|context| context.supplemental_groups_policy = 5), "supplemental_groups_policy"),
+        ];
+        for (config, words) in rows {
+            let refusal = container(&config, &NamespaceOption::default(), NONE).unwrap_err();
+            assert!(refusal.to_string().contains(words), "{words}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_effect_on_this_machine_is_let_through() {
+        let label = SeLinuxOption { level: "s0".to_owned(), ..SeLinuxOption::default() };
+        let labelled = asked(|context| context.selinux_options = Some(label));
+        let confined = asked(|context| context.apparmor = profile(ProfileType::RuntimeDefault.into()));
+        for config in [labelled, confined] {
+            let own = NamespaceOption::default();
+            assert_eq!(container(&config, &own, NONE), Ok(()));
+            assert!(container(&config, &own, ALL).is_err());
+            let mut privileged = config;
+            let linux = privileged.linux.get_or_insert_default();
+            linux.security_context.get_or_insert_default().privileged = true;
+            assert_eq!(container(&privileged, &own, ALL), Ok(()), "nothing confines the privileged");
+        }
+    }
+
+    #[test]
+    fn a_container_has_no_more_of_the_host_than_its_pod() {
+        let host = NamespaceOption { pid: NamespaceMode::Node.into(), ..NamespaceOption::default() };
+        let config = asked(|context| context.namespace_options = Some(host.clone()));
+        assert!(container(&config, &NamespaceOption::default(), NONE).is_err());
+        assert_eq!(container(&config, &host, NONE), Ok(()));
+    }
+}
