@@ -44,13 +44,32 @@ const SAME_LEVEL: &[(&str, &str)] = &[
 /// All that the command line may know of this workspace.
 const CLI_MAY_USE: &[&str] = &["cri-api", "types"];
 
+/// All that the planner may name. It decides and does nothing: of `sys`, `isolation` and `cgroup` it takes words, and its
+/// `clippy.toml` bans files, clocks and the environment.
+const PLANNER_MAY_NAME: &[&str] = &[
+    "wharf-types",
+    "wharf-sys",
+    "wharf-isolation",
+    "wharf-cri-api",
+    "wharf-cgroup",
+    "oci-spec",
+    "serde",
+    "serde_json",
+    "thiserror",
+    "proptest",
+];
+
 /// What the supervisor must not carry: it is linked once per pod, and every page of it counts.
 const NOT_IN_SUPERVISOR: &[&str] =
     &["tokio", "tonic", "oci-spec", "cgroups-rs", "tracing-subscriber", "regex"];
 
 /// Third-party crates that few may name, and who may.
-const DIRECT_ONLY_IN: &[(&str, &[&str])] =
-    &[("libc", &["sys"]), ("rustix", &["sys"]), ("anyhow", &["daemon", "cli", "tests"])];
+const DIRECT_ONLY_IN: &[(&str, &[&str])] = &[
+    ("libc", &["sys"]),
+    ("rustix", &["sys"]),
+    ("anyhow", &["daemon", "cli", "tests"]),
+    ("oci-spec", &["planner", "pods"]),
+];
 
 /// One declared dependency of a crate of the workspace.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,6 +124,15 @@ fn cli_beyond_interface(edges: &BTreeSet<Edge>) -> Vec<String> {
     let used = edges.iter().filter(|edge| edge.from == "wharf-cli").filter_map(|edge| own(&edge.to));
     used.filter(|name| !CLI_MAY_USE.contains(name))
         .map(|name| format!("cli depends on {name}; it may use only {CLI_MAY_USE:?}"))
+        .collect()
+}
+
+/// What the planner names beyond data.
+fn planner_beyond_data(edges: &BTreeSet<Edge>) -> Vec<String> {
+    let named = edges.iter().filter(|edge| edge.from == "wharf-planner").map(|edge| edge.to.as_str());
+    named
+        .filter(|name| !PLANNER_MAY_NAME.contains(name))
+        .map(|name| format!("planner depends on {name}; it may name only {PLANNER_MAY_NAME:?}"))
         .collect()
 }
 
@@ -240,6 +268,11 @@ fn the_command_line_knows_only_the_interface() {
 }
 
 #[test]
+fn the_planner_knows_only_data() {
+    assert_none(&planner_beyond_data(&declared().1));
+}
+
+#[test]
 fn nothing_below_the_services_is_asynchronous() {
     assert_none(&async_below(&resolved()));
 }
@@ -296,6 +329,12 @@ fn upward_and_sideways_edges_are_found() {
 fn a_nosy_command_line_is_found() {
     let nosy = edges(&[("wharf-cli", "wharf-types"), ("wharf-cli", "wharf-state"), ("wharf-cli", "clap")]);
     assert_eq!(cli_beyond_interface(&nosy).len(), 1);
+}
+
+#[test]
+fn an_acting_planner_is_found() {
+    let acting = edges(&[("wharf-planner", "oci-spec"), ("wharf-planner", "nix"), ("wharf-pods", "nix")]);
+    assert_eq!(planner_beyond_data(&acting).len(), 1);
 }
 
 #[test]
