@@ -27,8 +27,9 @@ pub(crate) struct Config {
     pub(crate) cgroup_parent: String,
     /// Names of runtime handlers beside the default one.
     pub(crate) handlers: Vec<String>,
-    /// The supervisor's program; beside wharfd itself if empty.
-    pub(crate) shim: PathBuf,
+    /// The supervisor's program; beside wharfd itself if empty. Older configurations call it `shim`.
+    #[serde(alias = "shim")]
+    pub(crate) supervisor: PathBuf,
     pub(crate) log: Log,
     pub(crate) images: Images,
     pub(crate) registry: Registry,
@@ -143,7 +144,7 @@ impl Default for Config {
             socket: "/run/wharf/wharf.sock".into(),
             cgroup_parent: "/wharf".into(),
             handlers: vec!["wharf".into()],
-            shim: PathBuf::new(),
+            supervisor: PathBuf::new(),
             log: Log::default(),
             images: Images::default(),
             registry: Registry::default(),
@@ -243,8 +244,12 @@ impl Config {
         for (key, path) in [("root", &self.root), ("state", &self.state), ("socket", &self.socket)] {
             ensure!(path.is_absolute(), "{key}: {path:?} must begin with a slash");
         }
-        let is_default = self.shim.as_os_str().is_empty();
-        ensure!(is_default || self.shim.is_absolute(), "shim: {:?} must begin with a slash", self.shim);
+        let is_default = self.supervisor.as_os_str().is_empty();
+        ensure!(
+            is_default || self.supervisor.is_absolute(),
+            "supervisor: {:?} must begin with a slash",
+            self.supervisor
+        );
         CgroupPath::new(&self.cgroup_parent).context("cgroup_parent")?;
         let mut names = HashSet::new();
         for name in &self.handlers {
@@ -263,8 +268,8 @@ impl Config {
 
     /// The supervisor's program.
     pub(crate) fn supervisor(&self) -> anyhow::Result<PathBuf> {
-        if !self.shim.as_os_str().is_empty() {
-            return Ok(self.shim.clone());
+        if !self.supervisor.as_os_str().is_empty() {
+            return Ok(self.supervisor.clone());
         }
         let own = std::env::current_exe().context("finding this program")?;
         Ok(own.with_file_name("wharf-shim"))
@@ -413,7 +418,8 @@ mod tests {
             ("root = \"data\"", "root"),
             ("state = \"\"", "state"),
             ("socket = \"wharf.sock\"", "socket"),
-            ("shim = \"wharf-shim\"", "shim"),
+            ("supervisor = \"wharf-shim\"", "supervisor"),
+            ("shim = \"wharf-shim\"", "supervisor"),
             ("cgroup_parent = \"/../up\"", "cgroup_parent"),
             ("handlers = [\"\"]", "empty"),
             ("handlers = [\"a\", \"b\", \"a\"]", "\"a\" is there twice"),

@@ -24,7 +24,7 @@ impl Daemon {
         let built = place::built();
         let shown = dir.display();
         let config = format!(
-            "root = \"{shown}/root\"\nstate = \"{shown}/state\"\nsocket = \"{shown}/wharf.sock\"\nshim = \"{}\"\n\
+            "root = \"{shown}/root\"\nstate = \"{shown}/state\"\nsocket = \"{shown}/wharf.sock\"\nsupervisor = \"{}\"\n\
              [log]\nlevel = \"debug,h2=warn,hyper_util=warn,tower=warn\"\n\
              [registry]\ncerts_dir = \"{shown}/certs.d\"\n\
              [network]\nbuiltin = \"on\"\ncni_conf_dir = \"{shown}/net.d\"\ncni_bin_dirs = [\"{shown}/plugins\", \"/usr/lib/cni\"]\n",

@@ -68,7 +68,7 @@ fn supervisor(path: &Path) -> Check {
         Ok(file) if file.permissions().mode() & 0o111 != 0 => Check::ok("supervisor", found),
         Ok(_) => Check::fail("supervisor", found, "it is not executable: chmod +x"),
         Err(error) => {
-            let advice = "install wharf-shim beside wharfd, or set `shim` in /etc/wharf/config.toml";
+            let advice = "install wharf-shim beside wharfd, or set `supervisor` in /etc/wharf/config.toml";
             Check::fail("supervisor", format!("{found}: {error}"), advice)
         }
     }
