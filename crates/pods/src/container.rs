@@ -11,8 +11,11 @@ use wharf_images::{Hold, Store};
 use wharf_state::ExitRecord;
 use wharf_types::{ContainerId, ContainerState, Exit, PodId};
 
+use crate::error::Error;
 use crate::lock::{Mutex, RwLock};
+use crate::pod::Pod;
 use crate::records::ContainerRecord;
+use crate::recovery::{Recovered, Word, decide};
 use crate::usage::Meter;
 
 /// What is said of an end that nobody saw.
@@ -24,18 +27,19 @@ pub struct Container {
     pub(crate) id: ContainerId,
     pub(crate) pod: PodId,
     /// The request and what was resolved of it; limits change with updates.
-    pub(crate) record: RwLock<ContainerRecord>,
-    pub(crate) state: watch::Sender<ContainerState>,
+    record: RwLock<ContainerRecord>,
+    state: watch::Sender<ContainerState>,
     pub(crate) cgroup: Option<Cgroup>,
     pub(crate) stats: Option<StatsReader>,
-    pub(crate) pid: AtomicI32,
+    pid: AtomicI32,
     pub(crate) meter: Mutex<Meter>,
     pub(crate) log_path: String,
+    /// Held by a change of the container, so that changes come one after the other. See `lock` for the order.
     pub(crate) changing: tokio::sync::Mutex<()>,
     /// Whether the state is a guess: an earlier daemon left the container, and its supervisor has not answered yet.
-    pub(crate) guessed: AtomicBool,
+    guessed: AtomicBool,
     /// Keeps the image's layers while they may be mounted.
-    pub(crate) _layers: Layers,
+    _layers: Layers,
 }
 
 /// Layers that are kept; what no image needs any more goes with the last container. To let them go may mean to wait for
@@ -63,6 +67,60 @@ impl Drop for Layers {
 }
 
 impl Container {
+    /// One that was just made.
+    pub(crate) fn created(
+        pod: &Pod,
+        id: ContainerId,
+        record: ContainerRecord,
+        cgroup: Cgroup,
+        layers: Layers,
+    ) -> Self {
+        Self::new(pod, id, record, ContainerState::Created, (Some(cgroup), layers))
+    }
+
+    /// One that an earlier daemon left: as ended, if that is on disk, else as one that runs, until its supervisor tells.
+    pub(crate) fn found(
+        pod: &Pod,
+        id: ContainerId,
+        record: ContainerRecord,
+        exit: Option<ExitRecord>,
+        kept: (Option<Cgroup>, Layers),
+    ) -> Self {
+        let state = match decide(&record, exit, Word::NoneYet) {
+            Recovered::Ended(ExitRecord { exit, started_at_ns, finished_at_ns }) => {
+                let message = record.message.clone();
+                ContainerState::Exited { started_at_ns, finished_at_ns, exit, message }
+            }
+            _ => ContainerState::Running { started_at_ns: record.created_at_ns },
+        };
+        let found = Self::new(pod, id, record, state, kept);
+        found.guessed.store(found.is_running(), Ordering::Relaxed);
+        found
+    }
+
+    fn new(
+        pod: &Pod,
+        id: ContainerId,
+        record: ContainerRecord,
+        state: ContainerState,
+        (cgroup, layers): (Option<Cgroup>, Layers),
+    ) -> Self {
+        Self {
+            id,
+            pod: pod.id.clone(),
+            log_path: log_path(&pod.config.log_directory, &record.config.log_path),
+            record: RwLock::new(record),
+            state: watch::Sender::new(state),
+            stats: cgroup.as_ref().map(StatsReader::new),
+            cgroup,
+            pid: AtomicI32::new(0),
+            meter: Mutex::default(),
+            changing: tokio::sync::Mutex::new(()),
+            guessed: AtomicBool::new(false),
+            _layers: layers,
+        }
+    }
+
     /// The id.
     #[must_use]
     pub fn id(&self) -> &ContainerId {
@@ -78,6 +136,11 @@ impl Container {
     #[must_use]
     pub fn image_ref(&self) -> String {
         self.with_record(|record| record.image_ref.clone())
+    }
+
+    /// The error of a call that it is in the wrong state for.
+    pub(crate) fn is(&self, state: &'static str) -> Error {
+        Error::State { what: "container", id: self.id.to_string(), state }
     }
 
     /// The state now.
@@ -195,4 +258,108 @@ impl Container {
 }
 
 /// A container with the pod it is in.
-pub(crate) type InPod = (Arc<crate::pod::Pod>, Arc<Container>);
+pub(crate) type InPod = (Arc<Pod>, Arc<Container>);
+
+/// Where its log is; nowhere, if either part is empty.
+fn log_path(directory: &str, name: &str) -> String {
+    if directory.is_empty() || name.is_empty() {
+        return String::new();
+    }
+    format!("{}/{name}", directory.trim_end_matches('/'))
+}
+
+#[cfg(test)]
+impl Container {
+    /// One without anything that the kernel or a disk has of it.
+    pub(crate) fn bare(pod: &Pod, byte: u8, record: ContainerRecord) -> Self {
+        let id = ContainerId::from_random([byte; 32]);
+        Self::new(pod, id, record, ContainerState::Created, (None, Layers(None)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_types::PodId;
+
+    const END: ExitRecord = ExitRecord { exit: Exit::Code(3), started_at_ns: 0, finished_at_ns: 20 };
+    const UNSEEN_END: ExitRecord = ExitRecord { exit: Exit::Lost, ..END };
+
+    fn pod() -> Pod {
+        Pod::new(PodId::from_random([1; 32]), Default::default(), String::new(), 0)
+    }
+
+    fn created() -> Container {
+        Container::bare(&pod(), 2, ContainerRecord::default())
+    }
+
+    fn found(exit: Option<ExitRecord>) -> Container {
+        let record = ContainerRecord { created_at_ns: 5, ..ContainerRecord::default() };
+        Container::found(&pod(), ContainerId::from_random([2; 32]), record, exit, (None, Layers(None)))
+    }
+
+    fn exited(exit: Exit, started_at_ns: i64, message: &str) -> ContainerState {
+        ContainerState::Exited { started_at_ns, finished_at_ns: 20, exit, message: message.to_owned() }
+    }
+
+    #[test]
+    fn a_start_and_an_end_are_news_once() {
+        let container = created();
+        assert!(container.note_start(10));
+        assert!(!container.note_start(11), "a retry of the call, or its event after its answer");
+        assert_eq!(container.state(), ContainerState::Running { started_at_ns: 10 });
+        assert!(container.note_exit(END));
+        assert!(!container.note_exit(ExitRecord { exit: Exit::Code(4), ..END }));
+        assert!(!container.note_start(12), "nothing comes after an end");
+        assert_eq!(container.state(), exited(Exit::Code(3), 10, ""));
+    }
+
+    #[test]
+    fn who_saw_an_end_knows_more_than_who_found_the_process_gone() {
+        let container = created();
+        assert!(container.note_start(10) && container.note_exit(UNSEEN_END));
+        assert_eq!(container.state(), exited(Exit::Lost, 10, UNSEEN));
+        assert!(!container.note_exit(END), "it has ended once, and is told of once");
+        assert_eq!(container.state(), exited(Exit::Code(3), 10, ""));
+        assert!(!container.note_exit(UNSEEN_END));
+        assert_eq!(container.exit(), Exit::Code(3));
+    }
+
+    #[test]
+    fn what_is_found_is_taken_to_run_until_its_supervisor_tells() {
+        let guess = ContainerState::Running { started_at_ns: 5 };
+        let container = found(None);
+        assert_eq!(container.state(), guess);
+        assert!(!container.note_start(10), "an earlier daemon has told of that");
+        assert_eq!(container.state(), ContainerState::Running { started_at_ns: 10 });
+        let container = found(None);
+        container.note_created();
+        assert_eq!(container.state(), ContainerState::Created);
+        let container = found(None);
+        assert!(container.note_exit(ExitRecord { started_at_ns: 8, ..END }));
+        assert_eq!(container.state(), exited(Exit::Code(3), 8, ""), "the guess is not told as its start");
+    }
+
+    #[test]
+    fn an_end_on_disk_is_no_guess() {
+        let container = found(Some(ExitRecord { started_at_ns: 8, ..END }));
+        assert_eq!(container.state(), exited(Exit::Code(3), 8, ""));
+        container.note_created();
+        assert!(container.is_exited());
+    }
+
+    #[test]
+    fn why_a_program_did_not_start_is_told_though_its_end_was_noted_first() {
+        let container = created();
+        assert!(container.note_exit(ExitRecord { exit: Exit::NotStarted, ..END }));
+        container.change_record(|record| record.message = "no such file".to_owned());
+        container.explain_exit();
+        assert_eq!(container.state(), exited(Exit::NotStarted, 0, "no such file"));
+    }
+
+    #[test]
+    fn a_log_has_a_path_where_both_parts_are_named() {
+        assert_eq!(log_path("/var/log/pods/x/", "main/0.log"), "/var/log/pods/x/main/0.log");
+        assert_eq!((log_path("", "0.log"), log_path("/x", "")), (String::new(), String::new()));
+    }
+}

@@ -21,19 +21,18 @@ use crate::exec_sync::Commands;
 use crate::host::Machine;
 use crate::joins::Joins;
 use crate::key::{ContainerKey, PodKey};
-use crate::launch::Program;
 use crate::logs::Logs;
 use crate::pod::Pod;
+use crate::supervisor::Program;
 use crate::table::Table;
 
 mod create;
 mod lifecycle;
 mod run;
 mod supervision;
-mod supervisor;
 mod teardown;
 
-pub(crate) use create::{container, pod_cgroup};
+pub(crate) use create::pod_cgroup;
 pub(crate) use supervision::Reached;
 
 /// What can be chosen.

@@ -44,3 +44,54 @@ impl Events {
         sender.send(event).map(drop).unwrap_or_default();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+    use wharf_cri_api::v1::PodSandboxState;
+    use wharf_types::PodId;
+
+    fn pod() -> Pod {
+        Pod::new(PodId::from_random([1; 32]), Default::default(), String::new(), 0)
+    }
+
+    #[tokio::test]
+    async fn a_listener_hears_what_happens_from_now_on_and_how_things_stood_then() {
+        let (events, pod) = (Events::new(), pod());
+        events.tell(ContainerEventType::ContainerCreatedEvent, "before", &pod);
+        let mut listener = events.subscribe();
+        pod.write_state().ready = true;
+        events.tell(ContainerEventType::ContainerStartedEvent, pod.id.as_str(), &pod);
+        pod.write_state().ready = false;
+        events.tell(ContainerEventType::ContainerStoppedEvent, pod.id.as_str(), &pod);
+        for expected in [PodSandboxState::SandboxReady, PodSandboxState::SandboxNotready] {
+            let event = listener.recv().await.unwrap();
+            assert_eq!(event.container_id, pod.id.as_str());
+            assert_eq!(event.pod_sandbox_status.unwrap().state(), expected);
+        }
+        assert!(matches!(listener.try_recv(), Err(TryRecvError::Empty)));
+    }
+
+    #[tokio::test]
+    async fn a_slow_listener_is_told_that_it_missed_some() {
+        let (events, pod) = (Events::new(), pod());
+        let mut listener = events.subscribe();
+        for _ in 0..=BACKLOG {
+            events.tell(ContainerEventType::ContainerCreatedEvent, "x", &pod);
+        }
+        assert!(matches!(listener.recv().await, Err(RecvError::Lagged(1))));
+    }
+
+    #[tokio::test]
+    async fn at_the_end_all_listeners_come_to_theirs() {
+        let (events, pod) = (Events::new(), pod());
+        let mut early = events.subscribe();
+        events.tell(ContainerEventType::ContainerCreatedEvent, "x", &pod);
+        events.end();
+        events.tell(ContainerEventType::ContainerCreatedEvent, "y", &pod);
+        assert_eq!(early.recv().await.unwrap().container_id, "x");
+        assert!(matches!(early.recv().await, Err(RecvError::Closed)));
+        assert!(matches!(events.subscribe().recv().await, Err(RecvError::Closed)));
+    }
+}

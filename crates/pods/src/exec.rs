@@ -8,14 +8,12 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use tokio::sync::oneshot;
 use wharf_types::{ContainerId, ErrorKind, Exit, Failure, TerminalSize};
-use wharf_wire::v1::request;
+use wharf_wire::v1;
 
-use crate::client::Client;
 use crate::container::InPod;
 use crate::engine::Engine;
 use crate::error::{Error, Stage};
-use crate::supervisor::SupervisorError;
-use crate::waiters;
+use crate::supervisor::{self, Connection, SupervisorError};
 
 pub(crate) const STAGE: &str = "exec";
 
@@ -47,7 +45,7 @@ impl Failure for ExecError {
 /// A command that was executed; dropped before its end, it and all that it started are killed.
 #[derive(Debug)]
 pub(crate) struct Running {
-    client: Arc<Client>,
+    supervisor: Arc<Connection>,
     number: u64,
     exit: oneshot::Receiver<Exit>,
     state: Life,
@@ -69,23 +67,22 @@ impl Running {
 
     /// Kills it and all that it started.
     pub(crate) async fn kill(&self) {
-        kill(&self.client, self.number).await;
+        kill(&self.supervisor, self.number).await;
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         if self.state == Life::Running {
-            let (client, number) = (Arc::clone(&self.client), self.number);
-            tokio::spawn(async move { kill(&client, number).await });
+            let (supervisor, number) = (Arc::clone(&self.supervisor), self.number);
+            tokio::spawn(async move { kill(&supervisor, number).await });
         }
     }
 }
 
-async fn kill(client: &Client, exec: u64) {
-    let body = request::Body::KillExec(wharf_wire::v1::KillExec { exec });
+async fn kill(supervisor: &Connection, exec: u64) {
     // A supervisor that is gone took the command with it.
-    drop(client.call(STAGE, body, &[]).await);
+    drop(supervisor.kill_exec(exec).await);
 }
 
 /// What a command's streams are.
@@ -106,22 +103,20 @@ impl Engine {
         streams: Streams<'_>,
     ) -> Result<(Running, Option<OwnedFd>), Error> {
         let (pod, container) = self.running(id)?;
-        let client = pod.connected().await?;
-        let number = waiters::number();
-        let (terminal, size, descriptors) = match streams {
-            Streams::Pipes(pipes) => (false, None, pipes),
-            Streams::Terminal(stand_ins, size) => (true, size, stand_ins),
-        };
+        let supervisor = pod.connected().await?;
+        let number = supervisor::number();
+        // From here on, whatever fails, the command is killed.
         let exit = pod.execs.add(number);
-        let running = Running { client: Arc::clone(&client), number, exit, state: Life::Running };
+        let running = Running { supervisor: Arc::clone(&supervisor), number, exit, state: Life::Running };
         let (args, file) = arguments(command)?;
-        let container = container.id.to_string();
-        let size = size.map(wharf_wire::v1::TerminalSize::from);
-        let exec = wharf_wire::v1::Exec { container, exec: number, args, terminal, size };
-        let body = request::Body::Exec(exec);
-        let descriptors: Vec<_> = descriptors.into_iter().chain(file.as_ref().map(OwnedFd::as_fd)).collect();
-        let (_done, descriptors) = client.call_for_descriptors(STAGE, body, &descriptors).await?;
-        Ok((running, descriptors.into_iter().next()))
+        let (terminal, size, streams) = match streams {
+            Streams::Pipes(pipes) => (false, None, pipes),
+            Streams::Terminal(stand_ins, size) => (true, size.map(v1::TerminalSize::from), stand_ins),
+        };
+        let exec = v1::Exec { container: container.id.to_string(), exec: number, args, terminal, size };
+        let descriptors: Vec<_> = streams.into_iter().chain(file.as_ref().map(OwnedFd::as_fd)).collect();
+        let terminal = supervisor.exec(exec, &descriptors).await?;
+        Ok((running, terminal))
     }
 
     /// The id of a container that runs.
@@ -144,8 +139,7 @@ impl Engine {
     pub(crate) fn live(&self, id: &str) -> Result<InPod, Error> {
         let (pod, container) = self.container(id)?;
         if container.is_exited() {
-            let state = "exited";
-            return Err(Error::State { what: "container", id: container.id.to_string(), state });
+            return Err(container.is("exited"));
         }
         Ok((pod, container))
     }
@@ -156,8 +150,7 @@ impl Engine {
         if container.is_running() {
             return Ok((pod, container));
         }
-        let state = if container.is_exited() { "exited" } else { "created, not running" };
-        Err(Error::State { what: "container", id: container.id.to_string(), state })
+        Err(container.is(if container.is_exited() { "exited" } else { "created, not running" }))
     }
 }
 
@@ -171,7 +164,7 @@ fn arguments(command: Vec<String>) -> Result<(Vec<Vec<u8>>, Option<OwnedFd>), Er
     if words.iter().map(|word| word.len() + 8).sum::<usize>() <= IN_MESSAGE_BYTES {
         return Ok((words, None));
     }
-    let file = wharf_wire::to_file(&wharf_wire::v1::Words { words }).stage(STAGE)?;
+    let file = wharf_wire::to_file(&v1::Words { words }).stage(STAGE)?;
     Ok((Vec::new(), Some(file)))
 }
 

@@ -7,7 +7,7 @@ use wharf_types::chain;
 
 use crate::engine::Engine;
 use crate::error::{Stage, blocking};
-use crate::link::Link;
+use crate::supervisor::Link;
 
 /// How often writable layers are measured at most; the kubelet looks for full disks as often.
 const ROUND: Duration = Duration::from_secs(10);
@@ -74,9 +74,9 @@ impl Engine {
     /// Finds supervisors that do not answer. None is killed for it: what its containers do goes on.
     async fn look_after(self: Arc<Self>) {
         let greetings = self.pods().into_iter().map(|pod| async move {
-            let Link::Up(client) = pod.link.now() else { return };
-            let was_silent = client.is_silent();
-            if client.was_heard() || client.greet_briefly().await {
+            let Link::Up(connection) = pod.link.now() else { return };
+            let was_silent = connection.is_silent();
+            if connection.was_heard() || connection.greet_briefly().await {
                 return;
             }
             if !was_silent {

@@ -1,17 +1,19 @@
 //! Exec and attach for clients that hold the streams themselves: descriptors are handed out, no byte passes here.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tokio::sync::oneshot;
 use wharf_types::{Exit, TerminalSize, Wanted};
-use wharf_wire::v1::request;
+use wharf_wire::v1;
 
+use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{Error, Stage};
 use crate::exec::{ExecError, Streams, pipe};
-use crate::supervisor::SupervisorError;
-use crate::waiters;
+use crate::supervisor::{self, SupervisorError};
 
 const ATTACH: &str = "attach";
 /// How much output may wait for a client. An attached one that is further behind gets no more, a command waits. The
@@ -54,20 +56,18 @@ impl Engine {
         if wanted.terminal {
             return self.exec_on_terminal(id, command, wanted, size).await;
         }
-        let input = wanted.stdin.then(input_pipe).transpose()?;
-        let out = wanted.stdout.then(wide_pipe).transpose()?;
-        let err = wanted.stderr.then(wide_pipe).transpose()?;
         let null = null()?;
-        let theirs = [
-            input.as_ref().map_or(null.as_fd(), |(read, _)| read.as_fd()),
-            out.as_ref().map_or(null.as_fd(), |(_, write)| write.as_fd()),
-            err.as_ref().map_or(null.as_fd(), |(_, write)| write.as_fd()),
-        ];
-        let (mut running, _no_terminal) = self.start_exec(id, command, Streams::Pipes(theirs)).await?;
+        let input = wanted.stdin.then(input_pipe).transpose()?;
+        let outputs = Outputs::of(wanted)?;
+        let stdin = input.as_ref().map_or(null.as_fd(), |(read, _)| read.as_fd());
+        let [stdout, stderr] = outputs.writers().map(|writer| writer.unwrap_or(null.as_fd()));
+        let theirs = Streams::Pipes([stdin, stdout, stderr]);
+        let (mut running, _no_terminal) = self.start_exec(id, command, theirs).await?;
+        let [stdout, stderr] = outputs.into_readers();
         Ok(Interactive {
             stdin: input.map(|(_, write)| write),
-            stdout: out.map(|(read, _)| read),
-            stderr: err.map(|(read, _)| read),
+            stdout,
+            stderr,
             terminal: None,
             exit: Box::pin(async move { running.ended().await }),
         })
@@ -103,43 +103,63 @@ impl Engine {
     /// wanted and there is none, or the other way round.
     pub async fn attach(&self, id: &str, wanted: Wanted) -> Result<Interactive, Error> {
         let (pod, container) = self.live(id)?;
-        let (has_terminal, has_input) = (container.record().config.tty, container.record().config.stdin);
+        let (has_terminal, has_input) = container.with_config(|config| (config.tty, config.stdin));
         match (wanted.terminal, has_terminal) {
             (false, true) => return Err(Error::invalid("tty", "the container has a terminal: ask for one")),
             (true, false) => return Err(Error::invalid("tty", "the container has no terminal")),
             (true, true) | (false, false) => {}
         }
-        let out = wanted.stdout.then(wide_pipe).transpose()?;
-        let err = wanted.stderr.then(wide_pipe).transpose()?;
-        let number = waiters::number();
-        let lost = pod.attached.add(number);
-        let body = request::Body::Attach(wharf_wire::v1::Attach {
+        let outputs = Outputs::of(wanted)?;
+        let writers: Vec<_> = outputs.writers().into_iter().flatten().collect();
+        let number = supervisor::number();
+        let behind = pod.attached.add(number);
+        let request = v1::Attach {
             container: container.id.to_string(),
             attach: number,
             stdin: wanted.stdin,
             stdout: wanted.stdout,
             stderr: wanted.stderr,
-        });
-        let theirs: Vec<_> = [&out, &err].into_iter().flatten().map(|(_, write)| write.as_fd()).collect();
-        let (_done, input) = pod.connected().await?.call_for_descriptors(ATTACH, body, &theirs).await?;
-        let input = input.into_iter().next();
-        let terminal = match &input {
-            Some(master) if has_terminal => Some(master.try_clone().stage(ATTACH)?),
-            _ => None,
         };
+        let input = pod.connected().await?.attach(request, &writers).await?;
+        let terminal = input.as_ref().filter(|_| has_terminal).map(OwnedFd::try_clone);
+        let [stdout, stderr] = outputs.into_readers();
         Ok(Interactive {
+            terminal: terminal.transpose().stage(ATTACH)?,
             // A terminal is handed out for its size too; what has no input takes none.
             stdin: input.filter(|_| wanted.stdin && has_input),
-            stdout: out.map(|(read, _)| read),
-            stderr: err.map(|(read, _)| read),
-            terminal,
-            exit: Box::pin(async move {
-                tokio::select! {
-                    Ok(()) = lost => Err(Error::at(ATTACH, ExecError::Behind { limit_bytes: PIPE_BYTES })),
-                    () = container.exited() => Ok(container.exit()),
-                }
-            }),
+            stdout,
+            stderr,
+            exit: Box::pin(attached(container, behind)),
         })
+    }
+}
+
+/// Pipes for the outputs that a client wants, each with its end to read and its end to write.
+struct Outputs([Option<(OwnedFd, OwnedFd)>; 2]);
+
+impl Outputs {
+    fn of(wanted: Wanted) -> Result<Self, Error> {
+        let stdout = wanted.stdout.then(wide_pipe).transpose()?;
+        let stderr = wanted.stderr.then(wide_pipe).transpose()?;
+        Ok(Self([stdout, stderr]))
+    }
+
+    /// For the process.
+    fn writers(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        self.0.each_ref().map(|pipe| pipe.as_ref().map(|(_, write)| write.as_fd()))
+    }
+
+    /// For the client. The other ends are closed here: the process has them, and with its last one comes the end.
+    fn into_readers(self) -> [Option<OwnedFd>; 2] {
+        self.0.map(|pipe| pipe.map(|(read, _)| read))
+    }
+}
+
+/// Waits for a container's end, or for its supervisor to say that the client did not keep up.
+async fn attached(container: Arc<Container>, behind: oneshot::Receiver<()>) -> Result<Exit, Error> {
+    tokio::select! {
+        Ok(()) = behind => Err(Error::at(ATTACH, ExecError::Behind { limit_bytes: PIPE_BYTES })),
+        () = container.exited() => Ok(container.exit()),
     }
 }
 
@@ -160,4 +180,37 @@ fn wide_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
     // Where it stays narrow, output only waits sooner.
     fcntl(&read, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).unwrap_or_default();
     Ok((read, write))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read as _, Write as _};
+
+    const NOTHING: Wanted = Wanted { stdin: false, stdout: false, stderr: false, terminal: false };
+
+    #[test]
+    fn an_output_that_is_not_wanted_has_no_pipe() {
+        for (stdout, stderr) in [(true, true), (true, false), (false, true), (false, false)] {
+            let outputs = Outputs::of(Wanted { stdout, stderr, ..NOTHING }).unwrap();
+            assert_eq!(outputs.writers().map(|writer| writer.is_some()), [stdout, stderr]);
+            assert_eq!(outputs.into_readers().map(|reader| reader.is_some()), [stdout, stderr]);
+        }
+    }
+
+    #[test]
+    fn an_output_ends_with_the_process_and_not_with_this_one() {
+        let outputs = Outputs::of(Wanted { stdout: true, ..NOTHING }).unwrap();
+        let [stdout, _] = outputs.writers();
+        let mut theirs = std::fs::File::from(stdout.unwrap().try_clone_to_owned().unwrap());
+        let [stdout, _] = outputs.into_readers();
+        let mut ours = std::fs::File::from(stdout.unwrap());
+        let mut byte = [0];
+        let empty = ours.read(&mut byte).unwrap_err();
+        assert_eq!(empty.kind(), std::io::ErrorKind::WouldBlock, "a reader is not made to wait");
+        theirs.write_all(b"x").unwrap();
+        drop(theirs);
+        assert_eq!(ours.read(&mut byte).unwrap(), 1);
+        assert_eq!(ours.read(&mut byte).unwrap(), 0, "no other end is left open here");
+    }
 }

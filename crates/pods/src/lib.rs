@@ -5,7 +5,6 @@
 //! record of it is on disk, so that a new daemon finds what an old one made (`recovery`). The kernel is the truth: a
 //! container runs if its supervisor says so, a pod is ready if its supervisor is there.
 
-mod client;
 mod container;
 mod engine;
 mod error;
@@ -19,8 +18,6 @@ mod images;
 mod interactive;
 mod joins;
 mod key;
-mod launch;
-mod link;
 mod lock;
 mod logs;
 mod namespaces;
@@ -34,7 +31,6 @@ mod supervisor;
 mod table;
 mod usage;
 mod view;
-mod waiters;
 
 pub use container::Container;
 pub use engine::{BLOCKING_THREADS, Engine, Options, Parts};

@@ -1,4 +1,5 @@
-//! Locks over memory alone. They are held for moments: never across a wait, and never while a file is touched.
+//! Locks over memory alone. They are held for moments: never across a wait, and never while a file is touched, but for the
+//! meter of a pod, which whoever reads its statistics holds while the kernel's files are read.
 //!
 //! Who needs several takes them in this order:
 //!
@@ -6,7 +7,8 @@
 //! 2. `Container::changing`, likewise for one container. Both may be waited under, and neither is one of these locks;
 //! 3. `Pod::telling`, while something happens and is told;
 //! 4. `Pod::making`, the container that is being made;
-//! 5. any other, and no second one below it.
+//! 5. the listeners of `Events`, while an event is made of what the rest says;
+//! 6. any other, and no second one below it.
 
 use std::sync::{self, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 

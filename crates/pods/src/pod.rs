@@ -9,15 +9,11 @@ use wharf_network::StatsSocket;
 use wharf_state::ExitRecord;
 use wharf_types::{ContainerId, Exit, PodId};
 
-use crate::client::Client;
 use crate::container::Container;
 use crate::error::Error;
-use crate::launch::Process;
-use crate::link::{Link, Links};
 use crate::lock::{Mutex, RwLock};
-use crate::supervisor::SupervisorError;
+use crate::supervisor::{Connection, Link, Links, Process, SupervisorError, Waiters};
 use crate::usage::Meter;
-use crate::waiters::Waiters;
 
 /// A pod. What a list or status needs is here; the change in flight holds `changing`.
 #[derive(Debug)]
@@ -105,7 +101,7 @@ impl Pod {
     }
 
     /// The connection to its supervisor, if it is there.
-    pub(crate) fn client(&self) -> Result<Arc<Client>, Error> {
+    pub(crate) fn connection(&self) -> Result<Arc<Connection>, Error> {
         match self.link.now() {
             Link::Up(client) => Ok(client),
             Link::Connecting => {
@@ -118,9 +114,9 @@ impl Pod {
     }
 
     /// The connection to its supervisor; one that is just being made is waited for.
-    pub(crate) async fn connected(&self) -> Result<Arc<Client>, Error> {
+    pub(crate) async fn connected(&self) -> Result<Arc<Connection>, Error> {
         self.link.settled().await;
-        self.client()
+        self.connection()
     }
 
     pub(crate) fn making(&self) -> MutexGuard<'_, Option<Making>> {

@@ -8,15 +8,14 @@ mod decide;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use wharf_cgroup::CgroupPath;
 use wharf_network::StatsSocket;
 use wharf_state::ExitRecord;
 use wharf_state::records::Quarantine;
-use wharf_types::{ContainerId, ContainerState, PodId, chain};
+use wharf_types::{ContainerId, PodId, chain};
 
-use crate::container::Layers;
+use crate::container::{Container, Layers};
 use crate::engine::{Engine, Reached};
 use crate::error::{Error, Stage, blocking};
 use crate::key::{ContainerKey, PodKey};
@@ -150,20 +149,12 @@ impl Engine {
         let (engine, of, with) = (Arc::clone(self), Arc::clone(pod), id.clone());
         let container = blocking(move || {
             let exit = ExitRecord::load(&engine.parts.layout.exit_record(&of.id, &with)).ok();
-            let state = match decide(&record, exit, Word::NoneYet) {
-                Recovered::Ended(ExitRecord { exit, started_at_ns, finished_at_ns }) => {
-                    let message = record.message.clone();
-                    ContainerState::Exited { started_at_ns, finished_at_ns, exit, message }
-                }
-                _ => ContainerState::Running { started_at_ns: record.created_at_ns },
-            };
             let cgroup = engine.parts.cgroups.open(&path).ok();
             let images = Arc::clone(&engine.parts.images);
             let layers = Layers::held(images.hold_paths(record.layers.iter().map(Path::new)), images);
-            Ok(crate::engine::container(&of, &with, record, cgroup, (state, layers)))
+            Ok(Container::found(&of, with, record, exit, (cgroup, layers)))
         });
         let container = container.await?;
-        container.guessed.store(container.is_running(), Ordering::Relaxed);
         self.container_calls.remember(key, id.clone());
         self.table.insert_container(pod, &Arc::new(container));
         Ok(())

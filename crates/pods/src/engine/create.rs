@@ -1,26 +1,21 @@
 //! CreateContainer: image, limits, snapshot, plan, and the first process that waits for its start.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI32};
 
-use wharf_cgroup::{Cgroup, CgroupPath, Limits, StatsReader};
+use wharf_cgroup::{Cgroup, CgroupPath, Limits};
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_images::Hold;
 use wharf_isolation::Plan;
 use wharf_planner::{self as planner, Extra, Request};
-use wharf_types::{ContainerId, ContainerState};
-use wharf_wire::v1::{self, reply, request};
+use wharf_types::ContainerId;
 
 use super::Engine;
 use crate::container::{Container, Layers};
 use crate::error::{Error, Stage, blocking};
 use crate::images::ImageView;
 use crate::key::ContainerKey;
-use crate::lock::{Mutex, RwLock};
 use crate::pod::{Making, Pod, is_privileged};
 use crate::records::{self, ContainerRecord};
-use crate::supervisor::SupervisorError;
 use crate::{host, places};
 
 /// A container that is made but for its first process.
@@ -104,32 +99,22 @@ impl Engine {
         id: &ContainerId,
         config: ContainerConfig,
     ) -> Result<Arc<Container>, Error> {
-        const STAGE: &str = "creating the container";
         let (engine, of, with) = (Arc::clone(self), Arc::clone(pod), id.clone());
         let mut prepared = blocking(move || engine.prepare(&of, &with, &config)).await?;
         let supervisor = pod.connected().await?;
-        supervisor.features().fit(&mut prepared.plan.mounts).stage(STAGE)?;
-        let plan = wharf_wire::to_file(&v1::Plan::from(&prepared.plan)).stage(STAGE)?;
+        supervisor.features().fit(&mut prepared.plan.mounts).stage("creating the container")?;
         let log = match prepared.plan.stdio.log.clone() {
             Some(log) => self.logs.make(log).await?,
             None => None,
         };
-        let body = request::Body::Create(v1::Create { container: id.to_string() });
-        let descriptors: Vec<_> = [&plan].into_iter().chain(&log).map(AsFd::as_fd).collect();
-        let answer = supervisor.call(STAGE, body, &descriptors).await?;
-        let reply::Result::Created(created) = answer else {
-            return Err(Error::at(
-                STAGE,
-                SupervisorError::Protocol { expected: "the container's first process" },
-            ));
-        };
+        let created = supervisor.create(&prepared.plan, log.as_ref()).await?;
         prepared.record.identify(created.identity.unwrap_or_default());
         let (engine, of, with) = (Arc::clone(self), Arc::clone(pod), id.clone());
         let container = blocking(move || {
             let Prepared { record, cgroup, hold, .. } = prepared;
             records::save_container(&engine.parts.layout.container_record(&of.id, &with), &record)?;
             let layers = Layers::held(hold, Arc::clone(&engine.parts.images));
-            Ok(container(&of, &with, record, Some(cgroup), (ContainerState::Created, layers)))
+            Ok(Container::created(&of, with, record, cgroup, layers))
         });
         let container = container.await?;
         container.set_pid(created.pid);
@@ -215,33 +200,4 @@ pub(crate) fn pod_cgroup(default_parent: &str, pod: &Pod) -> Result<CgroupPath, 
         return parent.child(pod.id.as_str()).map_err(fail);
     }
     CgroupPath::new(asked).map_err(fail)
-}
-
-/// A container in memory.
-pub(crate) fn container(
-    pod: &Pod,
-    id: &ContainerId,
-    record: ContainerRecord,
-    cgroup: Option<Cgroup>,
-    (state, layers): (ContainerState, Layers),
-) -> Container {
-    let directory = pod.config.log_directory.trim_end_matches('/');
-    let name = &record.config.log_path;
-    let log_path =
-        if directory.is_empty() || name.is_empty() { String::new() } else { format!("{directory}/{name}") };
-    let stats = cgroup.as_ref().map(StatsReader::new);
-    Container {
-        id: id.clone(),
-        pod: pod.id.clone(),
-        record: RwLock::new(record),
-        state: tokio::sync::watch::Sender::new(state),
-        stats,
-        cgroup,
-        pid: AtomicI32::new(0),
-        meter: Mutex::default(),
-        log_path,
-        changing: tokio::sync::Mutex::new(()),
-        guessed: AtomicBool::new(false),
-        _layers: layers,
-    }
 }

@@ -1,12 +1,12 @@
 //! Starting, stopping and changing containers that exist.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_cri_api::v1::LinuxContainerResources;
 use wharf_planner::{self as planner, stop_signal};
 use wharf_types::{ContainerState, ErrorKind, Failure, chain};
-use wharf_wire::v1::{self, reply, request};
 
 use super::{Engine, KILL_PATIENCE};
 use crate::container::{Container, InPod};
@@ -14,7 +14,7 @@ use crate::error::{Error, Stage, blocking, known};
 use crate::joins::spawn;
 use crate::pod::Pod;
 use crate::records;
-use crate::supervisor::SupervisorError;
+use crate::supervisor::Signal;
 
 impl Engine {
     /// Executes a created container's program.
@@ -29,23 +29,15 @@ impl Engine {
     }
 
     async fn start(&self, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<(), Error> {
-        const STAGE: &str = "starting the container";
         let _order = container.changing.lock().await;
         match container.state() {
             ContainerState::Created => {}
             // A retry of a call whose answer was lost.
             ContainerState::Running { .. } => return Ok(()),
-            ContainerState::Exited { .. } => {
-                return Err(Error::State {
-                    what: "container",
-                    id: container.id.to_string(),
-                    state: "exited",
-                });
-            }
+            ContainerState::Exited { .. } => return Err(container.is("exited")),
         }
-        let body = request::Body::Start(v1::Start { container: container.id.to_string() });
-        match pod.connected().await?.call(STAGE, body, &[]).await {
-            Ok(reply::Result::Started(started)) => {
+        match pod.connected().await?.start(&container.id).await {
+            Ok(started) => {
                 // A supervisor of an older release says nothing of it: then the number is still the first one.
                 if started.pid != 0 {
                     container.set_pid(started.pid);
@@ -53,19 +45,23 @@ impl Engine {
                 self.started(pod, container, started.started_at_ns);
                 Ok(())
             }
-            Ok(_) => Err(Error::at(STAGE, SupervisorError::Protocol { expected: "the time of the start" })),
             // Whether it runs, the supervisor tells as soon as it knows.
             Err(error) if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) => {
                 Err(error)
             }
             Err(error) => {
-                self.record_failure(pod, container, &error).await;
-                // Its process is about to be gone; the call's effect is visible when it returns.
-                drop(tokio::time::timeout(KILL_PATIENCE, container.exited()).await);
-                container.explain_exit();
+                self.not_started(pod, container, &error).await;
                 Err(error)
             }
         }
+    }
+
+    /// A container's program could not be executed. Its first process is about to be gone; the effect of the call is visible
+    /// when it returns.
+    async fn not_started(&self, pod: &Pod, container: &Container, error: &Error) {
+        self.record_failure(pod, container, error).await;
+        drop(tokio::time::timeout(KILL_PATIENCE, container.exited()).await);
+        container.explain_exit();
     }
 
     /// Keeps why a container did not start; that there is no room for it changes nothing for the caller.
@@ -99,7 +95,7 @@ impl Engine {
         if container.is_running() && !grace.is_zero() {
             let number = stop_signal::number(&container.record().stop_signal).unwrap_or(15);
             let end = async {
-                self.signal(&pod, &container, number).await;
+                self.signal(&pod, &container, Signal::of_number(number)).await;
                 container.exited().await;
             };
             if tokio::time::timeout(grace, end).await.is_ok() {
@@ -112,7 +108,7 @@ impl Engine {
     /// Kills what runs of a container, by its supervisor or, if that does not answer, by its cgroup. The supervisor itself
     /// is not touched: it watches over others, too.
     async fn kill(&self, pod: &Pod, container: &Container) -> Result<(), Error> {
-        if self.signal(pod, container, 9).await
+        if self.signal(pod, container, Signal::KillAll).await
             && tokio::time::timeout(KILL_PATIENCE, container.exited()).await.is_ok()
         {
             return Ok(());
@@ -125,19 +121,15 @@ impl Engine {
     }
 
     /// Whether a signal was sent.
-    async fn signal(&self, pod: &Pod, container: &Container, number: i32) -> bool {
-        let Ok(client) = pod.client() else { return false };
-        let body = request::Body::Signal(v1::Signal {
-            container: container.id.to_string(),
-            number: number.unsigned_abs(),
-            all: number == 9,
-        });
-        if number == 9 && client.is_silent() {
+    async fn signal(&self, pod: &Pod, container: &Container, signal: Signal) -> bool {
+        let Ok(supervisor) = pod.connection() else { return false };
+        if signal == Signal::KillAll && supervisor.is_silent() {
             return false;
         }
-        let sent = client.call_briefly("signalling the container", body).await;
+        let sent = supervisor.signal(&container.id, signal).await;
         if let Err(error) = &sent {
-            tracing::warn!(container = container.id.short(), error = chain(&error), "a signal was not sent");
+            let error = chain(error);
+            tracing::warn!(container = container.id.short(), error, "a signal was not sent");
         }
         sent.is_ok()
     }
@@ -149,14 +141,9 @@ impl Engine {
     pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
         let (pod, container) = self.container(id)?;
         if !container.is_running() {
-            return Err(Error::State {
-                what: "container",
-                id: container.id.to_string(),
-                state: "not running",
-            });
+            return Err(container.is("not running"));
         }
-        let body = request::Body::ReopenLog(v1::ReopenLog { container: container.id.to_string() });
-        pod.connected().await?.call("reopening the log", body, &[]).await.map(drop)
+        pod.connected().await?.reopen_log(&container.id).await
     }
 
     /// Changes limits; what the request leaves unset stays.
@@ -182,27 +169,27 @@ impl Engine {
     ) -> Result<(), Error> {
         let _order = container.changing.lock().await;
         if container.is_exited() {
-            return Err(Error::State { what: "container", id: container.id.to_string(), state: "exited" });
+            return Err(container.is("exited"));
         }
         let path = self.parts.layout.container_record(&pod.id, &container.id);
-        let of = Arc::clone(&container);
-        blocking(move || {
-            let mut record = of.record();
-            let linux = record.config.linux.get_or_insert_default();
-            linux.resources =
-                Some(planner::merge_resources(&linux.resources.clone().unwrap_or_default(), &new));
-            // Written first: where there is no room for it, the limits stay, too.
-            let staged = records::stage_container(&path, &record)?;
-            if let Some(cgroup) = &of.cgroup {
-                let (limits, score) = (planner::limits(&planner::resources(&new))?, planner::oom_score(&new));
-                let scored = || score.map_or(Ok(()), |score| cgroup.set_oom_score(score));
-                let updated = cgroup.update(&limits).and_then(|()| scored());
-                updated.stage("changing the container's limits")?;
-            }
-            staged.commit().stage("recording the container")?;
-            of.change_record(|now| *now = record);
-            Ok(())
-        })
-        .await
+        let changed = Arc::clone(&container);
+        blocking(move || update_blocking(&path, &changed, &new)).await
     }
+}
+
+fn update_blocking(path: &Path, container: &Container, new: &LinuxContainerResources) -> Result<(), Error> {
+    let mut record = container.record();
+    let linux = record.config.linux.get_or_insert_default();
+    linux.resources = Some(planner::merge_resources(&linux.resources.clone().unwrap_or_default(), new));
+    // Written first: where there is no room for it, the limits stay, too.
+    let staged = records::stage_container(path, &record)?;
+    if let Some(cgroup) = &container.cgroup {
+        let (limits, score) = (planner::limits(&planner::resources(new))?, planner::oom_score(new));
+        let scored = || score.map_or(Ok(()), |score| cgroup.set_oom_score(score));
+        let updated = cgroup.update(&limits).and_then(|()| scored());
+        updated.stage("changing the container's limits")?;
+    }
+    staged.commit().stage("recording the container")?;
+    container.change_record(|now| *now = record);
+    Ok(())
 }

@@ -19,7 +19,7 @@ use crate::key::PodKey;
 use crate::namespaces::{NamespacePlan, SysctlScope, sysctl_scope};
 use crate::pod::Pod;
 use crate::records::Phase;
-use crate::{files, namespaces, records};
+use crate::{files, namespaces, records, supervisor};
 
 impl Engine {
     /// Makes a pod; a retry with the same metadata joins the call in flight or gets its pod.
@@ -111,7 +111,7 @@ impl Engine {
             make_log_directory(&pod.config.log_directory)?;
         }
         // The supervisor starts while the kernel's objects are made.
-        let cgroup = self.supervisors_cgroup()?;
+        let cgroup = supervisor::cgroup(&self.parts.cgroups, &self.options.cgroup_parent)?;
         let (process, socket) = self.program.start(&directory, cgroup.as_ref().map(AsFd::as_fd))?;
         *pod.supervisor() = Some(process);
         let plan = namespace_plan(layout, pod)?;

@@ -12,18 +12,15 @@ use wharf_cri_api::v1::ContainerEventType;
 use wharf_state::{ExitRecord, Layout};
 use wharf_types::{ContainerId, chain};
 use wharf_wire::exit_of;
-use wharf_wire::v1::{self, message::Body, request};
+use wharf_wire::v1::{self, message::Body};
 
-use super::Engine;
-use crate::client::{BRIEF_PATIENCE, Client};
+use super::{Engine, KILL_PATIENCE};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking};
-use crate::launch::Process;
-use crate::link::Link;
 use crate::pod::Pod;
 use crate::records;
 use crate::recovery::{self, Recovered, Word, lost_at};
-use crate::supervisor::SupervisorError;
+use crate::supervisor::{BRIEF_PATIENCE, Connection, Link, Process, Signal, SupervisorError};
 
 /// The pause between two attempts to connect: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));
@@ -68,30 +65,38 @@ impl Engine {
                 None => self.reach(pod).await,
             };
             let process = pod.supervisor().clone();
-            let greeted = match (reached, &process) {
-                (Reached::Supervisor(socket), Some(process)) => tokio::select! {
-                    greeted = self.greet(pod, socket) => greeted,
-                    () = process.ended() => return None,
-                },
-                (Reached::Nobody, None) => return None,
-                (Reached::Unclear(error), _) => Err(error),
-                (Reached::Supervisor(_) | Reached::Nobody, _) => {
-                    Err(Error::at("connecting", SupervisorError::Gone))
-                }
-            };
-            match greeted {
+            match self.try_link(pod, reached, process.as_ref()).await? {
                 Ok(events) => return Some(events),
-                Err(error) => tracing::debug!(
-                    pod = pod.id.short(),
-                    error = chain(&error),
-                    "not connected to a supervisor"
-                ),
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::debug!(pod = pod.id.short(), error, "not connected to a supervisor");
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = ended(process.as_ref()) => return None,
             }
             pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// One attempt; `None` if the supervisor is gone.
+    async fn try_link(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        reached: Reached,
+        process: Option<&Process>,
+    ) -> Option<Result<Receiver<Body>, Error>> {
+        match (reached, process) {
+            (Reached::Supervisor(socket), Some(process)) => tokio::select! {
+                greeted = self.greet(pod, socket) => Some(greeted),
+                () = process.ended() => None,
+            },
+            (Reached::Nobody, None) => None,
+            (Reached::Unclear(error), _) => Some(Err(error)),
+            (Reached::Supervisor(_) | Reached::Nobody, _) => {
+                Some(Err(Error::at("connecting", SupervisorError::Gone)))
+            }
         }
     }
 
@@ -104,16 +109,16 @@ impl Engine {
 
     /// Asks for what the supervisor holds, however long the answer takes, and takes its word.
     async fn greet(self: &Arc<Self>, pod: &Arc<Pod>, socket: OwnedFd) -> Result<Receiver<Body>, Error> {
-        let (client, events) = Client::new(socket)?;
-        let client = Arc::new(client);
-        let found = patiently(pod, client.greet()).await?;
-        self.reconcile(pod, &client, found).await;
-        pod.link.set(Link::Up(client));
+        let (supervisor, events) = Connection::new(socket)?;
+        let supervisor = Arc::new(supervisor);
+        let found = patiently(pod, supervisor.greet()).await?;
+        self.reconcile(pod, &supervisor, found).await;
+        pod.link.set(Link::Up(supervisor));
         Ok(events)
     }
 
     /// What the supervisor says holds, whatever was thought of its containers before.
-    async fn reconcile(self: &Arc<Self>, pod: &Arc<Pod>, client: &Arc<Client>, found: v1::State) {
+    async fn reconcile(self: &Arc<Self>, pod: &Arc<Pod>, supervisor: &Arc<Connection>, found: v1::State) {
         for container in pod.containers().iter().filter(|container| !container.is_exited()) {
             let status = found.containers.iter().find(|status| status.id == container.id.as_str());
             if let Some(status) = status {
@@ -123,7 +128,7 @@ impl Engine {
         }
         for status in found.containers {
             if pod.container(&status.id).is_none() {
-                self.disown(pod, client, &status.id);
+                self.disown(pod, supervisor, &status.id);
             }
         }
     }
@@ -159,21 +164,18 @@ impl Engine {
     }
 
     /// Has the supervisor forget a container that is nobody's: the call that made it has failed.
-    pub(super) fn disown(&self, pod: &Pod, client: &Arc<Client>, id: &str) {
+    pub(super) fn disown(&self, pod: &Pod, supervisor: &Arc<Connection>, id: &str) {
         let Ok(container) = id.parse::<ContainerId>() else { return };
         let is_in_the_making = pod.making().as_ref().is_some_and(|making| making.id == container);
         if is_in_the_making || pod.is_stranger(&container) {
             return;
         }
-        let client = Arc::clone(client);
+        let supervisor = Arc::clone(supervisor);
         tokio::spawn(async move {
             tracing::debug!(container = container.short(), "a supervisor has a container that is nobody's");
-            let id = || container.to_string();
-            let kill = request::Body::Signal(v1::Signal { container: id(), number: 9, all: true });
-            let forget = request::Body::Remove(v1::Remove { container: id() });
             // What it does not take now, it is asked again when it tells of the container's end.
-            drop(client.call_briefly("forgetting a container", kill).await);
-            drop(client.call_briefly("forgetting a container", forget).await);
+            drop(supervisor.signal(&container, Signal::KillAll).await);
+            drop(supervisor.remove(&container).await);
         });
     }
 
@@ -205,8 +207,8 @@ impl Engine {
             Some(making) if making.id.as_str() == exited.container => making.exit = Some(exit),
             _ => {
                 drop(making);
-                if let Ok(client) = pod.client() {
-                    self.disown(pod, &client, &exited.container);
+                if let Ok(supervisor) = pod.connection() {
+                    self.disown(pod, &supervisor, &exited.container);
                 }
             }
         }
@@ -259,6 +261,33 @@ impl Engine {
             tracing::warn!(container = container.id.short(), error = chain(&error), "processes may be left");
         }
         self.settle(pod, container, Word::Gone).await;
+    }
+
+    /// Ends a pod's supervisor: by request, else by force.
+    ///
+    /// # Errors
+    /// DeadlineExceeded if the kernel does not let it die; the next call goes on waiting.
+    pub(super) async fn end_supervisor(&self, pod: &Arc<Pod>) -> Result<(), Error> {
+        if let Link::Up(supervisor) = pod.link.now()
+            && !supervisor.is_silent()
+        {
+            // One that does not do it is killed.
+            drop(supervisor.shut_down(KILL_PATIENCE).await);
+        }
+        // One that never answered may not be known as a process yet.
+        if pod.supervisor().is_none() && !pod.link.is_gone() {
+            let _nobody_or_known: Reached = self.reach(pod).await;
+        }
+        pod.link.set(Link::Gone);
+        let process = pod.supervisor().clone();
+        if let Some(process) = process {
+            process.kill();
+            let ended = tokio::time::timeout(KILL_PATIENCE, process.ended()).await;
+            let ended = ended.map_err(|_elapsed| SupervisorError::Undead { patience: KILL_PATIENCE });
+            ended.stage("ending the supervisor")?;
+            *pod.supervisor() = None;
+        }
+        Ok(())
     }
 
     /// A pod is not ready any more, whatever the reason.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_types::{ContainerId, ErrorKind, Failure, chain};
-use wharf_wire::v1::{self, request};
 
 use super::create::pod_cgroup;
 use super::{Engine, kill_cgroup};
@@ -175,21 +174,17 @@ impl Engine {
         if pod.container(container.id.as_str()).is_none() {
             return Ok(());
         }
-        if let Ok(client) = pod.client() {
-            let body = request::Body::Remove(v1::Remove { container: container.id.to_string() });
-            match client.call_briefly("removing the container", body).await {
+        if let Ok(supervisor) = pod.connection() {
+            match supervisor.remove(&container.id).await {
                 // It is asked once more, or has the request and takes it later.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) =>
                 {
-                    tracing::warn!(
-                        container = container.id.short(),
-                        error = chain(&error),
-                        "a supervisor forgets it later"
-                    );
-                    self.disown(pod, &client, container.id.as_str());
+                    let error = chain(&error);
+                    tracing::warn!(container = container.id.short(), error, "a supervisor forgets it later");
+                    self.disown(pod, &supervisor, container.id.as_str());
                 }
-                answer => drop(answer?),
+                removed => removed?,
             }
         }
         self.delete_container(pod, &container.id, &container.record().cgroup).await?;

@@ -1,58 +1,14 @@
-//! Starting a supervisor: from a copy in memory, so that no container can overwrite what supervises it.
+//! A supervisor as a process: what the kernel says of it, whatever becomes of the connection to it.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
 use std::sync::Arc;
 
-use nix::fcntl::OFlag;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use wharf_state::Layout;
-use wharf_sys::error::Named;
-use wharf_sys::fs::detached_program;
-use wharf_sys::launch::Launch;
 use wharf_sys::process::{self, Reap};
 use wharf_sys::socket;
 
 use crate::error::{Error, Stage};
-
-/// The supervisor's program.
-#[derive(Debug)]
-pub(crate) struct Program(OwnedFd);
-
-impl Program {
-    /// Copies the program at a path into memory that nobody can change.
-    ///
-    /// # Errors
-    /// The program cannot be read.
-    pub(crate) fn load(path: &Path) -> wharf_sys::Result<Self> {
-        let bytes = std::fs::read(path).named("read", || path.display().to_string())?;
-        detached_program("wharf-shim", &bytes).map(Self)
-    }
-
-    /// Starts it for a pod's directory, in a cgroup (v2) if there is one, and returns its connection.
-    pub(crate) fn start(
-        &self,
-        directory: &Path,
-        cgroup: Option<BorrowedFd<'_>>,
-    ) -> Result<(Process, OwnedFd), Error> {
-        const STAGE: &str = "starting the pod's supervisor";
-        let (ours, theirs) = socket::pair().stage(STAGE)?;
-        let log = File::create(Layout::supervisor_log(directory)).stage(STAGE)?;
-        let null = wharf_sys::fs::open("/dev/null", OFlag::O_WRONLY).stage(STAGE)?;
-        let directory = wharf_sys::launch::c_string(directory.as_os_str().as_bytes()).stage(STAGE)?;
-        let launch = Launch {
-            program: self.0.as_fd(),
-            arguments: vec![c"wharf-shim".to_owned(), directory],
-            streams: [theirs.as_fd(), null.as_fd(), log.as_fd()],
-            cgroup,
-        };
-        let pidfd = launch.start().stage(STAGE)?;
-        Ok((Process::new(pidfd, Parent::ThisDaemon)?, ours))
-    }
-}
 
 /// A supervisor's process; clones are the same one.
 #[derive(Debug, Clone)]
@@ -73,6 +29,11 @@ enum Parent {
 }
 
 impl Process {
+    /// One that this daemon started.
+    pub(super) fn started(pidfd: OwnedFd) -> Result<Self, Error> {
+        Self::new(pidfd, Parent::ThisDaemon)
+    }
+
     fn new(pidfd: OwnedFd, parent: Parent) -> Result<Self, Error> {
         #[expect(
             deprecated,
@@ -89,7 +50,7 @@ impl Process {
         Self::new(pidfd, Parent::Init)
     }
 
-    /// Kills it; one that is gone is as good.
+    /// Kills it, if it is still there.
     pub(crate) fn kill(&self) {
         if let Err(error) = process::signal(self.0.pidfd.get_ref().as_fd(), 9) {
             tracing::debug!(%error, "a supervisor was gone before it was killed");

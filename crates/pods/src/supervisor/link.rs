@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::client::{BRIEF_PATIENCE, Client};
+use super::BRIEF_PATIENCE;
+use super::connection::Connection;
 
 /// The state of the connection.
 #[derive(Debug, Clone)]
@@ -12,7 +13,7 @@ pub(crate) enum Link {
     /// It is being made, or made anew after it broke: as long as the supervisor lives.
     Connecting,
     /// The supervisor has answered on it.
-    Up(Arc<Client>),
+    Up(Arc<Connection>),
     /// The supervisor is gone, and all that it watched over.
     Gone,
 }
@@ -60,5 +61,44 @@ impl Links {
         // The sender is the pod's own, so it lives as long as the wait.
         drop(tokio::time::timeout(BRIEF_PATIENCE, settled).await);
         self.now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+
+    fn up() -> Link {
+        let (ours, _theirs) = wharf_sys::socket::pair().unwrap();
+        Link::Up(Arc::new(Connection::new(ours).unwrap().0))
+    }
+
+    #[tokio::test]
+    async fn a_connection_may_come_and_go_as_long_as_the_supervisor_lives() {
+        let links = Links::default();
+        assert!(links.settled().now_or_never().is_none(), "it is waited for");
+        links.set(up());
+        assert!(matches!(links.settled().await, Link::Up(_)));
+        links.set(Link::Connecting);
+        assert!(links.gone().now_or_never().is_none());
+        links.set(up());
+        assert!(matches!(links.now(), Link::Up(_)));
+    }
+
+    #[tokio::test]
+    async fn a_supervisor_that_is_gone_does_not_come_back() {
+        let links = Links::default();
+        links.set(Link::Gone);
+        links.set(up());
+        links.set(Link::Connecting);
+        assert!(links.is_gone());
+        links.gone().await;
+        assert!(matches!(links.settled().await, Link::Gone));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_does_not_answer_is_not_waited_for_without_end() {
+        assert!(matches!(Links::default().settled().await, Link::Connecting));
     }
 }

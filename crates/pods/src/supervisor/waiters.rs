@@ -1,10 +1,12 @@
 //! Who waits for something that a supervisor will tell, by number.
 
 use std::collections::HashMap;
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
+
+use crate::lock::Mutex;
 
 /// Waiters for values that come once.
 #[derive(Debug)]
@@ -18,7 +20,7 @@ impl<T> Default for Waiters<T> {
 
 impl<T> Waiters<T> {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<T>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     pub(crate) fn add(&self, number: u64) -> oneshot::Receiver<T> {
@@ -43,8 +45,40 @@ impl<T> Waiters<T> {
     }
 }
 
-/// A number that no other exec or client has, over restarts of the daemon too: it names a cgroup.
+/// A number that no other exec, attached client or request has, over restarts of the daemon too: it names a cgroup.
 pub(crate) fn number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     (wharf_sys::clock::now_ns().cast_unsigned() << 10) | (NEXT.fetch_add(1, Ordering::Relaxed) & 0x3ff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_is_told_its_own_and_once() {
+        let waiters = Waiters::default();
+        let (one, other) = (waiters.add(1), waiters.add(2));
+        waiters.tell(2, "second");
+        waiters.tell(2, "nobody waits for this any more");
+        waiters.tell(3, "nor ever did for that");
+        assert_eq!(other.await.unwrap(), "second");
+        waiters.clear();
+        assert!(one.await.is_err(), "nothing will be told");
+    }
+
+    #[test]
+    fn who_went_away_takes_no_memory() {
+        let waiters = Waiters::<()>::default();
+        for number in 0..100 {
+            drop(waiters.add(number));
+        }
+        assert_eq!(waiters.lock().len(), 1, "the next one clears up");
+    }
+
+    #[test]
+    fn no_number_is_given_twice() {
+        let numbers: std::collections::HashSet<u64> = (0..1000).map(|_| number()).collect();
+        assert_eq!(numbers.len(), 1000);
+    }
 }

@@ -1,9 +1,9 @@
-//! The daemon's end of a supervisor's connection: requests with their answers, and events.
+//! The daemon's end of the connection to a supervisor: requests with their answers, and events.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -12,18 +12,14 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use wharf_wire::v1::{self, Message, Request, message, reply, request};
 
+use super::error::SupervisorError;
+use super::features::Features;
+use super::{ANSWER_PATIENCE, BRIEF_PATIENCE, number};
 use crate::error::{Error, Stage};
-use crate::supervisor::{Features, SupervisorError};
-use crate::waiters;
+use crate::lock::Mutex;
 
 type Answer = oneshot::Sender<(reply::Result, Vec<OwnedFd>)>;
 
-/// How long a supervisor may take to receive a request and to answer it; each is one of a program's execution, on a slow
-/// disk at worst.
-pub(crate) const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a supervisor may take for what it does at once: to greet, to kill, to forget. One that does not answer for so
-/// long may be stopped, or wait for a disk; it is still there.
-pub(crate) const BRIEF_PATIENCE: Duration = Duration::from_secs(5);
 /// How many requests may wait for one supervisor, that a stopped one cannot take the daemon's memory.
 const REQUESTS_LIMIT: usize = 1024;
 /// How many events wait to be noted. A supervisor keeps what is not taken, and sends it later.
@@ -31,7 +27,7 @@ const EVENTS_LIMIT: usize = 256;
 
 /// A connection to one supervisor.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub(crate) struct Connection {
     socket: Arc<UnixStream>,
     shared: Arc<Shared>,
     next: AtomicU64,
@@ -50,11 +46,19 @@ struct Shared {
 
 impl Shared {
     fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Answer>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
+    }
+
+    fn answer(&self, reply: v1::Reply, descriptors: Vec<OwnedFd>) {
+        let waiter = self.waiting().remove(&reply.id);
+        if let (Some(waiter), Some(result)) = (waiter, reply.result) {
+            // A caller that went away needs no answer.
+            drop(waiter.send((result, descriptors)));
+        }
     }
 }
 
-impl Client {
+impl Connection {
     /// Takes a connected socket; events come out of the returned queue, which ends with the connection.
     pub(crate) fn new(socket: OwnedFd) -> Result<(Self, mpsc::Receiver<message::Body>), Error> {
         const STAGE: &str = "the supervisor's connection";
@@ -66,10 +70,7 @@ impl Client {
         let (sender, events) = mpsc::channel(EVENTS_LIMIT);
         tokio::spawn(read(Arc::clone(&socket), Arc::clone(&shared), sender));
         // Numbers that no other daemon used: its late answers are nobody's.
-        Ok((
-            Self { socket, shared, next: AtomicU64::new(waiters::number()), features: OnceLock::new() },
-            events,
-        ))
+        Ok((Self { socket, shared, next: AtomicU64::new(number()), features: OnceLock::new() }, events))
     }
 
     /// Whether it was waited for in vain, and has not said anything since.
@@ -105,30 +106,11 @@ impl Client {
     /// Whether the supervisor answers soon.
     pub(crate) async fn greet_briefly(&self) -> bool {
         let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION });
-        self.call_briefly("greeting the pod's supervisor", hello).await.is_ok()
+        self.within(BRIEF_PATIENCE, "greeting the pod's supervisor", hello, &[]).await.is_ok()
     }
 
-    /// Sends a request with descriptors, and waits for its answer.
-    pub(crate) async fn call(
-        &self,
-        stage: &'static str,
-        body: request::Body,
-        descriptors: &[BorrowedFd<'_>],
-    ) -> Result<reply::Result, Error> {
-        self.call_for_descriptors(stage, body, descriptors).await.map(|(result, _)| result)
-    }
-
-    /// The same for what is done at once.
-    pub(crate) async fn call_briefly(
-        &self,
-        stage: &'static str,
-        body: request::Body,
-    ) -> Result<reply::Result, Error> {
-        self.within(BRIEF_PATIENCE, stage, body, &[]).await.map(|(result, _)| result)
-    }
-
-    /// Sends a request, and waits for its answer and the descriptors beside it.
-    pub(crate) async fn call_for_descriptors(
+    /// Sends a request with descriptors, and waits for its answer and the descriptors beside that.
+    pub(super) async fn call(
         &self,
         stage: &'static str,
         body: request::Body,
@@ -140,7 +122,7 @@ impl Client {
     }
 
     /// The same, for at most this long.
-    pub(crate) async fn within(
+    pub(super) async fn within(
         &self,
         patience: Duration,
         stage: &'static str,
@@ -235,8 +217,31 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// Receives until the connection ends: answers go to who waits for them, events into the queue.
 async fn read(socket: Arc<UnixStream>, shared: Arc<Shared>, events: mpsc::Sender<message::Body>) {
-    while socket.readable().await.is_ok() {
+    while let Some((message, descriptors)) = receive(&socket).await {
+        shared.heard.store(true, Ordering::Relaxed);
+        shared.silent.store(false, Ordering::Relaxed);
+        let event = match message.body {
+            Some(message::Body::Reply(reply)) => {
+                shared.answer(reply, descriptors);
+                continue;
+            }
+            Some(event) => event,
+            // Of a newer release: nobody here waits for it.
+            None => continue,
+        };
+        if events.send(event).await.is_err() {
+            break;
+        }
+    }
+    shared.waiting().clear();
+}
+
+/// The next message; `None` when the connection is over.
+async fn receive(socket: &UnixStream) -> Option<(Message, Vec<OwnedFd>)> {
+    loop {
+        socket.readable().await.ok()?;
         let mut received = None;
         let tried =
             socket.try_io(Interest::READABLE, || match wharf_wire::receive::<Message>(socket.as_fd()) {
@@ -246,27 +251,11 @@ async fn read(socket: Arc<UnixStream>, shared: Arc<Shared>, events: mpsc::Sender
                     Ok(())
                 }
             });
-        let (Ok(()), Some(received)) = (tried, received) else { continue };
-        let Ok(Some((message, descriptors))) = received else { break };
-        shared.heard.store(true, Ordering::Relaxed);
-        shared.silent.store(false, Ordering::Relaxed);
-        let reply = match message.body {
-            Some(message::Body::Reply(reply)) => reply,
-            Some(event) => {
-                if events.send(event).await.is_err() {
-                    break;
-                }
-                continue;
-            }
-            None => continue,
-        };
-        let answer = shared.waiting().remove(&reply.id);
-        if let (Some(answer), Some(result)) = (answer, reply.result) {
-            // A caller that went away needs no answer.
-            drop(answer.send((result, descriptors)));
+        // Woken for nothing, it is waited for again.
+        if let (Ok(()), Some(received)) = (tried, received) {
+            return received.ok().flatten();
         }
     }
-    shared.waiting().clear();
 }
 
 #[cfg(test)]
@@ -284,11 +273,11 @@ mod tests {
         let daemon = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let (client, _events) = Client::new(ours).unwrap();
+                let (connection, _events) = Connection::new(ours).unwrap();
                 let body = request::Body::KillExec(v1::KillExec { exec: 7 });
                 let requests: Vec<_> =
                     (0..CALLS).map(|id| Request { id, body: Some(body.clone()), deadline_ns: 0 }).collect();
-                let sends = requests.iter().map(|request| client.send(request, &[]));
+                let sends = requests.iter().map(|request| connection.send(request, &[]));
                 let sends = futures_util::future::try_join_all(sends);
                 let other = async { others_went_on.send(()).unwrap() };
                 tokio::join!(sends, other).0.unwrap();
@@ -305,13 +294,13 @@ mod tests {
     #[tokio::test]
     async fn requests_that_wait_are_bounded_and_leave_nothing() {
         let (ours, _theirs) = wharf_sys::socket::pair().unwrap();
-        let (client, _events) = Client::new(ours).unwrap();
-        let mut calls: Vec<_> = (0..REQUESTS_LIMIT).map(|_| Box::pin(client.greet())).collect();
+        let (connection, _events) = Connection::new(ours).unwrap();
+        let mut calls: Vec<_> = (0..REQUESTS_LIMIT).map(|_| Box::pin(connection.greet())).collect();
         for call in &mut calls {
             assert!(call.as_mut().now_or_never().is_none());
         }
-        assert_eq!(client.greet().await.unwrap_err().kind(), ErrorKind::ResourceExhausted);
+        assert_eq!(connection.greet().await.unwrap_err().kind(), ErrorKind::ResourceExhausted);
         drop(calls);
-        assert!(client.shared.waiting().is_empty());
+        assert!(connection.shared.waiting().is_empty());
     }
 }

@@ -1,0 +1,204 @@
+//! What a supervisor can be asked for: a method for each request, which returns what the answer to it says.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use wharf_isolation::Plan;
+use wharf_types::ContainerId;
+use wharf_wire::v1::{self, reply, request};
+
+use super::connection::Connection;
+use super::error::SupervisorError;
+use crate::error::{Error, Stage};
+
+/// A signal, and who gets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// Of this number, for the first process.
+    First(i32),
+    /// SIGKILL, for every process.
+    KillAll,
+}
+
+impl Signal {
+    /// The signal of a number. Only the kernel obeys SIGKILL, and so it may take all with it.
+    pub(crate) fn of_number(number: i32) -> Self {
+        if number == 9 { Self::KillAll } else { Self::First(number) }
+    }
+}
+
+impl Connection {
+    /// Makes a container's first process, which waits for its start. `log` is the directory of the container's log, where
+    /// that was made already.
+    pub(crate) async fn create(&self, plan: &Plan, log: Option<&OwnedFd>) -> Result<v1::Created, Error> {
+        const STAGE: &str = "creating the container";
+        let file = wharf_wire::to_file(&v1::Plan::from(plan)).stage(STAGE)?;
+        let files: Vec<_> = [&file].into_iter().chain(log).map(OwnedFd::as_fd).collect();
+        let body = request::Body::Create(v1::Create { container: plan.container.to_string() });
+        match self.call(STAGE, body, &files).await? {
+            (reply::Result::Created(created), _) => Ok(created),
+            _ => Err(other(STAGE, "the container's first process")),
+        }
+    }
+
+    /// Executes a created container's program.
+    pub(crate) async fn start(&self, container: &ContainerId) -> Result<v1::Started, Error> {
+        const STAGE: &str = "starting the container";
+        let body = request::Body::Start(v1::Start { container: container.to_string() });
+        match self.call(STAGE, body, &[]).await? {
+            (reply::Result::Started(started), _) => Ok(started),
+            _ => Err(other(STAGE, "the time of the start")),
+        }
+    }
+
+    /// Sends a signal to a container.
+    pub(crate) async fn signal(&self, container: &ContainerId, signal: Signal) -> Result<(), Error> {
+        let (number, all) = match signal {
+            Signal::First(number) => (number.unsigned_abs(), false),
+            Signal::KillAll => (9, true),
+        };
+        let signal = v1::Signal { container: container.to_string(), number, all };
+        self.call_briefly("signalling the container", request::Body::Signal(signal)).await
+    }
+
+    /// Has it forget a container, killing what is left of it.
+    pub(crate) async fn remove(&self, container: &ContainerId) -> Result<(), Error> {
+        let body = request::Body::Remove(v1::Remove { container: container.to_string() });
+        self.call_briefly("removing the container", body).await
+    }
+
+    /// Opens a container's log anew.
+    pub(crate) async fn reopen_log(&self, container: &ContainerId) -> Result<(), Error> {
+        const STAGE: &str = "reopening the log";
+        let body = request::Body::ReopenLog(v1::ReopenLog { container: container.to_string() });
+        done(STAGE, self.call(STAGE, body, &[]).await?).map(drop)
+    }
+
+    /// Executes a further command in a container; with it comes its terminal, if it has one.
+    pub(crate) async fn exec(
+        &self,
+        exec: v1::Exec,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Option<OwnedFd>, Error> {
+        const STAGE: &str = "exec";
+        done(STAGE, self.call(STAGE, request::Body::Exec(exec), descriptors).await?)
+    }
+
+    /// Kills a command, and all that it started.
+    pub(crate) async fn kill_exec(&self, exec: u64) -> Result<(), Error> {
+        const STAGE: &str = "killing a command";
+        let body = request::Body::KillExec(v1::KillExec { exec });
+        done(STAGE, self.call(STAGE, body, &[]).await?).map(drop)
+    }
+
+    /// Connects a client to a container's streams: `outputs` are what it reads. With it comes the container's input or its
+    /// terminal, if it has one.
+    pub(crate) async fn attach(
+        &self,
+        attach: v1::Attach,
+        outputs: &[BorrowedFd<'_>],
+    ) -> Result<Option<OwnedFd>, Error> {
+        const STAGE: &str = "attach";
+        done(STAGE, self.call(STAGE, request::Body::Attach(attach), outputs).await?)
+    }
+
+    /// Has it end, with every process of its pod.
+    pub(crate) async fn shut_down(&self, patience: Duration) -> Result<(), Error> {
+        const STAGE: &str = "ending the supervisor";
+        let body = request::Body::Shutdown(v1::Shutdown {});
+        done(STAGE, self.within(patience, STAGE, body, &[]).await?).map(drop)
+    }
+
+    /// For what is done at once.
+    async fn call_briefly(&self, stage: &'static str, body: request::Body) -> Result<(), Error> {
+        done(stage, self.within(super::BRIEF_PATIENCE, stage, body, &[]).await?).map(drop)
+    }
+}
+
+fn done(
+    stage: &'static str,
+    (answer, descriptors): (reply::Result, Vec<OwnedFd>),
+) -> Result<Option<OwnedFd>, Error> {
+    match answer {
+        reply::Result::Done(v1::Done {}) => Ok(descriptors.into_iter().next()),
+        _ => Err(other(stage, "that it is done")),
+    }
+}
+
+fn other(stage: &'static str, expected: &'static str) -> Error {
+    Error::at(stage, SupervisorError::Protocol { expected })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_types::{ErrorKind, Failure as _};
+    use wharf_wire::v1::{Message, Reply, Request, message};
+
+    /// A supervisor that gives this answer to one request.
+    fn supervisor(theirs: OwnedFd, answer: reply::Result) -> std::thread::JoinHandle<request::Body> {
+        std::thread::spawn(move || {
+            let (request, _) = wharf_wire::receive::<Request>(theirs.as_fd()).unwrap().unwrap();
+            let reply = Reply { id: request.id, result: Some(answer) };
+            let message = Message { body: Some(message::Body::Reply(reply)) };
+            wharf_wire::send(theirs.as_fd(), &message, &[]).unwrap();
+            request.body.unwrap()
+        })
+    }
+
+    fn container() -> ContainerId {
+        ContainerId::from_random([7; 32])
+    }
+
+    async fn start(answer: reply::Result) -> Result<v1::Started, Error> {
+        let (ours, theirs) = wharf_sys::socket::pair().unwrap();
+        let (connection, _events) = Connection::new(ours).unwrap();
+        let supervisor = supervisor(theirs, answer);
+        let started = connection.start(&container()).await;
+        let asked = request::Body::Start(v1::Start { container: container().to_string() });
+        assert_eq!(supervisor.join().unwrap(), asked);
+        started
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_what_was_asked_for() {
+        let started = v1::Started { started_at_ns: 7, pid: 8 };
+        assert_eq!(start(reply::Result::Started(started)).await.unwrap(), started);
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_something_else_is_a_fault_of_ours() {
+        let error = start(reply::Result::Done(v1::Done {})).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_failure_keeps_what_the_supervisor_says_of_it() {
+        use v1::failure::Kind;
+        let table = [
+            (Kind::Internal, ErrorKind::Internal),
+            (Kind::Invalid, ErrorKind::InvalidArgument),
+            (Kind::Precondition, ErrorKind::FailedPrecondition),
+            (Kind::NotStarted, ErrorKind::FailedPrecondition),
+            // The daemon knew the container: to its caller it is not gone.
+            (Kind::NotFound, ErrorKind::Internal),
+        ];
+        for (kind, expected) in table {
+            let failure = v1::Failure { kind: kind.into(), message: "exec of \"x\" failed".to_owned() };
+            let error = start(reply::Result::Failure(failure)).await.unwrap_err();
+            assert_eq!((error.kind(), error.why().as_str()), (expected, "exec of \"x\" failed"));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_stop_signal_is_for_the_first_process_and_a_kill_for_all() {
+        for (signal, number, all) in [(Signal::First(15), 15, false), (Signal::KillAll, 9, true)] {
+            let (ours, theirs) = wharf_sys::socket::pair().unwrap();
+            let (connection, _events) = Connection::new(ours).unwrap();
+            let supervisor = supervisor(theirs, reply::Result::Done(v1::Done {}));
+            connection.signal(&container(), signal).await.unwrap();
+            let sent = v1::Signal { container: container().to_string(), number, all };
+            assert_eq!(supervisor.join().unwrap(), request::Body::Signal(sent));
+        }
+    }
+}
