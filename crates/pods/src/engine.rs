@@ -28,9 +28,10 @@ use crate::table::Table;
 
 mod create;
 mod lifecycle;
-mod run;
+mod persist;
+mod pod;
+mod remove;
 mod supervision;
-mod teardown;
 
 pub(crate) use create::pod_cgroup;
 pub(crate) use supervision::Reached;
@@ -122,6 +123,16 @@ impl Engine {
             container_calls: Joins::new(),
             last_created_ns: AtomicI64::new(0),
         }))
+    }
+
+    /// Does work on a pod that may wait for a disk or the kernel, on the pool of threads for that.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        work: impl FnOnce(&Self, &Pod) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (engine, pod) = (Arc::clone(self), Arc::clone(pod));
+        blocking(move || work(&engine, &pod)).await
     }
 
     /// A time that is later than every one given before, also where the clock stands still or goes back.

@@ -113,14 +113,7 @@ impl Engine {
         let writers: Vec<_> = outputs.writers().into_iter().flatten().collect();
         let number = supervisor::number();
         let behind = pod.attached.add(number);
-        let request = v1::Attach {
-            container: container.id.to_string(),
-            attach: number,
-            stdin: wanted.stdin,
-            stdout: wanted.stdout,
-            stderr: wanted.stderr,
-        };
-        let input = pod.connected().await?.attach(request, &writers).await?;
+        let input = pod.connected().await?.attach(request(&container, number, wanted), &writers).await?;
         let terminal = input.as_ref().filter(|_| has_terminal).map(OwnedFd::try_clone);
         let [stdout, stderr] = outputs.into_readers();
         Ok(Interactive {
@@ -132,6 +125,11 @@ impl Engine {
             exit: Box::pin(attached(container, behind)),
         })
     }
+}
+
+fn request(container: &Container, number: u64, wanted: Wanted) -> v1::Attach {
+    let Wanted { stdin, stdout, stderr, terminal: _ } = wanted;
+    v1::Attach { container: container.id.to_string(), attach: number, stdin, stdout, stderr }
 }
 
 /// Pipes for the outputs that a client wants, each with its end to read and its end to write.

@@ -36,20 +36,21 @@ pub(crate) fn make(plan: &NamespacePlan) -> Result<(), Error> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(flags).stage(STAGE)?;
-            if plan.uts.is_some() && !plan.hostname.is_empty() {
-                nix::unistd::sethostname(&plan.hostname).stage("setting the pod's hostname")?;
-            }
-            plan.sysctls.iter().try_for_each(|(key, value)| set_sysctl(key, value))?;
-            for (path, _, kind) in &pins {
-                if let Some(path) = path {
-                    pin(kind, path)?;
-                }
-            }
-            Ok(())
+            set_up(plan)?;
+            let mut own = pins.iter().filter_map(|(path, _, kind)| Some((kind, path.as_ref()?)));
+            own.try_for_each(|(kind, path)| pin(kind, path))
         });
         let died = || Error::fault(STAGE, std::io::Error::other("the thread that makes them panicked"));
         thread.join().unwrap_or_else(|_panic| Err(died()))
     })
+}
+
+/// Sets what is to be set, from inside.
+fn set_up(plan: &NamespacePlan) -> Result<(), Error> {
+    if plan.uts.is_some() && !plan.hostname.is_empty() {
+        nix::unistd::sethostname(&plan.hostname).stage("setting the pod's hostname")?;
+    }
+    plan.sysctls.iter().try_for_each(|(key, value)| set_sysctl(key, value))
 }
 
 fn pin(kind: &str, path: &Path) -> Result<(), Error> {

@@ -38,10 +38,10 @@ impl Engine {
     }
 
     async fn recover_pod(self: &Arc<Self>, id: PodId) {
-        let (engine, of) = (Arc::clone(self), id.clone());
+        let (engine, own) = (Arc::clone(self), id.clone());
         let found = blocking(move || {
-            let record = records::load_pod(&engine.parts.layout.pod_record(&of));
-            Ok((record, engine.find_containers(&of)))
+            let record = records::load_pod(&engine.parts.layout.pod_record(&own));
+            Ok((record, engine.find_containers(&own)))
         });
         let Ok((record, containers)) = found.await else { return };
         match record {
@@ -88,14 +88,13 @@ impl Engine {
 
     /// What the kernel and the network know of a pod that was made.
     async fn look_around(self: &Arc<Self>, pod: &Arc<Pod>) {
-        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
-        let looked = blocking(move || {
-            let addresses = engine.parts.network.addresses(&of.id);
-            let netns = engine.parts.layout.namespace(&of.id, "net");
-            if !of.is_host_network() {
-                *of.network_stats() = StatsSocket::open(&netns).ok();
+        let looked = self.blocking(pod, |engine, pod| {
+            let addresses = engine.parts.network.addresses(&pod.id);
+            let netns = engine.parts.layout.namespace(&pod.id, "net");
+            if !pod.is_host_network() {
+                *pod.network_stats() = StatsSocket::open(&netns).ok();
             }
-            let mut state = of.write_state();
+            let mut state = pod.write_state();
             state.ready = true;
             state.ips = addresses.map(|addresses| addresses.ips).unwrap_or_default();
             Ok(())
@@ -146,18 +145,21 @@ impl Engine {
     ) -> Result<(), Error> {
         let path = CgroupPath::new(&record.cgroup).map_err(|error| Error::invalid("cgroup", error))?;
         let key = ContainerKey::of(&pod.id, &record.config)?;
-        let (engine, of, with) = (Arc::clone(self), Arc::clone(pod), id.clone());
-        let container = blocking(move || {
-            let exit = ExitRecord::load(&engine.parts.layout.exit_record(&of.id, &with)).ok();
-            let cgroup = engine.parts.cgroups.open(&path).ok();
-            let images = Arc::clone(&engine.parts.images);
-            let layers = Layers::held(images.hold_paths(record.layers.iter().map(Path::new)), images);
-            Ok(Container::found(&of, with, record, exit, (cgroup, layers)))
-        });
-        let container = container.await?;
+        let own = id.clone();
+        let container =
+            self.blocking(pod, move |engine, pod| Ok(engine.find(pod, own, record, &path))).await?;
         self.container_calls.remember(key, id.clone());
         self.table.insert_container(pod, &Arc::new(container));
         Ok(())
+    }
+
+    /// A container by what is left of it on disk and in the kernel.
+    fn find(&self, pod: &Pod, id: ContainerId, record: ContainerRecord, cgroup: &CgroupPath) -> Container {
+        let exit = ExitRecord::load(&self.parts.layout.exit_record(&pod.id, &id)).ok();
+        let cgroup = self.parts.cgroups.open(cgroup).ok();
+        let images = Arc::clone(&self.parts.images);
+        let layers = Layers::held(images.hold_paths(record.layers.iter().map(Path::new)), images);
+        Container::found(pod, id, record, exit, (cgroup, layers))
     }
 
     async fn quarantine(self: &Arc<Self>, id: PodId, error: &Error, containers: Vec<Found>) {

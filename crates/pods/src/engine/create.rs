@@ -8,10 +8,11 @@ use wharf_images::Hold;
 use wharf_isolation::Plan;
 use wharf_planner::{self as planner, Extra, Request};
 use wharf_types::ContainerId;
+use wharf_wire::v1::Created;
 
 use super::Engine;
 use crate::container::{Container, Layers};
-use crate::error::{Error, Stage, blocking};
+use crate::error::{Error, Stage};
 use crate::images::ImageView;
 use crate::key::ContainerKey;
 use crate::pod::{Making, Pod, is_privileged};
@@ -99,26 +100,33 @@ impl Engine {
         id: &ContainerId,
         config: ContainerConfig,
     ) -> Result<Arc<Container>, Error> {
-        let (engine, of, with) = (Arc::clone(self), Arc::clone(pod), id.clone());
-        let mut prepared = blocking(move || engine.prepare(&of, &with, &config)).await?;
+        let own = id.clone();
+        let mut prepared = self.blocking(pod, move |engine, pod| engine.prepare(pod, &own, &config)).await?;
+        let created = self.first_process(pod, &mut prepared.plan).await?;
+        prepared.record.identify(created.identity.unwrap_or_default());
+        let own = id.clone();
+        let container = self.blocking(pod, |engine, pod| engine.complete(pod, own, prepared)).await?;
+        container.set_pid(created.pid);
+        Ok(Arc::new(container))
+    }
+
+    /// Has the pod's supervisor make the first process, which waits for its start.
+    async fn first_process(&self, pod: &Pod, plan: &mut Plan) -> Result<Created, Error> {
         let supervisor = pod.connected().await?;
-        supervisor.features().fit(&mut prepared.plan.mounts).stage("creating the container")?;
-        let log = match prepared.plan.stdio.log.clone() {
+        supervisor.features().fit(&mut plan.mounts).stage("creating the container")?;
+        let log = match plan.stdio.log.clone() {
             Some(log) => self.logs.make(log).await?,
             None => None,
         };
-        let created = supervisor.create(&prepared.plan, log.as_ref()).await?;
-        prepared.record.identify(created.identity.unwrap_or_default());
-        let (engine, of, with) = (Arc::clone(self), Arc::clone(pod), id.clone());
-        let container = blocking(move || {
-            let Prepared { record, cgroup, hold, .. } = prepared;
-            records::save_container(&engine.parts.layout.container_record(&of.id, &with), &record)?;
-            let layers = Layers::held(hold, Arc::clone(&engine.parts.images));
-            Ok(Container::created(&of, with, record, cgroup, layers))
-        });
-        let container = container.await?;
-        container.set_pid(created.pid);
-        Ok(Arc::new(container))
+        supervisor.create(plan, log.as_ref()).await
+    }
+
+    /// Records a container that is whole.
+    fn complete(&self, pod: &Pod, id: ContainerId, prepared: Prepared) -> Result<Container, Error> {
+        let Prepared { record, cgroup, hold, .. } = prepared;
+        records::save_container(&self.parts.layout.container_record(&pod.id, &id), &record)?;
+        let layers = Layers::held(hold, Arc::clone(&self.parts.images));
+        Ok(Container::created(pod, id, record, cgroup, layers))
     }
 
     fn prepare(&self, pod: &Pod, id: &ContainerId, config: &ContainerConfig) -> Result<Prepared, Error> {
@@ -146,19 +154,13 @@ impl Engine {
         let description = planner::describe(&request, &facts, &places)?;
         let plan = planner::plan(&description, &self.filters)?;
         let limits = planner::limits(&description.resources())?;
-        let record = ContainerRecord {
-            config: config.clone(),
-            created_at_ns: self.creation_time(),
-            image_id: image.id.clone(),
-            image_ref: image.reference.clone(),
-            stop_signal: description.extra.stop_signal.clone(),
-            cgroup: path.to_string(),
-            layers: image.layers.iter().map(ToString::to_string).collect(),
-            ..ContainerRecord::default()
-        };
-        let spec = planner::keep(description.spec, config)
-            .map_err(|error| Error::fault("deciding the container", error))?;
-        Ok(Decision { extra: description.extra, spec, plan, limits, record, path })
+        let spec = planner::keep(description.spec, config);
+        let spec = spec.map_err(|error| Error::fault("deciding the container", error))?;
+        let extra = description.extra;
+        let mut record = intent(config, image, &path);
+        record.stop_signal = extra.stop_signal.clone();
+        record.created_at_ns = self.creation_time();
+        Ok(Decision { extra, spec, plan, limits, record, path })
     }
 
     /// Makes what was decided. Intent first: what is made after the record is found by it.
@@ -183,6 +185,18 @@ impl Engine {
     pub(crate) fn container_cgroup(&self, pod: &Pod, id: &ContainerId) -> Result<CgroupPath, Error> {
         let path = pod_cgroup(&self.options.cgroup_parent, pod)?;
         path.child(id.as_str()).map_err(|error| Error::invalid("cgroup_parent", error))
+    }
+}
+
+/// The record of a container that is about to be made.
+fn intent(config: &ContainerConfig, image: &ImageView, cgroup: &CgroupPath) -> ContainerRecord {
+    ContainerRecord {
+        config: config.clone(),
+        image_id: image.id.clone(),
+        image_ref: image.reference.clone(),
+        cgroup: cgroup.to_string(),
+        layers: image.layers.iter().map(ToString::to_string).collect(),
+        ..ContainerRecord::default()
     }
 }
 

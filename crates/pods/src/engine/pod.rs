@@ -1,22 +1,30 @@
-//! RunPodSandbox: intent, namespaces, network, supervisor.
+//! A pod's life: it is made, stopped, removed, or taken back if it could not be made. Each step of its end can be repeated.
+//!
+//! It is made in this order: the intent on disk, the supervisor, the namespaces while that starts, the network, the record of
+//! a pod that is whole. Its containers come later; so does the first process of a PID namespace that they share, which
+//! the supervisor makes for the first of them.
 
-use std::os::fd::AsFd;
+mod request;
+
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use wharf_cgroup::CgroupPath;
-use wharf_cri_api::v1::{ContainerEventType, NamespaceMode, PodSandboxConfig, Protocol as CriProtocol};
-use wharf_network::{Attachment, Dns, PodAddresses, PortMapping, Protocol, StatsSocket};
-use wharf_planner::SecurityModules;
+use wharf_cri_api::v1::{ContainerEventType, NamespaceMode, PodSandboxConfig};
+use wharf_network::{Attachment, Dns, PodAddresses, StatsSocket};
 use wharf_state::Layout;
 use wharf_types::PodId;
 
 use super::Engine;
-use crate::error::{Error, Stage, blocking};
+use super::create::pod_cgroup;
+use super::persist::persist;
+use crate::error::{Error, Stage, blocking, known};
+use crate::joins::spawn;
 use crate::key::PodKey;
-use crate::namespaces::{NamespacePlan, SysctlScope, sysctl_scope};
+use crate::namespaces::unpin;
 use crate::pod::Pod;
 use crate::records::Phase;
 use crate::{files, namespaces, records, supervisor};
@@ -34,7 +42,7 @@ impl Engine {
     ) -> Result<PodId, Error> {
         self.check_handler(&handler)?;
         let key = PodKey::of(&config)?;
-        check(&config, self.machine.modules)?;
+        request::check(&config, self.machine.modules)?;
         let engine = Arc::clone(self);
         let id =
             self.pod_calls.run(key, move || async move { engine.make_pod(config, handler).await }).await?;
@@ -81,14 +89,12 @@ impl Engine {
     }
 
     async fn build_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
-        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
-        let socket = blocking(move || engine.build_blocking(&of)).await?;
+        let socket = self.blocking(pod, Self::build_blocking).await?;
         // The supervisor answers while the pod is connected to its network.
         self.watch_over(pod, Some(socket));
         let ips = if pod.is_host_network() { Vec::new() } else { self.join_network(pod).await?.ips };
         pod.connected().await?;
-        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
-        blocking(move || engine.record_pod(&of, Phase::Made)).await?;
+        self.blocking(pod, |engine, pod| engine.record_pod(pod, Phase::Made)).await?;
         let mut state = pod.write_state();
         state.ips = ips;
         state.ready = true;
@@ -98,11 +104,10 @@ impl Engine {
     /// Connects a pod to the network, when it is its turn: the steps may be a plugin's, which hang as long as it likes.
     async fn join_network(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<PodAddresses, Error> {
         let _turn = self.connecting.acquire().await;
-        let (engine, of) = (Arc::clone(self), Arc::clone(pod));
-        blocking(move || engine.join_network_blocking(&of)).await
+        self.blocking(pod, Self::join_network_blocking).await
     }
 
-    fn build_blocking(&self, pod: &Pod) -> Result<std::os::fd::OwnedFd, Error> {
+    fn build_blocking(&self, pod: &Pod) -> Result<OwnedFd, Error> {
         let layout = &self.parts.layout;
         let directory = layout.pod(&pod.id);
         make_directories(&directory)?;
@@ -114,7 +119,7 @@ impl Engine {
         let cgroup = supervisor::cgroup(&self.parts.cgroups, &self.options.cgroup_parent)?;
         let (process, socket) = self.program.start(&directory, cgroup.as_ref().map(AsFd::as_fd))?;
         *pod.supervisor() = Some(process);
-        let plan = namespace_plan(layout, pod)?;
+        let plan = request::namespace_plan(layout, pod)?;
         make_files(layout, pod)?;
         namespaces::make(&plan)?;
         Ok(socket)
@@ -133,7 +138,7 @@ impl Engine {
     fn join_network_blocking(&self, pod: &Pod) -> Result<PodAddresses, Error> {
         let netns = &self.parts.layout.namespace(&pod.id, "net");
         let metadata = pod.config.metadata.clone().unwrap_or_default();
-        let ports = ports(&pod.config)?;
+        let ports = request::ports(&pod.config)?;
         let dns = pod.config.dns_config.clone().unwrap_or_default();
         let attachment = Attachment {
             id: &pod.id,
@@ -150,33 +155,123 @@ impl Engine {
         *pod.network_stats() = StatsSocket::open(netns).ok();
         Ok(addresses)
     }
-}
 
-fn check(config: &PodSandboxConfig, modules: SecurityModules) -> Result<(), Error> {
-    wharf_planner::check_pod(config, modules)?;
-    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    if context.is_some_and(|context| context.run_as_group.is_some() && context.run_as_user.is_none()) {
-        return Err(Error::invalid("run_as_group", "it needs run_as_user"));
+    /// Stops a pod: kills what runs, gives its addresses back; its containers stay listed. Unknown and stopped ones
+    /// are fine.
+    ///
+    /// # Errors
+    /// The stage that failed; the next call goes on from there.
+    pub async fn stop_pod(self: &Arc<Self>, id: &str) -> Result<(), Error> {
+        let Some(pod) = known(self.pod(id))? else { return Ok(()) };
+        let engine = Arc::clone(self);
+        spawn(async move {
+            let _order = pod.changing.lock().await;
+            // Removed while this call waited for its turn: gone is stopped.
+            if !engine.table.has(&pod.id) {
+                return Ok(());
+            }
+            engine.stop_whole(&pod).await
+        })
+        .await
     }
-    let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
-    if !parent.is_empty() {
-        CgroupPath::new(parent).map_err(|error| Error::invalid("cgroup_parent", error))?;
+
+    async fn stop_whole(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+        let stops = pod
+            .containers()
+            .into_iter()
+            .map(|container| self.stop((Arc::clone(pod), container), Duration::ZERO));
+        futures_util::future::try_join_all(stops).await?;
+        self.pod_stopped(pod);
+        self.end_supervisor(pod).await?;
+        // That it was stopped is not recorded: a pod without a supervisor is, and this must work where there is no room.
+        self.release(pod).await
     }
-    let directory = &config.log_directory;
-    if !directory.is_empty() && (!directory.starts_with('/') || directory.split('/').any(|part| part == ".."))
-    {
-        return Err(Error::invalid(
-            "log_directory",
-            format!("{directory:?} is not an absolute path without .."),
-        ));
+
+    /// Disconnects a pod from the network, and lets go its namespaces.
+    async fn release(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+        // A pod on the host's network has no plugin that could hang.
+        let turn = (!pod.is_host_network()).then(|| self.disconnecting.acquire());
+        let _turn = futures_util::future::OptionFuture::from(turn).await;
+        let released = self.blocking(pod, Self::release_blocking).await;
+        self.disconnected.notify_one();
+        released
     }
-    if config.hostname.len() > 64 || config.hostname.bytes().any(|b| b.is_ascii_control() || b == b'/') {
-        return Err(Error::invalid(
-            "hostname",
-            format!("{:?} is not a host name of at most 64 bytes", config.hostname),
-        ));
+
+    fn release_blocking(&self, pod: &Pod) -> Result<(), Error> {
+        let layout = &self.parts.layout;
+        *pod.network_stats() = None;
+        let netns = layout.namespace(&pod.id, "net");
+        if !pod.is_host_network() {
+            self.parts.network.detach(&pod.id, Some(&netns)).stage("detaching the pod from the network")?;
+        }
+        // They may be another pod's from now on.
+        pod.write_state().ips.clear();
+        for kind in ["net", "ipc", "uts"] {
+            unpin(&layout.namespace(&pod.id, kind))?;
+        }
+        unpin(&layout.older_pod_memory(&pod.id))?;
+        unpin(&layout.pod_memory(&pod.id))
     }
-    Ok(())
+
+    /// Removes a pod with all its containers; unknown ones are fine.
+    ///
+    /// # Errors
+    /// The stage that failed; the next call goes on from there.
+    pub async fn remove_pod(self: &Arc<Self>, id: &str) -> Result<(), Error> {
+        let Some(pod) = known(self.pod(id))? else { return Ok(()) };
+        let engine = Arc::clone(self);
+        spawn(async move {
+            let _order = pod.changing.lock().await;
+            if !engine.table.has(&pod.id) {
+                return Ok(());
+            }
+            engine.stop_whole(&pod).await?;
+            for container in pod.containers() {
+                engine.remove(&pod, &container).await?;
+            }
+            engine.delete_pod(&pod).await?;
+            if let Ok(key) = PodKey::of(&pod.config) {
+                engine.pod_calls.free(&key);
+            }
+            engine.table.remove(&pod.id);
+            engine.events.tell(ContainerEventType::ContainerDeletedEvent, pod.id.as_str(), &pod);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn delete_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+        let asked = pod.config.linux.as_ref().is_some_and(|linux| !linux.cgroup_parent.is_empty());
+        if !asked {
+            self.remove_cgroup(pod_cgroup(&self.options.cgroup_parent, pod)?).await?;
+        }
+        let directory = self.parts.layout.pod(&pod.id);
+        blocking(move || match std::fs::remove_dir_all(directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::at("removing the pod's directory", error))
+            }
+            _ => Ok(()),
+        })
+        .await
+    }
+
+    /// Takes back a pod that could not be made.
+    pub(crate) async fn undo_pod(self: &Arc<Self>, pod: &Arc<Pod>) {
+        let (engine, pod) = (Arc::clone(self), Arc::clone(pod));
+        persist("a pod that could not be made", pod.id.to_string(), move || {
+            let (engine, pod) = (Arc::clone(&engine), Arc::clone(&pod));
+            async move { engine.try_undo_pod(&pod).await }
+        })
+        .await;
+    }
+
+    async fn try_undo_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+        self.end_supervisor(pod).await?;
+        self.release(pod).await?;
+        self.delete_pod(pod).await?;
+        self.table.release(&pod.id);
+        Ok(())
+    }
 }
 
 fn make_directories(directory: &Path) -> Result<(), Error> {
@@ -208,58 +303,4 @@ fn make_files(layout: &Layout, pod: &Pod) -> Result<(), Error> {
     };
     let content = files::Files { hostname: &pod.hostname(), resolv_conf: &resolv_conf, shm };
     files::make(&layout.pod_memory(&pod.id), &content)
-}
-
-fn namespace_plan(layout: &Layout, pod: &Pod) -> Result<NamespacePlan, Error> {
-    let options = pod.namespaces();
-    let pin = |mode: NamespaceMode, kind| -> Option<PathBuf> {
-        (mode != NamespaceMode::Node).then(|| layout.namespace(&pod.id, kind))
-    };
-    let net = pin(options.network(), "net");
-    let ipc = pin(options.ipc(), "ipc");
-    let uts = pin(options.network(), "uts");
-    let mut sysctls = pod.config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
-    for (key, value) in &sysctls {
-        let home = match sysctl_scope(key) {
-            Some(SysctlScope::Net) => net.is_some(),
-            Some(SysctlScope::Ipc) => ipc.is_some(),
-            None => false,
-        };
-        if !home || value.contains(['\n', '\0']) {
-            let problem = format!("{key} is not a sysctl of a namespace that the pod has of its own");
-            return Err(Error::invalid("sysctls", problem));
-        }
-    }
-    if net.is_some() {
-        for (key, value) in
-            [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")]
-        {
-            sysctls.entry(key.to_owned()).or_insert_with(|| value.to_owned());
-        }
-    }
-    Ok(NamespacePlan { net, ipc, uts, hostname: pod.hostname(), sysctls })
-}
-
-fn ports(config: &PodSandboxConfig) -> Result<Vec<PortMapping>, Error> {
-    let port = |field, value: i32| {
-        u16::try_from(value).map_err(|_range| Error::invalid(field, format!("{value} is not a port")))
-    };
-    config
-        .port_mappings
-        .iter()
-        .map(|mapping| {
-            let host_ip = (!mapping.host_ip.is_empty()).then(|| mapping.host_ip.parse()).transpose();
-            Ok(PortMapping {
-                protocol: match mapping.protocol() {
-                    CriProtocol::Tcp => Protocol::Tcp,
-                    CriProtocol::Udp => Protocol::Udp,
-                    CriProtocol::Sctp => Protocol::Sctp,
-                },
-                container_port: port("container_port", mapping.container_port)?,
-                host_port: port("host_port", mapping.host_port)?,
-                host_ip: host_ip
-                    .map_err(|error| Error::invalid("host_ip", format!("{:?}: {error}", mapping.host_ip)))?,
-            })
-        })
-        .collect()
 }

@@ -1,0 +1,205 @@
+//! What RunPodSandbox asks for: checked before anything is made, and read as what is to be made.
+
+use std::collections::BTreeMap;
+
+use wharf_cgroup::CgroupPath;
+use wharf_cri_api::v1::{self, NamespaceMode, PodSandboxConfig, Protocol as CriProtocol};
+use wharf_network::{PortMapping, Protocol};
+use wharf_planner::SecurityModules;
+use wharf_state::Layout;
+
+use crate::error::Error;
+use crate::namespaces::{NamespacePlan, SysctlScope, sysctl_scope};
+use crate::pod::Pod;
+
+/// The longest name of a host, in bytes: gethostname(2).
+const HOSTNAME_LIMIT_BYTES: usize = 64;
+/// What a pod with a network of its own may do without being root there, as with the other runtimes.
+const USUAL_SYSCTLS: [(&str, &str); 2] =
+    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
+/// Whether a pod can be made as it is asked for.
+pub(super) fn check(config: &PodSandboxConfig, modules: SecurityModules) -> Result<(), Error> {
+    wharf_planner::check_pod(config, modules)?;
+    let linux = config.linux.as_ref();
+    let context = linux.and_then(|linux| linux.security_context.as_ref());
+    if context.is_some_and(|context| context.run_as_group.is_some() && context.run_as_user.is_none()) {
+        return Err(Error::invalid("run_as_group", "it needs run_as_user"));
+    }
+    let parent = linux.map(|linux| linux.cgroup_parent.as_str()).filter(|parent| !parent.is_empty());
+    if let Some(parent) = parent {
+        CgroupPath::new(parent).map_err(|error| Error::invalid("cgroup_parent", error))?;
+    }
+    check_log_directory(&config.log_directory)?;
+    check_hostname(&config.hostname)
+}
+
+fn check_log_directory(path: &str) -> Result<(), Error> {
+    let is_clean = path.starts_with('/') && path.split('/').all(|part| part != "..");
+    if path.is_empty() || is_clean {
+        return Ok(());
+    }
+    Err(Error::invalid("log_directory", format!("{path:?} is not an absolute path without ..")))
+}
+
+fn check_hostname(name: &str) -> Result<(), Error> {
+    let is_short = name.len() <= HOSTNAME_LIMIT_BYTES;
+    if is_short && name.bytes().all(|byte| !byte.is_ascii_control() && byte != b'/') {
+        return Ok(());
+    }
+    let problem = format!("{name:?} is not a host name of at most {HOSTNAME_LIMIT_BYTES} bytes");
+    Err(Error::invalid("hostname", problem))
+}
+
+/// Which namespaces a pod gets of its own, where they are pinned, and what is set in them.
+pub(super) fn namespace_plan(layout: &Layout, pod: &Pod) -> Result<NamespacePlan, Error> {
+    let options = pod.namespaces();
+    let pin =
+        |mode: NamespaceMode, kind| (mode != NamespaceMode::Node).then(|| layout.namespace(&pod.id, kind));
+    let sysctls = pod.config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
+    let mut plan = NamespacePlan {
+        net: pin(options.network(), "net"),
+        ipc: pin(options.ipc(), "ipc"),
+        // A pod on the host's network has the host's name.
+        uts: pin(options.network(), "uts"),
+        hostname: pod.hostname(),
+        sysctls: BTreeMap::new(),
+    };
+    for (key, value) in &sysctls {
+        check_sysctl(&plan, key, value)?;
+    }
+    plan.sysctls = sysctls;
+    if plan.net.is_some() {
+        for (key, value) in USUAL_SYSCTLS {
+            plan.sysctls.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+        }
+    }
+    Ok(plan)
+}
+
+/// A sysctl must be of a namespace that the pod has of its own: any other is the whole machine's.
+fn check_sysctl(plan: &NamespacePlan, key: &str, value: &str) -> Result<(), Error> {
+    let home = match sysctl_scope(key) {
+        Some(SysctlScope::Net) => plan.net.as_ref(),
+        Some(SysctlScope::Ipc) => plan.ipc.as_ref(),
+        None => None,
+    };
+    if home.is_some() && !value.contains(['\n', '\0']) {
+        return Ok(());
+    }
+    let problem = format!("{key} is not a sysctl of a namespace that the pod has of its own");
+    Err(Error::invalid("sysctls", problem))
+}
+
+/// Which ports of the host lead into the pod.
+pub(super) fn ports(config: &PodSandboxConfig) -> Result<Vec<PortMapping>, Error> {
+    config.port_mappings.iter().map(mapping).collect()
+}
+
+fn mapping(asked: &v1::PortMapping) -> Result<PortMapping, Error> {
+    let no_address = |error| Error::invalid("host_ip", format!("{:?}: {error}", asked.host_ip));
+    let host_ip = (!asked.host_ip.is_empty()).then(|| asked.host_ip.parse().map_err(no_address));
+    Ok(PortMapping {
+        protocol: match asked.protocol() {
+            CriProtocol::Tcp => Protocol::Tcp,
+            CriProtocol::Udp => Protocol::Udp,
+            CriProtocol::Sctp => Protocol::Sctp,
+        },
+        container_port: port("container_port", asked.container_port)?,
+        host_port: port("host_port", asked.host_port)?,
+        host_ip: host_ip.transpose()?,
+    })
+}
+
+fn port(field: &'static str, value: i32) -> Result<u16, Error> {
+    u16::try_from(value).map_err(|_range| Error::invalid(field, format!("{value} is not a port")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_cri_api::v1::{LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceOption};
+    use wharf_types::PodId;
+
+    fn pod(network: NamespaceMode, ipc: NamespaceMode, sysctls: &[(&str, &str)]) -> Pod {
+        let options =
+            NamespaceOption { network: network.into(), ipc: ipc.into(), ..NamespaceOption::default() };
+        let context = LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
+        let own = |(key, value): &(&str, &str)| (key.to_string(), value.to_string());
+        let linux = LinuxPodSandboxConfig {
+            security_context: Some(context),
+            sysctls: sysctls.iter().map(own).collect(),
+            ..LinuxPodSandboxConfig::default()
+        };
+        let config = PodSandboxConfig { linux: Some(linux), ..PodSandboxConfig::default() };
+        Pod::new(PodId::from_random([1; 32]), config, String::new(), 0)
+    }
+
+    fn plan(pod: &Pod) -> Result<NamespacePlan, Error> {
+        namespace_plan(&Layout::new("/run/wharf".into(), "/var/lib/wharf".into()), pod)
+    }
+
+    #[test]
+    fn a_pod_has_the_namespaces_that_are_not_the_hosts() {
+        use NamespaceMode::{Node, Pod};
+        for (network, ipc, expected) in [
+            (Pod, Pod, [true, true, true]),
+            (Node, Pod, [false, true, false]),
+            (Pod, Node, [true, false, true]),
+            (Node, Node, [false, false, false]),
+        ] {
+            let plan = plan(&pod(network, ipc, &[])).unwrap();
+            let own = [plan.net.is_some(), plan.ipc.is_some(), plan.uts.is_some()];
+            assert_eq!(own, expected, "{network:?} {ipc:?}");
+            assert_eq!(plan.sysctls.is_empty(), network == Node, "the usual ones go with the network");
+        }
+    }
+
+    #[test]
+    fn a_sysctl_is_set_where_it_is_the_pods_own_and_refused_elsewhere() {
+        use NamespaceMode::{Node, Pod};
+        let (net, ipc) = (("net.core.somaxconn", "9"), ("kernel.shmmax", "9"));
+        assert_eq!(plan(&pod(Pod, Pod, &[net, ipc])).unwrap().sysctls["kernel.shmmax"], "9");
+        let usual = ("net.ipv4.ip_unprivileged_port_start", "80");
+        assert_eq!(plan(&pod(Pod, Pod, &[usual])).unwrap().sysctls[usual.0], "80", "the request's counts");
+        for (network, mode, sysctl) in [
+            (Node, Pod, net),
+            (Pod, Node, ipc),
+            (Pod, Pod, ("vm.swappiness", "9")),
+            (Pod, Pod, ("kernel.shmmax", "9\n8")),
+        ] {
+            let error = plan(&pod(network, mode, &[sysctl])).unwrap_err();
+            assert!(error.to_string().starts_with("sysctls: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_one_and_an_address_too() {
+        let asked = |host_port, host_ip: &str| v1::PortMapping {
+            container_port: 80,
+            host_port,
+            host_ip: host_ip.to_owned(),
+            ..v1::PortMapping::default()
+        };
+        let read = mapping(&asked(8080, "127.0.0.1")).unwrap();
+        assert_eq!((read.host_port, read.host_ip), (8080, Some("127.0.0.1".parse().unwrap())));
+        assert_eq!(mapping(&asked(0, "")).unwrap().host_ip, None);
+        for (host_port, host_ip) in [(-1, ""), (65_536, ""), (80, "localhost")] {
+            assert!(mapping(&asked(host_port, host_ip)).is_err(), "{host_port} {host_ip}");
+        }
+    }
+
+    #[test]
+    fn names_and_paths_are_checked_before_anything_is_made() {
+        for good in ["", "/var/log/pods/a..b"] {
+            check_log_directory(good).unwrap();
+        }
+        for bad in ["var/log", "/var/../etc", ".."] {
+            assert!(check_log_directory(bad).is_err(), "{bad}");
+        }
+        check_hostname(&"h".repeat(HOSTNAME_LIMIT_BYTES)).unwrap();
+        for bad in [&*"h".repeat(HOSTNAME_LIMIT_BYTES + 1), "a/b", "a\nb"] {
+            assert!(check_hostname(bad).is_err(), "{bad}");
+        }
+    }
+}

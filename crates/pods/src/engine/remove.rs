@@ -1,0 +1,128 @@
+//! Removing a container, or taking back what could not be made. Each step can be repeated.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wharf_cgroup::CgroupPath;
+use wharf_cri_api::v1::ContainerEventType;
+use wharf_types::{ContainerId, ErrorKind, Failure, chain};
+
+use super::persist::persist;
+use super::{Engine, kill_cgroup};
+use crate::container::Container;
+use crate::error::{Error, Stage, blocking, known};
+use crate::joins::spawn;
+use crate::pod::Pod;
+use crate::records;
+
+impl Engine {
+    /// Removes a cgroup with what runs in it; one that is not there is fine.
+    pub(super) async fn remove_cgroup(&self, path: CgroupPath) -> Result<(), Error> {
+        const STAGE: &str = "removing a cgroup";
+        /// Its processes are gone when it is removed; the kernel may take a moment for what is left of them.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let cgroups = self.parts.cgroups.clone();
+        let cgroup = match blocking(move || Ok(cgroups.open(&path))).await? {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            opened => opened.stage(STAGE)?,
+        };
+        kill_cgroup(&cgroup).await?;
+        blocking(move || cgroup.remove(PATIENCE).stage(STAGE)).await
+    }
+
+    /// Removes a container, killing it if it runs; unknown ones are fine. Its log stays.
+    ///
+    /// # Errors
+    /// The stage that failed; the next call goes on from there.
+    pub async fn remove_container(self: &Arc<Self>, id: &str) -> Result<(), Error> {
+        let Some((pod, container)) = known(self.container(id))? else { return Ok(()) };
+        let engine = Arc::clone(self);
+        spawn(async move { engine.remove(&pod, &container).await }).await
+    }
+
+    pub(crate) async fn remove(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        container: &Arc<Container>,
+    ) -> Result<(), Error> {
+        // What waits for a change of it, as a start that hangs, ends with it.
+        self.stop((Arc::clone(pod), Arc::clone(container)), Duration::ZERO).await?;
+        let _order = container.changing.lock().await;
+        // Removed while this call waited for its turn.
+        if pod.container(container.id.as_str()).is_none() {
+            return Ok(());
+        }
+        if let Ok(supervisor) = pod.connection() {
+            match supervisor.remove(&container.id).await {
+                // It is asked once more, or has the request and takes it later.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) =>
+                {
+                    let error = chain(&error);
+                    tracing::warn!(container = container.id.short(), error, "a supervisor forgets it later");
+                    self.disown(pod, &supervisor, container.id.as_str());
+                }
+                removed => removed?,
+            }
+        }
+        self.delete_container(pod, &container.id, &container.record().cgroup).await?;
+        let _telling = pod.telling();
+        if self.forget(pod, container) {
+            self.events.tell(ContainerEventType::ContainerDeletedEvent, container.id.as_str(), pod);
+        }
+        Ok(())
+    }
+
+    /// Removes what is left of a container but its record in memory.
+    async fn delete_container(
+        self: &Arc<Self>,
+        pod: &Pod,
+        id: &ContainerId,
+        cgroup: &str,
+    ) -> Result<(), Error> {
+        if let Ok(path) = CgroupPath::new(cgroup) {
+            self.remove_cgroup(path).await?;
+        }
+        let (engine, id) = (Arc::clone(self), id.clone());
+        let layout = &self.parts.layout;
+        let (exit, record) = (layout.exit_record(&pod.id, &id), layout.container_record(&pod.id, &id));
+        let spec = layout.container_spec(&pod.id, &id);
+        blocking(move || {
+            engine.parts.snapshots.remove(&id).stage("removing the container's files")?;
+            for file in [&exit, &spec] {
+                wharf_state::record::remove(file).stage("removing the container's records")?;
+            }
+            // The record goes last: it is what a new daemon finds the rest by.
+            wharf_state::record::remove(&record).stage("removing the container's records")
+        })
+        .await
+    }
+
+    /// Takes back a container that an earlier daemon left half made.
+    pub(crate) fn take_back_container(self: &Arc<Self>, pod: &Arc<Pod>, container: &Container) {
+        tracing::warn!(container = container.id.short(), "a container that was left half made is taken back");
+        self.forget(pod, container);
+        let (engine, pod, id) = (Arc::clone(self), Arc::clone(pod), container.id.clone());
+        tokio::spawn(async move { engine.undo_container(&pod, &id).await });
+    }
+
+    /// Takes back a container that could not be made. The supervisor forgets it once its first process is gone.
+    pub(crate) async fn undo_container(self: &Arc<Self>, pod: &Arc<Pod>, id: &ContainerId) {
+        let (engine, pod, id) = (Arc::clone(self), Arc::clone(pod), id.clone());
+        persist("a container that could not be made", id.to_string(), move || {
+            let (engine, pod, id) = (Arc::clone(&engine), Arc::clone(&pod), id.clone());
+            async move { engine.try_undo_container(&pod, &id).await }
+        })
+        .await;
+    }
+
+    async fn try_undo_container(self: &Arc<Self>, pod: &Pod, id: &ContainerId) -> Result<(), Error> {
+        // The record knows best: where the pod's own cannot be read, its cgroup's parent is not known.
+        let path = self.parts.layout.container_record(&pod.id, id);
+        let cgroup = match blocking(move || Ok(records::load_container(&path))).await? {
+            Ok(record) => record.cgroup,
+            Err(_none_yet) => self.container_cgroup(pod, id)?.to_string(),
+        };
+        self.delete_container(pod, id, &cgroup).await
+    }
+}
