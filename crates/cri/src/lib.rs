@@ -4,6 +4,7 @@
 mod admin;
 mod answers;
 mod batches;
+mod conditions;
 mod filter;
 mod image;
 mod metrics;

@@ -14,13 +14,13 @@ use tonic::{Request, Response, Status};
 use wharf_cri_api::v1::runtime_service_server::RuntimeService;
 use wharf_cri_api::v1::*;
 use wharf_network::Network;
-use wharf_pods::{self as pods, Engine, Extent, Unready};
+use wharf_pods::{self as pods, Engine};
 use wharf_streaming::Urls;
 
 use crate::batches::batches;
 use crate::readings::Readings;
 use crate::status::Fault;
-use crate::{filter, metrics, stats, status, streams};
+use crate::{conditions, filter, metrics, stats, status, streams};
 
 /// A stream of answers.
 pub(crate) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -106,30 +106,10 @@ impl Runtime {
         self.readings.metrics(move || metrics::gather(&engine)).await
     }
 
-    /// Where a pod could be stopped and removed but none made, it is the network that is not ready: a kubelet starts no pods
-    /// then, and goes on with those that it has. Of a runtime that is not ready it would not even remove them.
     async fn conditions(&self) -> Vec<RuntimeCondition> {
         let (engine, network) = (Arc::clone(&self.engine), Arc::clone(&self.network));
-        let mut runtime = (true, String::new(), String::new());
-        let mut network = match self.ask(move || network.readiness()).await {
-            Ok(found) => (found.ready, found.reason, found.message),
-            Err(message) => (false, "NetworkConfigStuck".to_owned(), message),
-        };
-        match self.ask(move || engine.unready()).await {
-            Ok(None) => {}
-            Ok(Some(Unready { extent, reason, message })) => match extent {
-                Extent::NewPods => network = (false, reason.to_owned(), message),
-                Extent::Everything => runtime = (false, reason.to_owned(), message),
-            },
-            Err(message) => runtime = (false, "StateDirectoryStuck".to_owned(), message),
-        }
-        let condition = |kind: &str, (status, reason, message)| RuntimeCondition {
-            r#type: kind.to_owned(),
-            status,
-            reason,
-            message,
-        };
-        vec![condition("RuntimeReady", runtime), condition("NetworkReady", network)]
+        let network = self.ask(move || network.readiness()).await;
+        conditions::of(network, self.ask(move || engine.unready()).await)
     }
 
     /// What a verbose status of a pod adds.

@@ -123,4 +123,44 @@ mod tests {
         assert!(text.len() <= TEXT_LIMIT_BYTES && text.len() > TEXT_LIMIT_BYTES - 8, "{}", text.len());
         assert!(text.starts_with("whatü") && text.ends_with("üwhy"), "{text}");
     }
+
+    /// A failure of this class, with a cause.
+    #[derive(Debug, thiserror::Error)]
+    #[error("making it")]
+    struct Failed(ErrorKind, #[source] std::io::Error);
+
+    impl Failure for Failed {
+        fn kind(&self) -> ErrorKind {
+            self.0
+        }
+    }
+
+    #[test]
+    fn every_class_has_a_code_and_every_cause_is_told() {
+        let table = [
+            (ErrorKind::NotFound, Code::NotFound),
+            (ErrorKind::InvalidArgument, Code::InvalidArgument),
+            (ErrorKind::AlreadyExists, Code::AlreadyExists),
+            (ErrorKind::FailedPrecondition, Code::FailedPrecondition),
+            (ErrorKind::ResourceExhausted, Code::ResourceExhausted),
+            (ErrorKind::PermissionDenied, Code::PermissionDenied),
+            (ErrorKind::Unavailable, Code::Unavailable),
+            (ErrorKind::DeadlineExceeded, Code::DeadlineExceeded),
+            (ErrorKind::Unimplemented, Code::Unimplemented),
+            (ErrorKind::DataLoss, Code::DataLoss),
+            (ErrorKind::Internal, Code::Internal),
+        ];
+        for (kind, expected) in table {
+            let status = of(Failed(kind, std::io::Error::other("no room")));
+            assert_eq!((status.code(), status.message()), (expected, "making it: no room"));
+        }
+    }
+
+    #[test]
+    fn what_a_service_refuses_names_the_field() {
+        let status = of(Fault::missing("config"));
+        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "config: it is missing"));
+        assert_eq!(of(Fault::empty("cmd")).message(), "cmd: it is empty");
+        assert_eq!(of(Fault::Overdue).code(), Code::DeadlineExceeded);
+    }
 }

@@ -1,7 +1,7 @@
 //! A container in memory.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, MutexGuard};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -24,18 +24,18 @@ const UNSEEN: &str = "its supervisor died, or did not answer, and nobody saw how
 /// A container. Its state is watched: whoever waits for its end waits here.
 #[derive(Debug)]
 pub struct Container {
-    pub(crate) id: ContainerId,
-    pub(crate) pod: PodId,
+    id: ContainerId,
+    pod: PodId,
     /// The request and what was resolved of it; limits change with updates.
     record: RwLock<ContainerRecord>,
     state: watch::Sender<ContainerState>,
-    pub(crate) cgroup: Option<Cgroup>,
-    pub(crate) stats: Option<StatsReader>,
+    cgroup: Option<Cgroup>,
+    stats: Option<StatsReader>,
     pid: AtomicI32,
-    pub(crate) meter: Mutex<Meter>,
-    pub(crate) log_path: String,
+    meter: Mutex<Meter>,
+    log_path: String,
     /// Held by a change of the container, so that changes come one after the other. See `lock` for the order.
-    pub(crate) changing: tokio::sync::Mutex<()>,
+    changing: tokio::sync::Mutex<()>,
     /// Whether the state is a guess: an earlier daemon left the container, and its supervisor has not answered yet.
     guessed: AtomicBool,
     /// Keeps the image's layers while they may be mounted.
@@ -107,8 +107,8 @@ impl Container {
     ) -> Self {
         Self {
             id,
-            pod: pod.id.clone(),
-            log_path: log_path(&pod.config.log_directory, &record.config.log_path),
+            pod: pod.id().clone(),
+            log_path: log_path(&pod.config().log_directory, &record.config.log_path),
             record: RwLock::new(record),
             state: watch::Sender::new(state),
             stats: cgroup.as_ref().map(StatsReader::new),
@@ -125,6 +125,35 @@ impl Container {
     #[must_use]
     pub fn id(&self) -> &ContainerId {
         &self.id
+    }
+
+    /// The pod it is in.
+    pub(crate) fn pod_id(&self) -> &PodId {
+        &self.pod
+    }
+
+    /// Waits for the turn to change it, and takes it. See `lock` for the order.
+    pub(crate) async fn change(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.changing.lock().await
+    }
+
+    /// Its cgroup, if there is one.
+    pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
+    }
+
+    /// What reads that.
+    pub(crate) fn stats_reader(&self) -> Option<&StatsReader> {
+        self.stats.as_ref()
+    }
+
+    pub(crate) fn meter(&self) -> MutexGuard<'_, Meter> {
+        self.meter.lock()
+    }
+
+    /// Where its log is; empty if nowhere.
+    pub(crate) fn log_path(&self) -> &str {
+        &self.log_path
     }
 
     /// What is taken from its request, which as a whole is large.

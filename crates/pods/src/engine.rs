@@ -193,14 +193,14 @@ impl Engine {
             let _order = pod.telling();
             let mut making = pod.making();
             self.table.insert_container(pod, container);
-            self.events.tell(ContainerEventType::ContainerCreatedEvent, container.id.as_str(), pod);
+            self.events.tell(ContainerEventType::ContainerCreatedEvent, container.id().as_str(), pod);
             making.take().and_then(|making| making.exit)
         };
         if let Some(exit) = early {
             self.ended(pod, container, exit);
         }
         // Whoever noticed that the supervisor is gone may not have known the container yet.
-        if pod.link.is_gone() && !container.is_exited() {
+        if pod.link().is_gone() && !container.is_exited() {
             self.end_unwatched(pod, container).await;
         }
     }
@@ -208,14 +208,14 @@ impl Engine {
     /// Makes a container unknown; false if it was not known any more.
     pub(crate) fn forget(&self, pod: &Pod, container: &Container) -> bool {
         let known = self.table.remove_container(pod, container);
-        if known && let Ok(key) = container.with_record(|record| ContainerKey::of(&pod.id, &record.config)) {
+        if known && let Ok(key) = container.with_record(|record| ContainerKey::of(pod.id(), &record.config)) {
             self.container_calls.free(&key);
         }
         known
     }
 
     pub(crate) async fn kill_container(&self, container: &Container) -> Result<(), Error> {
-        match &container.cgroup {
+        match container.cgroup() {
             Some(cgroup) => kill_cgroup(cgroup).await,
             None => Ok(()),
         }

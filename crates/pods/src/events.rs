@@ -62,12 +62,12 @@ mod tests {
         events.tell(ContainerEventType::ContainerCreatedEvent, "before", &pod);
         let mut listener = events.subscribe();
         pod.write_state().ready = true;
-        events.tell(ContainerEventType::ContainerStartedEvent, pod.id.as_str(), &pod);
+        events.tell(ContainerEventType::ContainerStartedEvent, pod.id().as_str(), &pod);
         pod.write_state().ready = false;
-        events.tell(ContainerEventType::ContainerStoppedEvent, pod.id.as_str(), &pod);
+        events.tell(ContainerEventType::ContainerStoppedEvent, pod.id().as_str(), &pod);
         for expected in [PodSandboxState::SandboxReady, PodSandboxState::SandboxNotready] {
             let event = listener.recv().await.unwrap();
-            assert_eq!(event.container_id, pod.id.as_str());
+            assert_eq!(event.container_id, pod.id().as_str());
             assert_eq!(event.pod_sandbox_status.unwrap().state(), expected);
         }
         assert!(matches!(listener.try_recv(), Err(TryRecvError::Empty)));

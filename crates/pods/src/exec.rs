@@ -106,14 +106,14 @@ impl Engine {
         let supervisor = pod.connected().await?;
         let number = supervisor::number();
         // From here on, whatever fails, the command is killed.
-        let exit = pod.execs.add(number);
+        let exit = pod.execs().add(number);
         let running = Running { supervisor: Arc::clone(&supervisor), number, exit, state: Life::Running };
         let (args, file) = arguments(command)?;
         let (terminal, size, streams) = match streams {
             Streams::Pipes(pipes) => (false, None, pipes),
             Streams::Terminal(stand_ins, size) => (true, size.map(v1::TerminalSize::from), stand_ins),
         };
-        let exec = v1::Exec { container: container.id.to_string(), exec: number, args, terminal, size };
+        let exec = v1::Exec { container: container.id().to_string(), exec: number, args, terminal, size };
         let descriptors: Vec<_> = streams.into_iter().chain(file.as_ref().map(OwnedFd::as_fd)).collect();
         let terminal = supervisor.exec(exec, &descriptors).await?;
         Ok((running, terminal))
@@ -124,7 +124,7 @@ impl Engine {
     /// # Errors
     /// NotFound; FailedPrecondition if it does not run.
     pub fn running_container(&self, id: &str) -> Result<ContainerId, Error> {
-        self.running(id).map(|(_pod, container)| container.id.clone())
+        self.running(id).map(|(_pod, container)| container.id().clone())
     }
 
     /// The id of a container that has not ended.
@@ -132,7 +132,7 @@ impl Engine {
     /// # Errors
     /// NotFound; FailedPrecondition if it has.
     pub fn live_container(&self, id: &str) -> Result<ContainerId, Error> {
-        self.live(id).map(|(_pod, container)| container.id.clone())
+        self.live(id).map(|(_pod, container)| container.id().clone())
     }
 
     /// The container, if it has not ended.

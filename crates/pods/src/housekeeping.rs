@@ -31,13 +31,13 @@ impl Engine {
 
     async fn measure(self: Arc<Self>) {
         for container in self.containers() {
-            if container.is_exited() && self.parts.snapshots.known_usage(&container.id).is_some() {
+            if container.is_exited() && self.parts.snapshots.known_usage(container.id()).is_some() {
                 continue;
             }
             let engine = Arc::clone(&self);
             // One that was removed meanwhile, or cannot be read, keeps the figure it has.
             let measured = tokio::task::spawn_blocking(move || {
-                drop(engine.parts.snapshots.usage(&container.id, Duration::ZERO));
+                drop(engine.parts.snapshots.usage(container.id(), Duration::ZERO));
             });
             drop(measured.await);
         }
@@ -74,14 +74,14 @@ impl Engine {
     /// Finds supervisors that do not answer. None is killed for it: what its containers do goes on.
     async fn look_after(self: Arc<Self>) {
         let greetings = self.pods().into_iter().map(|pod| async move {
-            let Link::Up(connection) = pod.link.now() else { return };
+            let Link::Up(connection) = pod.link().now() else { return };
             let was_silent = connection.is_silent();
             if connection.was_heard() || connection.greet_briefly().await {
                 return;
             }
             if !was_silent {
                 tracing::warn!(
-                    pod = pod.id.short(),
+                    pod = pod.id().short(),
                     "the pod's supervisor does not answer: is it stopped, or does it wait for the disk of a log?"
                 );
             }

@@ -104,15 +104,11 @@ impl Engine {
     pub async fn attach(&self, id: &str, wanted: Wanted) -> Result<Interactive, Error> {
         let (pod, container) = self.live(id)?;
         let (has_terminal, has_input) = container.with_config(|config| (config.tty, config.stdin));
-        match (wanted.terminal, has_terminal) {
-            (false, true) => return Err(Error::invalid("tty", "the container has a terminal: ask for one")),
-            (true, false) => return Err(Error::invalid("tty", "the container has no terminal")),
-            (true, true) | (false, false) => {}
-        }
+        check_terminal(wanted, &container)?;
         let outputs = Outputs::of(wanted)?;
         let writers: Vec<_> = outputs.writers().into_iter().flatten().collect();
         let number = supervisor::number();
-        let behind = pod.attached.add(number);
+        let behind = pod.attached().add(number);
         let input = pod.connected().await?.attach(request(&container, number, wanted), &writers).await?;
         let terminal = input.as_ref().filter(|_| has_terminal).map(OwnedFd::try_clone);
         let [stdout, stderr] = outputs.into_readers();
@@ -127,9 +123,18 @@ impl Engine {
     }
 }
 
+/// A client with a terminal cannot read what is none, nor the other way round.
+fn check_terminal(wanted: Wanted, container: &Container) -> Result<(), Error> {
+    match (wanted.terminal, container.with_config(|config| config.tty)) {
+        (false, true) => Err(Error::invalid("tty", "the container has a terminal: ask for one")),
+        (true, false) => Err(Error::invalid("tty", "the container has no terminal")),
+        (true, true) | (false, false) => Ok(()),
+    }
+}
+
 fn request(container: &Container, number: u64, wanted: Wanted) -> v1::Attach {
     let Wanted { stdin, stdout, stderr, terminal: _ } = wanted;
-    v1::Attach { container: container.id.to_string(), attach: number, stdin, stdout, stderr }
+    v1::Attach { container: container.id().to_string(), attach: number, stdin, stdout, stderr }
 }
 
 /// Pipes for the outputs that a client wants, each with its end to read and its end to write.

@@ -20,7 +20,7 @@ pub(crate) fn of(
     (image, cgroup): (&ImageView, &CgroupPath),
 ) -> Result<Places, Error> {
     let snapshot = parts.snapshots.at(id);
-    let pin = |kind| host(&parts.layout.namespace(&pod.id, kind));
+    let pin = |kind| host(&parts.layout.namespace(pod.id(), kind));
     Ok(Places {
         layers: Layers {
             lowers: image.layers.clone(),
@@ -28,7 +28,7 @@ pub(crate) fn of(
             work: host(&snapshot.work)?,
         },
         volumes: host(&parts.snapshots.volumes(id))?,
-        pod_files: host(&files::directory(&parts.layout, &pod.id))?,
+        pod_files: host(&files::directory(&parts.layout, pod.id()))?,
         namespaces: Pins { net: pin("net")?, ipc: pin("ipc")?, uts: pin("uts")? },
         cgroup: cgroup_places(&parts.cgroups.at(cgroup).stage("looking for the cgroup hierarchies")?)?,
     })

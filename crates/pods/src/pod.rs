@@ -18,29 +18,29 @@ use crate::usage::Meter;
 /// A pod. What a list or status needs is here; the change in flight holds `changing`.
 #[derive(Debug)]
 pub struct Pod {
-    pub(crate) id: PodId,
-    pub(crate) config: PodSandboxConfig,
-    pub(crate) handler: String,
-    pub(crate) created_at_ns: i64,
+    id: PodId,
+    config: PodSandboxConfig,
+    handler: String,
+    created_at_ns: i64,
     /// Held by a change of the pod as a whole, so that changes come one after the other.
-    pub(crate) changing: tokio::sync::Mutex<()>,
-    pub(crate) state: RwLock<State>,
-    pub(crate) containers: RwLock<BTreeMap<ContainerId, Arc<Container>>>,
+    changing: tokio::sync::Mutex<()>,
+    state: RwLock<State>,
+    containers: RwLock<BTreeMap<ContainerId, Arc<Container>>>,
     /// Who waits for the end of which command.
-    pub(crate) execs: Waiters<Exit>,
+    execs: Waiters<Exit>,
     /// Who is attached, and is told if it did not keep up.
-    pub(crate) attached: Waiters<()>,
-    pub(crate) network_stats: Mutex<Option<StatsSocket>>,
+    attached: Waiters<()>,
+    network_stats: Mutex<Option<StatsSocket>>,
     /// Of its cgroup, where that has a place; made by the first who asks.
-    pub(crate) stats: OnceLock<Option<StatsReader>>,
-    pub(crate) meter: Mutex<Meter>,
-    pub(crate) link: Links,
+    stats: OnceLock<Option<StatsReader>>,
+    meter: Mutex<Meter>,
+    link: Links,
     supervisor: Mutex<Option<Process>>,
     making: Mutex<Option<Making>>,
     /// Held while something happens and is told, so that what is told comes in order.
     telling: Mutex<()>,
     /// Containers whose records cannot be read, now or by this release: they are left alone.
-    pub(crate) strangers: Mutex<BTreeSet<ContainerId>>,
+    strangers: Mutex<BTreeSet<ContainerId>>,
 }
 
 /// The container that is being made: at most one, since that is a change of the pod.
@@ -92,6 +92,50 @@ impl Pod {
     #[must_use]
     pub fn config(&self) -> &PodSandboxConfig {
         &self.config
+    }
+
+    /// The runtime handler that it was asked for by.
+    pub(crate) fn handler(&self) -> &str {
+        &self.handler
+    }
+
+    /// Nanoseconds since the epoch; no other pod has the same.
+    pub(crate) fn created_at_ns(&self) -> i64 {
+        self.created_at_ns
+    }
+
+    /// Waits for the turn to change the pod as a whole, and takes it. See `lock` for the order.
+    pub(crate) async fn change(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.changing.lock().await
+    }
+
+    /// How it is connected to its supervisor.
+    pub(crate) fn link(&self) -> &Links {
+        &self.link
+    }
+
+    /// Who waits for the end of which command.
+    pub(crate) fn execs(&self) -> &Waiters<Exit> {
+        &self.execs
+    }
+
+    /// Who is attached, and is told if it did not keep up.
+    pub(crate) fn attached(&self) -> &Waiters<()> {
+        &self.attached
+    }
+
+    pub(crate) fn meter(&self) -> MutexGuard<'_, Meter> {
+        self.meter.lock()
+    }
+
+    /// What reads its cgroup, where that has a place; made by the first who asks.
+    pub(crate) fn stats_reader(&self, make: impl FnOnce() -> Option<StatsReader>) -> Option<&StatsReader> {
+        self.stats.get_or_init(make).as_ref()
+    }
+
+    /// A container's record cannot be read: it is left alone.
+    pub(crate) fn leave_alone(&self, container: ContainerId) {
+        self.strangers.lock().insert(container);
     }
 
     /// Whether containers can be made in it.
@@ -160,7 +204,7 @@ impl Pod {
 
     pub(crate) fn insert(&self, container: Arc<Container>) {
         let mut containers = self.containers.write();
-        containers.insert(container.id.clone(), container);
+        containers.insert(container.id().clone(), container);
     }
 
     pub(crate) fn forget(&self, container: &ContainerId) {

@@ -42,13 +42,13 @@ impl Engine {
         if pod.is_ready() {
             return Ok(pod);
         }
-        Err(Error::State { what: "pod sandbox", id: pod.id.to_string(), state: "not ready" })
+        Err(Error::State { what: "pod sandbox", id: pod.id().to_string(), state: "not ready" })
     }
 
     /// Waits for the end of a pod; for one that is not there, not at all.
     pub async fn pod_ended(&self, id: &str) {
         if let Ok(pod) = self.pod(id) {
-            pod.link.gone().await;
+            pod.link().gone().await;
         }
     }
 
@@ -58,7 +58,7 @@ impl Engine {
     /// NotFound, FailedPrecondition if the pod is not ready, Unavailable if nothing listens.
     pub async fn connect_port(&self, pod: &str, port: u16) -> Result<TcpStream, Error> {
         let pod = self.ready_pod(pod)?;
-        let netns = (!pod.is_host_network()).then(|| self.parts.layout.namespace(&pod.id, "net"));
+        let netns = (!pod.is_host_network()).then(|| self.parts.layout.namespace(pod.id(), "net"));
         let sockets = blocking(move || TcpSockets::open(netns.as_deref()).stage(STAGE));
         let TcpSockets { v4, v6 } = sockets.await?;
         let refused = match connect(v4, (Ipv4Addr::LOCALHOST, port).into()).await {
@@ -69,7 +69,7 @@ impl Engine {
             Some(v6) => connect(v6, (Ipv6Addr::LOCALHOST, port).into()).await.ok(),
             None => None,
         };
-        by_v6.ok_or_else(|| Error::at(STAGE, Unreachable { port, pod: pod.id.clone(), source: refused }))
+        by_v6.ok_or_else(|| Error::at(STAGE, Unreachable { port, pod: pod.id().clone(), source: refused }))
     }
 }
 

@@ -77,10 +77,10 @@ impl Engine {
                     Reached::Nobody | Reached::Unclear(_) => None,
                 };
                 self.watch_over(&pod, socket);
-                pod.link.settled().await;
+                pod.link().settled().await;
             }
         }
-        if let Ok(key) = PodKey::of(&pod.config) {
+        if let Ok(key) = PodKey::of(pod.config()) {
             self.pod_calls.remember(key, id.clone());
         }
         self.table.insert(pod);
@@ -89,8 +89,8 @@ impl Engine {
     /// What the kernel and the network know of a pod that was made.
     async fn look_around(self: &Arc<Self>, pod: &Arc<Pod>) {
         let looked = self.blocking(pod, |engine, pod| {
-            let addresses = engine.parts.network.addresses(&pod.id);
-            let netns = engine.parts.layout.namespace(&pod.id, "net");
+            let addresses = engine.parts.network.addresses(pod.id());
+            let netns = engine.parts.layout.namespace(pod.id(), "net");
             if !pod.is_host_network() {
                 *pod.network_stats() = StatsSocket::open(&netns).ok();
             }
@@ -100,7 +100,7 @@ impl Engine {
             Ok(())
         });
         if let Err(error) = looked.await {
-            tracing::warn!(pod = pod.id.short(), error = chain(&error), "not all is known of a pod");
+            tracing::warn!(pod = pod.id().short(), error = chain(&error), "not all is known of a pod");
         }
     }
 
@@ -122,17 +122,17 @@ impl Engine {
                     error = chain(&error),
                     "a container is left alone, and not listed"
                 );
-                pod.strangers.lock().insert(id);
+                pod.leave_alone(id);
                 return;
             }
         };
         tracing::warn!(
-            pod = pod.id.short(),
+            pod = pod.id().short(),
             container = id.short(),
             error = chain(&error),
             "a container is taken back"
         );
-        self.put_aside(self.parts.layout.container_record(&pod.id, &id), id.to_string()).await;
+        self.put_aside(self.parts.layout.container_record(pod.id(), &id), id.to_string()).await;
         self.undo_container(pod, &id).await;
     }
 
@@ -144,7 +144,7 @@ impl Engine {
         record: ContainerRecord,
     ) -> Result<(), Error> {
         let path = CgroupPath::new(&record.cgroup).map_err(|error| Error::invalid("cgroup", error))?;
-        let key = ContainerKey::of(&pod.id, &record.config)?;
+        let key = ContainerKey::of(pod.id(), &record.config)?;
         let own = id.clone();
         let container =
             self.blocking(pod, move |engine, pod| Ok(engine.find(pod, own, record, &path))).await?;
@@ -155,7 +155,7 @@ impl Engine {
 
     /// A container by what is left of it on disk and in the kernel.
     fn find(&self, pod: &Pod, id: ContainerId, record: ContainerRecord, cgroup: &CgroupPath) -> Container {
-        let exit = ExitRecord::load(&self.parts.layout.exit_record(&pod.id, &id)).ok();
+        let exit = ExitRecord::load(&self.parts.layout.exit_record(pod.id(), &id)).ok();
         let cgroup = self.parts.cgroups.open(cgroup).ok();
         let images = Arc::clone(&self.parts.images);
         let layers = Layers::held(images.hold_paths(record.layers.iter().map(Path::new)), images);

@@ -69,8 +69,8 @@ impl Table {
     /// Lists a pod that is whole.
     pub(crate) fn insert(&self, pod: Arc<Pod>) {
         let mut rows = self.0.write();
-        rows.unlisted.remove(&pod.id);
-        rows.pods.insert(pod.id.clone(), pod);
+        rows.unlisted.remove(pod.id());
+        rows.pods.insert(pod.id().clone(), pod);
     }
 
     /// Forgets a pod of which nothing is left.
@@ -81,7 +81,7 @@ impl Table {
     /// Keeps a pod of an earlier daemon until somebody takes it back.
     pub(crate) fn leave_behind(&self, pod: Arc<Pod>) {
         let mut rows = self.0.write();
-        rows.unlisted.insert(pod.id.clone());
+        rows.unlisted.insert(pod.id().clone());
         rows.left_behind.push(pod);
     }
 
@@ -100,21 +100,21 @@ impl Table {
     pub(crate) fn lasting_owners(&self) -> HashSet<PodId> {
         let mut owners = self.owners();
         for pod in &self.0.read().left_behind {
-            owners.remove(&pod.id);
+            owners.remove(pod.id());
         }
         owners
     }
 
     /// Makes a container known.
     pub(crate) fn insert_container(&self, pod: &Pod, container: &Arc<Container>) {
-        self.0.write().containers.insert(container.id.clone(), pod.id.clone());
+        self.0.write().containers.insert(container.id().clone(), pod.id().clone());
         pod.insert(Arc::clone(container));
     }
 
     /// Makes a container unknown; false if it was not known any more.
     pub(crate) fn remove_container(&self, pod: &Pod, container: &Container) -> bool {
-        let known = self.0.write().containers.remove(&container.id).is_some();
-        pod.forget(&container.id);
+        let known = self.0.write().containers.remove(container.id()).is_some();
+        pod.forget(container.id());
         known
     }
 }
@@ -161,13 +161,13 @@ mod tests {
     #[test]
     fn a_pod_is_listed_once_it_is_whole_and_owns_its_things_before_and_after() {
         let (table, pod) = (Table::default(), pod(1));
-        table.reserve(pod.id.clone());
-        assert!(table.pods().is_empty() && !table.has(&pod.id));
-        assert!(table.owners().contains(&pod.id));
+        table.reserve(pod.id().clone());
+        assert!(table.pods().is_empty() && !table.has(pod.id()));
+        assert!(table.owners().contains(pod.id()));
         table.insert(Arc::clone(&pod));
-        assert!(table.has(&pod.id) && table.owners().contains(&pod.id));
-        assert_eq!(table.pod(pod.id.short()).unwrap().id, pod.id);
-        table.remove(&pod.id);
+        assert!(table.has(pod.id()) && table.owners().contains(pod.id()));
+        assert_eq!(table.pod(pod.id().short()).unwrap().id(), pod.id());
+        table.remove(pod.id());
         assert!(table.pods().is_empty() && table.owners().is_empty());
     }
 
@@ -175,11 +175,11 @@ mod tests {
     fn what_is_left_behind_is_handed_out_once_and_owns_its_things_until_it_is_gone() {
         let (table, pod) = (Table::default(), pod(1));
         table.leave_behind(Arc::clone(&pod));
-        assert!(table.owners().contains(&pod.id) && !table.lasting_owners().contains(&pod.id));
+        assert!(table.owners().contains(pod.id()) && !table.lasting_owners().contains(pod.id()));
         assert_eq!(table.take_left_behind().len(), 1);
         assert!(table.take_left_behind().is_empty());
-        assert!(table.owners().contains(&pod.id), "somebody is about to take it back");
-        table.release(&pod.id);
+        assert!(table.owners().contains(pod.id()), "somebody is about to take it back");
+        table.release(pod.id());
         assert!(table.owners().is_empty());
     }
 }

@@ -31,18 +31,18 @@ impl Container {
         if self.is_exited() {
             return None;
         }
-        self.stats.as_ref().map(|reader| reader.read(extent))
+        self.stats_reader().map(|reader| reader.read(extent))
     }
 
     /// Nanoseconds of processor time a second, once there were two readings; this is one, of all the time it used.
     pub fn cpu_rate(&self, now_ns: i64, cpu_ns: Option<u64>) -> Option<u64> {
-        self.meter.lock().rate(now_ns, cpu_ns)
+        self.meter().rate(now_ns, cpu_ns)
     }
 
     /// The numbers of its processes.
     #[must_use]
     pub fn pids(&self) -> Vec<i32> {
-        self.cgroup.as_ref().and_then(|cgroup| cgroup.pids().ok()).unwrap_or_default()
+        self.cgroup().and_then(|cgroup| cgroup.pids().ok()).unwrap_or_default()
     }
 }
 
@@ -58,7 +58,7 @@ impl Pod {
 impl Engine {
     /// What a pod uses, which is what its cgroup has: all that its containers used, also those that are gone.
     pub fn pod_usage(&self, pod: &Pod, now_ns: i64) -> PodUsage {
-        let mut meter = pod.meter.lock();
+        let mut meter = pod.meter();
         let mut stats = self.read_pod(pod).unwrap_or_else(unused);
         meter.steady(&mut stats);
         let cpu_rate = meter.rate(now_ns, stats.cpu.usage_ns);
@@ -67,17 +67,17 @@ impl Engine {
 
     /// A pod's cgroup now; `None` where it is not there. A kubelet makes and removes those of its own.
     fn read_pod(&self, pod: &Pod) -> Option<Stats> {
-        let reader = pod.stats.get_or_init(|| {
+        let reader = pod.stats_reader(|| {
             let path = pod_cgroup(&self.options.cgroup_parent, pod).ok()?;
             StatsReader::at(&self.parts.cgroups, &path).ok()
         });
-        reader.as_ref().map(|reader| reader.read(Extent::Tasks)).filter(|stats| *stats != Stats::default())
+        reader.map(|reader| reader.read(Extent::Tasks)).filter(|stats| *stats != Stats::default())
     }
 
     /// What a container has written, as it was measured last.
     #[must_use]
     pub fn written(&self, container: &Container) -> Option<Usage> {
-        self.parts.snapshots.known_usage(&container.id)
+        self.parts.snapshots.known_usage(container.id())
     }
 
     /// The directory that writable layers are below.

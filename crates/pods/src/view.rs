@@ -27,27 +27,27 @@ fn pod_state(pod: &Pod) -> PodSandboxState {
 #[must_use]
 pub fn pod_item(pod: &Pod) -> PodSandbox {
     PodSandbox {
-        id: pod.id.to_string(),
-        metadata: pod.config.metadata.clone(),
+        id: pod.id().to_string(),
+        metadata: pod.config().metadata.clone(),
         state: pod_state(pod).into(),
-        created_at: pod.created_at_ns,
-        labels: pod.config.labels.clone(),
-        annotations: pod.config.annotations.clone(),
-        runtime_handler: pod.handler.clone(),
+        created_at: pod.created_at_ns(),
+        labels: pod.config().labels.clone(),
+        annotations: pod.config().annotations.clone(),
+        runtime_handler: pod.handler().to_owned(),
     }
 }
 
 /// What a pod and its containers were made of, the containers in their order.
 #[must_use]
 pub fn pod_request(pod: &Pod) -> PodRequest {
-    let containers = pod.containers.read();
+    let containers = pod.containers();
     let mut all: Vec<_> =
-        containers.values().map(|container| (container.id.to_string(), container.record())).collect();
+        containers.iter().map(|container| (container.id().to_string(), container.record())).collect();
     all.sort_by_key(|(_, record)| record.created_at_ns);
     PodRequest {
-        pod_id: pod.id.to_string(),
-        config: Some(pod.config.clone()),
-        runtime_handler: pod.handler.clone(),
+        pod_id: pod.id().to_string(),
+        config: Some(pod.config().clone()),
+        runtime_handler: pod.handler().to_owned(),
         containers: all
             .into_iter()
             .map(|(container_id, record)| ContainerRequest {
@@ -68,17 +68,17 @@ pub fn pod_status(pod: &Pod) -> PodSandboxStatus {
         additional_ips: ips.map(|ip| PodIp { ip }).collect(),
     });
     PodSandboxStatus {
-        id: pod.id.to_string(),
-        metadata: pod.config.metadata.clone(),
+        id: pod.id().to_string(),
+        metadata: pod.config().metadata.clone(),
         state: pod_state(pod).into(),
-        created_at: pod.created_at_ns,
+        created_at: pod.created_at_ns(),
         network,
         linux: Some(LinuxPodSandboxStatus {
             namespaces: Some(Namespace { options: Some(pod.namespaces()) }),
         }),
-        labels: pod.config.labels.clone(),
-        annotations: pod.config.annotations.clone(),
-        runtime_handler: pod.handler.clone(),
+        labels: pod.config().labels.clone(),
+        annotations: pod.config().annotations.clone(),
+        runtime_handler: pod.handler().to_owned(),
     }
 }
 
@@ -87,8 +87,8 @@ pub fn pod_status(pod: &Pod) -> PodSandboxStatus {
 pub fn container_item(container: &Container) -> ContainerItem {
     let record = container.record();
     ContainerItem {
-        id: container.id.to_string(),
-        pod_sandbox_id: container.pod.to_string(),
+        id: container.id().to_string(),
+        pod_sandbox_id: container.pod_id().to_string(),
         metadata: record.config.metadata,
         image: record.config.image,
         image_ref: record.image_ref,
@@ -117,7 +117,7 @@ pub fn container_status(container: &Container) -> ContainerStatus {
     let config = record.config;
     let resources = config.linux.and_then(|linux| linux.resources);
     ContainerStatus {
-        id: container.id.to_string(),
+        id: container.id().to_string(),
         metadata: config.metadata,
         state: state(&now).into(),
         created_at: record.created_at_ns,
@@ -131,7 +131,7 @@ pub fn container_status(container: &Container) -> ContainerStatus {
         labels: config.labels,
         annotations: config.annotations,
         mounts: config.mounts,
-        log_path: container.log_path.clone(),
+        log_path: container.log_path().to_owned(),
         resources: resources.map(|linux| ContainerResources { linux: Some(linux), windows: None }),
         image_id: record.image_id,
         user: Some(ContainerUser { linux: Some(user) }),
@@ -195,7 +195,7 @@ pub async fn container_info(engine: &Arc<Engine>, container: &Arc<Container>) ->
     let spec = blocking(move || Ok(kept_spec(&reader, &shown))).await;
     let spec = spec.ok().flatten().unwrap_or_else(|| spec_of_older_build(engine, container));
     info(&serde_json::json!({
-        "sandboxID": container.pod.as_str(),
+        "sandboxID": container.pod_id().as_str(),
         "pid": pid(container),
         "runtimeSpec": spec,
     }))
@@ -203,20 +203,20 @@ pub async fn container_info(engine: &Arc<Engine>, container: &Arc<Container>) ->
 
 /// The spec that a container was made of; none of one that an older build made.
 fn kept_spec(engine: &Engine, container: &Container) -> Option<serde_json::Value> {
-    let text = std::fs::read(engine.parts.layout.container_spec(&container.pod, &container.id)).ok()?;
+    let text = std::fs::read(engine.parts.layout.container_spec(container.pod_id(), container.id())).ok()?;
     let record = container.record();
     let identity = planner::Identity { uid: record.uid, gid: record.gid, groups: &record.groups };
     match planner::show(&text, &record.config, identity, engine.machine.kernel) {
         Ok(spec) => Some(spec),
         Err(error) => {
-            tracing::warn!(container = container.id.short(), %error, "the kept runtime spec cannot be read");
+            tracing::warn!(container = container.id().short(), %error, "the kept runtime spec cannot be read");
             None
         }
     }
 }
 
 fn spec_of_older_build(engine: &Engine, container: &Container) -> serde_json::Value {
-    let namespaces = engine.pod(container.pod.as_str()).map(|pod| namespaces(engine, &pod));
+    let namespaces = engine.pod(container.pod_id().as_str()).map(|pod| namespaces(engine, &pod));
     serde_json::json!({
         "linux": { "cgroupsPath": container.record().cgroup, "namespaces": namespaces.unwrap_or_default() },
     })
@@ -252,7 +252,7 @@ fn namespaces(engine: &Engine, pod: &Pod) -> Vec<serde_json::Value> {
     ];
     let own = all.into_iter().filter(|(_, _, mode)| pod.is_ready() && *mode != NamespaceMode::Node);
     own.map(|(kind, pin, _)| {
-        serde_json::json!({ "type": kind, "path": engine.parts.layout.namespace(&pod.id, pin) })
+        serde_json::json!({ "type": kind, "path": engine.parts.layout.namespace(pod.id(), pin) })
     })
     .collect()
 }
@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(item.state(), PodSandboxState::SandboxReady);
         assert_eq!((item.created_at, item.runtime_handler.as_str()), (7, "kata"));
         assert_eq!(item.metadata.unwrap().name, "web");
-        pod.link.set(crate::supervisor::Link::Gone);
+        pod.link().set(crate::supervisor::Link::Gone);
         assert_eq!(pod_status(&pod).state(), PodSandboxState::SandboxNotready);
     }
 
@@ -374,10 +374,10 @@ mod tests {
         let pod = pod(NamespaceMode::Pod);
         let (old, new) = (container(&pod, 9, 1), container(&pod, 3, 2));
         let statuses: Vec<_> = container_statuses(&pod).into_iter().map(|status| status.id).collect();
-        assert_eq!(statuses, [new.id.to_string(), old.id.to_string()]);
+        assert_eq!(statuses, [new.id().to_string(), old.id().to_string()]);
         let requests: Vec<_> =
             pod_request(&pod).containers.into_iter().map(|request| request.container_id).collect();
-        assert_eq!(requests, [old.id.to_string(), new.id.to_string()]);
+        assert_eq!(requests, [old.id().to_string(), new.id().to_string()]);
     }
 
     #[test]

@@ -53,10 +53,10 @@ impl Engine {
         now: &PodSandboxConfig,
     ) -> Result<ContainerId, Error> {
         let pod = self.pod(pod)?;
-        if asks_for_privilege(&config) && !(is_privileged(&pod.config) || is_privileged(now)) {
+        if asks_for_privilege(&config) && !(is_privileged(pod.config()) || is_privileged(now)) {
             return Err(Error::invalid("privileged", "the pod sandbox is not privileged"));
         }
-        let key = ContainerKey::of(&pod.id, &config)?;
+        let key = ContainerKey::of(pod.id(), &config)?;
         let engine = Arc::clone(self);
         let made =
             self.container_calls.run(key, move || async move { engine.make_container(pod, config).await });
@@ -75,9 +75,9 @@ impl Engine {
         pod: Arc<Pod>,
         config: ContainerConfig,
     ) -> Result<ContainerId, Error> {
-        let _order = pod.changing.lock().await;
+        let _order = pod.change().await;
         if !pod.is_ready() {
-            return Err(Error::State { what: "pod sandbox", id: pod.id.to_string(), state: "not ready" });
+            return Err(Error::State { what: "pod sandbox", id: pod.id().to_string(), state: "not ready" });
         }
         let id = ContainerId::from_random(wharf_sys::random::bytes().stage("making an id")?);
         *pod.making() = Some(Making { id: id.clone(), exit: None });
@@ -124,7 +124,7 @@ impl Engine {
     /// Records a container that is whole.
     fn complete(&self, pod: &Pod, id: ContainerId, prepared: Prepared) -> Result<Container, Error> {
         let Prepared { record, cgroup, hold, .. } = prepared;
-        records::save_container(&self.parts.layout.container_record(&pod.id, &id), &record)?;
+        records::save_container(&self.parts.layout.container_record(pod.id(), &id), &record)?;
         let layers = Layers::held(hold, Arc::clone(&self.parts.images));
         Ok(Container::created(pod, id, record, cgroup, layers))
     }
@@ -149,7 +149,7 @@ impl Engine {
         let path = self.container_cgroup(pod, id)?;
         let places = places::of(&self.parts, (pod, id), (image, &path))?;
         let request =
-            Request { pod_id: &pod.id, pod: &pod.config, id, container: config, image: image.config() };
+            Request { pod_id: pod.id(), pod: pod.config(), id, container: config, image: image.config() };
         let facts = host::facts(&request, &self.machine)?;
         let description = planner::describe(&request, &facts, &places)?;
         let plan = planner::plan(&description, &self.filters)?;
@@ -167,8 +167,8 @@ impl Engine {
     fn make(&self, pod: &Pod, id: &ContainerId, decision: &Decision) -> Result<Cgroup, Error> {
         const SNAPSHOT: &str = "preparing the container's root file system";
         let layout = &self.parts.layout;
-        records::save_container(&layout.container_record(&pod.id, id), &decision.record)?;
-        records::save_spec(&layout.container_spec(&pod.id, id), &decision.spec)?;
+        records::save_container(&layout.container_record(pod.id(), id), &decision.record)?;
+        records::save_spec(&layout.container_spec(pod.id(), id), &decision.spec)?;
         let cgroup = self.parts.cgroups.create(&decision.path).stage("making the container's cgroup")?;
         cgroup.apply(&decision.limits).stage("setting the container's limits")?;
         let extra = &decision.extra;
@@ -207,11 +207,11 @@ fn asks_for_privilege(config: &ContainerConfig) -> bool {
 
 /// The cgroup that holds a pod's containers: the request's, or one of the pod's own.
 pub(crate) fn pod_cgroup(default_parent: &str, pod: &Pod) -> Result<CgroupPath, Error> {
-    let asked = pod.config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
+    let asked = pod.config().linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
     let fail = |error| Error::invalid("cgroup_parent", error);
     if asked.is_empty() {
         let parent = CgroupPath::new(default_parent).map_err(fail)?;
-        return parent.child(pod.id.as_str()).map_err(fail);
+        return parent.child(pod.id().as_str()).map_err(fail);
     }
     CgroupPath::new(asked).map_err(fail)
 }

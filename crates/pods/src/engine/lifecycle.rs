@@ -29,14 +29,14 @@ impl Engine {
     }
 
     async fn start(&self, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<(), Error> {
-        let _order = container.changing.lock().await;
+        let _order = container.change().await;
         match container.state() {
             ContainerState::Created => {}
             // A retry of a call whose answer was lost.
             ContainerState::Running { .. } => return Ok(()),
             ContainerState::Exited { .. } => return Err(container.is("exited")),
         }
-        match pod.connected().await?.start(&container.id).await {
+        match pod.connected().await?.start(container.id()).await {
             Ok(started) => {
                 // A supervisor of an older release says nothing of it: then the number is still the first one.
                 if started.pid != 0 {
@@ -67,10 +67,10 @@ impl Engine {
     /// Keeps why a container did not start; that there is no room for it changes nothing for the caller.
     async fn record_failure(&self, pod: &Pod, container: &Container, error: &Error) {
         let record = container.change_record(|record| record.message = error.why());
-        let path = self.parts.layout.container_record(&pod.id, &container.id);
+        let path = self.parts.layout.container_record(pod.id(), container.id());
         if let Err(error) = blocking(move || records::update_container(&path, &record)).await {
             tracing::warn!(
-                container = container.id.short(),
+                container = container.id().short(),
                 error = chain(&error),
                 "why it did not start is not recorded"
             );
@@ -126,10 +126,10 @@ impl Engine {
         if signal == Signal::KillAll && supervisor.is_silent() {
             return false;
         }
-        let sent = supervisor.signal(&container.id, signal).await;
+        let sent = supervisor.signal(container.id(), signal).await;
         if let Err(error) = &sent {
             let error = chain(error);
-            tracing::warn!(container = container.id.short(), error, "a signal was not sent");
+            tracing::warn!(container = container.id().short(), error, "a signal was not sent");
         }
         sent.is_ok()
     }
@@ -143,7 +143,7 @@ impl Engine {
         if !container.is_running() {
             return Err(container.is("not running"));
         }
-        pod.connected().await?.reopen_log(&container.id).await
+        pod.connected().await?.reopen_log(container.id()).await
     }
 
     /// Changes limits; what the request leaves unset stays.
@@ -167,11 +167,11 @@ impl Engine {
         container: Arc<Container>,
         new: LinuxContainerResources,
     ) -> Result<(), Error> {
-        let _order = container.changing.lock().await;
+        let _order = container.change().await;
         if container.is_exited() {
             return Err(container.is("exited"));
         }
-        let path = self.parts.layout.container_record(&pod.id, &container.id);
+        let path = self.parts.layout.container_record(pod.id(), container.id());
         let changed = Arc::clone(&container);
         blocking(move || update_blocking(&path, &changed, &new)).await
     }
@@ -183,7 +183,7 @@ fn update_blocking(path: &Path, container: &Container, new: &LinuxContainerResou
     linux.resources = Some(planner::merge_resources(&linux.resources.clone().unwrap_or_default(), new));
     // Written first: where there is no room for it, the limits stay, too.
     let staged = records::stage_container(path, &record)?;
-    if let Some(cgroup) = &container.cgroup {
+    if let Some(cgroup) = container.cgroup() {
         let (limits, score) = (planner::limits(&planner::resources(new))?, planner::oom_score(new));
         let scored = || score.map_or(Ok(()), |score| cgroup.set_oom_score(score));
         let updated = cgroup.update(&limits).and_then(|()| scored());

@@ -109,11 +109,11 @@ impl Engine {
 
     fn build_blocking(&self, pod: &Pod) -> Result<OwnedFd, Error> {
         let layout = &self.parts.layout;
-        let directory = layout.pod(&pod.id);
+        let directory = layout.pod(pod.id());
         make_directories(&directory)?;
         self.record_pod(pod, Phase::Making)?;
-        if !pod.config.log_directory.is_empty() {
-            make_log_directory(&pod.config.log_directory)?;
+        if !pod.config().log_directory.is_empty() {
+            make_log_directory(&pod.config().log_directory)?;
         }
         // The supervisor starts while the kernel's objects are made.
         let cgroup = supervisor::cgroup(&self.parts.cgroups, &self.options.cgroup_parent)?;
@@ -127,29 +127,29 @@ impl Engine {
 
     pub(crate) fn record_pod(&self, pod: &Pod, phase: Phase) -> Result<(), Error> {
         let record = records::PodRecord {
-            config: pod.config.clone(),
-            handler: pod.handler.clone(),
-            created_at_ns: pod.created_at_ns,
+            config: pod.config().clone(),
+            handler: pod.handler().to_owned(),
+            created_at_ns: pod.created_at_ns(),
             phase: phase.into(),
         };
-        records::save_pod(&self.parts.layout.pod_record(&pod.id), &record)
+        records::save_pod(&self.parts.layout.pod_record(pod.id()), &record)
     }
 
     fn join_network_blocking(&self, pod: &Pod) -> Result<PodAddresses, Error> {
-        let netns = &self.parts.layout.namespace(&pod.id, "net");
-        let metadata = pod.config.metadata.clone().unwrap_or_default();
-        let ports = request::ports(&pod.config)?;
-        let dns = pod.config.dns_config.clone().unwrap_or_default();
+        let netns = &self.parts.layout.namespace(pod.id(), "net");
+        let metadata = pod.config().metadata.clone().unwrap_or_default();
+        let ports = request::ports(pod.config())?;
+        let dns = pod.config().dns_config.clone().unwrap_or_default();
         let attachment = Attachment {
-            id: &pod.id,
+            id: pod.id(),
             name: &metadata.name,
             namespace: &metadata.namespace,
             uid: &metadata.uid,
             netns,
             ports: &ports,
-            annotations: &pod.config.annotations,
+            annotations: &pod.config().annotations,
             dns: Dns { servers: &dns.servers, searches: &dns.searches, options: &dns.options },
-            cgroup_parent: pod.config.linux.as_ref().map_or("", |linux| &linux.cgroup_parent),
+            cgroup_parent: pod.config().linux.as_ref().map_or("", |linux| &linux.cgroup_parent),
         };
         let addresses = self.parts.network.attach(&attachment).stage("attaching the pod to the network")?;
         *pod.network_stats() = StatsSocket::open(netns).ok();
@@ -165,9 +165,9 @@ impl Engine {
         let Some(pod) = known(self.pod(id))? else { return Ok(()) };
         let engine = Arc::clone(self);
         spawn(async move {
-            let _order = pod.changing.lock().await;
+            let _order = pod.change().await;
             // Removed while this call waited for its turn: gone is stopped.
-            if !engine.table.has(&pod.id) {
+            if !engine.table.has(pod.id()) {
                 return Ok(());
             }
             engine.stop_whole(&pod).await
@@ -200,17 +200,17 @@ impl Engine {
     fn release_blocking(&self, pod: &Pod) -> Result<(), Error> {
         let layout = &self.parts.layout;
         *pod.network_stats() = None;
-        let netns = layout.namespace(&pod.id, "net");
+        let netns = layout.namespace(pod.id(), "net");
         if !pod.is_host_network() {
-            self.parts.network.detach(&pod.id, Some(&netns)).stage("detaching the pod from the network")?;
+            self.parts.network.detach(pod.id(), Some(&netns)).stage("detaching the pod from the network")?;
         }
         // They may be another pod's from now on.
         pod.write_state().ips.clear();
         for kind in ["net", "ipc", "uts"] {
-            unpin(&layout.namespace(&pod.id, kind))?;
+            unpin(&layout.namespace(pod.id(), kind))?;
         }
-        unpin(&layout.older_pod_memory(&pod.id))?;
-        unpin(&layout.pod_memory(&pod.id))
+        unpin(&layout.older_pod_memory(pod.id()))?;
+        unpin(&layout.pod_memory(pod.id()))
     }
 
     /// Removes a pod with all its containers; unknown ones are fine.
@@ -221,8 +221,8 @@ impl Engine {
         let Some(pod) = known(self.pod(id))? else { return Ok(()) };
         let engine = Arc::clone(self);
         spawn(async move {
-            let _order = pod.changing.lock().await;
-            if !engine.table.has(&pod.id) {
+            let _order = pod.change().await;
+            if !engine.table.has(pod.id()) {
                 return Ok(());
             }
             engine.stop_whole(&pod).await?;
@@ -230,22 +230,22 @@ impl Engine {
                 engine.remove(&pod, &container).await?;
             }
             engine.delete_pod(&pod).await?;
-            if let Ok(key) = PodKey::of(&pod.config) {
+            if let Ok(key) = PodKey::of(pod.config()) {
                 engine.pod_calls.free(&key);
             }
-            engine.table.remove(&pod.id);
-            engine.events.tell(ContainerEventType::ContainerDeletedEvent, pod.id.as_str(), &pod);
+            engine.table.remove(pod.id());
+            engine.events.tell(ContainerEventType::ContainerDeletedEvent, pod.id().as_str(), &pod);
             Ok(())
         })
         .await
     }
 
     async fn delete_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
-        let asked = pod.config.linux.as_ref().is_some_and(|linux| !linux.cgroup_parent.is_empty());
+        let asked = pod.config().linux.as_ref().is_some_and(|linux| !linux.cgroup_parent.is_empty());
         if !asked {
             self.remove_cgroup(pod_cgroup(&self.options.cgroup_parent, pod)?).await?;
         }
-        let directory = self.parts.layout.pod(&pod.id);
+        let directory = self.parts.layout.pod(pod.id());
         blocking(move || match std::fs::remove_dir_all(directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(Error::at("removing the pod's directory", error))
@@ -258,7 +258,7 @@ impl Engine {
     /// Takes back a pod that could not be made.
     pub(crate) async fn undo_pod(self: &Arc<Self>, pod: &Arc<Pod>) {
         let (engine, pod) = (Arc::clone(self), Arc::clone(pod));
-        persist("a pod that could not be made", pod.id.to_string(), move || {
+        persist("a pod that could not be made", pod.id().to_string(), move || {
             let (engine, pod) = (Arc::clone(&engine), Arc::clone(&pod));
             async move { engine.try_undo_pod(&pod).await }
         })
@@ -269,7 +269,7 @@ impl Engine {
         self.end_supervisor(pod).await?;
         self.release(pod).await?;
         self.delete_pod(pod).await?;
-        self.table.release(&pod.id);
+        self.table.release(pod.id());
         Ok(())
     }
 }
@@ -297,10 +297,10 @@ fn make_log_directory(path: &str) -> Result<(), Error> {
 fn make_files(layout: &Layout, pod: &Pod) -> Result<(), Error> {
     let network = if pod.is_host_network() { files::Network::Hosts } else { files::Network::Own };
     let shm = if pod.namespaces().ipc() == NamespaceMode::Node { files::Shm::Hosts } else { files::Shm::Own };
-    let resolv_conf = match &pod.config.dns_config {
+    let resolv_conf = match &pod.config().dns_config {
         Some(dns) => files::resolv_conf(dns)?,
         None => files::hosts_resolv_conf(network),
     };
     let content = files::Files { hostname: &pod.hostname(), resolv_conf: &resolv_conf, shm };
-    files::make(&layout.pod_memory(&pod.id), &content)
+    files::make(&layout.pod_memory(pod.id()), &content)
 }

@@ -47,28 +47,32 @@ impl Engine {
     ) -> Result<(), Error> {
         // What waits for a change of it, as a start that hangs, ends with it.
         self.stop((Arc::clone(pod), Arc::clone(container)), Duration::ZERO).await?;
-        let _order = container.changing.lock().await;
+        let _order = container.change().await;
         // Removed while this call waited for its turn.
-        if pod.container(container.id.as_str()).is_none() {
+        if pod.container(container.id().as_str()).is_none() {
             return Ok(());
         }
         if let Ok(supervisor) = pod.connection() {
-            match supervisor.remove(&container.id).await {
+            match supervisor.remove(container.id()).await {
                 // It is asked once more, or has the request and takes it later.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) =>
                 {
                     let error = chain(&error);
-                    tracing::warn!(container = container.id.short(), error, "a supervisor forgets it later");
-                    self.disown(pod, &supervisor, container.id.as_str());
+                    tracing::warn!(
+                        container = container.id().short(),
+                        error,
+                        "a supervisor forgets it later"
+                    );
+                    self.disown(pod, &supervisor, container.id().as_str());
                 }
                 removed => removed?,
             }
         }
-        self.delete_container(pod, &container.id, &container.record().cgroup).await?;
+        self.delete_container(pod, container.id(), &container.record().cgroup).await?;
         let _telling = pod.telling();
         if self.forget(pod, container) {
-            self.events.tell(ContainerEventType::ContainerDeletedEvent, container.id.as_str(), pod);
+            self.events.tell(ContainerEventType::ContainerDeletedEvent, container.id().as_str(), pod);
         }
         Ok(())
     }
@@ -85,8 +89,8 @@ impl Engine {
         }
         let (engine, id) = (Arc::clone(self), id.clone());
         let layout = &self.parts.layout;
-        let (exit, record) = (layout.exit_record(&pod.id, &id), layout.container_record(&pod.id, &id));
-        let spec = layout.container_spec(&pod.id, &id);
+        let (exit, record) = (layout.exit_record(pod.id(), &id), layout.container_record(pod.id(), &id));
+        let spec = layout.container_spec(pod.id(), &id);
         blocking(move || {
             engine.parts.snapshots.remove(&id).stage("removing the container's files")?;
             for file in [&exit, &spec] {
@@ -100,9 +104,12 @@ impl Engine {
 
     /// Takes back a container that an earlier daemon left half made.
     pub(crate) fn take_back_container(self: &Arc<Self>, pod: &Arc<Pod>, container: &Container) {
-        tracing::warn!(container = container.id.short(), "a container that was left half made is taken back");
+        tracing::warn!(
+            container = container.id().short(),
+            "a container that was left half made is taken back"
+        );
         self.forget(pod, container);
-        let (engine, pod, id) = (Arc::clone(self), Arc::clone(pod), container.id.clone());
+        let (engine, pod, id) = (Arc::clone(self), Arc::clone(pod), container.id().clone());
         tokio::spawn(async move { engine.undo_container(&pod, &id).await });
     }
 
@@ -118,7 +125,7 @@ impl Engine {
 
     async fn try_undo_container(self: &Arc<Self>, pod: &Pod, id: &ContainerId) -> Result<(), Error> {
         // The record knows best: where the pod's own cannot be read, its cgroup's parent is not known.
-        let path = self.parts.layout.container_record(&pod.id, id);
+        let path = self.parts.layout.container_record(pod.id(), id);
         let cgroup = match blocking(move || Ok(records::load_container(&path))).await? {
             Ok(record) => record.cgroup,
             Err(_none_yet) => self.container_cgroup(pod, id)?.to_string(),

@@ -43,9 +43,9 @@ impl Engine {
                 while let Some(event) = events.recv().await {
                     engine.note(&pod, event);
                 }
-                pod.link.set(Link::Connecting);
+                pod.link().set(Link::Connecting);
                 // Commands end with the connection they were asked for on, and nobody tells of that any more.
-                pod.execs.clear();
+                pod.execs().clear();
             }
             engine.supervisor_gone(&pod).await;
         });
@@ -61,7 +61,7 @@ impl Engine {
         loop {
             let reached = match socket.take() {
                 Some(socket) => Reached::Supervisor(socket),
-                None if pod.link.is_gone() => return None,
+                None if pod.link().is_gone() => return None,
                 None => self.reach(pod).await,
             };
             let process = pod.supervisor().clone();
@@ -69,7 +69,7 @@ impl Engine {
                 Ok(events) => return Some(events),
                 Err(error) => {
                     let error = chain(&error);
-                    tracing::debug!(pod = pod.id.short(), error, "not connected to a supervisor");
+                    tracing::debug!(pod = pod.id().short(), error, "not connected to a supervisor");
                 }
             }
             tokio::select! {
@@ -102,7 +102,7 @@ impl Engine {
 
     /// Connects to a pod's supervisor by its socket, and takes note of its process where that is not known.
     pub(crate) async fn reach(&self, pod: &Arc<Pod>) -> Reached {
-        let (path, pod) = (Layout::supervisor_socket(&self.parts.layout.pod(&pod.id)), Arc::clone(pod));
+        let (path, pod) = (Layout::supervisor_socket(&self.parts.layout.pod(pod.id())), Arc::clone(pod));
         let reached = blocking(move || Ok(reach(&pod, &path))).await;
         reached.unwrap_or_else(Reached::Unclear)
     }
@@ -113,14 +113,14 @@ impl Engine {
         let supervisor = Arc::new(supervisor);
         let found = patiently(pod, supervisor.greet()).await?;
         self.reconcile(pod, &supervisor, found).await;
-        pod.link.set(Link::Up(supervisor));
+        pod.link().set(Link::Up(supervisor));
         Ok(events)
     }
 
     /// What the supervisor says holds, whatever was thought of its containers before.
     async fn reconcile(self: &Arc<Self>, pod: &Arc<Pod>, supervisor: &Arc<Connection>, found: v1::State) {
         for container in pod.containers().iter().filter(|container| !container.is_exited()) {
-            let status = found.containers.iter().find(|status| status.id == container.id.as_str());
+            let status = found.containers.iter().find(|status| status.id == container.id().as_str());
             if let Some(status) = status {
                 self.identify(pod, container, status).await;
             }
@@ -153,10 +153,10 @@ impl Engine {
             return;
         };
         let record = container.change_record(|record| record.identify(identity));
-        let path = self.parts.layout.container_record(&pod.id, &container.id);
+        let path = self.parts.layout.container_record(pod.id(), container.id());
         if let Err(error) = blocking(move || records::update_container(&path, &record)).await {
             tracing::warn!(
-                container = container.id.short(),
+                container = container.id().short(),
                 error = chain(&error),
                 "a record stays incomplete"
             );
@@ -188,9 +188,9 @@ impl Engine {
             }
             Body::ContainerExited(exited) => self.note_exit(pod, exited),
             Body::ExecExited(exited) => {
-                pod.execs.tell(exited.exec, exit_of(exited.exit));
+                pod.execs().tell(exited.exec, exit_of(exited.exit));
             }
-            Body::Detached(detached) => pod.attached.tell(detached.attach, ()),
+            Body::Detached(detached) => pod.attached().tell(detached.attach, ()),
             Body::Reply(_) => {}
         }
     }
@@ -218,7 +218,7 @@ impl Engine {
     pub(super) fn started(&self, pod: &Pod, container: &Container, started_at_ns: i64) {
         let _order = pod.telling();
         if container.note_start(started_at_ns) {
-            self.events.tell(ContainerEventType::ContainerStartedEvent, container.id.as_str(), pod);
+            self.events.tell(ContainerEventType::ContainerStartedEvent, container.id().as_str(), pod);
         }
     }
 
@@ -226,10 +226,10 @@ impl Engine {
     pub(super) fn ended(&self, pod: &Pod, container: &Container, exit: ExitRecord) {
         let _order = pod.telling();
         if exit.started_at_ns > 0 && container.note_start(exit.started_at_ns) {
-            self.events.tell(ContainerEventType::ContainerStartedEvent, container.id.as_str(), pod);
+            self.events.tell(ContainerEventType::ContainerStartedEvent, container.id().as_str(), pod);
         }
         if container.note_exit(exit) {
-            self.events.tell(ContainerEventType::ContainerStoppedEvent, container.id.as_str(), pod);
+            self.events.tell(ContainerEventType::ContainerStoppedEvent, container.id().as_str(), pod);
         }
     }
 
@@ -240,16 +240,16 @@ impl Engine {
     }
 
     async fn exit_on_disk(&self, pod: &Pod, container: &Container) -> Option<ExitRecord> {
-        let path = self.parts.layout.exit_record(&pod.id, &container.id);
+        let path = self.parts.layout.exit_record(pod.id(), container.id());
         blocking(move || ExitRecord::load(&path).stage("reading an exit record")).await.ok()
     }
 
     /// The supervisor died, or was asked to: what it watched over has ended, or is ended now.
     pub(crate) async fn supervisor_gone(self: &Arc<Self>, pod: &Arc<Pod>) {
-        pod.link.set(Link::Gone);
+        pod.link().set(Link::Gone);
         self.pod_stopped(pod);
-        pod.execs.clear();
-        pod.attached.clear();
+        pod.execs().clear();
+        pod.attached().clear();
         let containers = pod.containers();
         let ends = containers.iter().filter(|container| !container.is_exited());
         futures_util::future::join_all(ends.map(|container| self.end_unwatched(pod, container))).await;
@@ -258,7 +258,11 @@ impl Engine {
     /// Ends what may be left of a container that nobody watches over any more.
     pub(super) async fn end_unwatched(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) {
         if let Err(error) = self.kill_container(container).await {
-            tracing::warn!(container = container.id.short(), error = chain(&error), "processes may be left");
+            tracing::warn!(
+                container = container.id().short(),
+                error = chain(&error),
+                "processes may be left"
+            );
         }
         self.settle(pod, container, Word::Gone).await;
     }
@@ -268,17 +272,17 @@ impl Engine {
     /// # Errors
     /// DeadlineExceeded if the kernel does not let it die; the next call goes on waiting.
     pub(super) async fn end_supervisor(&self, pod: &Arc<Pod>) -> Result<(), Error> {
-        if let Link::Up(supervisor) = pod.link.now()
+        if let Link::Up(supervisor) = pod.link().now()
             && !supervisor.is_silent()
         {
             // One that does not do it is killed.
             drop(supervisor.shut_down(KILL_PATIENCE).await);
         }
         // One that never answered may not be known as a process yet.
-        if pod.supervisor().is_none() && !pod.link.is_gone() {
+        if pod.supervisor().is_none() && !pod.link().is_gone() {
             let _nobody_or_known: Reached = self.reach(pod).await;
         }
-        pod.link.set(Link::Gone);
+        pod.link().set(Link::Gone);
         let process = pod.supervisor().clone();
         if let Some(process) = process {
             process.kill();
@@ -294,7 +298,7 @@ impl Engine {
     pub(super) fn pod_stopped(&self, pod: &Pod) {
         let _order = pod.telling();
         if std::mem::take(&mut pod.write_state().ready) {
-            self.events.tell(ContainerEventType::ContainerStoppedEvent, pod.id.as_str(), pod);
+            self.events.tell(ContainerEventType::ContainerStoppedEvent, pod.id().as_str(), pod);
         }
     }
 }
@@ -305,9 +309,9 @@ async fn patiently<T>(pod: &Pod, answer: impl Future<Output = T>) -> T {
     match tokio::time::timeout(BRIEF_PATIENCE, &mut answer).await {
         Ok(answered) => answered,
         Err(_elapsed) => {
-            tracing::warn!(pod = pod.id.short(), "a supervisor does not answer; it is waited for");
+            tracing::warn!(pod = pod.id().short(), "a supervisor does not answer; it is waited for");
             let answered = answer.await;
-            tracing::info!(pod = pod.id.short(), "the supervisor's silence is over");
+            tracing::info!(pod = pod.id().short(), "the supervisor's silence is over");
             answered
         }
     }

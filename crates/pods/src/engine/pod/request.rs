@@ -55,8 +55,8 @@ fn check_hostname(name: &str) -> Result<(), Error> {
 pub(super) fn namespace_plan(layout: &Layout, pod: &Pod) -> Result<NamespacePlan, Error> {
     let options = pod.namespaces();
     let pin =
-        |mode: NamespaceMode, kind| (mode != NamespaceMode::Node).then(|| layout.namespace(&pod.id, kind));
-    let sysctls = pod.config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
+        |mode: NamespaceMode, kind| (mode != NamespaceMode::Node).then(|| layout.namespace(pod.id(), kind));
+    let sysctls = pod.config().linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
     let mut plan = NamespacePlan {
         net: pin(options.network(), "net"),
         ipc: pin(options.ipc(), "ipc"),
