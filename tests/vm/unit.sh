@@ -19,6 +19,8 @@ see_unit() {
     see 'kill -s KILL leaves them running, and wharfd comes back' containers_go_on killed
     see 'and again after six kills one after the other' containers_go_on killed_six_times
     see 'stop leaves them running' containers_go_on stopped_and_started
+    see 'want of memory that kills wharfd leaves them running' containers_go_on killed_by_want_of_memory
+    see 'a clock that is set back by an hour changes nothing for them' containers_go_on with_the_clock_set_back
     see 'reload changes the level of the log' reloaded
     see 'the daemon may open many files, a container as many as are usual' open_files
     see 'systemd found no processes that were left over' nothing_left_over
@@ -155,6 +157,51 @@ stopped_and_started() {
     lines=$(log_lines)
     attempt 50 log_grows "$lines"
     systemctl start wharfd
+}
+
+# The limit holds for the process that is killed by it alone.
+killed_by_want_of_memory() {
+    local before kills
+    before=$(main_pid)
+    kills=$(oom_kills)
+    systemctl set-property --runtime wharfd MemoryMax=2M MemorySwapMax=0
+    attempt 100 more_oom_kills "$kills"
+    systemctl set-property --runtime wharfd MemoryMax=infinity MemorySwapMax=infinity
+    systemctl reset-failed wharfd
+    systemctl start wharfd
+    attempt 100 serves_anew "$before"
+}
+
+oom_kills() {
+    awk '$1 == "oom_kill" { print $2 }' /proc/vmstat
+}
+
+# more_oom_kills COUNT: daemons take memory when they are called.
+more_oom_kills() {
+    timeout 5 wharf ps || true
+    (($(oom_kills) > $1))
+}
+
+# What waits goes by a clock that nobody sets; what is told of a container that began before is not earlier than that.
+with_the_clock_set_back() {
+    local old short
+    old=$(of unit counts)
+    date --set '-1 hour'
+    [[ $(inside --timeout 20 "$old" echo inside) = inside ]]
+    container unit short '{}' sh -c 'exit 5'
+    short=$(of unit short)
+    attempt 50 has_ended "$short"
+    [[ $(status "$short" .status.exitCode) = 5 ]]
+    [[ ! $(status "$short" .status.finishedAt) < $(status "$short" .status.startedAt) ]]
+    container unit stubborn '{}' sh -c 'trap "" TERM; while :; do sleep 0.1; done'
+    crictl stop --timeout 1 "$(of unit stubborn)"
+    [[ $(status "$(of unit stubborn)" .status.exitCode) = 137 ]]
+    killed
+    date --set '+1 hour'
+}
+
+has_ended() {
+    [[ $(status "$1" .status.state) = CONTAINER_EXITED ]]
 }
 
 nothing_left_over() {

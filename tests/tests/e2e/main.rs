@@ -89,6 +89,8 @@ mod storm;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]
+mod supervised;
+#[cfg(test)]
 mod together;
 #[cfg(test)]
 mod wedge;

@@ -37,7 +37,7 @@ const CHANGES: [(&str, Option<&str>); 17] = [
 
 /// What happens at a step.
 #[derive(Clone, Copy)]
-enum Fault {
+pub(crate) enum Fault {
     Kill,
     Error(&'static str),
 }
@@ -131,12 +131,17 @@ pub(crate) struct Tracer {
 
 impl Tracer {
     fn attach(world: &World, change: &str, fault: Fault, nth: usize) -> Self {
+        Self::attach_to(world, world.daemon.pid().cast_signed(), change, fault, nth)
+    }
+
+    /// Lets the nth call of a process, and of each that it makes, meet a fault.
+    pub(crate) fn attach_to(world: &World, process: i32, change: &str, fault: Fault, nth: usize) -> Self {
         let effect = match fault {
             Fault::Kill => "signal=SIGKILL".to_owned(),
             Fault::Error(error) => format!("error={error}"),
         };
         let inject = format!("--inject={change}:{effect}:when={nth}");
-        Self::with(world, &[&format!("--trace={change}"), &inject])
+        Self::with_process(world, process, &[&format!("--trace={change}"), &inject])
     }
 
     /// Sees calls and changes none; they are in the file `calls` of the test's directory.
@@ -150,8 +155,8 @@ impl Tracer {
         Self::with_process(world, process, &options)
     }
 
-    /// What the daemon executes is not traced.
-    fn with(world: &World, options: &[&str]) -> Self {
+    /// Sees or changes calls of the daemon as the options of strace say. What the daemon executes is not traced.
+    pub(crate) fn with(world: &World, options: &[&str]) -> Self {
         Self::with_process(world, world.daemon.pid().cast_signed(), options)
     }
 
@@ -177,7 +182,7 @@ impl Tracer {
     }
 
     /// From now on, no fault is met.
-    fn end(&mut self, fault: Fault) {
+    pub(crate) fn end(&mut self, fault: Fault) {
         let signal = match fault {
             // It may wait for ever for a thread of a process that was killed.
             Fault::Kill => Signal::SIGKILL,
@@ -187,6 +192,11 @@ impl Tracer {
             kill(Pid::from_raw(self.strace.id().cast_signed()), signal).unwrap();
             self.strace.wait().unwrap();
         }
+    }
+
+    /// Whether these words are among what was seen.
+    pub(crate) fn has_seen(&self, words: &str) -> bool {
+        std::fs::read_to_string(&self.calls).unwrap().contains(words)
     }
 
     pub(crate) fn has_met(&self) -> bool {

@@ -17,11 +17,15 @@ use crate::daemon::{is_alive, process_with};
 use crate::world::{World, run, until};
 
 /// A pod's supervisor.
-struct Shim(Pid);
+pub(crate) struct Shim(Pid);
 
 impl Shim {
-    async fn of(pod: &str) -> Self {
+    pub(crate) async fn of(pod: &str) -> Self {
         Self(Pid::from_raw(until("the supervisor is there", async || process_with(pod)).await))
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        self.0.as_raw()
     }
 
     fn stop(&self) {

@@ -6,7 +6,7 @@ use std::fs;
 
 use wharf_cri_api::v1::{
     ImageFsInfoRequest, ListContainerStatsRequest, ListMetricDescriptorsRequest,
-    ListPodSandboxMetricsRequest, ListPodSandboxStatsRequest, StatusRequest,
+    ListPodSandboxMetricsRequest, ListPodSandboxStatsRequest, StatusRequest, VersionRequest,
 };
 
 use crate::steps::Tracer;
@@ -65,6 +65,35 @@ fn no_worker_waits_for_a_disk() {
         let calls = fs::read_to_string(world.dir.join("calls")).unwrap();
         assert_eq!(on_workers(&calls), Vec::<String>::new());
         world.start_again().await;
+    });
+}
+
+/// How many pods are made meanwhile: more than there are workers.
+const SLOW_PODS: usize = 4;
+
+/// What a pod's making writes to the state directory takes a second each time; who asks for nothing of a disk does not
+/// notice it.
+#[test]
+fn a_slow_state_directory_holds_up_only_who_writes_to_it() {
+    run(async |world| {
+        let delay = "--inject=rename,renameat,renameat2:delay_enter=1000000";
+        let mut tracer = Tracer::with(world, &["--trace=rename,renameat,renameat2", delay]);
+        let makes = (0..SLOW_PODS).map(|n| {
+            let client = world.client.clone();
+            tokio::spawn(async move { client.run(&client.pod(&format!("slow-{n}"))).await })
+        });
+        let makes: Vec<_> = makes.collect();
+        until("a pod waits for the disk", async || tracer.has_seen("rename").then_some(())).await;
+        for _call in 0..20 {
+            world.client.runtime.clone().version(VersionRequest::default()).await.unwrap();
+            world.client.pods().await;
+        }
+        assert!(!makes.iter().any(tokio::task::JoinHandle::is_finished), "the disk was not slow");
+        for make in makes {
+            let pod = make.await.unwrap().unwrap();
+            world.client.down(&pod).await.unwrap();
+        }
+        tracer.end_all();
     });
 }
 

@@ -1,0 +1,156 @@
+//! A pod's supervisor with a fault at each of its steps in turn, and at each of those of the processes that it makes: it is
+//! killed right before a system call, or the call fails. Every call is answered, the pod can be removed, nothing is left;
+//! after a call that failed, the same supervisor goes on.
+
+use tonic::{Code, Status};
+
+use crate::client::Client;
+use crate::steps::{Fault, Tracer};
+use crate::wedge::Shim;
+use crate::world::{World, run};
+
+/// Calls that make a container or take it away, and how the kernel lets them fail.
+type Changes = [(&'static str, Option<&'static str>)];
+
+const PROCESSES: &Changes = &[
+    ("clone3", Some("EAGAIN")),
+    ("unshare", Some("ENOSPC")),
+    ("setns", Some("EPERM")),
+    ("pidfd_send_signal", Some("EPERM")),
+    ("write", None),
+    ("sendmsg", None),
+];
+const FILES: &Changes = &[
+    ("openat2", Some("EMFILE")),
+    ("openat", Some("ENFILE")),
+    ("mkdirat", Some("ENOSPC")),
+    ("mknodat", Some("ENOSPC")),
+    ("symlinkat", Some("ENOSPC")),
+    ("pipe2", Some("EMFILE")),
+    ("socketpair", Some("EMFILE")),
+];
+const MOUNTS: &Changes = &[
+    ("open_tree", Some("ENOMEM")),
+    ("fsopen", Some("ENOMEM")),
+    ("fsconfig", Some("ENOMEM")),
+    ("fsmount", Some("ENOSPC")),
+    ("move_mount", Some("ENOSPC")),
+    ("mount_setattr", Some("ENOMEM")),
+    ("pivot_root", Some("EBUSY")),
+    ("umount2", Some("EBUSY")),
+];
+const RIGHTS: &Changes = &[
+    ("capset", Some("EPERM")),
+    ("setgroups", Some("ENOMEM")),
+    ("setresuid", Some("EAGAIN")),
+    ("seccomp", Some("ENOMEM")),
+    ("prlimit64", Some("EPERM")),
+    ("fchdir", Some("ENOMEM")),
+];
+
+/// What would tell the caller that the request was wrong, or nothing.
+const BLAMES_THE_CALLER: [Code; 4] =
+    [Code::InvalidArgument, Code::Unimplemented, Code::Unknown, Code::DeadlineExceeded];
+
+#[test]
+fn a_kill_at_any_step_of_processes_leaves_nothing_but_answers() {
+    run(async |world| kill_at_each(world, PROCESSES).await);
+}
+
+#[test]
+fn a_kill_at_any_step_of_files_leaves_nothing_but_answers() {
+    run(async |world| kill_at_each(world, FILES).await);
+}
+
+#[test]
+fn a_kill_at_any_step_of_mounts_leaves_nothing_but_answers() {
+    run(async |world| kill_at_each(world, MOUNTS).await);
+}
+
+#[test]
+fn a_kill_at_any_step_of_rights_leaves_nothing_but_answers() {
+    run(async |world| kill_at_each(world, RIGHTS).await);
+}
+
+#[test]
+fn a_supervisor_goes_on_whatever_step_of_processes_failed() {
+    run(async |world| fail_each(world, PROCESSES).await);
+}
+
+#[test]
+fn a_supervisor_goes_on_whatever_step_of_files_failed() {
+    run(async |world| fail_each(world, FILES).await);
+}
+
+#[test]
+fn a_supervisor_goes_on_whatever_step_of_mounts_failed() {
+    run(async |world| fail_each(world, MOUNTS).await);
+}
+
+#[test]
+fn a_supervisor_goes_on_whatever_step_of_rights_failed() {
+    run(async |world| fail_each(world, RIGHTS).await);
+}
+
+async fn kill_at_each(world: &World, changes: &Changes) {
+    let mut steps = Vec::new();
+    for (change, _) in changes {
+        steps.push((change, faults(world, change, Fault::Kill).await));
+    }
+    assert_met(&steps);
+}
+
+async fn fail_each(world: &World, changes: &Changes) {
+    let mut steps = Vec::new();
+    for (change, error) in changes {
+        let Some(error) = error else { continue };
+        steps.push((change, faults(world, change, Fault::Error(error)).await));
+    }
+    assert_met(&steps);
+}
+
+/// A call that is never made would be a test of nothing.
+fn assert_met(steps: &[(&&str, usize)]) {
+    println!("{steps:?}");
+    assert!(steps.iter().all(|(_, count)| *count > 0), "some were never met: {steps:?}");
+}
+
+/// Has a fault at the first call of a kind, at the second, and so on, each in a pod of its own; returns how many there are.
+async fn faults(world: &World, change: &str, fault: Fault) -> usize {
+    let daemon = world.daemon.pid();
+    let mut nth = 1;
+    loop {
+        let name = format!("{change}-{nth}");
+        let pod = world.client.run(&world.client.pod(&name)).await.unwrap();
+        let shim = Shim::of(&pod).await;
+        let mut tracer = Tracer::attach_to(world, shim.pid(), change, fault, nth);
+        if let Err(error) = live(&world.client, &pod, "main").await {
+            assert!(!BLAMES_THE_CALLER.contains(&error.code()), "{name}: {error}");
+        }
+        tracer.end(fault);
+        if matches!(fault, Fault::Error(_)) {
+            live(&world.client, &pod, "next").await.unwrap_or_else(|error| panic!("after {name}: {error}"));
+        }
+        world.client.down(&pod).await.unwrap_or_else(|error| panic!("after {name}: {error}"));
+        world.is_clean().await;
+        assert_eq!(world.daemon.pid(), daemon, "it never ended");
+        if !tracer.has_met() {
+            return nth - 1;
+        }
+        nth += 1;
+    }
+}
+
+/// A container's life; its first error, if there is one, after which it is removed all the same.
+async fn live(client: &Client, pod: &str, name: &str) -> Result<(), Status> {
+    let container = client.create(pod, &client.container(name, "echo begun; sleep 1000")).await?;
+    let lived = work(client, &container).await;
+    lived.and(client.remove_container(&container).await)
+}
+
+async fn work(client: &Client, container: &str) -> Result<(), Status> {
+    client.start(container).await?;
+    let output = client.exec(container, "echo fine", 20).await?;
+    assert!(output.exit_code != 0 || output.stdout == b"fine\n", "{output:?}");
+    client.stop_container(container, 0).await
+}
