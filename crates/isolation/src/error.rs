@@ -1,30 +1,10 @@
 //! Why a container could not be made: the stage, and what the kernel said of which thing.
 
 use nix::errno::Errno;
-use wharf_types::ErrorKind;
+use wharf_types::failure::named;
+use wharf_types::{ErrorKind, Failure};
 
 use crate::birth;
-
-/// What kind of failure it is, as the supervisor tells the daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// The kernel refused something that should work.
-    Internal,
-    /// The request or the image names something that is not there or not allowed.
-    Invalid,
-    /// The program could not be executed.
-    NotStarted,
-}
-
-impl From<Kind> for ErrorKind {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Internal => Self::Internal,
-            Kind::Invalid => Self::InvalidArgument,
-            Kind::NotStarted => Self::FailedPrecondition,
-        }
-    }
-}
 
 /// A failed stage.
 #[derive(Debug, thiserror::Error)]
@@ -89,21 +69,24 @@ pub enum Error {
     },
 }
 
-impl Error {
-    /// What kind of failure it is.
-    #[must_use]
-    pub fn kind(&self) -> Kind {
+impl Failure for Error {
+    fn kind(&self) -> ErrorKind {
         match self {
             // The container that was to be entered is about to end.
-            Self::Stage { source, .. } if source.errno == Errno::ESRCH => Kind::NotStarted,
+            Self::Stage { source, .. } if source.errno == Errno::ESRCH => ErrorKind::FailedPrecondition,
             // So is the first process of the PID namespace.
-            Self::Stage { stage: birth::STAGE, source } if source.errno == Errno::ENOMEM => Kind::NotStarted,
-            Self::Stage { .. } | Self::Mount { .. } => Kind::Internal,
-            Self::HostPath { .. } | Self::ContainerPath { .. } | Self::Identity { .. } => Kind::Invalid,
-            Self::Exec { .. } => Kind::NotStarted,
+            Self::Stage { stage: birth::STAGE, source } if source.errno == Errno::ENOMEM => {
+                ErrorKind::FailedPrecondition
+            }
+            Self::Stage { source, .. } | Self::Mount { source, .. } => source.errno.kind(),
+            Self::HostPath { source, .. } | Self::ContainerPath { source, .. } => named(source.errno),
+            Self::Identity { .. } => ErrorKind::InvalidArgument,
+            Self::Exec { .. } => ErrorKind::FailedPrecondition,
         }
     }
+}
 
+impl Error {
     /// The whole chain as one line.
     #[must_use]
     pub fn line(&self) -> String {

@@ -32,7 +32,7 @@ mod wire;
 
 pub use birth::{Origin, Place};
 pub use create::create;
-pub use error::{Error, Kind};
+pub use error::Error;
 pub use hermit::leave_host;
 pub use identity::Identity;
 pub use join::{JoinPlan, join};

@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use wharf_sys::socket;
+use wharf_types::{ErrorKind, Failure as _};
 
-use crate::error::{Error, Kind, Stage};
+use crate::error::{Error, Stage};
 use crate::identity::Identity;
 
 const READY: u8 = b'R';
@@ -16,6 +17,12 @@ const FAILED: u8 = b'E';
 const PREPARED: u8 = b'P';
 /// The longest message of a failure.
 const MESSAGE_LIMIT_BYTES: usize = 8000;
+/// The classes that a child tells apart, and how it says them; what is none of them is internal.
+const KINDS: [(ErrorKind, u8); 3] = [
+    (ErrorKind::InvalidArgument, b'i'),
+    (ErrorKind::FailedPrecondition, b'n'),
+    (ErrorKind::ResourceExhausted, b'e'),
+];
 /// The longest report: a user's 4000 groups and home.
 const REPORT_LIMIT_BYTES: usize = 24 * 1024;
 
@@ -46,7 +53,7 @@ pub enum Report {
     /// It failed, and the child is about to exit.
     Failed {
         /// What kind of failure.
-        kind: Kind,
+        kind: ErrorKind,
         /// For people.
         message: String,
     },
@@ -80,15 +87,12 @@ impl Report {
 
 /// A letter for the kind, the words, and what the error's number means.
 fn read_failure(body: &[u8], number: Option<isize>) -> Report {
-    let kind = match body.first() {
-        Some(b'i') => Kind::Invalid,
-        Some(b'n') => Kind::NotStarted,
-        _ => Kind::Internal,
-    };
+    let kind = KINDS.iter().find(|(_, letter)| Some(letter) == body.first());
+    let kind = kind.map_or(ErrorKind::Internal, |(kind, _)| *kind);
     let mut message = String::from_utf8_lossy(body.get(1..).unwrap_or_default()).into_owned();
     if let Some(number) = number {
         let errno = Errno::from_raw(i32::try_from(number).unwrap_or_default());
-        let reason = if kind == Kind::NotStarted { of_program(errno) } else { errno.desc() };
+        let reason = if kind == ErrorKind::FailedPrecondition { of_program(errno) } else { errno.desc() };
         message = format!("{message}: {reason}");
     }
     Report::Failed { kind, message }
@@ -150,12 +154,9 @@ pub(crate) fn born(socket: &OwnedFd, process: &OwnedFd) -> wharf_sys::Result<()>
 
 /// Says what failed. Nothing can be done if the supervisor is gone.
 pub fn failed(socket: &OwnedFd, error: &Error) {
-    let kind = match error.kind() {
-        Kind::Internal => b'x',
-        Kind::Invalid => b'i',
-        Kind::NotStarted => b'n',
-    };
-    let mut bytes = vec![FAILED, kind];
+    let kind = error.kind();
+    let letter = KINDS.iter().find(|(of, _)| *of == kind).map_or(b'x', |(_, letter)| *letter);
+    let mut bytes = vec![FAILED, letter];
     bytes.extend(error.line().into_bytes().into_iter().take(MESSAGE_LIMIT_BYTES));
     drop(socket::send(socket.as_fd(), &bytes, &[]));
 }

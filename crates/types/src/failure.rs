@@ -32,6 +32,17 @@ impl Failure for Errno {
     }
 }
 
+/// The class of what the kernel answers of a thing that a request or an image names: the fault of who named it, unless the
+/// machine ran short or a disk is broken.
+#[must_use]
+pub fn named(errno: Errno) -> ErrorKind {
+    match errno {
+        Errno::EIO => ErrorKind::Internal,
+        _ if errno.kind() == ErrorKind::ResourceExhausted => ErrorKind::ResourceExhausted,
+        _ => ErrorKind::InvalidArgument,
+    }
+}
+
 impl Failure for io::Error {
     /// As the errno in it; one without is no answer of the kernel.
     fn kind(&self) -> ErrorKind {
@@ -53,6 +64,9 @@ mod tests {
         for errno in [Errno::EACCES, Errno::EPERM, Errno::EROFS, Errno::ENOENT, Errno::EINVAL, Errno::EIO] {
             assert_eq!(errno.kind(), ErrorKind::Internal, "{errno}");
         }
+        let of_names = [Errno::ENOENT, Errno::EACCES, Errno::ENOTDIR, Errno::EMFILE, Errno::EIO].map(named);
+        let (blamed, short) = (ErrorKind::InvalidArgument, ErrorKind::ResourceExhausted);
+        assert_eq!(of_names, [blamed, blamed, blamed, short, ErrorKind::Internal]);
         assert_eq!(Failure::kind(&io::Error::other("no answer of the kernel")), ErrorKind::Internal);
     }
 }

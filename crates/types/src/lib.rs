@@ -6,7 +6,7 @@ pub mod capability;
 mod chain;
 mod digest;
 mod exit;
-mod failure;
+pub mod failure;
 mod id;
 mod kind;
 pub mod limits;

@@ -37,6 +37,25 @@ impl From<failure::Kind> for ErrorKind {
             failure::Kind::Invalid => Self::InvalidArgument,
             failure::Kind::Precondition | failure::Kind::NotStarted => Self::FailedPrecondition,
             failure::Kind::Expired => Self::Unavailable,
+            failure::Kind::Exhausted => Self::ResourceExhausted,
+        }
+    }
+}
+
+impl From<ErrorKind> for failure::Kind {
+    /// What a supervisor never tells apart is a fault of its own.
+    fn from(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::NotFound => Self::NotFound,
+            ErrorKind::InvalidArgument => Self::Invalid,
+            ErrorKind::FailedPrecondition => Self::Precondition,
+            ErrorKind::ResourceExhausted => Self::Exhausted,
+            ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => Self::Expired,
+            ErrorKind::AlreadyExists
+            | ErrorKind::PermissionDenied
+            | ErrorKind::Unimplemented
+            | ErrorKind::DataLoss
+            | ErrorKind::Internal => Self::Internal,
         }
     }
 }
@@ -93,5 +112,20 @@ mod tests {
         assert_eq!(TerminalSize::try_from(v1::TerminalSize::from(size)), Ok(size));
         let error = TerminalSize::try_from(v1::TerminalSize { width: 80, height: 70_000 }).unwrap_err();
         assert_eq!(error.to_string(), "a terminal cannot have 80 columns and 70000 rows");
+    }
+
+    #[test]
+    fn what_failed_is_told_as_it_was() {
+        for kind in [
+            ErrorKind::NotFound,
+            ErrorKind::InvalidArgument,
+            ErrorKind::FailedPrecondition,
+            ErrorKind::ResourceExhausted,
+            ErrorKind::Unavailable,
+            ErrorKind::Internal,
+        ] {
+            assert_eq!(ErrorKind::from(failure::Kind::from(kind)), kind);
+        }
+        assert_eq!(failure::Kind::from(ErrorKind::PermissionDenied), failure::Kind::Internal);
     }
 }

@@ -121,6 +121,8 @@ pub mod failure {
         NotStarted = 4,
         /// It came, or was still being done, after its deadline.
         Expired = 5,
+        /// The machine ran short of something.
+        Exhausted = 6,
     }
     impl Kind {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -135,6 +137,7 @@ pub mod failure {
                 Self::Precondition => "PRECONDITION",
                 Self::NotStarted => "NOT_STARTED",
                 Self::Expired => "EXPIRED",
+                Self::Exhausted => "EXHAUSTED",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -146,6 +149,7 @@ pub mod failure {
                 "PRECONDITION" => Some(Self::Precondition),
                 "NOT_STARTED" => Some(Self::NotStarted),
                 "EXPIRED" => Some(Self::Expired),
+                "EXHAUSTED" => Some(Self::Exhausted),
                 _ => None,
             }
         }
@@ -235,7 +239,8 @@ pub mod container_status {
         }
     }
 }
-/// The plan is in a sealed memory file beside the message: it may be larger than a datagram.
+/// The plan is in a sealed memory file beside the message: it may be larger than a datagram. The log's directory may be there,
+/// too: then the file in it was made already.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Create {
     #[prost(string, tag = "1")]

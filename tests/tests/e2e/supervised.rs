@@ -20,9 +20,8 @@ const PROCESSES: &Changes = &[
     ("write", None),
     ("sendmsg", None),
 ];
+const OPENED: &Changes = &[("openat2", Some("EMFILE")), ("openat", Some("ENFILE"))];
 const FILES: &Changes = &[
-    ("openat2", Some("EMFILE")),
-    ("openat", Some("ENFILE")),
     ("mkdirat", Some("ENOSPC")),
     ("mknodat", Some("ENOSPC")),
     ("symlinkat", Some("ENOSPC")),
@@ -63,6 +62,11 @@ fn a_kill_at_any_step_of_files_leaves_nothing_but_answers() {
 }
 
 #[test]
+fn a_kill_where_a_file_is_opened_leaves_nothing_but_answers() {
+    run(async |world| kill_at_each(world, OPENED).await);
+}
+
+#[test]
 fn a_kill_at_any_step_of_mounts_leaves_nothing_but_answers() {
     run(async |world| kill_at_each(world, MOUNTS).await);
 }
@@ -80,6 +84,11 @@ fn a_supervisor_goes_on_whatever_step_of_processes_failed() {
 #[test]
 fn a_supervisor_goes_on_whatever_step_of_files_failed() {
     run(async |world| fail_each(world, FILES).await);
+}
+
+#[test]
+fn a_supervisor_goes_on_whatever_file_could_not_be_opened() {
+    run(async |world| fail_each(world, OPENED).await);
 }
 
 #[test]

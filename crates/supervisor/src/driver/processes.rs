@@ -5,12 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use wharf_isolation::Report;
 use wharf_sys::process;
 use wharf_types::{ContainerId, Exit};
-use wharf_wire::v1::failure;
 
 use super::Driver;
 use crate::container::{Exec, First};
 use crate::link;
-use crate::machine::{Failure, client, container, exec};
+use crate::machine::{client, container, exec};
 use crate::spawn::{Child, Kin, Line, Spent};
 use crate::trouble::OrTell as _;
 use crate::watch::{Out, Source, Watch};
@@ -39,7 +38,7 @@ impl Driver {
                 }
                 Ok(Report::Failed { kind, message }) => {
                     silence(&mut container.child, &mut self.watch, &Source::Report(id.clone()));
-                    return Some(container::Event::Failed(reported(kind, message)));
+                    return Some(container::Event::Failed(link::failure(kind.into(), message)));
                 }
                 // Where the process is gone before it was told to execute the program, the machine takes it for no start.
                 Ok(Report::Closed) => {
@@ -92,7 +91,7 @@ impl Driver {
                 }
                 Ok(Report::Failed { kind, message }) => {
                     silence(&mut exec.child, &mut self.watch, &Source::ExecReport(number));
-                    return Some(exec::Event::Failed(reported(kind, message)));
+                    return Some(exec::Event::Failed(link::failure(kind.into(), message)));
                 }
                 // Only when the reports have ended without a failure it is known that the program runs.
                 Ok(Report::Closed) => {
@@ -167,13 +166,4 @@ fn go_on_as(
     }
     watched.or_tell("a process is ended that cannot be watched");
     true
-}
-
-fn reported(kind: wharf_isolation::Kind, message: String) -> Failure {
-    let kind = match kind {
-        wharf_isolation::Kind::Internal => failure::Kind::Internal,
-        wharf_isolation::Kind::Invalid => failure::Kind::Invalid,
-        wharf_isolation::Kind::NotStarted => failure::Kind::NotStarted,
-    };
-    link::failure(kind, message)
 }
