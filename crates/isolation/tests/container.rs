@@ -17,15 +17,15 @@ use std::path::Path;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::CloneFlags;
 use wharf_isolation::{
-    CgroupPlan, DeviceNode, Identity, Input, JoinPlan, Kind, Limit, MountPlan, Namespaces, Origin,
-    PidNamespace, Place, Plan, Process, Report, Rootfs, Source, Stdio, Stream, Streams, User,
+    CgroupPlan, DeviceNode, Identity, Input, JoinPlan, Limit, MountPlan, Namespaces, Origin, PidNamespace,
+    Place, Plan, Process, Report, Rootfs, Source, Stdio, Stream, Streams, User,
 };
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::clone::{Clone, SingleThreaded, clone};
 use wharf_sys::mount::{Attributes, Propagation};
 use wharf_sys::process::{Ended, Reap, await_end, exit_now, signal, wait};
 use wharf_sys::socket;
-use wharf_types::{ContainerPath, HostPath};
+use wharf_types::{ContainerPath, ErrorKind, HostPath};
 
 /// One test: what it is called, and what it does.
 type Case = (&'static str, fn(&SingleThreaded));
@@ -153,7 +153,7 @@ struct Outcome {
     ended: Ended,
     output: String,
     /// What it says if it fails.
-    failure: Option<(Kind, String)>,
+    failure: Option<(ErrorKind, String)>,
 }
 
 /// A child on its way, and the supervisor's ends.
@@ -220,7 +220,7 @@ fn says(outcome: &Outcome, lines: &str) {
 }
 
 #[track_caller]
-fn fails(outcome: &Outcome, expected: Kind, words: &str) {
+fn fails(outcome: &Outcome, expected: ErrorKind, words: &str) {
     let (kind, message) = outcome.failure.as_ref().expect("it fails");
     assert!(*kind == expected && message.contains(words), "{kind:?}: {message}");
     assert_eq!((outcome.ended, outcome.output.as_str()), (Ended::Code(128), ""));
@@ -278,22 +278,22 @@ fn a_missing_source_is_named(witness: &SingleThreaded) {
     let outcome = ran(witness, "true", |_directory, plan| {
         plan.mounts.push(mount("/there", Source::Tree(host("/no/such/source"))));
     });
-    fails(&outcome, Kind::Invalid, "host path /no/such/source cannot be used");
+    fails(&outcome, ErrorKind::InvalidArgument, "host path /no/such/source cannot be used");
 }
 
 fn an_unknown_user_is_named(witness: &SingleThreaded) {
     let outcome = ran(witness, "true", |_directory, plan| plan.process.user.user = "nobody-here".into());
-    fails(&outcome, Kind::Invalid, "\"nobody-here\" is not in the image");
+    fails(&outcome, ErrorKind::InvalidArgument, "\"nobody-here\" is not in the image");
 }
 
 fn a_working_directory_that_is_a_file_is_named(witness: &SingleThreaded) {
     let outcome = ran(witness, "true", |_directory, plan| plan.process.cwd = inner("/etc/passwd"));
-    fails(&outcome, Kind::Invalid, "working directory /etc/passwd");
+    fails(&outcome, ErrorKind::InvalidArgument, "working directory /etc/passwd");
 }
 
 fn a_missing_program_is_named_and_nothing_runs(witness: &SingleThreaded) {
     let outcome = ran(witness, "", |_directory, plan| plan.process.args = vec![b"no-such".to_vec()]);
-    fails(&outcome, Kind::NotStarted, "exec of \"no-such\" failed");
+    fails(&outcome, ErrorKind::FailedPrecondition, "exec of \"no-such\" failed");
 }
 
 fn another_process_joins_and_is_born_there(witness: &SingleThreaded) {
@@ -322,7 +322,7 @@ fn another_process_joins_and_is_born_there(witness: &SingleThreaded) {
     let outcome =
         run("test $$ -gt 1 && tr '\\0' ' ' </proc/1/cmdline; echo; pwd; ls -A /proc/self/fd | wc -l", "/etc");
     says(&outcome, "sleep 1000 \n/etc\n4");
-    fails(&run("true", "/proc/1/root"), Kind::Invalid, "working directory /proc/1/root");
+    fails(&run("true", "/proc/1/root"), ErrorKind::InvalidArgument, "working directory /proc/1/root");
     signal(first.process.as_fd(), 9).unwrap();
     assert_eq!(first.finish_killed(), Ended::Signal(9));
     let flags = fcntl(std::io::stdin(), FcntlArg::F_GETFD).unwrap();
