@@ -191,16 +191,31 @@ async fn orphans(daemon: &mut Daemon, state: &Path) -> Option<Check> {
     let listing = daemon.listing().await.ok()?;
     let is_known = |id: &String| listing.pods.iter().any(|pod| pod.id == *id);
     let mut found: Vec<String> = Vec::new();
-    found.extend(
-        directories.iter().filter(|id| !is_known(id)).map(|id| format!("the directory of {}", short(id))),
-    );
+    let left = |id: &String| {
+        let how = recorded(&state.join("pods").join(id).join("record"));
+        format!(
+            "the directory of {}{}",
+            short(id),
+            how.map(|how| format!(", recorded as {how}")).unwrap_or_default()
+        )
+    };
+    found.extend(directories.iter().filter(|id| !is_known(id)).map(left));
     let of_others = |id: &&String| !is_known(id) && !directories.contains(id);
     found.extend(supervised.iter().filter(of_others).map(|id| format!("the supervisor of {}", short(id))));
     if found.is_empty() {
         return Some(Check::ok(WHAT, "nothing is left of pods that are gone"));
     }
-    let advice = "restart wharfd: it removes what is left; if it stays, its log says why";
+    let advice = "restart wharfd: it removes what is left, but for what a newer release recorded in a way that only that \
+                  one can read; if it stays, its log says why";
     Some(Check::warn(WHAT, found.join(", "), advice))
+}
+
+/// The kind and version of a record, by its first line.
+fn recorded(record: &Path) -> Option<String> {
+    let content = std::fs::read(record).ok()?;
+    let header = String::from_utf8_lossy(content.split(|&byte| byte == b'\n').next()?).into_owned();
+    let mut words = header.strip_prefix("wharf ")?.split(' ');
+    Some(format!("{} {}", words.next()?, words.next()?))
 }
 
 /// The names in a directory.
@@ -298,6 +313,19 @@ mod tests {
         }
         let told = supervisors(dir.path());
         assert!(told.verdict == Verdict::Warn && told.found.ends_with(": the disk is full"), "{told:?}");
+    }
+
+    #[test]
+    fn a_record_says_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = dir.path().join("record");
+        assert_eq!(recorded(&record), None);
+        for (content, kind) in
+            [("wharf pod 99 3 00000000\nabc", Some("pod 99")), ("noise", None), ("wharf pod", None)]
+        {
+            std::fs::write(&record, content).unwrap();
+            assert_eq!(recorded(&record).as_deref(), kind, "{content}");
+        }
     }
 
     #[test]
