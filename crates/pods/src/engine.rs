@@ -97,6 +97,7 @@ impl Engine {
     ///
     /// # Errors
     /// The supervisor's program cannot be read, or the state directory cannot be made.
+    #[expect(clippy::disallowed_methods, reason = "no task is there yet")]
     pub fn new(options: Options, parts: Parts) -> Result<Arc<Self>, Error> {
         use std::os::unix::fs::DirBuilderExt;
         let program = Program::load(&parts.supervisor).stage("loading the supervisor's program")?;

@@ -1,5 +1,6 @@
 //! The pod's own file system in memory: its shared memory, and the files that the runtime gives to its containers, which
 //! may write them. It is bounded, since it is the machine's memory, and goes with the pod.
+#![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 
 use std::fs;
 use std::net::Ipv4Addr;

@@ -1,4 +1,5 @@
 //! What a container's description depends on of this machine, gathered once and as data. Blocking.
+#![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 
 use std::fs::DirBuilder;
 use std::io::{ErrorKind, Read};

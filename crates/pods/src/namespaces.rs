@@ -1,4 +1,5 @@
 //! A pod's own namespaces: made by a thread that is thrown away, pinned as files, set up from inside.
+#![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,5 @@
 //! What is remembered of pods and containers on disk: the request as it came, and the little that cannot be derived.
+#![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 
 use std::fs::OpenOptions;
 use std::io::Write;

@@ -224,6 +224,7 @@ impl Engine {
 }
 
 /// The names in a directory that are ids.
+#[expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 fn names<Id: std::str::FromStr>(directory: &Path) -> Vec<Id> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect()

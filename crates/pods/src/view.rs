@@ -202,6 +202,7 @@ pub async fn container_info(engine: &Arc<Engine>, container: &Arc<Container>) ->
 }
 
 /// The spec that a container was made of; none of one that an older build made.
+#[expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 fn kept_spec(engine: &Engine, container: &Container) -> Option<serde_json::Value> {
     let text = std::fs::read(engine.parts.layout.container_spec(container.pod_id(), container.id())).ok()?;
     let record = container.record();

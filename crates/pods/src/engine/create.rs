@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use oci_spec::runtime::Spec;
 use wharf_cgroup::{Cgroup, CgroupPath, Limits};
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_images::Hold;
@@ -154,12 +155,10 @@ impl Engine {
         let description = planner::describe(&request, &facts, &places)?;
         let plan = planner::plan(&description, &self.filters)?;
         let limits = planner::limits(&description.resources())?;
-        let spec = planner::keep(description.spec, config);
-        let spec = spec.map_err(|error| Error::fault("deciding the container", error))?;
+        let spec = kept(description.spec, config)?;
         let extra = description.extra;
         let mut record = intent(config, image, &path);
-        record.stop_signal = extra.stop_signal.clone();
-        record.created_at_ns = self.creation_time();
+        (record.stop_signal, record.created_at_ns) = (extra.stop_signal.clone(), self.creation_time());
         Ok(Decision { extra, spec, plan, limits, record, path })
     }
 
@@ -186,6 +185,10 @@ impl Engine {
         let path = pod_cgroup(&self.options.cgroup_parent, pod)?;
         path.child(id.as_str()).map_err(|error| Error::invalid("cgroup_parent", error))
     }
+}
+
+fn kept(spec: Spec, config: &ContainerConfig) -> Result<Vec<u8>, Error> {
+    planner::keep(spec, config).map_err(|error| Error::fault("deciding the container", error))
 }
 
 /// The record of a container that is about to be made.

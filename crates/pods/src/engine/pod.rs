@@ -246,13 +246,7 @@ impl Engine {
             self.remove_cgroup(pod_cgroup(&self.options.cgroup_parent, pod)?).await?;
         }
         let directory = self.parts.layout.pod(pod.id());
-        blocking(move || match std::fs::remove_dir_all(directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::at("removing the pod's directory", error))
-            }
-            _ => Ok(()),
-        })
-        .await
+        blocking(move || remove_directory(&directory)).await
     }
 
     /// Takes back a pod that could not be made.
@@ -274,6 +268,17 @@ impl Engine {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
+fn remove_directory(directory: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::at("removing the pod's directory", error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 fn make_directories(directory: &Path) -> Result<(), Error> {
     const STAGE: &str = "making the pod's directory";
     let mut builder = std::fs::DirBuilder::new();
@@ -285,6 +290,7 @@ fn make_directories(directory: &Path) -> Result<(), Error> {
 }
 
 /// The request names it: what the kernel says of the name is the request's to mend, all else the machine's.
+#[expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 fn make_log_directory(path: &str) -> Result<(), Error> {
     std::fs::create_dir_all(path).map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOTDIR | Errno::EEXIST | Errno::ENAMETOOLONG | Errno::ELOOP | Errno::EACCES) => {

@@ -1,4 +1,5 @@
 //! Where supervisors are.
+#![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 
 use std::fs::File;
 

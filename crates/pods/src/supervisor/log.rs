@@ -37,6 +37,7 @@ fn last_lines(path: &Path) -> wharf_sys::Result<Vec<String>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test may wait")]
 mod tests {
     use super::*;
 

@@ -1,4 +1,5 @@
 //! Starting a supervisor: from a copy in memory, so that no container can overwrite what supervises it.
+#![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
