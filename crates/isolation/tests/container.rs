@@ -85,7 +85,7 @@ fn plan(directory: &Path, script: &str) -> Plan {
     for name in ["bin", "sbin", "lib", "lib64"] {
         symlink(format!("usr/{name}"), layer.join(name)).unwrap();
     }
-    fs::write(layer.join("etc/passwd"), "me:x:1000:1001::/home/me:/bin/sh\n").unwrap();
+    fs::write(layer.join("etc/passwd"), "me:x:1000:1001::/users/me:/bin/sh\n").unwrap();
     let all = wharf_sys::capabilities::bounding().unwrap();
     let null = DeviceNode {
         path: inner("/dev/null"),
@@ -271,7 +271,7 @@ fn rights_are_those_of_the_plan(witness: &SingleThreaded) {
         plan.process.limits = vec![Limit { resource: 7, soft: 100, hard: 200 }];
     });
     let set = |bits: u64| format!("{bits:016x}");
-    says(&outcome, &format!("1000\n1001 7\n100\n{}\n{}\n{}\n1\n/home/me", set(1), set(3), set(1)));
+    says(&outcome, &format!("1000\n1001 7\n100\n{}\n{}\n{}\n1\n/users/me", set(1), set(3), set(1)));
 }
 
 fn a_missing_source_is_named(witness: &SingleThreaded) {
