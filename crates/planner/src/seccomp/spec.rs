@@ -63,17 +63,13 @@ fn syscall(rule: &Rule) -> LinuxSyscall {
 fn newest(profile: &Profile, target: &Target) -> Option<LinuxSyscall> {
     let (applying, others): (Vec<&Rule>, Vec<&Rule>) =
         profile.rules.iter().partition(|rule| rule.applies(target));
-    let newest = |abi: Abi, rules: &[&Rule]| {
-        let names = rules.iter().flat_map(|rule| &rule.names);
-        let number = |name: &str| abi.table().number(name).and_then(generic);
-        let numbered = names.filter_map(|name| Some((number(name)?, name.clone())));
-        numbered.max()
-    };
-    let abis = profile.architectures.abis(target.arch);
-    let missing = abis.into_iter().filter_map(|abi| {
-        let (number, name) = newest(abi, &others)?;
-        let known = newest(abi, &applying).map(|(number, _)| number);
-        (Some(number) > known).then(|| name.into_owned())
+    let number = |abi: Abi, name: &str| abi.table().number(name).and_then(generic);
+    let missing = profile.architectures.abis(target.arch).into_iter().filter_map(|abi| {
+        let others = others.iter().flat_map(|rule| &rule.names);
+        let (newest, name) = others.filter_map(|name| Some((number(abi, name)?, name))).max()?;
+        let mut names = applying.iter().flat_map(|rule| &rule.names);
+        let is_known = names.any(|name| number(abi, name).is_some_and(|number| number >= newest));
+        (!is_known).then(|| name.clone().into_owned())
     });
     let names: Vec<String> = missing.collect();
     let (action, errno) = action_of_spec(profile.default_action);

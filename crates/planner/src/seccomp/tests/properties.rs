@@ -1,6 +1,7 @@
 //! Random profiles and calls: the compiled filter must say what the profile says.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -8,6 +9,7 @@ use proptest::sample::{select, subsequence};
 
 use super::{Call, machine, reference};
 use crate::seccomp::profile::{Action, Architectures, Condition, Operator, Profile, Rule, Scope};
+use crate::seccomp::spec::{compile_spec, resolve};
 use crate::seccomp::syscalls::Abi;
 use crate::seccomp::{Arch, Error, Target, compile};
 
@@ -146,6 +148,26 @@ proptest! {
         for call in calls {
             let expected = reference::evaluate(&profile, &target, &call);
             prop_assert_eq!(machine::run(&program, &call).value, expected.code(), "{:?} {:x?}", expected, call);
+        }
+    }
+
+    #[test]
+    fn a_profile_says_the_same_in_the_words_of_the_spec(
+        mut profile in profile(),
+        target in target(),
+        calls in vec(call(), 60),
+    ) {
+        // The spec has no two conditions on one argument that must both hold.
+        for alternative in profile.rules.iter_mut().flat_map(|rule| &mut rule.alternatives) {
+            let mut seen = BTreeSet::new();
+            alternative.retain(|condition| seen.insert(condition.index));
+        }
+        let spec = resolve(&profile, &target).unwrap();
+        let program = compile_spec(&spec, target.arch).unwrap();
+        prop_assert_eq!(program.flags, target.usual_flags());
+        for call in calls {
+            let (expected, run) = (reference::evaluate(&profile, &target, &call), machine::run(&program.instructions, &call));
+            prop_assert_eq!(run.value, expected.code(), "{:?} {:x?}", expected, call);
         }
     }
 
