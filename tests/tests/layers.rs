@@ -20,7 +20,7 @@ const LEVELS: &[&[&str]] = &[
     &["types", "sys"],
     &["wire", "state", "cri-api"],
     &["isolation", "cgroup", "snapshots", "images", "network"],
-    &["planner", "supervisor", "registry", "pods", "streaming", "cri", "daemon", "cli"],
+    &["planner", "supervisor", "supervision", "registry", "pods", "streaming", "cri", "daemon", "cli"],
     &["tests"],
 ];
 
@@ -32,6 +32,7 @@ const SAME_LEVEL: &[(&str, &str)] = &[
     ("sys", "types"),
     ("images", "snapshots"),
     ("pods", "planner"),
+    ("pods", "supervision"),
     ("cri", "pods"),
     ("cri", "registry"),
     ("cri", "streaming"),

@@ -12,6 +12,7 @@ use wharf_network::Network;
 use wharf_planner::Filters;
 use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
+use wharf_supervision::Program;
 use wharf_types::{ContainerId, PodId, chain};
 
 use crate::container::{Container, InPod};
@@ -23,7 +24,6 @@ use crate::joins::Joins;
 use crate::key::{ContainerKey, PodKey};
 use crate::logs::Logs;
 use crate::pod::Pod;
-use crate::supervisor::Program;
 use crate::table::Table;
 
 mod create;

@@ -117,6 +117,12 @@ impl From<Refusal> for Error {
     }
 }
 
+impl From<wharf_supervision::Error> for Error {
+    fn from(wharf_supervision::Error { stage, cause }: wharf_supervision::Error) -> Self {
+        Self::Stage { stage, cause }
+    }
+}
+
 /// What was found, or `None`: to stop or remove what is not there is success.
 pub(crate) fn known<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
     match found {

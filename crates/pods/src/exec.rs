@@ -7,13 +7,13 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use tokio::sync::oneshot;
+use wharf_supervision::{self as supervision, Connection, SupervisorError};
 use wharf_types::{ContainerId, ErrorKind, Exit, Failure, TerminalSize};
 use wharf_wire::v1;
 
 use crate::container::InPod;
 use crate::engine::Engine;
 use crate::error::{Error, Stage};
-use crate::supervisor::{self, Connection, SupervisorError};
 
 pub(crate) const STAGE: &str = "exec";
 
@@ -104,7 +104,7 @@ impl Engine {
     ) -> Result<(Running, Option<OwnedFd>), Error> {
         let (pod, container) = self.running(id)?;
         let supervisor = pod.connected().await?;
-        let number = supervisor::number();
+        let number = supervision::number();
         // From here on, whatever fails, the command is killed.
         let exit = pod.execs().add(number);
         let running = Running { supervisor: Arc::clone(&supervisor), number, exit, state: Life::Running };

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use wharf_supervision::Link;
 use wharf_types::chain;
 
 use crate::engine::Engine;
 use crate::error::{Stage, blocking};
-use crate::supervisor::Link;
 
 /// How often writable layers are measured at most; the kubelet looks for full disks as often.
 const ROUND: Duration = Duration::from_secs(10);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::sync::oneshot;
+use wharf_supervision::{self as supervision, SupervisorError};
 use wharf_types::{Exit, TerminalSize, Wanted};
 use wharf_wire::v1;
 
@@ -13,7 +14,6 @@ use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{Error, Stage};
 use crate::exec::{ExecError, Streams, pipe};
-use crate::supervisor::{self, SupervisorError};
 
 const ATTACH: &str = "attach";
 /// How much output may wait for a client. An attached one that is further behind gets no more, a command waits. The
@@ -107,7 +107,7 @@ impl Engine {
         check_terminal(wanted, &container)?;
         let outputs = Outputs::of(wanted)?;
         let writers: Vec<_> = outputs.writers().into_iter().flatten().collect();
-        let number = supervisor::number();
+        let number = supervision::number();
         let behind = pod.attached().add(number);
         let input = pod.connected().await?.attach(request(&container, number, wanted), &writers).await?;
         let terminal = input.as_ref().filter(|_| has_terminal).map(OwnedFd::try_clone);

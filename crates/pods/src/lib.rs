@@ -27,7 +27,6 @@ mod port_forward;
 mod readiness;
 mod records;
 mod recovery;
-mod supervisor;
 mod table;
 mod usage;
 mod view;

@@ -7,12 +7,12 @@ use wharf_cgroup::StatsReader;
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use wharf_network::StatsSocket;
 use wharf_state::ExitRecord;
+use wharf_supervision::{Connection, Link, Links, Process, SupervisorError, Waiters};
 use wharf_types::{ContainerId, Exit, PodId};
 
 use crate::container::Container;
 use crate::error::Error;
 use crate::lock::{Mutex, RwLock};
-use crate::supervisor::{Connection, Link, Links, Process, SupervisorError, Waiters};
 use crate::usage::Meter;
 
 /// A pod. What a list or status needs is here; the change in flight holds `changing`.

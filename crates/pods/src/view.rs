@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(item.state(), PodSandboxState::SandboxReady);
         assert_eq!((item.created_at, item.runtime_handler.as_str()), (7, "kata"));
         assert_eq!(item.metadata.unwrap().name, "web");
-        pod.link().set(crate::supervisor::Link::Gone);
+        pod.link().set(wharf_supervision::Link::Gone);
         assert_eq!(pod_status(&pod).state(), PodSandboxState::SandboxNotready);
     }
 

@@ -119,7 +119,7 @@ impl Engine {
             Some(log) => self.logs.make(log).await?,
             None => None,
         };
-        supervisor.create(plan, log.as_ref()).await
+        Ok(supervisor.create(plan, log.as_ref()).await?)
     }
 
     /// Records a container that is whole.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use wharf_cri_api::v1::LinuxContainerResources;
 use wharf_planner::{self as planner, stop_signal};
+use wharf_supervision::Signal;
 use wharf_types::{ContainerState, ErrorKind, Failure, chain};
 
 use super::{Engine, KILL_PATIENCE};
@@ -14,7 +15,6 @@ use crate::error::{Error, Stage, blocking, known};
 use crate::joins::spawn;
 use crate::pod::Pod;
 use crate::records;
-use crate::supervisor::Signal;
 
 impl Engine {
     /// Executes a created container's program.
@@ -36,7 +36,8 @@ impl Engine {
             ContainerState::Running { .. } => return Ok(()),
             ContainerState::Exited { .. } => return Err(container.is("exited")),
         }
-        match pod.connected().await?.start(container.id()).await {
+        let started = pod.connected().await?.start(container.id()).await;
+        match started.map_err(Error::from) {
             Ok(started) => {
                 // A supervisor of an older release says nothing of it: then the number is still the first one.
                 if started.pid != 0 {
@@ -143,7 +144,7 @@ impl Engine {
         if !container.is_running() {
             return Err(container.is("not running"));
         }
-        pod.connected().await?.reopen_log(container.id()).await
+        Ok(pod.connected().await?.reopen_log(container.id()).await?)
     }
 
     /// Changes limits; what the request leaves unset stays.

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use wharf_cri_api::v1::{ContainerEventType, NamespaceMode, PodSandboxConfig};
 use wharf_network::{Attachment, Dns, PodAddresses, StatsSocket};
 use wharf_state::Layout;
+use wharf_supervision as supervision;
 use wharf_types::PodId;
 
 use super::Engine;
@@ -27,7 +28,7 @@ use crate::key::PodKey;
 use crate::namespaces::unpin;
 use crate::pod::Pod;
 use crate::records::Phase;
-use crate::{files, namespaces, records, supervisor};
+use crate::{files, namespaces, records};
 
 impl Engine {
     /// Makes a pod; a retry with the same metadata joins the call in flight or gets its pod.
@@ -116,7 +117,7 @@ impl Engine {
             make_log_directory(&pod.config().log_directory)?;
         }
         // The supervisor starts while the kernel's objects are made.
-        let cgroup = supervisor::cgroup(&self.parts.cgroups, &self.options.cgroup_parent)?;
+        let cgroup = supervision::cgroup(&self.parts.cgroups, &self.options.cgroup_parent)?;
         let (process, socket) = self.program.start(&directory, cgroup.as_ref().map(AsFd::as_fd))?;
         *pod.supervisor() = Some(process);
         let plan = request::namespace_plan(layout, pod)?;

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use tokio::sync::mpsc::Receiver;
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_state::{ExitRecord, Layout};
+use wharf_supervision::{BRIEF_PATIENCE, Connection, Link, Process, Signal, SupervisorError};
 use wharf_types::{ContainerId, chain};
 use wharf_wire::exit_of;
 use wharf_wire::v1::{self, message::Body};
@@ -20,7 +21,6 @@ use crate::error::{Error, Stage, blocking};
 use crate::pod::Pod;
 use crate::records;
 use crate::recovery::{self, Recovered, Word, lost_at};
-use crate::supervisor::{BRIEF_PATIENCE, Connection, Link, Process, Signal, SupervisorError};
 
 /// The pause between two attempts to connect: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));
@@ -294,6 +294,15 @@ impl Engine {
         Ok(())
     }
 
+    /// The last lines of the log of a pod's supervisor; mostly there are none.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub async fn supervisor_log(&self, pod: &Pod) -> Result<Vec<String>, Error> {
+        let directory = self.parts.layout.pod(pod.id());
+        blocking(move || Ok(wharf_supervision::last_lines(&directory)?)).await
+    }
+
     /// A pod is not ready any more, whatever the reason.
     pub(super) fn pod_stopped(&self, pod: &Pod) {
         let _order = pod.telling();
@@ -335,7 +344,7 @@ fn reach(pod: &Pod, path: &std::path::Path) -> Reached {
         match Process::adopt(socket.as_fd()) {
             Ok(adopted) => *process = Some(adopted),
             // It ended right now, or descriptors run short: the next attempt tells.
-            Err(error) => return Reached::Unclear(error),
+            Err(error) => return Reached::Unclear(error.into()),
         }
     }
     Reached::Supervisor(socket)

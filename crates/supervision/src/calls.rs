@@ -7,13 +7,13 @@ use wharf_isolation::Plan;
 use wharf_types::ContainerId;
 use wharf_wire::v1::{self, reply, request};
 
-use super::connection::Connection;
-use super::error::SupervisorError;
-use crate::error::{Error, Stage};
+use crate::BRIEF_PATIENCE;
+use crate::connection::Connection;
+use crate::error::{Error, Stage as _, SupervisorError};
 
 /// A signal, and who gets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Signal {
+pub enum Signal {
     /// Of this number, for the first process.
     First(i32),
     /// SIGKILL, for every process.
@@ -22,7 +22,7 @@ pub(crate) enum Signal {
 
 impl Signal {
     /// The signal of a number. Only the kernel obeys SIGKILL, and so it may take all with it.
-    pub(crate) fn of_number(number: i32) -> Self {
+    pub fn of_number(number: i32) -> Self {
         if number == 9 { Self::KillAll } else { Self::First(number) }
     }
 }
@@ -30,7 +30,7 @@ impl Signal {
 impl Connection {
     /// Makes a container's first process, which waits for its start. `log` is the directory of the container's log, where
     /// that was made already.
-    pub(crate) async fn create(&self, plan: &Plan, log: Option<&OwnedFd>) -> Result<v1::Created, Error> {
+    pub async fn create(&self, plan: &Plan, log: Option<&OwnedFd>) -> Result<v1::Created, Error> {
         const STAGE: &str = "creating the container";
         let file = wharf_wire::to_file(&v1::Plan::from(plan)).stage(STAGE)?;
         let files: Vec<_> = [&file].into_iter().chain(log).map(OwnedFd::as_fd).collect();
@@ -42,7 +42,7 @@ impl Connection {
     }
 
     /// Executes a created container's program.
-    pub(crate) async fn start(&self, container: &ContainerId) -> Result<v1::Started, Error> {
+    pub async fn start(&self, container: &ContainerId) -> Result<v1::Started, Error> {
         const STAGE: &str = "starting the container";
         let body = request::Body::Start(v1::Start { container: container.to_string() });
         match self.call(STAGE, body, &[]).await? {
@@ -52,7 +52,7 @@ impl Connection {
     }
 
     /// Sends a signal to a container.
-    pub(crate) async fn signal(&self, container: &ContainerId, signal: Signal) -> Result<(), Error> {
+    pub async fn signal(&self, container: &ContainerId, signal: Signal) -> Result<(), Error> {
         let (number, all) = match signal {
             Signal::First(number) => (number.unsigned_abs(), false),
             Signal::KillAll => (9, true),
@@ -62,20 +62,20 @@ impl Connection {
     }
 
     /// Has it forget a container, killing what is left of it.
-    pub(crate) async fn remove(&self, container: &ContainerId) -> Result<(), Error> {
+    pub async fn remove(&self, container: &ContainerId) -> Result<(), Error> {
         let body = request::Body::Remove(v1::Remove { container: container.to_string() });
         self.call_briefly("removing the container", body).await
     }
 
     /// Opens a container's log anew.
-    pub(crate) async fn reopen_log(&self, container: &ContainerId) -> Result<(), Error> {
+    pub async fn reopen_log(&self, container: &ContainerId) -> Result<(), Error> {
         const STAGE: &str = "reopening the log";
         let body = request::Body::ReopenLog(v1::ReopenLog { container: container.to_string() });
         done(STAGE, self.call(STAGE, body, &[]).await?).map(drop)
     }
 
     /// Executes a further command in a container; with it comes its terminal, if it has one.
-    pub(crate) async fn exec(
+    pub async fn exec(
         &self,
         exec: v1::Exec,
         descriptors: &[BorrowedFd<'_>],
@@ -85,7 +85,7 @@ impl Connection {
     }
 
     /// Kills a command, and all that it started.
-    pub(crate) async fn kill_exec(&self, exec: u64) -> Result<(), Error> {
+    pub async fn kill_exec(&self, exec: u64) -> Result<(), Error> {
         const STAGE: &str = "killing a command";
         let body = request::Body::KillExec(v1::KillExec { exec });
         done(STAGE, self.call(STAGE, body, &[]).await?).map(drop)
@@ -93,7 +93,7 @@ impl Connection {
 
     /// Connects a client to a container's streams: `outputs` are what it reads. With it comes the container's input or its
     /// terminal, if it has one.
-    pub(crate) async fn attach(
+    pub async fn attach(
         &self,
         attach: v1::Attach,
         outputs: &[BorrowedFd<'_>],
@@ -103,7 +103,7 @@ impl Connection {
     }
 
     /// Has it end, with every process of its pod.
-    pub(crate) async fn shut_down(&self, patience: Duration) -> Result<(), Error> {
+    pub async fn shut_down(&self, patience: Duration) -> Result<(), Error> {
         const STAGE: &str = "ending the supervisor";
         let body = request::Body::Shutdown(v1::Shutdown {});
         done(STAGE, self.within(patience, STAGE, body, &[]).await?).map(drop)
@@ -111,7 +111,7 @@ impl Connection {
 
     /// For what is done at once.
     async fn call_briefly(&self, stage: &'static str, body: request::Body) -> Result<(), Error> {
-        done(stage, self.within(super::BRIEF_PATIENCE, stage, body, &[]).await?).map(drop)
+        done(stage, self.within(BRIEF_PATIENCE, stage, body, &[]).await?).map(drop)
     }
 }
 
@@ -132,7 +132,7 @@ fn other(stage: &'static str, expected: &'static str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wharf_types::{ErrorKind, Failure as _};
+    use wharf_types::{ErrorKind, Failure as _, chain};
     use wharf_wire::v1::{Message, Reply, Request, message};
 
     /// A supervisor that gives this answer to one request.
@@ -186,7 +186,7 @@ mod tests {
         for (kind, expected) in table {
             let failure = v1::Failure { kind: kind.into(), message: "exec of \"x\" failed".to_owned() };
             let error = start(reply::Result::Failure(failure)).await.unwrap_err();
-            assert_eq!((error.kind(), error.why().as_str()), (expected, "exec of \"x\" failed"));
+            assert_eq!((error.kind(), chain(&error.cause).as_str()), (expected, "exec of \"x\" failed"));
         }
     }
 

@@ -3,20 +3,19 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
+use wharf_types::lock::lock;
 use wharf_wire::v1::{self, Message, Request, message, reply, request};
 
-use super::error::SupervisorError;
-use super::features::Features;
-use super::{ANSWER_PATIENCE, BRIEF_PATIENCE, number};
-use crate::error::{Error, Stage};
-use crate::lock::Mutex;
+use crate::error::{Error, Stage as _, SupervisorError};
+use crate::features::Features;
+use crate::{ANSWER_PATIENCE, BRIEF_PATIENCE, number};
 
 type Answer = oneshot::Sender<(reply::Result, Vec<OwnedFd>)>;
 
@@ -27,7 +26,7 @@ const EVENTS_LIMIT: usize = 256;
 
 /// A connection to one supervisor.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub struct Connection {
     socket: Arc<UnixStream>,
     shared: Arc<Shared>,
     next: AtomicU64,
@@ -46,7 +45,7 @@ struct Shared {
 
 impl Shared {
     fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Answer>> {
-        self.waiting.lock()
+        lock(&self.waiting)
     }
 
     fn answer(&self, reply: v1::Reply, descriptors: Vec<OwnedFd>) {
@@ -60,7 +59,7 @@ impl Shared {
 
 impl Connection {
     /// Takes a connected socket; events come out of the returned queue, which ends with the connection.
-    pub(crate) fn new(socket: OwnedFd) -> Result<(Self, mpsc::Receiver<message::Body>), Error> {
+    pub fn new(socket: OwnedFd) -> Result<(Self, mpsc::Receiver<message::Body>), Error> {
         const STAGE: &str = "the supervisor's connection";
         // Only its readiness is used as a stream's: messages are sent and received by the wire's own calls.
         let socket = std::os::unix::net::UnixStream::from(socket);
@@ -74,22 +73,22 @@ impl Connection {
     }
 
     /// Whether it was waited for in vain, and has not said anything since.
-    pub(crate) fn is_silent(&self) -> bool {
+    pub fn is_silent(&self) -> bool {
         self.shared.silent.load(Ordering::Relaxed)
     }
 
     /// What the supervisor said that it can do.
-    pub(crate) fn features(&self) -> Features {
+    pub fn features(&self) -> Features {
         self.features.get().cloned().unwrap_or_default()
     }
 
     /// Whether anything came since the last time this was asked.
-    pub(crate) fn was_heard(&self) -> bool {
+    pub fn was_heard(&self) -> bool {
         self.shared.heard.swap(false, Ordering::Relaxed)
     }
 
     /// Asks for all that the supervisor holds, and waits for the answer as long as the connection lasts.
-    pub(crate) async fn greet(&self) -> Result<v1::State, Error> {
+    pub async fn greet(&self) -> Result<v1::State, Error> {
         const STAGE: &str = "greeting the pod's supervisor";
         let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION });
         let hello = Request { body: Some(hello), ..Request::default() };
@@ -104,13 +103,13 @@ impl Connection {
     }
 
     /// Whether the supervisor answers soon.
-    pub(crate) async fn greet_briefly(&self) -> bool {
+    pub async fn greet_briefly(&self) -> bool {
         let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION });
         self.within(BRIEF_PATIENCE, "greeting the pod's supervisor", hello, &[]).await.is_ok()
     }
 
     /// Sends a request with descriptors, and waits for its answer and the descriptors beside that.
-    pub(super) async fn call(
+    pub(crate) async fn call(
         &self,
         stage: &'static str,
         body: request::Body,
@@ -122,7 +121,7 @@ impl Connection {
     }
 
     /// The same, for at most this long.
-    pub(super) async fn within(
+    pub(crate) async fn within(
         &self,
         patience: Duration,
         stage: &'static str,

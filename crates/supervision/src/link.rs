@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::BRIEF_PATIENCE;
-use super::connection::Connection;
+use crate::BRIEF_PATIENCE;
+use crate::connection::Connection;
 
 /// The state of the connection.
 #[derive(Debug, Clone)]
-pub(crate) enum Link {
+pub enum Link {
     /// It is being made, or made anew after it broke: as long as the supervisor lives.
     Connecting,
     /// The supervisor has answered on it.
@@ -20,7 +20,7 @@ pub(crate) enum Link {
 
 /// The connection as it changes.
 #[derive(Debug)]
-pub(crate) struct Links(watch::Sender<Link>);
+pub struct Links(watch::Sender<Link>);
 
 impl Default for Links {
     fn default() -> Self {
@@ -29,16 +29,18 @@ impl Default for Links {
 }
 
 impl Links {
-    pub(crate) fn now(&self) -> Link {
+    /// The state as it is now.
+    pub fn now(&self) -> Link {
         self.0.borrow().clone()
     }
 
-    pub(crate) fn is_gone(&self) -> bool {
+    /// Whether the supervisor is gone.
+    pub fn is_gone(&self) -> bool {
         matches!(*self.0.borrow(), Link::Gone)
     }
 
     /// Changes the state; a supervisor that is gone does not come back.
-    pub(crate) fn set(&self, new: Link) {
+    pub fn set(&self, new: Link) {
         self.0.send_if_modified(|link| {
             let changes = !matches!(link, Link::Gone);
             if changes {
@@ -49,13 +51,13 @@ impl Links {
     }
 
     /// Waits for the supervisor's end.
-    pub(crate) async fn gone(&self) {
+    pub async fn gone(&self) {
         // The sender is the pod's own, so it lives as long as the wait.
         drop(self.0.subscribe().wait_for(|link| matches!(link, Link::Gone)).await);
     }
 
     /// Waits until it is made, or never will be, but not for a supervisor that does not answer soon.
-    pub(crate) async fn settled(&self) -> Link {
+    pub async fn settled(&self) -> Link {
         let mut links = self.0.subscribe();
         let settled = links.wait_for(|link| !matches!(link, Link::Connecting));
         // The sender is the pod's own, so it lives as long as the wait.

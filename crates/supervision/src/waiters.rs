@@ -1,16 +1,15 @@
 //! Who waits for something that a supervisor will tell, by number.
 
 use std::collections::HashMap;
-use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
-
-use crate::lock::Mutex;
+use wharf_types::lock::lock;
 
 /// Waiters for values that come once.
 #[derive(Debug)]
-pub(crate) struct Waiters<T>(Mutex<HashMap<u64, oneshot::Sender<T>>>);
+pub struct Waiters<T>(Mutex<HashMap<u64, oneshot::Sender<T>>>);
 
 impl<T> Default for Waiters<T> {
     fn default() -> Self {
@@ -20,10 +19,11 @@ impl<T> Default for Waiters<T> {
 
 impl<T> Waiters<T> {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<T>>> {
-        self.0.lock()
+        lock(&self.0)
     }
 
-    pub(crate) fn add(&self, number: u64) -> oneshot::Receiver<T> {
+    /// Takes a place among those who wait.
+    pub fn add(&self, number: u64) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
         let mut waiting = self.lock();
         // Callers that went away before they were told.
@@ -32,7 +32,8 @@ impl<T> Waiters<T> {
         receiver
     }
 
-    pub(crate) fn tell(&self, number: u64, value: T) {
+    /// Tells who waits by this number, if anybody does.
+    pub fn tell(&self, number: u64, value: T) {
         if let Some(waiter) = self.lock().remove(&number) {
             // A caller that went away needs no answer.
             drop(waiter.send(value));
@@ -40,13 +41,13 @@ impl<T> Waiters<T> {
     }
 
     /// Nothing will be told any more: the supervisor is gone.
-    pub(crate) fn clear(&self) {
+    pub fn clear(&self) {
         self.lock().clear();
     }
 }
 
 /// A number that no other exec, attached client or request has, over restarts of the daemon too: it names a cgroup.
-pub(crate) fn number() -> u64 {
+pub fn number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     (wharf_sys::clock::now_ns().cast_unsigned() << 10) | (NEXT.fetch_add(1, Ordering::Relaxed) & 0x3ff)
 }

@@ -13,25 +13,25 @@ use wharf_sys::fs::detached_program;
 use wharf_sys::launch::Launch;
 use wharf_sys::socket;
 
-use super::process::Process;
-use crate::error::{Error, Stage};
+use crate::error::{Error, Stage as _};
+use crate::process::Process;
 
 /// The supervisor's program.
 #[derive(Debug)]
-pub(crate) struct Program(OwnedFd);
+pub struct Program(OwnedFd);
 
 impl Program {
     /// Copies the program at a path into memory that nobody can change.
     ///
     /// # Errors
     /// The program cannot be read.
-    pub(crate) fn load(path: &Path) -> wharf_sys::Result<Self> {
+    pub fn load(path: &Path) -> wharf_sys::Result<Self> {
         let bytes = std::fs::read(path).named("read", || path.display().to_string())?;
         detached_program("wharf-shim", &bytes).map(Self)
     }
 
     /// Starts it for a pod's directory, in a cgroup (v2) if there is one, and returns its connection.
-    pub(crate) fn start(
+    pub fn start(
         &self,
         directory: &Path,
         cgroup: Option<BorrowedFd<'_>>,

@@ -5,14 +5,15 @@ use wharf_isolation::{MountPlan, Source};
 use wharf_sys::mount::Attributes;
 use wharf_wire::feature;
 
-use super::SupervisorError;
+use crate::error::SupervisorError;
 
 /// The features that a supervisor has named.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) struct Features(Vec<String>);
+pub struct Features(Vec<String>);
 
 impl Features {
-    pub(crate) fn new(names: Vec<String>) -> Self {
+    /// Those of these names.
+    pub fn new(names: Vec<String>) -> Self {
         Self(names)
     }
 
@@ -24,7 +25,7 @@ impl Features {
     ///
     /// # Errors
     /// FailedPrecondition if it cannot do what the container needs.
-    pub(crate) fn fit(&self, mounts: &mut [MountPlan]) -> Result<(), SupervisorError> {
+    pub fn fit(&self, mounts: &mut [MountPlan]) -> Result<(), SupervisorError> {
         let has_volume = mounts.iter().any(|mount| matches!(mount.source, Source::Volume(_)));
         if has_volume && !self.has(feature::VOLUMES) {
             return Err(SupervisorError::Older { what: "an image's volumes" });

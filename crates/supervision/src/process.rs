@@ -8,11 +8,11 @@ use tokio::io::unix::AsyncFd;
 use wharf_sys::process::{self, Reap};
 use wharf_sys::socket;
 
-use crate::error::{Error, Stage};
+use crate::error::{Error, Stage as _};
 
 /// A supervisor's process; clones are the same one.
 #[derive(Debug, Clone)]
-pub(crate) struct Process(Arc<Inner>);
+pub struct Process(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -30,7 +30,7 @@ enum Parent {
 
 impl Process {
     /// One that this daemon started.
-    pub(super) fn started(pidfd: OwnedFd) -> Result<Self, Error> {
+    pub(crate) fn started(pidfd: OwnedFd) -> Result<Self, Error> {
         Self::new(pidfd, Parent::ThisDaemon)
     }
 
@@ -45,20 +45,20 @@ impl Process {
     }
 
     /// The supervisor that an earlier daemon started, by a connection to it.
-    pub(crate) fn adopt(socket: BorrowedFd<'_>) -> Result<Self, Error> {
+    pub fn adopt(socket: BorrowedFd<'_>) -> Result<Self, Error> {
         let pidfd = socket::peer_process(socket).stage("finding the pod's supervisor")?;
         Self::new(pidfd, Parent::Init)
     }
 
     /// Kills it, if it is still there.
-    pub(crate) fn kill(&self) {
+    pub fn kill(&self) {
         if let Err(error) = process::signal(self.0.pidfd.get_ref().as_fd(), 9) {
             tracing::debug!(%error, "a supervisor was gone before it was killed");
         }
     }
 
     /// Waits for its end, and reaps it.
-    pub(crate) async fn ended(&self) {
+    pub async fn ended(&self) {
         // It fails only when the runtime ends, and this task with it.
         drop(self.0.pidfd.readable().await);
         if self.0.parent == Parent::ThisDaemon {
