@@ -17,7 +17,7 @@ pub(crate) use values::{Bytes, Cpus, Env, Ports, Publish, Socket, User, UserName
 #[derive(Debug, Parser)]
 #[command(name = "wharf", version, disable_help_subcommand = true, max_term_width = 100)]
 pub(crate) struct Arguments {
-    /// Where wharfd listens: a path or a unix:// address; WHARF_SOCKET says so too
+    /// Where wharfd listens: a path or a unix:// address; WHARF_SOCKET sets it too
     #[arg(
         long,
         global = true,
@@ -42,7 +42,7 @@ impl Arguments {
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
-    /// What `wharf` ends with when itself it failed: told apart from the codes of the programs it ran.
+    /// The exit code of `wharf` when it fails itself, distinct from the exit codes of the programs it ran.
     pub(crate) fn failure_code(&self) -> fn(&Error) -> ExitCode {
         match self.command {
             Command::Run(_) | Command::Exec(_) | Command::Attach(_) => {
@@ -52,7 +52,7 @@ impl Arguments {
         }
     }
 
-    /// Refuses to leave out in silence what was asked for.
+    /// Refuses --json where there is nothing to print as JSON, rather than ignore it.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let no = |command, advice| if self.json { Err(Error::NoJson { command, advice }) } else { Ok(()) };
         match &self.command {
@@ -74,10 +74,10 @@ impl Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make a pod with one container of an image, and run it
+    /// Create a pod with one container from an image, and run it
     #[command(after_help = "\
-Ends with the code of the container's program; with 127 if that is missing, 126 if it cannot be executed, 125 if wharf itself \
-failed. With --interactive --tty, Control-P Control-Q leaves the program, which goes on.
+Exits with the exit code of the container's program: 127 if the program is missing, 126 if it cannot be executed, 125 if wharf \
+itself fails. With --interactive --tty, Control-P Control-Q detaches and leaves the program running.
 
 Examples:
   wharf run --rm busybox echo hello
@@ -88,43 +88,43 @@ Examples:
     Run(Box<Run>),
     /// Run a command in a running container
     #[command(after_help = "\
-NAME may be a pod, for its one container or the one of the same name. Ends with the command's code; with 127 if that is \
-missing, 126 if it cannot be executed, 125 if wharf itself failed. The command ends with the session.
+NAME may be a pod: it stands for the pod's only container, or the container of the same name. Exits with the command's exit \
+code: 127 if the command is missing, 126 if it cannot be executed, 125 if wharf itself fails. The command ends with the session.
 
 Examples:
   wharf exec -it web sh
   wharf exec web cat /etc/hostname
   wharf exec web/nginx sh -c 'ls -l /proc/1/fd'")]
     Exec(Exec),
-    /// Talk to the program of a running container
+    /// Attach to the program of a running container
     #[command(after_help = "\
-Control-P Control-Q leaves a terminal; without one, Control-C does. The container goes on.
+Control-P Control-Q detaches from a terminal; without a terminal, Control-C does. The container keeps running.
 
 Example:
   wharf attach web")]
     Attach(Attach),
-    /// Let ports of this machine lead into a pod
+    /// Forward ports of this machine to a pod
     #[command(after_help = "\
-Goes on until Control-C.
+Runs until Control-C.
 
 Examples:
   wharf forward web 8080:80
   wharf forward db 5432")]
     Forward(Forward),
-    /// Start containers or pods of `wharf run` again that have ended
+    /// Restart exited containers and stopped pods of `wharf run`
     #[command(after_help = "\
-A container cannot run twice: a new one of the same description takes its place, without the files that the old one wrote outside \
-of its volumes. Of a pod that was stopped all is made anew, and the pod gets another address.
+A container cannot run twice: a new one with the same configuration replaces it, without the files that the old one wrote \
+outside its volumes. A stopped pod is created anew with all its containers, and gets a new address.
 
 Example:
   wharf start web")]
     Start(Start),
-    /// Stop containers or pods, which stay to be looked at
+    /// Stop containers or pods without removing them
     #[command(after_help = "\
 Example:
   wharf stop --time 2 web db")]
     Stop(Stop),
-    /// Remove containers or pods, with what they wrote
+    /// Remove containers or pods, and the files they wrote
     #[command(after_help = "\
 Examples:
   wharf rm web db
@@ -135,15 +135,16 @@ Examples:
     Ps(Ps),
     /// List pods
     Pods,
-    /// Show what a container wrote to its output
+    /// Show the output of a container
     #[command(after_help = "\
-NAME may be a pod, for its one container or the one of the same name. What went to standard error goes there again.
+NAME may be a pod: it stands for the pod's only container, or the container of the same name. What the container wrote to \
+standard error is written to standard error.
 
 Examples:
   wharf logs -f web
   wharf logs --since 10m --timestamps web/nginx")]
     Logs(Logs),
-    /// Show what pods and containers use
+    /// Show the resource usage of pods and containers
     Stats(Stats),
     /// Print everything about pods, containers or images, as JSON
     #[command(after_help = "\
@@ -156,9 +157,9 @@ Example:
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
-    /// Fetch an image from its registry
+    /// Pull an image from its registry
     #[command(after_help = "\
-Without --creds a login of docker's or podman's is used, from $REGISTRY_AUTH_FILE, $XDG_RUNTIME_DIR/containers/auth.json or \
+Without --creds, wharf uses a login of docker or podman from $REGISTRY_AUTH_FILE, $XDG_RUNTIME_DIR/containers/auth.json or \
 ~/.docker/config.json.
 
 Examples:
@@ -173,15 +174,15 @@ Examples:
         /// Names, ids, or beginnings of ids
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
-        /// Also those of containers, which keep their files
+        /// Also remove images that containers use; the containers keep their files
         #[arg(short, long)]
         force: bool,
     },
     /// Show wharfd's version, state, network and storage
     Info,
-    /// Check whether this machine can run containers, and say what to do where not
+    /// Check whether this machine can run containers, and say how to fix what cannot work
     Doctor,
-    /// Print the completion of a shell
+    /// Print the completion script of a shell
     #[command(after_help = "\
 Example:
   wharf completion bash > /etc/bash_completion.d/wharf")]
@@ -194,7 +195,7 @@ Example:
 Example:
   wharf man /usr/local/share/man/man1")]
     Man {
-        /// Where to; it is made if it is missing
+        /// The directory to write to; it is created if it is missing
         directory: PathBuf,
     },
 }
@@ -202,72 +203,72 @@ Example:
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Run {
-    /// The image; it is fetched if it is not here
+    /// The image; it is pulled if it is not on this machine
     pub(crate) image: String,
     /// The program and its arguments, instead of the image's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
-    /// A name for the pod and the container; made up from the image's if not given
+    /// A name for the pod and the container; derived from the image's name by default
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Do not wait: print the container's id and return
     #[arg(short, long)]
     pub(crate) detach: bool,
-    /// Send this program's input to the container's; with --detach, keep it open for `wharf attach`
+    /// Connect standard input to the container; with --detach, keep it open for `wharf attach`
     #[arg(short, long)]
     pub(crate) interactive: bool,
     /// Give the container a terminal
     #[arg(short, long)]
     pub(crate) tty: bool,
-    /// Remove everything when the program has ended
+    /// Remove the pod and the container when the program exits
     #[arg(long, conflicts_with = "detach")]
     pub(crate) rm: bool,
-    /// Join a pod that runs, and so its network
+    /// Add the container to a running pod, and so to its network
     #[arg(long, value_name = "POD", conflicts_with_all = ["publish", "hostname", "host_network"])]
     pub(crate) pod: Option<String>,
-    /// Another program instead of the image's entry point; the image's arguments go too
+    /// The program to run instead of the image's entry point; the image's arguments are dropped too
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) entrypoint: Option<String>,
-    /// A variable of the environment; without a value, the one it has here
+    /// An environment variable; without a value, it is taken from the environment of wharf
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub(crate) env: Vec<Env>,
-    /// A file of such variables, one a line
+    /// A file of environment variables, one per line
     #[arg(long, value_name = "FILE")]
     pub(crate) env_file: Vec<PathBuf>,
-    /// The user that the program runs as, by name or number
+    /// The user to run the program as, by name or number
     #[arg(long, value_name = "USER[:GROUP]")]
     pub(crate) user: Option<User>,
-    /// The directory that the program starts in
+    /// The working directory of the program
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) workdir: Option<String>,
-    /// A directory or file of this machine to be seen in the container
+    /// A directory or file of this machine to mount in the container
     #[arg(short, long, value_name = "FROM:TO[:OPTION,...]", help_heading = "Connections")]
     pub(crate) volume: Vec<Volume>,
-    /// A port of this machine, any that is free if none is named, that leads to one of the pod; or as many of each
+    /// Publish a port of the pod, or a range, on this machine; on a free port if HOST is left out
     #[arg(short, long, value_name = "[[IP:]HOST:]POD[/udp]", help_heading = "Connections")]
     pub(crate) publish: Vec<Publish>,
-    /// The pod's host name; its name if not given
+    /// The pod's host name; the pod's name by default
     #[arg(long, value_name = "NAME", help_heading = "Connections")]
     pub(crate) hostname: Option<String>,
-    /// Use this machine's network instead of one of the pod's own
+    /// Use this machine's network instead of a network of the pod's own
     #[arg(long, conflicts_with_all = ["publish", "hostname"], help_heading = "Connections")]
     pub(crate) host_network: bool,
-    /// The most memory it may use, such as 256m or 2g
+    /// The memory limit, such as 256m or 2g
     #[arg(long, value_name = "SIZE", help_heading = "Limits")]
     pub(crate) memory: Option<Bytes>,
-    /// The most processors it may use, such as 1.5
+    /// The CPU limit, such as 1.5
     #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
     pub(crate) cpus: Option<Cpus>,
-    /// Make the container's files read-only
+    /// Mount the container's root file system read-only
     #[arg(long, help_heading = "Limits")]
     pub(crate) read_only: bool,
-    /// A capability more than usual, such as NET_ADMIN; ALL for all
+    /// A capability to add to the default ones, such as NET_ADMIN; ALL adds every one
     #[arg(long, value_name = "NAME", help_heading = "Limits")]
     pub(crate) cap_add: Vec<String>,
-    /// A capability less than usual; ALL for none
+    /// A capability to drop from the default ones; ALL drops every one
     #[arg(long, value_name = "NAME", help_heading = "Limits")]
     pub(crate) cap_drop: Vec<String>,
-    /// Give it every right over this machine
+    /// Give the container full access to this machine
     #[arg(long, help_heading = "Limits")]
     pub(crate) privileged: bool,
 }
@@ -280,13 +281,13 @@ pub(crate) struct Exec {
     /// The command and its arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     pub(crate) command: Vec<String>,
-    /// Send this program's input to the command
+    /// Connect standard input to the command
     #[arg(short, long)]
     pub(crate) interactive: bool,
-    /// Give the command a terminal, which standard input must be too
+    /// Give the command a terminal; standard input must be one too
     #[arg(short, long)]
     pub(crate) tty: bool,
-    /// Give up, and kill the command, after so many seconds
+    /// Kill the command after so many seconds
     #[arg(long, value_name = "SECONDS", conflicts_with_all = ["interactive", "tty"])]
     pub(crate) timeout: Option<u32>,
 }
@@ -295,7 +296,7 @@ pub(crate) struct Exec {
 pub(crate) struct Attach {
     /// The container: a name, POD/NAME, an id, or the beginning of one
     pub(crate) name: String,
-    /// Only watch
+    /// Show the output only, and send no input
     #[arg(long)]
     pub(crate) no_stdin: bool,
 }
@@ -304,16 +305,16 @@ pub(crate) struct Attach {
 pub(crate) struct Forward {
     /// The pod: a name, an id, or the beginning of one
     pub(crate) name: String,
-    /// Port of the pod, or LOCAL:PORT; LOCAL 0 is any that is free
+    /// A port of the pod, or LOCAL:PORT; LOCAL 0 takes a free port
     #[arg(required = true, value_name = "PORT")]
     pub(crate) ports: Vec<Ports>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Pull {
-    /// What to fetch; docker.io/library/ and :latest are filled in
+    /// The image to pull; docker.io/library/ and :latest are filled in
     pub(crate) image: String,
-    /// Who to be to the registry; a password that is not here is asked for, or read from standard input
+    /// The login for the registry; without PASSWORD, wharf asks for it or reads it from standard input
     #[arg(long, value_name = "USER[:PASSWORD]")]
     pub(crate) creds: Option<Creds>,
 }
@@ -330,7 +331,7 @@ pub(crate) struct Stop {
     /// Names, ids, or beginnings of ids
     #[arg(required = true, value_name = "NAME")]
     pub(crate) names: Vec<String>,
-    /// How long programs may take to end before they are killed
+    /// How long programs may take to exit before they are killed
     #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) time: u32,
 }
@@ -341,23 +342,23 @@ pub(crate) struct Rm {
     /// Names, ids, or beginnings of ids
     #[arg(required_unless_present_any = ["all", "namespace"], value_name = "NAME")]
     pub(crate) names: Vec<String>,
-    /// Also what runs
+    /// Also remove what is running
     #[arg(short, long)]
     pub(crate) force: bool,
-    /// Every pod that `wharf run` made
+    /// Every pod that `wharf run` created
     #[arg(long, conflicts_with = "names")]
     pub(crate) all: bool,
-    /// Every pod of a namespace, whoever made it
+    /// Every pod of a namespace, whoever created it
     #[arg(long, conflicts_with_all = ["names", "all"])]
     pub(crate) namespace: Option<String>,
-    /// Do not ask whether it is meant
+    /// Do not ask for confirmation
     #[arg(short, long)]
     pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Ps {
-    /// Also those that do not run
+    /// Also list containers that are not running
     #[arg(short, long)]
     pub(crate) all: bool,
 }
@@ -367,13 +368,13 @@ pub(crate) struct Ps {
 pub(crate) struct Logs {
     /// The container: a name, POD/NAME, an id, or the beginning of one
     pub(crate) name: String,
-    /// Go on until the container ends
+    /// Follow the log until the container exits
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Only so many lines from the end
+    /// Show only this many lines from the end
     #[arg(long, value_name = "LINES")]
     pub(crate) tail: Option<usize>,
-    /// Only lines after a time such as 2026-01-31T12:00:00Z, or not older than 90s, 10m, 2h or 1d
+    /// Show only lines after a time such as 2026-01-31T12:00:00Z, or no older than 90s, 10m, 2h or 1d
     #[arg(long, value_name = "TIME", value_parser = crate::time::since)]
     pub(crate) since: Option<i64>,
     /// Show when each line was written
@@ -383,7 +384,7 @@ pub(crate) struct Logs {
 
 #[derive(Debug, Args)]
 pub(crate) struct Stats {
-    /// Show it anew every second until interrupted
+    /// Refresh every second until interrupted
     #[arg(short, long)]
     pub(crate) watch: bool,
 }

@@ -1,6 +1,6 @@
-//! Who a pull says it is: what `--creds` tells, or else a login that docker, podman or skopeo have written down.
+//! The login for a registry: from `--creds`, or else one that docker, podman or skopeo stored in a file.
 //!
-//! What keeps their logins elsewhere, a credential helper, is not asked: it would be a program of someone's, run by root.
+//! Credential helpers, which keep logins elsewhere, are not run: root would execute a program that a user configured.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -1,6 +1,6 @@
-//! `wharf doctor`: can this machine run containers, and if not, what is to be done.
+//! `wharf doctor`: checks whether this machine can run containers, and says how to fix what it finds.
 //!
-//! It works without a daemon too, and says then what it could not look at.
+//! It works without a running wharfd too: it then checks the machine alone, and reports that wharfd cannot be reached.
 
 mod machine;
 mod service;
@@ -15,7 +15,7 @@ use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::output::{Output, Row};
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Verdict {
@@ -26,13 +26,13 @@ pub(crate) enum Verdict {
     Fail,
 }
 
-/// One thing that was looked at.
+/// One check, what it found, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Check {
     what: &'static str,
     verdict: Verdict,
     found: String,
-    /// What to do; empty where nothing is to be done.
+    /// What to do; empty if nothing is.
     #[serde(skip_serializing_if = "String::is_empty")]
     advice: String,
 }
@@ -52,7 +52,7 @@ impl Check {
 }
 
 impl Check {
-    /// Nothing is to be done about what is well.
+    /// A check that passed gives no advice.
     fn without_needless_advice(mut self) -> Self {
         if self.verdict == Verdict::Ok {
             self.advice.clear();
@@ -78,19 +78,19 @@ impl Row for Check {
     }
 }
 
-/// What a daemon told, or why none did.
-pub(crate) type Told = Result<(Daemon, InfoResponse), Error>;
+/// The connection to wharfd with its answer about itself, or why there is none.
+pub(crate) type Answer = Result<(Daemon, InfoResponse), Error>;
 
 pub(crate) async fn doctor(socket: &Socket, output: Output) -> Result<ExitCode, Error> {
-    let told = ask(socket).await;
+    let answer = ask(socket).await;
     let mut checks = machine::checks();
-    checks.extend(service::checks(told).await);
+    checks.extend(service::checks(answer).await);
     output.rows(&checks)?;
     let failed = checks.iter().any(|check| check.verdict == Verdict::Fail);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn ask(socket: &Socket) -> Told {
+async fn ask(socket: &Socket) -> Answer {
     let mut daemon = Daemon::connect(socket).await?;
     let info = daemon.admin.info(InfoRequest {}).await;
     let info = info.map_err(Error::call("asking wharfd about itself"))?.into_inner();

@@ -1,4 +1,4 @@
-//! Why a command failed, and what to do about it.
+//! Why a command failed, and what the user can do about it.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,69 +10,73 @@ use wharf_types::program;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error(
-        "wharfd does not run: nothing listens at {}\n  start it: sudo systemctl start wharfd, or sudo wharfd\n  \
-         or name its socket: --socket PATH, or WHARF_SOCKET", socket.display()
+        "wharfd is not running: nothing listens at {}\n  start it: sudo systemctl start wharfd, or sudo wharfd\n  \
+         or set its socket: --socket PATH, or WHARF_SOCKET", socket.display()
     )]
     NotRunning { socket: PathBuf },
-    #[error("you may not talk to wharfd at {}\n  use sudo: containers are root's business", socket.display())]
+    #[error("permission denied to connect to wharfd at {}\n  use sudo: only root may control containers", socket.display())]
     Denied { socket: PathBuf },
-    #[error("wharfd cannot be reached at {}", socket.display())]
+    #[error("cannot connect to wharfd at {}", socket.display())]
     Unreachable { socket: PathBuf, source: tonic::transport::Error },
     #[error("{what}: {}{}", status.message(), advice(status))]
     Call { what: String, status: Status },
     #[error("there is no {what} {name:?}\n  {advice}")]
     Unknown { what: &'static str, name: String, advice: &'static str },
-    #[error("{name:?} could be any of these: say more of it\n  {}", candidates.join("\n  "))]
+    #[error("{name:?} is ambiguous: give more characters, or one of these\n  {}", candidates.join("\n  "))]
     Ambiguous { name: String, candidates: Vec<String> },
     #[error("the pod {pod} has no container yet\n  start one in it: wharf run --pod {pod} IMAGE")]
     EmptyPod { pod: String },
-    #[error("{name} is here already\n  remove it (wharf rm {name}), or give another --name")]
+    #[error("{name} exists already\n  remove it (wharf rm {name}), or give another --name")]
     NameTaken { name: String },
     #[error("{name} is {state}, not running{advice}")]
     NotRunningYet { name: String, state: &'static str, advice: String },
-    #[error("{image} is the image of {}\n  remove that first (wharf rm), or use --force", users.join(", "))]
+    #[error("{image} is in use by {}\n  remove them first (wharf rm), or use --force", users.join(", "))]
     ImageInUse { image: String, users: Vec<String> },
-    #[error("{what} would be removed\n  say so: --yes")]
+    #[error("this would remove {what}\n  confirm it: --yes")]
     NotConfirmed { what: String },
-    #[error("{name} was not made by wharf run\n  whoever made it starts it again")]
+    #[error(
+        "{name} was not created by wharf run\n  whoever created it (such as the kubelet) has to restart it"
+    )]
     NotOwn { name: String },
     #[error("wharf {command} has nothing to print as JSON\n  leave out --json{advice}")]
     NoJson { command: &'static str, advice: &'static str },
-    #[error("{name} runs\n  stop it first (wharf stop {name}), or use --force")]
+    #[error("{name} is running\n  stop it first (wharf stop {name}), or use --force")]
     Runs { name: String },
-    #[error("{0} of {1} could not be done: see above")]
+    #[error("{0} of {1} failed: see above")]
     Some(usize, usize),
-    #[error("the container {name} keeps no log: whoever made it asked for none")]
+    #[error("the container {name} has no log: it was created without one")]
     NoLog { name: String },
     #[error("{}: {source}{}", path.display(), denied(source))]
     File { path: PathBuf, source: io::Error },
     #[error("{}, line {line}: {problem}", path.display())]
     Line { path: PathBuf, line: usize, problem: String },
-    #[error("the daemon's answer lacks {what}: are wharf and wharfd of one version? `wharf doctor` tells")]
+    #[error(
+        "the response of wharfd lacks {what}: check with `wharf doctor` that wharf and wharfd have the same version"
+    )]
     Incomplete { what: &'static str },
-    #[error("the session with the container broke")]
+    #[error("the connection to the container was lost")]
     Session {
         #[from]
         source: tokio_tungstenite::tungstenite::Error,
     },
     #[error(
-        "{image} cannot be pulled: {message}\n  \
-         say who you are: wharf pull --creds USER {image}, or log in to its registry with docker or podman"
+        "cannot pull {image}: {message}\n  \
+         log in: wharf pull --creds USER {image}, or log in to its registry with docker or podman"
     )]
     Login { image: String, message: String },
-    #[error("no password was given\n  type it, write it to standard input, or say --creds USER:PASSWORD")]
+    #[error("no password was given\n  type it, pass it on standard input, or use --creds USER:PASSWORD")]
     NoPassword,
     #[error("{message}")]
     Refused { message: String },
-    #[error("{url} is not of this machine's own wharfd: use crictl or kubectl for it")]
+    #[error("{url} is not on this machine: wharf streams only from the local wharfd; use crictl or kubectl")]
     Elsewhere { url: String },
     #[error("standard input is not a terminal\n  leave out --tty")]
     NoTerminal { source: io::Error },
-    #[error("port {port} of this machine cannot be listened on\n  name another: LOCAL:PORT")]
+    #[error("cannot listen on port {port} of this machine\n  choose another: LOCAL:PORT")]
     Listen { port: u16, source: io::Error },
-    #[error("the output could not be written")]
+    #[error("cannot write the output")]
     Output { source: io::Error },
-    #[error("the program could not be started up")]
+    #[error("cannot start the async runtime")]
     Runtime { source: io::Error },
 }
 
@@ -84,7 +88,7 @@ impl Error {
 }
 
 impl Error {
-    /// The code that shells give for a program that could not be executed, if that was it.
+    /// The exit code of shells for a program that could not be executed, if that is what failed.
     pub(crate) fn program_code(&self) -> Option<u8> {
         let text = self.to_string();
         match [program::MISSING, program::DENIED, program::FORMAT].map(|words| text.contains(words)) {
@@ -95,24 +99,26 @@ impl Error {
     }
 }
 
-/// What a person can do about a refusal of the daemon's.
+/// What the user can do about an error of the daemon.
 fn advice(status: &Status) -> &'static str {
     if of_registry(status) {
-        return "\n  check its name, and whether this machine reaches the registry; mirrors are named in /etc/wharf/certs.d";
+        return "\n  check the image's name, and whether this machine reaches the registry; mirrors are set in /etc/wharf/certs.d";
     }
     match status.code() {
-        // Without a cause it is an answer: somebody is there.
+        // Without a source the status came from wharfd itself, so wharfd is running.
         Code::Unavailable | Code::Unknown if std::error::Error::source(status).is_some() => {
-            "\n  look whether wharfd runs: wharf doctor"
+            "\n  check whether wharfd is running: wharf doctor"
         }
-        Code::Unimplemented => "\n  this wharfd does not know it: are wharf and wharfd of one version?",
-        Code::ResourceExhausted => "\n  see what is used: wharf info, wharf stats",
+        Code::Unimplemented => {
+            "\n  wharfd does not support this: check with `wharf doctor` that wharf and wharfd have the same version"
+        }
+        Code::ResourceExhausted => "\n  see what is in use: wharf info, wharf stats",
         Code::DataLoss => "\n  the message above says what was damaged; pull the image again",
         _ => "",
     }
 }
 
-/// Whether it was a registry that could not be reached: the kubelet knows it by this word too. The code tells nothing then.
+/// Whether a registry could not be reached. The kubelet recognises this case by the same word; the status code says nothing.
 fn of_registry(status: &Status) -> bool {
     status.message().starts_with("RegistryUnavailable")
 }
@@ -150,6 +156,6 @@ mod tests {
         let mut lost = Status::unavailable("gone");
         lost.set_source(std::sync::Arc::new(io::Error::from(io::ErrorKind::ConnectionReset)));
         let lost = Error::call("pulling x")(lost).to_string();
-        assert_eq!(lost, "pulling x: gone\n  look whether wharfd runs: wharf doctor");
+        assert_eq!(lost, "pulling x: gone\n  check whether wharfd is running: wharf doctor");
     }
 }

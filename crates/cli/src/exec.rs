@@ -1,4 +1,4 @@
-//! `wharf exec`: a command in a running container. `wharf attach`: the streams of its own program.
+//! `wharf exec` runs a command in a running container; `wharf attach` connects to the streams of its own program.
 
 use std::process::ExitCode;
 
@@ -50,7 +50,7 @@ pub(crate) async fn attach(daemon: &mut Daemon, attach: Attach) -> Result<ExitCo
     let sends = if attach.no_stdin { Sends::Nothing } else { Sends::Input };
     let ended = Session::open(&url).await?.carry(sends, terminal, LeaveKeys::Leave).await?;
     if let Ended::Left = ended {
-        output::complain(&format!("{} goes on", attach.name));
+        output::complain(&format!("{} keeps running", attach.name));
     }
     Ok(ended.code())
 }

@@ -1,7 +1,7 @@
-//! What a name on the command line means: a pod, or a container.
+//! Resolves a name on the command line to a pod or a container.
 //!
-//! Ids go before names, names before beginnings of ids. A container's name is unique within its pod only, so it may be
-//! written POD/NAME; and a pod stands for its main container where a container is wanted.
+//! An id takes precedence over a name, and a name over the beginning of an id. A container's name is unique only within
+//! its pod, so it may be written POD/NAME. Where a command needs a container, a pod stands for its main container.
 
 use wharf_cri_api::v1::{Container, ContainerState, PodSandbox, PodSandboxState};
 
@@ -63,7 +63,7 @@ impl Listing {
         Err(Error::Unknown {
             what: "pod or container",
             name: text.to_owned(),
-            advice: "see what there is: wharf pods, wharf ps --all",
+            advice: "list them: wharf pods, wharf ps --all",
         })
     }
 
@@ -92,7 +92,7 @@ impl Listing {
     /// The pod of a name; a container stands for the pod it is in.
     pub(crate) fn pod(&self, text: &str) -> Result<&PodSandbox, Error> {
         let unknown =
-            || Error::Unknown { what: "pod", name: text.to_owned(), advice: "see what there is: wharf pods" };
+            || Error::Unknown { what: "pod", name: text.to_owned(), advice: "list them: wharf pods" };
         match self.find(text)? {
             Found::Pod(pod) => Ok(pod),
             Found::Container(container) => self.pod_of(container).ok_or_else(unknown),

@@ -1,4 +1,4 @@
-//! `wharf forward`: connections to ports of this machine go into a pod.
+//! `wharf forward`: forwards connections to ports of this machine to a pod.
 
 use std::net::Ipv4Addr;
 
@@ -28,7 +28,7 @@ pub(crate) async fn forward(daemon: &mut Daemon, forward: Forward) -> Result<(),
         let listener = TcpListener::bind(here).await;
         let listener = listener.map_err(|source| Error::Listen { port: ports.here, source })?;
         let bound = listener.local_addr().map_err(|source| Error::Listen { port: ports.here, source })?;
-        output::complain(&format!("{bound} goes to port {} of {}", ports.pod, forward.name));
+        output::complain(&format!("forwarding {bound} to port {} of {}", ports.pod, forward.name));
         tokio::spawn(accept(daemon.clone(), listener, pod.clone(), ports));
     }
     tokio::signal::ctrl_c().await.map_err(|source| Error::Runtime { source })

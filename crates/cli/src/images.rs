@@ -116,11 +116,7 @@ pub(crate) fn by_beginning(images: &[Image], name: &str) -> Result<String, Error
     let found: Vec<_> = images.iter().filter(|image| begins(&image.id)).collect();
     match found.as_slice() {
         [one] => Ok(one.id.clone()),
-        [] => Err(Error::Unknown {
-            what: "image",
-            name: name.to_owned(),
-            advice: "see what there is: wharf images",
-        }),
+        [] => Err(Error::Unknown { what: "image", name: name.to_owned(), advice: "list them: wharf images" }),
         several => Err(Error::Ambiguous {
             name: name.to_owned(),
             candidates: several

@@ -1,4 +1,4 @@
-//! `wharf info`: what this wharfd is and stands on.
+//! `wharf info`: the version, conditions, network and storage of wharfd.
 
 use std::fmt::Write as _;
 
@@ -110,7 +110,7 @@ pub(crate) fn bridge(info: &InfoResponse) -> String {
     let bridge = format!("{} {}", info.bridge, info.subnets);
     match info.builtin.as_str() {
         "on" => bridge,
-        "off" => format!("off: the network is CNI's, by {}", info.cni_conf_dir),
-        _ => format!("{bridge}, unless the node is a cluster's; then CNI's, by {}", info.cni_conf_dir),
+        "off" => format!("off: CNI configures the network, from {}", info.cni_conf_dir),
+        _ => format!("{bridge}; on a node of a cluster CNI, configured in {}", info.cni_conf_dir),
     }
 }

@@ -33,7 +33,7 @@ async fn one(daemon: &mut Daemon, listing: &Listing, name: &str) -> Result<Value
             None => Err(Error::Unknown {
                 what: "pod, container or image",
                 name: name.to_owned(),
-                advice: "see what there is: wharf pods, wharf ps --all, wharf images",
+                advice: "list them: wharf pods, wharf ps --all, wharf images",
             }),
         },
         Err(error) => Err(error),

@@ -1,5 +1,5 @@
-//! `wharf`: the command line for people. It speaks the CRI and wharfd's admin service over their socket, and reads log
-//! files; it knows nothing else of wharf, and keeps nothing.
+//! `wharf`: the command line. It speaks the CRI and wharfd's admin service over the daemon's socket, and reads the log
+//! files of containers. It depends on nothing else of wharf, and keeps no state of its own.
 
 mod args;
 mod credentials;

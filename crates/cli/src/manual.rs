@@ -1,4 +1,4 @@
-//! Completion of shells, and man pages: both written from the grammar.
+//! Shell completion and man pages, both generated from the grammar.
 
 use std::path::Path;
 use std::process::ExitCode;

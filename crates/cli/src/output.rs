@@ -1,8 +1,8 @@
 //! The only place that writes to the terminal: tables, JSON, and plain lines.
 //!
-//! Names, commands, labels and messages are whatever the author of a pod or an image wrote. A terminal would do what control
-//! characters in them say (move the cursor, rename the window, type for its user), so they are shown as escapes. Only what
-//! a container itself prints goes out as it is.
+//! The authors of pods and images choose names, commands, labels and messages. A terminal would obey control characters in
+//! them (move the cursor, rename the window, type for its user), so they are shown as escapes. Only the output of a
+//! container is written unchanged.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};

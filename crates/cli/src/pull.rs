@@ -1,4 +1,4 @@
-//! `wharf pull`, and the pull of an image that `wharf run` misses: with a bar for each layer where someone watches.
+//! `wharf pull`, and the pull of an image that `wharf run` lacks: with a progress bar for each layer on a terminal.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -65,7 +65,7 @@ fn refusal(image: &str, status: Status) -> Error {
     if status.code() == Code::PermissionDenied {
         return Error::Login { image: image.to_owned(), message: status.message().to_owned() };
     }
-    Error::call(format!("{image} cannot be pulled"))(status)
+    Error::call(format!("cannot pull {image}"))(status)
 }
 
 /// Draws the bars of a pull for as long as it is polled. An older daemon without progress is no reason to fail.
@@ -124,7 +124,7 @@ fn describe(layer: &Layer) -> String {
         Phase::Downloading => format!("{} of {total}", units::size(layer.done_bytes)),
         Phase::Unpacking => "unpacking".into(),
         Phase::Done => format!("{total}, done"),
-        Phase::Exists => "here already".into(),
+        Phase::Exists => "exists".into(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `wharf rm`: removes containers and pods, and the logs of those that `wharf run` made.
+//! `wharf rm`: removes containers and pods, and the logs of those that `wharf run` created.
 
 use std::path::{Component, Path};
 
@@ -37,7 +37,7 @@ fn in_namespace(pod: &PodSandbox, namespace: &str) -> bool {
     pod.metadata.as_ref().is_some_and(|metadata| metadata.namespace == namespace)
 }
 
-/// Asks whether so much is meant; where nobody can be asked, it has to be said beforehand.
+/// Asks for confirmation; without a terminal to ask on, --yes has to give it.
 #[expect(
     clippy::fn_params_excessive_bools,
     reason = "the flag of the command line, which is asked here alone"

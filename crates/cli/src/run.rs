@@ -1,4 +1,4 @@
-//! `wharf run`: an image becomes a pod with one container, or one more container of a pod.
+//! `wharf run`: creates a pod with one container from an image, or adds a container to a running pod.
 
 mod request;
 
@@ -22,7 +22,7 @@ use crate::{credentials, pull, remove, stop, units, wait};
 
 pub(crate) use request::{LOGS, LOGS_ANNOTATION};
 
-/// How long a program may take to end after Ctrl-C.
+/// How long a program may take to exit after Ctrl-C.
 const GRACE_S: u32 = 10;
 
 /// What was made.
@@ -89,7 +89,7 @@ pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result
         None => attend(daemon, &made).await.map(Ended::Code),
     };
     if let Ok(Ended::Left) = ended {
-        output::complain(&format!("{} goes on: wharf attach {0}, wharf rm --force {0}", made.pod_name));
+        output::complain(&format!("{} keeps running: wharf attach {0}, wharf rm --force {0}", made.pod_name));
         return Ok(ExitCode::SUCCESS);
     }
     if run.rm {
@@ -151,9 +151,9 @@ fn joined<'a>(listing: &'a Listing, name: &str) -> Result<&'a PodSandbox, Error>
     Err(Error::NotRunningYet { name: name.to_owned(), state: "stopped", advice })
 }
 
-/// What an error of the daemon is prefixed with, which names the stage itself.
+/// The prefix for an error of wharfd; the error itself names the stage.
 fn failure(run: &Run) -> String {
-    format!("{} cannot be run", run.image)
+    format!("cannot run {}", run.image)
 }
 
 async fn create(
@@ -240,7 +240,7 @@ async fn attend(daemon: &mut Daemon, made: &Made) -> Result<ExitCode, Error> {
 async fn interrupts(mut daemon: Daemon, id: String) -> Error {
     let Err(error) = async {
         next_interrupt().await?;
-        output::complain("stopping it; Ctrl-C again kills it");
+        output::complain("stopping the container; press Ctrl-C again to kill it");
         let mut gently = daemon.clone();
         let stopping = gently.stop_container(&id, GRACE_S);
         tokio::select! {
@@ -250,7 +250,7 @@ async fn interrupts(mut daemon: Daemon, id: String) -> Error {
                 daemon.stop_container(&id, 0).await?;
             }
         }
-        // Its end is near, and ends the wait.
+        // The container exits soon, which ends the wait.
         std::future::pending::<Result<std::convert::Infallible, Error>>().await
     }
     .await;

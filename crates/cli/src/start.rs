@@ -1,5 +1,5 @@
-//! `wharf start`: what has ended runs again. In the CRI a container runs once, so a new one of the same description takes its
-//! place; and a pod that was stopped has lost its network, so all of it is made anew.
+//! `wharf start`: restarts exited containers and stopped pods. A container of the CRI runs only once, so a new one with the
+//! same configuration replaces it. A stopped pod has lost its network, so the pod and its containers are created anew.
 
 use futures_util::future::join_all;
 use wharf_cri_api::admin::{ContainerRequest, PodRequest};
@@ -114,7 +114,7 @@ async fn create(daemon: &mut Daemon, pod_id: &str, config: ContainerConfig) -> R
         ..CreateContainerRequest::default()
     };
     let created = Box::pin(daemon.runtime.create_container(request)).await;
-    Ok(created.map_err(Error::call(format!("{name} cannot be started again")))?.into_inner().container_id)
+    Ok(created.map_err(Error::call(format!("cannot restart {name}")))?.into_inner().container_id)
 }
 
 async fn begin(daemon: &mut Daemon, container_id: String) -> Result<(), Error> {
@@ -123,5 +123,5 @@ async fn begin(daemon: &mut Daemon, container_id: String) -> Result<(), Error> {
 }
 
 fn failure(pod: &PodSandbox) -> String {
-    format!("{} cannot be started again", pod_name(pod))
+    format!("cannot restart {}", pod_name(pod))
 }

@@ -1,4 +1,4 @@
-//! `wharf stats`: what pods and their containers use.
+//! `wharf stats`: the resource usage of pods and their containers.
 
 use std::collections::HashMap;
 use std::time::Duration;

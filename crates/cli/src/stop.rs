@@ -1,4 +1,4 @@
-//! `wharf stop`: ends programs, and keeps what they left.
+//! `wharf stop`: stops containers and pods without removing them.
 
 use std::future::Future;
 

@@ -96,7 +96,7 @@ impl Session {
         };
         if is_over || !self.status.is_empty() {
             // The status says why.
-            return ended(&self.status).and(Err(Error::Incomplete { what: "the beginning of the session" }));
+            return ended(&self.status).and(Err(Error::Incomplete { what: "the streams of the session" }));
         }
         Ok(())
     }
@@ -187,8 +187,8 @@ struct Cause {
 }
 
 fn ended(status: &[u8]) -> Result<ExitCode, Error> {
-    let status: Status =
-        serde_json::from_slice(status).map_err(|_cut| Error::Incomplete { what: "how the command ended" })?;
+    let status: Status = serde_json::from_slice(status)
+        .map_err(|_cut| Error::Incomplete { what: "the exit status of the command" })?;
     if status.status == "Success" {
         return Ok(ExitCode::SUCCESS);
     }

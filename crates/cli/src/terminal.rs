@@ -1,5 +1,5 @@
-//! The person's terminal: raw while a session has it, and as it was afterwards; and the input, read by a thread of its
-//! own, because a read of a terminal cannot be called off.
+//! The user's terminal: in raw mode during a session, restored afterwards. A thread of its own reads the input, because a
+//! blocking read of a terminal cannot be cancelled.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;

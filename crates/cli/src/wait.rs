@@ -1,4 +1,4 @@
-//! Waiting for a container's end.
+//! Waiting until a container exits.
 
 use std::time::Duration;
 

@@ -131,7 +131,7 @@ fn two_keys_leave_an_attached_terminal_and_the_program_goes_on() {
         person.sees("42");
         person.types(b"\x10");
         person.types(b"\x11");
-        person.sees("shell goes on");
+        person.sees("shell keeps running");
         assert_eq!(person.ends().await, Some(0));
         let containers = world.client.containers().await;
         assert_eq!(containers[0].state(), ContainerState::ContainerRunning);
@@ -173,7 +173,7 @@ fn what_has_ended_is_started_again() {
         printed(world, "rm --force once");
         let pod = world.client.run(&world.client.pod("theirs")).await.unwrap();
         let (code, words) = refused(world, "start theirs");
-        assert!(code == Some(1) && words.contains("was not made by wharf run"), "{words}");
+        assert!(code == Some(1) && words.contains("was not created by wharf run"), "{words}");
         world.client.down(&pod).await.unwrap();
     });
 }

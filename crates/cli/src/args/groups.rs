@@ -1,4 +1,4 @@
-//! The overview that `wharf --help` gives: the commands by what one wants to do.
+//! The overview of `wharf --help`: the commands, grouped by task.
 
 use std::fmt::Write as _;
 
@@ -14,14 +14,14 @@ const GROUPS: [(&str, &[&str]); 5] = [
 
 const EXAMPLES: &str = "\
 Examples:
-  wharf run --rm busybox echo hello            run a program and see what it says
+  wharf run --rm busybox echo hello            run a program and show its output
   wharf run -d --name web -p 8080:80 nginx     run a server
-  wharf logs -f web                            see what it writes
-  wharf exec -it web sh                        look around in it
-  wharf rm -f web                              end it and remove it
+  wharf logs -f web                            follow its output
+  wharf exec -it web sh                        open a shell in it
+  wharf rm -f web                              stop it and remove it
 
-Pods, containers and images are named by their name, their id, or the beginning of an id;
-a container of a pod also by POD/NAME. `wharf COMMAND --help` tells more.";
+Give a pod, container or image by its name, its id, or the beginning of its id; a container
+also by POD/NAME. `wharf COMMAND --help` tells more.";
 
 /// The whole grammar, with its commands in groups.
 pub(crate) fn command() -> clap::Command {

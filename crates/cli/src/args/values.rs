@@ -1,4 +1,4 @@
-//! Values of the command line, each checked where it is read.
+//! The values of command-line arguments, each checked when it is parsed.
 
 use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
@@ -47,7 +47,7 @@ impl FromStr for Ports {
         let (here, pod) = text.split_once(':').unwrap_or((text, text));
         let number = |text: &str| text.parse::<u16>().map_err(|_bad| format!("{text:?} is not a port"));
         match number(pod)? {
-            0 => Err("port 0 of a pod leads nowhere".to_owned()),
+            0 => Err("port 0 of a pod cannot be forwarded".to_owned()),
             pod => Ok(Self { here: number(here)?, pod }),
         }
     }
@@ -74,7 +74,7 @@ impl FromStr for Publish {
         let host = if host.is_empty() { free(ip, protocol, pod.len())? } else { range(host)?.collect() };
         if host.len() != pod.len() {
             return Err(format!(
-                "{} ports of this machine cannot lead to {} of the pod",
+                "{} ports of this machine cannot be mapped to {} ports of the pod",
                 host.len(),
                 pod.len()
             ));
@@ -102,14 +102,14 @@ fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
     }
 }
 
-/// As many ports of this machine that nobody listens on.
+/// Finds `count` ports of this machine that nobody listens on.
 fn free(ip: &str, protocol: Protocol, count: usize) -> Result<Vec<u16>, String> {
     let ip = if ip.is_empty() {
         Ipv4Addr::UNSPECIFIED.into()
     } else {
         ip.parse::<IpAddr>().map_err(|error| error.to_string())?
     };
-    let none = |error: std::io::Error| format!("no port of this machine is free: {error}");
+    let none = |error: std::io::Error| format!("this machine has no free port: {error}");
     // All are held until the last is found, so that none is found twice.
     match protocol {
         Protocol::Udp => {
@@ -142,16 +142,16 @@ impl FromStr for Volume {
             return Err("write FROM:TO or FROM:TO:ro".into());
         };
         if !to.starts_with('/') {
-            return Err(format!("{to:?}, where it is seen in the container, must begin with /"));
+            return Err(format!("the path in the container, {to:?}, must begin with /"));
         }
-        // A word alone is a volume that docker would keep: it must not become a directory by the accident of its name.
+        // docker would take a bare word as a named volume: it must not become a directory by accident.
         if !from.starts_with(['/', '.']) {
             return Err(format!(
-                "there are no volumes by name: write the path of a directory, such as ./{from} or /srv/{from}"
+                "wharf has no named volumes: write the path of a directory, such as ./{from} or /srv/{from}"
             ));
         }
         let from = std::fs::canonicalize(from)
-            .map_err(|error| format!("{from}: {error}; make it first: mkdir -p {from}"))?;
+            .map_err(|error| format!("{from}: {error}; create it first: mkdir -p {from}"))?;
         let host_path = from.to_str().ok_or_else(|| format!("{} is not UTF-8", from.display()))?.to_owned();
         let mut mount = Mount { host_path, container_path: to.to_owned(), ..Mount::default() };
         for option in options.into_iter().flat_map(|options| options.split(',')) {
@@ -161,7 +161,7 @@ impl FromStr for Volume {
     }
 }
 
-/// What an option of docker's makes of a mount.
+/// Applies a mount option, spelled as docker spells it.
 fn change(mount: &mut Mount, option: &str) -> Result<(), String> {
     match option {
         "rw" => mount.readonly = false,
@@ -175,7 +175,7 @@ fn change(mount: &mut Mount, option: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// `NAME=VALUE`, or `NAME` for the value it has here.
+/// `NAME=VALUE`, or `NAME` to take the value from the environment of wharf.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Env(pub(crate) KeyValue);
 
@@ -187,7 +187,12 @@ impl FromStr for Env {
             Some((key, value)) => (key, value.to_owned()),
             None => {
                 let value = std::env::var(text);
-                (text, value.map_err(|_unset| format!("{text} is not set here: write {text}=VALUE"))?)
+                (
+                    text,
+                    value.map_err(|_unset| {
+                        format!("{text} is not set in the environment: write {text}=VALUE")
+                    })?,
+                )
             }
         };
         if key.is_empty() {

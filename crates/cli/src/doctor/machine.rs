@@ -1,4 +1,4 @@
-//! What the kernel and the machine offer, read from `/proc` and `/sys`.
+//! Checks of the kernel and the machine, which read `/proc` and `/sys` and need no wharfd.
 
 use std::fs;
 use std::path::Path;
@@ -31,7 +31,11 @@ pub(super) fn checks() -> Vec<Check> {
 fn root(uid: u32) -> Check {
     match uid {
         0 => Check::ok("root", "yes"),
-        uid => Check::warn("root", format!("no, uid {uid}"), "use sudo to see what follows as wharfd does"),
+        uid => Check::warn(
+            "root",
+            format!("no, uid {uid}"),
+            "use sudo: the checks below then see what wharfd sees",
+        ),
     }
 }
 
@@ -80,7 +84,11 @@ fn cgroups(mountinfo: &str, unified: &str) -> Check {
         return Check::ok(WHAT, format!("{version}, with cpu, memory and pids"));
     }
     let missing = missing.join(", ");
-    Check::warn(WHAT, format!("{version} without {missing}"), "such limits and statistics will be missing")
+    Check::warn(
+        WHAT,
+        format!("{version} without {missing}"),
+        "limits and statistics of these will be missing: enable the controllers in the kernel",
+    )
 }
 
 /// Whether a kernel has a module, which it then loads by itself when it is needed. Its `modules.dep` has lines like
@@ -97,9 +105,13 @@ fn overlayfs(filesystems: &str, modules: &str) -> Check {
         return Check::ok(WHAT, "yes");
     }
     if has_module(modules, "overlay") {
-        return Check::ok(WHAT, "a module, which is loaded with the first container");
+        return Check::ok(WHAT, "a module; the first container loads it");
     }
-    Check::fail(WHAT, "this kernel has none", "install the modules of the running kernel, or use another")
+    Check::fail(
+        WHAT,
+        "this kernel lacks it",
+        "install the modules of the running kernel, or use another kernel",
+    )
 }
 
 fn namespaces(directory: &Path) -> Check {
@@ -111,7 +123,7 @@ fn namespaces(directory: &Path) -> Check {
     Check::fail(
         "namespaces",
         format!("no {}", missing.join(", ")),
-        "this kernel was built without: use another",
+        "the kernel was built without them: use another kernel",
     )
 }
 
@@ -119,7 +131,11 @@ fn seccomp(actions: &str) -> Check {
     if actions.split_whitespace().any(|action| action == "errno") {
         return Check::ok("seccomp", "yes");
     }
-    Check::fail("seccomp", "no filters", "the kernel needs CONFIG_SECCOMP_FILTER: use another")
+    Check::fail(
+        "seccomp",
+        "no filters",
+        "the kernel was built without CONFIG_SECCOMP_FILTER: use another kernel",
+    )
 }
 
 /// The module, or what stands for it in a kernel that has it built in.
@@ -131,16 +147,16 @@ fn nftables(modules: &str) -> Check {
         return Check::ok("nftables", "yes");
     }
     if has_module(modules, "nf_tables") {
-        return Check::ok("nftables", "a module, which is loaded with the first pod");
+        return Check::ok("nftables", "a module; the first pod loads it");
     }
-    let advice = "without it the built-in bridge connects no pod: use another kernel, or CNI plugins";
-    Check::warn("nftables", "this kernel has none", advice)
+    let advice = "the built-in bridge needs it: use another kernel, or CNI plugins";
+    Check::warn("nftables", "this kernel lacks it", advice)
 }
 
 fn forwarding(value: &str) -> Check {
     match value {
         "1" => Check::ok("forwarding", "on"),
-        _ => Check::ok("forwarding", "off; wharfd turns it on with the first pod on its bridge"),
+        _ => Check::ok("forwarding", "off; wharfd turns it on for the first pod on its bridge"),
     }
 }
 
@@ -176,7 +192,8 @@ fn resolver(resolv_conf: &str, behind: &str) -> Check {
     }
     let local = |server: &String| server.parse::<std::net::IpAddr>().is_ok_and(|server| server.is_loopback());
     if servers.iter().all(local) {
-        let advice = "pods have another loopback and cannot ask it: name a server that they can reach";
+        let advice =
+            "pods have a loopback of their own and cannot reach it: add a server that they can reach";
         return Check::warn(WHAT, servers.join(", "), advice);
     }
     Check::ok(WHAT, servers.join(", "))
@@ -187,7 +204,7 @@ fn apparmor(enabled: &str) -> Check {
         "Y" => Check::warn(
             "AppArmor",
             "enabled",
-            "wharf does not apply its profiles yet, and refuses containers that ask for one",
+            "wharf does not apply AppArmor profiles yet, and refuses containers that request one",
         ),
         _ => Check::ok("AppArmor", "off"),
     }

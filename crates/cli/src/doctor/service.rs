@@ -1,4 +1,4 @@
-//! The daemon, and what it stands on.
+//! Checks of the running wharfd, and of its directories, limits and supervisors.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -6,18 +6,19 @@ use std::path::Path;
 use wharf_cri_api::admin::InfoResponse;
 use wharf_cri_api::v1::StatusRequest;
 
-use super::{Check, Told, Verdict};
+use super::{Answer, Check, Verdict};
 use crate::daemon::Daemon;
 use crate::info;
 use crate::units::{short, size};
 
-/// All checks of the daemon; the first alone if there is none.
-pub(super) async fn checks(told: Told) -> Vec<Check> {
-    let (mut daemon, info) = match told {
-        Ok(told) => told,
+/// All checks of wharfd; only the first and the supervisor's if it cannot be reached.
+pub(super) async fn checks(answer: Answer) -> Vec<Check> {
+    let (mut daemon, info) = match answer {
+        Ok(answer) => answer,
         Err(error) => {
             let text = wharf_types::chain(&error);
-            let (found, advice) = text.split_once("\n  ").unwrap_or((&text, "look into its log"));
+            let (found, advice) =
+                text.split_once("\n  ").unwrap_or((&text, "see its log: journalctl -u wharfd"));
             return vec![
                 Check::fail("wharfd", found, advice.replace("\n  ", "; ")),
                 supervisor(&beside_this_program()),
@@ -33,11 +34,7 @@ pub(super) async fn checks(told: Told) -> Vec<Check> {
             Path::new(&info.root),
             "remove images (wharf rmi) or containers (wharf rm), or set `root` to a larger disk",
         ),
-        disk(
-            "state",
-            Path::new(&info.state),
-            "remove pods (wharf rm), or whatever else is on that file system",
-        ),
+        disk("state", Path::new(&info.state), "remove pods (wharf rm), or other files on that file system"),
         open_files(&std::fs::read_to_string(format!("/proc/{}/limits", info.pid)).unwrap_or_default()),
         quarantine(&[Path::new(&info.root), Path::new(&info.state)]),
         Check::ok("network", info::bridge(&info)),
@@ -54,10 +51,10 @@ fn version(info: &InfoResponse) -> Check {
         return Check::ok("wharfd", format!("{own}, pid {}", info.pid));
     }
     let found = format!("{}, but wharf is {own}", info.version);
-    Check::warn("wharfd", found, "restart it after an upgrade: containers go on meanwhile")
+    Check::warn("wharfd", found, "restart wharfd after an upgrade: containers keep running")
 }
 
-/// Where the supervisor is if nothing else was configured.
+/// Where the supervisor is by default.
 fn beside_this_program() -> std::path::PathBuf {
     std::env::current_exe().unwrap_or_default().with_file_name("wharf-shim")
 }
@@ -79,7 +76,7 @@ fn limits(bounding: u64) -> Check {
     if bounding & wharf_types::capability::SYS_RESOURCE != 0 {
         return Check::ok(WHAT, "yes");
     }
-    let advice = "containers cannot be given a lower oom_score_adj or higher limits: run wharfd with it";
+    let advice = "containers cannot get a lower oom_score_adj or higher limits: give wharfd this capability";
     Check::warn(WHAT, "wharfd lacks it", advice)
 }
 
@@ -98,16 +95,16 @@ fn disk(what: &'static str, directory: &Path, advice: &str) -> Check {
             let (verdict, found) = scarcer(bytes, inodes);
             Check { what, verdict, found, advice: advice.to_owned() }.without_needless_advice()
         }
-        Err(error) => Check::fail(what, format!("{place}: {error}"), "look whether it is there and mounted"),
+        Err(error) => Check::fail(what, format!("{place}: {error}"), "check that it exists and is mounted"),
     }
 }
 
-/// A file system that makes inodes as it goes has no number of them.
+/// A file system that allocates inodes dynamically reports a total of 0.
 fn inodes(free: u64, all: u64) -> Verdict {
     if all == 0 { Verdict::Ok } else { room(free, all) }
 }
 
-/// The finding that a person has to know of.
+/// The worse of two findings.
 fn scarcer(bytes: (Verdict, String), inodes: (Verdict, String)) -> (Verdict, String) {
     match (&bytes.0, &inodes.0) {
         (Verdict::Fail, _) | (_, Verdict::Ok) | (Verdict::Warn, Verdict::Warn) => bytes,
@@ -123,7 +120,7 @@ fn room(free: u64, all: u64) -> Verdict {
     }
 }
 
-/// From `/proc/<pid>/limits`: the daemon raises its soft limit by itself.
+/// Read from `/proc/<pid>/limits`, since the daemon raises its soft limit itself.
 fn open_files(limits: &str) -> Check {
     const WHAT: &str = "open files";
     /// What a few hundred containers need.
@@ -133,15 +130,14 @@ fn open_files(limits: &str) -> Check {
     match soft.map(|soft| (soft, soft.parse::<u64>())) {
         None => Check::warn(WHAT, "unknown", "use sudo to see wharfd's limits"),
         Some((soft, Ok(limit))) if limit < ENOUGH => {
-            let advice =
-                "too few for many containers: set LimitNOFILE in wharfd.service, or ulimit -Hn before wharfd";
+            let advice = "too few for many containers: set LimitNOFILE in wharfd.service, or ulimit -Hn before starting wharfd";
             Check::warn(WHAT, format!("wharfd may open {soft}"), advice)
         }
         Some((soft, _)) => Check::ok(WHAT, format!("wharfd may open {soft}")),
     }
 }
 
-/// What could not be understood at a start, and was set aside.
+/// Records that wharfd could not read when it started, and set aside.
 fn quarantine(directories: &[&Path]) -> Check {
     const WHAT: &str = "quarantine";
     let places = directories
@@ -155,11 +151,11 @@ fn quarantine(directories: &[&Path]) -> Check {
         return Check::ok(WHAT, "empty");
     }
     let advice =
-        "records that could not be read: wharfd's log says why; remove them when nothing of them is needed";
+        "wharfd could not read these records, and its log says why: remove them when you no longer need them";
     Check::warn(WHAT, full.join(", "), advice)
 }
 
-/// What supervisors could tell to nobody: each has a log in its pod's directory, which is mostly empty.
+/// What supervisors logged: each has a log in its pod's directory, which is empty unless something went wrong.
 fn supervisors(pods: &Path) -> Check {
     const WHAT: &str = "supervisors";
     /// How much of a line is shown.
@@ -171,7 +167,7 @@ fn supervisors(pods: &Path) -> Check {
     };
     let told: Vec<String> = names(pods).iter().filter_map(last_line).collect();
     match told.as_slice() {
-        [] => Check::ok(WHAT, "nothing went wrong in any"),
+        [] => Check::ok(WHAT, "no errors logged"),
         [first, others @ ..] => {
             let found = match others.len() {
                 0 => first.clone(),
@@ -182,10 +178,10 @@ fn supervisors(pods: &Path) -> Check {
     }
 }
 
-/// What is there of pods that the daemon does not know, if it can be asked.
+/// Directories and supervisors of pods that wharfd does not know; none if wharfd cannot be asked.
 async fn orphans(daemon: &mut Daemon, state: &Path) -> Option<Check> {
     const WHAT: &str = "orphans";
-    // In this order: a pod that is being made has its directory before it is listed.
+    // In this order: a pod that is being created has its directory before it is listed.
     let directories = names(&state.join("pods"));
     let supervised = supervised();
     let listing = daemon.listing().await.ok()?;
@@ -203,14 +199,14 @@ async fn orphans(daemon: &mut Daemon, state: &Path) -> Option<Check> {
     let of_others = |id: &&String| !is_known(id) && !directories.contains(id);
     found.extend(supervised.iter().filter(of_others).map(|id| format!("the supervisor of {}", short(id))));
     if found.is_empty() {
-        return Some(Check::ok(WHAT, "nothing is left of pods that are gone"));
+        return Some(Check::ok(WHAT, "none"));
     }
-    let advice = "restart wharfd: it removes what is left, but for what a newer release recorded in a way that only that \
-                  one can read; if it stays, its log says why";
+    let advice = "restart wharfd: it removes them, except what a newer release recorded, which only that release can read; if \
+                  they stay, its log says why";
     Some(Check::warn(WHAT, found.join(", "), advice))
 }
 
-/// The kind and version of a record, by its first line.
+/// The kind and version of a record, from its first line.
 fn recorded(record: &Path) -> Option<String> {
     let content = std::fs::read(record).ok()?;
     let header = String::from_utf8_lossy(content.split(|&byte| byte == b'\n').next()?).into_owned();
@@ -224,7 +220,7 @@ fn names(directory: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// The pods of the supervisors that run: each is started with its pod's directory.
+/// The pods of the running supervisors, whose first argument is the pod's directory.
 fn supervised() -> Vec<String> {
     let lines = names(Path::new("/proc"))
         .into_iter()
@@ -238,19 +234,19 @@ fn pod_of(line: &[u8]) -> Option<String> {
     Path::new(std::str::from_utf8(directory).ok()?).file_name()?.to_str().map(str::to_owned)
 }
 
-/// What the daemon itself says of its state.
+/// The conditions that wharfd reports about itself.
 async fn conditions(daemon: &mut Daemon) -> Vec<Check> {
     let Ok(answer) = daemon.runtime.status(StatusRequest { verbose: false }).await else { return Vec::new() };
     let conditions = answer.into_inner().status.map(|status| status.conditions).unwrap_or_default();
     conditions.into_iter().map(condition).collect()
 }
 
-/// A condition that is true may have remarks all the same.
+/// A condition that is true may still carry a remark.
 fn condition(told: wharf_cri_api::v1::RuntimeCondition) -> Check {
     let name = if told.r#type == "NetworkReady" { "pods' network" } else { "runtime" };
     match (told.status, told.message.as_str()) {
         (true, "") => Check::ok(name, "ready"),
-        (true, remark) => Check::warn(name, "ready, but look at this", remark),
+        (true, remark) => Check::warn(name, "ready, with a warning", remark),
         (false, problem) => Check::fail(name, "not ready", problem),
     }
 }

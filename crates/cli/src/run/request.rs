@@ -1,4 +1,4 @@
-//! What `wharf run` asks for, from its arguments: pure but for the files of variables and some random bytes.
+//! The requests of `wharf run`, built from its arguments. Pure, except that it reads environment files and random bytes.
 
 use std::io::Read;
 use std::path::Path;
