@@ -67,11 +67,10 @@ impl Report {
     /// # Errors
     /// The socket's; EAGAIN if it would have to wait.
     pub fn receive(socket: BorrowedFd<'_>) -> wharf_sys::Result<Self> {
-        let mut buffer = vec![0; REPORT_LIMIT_BYTES];
-        let received = socket::receive_from(socket, &mut buffer)?;
+        let (bytes, received) = socket::receive_whole(socket, REPORT_LIMIT_BYTES)?;
         let sender = received.sender;
         let descriptor = received.descriptors.into_iter().next();
-        Ok(match (buffer[..received.count].split_first(), descriptor) {
+        Ok(match (bytes.split_first(), descriptor) {
             (Some((&READY, body)), terminal) => Self::Ready { identity: read_identity(body), terminal },
             (Some((&LINE, _)), Some(line)) => Self::Line { line, sender },
             (Some((&BORN, _)), Some(process)) => Self::Born { process, sender },

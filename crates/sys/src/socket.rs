@@ -179,6 +179,22 @@ pub fn receive_from(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Receive
     Ok(Received { count: message.bytes, descriptors, sender })
 }
 
+/// Receives one datagram into as many bytes as it has; one that is longer than the limit is cut. Nothing is allocated where
+/// none waits, which is how most looks end: a buffer for the longest would cost a fault for each of its pages.
+///
+/// # Errors
+/// EAGAIN if a non-blocking socket is empty.
+pub fn receive_whole(socket: BorrowedFd<'_>, limit_bytes: usize) -> Result<(Vec<u8>, Received)> {
+    let look = RecvFlags::PEEK | RecvFlags::TRUNC;
+    let mut nowhere: [u8; 0] = [];
+    let (_copied, waiting) =
+        rustix::net::recv(socket, &mut nowhere, look).named("recv", || "a connection".into())?;
+    let mut bytes = vec![0; waiting.min(limit_bytes)];
+    let received = receive_from(socket, &mut bytes)?;
+    bytes.truncate(received.count);
+    Ok((bytes, received))
+}
+
 /// Ends a connection both ways; its descriptor stays open and reads as ended.
 pub fn shut_down(socket: BorrowedFd<'_>) {
     // It fails only if the connection has ended already.
@@ -203,6 +219,20 @@ mod tests {
         drop(listener);
         assert_eq!(peer_by_number(ours.as_fd()).unwrap_err().errno, Errno::ESRCH);
         assert_eq!(connect(&path).unwrap_err().errno, Errno::ECONNREFUSED);
+    }
+
+    #[test]
+    fn a_datagram_is_received_whole_up_to_the_limit() {
+        let (ours, theirs) = pair().unwrap();
+        let null = crate::fs::open("/dev/null", nix::fcntl::OFlag::O_RDWR).unwrap();
+        for (sent, limit, received) in [(1, 100, 1), (100, 100, 100), (101, 100, 100)] {
+            send(theirs.as_fd(), &vec![b'x'; sent], &[null.as_fd()]).unwrap();
+            let (bytes, with) = receive_whole(ours.as_fd(), limit).unwrap();
+            assert_eq!((bytes, with.descriptors.len()), (vec![b'x'; received], 1), "{sent} of {limit}");
+        }
+        drop(theirs);
+        let (bytes, with) = receive_whole(ours.as_fd(), 100).unwrap();
+        assert_eq!((bytes.len(), with.count, with.descriptors.len()), (0, 0, 0));
     }
 
     #[test]

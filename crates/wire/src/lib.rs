@@ -146,16 +146,16 @@ pub fn send(
 pub fn receive<M: prost::Message + Default>(
     socket: BorrowedFd<'_>,
 ) -> Result<Option<(M, Vec<OwnedFd>)>, Error> {
-    let mut buffer = vec![0; DATAGRAM_LIMIT_BYTES];
-    let (count, mut descriptors) = socket::receive(socket, &mut buffer).map_err(Error::Socket)?;
-    if count == 0 {
+    let (bytes, received) = socket::receive_whole(socket, DATAGRAM_LIMIT_BYTES).map_err(Error::Socket)?;
+    let mut descriptors = received.descriptors;
+    if bytes.is_empty() {
         return Ok(None);
     }
-    if &buffer[..count] == IN_FILE && !descriptors.is_empty() {
+    if bytes == IN_FILE && !descriptors.is_empty() {
         let message = from_file(&descriptors.remove(0))?;
         return Ok(Some((message, descriptors)));
     }
-    let message = M::decode(&buffer[..count]).map_err(|source| Error::Malformed { bytes: count, source })?;
+    let message = M::decode(&*bytes).map_err(|source| Error::Malformed { bytes: bytes.len(), source })?;
     Ok(Some((message, descriptors)))
 }
 
