@@ -1,5 +1,6 @@
 //! The container's root file system, and how paths in it are reached: by descriptor, below the root's own.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -21,6 +22,27 @@ use crate::plan::Rootfs;
 pub(crate) enum Make {
     Directory,
     File,
+}
+
+impl Make {
+    /// Makes it in a directory, where nothing has the name; returns it opened (`O_PATH`).
+    fn in_directory(self, parent: BorrowedFd<'_>, name: &OsStr) -> wharf_sys::Result<OwnedFd> {
+        let named = |call, errno| wharf_sys::Error::new(call, name.to_string_lossy(), errno);
+        match self {
+            Self::Directory => nix::sys::stat::mkdirat(parent, name, Mode::from_bits_truncate(0o755))
+                .map_err(|errno| named("mkdirat", errno))?,
+            Self::File => {
+                let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                nix::fcntl::openat(parent, name, flags, Mode::from_bits_truncate(0o644))
+                    .map_err(|errno| named("openat", errno))?;
+            }
+        }
+        open_made(parent, name)
+    }
+}
+
+fn open_made(parent: BorrowedFd<'_>, name: &OsStr) -> wharf_sys::Result<OwnedFd> {
+    open_below(parent, name, OFlag::O_PATH | OFlag::O_NOFOLLOW, Resolve::BeneathNoLinks)
 }
 
 /// How many links to what is missing may lead on to each other.
@@ -69,31 +91,21 @@ impl Root {
             // What it goes up from was missing, and is there now.
             return open_below(self.fd(), path, OFlag::O_PATH, Resolve::InRoot);
         }
-        if let Ok(target) = nix::fcntl::readlinkat(&parent, name) {
-            // A link to what is missing. The kernel takes `..` from where the link is, and so does the longer path.
-            let left = links.checked_sub(1).ok_or_else(|| named("readlinkat", Errno::ELOOP))?;
-            let target = target.to_str().ok_or_else(|| named("readlinkat", Errno::EILSEQ))?;
-            return match target.strip_prefix('/') {
-                Some(absolute) => self.ensure_relative(absolute.trim_matches('/'), make, left),
-                None => {
-                    self.ensure_relative(&format!("{before}/{}", target.trim_end_matches('/')), make, left)
-                }
-            };
+        match make.in_directory(parent.as_fd(), name) {
+            // Neither call follows a link: one to what is missing is there, and so is what somebody else has just made.
+            Err(error) if error.errno == Errno::EEXIST => {}
+            made => return made,
         }
-        match make {
-            Make::Directory => {
-                match nix::sys::stat::mkdirat(&parent, name, Mode::from_bits_truncate(0o755)) {
-                    Ok(()) | Err(Errno::EEXIST) => {}
-                    Err(errno) => return Err(named("mkdirat", errno)),
-                }
-            }
-            Make::File => {
-                let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-                nix::fcntl::openat(&parent, name, flags, Mode::from_bits_truncate(0o644))
-                    .map_err(|errno| named("openat", errno))?;
-            }
+        let Ok(target) = nix::fcntl::readlinkat(&parent, name) else {
+            return open_made(parent.as_fd(), name);
+        };
+        // The kernel takes `..` from where the link is, and so does the longer path.
+        let left = links.checked_sub(1).ok_or_else(|| named("readlinkat", Errno::ELOOP))?;
+        let target = target.to_str().ok_or_else(|| named("readlinkat", Errno::EILSEQ))?;
+        match target.strip_prefix('/') {
+            Some(absolute) => self.ensure_relative(absolute.trim_matches('/'), make, left),
+            None => self.ensure_relative(&format!("{before}/{}", target.trim_end_matches('/')), make, left),
         }
-        open_below(parent.as_fd(), name, OFlag::O_PATH | OFlag::O_NOFOLLOW, Resolve::BeneathNoLinks)
     }
 
     /// Makes the root itself read-only; mounts in it stay as they are.
