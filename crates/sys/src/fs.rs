@@ -148,6 +148,9 @@ fn numbered(fd: &OwnedFd) -> String {
 
 /// Allocations this large are mappings of their own in glibc and in musl, and are unmapped when they end.
 const MAPPED_BYTES: usize = 256 * 1024;
+/// What is read of a file that does not tell its length, as those of procfs; and the largest that a heap has room for
+/// without growing.
+const SMALL_BYTES: usize = 4095;
 
 /// Reads at most `limit` bytes of a regular file; anything longer, or not a regular file, is an error.
 ///
@@ -158,10 +161,14 @@ pub fn read_bounded(fd: &OwnedFd, limit: usize) -> Result<Vec<u8>> {
     if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
         return Err(Error::new("read", "not a regular file", Errno::EINVAL));
     }
-    let told = usize::try_from(stat.st_size).unwrap_or(0).min(limit);
-    // In memory that goes back to the kernel afterwards, as the stack's does not: supervisors are many. One byte more than is
-    // told has room for the end.
-    let mut content = vec![0; (told + 1).max(MAPPED_BYTES.min(limit + 1))];
+    let told = match usize::try_from(stat.st_size).unwrap_or(0) {
+        0 => SMALL_BYTES,
+        told if told > SMALL_BYTES => told.max(MAPPED_BYTES),
+        told => told,
+    };
+    // What is not small is in memory that goes back to the kernel afterwards: supervisors are many. One byte more has room
+    // for the end.
+    let mut content = vec![0; told.min(limit) + 1];
     let mut length = 0;
     loop {
         let count = nix::unistd::read(fd, &mut content[length..]).named("read", || numbered(fd))?;
