@@ -1,9 +1,7 @@
 //! Why a call on a pod or container failed. A cause keeps what it is; its class is judged where it came up.
 
-use std::sync::Arc;
-
 use wharf_planner::Refusal;
-use wharf_types::{ErrorKind, Failure, chain};
+use wharf_types::{ErrorKind, Failure, StageError, chain};
 
 /// A failed call. Clones are the same failure, for each caller that joined the call.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -43,14 +41,8 @@ pub enum Error {
         state: &'static str,
     },
     /// A stage of the work failed.
-    #[error("{stage}")]
-    Stage {
-        /// What was being done.
-        stage: &'static str,
-        /// Why it failed.
-        #[source]
-        cause: Arc<dyn Failure>,
-    },
+    #[error(transparent)]
+    Stage(#[from] StageError),
 }
 
 impl Failure for Error {
@@ -60,11 +52,7 @@ impl Failure for Error {
             Self::Invalid { .. } => ErrorKind::InvalidArgument,
             Self::Unsupported { .. } => ErrorKind::Unimplemented,
             Self::State { .. } => ErrorKind::FailedPrecondition,
-            Self::Stage { cause, .. } => match cause.kind() {
-                // What a request names was found before the work began. To a kubelet NotFound means that it is gone.
-                ErrorKind::NotFound => ErrorKind::Internal,
-                kind => kind,
-            },
+            Self::Stage(error) => error.kind(),
         }
     }
 }
@@ -76,7 +64,7 @@ impl Error {
 
     /// The failure of a stage.
     pub(crate) fn at(stage: &'static str, cause: impl Failure) -> Self {
-        Self::Stage { stage, cause: Arc::new(cause) }
+        Self::Stage(StageError::at(stage, cause))
     }
 
     /// A failure that no class is known of is a fault of wharf's own.
@@ -87,7 +75,7 @@ impl Error {
     /// Why, without what was being done: whoever shows it knows that.
     pub(crate) fn why(&self) -> String {
         match self {
-            Self::Stage { cause, .. } => chain(cause),
+            Self::Stage(error) => chain(&error.cause),
             other => other.to_string(),
         }
     }
@@ -114,12 +102,6 @@ impl From<Refusal> for Error {
             }
             Refusal::Spec { .. } => Self::at("planning the container", refusal),
         }
-    }
-}
-
-impl From<wharf_supervision::Error> for Error {
-    fn from(wharf_supervision::Error { stage, cause }: wharf_supervision::Error) -> Self {
-        Self::Stage { stage, cause }
     }
 }
 
@@ -155,6 +137,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use nix::errno::Errno;
 
     /// The errno as each crate below gives it to a stage here.
@@ -201,7 +185,7 @@ mod tests {
         ];
         for (errno, kind) in table {
             for cause in causes(errno) {
-                let error = Error::Stage { stage: "making it", cause };
+                let error = Error::from(StageError { stage: "making it", cause });
                 assert_eq!(error.kind(), kind, "{error:?}");
                 let text = chain(&error);
                 assert!(text.starts_with("making it: "), "{text}");
@@ -213,7 +197,7 @@ mod tests {
     #[test]
     fn what_the_work_misses_is_not_what_the_request_names() {
         for cause in causes(Errno::ENOENT) {
-            let kind = Error::Stage { stage: "making it", cause }.kind();
+            let kind = Error::from(StageError { stage: "making it", cause }).kind();
             assert!(matches!(kind, ErrorKind::Internal | ErrorKind::FailedPrecondition), "{kind:?}");
         }
     }

@@ -4,12 +4,12 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use wharf_isolation::Plan;
-use wharf_types::ContainerId;
+use wharf_types::{ContainerId, Stage as _, StageError};
 use wharf_wire::v1::{self, reply, request};
 
 use crate::BRIEF_PATIENCE;
 use crate::connection::Connection;
-use crate::error::{Error, Stage as _, SupervisorError};
+use crate::error::SupervisorError;
 
 /// A signal, and who gets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Signal {
 impl Connection {
     /// Makes a container's first process, which waits for its start. `log` is the directory of the container's log, where
     /// that was made already.
-    pub async fn create(&self, plan: &Plan, log: Option<&OwnedFd>) -> Result<v1::Created, Error> {
+    pub async fn create(&self, plan: &Plan, log: Option<&OwnedFd>) -> Result<v1::Created, StageError> {
         const STAGE: &str = "creating the container";
         let file = wharf_wire::to_file(&v1::Plan::from(plan)).stage(STAGE)?;
         let files: Vec<_> = [&file].into_iter().chain(log).map(OwnedFd::as_fd).collect();
@@ -42,7 +42,7 @@ impl Connection {
     }
 
     /// Executes a created container's program.
-    pub async fn start(&self, container: &ContainerId) -> Result<v1::Started, Error> {
+    pub async fn start(&self, container: &ContainerId) -> Result<v1::Started, StageError> {
         const STAGE: &str = "starting the container";
         let body = request::Body::Start(v1::Start { container: container.to_string() });
         match self.call(STAGE, body, &[]).await? {
@@ -52,7 +52,7 @@ impl Connection {
     }
 
     /// Sends a signal to a container.
-    pub async fn signal(&self, container: &ContainerId, signal: Signal) -> Result<(), Error> {
+    pub async fn signal(&self, container: &ContainerId, signal: Signal) -> Result<(), StageError> {
         let (number, all) = match signal {
             Signal::First(number) => (number.unsigned_abs(), false),
             Signal::KillAll => (9, true),
@@ -62,13 +62,13 @@ impl Connection {
     }
 
     /// Has it forget a container, killing what is left of it.
-    pub async fn remove(&self, container: &ContainerId) -> Result<(), Error> {
+    pub async fn remove(&self, container: &ContainerId) -> Result<(), StageError> {
         let body = request::Body::Remove(v1::Remove { container: container.to_string() });
         self.call_briefly("removing the container", body).await
     }
 
     /// Opens a container's log anew.
-    pub async fn reopen_log(&self, container: &ContainerId) -> Result<(), Error> {
+    pub async fn reopen_log(&self, container: &ContainerId) -> Result<(), StageError> {
         const STAGE: &str = "reopening the log";
         let body = request::Body::ReopenLog(v1::ReopenLog { container: container.to_string() });
         done(STAGE, self.call(STAGE, body, &[]).await?).map(drop)
@@ -79,13 +79,13 @@ impl Connection {
         &self,
         exec: v1::Exec,
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<Option<OwnedFd>, Error> {
+    ) -> Result<Option<OwnedFd>, StageError> {
         const STAGE: &str = "exec";
         done(STAGE, self.call(STAGE, request::Body::Exec(exec), descriptors).await?)
     }
 
     /// Kills a command, and all that it started.
-    pub async fn kill_exec(&self, exec: u64) -> Result<(), Error> {
+    pub async fn kill_exec(&self, exec: u64) -> Result<(), StageError> {
         const STAGE: &str = "killing a command";
         let body = request::Body::KillExec(v1::KillExec { exec });
         done(STAGE, self.call(STAGE, body, &[]).await?).map(drop)
@@ -97,20 +97,20 @@ impl Connection {
         &self,
         attach: v1::Attach,
         outputs: &[BorrowedFd<'_>],
-    ) -> Result<Option<OwnedFd>, Error> {
+    ) -> Result<Option<OwnedFd>, StageError> {
         const STAGE: &str = "attach";
         done(STAGE, self.call(STAGE, request::Body::Attach(attach), outputs).await?)
     }
 
     /// Has it end, with every process of its pod.
-    pub async fn shut_down(&self, patience: Duration) -> Result<(), Error> {
+    pub async fn shut_down(&self, patience: Duration) -> Result<(), StageError> {
         const STAGE: &str = "ending the supervisor";
         let body = request::Body::Shutdown(v1::Shutdown {});
         done(STAGE, self.within(patience, STAGE, body, &[]).await?).map(drop)
     }
 
     /// For what is done at once.
-    async fn call_briefly(&self, stage: &'static str, body: request::Body) -> Result<(), Error> {
+    async fn call_briefly(&self, stage: &'static str, body: request::Body) -> Result<(), StageError> {
         done(stage, self.within(BRIEF_PATIENCE, stage, body, &[]).await?).map(drop)
     }
 }
@@ -118,15 +118,15 @@ impl Connection {
 fn done(
     stage: &'static str,
     (answer, descriptors): (reply::Result, Vec<OwnedFd>),
-) -> Result<Option<OwnedFd>, Error> {
+) -> Result<Option<OwnedFd>, StageError> {
     match answer {
         reply::Result::Done(v1::Done {}) => Ok(descriptors.into_iter().next()),
         _ => Err(other(stage, "that it is done")),
     }
 }
 
-fn other(stage: &'static str, expected: &'static str) -> Error {
-    Error::at(stage, SupervisorError::Protocol { expected })
+fn other(stage: &'static str, expected: &'static str) -> StageError {
+    StageError::at(stage, SupervisorError::Protocol { expected })
 }
 
 #[cfg(test)]
@@ -150,7 +150,7 @@ mod tests {
         ContainerId::from_random([7; 32])
     }
 
-    async fn start(answer: reply::Result) -> Result<v1::Started, Error> {
+    async fn start(answer: reply::Result) -> Result<v1::Started, StageError> {
         let (ours, theirs) = wharf_sys::socket::pair().unwrap();
         let (connection, _events) = Connection::new(ours).unwrap();
         let supervisor = supervisor(theirs, answer);

@@ -11,9 +11,10 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use wharf_types::lock::lock;
+use wharf_types::{Stage as _, StageError};
 use wharf_wire::v1::{self, Message, Request, message, reply, request};
 
-use crate::error::{Error, Stage as _, SupervisorError};
+use crate::error::SupervisorError;
 use crate::features::Features;
 use crate::{ANSWER_PATIENCE, BRIEF_PATIENCE, number};
 
@@ -59,7 +60,7 @@ impl Shared {
 
 impl Connection {
     /// Takes a connected socket; events come out of the returned queue, which ends with the connection.
-    pub fn new(socket: OwnedFd) -> Result<(Self, mpsc::Receiver<message::Body>), Error> {
+    pub fn new(socket: OwnedFd) -> Result<(Self, mpsc::Receiver<message::Body>), StageError> {
         const STAGE: &str = "the supervisor's connection";
         // Only its readiness is used as a stream's: messages are sent and received by the wire's own calls.
         let socket = std::os::unix::net::UnixStream::from(socket);
@@ -88,7 +89,7 @@ impl Connection {
     }
 
     /// Asks for all that the supervisor holds, and waits for the answer as long as the connection lasts.
-    pub async fn greet(&self) -> Result<v1::State, Error> {
+    pub async fn greet(&self) -> Result<v1::State, StageError> {
         const STAGE: &str = "greeting the pod's supervisor";
         let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION });
         let hello = Request { body: Some(hello), ..Request::default() };
@@ -98,7 +99,7 @@ impl Connection {
                 self.features.get_or_init(|| Features::new(state.features.clone()));
                 Ok(state)
             }
-            _ => Err(Error::at(STAGE, SupervisorError::Protocol { expected: "its state" })),
+            _ => Err(StageError::at(STAGE, SupervisorError::Protocol { expected: "its state" })),
         }
     }
 
@@ -114,7 +115,7 @@ impl Connection {
         stage: &'static str,
         body: request::Body,
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(reply::Result, Vec<OwnedFd>), Error> {
+    ) -> Result<(reply::Result, Vec<OwnedFd>), StageError> {
         // Who was silent for long is not waited for as long each time.
         let patience = if self.is_silent() { BRIEF_PATIENCE } else { ANSWER_PATIENCE };
         self.within(patience, stage, body, descriptors).await
@@ -127,12 +128,12 @@ impl Connection {
         stage: &'static str,
         body: request::Body,
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(reply::Result, Vec<OwnedFd>), Error> {
+    ) -> Result<(reply::Result, Vec<OwnedFd>), StageError> {
         let deadline_ns = deadline_ns(&body, patience);
         let exchange = self.exchange(stage, Request { id: 0, deadline_ns, body: Some(body) }, descriptors);
         tokio::time::timeout(patience, exchange).await.unwrap_or_else(|_elapsed| {
             self.shared.silent.store(true, Ordering::Relaxed);
-            Err(Error::at(stage, SupervisorError::Silent { patience }))
+            Err(StageError::at(stage, SupervisorError::Silent { patience }))
         })
     }
 
@@ -141,13 +142,15 @@ impl Connection {
         stage: &'static str,
         mut request: Request,
         descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(reply::Result, Vec<OwnedFd>), Error> {
+    ) -> Result<(reply::Result, Vec<OwnedFd>), StageError> {
         request.id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut waiting = Waiting::new(&self.shared, request.id, stage)?;
         self.send(&request, descriptors).await.map_err(SupervisorError::from).stage(stage)?;
         let answer = (&mut waiting.answer).await.map_err(|_closed| SupervisorError::Gone);
         match answer.stage(stage)? {
-            (reply::Result::Failure(failure), _) => Err(Error::at(stage, SupervisorError::from(failure))),
+            (reply::Result::Failure(failure), _) => {
+                Err(StageError::at(stage, SupervisorError::from(failure)))
+            }
             answer => Ok(answer),
         }
     }
@@ -199,11 +202,11 @@ struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    fn new(shared: &'a Shared, id: u64, stage: &'static str) -> Result<Self, Error> {
+    fn new(shared: &'a Shared, id: u64, stage: &'static str) -> Result<Self, StageError> {
         let (sender, answer) = oneshot::channel();
         let mut waiting = shared.waiting();
         if waiting.len() >= REQUESTS_LIMIT {
-            return Err(Error::at(stage, SupervisorError::Busy { limit: REQUESTS_LIMIT }));
+            return Err(StageError::at(stage, SupervisorError::Busy { limit: REQUESTS_LIMIT }));
         }
         waiting.insert(id, sender);
         Ok(Self { shared, id, answer })

@@ -1,48 +1,9 @@
 //! What can go wrong between the daemon and a supervisor.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_types::{ErrorKind, Failure};
 use wharf_wire::v1;
-
-/// A failed step. Clones are the same failure.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{stage}")]
-pub struct Error {
-    /// What was being done.
-    pub stage: &'static str,
-    /// Why it failed.
-    #[source]
-    pub cause: Arc<dyn Failure>,
-}
-
-impl Error {
-    pub(crate) fn at(stage: &'static str, cause: impl Failure) -> Self {
-        Self { stage, cause: Arc::new(cause) }
-    }
-}
-
-impl Failure for Error {
-    fn kind(&self) -> ErrorKind {
-        match self.cause.kind() {
-            // The daemon knew what it asked for. To a kubelet NotFound means that it is gone.
-            ErrorKind::NotFound => ErrorKind::Internal,
-            kind => kind,
-        }
-    }
-}
-
-/// Names the stage of a failure.
-pub(crate) trait Stage<T> {
-    fn stage(self, stage: &'static str) -> Result<T, Error>;
-}
-
-impl<T, F: Failure> Stage<T> for Result<T, F> {
-    fn stage(self, stage: &'static str) -> Result<T, Error> {
-        self.map_err(|cause| Error::at(stage, cause))
-    }
-}
 
 /// Why a supervisor did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]

@@ -17,7 +17,7 @@ use std::time::Duration;
 pub use calls::Signal;
 pub use cgroup::cgroup;
 pub use connection::Connection;
-pub use error::{Error, SupervisorError};
+pub use error::SupervisorError;
 pub use features::Features;
 pub use link::{Link, Links};
 pub use log::last_lines;

@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use wharf_state::Layout;
-
-use crate::error::{Error, Stage as _};
+use wharf_types::{Stage as _, StageError};
 
 /// More than a supervisor writes in its life.
 const LIMIT_BYTES: usize = 128 * 1024;
@@ -15,7 +14,7 @@ const LINES: usize = 20;
 ///
 /// # Errors
 /// The log cannot be read, or is longer than any supervisor makes it.
-pub fn last_lines(directory: &Path) -> Result<Vec<String>, Error> {
+pub fn last_lines(directory: &Path) -> Result<Vec<String>, StageError> {
     read(&Layout::supervisor_log(directory)).stage("reading the log of the pod's supervisor")
 }
 

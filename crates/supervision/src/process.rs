@@ -7,8 +7,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use wharf_sys::process::{self, Reap};
 use wharf_sys::socket;
-
-use crate::error::{Error, Stage as _};
+use wharf_types::{Stage as _, StageError};
 
 /// A supervisor's process; clones are the same one.
 #[derive(Debug, Clone)]
@@ -30,11 +29,11 @@ enum Parent {
 
 impl Process {
     /// One that this daemon started.
-    pub(crate) fn started(pidfd: OwnedFd) -> Result<Self, Error> {
+    pub(crate) fn started(pidfd: OwnedFd) -> Result<Self, StageError> {
         Self::new(pidfd, Parent::ThisDaemon)
     }
 
-    fn new(pidfd: OwnedFd, parent: Parent) -> Result<Self, Error> {
+    fn new(pidfd: OwnedFd, parent: Parent) -> Result<Self, StageError> {
         #[expect(
             deprecated,
             reason = "what its successor asks of the caller, unsafely, an `OwnedFd` upholds by itself"
@@ -45,7 +44,7 @@ impl Process {
     }
 
     /// The supervisor that an earlier daemon started, by a connection to it.
-    pub fn adopt(socket: BorrowedFd<'_>) -> Result<Self, Error> {
+    pub fn adopt(socket: BorrowedFd<'_>) -> Result<Self, StageError> {
         let pidfd = socket::peer_process(socket).stage("finding the pod's supervisor")?;
         Self::new(pidfd, Parent::Init)
     }

@@ -12,8 +12,8 @@ use wharf_sys::error::Named;
 use wharf_sys::fs::detached_program;
 use wharf_sys::launch::Launch;
 use wharf_sys::socket;
+use wharf_types::{Stage as _, StageError};
 
-use crate::error::{Error, Stage as _};
 use crate::process::Process;
 
 /// The supervisor's program.
@@ -35,7 +35,7 @@ impl Program {
         &self,
         directory: &Path,
         cgroup: Option<BorrowedFd<'_>>,
-    ) -> Result<(Process, OwnedFd), Error> {
+    ) -> Result<(Process, OwnedFd), StageError> {
         const STAGE: &str = "starting the pod's supervisor";
         let (ours, theirs) = socket::pair().stage(STAGE)?;
         let log = File::create(Layout::supervisor_log(directory)).stage(STAGE)?;
