@@ -20,7 +20,18 @@ const LEVELS: &[&[&str]] = &[
     &["types", "sys"],
     &["wire", "state", "cri-api"],
     &["isolation", "cgroup", "snapshots", "images", "network"],
-    &["planner", "supervisor", "supervision", "registry", "pods", "streaming", "cri", "daemon", "cli"],
+    &[
+        "planner",
+        "host",
+        "supervisor",
+        "supervision",
+        "registry",
+        "pods",
+        "streaming",
+        "cri",
+        "daemon",
+        "cli",
+    ],
     &["tests"],
 ];
 
@@ -31,6 +42,8 @@ const ASYNC_LEVEL: usize = 3;
 const SAME_LEVEL: &[(&str, &str)] = &[
     ("sys", "types"),
     ("images", "snapshots"),
+    ("host", "planner"),
+    ("pods", "host"),
     ("pods", "planner"),
     ("pods", "supervision"),
     ("cri", "pods"),

@@ -105,6 +105,15 @@ impl From<Refusal> for Error {
     }
 }
 
+impl From<wharf_host::Error> for Error {
+    fn from(error: wharf_host::Error) -> Self {
+        match error {
+            wharf_host::Error::Refused(refusal) => refusal.into(),
+            wharf_host::Error::Stage(stage) => stage.into(),
+        }
+    }
+}
+
 /// What was found, or `None`: to stop or remove what is not there is success.
 pub(crate) fn known<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
     match found {

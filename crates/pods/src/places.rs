@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use wharf_cgroup::{Cgroup, CgroupPath};
+use wharf_host::files;
 use wharf_isolation::CgroupPlan;
 use wharf_planner::{CgroupPlaces, Layers, Pins, Places};
 use wharf_types::{ContainerId, HostPath};
 
 use crate::engine::Parts;
 use crate::error::{Error, Stage};
-use crate::files;
 use crate::images::ImageView;
 use crate::pod::Pod;
 

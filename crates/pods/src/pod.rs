@@ -227,7 +227,7 @@ impl Pod {
         if !self.config.hostname.is_empty() {
             return self.config.hostname.clone();
         }
-        crate::host::hostname()
+        wharf_host::hostname()
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use oci_spec::runtime::Spec;
 use wharf_cgroup::{Cgroup, CgroupPath, Limits};
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
+use wharf_host as host;
 use wharf_images::Hold;
 use wharf_isolation::Plan;
 use wharf_planner::{self as planner, Extra, Request};
@@ -16,9 +17,9 @@ use crate::container::{Container, Layers};
 use crate::error::{Error, Stage};
 use crate::images::ImageView;
 use crate::key::ContainerKey;
+use crate::places;
 use crate::pod::{Making, Pod, is_privileged};
 use crate::records::{self, ContainerRecord};
-use crate::{host, places};
 
 /// A container that is made but for its first process.
 struct Prepared {

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use wharf_cri_api::v1::{ContainerEventType, NamespaceMode, PodSandboxConfig};
+use wharf_host::namespaces::unpin;
+use wharf_host::{files, namespaces};
 use wharf_network::{Attachment, Dns, PodAddresses, StatsSocket};
 use wharf_state::Layout;
 use wharf_supervision as supervision;
@@ -25,10 +27,9 @@ use super::persist::persist;
 use crate::error::{Error, Stage, blocking, known};
 use crate::joins::spawn;
 use crate::key::PodKey;
-use crate::namespaces::unpin;
 use crate::pod::Pod;
+use crate::records;
 use crate::records::Phase;
-use crate::{files, namespaces, records};
 
 impl Engine {
     /// Makes a pod; a retry with the same metadata joins the call in flight or gets its pod.
@@ -211,7 +212,7 @@ impl Engine {
             unpin(&layout.namespace(pod.id(), kind))?;
         }
         unpin(&layout.older_pod_memory(pod.id()))?;
-        unpin(&layout.pod_memory(pod.id()))
+        Ok(unpin(&layout.pod_memory(pod.id()))?)
     }
 
     /// Removes a pod with all its containers; unknown ones are fine.
@@ -309,5 +310,5 @@ fn make_files(layout: &Layout, pod: &Pod) -> Result<(), Error> {
         None => files::hosts_resolv_conf(network),
     };
     let content = files::Files { hostname: &pod.hostname(), resolv_conf: &resolv_conf, shm };
-    files::make(&layout.pod_memory(pod.id()), &content)
+    Ok(files::make(&layout.pod_memory(pod.id()), &content)?)
 }

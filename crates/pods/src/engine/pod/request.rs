@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::{self, NamespaceMode, PodSandboxConfig, Protocol as CriProtocol};
+use wharf_host::namespaces::{NamespacePlan, SysctlScope, sysctl_scope};
 use wharf_network::{PortMapping, Protocol};
 use wharf_planner::SecurityModules;
 use wharf_state::Layout;
 
 use crate::error::Error;
-use crate::namespaces::{NamespacePlan, SysctlScope, sysctl_scope};
 use crate::pod::Pod;
 
 /// The longest name of a host, in bytes: gethostname(2).

@@ -1,5 +1,4 @@
 //! A pod's own namespaces: made by a thread that is thrown away, pinned as files, set up from inside.
-#![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,22 +8,33 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::error::{Error, Stage};
+use wharf_planner::Refusal;
+use wharf_types::{Stage as _, StageError};
+
+use crate::error::Error;
 
 const STAGE: &str = "making the pod's namespaces";
 
 /// Which namespaces a pod has of its own, and what is set in them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct NamespacePlan {
-    pub(crate) net: Option<PathBuf>,
-    pub(crate) ipc: Option<PathBuf>,
-    pub(crate) uts: Option<PathBuf>,
-    pub(crate) hostname: String,
-    pub(crate) sysctls: BTreeMap<String, String>,
+pub struct NamespacePlan {
+    /// Where the network namespace is pinned.
+    pub net: Option<PathBuf>,
+    /// Where the IPC namespace is.
+    pub ipc: Option<PathBuf>,
+    /// Where the UTS namespace is.
+    pub uts: Option<PathBuf>,
+    /// The hostname, set if the UTS namespace is its own.
+    pub hostname: String,
+    /// Sysctls of these namespaces, by key.
+    pub sysctls: BTreeMap<String, String>,
 }
 
-/// Makes and pins the namespaces; blocking.
-pub(crate) fn make(plan: &NamespacePlan) -> Result<(), Error> {
+/// Makes and pins the namespaces.
+///
+/// # Errors
+/// A sysctl cannot be set to its value, or the kernel refuses one of the steps.
+pub fn make(plan: &NamespacePlan) -> Result<(), Error> {
     let pins = [
         (&plan.net, CloneFlags::CLONE_NEWNET, "net"),
         (&plan.ipc, CloneFlags::CLONE_NEWIPC, "ipc"),
@@ -39,10 +49,10 @@ pub(crate) fn make(plan: &NamespacePlan) -> Result<(), Error> {
             unshare(flags).stage(STAGE)?;
             set_up(plan)?;
             let mut own = pins.iter().filter_map(|(path, _, kind)| Some((kind, path.as_ref()?)));
-            own.try_for_each(|(kind, path)| pin(kind, path))
+            Ok(own.try_for_each(|(kind, path)| pin(kind, path))?)
         });
-        let died = || Error::fault(STAGE, std::io::Error::other("the thread that makes them panicked"));
-        thread.join().unwrap_or_else(|_panic| Err(died()))
+        let died = || StageError::at(STAGE, std::io::Error::other("the thread that makes them panicked"));
+        thread.join().unwrap_or_else(|_panic| Err(died().into()))
     })
 }
 
@@ -51,26 +61,29 @@ fn set_up(plan: &NamespacePlan) -> Result<(), Error> {
     if plan.uts.is_some() && !plan.hostname.is_empty() {
         nix::unistd::sethostname(&plan.hostname).stage("setting the pod's hostname")?;
     }
-    plan.sysctls.iter().try_for_each(|(key, value)| set_sysctl(key, value))
+    Ok(plan.sysctls.iter().try_for_each(|(key, value)| set_sysctl(key, value))?)
 }
 
-fn pin(kind: &str, path: &Path) -> Result<(), Error> {
+fn pin(kind: &str, path: &Path) -> Result<(), StageError> {
     fs::File::create(path).stage(STAGE)?;
     let source = format!("/proc/thread-self/ns/{kind}");
     mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).stage(STAGE)
 }
 
 /// Lets go of a pinned namespace, or of any mount of the pod's; the kernel drops it with its last process.
-pub(crate) fn unpin(path: &Path) -> Result<(), Error> {
+///
+/// # Errors
+/// The kernel refuses; what is not there is let go.
+pub fn unpin(path: &Path) -> Result<(), StageError> {
     match umount2(path, MntFlags::MNT_DETACH) {
         Ok(()) | Err(Errno::ENOENT | Errno::EINVAL) => {}
-        Err(errno) => return Err(Error::at("unpinning the pod's namespaces", errno)),
+        Err(errno) => return Err(StageError::at("unpinning the pod's namespaces", errno)),
     }
     match fs::remove_file(path) {
         Err(error)
             if !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::IsADirectory) =>
         {
-            Err(Error::at("unpinning the pod's namespaces", error))
+            Err(StageError::at("unpinning the pod's namespaces", error))
         }
         _ => Ok(()),
     }
@@ -78,13 +91,15 @@ pub(crate) fn unpin(path: &Path) -> Result<(), Error> {
 
 /// Which namespace a sysctl belongs to; `None` for those of the whole machine, which no pod may set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SysctlScope {
+pub enum SysctlScope {
+    /// The network namespace.
     Net,
+    /// The IPC namespace.
     Ipc,
 }
 
 /// Checks a key and says where it belongs.
-pub(crate) fn sysctl_scope(key: &str) -> Option<SysctlScope> {
+pub fn sysctl_scope(key: &str) -> Option<SysctlScope> {
     let clean = key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/'));
     if !clean || key.split(['.', '/']).any(str::is_empty) {
         return None;
@@ -104,10 +119,13 @@ pub(crate) fn sysctl_scope(key: &str) -> Option<SysctlScope> {
     }
 }
 
-fn set_sysctl(key: &str, value: &str) -> Result<(), Error> {
+fn set_sysctl(key: &str, value: &str) -> Result<(), Refusal> {
     let path = format!("/proc/sys/{}", key.replace('.', "/"));
-    wharf_sys::fs::write_value(&path, value)
-        .map_err(|error| Error::invalid("sysctls", format!("{key} cannot be set to {value:?}: {error}")))
+    let written = wharf_sys::fs::write_value(&path, value);
+    written.map_err(|error| Refusal::Field {
+        field: "sysctls",
+        problem: format!("{key} cannot be set to {value:?}: {error}"),
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! The pod's own file system in memory: its shared memory, and the files that the runtime gives to its containers, which
 //! may write them. It is bounded, since it is the machine's memory, and goes with the pod.
-#![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -9,27 +8,26 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use wharf_cri_api::v1::DnsConfig;
-use wharf_planner::{ETC_FILES, SHM};
+use wharf_planner::{ETC_FILES, Refusal, SHM};
 use wharf_state::Layout;
-use wharf_types::{Field, PodId};
-
-use crate::error::{Error, Stage};
+use wharf_types::{Field, PodId, Stage as _, StageError};
 
 const STAGE: &str = "making the pod's files";
 
 /// What is in a pod's file system.
 #[derive(Debug)]
-pub(crate) struct Files<'a> {
-    pub(crate) hostname: &'a str,
+pub struct Files<'a> {
+    /// The pod's name, in `hostname` and `hosts`.
+    pub hostname: &'a str,
     /// The content of `resolv.conf`.
-    pub(crate) resolv_conf: &'a str,
+    pub resolv_conf: &'a str,
     /// Whether the pod's IPC namespace is its own, and so its shared memory.
-    pub(crate) shm: Shm,
+    pub shm: Shm,
 }
 
 /// Whose the shared memory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Shm {
+pub enum Shm {
     /// The pod's.
     Own,
     /// The host's.
@@ -52,12 +50,15 @@ fn is_of_older_build(layout: &Layout, pod: &PodId) -> bool {
 }
 
 /// Where what a pod's containers have in common is.
-pub(crate) fn directory(layout: &Layout, pod: &PodId) -> PathBuf {
+pub fn directory(layout: &Layout, pod: &PodId) -> PathBuf {
     if is_of_older_build(layout, pod) { layout.pod(pod) } else { layout.pod_memory(pod) }
 }
 
 /// Mounts the file system over a new directory, and fills it.
-pub(crate) fn make(directory: &Path, files: &Files<'_>) -> Result<(), Error> {
+///
+/// # Errors
+/// The directory is there already, or the kernel refuses one of the steps.
+pub fn make(directory: &Path, files: &Files<'_>) -> Result<(), StageError> {
     fs::DirBuilder::new().mode(0o700).create(directory).stage(STAGE)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
     mount(Some(SHM), directory, Some("tmpfs"), flags, Some(files.shm.bounds())).stage(STAGE)?;
@@ -73,7 +74,7 @@ pub(crate) fn make(directory: &Path, files: &Files<'_>) -> Result<(), Error> {
     write(directory, resolv_conf, files.resolv_conf)
 }
 
-fn write(directory: &Path, name: &str, content: &str) -> Result<(), Error> {
+fn write(directory: &Path, name: &str, content: &str) -> Result<(), StageError> {
     let path = directory.join(name);
     fs::write(&path, content).stage(STAGE)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).stage(STAGE)
@@ -84,16 +85,17 @@ fn hosts_file(hostname: &str) -> String {
 }
 
 /// `resolv.conf` of DNS settings; empty for empty ones.
-pub(crate) fn resolv_conf(dns: &DnsConfig) -> Result<String, Error> {
+///
+/// # Errors
+/// A value would not stay on its line.
+pub fn resolv_conf(dns: &DnsConfig) -> Result<String, Refusal> {
     let mut text = String::new();
     let mut line = |keyword: &str, values: &[String]| {
         for value in values {
             // One value must not become two lines; colons are part of IPv6 servers and of options.
             if Field::new(&value.replace(':', "")).is_none() {
-                return Err(Error::invalid(
-                    "dns_config",
-                    format!("{value:?} has a line break or is too long"),
-                ));
+                let problem = format!("{value:?} has a line break or is too long");
+                return Err(Refusal::Field { field: "dns_config", problem });
             }
         }
         if !values.is_empty() {
@@ -111,7 +113,7 @@ pub(crate) fn resolv_conf(dns: &DnsConfig) -> Result<String, Error> {
 
 /// The host's own `resolv.conf`, for a pod without DNS settings. A pod with a network of its own cannot reach
 /// systemd-resolved on the host's loopback: it gets the servers that this one asks.
-pub(crate) fn hosts_resolv_conf(network: Network) -> String {
+pub fn hosts_resolv_conf(network: Network) -> String {
     let hosts = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let reachable = network == Network::Hosts || !is_stub(&hosts);
     let behind = (!reachable).then(|| fs::read_to_string("/run/systemd/resolve/resolv.conf").ok());
@@ -120,7 +122,7 @@ pub(crate) fn hosts_resolv_conf(network: Network) -> String {
 
 /// Whose network a pod is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Network {
+pub enum Network {
     /// The pod's own.
     Own,
     /// The host's.

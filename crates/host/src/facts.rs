@@ -1,5 +1,4 @@
-//! What a container's description depends on of this machine, gathered once and as data. Blocking.
-#![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
+//! What a container's description depends on of this machine, gathered once and as data.
 
 use std::fs::DirBuilder;
 use std::io::{ErrorKind, Read};
@@ -11,11 +10,9 @@ use nix::sys::stat::{SFlag, major, minor};
 use wharf_cri_api::v1::{Device, Mount, MountPropagation};
 use wharf_isolation::DeviceNode;
 use wharf_planner::seccomp::{Choice, choice};
-use wharf_planner::{HostFacts, MountSource, Request, SecurityModules};
+use wharf_planner::{HostFacts, MountSource, Refusal, Request, SecurityModules};
 use wharf_sys::mount::{Propagation, propagation_of};
-use wharf_types::{ContainerPath, HostPath};
-
-use crate::error::{Error, Stage};
+use wharf_types::{ContainerPath, HostPath, Stage as _, StageError};
 
 /// The longest seccomp profile that is read, in bytes.
 const PROFILE_LIMIT_BYTES: u64 = 1 << 20;
@@ -24,16 +21,21 @@ const DEVICE_DIRECTORIES_MAX: usize = 64;
 
 /// What stays the same as long as the kernel runs.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Machine {
+pub struct Machine {
     /// This process's bounding set of capabilities.
-    pub(crate) bounding: u64,
+    pub bounding: u64,
     /// Major and minor version of the kernel.
-    pub(crate) kernel: (u32, u32),
-    pub(crate) modules: SecurityModules,
+    pub kernel: (u32, u32),
+    /// Which security modules are switched on.
+    pub modules: SecurityModules,
 }
 
 impl Machine {
-    pub(crate) fn look() -> Result<Self, Error> {
+    /// Looks at the machine.
+    ///
+    /// # Errors
+    /// The kernel does not say what this process may do.
+    pub fn look() -> Result<Self, StageError> {
         let bounding = wharf_sys::capabilities::bounding().stage("reading this process's capabilities")?;
         Ok(Self { bounding, kernel: kernel_version(), modules: security_modules() })
     }
@@ -41,7 +43,10 @@ impl Machine {
 
 /// All that a request depends on. A directory to be mounted that is missing is made, as the other runtimes do and workloads
 /// count on: so the request must have been checked.
-pub(crate) fn facts(request: &Request<'_>, machine: &Machine) -> Result<HostFacts, Error> {
+///
+/// # Errors
+/// The request's seccomp profile is none.
+pub fn facts(request: &Request<'_>, machine: &Machine) -> Result<HostFacts, Refusal> {
     let profile = match choice(request.security())? {
         Choice::Localhost(path) => Some(seccomp_profile(Path::new(path))),
         Choice::RuntimeDefault | Choice::Unconfined => None,
@@ -59,7 +64,7 @@ pub(crate) fn facts(request: &Request<'_>, machine: &Machine) -> Result<HostFact
 }
 
 /// This machine's name.
-pub(crate) fn hostname() -> String {
+pub fn hostname() -> String {
     nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 

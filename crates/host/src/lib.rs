@@ -1,0 +1,11 @@
+//! What a pod has of this host: what has to be known of the machine, its namespaces, and the files of its containers.
+//!
+//! All of it blocks. Of pods as the daemon holds them it knows nothing: who calls says where, and what.
+
+mod error;
+mod facts;
+pub mod files;
+pub mod namespaces;
+
+pub use error::Error;
+pub use facts::{Machine, facts, hostname};
