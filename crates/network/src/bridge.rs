@@ -11,7 +11,7 @@
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -110,6 +110,9 @@ pub(crate) struct Bridge {
     mtu: Option<u32>,
     subnets: Mutex<Subnets>,
     leases: Mutex<Leases>,
+    /// Held while host ports are opened or closed with their lease, and while rules and leases are compared: a rule that is
+    /// missing would else be put back for a pod that was detached meanwhile. Taken before `leases`.
+    rules: Mutex<()>,
     /// What the last attempt to set up bridge and table gave; `None` before the first.
     ready: Mutex<Option<Result<Built, Failed>>>,
     /// What of others stands in the way of packets, for people.
@@ -128,6 +131,7 @@ impl Bridge {
             mtu: config.mtu,
             subnets: Mutex::new(config.subnets.clone()),
             leases: Mutex::new(leases),
+            rules: Mutex::new(()),
             ready: Mutex::new(None),
             obstacles: Mutex::new(Vec::new()),
         })
@@ -179,6 +183,7 @@ impl Bridge {
         let lease = self.reserve(pod, &subnets)?;
         let result = self.connect(pod, &lease, &subnets);
         if let Err(error) = result {
+            let _rules = lock(&self.rules);
             let undone = nft::remove_owned(pod.id).map_err(BridgeError::from);
             let undone = undone.and_then(|()| Ok(delete_link(pod.id)?));
             let undone = undone.and_then(|()| Ok(forget_place(&self.name, &lease)?));
@@ -198,14 +203,15 @@ impl Bridge {
     /// Disconnects a pod; one that is not connected is fine.
     pub(crate) fn detach(&self, id: &PodId) -> Result<(), BridgeError> {
         let Some(lease) = lock(&self.leases).get(id).cloned() else { return Ok(()) };
-        nft::remove(&elements(id, &lease))?;
+        {
+            let _rules = lock(&self.rules);
+            nft::remove(&elements(id, &lease))?;
+            forget_place(&self.name, &lease)?;
+            lock(&self.leases).drain(id)?;
+        }
         forget_ports(&lease);
-        forget_place(&self.name, &lease)?;
-        let gone = link::index(&link_name(id))?.is_none();
-        let mut leases = lock(&self.leases);
-        leases.drain(id)?;
-        if gone {
-            leases.free(id)?;
+        if link::index(&link_name(id))?.is_none() {
+            lock(&self.leases).free(id)?;
         }
         Ok(())
     }
@@ -308,6 +314,15 @@ impl Bridge {
     }
 
     fn repair_rules(&self, stale: &dyn Fn(&Element) -> bool) -> Result<Vec<Element>, BridgeError> {
+        let rules = lock(&self.rules);
+        self.repair(&rules, stale)
+    }
+
+    fn repair(
+        &self,
+        _rules: &MutexGuard<'_, ()>,
+        stale: &dyn Fn(&Element) -> bool,
+    ) -> Result<Vec<Element>, BridgeError> {
         let wanted: Vec<Element> =
             lock(&self.leases).held().flat_map(|(id, lease)| elements(id, lease)).collect();
         let wanted: Vec<Element> = wanted.into_iter().filter(|element| !stale(element)).collect();
@@ -413,10 +428,11 @@ impl Bridge {
 
     fn open_ports(&self, id: &PodId, lease: &Lease) -> Result<(), BridgeError> {
         let elements = elements(id, lease);
+        let rules = lock(&self.rules);
         match nft::add(&elements) {
             // Someone removed the table since it was set up; the ports of the other pods come back with it.
             Err(NetlinkError { errno: Errno::ENOENT, .. }) => {
-                self.repair_rules(&|_element| false)?;
+                self.repair(&rules, &|_element| false)?;
                 Ok(())
             }
             // An attach of this very pod that was cut short left its elements, or a dead pod did.

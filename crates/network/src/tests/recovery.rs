@@ -1,6 +1,7 @@
 //! What is left after a crash, and what others break.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::fixture::{Host, Pod, ask, id, ip, pod_links, tcp};
 use crate::netlink::{Family, Socket};
@@ -22,6 +23,31 @@ fn leases_and_ports_are_known_after_a_restart() {
     ask(ip("127.0.0.1"), 12000).unwrap();
     network.detach(&one.id, None).unwrap();
     assert_eq!(nft::elements().unwrap(), []);
+}
+
+#[test]
+fn no_rule_is_put_back_for_a_pod_that_is_detached_meanwhile() {
+    let host = Host::new();
+    let network = host.network();
+    let pod = Pod::new(1);
+    let live = HashSet::from([pod.id.clone()]);
+    let over = AtomicBool::new(false);
+    let left = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                network.reconcile(&live);
+            }
+        });
+        let leaves_something = |_round: &u8| {
+            let attached = pod.attach_with(&network, &[tcp(12000, 80)]);
+            let detached = network.detach(&pod.id, None);
+            attached.is_err() || detached.is_err() || nft::elements().is_ok_and(|left| !left.is_empty())
+        };
+        let left = (0..100).filter(leaves_something).count();
+        over.store(true, Ordering::Relaxed);
+        left
+    });
+    assert_eq!(left, 0, "rounds that failed or left a rule");
 }
 
 #[test]
