@@ -41,17 +41,22 @@ pub(crate) enum Recovered {
 
 /// Decides. The supervisor knows best; the exit record is its word too, and outlives it.
 pub(crate) fn decide(record: &ContainerRecord, exit: Option<ExitRecord>, word: Word<'_>) -> Recovered {
-    let ended = || exit.map_or(Recovered::Lost, Recovered::Ended);
+    // What ended before its maker was told of it was never started.
+    let ended = || match record.is_made() {
+        true => exit.map_or(Recovered::Lost, Recovered::Ended),
+        false => Recovered::TakenBack,
+    };
     let status = match word {
-        Word::NoneYet => return exit.map_or(Recovered::Guessed, Recovered::Ended),
+        Word::NoneYet if record.is_made() => return exit.map_or(Recovered::Guessed, Recovered::Ended),
+        Word::NoneYet => return Recovered::Guessed,
         Word::Gone => None,
         Word::Given(status) => status,
     };
     match status.map(|status| (status, status.phase())) {
-        None | Some((_, Phase::Unknown)) if record.is_made() => ended(),
-        None | Some((_, Phase::Unknown)) => Recovered::TakenBack,
+        None | Some((_, Phase::Unknown)) => ended(),
         Some((_, Phase::Created | Phase::Starting)) => Recovered::Created,
         Some((status, Phase::Running)) => Recovered::Running { started_at_ns: status.started_at_ns },
+        Some((_, Phase::Exited)) if !record.is_made() => Recovered::TakenBack,
         Some((status, Phase::Exited)) => status.exit.map_or_else(ended, |exit| {
             Recovered::Ended(ExitRecord {
                 exit: exit_of(Some(exit)),
@@ -111,7 +116,10 @@ mod tests {
             (exited(v1::exit::Kind::Lost), lost),
         ];
         for (status, expected) in rows {
+            let has_ended = status.phase() == Phase::Exited;
             for record in [half_made(), made(), made_by_an_older_build()] {
+                let never_was = has_ended && !record.is_made();
+                let expected = if never_was { Recovered::TakenBack } else { expected.clone() };
                 for exit in [None, Some(ON_DISK)] {
                     let decided = decide(&record, exit, Word::Given(Some(&status)));
                     assert_eq!(decided, expected, "{status:?} with {exit:?} on disk");
@@ -140,9 +148,12 @@ mod tests {
 
     #[test]
     fn until_a_supervisor_answers_only_the_disk_is_believed() {
-        for record in [half_made(), made(), made_by_an_older_build()] {
+        for record in [made(), made_by_an_older_build()] {
             assert_eq!(decide(&record, None, Word::NoneYet), Recovered::Guessed);
             assert_eq!(decide(&record, Some(ON_DISK), Word::NoneYet), Recovered::Ended(ON_DISK));
+        }
+        for exit in [None, Some(ON_DISK)] {
+            assert_eq!(decide(&half_made(), exit, Word::NoneYet), Recovered::Guessed, "nobody knows of it");
         }
     }
 }
