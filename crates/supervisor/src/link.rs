@@ -38,6 +38,11 @@ impl RequestId {
         self.deadline_ns != 0 && monotonic_ns >= self.deadline_ns
     }
 
+    /// When it becomes late, by the monotonic clock; 0 if never.
+    pub(crate) fn deadline_ns(self) -> u64 {
+        self.deadline_ns
+    }
+
     /// Whether it is to be looked at again when its deadline has come.
     pub(crate) fn can_be_late(self) -> bool {
         self.deadline_ns != 0

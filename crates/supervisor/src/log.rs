@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
 use wharf_isolation::open_log;
 
 use batch::{Batch, line_end};
@@ -76,9 +77,15 @@ impl Log {
         }
     }
 
-    /// Opens the file anew after it was renamed; if that fails, the old one stays in use.
-    fn reopen(&mut self) -> wharf_sys::Result<()> {
+    /// Opens the file anew after it was renamed; if that fails, the old one stays in use. So it does if the disk took until
+    /// after the deadline: a kubelet that was told of a failure gives the old file its name back, and what is written to
+    /// a new one is lost with that.
+    fn reopen(&mut self, deadline_ns: u64) -> wharf_sys::Result<()> {
         let file = open_log(self.directory.as_fd(), &self.name)?;
+        let is_late = deadline_ns != 0 && wharf_sys::clock::monotonic_ns() >= deadline_ns;
+        if is_late && self.file.is_some() {
+            return Err(wharf_sys::Error::new("open", &*self.name, Errno::ETIMEDOUT));
+        }
         self.mend().or_tell(format_args!("the beginning of a record stays in a log {} of before", self.name));
         self.torn_bytes = 0;
         self.file = Some(file.into());
@@ -282,7 +289,7 @@ mod tests {
         std::fs::rename(dir.path(), &moved).unwrap();
         std::fs::create_dir(dir.path()).unwrap();
         std::fs::rename(moved.join("0.log"), moved.join("old")).unwrap();
-        log.reopen().unwrap();
+        log.reopen(0).unwrap();
         log.write(Stream::Stdout, 0, b"new\n");
         assert_eq!(records(&moved), [("F".into(), "new".into())]);
         std::fs::remove_dir_all(moved).unwrap();

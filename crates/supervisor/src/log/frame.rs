@@ -11,7 +11,7 @@ pub(crate) const PAYLOAD_LIMIT_BYTES: usize = 64 * 1024;
 /// What is asked. `number` is the token that the answer bears, or a time, or a count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Open the log, or open it anew: its directory is beside the order, or a path in it after the name and a NUL.
+    /// Open the log, or open it anew: see [`Opening`]. Its directory is beside the order, or a path in it.
     Open,
     /// Write the bytes, which came at the time `number`.
     Write(Stream),
@@ -72,6 +72,29 @@ impl Header {
     }
 }
 
+/// What follows the header of [`Order::Open`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Opening<'a> {
+    /// When an open log must not be opened anew any more, by the monotonic clock; 0 if it is wanted whenever it comes.
+    pub(super) deadline_ns: u64,
+    /// The log's name in its directory.
+    pub(super) name: &'a str,
+    /// The directory's path.
+    pub(super) directory: &'a str,
+}
+
+impl<'a> Opening<'a> {
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        [&self.deadline_ns.to_ne_bytes(), self.name.as_bytes(), b"\0", self.directory.as_bytes()].concat()
+    }
+
+    pub(super) fn parse(payload: &'a [u8]) -> Option<Self> {
+        let (deadline, place) = payload.split_first_chunk()?;
+        let (name, directory) = std::str::from_utf8(place).ok()?.split_once('\0')?;
+        Some(Self { deadline_ns: u64::from_ne_bytes(*deadline), name, directory })
+    }
+}
+
 /// The answer to an order with a token; a directory that was opened is beside it.
 pub(super) fn answer(token: u64, failure: &str) -> Vec<u8> {
     let failure = failure.as_bytes();
@@ -101,6 +124,13 @@ mod tests {
             assert_eq!(Header::parse(&bytes), Some((header, &b"rest"[..])));
         }
         assert_eq!((Header::parse(&[0; HEADER_BYTES]), Header::parse(b"W")), (None, None));
+    }
+
+    #[test]
+    fn openings_come_back() {
+        let opening = Opening { deadline_ns: 1 << 40, name: "0.log", directory: "/var/log/pods/x" };
+        assert_eq!(Opening::parse(&opening.to_bytes()), Some(opening));
+        assert_eq!((Opening::parse(b"short"), Opening::parse(b"12345678no end")), (None, None));
     }
 
     #[test]

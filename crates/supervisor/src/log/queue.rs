@@ -19,7 +19,7 @@ use wharf_sys::clone::{Clone, SingleThreaded, clone};
 use wharf_sys::{process, socket};
 use wharf_types::ContainerId;
 
-use super::frame::{self, HEADER_BYTES, Header, Order};
+use super::frame::{self, HEADER_BYTES, Header, Opening, Order};
 use super::{Stream, writer};
 use crate::link::{RequestId, is_want_of_memory};
 use crate::trouble;
@@ -333,8 +333,13 @@ impl LogWriter {
         let (Some(place), true) = (self.places.get(&log), self.connection.is_some()) else { return };
         let directory = place.directory.clone();
         let LogFile { directory: path, name } = &place.file;
+        let deadline_ns = match self.waiting.get(&token) {
+            Some(Waiting::Reopen(request)) => request.deadline_ns(),
+            _ => 0,
+        };
         let header = Header { order: Order::Open, log, number: token }.to_bytes();
-        let bytes = [&header, name.as_bytes(), b"\0", path.as_path().as_os_str().as_encoded_bytes()].concat();
+        let opening = Opening { deadline_ns, name, directory: path.as_str() };
+        let bytes = [&header[..], &opening.to_bytes()].concat();
         if !self.is_clear() || !self.send(&bytes, directory.as_deref()) {
             self.enqueue(bytes, directory);
         }

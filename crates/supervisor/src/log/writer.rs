@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use wharf_sys::socket;
 
-use super::frame::{self, HEADER_BYTES, Header, Order, PAYLOAD_LIMIT_BYTES};
+use super::frame::{self, HEADER_BYTES, Header, Opening, Order, PAYLOAD_LIMIT_BYTES};
 use super::{Log, Stream};
 use crate::trouble;
 
@@ -51,7 +51,8 @@ impl Logs {
         let number = header.number;
         match (header.order, self.open.get_mut(&header.log)) {
             (Order::Open, _) => {
-                let opened = self.open_log(header.log, payload, descriptors.into_iter().next());
+                let Some(opening) = Opening::parse(payload) else { return };
+                let opened = self.open_log(header.log, opening, descriptors.into_iter().next());
                 let directory = self.open.get(&header.log).map(|log| log.directory.as_fd());
                 let failure = opened.err().map(|error| error.to_string()).unwrap_or_default();
                 answer(supervisor, number, &failure, directory);
@@ -80,17 +81,21 @@ impl Logs {
     }
 
     /// Opens a log anew, or for the first time. One whose directory is known already is kept even without a file.
-    fn open_log(&mut self, id: u64, payload: &[u8], directory: Option<OwnedFd>) -> wharf_sys::Result<()> {
+    fn open_log(
+        &mut self,
+        id: u64,
+        opening: Opening<'_>,
+        directory: Option<OwnedFd>,
+    ) -> wharf_sys::Result<()> {
         if let Some(log) = self.open.get_mut(&id) {
-            return log.reopen();
+            return log.reopen(opening.deadline_ns);
         }
-        let (name, path) = place(payload);
         if let Some(directory) = directory {
-            let log = self.open.entry(id).or_insert(Log::closed(directory, name.to_owned()));
-            return log.reopen();
+            let log = self.open.entry(id).or_insert(Log::closed(directory, opening.name.to_owned()));
+            return log.reopen(opening.deadline_ns);
         }
-        let directory = wharf_sys::fs::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-        self.open.insert(id, Log::open(directory, name.to_owned())?);
+        let directory = wharf_sys::fs::open(opening.directory, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+        self.open.insert(id, Log::open(directory, opening.name.to_owned())?);
         Ok(())
     }
 
@@ -111,12 +116,6 @@ impl Logs {
         }
         self.settle();
     }
-}
-
-/// The name of a log, and the path of its directory where that has to be opened.
-fn place(payload: &[u8]) -> (&str, &str) {
-    let text = std::str::from_utf8(payload).unwrap_or_default();
-    text.split_once('\0').unwrap_or((text, ""))
 }
 
 fn answer(supervisor: BorrowedFd<'_>, token: u64, failure: &str, directory: Option<BorrowedFd<'_>>) {

@@ -62,6 +62,24 @@ impl Rig {
 }
 
 #[test]
+fn what_is_written_after_a_failed_rotation_is_in_the_file() {
+    let mut rig = Rig::new();
+    rig.begin();
+    assert!(matches!(rig.told(), Told::Opened(_, Ok(()))));
+    rig.write(b"before\n");
+    let (path, rotated) = (rig.dir.path().join("0.log"), rig.dir.path().join("0.log.1"));
+    std::fs::rename(&path, &rotated).unwrap();
+    rig.writer.reopen(rig.log, RequestId::of_test(1).until(1));
+    assert!(matches!(rig.told(), Told::Reopened(_, Err(_))), "its caller has been told that it failed");
+    // As a kubelet does then.
+    std::fs::rename(&rotated, &path).unwrap();
+    rig.write(b"after\n");
+    rig.writer.flush(rig.log, &id());
+    assert!(matches!(rig.told(), Told::Flushed(_)));
+    assert_eq!(rig.texts(), ["before", "after"]);
+}
+
+#[test]
 fn what_is_told_as_flushed_is_in_the_file() {
     let mut rig = Rig::new();
     rig.begin();
