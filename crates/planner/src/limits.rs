@@ -132,6 +132,46 @@ pub fn merge(old: &LinuxContainerResources, new: &LinuxContainerResources) -> Li
         }
         .clone(),
         unified,
-        memory_swap_limit_in_bytes: number(old.memory_swap_limit_in_bytes, new.memory_swap_limit_in_bytes),
+        // A limit of memory alone is one of swap too, as in [`resources`]: the one before holds no more.
+        memory_swap_limit_in_bytes: match new.memory_limit_in_bytes {
+            0 => number(old.memory_swap_limit_in_bytes, new.memory_swap_limit_in_bytes),
+            _ => new.memory_swap_limit_in_bytes,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(limit: i64, swap: i64) -> LinuxContainerResources {
+        LinuxContainerResources {
+            memory_limit_in_bytes: limit,
+            memory_swap_limit_in_bytes: swap,
+            ..LinuxContainerResources::default()
+        }
+    }
+
+    #[test]
+    fn an_update_changes_what_it_names() {
+        let old = LinuxContainerResources { cpu_quota: 5, cpuset_cpus: "0".to_owned(), ..memory(10, 20) };
+        let new = LinuxContainerResources { cpu_quota: -1, ..LinuxContainerResources::default() };
+        assert_eq!(merge(&old, &new), LinuxContainerResources { cpu_quota: -1, ..old.clone() });
+        let unified = |key: &str, value: &str| LinuxContainerResources {
+            unified: [(key.to_owned(), value.to_owned())].into(),
+            ..LinuxContainerResources::default()
+        };
+        let merged = merge(&unified("memory.high", "5"), &unified("memory.min", "1"));
+        assert_eq!(merged.unified.len(), 2);
+    }
+
+    #[test]
+    fn what_is_recorded_after_an_update_is_what_the_cgroup_was_given() {
+        let old = memory(10, 20);
+        for new in [memory(30, 0), memory(30, 40), memory(5, 0), memory(-1, 0)] {
+            let (given, recorded) = (resources(&new), resources(&merge(&old, &new)));
+            assert_eq!(recorded.memory(), given.memory(), "{new:?}");
+        }
+        assert_eq!(merge(&old, &memory(0, 30)), memory(10, 30));
     }
 }
