@@ -1,0 +1,141 @@
+//! `crates/README.md` is the map of the code: what it names is there, and no crate and no invariant is left without what a
+//! stranger looks for.
+//!
+//! A place in the code is written `PATH.rs:NAME` in backticks; the path begins in `crates/`, in `tests/tests/` or at the
+//! root. Each rule is a function over texts, so that the unit tests at the end can show it a map that breaks it.
+#![expect(clippy::tests_outside_test_module, reason = "an integration test is nothing but tests")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where the path of a place may begin.
+const ROOTS: [&str; 3] = ["crates", "tests/tests", ""];
+
+/// What may come before the name of a place in its file.
+const DEFINITIONS: [&str; 7] = ["fn", "struct", "enum", "trait", "type", "const", "mod"];
+
+/// A place that the map names.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place<'a> {
+    path: &'a str,
+    name: &'a str,
+}
+
+fn places(text: &str) -> BTreeSet<Place<'_>> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let places = quoted.filter_map(|word| word.rsplit_once(':'));
+    places.filter(|(path, _)| path.ends_with(".rs")).map(|(path, name)| Place { path, name }).collect()
+}
+
+/// Whether a source file defines the name.
+fn defines(source: &str, name: &str) -> bool {
+    DEFINITIONS.iter().any(|keyword| {
+        let definition = format!("{keyword} {name}");
+        source.match_indices(&definition).any(|(at, _)| {
+            let follows = source[at + definition.len()..].chars().next();
+            !follows.is_some_and(|next| next.is_alphanumeric() || next == '_')
+        })
+    })
+}
+
+/// Places that are not there.
+fn missing(text: &str, source: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let is_there = |place: &Place| source(place.path).is_some_and(|source| defines(&source, place.name));
+    let gone = places(text).into_iter().filter(|place| !is_there(place));
+    gone.map(|place| format!("`{}:{}` is not there", place.path, place.name)).collect()
+}
+
+/// The part of the map below a heading, to the next one of the same level or above.
+fn section(text: &str, heading: &str) -> String {
+    let depth = |line: &str| line.bytes().take_while(|&byte| byte == b'#').count();
+    let is_next = |line: &&str| (1..=depth(heading)).contains(&depth(line));
+    let below = text.lines().skip_while(|line| *line != heading).skip(1);
+    below.take_while(|line| !is_next(line)).flat_map(|line| [line, "\n"]).collect()
+}
+
+/// Crates without a section of their own, or whose section names no invariant.
+fn uncharted<'a>(text: &str, crates: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let sections = crates.into_iter().map(|name| (name, section(text, &format!("### `{name}`"))));
+    let wanting = sections.filter(|(_, section)| !section.contains("**Invariant**"));
+    wanting.map(|(name, _)| format!("`{name}` has no section with an invariant")).collect()
+}
+
+/// Rows of the table of invariants that no test stands in.
+fn unproven(text: &str) -> Vec<String> {
+    let section = section(text, "## Invariants");
+    let rows = section.lines().filter(|line| line.starts_with("| **"));
+    let bare = rows.filter(|row| {
+        !places(row).iter().any(|place| place.path.contains("tests") || place.path.starts_with("e2e/"))
+    });
+    bare.map(|row| format!("no test: {row}")).collect()
+}
+
+// ---- The map as it is ----
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn map() -> String {
+    fs::read_to_string(root().join("crates/README.md")).expect("the map can be read")
+}
+
+fn source(path: &str) -> Option<String> {
+    ROOTS.iter().find_map(|start| fs::read_to_string(root().join(start).join(path)).ok())
+}
+
+fn assert_none(found: &[String]) {
+    assert!(found.is_empty(), "crates/README.md:\n{}", found.join("\n"));
+}
+
+#[test]
+fn every_place_is_there() {
+    let map = map();
+    assert!(places(&map).len() > 50, "the map names too little");
+    assert_none(&missing(&map, source));
+}
+
+#[test]
+fn every_crate_has_an_invariant() {
+    let crates =
+        fs::read_dir(root().join("crates")).expect("crates can be listed").map(|entry| entry.unwrap().path());
+    let crates = crates.filter(|path| path.join("Cargo.toml").exists());
+    let names: Vec<String> =
+        crates.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    assert_none(&uncharted(&map(), names.iter().map(String::as_str)));
+}
+
+#[test]
+fn every_invariant_has_a_test() {
+    let map = map();
+    assert!(
+        section(&map, "## Invariants").matches("| **").count() >= 15,
+        "the table of invariants is too short"
+    );
+    assert_none(&unproven(&map));
+}
+
+// ---- Each rule can fail ----
+
+#[test]
+fn a_place_that_is_not_there_is_found() {
+    let source = |path: &str| (path == "a/src/b.rs").then(|| "pub(crate) fn walks(".to_owned());
+    let text = "`a/src/b.rs:walks`, `a/src/b.rs:walk`, `a/src/c.rs:walks` and `x:y`";
+    let found = missing(text, source);
+    assert_eq!(found, ["`a/src/b.rs:walk` is not there", "`a/src/c.rs:walks` is not there"]);
+}
+
+#[test]
+fn a_crate_without_an_invariant_is_found() {
+    let text = "### `one`\n**Invariant**: so.\n### `two`\nNothing.\n## End\n**Invariant**\n";
+    let found = uncharted(text, ["one", "two", "three"]);
+    let expected = ["`two`", "`three`"].map(|name| format!("{name} has no section with an invariant"));
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn an_invariant_without_a_test_is_found() {
+    let text = "## Invariants\n| **1** so | `e2e/a.rs:it_is` |\n| **2** thus | `pods/src/a.rs:f` |\n## End\n| **3** |\n";
+    assert_eq!(unproven(text), ["no test: | **2** thus | `pods/src/a.rs:f` |"]);
+}
