@@ -44,7 +44,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A file of the kernel holds what this crate does not understand.
-    #[error("{file:?} holds {text:?}, which is not understood")]
+    #[error("{file:?} contains {text:?}, which cannot be parsed")]
     Parse {
         /// The file.
         file: PathBuf,
@@ -62,7 +62,7 @@ pub enum Error {
         waited_ms: u128,
     },
     /// A limit that no node can meet.
-    #[error("limit {limit} is not possible: {reason}")]
+    #[error("limit {limit} is invalid: {reason}")]
     InvalidLimit {
         /// The limit and its value.
         limit: String,

@@ -15,7 +15,7 @@ pub enum PathError {
         path: String,
     },
     /// A component that could leave the hierarchy, or that the kernel does not take.
-    #[error("cgroup path {path:?} has the component {component:?}")]
+    #[error("cgroup path {path:?} has the invalid component {component:?}")]
     Component {
         /// The path, shortened to 200 characters.
         path: String,

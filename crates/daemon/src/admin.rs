@@ -1,4 +1,4 @@
-//! What the daemon tells people of itself.
+//! What wharfd reports about itself to `wharf info` and `wharf doctor`.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
-//! `wharfd clean`: a machine as it was before wharf.
+//! `wharfd clean`: restores the machine to its state before wharf.
 //!
-//! Pods are taken over and removed as a daemon would, so that whatever they left in the kernel goes with them; then go
-//! the bridge, the cgroups and the files. Images stay unless they are named too. Forwarding of packets stays switched
-//! on, since others may rely on it by now.
+//! It takes over and removes pods as the daemon would, so that what they left in the kernel goes with them, and then
+//! removes the bridge, the cgroups and the files. Images stay without `--images`. IP forwarding stays enabled, since
+//! other programs may rely on it by now.
 
 use std::collections::HashSet;
 use std::io::{ErrorKind, Write};
@@ -17,17 +17,17 @@ use wharf_types::Failure;
 use crate::Node;
 use crate::config::Config;
 
-/// How long the last processes may take to leave the cgroups.
+/// How long the last processes may take to leave their cgroups.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What goes beyond what nobody uses.
+/// What to remove beyond what is unused.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Arguments {
-    /// Also pods that run
+    /// Also remove running pods
     #[arg(long)]
     force: bool,
-    /// Also images
+    /// Also remove images
     #[arg(long)]
     images: bool,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
 /// Removes everything; a second call finds nothing to do.
 pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     if UnixStream::connect(&config.socket).is_ok() {
-        bail!("a wharfd serves {}: stop it first", config.socket.display());
+        bail!("a wharfd is serving {}: stop it first", config.socket.display());
     }
     let node = Node::open(config).await?;
     node.engine.recover().await;
@@ -43,7 +43,7 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
     let pods = node.engine.pods();
     let running: Vec<_> = pods.iter().filter(|pod| pod.is_ready()).map(|pod| name(pod)).collect();
     if !running.is_empty() && !arguments.force {
-        bail!("pods run: {}; stop them (wharf stop), or use --force", running.join(", "));
+        bail!("pods are running: {}; stop them (wharf stop), or use --force", running.join(", "));
     }
     for pod in &pods {
         let removed = node.engine.remove_pod(&wharf_pods::pod_item(pod).id).await;
@@ -64,7 +64,8 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
     for directory in [config.socket.parent().unwrap_or(root), node.layout.state(), root] {
         remove_empty(directory)?;
     }
-    writeln!(std::io::stdout(), "what wharf left on this machine is gone").context("writing the result")
+    writeln!(std::io::stdout(), "removed everything that wharf left on this machine")
+        .context("writing the result")
 }
 
 fn name(pod: &wharf_pods::Pod) -> String {

@@ -1,4 +1,5 @@
-//! The configuration: one TOML file and drop-ins beside it, strict, complete without any.
+//! The configuration: one TOML file, and drop-ins beside it that replace single keys. Unknown keys are errors; every key has
+//! a default, so wharfd runs without any file.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use wharf_state::Layout;
 
 const DEFAULT_FILE: &str = "/etc/wharf/config.toml";
 
-/// Everything that can be chosen.
+/// All settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
@@ -255,9 +256,9 @@ impl Config {
         for name in &self.handlers {
             ensure!(
                 !name.is_empty(),
-                "handlers: the default one has no name and is always there: remove the empty one"
+                "handlers: remove the empty name: the default handler has no name and is always present"
             );
-            ensure!(names.insert(name), "handlers: {name:?} is there twice");
+            ensure!(names.insert(name), "handlers: {name:?} is listed twice");
         }
         Ok(())
     }
@@ -281,7 +282,7 @@ impl Config {
         let (name, mtu) = (network.bridge.clone(), Some(network.mtu).filter(|mtu| *mtu > 0));
         anyhow::ensure!(
             !name.is_empty(),
-            "network.bridge is empty: name a link, or set network.builtin to \"off\""
+            "network.bridge is empty: give the bridge a name, or set network.builtin to \"off\""
         );
         Ok(NetworkConfig {
             state_dir: layout.network(),
@@ -422,7 +423,7 @@ mod tests {
             ("shim = \"wharf-shim\"", "supervisor"),
             ("cgroup_parent = \"/../up\"", "cgroup_parent"),
             ("handlers = [\"\"]", "empty"),
-            ("handlers = [\"a\", \"b\", \"a\"]", "\"a\" is there twice"),
+            ("handlers = [\"a\", \"b\", \"a\"]", "\"a\" is listed twice"),
         ] {
             std::fs::write(&file, text).unwrap();
             let refused = format!("{:#}", Config::load(Some(&file)).unwrap_err());

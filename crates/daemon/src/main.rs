@@ -1,5 +1,5 @@
-//! `wharfd`: reads its configuration, opens what is on disk, takes over the pods of an earlier daemon, serves the CRI,
-//! and on SIGTERM ends without touching a container.
+//! `wharfd`: reads its configuration, opens its state on disk, takes over the pods of an earlier daemon, and serves the
+//! CRI. It ends on SIGTERM without touching a container.
 
 mod admin;
 mod clean;
@@ -38,7 +38,7 @@ enum Command {
     /// Work with the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Remove what wharf left on this machine: pods, network, cgroups and state. No wharfd may run.
+    /// Remove what wharf left on this machine: pods, network, cgroups and state. Stop wharfd first.
     Clean(clean::Arguments),
 }
 
@@ -57,7 +57,7 @@ fn main() -> anyhow::Result<()> {
     }
     let level = log::start(&config.log)?;
     let open_files = wharf_sys::open_files::raise().context("raising the limit of open files")?;
-    tracing::debug!(open_files, "this process may open as many files");
+    tracing::debug!(open_files, "raised the limit of open files");
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(wharf_pods::BLOCKING_THREADS)
@@ -72,7 +72,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// What is on disk and in the kernel, opened.
+/// The state of the node on disk and in the kernel, opened.
 struct Node {
     layout: Layout,
     images: Arc<Store>,
@@ -111,7 +111,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let info = admin::info(&config, &cgroups)?;
     if info.bounding_capabilities & wharf_types::capability::SYS_RESOURCE == 0 {
         tracing::warn!(
-            "wharfd runs without CAP_SYS_RESOURCE: a container's oom_score_adj is not lowered, nor its limits raised"
+            "wharfd lacks CAP_SYS_RESOURCE: it cannot lower a container's oom_score_adj or raise its limits"
         );
     }
     let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()?));
@@ -140,8 +140,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     Ok(sessions.await?)
 }
 
-/// How long another's lock is waited for: a daemon that ends finishes its calls, and a killed one's outlives it in a
-/// supervisor that it was about to start, until that one's exec.
+/// How long to wait for the lock of another daemon. A daemon that ends first finishes its in-flight calls; the lock of a
+/// killed one survives in a supervisor that it was about to start, until that supervisor's exec.
 const LOCK_PATIENCE: Duration = serve::FINISH_LIMIT.saturating_mul(2);
 
 async fn open_images(root: &Path, limits: wharf_images::Limits) -> Result<Store, StoreError> {

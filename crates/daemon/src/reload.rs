@@ -1,5 +1,5 @@
-//! What changes while the daemon runs: at SIGHUP the level of the log is read again from the configuration. All else waits
-//! for the next start, which no container notices.
+//! Reloading the configuration: on SIGHUP, wharfd reads the log level again. All other settings take effect at the next
+//! start, which no container notices.
 
 use std::path::PathBuf;
 
@@ -16,11 +16,14 @@ pub(crate) fn at_hangup(file: Option<PathBuf>, level: Level) -> anyhow::Result<(
         while hangup.recv().await.is_some() {
             match take_over(file.clone(), &level).await {
                 Ok(now) => {
-                    tracing::info!(level = now, "SIGHUP: the log's level was read again, and nothing else")
+                    tracing::info!(
+                        level = now,
+                        "SIGHUP: reloaded the log level; other settings take effect at the next start"
+                    )
                 }
                 Err(error) => tracing::warn!(
                     error = format!("{error:#}"),
-                    "SIGHUP: the configuration is not taken over"
+                    "SIGHUP: cannot reload the configuration; the old log level stays in effect"
                 ),
             }
         }

@@ -1,4 +1,4 @@
-//! The CRI socket, and the end by signal.
+//! Serves the CRI socket until a signal ends the daemon.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -17,18 +17,17 @@ use wharf_cri_api::v1::image_service_server::ImageServiceServer;
 use wharf_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use wharf_types::limits::MESSAGE_LIMIT_BYTES;
 
-/// How long calls in flight may take once the daemon was asked to end: their work is safe without them.
+/// How long in-flight calls may take once the daemon was asked to end. Cutting them off loses no work.
 pub(crate) const FINISH_LIMIT: Duration = Duration::from_secs(10);
 
-/// What the socket offers.
+/// The services of the socket.
 pub(crate) struct Services {
     pub(crate) runtime: Runtime,
     pub(crate) images: Images,
     pub(crate) admin: Admin,
 }
 
-/// Serves until SIGTERM or SIGINT; calls in flight are finished, if they do not take long, and containers are left
-/// alone.
+/// Serves until SIGTERM or SIGINT, then waits a limited time for in-flight calls. Containers keep running.
 pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<()> {
     let listener = listen(socket).with_context(|| format!("listening on {}", socket.display()))?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -56,7 +55,7 @@ pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<(
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            tracing::info!("wharfd ends; containers go on");
+            tracing::info!("wharfd is stopping; containers keep running");
             notify("STOPPING=1");
             events.end_events();
             progress.end_progress();
@@ -67,7 +66,7 @@ pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<(
         () = async {
             asked.notified().await;
             tokio::time::sleep(FINISH_LIMIT).await;
-        } => tracing::warn!("calls in flight were not waited for any longer"),
+        } => tracing::warn!("stopped waiting for in-flight calls"),
     }
     std::fs::remove_file(socket).or_else(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Ok(()),
@@ -82,7 +81,7 @@ fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
         std::fs::create_dir_all(parent)?;
     }
     match std::os::unix::net::UnixStream::connect(socket) {
-        Ok(_answered) => anyhow::bail!("another wharfd serves it: stop that one first"),
+        Ok(_answered) => anyhow::bail!("another wharfd is serving it: stop that one first"),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(_dead) => std::fs::remove_file(socket)?,
     }
@@ -98,6 +97,6 @@ fn notify(state: &str) {
     let told = std::os::unix::net::UnixDatagram::unbound()
         .and_then(|socket| socket.send_to(state.as_bytes(), &path));
     if let Err(error) = told {
-        tracing::warn!(%error, "systemd could not be told {state}");
+        tracing::warn!(%error, "cannot notify systemd of {state}");
     }
 }

@@ -51,7 +51,7 @@ pub enum ChainError {
     },
     /// A layer has a hard link to what neither it nor a layer below it has.
     #[error(
-        "layer {layer} has a hard link {path:?} to {target:?}, which is not in it and is no file of a layer below"
+        "layer {layer} has a hard link {path:?} to {target:?}, which is neither in it nor a file of a lower layer"
     )]
     NoTarget {
         /// The layer.
@@ -63,11 +63,11 @@ pub enum ChainError {
     },
     /// Too many names are left to be looked up in all layers.
     #[error(
-        "the layers of the image have things in too many directories that they do not name; let them name those"
+        "the layers of the image have files in too many directories without an entry of their own; rebuild the image with those entries"
     )]
     TooManyNames,
     /// The kernel refused.
-    #[error("the layers of the image cannot be put together at {path:?}")]
+    #[error("cannot combine the layers of the image at {path:?}")]
     System {
         /// The directory, shortened to 200 characters.
         path: String,

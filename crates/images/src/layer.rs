@@ -98,7 +98,7 @@ impl Shared {
     /// Takes something that will never be visible out of the staging directory.
     pub(crate) fn discard_staged(&self, name: &str) {
         if let Err(error) = self.trash.discard(self.staging.as_fd(), OsStr::new(name)) {
-            tracing::warn!(name, %error, "what was staged could not be removed; the next start does it");
+            tracing::warn!(name, %error, "cannot remove a staged layer; the next start of wharfd retries");
         }
     }
 }

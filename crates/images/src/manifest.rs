@@ -69,7 +69,7 @@ pub enum ManifestError {
         source: serde_json::Error,
     },
     /// A digest is not SHA-256 in its one spelling.
-    #[error("the document names a digest that cannot be used")]
+    #[error("the document has a digest that cannot be used")]
     Digest {
         /// Which.
         #[source]
@@ -82,7 +82,7 @@ pub enum ManifestError {
         reason: String,
     },
     /// It is something else than an image of layers.
-    #[error("not an image that can run: {reason}")]
+    #[error("this is not a runnable image: {reason}")]
     NotAnImage {
         /// What it is.
         reason: String,

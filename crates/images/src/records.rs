@@ -19,24 +19,24 @@ const LOOSE: Format = Format { kind: "loose", version: 1 };
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// The file.
-    #[error("the record is unusable")]
+    #[error("cannot use the record")]
     File {
         /// What is wrong with it.
         #[from]
         source: record::Error,
     },
     /// Its content.
-    #[error("the content of the record is not what this build writes")]
+    #[error("the content of the record does not match the format of this build")]
     Content {
         /// What the parser found.
         #[from]
         source: serde_json::Error,
     },
     /// The names in it.
-    #[error("the record's names are not what this build writes")]
+    #[error("the record's names do not match the format of this build")]
     Names,
     /// A digest in it.
-    #[error("the record names a malformed digest")]
+    #[error("the record contains a malformed digest")]
     Digest {
         /// Which.
         #[from]

@@ -74,7 +74,7 @@ pub enum StoreError {
         source: wharf_sys::Error,
     },
     /// A record could not be written or removed.
-    #[error("the record of image {id} cannot be changed")]
+    #[error("cannot change the record of image {id}")]
     Record {
         /// The image.
         id: Digest,
@@ -83,7 +83,7 @@ pub enum StoreError {
         source: RecordError,
     },
     /// The manifest or config cannot be used.
-    #[error("the {what} of the image cannot be used")]
+    #[error("cannot use the {what} of the image")]
     Document {
         /// Manifest or config.
         what: &'static str,
@@ -92,20 +92,20 @@ pub enum StoreError {
         source: ManifestError,
     },
     /// The parts of the image do not belong together.
-    #[error("the image does not hold together: {reason}")]
+    #[error("the image is inconsistent: {reason}")]
     Mismatch {
         /// What contradicts what.
         reason: String,
     },
     /// What is mounted is not known.
-    #[error("the layers in use cannot be found out")]
+    #[error("cannot find out which layers are in use")]
     Mounts {
         /// What the kernel said.
         #[source]
         source: std::io::Error,
     },
     /// The layers cannot be put together.
-    #[error("the image cannot be mounted")]
+    #[error("cannot mount the image")]
     Chain {
         /// Why.
         #[from]
@@ -207,7 +207,7 @@ impl Store {
             }
         })?;
         save_layer(&shared.staged_path(&layer.staged), &contents).map_err(|error| {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a layer's record cannot be written");
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot write a layer's record");
             failed(wharf_sys::Error::new("write", "info", Errno::EIO))
         })?;
         layer.staged = shared.name_whole(&layer.staged, &source.diff_id).map_err(failed)?;

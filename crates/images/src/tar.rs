@@ -28,7 +28,7 @@ const EXTENSION_LIMIT_BYTES: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum TarError {
     /// The input failed or ended too early.
-    #[error("the archive cannot be read at byte {at_bytes}")]
+    #[error("cannot read the archive at byte {at_bytes}")]
     Read {
         /// The position in the archive.
         at_bytes: u64,

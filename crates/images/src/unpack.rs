@@ -58,14 +58,14 @@ pub struct LayerSource {
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
     /// The blob could not be read.
-    #[error("the layer's blob cannot be read")]
+    #[error("cannot read the layer's blob")]
     Read {
         /// The reader's error.
         #[source]
         source: std::io::Error,
     },
     /// The blob is shorter or longer than its descriptor says.
-    #[error("the layer's blob has {found_bytes} bytes or more, its descriptor says {expected_bytes}")]
+    #[error("the layer's blob has at least {found_bytes} bytes, but its descriptor says {expected_bytes}")]
     Size {
         /// The descriptor's size.
         expected_bytes: u64,
@@ -73,7 +73,7 @@ pub enum UnpackError {
         found_bytes: u64,
     },
     /// The blob is not the one asked for.
-    #[error("the layer's blob is {found}, not {expected}")]
+    #[error("the digest of the layer's blob is {found}, not {expected}")]
     BlobDigest {
         /// The descriptor's digest.
         expected: Digest,
@@ -81,7 +81,7 @@ pub enum UnpackError {
         found: Digest,
     },
     /// The archive is not the one the config names.
-    #[error("the layer's content is {}, not {expected}", found.as_ref().map_or("incomplete", Digest::as_str))]
+    #[error("the digest of the layer's content is {}, not {expected}", found.as_ref().map_or("incomplete", Digest::as_str))]
     DiffId {
         /// The config's digest.
         expected: Digest,
@@ -89,7 +89,7 @@ pub enum UnpackError {
         found: Option<Digest>,
     },
     /// The blob is damaged, or not what it begins as.
-    #[error("the layer's blob is not whole {compression:?} data")]
+    #[error("the layer's blob is not complete {compression:?} data")]
     Decompress {
         /// What its first bytes say.
         compression: Compression,
@@ -98,7 +98,7 @@ pub enum UnpackError {
         source: std::io::Error,
     },
     /// The archive is malformed.
-    #[error("the layer is not an archive that can be unpacked")]
+    #[error("cannot unpack the layer's archive")]
     Tar {
         /// Where and why.
         #[from]
@@ -121,7 +121,7 @@ pub enum UnpackError {
         limit: u64,
     },
     /// The disk is full but for its reserve.
-    #[error("fewer than {reserve} {what} are free on the disk of the images; remove some or enlarge it")]
+    #[error("the disk of the images has fewer than {reserve} {what} free; remove images or enlarge the disk")]
     Disk {
         /// Bytes or inodes.
         what: &'static str,
@@ -129,7 +129,7 @@ pub enum UnpackError {
         reserve: u64,
     },
     /// The kernel refused.
-    #[error("the layer's entry {path:?} cannot be made")]
+    #[error("cannot create the layer's entry {path:?}")]
     System {
         /// Its name, shortened to 200 characters.
         path: String,

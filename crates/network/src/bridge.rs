@@ -44,13 +44,13 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum BridgeError {
     /// The name belongs to a link of another kind.
-    #[error("the link {name} is there and is no bridge; name another one in the configuration")]
+    #[error("the link {name} exists and is not a bridge: set network.bridge to another name")]
     NotABridge {
         /// The configured name.
         name: String,
     },
     /// The ranges are IPv6 alone and the kernel has none.
-    #[error("the range {subnets} needs IPv6, which this machine has not: add one of IPv4 to network.subnets")]
+    #[error("the range {subnets} needs IPv6, which this machine lacks: add an IPv4 range to network.subnets")]
     NoIpv6 {
         /// The ranges of pods.
         subnets: Subnets,
@@ -124,7 +124,7 @@ impl Bridge {
     pub(crate) fn open(config: &BridgeConfig, dir: PathBuf) -> Result<Self, StoreError> {
         let mut leases = Leases::open(dir)?;
         if let Err(error) = adopt(&mut leases) {
-            tracing::warn!(%error, "the links of running pods cannot be listed");
+            tracing::warn!(%error, "cannot list the links of running pods");
         }
         Ok(Self {
             name: config.name.clone(),
@@ -193,7 +193,7 @@ impl Bridge {
                 Ok(leases.free(pod.id)?)
             });
             if let Err(error) = undone {
-                tracing::warn!(pod = %pod.id, %error, "a failed attach could not be undone; reconcile will");
+                tracing::warn!(pod = %pod.id, %error, "a failed attach could not be undone; the next reconcile retries");
             }
             return Err(error);
         }
@@ -273,7 +273,7 @@ impl Bridge {
             (false, _) => Ok(()),
         };
         if let Err(error) = done {
-            tracing::debug!(%error, "firewalls cannot be looked at");
+            tracing::debug!(%error, "cannot read the firewall's rules");
         }
     }
 
@@ -362,7 +362,7 @@ impl Bridge {
         let mut gone = lock(&self.leases).draining();
         gone.retain(|(id, _since)| {
             is_gone(id).unwrap_or_else(|error| {
-                tracing::warn!(pod = %id, %error, "the link of a detached pod cannot be deleted yet");
+                tracing::warn!(pod = %id, %error, "cannot delete the link of a detached pod yet; the next reconcile retries");
                 false
             })
         });
@@ -370,7 +370,7 @@ impl Bridge {
         forget_addresses(&addresses);
         for (id, _since) in gone {
             if let Err(error) = lock(&self.leases).free(&id) {
-                tracing::warn!(pod = %id, %error, "the address of a detached pod cannot be freed yet");
+                tracing::warn!(pod = %id, %error, "cannot free the address of a detached pod yet; the next reconcile retries");
             }
         }
     }

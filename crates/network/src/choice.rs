@@ -66,7 +66,7 @@ pub(crate) enum Sign {
 impl fmt::Display for Sign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Cni(directory) => write!(f, "there was one in {}", directory.display()),
+            Self::Cni(directory) => write!(f, "a CNI configuration was seen in {}", directory.display()),
             Self::PodCidr(cidr) => write!(f, "a kubelet sent the pod CIDR {cidr}"),
             Self::Kubelet(path) => write!(f, "a kubelet has {}", path.display()),
         }

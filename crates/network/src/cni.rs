@@ -170,7 +170,7 @@ impl Cni {
             && let Err(error) = self.detach(pod.id, Some(pod.netns))
         {
             let error = wharf_types::chain(&error);
-            tracing::warn!(pod = %pod.id, error, "a failed CNI ADD could not be undone; reconcile will");
+            tracing::warn!(pod = %pod.id, error, "a failed CNI ADD could not be undone; the next reconcile retries");
         }
         added
     }
@@ -191,7 +191,7 @@ impl Cni {
             match self.run(&call, plugin, record.result.as_ref()) {
                 // The node has another network by now, and of the pod nothing is left in the kernel: nobody can do more.
                 Err(error @ CniError::Missing { .. }) if netns.is_none() => {
-                    tracing::warn!(pod = %id, %error, "what this plugin kept of a pod that is gone stays");
+                    tracing::warn!(pod = %id, %error, "a CNI plugin could not delete what it keeps of a removed pod");
                 }
                 other => drop(other?),
             }
@@ -213,7 +213,7 @@ impl Cni {
                 }
                 Err(error) => {
                     let error = wharf_types::chain(&error);
-                    tracing::warn!(pod = %id, error, "a dead pod could not be removed from its CNI network");
+                    tracing::warn!(pod = %id, error, "cannot remove a dead pod from its CNI network");
                 }
             }
         }

@@ -29,7 +29,7 @@ pub(crate) fn open(bridge: &str) -> Result<Vec<String>, NetlinkError> {
     for chain in to_open(&chains) {
         if let Err(error) = open_chain(&socket, chain, bridge) {
             obstacles.push(format!(
-                "the chain {} of iptables may drop what pods send, and no rule can be put there: {error}",
+                "the iptables chain {} may drop traffic of pods, and wharf cannot add a rule to it: {error}",
                 chain.name
             ));
         }
@@ -135,12 +135,12 @@ fn foreign(chains: &[Chain]) -> Vec<&Chain> {
 fn obstacle(chain: &Chain, bridge: &str) -> String {
     if chain.table == "firewalld" {
         return format!(
-            "firewalld drops what pods send unless it trusts their bridge: firewall-cmd --permanent --zone=trusted \
+            "firewalld drops the traffic of pods unless it trusts their bridge: firewall-cmd --permanent --zone=trusted \
              --add-interface={bridge}, then firewall-cmd --reload"
         );
     }
     format!(
-        "the nf_tables chain {} {} drops what pods send: add 'iifname {bridge} accept' and 'oifname {bridge} ct state \
+        "the nf_tables chain {} {} drops the traffic of pods: add 'iifname {bridge} accept' and 'oifname {bridge} ct state \
          established,related accept' to it, and for host ports 'oifname {bridge} ct status dnat accept'",
         chain.table, chain.name
     )

@@ -41,7 +41,7 @@ pub enum LeaseError {
         owner: PodId,
     },
     /// The pod asks for one host port twice.
-    #[error("host port {port}/{protocol} is asked for twice", protocol = .protocol.name())]
+    #[error("host port {port}/{protocol} is requested twice", protocol = .protocol.name())]
     PortTwice {
         /// The protocol.
         protocol: crate::Protocol,
@@ -49,7 +49,7 @@ pub enum LeaseError {
         port: u16,
     },
     /// A host port of an address family that pods do not have.
-    #[error("host port {port}/{protocol} of {host_ip} needs addresses of its kind, and pods have {subnets}", protocol = .protocol.name())]
+    #[error("host port {port}/{protocol} on {host_ip} needs pod addresses of the same family, and pods have {subnets}", protocol = .protocol.name())]
     PortFamily {
         /// The protocol.
         protocol: crate::Protocol,
@@ -61,7 +61,7 @@ pub enum LeaseError {
         subnets: Subnets,
     },
     /// The lease could not be recorded.
-    #[error("record the lease of a pod")]
+    #[error("save the lease of a pod")]
     Store {
         /// Which file, and why.
         #[from]

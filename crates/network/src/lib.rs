@@ -242,7 +242,7 @@ impl Network {
         if let Some(cidrs) = chooser.pod_cidr() {
             match cidrs.parse() {
                 Ok(subnets) => {
-                    tracing::info!(cidrs, configured = %config.bridge.subnets, "the pod CIDR of a kubelet is used");
+                    tracing::info!(cidrs, configured = %config.bridge.subnets, "using the pod CIDR that the kubelet sent");
                     bridge.set_subnets(subnets);
                 }
                 Err(error) => chooser.forget_pod_cidr(error),
@@ -322,7 +322,7 @@ impl Network {
     /// The part of [`Network::reconcile`] that runs no plugin, and so takes no time. Gives the pods.
     pub fn reconcile_bridge(&self, live: &HashSet<PodId>) -> HashSet<PodId> {
         let removed = self.bridge.reconcile(&|id| self.keeps(live, id)).unwrap_or_else(|error| {
-            tracing::warn!(error = wharf_types::chain(&error), "the bridge could not be put in order");
+            tracing::warn!(error = wharf_types::chain(&error), "cannot set up the bridge");
             HashSet::new()
         });
         if !matches!(self.chooser.choose(&self.cni), Ok(Choice::Bridge)) {
@@ -341,7 +341,10 @@ impl Network {
         if left.is_empty()
             && let Err(error) = self.bridge.retire()
         {
-            tracing::warn!(error = wharf_types::chain(&error), "the bridge that is not used any more stays");
+            tracing::warn!(
+                error = wharf_types::chain(&error),
+                "cannot remove the bridge, which is no longer in use"
+            );
         }
     }
 
@@ -351,8 +354,8 @@ impl Network {
         let named: Vec<&str> = left.iter().take(NAMED_PODS).map(PodId::short).collect();
         (!left.is_empty()).then(|| {
             format!(
-                "pods still on the built-in network, outside of the cluster's: {} ({}{}); remove them, and they come \
-                 back on it",
+                "pods still on the built-in network, outside the cluster's network: {} ({}{}); remove them, and they \
+                 are created anew on the cluster's network",
                 left.len(),
                 named.join(", "),
                 if left.len() > NAMED_PODS { ", …" } else { "" }
@@ -363,7 +366,9 @@ impl Network {
     fn ignored_cni(&self) -> Option<String> {
         let there = self.chooser.ignores_cni() && !matches!(self.cni.current(), Ok(None));
         let directory = self.cni.directory().display();
-        there.then(|| format!("what is in {directory} is ignored, as network.builtin is \"on\""))
+        there.then(|| {
+            format!("the CNI configurations in {directory} are ignored, because network.builtin is \"on\"")
+        })
     }
 
     fn keeps(&self, live: &HashSet<PodId>, id: &PodId) -> bool {

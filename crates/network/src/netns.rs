@@ -42,7 +42,7 @@ pub enum NetnsError {
         source: Errno,
     },
     /// The thread ended without a result.
-    #[error("the thread inside a network namespace ended early")]
+    #[error("the thread inside a network namespace ended unexpectedly")]
     Lost,
 }
 

@@ -99,7 +99,7 @@ where
 /// Tells of a record that cannot be used.
 pub(crate) fn report(name: &str, error: &wharf_state::records::Unusable) {
     let error = wharf_types::chain(error);
-    tracing::warn!(name, error, "a network record cannot be used");
+    tracing::warn!(name, error, "cannot use a network record");
 }
 
 /// Reads at most `limit` bytes of a regular file; a longer one is an error, and so is a device or a pipe.

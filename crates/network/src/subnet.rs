@@ -9,7 +9,7 @@ const POOL_LIMIT: u32 = 1 << 20;
 
 /// Why a text is not a range of addresses for pods.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a range of addresses for pods: {reason}")]
+#[error("{text:?} is not an address range for pods: {reason}")]
 pub struct SubnetError {
     /// The text, shortened to 100 characters.
     pub text: String,
@@ -134,7 +134,7 @@ impl FromStr for Subnets {
         if subnets.len() == 1 || mixed {
             return Ok(Self(subnets));
         }
-        let reason = "one range of each family is the most";
+        let reason = "at most one range per address family is allowed";
         Err(SubnetError { text: text.chars().take(100).collect(), reason })
     }
 }
@@ -157,7 +157,7 @@ fn parse(text: &str) -> Result<Subnet, &'static str> {
         return Err("its prefix length must be 8 to 30 bits (IPv6: to 126)");
     }
     if base.is_loopback() || base.is_multicast() || base.is_unspecified() {
-        return Err("these addresses cannot be a pod's");
+        return Err("pods cannot have these addresses");
     }
     Ok(Subnet::new(base, prefix))
 }

@@ -184,7 +184,7 @@ impl<'a> Blob<'a> {
         if passing && self.resumes < self.config.limits.resumes {
             let pause = self.config.limits.pause(self.resumes, None);
             let at_byte = self.done_bytes;
-            tracing::debug!(%error, digest = %self.descriptor.digest, at_byte, "resuming a layer");
+            tracing::debug!(%error, digest = %self.descriptor.digest, at_byte, "resuming the download of a layer");
             tokio::time::sleep(pause).await;
             self.resumes += 1;
             return Ok(());

@@ -56,7 +56,7 @@ pub(crate) struct Dial {
 
 /// A proxy did not let us through.
 #[derive(Debug, thiserror::Error)]
-#[error("no way through the proxy {proxy}")]
+#[error("cannot connect through the proxy {proxy}")]
 struct ProxyFailure {
     /// Its host and port.
     proxy: String,

@@ -25,7 +25,7 @@ pub enum FetchError {
         source: Cause,
     },
     /// No common TLS: one of the two sides does not trust the other, or the host does not speak it.
-    #[error("no TLS with {host}: {advice}")]
+    #[error("cannot establish TLS with {host}: {advice}")]
     Tls {
         /// Host and port.
         host: String,
@@ -36,7 +36,7 @@ pub enum FetchError {
         source: Cause,
     },
     /// The connection broke, or what came is not HTTP within the bounds.
-    #[error("{host} broke off its answer")]
+    #[error("the connection to {host} was lost during the response")]
     Broken {
         /// Host and port.
         host: String,
@@ -53,7 +53,7 @@ pub enum FetchError {
         after_ms: u128,
     },
     /// Bytes come, but fewer than the least rate.
-    #[error("{host} sends fewer than {floor_bytes} bytes a second")]
+    #[error("{host} sent fewer than {floor_bytes} bytes per second")]
     Slow {
         /// Host and port.
         host: String,
@@ -61,7 +61,7 @@ pub enum FetchError {
         floor_bytes: u64,
     },
     /// The host does not have the object.
-    #[error("{host} says not found{said}")]
+    #[error("{host} answered not found{said}")]
     NotFound {
         /// Host and port.
         host: String,
@@ -91,7 +91,7 @@ pub enum FetchError {
         retry_after: Option<Duration>,
     },
     /// A document is longer than its bound.
-    #[error("{host} sends more than the {limit_bytes} bytes allowed")]
+    #[error("{host} sent more than the {limit_bytes} bytes allowed")]
     TooLarge {
         /// Host and port.
         host: String,
@@ -99,7 +99,7 @@ pub enum FetchError {
         limit_bytes: u64,
     },
     /// The host announces, or sends, another number of bytes than the descriptor has.
-    #[error("{host} sends {actual_bytes} bytes or more where the manifest has {expected_bytes}")]
+    #[error("{host} sent at least {actual_bytes} bytes, but the manifest says {expected_bytes}")]
     WrongLength {
         /// Host and port.
         host: String,
@@ -109,7 +109,7 @@ pub enum FetchError {
         actual_bytes: u64,
     },
     /// The answer ended, in good order, before all bytes had come.
-    #[error("{host} ended its answer after {actual_bytes} of {expected_bytes} bytes")]
+    #[error("{host} ended its response after {actual_bytes} of {expected_bytes} bytes")]
     Truncated {
         /// Host and port.
         host: String,
@@ -119,7 +119,7 @@ pub enum FetchError {
         actual_bytes: u64,
     },
     /// The bytes are not those that were asked for.
-    #[error("{host} sent {actual} where {expected} was due")]
+    #[error("{host} sent content with digest {actual} instead of {expected}")]
     WrongDigest {
         /// Host and port.
         host: String,
@@ -129,7 +129,7 @@ pub enum FetchError {
         actual: Digest,
     },
     /// A header is missing or contradicts the request.
-    #[error("the answer of {host} {reason}")]
+    #[error("the response of {host} {reason}")]
     Malformed {
         /// Host and port.
         host: String,
@@ -153,7 +153,7 @@ pub enum FetchError {
         reason: &'static str,
     },
     /// The token host did not give a token.
-    #[error("no token for {host}")]
+    #[error("cannot get a token for {host}")]
     Token {
         /// The registry.
         host: String,

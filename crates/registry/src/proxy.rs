@@ -12,9 +12,7 @@ use crate::url::{Url, Wire};
 
 /// Why the settings of a proxy can't be used. It never shows their content, which may have a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{name} {reason}; a proxy is like http://proxy.example:3128, with https:// or socks5:// if it is one"
-)]
+#[error("{name} {reason}; write a proxy as http://proxy.example:3128, or with https:// or socks5://")]
 pub struct ProxyError {
     /// The variable.
     pub name: &'static str,

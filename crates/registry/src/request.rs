@@ -76,7 +76,7 @@ pub(crate) async fn ask(site: &Site, config: &Config, question: &Ask) -> Result<
             return Err(error);
         }
         let pause = config.limits.pause(attempt, error.retry_after());
-        tracing::debug!(%error, attempt, pause_ms = pause.as_millis(), "asking again");
+        tracing::debug!(%error, attempt, pause_ms = pause.as_millis(), "retrying a request to a registry");
         tokio::time::sleep(pause).await;
         attempt += 1;
     }

@@ -152,7 +152,7 @@ impl Session {
                     }
                 }
                 Err(error) if error.is_answer() => {
-                    tracing::debug!(%error, "a registry does not tell the digest of a tag");
+                    tracing::debug!(%error, "a registry does not send the digest of a tag");
                 }
                 Err(error) => return Err(error),
             }

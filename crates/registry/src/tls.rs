@@ -26,7 +26,7 @@ pub enum TlsError {
         source: rustls_pki_types::pem::Error,
     },
     /// A file has no certificate in it.
-    #[error("{} has no certificate", path.display())]
+    #[error("{} contains no certificate", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
@@ -123,7 +123,7 @@ pub(crate) fn system_roots() -> RootCertStore {
         tracing::warn!(
             ignored,
             errors = found.errors.len(),
-            "some of the system's root certificates are unusable"
+            "some of the system's root certificates cannot be used"
         );
     }
     roots

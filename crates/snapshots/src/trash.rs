@@ -101,7 +101,7 @@ fn run(directory: &OwnedFd, queue: &Receiver<OsString>) {
         match next {
             Ok(name) => {
                 if let Err(error) = remove_tree(directory.as_fd(), &name) {
-                    tracing::warn!(name = %name.display(), %error, "a tree could not be removed: it is tried again");
+                    tracing::warn!(name = %name.display(), %error, "cannot remove a directory tree yet; it is tried again");
                     left.push(name);
                     pause = RETRY;
                 }

@@ -77,7 +77,7 @@ pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, s
         () = waiting.lost() => None,
     };
     let Some((mut stream, head, rest)) = request else {
-        tracing::debug!("a streaming client made no request in time");
+        tracing::debug!("a streaming client sent no request in time");
         return;
     };
     let Config { idle, write, heartbeat, .. } = shared.config;
@@ -96,7 +96,7 @@ pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, s
     };
     drop(waiting);
     if let Err(error) = stream.write_all(answer.as_bytes()).await {
-        tracing::debug!(%error, "a streaming client left before its answer");
+        tracing::debug!(%error, "a streaming client disconnected before the response");
         return;
     }
     let path = grant.path();

@@ -1,4 +1,4 @@
-//! Why the server can't start, or won't hand out a URL.
+//! Why the server cannot start or cannot issue a URL, and why a session fails.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,13 +14,17 @@ use crate::wire::WireError;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address is not this machine's own, and nothing protects the connection.
-    #[error("streaming on {address} needs TLS with a client CA: set them, or listen on a loopback address")]
+    #[error(
+        "streaming on {address} needs TLS with a client CA: set the three streaming.tls_ files, or listen on a loopback address"
+    )]
     Unprotected {
         /// The address.
         address: SocketAddr,
     },
     /// The address can't stand in a URL.
-    #[error("streaming on {address} gives no URL that can be dialled: name one address of this node")]
+    #[error(
+        "clients cannot connect to streaming URLs on {address}: set streaming.address to one address of this node"
+    )]
     Unspecified {
         /// The address.
         address: SocketAddr,
@@ -48,13 +52,13 @@ pub enum Error {
         problem: &'static str,
     },
     /// Too many URLs wait to be used.
-    #[error("{pending} streaming URLs are not used yet; retry in a minute")]
+    #[error("{pending} streaming URLs have not been used yet; retry in a minute")]
     TooManyPending {
         /// How many wait.
         pending: usize,
     },
     /// The kernel gave no random bytes for a token.
-    #[error("cannot make a token")]
+    #[error("cannot generate a token for a streaming URL")]
     Random {
         /// Why.
         #[source]

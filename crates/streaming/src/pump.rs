@@ -60,7 +60,7 @@ pub(crate) async fn output(from: Descriptor, to: &Outbound, mut ended: Ended) ->
 pub(crate) async fn input(mut from: Inbound, to: Descriptor) {
     while let Some(bytes) = from.recv().await {
         if let Err(error) = to.write_all(&bytes).await {
-            tracing::debug!(%error, "a process takes no more input");
+            tracing::debug!(%error, "a process accepts no more input");
             return;
         }
     }
@@ -77,7 +77,7 @@ pub(crate) enum ForwardError {
     #[error(transparent)]
     Send(#[from] SendError),
     /// The side of the pod broke.
-    #[error("the connection broke")]
+    #[error("the connection was lost")]
     Broken {
         #[source]
         source: io::Error,

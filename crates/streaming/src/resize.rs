@@ -45,7 +45,7 @@ pub(crate) async fn follow(
                 Ok(None) => {}
                 Ok(size) => drop(latest.send_replace(size)),
                 Err(error) => {
-                    tracing::debug!(%error, "a client's terminal sizes make no sense");
+                    tracing::debug!(%error, "a client sent an invalid terminal size");
                     break;
                 }
             }

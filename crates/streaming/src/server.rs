@@ -199,7 +199,7 @@ impl<B: Backend> Server<B> {
         drop((self.listener, ending));
         let all = async { while connections.join_next().await.is_some() {} };
         if timeout(GOODBYE, all).await.is_err() {
-            tracing::info!("clients of streaming sessions were not waited for any longer");
+            tracing::info!("stopped waiting for the clients of streaming sessions to disconnect");
         }
     }
 }

@@ -22,9 +22,11 @@ pub(crate) struct Place {
 /// Why there is no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Full {
-    #[error("there are {limit} streaming sessions, and no more are served at a time")]
+    #[error("all {limit} streaming sessions are in use; retry later, or raise streaming.sessions")]
     Server { limit: usize },
-    #[error("there are {limit} streaming sessions with this one, and no more are served at a time")]
+    #[error(
+        "all {limit} streaming sessions of this container or pod are in use; retry later, or raise streaming.sessions_each"
+    )]
     Each { limit: usize },
 }
 

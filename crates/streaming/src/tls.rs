@@ -85,7 +85,7 @@ impl Tls {
                 Ok(Err(error)) => {
                     tracing::warn!(
                         error = chain(&error),
-                        "streaming goes on with the TLS files as they were"
+                        "the new TLS files of streaming cannot be used; the old ones stay in effect"
                     );
                 }
                 Err(error) => tracing::error!(%error, "reading the TLS files of streaming failed"),

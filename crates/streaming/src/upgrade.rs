@@ -102,7 +102,7 @@ pub(crate) fn negotiate(head: &Head, service: Service) -> Result<(Protocol, Stri
     } else if asks("spdy/3.1") {
         negotiate_spdy(head, spdy)
     } else {
-        Err(Refusal::new("400 Bad Request", "ask for an upgrade to SPDY/3.1 or to websocket"))
+        Err(Refusal::new("400 Bad Request", "request an upgrade to SPDY/3.1 or to websocket"))
     }
 }
 
@@ -113,7 +113,7 @@ fn choose<'a>(mut wanted: impl Iterator<Item = &'a str>, offers: &[Offer]) -> Op
 
 fn negotiate_spdy(head: &Head, offers: &[Offer]) -> Result<(Protocol, String), Refusal> {
     if head.list(VERSIONS).all(str::is_empty) {
-        return Err(Refusal::new("400 Bad Request", "name a version in X-Stream-Protocol-Version"));
+        return Err(Refusal::new("400 Bad Request", "send a version in X-Stream-Protocol-Version"));
     }
     let Some((name, protocol)) = choose(head.list(VERSIONS), offers) else {
         let mut refusal = Refusal::new("403 Forbidden", "no protocol in common");

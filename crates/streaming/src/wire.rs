@@ -36,19 +36,19 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WireError {
     /// The client hung up.
-    #[error("the client left")]
+    #[error("the client disconnected")]
     Left,
     /// The connection broke.
-    #[error("the connection broke")]
+    #[error("the connection was lost")]
     Broken {
         #[source]
         source: io::Error,
     },
     /// The client takes no bytes.
-    #[error("the client took no byte for {after_ms} ms")]
+    #[error("the client read nothing for {after_ms} ms")]
     Stuck { after_ms: u128 },
     /// Nothing happened.
-    #[error("nothing happened for {after_ms} ms")]
+    #[error("the session was idle for {after_ms} ms")]
     Idle { after_ms: u128 },
     /// A frame was cut off; nothing can follow it.
     #[error("a frame was cut off")]
@@ -239,8 +239,8 @@ impl Receiver {
         match timeout(time, hang_up).await {
             Ok(Ok::<Infallible, _>(never)) => match never {},
             Ok(Err(WireError::Left)) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "a client did not hang up in order"),
-            Err(_elapsed) => tracing::debug!("a client did not hang up in time"),
+            Ok(Err(error)) => tracing::debug!(%error, "a client did not close its connection cleanly"),
+            Err(_elapsed) => tracing::debug!("a client did not close its connection in time"),
         }
     }
 }

@@ -508,11 +508,11 @@ fn a_node_is_ready_when_its_plugins_say_so() {
         };
         let ready = async || network_condition(world).await.status.then_some(());
         fs::remove_file(world.dir.join("up")).unwrap();
-        unready("the CNI plugin only failed at STATUS: the agent starts (code 50)").await;
+        unready("the CNI plugin only failed during STATUS: the agent starts (code 50)").await;
         fs::write(world.dir.join("up"), "").unwrap();
         until("the plugin is ready", ready).await;
         fs::write(world.dir.join("hang"), "").unwrap();
-        unready("only did not end its STATUS in time and was killed").await;
+        unready("only did not finish STATUS in time and was killed").await;
         let pod = world.client.run(&world.client.pod("meanwhile")).await.unwrap();
         world.client.down(&pod).await.unwrap();
         fs::remove_file(world.dir.join("hang")).unwrap();

@@ -80,7 +80,7 @@ impl Store {
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "a layer that was kept for a retry is unusable");
+                tracing::warn!(error, "cannot use a layer that was kept for a retry");
                 shared.discard_staged(&staged);
                 None
             }
@@ -139,7 +139,7 @@ impl Shared {
         let names = list_names(self.kept.as_fd()).unwrap_or_default();
         for name in names.iter().filter(|name| goes(name)) {
             if let Err(error) = self.trash.discard(self.kept.as_fd(), name) {
-                tracing::warn!(name = %name.display(), %error, "a layer that was kept for a retry stays");
+                tracing::warn!(name = %name.display(), %error, "cannot remove a layer that was kept for a retry");
             }
         }
     }

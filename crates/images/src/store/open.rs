@@ -78,7 +78,11 @@ impl Store {
         let unread = loader.unread.len();
         let aside = quarantine.count().named("readdir", || "quarantine".into()).map_err(&failed)?;
         if unread + aside > 0 {
-            tracing::warn!(unread, aside, "layers of no image stay as long as there are such records");
+            tracing::warn!(
+                unread,
+                aside,
+                "some image records cannot be read: unused layers are kept until they can"
+            );
         }
         (shared.whole, shared.serial) = (unread + aside == 0, AtomicU64::new(next));
         shared.clear_staging().map_err(&failed)?;
@@ -190,7 +194,7 @@ impl Loader<'_> {
         if Path::new(name).extension().is_some() {
             // A record that was being written: the older one, if any, is whole beside it.
             if let Err(error) = self.shared.trash.discard(self.shared.images.as_fd(), name) {
-                tracing::warn!(name = %name.display(), %error, "half a record cannot be removed");
+                tracing::warn!(name = %name.display(), %error, "cannot remove an incomplete record");
             }
             return None;
         }
@@ -240,17 +244,17 @@ impl Loader<'_> {
         let shown = path.display();
         let stays = match reason {
             Unusable::Unread(reason) => {
-                tracing::warn!(path = %shown, reason, "a record or layer is left alone until it can be read");
+                tracing::warn!(path = %shown, reason, "cannot read a record or layer yet; it stays in place");
                 true
             }
             Unusable::Damaged(reason) => match self.quarantine.put_aside(path, name) {
                 Ok(_place) => {
-                    tracing::warn!(path = %shown, reason, "a damaged record or layer was put into quarantine");
+                    tracing::warn!(path = %shown, reason, "quarantined a damaged record or layer");
                     false
                 }
                 Err(error) => {
                     let error = wharf_types::chain(&error);
-                    tracing::warn!(path = %shown, reason, error, "a damaged record or layer cannot be moved");
+                    tracing::warn!(path = %shown, reason, error, "cannot quarantine a damaged record or layer");
                     true
                 }
             },

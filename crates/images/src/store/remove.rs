@@ -37,7 +37,7 @@ impl Store {
             if let Err(errno) = unlinkat(&shared.content, hex, UnlinkatFlags::NoRemoveDir)
                 && errno != Errno::ENOENT
             {
-                tracing::warn!(hex, %errno, "a document of a removed image stays");
+                tracing::warn!(hex, %errno, "cannot remove a document of a removed image");
             }
         }
         tracing::info!(image = %image.id(), "image removed");
@@ -80,7 +80,7 @@ impl Shared {
     pub(super) fn discard_layers(&self, names: &[String]) {
         for name in names {
             if let Err(error) = self.trash.discard(self.layers.as_fd(), OsStr::new(name)) {
-                tracing::warn!(layer = %name, %error, "a layer could not be removed");
+                tracing::warn!(layer = %name, %error, "cannot remove a layer");
             }
         }
     }

@@ -107,7 +107,7 @@ impl Apply<'_> {
             Name::In { .. } if entry.kind == Kind::Character && entry.device == (0, 0) => {
                 tracing::warn!(
                     path = shown(&entry.path),
-                    "a device 0:0 of a layer is dropped: it would be a whiteout"
+                    "dropped a device 0:0 of a layer: overlayfs would take it for a whiteout"
                 );
                 Ok(())
             }

@@ -36,7 +36,7 @@ fn set_xattrs(fd: BorrowedFd<'_>, xattrs: &[(String, Vec<u8>)]) -> Result<()> {
         match wharf_sys::xattr::set(fd, name, value) {
             // A user attribute is lost on a file system without them, as it is with the peers.
             Err(error) if error.errno == Errno::EOPNOTSUPP && name.starts_with("user.") => {
-                tracing::debug!(%error, "an attribute of a layer is dropped");
+                tracing::debug!(%error, "dropped an extended attribute of a layer's entry");
             }
             other => other?,
         }

@@ -34,7 +34,7 @@ pub(super) fn forget_addresses(addresses: &HashSet<IpAddr>) {
 /// A pod is not kept from coming or going by what the kernel does not forget.
 fn forget(protocol: Protocol, is_stale: &dyn Fn(&conntrack::Flow) -> bool) {
     if let Err(error) = conntrack::forget(protocol, is_stale) {
-        tracing::warn!(%error, "connections to pods that are gone may be left");
+        tracing::warn!(%error, "cannot delete the connections of removed pods from conntrack");
     }
 }
 

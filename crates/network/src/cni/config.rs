@@ -89,7 +89,7 @@ fn parse(bytes: &[u8]) -> Result<NetworkConfig, String> {
             return Err(format!("the type {kind:?} is not the name of a plugin"));
         }
         if plugin.get("capabilities").is_some_and(|value| !value.is_object()) {
-            return Err(format!("the capabilities of plugin {kind} are no object"));
+            return Err(format!("the capabilities of plugin {kind} are not an object"));
         }
     }
     Ok(NetworkConfig { name: file.name, version, plugins })
@@ -105,7 +105,7 @@ fn version(one: Option<String>, several: &[String]) -> Result<String, String> {
     if is_version(&version) {
         return Ok(version);
     }
-    Err(format!("its cniVersion {version:?} is none of {}", VERSIONS.join(", ")))
+    Err(format!("its cniVersion {version:?} is not one of {}", VERSIONS.join(", ")))
 }
 
 fn is_name(name: &str) -> bool {
@@ -184,7 +184,7 @@ fn select(candidates: &[Candidate]) -> Selected {
         match parsed.and_then(|bytes| parse(&bytes)) {
             Ok(config) => return Ok(Some(Arc::new(config))),
             Err(reason) => {
-                tracing::warn!(file = %path.display(), reason, "a CNI configuration is not valid");
+                tracing::warn!(file = %path.display(), reason, "a CNI configuration is invalid and was skipped");
                 complaint.get_or_insert((path.clone(), reason));
             }
         }

@@ -30,13 +30,13 @@ pub enum CniError {
         source: std::io::Error,
     },
     /// A pod's name, namespace or uid cannot be given to plugins.
-    #[error("{value:?} cannot be an argument of a CNI plugin: it has ; or = or a control character")]
+    #[error("{value:?} cannot be an argument of a CNI plugin: it contains ; or = or a control character")]
     Argument {
         /// The text.
         value: String,
     },
     /// An annotation of bandwidth is no such.
-    #[error("the annotation {annotation} is {value:?}: name bits per second, from 1k to 1P, such as 10M")]
+    #[error("the annotation {annotation} is {value:?}: give bits per second from 1k to 1P, such as 10M")]
     Bandwidth {
         /// Its name.
         annotation: &'static str,
@@ -44,7 +44,9 @@ pub enum CniError {
         value: String,
     },
     /// The program of a plugin is not there.
-    #[error("the CNI plugin {plugin} is in none of {dirs:?}")]
+    #[error(
+        "the CNI plugin {plugin} was not found in {dirs:?}: install it there, or set network.cni_bin_dirs"
+    )]
     Missing {
         /// The plugin's type.
         plugin: String,
@@ -62,7 +64,7 @@ pub enum CniError {
         source: std::io::Error,
     },
     /// The plugin did not end in time and was killed.
-    #[error("the CNI plugin {plugin} did not end its {command} in time and was killed")]
+    #[error("the CNI plugin {plugin} did not finish {command} in time and was killed")]
     Deadline {
         /// The plugin's type.
         plugin: String,
@@ -70,7 +72,7 @@ pub enum CniError {
         command: &'static str,
     },
     /// The plugin wrote more than 1 MiB and was killed.
-    #[error("the CNI plugin {plugin} wrote more than 1 MiB at {command} and was killed")]
+    #[error("the CNI plugin {plugin} wrote more than 1 MiB of output during {command} and was killed")]
     TooLong {
         /// The plugin's type.
         plugin: String,
@@ -78,7 +80,7 @@ pub enum CniError {
         command: &'static str,
     },
     /// The plugin reported an error.
-    #[error("the CNI plugin {plugin} failed at {command}: {message} (code {code}){details}")]
+    #[error("the CNI plugin {plugin} failed during {command}: {message} (code {code}){details}")]
     Plugin {
         /// The plugin's type.
         plugin: String,
@@ -92,7 +94,7 @@ pub enum CniError {
         details: String,
     },
     /// The plugin failed without saying why.
-    #[error("the CNI plugin {plugin} failed at {command} with {status}: {stderr}")]
+    #[error("the CNI plugin {plugin} failed during {command} with {status}: {stderr}")]
     Exit {
         /// The plugin's type.
         plugin: String,
@@ -104,7 +106,7 @@ pub enum CniError {
         stderr: String,
     },
     /// The plugin ended well, but its result cannot be used.
-    #[error("the CNI plugin {plugin} gave no usable result: {reason}")]
+    #[error("the CNI plugin {plugin} returned no usable result: {reason}")]
     Output {
         /// The plugin's type.
         plugin: String,

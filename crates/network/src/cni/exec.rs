@@ -101,7 +101,7 @@ fn finish(child: &mut Child, result: Result<Streams, ExecError>) -> Result<Outpu
     if let Ok(group) = i32::try_from(child.id())
         && let Err(errno) = killpg(Pid::from_raw(group), Signal::SIGKILL)
     {
-        tracing::warn!(%errno, group, "a CNI plugin cannot be killed");
+        tracing::warn!(%errno, group, "cannot kill a CNI plugin");
     }
     let process = pidfd(child)?;
     let mut wait = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];

@@ -39,7 +39,7 @@ impl Drop for Input {
     /// The call has ended. What the plugin may have left running on purpose is no part of it.
     fn drop(&mut self) {
         if let Err(error) = self.0.unlock() {
-            tracing::warn!(%error, "the end of a CNI plugin's call cannot be noted");
+            tracing::warn!(%error, "cannot record the end of a CNI plugin's call");
         }
     }
 }
@@ -54,7 +54,7 @@ fn locked(path: &Path, patience: Duration) -> Result<File> {
                 poll(&mut [], LOOK_MS)?;
             }
             Err(TryLockError::WouldBlock) => {
-                tracing::warn!(file = %path.display(), "a CNI plugin that an earlier wharfd called still runs");
+                tracing::warn!(file = %path.display(), "a CNI plugin that an earlier wharfd called is still running");
                 std::fs::remove_file(path)?;
             }
             Err(TryLockError::Error(error)) => return Err(error),

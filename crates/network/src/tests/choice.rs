@@ -45,7 +45,7 @@ fn a_configuration_that_goes_away_is_waited_for_also_after_a_restart() {
     assert!(network.readiness().ready);
     host.remove_configuration();
     assert_eq!(Pod::new(1).attach(&network).unwrap_err().kind(), ErrorKind::FailedPrecondition);
-    waits(&host, "there was one in");
+    waits(&host, "a CNI configuration was seen in");
     host.configure(json!([{ "type": "one" }]));
     assert_eq!(Pod::new(1).attach(&network).unwrap().ips[0], ip("10.9.0.7"));
 }
@@ -56,7 +56,7 @@ fn an_invalid_configuration_is_a_sign_too() {
     std::fs::write(host.config.cni_conf_dir.join("10-net.conflist"), "{").unwrap();
     assert_eq!(host.network().readiness().reason, "InvalidCniConfig");
     host.remove_configuration();
-    waits(&host, "there was one in");
+    waits(&host, "a CNI configuration was seen in");
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn on_means_the_bridge_whatever_else_is_there() {
     std::fs::write(&host.config.kubelet_files[0], "").unwrap();
     let network = host.network();
     let readiness = network.readiness();
-    assert!(readiness.ready && readiness.message.contains("is ignored"), "{readiness:?}");
+    assert!(readiness.ready && readiness.message.contains("are ignored"), "{readiness:?}");
     assert_eq!(Pod::new(1).attach(&network).unwrap().ips[0], ip("10.88.0.2"));
     assert_eq!(host.read("calls"), "");
 }
@@ -114,7 +114,7 @@ fn pods_left_on_the_bridge_are_reported_and_it_goes_after_the_last() {
     let message = readiness.message;
     assert!(
         message.starts_with("pods still on the built-in network")
-            && message.contains("cluster's: 4 (")
+            && message.contains("cluster's network: 4 (")
             && message.contains(", …"),
         "{message}"
     );
@@ -134,5 +134,5 @@ fn pods_of_plugins_that_an_earlier_version_attached_are_a_sign() {
     Pod::new(1).attach(&host.network()).unwrap();
     std::fs::remove_file(host.config.state_dir.join("settings/cni-seen")).unwrap();
     host.remove_configuration();
-    waits(&host, "there was one in");
+    waits(&host, "a CNI configuration was seen in");
 }

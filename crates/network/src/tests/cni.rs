@@ -128,7 +128,7 @@ fn a_plugins_own_error_is_shown_and_what_it_left_is_deleted() {
     );
     let network = host.network();
     let error = Pod::new(1).attach(&network).unwrap_err();
-    let want = "the CNI plugin one failed at ADD: no cable (code 11): try the other one";
+    let want = "the CNI plugin one failed during ADD: no cable (code 11): try the other one";
     assert_eq!((error.to_string().as_str(), error.kind()), (want, ErrorKind::Unavailable));
     assert_eq!((host.read("calls").as_str(), host.records()), ("ADD\nDEL\n", 0));
 }
@@ -178,7 +178,7 @@ fn a_missing_plugin_and_a_type_with_a_slash_are_reported() {
     let network = host.network();
     let readiness = network.readiness();
     assert_eq!((readiness.ready, readiness.reason.as_str()), (false, "CniPluginMissing"));
-    assert!(Pod::new(1).attach(&network).unwrap_err().to_string().contains("missing is in none of"));
+    assert!(Pod::new(1).attach(&network).unwrap_err().to_string().contains("missing was not found in"));
     host.configure(json!([{ "type": "../../bin/sh" }]));
     let readiness = network.readiness();
     assert_eq!((readiness.ready, readiness.reason.as_str()), (false, "InvalidCniConfig"));
@@ -210,7 +210,7 @@ fn a_pod_whose_namespace_and_plugin_are_gone_is_let_go() {
     pod.attach(&network).unwrap();
     std::fs::remove_file(host.dir.path().join("bin/one")).unwrap();
     let error = network.detach(&pod.id, Some(&pod.path())).unwrap_err();
-    assert!(error.to_string().contains("one is in none of"), "its namespace is there: {error}");
+    assert!(error.to_string().contains("one was not found in"), "its namespace is there: {error}");
     let id = pod.id.clone();
     drop(pod);
     network.detach(&id, None).unwrap();

@@ -74,7 +74,7 @@ fn why_a_plugin_is_not_ready_is_said() {
         (r#"echo '{"code":51,"msg":"no route"}'; exit 1"#, "no route (code 51)"),
         ("echo cut off >&2; exit 3", "cut off"),
         ("kill -9 $$", "signal: 9"),
-        ("sleep 1000", "did not end its STATUS in time and was killed"),
+        ("sleep 1000", "did not finish STATUS in time and was killed"),
     ] {
         let mut host = host(status);
         host.config.cni_add_deadline = Duration::from_secs(1);

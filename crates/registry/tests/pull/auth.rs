@@ -89,7 +89,10 @@ async fn bearer_tokens_for_nobody_and_for_somebody() {
     assert_eq!(tokens.asked()[1].header("authorization"), Some(BASIC));
     let (kind, text) = pull_with(&server, password("me", "hunter3")).await.unwrap_err();
     assert_eq!(kind, ErrorKind::PermissionDenied);
-    assert!(text.contains("no token") && !text.contains("hunter") && !text.contains("scope"), "{text}");
+    assert!(
+        text.contains("cannot get a token") && !text.contains("hunter") && !text.contains("scope"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

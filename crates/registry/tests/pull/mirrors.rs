@@ -206,7 +206,7 @@ async fn refusal(server: SocketAddr, files: &[(&str, &str)], setting: &str) -> S
     all.push(("registry.example/hosts.toml", &text));
     let (error, shown) = World::with(short(), &all).fail(&reference()).await;
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(shown.contains(&format!("no TLS with {server}")), "{shown}");
+    assert!(shown.contains(&format!("cannot establish TLS with {server}")), "{shown}");
     shown
 }
 

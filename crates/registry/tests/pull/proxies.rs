@@ -127,5 +127,8 @@ async fn a_host_that_is_exempt_is_asked_directly_and_a_proxy_that_is_down_is_nam
     let proxies = || Proxies::parse("", "http://me:hunter2@127.0.0.1:9", "").unwrap();
     let (error, text) = world(proxies(), &Authority::new(), "").fail(&reference()).await;
     assert_eq!(error.cri_prefix(), Some("RegistryUnavailable"));
-    assert!(text.contains("no way through the proxy 127.0.0.1:9") && !text.contains("hunter"), "{text}");
+    assert!(
+        text.contains("cannot connect through the proxy 127.0.0.1:9") && !text.contains("hunter"),
+        "{text}"
+    );
 }

@@ -67,7 +67,7 @@ impl Removal {
                 if let Some(above) = stack.last()
                     && self.unlink(above.listing.fd.as_fd(), &done.name, UnlinkatFlags::RemoveDir).is_err()
                 {
-                    tracing::debug!(name = ?done.name, "a directory stays: something in it could not be removed");
+                    tracing::debug!(name = ?done.name, "kept a directory because something in it could not be removed");
                 }
                 continue;
             };

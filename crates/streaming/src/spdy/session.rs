@@ -153,7 +153,7 @@ impl Demultiplexer {
                 break;
             }
             let stream = self.connection.fullest().unwrap_or(id);
-            tracing::debug!(stream, "nobody takes the bytes of a stream: reset");
+            tracing::debug!(stream, "reset a stream that nobody reads");
             self.connection.reset(stream, Reset::FlowControl).await?;
         }
         Ok(())

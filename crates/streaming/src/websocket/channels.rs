@@ -37,7 +37,7 @@ pub(crate) struct Shape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ChannelError {
     /// v5: the message that ends a channel names none, or more.
-    #[error("the end of a channel has to name one channel that is read")]
+    #[error("a close message has to name one open input channel")]
     Close,
     /// The message is not base64.
     #[error("a message is not base64")]

@@ -48,16 +48,16 @@ pub(crate) enum End {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FrameError {
     /// Bits that nobody agreed on.
-    #[error("a frame begins with {byte:#04x}, which means nothing")]
+    #[error("a frame begins with the unknown byte {byte:#04x}")]
     Unknown { byte: u8 },
     /// RFC 6455, section 5.1: a client has to mask.
-    #[error("a frame of a client is not masked")]
+    #[error("a client sent a frame without a mask")]
     Unmasked,
     /// A ping, pong or close that is too long or in pieces.
-    #[error("a control frame is in pieces or longer than {CONTROL_LIMIT} bytes")]
+    #[error("a control frame is fragmented or longer than {CONTROL_LIMIT} bytes")]
     Control,
     /// A message within a message, or the rest of none.
-    #[error("the pieces of messages are out of order")]
+    #[error("the fragments of messages are out of order")]
     Order,
     /// A length of 64 bits whose first is set.
     #[error("a frame of more than 2^63 bytes")]
