@@ -79,7 +79,7 @@ impl Row for Check {
 }
 
 /// The connection to wharfd with its answer about itself, or why there is none.
-pub(crate) type Answer = Result<(Daemon, InfoResponse), Error>;
+pub(crate) type DaemonInfo = Result<(Daemon, InfoResponse), Error>;
 
 pub(crate) async fn doctor(socket: &Socket, output: Output) -> Result<ExitCode, Error> {
     let answer = ask(socket).await;
@@ -90,7 +90,7 @@ pub(crate) async fn doctor(socket: &Socket, output: Output) -> Result<ExitCode, 
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn ask(socket: &Socket) -> Answer {
+async fn ask(socket: &Socket) -> DaemonInfo {
     let mut daemon = Daemon::connect(socket).await?;
     let info = daemon.admin.info(InfoRequest {}).await;
     let info = info.map_err(Error::call("asking wharfd about itself"))?.into_inner();

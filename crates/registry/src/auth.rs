@@ -18,9 +18,9 @@ use zeroize::Zeroizing;
 use crate::challenge::Challenge;
 use crate::config::{Config, TEXT_LIMIT_BYTES};
 use crate::credentials::{Credentials, Proof};
+use crate::endpoint::{Endpoint, Standing, sensitive};
 use crate::error::FetchError;
 use crate::request::failure_of;
-use crate::site::{Site, Standing, sensitive};
 use crate::transport::{Transport, read_all};
 use crate::url::{Url, Wire, encode, same_domain};
 
@@ -37,7 +37,7 @@ struct TokenResponse {
 /// Who wants papers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Challenger<'a> {
-    pub(crate) site: &'a Site,
+    pub(crate) endpoint: &'a Endpoint,
     pub(crate) config: &'a Config,
     /// What was asked for there.
     pub(crate) url: &'a Url,
@@ -65,9 +65,9 @@ impl Challenger<'_> {
         }
     }
 
-    /// Nobody but the site itself may see them.
+    /// Nobody but the endpoint itself may see them.
     fn credentials(&self) -> Option<&Credentials> {
-        self.site.credentials.as_ref().filter(|_| *self.standing == Standing::Home)
+        self.endpoint.credentials.as_ref().filter(|_| *self.standing == Standing::Home)
     }
 
     async fn token(&self, challenge: &Challenge) -> Result<HeaderValue, FetchError> {
@@ -80,8 +80,8 @@ impl Challenger<'_> {
         }
         let proof = self.proof_for(&realm);
         let transport = match self.standing {
-            Standing::Home if same_host => self.site.own(),
-            _ => self.site.foreign(self.config).await,
+            Standing::Home if same_host => self.endpoint.own(),
+            _ => self.endpoint.foreign(self.config).await,
         };
         let request = self.token_request(challenge, &realm, proof).map_err(wrong_realm)?;
         let token = exchange(transport, request, &realm)
@@ -95,11 +95,11 @@ impl Challenger<'_> {
     /// What the token host may see of who we are.
     fn proof_for(&self, realm: &Url) -> Option<&Proof> {
         let proof = self.credentials().map(Credentials::proof)?;
-        let (token_host, own) = (realm.host(), self.site.root.host());
-        if same_domain(&token_host, &own) || self.site.token_hosts.contains(&token_host) {
+        let (token_host, own) = (realm.host(), self.endpoint.root.host());
+        if same_domain(&token_host, &own) || self.endpoint.token_hosts.contains(&token_host) {
             return Some(proof);
         }
-        self.site.withhold_from(token_host);
+        self.endpoint.withhold_from(token_host);
         None
     }
 
@@ -110,7 +110,7 @@ impl Challenger<'_> {
         realm: &Url,
         proof: Option<&Proof>,
     ) -> Result<(Url, Request<Full<Bytes>>), &'static str> {
-        let own_scope = || format!("repository:{}:pull", self.site.repository);
+        let own_scope = || format!("repository:{}:pull", self.endpoint.repository);
         let asked = challenge.param("scope").filter(|scope| scope.len() <= SCOPE_LIMIT_BYTES);
         let scope = asked.map_or_else(own_scope, str::to_owned);
         let service = challenge.param("service").unwrap_or_default();

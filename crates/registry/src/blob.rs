@@ -14,9 +14,9 @@ use wharf_images::UnpackError;
 use wharf_images::manifest::Descriptor;
 
 use crate::config::{Config, Limits};
+use crate::endpoint::Endpoint;
 use crate::error::{Failures, FetchError};
-use crate::request::{Answer, Ask, Patience, ask};
-use crate::site::Site;
+use crate::request::{ApiRequest, ApiResponse, Patience, ask};
 use crate::transport::next_chunk;
 
 /// After so many bytes the count of resumptions starts anew.
@@ -28,7 +28,7 @@ pub(crate) struct Blob<'a> {
     config: &'a Config,
     descriptor: &'a Descriptor,
     /// The hosts still to be asked; the first is the one in use.
-    sites: Vec<&'a Site>,
+    endpoints: Vec<&'a Endpoint>,
     stream: Option<Stream>,
     /// How many bytes the reader has got.
     done_bytes: u64,
@@ -53,11 +53,11 @@ struct Stream {
 }
 
 impl<'a> Blob<'a> {
-    pub(crate) fn new(config: &'a Config, descriptor: &'a Descriptor, sites: Vec<&'a Site>) -> Self {
+    pub(crate) fn new(config: &'a Config, descriptor: &'a Descriptor, endpoints: Vec<&'a Endpoint>) -> Self {
         Self {
             config,
             descriptor,
-            sites,
+            endpoints,
             stream: None,
             done_bytes: 0,
             resumes: 0,
@@ -81,7 +81,8 @@ impl<'a> Blob<'a> {
     /// Starts again from the first byte at the next host, because what came from this one was not the layer.
     pub(crate) fn reject(&mut self, source: UnpackError) -> Result<(), Exhausted> {
         let host = self.stream.take().map(|stream| stream.host);
-        let host = host.or_else(|| self.sites.first().map(|site| site.name())).unwrap_or_default();
+        let host =
+            host.or_else(|| self.endpoints.first().map(|endpoint| endpoint.name())).unwrap_or_default();
         (self.done_bytes, self.progress_from) = (0, 0);
         // A part from another host may be what was wrong: then this one has yet to be judged by its own bytes.
         if std::mem::take(&mut self.mixed) {
@@ -97,16 +98,16 @@ impl<'a> Blob<'a> {
 
     async fn step(&mut self) -> Result<Option<Bytes>, FetchError> {
         if self.stream.is_none() {
-            let Some(site) = self.sites.first() else { return Ok(None) };
+            let Some(endpoint) = self.endpoints.first() else { return Ok(None) };
             let path = format!("blobs/{}", self.descriptor.digest);
-            let question = Ask {
+            let api_request = ApiRequest {
                 method: Method::GET,
                 path,
                 accept: String::new(),
                 from_byte: self.done_bytes,
-                patience: Patience::for_one_before(site, &self.sites),
+                patience: Patience::for_one_before(endpoint, &self.endpoints),
             };
-            let answer = ask(site, self.config, &question).await?;
+            let answer = ask(endpoint, self.config, &api_request).await?;
             self.stream = Some(self.check(answer)?);
         }
         let Some(stream) = &mut self.stream else { return Ok(None) };
@@ -148,8 +149,8 @@ impl<'a> Blob<'a> {
     }
 
     /// Whether the head of an answer fits what was asked for.
-    fn check(&self, answer: Answer) -> Result<Stream, FetchError> {
-        let Answer { response, host } = answer;
+    fn check(&self, answer: ApiResponse) -> Result<Stream, FetchError> {
+        let ApiResponse { response, host } = answer;
         let malformed = |reason| FetchError::Malformed { host: host.clone(), reason };
         let size_bytes = self.descriptor.size_bytes;
         let encoding = response.headers().get(CONTENT_ENCODING);
@@ -196,10 +197,10 @@ impl<'a> Blob<'a> {
         self.failures.0.push(error);
         (self.resumes, self.progress_from) = (0, self.done_bytes);
         self.mixed = self.done_bytes > 0;
-        if !self.sites.is_empty() {
-            self.sites.remove(0);
+        if !self.endpoints.is_empty() {
+            self.endpoints.remove(0);
         }
-        if self.sites.is_empty() { Err(Exhausted) } else { Ok(()) }
+        if self.endpoints.is_empty() { Err(Exhausted) } else { Ok(()) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! One host of one pull: its clients, and what it has been told about us.
+//! One registry host during one pull: its HTTP clients, and the authorization that it has been given.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -18,19 +18,19 @@ use crate::tls::TlsPair;
 use crate::transport::{Transport, resolves_inside};
 use crate::url::Url;
 
-/// Who answers what a site was asked. Once left, the site is a stranger too: it gets no credentials by way of another
-/// host.
+/// Which host answers a request to an endpoint. Once a redirect has left the endpoint, it counts as a stranger too: it gets
+/// no credentials by way of another host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Standing {
-    /// The site itself.
+    /// The endpoint itself.
     Home,
-    /// A host that it sent us to, by its origin.
+    /// A host that it redirected to, by its origin.
     Abroad(String),
 }
 
-/// A host that may be asked in the course of a pull.
+/// A host that a pull may send requests to: a mirror, or the registry itself.
 #[derive(Debug)]
-pub(crate) struct Site {
+pub(crate) struct Endpoint {
     pub(crate) root: Url,
     capabilities: Vec<Capability>,
     pub(crate) headers: HeaderMap,
@@ -51,7 +51,7 @@ pub(crate) struct Site {
     withheld: OnceLock<String>,
 }
 
-impl Site {
+impl Endpoint {
     pub(crate) fn new(
         spec: HostSpec,
         tls: TlsPair,

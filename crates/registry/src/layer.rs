@@ -57,8 +57,8 @@ impl Job {
     /// future is dropped before.
     pub(crate) async fn run<C: Send + Sync + 'static>(&self, claim: C) -> Result<UnpackedLayer, PullError> {
         let claim = Arc::new(claim);
-        let sites = self.session.pull_order();
-        let mut blob = Blob::new(&self.session.config, &self.layer, sites);
+        let endpoints = self.session.pull_order();
+        let mut blob = Blob::new(&self.session.config, &self.layer, endpoints);
         loop {
             self.enter(Phase::Downloading);
             let (sender, receiver) = mpsc::channel(CHUNKS_LIMIT);

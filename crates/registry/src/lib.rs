@@ -8,9 +8,10 @@
 //! Credentials go to the host they belong to and to nobody else: redirects are followed by hand, and a token host gets
 //! a password only if it is of the registry's own domain or the configuration allows it.
 //!
-//! Who knows what: `hosts` which hosts, `proxy`, `dial`, `tls` and `transport` how to reach one, `site` what one host was told and told us,
-//! `auth` and `request` one question, `session` documents, `blob` a stream that survives broken connections, `layer`
-//! its way into the store, `flights` and `puller` who shares what.
+//! The modules: `hosts` decides which hosts to ask; `proxy`, `dial`, `tls` and `transport` connect to one; `endpoint` is the
+//! state of one host during a pull; `request` and `auth` make one request with its credentials; `session` fetches documents;
+//! `blob` streams a layer across broken connections; `layer` hands it to the store; `flights` and `puller` share work
+//! between pulls.
 
 mod auth;
 mod blob;
@@ -19,6 +20,7 @@ mod config;
 mod credentials;
 pub mod decode;
 mod dial;
+mod endpoint;
 mod error;
 mod flights;
 mod hosts;
@@ -30,7 +32,6 @@ mod pull;
 mod puller;
 mod request;
 mod session;
-mod site;
 mod tls;
 mod transport;
 mod url;

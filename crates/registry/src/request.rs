@@ -1,4 +1,4 @@
-//! One question to one host: with its credentials, its redirects, and its pleas to come back later.
+//! One request to one host: its credentials, its redirects, and its retries when the host is busy.
 
 use std::time::Duration;
 
@@ -12,26 +12,26 @@ use serde::Deserialize;
 use crate::auth::Challenger;
 use crate::challenge;
 use crate::config::{Config, REDIRECT_LIMIT, TEXT_LIMIT_BYTES};
+use crate::endpoint::{Endpoint, Standing};
 use crate::error::FetchError;
-use crate::site::{Site, Standing};
 use crate::transport::read_all;
 use crate::url::{Url, Wire};
 
 const AGENT: &str = concat!("wharf/", env!("CARGO_PKG_VERSION"));
-/// How many hosts on the way to one answer may ask for papers, each once.
+/// How many hosts on the way to one response may ask for authorization, each once.
 const CHALLENGES_LIMIT: usize = 3;
 /// The most characters of a registry's own words in an error.
 const SAID_LIMIT_CHARS: usize = 200;
 
-/// What is asked for, below the repository.
+/// A request of the distribution API, below the repository.
 #[derive(Debug, Clone)]
-pub(crate) struct Ask {
+pub(crate) struct ApiRequest {
     pub(crate) method: Method,
     /// `manifests/<tag or digest>` or `blobs/<digest>`.
     pub(crate) path: String,
-    /// The media types taken, or nothing for any.
+    /// The media types accepted; empty for any.
     pub(crate) accept: String,
-    /// The first byte wanted; 0 for all.
+    /// The first byte of the range; 0 for all.
     pub(crate) from_byte: u64,
     pub(crate) patience: Patience,
 }
@@ -46,31 +46,35 @@ pub(crate) enum Patience {
 }
 
 impl Patience {
-    /// For a host with others behind it. The same place by another scheme is no other.
-    pub(crate) fn for_one_before(site: &Site, others: &[&Site]) -> Self {
-        if others.iter().any(|other| other.place() != site.place()) { Self::Leave } else { Self::Wait }
+    /// For a host that is followed by others. The same host by another scheme does not count.
+    pub(crate) fn for_one_before(endpoint: &Endpoint, others: &[&Endpoint]) -> Self {
+        if others.iter().any(|other| other.place() != endpoint.place()) { Self::Leave } else { Self::Wait }
     }
 }
 
-/// A good answer, its body still to be read.
+/// A successful response, its body still to be read.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct ApiResponse {
     /// The head and the body; the status is 200 or 206.
     pub(crate) response: Response<Incoming>,
-    /// Host and port of who sends the body: not always the one that was asked.
+    /// Host and port of the sender of the body: after a redirect not the host that was asked.
     pub(crate) host: String,
 }
 
-/// Asks, and asks again within bounds if the host is busy.
-pub(crate) async fn ask(site: &Site, config: &Config, question: &Ask) -> Result<Answer, FetchError> {
+/// Sends a request, and retries it a limited number of times if the host is busy.
+pub(crate) async fn ask(
+    endpoint: &Endpoint,
+    config: &Config,
+    api_request: &ApiRequest,
+) -> Result<ApiResponse, FetchError> {
     let mut attempt = 0;
     loop {
-        let error = match ask_once(site, config, question).await {
+        let error = match ask_once(endpoint, config, api_request).await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
         // A host that let us wait for the whole timeout is left for the next one.
-        let waits = question.patience == Patience::Wait;
+        let waits = api_request.patience == Patience::Wait;
         let worth = waits && error.is_passing() && !matches!(error, FetchError::Stalled { .. });
         if !worth || attempt == config.limits.retries {
             return Err(error);
@@ -82,36 +86,40 @@ pub(crate) async fn ask(site: &Site, config: &Config, question: &Ask) -> Result<
     }
 }
 
-async fn ask_once(site: &Site, config: &Config, question: &Ask) -> Result<Answer, FetchError> {
-    let url = address(site, question)?;
+async fn ask_once(
+    endpoint: &Endpoint,
+    config: &Config,
+    api_request: &ApiRequest,
+) -> Result<ApiResponse, FetchError> {
+    let url = address(endpoint, api_request)?;
     let mut answered = Vec::new();
     loop {
-        let landed = follow(site, config, question, &url).await?;
-        let wants_papers = landed.response.status() == StatusCode::UNAUTHORIZED;
-        if !wants_papers || answered.len() == CHALLENGES_LIMIT || answered.contains(&landed.standing) {
-            return judge(site, landed).await;
+        let landed = follow(endpoint, config, api_request, &url).await?;
+        let needs_authorization = landed.response.status() == StatusCode::UNAUTHORIZED;
+        if !needs_authorization || answered.len() == CHALLENGES_LIMIT || answered.contains(&landed.standing) {
+            return judge(endpoint, landed).await;
         }
         let headers = landed.response.headers().get_all(WWW_AUTHENTICATE);
         let texts = headers.iter().filter_map(|value| value.to_str().ok());
         let challenges: Vec<_> = texts.take(4).flat_map(challenge::parse).collect();
-        let challenger = Challenger { site, config, url: &landed.url, standing: &landed.standing };
+        let challenger = Challenger { endpoint, config, url: &landed.url, standing: &landed.standing };
         match challenger.answer(&challenges).await {
-            Ok(Some(value)) => site.authorize(&landed.standing, value),
-            Ok(None) => return judge(site, landed).await,
-            Err(error) => return Err(site.explain(error)),
+            Ok(Some(value)) => endpoint.authorize(&landed.standing, value),
+            Ok(None) => return judge(endpoint, landed).await,
+            Err(error) => return Err(endpoint.explain(error)),
         }
         answered.push(landed.standing);
     }
 }
 
-fn address(site: &Site, question: &Ask) -> Result<Url, FetchError> {
-    let root = site.root.uri().to_string();
-    let url = format!("{}/{}/{}", root.trim_end_matches('/'), site.repository, question.path);
-    let url = Url::parse(&url).and_then(|url| match &site.namespace {
+fn address(endpoint: &Endpoint, api_request: &ApiRequest) -> Result<Url, FetchError> {
+    let root = endpoint.root.uri().to_string();
+    let url = format!("{}/{}/{}", root.trim_end_matches('/'), endpoint.repository, api_request.path);
+    let url = Url::parse(&url).and_then(|url| match &endpoint.namespace {
         Some(namespace) => url.with_query("ns", namespace),
         None => Ok(url),
     });
-    url.map_err(|reason| FetchError::Redirect { host: site.name(), reason })
+    url.map_err(|reason| FetchError::Redirect { host: endpoint.name(), reason })
 }
 
 /// Where a chain of redirects ended.
@@ -121,15 +129,20 @@ struct Landed {
     standing: Standing,
 }
 
-async fn follow(site: &Site, config: &Config, question: &Ask, start: &Url) -> Result<Landed, FetchError> {
+async fn follow(
+    endpoint: &Endpoint,
+    config: &Config,
+    api_request: &ApiRequest,
+    start: &Url,
+) -> Result<Landed, FetchError> {
     let mut url = start.clone();
     let mut standing = Standing::Home;
     for _hop in 0..=REDIRECT_LIMIT {
         let transport = match standing {
-            Standing::Home => site.own(),
-            Standing::Abroad(_) => site.foreign(config).await,
+            Standing::Home => endpoint.own(),
+            Standing::Abroad(_) => endpoint.foreign(config).await,
         };
-        let response = transport.send(request(site, question, &url, &standing)?, &url).await?;
+        let response = transport.send(request(endpoint, api_request, &url, &standing)?, &url).await?;
         if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
             return Ok(Landed { response, url, standing });
         }
@@ -152,53 +165,53 @@ async fn follow(site: &Site, config: &Config, question: &Ask, start: &Url) -> Re
 }
 
 fn request(
-    site: &Site,
-    question: &Ask,
+    endpoint: &Endpoint,
+    api_request: &ApiRequest,
     url: &Url,
     standing: &Standing,
 ) -> Result<Request<Full<Bytes>>, FetchError> {
-    let mut request = Request::builder().method(&question.method).uri(url.uri()).header(USER_AGENT, AGENT);
-    if !question.accept.is_empty() {
-        request = request.header(ACCEPT, &question.accept);
+    let mut request = Request::builder().method(&api_request.method).uri(url.uri()).header(USER_AGENT, AGENT);
+    if !api_request.accept.is_empty() {
+        request = request.header(ACCEPT, &api_request.accept);
     }
-    if question.from_byte > 0 {
-        request = request.header(RANGE, format!("bytes={}-", question.from_byte));
+    if api_request.from_byte > 0 {
+        request = request.header(RANGE, format!("bytes={}-", api_request.from_byte));
     }
     let mut request = request.body(Full::default()).map_err(|error| FetchError::Broken {
         host: url.host_and_port().to_owned(),
         source: Box::new(error),
     })?;
     if *standing == Standing::Home {
-        for (name, value) in &site.headers {
+        for (name, value) in &endpoint.headers {
             request.headers_mut().append(name, value.clone());
         }
     }
-    if let Some(value) = site.authorization(standing) {
+    if let Some(value) = endpoint.authorization(standing) {
         request.headers_mut().insert(AUTHORIZATION, value);
     }
     Ok(request)
 }
 
-async fn judge(site: &Site, landed: Landed) -> Result<Answer, FetchError> {
+async fn judge(endpoint: &Endpoint, landed: Landed) -> Result<ApiResponse, FetchError> {
     let Landed { response, url, standing } = landed;
     let host = url.host_and_port().to_owned();
     if matches!(response.status(), StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-        return Ok(Answer { response, host });
+        return Ok(ApiResponse { response, host });
     }
     let failure = failure_of(&response, &host, String::new());
     // The words of a host that we were sent to could be those of a service that only we can reach.
     if standing != Standing::Home {
         return Err(failure);
     }
-    let said = match read_all(response.into_body(), &host, TEXT_LIMIT_BYTES, site.own().stall_timeout()).await
-    {
-        Ok(body) => words(&body),
-        Err(_unread) => String::new(),
-    };
-    Err(site.explain(with_words(failure, said)))
+    let said =
+        match read_all(response.into_body(), &host, TEXT_LIMIT_BYTES, endpoint.own().stall_timeout()).await {
+            Ok(body) => words(&body),
+            Err(_unread) => String::new(),
+        };
+    Err(endpoint.explain(with_words(failure, said)))
 }
 
-/// The error for an answer other than a good one.
+/// The error for an unsuccessful response.
 pub(crate) fn failure_of(response: &Response<Incoming>, host: &str, said: String) -> FetchError {
     let host = host.to_owned();
     match response.status().as_u16() {

@@ -15,10 +15,10 @@ use wharf_types::{Digest, Reference};
 
 use crate::config::Config;
 use crate::credentials::Credentials;
+use crate::endpoint::Endpoint;
 use crate::error::{Failures, FetchError};
 use crate::hosts::{self, Capability, HostsError};
-use crate::request::{Answer, Ask, Patience, ask};
-use crate::site::Site;
+use crate::request::{ApiRequest, ApiResponse, Patience, ask};
 use crate::tls;
 use crate::transport::read_all;
 
@@ -26,7 +26,7 @@ use crate::transport::read_all;
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) config: Config,
-    sites: Vec<Site>,
+    endpoints: Vec<Endpoint>,
     /// The host that gave the last document; it is asked first. None yet: beyond the end.
     preferred: AtomicUsize,
 }
@@ -65,22 +65,23 @@ impl Session {
         credentials: Option<&Credentials>,
         roots: &rustls::RootCertStore,
     ) -> Result<Self, HostsError> {
-        let mut sites = Vec::new();
+        let mut endpoints = Vec::new();
         for spec in hosts::load(&config.certs_dirs, reference)? {
             let host = spec.root.host_and_port().to_owned();
             let pair = tls::load(&spec.tls, roots).map_err(|source| HostsError::Tls { host, source })?;
-            sites.push(Site::new(spec, pair, reference, credentials, config));
+            endpoints.push(Endpoint::new(spec, pair, reference, credentials, config));
         }
-        Ok(Self { config: config.clone(), sites, preferred: AtomicUsize::new(usize::MAX) })
+        Ok(Self { config: config.clone(), endpoints, preferred: AtomicUsize::new(usize::MAX) })
     }
 
     /// The hosts that may be asked by digest, the last that answered first.
-    pub(crate) fn pull_order(&self) -> Vec<&Site> {
-        let preferred = self.sites.get(self.preferred.load(Ordering::Relaxed));
-        let mut order: Vec<_> = preferred.into_iter().filter(|site| site.may(Capability::Pull)).collect();
+    pub(crate) fn pull_order(&self) -> Vec<&Endpoint> {
+        let preferred = self.endpoints.get(self.preferred.load(Ordering::Relaxed));
+        let mut order: Vec<_> =
+            preferred.into_iter().filter(|endpoint| endpoint.may(Capability::Pull)).collect();
         // The same place by another scheme is no other place.
-        let differs = |site: &&Site| preferred.is_none_or(|it| it.place() != site.place());
-        order.extend(self.sites.iter().filter(|site| site.may(Capability::Pull)).filter(differs));
+        let differs = |endpoint: &&Endpoint| preferred.is_none_or(|it| it.place() != endpoint.place());
+        order.extend(self.endpoints.iter().filter(|endpoint| endpoint.may(Capability::Pull)).filter(differs));
         order
     }
 
@@ -94,12 +95,13 @@ impl Session {
             (Some(digest), _) => self.document(&Wanted::Digest(digest)).await.map(Resolved::Fetched),
             (None, tag) => {
                 let name = tag.unwrap_or("latest");
-                let order = self.sites.iter().filter(|site| site.may(Capability::Resolve)).collect();
+                let order =
+                    self.endpoints.iter().filter(|endpoint| endpoint.may(Capability::Resolve)).collect();
                 let mut round = Round::new(order);
-                while let Some((site, patience)) = round.next() {
-                    match self.tag_of(site, name, known, patience).await {
-                        Ok(resolved) => return Ok(self.prefer(site, resolved)),
-                        Err(error) => round.failed(site, error),
+                while let Some((endpoint, patience)) = round.next() {
+                    match self.tag_of(endpoint, name, known, patience).await {
+                        Ok(resolved) => return Ok(self.prefer(endpoint, resolved)),
+                        Err(error) => round.failed(endpoint, error),
                     }
                 }
                 Err(round.failures)
@@ -108,8 +110,8 @@ impl Session {
     }
 
     /// Asks the host first from now on, for it gave an answer.
-    fn prefer<T>(&self, site: &Site, answer: T) -> T {
-        let at = self.sites.iter().position(|each| std::ptr::eq(each, site));
+    fn prefer<T>(&self, endpoint: &Endpoint, answer: T) -> T {
+        let at = self.endpoints.iter().position(|each| std::ptr::eq(each, endpoint));
         self.preferred.store(at.unwrap_or(usize::MAX), Ordering::Relaxed);
         answer
     }
@@ -121,10 +123,10 @@ impl Session {
 
     async fn document(&self, wanted: &Wanted<'_>) -> Result<Fetched, Failures> {
         let mut round = Round::new(self.pull_order());
-        while let Some((site, patience)) = round.next() {
-            match self.document_of(site, wanted, patience).await {
-                Ok(fetched) => return Ok(self.prefer(site, fetched)),
-                Err(error) => round.failed(site, error),
+        while let Some((endpoint, patience)) = round.next() {
+            match self.document_of(endpoint, wanted, patience).await {
+                Ok(fetched) => return Ok(self.prefer(endpoint, fetched)),
+                Err(error) => round.failed(endpoint, error),
             }
         }
         Err(round.failures)
@@ -137,15 +139,15 @@ impl Session {
     /// for another reason.
     async fn tag_of(
         &self,
-        site: &Site,
+        endpoint: &Endpoint,
         tag: &str,
         known: &[Digest],
         patience: Patience,
     ) -> Result<Resolved, FetchError> {
         if !known.is_empty() {
-            let question = manifest(Method::HEAD, tag, Patience::Leave);
-            match ask(site, &self.config, &question).await {
-                Ok(Answer { response, .. }) => {
+            let api_request = manifest(Method::HEAD, tag, Patience::Leave);
+            match ask(endpoint, &self.config, &api_request).await {
+                Ok(ApiResponse { response, .. }) => {
                     let announced = announced(&response);
                     if let Some(digest) = announced.filter(|digest| known.contains(digest)) {
                         return Ok(Resolved::Known(digest));
@@ -157,12 +159,12 @@ impl Session {
                 Err(error) => return Err(error),
             }
         }
-        self.document_of(site, &Wanted::Tag(tag), patience).await.map(Resolved::Fetched)
+        self.document_of(endpoint, &Wanted::Tag(tag), patience).await.map(Resolved::Fetched)
     }
 
     async fn document_of(
         &self,
-        site: &Site,
+        endpoint: &Endpoint,
         wanted: &Wanted<'_>,
         patience: Patience,
     ) -> Result<Fetched, FetchError> {
@@ -171,8 +173,8 @@ impl Session {
             Wanted::Digest(digest) => digest.to_string(),
             Wanted::Entry(descriptor) => descriptor.digest.to_string(),
         };
-        let question = manifest(Method::GET, &name, patience);
-        let Answer { response, host } = ask(site, &self.config, &question).await?;
+        let api_request = manifest(Method::GET, &name, patience);
+        let ApiResponse { response, host } = ask(endpoint, &self.config, &api_request).await?;
         let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let content_type = content_type.map(str::to_owned);
         let announced = announced(&response);
@@ -200,10 +202,10 @@ impl Session {
     /// The image's config, verified by digest and size.
     pub(crate) async fn config_blob(&self, descriptor: &Descriptor) -> Result<Bytes, Failures> {
         let mut round = Round::new(self.pull_order());
-        while let Some((site, patience)) = round.next() {
-            match self.config_of(site, descriptor, patience).await {
-                Ok(bytes) => return Ok(self.prefer(site, bytes)),
-                Err(error) => round.failed(site, error),
+        while let Some((endpoint, patience)) = round.next() {
+            match self.config_of(endpoint, descriptor, patience).await {
+                Ok(bytes) => return Ok(self.prefer(endpoint, bytes)),
+                Err(error) => round.failed(endpoint, error),
             }
         }
         Err(round.failures)
@@ -211,13 +213,14 @@ impl Session {
 
     async fn config_of(
         &self,
-        site: &Site,
+        endpoint: &Endpoint,
         descriptor: &Descriptor,
         patience: Patience,
     ) -> Result<Bytes, FetchError> {
         let path = format!("blobs/{}", descriptor.digest);
-        let question = Ask { method: Method::GET, path, accept: String::new(), from_byte: 0, patience };
-        let Answer { response, host } = ask(site, &self.config, &question).await?;
+        let api_request =
+            ApiRequest { method: Method::GET, path, accept: String::new(), from_byte: 0, patience };
+        let ApiResponse { response, host } = ask(endpoint, &self.config, &api_request).await?;
         let stall_timeout = self.config.limits.stall_timeout;
         let bytes = read_all(response.into_body(), &host, CONFIG_LIMIT_BYTES, stall_timeout).await?;
         check_length(&host, descriptor, bytes.len())?;
@@ -229,39 +232,45 @@ impl Session {
     }
 }
 
-/// The hosts that are asked one question, one after the other.
+/// The hosts that one request is sent to, one after the other.
 struct Round<'a> {
-    left: Vec<&'a Site>,
+    left: Vec<&'a Endpoint>,
     answered: Vec<String>,
     failures: Failures,
 }
 
 impl<'a> Round<'a> {
-    fn new(mut order: Vec<&'a Site>) -> Self {
+    fn new(mut order: Vec<&'a Endpoint>) -> Self {
         order.reverse();
         Self { left: order, answered: Vec::new(), failures: Failures::default() }
     }
 
     /// The next host, unless it has answered by another scheme.
-    fn next(&mut self) -> Option<(&'a Site, Patience)> {
+    fn next(&mut self) -> Option<(&'a Endpoint, Patience)> {
         loop {
-            let site = self.left.pop()?;
-            if !self.answered.contains(&site.place()) {
-                return Some((site, Patience::for_one_before(site, &self.left)));
+            let endpoint = self.left.pop()?;
+            if !self.answered.contains(&endpoint.place()) {
+                return Some((endpoint, Patience::for_one_before(endpoint, &self.left)));
             }
         }
     }
 
-    fn failed(&mut self, site: &Site, error: FetchError) {
+    fn failed(&mut self, endpoint: &Endpoint, error: FetchError) {
         if error.is_answer() {
-            self.answered.push(site.place());
+            self.answered.push(endpoint.place());
         }
         self.failures.0.push(error);
     }
 }
 
-fn manifest(method: Method, name: &str, patience: Patience) -> Ask {
-    Ask { method, path: format!("manifests/{name}"), accept: ACCEPTED.join(", "), from_byte: 0, patience }
+fn manifest(method: Method, name: &str, patience: Patience) -> ApiRequest {
+    ApiRequest {
+        method,
+        path: format!("manifests/{name}"),
+        accept: ACCEPTED.join(", "),
+        from_byte: 0,
+        patience,
+    }
 }
 
 /// The digest that a registry says a manifest has.

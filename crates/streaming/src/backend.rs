@@ -1,4 +1,5 @@
-//! The other side of the server: who runs commands and opens connections. All that passes is descriptors.
+//! What the server needs of the runtime: to start commands, attach to containers and connect to ports. It gets descriptors
+//! back, and knows nothing else of pods and containers.
 
 use std::fmt;
 use std::future::Future;

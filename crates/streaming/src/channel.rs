@@ -1,4 +1,4 @@
-//! The streams of a session as the work on them sees them, whatever carries them.
+//! The streams of a session, independent of the protocol that carries them.
 
 use std::future::pending;
 

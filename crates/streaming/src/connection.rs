@@ -1,4 +1,4 @@
-//! One connection: its request is answered, and it gets the protocol and the work that its token stands for.
+//! One connection: answers its request, then runs the session that its token grants over the negotiated protocol.
 
 use std::io;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::error::SessionError;
 use crate::grant::{Grant, PortForwardGrant};
 use crate::hangup::Hangup;
 use crate::head::{self, Head, Refusal};
-use crate::lobby::Lobby;
+use crate::pending::PendingConnections;
 use crate::port_forward::{self, Forwarder};
 use crate::remote_command;
 use crate::resize::{self, Sizes};
@@ -51,7 +51,7 @@ pub(crate) struct Shared<B> {
     pub(crate) sessions: Arc<Sessions>,
     /// Places of connections that are forwarded.
     pub(crate) forwarded: Arc<Semaphore>,
-    pub(crate) lobby: Arc<Lobby>,
+    pub(crate) pending: Arc<PendingConnections>,
 }
 
 /// A connection from its acceptance to its end. `server` is closed when the server ends.
@@ -71,7 +71,7 @@ pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, s
         let (head, rest) = head::read(&mut stream).await?;
         Some((stream, head, rest))
     };
-    let mut waiting = shared.lobby.enter();
+    let mut waiting = shared.pending.enter();
     let request = tokio::select! {
         request = timeout(HEAD_TIME, request) => request.ok().flatten(),
         () = waiting.lost() => None,
@@ -86,7 +86,7 @@ pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, s
         Ok(admitted) => admitted,
         Err(refusal) => {
             let (receiver, answer) = (wire::split(stream, rest, limits), refusal.to_response());
-            // Anyone can be refused, and then stay: so it is in the lobby that it has to hang up.
+            // A refused client may stay silent too, so its connection stays pending until it closes.
             tokio::select! {
                 () = receiver.hang_up(answer.as_bytes(), &Err(())) => {}
                 () = waiting.lost() => {}

@@ -1,4 +1,4 @@
-//! What a URL stands for. It is settled by the RPC that asked for the URL; nothing a client says over HTTP widens it.
+//! What a streaming URL grants. The RPC that requested the URL fixes it; nothing that a client sends over HTTP widens it.
 
 use wharf_types::{ContainerId, PodId, Wanted};
 

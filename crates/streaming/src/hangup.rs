@@ -1,8 +1,8 @@
-//! Whether a client has hung up, seen without reading what it sent before.
+//! Detects that a client has disconnected, without reading what it sent before.
 //!
-//! The end of a connection comes after all bytes that were sent, so it is not seen as long as there is no room for these: a
-//! killed client's kernel goes on offering them for minutes. The kubelet is on this machine, though, and the state of its
-//! socket can be asked for.
+//! The end of a connection arrives after all bytes that the client sent, so the server does not see it while it has no room
+//! for these bytes: the kernel of a killed client offers them for minutes. The kubelet is on this machine, though, so the
+//! server asks the kernel for the state of the client's socket.
 
 use std::future::pending;
 use std::io;

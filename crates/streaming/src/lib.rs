@@ -23,7 +23,7 @@ mod error;
 mod grant;
 mod hangup;
 mod head;
-mod lobby;
+mod pending;
 mod port_forward;
 mod pump;
 mod remote_command;

@@ -1,6 +1,7 @@
-//! Connections that have not made their request yet, or whose request was refused. Anyone who reaches the port can open some
-//! and stay silent, so there is room for a bounded number, and who comes when it is full takes the place of who has waited
-//! longest.
+//! Pending connections: those that have not sent their request yet, or whose request was refused.
+//!
+//! Anyone who reaches the port can open connections and stay silent, so their number is bounded: when it is reached, a new
+//! connection evicts the one that has been pending longest.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,9 +11,9 @@ use wharf_types::lock::lock;
 
 use crate::token::PENDING_LIMIT;
 
-/// The connections that wait, the longest first.
+/// The pending connections, the oldest first.
 #[derive(Default)]
-pub(crate) struct Lobby(Mutex<Waiting>);
+pub(crate) struct PendingConnections(Mutex<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
@@ -20,19 +21,19 @@ struct Waiting {
     places: VecDeque<(u64, oneshot::Sender<()>)>,
 }
 
-/// How many connections may be at their request, at the handshake before it, or at their end after a refusal.
+/// How many connections may be in the TLS handshake, sending their request, or closing after a refusal.
 const PLACES: usize = 1024;
 
 const _: () = assert!(PLACES > PENDING_LIMIT, "clients that use all URLs in one moment have room");
 
-/// A place in the lobby, until it is dropped.
+/// One pending connection, until it is dropped.
 pub(crate) struct Place {
-    lobby: Arc<Lobby>,
+    pending: Arc<PendingConnections>,
     number: u64,
     lost: oneshot::Receiver<()>,
 }
 
-impl Lobby {
+impl PendingConnections {
     pub(crate) fn enter(self: &Arc<Self>) -> Place {
         let (taken, lost) = oneshot::channel();
         let mut waiting = self.waiting();
@@ -42,7 +43,7 @@ impl Lobby {
             waiting.places.pop_front();
         }
         waiting.places.push_back((number, taken));
-        Place { lobby: Arc::clone(self), number, lost }
+        Place { pending: Arc::clone(self), number, lost }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -51,7 +52,7 @@ impl Lobby {
 }
 
 impl Place {
-    /// Resolves when the place went to another.
+    /// Resolves when another connection evicts this one.
     pub(crate) async fn lost(&mut self) {
         // Nothing is ever sent: the sender is dropped with the place.
         drop((&mut self.lost).await);
@@ -60,7 +61,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut waiting = self.lobby.waiting();
+        let mut waiting = self.pending.waiting();
         if let Ok(at) = waiting.places.binary_search_by_key(&self.number, |(number, _)| *number) {
             waiting.places.remove(at);
         }
@@ -73,15 +74,15 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_waited_longest_goes() {
-        let lobby = Arc::new(Lobby::default());
-        let mut places: Vec<_> = (0..PLACES).map(|_| lobby.enter()).collect();
+        let pending = Arc::new(PendingConnections::default());
+        let mut places: Vec<_> = (0..PLACES).map(|_| pending.enter()).collect();
         drop(places.remove(1));
-        let second = lobby.enter();
+        let second = pending.enter();
         assert!(places[0].lost.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Empty));
-        let third = lobby.enter();
+        let third = pending.enter();
         places[0].lost().await;
-        assert_eq!(lobby.waiting().places.len(), PLACES);
+        assert_eq!(pending.waiting().places.len(), PLACES);
         drop((places, second, third));
-        assert_eq!(lobby.waiting().places.len(), 0);
+        assert_eq!(pending.waiting().places.len(), 0);
     }
 }

@@ -1,7 +1,7 @@
-//! Port-forward: many connections into one pod over one connection of a client.
+//! Port-forward: many connections to one pod over one connection of a client.
 //!
-//! Each forwarded connection has two streams: its bytes, and a text for people if it fails. One that fails hurts no
-//! other.
+//! Each forwarded connection has two streams: its data, and an error message if it fails. A failure does not affect the
+//! other connections.
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Moves bytes between descriptors and the client's streams.
+//! Copies bytes between descriptors and the client's streams.
 
 use std::io;
 use std::pin::Pin;

@@ -1,7 +1,7 @@
-//! Exec and attach, whatever carries them: the streams of a process are pumped, and how it ended is told.
+//! Exec and attach, independent of the protocol: pumps the streams of a process, then reports its exit status.
 //!
-//! Clients read to the end of the output before they look at the error stream, and close when they have the status. So
-//! all that was written before the end of the process is sent first, then the status, then the ends of the streams.
+//! Clients read the output to its end before they read the error stream, and close when they have the status. So the server
+//! first sends all that the process wrote before it exited, then the status, then the ends of the streams.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

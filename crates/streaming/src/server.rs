@@ -167,7 +167,7 @@ impl<B: Backend> Server<B> {
         let sessions = Sessions::new(config.sessions, config.sessions_each);
         let (tls, backend) = (tls.map(Arc::new), Arc::new(backend));
         let forwarded = Arc::new(Semaphore::new(config.forwards));
-        let shared = Shared { config, tls, backend, tokens, sessions, forwarded, lobby: Arc::default() };
+        let shared = Shared { config, tls, backend, tokens, sessions, forwarded, pending: Arc::default() };
         Ok(Self { listener, shared: Arc::new(shared), urls })
     }
 

@@ -1,4 +1,4 @@
-//! How many sessions there are, and how many with each container and each pod's ports.
+//! Limits the number of sessions: in all, and with each container and each pod's ports.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -1,4 +1,4 @@
-//! How a command ended, as the client reads it from the error stream.
+//! The status that ends a session: the exit code or the error of a command, as the client reads it from the error stream.
 
 use serde_json::{Value, json};
 use wharf_types::Exit;

@@ -1,4 +1,4 @@
-//! TLS of a server that listens beyond this machine: its certificate, and the authority its clients are vouched for by.
+//! TLS of a server that listens beyond loopback: its certificate, and the authorities that vouch for its clients.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};

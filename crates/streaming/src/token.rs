@@ -1,4 +1,4 @@
-//! One-time tokens: 128 random bits, good for one use within one minute. Whoever has the URL has the grant, so a token
+//! One-time tokens: 128 random bits, valid for one use within one minute. Whoever has the URL has the grant, so a token
 //! is never logged.
 
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! Which protocol a request gets, and which answer says so. Pure.
+//! Negotiates the protocol of a request, and builds the response that names it. Pure.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

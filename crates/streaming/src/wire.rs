@@ -1,8 +1,8 @@
-//! A client's connection after its upgrade: one half that is read by the demultiplexer alone, and one that all
-//! streams write whole frames to.
+//! A client's connection after its upgrade: only the demultiplexer reads from one half, and all streams write whole frames
+//! to the other.
 //!
-//! Every wait has an end here: a write that makes no progress, a connection on which nothing happens, and the time that
-//! a client has to hang up at the end.
+//! Every wait here has a deadline: a write without progress, an idle connection, and the time that a client has to close
+//! the connection at the end.
 
 use std::convert::Infallible;
 use std::io;

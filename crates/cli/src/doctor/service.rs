@@ -6,13 +6,13 @@ use std::path::Path;
 use wharf_cri_api::admin::InfoResponse;
 use wharf_cri_api::v1::StatusRequest;
 
-use super::{Answer, Check, Verdict};
+use super::{Check, DaemonInfo, Verdict};
 use crate::daemon::Daemon;
 use crate::info;
 use crate::units::{short, size};
 
 /// All checks of wharfd; only the first and the supervisor's if it cannot be reached.
-pub(super) async fn checks(answer: Answer) -> Vec<Check> {
+pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
     let (mut daemon, info) = match answer {
         Ok(answer) => answer,
         Err(error) => {

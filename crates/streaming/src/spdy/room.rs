@@ -1,5 +1,5 @@
-//! What a client sent and nobody has taken yet. There is no flow control in a connection, so room is bounded for all of its
-//! streams together: one that is not taken holds up the others only when all room is its own.
+//! Buffers what a client sent and nobody has read yet. There is no flow control in a connection, so one bound holds for all
+//! of its streams together: a stream that nobody reads blocks the others only once it fills the whole buffer.
 
 use std::sync::{Arc, Weak};
 

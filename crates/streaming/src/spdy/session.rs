@@ -1,4 +1,4 @@
-//! The life of a SPDY connection: what the client sends is taken apart while the work on its streams runs.
+//! Runs a SPDY connection: demultiplexes what the client sends while the work on its streams runs.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! The life of a WebSocket connection: what the client sends is sorted into channels while the work on them runs.
+//! Runs a WebSocket connection: demultiplexes what the client sends into channels while the work on them runs.
 
 use std::sync::Arc;
 

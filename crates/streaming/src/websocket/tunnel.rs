@@ -1,4 +1,4 @@
-//! A byte stream in binary messages, whose borders mean nothing. A SPDY connection runs in it.
+//! A byte stream in binary messages whose boundaries carry no meaning. A SPDY connection runs in it.
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
