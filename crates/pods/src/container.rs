@@ -323,7 +323,8 @@ mod tests {
     }
 
     fn found(exit: Option<ExitRecord>) -> Container {
-        let record = ContainerRecord { created_at_ns: 5, ..ContainerRecord::default() };
+        let mut record = ContainerRecord { created_at_ns: 5, ..ContainerRecord::default() };
+        record.identify(wharf_wire::v1::Identity::default());
         Container::found(&pod(), ContainerId::from_random([2; 32]), record, exit, (None, Layers(None)))
     }
 
