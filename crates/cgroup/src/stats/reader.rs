@@ -4,8 +4,12 @@
 use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::Read;
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use nix::fcntl::OFlag;
+use wharf_sys::fs::{Resolve, open_below};
 
 use super::parse;
 use super::{Bound, CpuStats, HugepageStats, MemoryStats, PidsStats, Pressure, Stats, SwapStats};
@@ -46,15 +50,52 @@ pub enum Extent {
 /// A file, if the node has the controller; that there is none reads as nothing.
 #[derive(Debug)]
 struct Counter {
-    file: Option<(Arc<Path>, Cow<'static, str>)>,
+    file: Option<Place>,
     /// The least that is read when this is.
     extent: Extent,
+}
+
+/// Where a file is. The way to a cgroup is long for the kernel, which looks at each step anew.
+#[derive(Debug)]
+enum Place {
+    /// In a directory of which nothing else is mostly read.
+    Alone(PathBuf),
+    /// In a directory that is opened once for a reading.
+    In(Arc<Path>, Cow<'static, str>),
 }
 
 /// One reading of several files.
 struct Reading {
     extent: Extent,
     buffer: Vec<u8>,
+    /// Directories that were opened for it; those that are gone are none.
+    directories: Vec<(Arc<Path>, Option<OwnedFd>)>,
+}
+
+impl Reading {
+    fn new(extent: Extent) -> Self {
+        Self { extent, buffer: vec![0; BUFFER_BYTES], directories: Vec::new() }
+    }
+
+    fn open(&mut self, place: &Place) -> Option<OwnedFd> {
+        match place {
+            Place::Alone(path) => wharf_sys::fs::open(path, OFlag::O_RDONLY).ok(),
+            Place::In(directory, name) => {
+                let directory = self.directory(directory)?;
+                open_below(directory, &**name, OFlag::O_RDONLY, Resolve::BeneathNoLinks).ok()
+            }
+        }
+    }
+
+    fn directory(&mut self, path: &Arc<Path>) -> Option<BorrowedFd<'_>> {
+        let known = self.directories.iter().position(|(open, _)| open == path);
+        let place = known.unwrap_or_else(|| {
+            let opened = wharf_sys::fs::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY).ok();
+            self.directories.push((Arc::clone(path), opened));
+            self.directories.len() - 1
+        });
+        self.directories.get(place)?.1.as_ref().map(AsFd::as_fd)
+    }
 }
 
 #[derive(Debug)]
@@ -104,8 +145,10 @@ impl StatsReader {
     pub fn new(cgroup: &Cgroup) -> Self {
         let unified = cgroup.unified().map(Arc::from);
         let in_unified = |name| Counter::in_some(unified.as_ref(), name);
-        let pids = cgroup.home(Controller::Pids).map(|(_, directory)| Arc::from(directory));
-        let in_pids = |name| Counter::in_some(pids.as_ref(), name);
+        let in_pids = |name| match cgroup.home(Controller::Pids) {
+            Some((Kind::V1, directory)) => Counter::alone(directory, name),
+            _ => in_unified(name),
+        };
         Self {
             cpu: cpu_files(cgroup),
             cpu_pressure: in_unified("cpu.pressure"),
@@ -129,7 +172,7 @@ impl StatsReader {
     /// Reads so much now.
     #[must_use]
     pub fn read(&self, extent: Extent) -> Stats {
-        let reading = &mut Reading { extent, buffer: vec![0; BUFFER_BYTES] };
+        let reading = &mut Reading::new(extent);
         let (memory, swap) = self.read_memory(reading);
         let [current, limit] = &self.pids;
         let io = match &self.io {
@@ -277,7 +320,11 @@ impl MemoryV2 {
 
 impl Counter {
     fn of(directory: &Arc<Path>, name: impl Into<Cow<'static, str>>) -> Self {
-        Self { file: Some((Arc::clone(directory), name.into())), extent: Extent::Usage }
+        Self { file: Some(Place::In(Arc::clone(directory), name.into())), extent: Extent::Usage }
+    }
+
+    fn alone(directory: &Path, name: &str) -> Self {
+        Self { file: Some(Place::Alone(directory.join(name))), extent: Extent::Usage }
     }
 
     fn in_some(directory: Option<&Arc<Path>>, name: &'static str) -> Self {
@@ -299,9 +346,8 @@ impl Counter {
         if self.extent > reading.extent {
             return None;
         }
-        let (directory, name) = self.file.as_ref()?;
+        let mut file = File::from(reading.open(self.file.as_ref()?)?);
         let buffer = &mut reading.buffer;
-        let mut file = File::open(directory.join(&**name)).ok()?;
         let mut length = file.read(buffer).ok()?;
         while length == buffer.len() && length < BUFFER_MAX {
             buffer.resize(length * 2, 0);
@@ -332,7 +378,7 @@ fn cpu_files(cgroup: &Cgroup) -> Option<CpuFiles> {
     if let Some((Kind::V1, time)) = cgroup.home(Controller::Cpuacct) {
         let (time, cpu) = (Arc::from(time), cgroup.home(Controller::Cpu));
         return Some(CpuFiles::V1 {
-            usage: Counter::of(&time, "cpuacct.usage"),
+            usage: Counter::alone(&time, "cpuacct.usage"),
             user: Counter::of(&time, "cpuacct.usage_user").in_full(),
             system: Counter::of(&time, "cpuacct.usage_sys").in_full(),
             stat: Counter::in_some(cpu.map(|(_, directory)| Arc::from(directory)).as_ref(), "cpu.stat")
