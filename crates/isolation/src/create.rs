@@ -151,8 +151,10 @@ pub(crate) fn set_oom_score(process: &Process) -> Result<(), Error> {
     }
 }
 
-pub(crate) fn enter_cgroup(entries: &[HostPath]) -> Result<(), Error> {
-    entries.iter().try_for_each(|entry| write_value(entry.as_path(), "0").stage("entering the cgroup"))
+pub(crate) const CGROUP_STAGE: &str = "entering the cgroup";
+
+fn enter_cgroup(entries: &[HostPath]) -> Result<(), Error> {
+    entries.iter().try_for_each(|entry| write_value(entry.as_path(), "0").stage(CGROUP_STAGE))
 }
 
 pub(crate) fn join_namespaces(namespaces: &Namespaces) -> Result<(), Error> {

@@ -5,10 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use wharf_sys::error::Named as _;
-use wharf_types::{HostPath, TerminalSize};
+use wharf_sys::fs::write_fd;
+use wharf_types::TerminalSize;
 
 use crate::birth::Origin;
-use crate::create::{enter_cgroup, go_on, set_oom_score};
+use crate::create::{CGROUP_STAGE, go_on, set_oom_score};
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
 use crate::plan::Process;
@@ -18,13 +19,13 @@ use crate::{report, root};
 
 /// What a joining process does, and as whom.
 #[derive(Debug)]
-pub struct JoinPlan {
+pub struct JoinPlan<'a> {
     /// The program; its user was resolved when the container was made.
     pub process: Process,
     /// Who it runs as.
     pub identity: Identity,
-    /// `tasks` files of v1 hierarchies to enter.
-    pub entries: Vec<HostPath>,
+    /// `tasks` files of v1 hierarchies to enter, open for writing.
+    pub entries: Vec<BorrowedFd<'a>>,
     /// Whether it has a terminal, whose master is reported.
     pub terminal: bool,
     /// The terminal's size at the beginning; without it the kernel's, which is none.
@@ -33,7 +34,7 @@ pub struct JoinPlan {
 
 /// Enters the container of `first`, and executes the program in the PID namespace of the origin. Runs in a child of the
 /// supervisor, in the supervisor's PID namespace, and never returns.
-pub fn join(plan: &JoinPlan, first: BorrowedFd<'_>, streams: &Streams, mut origin: Origin<'_>) -> ! {
+pub fn join(plan: &JoinPlan<'_>, first: BorrowedFd<'_>, streams: &Streams, mut origin: Origin<'_>) -> ! {
     let error = match run(plan, first, streams, &mut origin) {
         Ok(never) => match never {},
         Err(error) => error,
@@ -43,14 +44,14 @@ pub fn join(plan: &JoinPlan, first: BorrowedFd<'_>, streams: &Streams, mut origi
 }
 
 fn run(
-    plan: &JoinPlan,
+    plan: &JoinPlan<'_>,
     first: BorrowedFd<'_>,
     streams: &Streams,
     origin: &mut Origin<'_>,
 ) -> Result<std::convert::Infallible, Error> {
     set_oom_score(&plan.process)?;
-    // By paths of the host, which are out of sight from the next step on.
-    enter_cgroup(&plan.entries)?;
+    // Before anything is allocated for the command, which is to be charged for it.
+    plan.entries.iter().try_for_each(|entry| write_fd(*entry, "0")).stage(CGROUP_STAGE)?;
     origin.choose_namespace()?;
     let root = enter_namespaces(first)?;
     let cwd = root::open_cwd(root.as_fd(), &plan.process.cwd)?;
@@ -74,7 +75,11 @@ fn enter_namespaces(first: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage(STAGE)
 }
 
-fn open_terminal(plan: &JoinPlan, root: &OwnedFd, origin: &Origin<'_>) -> Result<Option<Terminal>, Error> {
+fn open_terminal(
+    plan: &JoinPlan<'_>,
+    root: &OwnedFd,
+    origin: &Origin<'_>,
+) -> Result<Option<Terminal>, Error> {
     if !plan.terminal {
         return Ok(None);
     }

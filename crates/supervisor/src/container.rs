@@ -1,13 +1,15 @@
 //! What the supervisor holds of one container, and of one command in it: processes, descriptors and cgroups. Where it is in
 //! its life is not here: that is the machine's to know.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use nix::fcntl::OFlag;
 use wharf_isolation::{Identity, Plan};
 use wharf_sys::process::{Ended, Reap};
-use wharf_types::{ContainerId, Exit};
+use wharf_types::{ContainerId, Exit, HostPath};
 use wharf_wire::v1::{self, container_status};
 
 use crate::audience::Audience;
@@ -39,6 +41,9 @@ pub(crate) struct Container {
     leaves: VecDeque<PathBuf>,
     /// How many kills for want of memory there had been when its first process was last known to have survived them.
     oom_kills_before: u64,
+    /// The `tasks` files that its execs enter, open from the first exec on: to find eight of them in eight hierarchies is a
+    /// good part of what an exec costs.
+    entries: OnceCell<Vec<OwnedFd>>,
 }
 
 /// What was seen and done of a container's first process.
@@ -68,6 +73,7 @@ impl Container {
             stdin: None,
             leaves: VecDeque::new(),
             oom_kills_before,
+            entries: OnceCell::new(),
         }
     }
 
@@ -122,6 +128,31 @@ impl Container {
     pub(crate) fn kill_rest(&self) {
         let cgroup = &self.plan.cgroup;
         kill::kill_all(cgroup.kill_directory.as_path(), &cgroup.entries);
+    }
+
+    /// Whether its processes are reached by its cgroup in the unified hierarchy: then an exec is cloned into its own one
+    /// below.
+    pub(crate) fn has_unified(&self) -> bool {
+        self.plan.cgroup.directory.is_some()
+    }
+
+    /// What its execs enter of v1's hierarchies, but the one where each has a cgroup of its own. It stays open.
+    pub(crate) fn entries(&self) -> wharf_sys::Result<Vec<BorrowedFd<'_>>> {
+        let entries = match self.entries.get() {
+            Some(entries) => entries,
+            None => {
+                let opened = self.open_entries()?;
+                self.entries.get_or_init(|| opened)
+            }
+        };
+        Ok(entries.iter().map(AsFd::as_fd).collect())
+    }
+
+    fn open_entries(&self) -> wharf_sys::Result<Vec<OwnedFd>> {
+        let own = (!self.has_unified()).then(|| self.plan.cgroup.kill_directory.as_path());
+        let entries = self.plan.cgroup.entries.iter().map(HostPath::as_path);
+        let shared = entries.filter(|entry| own.is_none() || entry.parent() != own);
+        shared.map(|entry| wharf_sys::fs::open(entry, OFlag::O_WRONLY)).collect()
     }
 
     pub(crate) fn add_output(&mut self, out: Out, source: OwnedFd) {

@@ -1,16 +1,15 @@
 //! Making processes: a container's first one, and those of commands.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::OFlag;
 use wharf_isolation::{JoinPlan, Origin, PidNamespace, Place, Plan, Streams};
-use wharf_types::{ContainerId, HostPath};
-use wharf_wire::v1::failure::Kind;
+use wharf_sys::error::Named as _;
+use wharf_types::ContainerId;
 
 use super::Driver;
 use crate::container::{Container, Exec};
-use crate::link::failure;
 use crate::machine::Failure;
 use crate::pod_reaper::PodReaper;
 use crate::requests::{Command, Creation, Given, internal};
@@ -99,11 +98,11 @@ impl Driver {
         let Some(container) = self.containers.get(&id) else {
             return Err(internal(format!("container {id} is not held")));
         };
+        let entries = container.entries().map_err(internal)?;
         let leaf = container.plan.cgroup.kill_directory.as_path().join(format!("exec-{number}"));
-        let plan = join_plan(container, &command, &leaf)?;
-        let cgroup =
-            make_leaf(container, &leaf).map_err(|error| internal(format!("cgroup of the exec: {error}")))?;
-        let child = self.spawn_command(container, &command.streams, (&plan, cgroup.as_ref()));
+        let own = make_leaf(container, &leaf).map_err(internal)?;
+        let plan = join_plan(container, &command, (entries, &own));
+        let child = self.spawn_command(container, &command.streams, (&plan, &own));
         let mut child = child.inspect_err(|_failed| remove_leaf(&leaf))?;
         child.awaits_ready = command.terminal;
         self.watch_child(&child, [Source::ExecReport(number), Source::ExecExit(number)])?;
@@ -115,13 +114,18 @@ impl Driver {
         &self,
         container: &Container,
         streams: &Streams,
-        (plan, cgroup): (&JoinPlan, Option<&OwnedFd>),
+        (plan, own): (&JoinPlan<'_>, &Leaf),
     ) -> Result<Child, Failure> {
         let first = container.child.pidfd.as_fd();
         let mut keep = streams.descriptors();
         keep.push(first);
+        keep.extend(&plan.entries);
+        let cgroup = match own {
+            Leaf::Directory(directory) => Some(directory.as_fd()),
+            Leaf::Tasks(_) => None,
+        };
         let body = |origin: Origin<'_>| wharf_isolation::join(plan, first, streams, origin);
-        self.spawner.spawn(Place::Of(first), cgroup.map(AsFd::as_fd), &keep, body).map_err(internal)
+        self.spawner.spawn(Place::Of(first), cgroup, &keep, body).map_err(internal)
     }
 }
 
@@ -129,8 +133,20 @@ fn open_directory(path: &Path) -> wharf_sys::Result<OwnedFd> {
     wharf_sys::fs::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
 }
 
+/// An exec's own cgroup, opened as it is entered.
+enum Leaf {
+    /// In the unified hierarchy: the exec is cloned into it.
+    Directory(OwnedFd),
+    /// In one of v1, with the exec's first step.
+    Tasks(OwnedFd),
+}
+
 /// The container's own process with other arguments, in a cgroup of its own below the container's.
-fn join_plan(container: &Container, command: &Command, leaf: &Path) -> Result<JoinPlan, Failure> {
+fn join_plan<'a>(
+    container: &Container,
+    command: &Command,
+    (mut entries, own): (Vec<BorrowedFd<'a>>, &'a Leaf),
+) -> JoinPlan<'a> {
     let mut process = container.plan.process.clone();
     process.args.clone_from(&command.args);
     // An update may have changed it: what the first process has is what holds now.
@@ -138,37 +154,27 @@ fn join_plan(container: &Container, command: &Command, leaf: &Path) -> Result<Jo
     if command.terminal && !process.env.iter().any(|variable| variable.starts_with(b"TERM=")) {
         process.env.push(b"TERM=xterm".to_vec());
     }
-    let mut entries: Vec<HostPath> = container.plan.cgroup.entries.clone();
-    if !has_unified(container) {
-        let kill_directory = container.plan.cgroup.kill_directory.as_path();
-        entries.retain(|entry| entry.as_path().parent() != Some(kill_directory));
-        entries.push(tasks(leaf)?);
+    if let Leaf::Tasks(tasks) = own {
+        entries.push(tasks.as_fd());
     }
     let identity = container.identity.clone();
-    Ok(JoinPlan { process, identity, entries, terminal: command.terminal, size: command.size })
-}
-
-fn tasks(leaf: &Path) -> Result<HostPath, Failure> {
-    let tasks = leaf.join("tasks");
-    let text = tasks.to_str().ok_or_else(|| failure(Kind::Internal, "a cgroup path that is no text"))?;
-    HostPath::new(text).map_err(internal)
+    JoinPlan { process, identity, entries, terminal: command.terminal, size: command.size }
 }
 
 fn score(pid: i32) -> Option<i32> {
     std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?.trim().parse().ok()
 }
 
-/// Whether the container's processes are reached by its cgroup in the unified hierarchy: then an exec is cloned into its
-/// own one below.
-fn has_unified(container: &Container) -> bool {
-    container.plan.cgroup.directory.is_some()
-}
-
-/// Makes an exec's own cgroup; opened, if the exec is to be cloned into it.
-fn make_leaf(container: &Container, leaf: &Path) -> std::io::Result<Option<OwnedFd>> {
-    std::fs::create_dir(leaf)?;
-    let opened = has_unified(container).then(|| open_directory(leaf));
-    opened.transpose().map_err(|error| error.errno.into())
+/// Makes an exec's own cgroup below the container's.
+fn make_leaf(container: &Container, leaf: &Path) -> wharf_sys::Result<Leaf> {
+    let made = std::fs::create_dir(leaf);
+    made.named("mkdir", || format!("{}, the exec's cgroup", leaf.display()))?;
+    let opened = if container.has_unified() {
+        open_directory(leaf).map(Leaf::Directory)
+    } else {
+        wharf_sys::fs::open(leaf.join("tasks"), OFlag::O_WRONLY).map(Leaf::Tasks)
+    };
+    opened.inspect_err(|_failed| remove_leaf(leaf))
 }
 
 /// Removes the cgroup of an exec that nothing can be left of.
