@@ -22,7 +22,7 @@ use crate::key::{ContainerKey, PodKey};
 use crate::pod::Pod;
 use crate::records::{self, ContainerRecord, Phase, PodRecord, Unreadable};
 
-pub(crate) use decide::{Recovered, Word, decide, lost_at};
+pub(crate) use decide::{Recovered, Word, decide, late_identity, lost_at};
 
 /// A container's record as it was found.
 type Found = (ContainerId, Result<ContainerRecord, Unreadable>);

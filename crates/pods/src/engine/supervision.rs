@@ -13,7 +13,6 @@ use wharf_state::{ExitRecord, Layout};
 use wharf_supervision::{BRIEF_PATIENCE, Connection, Link, Process, Signal, SupervisorError};
 use wharf_types::{ContainerId, chain};
 use wharf_wire::exit_of;
-use wharf_wire::v1::container_status::Phase;
 use wharf_wire::v1::{self, message::Body};
 
 use super::{Engine, KILL_PATIENCE};
@@ -150,8 +149,7 @@ impl Engine {
     /// Who the container's first process is, for a record that a killed daemon could not complete.
     async fn identify(&self, pod: &Pod, container: &Arc<Container>, status: &v1::ContainerStatus) {
         container.set_pid(status.pid);
-        let is_open = !container.record().is_made() && status.phase() != Phase::Exited;
-        let Some(identity) = status.identity.clone().filter(|_| is_open) else { return };
+        let Some(identity) = recovery::late_identity(&container.record(), status) else { return };
         let record = container.change_record(|record| record.identify(identity));
         let path = self.parts.layout.container_record(pod.id(), container.id());
         if let Err(error) = blocking(move || records::update_container(&path, &record)).await {

@@ -4,7 +4,7 @@
 use wharf_state::ExitRecord;
 use wharf_types::Exit;
 use wharf_wire::exit_of;
-use wharf_wire::v1::{ContainerStatus, container_status::Phase};
+use wharf_wire::v1::{ContainerStatus, Identity, container_status::Phase};
 
 use crate::records::ContainerRecord;
 
@@ -67,6 +67,13 @@ pub(crate) fn decide(record: &ContainerRecord, exit: Option<ExitRecord>, word: W
     }
 }
 
+/// Who the first process of a container is whose daemon was killed before it could record that. One that is still being set
+/// up is nobody yet, and one that has ended never was.
+pub(crate) fn late_identity(record: &ContainerRecord, status: &ContainerStatus) -> Option<Identity> {
+    let is_whole = matches!(status.phase(), Phase::Created | Phase::Starting | Phase::Running);
+    status.identity.clone().filter(|_| is_whole && !record.is_made())
+}
+
 /// How a container ended of which nobody saw how.
 pub(crate) fn lost_at(finished_at_ns: i64) -> ExitRecord {
     ExitRecord { exit: Exit::Lost, started_at_ns: 0, finished_at_ns }
@@ -75,7 +82,7 @@ pub(crate) fn lost_at(finished_at_ns: i64) -> ExitRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wharf_wire::v1::{self, Identity};
+    use wharf_wire::v1;
 
     const ON_DISK: ExitRecord = ExitRecord { exit: Exit::Code(3), started_at_ns: 10, finished_at_ns: 20 };
     const TOLD: ExitRecord = ExitRecord { exit: Exit::Code(4), started_at_ns: 11, finished_at_ns: 21 };
@@ -144,6 +151,21 @@ mod tests {
         let word = Word::Given(Some(&untold));
         assert_eq!(decide(&made(), None, word), Recovered::Lost, "it has ended, and is silent about how");
         assert_eq!(decide(&made(), Some(ON_DISK), word), Recovered::Ended(ON_DISK));
+    }
+
+    #[test]
+    fn only_a_container_that_was_made_whole_has_an_identity() {
+        for (phase, expected) in [
+            (Phase::Unknown, false),
+            (Phase::Created, true),
+            (Phase::Starting, true),
+            (Phase::Running, true),
+            (Phase::Exited, false),
+        ] {
+            let status = ContainerStatus { identity: Some(Identity::default()), ..status(phase) };
+            assert_eq!(late_identity(&half_made(), &status).is_some(), expected, "{phase:?}");
+            assert_eq!(late_identity(&made(), &status), None, "it is on disk already");
+        }
     }
 
     #[test]
