@@ -131,7 +131,7 @@ reloaded() {
     mkdir -p /etc/wharf/config.toml.d
     printf '[log]\nlevel = "debug"\n' >/etc/wharf/config.toml.d/level.toml
     systemctl reload wharfd
-    attempt 50 journal_has 'level was read again'
+    attempt 50 journal_has 'reloaded the log level'
     rm /etc/wharf/config.toml.d/level.toml
     systemctl reload wharfd
 }

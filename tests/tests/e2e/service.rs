@@ -54,7 +54,7 @@ fn a_hangup_changes_the_level_of_the_log_and_nothing_else() {
             until(said, async || world.daemon.log().contains(said).then_some(())).await;
         };
         hangup(world, &config.replace("level = \"debug", "level = \"trace"), "trace,h2=warn").await;
-        hangup(world, "no configuration", "the configuration is not taken over").await;
+        hangup(world, "no configuration", "cannot reload the configuration").await;
         fs::write(&file, config).unwrap();
         assert!(world.client.pods().await.is_empty(), "it serves");
     });
@@ -69,7 +69,7 @@ fn clients_that_listen_do_not_hold_up_the_end() {
         let status = world.daemon.end().await;
         assert!(status.success(), "{status}");
         let log = world.daemon.log();
-        assert!(!log.contains("were not waited for"), "{log}");
+        assert!(log.contains("wharfd is stopping") && !log.contains("stopped waiting"), "{log}");
         drop((progress, events));
         world.start_again().await;
     });
