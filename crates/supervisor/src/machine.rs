@@ -4,7 +4,7 @@
 //! is a machine of its own, and this one is what connects them: a request finds the one it is for, the end of a container
 //! is that of its commands and clients, and time passes for all. It holds no descriptor and no process, and knows only
 //! what it was told; [`crate::driver`] has those, and tells what became of each action. So every history of a pod can be
-//! played without one, which [`simulation`] does.
+//! played without one, which `simulation` does.
 
 mod asked;
 pub(crate) mod client;
