@@ -1,4 +1,4 @@
-//! The directory of snapshots.
+//! The directory of all snapshots: making, listing, measuring and removing them.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -44,12 +44,12 @@ impl Failure for SnapshotError {
     }
 }
 
-/// The two directories of an overlay mount that are the container's own. Both are on one file system.
+/// The container's own two directories of its overlay mount. Both are on one file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// What the container wrote.
+    /// What the container has written.
     pub upper: PathBuf,
-    /// For overlayfs.
+    /// Overlayfs's work directory.
     pub work: PathBuf,
 }
 
@@ -63,11 +63,11 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// Opens the directory, making it if need be, and has what a crash left half made or half removed taken away in
+    /// Opens the directory and makes it if it does not exist. What a crash left half made or half removed is removed in
     /// the background.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn open(path: &Path) -> Result<Self, SnapshotError> {
         let failed = |source| SnapshotError { what: "open", name: path.display().to_string(), source };
         std::fs::create_dir_all(path).named("mkdir", || path.display().to_string()).map_err(failed)?;
@@ -79,12 +79,11 @@ impl Snapshots {
         Ok(snapshots)
     }
 
-    /// Makes the snapshot of a container, or returns the one it has. The root of a merged overlay shows the attributes
-    /// of the upper directory, so `top` is opened and its mode and owner are copied: the root of the image's topmost
-    /// layer.
+    /// Makes a container's snapshot, or returns the one that exists. The root of a merged overlay shows the attributes
+    /// of the upper directory, so the mode and owner of `top`, the root of the image's topmost layer, are copied to it.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn prepare(&self, container: &ContainerId, top: &Path) -> Result<Snapshot, SnapshotError> {
         let failed = |source| SnapshotError { what: "make", name: container.to_string(), source };
         let snapshot = self.at(container);
@@ -98,11 +97,11 @@ impl Snapshots {
             }
         });
         if made.is_err() {
-            // What cannot be removed now goes with the next start.
+            // What cannot be removed now is removed at the next start.
             drop(self.trash.discard(self.root.as_fd(), &half));
         }
         made.map_err(failed)?;
-        // Nearly nothing to walk: from now on its usage is known.
+        // There is next to nothing to walk yet, and from now on the usage is known.
         drop(self.usage(container, Duration::ZERO));
         Ok(snapshot)
     }
@@ -122,11 +121,11 @@ impl Snapshots {
         fchmod(&upper, Mode::from_bits_truncate(like.st_mode & 0o7777)).named("fchmod", || "fs".into())
     }
 
-    /// Makes a directory beside the layer of a container that has a snapshot, empty, for a volume of its own. It goes with
-    /// the snapshot, and counts as part of it.
+    /// Makes an empty directory for one of the image's volumes beside the upper directory of a container's snapshot. It
+    /// is removed with the snapshot and counts as part of it.
     ///
     /// # Errors
-    /// The kernel's, ENOENT without a snapshot.
+    /// The kernel's error; ENOENT if there is no snapshot.
     pub fn volume(&self, container: &ContainerId, number: usize) -> Result<PathBuf, SnapshotError> {
         let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let number = number.to_string();
@@ -140,7 +139,7 @@ impl Snapshots {
         Ok(self.volumes(container).join(number))
     }
 
-    /// The directory of a container's volumes, which are named by their numbers, whether it exists or not.
+    /// The directory that holds a container's volumes by number, whether it exists or not.
     #[must_use]
     pub fn volumes(&self, container: &ContainerId) -> PathBuf {
         self.path.join(container.as_str()).join(VOLUMES)
@@ -153,15 +152,16 @@ impl Snapshots {
         Snapshot { upper: own.join("fs"), work: own.join("work") }
     }
 
-    /// Takes a container's snapshot away; its disk space is freed in the background. That there is none is success.
+    /// Removes a container's snapshot; its disk space is freed in the background. A missing snapshot is success.
     ///
     /// # Errors
-    /// EBUSY if its directory itself is a mount point.
+    /// The kernel's error; EBUSY if the directory itself is a mount point.
     pub fn remove(&self, container: &ContainerId) -> Result<(), SnapshotError> {
         self.trash
             .discard(self.root.as_fd(), OsStr::new(container.as_str()))
             .map_err(|source| SnapshotError { what: "remove", name: container.to_string(), source })?;
-        // After it is gone: a walk that ends meanwhile looks for it before it notes what it found.
+        // Only after the rename: a walk that ends in between checks that the snapshot exists before it stores its
+        // result.
         lock(&self.measured).remove(container);
         Ok(())
     }
@@ -169,17 +169,17 @@ impl Snapshots {
     /// The containers that have a snapshot.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn list(&self) -> Result<Vec<ContainerId>, SnapshotError> {
         let name = || self.path.display().to_string();
         let names = self.names().map_err(|source| SnapshotError { what: "list", name: name(), source })?;
         Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
     }
 
-    /// What a container's snapshot takes on disk: what was found at most `max_age` ago, or a walk now.
+    /// The disk usage of a container's snapshot: a measurement at most `max_age` old, or else a walk now.
     ///
     /// # Errors
-    /// The kernel's, ENOENT if there is none.
+    /// The kernel's error; ENOENT if there is no snapshot.
     pub fn usage(&self, container: &ContainerId, max_age: Duration) -> Result<Usage, SnapshotError> {
         if let Some((usage, at)) = lock(&self.measured).get(container)
             && at.elapsed() <= max_age
@@ -210,7 +210,7 @@ impl Snapshots {
         }
     }
 
-    /// What the last walk found, from memory alone; `None` before the first.
+    /// The result of the last walk, from memory; `None` before the first.
     #[must_use]
     pub fn known_usage(&self, container: &ContainerId) -> Option<Usage> {
         lock(&self.measured).get(container).map(|(usage, _at)| *usage)

@@ -1,4 +1,4 @@
-//! Removal in the background: a tree leaves its place by one rename, and a thread of its own frees the disk.
+//! Removal in the background: a rename takes a tree out of its place, and a thread frees the disk space.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,8 +20,8 @@ use wharf_sys::fs::{Resolve, open_below};
 
 use crate::tree::remove_tree;
 
-/// A directory of trees on their way out, and the thread that removes them one after the other. Its queue holds names
-/// only, each of an entry of the directory. Dropping it waits for the thread.
+/// A directory of trees to be removed, and the thread that removes them one by one. The thread's queue holds only names
+/// of entries of that directory. Dropping the trash waits for the thread.
 #[derive(Debug)]
 pub struct Trash {
     directory: Arc<OwnedFd>,
@@ -31,10 +31,11 @@ pub struct Trash {
 }
 
 impl Trash {
-    /// Opens the directory `name` in `parent`, making it if need be, and begins to remove what an earlier run left.
+    /// Opens the directory `name` in `parent`, makes it if it does not exist, and starts to remove what an earlier run
+    /// left.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn open(parent: BorrowedFd<'_>, name: &str) -> Result<Self> {
         ensure_directory(parent, name)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
@@ -48,11 +49,11 @@ impl Trash {
         Ok(trash)
     }
 
-    /// Takes `name` in `parent`, on the same file system, out of sight at once; its space is freed later. That it does
-    /// not exist is success.
+    /// Takes `name` in `parent` out of its place at once; its space is freed later. Both directories must be on one
+    /// file system. A missing `name` is success.
     ///
     /// # Errors
-    /// The kernel's, as EBUSY for a mount point.
+    /// The kernel's error: EBUSY for a mount point.
     pub fn discard(&self, parent: BorrowedFd<'_>, name: &OsStr) -> Result<()> {
         loop {
             let target = OsString::from(self.serial.fetch_add(1, Ordering::Relaxed).to_string());
@@ -84,9 +85,9 @@ impl Drop for Trash {
     }
 }
 
-/// How long after a tree could not be removed it is tried again; twice as long after each further time.
+/// The delay before a tree that could not be removed is tried again. It doubles with each failure.
 const RETRY: Duration = Duration::from_secs(1);
-/// What may keep a tree for good, as a file that is immutable: looked at now and then.
+/// The longest delay: some trees may never go, such as one with an immutable file.
 const RETRY_LIMIT: Duration = Duration::from_mins(5);
 
 fn run(directory: &OwnedFd, queue: &Receiver<OsString>) {
@@ -119,10 +120,10 @@ fn longer(pause: Duration) -> Duration {
     (pause * 2).min(RETRY_LIMIT)
 }
 
-/// Makes a directory of mode 0755, or leaves the one that is there.
+/// Makes a directory of mode 0755, or leaves the existing one as it is.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn ensure_directory(parent: BorrowedFd<'_>, name: &str) -> Result<()> {
     match mkdirat(parent, name, Mode::from_bits_truncate(0o755)) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
@@ -130,10 +131,10 @@ pub fn ensure_directory(parent: BorrowedFd<'_>, name: &str) -> Result<()> {
     }
 }
 
-/// The names in a directory of wharf's own, without `.` and `..`.
+/// The names in one of wharf's own directories, without `.` and `..`.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn list_names(directory: BorrowedFd<'_>) -> Result<Vec<OsString>> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let dir = Dir::openat(directory, ".", flags, Mode::empty()).named("openat", || ".".into())?;

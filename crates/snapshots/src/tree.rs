@@ -1,8 +1,9 @@
-//! Directory trees that a container or an image filled: removed and measured by descriptor alone.
+//! Directory trees that a container or an image filled: removed and measured through descriptors alone.
 //!
-//! Such a tree is hostile in shape: it may be deeper than any path or stack can be, wider than memory, and something
-//! may be mounted inside. So both walks are loops over a short stack of open directories, follow no link, and never
-//! leave the file system they began on: a mount inside is left alone with all it holds, and reported.
+//! The shape of such a tree is hostile: it may be deeper than any path or stack, it may be wider than memory, and
+//! something may be mounted inside it. So both walks are loops over a short stack of open directories. They follow no
+//! link and never leave the file system on which they began: a mount inside the tree is left alone with everything in
+//! it, and is reported.
 
 mod measure;
 mod remove;
@@ -20,12 +21,12 @@ pub use remove::remove_tree;
 /// How many directories a walk keeps open: two descriptors and one read buffer each.
 const OPEN_LIMIT: usize = 48;
 
-/// Opens the directory `name` in `parent` for reading, if it is one, no link, and on the same mount.
+/// Opens the directory `name` in `parent` for reading. It must be a directory, not a link, and on the same mount.
 fn open_directory(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
     open_with(parent, name, ResolveFlag::RESOLVE_BENEATH)
 }
 
-/// Opens the directory above one, if that is on the same mount. It need not be the one that the walk came from.
+/// Opens the parent of a directory if it is on the same mount. It need not be the directory that the walk came from.
 fn open_parent(directory: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     open_with(directory, OsStr::new(".."), ResolveFlag::empty())
 }
@@ -44,7 +45,7 @@ fn open_with(parent: BorrowedFd<'_>, name: &OsStr, resolve: ResolveFlag) -> Resu
     }
 }
 
-/// An open directory and what is left of its listing. (`Dir` alone would start again with each call of `iter`.)
+/// An open directory and the rest of its listing. (`Dir` alone would start again with each call of `iter`.)
 struct Listing {
     fd: OwnedFd,
     entries: nix::dir::OwningIter,

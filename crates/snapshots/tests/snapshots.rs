@@ -1,4 +1,4 @@
-//! The life of snapshots.
+//! Making, finding, measuring and removing snapshots.
 #![allow(missing_docs, reason = "a test crate has no readers")]
 
 #[cfg(test)]

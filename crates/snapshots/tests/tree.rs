@@ -29,7 +29,7 @@ mod tests {
         nix::fcntl::openat(&fd, "leaf", OFlag::O_CREAT | OFlag::O_WRONLY, Mode::S_IRWXU).unwrap();
     }
 
-    /// Runs on a thread with a mount namespace of its own.
+    /// Runs `run` on a thread with a mount namespace of its own.
     fn in_own_mounts(run: impl FnOnce() + Send + 'static) {
         let thread = std::thread::spawn(|| {
             nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).unwrap();

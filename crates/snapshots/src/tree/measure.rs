@@ -1,4 +1,4 @@
-//! Measuring: what a tree takes on disk.
+//! Measuring: how much disk space a tree uses.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString, OsStr};
@@ -13,15 +13,15 @@ use wharf_sys::fs::Listing;
 
 use super::{OPEN_LIMIT, open_directory, open_parent};
 
-/// Files with more than one name are counted once, up to this many of them.
+/// The most hard-linked files that are remembered, so that each is counted once.
 const LINKED_LIMIT: usize = 1 << 20;
 
-/// What a tree takes on disk.
+/// How much disk space a tree uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes of allocated blocks.
     pub bytes: u64,
-    /// Inodes: files, directories, links, nodes.
+    /// Inodes: files, directories, symbolic links, device nodes.
     pub inodes: u64,
 }
 
@@ -42,13 +42,14 @@ impl std::iter::Sum for Usage {
     }
 }
 
-/// How deep a tree is followed: far deeper than a path can name, and the memory for it is bounded.
+/// How deep a walk goes. It is far deeper than any path can name, and it bounds the memory.
 const DEPTH_LIMIT: usize = 1 << 17;
 
-/// Measures the tree at an open directory, however deep it is; what vanishes or is moved meanwhile is not counted.
+/// Measures the tree at an open directory, however deep it is. What vanishes or is moved during the walk is not
+/// counted.
 ///
 /// # Errors
-/// The kernel's, if the top cannot be read.
+/// The kernel's error if the top cannot be read.
 pub fn measure(top: BorrowedFd<'_>) -> wharf_sys::Result<Usage> {
     let failed = || "the top of a tree".into();
     let mut count = Count { usage: Usage::default(), linked: HashSet::new() };
@@ -58,7 +59,7 @@ pub fn measure(top: BorrowedFd<'_>) -> wharf_sys::Result<Usage> {
     while let Some(level) = stack.last_mut() {
         let Some((stat, name)) = level.next() else {
             if leave(&mut stack).is_err() {
-                // Somebody moves directories about: the next round may see more.
+                // Somebody is moving directories; the next measurement may see more.
                 break;
             }
             continue;
@@ -71,12 +72,12 @@ pub fn measure(top: BorrowedFd<'_>) -> wharf_sys::Result<Usage> {
     Ok(count.usage)
 }
 
-/// A directory on the way from the top, and where its listing stands.
+/// A directory on the way down from the top, and the position in its listing.
 struct Level {
-    /// Device and inode, by which it is known again.
+    /// Device and inode, by which the walk recognises it on the way back.
     identity: (u64, u64),
     position: i64,
-    /// Closed while the walk is far below.
+    /// `None` while the walk is far below it.
     listing: Option<Listing>,
 }
 
@@ -87,7 +88,7 @@ impl Level {
         Ok(Self { identity: (stat.st_dev, stat.st_ino), position: 0, listing: Some(listing) })
     }
 
-    /// The next entry that is still there.
+    /// The next entry that still exists.
     fn next(&mut self) -> Option<(FileStat, CString)> {
         let listing = self.listing.as_mut()?;
         loop {
@@ -103,7 +104,7 @@ impl Level {
     }
 }
 
-/// Goes down, and closes what is far above.
+/// Goes down one level, and closes a directory far above.
 fn enter(stack: &mut Vec<Level>, name: &CStr) {
     let Some(above) = stack.last().and_then(|level| level.listing.as_ref()) else { return };
     let opened = open_directory(above.directory(), OsStr::from_bytes(name.to_bytes())).and_then(Level::open);
@@ -114,7 +115,7 @@ fn enter(stack: &mut Vec<Level>, name: &CStr) {
     }
 }
 
-/// Goes up, and opens again what was closed.
+/// Goes up one level, and reopens the directory if it was closed.
 fn leave(stack: &mut Vec<Level>) -> Result<(), Errno> {
     let Some(below) = stack.pop() else { return Ok(()) };
     let Some(level) = stack.last_mut().filter(|level| level.listing.is_none()) else { return Ok(()) };

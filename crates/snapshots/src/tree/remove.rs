@@ -1,4 +1,4 @@
-//! Removal. Depth is taken out of the tree instead of being followed: what lies too deep is moved up to the top.
+//! Removing: depth is not followed. A directory that lies too deep is moved up to the top of the tree.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,16 +11,16 @@ use wharf_sys::Error;
 
 use super::{Listing, OPEN_LIMIT, open_directory};
 
-/// The names under which deep directories wait at the top; no file of the tree is lost if it has such a name, for the
-/// rename then fails and the next number is taken.
+/// The prefix of the names that deep directories get at the top. A file of the tree that has such a name is not lost:
+/// the rename fails, and the next number is taken.
 const LIFTED: &str = ".wharf-lifted-";
 
-/// Removes `name` in `parent` with all below it; that it does not exist is success. Memory and descriptors used do
-/// not grow with the tree.
+/// Removes `name` in `parent` and everything below it. A missing `name` is success. Memory and descriptors do not grow
+/// with the tree.
 ///
 /// # Errors
-/// EBUSY if something is mounted inside: it and the directories that lead to it stay, everything else goes. Otherwise
-/// the first refusal of the kernel, after everything that can be removed was.
+/// EBUSY if something is mounted inside: the mount point and the directories that lead to it stay, everything
+/// else is removed. Otherwise the kernel's first error, after everything that can be removed has been.
 pub fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> wharf_sys::Result<()> {
     match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => return Ok(()),
@@ -35,7 +35,7 @@ pub fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr) -> wharf_sys::Result<()
             Err(errno) => return Err(failure(name, busy(errno))),
         };
         removal.empty(top.as_fd()).map_err(|errno| failure(name, errno))?;
-        // What was lifted may have come after its turn in the listing.
+        // A lifted directory may have come after the listing had passed its place.
         if removal.lifted == lifted_before {
             break;
         }
@@ -51,7 +51,7 @@ struct Removal {
     lifted: u64,
 }
 
-/// A directory that is being emptied, and its name in the one below it on the stack.
+/// A directory that is being emptied, and its name in its parent, the level below it on the stack.
 struct Level {
     listing: Listing,
     name: CString,
@@ -93,7 +93,7 @@ impl Removal {
         Ok(())
     }
 
-    /// Goes on with the directory `name` of the last level, or moves it up if the stack is full.
+    /// Continues with the directory `name` of the last level, or moves it up if the stack is full.
     fn descend(
         &mut self,
         top: BorrowedFd<'_>,
@@ -146,19 +146,19 @@ impl Removal {
     }
 
     fn refuse(&mut self, name: &CString, errno: Errno) {
-        // A directory is not empty because of an earlier refusal, which says more.
+        // A directory that is not empty is only the result of an earlier error, which says more.
         self.refused.get_or_insert_with(|| failure(OsStr::from_bytes(name.as_bytes()), errno));
     }
 }
 
-/// The stack of open directories has its full height.
+/// The stack of open directories has reached its limit.
 struct Full;
 
 fn failure(name: &OsStr, errno: Errno) -> Error {
     Error::new("remove", name.display().to_string(), errno)
 }
 
-/// Crossing a mount is EXDEV for openat2; for a caller it is a mount in the way.
+/// openat2 reports a mount in the way as EXDEV; callers know it as EBUSY.
 fn busy(errno: Errno) -> Errno {
     if errno == Errno::EXDEV { Errno::EBUSY } else { errno }
 }
