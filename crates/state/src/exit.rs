@@ -1,4 +1,4 @@
-//! The exit of a container: the one record that the supervisor writes and the daemon reads.
+//! How a container exited: the one record that the supervisor writes and the daemon reads.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ const FORMAT: Format = Format { kind: "exit", version: 1 };
 /// How and when a container's first process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExitRecord {
-    /// How.
+    /// How it ended.
     pub exit: Exit,
     /// Nanoseconds since the epoch; 0 if it never started.
     pub started_at_ns: i64,
@@ -20,7 +20,7 @@ pub struct ExitRecord {
 }
 
 impl ExitRecord {
-    /// Saves the record; it must be on disk before the process is reaped.
+    /// Saves the record. It must be on disk before the process is reaped.
     ///
     /// # Errors
     /// [`record::Error::Io`].

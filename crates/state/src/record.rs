@@ -1,6 +1,6 @@
-//! Records: a header line, then the content, replaced whole by a rename.
+//! One record: a header line and the content, replaced whole by a rename.
 //!
-//! The header is `wharf <kind> <version> <bytes> <crc32>`; kinds are words of the caller.
+//! The header is `wharf <kind> <version> <bytes> <crc32>`. The caller chooses the kind.
 
 use std::fs;
 use std::io::{self, Write};
@@ -11,31 +11,31 @@ use wharf_types::{ErrorKind, Failure};
 /// Why a record could not be saved or loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file system refused.
+    /// The file system returned an error.
     #[error("{operation} of record {path} failed", path = .path.display())]
     Io {
-        /// What was done.
+        /// The operation that failed.
         operation: &'static str,
         /// The record.
         path: PathBuf,
-        /// What the file system said.
+        /// The file system's error.
         #[source]
         source: io::Error,
     },
-    /// The content is not what was saved, or not a record.
+    /// The file is not a record, or not as it was saved.
     #[error("record {path} is damaged: {what}", path = .path.display())]
     Damaged {
         /// The record.
         path: PathBuf,
-        /// What does not fit.
+        /// What is wrong with it.
         what: &'static str,
     },
-    /// The record is whole, and its content is not what this build writes.
+    /// The record is whole, but its content is not what this build writes.
     #[error("the content of record {path} makes no sense", path = .path.display())]
     Content {
         /// The record.
         path: PathBuf,
-        /// What the reader of the content found.
+        /// The error of the content's decoder.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -62,24 +62,24 @@ impl Failure for Error {
 }
 
 impl Error {
-    /// Whether the record is simply not there.
+    /// Whether the record does not exist.
     #[must_use]
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Whether it is certain that the record is not what was saved. A disk that refuses may not do so the next time, and
-    /// what a newer release wrote may be whole.
+    /// Whether the record is certainly not what was saved. An I/O error may not come back, and what a newer release
+    /// wrote may be whole.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::Damaged { .. } | Self::Content { .. }) || self.is_missing()
     }
 }
 
-/// Whether a record must outlive a power cut.
+/// Whether a record must survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// It describes what a power cut ends anyway.
+    /// It describes something that does not survive a power cut either.
     Volatile,
     /// The file and its directory are synced before the call returns.
     Durable,
@@ -90,12 +90,12 @@ pub enum Durability {
 pub struct Format {
     /// One word.
     pub kind: &'static str,
-    /// Raised when older builds must not write it any more. What they have to know of what it tells of, they still find
-    /// where it was.
+    /// Raised when older builds must no longer write the record. They still find what they need to know of its subject
+    /// in the same place.
     pub version: u32,
 }
 
-/// A record that is written but not in its place: only a rename is left to be done, for which no room is needed.
+/// A record that is written but not yet in its place. Only a rename is left, which needs no disk space.
 #[derive(Debug)]
 #[must_use = "dropped, it is removed"]
 pub struct Staged {
@@ -110,7 +110,8 @@ enum Stage {
     InPlace,
 }
 
-/// Saves a record in place of an older one. Afterwards a reader finds it whole; after a failure, the older one.
+/// Saves a record in place of an older one. After success a reader finds the new record whole; after an error, the
+/// older one.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -118,10 +119,10 @@ pub fn save(path: &Path, format: Format, content: &[u8], durability: Durability)
     stage(path, format, content, durability)?.commit()
 }
 
-/// Writes a record beside its place, for whoever has to know that it can be saved before doing what it tells of.
+/// Writes a record beside its place, for a caller that must know that it can be saved before doing what it records.
 ///
 /// # Errors
-/// [`Error::Io`]; nothing is left of it.
+/// [`Error::Io`]; nothing is left on disk.
 pub fn stage(path: &Path, format: Format, content: &[u8], durability: Durability) -> Result<Staged, Error> {
     let fail = |operation| move |source| Error::Io { operation, path: path.to_owned(), source };
     let header =
@@ -136,10 +137,10 @@ pub fn stage(path: &Path, format: Format, content: &[u8], durability: Durability
 }
 
 impl Staged {
-    /// Puts it in place of the older one.
+    /// Puts the record in place of the older one.
     ///
     /// # Errors
-    /// [`Error::Io`]; then the older one is still there.
+    /// [`Error::Io`]; the older record is still there.
     pub fn commit(mut self) -> Result<(), Error> {
         let fail = |operation| {
             let path = self.path.clone();
@@ -159,10 +160,10 @@ impl Staged {
 }
 
 impl Drop for Staged {
-    /// What is half written takes room that may be what is wanting.
+    /// A half-written file uses space, and a lack of space may be why it is half written.
     fn drop(&mut self) {
         if self.state == Stage::Written {
-            // Not there if it could not even be made.
+            // It does not exist if it could not even be made.
             fs::remove_file(self.temporary()).unwrap_or_default();
         }
     }
@@ -174,7 +175,7 @@ fn temporary(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// No record is longer.
+/// The longest record.
 const LIMIT_BYTES: u64 = 16 << 20;
 
 /// Loads a record of at most 16 MiB.
@@ -188,8 +189,8 @@ pub fn load(path: &Path, format: Format) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// Loads what a newer release wrote of this kind, if it is laid out as records are today. The caller takes of it what it
-/// understands, and leaves the record as it is.
+/// Loads a record of this kind that a newer release wrote, if it is laid out as records are today. The caller uses what
+/// it understands, and does not change the record.
 ///
 /// # Errors
 /// [`Error`].
@@ -201,10 +202,10 @@ pub fn load_newer(path: &Path, format: Format) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// Whether a record may be replaced: one of a newer release says more than this build could write.
+/// Checks that a record may be replaced. A newer release's record may not: it says more than this build could write.
 ///
 /// # Errors
-/// [`Error::Foreign`] if it may not.
+/// [`Error::Foreign`].
 pub fn check_replaceable(path: &Path, format: Format) -> Result<(), Error> {
     match load(path, format) {
         Err(newer @ Error::Foreign { .. }) => Err(newer),
@@ -217,7 +218,7 @@ fn foreign(path: &Path, format: Format, version: &str) -> Error {
     Error::Foreign { path: path.to_owned(), found, wanted: format!("{} {}", format.kind, format.version) }
 }
 
-/// A record's version, and its content if that is whole.
+/// A record's content, or why it cannot be used.
 type Content = Result<Vec<u8>, Error>;
 
 fn read(path: &Path, kind: &'static str) -> Result<(String, Content), Error> {
@@ -242,7 +243,7 @@ fn read(path: &Path, kind: &'static str) -> Result<(String, Content), Error> {
     Ok((version.to_owned(), content))
 }
 
-/// Reads the file of a record, its header included.
+/// Reads a record's file, header included.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
     let fail = |source| Error::Io { operation: "reading", path: path.to_owned(), source };
     if fs::metadata(path).map_err(fail)?.len() > LIMIT_BYTES {
@@ -251,7 +252,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(fail)
 }
 
-/// Removes a record, and what a crash left of a newer one; gone already is success.
+/// Removes a record, and what a crash left of its replacement. A missing record is success.
 ///
 /// # Errors
 /// [`Error::Io`].

@@ -1,8 +1,8 @@
-//! Records with a known content: one file, or a directory of files of one kind, and the quarantine.
+//! Records whose content has a type: single files, directories of files of one kind, and the quarantine.
 //!
-//! A file that is not what was saved is put into quarantine, where a person can look at it and nothing else does. One that
-//! cannot be read now, or that a newer release wrote, is left alone: it may be whole. Nothing here logs; who opens records
-//! tells of both.
+//! A damaged file is moved to the quarantine, where only a person looks at it. A file that cannot be read now, or that
+//! a newer release wrote, is left alone, because it may be whole. Nothing here logs: the caller that opens records
+//! reports both.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -13,30 +13,30 @@ use std::path::{Path, PathBuf};
 
 use crate::record::{self, Durability, Error, Format, Staged};
 
-/// How many files of one name are kept in quarantine.
+/// How many files of the same name the quarantine holds.
 const SAME_NAME_LIMIT: usize = 1000;
 
 /// Why bytes are not the content of a record.
 pub type ContentError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a record holds, and how it is written.
+/// A type that can be saved as a record.
 pub trait Content: Sized {
     /// The kind and version that this build writes and reads.
     const FORMAT: Format;
 
-    /// The bytes behind the header.
+    /// The bytes that follow the header.
     ///
     /// # Errors
-    /// The content has what cannot be written.
+    /// The value cannot be written.
     fn encode(&self) -> Result<Vec<u8>, ContentError>;
 
     /// Reads those bytes.
     ///
     /// # Errors
-    /// The bytes are not what [`Content::encode`] gives.
+    /// The bytes are not what [`Content::encode`] returns.
     fn decode(bytes: &[u8]) -> Result<Self, ContentError>;
 
-    /// Reads a file without a header, as older builds wrote some kinds; `None` for what was never so.
+    /// Reads a file without a header, as older builds wrote some kinds of record; `None` for every other kind.
     #[must_use]
     fn decode_bare(_file: &[u8]) -> Option<Self> {
         None
@@ -46,21 +46,21 @@ pub trait Content: Sized {
 /// Saves a record in place of an older one.
 ///
 /// # Errors
-/// [`Error::Io`] or [`Error::Content`]; then the older one is still there.
+/// [`Error::Io`] or [`Error::Content`]; the older record is still there.
 pub fn save<T: Content>(path: &Path, content: &T, durability: Durability) -> Result<(), Error> {
     stage(path, content, durability)?.commit()
 }
 
-/// Writes a record beside its place, see [`record::stage`].
+/// Writes a record beside its place; see [`record::stage`].
 ///
 /// # Errors
-/// [`Error::Io`] or [`Error::Content`]; nothing is left of it.
+/// [`Error::Io`] or [`Error::Content`]; nothing is left on disk.
 pub fn stage<T: Content>(path: &Path, content: &T, durability: Durability) -> Result<Staged, Error> {
     let bytes = content.encode().map_err(|source| Error::Content { path: path.to_owned(), source })?;
     record::stage(path, T::FORMAT, &bytes, durability)
 }
 
-/// Loads a record. A disk that refuses is asked once more: it may not do so again.
+/// Loads a record. An I/O error is retried once, because it may not come back.
 ///
 /// # Errors
 /// [`Error`]; see [`Error::is_damage`].
@@ -81,22 +81,22 @@ fn load_once<T: Content>(path: &Path) -> Result<T, Error> {
     }
 }
 
-/// A directory for what is not what was saved.
+/// The directory for damaged files.
 #[derive(Debug, Clone)]
 pub struct Quarantine(PathBuf);
 
 impl Quarantine {
-    /// Names the directory; it is made when it is needed.
+    /// Takes the directory's path. The directory is made when it is first needed.
     #[must_use]
     pub fn new(directory: PathBuf) -> Self {
         Self(directory)
     }
 
-    /// Moves a file or a directory into quarantine under a name, beside what has it already, and returns where it is now;
-    /// `None` if there is nothing to be moved.
+    /// Moves a file or a directory into the quarantine as `name`, with a number if the name is taken, and returns its
+    /// new path; `None` if there is nothing to move.
     ///
     /// # Errors
-    /// [`Error::Io`]; then it stays where it is.
+    /// [`Error::Io`]; the file stays where it is.
     pub fn put_aside(&self, path: &Path, name: impl AsRef<OsStr>) -> Result<Option<PathBuf>, Error> {
         let fail = |operation| move |source| Error::Io { operation, path: path.to_owned(), source };
         if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
@@ -116,10 +116,10 @@ impl Quarantine {
         Ok(Some(place))
     }
 
-    /// How many things are in it.
+    /// The number of entries.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The file system's error.
     pub fn count(&self) -> io::Result<usize> {
         match fs::read_dir(&self.0) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
@@ -132,7 +132,7 @@ impl Quarantine {
 #[derive(Debug, thiserror::Error)]
 #[error("{fate}")]
 pub struct Unusable {
-    /// Why.
+    /// Why it cannot be used.
     #[source]
     pub cause: Error,
     /// What became of it.
@@ -142,11 +142,11 @@ pub struct Unusable {
 /// What became of a record that cannot be used.
 #[derive(Debug)]
 pub enum Fate {
-    /// It is not what was saved, and is here now.
+    /// It was damaged, and is now at this path.
     PutAside(PathBuf),
-    /// It is not what was saved, and could not be moved for this reason.
+    /// It is damaged, and this error kept it from being moved.
     Stays(Box<Error>),
-    /// It may be whole.
+    /// It may be whole, and stays where it is.
     LeftAlone,
 }
 
@@ -160,10 +160,10 @@ impl fmt::Display for Fate {
     }
 }
 
-/// A record with its name.
+/// A record's name, and the record.
 pub type Loaded<T> = (String, Result<T, Unusable>);
 
-/// A directory of records of one kind, by name. One process writes to it.
+/// A directory of records of one kind, by name. Only one process writes to it.
 #[derive(Debug)]
 pub struct Records<T> {
     directory: PathBuf,
@@ -172,7 +172,7 @@ pub struct Records<T> {
 }
 
 impl<T: Content> Records<T> {
-    /// Opens the directory, making it if need be, and drops what an interrupted write left.
+    /// Opens the directory, makes it if it does not exist, and removes what an interrupted write left.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -186,7 +186,7 @@ impl<T: Content> Records<T> {
         Ok(records)
     }
 
-    /// Every record with its name, in their order. What is damaged is in quarantine afterwards.
+    /// All records, sorted by name. Damaged ones are moved to the quarantine.
     ///
     /// # Errors
     /// [`Error::Io`] if the directory cannot be read.
@@ -199,7 +199,7 @@ impl<T: Content> Records<T> {
         Ok(loaded.collect())
     }
 
-    /// One record; `None` if there is none. If it is damaged, it is in quarantine afterwards.
+    /// One record; `None` if it does not exist. A damaged one is moved to the quarantine.
     ///
     /// # Errors
     /// [`Unusable`].
@@ -213,12 +213,12 @@ impl<T: Content> Records<T> {
     /// Saves a record in place of an older one.
     ///
     /// # Errors
-    /// As of [`save`].
+    /// Those of [`save`].
     pub fn save(&self, name: &str, content: &T, durability: Durability) -> Result<(), Error> {
         save(&self.path(name), content, durability)
     }
 
-    /// Renames a record; one that is gone is fine.
+    /// Renames a record. A missing record is success.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -231,7 +231,7 @@ impl<T: Content> Records<T> {
         }
     }
 
-    /// Removes a record; one that is gone is fine.
+    /// Removes a record. A missing record is success.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -239,7 +239,7 @@ impl<T: Content> Records<T> {
         record::remove(&self.path(name))
     }
 
-    /// Puts a record aside whose content makes no sense.
+    /// Moves a record whose content makes no sense to the quarantine.
     #[must_use]
     pub fn reject(&self, name: &str, source: ContentError) -> Unusable {
         self.judge(name, Error::Content { path: self.path(name), source })
@@ -271,7 +271,7 @@ impl<T: Content> Records<T> {
     }
 }
 
-/// Whether a file is one that was being written; with a dot in front older builds called some so.
+/// Whether a file is a record that was being written. Older builds put a dot in front of some of those names.
 fn is_half_written(name: &str) -> bool {
     name.starts_with('.') || name.ends_with(".new")
 }
