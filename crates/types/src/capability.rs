@@ -1,6 +1,6 @@
-//! The capabilities of Linux: the one table of their numbers.
+//! Linux capabilities: the only table of their numbers.
 
-/// The capabilities by number, without `CAP_`: capabilities(7).
+/// The names of the capabilities by number, without `CAP_`; see capabilities(7).
 pub const NAMES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -45,10 +45,10 @@ pub const NAMES: [&str; 41] = [
     "CHECKPOINT_RESTORE",
 ];
 
-/// To load a filter without `no_new_privs`, among much else.
+/// Needed to load a seccomp filter without `no_new_privs`; it allows much else.
 pub const SYS_ADMIN: u64 = bit("SYS_ADMIN");
 
-/// To raise limits, and to lower an `oom_score_adj`.
+/// Needed to raise limits and to lower an `oom_score_adj`.
 pub const SYS_RESOURCE: u64 = bit("SYS_RESOURCE");
 
 /// The bit of a capability in a set. A name that is not in the table does not compile.

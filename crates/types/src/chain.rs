@@ -1,8 +1,8 @@
-//! An error with all its causes in one line, for whoever ends its journey.
+//! An error with all its causes on one line, for the place that logs or prints it.
 
 use std::error::Error;
 
-/// The error's message and those of its causes, outermost first, separated by colons.
+/// The messages of an error and its causes, outermost first, separated by colons.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

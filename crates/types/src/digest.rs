@@ -1,5 +1,5 @@
-//! Content digests. Only SHA-256: the one algorithm every registry serves. What is named by another is refused by its name:
-//! it is whole, and only this program cannot verify it.
+//! Content digests: SHA-256 only, the one algorithm that every registry serves. A digest of another algorithm is
+//! refused with that algorithm's name: the content may be whole, but wharf cannot verify it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,33 +7,33 @@ use std::str::FromStr;
 /// Why a text is not a digest that wharf accepts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
-    /// It is no digest.
+    /// It is not a digest.
     #[error("{text:?} is not a digest: expected sha256: and 64 lower-case hexadecimal characters")]
     Malformed {
         /// The text, shortened to 100 characters.
         text: String,
     },
-    /// It is a digest of an algorithm that wharf does not have.
+    /// It is a digest of an algorithm that wharf does not support.
     #[error(
         "a digest by {algorithm} cannot be verified, only one by sha256; push the image with sha256 digests"
     )]
     Algorithm {
-        /// The algorithm's name, one that OCI registers.
+        /// The algorithm's name, as OCI registers it.
         algorithm: &'static str,
     },
 }
 
-/// The other algorithms that OCI registers: SHA-384 is one of Go's digest library alone.
+/// The other algorithms that OCI registers, and SHA-384, which only Go's digest library has.
 const OTHERS: [&str; 3] = ["sha512", "sha384", "blake3"];
 
-/// A SHA-256 digest, shown as `sha256:<64 hex>`. Safe as a file name by [`Digest::hex`].
+/// A SHA-256 digest, displayed as `sha256:<64 hex>`. [`Digest::hex`] is safe as a file name.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(Box<str>);
 
 impl Digest {
     const PREFIX: &'static str = "sha256:";
 
-    /// Makes a digest of the 32 bytes a SHA-256 computation gave.
+    /// Makes a digest of the 32 bytes that SHA-256 returned.
     #[must_use]
     pub fn from_sha256(bytes: [u8; 32]) -> Self {
         Self(format!("{}{}", Self::PREFIX, crate::id::hex(&bytes)).into())

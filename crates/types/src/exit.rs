@@ -1,25 +1,25 @@
-//! How a container ended, and the state it is in.
+//! How a container ended, and which state it is in.
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// It returned a code, 0 to 255.
+    /// It exited with a code, 0 to 255.
     Code(u8),
-    /// A signal ended it.
+    /// A signal killed it.
     Signal {
-        /// The kernel's number of the signal.
+        /// The signal's number.
         number: u8,
-        /// Whether the kernel's out-of-memory killer sent it.
+        /// Whether it was OOM-killed.
         oom: bool,
     },
     /// It never ran: the program could not be executed.
     NotStarted,
-    /// Its supervisor died and nobody saw how it ended.
+    /// Its supervisor died, and nobody saw how it ended.
     Lost,
 }
 
 impl Exit {
-    /// The code a shell would show: 128 + signal for a signal, 128 for what never ran, 255 for what nobody saw.
+    /// The code that a shell would show: 128 + signal for a signal, 128 if it never ran, 255 if nobody saw it end.
     #[must_use]
     pub fn code(self) -> i32 {
         match self {
@@ -30,7 +30,7 @@ impl Exit {
         }
     }
 
-    /// The CRI's reason for a container's end.
+    /// The CRI's reason for the container's end.
     #[must_use]
     pub fn reason(self) -> &'static str {
         match self {

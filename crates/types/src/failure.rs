@@ -1,4 +1,4 @@
-//! Errors that know their class, and the class of what the kernel answers: the only place that judges an errno.
+//! Errors that know their class. This is the only place that judges an errno.
 
 use std::error::Error;
 use std::io;
@@ -7,16 +7,17 @@ use nix::errno::Errno;
 
 use crate::ErrorKind;
 
-/// An error that knows its class. Whoever adds a context to one keeps both: the error as the cause, and its class.
+/// An error that knows its class. Code that adds context to an error keeps the error as the cause, and keeps its class.
 pub trait Failure: Error + Send + Sync + 'static {
     /// The class of the error.
     fn kind(&self) -> ErrorKind;
 }
 
 impl Failure for Errno {
-    /// Where the machine ran short, a client may try again later; all else is nothing that a client could mend. What is
-    /// missing is missing to wharf alone, and so is a permission: to a client `NotFound` and `PermissionDenied` would say
-    /// something of what it named, and the kubelet forgets a pod for the one. Whoever made a call on what a request names
+    /// A client may retry when the machine is short of something; it can mend nothing else. A file that is missing is
+    /// missing to wharf alone, and so is a permission: `NotFound` and `PermissionDenied` would tell a client something
+    /// about the object that it named, and on `NotFound` the kubelet forgets a pod. Code whose system call is about a
+    /// thing that the request names knows better, and uses [`named`].
     /// knows better, and says so.
     fn kind(&self) -> ErrorKind {
         match self {
@@ -32,8 +33,8 @@ impl Failure for Errno {
     }
 }
 
-/// The class of what the kernel answers of a thing that a request or an image names: the fault of who named it, unless the
-/// machine ran short or a disk is broken.
+/// The class of the kernel's error for a thing that a request or an image names: its author is at fault, unless the
+/// machine is short of something or a disk is broken.
 #[must_use]
 pub fn named(errno: Errno) -> ErrorKind {
     match errno {
@@ -44,7 +45,7 @@ pub fn named(errno: Errno) -> ErrorKind {
 }
 
 impl Failure for io::Error {
-    /// As the errno in it; one without is no answer of the kernel.
+    /// The class of the errno inside; an error without one did not come from the kernel.
     fn kind(&self) -> ErrorKind {
         self.raw_os_error().map_or(ErrorKind::Internal, |number| Errno::from_raw(number).kind())
     }

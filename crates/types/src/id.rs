@@ -1,4 +1,4 @@
-//! Ids of pods and containers: 64 lower-case hexadecimal characters, as cAdvisor and the kubelet expect.
+//! Pod and container ids: 64 lower-case hexadecimal characters, the form that cAdvisor and the kubelet expect.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,7 +18,7 @@ macro_rules! id {
         pub struct $name(Box<str>);
 
         impl $name {
-            /// Makes an id of 32 random bytes.
+            /// Makes an id from 32 random bytes.
             #[must_use]
             pub fn from_random(bytes: [u8; 32]) -> Self {
                 Self(hex(&bytes).into())
@@ -30,7 +30,7 @@ macro_rules! id {
                 &self.0
             }
 
-            /// The first 13 characters, for people.
+            /// The first 13 characters, for people to read.
             #[must_use]
             pub fn short(&self) -> &str {
                 &self.0[..13]
@@ -75,7 +75,7 @@ macro_rules! id {
 id!(PodId, "pod");
 id!(ContainerId, "container");
 
-/// Lower-case hexadecimal, two characters a byte.
+/// Lower-case hexadecimal, two characters per byte.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes

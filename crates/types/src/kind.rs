@@ -1,29 +1,29 @@
-//! What went wrong, in the few classes a client can act on.
+//! The classes of errors: as few as a client can act on.
 
-/// The class of an error. Every crate's error is a [`Failure`](crate::Failure), which has one; `cri/src/status.rs` turns it
-/// into a gRPC code.
+/// The class of an error. The error of every crate is a [`Failure`](crate::Failure) and so has one; `cri/src/status.rs`
+/// turns it into a gRPC code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// The named object does not exist.
+    /// The object that the request names does not exist.
     NotFound,
     /// The request can never work as it stands.
     InvalidArgument,
-    /// The object exists already, and is another one.
+    /// An object of that name exists already, and is a different one.
     AlreadyExists,
-    /// The object is in the wrong state for the call; another call must come first.
+    /// The object is in the wrong state for this call; another call must come first.
     FailedPrecondition,
-    /// A bound was reached: space, count or size.
+    /// A limit was reached: space, count or size.
     ResourceExhausted,
-    /// The other side refused our credentials, or lacks them.
+    /// The other side refused our credentials, or we have none.
     PermissionDenied,
-    /// Something outside (a registry, a plugin) does not answer now; a retry may work.
+    /// Something outside wharf (a registry, a plugin) does not respond now; a retry may work.
     Unavailable,
     /// A deadline passed.
     DeadlineExceeded,
-    /// Wharf or this kernel does not have the feature.
+    /// Wharf or this kernel does not support it.
     Unimplemented,
     /// What was stored or received is damaged.
     DataLoss,
-    /// The kernel refused, or wharf has a fault.
+    /// The kernel returned an error, or wharf has a bug.
     Internal,
 }

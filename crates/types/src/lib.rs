@@ -1,6 +1,7 @@
-//! The words of wharf: ids, digests, image references, paths, states, exits and error kinds.
+//! The words of wharf: ids, digests, image references, paths, states, exits and error classes.
 //!
-//! Each type has one constructor that checks; whoever holds a value need not check again. Nothing here does I/O.
+//! Each type has one constructor, which checks, so that no holder of a value needs to check it again. Nothing here does
+//! I/O.
 
 pub mod capability;
 mod chain;

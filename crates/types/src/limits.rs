@@ -1,4 +1,4 @@
-//! Bounds that two programs have to agree on.
+//! Limits on which two programs must agree.
 
-/// The longest message of the CRI and of the admin service either way, in bytes: the kubelet's own limit.
+/// The longest message of the CRI and of the admin service in either direction, in bytes: the kubelet's own limit.
 pub const MESSAGE_LIMIT_BYTES: usize = 16 << 20;

@@ -1,7 +1,7 @@
-//! Locks whose holders may have panicked.
+//! Locks that survive the panic of a holder.
 //!
-//! What wharf guards so is whole at every moment: each update is one assignment, insertion or removal. So the panic of a
-//! holder is that thread's alone, and the next one goes on with what is there.
+//! What wharf guards with them is valid at every moment, because each update is one assignment, insertion or removal.
+//! So a panic ends only the thread that panicked, and the next holder continues with what is there.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

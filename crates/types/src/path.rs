@@ -1,4 +1,4 @@
-//! Paths of the host and of a container are two types, so that neither can stand for the other.
+//! Paths of the host and paths in a container. They are two types, so that one can never be used as the other.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ pub enum PathError {
 }
 
 impl Failure for PathError {
-    /// Of a path that wharf itself made: whoever reads one from a request names the field, and refuses that.
+    /// The class for a path that wharf itself made. Code that reads a path from a request names the field and refuses
+    /// it as an invalid argument.
     fn kind(&self) -> ErrorKind {
         ErrorKind::Internal
     }
@@ -59,21 +60,21 @@ impl HostPath {
         &self.0
     }
 
-    /// The path as text; it was made of text.
+    /// The path as text; it was made from text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
 }
 
-/// An absolute path as a process inside a container names it. It means nothing until it is resolved below the
-/// container's root by file descriptor.
+/// An absolute path as a process inside a container sees it. It has no meaning until it is resolved through file
+/// descriptors below the container's root.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerPath(Box<str>);
 
 impl ContainerPath {
-    /// Takes an absolute path; repeated slashes and `.` components are dropped, and `..` with the component before it, as
-    /// Kubernetes reads a path: by its letters, whatever is a link.
+    /// Takes an absolute path. Repeated slashes and `.` components are dropped, and `..` is dropped together with the
+    /// component before it. Like Kubernetes, this works on the text alone and does not look at links.
     ///
     /// # Errors
     /// [`PathError`] if it is relative or malformed.
@@ -106,7 +107,7 @@ impl ContainerPath {
         &self.0[1..]
     }
 
-    /// Whether it is a path below another.
+    /// Whether it is below another path.
     #[must_use]
     pub fn is_below(&self, other: &Self) -> bool {
         let rest = self.0.strip_prefix(if other.depth() == 0 { "" } else { other.as_str() });

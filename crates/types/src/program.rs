@@ -1,14 +1,14 @@
-//! Programs: where they are looked for, and why one cannot be executed, in the words that people read and that the command
-//! line knows again.
+//! Programs: where they are searched for, and why one cannot be executed. People read these texts, and the command line
+//! recognises them.
 
-/// Where programs are looked for if the environment does not say it.
+/// The search path if the environment has none.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// There is no such file, or not the interpreter that it names.
+/// The file, or the interpreter that it names, does not exist.
 pub const MISSING: &str = "no such file or directory in the container (the program, or its interpreter)";
 
-/// The file is not to be executed by whom is to execute it.
+/// The user who is to execute the file may not.
 pub const DENIED: &str = "permission denied: it is not executable by this user";
 
-/// The file is of another machine, or no program at all.
+/// The file is for another architecture, or is not a program at all.
 pub const FORMAT: &str = "exec format error: not a program for this machine";

@@ -1,8 +1,8 @@
-//! What of the kernel's own files a container should not see or write.
+//! The kernel's files that a container should not see or should not write.
 //!
-//! A CRI request sends its own lists; these are for whoever writes a request for people.
+//! A CRI request has its own lists. These are for code that writes a request on a person's behalf.
 
-/// Paths that read as empty, for containers whose request sends no list of its own.
+/// Paths that are masked in a container whose request has no list.
 pub const MASKED_PATHS: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
@@ -18,6 +18,6 @@ pub const MASKED_PATHS: [&str; 12] = [
     "/sys/firmware",
 ];
 
-/// Paths that cannot be written, for containers whose request sends no list of its own.
+/// Paths that are read-only in a container whose request has no list.
 pub const READONLY_PATHS: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];

@@ -1,4 +1,4 @@
-//! Image references, normalised as Docker does: `docker.io/library/` and `:latest` are filled in.
+//! Image references, normalised as Docker does it: `docker.io/library/` and `:latest` are filled in.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,7 +21,7 @@ impl Failure for ReferenceError {
     }
 }
 
-/// A normalised reference: `host/repository[:tag][@digest]`. Without tag and digest it means `:latest`.
+/// A normalised reference: `host/repository[:tag][@digest]`. Without a tag and a digest it means `:latest`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference {
     host: Box<str>,
@@ -61,7 +61,7 @@ impl Reference {
         format!("{}/{}", self.host, self.repository)
     }
 
-    /// `host/repository:tag` if there is a tag and no digest: what `repo_tags` shows.
+    /// `host/repository:tag`, if there is a tag and no digest, as `repo_tags` shows it.
     #[must_use]
     pub fn tagged(&self) -> Option<String> {
         match (&self.tag, &self.digest) {
@@ -70,7 +70,7 @@ impl Reference {
         }
     }
 
-    /// The same repository by digest alone: what `repo_digests` shows.
+    /// The same repository with a digest alone, as `repo_digests` shows it.
     #[must_use]
     pub fn with_digest(&self, digest: &Digest) -> Self {
         Self {
@@ -145,8 +145,8 @@ fn of_digest(error: DigestError) -> &'static str {
     }
 }
 
-/// The first component is a host only if it looks like one: a dot, a port, `localhost`, or capitals, which no repository
-/// has.
+/// The first component is a host only if it looks like one: it has a dot, a port or a capital letter, which no
+/// repository has, or is `localhost`.
 fn split_host(name: &str) -> (String, String) {
     let (host, repository) = match name.split_once('/') {
         Some((first, rest))
@@ -194,7 +194,7 @@ fn is_port(text: &str) -> bool {
         .is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok())
 }
 
-/// Lower-case words, separated by one dot, one or two underscores, or any number of hyphens.
+/// Lower-case words, separated by one dot, by one or two underscores, or by any number of hyphens.
 fn is_component(component: &str) -> bool {
     let mut last_word = false;
     let mut separator = String::new();

@@ -1,10 +1,10 @@
-//! What was being done when something failed.
+//! Errors that say at which stage an operation failed.
 
 use std::sync::Arc;
 
 use crate::{ErrorKind, Failure};
 
-/// A step that failed. Clones are the same failure.
+/// A stage that failed. Clones share the cause.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{stage}")]
 pub struct StageError {
@@ -16,7 +16,7 @@ pub struct StageError {
 }
 
 impl StageError {
-    /// The failure of a stage.
+    /// Makes the error of a stage.
     pub fn at(stage: &'static str, cause: impl Failure) -> Self {
         Self { stage, cause: Arc::new(cause) }
     }
@@ -25,19 +25,20 @@ impl StageError {
 impl Failure for StageError {
     fn kind(&self) -> ErrorKind {
         match self.cause.kind() {
-            // What a request names was found before the work began. To a kubelet NotFound means that it is gone.
+            // What the request names was found before the work began, so the missing thing is another one. NotFound
+            // would tell the kubelet that its object is gone.
             ErrorKind::NotFound => ErrorKind::Internal,
             kind => kind,
         }
     }
 }
 
-/// Names the stage of a failure.
+/// Adds the stage to an error.
 pub trait Stage<T> {
-    /// The same result; a failure of it is that of the stage.
+    /// Returns the same result; an error becomes that of the stage.
     ///
     /// # Errors
-    /// The failure is kept as the cause.
+    /// [`StageError`], with the error as its cause.
     fn stage(self, stage: &'static str) -> Result<T, StageError>;
 }
 

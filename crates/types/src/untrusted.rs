@@ -1,6 +1,6 @@
-//! What an image says of itself is hostile until an allow-list function has let it through.
+//! Values from an image: each is hostile until a checking function has let it through.
 
-/// A value that came from an image. It can be looked at only by a function that checks and bounds what it returns.
+/// A value that came from an image. Only a function that checks and bounds what it returns may look at it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Untrusted<T>(T);
 
@@ -10,7 +10,7 @@ impl<T> Untrusted<T> {
         Self(value)
     }
 
-    /// Looks at the value with a function that must check and bound what it lets through.
+    /// Passes the value to a function that must check and bound what it returns.
     pub fn admit<R>(&self, check: impl FnOnce(&T) -> R) -> R {
         check(&self.0)
     }
@@ -22,12 +22,12 @@ impl<T> std::fmt::Debug for Untrusted<T> {
     }
 }
 
-/// A text that is safe in one field of a line-based file: no newline, carriage return, NUL or colon.
+/// A text that is safe as one field of a line-based file: without newline, carriage return, NUL and colon.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Field(Box<str>);
 
 impl Field {
-    /// Takes the text, or `None` if it has a separator or more than 4096 bytes.
+    /// Takes the text; `None` if it has one of those characters or more than 4096 bytes.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         let ok = text.len() <= 4096 && !text.contains(['\n', '\r', '\0', ':']);

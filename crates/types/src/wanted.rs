@@ -1,15 +1,15 @@
-//! The streams of a process that a client wants.
+//! Which streams of a process a client wants.
 
-/// The four flags of the CRI's Exec and Attach, independent of each other.
+/// The four flags of the CRI's Exec and Attach, each independent of the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "wanted independently, as in the CRI's requests")]
 pub struct Wanted {
-    /// To write input.
+    /// The client writes to standard input.
     pub stdin: bool,
-    /// To read output.
+    /// The client reads standard output.
     pub stdout: bool,
-    /// To read errors, apart from output.
+    /// The client reads standard error, apart from standard output.
     pub stderr: bool,
-    /// To do so at a terminal, which carries both outputs.
+    /// The process has a terminal, which carries both outputs.
     pub terminal: bool,
 }
