@@ -1,4 +1,4 @@
-//! Wharf's own words as messages have them, and back.
+//! Conversions between wharf's types and the messages of the protocol.
 
 use wharf_types::{ErrorKind, Exit, TerminalSize};
 
@@ -16,7 +16,7 @@ impl From<Exit> for v1::Exit {
     }
 }
 
-/// How something ended; one that is not told of is lost.
+/// How something ended; a missing exit is a lost one.
 #[must_use]
 pub fn exit_of(told: Option<v1::Exit>) -> Exit {
     let Some(told) = told else { return Exit::Lost };
@@ -43,7 +43,7 @@ impl From<failure::Kind> for ErrorKind {
 }
 
 impl From<ErrorKind> for failure::Kind {
-    /// What a supervisor never tells apart is a fault of its own.
+    /// Kinds that the protocol does not distinguish are the supervisor's own faults.
     fn from(kind: ErrorKind) -> Self {
         match kind {
             ErrorKind::NotFound => Self::NotFound,
@@ -66,7 +66,7 @@ impl From<TerminalSize> for v1::TerminalSize {
     }
 }
 
-/// A size that no terminal has: the kernel's numbers are shorter.
+/// A terminal size that does not fit the kernel's 16-bit numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a terminal cannot have {width} columns and {height} rows")]
 pub struct SizeError {

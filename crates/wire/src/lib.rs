@@ -1,8 +1,8 @@
 //! The supervisor protocol: what wharfd and wharf-shim say to each other over `SOCK_SEQPACKET`.
 //!
-//! One message is one datagram; descriptors travel beside it. What may be larger than a datagram travels as a sealed memory
-//! file: a plan and a command's arguments always, any other message when it is. Both sides are of one user on one machine,
-//! but may be of different releases: see [`VERSION`].
+//! One message is one datagram, and descriptors travel beside it. A message that may be larger than a datagram travels
+//! in a sealed memory file: a plan and a command's arguments always, any other message when it needs to. Both sides run
+//! as one user on one machine but may be of different releases: see [`VERSION`].
 
 mod convert;
 
@@ -14,7 +14,7 @@ use wharf_types::{ErrorKind, Failure};
 
 pub use convert::{SizeError, exit_of};
 
-/// The generated messages of `proto/supervisor/v1/supervisor.proto`.
+/// The messages generated from `proto/supervisor/v1/supervisor.proto`.
 #[allow(missing_docs, reason = "the proto's own comments explain its fields")]
 #[allow(clippy::struct_excessive_bools, reason = "messages have flags")]
 #[allow(clippy::allow_attributes_without_reason, reason = "generated")]
@@ -22,15 +22,15 @@ pub mod v1 {
     include!("generated.rs");
 }
 
-/// The version of the protocol this build speaks. Within a version fields are only added; where that changes what an older
-/// supervisor is asked to do, it is a [`feature`].
+/// The version of the protocol that this build speaks. Within a version, fields are only added. An addition that
+/// changes what a supervisor has to do is a [`feature`], so that an older supervisor is not asked for it.
 pub const VERSION: u32 = 1;
 
-/// Names of what a supervisor can do that older ones of the same version cannot. It tells them in its state.
+/// The names of what a supervisor can do and older ones of the same version cannot. It lists them in its state.
 pub mod feature {
-    /// It does not begin a request after its deadline, and ends what is not done by then.
+    /// It does not begin a request after its deadline, and stops what is not done by then.
     pub const DEADLINES: &str = "deadlines";
-    /// It makes a new file system read-only after others were mounted in it.
+    /// It makes a new file system read-only after the mounts inside it are made.
     pub const READ_ONLY_LAST: &str = "read-only-last";
     /// It fills an image's volumes.
     pub const VOLUMES: &str = "volumes";
@@ -42,19 +42,20 @@ pub const FEATURES: [&str; 3] = [feature::DEADLINES, feature::READ_ONLY_LAST, fe
 /// The longest datagram, in bytes; the kernel's default send buffer holds three of them.
 pub const DATAGRAM_LIMIT_BYTES: usize = 64 * 1024;
 
-/// The longest message, in bytes: what a memory file of one may hold.
+/// The longest message in a memory file, in bytes.
 pub const MESSAGE_LIMIT_BYTES: usize = 4 << 20;
 
-/// The datagram of a message that is in a memory file: no message begins so, it would be an unfinished field.
+/// The datagram that stands for a message in a memory file. No message begins with this byte: it would be an unfinished
+/// field.
 const IN_FILE: &[u8] = &[0xff];
 
 /// Why a message could not be sent or received.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The socket failed; EAGAIN if it would have had to wait.
+    /// The socket failed; EAGAIN if the call would have blocked.
     #[error("the supervisor's connection failed")]
     Socket(#[source] wharf_sys::Error),
-    /// The bytes are not a message of this protocol.
+    /// The datagram is not a message of this protocol.
     #[error("a message of {bytes} bytes could not be understood")]
     Malformed {
         /// The length of the datagram.
@@ -63,10 +64,10 @@ pub enum Error {
         #[source]
         source: prost::DecodeError,
     },
-    /// The message is longer than a memory file of one may be.
+    /// The message is longer than [`MESSAGE_LIMIT_BYTES`].
     #[error("a message of {bytes} bytes is longer than {MESSAGE_LIMIT_BYTES}")]
     TooLong {
-        /// The length it would have had.
+        /// Its length.
         bytes: usize,
     },
 }
@@ -74,7 +75,7 @@ pub enum Error {
 impl Failure for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            // Whoever is on the other end is there no more, or about to be; what the machine lacks says the kernel.
+            // The other end is gone or about to be. A shortage of the machine keeps the kernel's own class.
             Self::Socket(error) if error.kind() == ErrorKind::Internal => ErrorKind::Unavailable,
             Self::Socket(error) => error.kind(),
             Self::TooLong { .. } => ErrorKind::InvalidArgument,
@@ -84,14 +85,14 @@ impl Failure for Error {
 }
 
 impl Error {
-    /// Whether the call would have had to wait.
+    /// Whether the call would have blocked.
     #[must_use]
     pub fn would_block(&self) -> bool {
         matches!(self, Self::Socket(error) if error.errno == Errno::EAGAIN)
     }
 }
 
-/// A message as it is sent, with descriptors of its own.
+/// An encoded message with its own copies of the descriptors.
 #[derive(Debug)]
 pub struct Datagram {
     bytes: Vec<u8>,
@@ -99,10 +100,10 @@ pub struct Datagram {
 }
 
 impl Datagram {
-    /// Encodes a message, and copies the descriptors that travel beside it.
+    /// Encodes a message and duplicates the descriptors that travel beside it.
     ///
     /// # Errors
-    /// [`Error::TooLong`], or the kernel's.
+    /// [`Error::TooLong`], or the kernel's error.
     pub fn new(message: &impl prost::Message, descriptors: &[BorrowedFd<'_>]) -> Result<Self, Error> {
         let bytes = message.encode_to_vec();
         let mut all = Vec::new();
@@ -117,10 +118,10 @@ impl Datagram {
         Ok(Self { bytes: if in_file { IN_FILE.to_vec() } else { bytes }, descriptors: all })
     }
 
-    /// Sends it; it can be sent again if that fails.
+    /// Sends it. After an error it can be sent again.
     ///
     /// # Errors
-    /// The socket's.
+    /// The socket's error.
     pub fn send(&self, socket: BorrowedFd<'_>) -> Result<(), Error> {
         let descriptors: Vec<BorrowedFd<'_>> = self.descriptors.iter().map(AsFd::as_fd).collect();
         socket::send(socket, &self.bytes, &descriptors).map_err(Error::Socket)
@@ -130,7 +131,7 @@ impl Datagram {
 /// Sends one message with descriptors.
 ///
 /// # Errors
-/// [`Error::TooLong`], or the socket's.
+/// [`Error::TooLong`], or the socket's error.
 pub fn send(
     socket: BorrowedFd<'_>,
     message: &impl prost::Message,
@@ -139,10 +140,10 @@ pub fn send(
     Datagram::new(message, descriptors)?.send(socket)
 }
 
-/// Receives one message with its descriptors; `None` when the other side has closed.
+/// Receives one message with its descriptors; `None` if the other side has closed the connection.
 ///
 /// # Errors
-/// [`Error::Malformed`], or the socket's.
+/// [`Error::Malformed`], or the socket's error.
 pub fn receive<M: prost::Message + Default>(
     socket: BorrowedFd<'_>,
 ) -> Result<Option<(M, Vec<OwnedFd>)>, Error> {
@@ -159,10 +160,10 @@ pub fn receive<M: prost::Message + Default>(
     Ok(Some((message, descriptors)))
 }
 
-/// A message as a sealed memory file, to travel beside a request that it would make too long.
+/// Puts a message that would make a request too long into a sealed memory file, which travels beside the request.
 ///
 /// # Errors
-/// [`Error::TooLong`], or the kernel's.
+/// [`Error::TooLong`], or the kernel's error.
 pub fn to_file(message: &impl prost::Message) -> Result<OwnedFd, Error> {
     file_of(&message.encode_to_vec())
 }
@@ -174,10 +175,10 @@ fn file_of(bytes: &[u8]) -> Result<OwnedFd, Error> {
     wharf_sys::fs::sealed_memfd("message", bytes).map_err(Error::Socket)
 }
 
-/// Reads a message from the memory file that [`to_file`] made.
+/// Reads a message from a memory file that [`to_file`] made.
 ///
 /// # Errors
-/// [`Error::Malformed`], or EFBIG past [`MESSAGE_LIMIT_BYTES`].
+/// [`Error::Malformed`], or EFBIG if it is longer than [`MESSAGE_LIMIT_BYTES`].
 pub fn from_file<M: prost::Message + Default>(file: &OwnedFd) -> Result<M, Error> {
     nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekSet)
         .map_err(|errno| Error::Socket(wharf_sys::Error::new("lseek", "message", errno)))?;
