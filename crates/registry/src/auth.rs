@@ -1,10 +1,10 @@
-//! From a 401 to an `Authorization` header.
+//! Authentication: from a 401 to an `Authorization` header.
 //!
-//! A registry names the host that gives tokens, so a lying or broken one could have us show a password to anybody.
-//! Static credentials therefore go only to a token host of the registry's own domain, or one that the configuration
-//! allows for it (CVE-2020-15157); any other is asked anonymously, encrypted, and at an address outside this host. A host
-//! that the registry sent us to may want a token too, as the real registry behind a gateway does: it gets an anonymous
-//! one.
+//! A registry names the host that issues its tokens, so a lying or broken registry could make us show a password to
+//! anybody. Static credentials therefore go only to a token host in the registry's own domain, or to one that the
+//! configuration allows for it (CVE-2020-15157). Any other token host is asked anonymously, over TLS, and only at an
+//! address outside this machine. A host that a registry redirects us to may want a token as well, as the real registry
+//! behind a gateway does: it gets an anonymous one.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -24,7 +24,7 @@ use crate::request::failure_of;
 use crate::transport::{Transport, read_all};
 use crate::url::{Url, Wire, encode, same_domain};
 
-/// The most bytes of a scope that a registry asks for.
+/// The longest scope that a registry may ask for, in bytes.
 const SCOPE_LIMIT_BYTES: usize = 1024;
 const CLIENT_ID: &str = "wharf";
 
@@ -34,22 +34,22 @@ struct TokenResponse {
     access_token: Option<Zeroizing<String>>,
 }
 
-/// Who wants papers.
+/// The host that sent the 401.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Challenger<'a> {
     pub(crate) endpoint: &'a Endpoint,
     pub(crate) config: &'a Config,
-    /// What was asked for there.
+    /// The URL that it refused.
     pub(crate) url: &'a Url,
     pub(crate) standing: &'a Standing,
 }
 
 impl Challenger<'_> {
-    /// Answers the challenges of a 401: a new `Authorization`, or `None` if there is nothing to answer with.
+    /// Answers the challenges of a 401 with a new `Authorization`; `None` if we have nothing to answer with.
     pub(crate) async fn answer(&self, challenges: &[Challenge]) -> Result<Option<HeaderValue>, FetchError> {
         let proof = self.credentials().map(Credentials::proof);
         if let Some(Proof::Bearer(_)) = proof {
-            // It was sent with the first request already.
+            // It was already sent with the first request.
             return Ok(None);
         }
         if let Some(bearer) = challenges.iter().find(|c| c.scheme == "bearer" && c.param("realm").is_some()) {
@@ -65,7 +65,7 @@ impl Challenger<'_> {
         }
     }
 
-    /// Nobody but the endpoint itself may see them.
+    /// The credentials, which only the endpoint itself may see.
     fn credentials(&self) -> Option<&Credentials> {
         self.endpoint.credentials.as_ref().filter(|_| *self.standing == Standing::Home)
     }
@@ -92,7 +92,7 @@ impl Challenger<'_> {
         })
     }
 
-    /// What the token host may see of who we are.
+    /// The proof of identity that the token host may see.
     fn proof_for(&self, realm: &Url) -> Option<&Proof> {
         let proof = self.credentials().map(Credentials::proof)?;
         let (token_host, own) = (realm.host(), self.endpoint.root.host());
@@ -103,7 +103,7 @@ impl Challenger<'_> {
         None
     }
 
-    /// A refresh token goes by POST; everything else, also nothing, by GET.
+    /// A refresh token is sent by POST; everything else, an anonymous request included, by GET.
     fn token_request(
         &self,
         challenge: &Challenge,
@@ -144,7 +144,7 @@ impl Challenger<'_> {
     }
 }
 
-/// A name and a password as HTTP has them, for registries and for proxies.
+/// HTTP Basic authentication, for registries and for proxies.
 pub(crate) fn basic(username: &str, password: &str) -> Option<HeaderValue> {
     let pair = Zeroizing::new(format!("{username}:{password}"));
     let text = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
@@ -165,16 +165,16 @@ async fn exchange(
         });
     }
     if response.status() != StatusCode::OK {
-        // Its words are not shown: they may repeat what it was sent.
+        // The host's own text is not shown: it may repeat what was sent to it.
         return Err(failure_of(&response, host, String::new()));
     }
     let body = read_all(response.into_body(), host, TEXT_LIMIT_BYTES, transport.stall_timeout()).await?;
     token_in(&body).map_err(|reason| FetchError::Malformed { host: host.to_owned(), reason })
 }
 
-/// The token of an answer, under either of its names.
+/// The token in a response, under either of its names.
 pub(crate) fn token_in(body: &[u8]) -> Result<Zeroizing<String>, &'static str> {
-    // What the parser says could repeat a secret.
+    // The parser's error could repeat a secret.
     let parsed: TokenResponse = serde_json::from_slice(body).map_err(|_secret| "is not JSON with a token")?;
     let tokens = [parsed.token, parsed.access_token].into_iter().flatten();
     tokens.into_iter().find(|token| !token.is_empty()).ok_or("has no token")

@@ -1,7 +1,8 @@
 //! A layer's bytes, in order and each once, from whichever hosts have them.
 //!
-//! A broken connection is resumed where it broke; the bytes before were given to the reader, who hashes all of them, so
-//! a prefix is never trusted on a server's word. A host that ignores `Range` sends them again and they are skipped.
+//! A broken connection is resumed where it broke. The bytes before the break have gone to the reader, which hashes all
+//! of them, so no server's word about a prefix is trusted. A host that ignores `Range` sends those bytes again, and
+//! they are skipped.
 
 use std::time::Duration;
 
@@ -19,22 +20,22 @@ use crate::error::{Failures, FetchError};
 use crate::request::{ApiRequest, ApiResponse, Patience, ask};
 use crate::transport::next_chunk;
 
-/// After so many bytes the count of resumptions starts anew.
+/// After this much progress, the count of resumptions starts again at zero.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
-/// A blob on its way.
+/// A blob that is being fetched.
 #[derive(Debug)]
 pub(crate) struct Blob<'a> {
     config: &'a Config,
     descriptor: &'a Descriptor,
-    /// The hosts still to be asked; the first is the one in use.
+    /// The hosts that have not failed yet; the first is in use.
     endpoints: Vec<&'a Endpoint>,
     stream: Option<Stream>,
-    /// How many bytes the reader has got.
+    /// How many bytes the reader has received.
     done_bytes: u64,
     resumes: u32,
     progress_from: u64,
-    /// Whether an earlier host gave the first bytes.
+    /// Whether the first bytes came from an earlier host.
     mixed: bool,
     pub(crate) failures: Failures,
 }
@@ -47,7 +48,7 @@ pub(crate) struct Exhausted;
 struct Stream {
     body: Incoming,
     host: String,
-    /// How many bytes at its beginning the reader has already.
+    /// How many bytes at the start of the response the reader already has.
     skip_bytes: u64,
     rate: Rate,
 }
@@ -67,8 +68,8 @@ impl<'a> Blob<'a> {
         }
     }
 
-    /// The next bytes, as many as were read at once; `None` when exactly all have come. After an error there are no
-    /// hosts left, and [`Self::failures`] tells of each.
+    /// The next bytes, as many as one read returned; `None` after exactly the whole blob. After an error no hosts are
+    /// left, and [`Self::failures`] has the failure of each.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Exhausted> {
         loop {
             match self.step().await {
@@ -78,20 +79,20 @@ impl<'a> Blob<'a> {
         }
     }
 
-    /// Starts again from the first byte at the next host, because what came from this one was not the layer.
+    /// Starts again from the first byte at the next host, because the bytes of this one were not the layer.
     pub(crate) fn reject(&mut self, source: UnpackError) -> Result<(), Exhausted> {
         let host = self.stream.take().map(|stream| stream.host);
         let host =
             host.or_else(|| self.endpoints.first().map(|endpoint| endpoint.name())).unwrap_or_default();
         (self.done_bytes, self.progress_from) = (0, 0);
-        // A part from another host may be what was wrong: then this one has yet to be judged by its own bytes.
+        // The part from an earlier host may have been wrong, so this host is judged again by its own bytes alone.
         if std::mem::take(&mut self.mixed) {
             return Ok(());
         }
         self.abandon(FetchError::Layer { host, source: Box::new(source) })
     }
 
-    /// How many bytes the reader has got of this attempt.
+    /// How many bytes of this attempt the reader has received.
     pub(crate) fn done_bytes(&self) -> u64 {
         self.done_bytes
     }
@@ -115,7 +116,7 @@ impl<'a> Blob<'a> {
         loop {
             let waited = Instant::now();
             let chunk = match next_chunk(&mut stream.body, &stream.host, limits.stall_timeout).await {
-                // A server that only hangs up, without an end of its TLS, has sent everything all the same.
+                // A server that closes the connection without a TLS close_notify has still sent everything.
                 Err(FetchError::Broken { .. }) if self.done_bytes == self.descriptor.size_bytes => break,
                 chunk => chunk?,
             };
@@ -148,7 +149,7 @@ impl<'a> Blob<'a> {
         })
     }
 
-    /// Whether the head of an answer fits what was asked for.
+    /// Checks that the response's head fits the request.
     fn check(&self, answer: ApiResponse) -> Result<Stream, FetchError> {
         let ApiResponse { response, host } = answer;
         let malformed = |reason| FetchError::Malformed { host: host.clone(), reason };
@@ -173,13 +174,13 @@ impl<'a> Blob<'a> {
         Ok(Stream { body: response.into_body(), host, skip_bytes, rate: Rate::default() })
     }
 
-    /// After a failure: a pause and the same host, or the next one, or the end.
+    /// After a failure: a pause and the same host again, or the next host, or the end.
     async fn recover(&mut self, error: FetchError) -> Result<(), Exhausted> {
         let streaming = self.stream.take().is_some();
         if self.done_bytes.saturating_sub(self.progress_from) >= PROGRESS_BYTES {
             (self.resumes, self.progress_from) = (0, self.done_bytes);
         }
-        // A host that gave bytes before may be restarting: then a refused connection will pass as well.
+        // A host that has already sent bytes may be restarting: then a refused connection passes, too.
         let refused = matches!(error, FetchError::Connect { .. }) && self.done_bytes > 0;
         let passing = (error.is_passing() && streaming) || refused;
         if passing && self.resumes < self.config.limits.resumes {
@@ -204,7 +205,7 @@ impl<'a> Blob<'a> {
     }
 }
 
-/// The rate of one stream, over the time that was spent waiting for it.
+/// The rate of one stream; only the time spent waiting for it counts.
 #[derive(Debug, Default)]
 struct Rate {
     waited: Duration,
@@ -233,7 +234,7 @@ impl Rate {
     }
 }
 
-/// Whether a `Content-Range` is that of all bytes from one on; a server need not know how many there are in all.
+/// Whether a `Content-Range` covers all bytes from `from_byte` on. A server need not know the total.
 pub(crate) fn is_rest(range: &str, from_byte: u64, size_bytes: u64) -> bool {
     let wanted = format!("bytes {from_byte}-{}/", size_bytes.saturating_sub(1));
     let total = range.strip_prefix(&wanted);

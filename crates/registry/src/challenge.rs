@@ -1,6 +1,6 @@
-//! `WWW-Authenticate`, read leniently and within bounds: what can't be understood is skipped, never guessed.
+//! `WWW-Authenticate`, parsed leniently and within bounds: what cannot be understood is skipped, never guessed.
 
-/// The most bytes looked at of one header.
+/// How much of one header is parsed, in bytes.
 const LIMIT_BYTES: usize = 8 << 10;
 /// The most challenges, and the most parameters of one challenge.
 const LIMIT_ITEMS: usize = 16;
@@ -40,7 +40,7 @@ pub(crate) fn parse(header: &str) -> Vec<Challenge> {
                     return challenges;
                 };
                 rest = after;
-                // A parameter before any scheme, or beyond the bound, belongs to nothing.
+                // A parameter before any scheme, or beyond the limit, belongs to no challenge.
                 if let Some(challenge) = challenges.last_mut().filter(|c| c.params.len() < LIMIT_ITEMS) {
                     challenge.params.push((word.to_ascii_lowercase(), value));
                 }

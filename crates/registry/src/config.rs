@@ -1,4 +1,5 @@
-//! What a puller is told at its start. Per-registry settings are not here: they are files, read anew by every pull.
+//! The puller's settings, given once at its start. Settings of a single registry are not here: each pull reads them
+//! from files.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,40 +10,39 @@ use crate::proxy::Proxies;
 /// Settings of a [`Puller`](crate::Puller).
 #[derive(Debug, Clone, Default)]
 pub struct Config {
-    /// The directories that hold `<host>/hosts.toml`, or certificates as Docker has them; the first that has something
-    /// about a host counts. Without any, every registry is asked directly.
+    /// The directories that hold `<host>/hosts.toml`, or certificates as Docker lays them out. The first directory with
+    /// an entry for a host decides. Without any, every registry is asked directly.
     pub certs_dirs: Vec<PathBuf>,
     /// The proxies between this node and the registries, unless `hosts.toml` names one.
     pub proxies: Proxies,
-    /// Which token hosts, beside those of its own domain, a registry's credentials may be shown to: registry host →
-    /// token hosts.
+    /// Which token hosts outside its own domain may see a registry's credentials: registry host → token hosts.
     pub token_hosts: BTreeMap<String, Vec<String>>,
     /// Bounds of size, time and number.
     pub limits: Limits,
 }
 
-/// Bounds of every pull. The defaults suit a node; tests shorten the times.
+/// The bounds of every pull. The defaults suit a node; tests use shorter times.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// How many layers of one pull are downloaded at once.
+    /// How many layers of one pull are downloaded at a time.
     pub layers_per_pull: usize,
-    /// How many layers of all pulls are downloaded at once.
+    /// How many layers of all pulls together are downloaded at a time.
     pub layers_in_all: usize,
     /// How long a connection may take, unless `hosts.toml` says otherwise.
     pub dial_timeout: Duration,
-    /// How long a server may send no byte.
+    /// How long a server may send nothing.
     pub stall_timeout: Duration,
-    /// Over how much time the rate is measured; only time spent waiting for the server counts.
+    /// The window over which the rate is measured; only time spent waiting for the server counts.
     pub rate_window: Duration,
-    /// The least bytes a second over that window.
+    /// The lowest rate over that window, in bytes per second.
     pub rate_floor_bytes: u64,
-    /// How often one request is repeated after 429 or 5xx.
+    /// How often one request is retried after 429 or 5xx.
     pub retries: u32,
-    /// How often a blob is resumed at one host without a mebibyte of progress between.
+    /// How often a blob is resumed at one host without a mebibyte of progress in between.
     pub resumes: u32,
-    /// The first pause before a repetition; each next is twice as long.
+    /// The first pause before a retry; each later pause is twice as long.
     pub backoff: Duration,
-    /// The longest pause, also if `Retry-After` asks for more.
+    /// The longest pause, even if `Retry-After` asks for more.
     pub backoff_limit: Duration,
 }
 
@@ -64,24 +64,24 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The pause before repetition number `attempt` (from 0), no shorter than the server asks for.
+    /// The pause before retry number `attempt` (from 0), no shorter than the server asks for.
     pub(crate) fn pause(&self, attempt: u32, asked: Option<Duration>) -> Duration {
         let own = self.backoff.saturating_mul(1 << attempt.min(16));
         own.max(asked.unwrap_or_default()).min(self.backoff_limit)
     }
 }
 
-/// The most bytes of a response's head.
+/// The longest head of a response, in bytes.
 pub(crate) const HEAD_LIMIT_BYTES: usize = 64 << 10;
 /// The most header lines of a response.
 pub(crate) const HEAD_LIMIT_LINES: usize = 100;
-/// The most bytes of a token response or an error's body.
+/// The longest token response and the longest error body, in bytes.
 pub(crate) const TEXT_LIMIT_BYTES: usize = 1 << 20;
-/// How many redirects one request follows.
+/// How many redirects of one request are followed.
 pub(crate) const REDIRECT_LIMIT: usize = 10;
-/// How many chunks wait between the network and the unpacking; a chunk is at most [`CHUNK_LIMIT_BYTES`] long.
+/// How many chunks may wait between the network and the unpacking; each has at most [`CHUNK_LIMIT_BYTES`].
 pub(crate) const CHUNKS_LIMIT: usize = 16;
-/// The most bytes of one chunk: what hyper reads at once.
+/// The longest chunk, in bytes: what hyper reads at once.
 pub(crate) const CHUNK_LIMIT_BYTES: usize = 64 << 10;
 
 #[cfg(test)]

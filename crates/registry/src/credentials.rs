@@ -1,4 +1,4 @@
-//! Secrets of one pull. They live in memory only, are wiped when dropped, and never show in debug output.
+//! The secrets of one pull. They exist only in memory, are wiped when dropped, and never appear in debug output.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -8,10 +8,10 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use wharf_types::{ErrorKind, Failure};
 use zeroize::Zeroizing;
 
-/// The most bytes of one field of the credentials.
+/// The longest field of the credentials, in bytes.
 const FIELD_LIMIT_BYTES: usize = 64 << 10;
 
-/// Why credentials can't be used. It names the field, never its content.
+/// Why credentials cannot be used. It names the field, never its content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the field {field} of the credentials {reason}")]
 pub struct CredentialsError {
@@ -28,7 +28,7 @@ impl Failure for CredentialsError {
     }
 }
 
-/// A text that is wiped when dropped and shows as `***`.
+/// A text that is wiped when dropped and is shown as `***`.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub(crate) struct Secret(Zeroizing<String>);
 
@@ -54,18 +54,18 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The fields of the CRI's AuthConfig as they came; empty means absent. Everything but the server is secret.
+/// The fields of the CRI's AuthConfig as they came; empty means absent. All are secret except the server address.
 #[derive(Default)]
 pub struct AuthFields {
-    /// A user's name, with `password`.
+    /// The user name that belongs to `password`.
     pub username: String,
     /// The password.
     pub password: String,
-    /// Base64 of `user:password`, instead of the two.
+    /// Base64 of `user:password`, in place of those two fields.
     pub auth: String,
-    /// The registry that the credentials belong to; empty: the one of the image.
+    /// The registry that the credentials are for; if empty, the image's own.
     pub server_address: String,
-    /// A refresh token, exchanged for a bearer token by a POST to the token host.
+    /// A refresh token, which a POST to the token host exchanges for a bearer token.
     pub identity_token: String,
     /// A bearer token, sent as it is.
     pub registry_token: String,
@@ -77,19 +77,19 @@ impl fmt::Debug for AuthFields {
     }
 }
 
-/// What a pull may show to prove who it is.
+/// What a pull may send to prove its identity.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Credentials {
     server: Option<Box<str>>,
     proof: Proof,
 }
 
-/// The kinds of proof.
+/// The kinds of credentials.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Proof {
-    /// A name and a password.
+    /// A user name and a password.
     Password {
-        /// The name.
+        /// The user name.
         username: Secret,
         /// The password.
         password: Secret,
@@ -101,11 +101,12 @@ pub(crate) enum Proof {
 }
 
 impl Credentials {
-    /// Takes the fields of an AuthConfig; `None` if all of them are empty. A registry token goes before an identity
-    /// token, both before a password.
+    /// Takes the fields of an AuthConfig; `None` if all are empty. A registry token takes precedence over an identity
+    /// token, and both over a password.
     ///
     /// # Errors
-    /// [`CredentialsError`] if a field is too long, has control characters, or is not what its name says.
+    /// [`CredentialsError`] if a field is too long, has control characters, or is not of the form that its name
+    /// implies.
     pub fn from_fields(fields: AuthFields) -> Result<Option<Self>, CredentialsError> {
         for (field, text) in [
             ("username", &fields.username),
@@ -140,7 +141,7 @@ impl Credentials {
         &self.proof
     }
 
-    /// The host that the credentials name as theirs, `docker.io` for all names of Docker Hub.
+    /// The host that the credentials are for, if they name one; `docker.io` for all names of Docker Hub.
     pub(crate) fn server(&self) -> Option<&str> {
         self.server.as_deref()
     }
@@ -163,7 +164,7 @@ fn decode(auth: &Secret) -> Result<Proof, CredentialsError> {
     let bytes = Zeroizing::new(decoded.map_err(|_content| wrong("is not base64"))?);
     let text = std::str::from_utf8(&bytes).map_err(|_content| wrong("is not base64 of UTF-8"))?;
     let (username, password) = text.split_once(':').ok_or(wrong("is not base64 of user:password"))?;
-    // Some writers of Docker's file pad the password with NULs.
+    // Some programs that write Docker's file pad the password with NULs.
     let password = password.trim_matches('\0');
     check("auth", username)?;
     check("auth", password)?;

@@ -1,4 +1,4 @@
-//! How a connection comes about: straight to the host, or through a proxy.
+//! How a connection is made: directly to the host, or through a proxy.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,25 +28,26 @@ use crate::url::Url;
 /// Which addresses a client may connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// All.
+    /// Any address.
     Anywhere,
-    /// None of this host or link: where a registry sends us must not be our own services or a cloud's metadata.
+    /// No address of this machine or link: a registry must not send us to our own services or to a cloud's metadata
+    /// service.
     Outside,
 }
 
-/// What connections go through and how far they may go.
+/// How connections are made: through which proxies, to which addresses.
 #[derive(Debug, Clone)]
 pub(crate) struct Way {
     pub(crate) reach: Reach,
     pub(crate) proxies: Arc<Proxies>,
-    /// For proxies that are asked by TLS.
+    /// For proxies that are reached over TLS.
     pub(crate) proxy_tls: ClientConfig,
     pub(crate) dial_timeout: Duration,
 }
 
 type Direct = HttpConnector<Resolver>;
 
-/// Makes connections; TLS with the host itself comes on top.
+/// Makes connections; TLS with the host itself is added on top.
 #[derive(Debug, Clone)]
 pub(crate) struct Dial {
     direct: Direct,
@@ -54,11 +55,11 @@ pub(crate) struct Dial {
     proxies: Arc<Proxies>,
 }
 
-/// A proxy did not let us through.
+/// A proxy refused the connection.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot connect through the proxy {proxy}")]
 struct ProxyFailure {
-    /// Its host and port.
+    /// The proxy's host and port.
     proxy: String,
     #[source]
     source: Cause,
@@ -73,7 +74,7 @@ impl Dial {
             connector.enforce_http(false);
             connector
         };
-        // Where the proxy stands is for whoever named it to say.
+        // Any address is allowed for a proxy: whoever configured it decides where it is.
         let to_proxy = HttpsConnectorBuilder::new()
             .with_tls_config(way.proxy_tls.clone())
             .https_or_http()
@@ -94,7 +95,7 @@ impl Dial {
 }
 
 async fn through(proxy: &Proxy, mut connector: HttpsConnector<Direct>, url: &Url) -> Result<Line, Cause> {
-    // The libraries' own guess would be the port of https.
+    // The libraries would otherwise assume the port of https.
     let target: Uri = format!("{}:{}", url.uri().host().unwrap_or_default(), url.port()).parse()?;
     let stream = match proxy.kind {
         Kind::Http if url.uri().scheme() == Some(&Scheme::HTTP) => {
@@ -137,11 +138,11 @@ impl Service<Uri> for Dial {
     }
 }
 
-/// Whom the requests on a connection are for.
+/// The party that reads the requests on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asks {
     Host,
-    /// A proxy, which has to be told the whole address.
+    /// A proxy, which needs the absolute URL.
     Proxy,
 }
 
@@ -186,7 +187,7 @@ impl Write for Line {
     }
 }
 
-/// The system's resolver, minus the addresses out of reach.
+/// The system's resolver, without the addresses that are out of reach.
 #[derive(Debug, Clone)]
 struct Resolver {
     reach: Reach,

@@ -1,4 +1,4 @@
-//! One registry host during one pull: its HTTP clients, and the authorization that it has been given.
+//! One registry host during one pull: its HTTP clients, and the authorizations obtained for it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -18,13 +18,13 @@ use crate::tls::TlsPair;
 use crate::transport::{Transport, resolves_inside};
 use crate::url::Url;
 
-/// Which host answers a request to an endpoint. Once a redirect has left the endpoint, it counts as a stranger too: it gets
-/// no credentials by way of another host.
+/// Which host answers a request to an endpoint. Once a redirect has left the endpoint, the endpoint too counts as
+/// foreign: it gets no credentials by way of another host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Standing {
     /// The endpoint itself.
     Home,
-    /// A host that it redirected to, by its origin.
+    /// A host that it redirected to, named by its origin.
     Abroad(String),
 }
 
@@ -34,20 +34,21 @@ pub(crate) struct Endpoint {
     pub(crate) root: Url,
     capabilities: Vec<Capability>,
     pub(crate) headers: HeaderMap,
-    /// Set only if the pull's credentials belong to this host.
+    /// Present only if the pull's credentials are for this host.
     pub(crate) credentials: Option<Credentials>,
-    /// `?ns=` for every host but the image's own: it may serve several registries.
+    /// `?ns=`, for every host except the image's own, because such a host may serve several registries.
     pub(crate) namespace: Option<String>,
     pub(crate) repository: String,
-    /// Hosts of other domains that may see the credentials in exchange for a token.
+    /// Hosts in other domains that may see the credentials to issue a token.
     pub(crate) token_hosts: Vec<String>,
     own: Transport,
     foreign: OnceCell<Transport>,
     foreign_tls: rustls::ClientConfig,
     proxies: Arc<Proxies>,
-    /// The `Authorization` that each host took or that we last got for it; abroad, never one of our credentials.
+    /// The last `Authorization` that each host accepted or that was obtained for it; for a foreign host never one of
+    /// our credentials.
     authorizations: Mutex<HashMap<Standing, HeaderValue>>,
-    /// The token host that was not shown the credentials.
+    /// The token host from which the credentials were withheld.
     withheld: OnceLock<String>,
 }
 
@@ -92,7 +93,7 @@ impl Endpoint {
         }
     }
 
-    /// Host, port and path: entries of one place differ by the scheme alone.
+    /// Host, port and path: two endpoints with the same place differ only in the scheme.
     pub(crate) fn place(&self) -> String {
         format!("{}{}", self.root.host_and_port(), self.root.uri().path())
     }
@@ -110,10 +111,10 @@ impl Endpoint {
         &self.own
     }
 
-    /// The client for hosts that this one sends us to.
+    /// The client for hosts that this endpoint redirects to.
     pub(crate) async fn foreign(&self, config: &Config) -> &Transport {
         let make = || async {
-            // A host behind a proxy is outside, and its name may mean nothing here.
+            // A host behind a proxy is outside, and its name may not resolve here.
             let inside = self.proxies.to(&self.root).is_none() && resolves_inside(&self.root).await;
             let way = Way {
                 reach: if inside { Reach::Anywhere } else { Reach::Outside },
@@ -134,13 +135,13 @@ impl Endpoint {
         lock(&self.authorizations).insert(standing.clone(), value);
     }
 
-    /// Notes that the credentials were kept from the token host.
+    /// Records that the credentials were withheld from the token host.
     pub(crate) fn withhold_from(&self, token_host: String) {
-        // A registry has one; of several the first is named.
+        // A registry normally has one token host; of several, the first is reported.
         let _noted = self.withheld.set(token_host);
     }
 
-    /// A refusal, with what may be the reason for it.
+    /// A refusal, with its likely reason.
     pub(crate) fn explain(&self, error: FetchError) -> FetchError {
         let refused = matches!(error, FetchError::Denied { .. } | FetchError::Token { .. });
         match self.withheld.get().filter(|_| refused) {
@@ -154,14 +155,14 @@ impl Endpoint {
     }
 }
 
-/// A header value that no debug output shows; `None` if the text can't be one.
+/// A header value that debug output hides; `None` if the text is not a valid value.
 pub(crate) fn sensitive(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
 
-/// Credentials that name a host belong to it alone; others to the registry of the image.
+/// Credentials that name a host are for that host alone; others are for the image's registry.
 fn belong(credentials: &Credentials, role: Role, root: &Url, reference: &Reference) -> bool {
     match credentials.server() {
         None => role == Role::Registry,

@@ -1,4 +1,4 @@
-//! What can go wrong with one request, and with a pull as a whole.
+//! The errors of one request and of a pull as a whole.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use wharf_types::{Digest, ErrorKind, Failure, Reference};
 
 use crate::hosts::HostsError;
 
-/// The cause below a failed request, as the HTTP and TLS libraries give it.
+/// The cause of a failed request, from the HTTP or TLS library.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why one host did not give what was asked of it. No message has a query string or a secret.
+/// Why one host did not serve a request. No message contains a query string or a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// No connection came about: no address, refused, no TLS handshake.
+    /// No connection could be made: no address, or it was refused, or the TLS handshake failed.
     #[error("cannot connect to {host}")]
     Connect {
         /// Host and port.
@@ -24,18 +24,18 @@ pub enum FetchError {
         #[source]
         source: Cause,
     },
-    /// No common TLS: one of the two sides does not trust the other, or the host does not speak it.
+    /// TLS could not be agreed on: one side does not trust the other, or the host does not speak it.
     #[error("cannot establish TLS with {host}: {advice}")]
     Tls {
         /// Host and port.
         host: String,
-        /// What can be done about it.
+        /// What the reader can do about it.
         advice: &'static str,
         /// The cause.
         #[source]
         source: Cause,
     },
-    /// The connection broke, or what came is not HTTP within the bounds.
+    /// The connection broke, or the response is not HTTP within the limits.
     #[error("the connection to {host} was lost during the response")]
     Broken {
         /// Host and port.
@@ -44,7 +44,7 @@ pub enum FetchError {
         #[source]
         source: Cause,
     },
-    /// No byte came for the whole of the stall timeout.
+    /// No byte arrived within the stall timeout.
     #[error("{host} sent nothing for {after_ms} ms")]
     Stalled {
         /// Host and port.
@@ -52,12 +52,12 @@ pub enum FetchError {
         /// The timeout.
         after_ms: u128,
     },
-    /// Bytes come, but fewer than the least rate.
+    /// Bytes arrive, but below the lowest rate allowed.
     #[error("{host} sent fewer than {floor_bytes} bytes per second")]
     Slow {
         /// Host and port.
         host: String,
-        /// The least rate.
+        /// The lowest rate allowed, in bytes per second.
         floor_bytes: u64,
     },
     /// The host does not have the object.
@@ -65,67 +65,67 @@ pub enum FetchError {
     NotFound {
         /// Host and port.
         host: String,
-        /// The registry's own words, shortened, or nothing.
+        /// The registry's own text, shortened; may be empty.
         said: String,
     },
-    /// The host refused the credentials, or wants some.
+    /// The host refused the credentials, or requires some.
     #[error("{host} denies access ({status}){said}")]
     Denied {
         /// Host and port.
         host: String,
         /// The HTTP status.
         status: u16,
-        /// The registry's own words, shortened, or nothing.
+        /// The registry's own text, shortened; may be empty.
         said: String,
     },
-    /// Any other answer than a good one.
+    /// Any other unsuccessful response.
     #[error("{host} answered {status}{said}")]
     Status {
         /// Host and port.
         host: String,
         /// The HTTP status.
         status: u16,
-        /// The registry's own words, shortened, or nothing.
+        /// The registry's own text, shortened; may be empty.
         said: String,
         /// How long the host asked to wait.
         retry_after: Option<Duration>,
     },
-    /// A document is longer than its bound.
+    /// A document is longer than its limit.
     #[error("{host} sent more than the {limit_bytes} bytes allowed")]
     TooLarge {
         /// Host and port.
         host: String,
-        /// The bound.
+        /// The limit.
         limit_bytes: u64,
     },
-    /// The host announces, or sends, another number of bytes than the descriptor has.
+    /// The host announces or sends a number of bytes that differs from the descriptor's size.
     #[error("{host} sent at least {actual_bytes} bytes, but the manifest says {expected_bytes}")]
     WrongLength {
         /// Host and port.
         host: String,
         /// The descriptor's size.
         expected_bytes: u64,
-        /// The announced length, or how many came before the client hung up.
+        /// The announced length, or the number of bytes received before the client closed the connection.
         actual_bytes: u64,
     },
-    /// The answer ended, in good order, before all bytes had come.
+    /// The response ended properly before all bytes had arrived.
     #[error("{host} ended its response after {actual_bytes} of {expected_bytes} bytes")]
     Truncated {
         /// Host and port.
         host: String,
         /// The descriptor's size.
         expected_bytes: u64,
-        /// How many came.
+        /// How many arrived.
         actual_bytes: u64,
     },
-    /// The bytes are not those that were asked for.
+    /// The bytes do not have the requested digest.
     #[error("{host} sent content with digest {actual} instead of {expected}")]
     WrongDigest {
         /// Host and port.
         host: String,
-        /// The digest asked for or announced.
+        /// The requested or announced digest.
         expected: Digest,
-        /// The digest of what came.
+        /// The digest of the received bytes.
         actual: Digest,
     },
     /// A header is missing or contradicts the request.
@@ -139,12 +139,12 @@ pub enum FetchError {
     /// A redirect that is not followed.
     #[error("{host} redirects, but the target {reason}")]
     Redirect {
-        /// Host and port that answered.
+        /// Host and port of the sender of the redirect.
         host: String,
-        /// Why the target is not taken.
+        /// Why it is not followed.
         reason: &'static str,
     },
-    /// The token host that the registry names may not be asked.
+    /// The token host that the registry names must not be asked.
     #[error("{host} names a token address that {reason}")]
     Realm {
         /// The registry.
@@ -152,16 +152,16 @@ pub enum FetchError {
         /// What is wrong with the address.
         reason: &'static str,
     },
-    /// The token host did not give a token.
+    /// The token host did not issue a token.
     #[error("cannot get a token for {host}")]
     Token {
         /// The registry.
         host: String,
-        /// What the token host did.
+        /// The token host's error.
         #[source]
         source: Box<FetchError>,
     },
-    /// The host denies access, and the credentials were kept from the token host that it names.
+    /// The host denies access, and the credentials were withheld from the token host that it names.
     #[error(
         "the credentials were not shown to {token_host}, where {host} has its tokens made: it is of another domain; if \
          both are yours, say `\"{host}\" = [\"{token_host}\"]` below [registry.token_hosts] of wharfd's configuration"
@@ -169,13 +169,13 @@ pub enum FetchError {
     Withheld {
         /// The registry.
         host: String,
-        /// Where it has its tokens made.
+        /// Its token host.
         token_host: String,
-        /// What it answered instead.
+        /// The host's response.
         #[source]
         source: Box<FetchError>,
     },
-    /// The document is no manifest.
+    /// The document is not a manifest.
     #[error("the manifest that {host} sent cannot be used")]
     Document {
         /// Host and port.
@@ -184,7 +184,7 @@ pub enum FetchError {
         #[source]
         source: ManifestError,
     },
-    /// The bytes of a layer are not the layer that the image names.
+    /// The bytes of a layer are not the layer that the image lists.
     #[error("the layer that {host} sent cannot be used")]
     Layer {
         /// Host and port.
@@ -220,7 +220,7 @@ impl Failure for FetchError {
 }
 
 impl FetchError {
-    /// Whether the same request to the same host may well succeed a little later.
+    /// Whether the same request to the same host is likely to succeed a little later.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Broken { .. } | Self::Stalled { .. } | Self::Slow { .. } | Self::Truncated { .. } => true,
@@ -230,7 +230,8 @@ impl FetchError {
         }
     }
 
-    /// Whether the host speaks the scheme it was asked by. A TLS server answers plain HTTP by 400, if at all.
+    /// Whether the error shows that the host speaks the scheme of the request. A TLS server answers plain HTTP with
+    /// 400, if at all.
     pub(crate) fn is_answer(&self) -> bool {
         !matches!(
             self,
@@ -252,18 +253,18 @@ impl FetchError {
     }
 }
 
-/// What every host that was asked did, in order. It shows them all, each with its causes.
+/// The failures of all hosts that were asked, in order. Its text has all of them, each with its causes.
 #[derive(Debug, Default)]
 pub struct Failures(pub(crate) Vec<FetchError>);
 
 impl Failures {
-    /// The failures in the order of asking.
+    /// The failures, in the order of the requests.
     #[must_use]
     pub fn all(&self) -> &[FetchError] {
         &self.0
     }
 
-    /// The class of the last one: the registry itself comes after its mirrors.
+    /// The class of the last failure: the registry itself is asked after its mirrors.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.last().map_or(ErrorKind::FailedPrecondition, Failure::kind)
@@ -290,7 +291,7 @@ impl fmt::Display for Failures {
     }
 }
 
-/// A part of a pull.
+/// A stage of a pull.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
     /// From the reference to a manifest or an index.
@@ -299,13 +300,13 @@ pub enum Stage {
     Manifest,
     /// The image's config.
     Config,
-    /// One layer.
+    /// A layer.
     Layer {
         /// Its number, from 1.
         number: usize,
         /// How many there are.
         count: usize,
-        /// The blob.
+        /// The blob's digest.
         digest: Digest,
     },
     /// The image's record.
@@ -324,10 +325,10 @@ impl fmt::Display for Stage {
     }
 }
 
-/// Why a pull failed. It is shared by all who waited for it.
+/// Why a pull failed. All callers that waited for the pull share it.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
-    /// The settings of the registry can't be used.
+    /// The settings of the registry cannot be used.
     #[error("pull of {reference}")]
     Hosts {
         /// The image.
@@ -336,14 +337,14 @@ pub enum PullError {
         #[source]
         source: HostsError,
     },
-    /// No host gave what is needed.
+    /// No host served what is needed.
     #[error("pull of {reference}: {stage}: {failures}")]
     Fetch {
         /// The image.
         reference: Reference,
         /// What was being fetched.
         stage: Stage,
-        /// What each host did.
+        /// The failure of each host.
         failures: Failures,
     },
     /// The manifest has no image for this machine.
@@ -357,7 +358,7 @@ pub enum PullError {
         #[source]
         source: ManifestError,
     },
-    /// A layer could not be unpacked, and that is not the fault of who sent it.
+    /// A layer could not be unpacked, and its sender is not at fault.
     #[error("pull of {reference}: {stage}")]
     Unpack {
         /// The image.
@@ -368,7 +369,7 @@ pub enum PullError {
         #[source]
         source: UnpackError,
     },
-    /// The store refused what came, or failed.
+    /// The store refused the data, or failed.
     #[error("pull of {reference}: {stage}")]
     Store {
         /// The image.
@@ -379,12 +380,12 @@ pub enum PullError {
         #[source]
         source: StoreError,
     },
-    /// A thread of the pull ended without a result: a fault of wharf, or the daemon is stopping.
+    /// A thread of the pull ended without a result: a bug in wharf, or the daemon is shutting down.
     #[error("pull of {reference}: {stage}: its task ended without a result")]
     Lost {
         /// The image.
         reference: Reference,
-        /// What was being done.
+        /// The stage that was running.
         stage: Stage,
     },
 }
@@ -403,7 +404,7 @@ impl Failure for PullError {
 }
 
 impl PullError {
-    /// The word that the CRI wants at the start of the message, so that the kubelet shows a reason of its own.
+    /// The word with which the CRI wants the message to start, so that the kubelet shows a specific reason.
     #[must_use]
     pub fn cri_prefix(&self) -> Option<&'static str> {
         (self.kind() == ErrorKind::Unavailable).then_some("RegistryUnavailable")

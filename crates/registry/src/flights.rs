@@ -1,11 +1,12 @@
-//! Layers that several pulls want at once are fetched once.
+//! Downloads in flight: a layer that several pulls want at once is fetched once.
 //!
-//! A layer becomes visible only with the commit of an image, so who wants one that another pull is fetching shares the
-//! unpacked layer itself, and whoever commits first makes it visible. If the one that fetched it fails, or is given up, the
-//! next in line fetches. No pull ever holds one layer while it waits for the commit of another pull, so there is no circle
-//! of waiting.
+//! A layer becomes visible only when an image is committed. So a pull that wants a layer that another pull is fetching
+//! shares the unpacked layer itself, and the first to commit makes it visible. If the fetching pull fails or is given
+//! up, the next in line fetches. No pull holds a layer while it waits for another pull's commit, so pulls cannot
+//! deadlock.
 //!
-//! Only pulls of one registry share: anybody's registry can list a layer that everybody has, and send it a byte a second.
+//! Only pulls from the same registry share: any registry can list a layer that everybody uses, and then send it at one
+//! byte a second.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -18,7 +19,7 @@ use wharf_types::lock::lock;
 /// Which layer, and of which registry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
-    /// Host and port, as images name it.
+    /// The registry's host and port, as images name it.
     pub(crate) registry: String,
     pub(crate) diff_id: Digest,
     pub(crate) blob_digest: Digest,
@@ -27,18 +28,18 @@ pub(crate) struct Key {
 /// A layer that at least one pull wants.
 #[derive(Debug)]
 pub(crate) struct Flight {
-    /// Who holds the permit fetches.
+    /// The holder of the permit fetches.
     pub(crate) turn: Arc<Semaphore>,
     landed: OnceLock<Arc<UnpackedLayer>>,
 }
 
 impl Flight {
-    /// The layer, if someone has fetched it.
+    /// The layer, if it has been fetched.
     pub(crate) fn landed(&self) -> Option<Arc<UnpackedLayer>> {
         self.landed.get().cloned()
     }
 
-    /// Gives the layer to all who wait; called by whoever has the turn.
+    /// Hands the layer to all that wait. The caller must hold the permit.
     pub(crate) fn land(&self, layer: UnpackedLayer) -> Arc<UnpackedLayer> {
         Arc::clone(self.landed.get_or_init(|| Arc::new(layer)))
     }
@@ -51,7 +52,7 @@ pub(crate) struct Flights {
 }
 
 impl Flights {
-    /// Joins the flight of a layer, or begins one. It lasts as long as anyone has it.
+    /// Joins the flight of a layer, or begins one. The flight exists as long as anyone holds it.
     pub(crate) fn join(&self, key: Key) -> Arc<Flight> {
         let mut all = lock(&self.all);
         if let Some(flight) = all.get(&key).and_then(Weak::upgrade) {

@@ -1,8 +1,8 @@
-//! Which hosts are asked for an image, and how: containerd's `certs.d/<host>/hosts.toml`, read strictly, or Docker's
+//! Which hosts are asked for an image, and how: containerd's `certs.d/<host>/hosts.toml`, parsed strictly, or Docker's
 //! certificates in that directory.
 //!
-//! The mirrors of the file come first, in its order, then the registry itself (`server`, or the host of the image).
-//! Files are read anew by every pull: they are small, and an edit takes effect at once.
+//! The mirrors come first, in the order of the file, then the registry itself (`server`, or the image's host). Each
+//! pull reads the files anew: they are small, and an edit takes effect at once.
 
 mod certificates;
 mod file;
@@ -18,10 +18,10 @@ use crate::proxy::Proxies;
 use crate::tls::{TlsError, TlsFiles, Trust};
 use crate::url::{Url, Wire};
 
-/// Why the settings of a registry can't be used.
+/// Why the settings of a registry cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum HostsError {
-    /// The file is there, but can't be read.
+    /// The file exists but cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
         /// The file.
@@ -39,7 +39,7 @@ pub enum HostsError {
         #[source]
         source: Box<toml::de::Error>,
     },
-    /// A key is unknown, or its value is of the wrong type.
+    /// A key is unknown, or its value has the wrong type.
     #[error("{}: in {section}", path.display())]
     Key {
         /// The file.
@@ -50,7 +50,7 @@ pub enum HostsError {
         #[source]
         source: Box<toml::de::Error>,
     },
-    /// A value has the right type, but no meaning.
+    /// A value has the right type but makes no sense.
     #[error("{}: in {section}: {key} {reason}", path.display())]
     Value {
         /// The file.
@@ -62,7 +62,7 @@ pub enum HostsError {
         /// What is wrong with its value.
         reason: &'static str,
     },
-    /// The host's TLS files can't be used.
+    /// The host's TLS files cannot be used.
     #[error("TLS settings for {host}")]
     Tls {
         /// Host and port.
@@ -74,7 +74,7 @@ pub enum HostsError {
 }
 
 impl Failure for HostsError {
-    /// The class of the error: someone has to mend a file.
+    /// Somebody must correct a file.
     fn kind(&self) -> ErrorKind {
         ErrorKind::FailedPrecondition
     }
@@ -88,9 +88,9 @@ pub(crate) enum Capability {
     Pull,
     /// Manifests by tag.
     Resolve,
-    /// Not wharf's business, but a word of the file.
+    /// Wharf never pushes, but the file may say it.
     Push,
-    /// Not wharf's business either.
+    /// Wharf does not use it either.
     Referrers,
 }
 
@@ -108,34 +108,35 @@ impl TryFrom<String> for Capability {
     }
 }
 
-/// Whose host it is.
+/// A host's role for an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// The registry that the image's name means: it gets the pull's credentials.
+    /// The registry that the image's name refers to. It gets the pull's credentials.
     Registry,
-    /// Another, which gets them only if they name it.
+    /// Any other host. It gets the credentials only if they name it.
     Mirror,
 }
 
-/// What a host without the key may be asked for.
+/// The capabilities of a host whose table has no such key.
 const ALL: [Capability; 2] = [Capability::Pull, Capability::Resolve];
 
 /// One host to ask.
 #[derive(Debug, Clone)]
 pub(crate) struct HostSpec {
-    /// The root of the API, `/v2` included, without a slash at its end.
+    /// The API's root URL, with `/v2` and without a trailing slash.
     pub(crate) root: Url,
     pub(crate) role: Role,
     pub(crate) capabilities: Vec<Capability>,
     pub(crate) tls: TlsFiles,
     pub(crate) dial_timeout: Option<Duration>,
-    /// Instead of the node's.
+    /// Replaces the node's proxies.
     pub(crate) proxies: Option<Proxies>,
     /// Sent with every request to this host, and to no other.
     pub(crate) headers: HeaderMap,
 }
 
-/// The hosts to ask for an image, in order; at least one. The first directory about the image's host decides. Blocking.
+/// The hosts to ask for an image, in order; at least one. The first directory with an entry for the image's host
+/// decides. Blocking.
 pub(crate) fn load(certs_dirs: &[PathBuf], reference: &Reference) -> Result<Vec<HostSpec>, HostsError> {
     for directory in certs_dirs.iter().flat_map(|dir| candidates(dir, reference.host())) {
         let path = directory.join("hosts.toml");
@@ -153,12 +154,12 @@ pub(crate) fn load(certs_dirs: &[PathBuf], reference: &Reference) -> Result<Vec<
     Ok(direct(reference.host()))
 }
 
-/// Reads the text of a `hosts.toml` about a registry, and says how many hosts there are to ask.
+/// Parses the text of a registry's `hosts.toml` and returns the number of hosts to ask.
 pub(crate) fn count_hosts(text: &str, reference: &Reference) -> Result<usize, HostsError> {
     file::parse(Path::new("hosts.toml"), text, reference).map(|hosts| hosts.len())
 }
 
-/// containerd also takes `host_port_` for file systems without colons.
+/// The names of a host's directory. Like containerd, this accepts `host_port_` for file systems without colons.
 fn candidates(dir: &Path, host: &str) -> Vec<PathBuf> {
     let mut names = vec![host.to_owned(), "_default".to_owned()];
     if let Some((name, port)) = host.rsplit_once(':').filter(|(_, port)| !port.contains(']')) {
@@ -167,9 +168,9 @@ fn candidates(dir: &Path, host: &str) -> Vec<PathBuf> {
     names.into_iter().map(|name| dir.join(name)).collect()
 }
 
-/// The registry itself, by https. A loopback host is tried by plain http before: a TLS server refuses that at once,
-/// while a plain one may wait for ever for the rest of a handshake. Ports 80 and 443 leave no doubt. Who listens on
-/// loopback has no need to prove who it is: nobody is between.
+/// The registry itself, over https. A loopback host is tried over plain http first: a TLS server refuses plain http at
+/// once, whereas a plain server might wait for ever for the rest of a TLS handshake. Ports 80 and 443 leave no doubt. A
+/// loopback host need not prove its identity: nobody is in between.
 fn direct(host: &str) -> Vec<HostSpec> {
     let host = if host == "docker.io" { "registry-1.docker.io" } else { host };
     let port = host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map(|(_, port)| port);
@@ -194,13 +195,13 @@ fn direct(host: &str) -> Vec<HostSpec> {
     wanted.map(spec).collect()
 }
 
-/// Hosts that are asked by both schemes and have settings of TLS: those are meant to be used.
+/// Puts TLS first for hosts that are tried over both schemes and have TLS settings, which are meant to be used.
 fn by_tls_first(mut specs: Vec<HostSpec>) -> Vec<HostSpec> {
     specs.sort_by_key(|spec| spec.root.wire() == Wire::Plain);
     specs
 }
 
-/// Whether a host is the image's own: then its paths need no word of which registry is meant.
+/// Whether a host is the image's own, so that its requests need no `?ns=`.
 pub(crate) fn is_own(root: &Url, image_host: &str) -> bool {
     direct(image_host).iter().any(|own| own.root.host() == root.host() && own.root.port() == root.port())
         || root.host_and_port().eq_ignore_ascii_case(image_host)

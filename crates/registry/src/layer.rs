@@ -1,4 +1,4 @@
-//! One layer: from a host to the store, in one pass, through a short queue between the network and a blocking thread.
+//! One layer: from a host to the store in one pass, through a short queue between the network and a blocking thread.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::flights::Key;
 use crate::progress::{Phase, Tracker};
 use crate::session::Session;
 
-/// What a layer's download needs to know.
+/// The parameters of a layer's download.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     pub(crate) store: Store,
@@ -26,7 +26,7 @@ pub(crate) struct Job {
     pub(crate) reference: Reference,
     pub(crate) layer: Descriptor,
     pub(crate) diff_id: Digest,
-    /// Its place, from 0, and how many there are.
+    /// Its position, from 0, and the number of layers.
     pub(crate) at: usize,
     pub(crate) count: usize,
 }
@@ -53,8 +53,8 @@ impl Job {
         PullError::Lost { reference: self.reference.clone(), stage: self.stage() }
     }
 
-    /// Downloads and unpacks the layer. `claim` is kept until nothing of an attempt is left on the disk, also if this
-    /// future is dropped before.
+    /// Downloads and unpacks the layer. `claim` is kept until nothing of an attempt is left on disk, even if this
+    /// future is dropped earlier.
     pub(crate) async fn run<C: Send + Sync + 'static>(&self, claim: C) -> Result<UnpackedLayer, PullError> {
         let claim = Arc::new(claim);
         let endpoints = self.session.pull_order();
@@ -105,7 +105,7 @@ impl Job {
         }
     }
 
-    /// Moves bytes until all have come or the reader hangs up, in which case it knows why.
+    /// Moves bytes until all have arrived, or until the reader is gone, which then knows why.
     async fn pump(&self, blob: &mut Blob<'_>, sender: mpsc::Sender<Piece>) -> Result<(), Exhausted> {
         while let Some(chunk) = blob.next().await? {
             if sender.send(Piece::Bytes(chunk)).await.is_err() {
@@ -114,13 +114,13 @@ impl Job {
             self.reach(blob.done_bytes());
         }
         self.enter(Phase::Unpacking);
-        // A reader that is gone has told its reason already.
+        // A reader that is gone has already reported why.
         let _told = sender.send(Piece::End).await.is_ok();
         Ok(())
     }
 }
 
-/// Whether another host may send something better.
+/// Whether another host may send better bytes.
 fn is_senders_fault(error: &UnpackError) -> bool {
     match error {
         UnpackError::Size { .. }
@@ -134,14 +134,14 @@ fn is_senders_fault(error: &UnpackError) -> bool {
     }
 }
 
-/// What goes through the queue. Its end is said, so that a sender that was dropped is never taken for a whole blob.
+/// An item of the queue. The end is explicit, so that a dropped sender is never taken for a complete blob.
 #[derive(Debug)]
 enum Piece {
     Bytes(Bytes),
     End,
 }
 
-/// The blocking end of the queue.
+/// The blocking side of the queue.
 #[derive(Debug)]
 struct ChunkReader {
     receiver: mpsc::Receiver<Piece>,

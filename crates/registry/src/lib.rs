@@ -1,17 +1,17 @@
-//! The distribution client: from an image's reference to an image in the store.
+//! The distribution client: it turns an image's reference into an image in the store.
 //!
-//! [`Puller`] is all there is to use. A pull reads `hosts.toml` anew, asks the mirrors and then the registry for the
-//! manifest, verifies it, and streams all missing layers at once from the network into the store's unpacking; nothing
-//! compressed is ever written to a disk. What a registry sends is hostile until its digest and size are verified, and
-//! every wait, size, count and repetition has a bound ([`Limits`]).
+//! [`Puller`] is its whole interface. A pull reads `hosts.toml` anew, asks the mirrors and then the registry for the
+//! manifest, verifies it, and streams all missing layers at once from the network into the store's unpacking;
+//! compressed bytes are never written to disk. What a registry sends is hostile until its digest and size are verified,
+//! and every wait, size, count and retry has a bound ([`Limits`]).
 //!
-//! Credentials go to the host they belong to and to nobody else: redirects are followed by hand, and a token host gets
-//! a password only if it is of the registry's own domain or the configuration allows it.
+//! Credentials go to the host that they are for and to nobody else: redirects are followed by hand, and a token host
+//! gets a password only if it is in the registry's own domain or the configuration allows it.
 //!
-//! The modules: `hosts` decides which hosts to ask; `proxy`, `dial`, `tls` and `transport` connect to one; `endpoint` is the
-//! state of one host during a pull; `request` and `auth` make one request with its credentials; `session` fetches documents;
-//! `blob` streams a layer across broken connections; `layer` hands it to the store; `flights` and `puller` share work
-//! between pulls.
+//! The modules: `hosts` decides which hosts to ask; `proxy`, `dial`, `tls` and `transport` connect to one; `endpoint`
+//! is the state of one host during a pull; `request` and `auth` make one request with its credentials; `session`
+//! fetches documents; `blob` streams a layer across broken connections; `layer` passes it to the store; `flights` and
+//! `puller` share work between pulls.
 
 mod auth;
 mod blob;

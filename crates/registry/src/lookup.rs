@@ -1,7 +1,7 @@
-//! Names to addresses, by the system's resolver, which blocks a thread until the name's own servers answer.
+//! Name resolution by the system's resolver, which blocks a thread until the name's own servers answer.
 //!
-//! Anybody's image can name a host whose servers never do, and the threads are those of all of wharfd's work: only some of
-//! them are for this. A lookup that nobody waits for any longer keeps its place until it is over.
+//! Any image can name a host whose servers never answer, and all of wharfd's blocking work shares the threads, so only
+//! a few of them may resolve names. A lookup that nobody waits for any longer keeps its permit until it ends.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -9,7 +9,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
-/// How many lookups there are at a time, in all pulls.
+/// How many lookups run at a time, in all pulls.
 static PLACES: Semaphore = Semaphore::const_new(16);
 
 /// All addresses of a host, with port 0.

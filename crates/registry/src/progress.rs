@@ -1,4 +1,4 @@
-//! How far the pulls are, for whoever asks: counters that the downloads advance and that are read without a lock.
+//! The progress of pulls: counters that the downloads advance and that anyone reads without a lock.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use wharf_images::manifest::Descriptor;
 use wharf_types::{Digest, Reference};
 
-/// What is being done about a layer.
+/// What is happening to a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// It waits for its turn, or for another pull that fetches it.
+    /// It waits for a permit, or for another pull that is fetching it.
     Waiting,
-    /// Its bytes are coming, and are unpacked as they come.
+    /// Its bytes are arriving, and are unpacked as they arrive.
     Downloading,
-    /// All bytes have come; the rest is being unpacked and made durable.
+    /// All bytes have arrived; the rest is being unpacked and made durable.
     Unpacking,
     /// It was fetched.
     Done,
-    /// It was there already.
+    /// It was in the store already.
     Exists,
 }
 
@@ -32,9 +32,9 @@ pub struct LayerProgress {
     pub digest: Digest,
     /// Its size.
     pub total_bytes: u64,
-    /// How much of it has come.
+    /// How many bytes have arrived.
     pub done_bytes: u64,
-    /// What is being done.
+    /// What is happening to it.
     pub phase: Phase,
 }
 
@@ -88,7 +88,7 @@ impl Tracker {
         Self { reference, cells: OnceLock::new() }
     }
 
-    /// Makes the layers known; a second call changes nothing.
+    /// Sets the layers; a second call has no effect.
     pub(crate) fn begin(&self, layers: &[Descriptor]) {
         self.cells.get_or_init(|| {
             let cell = |layer: &Descriptor| Cell {

@@ -1,5 +1,5 @@
-//! Which proxy leads to a host: `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, read as Go's programs read them, since a node's
-//! settings were written for those; or the `proxy` of a host in `hosts.toml`.
+//! Which proxy leads to a host: `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`, interpreted as Go programs do, because a
+//! node's settings were written for those; or the `proxy` of a host in `hosts.toml`.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use crate::credentials::Secret;
 use crate::hosts::is_loopback;
 use crate::url::{Url, Wire};
 
-/// Why the settings of a proxy can't be used. It never shows their content, which may have a password.
+/// Why the settings of a proxy cannot be used. It never shows their content, which may include a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name} {reason}; write a proxy as http://proxy.example:3128, or with https:// or socks5://")]
 pub struct ProxyError {
@@ -20,13 +20,13 @@ pub struct ProxyError {
     pub reason: &'static str,
 }
 
-/// The proxies to use, and for which hosts not to.
+/// The proxies to use, and the hosts that need none.
 #[derive(Debug, Clone, Default)]
 pub struct Proxies {
     plain: Option<Proxy>,
     tls: Option<Proxy>,
     exempt: Vec<Exempt>,
-    /// Loopback is never asked of a proxy, unless it was named for that very host.
+    /// Loopback hosts are reached directly, unless the proxy was configured for that very host.
     with_loopback: bool,
 }
 
@@ -39,25 +39,25 @@ pub(crate) struct Proxy {
     credentials: Option<(Secret, Secret)>,
 }
 
-/// How a proxy is asked.
+/// The proxy's protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Http,
     Socks,
 }
 
-/// A host that no proxy is asked for.
+/// A host that is reached without a proxy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Exempt {
     All,
-    /// Addresses whose first bits are these.
+    /// The addresses with this prefix.
     Network(IpAddr, u32),
-    /// A name or an address, perhaps at one port.
+    /// A name or an address, optionally at one port.
     Host {
         name: String,
         port: Option<u16>,
     },
-    /// What is below a domain, perhaps at one port.
+    /// The subdomains of a domain, optionally at one port.
     Below {
         domain: String,
         port: Option<u16>,
@@ -65,10 +65,11 @@ enum Exempt {
 }
 
 impl Proxies {
-    /// Takes the values of the three variables; an empty one says nothing.
+    /// Takes the values of the three variables; empty means unset.
     ///
     /// # Errors
-    /// [`ProxyError`] if a proxy is none. What can't be understood of `NO_PROXY` exempts nothing, as everywhere.
+    /// [`ProxyError`] if a value is not a proxy. Entries of `NO_PROXY` that cannot be understood exempt nothing, as
+    /// elsewhere.
     pub fn parse(http: &str, https: &str, no_proxy: &str) -> Result<Self, ProxyError> {
         let proxy = |name, text: &str| match text.trim() {
             "" => Ok(None),
@@ -83,10 +84,10 @@ impl Proxies {
         })
     }
 
-    /// Reads the environment of this process, where a name in capitals goes before one in small letters.
+    /// Reads the environment of this process; a name in capitals takes precedence over one in small letters.
     ///
     /// # Errors
-    /// As [`Self::parse`].
+    /// Those of [`Self::parse`].
     pub fn from_environment() -> Result<Self, ProxyError> {
         let value = |name: &str| {
             let set = |name: String| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -100,7 +101,7 @@ impl Proxies {
         Self { plain: proxy.clone(), tls: proxy, exempt: Vec::new(), with_loopback: true }
     }
 
-    /// The proxy that leads to an address.
+    /// The proxy for a URL.
     pub(crate) fn to(&self, url: &Url) -> Option<&Proxy> {
         let proxy = match url.wire() {
             Wire::Plain => self.plain.as_ref(),
@@ -145,20 +146,20 @@ impl Proxy {
         self.uri.authority().map_or_else(String::new, ToString::to_string)
     }
 
-    /// `Proxy-Authorization` for a proxy of HTTP.
+    /// `Proxy-Authorization` for an HTTP proxy.
     pub(crate) fn authorization(&self) -> Option<HeaderValue> {
         let (name, password) = self.credentials.as_ref()?;
         basic(name.expose(), password.expose())
     }
 
-    /// Name and password for a proxy of SOCKS.
+    /// User name and password for a SOCKS proxy.
     pub(crate) fn credentials(&self) -> Option<(String, String)> {
         let (name, password) = self.credentials.as_ref()?;
         Some((name.expose().to_owned(), password.expose().to_owned()))
     }
 }
 
-/// Percent-decodes; what is no escape stays.
+/// Percent-decodes a text; a `%` that begins no escape stays.
 fn decoded(text: &str) -> Secret {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -214,7 +215,7 @@ impl Exempt {
     }
 }
 
-/// Whether two addresses of one family have the same first bits.
+/// Whether two addresses of one family share their first bits.
 fn shares(network: IpAddr, address: IpAddr, bits: u32) -> bool {
     let differ = match (network, address) {
         (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),

@@ -29,7 +29,7 @@ pub(crate) struct Pull {
     tracker: Arc<Tracker>,
 }
 
-/// What is known once the documents are here.
+/// What is known once the documents have been fetched.
 struct Plan {
     /// The digest that the reference was resolved to.
     resolved: Digest,
@@ -81,7 +81,7 @@ impl Pull {
         opened.map_err(|source| PullError::Hosts { reference: self.reference.clone(), source })
     }
 
-    /// What the tag was resolved to before.
+    /// The digests that the tag had before.
     fn known(&self) -> Vec<Digest> {
         let Some(image) = self.reference.tagged().and_then(|tag| self.shared.store.find(&tag)) else {
             return Vec::new();
@@ -91,7 +91,7 @@ impl Pull {
         own.filter_map(|reference| reference.digest().cloned()).collect()
     }
 
-    /// The image, if what the reference means is here under that very name.
+    /// The image, if it is in the store under this name and with this digest.
     fn present(&self, resolved: &Digest) -> Option<Arc<Image>> {
         let image = self.shared.store.find(&self.reference.with_digest(resolved).to_string())?;
         let tag = self.reference.tagged();
@@ -112,7 +112,7 @@ impl Pull {
         Ok(Plan { resolved, manifest_bytes, manifest_digest, manifest, config, diff_ids })
     }
 
-    /// From an index, or an index of indexes, to this platform's manifest.
+    /// Follows an index, or an index of indexes, to this platform's manifest.
     async fn manifest(&self, session: &Session, top: Fetched) -> Result<(Fetched, Manifest), PullError> {
         let platform = Platform::host();
         let mut fetched = top;
@@ -131,7 +131,7 @@ impl Pull {
         Err(self.unusable(Stage::Manifest)(ManifestError::Ambiguous { reason }))
     }
 
-    /// Makes sure of every layer, each content once. The first failure ends the others.
+    /// Ensures that every layer is present, each distinct one once. The first failure cancels the others.
     async fn layers(
         &self,
         session: &Arc<Session>,
@@ -182,7 +182,8 @@ impl Pull {
         let (store, plan, reference) = (self.shared.store.clone(), Arc::clone(plan), self.reference.clone());
         let commit = move || {
             let _one_of_a_few = permit;
-            // A flight is for others to find until its layer is in the store. To let the last of it go is to wait for a disk.
+            // Other pulls can find a flight until its layer is in the store. Dropping the last reference may wait for
+            // the disk.
             let (layers, _flights): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
             store.commit(NewImage {
                 reference: &reference,
@@ -242,7 +243,7 @@ impl Fetch {
         }
         let _own = own.acquire().await.map_err(|_closed| job.lost())?;
         let _all = shared.downloads.acquire().await.map_err(|_closed| job.lost())?;
-        // The turn lasts until the layer is there for the next one.
+        // The permit is held until the layer is there for the next one in line.
         let turn = Arc::new(turn);
         let layer = flight.land(job.run(Arc::clone(&turn)).await?);
         drop(turn);

@@ -1,4 +1,4 @@
-//! Pulls: each runs once for all who want it, as long as anyone does.
+//! Pulls: each runs once for all callers that want it, as long as any of them waits.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -18,7 +18,7 @@ use crate::progress::{PullProgress, Tracker};
 use crate::pull::Pull;
 use crate::tls::system_roots;
 
-/// How many images are put together and made durable at once.
+/// How many images are assembled and made durable at a time.
 const COMMITS_LIMIT: usize = 8;
 
 pub(crate) type PullResult = Result<Arc<Image>, Arc<PullError>>;
@@ -36,9 +36,9 @@ pub(crate) struct PullerShared {
     pub(crate) store: Store,
     pub(crate) config: Config,
     pub(crate) flights: Flights,
-    /// Layers downloading at once, in all pulls.
+    /// Permits for the layers that download at a time, in all pulls.
     pub(crate) downloads: Arc<Semaphore>,
-    /// Commits at once: an image whose layers take long to put together holds up no other.
+    /// Permits for commits: an image whose layers take long to assemble must not hold up the others.
     pub(crate) commits: Arc<Semaphore>,
     roots: OnceLock<rustls::RootCertStore>,
     active: Mutex<Active>,
@@ -74,12 +74,12 @@ impl Puller {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Pulls an image, or joins the pull of the same reference with equal credentials that is running. An image that
-    /// is here already is fetched again only as far as its manifest. Dropping the future gives up the wait; the pull
-    /// itself ends when nobody waits for it any more. What it leaves are whole layers, for some hours, for a retry.
+    /// Pulls an image, or joins a running pull of the same reference with equal credentials. An image that is already
+    /// here is fetched again only as far as its manifest. Dropping the future gives up the wait; the pull itself ends
+    /// when nobody waits for it any more, and leaves whole layers, which stay a few hours for a retry.
     ///
     /// # Errors
-    /// [`PullError`], the same for all who waited.
+    /// [`PullError`], the same for all callers that waited.
     pub async fn pull(
         &self,
         reference: &Reference,
@@ -88,7 +88,7 @@ impl Puller {
         self.join((reference.clone(), credentials)).await
     }
 
-    /// How far the running pulls are, in no order.
+    /// The progress of the running pulls, in no particular order.
     #[must_use]
     pub fn active(&self) -> Vec<PullProgress> {
         let active = self.shared.lock();
@@ -112,7 +112,7 @@ impl Puller {
             pull.run().await.map_err(Arc::new)
         };
         let flight = flight.boxed().shared();
-        // A future that was never polled can always be downgraded.
+        // A future that has never been polled can always be downgraded.
         if let Some(weak) = flight.downgrade() {
             active.pulls.insert(key, Entry { serial, flight: weak, tracker: Arc::downgrade(&tracker) });
         }
@@ -125,13 +125,13 @@ impl PullerShared {
         lock(&self.active)
     }
 
-    /// The system's roots, read once: they are some hundred certificates. Blocking.
+    /// The system's root certificates, read once: there are hundreds of them. Blocking.
     pub(crate) fn roots(&self) -> &rustls::RootCertStore {
         self.roots.get_or_init(system_roots)
     }
 }
 
-/// Takes a pull off the list when it ends, however it does.
+/// Takes a pull off the list when it ends, however it ends.
 struct Departure {
     shared: Arc<PullerShared>,
     key: Key,
@@ -141,7 +141,7 @@ struct Departure {
 impl Drop for Departure {
     fn drop(&mut self) {
         let mut active = self.shared.lock();
-        // The key may be that of a successor already.
+        // The key may already belong to a successor.
         if active.pulls.get(&self.key).is_some_and(|entry| entry.serial == self.serial) {
             active.pulls.remove(&self.key);
         }

@@ -18,46 +18,46 @@ use crate::transport::read_all;
 use crate::url::{Url, Wire};
 
 const AGENT: &str = concat!("wharf/", env!("CARGO_PKG_VERSION"));
-/// How many hosts on the way to one response may ask for authorization, each once.
+/// How many hosts on the way to one response may challenge us, each once.
 const CHALLENGES_LIMIT: usize = 3;
-/// The most characters of a registry's own words in an error.
+/// How much of a registry's own text an error shows, in characters.
 const SAID_LIMIT_CHARS: usize = 200;
 
-/// A request of the distribution API, below the repository.
+/// A request of the distribution API for one repository.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiRequest {
     pub(crate) method: Method,
     /// `manifests/<tag or digest>` or `blobs/<digest>`.
     pub(crate) path: String,
-    /// The media types accepted; empty for any.
+    /// The accepted media types; empty for any.
     pub(crate) accept: String,
     /// The first byte of the range; 0 for all.
     pub(crate) from_byte: u64,
     pub(crate) patience: Patience,
 }
 
-/// Whether a host that is busy is worth waiting for.
+/// Whether a busy host is worth waiting for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
-    /// There is no other.
+    /// There is no other host.
     Wait,
-    /// The next one may have it at once.
+    /// The next host may have it at once.
     Leave,
 }
 
 impl Patience {
-    /// For a host that is followed by others. The same host by another scheme does not count.
+    /// The patience with a host that others follow. The same host over another scheme does not count as another.
     pub(crate) fn for_one_before(endpoint: &Endpoint, others: &[&Endpoint]) -> Self {
         if others.iter().any(|other| other.place() != endpoint.place()) { Self::Leave } else { Self::Wait }
     }
 }
 
-/// A successful response, its body still to be read.
+/// A successful response whose body is still to be read.
 #[derive(Debug)]
 pub(crate) struct ApiResponse {
     /// The head and the body; the status is 200 or 206.
     pub(crate) response: Response<Incoming>,
-    /// Host and port of the sender of the body: after a redirect not the host that was asked.
+    /// Host and port of the body's sender: after a redirect not the host that was asked.
     pub(crate) host: String,
 }
 
@@ -73,7 +73,7 @@ pub(crate) async fn ask(
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        // A host that let us wait for the whole timeout is left for the next one.
+        // A host that used up the whole timeout is left for the next one.
         let waits = api_request.patience == Patience::Wait;
         let worth = waits && error.is_passing() && !matches!(error, FetchError::Stalled { .. });
         if !worth || attempt == config.limits.retries {
@@ -199,7 +199,7 @@ async fn judge(endpoint: &Endpoint, landed: Landed) -> Result<ApiResponse, Fetch
         return Ok(ApiResponse { response, host });
     }
     let failure = failure_of(&response, &host, String::new());
-    // The words of a host that we were sent to could be those of a service that only we can reach.
+    // The text of a host that we were redirected to could come from a service that only we can reach.
     if standing != Standing::Home {
         return Err(failure);
     }
@@ -238,7 +238,7 @@ fn with_words(mut failure: FetchError, words: String) -> FetchError {
     failure
 }
 
-/// Seconds. The form with a date is not worth a parser: its absence means our own pause.
+/// Seconds. The date form is not worth a parser: without a value our own pause applies.
 fn retry_after(value: Option<&HeaderValue>) -> Option<Duration> {
     value?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
@@ -256,8 +256,8 @@ struct ErrorItem {
     message: String,
 }
 
-/// `: manifest unknown (MANIFEST_UNKNOWN)`, or nothing. Long words and what follows a question mark are left out: they
-/// may be addresses with signatures, or tokens.
+/// `: manifest unknown (MANIFEST_UNKNOWN)`, or nothing. Long words and anything after a question mark are left out:
+/// they may be signed URLs or tokens.
 pub(crate) fn words(body: &[u8]) -> String {
     let Ok(ErrorBody { errors }) = serde_json::from_slice(body) else { return String::new() };
     let Some(first) = errors.first() else { return String::new() };

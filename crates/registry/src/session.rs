@@ -1,5 +1,5 @@
-//! What one pull knows: the image, its hosts, and which of them answered last. Documents are fetched here; layers, which
-//! are too big to be held, in [`crate::blob`].
+//! The state of one pull: the image, its hosts, and which of them responded last. Documents are fetched here; layers,
+//! which are too big to hold in memory, are fetched in [`crate::blob`].
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,16 +22,16 @@ use crate::request::{ApiRequest, ApiResponse, Patience, ask};
 use crate::tls;
 use crate::transport::read_all;
 
-/// One pull's hosts.
+/// The hosts of one pull.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) config: Config,
     endpoints: Vec<Endpoint>,
-    /// The host that gave the last document; it is asked first. None yet: beyond the end.
+    /// The index of the host that served the last document, which is asked first; beyond the end while there is none.
     preferred: AtomicUsize,
 }
 
-/// A manifest or an index as it came.
+/// A manifest or an index, as received.
 #[derive(Debug)]
 pub(crate) struct Fetched {
     pub(crate) bytes: Bytes,
@@ -39,7 +39,7 @@ pub(crate) struct Fetched {
     pub(crate) document: Document,
 }
 
-/// What a tag or a digest leads to.
+/// What a tag or a digest refers to.
 #[derive(Debug)]
 pub(crate) enum Resolved {
     /// The digest is known; nothing was fetched.
@@ -47,7 +47,7 @@ pub(crate) enum Resolved {
     Fetched(Fetched),
 }
 
-/// What a document is asked by.
+/// How a document is requested.
 enum Wanted<'a> {
     /// The reference's tag.
     Tag(&'a str),
@@ -58,7 +58,7 @@ enum Wanted<'a> {
 }
 
 impl Session {
-    /// Reads the settings for the image's registry. Blocking.
+    /// Reads the settings of the image's registry. Blocking.
     pub(crate) fn open(
         config: &Config,
         reference: &Reference,
@@ -74,18 +74,18 @@ impl Session {
         Ok(Self { config: config.clone(), endpoints, preferred: AtomicUsize::new(usize::MAX) })
     }
 
-    /// The hosts that may be asked by digest, the last that answered first.
+    /// The hosts that may be asked by digest; the last that responded comes first.
     pub(crate) fn pull_order(&self) -> Vec<&Endpoint> {
         let preferred = self.endpoints.get(self.preferred.load(Ordering::Relaxed));
         let mut order: Vec<_> =
             preferred.into_iter().filter(|endpoint| endpoint.may(Capability::Pull)).collect();
-        // The same place by another scheme is no other place.
+        // The same place over another scheme is not another place.
         let differs = |endpoint: &&Endpoint| preferred.is_none_or(|it| it.place() != endpoint.place());
         order.extend(self.endpoints.iter().filter(|endpoint| endpoint.may(Capability::Pull)).filter(differs));
         order
     }
 
-    /// What the reference names: the document, or its digest alone if that is one of `known`.
+    /// Resolves the reference: to the document, or to its digest alone if that is one of `known`.
     pub(crate) async fn resolve(
         &self,
         reference: &Reference,
@@ -109,14 +109,14 @@ impl Session {
         }
     }
 
-    /// Asks the host first from now on, for it gave an answer.
+    /// Asks this host first from now on, because it responded.
     fn prefer<T>(&self, endpoint: &Endpoint, answer: T) -> T {
         let at = self.endpoints.iter().position(|each| std::ptr::eq(each, endpoint));
         self.preferred.store(at.unwrap_or(usize::MAX), Ordering::Relaxed);
         answer
     }
 
-    /// The document that an entry of an index names.
+    /// The document that an index entry names.
     pub(crate) async fn entry(&self, descriptor: &Descriptor) -> Result<Fetched, Failures> {
         self.document(&Wanted::Entry(descriptor)).await
     }
@@ -132,11 +132,11 @@ impl Session {
         Err(round.failures)
     }
 
-    /// A tag is mostly what it was, and registries count the manifests they give but not the questions for a digest. The
-    /// answer to one is taken only if it is the digest that the tag had here already; for the rest the document itself has
-    /// the word. So a host that may resolve tags and lies can keep an image from being renewed, which an old document would
-    /// do as well: what a tag means is its word, here as for every client. It cannot make a tag mean an image that is here
-    /// for another reason.
+    /// Resolves a tag by a HEAD request. A tag rarely changes, and registries count manifests that they serve but not
+    /// HEAD requests. The response counts only if it is the digest that the tag already had here; otherwise the
+    /// document itself decides. So a lying host that may resolve tags can keep an image from being updated. It could do
+    /// so with an old document, too: for every client, the meaning of a tag is that host's word. It cannot make a tag
+    /// refer to an image that is here for another reason.
     async fn tag_of(
         &self,
         endpoint: &Endpoint,
@@ -193,7 +193,7 @@ impl Session {
         let mut document = parse_index_or_manifest(&bytes, content_type.as_deref()).map_err(unusable)?;
         if let Wanted::Entry(descriptor) = wanted {
             check_length(&host, descriptor, bytes.len())?;
-            // The index, the header and the document itself must call it the same.
+            // The index, the header and the document itself must agree on the media type.
             document = parse_index_or_manifest(&bytes, Some(&descriptor.media_type)).map_err(unusable)?;
         }
         Ok(Fetched { bytes, digest, document })
@@ -232,7 +232,7 @@ impl Session {
     }
 }
 
-/// The hosts that one request is sent to, one after the other.
+/// The hosts that one request is sent to, one after another.
 struct Round<'a> {
     left: Vec<&'a Endpoint>,
     answered: Vec<String>,
@@ -245,7 +245,7 @@ impl<'a> Round<'a> {
         Self { left: order, answered: Vec::new(), failures: Failures::default() }
     }
 
-    /// The next host, unless it has answered by another scheme.
+    /// The next host, except one that has already responded over another scheme.
     fn next(&mut self) -> Option<(&'a Endpoint, Patience)> {
         loop {
             let endpoint = self.left.pop()?;
@@ -273,7 +273,7 @@ fn manifest(method: Method, name: &str, patience: Patience) -> ApiRequest {
     }
 }
 
-/// The digest that a registry says a manifest has.
+/// The digest that a registry announces for a manifest.
 fn announced(response: &Response<Incoming>) -> Option<Digest> {
     response.headers().get("docker-content-digest")?.to_str().ok()?.parse().ok()
 }

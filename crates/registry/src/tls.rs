@@ -1,4 +1,5 @@
-//! TLS settings of one registry: rustls with ring, TLS 1.2 or newer, the system's roots and those of `hosts.toml`.
+//! The TLS settings of one registry: rustls with ring, TLS 1.2 or newer, with the system's roots and those of
+//! `hosts.toml`.
 
 mod verifier;
 
@@ -13,10 +14,10 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use verifier::{OrNamed, Unverified, is_of_an_authority};
 
-/// Why the TLS files of a registry can't be used.
+/// Why the TLS files of a registry cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file can't be read or is not PEM.
+    /// A file cannot be read or is not PEM.
     #[error("cannot read PEM of {}", path.display())]
     Pem {
         /// The file.
@@ -25,13 +26,13 @@ pub enum TlsError {
         #[source]
         source: rustls_pki_types::pem::Error,
     },
-    /// A file has no certificate in it.
+    /// A file contains no certificate.
     #[error("{} contains no certificate", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
-    /// A certificate or a key is not what it should be.
+    /// A certificate or a key is invalid.
     #[error("cannot use {}", path.display())]
     Unusable {
         /// The file.
@@ -40,7 +41,7 @@ pub enum TlsError {
         #[source]
         source: rustls::Error,
     },
-    /// The TLS library refuses its own settings.
+    /// The TLS library refuses the settings.
     #[error("cannot set up TLS")]
     Setup {
         /// Why.
@@ -49,7 +50,7 @@ pub enum TlsError {
     },
 }
 
-/// What can be done about a failure, if it is one of TLS.
+/// What the reader can do about a failure, if it is one of TLS.
 pub(crate) fn advice(failure: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     let mut causes = std::iter::successors(Some(failure), |error| error.source());
     Some(match causes.find_map(tls_error)? {
@@ -79,42 +80,42 @@ pub(crate) fn advice(failure: &(dyn std::error::Error + 'static)) -> Option<&'st
     })
 }
 
-/// An error of rustls, which I/O errors, also one in another, hide from those who ask for their source.
+/// An error of rustls. I/O errors, even nested ones, hide it from `source`.
 fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
     let hidden = || tls_error(error.downcast_ref::<std::io::Error>()?.get_ref()?);
     error.downcast_ref().or_else(hidden)
 }
 
-/// What `hosts.toml` says of TLS for one host.
+/// The TLS settings of one host in `hosts.toml`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct TlsFiles {
-    /// Certificates of authorities trusted beside the system's.
+    /// Certificate authorities that are trusted in addition to the system's.
     pub(crate) ca: Vec<PathBuf>,
-    /// Certificates of ours and their keys.
+    /// Client certificates and their keys.
     pub(crate) client: Vec<(PathBuf, PathBuf)>,
-    /// Whether the server's certificate is checked.
+    /// Whether the server's certificate is verified.
     pub(crate) trust: Trust,
 }
 
-/// Whether a server has to prove who it is.
+/// Whether a server must prove its identity.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Trust {
-    /// It has to.
+    /// It must.
     #[default]
     Verified,
-    /// `skip_verify`: it has not.
+    /// `skip_verify`: it need not.
     Blind,
 }
 
-/// The settings for a host itself and for hosts that it sends us to; the latter get neither our certificates nor
-/// blind trust.
+/// The settings for a host itself and for hosts that it redirects us to. The latter get neither our client certificates
+/// nor blind trust.
 #[derive(Debug, Clone)]
 pub(crate) struct TlsPair {
     pub(crate) own: ClientConfig,
     pub(crate) foreign: ClientConfig,
 }
 
-/// The system's roots. A damaged certificate among them is skipped, as everywhere.
+/// The system's roots. A damaged certificate among them is skipped, as elsewhere.
 pub(crate) fn system_roots() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
@@ -153,10 +154,10 @@ pub(crate) fn load(files: &TlsFiles, system: &RootCertStore) -> Result<TlsPair, 
     Ok(TlsPair { own, foreign })
 }
 
-/// Whom to believe.
+/// The trusted certificate authorities.
 struct Authorities {
     roots: RootCertStore,
-    /// Those of them that the host's own settings name.
+    /// Those that the host's own settings name.
     named: Vec<CertificateDer<'static>>,
 }
 
@@ -212,7 +213,7 @@ fn config(
     })
 }
 
-/// The first of our certificates whose key the server can check.
+/// Our client certificates; the first whose key the server can verify is used.
 #[derive(Debug)]
 struct Keys(Vec<Arc<CertifiedKey>>);
 

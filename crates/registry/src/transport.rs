@@ -1,4 +1,4 @@
-//! One HTTP/1.1 client for one set of TLS settings, and the waits that every use of it has.
+//! One HTTP/1.1 client for one set of TLS settings, with the timeouts that every use of it has.
 
 use std::error::Error;
 use std::io;
@@ -23,7 +23,7 @@ use crate::proxy::Kind;
 use crate::tls;
 use crate::url::{Url, Wire};
 
-// The library's one buffer bound serves for the head and for the chunks of a body alike.
+// The library has a single buffer limit, for the head as well as for the chunks of a body.
 const _: () = assert!(HEAD_LIMIT_BYTES == CHUNK_LIMIT_BYTES);
 
 /// A client with its connections; clones share them.
@@ -50,7 +50,7 @@ impl Transport {
         Self { client, way, stall_timeout }
     }
 
-    /// Sends a request and waits for the head of the answer, whatever its status.
+    /// Sends a request and waits for the head of the response, whatever its status.
     pub(crate) async fn send(
         &self,
         mut request: Request<Full<Bytes>>,
@@ -61,7 +61,7 @@ impl Transport {
         if self.way.reach == Reach::Outside && literal.is_ok_and(is_inside) {
             return Err(FetchError::Connect { host: host(), source: Box::new(inside_error()) });
         }
-        // A tunnel has shown it; a proxy that is asked in the host's place wants it with each request.
+        // A tunnel has sent it already; a proxy that is asked in place of the host wants it with each request.
         let in_its_place = self.way.proxies.to(url).filter(|proxy| proxy.kind == Kind::Http);
         let in_its_place = in_its_place.filter(|_| url.wire() == Wire::Plain);
         if let Some(value) = in_its_place.and_then(|proxy| proxy.authorization()) {
@@ -73,7 +73,7 @@ impl Transport {
                 Err(FetchError::Stalled { host: host(), after_ms: self.stall_timeout.as_millis() })
             }
             Ok(Err(error)) => Err(failure(host(), error)),
-            // The library's bound is on its buffer, which may hold almost twice as much before it is looked at.
+            // The library limits its buffer, which may hold almost twice as much before the limit is checked.
             Ok(Ok(response)) if head_bytes(&response) > HEAD_LIMIT_BYTES => {
                 Err(FetchError::TooLarge { host: host(), limit_bytes: HEAD_LIMIT_BYTES as u64 })
             }
@@ -108,7 +108,7 @@ pub(crate) async fn next_chunk(
             Ok(Some(Err(error))) => {
                 return Err(FetchError::Broken { host: host.to_owned(), source: Box::new(error) });
             }
-            // Trailers are of no use.
+            // Trailers are not needed.
             Ok(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) if data.is_empty() => {}
                 Ok(data) => return Ok(Some(data)),
@@ -129,7 +129,8 @@ pub(crate) async fn read_all(
     if body.size_hint().lower() > limit_bytes as u64 {
         return Err(too_large());
     }
-    // A byte now and then would pass the stall timeout for hours; documents are small, so the whole has a bound too.
+    // A byte now and then would satisfy the stall timeout for hours. Documents are small, so the whole read has a
+    // deadline, too.
     let read = async {
         let mut all = BytesMut::new();
         while let Some(chunk) = next_chunk(&mut body, host, stall_timeout).await? {
@@ -146,7 +147,7 @@ pub(crate) async fn read_all(
     })
 }
 
-/// Why there was no answer.
+/// Why there was no response.
 fn failure(host: String, error: hyper_util::client::legacy::Error) -> FetchError {
     if let Some(advice) = tls::advice(&error) {
         return FetchError::Tls { host, advice, source: below(error) };
@@ -157,7 +158,7 @@ fn failure(host: String, error: hyper_util::client::legacy::Error) -> FetchError
     FetchError::Broken { host, source: below(error) }
 }
 
-/// The cause below hyper-util's own error, whose text says no more than that a request failed.
+/// The cause of hyper-util's own error, whose text says only that a request failed.
 fn below(error: hyper_util::client::legacy::Error) -> crate::error::Cause {
     match error.source() {
         Some(source) => {
@@ -165,7 +166,7 @@ fn below(error: hyper_util::client::legacy::Error) -> crate::error::Cause {
             let mut next = source.source();
             while let Some(cause) = next {
                 let more = cause.to_string();
-                // Some layers repeat the layer below.
+                // Some layers repeat the text of the layer below.
                 if !text.contains(&more) {
                     text = format!("{text}: {more}");
                 }
@@ -184,11 +185,11 @@ pub(crate) fn inside_error() -> io::Error {
     )
 }
 
-/// The wire servers and metadata services of clouds that do not use link-local addresses.
+/// Metadata services and wire servers of clouds that do not use link-local addresses.
 const METADATA: [Ipv4Addr; 3] =
     [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
 
-/// Those of Google, Oracle, Scaleway, Akamai and Alibaba.
+/// The metadata services of Google, Oracle, Scaleway, Akamai and Alibaba.
 const METADATA_V6: [Ipv6Addr; 5] = [
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
@@ -197,8 +198,8 @@ const METADATA_V6: [Ipv6Addr; 5] = [
     Ipv6Addr::new(0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200),
 ];
 
-/// Loopback, unspecified, or a metadata service's (169.254.169.254 and fd00:ec2::254 among them); also as IPv6 carries
-/// addresses of IPv4.
+/// Whether an address is loopback, unspecified, or that of a metadata service (169.254.169.254 and fd00:ec2::254 among
+/// them), also in its IPv6 forms of IPv4 addresses.
 pub(crate) fn is_inside(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
@@ -217,14 +218,14 @@ pub(crate) fn is_inside(address: IpAddr) -> bool {
     }
 }
 
-/// The address of IPv4 in one of IPv6: mapped, or by the well-known prefix of NAT64.
+/// The IPv4 address embedded in an IPv6 one: mapped, or with the well-known prefix of NAT64.
 fn carried(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     let [a, b, c, d] = v6.octets().last_chunk().copied()?;
     let nat64 = v6.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0];
     v6.to_ipv4_mapped().or_else(|| nat64.then(|| Ipv4Addr::new(a, b, c, d)))
 }
 
-/// Whether a registry's own host is one of those inside, so that what it names may be so too.
+/// Whether a registry's own host has such an address, so that the hosts that it names may have one, too.
 pub(crate) async fn resolves_inside(url: &Url) -> bool {
     let host = url.host();
     if let Ok(address) = host.parse::<IpAddr>() {

@@ -1,12 +1,12 @@
-//! Absolute http and https addresses, and the resolving of a redirect's target against one.
+//! Absolute http and https URLs, and the resolution of a redirect's target.
 
 use http::Uri;
 use http::uri::Scheme;
 
-/// The most bytes of an address.
+/// The longest URL, in bytes.
 const LIMIT_BYTES: usize = 8 << 10;
 
-/// An absolute address without user information.
+/// An absolute URL without user information.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Url {
     uri: Uri,
@@ -20,7 +20,7 @@ pub(crate) enum Wire {
 }
 
 impl Url {
-    /// Takes an absolute http or https address.
+    /// Parses an absolute http or https URL.
     pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         if text.len() > LIMIT_BYTES {
             return Err("is longer than 8 KiB");
@@ -39,7 +39,7 @@ impl Url {
         }
     }
 
-    /// What a `Location` header in an answer from here points to.
+    /// Resolves a `Location` header in a response from this URL.
     pub(crate) fn join(&self, location: &str) -> Result<Self, &'static str> {
         let scheme = self.uri.scheme_str().unwrap_or("https");
         if location.contains("://") && !location.starts_with(['/', '?']) {
@@ -60,7 +60,7 @@ impl Url {
         Self::parse(&format!("{origin}{directory}{location}"))
     }
 
-    /// The same address with one more query parameter; its value is percent-encoded.
+    /// The same URL with one more query parameter, whose value is percent-encoded.
     pub(crate) fn with_query(&self, name: &str, value: &str) -> Result<Self, &'static str> {
         let separator = if self.uri.query().is_some() { '&' } else { '?' };
         Self::parse(&format!("{}{separator}{name}={}", self.uri, encode(value)))
@@ -70,12 +70,12 @@ impl Url {
         &self.uri
     }
 
-    /// Host and port as written, without scheme: what messages show.
+    /// Host and port as written, without the scheme, as messages show them.
     pub(crate) fn host_and_port(&self) -> &str {
         self.uri.authority().map_or("", |authority| authority.as_str())
     }
 
-    /// The host without port, in lower case; an IPv6 address without its brackets.
+    /// The host without the port, in lower case; an IPv6 address has no brackets.
     pub(crate) fn host(&self) -> String {
         let host = self.uri.host().unwrap_or_default();
         host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase()
@@ -96,7 +96,7 @@ impl Url {
         format!("{scheme}://{}:{}", self.host(), self.port())
     }
 
-    /// Whether it is https of the same host as an http address, both at the usual ports.
+    /// Whether it is the https form of an http URL: the same host, both at the default ports.
     pub(crate) fn is_encrypted_form_of(&self, other: &Self) -> bool {
         (self.wire(), self.port()) == (Wire::Tls, 443)
             && (other.wire(), other.port()) == (Wire::Plain, 80)
@@ -122,8 +122,8 @@ pub(crate) fn encode(text: &str) -> String {
     encoded
 }
 
-/// Whether two hosts belong to one registrable domain, by the usual shape of names: the last two labels, or three
-/// below a country's second level (`co.uk`). Addresses belong to themselves alone.
+/// Whether two hosts are in one registrable domain, judged by the usual shape of names: the last two labels, or three
+/// below a country's second level (`co.uk`). An address is only in its own.
 pub(crate) fn same_domain(a: &str, b: &str) -> bool {
     let domain = |host: &str| {
         if host.parse::<std::net::IpAddr>().is_ok() {

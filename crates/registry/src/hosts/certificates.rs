@@ -1,5 +1,5 @@
-//! Docker's layout of a host's directory: `*.crt` are authorities, `*.cert` are certificates of ours and have their keys
-//! beside them in `*.key`, or in themselves.
+//! Docker's layout of a host's directory: `*.crt` files are certificate authorities; `*.cert` files are client
+//! certificates, with the key in a `*.key` file beside them or in the same file.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use wharf_types::Reference;
 use super::{HostSpec, HostsError, by_tls_first, direct};
 use crate::tls::{TlsFiles, Trust};
 
-/// The registry itself, with the certificates of a directory; `None` if there is no such directory.
+/// The registry itself, with the certificates of a directory; `None` if the directory does not exist.
 pub(super) fn load(directory: &Path, reference: &Reference) -> Result<Option<Vec<HostSpec>>, HostsError> {
     let failed = |source| HostsError::Read { path: directory.to_owned(), source };
     let entries = match std::fs::read_dir(directory) {

@@ -1,4 +1,4 @@
-//! The text of one `hosts.toml`.
+//! The parser of one `hosts.toml`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::url::{Url, Wire};
 
 const TOP_LEVEL: &str = "the top level";
 
-/// The keys that a host's table and the top level, which speaks for the server, have in common.
+/// The keys that a host's table shares with the top level, which describes the server.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct RawHost {
@@ -46,7 +46,7 @@ impl OneOrMany {
     }
 }
 
-/// A file with certificate and key, several of them, or pairs of files.
+/// One file with certificate and key, several such files, or pairs of files.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "a file, a list of files, or a list of [certificate, key]")]
 enum Client {
@@ -54,7 +54,7 @@ enum Client {
     Pairs(Vec<(String, String)>),
 }
 
-/// Where a table stands; what errors name.
+/// Where a table is in the file, for error messages.
 struct Section<'a> {
     path: &'a Path,
     name: &'a str,
@@ -73,13 +73,13 @@ impl Section<'_> {
         }
     }
 
-    /// Files are named relative to the directory of `hosts.toml`.
+    /// A file name, relative to the directory of `hosts.toml`.
     fn file(&self, name: &str) -> PathBuf {
         self.path.parent().unwrap_or(Path::new("/")).join(name)
     }
 }
 
-/// Reads the text of the file at `path`.
+/// Parses the text of the file at `path`.
 pub(super) fn parse(path: &Path, text: &str, reference: &Reference) -> Result<Vec<HostSpec>, HostsError> {
     let mut table: Table = toml::from_str(text)
         .map_err(|source| HostsError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
@@ -100,7 +100,7 @@ pub(super) fn parse(path: &Path, text: &str, reference: &Reference) -> Result<Ve
         }
         None => specs.extend(registry(&top, raw, reference)?),
     }
-    // A mirror that is the registry itself, with settings of its own, is still the registry.
+    // A mirror that is the registry itself, with its own settings, is still the registry.
     let home: Vec<_> = direct(reference.host()).iter().map(|spec| spec.root.clone()).collect();
     for spec in &mut specs {
         if home.iter().any(|root| root.same_origin(&spec.root)) {
@@ -118,7 +118,7 @@ fn take<T: serde::de::DeserializeOwned>(
     table.remove(key).map(Value::try_into).transpose().map_err(|source| section.key(source))
 }
 
-/// Without `server` the registry is the image's own host, with what the top level says of it.
+/// The registry's own entry. Without `server` it is the image's host, with the settings of the top level.
 fn registry(top: &Section<'_>, raw: RawHost, reference: &Reference) -> Result<Vec<HostSpec>, HostsError> {
     let direct = direct(reference.host());
     let Some(first) = direct.first() else { return Ok(Vec::new()) };
@@ -132,8 +132,8 @@ fn registry(top: &Section<'_>, raw: RawHost, reference: &Reference) -> Result<Ve
     Ok(if says_tls { by_tls_first(specs) } else { specs })
 }
 
-/// A host named by http with settings of TLS is asked by https before, as containerd does it and its documentation shows;
-/// port 80 leaves no doubt.
+/// A host given as http that has TLS settings is tried over https first, as containerd does and documents it; port 80
+/// leaves no doubt.
 fn both_schemes(spec: HostSpec) -> Vec<HostSpec> {
     let plain = spec.root.wire() == Wire::Plain && spec.root.uri().port_u16() != Some(80);
     let encrypted = spec.root.uri().to_string().replacen("http://", "https://", 1);
@@ -143,7 +143,7 @@ fn both_schemes(spec: HostSpec) -> Vec<HostSpec> {
     }
 }
 
-/// An address, https unless it says http, without query.
+/// A URL without a query; https if it names no scheme.
 fn address(section: &Section<'_>, key: &'static str, text: &str) -> Result<Url, HostsError> {
     let text = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
     let url = Url::parse(&text).map_err(|reason| section.value(key, reason))?;
@@ -167,7 +167,7 @@ fn spec(section: &Section<'_>, url: &Url, raw: RawHost, role: Role) -> Result<Ho
         Some(Client::Files(files)) => files.into_vec().into_iter().map(|file| (file.clone(), file)).collect(),
         Some(Client::Pairs(pairs)) => pairs,
     };
-    // An empty key means that the certificate's file has it too.
+    // An empty key means that the certificate's file holds the key as well.
     let pair = |(cert, key): (String, String)| {
         let key = if key.is_empty() { &cert } else { &key };
         (section.file(&cert), section.file(key))
@@ -192,7 +192,7 @@ fn spec(section: &Section<'_>, url: &Url, raw: RawHost, role: Role) -> Result<Ho
     })
 }
 
-/// An empty one means that the host is asked directly, whatever the node's settings say.
+/// An empty value means that the host is asked directly, whatever the node's settings.
 fn proxies(section: &Section<'_>, text: &str) -> Result<Proxies, HostsError> {
     let proxy = Some(text).filter(|text| !text.is_empty()).map(Proxy::parse).transpose();
     proxy.map(Proxies::always).map_err(|reason| section.value("proxy", reason))
@@ -216,7 +216,7 @@ fn headers(
     Ok(headers)
 }
 
-/// Go's notation: numbers, each with a unit; between 1 ms and an hour.
+/// Go's notation: numbers with a unit each. It must be between 1 ms and an hour.
 fn duration(text: &str) -> Option<Duration> {
     let mut total_ms = 0.0;
     let mut rest = text.trim();

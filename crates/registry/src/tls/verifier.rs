@@ -1,4 +1,4 @@
-//! Who a server may be, beyond what the TLS library takes by itself.
+//! Which server certificates are accepted beyond those that the TLS library accepts.
 
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-/// Takes what an authority vouches for, and a certificate that is itself named as one: `openssl req -x509`, and with it
-/// every recipe for a registry with a certificate of its own, makes one that says it is an authority, which webpki takes
-/// from no server.
+/// Accepts what an authority vouches for, and a server certificate that is itself configured as an authority. `openssl
+/// req -x509`, and so every recipe for a registry with a self-signed certificate, makes one that is marked as an
+/// authority, and webpki accepts no such certificate from a server.
 #[derive(Debug)]
 pub(super) struct OrNamed {
     pub(super) chains: Arc<WebPkiServerVerifier>,
@@ -29,7 +29,7 @@ impl ServerCertVerifier for OrNamed {
     ) -> Result<ServerCertVerified, Error> {
         let chains = &self.chains;
         match chains.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            // webpki looks at the time before this, and at the name only after it.
+            // webpki checks the validity period before this error, and the name only after it.
             Err(Error::InvalidCertificate(wrong))
                 if is_of_an_authority(&wrong) && self.named.contains(end_entity) =>
             {
@@ -63,7 +63,7 @@ impl ServerCertVerifier for OrNamed {
     }
 }
 
-/// Whether all that is wrong so far with a server's certificate is that it says it is an authority's.
+/// Whether the only thing wrong with a server certificate so far is that it is marked as an authority.
 pub(super) fn is_of_an_authority(wrong: &CertificateError) -> bool {
     match wrong {
         CertificateError::Other(OtherError(cause)) => {
@@ -73,7 +73,7 @@ pub(super) fn is_of_an_authority(wrong: &CertificateError) -> bool {
     }
 }
 
-/// Takes any certificate, but still has the server prove that it holds the key.
+/// Accepts any certificate, but the server must still prove that it holds the key.
 #[derive(Debug)]
 pub(super) struct Unverified {
     pub(super) provider: Arc<CryptoProvider>,

@@ -1,4 +1,4 @@
-//! Registries that ask for papers, and where the papers must not go.
+//! Registries that require authentication, and hosts that must not see credentials.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ fn content() -> Content {
     Content::oci("v1", &[gzip("a", b"one")])
 }
 
-/// A registry that wants one `Authorization` and names a way to it.
+/// A registry that accepts only one `Authorization` and names a way to get it.
 async fn guarded(
     wanted: &'static str,
     challenge: impl Fn(&Asked) -> String + Send + Sync + 'static,
@@ -34,7 +34,7 @@ async fn guarded(
     .await
 }
 
-/// A host that gives the token `t1` to whoever has what is wanted.
+/// A token host that issues the token `t1` for the requests that `allows` accepts.
 async fn token_host(allows: impl Fn(&Asked) -> bool + Send + Sync + 'static) -> Server {
     Server::start(Content::default(), move |asked| {
         Some(if allows(asked) { Reply::new(200, r#"{"token":"t1"}"#) } else { Reply::new(403, "no hunter2") })
@@ -133,7 +133,7 @@ async fn a_token_that_expired_is_renewed() {
 #[tokio::test]
 async fn a_token_host_without_encryption_is_not_asked() {
     let tokens = token_host(|_| true).await;
-    // The same machine by another name is another domain.
+    // The same machine under another name is in another domain.
     let realm = format!("http://localhost:{}/token", tokens.address.port());
     let challenge = format!("Bearer realm=\"{realm}\"");
     let server = guarded("Bearer t1", move |_| challenge.clone()).await;
@@ -215,8 +215,8 @@ async fn credentials_that_name_another_host_stay_here() {
     pull_with(&server, named(format!("http://{}", server.address))).await.unwrap();
 }
 
-/// Pulls from a registry at 127.0.0.1 whose tokens come from `localhost`, both by TLS of one authority: another domain.
-/// Returns what the token host was shown, and how the pull ended.
+/// Pulls from a registry at 127.0.0.1 whose token host is `localhost`, a different domain; both use TLS with one
+/// authority. Returns what the token host was shown, and how the pull ended.
 async fn shown_to_localhost(
     token_hosts: &[&str],
     allows: impl Fn(&Asked) -> bool + Send + Sync + 'static,

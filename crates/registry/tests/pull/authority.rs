@@ -1,4 +1,4 @@
-//! A certificate authority of a test, and what it signs.
+//! A test's certificate authority, and what it signs.
 
 use std::sync::Arc;
 
@@ -13,22 +13,22 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto::ring};
 
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-/// Whether a server wants its clients to have a certificate of the same authority.
+/// Whether a server requires a client certificate of the same authority.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Clients {
     Anybody,
     Certified,
 }
 
-/// When a certificate may be used.
+/// When a certificate is valid.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Valid {
     Now,
-    /// In a year that is over.
+    /// In a year that has passed.
     Once,
 }
 
-/// A certificate as `openssl req -x509` makes it, an authority and a server in one, and a server that has it.
+/// A certificate that `openssl req -x509` would make, authority and server in one, and a server that uses it.
 pub(crate) fn self_signed(names: &[&str], valid: Valid) -> (String, TlsAcceptor) {
     let key = KeyPair::generate().unwrap();
     let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
@@ -56,7 +56,7 @@ impl Authority {
         self.0.pem()
     }
 
-    /// A server of some names.
+    /// A server with the given names.
     pub(crate) fn server(&self, names: &[&str], clients: Clients) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();

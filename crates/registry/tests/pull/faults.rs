@@ -15,7 +15,7 @@ fn one_layer() -> (TestLayer, Content) {
     (layer, content)
 }
 
-/// A registry that does something else than it should when asked for the layer.
+/// A registry that misbehaves when it is asked for the layer.
 async fn with_layer(
     reply: impl Fn(&Asked, &[u8]) -> Option<Reply> + Send + Sync + 'static,
 ) -> (Server, TestLayer) {
@@ -25,7 +25,7 @@ async fn with_layer(
     (Server::start(content, script).await, layer)
 }
 
-/// The pull fails so, leaves nothing, and works against an honest registry afterwards.
+/// The pull fails in this way, leaves nothing behind, and then works against an honest registry.
 async fn must_fail(server: &Server, limits: Limits, kind: ErrorKind, words: &[&str]) {
     let world = World::with(limits, &[]);
     let (error, text) = world.fail(&server.reference(":v1")).await;
@@ -200,7 +200,7 @@ async fn a_registry_that_is_down_is_unavailable() {
     let reference = server.reference(":v1");
     drop(server);
     let world = World::new();
-    // The listener is closed by its task, whose end is not waited for above.
+    // The listener's task closes it, and the wait above is not for that task.
     let (error, text) = world.fail(&reference).await;
     assert_eq!((error.kind(), error.cri_prefix()), (ErrorKind::Unavailable, Some("RegistryUnavailable")));
     assert!(text.contains("refused") || text.contains("was lost during the response"), "{text}");

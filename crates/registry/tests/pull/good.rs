@@ -1,4 +1,4 @@
-//! Registries that tell the truth.
+//! Registries that behave.
 
 use crate::image::{Content, TestLayer, gzip, noise, plain, zstd};
 use crate::server::{Reply, Server};

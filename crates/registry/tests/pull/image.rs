@@ -1,4 +1,4 @@
-//! Small images: what a registry would hold of them.
+//! Small images as a registry would store them.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -14,12 +14,12 @@ pub(crate) fn sha256(bytes: &[u8]) -> Digest {
     Digest::from_sha256(Sha256::digest(bytes).into())
 }
 
-/// A layer: its archive, and the blob that a registry has of it.
+/// A layer: its archive, and the blob that a registry stores.
 #[derive(Clone)]
 pub(crate) struct TestLayer {
     pub(crate) diff_id: Digest,
     pub(crate) blob: Vec<u8>,
-    /// How it is compressed, as media types name it.
+    /// Its compression, as media types name it.
     pub(crate) kind: &'static str,
 }
 
@@ -28,7 +28,7 @@ impl TestLayer {
         sha256(&self.blob)
     }
 
-    /// Of an archive that is no file's.
+    /// A layer of an archive that is not built from a file.
     pub(crate) fn of(archive: Vec<u8>) -> Self {
         Self { diff_id: sha256(&archive), blob: archive, kind: "" }
     }
@@ -137,7 +137,7 @@ impl Content {
         content
     }
 
-    /// The same behind an index, which has the tag now; returns the index' digest.
+    /// Puts an index, which gets the tag, in front of the image, and returns the index's digest.
     pub(crate) fn indexed(mut self, tag: &str) -> (Self, Digest) {
         let manifest = self.manifest.clone().unwrap();
         let size = self.file(&format!("manifests/{manifest}")).1.len();
@@ -166,7 +166,7 @@ impl Content {
         &self.files[&format!("/v2/app/{below}")]
     }
 
-    /// Both contents on one registry.
+    /// The contents of both on one registry.
     pub(crate) fn with(mut self, other: Self) -> Self {
         self.files.extend(other.files);
         self

@@ -1,4 +1,4 @@
-//! Whole pulls against registries that tell the truth, lie, break, dawdle or ask for papers: real sockets on loopback,
+//! Whole pulls against registries that behave, lie, break, dawdle or require authentication: real sockets on loopback,
 //! and the real store in a directory of the test's own.
 
 #[cfg(test)]

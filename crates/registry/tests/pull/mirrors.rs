@@ -11,7 +11,7 @@ use crate::image::{Content, gzip, noise};
 use crate::server::{Asked, Reply, Server};
 use crate::world::{World, file_of, password, patient, short};
 
-/// Of a server on loopback.
+/// The names of a server on loopback.
 pub(crate) const NAMES: &[&str] = &["127.0.0.1", "localhost"];
 
 fn content() -> Content {
@@ -197,7 +197,7 @@ async fn an_edited_file_counts_at_once_and_a_bad_one_is_named() {
     assert!(text.contains("registry.example/hosts.toml") && text.contains("servr"), "{text}");
 }
 
-/// What is said of a server that answers by TLS as `server`, where hosts.toml says `setting` of it.
+/// The error text for a server that answers over TLS at `server` when hosts.toml has `setting` for it.
 async fn refusal(server: SocketAddr, files: &[(&str, &str)], setting: &str) -> String {
     let text = format!("server = \"https://{server}\"\n{setting}\n");
     let files: Vec<_> =
@@ -219,13 +219,13 @@ async fn tls_with_an_authority_of_our_own() {
     let files = [("registry.example/hosts.toml", text.as_str()), ("registry.example/ca.pem", pem.as_str())];
     let world = World::with(patient(), &files);
     world.pull(&reference()).await.unwrap();
-    // The same without the authority, or with another one.
+    // The same without the authority, or with a different one.
     let other = Authority::new().pem();
     for setting in ["", "ca = \"ca.pem\""] {
         let shown = refusal(server.address, &[("ca.pem", &other)], setting).await;
         assert!(shown.contains("`ca` in its hosts.toml") && shown.contains("certificate"), "{shown}");
     }
-    // And without any care.
+    // And without any verification.
     let text = format!("server = \"https://{}\"\nskip_verify = true\n", server.address);
     crate::mirrors::world(&text).pull(&reference()).await.unwrap();
 }
@@ -298,7 +298,7 @@ async fn a_loopback_registry_is_found_by_either_scheme() {
     let acceptor = Authority::new().server(NAMES, Clients::Anybody);
     let server = Server::tls(content(), acceptor, |_| None).await;
     World::with(short(), &[]).pull(&server.reference(":v1")).await.unwrap();
-    // With an authority named for it, it has to prove who it is.
+    // A server for which an authority is configured must prove its identity.
     let host = server.address.to_string();
     let files = [(format!("{host}/ca.crt"), Authority::new().pem())];
     let files: Vec<_> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();

@@ -24,7 +24,7 @@ fn reference() -> Reference {
     "registry.example/app:v1".parse().unwrap()
 }
 
-/// A proxy that leads every tunnel to one server; what it was told, up to the tunnel.
+/// A proxy that leads every tunnel to one server; returns what it was told before the tunnel began.
 async fn tunnel(server: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, told) = (listener.local_addr().unwrap(), Arc::<Mutex<Vec<String>>>::default());
@@ -40,7 +40,7 @@ async fn tunnel(server: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
 async fn lead(mut stream: TcpStream, server: SocketAddr, told: Arc<Mutex<Vec<String>>>) {
     let mut head = vec![stream.read_u8().await.unwrap()];
     if head[0] == 5 {
-        // SOCKS: methods, then the target as a name.
+        // SOCKS: the methods, then the target as a name.
         let mut methods = vec![0; usize::from(stream.read_u8().await.unwrap())];
         stream.read_exact(&mut methods).await.unwrap();
         stream.write_all(&[5, 0]).await.unwrap();
@@ -59,11 +59,11 @@ async fn lead(mut stream: TcpStream, server: SocketAddr, told: Arc<Mutex<Vec<Str
         stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
     }
     let mut onward = TcpStream::connect(server).await.unwrap();
-    // Either side may hang up.
+    // Either side may close the connection.
     copy_bidirectional(&mut stream, &mut onward).await.ok();
 }
 
-/// A world with proxies, and with an authority of registry.example.
+/// A world with proxies, and with an authority for registry.example.
 fn world(proxies: Proxies, authority: &Authority, hosts: &str) -> World {
     let pem = authority.pem();
     let settings = format!("ca = \"ca.pem\"\n{hosts}");

@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::image::{Content, sha256};
 
-/// What a client asked.
+/// A client's request.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) method: String,
@@ -19,7 +19,7 @@ pub(crate) struct Asked {
     pub(crate) target: String,
     headers: Vec<(String, String)>,
     pub(crate) body: String,
-    /// How many requests for the same target came before, by the same method.
+    /// How many requests with the same method and target came before it.
     pub(crate) nth: usize,
 }
 
@@ -32,7 +32,7 @@ impl Asked {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// The first byte asked for.
+    /// The first byte of the requested range.
     fn first_byte(&self) -> Option<usize> {
         self.header("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
     }
@@ -51,7 +51,7 @@ pub(crate) enum Then {
     Repeat,
 }
 
-/// One answer.
+/// One response.
 #[derive(Debug, Clone)]
 pub(crate) struct Reply {
     status: u16,
@@ -75,7 +75,7 @@ impl Reply {
         self
     }
 
-    /// Announces another length; `None` is the end of the connection.
+    /// Announces another length; `None` means that the end of the connection ends the body.
     pub(crate) fn length(mut self, length: Option<usize>) -> Self {
         self.length = length;
         self
@@ -91,7 +91,7 @@ impl Reply {
         self
     }
 
-    /// Announces everything, sends `count` bytes, and hangs up.
+    /// Announces the full length, sends `count` bytes, and closes the connection.
     pub(crate) fn cut(mut self, count: usize) -> Self {
         self.body.truncate(count);
         self.then(Then::Close)
@@ -121,7 +121,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Serves content, and what the script says instead.
+    /// Serves content, except where the script says otherwise.
     pub(crate) async fn start(
         content: Content,
         script: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static,
@@ -133,7 +133,7 @@ impl Server {
         Self::start(content, |_| None).await
     }
 
-    /// The same behind TLS.
+    /// The same over TLS.
     pub(crate) async fn tls(
         content: Content,
         tls: TlsAcceptor,
@@ -171,17 +171,17 @@ impl Server {
         self.inner.asked.lock().unwrap().clone()
     }
 
-    /// How often a path was asked for.
+    /// How often a path was requested.
     pub(crate) fn count(&self, path: &str) -> usize {
         self.asked().iter().filter(|asked| asked.path() == path).count()
     }
 
-    /// Lets one gated body go.
+    /// Lets one gated body pass.
     pub(crate) fn open_gate(&self) {
         self.inner.gate.add_permits(1);
     }
 
-    /// Waits until so many requests for a path have come.
+    /// Waits until a path has been requested `count` times.
     pub(crate) async fn until(&self, path: &str, count: usize) {
         let wait = async {
             while self.count(path) < count {
@@ -239,7 +239,7 @@ async fn read(stream: &mut (impl AsyncRead + Unpin), inner: &Inner) -> Option<As
     Some(asked)
 }
 
-/// What a good registry says.
+/// What an honest registry responds.
 pub(crate) fn honest(content: &Content, asked: &Asked) -> Reply {
     let Some((kind, bytes)) = content.files.get(asked.path()) else {
         let body = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
@@ -281,7 +281,7 @@ async fn write(
     match reply.then {
         Then::Keep if reply.length.is_some() => Some(()),
         Then::Keep | Then::Close => {
-            // Only what a shutdown follows is surely delivered.
+            // Only a response that a shutdown follows is sure to be delivered.
             stream.shutdown().await.ok();
             None
         }

@@ -89,7 +89,7 @@ async fn a_registry_that_stalls_keeps_no_layer_from_the_pulls_of_others() {
     let pulled = tokio::time::timeout(std::time::Duration::from_secs(20), world.pull(&other)).await;
     let image = pulled.expect("it waits for the layer of another registry").unwrap();
     assert_eq!(file_of(&image, "a"), noise(50_000));
-    // What comes after all is another's copy of a layer that is there.
+    // What arrives after this is another copy of a layer that is already there.
     stalling.open_gate();
     stalled.await.unwrap().unwrap();
 }
@@ -127,7 +127,7 @@ async fn a_pull_lasts_while_one_waits_for_it() {
     });
     server.until(&layer().path(), 1).await;
     let stays = tokio::spawn(async move { puller.pull(&reference, None).await.map(|_| ()) });
-    // The second is known to wait once it holds the pull: then the first may go.
+    // Once the second pull holds the permit, it is known to wait, and the first may continue.
     tokio::task::yield_now().await;
     given_up.abort();
     assert!(given_up.await.unwrap_err().is_cancelled());

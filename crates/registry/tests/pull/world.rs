@@ -15,7 +15,7 @@ pub(crate) struct World {
     pub(crate) puller: Puller,
 }
 
-/// Times in which a test can wait for them to pass.
+/// Limits with timeouts so short that a test can wait for them.
 pub(crate) fn short() -> Limits {
     Limits {
         dial_timeout: Duration::from_secs(2),
@@ -28,7 +28,7 @@ pub(crate) fn short() -> Limits {
     }
 }
 
-/// Times that never pass within a test.
+/// Limits with timeouts that never expire within a test.
 pub(crate) fn patient() -> Limits {
     Limits { stall_timeout: Duration::from_secs(60), ..short() }
 }
@@ -38,7 +38,7 @@ impl World {
         Self::with(patient(), &[])
     }
 
-    /// With files below the directory of hosts, by name.
+    /// A world with files, by name, in the directory of hosts.
     pub(crate) fn with(limits: Limits, hosts: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let certs = dir.path().join("certs.d");
@@ -53,7 +53,7 @@ impl World {
         Self { dir, store, puller }
     }
 
-    /// The same after the end of its process.
+    /// The same world after a restart of the process.
     pub(crate) fn restarted(self) -> Self {
         let Self { dir, store, puller } = self;
         drop((store, puller));
@@ -74,8 +74,8 @@ impl World {
         (error, text)
     }
 
-    /// Waits until nothing of any pull is on disk or visible: threads that unpacked notice a moment later than the
-    /// pull's future that they are not wanted any more.
+    /// Waits until nothing of any pull is on disk or visible. Threads that unpack notice a moment later than the pull's
+    /// future that nobody waits for them.
     pub(crate) async fn emptied(&self) {
         let emptied = async {
             while !self.is_empty() {
