@@ -1,4 +1,4 @@
-//! Writing limits: once at creation, and as a transaction later.
+//! Writing limits: plainly at creation, as a transaction later.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,10 +18,10 @@ use crate::limits::Limits;
 use crate::plan::{Missing, Present, Step, Write, plan};
 
 impl Cgroup {
-    /// Sets limits on a new cgroup. After a failure some are set: remove the cgroup.
+    /// Sets limits on a new cgroup. After an error some of them are set: remove the cgroup.
     ///
     /// # Errors
-    /// [`Error::InvalidLimit`], [`Error::NoController`], or [`Error::Write`] with what the kernel refused.
+    /// [`Error::InvalidLimit`], [`Error::NoController`], or [`Error::Write`] with the value that the kernel refused.
     pub fn apply(&self, limits: &Limits) -> Result<(), Error> {
         let devices = self.plan_devices(limits)?;
         for step in self.plan(limits)? {
@@ -30,24 +30,24 @@ impl Cgroup {
         devices.map_or(Ok(()), |devices| self.set_devices(&devices))
     }
 
-    /// Changes limits of a cgroup in use: all of them, or none. Unset ones stay.
+    /// Changes limits of a cgroup in use: all of them or none. Unset limits stay as they are.
     ///
     /// # Errors
-    /// As [`Cgroup::apply`]; the old values are back then, but for one that the kernel does not take back (memory below
-    /// what is in use by now).
+    /// Those of [`Cgroup::apply`]. The old values are then restored, except one that the kernel no longer accepts (a
+    /// memory limit below the present usage).
     pub fn update(&self, limits: &Limits) -> Result<(), Error> {
         let devices = self.plan_devices(limits)?;
         let mut undo = Vec::new();
         let mut result = Ok(());
         for step in self.plan(limits)? {
-            // Remembered before it runs: of a pair that fails, one half may have been written.
+            // The old values are read before the step runs: when a pair fails, one half may have been written.
             undo.push(self.remember(&step)?);
             result = self.run(&step);
             if result.is_err() {
                 break;
             }
         }
-        // Last, because each of its two forms undoes itself.
+        // Last, because both forms of device rules undo themselves.
         if let (Ok(()), Some(devices)) = (&result, devices) {
             result = self.set_devices(&devices);
         }
@@ -109,7 +109,7 @@ impl Cgroup {
         directory.map(|directory| directory.join(&write.file)).ok_or(Error::NoHierarchy)
     }
 
-    /// What a step's files hold now. A file that cannot be read (write-only triggers) has nothing to restore.
+    /// The present content of a step's files. A file that cannot be read (a write-only trigger) has nothing to restore.
     fn remember(&self, step: &Step) -> Result<Vec<Old>, Error> {
         let writes = match step {
             Step::One(only) => vec![only],
@@ -125,7 +125,7 @@ impl Cgroup {
         Ok(old)
     }
 
-    /// Puts the rules in the form of this node, before anything is written.
+    /// Converts the rules to this node's form, before anything is written.
     fn plan_devices(&self, limits: &Limits) -> Result<Option<Devices<'_>>, Error> {
         let Some(rules) = &limits.devices else { return Ok(None) };
         match (self.home(Controller::Devices), self.unified()) {
@@ -146,19 +146,19 @@ impl Cgroup {
     }
 }
 
-/// Device rules ready for the kernel, with the directory they are for.
+/// Device rules in the kernel's form, with the directory that they are for.
 enum Devices<'a> {
     List(&'a Path, DeviceList),
     Program(&'a Path, DeviceProgram),
 }
 
-/// The value of a file before an update.
+/// A file's value before an update.
 struct Old {
     file: PathBuf,
     value: String,
 }
 
-/// Puts old values back, the last written first; if one is refused, the other one first.
+/// Restores old values, the last written first. If one of a pair is refused, the other is restored first.
 fn restore(old: &[Old]) {
     let refused: Vec<&Old> = old.iter().rev().filter(|old| restore_file(old).is_err()).collect();
     for old in refused {
@@ -168,7 +168,7 @@ fn restore(old: &[Old]) {
     }
 }
 
-/// Files with a line per device take one line at a write.
+/// Files with one line per device accept one line per write.
 fn restore_file(old: &Old) -> Result<(), Error> {
     if old.value.trim().is_empty() {
         return files::write(&old.file, "");
@@ -203,8 +203,8 @@ fn write_list(directory: &Path, writes: Vec<ListWrite>) -> Result<(), Error> {
     writes.into_iter().try_for_each(|(name, value)| files::write(&directory.join(name), &value))
 }
 
-/// Attaches the program in place of the one that is there. The cgroup is wharf's alone, so whatever else is attached to
-/// it is a leftover of an interrupted update.
+/// Attaches the program in place of the present one. The cgroup belongs to wharf alone, so any other program attached
+/// to it is left from an interrupted update.
 pub(crate) fn set_program(directory: &Path, program: &DeviceProgram) -> Result<(), Error> {
     let cgroup = File::open(directory).map_err(Error::io("open", directory))?;
     replace(cgroup.as_fd(), program).map_err(|source| Error::DeviceFilter { path: directory.into(), source })

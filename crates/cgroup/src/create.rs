@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::files;
 use crate::path::CgroupPath;
 
-/// Makes a cgroup from the top down, so that each step finds what it inherits.
+/// Makes a cgroup from the top down, because each level inherits from the one above.
 pub(crate) fn create(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Error> {
     let mut parent = hierarchy.mount.clone();
     for step in path.steps(&hierarchy.mount) {
@@ -25,7 +25,7 @@ pub(crate) fn create(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Err
     Ok(())
 }
 
-/// Makes one directory; an existing one is fine.
+/// Makes one directory, or leaves the existing one as it is.
 pub(crate) fn make(directory: &Path) -> Result<(), Error> {
     match fs::create_dir(directory) {
         Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
@@ -36,7 +36,7 @@ pub(crate) fn make(directory: &Path) -> Result<(), Error> {
 }
 
 /// Enables every controller of a cgroup for its children. One that cannot be enabled (the cgroup has processes of its
-/// own, a realtime task is in the way) is left: a limit that needs it will say so.
+/// own, or a realtime task is in the way) is skipped: a limit that needs it will report that.
 fn pass_controllers_on(parent: &Path) -> Result<(), Error> {
     let missing = missing_controllers(
         &files::read(&parent.join("cgroup.controllers"))?,
@@ -57,7 +57,7 @@ fn missing_controllers(available: &str, enabled: &str) -> Vec<String> {
     missing.map(|name| format!("+{name}")).collect()
 }
 
-/// A new v1 cpuset has no CPUs and no memory nodes and takes no process until it has.
+/// A new v1 cpuset has no CPUs and no memory nodes, and accepts no process before it has both.
 fn inherit_cpuset(parent: &Path, child: &Path) -> Result<(), Error> {
     for name in ["cpuset.cpus", "cpuset.mems"] {
         if files::read(&child.join(name))?.trim().is_empty() {

@@ -1,4 +1,4 @@
-//! What is mounted: the hierarchies and the home of every controller.
+//! Detection: which hierarchies are mounted, and which of them has each controller.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use crate::files;
 use crate::group::Cgroup;
 use crate::path::CgroupPath;
 
-/// How the node's cgroups are mounted.
+/// Which cgroup versions the node has mounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     /// v1 hierarchies only.
@@ -25,7 +25,7 @@ pub enum Version {
     V2,
 }
 
-/// A controller; v1's `blkio` and v2's `io` are one.
+/// A controller; v1's `blkio` and v2's `io` count as the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "each is named as in cgroups(7)")]
 pub enum Controller {
@@ -46,7 +46,7 @@ pub enum Controller {
 }
 
 impl Controller {
-    /// The name in `cgroup.controllers` of v2.
+    /// The controller with this name in v2's `cgroup.controllers`.
     fn of_unified(name: &str) -> Option<Self> {
         Some(match name {
             "cpu" => Self::Cpu,
@@ -83,7 +83,7 @@ impl fmt::Display for Controller {
     }
 }
 
-/// The interface of a hierarchy.
+/// A hierarchy's version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     V1,
@@ -98,7 +98,7 @@ pub(crate) struct Hierarchy {
     pub(crate) controllers: Vec<Controller>,
 }
 
-/// The node's cgroups. Cheap to clone.
+/// The node's cgroup hierarchies. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Cgroups {
     hierarchies: Arc<[Hierarchy]>,
@@ -121,11 +121,11 @@ const V1_CONTROLLERS: [(Controllers, Controller); 13] = [
 ];
 
 impl Cgroups {
-    /// Looks at what is mounted. Do it once: hierarchies do not move while a node is up.
+    /// Detects what is mounted. Once is enough: hierarchies do not move while a node is up.
     ///
     /// # Errors
-    /// [`Error::NoHierarchy`] if nothing is mounted that could track processes, [`Error::Io`] if `/proc/self/mountinfo`
-    /// or the unified root's `cgroup.controllers` cannot be read.
+    /// [`Error::NoHierarchy`] if no mounted hierarchy can track processes, [`Error::Io`] if `/proc/self/mountinfo` or
+    /// the unified root's `cgroup.controllers` cannot be read.
     pub fn detect() -> Result<Self, Error> {
         let mounts = files::read(Path::new("/proc/self/mountinfo"))?;
         let mut hierarchies = v1_hierarchies();
@@ -138,7 +138,7 @@ impl Cgroups {
         if detected.tracker().is_none() { Err(Error::NoHierarchy) } else { Ok(detected) }
     }
 
-    /// The word for what was found.
+    /// The node's version, for people.
     #[must_use]
     pub fn version(&self) -> Version {
         let unified = self.hierarchies.iter().any(|hierarchy| hierarchy.kind == Kind::Unified);
@@ -159,10 +159,10 @@ impl Cgroups {
         all
     }
 
-    /// Makes a cgroup in every hierarchy, with the ancestors that are missing; one that exists is taken as it is.
+    /// Makes a cgroup and its missing ancestors in every hierarchy. An existing one is used as it is.
     ///
     /// # Errors
-    /// [`Error::Io`] if a directory cannot be made, [`Error::Write`] if a v1 cpuset cannot be filled.
+    /// [`Error::Io`] if a directory cannot be made, [`Error::Write`] if a v1 cpuset cannot be set.
     pub fn create(&self, path: &CgroupPath) -> Result<Cgroup, Error> {
         for hierarchy in self.hierarchies.iter() {
             create::create(hierarchy, path)?;
@@ -170,7 +170,7 @@ impl Cgroups {
         self.open(path)
     }
 
-    /// A cgroup that exists, also one that a crash left in some hierarchies only.
+    /// An existing cgroup, even one that after a crash is in only some of the hierarchies.
     ///
     /// # Errors
     /// [`Error::NotFound`] if it is in no hierarchy.
@@ -181,16 +181,16 @@ impl Cgroups {
         self.at(path)
     }
 
-    /// The cgroup of a path, whether it exists or not.
+    /// The cgroup at a path, whether it exists or not.
     ///
     /// # Errors
-    /// [`Error::NoHierarchy`] if nothing could track its processes.
+    /// [`Error::NoHierarchy`] if no hierarchy can track its processes.
     pub fn at(&self, path: &CgroupPath) -> Result<Cgroup, Error> {
         let tracker = self.tracker().ok_or(Error::NoHierarchy)?;
         Ok(Cgroup::new(path.clone(), &self.hierarchies, tracker))
     }
 
-    /// The hierarchy that knows which processes a cgroup has: the unified one, else the freezer's, else that of pids.
+    /// The hierarchy that tracks the processes of cgroups: the unified one, else the freezer's, else that of pids.
     fn tracker(&self) -> Option<&Hierarchy> {
         let with = |controller| self.hierarchies.iter().find(|at| at.controllers.contains(&controller));
         self.hierarchies
@@ -201,8 +201,8 @@ impl Cgroups {
     }
 }
 
-/// The v1 hierarchies with a known controller, each once however many controllers share it. Named ones (systemd's) are
-/// not touched.
+/// The v1 hierarchies with a known controller, each listed once even if several controllers share it. Named hierarchies
+/// (systemd's) are left alone.
 fn v1_hierarchies() -> Vec<Hierarchy> {
     let mounted = V1::new();
     let mut found: BTreeMap<PathBuf, Vec<Controller>> = BTreeMap::new();
@@ -214,7 +214,7 @@ fn v1_hierarchies() -> Vec<Hierarchy> {
     found.into_iter().map(|(mount, controllers)| Hierarchy { kind: Kind::V1, mount, controllers }).collect()
 }
 
-/// The mount point of cgroup2 in a mountinfo; one of the whole hierarchy goes before one of a part.
+/// The mount point of cgroup2 in a mountinfo. A mount of the whole hierarchy is preferred to a mount of a part.
 fn unified_mount(mountinfo: &str) -> Option<PathBuf> {
     let mut partial = None;
     for line in mountinfo.lines() {

@@ -1,9 +1,9 @@
-//! Which devices a container may use: rules, and their two forms for the kernel.
+//! Which devices a container may use: the rules, which have one form for v1 and one for v2.
 
 pub(crate) mod list;
 pub(crate) mod program;
 
-/// The kinds of device a rule speaks of.
+/// The kinds of device that a rule can be about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeviceType {
     /// Character and block devices.
@@ -14,7 +14,7 @@ pub enum DeviceType {
     Block,
 }
 
-/// What is done to a device; a set of bits with the kernel's values.
+/// Kinds of access to a device, as a set of bits with the kernel's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Access(u8);
 
@@ -28,13 +28,14 @@ impl Access {
     /// All three.
     pub const ALL: Self = Self(7);
 
-    /// Both together.
+    /// The union of two sets.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// The letters `r`, `w` and `m`, in any order, as the CRI and OCI have them; `None` for another letter or none.
+    /// Parses the letters `r`, `w` and `m` in any order, as the CRI and OCI write them; `None` for any other letter or
+    /// for none.
     #[must_use]
     pub fn parse(letters: &str) -> Option<Self> {
         let mut bits = 0;
@@ -55,13 +56,13 @@ impl Access {
         self.0
     }
 
-    /// What is in this set and not in `other`; `None` if that is nothing.
+    /// This set without `other`; `None` if nothing is left.
     pub(crate) fn without(self, other: Self) -> Option<Self> {
         let bits = self.0 & !other.0;
         (bits != 0).then_some(Self(bits))
     }
 
-    /// The letters, in the order of `devices.list`.
+    /// The letters, in the order that `devices.list` uses.
     #[must_use]
     pub fn letters(self) -> String {
         [(2, 'r'), (4, 'w'), (1, 'm')]
@@ -72,38 +73,38 @@ impl Access {
     }
 }
 
-/// One rule about devices.
+/// A device rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DeviceRule {
-    /// Grants if true, else takes away.
+    /// Whether it allows or denies.
     pub allow: bool,
-    /// Which kinds.
+    /// The kind of device.
     pub kind: DeviceType,
-    /// The major number; `None` is every one.
+    /// The major number; `None` matches all.
     pub major: Option<u32>,
-    /// The minor number; `None` is every one.
+    /// The minor number; `None` matches all.
     pub minor: Option<u32>,
-    /// What is granted or taken away.
+    /// The access that it allows or denies.
     pub access: Access,
 }
 
 impl DeviceRule {
-    /// A rule that grants.
+    /// A rule that allows.
     #[must_use]
     pub const fn allow(kind: DeviceType, major: Option<u32>, minor: Option<u32>, access: Access) -> Self {
         Self { allow: true, kind, major, minor, access }
     }
 
-    /// A rule that takes away.
+    /// A rule that denies.
     #[must_use]
     pub const fn deny(kind: DeviceType, major: Option<u32>, minor: Option<u32>, access: Access) -> Self {
         Self { allow: false, kind, major, minor, access }
     }
 }
 
-/// What every container may use: null, zero, full, random, urandom, tty, ptmx, pseudo-terminals and tun (which needs
-/// `CAP_NET_ADMIN`, and VPNs make its node themselves), and making any node (a node alone opens nothing). Everything else is
-/// denied: the machine's console too, as a container's is a pseudo-terminal.
+/// The devices that every container may use: null, zero, full, random, urandom, tty, ptmx, pseudo-terminals and tun,
+/// and mknod for every device. (Tun needs `CAP_NET_ADMIN`, and VPNs make its node themselves; a device node alone gives
+/// no access.) Everything else is denied, the machine's console included: a container's console is a pseudo-terminal.
 #[must_use]
 pub fn default_devices() -> Vec<DeviceRule> {
     let character = |major, minor| DeviceRule::allow(DeviceType::Char, Some(major), minor, Access::ALL);

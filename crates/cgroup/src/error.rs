@@ -1,4 +1,4 @@
-//! What can go wrong with a cgroup.
+//! The errors of this crate.
 
 use std::io;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub enum Error {
     /// Neither a v1 controller nor cgroup2 is mounted.
     #[error("no cgroup hierarchy is mounted; mount cgroup2 at /sys/fs/cgroup")]
     NoHierarchy,
-    /// No hierarchy that could kill and list processes has the cgroup.
+    /// The cgroup is in no hierarchy that could kill and list its processes.
     #[error("cgroup {path} does not exist")]
     NotFound {
         /// The cgroup.
@@ -24,26 +24,26 @@ pub enum Error {
     /// A file or directory could not be read, opened, made or removed.
     #[error("cannot {action} {path:?}")]
     Io {
-        /// A verb: read, open, create, remove.
+        /// What was being done: read, open, create, remove.
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
-    /// A value was refused.
+    /// The kernel refused a value.
     #[error("cannot write {value:?} to {file:?}")]
     Write {
         /// The file.
         file: PathBuf,
         /// The value.
         value: String,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: io::Error,
     },
-    /// A file of the kernel holds what this crate does not understand.
+    /// A kernel file has content that this crate does not understand.
     #[error("{file:?} contains {text:?}, which cannot be parsed")]
     Parse {
         /// The file.
@@ -51,14 +51,14 @@ pub enum Error {
         /// The offending part.
         text: String,
     },
-    /// Something did not happen in time.
+    /// Something did not happen within its deadline.
     #[error("cgroup {path:?} was not {awaited} after {waited_ms} ms")]
     Late {
         /// The cgroup's directory.
         path: PathBuf,
         /// The state that was waited for: empty, removed, frozen, thawed.
         awaited: &'static str,
-        /// How long it was waited for.
+        /// How long the wait was.
         waited_ms: u128,
     },
     /// A limit that no node can meet.
@@ -77,7 +77,7 @@ pub enum Error {
         /// What is missing.
         controller: Controller,
     },
-    /// A process did not take its score for the out-of-memory killer.
+    /// A process's `oom_score_adj` could not be set.
     #[error("cannot set the oom_score_adj of process {pid}")]
     OomScore {
         /// The process.
@@ -86,7 +86,7 @@ pub enum Error {
         #[source]
         source: wharf_sys::Error,
     },
-    /// The device program was not loaded or attached.
+    /// The device program could not be loaded or attached.
     #[error("cannot set the device filter of {path:?}")]
     DeviceFilter {
         /// The cgroup's directory.
@@ -107,10 +107,10 @@ impl Failure for Error {
             Self::Late { .. } => ErrorKind::DeadlineExceeded,
             Self::Parse { .. } | Self::DeviceFilter { .. } | Self::OomScore { .. } => ErrorKind::Internal,
             Self::Io { source, .. } => kind_of(source),
-            // A value the kernel finds out of range came from the request.
+            // A value that the kernel finds out of range came from the request.
             Self::Write { source, .. } => match errno(source) {
                 Some(Errno::EINVAL | Errno::ERANGE) => ErrorKind::InvalidArgument,
-                // The file, or the whole cgroup, is not there: nothing that the caller named.
+                // The file or the whole cgroup does not exist; the caller named neither.
                 Some(Errno::ENOENT | Errno::ENODEV) => ErrorKind::FailedPrecondition,
                 _ => kind_of(source),
             },
@@ -119,7 +119,7 @@ impl Failure for Error {
 }
 
 impl Error {
-    /// Pairs an action on a path with the kernel's answer.
+    /// Adds the action and the path to an I/O error.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
@@ -134,7 +134,7 @@ fn kind_of(source: &io::Error) -> ErrorKind {
     }
 }
 
-/// The error number of an I/O error, if it came from the kernel.
+/// The errno of an I/O error, if it came from the kernel.
 pub(crate) fn errno(source: &io::Error) -> Option<Errno> {
     source.raw_os_error().map(Errno::from_raw)
 }

@@ -1,4 +1,4 @@
-//! Files of cgroups: whole reads, single writes.
+//! Reading and writing files of a cgroup.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -11,7 +11,7 @@ pub(crate) fn read(file: &Path) -> Result<String, Error> {
     fs::read_to_string(file).map_err(Error::io("read", file))
 }
 
-/// Reads a file as text; `None` if there is no such file.
+/// Reads a file as text; `None` if it does not exist.
 pub(crate) fn read_if_there(file: &Path) -> Result<Option<String>, Error> {
     match fs::read_to_string(file) {
         Ok(text) => Ok(Some(text)),
@@ -20,15 +20,15 @@ pub(crate) fn read_if_there(file: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-/// Writes a value in one write(2), as the kernel wants it, without creating the file.
+/// Writes a value with a single write(2), as the kernel requires, and does not create the file.
 pub(crate) fn write(file: &Path, value: &str) -> Result<(), Error> {
-    // An empty write never reaches the kernel's handler; a bare line feed clears the value.
+    // An empty write never reaches the kernel's handler; a line feed alone clears the value.
     let bytes = if value.is_empty() { b"\n".as_slice() } else { value.as_bytes() };
     let result = OpenOptions::new().write(true).open(file).and_then(|mut open| open.write_all(bytes));
     result.map_err(|source| Error::Write { file: file.into(), value: value.to_owned(), source })
 }
 
-/// The value of `key` in lines of the form `key value`.
+/// The value of `key` in a text whose lines have the form `key value`.
 pub(crate) fn keyed<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')).map(str::trim)
 }

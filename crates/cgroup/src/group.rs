@@ -1,4 +1,4 @@
-//! One cgroup: a directory in each hierarchy, of which one tracks its processes.
+//! One cgroup: a directory in each hierarchy, one of which tracks the processes.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,20 +15,20 @@ pub(crate) struct Directory {
     pub(crate) kind: Kind,
     pub(crate) controllers: Vec<Controller>,
     pub(crate) path: PathBuf,
-    /// Where the hierarchy is mounted.
+    /// The mount point of the hierarchy.
     pub(crate) mount: PathBuf,
 }
 
-/// How a new process gets into a cgroup. Both parts, each once; together they cover every hierarchy.
+/// How a new process enters a cgroup. Both parts are needed, each once; together they cover every hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The unified directory, to be opened and passed to clone3 with CLONE_INTO_CGROUP: the process is never outside.
-    /// Set on hybrid and v2.
+    /// The unified directory, to be opened and passed to clone3 with CLONE_INTO_CGROUP, so that the process is never
+    /// outside. Set on hybrid and v2.
     pub directory: Option<PathBuf>,
-    /// The `tasks` of each v1 hierarchy, into each of which the process writes `0` while it has one thread. Empty on v2.
+    /// The `tasks` file of each v1 hierarchy, to which the process writes `0` while it has one thread. Empty on v2.
     ///
-    /// `cgroup.procs` would do the same, but there the kernel stops all forks and exits of the machine, for which it waits
-    /// about 10 ms; a thread that moves itself needs none of that (since Linux 5.4).
+    /// `cgroup.procs` would have the same effect, but for a write to it the kernel stops all forks and exits on the
+    /// machine, which takes it about 10 ms. A thread that moves itself does not need that (since Linux 5.4).
     pub tasks: Vec<PathBuf>,
 }
 
@@ -59,7 +59,7 @@ impl Cgroup {
         &self.path
     }
 
-    /// How a process gets in.
+    /// How a process enters.
     #[must_use]
     pub fn entry(&self) -> Entry {
         let of_kind = |kind| self.directories.iter().filter(move |directory| directory.kind == kind);
@@ -69,7 +69,7 @@ impl Cgroup {
         }
     }
 
-    /// Its directory in each v1 hierarchy, by the name of that hierarchy's mount; none on v2.
+    /// Its directory in each v1 hierarchy, by the name of that hierarchy's mount; empty on v2.
     #[must_use]
     pub fn v1_directories(&self) -> Vec<(String, &Path)> {
         let v1 = self.directories.iter().filter(|directory| directory.kind == Kind::V1);
@@ -77,29 +77,29 @@ impl Cgroup {
         v1.map(|directory| (name(&directory.mount), directory.path.as_path())).collect()
     }
 
-    /// Where the unified hierarchy is mounted, if there is one.
+    /// The mount point of the unified hierarchy, if there is one.
     #[must_use]
     pub fn unified_mount(&self) -> Option<&Path> {
         let unified = self.directories.iter().find(|directory| directory.kind == Kind::Unified)?;
         Some(&unified.mount)
     }
 
-    /// Kills every process, also in sub-cgroups; at once where there is `cgroup.kill`, else within `patience`. They may
-    /// take a moment to end: see [`Cgroup::is_populated`]. Processes that were frozen are not any more.
+    /// Kills every process, those in sub-cgroups included: at once where there is `cgroup.kill`, else within
+    /// `patience`. The processes may take a moment to exit: see [`Cgroup::is_populated`]. Frozen processes are thawed.
     ///
     /// # Errors
-    /// [`Error::Late`] if some are left, [`Error::Parse`] if the kernel names a process that this one cannot see.
+    /// [`Error::Late`] if some are left, [`Error::Parse`] if the kernel lists a process that this process cannot see.
     pub fn kill(&self, patience: Duration) -> Result<(), Error> {
         self.tracker.kill(patience)?;
-        // On hybrid, v1's freezer keeps even SIGKILL waiting.
+        // On hybrid, v1's freezer holds back even SIGKILL.
         if let Some((Kind::V1, directory)) = self.home(Controller::Freezer) {
-            // It fails only if the cgroup is gone.
+            // This fails only if the cgroup is gone.
             drop(files::write(&directory.join("freezer.state"), "THAWED"));
         }
         Ok(())
     }
 
-    /// Waits until no process is in the cgroup or below.
+    /// Waits until no process is left in the cgroup and below it.
     ///
     /// # Errors
     /// [`Error::Late`] if some are left after `patience`.
@@ -107,7 +107,7 @@ impl Cgroup {
         self.tracker.await_empty(&Deadline::after(patience))
     }
 
-    /// Whether any process is in the cgroup or below; false if it is gone.
+    /// Whether any process is in the cgroup or below it; false if the cgroup is gone.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Parse`].
@@ -115,32 +115,33 @@ impl Cgroup {
         self.tracker.is_populated()
     }
 
-    /// The pids in the cgroup and below, in this process' PID namespace, sorted; none if it is gone.
+    /// The pids in the cgroup and below it, as this process's PID namespace has them, sorted; empty if the cgroup is
+    /// gone.
     ///
     /// # Errors
-    /// [`Error::Parse`] for a line that is not a positive number, also for a process of another PID namespace.
+    /// [`Error::Parse`] for a line that is not a positive number, which includes a process outside this PID namespace.
     pub fn pids(&self) -> Result<Vec<i32>, Error> {
         self.tracker.pids().map(|pids| pids.into_iter().collect())
     }
 
-    /// Stops every process until [`Cgroup::thaw`].
+    /// Freezes every process until [`Cgroup::thaw`].
     ///
     /// # Errors
-    /// [`Error::Late`] if not all have stopped in time; then none stays stopped.
+    /// [`Error::Late`] if not all are frozen in time; all are thawed again.
     pub fn freeze(&self, patience: Duration) -> Result<(), Error> {
         self.tracker.freeze(patience)
     }
 
-    /// Lets the processes go on.
+    /// Thaws the processes.
     ///
     /// # Errors
-    /// [`Error::Late`] if they are still stopped, as when an ancestor is frozen.
+    /// [`Error::Late`] if they are still frozen, for example because an ancestor is.
     pub fn thaw(&self, patience: Duration) -> Result<(), Error> {
         self.tracker.thaw(patience)
     }
 
-    /// Removes the cgroup and what the container made below it, in every hierarchy, once it has no process. Success if
-    /// there is nothing to remove.
+    /// Removes the cgroup and the cgroups that the container made below it, in every hierarchy, once it has no process.
+    /// Success if there is nothing to remove.
     ///
     /// # Errors
     /// [`Error::Late`] if processes are left after `patience`.
@@ -153,17 +154,18 @@ impl Cgroup {
         Ok(())
     }
 
-    /// The file with a line `oom_kill N`, which counts the processes of this cgroup and its descendants that were killed
-    /// for want of memory; `None` on a node without the memory controller.
+    /// The file whose line `oom_kill N` counts the OOM-killed processes of this cgroup and its descendants; `None` on a
+    /// node without the memory controller.
     ///
-    /// On v2 this is `memory.events` and not `memory.events.local`: a container may have put its processes below.
+    /// On v2 this is `memory.events`, not `memory.events.local`: a container may have moved its processes to cgroups
+    /// below.
     #[must_use]
     pub fn oom_file(&self) -> Option<PathBuf> {
         let (kind, directory) = self.home(Controller::Memory)?;
         Some(directory.join(if kind == Kind::V1 { "memory.oom_control" } else { "memory.events" }))
     }
 
-    /// The count of [`Cgroup::oom_file`] since the cgroup was made; `None` on a node without it.
+    /// The count in [`Cgroup::oom_file`] since the cgroup was made; `None` on a node without the memory controller.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read, [`Error::Parse`] if the line is missing.
@@ -176,14 +178,14 @@ impl Cgroup {
         }
     }
 
-    /// The directory whose `cgroup.kill`, or where the kernel has none `cgroup.procs`, reaches every process; an exec's
-    /// leaf is a child of it. Unified on hybrid and v2.
+    /// The directory whose `cgroup.kill`, or `cgroup.procs` on a kernel without it, reaches every process; the cgroup
+    /// of an exec is a child of it. It is the unified one on hybrid and v2.
     #[must_use]
     pub fn kill_directory(&self) -> PathBuf {
         self.tracker.directory.clone()
     }
 
-    /// Where a controller's files for this cgroup are.
+    /// The directory of a controller's files for this cgroup.
     pub(crate) fn home(&self, controller: Controller) -> Option<(Kind, &Path)> {
         let directory =
             self.directories.iter().find(|directory| directory.controllers.contains(&controller))?;

@@ -1,14 +1,13 @@
-//! cgroups of pods and containers on v1, hybrid and v2: making them, limits, device filters, freezing, killing,
-//! statistics.
+//! cgroups of pods and containers on v1, hybrid and v2: making, limits, device filters, freezing, killing, statistics.
 //!
 //! [`Cgroups::detect`] looks once at what is mounted. From then on every controller has one home, a v1 hierarchy or the
 //! unified one, and "version" is only a word for people: a container's [`Cgroup`] is a directory in each hierarchy, and
-//! each limit goes to wherever its controller lives. Where there is a unified hierarchy, it tracks the processes (kill,
-//! freeze, populated); on pure v1 the freezer does.
+//! each limit goes to the home of its controller. The unified hierarchy, where there is one, tracks the processes
+//! (kill, freeze, populated); on pure v1 the freezer's hierarchy does.
 //!
-//! The crate is blocking, signals nothing but what `cgroup.procs` names, and never takes an unreadable value for zero.
-//! `cgroups-rs` finds the v1 hierarchies and nothing else: its statistics turn errors into zeros, its removal sleeps,
-//! its own detection ignores the unified side of a hybrid node, and it can neither undo a write nor filter devices on v2.
+//! The crate blocks, signals only what `cgroup.procs` lists, and never takes an unreadable value for zero. It uses
+//! `cgroups-rs` only to find the v1 hierarchies: that crate's statistics turn errors into zeros, its removal sleeps,
+//! its detection ignores the unified side of a hybrid node, and it can neither undo a write nor filter devices on v2.
 
 mod apply;
 mod create;

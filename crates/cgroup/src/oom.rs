@@ -1,5 +1,5 @@
-//! The preference of the out-of-memory killer for the processes of a cgroup. It is of a process, not of a cgroup, so each is
-//! written, and each hands it on to its children.
+//! Setting `oom_score_adj` for the processes of a cgroup. The score belongs to a process, not to a cgroup: it is
+//! written for each process, and children inherit it.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,15 +11,16 @@ use wharf_sys::fs::{Resolve, open, open_below, write_fd};
 use crate::error::Error;
 use crate::group::Cgroup;
 
-/// How often it is looked for children that came meanwhile of a parent whose turn had not come.
+/// How often the cgroup is read again, to find children whose parent had the old score when it forked.
 const LOOKS_MAX: usize = 16;
 
 impl Cgroup {
-    /// Gives every process in the cgroup and below this score (`oom_score_adj`, -1000 to 1000).
+    /// Gives every process in the cgroup and below it this score (`oom_score_adj`, -1000 to 1000).
     ///
     /// # Errors
-    /// [`Error::Parse`] if the kernel names a process that this one cannot see, [`Error::OomScore`] for a score that it
-    /// refuses. One below the inherited one needs `CAP_SYS_RESOURCE`; without it the old one stays, as at a start.
+    /// [`Error::Parse`] if the kernel lists a process that this process cannot see, [`Error::OomScore`] if the kernel
+    /// refuses the score. A score below the inherited one needs `CAP_SYS_RESOURCE`; without it the old score stays, as
+    /// it does when a container starts.
     pub fn set_oom_score(&self, score: i32) -> Result<(), Error> {
         let mut seen = BTreeSet::new();
         for _look in 0..LOOKS_MAX {
@@ -28,8 +29,8 @@ impl Cgroup {
                 return Ok(());
             }
             let pinned: Vec<(i32, OwnedFd)> = new.iter().filter_map(|&pid| Some((pid, pin(pid)?))).collect();
-            // A number may have been given to another process between the reading and the pinning: a second look at the
-            // cgroup says whose the pinned ones are.
+            // Between the reading and the pinning, a pid may have been given to another process. Reading the cgroup
+            // again shows whether the pinned processes belong to it.
             let members = self.pids()?;
             for (pid, process) in pinned.iter().filter(|(pid, _)| members.contains(pid)) {
                 write(process, score).map_err(|source| Error::OomScore { pid: *pid, source })?;
@@ -40,7 +41,7 @@ impl Cgroup {
     }
 }
 
-/// The directory of a process in `/proc`: it is of nobody any more once the process is gone.
+/// Opens the directory of a process in `/proc`, which refers to that process only, even after its pid is reused.
 fn pin(pid: i32) -> Option<OwnedFd> {
     open(format!("/proc/{pid}"), OFlag::O_PATH | OFlag::O_DIRECTORY).ok()
 }

@@ -5,16 +5,16 @@ use std::path::{Path, PathBuf};
 
 use wharf_types::{ErrorKind, Failure};
 
-/// Why a text is not the path of a cgroup.
+/// Why a text is not a cgroup's path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    /// The root itself: it is never a pod's or a container's.
+    /// It is the root itself, which is never the cgroup of a pod or container.
     #[error("cgroup path {path:?} is the root")]
     Root {
         /// The path as given.
         path: String,
     },
-    /// A component that could leave the hierarchy, or that the kernel does not take.
+    /// A component could leave the hierarchy, or the kernel does not accept it.
     #[error("cgroup path {path:?} has the invalid component {component:?}")]
     Component {
         /// The path, shortened to 200 characters.
@@ -22,7 +22,7 @@ pub enum PathError {
         /// The component, shortened to 200 characters.
         component: String,
     },
-    /// More than 4000 bytes.
+    /// It has more than 4000 bytes.
     #[error("cgroup path {path:?} is longer than 4000 bytes")]
     Long {
         /// The path, shortened to 200 characters.
@@ -31,7 +31,7 @@ pub enum PathError {
 }
 
 impl Failure for PathError {
-    /// The class of the error: always a request that cannot work.
+    /// The request can never work.
     fn kind(&self) -> ErrorKind {
         ErrorKind::InvalidArgument
     }
@@ -45,8 +45,8 @@ impl CgroupPath {
     /// Takes a path with or without its leading slash; empty components and `.` are dropped.
     ///
     /// # Errors
-    /// [`PathError`] for the root, `..`, NUL, a line feed, a component over 255 bytes or beginning like a file of the
-    /// kernel (`cgroup.`), a path over 4000 bytes.
+    /// [`PathError`] for the root, `..`, NUL, a line feed, a component of more than 255 bytes or one that looks like a
+    /// kernel file (`cgroup.`), and a path of more than 4000 bytes.
     pub fn new(text: &str) -> Result<Self, PathError> {
         if text.len() > 4000 {
             return Err(PathError::Long { path: shorten(text) });
@@ -62,10 +62,10 @@ impl CgroupPath {
         if path.is_empty() { Err(PathError::Root { path: text.to_owned() }) } else { Ok(Self(path)) }
     }
 
-    /// The cgroup `name` inside this one.
+    /// The child cgroup called `name`.
     ///
     /// # Errors
-    /// [`PathError`] if `name` is not one good component.
+    /// [`PathError`] if `name` is not one valid component.
     pub fn child(&self, name: &str) -> Result<Self, PathError> {
         if name.contains('/') || name == "." || name.is_empty() {
             return Err(PathError::Component { path: self.0.clone(), component: shorten(name) });
@@ -84,7 +84,7 @@ impl CgroupPath {
         mount.join(self.0.trim_start_matches('/'))
     }
 
-    /// The paths below a mount point from the first component to the whole.
+    /// The paths below a mount point for each ancestor from the top down, ending with the whole path.
     pub(crate) fn steps(&self, mount: &Path) -> Vec<PathBuf> {
         let mut at = mount.to_path_buf();
         self.0

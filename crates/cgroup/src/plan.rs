@@ -1,4 +1,4 @@
-//! From limits to writes: which value goes to which file of which controller. Pure.
+//! From limits to writes: which value goes into which file of which controller. It does no I/O.
 
 use crate::detect::{Controller, Kind};
 use crate::error::Error;
@@ -7,42 +7,42 @@ use crate::limits::Limits;
 mod unified;
 mod v1;
 
-/// What a missing file means.
+/// What to do if a file is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
-    /// The limit cannot be met.
+    /// Fail: the limit cannot be enforced.
     Fail,
-    /// The kernel was built or booted without this, and the rest holds.
+    /// Skip the write: the kernel was built or booted without this feature, and the other limits still hold.
     Skip,
 }
 
 /// One value for one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Write {
-    /// Says in which directory the file is; `None` is the unified one.
+    /// The controller whose directory has the file; `None` is the unified directory.
     pub(crate) controller: Option<Controller>,
     pub(crate) file: String,
     pub(crate) value: String,
     pub(crate) missing: Missing,
 }
 
-/// Something to do as a whole.
+/// A step that is done or undone as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
     One(Write),
-    /// Two values of which the kernel checks each against the other. Which goes first depends on what is there now: if
-    /// the first is refused, the order is turned round.
+    /// Two values that the kernel checks against each other. The right order depends on the present values: if the
+    /// first write is refused, the order is reversed.
     Pair(Write, Write),
 }
 
-/// What the plan must know of the cgroup.
+/// What the plan needs to know about the cgroup.
 #[derive(Clone, Copy)]
 pub(crate) struct Present<'a> {
-    /// Where a controller lives; `None` if the node lacks it.
+    /// The hierarchy version of a controller's home; `None` if the node has no such controller.
     pub(crate) home: &'a dyn Fn(Controller) -> Option<Kind>,
-    /// The content of v2's `cpu.max` (`quota period`), where there is one.
+    /// The content of v2's `cpu.max` (`quota period`), if the file exists.
     pub(crate) cpu_max: Option<&'a str>,
-    /// The limits of v1 on memory, and on memory and swap together, where there are both.
+    /// v1's limits on memory and on memory and swap together, if both files exist.
     pub(crate) memory: Option<(i64, i64)>,
     /// Whether there is a unified hierarchy.
     pub(crate) unified: bool,
@@ -60,7 +60,7 @@ pub(crate) fn plan(limits: &Limits, present: Present<'_>) -> Result<Vec<Step>, E
             Kind::Unified => unified::plan(controller, limits, present.cpu_max, &mut steps)?,
         }
     }
-    // The kubelet sends every page size of the node, also where the controller is missing.
+    // The kubelet sends every page size of the node, even if the controller is missing.
     match (present.home)(Controller::Hugetlb) {
         None => {}
         Some(Kind::V1) => hugepages(limits, "limit_in_bytes", &mut steps)?,
@@ -70,7 +70,7 @@ pub(crate) fn plan(limits: &Limits, present: Present<'_>) -> Result<Vec<Step>, E
     Ok(steps)
 }
 
-/// The limits without those that the CRI writes as "not specified".
+/// The limits without values that mean "not specified" in the CRI.
 fn meaningful(limits: &Limits) -> Limits {
     let text = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
     Limits {
@@ -86,7 +86,7 @@ fn meaningful(limits: &Limits) -> Limits {
     }
 }
 
-/// The controllers that the limits need, with the name of a limit that needs it.
+/// The controllers that the limits need, each with the name of a limit that needs it.
 fn needs(limits: &Limits) -> Vec<(Controller, &'static str)> {
     let cpu = limits.cpu_shares.is_some() || limits.cpu_period_us.is_some() || limits.cpu_quota_us.is_some();
     let cpuset = limits.cpuset_cpus.is_some() || limits.cpuset_mems.is_some();
@@ -102,7 +102,7 @@ fn needs(limits: &Limits) -> Vec<(Controller, &'static str)> {
     .collect()
 }
 
-/// The limit on use, and the one on reservation, which newer kernels have beside it.
+/// The limit on usage, and the limit on reservations, which newer kernels have as well.
 fn hugepages(limits: &Limits, suffix: &str, steps: &mut Vec<Step>) -> Result<(), Error> {
     for limit in &limits.hugepages {
         let size = &limit.page_size;

@@ -1,4 +1,4 @@
-//! Tests on the running kernel, each in a cgroup of its own that is removed with it.
+//! Tests on the running kernel, each in a cgroup of its own, which is removed with it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ mod statistics;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A cgroup that goes with the test, whatever the test's end.
+/// A cgroup that is removed with the test, however the test ends.
 struct Fresh(Cgroup);
 
 impl Fresh {
@@ -43,7 +43,7 @@ struct Shell {
 }
 
 impl Shell {
-    /// Starts a shell that enters, says `in`, and then runs the script.
+    /// Starts a shell that enters the cgroup, prints `in`, and then runs the script.
     fn enter(entry: &Entry, script: &str) -> Self {
         let unified = entry.directory.iter().map(|directory| directory.join("cgroup.procs"));
         let files: Vec<PathBuf> = entry.tasks.iter().cloned().chain(unified).collect();
@@ -83,7 +83,7 @@ impl Shell {
         i32::try_from(self.child.id()).unwrap()
     }
 
-    /// Waits for the end; the signal that ended it, if one did.
+    /// Waits for the shell to exit, and returns the signal that killed it, if one did.
     fn end(&mut self) -> Option<i32> {
         use std::os::unix::process::ExitStatusExt;
         drop(self.child.stdin.take());
@@ -95,7 +95,7 @@ impl Shell {
 
 impl Drop for Shell {
     fn drop(&mut self) {
-        // Both fail only if the process was reaped already.
+        // Both fail only if the process has already been reaped.
         self.child.kill().ok();
         self.child.wait().ok();
     }

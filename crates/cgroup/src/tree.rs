@@ -1,7 +1,7 @@
-//! A cgroup and its descendants in one hierarchy: the processes in it, killing, freezing and removing it.
+//! A cgroup and its descendants in one hierarchy: listing, killing and freezing its processes, and removing it.
 //!
-//! Every wait has a deadline and sleeps in poll(2): on `cgroup.events`, or on the pidfds of the processes that were
-//! killed. v1 tells nobody that a cgroup became empty or frozen; there the wait is a poll of one millisecond at a time.
+//! Every wait has a deadline and sleeps in poll(2): on `cgroup.events`, or on the pidfds of killed processes. v1 does
+//! not notify anyone when a cgroup becomes empty or frozen, so there the wait checks every millisecond.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -18,13 +18,13 @@ use crate::detect::Kind;
 use crate::error::{Error, errno};
 use crate::files;
 
-/// A process that is being signalled is looked at again after this long at most: others may have been forked.
+/// The longest wait for killed processes before the cgroup is read again: others may have been forked.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// Descriptors held at once while killing without `cgroup.kill`.
+/// The most pidfds held at a time while killing without `cgroup.kill`.
 const DOOMED_MAX: usize = 256;
 const TICK: Duration = Duration::from_millis(1);
 
-/// A deadline that knows what it is for.
+/// A deadline, and what it is for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline {
     start: Instant,
@@ -45,7 +45,7 @@ impl Deadline {
     }
 }
 
-/// A directory of one hierarchy with all below it.
+/// A directory in one hierarchy and everything below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tree {
     pub(crate) kind: Kind,
@@ -76,7 +76,7 @@ impl Tree {
         self.event("populated")
     }
 
-    /// A flag of `cgroup.events`; a cgroup that is gone has none set.
+    /// A flag in `cgroup.events`; false if the cgroup is gone.
     fn event(&self, key: &str) -> Result<bool, Error> {
         let file = self.file("cgroup.events");
         match gone_is_none(files::read_if_there(&file))? {
@@ -89,8 +89,8 @@ impl Tree {
         }
     }
 
-    /// Kills every process of the tree. With `cgroup.kill` that is one write and forks cannot escape it; without, what
-    /// is there is frozen and killed until nothing is left.
+    /// Kills every process in the tree. With `cgroup.kill` this is one write, which no fork can escape. Without it, the
+    /// tree is frozen and its processes are killed until none is left.
     pub(crate) fn kill(&self, patience: Duration) -> Result<(), Error> {
         match gone_is_none(files::write(&self.file("cgroup.kill"), "1").map(Some)) {
             Ok(Some(())) => return Ok(()),
@@ -107,16 +107,16 @@ impl Tree {
         Ok(())
     }
 
-    /// Whether nothing was left to kill.
+    /// One round of killing; returns whether nothing was left to kill.
     fn kill_round(&self, deadline: &Deadline) -> Result<bool, Error> {
-        // Best effort: a frozen tree cannot fork while it is read, but the rounds end also without.
+        // Best effort: a frozen tree cannot fork while it is read, but the rounds come to an end without that, too.
         let freezer = self.freezer();
         if let Some((file, value, _)) = &freezer {
             note(files::write(file, value));
         }
         let doomed = self.doom();
         if let Some((file, _, value)) = &freezer {
-            // v1 keeps even SIGKILL waiting while a task is frozen.
+            // v1 holds back even SIGKILL from a frozen task.
             note(files::write(file, value));
         }
         let doomed = doomed?;
@@ -129,7 +129,7 @@ impl Tree {
         Ok(empty)
     }
 
-    /// Sends SIGKILL to the processes, at most [`DOOMED_MAX`], and returns those that had not ended yet.
+    /// Sends SIGKILL to at most [`DOOMED_MAX`] processes, and returns those that had not exited yet.
     fn doom(&self) -> Result<Vec<OwnedFd>, Error> {
         let pinned: Vec<_> = self
             .pids()?
@@ -137,8 +137,8 @@ impl Tree {
             .take(DOOMED_MAX)
             .filter_map(|pid| Some((pid, wharf_sys::process::open_pidfd(pid).ok()?)))
             .collect();
-        // A number may have been given to another process between the reading and the pinning. Now that the descriptors
-        // pin them, a second look at the cgroup says whose they are.
+        // Between the reading and the pinning, a pid may have been given to another process. Now that the descriptors
+        // pin the processes, reading the cgroup again shows which of them belong to it.
         let members = self.pids()?;
         let mut doomed = Vec::new();
         for (pid, process) in pinned.into_iter().filter(|(pid, _)| members.contains(pid)) {
@@ -150,7 +150,7 @@ impl Tree {
         Ok(doomed)
     }
 
-    /// The freezer's file, and the values that freeze and thaw; `None` if this hierarchy has no freezer.
+    /// The freezer's file, and its values for frozen and thawed; `None` if this hierarchy has no freezer.
     fn freezer(&self) -> Option<(PathBuf, &'static str, &'static str)> {
         let (name, frozen, thawed) = match self.kind {
             Kind::Unified => ("cgroup.freeze", "1", "0"),
@@ -170,7 +170,7 @@ impl Tree {
                 return Err(deadline.late(&self.directory, "frozen"));
             }
             if self.kind == Kind::V1 {
-                // A task that forked meanwhile is caught by writing again.
+                // Writing again freezes a task that was forked in the meantime.
                 files::write(&file, frozen)?;
             }
             self.await_event(deadline.left(), |tree| tree.is_frozen())?;
@@ -213,7 +213,8 @@ impl Tree {
         Ok(())
     }
 
-    /// Waits for the next change of `cgroup.events`, or a tick on v1; not at all if `done` holds once it is watched.
+    /// Waits for the next change of `cgroup.events`, or for one tick on v1; not at all if `done` holds once the file is
+    /// watched.
     fn await_event(
         &self,
         patience: Duration,
@@ -228,7 +229,7 @@ impl Tree {
             Err(source) if is_gone(&source) => return Ok(()),
             Err(source) => return Err(Error::Io { action: "open", path, source }),
         };
-        // Reading through this descriptor arms it: poll reports what changed after.
+        // Reading through this descriptor arms it: poll reports changes made afterwards.
         let mut armed = String::new();
         if io::Read::read_to_string(&mut &file, &mut armed).is_err() || done(self)? {
             return Ok(());
@@ -236,7 +237,7 @@ impl Tree {
         wait(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], patience)
     }
 
-    /// Removes the tree from the bottom up; one that is gone is removed.
+    /// Removes the tree from the bottom up. A missing tree is success.
     pub(crate) fn remove(&self, deadline: &Deadline) -> Result<(), Error> {
         loop {
             match self.remove_once() {
@@ -250,14 +251,14 @@ impl Tree {
             if self.is_populated()? {
                 self.await_event(deadline.left(), |tree| tree.is_populated().map(|populated| !populated))?;
             } else {
-                // Empty and yet busy: the kernel still holds references that it drops without telling.
+                // Empty but busy: the kernel still holds references, and does not say when it drops them.
                 wait(&mut [], deadline.left().min(TICK))?;
             }
         }
     }
 
     fn remove_once(&self) -> Result<(), Error> {
-        // Most trees have no children left, and then one call is enough.
+        // Most trees have no children left, so one call is enough.
         if remove_directory(&self.directory).is_ok() {
             return Ok(());
         }
@@ -277,7 +278,7 @@ fn remove_directory(directory: &Path) -> Result<(), Error> {
     }
 }
 
-/// A directory and all below it, parents before children; what vanishes meanwhile is left out.
+/// A directory and everything below it, parents before children. What vanishes in the meantime is left out.
 fn descendants(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found = vec![directory.to_path_buf()];
     let mut next = 0;
@@ -300,8 +301,8 @@ fn descendants(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(found)
 }
 
-/// The pids in a `cgroup.procs`. 0 is what the kernel shows for a process outside the reader's PID namespace: signalling
-/// it would hit the reader's own group.
+/// The pids in a `cgroup.procs`. The kernel shows 0 for a process outside the reader's PID namespace, and kill(0) would
+/// signal the reader's own process group.
 fn parse_pids(file: &Path, text: &str) -> Result<Vec<i32>, Error> {
     let parse = |line: &str| match line.parse::<i32>() {
         Ok(pid) if pid > 0 => Ok(pid),
@@ -310,7 +311,7 @@ fn parse_pids(file: &Path, text: &str) -> Result<Vec<i32>, Error> {
     text.lines().map(parse).collect()
 }
 
-/// ENODEV is the answer of an open file, or of one just being opened, whose cgroup went away.
+/// ENODEV is the error of an open file, or of one that is being opened, whose cgroup has been removed.
 fn is_gone(source: &io::Error) -> bool {
     matches!(errno(source), Some(Errno::ENOENT | Errno::ENODEV))
 }
@@ -322,9 +323,9 @@ fn gone_is_none<T>(result: Result<Option<T>, Error>) -> Result<Option<T>, Error>
     }
 }
 
-/// Waits for one of the descriptors, at most `patience`.
+/// Waits for one of the descriptors, for at most `patience`.
 fn wait(descriptors: &mut [PollFd<'_>], patience: Duration) -> Result<(), Error> {
-    // Rounded up: a wait of less than a millisecond must not become a busy loop.
+    // Rounded up, so that a wait of less than a millisecond does not become a busy loop.
     let whole = patience.as_micros().div_ceil(1000);
     let timeout = PollTimeout::try_from(whole).unwrap_or(PollTimeout::MAX);
     match poll(descriptors, timeout) {
@@ -335,7 +336,7 @@ fn wait(descriptors: &mut [PollFd<'_>], patience: Duration) -> Result<(), Error>
     }
 }
 
-/// Reports what is not worth failing for.
+/// Logs an error that is not worth failing for.
 fn note(result: Result<(), Error>) {
     if let Err(error) = result {
         tracing::debug!(?error, "best effort write failed");

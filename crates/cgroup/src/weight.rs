@@ -1,4 +1,4 @@
-//! From cpu.shares of v1 to cpu.weight of v2.
+//! The conversion of v1's cpu.shares to v2's cpu.weight.
 
 const SHARES_MIN: u64 = 2;
 const SHARES_MAX: u64 = 262_144;
@@ -6,9 +6,8 @@ const WEIGHT_MAX: u64 = 10_000;
 
 /// The v2 weight (1 to 10,000) for v1 shares (2 to 262,144; clamped).
 ///
-/// The curve is quadratic in the logarithms and meets (2, 1), (1024, 100) and (262144, 10000): a container with the
-/// default shares has the default weight. It is the one that the other runtimes took up in 2025, so that a node may
-/// mix them.
+/// The curve is quadratic in the logarithms and goes through (2, 1), (1024, 100) and (262144, 10000), so that the
+/// default shares give the default weight. Other runtimes adopted the same curve in 2025, so a node may mix them.
 #[must_use]
 pub fn weight_of_shares(shares: u64) -> u64 {
     if shares <= SHARES_MIN {

@@ -1,4 +1,4 @@
-//! The v1 form of device rules: the kernel keeps a default and a list of exceptions, without an order.
+//! The v1 form of device rules: the kernel has a default and an unordered list of exceptions.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use crate::error::Error;
 
 type Device = (DeviceType, Option<u32>, Option<u32>);
 
-/// What the kernel's default is.
+/// The kernel's default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Default {
     Allow,
     Deny,
 }
 
-/// Rules put in the kernel's shape.
+/// Rules in the kernel's form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeviceList {
     default: Default,
@@ -25,10 +25,10 @@ pub(crate) struct DeviceList {
 pub(crate) type ListWrite = (&'static str, String);
 
 impl DeviceList {
-    /// Folds rules, the last of which wins, over "deny everything".
+    /// Folds rules over "deny everything"; the last rule that matches wins.
     ///
-    /// A rule that takes away a part of what an earlier, wider one granted has no form here and is refused: dropping it
-    /// would open a device, and dropping the wider one would close others.
+    /// A rule that denies a part of what an earlier, wider rule allowed cannot be expressed and is refused: dropping it
+    /// would allow a device, and dropping the wider rule would deny others.
     pub(crate) fn of_rules(rules: &[DeviceRule]) -> Result<Self, Error> {
         let mut list = Self { default: Default::Deny, exceptions: BTreeMap::new() };
         for rule in rules {
@@ -56,7 +56,7 @@ impl DeviceList {
         Ok(())
     }
 
-    /// Takes back exceptions that `device` covers.
+    /// Removes the exceptions that `device` covers.
     fn take_back(&mut self, device: Device, rule: &DeviceRule) -> Result<(), Error> {
         if self.exceptions.iter().any(|(held, access)| {
             covers(*held, device) && *held != device && access.bits() & rule.access.bits() != 0
@@ -76,7 +76,8 @@ impl DeviceList {
         Ok(())
     }
 
-    /// Reads a `devices.list`; `None` if a line is not understood. With the default Allow the kernel hides exceptions.
+    /// Parses a `devices.list`; `None` if a line is not understood. If the default is Allow, the kernel does not show
+    /// the exceptions.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut list = Self { default: Default::Deny, exceptions: BTreeMap::new() };
         for text in text.lines() {
@@ -96,8 +97,8 @@ impl DeviceList {
         Some(list)
     }
 
-    /// The writes that turn `current` into this list. Between two deny-by-default lists only the difference is written,
-    /// new grants first, so that no device fails for a moment that is allowed before and after.
+    /// The writes that change `current` into this list. Between two deny-by-default lists only the differences are
+    /// written, additions first, so that a device allowed before and after is never denied in between.
     pub(crate) fn writes_from(&self, current: &Self) -> Vec<ListWrite> {
         match self.default {
             Default::Allow => std::iter::once(("devices.allow", "a".to_owned()))
@@ -116,7 +117,7 @@ impl DeviceList {
         }
     }
 
-    /// A line for each exception that `other` has not.
+    /// A line for each exception that `other` does not have.
     fn beyond(&self, other: Option<&Self>, file: &'static str) -> Vec<ListWrite> {
         let missing = |(device, access): (&Device, &Access)| {
             let held = other.and_then(|other| other.exceptions.get(device));

@@ -1,16 +1,16 @@
-//! The v2 form of device rules: an eBPF program that the kernel runs for each use of a device.
+//! The v2 form of device rules: an eBPF program that the kernel runs on each access to a device.
 //!
-//! The program keeps the requested kinds of access in a register and walks the rules from the last to the first. A rule
-//! about the device decides the kinds it names and no others: one that denies any kind still undecided ends the program
-//! with "no", one that allows takes its kinds out, and when nothing is left the answer is "yes". What stays undecided
-//! is denied.
+//! The program keeps the requested kinds of access in a register and walks the rules from last to first. A rule that
+//! matches the device decides only the kinds that it names: if it denies one that is still undecided, the program ends
+//! with "no"; if it allows, its kinds are removed from the register, and when the register is empty the program ends
+//! with "yes". Whatever is undecided at the end is denied.
 
 use wharf_sys::bpf::Instruction;
 
 use super::{DeviceRule, DeviceType};
 use crate::error::Error;
 
-/// Keeps the program below the 4096 instructions that every kernel takes.
+/// Keeps the program below 4096 instructions, which every kernel accepts.
 const RULES_MAX: usize = 500;
 
 // The context that the kernel passes in r1: u32 access_type (access << 16 | type), u32 major, u32 minor.
@@ -36,7 +36,7 @@ const JUMP_IF_EQUAL: u8 = 0x15;
 const JUMP_IF_NOT_EQUAL: u8 = 0x55;
 const EXIT: u8 = 0x95;
 
-/// Builds the program for rules, the last of which wins, over "deny everything".
+/// Compiles rules over "deny everything"; the last rule that matches wins.
 pub(crate) fn program(rules: &[DeviceRule]) -> Result<Vec<Instruction>, Error> {
     if rules.len() > RULES_MAX {
         let limit = format!("devices ({} rules)", rules.len());
@@ -75,7 +75,7 @@ fn append(program: &mut Vec<Instruction>, rule: &DeviceRule) -> Result<(), Error
     let decision = decide(rule);
     let mut distance = jump(conditions.len() + decision.len());
     for (register, number) in conditions {
-        // Each jump leads to the first instruction after this rule.
+        // Each jump goes to the first instruction after this rule.
         distance -= 1;
         let registers = register;
         program.push(Instruction { code: JUMP_IF_NOT_EQUAL, registers, offset: distance, immediate: number });
@@ -84,7 +84,7 @@ fn append(program: &mut Vec<Instruction>, rule: &DeviceRule) -> Result<(), Error
     Ok(())
 }
 
-/// What a rule about the device does; falls through to the next rule if something is left to decide.
+/// The effect of a rule that matches the device; falls through to the next rule if something is still undecided.
 fn decide(rule: &DeviceRule) -> Vec<Instruction> {
     let access = i32::from(rule.access.bits());
     let over = jump(2);
@@ -118,7 +118,7 @@ fn load(register: u8, offset: i16) -> Instruction {
     Instruction { code: LOAD_U32, registers: register | CONTEXT << 4, offset, immediate: 0 }
 }
 
-/// A jump over at most the eight instructions of a rule.
+/// The distance of a jump over at most the eight instructions of a rule.
 fn jump(instructions: usize) -> i16 {
     i16::try_from(instructions).unwrap_or(i16::MAX)
 }
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use wharf_sys::bpf::DeviceProgram;
 
-    /// Runs the few instructions that [`program`] uses.
+    /// Interprets the few instructions that [`program`] uses.
     fn run(program: &[Instruction], context: [u32; 3]) -> i64 {
         let mut registers = [0_i64; 11];
         let mut at = 0;

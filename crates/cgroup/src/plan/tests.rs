@@ -1,9 +1,10 @@
-//! The golden plans of limits.
+//! Golden plans for limits.
 
 use super::*;
 use crate::limits::HugepageLimit;
 
-/// Plans for a node with everything on one side, and shows `file=value`, pairs joined by `|`, skippable ones with `?`.
+/// Plans for a node with all controllers in one version, and shows `file=value`: pairs are joined by `|`, writes that
+/// may be skipped end with `?`.
 fn show(kind: Kind, limits: &Limits, cpu_max: Option<&str>) -> Result<String, Error> {
     let home = |_| Some(kind);
     let steps = plan(limits, Present { home: &home, cpu_max, memory: None, unified: kind == Kind::Unified })?;

@@ -31,7 +31,7 @@ fn cpu(limits: &Limits, cpu_max: Option<&str>, steps: &mut Vec<Step>) {
     if limits.cpu_quota_us.is_none() && limits.cpu_period_us.is_none() {
         return;
     }
-    // Quota and period share a file: the one that is not given keeps its value.
+    // Quota and period share a file; the one that is not given keeps its value.
     let (held_quota, held_period) =
         cpu_max.and_then(|text| text.trim().split_once(' ')).unwrap_or(("max", ""));
     let quota = match limits.cpu_quota_us {
@@ -47,7 +47,7 @@ fn memory(limits: &Limits, steps: &mut Vec<Step>) -> Result<(), Error> {
     let bytes = |value: i64| if value < 0 { "max".to_owned() } else { value.to_string() };
     let write = |file, value: String| Write::new(Controller::Memory, file, value);
     if let Some(value) = swap(limits)? {
-        // A kernel without swap has no such file, and nothing to limit.
+        // A kernel without swap does not have this file, and has nothing to limit.
         steps.push(Step::One(write("memory.swap.max", bytes(value)).or_skip()));
     }
     if let Some(limit) = limits.memory_limit_bytes {
@@ -56,7 +56,7 @@ fn memory(limits: &Limits, steps: &mut Vec<Step>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Swap alone, from memory and swap together; negative is unlimited.
+/// The limit on swap alone, from that on memory and swap together; negative means unlimited.
 fn swap(limits: &Limits) -> Result<Option<i64>, Error> {
     let invalid =
         |both: i64, reason| Err(Error::InvalidLimit { limit: format!("memory_swap_limit {both}"), reason });
@@ -74,7 +74,7 @@ fn swap(limits: &Limits) -> Result<Option<i64>, Error> {
     }
 }
 
-/// The files that the request names itself.
+/// The files that the request itself names.
 pub(super) fn plan_files(limits: &Limits, present: Present<'_>, steps: &mut Vec<Step>) -> Result<(), Error> {
     for (file, value) in &limits.unified {
         let invalid = |reason| Err(Error::InvalidLimit { limit: format!("unified {file:?}"), reason });
@@ -93,7 +93,8 @@ pub(super) fn plan_files(limits: &Limits, present: Present<'_>, steps: &mut Vec<
     Ok(())
 }
 
-/// Names like `memory.high`. The core's own files (`cgroup.procs`, `cgroup.kill`) are for the runtime alone.
+/// Whether a name is like `memory.high`. The core's own files (`cgroup.procs`, `cgroup.kill`) belong to the runtime
+/// alone.
 fn is_resource_file(file: &str) -> bool {
     let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'.';
     file.bytes().all(good)

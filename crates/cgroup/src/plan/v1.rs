@@ -28,7 +28,7 @@ fn cpu(limits: &Limits, steps: &mut Vec<Step>) {
     }
     let period = limits.cpu_period_us.map(|period| write("cpu.cfs_period_us", period.to_string()));
     let quota = limits.cpu_quota_us.map(|quota| write("cpu.cfs_quota_us", quota.max(-1).to_string()));
-    // The kernel checks the ratio of both against the parent's at every write.
+    // At every write the kernel checks their ratio against the parent's.
     pair(period, quota, steps);
 }
 
@@ -55,19 +55,19 @@ fn memory(limits: &Limits, held: Option<(i64, i64)>, steps: &mut Vec<Step>) -> R
     let write = |file, value: i64| Write::new(Controller::Memory, file, value.max(-1));
     let limit = limits.memory_limit_bytes.map(|value| write("memory.limit_in_bytes", value));
     let both = limits.memory_swap_limit_bytes.or_else(|| both_of(limits.memory_limit_bytes?, held));
-    // A kernel without swap accounting has no such file; it then limits memory alone.
+    // A kernel without swap accounting does not have this file; it then limits memory alone.
     let both = both.map(|value| write("memory.memsw.limit_in_bytes", value).or_skip());
     pair(limit, both, steps);
     Ok(())
 }
 
-/// The limit on memory and swap together that goes with one on memory alone: how much may be swapped stays, as on v2,
-/// where that is a limit of its own.
+/// The limit on memory and swap together that fits a limit on memory alone. The amount that may be swapped stays the
+/// same, as on v2, where it has its own limit.
 fn both_of(limit: i64, held: Option<(i64, i64)>) -> Option<i64> {
     // No limit, rounded down to whole pages.
     const UNLIMITED: i64 = i64::MAX >> 16 << 16;
     if limit < 0 {
-        // Unlimited memory within limited memory and swap does not exist.
+        // Unlimited memory with limited memory and swap is impossible.
         return Some(limit);
     }
     let (memory, both) = held.filter(|(_, both)| *both < UNLIMITED)?;

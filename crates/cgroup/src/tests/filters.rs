@@ -1,4 +1,4 @@
-//! Device filters of both kinds, enforced on a shell.
+//! Device filters of both forms, enforced on a shell.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -56,7 +56,7 @@ fn the_v1_list_is_the_rules_and_nothing_else() {
 #[test]
 fn the_v2_program_is_enforced_and_replaced() {
     let fresh = Fresh::new("ebpf");
-    // The unified hierarchy alone, so that on a hybrid node the v1 filter has no say.
+    // Only the unified hierarchy, so that the v1 filter of a hybrid node plays no part.
     let directory = fresh.0.unified().expect("no unified hierarchy to attach a program to").to_path_buf();
     let entry = Entry { directory: Some(directory.clone()), tasks: Vec::new() };
     set(&directory, &zero_only());

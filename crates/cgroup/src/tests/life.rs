@@ -50,7 +50,7 @@ fn killing_reaches_descendants_of_every_kind() {
     assert!(fresh.0.pids().unwrap().is_empty());
     let error = Cgroups::detect().unwrap().open(fresh.0.path()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
-    // What is gone can be killed and removed.
+    // A cgroup that is gone can be killed and removed.
     fresh.0.kill(PATIENCE).unwrap();
     fresh.0.remove(PATIENCE).unwrap();
 }

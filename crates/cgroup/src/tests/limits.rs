@@ -1,4 +1,4 @@
-//! Limits that the kernel keeps, and updates that fail.
+//! Limits that the kernel enforces, and updates that fail.
 
 use super::{Fresh, Shell, read};
 use crate::detect::Kind;
@@ -7,7 +7,7 @@ use wharf_types::{ErrorKind, Failure};
 
 const MIB: i64 = 1 << 20;
 
-/// The value of the file of this node's kind.
+/// The value of the file for this node's version.
 fn value(fresh: &Fresh, controller: Controller, v1: &str, v2: &str) -> String {
     let (kind, directory) = fresh.0.home(controller).unwrap();
     read(&directory.join(if kind == Kind::V1 { v1 } else { v2 }))
@@ -101,7 +101,7 @@ fn a_failed_update_leaves_everything_as_it_was() {
     let before = Limits { cpu_shares: Some(512), pids_limit: Some(10), ..memory(64 * MIB, 64 * MIB) };
     fresh.0.apply(&before).unwrap();
     let shares = value(&fresh, Controller::Cpu, "cpu.shares", "cpu.weight");
-    // No kernel has this CPU; the memory pair comes after it, so let pids fail too and the rest come first.
+    // No kernel has this CPU. The memory pair comes after it, so pids fails as well in order that the rest runs before.
     for bad in [
         Limits { cpu_shares: Some(2048), cpuset_cpus: Some("4095".into()), ..memory(128 * MIB, 128 * MIB) },
         Limits { cpu_shares: Some(2048), pids_limit: Some(i64::MAX), ..memory(128 * MIB, 128 * MIB) },

@@ -1,5 +1,5 @@
-//! What a node without a unified hierarchy does: tracking by the v1 freezer, killing by pidfds. On a hybrid node the
-//! same code runs on the v1 side of a cgroup.
+//! The behaviour on a node without a unified hierarchy: tracking by the v1 freezer, killing through pidfds. On a hybrid
+//! node the same code runs on the v1 side of a cgroup.
 
 use super::{Fresh, PATIENCE, Shell};
 use crate::Controller;
