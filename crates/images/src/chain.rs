@@ -1,10 +1,10 @@
-//! The layers of an image put together as overlayfs will see them.
+//! An image's layers, put together as overlayfs will show them.
 //!
-//! Layers are unpacked once and shared by many images, each without a look at what lies below it. What only the whole
-//! chain can tell is settled here: a directory that the topmost layer having it does not name keeps the mode, owner and
-//! attributes it has further down. Overlayfs shows the topmost one's, so such directories go, with the right attributes
-//! and nothing in them, into one thin layer on top. If such a directory is a symbolic link further down, the layer's files
-//! belong where that leads: see [`crate::relocate`].
+//! A layer is unpacked once and shared by many images, so its unpacking does not look at the layers below it. What
+//! depends on the whole chain is settled here. A directory that a layer implies, because it has files in it but no
+//! entry for it, keeps the mode, owner and attributes of the layers below. Overlayfs shows those of the topmost layer,
+//! so every such directory is made, empty and with the right attributes, in one thin layer on top. If the directory is
+//! a symbolic link further down, the layer's files belong where the link leads: see [`crate::relocate`].
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -23,22 +23,22 @@ use wharf_sys::error::Named;
 
 use crate::unpack::{Contents, Effect, OPAQUE, is_whiteout, look, open_beneath, shown};
 
-/// Overlayfs takes 500 lower layers, and one may be the thin one.
+/// Overlayfs accepts 500 lower layers, and one of them may be the thin layer.
 const LAYERS_LIMIT: usize = 499;
 
-/// How many names are looked up in how many layers, multiplied: some seconds.
+/// The most lookups, names times layers: a few seconds.
 const LOOKUPS_LIMIT: usize = 4_000_000;
 
 /// Why layers cannot be put together.
 #[derive(Debug, thiserror::Error)]
 pub enum ChainError {
-    /// There are more than overlayfs can mount.
+    /// There are more layers than overlayfs can mount.
     #[error("the image has {count} layers with content; at most {LAYERS_LIMIT} can be mounted")]
     TooMany {
         /// How many.
         count: usize,
     },
-    /// A layer puts files below a name that a lower layer has as a symbolic link, which leads nowhere they could be put.
+    /// A layer has files below a path that is a symbolic link in a lower layer, and they cannot be put where it leads.
     #[error(
         "layer {layer} has files below {path:?}, where a lower layer has a symbolic link, and they cannot be put where it \
          leads; build the image so that the layer names the directory or the link's target"
@@ -49,7 +49,7 @@ pub enum ChainError {
         /// The directory, shortened to 200 characters.
         path: String,
     },
-    /// A layer has a hard link to what neither it nor a layer below it has.
+    /// A layer has a hard link to a file that neither it nor a lower layer has.
     #[error(
         "layer {layer} has a hard link {path:?} to {target:?}, which is neither in it nor a file of a lower layer"
     )]
@@ -58,15 +58,15 @@ pub enum ChainError {
         layer: String,
         /// The link, shortened to 200 characters.
         path: String,
-        /// What it should be a link to, shortened so too.
+        /// The link's target, shortened in the same way.
         target: String,
     },
-    /// Too many names are left to be looked up in all layers.
+    /// Too many directories must be looked up in all layers.
     #[error(
         "the layers of the image have files in too many directories without an entry of their own; rebuild the image with those entries"
     )]
     TooManyNames,
-    /// The kernel refused.
+    /// The kernel returned an error.
     #[error("cannot combine the layers of the image at {path:?}")]
     System {
         /// The directory, shortened to 200 characters.
@@ -85,63 +85,63 @@ pub(crate) struct ChainLayer {
     pub(crate) contents: Arc<Contents>,
 }
 
-/// Layers as they will be mounted.
+/// The layers as they will be mounted.
 #[derive(Debug)]
 pub(crate) struct Chain {
-    /// Top first, without those that change nothing or are hidden whole.
+    /// Top first, without layers that change nothing or that are wholly hidden.
     pub(crate) layers: Vec<ChainLayer>,
-    /// The directories of the thin layer, each with the layer its attributes come from; parents before children.
+    /// The directories of the thin layer, each with the layer that has its attributes; parents before children.
     thin: BTreeMap<Vec<u8>, usize>,
 }
 
-/// What a layer has under a path.
+/// What a layer has at a path.
 pub(crate) enum Found {
     Nothing,
     Directory(OwnedFd),
     /// Something that is neither a directory nor a link.
     File,
-    /// A whiteout, or something on the way that is no directory.
+    /// A whiteout, or something on the way that is not a directory.
     Other,
-    /// A link under the very path, and what it says.
+    /// A symbolic link at the path itself, and its target.
     Link(Vec<u8>),
 }
 
-/// What layers give.
+/// What becomes of a chain of layers.
 #[derive(Debug)]
 pub(crate) enum Plan {
     Whole(Chain),
-    /// The layers that matter, bottom first; one of them has to be relocated before they can be put together.
+    /// The layers that matter, bottom first; one of them must be relocated before they can be put together.
     Relocate(Vec<ChainLayer>, Link),
-    /// The same where one has hard links to files below.
+    /// The same, where one of them has hard links to files of lower layers.
     Complete(Vec<ChainLayer>, usize),
 }
 
-/// A directory that a layer implies, and that is a symbolic link below.
+/// A directory that a layer implies and that is a symbolic link further down.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Link {
     /// The layer that implies it.
     pub(crate) layer: usize,
     /// The directory.
     pub(crate) path: Vec<u8>,
-    /// What the link says.
+    /// The link's target.
     pub(crate) target: Vec<u8>,
 }
 
-/// Where the attributes of an implied directory come from.
+/// Which layer has the attributes of an implied directory.
 enum Attribution {
-    /// It shows the right ones.
+    /// The layer that is shown has the right ones.
     Shown,
     Layer(usize),
     Link(Link),
 }
 
-/// Puts layers together, bottom first as a manifest lists them.
+/// Puts layers together. They come bottom first, as in a manifest.
 pub(crate) fn plan(layers: Vec<ChainLayer>) -> Result<Plan, ChainError> {
     let layers = visible(layers);
     if layers.len() > LAYERS_LIMIT {
         return Err(ChainError::TooMany { count: layers.len() });
     }
-    // The lowest one first: what the others lead to may be one of its links.
+    // The lowest layer first: the links of the others may lead to its own.
     if let Some(at) = layers.iter().rposition(|layer| !layer.contents.links.is_empty()) {
         let at = layers.len() - 1 - at;
         return Ok(Plan::Complete(layers.into_iter().rev().collect(), at));
@@ -171,7 +171,8 @@ pub(crate) fn plan(layers: Vec<ChainLayer>) -> Result<Plan, ChainError> {
     Ok(Plan::Whole(chain))
 }
 
-/// Overlayfs refuses one directory twice. A layer that comes twice does nothing the upper one does not do again.
+/// Overlayfs refuses the same directory twice. The lower copy of a layer does nothing that the upper copy does not do
+/// again.
 fn visible(layers: Vec<ChainLayer>) -> Vec<ChainLayer> {
     let mut visible: Vec<ChainLayer> = Vec::new();
     for layer in layers.into_iter().rev() {
@@ -187,13 +188,13 @@ fn visible(layers: Vec<ChainLayer>) -> Vec<ChainLayer> {
 }
 
 impl Chain {
-    /// Whether the image needs a layer of its own, on top of the shared ones.
+    /// Whether the image needs a thin layer on top of the shared ones.
     pub(crate) fn needs_thin_layer(&self) -> bool {
-        // Overlayfs wants at least one lower layer, even of an image without any.
+        // Overlayfs needs at least one lower layer, even for an image without layers.
         !self.thin.is_empty() || self.layers.is_empty()
     }
 
-    /// Where the attributes of an implied directory come from; layers are counted from the top.
+    /// Finds the layer that has the attributes of an implied directory; layers are counted from the top.
     fn attributes_of(&self, path: &[u8]) -> Result<Attribution, ChainError> {
         let mut top: Option<(usize, OwnedFd)> = None;
         for (at, layer) in self.layers.iter().enumerate() {
@@ -221,7 +222,7 @@ impl Chain {
         Ok(Attribution::Shown)
     }
 
-    /// The way to each directory of the thin layer shows what it shows without it.
+    /// Adds the parents of each directory to the thin layer, with the attributes that they show without it.
     fn add_parents(&mut self) -> Result<(), ChainError> {
         let paths: Vec<_> = self.thin.keys().cloned().collect();
         for path in paths {
@@ -256,7 +257,7 @@ impl Chain {
             let from = open(&self.layers[*source].root, path)?;
             attributes(&from, path)?.set(&made).map_err(failed)?;
         }
-        // Making a directory changed the time of its parent.
+        // Making a directory has changed its parent's time.
         for (path, source) in self.thin.iter().rev() {
             copy_time(&open(&self.layers[*source].root, path)?, &open(root, path)?)
                 .map_err(|source| system(path, source))?;
@@ -299,7 +300,7 @@ impl Attributes {
     }
 }
 
-/// Makes a directory whose parent is there.
+/// Makes a directory whose parent exists.
 pub(crate) fn make(root: &OwnedFd, path: &[u8]) -> wharf_sys::Result<()> {
     let slash = path.iter().rposition(|byte| *byte == b'/');
     let (parent, name) = slash.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
@@ -307,14 +308,14 @@ pub(crate) fn make(root: &OwnedFd, path: &[u8]) -> wharf_sys::Result<()> {
     mkdirat(&parent, OsStr::from_bytes(name), Mode::S_IRWXU).named("mkdirat", String::new)
 }
 
-/// Gives a directory the time of another.
+/// Copies a directory's time to another.
 pub(crate) fn copy_time(from: &OwnedFd, to: &OwnedFd) -> wharf_sys::Result<()> {
     let stat = fstat(from).named("fstat", String::new)?;
     let time = TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec);
     futimens(to, &time, &time).named("futimens", String::new)
 }
 
-/// What a layer has under a path, and whether it hides what lower layers have there.
+/// What a layer has at a path, and whether it hides what lower layers have there.
 pub(crate) fn locate(root: &OwnedFd, path: &[u8]) -> Result<(Found, bool), ChainError> {
     let mut here = open(root, b"")?;
     let mut cut = false;
@@ -335,7 +336,7 @@ pub(crate) fn locate(root: &OwnedFd, path: &[u8]) -> Result<(Found, bool), Chain
     Ok((Found::Directory(here), cut))
 }
 
-/// What stands under a name, other than a directory.
+/// The kind of an entry that is not a directory.
 fn kind(directory: &OwnedFd, name: &[u8]) -> Found {
     match (readlinkat(directory, OsStr::from_bytes(name)), look(directory, name)) {
         (Ok(target), _) => Found::Link(target.into_vec()),

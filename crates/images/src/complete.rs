@@ -1,6 +1,6 @@
-//! A layer with hard links to files of lower layers. A layer is unpacked by itself and cannot have them; here it is made
-//! once more for one image, with the links, and with the files they lead to under their own names as well: so the names
-//! are one file, as they would be had the layers been unpacked one over the other.
+//! Layers with hard links to files of lower layers. Unpacked alone, a layer cannot have such links, so a copy of it is
+//! made for one image. The copy has the links, and also the files that they lead to, under their own names. So all the
+//! names are one file, as they would be if the layers had been unpacked one over the other.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -9,10 +9,10 @@ use crate::chain::{ChainError, ChainLayer, Found, locate};
 use crate::relocate::Copy;
 use crate::unpack::{Contents, HardLink, LINKS_LIMIT, join, shown};
 
-/// Makes the layer `at` of a chain, bottom first, once more in an empty directory.
+/// Makes a complete copy of the layer `at` of a chain, bottom first, in an empty directory.
 ///
 /// # Errors
-/// NoTarget if a link leads to nothing, or to a directory.
+/// NoTarget if a link leads to nothing or to a directory.
 pub(crate) fn complete(layers: &[ChainLayer], at: usize, root: &OwnedFd) -> Result<Contents, ChainError> {
     let layer = &layers[at];
     let mut copy = Copy::new(layer, root);
@@ -31,13 +31,13 @@ pub(crate) fn complete(layers: &[ChainLayer], at: usize, root: &OwnedFd) -> Resu
     Ok(copy.finish())
 }
 
-/// A file of one of some layers.
+/// A file in one of several layers.
 struct Source {
     layer: usize,
     path: Vec<u8>,
 }
 
-/// The file that a path means where layers, bottom first, lie one over the other; links on the way are followed, with the
+/// The file at a path of the layers, bottom first, laid one over the other. Links on the way are followed, with the
 /// image as the root.
 fn resolve(layers: &[ChainLayer], path: &[u8]) -> Result<Option<Source>, ChainError> {
     let mut here = Vec::new();
@@ -74,7 +74,7 @@ fn resolve(layers: &[ChainLayer], path: &[u8]) -> Result<Option<Source>, ChainEr
     Ok(None)
 }
 
-/// The topmost layer that has something under a path whose parents are directories.
+/// The topmost layer that has something at a path, if the path's parents are directories.
 fn topmost(layers: &[ChainLayer], path: &[u8]) -> Result<Option<(usize, Found)>, ChainError> {
     for (at, layer) in layers.iter().enumerate().rev() {
         match locate(&layer.root, path)? {

@@ -1,4 +1,4 @@
-//! The config of an image: what its author says of how to run it. All of it is hostile.
+//! The config of an image: what its author says about running it. All of it is hostile.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use wharf_types::{Digest, Field};
 
 use crate::manifest::{CONFIG_LIMIT_BYTES, ManifestError, Platform, check_json};
 
-/// What an image says of how it is to be run. Nothing here is checked but its shape and its total size of 4 MiB.
+/// What an image says about running it. Only its form and its total size, 4 MiB, have been checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ImageConfig {
     /// `user[:group]`, names or numbers; may be empty.
     pub user: String,
-    /// The program and its first arguments.
+    /// The program, with its first arguments.
     pub entrypoint: Vec<String>,
     /// Default arguments.
     pub cmd: Vec<String>,
@@ -30,25 +30,25 @@ pub struct ImageConfig {
     pub exposed_ports: Vec<String>,
     /// When the image was built, in RFC 3339; may be empty.
     pub created: String,
-    /// What the image runs on.
+    /// The platform that the image is for.
     pub platform: Option<Platform>,
 }
 
-/// The user an image names, without its group.
+/// The user that an image names, without the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageUser {
-    /// A number; the kernel's "none", 4294967295, is never one.
+    /// A uid. It is never 4294967295, which the kernel reads as "no user".
     Id(u32),
-    /// A name, to be looked up in the image's passwd and never read as a number.
+    /// A name to look up in the image's passwd file; it is never read as a number.
     Name(Field),
 }
 
 impl ImageConfig {
-    /// The user, group stripped; `None` if the image names none.
+    /// The user without the group; `None` if the image names none.
     ///
     /// # Errors
-    /// [`UserError`] for a number out of range, which must not become root (CVE-2024-40635), or a name with a blank or a
-    /// separator in it.
+    /// [`UserError`] for a number out of range, which must not become root (CVE-2024-40635), or for a name with a blank
+    /// or a separator.
     pub fn user(&self) -> Result<Option<ImageUser>, UserError> {
         let user = self.user.split(':').next().unwrap_or_default();
         let error = || UserError { user: user.chars().take(80).collect() };
@@ -65,7 +65,7 @@ impl ImageConfig {
     }
 }
 
-/// The user of an image is neither a number nor a name.
+/// The user of an image is neither a valid number nor a valid name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the image's user {user:?} is neither a number below 4294967295 nor a name")]
 pub struct UserError {
@@ -103,10 +103,10 @@ struct RawConfig {
     exposed_ports: Option<BTreeMap<String, serde::de::IgnoredAny>>,
 }
 
-/// Reads a config: what it says of running, and the digests of its layers' content, bottom first.
+/// Parses a config, and returns it with the digests of its uncompressed layers, bottom first.
 ///
 /// # Errors
-/// [`ManifestError`] if it is too large, malformed, ambiguous, or not the config of layers.
+/// [`ManifestError`] if it is too large, malformed or ambiguous, or is not the config of an image with layers.
 pub fn parse_config(bytes: &[u8]) -> Result<(ImageConfig, Vec<Digest>), ManifestError> {
     if bytes.len() > CONFIG_LIMIT_BYTES {
         return Err(ManifestError::TooLarge { size_bytes: bytes.len(), limit_bytes: CONFIG_LIMIT_BYTES });

@@ -1,4 +1,4 @@
-//! An image that is here.
+//! An image in the store.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use wharf_types::{Digest, Untrusted};
 use crate::config::ImageConfig;
 use crate::records::ImageRecord;
 
-/// An image that is here, whole and durable. It does not change: a new tag makes a new value.
+/// An image in the store, whole and durable. It is immutable: a new tag makes a new value.
 #[derive(Debug)]
 pub struct Image {
     id: Digest,
@@ -22,27 +22,27 @@ impl Image {
         Self { id, layers, config: Untrusted::new(config), record }
     }
 
-    /// The digest of the config: the image's one name, whatever registry it came from.
+    /// The digest of the config: the one name that the image has in every registry.
     #[must_use]
     pub fn id(&self) -> &Digest {
         &self.id
     }
 
-    /// Normalised references with a tag that mean this image now; empty if it was pulled by digest, or all its tags
-    /// moved on.
+    /// The normalised references with a tag that refer to this image now. Empty if it was pulled by digest, or if all
+    /// its tags have moved.
     #[must_use]
     pub fn repo_tags(&self) -> &[String] {
         &self.record.repo_tags
     }
 
-    /// `repository@digest` for every repository it was pulled from; the digest is that of the index or manifest the
-    /// pull was resolved to.
+    /// `repository@digest` for every repository that it was pulled from. The digest is that of the index or manifest to
+    /// which the pull resolved the reference.
     #[must_use]
     pub fn repo_digests(&self) -> &[String] {
         &self.record.repo_digests
     }
 
-    /// What its layers and documents take on disk, in bytes; more than 0.
+    /// What its layers and documents use on disk, in bytes; more than 0.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.record.size_bytes
@@ -54,7 +54,7 @@ impl Image {
         self.record.pinned
     }
 
-    /// What it says of how to run it.
+    /// What the image says about running it.
     #[must_use]
     pub fn config(&self) -> &Untrusted<ImageConfig> {
         &self.config
@@ -71,7 +71,7 @@ impl Image {
         &self.record
     }
 
-    /// The same image under other names.
+    /// The same image with another record.
     pub(crate) fn with_record(&self, record: ImageRecord) -> Self {
         let config = Untrusted::new(self.config.admit(Clone::clone));
         Self { id: self.id.clone(), layers: self.layers.clone(), config, record }

@@ -1,4 +1,4 @@
-//! Layers in the hands of a caller: unpacked and not yet visible, or kept from removal.
+//! Layers that a caller holds: unpacked but not yet visible, or leased.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -11,20 +11,21 @@ use wharf_types::Digest;
 use crate::store::Shared;
 use crate::unpack::LayerSource;
 
-/// A layer that was unpacked and verified, and is not visible yet: a commit makes it so, and from then on it is kept as by
-/// a [`Hold`]. Dropped before that, it waits some hours for a retry, see [`Store::kept_layer`](crate::Store::kept_layer).
+/// A layer that is unpacked and verified but not yet visible. A commit makes it visible, and from then on this value
+/// leases it like a [`Hold`]. If it is dropped before that, the layer is kept a few hours for a retry, see
+/// [`Store::kept_layer`](crate::Store::kept_layer).
 #[derive(Debug)]
 pub struct UnpackedLayer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) staged: String,
     pub(crate) source: LayerSource,
     pub(crate) usage: Usage,
-    /// Set once it is visible.
+    /// Set once the layer is visible.
     pub(crate) hold: OnceLock<Hold>,
 }
 
 impl UnpackedLayer {
-    /// The digest of its content.
+    /// The digest of its uncompressed archive.
     #[must_use]
     pub fn diff_id(&self) -> &Digest {
         &self.source.diff_id
@@ -42,7 +43,7 @@ impl Drop for UnpackedLayer {
     }
 }
 
-/// Keeps layers on disk until it is dropped, whatever becomes of the images they belong to.
+/// Keeps layers on disk until it is dropped, whatever happens to their images.
 #[derive(Debug)]
 pub struct Hold {
     pub(crate) shared: Arc<Shared>,
@@ -50,7 +51,7 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// The directories that are kept, as overlayfs takes them.
+    /// The directories of the leased layers, as overlayfs takes them.
     #[must_use]
     pub fn paths(&self) -> Vec<PathBuf> {
         self.names.iter().map(|name| self.shared.layers_path.join(name).join("fs")).collect()
@@ -66,19 +67,19 @@ impl Drop for Hold {
 /// A layer for a commit.
 #[derive(Debug)]
 pub enum Layer {
-    /// One that was just unpacked, maybe for several images.
+    /// A layer that was just unpacked, possibly for several images.
     Unpacked(Arc<UnpackedLayer>),
-    /// One that another image has already.
+    /// A layer that another image already has.
     Stored {
-        /// The digest of its content.
+        /// The digest of its uncompressed archive.
         diff_id: Digest,
-        /// What keeps it until the commit.
+        /// Keeps it until the commit.
         hold: Hold,
     },
 }
 
 impl Layer {
-    /// The digest of its content.
+    /// The digest of its uncompressed archive.
     #[must_use]
     pub fn diff_id(&self) -> &Digest {
         match self {
@@ -95,7 +96,7 @@ impl From<UnpackedLayer> for Layer {
 }
 
 impl Shared {
-    /// Takes something that will never be visible out of the staging directory.
+    /// Removes something that will never be visible from the staging directory.
     pub(crate) fn discard_staged(&self, name: &str) {
         if let Err(error) = self.trash.discard(self.staging.as_fd(), OsStr::new(name)) {
             tracing::warn!(name, %error, "cannot remove a staged layer; the next start of wharfd retries");

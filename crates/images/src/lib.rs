@@ -1,14 +1,15 @@
-//! Images: manifests, unpacked layers, and the records that join them.
+//! Images: manifests, unpacked layers, and the records that connect them.
 //!
-//! A pull reads a manifest ([`manifest`]), hands each layer's blob to [`Store::unpack`] while it comes from the network,
-//! and ends with [`Store::commit`]. Compressed blobs are not kept. All questions are answered from memory.
+//! A pull parses a manifest ([`manifest`]), passes each layer's blob to [`Store::unpack`] as it arrives from the
+//! network, and ends with [`Store::commit`]. Compressed blobs are not kept. All questions about images are answered
+//! from memory.
 //!
-//! What comes from a registry is hostile until it is verified, and what is verified is still hostile: it is what its
-//! author wrote. The rules by which a layer's archive becomes files stand at the head of `unpack`, the reading of
-//! archives at `tar`, the layout and the order of writing at `store`.
+//! What comes from a registry is hostile until it is verified, and verified content is still hostile: it is what its
+//! author wrote. The rules by which a layer's archive becomes files are at the head of `unpack`, those for reading
+//! archives at the head of `tar`, and the layout on disk with the order of writes at the head of `store`.
 //!
-//! Nothing here talks to a registry or mounts anything, and nothing waits for anything but the disk and the reader it
-//! was given.
+//! Nothing here talks to a registry or mounts anything, and nothing waits except for the disk and for the reader that
+//! it was given.
 
 mod chain;
 mod complete;

@@ -1,4 +1,4 @@
-//! Bounds on what one layer may cost.
+//! The bounds on what one layer may cost.
 
 use std::os::fd::AsFd;
 
@@ -6,33 +6,33 @@ use wharf_sys::error::Named;
 
 use crate::unpack::UnpackError;
 
-/// Of a small disk, this part is the most that stays free.
+/// The reserve is never more than the disk's size divided by this.
 const SHARE: u64 = 20;
 
-/// Bounds on one layer. An image that reaches one is refused with an error that names it.
+/// Bounds on one layer. An image that exceeds one is refused with an error that names the bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a layer's archive.
+    /// The longest archive of a layer, in bytes.
     pub layer_bytes: u64,
-    /// How many bytes one compressed byte may become…
+    /// The most bytes that one compressed byte may become…
     pub ratio: u64,
     /// …once the archive is longer than this.
     pub ratio_free_bytes: u64,
-    /// Entries of the archive, and inodes it may make.
+    /// The most entries of an archive, and the most inodes that it may make.
     pub entries: u64,
-    /// Components of a path.
+    /// The most components of a path.
     pub depth: usize,
-    /// The most bytes that one decompressor of Zstandard may keep; several work at once.
+    /// The largest window of one Zstandard decompressor, in bytes; several run at a time.
     pub zstd_window_bytes: u64,
     /// Bytes that must stay free on the disk, but never more than a twentieth of it.
     pub reserve_bytes: u64,
-    /// Inodes that must stay free on the disk, if it counts them, but never more than a twentieth of its inodes.
+    /// Inodes that must stay free on the disk, if it counts them, but never more than a twentieth of them.
     pub reserve_inodes: u64,
 }
 
 impl Default for Limits {
-    /// Wide enough for any image that is not an attack: 64 GiB, 200:1 beyond 512 MiB, 2 million entries, 256 deep, windows
-    /// of 64 MiB, and 512 MiB and 10,000 inodes left on the disk.
+    /// Generous for every image that is not an attack: 64 GiB, 200:1 beyond 512 MiB, 2 million entries, 256 levels,
+    /// windows of 64 MiB, and 512 MiB and 10,000 inodes free on the disk.
     fn default() -> Self {
         Self {
             layer_bytes: 64 << 30,
@@ -48,7 +48,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// `blob_bytes` is the size of the whole blob: a layer may well begin with what compresses best.
+    /// `blob_bytes` is the size of the whole blob: a layer may begin with its most compressible part.
     pub(crate) fn check_content(&self, content_bytes: u64, blob_bytes: u64) -> Result<(), UnpackError> {
         if content_bytes > self.layer_bytes {
             return Err(UnpackError::Limit { what: "bytes of an unpacked layer", limit: self.layer_bytes });
@@ -62,7 +62,7 @@ impl Limits {
         Ok(())
     }
 
-    /// Checks that the file system of `directory` keeps its reserve.
+    /// Checks that the file system of `directory` still has its reserve.
     pub(crate) fn check_disk(&self, directory: impl AsFd) -> Result<(), UnpackError> {
         let failed = |source| UnpackError::System { path: String::new(), source };
         let disk = nix::sys::statvfs::fstatvfs(directory).named("fstatvfs", String::new).map_err(failed)?;
@@ -70,7 +70,7 @@ impl Limits {
         if disk.blocks_available().saturating_mul(disk.fragment_size()) < reserve {
             return Err(UnpackError::Disk { what: "bytes", reserve });
         }
-        // Some file systems make inodes as needed and say 0 of 0.
+        // Some file systems make inodes as needed and report 0 of 0.
         let reserve = self.reserve_inodes.min(disk.files() / SHARE);
         if disk.files() > 0 && disk.files_available() < reserve {
             return Err(UnpackError::Disk { what: "inodes", reserve });

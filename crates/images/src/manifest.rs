@@ -1,8 +1,8 @@
 //! Manifests and indexes as registries serve them: OCI, and Docker's version 2 schema 2.
 //!
-//! A document has one reading or none. Its own media type, the registry's `Content-Type` and its fields must agree; a
-//! document with both `manifests` and `layers` is refused (CVE-2021-41190), and so is a key that occurs twice, in any
-//! object, since parsers differ in which of the two they take. Foreign `urls` are not even parsed.
+//! A document has one meaning or is refused. Its own media type, the registry's `Content-Type` and its fields must
+//! agree. A document with both `manifests` and `layers` is refused (CVE-2021-41190), and so is one with a duplicate key
+//! in any object, because parsers differ in which value they take. Foreign `urls` are not even parsed.
 
 mod json;
 mod platform;
@@ -14,11 +14,11 @@ use wharf_types::{Digest, DigestError, ErrorKind, Failure};
 pub(crate) use json::check as check_json;
 pub use platform::{Platform, select_platform};
 
-/// The most bytes of a manifest or an index.
+/// The longest manifest or index, in bytes.
 pub const MANIFEST_LIMIT_BYTES: usize = 4 << 20;
-/// The most bytes of an image's config.
+/// The longest image config, in bytes.
 pub const CONFIG_LIMIT_BYTES: usize = 4 << 20;
-/// How many indexes may stand between a reference and a manifest.
+/// How many indexes there may be between a reference and a manifest.
 pub const INDEX_NESTING_LIMIT: usize = 3;
 /// The most entries of an index, and the most layers of a manifest.
 pub const ENTRIES_LIMIT: usize = 2_000;
@@ -30,7 +30,7 @@ const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+j
 const SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1";
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-/// What configs of images are called; the last ones by old versions of Docker and some tools.
+/// The media types of image configs; the last ones come from old versions of Docker and some tools.
 const CONFIGS: [&str; 7] = [
     OCI_CONFIG,
     DOCKER_CONFIG,
@@ -41,58 +41,58 @@ const CONFIGS: [&str; 7] = [
     "",
 ];
 
-/// The media types a registry should be asked for, best first.
+/// The media types to request from a registry, best first.
 pub const ACCEPTED: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
 
-/// The digest by which a document is named.
+/// The digest of a document.
 #[must_use]
 pub fn digest_of(document: &[u8]) -> Digest {
     Digest::from_sha256(Sha256::digest(document).into())
 }
 
-/// Why a document is not a manifest or an index that wharf takes.
+/// Why a document is not a manifest or index that wharf accepts.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
-    /// It is longer than the bound.
+    /// It is longer than the limit.
     #[error("the document has {size_bytes} bytes; at most {limit_bytes} are allowed")]
     TooLarge {
         /// Its length.
         size_bytes: usize,
-        /// The bound.
+        /// The limit.
         limit_bytes: usize,
     },
-    /// It is not JSON of the expected shape, is nested too deeply, or has a key twice.
+    /// It is not JSON of the expected form, is nested too deeply, or has a duplicate key.
     #[error("the document is malformed")]
     Malformed {
-        /// What the parser found, and where.
+        /// The parser's error, with the position.
         #[source]
         source: serde_json::Error,
     },
-    /// A digest is not SHA-256 in its one spelling.
+    /// A digest is not SHA-256 in its only spelling.
     #[error("the document has a digest that cannot be used")]
     Digest {
-        /// Which.
+        /// The digest's error.
         #[source]
         source: DigestError,
     },
-    /// It has the fields of both kinds, or not those of its kind.
+    /// It has the fields of both kinds, or lacks those of its own.
     #[error("the document is ambiguous: {reason}")]
     Ambiguous {
         /// What contradicts what.
         reason: String,
     },
-    /// It is something else than an image of layers.
+    /// It is not an image made of layers.
     #[error("this is not a runnable image: {reason}")]
     NotAnImage {
         /// What it is.
         reason: String,
     },
-    /// Nothing in the index fits this machine.
+    /// No entry of the index is for this machine.
     #[error("the image has no variant for {wanted}; it has: {offered}")]
     NoPlatform {
         /// This machine's platform.
         wanted: String,
-        /// What there is.
+        /// The platforms in the index.
         offered: String,
     },
 }
@@ -110,14 +110,14 @@ impl Failure for ManifestError {
     }
 }
 
-/// What identifies a blob: its digest, its size, and what it claims to be.
+/// A reference to a blob: its digest, its size and its claimed media type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Descriptor {
-    /// The media type, as the document has it.
+    /// The media type, as the document gives it.
     pub media_type: String,
     /// The digest of the bytes.
     pub digest: Digest,
-    /// The number of the bytes.
+    /// The number of bytes.
     pub size_bytes: u64,
 }
 
@@ -135,7 +135,7 @@ pub struct Manifest {
 pub struct IndexEntry {
     /// A manifest, or another index.
     pub descriptor: Descriptor,
-    /// What it is for; an entry need not say.
+    /// The platform that it is for; an entry need not name one.
     pub platform: Option<Platform>,
 }
 
@@ -182,11 +182,11 @@ impl TryFrom<RawDescriptor> for Descriptor {
     }
 }
 
-/// Reads a manifest or an index. `content_type` is the registry's header, if it sent one; parameters after a
-/// semicolon are ignored.
+/// Parses a manifest or an index. `content_type` is the registry's header, if it sent one; parameters after a semicolon
+/// are ignored.
 ///
 /// # Errors
-/// [`ManifestError`] for everything but one image, or one choice of images, in one of the two formats.
+/// [`ManifestError`] for anything that is not one image, or one choice of images, in one of the two formats.
 pub fn parse_index_or_manifest(bytes: &[u8], content_type: Option<&str>) -> Result<Document, ManifestError> {
     if bytes.len() > MANIFEST_LIMIT_BYTES {
         return Err(ManifestError::TooLarge { size_bytes: bytes.len(), limit_bytes: MANIFEST_LIMIT_BYTES });
@@ -198,7 +198,7 @@ pub fn parse_index_or_manifest(bytes: &[u8], content_type: Option<&str>) -> Resu
     let kind = kind_of(&raw, content_type)?;
     match (kind, raw.manifests, raw.config, raw.layers) {
         (Kind::Index, Some(manifests), None, None) => index(manifests).map(Document::Index),
-        // An image may say that it is an artifact, too; an artifact that is no image has another config.
+        // An image may also claim to be an artifact; an artifact that is not an image has another config type.
         (Kind::Manifest, None, Some(config), Some(layers)) => {
             manifest(config, layers).map(Document::Manifest)
         }
@@ -217,7 +217,7 @@ enum Kind {
     Manifest,
 }
 
-/// The kind, by the document's media type, the header's, and the fields: all that are there must agree.
+/// The kind, from the document's media type, the header's, and the fields: all that are present must agree.
 fn kind_of(raw: &RawDocument, content_type: Option<&str>) -> Result<Kind, ManifestError> {
     let header = content_type.filter(|text| text.starts_with("application/vnd."));
     if raw.fs_layers.is_some()
@@ -233,13 +233,13 @@ fn kind_of(raw: &RawDocument, content_type: Option<&str>) -> Result<Kind, Manife
     let own = raw.media_type.as_deref().filter(|text| !text.is_empty());
     let kinds = (own.map(kind_of_type).transpose()?, header.map(kind_of_type).transpose()?);
     match kinds {
-        // Registries and builders mix the names of the two formats up, never what they name.
+        // Registries and builders confuse the names of the two formats, but never manifest with index.
         (Some(kind), Some(called)) if kind != called => {
             let (own, header) = (own.unwrap_or_default(), header.unwrap_or_default());
             Err(ambiguous(format!("it calls itself {own:.100}, the registry calls it {header:.100}")))
         }
         (Some(kind), _) | (None, Some(kind)) => Ok(kind),
-        // OCI makes the field optional; then the fields alone say which it is.
+        // OCI makes the field optional; without it the fields alone decide.
         (None, None) if raw.manifests.is_some() => Ok(Kind::Index),
         (None, None) => Ok(Kind::Manifest),
     }
@@ -283,7 +283,7 @@ fn manifest(config: RawDescriptor, layers: Vec<RawDescriptor>) -> Result<Manifes
     Ok(Manifest { config, layers: layers.into_iter().map(layer).collect::<Result<_, _>>()? })
 }
 
-/// Only archives are layers. How one is compressed its own first bytes tell.
+/// Only archives are layers. An archive's compression is recognised by its first bytes.
 fn check_layer_type(media_type: &str) -> Result<(), ManifestError> {
     const ARCHIVES: [&str; 4] = [
         "application/vnd.oci.image.layer.v1.tar",

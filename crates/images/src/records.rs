@@ -1,4 +1,4 @@
-//! The records on disk, apart from the live types.
+//! The records on disk, separate from the live types.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use wharf_types::{Digest, ErrorKind, Failure};
 use crate::unpack::{Contents, Effect, HardLink};
 
 const LAYER: Format = Format { kind: "layer", version: 2 };
-/// The form before, which had the names of implied directories in it.
+/// The previous format, which had the names of implied directories in it.
 const LAYER_1: Format = Format { kind: "layer", version: 1 };
 const LOOSE: Format = Format { kind: "loose", version: 1 };
 
@@ -25,10 +25,10 @@ pub enum RecordError {
         #[from]
         source: record::Error,
     },
-    /// Its content.
+    /// The content.
     #[error("the content of the record does not match the format of this build")]
     Content {
-        /// What the parser found.
+        /// The parser's error.
         #[from]
         source: serde_json::Error,
     },
@@ -38,7 +38,7 @@ pub enum RecordError {
     /// A digest in it.
     #[error("the record contains a malformed digest")]
     Digest {
-        /// Which.
+        /// The digest's error.
         #[from]
         source: wharf_types::DigestError,
     },
@@ -54,7 +54,7 @@ impl Failure for RecordError {
 }
 
 impl RecordError {
-    /// Whether it is certain that the record is not what was saved.
+    /// Whether the record is certainly not what was saved.
     pub(crate) fn is_damage(&self) -> bool {
         match self {
             Self::File { source } => source.is_damage(),
@@ -63,21 +63,21 @@ impl RecordError {
     }
 }
 
-/// What is recorded of an image; the rest is in its manifest and config.
+/// What is recorded about an image; the rest is in its manifest and config.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ImageRecord {
     /// Digest of the config.
     pub(crate) id: String,
-    /// Manifests whose content is kept.
+    /// The digests of its manifests in the store.
     pub(crate) manifests: Vec<String>,
     pub(crate) repo_tags: Vec<String>,
     pub(crate) repo_digests: Vec<String>,
-    /// Of two images with one tag, the one with the higher number has it.
+    /// If two images claim one tag, it belongs to the one with the higher number.
     pub(crate) serial: u64,
     pub(crate) size_bytes: u64,
-    /// Names of all layers that belong to it.
+    /// The names of all layers that belong to it.
     pub(crate) layers: Vec<String>,
-    /// Those of them that are mounted, top first.
+    /// The names of those that are mounted, top first.
     pub(crate) chain: Vec<String>,
     pub(crate) pinned: bool,
 }
@@ -119,12 +119,12 @@ struct LayerRecord {
 struct LayerRecord1 {
     #[serde(flatten)]
     record: LayerRecord,
-    /// One character a byte, for names need not be UTF-8.
+    /// One character per byte, because names need not be UTF-8.
     implied: Vec<String>,
 }
 
-/// Saves what is known of a layer in its directory; the caller syncs. What only a commit asks for is a file of its own,
-/// which is not read at the start: an image's author chooses how long it is.
+/// Saves a layer's records in its directory; the caller syncs them. What only a commit needs is in a separate file,
+/// which is not read at startup: its length is up to the image's author.
 pub(crate) fn save_layer(directory: &Path, contents: &Contents) -> Result<(), RecordError> {
     let Contents { usage, effect, .. } = *contents;
     let record = LayerRecord { bytes: usage.bytes, inodes: usage.inodes, effect };
@@ -132,13 +132,13 @@ pub(crate) fn save_layer(directory: &Path, contents: &Contents) -> Result<(), Re
     Ok(record::save(&directory.join("info"), LAYER, &serde_json::to_vec(&record)?, Durability::Volatile)?)
 }
 
-/// Loads what a layer takes on disk from its directory.
+/// Loads a layer's disk usage from its directory.
 pub(crate) fn load_usage(directory: &Path) -> Result<Usage, RecordError> {
     let (record, _implied) = load_info(directory)?;
     Ok(Usage { bytes: record.bytes, inodes: record.inodes })
 }
 
-/// Loads all that is known of a layer from its directory.
+/// Loads everything that is recorded about a layer from its directory.
 pub(crate) fn load_layer(directory: &Path) -> Result<Contents, RecordError> {
     let (record, implied) = load_info(directory)?;
     let (implied, links) = match implied {
@@ -149,14 +149,14 @@ pub(crate) fn load_layer(directory: &Path) -> Result<Contents, RecordError> {
     Ok(Contents { usage, implied, links, effect: record.effect })
 }
 
-/// The record, and the implied directories if they are in it.
+/// The record, and the implied directories if it has them.
 fn load_info(directory: &Path) -> Result<(LayerRecord, Option<Paths>), RecordError> {
     let path = directory.join("info");
     match record::load(&path, LAYER) {
         Err(newer_or_older @ record::Error::Foreign { .. }) => {
             let older = record::load(&path, LAYER_1).map_err(|_neither| newer_or_older)?;
             let LayerRecord1 { record, implied } = serde_json::from_slice(&older)?;
-            // A character beyond a byte cannot be; it becomes a name that no directory has.
+            // A character that does not fit a byte is impossible; it becomes a name that no directory has.
             let bytes = |text: &String| text.chars().map(|c| u8::try_from(c).unwrap_or(b'/')).collect();
             Ok((record, Some(implied.iter().map(bytes).collect())))
         }
@@ -188,7 +188,7 @@ fn decode(bytes: &[u8]) -> Option<Names> {
     let mut names = bytes.split(|byte| *byte == 0);
     while let Some(name) = names.next() {
         match name.split_first() {
-            // Behind the last NUL.
+            // After the last NUL.
             None => return names.next().is_none().then_some((implied, links)),
             Some((&IMPLIED, path)) => implied.push(path.to_vec()),
             Some((&LINK, path)) => {

@@ -1,8 +1,9 @@
-//! A layer with files below a name that is a symbolic link in a lower layer: `bin/tool` over a base with `bin -> usr/bin`.
+//! Layers with files below a path that is a symbolic link in a lower layer: `bin/tool` over a base with `bin ->
+//! usr/bin`.
 //!
-//! Builders that append an archive to an image without a look into it make such layers. Unpacked one over the other, as
-//! the peers do it, such a file is written through the link. Here the layer is made once more for this image: its files
-//! by hard links, and those below the name at the place where the link leads.
+//! Builders that append an archive to an image without reading the image make such layers. Runtimes that unpack layers
+//! one over the other write such a file through the link. Here a copy of the layer is made for this image: its files
+//! are hard links, and those below the path are put where the link leads.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -20,10 +21,10 @@ use wharf_sys::error::Named;
 use crate::chain::{self, ChainError, ChainLayer, Link, attributes, copy_time, open, system};
 use crate::unpack::{Contents, OPAQUE, is_kind, join, look, plain, shown};
 
-/// Makes a layer once more in an empty directory.
+/// Makes a relocated copy of a layer in an empty directory.
 ///
 /// # Errors
-/// HiddenLink if the link leads to itself, or through something in the layer that is no directory.
+/// HiddenLink if the link leads to itself, or through something in the layer that is not a directory.
 pub(crate) fn relocate(layer: &ChainLayer, link: &Link, root: &OwnedFd) -> Result<Contents, ChainError> {
     let impossible = || ChainError::HiddenLink { layer: layer.name.clone(), path: shown(&link.path) };
     let target = leads_to(&link.path, &link.target).ok_or_else(impossible)?;
@@ -43,7 +44,7 @@ pub(crate) fn relocate(layer: &ChainLayer, link: &Link, root: &OwnedFd) -> Resul
     Ok(copy.finish())
 }
 
-/// Where a link leads, as a path without links, dots and slashes too many. `None` if that is the link or below it.
+/// Where a link leads, as a path without links, dots and redundant slashes. `None` if that is the link or below it.
 fn leads_to(path: &[u8], target: &[u8]) -> Option<Vec<u8>> {
     let mut parts: Vec<&[u8]> = Vec::new();
     if !target.starts_with(b"/") {
@@ -62,15 +63,15 @@ fn leads_to(path: &[u8], target: &[u8]) -> Option<Vec<u8>> {
     (leads_to != path && !leads_to.starts_with(&below)).then_some(leads_to)
 }
 
-/// A layer that is made once more.
+/// A copy of a layer.
 pub(crate) struct Copy<'a> {
     layer: &'a ChainLayer,
     root: &'a OwnedFd,
-    /// What has another place in the copy.
+    /// The directory that goes to another place in the copy.
     but: Option<&'a [u8]>,
-    /// Directories of the copy that it does not name.
+    /// Directories in the copy that the layer implies.
     implied: BTreeSet<Vec<u8>>,
-    /// Directories that were made.
+    /// How many directories have been made.
     made: u64,
 }
 
@@ -79,7 +80,7 @@ impl<'a> Copy<'a> {
         Self { layer, root, but: None, implied: BTreeSet::new(), made: 0 }
     }
 
-    /// Copies everything but one directory.
+    /// Copies everything except one directory.
     pub(crate) fn whole(&mut self, but: Option<&'a [u8]>) -> Result<(), ChainError> {
         self.but = but;
         self.made = 1;
@@ -87,18 +88,18 @@ impl<'a> Copy<'a> {
         self.merge(b"", b"")
     }
 
-    /// Adds a file of any layer, under any path of the copy.
+    /// Adds a file from any layer, at any path of the copy.
     pub(crate) fn take(&mut self, from: &OwnedFd, path: &[u8], to: &[u8]) -> Result<(), ChainError> {
         let ((source, name), (parent, new_name)) = (split(path), split(to));
         self.make_plain_way(parent)?;
         let (source, destination) = (open(from, source)?, open(self.root, parent)?);
         put((&source, name), (&destination, new_name)).map_err(|source| system(to, source))?;
-        // The directory keeps its time, or has that of the one below.
+        // The directory keeps its time, or gets that of the one in the lower layer.
         let own = open(&self.layer.root, parent);
         copy_time(own.as_ref().unwrap_or(&source), &destination).map_err(|source| system(to, source))
     }
 
-    /// What is known of the copy.
+    /// The contents of the copy.
     pub(crate) fn finish(self) -> Contents {
         Contents {
             usage: Usage { bytes: self.made * 4096, inodes: self.made },
@@ -108,7 +109,7 @@ impl<'a> Copy<'a> {
         }
     }
 
-    /// Copies what is in a directory of the layer into one of the copy.
+    /// Copies the contents of a directory of the layer into a directory of the copy.
     fn merge(&mut self, from: &[u8], to: &[u8]) -> Result<(), ChainError> {
         let source = open(&self.layer.root, from)?;
         let destination = open(self.root, to)?;
@@ -138,7 +139,7 @@ impl<'a> Copy<'a> {
         self.merge(from, to)
     }
 
-    /// Makes the directories that are missing on the way to one, as implied ones with the attributes of one of the layer.
+    /// Makes the missing directories on the way to a path, as implied ones with the attributes of one of the layer.
     fn make_way(&mut self, path: &[u8], like: &[u8]) -> Result<(), ChainError> {
         for path in ways(path) {
             if self.make(path)? {
@@ -149,7 +150,7 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// The same with the attributes of a directory that nobody named.
+    /// The same with the attributes of a directory that no entry names.
     fn make_plain_way(&mut self, path: &[u8]) -> Result<(), ChainError> {
         for path in ways(path) {
             if self.make(path)? {
@@ -160,7 +161,7 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// Makes a directory; `false` if it is there.
+    /// Makes a directory; `false` if it exists.
     fn make(&mut self, path: &[u8]) -> Result<bool, ChainError> {
         match chain::make(self.root, path) {
             Ok(()) => {
@@ -172,7 +173,7 @@ impl<'a> Copy<'a> {
         }
     }
 
-    /// Gives a directory of the copy what one of the layer has.
+    /// Gives a directory of the copy the attributes of a directory of the layer.
     fn describe(&mut self, from: &[u8], to: &[u8]) -> Result<(), ChainError> {
         let failed = |source| system(to, source);
         let (source, destination) = (open(&self.layer.root, from)?, open(self.root, to)?);
@@ -186,13 +187,13 @@ impl<'a> Copy<'a> {
         self.stamp(from, to)
     }
 
-    /// Gives a directory of the copy the time of one of the layer.
+    /// Gives a directory of the copy the time of a directory of the layer.
     fn stamp(&self, from: &[u8], to: &[u8]) -> Result<(), ChainError> {
         copy_time(&open(&self.layer.root, from)?, &open(self.root, to)?).map_err(|source| system(to, source))
     }
 }
 
-/// The directories on the way to one, and that one; not the root.
+/// The directories on the way to a path, and the path itself, without the root.
 fn ways(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
     slashes.chain([path.len()]).filter(|end| *end > 0).map(|end| &path[..end])
@@ -204,7 +205,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
     slash.map_or((b"", path), |at| (&path[..at], &path[at + 1..]))
 }
 
-/// Links a file, which wins over what is there.
+/// Links a file, which replaces what is there.
 fn put((from, name): (&OwnedFd, &[u8]), (to, new_name): (&OwnedFd, &[u8])) -> wharf_sys::Result<()> {
     let (name, new_name) = (OsStr::from_bytes(name), OsStr::from_bytes(new_name));
     let link = || linkat(from, name, to, new_name, AtFlags::empty());

@@ -1,26 +1,26 @@
-//! The store: what is where, and who may look.
+//! The store: its layout on disk, the order of its writes, and its locks.
 //!
 //! ```text
 //! <root>/lock                   held by the one process that has the store open
 //! <root>/content/sha256/<hex>   manifests and configs
-//! <root>/layers/<diff id>/      fs/, the lower directory for overlayfs; info, what is known of it; loose, what it leaves
-//!                               open (see `unpack::loose`)
+//! <root>/layers/<diff id>/      fs/, the lower directory for overlayfs; info, the layer's record; loose, the names that
+//!                               only the layers below can settle (see `unpack::loose`)
 //! <root>/layers/moved-<image>-<number>/
-//!                               a layer made once more for one image: see `relocate` and `complete`
+//!                               the copy of a layer for one image: see `relocate` and `complete`
 //! <root>/layers/attrs-<image>/  the thin layer of one image: see `chain`
-//! <root>/images/<image>         one record an image
-//! <root>/staging/               what is being made, and whole layers of pulls that are not over
-//! <root>/kept/<boot>/           whole layers of pulls that failed: see `kept`
-//! <root>/quarantine/            what could not be understood
+//! <root>/images/<image>         one record per image
+//! <root>/staging/               what is being made, and whole layers of pulls that are still running
+//! <root>/kept/<boot>/           whole layers of failed pulls: see `kept`
+//! <root>/quarantine/            what is damaged
 //! <root>/trash/                 what is being removed
 //! ```
 //!
-//! An image exists from the moment its record is renamed into place, and everything the record names was synced before.
-//! It ends when the record is unlinked. Layers and content without a record mean nothing: a later pull may use them, and
-//! [`Store::sweep`] removes them, unless a container has them mounted. What could not be read, or was put aside, might
-//! name layers: as long as there is such a thing, nothing is swept.
+//! An image exists from the moment its record is renamed into place, and everything that the record names was synced
+//! before. It ceases to exist when the record is unlinked. Layers and content without a record mean nothing: a later
+//! pull may use them, and [`Store::sweep`] removes them unless a container has them mounted. A record that could not be
+//! read or that is in quarantine might name any layer, so nothing is swept while there is one.
 //!
-//! Readers take the index's lock and never wait for the disk. Writers take turns by a second lock, do their work on disk
+//! Readers take the index's lock and never wait for the disk. Writers take a second lock in turn, do their work on disk
 //! under it, and change the index at the end.
 
 mod commit;
@@ -64,10 +64,10 @@ pub enum StoreError {
         /// Its directory.
         path: PathBuf,
     },
-    /// The kernel refused.
+    /// The kernel returned an error.
     #[error("the image store cannot {what}")]
     System {
-        /// What was tried.
+        /// What was being done.
         what: &'static str,
         /// The call that failed.
         #[source]
@@ -82,25 +82,25 @@ pub enum StoreError {
         #[source]
         source: RecordError,
     },
-    /// The manifest or config cannot be used.
+    /// The manifest or config is unusable.
     #[error("cannot use the {what} of the image")]
     Document {
-        /// Manifest or config.
+        /// Which of the two.
         what: &'static str,
         /// Why.
         #[source]
         source: ManifestError,
     },
-    /// The parts of the image do not belong together.
+    /// The parts of the image do not fit together.
     #[error("the image is inconsistent: {reason}")]
     Mismatch {
-        /// What contradicts what.
+        /// The contradiction.
         reason: String,
     },
-    /// What is mounted is not known.
+    /// The mounted layers could not be determined.
     #[error("cannot find out which layers are in use")]
     Mounts {
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: std::io::Error,
     },
@@ -139,14 +139,14 @@ pub struct Store {
     shared: Arc<Shared>,
 }
 
-/// What a store and all that belongs to it share.
+/// What a store shares with the layers that it has handed out.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) layers_path: PathBuf,
     root_path: PathBuf,
     pub(crate) staging: OwnedFd,
     kept: OwnedFd,
-    /// The kernel's uptime, by its name.
+    /// The kernel's id of this boot.
     boot: String,
     content: OwnedFd,
     layers: OwnedFd,
@@ -155,25 +155,25 @@ pub(crate) struct Shared {
     limits: Limits,
     serial: AtomicU64,
     index: RwLock<Index>,
-    /// Whether all that was on disk when the store was opened could be read, and nothing is in quarantine.
+    /// Whether everything that was on disk when the store was opened could be read, and the quarantine is empty.
     whole: bool,
     writer: Mutex<()>,
-    /// Released by the kernel when this process ends, however it does.
+    /// The kernel releases it when this process ends, however it ends.
     _lock: Flock<OwnedFd>,
 }
 
 impl Store {
-    /// All that a store keeps in its directory, for whoever gives it up.
+    /// Everything that a store keeps in its directory, for a command that removes it.
     pub const ENTRIES: [&str; 8] =
         ["content", "images", "layers", "staging", "kept", "quarantine", "trash", "lock"];
 
-    /// Whether a layer with that content is here and can be used by a commit.
+    /// Whether a layer with that content is in the store and can be used by a commit.
     #[must_use]
     pub fn has_layer(&self, diff_id: &Digest) -> bool {
         self.shared.read().has_layer(diff_id.hex())
     }
 
-    /// A layer that is here, kept for a commit; `None` if it must be unpacked.
+    /// A layer in the store, leased for a commit; `None` if it must be unpacked.
     #[must_use]
     pub fn stored_layer(&self, diff_id: &Digest) -> Option<Layer> {
         let names = vec![diff_id.hex().to_owned()];
@@ -181,17 +181,17 @@ impl Store {
         held.then(|| Layer::Stored { diff_id: diff_id.clone(), hold: self.held(names) })
     }
 
-    /// Unpacks and verifies a layer in one pass. It becomes visible with the commit of an image. This blocks for as
-    /// long as `input` does, and uses two threads besides the caller's; any number of layers may be unpacked at a time.
+    /// Unpacks and verifies a layer in one pass. It becomes visible when an image is committed. This blocks for as long
+    /// as `input` does and uses two threads besides the caller's. Any number of layers may be unpacked at a time.
     ///
     /// # Errors
-    /// [`UnpackError`]; nothing stays on the disk.
+    /// [`UnpackError`]; nothing is left on disk.
     pub fn unpack(&self, source: &LayerSource, input: &mut dyn Read) -> Result<UnpackedLayer, UnpackError> {
         let failed = |source| UnpackError::System { path: String::new(), source };
         let shared = &self.shared;
         shared.expire_kept();
         let (staged, own) = shared.stage().map_err(failed)?;
-        // From here on the directory is removed on every way out.
+        // From here on, every way out removes the directory.
         let mut layer = UnpackedLayer {
             shared: Arc::clone(shared),
             staged,
@@ -215,20 +215,20 @@ impl Store {
         Ok(layer)
     }
 
-    /// All images, by id.
+    /// All images, sorted by id.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Image>> {
         self.shared.read().images().cloned().collect()
     }
 
-    /// The image that a text means: an id or the unique beginning of one, with or without `sha256:`, or a reference
-    /// with a tag or a digest.
+    /// The image that a text refers to: an id or a unique prefix of one, with or without `sha256:`, or a reference with
+    /// a tag or a digest.
     #[must_use]
     pub fn find(&self, text: &str) -> Option<Arc<Image>> {
         self.shared.read().find(text)
     }
 
-    /// Keeps the layers of an image, as for a container that is made of it.
+    /// Leases the layers of an image, for a container that is made from it.
     #[must_use]
     pub fn hold(&self, id: &Digest) -> Option<Hold> {
         let mut index = self.shared.write();
@@ -238,9 +238,9 @@ impl Store {
         held.then(|| self.held(names))
     }
 
-    /// Keeps the layers whose directories these are, as [`Image::layers`] named them in an earlier life of the process:
-    /// a container may outlive its image, and one damaged layer does not cost it the others. One that is not here needs
-    /// no keeping.
+    /// Leases the layers with these directories, as [`Image::layers`] named them before a restart of the process. A
+    /// container may outlive its image, and one damaged layer does not cost it the others. A layer that is not in the
+    /// store needs no lease.
     #[must_use]
     pub fn hold_paths<'a>(&self, layers: impl IntoIterator<Item = &'a Path>) -> Hold {
         let name = |path: &Path| {
@@ -251,7 +251,7 @@ impl Store {
         self.held(names)
     }
 
-    /// Keeps a layer that was just shown: the writer's lock is held, so nothing can have removed it.
+    /// Leases a layer that was just made visible: the writer's lock is held, so it cannot have been removed.
     fn hold_shown(&self, diff_id: &Digest) -> Hold {
         let names = vec![diff_id.hex().to_owned()];
         self.shared.write().hold(&names);
@@ -262,7 +262,7 @@ impl Store {
         Hold { shared: Arc::clone(&self.shared), names }
     }
 
-    /// What all images take on disk, each layer counted once; from memory.
+    /// The disk usage of all images, each layer counted once; from memory.
     #[must_use]
     pub fn usage(&self) -> Usage {
         self.shared.read().usage()

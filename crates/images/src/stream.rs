@@ -1,10 +1,10 @@
 //! From a compressed blob to its verified content, in one pass over three threads.
 //!
-//! The caller's thread reads and hashes the blob, a second one decompresses, and a third hashes the content and
-//! consumes it. How the blob is compressed its first bytes tell, whatever its media type says: builders and registries
-//! confuse the types, and what comes out is verified anyway. Decompression is the slowest of the three, so with two cores it has one for itself. The queues between
-//! them are short and their buffers go round, so a layer of any size needs a few megabytes. A stage that fails hangs
-//! up; the others see that and stop.
+//! The caller's thread reads and hashes the blob, a second thread decompresses it, and a third hashes the content and
+//! consumes it. The compression is recognised by the blob's first bytes, whatever its media type says: builders and
+//! registries confuse the types, and the content is verified anyway. Decompression is the slowest stage, so on two
+//! cores it has one to itself. The queues between the stages are short and their buffers are reused, so a layer of any
+//! size needs a few megabytes. A stage that fails closes its queues; the others notice and stop.
 
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SendError, SyncSender, sync_channel};
@@ -19,7 +19,7 @@ use crate::unpack::{LayerSource, UnpackError};
 /// How a layer's tar archive is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Compression {
-    /// Not at all.
+    /// None at all.
     None,
     /// gzip, of one or more members.
     Gzip,
@@ -31,7 +31,7 @@ impl Compression {
     fn of(start: &[u8]) -> Self {
         match start {
             [0x1f, 0x8b, ..] => Self::Gzip,
-            // A frame, or one to be skipped.
+            // A frame, or a skippable one.
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
             _ => Self::None,
         }
@@ -39,10 +39,10 @@ impl Compression {
 }
 
 const PIECE_BYTES: usize = 256 << 10;
-/// Pieces waiting between two stages.
+/// How many pieces may wait between two stages.
 const QUEUE: usize = 4;
 
-/// Reads the blob, checks digest and size, and gives the content to `consume`, which must read to its end.
+/// Reads the blob, checks its digest and size, and passes the content to `consume`, which must read it to the end.
 pub(crate) fn run<T: Send>(
     source: &LayerSource,
     input: &mut dyn Read,
@@ -55,7 +55,7 @@ pub(crate) fn run<T: Send>(
     let (read, unzipped, consumed) = scope(|scope| {
         let unzip = scope.spawn(move || {
             let done = unzip(blob_bytes, &mut zipped, &to_consume, limits);
-            // Only what ended well has an end: a consumer must not take a failure for one.
+            // Only a stream that ended well has an end: a consumer must not take a failure for one.
             done.map(|()| to_consume.end())
         });
         let consume = scope.spawn(move || {
@@ -67,7 +67,7 @@ pub(crate) fn run<T: Send>(
     });
     let unzipped = unzipped.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let consumed = consumed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    // The earliest stage that failed knows why; what comes after it saw only the consequence.
+    // The earliest stage that failed knows the reason; the later ones saw only the consequence.
     if let Some(found) = read?
         && found != source.blob_digest
     {
@@ -81,7 +81,7 @@ pub(crate) fn run<T: Send>(
     }
 }
 
-/// Reads the blob to its end and returns its digest, or `None` if a later stage hung up.
+/// Reads the blob to its end and returns its digest, or `None` if a later stage closed its queue.
 fn read_blob(source: &LayerSource, input: &mut dyn Read, out: Out) -> Result<Option<Digest>, UnpackError> {
     let mut hash = Sha256::new();
     let mut total = 0_u64;
@@ -105,7 +105,8 @@ fn read_blob(source: &LayerSource, input: &mut dyn Read, out: Out) -> Result<Opt
     }
 }
 
-/// Reads until a piece is full or there is no more: the first one holds the whole of what tells the compression.
+/// Reads until a piece is full or the input ends, so that the first piece has all the bytes that identify the
+/// compression.
 fn fill(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>, piece: &mut [u8]) -> io::Result<usize> {
     let mut length = 0;
     while length < piece.len() {
@@ -120,7 +121,7 @@ fn fill(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>, piece: &mut [u8]) 
 }
 
 fn unzip(blob_bytes: u64, input: &mut Pieces, out: &Out, limits: &Limits) -> Result<(), UnpackError> {
-    // A sender that hung up has the reason.
+    // A sender that closed the queue has the reason.
     let compression = input.fill_buf().map_or(Compression::None, Compression::of);
     let failed = |source| UnpackError::Decompress { compression, source };
     let mut decoder = Decoder::new(compression, input, limits).map_err(failed)?;
@@ -133,7 +134,7 @@ fn unzip(blob_bytes: u64, input: &mut Pieces, out: &Out, limits: &Limits) -> Res
         if length == 0 {
             return decoder.finish().map_err(failed);
         }
-        // A consumer that hung up has the reason.
+        // A consumer that closed the queue has the reason.
         if out.send(piece, length).is_err() {
             return Ok(());
         }
@@ -167,7 +168,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// Nothing may stand behind the last frame.
+    /// Nothing may follow the last frame.
     fn finish(self) -> io::Result<()> {
         let input = match self {
             Self::None(input) => input,
@@ -193,7 +194,7 @@ struct Out {
 }
 
 impl Out {
-    /// A buffer to fill, one that was used before if there is one.
+    /// A buffer to fill: a used one if there is one.
     fn buffer(&self) -> Vec<u8> {
         self.used.try_recv().unwrap_or_else(|_none| vec![0; PIECE_BYTES])
     }
@@ -216,7 +217,7 @@ fn pipe(hash: Option<Sha256>) -> (Out, Pieces) {
     (Out { pieces, used }, input)
 }
 
-/// The receiving end of a queue of pieces: a reader that hashes what passes.
+/// The receiving end of a queue of pieces: a reader that hashes what passes through.
 pub(crate) struct Pieces {
     queue: Receiver<Piece>,
     used: SyncSender<Vec<u8>>,
@@ -228,7 +229,7 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
-    /// The digest of everything, once it was read to its end.
+    /// The digest of everything, once it has been read to the end.
     fn digest(&mut self) -> Option<Digest> {
         self.hash.take().filter(|_| self.ended).map(|hash| Digest::from_sha256(hash.finalize().into()))
     }

@@ -1,14 +1,15 @@
-//! A reader of tar archives that has one interpretation of each archive, or none.
+//! A reader of tar archives that gives each archive one meaning or refuses it.
 //!
-//! It reads POSIX ustar with PAX, GNU's long names and sparse files (old, 0.0, 0.1, 1.0), and V7. It is wharf's own and
-//! not a crate's because the readers of this field disagree in what they make of a contradiction, and most of their
-//! advisories came from that: here a contradiction is an error. So are: a bad checksum, a PAX size that differs from the
-//! header's where both could say it, a key twice in one PAX header, a global `path`, `linkpath` or `size`, volumes, and
-//! unknown types. What writers really do is read as the library of Go reads it, and with it all peers: a size on what has
-//! no content means nothing, a long name of GNU goes before one of PAX, and a file is one though its name ends in a slash.
+//! It reads POSIX ustar with PAX, GNU's long names and sparse files (old, 0.0, 0.1, 1.0), and V7. It is wharf's own
+//! because existing readers interpret contradictory archives differently, and most of their advisories came from that.
+//! Here a contradiction is an error. So are a bad checksum, a PAX size that differs from the header's where both could
+//! express it, a duplicate key in one PAX header, a global `path`, `linkpath` or `size`, volumes, and unknown types.
+//! What real programs write is read as Go's library, and so every other runtime, reads it: a size on an entry that has
+//! no content is ignored, a GNU long name takes precedence over a PAX path, and a file stays a file even if its name
+//! ends in a slash.
 //!
-//! Two zero blocks end the archive; so does the end of input between two entries, for the digest of the whole says
-//! whether something is missing. What follows two zero blocks is not looked at. A lone zero block is an error unless it
+//! Two zero blocks end the archive. So does the end of input between two entries, because the digest of the whole shows
+//! whether something is missing. What follows two zero blocks is not parsed. A single zero block is an error unless it
 //! is the last.
 
 mod header;
@@ -21,7 +22,7 @@ use header::{BLOCK, Header};
 use pax::Pax;
 pub(crate) use sparse::SparseMap;
 
-/// The most bytes of a PAX header, or of a GNU long name.
+/// The longest PAX header or GNU long name, in bytes.
 const EXTENSION_LIMIT_BYTES: u64 = 1 << 20;
 
 /// Why an archive cannot be read.
@@ -32,11 +33,11 @@ pub enum TarError {
     Read {
         /// The position in the archive.
         at_bytes: u64,
-        /// What happened.
+        /// The reader's error.
         #[source]
         source: std::io::Error,
     },
-    /// It is malformed, contradicts itself, or has a feature that is refused.
+    /// It is malformed, contradicts itself, or uses a feature that is refused.
     #[error("the archive's entry at byte {at_bytes} {reason}")]
     Malformed {
         /// The position of the entry's header in the archive.
@@ -46,7 +47,7 @@ pub enum TarError {
     },
 }
 
-/// What an entry makes.
+/// The kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     File,
@@ -62,7 +63,7 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) kind: Kind,
-    /// As in the archive: not cleaned.
+    /// As in the archive, not normalised.
     pub(crate) path: Vec<u8>,
     /// The target of a link.
     pub(crate) link: Vec<u8>,
@@ -75,7 +76,7 @@ pub(crate) struct Entry {
     pub(crate) device: (u32, u32),
     /// The bytes of content in the archive.
     pub(crate) size_bytes: u64,
-    /// Where the content goes, if not from 0 on.
+    /// Where the content goes in the file, if not simply from 0 on.
     pub(crate) sparse: Option<SparseMap>,
     pub(crate) xattrs: Vec<(String, Vec<u8>)>,
 }
@@ -85,14 +86,14 @@ pub(crate) struct Entry {
 pub(crate) struct Archive<R> {
     input: R,
     at: u64,
-    /// Content of the current entry that was not read yet, and the padding behind it.
+    /// Unread content of the current entry, and the padding after it.
     left: u64,
     padding: u64,
     entry_at: u64,
     done: bool,
 }
 
-/// What came before an entry and belongs to it.
+/// Extensions that precede an entry and belong to it.
 #[derive(Default)]
 struct Extensions {
     pax: Option<Pax>,
@@ -105,7 +106,7 @@ impl<R: BufRead> Archive<R> {
         Self { input, at: 0, left: 0, padding: 0, entry_at: 0, done: false }
     }
 
-    /// The next entry; what was not read of the last one's content is skipped.
+    /// The next entry; unread content of the last one is skipped.
     pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extensions = Extensions::default();
         loop {
@@ -143,7 +144,7 @@ impl<R: BufRead> Archive<R> {
         }
     }
 
-    /// Hands the content of the current entry, or what is left of it, to `sink` piece by piece.
+    /// Passes the content of the current entry, or what is left of it, to `sink` piece by piece.
     pub(crate) fn content<E: From<TarError>>(
         &mut self,
         mut sink: impl FnMut(&[u8]) -> Result<(), E>,
@@ -167,7 +168,7 @@ impl<R: BufRead> Archive<R> {
         self.input.fill_buf()
     }
 
-    /// The rest of the input behind the archive's end, for whoever hashes it.
+    /// The rest of the input after the archive's end, for the caller that hashes it.
     pub(crate) fn into_input(self) -> R {
         self.input
     }
@@ -265,7 +266,7 @@ impl<R: BufRead> Archive<R> {
         Ok(Entry { kind, path, link, mode, uid, gid, mtime, device, size_bytes, sparse, xattrs: pax.xattrs })
     }
 
-    /// PAX may say the size only where the header cannot, or must say the same.
+    /// PAX may give the size only where the header cannot, or else must give the same one.
     fn settle_size(&mut self, header: &mut Header, pax: &Pax) -> Result<(), TarError> {
         const HEADER_LIMIT: u64 = 0o777_7777_7777;
         let Some(size) = pax.size else { return Ok(()) };
@@ -309,7 +310,7 @@ impl<R: BufRead> Archive<R> {
         Ok(Some(map))
     }
 
-    /// Sparse format 1.0: the map is decimal lines before the content, padded to a block.
+    /// Sparse format 1.0: the map is in decimal lines before the content, padded to a block.
     fn map_of_content(&mut self, pax: &Pax) -> Result<SparseMap, TarError> {
         let mut parser = pax.sparse.lines().map_err(|reason| self.malformed(reason))?;
         loop {

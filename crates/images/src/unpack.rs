@@ -1,28 +1,28 @@
-//! A layer's blob becomes a directory in the form overlayfs takes as a lower one.
+//! Unpacking: a layer's blob becomes a directory that overlayfs can use as a lower one.
 //!
-//! Every effect is relative to an open directory below the layer's own root: parents are opened by `openat2` beneath
-//! that root, without links, magic links and mounts; the last component is made new or not at all. No path of the host
-//! is ever made of an entry's name. What names mean:
+//! Every effect is relative to an open directory below the layer's own root: `openat2` opens parents beneath that root,
+//! without links, magic links and mounts, and the last component is newly made or not at all. An entry's name never
+//! becomes a path of the host. The rules for names:
 //!
-//! * `/a`, `./a` and `a` are one name. `..`, NUL, components above 255 bytes, paths above 4096 bytes and deeper than
-//!   [`Limits::depth`](crate::Limits) are errors.
-//! * A layer stands for itself: a parent it does not name is made (an *implied* directory), and takes its mode and owner
-//!   from the layers below when the chain is put together.
+//! * `/a`, `./a` and `a` are the same name. `..`, NUL, components of more than 255 bytes, and paths that have more than
+//!   4096 bytes or are deeper than [`Limits::depth`](crate::Limits) are errors.
+//! * A layer is unpacked without the others: a parent that has no entry is made (an *implied* directory) and gets its
+//!   mode and owner from the layers below when the chain is put together.
 //! * **A parent that is a symbolic link of the same layer** is resolved as a process with the layer as its root would
-//!   (absolute links and `..` stay inside), and what is missing on that way is made as implied directories: the result
-//!   is that of the peers, which resolve in the root of what is unpacked so far. A parent that is a file is an error.
-//!   Links of lower layers are not seen here; where one is in the way, the layer is made once more when the chain is put
-//!   together.
-//! * The last component is never followed. An entry replaces what an earlier one of that name made, tree and all; only
-//!   a directory over a directory keeps what is inside.
-//! * A hard link's target is found in the same layer, before the link, or else in the layers below, when the chain is put
-//!   together; it may be a symbolic link, but neither a directory nor a whiteout. A link to itself is an error. The
-//!   target's attributes win.
-//! * `.wh.NAME` makes a whiteout and `.wh..wh..opq` marks its directory opaque, whatever type the entries have. They
-//!   speak of the layers below: something of that name in the same layer stays, before or after, and if it is a
-//!   directory it becomes opaque. Other `.wh..wh.*` names are an old driver's and dropped; a parent named `.wh.*` is an
-//!   error. A character device 0:0, which overlayfs would take for a whiteout, is dropped.
-//! * Extended attributes: `security.capability` and `user.*` on files and directories, save `user.overlay.*`.
+//!   resolve it (absolute links and `..` stay inside), and missing directories on the way are made as implied ones. The
+//!   result is that of other runtimes, which resolve links in what has been unpacked so far. A parent that is a file is
+//!   an error. Links of lower layers are not visible here; where one is in the way, a copy of the layer is made when the
+//!   chain is put together.
+//! * The last component is never followed. An entry replaces what an earlier entry of the same name made, a whole tree
+//!   included; only a directory over a directory keeps its contents.
+//! * A hard link's target is found in the same layer before the link, or else in the layers below when the chain is put
+//!   together. It may be a symbolic link, but neither a directory nor a whiteout. A link to itself is an error. The
+//!   target's attributes apply.
+//! * `.wh.NAME` makes a whiteout and `.wh..wh..opq` marks its directory opaque, whatever the type of the entry. They
+//!   apply to the layers below: something of that name in the same layer stays, whether it comes before or after, and a
+//!   directory becomes opaque. Other `.wh..wh.*` names belong to an old driver and are dropped; a parent named `.wh.*`
+//!   is an error. A character device 0:0, which overlayfs would take for a whiteout, is dropped.
+//! * Extended attributes: `security.capability` and `user.*` on files and directories, except `user.overlay.*`.
 
 mod apply;
 mod attributes;
@@ -43,7 +43,7 @@ use crate::limits::Limits;
 use crate::stream::{self, Compression};
 use crate::tar::TarError;
 
-/// A layer that is to be unpacked.
+/// A layer to unpack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerSource {
     /// The digest of the uncompressed archive, from the image's config.
@@ -54,7 +54,7 @@ pub struct LayerSource {
     pub blob_size_bytes: u64,
 }
 
-/// Why a layer could not be unpacked. Nothing of it stays on the disk.
+/// Why a layer could not be unpacked. Nothing of it is left on disk.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
     /// The blob could not be read.
@@ -69,10 +69,10 @@ pub enum UnpackError {
     Size {
         /// The descriptor's size.
         expected_bytes: u64,
-        /// What came before the reading stopped.
+        /// What was read before the reading stopped.
         found_bytes: u64,
     },
-    /// The blob is not the one asked for.
+    /// The blob is not the requested one.
     #[error("the digest of the layer's blob is {found}, not {expected}")]
     BlobDigest {
         /// The descriptor's digest.
@@ -80,18 +80,18 @@ pub enum UnpackError {
         /// The blob's.
         found: Digest,
     },
-    /// The archive is not the one the config names.
+    /// The archive is not the one that the config names.
     #[error("the digest of the layer's content is {}, not {expected}", found.as_ref().map_or("incomplete", Digest::as_str))]
     DiffId {
         /// The config's digest.
         expected: Digest,
-        /// The content's, if all of it was seen.
+        /// The content's digest, if all of it was read.
         found: Option<Digest>,
     },
-    /// The blob is damaged, or not what it begins as.
+    /// The blob is damaged, or is not compressed as its first bytes say.
     #[error("the layer's blob is not complete {compression:?} data")]
     Decompress {
-        /// What its first bytes say.
+        /// The compression that its first bytes indicate.
         compression: Compression,
         /// The decompressor's error.
         #[source]
@@ -100,11 +100,11 @@ pub enum UnpackError {
     /// The archive is malformed.
     #[error("cannot unpack the layer's archive")]
     Tar {
-        /// Where and why.
+        /// The position and the reason.
         #[from]
         source: TarError,
     },
-    /// An entry cannot be made as it says.
+    /// An entry cannot be made as described.
     #[error("the layer's entry {path:?} {reason}")]
     Entry {
         /// Its name, shortened to 200 characters.
@@ -112,23 +112,23 @@ pub enum UnpackError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// A bound was reached.
+    /// A limit was exceeded.
     #[error("the layer has more than {limit} {what}")]
     Limit {
-        /// Of what.
+        /// Which limit.
         what: &'static str,
         /// How many are allowed.
         limit: u64,
     },
-    /// The disk is full but for its reserve.
+    /// Only the disk's reserve is left.
     #[error("the disk of the images has fewer than {reserve} {what} free; remove images or enlarge the disk")]
     Disk {
         /// Bytes or inodes.
         what: &'static str,
-        /// How many must stay.
+        /// How many must stay free.
         reserve: u64,
     },
-    /// The kernel refused.
+    /// The kernel returned an error.
     #[error("cannot create the layer's entry {path:?}")]
     System {
         /// Its name, shortened to 200 characters.
@@ -153,25 +153,25 @@ impl Failure for UnpackError {
     }
 }
 
-/// What is known of a layer once it is unpacked.
+/// What is known about a layer once it is unpacked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Contents {
-    /// What it takes on disk, by its entries.
+    /// Its disk usage, computed from its entries.
     pub(crate) usage: Usage,
-    /// Directories it does not name, by their paths in it, in order; the root is the empty one.
+    /// The directories that it implies, by their paths in it, sorted; the root is the empty path.
     pub(crate) implied: Vec<Vec<u8>>,
-    /// Hard links to what it does not have, in the order of their paths.
+    /// Hard links to files that it does not have, sorted by their paths.
     pub(crate) links: Vec<HardLink>,
     pub(crate) effect: Effect,
 }
 
 impl Contents {
-    /// Whether the layer has the directory without naming it.
+    /// Whether the layer has the directory without an entry for it.
     pub(crate) fn implies(&self, path: &[u8]) -> bool {
         self.implied.binary_search_by(|implied| implied.as_slice().cmp(path)).is_ok()
     }
 
-    /// The bytes of all names in it.
+    /// The total length of all names, in bytes.
     pub(crate) fn names_bytes(&self) -> usize {
         let links = self.links.iter().map(|link| link.path.len() + link.target.len());
         self.implied.iter().map(Vec::len).chain(links).sum()
@@ -185,20 +185,20 @@ pub(crate) struct HardLink {
     pub(crate) target: Vec<u8>,
 }
 
-/// What a layer does to the layers below it.
+/// A layer's effect on the layers below it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Effect {
-    /// It has no entry.
+    /// None: it has no entry.
     Nothing,
     /// It adds, replaces and removes.
     #[default]
     Merges,
-    /// It hides all of them: its root is opaque.
+    /// It hides all of them, because its root is opaque.
     HidesAll,
 }
 
-/// Unpacks a blob into an empty directory, in one pass that also verifies it.
+/// Unpacks a blob into an empty directory, and verifies it in the same pass.
 pub(crate) fn unpack(
     source: &LayerSource,
     input: &mut dyn Read,
@@ -209,7 +209,7 @@ pub(crate) fn unpack(
     stream::run(source, input, limits, |content| apply(content, root, limits))
 }
 
-/// A hostile name for people: printable, and at most 200 characters.
+/// A hostile name made printable, in at most 200 characters.
 pub(crate) fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).chars().take(200).collect()
 }

@@ -1,4 +1,4 @@
-//! A first reading of hostile JSON that keeps nothing: nesting is bounded and no object has a key twice.
+//! A first pass over hostile JSON that keeps nothing: it bounds the nesting and refuses duplicate keys.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -6,17 +6,17 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-/// Deeper than any manifest or config of a builder; serde_json itself would stop at 128.
+/// Deeper than any builder's manifest or config; serde_json itself would stop at 128.
 const DEPTH_LIMIT: usize = 32;
 
-/// Checks that `bytes` are one JSON value, nested at most [`DEPTH_LIMIT`] deep, without duplicate keys.
+/// Checks that `bytes` is one JSON value, nested at most [`DEPTH_LIMIT`] deep, without duplicate keys.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     Strict { depth: 0 }.deserialize(&mut deserializer)?;
     deserializer.end()
 }
 
-/// Go writes and reads an absent text as null.
+/// Go programs write and read an absent string as null.
 pub(crate) fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }

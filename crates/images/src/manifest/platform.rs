@@ -1,20 +1,20 @@
-//! Platforms, and the choice of an index's entry for this machine.
+//! Platforms, and the choice of the index entry for this machine.
 
 use serde::Deserialize;
 
 use super::json::null_is_empty;
 use super::{Descriptor, IndexEntry, ManifestError};
 
-/// An operating system and a processor, in Go's words as images use them.
+/// An operating system and an architecture, named as in Go, which is how images name them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Platform {
-    /// `linux` for all that can run here.
+    /// `linux` for everything that can run here.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub os: String,
     /// `amd64`, `arm64`, …
     #[serde(default, deserialize_with = "null_is_empty")]
     pub architecture: String,
-    /// `v7`, `v8`, … or nothing.
+    /// `v7`, `v8`, …; may be absent.
     #[serde(default)]
     pub variant: Option<String>,
 }
@@ -26,7 +26,7 @@ impl Platform {
         let (architecture, variant) = match std::env::consts::ARCH {
             "x86_64" => ("amd64", None),
             "x86" => ("386", None),
-            // Later levels of the architecture add to the first; images for it run everywhere.
+            // Later versions of the architecture extend the first, and images for the first run everywhere.
             "aarch64" => ("arm64", Some("v8".to_owned())),
             "arm" => ("arm", Some(arm_variant(&machine()))),
             "powerpc64" if cfg!(target_endian = "little") => ("ppc64le", None),
@@ -37,7 +37,7 @@ impl Platform {
         Self { os: "linux".into(), architecture: architecture.into(), variant }
     }
 
-    /// How well an image for `self` runs on `host`: 0 is best, `None` not at all.
+    /// How well an image for `self` runs on `host`: 0 is best, `None` is not at all.
     fn distance(&self, host: &Self) -> Option<u32> {
         if self.os != host.os {
             return None;
@@ -51,11 +51,11 @@ impl Platform {
         Some(SECOND_DISTANCE + distance)
     }
 
-    /// The same among images for one architecture.
+    /// The same for images of the same architecture.
     fn distance_of_variant(&self, host: &Self) -> Option<u32> {
         let limit = host.variant.as_deref().and_then(level);
         match (self.variant.as_deref().unwrap_or_default(), limit) {
-            // The plain image is the one for every machine; on arm64 that is v8 as well.
+            // The plain image is for every machine; on arm64 that is also v8.
             ("", _) => Some(0),
             ("v1", None) if self.architecture == "amd64" => Some(0),
             (variant, Some(limit)) => level(variant).and_then(|own| limit.checked_sub(own)),
@@ -64,19 +64,19 @@ impl Platform {
     }
 }
 
-/// Whose programs an architecture also runs, in its 32-bit mode and with the same variants. A processor may lack the mode;
-/// then nothing is lost but a clearer error, since such an image is taken only where there is no other.
+/// Which other architecture a machine also runs, in its 32-bit mode and with the same variants. A processor may lack
+/// that mode; the only cost is a less clear error, because such an image is chosen only if there is no other.
 const SECOND_CHOICES: [(&str, &str); 1] = [("arm64", "arm")];
-/// Further than any variant of the machine's own architecture.
+/// Farther than any variant of the machine's own architecture.
 const SECOND_DISTANCE: u32 = 100_000;
 
-/// What the kernel calls the machine: `armv6l`, `aarch64`.
+/// The kernel's name for the machine: `armv6l`, `aarch64`.
 fn machine() -> String {
     let name = nix::sys::utsname::uname().map(|name| name.machine().to_owned());
     name.unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// A program of 32 bits can't tell its processor from itself: it may be one for an older one.
+/// A 32-bit program cannot learn the processor from itself: it may have been built for an older one.
 fn arm_variant(machine: &str) -> String {
     let digit = machine.strip_prefix("armv").and_then(|rest| rest.chars().next());
     match digit {
@@ -93,7 +93,7 @@ impl std::fmt::Display for Platform {
     }
 }
 
-/// `v8` → 800, `v9.2` → 902; something else → nothing.
+/// `v8` → 800, `v9.2` → 902; anything else → `None`.
 fn level(variant: &str) -> Option<u32> {
     let text = variant.strip_prefix('v')?;
     let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
@@ -101,11 +101,11 @@ fn level(variant: &str) -> Option<u32> {
     Some(u32::from(number(major)?) * 100 + u32::from(number(minor)?))
 }
 
-/// Chooses the entry for `host`: the best match of its variants, the first among equals; if no entry names a
-/// platform of this machine, the first that names none. It may be another index.
+/// Chooses the entry for `host`: the best match among its variants, the first among equals. If no entry names a
+/// platform of this machine, it is the first that names no platform. The entry may be another index.
 ///
 /// # Errors
-/// [`ManifestError::NoPlatform`] if nothing fits.
+/// [`ManifestError::NoPlatform`] if no entry fits.
 pub fn select_platform<'a>(
     entries: &'a [IndexEntry],
     host: &Platform,

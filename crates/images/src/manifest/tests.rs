@@ -1,4 +1,4 @@
-//! Documents that registries serve, honest and not.
+//! Documents as registries serve them, honest and hostile.
 
 use super::*;
 

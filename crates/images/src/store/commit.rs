@@ -1,4 +1,4 @@
-//! From layers and documents to an image.
+//! The commit of an image: from verified layers and documents to a durable record.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -25,20 +25,20 @@ use crate::records::{ImageRecord, load_layer, save_layer};
 use crate::relocate::relocate;
 use crate::unpack::{Contents, shown};
 
-/// An image whose parts are all here.
+/// An image whose parts are all in the store or in hand.
 #[derive(Debug)]
 pub struct NewImage<'a> {
-    /// What was asked for.
+    /// The reference that was requested.
     pub reference: &'a Reference,
-    /// What the reference was resolved to: the digest of an index, or of the manifest.
+    /// The digest to which the reference was resolved, of an index or of the manifest.
     pub resolved: &'a Digest,
     /// The bytes of the manifest for this platform.
     pub manifest: &'a [u8],
-    /// Their digest, as the index or the registry gave it.
+    /// Its digest, from the index or the registry.
     pub manifest_digest: &'a Digest,
     /// The bytes of the config.
     pub config: &'a [u8],
-    /// The layers that the config lists, each content once.
+    /// The layers that the config lists, each distinct one once.
     pub layers: Vec<Layer>,
     /// Whether the kubelet should never collect the image.
     pub pinned: bool,
@@ -48,7 +48,7 @@ pub struct NewImage<'a> {
 struct Verified {
     id: Digest,
     config: ImageConfig,
-    /// The digests of the layers' content, bottom first.
+    /// The digests of the uncompressed layers, bottom first.
     diff_ids: Vec<Digest>,
 }
 
@@ -58,11 +58,11 @@ struct Parts<'a> {
     chain: Chain,
     /// Layers that are not shared with other images.
     own: Vec<OwnLayer<'a>>,
-    /// Which of them is the thin one.
+    /// The name of the thin one.
     thin: Option<String>,
 }
 
-/// A layer for one image, in the staging directory until it is published.
+/// A layer for one image only, in the staging directory until it is published.
 struct OwnLayer<'a> {
     shared: &'a Shared,
     staged: String,
@@ -72,22 +72,22 @@ struct OwnLayer<'a> {
 
 impl Drop for OwnLayer<'_> {
     fn drop(&mut self) {
-        // Gone if it was published.
+        // It is no longer there if it was published.
         self.shared.discard_staged(&self.staged);
     }
 }
 
-/// The most bytes of names that all layers of an image leave open.
+/// The most bytes of implied names in all layers of an image.
 const NAMES_LIMIT_BYTES: usize = 16 << 20;
-/// How many layers are made once more for an image, and how often: a link may lead to another.
+/// How many relocated copies an image may need, repeated ones included: a link may lead to another link.
 const RELOCATIONS_LIMIT: usize = 40;
 
 impl Store {
-    /// Makes an image visible, durably. An image that is here already gets the reference as a further name; the tag
-    /// leaves the image it meant before. Blocks for the disk.
+    /// Makes an image visible, durably. An image that already exists gets the reference as a further name, and the tag
+    /// leaves the image that had it. Blocks for the disk.
     ///
     /// # Errors
-    /// [`StoreError`]; the store is as before, save that whole layers may stay for a later pull.
+    /// [`StoreError`]; the store is as it was, except that whole layers may be kept for a later pull.
     pub fn commit(&self, image: NewImage<'_>) -> Result<Arc<Image>, StoreError> {
         let shared = &self.shared;
         let verified = verify(&image)?;
@@ -110,8 +110,9 @@ impl Store {
         let shared = &self.shared;
         let Parts { verified, chain, own, thin } = parts;
         if !own.is_empty() || image.layers.iter().any(|layer| matches!(layer, Layer::Unpacked(_))) {
-            // One for the whole image. It waits for what others have written to this disk as well; an fsync for each file
-            // does not, and costs ten times as much where nobody else writes: a flush of the disk's cache for each.
+            // One sync for the whole image. It also waits for what others have written to this disk. An fsync for each
+            // file does not, but flushes the disk's cache each time, which costs ten times as much when nobody else
+            // writes.
             nix::unistd::syncfs(&shared.layers)
                 .map_err(|errno| system("sync its layers")(Error::new("syncfs", "layers", errno)))?;
         }
@@ -199,7 +200,7 @@ fn verify_layers(image: &NewImage<'_>, manifest: &Manifest, diff_ids: &[Digest])
 }
 
 impl Shared {
-    /// The layers as the config lists them, bottom first.
+    /// The layers in the order of the config, bottom first.
     fn chain_layers(&self, image: &NewImage<'_>, verified: &Verified) -> Result<Vec<ChainLayer>, StoreError> {
         let by_content: HashMap<_, _> = image.layers.iter().map(|layer| (layer.diff_id(), layer)).collect();
         let mut names_bytes = 0;
@@ -227,7 +228,7 @@ impl Shared {
             }
             Layer::Stored { .. } => None,
         };
-        // The commit of another image may have shown it in the meantime.
+        // The commit of another image may have made it visible in the meantime.
         let (root, directory) = match staged {
             Some((root, staged)) => (root, self.staged_path(staged)),
             None => {
@@ -240,7 +241,7 @@ impl Shared {
         Ok(ChainLayer { name, root, contents: Arc::new(contents) })
     }
 
-    /// Puts layers together; those that have to be made once more for this image come beside.
+    /// Puts the layers together, and makes the copies that this image needs.
     fn put_together(
         &self,
         mut layers: Vec<ChainLayer>,
@@ -279,7 +280,7 @@ impl Shared {
         self.make_own(name, id, |root| chain.make_thin_layer(root)).map(|(thin, _root)| Some(thin))
     }
 
-    /// Makes a layer for one image in the staging directory; `fill` is given its root.
+    /// Makes a layer for one image in the staging directory; `fill` gets its root.
     fn make_own(
         &self,
         name: String,
@@ -298,12 +299,12 @@ impl Shared {
         Ok((own, root))
     }
 
-    /// Gives a staged layer its place. If it has one already, from another pull, that one is as good.
+    /// Moves a staged layer into its place. If another pull has put one there already, that one is as good.
     fn show_layer(&self, staged: &str, name: &str, usage: Usage) -> Result<(), StoreError> {
         let flags = RenameFlags::RENAME_NOREPLACE;
         match renameat2(&self.staging, OsStr::new(staged), &self.layers, OsStr::new(name), flags) {
             Ok(()) | Err(Errno::EEXIST) => {}
-            // The same unpacked layer, shown by the commit of another image.
+            // It is the same unpacked layer, made visible by the commit of another image.
             Err(Errno::ENOENT) if self.read().has_layer(name) => {}
             Err(errno) => return Err(system("show a layer")(Error::new("rename", name, errno))),
         }
@@ -311,7 +312,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Gives layers up that were shown for an image which did not come about; those that are held go later.
+    /// Gives up layers that were made visible for an image that could not be committed. Leased ones are removed later.
     fn forsake(&self, names: &[String]) {
         let _writer = self.writer();
         let unused = self.write().doom(names);
@@ -339,7 +340,7 @@ impl Shared {
         written.map_err(failed)
     }
 
-    /// The record of a new image, or of one that is here with a further name.
+    /// The record of a new image, or of an existing one with a further name.
     fn record(
         &self,
         image: &NewImage<'_>,
@@ -373,8 +374,8 @@ impl Shared {
         record
     }
 
-    /// Puts an image into the index, and takes its new tag from the image that had it. Should a crash come between the
-    /// two records, the higher serial says whose the tag is.
+    /// Puts an image into the index, and takes its new tag from the image that had it. After a crash between the two
+    /// records, the higher serial decides whose tag it is.
     fn take_tag(&self, reference: &Reference, new: &Arc<Image>) -> Result<(), StoreError> {
         let tag = reference.tagged();
         let before = tag.as_ref().and_then(|tag| self.read().by_reference(tag).cloned());

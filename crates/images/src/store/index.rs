@@ -1,4 +1,4 @@
-//! The index: everything that is asked often, in memory.
+//! The index: everything that is asked often, in memory. It does no I/O.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -19,11 +19,12 @@ pub(crate) struct Index {
 #[derive(Debug)]
 struct LayerState {
     usage: Usage,
-    /// Images that have it.
+    /// How many images have it.
     images: usize,
-    /// Containers and pulls that use it.
+    /// How many leases containers and pulls have on it.
     holds: usize,
-    /// Its last image was removed: it goes when it is no longer used. A layer that never had one waits for a sweep.
+    /// Its last image was removed: it is removed when its last lease ends. A layer that never had an image waits for a
+    /// sweep.
     doomed: bool,
 }
 
@@ -56,7 +57,7 @@ impl Index {
         self.by_prefix(text)
     }
 
-    /// The only image whose id begins so.
+    /// The only image whose id has this prefix.
     fn by_prefix(&self, hex: &str) -> Option<Arc<Image>> {
         if hex.is_empty() {
             return None;
@@ -66,7 +67,7 @@ impl Index {
         matches.next().is_none().then(|| Arc::clone(first))
     }
 
-    /// Adds an image or replaces what it was; its layers are here.
+    /// Adds or replaces an image, whose layers must be in the index.
     pub(super) fn insert_image(&mut self, image: Arc<Image>) {
         if let Some(old) = self.images.get(image.id()).cloned() {
             self.forget_references(&old);
@@ -92,7 +93,7 @@ impl Index {
         }
     }
 
-    /// Removes an image; returns the names of the layers that nothing uses any more, which are gone from here.
+    /// Removes an image, and returns the names of the layers that nothing uses any more. Those have left the index.
     pub(super) fn remove_image(&mut self, id: &Digest) -> Vec<String> {
         let Some(image) = self.images.remove(id) else { return Vec::new() };
         self.forget_references(&image);
@@ -117,7 +118,7 @@ impl Index {
         self.layers.entry(name).or_insert(LayerState { usage, images: 0, holds: 0, doomed: false });
     }
 
-    /// Holds those of these layers that are here; returns them.
+    /// Leases those of these layers that are in the index, and returns their names.
     pub(super) fn hold_present(&mut self, names: impl Iterator<Item = String>) -> Vec<String> {
         let mut held = Vec::new();
         for name in names {
@@ -129,7 +130,7 @@ impl Index {
         held
     }
 
-    /// Holds all of these layers, or none if one is missing.
+    /// Leases all of these layers, or none if one is missing.
     pub(super) fn hold(&mut self, names: &[String]) -> bool {
         if !names.iter().all(|name| self.layers.contains_key(name)) {
             return false;
@@ -142,7 +143,7 @@ impl Index {
         true
     }
 
-    /// Ends a hold; returns whether one of the layers now waits to be removed.
+    /// Ends a lease; returns whether one of the layers now waits to be removed.
     pub(super) fn release(&mut self, names: &[String]) -> bool {
         let mut unused = false;
         for name in names {
@@ -154,7 +155,7 @@ impl Index {
         unused
     }
 
-    /// Takes those of the layers out that were doomed and have no user.
+    /// Removes from the index those of the layers that are doomed and not in use.
     pub(super) fn take_unused(&mut self, names: &[String]) -> Vec<String> {
         let mut unused: Vec<_> = names
             .iter()
@@ -165,7 +166,7 @@ impl Index {
         unused
     }
 
-    /// Has layers that no image has go as soon as nobody holds them; takes those out that nobody does.
+    /// Dooms layers without an image, and removes from the index those without a lease.
     pub(super) fn doom(&mut self, names: &[String]) -> Vec<String> {
         for name in names {
             if let Some(layer) = self.layers.get_mut(name) {
@@ -175,12 +176,12 @@ impl Index {
         self.take_unused(names)
     }
 
-    /// Whether there are layers that no image has and no one holds.
+    /// Whether there are layers without an image and without a lease.
     pub(super) fn has_orphans(&self) -> bool {
         self.layers.values().any(LayerState::is_orphan)
     }
 
-    /// Takes those out but for the ones to be kept.
+    /// Removes those from the index, except the ones to keep.
     pub(super) fn take_orphans(&mut self, keep: &HashSet<String>) -> Vec<(String, Usage)> {
         let orphans = self.layers.extract_if(|name, layer| layer.is_orphan() && !keep.contains(name));
         orphans.map(|(name, layer)| (name, layer.usage)).collect()
@@ -188,7 +189,7 @@ impl Index {
 
     pub(super) fn usage(&self) -> Usage {
         let layers = self.layers.values().filter(|layer| layer.images > 0).map(|layer| layer.usage);
-        // Record, config and manifest.
+        // The record, the config and the manifest.
         let documents = Usage { bytes: 3 * 4096, inodes: 3 };
         layers.chain(self.images.values().map(|_| documents)).sum()
     }

@@ -1,11 +1,10 @@
-//! Whole layers of pulls that came to nothing, for a retry: `kept/<boot>/<diff id>/`.
+//! Whole layers of failed pulls, kept for a retry: `kept/<boot>/<diff id>/`.
 //!
-//! They were verified and are not synced, so only the kernel that they were written under may give them back; the commit
-//! that takes one syncs it as any that was just unpacked. They go when nobody came back for them, and when the disk gets
-//! short.
+//! They are verified but not synced, so they are valid only under the kernel that wrote them; the commit that uses one
+//! syncs it like any other new layer. They are removed after some hours, and when the disk runs short.
 //!
-//! A pull that fails brings its whole layers here. For one whose process is killed the next start does so: from the moment
-//! that a layer is whole, its name in the staging directory says that it is, of what content, and under which kernel.
+//! A failing pull moves its whole layers here. If its process was killed, the next start does that: as soon as a layer
+//! is whole, it gets a name in the staging directory that says so and has the content's digest and the boot id.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,19 +23,19 @@ use crate::manifest::ENTRIES_LIMIT;
 use crate::records::load_usage;
 use crate::unpack::LayerSource;
 
-/// How long a layer waits for a retry.
+/// How long a layer is kept for a retry.
 const LEASE: Duration = Duration::from_hours(6);
-/// The most layers that wait: those of one image of the most layers.
+/// The most layers that are kept: as many as one image can have.
 const COUNT_LIMIT: usize = ENTRIES_LIMIT;
 
-/// What the kernel calls its own uptime.
+/// The kernel's id of this boot.
 pub(super) fn boot_id() -> wharf_sys::Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
     let text = std::fs::read_to_string(path).named("read", || path.into())?;
     Ok(text.trim().to_owned())
 }
 
-/// Opens the directory of this boot, and removes those of earlier ones; `make` makes a directory in one.
+/// Opens the directory of this boot and removes those of earlier ones; `make` makes a directory in another.
 pub(super) fn open(
     root: &OwnedFd,
     boot: &str,
@@ -55,7 +54,7 @@ fn whole_name(staged: &str, boot: &str, diff_id: &Digest) -> String {
     format!("{staged}.{boot}.{}", diff_id.hex())
 }
 
-/// The content of what has such a name; `None` for another name, and for what another kernel wrote.
+/// The digest in such a name; `None` for any other name, and for one from another boot.
 fn whole_content(name: &OsStr, boot: &str) -> Option<Digest> {
     let [_staged, of_boot, hex] = name.to_str()?.split('.').collect::<Vec<_>>()[..] else { return None };
     if of_boot != boot {
@@ -65,7 +64,7 @@ fn whole_content(name: &OsStr, boot: &str) -> Option<Digest> {
 }
 
 impl Store {
-    /// A layer that an earlier pull unpacked, without a commit; `None` if there is none. Blocks for the disk.
+    /// A layer that an earlier pull unpacked without committing it; `None` if there is none. Blocks for the disk.
     #[must_use]
     pub fn kept_layer(&self, source: &LayerSource) -> Option<UnpackedLayer> {
         let shared = &self.shared;
@@ -89,14 +88,14 @@ impl Store {
 }
 
 impl Shared {
-    /// Gives a layer that is whole the name that says so; returns it.
+    /// Renames a whole layer to a name that says so, and returns the name.
     pub(super) fn name_whole(&self, staged: &str, diff_id: &Digest) -> wharf_sys::Result<String> {
         let whole = whole_name(staged, &self.boot, diff_id);
         renameat(&self.staging, staged, &self.staging, whole.as_str()).named("rename", || whole.clone())?;
         Ok(whole)
     }
 
-    /// Empties the staging directory of an earlier process, and keeps the whole layers that it left there.
+    /// Empties the staging directory of an earlier process, and keeps the whole layers in it.
     pub(super) fn clear_staging(&self) -> wharf_sys::Result<()> {
         for name in list_names(self.staging.as_fd())? {
             match (name.to_str(), whole_content(&name, &self.boot)) {
@@ -108,7 +107,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Puts a whole layer that no image came of where a retry finds it.
+    /// Moves a whole layer of a failed pull to where a retry finds it.
     pub(crate) fn keep(&self, staged: &str, diff_id: &Digest) {
         let wanted = !self.read().has_layer(diff_id.hex())
             && list_names(self.kept.as_fd()).is_ok_and(|names| names.len() < COUNT_LIMIT);
@@ -119,18 +118,18 @@ impl Shared {
         }
     }
 
-    /// Removes the layers that nobody came back for.
+    /// Removes the layers that have been kept too long.
     pub(super) fn expire_kept(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.remove_kept(|name| {
             let stat = fstatat(&self.kept, name, AtFlags::AT_SYMLINK_NOFOLLOW);
             let since = stat.ok().and_then(|stat| u64::try_from(stat.st_mtime).ok()).unwrap_or(0);
-            // One from the future is as old as one from the past that is too far away.
+            // A time in the future counts as too long ago.
             now.checked_sub(Duration::from_secs(since)).is_none_or(|age| age > LEASE)
         });
     }
 
-    /// Removes all of them, for the disk is short.
+    /// Removes all of them, because the disk is short of space.
     pub(super) fn give_up_kept(&self) {
         self.remove_kept(|_name| true);
     }

@@ -1,11 +1,11 @@
-//! Which layers are mounted, as the kernel has it.
+//! Which layers are mounted, according to the kernel.
 
 use std::collections::HashSet;
 use std::io::{Error, ErrorKind, Result};
 use std::path::Path;
 
-/// The names of all layers that an overlay of any mount namespace may have as a lower directory: every word of the
-/// options of each. A name too many keeps a layer that could go; none is ever missing.
+/// The names of all layers that any overlay in any mount namespace may have as a lower directory: every word of the
+/// options of each. A name too many keeps a layer that could be removed; no name is ever missing.
 pub(super) fn names() -> Result<HashSet<String>> {
     let mut names = HashSet::new();
     let mut seen = HashSet::new();
@@ -30,13 +30,13 @@ fn read(path: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&std::fs::read(path)?).into_owned())
 }
 
-/// What the kernel says of a process; `None` for one that has ended, of which nothing is mounted, and for one that has more
-/// rights than this one, as no container has.
+/// What the kernel says about a process; `None` for a process that has ended, and so has nothing mounted, and for one
+/// with more rights than this one, which no container has.
 fn of_living<T>(answer: Result<T>) -> Result<Option<T>> {
     const ESRCH: i32 = nix::errno::Errno::ESRCH as i32;
     match answer {
         Ok(answer) => Ok(Some(answer)),
-        // A zombie has no namespaces: its mountinfo is EINVAL.
+        // A zombie has no namespaces: reading its mountinfo fails with EINVAL.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => Ok(None),
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(None),
         Err(error) if error.raw_os_error() == Some(ESRCH) => Ok(None),
@@ -44,7 +44,8 @@ fn of_living<T>(answer: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// The words of all overlays in a table of proc_pid_mountinfo(5): letters, digits and dashes, as layers are named.
+/// The words of all overlays in a table of proc_pid_mountinfo(5): letters, digits and dashes, of which layer names are
+/// made.
 fn overlay_words(table: &str) -> impl Iterator<Item = &str> {
     let overlays = table.lines().filter_map(|line| line.split_once(" - overlay "));
     let is_end = |c: char| !c.is_ascii_alphanumeric() && c != '-';

@@ -1,5 +1,5 @@
-//! Opening: what is on disk becomes the index, what is damaged is put aside, and what cannot be read now, or was written
-//! by a newer release, is left where it is. Nothing here is fatal but a disk that cannot be read at all.
+//! Opening: what is on disk becomes the index; what is damaged is moved to the quarantine; what cannot be read now, or
+//! was written by a newer release, stays where it is. Only a disk that cannot be read at all is fatal.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -28,19 +28,19 @@ use crate::manifest::{CONFIG_LIMIT_BYTES, digest_of};
 use crate::records::{ImageRecord, RecordError, load_usage};
 
 impl Store {
-    /// Opens the store in a directory, making it if need be, with the default bounds on layers.
+    /// Opens the store in a directory, with the default limits on layers, and makes it if it does not exist.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] if another process has it open, [`StoreError::System`] if the disk refuses. Damaged records
-    /// and layers are put into `quarantine/` and reported; they are no error.
+    /// [`StoreError::InUse`] if another process has it open, [`StoreError::System`] if the disk fails. Damaged records
+    /// and layers are moved to `quarantine/` and logged; they are not errors.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         Self::open_with(root, Limits::default())
     }
 
-    /// As [`Store::open`], with other bounds.
+    /// Like [`Store::open`], with other limits.
     ///
     /// # Errors
-    /// As [`Store::open`].
+    /// Those of [`Store::open`].
     pub fn open_with(root: &Path, limits: Limits) -> Result<Self, StoreError> {
         let failed = system("be opened");
         std::fs::create_dir_all(root).named("mkdir", || root.display().to_string()).map_err(&failed)?;
@@ -109,11 +109,11 @@ fn make(root: &OwnedFd, name: &str) -> wharf_sys::Result<OwnedFd> {
 struct Loader<'a> {
     shared: &'a Shared,
     quarantine: &'a Quarantine,
-    /// What is left where it is: it may be whole.
+    /// What stays where it is, because it may be whole.
     unread: HashSet<OsString>,
 }
 
-/// Why something is not taken into the index.
+/// Why something does not enter the index.
 enum Unusable {
     /// It is not what was saved.
     Damaged(String),
@@ -138,7 +138,7 @@ impl From<Error> for Unusable {
     }
 }
 
-/// Reads, and once more if that failed for a reason that may pass.
+/// Reads, and tries once more after an error that may pass.
 fn patiently<T>(read: impl Fn() -> Result<T, Unusable>) -> Result<T, Unusable> {
     match read() {
         Err(Unusable::Unread(_)) => read(),
@@ -158,7 +158,7 @@ impl Loader<'_> {
         }
         records.sort_by_key(|(_, record, _)| record.serial);
         let next = records.last().map_or(1, |(_, record, _)| record.serial + 1);
-        // A tag that two records claim is the later one's.
+        // A tag that two records claim belongs to the later one.
         let mut owners = HashMap::new();
         for (_, record, _) in &records {
             owners.extend(record.repo_tags.iter().map(|tag| (tag.clone(), record.id.clone())));
@@ -239,7 +239,7 @@ impl Loader<'_> {
         Ok((id, record, config))
     }
 
-    /// Puts what is damaged where a person can look at it and nothing else does; what cannot be read, or moved, stays.
+    /// Moves what is damaged to the quarantine, where only a person looks at it. What cannot be read or moved stays.
     fn pass_over(&mut self, path: &Path, name: &OsStr, reason: Unusable) {
         let shown = path.display();
         let stays = match reason {

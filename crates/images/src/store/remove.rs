@@ -1,4 +1,4 @@
-//! The end of images and layers.
+//! Removal of images, and of layers that nothing uses.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -11,11 +11,11 @@ use wharf_sys::Error;
 use super::{Shared, Store, StoreError, mounted, system};
 
 impl Store {
-    /// Removes the image that a text means (see [`Store::find`]), with all its names; `false` if there is none. It is
-    /// gone on return; the disk is freed later, and layers that are held, when they no longer are.
+    /// Removes the image that a text refers to (see [`Store::find`]), with all its names; `false` if there is none. On
+    /// return the image is gone. Its disk space is freed later, that of leased layers after their leases end.
     ///
     /// # Errors
-    /// [`StoreError::System`] if the record cannot be removed; then the image stays.
+    /// [`StoreError::System`] if the record cannot be removed; the image stays.
     pub fn remove(&self, text: &str) -> Result<bool, StoreError> {
         let shared = &self.shared;
         let _writer = shared.writer();
@@ -28,7 +28,7 @@ impl Store {
             }
         }
         let unused = shared.write().remove_image(image.id());
-        // Should a power cut bring the record back, its layers must be missing to be noticed, or whole.
+        // If a power cut brought the record back, its layers would have to be whole, or visibly missing.
         nix::unistd::fsync(&shared.images)
             .map_err(|errno| system("sync its records")(Error::new("fsync", "images", errno)))?;
         shared.discard_layers(&unused);
@@ -44,12 +44,12 @@ impl Store {
         Ok(true)
     }
 
-    /// Removes every layer that no image has, nobody holds and no container has mounted, as crashes and failed pulls
-    /// leave them. Nothing is removed if a record could not be read or is in quarantine: it might name any layer. Returns
-    /// what was freed, or will be shortly.
+    /// Removes every layer that has no image and no lease and that no container has mounted, as crashes and failed
+    /// pulls leave them. Nothing is removed if a record could not be read or is in quarantine, because it might name
+    /// any layer. Returns what was freed or soon will be.
     ///
     /// # Errors
-    /// [`StoreError::Mounts`] if the kernel does not say what is mounted; then nothing is removed.
+    /// [`StoreError::Mounts`] if the kernel does not say what is mounted; nothing is removed.
     pub fn sweep(&self) -> Result<Usage, StoreError> {
         let shared = &self.shared;
         if !shared.read().has_orphans() || !shared.whole {
@@ -65,7 +65,7 @@ impl Store {
 }
 
 impl Shared {
-    /// Ends a hold.
+    /// Ends a lease.
     pub(crate) fn release(&self, names: &[String]) {
         let unused = self.write().release(names);
         if unused {
@@ -75,7 +75,7 @@ impl Shared {
         }
     }
 
-    /// Takes layers out of sight that the index no longer has. The writer's lock is held, so that no commit finds the
+    /// Moves layers that have left the index to the trash. The writer's lock is held, so that no commit finds the
     /// directory of such a layer and takes it for a whole one.
     pub(super) fn discard_layers(&self, names: &[String]) {
         for name in names {

@@ -4,7 +4,7 @@ use super::SparseMap;
 
 pub(super) const BLOCK: usize = 512;
 
-/// What one header says by itself.
+/// The fields of one header, without extensions.
 #[derive(Debug)]
 pub(super) struct Header {
     pub(super) kind: u8,
@@ -16,7 +16,7 @@ pub(super) struct Header {
     pub(super) size_bytes: u64,
     pub(super) mtime: i64,
     device: (i64, i64),
-    /// Of type `S`.
+    /// Only for type `S`.
     pub(super) sparse: Option<SparseMap>,
     pub(super) sparse_continues: bool,
 }
@@ -27,7 +27,7 @@ impl Header {
         let bytes =
             || block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { b' ' } else { *byte });
         let unsigned: i64 = bytes().map(i64::from).sum();
-        // Some old writers added the bytes as signed ones.
+        // Some old programs added up the bytes as signed.
         let signed: i64 = bytes().map(|byte| i64::from(byte.cast_signed())).sum();
         if sum != unsigned && sum != signed {
             return Err("has a wrong checksum");
@@ -74,7 +74,7 @@ impl Header {
         })
     }
 
-    /// The device number, if it is one the kernel has: 12 bits of major, 20 of minor.
+    /// The device number, if the kernel can have it: 12 bits of major, 20 of minor.
     pub(super) fn device(&self) -> Option<(u32, u32)> {
         let major = u32::try_from(self.device.0).ok().filter(|major| *major < 1 << 12)?;
         let minor = u32::try_from(self.device.1).ok().filter(|minor| *minor < 1 << 20)?;

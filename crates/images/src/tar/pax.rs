@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::sparse::PaxSparse;
 
-/// What a PAX header says that matters here.
+/// The keys of a PAX header that matter here.
 #[derive(Debug, Default)]
 pub(super) struct Pax {
     pub(super) path: Option<Vec<u8>>,
@@ -42,7 +42,7 @@ impl Pax {
         if let Some(name) = key.strip_prefix("GNU.sparse.") {
             return self.sparse.take(name, value);
         }
-        // An empty value takes an earlier setting back; here there is none to take back.
+        // An empty value deletes an earlier setting; here there is none to delete.
         if value.is_empty() {
             return Ok(());
         }
@@ -58,13 +58,13 @@ impl Pax {
         Ok(())
     }
 
-    /// Whether it sets what only one file can have.
+    /// Whether it sets something that only a single file can have.
     pub(super) fn names_a_file(&self) -> bool {
         self.path.is_some() || self.link.is_some() || self.size.is_some() || self.sparse.is_present()
     }
 }
 
-/// Splits the first record off: key, value, rest.
+/// Splits off the first record: key, value, rest.
 fn record(text: &[u8]) -> Result<(&str, &[u8], &[u8]), &'static str> {
     let bad = "has a malformed PAX header";
     let space = text.iter().take(8).position(|byte| *byte == b' ').ok_or(bad)?;

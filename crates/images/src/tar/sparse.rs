@@ -21,7 +21,7 @@ impl SparseMap {
         Self { size_bytes, regions: Vec::new() }
     }
 
-    /// Adds the pairs of a GNU header; returns whether more blocks of them follow.
+    /// Adds the pairs of a GNU header; returns whether blocks with more of them follow.
     pub(super) fn extend_from_header(&mut self, pairs: &[u8], continues: u8) -> Result<bool, &'static str> {
         for pair in pairs.chunks_exact(24) {
             if pair[0] == 0 || pair[12] == 0 {
@@ -36,7 +36,7 @@ impl SparseMap {
         }
     }
 
-    /// Adds the pairs of a block behind a GNU header; returns whether more follow.
+    /// Adds the pairs of a block that follows a GNU header; returns whether more follow.
     pub(super) fn extend(&mut self, block: &[u8; BLOCK]) -> Result<bool, &'static str> {
         self.extend_from_header(&block[..504], block[504])
     }
@@ -52,7 +52,7 @@ impl SparseMap {
         Ok(())
     }
 
-    /// The regions must ascend, lie in the file, and hold exactly the content.
+    /// The regions must ascend, lie within the file, and hold exactly the content.
     pub(super) fn check(&self, content_bytes: u64) -> Result<(), &'static str> {
         let bad = "has a map of holes that contradicts itself or the size";
         let (mut end, mut sum) = (0_u64, 0_u64);
@@ -120,7 +120,7 @@ impl PaxSparse {
         self.present
     }
 
-    /// Whether the map stands before the content: format 1.0.
+    /// Whether the map precedes the content: format 1.0.
     pub(super) fn is_in_content(&self) -> Result<bool, &'static str> {
         match (self.major, self.minor) {
             (Some(1), Some(0)) if self.numbers.is_empty() => Ok(true),
@@ -147,7 +147,7 @@ impl PaxSparse {
     }
 }
 
-/// A map that comes as lines: the number of regions, then an offset and a length for each.
+/// A map in lines: the number of regions, then an offset and a length for each.
 pub(super) struct MapLines {
     map: SparseMap,
     count: Option<u64>,

@@ -1,4 +1,4 @@
-//! Entry after entry is made below the layer's root.
+//! Makes one entry after another below the layer's root.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -21,7 +21,7 @@ use super::{Contents, Effect, UnpackError, shown};
 use crate::limits::Limits;
 use crate::tar::{Archive, Entry, Kind};
 
-/// How much is written, or made, between two looks at the free space.
+/// How much may be written or made between two checks of the free space.
 const DISK_CHECK_BYTES: u64 = 64 << 20;
 const DISK_CHECK_INODES: u64 = 4096;
 
@@ -40,7 +40,7 @@ pub(crate) fn apply<R: BufRead>(input: R, root: OwnedFd, limits: &Limits) -> Res
     while let Some(entry) = archive.next_entry()? {
         apply.entry(&entry, &mut archive)?;
     }
-    // What stands behind the archive's end belongs to the digest and to nothing else.
+    // What follows the archive's end counts for the digest and for nothing else.
     let mut rest = archive.into_input();
     let mut scrap = [0; 8192];
     while rest.read(&mut scrap).map_err(|source| UnpackError::Read { source })? > 0 {}
@@ -52,12 +52,12 @@ struct Apply<'a> {
     parents: Parents,
     usage: Usage,
     entries: u64,
-    /// Made since the last look at the disk.
+    /// What was made since the last check of the disk.
     unchecked: Usage,
     effect: Effect,
 }
 
-/// Where an entry goes.
+/// The place of an entry.
 struct Place<'a> {
     parent: Parent,
     name: &'a [u8],
@@ -148,7 +148,7 @@ impl Apply<'_> {
         entry: &Entry,
         archive: &mut Archive<R>,
     ) -> Result<(), UnpackError> {
-        // O_EXCL never follows: what stands there is removed first, not written through.
+        // O_EXCL never follows a link: what is there is removed first, and never written through.
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
         let fd =
@@ -214,7 +214,7 @@ impl Apply<'_> {
         {
             return Ok(());
         }
-        // Removing what stands in the way could remove the target.
+        // Removing what is in the way could remove the target.
         let below = [&place.path()[..], b"/"].concat();
         if from.path().starts_with(&below) {
             return Err(place.refused("is a hard link to what it replaces"));
@@ -227,13 +227,13 @@ impl Apply<'_> {
         Ok(())
     }
 
-    /// A hard link to what this layer does not have, at least not before the link.
+    /// Notes a hard link to a file that this layer does not have, at least not before the link.
     fn link_below(&mut self, place: &Place<'_>, target: Vec<u8>) -> Result<(), UnpackError> {
         let path = place.path();
         if target == path {
             return Err(place.refused("is a hard link to itself"));
         }
-        // A link to such a link is one to the same file.
+        // A link to such a link is a link to the same file.
         let target = self.parents.loose.target(&target).cloned().unwrap_or(target);
         remove_tree(place.parent.as_fd(), place.os_name()).map_err(|source| place.failed(source))?;
         self.parents.loose.forget(&path);
@@ -245,7 +245,7 @@ impl Apply<'_> {
         let mode = Mode::empty();
         match mknodat(&place.parent, place.os_name(), SFlag::S_IFCHR, mode, 0) {
             Ok(()) => self.made(),
-            // Something of this layer: it stays, and hides what is below by itself unless it is a directory.
+            // Something of this layer is there. It stays, and hides what is below by itself unless it is a directory.
             Err(Errno::EEXIST) => {
                 let is_directory = |stat| is_kind(&stat, SFlag::S_IFDIR);
                 if !look(&place.parent, place.name).is_some_and(is_directory) {
@@ -299,7 +299,7 @@ impl Apply<'_> {
         self.count(0)
     }
 
-    /// Counts bytes, and looks at every bound that is near.
+    /// Counts bytes, and checks every limit that they may exceed.
     fn count(&mut self, bytes: u64) -> Result<(), UnpackError> {
         self.usage.bytes += bytes;
         self.unchecked.bytes += bytes;

@@ -1,4 +1,4 @@
-//! Owner, mode, extended attributes and time: on an open file, or on an entry without following it.
+//! Owner, mode, extended attributes and time: set on an open file, or on an entry without following it.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,11 +14,11 @@ use wharf_sys::error::Named;
 
 use crate::tar::Entry;
 
-/// The mark of a directory that hides what the layers below have in it.
+/// Marks a directory that hides what the layers below have in it.
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 
-/// Sets everything on an open file or directory: the owner first, since a change of owner clears the set-id bits and
-/// the capabilities.
+/// Sets everything on an open file or directory. The owner comes first, because a change of owner clears the set-id
+/// bits and the capabilities.
 pub(super) fn set(fd: BorrowedFd<'_>, entry: &Entry) -> Result<()> {
     let owner = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
     fchown(fd, Some(owner.0), Some(owner.1)).named("fchown", || format!("{}:{}", entry.uid, entry.gid))?;
@@ -34,7 +34,7 @@ fn set_xattrs(fd: BorrowedFd<'_>, xattrs: &[(String, Vec<u8>)]) -> Result<()> {
             continue;
         }
         match wharf_sys::xattr::set(fd, name, value) {
-            // A user attribute is lost on a file system without them, as it is with the peers.
+            // On a file system without user attributes they are lost, as with other runtimes.
             Err(error) if error.errno == Errno::EOPNOTSUPP && name.starts_with("user.") => {
                 tracing::debug!(%error, "dropped an extended attribute of a layer's entry");
             }
@@ -44,7 +44,7 @@ fn set_xattrs(fd: BorrowedFd<'_>, xattrs: &[(String, Vec<u8>)]) -> Result<()> {
     Ok(())
 }
 
-/// overlayfs' own attributes are never an image's to set: they redirect, hide and reveal.
+/// Overlayfs's own attributes are never an image's to set: they redirect, hide and reveal.
 fn is_admitted(name: &str) -> bool {
     name == "security.capability" || (name.starts_with("user.") && !name.starts_with("user.overlay."))
 }
@@ -54,7 +54,7 @@ pub(super) fn set_time(fd: BorrowedFd<'_>, mtime: (i64, u32)) -> Result<()> {
     futimens(fd, &time, &time).named("futimens", || format!("{}", mtime.0))
 }
 
-/// Sets the owner and time of a symbolic link, which has neither mode nor attributes.
+/// Sets the owner and time of a symbolic link, which has neither a mode nor attributes.
 pub(super) fn set_on_link(parent: impl AsFd, name: &[u8], entry: &Entry) -> Result<()> {
     let (parent, name) = (parent.as_fd(), OsStr::from_bytes(name));
     let owner = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
@@ -65,7 +65,7 @@ pub(super) fn set_on_link(parent: impl AsFd, name: &[u8], entry: &Entry) -> Resu
         .named("utimensat", || format!("{}", entry.mtime.0))
 }
 
-/// Sets the owner, mode and time of a node, which must not be opened.
+/// Sets the owner, mode and time of a device node or fifo, which must not be opened.
 pub(super) fn set_on_node(parent: impl AsFd, name: &[u8], entry: &Entry) -> Result<()> {
     set_on_link(&parent, name, entry)?;
     let mode = Mode::from_bits_truncate(entry.mode);

@@ -1,4 +1,4 @@
-//! What a layer leaves to the layers below it: only with them can be told what it means.
+//! Loose names: directories and hard links of a layer that mean something only together with the layers below it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,59 +7,59 @@ use wharf_snapshots::tree::Usage;
 use super::parents::join;
 use super::{Contents, Effect, HardLink, UnpackError};
 
-/// The most bytes of names that are kept of one layer, in memory while it is unpacked and on disk afterwards.
+/// The most bytes of loose names for one layer, in memory while it is unpacked and on disk afterwards.
 const NAMES_LIMIT_BYTES: u64 = 4 << 20;
-/// What a name costs besides its own bytes.
+/// The cost of a name besides its own bytes.
 const ENTRY_BYTES: u64 = 64;
 
-/// Names that an archive leaves open.
+/// The loose names of an archive.
 #[derive(Debug, Default)]
 pub(super) struct Loose {
-    /// Directories that it has things in without naming them; the root is the empty one.
+    /// Directories that have files in them but no entry; the root is the empty path.
     implied: BTreeSet<Vec<u8>>,
-    /// Hard links to what it does not have, by their own paths.
+    /// Hard links to files that it does not have, by their own paths.
     links: BTreeMap<Vec<u8>, Vec<u8>>,
     bytes: u64,
 }
 
 impl Loose {
-    /// Notes a directory that nothing names so far.
+    /// Notes a directory that has no entry so far.
     pub(super) fn imply(&mut self, path: Vec<u8>) -> Result<(), UnpackError> {
         let bytes = cost(&path);
         if self.implied.insert(path) { self.charge(bytes) } else { Ok(()) }
     }
 
-    /// A directory is named after all, or hides what is below.
+    /// Forgets an implied directory, which has got an entry or hides what is below.
     pub(super) fn settle(&mut self, path: &[u8]) {
         if self.implied.remove(path) {
             self.bytes -= cost(path);
         }
     }
 
-    /// Notes a hard link to something that is further down.
+    /// Notes a hard link to a file of a lower layer.
     pub(super) fn link(&mut self, path: Vec<u8>, target: Vec<u8>) -> Result<(), UnpackError> {
         let bytes = cost(&path) + cost(&target);
         self.links.insert(path, target);
         self.charge(bytes)
     }
 
-    /// Something is made where such a link was.
+    /// Forgets such a link, because something else is made in its place.
     pub(super) fn unlink(&mut self, path: &[u8]) {
         if let Some(target) = self.links.remove(path) {
             self.bytes -= cost(path) + cost(&target);
         }
     }
 
-    /// What a hard link at that path leads to.
+    /// The target of such a link.
     pub(super) fn target(&self, path: &[u8]) -> Option<&Vec<u8>> {
         self.links.get(path)
     }
 
-    /// Something else is made under a path: what was there and below is gone.
+    /// Forgets a path and everything below it, because something else is made there.
     pub(super) fn forget(&mut self, path: &[u8]) {
         let below = join(path, b"");
         let within = |name: &Vec<u8>| name == path || name.starts_with(&below);
-        // Names between the path and what is below it, as `a-b` is between `a` and `a/b`, stay.
+        // Names that sort between the path and what is below it, such as `a-b` between `a` and `a/b`, stay.
         let from = path.to_vec();
         let beginning = |name: &&Vec<u8>| name.starts_with(path);
         let implied: Vec<_> = self
@@ -83,7 +83,7 @@ impl Loose {
         links.iter().for_each(|name| self.unlink(name));
     }
 
-    /// All that is known of the layer, the names in their order.
+    /// Everything known about the layer, with sorted names.
     pub(super) fn finish(self, usage: Usage, effect: Effect) -> Contents {
         let links = self.links.into_iter().map(|(path, target)| HardLink { path, target }).collect();
         Contents { usage, implied: self.implied.into_iter().collect(), links, effect }

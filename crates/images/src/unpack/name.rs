@@ -1,4 +1,4 @@
-//! What an entry's name means.
+//! The meaning of an entry's name.
 
 use super::{UnpackError, shown};
 
@@ -6,7 +6,7 @@ const PATH_LIMIT_BYTES: usize = 4096;
 const COMPONENT_LIMIT_BYTES: usize = 255;
 const WHITEOUT: &[u8] = b".wh.";
 
-/// An entry's name, understood. Paths are relative to the layer's root, without empty components and dots.
+/// A parsed name. Paths are relative to the layer's root, without empty components and dots.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Name {
     /// The layer's root itself.
@@ -17,7 +17,7 @@ pub(super) enum Name {
     Whiteout { parent: Vec<u8>, name: Vec<u8> },
     /// Hides what the layers below have in that directory.
     Opaque { parent: Vec<u8> },
-    /// Of an old driver, and without meaning.
+    /// It belongs to an old driver and has no meaning.
     Ignored,
 }
 
@@ -38,7 +38,7 @@ impl Name {
         Ok(Self::Whiteout { parent, name: hidden.to_vec() })
     }
 
-    /// The target of a hard link: parent and last component.
+    /// Parses the target of a hard link into its parent and last component.
     pub(super) fn of_link(path: &[u8], depth_limit: usize) -> Result<(Vec<u8>, Vec<u8>), UnpackError> {
         match split(path, depth_limit)? {
             (_, None) => Err(error(path, "is the target of a hard link and the root")),
@@ -50,7 +50,7 @@ impl Name {
     }
 }
 
-/// Cleans a path and splits its last component off; `None` for the root.
+/// Normalises a path and splits off its last component; `None` for the root.
 fn split(path: &[u8], depth_limit: usize) -> Result<(Vec<u8>, Option<Vec<u8>>), UnpackError> {
     if path.len() > PATH_LIMIT_BYTES {
         return Err(error(path, "has more than 4096 bytes"));
@@ -76,7 +76,7 @@ fn split(path: &[u8], depth_limit: usize) -> Result<(Vec<u8>, Option<Vec<u8>>), 
         return Err(error(path, "lies in a whiteout"));
     }
     if parents.iter().any(|part| part.starts_with(WHITEOUT)) {
-        // Inside a directory of the old driver.
+        // It is inside a directory of the old driver.
         return Ok((Vec::new(), Some(b".wh..wh.plnk".to_vec())));
     }
     Ok((parents.join(&b'/'), Some(last.to_vec())))

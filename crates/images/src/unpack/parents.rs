@@ -1,7 +1,7 @@
-//! The directories of a layer while it is unpacked: opened beneath its root, made where a layer implies them.
+//! The directories of a layer that is being unpacked: opened beneath its root, and made where the layer implies them.
 //!
-//! Making something in a directory changes its time. It is put back when the making moves on to another directory, so that
-//! nothing has to be remembered of the directories that a layer names.
+//! Making something in a directory changes the directory's time. The time is restored as soon as something is made in
+//! another directory, so that nothing needs to be remembered about directories that have entries.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -45,13 +45,13 @@ impl Parent {
 /// Seconds and nanoseconds since the epoch.
 type Time = (i64, u32);
 
-/// The directory in which something was made last.
+/// The directory in which something was last made.
 #[derive(Debug)]
 struct Last {
-    /// As it was asked for.
+    /// Its path as requested.
     name: Vec<u8>,
     parent: Parent,
-    /// The time it should have.
+    /// The time that it should have.
     mtime: Time,
 }
 
@@ -59,10 +59,10 @@ struct Last {
 pub(super) struct Parents {
     root: Rc<OwnedFd>,
     depth_limit: usize,
-    /// Entries of one directory mostly come together.
+    /// The entries of a directory mostly come one after another.
     last: Option<Last>,
     pub(super) loose: Loose,
-    /// Directories that were made as implied.
+    /// How many implied directories have been made.
     pub(super) made: u64,
 }
 
@@ -80,7 +80,7 @@ impl Parents {
         Parent { path: Rc::from(&b""[..]), fd: Rc::clone(&self.root) }
     }
 
-    /// Opens a directory by a cleaned path, to make something in it; what is missing is made, with `mtime`.
+    /// Opens a directory by its normalised path, to make something in it. Missing directories are made, with `mtime`.
     pub(super) fn open(&mut self, path: &[u8], mtime: Time) -> Result<Parent, UnpackError> {
         if let Some(last) = &self.last
             && last.name == path
@@ -101,12 +101,12 @@ impl Parents {
         Ok(parent)
     }
 
-    /// Ends the making in a directory: it gets its time back.
+    /// Restores the time of the directory in which something was last made.
     pub(super) fn leave(&mut self) -> Result<(), UnpackError> {
         self.last.take().map_or(Ok(()), |last| put_back(&last.parent, last.mtime))
     }
 
-    /// Opens a directory if it is there.
+    /// Opens a directory if it exists.
     pub(super) fn existing(&mut self, path: &[u8]) -> Result<Option<Parent>, UnpackError> {
         match open_beneath(&self.root, path) {
             Ok(fd) => Ok(Some(Parent { path: path.into(), fd: Rc::new(fd) })),
@@ -115,8 +115,8 @@ impl Parents {
         }
     }
 
-    /// Resolves a path component by component with the layer as the root. Without `mtime` nothing is made, and there may
-    /// be nothing.
+    /// Resolves a path component by component, with the layer as the root. Without `mtime` nothing is made, and the
+    /// result may be `None`.
     fn walk(&mut self, path: &[u8], mtime: Option<Time>) -> Result<Option<Parent>, UnpackError> {
         let mut here = self.root();
         let mut ahead: VecDeque<Vec<u8>> = components(path).collect();
@@ -168,7 +168,7 @@ impl Parents {
         Ok(Parent { path: path.into(), fd: Rc::new(fd) })
     }
 
-    /// A directory in the place of a whiteout: it hides what was there, so it takes nothing from below.
+    /// Makes a directory in place of a whiteout. It is opaque: the whiteout hid what was there.
     fn replace_whiteout(&mut self, here: &Parent, name: &[u8], mtime: Time) -> Result<Parent, UnpackError> {
         let path = here.child(name);
         let before = time(here)?;
@@ -195,7 +195,7 @@ impl Parents {
         Ok(Parent { path: path.into(), fd: Rc::new(fd) })
     }
 
-    /// What the layer leaves open, now that it is made.
+    /// The loose names of the layer, now that it is complete.
     pub(super) fn finish(mut self) -> Result<Loose, UnpackError> {
         self.leave()?;
         Ok(self.loose)
@@ -212,13 +212,13 @@ fn put_back(directory: &Parent, mtime: Time) -> Result<(), UnpackError> {
     set_time(directory.as_fd(), mtime).map_err(|source| UnpackError::System { path: path(), source })
 }
 
-/// The attributes of a directory nobody named: root's, mode 0755.
+/// Sets the attributes of a directory that no entry names: owned by root, mode 0755.
 pub(crate) fn plain(fd: &OwnedFd) -> wharf_sys::Result<()> {
     fchown(fd, Some(Uid::from_raw(0)), Some(Gid::from_raw(0))).named("fchown", || "0:0".into())?;
     fchmod(fd, Mode::from_bits_truncate(0o755)).named("fchmod", || "0755".into())
 }
 
-/// Opens a directory beneath another: no link anywhere on the way, no mount crossed.
+/// Opens a directory beneath another: through no link, across no mount.
 pub(crate) fn open_beneath(directory: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlag::RESOLVE_BENEATH
         | ResolveFlag::RESOLVE_NO_SYMLINKS
@@ -235,7 +235,7 @@ pub(crate) fn open_beneath(directory: &OwnedFd, path: &[u8]) -> Result<OwnedFd, 
     }
 }
 
-/// What stands under a name, itself and not what it links to.
+/// The status of a name, without following a link.
 pub(crate) fn look(parent: impl AsFd, name: &[u8]) -> Option<FileStat> {
     fstatat(parent, OsStr::from_bytes(name), AtFlags::AT_SYMLINK_NOFOLLOW).ok()
 }

@@ -1,4 +1,4 @@
-//! Blobs: compression, verification, and how they fail.
+//! Blobs: compression, verification and errors.
 
 use std::fs;
 use std::io::{Cursor, Read};
@@ -88,7 +88,7 @@ fn cut_compressed_data_of_the_right_size_is_an_error() {
             let blob = &whole[..end];
             let result = rig.store.unpack(&source(&archive, blob), &mut Cursor::new(blob));
             let error = result.unwrap_err();
-            // Without its first bytes it is no compressed data.
+            // Without its first bytes it is not compressed data.
             let told = matches!(error, UnpackError::Decompress { .. }) || end < 4;
             assert!(told, "{compression:?} cut at {end}: {error:?}");
         }
@@ -145,7 +145,7 @@ fn bombs_end_early() {
     assert_eq!(fs::read_dir(rig.root().join("staging")).unwrap().count(), 0);
 }
 
-/// Gives some bytes and then fails.
+/// Returns some bytes and then fails.
 struct Broken<'a>(&'a [u8]);
 
 impl Read for Broken<'_> {

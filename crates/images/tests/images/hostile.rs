@@ -1,4 +1,4 @@
-//! The corpus of hostile layers: each is refused with the right words, or does something defined, and none of them
+//! The corpus of hostile layers: each is refused with the right message, or has a defined result, and none of them
 //! touches anything outside its own directory.
 
 use std::fs;
@@ -9,7 +9,7 @@ use crate::support::{Header, Rig, Tar, header, limits, long_names, pax_record, s
 
 type Case = (&'static str, Vec<u8>, &'static str);
 
-/// Every case must fail with an error that has these words, and leave nothing behind.
+/// Every case must fail with an error that contains these words, and leave nothing behind.
 fn refused(cases: Vec<Case>) {
     let rig = Rig::new();
     for (what, archive, words) in cases {
@@ -220,7 +220,7 @@ fn names_that_a_layer_leaves_open_are_bounded_by_themselves() {
     assert!(shown(&error).contains("bytes of names of directories"), "{}", shown(&error));
 }
 
-/// Layers that are accepted, and what they may do: nothing outside.
+/// Layers that are accepted, and must do nothing outside.
 #[test]
 fn accepted_and_contained() {
     let rig = Rig::new();

@@ -1,4 +1,4 @@
-//! The layers as overlayfs shows them, in a mount namespace of the test's own.
+//! Layers as overlayfs shows them, in a mount namespace of the test's own.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -163,7 +163,7 @@ fn files_below_a_link_of_a_lower_layer_are_where_it_leads() {
         assert_eq!((meta("usr").mode() & 0o7777, meta("usr/lib/own").mode() & 0o7777), (0o751, 0o700));
         assert_eq!(meta("usr/lib/x").ino(), meta("usr/lib/z").ino());
     });
-    // Another image has the layer as it is; and with the first image its own layers go.
+    // Another image uses the layer as it is; the first image's own layers are removed with it.
     let plain = rig.image("a.b/plain:1", &[top]).unwrap();
     mounted(&rig, plain.layers(), |root| assert!(root.join("lib/x").exists()));
     assert!(rig.store.remove("a.b/c:1").unwrap());
@@ -216,7 +216,7 @@ fn hard_links_to_files_of_lower_layers_are_one_file_with_them() {
         assert_eq!((meta("usr").mode() & 0o7777, meta("usr/bin").mode() & 0o7777), (0o751, 0o711));
         assert_eq!((meta("usr/bin").uid(), meta("usr/bin").mtime()), (3, 42), "as the base names it");
     });
-    // Another image has the base as it was.
+    // Another image uses the base as it was.
     let plain = rig.image("a.b/plain:1", &[base]).unwrap();
     assert!(rig.store.remove("a.b/c:1").unwrap());
     mounted(&rig, plain.layers(), |root| {
@@ -270,7 +270,7 @@ fn links_of_lower_layers_that_lead_nowhere_are_refused() {
     {
         let rig = Rig::new();
         let base = Tar::new().symlink(link, target).symlink("b", "a").end();
-        // What the link leads to is a file in the upper layer, or what moves there is a directory in it.
+        // The link leads to a file of the upper layer, or what moves there is a directory in it.
         let top = Tar::new().file(entry, "x").file("file", "x").file("d/f/g", "x").end();
         let error = rig.image("x.y/z:1", &[base, top]).unwrap_err();
         assert!(shown(&error).contains("symbolic link, and they cannot"), "{target}: {}", shown(&error));

@@ -1,4 +1,4 @@
-//! Names, removal, holds, and what a crash or damage leaves.
+//! Names, removal, leases, and the store after a crash or damage.
 
 use std::fs;
 use std::path::PathBuf;
@@ -125,7 +125,7 @@ fn a_hold_outlives_the_process_by_its_paths() {
     let hold = rig.store.hold(image.id()).unwrap();
     assert!(rig.store.remove("a.b/x:1").unwrap());
     let (root, _temp) = (rig.root(), rig.temp);
-    // The process dies: the hold is never released.
+    // The process dies: the lease is never ended.
     let paths = hold.paths();
     let copy = root.with_extension("copy");
     assert!(copy_tree(&root, &copy));

@@ -1,4 +1,4 @@
-//! A small builder of archives, also of those no honest tool makes, and a store to try them on.
+//! A small builder of archives, including those that no honest tool makes, and a store to try them on.
 
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use wharf_images::{
 };
 use wharf_types::{Digest, Reference};
 
-/// One header, every field free.
+/// One header in which every field can be set.
 #[derive(Clone)]
 pub(crate) struct Header(pub(crate) [u8; 512]);
 
@@ -77,7 +77,7 @@ impl Tar {
         self.raw(&header.summed())
     }
 
-    /// A header with its size and its content, padded.
+    /// Appends a header with its size set, and the content with its padding.
     pub(crate) fn content(self, header: Header, content: &[u8]) -> Self {
         let padding = content.len().next_multiple_of(512) - content.len();
         self.add(header.size(content.len() as u64)).raw(content).raw(&vec![0; padding])
@@ -99,12 +99,12 @@ impl Tar {
         self.add(header(b'1', name).link(target))
     }
 
-    /// An empty file of a name that needs PAX.
+    /// An empty file whose name needs PAX.
     pub(crate) fn long_file(self, name: &str) -> Self {
         self.pax(&[("path", name)]).file("short", "")
     }
 
-    /// A directory of a name that needs PAX.
+    /// A directory whose name needs PAX.
     pub(crate) fn long_dir(self, name: &str) -> Self {
         self.pax(&[("path", name)]).dir("short")
     }
@@ -182,7 +182,7 @@ impl Rig {
         self.temp.path().join("store")
     }
 
-    /// The canary is as it was, and nothing else was made beside the store.
+    /// Checks that the canary is unchanged and nothing else was made beside the store.
     pub(crate) fn check_canary(&self) {
         use std::os::unix::fs::MetadataExt;
         let list = |path: &Path| std::fs::read_dir(path).unwrap().count();
@@ -227,20 +227,20 @@ impl Rig {
         })
     }
 
-    /// Where the only layer of a one-layer image lies.
+    /// The directory of the only layer of a one-layer image.
     pub(crate) fn one_layer(&self, archive: Vec<u8>) -> PathBuf {
         let image = self.image("one:layer", &[archive]).unwrap();
         image.layers().last().unwrap().clone()
     }
 }
 
-/// Different paths of almost 4000 bytes.
+/// Different paths of almost 4000 bytes each.
 pub(crate) fn long_names(count: usize) -> Vec<String> {
     let way = vec!["d".repeat(250); 15].join("/");
     (0..count).map(|n| format!("{way}/{n:0100}")).collect()
 }
 
-/// A manifest and a config of uncompressed layers.
+/// A manifest and a config for uncompressed layers.
 pub(crate) fn documents(archives: &[Vec<u8>]) -> (String, String) {
     let diff_ids: Vec<_> = archives.iter().map(|archive| format!("\"{}\"", sha256(archive))).collect();
     let config = format!(
