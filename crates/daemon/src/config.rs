@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use wharf_cgroup::CgroupPath;
-use wharf_network::{BridgeConfig, Builtin, Config as NetworkConfig};
+use wharf_network::{Builtin, BuiltinConfig, Config as NetworkConfig};
 use wharf_state::Layout;
 
 const DEFAULT_FILE: &str = "/etc/wharf/config.toml";
@@ -279,9 +279,9 @@ impl Config {
     pub(crate) fn network(&self, layout: &Layout) -> anyhow::Result<NetworkConfig> {
         let network = &self.network;
         let subnets = network.subnets.parse().context("network.subnets")?;
-        let (name, mtu) = (network.bridge.clone(), Some(network.mtu).filter(|mtu| *mtu > 0));
+        let (bridge, mtu) = (network.bridge.clone(), Some(network.mtu).filter(|mtu| *mtu > 0));
         anyhow::ensure!(
-            !name.is_empty(),
+            !bridge.is_empty(),
             "network.bridge is empty: give the bridge a name, or set network.builtin to \"off\""
         );
         Ok(NetworkConfig {
@@ -291,7 +291,7 @@ impl Config {
             cni_add_deadline: Duration::from_secs(network.cni_add_timeout_s),
             cni_delete_deadline: Duration::from_secs(network.cni_delete_timeout_s),
             builtin: network.builtin,
-            bridge: BridgeConfig { name, subnets, mtu },
+            builtin_network: BuiltinConfig { bridge, subnets, mtu },
             kubelet_files: NetworkConfig::KUBELET_FILES.map(PathBuf::from).to_vec(),
         })
     }

@@ -48,7 +48,7 @@ impl Builtin {
 /// The network for the next pod.
 #[derive(Debug)]
 pub(crate) enum Choice {
-    Bridge,
+    Builtin,
     Cni(Arc<NetworkConfig>),
 }
 
@@ -110,7 +110,7 @@ impl Chooser {
     /// the built-in network is kept off this node; [`Error::Store`] if a sign cannot be remembered.
     pub(crate) fn choose(&self, cni: &Cni) -> Result<Choice, Error> {
         if self.builtin == Builtin::On {
-            return Ok(Choice::Bridge);
+            return Ok(Choice::Builtin);
         }
         let found = cni.current();
         if matches!(found, Ok(Some(_)) | Err(CniError::Config { .. })) || cni.has_pods() {
@@ -123,7 +123,7 @@ impl Chooser {
         match (self.builtin, self.sign()) {
             (Builtin::Off, _) => Err(missing.into()),
             (_, Some(sign)) => Err(Error::Yields { missing: missing.to_string(), sign: sign.to_string() }),
-            (_, None) => Ok(Choice::Bridge),
+            (_, None) => Ok(Choice::Builtin),
         }
     }
 

@@ -3,14 +3,14 @@
 use nix::errno::Errno;
 use wharf_types::{ErrorKind, Failure};
 
-use crate::{BridgeError, CniError, LeaseError, NetlinkError, NetnsError, StoreError, SubnetError};
+use crate::{BuiltinError, CniError, LeaseError, NetlinkError, NetnsError, StoreError, SubnetError};
 
 /// The network could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// By the built-in bridge.
     #[error(transparent)]
-    Bridge(#[from] BridgeError),
+    Builtin(#[from] BuiltinError),
     /// By CNI plugins.
     #[error(transparent)]
     Cni(#[from] CniError),
@@ -42,7 +42,7 @@ pub enum Error {
 impl Failure for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Bridge(error) => bridge(error),
+            Self::Builtin(error) => builtin(error),
             Self::Cni(error) => cni(error),
             Self::Yields { .. } => ErrorKind::FailedPrecondition,
             Self::Netns(error) => error.kind(),
@@ -64,20 +64,20 @@ impl Error {
     }
 }
 
-fn bridge(error: &BridgeError) -> ErrorKind {
+fn builtin(error: &BuiltinError) -> ErrorKind {
     match error {
-        BridgeError::NotABridge { .. } | BridgeError::NoIpv6 { .. } | BridgeError::Overlap { .. } => {
+        BuiltinError::NotABridge { .. } | BuiltinError::NoIpv6 { .. } | BuiltinError::Overlap { .. } => {
             ErrorKind::FailedPrecondition
         }
-        BridgeError::Lease(LeaseError::Exhausted { .. }) => ErrorKind::ResourceExhausted,
-        BridgeError::Lease(LeaseError::PortTaken { .. }) => ErrorKind::FailedPrecondition,
-        BridgeError::Lease(LeaseError::PortTwice { .. } | LeaseError::PortFamily { .. }) => {
+        BuiltinError::Lease(LeaseError::Exhausted { .. }) => ErrorKind::ResourceExhausted,
+        BuiltinError::Lease(LeaseError::PortTaken { .. }) => ErrorKind::FailedPrecondition,
+        BuiltinError::Lease(LeaseError::PortTwice { .. } | LeaseError::PortFamily { .. }) => {
             ErrorKind::InvalidArgument
         }
-        BridgeError::Netns(error) => error.kind(),
-        BridgeError::Netlink(error) => error.errno.kind(),
-        BridgeError::Sysctl(error) => Failure::kind(&error.source),
-        BridgeError::Lease(LeaseError::Store { source: error }) | BridgeError::Store(error) => error.kind(),
+        BuiltinError::Netns(error) => error.kind(),
+        BuiltinError::Netlink(error) => error.errno.kind(),
+        BuiltinError::Sysctl(error) => Failure::kind(&error.source),
+        BuiltinError::Lease(LeaseError::Store { source: error }) | BuiltinError::Store(error) => error.kind(),
     }
 }
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use wharf_types::PodId;
 use wharf_types::lock::lock;
 
-mod bridge;
+mod builtin;
 mod choice;
 mod cni;
 mod conntrack;
@@ -37,7 +37,7 @@ mod sysctl;
 #[cfg(test)]
 mod tests;
 
-pub use bridge::BridgeError;
+pub use builtin::BuiltinError;
 pub use choice::Builtin;
 pub use cni::CniError;
 pub use error::Error;
@@ -72,10 +72,10 @@ pub struct Config {
     pub cni_add_deadline: Duration,
     /// How long a chain of plugins may take to delete a pod; usually [`Config::DELETE_DEADLINE`].
     pub cni_delete_deadline: Duration,
-    /// Whether pods are put on the built-in bridge.
+    /// Whether pods are put on the built-in network.
     pub builtin: Builtin,
-    /// The built-in bridge.
-    pub bridge: BridgeConfig,
+    /// What that network is like.
+    pub builtin_network: BuiltinConfig,
     /// Files that only a kubelet has, usually [`Config::KUBELET_FILES`]: with one of them this is a cluster's node.
     pub kubelet_files: Vec<PathBuf>,
 }
@@ -103,11 +103,11 @@ impl Config {
     ];
 }
 
-/// The built-in bridge.
+/// The built-in network.
 #[derive(Debug, Clone)]
-pub struct BridgeConfig {
-    /// The name of its link, at most 15 bytes; usually `wharf0`.
-    pub name: String,
+pub struct BuiltinConfig {
+    /// The name of the bridge's link, at most 15 bytes; usually `wharf0`.
+    pub bridge: String,
     /// The addresses of pods, primary first; the bridge has the first of each.
     pub subnets: Subnets,
     /// The largest packet in bytes; if `None`, what the link of the default route takes, or the kernel's default (1500).
@@ -221,7 +221,7 @@ pub struct PodAddresses {
 #[derive(Debug)]
 pub struct Network {
     chooser: Chooser,
-    bridge: bridge::Bridge,
+    builtin: builtin::BuiltinNetwork,
     cni: cni::Cni,
     /// Pods that this process attached and nobody asked to detach: never removed by `reconcile`, since its caller
     /// may have listed the live pods before.
@@ -238,12 +238,13 @@ impl Network {
     pub fn open(config: Config) -> Result<Self, Error> {
         let settings = config.state_dir.join("settings");
         let chooser = Chooser::open(config.builtin, config.kubelet_files.clone(), settings)?;
-        let bridge = bridge::Bridge::open(&config.bridge, config.state_dir.join("leases"))?;
+        let builtin =
+            builtin::BuiltinNetwork::open(&config.builtin_network, config.state_dir.join("leases"))?;
         if let Some(cidrs) = chooser.pod_cidr() {
             match cidrs.parse() {
                 Ok(subnets) => {
-                    tracing::info!(cidrs, configured = %config.bridge.subnets, "using the pod CIDR that the kubelet sent");
-                    bridge.set_subnets(subnets);
+                    tracing::info!(cidrs, configured = %config.builtin_network.subnets, "using the pod CIDR that the kubelet sent");
+                    builtin.set_subnets(subnets);
                 }
                 Err(error) => chooser.forget_pod_cidr(error),
             }
@@ -254,7 +255,7 @@ impl Network {
         if let Ok(Choice::Cni(network)) = chooser.choose(&cni) {
             drop(cni.readiness(&network));
         }
-        Ok(Self { chooser, bridge, cni, attached, reported })
+        Ok(Self { chooser, builtin, cni, attached, reported })
     }
 
     /// Whether pods can be attached now: by a valid CNI configuration whose plugins are there, or by a bridge that is
@@ -263,7 +264,7 @@ impl Network {
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         match self.chooser.choose(&self.cni) {
-            Ok(Choice::Bridge) => self.bridge.readiness().and_remark(self.ignored_cni()),
+            Ok(Choice::Builtin) => self.builtin.readiness().and_remark(self.ignored_cni()),
             Ok(Choice::Cni(network)) => self.cni.readiness(&network).and_remark(self.left_behind()),
             Err(error) => Readiness::not(error.reason(), wharf_types::chain(&error)),
         }
@@ -273,7 +274,7 @@ impl Network {
     /// same addresses where the network allows it.
     ///
     /// # Errors
-    /// [`Error::Yields`] on a cluster's node without a CNI configuration, [`Error::Bridge`] or [`Error::Cni`]; then
+    /// [`Error::Yields`] on a cluster's node without a CNI configuration, [`Error::Builtin`] or [`Error::Cni`]; then
     /// nothing is left but what [`Network::detach`] or [`Network::reconcile`] removes.
     pub fn attach(&self, pod: &Attachment<'_>) -> Result<PodAddresses, Error> {
         let choice = self.chooser.choose(&self.cni)?;
@@ -289,11 +290,11 @@ impl Network {
     /// the end of the namespace: drop it afterwards, and every [`StatsSocket`] in it.
     ///
     /// # Errors
-    /// [`Error::Bridge`] or [`Error::Cni`]; the pod's record stays, and the next call or [`Network::reconcile`] tries
+    /// [`Error::Builtin`] or [`Error::Cni`]; the pod's record stays, and the next call or [`Network::reconcile`] tries
     /// again.
     pub fn detach(&self, id: &PodId, netns: Option<&Path>) -> Result<(), Error> {
         self.attached().remove(id);
-        self.bridge.detach(id)?;
+        self.builtin.detach(id)?;
         Ok(self.cni.detach(id, netns)?)
     }
 
@@ -301,45 +302,45 @@ impl Network {
     /// kernel a moment. Gives how many are left: once all of a pod's namespace is dropped, some 20 ms later none.
     #[must_use]
     pub fn free_addresses(&self) -> usize {
-        self.bridge.free_addresses()
+        self.builtin.free_addresses()
     }
 
     /// The addresses of a pod that is attached, also by an earlier process.
     #[must_use]
     pub fn addresses(&self, id: &PodId) -> Option<PodAddresses> {
-        self.bridge.addresses(id).or_else(|| self.cni.addresses(id))
+        self.builtin.addresses(id).or_else(|| self.cni.addresses(id))
     }
 
     /// Removes leases, links, host ports and CNI networks of pods that are neither in `live` nor attached by this
     /// process, and restores rules that someone removed. Gives the number of pods of which something was removed. What
     /// cannot be removed is reported, and stays for the next call; once a minute is a good rhythm.
     pub fn reconcile(&self, live: &HashSet<PodId>) -> usize {
-        let mut removed = self.reconcile_bridge(live);
+        let mut removed = self.reconcile_builtin(live);
         removed.extend(self.cni.reconcile(&|id| self.keeps(live, id)));
         removed.len()
     }
 
     /// The part of [`Network::reconcile`] that runs no plugin, and so takes no time. Gives the pods.
-    pub fn reconcile_bridge(&self, live: &HashSet<PodId>) -> HashSet<PodId> {
-        let removed = self.bridge.reconcile(&|id| self.keeps(live, id)).unwrap_or_else(|error| {
+    pub fn reconcile_builtin(&self, live: &HashSet<PodId>) -> HashSet<PodId> {
+        let removed = self.builtin.reconcile(&|id| self.keeps(live, id)).unwrap_or_else(|error| {
             tracing::warn!(error = wharf_types::chain(&error), "cannot set up the bridge");
             HashSet::new()
         });
-        if !matches!(self.chooser.choose(&self.cni), Ok(Choice::Bridge)) {
-            self.leave_bridge();
+        if !matches!(self.chooser.choose(&self.cni), Ok(Choice::Builtin)) {
+            self.leave_builtin();
         }
         removed
     }
 
     /// Where CNI's is the node's network: reports the pods that are on the bridge still, or removes it after the last. Its
     /// range may be the one that a plugin's bridge has now.
-    fn leave_bridge(&self) {
-        let left = self.bridge.pods();
+    fn leave_builtin(&self) {
+        let left = self.builtin.pods();
         if left.len() != self.reported.swap(left.len(), Relaxed) && !left.is_empty() {
             tracing::warn!("{}", self.left_behind().unwrap_or_default());
         }
         if left.is_empty()
-            && let Err(error) = self.bridge.retire()
+            && let Err(error) = self.builtin.retire()
         {
             tracing::warn!(
                 error = wharf_types::chain(&error),
@@ -350,7 +351,7 @@ impl Network {
 
     /// The pods on the bridge, for people of a node whose network is CNI's.
     fn left_behind(&self) -> Option<String> {
-        let left = self.bridge.pods();
+        let left = self.builtin.pods();
         let named: Vec<&str> = left.iter().take(NAMED_PODS).map(PodId::short).collect();
         (!left.is_empty()).then(|| {
             format!(
@@ -379,15 +380,15 @@ impl Network {
     /// by [`Network::reconcile`] before. What an attach needs, it makes again.
     ///
     /// # Errors
-    /// [`Error::Bridge`] for what the kernel refused.
+    /// [`Error::Builtin`] for what the kernel refused.
     pub fn demolish(&self) -> Result<(), Error> {
-        Ok(self.bridge.demolish()?)
+        Ok(self.builtin.demolish()?)
     }
 
     /// The ranges that pods to come on the built-in bridge get their addresses from.
     #[must_use]
     pub fn subnets(&self) -> Subnets {
-        self.bridge.subnets()
+        self.builtin.subnets()
     }
 
     /// Uses these ranges (one CIDR, or one of each family separated by a comma, primary first) for the pods to come on
@@ -402,7 +403,7 @@ impl Network {
         }
         let subnets: Subnets = cidrs.parse()?;
         self.chooser.remember_pod_cidr(cidrs)?;
-        self.bridge.set_subnets(subnets);
+        self.builtin.set_subnets(subnets);
         Ok(())
     }
 
@@ -410,12 +411,12 @@ impl Network {
     fn attach_to(&self, choice: &Choice, pod: &Attachment<'_>) -> Result<PodAddresses, Error> {
         match choice {
             Choice::Cni(network) => {
-                self.bridge.detach(pod.id)?;
+                self.builtin.detach(pod.id)?;
                 Ok(self.cni.attach(network, pod)?)
             }
-            Choice::Bridge => {
+            Choice::Builtin => {
                 self.cni.detach(pod.id, None)?;
-                Ok(self.bridge.attach(pod)?)
+                Ok(self.builtin.attach(pod)?)
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Tests with the real kernel: every test is a host of its own, in a network namespace of its own.
 
-mod bridge;
+mod builtin;
 mod choice;
 mod cni;
 mod cni_status;

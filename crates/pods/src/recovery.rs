@@ -202,7 +202,7 @@ impl Engine {
         let engine = Arc::clone(self);
         let swept = blocking(move || {
             // No pod is in the making yet.
-            engine.parts.network.reconcile_bridge(&engine.table.lasting_owners());
+            engine.parts.network.reconcile_builtin(&engine.table.lasting_owners());
             let layout = &engine.parts.layout;
             let recorded: Vec<ContainerId> = names::<PodId>(&layout.pods())
                 .iter()

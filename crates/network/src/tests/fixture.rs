@@ -12,7 +12,7 @@ use wharf_types::PodId;
 
 use crate::netlink::{Family, Socket};
 use crate::{
-    Attachment, BridgeConfig, Builtin, Config, Dns, Error, Network, PodAddresses, PortMapping, Protocol,
+    Attachment, Builtin, BuiltinConfig, Config, Dns, Error, Network, PodAddresses, PortMapping, Protocol,
 };
 use crate::{link, netns};
 
@@ -40,7 +40,11 @@ impl Host {
             cni_add_deadline: Config::ADD_DEADLINE,
             cni_delete_deadline: Config::DELETE_DEADLINE,
             builtin: Builtin::Auto,
-            bridge: BridgeConfig { name: "wharf0".into(), subnets: subnets.parse().unwrap(), mtu: None },
+            builtin_network: BuiltinConfig {
+                bridge: "wharf0".into(),
+                subnets: subnets.parse().unwrap(),
+                mtu: None,
+            },
             kubelet_files: vec![dir.path().join("kubelet.conf")],
         };
         std::fs::create_dir(dir.path().join("bin")).unwrap();

@@ -169,7 +169,7 @@ fn nothing_is_left_of_a_bridge_that_is_demolished_and_an_attach_makes_it_again()
 #[test]
 fn a_link_of_another_kind_is_not_demolished() {
     let mut host = Host::new();
-    host.config.bridge.name = "lo".into();
+    host.config.builtin_network.bridge = "lo".into();
     host.network().demolish().unwrap();
     assert!(link::get(&Socket::open(Family::Route).unwrap(), "lo").unwrap().is_some());
 }

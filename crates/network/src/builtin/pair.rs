@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 use wharf_types::PodId;
 
-use super::BridgeError;
+use super::BuiltinError;
 use crate::INTERFACE;
 use crate::lease::{Lease, Leases};
 use crate::netlink::{Family, NetlinkError, Socket};
@@ -105,7 +105,7 @@ pub(super) fn pod_links(socket: &Socket, bridge: Option<u32>) -> Result<Vec<PodL
 }
 
 /// Takes over what the kernel shows of pods whose lease is lost.
-pub(super) fn adopt(leases: &mut Leases) -> Result<(), BridgeError> {
+pub(super) fn adopt(leases: &mut Leases) -> Result<(), BuiltinError> {
     for (id, ips) in
         pod_links(&Socket::open(Family::Route)?, None)?.into_iter().filter_map(|(_name, pod)| pod)
     {

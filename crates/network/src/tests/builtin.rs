@@ -135,12 +135,12 @@ fn a_namespace_that_is_none_leaves_nothing_behind() {
 #[test]
 fn a_link_of_another_kind_with_the_bridges_name_is_reported() {
     let mut host = Host::new();
-    host.config.bridge.name = "lo".into();
+    host.config.builtin_network.bridge = "lo".into();
     let network = host.network();
     assert!(!network.readiness().ready);
     let error = Pod::new(1).attach(&network).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
-    assert!(matches!(error, Error::Bridge(crate::BridgeError::NotABridge { .. })), "{error}");
+    assert!(matches!(error, Error::Builtin(crate::BuiltinError::NotABridge { .. })), "{error}");
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn a_bridge_that_failed_is_tried_again_by_readiness() {
     let pod = Pod::new(1);
     pod.attach(&network).unwrap_err();
     let readiness = network.readiness();
-    assert_eq!((readiness.ready, readiness.reason.as_str()), (false, "BridgeFailed"));
+    assert_eq!((readiness.ready, readiness.reason.as_str()), (false, "NetworkFailed"));
     link::delete(&socket, "wharf0").unwrap();
     assert!(network.readiness().ready);
     assert!(link::index("wharf0").unwrap().is_some());
@@ -177,7 +177,7 @@ fn a_node_without_ipv6_gives_ipv4_alone() {
     assert_eq!(Pod::new(1).attach(&network).unwrap().ips, [ip("10.88.0.2")]);
     network.set_pod_cidr("fd00:77::/64").unwrap();
     let error = Pod::new(2).attach(&network).unwrap_err();
-    assert!(matches!(error, Error::Bridge(crate::BridgeError::NoIpv6 { .. })), "{error}");
+    assert!(matches!(error, Error::Builtin(crate::BuiltinError::NoIpv6 { .. })), "{error}");
     assert!(!network.readiness().ready);
 }
 
@@ -230,7 +230,7 @@ fn packets_are_as_large_as_the_uplink_takes() {
     one.attach(&host.network()).unwrap();
     assert!(mtu().contains(" mtu 1450 "), "{}", mtu());
     assert!(one.inside(|| sh("ip -o link show eth0")).contains(" mtu 1450 "));
-    host.config.bridge.mtu = Some(1280);
+    host.config.builtin_network.mtu = Some(1280);
     two.attach(&host.network()).unwrap();
     assert!(two.inside(|| sh("ip -o link show eth0")).contains(" mtu 1280 "));
 }

@@ -26,7 +26,7 @@ use crate::nft::{self, Element};
 use crate::store::StoreError;
 use crate::subnet::{Subnet, Subnets};
 use crate::sysctl::{self, SysctlError};
-use crate::{Attachment, BridgeConfig, INTERFACE, PodAddresses, Readiness, firewall};
+use crate::{Attachment, BuiltinConfig, INTERFACE, PodAddresses, Readiness, firewall};
 
 mod pair;
 mod ports;
@@ -42,7 +42,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// The built-in network cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
-pub enum BridgeError {
+pub enum BuiltinError {
     /// The name belongs to a link of another kind.
     #[error("the link {name} exists and is not a bridge: set network.bridge to another name")]
     NotABridge {
@@ -105,8 +105,9 @@ struct Pair<'a> {
 
 /// The built-in network.
 #[derive(Debug)]
-pub(crate) struct Bridge {
-    name: String,
+pub(crate) struct BuiltinNetwork {
+    /// The name of the bridge's link.
+    bridge: String,
     mtu: Option<u32>,
     subnets: Mutex<Subnets>,
     leases: Mutex<Leases>,
@@ -119,15 +120,15 @@ pub(crate) struct Bridge {
     obstacles: Mutex<Vec<String>>,
 }
 
-impl Bridge {
+impl BuiltinNetwork {
     /// Loads the leases, and takes over what the kernel shows of pods whose lease is lost.
-    pub(crate) fn open(config: &BridgeConfig, dir: PathBuf) -> Result<Self, StoreError> {
+    pub(crate) fn open(config: &BuiltinConfig, dir: PathBuf) -> Result<Self, StoreError> {
         let mut leases = Leases::open(dir)?;
         if let Err(error) = adopt(&mut leases) {
             tracing::warn!(%error, "cannot list the links of running pods");
         }
         Ok(Self {
-            name: config.name.clone(),
+            bridge: config.bridge.clone(),
             mtu: config.mtu,
             subnets: Mutex::new(config.subnets.clone()),
             leases: Mutex::new(leases),
@@ -151,12 +152,12 @@ impl Bridge {
     pub(crate) fn readiness(&self) -> Readiness {
         match self.check() {
             Ok(()) => Readiness::yes().and_remark(lock(&self.obstacles).clone()),
-            Err(error) => Readiness::not("BridgeFailed", wharf_types::chain(&error)),
+            Err(error) => Readiness::not("NetworkFailed", wharf_types::chain(&error)),
         }
     }
 
     /// After a failure the bridge is tried again here: on a node that is not ready no pod would ever do it.
-    fn check(&self) -> Result<(), BridgeError> {
+    fn check(&self) -> Result<(), BuiltinError> {
         let subnets = self.usable_subnets()?;
         let socket = Socket::open(Family::Route)?;
         let ready = lock(&self.ready).as_ref().map(Result::is_ok);
@@ -165,8 +166,10 @@ impl Bridge {
             Some(false) => drop(self.ensure(&socket, &subnets)?),
             None => drop(self.look_around(&socket, &subnets)?),
         }
-        match link::get(&socket, &self.name)? {
-            Some(link) if link.kind != "bridge" => Err(BridgeError::NotABridge { name: self.name.clone() }),
+        match link::get(&socket, &self.bridge)? {
+            Some(link) if link.kind != "bridge" => {
+                Err(BuiltinError::NotABridge { name: self.bridge.clone() })
+            }
             _bridge_or_none => Ok(()),
         }
     }
@@ -178,15 +181,15 @@ impl Bridge {
     }
 
     /// Connects a pod. After an error nothing of it is left but a draining lease.
-    pub(crate) fn attach(&self, pod: &Attachment<'_>) -> Result<PodAddresses, BridgeError> {
+    pub(crate) fn attach(&self, pod: &Attachment<'_>) -> Result<PodAddresses, BuiltinError> {
         let subnets = self.usable_subnets()?;
         let lease = self.reserve(pod, &subnets)?;
         let result = self.connect(pod, &lease, &subnets);
         if let Err(error) = result {
             let _rules = lock(&self.rules);
-            let undone = nft::remove_owned(pod.id).map_err(BridgeError::from);
+            let undone = nft::remove_owned(pod.id).map_err(BuiltinError::from);
             let undone = undone.and_then(|()| Ok(delete_link(pod.id)?));
-            let undone = undone.and_then(|()| Ok(forget_place(&self.name, &lease)?));
+            let undone = undone.and_then(|()| Ok(forget_place(&self.bridge, &lease)?));
             let undone = undone.and_then(|()| {
                 let mut leases = lock(&self.leases);
                 leases.drain(pod.id)?;
@@ -201,12 +204,12 @@ impl Bridge {
     }
 
     /// Disconnects a pod; one that is not connected is fine.
-    pub(crate) fn detach(&self, id: &PodId) -> Result<(), BridgeError> {
+    pub(crate) fn detach(&self, id: &PodId) -> Result<(), BuiltinError> {
         let Some(lease) = lock(&self.leases).get(id).cloned() else { return Ok(()) };
         {
             let _rules = lock(&self.rules);
             nft::remove(&elements(id, &lease))?;
-            forget_place(&self.name, &lease)?;
+            forget_place(&self.bridge, &lease)?;
             lock(&self.leases).drain(id)?;
         }
         forget_ports(&lease);
@@ -217,10 +220,10 @@ impl Bridge {
     }
 
     /// Removes what belongs to no pod that `keep` knows, and puts back rules that someone removed. Gives the pods.
-    pub(crate) fn reconcile(&self, keep: &dyn Fn(&PodId) -> bool) -> Result<HashSet<PodId>, BridgeError> {
+    pub(crate) fn reconcile(&self, keep: &dyn Fn(&PodId) -> bool) -> Result<HashSet<PodId>, BuiltinError> {
         let mut removed = HashSet::new();
         let socket = Socket::open(Family::Route)?;
-        for (link, pod) in pod_links(&socket, link::index(&self.name)?)? {
+        for (link, pod) in pod_links(&socket, link::index(&self.bridge)?)? {
             match pod {
                 Some((id, _ips)) if keep(&id) => {}
                 Some((id, _ips)) => {
@@ -278,7 +281,7 @@ impl Bridge {
     }
 
     fn open_firewalls(&self) -> Result<(), NetlinkError> {
-        let found = firewall::open(&self.name)?;
+        let found = firewall::open(&self.bridge)?;
         let mut known = lock(&self.obstacles);
         if *known != found {
             for obstacle in &found {
@@ -290,7 +293,7 @@ impl Bridge {
     }
 
     /// Removes the bridge and the table if they are there, as a table of this name is wharf's.
-    pub(crate) fn retire(&self) -> Result<(), BridgeError> {
+    pub(crate) fn retire(&self) -> Result<(), BuiltinError> {
         match nft::has_table() {
             Ok(true) => self.demolish(),
             Ok(false) => Ok(()),
@@ -303,17 +306,17 @@ impl Bridge {
     }
 
     /// Removes the bridge and the rules; one that is gone, or a link of another kind, is left.
-    pub(crate) fn demolish(&self) -> Result<(), BridgeError> {
+    pub(crate) fn demolish(&self) -> Result<(), BuiltinError> {
         let socket = Socket::open(Family::Route)?;
-        if link::get(&socket, &self.name)?.is_some_and(|link| link.kind == "bridge") {
-            link::delete(&socket, &self.name)?;
+        if link::get(&socket, &self.bridge)?.is_some_and(|link| link.kind == "bridge") {
+            link::delete(&socket, &self.bridge)?;
         }
         *lock(&self.ready) = None;
         firewall::close()?;
         Ok(nft::delete_table()?)
     }
 
-    fn repair_rules(&self, stale: &dyn Fn(&Element) -> bool) -> Result<Vec<Element>, BridgeError> {
+    fn repair_rules(&self, stale: &dyn Fn(&Element) -> bool) -> Result<Vec<Element>, BuiltinError> {
         let rules = lock(&self.rules);
         self.repair(&rules, stale)
     }
@@ -322,13 +325,13 @@ impl Bridge {
         &self,
         _rules: &MutexGuard<'_, ()>,
         stale: &dyn Fn(&Element) -> bool,
-    ) -> Result<Vec<Element>, BridgeError> {
+    ) -> Result<Vec<Element>, BuiltinError> {
         let wanted: Vec<Element> =
             lock(&self.leases).held().flat_map(|(id, lease)| elements(id, lease)).collect();
         let wanted: Vec<Element> = wanted.into_iter().filter(|element| !stale(element)).collect();
         let in_use = !wanted.is_empty() || matches!(&*lock(&self.ready), Some(Ok(_)));
         if in_use {
-            nft::ensure(&self.name, lock(&self.subnets).as_slice())?;
+            nft::ensure(&self.bridge, lock(&self.subnets).as_slice())?;
         }
         match nft::restore(&wanted, stale) {
             // A node whose pods are attached by CNI may have a kernel without nf_tables.
@@ -353,7 +356,7 @@ impl Bridge {
 
     /// Frees the leases of detached pods whose link is gone, after deleting the links of `by_force`.
     fn collect(&self, by_force: &[PodId]) {
-        let is_gone = |id: &PodId| -> Result<bool, BridgeError> {
+        let is_gone = |id: &PodId| -> Result<bool, BuiltinError> {
             if by_force.contains(id) {
                 delete_link(id)?;
             }
@@ -375,11 +378,11 @@ impl Bridge {
         }
     }
 
-    fn connect(&self, pod: &Attachment<'_>, lease: &Lease, subnets: &Subnets) -> Result<(), BridgeError> {
+    fn connect(&self, pod: &Attachment<'_>, lease: &Lease, subnets: &Subnets) -> Result<(), BuiltinError> {
         let netns = netns::open(pod.netns)?;
         let inside = netns::inside(&netns, || {
             sysctl::prepare_pod()?;
-            Ok::<_, BridgeError>(Socket::open(Family::Route)?)
+            Ok::<_, BuiltinError>(Socket::open(Family::Route)?)
         })??;
         let outside = Socket::open(Family::Route)?;
         let built = self.create_pair(&outside, &Pair { pod, lease, netns: netns.as_fd() }, subnets)?;
@@ -398,7 +401,7 @@ impl Bridge {
         outside: &Socket,
         pair: &Pair<'_>,
         subnets: &Subnets,
-    ) -> Result<Built, BridgeError> {
+    ) -> Result<Built, BuiltinError> {
         let name = link_name(pair.pod.id);
         let create = |built: Built| {
             let veth = Veth {
@@ -426,7 +429,7 @@ impl Bridge {
         }
     }
 
-    fn open_ports(&self, id: &PodId, lease: &Lease) -> Result<(), BridgeError> {
+    fn open_ports(&self, id: &PodId, lease: &Lease) -> Result<(), BuiltinError> {
         let elements = elements(id, lease);
         let rules = lock(&self.rules);
         match nft::add(&elements) {
