@@ -42,7 +42,7 @@ impl Arguments {
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
-    /// The exit code of `wharf` when it fails itself, distinct from the exit codes of the programs it ran.
+    /// The exit code for a failure of `wharf` itself, distinct from the exit codes of the programs that it ran.
     pub(crate) fn failure_code(&self) -> fn(&Error) -> ExitCode {
         match self.command {
             Command::Run(_) | Command::Exec(_) | Command::Attach(_) => {
@@ -52,7 +52,7 @@ impl Arguments {
         }
     }
 
-    /// Refuses --json where there is nothing to print as JSON, rather than ignore it.
+    /// Refuses --json for a command that prints no JSON, rather than ignore it.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let no = |command, advice| if self.json { Err(Error::NoJson { command, advice }) } else { Ok(()) };
         match &self.command {

@@ -1,4 +1,4 @@
-//! The login for a registry: from `--creds`, or else one that docker, podman or skopeo stored in a file.
+//! Logins for registries: from `--creds`, or from a file in which docker, podman or skopeo stored them.
 //!
 //! Credential helpers, which keep logins elsewhere, are not run: root would execute a program that a user configured.
 
@@ -18,10 +18,10 @@ use crate::error::Error;
 use crate::output;
 use crate::terminal::{self, Input, Terminal};
 
-/// The longest password, and the longest file of logins.
+/// The longest password and the longest login file, in bytes.
 const LIMIT_BYTES: usize = 1 << 20;
 
-/// A user, and the password if it was given: `USER[:PASSWORD]`.
+/// A user name, and the password if one was given: `USER[:PASSWORD]`.
 #[derive(Clone)]
 pub(crate) struct Creds {
     user: String,
@@ -50,7 +50,7 @@ impl FromStr for Creds {
 }
 
 impl Creds {
-    /// With a password, which is asked for if it was not given.
+    /// Makes the login; asks for the password if none was given.
     pub(crate) async fn complete(self) -> Result<AuthConfig, Error> {
         let password = match self.password {
             Some(password) => password,
@@ -60,7 +60,7 @@ impl Creds {
     }
 }
 
-/// Reads one line of standard input; a terminal does not show it.
+/// Reads one line from standard input; a terminal does not echo it.
 async fn ask(user: &str) -> Result<String, Error> {
     let silent = Terminal::silent();
     if silent.is_some() {
@@ -84,7 +84,7 @@ async fn ask(user: &str) -> Result<String, Error> {
 
 /// The login for the registry of an image, if there is one.
 pub(crate) fn stored(image: &str) -> Result<Option<AuthConfig>, Error> {
-    // Of a name that is none, wharfd says what is wrong with it.
+    // wharfd says what is wrong with an invalid name.
     let Ok(reference) = image.parse::<Reference>() else { return Ok(None) };
     for path in files(|name| std::env::var_os(name)) {
         let logins = read(&path).map_err(|source| Error::File { path, source })?;
@@ -95,7 +95,7 @@ pub(crate) fn stored(image: &str) -> Result<Option<AuthConfig>, Error> {
     Ok(None)
 }
 
-/// Where logins are written down: the file that the environment names, or else podman's and then docker's.
+/// The files to search for logins: the one that the environment names, or else podman's and then docker's.
 fn files(environment: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let path = |name| environment(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(file) = path("REGISTRY_AUTH_FILE") {
@@ -106,7 +106,7 @@ fn files(environment: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     podman.into_iter().chain(docker.map(|dir| dir.join("config.json"))).collect()
 }
 
-/// A file of logins; none if it is not there.
+/// Reads a login file; a missing one has no logins.
 fn read(path: &Path) -> io::Result<Logins> {
     let file = match File::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Logins::default()),
@@ -115,14 +115,14 @@ fn read(path: &Path) -> io::Result<Logins> {
     Ok(serde_json::from_reader(file.take(LIMIT_BYTES as u64))?)
 }
 
-/// The part of docker's `config.json`, and of podman's `auth.json`, that counts here.
+/// The relevant part of docker's `config.json` and podman's `auth.json`.
 #[derive(Default, Deserialize)]
 struct Logins {
     #[serde(default)]
     auths: BTreeMap<String, Login>,
 }
 
-/// One login; all empty where a credential helper has it.
+/// One login; all fields are empty if a credential helper has it.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 struct Login {
@@ -143,7 +143,8 @@ impl From<Login> for AuthConfig {
 }
 
 impl Logins {
-    /// The login for an image: that of its repository goes before that of a part of its name, and of its registry.
+    /// The login for an image. A login for the repository takes precedence over one for a part of its name, and that
+    /// over one for the registry.
     fn of(&self, reference: &Reference) -> Option<&Login> {
         let name = reference.name();
         let mut part = Some(name.as_str());
@@ -158,10 +159,10 @@ impl Logins {
     }
 }
 
-/// What a key stands for: `https://index.docker.io/v1/` → `docker.io`; `quay.io/org` stays.
+/// What a key applies to: `https://index.docker.io/v1/` → `docker.io`; `quay.io/org` stays.
 fn scope(key: &str) -> String {
     let (host, rest) = match key.split_once("://") {
-        // The rest of an address is that of the registry's API.
+        // The rest of a URL belongs to the registry's API.
         Some((_scheme, address)) => (address.split('/').next().unwrap_or_default(), ""),
         None => key.split_once('/').unwrap_or((key, "")),
     };

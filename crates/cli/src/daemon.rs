@@ -31,7 +31,7 @@ pub(crate) struct Daemon {
 impl Daemon {
     pub(crate) async fn connect(socket: &Socket) -> Result<Self, Error> {
         let path = socket.path().to_owned();
-        // The transport's errors do not tell these two apart from all others.
+        // The transport's errors do not distinguish these two from all others.
         match UnixStream::connect(&path).map_err(|error| error.kind()) {
             Err(ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
                 return Err(Error::NotRunning { socket: path });
@@ -60,7 +60,7 @@ impl Daemon {
         Ok(Listing { pods, containers })
     }
 
-    /// What the pods and their containers were made of; of one pod, if it is named.
+    /// The requests that the pods and their containers were created with; of one pod, if an id is given.
     pub(crate) async fn requests(&mut self, pod_id: &str) -> Result<Vec<PodRequest>, Error> {
         let answer = self.admin.requests(RequestsRequest { pod_id: pod_id.to_owned() }).await;
         let asking = || Error::call("asking what the pods are made of");
@@ -68,7 +68,7 @@ impl Daemon {
         all.map_err(asking())
     }
 
-    /// What a container was made of.
+    /// The request that a container was created with.
     pub(crate) async fn container_request(
         &mut self,
         container: &Container,
@@ -88,21 +88,21 @@ impl Daemon {
         answer.status.ok_or(Error::Incomplete { what: "the container's status" })
     }
 
-    /// The image of a name or id, if it is here.
+    /// The image with a name or id, if it is on this machine.
     pub(crate) async fn image(&mut self, name: &str) -> Result<Option<Image>, Error> {
         let image = Some(ImageSpec { image: name.to_owned(), ..ImageSpec::default() });
         let answer = self.images.image_status(ImageStatusRequest { image, verbose: false }).await;
         Ok(answer.map_err(Error::call(format!("looking for the image {name}")))?.into_inner().image)
     }
 
-    /// Stops a container: asks its program, and kills it after the grace.
+    /// Stops a container: asks its program to exit, and kills it after the grace period.
     pub(crate) async fn stop_container(&mut self, id: &str, grace_s: u32) -> Result<(), Error> {
         let request = StopContainerRequest { container_id: id.to_owned(), timeout: grace_s.into() };
         let stopped = self.runtime.stop_container(request).await;
         stopped.map(drop).map_err(Error::call("stopping the container"))
     }
 
-    /// Removes a pod and whatever is in it.
+    /// Removes a pod and everything in it.
     pub(crate) async fn remove_pod(&mut self, id: &str) -> Result<(), Error> {
         let request = RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
         let removed = self.runtime.remove_pod_sandbox(request).await;

@@ -32,7 +32,7 @@ pub(crate) struct Check {
     what: &'static str,
     verdict: Verdict,
     found: String,
-    /// What to do; empty if nothing is.
+    /// What to do about it; empty if there is nothing to do.
     #[serde(skip_serializing_if = "String::is_empty")]
     advice: String,
 }
@@ -52,7 +52,7 @@ impl Check {
 }
 
 impl Check {
-    /// A check that passed gives no advice.
+    /// Drops the advice of a check that passed.
     fn without_needless_advice(mut self) -> Self {
         if self.verdict == Verdict::Ok {
             self.advice.clear();
@@ -78,7 +78,7 @@ impl Row for Check {
     }
 }
 
-/// The connection to wharfd with its answer about itself, or why there is none.
+/// The connection to wharfd with its information about itself, or why there is none.
 pub(crate) type DaemonInfo = Result<(Daemon, InfoResponse), Error>;
 
 pub(crate) async fn doctor(socket: &Socket, output: Output) -> Result<ExitCode, Error> {

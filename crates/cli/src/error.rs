@@ -105,7 +105,7 @@ fn advice(status: &Status) -> &'static str {
         return "\n  check the image's name, and whether this machine reaches the registry; mirrors are set in /etc/wharf/certs.d";
     }
     match status.code() {
-        // Without a source the status came from wharfd itself, so wharfd is running.
+        // A status without a source came from wharfd itself, so wharfd is running.
         Code::Unavailable | Code::Unknown if std::error::Error::source(status).is_some() => {
             "\n  check whether wharfd is running: wharf doctor"
         }
@@ -118,7 +118,7 @@ fn advice(status: &Status) -> &'static str {
     }
 }
 
-/// Whether a registry could not be reached. The kubelet recognises this case by the same word; the status code says nothing.
+/// Whether a registry could not be reached. The status code does not say so; the kubelet, too, looks for this word.
 fn of_registry(status: &Status) -> bool {
     status.message().starts_with("RegistryUnavailable")
 }

@@ -55,7 +55,7 @@ pub(crate) async fn attach(daemon: &mut Daemon, attach: Attach) -> Result<ExitCo
     Ok(ended.code())
 }
 
-/// What an error calls the run of a command.
+/// How errors name the run of a command.
 fn call_name(command: &[String]) -> String {
     format!("running {:?}", command.first().map_or("", String::as_str))
 }
@@ -72,7 +72,7 @@ fn running<'a>(listing: &'a Listing, name: &str) -> Result<&'a Container, Error>
     })
 }
 
-/// Waits for the command, which wharfd kills after its time, and shows what it wrote when it has ended.
+/// Waits for the command, which wharfd kills after the timeout, and shows its output once it has exited.
 async fn in_time(
     daemon: &mut Daemon,
     container_id: String,

@@ -8,14 +8,14 @@ use wharf_cri_api::v1::{Container, ContainerState, PodSandbox, PodSandboxState};
 use crate::error::Error;
 use crate::units::short;
 
-/// All pods and containers at one time.
+/// All pods and containers at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     pub(crate) pods: Vec<PodSandbox>,
     pub(crate) containers: Vec<Container>,
 }
 
-/// What was found.
+/// The result of a search.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Found<'a> {
     Pod(&'a PodSandbox),
@@ -39,7 +39,7 @@ pub(crate) fn is_ready(pod: &PodSandbox) -> bool {
 }
 
 impl Listing {
-    /// The pod or container of a name.
+    /// The pod or container with a name.
     pub(crate) fn find(&self, text: &str) -> Result<Found<'_>, Error> {
         let pods = self.pods.iter().map(Found::Pod);
         let all: Vec<Found<'_>> = pods.chain(self.containers.iter().map(Found::Container)).collect();
@@ -67,7 +67,8 @@ impl Listing {
         })
     }
 
-    /// The container of a name: its own; or of a pod's, the one that has the pod's name, is alone in it, or alone runs.
+    /// The container with a name. If a pod has the name, it is the pod's container of the same name, its only
+    /// container, or its only running one.
     pub(crate) fn container(&self, text: &str) -> Result<&Container, Error> {
         let pod = match self.find(text)? {
             Found::Container(container) => return Ok(container),
@@ -89,7 +90,7 @@ impl Listing {
         }
     }
 
-    /// The pod of a name; a container stands for the pod it is in.
+    /// The pod with a name; a container's name stands for its pod.
     pub(crate) fn pod(&self, text: &str) -> Result<&PodSandbox, Error> {
         let unknown =
             || Error::Unknown { what: "pod", name: text.to_owned(), advice: "list them: wharf pods" };

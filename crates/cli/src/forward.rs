@@ -1,4 +1,4 @@
-//! `wharf forward`: forwards connections to ports of this machine to a pod.
+//! `wharf forward`: forwards connections from ports of this machine to a pod.
 
 use std::net::Ipv4Addr;
 
@@ -17,10 +17,10 @@ use crate::{output, stream};
 const PROTOCOL: &str = "v5.channel.k8s.io";
 const DATA: u8 = 0;
 const ERROR: u8 = 1;
-/// Each channel begins with its port, in two bytes.
+/// Each channel begins with its port in two bytes.
 const PORT_BYTES: usize = 2;
 
-/// Forwards until it is interrupted.
+/// Forwards until interrupted.
 pub(crate) async fn forward(daemon: &mut Daemon, forward: Forward) -> Result<(), Error> {
     let pod = daemon.listing().await?.pod(&forward.name)?.id.clone();
     for ports in forward.ports {
@@ -45,20 +45,21 @@ async fn accept(daemon: Daemon, listener: TcpListener, pod: String, ports: Ports
     }
 }
 
-/// One connection, in a session of its own: it lasts until the pod has ended it, or whoever connected is gone.
+/// One connection, in a session of its own. It lasts until the pod has closed it or the client has gone.
 async fn carry(mut daemon: Daemon, connection: TcpStream, pod: String, port: u16) -> Result<(), Error> {
     let request = PortForwardRequest { pod_sandbox_id: pod, port: vec![port.into()] };
     let url = daemon.runtime.port_forward(request).await.map_err(Error::call("forwarding"))?.into_inner().url;
     let (sink, source) = stream::open(&url, PROTOCOL).await?.split();
     let (reader, writer) = connection.into_split();
-    // Side by side: neither direction waits for the other.
+    // Side by side, so that neither direction waits for the other.
     tokio::select! {
         done = from_pod(source, writer) => done,
         Err(error) = to_pod(reader, sink) => Err(error),
     }
 }
 
-/// Sends what comes until it ends, and says so then. Never returns with success: the pod may have more to say.
+/// Sends what the client writes, and its end. It never returns successfully, because the pod may still have something
+/// to send.
 async fn to_pod(
     mut reader: OwnedReadHalf,
     mut sink: impl Sink<Message, Error = tungstenite::Error> + Unpin,
@@ -86,7 +87,7 @@ async fn from_pod(
         if channel == ERROR && !bytes.is_empty() {
             return Err(Error::Refused { message: String::from_utf8_lossy(bytes).into_owned() });
         }
-        // Whoever connected may leave at any time.
+        // The client may leave at any time.
         if writer.write_all(bytes).await.is_err() {
             break;
         }

@@ -12,7 +12,7 @@ use crate::remove::Force;
 use crate::stop::each;
 use crate::units;
 
-/// A line of `wharf images`: one name of an image.
+/// A row of `wharf images`: one name of an image.
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ImageRow {
@@ -46,7 +46,7 @@ pub(crate) async fn list(daemon: &mut Daemon, output: Output) -> Result<(), Erro
     output.rows(&rows)
 }
 
-/// A line for each tag of an image; one for an image that has only digests, or no name at all.
+/// A row for each tag of an image, or a single one if it has only digests or no name at all.
 fn rows(image: &Image) -> Vec<ImageRow> {
     let row = |name: &str, tag: &str| ImageRow {
         image: name.to_owned(),
@@ -59,7 +59,7 @@ fn rows(image: &Image) -> Vec<ImageRow> {
         let name = image.repo_digests.first().and_then(|digest| digest.split_once('@'));
         return vec![row(name.map_or(NONE, |(name, _digest)| name), NONE)];
     }
-    // The last colon: an earlier one is of the registry's port.
+    // The last colon: an earlier one belongs to the registry's port.
     let split = |name: &String| {
         let (name, tag) = name.rsplit_once(':').unwrap_or((name, NONE));
         row(name, tag)
@@ -78,7 +78,7 @@ pub(crate) async fn remove(
     each(output, names, join_all(removes)).await
 }
 
-/// The CRI removes what is not there, and what is in use, without a word; a person wants to know.
+/// The CRI removes an image silently even if it does not exist or is in use; a person wants to know.
 async fn one(
     mut daemon: Daemon,
     (images, listing): (&[Image], &Listing),
@@ -98,7 +98,7 @@ async fn one(
     removed.map(drop).map_err(Error::call(format!("removing the image {name}")))
 }
 
-/// The containers of an image.
+/// The containers that use an image.
 fn users(listing: &Listing, id: &str) -> Vec<String> {
     listing
         .containers
@@ -108,7 +108,7 @@ fn users(listing: &Listing, id: &str) -> Vec<String> {
         .collect()
 }
 
-/// The id that begins so.
+/// The id with this prefix.
 pub(crate) fn by_beginning(images: &[Image], name: &str) -> Result<String, Error> {
     let wanted = name.strip_prefix("sha256:").unwrap_or(name);
     let hex = |id: &'_ str| id.rsplit(':').next().unwrap_or_default().to_owned();
@@ -127,7 +127,7 @@ pub(crate) fn by_beginning(images: &[Image], name: &str) -> Result<String, Error
     }
 }
 
-/// The id of an image that `inspect` was asked for.
+/// The image that `inspect` was asked for.
 pub(crate) async fn find(daemon: &mut Daemon, name: &str) -> Result<Option<Image>, Error> {
     if let Ok(Some(image)) = daemon.image(name).await {
         return Ok(Some(image));

@@ -29,7 +29,7 @@ pub(crate) async fn info(daemon: &mut Daemon, output: Output) -> Result<(), Erro
     output.result(&value, &facts.text())
 }
 
-/// What is shown.
+/// What `wharf info` shows.
 struct Facts {
     info: InfoResponse,
     conditions: Vec<RuntimeCondition>,

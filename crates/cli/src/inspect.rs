@@ -1,4 +1,4 @@
-//! `wharf inspect`: everything that is known of one pod, container or image.
+//! `wharf inspect`: everything that is known about one pod, container or image.
 
 use serde_json::{Map, Value, json};
 use wharf_cri_api::v1::{
@@ -65,7 +65,7 @@ async fn container_value(daemon: &mut Daemon, container: &Container) -> Result<V
     Ok(value)
 }
 
-/// What a verbose status adds is JSON in texts.
+/// A verbose status adds values that are JSON in strings.
 fn info(info: impl IntoIterator<Item = (String, String)>) -> Value {
     let value = |text: String| serde_json::from_str(&text).unwrap_or(Value::String(text));
     Value::Object(info.into_iter().map(|(key, text)| (key, value(text))).collect::<Map<_, _>>())
@@ -124,7 +124,7 @@ fn of_container(status: &ContainerStatus) -> Value {
     })
 }
 
-/// What the pod was made of, beyond what its status has.
+/// The parts of the pod's request that its status does not have.
 fn of_pod_request(config: &PodSandboxConfig) -> Value {
     let linux = config.linux.clone().unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
@@ -142,7 +142,7 @@ fn of_pod_request(config: &PodSandboxConfig) -> Value {
     })
 }
 
-/// What the container was made of, beyond what its status has.
+/// The parts of the container's request that its status does not have.
 fn of_container_request(config: &ContainerConfig) -> Value {
     let linux = config.linux.clone().unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();

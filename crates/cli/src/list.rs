@@ -13,7 +13,7 @@ use crate::find::{Listing, container_name, is_ready, pod_name};
 use crate::output::{Output, Row};
 use crate::{time, units};
 
-/// A line of `wharf ps`.
+/// A row of `wharf ps`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ContainerRow {
@@ -28,10 +28,10 @@ struct ContainerRow {
     created_at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     started_at: Option<String>,
-    /// When it was started, or made if it was not.
+    /// When it was started, or created if it was not started.
     #[serde(skip)]
     since_ns: i64,
-    /// As asked for; empty where the image says it.
+    /// The command in the request; empty if it is the image's.
     command: Vec<String>,
     ports: Vec<String>,
     namespace: String,
@@ -62,10 +62,10 @@ impl Row for ContainerRow {
     }
 }
 
-/// How much of a command a table shows, in characters.
+/// The width of a command in a table, in characters.
 const COMMAND_WIDTH: usize = 24;
 
-/// The beginning of a command, in one line.
+/// The beginning of a command, on one line.
 fn shortened(command: &str) -> String {
     let line = command.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.chars().count() <= COMMAND_WIDTH {
@@ -78,7 +78,7 @@ fn or_dash(text: String) -> String {
     if text.is_empty() { "-".to_owned() } else { text }
 }
 
-/// A published port as docker writes it: `0.0.0.0:8080->80/tcp`, without the address if it is any.
+/// A published port as docker shows it: `0.0.0.0:8080->80/tcp`, without the address if it is any address.
 pub(crate) fn port(port: &PortMapping) -> String {
     let protocol = port.protocol().as_str_name().to_lowercase();
     let address = if port.host_ip.is_empty() { String::new() } else { format!("{}:", port.host_ip) };
@@ -101,7 +101,7 @@ pub(crate) async fn containers(daemon: &mut Daemon, output: Output, ps: Ps) -> R
     let mut rows = Vec::new();
     let shown = |container: &&Container| ps.all || container.state() == ContainerState::ContainerRunning;
     for container in listing.containers.iter().filter(shown) {
-        // When it was started, and how it ended, is in the status alone; it may have been removed meanwhile.
+        // Only the status says when it was started and how it ended. It may have been removed in the meantime.
         let status = daemon.container_status(&container.id).await.ok();
         let request = requests.iter().find(|pod| pod.pod_id == container.pod_sandbox_id);
         rows.push(row(&listing, container, status, request));
@@ -145,14 +145,14 @@ fn namespace(pod: &PodSandbox) -> String {
     pod.metadata.as_ref().map(|metadata| metadata.namespace.clone()).unwrap_or_default()
 }
 
-/// The image as whoever made the container wrote it; an id only if nothing else is known.
+/// The image as the container's request names it; an id only if nothing else is known.
 fn image_name(container: &Container) -> String {
     let image = container.image.clone().unwrap_or_default();
     let name = if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image };
     if name.starts_with("sha256:") { units::short(&name).to_owned() } else { name }
 }
 
-/// A line of `wharf pods`.
+/// A row of `wharf pods`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct PodRow {
@@ -198,7 +198,7 @@ pub(crate) async fn pods(daemon: &mut Daemon, output: Output) -> Result<(), Erro
     output.rows(&rows)
 }
 
-/// A pod's addresses; none if it is on this machine's network, or gone meanwhile.
+/// A pod's addresses; none if it is on this machine's network or has been removed in the meantime.
 async fn addresses(daemon: &mut Daemon, pod: &PodSandbox) -> Vec<String> {
     if !is_ready(pod) {
         return Vec::new();

@@ -20,16 +20,16 @@ use crate::wait;
 
 use line::Printer;
 
-/// How often a file is looked at that may grow.
+/// How often a growing file is read again.
 const LOOK_AGAIN: Duration = Duration::from_millis(30);
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Which part of a log is shown, and how.
+/// Which part of a log to show, and how.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Selection {
-    /// Only so many lines from the end.
+    /// Only this many lines from the end.
     pub(crate) tail: Option<usize>,
-    /// Only lines that are not older.
+    /// Only lines that are no older than this.
     pub(crate) since_ns: Option<i64>,
     pub(crate) timestamps: bool,
 }
@@ -47,7 +47,7 @@ pub(crate) async fn logs(daemon: &mut Daemon, logs: Logs) -> Result<(), Error> {
     reader.read_all()
 }
 
-/// Where a container's log is.
+/// The path of a container's log.
 pub(crate) fn path(status: &ContainerStatus, name: &str) -> Result<PathBuf, Error> {
     if status.log_path.is_empty() {
         return Err(Error::NoLog { name: name.to_owned() });
@@ -75,13 +75,13 @@ impl Reader {
         Ok(Self { path, file, rest: Vec::new(), printer: Printer::new(selection) })
     }
 
-    /// Shows what is there.
+    /// Shows everything in the file.
     pub(crate) fn read_all(&mut self) -> Result<(), Error> {
         while self.read_some()? {}
         Ok(())
     }
 
-    /// Shows what comes until `end` has come, and gives what it gave.
+    /// Shows what is written until `end` completes, and returns its result.
     pub(crate) async fn follow<T>(
         &mut self,
         end: impl Future<Output = Result<T, Error>>,
@@ -92,9 +92,9 @@ impl Reader {
             self.turn_over()?;
             tokio::select! {
                 ended = &mut end => {
-                    // The supervisor has written everything before it tells of the end.
+                    // The supervisor has written everything before it reports the end.
                     self.read_all()?;
-                    // The last of it perhaps in a file that is new since the last look.
+                    // The last lines may be in a file that was opened since the last read.
                     self.turn_over()?;
                     return ended;
                 }
@@ -103,7 +103,7 @@ impl Reader {
         }
     }
 
-    /// Shows the next chunk; false at the end of the file.
+    /// Shows the next chunk; returns false at the end of the file.
     fn read_some(&mut self) -> Result<bool, Error> {
         let held = self.rest.len();
         self.rest.resize(held + CHUNK_BYTES, 0);
@@ -117,17 +117,17 @@ impl Reader {
         read.map(|read| read > 0)
     }
 
-    /// At the end of a file that was renamed, or cut, goes on with what is in its place.
+    /// At the end of a file that was renamed or truncated, continues with the file in its place.
     fn turn_over(&mut self) -> Result<(), Error> {
         let now = match std::fs::metadata(&self.path) {
             Ok(now) => now,
-            // Between the rename and the reopening nothing is there.
+            // Between the rename and the reopening there is no file.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failed(&self.path)(error)),
         };
         let open_one = self.file.metadata().map_err(failed(&self.path))?;
         if now.ino() != open_one.ino() || now.dev() != open_one.dev() {
-            // What was written between the last look and the rename.
+            // What was written between the last read and the rename.
             self.read_all()?;
             self.file = open(&self.path)?;
             self.read_all()?;
@@ -162,7 +162,7 @@ mod tests {
         (Reader::open(path.clone(), &Selection::default()).unwrap(), path)
     }
 
-    /// How far a reader is in its file, and how much of a record it holds back.
+    /// The position of a reader in its file, and the length of the incomplete record that it holds back.
     fn place(reader: &mut Reader) -> (u64, usize) {
         (reader.file.stream_position().unwrap(), reader.rest.len())
     }

@@ -1,5 +1,5 @@
-//! `wharf`: the command line. It speaks the CRI and wharfd's admin service over the daemon's socket, and reads the log
-//! files of containers. It depends on nothing else of wharf, and keeps no state of its own.
+//! `wharf`: the command line. It talks to wharfd over the CRI and the admin service on the daemon's socket, and reads
+//! the log files of containers. It depends on nothing else of wharf and keeps no state of its own.
 
 mod args;
 mod credentials;
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     });
     match ended {
         Ok(code) => code,
-        // Whoever read the output has seen enough.
+        // The reader of the output has seen enough.
         Err(Error::Output { source }) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&wharf_types::chain(&error));
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does what was asked for; gives the code that `wharf` ends with.
+/// Runs the command, and returns the exit code of `wharf`.
 async fn perform(arguments: Arguments) -> Result<ExitCode, Error> {
     let output = Output::new(arguments.json);
     match arguments.command {

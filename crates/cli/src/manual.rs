@@ -14,11 +14,11 @@ pub(crate) fn completion(shell: clap_complete::Shell) -> Result<ExitCode, Error>
     Ok(ExitCode::SUCCESS)
 }
 
-/// A page for `wharf` and one for each of its commands.
+/// Writes a page for `wharf` and one for each command.
 pub(crate) fn pages(directory: &Path) -> Result<ExitCode, Error> {
     let failed = |source| Error::File { path: directory.to_owned(), source };
     std::fs::create_dir_all(directory).map_err(failed)?;
-    // The groups of the overview are for a terminal; a page lists the commands on its own.
+    // The overview's groups are for a terminal; a man page lists the commands in its own way.
     clap_mangen::generate_to(args::command().help_template("{all-args}"), directory).map_err(failed)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,8 +1,8 @@
-//! The only place that writes to the terminal: tables, JSON, and plain lines.
+//! The only place that writes to the terminal: tables, JSON and plain lines.
 //!
-//! The authors of pods and images choose names, commands, labels and messages. A terminal would obey control characters in
-//! them (move the cursor, rename the window, type for its user), so they are shown as escapes. Only the output of a
-//! container is written unchanged.
+//! The authors of pods and images choose names, commands, labels and messages. A terminal would obey control characters
+//! in them (move the cursor, rename the window, type on the user's behalf), so they are shown as escapes. Only a
+//! container's own output is written unchanged.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -18,17 +18,17 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Where results go.
+/// The format of the results.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     pub(crate) format: Format,
 }
 
-/// A line of a table.
+/// A row of a table.
 pub(crate) trait Row: Serialize {
     const HEADINGS: &'static [&'static str];
 
-    /// One text for each heading.
+    /// One cell for each heading.
     fn cells(&self) -> Vec<String>;
 }
 
@@ -52,7 +52,7 @@ impl Output {
         }
     }
 
-    /// One result: a text for people, or a JSON object.
+    /// One result: text for people, or a JSON object.
     pub(crate) fn result(self, value: &impl Serialize, people: &str) -> Result<(), Error> {
         match self.format {
             Format::Json => json(value),
@@ -61,19 +61,19 @@ impl Output {
     }
 }
 
-/// JSON, indented for people too.
+/// Writes JSON, indented so that people can read it, too.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Error::Output { source: error.into() })?;
     let shown = escaped(&text, is_control_in_lines, |control| format!("\\u{:04x}", u32::from(control)));
     bytes(Stream::Stdout, format!("{shown}\n").as_bytes())
 }
 
-/// Text of one or several lines.
+/// Writes one or more lines of text.
 pub(crate) fn text(text: &str) -> Result<(), Error> {
     bytes(Stream::Stdout, lines(text).as_bytes())
 }
 
-/// Lines without what a terminal would obey.
+/// Lines without the characters that a terminal would obey.
 fn lines(text: &str) -> Cow<'_, str> {
     escaped(text, is_control_in_lines, |control| control.escape_unicode().to_string())
 }
@@ -82,7 +82,7 @@ fn is_control_in_lines(c: char) -> bool {
     c.is_control() && !matches!(c, '\n' | '\t')
 }
 
-/// The text with an escape in place of each character that is meant.
+/// The text, with each character for which `is_meant` holds replaced by an escape.
 fn escaped(text: &str, is_meant: fn(char) -> bool, escape: fn(char) -> String) -> Cow<'_, str> {
     if !text.contains(is_meant) {
         return Cow::Borrowed(text);
@@ -91,14 +91,14 @@ fn escaped(text: &str, is_meant: fn(char) -> bool, escape: fn(char) -> String) -
     Cow::Owned(text.chars().map(shown).collect())
 }
 
-/// Which of the two.
+/// Standard output or standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stream {
     Stdout,
     Stderr,
 }
 
-/// What a container wrote.
+/// Writes a container's output.
 pub(crate) fn bytes(stream: Stream, bytes: &[u8]) -> Result<(), Error> {
     let written = match stream {
         Stream::Stdout => {
@@ -110,17 +110,17 @@ pub(crate) fn bytes(stream: Stream, bytes: &[u8]) -> Result<(), Error> {
     written.map_err(|source| Error::Output { source })
 }
 
-/// What went wrong, or is going on; lost if there is no standard error.
+/// Writes an error or a note on progress; it is lost if there is no standard error.
 pub(crate) fn complain(text: &str) {
     let _lost = writeln!(io::stderr().lock(), "wharf: {}", lines(text));
 }
 
-/// A question on the terminal; the answer comes behind it.
+/// Asks for input on the terminal; the input follows on the same line.
 pub(crate) fn prompt(text: &str) {
     let _lost = write!(io::stderr().lock(), "{}", lines(text));
 }
 
-/// What a person at the terminal answers to a question; `None` where there is none.
+/// Asks a yes-or-no question; `None` if there is no terminal to ask on.
 pub(crate) fn asks(question: &str) -> Option<bool> {
     if !io::stdin().is_terminal() {
         return None;
@@ -131,17 +131,17 @@ pub(crate) fn asks(question: &str) -> Option<bool> {
     Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
-/// Whether a person watches, so that something may move.
+/// Whether standard error is a terminal, where progress can be drawn.
 pub(crate) fn is_watched() -> bool {
     io::stderr().is_terminal()
 }
 
-/// Clears the screen where standard output is one.
+/// Clears the screen, if standard output is one.
 pub(crate) fn clear() -> Result<(), Error> {
     if io::stdout().is_terminal() { bytes(Stream::Stdout, b"\x1b[2J\x1b[H") } else { Ok(()) }
 }
 
-/// Columns as wide as their widest cell, three spaces apart.
+/// A table whose columns are as wide as their widest cell, three spaces apart.
 pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let headings: Vec<String> = headings.iter().map(|&heading| heading.to_owned()).collect();
     // A line break in a cell would begin a line that looks like another row.

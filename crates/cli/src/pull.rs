@@ -1,4 +1,4 @@
-//! `wharf pull`, and the pull of an image that `wharf run` lacks: with a progress bar for each layer on a terminal.
+//! `wharf pull`, and the pull of an image that `wharf run` needs: with a progress bar for each layer on a terminal.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -35,7 +35,7 @@ pub(crate) async fn command(daemon: &mut Daemon, output: Output, pull: Pull) -> 
     output.result(&Pulled { image, id: &id }, &format!("{}\n", units::short(&id)))
 }
 
-/// Pulls an image, showing how far it is; gives its id.
+/// Pulls an image, shows the progress, and returns the image's id.
 pub(crate) async fn fetch(
     daemon: &mut Daemon,
     image: &str,
@@ -53,7 +53,7 @@ pub(crate) async fn fetch(
     tokio::pin!(pull, shown);
     let pulled = tokio::select! {
         pulled = &mut pull => pulled,
-        // It ends only where there is nothing to be shown.
+        // It completes only if there is nothing to show.
         () = &mut shown => pull.await,
     };
     let id = pulled.map_err(|status| refusal(image, status))?.into_inner().image_ref;
@@ -68,7 +68,8 @@ fn refusal(image: &str, status: Status) -> Error {
     Error::call(format!("cannot pull {image}"))(status)
 }
 
-/// Draws the bars of a pull for as long as it is polled. An older daemon without progress is no reason to fail.
+/// Draws the progress bars of a pull as long as it is polled. An older daemon may not report progress; that is not an
+/// error.
 async fn show(mut daemon: Daemon, image: String) {
     let Ok(states) = daemon.admin.pull_progress(PullProgressRequest { image }).await else { return };
     let mut states = states.into_inner();
@@ -78,7 +79,7 @@ async fn show(mut daemon: Daemon, image: String) {
     }
 }
 
-/// A bar for each layer, gone with this value.
+/// A progress bar for each layer; dropping this clears them.
 #[derive(Debug)]
 struct Bars {
     screen: MultiProgress,
@@ -87,7 +88,7 @@ struct Bars {
 
 impl Bars {
     fn new() -> Self {
-        // Nothing is drawn where nobody watches.
+        // Nothing is drawn unless standard error is a terminal.
         Self { screen: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()), layers: HashMap::new() }
     }
 
@@ -116,7 +117,7 @@ fn new_bar(layer: &Layer) -> ProgressBar {
     }
 }
 
-/// What is being done about a layer.
+/// What is happening to a layer.
 fn describe(layer: &Layer) -> String {
     let total = units::size(layer.total_bytes);
     match layer.phase() {

@@ -17,7 +17,7 @@ pub(crate) async fn remove(daemon: &mut Daemon, output: Output, rm: Rm) -> Resul
     let listing = daemon.listing().await?;
     let names = match &rm.namespace {
         Some(namespace) => ids(&listing, |pod| in_namespace(pod, namespace)),
-        // What others made, such as a kubelet, is theirs.
+        // Pods that others created, such as a kubelet, are not wharf's to remove.
         None if rm.all => ids(&listing, is_own),
         None => rm.names,
     };
@@ -37,7 +37,7 @@ fn in_namespace(pod: &PodSandbox, namespace: &str) -> bool {
     pod.metadata.as_ref().is_some_and(|metadata| metadata.namespace == namespace)
 }
 
-/// Asks for confirmation; without a terminal to ask on, --yes has to give it.
+/// Asks for confirmation; without a terminal to ask on, --yes must give it.
 #[expect(
     clippy::fn_params_excessive_bools,
     reason = "the flag of the command line, which is asked here alone"
@@ -55,7 +55,7 @@ fn confirm(listing: &Listing, ids: &[String], yes: bool) -> Result<(), Error> {
     }
 }
 
-/// Whether what is in use is removed too.
+/// Whether containers and pods in use are removed as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Force {
     Yes,
@@ -81,7 +81,7 @@ async fn one(mut daemon: Daemon, listing: &Listing, name: &str, force: Force) ->
     match found {
         Found::Pod(pod) => whole_pod(&mut daemon, pod).await,
         Found::Container(container) => {
-            // A pod that `wharf run` made for one container goes with its last one.
+            // A pod that `wharf run` created for one container is removed with its last container.
             if let Some(pod) = listing.pod_of(container)
                 && is_own(pod)
                 && listing.containers_of(pod).count() == 1
@@ -93,14 +93,14 @@ async fn one(mut daemon: Daemon, listing: &Listing, name: &str, force: Force) ->
     }
 }
 
-/// Removes one container, and leaves its pod.
+/// Removes one container, and keeps its pod.
 pub(crate) async fn container(daemon: &mut Daemon, id: &str) -> Result<(), Error> {
     let request = RemoveContainerRequest { container_id: id.to_owned() };
     let removed = daemon.runtime.remove_container(request).await;
     removed.map(drop).map_err(Error::call("removing the container"))
 }
 
-/// Removes a pod, and its logs if `wharf run` chose where they are.
+/// Removes a pod, and its logs if `wharf run` chose their directory.
 pub(crate) async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox) -> Result<(), Error> {
     daemon.remove_pod(&pod.id).await?;
     let Some(logs) = own_logs(pod) else { return Ok(()) };
@@ -110,17 +110,17 @@ pub(crate) async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox) -> Result<(
         }
         _ => {}
     }
-    // It goes with the last pod; until then it is not empty.
+    // The directory is removed with the last pod; until then it is not empty.
     let _others_are_left = std::fs::remove_dir(LOGS);
     Ok(())
 }
 
-/// Whether `wharf run` made a pod.
+/// Whether `wharf run` created a pod.
 pub(crate) fn is_own(pod: &PodSandbox) -> bool {
     own_logs(pod).is_some()
 }
 
-/// The directory of a pod's logs, if it is one of those that `wharf run` makes: anyone can write an annotation.
+/// The directory of a pod's logs, if it is one that `wharf run` makes: anyone can write an annotation.
 fn own_logs(pod: &PodSandbox) -> Option<&Path> {
     let directory = Path::new(pod.annotations.get(LOGS_ANNOTATION)?);
     let mut below = directory.strip_prefix(LOGS).ok()?.components();

@@ -25,10 +25,10 @@ pub(crate) use request::{LOGS, LOGS_ANNOTATION};
 /// How long a program may take to exit after Ctrl-C.
 const GRACE_S: u32 = 10;
 
-/// What was made.
+/// What this run has created.
 #[derive(Debug)]
 struct Made {
-    /// The pod, if this run made it.
+    /// The pod, if this run created it.
     own_pod: Option<PodSandbox>,
     pod_name: String,
     pod_id: String,
@@ -36,10 +36,10 @@ struct Made {
     name: String,
 }
 
-/// What this process has of the container while that runs.
+/// What this process is connected to while the container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Connects {
-    /// Its own streams: the person converses with it.
+    /// The container's own streams: the user interacts with it.
     Streams,
     /// Its log, or nothing at all.
     Log,
@@ -95,18 +95,18 @@ pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result
     if run.rm {
         undo(daemon, &made).await;
     } else if made.own_pod.is_some() {
-        // Nothing of it runs any more; its log and its exit code stay until it is removed.
+        // Nothing in the pod is running any more; the log and the exit code stay until it is removed.
         stop::pod_with(daemon, &made.pod_id, &[], GRACE_S).await?;
     }
     ended.map(Ended::code)
 }
 
-/// A program's exit code as this process's own.
+/// A program's exit code as the exit code of this process.
 pub(crate) fn exit_code(code: i32) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }
 
-/// Makes the container, and the pod if none is joined.
+/// Creates the container, and the pod unless the container joins one.
 async fn make(daemon: &mut Daemon, run: &Run) -> Result<Made, Error> {
     let listing = daemon.listing().await?;
     let env = request::environment(run)?;
@@ -176,7 +176,7 @@ async fn start(daemon: &mut Daemon, run: &Run, id: &str) -> Result<(), Error> {
     daemon.runtime.start_container(request).await.map(drop).map_err(Error::call(failure(run)))
 }
 
-/// Removes what was made; what cannot be removed is told, and leaves the result as it is.
+/// Removes what was created. What cannot be removed is reported and does not change the result.
 async fn undo(daemon: &mut Daemon, made: &Made) {
     let removed = match &made.own_pod {
         Some(pod) => remove::whole_pod(daemon, pod).await,
@@ -187,7 +187,7 @@ async fn undo(daemon: &mut Daemon, made: &Made) {
     }
 }
 
-/// Starts the container; before that, connects to its streams if the person converses with it, so that nothing is missed.
+/// Starts the container. If the user interacts with it, connects to its streams first, so that nothing is missed.
 async fn begin(daemon: &mut Daemon, run: &Run, made: &Made, how: Connects) -> Result<Option<Session>, Error> {
     let session = match how {
         Connects::Streams => Some(streams(daemon, run, &made.container_id).await?),
@@ -211,8 +211,8 @@ async fn streams(daemon: &mut Daemon, run: &Run, id: &str) -> Result<Session, Er
     Ok(session)
 }
 
-/// Carries input and output until the container ends. On a terminal all keys are the program's; without one, Ctrl-C stops
-/// it, a second one kills it.
+/// Carries input and output until the container exits. On a terminal all keys go to the program; without one, Ctrl-C
+/// stops it and a second one kills it.
 async fn converse(daemon: &Daemon, run: &Run, made: &Made, session: Session) -> Result<Ended, Error> {
     let sends = if run.interactive { Sends::Input } else { Sends::Nothing };
     let terminal = (run.tty && run.interactive).then(Terminal::raw).transpose()?;
@@ -223,7 +223,7 @@ async fn converse(daemon: &Daemon, run: &Run, made: &Made, session: Session) -> 
     }
 }
 
-/// Shows what the container writes until it ends. Ctrl-C stops it, a second one kills it.
+/// Shows the container's output until it exits. Ctrl-C stops it and a second one kills it.
 async fn attend(daemon: &mut Daemon, made: &Made) -> Result<ExitCode, Error> {
     let status = daemon.container_status(&made.container_id).await?;
     let mut reader = Reader::open(logs::path(&status, &made.name)?, &Selection::default())?;
@@ -236,7 +236,7 @@ async fn attend(daemon: &mut Daemon, made: &Made) -> Result<ExitCode, Error> {
     }
 }
 
-/// Stops the container at each interrupt, the first time gently; ends only with what went wrong.
+/// Stops the container at each interrupt, the first time gently; returns only if that fails.
 async fn interrupts(mut daemon: Daemon, id: String) -> Error {
     let Err(error) = async {
         next_interrupt().await?;

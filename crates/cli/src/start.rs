@@ -1,5 +1,6 @@
-//! `wharf start`: restarts exited containers and stopped pods. A container of the CRI runs only once, so a new one with the
-//! same configuration replaces it. A stopped pod has lost its network, so the pod and its containers are created anew.
+//! `wharf start`: restarts exited containers and stopped pods. In the CRI a container runs only once, so a new one with
+//! the same configuration replaces it. A stopped pod has lost its network, so the pod and its containers are created
+//! anew.
 
 use futures_util::future::join_all;
 use wharf_cri_api::admin::{ContainerRequest, PodRequest};
@@ -45,7 +46,7 @@ async fn one(mut daemon: Daemon, listing: &Listing, name: &str) -> Result<(), Er
     Ok(())
 }
 
-/// Starts a container of a pod that is ready, or a new one in its place.
+/// Starts a container in a ready pod, or a new one in its place.
 async fn again(daemon: &mut Daemon, pod: &PodSandbox, container: &Container) -> Result<(), Error> {
     if container.state() == ContainerState::ContainerCreated {
         return begin(daemon, container.id.clone()).await;
@@ -56,11 +57,11 @@ async fn again(daemon: &mut Daemon, pod: &PodSandbox, container: &Container) -> 
         remove::container(daemon, &id).await?;
         return Err(error);
     }
-    // Only now: what could not be started again can still be looked at.
+    // Only now: a container that could not be started again can still be inspected.
     remove::container(daemon, &container.id).await
 }
 
-/// Makes a stopped pod anew, with all its containers, and starts those that are wanted.
+/// Recreates a stopped pod with all its containers, and starts the wanted ones.
 async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox, wanted: &[String]) -> Result<(), Error> {
     let request =
         daemon.requests(&pod.id).await?.pop().ok_or(Error::Incomplete { what: "the pod's description" })?;
@@ -78,7 +79,7 @@ async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox, wanted: &[String]) -> 
         }
         return Err(error);
     }
-    // Its logs stay: they are the new one's too.
+    // The logs stay, because they are also the new pod's.
     daemon.remove_pod(&pod.id).await
 }
 
@@ -98,7 +99,7 @@ async fn fill(
     Ok(())
 }
 
-/// The description of a container's successor, which writes on in the same log.
+/// The config of a container's successor, which continues the same log.
 fn next(mut config: ContainerConfig) -> ContainerConfig {
     if let Some(metadata) = &mut config.metadata {
         metadata.attempt += 1;

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::output::{self, Output, Row};
 use crate::units::size;
 
-/// Between two looks at the processors' clocks.
+/// The time between the two measurements of CPU time.
 const ONCE: Duration = Duration::from_millis(300);
 const WATCHED: Duration = Duration::from_secs(1);
 
@@ -23,7 +23,7 @@ struct StatsRow {
     pod: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     container: Option<String>,
-    /// Of one processor, in hundredths.
+    /// In hundredths of one CPU.
     cpu_percent: Option<f64>,
     memory_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,7 +52,7 @@ impl Row for StatsRow {
     }
 }
 
-/// Processor time used until a moment, both in nanoseconds, by the id of a pod or container.
+/// CPU time used, with the time of the measurement, both in nanoseconds, by the id of a pod or container.
 type Clocks = HashMap<String, (i64, u64)>;
 
 pub(crate) async fn stats(daemon: &mut Daemon, output: Output, stats: Stats) -> Result<(), Error> {
@@ -103,7 +103,7 @@ fn clocks(pods: &[PodSandboxStats]) -> Clocks {
     clocks
 }
 
-/// Hundredths of one processor since the look before.
+/// The usage since the last measurement, in hundredths of one CPU.
 fn percent(id: &str, cpu: Option<&CpuUsage>, before: &Clocks) -> Option<f64> {
     let (then, old) = before.get(id)?;
     let (now, new) = clock(cpu)?;

@@ -28,7 +28,7 @@ async fn one(mut daemon: Daemon, listing: &Listing, name: &str, grace_s: u32) ->
     }
 }
 
-/// Stops a pod. The CRI kills its containers at once, so they are asked before.
+/// Stops a pod. The CRI kills a pod's containers at once, so they are asked to exit first.
 pub(crate) async fn pod_with(
     daemon: &mut Daemon,
     pod: &str,
@@ -45,7 +45,7 @@ pub(crate) async fn pod_with(
     stopped.map(drop).map_err(Error::call("stopping the pod"))
 }
 
-/// Reports what became of each name: those that went well on standard output, the others as complaints.
+/// Reports the result for each name: successes on standard output, failures on standard error.
 pub(crate) async fn each(
     output: Output,
     names: &[String],

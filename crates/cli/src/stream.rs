@@ -1,4 +1,4 @@
-//! Sessions of exec and attach: a WebSocket to the URL that wharfd gives, with a channel for each stream.
+//! Sessions of exec and attach: a WebSocket to the URL that wharfd issued, with a channel for each stream.
 
 use std::process::ExitCode;
 
@@ -16,20 +16,20 @@ use crate::output::{self, Stream};
 use crate::run::exit_code;
 use crate::terminal::{self, Input, Keys, Terminal, Typed};
 
-/// Of exec and attach.
+/// The subprotocol of exec and attach.
 const COMMANDS: &str = "v5.channel.k8s.io";
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const STATUS: u8 = 3;
 const RESIZE: u8 = 4;
-/// What ends a channel, which is named behind it.
+/// The channel on which the end of another is sent; that channel's number follows.
 pub(crate) const END: u8 = 255;
 
 /// A WebSocket.
 pub(crate) type Socket = WebSocketStream<TcpStream>;
 
-/// Connects to a URL of wharfd's.
+/// Connects to a URL that wharfd issued.
 pub(crate) async fn open(url: &str, protocol: &'static str) -> Result<Socket, Error> {
     let rest = url.strip_prefix("http://").ok_or_else(|| Error::Elsewhere { url: url.to_owned() })?;
     let address = rest.split('/').next().unwrap_or(rest);
@@ -40,33 +40,33 @@ pub(crate) async fn open(url: &str, protocol: &'static str) -> Result<Socket, Er
     Ok(socket)
 }
 
-/// Whether this process's input goes to the command.
+/// Whether this process's input is sent to the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sends {
     Input,
     Nothing,
 }
 
-/// What the keys Control-P Control-Q do on a terminal.
+/// What Control-P Control-Q does on a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LeaveKeys {
-    /// They leave the program, which goes on: the container's own, which was there before the session.
+    /// It detaches. The program continues: it is the container's own and existed before the session.
     Leave,
-    /// The program gets them like all others: it would not outlive the session.
+    /// The keys go to the program like any others: it would not outlive the session.
     Pass,
 }
 
 /// How a session ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// With its program.
+    /// The program exited.
     Code(ExitCode),
-    /// The person left.
+    /// The user detached.
     Left,
 }
 
 impl Ended {
-    /// What `wharf` ends with.
+    /// The exit code of `wharf`.
     pub(crate) fn code(self) -> ExitCode {
         match self {
             Self::Code(code) => code,
@@ -75,7 +75,7 @@ impl Ended {
     }
 }
 
-/// A session that has begun.
+/// A session in progress.
 #[derive(Debug)]
 pub(crate) struct Session {
     socket: Socket,
@@ -88,20 +88,20 @@ impl Session {
         Ok(Self { socket: open(url, COMMANDS).await?, status: Vec::new() })
     }
 
-    /// Waits until the streams are those of the program: all that it writes from now on is seen.
+    /// Waits until the streams are connected to the program: everything that it writes from now on arrives.
     pub(crate) async fn is_ready(&mut self) -> Result<(), Error> {
         let is_over = match self.socket.next().await.transpose()? {
             Some(message) => take(message, &mut self.status)?,
             None => true,
         };
         if is_over || !self.status.is_empty() {
-            // The status says why.
+            // The status has the reason.
             return ended(&self.status).and(Err(Error::Incomplete { what: "the streams of the session" }));
         }
         Ok(())
     }
 
-    /// Carries input and output until the program ends, or the person leaves.
+    /// Carries input and output until the program exits or the user detaches.
     pub(crate) async fn carry(
         self,
         sends: Sends,
@@ -139,7 +139,7 @@ impl Session {
             };
             sink.send(message).await?;
         }
-        // Before anything is said: the person's terminal is as it was again.
+        // The user's terminal is restored before anything is printed.
         drop(terminal);
         ended(&status).map(Ended::Code)
     }
@@ -149,7 +149,7 @@ pub(crate) fn channel(number: u8, bytes: &[u8]) -> Message {
     Message::Binary([&[number], bytes].concat().into())
 }
 
-/// Shows what came; `true` when it was the last.
+/// Shows a message's content; returns `true` for the last message.
 fn take(message: Message, status: &mut Vec<u8>) -> Result<bool, Error> {
     match message {
         Message::Binary(bytes) => match bytes.split_first() {
@@ -164,7 +164,7 @@ fn take(message: Message, status: &mut Vec<u8>) -> Result<bool, Error> {
     Ok(false)
 }
 
-/// How a command ended, as Kubernetes writes it.
+/// How a command ended, as Kubernetes reports it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Status {

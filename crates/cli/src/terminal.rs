@@ -1,4 +1,4 @@
-//! The user's terminal: in raw mode during a session, restored afterwards. A thread of its own reads the input, because a
+//! The user's terminal: in raw mode during a session, and restored afterwards. A thread reads the input, because a
 //! blocking read of a terminal cannot be cancelled.
 
 use std::io::{self, Read};
@@ -13,17 +13,17 @@ use crate::error::Error;
 /// Control-P, Control-Q.
 const LEAVE: [u8; 2] = [0x10, 0x11];
 
-/// A terminal in another mode, mostly raw; dropped, it is as it was.
+/// A terminal in another mode, usually raw. Dropping this restores it.
 #[derive(Debug)]
 pub(crate) struct Terminal(Termios);
 
-/// Whether standard input is one, to be asked before anything is made.
+/// Checks that standard input is a terminal, before anything is created.
 pub(crate) fn check() -> Result<(), Error> {
     tcgetattr(io::stdin()).map(drop).map_err(|errno| Error::NoTerminal { source: errno.into() })
 }
 
 impl Terminal {
-    /// Makes the terminal of standard input raw: every key goes to the command.
+    /// Puts the terminal of standard input into raw mode: every key goes to the command.
     pub(crate) fn raw() -> Result<Self, Error> {
         let not_one = |errno: nix::Error| Error::NoTerminal { source: errno.into() };
         let before = tcgetattr(io::stdin()).map_err(not_one)?;
@@ -33,7 +33,7 @@ impl Terminal {
         Ok(Self(before))
     }
 
-    /// Lets the terminal of standard input, if that is one, not show what is typed, but for the end of the line.
+    /// Stops the terminal of standard input from echoing anything but the line feed; `None` if it is not a terminal.
     pub(crate) fn silent() -> Option<Self> {
         let before = tcgetattr(io::stdin()).ok()?;
         let mut silent = before.clone();
@@ -46,28 +46,28 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // A terminal that is gone needs no care.
+        // A terminal that is gone need not be restored.
         tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, &self.0).unwrap_or_default();
     }
 }
 
-/// Finds the keys that mean to leave the program alone, one after the other and perhaps each in a piece of its own.
+/// Detects the two detach keys, which may arrive in separate pieces.
 #[derive(Debug, Default)]
 pub(crate) struct Keys {
-    /// The first of the two was the last key of a piece, and waits for the next one.
+    /// The last piece ended with the first of the two keys, which is held back until the next piece.
     begun: bool,
 }
 
-/// What was typed.
+/// The meaning of a piece of input.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Typed {
-    /// For the program; nothing if the piece was but the first of the two keys.
+    /// Input for the program; empty if the piece was only the first of the two keys.
     Keys(Vec<u8>),
     Leave,
 }
 
 impl Keys {
-    /// Takes what was typed next.
+    /// Takes the next piece of input.
     pub(crate) fn take(&mut self, piece: Vec<u8>) -> Typed {
         let mut keys = piece;
         if std::mem::take(&mut self.begun) {
@@ -84,7 +84,7 @@ impl Keys {
     }
 }
 
-/// Standard input, piece by piece.
+/// Standard input in pieces.
 #[derive(Debug)]
 pub(crate) struct Input(mpsc::Receiver<Vec<u8>>);
 
@@ -103,7 +103,7 @@ impl Input {
     }
 }
 
-/// The next piece, `None` at the end; never if there is no input.
+/// The next piece, or `None` at the end; without input it never resolves.
 pub(crate) async fn next(input: &mut Option<Input>) -> Option<Vec<u8>> {
     match input {
         Some(input) => input.0.recv().await,
@@ -111,7 +111,7 @@ pub(crate) async fn next(input: &mut Option<Input>) -> Option<Vec<u8>> {
     }
 }
 
-/// The sizes that a terminal has, the first at once.
+/// The terminal's sizes; the present one comes at once.
 #[derive(Debug)]
 pub(crate) struct Sizes {
     changed: Signal,
@@ -123,7 +123,7 @@ pub(crate) fn sizes() -> Result<Sizes, Error> {
     Ok(Sizes { changed, is_first: true })
 }
 
-/// The next size as the session's message; never without a terminal.
+/// The next size as a message of the session; without a terminal it never resolves.
 pub(crate) async fn next_size(sizes: &mut Option<Sizes>) -> Option<String> {
     let Some(sizes) = sizes else { return std::future::pending().await };
     if !std::mem::take(&mut sizes.is_first) {

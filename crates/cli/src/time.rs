@@ -4,13 +4,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 const NS_A_SECOND: i64 = 1_000_000_000;
 
-/// Now.
+/// The present time.
 pub(crate) fn now_ns() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// `2026-01-31T12:00:00.25Z`, to the nanosecond; empty for 0, which says that it has not been.
+/// `2026-01-31T12:00:00.25Z`, to the nanosecond; empty for 0, which means "never".
 pub(crate) fn text(ns: i64) -> String {
     if ns == 0 {
         return String::new();
@@ -26,7 +26,7 @@ pub(crate) fn text(ns: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
 }
 
-/// Reads RFC 3339: date, `T`, time, an optional fraction, and `Z` or an offset.
+/// Parses RFC 3339: date, `T`, time, an optional fraction, and `Z` or an offset.
 pub(crate) fn parse(text: &str) -> Option<i64> {
     let number = |from: usize, to: usize| text.get(from..to)?.parse::<u16>().ok().map(i64::from);
     let marks = [(4, '-'), (7, '-'), (10, 'T'), (13, ':'), (16, ':')];
@@ -45,7 +45,7 @@ pub(crate) fn parse(text: &str) -> Option<i64> {
     seconds.checked_mul(NS_A_SECOND)?.checked_add(fraction_ns(fraction)?)
 }
 
-/// `Z`, or `+02:00`, in seconds.
+/// `Z` or `+02:00`, in seconds.
 fn offset_s(zone: &str) -> Option<i64> {
     if zone == "Z" {
         return Some(0);
@@ -55,7 +55,7 @@ fn offset_s(zone: &str) -> Option<i64> {
     Some(sign * (i64::from(hours.parse::<u8>().ok()?) * 3600 + i64::from(minutes.parse::<u8>().ok()?) * 60))
 }
 
-/// Nothing, or `.` and digits.
+/// An empty text, or `.` and digits.
 fn fraction_ns(text: &str) -> Option<i64> {
     if text.is_empty() {
         return Some(0);
@@ -67,7 +67,7 @@ fn fraction_ns(text: &str) -> Option<i64> {
     format!("{digits:0<9}").get(..9)?.parse().ok()
 }
 
-/// A point in time, or how long ago one was: `90s`, `10m`, `2h`, `1d`.
+/// A point in time, or its age: `90s`, `10m`, `2h`, `1d`.
 pub(crate) fn since(text: &str) -> Result<i64, String> {
     if let Some(ns) = parse(text) {
         return Ok(ns);
@@ -84,8 +84,8 @@ pub(crate) fn since(text: &str) -> Result<i64, String> {
     Ok(now_ns() - i64::from(number) * unit_s * NS_A_SECOND)
 }
 
-/// The days from the epoch to a date, by the Gregorian calendar. Years are counted from March, so that the leap day
-/// is a year's last.
+/// The number of days from the epoch to a date of the Gregorian calendar. Years are counted from March, so that a leap
+/// day is the last day of a year.
 fn days(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let (era, of_era) = (year.div_euclid(400), year.rem_euclid(400));
@@ -93,7 +93,7 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
-/// The date of a day, counted from the epoch.
+/// The date that is this many days from the epoch.
 fn date(day: i64) -> (i64, i64, i64) {
     let day = day + 719_468;
     let (era, of_era) = (day.div_euclid(146_097), day.rem_euclid(146_097));

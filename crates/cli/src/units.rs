@@ -1,12 +1,12 @@
 //! Sizes, ages and ids as people read them.
 
-/// The first 13 characters of an id, without the name of its digest.
+/// The first 13 characters of an id, without the name of the digest's algorithm.
 pub(crate) fn short(id: &str) -> &str {
     let id = id.split_once(':').map_or(id, |(_algorithm, hex)| hex);
     id.get(..13).unwrap_or(id)
 }
 
-/// Bytes in the unit that leaves up to three digits before the point: `13.4 MiB`.
+/// Bytes in the unit that leaves at most three digits before the point: `13.4 MiB`.
 pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut unit = 0;
@@ -18,7 +18,7 @@ pub(crate) fn size(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit]) }
 }
 
-/// How long ago something was: the two largest units, `2h05m`.
+/// The age of something, in its two largest units: `2h05m`.
 pub(crate) fn age(since_ns: i64, now_ns: i64) -> String {
     let seconds = now_ns.saturating_sub(since_ns).max(0) / 1_000_000_000;
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);

@@ -10,11 +10,11 @@ use wharf_cri_api::v1::{ContainerState, ContainerStatus, GetEventsRequest};
 use crate::daemon::Daemon;
 use crate::error::Error;
 
-/// How long a daemon may be away: containers go on without it, and so does the wait.
+/// How long the daemon may be away: containers continue without it, and so does the wait.
 const AWAY: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// Waits until a container has ended, and gives its last status. A daemon that is restarted meanwhile is waited for.
+/// Waits until a container has exited, and returns its last status. A restart of the daemon does not end the wait.
 pub(crate) async fn for_end(mut daemon: Daemon, id: String) -> Result<ContainerStatus, Error> {
     let mut away_since: Option<Instant> = None;
     loop {
@@ -32,14 +32,14 @@ pub(crate) async fn for_end(mut daemon: Daemon, id: String) -> Result<ContainerS
     }
 }
 
-/// What a call gives whose daemon was killed, or is not back yet.
+/// The status code of a call whose daemon was killed or is not back yet.
 fn is_away(code: Code) -> bool {
     matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled)
 }
 
-/// The status of a container, at once if it has ended, else when something happened to it.
+/// The status of a container: at once if it has exited, else after the next event about it.
 async fn for_change(daemon: &mut Daemon, id: &str) -> Result<ContainerStatus, Error> {
-    // Events first: an end between the two questions must not be missed.
+    // Events first, so that an exit between the two calls is not missed.
     let events = daemon.runtime.get_container_events(GetEventsRequest {}).await;
     let mut events = events.map_err(Error::call("listening to events"))?.into_inner();
     let status = daemon.container_status(id).await?;
@@ -47,7 +47,7 @@ async fn for_change(daemon: &mut Daemon, id: &str) -> Result<ContainerStatus, Er
         return Ok(status);
     }
     while let Some(event) = events.next().await {
-        // A listener that was too slow is told so by an error, and looks for itself.
+        // A client that was too slow gets an error instead of the event, and looks for itself.
         if event.is_err() || event.is_ok_and(|event| event.container_id == id) {
             break;
         }

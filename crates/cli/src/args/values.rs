@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use wharf_cri_api::v1::{KeyValue, Mount, MountPropagation, PortMapping, Protocol};
 
-/// Where wharfd listens.
+/// The address of wharfd's socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Socket(PathBuf);
 
@@ -29,11 +29,11 @@ impl FromStr for Socket {
     }
 }
 
-/// `[[IP:]HOST:]POD[/udp|tcp|sctp]`; each of the two may be a range such as `8000-8010`.
+/// `[[IP:]HOST:]POD[/udp|tcp|sctp]`; HOST and POD may each be a range such as `8000-8010`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Publish(pub(crate) Vec<PortMapping>);
 
-/// A port of this machine and the port of a pod that it leads to.
+/// A port of this machine and the port of a pod to which it is forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ports {
     pub(crate) here: u16,
@@ -89,7 +89,7 @@ impl FromStr for Publish {
     }
 }
 
-/// A port, or several from one to another.
+/// Parses a port or a range of ports.
 fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let port = |text: &str| match text.parse::<u16>() {
         Ok(port) if port != 0 => Ok(port),
@@ -102,7 +102,7 @@ fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
     }
 }
 
-/// Finds `count` ports of this machine that nobody listens on.
+/// Finds `count` ports of this machine on which nothing listens.
 fn free(ip: &str, protocol: Protocol, count: usize) -> Result<Vec<u16>, String> {
     let ip = if ip.is_empty() {
         Ipv4Addr::UNSPECIFIED.into()
@@ -110,7 +110,7 @@ fn free(ip: &str, protocol: Protocol, count: usize) -> Result<Vec<u16>, String> 
         ip.parse::<IpAddr>().map_err(|error| error.to_string())?
     };
     let none = |error: std::io::Error| format!("this machine has no free port: {error}");
-    // All are held until the last is found, so that none is found twice.
+    // All of them are kept open until the last is found, so that none is found twice.
     match protocol {
         Protocol::Udp => {
             let held: Result<Vec<_>, _> = (0..count).map(|_| UdpSocket::bind((ip, 0))).collect();
@@ -144,7 +144,7 @@ impl FromStr for Volume {
         if !to.starts_with('/') {
             return Err(format!("the path in the container, {to:?}, must begin with /"));
         }
-        // docker would take a bare word as a named volume: it must not become a directory by accident.
+        // docker would take a bare word for a named volume, so it must not become a directory by accident.
         if !from.starts_with(['/', '.']) {
             return Err(format!(
                 "wharf has no named volumes: write the path of a directory, such as ./{from} or /srv/{from}"
@@ -161,7 +161,7 @@ impl FromStr for Volume {
     }
 }
 
-/// Applies a mount option, spelled as docker spells it.
+/// Applies a mount option, spelled as in docker.
 fn change(mount: &mut Mount, option: &str) -> Result<(), String> {
     match option {
         "rw" => mount.readonly = false,
@@ -226,16 +226,16 @@ impl FromStr for Bytes {
     }
 }
 
-/// A number of processors, as the quota of a period of [`Cpus::PERIOD_US`].
+/// A number of CPUs, as a quota per period of [`Cpus::PERIOD_US`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cpus {
     pub(crate) quota_us: i64,
 }
 
 impl Cpus {
-    /// The kernel's own.
+    /// The kernel's default.
     pub(crate) const PERIOD_US: i64 = 100_000;
-    /// Below this the kernel takes no quota.
+    /// The kernel accepts no smaller quota.
     const MIN_US: f64 = 1000.0;
     const MAX_US: f64 = 100_000.0 * 8192.0;
 }
@@ -254,14 +254,14 @@ impl FromStr for Cpus {
     }
 }
 
-/// `USER[:GROUP]`; the group by number, since only the image knows the names.
+/// `USER[:GROUP]`; the group must be a number, because only the image knows the names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) user: UserName,
     pub(crate) group: Option<i64>,
 }
 
-/// How a user was named.
+/// A user, by number or by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum UserName {
     Id(i64),

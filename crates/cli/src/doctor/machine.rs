@@ -5,10 +5,10 @@ use std::path::Path;
 
 use super::Check;
 
-/// The oldest kernel with all calls that wharf makes: mount_setattr, and clone into a cgroup.
+/// The oldest kernel that has every call that wharf makes: mount_setattr, and clone into a cgroup.
 const OLDEST: (u32, u32) = (5, 12);
 
-/// All checks of the machine, the ones that most others need first.
+/// All checks of the machine, the most fundamental first.
 pub(super) fn checks() -> Vec<Check> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let release = read("/proc/sys/kernel/osrelease");
@@ -55,7 +55,7 @@ fn unified_controllers() -> String {
     places.iter().find_map(|place| fs::read_to_string(place).ok()).unwrap_or_default()
 }
 
-/// The file system and the super block's options of each mount.
+/// The file system type and the super block's options of each mount.
 fn mounts(mountinfo: &str) -> impl Iterator<Item = (&str, &str)> {
     mountinfo.lines().filter_map(|line| {
         let mut fields = line.split_once(" - ")?.1.split(' ');
@@ -172,8 +172,8 @@ fn legacy_iptables(tables: &str) -> Check {
     Check::warn(WHAT, "iptables-legacy filters packets", advice)
 }
 
-/// `behind` are the servers that systemd-resolved asks: wharfd gives them to pods where only its own loopback addresses are
-/// named.
+/// `behind` has the servers that systemd-resolved asks. wharfd gives them to pods if the file names only loopback
+/// addresses.
 fn resolver(resolv_conf: &str, behind: &str) -> Check {
     const WHAT: &str = "name servers";
     const STUBS: [&str; 2] = ["127.0.0.53", "127.0.0.54"];

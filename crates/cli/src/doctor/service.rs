@@ -11,7 +11,7 @@ use crate::daemon::Daemon;
 use crate::info;
 use crate::units::{short, size};
 
-/// All checks of wharfd; only the first and the supervisor's if it cannot be reached.
+/// All checks of wharfd. If it cannot be reached, only the first and the supervisor's are made.
 pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
     let (mut daemon, info) = match answer {
         Ok(answer) => answer,
@@ -54,7 +54,7 @@ fn version(info: &InfoResponse) -> Check {
     Check::warn("wharfd", found, "restart wharfd after an upgrade: containers keep running")
 }
 
-/// Where the supervisor is by default.
+/// The supervisor's default place.
 fn beside_this_program() -> std::path::PathBuf {
     std::env::current_exe().unwrap_or_default().with_file_name("wharf-shim")
 }
@@ -123,7 +123,7 @@ fn room(free: u64, all: u64) -> Verdict {
 /// Read from `/proc/<pid>/limits`, since the daemon raises its soft limit itself.
 fn open_files(limits: &str) -> Check {
     const WHAT: &str = "open files";
-    /// What a few hundred containers need.
+    /// Enough for a few hundred containers.
     const ENOUGH: u64 = 65_536;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let soft = line.and_then(|line| line.split_whitespace().next());
@@ -137,7 +137,7 @@ fn open_files(limits: &str) -> Check {
     }
 }
 
-/// Records that wharfd could not read when it started, and set aside.
+/// Records that wharfd could not read when it started, and moved to the quarantine.
 fn quarantine(directories: &[&Path]) -> Check {
     const WHAT: &str = "quarantine";
     let places = directories
@@ -158,7 +158,7 @@ fn quarantine(directories: &[&Path]) -> Check {
 /// What supervisors logged: each has a log in its pod's directory, which is empty unless something went wrong.
 fn supervisors(pods: &Path) -> Check {
     const WHAT: &str = "supervisors";
-    /// How much of a line is shown.
+    /// The longest part of a line that is shown, in characters.
     const SHOWN_CHARS: usize = 120;
     let last_line = |pod: &String| {
         let log = std::fs::read_to_string(pods.join(pod).join("shim.log")).ok()?;
@@ -181,7 +181,7 @@ fn supervisors(pods: &Path) -> Check {
 /// Directories and supervisors of pods that wharfd does not know; none if wharfd cannot be asked.
 async fn orphans(daemon: &mut Daemon, state: &Path) -> Option<Check> {
     const WHAT: &str = "orphans";
-    // In this order: a pod that is being created has its directory before it is listed.
+    // In this order, because a pod that is being created has its directory before it is listed.
     let directories = names(&state.join("pods"));
     let supervised = supervised();
     let listing = daemon.listing().await.ok()?;
@@ -206,7 +206,7 @@ async fn orphans(daemon: &mut Daemon, state: &Path) -> Option<Check> {
     Some(Check::warn(WHAT, found.join(", "), advice))
 }
 
-/// The kind and version of a record, from its first line.
+/// The kind and version of a record, from its header line.
 fn recorded(record: &Path) -> Option<String> {
     let content = std::fs::read(record).ok()?;
     let header = String::from_utf8_lossy(content.split(|&byte| byte == b'\n').next()?).into_owned();
@@ -220,7 +220,7 @@ fn names(directory: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// The pods of the running supervisors, whose first argument is the pod's directory.
+/// The pods whose supervisors are running; a supervisor's first argument is the pod's directory.
 fn supervised() -> Vec<String> {
     let lines = names(Path::new("/proc"))
         .into_iter()
@@ -241,7 +241,7 @@ async fn conditions(daemon: &mut Daemon) -> Vec<Check> {
     conditions.into_iter().map(condition).collect()
 }
 
-/// A condition that is true may still carry a remark.
+/// A condition that is met may still carry a remark.
 fn condition(told: wharf_cri_api::v1::RuntimeCondition) -> Check {
     let name = if told.r#type == "NetworkReady" { "pods' network" } else { "runtime" };
     match (told.status, told.message.as_str()) {

@@ -11,13 +11,13 @@ use super::Selection;
 pub(crate) struct Record<'a> {
     pub(crate) stamp: &'a str,
     pub(crate) stream: Stream,
-    /// The line goes on in the stream's next record.
+    /// Whether the line continues in the stream's next record.
     pub(crate) partial: bool,
     pub(crate) text: &'a [u8],
 }
 
 impl<'a> Record<'a> {
-    /// Reads a record, with or without the line's end.
+    /// Parses a record, with or without its line feed.
     pub(crate) fn parse(record: &'a [u8]) -> Option<Self> {
         let record = record.strip_suffix(b"\n").unwrap_or(record);
         let mut fields = record.splitn(4, |&byte| byte == b' ');
@@ -27,7 +27,7 @@ impl<'a> Record<'a> {
             b"stderr" => Stream::Stderr,
             _ => return None,
         };
-        // More tags may follow the first one, after colons.
+        // After the first tag more may follow, separated by colons.
         let partial = match fields.next()?.split(|&byte| byte == b':').next()? {
             b"P" => true,
             b"F" => false,
@@ -37,12 +37,12 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Shows records, joining the parts of a line.
+/// Shows records, and joins the parts of a line.
 #[derive(Debug)]
 pub(crate) struct Printer {
     since_ns: Option<i64>,
     timestamps: bool,
-    /// Whether the last record of standard output, and of standard error, left its line open.
+    /// Whether the last record of standard output and of standard error ended in the middle of a line.
     open: [bool; 2],
 }
 
@@ -56,7 +56,7 @@ impl Printer {
         if text.is_empty() { Ok(()) } else { super::show(stream, &text) }
     }
 
-    /// What is shown of a record, and where. What is no record is shown as it is.
+    /// What is shown of a record, and on which stream. Bytes that are not a record are shown unchanged.
     fn render(&mut self, bytes: &[u8]) -> (Stream, Vec<u8>) {
         let Some(record) = Record::parse(bytes) else { return (Stream::Stdout, bytes.to_vec()) };
         let open = &mut self.open[usize::from(record.stream == Stream::Stderr)];

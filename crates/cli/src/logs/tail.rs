@@ -1,14 +1,14 @@
-//! Where the last lines of a log begin.
+//! Finds where the last lines of a log begin.
 
 use std::io::{self, Read, Seek, SeekFrom};
 
 use super::line::Record;
 use crate::output::Stream;
 
-/// The first window that is looked at from the end; each next one is twice as long.
+/// The first window that is read from the end; each next one is twice as long.
 const WINDOW_BYTES: u64 = 64 * 1024;
 
-/// The offset of the first of the last `lines` lines. A line of several records is one.
+/// The offset of the first of the last `lines` lines. A line made of several records counts once.
 pub(crate) fn start(file: &mut (impl Read + Seek), lines: usize) -> io::Result<u64> {
     let end = file.seek(SeekFrom::End(0))?;
     if lines == 0 {
@@ -21,7 +21,7 @@ pub(crate) fn start(file: &mut (impl Read + Seek), lines: usize) -> io::Result<u
         let mut bytes = Vec::new();
         file.by_ref().take(end - from).read_to_end(&mut bytes)?;
         let begins = beginnings(&bytes, from);
-        // One more than is wanted: the first in the window may be the end of a longer line.
+        // One more than needed: the first in the window may be the end of a longer line.
         if from == 0 || begins.len() > lines {
             let first = begins.len().saturating_sub(lines);
             return Ok(begins.get(first).copied().unwrap_or(end));
@@ -34,9 +34,9 @@ pub(crate) fn start(file: &mut (impl Read + Seek), lines: usize) -> io::Result<u
 fn beginnings(bytes: &[u8], from: u64) -> Vec<u64> {
     let mut begins = Vec::new();
     let mut at = from;
-    // Of each stream, as their parts may take turns, and a stream's last line may have no end.
+    // For each stream, because the parts of both may alternate, and a stream's last line may be incomplete.
     let mut open = [false; 2];
-    // In the middle of a file, nothing is known of what the first bytes belong to.
+    // In the middle of a file it is not known what the first bytes belong to.
     let mut is_known = from == 0;
     for bytes in bytes.split_inclusive(|&byte| byte == b'\n') {
         let begins_line = match Record::parse(bytes) {
@@ -48,7 +48,7 @@ fn beginnings(bytes: &[u8], from: u64) -> Vec<u64> {
         if begins_line && is_known {
             begins.push(at);
         }
-        // What follows a part in the middle of a line is not.
+        // A record that follows a part is still in the middle of a line.
         is_known |= begins_line;
         at += bytes.len() as u64;
     }

@@ -1,4 +1,5 @@
-//! The requests of `wharf run`, built from its arguments. Pure, except that it reads environment files and random bytes.
+//! The requests of `wharf run`, built from its arguments. The only I/O here is reading environment files and random
+//! bytes.
 
 use std::io::Read;
 use std::path::Path;
@@ -15,12 +16,12 @@ use crate::args::{Cpus, Env, Run, UserName};
 use crate::error::Error;
 use crate::find::{self, Listing, container_name, runs};
 
-/// Where the logs of the pods go that `wharf run` makes, each in a directory of its own.
+/// The directory for the logs of the pods that `wharf run` creates; each pod has its own directory in it.
 pub(crate) const LOGS: &str = "/var/log/wharf";
-/// The annotation that names a pod's directory of logs, which goes with the pod.
+/// The annotation that names a pod's log directory, which is removed with the pod.
 pub(crate) const LOGS_ANNOTATION: &str = "wharf.dev/log-directory";
 
-/// 32 hexadecimal characters that nobody else has.
+/// 32 random hexadecimal characters.
 pub(crate) fn random() -> Result<String, Error> {
     const SOURCE: &str = "/dev/urandom";
     let mut bytes = [0; 16];
@@ -29,7 +30,7 @@ pub(crate) fn random() -> Result<String, Error> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The name that was given, if it is free; else one from the image's.
+/// The requested name, if it is free; without one, a name derived from the image's.
 pub(crate) fn pod_name(listing: &Listing, run: &Run, random: &str) -> Result<String, Error> {
     let Some(name) = &run.name else { return Ok(format!("{}-{}", image_word(&run.image), &random[..4])) };
     if listing.pods.iter().any(|pod| find::pod_name(pod) == name) {
@@ -38,7 +39,8 @@ pub(crate) fn pod_name(listing: &Listing, run: &Run, random: &str) -> Result<Str
     Ok(name.clone())
 }
 
-/// The name of one more container of a pod, and which of that name it is: one that has ended may have a successor.
+/// The name of a further container in a pod, and its attempt number: a container that has ended may have a successor of
+/// the same name.
 pub(crate) fn name_in(listing: &Listing, pod: &PodSandbox, run: &Run) -> Result<(String, u32), Error> {
     let name = run.name.clone().unwrap_or_else(|| image_word(&run.image));
     let mut attempt = 0;
@@ -51,7 +53,7 @@ pub(crate) fn name_in(listing: &Listing, pod: &PodSandbox, run: &Run) -> Result<
     Ok((name, attempt))
 }
 
-/// The last word of an image's name: `nginx` of `docker.io/library/nginx:1.22`.
+/// The last word of an image's name: `nginx` for `docker.io/library/nginx:1.22`.
 fn image_word(image: &str) -> String {
     let repository = image.parse::<Reference>().map(|reference| reference.repository().to_owned());
     let repository = repository.unwrap_or_default();
@@ -59,7 +61,7 @@ fn image_word(image: &str) -> String {
     if word.is_empty() { "container".to_owned() } else { word }
 }
 
-/// The pod of a run that joins none.
+/// The pod of a run that does not join one.
 pub(crate) fn pod(run: &Run, name: &str, random: &str) -> PodSandboxConfig {
     let log_directory = format!("{LOGS}/{name}-{}", &random[..8]);
     let security = LinuxSandboxSecurityContext {
@@ -91,7 +93,7 @@ pub(crate) fn pod(run: &Run, name: &str, random: &str) -> PodSandboxConfig {
     }
 }
 
-/// The container, in whatever pod.
+/// The container, for any pod.
 pub(crate) fn container(run: &Run, envs: Vec<KeyValue>, name: &str, attempt: u32) -> ContainerConfig {
     let log = if attempt == 0 { format!("{name}.log") } else { format!("{name}.{attempt}.log") };
     ContainerConfig {
@@ -104,7 +106,7 @@ pub(crate) fn container(run: &Run, envs: Vec<KeyValue>, name: &str, attempt: u32
         mounts: run.volume.iter().map(|volume| volume.0.clone()).collect(),
         log_path: log,
         stdin: run.interactive,
-        // Input that nobody sends any more has ended, but for a program that others may come back to.
+        // Input ends when its sender is gone, unless a program waits for others to attach.
         stdin_once: run.interactive && !run.detach && !run.tty,
         tty: run.tty,
         linux: Some(LinuxContainerConfig {
@@ -167,7 +169,7 @@ fn security(run: &Run) -> LinuxContainerSecurityContext {
     }
 }
 
-/// The variables of the files, and then those of the command line, which come later and so win.
+/// The variables from the files, and then those from the command line, which come later and so override them.
 pub(crate) fn environment(run: &Run) -> Result<Vec<KeyValue>, Error> {
     let mut all = Vec::new();
     for path in &run.env_file {
@@ -179,7 +181,7 @@ pub(crate) fn environment(run: &Run) -> Result<Vec<KeyValue>, Error> {
     Ok(all)
 }
 
-/// A variable a line; empty lines and those that begin with `#` are none.
+/// Parses one variable per line; empty lines and lines that begin with `#` are skipped.
 fn variables(path: &Path, text: &str) -> Result<Vec<KeyValue>, Error> {
     let lines =
         text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
