@@ -9,12 +9,12 @@ use wharf_network::Network;
 
 use crate::config::Config;
 
-/// The answer to `Info` at any later time: the kubelet's range replaces the configured ones.
+/// The response to `Info` at any later time: the kubelet's pod CIDR replaces the configured ranges.
 pub(crate) fn now(info: InfoResponse, network: Arc<Network>) -> impl Fn() -> InfoResponse {
     move || InfoResponse { subnets: network.subnets().to_string(), ..info.clone() }
 }
 
-/// The answer to `Info` as it is when the daemon starts.
+/// The response to `Info` as of the daemon's start.
 pub(crate) fn info(config: &Config, cgroups: &Cgroups) -> anyhow::Result<InfoResponse> {
     let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
     let version = match cgroups.version() {

@@ -1,8 +1,8 @@
 //! `wharfd clean`: restores the machine to its state before wharf.
 //!
-//! It takes over and removes pods as the daemon would, so that what they left in the kernel goes with them, and then
-//! removes the bridge, the cgroups and the files. Images stay without `--images`. IP forwarding stays enabled, since
-//! other programs may rely on it by now.
+//! It takes over pods and removes them as the daemon would, so that what they left in the kernel is removed as well.
+//! Then it removes the bridge, the cgroups and the files. Images stay unless `--images` is given. IP forwarding stays
+//! enabled, because other programs may rely on it by now.
 
 use std::collections::HashSet;
 use std::io::{ErrorKind, Write};
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     images: bool,
 }
 
-/// Removes everything; a second call finds nothing to do.
+/// Removes everything; a second call finds nothing to remove.
 pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     if UnixStream::connect(&config.socket).is_ok() {
         bail!("a wharfd is serving {}: stop it first", config.socket.display());
@@ -81,7 +81,7 @@ fn remove_cgroups(cgroups: &Cgroups, parent: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Removes what is wharf's in a directory; that of others stays, as the directory might be shared by mistake.
+/// Removes wharf's entries in a directory. Other entries stay, because the directory might be shared by mistake.
 fn remove_entries<'a>(directory: &Path, names: impl IntoIterator<Item = &'a &'a str>) -> anyhow::Result<()> {
     for name in names {
         let path = directory.join(name);
@@ -96,15 +96,15 @@ fn remove_entries<'a>(directory: &Path, names: impl IntoIterator<Item = &'a &'a 
 
 fn remove_empty(directory: &Path) -> anyhow::Result<()> {
     match std::fs::remove_dir(directory) {
-        // Images, or something of others.
+        // It has images or other entries in it.
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
-        // A mount point of its own.
+        // The directory itself is a mount point.
         Err(error) if error.kind() == ErrorKind::ResourceBusy => Ok(()),
         other => remove(directory, other),
     }
 }
 
-/// A removal whose object may be gone.
+/// Accepts the removal of a file that does not exist.
 fn remove(path: &Path, removed: std::io::Result<()>) -> anyhow::Result<()> {
     match removed {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

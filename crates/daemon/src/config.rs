@@ -1,5 +1,5 @@
-//! The configuration: one TOML file, and drop-ins beside it that replace single keys. Unknown keys are errors; every key has
-//! a default, so wharfd runs without any file.
+//! The configuration: one TOML file, and drop-ins beside it that replace single keys. Unknown keys are errors. Every
+//! key has a default, so wharfd runs without any file.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -18,17 +18,17 @@ const DEFAULT_FILE: &str = "/etc/wharf/config.toml";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
-    /// Images, snapshots, leases: what outlives a restart of the machine.
+    /// The directory for what outlives a restart of the machine: images, snapshots, leases.
     pub(crate) root: PathBuf,
-    /// Pods: what ends with the machine's uptime.
+    /// The directory for what ends with the machine's uptime: pods.
     pub(crate) state: PathBuf,
     /// The CRI socket.
     pub(crate) socket: PathBuf,
     /// The parent of the cgroups of pods whose request names none.
     pub(crate) cgroup_parent: String,
-    /// Names of runtime handlers beside the default one.
+    /// Names of runtime handlers in addition to the default one.
     pub(crate) handlers: Vec<String>,
-    /// The supervisor's program; beside wharfd itself if empty. Older configurations call it `shim`.
+    /// The supervisor's program; if empty, the one beside wharfd. Older configurations call it `shim`.
     #[serde(alias = "shim")]
     pub(crate) supervisor: PathBuf,
     pub(crate) log: Log,
@@ -47,31 +47,31 @@ pub(crate) struct Log {
     pub(crate) format: LogFormat,
 }
 
-/// The form of a log line.
+/// The format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
-    /// To systemd's journal if standard error leads there, else as text.
+    /// systemd's journal if standard error leads there, else text.
     Auto,
     Text,
     Json,
-    /// To systemd's journal, each value a field of its own.
+    /// systemd's journal, with each value in a field of its own.
     Journald,
 }
 
-/// What one layer of an image may cost.
+/// The limits on one layer of an image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Images {
-    /// The most that one may be unpacked, in GiB.
+    /// The most GiB that one layer may have when unpacked.
     pub(crate) layer_gib: u64,
-    /// The most files, directories and so on in one.
+    /// The most files, directories and other entries in one layer.
     pub(crate) layer_entries: u64,
-    /// The most memory that one decompressor of Zstandard may take, in MiB.
+    /// The most memory for one Zstandard decompressor, in MiB.
     pub(crate) zstd_window_mib: u64,
-    /// How much of the disk stays free, in MiB, but never more than a twentieth of it.
+    /// How much of the disk must stay free, in MiB, but never more than a twentieth of it.
     pub(crate) reserve_mib: u64,
-    /// How many of its inodes stay free, with the same bound.
+    /// How many of its inodes must stay free, with the same bound.
     pub(crate) reserve_inodes: u64,
 }
 
@@ -79,18 +79,17 @@ pub(crate) struct Images {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Registry {
-    /// Directories that hold `<host>/hosts.toml` as containerd has them, or `<host>/*.crt` as Docker does; several with
-    /// colons between them.
+    /// Directories that hold `<host>/hosts.toml` as in containerd, or `<host>/*.crt` as in Docker, separated by colons.
     pub(crate) certs_dir: String,
-    /// How many layers of one pull are downloaded at once.
+    /// How many layers of one pull are downloaded at a time.
     pub(crate) layers_per_pull: usize,
-    /// How many layers of all pulls are downloaded at once.
+    /// How many layers of all pulls together are downloaded at a time.
     pub(crate) layers_in_all: usize,
-    /// How long a registry may send no byte, in seconds.
+    /// How long a registry may send nothing, in seconds.
     pub(crate) stall_timeout_s: u64,
-    /// The fewest bytes a second, over a minute.
+    /// The lowest rate over a minute, in bytes per second.
     pub(crate) rate_floor_bytes: u64,
-    /// Hosts of other domains that may see a registry's credentials in exchange for a token, by the registry's host.
+    /// Hosts in other domains that may see a registry's credentials to issue a token, by the registry's host.
     pub(crate) token_hosts: BTreeMap<String, Vec<String>>,
 }
 
@@ -119,21 +118,21 @@ pub(crate) struct Network {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Streaming {
-    /// An address of this node; port 0 is any. Beyond loopback it needs the three files of TLS.
+    /// An address of this node; port 0 means any. An address beyond loopback needs the three TLS files.
     pub(crate) address: SocketAddr,
-    /// The PEM file of the server's certificate; empty without TLS.
+    /// The PEM file with the server's certificate; empty without TLS.
     pub(crate) tls_certificate: PathBuf,
-    /// The PEM file of its key.
+    /// The PEM file with its key.
     pub(crate) tls_key: PathBuf,
-    /// The PEM file of the authorities that vouch for clients.
+    /// The PEM file with the certificate authorities that sign client certificates.
     pub(crate) tls_client_authorities: PathBuf,
-    /// How long a session may last without anything passing, in seconds.
+    /// How long a session may be idle, in seconds.
     pub(crate) idle_timeout_s: u64,
-    /// How long a client may take no byte of what is sent to it, in seconds.
+    /// How long a client may accept none of the bytes sent to it, in seconds.
     pub(crate) write_timeout_s: u64,
-    /// How many sessions there may be at once.
+    /// How many sessions there may be at a time.
     pub(crate) sessions: usize,
-    /// How many of them may be with one container, or one pod's ports.
+    /// How many of them may be with one container, or with one pod's ports.
     pub(crate) sessions_each: usize,
 }
 
@@ -220,7 +219,7 @@ impl Default for Network {
 }
 
 impl Config {
-    /// Reads the file, or the default one if it exists, and then `<file>.d/*.toml` in the order of names.
+    /// Reads the file, or the default one if it exists, and then `<file>.d/*.toml` in the order of their names.
     pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
         let path = file.unwrap_or(Path::new(DEFAULT_FILE));
         let mut table = match std::fs::read_to_string(path) {
@@ -240,7 +239,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Finds now what the first pod would find otherwise.
+    /// Finds at startup what would otherwise fail with the first pod.
     fn check(&self) -> anyhow::Result<()> {
         for (key, path) in [("root", &self.root), ("state", &self.state), ("socket", &self.socket)] {
             ensure!(path.is_absolute(), "{key}: {path:?} must begin with a slash");
@@ -343,7 +342,7 @@ impl Config {
     }
 }
 
-/// Parses one file alone, so that an error names its line.
+/// Parses each file alone, so that an error has the right line.
 fn checked(path: &Path, text: &str) -> anyhow::Result<toml::Table> {
     let parsed: Result<Config, _> = toml::from_str(text);
     parsed.map_err(|error| {
@@ -353,13 +352,13 @@ fn checked(path: &Path, text: &str) -> anyhow::Result<toml::Table> {
     toml::from_str(text).with_context(|| format!("in {}", path.display()))
 }
 
-/// The known key that is nearest to an unknown one, from the parser's complaint: "unknown field `a`, expected one of
-/// `b`, `c`".
+/// The known key that is closest to an unknown one, from the parser's message: "unknown field `a`, expected one of `b`,
+/// `c`".
 fn meant(complaint: &str) -> Option<&str> {
     let (unknown, expected) = complaint.strip_prefix("unknown field `")?.split_once('`')?;
     let known = expected.split('`').skip(1).step_by(2);
     let near = known.map(|known| (strsim::damerau_levenshtein(unknown, known), known)).min()?;
-    // With more than a third of it wrong, it may have been anything.
+    // If more than a third of it is wrong, it may have been meant as anything.
     (near.0 * 3 <= unknown.len().max(3)).then_some(near.1)
 }
 
@@ -376,7 +375,7 @@ fn drop_ins(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// A later table's keys replace an earlier one's, table by table.
+/// Replaces the keys of an earlier table with those of a later one, table by table.
 fn merge(into: &mut toml::Table, from: toml::Table) {
     for (key, value) in from {
         match (into.get_mut(&key), value) {
@@ -444,7 +443,7 @@ mod tests {
     #[test]
     fn the_sample_shows_the_defaults() {
         let sample = include_str!("../../../deploy/config.toml");
-        // Settings are commented out as `#key = value`, prose as `# text`.
+        // A setting is commented out as `#key = value`; prose is `# text`.
         let set = |line: &str| {
             line.strip_prefix('#').filter(|line| !line.starts_with([' ', '#'])).map(str::to_owned)
         };

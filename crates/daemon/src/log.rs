@@ -1,4 +1,4 @@
-//! Where the log goes: standard error, or systemd's journal.
+//! Where the log goes: to standard error or to systemd's journal.
 
 use std::os::linux::fs::MetadataExt;
 
@@ -9,10 +9,10 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
 
-/// What is logged from now on, to be changed while the process runs.
+/// The log filter, which can be replaced while the process runs.
 pub(crate) type Level = reload::Handle<EnvFilter, Registry>;
 
-/// Starts the log of this process; the handle changes what is logged.
+/// Starts this process's log; the handle changes the filter.
 pub(crate) fn start(config: &Log) -> anyhow::Result<Level> {
     let (filter, level) = reload::Layer::new(filter(config)?);
     let log = tracing_subscriber::registry().with(filter);
@@ -26,7 +26,7 @@ pub(crate) fn start(config: &Log) -> anyhow::Result<Level> {
     Ok(level)
 }
 
-/// What is logged.
+/// The filter for a configuration.
 pub(crate) fn filter(config: &Log) -> anyhow::Result<EnvFilter> {
     EnvFilter::try_new(&config.level).context("log.level")
 }
@@ -36,14 +36,14 @@ fn journal() -> anyhow::Result<tracing_journald::Layer> {
     Ok(journal.with_syslog_identifier("wharfd".to_owned()))
 }
 
-/// Whether systemd has connected standard error to its journal: systemd.exec(5) on `JOURNAL_STREAM`.
+/// Whether systemd has connected standard error to its journal: see `JOURNAL_STREAM` in systemd.exec(5).
 fn leads_to_journal() -> bool {
     let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
     let stderr = std::fs::metadata("/proc/self/fd/2");
     stderr.is_ok_and(|stderr| is_file(&named, stderr.st_dev(), stderr.st_ino()))
 }
 
-/// Whether `device:inode` names a file.
+/// Whether `device:inode` identifies a file.
 fn is_file(named: &str, device: u64, inode: u64) -> bool {
     named == format!("{device}:{inode}")
 }

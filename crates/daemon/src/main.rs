@@ -1,5 +1,5 @@
 //! `wharfd`: reads its configuration, opens its state on disk, takes over the pods of an earlier daemon, and serves the
-//! CRI. It ends on SIGTERM without touching a container.
+//! CRI. On SIGTERM it exits without touching a container.
 
 mod admin;
 mod clean;
@@ -72,7 +72,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// The state of the node on disk and in the kernel, opened.
+/// The node's state on disk and in the kernel.
 struct Node {
     layout: Layout,
     images: Arc<Store>,
@@ -140,8 +140,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     Ok(sessions.await?)
 }
 
-/// How long to wait for the lock of another daemon. A daemon that ends first finishes its in-flight calls; the lock of a
-/// killed one survives in a supervisor that it was about to start, until that supervisor's exec.
+/// How long to wait for another daemon's lock. A daemon that was asked to exit first finishes its in-flight calls. The
+/// lock of a killed one survives in a supervisor that it was starting, until that supervisor's exec.
 const LOCK_PATIENCE: Duration = serve::FINISH_LIMIT.saturating_mul(2);
 
 async fn open_images(root: &Path, limits: wharf_images::Limits) -> Result<Store, StoreError> {

@@ -8,8 +8,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::Config;
 use crate::log::{self, Level};
 
-/// Takes over the level of the log at each SIGHUP, from the configuration of that file. What is wrong with it is told, and
-/// changes nothing.
+/// At each SIGHUP, takes the log level from the configuration in that file. An error in the file is logged and changes
+/// nothing.
 pub(crate) fn at_hangup(file: Option<PathBuf>, level: Level) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {

@@ -17,10 +17,10 @@ use wharf_cri_api::v1::image_service_server::ImageServiceServer;
 use wharf_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use wharf_types::limits::MESSAGE_LIMIT_BYTES;
 
-/// How long in-flight calls may take once the daemon was asked to end. Cutting them off loses no work.
+/// How long in-flight calls may take once the daemon has been asked to exit. Cutting them off loses no work.
 pub(crate) const FINISH_LIMIT: Duration = Duration::from_secs(10);
 
-/// The services of the socket.
+/// The services on the socket.
 pub(crate) struct Services {
     pub(crate) runtime: Runtime,
     pub(crate) images: Images,
@@ -75,7 +75,7 @@ pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<(
     Ok(())
 }
 
-/// A socket that only its owner may open, in place of one that a killed daemon left.
+/// Binds a socket that only its owner may open, in place of one that a killed daemon left.
 fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     if let Some(parent) = socket.parent() {
         std::fs::create_dir_all(parent)?;
@@ -85,13 +85,13 @@ fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(_dead) => std::fs::remove_file(socket)?,
     }
-    // The mode is set before anyone can have found the socket: its directory is the owner's alone until then.
+    // The mode is set before anyone else can reach the socket: until then its directory is open to its owner alone.
     let listener = UnixListener::bind(socket)?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
-/// Tells systemd, where it listens: sd_notify(3).
+/// Notifies systemd, if it started this process: sd_notify(3).
 fn notify(state: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
     let told = std::os::unix::net::UnixDatagram::unbound()
