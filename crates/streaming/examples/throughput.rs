@@ -1,7 +1,8 @@
-//! How fast the output of a process gets to a client over loopback: `cargo run --release --example throughput`.
+//! How fast a process's output reaches a client over loopback: `cargo run --release --example throughput`.
 //!
-//! Server, process and client have a thread each. The client takes the frames off the socket and looks at none. Printed
-//! are the rate as it was, and the rate per second that the server's thread was on a core, which other load leaves alone.
+//! Server, process and client have a thread each. The client takes the frames off the socket and looks at none. It
+//! prints the measured rate, and the rate per second that the server's thread was running on a core, which other load
+//! does not affect.
 
 use std::error::Error;
 use std::fs;
@@ -58,7 +59,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
         server.serve(async { drop(stop.await) }).await;
         let rate = client.join().map_err(|_panic| "the client panicked")??;
-        // The runtime has this thread alone: proc_pid_schedstat(5), nanoseconds on a core.
+        // The runtime has only this thread: proc_pid_schedstat(5), nanoseconds on a core.
         let statistics = fs::read_to_string("/proc/thread-self/schedstat")?;
         let busy_ms =
             u32::try_from(statistics.split(' ').next().ok_or("no statistics")?.parse::<u64>()? / 1_000_000)?;
@@ -68,7 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     })
 }
 
-/// Runs an exec over SPDY, and returns the rate in MB/s.
+/// Runs an exec over SPDY and returns the rate in MB/s.
 fn measure(url: &str) -> Result<f64, Box<dyn Error>> {
     let (address, path) =
         url.strip_prefix("http://").and_then(|rest| rest.split_once('/')).ok_or("a bad URL")?;
@@ -92,7 +93,7 @@ fn measure(url: &str) -> Result<f64, Box<dyn Error>> {
     Ok(f64::from(megabytes) / start.elapsed().as_secs_f64())
 }
 
-/// A frame that opens a stream. Its header is stored in the zlib stream, which the first frame begins, as it is.
+/// A frame that opens a stream. Its header is stored uncompressed in the zlib stream, which the first frame begins.
 fn syn_stream(id: u8, zlib_head: &[u8], kind: &str) -> Vec<u8> {
     let length = |text: &str| [0, 0, 0, text.len().to_le_bytes()[0]];
     let name = "streamtype";

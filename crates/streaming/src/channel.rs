@@ -8,23 +8,23 @@ use tokio::sync::mpsc;
 use crate::wire::WireError;
 use crate::{spdy, websocket};
 
-/// Room in front of a payload for the heads of any frame, in bytes.
+/// Space before a payload for the head of any frame, in bytes.
 const HEAD: usize = 16;
 
-/// The most a frame of ours carries, in bytes: what a pipe holds.
+/// The longest payload of a frame that the server sends, in bytes: what a pipe holds.
 const PAYLOAD: usize = 64 * 1024;
 
-/// The most a piece of what a client sends has, in bytes.
+/// The longest piece of a client's data, in bytes.
 pub(crate) const PIECE: usize = 16 * 1024;
 
-/// How many pieces of a command's streams, or of one channel, may wait to be taken. There is no flow control but that of TCP:
-/// when there are as many, nothing more is read from the connection.
+/// How many pieces of a command's streams, or of one channel, may be queued. TCP's flow control is the only one: with
+/// so many queued, nothing more is read from the connection.
 pub(crate) const PIECES: usize = 8;
 
-/// What a client sends on one stream; ends when the client ends the stream.
+/// The data that a client sends on one stream; it ends when the client ends the stream.
 pub(crate) type Inbound = mpsc::Receiver<Bytes>;
 
-/// A payload with room in front, so that a frame is written in one piece without being copied or allocated.
+/// A payload with space before it, so that a frame is written in one piece without copying or allocating.
 pub(crate) struct Chunk {
     bytes: Box<[u8]>,
     start: usize,
@@ -32,53 +32,53 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    /// An empty payload with room for the most a frame carries.
+    /// An empty payload with room for the longest that a frame carries.
     pub(crate) fn new() -> Self {
         Self { bytes: vec![0; HEAD + PAYLOAD].into_boxed_slice(), start: HEAD, end: HEAD }
     }
 
-    /// A payload of its own size.
+    /// A payload of exactly this size.
     pub(crate) fn of(payload: &[u8]) -> Self {
         let mut bytes = vec![0; HEAD];
         bytes.extend_from_slice(payload);
         Self { start: HEAD, end: bytes.len(), bytes: bytes.into_boxed_slice() }
     }
 
-    /// Where the next payload is read into.
+    /// The room to read the next payload into.
     pub(crate) fn room(&mut self) -> &mut [u8] {
         &mut self.bytes[HEAD..]
     }
 
-    /// Says how long the payload is that was read into the room, and forgets what was put in front of the last one.
+    /// Sets the length of the payload that was read into the room, and drops what was prepended to the last one.
     pub(crate) fn filled(&mut self, len: usize) {
         (self.start, self.end) = (HEAD, HEAD + len);
     }
 
-    /// Puts bytes in front; at most 16 all together.
+    /// Prepends bytes, at most 16 in all.
     pub(crate) fn prepend(&mut self, head: &[u8]) {
         let end = self.start;
         self.start -= head.len();
         self.bytes[self.start..end].copy_from_slice(head);
     }
 
-    /// What was put in front, and the payload.
+    /// What was prepended, and the payload.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..self.end]
     }
 }
 
-/// Why something can't be sent on a stream.
+/// Why nothing can be sent on a stream.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SendError {
-    /// The client wants no more of this stream; the others go on.
+    /// The client has reset this stream; the others continue.
     #[error("the client reset the stream")]
     Reset,
-    /// The connection is over.
+    /// The connection has ended.
     #[error(transparent)]
     Wire(#[from] WireError),
 }
 
-/// What is sent to the client on one stream.
+/// The server's direction of one stream.
 pub(crate) enum Outbound {
     Spdy(spdy::Outlet),
     WebSocket(websocket::Outlet),
@@ -93,7 +93,7 @@ impl Outbound {
         }
     }
 
-    /// Ends the stream in this direction, where the protocol can say so.
+    /// Ends the stream in this direction, if the protocol can express that.
     pub(crate) async fn finish(&self) -> Result<(), WireError> {
         match self {
             Self::Spdy(outlet) => outlet.finish().await,
@@ -115,7 +115,7 @@ impl Outbound {
         }
     }
 
-    /// Resolves when the stream is given up in both directions, where the protocol has that.
+    /// Resolves when the stream is reset in both directions, if the protocol has resets.
     pub(crate) async fn until_reset(&self) {
         match self {
             Self::Spdy(outlet) => outlet.until_reset().await,
@@ -123,7 +123,7 @@ impl Outbound {
         }
     }
 
-    /// Whether the client wants no more of this stream.
+    /// Whether the client has reset this stream.
     pub(crate) fn is_reset(&self) -> bool {
         match self {
             Self::Spdy(outlet) => outlet.is_reset(),
@@ -131,7 +131,7 @@ impl Outbound {
         }
     }
 
-    /// Sends a few bytes. If the client wants no more of this stream, they are dropped.
+    /// Sends a few bytes, or drops them if the client has reset this stream.
     pub(crate) async fn tell(&self, bytes: &[u8]) -> Result<(), WireError> {
         match self.send(&mut Chunk::of(bytes)).await {
             Ok(()) | Err(SendError::Reset) => Ok(()),
@@ -139,7 +139,7 @@ impl Outbound {
         }
     }
 
-    /// Sends a text, unless it is empty, and ends the stream.
+    /// Sends a text unless it is empty, and ends the stream.
     pub(crate) async fn conclude(&self, text: &str) -> Result<(), WireError> {
         if !text.is_empty() {
             self.tell(text.as_bytes()).await?;

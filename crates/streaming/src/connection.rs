@@ -1,4 +1,4 @@
-//! One connection: answers its request, then runs the session that its token grants over the negotiated protocol.
+//! One connection: it answers the request, then runs the session that the token grants over the negotiated protocol.
 
 use std::io;
 use std::sync::Arc;
@@ -30,16 +30,16 @@ use crate::upgrade::{Carrier, Protocol, Service, negotiate};
 use crate::wire::{self, Limits, Stream, Wire, WireError};
 use crate::{spdy, websocket};
 
-/// How long a request, and the handshake before it, may take.
+/// How long a request may take, including the TLS handshake before it.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 
-/// How long a silent peer has before the kernel asks whether it is there, in seconds.
+/// How long a peer may be silent before the kernel probes it, in seconds.
 const KEEPALIVE_S: u32 = 30;
 
-/// How many pieces of all forwarded connections of a session may wait for pods to read, at most: 4 MiB.
+/// How many pieces of all forwarded connections of a session may wait for pods to read them: 4 MiB.
 const FORWARDED_PIECES: usize = 256;
 
-/// What sessions have of these together, where there are many of them: 64 MiB.
+/// The same for all sessions together, which limits each when there are many: 64 MiB.
 const ALL_FORWARDED_PIECES: usize = 16 * FORWARDED_PIECES;
 
 /// What all connections share.
@@ -49,12 +49,12 @@ pub(crate) struct Shared<B> {
     pub(crate) backend: Arc<B>,
     pub(crate) tokens: Arc<Tokens>,
     pub(crate) sessions: Arc<Sessions>,
-    /// Places of connections that are forwarded.
+    /// Permits for forwarded connections.
     pub(crate) forwarded: Arc<Semaphore>,
     pub(crate) pending: Arc<PendingConnections>,
 }
 
-/// A connection from its acceptance to its end. `server` is closed when the server ends.
+/// Runs a connection from its acceptance to its end. `server` is closed when the server shuts down.
 pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, server: watch::Receiver<()>) {
     if let Err(error) = tune(&socket) {
         tracing::debug!(%error, "cannot tune a streaming connection");
@@ -86,7 +86,7 @@ pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, s
         Ok(admitted) => admitted,
         Err(refusal) => {
             let (receiver, answer) = (wire::split(stream, rest, limits), refusal.to_response());
-            // A refused client may stay silent too, so its connection stays pending until it closes.
+            // A refused client, too, may stay silent, so its connection counts as pending until it closes.
             tokio::select! {
                 () = receiver.hang_up(answer.as_bytes(), &Err(())) => {}
                 () = waiting.lost() => {}
@@ -106,12 +106,11 @@ pub(crate) async fn run<B: Backend>(shared: Arc<Shared<B>>, socket: TcpStream, s
     }
 }
 
-/// What a request was granted: what it stands for, what is spoken, the answer that says so, and a place among the
-/// sessions.
+/// What an admitted request gets: its grant, its protocol, the response that says so, and a place among the sessions.
 type Admitted = (Grant, Protocol, String, Place);
 
 impl<B: Backend> Shared<B> {
-    /// Redeems the token of a request and chooses the protocol.
+    /// Redeems the request's token and chooses the protocol.
     fn admit(&self, head: &Head) -> Result<Admitted, Refusal> {
         let redeem = |(path, token)| self.tokens.redeem(path, token, Instant::now());
         let Some(grant) = head.path.strip_prefix('/').and_then(|path| path.split_once('/')).and_then(redeem)
@@ -144,7 +143,7 @@ impl<B: Backend> Shared<B> {
         }
     }
 
-    /// Serves what was granted. In a tunnel, the connection is the one in it.
+    /// Serves the grant. In a tunnel, the connection is the inner one.
     async fn serve(
         &self,
         grant: Grant,
@@ -187,7 +186,7 @@ impl<B: Backend> Shared<B> {
         }
         let creation = self.config.creation;
         let work = |streams| remote_command::over_spdy(streams, wanted, version, creation, start);
-        // Input that the process does not read holds up nothing but its own session.
+        // Input that the process does not read holds up only its own session.
         spdy::session::run(receiver, PIECES, Duration::MAX, work).await
     }
 
@@ -211,12 +210,13 @@ impl<B: Backend> Shared<B> {
     }
 }
 
-/// How many pieces of all forwarded connections of a session may wait for pods to read: fewer where there are many sessions.
+/// How many pieces of all forwarded connections of a session may wait for pods to read them: fewer if there are many
+/// sessions.
 fn forwarded_pieces(sessions: usize) -> usize {
     (ALL_FORWARDED_PIECES / sessions.max(1)).clamp(PIECES, FORWARDED_PIECES)
 }
 
-/// Starts a process that, to its client, ends when the server does.
+/// Starts a process. For its client, the process ends when the server does.
 async fn start_until(
     wire: Arc<Wire>,
     start: impl Future<Output = Result<Session, BackendError>>,
@@ -231,7 +231,7 @@ async fn start_until(
     Ok(Session { exit, ..session })
 }
 
-/// Does some work until the server ends.
+/// Runs some work until the server shuts down.
 async fn until_end(
     wire: Arc<Wire>,
     work: impl Future<Output = Result<(), SessionError>>,
@@ -242,7 +242,7 @@ async fn until_end(
     }
 }
 
-/// A small write goes out at once, and a peer that vanished is noticed.
+/// Sends small writes at once, and has the kernel detect a peer that has vanished.
 fn tune(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
     setsockopt(socket, sockopt::KeepAlive, &true)?;

@@ -1,32 +1,32 @@
-//! The decoders of all that a client sends, on their own: for tests that throw bytes at them.
+//! The decoders of everything that a client sends, one by one, for tests that feed them arbitrary bytes.
 
 use bytes::BytesMut;
 
 use crate::spdy::headers::{DICTIONARY, Inflater};
 use crate::{spdy, websocket};
 
-/// Decodes frames of SPDY/3.1, and says how many there are.
+/// Decodes frames of SPDY/3.1 and returns how many there are.
 ///
 /// # Errors
-/// Why a connection would end with these bytes.
+/// Why these bytes would end a connection.
 pub fn spdy(bytes: &[u8]) -> Result<usize, String> {
     let (mut decoder, mut bytes) = (spdy::frame::Decoder::default(), BytesMut::from(bytes));
     count(|| decoder.decode(&mut bytes).map(|frame| frame.is_some()))
 }
 
-/// Decodes frames of WebSocket, and says how many there are.
+/// Decodes WebSocket frames and returns how many there are.
 ///
 /// # Errors
-/// Why a connection would end with these bytes.
+/// Why these bytes would end a connection.
 pub fn websocket(bytes: &[u8]) -> Result<usize, String> {
     let (mut decoder, mut bytes) = (websocket::frame::Decoder::default(), BytesMut::from(bytes));
     count(|| decoder.decode(&mut bytes).map(|event| event.is_some()))
 }
 
-/// Decodes header blocks of one connection, each behind its length in 16 bits, and says how many there are.
+/// Decodes the header blocks of one connection, each preceded by its length in 16 bits, and returns how many there are.
 ///
 /// # Errors
-/// Why a connection would end with these blocks.
+/// Why these blocks would end a connection.
 pub fn headers(mut bytes: &[u8]) -> Result<usize, String> {
     let mut inflater = Inflater::new();
     count(|| {

@@ -1,4 +1,4 @@
-//! A descriptor of a process or of a connection into a pod: a pipe, a socket or a terminal, driven by the reactor.
+//! A descriptor of a process, or of a connection into a pod: a pipe, socket or terminal, driven by the reactor.
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -9,7 +9,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// How much a descriptor that is no pipe may hold that was not read yet: more than a terminal or a local socket does.
+/// How many unread bytes a descriptor other than a pipe may hold: more than a terminal or a local socket does.
 const CAPACITY_DEFAULT: usize = 1 << 20;
 
 /// A nonblocking descriptor.
@@ -28,12 +28,12 @@ impl Descriptor {
         Ok(Self(registered))
     }
 
-    /// Reads what is there, waiting for the first byte; 0 is the end.
+    /// Reads what is available, and waits for the first byte; 0 means the end.
     pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.async_io(Interest::READABLE, |fd| read_or_end(fd, buffer)).await
     }
 
-    /// Reads what is there; 0 if that is nothing.
+    /// Reads what is available now; 0 if there is nothing.
     pub(crate) fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match read_or_end(self.0.get_ref(), buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
@@ -41,7 +41,7 @@ impl Descriptor {
         }
     }
 
-    /// Writes all.
+    /// Writes all bytes.
     pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let write = |fd: &OwnedFd| Ok(nix::unistd::write(fd, bytes)?);
@@ -50,12 +50,12 @@ impl Descriptor {
         Ok(())
     }
 
-    /// Tells the other side of a socket that nothing more comes.
+    /// Tells the other side of a socket that nothing more follows.
     pub(crate) fn end_writing(&self) -> io::Result<()> {
         Ok(shutdown(self.0.get_ref().as_raw_fd(), Shutdown::Write)?)
     }
 
-    /// The most that may be in there unread.
+    /// The most bytes that may be in it unread.
     pub(crate) fn capacity(&self) -> usize {
         let pipe = fcntl(self.0.get_ref().as_fd(), FcntlArg::F_GETPIPE_SZ).ok();
         pipe.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(CAPACITY_DEFAULT)
@@ -64,7 +64,7 @@ impl Descriptor {
 
 fn read_or_end(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
     match nix::unistd::read(fd, buffer) {
-        // The master of a terminal that no process has open any more: pty(7).
+        // The terminal is no longer open in any process: pty(7).
         Err(Errno::EIO) => Ok(0),
         read => Ok(read?),
     }

@@ -1,4 +1,4 @@
-//! Why the server cannot start or cannot issue a URL, and why a session fails.
+//! Why the server cannot start, cannot issue a URL, or ends a session.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use crate::wire::WireError;
 /// A failed call on the server.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The address is not this machine's own, and nothing protects the connection.
+    /// The address is reachable from other machines, and nothing protects the connection.
     #[error(
         "streaming on {address} needs TLS with a client CA: set the three streaming.tls_ files, or listen on a loopback address"
     )]
@@ -21,7 +21,7 @@ pub enum Error {
         /// The address.
         address: SocketAddr,
     },
-    /// The address can't stand in a URL.
+    /// The address cannot be part of a URL.
     #[error(
         "clients cannot connect to streaming URLs on {address}: set streaming.address to one address of this node"
     )]
@@ -29,7 +29,7 @@ pub enum Error {
         /// The address.
         address: SocketAddr,
     },
-    /// The address can't be listened on.
+    /// The server cannot listen on the address.
     #[error("cannot listen on {address}")]
     Listen {
         /// The address.
@@ -38,26 +38,26 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The TLS files can't be used.
+    /// The TLS files cannot be used.
     #[error("cannot set up TLS for streaming")]
     Tls {
         /// Why.
         #[source]
         source: TlsError,
     },
-    /// The request can't work as it stands.
+    /// The request can never work as it stands.
     #[error("{problem}")]
     Invalid {
         /// What is wrong and what to do.
         problem: &'static str,
     },
-    /// Too many URLs wait to be used.
+    /// Too many URLs have been issued and not used.
     #[error("{pending} streaming URLs have not been used yet; retry in a minute")]
     TooManyPending {
-        /// How many wait.
+        /// How many.
         pending: usize,
     },
-    /// The kernel gave no random bytes for a token.
+    /// The kernel returned no random bytes for a token.
     #[error("cannot generate a token for a streaming URL")]
     Random {
         /// Why.
@@ -67,7 +67,7 @@ pub enum Error {
 }
 
 impl Failure for Error {
-    /// What kind of failure it is.
+    /// The class of the failure.
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Unprotected { .. } | Self::Unspecified { .. } | Self::Tls { .. } | Self::Invalid { .. } => {
@@ -80,19 +80,19 @@ impl Failure for Error {
     }
 }
 
-/// Why a session ended otherwise than by the end of its work.
+/// Why a session ended before its work was done.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
-    /// The connection is over.
+    /// The connection has ended.
     #[error(transparent)]
     Wire(#[from] WireError),
-    /// The client broke SPDY.
+    /// The client violated SPDY.
     #[error(transparent)]
     Spdy(#[from] SpdyError),
-    /// The client broke WebSocket.
+    /// The client violated the WebSocket protocol.
     #[error(transparent)]
     WebSocket(#[from] WebSocketError),
-    /// The client did not open the streams it asked for.
+    /// The client did not open the streams that it asked for.
     #[error("the client did not open its streams within {after_ms} ms")]
     Creation { after_ms: u128 },
 }

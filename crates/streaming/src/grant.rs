@@ -1,42 +1,43 @@
-//! What a streaming URL grants. The RPC that requested the URL fixes it; nothing that a client sends over HTTP widens it.
+//! What a streaming URL grants. The RPC that requested the URL decides it; nothing that a client sends over HTTP
+//! extends it.
 
 use wharf_types::{ContainerId, PodId, Wanted};
 
 use crate::error::Error;
 
-/// How many ports may be named: each has two of the 256 channels of a WebSocket.
+/// How many ports one RPC may name: each uses two of a WebSocket's 256 channels.
 const PORTS_LIMIT: usize = 128;
 
-/// A command to be run in a container.
+/// A command to run in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecGrant {
     /// The container.
     pub container: ContainerId,
     /// The program and its arguments.
     pub command: Vec<String>,
-    /// The streams.
+    /// The requested streams.
     pub wanted: Wanted,
 }
 
-/// A container whose first process is to be talked to.
+/// A container to attach to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttachGrant {
     /// The container.
     pub container: ContainerId,
-    /// The streams; `terminal` is as the container was created.
+    /// The requested streams; `terminal` is as in the container's config.
     pub wanted: Wanted,
 }
 
-/// A pod to whose ports connections may be made.
+/// A pod to whose ports a client may connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortForwardGrant {
     /// The pod.
     pub pod: PodId,
-    /// The ports of a client that speaks the older WebSocket form. Over SPDY each connection names its own.
+    /// The ports, for a client that uses the older WebSocket form. Over SPDY each connection names its own.
     pub ports: Vec<u16>,
 }
 
-/// What a token stands for.
+/// What a token grants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Grant {
     Exec(ExecGrant),
@@ -75,7 +76,7 @@ impl Grant {
     }
 }
 
-/// Checks the flags as the CRI demands: at least one stream, and no stderr beside a terminal.
+/// Checks the flags as the CRI requires: at least one stream, and no stderr with a terminal.
 fn check(wanted: Wanted) -> Result<(), Error> {
     if wanted.terminal && wanted.stderr {
         return Err(Error::Invalid {

@@ -1,8 +1,8 @@
 //! Detects that a client has disconnected, without reading what it sent before.
 //!
-//! The end of a connection arrives after all bytes that the client sent, so the server does not see it while it has no room
-//! for these bytes: the kernel of a killed client offers them for minutes. The kubelet is on this machine, though, so the
-//! server asks the kernel for the state of the client's socket.
+//! The end of a connection arrives after all bytes that the client sent. So the server does not see it while it has no
+//! room for those bytes, and the kernel of a killed client offers them for minutes. But the kubelet is on this machine,
+//! so the server asks the kernel for the state of the client's socket.
 
 use std::future::pending;
 use std::io;
@@ -17,16 +17,16 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
-/// How often a client's socket is asked for.
+/// How often the state of the client's socket is requested.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Watches a client.
+/// Watches a client for its disconnection.
 #[derive(Debug, Clone)]
 pub(crate) struct Hangup {
-    /// The reactor tells of a hang-up only together with bytes to read, which are there all the time while nobody reads
-    /// them; so it watches another epoll, which is readable for nothing else.
+    /// The reactor reports a hang-up only together with readable bytes, and those are always there while nobody reads
+    /// them. So it watches another epoll, which becomes readable for a hang-up alone.
     epoll: Arc<AsyncFd<OwnedFd>>,
-    /// Its end of the connection, if that can be asked for.
+    /// The client's socket, if the kernel can be asked about it.
     peer: Option<Peer>,
 }
 
@@ -43,10 +43,10 @@ impl Hangup {
         Ok(Self { epoll: Arc::new(registered), peer: Some(peer).filter(Peer::can_be_asked_for) })
     }
 
-    /// Resolves when the client has closed its end, or the connection broke.
+    /// Resolves when the client has closed its end or the connection has broken.
     pub(crate) async fn happened(&self) {
         let told = async {
-            // An error would be that the reactor is gone, and with it everybody who waits here.
+            // An error would mean that the reactor is gone, and with it every task that waits here.
             drop(self.epoll.readable().await);
         };
         tokio::select! {
@@ -63,7 +63,7 @@ impl Hangup {
     }
 }
 
-/// The other end of a connection within this machine: its address, and ours.
+/// The client's end of a connection within this machine: its address and ours.
 #[derive(Debug, Clone, Copy)]
 struct Peer {
     its: SocketAddr,
@@ -71,13 +71,13 @@ struct Peer {
 }
 
 impl Peer {
-    /// Kernels need not have this kind of question.
+    /// Whether the kernel supports this request; it need not.
     fn can_be_asked_for(&self) -> bool {
         let same_machine = self.its.ip().is_loopback() || self.its.ip() == self.ours.ip();
         same_machine && matches!(self.is_open(), Ok(true))
     }
 
-    /// Whether its owner has it open: `SOCK_DIAG_BY_FAMILY` of sock_diag(7) for just this socket.
+    /// Whether the client has the socket open: `SOCK_DIAG_BY_FAMILY` of sock_diag(7) for this one socket.
     fn is_open(&self) -> io::Result<bool> {
         const HEADER_LEN: usize = 16;
         const ERROR: u16 = 2;
@@ -102,7 +102,7 @@ impl Peer {
         Ok(matches!(body[1], ESTABLISHED | CLOSE_WAIT))
     }
 
-    /// `struct nlmsghdr` and `struct inet_diag_req_v2`.
+    /// The request: `struct nlmsghdr` and `struct inet_diag_req_v2`.
     fn question(&self) -> Vec<u8> {
         const LEN: u32 = 72;
         const BY_FAMILY: u16 = 20;
@@ -114,7 +114,7 @@ impl Peer {
         bytes.extend([0; 8]);
         let family = if self.its.is_ipv4() { nix::libc::AF_INET } else { nix::libc::AF_INET6 };
         bytes.extend([u8::try_from(family).unwrap_or_default(), TCP, 0, 0]);
-        // Sockets in every state.
+        // Sockets in any state.
         bytes.extend([0xff; 4]);
         for address in [self.its, self.ours] {
             bytes.extend(address.port().to_be_bytes());
@@ -127,7 +127,7 @@ impl Peer {
             bytes.extend(&octets);
             bytes.extend(vec![0; 16 - octets.len()]);
         }
-        // By whatever link, and without a cookie.
+        // Any link, and no cookie.
         bytes.extend([0; 4]);
         bytes.extend([0xff; 8]);
         bytes

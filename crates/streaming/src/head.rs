@@ -1,45 +1,46 @@
-//! The one HTTP/1.1 request of a connection. What follows its head belongs to the protocol it asks for, so there is
-//! never a second one, nor a body.
+//! The only HTTP/1.1 request of a connection. What follows its head belongs to the protocol that it asks for, so there
+//! is neither a body nor a second request.
 
 use std::fmt::Write as _;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// The most a head may have, in bytes.
+/// The longest head, in bytes.
 const HEAD_LIMIT: usize = 16 * 1024;
 
-/// The most headers a head may have.
+/// The most headers in a head.
 const HEADERS_LIMIT: usize = 64;
 
 /// A request.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) method: String,
-    /// Without the query, which decides nothing.
+    /// The path without the query, which is not used.
     pub(crate) path: String,
     headers: Vec<(String, String)>,
 }
 
 impl Head {
-    /// The items of all headers of a name in lower case: they are lists, separated by commas.
+    /// The items of all headers with this lower-case name: they are lists, separated by commas.
     pub(crate) fn list(&self, name: &str) -> impl Iterator<Item = &str> {
         let values = self.headers.iter().filter(move |(known, _)| known == name);
         values.flat_map(|(_, value)| value.split(',').map(str::trim))
     }
 
-    /// Whether a header is there.
+    /// Whether a header exists.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.headers.iter().any(|(known, _)| known == name)
     }
 
-    /// Whether any header of a name contains a text in lower case, whatever its case.
+    /// Whether any header with this name contains a lower-case text, ignoring case.
     pub(crate) fn contains(&self, name: &str, text: &str) -> bool {
         self.list(name).any(|item| item.to_ascii_lowercase().contains(text))
     }
 }
 
-/// Reads a head and returns what was read beyond it. `None` if the client left, or does not speak HTTP within bounds.
+/// Reads a head, and returns it with the bytes after it. `None` if the client left, or does not speak HTTP within the
+/// limits.
 pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<(Head, BytesMut)> {
     let mut bytes = BytesMut::with_capacity(4096);
     loop {
@@ -56,7 +57,7 @@ pub(crate) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Option<(Head,
     }
 }
 
-/// Parses a head, and says how long it is; the inner `None` if more bytes are needed.
+/// Parses a head, and returns it with its length; the inner `None` means that more bytes are needed.
 fn parse(bytes: &[u8]) -> Option<Option<(Head, usize)>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_LIMIT];
     let mut request = httparse::Request::new(&mut headers);
@@ -68,7 +69,7 @@ fn parse(bytes: &[u8]) -> Option<Option<(Head, usize)>> {
     Some(Some((head, length)))
 }
 
-/// An answer that is not the beginning of another protocol.
+/// A response that ends the HTTP exchange instead of upgrading it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: &'static str,
@@ -81,7 +82,7 @@ impl Refusal {
         Self { status, headers: Vec::new(), text: text.into() }
     }
 
-    /// The answer as it is sent.
+    /// The response as it is sent.
     pub(crate) fn to_response(&self) -> String {
         let length = [("Content-Length", self.text.len().to_string())];
         let fixed = [("Content-Type", "text/plain; charset=utf-8".into()), ("Connection", "close".into())];
@@ -90,11 +91,11 @@ impl Refusal {
     }
 }
 
-/// The head of an answer.
+/// The head of a response.
 pub(crate) fn response<'a>(status: &str, headers: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut text = format!("HTTP/1.1 {status}\r\n");
     for (name, value) in headers {
-        // Writing to a string can't fail.
+        // Writing to a string cannot fail.
         write!(text, "{name}: {value}\r\n").ok();
     }
     text + "\r\n"

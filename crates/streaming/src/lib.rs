@@ -1,8 +1,8 @@
-//! The HTTP server that the URLs of Exec, Attach and PortForward point to.
+//! The HTTP server behind the URLs of Exec, Attach and PortForward.
 //!
 //! It owns the one-time tokens, the upgrade, SPDY/3.1 and WebSocket. Of pods and containers it knows only the ids: a
-//! [`Backend`] starts processes and opens connections, and all it gives are descriptors, between which and the client
-//! bytes are pumped.
+//! [`Backend`] starts processes and opens connections and returns descriptors, and the server pumps bytes between these
+//! and the client.
 //!
 //! ```text
 //! socket ─ head, upgrade ─┬─ spdy ──────┬─ remote_command ─ pump ─ descriptors of a process
@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A session is one future: the demultiplexer of its connection and the work on its streams run side by side in it, and
-//! when one of them ends, the other is dropped with all it holds. A client that leaves thus frees everything, in any
-//! state; nothing has to be told to stop.
+//! when one of them ends, the other is dropped with everything that it holds. So a client that leaves frees everything,
+//! in any state, and nothing has to be told to stop.
 
 mod backend;
 mod channel;

@@ -1,6 +1,6 @@
 //! Pending connections: those that have not sent their request yet, or whose request was refused.
 //!
-//! Anyone who reaches the port can open connections and stay silent, so their number is bounded: when it is reached, a new
+//! Anyone who can reach the port can open connections and stay silent, so their number is limited: at the limit, a new
 //! connection evicts the one that has been pending longest.
 
 use std::collections::VecDeque;
@@ -11,7 +11,7 @@ use wharf_types::lock::lock;
 
 use crate::token::PENDING_LIMIT;
 
-/// The pending connections, the oldest first.
+/// The pending connections, oldest first.
 #[derive(Default)]
 pub(crate) struct PendingConnections(Mutex<Waiting>);
 
@@ -26,7 +26,7 @@ const PLACES: usize = 1024;
 
 const _: () = assert!(PLACES > PENDING_LIMIT, "clients that use all URLs in one moment have room");
 
-/// One pending connection, until it is dropped.
+/// A connection's place among the pending ones, until it is dropped.
 pub(crate) struct Place {
     pending: Arc<PendingConnections>,
     number: u64,
@@ -54,7 +54,7 @@ impl PendingConnections {
 impl Place {
     /// Resolves when another connection evicts this one.
     pub(crate) async fn lost(&mut self) {
-        // Nothing is ever sent: the sender is dropped with the place.
+        // Nothing is ever sent: the sender is dropped together with the place.
         drop((&mut self.lost).await);
     }
 }

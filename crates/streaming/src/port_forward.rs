@@ -1,6 +1,6 @@
 //! Port-forward: many connections to one pod over one connection of a client.
 //!
-//! Each forwarded connection has two streams: its data, and an error message if it fails. A failure does not affect the
+//! Each forwarded connection has two streams, one for data and one for an error message. A failure does not affect the
 //! other connections.
 
 use std::pin::pin;
@@ -24,11 +24,11 @@ mod pairs;
 
 use pairs::Pairs;
 
-/// How many connections of a session may be on their way into the pod at a time. A client can give up the streams of one at
-/// once and open the next ones, while a connection that was begun takes its time.
+/// How many connections of a session into the pod may be in the making at a time. A client can reset their streams and
+/// open new ones at once, while a connection attempt takes its time.
 const CONNECTING_LIMIT: usize = 128;
 
-/// A forwarded connection as its client has it.
+/// A forwarded connection, as its client sees it.
 struct Forwarded {
     port: u16,
     inbound: Inbound,
@@ -36,18 +36,18 @@ struct Forwarded {
     error: Outbound,
 }
 
-/// A session's way into its pod.
+/// Forwards the connections of one session into its pod.
 pub(crate) struct Forwarder<B> {
     backend: Arc<B>,
     pod: PodId,
-    /// Places of connections that are on their way.
+    /// Permits for connections in the making.
     begun: Semaphore,
-    /// Places of all sessions' connections.
+    /// Permits for the connections of all sessions.
     all: Arc<Semaphore>,
 }
 
-/// Serves a client over SPDY, which opens a pair of streams for each connection it wants, at any time. Ends with the pod, once
-/// what is left of its connections has been sent.
+/// Serves a client over SPDY. The client opens a pair of streams for each connection, at any time. The session ends
+/// with the pod, once what is left of its connections has been sent.
 pub(crate) async fn over_spdy<B: Backend>(
     mut streams: mpsc::Receiver<spdy::Stream>,
     forwarder: Arc<Forwarder<B>>,
@@ -72,7 +72,7 @@ pub(crate) async fn over_spdy<B: Backend>(
     Ok(())
 }
 
-/// Serves a client over the channels of a WebSocket: two for each port that the RPC named.
+/// Serves a client over a WebSocket with two channels for each port that the RPC named.
 pub(crate) async fn over_websocket<B: Backend>(
     channels: websocket::Channels,
     forwarder: Arc<Forwarder<B>>,
@@ -92,15 +92,16 @@ pub(crate) async fn over_websocket<B: Backend>(
 }
 
 impl<B: Backend> Forwarder<B> {
-    /// `all` has the places of all sessions.
+    /// `all` has the permits of all sessions.
     pub(crate) fn new(backend: Arc<B>, pod: PodId, all: Arc<Semaphore>) -> Arc<Self> {
         Arc::new(Self { backend, pod, begun: Semaphore::new(CONNECTING_LIMIT), all })
     }
 
-    /// Connects a client to a port, stays until both sides have ended the connection, and tells the client what went wrong.
+    /// Connects a client to a port, stays until both sides have closed the connection, and tells the client what went
+    /// wrong.
     async fn connect(self: Arc<Self>, forwarded: Forwarded) {
         let Forwarded { port, inbound, data, error } = forwarded;
-        // Each of the session's connections has a reference, and so has the session.
+        // Each of the session's connections has a reference, and so has the session itself.
         let others = Arc::strong_count(&self).saturating_sub(2);
         let failure = match self.place(others) {
             Some(_place) => self.carry(port, inbound, &data).await.err(),
@@ -115,7 +116,8 @@ impl<B: Backend> Forwarder<B> {
         }
     }
 
-    /// A place for one more connection of a session, which takes no more of them than it leaves to others.
+    /// A permit for one more connection of the session, which may not have more connections than there are permits
+    /// left.
     fn place(&self, others: usize) -> Option<SemaphorePermit<'_>> {
         if others >= self.all.available_permits() {
             return None;
@@ -123,11 +125,11 @@ impl<B: Backend> Forwarder<B> {
         self.all.try_acquire().ok()
     }
 
-    /// Moves bytes between a client and a port. An error is for people.
+    /// Moves bytes between a client and a port. An error is a text for people.
     async fn carry(&self, port: u16, inbound: Inbound, data: &Outbound) -> Result<(), String> {
         let begun = tokio::select! {
             begun = self.begun.acquire() => begun,
-            // The client left it before its turn.
+            // The client gave it up before its turn.
             () = data.until_reset() => return Ok(()),
         };
         let socket = self.backend.connect(&self.pod, port).await.map_err(|error| chain(&*error))?;
@@ -140,7 +142,7 @@ impl<B: Backend> Forwarder<B> {
     }
 }
 
-/// Ends a connection with a text for people. Only the data is reset: a reset could overtake the text.
+/// Ends a connection with a text for people. Only the data stream is reset: a reset could overtake the text.
 async fn refuse(error: &Outbound, data: Option<&Outbound>, why: &str) -> Result<(), WireError> {
     error.conclude(why).await?;
     match data {

@@ -1,4 +1,4 @@
-//! Copies bytes between descriptors and the client's streams.
+//! Copies bytes between descriptors and a client's streams.
 
 use std::io;
 use std::pin::Pin;
@@ -14,13 +14,14 @@ use crate::channel::{Chunk, Inbound, Outbound, SendError};
 use crate::descriptor::Descriptor;
 use crate::wire::WireError;
 
-/// The end of a process, for all who wait for it.
+/// The exit of a process, for everyone who waits for it.
 pub(crate) type Ended = Shared<Pin<Box<dyn Future<Output = Result<Exit, String>> + Send>>>;
 
-/// Sends what a process writes, until nothing writes any more, or the process is gone and what it wrote is sent.
+/// Sends a process's output until all writers have closed it, or until the process is gone and its output has been
+/// sent.
 ///
-/// A descendant in the background may hold the descriptor open and go on writing: after the end of the process only as
-/// much is sent as could have been in there.
+/// A descendant in the background may keep the descriptor open and go on writing. So after the process has exited, no
+/// more is sent than the descriptor can have held.
 pub(crate) async fn output(from: Descriptor, to: &Outbound, mut ended: Ended) -> Result<(), WireError> {
     let mut chunk = Chunk::new();
     let mut left = usize::MAX;
@@ -55,7 +56,8 @@ pub(crate) async fn output(from: Descriptor, to: &Outbound, mut ended: Ended) ->
     Ok(())
 }
 
-/// Writes what a client sends until it ends its stream, then closes the descriptor. If nothing reads from it any more,
+/// Writes what a client sends until it ends its stream, then closes the descriptor. If the reader is gone, the rest is
+/// dropped.
 /// the rest is dropped.
 pub(crate) async fn input(mut from: Inbound, to: Descriptor) {
     while let Some(bytes) = from.recv().await {
@@ -66,17 +68,17 @@ pub(crate) async fn input(mut from: Inbound, to: Descriptor) {
     }
 }
 
-/// How long a client may be silent after the pod has ended its direction. Clients before Kubernetes 1.28 wait for the end of
-/// the connection before they end theirs.
+/// How long a client may be silent after the pod has closed its direction. Clients older than Kubernetes 1.28 wait for
+/// the end of the connection before they close theirs.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Why a forwarded connection ended before both sides had ended it.
+/// Why a forwarded connection ended before both sides had closed it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ForwardError {
-    /// The client gave it up, or left.
+    /// The client reset the stream or left.
     #[error(transparent)]
     Send(#[from] SendError),
-    /// The side of the pod broke.
+    /// The pod's side broke.
     #[error("the connection was lost")]
     Broken {
         #[source]
@@ -84,8 +86,8 @@ pub(crate) enum ForwardError {
     },
 }
 
-/// Moves bytes both ways between a client's stream and a socket, until both directions are at their end, or the pod's is
-/// and the client says nothing more.
+/// Moves bytes both ways between a client's stream and a socket, until both directions have ended, or until the pod's
+/// has ended and the client is silent.
 pub(crate) async fn forward(
     mut from: Inbound,
     to: &Outbound,
@@ -110,7 +112,7 @@ pub(crate) async fn forward(
                 () = to.until_reset() => return Err(SendError::Reset.into()),
             };
             if written.is_err() {
-                // The pod reads no more, but what it wrote before has to arrive.
+                // The pod reads no more, but what it wrote before must still arrive.
                 from.close();
                 return Ok(());
             }
@@ -118,7 +120,7 @@ pub(crate) async fn forward(
         if to.is_reset() {
             return Err(SendError::Reset.into());
         }
-        // Fails only if the other direction is broken too, which then says so.
+        // This fails only if the other direction is broken as well, which then reports it.
         socket.end_writing().ok();
         Ok(())
     };

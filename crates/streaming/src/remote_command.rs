@@ -1,7 +1,8 @@
 //! Exec and attach, independent of the protocol: pumps the streams of a process, then reports its exit status.
 //!
-//! Clients read the output to its end before they read the error stream, and close when they have the status. So the server
-//! first sends all that the process wrote before it exited, then the status, then the ends of the streams.
+//! Clients read the output to its end before they read the error stream, and close when they have the status. So the
+//! server first sends everything that the process wrote before it exited, then the status, then the ends of the
+//! streams.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -25,28 +26,28 @@ use crate::status::{Outcome, StatusForm};
 use crate::websocket;
 use crate::wire::WireError;
 
-/// The streams of a client.
+/// A client's streams.
 struct Client {
     stdin: Option<Inbound>,
     resize: Option<Inbound>,
     stdout: Option<Outbound>,
     stderr: Option<Outbound>,
     error: Outbound,
-    /// Our directions of the streams that only the client uses.
+    /// The server's directions of streams that only the client writes to.
     unused: Vec<Outbound>,
-    /// Over WebSocket an empty message says that the streams are those of the process.
+    /// Whether an empty message tells the client that the streams are connected to the process, as over WebSocket.
     greets: bool,
 }
 
-/// What a version of the protocol has.
+/// What a version of the protocol supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Version {
     pub(crate) status: StatusForm,
-    /// Whether there is a stream for the sizes of the terminal.
+    /// Whether there is a stream for terminal sizes.
     pub(crate) resize: bool,
 }
 
-/// Serves a client over SPDY, which opens one stream for each thing it wants, in any order.
+/// Serves a client over SPDY. The client opens one stream for each thing that it wants, in any order.
 pub(crate) async fn over_spdy<F>(
     mut streams: mpsc::Receiver<spdy::Stream>,
     wanted: Wanted,
@@ -64,7 +65,7 @@ where
     serve(client, version.status, start).await
 }
 
-/// Serves a client over the channels of a WebSocket, which are all there from the beginning.
+/// Serves a client over the channels of a WebSocket, which all exist from the start.
 pub(crate) async fn over_websocket<F>(
     channels: websocket::Channels,
     wanted: Wanted,
@@ -86,7 +87,7 @@ where
     serve(client, status, start).await
 }
 
-/// Waits for the streams that a client has to open, and accepts them.
+/// Waits for the streams that a client must open, and accepts them.
 async fn collect(
     streams: &mut mpsc::Receiver<spdy::Stream>,
     wanted: Wanted,
@@ -105,7 +106,7 @@ async fn collect(
         outlet.accept().await?;
         match missing.iter().position(|name| headers.value("streamtype") == Some(name)) {
             Some(at) => drop(found.insert(missing.swap_remove(at), (inbound, Outbound::Spdy(outlet)))),
-            // Newer than this server, not asked for, or there twice: nothing comes of it.
+            // Newer than this server, not requested, or a duplicate: it is not used.
             None => outlet.finish().await?,
         }
     }
@@ -123,7 +124,7 @@ async fn collect(
     Ok(Client { stdin, resize, stdout, stderr, error, unused, greets: false })
 }
 
-/// Starts the process, stays with it to its end, and tells how it ended.
+/// Starts the process, serves it until it ends, and reports its exit.
 async fn serve<F>(
     client: Client,
     status: StatusForm,
@@ -151,14 +152,14 @@ where
         }
         Ok(())
     };
-    // Sizes are noted from the first byte on: the first may be there before the process is.
+    // Sizes are read from the first byte on, because the first may arrive before the process exists.
     tokio::select! {
         done = work => done,
         never = resize::follow(resize, latest) => match never {},
     }
 }
 
-/// Pumps the streams of a process until it is gone and all it wrote is sent.
+/// Pumps the streams of a process until it is gone and its output has been sent.
 async fn attend(
     session: Session,
     stdin: Option<Inbound>,
@@ -195,7 +196,7 @@ async fn attend(
     }
 }
 
-/// Gives the terminal each new size.
+/// Sets each new size of the terminal.
 async fn apply(mut sizes: Sizes, resize: Option<Resize>) -> Infallible {
     if let Some(resize) = resize {
         loop {

@@ -1,4 +1,4 @@
-//! The sizes of a client's terminal: a stream of JSON objects that may be split anywhere.
+//! The sizes of a client's terminal: a stream of JSON objects, which may be split anywhere.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use wharf_types::TerminalSize;
 
 use crate::channel::Inbound;
 
-/// The most that an unfinished object may have, in bytes.
+/// The longest unfinished object, in bytes.
 const OBJECT_LIMIT: usize = 1024;
 
-/// A size as clients write it: the reference with capitals, others without.
+/// A size as clients write it: the reference client with capitals, others without.
 #[derive(Deserialize)]
 struct Written {
     #[serde(rename = "Width", alias = "width")]
@@ -23,16 +23,16 @@ struct Written {
     height: u16,
 }
 
-/// The latest size, once there is one.
+/// The latest size, once one has arrived.
 pub(crate) type Sizes = watch::Receiver<Option<TerminalSize>>;
 
-/// Waits for the first size, but not longer than this.
+/// Waits for the first size, for at most this long.
 pub(crate) async fn first(mut sizes: Sizes, patience: Duration) -> Option<TerminalSize> {
     let told = timeout(patience, sizes.wait_for(Option::is_some)).await;
     *told.ok()?.ok()?
 }
 
-/// Notes each size as it comes. A stream that makes no sense is not followed further, which ends nothing else.
+/// Takes each size as it arrives. After an invalid one the stream is ignored, and the session continues.
 pub(crate) async fn follow(
     stream: Option<Inbound>,
     latest: watch::Sender<Option<TerminalSize>>,
@@ -54,12 +54,12 @@ pub(crate) async fn follow(
             }
         }
     }
-    // Nobody has to wait for a size any more.
+    // Nobody needs to wait for a size any longer.
     drop(latest);
     std::future::pending().await
 }
 
-/// Takes all whole objects from the front and returns the last one.
+/// Removes all complete objects from the front, and returns the last one.
 fn last_size(text: &mut Vec<u8>) -> Result<Option<TerminalSize>, serde_json::Error> {
     let mut objects = serde_json::Deserializer::from_slice(text).into_iter::<Written>();
     let mut last = None;

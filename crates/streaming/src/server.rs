@@ -1,4 +1,4 @@
-//! The server: it listens and hands out URLs.
+//! The server: it listens, accepts connections and issues URLs.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -19,46 +19,47 @@ use crate::sessions::Sessions;
 use crate::tls::{Tls, TlsFiles};
 use crate::token::Tokens;
 
-/// How long nothing is accepted after that has failed, which happens when descriptors run out.
+/// How long nothing is accepted after an accept has failed, which happens when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long sessions may take to end when the server does.
+/// How long sessions may take to end when the server shuts down.
 const GOODBYE: Duration = Duration::from_secs(3);
 
-/// How the server listens, and its bounds.
+/// The server's address and its limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where to listen; port 0 means any. Other addresses than loopback need TLS.
+    /// Where to listen; port 0 means any. An address other than loopback needs TLS.
     pub address: SocketAddr,
-    /// The files of TLS, if it is to be spoken.
+    /// The TLS files, if TLS is to be used.
     pub tls: Option<TlsFiles>,
-    /// How often the files of TLS are read anew.
+    /// How often the TLS files are read again.
     pub reload: Duration,
-    /// How long a session may last without anything passing in either direction.
+    /// How long a session may be idle in both directions.
     pub idle: Duration,
     /// How long a client may take to open its streams.
     pub creation: Duration,
-    /// How long a command waits for the size of its terminal, which a client tells when its streams are there: after the
-    /// way to it and back. One that does not is slower by this.
+    /// How long a command waits for its terminal's size, which a client sends once its streams are open, a round trip
+    /// later. A client that sends none is delayed by this.
     pub size: Duration,
-    /// How long a client may take no byte of what is sent to it. Someone may have paused a pager.
+    /// How long a client may accept none of the bytes sent to it. The user may have paused a pager.
     pub write: Duration,
-    /// How long a client of a WebSocket whose input is stuck is left without a word: clients give up after a minute.
+    /// How long a WebSocket client whose input is stuck gets no frame: clients give up after a minute.
     pub heartbeat: Duration,
-    /// How long forwarded connections whose pod does not read may hold up the others of their session, once 4 MiB wait. Less
-    /// than the half minute after which clients give up a stream that gets no reply.
+    /// How long forwarded connections that a pod does not read may hold up the others of their session, once 4 MiB are
+    /// waiting. It is less than the half minute after which clients give up a stream without a reply.
     pub stall: Duration,
-    /// How many sessions there may be.
+    /// How many sessions there may be at a time.
     pub sessions: usize,
-    /// How many of them may be with one container, or one pod's ports.
+    /// How many of them may be with one container, or with one pod's ports.
     pub sessions_each: usize,
-    /// How many connections all sessions may forward at a time. Each costs its pod, its client and this process some memory.
+    /// How many connections all sessions may forward at a time. Each costs the pod, the client and this process some
+    /// memory.
     pub forwards: usize,
 }
 
 impl Default for Config {
-    /// Loopback, any port, no TLS, 1 minute, 4 hours, 30 seconds, 250 milliseconds, 30 minutes, 15 seconds, 20 seconds, 1024 sessions,
-    /// 256 each, and 2048 forwarded connections.
+    /// Loopback, any port, no TLS, 1 minute, 4 hours, 30 seconds, 250 milliseconds, 30 minutes, 15 seconds, 20 seconds,
+    /// 1024 sessions, 256 each, and 2048 forwarded connections.
     fn default() -> Self {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -77,7 +78,7 @@ impl Default for Config {
     }
 }
 
-/// A server that listens.
+/// A listening server.
 pub struct Server<B> {
     listener: TcpListener,
     shared: Arc<Shared<B>>,
@@ -90,7 +91,7 @@ impl<B> std::fmt::Debug for Server<B> {
     }
 }
 
-/// Hands out the URLs of a server.
+/// Issues the URLs of a server.
 #[derive(Clone)]
 pub struct Urls {
     base: Arc<str>,
@@ -104,32 +105,32 @@ impl std::fmt::Debug for Urls {
 }
 
 impl Urls {
-    /// The scheme, the address and the real port.
+    /// The scheme, the address and the actual port.
     #[must_use]
     pub fn base(&self) -> &str {
         &self.base
     }
 
-    /// A URL for one exec, good for one use within one minute.
+    /// A URL for one exec, valid for one use within one minute.
     ///
     /// # Errors
-    /// If the flags make no sense together, or too many URLs wait to be used.
+    /// The flags contradict each other, or too many URLs are unused.
     pub fn exec(&self, grant: ExecGrant) -> Result<String, Error> {
         self.issue(Grant::Exec(grant))
     }
 
-    /// A URL for one attach, good for one use within one minute.
+    /// A URL for one attach, valid for one use within one minute.
     ///
     /// # Errors
-    /// As for [`Self::exec`].
+    /// Those of [`Self::exec`].
     pub fn attach(&self, grant: AttachGrant) -> Result<String, Error> {
         self.issue(Grant::Attach(grant))
     }
 
-    /// A URL for one port-forward, good for one use within one minute.
+    /// A URL for one port-forward, valid for one use within one minute.
     ///
     /// # Errors
-    /// If more ports are named than there are channels for, or too many URLs wait to be used.
+    /// There are more ports than channels, or too many URLs are unused.
     pub fn port_forward(&self, grant: PortForwardGrant) -> Result<String, Error> {
         self.issue(Grant::PortForward(grant))
     }
@@ -142,10 +143,11 @@ impl Urls {
 }
 
 impl<B: Backend> Server<B> {
-    /// Listens. Reads the files of TLS, which blocks for a moment.
+    /// Starts to listen. Reads the TLS files, which blocks for a moment.
     ///
     /// # Errors
-    /// If the address can't be listened on, can't stand in a URL or is unprotected, or if TLS can't be set up.
+    /// The server cannot listen on the address, the address cannot be part of a URL or is unprotected, or TLS cannot be
+    /// set up.
     pub async fn bind(config: Config, backend: B) -> Result<Self, Error> {
         let address = config.address;
         if address.ip().is_unspecified() {
@@ -171,13 +173,13 @@ impl<B: Backend> Server<B> {
         Ok(Self { listener, shared: Arc::new(shared), urls })
     }
 
-    /// What hands out the URLs.
+    /// What issues the URLs.
     #[must_use]
     pub fn urls(&self) -> Urls {
         self.urls.clone()
     }
 
-    /// Serves until `shutdown` resolves. Then every session is told to end, and has a few seconds for it.
+    /// Serves until `shutdown` resolves. Then every session is told to end and has a few seconds to do so.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
         let (ending, server) = watch::channel(());
         let mut connections = JoinSet::new();

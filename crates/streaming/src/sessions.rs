@@ -1,4 +1,4 @@
-//! Limits the number of sessions: in all, and with each container and each pod's ports.
+//! Limits the number of sessions: in all, with each container, and with each pod's ports.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,7 +9,7 @@ use wharf_types::lock::lock;
 pub(crate) struct Sessions {
     limit: usize,
     limit_each: usize,
-    /// By the id of the container or pod; none is zero.
+    /// The number for each container or pod id; never zero.
     counts: Mutex<HashMap<String, usize>>,
 }
 
@@ -19,7 +19,7 @@ pub(crate) struct Place {
     id: String,
 }
 
-/// Why there is no place.
+/// Which limit has been reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Full {
     #[error("all {limit} streaming sessions are in use; retry later, or raise streaming.sessions")]
@@ -48,7 +48,7 @@ impl Sessions {
         Ok(Place { sessions: Arc::clone(self), id: id.to_owned() })
     }
 
-    /// How many there are.
+    /// How many sessions there are.
     pub(crate) fn count(&self) -> usize {
         self.counts().values().sum()
     }

@@ -1,4 +1,4 @@
-//! The status that ends a session: the exit code or the error of a command, as the client reads it from the error stream.
+//! The status at the end of a session: a command's exit code or error, which the client reads from the error stream.
 
 use serde_json::{Value, json};
 use wharf_types::Exit;
@@ -6,7 +6,7 @@ use wharf_types::Exit;
 /// The form of the status, which depends on the version of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StatusForm {
-    /// v1 to v3: nothing if all went well, else a message for people.
+    /// v1 to v3: nothing after success, else a message for people.
     Plain,
     /// v4 and v5: always one `Status` of the Kubernetes API.
     Json,
@@ -20,7 +20,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    /// What is to be written to the error stream; may be empty.
+    /// The text for the error stream; may be empty.
     pub(crate) fn text(&self, form: StatusForm) -> String {
         match form {
             StatusForm::Plain => self.message().unwrap_or_default(),
@@ -43,7 +43,7 @@ impl Outcome {
         let Some(message) = self.message() else { return json!({"status": "Success"}) };
         match self {
             Self::Ended(exit) => {
-                // Clients parse the code as a number of 8 bits. 128 and a real-time signal fit, too.
+                // Clients parse the code as an 8-bit number; 128 plus a real-time signal still fits.
                 let causes = json!([{"reason": "ExitCode", "message": exit.code().to_string()}]);
                 json!({
                     "status": "Failure", "message": message,

@@ -1,4 +1,5 @@
-//! TLS of a server that listens beyond loopback: its certificate, and the authorities that vouch for its clients.
+//! TLS of a server that listens beyond loopback: its certificate, and the authorities that sign its clients'
+//! certificates.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -13,21 +14,21 @@ use tokio_rustls::TlsAcceptor;
 use wharf_types::chain;
 use wharf_types::lock::{read, write};
 
-/// The PEM files of TLS. A client without a certificate of the authority is turned away.
+/// The PEM files for TLS. A client without a certificate from one of the authorities is turned away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The server's certificate, and those that lead from it to its authority.
+    /// The server's certificate, and the chain from it to its authority.
     pub certificate: PathBuf,
     /// The key of the certificate.
     pub key: PathBuf,
-    /// Certificates of the authorities that clients must be vouched for by.
+    /// The certificate authorities that sign client certificates.
     pub client_authorities: PathBuf,
 }
 
-/// Why the TLS files can't be used.
+/// Why the TLS files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file can't be read or is not PEM.
+    /// A file cannot be read or is not PEM.
     #[error("cannot read PEM of {}", path.display())]
     Pem {
         /// The file.
@@ -36,7 +37,7 @@ pub enum TlsError {
         #[source]
         source: rustls_pki_types::pem::Error,
     },
-    /// A certificate or a key is not what it should be.
+    /// A certificate or a key is invalid.
     #[error("cannot use {}", path.display())]
     Unusable {
         /// The file.
@@ -45,7 +46,7 @@ pub enum TlsError {
         #[source]
         source: rustls::Error,
     },
-    /// Clients can't be checked against the authorities.
+    /// Client certificates cannot be verified with these authorities.
     #[error("cannot check clients against {}", path.display())]
     Authorities {
         /// The file.
@@ -56,7 +57,7 @@ pub enum TlsError {
     },
 }
 
-/// TLS by what the files had last.
+/// TLS with the files as last read.
 pub(crate) struct Tls {
     files: TlsFiles,
     config: RwLock<Arc<ServerConfig>>,
@@ -68,14 +69,14 @@ impl Tls {
         Ok(Self { files: files.clone(), config: RwLock::new(load(files)?) })
     }
 
-    /// What the next client is served by.
+    /// The acceptor for the next client.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
         let config = read(&self.config);
         TlsAcceptor::from(Arc::clone(&config))
     }
 
-    /// Reads the files again and again, since certificates are rotated. What cannot be used is reported and changes nothing:
-    /// a rotation may be half done.
+    /// Reads the files again at intervals, because certificates are rotated. An error is logged and changes nothing: a
+    /// rotation may be half done.
     pub(crate) async fn keep_fresh(self: Arc<Self>, pause: Duration) -> Infallible {
         loop {
             tokio::time::sleep(pause).await;

@@ -12,13 +12,13 @@ use wharf_types::lock::lock;
 use crate::error::Error;
 use crate::grant::Grant;
 
-/// How long a token is good.
+/// How long a token is valid.
 const LIFE: Duration = Duration::from_mins(1);
 
-/// How many tokens may wait to be used.
+/// How many unused tokens there may be.
 pub(crate) const PENDING_LIMIT: usize = 1000;
 
-/// The tokens that were handed out and not used yet, oldest first.
+/// The issued and unused tokens, oldest first.
 #[derive(Default)]
 pub(crate) struct Tokens(Mutex<VecDeque<Pending>>);
 
@@ -29,7 +29,7 @@ struct Pending {
 }
 
 impl Tokens {
-    /// Hands out a token.
+    /// Issues a token.
     pub(crate) fn issue(&self, grant: Grant, now: Instant) -> Result<String, Error> {
         let random = wharf_sys::random::bytes().map_err(|source| Error::Random { source })?;
         let token = URL_SAFE_NO_PAD.encode(&random[..16]);
@@ -41,7 +41,7 @@ impl Tokens {
         Ok(token)
     }
 
-    /// Uses up a token. `None` if it is unknown, used, expired or of another kind than `path`.
+    /// Redeems a token. `None` if it is unknown, used, expired, or for another path than `path`.
     pub(crate) fn redeem(&self, path: &str, token: &str, now: Instant) -> Option<Grant> {
         let mut pending = self.unexpired(now);
         let at = pending.iter().position(|pending| pending.token == token)?;

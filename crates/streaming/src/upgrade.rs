@@ -1,4 +1,4 @@
-//! Negotiates the protocol of a request, and builds the response that names it. Pure.
+//! Negotiates the protocol of a request, and builds the response that names it. It does no I/O.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +9,7 @@ use crate::remote_command::Version;
 use crate::status::StatusForm::{Json, Plain};
 use crate::websocket::{Encoding, Shape};
 
-/// What is to be served.
+/// The service that was requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Service {
     /// Exec and attach.
@@ -17,7 +17,7 @@ pub(crate) enum Service {
     PortForward,
 }
 
-/// What is spoken after the answer.
+/// The protocol after the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Protocol {
     pub(crate) carrier: Carrier,
@@ -33,13 +33,13 @@ pub(crate) enum Carrier {
     Tunnel,
 }
 
-/// A protocol by its name.
+/// A protocol and its name.
 type Offer = (&'static str, Protocol);
 
-/// The header in which a client names its versions of the protocol above SPDY.
+/// The header in which a client lists the versions of the protocol that runs over SPDY.
 const VERSIONS: &str = "x-stream-protocol-version";
 
-/// What RFC 6455, section 4.2.2 appends to a key.
+/// What RFC 6455, section 4.2.2, appends to a key.
 const WEBSOCKET_GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 const V1: Version = Version { status: Plain, resize: false };
@@ -80,14 +80,14 @@ const FORWARD_SPDY: &[Offer] = &[("portforward.k8s.io", spdy(V4))];
 
 const FORWARD_WEBSOCKET: &[Offer] = &[
     ("SPDY/3.1+portforward.k8s.io", Protocol { carrier: Carrier::Tunnel, version: V4 }),
-    // As commands have it: a client can end its direction.
+    // As for commands: a client can end its direction.
     ("v5.channel.k8s.io", websocket(V5_BINARY, V4)),
     ("v4.channel.k8s.io", websocket(BINARY, V4)),
     ("v4.base64.channel.k8s.io", websocket(BASE64, V4)),
     ("", websocket(BINARY, V4)),
 ];
 
-/// Chooses the protocol, and makes the answer.
+/// Chooses the protocol and builds the response.
 pub(crate) fn negotiate(head: &Head, service: Service) -> Result<(Protocol, String), Refusal> {
     if !matches!(head.method.as_str(), "GET" | "POST") {
         return Err(Refusal::new("405 Method Not Allowed", "use GET or POST"));
@@ -106,7 +106,7 @@ pub(crate) fn negotiate(head: &Head, service: Service) -> Result<(Protocol, Stri
     }
 }
 
-/// The first that the client names and the server has.
+/// The first protocol in the client's list that the server supports.
 fn choose<'a>(mut wanted: impl Iterator<Item = &'a str>, offers: &[Offer]) -> Option<Offer> {
     wanted.find_map(|wanted| offers.iter().copied().find(|(name, _)| *name == wanted))
 }

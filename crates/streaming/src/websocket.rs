@@ -1,8 +1,8 @@
 //! WebSocket as Kubernetes uses it: numbered channels in messages, or a SPDY connection in a tunnel.
 //!
-//! The framing is our own. A library for servers would own the connection and the buffers; here a frame has to be
-//! written from the buffer that a pipe was read into, large messages have to pass through without being assembled, and
-//! what is left of RFC 6455 then is one head and an exclusive-or.
+//! The framing is wharf's own. A server library would own the connection and the buffers. Here a frame must be written
+//! from the buffer into which a pipe was read, and large messages must pass through without being assembled. What is
+//! left of RFC 6455 is then one head and an exclusive-or.
 
 pub(crate) mod channels;
 pub(crate) mod frame;

@@ -1,8 +1,8 @@
-//! A client's connection after its upgrade: only the demultiplexer reads from one half, and all streams write whole frames
-//! to the other.
+//! A client's connection after its upgrade. Only the demultiplexer reads from one half, and all streams write whole
+//! frames to the other.
 //!
-//! Every wait here has a deadline: a write without progress, an idle connection, and the time that a client has to close
-//! the connection at the end.
+//! Every wait here has a deadline: a write without progress, an idle connection, and the client's closing of the
+//! connection at the end.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,10 +21,10 @@ use crate::hangup::Hangup;
 /// How much is read from a client at a time, in bytes.
 const READ: usize = 16 * 1024;
 
-/// How long a client may take to hang up after it did wrong.
+/// How long a client may take to close the connection after a violation of the protocol.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// How long the work on a connection may take to end by itself when the server does.
+/// How long the work on a connection may take to end by itself when the server shuts down.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A byte stream to a client.
@@ -32,10 +32,10 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// Why a connection ended, or has to be ended.
+/// Why a connection has ended or must end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WireError {
-    /// The client hung up.
+    /// The client closed the connection.
     #[error("the client disconnected")]
     Left,
     /// The connection broke.
@@ -44,59 +44,59 @@ pub(crate) enum WireError {
         #[source]
         source: io::Error,
     },
-    /// The client takes no bytes.
+    /// The client accepts no bytes.
     #[error("the client read nothing for {after_ms} ms")]
     Stuck { after_ms: u128 },
-    /// Nothing happened.
+    /// Nothing has happened.
     #[error("the session was idle for {after_ms} ms")]
     Idle { after_ms: u128 },
-    /// A frame was cut off; nothing can follow it.
+    /// A frame was cut off, so nothing can follow it.
     #[error("a frame was cut off")]
     Torn,
-    /// The server is asked to end.
+    /// The server is shutting down.
     #[error("the container runtime is being stopped or restarted")]
     Ending,
 }
 
-/// What ends a connection that does nothing to end itself.
+/// What ends a connection that does not end by itself.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
-    /// How long it may be silent.
+    /// How long it may be idle.
     pub(crate) idle: Duration,
-    /// How long it may take no bytes.
+    /// How long the client may accept no bytes.
     pub(crate) write: Duration,
-    /// How long a client is left without a word while nothing is read from it, which may hold its pings.
+    /// How long a client gets no frame while nothing is read from it, when its pings may be unread.
     pub(crate) heartbeat: Duration,
-    /// Its client's socket.
+    /// Detects that the client has left.
     pub(crate) client: Hangup,
-    /// Closed when the server ends.
+    /// Closed when the server shuts down.
     pub(crate) server: watch::Receiver<()>,
 }
 
-/// The half that is written.
+/// The half for writing.
 pub(crate) struct Wire {
     half: Mutex<Half>,
     limits: Limits,
     start: Instant,
-    /// When a frame passed in either direction, in milliseconds since the start.
+    /// When a frame last passed in either direction, in milliseconds since the start.
     active_ms: AtomicU64,
 }
 
 struct Half {
     io: WriteHalf<Box<dyn Stream>>,
-    /// A frame was begun and not finished, because its writer was dropped.
+    /// Whether a frame was begun and not finished, because its writer was dropped.
     torn: bool,
 }
 
-/// The half that is read.
+/// The half for reading.
 pub(crate) struct Receiver {
     io: ReadHalf<Box<dyn Stream>>,
     wire: Arc<Wire>,
-    /// What was read and not decoded yet.
+    /// What has been read and not decoded yet.
     pub(crate) buffer: BytesMut,
 }
 
-/// Takes over a connection, of which some bytes may have been read already.
+/// Takes over a connection from which some bytes may have been read already.
 pub(crate) fn split(stream: Box<dyn Stream>, read_already: BytesMut, limits: Limits) -> Receiver {
     let (reading, writing) = tokio::io::split(stream);
     let half = Mutex::new(Half { io: writing, torn: false });
@@ -105,7 +105,7 @@ pub(crate) fn split(stream: Box<dyn Stream>, read_already: BytesMut, limits: Lim
 }
 
 impl Wire {
-    /// What ends the connection.
+    /// The connection's limits.
     pub(crate) fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -117,8 +117,9 @@ impl Wire {
         Ok(())
     }
 
-    /// Waits for somebody to take what the client sent. Nothing is read from it meanwhile, so that it has left is seen
-    /// from its socket; and now and then it gets a frame that says that the connection lives, if there is such a one.
+    /// Waits for someone to take what the client sent. Nothing is read from the client in the meantime, so its leaving
+    /// is detected from its socket. At intervals it gets a frame that shows that the connection is alive, if there is
+    /// such a frame.
     pub(crate) async fn hold<T>(
         &self,
         taken: impl Future<Output = T>,
@@ -162,7 +163,7 @@ impl Wire {
         }
     }
 
-    /// Resolves when the connection has to end: the server does, or nothing has happened for the whole of the idle time.
+    /// Resolves when the connection must end: the server shuts down, or the connection has been idle too long.
     pub(crate) async fn over(&self) -> WireError {
         let ending = async {
             self.server_ends().await;
@@ -174,7 +175,7 @@ impl Wire {
         }
     }
 
-    /// Resolves when the server ends.
+    /// Resolves when the server shuts down.
     pub(crate) async fn server_ends(&self) {
         // Nothing is ever sent: the only change is that the sender is dropped.
         drop(self.limits.server.clone().changed().await);
@@ -203,12 +204,12 @@ impl Wire {
 }
 
 impl Receiver {
-    /// The other half.
+    /// The half for writing.
     pub(crate) fn wire(&self) -> &Arc<Wire> {
         &self.wire
     }
 
-    /// Adds bytes to the buffer, at least one.
+    /// Adds at least one byte to the buffer.
     pub(crate) async fn fill(&mut self) -> Result<(), WireError> {
         self.buffer.reserve(READ);
         match self.io.read_buf(&mut self.buffer).await {
@@ -221,10 +222,10 @@ impl Receiver {
         }
     }
 
-    /// Ends the connection: sends a last frame and no more, and waits for the client to hang up, since closing with
-    /// unread bytes would make the kernel reset the connection, and what was sent last would be lost.
+    /// Ends the connection: sends a last frame, and waits for the client to close. If this side closed first with bytes
+    /// unread, the kernel would reset the connection, and the last frame would be lost.
     ///
-    /// After an orderly end the client has as long as for any write: it may be someone who paused a pager.
+    /// After an orderly end the client has as long as for any write: the user may have paused a pager.
     pub(crate) async fn hang_up<E>(mut self, farewell: &[u8], end: &Result<(), E>) {
         let time = if end.is_ok() { self.wire.limits.write } else { FAREWELL };
         let hang_up = async {
@@ -250,7 +251,7 @@ pub(crate) mod tests {
     use super::*;
     use tokio::net::{TcpListener, TcpStream};
 
-    /// A connection, and its client's end.
+    /// A connection, and the client's end of it.
     pub(crate) async fn connected() -> (Arc<Wire>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -1,4 +1,4 @@
-//! Which streams of a SPDY connection belong together.
+//! Matches the two streams of each forwarded SPDY connection.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -14,23 +14,23 @@ use crate::wire::WireError;
 /// The longest request id that is kept, in bytes.
 const REQUEST_ID_LIMIT: usize = 256;
 
-/// How many pairs wait before those are looked for whose stream the client gave up.
+/// How many incomplete pairs may wait before those with a reset stream are dropped.
 const HALVES_LIMIT: usize = 64;
 
-/// The pairs of which one stream has not come yet. There are never more than a connection may have streams.
+/// Pairs with one stream still missing. There are never more than a connection may have streams.
 pub(super) struct Pairs {
     creation: Duration,
     halves: HashMap<String, Half>,
 }
 
-/// A pair that is not whole.
+/// An incomplete pair.
 pub(super) struct Half {
     deadline: Instant,
     error: Option<Outbound>,
     data: Option<(u16, Inbound, Outbound)>,
 }
 
-/// What the headers of a stream say.
+/// The headers of a stream, parsed.
 #[derive(Debug, PartialEq, Eq)]
 struct Label {
     role: Role,
@@ -49,7 +49,7 @@ impl Pairs {
         Self { creation, halves: HashMap::new() }
     }
 
-    /// Accepts a stream, and returns its pair if that is whole now. A stream without sense is reset.
+    /// Accepts a stream, and returns its pair if that is complete. A stream with invalid headers is reset.
     pub(super) async fn take(&mut self, stream: Stream) -> Result<Option<Forwarded>, WireError> {
         let Stream { headers, inbound, outlet } = stream;
         let Some(Label { role, port, request }) = label(|name| headers.value(name), outlet.id()) else {
@@ -81,14 +81,14 @@ impl Pairs {
         }
     }
 
-    /// A stream that is given up makes room for another at once.
+    /// Drops pairs whose stream was reset, which makes room at once.
     fn forget_given_up(&mut self) {
         if self.halves.len() >= HALVES_LIMIT {
             self.halves.retain(|_, half| !half.is_given_up());
         }
     }
 
-    /// Waits for a pair to be overdue.
+    /// Waits until a pair is overdue.
     pub(super) async fn expired(&mut self) -> Half {
         let oldest = self.halves.iter().min_by_key(|(_, half)| half.deadline);
         if let Some((request, deadline)) = oldest.map(|(request, half)| (request.clone(), half.deadline)) {
@@ -107,7 +107,7 @@ impl Half {
         self.error.iter().chain(data).all(Outbound::is_reset)
     }
 
-    /// Gives up what there is, with a text for people if there is a stream for it.
+    /// Resets the streams of the pair, and sends the reason if the error stream exists.
     pub(super) async fn refuse(self, why: &str) -> Result<(), WireError> {
         let data = self.data.map(|(.., data)| data);
         match (self.error, data) {
@@ -118,8 +118,8 @@ impl Half {
     }
 }
 
-/// Reads the headers of a stream; `None` if they make no sense. A client that runs nothing in parallel may leave out the
-/// request's id: it opens the error stream first and the data stream next.
+/// Parses the headers of a stream; `None` if they are invalid. A client that makes one connection at a time may leave
+/// out the request id: it opens the error stream first and the data stream next.
 fn label<'a>(header: impl Fn(&str) -> Option<&'a str>, id: u32) -> Option<Label> {
     let (role, first) = match header("streamtype")? {
         "error" => (Role::Error, id),

@@ -4,13 +4,13 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::channel::PIECE;
 
-/// The largest control frame that is taken, in bytes. Clients send a few hundred.
+/// The longest control frame that is accepted, in bytes. Clients send a few hundred.
 const CONTROL_LIMIT: usize = 64 * 1024;
 
 /// The head of every frame, in bytes.
 const HEAD: usize = 8;
 
-/// The mark of a control frame of version 3.
+/// The first word of a control frame of version 3.
 const CONTROL: u16 = 0x8003;
 
 const FIN: u8 = 1;
@@ -22,30 +22,30 @@ const PING: u16 = 6;
 const GOAWAY: u16 = 7;
 const HEADERS: u16 = 8;
 
-/// What a client sent.
+/// A frame that a client sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
-    /// A new stream. The headers are compressed and must be inflated, whatever becomes of the stream.
+    /// A new stream. The headers are compressed and must be inflated even if the stream is refused.
     SynStream { stream: u32, fin: bool, block: Bytes },
-    /// More headers of a stream, which mean nothing here but have to be inflated.
+    /// More headers for a stream. They are not used but must be inflated.
     Headers { stream: u32, fin: bool, block: Bytes },
-    /// A stream is given up.
+    /// A reset of a stream.
     Reset { stream: u32 },
-    /// To be echoed.
+    /// A ping, to be echoed.
     Ping { id: u32 },
-    /// Some of a stream, at most [`PIECE`] bytes: a data frame comes in several of these.
+    /// A part of a stream, at most [`PIECE`] bytes: a data frame is split into several of these.
     Data { stream: u32, fin: bool, bytes: Bytes },
-    /// Something that needs no answer.
+    /// A frame that needs no answer.
     Ignored,
 }
 
-/// Why a connection can't go on.
+/// Why a connection cannot continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FrameError {
-    /// Not SPDY of version 3.
+    /// It is not SPDY version 3.
     #[error("a control frame begins with {word:#06x}; SPDY/3.1 has {CONTROL:#06x}")]
     Version { word: u16 },
-    /// The length does not fit the kind of frame, or is beyond bounds.
+    /// The length does not fit the kind of frame, or exceeds the limit.
     #[error("a control frame of type {kind} with {length} bytes")]
     Length { kind: u16, length: usize },
     /// Stream 0 does not exist.
@@ -59,7 +59,7 @@ pub(crate) struct Decoder {
     data: Option<DataLeft>,
 }
 
-/// What is still to come of a data frame.
+/// The missing rest of a data frame.
 #[derive(Debug)]
 struct DataLeft {
     stream: u32,
@@ -93,7 +93,7 @@ impl Decoder {
             self.data = Some(DataLeft { stream, fin, left });
             return None;
         }
-        // Copied, so that a piece that waits holds its own bytes and not the whole buffer.
+        // Copied, so that a queued piece keeps its own bytes alive and not the whole buffer.
         let piece = Bytes::copy_from_slice(&bytes[..taken]);
         bytes.advance(taken);
         if taken < left {
@@ -143,7 +143,7 @@ fn control(head: [u8; HEAD], bytes: &mut BytesMut) -> Result<Option<Frame>, Fram
     Ok(Some(match kind {
         RST_STREAM => Frame::Reset { stream },
         SYN_STREAM => {
-            // The associated stream, the priority and the slot.
+            // Skips the associated stream, the priority and the slot.
             payload.advance(6);
             Frame::SynStream { stream, fin, block: payload }
         }
@@ -151,7 +151,7 @@ fn control(head: [u8; HEAD], bytes: &mut BytesMut) -> Result<Option<Frame>, Fram
     }))
 }
 
-/// Why a stream is reset; the numbers are the protocol's.
+/// Why a stream is reset, with the protocol's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reset {
     Protocol = 1,
@@ -160,7 +160,7 @@ pub(crate) enum Reset {
     FlowControl = 7,
 }
 
-/// Why the connection ends; the numbers are the protocol's.
+/// Why the connection ends, with the protocol's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Farewell {
     Done = 0,
@@ -175,19 +175,19 @@ pub(crate) fn data_head(stream: u32, length: usize) -> [u8; HEAD] {
     [a, b, c, d, 0, l0, l1, l2]
 }
 
-/// An empty data frame that ends a stream in our direction.
+/// An empty data frame that ends the server's direction of a stream.
 pub(crate) fn fin(stream: u32) -> [u8; HEAD] {
     let mut frame = data_head(stream, 0);
     frame[4] = FIN;
     frame
 }
 
-/// The answer to a new stream, with its compressed headers.
+/// The reply to a new stream, with its compressed headers.
 pub(crate) fn syn_reply(stream: u32, block: &[u8]) -> Vec<u8> {
     control_frame(SYN_REPLY, &[stream], block)
 }
 
-/// Gives up a stream.
+/// A frame that resets a stream.
 pub(crate) fn rst_stream(stream: u32, why: Reset) -> Vec<u8> {
     control_frame(RST_STREAM, &[stream, why as u32], &[])
 }

@@ -1,22 +1,22 @@
 //! Header blocks of SPDY/3.1: one zlib stream per direction for the life of a connection, primed with a dictionary.
 //!
-//! Blocks have to be inflated in the order they came in, those of refused streams too. Inflating is bounded: a block of
-//! more than 64 KiB or 1000 headers ends the connection; clients send three headers of a few bytes.
+//! Blocks must be inflated in the order in which they arrive, those of refused streams included. Inflating is bounded:
+//! a block of more than 64 KiB or 1000 headers ends the connection; clients send three short headers.
 
 use std::sync::LazyLock;
 
 use flate2::{Decompress, FlushDecompress, Status};
 
-/// The most that a block may hold, in bytes.
+/// The largest inflated block, in bytes.
 const BLOCK_LIMIT: usize = 64 * 1024;
 
-/// The most headers a block may have.
+/// The most headers in a block.
 const COUNT_LIMIT: u32 = 1000;
 
 /// How much is inflated at a time, in bytes.
 const STEP: usize = 4096;
 
-/// The words of the dictionary, each of which stands in it behind its length in 32 bits.
+/// The words of the dictionary; in it, each follows its length in 32 bits.
 const WORDS: &str = "options head post put delete trace accept accept-charset accept-encoding accept-language \
     accept-ranges age allow authorization cache-control connection content-base content-encoding content-language \
     content-length content-location content-md5 content-range content-type date etag expect expires from host if-match \
@@ -33,7 +33,7 @@ const TAIL: &str = "100101201202205206300302303304305306307402405406407408409410
     chunked,text/html,image/png,image/jpg,image/gif,application/xml,application/xhtml+xml,text/plain,\
     text/javascript,publicprivatemax-age=gzip,deflate,sdchcharset=utf-8charset=iso-8859-1,utf-,*,enq=0.";
 
-/// The dictionary of SPDY/3, which zlib knows by the checksum e3c6a7c2.
+/// The dictionary of SPDY/3, which zlib identifies by the checksum e3c6a7c2.
 pub(crate) static DICTIONARY: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut bytes = Vec::new();
     for word in WORDS.split(' ') {
@@ -45,15 +45,15 @@ pub(crate) static DICTIONARY: LazyLock<Vec<u8>> = LazyLock::new(|| {
     bytes
 });
 
-/// How a zlib stream with the dictionary begins: the method, the flag for a dictionary, and its checksum.
+/// The first bytes of a zlib stream with the dictionary: the method, the dictionary flag, and the dictionary's
+/// checksum.
 const ZLIB_HEAD: [u8; 6] = [0x78, 0x20, 0xe3, 0xc6, 0xa7, 0xc2];
 
-/// A block without headers, stored in deflate without compression: it ends on a byte and refers to nothing before it.
-/// An empty one follows, as after a sync flush: Go's inflater hands nothing out before it has seen that.
+/// A block without headers, stored in deflate uncompressed: it ends on a byte boundary and refers to nothing before it.
+/// An empty stored block follows, as after a sync flush, because Go's inflater returns nothing before it has seen that.
 const EMPTY_BLOCK: [u8; 14] = [0, 4, 0, 0xfb, 0xff, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
-/// The first block without headers of a connection. It and those after it are all that a server sends, so that none
-/// needs a compressor.
+/// The first empty block of a connection. A server sends only this and the following ones, so it needs no compressor.
 pub(crate) fn first_empty_block() -> Vec<u8> {
     [ZLIB_HEAD.as_slice(), &EMPTY_BLOCK].concat()
 }
@@ -63,19 +63,19 @@ pub(crate) fn empty_block() -> Vec<u8> {
     EMPTY_BLOCK.to_vec()
 }
 
-/// Why a block can't be understood.
+/// Why a block cannot be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HeadersError {
     /// The compressed stream is damaged.
     #[error("a header block is not of this connection's zlib stream")]
     Zlib,
-    /// Too much is in it.
+    /// Its content exceeds the limits.
     #[error("a header block of more than {BLOCK_LIMIT} bytes or {COUNT_LIMIT} headers")]
     TooLarge,
-    /// The lengths in it don't fit.
+    /// The lengths in it are inconsistent.
     #[error("a header block whose lengths don't fit")]
     Lengths,
-    /// A name stands in it twice.
+    /// It has a duplicate name.
     #[error("a header block with one name twice")]
     Twice,
 }
@@ -90,7 +90,7 @@ impl Headers {
         Self(headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
     }
 
-    /// The value of a name in lower case.
+    /// The value of a lower-case name.
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
@@ -107,7 +107,7 @@ impl Inflater {
         Self { zlib: Decompress::new(true), out: Vec::new() }
     }
 
-    /// Inflates the next block. After an error the connection can't go on.
+    /// Inflates the next block. After an error the connection cannot continue.
     pub(crate) fn headers(&mut self, block: &[u8]) -> Result<Headers, HeadersError> {
         self.inflate(block)?;
         parse(&self.out)

@@ -1,5 +1,5 @@
-//! Buffers what a client sent and nobody has read yet. There is no flow control in a connection, so one bound holds for all
-//! of its streams together: a stream that nobody reads blocks the others only once it fills the whole buffer.
+//! A buffer for what a client has sent and nobody has read yet. A connection has no flow control per stream, so all its
+//! streams share one limit: a stream that nobody reads blocks the others only once it fills the whole buffer.
 
 use std::sync::{Arc, Weak};
 
@@ -8,21 +8,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::channel::Inbound;
 
-/// The room of a connection, in pieces.
+/// The room of a connection, counted in pieces.
 pub(crate) struct Room {
     pieces: usize,
     left: Arc<Semaphore>,
 }
 
-/// Where the bytes of one stream go.
+/// Where one stream's bytes go.
 pub(crate) struct Sink {
     sender: mpsc::Sender<Bytes>,
     left: Arc<Semaphore>,
-    /// Shared with every piece that waits.
+    /// Shared with every queued piece.
     pieces: Arc<()>,
 }
 
-/// A piece, which takes room until it is dropped.
+/// A queued piece, which takes room until it is dropped.
 struct Piece {
     bytes: Bytes,
     _room: Option<OwnedSemaphorePermit>,
@@ -40,7 +40,7 @@ impl Room {
         Self { pieces, left: Arc::new(Semaphore::new(pieces)) }
     }
 
-    /// A new stream, from both sides.
+    /// A new stream: its sink and its receiver.
     pub(crate) fn stream(&self) -> (Arc<Sink>, Inbound) {
         let (sender, inbound) = mpsc::channel(self.pieces);
         (Arc::new(Sink { sender, left: Arc::clone(&self.left), pieces: Arc::default() }), inbound)
@@ -48,18 +48,18 @@ impl Room {
 }
 
 impl Sink {
-    /// Waits for room, and puts a piece there. If nobody wants it, it is dropped.
+    /// Waits for room and queues a piece. If the receiver is gone, the piece is dropped.
     pub(crate) async fn put(&self, bytes: Bytes) {
         if self.sender.is_closed() {
             return;
         }
         let room = Arc::clone(&self.left).acquire_owned().await.ok();
         let piece = Piece { bytes, _room: room, _counted: Arc::clone(&self.pieces) };
-        // There is a slot for every piece that there is room for.
+        // The queue has a slot for every piece for which there is room.
         self.sender.try_send(Bytes::from_owner(piece)).ok();
     }
 
-    /// What tells how many pieces there are, also after the sink is gone: by its strong references.
+    /// Counts the queued pieces by its strong references, even after the sink is gone.
     pub(crate) fn pieces(&self) -> Weak<()> {
         Arc::downgrade(&self.pieces)
     }

@@ -1,4 +1,4 @@
-//! Runs a SPDY connection: demultiplexes what the client sends while the work on its streams runs.
+//! Runs a SPDY connection: demultiplexes what the client sends, while the work on its streams runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,30 +13,30 @@ use crate::spdy::headers::{HeadersError, Inflater};
 use crate::spdy::stream::{Connection, Stream};
 use crate::wire::{Receiver, Wire};
 
-/// How many new streams may wait to be looked at.
+/// How many new streams may be queued.
 const NEW_STREAMS: usize = 16;
 
 /// How many streams in a row are refused before the connection ends.
 const REFUSALS_LIMIT: u32 = 1000;
 
-/// What a client did against the protocol.
+/// How a client violated the protocol.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpdyError {
-    /// A frame.
+    /// By an invalid frame.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// The headers of a stream.
+    /// By invalid headers of a stream.
     #[error(transparent)]
     Headers(#[from] HeadersError),
-    /// It opens streams without end.
+    /// By opening streams without end.
     #[error("{REFUSALS_LIMIT} streams in a row had to be refused")]
     Streams,
 }
 
-/// Runs a connection until the work on its streams is done, or the client leaves: the work is dropped then.
+/// Runs a connection until the work on its streams is done, or until the client leaves, which drops the work.
 ///
-/// When as many `pieces` as this wait to be taken, the connection is held up; after `stall`, the stream that has most of them
-/// is reset.
+/// With `pieces` pieces queued, nothing more is read from the connection; after `stall`, the stream with the most of
+/// them is reset.
 pub(crate) async fn run<W>(
     mut receiver: Receiver,
     pieces: usize,
@@ -72,12 +72,12 @@ where
     end
 }
 
-/// Takes apart what the client sends.
+/// Demultiplexes what the client sends.
 struct Demultiplexer {
     connection: Arc<Connection>,
     wire: Arc<Wire>,
     inflater: Inflater,
-    /// How many streams were refused since the last that was not.
+    /// How many streams in a row have been refused.
     refusals: u32,
     opened: mpsc::Sender<Stream>,
     stall: Duration,
@@ -116,7 +116,7 @@ impl Demultiplexer {
                 self.connection.forget(stream);
                 return Ok(());
             }
-            // A ping of our parity would be the answer to one of ours.
+            // A ping with the server's parity would be the reply to one of the server's own.
             Frame::Ping { id } if !id.is_multiple_of(2) => {
                 return Ok(self.connection.ping(id).await?);
             }
@@ -131,7 +131,7 @@ impl Demultiplexer {
     async fn open(&mut self, id: u32, block: &[u8]) -> Result<(), SessionError> {
         let headers = self.inflater.headers(block).map_err(SpdyError::from)?;
         let refused = match self.connection.open(id, headers) {
-            // The work takes streams only at its beginning, or always.
+            // The work accepts streams either only at its start or at any time.
             Ok(stream) => self.opened.send(stream).await.err().map(|_| Reset::Refused),
             Err(why) => Some(why),
         };
@@ -147,7 +147,7 @@ impl Demultiplexer {
     }
 
     async fn deliver(&self, id: u32, bytes: Bytes) -> Result<(), SessionError> {
-        // Bytes for a stream that was reset may be on their way still.
+        // Bytes for a stream that has been reset may still arrive.
         while let Some(sink) = self.connection.inbound(id).filter(|_| !bytes.is_empty()) {
             if self.wire.hold(timeout(self.stall, sink.put(bytes.clone())), None).await?.is_ok() {
                 break;

@@ -1,4 +1,4 @@
-//! One stream of a SPDY connection as its owner has it, and the table of those that are open.
+//! One stream of a SPDY connection, as its owner sees it, and the table of open streams.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -19,7 +19,8 @@ const OPEN_LIMIT: usize = 1024;
 /// What the demultiplexer and all streams of a connection share.
 pub(crate) struct Connection {
     wire: Arc<Wire>,
-    /// Whether our zlib stream has begun. Locked while a reply is written, because replies have an order.
+    /// Whether the server's zlib stream has begun. Locked while a reply is written, because the order of replies
+    /// matters.
     replied: tokio::sync::Mutex<bool>,
     table: Mutex<Table>,
     room: Room,
@@ -33,24 +34,24 @@ struct Table {
 
 /// A stream that is open in at least one direction.
 struct Entry {
-    /// Where the client's bytes go, until it ends its direction.
+    /// Where the client's bytes go, until the client ends its direction.
     theirs: Option<Arc<Sink>>,
-    /// As many strong references as pieces of the client's bytes that nobody has taken, and the sink's.
+    /// Its strong references: one for each queued piece of the client's bytes, and one for the sink.
     pieces: Weak<()>,
-    /// Whether our direction is open.
+    /// Whether the server's direction is open.
     ours: bool,
-    /// Becomes true when the stream is given up.
+    /// Becomes true when the stream is reset.
     reset: watch::Sender<bool>,
 }
 
-/// A stream that a client opened. It has to be accepted or reset.
+/// A stream that a client opened. It must be accepted or reset.
 pub(crate) struct Stream {
     pub(crate) headers: Headers,
     pub(crate) inbound: Inbound,
     pub(crate) outlet: Outlet,
 }
 
-/// Our direction of a stream.
+/// The server's direction of a stream.
 pub(crate) struct Outlet {
     connection: Arc<Connection>,
     id: u32,
@@ -58,13 +59,13 @@ pub(crate) struct Outlet {
 }
 
 impl Connection {
-    /// A connection with room for this many pieces that nobody has taken.
+    /// A connection with room for this many queued pieces.
     pub(crate) fn new(wire: Arc<Wire>, pieces: usize) -> Arc<Self> {
         let replied = tokio::sync::Mutex::new(false);
         Arc::new(Self { wire, replied, table: Mutex::default(), room: Room::new(pieces) })
     }
 
-    /// Takes a new stream into the table.
+    /// Adds a new stream to the table.
     pub(crate) fn open(self: &Arc<Self>, id: u32, headers: Headers) -> Result<Stream, Reset> {
         let mut table = self.table();
         if id.is_multiple_of(2) || id <= table.last {
@@ -81,30 +82,30 @@ impl Connection {
         Ok(Stream { headers, inbound, outlet: Outlet { connection: Arc::clone(self), id, reset: resets } })
     }
 
-    /// Where the client's bytes of a stream go; `None` if it is not open.
+    /// Where the client's bytes on a stream go; `None` if the stream is not open.
     pub(crate) fn inbound(&self, id: u32) -> Option<Arc<Sink>> {
         self.table().open.get(&id)?.theirs.clone()
     }
 
-    /// The stream of which most waits to be taken.
+    /// The stream with the most queued pieces.
     pub(crate) fn fullest(&self) -> Option<u32> {
         let table = self.table();
         table.open.iter().max_by_key(|(_, entry)| entry.pieces.strong_count()).map(|(id, _)| *id)
     }
 
-    /// The client ended its direction.
+    /// Notes that the client has ended its direction.
     pub(crate) fn ended_by_client(&self, id: u32) {
         self.change(id, |entry| entry.theirs = None);
     }
 
-    /// A stream was given up, in both directions.
+    /// Notes that a stream has been reset, in both directions.
     pub(crate) fn forget(&self, id: u32) {
         if let Some(entry) = self.table().open.remove(&id) {
             entry.reset.send_replace(true);
         }
     }
 
-    /// Gives up a stream in both directions.
+    /// Resets a stream, in both directions.
     pub(crate) async fn reset(&self, id: u32, why: Reset) -> Result<(), WireError> {
         self.forget(id);
         self.wire.send(&frame::rst_stream(id, why)).await
@@ -115,7 +116,7 @@ impl Connection {
         self.wire.send(&frame::ping(id)).await
     }
 
-    /// The last stream that was opened.
+    /// The last stream that the client opened.
     pub(crate) fn last(&self) -> u32 {
         self.table().last
     }
@@ -140,7 +141,7 @@ impl Outlet {
         self.id
     }
 
-    /// Tells the client that the stream is taken.
+    /// Tells the client that the stream is accepted.
     pub(crate) async fn accept(&self) -> Result<(), WireError> {
         let mut replied = self.connection.replied.lock().await;
         let block = if *replied { headers::empty_block() } else { headers::first_empty_block() };
@@ -158,7 +159,7 @@ impl Outlet {
         Ok(self.connection.wire.send(chunk.bytes()).await?)
     }
 
-    /// Ends our direction; nothing if it is ended.
+    /// Ends the server's direction; does nothing if it has already ended.
     pub(crate) async fn finish(&self) -> Result<(), WireError> {
         if self.is_reset() {
             return Ok(());
@@ -167,7 +168,7 @@ impl Outlet {
         self.connection.wire.send(&frame::fin(self.id)).await
     }
 
-    /// Gives up the stream in both directions; nothing if it is over.
+    /// Resets the stream in both directions; does nothing if it has already ended.
     pub(crate) async fn reset(&self, why: Reset) -> Result<(), WireError> {
         if !self.connection.table().open.contains_key(&self.id) {
             return Ok(());
@@ -175,7 +176,7 @@ impl Outlet {
         self.connection.reset(self.id, why).await
     }
 
-    /// Resolves when either side gives the stream up.
+    /// Resolves when either side resets the stream.
     pub(crate) async fn until_reset(&self) {
         let ended_in_order = self.reset.clone().wait_for(|reset| *reset).await.is_err();
         if ended_in_order {
@@ -183,7 +184,7 @@ impl Outlet {
         }
     }
 
-    /// Whether nothing can be sent any more.
+    /// Whether nothing more can be sent.
     pub(crate) fn is_reset(&self) -> bool {
         !self.connection.table().open.get(&self.id).is_some_and(|entry| entry.ours)
     }

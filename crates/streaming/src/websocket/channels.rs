@@ -1,4 +1,4 @@
-//! Numbered channels in the messages of one connection.
+//! Numbered channels in the messages of a WebSocket connection.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,19 +13,19 @@ use crate::channel::{Chunk, Inbound, Outbound, PIECES};
 use crate::websocket::frame::{self, End, Kind};
 use crate::wire::{Wire, WireError};
 
-/// The channel of v5 on which a client says that it ends another one.
+/// The v5 channel on which a client says that it ends another one.
 const CLOSE: u8 = 255;
 
-/// How the bytes of a channel stand in a message.
+/// How a message encodes a channel's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Encoding {
-    /// The channel's number in one byte, then the bytes.
+    /// The channel's number as one byte, then the bytes.
     Binary,
-    /// The channel's number as one digit, or what follows `9` in ASCII, then the bytes in base64.
+    /// The channel's number as one digit, or as the ASCII character that follows `9`, then the bytes in base64.
     Base64,
 }
 
-/// What a version of the protocol makes of messages.
+/// A protocol version's use of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape {
     pub(crate) encoding: Encoding,
@@ -33,10 +33,10 @@ pub(crate) struct Shape {
     pub(crate) half_close: bool,
 }
 
-/// What a client did against the protocol of channels.
+/// How a client violated the channels' protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ChannelError {
-    /// v5: the message that ends a channel names none, or more.
+    /// v5: the message that ends a channel names none, or more than one.
     #[error("a close message has to name one open input channel")]
     Close,
     /// The message is not base64.
@@ -51,7 +51,7 @@ pub(crate) struct Channels {
     sinks: Sinks,
 }
 
-/// Where the client's bytes go, by channel. A channel that nobody opened, or that is ended, has no place to go to.
+/// Where the client's bytes go, by channel. A channel that was not opened or has ended has no entry.
 #[derive(Clone, Default)]
 pub(crate) struct Sinks(Arc<Mutex<Vec<Option<mpsc::Sender<Bytes>>>>>);
 
@@ -64,7 +64,7 @@ impl Channels {
         self.sinks.clone()
     }
 
-    /// Begins to take what the client sends on a channel. Before that, it is dropped.
+    /// Starts to receive what the client sends on a channel. Until then, it is dropped.
     pub(crate) fn inbound(&self, channel: u8) -> Inbound {
         let (sender, inbound) = mpsc::channel(PIECES);
         let mut sinks = self.sinks.lock();
@@ -76,7 +76,7 @@ impl Channels {
         inbound
     }
 
-    /// The way to the client on a channel.
+    /// The server's direction of a channel.
     pub(crate) fn outbound(&self, channel: u8) -> Outbound {
         let (wire, sinks) = (Arc::clone(&self.wire), self.sinks.clone());
         Outbound::WebSocket(Outlet { wire, sinks, channel, encoding: self.shape.encoding })
@@ -92,13 +92,13 @@ impl Sinks {
         self.lock().get(usize::from(channel))?.clone()
     }
 
-    /// Ends a channel in the client's direction. `None` if there is no such channel.
+    /// Ends a channel in the client's direction. `None` if it does not exist.
     fn end(&self, channel: u8) -> Option<()> {
         self.lock().get_mut(usize::from(channel)).map(|sink| *sink = None)
     }
 }
 
-/// The way to the client on one channel.
+/// The server's direction of one channel.
 pub(crate) struct Outlet {
     wire: Arc<Wire>,
     sinks: Sinks,
@@ -124,30 +124,30 @@ impl Outlet {
         }
     }
 
-    /// Ends the channel. There is no way to tell the client; what it still sends is dropped.
+    /// Ends the channel. The client cannot be told; what it still sends is dropped.
     pub(crate) fn finish(&self) {
         self.sinks.end(self.channel);
     }
 }
 
-/// Sorts pieces of messages into channels.
+/// Sorts pieces of messages by channel.
 pub(crate) struct Sorter {
     shape: Shape,
     sinks: Sinks,
     at: Position,
 }
 
-/// Where in a message the next piece stands.
+/// The position of the next piece in its message.
 enum Position {
-    /// Before the number of the channel.
+    /// Before the channel's number.
     Start,
-    /// In the bytes of a channel, if anybody wants them. What is left of base64 is less than one group.
+    /// In a channel's bytes, with the channel's receiver if it has one. `left` is less than one group of base64.
     Channel { sink: Option<mpsc::Sender<Bytes>>, left: Vec<u8> },
-    /// In the number of the channel to be ended.
+    /// In the number of the channel to end.
     Close { named: Option<u8> },
 }
 
-/// Bytes and where they go.
+/// Bytes and their receiver.
 pub(crate) type Delivery = (mpsc::Sender<Bytes>, Bytes);
 
 impl Sorter {
@@ -195,7 +195,7 @@ impl Sorter {
         Position::Channel { sink: self.sinks.sink(channel), left: Vec::new() }
     }
 
-    /// A message is whole.
+    /// Handles the end of a message.
     fn finish(&mut self) -> Result<(), ChannelError> {
         match mem::replace(&mut self.at, Position::Start) {
             Position::Close { named } => {
@@ -206,7 +206,7 @@ impl Sorter {
     }
 }
 
-/// Decodes as many whole groups as there are, and at the end of the message all of it.
+/// Decodes all complete groups, and everything at the end of a message.
 fn decode(left: &mut Vec<u8>, piece: &[u8], end: End) -> Result<Bytes, ChannelError> {
     left.extend_from_slice(piece);
     let whole = if end == End::Last { left.len() } else { left.len() / 4 * 4 };

@@ -4,7 +4,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::channel::{Chunk, PIECE};
 
-/// The most that a control frame carries: RFC 6455, section 5.5.
+/// The longest payload of a control frame: RFC 6455, section 5.5.
 const CONTROL_LIMIT: usize = 125;
 
 const CONTINUATION: u8 = 0;
@@ -17,20 +17,20 @@ const PONG: u8 = 10;
 const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
 
-/// What a client sent.
+/// An event from a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// Some of a message, at most [`PIECE`] bytes. A message comes in one or several of these; the last may be empty.
+    /// A part of a message, at most [`PIECE`] bytes. A message consists of one or more of these; the last may be empty.
     Message { kind: Kind, bytes: Bytes, end: End },
-    /// To be echoed in a pong.
+    /// A ping, to be echoed in a pong.
     Ping(Bytes),
-    /// The answer to a ping.
+    /// The reply to a ping.
     Pong,
-    /// The client wants to end.
+    /// The client closes the connection.
     Close,
 }
 
-/// The kind of a message, to and from the client.
+/// The kind of a message, in either direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Text,
@@ -44,22 +44,22 @@ pub(crate) enum End {
     More,
 }
 
-/// Why a connection can't go on.
+/// Why a connection cannot continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FrameError {
-    /// Bits that nobody agreed on.
+    /// It has bits that were not negotiated.
     #[error("a frame begins with the unknown byte {byte:#04x}")]
     Unknown { byte: u8 },
-    /// RFC 6455, section 5.1: a client has to mask.
+    /// RFC 6455, section 5.1: a client must mask.
     #[error("a client sent a frame without a mask")]
     Unmasked,
-    /// A ping, pong or close that is too long or in pieces.
+    /// A ping, pong or close is too long or fragmented.
     #[error("a control frame is fragmented or longer than {CONTROL_LIMIT} bytes")]
     Control,
-    /// A message within a message, or the rest of none.
+    /// A message begins within a message, or a fragment continues none.
     #[error("the fragments of messages are out of order")]
     Order,
-    /// A length of 64 bits whose first is set.
+    /// A 64-bit length has its first bit set.
     #[error("a frame of more than 2^63 bytes")]
     Length,
 }
@@ -67,16 +67,16 @@ pub(crate) enum FrameError {
 /// Turns bytes into events.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
-    /// The message that goes on in the next frame.
+    /// The message that continues in the next frame.
     message: Option<Kind>,
     frame: Option<FrameLeft>,
 }
 
-/// What is still to come of a data frame.
+/// The missing rest of a data frame.
 #[derive(Debug)]
 struct FrameLeft {
     kind: Kind,
-    /// Whether the message ends with it.
+    /// Whether it ends the message.
     end: End,
     left: u64,
     mask: [u8; 4],
@@ -88,7 +88,7 @@ struct Head {
     end: End,
     length: u64,
     mask: [u8; 4],
-    /// How long the head itself is, in bytes.
+    /// The length of the head itself, in bytes.
     size: usize,
 }
 
@@ -122,7 +122,7 @@ impl Decoder {
             return None;
         }
         unmask(&mut bytes[..taken], mask);
-        // Copied, so that a piece that waits holds its own bytes and not the whole buffer.
+        // Copied, so that a queued piece keeps its own bytes alive and not the whole buffer.
         let piece = Bytes::copy_from_slice(&bytes[..taken]);
         bytes.advance(taken);
         let left = left - taken as u64;
@@ -188,7 +188,7 @@ fn unmask(bytes: &mut [u8], mask: [u8; 4]) {
     }
 }
 
-/// Makes a message of a chunk.
+/// Makes a message from a chunk.
 pub(crate) fn message(kind: Kind, chunk: &mut Chunk) {
     seal(
         chunk,
@@ -199,14 +199,14 @@ pub(crate) fn message(kind: Kind, chunk: &mut Chunk) {
     );
 }
 
-/// The answer to a ping.
+/// The reply to a ping.
 pub(crate) fn pong(payload: &[u8]) -> Chunk {
     let mut chunk = Chunk::of(payload);
     seal(&mut chunk, PONG);
     chunk
 }
 
-/// The last frame of a connection; of the reason as much as fits.
+/// The last frame of a connection, with as much of the reason as fits.
 pub(crate) fn close(code: CloseCode, reason: &str) -> Chunk {
     let reason = &reason[..reason.floor_char_boundary(CONTROL_LIMIT - 2)];
     let mut chunk = Chunk::of(&[&(code as u16).to_be_bytes(), reason.as_bytes()].concat());
@@ -224,7 +224,7 @@ pub(crate) enum CloseCode {
     Internal = 1011,
 }
 
-/// Puts the head of an unmasked frame in front of its payload.
+/// Prepends the head of an unmasked frame to its payload.
 fn seal(chunk: &mut Chunk, opcode: u8) {
     let length = chunk.bytes().len();
     match (u8::try_from(length), u16::try_from(length)) {

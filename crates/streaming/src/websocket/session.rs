@@ -1,4 +1,4 @@
-//! Runs a WebSocket connection: demultiplexes what the client sends into channels while the work on them runs.
+//! Runs a WebSocket connection: demultiplexes what the client sends into channels, while the work on them runs.
 
 use std::sync::Arc;
 
@@ -10,21 +10,21 @@ use crate::websocket::channels::{ChannelError, Channels, Shape, Sorter};
 use crate::websocket::frame::{self, CloseCode, Decoder, Event, FrameError};
 use crate::wire::{Receiver, WireError};
 
-/// What a client did against the protocol.
+/// How a client violated the protocol.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WebSocketError {
-    /// A frame.
+    /// By an invalid frame.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// A message.
+    /// By an invalid message.
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    /// A text where there can be only bytes.
+    /// By a text message where only binary ones are allowed.
     #[error("a text message in a tunnel of bytes")]
     Text,
 }
 
-/// Runs a connection until the work on its channels is done, or the client leaves: the work is dropped then.
+/// Runs a connection until the work on its channels is done, or until the client leaves, which drops the work.
 pub(crate) async fn run<W>(
     mut receiver: Receiver,
     shape: Shape,
@@ -46,7 +46,7 @@ where
     end
 }
 
-/// The frame that says how and why a connection ended.
+/// The frame that says why a connection ended.
 pub(crate) fn close(end: &Result<(), SessionError>) -> Chunk {
     let code = match end {
         Ok(()) | Err(SessionError::Wire(WireError::Left)) => return frame::close(CloseCode::Done, ""),
@@ -67,9 +67,9 @@ async fn sort(receiver: &mut Receiver, sorter: &mut Sorter) -> SessionError {
         };
         let Event::Message { bytes, end, .. } = event else { continue };
         match sorter.take(bytes, end) {
-            // If nobody wants the bytes any more, they are dropped.
+            // If the receiver is gone, the bytes are dropped.
             Ok(Some((sink, bytes))) => {
-                // A pong that nobody asked for is allowed: RFC 6455, 5.5.3.
+                // An unsolicited pong is allowed: RFC 6455, section 5.5.3.
                 let pong = frame::pong(b"");
                 match receiver.wire().hold(sink.send(bytes), Some(pong.bytes())).await {
                     Ok(_taken_or_dropped) => {}
@@ -82,7 +82,7 @@ async fn sort(receiver: &mut Receiver, sorter: &mut Sorter) -> SessionError {
     }
 }
 
-/// The next event, after pings have been answered.
+/// The next event that is not a ping; pings are answered here.
 pub(crate) async fn event(receiver: &mut Receiver, decoder: &mut Decoder) -> Result<Event, SessionError> {
     loop {
         match decoder.decode(&mut receiver.buffer).map_err(WebSocketError::from)? {

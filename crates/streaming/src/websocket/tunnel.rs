@@ -1,4 +1,4 @@
-//! A byte stream in binary messages whose boundaries carry no meaning. A SPDY connection runs in it.
+//! A byte stream in binary messages whose boundaries have no meaning. A SPDY connection runs in it.
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
@@ -9,10 +9,10 @@ use crate::websocket::frame::{self, Decoder, Event, Kind};
 use crate::websocket::session::{WebSocketError, close, event};
 use crate::wire::{self, Receiver, WireError};
 
-/// How much may be on its way between the tunnel and what runs in it, in bytes.
+/// How many bytes may be between the tunnel and what runs in it.
 const PIPE: usize = 64 * 1024;
 
-/// Runs something in a tunnel until it hangs up, or the client leaves.
+/// Runs something in a tunnel until it closes its end, or until the client leaves.
 pub(crate) async fn run<W>(
     mut receiver: Receiver,
     work: impl FnOnce(Receiver) -> W,
@@ -23,13 +23,13 @@ where
     let (inner, outer) = tokio::io::duplex(PIPE);
     let inner = wire::split(Box::new(inner), BytesMut::new(), receiver.wire().limits().clone());
     let (done, carried) = tokio::join!(work(inner), carry(&mut receiver, outer));
-    // If the tunnel broke, what ran in it only knows that its client left.
+    // If the tunnel broke, what ran in it knows only that its client left.
     let end = carried.and(done);
     receiver.hang_up(close(&end).bytes(), &end).await;
     end
 }
 
-/// Carries bytes both ways until the inner side hangs up. The outer end of the pipe is closed after that.
+/// Carries bytes both ways until the inner side closes. Then the outer end of the pipe is closed.
 async fn carry(receiver: &mut Receiver, outer: DuplexStream) -> Result<(), SessionError> {
     let wire = receiver.wire().clone();
     let (mut from_inner, mut to_inner) = tokio::io::split(outer);

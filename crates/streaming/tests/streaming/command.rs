@@ -14,7 +14,7 @@ use crate::websocket::{Message, WebSocket, frame};
 
 const V4: &str = "v4.channel.k8s.io";
 
-/// More than all buffers between a process and its client hold.
+/// More than all the buffers between a process and its client hold.
 const LARGE: usize = 20 << 20;
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -146,7 +146,7 @@ async fn unknown_streams_are_nothing_and_late_ones_are_refused() {
 async fn a_terminal_has_its_size_from_the_first_byte_on() {
     let mut rig = Rig::new().await;
     let mut client = Spdy::connect(&rig.exec(TERMINAL), V4).await;
-    // The sizes are there before the last stream is, and so before the process.
+    // The sizes arrive before the last stream is open, and so before the process exists.
     let resize = client.open_all(&["error", "stdin", "resize"]).await[2];
     client.send(resize, b"{\"Width\":1,\"Height\":1}\n{\"Width\":100,\"Hei").await;
     client.send(resize, b"ght\":40}\n").await;
@@ -195,7 +195,7 @@ async fn what_has_no_size_does_not_wait_for_it() {
     rig.process().await.exit(Exit::Code(0));
     let _attached = WebSocket::connect(&rig.attach(TERMINAL), V4).await;
     rig.process().await;
-    // The client has said what it had to say.
+    // The client has sent everything that it has to send.
     let mut client = Spdy::connect(&rig.exec(TERMINAL), V4).await;
     let ids = client.open_all(&["error", "stdin", "stdout", "resize"]).await;
     client.fin(ids[3]).await;
@@ -218,7 +218,7 @@ async fn a_descendant_does_not_hold_the_session() {
     let ids = client.open_all(&["error", "stdout"]).await;
     let mut process = rig.process().await;
     process.print(b"last words").await;
-    // It keeps the pipe open, and goes on writing for as long as it can.
+    // It keeps the pipe open and goes on writing as long as it can.
     let mut descendant = process.stdout.take().unwrap();
     let writes =
         tokio::spawn(async move { while crate::rig::write(&mut descendant, &[b'y'; 4096]).await.is_ok() {} });

@@ -1,4 +1,4 @@
-//! A client that leaves, in every state: all is freed.
+//! A client that leaves, in every state: everything is freed.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ async fn leaving_before_the_streams_are_there_frees_the_session() {
     }
 }
 
-/// A URL that is not refused for want of room: the session before it ends in its own time.
+/// A URL that is not refused for lack of room: the session before it ends in its own time.
 async fn retry(rig: &Rig) -> String {
     let probe = async {
         while crate::http::request("GET", &format!("{}/x/y", rig.urls.base()), "", b"").await.status()
@@ -101,7 +101,7 @@ async fn leaving_with_unread_input_abandons_the_process() {
     let mut client = Spdy::connect(&rig.exec(ALL), V4).await;
     let ids = client.open_all(&["error", "stdin", "stdout", "stderr"]).await;
     let mut process = rig.process().await;
-    // More than the process takes, but not more than the buffers on the way do.
+    // More than the process takes, but no more than the buffers on the way do.
     client.write(&data(ids[1], 0, &vec![b'x'; 1 << 20])).await;
     let mut some = [0; 10];
     soon(process.stdin.read_exact(&mut some)).await.unwrap();
@@ -123,7 +123,7 @@ async fn leaving_with_unread_input_abandons_the_process() {
     let (mut pod, _) = soon(listener.accept()).await.unwrap();
     client.write(&data(data_stream, 0, &vec![b'x'; 8 << 20])).await;
     drop(client);
-    // All that is still on its way to the pod, and then the end.
+    // Everything that is still on its way to the pod, and then the end.
     let end = async { while pod.read(&mut vec![0; 1 << 16]).await.is_ok_and(|read| read > 0) {} };
     soon(end).await;
 }

@@ -12,7 +12,7 @@ use crate::websocket::{Message, WebSocket};
 
 const FORWARD: &str = "portforward.k8s.io";
 
-/// A server in the pod: answers each connection with what it got, doubled, when the client has said all.
+/// A server in the pod that answers each connection with its input, doubled, once the client has sent everything.
 async fn echo() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -60,7 +60,7 @@ async fn many_and_a_bad_one(mut client: Spdy) {
     let mut open = pairs.len();
     while open > 0 {
         match client.next().await {
-            // Of the bad pair, the error stream ends too, but the data stream is reset.
+            // The error stream of the bad pair ends as well, but its data stream is reset.
             Event::Fin(id) if pairs.iter().any(|(_, error, _)| *error == id) => open -= 1,
             Event::Eof | Event::GoAway(_) => panic!("the session ended"),
             _ => {}
@@ -104,7 +104,7 @@ async fn connections_that_are_given_up_at_once_are_begun_within_a_bound() {
         }
     })
     .await;
-    // Twice there and back: by then all of the streams were taken, and given up.
+    // Two round trips: by then all streams have been accepted and reset.
     for id in [1, 3] {
         client.ping(id).await;
         while client.next().await != Event::Ping(id) {}
@@ -156,7 +156,8 @@ async fn streams_without_sense_are_reset() {
         let id = client.open(&headers).await;
         assert_eq!(client.next().await, Event::Reset(id, 1));
     }
-    // The blocks of the refused streams were inflated: a good one still makes sense, with ids by order alone.
+    // The blocks of the refused streams were inflated: a good one can still be parsed, with pairs matched by order
+    // alone.
     let port = echo().await.to_string();
     let error = client.open(&[("streamType", "error"), ("port", &port)]).await;
     let data = client.open(&[("streamType", "data"), ("port", &port)]).await;
@@ -206,7 +207,7 @@ async fn a_reset_closes_the_connection_into_the_pod() {
     let (mut socket, _) = soon(listener.accept()).await.unwrap();
     client.reset(data).await;
     assert_eq!(soon(socket.read(&mut [0; 1])).await.unwrap_or(0), 0);
-    // So does the client's leaving.
+    // So does a client that leaves.
     let (_, _data) = pair(&mut client, listener.local_addr().unwrap().port(), "b").await;
     let (mut socket, _) = soon(listener.accept()).await.unwrap();
     drop(client);
@@ -220,7 +221,7 @@ async fn a_pod_that_does_not_read_hurts_only_its_own_connection() {
     let mut client = Spdy::connect(&rig.port_forward(&[]), FORWARD).await;
     let (_, stuck) = pair(&mut client, listener.local_addr().unwrap().port(), "stuck").await;
     let (mut socket, _) = soon(listener.accept()).await.unwrap();
-    // More than all buffers on the way hold.
+    // More than all the buffers on the way hold.
     client.send(stuck, &vec![0; (1 << 24) - 1]).await;
     let (_, good) = pair(&mut client, echo().await, "good").await;
     client.send(good, b"on").await;
@@ -234,7 +235,7 @@ async fn a_pod_that_does_not_read_hurts_only_its_own_connection() {
     soon(socket.read_to_end(&mut Vec::new())).await.unwrap();
 }
 
-/// A listener in the pod whose connections take little that nobody reads.
+/// A listener in the pod whose connections take few bytes that nobody reads.
 fn reluctant() -> TcpListener {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();

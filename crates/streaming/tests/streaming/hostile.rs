@@ -1,4 +1,4 @@
-//! Clients that mean harm: the connection ends with a reason, within bounds, and nothing else suffers.
+//! Hostile clients: the connection ends with a reason and within limits, and nothing else suffers.
 
 use std::time::{Duration, Instant};
 
@@ -118,7 +118,7 @@ async fn a_client_that_never_reads_is_cut_off() {
     client.open_all(&["error", "stdout"]).await;
     let mut process = rig.process().await;
     let mut stdout = process.stdout.take().unwrap();
-    // Ends when the server has given up on the client and closed the pipe.
+    // This ends when the server has given up on the client and closed the pipe.
     soon(async { while crate::rig::write(&mut stdout, &[0; 65536]).await.is_ok() {} }).await;
 }
 
@@ -149,7 +149,7 @@ async fn silent_clients_keep_nobody_out() {
     assert_eq!(soon(silent[0].read(&mut [0; 16])).await.unwrap_or(0), 0, "who waited longest was let go");
 }
 
-/// The clock stands still, since there is always something to do: nobody is let go for the time that it stayed.
+/// The clock stands still, because there is always something to do, so nobody is let go for the time that has passed.
 #[tokio::test(start_paused = true)]
 async fn refused_clients_keep_nobody_out() {
     let rig = Rig::new().await;
@@ -173,7 +173,7 @@ async fn refused_clients_keep_nobody_out() {
     busy.abort();
 }
 
-/// Whether the server still takes bytes, even if it says nothing more.
+/// Whether the server still accepts bytes, even if it sends nothing more.
 fn is_open(client: &TcpStream) -> bool {
     client.try_write(b"?").is_ok_and(|written| written > 0)
 }

@@ -8,10 +8,10 @@ use wharf_types::{ErrorKind, Failure, PodId};
 
 use crate::rig::{Rig, soon};
 
-/// The headers of a SPDY request, but for the version.
+/// The headers of a SPDY request, except the version.
 pub(crate) const SPDY: &str = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n";
 
-/// An answer, and the connection behind it.
+/// A response, and the connection after it.
 pub(crate) struct Answer {
     pub(crate) head: String,
     pub(crate) stream: TcpStream,
@@ -23,7 +23,7 @@ impl Answer {
     }
 }
 
-/// Makes a request. Bytes after the head may be sent at once with it.
+/// Sends a request. The bytes after the head may go out together with it.
 pub(crate) async fn request(method: &str, url: &str, headers: &str, after: &[u8]) -> Answer {
     let (address, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let mut stream = soon(TcpStream::connect(address)).await.unwrap();
@@ -79,7 +79,7 @@ async fn sessions_are_bounded() {
     assert_eq!(second.status(), "503");
     assert!(second.head.contains("\r\nRetry-After: 60\r\n"));
     drop((first, second));
-    // The URL was not used up, and works when there is room.
+    // The URL was not used up, and works once there is room.
     let room = async { while status("POST", &url).await == "503" {} };
     soon(room).await;
 }

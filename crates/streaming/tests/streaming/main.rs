@@ -1,5 +1,5 @@
-//! The server as its clients see it: SPDY and WebSocket clients of our own on one side, and the tests themselves as the
-//! processes on the other.
+//! The server as its clients see it: on one side are SPDY and WebSocket clients written for these tests, on the other
+//! the tests themselves play the processes.
 #![expect(
     clippy::tests_outside_test_module,
     clippy::unwrap_used,

@@ -16,13 +16,13 @@ use wharf_streaming::{
 };
 use wharf_types::{ContainerId, Exit, PodId, TerminalSize, Wanted};
 
-/// How long any one thing may take.
+/// How long any single step may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// All streams without a terminal.
 pub(crate) const ALL: Wanted = Wanted { stdin: true, stdout: true, stderr: true, terminal: false };
 
-/// A port of the pod to which connections neither come about nor fail.
+/// A port of the pod to which connections neither succeed nor fail.
 pub(crate) const STUCK_PORT: u16 = 1;
 
 /// Input and output at a terminal.
@@ -75,7 +75,7 @@ impl Rig {
         Self { urls, processes, stop: Some(stop), pod, stuck }
     }
 
-    /// Asks the server to end.
+    /// Shuts the server down.
     pub(crate) fn end(&mut self) {
         self.stop = None;
     }
@@ -85,12 +85,12 @@ impl Rig {
         self.pod.send_replace(true);
     }
 
-    /// How many connections were begun to the port where they are stuck.
+    /// How many connections to the stuck port have been begun.
     pub(crate) fn stuck(&self) -> usize {
         self.stuck.load(Ordering::Relaxed)
     }
 
-    /// Why a server can't be.
+    /// Why a server with this configuration cannot start.
     pub(crate) async fn refused(config: Config) -> Error {
         let (started, _) = mpsc::unbounded_channel();
         let (_pod, pod_ended) = watch::channel(false);
@@ -107,7 +107,7 @@ impl Rig {
         self.exec_of(OUTPUT, "bad")
     }
 
-    /// A URL for an exec that the backend does not come to an end with.
+    /// A URL for an exec that the backend never completes.
     pub(crate) fn slow_exec(&self) -> String {
         self.exec_of(OUTPUT, "slow")
     }
@@ -126,7 +126,7 @@ impl Rig {
         self.urls.port_forward(grant).unwrap()
     }
 
-    /// The process that was started next.
+    /// The next process that was started.
     pub(crate) async fn process(&mut self) -> Process {
         soon(self.processes.recv()).await.unwrap()
     }
@@ -138,12 +138,12 @@ impl Process {
         write(self.stdout.as_mut().unwrap(), bytes).await.unwrap();
     }
 
-    /// Ends.
+    /// Exits.
     pub(crate) fn exit(self, exit: Exit) {
         self.exit.send(exit).unwrap();
     }
 
-    /// Waits until nobody is interested in the process any more, and all its descriptors are closed.
+    /// Waits until nobody waits for the process any longer and all its descriptors are closed.
     pub(crate) async fn abandoned(mut self) {
         assert!(soon(&mut self.dropped).await.is_err());
         let closed = async { while write(self.stdout.as_mut().unwrap(), b"x").await.is_ok() {} };
@@ -151,7 +151,7 @@ impl Process {
     }
 }
 
-/// Writes all to a pipe.
+/// Writes all bytes to a pipe.
 pub(crate) async fn write(pipe: &mut pipe::Sender, bytes: &[u8]) -> io::Result<()> {
     soon(tokio::io::AsyncWriteExt::write_all(pipe, bytes)).await
 }
@@ -203,7 +203,7 @@ impl Backend for Fake {
         let session = self.start(grant.wanted, size)?;
         match grant.command[0].as_str() {
             "bad" => Err("there is no command".into()),
-            // Drops the session only when it is dropped itself.
+            // Drops the session only when it is itself dropped.
             "slow" => pending::<Result<(), _>>().await.map(|()| session),
             _ => Ok(session),
         }

@@ -24,7 +24,7 @@ pub(crate) struct Spdy {
     primed: bool,
     buffer: Vec<u8>,
     next: u32,
-    /// All that came, by stream.
+    /// Everything that arrived, by stream.
     pub(crate) received: HashMap<u32, Vec<u8>>,
 }
 
@@ -58,7 +58,7 @@ impl Spdy {
         Self { carrier, deflate, inflate, primed: false, buffer: Vec::new(), next: 1, received }
     }
 
-    /// A SYN_STREAM of the next stream.
+    /// A SYN_STREAM frame for the next stream.
     pub(crate) fn syn_stream(&mut self, headers: &[(&str, &str)]) -> (u32, Vec<u8>) {
         let id = self.next;
         self.next += 2;
@@ -80,7 +80,7 @@ impl Spdy {
         match &mut self.carrier {
             Carrier::Plain(stream) => soon(stream.write_all(bytes)).await.unwrap(),
             Carrier::Tunnel(socket) => {
-                // The borders of messages mean nothing.
+                // Message boundaries have no meaning.
                 for part in bytes.chunks(1000) {
                     socket.send(2, part).await;
                 }
@@ -88,7 +88,7 @@ impl Spdy {
         }
     }
 
-    /// Opens a stream, without waiting for the answer.
+    /// Opens a stream without waiting for the reply.
     pub(crate) async fn open(&mut self, headers: &[(&str, &str)]) -> u32 {
         let (id, frame) = self.syn_stream(headers);
         self.write(&frame).await;
@@ -111,7 +111,7 @@ impl Spdy {
         self.write(&control(3, &[id.to_be_bytes(), 5_u32.to_be_bytes()].concat())).await;
     }
 
-    /// The next event. The end of a stream counts as an event of its own.
+    /// The next event. The end of a stream is an event of its own.
     pub(crate) async fn next(&mut self) -> Event {
         loop {
             if let Some(event) = self.take() {
@@ -184,7 +184,7 @@ impl Spdy {
         ids
     }
 
-    /// Everything until the server hangs up.
+    /// Everything until the server closes the connection.
     pub(crate) async fn rest(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         loop {
@@ -195,7 +195,7 @@ impl Spdy {
         }
     }
 
-    /// What came on a stream.
+    /// What arrived on a stream.
     pub(crate) fn text(&self, id: u32) -> String {
         String::from_utf8(self.received.get(&id).cloned().unwrap_or_default()).unwrap()
     }

@@ -1,4 +1,4 @@
-//! TLS: only clients that the authority vouches for are heard.
+//! TLS: only clients with a certificate from the authority are served.
 
 use std::fs;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ fn files(directory: &TempDir, authority: &Authority) -> TlsFiles {
     }
 }
 
-/// The status of an exec's request, as a client with a certificate of this authority gets it.
+/// The status of an exec request, as a client with a certificate from this authority gets it.
 async fn ask(url: &str, trusted: &Authority, vouched: Option<&Authority>) -> Option<String> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.der().clone()).unwrap();

@@ -21,7 +21,7 @@ pub(crate) enum Message {
 }
 
 impl WebSocket {
-    /// Upgrades a connection; the empty protocol is not named.
+    /// Upgrades a connection; an empty protocol is not sent.
     pub(crate) async fn connect(url: &str, protocol: &str) -> Self {
         let mut headers = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
