@@ -1,7 +1,7 @@
-//! CNI: pods are attached by the chain of plugins that the node's configuration names.
+//! CNI: the plugin chain in the node's configuration attaches pods.
 //!
-//! A pod's record has the configuration and, once added, the result; it is written before the first plugin runs and
-//! removed when DEL has succeeded, so that whatever happens DEL is called with what ADD was called with.
+//! A pod's record holds the configuration and, once the pod is added, the result. It is written before the first plugin
+//! runs and removed when DEL has succeeded, so that whatever happens, DEL gets what ADD got.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ struct Record {
     netns: PathBuf,
     arguments: String,
     ports: Vec<PortMapping>,
-    /// What else plugins may ask for.
+    /// The values for plugins that ask for capabilities.
     #[serde(default)]
     capabilities: Map<String, Value>,
     /// `None` while plugins are adding the pod.
@@ -50,7 +50,7 @@ impl store::Kind for Record {
     const NAME: &'static str = "cni";
 }
 
-/// What plugins are asked to do.
+/// The command for the plugins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Add,
@@ -68,12 +68,12 @@ impl Action {
     }
 }
 
-/// One call of a pod's chain.
+/// One call of the chain for a pod.
 struct Call<'a> {
     id: &'a PodId,
     record: &'a Record,
     action: Action,
-    /// Empty for a namespace that is gone.
+    /// Empty if the namespace is gone.
     netns: &'a Path,
     deadline: Instant,
 }
@@ -91,7 +91,7 @@ pub(crate) struct Cni {
 }
 
 impl Cni {
-    /// Loads the records; what is damaged is set aside.
+    /// Loads the records; damaged ones are moved to the quarantine.
     pub(crate) fn open(config: Config) -> Result<Self, StoreError> {
         let store = store::open(config.state_dir.join("cni"))?;
         let plugins = Arc::new(Plugins::open(config.cni_bin_dirs, config.state_dir.join("cni-input"))?);
@@ -108,27 +108,27 @@ impl Cni {
         })
     }
 
-    /// The network that new pods get; `None` if there is no configuration.
+    /// The network for new pods; `None` if there is no configuration.
     pub(crate) fn current(&self) -> Result<Option<Arc<NetworkConfig>>, CniError> {
         self.directory.current()
     }
 
-    /// The error for a node that must have a configuration and has none.
+    /// The error for a node that needs a configuration and has none.
     pub(crate) fn none(&self) -> CniError {
         CniError::None { path: self.directory().to_owned() }
     }
 
-    /// Where configurations are looked for.
+    /// The directory of configurations.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Whether a pod is attached by plugins.
+    /// Whether any pod is attached by plugins.
     pub(crate) fn has_pods(&self) -> bool {
         !lock(&self.records).is_empty()
     }
 
-    /// Whether all plugins of a network are there, and say that they can add pods where they can be asked.
+    /// Whether all plugins of a network exist, and report that they can add pods if they support STATUS.
     pub(crate) fn readiness(&self, network: &Arc<NetworkConfig>) -> Readiness {
         let kinds = network.plugins.iter().map(NetworkConfig::kind);
         match kinds.map(|kind| self.plugins.program(kind)).collect::<Result<Vec<PathBuf>, _>>() {
@@ -144,13 +144,13 @@ impl Cni {
         Some(PodAddresses { ips, interface: INTERFACE.to_owned() })
     }
 
-    /// Adds a pod. After an error it is deleted again; if that fails too, its record stays for the next try.
+    /// Adds a pod. After an error it is deleted again; if that fails as well, its record stays for the next attempt.
     pub(crate) fn attach(
         &self,
         network: &NetworkConfig,
         pod: &Attachment<'_>,
     ) -> Result<PodAddresses, CniError> {
-        // An earlier attempt that was cut short may have left anything.
+        // An earlier, interrupted attempt may have left anything.
         self.detach(pod.id, Some(pod.netns))?;
         let mut record = Record {
             network: network.clone(),
@@ -175,7 +175,7 @@ impl Cni {
         added
     }
 
-    /// Deletes a pod by what it was added with; one without a record is fine.
+    /// Deletes a pod with the configuration with which it was added. A pod without a record is success.
     pub(crate) fn detach(&self, id: &PodId, netns: Option<&Path>) -> Result<(), CniError> {
         let Some(record) = self.record(id) else { return Ok(()) };
         let pinned = |path: &&Path| netns::open(path).is_ok();
@@ -189,7 +189,8 @@ impl Cni {
         };
         for plugin in record.network.plugins.iter().rev() {
             match self.run(&call, plugin, record.result.as_ref()) {
-                // The node has another network by now, and of the pod nothing is left in the kernel: nobody can do more.
+                // The node has another network by now, and nothing of the pod is left in the kernel: nobody can do
+                // more.
                 Err(error @ CniError::Missing { .. }) if netns.is_none() => {
                     tracing::warn!(pod = %id, %error, "a CNI plugin could not delete what it keeps of a removed pod");
                 }
@@ -202,7 +203,7 @@ impl Cni {
         Ok(())
     }
 
-    /// Deletes the pods that `keep` does not know; gives those that were deleted.
+    /// Deletes the pods that `keep` does not know, and returns those that were deleted.
     pub(crate) fn reconcile(&self, keep: &dyn Fn(&PodId) -> bool) -> HashSet<PodId> {
         let ids: Vec<PodId> = lock(&self.records).keys().cloned().collect();
         let mut removed = HashSet::new();
@@ -241,7 +242,7 @@ impl Cni {
         Ok((ips, value))
     }
 
-    /// Runs one plugin of a chain; gives what it printed.
+    /// Runs one plugin of a chain and returns its output.
     fn run(
         &self,
         call: &Call<'_>,
@@ -268,7 +269,7 @@ impl Cni {
     }
 
     fn save(&self, id: &PodId, record: &Record) -> Result<(), StoreError> {
-        // Plugins' own records of addresses outlive a power cut, and only DEL, by this one, removes them.
+        // Plugins' own records of addresses outlive a power cut, and only a DEL with this record removes them.
         let content = Json(record.clone());
         self.store.save(&file_name(id), &content, Durability::Durable)?;
         lock(&self.records).insert(id.clone(), Arc::new(content.0));
@@ -293,7 +294,8 @@ fn arguments(pod: &Attachment<'_>) -> Result<String, CniError> {
     ))
 }
 
-/// What a plugin reads about a pod: its object, the capabilities that it asks for, and the result of the plugin before it.
+/// The input of a plugin for a pod: its own object, the capabilities that it asks for, and the result of the plugin
+/// before it.
 fn input(record: &Record, plugin: &Map<String, Value>, previous: Option<&Value>) -> Value {
     let mut input = record.network.input(plugin);
     let wanted = |name: &String| plugin.get("capabilities")?.get(name)?.as_bool();

@@ -1,8 +1,8 @@
-//! Connections that the kernel still knows though they lead to no pod any more.
+//! Connections in the kernel's conntrack table that lead to no pod any more.
 //!
-//! A connection keeps the translation that it began with. TCP notices that nobody answers and begins anew, but one of UDP
-//! or SCTP is only what a sender's addresses and ports say: one that keeps its port refreshes with each packet what leads
-//! it to a pod that is gone, or to the host, where it knocked before there was a pod.
+//! A connection keeps the translation with which it began. A TCP client notices that nobody answers and connects again.
+//! But a UDP or SCTP connection is only a pair of addresses and ports: a sender that keeps its port refreshes, with
+//! each packet, an entry that leads to a pod that is gone, or to the host, which it reached before the pod existed.
 
 use std::net::IpAddr;
 
@@ -28,17 +28,17 @@ const TUPLE_PROTOCOL: u16 = 2;
 const PROTOCOL_NUMBER: u16 = 1;
 const PROTOCOL_DESTINATION_PORT: u16 = 3;
 
-/// A connection, as its first packet and the answer to it have the addresses.
+/// A connection, with the addresses of its first packet and of the reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Flow {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
     pub(crate) port: u16,
-    /// Where the packets go in truth: the destination, or what it was translated to.
+    /// Where its packets really go: the destination, or what that was translated to.
     pub(crate) target: IpAddr,
 }
 
-/// Deletes the connections of a protocol that are stale.
+/// Deletes the stale connections of a protocol.
 pub(crate) fn forget(protocol: Protocol, is_stale: &dyn Fn(&Flow) -> bool) -> Result<(), NetlinkError> {
     let socket = Socket::open(Family::Netfilter)?;
     let stale = |payload: &[u8]| {
@@ -59,7 +59,7 @@ pub(crate) fn forget(protocol: Protocol, is_stale: &dyn Fn(&Flow) -> bool) -> Re
     Ok(())
 }
 
-/// All of one protocol: the kernel sorts out the others, but not for both families at once.
+/// Lists the connections of one protocol: the kernel filters by protocol only within one family.
 fn request(family: u8, protocol: Protocol) -> Message {
     let mut message = Message::new(GET, netlink::DUMP).fixed(&[family, 0, 0, 0]);
     message.nest(ORIGINAL, |tuple| {
@@ -69,7 +69,7 @@ fn request(family: u8, protocol: Protocol) -> Message {
     message
 }
 
-/// Deletes what one message of the list shows.
+/// The message that deletes the connection in one message of the list.
 fn delete(payload: &[u8]) -> Option<Message> {
     let (header, attributes) = payload.split_at_checked(4)?;
     let mut message = Message::new(DELETE, netlink::ACK).fixed(&[header[0], 0, 0, 0]);
@@ -96,7 +96,7 @@ fn parse(attributes: &[u8]) -> Option<Flow> {
     })
 }
 
-/// Source and destination; those of IPv4 come first in the numbering, then those of IPv6.
+/// Source and destination. The attributes of IPv4 have the lower numbers, then those of IPv6 follow.
 fn addresses(tuple: &[u8]) -> Option<(IpAddr, IpAddr)> {
     let addresses = netlink::find(tuple, TUPLE_ADDRESSES)?;
     let address = |kinds: [u16; 2]| {

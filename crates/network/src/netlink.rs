@@ -1,6 +1,6 @@
 //! Netlink sockets and messages: enough for links, addresses, routes and nf_tables, all blocking.
 //!
-//! The kernel answers a request before `send` returns, so reading an answer never waits on anybody else.
+//! The kernel answers a request before `send` returns, so reading the answer never waits for anyone else.
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -18,12 +18,12 @@ pub(crate) const CREATE: u16 = 0x400;
 pub(crate) const APPEND: u16 = 0x800;
 pub(crate) const DUMP: u16 = 0x300;
 const NESTED: u16 = 0x8000;
-/// Set on an answer while what is listed changed: something may be missing, or be there twice.
+/// Set on a dump that was changing while it was listed: something may be missing or duplicate.
 const DUMP_INTERRUPTED: u16 = 0x10;
-/// How often a list is asked for anew then.
+/// How often such a dump is requested again.
 const DUMP_ATTEMPTS: usize = 10;
 
-/// Families of addresses, as every message has them.
+/// Address families, as every message numbers them.
 pub(crate) const IPV4: u8 = 2;
 pub(crate) const IPV6: u8 = 10;
 
@@ -37,13 +37,13 @@ const RECEIVE_LEN: usize = 32 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{operation}: {description}", description = .errno.desc())]
 pub struct NetlinkError {
-    /// What was asked for, and of which object.
+    /// The operation and its object.
     pub operation: String,
-    /// What the kernel answered.
+    /// The kernel's error.
     pub errno: Errno,
 }
 
-/// Names the operation beside the kernel's answer.
+/// Adds the operation to an errno.
 pub(crate) trait Operation<T> {
     fn operation(self, name: impl FnOnce() -> String) -> Result<T, NetlinkError>;
 }
@@ -54,7 +54,7 @@ impl<T> Operation<T> for Result<T, Errno> {
     }
 }
 
-/// A message under construction: the header, then what is appended.
+/// A message being built: the header, and what is appended to it.
 #[derive(Debug)]
 pub(crate) struct Message {
     bytes: Vec<u8>,
@@ -87,7 +87,7 @@ impl Message {
         self.put(value);
     }
 
-    /// A text with the NUL that the kernel wants.
+    /// A text with the NUL that the kernel expects.
     pub(crate) fn text(&mut self, kind: u16, value: &str) {
         let mut bytes = value.as_bytes().to_vec();
         bytes.push(0);
@@ -111,12 +111,12 @@ impl Message {
     }
 }
 
-/// Callers keep attributes far below 64 KiB; one that is not gets a length at which the kernel refuses the message.
+/// Attributes are far below 64 KiB. The length of a longer one makes the kernel refuse the message.
 fn attribute_len(len: usize) -> u16 {
     u16::try_from(len).unwrap_or(u16::MAX)
 }
 
-/// Walks attributes: kind without flag bits, and value. A malformed rest ends the walk.
+/// Iterates over attributes: the kind without flag bits, and the value. A malformed rest ends the iteration.
 pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let len = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
@@ -132,12 +132,12 @@ pub(crate) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(found, _value)| *found == kind).map(|(_kind, value)| value)
 }
 
-/// A 32-bit number in the machine's order, as rtnetlink has them.
+/// A 32-bit number in native byte order, as in rtnetlink.
 pub(crate) fn number(bytes: &[u8]) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?))
 }
 
-/// An address of the family that its length says.
+/// An address, of the family that its length implies.
 pub(crate) fn address(bytes: &[u8]) -> Option<IpAddr> {
     let ipv4 = || <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
     ipv4().or_else(|| <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from))
@@ -148,14 +148,14 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned()
 }
 
-/// Which part of the kernel a socket talks to.
+/// The part of the kernel that a socket talks to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Family {
     Route,
     Netfilter,
 }
 
-/// A netlink socket; it stays in the network namespace it was opened in.
+/// A netlink socket; it stays in the network namespace in which it was opened.
 #[derive(Debug)]
 pub(crate) struct Socket {
     fd: OwnedFd,
@@ -182,7 +182,7 @@ impl Socket {
         self.exchange(message, &mut |_kind, _payload| {})
     }
 
-    /// Lists what the messages of the answer have. EINTR: it changed all the time.
+    /// Collects what `parse` makes of the messages of a dump. EINTR means that the dump kept changing.
     pub(crate) fn dump<T, I: IntoIterator<Item = T>>(
         &self,
         request: &dyn Fn() -> Message,
@@ -198,8 +198,8 @@ impl Socket {
         Err(Errno::EINTR)
     }
 
-    /// Sends one request and hands over every message of the answer: kind and payload after the header. EINTR: a list is
-    /// not consistent.
+    /// Sends one request and passes every message of the answer to `answer`: its kind, and the payload after the
+    /// header. EINTR means that a dump is inconsistent.
     pub(crate) fn exchange(&self, message: Message, answer: &mut dyn FnMut(u16, &[u8])) -> Result<(), Errno> {
         let sequence = self.next();
         self.send(&message.finish(sequence))?;
@@ -220,9 +220,9 @@ impl Socket {
         }
     }
 
-    /// Sends messages as one datagram, all to be acknowledged; gives the first refusal and the index of its message.
+    /// Sends messages as one datagram, each to be acknowledged; returns the first error, with the index of its message.
     ///
-    /// nf_tables answers for the batch when it has been committed or undone, which is before `send` returns.
+    /// nf_tables acknowledges a batch when it has been committed or undone, which is before `send` returns.
     pub(crate) fn batch(&self, messages_to_send: Vec<Message>) -> Result<(), (usize, Errno)> {
         let mut datagram = Vec::new();
         let mut first = None;
@@ -268,7 +268,7 @@ impl Socket {
     }
 }
 
-/// A message that the kernel sent.
+/// A message from the kernel.
 struct Received<'a> {
     kind: u16,
     flags: u16,
@@ -276,7 +276,7 @@ struct Received<'a> {
     payload: &'a [u8],
 }
 
-/// Walks the messages of a datagram. One that was cut short keeps what came.
+/// Iterates over the messages of a datagram. A truncated one keeps what arrived.
 fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
     std::iter::from_fn(move || {
         let header = bytes.get(..HEADER_LEN)?;
@@ -290,7 +290,7 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Received<'_>> {
     })
 }
 
-/// The verdict at the start of an error or done message: zero, or a negated error number.
+/// The status at the start of an error or done message: zero, or a negated errno.
 fn status(payload: &[u8]) -> Result<(), Errno> {
     let code = number(payload).unwrap_or(0).cast_signed();
     if code == 0 { Ok(()) } else { Err(Errno::from_raw(-code)) }

@@ -12,18 +12,18 @@ use nix::sys::statfs::{FsType, fstatfs};
 /// The magic number of nsfs, the file system that namespace files live in.
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 
-/// A network namespace that cannot be used.
+/// Why a network namespace cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
     /// The file cannot be opened.
     #[error("open the network namespace {}", path.display())]
     Open {
-        /// Where the namespace should be pinned.
+        /// The file at which the namespace should be pinned.
         path: PathBuf,
-        /// What the kernel answered.
+        /// The kernel's error.
         source: Errno,
     },
-    /// The file is there but pins no namespace; a mount over it is gone.
+    /// The file exists but pins no namespace, because the mount over it is gone.
     #[error("{} is not a network namespace", path.display())]
     NotPinned {
         /// The file.
@@ -32,13 +32,13 @@ pub enum NetnsError {
     /// No thread could be started.
     #[error("start a thread for a network namespace")]
     Thread {
-        /// What the system answered.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A thread could not move into the namespace.
+    /// A thread could not enter the namespace.
     #[error("enter a network namespace")]
     Enter {
-        /// What the kernel answered.
+        /// The kernel's error.
         source: Errno,
     },
     /// The thread ended without a result.
@@ -57,7 +57,7 @@ pub(crate) fn open(path: &Path) -> Result<OwnedFd, NetnsError> {
     Ok(fd)
 }
 
-/// Runs `work` on a new thread inside the namespace; a thread that moved is never used for anything else.
+/// Runs `work` on a new thread inside the namespace. A thread that entered a namespace is never used for anything else.
 pub(crate) fn inside<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
     std::thread::scope(|scope| {
         let enter = || {

@@ -1,4 +1,4 @@
-//! Sockets that belong to a pod's network, for the daemon to connect from.
+//! Sockets in a pod's network, through which the daemon connects to the pod.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -9,22 +9,22 @@ use wharf_types::{ErrorKind, Failure};
 
 use crate::netns::{self, NetnsError};
 
-/// An unconnected, non-blocking TCP socket of one family inside a network.
+/// Unconnected, non-blocking TCP sockets inside a network, one per family.
 #[derive(Debug)]
 pub struct TcpSockets {
     /// For IPv4.
     pub v4: OwnedFd,
-    /// For IPv6, where the kernel has it.
+    /// For IPv6, if the kernel has it.
     pub v6: Option<OwnedFd>,
 }
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// The network cannot be entered.
+    /// The namespace cannot be entered.
     #[error("enter the pod's network")]
     Netns(#[from] NetnsError),
-    /// The kernel gives none.
+    /// The kernel returned an error.
     #[error("open a TCP socket in the pod's network")]
     Open(#[source] Errno),
 }
@@ -39,10 +39,10 @@ impl Failure for SocketError {
 }
 
 impl TcpSockets {
-    /// Opens them inside the namespace that `netns` pins, or in the host's network.
+    /// Opens the sockets inside the namespace that `netns` pins, or in the host's.
     ///
     /// # Errors
-    /// The namespace is gone, or the kernel gives no socket.
+    /// The namespace is gone, or the kernel returned an error.
     pub fn open(netns: Option<&Path>) -> Result<Self, SocketError> {
         match netns {
             Some(netns) => netns::inside(&netns::open(netns)?, Self::here)?,

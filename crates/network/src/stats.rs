@@ -1,4 +1,4 @@
-//! Counters of a pod's interfaces, by a socket that was opened once inside the pod's namespace.
+//! Counters of a pod's interfaces, read through a socket that was opened once inside the pod's namespace.
 
 use std::path::Path;
 
@@ -6,8 +6,8 @@ use crate::link;
 use crate::netlink::{Family, Socket};
 use crate::{Error, netns};
 
-/// How many interfaces of one pod are told of: a pod that makes more than anyone needs must not fill the answers about all
-/// pods of the node.
+/// How many interfaces of one pod are reported: a pod that makes more than anyone needs must not bloat the responses
+/// about all pods of the node.
 const INTERFACES_LIMIT: usize = 64;
 
 /// The counters of one interface since it was made.
@@ -21,7 +21,7 @@ pub struct InterfaceStats {
     pub rx_packets: u64,
     /// Packets that arrived damaged.
     pub rx_errors: u64,
-    /// Packets that arrived and found no room.
+    /// Packets that arrived and were dropped for lack of buffers.
     pub rx_dropped: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
@@ -42,19 +42,20 @@ pub struct StatsSocket {
 }
 
 impl StatsSocket {
-    /// Opens the socket, on a thread that enters the namespace and ends.
+    /// Opens the socket on a thread that enters the namespace and then exits.
     ///
     /// # Errors
-    /// [`Error::Netns`] if `netns` pins no namespace, [`Error::Netlink`] if the kernel gives no socket.
+    /// [`Error::Netns`] if `netns` pins no namespace, [`Error::Netlink`] if the kernel returns no socket.
     pub fn open(netns: &Path) -> Result<Self, Error> {
         let socket = netns::inside(&netns::open(netns)?, || Socket::open(Family::Route))??;
         Ok(Self { socket })
     }
 
-    /// Reads the counters of every interface but `lo`, of the first 64 if there are more; one request to the kernel.
+    /// Reads the counters of every interface except `lo`, or of the first 64 if there are more, with one request to the
+    /// kernel.
     ///
     /// # Errors
-    /// [`Error::Netlink`] if the kernel refuses.
+    /// [`Error::Netlink`] if the kernel returns an error.
     pub fn read(&self) -> Result<Vec<InterfaceStats>, Error> {
         let links = link::list_first(&self.socket, INTERFACES_LIMIT, |link| link.name != "lo")?;
         Ok(links.into_iter().map(counters).collect())

@@ -1,7 +1,7 @@
-//! What is kept of pods' networks: small records as JSON, one per pod or setting.
+//! The records of pods' networks: small JSON documents, one per pod or setting.
 //!
-//! What describes something in the kernel is not synced, since a power cut takes both; what has to outlive one is saved
-//! durably.
+//! A record about something in the kernel is not synced, because a power cut takes both. A record that must survive one
+//! is saved durably.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -13,20 +13,20 @@ use wharf_state::record::{self, Format};
 use wharf_state::records::{Content, ContentError, Quarantine, Records};
 use wharf_types::{ErrorKind, Failure};
 
-/// What cannot be kept on the disk.
+/// What could not be stored on disk.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A record.
     #[error(transparent)]
     Record(#[from] record::Error),
-    /// What plugins read.
+    /// The input of a plugin.
     #[error("{operation} {}", path.display())]
     Input {
-        /// What was tried.
+        /// The operation that failed.
         operation: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// What the system answered.
+        /// The operating system's error.
         source: io::Error,
     },
 }
@@ -40,12 +40,12 @@ impl Failure for StoreError {
     }
 }
 
-/// A kind of record that is JSON.
+/// A kind of record whose content is JSON.
 pub(crate) trait Kind: Serialize + DeserializeOwned {
     const NAME: &'static str;
 }
 
-/// Its content.
+/// The record's content.
 #[derive(Debug)]
 pub(crate) struct Json<T>(pub(crate) T);
 
@@ -68,13 +68,13 @@ impl<T: Kind> Content for Json<T> {
     }
 }
 
-/// Opens a directory of records; beside it is the quarantine.
+/// Opens a directory of records, which has the quarantine beside it.
 pub(crate) fn open<T: Kind>(directory: PathBuf) -> Result<Records<Json<T>>, StoreError> {
     let quarantine = Quarantine::new(directory.with_file_name("quarantine"));
     Ok(Records::open(directory, quarantine)?)
 }
 
-/// Every record whose name, without what `id` takes off it, says whose it is. The others are reported.
+/// All records whose name is an id once `id` has stripped it. The others are logged.
 pub(crate) fn load<T: Kind, Id: std::str::FromStr>(
     records: &Records<Json<T>>,
     id: impl Fn(&str) -> &str,
@@ -96,7 +96,7 @@ where
     Ok(whole)
 }
 
-/// Tells of a record that cannot be used.
+/// Logs a record that cannot be used.
 pub(crate) fn report(name: &str, error: &wharf_state::records::Unusable) {
     let error = wharf_types::chain(error);
     tracing::warn!(name, error, "cannot use a network record");

@@ -4,10 +4,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// No more addresses than this are used of one subnet; a node has some hundred pods.
+/// The most addresses used of one subnet; a node has a few hundred pods.
 const POOL_LIMIT: u32 = 1 << 20;
 
-/// Why a text is not a range of addresses for pods.
+/// Why a text is not a valid range of pod addresses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not an address range for pods: {reason}")]
 pub struct SubnetError {
@@ -17,7 +17,7 @@ pub struct SubnetError {
     pub reason: &'static str,
 }
 
-/// A range of addresses, its bits below the prefix zero.
+/// A range of addresses; the bits after the prefix are zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Subnet {
     base: IpAddr,
@@ -25,7 +25,7 @@ pub struct Subnet {
 }
 
 impl Subnet {
-    /// The range of this length around an address.
+    /// The range with this prefix length around an address.
     pub(crate) fn new(address: IpAddr, prefix: u8) -> Self {
         Self { base: mask(address, prefix), prefix }
     }
@@ -42,13 +42,13 @@ impl Subnet {
         self.base.is_ipv6()
     }
 
-    /// The address of the bridge: the first after the base.
+    /// The address of the gateway: the first after the base.
     #[must_use]
     pub fn gateway(&self) -> IpAddr {
         self.nth(1)
     }
 
-    /// Whether the address lies in the range.
+    /// Whether the address is in the range.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         address.is_ipv6() == self.is_ipv6() && mask(address, self.prefix) == self.base
@@ -73,7 +73,7 @@ impl Subnet {
         }
     }
 
-    /// The offset of the last address a pod may have; the first is 2. IPv4 keeps its broadcast address out.
+    /// The offset of the last address that a pod may have; the first is 2. IPv4's broadcast address is excluded.
     fn last(&self) -> u32 {
         match self.base {
             IpAddr::V4(_) => (u32::MAX >> self.prefix).min(POOL_LIMIT) - 1,
@@ -96,7 +96,7 @@ impl fmt::Display for Subnet {
     }
 }
 
-/// One subnet, or one of each family; the primary is first.
+/// One subnet, or one of each family; the primary comes first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subnets(Vec<Subnet>);
 
@@ -107,7 +107,7 @@ impl Subnets {
         &self.0
     }
 
-    /// Whether there is one address of each subnet, in the same order.
+    /// Whether there is exactly one address of each subnet, in the same order.
     pub(crate) fn contain(&self, ips: &[IpAddr]) -> bool {
         ips.len() == self.0.len() && self.0.iter().zip(ips).all(|(subnet, ip)| subnet.contains(*ip))
     }
@@ -118,7 +118,7 @@ impl Subnets {
         (!ipv4.is_empty()).then_some(Self(ipv4))
     }
 
-    /// The offset of the last address that every subnet has.
+    /// The offset of the last address that exists in every subnet.
     pub(crate) fn last(&self) -> u32 {
         self.0.iter().map(Subnet::last).min().unwrap_or_default()
     }

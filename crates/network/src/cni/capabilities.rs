@@ -1,4 +1,4 @@
-//! What plugins are told of a pod if they ask for it: CNI's capabilities, under the names that other runtimes have for them.
+//! CNI's capabilities: what plugins learn about a pod if they ask for it, under the same names as in other runtimes.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,12 @@ use crate::Attachment;
 const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
 const EGRESS: &str = "kubernetes.io/egress-bandwidth";
 
-/// The least and the most bandwidth that is no mistake, in bits per second, as Kubernetes has it.
+/// The bandwidths that Kubernetes accepts, in bits per second; any other is a mistake.
 const REASONABLE: std::ops::RangeInclusive<u128> = 1000..=1_000_000_000_000_000;
-/// How much may be sent at once, in bits: no less than all.
+/// The burst, in bits: as much as the field can hold.
 const BURST: u32 = u32::MAX;
 
-/// Every capability of a pod but its ports.
+/// All capabilities of a pod except its ports.
 pub(super) fn of(pod: &Attachment<'_>) -> Result<Map<String, Value>, CniError> {
     let mut all = Map::new();
     let mut bandwidth = Map::new();
@@ -50,7 +50,7 @@ fn rate(annotations: &BTreeMap<String, String>, name: &'static str) -> Result<Op
     bits.map(Some).ok_or_else(refused)
 }
 
-/// A quantity as Kubernetes writes them, such as 10M, 1.5Gi or 2e6, rounded up.
+/// A quantity as Kubernetes writes it, such as 10M, 1.5Gi or 2e6, rounded up.
 fn quantity(text: &str) -> Option<u128> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);

@@ -1,4 +1,4 @@
-//! CNI configurations: which file counts, and what it says.
+//! CNI configurations: which file is used, and how it is parsed.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -12,14 +12,14 @@ use super::CniError;
 use crate::store::read_bounded;
 
 const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
-/// More plugins in a chain than this are a mistake.
+/// The longest chain; more plugins are a mistake.
 const CHAIN_LIMIT: usize = 32;
 /// All versions of the specification, oldest first.
 const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 const FIRST_WITH_STATUS: &str = "1.1.0";
 
-/// A network: a chain of plugins with their configurations. Also stored in a pod's record, so that it is deleted by
-/// what it was added with.
+/// A network: a chain of plugins with their configurations. A pod's record has a copy, so that the pod is deleted with
+/// the configuration with which it was added.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct NetworkConfig {
     pub(crate) name: String,
@@ -27,12 +27,12 @@ pub(crate) struct NetworkConfig {
     pub(crate) plugins: Vec<Map<String, Value>>,
 }
 
-/// The part of a file that wharf reads; plugins get their objects as they are.
+/// The part of a file that wharf uses; plugins get their objects unchanged.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct File {
     cni_version: Option<String>,
-    /// Since 1.1.0: all that the file is good for.
+    /// Since 1.1.0: all versions that the file supports.
     #[serde(default)]
     cni_versions: Vec<String>,
     name: String,
@@ -40,12 +40,12 @@ struct File {
 }
 
 impl NetworkConfig {
-    /// The name of a plugin's program; parsing made sure that it is a plain file name.
+    /// The name of a plugin's program; the parser has checked that it is a plain file name.
     pub(crate) fn kind(plugin: &Map<String, Value>) -> &str {
         plugin.get("type").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// What a plugin reads in every call: its own object with the network's name and version.
+    /// What a plugin reads in every call: its own object, with the network's name and version.
     pub(crate) fn input(&self, plugin: &Map<String, Value>) -> Map<String, Value> {
         let mut input = plugin.clone();
         input.remove("capabilities");
@@ -54,7 +54,7 @@ impl NetworkConfig {
         input
     }
 
-    /// Whether its plugins have STATUS.
+    /// Whether the version has STATUS.
     pub(crate) fn has_status(&self) -> bool {
         VERSIONS
             .iter()
@@ -63,7 +63,7 @@ impl NetworkConfig {
     }
 }
 
-/// Whether wharf speaks this version of the specification.
+/// Whether wharf supports this version of the specification.
 pub(crate) fn is_version(version: &str) -> bool {
     VERSIONS.contains(&version)
 }
@@ -83,7 +83,7 @@ fn parse(bytes: &[u8]) -> Result<NetworkConfig, String> {
         return Err(format!("it has {} plugins; 1 to {CHAIN_LIMIT} can be run", plugins.len()));
     }
     for plugin in &plugins {
-        // CVE-2021-20206: a type with a slash runs any program of the host.
+        // CVE-2021-20206: a type with a slash could run any program on the host.
         let kind = plugin.get("type").and_then(Value::as_str).ok_or("a plugin has no type")?;
         if !is_name(kind) {
             return Err(format!("the type {kind:?} is not the name of a plugin"));
@@ -95,7 +95,7 @@ fn parse(bytes: &[u8]) -> Result<NetworkConfig, String> {
     Ok(NetworkConfig { name: file.name, version, plugins })
 }
 
-/// The latest version that a file is good for; one that says nothing is of the time before there was the key.
+/// The latest version that a file supports; a file without a version predates the key.
 fn version(one: Option<String>, several: &[String]) -> Result<String, String> {
     let named = |version: &&str| several.iter().any(|other| other == version);
     if let Some(latest) = VERSIONS.iter().copied().rfind(named) {
@@ -114,14 +114,14 @@ fn is_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
-/// The directory of configurations; the first valid file counts. Files are read again only when one has changed.
+/// The directory of configurations. The first valid file is used. The files are read again only when one has changed.
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
     cache: Mutex<Option<(Vec<Candidate>, Selected)>>,
 }
 
-/// A file as the directory shows it; another one, or another content, differs.
+/// A file as listed in the directory; another file or changed content compares as different.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
     path: PathBuf,
@@ -129,7 +129,7 @@ struct Candidate {
     len: u64,
 }
 
-/// What the files amount to: a network, none at all, or the complaint about the first.
+/// The result of reading the files: a network, none at all, or what is wrong with the first file.
 type Selected = Result<Option<Arc<NetworkConfig>>, (PathBuf, String)>;
 
 impl Directory {

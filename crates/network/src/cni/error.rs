@@ -1,19 +1,19 @@
-//! What can go wrong with CNI.
+//! The errors of CNI.
 
 use std::path::PathBuf;
 
 use crate::{NetlinkError, NetnsError, StoreError};
 
-/// CNI could not do what was asked.
+/// Why CNI could not attach or detach a pod.
 #[derive(Debug, thiserror::Error)]
 pub enum CniError {
-    /// There is no configuration, and the built-in bridge is not to be used.
+    /// There is no configuration, and the built-in network must not be used.
     #[error("there is no CNI configuration in {}", path.display())]
     None {
         /// The directory.
         path: PathBuf,
     },
-    /// There are configurations, none of them valid; this is the first.
+    /// There are configurations but none is valid; this is the first.
     #[error("the CNI configuration {} is not valid: {reason}", path.display())]
     Config {
         /// The file.
@@ -26,16 +26,16 @@ pub enum CniError {
     Directory {
         /// The directory.
         path: PathBuf,
-        /// What the system answered.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A pod's name, namespace or uid cannot be given to plugins.
+    /// A pod's name, namespace or uid cannot be passed to plugins.
     #[error("{value:?} cannot be an argument of a CNI plugin: it contains ; or = or a control character")]
     Argument {
         /// The text.
         value: String,
     },
-    /// An annotation of bandwidth is no such.
+    /// The value of a bandwidth annotation is not a bandwidth.
     #[error("the annotation {annotation} is {value:?}: give bits per second from 1k to 1P, such as 10M")]
     Bandwidth {
         /// Its name.
@@ -43,14 +43,14 @@ pub enum CniError {
         /// Its value.
         value: String,
     },
-    /// The program of a plugin is not there.
+    /// The program of a plugin does not exist.
     #[error(
         "the CNI plugin {plugin} was not found in {dirs:?}: install it there, or set network.cni_bin_dirs"
     )]
     Missing {
         /// The plugin's type.
         plugin: String,
-        /// Where it was looked for.
+        /// The directories that were searched.
         dirs: Vec<PathBuf>,
     },
     /// The program could not be run.
@@ -60,10 +60,10 @@ pub enum CniError {
         plugin: String,
         /// `ADD`, `DEL` or `STATUS`.
         command: &'static str,
-        /// What the system answered.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// The plugin did not end in time and was killed.
+    /// The plugin did not finish in time and was killed.
     #[error("the CNI plugin {plugin} did not finish {command} in time and was killed")]
     Deadline {
         /// The plugin's type.
@@ -86,11 +86,11 @@ pub enum CniError {
         plugin: String,
         /// `ADD`, `DEL` or `STATUS`.
         command: &'static str,
-        /// The plugin's code.
+        /// The plugin's error code.
         code: u64,
         /// Its message.
         message: String,
-        /// `: ` and its details, or nothing.
+        /// `: ` and its details; may be empty.
         details: String,
     },
     /// The plugin failed without saying why.
@@ -100,12 +100,12 @@ pub enum CniError {
         plugin: String,
         /// `ADD`, `DEL` or `STATUS`.
         command: &'static str,
-        /// How it ended.
+        /// Its exit status.
         status: std::process::ExitStatus,
-        /// The beginning of what it wrote to stderr.
+        /// The beginning of its stderr.
         stderr: String,
     },
-    /// The plugin ended well, but its result cannot be used.
+    /// The plugin succeeded, but its result cannot be used.
     #[error("the CNI plugin {plugin} returned no usable result: {reason}")]
     Output {
         /// The plugin's type.
@@ -125,7 +125,7 @@ pub enum CniError {
 }
 
 impl CniError {
-    /// One word for why no pod can be attached, as conditions of the CRI have it.
+    /// The reason, in one word, for the CRI's condition.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::None { .. } => "NoCniConfig",

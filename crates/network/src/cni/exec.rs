@@ -1,4 +1,4 @@
-//! Running one plugin: bounded in time and output, in a process group of its own.
+//! Runs one plugin, with limits on time and output, in a process group of its own.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -14,12 +14,12 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use wharf_types::program::DEFAULT_PATH;
 
-/// A plugin's result, or its complaints, are never longer.
+/// The longest output of a plugin, result or error.
 const OUTPUT_LIMIT_BYTES: usize = 1 << 20;
-/// A killed plugin that is still there after this long is stuck in the kernel; it is left behind.
+/// A killed plugin that still exists after this long is stuck in the kernel, and is left behind.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// What a plugin that ended left.
+/// The output of a plugin that has exited.
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) status: ExitStatus,
@@ -27,7 +27,7 @@ pub(crate) struct Output {
     pub(crate) stderr: Vec<u8>,
 }
 
-/// Why a plugin did not end by itself.
+/// Why a plugin did not exit by itself.
 #[derive(Debug)]
 pub(crate) enum ExecError {
     Io(std::io::Error),
@@ -41,8 +41,8 @@ impl From<std::io::Error> for ExecError {
     }
 }
 
-/// Runs the program with this environment beside this process's own, which may name a proxy or an API server, until it ends;
-/// at the deadline, or when it writes too much, it is killed with all it started.
+/// Runs the program until it exits. Its environment is this one added to that of this process, which may name a proxy
+/// or an API server. At the deadline, or when it writes too much, it is killed with everything that it started.
 pub(crate) fn run(
     program: &Path,
     environment: &[(&str, String)],
@@ -52,7 +52,7 @@ pub(crate) fn run(
     #[expect(clippy::disallowed_methods, reason = "the one place that starts CNI plugins")]
     let mut command = Command::new(program);
     if std::env::var_os("PATH").is_none() {
-        // A plugin may need programs itself.
+        // A plugin may need other programs.
         command.env("PATH", DEFAULT_PATH);
     }
     command
@@ -69,7 +69,7 @@ pub(crate) fn run(
 
 type Streams = (Vec<u8>, Vec<u8>);
 
-/// Reads the child's outputs until it has ended.
+/// Reads the child's outputs until it has exited.
 fn listen(child: &mut Child, deadline: Instant) -> Result<Streams, ExecError> {
     let process = pidfd(child)?;
     let missing = || std::io::Error::from(ErrorKind::BrokenPipe);
@@ -84,20 +84,20 @@ fn listen(child: &mut Child, deadline: Instant) -> Result<Streams, ExecError> {
         let ended = wait.first().and_then(PollFd::any).unwrap_or_default();
         stdout.read()?;
         stderr.read()?;
-        // What a process that the plugin left behind may still write is not waited for.
+        // Output that a process left behind by the plugin may still write is not waited for.
         if ended {
             return Ok((stdout.bytes, stderr.bytes));
         }
     }
 }
 
-/// Kills what is left of the group and takes the exit status.
+/// Kills what is left of the group, and takes the exit status.
 fn finish(child: &mut Child, result: Result<Streams, ExecError>) -> Result<Output, ExecError> {
     let Err(error) = result else {
         let (stdout, stderr) = result?;
         return Ok(Output { status: child.wait()?, stdout, stderr });
     };
-    // The child has not been waited for, so its group still has this number.
+    // The child has not been reaped, so its group still has this number.
     if let Ok(group) = i32::try_from(child.id())
         && let Err(errno) = killpg(Pid::from_raw(group), Signal::SIGKILL)
     {
@@ -116,11 +116,11 @@ fn pidfd(child: &Child) -> Result<OwnedFd, ExecError> {
     Ok(wharf_sys::process::open_pidfd(pid).map_err(std::io::Error::other)?)
 }
 
-/// Waits for one of the descriptors; 0 at the deadline.
+/// Waits for one of the descriptors; returns 0 at the deadline.
 fn wait_until(wait: &mut [PollFd<'_>], deadline: Instant) -> Result<i32, ExecError> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        // Rounded up, since 0 would not wait at all; capped at what the kernel takes.
+        // Rounded up, because 0 would not wait at all; capped at what the kernel accepts.
         let left_ms = u16::try_from(left.as_millis().saturating_add(1)).unwrap_or(u16::MAX);
         match poll(wait, PollTimeout::from(left_ms)) {
             Err(nix::errno::Errno::EINTR) => {}
@@ -143,12 +143,12 @@ impl<P: Read + AsFd> Stream<P> {
         Ok(Self { pipe, bytes: Vec::new(), open: true })
     }
 
-    /// What to wait for; nothing after the end.
+    /// What to poll; `None` after the end.
     fn wanted(&self) -> Option<PollFd<'_>> {
         self.open.then(|| PollFd::new(self.pipe.as_fd(), PollFlags::POLLIN))
     }
 
-    /// Reads what is there.
+    /// Reads what is available.
     fn read(&mut self) -> Result<(), ExecError> {
         let mut chunk = [0; 16 * 1024];
         while self.open {

@@ -1,7 +1,7 @@
-//! What a plugin reads: a file, locked for as long as the plugin or anything that it started has it open.
+//! The input of a plugin: a file, locked as long as the plugin or anything that it started has it open.
 //!
-//! So a daemon sees whether a call of its predecessor, which was killed, is still under way. The specification forbids two
-//! calls for a pod at once, and a late ADD would leave what DEL has removed already.
+//! So a new daemon sees whether a call of its killed predecessor is still running. The specification forbids two calls
+//! for a pod at a time, and a late ADD would restore what DEL has already removed.
 
 use std::fs::{File, TryLockError};
 use std::io::{Result, Seek, SeekFrom, Write};
@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 
 use nix::poll::poll;
 
-/// How long a look at the lock lasts, in milliseconds.
+/// How often the lock is tried, in milliseconds.
 const LOOK_MS: u16 = 50;
 
-/// The input of a call that is under way.
+/// The input of a running call.
 #[derive(Debug)]
 pub(super) struct Input(File);
 
 impl Input {
-    /// Writes the input when no earlier call has the file any more. Half of the time is waited at most: what hangs without
-    /// its daemon ends no more.
+    /// Writes the input once no earlier call has the file open. It waits for at most half of the time: a plugin that
+    /// hangs without its daemon never exits.
     pub(super) fn write(path: &Path, content: &[u8], deadline: Instant) -> Result<Self> {
         let patience = deadline.saturating_duration_since(Instant::now()) / 2;
         let mut file = locked(path, patience)?;
@@ -29,14 +29,14 @@ impl Input {
         Ok(Self(file))
     }
 
-    /// For the plugin, as its standard input.
+    /// The plugin's standard input.
     pub(super) fn stream(&self) -> Result<File> {
         self.0.try_clone()
     }
 }
 
 impl Drop for Input {
-    /// The call has ended. What the plugin may have left running on purpose is no part of it.
+    /// The call has ended. A process that the plugin left running on purpose is not part of it.
     fn drop(&mut self) {
         if let Err(error) = self.0.unlock() {
             tracing::warn!(%error, "cannot record the end of a CNI plugin's call");
@@ -70,7 +70,7 @@ mod tests {
         Instant::now() + Duration::from_millis(count)
     }
 
-    /// A file that the plugin of a daemon that was killed has: nobody unlocks it.
+    /// A file that the plugin of a killed daemon has open: nobody unlocks it.
     fn held(path: &Path) -> File {
         let file = File::create(path).unwrap();
         file.try_lock().unwrap();

@@ -1,4 +1,4 @@
-//! The programs of plugins: where they are, and one call of one.
+//! The programs of plugins: where they are, and how one is called.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -9,26 +9,26 @@ use super::input::Input;
 use super::{Action, CniError, exec, result};
 use crate::store::StoreError;
 
-/// As much of a plugin's complaints as belongs into a message.
+/// How much of a plugin's stderr an error message has, in bytes.
 const STDERR_LEN: usize = 1000;
 
-/// Where the node's plugins are, and what they read.
+/// The directories of the node's plugins and of their inputs.
 #[derive(Debug)]
 pub(super) struct Plugins {
     dirs: Vec<PathBuf>,
-    /// What the plugins of each subject read in the last call.
+    /// The last input of the plugins for each subject.
     inputs: PathBuf,
 }
 
 /// One call of one plugin.
 pub(super) struct Execution<'a> {
-    /// Its type.
+    /// The plugin's type.
     pub(super) plugin: &'a str,
     pub(super) action: Action,
-    /// What the call is about, as a file name: of one subject there is one call at a time.
+    /// What the call is about, as a file name. There is only one call at a time for a subject.
     pub(super) subject: &'a str,
     pub(super) input: Value,
-    /// What it is told beside the command and where plugins are.
+    /// Its environment besides the command and the plugin path.
     pub(super) environment: [(&'static str, String); 4],
     pub(super) deadline: Instant,
 }
@@ -41,7 +41,7 @@ impl Plugins {
         Ok(Self { dirs, inputs })
     }
 
-    /// The program of a plugin: the first that can be executed.
+    /// Finds a plugin's program: the first that is executable.
     pub(super) fn program(&self, plugin: &str) -> Result<PathBuf, CniError> {
         use std::os::unix::fs::PermissionsExt;
         let executable = |path: &PathBuf| {
@@ -51,7 +51,7 @@ impl Plugins {
         found.ok_or_else(|| CniError::Missing { plugin: plugin.to_owned(), dirs: self.dirs.clone() })
     }
 
-    /// Runs a plugin; gives what it printed.
+    /// Runs a plugin and returns its output.
     pub(super) fn run(&self, execution: &Execution<'_>) -> Result<Vec<u8>, CniError> {
         let (owned, command) = (|| execution.plugin.to_owned(), execution.action.name());
         let program = self.program(execution.plugin)?;
@@ -73,7 +73,7 @@ impl Plugins {
         Err(failure(owned(), command, &output))
     }
 
-    /// Removes what the plugins of a subject read last.
+    /// Removes the last input of a subject.
     pub(super) fn forget(&self, subject: &str) -> Result<(), StoreError> {
         let path = self.inputs.join(subject);
         match std::fs::remove_file(&path) {
@@ -91,7 +91,7 @@ impl Plugins {
     }
 }
 
-/// A plugin that fails should print an error as JSON; if not, its complaints must do.
+/// A failing plugin should print an error as JSON; if it does not, its stderr must do.
 fn failure(plugin: String, command: &'static str, output: &exec::Output) -> CniError {
     if let Ok(failure) = serde_json::from_slice::<result::Failure>(&output.stdout) {
         let details =

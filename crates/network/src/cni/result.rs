@@ -1,4 +1,4 @@
-//! What plugins print: results and errors.
+//! The output of plugins: results and errors.
 
 use std::net::IpAddr;
 
@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use super::config::is_version;
 use crate::INTERFACE;
 
-/// More addresses than this of one pod are a mistake.
+/// The most addresses of one pod; more are a mistake.
 const ADDRESS_LIMIT: usize = 64;
 
-/// The part of a result that wharf reads.
+/// The part of a result that wharf uses.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct AddResult {
@@ -20,7 +20,7 @@ struct AddResult {
     interfaces: Vec<Interface>,
     #[serde(default)]
     ips: Vec<Ip>,
-    /// Before 0.3.0 there is one address of each family.
+    /// Before 0.3.0 there is at most one address of each family.
     ip4: Option<OldIp>,
     ip6: Option<OldIp>,
 }
@@ -47,7 +47,7 @@ struct OldIp {
     ip: String,
 }
 
-/// What a plugin that failed prints.
+/// The error that a failing plugin prints.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Failure {
     pub(crate) code: u64,
@@ -57,7 +57,7 @@ pub(crate) struct Failure {
     pub(crate) details: String,
 }
 
-/// Reads a result of ADD, in the list's version: so the next plugin, and DEL, get it.
+/// Parses a result of ADD, and sets its version to the chain's, as the next plugin and DEL need it.
 pub(crate) fn parse(stdout: &[u8], version: &str) -> Result<Value, String> {
     let mut value: Value = serde_json::from_slice(stdout).map_err(|error| error.to_string())?;
     let result: AddResult = serde_json::from_value(value.clone()).map_err(|error| error.to_string())?;
@@ -71,7 +71,7 @@ pub(crate) fn parse(stdout: &[u8], version: &str) -> Result<Value, String> {
     }
 }
 
-/// From 0.3.0 on, versions differ in one thing: until 0.4.0 an address is told its family.
+/// From 0.3.0 on, versions differ in one point: up to 0.4.0 an address names its family.
 fn convert(result: &mut Value, version: &str) {
     result["cniVersion"] = version.into();
     for ip in result["ips"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
@@ -84,8 +84,8 @@ fn convert(result: &mut Value, version: &str) {
     }
 }
 
-/// The addresses of the pod's interface in a result, in the plugin's order; those of others that a chain may add are not
-/// the pod's. An address that says no interface is of the one that was asked for.
+/// The addresses of the pod's interface in a result, in the plugin's order. Addresses of other interfaces that a chain
+/// may add do not count. An address that names no interface belongs to the requested one.
 pub(crate) fn addresses(result: &Value) -> Result<Vec<IpAddr>, String> {
     let result: AddResult = serde_json::from_value(result.clone()).map_err(|error| error.to_string())?;
     let of_pod = |ip: &&Ip| {

@@ -1,7 +1,8 @@
-//! What plugins say of themselves: STATUS, which lists of version 1.1.0 and later have.
+//! The readiness that plugins report: STATUS, which chains of version 1.1.0 and later have.
 //!
-//! A thread asks the chain, and until it is back the answer before it counts. Nobody waits for a plugin, but for the first
-//! answer a moment: that of a daemon which has just started must not make a node unready, and its pods with it.
+//! A thread asks the chain, and until it has an answer the previous answer counts. Nobody waits for a plugin, except a
+//! moment for the first answer: a daemon that has just started must not make its node unready, and the node's pods with
+//! it.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -13,13 +14,14 @@ use super::plugins::{Execution, Plugins};
 use super::{Action, CniError, NetworkConfig};
 use crate::Readiness;
 
-/// How old an answer may be. Less than the kubelet's five seconds, so that each of its questions leads to a new answer.
+/// How old an answer may be. It is less than the kubelet's interval of five seconds, so that each of the kubelet's
+/// calls leads to a new answer.
 const FRESH: Duration = Duration::from_secs(3);
 /// How long a chain may take to answer, unless it has even less time to add a pod.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How long the first answer is waited for: less than the CRI waits for the network.
+/// How long to wait for the first answer: less than the CRI waits for the network.
 const FIRST_PATIENCE: Duration = Duration::from_millis(1500);
-/// The name of what plugins read; pods' are longer.
+/// The subject's file name; those of pods are longer.
 const SUBJECT: &str = "status";
 
 /// The status of the node's plugins.
@@ -30,7 +32,7 @@ pub(super) struct Status {
     last: Mutex<Last>,
 }
 
-/// What was answered last, and the question that is under way.
+/// The last answer, and the question that is being answered.
 #[derive(Debug, Default)]
 struct Last {
     answer: Option<Answer>,
@@ -38,7 +40,7 @@ struct Last {
 }
 
 impl Last {
-    /// Takes the answer to the question that is under way, if it comes within this time.
+    /// Takes the answer to the current question, if it arrives within this time.
     fn receive(&mut self, network: &Arc<NetworkConfig>, patience: Duration) {
         let Some(asking) = &self.asking else { return };
         self.answer = match asking.recv_timeout(patience) {
@@ -62,8 +64,8 @@ impl Status {
         Self { plugins, deadline: DEADLINE.min(add_deadline), last: Mutex::default() }
     }
 
-    /// What was answered last, if only for another network: a change of the configuration alone makes no node unready.
-    /// Has the plugins asked if that is old.
+    /// The last answer, even if it was for another network: a change of the configuration alone must not make a node
+    /// unready. An old answer has the plugins asked again.
     pub(super) fn readiness(&self, network: &Arc<NetworkConfig>) -> Readiness {
         let mut last = lock(&self.last);
         last.receive(network, Duration::ZERO);
@@ -88,7 +90,7 @@ impl Status {
                 Ok(()) => Readiness::yes(),
                 Err(error) => Readiness::not(error.reason(), wharf_types::chain(&error)),
             };
-            // Nobody is there to hear it any more where the daemon ends.
+            // If the daemon is exiting, nobody receives it.
             sender.send(Answer { network, at: Instant::now(), readiness }).unwrap_or_default();
         })?;
         Ok(answer)
@@ -107,7 +109,7 @@ impl Answer {
     }
 }
 
-/// Asks the plugins in their order; the first that is not ready speaks for all.
+/// Asks the plugins in order; the first that is not ready decides.
 fn ask_chain(plugins: &Plugins, network: &NetworkConfig, deadline: Instant) -> Result<(), CniError> {
     for plugin in &network.plugins {
         plugins.run(&Execution {

@@ -1,6 +1,6 @@
-//! The wire form of nf_tables: tables, chains, maps, rules and the expressions that wharf's rules are made of.
+//! The wire format of nf_tables: tables, chains, maps, rules, and the expressions that wharf's rules consist of.
 //!
-//! All numbers of nf_tables are big-endian. Registers are the 4-byte ones; `REGISTER` is the first.
+//! All numbers in nf_tables are big-endian. Registers are the 4-byte ones; `REGISTER` is the first.
 
 use crate::netlink::{self, Message};
 
@@ -22,10 +22,10 @@ const FAMILY_INET: u8 = 1;
 const REGISTER: u32 = 8;
 const VERDICT: u32 = 0;
 
-/// Where a chain is hooked: name of the hook type, number of the hook, priority.
+/// The hook of a chain: the name of the hook's type, the hook's number, the priority.
 pub(crate) type Hook = (&'static str, u32, i32);
 
-/// The kinds of values that a map's keys and data are made of, as `nft` numbers them to show them.
+/// The types of a map's keys and data, with the numbers by which `nft` knows how to show them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Field {
@@ -41,7 +41,7 @@ impl Field {
     }
 }
 
-/// A rule's expressions in order, written straight into a message.
+/// A rule's expressions, in order, written directly into a message.
 #[derive(Debug)]
 pub(crate) struct Rule<'a>(pub(super) &'a mut Message);
 
@@ -69,7 +69,7 @@ impl Rule<'_> {
         })
     }
 
-    /// Goes on if the packet is of IPv4 (2) or IPv6 (10).
+    /// Continues if the packet is IPv4 (2) or IPv6 (10).
     pub(crate) fn is_family(&mut self, family: u8) -> &mut Self {
         self.meta(15, REGISTER).compare(0, &[family])
     }
@@ -90,7 +90,7 @@ impl Rule<'_> {
         self.meta(7, REGISTER).compare(1, &link_name(name))
     }
 
-    /// Loads a piece of the network (1) or transport (2) header.
+    /// Loads a part of the network (1) or transport (2) header.
     pub(crate) fn load(&mut self, header: u32, range: std::ops::Range<u32>, register: u32) -> &mut Self {
         self.expression("payload", |data| {
             number(data, 1, REGISTER + register);
@@ -105,7 +105,7 @@ impl Rule<'_> {
         self.load(1, offset..offset.saturating_add(len), 0).compare(0, value)
     }
 
-    /// Goes on if the address at the offset begins with the first bits of `base`.
+    /// Continues if the address at the offset has the prefix of `base`.
     pub(crate) fn network_within(&mut self, offset: u32, base: &[u8], prefix: u8) -> &mut Self {
         let len = u32::try_from(base.len()).unwrap_or(u32::MAX);
         let mut bits_left = u32::from(prefix);
@@ -134,7 +134,7 @@ impl Rule<'_> {
         self.meta(16, REGISTER + register)
     }
 
-    /// Goes on if the destination is an address of this machine.
+    /// Continues if the destination is an address of this machine.
     pub(crate) fn is_for_this_machine(&mut self) -> &mut Self {
         self.expression("fib", |data| {
             number(data, 1, REGISTER);
@@ -144,7 +144,7 @@ impl Rule<'_> {
         .compare(0, &2_u32.to_ne_bytes())
     }
 
-    /// Goes on if the connection's destination was translated.
+    /// Continues if the connection's destination was translated.
     pub(crate) fn translated(&mut self) -> &mut Self {
         let status_bit = 32_u32.to_ne_bytes();
         self.expression("ct", |data| {
@@ -155,7 +155,7 @@ impl Rule<'_> {
         .compare(1, &[0; 4])
     }
 
-    /// Replaces the key in the registers by the map's value, or ends the rule.
+    /// Replaces the key in the registers with the map's value, or ends the rule.
     pub(crate) fn lookup(&mut self, map: &str, id: u32) -> &mut Self {
         self.expression("lookup", |data| {
             data.text(1, map);
@@ -165,7 +165,7 @@ impl Rule<'_> {
         })
     }
 
-    /// Sends the connection to the address in the first registers, and the port after it.
+    /// Translates the connection's destination to the address in the first registers and the port after it.
     pub(crate) fn translate_destination(&mut self, family: u8, port_register: u32) {
         self.expression("nat", |data| {
             number(data, 1, 1);
@@ -193,17 +193,18 @@ impl Rule<'_> {
         });
     }
 
-    /// Goes on if the packet comes in by a link, compared as iptables does, which does not read rules of another form.
+    /// Continues if the packet came in through a link. The comparison has the form that iptables uses, which cannot
+    /// read rules of another form.
     pub(crate) fn in_interface(&mut self, name: &str) -> &mut Self {
         self.meta(6, REGISTER).compare(0, &terminated(name))
     }
 
-    /// The same for the link it leaves by.
+    /// The same for the link through which it leaves.
     pub(crate) fn out_interface(&mut self, name: &str) -> &mut Self {
         self.meta(7, REGISTER).compare(0, &terminated(name))
     }
 
-    /// Goes on if a match of iptables' extensions says so.
+    /// Continues if a match of iptables' extensions does.
     pub(crate) fn extension(&mut self, name: &str, revision: u32, options: &[u8]) -> &mut Self {
         self.expression("match", |data| {
             data.text(1, name);
@@ -233,7 +234,7 @@ impl Rule<'_> {
     }
 }
 
-/// Encloses messages in a batch, which the kernel takes as a whole or not at all.
+/// Makes a batch of messages, which the kernel accepts as a whole or not at all.
 pub(crate) fn batch(messages: impl IntoIterator<Item = Message>) -> Vec<Message> {
     // The resource of a batch is its subsystem, big-endian like everything here.
     let mark = |kind| Message::new(kind, 0).fixed(&[0, 0, 0, 10]);
@@ -290,7 +291,7 @@ pub(crate) fn new_rule(chain: &str, content: impl FnOnce(&mut Rule<'_>)) -> Mess
     message
 }
 
-/// A map from `key` to `data`; `id` names it within the batch.
+/// A map from `key` to `data`; `id` identifies it within the batch.
 pub(crate) fn new_map(name: &str, id: u32, key: &[Field], data: &[Field]) -> Message {
     let mut message = message(NEW_MAP, netlink::CREATE);
     message.text(1, TABLE);
@@ -304,16 +305,16 @@ pub(crate) fn new_map(name: &str, id: u32, key: &[Field], data: &[Field]) -> Mes
     message
 }
 
-/// An element of a map in wire form.
+/// An element of a map, in wire format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RawElement {
     pub(crate) key: Vec<u8>,
     pub(crate) data: Vec<u8>,
-    /// What people see beside the element.
+    /// The comment that people see with the element.
     pub(crate) comment: String,
 }
 
-/// Adds elements to a map; one whose key is taken is refused.
+/// Adds elements to a map; an element whose key exists is refused.
 pub(crate) fn add_elements<'a>(map: &str, elements: impl IntoIterator<Item = &'a RawElement>) -> Message {
     let mut message = message(NEW_ELEMENT, netlink::CREATE | netlink::EXCL);
     message.text(1, TABLE);
@@ -345,7 +346,7 @@ pub(crate) fn dump_elements(map: &str) -> Message {
     message
 }
 
-/// Reads the elements of one message of a dump.
+/// Parses the elements in one message of a dump.
 pub(crate) fn parse_elements(payload: &[u8]) -> Vec<RawElement> {
     let list = payload.get(4..).and_then(|rest| netlink::find(rest, 3)).unwrap_or_default();
     let value = |entry, kind| netlink::find(entry, kind).and_then(|value| netlink::find(value, 1));
@@ -387,7 +388,7 @@ fn number(message: &mut Message, kind: u16, value: u32) {
     message.attribute(kind, &value.to_be_bytes());
 }
 
-/// A text with its end.
+/// A text with its terminating NUL.
 fn terminated(name: &str) -> Vec<u8> {
     [name.as_bytes(), &[0]].concat()
 }

@@ -1,4 +1,4 @@
-//! Chains and rules of other tables, as far as wharf looks at them or adds to them.
+//! Chains and rules of other tables, as far as wharf reads them or adds to them.
 
 use super::encode::{DELETE_RULE, NEW_RULE, Rule, SUBSYSTEM, comment, user_data};
 use crate::netlink::{self, Message, NetlinkError, Operation, Socket};
@@ -6,16 +6,16 @@ use crate::netlink::{self, Message, NetlinkError, Operation, Socket};
 const GET_CHAIN: u16 = SUBSYSTEM | 4;
 const GET_RULE: u16 = SUBSYSTEM | 7;
 
-/// A chain of anybody.
+/// A chain of any table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Chain {
-    /// As nf_tables numbers families of tables.
+    /// The family, with the number that nf_tables uses.
     pub(crate) family: u8,
     pub(crate) table: String,
     pub(crate) name: String,
-    /// The number of the hook, for a chain that has one.
+    /// The number of the hook, if the chain has one.
     pub(crate) hook: Option<u32>,
-    /// What becomes of packets that no rule of it decides about: 0 is that they are dropped.
+    /// The policy for packets that none of its rules decides: 0 drops them.
     pub(crate) policy: Option<u32>,
 }
 
@@ -28,7 +28,7 @@ pub(crate) struct FoundRule {
 }
 
 impl FoundRule {
-    /// Whether a link of this name is compared with in it.
+    /// Whether it compares a link's name with this one.
     pub(crate) fn names(&self, link: &str) -> bool {
         let name = [link.as_bytes(), &[0]].concat();
         self.expressions.windows(name.len()).any(|window| window == name)
@@ -41,7 +41,7 @@ pub(crate) fn chains(socket: &Socket) -> Result<Vec<Chain>, NetlinkError> {
     socket.dump(&request, parse_chain).operation(|| "list the chains of nf_tables".to_owned())
 }
 
-/// The rules of a table, or of one chain of it.
+/// The rules of a table, or of one chain in it.
 pub(crate) fn rules(socket: &Socket, chain: &Chain, only: Only) -> Result<Vec<FoundRule>, NetlinkError> {
     let request = || {
         let mut message = Message::new(GET_RULE, netlink::DUMP).fixed(&[chain.family, 0, 0, 0]);
@@ -54,14 +54,14 @@ pub(crate) fn rules(socket: &Socket, chain: &Chain, only: Only) -> Result<Vec<Fo
     socket.dump(&request, parse_rule).operation(|| format!("list the rules of the table {}", chain.table))
 }
 
-/// How much is listed.
+/// What to list.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Only {
     Chain,
     Table,
 }
 
-/// Puts a rule at the head of a chain.
+/// Inserts a rule at the head of a chain.
 pub(crate) fn insert_rule(chain: &Chain, remark: &str, content: impl FnOnce(&mut Rule<'_>)) -> Message {
     let mut message = Message::new(NEW_RULE, netlink::CREATE | netlink::ACK).fixed(&[chain.family, 0, 0, 0]);
     message.text(1, &chain.table);
@@ -71,7 +71,7 @@ pub(crate) fn insert_rule(chain: &Chain, remark: &str, content: impl FnOnce(&mut
     message
 }
 
-/// Deletes a rule that was found.
+/// Deletes a listed rule.
 pub(crate) fn delete_rule(chain: &Chain, rule: &FoundRule) -> Message {
     let mut message = Message::new(DELETE_RULE, netlink::ACK).fixed(&[chain.family, 0, 0, 0]);
     message.text(1, &chain.table);
