@@ -9,7 +9,7 @@
 //! network.
 
 use std::collections::HashSet;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -379,13 +379,12 @@ impl BuiltinNetwork {
     }
 
     fn connect(&self, pod: &Attachment<'_>, lease: &Lease, subnets: &Subnets) -> Result<(), BuiltinError> {
-        let netns = netns::open(pod.netns)?;
-        let inside = netns::inside(&netns, || {
+        let inside = netns::inside(pod.netns, || {
             sysctl::prepare_pod()?;
             Ok::<_, BuiltinError>(Socket::open(Family::Route)?)
         })??;
         let outside = Socket::open(Family::Route)?;
-        let built = self.create_pair(&outside, &Pair { pod, lease, netns: netns.as_fd() }, subnets)?;
+        let built = self.create_pair(&outside, &Pair { pod, lease, netns: pod.netns }, subnets)?;
         let name = link_name(pod.id);
         link::label_port(&outside, &name, &alias(pod.id, &lease.ips))?;
         hold_place(&outside, built.index, &name, lease)?;

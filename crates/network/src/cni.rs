@@ -151,23 +151,24 @@ impl Cni {
         pod: &Attachment<'_>,
     ) -> Result<PodAddresses, CniError> {
         // An earlier, interrupted attempt may have left anything.
-        self.detach(pod.id, Some(pod.netns))?;
+        self.detach(pod.id, Some(pod.pin))?;
         let mut record = Record {
             network: network.clone(),
-            netns: pod.netns.to_owned(),
+            netns: pod.pin.to_owned(),
             arguments: arguments(pod)?,
             ports: pod.ports.iter().filter(|port| port.host_port != 0).cloned().collect(),
             capabilities: capabilities::of(pod)?,
             result: None,
         };
         self.save(pod.id, &record)?;
-        let added = self.add(pod.id, &record).and_then(|(ips, result)| {
+        let pinned = netns::pin(pod.netns, pod.pin).map_err(CniError::from);
+        let added = pinned.and_then(|()| self.add(pod.id, &record)).and_then(|(ips, result)| {
             record.result = Some(result);
             self.save(pod.id, &record)?;
             Ok(PodAddresses { ips, interface: INTERFACE.to_owned() })
         });
         if added.is_err()
-            && let Err(error) = self.detach(pod.id, Some(pod.netns))
+            && let Err(error) = self.detach(pod.id, Some(pod.pin))
         {
             let error = wharf_types::chain(&error);
             tracing::warn!(pod = %pod.id, error, "a failed CNI ADD could not be undone; the next reconcile retries");
@@ -197,6 +198,7 @@ impl Cni {
                 other => drop(other?),
             }
         }
+        netns::unpin(&record.netns)?;
         self.plugins.forget(id.as_str())?;
         self.store.remove(&file_name(id)).map_err(StoreError::from)?;
         lock(&self.records).remove(id);

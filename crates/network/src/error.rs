@@ -109,8 +109,10 @@ impl Failure for NetnsError {
                 ErrorKind::FailedPrecondition
             }
             Self::Thread { .. } => ErrorKind::ResourceExhausted,
-            Self::Open { source, .. } | Self::Enter { source } => source.kind(),
-            Self::Lost => ErrorKind::Internal,
+            Self::Open { source, .. } | Self::Pin { source, .. } => source.kind(),
+            // It is wharf's own, whatever it is.
+            Self::Enter { source: Errno::EINVAL } | Self::Lost => ErrorKind::Internal,
+            Self::Enter { source } => source.kind(),
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
@@ -43,7 +44,7 @@ pub use cni::CniError;
 pub use error::Error;
 pub use lease::LeaseError;
 pub use netlink::NetlinkError;
-pub use netns::NetnsError;
+pub use netns::{NetnsError, open as open_netns};
 pub use nft::Protocol;
 pub use socket::{SocketError, TcpSockets};
 pub use stats::{InterfaceStats, StatsSocket};
@@ -185,8 +186,10 @@ pub struct Attachment<'a> {
     pub namespace: &'a str,
     /// Its uid in Kubernetes, for plugins.
     pub uid: &'a str,
-    /// The file that pins its network namespace.
-    pub netns: &'a Path,
+    /// Its network namespace.
+    pub netns: BorrowedFd<'a>,
+    /// Where plugins find that: it is pinned there as long as they have anything in it.
+    pub pin: &'a Path,
     /// Its ports; those without a host port have no effect.
     pub ports: &'a [PortMapping],
     /// Its annotations, for plugins; those of bandwidth are limits.

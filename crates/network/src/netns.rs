@@ -1,10 +1,11 @@
 //! Network namespaces by descriptor: opening one, and working inside it on a thread of its own.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::mount::{MntFlags, MsFlags};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{FsType, fstatfs};
@@ -29,6 +30,14 @@ pub enum NetnsError {
         /// The file.
         path: PathBuf,
     },
+    /// It cannot be pinned where plugins look for it, or let go there.
+    #[error("pin the network namespace at {} for CNI plugins, or let it go", path.display())]
+    Pin {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: Errno,
+    },
     /// No thread could be started.
     #[error("start a thread for a network namespace")]
     Thread {
@@ -46,8 +55,11 @@ pub enum NetnsError {
     Lost,
 }
 
-/// Opens a pinned namespace.
-pub(crate) fn open(path: &Path) -> Result<OwnedFd, NetnsError> {
+/// Opens a network namespace by the path that it is pinned at.
+///
+/// # Errors
+/// Nothing is there, or it is no namespace.
+pub fn open(path: &Path) -> Result<OwnedFd, NetnsError> {
     let fail = |source| NetnsError::Open { path: path.to_owned(), source };
     let fd = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
         .map_err(fail)?;
@@ -57,8 +69,36 @@ pub(crate) fn open(path: &Path) -> Result<OwnedFd, NetnsError> {
     Ok(fd)
 }
 
+/// Gives a namespace a path, for those who want one: a mount of the host's, as long as it is there. One that is pinned there
+/// already stays.
+pub(crate) fn pin(netns: BorrowedFd<'_>, path: &Path) -> Result<(), NetnsError> {
+    if open(path).is_ok() {
+        return Ok(());
+    }
+    let fail = |source| NetnsError::Pin { path: path.to_owned(), source };
+    let flags = OFlag::O_CREAT | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    drop(nix::fcntl::open(path, flags, Mode::S_IRUSR).map_err(fail)?);
+    let source = format!("/proc/self/fd/{}", netns.as_raw_fd());
+    nix::mount::mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(fail)
+}
+
+/// Takes the path of a namespace away; one that is not pinned has none.
+pub(crate) fn unpin(path: &Path) -> Result<(), NetnsError> {
+    if open(path).is_err() {
+        return Ok(());
+    }
+    let fail = |source| NetnsError::Pin { path: path.to_owned(), source };
+    match nix::mount::umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        // It is no mount, but what leads to the namespace of somebody else.
+        Err(Errno::EINVAL) => Ok(()),
+        Err(source) => Err(fail(source)),
+        Ok(()) => nix::unistd::unlink(path).map_err(fail),
+    }
+}
+
 /// Runs `work` on a new thread inside the namespace. A thread that entered a namespace is never used for anything else.
-pub(crate) fn inside<T: Send>(netns: &OwnedFd, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+pub(crate) fn inside<T: Send>(netns: impl AsFd, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+    let netns = netns.as_fd();
     std::thread::scope(|scope| {
         let enter = || {
             setns(netns, CloneFlags::CLONE_NEWNET).map_err(|source| NetnsError::Enter { source })?;
@@ -89,5 +129,27 @@ mod tests {
     fn another_kind_of_namespace_is_refused() {
         let uts = open(Path::new("/proc/self/ns/uts")).unwrap();
         assert!(matches!(inside(&uts, || ()), Err(NetnsError::Enter { source: Errno::EINVAL })));
+    }
+
+    #[test]
+    fn a_namespace_has_a_path_as_long_as_it_is_pinned() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("net");
+        let pinned = std::thread::spawn(move || {
+            nix::sched::unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+            let netns = open(Path::new("/proc/thread-self/ns/net")).unwrap();
+            let inode = |fd: &OwnedFd| nix::sys::stat::fstat(fd).unwrap().st_ino;
+            unpin(&path).unwrap();
+            pin(netns.as_fd(), &path).unwrap();
+            pin(netns.as_fd(), &path).unwrap();
+            assert_eq!(inode(&open(&path).unwrap()), inode(&netns));
+            unpin(&path).unwrap();
+            assert!(!path.exists());
+            pin(netns.as_fd(), Path::new("/nowhere/net")).unwrap_err()
+        });
+        let refused = pinned.join().unwrap();
+        assert!(matches!(refused, NetnsError::Pin { source: Errno::ENOENT, .. }), "{refused}");
     }
 }

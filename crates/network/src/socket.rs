@@ -1,7 +1,6 @@
 //! Sockets in a pod's network, through which the daemon connects to the pod.
 
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -39,13 +38,13 @@ impl Failure for SocketError {
 }
 
 impl TcpSockets {
-    /// Opens the sockets inside the namespace that `netns` pins, or in the host's.
+    /// Opens the sockets inside a network namespace, or in the host's.
     ///
     /// # Errors
-    /// The namespace is gone, or the kernel returned an error.
-    pub fn open(netns: Option<&Path>) -> Result<Self, SocketError> {
+    /// It is no network namespace, or the kernel returned an error.
+    pub fn open(netns: Option<BorrowedFd<'_>>) -> Result<Self, SocketError> {
         match netns {
-            Some(netns) => netns::inside(&netns::open(netns)?, Self::here)?,
+            Some(netns) => netns::inside(netns, Self::here)?,
             None => Self::here(),
         }
     }

@@ -1,6 +1,6 @@
 //! Counters of a pod's interfaces, read through a socket that was opened once inside the pod's namespace.
 
-use std::path::Path;
+use std::os::fd::BorrowedFd;
 
 use crate::link;
 use crate::netlink::{Family, Socket};
@@ -45,9 +45,9 @@ impl StatsSocket {
     /// Opens the socket on a thread that enters the namespace and then exits.
     ///
     /// # Errors
-    /// [`Error::Netns`] if `netns` pins no namespace, [`Error::Netlink`] if the kernel returns no socket.
-    pub fn open(netns: &Path) -> Result<Self, Error> {
-        let socket = netns::inside(&netns::open(netns)?, || Socket::open(Family::Route))??;
+    /// [`Error::Netns`] if `netns` is no network namespace, [`Error::Netlink`] if the kernel returns no socket.
+    pub fn open(netns: BorrowedFd<'_>) -> Result<Self, Error> {
+        let socket = netns::inside(netns, || Socket::open(Family::Route))??;
         Ok(Self { socket })
     }
 

@@ -1,7 +1,7 @@
 //! A connection to a port of a pod, made by a socket that belongs to the pod's network.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,7 +59,10 @@ impl Engine {
     pub async fn connect_port(&self, pod: &str, port: u16) -> Result<TcpStream, Error> {
         let pod = self.ready_pod(pod)?;
         let netns = (!pod.is_host_network()).then(|| self.parts.layout.namespace(pod.id(), "net"));
-        let sockets = blocking(move || TcpSockets::open(netns.as_deref()).stage(STAGE));
+        let sockets = blocking(move || {
+            let netns = netns.as_deref().map(wharf_network::open_netns).transpose().stage(STAGE)?;
+            TcpSockets::open(netns.as_ref().map(AsFd::as_fd)).stage(STAGE)
+        });
         let TcpSockets { v4, v6 } = sockets.await?;
         let refused = match connect(v4, (Ipv4Addr::LOCALHOST, port).into()).await {
             Ok(stream) => return Ok(stream),

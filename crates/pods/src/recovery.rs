@@ -6,6 +6,7 @@
 
 mod decide;
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -92,7 +93,8 @@ impl Engine {
             let addresses = engine.parts.network.addresses(pod.id());
             let netns = engine.parts.layout.namespace(pod.id(), "net");
             if !pod.is_host_network() {
-                *pod.network_stats() = StatsSocket::open(&netns).ok();
+                let opened = wharf_network::open_netns(&netns).ok();
+                *pod.network_stats() = opened.and_then(|netns| StatsSocket::open(netns.as_fd()).ok());
             }
             let mut state = pod.write_state();
             state.ready = true;

@@ -112,23 +112,21 @@ fn a_namespace_that_is_none_leaves_nothing_behind() {
     let host = Host::with_subnets("10.88.0.0/30");
     let network = host.network();
     let pod = Pod::new(1);
-    let attach = |path: &std::path::Path| {
-        network.attach(&crate::Attachment {
-            id: &pod.id,
-            name: "n",
-            namespace: "s",
-            uid: "u",
-            netns: path,
-            ports: &[],
-            annotations: &Default::default(),
-            dns: Default::default(),
-            cgroup_parent: "",
-        })
-    };
-    for path in ["/dev/null", "/nowhere"] {
-        let error = attach(path.as_ref()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::FailedPrecondition, "{error}");
-    }
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let attached = network.attach(&crate::Attachment {
+        id: &pod.id,
+        name: "n",
+        namespace: "s",
+        uid: "u",
+        netns: null.as_fd(),
+        pin: "/nowhere".as_ref(),
+        ports: &[],
+        annotations: &Default::default(),
+        dns: Default::default(),
+        cgroup_parent: "",
+    });
+    let error = attached.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
     pod.attach(&network).expect("the only address is free");
 }
 
@@ -241,14 +239,14 @@ fn counters_are_read_through_a_socket_kept_open() {
     let network = host.network();
     let pod = Pod::new(1);
     let addresses = pod.attach(&network).unwrap();
-    let socket = StatsSocket::open(&pod.path()).unwrap();
+    let socket = StatsSocket::open(pod.netns.as_fd()).unwrap();
     let before = socket.read().unwrap();
     assert_eq!(before.iter().map(|stats| stats.name.as_str()).collect::<Vec<_>>(), ["eth0"]);
     pod.serve(80);
     ask(addresses.ips[0], 80).unwrap();
     let after = socket.read().unwrap();
     assert!(after[0].rx_packets > before[0].rx_packets && after[0].tx_bytes > before[0].tx_bytes);
-    assert!(StatsSocket::open("/dev/null".as_ref()).is_err());
+    assert!(StatsSocket::open(std::fs::File::open("/dev/null").unwrap().as_fd()).is_err());
 }
 
 #[test]
@@ -257,7 +255,7 @@ fn a_pod_with_more_interfaces_than_anyone_needs_is_told_of_in_part() {
     let network = host.network();
     let pod = Pod::new(1);
     pod.attach(&network).unwrap();
-    let socket = StatsSocket::open(&pod.path()).unwrap();
+    let socket = StatsSocket::open(pod.netns.as_fd()).unwrap();
     pod.inside(|| sh("for i in $(seq 100); do echo link add more$i type bridge; done | ip -batch -"));
     let names: Vec<String> = socket.read().unwrap().into_iter().map(|stats| stats.name).collect();
     assert_eq!((names.len(), names[0].as_str()), (64, "eth0"));

@@ -265,13 +265,14 @@ fn a_plugin_may_leave_a_daemon_and_need_not_read() {
 #[test]
 fn names_that_would_change_the_arguments_are_refused() {
     let host = Host::with_plugin(GOOD);
-    let (pod, netns) = (Pod::new(1), Pod::new(2).path());
+    let pod = Pod::new(1);
     let attachment = crate::Attachment {
         id: &id(1),
         name: "a;K8S_POD_NAMESPACE=kube-system",
         namespace: "space",
         uid: "uid",
-        netns: &netns,
+        netns: pod.netns.as_fd(),
+        pin: "/nowhere".as_ref(),
         ports: &[],
         annotations: &Default::default(),
         dns: Default::default(),
@@ -280,5 +281,4 @@ fn names_that_would_change_the_arguments_are_refused() {
     let error = host.network().attach(&attachment).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     assert_eq!((host.read("calls").as_str(), host.records()), ("", 0));
-    drop(pod);
 }

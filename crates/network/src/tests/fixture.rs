@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -86,13 +86,14 @@ impl Pod {
         network: &Network,
         ports: &[PortMapping],
     ) -> Result<PodAddresses, Error> {
-        let netns = self.path();
+        let pin = self.path();
         network.attach(&Attachment {
             id: &self.id,
             name: "pod",
             namespace: "space",
             uid: "uid",
-            netns: &netns,
+            netns: self.netns.as_fd(),
+            pin: &pin,
             ports,
             annotations: &self.annotations,
             dns: Dns { servers: &["10.0.0.10".to_owned()], ..Dns::default() },
@@ -188,7 +189,6 @@ pub(super) fn pod_links() -> Vec<String> {
 
 /// A neighbour of the host in the network 192.0.2.0/24: the host is .1, the neighbour .2 with the host as its router.
 pub(super) fn neighbour() -> Pod {
-    use std::os::fd::AsFd;
     let pod = Pod::new(0xee);
     let outside = Socket::open(Family::Route).unwrap();
     link::create_bridge(&outside, "lan0", [2, 0, 0, 0, 0, 1], None).unwrap();

@@ -1,6 +1,7 @@
 //! What is left after a crash, and what others break.
 
 use std::collections::HashSet;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::fixture::{Host, Pod, ask, id, ip, pod_links, tcp};
@@ -203,13 +204,13 @@ fn pods_attach_side_by_side() {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect::<HashSet<_>>()
     });
     assert_eq!(ips.len(), 20);
-    let netns = pods[0].path();
     let missing = Attachment {
         id: &id(99),
         name: "",
         namespace: "",
         uid: "",
-        netns: &netns,
+        netns: pods[0].netns.as_fd(),
+        pin: "/nowhere".as_ref(),
         ports: &[],
         annotations: &Default::default(),
         dns: Default::default(),

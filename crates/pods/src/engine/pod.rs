@@ -138,7 +138,8 @@ impl Engine {
     }
 
     fn join_network_blocking(&self, pod: &Pod) -> Result<PodAddresses, Error> {
-        let netns = &self.parts.layout.namespace(pod.id(), "net");
+        let pin = &self.parts.layout.namespace(pod.id(), "net");
+        let netns = wharf_network::open_netns(pin).stage("opening the pod's network namespace")?;
         let metadata = pod.config().metadata.clone().unwrap_or_default();
         let ports = request::ports(pod.config())?;
         let dns = pod.config().dns_config.clone().unwrap_or_default();
@@ -147,14 +148,15 @@ impl Engine {
             name: &metadata.name,
             namespace: &metadata.namespace,
             uid: &metadata.uid,
-            netns,
+            netns: netns.as_fd(),
+            pin,
             ports: &ports,
             annotations: &pod.config().annotations,
             dns: Dns { servers: &dns.servers, searches: &dns.searches, options: &dns.options },
             cgroup_parent: pod.config().linux.as_ref().map_or("", |linux| &linux.cgroup_parent),
         };
         let addresses = self.parts.network.attach(&attachment).stage("attaching the pod to the network")?;
-        *pod.network_stats() = StatsSocket::open(netns).ok();
+        *pod.network_stats() = StatsSocket::open(netns.as_fd()).ok();
         Ok(addresses)
     }
 
