@@ -1,6 +1,6 @@
 //! A container in memory.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, MutexGuard};
 
 use tokio::runtime::Handle;
@@ -20,6 +20,8 @@ use crate::usage::Meter;
 
 /// What is said of an end that nobody saw.
 const UNSEEN: &str = "its supervisor died, or did not answer, and nobody saw how it ended";
+/// What is said of a start that nobody said more of.
+const UNSTARTED: &str = "the call that started it gave up before its program was executed";
 
 /// A container. Its state is watched: whoever waits for its end waits here.
 #[derive(Debug)]
@@ -28,7 +30,8 @@ pub struct Container {
     pod: PodId,
     /// The request and what was resolved of it; limits change with updates.
     record: RwLock<ContainerRecord>,
-    state: watch::Sender<ContainerState>,
+    /// `None` while nobody knows: an earlier daemon left the container, and its supervisor has not answered yet.
+    state: watch::Sender<Option<ContainerState>>,
     cgroup: Option<Cgroup>,
     stats: Option<StatsReader>,
     pid: AtomicI32,
@@ -36,8 +39,6 @@ pub struct Container {
     log_path: String,
     /// Held by a change of the container, so that changes come one after the other. See `lock` for the order.
     changing: tokio::sync::Mutex<()>,
-    /// Whether the state is a guess: an earlier daemon left the container, and its supervisor has not answered yet.
-    guessed: AtomicBool,
     /// Keeps the image's layers while they may be mounted.
     _layers: Layers,
 }
@@ -75,10 +76,10 @@ impl Container {
         cgroup: Cgroup,
         layers: Layers,
     ) -> Self {
-        Self::new(pod, id, record, ContainerState::Created, (Some(cgroup), layers))
+        Self::new(pod, id, record, Some(ContainerState::Created), (Some(cgroup), layers))
     }
 
-    /// One that an earlier daemon left: as ended, if that is on disk, else as one that runs, until its supervisor tells.
+    /// One that an earlier daemon left: as ended, if that is on disk; else nobody knows until its supervisor tells.
     pub(crate) fn found(
         pod: &Pod,
         id: ContainerId,
@@ -88,21 +89,19 @@ impl Container {
     ) -> Self {
         let state = match decide(&record, exit, Word::NoneYet) {
             Recovered::Ended(ExitRecord { exit, started_at_ns, finished_at_ns }) => {
-                let message = record.message.clone();
-                ContainerState::Exited { started_at_ns, finished_at_ns, exit, message }
+                let message = explanation(exit, &record);
+                Some(ContainerState::Exited { started_at_ns, finished_at_ns, exit, message })
             }
-            _ => ContainerState::Running { started_at_ns: record.created_at_ns },
+            _ => None,
         };
-        let found = Self::new(pod, id, record, state, kept);
-        found.guessed.store(found.is_running(), Ordering::Relaxed);
-        found
+        Self::new(pod, id, record, state, kept)
     }
 
     fn new(
         pod: &Pod,
         id: ContainerId,
         record: ContainerRecord,
-        state: ContainerState,
+        state: Option<ContainerState>,
         (cgroup, layers): (Option<Cgroup>, Layers),
     ) -> Self {
         Self {
@@ -116,7 +115,6 @@ impl Container {
             pid: AtomicI32::new(0),
             meter: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
-            guessed: AtomicBool::new(false),
             _layers: layers,
         }
     }
@@ -172,20 +170,23 @@ impl Container {
         Error::State { what: "container", id: self.id.to_string(), state }
     }
 
-    /// The state now.
-    #[must_use]
-    pub fn state(&self) -> ContainerState {
+    /// The state, if anybody knows it. Who decides by it asks [`Pod::state_of`].
+    pub(crate) fn known(&self) -> Option<ContainerState> {
         self.state.borrow().clone()
     }
 
-    pub(crate) fn is_running(&self) -> bool {
-        matches!(*self.state.borrow(), ContainerState::Running { .. })
+    /// The state for lists: one that nobody knows is shown as running, so that nobody starts another in its place.
+    #[must_use]
+    pub fn shown(&self) -> ContainerState {
+        let guess =
+            || ContainerState::Running { started_at_ns: self.with_record(|record| record.created_at_ns) };
+        self.known().unwrap_or_else(guess)
     }
 
-    /// Whether its first process is gone.
+    /// Whether its first process is known to be gone.
     #[must_use]
     pub fn is_exited(&self) -> bool {
-        matches!(*self.state.borrow(), ContainerState::Exited { .. })
+        matches!(*self.state.borrow(), Some(ContainerState::Exited { .. }))
     }
 
     pub(crate) fn record(&self) -> ContainerRecord {
@@ -215,60 +216,68 @@ impl Container {
     }
 
     /// How it ended; lost as long as it has not.
-    pub(crate) fn exit(&self) -> wharf_types::Exit {
+    pub(crate) fn exit(&self) -> Exit {
         match *self.state.borrow() {
-            ContainerState::Exited { exit, .. } => exit,
-            ContainerState::Created | ContainerState::Running { .. } => wharf_types::Exit::Lost,
+            Some(ContainerState::Exited { exit, .. }) => exit,
+            Some(ContainerState::Created | ContainerState::Running { .. }) | None => Exit::Lost,
         }
     }
 
     /// Waits until the first process is gone.
     pub(crate) async fn exited(&self) {
+        self.until(|state| matches!(state, ContainerState::Exited { .. })).await;
+    }
+
+    /// Waits until somebody knows whether it was started; whether it was.
+    pub(crate) async fn was_started(&self) -> bool {
+        self.until(|_any| true).await;
+        self.known() != Some(ContainerState::Created)
+    }
+
+    async fn until(&self, is_it: impl Fn(&ContainerState) -> bool) {
         let mut states = self.state.subscribe();
         // The sender is this container's own, so it lives as long as the wait.
-        drop(states.wait_for(|state| matches!(state, ContainerState::Exited { .. })).await);
+        drop(states.wait_for(|state| state.as_ref().is_some_and(&is_it)).await);
     }
 
-    /// Takes note of a start; false if it is not news.
+    /// Takes note of a start; false if it is not news: where nobody knew the state, an earlier daemon has told of it.
     pub(crate) fn note_start(&self, started_at_ns: i64) -> bool {
-        let guessed = self.guessed.swap(false, Ordering::Relaxed);
-        self.state.send_if_modified(|state| match state {
-            ContainerState::Created => {
-                *state = ContainerState::Running { started_at_ns };
-                true
+        let mut is_news = false;
+        self.state.send_if_modified(|state| {
+            is_news = *state == Some(ContainerState::Created);
+            let changes = is_news || state.is_none();
+            if changes {
+                *state = Some(ContainerState::Running { started_at_ns });
             }
-            ContainerState::Running { started_at_ns: guess } if guessed => {
-                *guess = started_at_ns;
-                false
-            }
-            ContainerState::Running { .. } | ContainerState::Exited { .. } => false,
-        })
+            changes
+        });
+        is_news
     }
 
-    /// Takes note that it has not been started: that it runs was a guess.
+    /// Takes note that it has not been started, where nobody knew.
     pub(crate) fn note_created(&self) {
-        if self.guessed.swap(false, Ordering::Relaxed) {
-            self.state.send_replace(ContainerState::Created);
-        }
+        self.state.send_if_modified(|state| {
+            let changes = state.is_none();
+            state.get_or_insert(ContainerState::Created);
+            changes
+        });
     }
 
     /// Takes note of an exit; false if it is not news. Who saw the end tells more than who only found the process gone.
     pub(crate) fn note_exit(&self, ExitRecord { exit, started_at_ns, finished_at_ns }: ExitRecord) -> bool {
-        let guessed = self.guessed.swap(false, Ordering::Relaxed);
-        let mut message = self.record().message;
-        if exit == Exit::Lost && message.is_empty() {
-            UNSEEN.clone_into(&mut message);
-        }
+        let message = self.with_record(|record| explanation(exit, record));
         self.state.send_if_modified(|state| {
-            let (first, started_at_ns) = match state {
-                ContainerState::Exited { exit: Exit::Lost, started_at_ns, .. } if exit != Exit::Lost => {
-                    (false, *started_at_ns)
+            let (first, started_at_ns) = match *state {
+                Some(ContainerState::Exited { exit: Exit::Lost, started_at_ns, .. })
+                    if exit != Exit::Lost =>
+                {
+                    (false, started_at_ns)
                 }
-                ContainerState::Exited { .. } => return false,
-                ContainerState::Running { started_at_ns } if !guessed => (true, *started_at_ns),
-                ContainerState::Created | ContainerState::Running { .. } => (true, started_at_ns),
+                Some(ContainerState::Exited { .. }) => return false,
+                Some(ContainerState::Running { started_at_ns }) => (true, started_at_ns),
+                Some(ContainerState::Created) | None => (true, started_at_ns),
             };
-            *state = ContainerState::Exited { started_at_ns, finished_at_ns, exit, message };
+            *state = Some(ContainerState::Exited { started_at_ns, finished_at_ns, exit, message });
             first
         })
     }
@@ -277,7 +286,7 @@ impl Container {
     pub(crate) fn explain_exit(&self) {
         let why = self.record().message;
         self.state.send_if_modified(|state| match state {
-            ContainerState::Exited { message, .. } if *message != why => {
+            Some(ContainerState::Exited { message, .. }) if *message != why => {
                 *message = why;
                 true
             }
@@ -288,6 +297,16 @@ impl Container {
 
 /// A container with the pod it is in.
 pub(crate) type InPod = (Arc<Pod>, Arc<Container>);
+
+/// Why a container ended so, where the end itself does not tell.
+fn explanation(exit: Exit, record: &ContainerRecord) -> String {
+    match exit {
+        _ if !record.message.is_empty() => record.message.clone(),
+        Exit::Lost => UNSEEN.to_owned(),
+        Exit::NotStarted => UNSTARTED.to_owned(),
+        Exit::Code(_) | Exit::Signal { .. } => String::new(),
+    }
+}
 
 /// Where its log is; nowhere, if either part is empty.
 fn log_path(directory: &str, name: &str) -> String {
@@ -302,13 +321,14 @@ impl Container {
     /// One without anything that the kernel or a disk has of it.
     pub(crate) fn bare(pod: &Pod, byte: u8, record: ContainerRecord) -> Self {
         let id = ContainerId::from_random([byte; 32]);
-        Self::new(pod, id, record, ContainerState::Created, (None, Layers(None)))
+        Self::new(pod, id, record, Some(ContainerState::Created), (None, Layers(None)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt as _;
     use wharf_types::PodId;
 
     const END: ExitRecord = ExitRecord { exit: Exit::Code(3), started_at_ns: 0, finished_at_ns: 20 };
@@ -337,43 +357,66 @@ mod tests {
         let container = created();
         assert!(container.note_start(10));
         assert!(!container.note_start(11), "a retry of the call, or its event after its answer");
-        assert_eq!(container.state(), ContainerState::Running { started_at_ns: 10 });
+        assert_eq!(container.shown(), ContainerState::Running { started_at_ns: 10 });
         assert!(container.note_exit(END));
         assert!(!container.note_exit(ExitRecord { exit: Exit::Code(4), ..END }));
         assert!(!container.note_start(12), "nothing comes after an end");
-        assert_eq!(container.state(), exited(Exit::Code(3), 10, ""));
+        assert_eq!(container.shown(), exited(Exit::Code(3), 10, ""));
     }
 
     #[test]
     fn who_saw_an_end_knows_more_than_who_found_the_process_gone() {
         let container = created();
         assert!(container.note_start(10) && container.note_exit(UNSEEN_END));
-        assert_eq!(container.state(), exited(Exit::Lost, 10, UNSEEN));
+        assert_eq!(container.shown(), exited(Exit::Lost, 10, UNSEEN));
         assert!(!container.note_exit(END), "it has ended once, and is told of once");
-        assert_eq!(container.state(), exited(Exit::Code(3), 10, ""));
+        assert_eq!(container.shown(), exited(Exit::Code(3), 10, ""));
         assert!(!container.note_exit(UNSEEN_END));
         assert_eq!(container.exit(), Exit::Code(3));
     }
 
     #[test]
-    fn what_is_found_is_taken_to_run_until_its_supervisor_tells() {
-        let guess = ContainerState::Running { started_at_ns: 5 };
+    fn what_is_found_is_shown_as_running_and_known_once_its_supervisor_tells() {
         let container = found(None);
-        assert_eq!(container.state(), guess);
+        assert_eq!(container.known(), None, "nobody may decide by a guess");
+        assert_eq!(container.shown(), ContainerState::Running { started_at_ns: 5 });
         assert!(!container.note_start(10), "an earlier daemon has told of that");
-        assert_eq!(container.state(), ContainerState::Running { started_at_ns: 10 });
+        assert_eq!(container.known(), Some(ContainerState::Running { started_at_ns: 10 }));
+        container.note_created();
+        assert_eq!(container.known(), Some(ContainerState::Running { started_at_ns: 10 }), "it knew better");
         let container = found(None);
         container.note_created();
-        assert_eq!(container.state(), ContainerState::Created);
+        assert_eq!(container.known(), Some(ContainerState::Created));
         let container = found(None);
         assert!(container.note_exit(ExitRecord { started_at_ns: 8, ..END }));
-        assert_eq!(container.state(), exited(Exit::Code(3), 8, ""), "the guess is not told as its start");
+        assert_eq!(container.shown(), exited(Exit::Code(3), 8, ""), "the guess is not told as its start");
+    }
+
+    #[tokio::test]
+    async fn whether_it_was_started_is_waited_for() {
+        let container = found(None);
+        assert!(container.was_started().now_or_never().is_none());
+        let (was_started, ()) =
+            tokio::join!(container.was_started(), async { assert!(!container.note_start(10)) });
+        assert!(was_started);
+        assert!(!created().was_started().await);
+    }
+
+    #[test]
+    fn an_end_that_says_nothing_of_itself_is_explained_also_by_the_next_daemon() {
+        for (exit, why) in [(Exit::Lost, UNSEEN), (Exit::NotStarted, UNSTARTED)] {
+            let end = ExitRecord { exit, ..END };
+            let container = created();
+            assert!(container.note_exit(end));
+            assert_eq!(container.shown(), exited(exit, 0, why));
+            assert_eq!(found(Some(end)).shown(), exited(exit, 0, why));
+        }
     }
 
     #[test]
     fn an_end_on_disk_is_no_guess() {
         let container = found(Some(ExitRecord { started_at_ns: 8, ..END }));
-        assert_eq!(container.state(), exited(Exit::Code(3), 8, ""));
+        assert_eq!(container.shown(), exited(Exit::Code(3), 8, ""));
         container.note_created();
         assert!(container.is_exited());
     }
@@ -384,7 +427,7 @@ mod tests {
         assert!(container.note_exit(ExitRecord { exit: Exit::NotStarted, ..END }));
         container.change_record(|record| record.message = "no such file".to_owned());
         container.explain_exit();
-        assert_eq!(container.state(), exited(Exit::NotStarted, 0, "no such file"));
+        assert_eq!(container.shown(), exited(Exit::NotStarted, 0, "no such file"));
     }
 
     #[test]

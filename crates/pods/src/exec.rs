@@ -8,7 +8,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use tokio::sync::oneshot;
 use wharf_supervision::{self as supervision, Connection, SupervisorError};
-use wharf_types::{ContainerId, ErrorKind, Exit, Failure, TerminalSize};
+use wharf_types::{ContainerId, ContainerState, ErrorKind, Exit, Failure, TerminalSize};
 use wharf_wire::v1;
 
 use crate::container::InPod;
@@ -144,13 +144,14 @@ impl Engine {
         Ok((pod, container))
     }
 
-    /// The container, if it runs.
+    /// The container, if it runs, or if only its supervisor can say whether it does: that refuses what it is asked for.
     pub(crate) fn running(&self, id: &str) -> Result<InPod, Error> {
         let (pod, container) = self.container(id)?;
-        if container.is_running() {
-            return Ok((pod, container));
+        match container.known() {
+            Some(ContainerState::Running { .. }) | None => Ok((pod, container)),
+            Some(ContainerState::Created) => Err(container.is("created, not running")),
+            Some(ContainerState::Exited { .. }) => Err(container.is("exited")),
         }
-        Err(container.is(if container.is_exited() { "exited" } else { "created, not running" }))
     }
 }
 

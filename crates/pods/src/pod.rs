@@ -8,7 +8,7 @@ use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use wharf_network::StatsSocket;
 use wharf_state::ExitRecord;
 use wharf_supervision::{Connection, Link, Links, Process, SupervisorError, Waiters};
-use wharf_types::{ContainerId, Exit, PodId};
+use wharf_types::{ContainerId, ContainerState, Exit, PodId};
 
 use crate::container::Container;
 use crate::error::Error;
@@ -161,6 +161,19 @@ impl Pod {
     pub(crate) async fn connected(&self) -> Result<Arc<Connection>, Error> {
         self.link.settled().await;
         self.connection()
+    }
+
+    /// A container's state, to decide by: where nobody knows it, the supervisor's answer is waited for.
+    ///
+    /// # Errors
+    /// Unavailable, as long as there is no answer.
+    pub(crate) async fn state_of(&self, container: &Container) -> Result<ContainerState, Error> {
+        if container.known().is_none() {
+            self.connected().await?;
+        }
+        let unknown =
+            || Error::at("asking the pod's supervisor for its containers", SupervisorError::NotConnected);
+        container.known().ok_or_else(unknown)
     }
 
     pub(crate) fn making(&self) -> MutexGuard<'_, Option<Making>> {

@@ -92,7 +92,7 @@ pub fn container_item(container: &Container) -> ContainerItem {
         metadata: record.config.metadata,
         image: record.config.image,
         image_ref: record.image_ref,
-        state: state(&container.state()).into(),
+        state: state(&container.shown()).into(),
         created_at: record.created_at_ns,
         labels: record.config.labels,
         annotations: record.config.annotations,
@@ -111,7 +111,7 @@ fn state(state: &ContainerState) -> v1::ContainerState {
 /// The answer of `ContainerStatus`.
 #[must_use]
 pub fn container_status(container: &Container) -> ContainerStatus {
-    let (now, record) = (container.state(), container.record());
+    let (now, record) = (container.shown(), container.record());
     let (times, end) = (times(&now), End::of(&now));
     let user = user(&record);
     let config = record.config;

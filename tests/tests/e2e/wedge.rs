@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tonic::Code;
-use wharf_cri_api::v1::{ContainerState, PodSandboxState, VersionRequest};
+use wharf_cri_api::v1::{ContainerState, LinuxContainerResources, PodSandboxState, VersionRequest};
 
 use crate::daemon::{is_alive, process_with};
 use crate::world::{World, run, until};
@@ -175,6 +175,86 @@ fn a_stopped_supervisor_is_waited_for_by_the_next_daemon() {
         assert_eq!(client.output(&runs, "echo still").await, "still");
         client.start(&made).await.unwrap();
         assert_eq!(client.output(&made, "echo begun").await, "begun");
+    });
+}
+
+/// As long as a supervisor is silent, its containers are listed as running, and nobody is told more than that.
+#[test]
+fn what_only_a_silent_supervisor_knows_is_not_answered() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("silent")).await.unwrap();
+        let made = client.create(&pod, &client.container("made", "sleep 1000")).await.unwrap();
+        let shim = Shim::of(&pod).await;
+        shim.stop();
+        world.daemon.kill();
+        world.start_again().await;
+        let client = &world.client;
+        assert_eq!(client.status(&made).await.unwrap().state(), ContainerState::ContainerRunning);
+        let limits = LinuxContainerResources { cpu_shares: 100, ..LinuxContainerResources::default() };
+        let (start, update, create) =
+            tokio::join!(client.start(&made), client.update(&made, limits), async {
+                client.create(&pod, &client.container("made", "sleep 1000")).await
+            });
+        let codes = [start.unwrap_err(), update.unwrap_err(), create.unwrap_err()].map(|error| error.code());
+        assert_eq!(codes, [Code::Unavailable; 3]);
+        shim.go_on();
+        let started = until("it is started", async || client.start(&made).await.ok());
+        started.await;
+        assert_eq!(client.output(&made, "echo begun").await, "begun");
+        assert_eq!(client.create(&pod, &client.container("made", "sleep 1000")).await.unwrap(), made);
+    });
+}
+
+#[test]
+fn a_container_that_nobody_was_told_of_is_not_handed_out_by_the_next_daemon() {
+    run(async |world| {
+        let client = world.client.clone();
+        let pod = client.run(&client.pod("half")).await.unwrap();
+        let config = client.container("main", "sleep 1000");
+        let shim = Shim::of(&pod).await;
+        shim.stop();
+        let records = world.dir.join("state/pods").join(&pod).join("containers");
+        let half = async {
+            let half = until("it is begun", async || fs::read_dir(&records).unwrap().next()).await;
+            world.daemon.kill();
+            half.unwrap().path()
+        };
+        let (cut_off, half) = tokio::join!(client.create(&pod, &config), half);
+        cut_off.unwrap_err();
+        world.start_again().await;
+        let client = &world.client;
+        let error = client.create(&pod, &config).await.unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable, "{error}");
+        shim.go_on();
+        let id = until("it is made anew", async || client.create(&pod, &config).await.ok()).await;
+        assert_ne!(half.file_name().unwrap().to_str().unwrap().get(..id.len()), Some(&*id));
+        client.start(&id).await.unwrap();
+        assert_eq!(client.output(&id, "echo begun").await, "begun");
+        until("the half is gone", async || (client.containers().await.len() == 1).then_some(())).await;
+    });
+}
+
+/// The next daemon does not know yet whether it runs.
+#[test]
+fn a_stop_waits_for_a_silent_supervisor_as_long_as_the_program_may_take() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("silent")).await.unwrap();
+        let script = "trap 'exit 7' TERM; while :; do sleep 0.01; done";
+        let id = client.launch(&pod, &client.container("main", script)).await.unwrap();
+        let shim = Shim::of(&pod).await;
+        shim.stop();
+        world.daemon.kill();
+        world.start_again().await;
+        let client = &world.client;
+        let (stopped, ()) = tokio::join!(client.stop_container(&id, 60), async {
+            // Calls of one connection are taken in their order.
+            client.runtime.clone().version(VersionRequest::default()).await.unwrap();
+            shim.go_on();
+        });
+        stopped.unwrap();
+        assert_eq!(client.exited(&id).await.exit_code, 7);
     });
 }
 

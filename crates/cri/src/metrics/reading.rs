@@ -49,7 +49,7 @@ impl Reading {
         disk: Option<Disk>,
         now_ns: i64,
     ) -> Option<Self> {
-        let ContainerState::Running { started_at_ns } = container.state() else { return None };
+        let ContainerState::Running { started_at_ns } = container.shown() else { return None };
         let linux = container.with_config(|config| config.linux.clone());
         Some(Self {
             stats: container.usage(wharf_cgroup::Extent::Everything)?,

@@ -9,7 +9,7 @@ use wharf_host as host;
 use wharf_images::Hold;
 use wharf_isolation::Plan;
 use wharf_planner::{self as planner, Extra, Request};
-use wharf_types::ContainerId;
+use wharf_types::{ContainerId, ContainerState};
 use wharf_wire::v1::Created;
 
 use super::Engine;
@@ -63,12 +63,11 @@ impl Engine {
         let made =
             self.container_calls.run(key, move || async move { engine.make_container(pod, config).await });
         let id = made.await?;
-        // A retry of a call whose container ran since then: nobody may take that for a new one.
-        match self.container(id.as_str())?.1.is_exited() {
-            true => {
-                Err(Error::State { what: "container", id: id.to_string(), state: "exited: remove it first" })
-            }
-            false => Ok(id),
+        let (pod, container) = self.container(id.as_str())?;
+        match pod.state_of(&container).await? {
+            // A retry of a call whose container ran since then: nobody may take that for a new one.
+            ContainerState::Exited { .. } => Err(container.is("exited: remove it first")),
+            ContainerState::Created | ContainerState::Running { .. } => Ok(id),
         }
     }
 

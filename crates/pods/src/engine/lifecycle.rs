@@ -30,7 +30,7 @@ impl Engine {
 
     async fn start(&self, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<(), Error> {
         let _order = container.change().await;
-        match container.state() {
+        match pod.state_of(container).await? {
             ContainerState::Created => {}
             // A retry of a call whose answer was lost.
             ContainerState::Running { .. } => return Ok(()),
@@ -93,17 +93,25 @@ impl Engine {
         if container.is_exited() {
             return Ok(());
         }
-        if container.is_running() && !grace.is_zero() {
-            let number = stop_signal::number(&container.record().stop_signal).unwrap_or(15);
-            let end = async {
-                self.signal(&pod, &container, Signal::of_number(number)).await;
-                container.exited().await;
-            };
-            if tokio::time::timeout(grace, end).await.is_ok() {
+        if !grace.is_zero() {
+            // What is left after that is killed.
+            drop(tokio::time::timeout(grace, self.end_by_itself(&pod, &container)).await);
+            if container.is_exited() {
                 return Ok(());
             }
         }
         self.kill(&pod, &container).await
+    }
+
+    /// Sends a container its stop signal, and waits for its end; one that was not started is not waited for.
+    async fn end_by_itself(&self, pod: &Pod, container: &Container) {
+        if container.was_started().await {
+            // What a supervisor holds is known a moment before it can be asked for something.
+            pod.link().settled().await;
+            let number = stop_signal::number(&container.record().stop_signal).unwrap_or(15);
+            self.signal(pod, container, Signal::of_number(number)).await;
+            container.exited().await;
+        }
     }
 
     /// Kills what runs of a container, by its supervisor or, if that does not answer, by its cgroup. The supervisor itself
@@ -140,10 +148,7 @@ impl Engine {
     /// # Errors
     /// NotFound; FailedPrecondition if the container does not run.
     pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
-        let (pod, container) = self.container(id)?;
-        if !container.is_running() {
-            return Err(container.is("not running"));
-        }
+        let (pod, container) = self.running(id)?;
         Ok(pod.connected().await?.reopen_log(container.id()).await?)
     }
 
@@ -169,7 +174,7 @@ impl Engine {
         new: LinuxContainerResources,
     ) -> Result<(), Error> {
         let _order = container.change().await;
-        if container.is_exited() {
+        if let ContainerState::Exited { .. } = pod.state_of(&container).await? {
             return Err(container.is("exited"));
         }
         let path = self.parts.layout.container_record(pod.id(), container.id());
