@@ -29,6 +29,7 @@ pub use device::{Access, DeviceRule, DeviceType, default_devices};
 pub use error::Error;
 pub use group::{Cgroup, Entry};
 pub use limits::{HugepageLimit, Limits};
+pub use oom::OldScores;
 pub use path::{CgroupPath, PathError};
 pub use stats::{
     Bound, CpuStats, DeviceIo, Extent, HugepageStats, MemoryStats, PidsStats, Pressure, PressureLine, Stats,

@@ -7,6 +7,7 @@ use nix::mount::{MsFlags, mount, umount};
 use wharf_cri_api::v1::*;
 
 use crate::client::{Client, pod_security, processes, security};
+use crate::steps::Tracer;
 use crate::world::{run, until};
 
 /// A change of a container's request, and what a line of shell then prints.
@@ -348,6 +349,38 @@ fn limits_reach_the_cgroup_and_can_be_changed() {
         );
         let told = client.status(&id).await.unwrap().resources.unwrap().linux.unwrap();
         assert_eq!((told.memory_limit_in_bytes, told.cpu_quota, told.cpu_shares), (128 << 20, 50_000, 512));
+    });
+}
+
+#[test]
+fn of_an_update_that_is_refused_nothing_is_done() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("limits")).await.unwrap();
+        let mut config = client.container("main", "sleep 1000");
+        config.linux.as_mut().unwrap().resources = Some(LinuxContainerResources {
+            memory_limit_in_bytes: 64 << 20,
+            cpu_quota: 50_000,
+            oom_score_adj: 321,
+            ..LinuxContainerResources::default()
+        });
+        let id = client.launch(&pod, &config).await.unwrap();
+        let both = LinuxContainerResources {
+            memory_limit_in_bytes: 128 << 20,
+            oom_score_adj: 654,
+            ..LinuxContainerResources::default()
+        };
+        let nowhere = LinuxContainerResources { cpuset_cpus: "4095".to_owned(), ..both.clone() };
+        client.update(&id, nowhere).await.unwrap_err();
+        // The score is the only thing that is opened below a directory.
+        let mut refusing = Tracer::with(world, &["--trace=openat2", "--inject=openat2:error=EMFILE"]);
+        client.update(&id, both).await.unwrap_err();
+        refusing.end_all();
+        assert!(refusing.has_met());
+        assert_eq!(limits(&pod, &id), (64 << 20, 50_000));
+        assert_eq!(client.output(&id, "cat /proc/1/oom_score_adj").await, "321");
+        let told = client.status(&id).await.unwrap().resources.unwrap().linux.unwrap();
+        assert_eq!((told.memory_limit_in_bytes, told.oom_score_adj), (64 << 20, 321));
     });
 }
 

@@ -73,14 +73,18 @@ fn a_score_is_of_every_process() {
     let fresh = Fresh::new("score");
     let mut shell = Shell::enter(&fresh.0.entry(), "sleep 1000 >/dev/null & echo started; read forever");
     assert_eq!(shell.line(), "started");
-    fresh.0.set_oom_score(321).unwrap();
-    let pids = fresh.0.pids().unwrap();
-    assert_eq!(pids.len(), 2);
-    for pid in pids {
-        assert_eq!(read(format!("/proc/{pid}/oom_score_adj").as_ref()), "321");
-    }
+    let scores = || {
+        let pids = fresh.0.pids().unwrap();
+        pids.iter().map(|pid| read(format!("/proc/{pid}/oom_score_adj").as_ref())).collect::<Vec<_>>()
+    };
+    let before = scores();
+    let old = fresh.0.set_oom_score(321).unwrap();
+    assert_eq!(scores(), ["321", "321"]);
     let error = fresh.0.set_oom_score(1001).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error:?}");
+    assert_eq!(scores(), ["321", "321"], "it is given to all or to none");
+    old.restore();
+    assert_eq!(scores(), before);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use wharf_cgroup::{Cgroup, Limits, OldScores};
 use wharf_cri_api::v1::LinuxContainerResources;
 use wharf_planner::{self as planner, stop_signal};
 use wharf_supervision::Signal;
@@ -191,11 +192,16 @@ fn update_blocking(path: &Path, container: &Container, new: &LinuxContainerResou
     let staged = records::stage_container(path, &record)?;
     if let Some(cgroup) = container.cgroup() {
         let (limits, score) = (planner::limits(&planner::resources(new))?, planner::oom_score(new));
-        let scored = || score.map_or(Ok(()), |score| cgroup.set_oom_score(score));
-        let updated = cgroup.update(&limits).and_then(|()| scored());
-        updated.stage("changing the container's limits")?;
+        change_limits(cgroup, &limits, score).stage("changing the container's limits")?;
     }
     staged.commit().stage("recording the container")?;
     container.change_record(|now| *now = record);
     Ok(())
+}
+
+/// Changes a cgroup's limits and its processes' scores, or nothing: limits that are refused are the old ones again by
+/// themselves.
+fn change_limits(cgroup: &Cgroup, limits: &Limits, score: Option<i32>) -> Result<(), wharf_cgroup::Error> {
+    let old_scores = score.map(|score| cgroup.set_oom_score(score)).transpose()?;
+    cgroup.update(limits).inspect_err(|_refused| old_scores.iter().for_each(OldScores::restore))
 }
