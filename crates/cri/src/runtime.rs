@@ -16,6 +16,7 @@ use wharf_cri_api::v1::*;
 use wharf_network::Network;
 use wharf_pods::{self as pods, Engine};
 use wharf_streaming::Urls;
+use wharf_types::chain;
 
 use crate::batches::batches;
 use crate::readings::Readings;
@@ -112,14 +113,15 @@ impl Runtime {
         conditions::of(network, self.ask(move || engine.unready()).await)
     }
 
-    /// What a verbose status of a pod adds.
-    async fn pod_info(&self, pod: &pods::Pod) -> Result<BTreeMap<String, String>, Status> {
+    /// What a verbose status of a pod adds. A log that cannot be read is shown as the reason for that.
+    async fn pod_info(&self, pod: &pods::Pod) -> BTreeMap<String, String> {
         let mut info = pods::pod_info(&self.engine, pod);
-        let log = self.engine.supervisor_log(pod).await.map_err(status::of)?;
+        let log = self.engine.supervisor_log(pod).await;
+        let log = log.unwrap_or_else(|error| vec![chain(&error)]);
         if !log.is_empty() {
             info.insert("supervisorLog".to_owned(), serde_json::json!(log).to_string());
         }
-        Ok(info)
+        info
     }
 
     /// Asks what reads files; says why if that does not answer.
@@ -237,7 +239,7 @@ impl RuntimeService for Runtime {
         let timestamp = wharf_sys::clock::now_ns();
         Ok(Response::new(PodSandboxStatusResponse {
             status: Some(pods::pod_status(&pod)),
-            info: if request.verbose { self.pod_info(&pod).await? } else { BTreeMap::new() },
+            info: if request.verbose { self.pod_info(&pod).await } else { BTreeMap::new() },
             containers_statuses: pods::container_statuses(&pod),
             timestamp,
         }))

@@ -235,6 +235,13 @@ fn what_a_supervisor_could_tell_nobody_is_shown() {
         assert!(line.contains("the daemon's connection: a message of 3 bytes"), "{line}");
         let doctor = String::from_utf8(wharf(world, "--json doctor").stdout).unwrap();
         assert!(doctor.contains("the daemon's connection: a message of 3 bytes"), "{doctor}");
+        // One that no supervisor writes keeps nobody from the rest.
+        let log = world.dir.join("state/pods").join(&pod).join("shim.log");
+        std::fs::write(log, vec![b'x'; 1 << 20]).unwrap();
+        let value: serde_json::Value =
+            serde_json::from_str(&printed(world, &format!("inspect {pod}"))).unwrap();
+        let why = value["info"]["supervisorLog"][0].as_str().unwrap();
+        assert!(why.starts_with("reading the log of the pod's supervisor"), "{why}");
         client.down(&pod).await.unwrap();
     });
 }
