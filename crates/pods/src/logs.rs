@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use wharf_isolation::LogFile;
-use wharf_types::{ErrorKind, Failure, chain};
+use wharf_types::failure::named;
+use wharf_types::{ErrorKind, chain};
 
 use crate::error::{Error, blocking};
 
@@ -40,9 +41,11 @@ impl Logs {
 
 /// The request names it; that the machine has no room for it is not the request's fault.
 fn unopened(error: wharf_sys::Error) -> Error {
-    match error.kind() {
-        ErrorKind::ResourceExhausted => Error::at("making the container's log", error),
-        _ => Error::invalid("log_path", format!("it cannot be opened: {}", chain(&error))),
+    match named(error.errno) {
+        ErrorKind::InvalidArgument => {
+            Error::invalid("log_path", format!("it cannot be opened: {}", chain(&error)))
+        }
+        _ => Error::at("making the container's log", error),
     }
 }
 
@@ -50,7 +53,7 @@ fn unopened(error: wharf_sys::Error) -> Error {
 mod tests {
     use super::*;
     use nix::errno::Errno;
-    use wharf_types::HostPath;
+    use wharf_types::{Failure as _, HostPath};
 
     fn file(directory: &tempfile::TempDir, name: &str) -> LogFile {
         LogFile { directory: HostPath::new(directory.path().to_str().unwrap()).unwrap(), name: name.into() }
@@ -72,6 +75,7 @@ mod tests {
     fn a_full_disk_is_not_the_requests_fault() {
         let kind = |errno| unopened(wharf_sys::Error::new("open", "0.log", errno)).kind();
         assert_eq!(kind(Errno::ENOSPC), ErrorKind::ResourceExhausted);
+        assert_eq!(kind(Errno::EIO), ErrorKind::Internal);
         assert_eq!(kind(Errno::ENOENT), ErrorKind::InvalidArgument);
     }
 

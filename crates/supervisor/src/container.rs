@@ -188,7 +188,6 @@ impl Container {
         let mut status = v1::ContainerStatus {
             id: self.plan.container.to_string(),
             pid: self.child.pid,
-            identity: Some(wire_identity(&self.identity)),
             ..v1::ContainerStatus::default()
         };
         let phase = match phase {
@@ -209,6 +208,8 @@ impl Container {
                 Wire::Exited
             }
         };
+        // While it is set up nobody knows who it is to be.
+        status.identity = (phase != Wire::Unknown).then(|| wire_identity(&self.identity));
         status.set_phase(phase);
         status
     }

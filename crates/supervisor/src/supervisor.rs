@@ -12,11 +12,12 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use wharf_state::Layout;
 use wharf_sys::error::Named as _;
-use wharf_types::ContainerId;
-use wharf_wire::v1::failure::Kind;
+use wharf_types::failure::named;
+use wharf_types::{ContainerId, ErrorKind, Failure as _};
 
 use crate::driver::Driver;
 use crate::link::{Link, Received, failure};
+use crate::log::frame::Refusal;
 use crate::log::queue::Told;
 use crate::machine::{Event, Failure, Machine, container, exec};
 use crate::requests::{self, Given};
@@ -228,23 +229,25 @@ impl Supervisor {
     }
 }
 
-/// What an answer of the log writer is for the machine.
+/// What an answer of the log writer is for the machine. A creation names its log; who asks for it to be opened anew does
+/// not, and cannot mend it.
 fn meaning(told: Told) -> Event {
     match told {
         Told::Opened(id, Ok(())) => Event::Container(id, container::Event::LogOpened),
-        Told::Opened(id, Err(problem)) => {
-            Event::Container(id, container::Event::LogFailed(unopened(Kind::Invalid, &problem)))
+        Told::Opened(id, Err(refusal)) => {
+            let failure = unopened(named(refusal.errno), &refusal);
+            Event::Container(id, container::Event::LogFailed(failure))
         }
         Told::Reopened(request, outcome) => {
-            let outcome = outcome.map_err(|problem| unopened(Kind::Internal, &problem));
+            let outcome = outcome.map_err(|refusal| unopened(refusal.errno.kind(), &refusal));
             Event::Settled { request, outcome }
         }
         Told::Flushed(id) => Event::Container(id, container::Event::Flushed),
     }
 }
 
-fn unopened(kind: Kind, problem: &str) -> Failure {
-    failure(kind, format!("the log file cannot be opened: {problem}"))
+fn unopened(kind: ErrorKind, refusal: &Refusal) -> Failure {
+    failure(kind.into(), format!("the log file cannot be opened: {}", refusal.message))
 }
 
 /// Takes the daemon's connection from standard input. Standard error stays what it is: the file for what goes wrong, a
@@ -269,4 +272,41 @@ fn block_signals() -> wharf_sys::Result<SignalFd> {
     child.add(Signal::SIGCHLD);
     SignalFd::with_flags(&child, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .named("signalfd", String::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::RequestId;
+    use wharf_wire::v1::failure::Kind;
+
+    #[test]
+    fn a_log_that_cannot_be_opened_is_whose_fault_it_is() {
+        let refused = |errno| Err(Refusal { errno, message: "open 0.log".to_owned() });
+        for (errno, opened, reopened) in [
+            (Errno::ENOENT, Kind::Invalid, Kind::Internal),
+            (Errno::ELOOP, Kind::Invalid, Kind::Internal),
+            (Errno::ENOSPC, Kind::Exhausted, Kind::Exhausted),
+            (Errno::EMFILE, Kind::Exhausted, Kind::Exhausted),
+            (Errno::EIO, Kind::Internal, Kind::Internal),
+        ] {
+            let id = ContainerId::from_random([1; 32]);
+            let Event::Container(_, container::Event::LogFailed(failure)) =
+                meaning(Told::Opened(id, refused(errno)))
+            else {
+                panic!("{errno} is a failure")
+            };
+            assert_eq!(
+                (failure.kind, &*failure.message),
+                (opened, "the log file cannot be opened: open 0.log")
+            );
+            let request = RequestId::of_test(1);
+            let Event::Settled { outcome: Err(failure), .. } =
+                meaning(Told::Reopened(request, refused(errno)))
+            else {
+                panic!("{errno} is a failure")
+            };
+            assert_eq!(failure.kind, reopened, "{errno}");
+        }
+    }
 }

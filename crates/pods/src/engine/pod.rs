@@ -19,7 +19,8 @@ use wharf_host::{files, namespaces};
 use wharf_network::{Attachment, Dns, PodAddresses, StatsSocket};
 use wharf_state::Layout;
 use wharf_supervision as supervision;
-use wharf_types::PodId;
+use wharf_types::failure::named;
+use wharf_types::{ErrorKind, PodId};
 
 use super::Engine;
 use super::create::pod_cgroup;
@@ -296,11 +297,13 @@ fn make_directories(directory: &Path) -> Result<(), Error> {
 /// The request names it: what the kernel says of the name is the request's to mend, all else the machine's.
 #[expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 fn make_log_directory(path: &str) -> Result<(), Error> {
-    std::fs::create_dir_all(path).map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ENOTDIR | Errno::EEXIST | Errno::ENAMETOOLONG | Errno::ELOOP | Errno::EACCES) => {
-            Error::invalid("log_directory", format!("{path:?} cannot be made: {error}"))
+    std::fs::create_dir_all(path).map_err(|error| {
+        match error.raw_os_error().map(|errno| named(Errno::from_raw(errno))) {
+            Some(ErrorKind::InvalidArgument) => {
+                Error::invalid("log_directory", format!("{path:?} cannot be made: {error}"))
+            }
+            _ => Error::at("making the directory of the pod's logs", error),
         }
-        _ => Error::at("making the directory of the pod's logs", error),
     })
 }
 

@@ -1,6 +1,8 @@
 //! What the supervisor asks of its log writer, and what that answers: one datagram each. Both are the same program, so
 //! there is no version.
 
+use nix::errno::Errno;
+
 use super::Stream;
 
 /// What comes before the bytes of a write; a reader leaves that much room.
@@ -95,17 +97,34 @@ impl<'a> Opening<'a> {
     }
 }
 
-/// The answer to an order with a token; a directory that was opened is beside it.
-pub(super) fn answer(token: u64, failure: &str) -> Vec<u8> {
-    let failure = failure.as_bytes();
-    [&token.to_ne_bytes(), &failure[..failure.len().min(1024)]].concat()
+/// Why an order could not be carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub(crate) errno: Errno,
+    pub(crate) message: String,
 }
 
-/// The token of an answer, and what failed.
-pub(super) fn parse_answer(datagram: &[u8]) -> Option<(u64, Result<(), String>)> {
-    let (token, failure) = datagram.split_first_chunk()?;
-    let failure = String::from_utf8_lossy(failure);
-    Some((u64::from_ne_bytes(*token), if failure.is_empty() { Ok(()) } else { Err(failure.into_owned()) }))
+/// The answer to an order with a token; a directory that was opened is beside it.
+pub(super) fn answer(token: u64, outcome: &Result<(), Refusal>) -> Vec<u8> {
+    let (errno, message) = match outcome {
+        Ok(()) => (0, &[][..]),
+        Err(refusal) => (refusal.errno as i32, refusal.message.as_bytes()),
+    };
+    [&token.to_ne_bytes()[..], &errno.to_ne_bytes(), &message[..message.len().min(1024)]].concat()
+}
+
+/// The token of an answer, and whether the order was carried out.
+pub(super) fn parse_answer(datagram: &[u8]) -> Option<(u64, Result<(), Refusal>)> {
+    let (token, outcome) = datagram.split_first_chunk()?;
+    let (errno, message) = outcome.split_first_chunk()?;
+    let outcome = match i32::from_ne_bytes(*errno) {
+        0 => Ok(()),
+        errno => {
+            let message = String::from_utf8_lossy(message).into_owned();
+            Err(Refusal { errno: Errno::from_raw(errno), message })
+        }
+    };
+    Some((u64::from_ne_bytes(*token), outcome))
 }
 
 #[cfg(test)]
@@ -135,9 +154,11 @@ mod tests {
 
     #[test]
     fn answers_come_back_and_are_bounded() {
-        assert_eq!(parse_answer(&answer(7, "")), Some((7, Ok(()))));
-        assert_eq!(parse_answer(&answer(8, "no")), Some((8, Err("no".to_owned()))));
-        assert!(answer(8, &"x".repeat(70_000)).len() < 2000);
-        assert_eq!(parse_answer(b"short"), None);
+        let refusal = |errno, message: &str| Err(Refusal { errno, message: message.to_owned() });
+        for outcome in [Ok(()), refusal(Errno::ENOSPC, "no"), refusal(Errno::ENOENT, "")] {
+            assert_eq!(parse_answer(&answer(7, &outcome)), Some((7, outcome)));
+        }
+        assert!(answer(8, &refusal(Errno::EIO, &"x".repeat(70_000))).len() < 2000);
+        assert_eq!((parse_answer(b"short"), parse_answer(b"12345678abc")), (None, None));
     }
 }

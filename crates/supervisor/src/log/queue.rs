@@ -19,13 +19,15 @@ use wharf_sys::clone::{Clone, SingleThreaded, clone};
 use wharf_sys::{process, socket};
 use wharf_types::ContainerId;
 
-use super::frame::{self, HEADER_BYTES, Header, Opening, Order};
+use super::frame::{self, HEADER_BYTES, Header, Opening, Order, Refusal};
 use super::{Stream, writer};
 use crate::link::{RequestId, is_want_of_memory};
 use crate::trouble;
 
 /// How much may be queued: two outputs of as much as the kernel lets a pipe hold, and orders.
 const QUEUE_LIMIT_BYTES: usize = 4 << 20;
+/// The token of an opening that nobody waits for.
+const NOBODY: u64 = 0;
 /// After how long without output the writer is let go.
 const REST_AFTER: Duration = Duration::from_secs(10);
 
@@ -69,8 +71,8 @@ struct Place {
     file: LogFile,
     /// Once it was opened the first time, or if the daemon did that.
     directory: Option<Rc<OwnedFd>>,
-    /// The token of an opening that is not answered yet; 0 if there is none.
-    opening: u64,
+    /// The tokens of openings that are not answered yet: the log may be rotated again before the first answer.
+    openings: Vec<u64>,
     /// Whether the writer got anything of it.
     is_used: bool,
     lost_records: u64,
@@ -91,8 +93,8 @@ enum Waiting {
 /// What an order came to.
 #[derive(Debug)]
 pub(crate) enum Told {
-    Opened(ContainerId, Result<(), String>),
-    Reopened(RequestId, Result<(), String>),
+    Opened(ContainerId, Result<(), Refusal>),
+    Reopened(RequestId, Result<(), Refusal>),
     Flushed(ContainerId),
 }
 
@@ -112,7 +114,7 @@ impl LogWriter {
     }
 
     fn is_needed(&self) -> bool {
-        !self.queue.is_empty() || self.places.values().any(|place| place.opening != 0)
+        !self.queue.is_empty() || self.places.values().any(|place| !place.openings.is_empty())
     }
 
     /// What the loop has to wait for.
@@ -127,17 +129,17 @@ impl LogWriter {
     pub(crate) fn open(&mut self, file: LogFile, directory: Option<OwnedFd>, container: ContainerId) -> u64 {
         let log = self.next_number();
         let directory = directory.map(Rc::new);
-        let opening = match (&directory, &self.connection) {
-            (None, _) => self.await_answer(Waiting::Open(container)),
-            (Some(_), connection) => {
-                let opening = if connection.is_some() { self.next_number() } else { 0 };
+        let opening = match &directory {
+            None => Some(self.await_answer(Waiting::Open(container))),
+            // A writer that is there is told of it, and the next one will be.
+            Some(_) => {
                 self.told.push(Told::Opened(container, Ok(())));
-                opening
+                self.connection.is_some().then(|| self.next_number())
             }
         };
-        let place = Place { file, directory, opening, is_used: false, lost_records: 0 };
-        self.places.insert(log, place);
-        self.order_open(log, opening);
+        let openings = Vec::from_iter(opening);
+        self.places.insert(log, Place { file, directory, openings, is_used: false, lost_records: 0 });
+        opening.into_iter().for_each(|token| self.order_open(log, token));
         log
     }
 
@@ -145,7 +147,7 @@ impl LogWriter {
     pub(crate) fn reopen(&mut self, log: u64, request: RequestId) {
         let token = self.await_answer(Waiting::Reopen(request));
         if let Some(place) = self.places.get_mut(&log) {
-            place.opening = token;
+            place.openings.push(token);
         }
         self.order_open(log, token);
     }
@@ -221,9 +223,9 @@ impl LogWriter {
         }
     }
 
-    fn answered(&mut self, token: u64, outcome: Result<(), String>, directory: Option<OwnedFd>) {
-        if let Some(place) = self.places.values_mut().find(|place| place.opening == token) {
-            place.opening = 0;
+    fn answered(&mut self, token: u64, outcome: Result<(), Refusal>, directory: Option<OwnedFd>) {
+        if let Some(place) = self.places.values_mut().find(|place| place.openings.contains(&token)) {
+            place.openings.retain(|opening| *opening != token);
             place.directory = place.directory.take().or(directory.map(Rc::new));
         }
         match self.waiting.remove(&token) {
@@ -237,8 +239,8 @@ impl LogWriter {
             }
             Some(Waiting::Rest { .. }) => {}
             None => {
-                if let Err(failure) = outcome {
-                    trouble::tell(format_args!("a log could not be opened again: {failure}"));
+                if let Err(refusal) = outcome {
+                    trouble::tell(format_args!("a log could not be opened again: {}", refusal.message));
                 }
             }
         }
@@ -265,9 +267,10 @@ impl LogWriter {
         let over = self.connection.take();
         if over.is_some() && !self.waiting.is_empty() {
             trouble::tell("the log writer ended, and what it had not written is lost");
-            let opening: Vec<u64> = self.places.values().map(|place| place.opening).collect();
+            let openings: Vec<u64> =
+                self.places.values().flat_map(|place| place.openings.iter().copied()).collect();
             // Openings are ordered again of the next writer.
-            let lost = self.waiting.extract_if(.., |token, _| !opening.contains(token));
+            let lost = self.waiting.extract_if(.., |token, _| !openings.contains(token));
             self.told.extend(lost.filter_map(|(_, waiting)| match waiting {
                 Waiting::Flush(container) => Some(Told::Flushed(container)),
                 Waiting::Reopen(request) => Some(Told::Reopened(request, Ok(()))),
@@ -290,12 +293,16 @@ impl LogWriter {
                 return false;
             }
         }
-        // It has no log open yet, and what is queued is of logs that the last one had.
-        let later = std::mem::take(&mut self.queue);
-        let places: Vec<(u64, u64)> = self.places.iter().map(|(log, place)| (*log, place.opening)).collect();
-        places.into_iter().for_each(|(log, token)| self.order_open(log, token));
-        self.queue.extend(later);
+        self.order_openings();
         true
+    }
+
+    /// A new writer has no log open yet, and what is queued is of logs that the last one had.
+    fn order_openings(&mut self) {
+        let later = std::mem::take(&mut self.queue);
+        let openings = self.places.iter().flat_map(|(log, place)| openings(*log, place));
+        Vec::from_iter(openings).into_iter().for_each(|(log, token)| self.order_open(log, token));
+        self.queue.extend(later);
     }
 
     /// Sends what is queued, as far as it is taken.
@@ -376,6 +383,15 @@ impl LogWriter {
                 false
             }
         }
+    }
+}
+
+/// The openings of a log that a new writer is to be ordered, with their tokens: those that somebody waits for, or one for
+/// nobody.
+fn openings(log: u64, place: &Place) -> Vec<(u64, u64)> {
+    match &place.openings[..] {
+        [] => vec![(log, NOBODY)],
+        openings => openings.iter().map(|token| (log, *token)).collect(),
     }
 }
 

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use wharf_sys::socket;
 
-use super::frame::{self, HEADER_BYTES, Header, Opening, Order, PAYLOAD_LIMIT_BYTES};
+use super::frame::{self, HEADER_BYTES, Header, Opening, Order, PAYLOAD_LIMIT_BYTES, Refusal};
 use super::{Log, Stream};
 use crate::trouble;
 
@@ -54,8 +54,9 @@ impl Logs {
                 let Some(opening) = Opening::parse(payload) else { return };
                 let opened = self.open_log(header.log, opening, descriptors.into_iter().next());
                 let directory = self.open.get(&header.log).map(|log| log.directory.as_fd());
-                let failure = opened.err().map(|error| error.to_string()).unwrap_or_default();
-                answer(supervisor, number, &failure, directory);
+                let refusal =
+                    |error: wharf_sys::Error| Refusal { errno: error.errno, message: error.to_string() };
+                answer(supervisor, number, &opened.map_err(refusal), directory);
             }
             (Order::Write(stream), Some(log)) => log.write(stream, number.cast_signed(), payload),
             (Order::Finish(stream), Some(log)) => log.finish(stream, number.cast_signed()),
@@ -64,7 +65,7 @@ impl Logs {
                 if let Some(log) = log {
                     log.settle(wharf_sys::clock::now_ns());
                 }
-                answer(supervisor, number, "", None);
+                answer(supervisor, number, &Ok(()), None);
             }
             (Order::Close, Some(log)) => {
                 if !log.settle(wharf_sys::clock::now_ns()) {
@@ -73,8 +74,8 @@ impl Logs {
                 self.open.remove(&header.log);
             }
             (Order::Rest, _) => {
-                let failure = if self.settle() { "" } else { "something is held" };
-                answer(supervisor, number, failure, None);
+                let held = || Refusal { errno: Errno::EBUSY, message: "something is held back".to_owned() };
+                answer(supervisor, number, &self.settle().then_some(()).ok_or_else(held), None);
             }
             (Order::Write(_) | Order::Finish(_) | Order::Lose | Order::Close, None) => {}
         }
@@ -118,9 +119,14 @@ impl Logs {
     }
 }
 
-fn answer(supervisor: BorrowedFd<'_>, token: u64, failure: &str, directory: Option<BorrowedFd<'_>>) {
+fn answer(
+    supervisor: BorrowedFd<'_>,
+    token: u64,
+    outcome: &Result<(), Refusal>,
+    directory: Option<BorrowedFd<'_>>,
+) {
     let descriptors: Vec<_> = directory.into_iter().collect();
-    match socket::send(supervisor, &frame::answer(token, failure), &descriptors) {
+    match socket::send(supervisor, &frame::answer(token, outcome), &descriptors) {
         // A supervisor that is gone needs no answer.
         Ok(()) | Err(wharf_sys::Error { errno: Errno::EPIPE | Errno::ECONNRESET, .. }) => {}
         Err(error) => trouble::tell(format_args!("answering the supervisor: {error}")),

@@ -122,6 +122,35 @@ fn a_log_that_was_made_needs_no_writer_before_its_first_line() {
 }
 
 #[test]
+fn each_rotation_is_answered_though_another_follows_before_there_is_a_writer() {
+    let mut rig = Rig::new();
+    rig.begin();
+    assert!(matches!(rig.told(), Told::Opened(..)));
+    let directory = HostPath::new(rig.dir.path().to_str().unwrap()).unwrap();
+    let mut quiet = LogWriter::default();
+    let logs = ["1.log", "2.log"].map(|name| {
+        let file = LogFile { directory: directory.clone(), name: name.into() };
+        let made = file.make().unwrap();
+        quiet.open(file, Some(made), id())
+    });
+    quiet.take_told();
+    let requests = [1, 2, 3].map(RequestId::of_test);
+    quiet.reopen(logs[1], requests[0]);
+    quiet.reopen(logs[1], requests[1]);
+    quiet.reopen(logs[0], requests[2]);
+    quiet.connection = rig.writer.connection.take();
+    quiet.order_openings();
+    rig.writer = quiet;
+    let mut answered = requests.map(|_| match rig.told() {
+        Told::Reopened(request, Ok(())) => request,
+        other => panic!("{other:?} is no rotation"),
+    });
+    answered.sort_by_key(|request| format!("{request:?}"));
+    assert_eq!(answered, requests);
+    assert!(rig.writer.waiting.is_empty() && !rig.writer.is_needed());
+}
+
+#[test]
 fn a_stalled_writer_is_waited_for_and_what_is_too_much_is_counted() {
     let mut rig = Rig::new();
     let block = "0123456\n".repeat(8 * 1024);
