@@ -2,11 +2,11 @@
 # shellcheck shell=bash
 
 repository=$(dirname "$(dirname "$(realpath "${BASH_SOURCE[0]}")")")
-# shellcheck disable=SC2034 # used by those who source it
+# shellcheck disable=SC2034 # used by the scripts that source this file
 cache=${WHARF_CACHE:-${HOME:-/root}/.cache/wharf}
 program=$(basename "$0")
 
-# say WORDS...: progress, on standard error so that results can be piped.
+# say WORDS...: reports progress on standard error, so that results can be piped.
 say() {
     echo "$program: $*" >&2
 }
@@ -16,18 +16,18 @@ die() {
     exit 1
 }
 
-# usage: prints the script's own head and fails.
+# usage: prints the comment at the head of the script, and fails.
 usage() {
     sed -n '2,${/^#/!q; s/^# \{0,1\}//p}' "$0" >&2
     exit 2
 }
 
-# packages NAME...: installs those of the Debian packages that are missing.
+# packages NAME...: installs the Debian packages that are missing.
 packages() {
     "$repository/tests/images/packages.sh" "$@"
 }
 
-# test_images: prints the directory of the test images, built if they are not there.
+# test_images: prints the directory of the test images, and builds them first if they are missing.
 test_images() {
     local images=$repository/tests/images/out
     if [[ ! -e $images/images.json ]]; then
@@ -37,7 +37,7 @@ test_images() {
     echo "$images"
 }
 
-# wharf_programs: prints the directory of wharfd, wharf and wharf-shim: $WHARF_PROGRAMS, or built here for release.
+# wharf_programs: prints the directory of wharfd, wharf and wharf-shim: $WHARF_PROGRAMS, or that of a release build.
 wharf_programs() {
     if [[ -n ${WHARF_PROGRAMS-} ]]; then
         echo "$WHARF_PROGRAMS"
@@ -47,7 +47,7 @@ wharf_programs() {
     echo "$repository/target/dist"
 }
 
-# static_target: prints the target that the supervisor is built for, installed if it is not there.
+# static_target: prints the target for which the supervisor is built, and installs it first if it is missing.
 static_target() {
     local target
     target=$(uname -m)-unknown-linux-musl
@@ -55,7 +55,7 @@ static_target() {
     echo "$target"
 }
 
-# attempt N COMMAND...: runs it up to N times, 0.1 s apart, until it succeeds.
+# attempt N COMMAND...: runs a command up to N times, 0.1 s apart, until it succeeds.
 attempt() {
     local count=$1 i
     shift
@@ -66,7 +66,7 @@ attempt() {
     return 1
 }
 
-# footprint: what wharf could leave on a machine, a line each.
+# footprint: lists everything that wharf could leave on a machine, one item per line.
 footprint() {
     ps -e -o comm=,args= | awk '$1 ~ /^wharf/ { $1 = "process"; print }'
     awk '{ print "mount", $5 }' /proc/self/mountinfo

@@ -1,13 +1,13 @@
-# A place of its own for a runtime under test; to be sourced by bash after lib.sh.
+# The rig: an isolated environment for a runtime under test. To be sourced by bash after lib.sh.
 #
-# What runs in it has its own network, mounts (one peer group, so that propagation can be tested), processes, IPC, cgroups
-# and /run. Everything but files below $rig is gone when it ends, however it ends: processes with their PID namespace, mounts,
-# links and addresses with theirs, and the cgroups because all were made below one that this file removes.
+# A rig has its own network, mounts (one peer group, so that propagation can be tested), PID and IPC namespaces, cgroups and
+# /run. However it ends, only files below $rig outlive it: processes die with their PID namespace; mounts, links and
+# addresses disappear with their namespaces; the cgroups are all below one that this file removes.
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # $cache, $program: lib.sh
 
-# isolate ARGUMENT...: runs this script again with these arguments inside such a place, and returns there, with $rig an empty
-# directory for state. Outside it never returns.
+# isolate ARGUMENT...: runs the calling script again, with these arguments, inside a rig. It returns only inside, where $rig
+# is an empty directory for state.
 isolate() {
     if [[ -n ${WHARF_RIG-} ]]; then
         rig=$WHARF_RIG
@@ -16,14 +16,14 @@ isolate() {
     fi
     ((EUID == 0)) || die "needs root: it makes namespaces, mounts and cgroups"
     rig=$(mktemp --directory --tmpdir wharf-rig.XXXXXX)
-    # Root of a user namespace has to pass through it to a container's root.
+    # The root user of a user namespace must be able to traverse it to a container's root directory.
     chmod 0711 "$rig"
     cgroups=()
     trap 'leave' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM HUP
     make_cgroups
-    # The cgroups are entered by the child alone: v2 passes controllers on only where no process is outside of the inner ones.
+    # Only the child enters the cgroups: v2 passes controllers on only if every process is in an inner cgroup.
     # shellcheck disable=SC2016 # for the shell inside
     local enter='until [[ $1 = -- ]]; do echo 0 >"$1/cgroup.procs"; shift; done; shift; exec unshare --cgroup "$0" "$@"'
     (
@@ -37,14 +37,14 @@ isolate() {
     exit "$status"
 }
 
-# leave: outside, at the end of whatever kind.
+# leave: cleans up outside the rig, however the rig ended.
 leave() {
     local cgroup
     if [[ -n ${rig_pid-} ]] && kill -KILL "$rig_pid" 2>/dev/null; then
         wait "$rig_pid" 2>/dev/null || true
     fi
     for cgroup in "${cgroups[@]}"; do
-        # A killed process leaves its cgroup a moment after its parent was told.
+        # A killed process leaves its cgroup a moment after its parent has been notified.
         attempt 50 remove_cgroup "$cgroup" || say "cannot remove the cgroup $cgroup"
     done
     rm -rf --one-file-system "$rig"
@@ -54,7 +54,7 @@ remove_cgroup() {
     [[ ! -d $1 ]] || find "$1" -depth -type d -exec rmdir {} +
 }
 
-# hierarchies: one line for each mounted cgroup hierarchy: type, v1 options, mount point, this process's path in it.
+# hierarchies: prints a line for each mounted cgroup hierarchy: type, v1 options, mount point, this process's path in it.
 hierarchies() {
     local _ point fields type options path
     while read -r _ _ _ _ point fields; do
@@ -71,7 +71,7 @@ hierarchies() {
     done </proc/self/mountinfo
 }
 
-# make_cgroups: a cgroup of the rig's own in every hierarchy, listed in $cgroups.
+# make_cgroups: makes a cgroup for the rig in every hierarchy, and lists them in $cgroups.
 make_cgroups() {
     local type options point path cgroup parent
     while read -r type options point path; do
@@ -86,14 +86,14 @@ make_cgroups() {
     done < <(hierarchies)
 }
 
-# cp_values FROM TO FILE...: v1's cpuset takes no process before it has been given these.
+# cp_values FROM TO FILE...: copies the values without which a v1 cpuset accepts no process.
 cp_values() {
     local from=$1 to=$2 file
     shift 2
     for file; do cat "$from/$file" >"$to/$file"; done
 }
 
-# pass_controllers CGROUP: to its children, as many as it can; one by one, since one that cannot would spoil the others.
+# pass_controllers CGROUP: enables controllers for its children, one by one, because one failure would spoil the others.
 pass_controllers() {
     local controller
     for controller in $(<"$1/cgroup.controllers"); do
@@ -101,7 +101,7 @@ pass_controllers() {
     done
 }
 
-# settle: inside, before anything else.
+# settle: sets up the inside of the rig, before anything else.
 settle() {
     local type options point kept
     trap 'exit 143' INT TERM HUP
@@ -110,7 +110,7 @@ settle() {
     mount -t tmpfs -o mode=0755 tmpfs /run
     mkdir -p /run/lock
 
-    # Mounted anew, the hierarchies show the rig's own cgroups as their roots; and the old ones must go, since runtimes take
+    # Newly mounted, the hierarchies have the rig's own cgroups as their roots. The old mounts must go, because runtimes use
     # the first mount that they find.
     mapfile -t kept < <(hierarchies)
     umount --recursive /sys/fs/cgroup
@@ -131,13 +131,13 @@ settle() {
     done
 }
 
-# serve_images IMAGES: starts the registry; its hosts.toml files are then in $certificates.
+# serve_images IMAGES: starts the registry, and sets $certificates to the directory of its hosts.toml files.
 serve_images() {
     "$repository/tests/images/serve.sh" 5000 "$rig/registry" "$1" >/dev/null
     certificates=$rig/registry/certs.d
 }
 
-# start_containerd DIR PEERS: with all its state in DIR; sets $socket and $daemon.
+# start_containerd DIR PEERS: starts containerd with all its state in DIR, and sets $socket and $daemon.
 start_containerd() {
     local dir=$1 peers=$2
     mkdir -p "$dir/cni"
@@ -174,7 +174,7 @@ sandbox = "registry.k8s.io/pause:3.10"
 config_path = "$certificates"
 
 [plugins.'io.containerd.cri.v1.runtime']
-# Root may not lower oom_score_adj everywhere.
+# Some environments do not let root lower oom_score_adj.
 restrict_oom_score_adj = true
 
 [plugins.'io.containerd.cri.v1.runtime'.cni]
@@ -186,7 +186,7 @@ runtime_type = "io.containerd.runc.v2"
 CONFIG
 }
 
-# cni_network DIR: the configuration of a network that keeps its addresses in DIR.
+# cni_network DIR: prints the configuration of a network that stores its addresses in DIR.
 cni_network() {
     cat <<CONFIG
 {
@@ -206,8 +206,8 @@ cni_network() {
 CONFIG
 }
 
-# start_wharf DIR PROGRAMS [PLUGINS]: with all its state in DIR, and with those CNI plugins instead of its own bridge; sets
-# $socket and $daemon.
+# start_wharf DIR PROGRAMS [PLUGINS]: starts wharfd with all its state in DIR, with these CNI plugins instead of the built-in
+# network if they are given, and sets $socket and $daemon.
 start_wharf() {
     local dir=$1 programs=$2 plugins=${3-} builtin=on
     mkdir -p "$dir/cni"
@@ -222,7 +222,7 @@ socket = "$dir/wharf.sock"
 certs_dir = "$certificates"
 
 [network]
-# Whatever this machine is otherwise.
+# Whatever signs of a cluster's node this machine shows.
 builtin = "$builtin"
 cni_conf_dir = "$dir/cni"
 cni_bin_dirs = ["$plugins"]
@@ -233,7 +233,7 @@ CONFIG
     await_runtime wharfd "$dir"
 }
 
-# await_runtime NAME DIR: until it says that it and its network are ready; dies with the end of its log after 20 s.
+# await_runtime NAME DIR: waits until the runtime and its network are ready; after 20 s prints the end of its log and dies.
 await_runtime() {
     local name=$1
     if ! attempt 200 ready_or_gone || ! ready; then
@@ -254,12 +254,12 @@ ready() {
     [[ -S $socket ]] && crictl info --output json | jq --exit-status '[.status.conditions[] | select(.type == "RuntimeReady" or .type == "NetworkReady").status] == [true, true]' >/dev/null
 }
 
-# crictl ARGUMENT...: on the runtime that was started last.
+# crictl ARGUMENT...: runs crictl with the runtime that was started last.
 crictl() {
     "$clients/crictl" --config <(printf '%s-endpoint: "unix://%s"\n' runtime "$socket" image "$socket"; echo 'timeout: 60') "$@"
 }
 
-# stop_runtime: asks the daemon to end, and waits.
+# stop_runtime: asks the daemon to exit, and waits.
 stop_runtime() {
     kill "$daemon" 2>/dev/null || return 0
     attempt 100 gone || kill -KILL "$daemon"
