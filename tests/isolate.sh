@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command in a place of its own, which hack/rig.sh makes: namespaces, cgroups, and a directory, named by WHARF_RIG.
+# Runs a command in a rig made by hack/rig.sh: in its own namespaces and cgroups, with a directory named by WHARF_RIG.
 #   isolate.sh COMMAND [ARGUMENT...]
 set -euo pipefail
 hack=$(dirname "$(realpath "$0")")/../hack
@@ -9,5 +9,5 @@ source "$hack/lib.sh"
 source "$hack/rig.sh"
 (($#)) || usage
 isolate "$@"
-# Not executed in place of this shell: as the first process it reaps what the command leaves.
+# Not exec: this shell is the first process and reaps what the command leaves.
 "$@"

@@ -2,15 +2,15 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # $rig, $repository: lib.sh, rig.sh
 
-# comparer: builds the program that compares, and prints its path.
+# comparer: builds the comparing program, and prints its path.
 comparer() {
     say "building the comparison"
     cargo build --quiet --locked --manifest-path "$repository/Cargo.toml" --package wharf-tests --bin compare >&2
     echo "${CARGO_TARGET_DIR:-$repository/target}/debug/compare"
 }
 
-# compare_with_containerd COMPARER WHARF PEERS OPTION...: wharf listens at WHARF, in the directory of its state. Fails if
-# anything is not the same without a reason. To the caller $daemon and $socket are wharf's as before.
+# compare_with_containerd COMPARER WHARF PEERS OPTION...: wharf's socket is WHARF, in its state directory. Fails if there is
+# a difference without a reason. Afterwards $daemon and $socket are wharf's again.
 compare_with_containerd() {
     local compare=$1 wharf=$2 peers=$3 status=0 daemon socket
     shift 3
@@ -24,7 +24,7 @@ compare_with_containerd() {
     return "$status"
 }
 
-# compared_files DIR: what requests mount. A mount below one of them is there to be seen or not.
+# compared_files DIR: makes what the requests mount. One has a mount below it, which may or may not be visible.
 compared_files() {
     mkdir -p "$1/tree/below"
     mount -t tmpfs -o mode=0755,size=1m below "$1/tree/below"
@@ -34,7 +34,7 @@ compared_files() {
     ln -s below "$1/tree/link"
 }
 
-# The images whose configuration is odd: busybox, as the filter of jq changes it.
+# Images with unusual configurations: busybox, changed by a jq filter.
 odd_images() {
     say "making images"
     local layout=$rig/odd
@@ -52,7 +52,7 @@ odd_images() {
     odd_image dangling-resolv-conf '.' resolv_conf_layer
 }
 
-# odd_image NAME FILTER [LAYER]: pushes it. LAYER is a command that makes one more layer's directory.
+# odd_image NAME FILTER [LAYER]: makes and pushes one. LAYER is a command that fills the directory of one more layer.
 odd_image() {
     local name=$1 filter=$2 layer=${3-} copy=$rig/odd.$1 manifest config
     cp -r "$layout" "$copy"
@@ -68,12 +68,12 @@ odd_image() {
     rm -r "$copy"
 }
 
-# blob LAYOUT DIGEST: its path.
+# blob LAYOUT DIGEST: prints a blob's path.
 blob() {
     echo "$1/blobs/${2/://}"
 }
 
-# add_blob LAYOUT FILE: prints its digest and size.
+# add_blob LAYOUT FILE: adds a blob, and prints its digest and size.
 add_blob() {
     local digest
     digest=$(sha256sum "$2" | cut -d ' ' -f 1)
@@ -87,7 +87,7 @@ replace_descriptor() {
     mv "$1.new" "$1"
 }
 
-# add_layer LAYOUT DIR: to the manifest and configuration that are being made.
+# add_layer LAYOUT DIR: adds a layer to the manifest and configuration that are being made.
 add_layer() {
     local added digest
     tar --create --numeric-owner --owner 0 --group 0 --file "$1/layer" --directory "$2" .
@@ -100,7 +100,7 @@ add_layer() {
     mv "$1/manifest.new" "$1/manifest"
 }
 
-# systemd's link, which leads nowhere in a container.
+# systemd's link, whose target does not exist in a container.
 resolv_conf_layer() {
     mkdir -p "$1/etc"
     ln -sf ../run/systemd/resolve/stub-resolv.conf "$1/etc/resolv.conf"

@@ -1,10 +1,10 @@
-# A walk through crictl's commands; sourced by hack/conformance, which defines crictl, $rig and $runtime.
+# Runs crictl's commands one by one; sourced by hack/conformance, which defines crictl, $rig and $runtime.
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # $rig, $runtime: rig.sh
 
 image=docker.io/library/busybox:latest
 
-# smoke: prints what failed and a count; fails if anything did.
+# smoke: prints failures and a count, and fails if there were any.
 smoke() {
     local passed=0 failed=0 pod container dir=$rig/smoke
     mkdir -p "$dir/logs"
@@ -27,7 +27,7 @@ smoke() {
     check 'exec --sync' 'test("inside")' crictl exec --sync "$container" echo inside
     check exec 'test("inside")' crictl exec "$container" echo inside
     if [[ $runtime = wharf ]]; then
-        # No other runtime serves what crictl speaks over WebSocket.
+        # No other runtime supports crictl's protocol over WebSocket.
         check 'exec, websocket' 'test("inside")' crictl exec --transport websocket "$container" echo inside
     fi
     check 'exec, input' 'test("^ *3")' crictl_input "$container" wc -l
@@ -47,7 +47,7 @@ smoke() {
     ((failed == 0))
 }
 
-# crictl_input CONTAINER COMMAND...: three lines for a command.
+# crictl_input CONTAINER COMMAND...: sends a command three lines of input.
 crictl_input() {
     printf '1\n2\n3\n' | crictl exec --interactive "$@"
 }
@@ -64,8 +64,8 @@ CONFIG
 CONFIG
 }
 
-# check NAME FILTER COMMAND...: that the command succeeds and, with a filter, that jq finds it true of what was printed.
-# Changes the counts of its caller; leaves the output in $dir/out.
+# check NAME FILTER COMMAND...: checks that the command succeeds and, if there is a filter, that jq finds it true of the
+# output. Updates the caller's counts and leaves the output in $dir/out.
 check() {
     local name=$1 filter=$2
     shift 2
@@ -82,7 +82,7 @@ check() {
     failed=$((failed + 1))
 }
 
-# eventually COMMAND...: repeated for up to 5 s while it prints nothing.
+# eventually COMMAND...: repeats a command for up to 5 s until it prints something.
 eventually() {
     local _ text
     for _ in {1..50}; do

@@ -1,12 +1,12 @@
-# A walk through exec, attach and port-forward with clients of other languages; sourced by hack/conformance, which defines
-# crictl, $rig, $runtime, $socket and $streaming.
+# Tests exec, attach and port-forward with clients in other languages; sourced by hack/conformance, which defines crictl,
+# $rig, $runtime, $socket and $streaming.
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # $repository: lib.sh; $rig, $runtime: rig.sh; $streaming: hack/conformance
 
-# streaming: prints what failed and a count; fails if anything did.
+# streaming: prints failures and a count, and fails if there were any.
 streaming() {
     local dir=$rig/streaming server front language protocol protocols=(v4.channel.k8s.io)
-    # No other runtime serves v5.
+    # No other runtime supports v5.
     [[ $runtime != wharf ]] || protocols=(v5.channel.k8s.io v4.channel.k8s.io)
     mkdir -p "$dir/logs"
     # Node looks for modules beside the program.
@@ -29,22 +29,22 @@ streaming() {
         END { print passed + 0 " passed, " failed + 0 " failed"; exit failed > 0 || !passed }' "$dir/results"
 }
 
-# streaming_walk LANGUAGE PROTOCOL: the lines of one client's walk, each with its name. A walk that broke off has failed.
+# streaming_walk LANGUAGE PROTOCOL: prints one client's results, with its name; a client that breaks off has failed.
 streaming_walk() {
     local walk lines
     case $1 in
         python) walk=("$streaming/venv/bin/python" "$dir/walk.py") ;;
         node) walk=(node "$dir/walk.mjs") ;;
     esac
-    # It ends while it is walked.
+    # It exits during the test.
     lines=$(streaming_container lines-"$1-$2")
     "${walk[@]}" "$2" "$server" "$pod" "$commands" "$lines" "$terminal" >"$dir/walk.out" 2>"$dir/walk.err" ||
         echo "FAILED walk: $(grep --max-count 1 Error "$dir/walk.err")" >>"$dir/walk.out"
     sed -E "s/^(passed|FAILED) /&$1 $2: /" "$dir/walk.out"
 }
 
-# streaming_pod DIR: a pod with a web server, a container for commands with 50 MiB in /random, and one with a shell on a
-# terminal; sets $pod, $commands and $terminal.
+# streaming_pod DIR: starts a pod with a web server, a container for commands with 50 MiB in /random, and one with a shell
+# on a terminal; sets $pod, $commands and $terminal.
 streaming_pod() {
     local image
     for image in busybox nginx; do crictl pull "docker.io/library/$image:latest" >/dev/null; done
@@ -58,8 +58,8 @@ CONFIG
     terminal=$(streaming_container terminal busybox '"command": ["sh"], "stdin": true, "tty": true')
 }
 
-# streaming_container NAME [IMAGE FIELDS]: starts a container of the pod and prints its id; by default one that answers each
-# line of its input, and ends with code 7 at the word "end".
+# streaming_container NAME [IMAGE FIELDS]: starts a container in the pod and prints its id; the default one answers each
+# line of its input, and exits with code 7 at the word "end".
 streaming_container() {
     local name=$1 image=${2-busybox} fields=${3-} id
     # shellcheck disable=SC2016 # for the container's shell

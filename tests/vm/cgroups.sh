@@ -1,4 +1,4 @@
-# Limits, statistics and device filters by cgroup v2; sourced by walk.sh.
+# Limits, statistics and device filters of cgroup v2; sourced by walk.sh.
 # shellcheck shell=bash
 # shellcheck disable=SC2154,SC2016 # $work: walk.sh; what is in single quotes is for the shells of containers
 
@@ -34,7 +34,7 @@ limited_container() {
         "unified": {"pids.max": "40", "memory.high": "60000000", "memory.oom.group": "1"}}}}'
 }
 
-# directory POD NAME: of a container's cgroup.
+# directory POD NAME: prints the directory of a container's cgroup.
 directory() {
     cgroup_of "$(status "$(of "$1" "$2")" .info.pid)"
 }
@@ -136,7 +136,7 @@ late_command() {
     not pgrep --full '^sleep 4321.5$'
 }
 
-# out_of_memory GROUP: with the whole container killed (as the kubelet has it), or one process.
+# out_of_memory GROUP: checks that an OOM kill ends the whole container (the kubelet's setting) or one process.
 out_of_memory() {
     container cgroups "hungry$1" '{"linux": {"resources": {"memory_limit_in_bytes": 15728640,
         "memory_swap_limit_in_bytes": 15728640, "unified": {"memory.oom.group": "'"$1"'"}}}}' \
@@ -149,7 +149,7 @@ has_exited() {
     [[ $(status "$1" .status.state) = CONTAINER_EXITED ]]
 }
 
-# reads_disk CONTAINER: that the machine's disk can be read in it, by a node that it made itself.
+# reads_disk CONTAINER: checks that it can read the machine's disk through a device node of its own making.
 reads_disk() {
     # shellcheck disable=SC2046 # major and minor are two words
     inside "$1" sh -c "test -e /tmp/disk || mknod /tmp/disk b $(stat -c '%Hr %Lr' /dev/vda)"
@@ -194,7 +194,7 @@ cgroups_are_removed() {
     [[ -z $(find /sys/fs/cgroup/wharf -mindepth 1 -type d -regextype egrep -regex '.*/[0-9a-f]{64}') ]]
 }
 
-# The kubelet makes the pod's cgroup before it asks for the pod, and removes it after.
+# The kubelet makes the pod's cgroup before it requests the pod, and removes it afterwards.
 kubelet_cgroup() {
     local parent=/kubepods/burstable/pod0123 directory=/sys/fs/cgroup/kubepods/burstable/pod0123 id
     mkdir -p "$directory"

@@ -39,14 +39,14 @@ inherited() {
     local pid
     pid=$(status "$(of confined plain)" .info.pid)
     cat "/proc/$pid/status"
-    # systemd has units ignore SIGPIPE.
+    # systemd starts units with SIGPIPE ignored.
     grep -P '^SigIgn:\t0000000000000000' "/proc/$pid/status"
     grep -P '^SigBlk:\t0000000000000000' "/proc/$pid/status"
     grep -P '^Umask:\t0022' "/proc/$pid/status"
     cat "/proc/$pid/limits"
 }
 
-# keyring PROGRAM...: the session keyring in which a program runs, by keyctl(KEYCTL_GET_KEYRING_ID).
+# keyring PROGRAM...: prints the session keyring of a program, from keyctl(KEYCTL_GET_KEYRING_ID).
 keyring() {
     "$@" perl -e 'print syscall(250, 0, -3, 0)'
 }

@@ -1,4 +1,4 @@
-# The quickstart, and what is left in the end; sourced by walk.sh.
+# The quickstart, and what is left at the end; sourced by walk.sh.
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # $repository, $work: walk.sh
 
@@ -33,20 +33,20 @@ cleaned() {
     wharfd clean --force --images
 }
 
-# Earlier checks let containers need more memory than they may: of that the kernel tells with a trace.
+# Earlier checks have containers OOM-killed, which the kernel logs with a trace.
 kernel_is_content() {
     without_kills <(dmesg --level emerg,alert,crit,err)
     not grep -E 'Call Trace|WARNING:|BUG:' <(without_kills <(dmesg))
 }
 
-# without_kills FILE: the kernel's messages but for its reports of kills for want of memory, each from the call to the victim.
+# without_kills FILE: prints the kernel's messages without its reports of OOM kills, each from the call to the victim.
 without_kills() {
     awk '/invoked oom-killer:/ { reports = 1 }
         !reports && !/Memory cgroup out of memory: Killed process|oom_reaper:/
         /out of memory: Killed process|oom_reaper:/ { reports = 0 }' "$1"
 }
 
-# Of wharfd itself: that it was killed, by an earlier check, is systemd's to tell.
+# The log of wharfd alone; systemd reports that an earlier check killed it.
 no_warnings() {
     journalctl --sync
     journalctl --identifier wharfd --priority warning --output short-precise

@@ -24,7 +24,7 @@ see_network() {
     no_other_machine
 }
 
-# another_machine: a namespace beyond a link of the node.
+# another_machine: makes a namespace at the other end of a link of the node.
 another_machine() {
     ip netns add other
     ip link add lan0 type veth peer name eth0 netns other
@@ -42,14 +42,14 @@ two_pods() {
     container client client '{}'
 }
 
-# no_other_machine: with what its making, and Debian's rules for nftables, left on the node.
+# no_other_machine: removes it, with what it and Debian's nftables rules left on the node.
 no_other_machine() {
     ip netns delete other
     umount /run/netns
     nft delete table inet filter
 }
 
-# address POD [N]: its address, the first of which is IPv4.
+# address POD [N]: prints a pod's address; the first is IPv4.
 address() {
     crictl inspectp "$(pod_id "$1")" | jq --raw-output "[.status.network.ip, .status.network.additionalIps[].ip][${2-0}]"
 }
@@ -60,14 +60,14 @@ addresses() {
     ip -brief link show wharf0
 }
 
-# serves WHERE URL: that a page comes, asked for on the node or on the other machine.
+# serves WHERE URL: checks that the node or the other machine gets a page.
 serves() {
     local from=()
     [[ $1 = node ]] || from=(ip netns exec "$1")
     "${from[@]}" curl --silent --show-error --max-time 10 --fail "$2" | grep --ignore-case '<html'
 }
 
-# eventually_serves: as the server takes a moment to start.
+# eventually_serves: the same with retries, because the server takes a moment to start.
 eventually_serves() {
     attempt 100 serves "$@"
     serves "$@"
@@ -80,7 +80,7 @@ from_pod() {
     if [[ $name = client ]]; then
         inside "$(of "$1" $name)" wget -q -O - "$2" | grep --ignore-case '<html'
     else
-        # The image of the server has no client but its shell.
+        # The server's image has no client except its shell.
         inside "$(of "$1" $name)" bash -c "exec 3<>/dev/tcp/$node_address/8080; printf 'GET / HTTP/1.0\r\n\r\n' >&3; cat <&3" |
             grep --ignore-case '<html'
     fi
@@ -110,8 +110,8 @@ port_after() {
     serves other "http://$node_address:8080/"
 }
 
-# What an administrator does after a change of /etc/nftables.conf, whose first line empties all tables; wharfd puts its
-# own back when it starts.
+# What an administrator does after a change to /etc/nftables.conf, whose first line empties all tables; wharfd restores its
+# own table when it starts.
 reload_rules() {
     systemctl restart nftables
     systemctl restart wharfd

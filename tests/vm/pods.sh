@@ -1,4 +1,4 @@
-# Pods and containers by crictl; sourced by walk.sh.
+# Pods and containers, through crictl; sourced by walk.sh.
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # $work, $image: walk.sh
 
@@ -32,22 +32,22 @@ pod_id() {
     cat "$work/$1.id"
 }
 
-# of POD NAME: the id of a container.
+# of POD NAME: prints the id of a container.
 of() {
     cat "$work/$1-$2.id"
 }
 
-# inside CONTAINER COMMAND...: what a command in it prints.
+# inside CONTAINER COMMAND...: prints the output of a command in a container.
 inside() {
     crictl exec --sync "$@"
 }
 
-# status CONTAINER FILTER: jq on its status.
+# status CONTAINER FILTER: prints a container's status through a jq filter.
 status() {
     crictl inspect "$1" | jq --raw-output "$2"
 }
 
-# cgroup_of PID: the directory of its cgroup.
+# cgroup_of PID: prints the directory of a process's cgroup.
 cgroup_of() {
     echo "/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$1/cgroup")"
 }

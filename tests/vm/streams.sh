@@ -1,4 +1,4 @@
-# Exec, attach, port-forward and logs by crictl; sourced by walk.sh.
+# Exec, attach, port-forward and logs, through crictl; sourced by walk.sh.
 # shellcheck shell=bash
 # shellcheck disable=SC2154,SC2016 # $work: walk.sh; what is in single quotes is for the shells of containers
 
@@ -6,7 +6,7 @@
 . "$here/../conformance/smoke.sh"
 
 see_streams() {
-    # Names that the walk through crictl's commands uses.
+    # The variables that smoke.sh needs.
     rig=$work runtime=wharf
     see "the walk through crictl's commands" smoke
     see 'a pod for the streams' streams_pod
@@ -20,7 +20,7 @@ see_streams() {
     see 'the pod streams is removed' remove_pod streams
 }
 
-# The walk above removes the image.
+# smoke.sh has removed the image.
 streams_pod() {
     crictl pull "$image"
     pod streams

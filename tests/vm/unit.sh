@@ -1,4 +1,4 @@
-# wharfd as a unit of systemd; sourced by walk.sh.
+# wharfd as a systemd unit; sourced by walk.sh.
 # shellcheck shell=bash
 # shellcheck disable=SC2154,SC2016 # $repository, $work, $image: walk.sh; what is in single quotes is for the shells of
 # containers
@@ -46,7 +46,7 @@ install_wharf() {
 
 starts() {
     systemctl enable --now wharfd
-    # Type=notify: no waiting from here on.
+    # With Type=notify there is nothing to wait for from here on.
     [[ $(systemctl is-active wharfd) = active ]]
     wharf ps
     [[ $(systemctl is-enabled wharfd) = enabled ]]
@@ -84,7 +84,7 @@ supervisors_are_apart() {
     [[ $(<"$unit/cgroup.procs") = "$(main_pid)" ]]
 }
 
-# containers_go_on COMMAND...: that the container of the pod `unit` is the same process after it, and still writes.
+# containers_go_on COMMAND...: checks that the container of the pod `unit` survives the command and still writes.
 containers_go_on() {
     local id pid lines
     id=$(of unit counts)
@@ -112,7 +112,7 @@ reload_and_restart() {
     systemctl restart wharfd
 }
 
-# All processes of the unit are killed: KillMode has no say in this.
+# Kills all processes of the unit: KillMode has no effect on this.
 killed() {
     local before
     before=$(main_pid)
@@ -121,7 +121,7 @@ killed() {
     (($(systemctl show --property NRestarts --value wharfd) > 0))
 }
 
-# More than systemd allows of a unit that says nothing of it.
+# More than systemd's default limit for a unit.
 killed_six_times() {
     local _
     for _ in {1..6}; do killed; done
@@ -159,7 +159,7 @@ stopped_and_started() {
     systemctl start wharfd
 }
 
-# The limit holds for the process that is killed by it alone.
+# The limit applies only to the process that it kills.
 killed_by_want_of_memory() {
     local before kills
     before=$(main_pid)
@@ -176,13 +176,13 @@ oom_kills() {
     awk '$1 == "oom_kill" { print $2 }' /proc/vmstat
 }
 
-# more_oom_kills COUNT: daemons take memory when they are called.
+# more_oom_kills COUNT: makes calls, so that daemons use memory.
 more_oom_kills() {
     timeout 5 wharf ps || true
     (($(oom_kills) > $1))
 }
 
-# What waits goes by a clock that nobody sets; what is told of a container that began before is not earlier than that.
+# Waits use a clock that nobody can set, and reported times never precede the container's start.
 with_the_clock_set_back() {
     local old short
     old=$(of unit counts)

@@ -1,6 +1,6 @@
 #!/bin/bash
-# A walk through wharf on a machine with systemd and cgroup v2, as it is installed; run by hack/vm in its machine, as root.
-# Prints a line for each thing that it looked at, and what was said where it was not as it should be; fails then.
+# Checks an installed wharf on a machine with systemd and cgroup v2; hack/vm runs it in its machine, as root. Prints a line
+# for each check, with the last output of those that fail, and fails if one did.
 #   walk.sh [PART...]   machine, unit, cgroups, confinement, network, streams, end (default: all, in this order)
 set -euo pipefail
 here=$(dirname "$(realpath "$0")")
@@ -36,14 +36,14 @@ main() {
     ((failed == 0))
 }
 
-# see NAME COMMAND...: runs it with errexit, and says whether it succeeded; if not, what it did last.
+# see NAME COMMAND...: runs a command with errexit and reports whether it succeeded; if not, with its last output.
 see() {
     local name=$1 status start=$SECONDS
     shift
-    # Not as a condition, where errexit would have no effect.
+    # Not as a condition, in which errexit would have no effect.
     set +e
     (
-        # The trace is not what a command says on its standard error.
+        # Keeps the trace apart from the command's standard error.
         exec 9>&1
         BASH_XTRACEFD=9
         set -ex
@@ -61,12 +61,12 @@ see() {
     fi
 }
 
-# not COMMAND...: that it fails; `!` would not count for errexit.
+# not COMMAND...: succeeds if the command fails; errexit ignores `!`.
 not() {
     if "$@"; then return 1; fi
 }
 
-# refused WORDS COMMAND...: that it fails, and says so.
+# refused WORDS COMMAND...: succeeds if the command fails with these words.
 refused() {
     local words=$1
     shift
@@ -84,7 +84,7 @@ see_machine() {
     see 'the quickstart leaves nothing' is_as_before
 }
 
-# The registry holds only what the walk needs, so that it is up soon.
+# The registry has only what the checks need, so that it is ready soon.
 serve_images() {
     mkdir "$work/images"
     ln -s "$repository/tests/images/out/library" "$work/images/library"
