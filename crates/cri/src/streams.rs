@@ -9,7 +9,7 @@ use wharf_pods::{Engine, Interactive};
 use wharf_streaming::{
     AttachGrant, Backend, BackendError, ExecGrant, PortForwardGrant, Resize, Session, Urls,
 };
-use wharf_types::{PodId, TerminalSize, Wanted, chain};
+use wharf_types::{PodId, StreamOptions, TerminalSize, chain};
 
 use crate::status::{self, Fault};
 
@@ -66,7 +66,7 @@ pub(crate) fn exec_url(engine: &Engine, urls: &Urls, request: ExecRequest) -> Re
     }
     let ExecRequest { stdin, stdout, stderr, tty: terminal, .. } = request;
     let container = engine.running_container(&request.container_id).map_err(status::of)?;
-    let wanted = Wanted { stdin, stdout, stderr, terminal };
+    let wanted = StreamOptions { stdin, stdout, stderr, terminal };
     let url = urls.exec(ExecGrant { container, command: request.cmd, wanted });
     url.map_err(status::of)
 }
@@ -75,7 +75,7 @@ pub(crate) fn exec_url(engine: &Engine, urls: &Urls, request: ExecRequest) -> Re
 pub(crate) fn attach_url(engine: &Engine, urls: &Urls, request: &AttachRequest) -> Result<String, Status> {
     let &AttachRequest { stdin, stdout, stderr, tty: terminal, .. } = request;
     let container = engine.live_container(&request.container_id).map_err(status::of)?;
-    let wanted = Wanted { stdin, stdout, stderr, terminal };
+    let wanted = StreamOptions { stdin, stdout, stderr, terminal };
     urls.attach(AttachGrant { container, wanted }).map_err(status::of)
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::sync::oneshot;
 use wharf_supervision::{self as supervision, SupervisorError};
-use wharf_types::{Exit, TerminalSize, Wanted};
+use wharf_types::{Exit, StreamOptions, TerminalSize};
 use wharf_wire::v1;
 
 use crate::container::Container;
@@ -50,7 +50,7 @@ impl Engine {
         &self,
         id: &str,
         command: Vec<String>,
-        wanted: Wanted,
+        wanted: StreamOptions,
         size: Option<TerminalSize>,
     ) -> Result<Interactive, Error> {
         if wanted.terminal {
@@ -77,7 +77,7 @@ impl Engine {
         &self,
         id: &str,
         command: Vec<String>,
-        wanted: Wanted,
+        wanted: StreamOptions,
         size: Option<TerminalSize>,
     ) -> Result<Interactive, Error> {
         let null = null()?;
@@ -101,7 +101,7 @@ impl Engine {
     /// # Errors
     /// NotFound; FailedPrecondition if the container has ended or has 64 clients; InvalidArgument if a terminal is
     /// wanted and there is none, or the other way round.
-    pub async fn attach(&self, id: &str, wanted: Wanted) -> Result<Interactive, Error> {
+    pub async fn attach(&self, id: &str, wanted: StreamOptions) -> Result<Interactive, Error> {
         let (pod, container) = self.live(id)?;
         let (has_terminal, has_input) = container.with_config(|config| (config.tty, config.stdin));
         check_terminal(wanted, &container)?;
@@ -124,7 +124,7 @@ impl Engine {
 }
 
 /// A client with a terminal cannot read what is none, nor the other way round.
-fn check_terminal(wanted: Wanted, container: &Container) -> Result<(), Error> {
+fn check_terminal(wanted: StreamOptions, container: &Container) -> Result<(), Error> {
     match (wanted.terminal, container.with_config(|config| config.tty)) {
         (false, true) => Err(Error::invalid("tty", "the container has a terminal: ask for one")),
         (true, false) => Err(Error::invalid("tty", "the container has no terminal")),
@@ -132,8 +132,8 @@ fn check_terminal(wanted: Wanted, container: &Container) -> Result<(), Error> {
     }
 }
 
-fn request(container: &Container, number: u64, wanted: Wanted) -> v1::Attach {
-    let Wanted { stdin, stdout, stderr, terminal: _ } = wanted;
+fn request(container: &Container, number: u64, wanted: StreamOptions) -> v1::Attach {
+    let StreamOptions { stdin, stdout, stderr, terminal: _ } = wanted;
     v1::Attach { container: container.id().to_string(), attach: number, stdin, stdout, stderr }
 }
 
@@ -141,7 +141,7 @@ fn request(container: &Container, number: u64, wanted: Wanted) -> v1::Attach {
 struct Outputs([Option<(OwnedFd, OwnedFd)>; 2]);
 
 impl Outputs {
-    fn of(wanted: Wanted) -> Result<Self, Error> {
+    fn of(wanted: StreamOptions) -> Result<Self, Error> {
         let stdout = wanted.stdout.then(wide_pipe).transpose()?;
         let stderr = wanted.stderr.then(wide_pipe).transpose()?;
         Ok(Self([stdout, stderr]))
@@ -190,12 +190,13 @@ mod tests {
     use super::*;
     use std::io::{Read as _, Write as _};
 
-    const NOTHING: Wanted = Wanted { stdin: false, stdout: false, stderr: false, terminal: false };
+    const NOTHING: StreamOptions =
+        StreamOptions { stdin: false, stdout: false, stderr: false, terminal: false };
 
     #[test]
     fn an_output_that_is_not_wanted_has_no_pipe() {
         for (stdout, stderr) in [(true, true), (true, false), (false, true), (false, false)] {
-            let outputs = Outputs::of(Wanted { stdout, stderr, ..NOTHING }).unwrap();
+            let outputs = Outputs::of(StreamOptions { stdout, stderr, ..NOTHING }).unwrap();
             assert_eq!(outputs.writers().map(|writer| writer.is_some()), [stdout, stderr]);
             assert_eq!(outputs.into_readers().map(|reader| reader.is_some()), [stdout, stderr]);
         }
@@ -203,7 +204,7 @@ mod tests {
 
     #[test]
     fn an_output_ends_with_the_process_and_not_with_this_one() {
-        let outputs = Outputs::of(Wanted { stdout: true, ..NOTHING }).unwrap();
+        let outputs = Outputs::of(StreamOptions { stdout: true, ..NOTHING }).unwrap();
         let [stdout, _] = outputs.writers();
         let mut theirs = std::fs::File::from(stdout.unwrap().try_clone_to_owned().unwrap());
         let [stdout, _] = outputs.into_readers();

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Instant;
 
 use wharf_streaming::{AttachGrant, Backend, BackendError, Config, ExecGrant, Server, Session};
-use wharf_types::{ContainerId, Exit, PodId, TerminalSize, Wanted};
+use wharf_types::{ContainerId, Exit, PodId, StreamOptions, TerminalSize};
 
 /// How much the process writes, in bytes.
 const TOTAL: usize = 8 << 30;
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let server = Server::bind(Config::default(), Flood).await?;
-        let wanted = Wanted { stdin: false, stdout: true, stderr: false, terminal: false };
+        let wanted = StreamOptions { stdin: false, stdout: true, stderr: false, terminal: false };
         let container = ContainerId::from_random([0; 32]);
         let url = server.urls().exec(ExecGrant { container, command: Vec::new(), wanted })?;
         let (done, stop) = tokio::sync::oneshot::channel();

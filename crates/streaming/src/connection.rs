@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
-use wharf_types::Wanted;
+use wharf_types::StreamOptions;
 use wharf_types::chain;
 
 use crate::backend::{Backend, BackendError, Session};
@@ -172,7 +172,7 @@ impl<B: Backend> Shared<B> {
         &self,
         Protocol { carrier, version }: Protocol,
         receiver: wire::Receiver,
-        wanted: Wanted,
+        wanted: StreamOptions,
         start: impl FnOnce(Sizes) -> F,
     ) -> Result<(), SessionError>
     where

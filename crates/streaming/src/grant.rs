@@ -1,7 +1,7 @@
 //! What a streaming URL grants. The RPC that requested the URL decides it; nothing that a client sends over HTTP
 //! extends it.
 
-use wharf_types::{ContainerId, PodId, Wanted};
+use wharf_types::{ContainerId, PodId, StreamOptions};
 
 use crate::error::Error;
 
@@ -16,7 +16,7 @@ pub struct ExecGrant {
     /// The program and its arguments.
     pub command: Vec<String>,
     /// The requested streams.
-    pub wanted: Wanted,
+    pub wanted: StreamOptions,
 }
 
 /// A container to attach to.
@@ -25,7 +25,7 @@ pub struct AttachGrant {
     /// The container.
     pub container: ContainerId,
     /// The requested streams; `terminal` is as in the container's config.
-    pub wanted: Wanted,
+    pub wanted: StreamOptions,
 }
 
 /// A pod to whose ports a client may connect.
@@ -77,7 +77,7 @@ impl Grant {
 }
 
 /// Checks the flags as the CRI requires: at least one stream, and no stderr with a terminal.
-fn check(wanted: Wanted) -> Result<(), Error> {
+fn check(wanted: StreamOptions) -> Result<(), Error> {
     if wanted.terminal && wanted.stderr {
         return Err(Error::Invalid {
             problem: "a terminal has no stderr of its own: ask for tty or for stderr",
@@ -95,12 +95,12 @@ mod tests {
 
     #[test]
     fn flags_are_those_the_cri_allows() {
-        let none = Wanted { stdin: false, stdout: false, stderr: false, terminal: false };
+        let none = StreamOptions { stdin: false, stdout: false, stderr: false, terminal: false };
         assert!(check(none).is_err());
-        assert!(check(Wanted { terminal: true, ..none }).is_err());
-        assert!(check(Wanted { terminal: true, stdout: true, stderr: true, ..none }).is_err());
-        assert!(check(Wanted { terminal: true, stdout: true, ..none }).is_ok());
-        assert!(check(Wanted { stdin: true, ..none }).is_ok());
+        assert!(check(StreamOptions { terminal: true, ..none }).is_err());
+        assert!(check(StreamOptions { terminal: true, stdout: true, stderr: true, ..none }).is_err());
+        assert!(check(StreamOptions { terminal: true, stdout: true, ..none }).is_ok());
+        assert!(check(StreamOptions { stdin: true, ..none }).is_ok());
     }
 
     #[test]

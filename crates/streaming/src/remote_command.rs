@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
-use wharf_types::{Wanted, chain};
+use wharf_types::{StreamOptions, chain};
 
 use crate::backend::{BackendError, Resize, Session};
 use crate::channel::{Inbound, Outbound};
@@ -50,7 +50,7 @@ pub(crate) struct Version {
 /// Serves a client over SPDY. The client opens one stream for each thing that it wants, in any order.
 pub(crate) async fn over_spdy<F>(
     mut streams: mpsc::Receiver<spdy::Stream>,
-    wanted: Wanted,
+    wanted: StreamOptions,
     version: Version,
     creation: Duration,
     start: impl FnOnce(Sizes) -> F,
@@ -68,7 +68,7 @@ where
 /// Serves a client over the channels of a WebSocket, which all exist from the start.
 pub(crate) async fn over_websocket<F>(
     channels: websocket::Channels,
-    wanted: Wanted,
+    wanted: StreamOptions,
     status: StatusForm,
     start: impl FnOnce(Sizes) -> F,
 ) -> Result<(), SessionError>
@@ -90,7 +90,7 @@ where
 /// Waits for the streams that a client must open, and accepts them.
 async fn collect(
     streams: &mut mpsc::Receiver<spdy::Stream>,
-    wanted: Wanted,
+    wanted: StreamOptions,
     version: Version,
 ) -> Result<Client, SessionError> {
     let mut missing = vec!["error"];

@@ -17,9 +17,9 @@ pub mod program;
 mod protected;
 mod reference;
 mod stage;
+mod stream_options;
 mod terminal;
 mod untrusted;
-mod wanted;
 
 pub use chain::chain;
 pub use digest::{Digest, DigestError};
@@ -31,6 +31,6 @@ pub use path::{ContainerPath, HostPath, PathError};
 pub use protected::{MASKED_PATHS, READONLY_PATHS};
 pub use reference::{Reference, ReferenceError};
 pub use stage::{Stage, StageError};
+pub use stream_options::StreamOptions;
 pub use terminal::TerminalSize;
 pub use untrusted::{Field, Untrusted};
-pub use wanted::Wanted;

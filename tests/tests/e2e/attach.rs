@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use tonic::Code;
 use wharf_cri_api::v1::ContainerConfig;
-use wharf_types::Wanted;
+use wharf_types::StreamOptions;
 
 use crate::client::Client;
 use crate::streams::{ALL, OUTPUT, SPEECHES, Session, Speech, TERMINAL};
@@ -244,8 +244,8 @@ fn what_has_ended_cannot_be_attached_to() {
         assert_eq!(client.attach_url("nobody", OUTPUT).await.unwrap_err().code(), Code::NotFound);
 
         let id = client.launch(&pod, &client.container("next", "sleep 1000")).await.unwrap();
-        let nothing = Wanted { stdin: false, stdout: false, stderr: false, terminal: false };
-        let both = Wanted { stderr: true, ..TERMINAL };
+        let nothing = StreamOptions { stdin: false, stdout: false, stderr: false, terminal: false };
+        let both = StreamOptions { stderr: true, ..TERMINAL };
         for wanted in [nothing, both] {
             assert_eq!(client.attach_url(&id, wanted).await.unwrap_err().code(), Code::InvalidArgument);
         }

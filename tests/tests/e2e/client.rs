@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tonic::Status;
 use wharf_cri_api::v1::*;
 use wharf_tests::calls::Calls;
-use wharf_types::Wanted;
+use wharf_types::StreamOptions;
 
 use crate::world::until;
 
@@ -135,17 +135,17 @@ impl Client {
         &self,
         container: &str,
         command: &[&str],
-        wanted: Wanted,
+        wanted: StreamOptions,
     ) -> Result<String, Status> {
-        let Wanted { stdin, stdout, stderr, terminal: tty } = wanted;
+        let StreamOptions { stdin, stdout, stderr, terminal: tty } = wanted;
         let (container_id, cmd) = (container.to_owned(), words(command));
         let request = ExecRequest { container_id, cmd, tty, stdin, stdout, stderr };
         Ok(self.runtime.clone().exec(request).await?.into_inner().url)
     }
 
     /// Where a container's own streams are.
-    pub(crate) async fn attach_url(&self, container: &str, wanted: Wanted) -> Result<String, Status> {
-        let Wanted { stdin, stdout, stderr, terminal: tty } = wanted;
+    pub(crate) async fn attach_url(&self, container: &str, wanted: StreamOptions) -> Result<String, Status> {
+        let StreamOptions { stdin, stdout, stderr, terminal: tty } = wanted;
         let request = AttachRequest { container_id: container.to_owned(), tty, stdin, stdout, stderr };
         Ok(self.runtime.clone().attach(request).await?.into_inner().url)
     }

@@ -5,7 +5,7 @@ use crate::daemon::process_with;
 use crate::streams::{ALL, OUTPUT, SPEECHES, Session, Speech, TERMINAL};
 use crate::world::{run, until};
 
-use wharf_types::Wanted;
+use wharf_types::StreamOptions;
 
 /// A pod with a container that does nothing.
 async fn idle(client: &Client) -> String {
@@ -69,7 +69,7 @@ fn the_status_tells_the_end() {
                 let ended = Session::open(&url, speech, ALL).await.ended().await;
                 assert!(ended.failure().is_some_and(|why| why.contains(program)), "{ended:?}");
             }
-            let nothing = Wanted { stdin: false, stdout: true, stderr: false, terminal: false };
+            let nothing = StreamOptions { stdin: false, stdout: true, stderr: false, terminal: false };
             let ended = Session::exec(client, speech, &id, "cat; echo end; echo unseen >&2", nothing)
                 .await
                 .ended()
@@ -96,7 +96,7 @@ fn input_arrives_and_ends() {
             let ended = session.ended().await;
             assert!(ended.code() == 0 && ended.stdout == sent, "{ended:?}");
 
-            let silent = Wanted { stdout: false, stderr: false, ..ALL };
+            let silent = StreamOptions { stdout: false, stderr: false, ..ALL };
             let mut session = Session::exec(client, speech, &id, "cat > /file; exit 2", silent).await;
             session.send(b"kept").await.unwrap();
             session.end_input().await.unwrap();

@@ -4,17 +4,20 @@
 use std::fmt;
 
 use serde_json::{Value, json};
-use wharf_types::Wanted;
+use wharf_types::StreamOptions;
 
 use crate::client::Client;
 use crate::line::{End, Farewell, Heard, Line};
 
 /// All streams without a terminal.
-pub(crate) const ALL: Wanted = Wanted { stdin: true, stdout: true, stderr: true, terminal: false };
+pub(crate) const ALL: StreamOptions =
+    StreamOptions { stdin: true, stdout: true, stderr: true, terminal: false };
 /// Only output.
-pub(crate) const OUTPUT: Wanted = Wanted { stdin: false, stdout: true, stderr: true, terminal: false };
+pub(crate) const OUTPUT: StreamOptions =
+    StreamOptions { stdin: false, stdout: true, stderr: true, terminal: false };
 /// Input and output at a terminal.
-pub(crate) const TERMINAL: Wanted = Wanted { stdin: true, stdout: true, stderr: false, terminal: true };
+pub(crate) const TERMINAL: StreamOptions =
+    StreamOptions { stdin: true, stdout: true, stderr: false, terminal: true };
 
 /// What a client of commands speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +36,7 @@ pub(crate) const SPEECHES: [Speech; 2] = [Speech::Spdy, Speech::WebSocket];
 pub(crate) struct Session {
     line: Line,
     speech: Speech,
-    wanted: Wanted,
+    wanted: StreamOptions,
     streams: Streams,
 }
 
@@ -62,26 +65,31 @@ impl Session {
         speech: Speech,
         container: &str,
         script: &str,
-        wanted: Wanted,
+        wanted: StreamOptions,
     ) -> Self {
         let url = client.exec_url(container, &["sh", "-c", script], wanted).await.unwrap();
         Self::open(&url, speech, wanted).await
     }
 
     /// Attaches to a container, and waits until the streams are there.
-    pub(crate) async fn attach(client: &Client, speech: Speech, container: &str, wanted: Wanted) -> Self {
+    pub(crate) async fn attach(
+        client: &Client,
+        speech: Speech,
+        container: &str,
+        wanted: StreamOptions,
+    ) -> Self {
         let url = client.attach_url(container, wanted).await.unwrap();
         Self::open(&url, speech, wanted).await
     }
 
-    pub(crate) async fn open(url: &str, speech: Speech, wanted: Wanted) -> Self {
+    pub(crate) async fn open(url: &str, speech: Speech, wanted: StreamOptions) -> Self {
         let mut session = Self::deaf(url, speech, wanted).await;
         session.listen().await;
         session
     }
 
     /// A client that reads nothing before [`Session::listen`]. Its terminal, if it wants one, has 80 columns and 24 rows.
-    pub(crate) async fn deaf(url: &str, speech: Speech, wanted: Wanted) -> Self {
+    pub(crate) async fn deaf(url: &str, speech: Speech, wanted: StreamOptions) -> Self {
         let (line, streams) = match speech {
             Speech::Spdy => {
                 let mut line = Line::spdy(url, "v4.channel.k8s.io").await.unwrap();
@@ -184,8 +192,8 @@ impl Session {
 }
 
 /// Opens the streams of a command. The size of its terminal is told before the last one, and so before it begins.
-async fn open(line: &mut Line, wanted: Wanted) -> Streams {
-    let Wanted { stdin, stdout, stderr, terminal } = wanted;
+async fn open(line: &mut Line, wanted: StreamOptions) -> Streams {
+    let StreamOptions { stdin, stdout, stderr, terminal } = wanted;
     let mut streams = Streams::default();
     let kinds = [
         ("error", true, &mut streams.error),

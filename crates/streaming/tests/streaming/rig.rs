@@ -14,22 +14,25 @@ use tokio::time::timeout;
 use wharf_streaming::{
     AttachGrant, Backend, BackendError, Config, Error, ExecGrant, PortForwardGrant, Server, Session, Urls,
 };
-use wharf_types::{ContainerId, Exit, PodId, TerminalSize, Wanted};
+use wharf_types::{ContainerId, Exit, PodId, StreamOptions, TerminalSize};
 
 /// How long any single step may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// All streams without a terminal.
-pub(crate) const ALL: Wanted = Wanted { stdin: true, stdout: true, stderr: true, terminal: false };
+pub(crate) const ALL: StreamOptions =
+    StreamOptions { stdin: true, stdout: true, stderr: true, terminal: false };
 
 /// A port of the pod to which connections neither succeed nor fail.
 pub(crate) const STUCK_PORT: u16 = 1;
 
 /// Input and output at a terminal.
-pub(crate) const TERMINAL: Wanted = Wanted { stdin: true, stdout: true, stderr: false, terminal: true };
+pub(crate) const TERMINAL: StreamOptions =
+    StreamOptions { stdin: true, stdout: true, stderr: false, terminal: true };
 
 /// Only output.
-pub(crate) const OUTPUT: Wanted = Wanted { stdin: false, stdout: true, stderr: false, terminal: false };
+pub(crate) const OUTPUT: StreamOptions =
+    StreamOptions { stdin: false, stdout: true, stderr: false, terminal: false };
 
 /// Waits for something, but not for ever.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
@@ -98,7 +101,7 @@ impl Rig {
     }
 
     /// A URL for an exec.
-    pub(crate) fn exec(&self, wanted: Wanted) -> String {
+    pub(crate) fn exec(&self, wanted: StreamOptions) -> String {
         self.exec_of(wanted, "sh")
     }
 
@@ -112,12 +115,12 @@ impl Rig {
         self.exec_of(OUTPUT, "slow")
     }
 
-    fn exec_of(&self, wanted: Wanted, program: &str) -> String {
+    fn exec_of(&self, wanted: StreamOptions, program: &str) -> String {
         let container = ContainerId::from_random([1; 32]);
         self.urls.exec(ExecGrant { container, command: vec![program.into()], wanted }).unwrap()
     }
 
-    pub(crate) fn attach(&self, wanted: Wanted) -> String {
+    pub(crate) fn attach(&self, wanted: StreamOptions) -> String {
         self.urls.attach(AttachGrant { container: ContainerId::from_random([1; 32]), wanted }).unwrap()
     }
 
@@ -163,7 +166,7 @@ struct Fake {
 }
 
 impl Fake {
-    fn start(&self, wanted: Wanted, size: Option<TerminalSize>) -> Result<Session, BackendError> {
+    fn start(&self, wanted: StreamOptions, size: Option<TerminalSize>) -> Result<Session, BackendError> {
         let (stdin, to_stdin) = io::pipe()?;
         let (from_stdout, stdout) = io::pipe()?;
         let (from_stderr, stderr) = io::pipe()?;

@@ -3,7 +3,7 @@
 /// The four flags of the CRI's Exec and Attach, each independent of the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "wanted independently, as in the CRI's requests")]
-pub struct Wanted {
+pub struct StreamOptions {
     /// The client writes to standard input.
     pub stdin: bool,
     /// The client reads standard output.
