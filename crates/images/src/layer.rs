@@ -1,4 +1,4 @@
-//! Layers that a caller holds: unpacked but not yet visible, or leased.
+//! Layers in the hands of a caller: unpacked but not yet visible, or leased.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -12,7 +12,7 @@ use crate::store::Shared;
 use crate::unpack::LayerSource;
 
 /// A layer that is unpacked and verified but not yet visible. A commit makes it visible, and from then on this value
-/// leases it like a [`Hold`]. If it is dropped before that, the layer is kept a few hours for a retry, see
+/// leases it like a [`LayerLease`]. If it is dropped before that, the layer is kept a few hours for a retry, see
 /// [`Store::kept_layer`](crate::Store::kept_layer).
 #[derive(Debug)]
 pub struct UnpackedLayer {
@@ -21,7 +21,7 @@ pub struct UnpackedLayer {
     pub(crate) source: LayerSource,
     pub(crate) usage: Usage,
     /// Set once the layer is visible.
-    pub(crate) hold: OnceLock<Hold>,
+    pub(crate) lease: OnceLock<LayerLease>,
 }
 
 impl UnpackedLayer {
@@ -35,7 +35,7 @@ impl UnpackedLayer {
 impl Drop for UnpackedLayer {
     fn drop(&mut self) {
         let is_whole = self.usage != Usage::default();
-        if is_whole && self.hold.get().is_none() {
+        if is_whole && self.lease.get().is_none() {
             self.shared.keep(&self.staged, &self.source.diff_id);
         } else {
             self.shared.discard_staged(&self.staged);
@@ -45,12 +45,12 @@ impl Drop for UnpackedLayer {
 
 /// Keeps layers on disk until it is dropped, whatever happens to their images.
 #[derive(Debug)]
-pub struct Hold {
+pub struct LayerLease {
     pub(crate) shared: Arc<Shared>,
     pub(crate) names: Vec<String>,
 }
 
-impl Hold {
+impl LayerLease {
     /// The directories of the leased layers, as overlayfs takes them.
     #[must_use]
     pub fn paths(&self) -> Vec<PathBuf> {
@@ -58,7 +58,7 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for LayerLease {
     fn drop(&mut self) {
         self.shared.release(&self.names);
     }
@@ -74,7 +74,7 @@ pub enum Layer {
         /// The digest of its uncompressed archive.
         diff_id: Digest,
         /// Keeps it until the commit.
-        hold: Hold,
+        lease: LayerLease,
     },
 }
 

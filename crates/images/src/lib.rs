@@ -28,7 +28,7 @@ mod unpack;
 pub use chain::ChainError;
 pub use config::{ImageConfig, ImageUser, UserError, parse_config};
 pub use image::Image;
-pub use layer::{Hold, Layer, UnpackedLayer};
+pub use layer::{Layer, LayerLease, UnpackedLayer};
 pub use limits::Limits;
 pub use records::RecordError;
 pub use store::{NewImage, Store, StoreError};

@@ -48,7 +48,7 @@ pub use commit::NewImage;
 
 use crate::chain::ChainError;
 use crate::image::Image;
-use crate::layer::{Hold, Layer, UnpackedLayer};
+use crate::layer::{Layer, LayerLease, UnpackedLayer};
 use crate::limits::Limits;
 use crate::manifest::ManifestError;
 use crate::records::{RecordError, save_layer};
@@ -177,8 +177,8 @@ impl Store {
     #[must_use]
     pub fn stored_layer(&self, diff_id: &Digest) -> Option<Layer> {
         let names = vec![diff_id.hex().to_owned()];
-        let held = self.shared.write().hold(&names);
-        held.then(|| Layer::Stored { diff_id: diff_id.clone(), hold: self.held(names) })
+        let held = self.shared.write().lease(&names);
+        held.then(|| Layer::Stored { diff_id: diff_id.clone(), lease: self.lease_of(names) })
     }
 
     /// Unpacks and verifies a layer in one pass. It becomes visible when an image is committed. This blocks for as long
@@ -197,7 +197,7 @@ impl Store {
             staged,
             source: source.clone(),
             usage: Usage::default(),
-            hold: OnceLock::new(),
+            lease: OnceLock::new(),
         };
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let fs = open_below(own.as_fd(), "fs", flags, Resolve::BeneathNoLinks).map_err(failed)?;
@@ -230,36 +230,36 @@ impl Store {
 
     /// Leases the layers of an image, for a container that is made from it.
     #[must_use]
-    pub fn hold(&self, id: &Digest) -> Option<Hold> {
+    pub fn lease(&self, id: &Digest) -> Option<LayerLease> {
         let mut index = self.shared.write();
         let names = index.image(id)?.record().chain.clone();
-        let held = index.hold(&names);
+        let held = index.lease(&names);
         drop(index);
-        held.then(|| self.held(names))
+        held.then(|| self.lease_of(names))
     }
 
     /// Leases the layers with these directories, as [`Image::layers`] named them before a restart of the process. A
     /// container may outlive its image, and one damaged layer does not cost it the others. A layer that is not in the
     /// store needs no lease.
     #[must_use]
-    pub fn hold_paths<'a>(&self, layers: impl IntoIterator<Item = &'a Path>) -> Hold {
+    pub fn lease_paths<'a>(&self, layers: impl IntoIterator<Item = &'a Path>) -> LayerLease {
         let name = |path: &Path| {
             let own = path.strip_prefix(&self.shared.layers_path).ok()?;
             own.parent()?.to_str().map(str::to_owned)
         };
-        let names = self.shared.write().hold_present(layers.into_iter().filter_map(name));
-        self.held(names)
+        let names = self.shared.write().lease_present(layers.into_iter().filter_map(name));
+        self.lease_of(names)
     }
 
     /// Leases a layer that was just made visible: the writer's lock is held, so it cannot have been removed.
-    fn hold_shown(&self, diff_id: &Digest) -> Hold {
+    fn lease_shown(&self, diff_id: &Digest) -> LayerLease {
         let names = vec![diff_id.hex().to_owned()];
-        self.shared.write().hold(&names);
-        self.held(names)
+        self.shared.write().lease(&names);
+        self.lease_of(names)
     }
 
-    fn held(&self, names: Vec<String>) -> Hold {
-        Hold { shared: Arc::clone(&self.shared), names }
+    fn lease_of(&self, names: Vec<String>) -> LayerLease {
+        LayerLease { shared: Arc::clone(&self.shared), names }
     }
 
     /// The disk usage of all images, each layer counted once; from memory.

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use wharf_cgroup::{Cgroup, StatsReader};
 use wharf_cri_api::v1::ContainerConfig;
-use wharf_images::{Hold, Store};
+use wharf_images::{LayerLease, Store};
 use wharf_state::ExitRecord;
 use wharf_types::{ContainerId, ContainerState, Exit, PodId};
 
@@ -46,19 +46,19 @@ pub struct Container {
 /// Layers that are kept; what no image needs any more goes with the last container. To let them go may mean to wait for
 /// the disk, which no task should do that happens to be the last to know the container.
 #[derive(Debug)]
-pub(crate) struct Layers(Option<(Hold, Arc<Store>)>);
+pub(crate) struct Layers(Option<(LayerLease, Arc<Store>)>);
 
 impl Layers {
-    pub(crate) fn held(hold: Hold, store: Arc<Store>) -> Self {
-        Self(Some((hold, store)))
+    pub(crate) fn leased(lease: LayerLease, store: Arc<Store>) -> Self {
+        Self(Some((lease, store)))
     }
 }
 
 impl Drop for Layers {
     fn drop(&mut self) {
-        if let (Some((hold, store)), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+        if let (Some((lease, store)), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
             runtime.spawn_blocking(move || {
-                drop(hold);
+                drop(lease);
                 if let Err(error) = store.sweep() {
                     tracing::warn!(error = wharf_types::chain(&error), "layers of no image stay");
                 }

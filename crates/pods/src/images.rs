@@ -1,7 +1,7 @@
 //! What a container needs of its image. What the image says of itself is hostile: it is bounded here.
 
 use oci_spec::image::Config;
-use wharf_images::{Hold, ImageConfig, Store};
+use wharf_images::{ImageConfig, LayerLease, Store};
 use wharf_types::HostPath;
 
 use crate::error::{Error, Stage};
@@ -16,7 +16,7 @@ pub(crate) struct ImageView {
     pub(crate) layers: Vec<HostPath>,
     config: Config,
     /// Keeps the layers while the container has them mounted.
-    pub(crate) hold: Hold,
+    pub(crate) lease: LayerLease,
 }
 
 impl ImageView {
@@ -25,13 +25,13 @@ impl ImageView {
         let image = store.find(name).ok_or_else(|| Error::NotFound { what: "image", id: name.to_owned() })?;
         let layers = image.layers().iter().map(|layer| HostPath::new(&layer.to_string_lossy()));
         let layers = layers.collect::<Result<_, _>>().stage("naming the image's layers")?;
-        let hold =
-            store.hold(image.id()).ok_or_else(|| Error::NotFound { what: "image", id: name.to_owned() })?;
+        let lease =
+            store.lease(image.id()).ok_or_else(|| Error::NotFound { what: "image", id: name.to_owned() })?;
         let id = image.id().to_string();
         let reference = image.repo_digests().first().cloned().unwrap_or_else(|| id.clone());
         // The store has bounded each field when it took the image in.
         let config = image.config().admit(config);
-        Ok(Self { id, reference, layers, config, hold })
+        Ok(Self { id, reference, layers, config, lease })
     }
 
     /// What it says of how to run it.

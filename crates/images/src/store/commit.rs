@@ -121,7 +121,7 @@ impl Store {
         for layer in &image.layers {
             if let Layer::Unpacked(unpacked) = layer {
                 shared.show_layer(&unpacked.staged, unpacked.diff_id().hex(), unpacked.usage)?;
-                unpacked.hold.get_or_init(|| self.hold_shown(unpacked.diff_id()));
+                unpacked.lease.get_or_init(|| self.lease_shown(unpacked.diff_id()));
             }
             layers.push(layer.diff_id().hex().to_owned());
         }

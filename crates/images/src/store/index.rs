@@ -22,7 +22,7 @@ struct LayerState {
     /// How many images have it.
     images: usize,
     /// How many leases containers and pulls have on it.
-    holds: usize,
+    leases: usize,
     /// Its last image was removed: it is removed when its last lease ends. A layer that never had an image waits for a
     /// sweep.
     doomed: bool,
@@ -115,15 +115,15 @@ impl Index {
     }
 
     pub(super) fn insert_layer(&mut self, name: String, usage: Usage) {
-        self.layers.entry(name).or_insert(LayerState { usage, images: 0, holds: 0, doomed: false });
+        self.layers.entry(name).or_insert(LayerState { usage, images: 0, leases: 0, doomed: false });
     }
 
     /// Leases those of these layers that are in the index, and returns their names.
-    pub(super) fn hold_present(&mut self, names: impl Iterator<Item = String>) -> Vec<String> {
+    pub(super) fn lease_present(&mut self, names: impl Iterator<Item = String>) -> Vec<String> {
         let mut held = Vec::new();
         for name in names {
             if let Some(layer) = self.layers.get_mut(&name) {
-                layer.holds += 1;
+                layer.leases += 1;
                 held.push(name);
             }
         }
@@ -131,13 +131,13 @@ impl Index {
     }
 
     /// Leases all of these layers, or none if one is missing.
-    pub(super) fn hold(&mut self, names: &[String]) -> bool {
+    pub(super) fn lease(&mut self, names: &[String]) -> bool {
         if !names.iter().all(|name| self.layers.contains_key(name)) {
             return false;
         }
         for name in names {
             if let Some(layer) = self.layers.get_mut(name) {
-                layer.holds += 1;
+                layer.leases += 1;
             }
         }
         true
@@ -148,7 +148,7 @@ impl Index {
         let mut unused = false;
         for name in names {
             if let Some(layer) = self.layers.get_mut(name) {
-                layer.holds = layer.holds.saturating_sub(1);
+                layer.leases = layer.leases.saturating_sub(1);
                 unused |= layer.is_unused();
             }
         }
@@ -197,10 +197,10 @@ impl Index {
 
 impl LayerState {
     fn is_orphan(&self) -> bool {
-        self.images == 0 && self.holds == 0
+        self.images == 0 && self.leases == 0
     }
 
     fn is_unused(&self) -> bool {
-        self.doomed && self.images == 0 && self.holds == 0
+        self.doomed && self.images == 0 && self.leases == 0
     }
 }

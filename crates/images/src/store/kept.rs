@@ -24,7 +24,7 @@ use crate::records::load_usage;
 use crate::unpack::LayerSource;
 
 /// How long a layer is kept for a retry.
-const LEASE: Duration = Duration::from_hours(6);
+const KEEP_LIMIT: Duration = Duration::from_hours(6);
 /// The most layers that are kept: as many as one image can have.
 const COUNT_LIMIT: usize = ENTRIES_LIMIT;
 
@@ -75,7 +75,7 @@ impl Store {
         match load_usage(&shared.staged_path(&staged)) {
             Ok(usage) => {
                 let (shared, source) = (Arc::clone(shared), source.clone());
-                Some(UnpackedLayer { shared, staged, source, usage, hold: OnceLock::new() })
+                Some(UnpackedLayer { shared, staged, source, usage, lease: OnceLock::new() })
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
@@ -125,7 +125,7 @@ impl Shared {
             let stat = fstatat(&self.kept, name, AtFlags::AT_SYMLINK_NOFOLLOW);
             let since = stat.ok().and_then(|stat| u64::try_from(stat.st_mtime).ok()).unwrap_or(0);
             // A time in the future counts as too long ago.
-            now.checked_sub(Duration::from_secs(since)).is_none_or(|age| age > LEASE)
+            now.checked_sub(Duration::from_secs(since)).is_none_or(|age| age > KEEP_LIMIT)
         });
     }
 

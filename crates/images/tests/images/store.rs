@@ -103,12 +103,12 @@ fn layers_are_shared_and_go_with_their_last_user() {
     let second = rig.image("a.b/x:2", &[base.clone(), two]).unwrap();
     let both = rig.store.usage();
     assert!(both.inodes - before.inodes < before.inodes, "the base is counted once");
-    let hold = rig.store.hold(first.id()).unwrap();
-    assert_eq!(hold.paths(), first.layers());
+    let lease = rig.store.lease(first.id()).unwrap();
+    assert_eq!(lease.paths(), first.layers());
     assert!(rig.store.remove("a.b/x:1").unwrap());
     assert!(rig.store.usage().bytes < both.bytes);
     assert!(rig.store.has_layer(&sha256(&one)) && first.layers()[0].exists(), "held");
-    drop(hold);
+    drop(lease);
     assert!(!rig.store.has_layer(&sha256(&one)) && !first.layers()[0].exists());
     assert!(second.layers()[1].exists());
     assert!(rig.store.remove(second.id().hex()).unwrap());
@@ -121,24 +121,24 @@ fn layers_are_shared_and_go_with_their_last_user() {
 fn a_hold_outlives_the_process_by_its_paths() {
     let rig = Rig::new();
     let image = rig.image("a.b/x:1", &[archive("1")]).unwrap();
-    std::mem::drop(rig.store.hold(image.id()));
-    let hold = rig.store.hold(image.id()).unwrap();
+    std::mem::drop(rig.store.lease(image.id()));
+    let lease = rig.store.lease(image.id()).unwrap();
     assert!(rig.store.remove("a.b/x:1").unwrap());
     let (root, _temp) = (rig.root(), rig.temp);
     // The process dies: the lease is never ended.
-    let paths = hold.paths();
+    let paths = lease.paths();
     let copy = root.with_extension("copy");
     assert!(copy_tree(&root, &copy));
     let moved: Vec<_> = paths.iter().map(|path| copy.join(path.strip_prefix(&root).unwrap())).collect();
     let store = Store::open(&copy).unwrap();
-    let held = store.hold_paths(moved.iter().map(PathBuf::as_path));
+    let held = store.lease_paths(moved.iter().map(PathBuf::as_path));
     assert_eq!(held.paths(), moved);
     assert_eq!(store.sweep().unwrap(), wharf_images::Usage::default());
     assert!(moved[0].exists());
     drop(held);
     assert!(store.sweep().unwrap().inodes > 0);
     assert!(!moved[0].exists());
-    assert!(store.hold_paths(moved.iter().map(PathBuf::as_path)).paths().is_empty());
+    assert!(store.lease_paths(moved.iter().map(PathBuf::as_path)).paths().is_empty());
 }
 
 /// A record of a newer release, or one that cannot be read now, may be whole and name any layer.

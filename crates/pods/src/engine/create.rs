@@ -6,7 +6,7 @@ use oci_spec::runtime::Spec;
 use wharf_cgroup::{Cgroup, CgroupPath, Limits};
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_host as host;
-use wharf_images::Hold;
+use wharf_images::LayerLease;
 use wharf_isolation::Plan;
 use wharf_planner::{self as planner, Extra, Request};
 use wharf_types::{ContainerId, ContainerState};
@@ -26,7 +26,7 @@ struct Prepared {
     plan: Plan,
     record: ContainerRecord,
     cgroup: Cgroup,
-    hold: Hold,
+    lease: LayerLease,
 }
 
 /// All of a container before any of it is made.
@@ -124,9 +124,9 @@ impl Engine {
 
     /// Records a container that is whole.
     fn complete(&self, pod: &Pod, id: ContainerId, prepared: Prepared) -> Result<Container, Error> {
-        let Prepared { record, cgroup, hold, .. } = prepared;
+        let Prepared { record, cgroup, lease, .. } = prepared;
         records::save_container(&self.parts.layout.container_record(pod.id(), &id), &record)?;
-        let layers = Layers::held(hold, Arc::clone(&self.parts.images));
+        let layers = Layers::leased(lease, Arc::clone(&self.parts.images));
         Ok(Container::created(pod, id, record, cgroup, layers))
     }
 
@@ -136,7 +136,7 @@ impl Engine {
         let decision = self.decide(pod, id, (config, &image))?;
         let cgroup = self.make(pod, id, &decision)?;
         let Decision { plan, record, .. } = decision;
-        Ok(Prepared { plan, record, cgroup, hold: image.hold })
+        Ok(Prepared { plan, record, cgroup, lease: image.lease })
     }
 
     /// Decides all of a container; nothing is made but directories of the host that are to be mounted and missing.
