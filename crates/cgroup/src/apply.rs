@@ -126,7 +126,7 @@ impl Cgroup {
     }
 
     /// Converts the rules to this node's form, before anything is written.
-    fn plan_devices(&self, limits: &Limits) -> Result<Option<Devices<'_>>, Error> {
+    fn plan_devices(&self, limits: &Limits) -> Result<Option<Devices>, Error> {
         let Some(rules) = &limits.devices else { return Ok(None) };
         match (self.home(Controller::Devices), self.unified()) {
             (Some((_, directory)), _) => Ok(Some(Devices::List(directory, DeviceList::of_rules(rules)?))),
@@ -138,7 +138,7 @@ impl Cgroup {
         }
     }
 
-    fn set_devices(&self, devices: &Devices<'_>) -> Result<(), Error> {
+    fn set_devices(&self, devices: &Devices) -> Result<(), Error> {
         match devices {
             Devices::List(directory, wanted) => set_list(directory, wanted),
             Devices::Program(directory, program) => set_program(directory, program),
@@ -147,9 +147,9 @@ impl Cgroup {
 }
 
 /// Device rules in the kernel's form, with the directory that they are for.
-enum Devices<'a> {
-    List(&'a Path, DeviceList),
-    Program(&'a Path, DeviceProgram),
+enum Devices {
+    List(PathBuf, DeviceList),
+    Program(PathBuf, DeviceProgram),
 }
 
 /// A file's value before an update.
@@ -176,10 +176,11 @@ fn restore_file(old: &Old) -> Result<(), Error> {
     old.value.lines().try_for_each(|line| files::write(&old.file, line))
 }
 
-fn load<'a>(directory: &'a Path, rules: &[DeviceRule]) -> Result<Devices<'a>, Error> {
-    let program = DeviceProgram::load(&program(rules)?)
-        .map_err(|source| Error::DeviceFilter { path: directory.into(), source })?;
-    Ok(Devices::Program(directory, program))
+fn load(directory: PathBuf, rules: &[DeviceRule]) -> Result<Devices, Error> {
+    match DeviceProgram::load(&program(rules)?) {
+        Ok(program) => Ok(Devices::Program(directory, program)),
+        Err(source) => Err(Error::DeviceFilter { path: directory, source }),
+    }
 }
 
 fn set_list(directory: &Path, wanted: &DeviceList) -> Result<(), Error> {

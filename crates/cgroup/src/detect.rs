@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cgroups_rs::fs::Controllers;
 use cgroups_rs::fs::hierarchies::V1;
+use nix::fcntl::OFlag;
 
 use crate::create;
 use crate::error::Error;
@@ -91,17 +93,33 @@ pub(crate) enum Kind {
 }
 
 /// One mounted hierarchy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Hierarchy {
     pub(crate) kind: Kind,
     pub(crate) mount: PathBuf,
     pub(crate) controllers: Vec<Controller>,
+    root: OwnedFd,
+}
+
+impl Hierarchy {
+    pub(crate) fn open(kind: Kind, mount: PathBuf, controllers: Vec<Controller>) -> Result<Self, Error> {
+        let root = wharf_sys::fs::open(&mount, OFlag::O_PATH | OFlag::O_DIRECTORY);
+        let root = root.map_err(|error| Error::io("open", &mount)(error.errno.into()))?;
+        Ok(Self { kind, mount, controllers, root })
+    }
+
+    /// Where it is mounted, open: the way to a cgroup is shorter from there.
+    pub(crate) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
 }
 
 /// The node's cgroup hierarchies. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Cgroups {
     hierarchies: Arc<[Hierarchy]>,
+    /// Which of them knows the processes of a cgroup.
+    tracker: usize,
 }
 
 const V1_CONTROLLERS: [(Controllers, Controller); 13] = [
@@ -128,22 +146,48 @@ impl Cgroups {
     /// the unified root's `cgroup.controllers` cannot be read.
     pub fn detect() -> Result<Self, Error> {
         let mounts = files::read(Path::new("/proc/self/mountinfo"))?;
-        let mut hierarchies = v1_hierarchies();
+        let mut hierarchies = v1_hierarchies()?;
         if let Some(mount) = unified_mount(&mounts) {
             let names = files::read(&mount.join("cgroup.controllers"))?;
             let controllers = names.split_whitespace().filter_map(Controller::of_unified).collect();
-            hierarchies.push(Hierarchy { kind: Kind::Unified, mount, controllers });
+            hierarchies.push(Hierarchy::open(Kind::Unified, mount, controllers)?);
         }
-        let detected = Self { hierarchies: hierarchies.into() };
-        if detected.tracker().is_none() { Err(Error::NoHierarchy) } else { Ok(detected) }
+        Self::of(hierarchies)
+    }
+
+    /// Processes are tracked by the unified hierarchy, else by the freezer's, else by that of pids.
+    pub(crate) fn of(hierarchies: Vec<Hierarchy>) -> Result<Self, Error> {
+        let unified = hierarchies.iter().position(|at| at.kind == Kind::Unified);
+        let with = |controller| hierarchies.iter().position(|at| at.controllers.contains(&controller));
+        let tracker = unified.or_else(|| with(Controller::Freezer)).or_else(|| with(Controller::Pids));
+        Ok(Self { tracker: tracker.ok_or(Error::NoHierarchy)?, hierarchies: hierarchies.into() })
+    }
+
+    /// Each hierarchy.
+    pub(crate) fn hierarchies(&self) -> &[Hierarchy] {
+        &self.hierarchies
+    }
+
+    /// The unified hierarchy.
+    pub(crate) fn unified(&self) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|hierarchy| hierarchy.kind == Kind::Unified)
+    }
+
+    /// The hierarchy that a controller is in.
+    pub(crate) fn home(&self, controller: Controller) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|hierarchy| hierarchy.controllers.contains(&controller))
+    }
+
+    /// The hierarchy that knows which processes a cgroup has.
+    pub(crate) fn tracker(&self) -> &Hierarchy {
+        &self.hierarchies[self.tracker]
     }
 
     /// The node's version, for people.
     #[must_use]
     pub fn version(&self) -> Version {
-        let unified = self.hierarchies.iter().any(|hierarchy| hierarchy.kind == Kind::Unified);
         let v1 = self.hierarchies.iter().any(|hierarchy| hierarchy.kind == Kind::V1);
-        match (v1, unified) {
+        match (v1, self.unified().is_some()) {
             (true, true) => Version::Hybrid,
             (true, false) => Version::V1,
             (false, _) => Version::V2,
@@ -178,32 +222,19 @@ impl Cgroups {
         if !self.hierarchies.iter().any(|hierarchy| path.under(&hierarchy.mount).is_dir()) {
             return Err(Error::NotFound { path: path.clone() });
         }
-        self.at(path)
+        Ok(self.at(path))
     }
 
     /// The cgroup at a path, whether it exists or not.
-    ///
-    /// # Errors
-    /// [`Error::NoHierarchy`] if no hierarchy can track its processes.
-    pub fn at(&self, path: &CgroupPath) -> Result<Cgroup, Error> {
-        let tracker = self.tracker().ok_or(Error::NoHierarchy)?;
-        Ok(Cgroup::new(path.clone(), &self.hierarchies, tracker))
-    }
-
-    /// The hierarchy that tracks the processes of cgroups: the unified one, else the freezer's, else that of pids.
-    fn tracker(&self) -> Option<&Hierarchy> {
-        let with = |controller| self.hierarchies.iter().find(|at| at.controllers.contains(&controller));
-        self.hierarchies
-            .iter()
-            .find(|hierarchy| hierarchy.kind == Kind::Unified)
-            .or_else(|| with(Controller::Freezer))
-            .or_else(|| with(Controller::Pids))
+    #[must_use]
+    pub fn at(&self, path: &CgroupPath) -> Cgroup {
+        Cgroup::new(path.clone(), self.clone())
     }
 }
 
 /// The v1 hierarchies with a known controller, each listed once even if several controllers share it. Named hierarchies
 /// (systemd's) are left alone.
-fn v1_hierarchies() -> Vec<Hierarchy> {
+fn v1_hierarchies() -> Result<Vec<Hierarchy>, Error> {
     let mounted = V1::new();
     let mut found: BTreeMap<PathBuf, Vec<Controller>> = BTreeMap::new();
     for (theirs, ours) in V1_CONTROLLERS {
@@ -211,7 +242,7 @@ fn v1_hierarchies() -> Vec<Hierarchy> {
             found.entry(mount).or_default().push(ours);
         }
     }
-    found.into_iter().map(|(mount, controllers)| Hierarchy { kind: Kind::V1, mount, controllers }).collect()
+    found.into_iter().map(|(mount, controllers)| Hierarchy::open(Kind::V1, mount, controllers)).collect()
 }
 
 /// The mount point of cgroup2 in a mountinfo. A mount of the whole hierarchy is preferred to a mount of a part.
@@ -249,20 +280,19 @@ mod tests {
 
     #[test]
     fn the_version_follows_from_the_hierarchies() {
-        let at = |kind, controllers: &[Controller]| Hierarchy {
-            kind,
-            mount: "/m".into(),
-            controllers: controllers.to_vec(),
+        let at = |kind, controllers: &[Controller]| {
+            Hierarchy::open(kind, "/".into(), controllers.to_vec()).unwrap()
         };
-        let v1 = at(Kind::V1, &[Controller::Freezer]);
-        let unified = at(Kind::Unified, &[Controller::Hugetlb]);
+        let v1 = || at(Kind::V1, &[Controller::Freezer]);
+        let unified = || at(Kind::Unified, &[Controller::Hugetlb]);
         for (hierarchies, version) in [
-            (vec![v1.clone()], Version::V1),
-            (vec![v1, unified.clone()], Version::Hybrid),
-            (vec![unified], Version::V2),
+            (vec![v1()], Version::V1),
+            (vec![v1(), unified()], Version::Hybrid),
+            (vec![unified()], Version::V2),
         ] {
-            assert_eq!(Cgroups { hierarchies: hierarchies.into() }.version(), version);
+            assert_eq!(Cgroups::of(hierarchies).unwrap().version(), version);
         }
+        assert!(matches!(Cgroups::of(vec![at(Kind::V1, &[Controller::Cpu])]), Err(Error::NoHierarchy)));
     }
 
     #[test]

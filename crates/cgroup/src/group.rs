@@ -3,21 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::detect::{Controller, Hierarchy, Kind};
+use crate::detect::{Cgroups, Controller, Hierarchy, Kind};
 use crate::error::Error;
 use crate::files;
 use crate::path::CgroupPath;
 use crate::tree::{Deadline, Tree};
-
-/// The cgroup's directory in one hierarchy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Directory {
-    pub(crate) kind: Kind,
-    pub(crate) controllers: Vec<Controller>,
-    pub(crate) path: PathBuf,
-    /// The mount point of the hierarchy.
-    pub(crate) mount: PathBuf,
-}
 
 /// How a new process enters a cgroup. Both parts are needed, each once; together they cover every hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,25 +22,16 @@ pub struct Entry {
     pub tasks: Vec<PathBuf>,
 }
 
-/// The cgroup of a pod or container, in every hierarchy.
+/// The cgroup of a pod or container, in every hierarchy. Its path and nothing else: there is one for each container.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
     path: CgroupPath,
-    directories: Vec<Directory>,
-    tracker: Tree,
+    cgroups: Cgroups,
 }
 
 impl Cgroup {
-    pub(crate) fn new(path: CgroupPath, hierarchies: &[Hierarchy], tracker: &Hierarchy) -> Self {
-        let directory = |hierarchy: &Hierarchy| Directory {
-            kind: hierarchy.kind,
-            controllers: hierarchy.controllers.clone(),
-            path: path.under(&hierarchy.mount),
-            mount: hierarchy.mount.clone(),
-        };
-        let directories = hierarchies.iter().map(directory).collect();
-        let tracker = Tree { kind: tracker.kind, directory: path.under(&tracker.mount) };
-        Self { path, directories, tracker }
+    pub(crate) fn new(path: CgroupPath, cgroups: Cgroups) -> Self {
+        Self { path, cgroups }
     }
 
     /// The path it was made with.
@@ -59,29 +40,29 @@ impl Cgroup {
         &self.path
     }
 
+    /// The hierarchies it is in.
+    pub(crate) fn cgroups(&self) -> &Cgroups {
+        &self.cgroups
+    }
+
     /// How a process enters.
     #[must_use]
     pub fn entry(&self) -> Entry {
-        let of_kind = |kind| self.directories.iter().filter(move |directory| directory.kind == kind);
-        Entry {
-            directory: of_kind(Kind::Unified).map(|directory| directory.path.clone()).next(),
-            tasks: of_kind(Kind::V1).map(|directory| directory.path.join("tasks")).collect(),
-        }
+        let tasks = self.v1().map(|hierarchy| self.directory(hierarchy).join("tasks"));
+        Entry { directory: self.unified(), tasks: tasks.collect() }
     }
 
     /// Its directory in each v1 hierarchy, by the name of that hierarchy's mount; empty on v2.
     #[must_use]
-    pub fn v1_directories(&self) -> Vec<(String, &Path)> {
-        let v1 = self.directories.iter().filter(|directory| directory.kind == Kind::V1);
+    pub fn v1_directories(&self) -> Vec<(String, PathBuf)> {
         let name = |mount: &Path| mount.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        v1.map(|directory| (name(&directory.mount), directory.path.as_path())).collect()
+        self.v1().map(|hierarchy| (name(&hierarchy.mount), self.directory(hierarchy))).collect()
     }
 
     /// The mount point of the unified hierarchy, if there is one.
     #[must_use]
     pub fn unified_mount(&self) -> Option<&Path> {
-        let unified = self.directories.iter().find(|directory| directory.kind == Kind::Unified)?;
-        Some(&unified.mount)
+        self.cgroups.unified().map(|hierarchy| hierarchy.mount.as_path())
     }
 
     /// Kills every process, those in sub-cgroups included: at once where there is `cgroup.kill`, else within
@@ -90,7 +71,7 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Late`] if some are left, [`Error::Parse`] if the kernel lists a process that this process cannot see.
     pub fn kill(&self, patience: Duration) -> Result<(), Error> {
-        self.tracker.kill(patience)?;
+        self.tracker().kill(patience)?;
         // On hybrid, v1's freezer holds back even SIGKILL.
         if let Some((Kind::V1, directory)) = self.home(Controller::Freezer) {
             // This fails only if the cgroup is gone.
@@ -104,7 +85,7 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Late`] if some are left after `patience`.
     pub fn await_empty(&self, patience: Duration) -> Result<(), Error> {
-        self.tracker.await_empty(&Deadline::after(patience))
+        self.tracker().await_empty(&Deadline::after(patience))
     }
 
     /// Whether any process is in the cgroup or below it; false if the cgroup is gone.
@@ -112,7 +93,7 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Io`], [`Error::Parse`].
     pub fn is_populated(&self) -> Result<bool, Error> {
-        self.tracker.is_populated()
+        self.tracker().is_populated()
     }
 
     /// The pids in the cgroup and below it, as this process's PID namespace has them, sorted; empty if the cgroup is
@@ -121,7 +102,7 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Parse`] for a line that is not a positive number, which includes a process outside this PID namespace.
     pub fn pids(&self) -> Result<Vec<i32>, Error> {
-        self.tracker.pids().map(|pids| pids.into_iter().collect())
+        self.tracker().pids().map(|pids| pids.into_iter().collect())
     }
 
     /// Freezes every process until [`Cgroup::thaw`].
@@ -129,7 +110,7 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Late`] if not all are frozen in time; all are thawed again.
     pub fn freeze(&self, patience: Duration) -> Result<(), Error> {
-        self.tracker.freeze(patience)
+        self.tracker().freeze(patience)
     }
 
     /// Thaws the processes.
@@ -137,7 +118,7 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Late`] if they are still frozen, for example because an ancestor is.
     pub fn thaw(&self, patience: Duration) -> Result<(), Error> {
-        self.tracker.thaw(patience)
+        self.tracker().thaw(patience)
     }
 
     /// Removes the cgroup and the cgroups that the container made below it, in every hierarchy, once it has no process.
@@ -147,11 +128,8 @@ impl Cgroup {
     /// [`Error::Late`] if processes are left after `patience`.
     pub fn remove(&self, patience: Duration) -> Result<(), Error> {
         let deadline = Deadline::after(patience);
-        self.tracker.await_empty(&deadline)?;
-        for directory in &self.directories {
-            Tree { kind: directory.kind, directory: directory.path.clone() }.remove(&deadline)?;
-        }
-        Ok(())
+        self.tracker().await_empty(&deadline)?;
+        self.cgroups.hierarchies().iter().try_for_each(|hierarchy| self.tree(hierarchy).remove(&deadline))
     }
 
     /// The file whose line `oom_kill N` counts the OOM-killed processes of this cgroup and its descendants; `None` on a
@@ -182,19 +160,34 @@ impl Cgroup {
     /// of an exec is a child of it. It is the unified one on hybrid and v2.
     #[must_use]
     pub fn kill_directory(&self) -> PathBuf {
-        self.tracker.directory.clone()
+        self.directory(self.cgroups.tracker())
     }
 
     /// The directory of a controller's files for this cgroup.
-    pub(crate) fn home(&self, controller: Controller) -> Option<(Kind, &Path)> {
-        let directory =
-            self.directories.iter().find(|directory| directory.controllers.contains(&controller))?;
-        Some((directory.kind, &directory.path))
+    pub(crate) fn home(&self, controller: Controller) -> Option<(Kind, PathBuf)> {
+        let hierarchy = self.cgroups.home(controller)?;
+        Some((hierarchy.kind, self.directory(hierarchy)))
     }
 
     /// The unified directory.
-    pub(crate) fn unified(&self) -> Option<&Path> {
-        let directory = self.directories.iter().find(|directory| directory.kind == Kind::Unified)?;
-        Some(&directory.path)
+    pub(crate) fn unified(&self) -> Option<PathBuf> {
+        self.cgroups.unified().map(|hierarchy| self.directory(hierarchy))
+    }
+
+    fn v1(&self) -> impl Iterator<Item = &Hierarchy> {
+        self.cgroups.hierarchies().iter().filter(|hierarchy| hierarchy.kind == Kind::V1)
+    }
+
+    fn directory(&self, hierarchy: &Hierarchy) -> PathBuf {
+        self.path.under(&hierarchy.mount)
+    }
+
+    fn tree(&self, hierarchy: &Hierarchy) -> Tree {
+        Tree { kind: hierarchy.kind, directory: self.directory(hierarchy) }
+    }
+
+    /// What tells of its processes, and reaches them.
+    fn tracker(&self) -> Tree {
+        self.tree(self.cgroups.tracker())
     }
 }

@@ -33,7 +33,7 @@ pub use oom::OldScores;
 pub use path::{CgroupPath, PathError};
 pub use stats::{
     Bound, CpuStats, DeviceIo, Extent, HugepageStats, MemoryStats, PidsStats, Pressure, PressureLine, Stats,
-    StatsReader, SwapStats,
+    SwapStats,
 };
 pub use weight::weight_of_shares;
 

@@ -79,9 +79,14 @@ impl CgroupPath {
         &self.0
     }
 
+    /// The path from the root of a hierarchy.
+    pub(crate) fn relative(&self) -> &str {
+        self.0.trim_start_matches('/')
+    }
+
     /// The path below a mount point.
     pub(crate) fn under(&self, mount: &Path) -> PathBuf {
-        mount.join(self.0.trim_start_matches('/'))
+        mount.join(self.relative())
     }
 
     /// The paths below a mount point for each ancestor from the top down, ending with the whole path.

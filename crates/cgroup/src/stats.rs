@@ -1,9 +1,19 @@
 //! What a cgroup uses, by the files of its controllers.
 
 mod parse;
-mod reader;
+mod read;
+mod reading;
 
-pub use reader::{Extent, StatsReader};
+/// How much of a cgroup is read: each file costs some microseconds. What is not read is `None`, or empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extent {
+    /// What a container's statistics tell: the use of processors and memory, the limits of memory, and pressure.
+    Usage,
+    /// What a pod's tell: also how many tasks there are.
+    Tasks,
+    /// All that metrics tell.
+    Everything,
+}
 
 /// A limit that may be absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

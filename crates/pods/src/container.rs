@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use wharf_cgroup::{Cgroup, StatsReader};
+use wharf_cgroup::Cgroup;
 use wharf_cri_api::v1::ContainerConfig;
 use wharf_images::{LayerLease, Store};
 use wharf_state::ExitRecord;
@@ -33,7 +33,6 @@ pub struct Container {
     /// `None` while nobody knows: an earlier daemon left the container, and its supervisor has not answered yet.
     state: watch::Sender<Option<ContainerState>>,
     cgroup: Option<Cgroup>,
-    stats: Option<StatsReader>,
     pid: AtomicI32,
     meter: Mutex<Meter>,
     log_path: String,
@@ -110,7 +109,6 @@ impl Container {
             log_path: log_path(&pod.config().log_directory, &record.config.log_path),
             record: RwLock::new(record),
             state: watch::Sender::new(state),
-            stats: cgroup.as_ref().map(StatsReader::new),
             cgroup,
             pid: AtomicI32::new(0),
             meter: Mutex::default(),
@@ -138,11 +136,6 @@ impl Container {
     /// Its cgroup, if there is one.
     pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref()
-    }
-
-    /// What reads that.
-    pub(crate) fn stats_reader(&self) -> Option<&StatsReader> {
-        self.stats.as_ref()
     }
 
     pub(crate) fn meter(&self) -> MutexGuard<'_, Meter> {

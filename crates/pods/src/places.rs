@@ -30,7 +30,7 @@ pub(crate) fn of(
         volumes: host(&parts.snapshots.volumes(id))?,
         pod_files: host(&files::directory(&parts.layout, pod.id()))?,
         namespaces: Pins { net: pin("net")?, ipc: pin("ipc")?, uts: pin("uts")? },
-        cgroup: cgroup_places(&parts.cgroups.at(cgroup).stage("looking for the cgroup hierarchies")?)?,
+        cgroup: cgroup_places(&parts.cgroups.at(cgroup))?,
     })
 }
 
@@ -45,7 +45,7 @@ fn cgroup_places(cgroup: &Cgroup) -> Result<CgroupPlaces, Error> {
             kill_directory: host(&cgroup.kill_directory())?,
             oom_file: cgroup.oom_file().as_deref().map(host).transpose()?,
         },
-        v1: v1.map(|(name, directory)| Ok((name, host(directory)?))).collect::<Result<_, Error>>()?,
+        v1: v1.map(|(name, directory)| Ok((name, host(&directory)?))).collect::<Result<_, Error>>()?,
         unified: cgroup.unified_mount().map(host).transpose()?,
     })
 }

@@ -1,9 +1,8 @@
 //! A pod in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, MutexGuard, OnceLock};
+use std::sync::{Arc, MutexGuard};
 
-use wharf_cgroup::StatsReader;
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use wharf_network::StatsSocket;
 use wharf_state::ExitRecord;
@@ -31,8 +30,6 @@ pub struct Pod {
     /// Who is attached, and is told if it did not keep up.
     attached: Waiters<()>,
     network_stats: Mutex<Option<StatsSocket>>,
-    /// Of its cgroup, where that has a place; made by the first who asks.
-    stats: OnceLock<Option<StatsReader>>,
     meter: Mutex<Meter>,
     link: Links,
     supervisor: Mutex<Option<Process>>,
@@ -72,7 +69,6 @@ impl Pod {
             execs: Waiters::default(),
             attached: Waiters::default(),
             network_stats: Mutex::default(),
-            stats: OnceLock::new(),
             meter: Mutex::default(),
             link: Links::default(),
             supervisor: Mutex::default(),
@@ -126,11 +122,6 @@ impl Pod {
 
     pub(crate) fn meter(&self) -> MutexGuard<'_, Meter> {
         self.meter.lock()
-    }
-
-    /// What reads its cgroup, where that has a place; made by the first who asks.
-    pub(crate) fn stats_reader(&self, make: impl FnOnce() -> Option<StatsReader>) -> Option<&StatsReader> {
-        self.stats.get_or_init(make).as_ref()
     }
 
     /// A container's record cannot be read: it is left alone.

@@ -5,7 +5,7 @@ mod meter;
 
 use std::path::Path;
 
-use wharf_cgroup::{Cgroups, Extent, Stats, StatsReader};
+use wharf_cgroup::{Cgroups, Extent, Stats};
 use wharf_network::InterfaceStats;
 use wharf_snapshots::tree::Usage;
 
@@ -31,7 +31,7 @@ impl Container {
         if self.is_exited() {
             return None;
         }
-        self.stats_reader().map(|reader| reader.read(extent))
+        self.cgroup().map(|cgroup| cgroup.stats(extent))
     }
 
     /// Nanoseconds of processor time a second, once there were two readings; this is one, of all the time it used.
@@ -67,11 +67,9 @@ impl Engine {
 
     /// A pod's cgroup now; `None` where it is not there. A kubelet makes and removes those of its own.
     fn read_pod(&self, pod: &Pod) -> Option<Stats> {
-        let reader = pod.stats_reader(|| {
-            let path = pod_cgroup(&self.options.cgroup_parent, pod).ok()?;
-            StatsReader::at(&self.parts.cgroups, &path).ok()
-        });
-        reader.map(|reader| reader.read(Extent::Tasks)).filter(|stats| *stats != Stats::default())
+        let path = pod_cgroup(&self.options.cgroup_parent, pod).ok()?;
+        let stats = self.parts.cgroups.at(&path).stats(Extent::Tasks);
+        Some(stats).filter(|stats| *stats != Stats::default())
     }
 
     /// What a container has written, as it was measured last.

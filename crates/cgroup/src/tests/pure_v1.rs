@@ -2,9 +2,8 @@
 //! node the same code runs on the v1 side of a cgroup.
 
 use super::{Fresh, PATIENCE, Shell};
-use crate::Controller;
-use crate::detect::{Controller as C, Hierarchy, Kind};
-use crate::group::Cgroup;
+use crate::detect::{Hierarchy, Kind};
+use crate::{Cgroup, Cgroups, Controller};
 
 /// The cgroup as a node without a unified hierarchy would see it.
 fn seen_by_v1(fresh: &Fresh) -> Cgroup {
@@ -13,13 +12,8 @@ fn seen_by_v1(fresh: &Fresh) -> Cgroup {
         assert_eq!(kind, Kind::V1, "this test needs v1 hierarchies");
         directory.parent().unwrap().to_path_buf()
     };
-    let at = |controllers: &[C]| Hierarchy {
-        kind: Kind::V1,
-        mount: mount(controllers[0]),
-        controllers: controllers.to_vec(),
-    };
-    let hierarchies = [at(&[Controller::Freezer]), at(&[Controller::Pids])];
-    Cgroup::new(fresh.0.path().clone(), &hierarchies, &hierarchies[0])
+    let at = |controller| Hierarchy::open(Kind::V1, mount(controller), vec![controller]).unwrap();
+    Cgroups::of(vec![at(Controller::Freezer), at(Controller::Pids)]).unwrap().at(fresh.0.path())
 }
 
 #[test]

@@ -5,22 +5,21 @@ use std::time::Instant;
 use super::{Fresh, PATIENCE, Shell};
 use crate::Controller;
 use crate::detect::Kind;
-use crate::{Bound, Cgroup, Cgroups, Extent, Limits, StatsReader};
+use crate::{Bound, Cgroup, Cgroups, Extent, Limits};
 
 #[test]
 fn the_numbers_are_those_of_the_process() {
     let fresh = Fresh::new("stats");
     let limits = Limits { memory_limit_bytes: Some(256 << 20), pids_limit: Some(20), ..Limits::default() };
     fresh.0.apply(&limits).unwrap();
-    let reader = StatsReader::new(&fresh.0);
-    assert_eq!(reader.read(Extent::Everything).pids.current, Some(0));
+    assert_eq!(fresh.0.stats(Extent::Everything).pids.current, Some(0));
     let mut shell = Shell::enter(
         &fresh.0.entry(),
         // Enough pages that the kernel's per-CPU batches do not hide them.
         "x=$(head -c 16000000 /dev/zero | tr '\\0' a); echo done; read forever",
     );
     assert_eq!(shell.line(), "done");
-    let stats = reader.read(Extent::Everything);
+    let stats = fresh.0.stats(Extent::Everything);
     assert_eq!(stats.pids.current, Some(1));
     assert_eq!(stats.pids.limit, Some(Bound::At(20)));
     assert_eq!(stats.memory.limit, Some(Bound::At(256 << 20)));
@@ -47,7 +46,7 @@ fn a_reading_agrees_with_an_independent_one() {
     let theirs = cgroups_rs::fs::Cgroup::load(Box::new(v1), fresh.0.path().as_str().trim_start_matches('/'));
     let memory: &cgroups_rs::fs::memory::MemController = theirs.controller_of().unwrap();
     let theirs = memory.memory_stat();
-    let ours = StatsReader::new(&fresh.0).read(Extent::Everything).memory;
+    let ours = fresh.0.stats(Extent::Everything).memory;
     assert_eq!(ours.rss_bytes, Some(theirs.stat.total_rss));
     assert_eq!(ours.mapped_file_bytes, Some(theirs.stat.total_mapped_file));
     assert_eq!(ours.page_faults, Some(theirs.stat.total_pgfault));
@@ -57,7 +56,7 @@ fn a_reading_agrees_with_an_independent_one() {
 #[test]
 fn waiting_is_measured_where_there_is_a_unified_hierarchy() {
     let fresh = Fresh::new("psi");
-    let stats = StatsReader::new(&fresh.0).read(Extent::Everything);
+    let stats = fresh.0.stats(Extent::Everything);
     let there = |name: &str| fresh.0.unified().is_some_and(|directory| directory.join(name).exists());
     assert_eq!(stats.cpu.pressure.is_some(), there("cpu.pressure"));
     assert_eq!(stats.memory.pressure.is_some(), there("memory.pressure"));
@@ -67,32 +66,25 @@ fn waiting_is_measured_where_there_is_a_unified_hierarchy() {
 #[test]
 fn a_cgroup_that_is_gone_has_no_numbers() {
     let fresh = Fresh::new("gone");
-    let reader = StatsReader::new(&fresh.0);
     fresh.0.remove(PATIENCE).unwrap();
-    let stats = reader.read(Extent::Everything);
+    let stats = fresh.0.stats(Extent::Everything);
     assert_eq!(stats.cpu.usage_ns, None);
     assert_eq!(stats.memory, crate::MemoryStats::default());
     assert_eq!(stats.pids, crate::PidsStats::default());
     assert_eq!(stats.io, None);
-    // A reader of what is not there has nothing to read.
-    let cgroups = Cgroups::detect().unwrap();
-    let by_path = StatsReader::at(&cgroups, fresh.0.path()).unwrap();
-    for reader in [&StatsReader::new(&fresh.0), &by_path] {
-        assert_eq!(reader.read(Extent::Everything), crate::Stats::default());
-    }
-    cgroups.create(fresh.0.path()).unwrap();
-    assert_eq!(by_path.read(Extent::Tasks).pids.current, Some(0), "it was made anew");
+    assert_eq!(stats, crate::Stats::default());
+    Cgroups::detect().unwrap().create(fresh.0.path()).unwrap();
+    assert_eq!(fresh.0.stats(Extent::Tasks).pids.current, Some(0), "it was made anew");
 }
 
 #[test]
 fn what_statistics_do_not_tell_is_not_read_for_them() {
     let fresh = Fresh::new("extent");
     let _shell = Shell::idle(&fresh.0.entry());
-    let reader = StatsReader::new(&fresh.0);
-    let (usage, whole) = (reader.read(Extent::Usage), reader.read(Extent::Everything));
+    let (usage, whole) = (fresh.0.stats(Extent::Usage), fresh.0.stats(Extent::Everything));
     assert_eq!(usage.memory.limit, whole.memory.limit);
     assert_eq!((usage.pids.current, whole.pids.current), (None, Some(1)));
-    assert_eq!(reader.read(Extent::Tasks).pids.current, Some(1));
+    assert_eq!(fresh.0.stats(Extent::Tasks).pids.current, Some(1));
     assert_eq!(usage.cpu.pressure.is_some(), whole.cpu.pressure.is_some());
     assert!(usage.cpu.usage_ns.is_some() && usage.memory.working_set_bytes.is_some());
     assert!(whole.memory.oom_kills.is_some() && usage.memory.oom_kills.is_none());
@@ -105,7 +97,7 @@ fn a_limit_above_is_no_limit_of_the_cgroup() {
     let fresh = Fresh::new("limits");
     let path = fresh.0.path().child("child").unwrap();
     let child = Cgroups::detect().unwrap().create(&path).unwrap();
-    let read = || StatsReader::new(&child).read(Extent::Usage).memory.limit;
+    let read = || child.stats(Extent::Usage).memory.limit;
     let limit = |cgroup: &Cgroup, limit| {
         cgroup.apply(&Limits { memory_limit_bytes: Some(limit), ..Limits::default() }).unwrap();
     };
@@ -120,11 +112,10 @@ fn a_limit_above_is_no_limit_of_the_cgroup() {
 fn a_reading_is_cheap() {
     let fresh = Fresh::new("cost");
     let _shell = Shell::idle(&fresh.0.entry());
-    let reader = StatsReader::new(&fresh.0);
     let mut costs: Vec<_> = (0..200)
         .map(|_| {
             let start = Instant::now();
-            assert!(reader.read(Extent::Everything).memory.usage_bytes.is_some());
+            assert!(fresh.0.stats(Extent::Everything).memory.usage_bytes.is_some());
             start.elapsed()
         })
         .collect();

@@ -1,0 +1,177 @@
+//! Which files tell what: of v1's hierarchies, and of the unified one.
+
+use std::fs;
+
+use super::reading::{Reading, metric, tasks, usage};
+use super::{CpuStats, DeviceIo, Extent, HugepageStats, MemoryStats, PidsStats, Stats, SwapStats, parse};
+use crate::detect::{Controller, Hierarchy, Kind};
+use crate::group::Cgroup;
+use crate::stats::Bound;
+
+impl Cgroup {
+    /// Reads so much of what it uses now. Of a cgroup that is gone, all that is read is `None`.
+    #[must_use]
+    pub fn stats(&self, extent: Extent) -> Stats {
+        let reading = &mut Reading::of(self, extent);
+        let (memory, swap) = self.memory_stats(reading);
+        Stats {
+            cpu: self.cpu_stats(reading),
+            memory,
+            swap,
+            pids: self.pids_stats(reading),
+            io: self.io_stats(reading),
+            io_pressure: reading.pressure(self.cgroups().unified(), usage("io.pressure")),
+            hugepages: self.hugepage_stats(reading),
+        }
+    }
+
+    fn cpu_stats<'a>(&'a self, reading: &mut Reading<'a>) -> CpuStats {
+        let unified = self.cgroups().unified();
+        let mut cpu =
+            CpuStats { pressure: reading.pressure(unified, usage("cpu.pressure")), ..CpuStats::default() };
+        match self.cgroups().home(Controller::Cpuacct) {
+            // On v1 the time is counted by `cpuacct` and the throttling by `cpu`, which mostly share a hierarchy, but need
+            // not.
+            Some(time) => {
+                cpu.usage_ns = reading.lone_number(Some(time), usage("cpuacct.usage"));
+                cpu.user_ns = reading.number(Some(time), metric("cpuacct.usage_user"));
+                cpu.system_ns = reading.number(Some(time), metric("cpuacct.usage_sys"));
+                let throttling = self.cgroups().home(Controller::Cpu);
+                reading.pairs(throttling, metric("cpu.stat"), |key, value| throttled(&mut cpu, key, value));
+            }
+            // Without it the unified hierarchy counts the time even where the `cpu` controller lives elsewhere.
+            None => reading.pairs(unified, usage("cpu.stat"), |key, value| {
+                throttled(&mut cpu, key, value);
+                used(&mut cpu, key, value);
+            }),
+        }
+        cpu
+    }
+
+    fn memory_stats<'a>(&'a self, reading: &mut Reading<'a>) -> (MemoryStats, SwapStats) {
+        let (mut memory, swap, inactive) = match self.cgroups().home(Controller::Memory) {
+            None => (MemoryStats::default(), SwapStats::default(), None),
+            Some(home) if home.kind == Kind::V1 => memory_v1(reading, home),
+            Some(home) => memory_v2(reading, home),
+        };
+        memory.working_set_bytes =
+            memory.usage_bytes.zip(inactive).map(|(usage, inactive)| usage.saturating_sub(inactive));
+        memory.pressure = reading.pressure(self.cgroups().unified(), usage("memory.pressure"));
+        (memory, swap)
+    }
+
+    fn pids_stats<'a>(&'a self, reading: &mut Reading<'a>) -> PidsStats {
+        let home = self.cgroups().home(Controller::Pids).or(self.cgroups().unified());
+        let current = match home {
+            Some(home) if home.kind == Kind::V1 => reading.lone_number(Some(home), tasks("pids.current")),
+            home => reading.number(home, tasks("pids.current")),
+        };
+        PidsStats { current, limit: reading.bound(home, metric("pids.max")) }
+    }
+
+    fn io_stats<'a>(&'a self, reading: &mut Reading<'a>) -> Option<Vec<DeviceIo>> {
+        let home = self.cgroups().home(Controller::Io)?;
+        if home.kind == Kind::Unified {
+            return reading.text(Some(home), metric("io.stat")).and_then(parse::io_stat);
+        }
+        let bytes = reading.text(Some(home), metric("blkio.throttle.io_service_bytes_recursive"))?.to_owned();
+        parse::blkio(&bytes, reading.text(Some(home), metric("blkio.throttle.io_serviced_recursive"))?)
+    }
+
+    fn hugepage_stats<'a>(&'a self, reading: &mut Reading<'a>) -> Vec<HugepageStats> {
+        let Some(home) = self.cgroups().home(Controller::Hugetlb) else { return Vec::new() };
+        if reading.extent() < Extent::Everything {
+            return Vec::new();
+        }
+        let read = |(page_size, file): (String, String)| HugepageStats {
+            page_size,
+            usage_bytes: reading.number(Some(home), metric(&file)),
+        };
+        self.hugepage_files(home).into_iter().map(read).collect()
+    }
+
+    /// One file per page size of the node, with that: `hugetlb.2MB.current`, on v1 `hugetlb.2MB.usage_in_bytes`.
+    fn hugepage_files(&self, home: &Hierarchy) -> Vec<(String, String)> {
+        let suffix = if home.kind == Kind::V1 { ".usage_in_bytes" } else { ".current" };
+        let entries = fs::read_dir(self.path().under(&home.mount)).into_iter().flatten();
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let size = |name: &str| {
+            let size = name.strip_prefix("hugetlb.")?.strip_suffix(suffix)?;
+            (!size.contains('.')).then(|| size.to_owned())
+        };
+        let mut files: Vec<_> = names.filter_map(|name| Some((size(&name)?, name))).collect();
+        files.sort();
+        files
+    }
+}
+
+fn throttled(cpu: &mut CpuStats, key: &str, value: u64) {
+    match key {
+        "nr_periods" => cpu.periods = Some(value),
+        "nr_throttled" => cpu.throttled_periods = Some(value),
+        "throttled_time" => cpu.throttled_ns = Some(value),
+        "throttled_usec" => cpu.throttled_ns = Some(value.saturating_mul(1000)),
+        _ => {}
+    }
+}
+
+fn used(cpu: &mut CpuStats, key: &str, microseconds: u64) {
+    let time = match key {
+        "usage_usec" => &mut cpu.usage_ns,
+        "user_usec" => &mut cpu.user_ns,
+        "system_usec" => &mut cpu.system_ns,
+        _ => return,
+    };
+    *time = Some(microseconds.saturating_mul(1000));
+}
+
+/// Of v1's controller; with it comes the inactive page cache.
+fn memory_v1<'a>(reading: &mut Reading<'a>, home: &'a Hierarchy) -> (MemoryStats, SwapStats, Option<u64>) {
+    let home = Some(home);
+    let mut memory = MemoryStats {
+        usage_bytes: reading.number(home, usage("memory.usage_in_bytes")),
+        kernel_bytes: reading.number(home, metric("memory.kmem.usage_in_bytes")),
+        max_usage_bytes: reading.number(home, metric("memory.max_usage_in_bytes")),
+        limit_hits: reading.number(home, metric("memory.failcnt")),
+        ..MemoryStats::default()
+    };
+    reading.pairs(home, metric("memory.oom_control"), |key, value| {
+        if key == "oom_kill" {
+            memory.oom_kills = Some(value);
+        }
+    });
+    let text = reading.text(home, usage("memory.stat")).unwrap_or_default();
+    let rest = parse::memory_stat_v1(text, &mut memory);
+    // Where not even a cgroup above has a limit, this one has none: its own file need not be read.
+    let own = |least: Option<Bound>, name: &str, reading: &mut Reading<'a>| match least {
+        Some(Bound::Unlimited) => Some(Bound::Unlimited),
+        _ => reading.bound(home, usage(name)),
+    };
+    memory.limit = own(rest.least_limit, "memory.limit_in_bytes", reading);
+    let both = own(rest.least_both_limit, "memory.memsw.limit_in_bytes", reading);
+    let limit = memory.limit.zip(both).map(|(limit, both)| parse::swap_bound(limit, both));
+    (memory, SwapStats { usage_bytes: rest.swap, limit }, rest.inactive_file)
+}
+
+/// Of v2's controller; with it comes the inactive page cache.
+fn memory_v2<'a>(reading: &mut Reading<'a>, home: &'a Hierarchy) -> (MemoryStats, SwapStats, Option<u64>) {
+    let home = Some(home);
+    let mut memory = MemoryStats {
+        usage_bytes: reading.number(home, usage("memory.current")),
+        limit: reading.bound(home, usage("memory.max")),
+        max_usage_bytes: reading.number(home, metric("memory.peak")),
+        ..MemoryStats::default()
+    };
+    reading.pairs(home, metric("memory.events"), |key, value| match key {
+        "max" => memory.limit_hits = Some(value),
+        "oom_kill" => memory.oom_kills = Some(value),
+        _ => {}
+    });
+    let text = reading.text(home, usage("memory.stat")).unwrap_or_default();
+    let rest = parse::memory_stat_v2(text, &mut memory);
+    let swap = SwapStats {
+        usage_bytes: reading.number(home, usage("memory.swap.current")),
+        limit: reading.bound(home, usage("memory.swap.max")),
+    };
+    (memory, swap, rest.inactive_file)
+}
