@@ -4,34 +4,67 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use wharf_types::{ErrorKind, Failure as _};
+
 use crate::detect::{Controller, Hierarchy, Kind};
 use crate::error::Error;
 use crate::files;
 use crate::path::CgroupPath;
 
-/// Makes a cgroup from the top down, because each level inherits from the one above.
+/// Makes a cgroup. Usually it alone is missing. Where its parent is missing too, or lacks what children inherit, each level is
+/// made, from the top down.
 pub(crate) fn create(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Error> {
-    let mut parent = hierarchy.mount.clone();
-    for step in path.steps(&hierarchy.mount) {
-        if hierarchy.kind == Kind::Unified {
-            pass_controllers_on(&parent)?;
+    let mut steps = path.steps(&hierarchy.mount);
+    steps.insert(0, hierarchy.mount.clone());
+    if let [.., parent, cgroup] = steps.as_slice()
+        && has_all(hierarchy, parent)
+    {
+        match make_in(hierarchy, parent, cgroup) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            made => return made,
         }
-        make(&step)?;
-        if hierarchy.kind == Kind::V1 && hierarchy.controllers.contains(&Controller::Cpuset) {
-            inherit_cpuset(&parent, &step)?;
-        }
-        parent = step;
     }
-    Ok(())
+    steps.windows(2).try_for_each(|step| make_in(hierarchy, &step[0], &step[1]))
 }
 
-/// Makes one directory, or leaves the existing one as it is.
-pub(crate) fn make(directory: &Path) -> Result<(), Error> {
+/// Whether a cgroup has all that its children are to inherit.
+fn has_all(hierarchy: &Hierarchy, cgroup: &Path) -> bool {
+    if hierarchy.kind == Kind::Unified {
+        let names = files::read(&cgroup.join("cgroup.controllers")).unwrap_or_default();
+        let has =
+            |controller: &Controller| names.split_whitespace().any(|name| name == controller.to_string());
+        return hierarchy.controllers.iter().all(has);
+    }
+    let is_set = |name| files::read(&cgroup.join(name)).is_ok_and(|value| !value.trim().is_empty());
+    !has_cpuset(hierarchy) || CPUSET.into_iter().all(is_set)
+}
+
+/// Makes a cgroup whose parent is there.
+fn make_in(hierarchy: &Hierarchy, parent: &Path, cgroup: &Path) -> Result<(), Error> {
+    if hierarchy.kind == Kind::Unified {
+        pass_controllers_on(parent)?;
+    }
+    let made = make(cgroup)?;
+    if has_cpuset(hierarchy) { inherit_cpuset(parent, cgroup, made) } else { Ok(()) }
+}
+
+fn has_cpuset(hierarchy: &Hierarchy) -> bool {
+    hierarchy.kind == Kind::V1 && hierarchy.controllers.contains(&Controller::Cpuset)
+}
+
+/// Whether a directory was made, or was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Made {
+    Anew,
+    Before,
+}
+
+/// Makes one directory; an existing one is fine.
+pub(crate) fn make(directory: &Path) -> Result<Made, Error> {
     match fs::create_dir(directory) {
-        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-            Err(Error::Io { action: "create", path: directory.into(), source })
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(Made::Anew),
+        Err(source) if source.kind() == io::ErrorKind::AlreadyExists => Ok(Made::Before),
+        Err(source) => Err(Error::Io { action: "create", path: directory.into(), source }),
     }
 }
 
@@ -57,10 +90,12 @@ fn missing_controllers(available: &str, enabled: &str) -> Vec<String> {
     missing.map(|name| format!("+{name}")).collect()
 }
 
-/// A new v1 cpuset has no CPUs and no memory nodes, and accepts no process before it has both.
-fn inherit_cpuset(parent: &Path, child: &Path) -> Result<(), Error> {
-    for name in ["cpuset.cpus", "cpuset.mems"] {
-        if files::read(&child.join(name))?.trim().is_empty() {
+const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+
+/// A new v1 cpuset has no CPUs and no memory nodes and takes no process until it has.
+fn inherit_cpuset(parent: &Path, child: &Path, made: Made) -> Result<(), Error> {
+    for name in CPUSET {
+        if made == Made::Anew || files::read(&child.join(name))?.trim().is_empty() {
             files::write(&child.join(name), files::read(&parent.join(name))?.trim())?;
         }
     }
@@ -80,8 +115,8 @@ mod tests {
     #[test]
     fn a_directory_without_a_parent_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
-        make(&directory.path().join("a")).unwrap();
-        make(&directory.path().join("a")).unwrap();
+        assert_eq!(make(&directory.path().join("a")).unwrap(), Made::Anew);
+        assert_eq!(make(&directory.path().join("a")).unwrap(), Made::Before);
         assert!(make(&directory.path().join("b/c")).is_err());
     }
 }

@@ -35,6 +35,18 @@ fn creation_is_idempotent_and_makes_ancestors() {
     assert_eq!(fresh.0.pids().unwrap(), [shell.pid()], "descendants count");
 }
 
+/// As a daemon leaves it that was killed between making a cgroup and filling it.
+#[test]
+fn a_parent_that_was_left_empty_is_filled() {
+    let fresh = Fresh::new("empty");
+    let parent = fresh.0.path().child("pod").unwrap();
+    for (_, directory) in fresh.0.v1_directories() {
+        std::fs::create_dir(directory.join("pod")).unwrap();
+    }
+    let inner = Cgroups::detect().unwrap().create(&parent.child("container").unwrap()).unwrap();
+    let _shell = Shell::idle(&inner.entry());
+}
+
 #[test]
 fn killing_reaches_descendants_of_every_kind() {
     let fresh = Fresh::new("kill");
