@@ -19,7 +19,7 @@ use serde_json::Value;
 const LEVELS: &[&[&str]] = &[
     &["types", "sys"],
     &["wire", "state", "cri-api"],
-    &["isolation", "cgroup", "snapshots", "images", "network"],
+    &["isolation", "cgroup", "snapshots", "images", "network", "records"],
     &[
         "planner",
         "host",
@@ -42,6 +42,8 @@ const ASYNC_LEVEL: usize = 3;
 const SAME_LEVEL: &[(&str, &str)] = &[
     ("sys", "types"),
     ("images", "snapshots"),
+    // A newer release's record is listed if its cgroup has a path that this release takes.
+    ("records", "cgroup"),
     ("host", "planner"),
     ("pods", "host"),
     ("pods", "planner"),

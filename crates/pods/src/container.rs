@@ -8,14 +8,13 @@ use tokio::sync::watch;
 use wharf_cgroup::Cgroup;
 use wharf_cri_api::v1::ContainerConfig;
 use wharf_images::{LayerLease, Store};
+use wharf_records::{ContainerRecord, Recovered, Word, decide};
 use wharf_state::ExitRecord;
 use wharf_types::{ContainerId, ContainerState, Exit, PodId};
 
 use crate::error::Error;
 use crate::lock::{Mutex, RwLock};
 use crate::pod::Pod;
-use crate::records::ContainerRecord;
-use crate::recovery::{Recovered, Word, decide};
 use crate::usage::Meter;
 
 /// What is said of an end that nobody saw.

@@ -22,7 +22,6 @@ mod places;
 mod pod;
 mod port_forward;
 mod readiness;
-mod records;
 mod recovery;
 mod table;
 mod usage;

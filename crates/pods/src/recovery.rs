@@ -4,14 +4,13 @@
 //! and what it tells of is listed; where it cannot be read, that is left alone with all that belongs to it. A supervisor that does not answer is waited for, in the
 //! background: until then its containers are taken to run. Nothing here keeps the daemon from starting.
 
-mod decide;
-
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use wharf_cgroup::CgroupPath;
 use wharf_network::StatsSocket;
+use wharf_records::{ContainerRecord, Phase, PodRecord, Unreadable};
 use wharf_state::ExitRecord;
 use wharf_state::records::Quarantine;
 use wharf_types::{ContainerId, PodId, chain};
@@ -21,9 +20,6 @@ use crate::engine::{Engine, Reached};
 use crate::error::{Error, Stage, blocking};
 use crate::key::{ContainerKey, PodKey};
 use crate::pod::Pod;
-use crate::records::{self, ContainerRecord, Phase, PodRecord, Unreadable};
-
-pub(crate) use decide::{Recovered, Word, decide, late_identity, lost_at};
 
 /// A container's record as it was found.
 type Found = (ContainerId, Result<ContainerRecord, Unreadable>);
@@ -41,7 +37,7 @@ impl Engine {
     async fn recover_pod(self: &Arc<Self>, id: PodId) {
         let (engine, own) = (Arc::clone(self), id.clone());
         let found = blocking(move || {
-            let record = records::load_pod(&engine.parts.layout.pod_record(&own));
+            let record = PodRecord::load(&engine.parts.layout.pod_record(&own));
             Ok((record, engine.find_containers(&own)))
         });
         let Ok((record, containers)) = found.await else { return };
@@ -51,7 +47,7 @@ impl Engine {
                 self.take_back(&Arc::new(pod), containers).await;
             }
             Ok(record) => self.recover_made(id, record, containers).await,
-            Err(Unreadable::Damaged(error)) => self.quarantine(id, &error, containers).await,
+            Err(Unreadable::Damaged(error)) => self.quarantine(id, &error.into(), containers).await,
             Err(Unreadable::LeftAlone(error)) => {
                 tracing::warn!(
                     pod = id.short(),
@@ -117,7 +113,7 @@ impl Engine {
                 Ok(()) => return,
                 Err(error) => error,
             },
-            Err(Unreadable::Damaged(error)) => error,
+            Err(Unreadable::Damaged(error)) => error.into(),
             Err(Unreadable::LeftAlone(error)) => {
                 tracing::warn!(
                     container = id.short(),
@@ -193,7 +189,7 @@ impl Engine {
     fn find_containers(&self, pod: &PodId) -> Vec<Found> {
         let records = self.parts.layout.container_records(pod);
         let load = |id: ContainerId| {
-            let record = records::load_container(&self.parts.layout.container_record(pod, &id));
+            let record = ContainerRecord::load(&self.parts.layout.container_record(pod, &id));
             (id, record)
         };
         names(&records).into_iter().map(load).collect()

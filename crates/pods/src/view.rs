@@ -11,13 +11,13 @@ use wharf_cri_api::v1::{
     PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
 };
 use wharf_planner::{self as planner, stop_signal};
+use wharf_records::ContainerRecord;
 use wharf_types::ContainerState;
 
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::blocking;
 use crate::pod::Pod;
-use crate::records::ContainerRecord;
 
 fn pod_state(pod: &Pod) -> PodSandboxState {
     if pod.is_ready() { PodSandboxState::SandboxReady } else { PodSandboxState::SandboxNotready }

@@ -9,6 +9,7 @@ use wharf_host as host;
 use wharf_images::LayerLease;
 use wharf_isolation::Plan;
 use wharf_planner::{self as planner, Extra, Request};
+use wharf_records::{ContainerRecord, save_spec};
 use wharf_types::{ContainerId, ContainerState};
 use wharf_wire::v1::Created;
 
@@ -19,7 +20,6 @@ use crate::images::ImageView;
 use crate::key::ContainerKey;
 use crate::places;
 use crate::pod::{Making, Pod, is_privileged};
-use crate::records::{self, ContainerRecord};
 
 /// A container that is made but for its first process.
 struct Prepared {
@@ -125,7 +125,7 @@ impl Engine {
     /// Records a container that is whole.
     fn complete(&self, pod: &Pod, id: ContainerId, prepared: Prepared) -> Result<Container, Error> {
         let Prepared { record, cgroup, lease, .. } = prepared;
-        records::save_container(&self.parts.layout.container_record(pod.id(), &id), &record)?;
+        record.save(&self.parts.layout.container_record(pod.id(), &id))?;
         let layers = Layers::leased(lease, Arc::clone(&self.parts.images));
         Ok(Container::created(pod, id, record, cgroup, layers))
     }
@@ -166,8 +166,8 @@ impl Engine {
     fn make(&self, pod: &Pod, id: &ContainerId, decision: &Decision) -> Result<Cgroup, Error> {
         const SNAPSHOT: &str = "preparing the container's root file system";
         let layout = &self.parts.layout;
-        records::save_container(&layout.container_record(pod.id(), id), &decision.record)?;
-        records::save_spec(&layout.container_spec(pod.id(), id), &decision.spec)?;
+        decision.record.save(&layout.container_record(pod.id(), id))?;
+        save_spec(&layout.container_spec(pod.id(), id), &decision.spec)?;
         let cgroup = self.parts.cgroups.create(&decision.path).stage("making the container's cgroup")?;
         cgroup.apply(&decision.limits).stage("setting the container's limits")?;
         let extra = &decision.extra;

@@ -15,7 +15,6 @@ use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking, known};
 use crate::joins::spawn;
 use crate::pod::Pod;
-use crate::records;
 
 impl Engine {
     /// Executes a created container's program.
@@ -70,7 +69,7 @@ impl Engine {
     async fn record_failure(&self, pod: &Pod, container: &Container, error: &Error) {
         let record = container.change_record(|record| record.message = error.why());
         let path = self.parts.layout.container_record(pod.id(), container.id());
-        if let Err(error) = blocking(move || records::update_container(&path, &record)).await {
+        if let Err(error) = blocking(move || Ok(record.update(&path)?)).await {
             tracing::warn!(
                 container = container.id().short(),
                 error = chain(&error),
@@ -189,7 +188,7 @@ fn update_blocking(path: &Path, container: &Container, new: &LinuxContainerResou
     let linux = record.config.linux.get_or_insert_default();
     linux.resources = Some(planner::merge_resources(&linux.resources.clone().unwrap_or_default(), new));
     // Written first: where there is no room for it, the limits stay, too.
-    let staged = records::stage_container(path, &record)?;
+    let staged = record.stage(path)?;
     if let Some(cgroup) = container.cgroup() {
         let (limits, score) = (planner::limits(&planner::resources(new))?, planner::oom_score(new));
         change_limits(cgroup, &limits, score).stage("changing the container's limits")?;

@@ -17,6 +17,7 @@ use wharf_cri_api::v1::{ContainerEventType, NamespaceMode, PodSandboxConfig};
 use wharf_host::namespaces::unpin;
 use wharf_host::{files, namespaces};
 use wharf_network::{Attachment, Dns, PodAddresses, StatsSocket};
+use wharf_records::{Phase, PodRecord};
 use wharf_state::Layout;
 use wharf_supervision as supervision;
 use wharf_types::failure::named;
@@ -29,8 +30,6 @@ use crate::error::{Error, Stage, blocking, known};
 use crate::joins::spawn;
 use crate::key::PodKey;
 use crate::pod::Pod;
-use crate::records;
-use crate::records::Phase;
 
 impl Engine {
     /// Makes a pod; a retry with the same metadata joins the call in flight or gets its pod.
@@ -129,13 +128,13 @@ impl Engine {
     }
 
     pub(crate) fn record_pod(&self, pod: &Pod, phase: Phase) -> Result<(), Error> {
-        let record = records::PodRecord {
+        let record = PodRecord {
             config: pod.config().clone(),
             handler: pod.handler().to_owned(),
             created_at_ns: pod.created_at_ns(),
             phase: phase.into(),
         };
-        records::save_pod(&self.parts.layout.pod_record(pod.id()), &record)
+        Ok(record.save(&self.parts.layout.pod_record(pod.id()))?)
     }
 
     fn join_network_blocking(&self, pod: &Pod) -> Result<PodAddresses, Error> {

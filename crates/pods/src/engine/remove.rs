@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::ContainerEventType;
+use wharf_records::ContainerRecord;
 use wharf_types::{ContainerId, ErrorKind, Failure, chain};
 
 use super::persist::persist;
@@ -13,7 +14,6 @@ use crate::container::Container;
 use crate::error::{Error, Stage, blocking, known};
 use crate::joins::spawn;
 use crate::pod::Pod;
-use crate::records;
 
 impl Engine {
     /// Removes a cgroup with what runs in it; one that is not there is fine.
@@ -126,7 +126,7 @@ impl Engine {
     async fn try_undo_container(self: &Arc<Self>, pod: &Pod, id: &ContainerId) -> Result<(), Error> {
         // The record knows best: where the pod's own cannot be read, its cgroup's parent is not known.
         let path = self.parts.layout.container_record(pod.id(), id);
-        let cgroup = match blocking(move || Ok(records::load_container(&path))).await? {
+        let cgroup = match blocking(move || Ok(ContainerRecord::load(&path))).await? {
             Ok(record) => record.cgroup,
             Err(_none_yet) => self.container_cgroup(pod, id)?.to_string(),
         };

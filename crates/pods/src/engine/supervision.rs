@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tokio::sync::mpsc::Receiver;
 use wharf_cri_api::v1::ContainerEventType;
+use wharf_records::{Recovered, Word, decide, late_identity, lost_at};
 use wharf_state::{ExitRecord, Layout};
 use wharf_supervision::{BRIEF_PATIENCE, Connection, Link, Process, Signal, SupervisorError};
 use wharf_types::{ContainerId, chain};
@@ -19,8 +20,6 @@ use super::{Engine, KILL_PATIENCE};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking};
 use crate::pod::Pod;
-use crate::records;
-use crate::recovery::{self, Recovered, Word, lost_at};
 
 /// The pause between two attempts to connect: at first, and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));
@@ -136,23 +135,23 @@ impl Engine {
     /// Lets a container be what is decided of it.
     async fn settle(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>, word: Word<'_>) {
         let exit = self.exit_on_disk(pod, container).await;
-        match recovery::decide(&container.record(), exit, word) {
+        match decide(&container.record(), exit, word) {
             Recovered::Created => container.note_created(),
             Recovered::Running { started_at_ns } => self.started(pod, container, started_at_ns),
             Recovered::Ended(exit) => self.ended(pod, container, exit),
             Recovered::Lost => self.ended(pod, container, lost_at(wharf_sys::clock::now_ns())),
             Recovered::TakenBack => self.take_back_container(pod, container),
-            Recovered::Guessed => {}
+            Recovered::Unknown => {}
         }
     }
 
     /// Who the container's first process is, for a record that a killed daemon could not complete.
     async fn identify(&self, pod: &Pod, container: &Arc<Container>, status: &v1::ContainerStatus) {
         container.set_pid(status.pid);
-        let Some(identity) = recovery::late_identity(&container.record(), status) else { return };
+        let Some(identity) = late_identity(&container.record(), status) else { return };
         let record = container.change_record(|record| record.identify(identity));
         let path = self.parts.layout.container_record(pod.id(), container.id());
-        if let Err(error) = blocking(move || records::update_container(&path, &record)).await {
+        if let Err(error) = blocking(move || Ok(record.update(&path)?)).await {
             tracing::warn!(
                 container = container.id().short(),
                 error = chain(&error),

@@ -6,11 +6,11 @@ use wharf_types::Exit;
 use wharf_wire::exit_of;
 use wharf_wire::v1::{ContainerStatus, Identity, container_status::Phase};
 
-use crate::records::ContainerRecord;
+use crate::ContainerRecord;
 
 /// What a supervisor says of one container.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Word<'a> {
+pub enum Word<'a> {
     /// It has not answered yet: it may be stopped, or wait for a disk.
     NoneYet,
     /// It is gone, with every process that it watched over.
@@ -21,7 +21,7 @@ pub(crate) enum Word<'a> {
 
 /// What becomes of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Recovered {
+pub enum Recovered {
     /// It waits for its start.
     Created,
     /// Its program runs.
@@ -33,49 +33,58 @@ pub(crate) enum Recovered {
     Ended(ExitRecord),
     /// It has ended, and nobody saw how.
     Lost,
-    /// Its supervisor will tell; until then it is taken to run, so that nobody starts another in its place.
-    Guessed,
+    /// Its supervisor will tell; until then nobody knows.
+    Unknown,
     /// The call that made it failed with its daemon, and nobody was told of it: what there is of it is taken away.
     TakenBack,
 }
 
 /// Decides. The supervisor knows best; the exit record is its word too, and outlives it.
-pub(crate) fn decide(record: &ContainerRecord, exit: Option<ExitRecord>, word: Word<'_>) -> Recovered {
-    // What ended before its maker was told of it was never started.
-    let ended = || match record.is_made() {
-        true => exit.map_or(Recovered::Lost, Recovered::Ended),
-        false => Recovered::TakenBack,
-    };
-    let status = match word {
-        Word::NoneYet if record.is_made() => return exit.map_or(Recovered::Guessed, Recovered::Ended),
-        Word::NoneYet => return Recovered::Guessed,
-        Word::Gone => None,
-        Word::Given(status) => status,
-    };
-    match status.map(|status| (status, status.phase())) {
-        None | Some((_, Phase::Unknown)) => ended(),
-        Some((_, Phase::Created | Phase::Starting)) => Recovered::Created,
-        Some((status, Phase::Running)) => Recovered::Running { started_at_ns: status.started_at_ns },
-        Some((_, Phase::Exited)) if !record.is_made() => Recovered::TakenBack,
-        Some((status, Phase::Exited)) => status.exit.map_or_else(ended, |exit| {
-            Recovered::Ended(ExitRecord {
-                exit: exit_of(Some(exit)),
-                started_at_ns: status.started_at_ns,
-                finished_at_ns: status.finished_at_ns,
-            })
-        }),
+#[must_use]
+pub fn decide(record: &ContainerRecord, exit: Option<ExitRecord>, word: Word<'_>) -> Recovered {
+    let status = if let Word::Given(status) = word { status } else { None };
+    if let Some(living) = status.and_then(living) {
+        return living;
     }
+    let has_answered = !matches!(word, Word::NoneYet);
+    // What ended before its maker was told of it was never started.
+    if !record.is_made() {
+        return if has_answered { Recovered::TakenBack } else { Recovered::Unknown };
+    }
+    match status.and_then(end).or(exit) {
+        Some(exit) => Recovered::Ended(exit),
+        None if has_answered => Recovered::Lost,
+        None => Recovered::Unknown,
+    }
+}
+
+/// What a supervisor says of a container whose first process is there, and set up.
+fn living(status: &ContainerStatus) -> Option<Recovered> {
+    match status.phase() {
+        Phase::Created | Phase::Starting => Some(Recovered::Created),
+        Phase::Running => Some(Recovered::Running { started_at_ns: status.started_at_ns }),
+        Phase::Unknown | Phase::Exited => None,
+    }
+}
+
+/// What it says of the end of one whose first process is gone.
+fn end(status: &ContainerStatus) -> Option<ExitRecord> {
+    let exit = status.exit.filter(|_| status.phase() == Phase::Exited)?;
+    let ContainerStatus { started_at_ns, finished_at_ns, .. } = *status;
+    Some(ExitRecord { exit: exit_of(Some(exit)), started_at_ns, finished_at_ns })
 }
 
 /// Who the first process of a container is whose daemon was killed before it could record that. One that is still being set
 /// up is nobody yet, and one that has ended never was.
-pub(crate) fn late_identity(record: &ContainerRecord, status: &ContainerStatus) -> Option<Identity> {
+#[must_use]
+pub fn late_identity(record: &ContainerRecord, status: &ContainerStatus) -> Option<Identity> {
     let is_whole = matches!(status.phase(), Phase::Created | Phase::Starting | Phase::Running);
     status.identity.clone().filter(|_| is_whole && !record.is_made())
 }
 
 /// How a container ended of which nobody saw how.
-pub(crate) fn lost_at(finished_at_ns: i64) -> ExitRecord {
+#[must_use]
+pub fn lost_at(finished_at_ns: i64) -> ExitRecord {
     ExitRecord { exit: Exit::Lost, started_at_ns: 0, finished_at_ns }
 }
 
@@ -171,11 +180,11 @@ mod tests {
     #[test]
     fn until_a_supervisor_answers_only_the_disk_is_believed() {
         for record in [made(), made_by_an_older_build()] {
-            assert_eq!(decide(&record, None, Word::NoneYet), Recovered::Guessed);
+            assert_eq!(decide(&record, None, Word::NoneYet), Recovered::Unknown);
             assert_eq!(decide(&record, Some(ON_DISK), Word::NoneYet), Recovered::Ended(ON_DISK));
         }
         for exit in [None, Some(ON_DISK)] {
-            assert_eq!(decide(&half_made(), exit, Word::NoneYet), Recovered::Guessed, "nobody knows of it");
+            assert_eq!(decide(&half_made(), exit, Word::NoneYet), Recovered::Unknown, "nobody knows of it");
         }
     }
 }

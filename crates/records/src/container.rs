@@ -1,0 +1,135 @@
+//! A container's record, and the file with the runtime spec beside it.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use prost::Message;
+use wharf_cgroup::CgroupPath;
+use wharf_cri_api::v1::ContainerConfig;
+use wharf_state::record::{self, Durability, Format, Staged};
+use wharf_state::records::{self, Content, ContentError};
+use wharf_types::{Stage as _, StageError};
+use wharf_wire::v1::Identity;
+
+use crate::{Phase, Unreadable, load};
+
+const RECORDING: &str = "recording the container";
+
+/// What is remembered of a container.
+#[derive(Clone, PartialEq, Message)]
+pub struct ContainerRecord {
+    /// The request as it came; its limits change with updates.
+    #[prost(message, required, tag = "1")]
+    pub config: ContainerConfig,
+    /// Nanoseconds since the epoch.
+    #[prost(int64, tag = "2")]
+    pub created_at_ns: i64,
+    /// The image's id.
+    #[prost(string, tag = "3")]
+    pub image_id: String,
+    /// The image, by digest where there is one.
+    #[prost(string, tag = "4")]
+    pub image_ref: String,
+    /// The signal that asks the program to end, by name or number; empty for SIGTERM.
+    #[prost(string, tag = "5")]
+    pub stop_signal: String,
+    /// Its cgroup.
+    #[prost(string, tag = "6")]
+    pub cgroup: String,
+    /// The user that its first process became.
+    #[prost(uint32, tag = "7")]
+    pub uid: u32,
+    /// The group, likewise.
+    #[prost(uint32, tag = "8")]
+    pub gid: u32,
+    /// The supplementary groups, likewise.
+    #[prost(uint32, repeated, tag = "9")]
+    pub groups: Vec<u32>,
+    /// Why the program could not be executed.
+    #[prost(string, tag = "10")]
+    pub message: String,
+    /// The directories of the image's layers, which the container may outlive.
+    #[prost(string, repeated, tag = "11")]
+    pub layers: Vec<String>,
+    /// Made once its first process was there, and said who it is.
+    #[prost(enumeration = "Phase", tag = "12")]
+    pub phase: i32,
+}
+
+impl Content for ContainerRecord {
+    const FORMAT: Format = Format { kind: "container", version: 1 };
+
+    fn encode(&self) -> Result<Vec<u8>, ContentError> {
+        Ok(self.encode_to_vec())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, ContentError> {
+        Ok(Message::decode(bytes)?)
+    }
+}
+
+impl ContainerRecord {
+    /// Takes note of who the first process is.
+    pub fn identify(&mut self, identity: Identity) {
+        self.phase = Phase::Made.into();
+        self.uid = identity.uid;
+        self.gid = identity.gid;
+        self.groups = identity.groups;
+    }
+
+    /// Whether the container was made whole.
+    #[must_use]
+    pub fn is_made(&self) -> bool {
+        // Records of older builds tell it by the groups alone.
+        self.phase() != Phase::Making || !self.groups.is_empty()
+    }
+
+    /// Saves it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn save(&self, path: &Path) -> Result<(), StageError> {
+        records::save(path, self, Durability::Volatile).stage(RECORDING)
+    }
+
+    /// Saves it in place of one of this release; a newer one's is left as it is.
+    ///
+    /// # Errors
+    /// As [`ContainerRecord::save`]; Unimplemented if a newer release wrote it.
+    pub fn update(&self, path: &Path) -> Result<(), StageError> {
+        record::check_replaceable(path, Self::FORMAT).stage(RECORDING)?;
+        self.save(path)
+    }
+
+    /// Writes it beside its place: what it tells of can then be done, and the record be put into its place.
+    ///
+    /// # Errors
+    /// As [`ContainerRecord::update`].
+    pub fn stage(&self, path: &Path) -> Result<Staged, StageError> {
+        record::check_replaceable(path, Self::FORMAT).stage(RECORDING)?;
+        records::stage(path, self, Durability::Volatile).stage(RECORDING)
+    }
+
+    /// Loads one.
+    ///
+    /// # Errors
+    /// See [`Unreadable`].
+    pub fn load(path: &Path) -> Result<Self, Unreadable> {
+        load(path, "reading the container's record", |newer: &Self| {
+            newer.is_made() && newer.config.metadata.is_some() && CgroupPath::new(&newer.cgroup).is_ok()
+        })
+    }
+}
+
+/// Keeps what a container is made of, for people and tools: a file and not part of the record, which is in memory and read
+/// for each list; and in the state directory, since it has the environment, in which people put secrets.
+///
+/// # Errors
+/// The disk's.
+pub fn save_spec(path: &Path, text: &[u8]) -> Result<(), StageError> {
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text)).stage("keeping the container's runtime spec")
+}

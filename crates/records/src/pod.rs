@@ -1,0 +1,61 @@
+//! A pod's record.
+
+use std::path::Path;
+
+use prost::Message;
+use wharf_cri_api::v1::PodSandboxConfig;
+use wharf_state::record::{Durability, Format};
+use wharf_state::records::{self, Content, ContentError};
+use wharf_types::{Stage as _, StageError};
+
+use crate::{Phase, Unreadable, load};
+
+/// What is remembered of a pod.
+#[derive(Clone, PartialEq, Message)]
+pub struct PodRecord {
+    /// The request as it came.
+    #[prost(message, required, tag = "1")]
+    pub config: PodSandboxConfig,
+    /// The runtime handler that it was asked for by.
+    #[prost(string, tag = "2")]
+    pub handler: String,
+    /// Nanoseconds since the epoch.
+    #[prost(int64, tag = "3")]
+    pub created_at_ns: i64,
+    /// A [`Phase`].
+    #[prost(enumeration = "Phase", tag = "4")]
+    pub phase: i32,
+}
+
+impl Content for PodRecord {
+    const FORMAT: Format = Format { kind: "pod", version: 1 };
+
+    fn encode(&self) -> Result<Vec<u8>, ContentError> {
+        Ok(self.encode_to_vec())
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, ContentError> {
+        Ok(Message::decode(bytes)?)
+    }
+}
+
+impl PodRecord {
+    /// Saves it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn save(&self, path: &Path) -> Result<(), StageError> {
+        records::save(path, self, Durability::Volatile).stage("recording the pod")
+    }
+
+    /// Loads one.
+    ///
+    /// # Errors
+    /// See [`Unreadable`].
+    pub fn load(path: &Path) -> Result<Self, Unreadable> {
+        load(path, "reading the pod's record", |newer: &Self| {
+            let is_made = matches!(Phase::try_from(newer.phase), Ok(Phase::Made | Phase::Stopped));
+            is_made && newer.config.metadata.as_ref().is_some_and(|metadata| !metadata.name.is_empty())
+        })
+    }
+}
