@@ -1,0 +1,48 @@
+//! A command in a running container.
+
+use std::os::fd::BorrowedFd;
+
+use anyhow::Context;
+use nix::sched::{CloneFlags, setns};
+
+use crate::cgroups::Directories;
+use crate::container::Birth;
+use crate::machine::{Machine, namespace};
+use crate::pod::reap;
+use crate::stages::{Laps, Stage, Where, Whole, stage, stage_of};
+
+const STAGES: [Stage; 3] = [
+    stage(Whole::Exec, "clone3 into the PID namespace"),
+    stage_of(Where::V1, Whole::Exec, "cgroups of v1 entered"),
+    stage(Whole::Exec, "namespaces joined"),
+];
+
+/// Runs `true` in the container of that first process, to its end.
+pub(crate) fn run(
+    machine: &Machine,
+    first: BorrowedFd<'_>,
+    cgroups: &Directories,
+    laps: &mut Laps<'_>,
+) -> anyhow::Result<()> {
+    let own = namespace("pid")?;
+    laps.skip();
+    // Of children alone: a process never changes its own.
+    setns(first, CloneFlags::CLONE_NEWPID).context("choose the container's PID namespace")?;
+    let birth = Birth { machine, flags: CloneFlags::empty(), cgroups, stages: &STAGES };
+    let process = birth.run(laps, |mut told| {
+        cgroups.enter_v1()?;
+        told.ended();
+        let all = CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWCGROUP;
+        setns(first, all).context("join the container's namespaces")?;
+        told.ended();
+        told.execute(c"/bin/true", &[c"true"])
+    })?;
+    laps.ended(stage(Whole::Exec, "exec"));
+    reap(&process)?;
+    laps.ended(stage(Whole::Exec, "ended and reaped"));
+    setns(&own, CloneFlags::CLONE_NEWPID).context("choose the host's PID namespace")
+}
