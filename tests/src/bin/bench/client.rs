@@ -26,6 +26,13 @@ pub(crate) struct Endpoint {
     daemon: u32,
 }
 
+impl Endpoint {
+    /// The same, of another process.
+    pub(crate) fn of_process(&self, daemon: u32) -> Self {
+        Self { daemon, ..self.clone() }
+    }
+}
+
 impl FromStr for Endpoint {
     type Err = String;
 
@@ -49,7 +56,7 @@ pub(crate) struct Runtime {
 }
 
 /// A pod with one running container.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pod {
     pub(crate) sandbox: String,
     pub(crate) container: String,

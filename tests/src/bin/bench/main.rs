@@ -6,6 +6,8 @@
 
 mod client;
 mod crowd;
+mod floor;
+mod grow;
 mod images;
 mod logs;
 mod memory;
@@ -20,6 +22,8 @@ use anyhow::Context;
 use clap::Parser;
 
 use crate::client::{Endpoint, Runtime};
+use crate::floor::{Floor, FloorOptions};
+use crate::grow::GrowOptions;
 use crate::results::Results;
 
 /// What to measure and how often.
@@ -61,6 +65,10 @@ pub(crate) struct Options {
     /// Containers that do so.
     #[arg(long, default_value_t = 3)]
     floods: usize,
+    #[command(flatten)]
+    floor: FloorOptions,
+    #[command(flatten)]
+    grow: GrowOptions,
     /// Also write every sample there, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -73,20 +81,31 @@ async fn main() -> anyhow::Result<()> {
     for endpoint in &options.runtimes {
         runtimes.push(Runtime::connect(endpoint, &options.logs).await?);
     }
-    let results = measure(&options, &runtimes).await?;
+    let (text, json) = if options.grow.wanted() {
+        let endpoints = options.runtimes.iter().cloned().zip(runtimes).collect();
+        let growth = grow::measure(&options.grow, &options.floor, endpoints).await?;
+        options.grow.draw(&growth)?;
+        (growth.table(), serde_json::to_string_pretty(&growth)?)
+    } else {
+        let mut floor = Floor::default();
+        let results = measure(&options, &runtimes, &mut floor).await?;
+        let text = format!("{}\n{}\n{}\n", results.table(), floor.distances(&results), counts(&options));
+        (text, results.json()?)
+    };
     if let Some(path) = &options.json {
-        std::fs::write(path, results.json()?).with_context(|| format!("write {}", path.display()))?;
+        std::fs::write(path, json).with_context(|| format!("write {}", path.display()))?;
     }
-    let text = format!("{}\n{}\n", results.table(), counts(&options));
     std::io::stdout().write_all(text.as_bytes()).context("print the table")
 }
 
-async fn measure(options: &Options, runtimes: &[Runtime]) -> anyhow::Result<Results> {
+async fn measure(options: &Options, runtimes: &[Runtime], floor: &mut Floor) -> anyhow::Result<Results> {
     let mut results = Results::new(runtimes.iter().map(|runtime| runtime.name.clone()).collect());
     memory::idle(runtimes, &mut results)?;
     images::prepare(runtimes).await?;
     progress("pods, one by one")?;
+    floor.measure(&options.floor)?;
     pods::one_by_one(options.pods, runtimes, &mut results).await?;
+    floor.measure(&options.floor)?;
     progress("pods, at once")?;
     for _ in 0..options.bursts {
         pods::at_once(options.burst, runtimes, &mut results).await?;
@@ -120,6 +139,6 @@ fn counts(options: &Options) -> String {
 }
 
 /// Says on standard error what is being done: a run takes minutes.
-fn progress(what: &str) -> anyhow::Result<()> {
+pub(crate) fn progress(what: &str) -> anyhow::Result<()> {
     writeln!(std::io::stderr(), "bench: {what}").context("print progress")
 }

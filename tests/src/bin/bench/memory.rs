@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 
 use anyhow::Context;
 
@@ -38,20 +37,24 @@ pub(crate) fn resident_kib(pid: u32) -> anyhow::Result<f64> {
     sum_of(&text, &["VmRSS:"]).with_context(|| format!("no VmRSS in {path}"))
 }
 
-/// Pages that no other process shares, of all processes that came after `before`, without daemon and workload.
+/// Pages that no other process shares, of all helpers.
 pub(crate) fn private_of_new_kib(before: &BTreeSet<u32>, daemon: u32) -> anyhow::Result<f64> {
     let mut total = 0.0;
-    for pid in processes()?.difference(before).filter(|&&pid| pid != daemon) {
-        let directory = Path::new("/proc").join(pid.to_string());
+    for pid in helpers(before, daemon)? {
         // A process may end while it is looked at; then it takes nothing.
-        let Ok(command) = fs::read(directory.join("cmdline")) else { continue };
-        let Ok(rollup) = fs::read_to_string(directory.join("smaps_rollup")) else { continue };
-        if !is_workload(&command) {
-            total +=
-                sum_of(&rollup, &["Private_Clean:", "Private_Dirty:", "Private_Hugetlb:"]).unwrap_or(0.0);
-        }
+        let Ok(rollup) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { continue };
+        total += sum_of(&rollup, &["Private_Clean:", "Private_Dirty:", "Private_Hugetlb:"]).unwrap_or(0.0);
     }
     Ok(total)
+}
+
+/// All processes that came after `before`, without daemon and workload.
+pub(crate) fn helpers(before: &BTreeSet<u32>, daemon: u32) -> anyhow::Result<Vec<u32>> {
+    let is_helper = |pid: &u32| {
+        let command = fs::read(format!("/proc/{pid}/cmdline"));
+        *pid != daemon && command.is_ok_and(|command| !is_workload(&command))
+    };
+    Ok(processes()?.difference(before).copied().filter(is_helper).collect())
 }
 
 fn is_workload(command: &[u8]) -> bool {

@@ -20,6 +20,8 @@ pub(crate) enum Unit {
     MBs,
     /// Megabytes that went over the network: told, not judged.
     Megabytes,
+    /// How many of something: told, not judged.
+    Count,
 }
 
 impl Unit {
@@ -30,6 +32,7 @@ impl Unit {
             Self::KLines => "k lines/s",
             Self::MBs => "MB/s",
             Self::Megabytes => "MB",
+            Self::Count => "",
         }
     }
 
@@ -38,7 +41,7 @@ impl Unit {
         match self {
             Self::Ms | Self::KiB => (ours > 0.0).then(|| theirs / ours),
             Self::KLines | Self::MBs => (theirs > 0.0).then(|| ours / theirs),
-            Self::Megabytes => None,
+            Self::Megabytes | Self::Count => None,
         }
     }
 }
@@ -64,6 +67,11 @@ impl Results {
         Self { runtimes, rows: Vec::new() }
     }
 
+    /// Whose samples there may be.
+    pub(crate) fn runtimes(&self) -> &[String] {
+        &self.runtimes
+    }
+
     /// One more sample.
     pub(crate) fn add(&mut self, what: &'static str, unit: Unit, runtime: &str, value: f64) {
         let index = self.rows.iter().position(|row| row.what == what).unwrap_or_else(|| {
@@ -76,6 +84,16 @@ impl Results {
     /// One more duration.
     pub(crate) fn time(&mut self, what: &'static str, runtime: &str, duration: Duration) {
         self.add(what, Unit::Ms, runtime, duration.as_secs_f64() * 1000.0);
+    }
+
+    /// The median of a row's samples of one runtime.
+    pub(crate) fn median(&self, what: &str, runtime: &str) -> Option<f64> {
+        self.quantile(what, runtime, 0.5)
+    }
+
+    /// So much of a row's samples of one runtime are not above this.
+    pub(crate) fn quantile(&self, what: &str, runtime: &str, fraction: f64) -> Option<f64> {
+        self.rows.iter().find(|row| row.what == what)?.quantile(runtime, fraction)
     }
 
     /// Every sample.
@@ -135,7 +153,7 @@ impl Row {
 }
 
 /// Three digits that matter.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     match value {
         value if value < 10.0 => format!("{value:.2}"),
         value if value < 100.0 => format!("{value:.1}"),
@@ -144,7 +162,7 @@ fn number(value: f64) -> String {
 }
 
 /// Writing to a string cannot fail.
-fn pushed(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+pub(crate) fn pushed(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     if text.write_fmt(arguments).is_err() {
         text.push('?');
     }

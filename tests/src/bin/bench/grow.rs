@@ -1,0 +1,259 @@
+//! How every figure grows with the pods that are there: pods are added until there are so many, and at some numbers of them
+//! everything is measured.
+
+mod daemon;
+mod figures;
+mod graph;
+mod lists;
+mod node;
+mod step;
+mod table;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args;
+use serde::Serialize;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::client::{Endpoint, Pod, Runtime};
+use crate::floor::{Floor, FloorOptions};
+use crate::grow::step::{Beside, Step};
+use crate::images;
+use crate::progress;
+
+/// Clients that add pods at the same time.
+const CLIENTS: usize = 8;
+
+/// A pod that takes longer is not coming.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The numbers of pods at which everything is measured; from the last on, each thousand.
+const STEPS: [usize; 4] = [0, 100, 300, 500];
+const THEN_EACH: usize = 1000;
+
+/// What to measure while pods are added.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GrowOptions {
+    /// Instead of all else, add pods until there are so many beside, and measure at 0, 100, 300, 500 and each thousand.
+    #[arg(long)]
+    grow: Option<usize>,
+    /// Pods beside which every runtime but the first is measured at most: they may take long.
+    #[arg(long, default_value_t = 100)]
+    grow_others: usize,
+    /// Pods made one by one at each number.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) grow_pods: usize,
+    /// Calls of each list at each number.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) grow_lists: usize,
+    /// Seconds for which all is left alone, to see what it does then.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) grow_idle: u64,
+    /// Draw the graphs into this directory.
+    #[arg(long, requires = "font")]
+    graphs: Option<PathBuf>,
+    /// The TrueType font of their words.
+    #[arg(long)]
+    font: Option<PathBuf>,
+}
+
+/// All that was measured.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Growth {
+    /// The floor of a whole, in milliseconds.
+    floor: BTreeMap<&'static str, f64>,
+    runtimes: Vec<Grown>,
+}
+
+/// One runtime, at each number of pods.
+#[derive(Debug, Serialize)]
+pub(crate) struct Grown {
+    name: String,
+    steps: Vec<Step>,
+    /// Why there were no more.
+    stopped: Option<String>,
+}
+
+impl GrowOptions {
+    /// Whether pods are to be added at all.
+    pub(crate) fn wanted(&self) -> bool {
+        self.grow.is_some()
+    }
+
+    /// At how many pods to measure.
+    fn steps(&self, index: usize) -> Vec<usize> {
+        let all = self.grow.unwrap_or_default();
+        let last = if index == 0 { all } else { all.min(self.grow_others) };
+        let thousands = (1..).map(|count| count * THEN_EACH);
+        let mut steps: Vec<_> = STEPS.into_iter().chain(thousands).take_while(|step| *step < last).collect();
+        steps.push(last);
+        steps
+    }
+
+    /// Writes the graphs, if they are wanted.
+    pub(crate) fn draw(&self, growth: &Growth) -> anyhow::Result<()> {
+        match (&self.graphs, &self.font) {
+            (Some(directory), Some(font)) => graph::draw(growth, directory, font),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One runtime after the other; each is left without pods.
+pub(crate) async fn measure(
+    options: &GrowOptions,
+    floor_options: &FloorOptions,
+    runtimes: Vec<(Endpoint, Runtime)>,
+) -> anyhow::Result<Growth> {
+    let mut floor = Floor::default();
+    let mut growth = Growth::default();
+    floor.measure(floor_options)?;
+    for (index, (endpoint, runtime)) in runtimes.into_iter().enumerate() {
+        images::prepare(std::slice::from_ref(&runtime)).await?;
+        growth.runtimes.push(grown(options, &options.steps(index), &endpoint, runtime).await?);
+        floor.measure(floor_options)?;
+    }
+    let wholes = ["pod up", "exec", "pod down"];
+    growth.floor = wholes.into_iter().filter_map(|whole| Some((whole, floor.of(whole)?))).collect();
+    Ok(growth)
+}
+
+async fn grown(
+    options: &GrowOptions,
+    counts: &[usize],
+    endpoint: &Endpoint,
+    runtime: Runtime,
+) -> anyhow::Result<Grown> {
+    // Whatever costs only the first pod.
+    runtime.down(&runtime.up().await?).await?;
+    let mut beside = Beside::none(runtime)?;
+    let mut grown = Grown { name: beside.runtime.name.clone(), steps: Vec::new(), stopped: None };
+    let mut pods = Vec::new();
+    for count in counts {
+        progress(&format!("{} beside {count} pods", grown.name))?;
+        let missing = count - pods.len();
+        let begin = Instant::now();
+        let more = add(missing, &beside.runtime).await;
+        let rate = more.pods.len() as f64 / begin.elapsed().as_secs_f64();
+        pods.extend(more.pods);
+        let mut step = Step::at(pods.len(), &beside.runtime.name);
+        step.note_rate(rate);
+        let measured = Box::pin(step.measure(options, &beside)).await;
+        grown.steps.push(step);
+        grown.stopped = more.failed.or_else(|| measured.err().map(|error| format!("{error:#}")));
+        if let Some(reason) = &grown.stopped {
+            progress(&format!("{} stopped at {} pods: {reason}", grown.name, pods.len()))?;
+            break;
+        }
+    }
+    end(&mut grown, &mut beside, endpoint, pods).await?;
+    Ok(grown)
+}
+
+/// Kills the daemon beside all pods, lets the next one remove them, and ends that one.
+async fn end(
+    grown: &mut Grown,
+    beside: &mut Beside,
+    endpoint: &Endpoint,
+    pods: Vec<Pod>,
+) -> anyhow::Result<()> {
+    let Some(last) = grown.steps.last_mut() else { return Ok(()) };
+    let killed = daemon::Killed::kill(beside.runtime.daemon)?;
+    let next = killed.start_again(endpoint, &beside.runtime, pods.len()).await?;
+    last.note_ready(next.after);
+    let begin = Instant::now();
+    let count = pods.len() as f64;
+    match remove(pods, &next.runtime).await {
+        Ok(()) if count > 0.0 => last.note_removed(count / begin.elapsed().as_secs_f64()),
+        Ok(()) => {}
+        Err(error) => grown.stopped = Some(format!("{error:#}")),
+    }
+    next.end()
+}
+
+/// What came of adding pods.
+struct More {
+    pods: Vec<Pod>,
+    failed: Option<String>,
+}
+
+/// Adds pods by several clients, until there are so many more or one fails.
+async fn add(count: usize, runtime: &Runtime) -> More {
+    let left = Arc::new(AtomicUsize::new(count));
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        clients.spawn(add_by_one(Arc::clone(&left), runtime.clone()));
+    }
+    let mut all = More { pods: Vec::new(), failed: None };
+    for more in clients.join_all().await {
+        all.pods.extend(more.pods);
+        all.failed = all.failed.or(more.failed);
+    }
+    all
+}
+
+/// One client's share of what is left to be added; if one fails, nothing is left for the others either.
+async fn add_by_one(left: Arc<AtomicUsize>, runtime: Runtime) -> More {
+    let mut more = More { pods: Vec::new(), failed: None };
+    while left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+        match timeout(PATIENCE, runtime.up()).await.context("a pod is not coming").flatten() {
+            Ok(pod) => more.pods.push(pod),
+            Err(error) => {
+                left.store(0, Ordering::SeqCst);
+                more.failed = Some(format!("{error:#}"));
+            }
+        }
+    }
+    more
+}
+
+/// Removes them all by as many clients.
+async fn remove(pods: Vec<Pod>, runtime: &Runtime) -> anyhow::Result<()> {
+    let mut clients = JoinSet::new();
+    let shares = (0..CLIENTS).map(|client| pods.iter().skip(client).step_by(CLIENTS).cloned().collect());
+    for share in shares.collect::<Vec<Vec<Pod>>>() {
+        let runtime = runtime.clone();
+        clients.spawn(async move {
+            for pod in share {
+                timeout(PATIENCE, runtime.down(&pod)).await.context("a pod is not going")??;
+            }
+            Ok(())
+        });
+    }
+    clients.join_all().await.into_iter().collect()
+}
+
+impl Growth {
+    /// For people, in Markdown.
+    pub(crate) fn table(&self) -> String {
+        table::table(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::GrowOptions;
+
+    #[test]
+    fn the_last_step_is_as_many_as_were_asked_for() {
+        let options = |grow| GrowOptions {
+            grow: Some(grow),
+            grow_others: 100,
+            grow_pods: 1,
+            grow_lists: 1,
+            grow_idle: 1,
+            graphs: None,
+            font: None,
+        };
+        assert_eq!(options(20).steps(0), [0, 20]);
+        assert_eq!(options(1000).steps(0), [0, 100, 300, 500, 1000]);
+        assert_eq!(options(2500).steps(0), [0, 100, 300, 500, 1000, 2000, 2500]);
+        assert_eq!(options(2500).steps(1), [0, 100]);
+    }
+}

@@ -1,0 +1,99 @@
+//! What pods take of a node: descriptors, mounts, memory, and processors while nobody asks for anything.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Context;
+
+/// How many descriptors a process has.
+pub(crate) fn descriptors(pid: u32) -> anyhow::Result<usize> {
+    let path = format!("/proc/{pid}/fd");
+    Ok(fs::read_dir(&path).with_context(|| format!("list {path}"))?.count())
+}
+
+/// How many mounts there are in the mount namespace of the rig, which is the daemons'.
+pub(crate) fn mounts() -> anyhow::Result<usize> {
+    Ok(read("/proc/self/mountinfo")?.lines().count())
+}
+
+/// What programs could get of the whole machine's memory.
+pub(crate) fn available_kib() -> anyhow::Result<f64> {
+    let text = read("/proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("no MemAvailable")?;
+    let count = line.split_whitespace().next().context("MemAvailable has no value")?;
+    count.parse().with_context(|| format!("{count} is no count of KiB"))
+}
+
+/// What processes have done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Activity {
+    pub(crate) cpu: Duration,
+    /// How often one of their threads left a processor, which is how often one was woken.
+    pub(crate) wakes: u64,
+}
+
+impl Activity {
+    /// Of all threads of these processes. One that ends meanwhile counts as doing nothing.
+    pub(crate) fn of(processes: &[u32]) -> anyhow::Result<Self> {
+        let mut sum = Self::default();
+        for pid in processes {
+            let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+            for thread in threads {
+                let directory = thread.context("list threads")?.path();
+                let schedule = fs::read_to_string(directory.join("schedstat")).unwrap_or_default();
+                let status = fs::read_to_string(directory.join("status")).unwrap_or_default();
+                sum.cpu += Duration::from_nanos(on_processor(&schedule));
+                sum.wakes += switches(&status);
+            }
+        }
+        Ok(sum)
+    }
+
+    /// What was done since an earlier look.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self { cpu: self.cpu.saturating_sub(before.cpu), wakes: self.wakes.saturating_sub(before.wakes) }
+    }
+}
+
+/// The first number of a schedstat: nanoseconds.
+fn on_processor(schedule: &str) -> u64 {
+    schedule.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or_default()
+}
+
+/// Only the voluntary ones: who is displaced by others did not wake.
+fn switches(status: &str) -> u64 {
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
+}
+
+fn read(path: &str) -> anyhow::Result<String> {
+    fs::read_to_string(path).with_context(|| format!("read {path}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Activity, available_kib, descriptors, mounts, on_processor, switches};
+
+    #[test]
+    fn files_of_the_kernel_are_read() {
+        assert_eq!(on_processor("123 456 7\n"), 123);
+        assert_eq!(switches("x:\t1\nvoluntary_ctxt_switches:\t42\nnonvoluntary_ctxt_switches:\t7\n"), 42);
+        assert!(mounts().unwrap() > 1 && available_kib().unwrap() > 1000.0);
+    }
+
+    #[test]
+    fn a_descriptor_and_work_are_seen() {
+        let own = std::process::id();
+        let (before, start) = (descriptors(own).unwrap(), Activity::of(&[own]).unwrap());
+        let files: Vec<_> = (0..100).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        assert!(descriptors(own).unwrap() >= before + files.len() - 20);
+        // Nobody sends: this thread leaves its processor and is woken by the clock.
+        let (_sender, receiver) = std::sync::mpsc::channel::<()>();
+        receiver.recv_timeout(Duration::from_millis(1)).unwrap_err();
+        let done = Activity::of(&[own]).unwrap().since(start);
+        assert!(done.cpu > Duration::ZERO && done.wakes > 0, "{done:?}");
+        assert_eq!(Activity::of(&[u32::MAX]).unwrap(), Activity::default());
+    }
+}
