@@ -50,7 +50,7 @@ pub(crate) async fn attach(daemon: &mut Daemon, attach: Attach) -> Result<ExitCo
     let sends = if attach.no_stdin { Sends::Nothing } else { Sends::Input };
     let ended = Session::open(&url).await?.carry(sends, terminal, LeaveKeys::Leave).await?;
     if let Ended::Left = ended {
-        output::complain(&format!("{} keeps running", attach.name));
+        output::report(&format!("{} keeps running", attach.name));
     }
     Ok(ended.code())
 }

@@ -28,7 +28,7 @@ pub(crate) async fn forward(daemon: &mut Daemon, forward: Forward) -> Result<(),
         let listener = TcpListener::bind(here).await;
         let listener = listener.map_err(|source| Error::Listen { port: ports.here, source })?;
         let bound = listener.local_addr().map_err(|source| Error::Listen { port: ports.here, source })?;
-        output::complain(&format!("forwarding {bound} to port {} of {}", ports.pod, forward.name));
+        output::report(&format!("forwarding {bound} to port {} of {}", ports.pod, forward.name));
         tokio::spawn(accept(daemon.clone(), listener, pod.clone(), ports));
     }
     tokio::signal::ctrl_c().await.map_err(|source| Error::Runtime { source })
@@ -39,7 +39,7 @@ async fn accept(daemon: Daemon, listener: TcpListener, pod: String, ports: Ports
         let (daemon, pod) = (daemon.clone(), pod.clone());
         tokio::spawn(async move {
             if let Err(error) = carry(daemon, connection, pod, ports.pod).await {
-                output::complain(&wharf_types::chain(&error));
+                output::report(&wharf_types::chain(&error));
             }
         });
     }

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         // The reader of the output has seen enough.
         Err(Error::Output { source }) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(&wharf_types::chain(&error));
+            output::report(&wharf_types::chain(&error));
             failure(&error)
         }
     }

@@ -111,7 +111,7 @@ pub(crate) fn bytes(stream: Stream, bytes: &[u8]) -> Result<(), Error> {
 }
 
 /// Writes an error or a note on progress; it is lost if there is no standard error.
-pub(crate) fn complain(text: &str) {
+pub(crate) fn report(text: &str) {
     let _lost = writeln!(io::stderr().lock(), "wharf: {}", lines(text));
 }
 
@@ -121,7 +121,7 @@ pub(crate) fn prompt(text: &str) {
 }
 
 /// Asks a yes-or-no question; `None` if there is no terminal to ask on.
-pub(crate) fn asks(question: &str) -> Option<bool> {
+pub(crate) fn confirm(question: &str) -> Option<bool> {
     if !io::stdin().is_terminal() {
         return None;
     }

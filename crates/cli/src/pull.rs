@@ -43,7 +43,7 @@ pub(crate) async fn fetch(
 ) -> Result<String, Error> {
     let begun = Instant::now();
     if !output::is_watched() {
-        output::complain(&format!("pulling {image}"));
+        output::report(&format!("pulling {image}"));
     }
     let spec = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
     let request = PullImageRequest { image: spec, auth, ..PullImageRequest::default() };
@@ -57,7 +57,7 @@ pub(crate) async fn fetch(
         () = &mut shown => pull.await,
     };
     let id = pulled.map_err(|status| refusal(image, status))?.into_inner().image_ref;
-    output::complain(&format!("pulled {image} in {:.1} s", begun.elapsed().as_secs_f32()));
+    output::report(&format!("pulled {image} in {:.1} s", begun.elapsed().as_secs_f32()));
     Ok(id)
 }
 

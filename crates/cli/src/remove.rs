@@ -49,7 +49,7 @@ fn confirm(listing: &Listing, ids: &[String], yes: bool) -> Result<(), Error> {
     let pods = listing.pods.iter().filter(|pod| ids.contains(&pod.id));
     let names: Vec<&str> = pods.map(find::pod_name).collect();
     let what = format!("{} of {} pods ({})", names.len(), listing.pods.len(), names.join(", "));
-    match output::asks(&format!("remove {what}?")) {
+    match output::confirm(&format!("remove {what}?")) {
         Some(true) => Ok(()),
         Some(false) | None => Err(Error::NotConfirmed { what }),
     }

@@ -27,7 +27,7 @@ const GRACE_S: u32 = 10;
 
 /// What this run has created.
 #[derive(Debug)]
-struct Made {
+struct Created {
     /// The pod, if this run created it.
     own_pod: Option<PodSandbox>,
     pod_name: String,
@@ -38,14 +38,14 @@ struct Made {
 
 /// What this process is connected to while the container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Connects {
+enum ConnectedTo {
     /// The container's own streams: the user interacts with it.
     Streams,
     /// Its log, or nothing at all.
     Log,
 }
 
-impl Connects {
+impl ConnectedTo {
     fn of(run: &Run) -> Self {
         if !run.detach && (run.interactive || run.tty) { Self::Streams } else { Self::Log }
     }
@@ -65,38 +65,41 @@ pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result
     if daemon.image(&run.image).await?.is_none() {
         pull::fetch(daemon, &run.image, credentials::stored(&run.image)?).await?;
     }
-    let connects = Connects::of(&run);
-    if connects == Connects::Streams && run.interactive && run.tty {
+    let connects = ConnectedTo::of(&run);
+    if connects == ConnectedTo::Streams && run.interactive && run.tty {
         terminal::check()?;
     }
-    let made = Box::pin(make(daemon, &run)).await?;
-    let begun = Box::pin(begin(daemon, &run, &made, connects)).await;
+    let created = Box::pin(make(daemon, &run)).await?;
+    let begun = Box::pin(begin(daemon, &run, &created, connects)).await;
     let session = match begun {
         Ok(session) => session,
         Err(error) => {
-            undo(daemon, &made).await;
+            undo(daemon, &created).await;
             return Err(error);
         }
     };
     if run.detach {
-        let Made { pod_name, pod_id, container_id, name, .. } = &made;
+        let Created { pod_name, pod_id, container_id, name, .. } = &created;
         let started = Started { name, container_id, pod: pod_name, pod_id };
         output.result(&started, &format!("{}\n", units::short(container_id)))?;
         return Ok(ExitCode::SUCCESS);
     }
     let ended = match session {
-        Some(session) => converse(daemon, &run, &made, session).await,
-        None => attend(daemon, &made).await.map(Ended::Code),
+        Some(session) => converse(daemon, &run, &created, session).await,
+        None => attend(daemon, &created).await.map(Ended::Code),
     };
     if let Ok(Ended::Left) = ended {
-        output::complain(&format!("{} keeps running: wharf attach {0}, wharf rm --force {0}", made.pod_name));
+        output::report(&format!(
+            "{} keeps running: wharf attach {0}, wharf rm --force {0}",
+            created.pod_name
+        ));
         return Ok(ExitCode::SUCCESS);
     }
     if run.rm {
-        undo(daemon, &made).await;
-    } else if made.own_pod.is_some() {
+        undo(daemon, &created).await;
+    } else if created.own_pod.is_some() {
         // Nothing in the pod is running any more; the log and the exit code stay until it is removed.
-        stop::pod_with(daemon, &made.pod_id, &[], GRACE_S).await?;
+        stop::pod_with(daemon, &created.pod_id, &[], GRACE_S).await?;
     }
     ended.map(Ended::code)
 }
@@ -107,7 +110,7 @@ pub(crate) fn exit_code(code: i32) -> ExitCode {
 }
 
 /// Creates the container, and the pod unless the container joins one.
-async fn make(daemon: &mut Daemon, run: &Run) -> Result<Made, Error> {
+async fn make(daemon: &mut Daemon, run: &Run) -> Result<Created, Error> {
     let listing = daemon.listing().await?;
     let env = request::environment(run)?;
     match &run.pod {
@@ -117,7 +120,7 @@ async fn make(daemon: &mut Daemon, run: &Run) -> Result<Made, Error> {
             let config = request::container(run, env, &name, attempt);
             let container_id = create(daemon, run, &pod.id, config).await?;
             let (pod_name, pod_id) = (pod_name(pod).to_owned(), pod.id.clone());
-            Ok(Made { own_pod: None, pod_name, pod_id, container_id, name })
+            Ok(Created { own_pod: None, pod_name, pod_id, container_id, name })
         }
         None => {
             let random = request::random()?;
@@ -131,7 +134,7 @@ async fn make(daemon: &mut Daemon, run: &Run) -> Result<Made, Error> {
             let container = request::container(run, env, &name, 0);
             match create(daemon, run, &pod_id, container).await {
                 Ok(container_id) => {
-                    Ok(Made { own_pod: Some(pod), pod_name: name.clone(), pod_id, container_id, name })
+                    Ok(Created { own_pod: Some(pod), pod_name: name.clone(), pod_id, container_id, name })
                 }
                 Err(error) => {
                     remove::whole_pod(daemon, &pod).await?;
@@ -167,8 +170,8 @@ async fn create(
         config: Some(config),
         ..CreateContainerRequest::default()
     };
-    let made = daemon.runtime.create_container(asked).await;
-    Ok(made.map_err(Error::call(failure(run)))?.into_inner().container_id)
+    let created = daemon.runtime.create_container(asked).await;
+    Ok(created.map_err(Error::call(failure(run)))?.into_inner().container_id)
 }
 
 async fn start(daemon: &mut Daemon, run: &Run, id: &str) -> Result<(), Error> {
@@ -177,23 +180,28 @@ async fn start(daemon: &mut Daemon, run: &Run, id: &str) -> Result<(), Error> {
 }
 
 /// Removes what was created. What cannot be removed is reported and does not change the result.
-async fn undo(daemon: &mut Daemon, made: &Made) {
-    let removed = match &made.own_pod {
+async fn undo(daemon: &mut Daemon, created: &Created) {
+    let removed = match &created.own_pod {
         Some(pod) => remove::whole_pod(daemon, pod).await,
-        None => remove::container(daemon, &made.container_id).await,
+        None => remove::container(daemon, &created.container_id).await,
     };
     if let Err(error) = removed {
-        output::complain(&wharf_types::chain(&error));
+        output::report(&wharf_types::chain(&error));
     }
 }
 
 /// Starts the container. If the user interacts with it, connects to its streams first, so that nothing is missed.
-async fn begin(daemon: &mut Daemon, run: &Run, made: &Made, how: Connects) -> Result<Option<Session>, Error> {
+async fn begin(
+    daemon: &mut Daemon,
+    run: &Run,
+    created: &Created,
+    how: ConnectedTo,
+) -> Result<Option<Session>, Error> {
     let session = match how {
-        Connects::Streams => Some(streams(daemon, run, &made.container_id).await?),
-        Connects::Log => None,
+        ConnectedTo::Streams => Some(streams(daemon, run, &created.container_id).await?),
+        ConnectedTo::Log => None,
     };
-    start(daemon, run, &made.container_id).await?;
+    start(daemon, run, &created.container_id).await?;
     Ok(session)
 }
 
@@ -213,10 +221,10 @@ async fn streams(daemon: &mut Daemon, run: &Run, id: &str) -> Result<Session, Er
 
 /// Carries input and output until the container exits. On a terminal all keys go to the program; without one, Ctrl-C
 /// stops it and a second one kills it.
-async fn converse(daemon: &Daemon, run: &Run, made: &Made, session: Session) -> Result<Ended, Error> {
+async fn converse(daemon: &Daemon, run: &Run, created: &Created, session: Session) -> Result<Ended, Error> {
     let sends = if run.interactive { Sends::Input } else { Sends::Nothing };
     let terminal = (run.tty && run.interactive).then(Terminal::raw).transpose()?;
-    let interrupted = interrupts(daemon.clone(), made.container_id.clone());
+    let interrupted = interrupts(daemon.clone(), created.container_id.clone());
     tokio::select! {
         ended = session.carry(sends, terminal, LeaveKeys::Leave) => ended,
         error = interrupted => Err(error),
@@ -224,11 +232,11 @@ async fn converse(daemon: &Daemon, run: &Run, made: &Made, session: Session) -> 
 }
 
 /// Shows the container's output until it exits. Ctrl-C stops it and a second one kills it.
-async fn attend(daemon: &mut Daemon, made: &Made) -> Result<ExitCode, Error> {
-    let status = daemon.container_status(&made.container_id).await?;
-    let mut reader = Reader::open(logs::path(&status, &made.name)?, &Selection::default())?;
-    let shown = reader.follow(wait::for_end(daemon.clone(), made.container_id.clone()));
-    let interrupted = interrupts(daemon.clone(), made.container_id.clone());
+async fn attend(daemon: &mut Daemon, created: &Created) -> Result<ExitCode, Error> {
+    let status = daemon.container_status(&created.container_id).await?;
+    let mut reader = Reader::open(logs::path(&status, &created.name)?, &Selection::default())?;
+    let shown = reader.follow(wait::for_end(daemon.clone(), created.container_id.clone()));
+    let interrupted = interrupts(daemon.clone(), created.container_id.clone());
     tokio::pin!(shown, interrupted);
     tokio::select! {
         ended = &mut shown => ended.map(|status| exit_code(status.exit_code)),
@@ -240,7 +248,7 @@ async fn attend(daemon: &mut Daemon, made: &Made) -> Result<ExitCode, Error> {
 async fn interrupts(mut daemon: Daemon, id: String) -> Error {
     let Err(error) = async {
         next_interrupt().await?;
-        output::complain("stopping the container; press Ctrl-C again to kill it");
+        output::report("stopping the container; press Ctrl-C again to kill it");
         let mut gently = daemon.clone();
         let stopping = gently.stop_container(&id, GRACE_S);
         tokio::select! {

@@ -75,7 +75,7 @@ async fn whole_pod(daemon: &mut Daemon, pod: &PodSandbox, wanted: &[String]) -> 
     let id = answer.map_err(Error::call(failure(pod)))?.into_inner().pod_sandbox_id;
     if let Err(error) = Box::pin(fill(daemon, &id, containers, wanted)).await {
         if let Err(left) = daemon.remove_pod(&id).await {
-            output::complain(&wharf_types::chain(&left));
+            output::report(&wharf_types::chain(&left));
         }
         return Err(error);
     }

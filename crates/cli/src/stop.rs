@@ -65,6 +65,6 @@ pub(crate) async fn each(
     if failed.len() == 1 && names.len() == 1 {
         return failed.pop().map_or(Ok(()), Err);
     }
-    failed.iter().for_each(|error| output::complain(&wharf_types::chain(error)));
+    failed.iter().for_each(|error| output::report(&wharf_types::chain(error)));
     if failed.is_empty() { Ok(()) } else { Err(Error::Some(failed.len(), names.len())) }
 }
