@@ -37,7 +37,7 @@ pub(crate) enum Reach {
 
 /// How connections are made: through which proxies, to which addresses.
 #[derive(Debug, Clone)]
-pub(crate) struct Way {
+pub(crate) struct Route {
     pub(crate) reach: Reach,
     pub(crate) proxies: Arc<Proxies>,
     /// For proxies that are reached over TLS.
@@ -66,40 +66,47 @@ struct ProxyFailure {
 }
 
 impl Dial {
-    pub(crate) fn new(way: &Way) -> Self {
+    pub(crate) fn new(route: &Route) -> Self {
         let connector = |reach| {
             let mut connector = HttpConnector::new_with_resolver(Resolver { reach });
-            connector.set_connect_timeout(Some(way.dial_timeout));
+            connector.set_connect_timeout(Some(route.dial_timeout));
             connector.set_nodelay(true);
             connector.enforce_http(false);
             connector
         };
         // Any address is allowed for a proxy: whoever configured it decides where it is.
         let to_proxy = HttpsConnectorBuilder::new()
-            .with_tls_config(way.proxy_tls.clone())
+            .with_tls_config(route.proxy_tls.clone())
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector(Reach::Anywhere));
-        Self { direct: connector(way.reach), to_proxy, proxies: Arc::clone(&way.proxies) }
+        Self { direct: connector(route.reach), to_proxy, proxies: Arc::clone(&route.proxies) }
     }
 
-    async fn connect(mut self, uri: Uri) -> Result<Line, Cause> {
+    async fn connect(mut self, uri: Uri) -> Result<DialedStream, Cause> {
         let url = Url::parse(&uri.to_string())?;
         let Some(proxy) = self.proxies.to(&url) else {
             let stream = self.direct.call(uri).await?;
-            return Ok(Line { stream: stream.into(), asks: Asks::Host });
+            return Ok(DialedStream { stream: stream.into(), recipient: Recipient::Host });
         };
         let line = through(proxy, self.to_proxy, &url).await;
         line.map_err(|source| ProxyFailure { proxy: proxy.name(), source }.into())
     }
 }
 
-async fn through(proxy: &Proxy, mut connector: HttpsConnector<Direct>, url: &Url) -> Result<Line, Cause> {
+async fn through(
+    proxy: &Proxy,
+    mut connector: HttpsConnector<Direct>,
+    url: &Url,
+) -> Result<DialedStream, Cause> {
     // The libraries would otherwise assume the port of https.
     let target: Uri = format!("{}:{}", url.uri().host().unwrap_or_default(), url.port()).parse()?;
     let stream = match proxy.kind {
         Kind::Http if url.uri().scheme() == Some(&Scheme::HTTP) => {
-            return Ok(Line { stream: connector.call(proxy.uri.clone()).await?, asks: Asks::Proxy });
+            return Ok(DialedStream {
+                stream: connector.call(proxy.uri.clone()).await?,
+                recipient: Recipient::Proxy,
+            });
         }
         Kind::Http => {
             let tunnel = Tunnel::new(proxy.uri.clone(), connector);
@@ -121,13 +128,13 @@ async fn through(proxy: &Proxy, mut connector: HttpsConnector<Direct>, url: &Url
             .map_err(|error| error.to_string())?
         }
     };
-    Ok(Line { stream, asks: Asks::Host })
+    Ok(DialedStream { stream, recipient: Recipient::Host })
 }
 
 impl Service<Uri> for Dial {
-    type Response = Line;
+    type Response = DialedStream;
     type Error = Cause;
-    type Future = Pin<Box<dyn Future<Output = Result<Line, Cause>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<DialedStream, Cause>> + Send>>;
 
     fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Cause>> {
         Poll::Ready(Ok(()))
@@ -140,7 +147,7 @@ impl Service<Uri> for Dial {
 
 /// The party that reads the requests on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asks {
+enum Recipient {
     Host,
     /// A proxy, which needs the absolute URL.
     Proxy,
@@ -148,18 +155,18 @@ enum Asks {
 
 /// A connection.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct DialedStream {
     stream: MaybeHttpsStream<TokioIo<TcpStream>>,
-    asks: Asks,
+    recipient: Recipient,
 }
 
-impl Connection for Line {
+impl Connection for DialedStream {
     fn connected(&self) -> Connected {
-        self.stream.connected().proxy(self.asks == Asks::Proxy)
+        self.stream.connected().proxy(self.recipient == Recipient::Proxy)
     }
 }
 
-impl Read for Line {
+impl Read for DialedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -169,7 +176,7 @@ impl Read for Line {
     }
 }
 
-impl Write for Line {
+impl Write for DialedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

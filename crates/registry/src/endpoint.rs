@@ -10,7 +10,7 @@ use wharf_types::lock::lock;
 
 use crate::config::Config;
 use crate::credentials::{Credentials, Proof};
-use crate::dial::{Reach, Way};
+use crate::dial::{Reach, Route};
 use crate::error::FetchError;
 use crate::hosts::{Capability, HostSpec, Role, is_own};
 use crate::proxy::Proxies;
@@ -63,7 +63,7 @@ impl Endpoint {
         let limits = &config.limits;
         let dial_timeout = spec.dial_timeout.unwrap_or(limits.dial_timeout);
         let proxies = Arc::new(spec.proxies.unwrap_or_else(|| config.proxies.clone()));
-        let way = Way {
+        let route = Route {
             reach: Reach::Anywhere,
             proxies: Arc::clone(&proxies),
             proxy_tls: tls.foreign.clone(),
@@ -78,7 +78,7 @@ impl Endpoint {
             namespace: (!is_own(&spec.root, reference.host())).then(|| reference.host().to_owned()),
             repository: reference.repository().to_owned(),
             token_hosts: config.token_hosts.get(&spec.root.host()).cloned().unwrap_or_default(),
-            own: Transport::new(tls.own, way, limits.stall_timeout),
+            own: Transport::new(tls.own, route, limits.stall_timeout),
             foreign: OnceCell::new(),
             foreign_tls: tls.foreign,
             proxies,
@@ -116,13 +116,13 @@ impl Endpoint {
         let make = || async {
             // A host behind a proxy is outside, and its name may not resolve here.
             let inside = self.proxies.to(&self.root).is_none() && resolves_inside(&self.root).await;
-            let way = Way {
+            let route = Route {
                 reach: if inside { Reach::Anywhere } else { Reach::Outside },
                 proxies: Arc::clone(&self.proxies),
                 proxy_tls: self.foreign_tls.clone(),
                 dial_timeout: config.limits.dial_timeout,
             };
-            Transport::new(self.foreign_tls.clone(), way, config.limits.stall_timeout)
+            Transport::new(self.foreign_tls.clone(), route, config.limits.stall_timeout)
         };
         self.foreign.get_or_init(make).await
     }

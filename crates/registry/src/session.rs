@@ -48,7 +48,7 @@ pub(crate) enum Resolved {
 }
 
 /// How a document is requested.
-enum Wanted<'a> {
+enum DocumentName<'a> {
     /// The reference's tag.
     Tag(&'a str),
     /// The reference's digest.
@@ -92,7 +92,7 @@ impl Session {
         known: &[Digest],
     ) -> Result<Resolved, Failures> {
         match (reference.digest(), reference.tag()) {
-            (Some(digest), _) => self.document(&Wanted::Digest(digest)).await.map(Resolved::Fetched),
+            (Some(digest), _) => self.document(&DocumentName::Digest(digest)).await.map(Resolved::Fetched),
             (None, tag) => {
                 let name = tag.unwrap_or("latest");
                 let order =
@@ -118,13 +118,13 @@ impl Session {
 
     /// The document that an index entry names.
     pub(crate) async fn entry(&self, descriptor: &Descriptor) -> Result<Fetched, Failures> {
-        self.document(&Wanted::Entry(descriptor)).await
+        self.document(&DocumentName::Entry(descriptor)).await
     }
 
-    async fn document(&self, wanted: &Wanted<'_>) -> Result<Fetched, Failures> {
+    async fn document(&self, name: &DocumentName<'_>) -> Result<Fetched, Failures> {
         let mut round = Round::new(self.pull_order());
         while let Some((endpoint, patience)) = round.next() {
-            match self.document_of(endpoint, wanted, patience).await {
+            match self.document_of(endpoint, name, patience).await {
                 Ok(fetched) => return Ok(self.prefer(endpoint, fetched)),
                 Err(error) => round.failed(endpoint, error),
             }
@@ -159,21 +159,21 @@ impl Session {
                 Err(error) => return Err(error),
             }
         }
-        self.document_of(endpoint, &Wanted::Tag(tag), patience).await.map(Resolved::Fetched)
+        self.document_of(endpoint, &DocumentName::Tag(tag), patience).await.map(Resolved::Fetched)
     }
 
     async fn document_of(
         &self,
         endpoint: &Endpoint,
-        wanted: &Wanted<'_>,
+        name: &DocumentName<'_>,
         patience: Patience,
     ) -> Result<Fetched, FetchError> {
-        let name = match wanted {
-            Wanted::Tag(tag) => (*tag).to_owned(),
-            Wanted::Digest(digest) => digest.to_string(),
-            Wanted::Entry(descriptor) => descriptor.digest.to_string(),
+        let reference = match name {
+            DocumentName::Tag(tag) => (*tag).to_owned(),
+            DocumentName::Digest(digest) => digest.to_string(),
+            DocumentName::Entry(descriptor) => descriptor.digest.to_string(),
         };
-        let api_request = manifest(Method::GET, &name, patience);
+        let api_request = manifest(Method::GET, &reference, patience);
         let ApiResponse { response, host } = ask(endpoint, &self.config, &api_request).await?;
         let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let content_type = content_type.map(str::to_owned);
@@ -181,17 +181,17 @@ impl Session {
         let stall_timeout = self.config.limits.stall_timeout;
         let bytes = read_all(response.into_body(), &host, MANIFEST_LIMIT_BYTES, stall_timeout).await?;
         let digest = digest_of(&bytes);
-        let expected = match wanted {
-            Wanted::Tag(_) => announced,
-            Wanted::Digest(digest) => Some((*digest).clone()),
-            Wanted::Entry(descriptor) => Some(descriptor.digest.clone()),
+        let expected = match name {
+            DocumentName::Tag(_) => announced,
+            DocumentName::Digest(digest) => Some((*digest).clone()),
+            DocumentName::Entry(descriptor) => Some(descriptor.digest.clone()),
         };
         if let Some(expected) = expected.filter(|expected| *expected != digest) {
             return Err(FetchError::WrongDigest { host, expected, actual: digest });
         }
         let unusable = |source| FetchError::Document { host: host.clone(), source };
         let mut document = parse_index_or_manifest(&bytes, content_type.as_deref()).map_err(unusable)?;
-        if let Wanted::Entry(descriptor) = wanted {
+        if let DocumentName::Entry(descriptor) = name {
             check_length(&host, descriptor, bytes.len())?;
             // The index, the header and the document itself must agree on the media type.
             document = parse_index_or_manifest(&bytes, Some(&descriptor.media_type)).map_err(unusable)?;

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 
 use crate::config::{CHUNK_LIMIT_BYTES, HEAD_LIMIT_BYTES, HEAD_LIMIT_LINES};
-use crate::dial::{Dial, Reach, Way};
+use crate::dial::{Dial, Reach, Route};
 use crate::error::FetchError;
 use crate::lookup;
 use crate::proxy::Kind;
@@ -30,24 +30,24 @@ const _: () = assert!(HEAD_LIMIT_BYTES == CHUNK_LIMIT_BYTES);
 #[derive(Debug, Clone)]
 pub(crate) struct Transport {
     client: HyperClient<HttpsConnector<Dial>, Full<Bytes>>,
-    way: Way,
+    route: Route,
     stall_timeout: Duration,
 }
 
 impl Transport {
-    pub(crate) fn new(tls: ClientConfig, way: Way, stall_timeout: Duration) -> Self {
+    pub(crate) fn new(tls: ClientConfig, route: Route, stall_timeout: Duration) -> Self {
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(Dial::new(&way));
+            .wrap_connector(Dial::new(&route));
         let client = HyperClient::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .http1_max_buf_size(HEAD_LIMIT_BYTES)
             .http1_max_headers(HEAD_LIMIT_LINES)
             .build(connector);
-        Self { client, way, stall_timeout }
+        Self { client, route, stall_timeout }
     }
 
     /// Sends a request and waits for the head of the response, whatever its status.
@@ -58,11 +58,11 @@ impl Transport {
     ) -> Result<Response<Incoming>, FetchError> {
         let host = || url.host_and_port().to_owned();
         let literal = url.host().parse::<IpAddr>();
-        if self.way.reach == Reach::Outside && literal.is_ok_and(is_inside) {
+        if self.route.reach == Reach::Outside && literal.is_ok_and(is_inside) {
             return Err(FetchError::Connect { host: host(), source: Box::new(inside_error()) });
         }
         // A tunnel has sent it already; a proxy that is asked in place of the host wants it with each request.
-        let in_its_place = self.way.proxies.to(url).filter(|proxy| proxy.kind == Kind::Http);
+        let in_its_place = self.route.proxies.to(url).filter(|proxy| proxy.kind == Kind::Http);
         let in_its_place = in_its_place.filter(|_| url.wire() == Wire::Plain);
         if let Some(value) = in_its_place.and_then(|proxy| proxy.authorization()) {
             request.headers_mut().insert(PROXY_AUTHORIZATION, value);
@@ -265,13 +265,13 @@ mod tests {
         let tls =
             crate::tls::load(&crate::tls::TlsFiles::default(), &rustls::RootCertStore::empty()).unwrap();
         let second = Duration::from_secs(1);
-        let way = Way {
+        let route = Route {
             reach: Reach::Outside,
             proxies: Arc::default(),
             proxy_tls: tls.foreign,
             dial_timeout: second,
         };
-        let transport = Transport::new(tls.own, way, second);
+        let transport = Transport::new(tls.own, route, second);
         for text in ["http://127.0.0.1:9/", "http://localhost:9/"] {
             let url = Url::parse(text).unwrap();
             let request = Request::get(url.uri()).body(Full::default()).unwrap();

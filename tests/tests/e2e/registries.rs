@@ -12,7 +12,7 @@ use crate::authority::{Authority, Clients};
 use crate::client::{Client, image};
 use crate::image::{Content, noise, plain};
 use crate::place;
-use crate::server::{Asked, Reply, Server};
+use crate::server::{Reply, Request, Server};
 use crate::world::{World, run};
 
 /// The image that all have, at the registry of the name and at the servers of these tests.
@@ -102,12 +102,12 @@ fn mirrors_that_are_of_no_use_are_passed_over() {
             &[("hosts.toml", &format!("{server}{bad}{}", mirror("http", &good)))],
         );
         world.client.pull(IMAGE).await.unwrap();
-        assert_eq!(good.asked().len(), 3, "manifest, config, layer");
-        assert!(registry.asked().is_empty());
+        assert_eq!(good.requests().len(), 3, "manifest, config, layer");
+        assert!(registry.requests().is_empty());
         world.client.remove_image(IMAGE).await.unwrap();
         hosts(world, "registry.example", &[("hosts.toml", &format!("{server}{bad}"))]);
         world.client.pull(IMAGE).await.unwrap();
-        assert_eq!(registry.asked().len(), 3, "the registry itself comes last");
+        assert_eq!(registry.requests().len(), 3, "the registry itself comes last");
     });
 }
 
@@ -115,9 +115,9 @@ fn mirrors_that_are_of_no_use_are_passed_over() {
 
 /// A registry that wants one authorization, and says how to get it.
 async fn guarded(wanted: String, challenge: String) -> Server {
-    Server::start(content(), move |asked| {
+    Server::start(content(), move |request| {
         let refused = || Reply::new(401, "").header("WWW-Authenticate", challenge.clone());
-        (asked.header("authorization") != Some(&wanted)).then(refused)
+        (request.header("authorization") != Some(&wanted)).then(refused)
     })
     .await
 }
@@ -128,12 +128,12 @@ async fn with_password() -> Server {
 
 /// A registry of tokens, and the host that gives them to whom has the password or an identity.
 async fn with_tokens() -> (Server, Server) {
-    let knows = |asked: &Asked| {
-        asked.header("authorization") == Some(&format!("Basic {BASIC}"))
-            || asked.body.contains("refresh_token=hunter2")
+    let knows = |request: &Request| {
+        request.header("authorization") == Some(&format!("Basic {BASIC}"))
+            || request.body.contains("refresh_token=hunter2")
     };
-    let given = move |asked: &Asked| {
-        Some(if knows(asked) { Reply::new(200, r#"{"token": "t1"}"#) } else { Reply::new(401, "") })
+    let given = move |request: &Request| {
+        Some(if knows(request) { Reply::new(200, r#"{"token": "t1"}"#) } else { Reply::new(401, "") })
     };
     let tokens = Server::start(Content::default(), given).await;
     let challenge = format!("Bearer realm=\"http://{}/token\",service=\"here\"", tokens.address);

@@ -8,7 +8,7 @@ use wharf_types::{ErrorKind, Failure};
 use crate::authority::{Authority, Clients};
 use crate::image::{Content, gzip};
 use crate::mirrors::NAMES;
-use crate::server::{Asked, Reply, Server, honest};
+use crate::server::{Reply, Request, Server, honest};
 use crate::world::{World, password, patient};
 
 /// base64 of `me:hunter2`
@@ -21,23 +21,27 @@ fn content() -> Content {
 /// A registry that accepts only one `Authorization` and names a way to get it.
 async fn guarded(
     wanted: &'static str,
-    challenge: impl Fn(&Asked) -> String + Send + Sync + 'static,
+    challenge: impl Fn(&Request) -> String + Send + Sync + 'static,
 ) -> Server {
-    Server::start(content(), move |asked| {
-        let granted = asked.header("authorization") == Some(wanted);
+    Server::start(content(), move |request| {
+        let granted = request.header("authorization") == Some(wanted);
         let refused = || {
             let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#;
-            Reply::new(401, body).header("WWW-Authenticate", challenge(asked))
+            Reply::new(401, body).header("WWW-Authenticate", challenge(request))
         };
-        (!granted && asked.path().starts_with("/v2/")).then(refused)
+        (!granted && request.path().starts_with("/v2/")).then(refused)
     })
     .await
 }
 
 /// A token host that issues the token `t1` for the requests that `allows` accepts.
-async fn token_host(allows: impl Fn(&Asked) -> bool + Send + Sync + 'static) -> Server {
-    Server::start(Content::default(), move |asked| {
-        Some(if allows(asked) { Reply::new(200, r#"{"token":"t1"}"#) } else { Reply::new(403, "no hunter2") })
+async fn token_host(allows: impl Fn(&Request) -> bool + Send + Sync + 'static) -> Server {
+    Server::start(Content::default(), move |request| {
+        Some(if allows(request) {
+            Reply::new(200, r#"{"token":"t1"}"#)
+        } else {
+            Reply::new(403, "no hunter2")
+        })
     })
     .await
 }
@@ -58,9 +62,13 @@ fn only(set: impl FnOnce(&mut AuthFields)) -> Option<Credentials> {
 async fn basic() {
     let server = guarded(BASIC, |_| "Basic realm=\"x\"".into()).await;
     pull_with(&server, password("me", "hunter2")).await.unwrap();
-    let asked = server.asked();
-    assert!(asked[0].header("authorization").is_none(), "nothing is sent unasked");
-    assert_eq!(asked.iter().filter(|a| a.header("authorization").is_none()).count(), 1, "it is remembered");
+    let requests = server.requests();
+    assert!(requests[0].header("authorization").is_none(), "nothing is sent unasked");
+    assert_eq!(
+        requests.iter().filter(|a| a.header("authorization").is_none()).count(),
+        1,
+        "it is remembered"
+    );
 }
 
 #[tokio::test]
@@ -69,24 +77,24 @@ async fn wrong_or_no_credentials_are_an_error_that_hides_them() {
     let (kind, text) = pull_with(&server, password("me", "hunter3")).await.unwrap_err();
     assert_eq!(kind, ErrorKind::PermissionDenied);
     assert!(text.contains("authentication required") && !text.contains("hunter"), "{text}");
-    assert_eq!(server.asked().len(), 2, "one answer to one 401");
+    assert_eq!(server.requests().len(), 2, "one answer to one 401");
     let (kind, _) = pull_with(&server, None).await.unwrap_err();
     assert_eq!(kind, ErrorKind::PermissionDenied);
 }
 
 #[tokio::test]
 async fn bearer_tokens_for_nobody_and_for_somebody() {
-    let tokens = token_host(|asked| {
-        asked.target == "/token?scope=repository%3Aapp%3Apull&service=reg"
-            && asked.header("authorization").is_none_or(|value| value == BASIC)
+    let tokens = token_host(|request| {
+        request.target == "/token?scope=repository%3Aapp%3Apull&service=reg"
+            && request.header("authorization").is_none_or(|value| value == BASIC)
     })
     .await;
     let realm = format!("Bearer realm=\"http://{}/token\",service=\"reg\"", tokens.address);
     let server = guarded("Bearer t1", move |_| realm.clone()).await;
     pull_with(&server, None).await.unwrap();
-    assert!(tokens.asked()[0].header("authorization").is_none());
+    assert!(tokens.requests()[0].header("authorization").is_none());
     pull_with(&server, password("me", "hunter2")).await.unwrap();
-    assert_eq!(tokens.asked()[1].header("authorization"), Some(BASIC));
+    assert_eq!(tokens.requests()[1].header("authorization"), Some(BASIC));
     let (kind, text) = pull_with(&server, password("me", "hunter3")).await.unwrap_err();
     assert_eq!(kind, ErrorKind::PermissionDenied);
     assert!(
@@ -97,10 +105,10 @@ async fn bearer_tokens_for_nobody_and_for_somebody() {
 
 #[tokio::test]
 async fn identity_tokens_are_posted_and_registry_tokens_sent_as_they_are() {
-    let tokens = token_host(|asked| {
-        asked.method == "POST"
-            && asked.body.contains("refresh_token=id%2F1")
-            && asked.body.contains("scope=repository")
+    let tokens = token_host(|request| {
+        request.method == "POST"
+            && request.body.contains("refresh_token=id%2F1")
+            && request.body.contains("scope=repository")
     })
     .await;
     let realm = format!("Bearer realm=\"http://{}/token\",service=\"reg\"", tokens.address);
@@ -108,26 +116,30 @@ async fn identity_tokens_are_posted_and_registry_tokens_sent_as_they_are() {
     pull_with(&server, only(|f| f.identity_token = "id/1".into())).await.unwrap();
     let server = guarded("Bearer r1", |_| "Bearer realm=\"http://127.0.0.1:1/\"".into()).await;
     pull_with(&server, only(|f| f.registry_token = "r1".into())).await.unwrap();
-    assert_eq!(server.asked()[0].header("authorization"), Some("Bearer r1"));
+    assert_eq!(server.requests()[0].header("authorization"), Some("Bearer r1"));
     assert!(pull_with(&server, only(|f| f.registry_token = "r2".into())).await.is_err());
 }
 
 #[tokio::test]
 async fn a_token_that_expired_is_renewed() {
-    let tokens = Server::start(Content::default(), |asked| {
-        Some(Reply::new(200, format!(r#"{{"access_token":"t{}"}}"#, asked.nth)))
+    let tokens = Server::start(Content::default(), |request| {
+        Some(Reply::new(200, format!(r#"{{"access_token":"t{}"}}"#, request.nth)))
     })
     .await;
     let realm = format!("Bearer realm=\"http://{}/token\"", tokens.address);
     let shared = content();
-    let server = Server::start(Content::default(), move |asked| {
-        let wanted = if asked.path().contains("manifests") { "Bearer t0" } else { "Bearer t1" };
+    let server = Server::start(Content::default(), move |request| {
+        let wanted = if request.path().contains("manifests") { "Bearer t0" } else { "Bearer t1" };
         let refused = || Reply::new(401, "").header("WWW-Authenticate", realm.clone());
-        Some(if asked.header("authorization") == Some(wanted) { honest(&shared, asked) } else { refused() })
+        Some(if request.header("authorization") == Some(wanted) {
+            honest(&shared, request)
+        } else {
+            refused()
+        })
     })
     .await;
     pull_with(&server, None).await.unwrap();
-    assert_eq!(tokens.asked().len(), 2);
+    assert_eq!(tokens.requests().len(), 2);
 }
 
 #[tokio::test]
@@ -140,7 +152,7 @@ async fn a_token_host_without_encryption_is_not_asked() {
     let (kind, text) = pull_with(&server, password("me", "hunter2")).await.unwrap_err();
     assert_eq!(kind, ErrorKind::PermissionDenied);
     assert!(text.contains("not encrypted"), "{text}");
-    assert!(tokens.asked().is_empty());
+    assert!(tokens.requests().is_empty());
 }
 
 #[tokio::test]
@@ -154,7 +166,7 @@ async fn a_token_host_may_not_send_us_on() {
     let challenge = format!("Bearer realm=\"http://{}/token\"", tokens.address);
     let server = guarded("Bearer t1", move |_| challenge.clone()).await;
     assert!(pull_with(&server, password("me", "hunter2")).await.is_err());
-    assert!(other.asked().is_empty());
+    assert!(other.requests().is_empty());
 }
 
 #[tokio::test]
@@ -162,43 +174,44 @@ async fn a_redirect_carries_no_credentials_to_another_host() {
     let content = content();
     let storage = Server::honest(content.clone()).await;
     let address = storage.address;
-    let server = Server::start(content, move |asked| {
-        if asked.header("authorization") != Some(BASIC) {
+    let server = Server::start(content, move |request| {
+        if request.header("authorization") != Some(BASIC) {
             return Some(Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x"));
         }
-        let target = format!("http://{address}{}", asked.target);
-        asked.path().contains("blobs").then(|| Reply::new(307, "").header("Location", target))
+        let target = format!("http://{address}{}", request.target);
+        request.path().contains("blobs").then(|| Reply::new(307, "").header("Location", target))
     })
     .await;
     pull_with(&server, password("me", "hunter2")).await.unwrap();
-    assert_eq!(storage.asked().len(), 2, "config and layer");
-    assert!(storage.asked().iter().all(|asked| asked.header("authorization").is_none()));
+    assert_eq!(storage.requests().len(), 2, "config and layer");
+    assert!(storage.requests().iter().all(|request| request.header("authorization").is_none()));
 }
 
 #[tokio::test]
 async fn a_redirect_back_home_is_a_strangers_request() {
     let home: Arc<std::sync::OnceLock<std::net::SocketAddr>> = Arc::default();
     let back = Arc::clone(&home);
-    let storage = Server::start(Content::default(), move |asked| {
-        let target = format!("http://{}{}", back.get().unwrap(), asked.target.replace("/v2/", "/other/"));
+    let storage = Server::start(Content::default(), move |request| {
+        let target = format!("http://{}{}", back.get().unwrap(), request.target.replace("/v2/", "/other/"));
         Some(Reply::new(302, "").header("Location", target))
     })
     .await;
     let away = storage.address;
-    let server = Server::start(content(), move |asked| {
-        if asked.path().starts_with("/other/") {
+    let server = Server::start(content(), move |request| {
+        if request.path().starts_with("/other/") {
             return Some(Reply::new(403, "secret of the registry"));
         }
-        if asked.header("authorization") != Some(BASIC) {
+        if request.header("authorization") != Some(BASIC) {
             return Some(Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x"));
         }
-        Some(Reply::new(302, "").header("Location", format!("http://{away}{}", asked.target)))
+        Some(Reply::new(302, "").header("Location", format!("http://{away}{}", request.target)))
     })
     .await;
     home.set(server.address).unwrap();
     let (_, text) = pull_with(&server, password("me", "hunter2")).await.unwrap_err();
     assert!(!text.contains("secret"), "{text}");
-    let strangers: Vec<_> = server.asked().into_iter().filter(|a| a.path().starts_with("/other/")).collect();
+    let strangers: Vec<_> =
+        server.requests().into_iter().filter(|a| a.path().starts_with("/other/")).collect();
     assert!(strangers.len() == 1 && strangers[0].header("authorization").is_none());
 }
 
@@ -211,7 +224,7 @@ async fn credentials_that_name_another_host_stay_here() {
         })
     };
     assert!(pull_with(&server, named("https://other.example/v1/".into())).await.is_err());
-    assert!(server.asked().iter().all(|asked| asked.header("authorization").is_none()));
+    assert!(server.requests().iter().all(|request| request.header("authorization").is_none()));
     pull_with(&server, named(format!("http://{}", server.address))).await.unwrap();
 }
 
@@ -219,18 +232,18 @@ async fn credentials_that_name_another_host_stay_here() {
 /// authority. Returns what the token host was shown, and how the pull ended.
 async fn shown_to_localhost(
     token_hosts: &[&str],
-    allows: impl Fn(&Asked) -> bool + Send + Sync + 'static,
+    allows: impl Fn(&Request) -> bool + Send + Sync + 'static,
 ) -> (Option<String>, Result<(), String>) {
     let authority = Authority::new();
     let (pem, acceptor) = (authority.pem(), authority.server(NAMES, Clients::Anybody));
-    let tokens = Server::tls(Content::default(), acceptor.clone(), move |asked| {
-        Some(if allows(asked) { Reply::new(200, r#"{"token":"t1"}"#) } else { Reply::new(401, "") })
+    let tokens = Server::tls(Content::default(), acceptor.clone(), move |request| {
+        Some(if allows(request) { Reply::new(200, r#"{"token":"t1"}"#) } else { Reply::new(401, "") })
     });
     let tokens = tokens.await;
     let challenge = format!("Bearer realm=\"https://localhost:{}/token\"", tokens.address.port());
-    let server = Server::tls(content(), acceptor, move |asked| {
+    let server = Server::tls(content(), acceptor, move |request| {
         let refused = || Reply::new(401, "").header("WWW-Authenticate", challenge.clone());
-        (asked.header("authorization") != Some("Bearer t1")).then(refused)
+        (request.header("authorization") != Some("Bearer t1")).then(refused)
     })
     .await;
     let dir = tempfile::tempdir().unwrap();
@@ -245,7 +258,7 @@ async fn shown_to_localhost(
     let config = Config { certs_dirs: vec![certs], token_hosts, limits: patient(), ..Config::default() };
     let puller = Puller::new(store, config);
     let pulled = puller.pull(&server.reference(":v1"), password("me", "hunter2")).await;
-    let shown = tokens.asked()[0].header("authorization").map(str::to_owned);
+    let shown = tokens.requests()[0].header("authorization").map(str::to_owned);
     (shown, pulled.map(|_| ()).map_err(|error| wharf_types::chain(&*error)))
 }
 
@@ -257,7 +270,8 @@ async fn a_token_host_of_another_domain_is_asked_anonymously() {
 
 #[tokio::test]
 async fn a_password_that_was_withheld_is_told_of_with_the_key_that_allows_it() {
-    let (shown, pulled) = shown_to_localhost(&[], |asked| asked.header("authorization") == Some(BASIC)).await;
+    let (shown, pulled) =
+        shown_to_localhost(&[], |request| request.header("authorization") == Some(BASIC)).await;
     let error = pulled.unwrap_err();
     assert_eq!(shown, None);
     for word in ["not shown to localhost", "\"127.0.0.1\" = [\"localhost\"]", "[registry.token_hosts]", "401"]
@@ -274,36 +288,40 @@ async fn a_token_host_that_the_configuration_allows_is_shown_the_password() {
 
 #[tokio::test]
 async fn a_registry_behind_a_gateway_gets_an_anonymous_token() {
-    let tokens = token_host(|asked| asked.target.contains("scope=repository%3Areal%2Fapp%3Apull")).await;
+    let tokens = token_host(|request| request.target.contains("scope=repository%3Areal%2Fapp%3Apull")).await;
     let challenge =
         format!("Bearer realm=\"http://{}/token\",scope=\"repository:real/app:pull\"", tokens.address);
     let real = guarded("Bearer t1", move |_| challenge.clone()).await;
     let address = real.address;
-    let gateway = Server::start(Content::default(), move |asked| {
-        if asked.header("authorization") != Some(BASIC) {
+    let gateway = Server::start(Content::default(), move |request| {
+        if request.header("authorization") != Some(BASIC) {
             return Some(Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x"));
         }
-        Some(Reply::new(307, "").header("Location", format!("http://{address}{}", asked.target)))
+        Some(Reply::new(307, "").header("Location", format!("http://{address}{}", request.target)))
     })
     .await;
     pull_with(&gateway, password("me", "hunter2")).await.unwrap();
-    assert_eq!(tokens.asked().len(), 1, "one token for all");
-    assert!(tokens.asked()[0].header("authorization").is_none());
+    assert_eq!(tokens.requests().len(), 1, "one token for all");
+    assert!(tokens.requests()[0].header("authorization").is_none());
     assert!(
-        real.asked().iter().all(|asked| asked.header("authorization").is_none_or(|it| it == "Bearer t1"))
+        real.requests()
+            .iter()
+            .all(|request| request.header("authorization").is_none_or(|it| it == "Bearer t1"))
     );
-    assert!(gateway.asked().iter().all(|asked| asked.header("authorization").is_none_or(|it| it == BASIC)));
+    assert!(
+        gateway.requests().iter().all(|request| request.header("authorization").is_none_or(|it| it == BASIC))
+    );
 }
 
 #[tokio::test]
 async fn a_registry_behind_a_gateway_that_wants_a_password_gets_none() {
     let real = guarded(BASIC, |_| "Basic realm=\"x\"".into()).await;
     let address = real.address;
-    let gateway = Server::start(Content::default(), move |asked| {
-        Some(Reply::new(307, "").header("Location", format!("http://{address}{}", asked.target)))
+    let gateway = Server::start(Content::default(), move |request| {
+        Some(Reply::new(307, "").header("Location", format!("http://{address}{}", request.target)))
     })
     .await;
     let (kind, _) = pull_with(&gateway, password("me", "hunter2")).await.unwrap_err();
     assert_eq!(kind, ErrorKind::PermissionDenied);
-    assert!(real.asked().len() == 1 && real.asked()[0].header("authorization").is_none());
+    assert!(real.requests().len() == 1 && real.requests()[0].header("authorization").is_none());
 }

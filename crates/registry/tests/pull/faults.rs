@@ -6,7 +6,7 @@ use wharf_registry::Limits;
 use wharf_types::{ErrorKind, Failure};
 
 use crate::image::{Content, TestLayer, gzip, noise, plain, sha256};
-use crate::server::{Asked, Reply, Server, Then, honest};
+use crate::server::{Reply, Request, Server, Then, honest};
 use crate::world::{World, file_of, short};
 
 fn one_layer() -> (TestLayer, Content) {
@@ -17,11 +17,11 @@ fn one_layer() -> (TestLayer, Content) {
 
 /// A registry that misbehaves when it is asked for the layer.
 async fn with_layer(
-    reply: impl Fn(&Asked, &[u8]) -> Option<Reply> + Send + Sync + 'static,
+    reply: impl Fn(&Request, &[u8]) -> Option<Reply> + Send + Sync + 'static,
 ) -> (Server, TestLayer) {
     let (layer, content) = one_layer();
     let (path, blob) = (layer.path(), layer.blob.clone());
-    let script = move |asked: &Asked| if asked.path() == path { reply(asked, &blob) } else { None };
+    let script = move |request: &Request| if request.path() == path { reply(request, &blob) } else { None };
     (Server::start(content, script).await, layer)
 }
 
@@ -73,7 +73,7 @@ async fn a_blob_without_end_is_left_at_its_size() {
 
 #[tokio::test]
 async fn a_broken_connection_is_resumed() {
-    let (server, layer) = with_layer(|asked, blob| match asked.nth {
+    let (server, layer) = with_layer(|request, blob| match request.nth {
         0 => Some(Reply::new(200, blob).cut(50_000)),
         1 => {
             let range = format!("bytes 50000-{}/{}", blob.len() - 1, blob.len());
@@ -85,16 +85,17 @@ async fn a_broken_connection_is_resumed() {
     let world = World::new();
     let image = world.pull(&server.reference(":v1")).await.unwrap();
     assert_eq!(file_of(&image, "a"), noise(200_000));
-    let asked: Vec<_> = server.asked().into_iter().filter(|asked| asked.path() == layer.path()).collect();
-    let ranges: Vec<_> = asked.iter().map(|asked| asked.header("range")).collect();
+    let request: Vec<_> =
+        server.requests().into_iter().filter(|request| request.path() == layer.path()).collect();
+    let ranges: Vec<_> = request.iter().map(|request| request.header("range")).collect();
     assert_eq!(ranges, [None, Some("bytes=50000-"), Some("bytes=120000-")]);
 }
 
 #[tokio::test]
 async fn a_registry_without_ranges_sends_all_again() {
-    let (server, layer) = with_layer(|asked, blob| {
+    let (server, layer) = with_layer(|request, blob| {
         let whole = Reply::new(200, blob);
-        Some(if asked.nth == 0 { whole.cut(50_000) } else { whole })
+        Some(if request.nth == 0 { whole.cut(50_000) } else { whole })
     })
     .await;
     let world = World::new();
@@ -105,10 +106,10 @@ async fn a_registry_without_ranges_sends_all_again() {
 
 #[tokio::test]
 async fn a_different_second_half_is_noticed() {
-    let (server, _) = with_layer(|asked, blob| {
+    let (server, _) = with_layer(|request, blob| {
         let range = format!("bytes 50000-{}/{}", blob.len() - 1, blob.len());
         let bad = vec![7; blob.len() - 50_000];
-        Some(match asked.nth {
+        Some(match request.nth {
             0 => Reply::new(200, blob).cut(50_000),
             _ => Reply::new(206, bad).header("Content-Range", range),
         })
@@ -119,8 +120,8 @@ async fn a_different_second_half_is_noticed() {
 
 #[tokio::test]
 async fn a_range_that_was_not_asked_for_is_refused() {
-    let (server, _) = with_layer(|asked, blob| {
-        Some(match asked.nth {
+    let (server, _) = with_layer(|request, blob| {
+        Some(match request.nth {
             0 => Reply::new(200, blob).cut(50_000),
             _ => {
                 Reply::new(206, &blob[50_000..]).header("Content-Range", format!("bytes 0-9/{}", blob.len()))
@@ -143,7 +144,7 @@ async fn resuming_has_an_end() {
 #[tokio::test]
 async fn an_orderly_end_before_the_end_is_resumed_too() {
     let (server, _) =
-        with_layer(|asked, blob| (asked.nth == 0).then(|| Reply::new(200, &blob[..50_000]).length(None)))
+        with_layer(|request, blob| (request.nth == 0).then(|| Reply::new(200, &blob[..50_000]).length(None)))
             .await;
     let world = World::new();
     world.pull(&server.reference(":v1")).await.unwrap();
@@ -153,8 +154,8 @@ async fn an_orderly_end_before_the_end_is_resumed_too() {
 
 #[tokio::test]
 async fn a_stalled_blob_is_resumed_and_given_up() {
-    let (server, _) = with_layer(|asked, blob| {
-        (asked.nth == 0).then(|| {
+    let (server, _) = with_layer(|request, blob| {
+        (request.nth == 0).then(|| {
             let mut reply = Reply::new(200, blob).cut(50_000);
             reply.then = Then::Stall;
             reply
@@ -221,8 +222,8 @@ async fn documents_must_be_what_they_are_called() {
     assert!(text.contains(&sha256(&swapped).to_string()) && text.contains(&digest.to_string()), "{text}");
 
     let announced = digest.to_string();
-    let lying = move |asked: &Asked| {
-        let named = asked.path().ends_with("v1");
+    let lying = move |request: &Request| {
+        let named = request.path().ends_with("v1");
         named.then(|| Reply::new(200, swapped.clone()).header("Docker-Content-Digest", announced.clone()))
     };
     let server = Server::start(content, lying).await;
@@ -234,10 +235,10 @@ async fn an_index_entry_binds_type_size_and_digest() {
     let (content, _) = one_layer().1.indexed("v1");
     let manifest = format!("/v2/app/manifests/{}", content.manifest.clone().unwrap());
     let shared = content.clone();
-    let retyped = move |asked: &Asked| {
-        let (_, bytes) = &shared.files[asked.path()];
+    let retyped = move |request: &Request| {
+        let (_, bytes) = &shared.files[request.path()];
         let kind = "application/vnd.docker.distribution.manifest.list.v2+json";
-        (asked.path() == manifest).then(|| Reply::new(200, bytes.as_slice()).header("Content-Type", kind))
+        (request.path() == manifest).then(|| Reply::new(200, bytes.as_slice()).header("Content-Type", kind))
     };
     let server = Server::start(content, retyped).await;
     must_fail(&server, short(), ErrorKind::DataLoss, &["manifest"]).await;
@@ -247,12 +248,13 @@ async fn an_index_entry_binds_type_size_and_digest() {
 async fn oversized_answers_are_cut_off() {
     let five_mib = vec![b' '; 5 << 20];
     let body = five_mib.clone();
-    let huge = move |asked: &Asked| asked.path().contains("manifests").then(|| Reply::new(200, body.clone()));
+    let huge =
+        move |request: &Request| request.path().contains("manifests").then(|| Reply::new(200, body.clone()));
     let server = Server::start(one_layer().1, huge).await;
     must_fail(&server, short(), ErrorKind::DataLoss, &["4194304"]).await;
-    let endless = move |asked: &Asked| {
+    let endless = move |request: &Request| {
         let reply = || Reply::new(200, vec![b' '; 9999]).length(None).then(Then::Repeat);
-        asked.path().contains("manifests").then(reply)
+        request.path().contains("manifests").then(reply)
     };
     let server = Server::start(one_layer().1, endless).await;
     must_fail(&server, short(), ErrorKind::DataLoss, &["4194304"]).await;
@@ -260,8 +262,8 @@ async fn oversized_answers_are_cut_off() {
         (70 << 10, ErrorKind::DataLoss, "65536"),
         (2 << 20, ErrorKind::Unavailable, "was lost during the response"),
     ] {
-        let head = move |asked: &Asked| {
-            asked.path().contains("manifests").then(|| Reply::new(200, "").header("X", "x".repeat(size)))
+        let head = move |request: &Request| {
+            request.path().contains("manifests").then(|| Reply::new(200, "").header("X", "x".repeat(size)))
         };
         let server = Server::start(one_layer().1, head).await;
         must_fail(&server, short(), kind, &[word]).await;
@@ -272,16 +274,16 @@ async fn oversized_answers_are_cut_off() {
 async fn a_busy_registry_is_asked_again() {
     let content = one_layer().1;
     let shared = content.clone();
-    let busy = move |asked: &Asked| {
-        Some(match asked.nth {
+    let busy = move |request: &Request| {
+        Some(match request.nth {
             0 => Reply::new(429, "").header("Retry-After", "1"),
             1 => Reply::new(503, ""),
-            _ => honest(&shared, asked),
+            _ => honest(&shared, request),
         })
     };
     let (server, world) = (Server::start(content, busy).await, World::new());
     world.pull(&server.reference(":v1")).await.unwrap();
-    let always = |_: &Asked| {
+    let always = |_: &Request| {
         Some(Reply::new(503, r#"{"errors":[{"code":"X","message":"at https://a/?sig=s3cret"}]}"#))
     };
     let server = Server::start(Content::default(), always).await;
@@ -293,12 +295,12 @@ async fn a_busy_registry_is_asked_again() {
 
 #[tokio::test]
 async fn redirects_have_an_end() {
-    let around = |asked: &Asked| Some(Reply::new(307, "").header("Location", asked.target.clone()));
+    let around = |request: &Request| Some(Reply::new(307, "").header("Location", request.target.clone()));
     let server = Server::start(Content::default(), around).await;
     must_fail(&server, short(), ErrorKind::DataLoss, &["more than ten"]).await;
     assert_eq!(server.count("/v2/app/manifests/v1"), 11);
     for bad in ["ftp://a/b", "http://u:p@a/b", ""] {
-        let script = move |_: &Asked| Some(Reply::new(302, "").header("Location", bad));
+        let script = move |_: &Request| Some(Reply::new(302, "").header("Location", bad));
         let server = Server::start(Content::default(), script).await;
         let text = World::new().fail(&server.reference(":v1")).await.1;
         assert!(text.contains("redirects") || text.contains("more than ten"), "{text}");

@@ -44,8 +44,8 @@ async fn what_is_here_is_not_fetched_again() {
     let first = world.pull(&server.reference(":v1")).await.unwrap();
     let again = world.pull(&server.reference(":v1")).await.unwrap();
     assert_eq!((first.id(), server.count(&config)), (again.id(), 1));
-    let asked = server.asked().into_iter().filter(|asked| asked.path().ends_with("v1"));
-    let methods: Vec<_> = asked.map(|asked| asked.method).collect();
+    let requests = server.requests().into_iter().filter(|request| request.path().ends_with("v1"));
+    let methods: Vec<_> = requests.map(|request| request.method).collect();
     assert_eq!(methods, ["GET", "HEAD"], "registries count what they give");
     let retagged = world.pull(&server.reference(":v2")).await.unwrap();
     assert_eq!(retagged.id(), first.id());
@@ -59,8 +59,8 @@ async fn a_tag_that_moved_or_a_registry_without_heads_costs_a_get() {
     let (old, new) = (Content::oci("v1", &[gzip("a", b"old")]), Content::oci("v1", &[gzip("a", b"new")]));
     for head in [200, 404, 405, 500] {
         let first = Server::honest(old.clone()).await;
-        let second = Server::start(new.clone(), move |asked| {
-            (asked.method == "HEAD" && head != 200).then(|| Reply::new(head, ""))
+        let second = Server::start(new.clone(), move |request| {
+            (request.method == "HEAD" && head != 200).then(|| Reply::new(head, ""))
         })
         .await;
         let at = |server: &Server| format!("server = \"http://{}\"\n", server.address);
@@ -70,7 +70,7 @@ async fn a_tag_that_moved_or_a_registry_without_heads_costs_a_get() {
         std::fs::write(world.dir().join("certs.d/registry.example/hosts.toml"), at(&second)).unwrap();
         let image = world.pull(&reference).await.unwrap();
         assert_eq!(file_of(&image, "a"), b"new", "{head}");
-        let methods: Vec<_> = second.asked().into_iter().take(2).map(|asked| asked.method).collect();
+        let methods: Vec<_> = second.requests().into_iter().take(2).map(|request| request.method).collect();
         assert_eq!(methods, ["HEAD", "GET"], "{head}");
     }
 }
@@ -79,8 +79,8 @@ async fn a_tag_that_moved_or_a_registry_without_heads_costs_a_get() {
 async fn a_head_that_names_another_image_moves_no_tag() {
     let (one, two) = (Content::oci("v1", &[gzip("a", b"one")]), Content::oci("v2", &[gzip("a", b"two")]));
     let other = two.manifest.clone().unwrap().to_string();
-    let server = Server::start(one.with(two), move |asked| {
-        let lies = asked.method == "HEAD" && asked.path().ends_with("v1");
+    let server = Server::start(one.with(two), move |request| {
+        let lies = request.method == "HEAD" && request.path().ends_with("v1");
         lies.then(|| Reply::new(200, "").header("Docker-Content-Digest", other.clone()))
     })
     .await;
@@ -90,7 +90,7 @@ async fn a_head_that_names_another_image_moves_no_tag() {
         let image = world.pull(&reference).await.unwrap();
         assert_eq!(file_of(&image, "a"), b"one");
     }
-    let heads = server.asked().into_iter().filter(|asked| asked.method == "HEAD").count();
+    let heads = server.requests().into_iter().filter(|request| request.method == "HEAD").count();
     assert_eq!(heads, 1, "it was asked, and not believed");
 }
 

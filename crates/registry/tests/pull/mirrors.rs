@@ -8,7 +8,7 @@ use wharf_types::{ErrorKind, Failure, Reference};
 
 use crate::authority::{Authority, Clients, Valid, self_signed};
 use crate::image::{Content, gzip, noise};
-use crate::server::{Asked, Reply, Server};
+use crate::server::{Reply, Request, Server};
 use crate::world::{World, file_of, password, patient, short};
 
 /// The names of a server on loopback.
@@ -39,10 +39,10 @@ async fn the_first_mirror_that_has_it_gives_all() {
     let world = world(&hosts(&[&empty, &good], &origin));
     let image = world.pull(&reference()).await.unwrap();
     assert_eq!(image.repo_tags(), ["registry.example/app:v1"], "the name is the registry's");
-    assert_eq!(empty.asked().len(), 1);
-    assert_eq!(empty.asked()[0].target, "/v2/app/manifests/v1?ns=registry.example");
-    assert_eq!(good.asked().len(), 3, "manifest, config, layer");
-    assert!(origin.asked().is_empty());
+    assert_eq!(empty.requests().len(), 1);
+    assert_eq!(empty.requests()[0].target, "/v2/app/manifests/v1?ns=registry.example");
+    assert_eq!(good.requests().len(), 3, "manifest, config, layer");
+    assert!(origin.requests().is_empty());
 }
 
 #[tokio::test]
@@ -51,26 +51,26 @@ async fn only_the_images_own_host_is_not_told_which_registry_is_meant() {
     let server = format!("server = \"http://{}\"\n", origin.address);
     let world = World::with(patient(), &[("_default/hosts.toml", &server)]);
     world.pull(&reference()).await.unwrap();
-    assert!(origin.asked().iter().all(|asked| asked.target.ends_with("?ns=registry.example")));
+    assert!(origin.requests().iter().all(|request| request.target.ends_with("?ns=registry.example")));
     let own = Server::honest(content()).await;
     let mirror = format!("[host.\"http://{}\"]\n", own.address);
     let world = World::with(patient(), &[("_default/hosts.toml", &mirror)]);
     world.pull(&own.reference(":v1")).await.unwrap();
-    assert!(own.asked().iter().all(|asked| asked.path() == asked.target));
+    assert!(own.requests().iter().all(|request| request.path() == request.target));
 }
 
 #[tokio::test]
 async fn two_entries_of_one_host_are_two_when_their_paths_differ() {
     let shared = content();
-    let server = Server::start(Content::default(), move |asked: &Asked| {
-        let (kind, bytes) = shared.files.get(&asked.path().replace("/two/", "/v2/"))?;
+    let server = Server::start(Content::default(), move |request: &Request| {
+        let (kind, bytes) = shared.files.get(&request.path().replace("/two/", "/v2/"))?;
         Some(Reply::new(200, bytes.as_slice()).header("Content-Type", kind))
     })
     .await;
     let entry = |path: &str| format!("[host.\"http://{}/{path}\"]\noverride_path = true\n", server.address);
     let last = "server = \"http://127.0.0.1:9\"\n";
     world(&format!("{last}{}{}", entry("one"), entry("two"))).pull(&reference()).await.unwrap();
-    assert_eq!(server.asked().iter().filter(|asked| asked.path().starts_with("/one/")).count(), 1);
+    assert_eq!(server.requests().iter().filter(|request| request.path().starts_with("/one/")).count(), 1);
 }
 
 #[tokio::test]
@@ -111,21 +111,21 @@ async fn when_all_fail_the_error_tells_of_each() {
 
 #[tokio::test]
 async fn a_mirror_that_breaks_or_lies_is_replaced_in_the_middle() {
-    let breaks = |asked: &Asked| {
-        let layer = asked.path().contains("blobs") && asked.nth == 0;
+    let breaks = |request: &Request| {
+        let layer = request.path().contains("blobs") && request.nth == 0;
         let cut = || {
-            let (_, bytes) = &content().files[asked.path()];
+            let (_, bytes) = &content().files[request.path()];
             Reply::new(200, bytes.as_slice()).cut(bytes.len() / 2)
         };
-        match asked.path() {
+        match request.path() {
             path if path.contains("blobs") && content().files[path].1.len() > 10_000 => {
                 Some(if layer { cut() } else { Reply::new(404, "") })
             }
             _ => None,
         }
     };
-    let lies = |asked: &Asked| {
-        let bytes = &content().files[asked.path()].1;
+    let lies = |request: &Request| {
+        let bytes = &content().files[request.path()].1;
         (bytes.len() > 10_000).then(|| Reply::new(200, vec![1; bytes.len()]))
     };
     let breaking = Server::start(content(), breaks).await;
@@ -134,17 +134,17 @@ async fn a_mirror_that_breaks_or_lies_is_replaced_in_the_middle() {
     let broken = world(&hosts(&[&breaking], &origin));
     let image = broken.pull(&reference()).await.unwrap();
     assert_eq!(file_of(&image, "a"), noise(100_000));
-    assert!(origin.asked()[0].header("range").is_some(), "the rest comes from the registry");
+    assert!(origin.requests()[0].header("range").is_some(), "the rest comes from the registry");
     let world = world(&hosts(&[&lying], &origin));
     assert_eq!(file_of(&world.pull(&reference()).await.unwrap(), "a"), noise(100_000));
 }
 
 #[tokio::test]
 async fn a_half_from_a_liar_does_not_condemn_the_honest() {
-    let half_a_lie = |asked: &Asked| {
-        let bytes = &content().files[asked.path()].1;
+    let half_a_lie = |request: &Request| {
+        let bytes = &content().files[request.path()].1;
         let reply = || Reply::new(200, vec![1; bytes.len()]).cut(bytes.len() / 2);
-        (bytes.len() > 10_000).then(|| if asked.nth == 0 { reply() } else { Reply::new(404, "") })
+        (bytes.len() > 10_000).then(|| if request.nth == 0 { reply() } else { Reply::new(404, "") })
     };
     let (lying, origin) = (Server::start(content(), half_a_lie).await, Server::honest(content()).await);
     let world = world(&hosts(&[&lying], &origin));
@@ -169,17 +169,17 @@ async fn tags_are_resolved_only_where_that_is_allowed() {
 
 #[tokio::test]
 async fn a_mirror_gets_its_header_and_no_credentials() {
-    let wants = |asked: &Asked| {
+    let wants = |request: &Request| {
         let refused = || Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x");
-        asked.header("authorization").is_none().then(refused)
+        request.header("authorization").is_none().then(refused)
     };
     let (mirror, origin) = (Server::start(content(), wants).await, Server::start(content(), wants).await);
     let text = format!("{}header = {{ x-key = \"s3cret\" }}\n", hosts(&[&mirror], &origin));
     let world = world(&text);
     world.puller.pull(&reference(), password("me", "hunter2")).await.unwrap();
-    assert!(mirror.asked().iter().all(|asked| asked.header("authorization").is_none()));
-    assert!(mirror.asked().iter().all(|asked| asked.header("x-key") == Some("s3cret")));
-    assert!(origin.asked().iter().all(|asked| asked.header("x-key").is_none()));
+    assert!(mirror.requests().iter().all(|request| request.header("authorization").is_none()));
+    assert!(mirror.requests().iter().all(|request| request.header("x-key") == Some("s3cret")));
+    assert!(origin.requests().iter().all(|request| request.header("x-key").is_none()));
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn an_edited_file_counts_at_once_and_a_bad_one_is_named() {
     let path = world.dir().join("certs.d/registry.example/hosts.toml");
     std::fs::write(&path, hosts(&[], &second)).unwrap();
     world.pull(&reference()).await.unwrap();
-    assert_eq!(second.asked().len(), 1);
+    assert_eq!(second.requests().len(), 1);
     std::fs::write(&path, "servr = \"x\"").unwrap();
     let (error, text) = world.fail(&reference()).await;
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);

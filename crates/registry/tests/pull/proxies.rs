@@ -10,7 +10,7 @@ use wharf_types::Reference;
 
 use crate::authority::{Authority, Clients};
 use crate::image::{Content, gzip};
-use crate::server::{Asked, Reply, Server, honest};
+use crate::server::{Reply, Request, Server, honest};
 use crate::world::{World, patient};
 
 /// base64 of `me:hunter2`
@@ -90,7 +90,7 @@ async fn a_registry_is_reached_through_tunnels_of_http_and_socks() {
         head.to_ascii_lowercase().contains(&format!("proxy-authorization: {BASIC}").to_ascii_lowercase()),
         "{head}"
     );
-    assert!(server.asked().iter().all(|asked| asked.header("proxy-authorization").is_none()));
+    assert!(server.requests().iter().all(|request| request.header("proxy-authorization").is_none()));
 
     told.lock().unwrap().clear();
     let nowhere = Proxies::parse("", "http://127.0.0.1:9", "").unwrap();
@@ -103,19 +103,19 @@ async fn a_registry_is_reached_through_tunnels_of_http_and_socks() {
 #[tokio::test]
 async fn a_proxy_is_asked_for_plain_http_with_the_whole_address() {
     let shared = content();
-    let proxy = Server::start(Content::default(), move |asked: &Asked| {
-        if asked.header("proxy-authorization") != Some(BASIC) {
+    let proxy = Server::start(Content::default(), move |request: &Request| {
+        if request.header("proxy-authorization") != Some(BASIC) {
             return Some(Reply::new(407, ""));
         }
-        let mut asked = asked.clone();
-        asked.target = asked.target.strip_prefix("http://registry.example:80")?.to_owned();
-        Some(honest(&shared, &asked))
+        let mut request = request.clone();
+        request.target = request.target.strip_prefix("http://registry.example:80")?.to_owned();
+        Some(honest(&shared, &request))
     })
     .await;
     let proxies = Proxies::parse(&format!("http://me:hunter2@{}", proxy.address), "", "").unwrap();
     let world = world(proxies, &Authority::new(), "server = \"http://registry.example:80\"\n");
     world.pull(&reference()).await.unwrap();
-    assert_eq!(proxy.asked().len(), 3, "manifest, config, layer");
+    assert_eq!(proxy.requests().len(), 3, "manifest, config, layer");
 }
 
 #[tokio::test]

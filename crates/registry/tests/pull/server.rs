@@ -13,7 +13,7 @@ use crate::image::{Content, sha256};
 
 /// A client's request.
 #[derive(Debug, Clone)]
-pub(crate) struct Asked {
+pub(crate) struct Request {
     pub(crate) method: String,
     /// Path and query.
     pub(crate) target: String,
@@ -23,7 +23,7 @@ pub(crate) struct Asked {
     pub(crate) nth: usize,
 }
 
-impl Asked {
+impl Request {
     pub(crate) fn path(&self) -> &str {
         self.target.split('?').next().unwrap()
     }
@@ -98,12 +98,12 @@ impl Reply {
     }
 }
 
-type Script = dyn Fn(&Asked) -> Option<Reply> + Send + Sync;
+type Script = dyn Fn(&Request) -> Option<Reply> + Send + Sync;
 
 struct Inner {
     content: Content,
     script: Box<Script>,
-    asked: Mutex<Vec<Asked>>,
+    requests: Mutex<Vec<Request>>,
     gate: Semaphore,
 }
 
@@ -124,7 +124,7 @@ impl Server {
     /// Serves content, except where the script says otherwise.
     pub(crate) async fn start(
         content: Content,
-        script: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static,
+        script: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static,
     ) -> Self {
         Self::start_with(content, Box::new(script), None).await
     }
@@ -137,7 +137,7 @@ impl Server {
     pub(crate) async fn tls(
         content: Content,
         tls: TlsAcceptor,
-        script: impl Fn(&Asked) -> Option<Reply> + Send + Sync + 'static,
+        script: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static,
     ) -> Self {
         Self::start_with(content, Box::new(script), Some(tls)).await
     }
@@ -145,7 +145,7 @@ impl Server {
     async fn start_with(content: Content, script: Box<Script>, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let inner = Inner { content, script, asked: Mutex::default(), gate: Semaphore::new(0) };
+        let inner = Inner { content, script, requests: Mutex::default(), gate: Semaphore::new(0) };
         let inner = Arc::new(inner);
         let shared = Arc::clone(&inner);
         let accepting = tokio::spawn(async move {
@@ -167,13 +167,13 @@ impl Server {
         Self { address, inner, accepting }
     }
 
-    pub(crate) fn asked(&self) -> Vec<Asked> {
-        self.inner.asked.lock().unwrap().clone()
+    pub(crate) fn requests(&self) -> Vec<Request> {
+        self.inner.requests.lock().unwrap().clone()
     }
 
     /// How often a path was requested.
     pub(crate) fn count(&self, path: &str) -> usize {
-        self.asked().iter().filter(|asked| asked.path() == path).count()
+        self.requests().iter().filter(|request| request.path() == path).count()
     }
 
     /// Lets one gated body pass.
@@ -199,16 +199,16 @@ impl Server {
 /// One connection; `None` when it is over.
 async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, inner: &Inner) -> Option<()> {
     loop {
-        let asked = read(&mut stream, inner).await?;
-        let mut reply = (inner.script)(&asked).unwrap_or_else(|| honest(&inner.content, &asked));
-        if asked.method == "HEAD" {
+        let request = read(&mut stream, inner).await?;
+        let mut reply = (inner.script)(&request).unwrap_or_else(|| honest(&inner.content, &request));
+        if request.method == "HEAD" {
             reply.body.clear();
         }
         write(&mut stream, inner, reply).await?;
     }
 }
 
-async fn read(stream: &mut (impl AsyncRead + Unpin), inner: &Inner) -> Option<Asked> {
+async fn read(stream: &mut (impl AsyncRead + Unpin), inner: &Inner) -> Option<Request> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let byte = stream.read_u8().await.ok()?;
@@ -225,34 +225,34 @@ async fn read(stream: &mut (impl AsyncRead + Unpin), inner: &Inner) -> Option<As
         |line: &str| line.split_once(':').map(|(k, v)| (k.to_ascii_lowercase(), v.trim().to_owned()));
     let headers: Vec<_> = lines.filter_map(header).collect();
     let (method, target) = (first.next().unwrap().to_owned(), first.next().unwrap().to_owned());
-    let mut asked = Asked { method, target, headers, body: String::new(), nth: 0 };
-    let length = asked.header("content-length").map_or(0, |text| text.parse().unwrap());
+    let mut request = Request { method, target, headers, body: String::new(), nth: 0 };
+    let length = request.header("content-length").map_or(0, |text| text.parse().unwrap());
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
-    asked.body = String::from_utf8(body).unwrap();
-    let mut all = inner.asked.lock().unwrap();
-    asked.nth = all
+    request.body = String::from_utf8(body).unwrap();
+    let mut all = inner.requests.lock().unwrap();
+    request.nth = all
         .iter()
-        .filter(|before| (&before.target, &before.method) == (&asked.target, &asked.method))
+        .filter(|before| (&before.target, &before.method) == (&request.target, &request.method))
         .count();
-    all.push(asked.clone());
-    Some(asked)
+    all.push(request.clone());
+    Some(request)
 }
 
 /// What an honest registry responds.
-pub(crate) fn honest(content: &Content, asked: &Asked) -> Reply {
-    let Some((kind, bytes)) = content.files.get(asked.path()) else {
+pub(crate) fn honest(content: &Content, request: &Request) -> Reply {
+    let Some((kind, bytes)) = content.files.get(request.path()) else {
         let body = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
         return Reply::new(404, body);
     };
-    let reply = match asked.first_byte() {
+    let reply = match request.first_byte() {
         Some(from) => {
             let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
             Reply::new(206, &bytes[from..]).header("Content-Type", kind).header("Content-Range", range)
         }
         None => Reply::new(200, bytes.as_slice()).header("Content-Type", kind),
     };
-    if asked.path().contains("/manifests/") {
+    if request.path().contains("/manifests/") {
         return reply.header("Docker-Content-Digest", sha256(bytes).to_string());
     }
     reply

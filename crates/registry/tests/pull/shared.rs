@@ -5,15 +5,15 @@ use std::sync::Arc;
 use wharf_registry::Phase;
 
 use crate::image::{Content, TestLayer, gzip, noise, plain};
-use crate::server::{Asked, Reply, Server, honest};
+use crate::server::{Reply, Request, Server, honest};
 use crate::world::{World, file_of, password};
 
 /// A registry whose layers wait for the gate.
 async fn gated(content: Content) -> Server {
     let shared = content.clone();
-    Server::start(content, move |asked| {
-        let is_layer = shared.files.get(asked.path()).is_some_and(|(_, bytes)| bytes.len() > 5_000);
-        is_layer.then(|| honest(&shared, asked).gated())
+    Server::start(content, move |request| {
+        let is_layer = shared.files.get(request.path()).is_some_and(|(_, bytes)| bytes.len() > 5_000);
+        is_layer.then(|| honest(&shared, request).gated())
     })
     .await
 }
@@ -38,7 +38,7 @@ async fn equal_pulls_are_one() {
     };
     let (images, ()) = tokio::join!(pulls, meanwhile);
     assert!(images.iter().all(Result::is_ok));
-    assert_eq!(server.asked().len(), 3, "manifest, config and layer, once each");
+    assert_eq!(server.requests().len(), 3, "manifest, config and layer, once each");
     assert!(world.puller.active().is_empty());
 }
 
@@ -99,9 +99,9 @@ async fn who_waits_for_a_failed_download_takes_over() {
     let content = Content::oci("v1", &[layer()]).with(Content::oci("v2", &[layer()]));
     let shared = content.clone();
     let path = layer().path();
-    let server = Server::start(content, move |asked: &Asked| {
-        let fails = asked.path() == path && asked.nth == 0;
-        fails.then(|| honest(&shared, asked).gated().header("Content-Encoding", "br"))
+    let server = Server::start(content, move |request: &Request| {
+        let fails = request.path() == path && request.nth == 0;
+        fails.then(|| honest(&shared, request).gated().header("Content-Encoding", "br"))
     })
     .await;
     let world = World::new();
@@ -133,16 +133,16 @@ async fn a_pull_lasts_while_one_waits_for_it() {
     assert!(given_up.await.unwrap_err().is_cancelled());
     server.open_gate();
     stays.await.unwrap().unwrap();
-    assert_eq!(server.asked().len(), 3);
+    assert_eq!(server.requests().len(), 3);
 }
 
 #[tokio::test]
 async fn a_pull_that_nobody_waits_for_leaves_nothing() {
     let content = Content::oci("v1", &[layer(), plain("b", b"two")]);
     let path = layer().path();
-    let server = Server::start(content.clone(), move |asked: &Asked| {
-        let reply = || honest(&content, asked).cut(20_000).then(crate::server::Then::Stall);
-        (asked.path() == path && asked.nth == 0).then(reply)
+    let server = Server::start(content.clone(), move |request: &Request| {
+        let reply = || honest(&content, request).cut(20_000).then(crate::server::Then::Stall);
+        (request.path() == path && request.nth == 0).then(reply)
     })
     .await;
     let (world, reference) = (World::new(), server.reference(":v1"));
@@ -165,10 +165,10 @@ async fn a_retry_has_the_layers_that_had_come_also_after_a_restart() {
     let content = Content::oci("v1", &[layer(), plain("b", b"two")]);
     let (shared, first, second) = (content.clone(), layer(), plain("b", b"two"));
     let path = second.path();
-    let server = Server::start(content, move |asked: &Asked| {
-        let fails = asked.path() == path && asked.nth < 2;
+    let server = Server::start(content, move |request: &Request| {
+        let fails = request.path() == path && request.nth < 2;
         fails.then(|| {
-            if asked.nth == 0 { Reply::new(404, "later").gated() } else { honest(&shared, asked).cut(3) }
+            if request.nth == 0 { Reply::new(404, "later").gated() } else { honest(&shared, request).cut(3) }
         })
     })
     .await;
@@ -207,9 +207,9 @@ async fn a_finished_pull_is_not_joined() {
 async fn a_failure_is_everyones_and_the_next_pull_is_new() {
     let content = Content::oci("v1", &[layer()]);
     let shared = content.clone();
-    let server = Server::start(content, move |asked: &Asked| match asked.nth {
-        0 if asked.path().contains("manifests") => Some(Reply::new(404, "").gated()),
-        _ => Some(honest(&shared, asked)),
+    let server = Server::start(content, move |request: &Request| match request.nth {
+        0 if request.path().contains("manifests") => Some(Reply::new(404, "").gated()),
+        _ => Some(honest(&shared, request)),
     })
     .await;
     let (world, reference) = (World::new(), server.reference(":v1"));

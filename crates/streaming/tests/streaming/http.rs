@@ -12,19 +12,19 @@ use crate::rig::{Rig, soon};
 pub(crate) const SPDY: &str = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n";
 
 /// A response, and the connection after it.
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) head: String,
     pub(crate) stream: TcpStream,
 }
 
-impl Answer {
+impl Response {
     pub(crate) fn status(&self) -> &str {
         self.head.split(' ').nth(1).unwrap()
     }
 }
 
 /// Sends a request. The bytes after the head may go out together with it.
-pub(crate) async fn request(method: &str, url: &str, headers: &str, after: &[u8]) -> Answer {
+pub(crate) async fn request(method: &str, url: &str, headers: &str, after: &[u8]) -> Response {
     let (address, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let mut stream = soon(TcpStream::connect(address)).await.unwrap();
     let head = format!("{method} /{path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n");
@@ -33,7 +33,7 @@ pub(crate) async fn request(method: &str, url: &str, headers: &str, after: &[u8]
     while !head.ends_with(b"\r\n\r\n") {
         head.push(soon(stream.read_u8()).await.unwrap());
     }
-    Answer { head: String::from_utf8(head).unwrap(), stream }
+    Response { head: String::from_utf8(head).unwrap(), stream }
 }
 
 async fn status(method: &str, url: &str) -> String {
