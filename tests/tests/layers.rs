@@ -19,9 +19,10 @@ use serde_json::Value;
 const LEVELS: &[&[&str]] = &[
     &["types", "sys"],
     &["wire", "state", "cri-api"],
-    &["isolation", "cgroup", "snapshots", "images", "network", "records"],
+    &["isolation", "cgroup", "snapshots", "images", "network"],
     &[
         "planner",
+        "records",
         "host",
         "supervisor",
         "supervision",
@@ -42,13 +43,14 @@ const ASYNC_LEVEL: usize = 3;
 const SAME_LEVEL: &[(&str, &str)] = &[
     ("sys", "types"),
     ("images", "snapshots"),
-    // A newer release's record is listed if its cgroup has a path that this release takes.
-    ("records", "cgroup"),
     ("host", "planner"),
     ("pods", "host"),
     ("pods", "planner"),
+    ("pods", "records"),
     ("pods", "supervision"),
     ("cri", "pods"),
+    // Lists and statuses are made of what a record holds.
+    ("cri", "records"),
     ("cri", "registry"),
     ("cri", "streaming"),
     ("daemon", "cri"),

@@ -13,12 +13,13 @@ use wharf_cri_api::admin::{
     InfoRequest, InfoResponse, Layer, PodRequest, Pull, PullProgressRequest, PullProgressResponse,
     RequestsRequest,
 };
-use wharf_pods::{Engine, pod_request};
+use wharf_pods::Engine;
 use wharf_registry::{LayerProgress, Phase, Puller};
 use wharf_types::Reference;
 
 use crate::runtime::Streamed;
 use crate::status;
+use crate::view::pod_request;
 
 /// How often a listener is told: smooth for an eye, cheap for a daemon.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -101,7 +102,10 @@ impl AdminService for Admin {
             id => vec![self.engine.pod(id).map_err(status::of)?],
         };
         // Made one by one as the listener takes them: all together may be long.
-        let requests = pods.into_iter().map(|pod| Ok(pod_request(&pod)));
+        let requests = pods.into_iter().map(|pod| {
+            let containers = pod.containers().iter().map(|container| container.facts()).collect();
+            Ok(pod_request(&pod.facts(), containers))
+        });
         Ok(Response::new(Box::pin(tokio_stream::iter(requests))))
     }
 

@@ -13,6 +13,7 @@ mod runtime;
 mod stats;
 mod status;
 mod streams;
+mod view;
 
 pub use admin::Admin;
 pub use answers::Answers;

@@ -21,7 +21,7 @@ use wharf_types::chain;
 use crate::batches::batches;
 use crate::readings::Readings;
 use crate::status::Fault;
-use crate::{conditions, filter, metrics, stats, status, streams};
+use crate::{conditions, filter, metrics, stats, status, streams, view};
 
 /// A stream of answers.
 pub(crate) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -64,14 +64,18 @@ impl Runtime {
 
     fn pods(&self, wanted: Option<&PodSandboxFilter>) -> Vec<PodSandbox> {
         let items = self.engine.pods();
-        items.iter().map(|pod| pods::pod_item(pod)).filter(|item| filter::pod(wanted, item)).collect()
+        items
+            .iter()
+            .map(|pod| view::pod_item(&pod.facts()))
+            .filter(|item| filter::pod(wanted, item))
+            .collect()
     }
 
     fn containers(&self, wanted: Option<&ContainerFilter>) -> Vec<Container> {
         let items = self.engine.containers();
         items
             .iter()
-            .map(|item| pods::container_item(item))
+            .map(|item| view::container_item(item.facts()))
             .filter(|item| filter::container(wanted, item))
             .collect()
     }
@@ -84,7 +88,8 @@ impl Runtime {
         // One that has ended uses nothing; the kubelet takes it for its successor, by the name, and misses figures.
         chosen.retain(|item| !item.is_exited());
         if wanted.is_some() {
-            chosen.retain(|item| filter::container_stats(wanted.as_ref(), &pods::container_item(item)));
+            chosen
+                .retain(|item| filter::container_stats(wanted.as_ref(), &view::container_item(item.facts())));
         }
         let engine = Arc::clone(&self.engine);
         self.readings.each(chosen, move |item| stats::container_stats(&engine, item)).await
@@ -96,7 +101,7 @@ impl Runtime {
     ) -> Result<Vec<PodSandboxStats>, Status> {
         let mut chosen = self.engine.pods();
         if wanted.is_some() {
-            chosen.retain(|pod| filter::pod_stats(wanted.as_ref(), &pods::pod_item(pod)));
+            chosen.retain(|pod| filter::pod_stats(wanted.as_ref(), &view::pod_item(&pod.facts())));
         }
         let engine = Arc::clone(&self.engine);
         self.readings.each(chosen, move |pod| stats::pod_stats(&engine, pod)).await
@@ -115,7 +120,7 @@ impl Runtime {
 
     /// What a verbose status of a pod adds. A log that cannot be read is shown as the reason for that.
     async fn pod_info(&self, pod: &pods::Pod) -> BTreeMap<String, String> {
-        let mut info = pods::pod_info(&self.engine, pod);
+        let mut info = view::pod_info(pod, self.engine.namespaces(pod));
         let log = self.engine.supervisor_log(pod).await;
         let log = log.unwrap_or_else(|error| vec![chain(&error)]);
         if !log.is_empty() {
@@ -238,9 +243,11 @@ impl RuntimeService for Runtime {
         // Before anything is looked at: what changes meanwhile is newer.
         let timestamp = wharf_sys::clock::now_ns();
         Ok(Response::new(PodSandboxStatusResponse {
-            status: Some(pods::pod_status(&pod)),
+            status: Some(view::pod_status(&pod.facts())),
             info: if request.verbose { self.pod_info(&pod).await } else { BTreeMap::new() },
-            containers_statuses: pods::container_statuses(&pod),
+            containers_statuses: view::container_statuses(
+                pod.containers().iter().map(|container| container.facts()),
+            ),
             timestamp,
         }))
     }
@@ -329,11 +336,12 @@ impl RuntimeService for Runtime {
         request: Request<ContainerStatusRequest>,
     ) -> Answer<ContainerStatusResponse> {
         let request = request.into_inner();
-        let (_pod, container) = self.engine.container(&request.container_id).map_err(status::of)?;
+        let (pod, container) = self.engine.container(&request.container_id).map_err(status::of)?;
         Ok(Response::new(ContainerStatusResponse {
-            status: Some(pods::container_status(&container)),
+            status: Some(view::container_status(container.facts())),
             info: if request.verbose {
-                pods::container_info(&self.engine, &container).await
+                let spec = self.engine.runtime_spec(&pod, &container).await;
+                view::container_info(&container, spec)
             } else {
                 BTreeMap::new()
             },
@@ -433,7 +441,7 @@ impl RuntimeService for Runtime {
     ) -> Answer<Self::GetContainerEventsStream> {
         let events = BroadcastStream::new(self.engine.subscribe());
         let lagged = |_| status::of(Fault::EventsLost);
-        Ok(Response::new(Box::pin(events.map(move |event| event.map_err(lagged)))))
+        Ok(Response::new(Box::pin(events.map(move |event| event.map(view::event).map_err(lagged)))))
     }
 
     async fn update_pod_sandbox_resources(

@@ -46,7 +46,7 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
         bail!("pods are running: {}; stop them (wharf stop), or use --force", running.join(", "));
     }
     for pod in &pods {
-        let removed = node.engine.remove_pod(&wharf_pods::pod_item(pod).id).await;
+        let removed = node.engine.remove_pod(pod.id().as_str()).await;
         removed.with_context(|| format!("removing the pod {}", name(pod)))?;
     }
     let (network, cgroups, parent) = (node.network, node.cgroups, config.cgroup_parent.clone());
@@ -69,7 +69,7 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
 }
 
 fn name(pod: &wharf_pods::Pod) -> String {
-    wharf_pods::pod_item(pod).metadata.unwrap_or_default().name
+    pod.config().metadata.clone().unwrap_or_default().name
 }
 
 fn remove_cgroups(cgroups: &Cgroups, parent: &str) -> anyhow::Result<()> {

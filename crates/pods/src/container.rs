@@ -13,6 +13,7 @@ use wharf_state::ExitRecord;
 use wharf_types::{ContainerId, ContainerState, Exit, PodId};
 
 use crate::error::Error;
+use crate::facts::ContainerFacts;
 use crate::lock::{Mutex, RwLock};
 use crate::pod::Pod;
 use crate::usage::Meter;
@@ -123,7 +124,8 @@ impl Container {
     }
 
     /// The pod it is in.
-    pub(crate) fn pod_id(&self) -> &PodId {
+    #[must_use]
+    pub fn pod_id(&self) -> &PodId {
         &self.pod
     }
 
@@ -141,9 +143,16 @@ impl Container {
         self.meter.lock()
     }
 
-    /// Where its log is; empty if nowhere.
-    pub(crate) fn log_path(&self) -> &str {
-        &self.log_path
+    /// How it stands now.
+    #[must_use]
+    pub fn facts(&self) -> ContainerFacts {
+        ContainerFacts {
+            id: self.id.clone(),
+            pod: self.pod.clone(),
+            state: self.shown(),
+            record: self.record(),
+            log_path: self.log_path.clone(),
+        }
     }
 
     /// What is taken from its request, which as a whole is large.
@@ -201,10 +210,10 @@ impl Container {
         self.pid.store(pid, Ordering::Relaxed);
     }
 
-    /// The number of the first process, which may be another's once it has ended.
+    /// The number of the first process; 0 once that has ended, since it may be another's then.
     #[must_use]
     pub fn pid(&self) -> i32 {
-        self.pid.load(Ordering::Relaxed)
+        if self.is_exited() { 0 } else { self.pid.load(Ordering::Relaxed) }
     }
 
     /// How it ended; lost as long as it has not.
@@ -315,6 +324,12 @@ impl Container {
         let id = ContainerId::from_random([byte; 32]);
         Self::new(pod, id, record, Some(ContainerState::Created), (None, Layers(None)))
     }
+
+    /// One that an earlier daemon left, whose supervisor has not answered.
+    pub(crate) fn unknown(pod: &Pod, byte: u8) -> Self {
+        let id = ContainerId::from_random([byte; 32]);
+        Self::found(pod, id, ContainerRecord::default(), None, (None, Layers(None)))
+    }
 }
 
 #[cfg(test)]
@@ -403,6 +418,15 @@ mod tests {
             assert_eq!(container.shown(), exited(exit, 0, why));
             assert_eq!(found(Some(end)).shown(), exited(exit, 0, why));
         }
+    }
+
+    #[test]
+    fn the_number_of_a_process_that_is_gone_is_not_told() {
+        let container = created();
+        container.set_pid(4711);
+        assert_eq!(container.pid(), 4711);
+        assert!(container.note_exit(END));
+        assert_eq!(container.pid(), 0, "it may be another's by now");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, broadcast};
 use wharf_cgroup::{Cgroup, Cgroups};
-use wharf_cri_api::v1::{ContainerEventResponse, ContainerEventType};
+use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::Machine;
 use wharf_images::Store;
 use wharf_network::Network;
@@ -20,6 +20,7 @@ use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking};
 use crate::events::Events;
 use crate::exec_sync::Commands;
+use crate::facts::Event;
 use crate::joins::Joins;
 use crate::key::{ContainerKey, PodKey};
 use crate::logs::Logs;
@@ -179,7 +180,7 @@ impl Engine {
 
     /// Lifecycle events from now on.
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<ContainerEventResponse> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
     }
 

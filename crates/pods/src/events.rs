@@ -1,18 +1,18 @@
 //! Lifecycle events for `GetContainerEvents`.
 
 use tokio::sync::broadcast;
-use wharf_cri_api::v1::{ContainerEventResponse, ContainerEventType};
+use wharf_cri_api::v1::ContainerEventType;
 
+use crate::facts::Event;
 use crate::lock::RwLock;
 use crate::pod::Pod;
-use crate::view;
 
 /// How many events a slow listener may lag behind before it is told that some are lost.
 const BACKLOG: usize = 1024;
 
 /// Where events are told and heard, until the end.
 #[derive(Debug)]
-pub(crate) struct Events(RwLock<Option<broadcast::Sender<ContainerEventResponse>>>);
+pub(crate) struct Events(RwLock<Option<broadcast::Sender<Event>>>);
 
 impl Events {
     pub(crate) fn new() -> Self {
@@ -24,7 +24,7 @@ impl Events {
         *self.0.write() = None;
     }
 
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<ContainerEventResponse> {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Event> {
         let sender = self.0.read();
         sender.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe)
     }
@@ -33,12 +33,12 @@ impl Events {
     pub(crate) fn tell(&self, kind: ContainerEventType, id: &str, pod: &Pod) {
         let sender = self.0.read();
         let Some(sender) = sender.as_ref().filter(|sender| sender.receiver_count() > 0) else { return };
-        let event = ContainerEventResponse {
-            container_id: id.to_owned(),
-            container_event_type: kind.into(),
-            created_at: wharf_sys::clock::now_ns(),
-            pod_sandbox_status: Some(view::pod_status(pod)),
-            containers_statuses: view::container_statuses(pod),
+        let event = Event {
+            kind,
+            id: id.to_owned(),
+            created_at_ns: wharf_sys::clock::now_ns(),
+            pod: pod.facts(),
+            containers: pod.containers().iter().map(|container| container.facts()).collect(),
         };
         // An error means that the last listener has just gone.
         sender.send(event).map(drop).unwrap_or_default();
@@ -49,7 +49,6 @@ impl Events {
 mod tests {
     use super::*;
     use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-    use wharf_cri_api::v1::PodSandboxState;
     use wharf_types::PodId;
 
     fn pod() -> Pod {
@@ -65,10 +64,9 @@ mod tests {
         events.tell(ContainerEventType::ContainerStartedEvent, pod.id().as_str(), &pod);
         pod.write_state().ready = false;
         events.tell(ContainerEventType::ContainerStoppedEvent, pod.id().as_str(), &pod);
-        for expected in [PodSandboxState::SandboxReady, PodSandboxState::SandboxNotready] {
+        for is_ready in [true, false] {
             let event = listener.recv().await.unwrap();
-            assert_eq!(event.container_id, pod.id().as_str());
-            assert_eq!(event.pod_sandbox_status.unwrap().state(), expected);
+            assert_eq!((event.id.as_str(), event.pod.is_ready), (pod.id().as_str(), is_ready));
         }
         assert!(matches!(listener.try_recv(), Err(TryRecvError::Empty)));
     }
@@ -90,7 +88,7 @@ mod tests {
         events.tell(ContainerEventType::ContainerCreatedEvent, "x", &pod);
         events.end();
         events.tell(ContainerEventType::ContainerCreatedEvent, "y", &pod);
-        assert_eq!(early.recv().await.unwrap().container_id, "x");
+        assert_eq!(early.recv().await.unwrap().id, "x");
         assert!(matches!(early.recv().await, Err(RecvError::Closed)));
         assert!(matches!(events.subscribe().recv().await, Err(RecvError::Closed)));
     }

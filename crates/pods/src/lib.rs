@@ -11,6 +11,7 @@ mod error;
 mod events;
 mod exec;
 mod exec_sync;
+mod facts;
 mod housekeeping;
 mod images;
 mod interactive;
@@ -23,19 +24,16 @@ mod pod;
 mod port_forward;
 mod readiness;
 mod recovery;
+mod runtime_spec;
 mod table;
 mod usage;
-mod view;
 
 pub use container::Container;
 pub use engine::{BLOCKING_THREADS, Engine, Options, Parts};
 pub use error::Error;
 pub use exec_sync::ExecOutput;
+pub use facts::{ContainerFacts, Event, PodFacts};
 pub use interactive::Interactive;
 pub use pod::Pod;
 pub use readiness::{Extent, Unready};
 pub use usage::PodUsage;
-pub use view::{
-    container_info, container_item, container_status, container_statuses, pod_info, pod_item, pod_request,
-    pod_status,
-};

@@ -11,6 +11,7 @@ use wharf_types::{ContainerId, ContainerState, Exit, PodId};
 
 use crate::container::Container;
 use crate::error::Error;
+use crate::facts::{PodFacts, namespaces};
 use crate::lock::{Mutex, RwLock};
 use crate::usage::Meter;
 
@@ -18,7 +19,7 @@ use crate::usage::Meter;
 #[derive(Debug)]
 pub struct Pod {
     id: PodId,
-    config: PodSandboxConfig,
+    config: Arc<PodSandboxConfig>,
     handler: String,
     created_at_ns: i64,
     /// Held by a change of the pod as a whole, so that changes come one after the other.
@@ -60,7 +61,7 @@ impl Pod {
     pub(crate) fn new(id: PodId, config: PodSandboxConfig, handler: String, created_at_ns: i64) -> Self {
         Self {
             id,
-            config,
+            config: Arc::new(config),
             handler,
             created_at_ns,
             changing: tokio::sync::Mutex::new(()),
@@ -88,6 +89,19 @@ impl Pod {
     #[must_use]
     pub fn config(&self) -> &PodSandboxConfig {
         &self.config
+    }
+
+    /// How it stands now.
+    #[must_use]
+    pub fn facts(&self) -> PodFacts {
+        PodFacts {
+            id: self.id.clone(),
+            config: Arc::clone(&self.config),
+            handler: self.handler.clone(),
+            created_at_ns: self.created_at_ns,
+            is_ready: self.is_ready(),
+            ips: self.read_state().ips.clone(),
+        }
     }
 
     /// The runtime handler that it was asked for by.
@@ -217,9 +231,7 @@ impl Pod {
 
     /// The namespaces the request asked for; unset ones are the pod's.
     pub(crate) fn namespaces(&self) -> NamespaceOption {
-        let linux = self.config.linux.as_ref();
-        let context = linux.and_then(|linux| linux.security_context.as_ref());
-        context.and_then(|context| context.namespace_options.clone()).unwrap_or_default()
+        namespaces(&self.config)
     }
 
     pub(crate) fn is_host_network(&self) -> bool {
@@ -239,4 +251,47 @@ impl Pod {
 pub(crate) fn is_privileged(config: &PodSandboxConfig) -> bool {
     let linux = config.linux.as_ref();
     linux.and_then(|linux| linux.security_context.as_ref()).is_some_and(|context| context.privileged)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_cri_api::v1::ContainerConfig;
+    use wharf_records::ContainerRecord;
+    use wharf_types::{ErrorKind, Failure as _};
+
+    fn pod() -> Pod {
+        let config = PodSandboxConfig { log_directory: "/var/log/pods/web".to_owned(), ..Default::default() };
+        Pod::new(PodId::from_random([1; 32]), config, "kata".to_owned(), 7)
+    }
+
+    #[test]
+    fn a_pod_is_ready_from_its_last_step_to_its_first_of_the_end() {
+        let pod = pod();
+        assert!(!pod.facts().is_ready);
+        pod.write_state().ready = true;
+        let facts = pod.facts();
+        assert!(facts.is_ready);
+        assert_eq!((facts.handler.as_str(), facts.created_at_ns), ("kata", 7));
+        pod.link().set(Link::Gone);
+        assert!(!pod.facts().is_ready);
+    }
+
+    #[test]
+    fn a_containers_log_is_in_the_directory_of_its_pod() {
+        let config = ContainerConfig { log_path: "main/0.log".to_owned(), ..Default::default() };
+        let record = ContainerRecord { config, ..Default::default() };
+        let container = Container::bare(&pod(), 2, record);
+        assert_eq!(container.facts().log_path, "/var/log/pods/web/main/0.log");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_knows_is_no_answer_to_decide_by() {
+        let pod = pod();
+        let container = Container::unknown(&pod, 2);
+        let error = pod.state_of(&container).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        container.note_start(10);
+        assert_eq!(pod.state_of(&container).await.unwrap(), ContainerState::Running { started_at_ns: 10 });
+    }
 }

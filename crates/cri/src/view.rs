@@ -1,0 +1,342 @@
+//! Pods, containers and events in the CRI's messages, made of facts alone.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use wharf_cri_api::admin::{ContainerRequest, PodRequest};
+use wharf_cri_api::v1::{
+    self, Container as ContainerItem, ContainerEventResponse, ContainerResources, ContainerStatus,
+    ContainerUser, ImageSpec, LinuxContainerUser, LinuxPodSandboxStatus, Namespace, PodIp, PodSandbox,
+    PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
+};
+use wharf_pods::{Container, ContainerFacts, Event, Pod, PodFacts};
+use wharf_types::ContainerState;
+
+fn pod_state(pod: &PodFacts) -> PodSandboxState {
+    if pod.is_ready { PodSandboxState::SandboxReady } else { PodSandboxState::SandboxNotready }
+}
+
+/// An item of `ListPodSandbox`.
+pub(crate) fn pod_item(pod: &PodFacts) -> PodSandbox {
+    PodSandbox {
+        id: pod.id.to_string(),
+        metadata: pod.config.metadata.clone(),
+        state: pod_state(pod).into(),
+        created_at: pod.created_at_ns,
+        labels: pod.config.labels.clone(),
+        annotations: pod.config.annotations.clone(),
+        runtime_handler: pod.handler.clone(),
+    }
+}
+
+/// What a pod and its containers were made of, the containers in their order.
+pub(crate) fn pod_request(pod: &PodFacts, mut containers: Vec<ContainerFacts>) -> PodRequest {
+    containers.sort_by_key(|container| container.record.created_at_ns);
+    let request = |container: ContainerFacts| ContainerRequest {
+        container_id: container.id.to_string(),
+        config: Some(container.record.config),
+    };
+    PodRequest {
+        pod_id: pod.id.to_string(),
+        config: Some((*pod.config).clone()),
+        runtime_handler: pod.handler.clone(),
+        containers: containers.into_iter().map(request).collect(),
+    }
+}
+
+/// The answer of `PodSandboxStatus`.
+pub(crate) fn pod_status(pod: &PodFacts) -> PodSandboxStatus {
+    let mut ips = pod.ips.iter().map(ToString::to_string);
+    let network = (!pod.is_host_network()).then(|| PodSandboxNetworkStatus {
+        ip: ips.next().unwrap_or_default(),
+        additional_ips: ips.map(|ip| PodIp { ip }).collect(),
+    });
+    let namespaces = Namespace { options: Some(pod.namespaces()) };
+    PodSandboxStatus {
+        id: pod.id.to_string(),
+        metadata: pod.config.metadata.clone(),
+        state: pod_state(pod).into(),
+        created_at: pod.created_at_ns,
+        network,
+        linux: Some(LinuxPodSandboxStatus { namespaces: Some(namespaces) }),
+        labels: pod.config.labels.clone(),
+        annotations: pod.config.annotations.clone(),
+        runtime_handler: pod.handler.clone(),
+    }
+}
+
+/// An item of `ListContainers`.
+pub(crate) fn container_item(container: ContainerFacts) -> ContainerItem {
+    let record = container.record;
+    ContainerItem {
+        id: container.id.to_string(),
+        pod_sandbox_id: container.pod.to_string(),
+        metadata: record.config.metadata,
+        image: record.config.image,
+        image_ref: record.image_ref,
+        state: state(&container.state).into(),
+        created_at: record.created_at_ns,
+        labels: record.config.labels,
+        annotations: record.config.annotations,
+        image_id: record.image_id,
+    }
+}
+
+fn state(state: &ContainerState) -> v1::ContainerState {
+    match state {
+        ContainerState::Created => v1::ContainerState::ContainerCreated,
+        ContainerState::Running { .. } => v1::ContainerState::ContainerRunning,
+        ContainerState::Exited { .. } => v1::ContainerState::ContainerExited,
+    }
+}
+
+/// The answer of `ContainerStatus`.
+pub(crate) fn container_status(container: ContainerFacts) -> ContainerStatus {
+    let stop_signal = container.stop_signal().into();
+    let ContainerFacts { id, state: now, record, log_path, .. } = container;
+    let (times, end) = (times(&now), End::of(&now));
+    let user = LinuxContainerUser {
+        uid: record.uid.into(),
+        gid: record.gid.into(),
+        supplemental_groups: record.groups.into_iter().map(i64::from).collect(),
+    };
+    let config = record.config;
+    let resources = config.linux.and_then(|linux| linux.resources);
+    ContainerStatus {
+        id: id.to_string(),
+        metadata: config.metadata,
+        state: state(&now).into(),
+        created_at: record.created_at_ns,
+        started_at: times.0,
+        finished_at: times.1,
+        exit_code: end.code,
+        image: Some(shown(config.image.unwrap_or_default())),
+        image_ref: record.image_ref,
+        reason: end.reason.to_owned(),
+        message: end.message,
+        labels: config.labels,
+        annotations: config.annotations,
+        mounts: config.mounts,
+        log_path,
+        resources: resources.map(|linux| ContainerResources { linux: Some(linux), windows: None }),
+        image_id: record.image_id,
+        user: Some(ContainerUser { linux: Some(user) }),
+        stop_signal,
+    }
+}
+
+/// When it was started and when it ended; 0 for what has not happened.
+fn times(state: &ContainerState) -> (i64, i64) {
+    match state {
+        ContainerState::Created => (0, 0),
+        ContainerState::Running { started_at_ns } => (*started_at_ns, 0),
+        ContainerState::Exited { started_at_ns, finished_at_ns, .. } => (*started_at_ns, *finished_at_ns),
+    }
+}
+
+/// How a container ended; all empty if it has not.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct End {
+    code: i32,
+    reason: &'static str,
+    message: String,
+}
+
+impl End {
+    fn of(state: &ContainerState) -> Self {
+        let ContainerState::Exited { exit, message, .. } = state else { return Self::default() };
+        Self { code: exit.code(), reason: exit.reason(), message: message.clone() }
+    }
+}
+
+/// The image by the name that the pod's author gave it, where a kubelet tells that.
+fn shown(image: ImageSpec) -> ImageSpec {
+    match image.user_specified_image.is_empty() {
+        true => image,
+        false => ImageSpec { image: image.user_specified_image.clone(), ..image },
+    }
+}
+
+/// The statuses of a pod's containers, the newest first: a kubelet that gets them with their pod takes the first of a name
+/// for the one that counts.
+pub(crate) fn container_statuses(
+    containers: impl IntoIterator<Item = ContainerFacts>,
+) -> Vec<ContainerStatus> {
+    let mut statuses: Vec<_> = containers.into_iter().map(container_status).collect();
+    statuses.sort_by_key(|status| Reverse(status.created_at));
+    statuses
+}
+
+/// What `GetContainerEvents` tells.
+pub(crate) fn event(event: Event) -> ContainerEventResponse {
+    ContainerEventResponse {
+        container_id: event.id,
+        container_event_type: event.kind.into(),
+        created_at: event.created_at_ns,
+        pod_sandbox_status: Some(pod_status(&event.pod)),
+        containers_statuses: container_statuses(event.containers),
+    }
+}
+
+/// What a verbose status of a container adds: the values that tools read, in the places where they look.
+pub(crate) fn container_info(container: &Container, spec: Value) -> BTreeMap<String, String> {
+    let id = container.pod_id().as_str();
+    info(&json!({ "sandboxID": id, "pid": container.pid(), "runtimeSpec": spec }))
+}
+
+/// What a verbose status of a pod adds, likewise. The process is one that is in the pod's namespaces, as tools enter them
+/// by it; never the supervisor, which is in the host's.
+pub(crate) fn pod_info(pod: &Pod, namespaces: Vec<Value>) -> BTreeMap<String, String> {
+    let pids = pod.containers().into_iter().map(|container| container.pid());
+    let pid = pids.into_iter().find(|&pid| pid != 0).unwrap_or(0);
+    info(&json!({ "pid": pid, "runtimeSpec": { "linux": { "namespaces": namespaces } } }))
+}
+
+fn info(info: &Value) -> BTreeMap<String, String> {
+    BTreeMap::from([("info".to_owned(), info.to_string())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_cri_api::v1::{
+        ContainerConfig, ContainerEventType, ContainerMetadata, LinuxPodSandboxConfig,
+        LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
+    };
+    use wharf_records::ContainerRecord;
+    use wharf_types::{ContainerId, Exit, PodId};
+
+    fn pod(network: NamespaceMode) -> PodFacts {
+        let namespace_options =
+            Some(NamespaceOption { network: network.into(), ..NamespaceOption::default() });
+        let security_context =
+            Some(LinuxSandboxSecurityContext { namespace_options, ..LinuxSandboxSecurityContext::default() });
+        let config = PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata { name: "web".to_owned(), ..PodSandboxMetadata::default() }),
+            linux: Some(LinuxPodSandboxConfig { security_context, ..LinuxPodSandboxConfig::default() }),
+            labels: [("app".to_owned(), "x".to_owned())].into(),
+            ..PodSandboxConfig::default()
+        };
+        PodFacts {
+            id: PodId::from_random([1; 32]),
+            config: config.into(),
+            handler: "kata".to_owned(),
+            created_at_ns: 7,
+            is_ready: true,
+            ips: ["10.88.0.2", "fd00::2"].map(|ip| ip.parse().unwrap()).to_vec(),
+        }
+    }
+
+    fn container(byte: u8, created_at_ns: i64) -> ContainerFacts {
+        let config = ContainerConfig {
+            metadata: Some(ContainerMetadata { name: "main".to_owned(), attempt: 0 }),
+            image: Some(ImageSpec { image: "sha256:12".to_owned(), ..ImageSpec::default() }),
+            ..ContainerConfig::default()
+        };
+        let record = ContainerRecord {
+            config,
+            created_at_ns,
+            image_id: "sha256:12".to_owned(),
+            image_ref: "registry/x@sha256:34".to_owned(),
+            uid: 1000,
+            groups: vec![1000, 7],
+            ..ContainerRecord::default()
+        };
+        ContainerFacts {
+            id: ContainerId::from_random([byte; 32]),
+            pod: PodId::from_random([1; 32]),
+            state: ContainerState::Created,
+            record,
+            log_path: "/var/log/pods/web/main/0.log".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_pod_is_shown_as_it_stands() {
+        for (is_ready, state) in
+            [(true, PodSandboxState::SandboxReady), (false, PodSandboxState::SandboxNotready)]
+        {
+            let pod = PodFacts { is_ready, ..pod(NamespaceMode::Pod) };
+            let item = pod_item(&pod);
+            assert_eq!((item.state(), pod_status(&pod).state()), (state, state));
+            assert_eq!((item.created_at, item.runtime_handler.as_str()), (7, "kata"));
+            assert_eq!((item.metadata.unwrap().name.as_str(), item.labels["app"].as_str()), ("web", "x"));
+        }
+    }
+
+    #[test]
+    fn the_first_address_is_the_pods_and_on_the_hosts_network_there_is_none() {
+        let network = pod_status(&pod(NamespaceMode::Pod)).network.unwrap();
+        assert_eq!(network.ip, "10.88.0.2");
+        assert_eq!(network.additional_ips, [PodIp { ip: "fd00::2".to_owned() }]);
+        assert_eq!(pod_status(&pod(NamespaceMode::Node)).network, None);
+    }
+
+    #[test]
+    fn a_status_follows_a_container_through_its_life() {
+        let exit = Exit::Signal { number: 9, oom: true };
+        let (started_at_ns, finished_at_ns, message) = (40, 50, String::new());
+        let exited = ContainerState::Exited { started_at_ns, finished_at_ns, exit, message };
+        for (state, expected) in [
+            (ContainerState::Created, (v1::ContainerState::ContainerCreated, 0, 0, 0, "")),
+            (ContainerState::Running { started_at_ns }, (v1::ContainerState::ContainerRunning, 40, 0, 0, "")),
+            (exited, (v1::ContainerState::ContainerExited, 40, 50, 137, "OOMKilled")),
+        ] {
+            let status = container_status(ContainerFacts { state, ..container(2, 30) });
+            let shown = (status.state(), status.started_at, status.finished_at, status.exit_code);
+            assert_eq!((shown.0, shown.1, shown.2, shown.3, &*status.reason), expected);
+        }
+    }
+
+    #[test]
+    fn a_status_has_what_was_resolved_of_the_request() {
+        let status = container_status(container(2, 30));
+        assert_eq!(status.log_path, "/var/log/pods/web/main/0.log");
+        assert_eq!(
+            (status.image_id.as_str(), status.image_ref.as_str()),
+            ("sha256:12", "registry/x@sha256:34")
+        );
+        let user = status.user.unwrap().linux.unwrap();
+        assert_eq!((user.uid, user.supplemental_groups), (1000, vec![1000, 7]));
+    }
+
+    #[test]
+    fn an_image_is_shown_by_the_name_that_its_author_gave_it() {
+        let spec = |user: &str| ImageSpec {
+            image: "sha256:12".to_owned(),
+            user_specified_image: user.to_owned(),
+            ..ImageSpec::default()
+        };
+        assert_eq!(shown(spec("nginx:1")).image, "nginx:1");
+        assert_eq!(shown(spec("")).image, "sha256:12");
+    }
+
+    #[test]
+    fn the_newest_container_comes_first_in_statuses_and_last_in_requests() {
+        let both = || vec![container(9, 1), container(3, 2)];
+        let (old, new) = (both()[0].id.to_string(), both()[1].id.to_string());
+        let statuses: Vec<_> = container_statuses(both()).into_iter().map(|status| status.id).collect();
+        assert_eq!(statuses, [new.clone(), old.clone()]);
+        let requests = pod_request(&pod(NamespaceMode::Pod), both()).containers;
+        let requests: Vec<_> = requests.into_iter().map(|request| request.container_id).collect();
+        assert_eq!(requests, [old, new]);
+    }
+
+    #[test]
+    fn an_event_tells_how_things_stood() {
+        let told = event(Event {
+            kind: ContainerEventType::ContainerStoppedEvent,
+            id: "x".to_owned(),
+            created_at_ns: 9,
+            pod: pod(NamespaceMode::Pod),
+            containers: vec![container(2, 30)],
+        });
+        assert_eq!(
+            (told.container_event_type(), told.created_at),
+            (ContainerEventType::ContainerStoppedEvent, 9)
+        );
+        assert_eq!(told.pod_sandbox_status.unwrap().state(), PodSandboxState::SandboxReady);
+        assert_eq!(told.containers_statuses.len(), 1);
+    }
+}

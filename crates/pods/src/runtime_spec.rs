@@ -1,0 +1,54 @@
+//! What a container was made of, as tools look for it: the runtime spec that is kept beside its record.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use wharf_cri_api::v1::NamespaceMode;
+use wharf_planner as planner;
+
+use crate::container::Container;
+use crate::engine::Engine;
+use crate::error::blocking;
+use crate::pod::Pod;
+
+impl Engine {
+    /// The runtime spec of a container; of one that an older build made, the little that is known.
+    pub async fn runtime_spec(self: &Arc<Self>, pod: &Pod, container: &Arc<Container>) -> Value {
+        let (engine, shown) = (Arc::clone(self), Arc::clone(container));
+        let kept = blocking(move || Ok(engine.kept_spec(&shown))).await;
+        let of_older_build = || {
+            let cgroup = container.with_record(|record| record.cgroup.clone());
+            json!({ "linux": { "cgroupsPath": cgroup, "namespaces": self.namespaces(pod) } })
+        };
+        kept.ok().flatten().unwrap_or_else(of_older_build)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
+    fn kept_spec(&self, container: &Container) -> Option<Value> {
+        let text =
+            std::fs::read(self.parts.layout.container_spec(container.pod_id(), container.id())).ok()?;
+        let record = container.record();
+        let identity = planner::Identity { uid: record.uid, gid: record.gid, groups: &record.groups };
+        match planner::show(&text, &record.config, identity, self.machine.kernel) {
+            Ok(spec) => Some(spec),
+            Err(error) => {
+                tracing::warn!(container = container.id().short(), %error, "the kept runtime spec cannot be read");
+                None
+            }
+        }
+    }
+
+    /// The namespaces that a pod has of its own, with the paths that pin them as long as they do.
+    #[must_use]
+    pub fn namespaces(&self, pod: &Pod) -> Vec<Value> {
+        let options = pod.namespaces();
+        let all = [
+            ("network", "net", options.network()),
+            ("ipc", "ipc", options.ipc()),
+            ("uts", "uts", options.network()),
+        ];
+        let own = all.into_iter().filter(|(_, _, mode)| pod.is_ready() && *mode != NamespaceMode::Node);
+        own.map(|(kind, pin, _)| json!({ "type": kind, "path": self.parts.layout.namespace(pod.id(), pin) }))
+            .collect()
+    }
+}
