@@ -1,4 +1,4 @@
-//! The calls that make and unmake pods, of whatever runtime.
+//! The calls that make and remove pods, for any runtime.
 
 use std::path::Path;
 
@@ -17,9 +17,9 @@ use crate::connect::{MESSAGE_LIMIT_BYTES, connect};
 /// A client of one runtime; its clones share a connection.
 #[derive(Clone, Debug)]
 pub struct Calls {
-    /// For every other call of pods and containers.
+    /// For all other calls about pods and containers.
     pub runtime: RuntimeServiceClient<Channel>,
-    /// For every other call of images.
+    /// For all other calls about images.
     pub images: ImageServiceClient<Channel>,
 }
 
@@ -39,15 +39,15 @@ impl Calls {
         })
     }
 
-    /// Runs a pod; gives its id.
+    /// Runs a pod and returns its id.
     pub async fn run(&self, pod: &PodSandboxConfig) -> Result<String, Status> {
         let request = RunPodSandboxRequest { config: Some(pod.clone()), ..Default::default() };
-        // Boxed, here and below: such requests are too large to live in a caller's future.
+        // Boxed, here and below, because such requests are too large for a caller's future.
         let mut runtime = self.runtime.clone();
         Ok(Box::pin(runtime.run_pod_sandbox(request)).await?.into_inner().pod_sandbox_id)
     }
 
-    /// Creates a container in the pod of that id and description; gives its id.
+    /// Creates a container in the pod with this id and config, and returns its id.
     pub async fn create(
         &self,
         pod_id: &str,
@@ -93,7 +93,7 @@ impl Calls {
         self.runtime.clone().remove_pod_sandbox(request).await.map(drop)
     }
 
-    /// Pulls an image; gives its id.
+    /// Pulls an image and returns its id.
     pub async fn pull(&self, image: &str) -> Result<String, Status> {
         let image = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
         let request = PullImageRequest { image, ..PullImageRequest::default() };

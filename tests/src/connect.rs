@@ -1,4 +1,4 @@
-//! The way to a runtime's socket.
+//! Connecting to a runtime's socket.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Uri};
 
-/// Lists of a hundred pods pass the default of 4 MiB only by luck.
+/// Lists of a hundred pods fit the default of 4 MiB only by luck.
 pub const MESSAGE_LIMIT_BYTES: usize = 16 << 20;
 
 /// Connects to the runtime that listens at a path.

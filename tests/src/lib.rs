@@ -1,5 +1,6 @@
-//! The tests of the whole: rules of the workspace and end to end in `tests/`, and in `src/bin` the benchmark beside peers
-//! and the comparison with them. What the clients of the CRI share is here.
+//! The tests of the whole program: the rules of the workspace and the end-to-end tests in `tests/`, and in `src/bin`
+//! the benchmark of wharf and other runtimes and the comparison with containerd. This library has what the clients of
+//! the CRI share.
 
 pub mod calls;
 pub mod connect;

@@ -1,8 +1,8 @@
-//! The layers of the workspace, and who may depend on what.
+//! The layers of the workspace, and which crate may depend on which.
 //!
-//! The edges are those that `cargo metadata` reports. Each rule is a function over plain graphs, so that the unit
-//! tests at the end can show it graphs that break it. A new edge between crates of one level is entered in
-//! [`SAME_LEVEL`] on purpose, with the commit that says why.
+//! The edges are those that `cargo metadata` reports. Each rule is a function over plain graphs, so that the unit tests
+//! at the end can give it graphs that break it. A new edge between crates of one level must be added to [`SAME_LEVEL`],
+//! in a commit that gives the reason.
 #![expect(
     clippy::tests_outside_test_module,
     clippy::panic,
@@ -59,11 +59,11 @@ const SAME_LEVEL: &[(&str, &str)] = &[
     ("daemon", "streaming"),
 ];
 
-/// All that the command line may know of this workspace.
+/// The only crates of this workspace that the command line may use.
 const CLI_MAY_USE: &[&str] = &["cri-api", "types"];
 
-/// All that the planner may name. It decides and does nothing: of `sys`, `isolation` and `cgroup` it takes words, and its
-/// `clippy.toml` bans files, clocks and the environment.
+/// The only crates that the planner may use. It decides and does nothing: from `sys`, `isolation` and `cgroup` it takes
+/// only types, and its `clippy.toml` bans files, clocks and the environment.
 const PLANNER_MAY_NAME: &[&str] = &[
     "wharf-types",
     "wharf-sys",
@@ -77,11 +77,11 @@ const PLANNER_MAY_NAME: &[&str] = &[
     "proptest",
 ];
 
-/// What the supervisor must not carry: it is linked once per pod, and every page of it counts.
+/// What the supervisor must not contain: one runs for each pod, and every page of it counts.
 const NOT_IN_SUPERVISOR: &[&str] =
     &["tokio", "tonic", "oci-spec", "cgroups-rs", "tracing-subscriber", "regex"];
 
-/// Third-party crates that few may name, and who may.
+/// Third-party crates that only a few crates may use directly, and which ones.
 const DIRECT_ONLY_IN: &[(&str, &[&str])] = &[
     ("libc", &["sys"]),
     ("rustix", &["sys"]),
@@ -89,14 +89,14 @@ const DIRECT_ONLY_IN: &[(&str, &[&str])] = &[
     ("oci-spec", &["planner", "pods"]),
 ];
 
-/// One declared dependency of a crate of the workspace.
+/// One declared dependency of a crate in the workspace.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Edge {
     from: String,
     to: String,
 }
 
-/// A package of the resolved graph and the ids of those it is linked with.
+/// A package in the resolved graph, with the ids of those that it links.
 struct Package {
     name: String,
     deps: Vec<String>,
@@ -116,13 +116,13 @@ fn level(name: &str) -> Option<usize> {
 
 // ---- The rules ----
 
-/// Crates that have no level.
+/// Crates without a level.
 fn unplaced(crates: &BTreeSet<String>) -> Vec<String> {
     let missing = crates.iter().filter(|name| level(own(name).unwrap_or(name)).is_none());
     missing.map(|name| format!("{name} has no level: enter it in LEVELS of tests/tests/layers.rs")).collect()
 }
 
-/// Edges within the workspace that go up, or sideways without being in the table.
+/// Edges in the workspace that go up, or sideways without being in the table.
 fn wrong_edges(edges: &BTreeSet<Edge>) -> Vec<String> {
     let mut wrong = Vec::new();
     for edge in edges {
@@ -137,7 +137,7 @@ fn wrong_edges(edges: &BTreeSet<Edge>) -> Vec<String> {
     wrong
 }
 
-/// Crates of the workspace that the command line uses beyond the interface.
+/// Crates of the workspace that the command line uses and may not.
 fn cli_beyond_interface(edges: &BTreeSet<Edge>) -> Vec<String> {
     let used = edges.iter().filter(|edge| edge.from == "wharf-cli").filter_map(|edge| own(&edge.to));
     used.filter(|name| !CLI_MAY_USE.contains(name))
@@ -145,7 +145,7 @@ fn cli_beyond_interface(edges: &BTreeSet<Edge>) -> Vec<String> {
         .collect()
 }
 
-/// What the planner names beyond data.
+/// Crates that the planner uses and may not.
 fn planner_beyond_data(edges: &BTreeSet<Edge>) -> Vec<String> {
     let named = edges.iter().filter(|edge| edge.from == "wharf-planner").map(|edge| edge.to.as_str());
     named
@@ -154,7 +154,7 @@ fn planner_beyond_data(edges: &BTreeSet<Edge>) -> Vec<String> {
         .collect()
 }
 
-/// Crates that name a third-party crate kept for others.
+/// Crates that use a third-party crate reserved for others.
 fn wrong_direct(edges: &BTreeSet<Edge>, banned: &str, allowed: &[&str]) -> Vec<String> {
     let users =
         edges.iter().filter(|edge| edge.to == banned).map(|edge| own(&edge.from).unwrap_or(&edge.from));
@@ -164,7 +164,7 @@ fn wrong_direct(edges: &BTreeSet<Edge>, banned: &str, allowed: &[&str]) -> Vec<S
         .collect()
 }
 
-/// The shortest way from a package to one of the banned names, for each that can be reached.
+/// The shortest path from a package to each banned one that it reaches.
 fn reached(graph: &Graph, from: &str, banned: &[&str]) -> Vec<String> {
     let Some((start, _)) = graph.iter().find(|(_, package)| package.name == from) else {
         return vec![format!("{from} is not in the resolved graph")];
@@ -187,7 +187,7 @@ fn reached(graph: &Graph, from: &str, banned: &[&str]) -> Vec<String> {
     found
 }
 
-/// The chain of names that led to a package.
+/// The chain of names that leads to a package.
 fn way(graph: &Graph, came_from: &BTreeMap<&str, Option<&str>>, to: &str) -> String {
     let mut names = vec![graph[to].name.as_str()];
     let mut at = to;
@@ -199,12 +199,12 @@ fn way(graph: &Graph, came_from: &BTreeMap<&str, Option<&str>>, to: &str) -> Str
     names.join(" -> ")
 }
 
-/// Crates below the asynchronous level that link an asynchronous runtime.
+/// Crates below the asynchronous level that link an async runtime.
 fn async_below(graph: &Graph) -> Vec<String> {
     let mut found = Vec::new();
     let names = graph.values().filter_map(|package| own(&package.name));
     for name in names.filter(|name| level(name).is_some_and(|level| level < ASYNC_LEVEL)) {
-        // The bindings are of tonic, and tonic's transport is of tokio.
+        // The bindings need tonic, and tonic's transport needs tokio.
         if name != "cri-api" {
             found.extend(reached(graph, &format!("wharf-{name}"), &["tokio", "tonic"]));
         }
@@ -236,7 +236,7 @@ fn list(value: &Value) -> &[Value] {
     value.as_array().unwrap_or_else(|| panic!("{value} should be a list"))
 }
 
-/// The crates of the workspace and what they declare: normal, build and test dependencies, optional ones too.
+/// The crates of the workspace and their declared dependencies: normal, build and test ones, optional ones included.
 fn declared() -> (BTreeSet<String>, BTreeSet<Edge>) {
     let metadata = metadata(&["--no-deps"]);
     let (mut crates, mut edges) = (BTreeSet::new(), BTreeSet::new());
@@ -250,7 +250,7 @@ fn declared() -> (BTreeSet<String>, BTreeSet<Edge>) {
     (crates, edges)
 }
 
-/// What is linked with what on Linux; dependencies of tests and build scripts are left out.
+/// What links what on Linux; dependencies of tests and build scripts are left out.
 fn resolved() -> Graph {
     let metadata = metadata(&["--filter-platform", "x86_64-unknown-linux-gnu"]);
     let named = list(&metadata["packages"]).iter();
@@ -313,7 +313,7 @@ fn edges(pairs: &[(&str, &str)]) -> BTreeSet<Edge> {
     pairs.iter().map(|(from, to)| Edge { from: (*from).into(), to: (*to).into() }).collect()
 }
 
-/// A graph whose ids are the names; every package has to stand first in a pair, or has no dependencies.
+/// A graph whose ids are the names; a package that is not the first of a pair has no dependencies.
 fn graph(pairs: &[(&str, &[&str])]) -> Graph {
     let mut graph = Graph::new();
     for (name, deps) in pairs {

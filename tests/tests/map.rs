@@ -1,21 +1,21 @@
-//! `crates/README.md` is the map of the code: what it names is there, and no crate and no invariant is left without what a
-//! stranger looks for.
+//! `crates/README.md` is the map of the code: the places that it names exist, and every crate and every invariant has
+//! what a stranger looks for.
 //!
-//! A place in the code is written `PATH.rs:NAME` in backticks; the path begins in `crates/`, in `tests/tests/` or at the
-//! root. Each rule is a function over texts, so that the unit tests at the end can show it a map that breaks it.
+//! A place in the code is written `PATH.rs:NAME` in backticks; the path is relative to `crates/`, `tests/tests/` or the
+//! root. Each rule is a function over texts, so that the unit tests at the end can give it a map that breaks it.
 #![expect(clippy::tests_outside_test_module, reason = "an integration test is nothing but tests")]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where the path of a place may begin.
+/// The directories to which the path of a place may be relative.
 const ROOTS: [&str; 3] = ["crates", "tests/tests", ""];
 
-/// What may come before the name of a place in its file.
+/// The keywords that may precede the name of a place in its file.
 const DEFINITIONS: [&str; 7] = ["fn", "struct", "enum", "trait", "type", "const", "mod"];
 
-/// A place that the map names.
+/// A place named on the map.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place<'a> {
     path: &'a str,
@@ -39,14 +39,14 @@ fn defines(source: &str, name: &str) -> bool {
     })
 }
 
-/// Places that are not there.
+/// Places that do not exist.
 fn missing(text: &str, source: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let is_there = |place: &Place| source(place.path).is_some_and(|source| defines(&source, place.name));
     let gone = places(text).into_iter().filter(|place| !is_there(place));
     gone.map(|place| format!("`{}:{}` is not there", place.path, place.name)).collect()
 }
 
-/// The part of the map below a heading, to the next one of the same level or above.
+/// The part of the map below a heading, up to the next heading of the same level or above.
 fn section(text: &str, heading: &str) -> String {
     let depth = |line: &str| line.bytes().take_while(|&byte| byte == b'#').count();
     let is_next = |line: &&str| (1..=depth(heading)).contains(&depth(line));
@@ -54,14 +54,14 @@ fn section(text: &str, heading: &str) -> String {
     below.take_while(|line| !is_next(line)).flat_map(|line| [line, "\n"]).collect()
 }
 
-/// Crates without a section of their own, or whose section names no invariant.
+/// Crates without a section, or whose section names no invariant.
 fn uncharted<'a>(text: &str, crates: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let sections = crates.into_iter().map(|name| (name, section(text, &format!("### `{name}`"))));
     let wanting = sections.filter(|(_, section)| !section.contains("**Invariant**"));
     wanting.map(|(name, _)| format!("`{name}` has no section with an invariant")).collect()
 }
 
-/// Rows of the table of invariants that no test stands in.
+/// Rows of the table of invariants without a test.
 fn unproven(text: &str) -> Vec<String> {
     let section = section(text, "## Invariants");
     let rows = section.lines().filter(|line| line.starts_with("| **"));

@@ -1,7 +1,7 @@
 //! House rules that no compiler checks: sizes, leftovers, whitespace, headers, and where `unsafe` may be.
 //!
-//! The files are those git knows of or would take: tracked, or new and not ignored. Each rule is a function from a
-//! file to what is wrong with it, so that the unit tests at the end can show it files that break it.
+//! The files are those that git tracks or would add: new and not ignored. Each rule is a function from a file to its
+//! complaints, so that the unit tests at the end can give it files that break it.
 #![expect(
     clippy::tests_outside_test_module,
     clippy::panic,
@@ -15,13 +15,13 @@ use std::process::Command;
 /// The longest a source file may be.
 const LINES_LIMIT: usize = 600;
 
-/// The kinds of files whose whitespace and leftovers are looked at.
+/// The kinds of files that are checked for whitespace and leftovers.
 const TEXT_KINDS: &[&str] = &["rs", "md", "toml", "sh", "proto"];
 
-/// Marks of unfinished work; written apart, so that this file has none.
+/// Marks of unfinished work; split here, so that this file has none.
 const LEFTOVERS: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
 
-/// What no Rust file may contain, written apart too.
+/// What no Rust file may contain; split for the same reason.
 const FORBIDDEN_CODE: &[&str] = &[
     concat!("to", "do!("),
     concat!("unimple", "mented!("),
@@ -32,7 +32,7 @@ const FORBIDDEN_CODE: &[&str] = &[
 /// Directories of one person's machine.
 const MACHINE_PATHS: &[&str] = &[concat!("/wo", "rk/"), concat!("/ho", "me/")];
 
-/// Files in which such a path is one inside an image or a container.
+/// Files in which such a path is inside an image or a container.
 const MACHINE_PATHS_FINE_IN: &[&str] = &["crates/isolation/src/identity.rs", "tests/images/images.sh"];
 
 /// A file of the repository.
@@ -52,17 +52,17 @@ impl File {
         self.kind() == "rs"
     }
 
-    /// Written by a generator, and so not ours to shape.
+    /// A generator wrote it, so its form is not ours to choose.
     fn is_generated(&self) -> bool {
         self.path.ends_with("/generated.rs")
     }
 
-    /// A program for a shell: named so, or in `hack/` without any other kind.
+    /// A shell script: by its name, or because it is in `hack/` without another extension.
     fn is_script(&self) -> bool {
         self.kind() == "sh" || self.path.starts_with("hack/") && self.kind().is_empty()
     }
 
-    /// Every line that fits, as a complaint.
+    /// A complaint for every line that matches.
     fn lines_where(&self, what: &str, fits: impl Fn(&str) -> bool) -> Vec<String> {
         let lines = self.text.split('\n').enumerate();
         lines.filter(|(_, line)| fits(line)).map(|(at, _)| self.complaint(at + 1, what)).collect()
@@ -101,7 +101,7 @@ fn leftovers(file: &File) -> Vec<String> {
     marks.chain(code).collect()
 }
 
-/// Whether a word stands in a line on its own: names of temporary files end in the same letters, only more of them.
+/// Whether a line contains a word on its own: names of temporary files end in the same letters, but in more of them.
 fn has_word(line: &str, word: &str) -> bool {
     let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
     line.match_indices(word).any(|(at, _)| {
@@ -109,7 +109,7 @@ fn has_word(line: &str, word: &str) -> bool {
     })
 }
 
-/// In a supervisor nobody sees what fails but itself: what does is handled, or told.
+/// Nobody but the supervisor sees what fails in it, so every failure there must be handled or noted.
 fn dropped_result(file: &File) -> Vec<String> {
     if !file.path.starts_with("crates/supervisor/src/") || file.path.ends_with("/tests.rs") {
         return Vec::new();
@@ -124,7 +124,7 @@ fn first_lines(text: &str, count: Option<usize>) -> String {
     text.split('\n').take(count.unwrap_or(usize::MAX)).collect::<Vec<_>>().join("\n")
 }
 
-/// Whether a line is a statement, or the arm of one, that drops what a call returned.
+/// Whether a line is a statement, or a match arm, that drops the result of a call.
 fn drops_a_call(line: &str) -> bool {
     let line = line.trim();
     let arm = line.rsplit("=> ").next().unwrap_or(line);
@@ -158,7 +158,7 @@ fn machine_paths(file: &File) -> Vec<String> {
     MACHINE_PATHS.iter().flat_map(path).collect()
 }
 
-/// A script is run, or it is sourced and says so in its first line.
+/// A script is executable, or it is sourced and says so in its first line.
 fn bad_script(file: &File) -> Vec<String> {
     if !file.is_script() {
         return Vec::new();
@@ -188,7 +188,7 @@ fn stray_unsafe(file: &File) -> Vec<String> {
     file.lines_where("unsafe code outside of crates/sys", has_unsafe_code)
 }
 
-/// Whether a line opens an unsafe block or item; prose about it, and the names of lints, do not.
+/// Whether a line opens an unsafe block or item; prose about it and the names of lints do not count.
 fn has_unsafe_code(line: &str) -> bool {
     let word = concat!("un", "safe");
     let code = line.split("//").next().unwrap_or("");
@@ -196,7 +196,7 @@ fn has_unsafe_code(line: &str) -> bool {
         let follows = code[at + word.len()..].trim_start();
         let opens =
             ["{", "fn ", "impl", "extern", "trait ", "("].iter().any(|next| follows.starts_with(next));
-        // The end of a longer name is a name, not the keyword.
+        // At the end of a longer name it is not the keyword.
         let keyword = !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
         keyword && (opens || follows.is_empty())
     })
@@ -217,7 +217,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Every text file; what is not UTF-8 is no text.
+/// Every text file; a file that is not UTF-8 is not text.
 fn files() -> Vec<File> {
     #[expect(clippy::disallowed_methods, reason = "only git knows which files are of the repository")]
     let mut git = Command::new("git");
@@ -232,7 +232,7 @@ fn files() -> Vec<File> {
 
 fn read(path: &str) -> Option<File> {
     let full = root().join(path);
-    // Deleted but still tracked, or a symbolic link to something else: neither has a text of its own.
+    // A file that is deleted but still tracked, or a symbolic link, has no text of its own.
     let metadata = std::fs::symlink_metadata(&full).ok().filter(std::fs::Metadata::is_file)?;
     let text = String::from_utf8(std::fs::read(&full).ok()?).ok()?;
     Some(File { path: path.to_owned(), text, executable: metadata.permissions().mode() & 0o111 != 0 })

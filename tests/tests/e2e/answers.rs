@@ -1,4 +1,4 @@
-//! What clients make of answers: deadlines of their own, retries, and messages that their code takes for granted.
+//! What clients make of responses: their own deadlines, retries, and messages that their code takes for granted.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::daemon::process_with;
 use crate::place;
 use crate::world::{run, run_on, until};
 
-/// A request with a deadline that the server is told of.
+/// A request with a deadline that is sent to the server.
 fn within<T>(patience: &'static str, request: T) -> Request<T> {
     let mut request = Request::new(request);
     request.metadata_mut().insert("grpc-timeout", patience.parse().unwrap());
@@ -29,7 +29,7 @@ fn a_clients_deadline_is_told_as_one() {
         let client = &world.client;
         let pod = client.run(&client.pod("deadline")).await.unwrap();
         let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
-        // The library's own channel would end the call by a clock of its own; this one waits for the answer.
+        // The library's own channel would end the call by its own clock; this one waits for the response.
         let path = client.socket.clone();
         let connector = tower::service_fn(move |_: http::Uri| {
             let path = path.clone();
@@ -100,7 +100,7 @@ fn a_pod_without_interfaces_has_no_network_figures() {
         let id = client.launch(&pod, &container).await.unwrap();
         assert!(client.pod_stats(&pod).await.network.unwrap().default_interface.is_some());
         client.output(&id, "ip link del eth0").await;
-        // Clients dereference the default interface of a network that is there.
+        // Clients dereference the default interface of any network they get.
         let gone = async || client.pod_stats(&pod).await.network.is_none().then_some(());
         until("the pod has no network figures", gone).await;
     });
@@ -118,7 +118,7 @@ fn a_pods_figures_are_its_cgroups_and_never_fall() {
         assert_eq!(used().await, (0, None), "nothing ran yet");
         let sleeper = client.launch(&pod, &client.container("sleeper", "sleep 1000")).await.unwrap();
         let busy = client.launch(&pod, &client.container("busy", "while :; do :; done")).await.unwrap();
-        // Asked all the time: a rate is of a second nevertheless.
+        // Even with constant requests, a rate is over at least a second.
         let rate = until("the rate is told", async || used().await.1.filter(|rate| *rate > 0)).await;
         assert!(rate < 64_000_000_000, "{rate}");
         let (before, _rate) = used().await;
@@ -150,7 +150,7 @@ fn containers_that_have_ended_have_no_figures() {
         let filter = ContainerStatsFilter { pod_sandbox_id: pod.clone(), ..ContainerStatsFilter::default() };
         let request = ListContainerStatsRequest { filter: Some(filter) };
         let listed = client.runtime.clone().list_container_stats(request).await.unwrap().into_inner().stats;
-        // A kubelet that lowers a limit looks for what `main` uses in each of these.
+        // A kubelet that lowers a limit looks for the usage of `main` in each of these.
         for stats in [listed, client.pod_stats(&pod).await.containers] {
             let [only] = &stats[..] else { panic!("{stats:?}, and {ended} has ended") };
             assert_eq!(only.attributes.as_ref().unwrap().id, id);
@@ -211,7 +211,7 @@ fn a_stopped_pod_has_no_address() {
     });
 }
 
-/// The JSON that a verbose status adds.
+/// The JSON in a verbose status.
 fn info(info: &std::collections::BTreeMap<String, String>) -> Value {
     serde_json::from_str(&info["info"]).unwrap()
 }
@@ -285,7 +285,7 @@ fn a_node_whose_state_directory_is_full_starts_no_pods_and_can_be_rid_of_some() 
         let full = condition("NetworkReady").await;
         assert!(!full.status && full.reason == "StateDirectoryFull", "{full:?}");
         assert!(full.message.contains(&*state.to_string_lossy()), "{full:?}");
-        // A kubelet whose runtime is not ready looks after no pod any more: it would not stop or remove any.
+        // A kubelet whose runtime is not ready stops and removes no pod.
         assert!(condition("RuntimeReady").await.status);
         std::fs::remove_file(&filler).unwrap();
         assert!(condition("NetworkReady").await.status);

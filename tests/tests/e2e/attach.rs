@@ -1,4 +1,4 @@
-//! Attach: many clients of one container, clients that do not keep up, that leave and come back, and its end.
+//! Attach: many clients of one container, clients that do not keep up, that leave and return, and the container's end.
 
 use futures_util::future::join_all;
 use tonic::Code;
@@ -19,7 +19,7 @@ fn reader(client: &Client, name: &str, script: &str) -> ContainerConfig {
     ContainerConfig { stdin: true, ..client.container(name, script) }
 }
 
-/// The same, as `kubectl run -i` makes it: its input ends with that of its first client.
+/// The same, as `kubectl run -i` makes it: its input ends with that of the first client.
 fn reader_once(client: &Client, name: &str, script: &str) -> ContainerConfig {
     ContainerConfig { stdin_once: true, ..reader(client, name, script) }
 }
@@ -36,7 +36,7 @@ fn all_clients_get_the_same() {
         for number in 0..10 {
             clients.push(Session::attach(client, SPEECHES[number % 2], &id, OUTPUT).await);
         }
-        // That a client is attached is known when it has seen something.
+        // A client is known to be attached once it has received something.
         for session in &clients {
             let sees = async || {
                 writer.send(b"early\n").await.unwrap();
@@ -69,7 +69,7 @@ fn a_terminal_without_input_takes_none() {
         let id = client.create(&pod, &container).await.unwrap();
         client.start(&id).await.unwrap();
         let mut session = Session::attach(client, Speech::WebSocket, &id, TERMINAL).await;
-        // Over already where the other side takes no input at all.
+        // It is already over if the other side accepts no input at all.
         session.send(b"word\n").await.unwrap_or_default();
         session.until("got nothing").await;
         assert!(!session.has("word"), "not even an echo");
@@ -89,7 +89,7 @@ fn a_client_that_does_not_read_is_left_behind() {
             session.until("first\n").await;
             let url = client.attach_url(&id, OUTPUT).await.unwrap();
             let mut deaf = Session::deaf(&url, speech, OUTPUT).await;
-            // More than all buffers between the container and a client hold.
+            // More than all the buffers between the container and a client hold.
             let mut bytes = 0;
             for number in 0..80 {
                 bytes += BLOCK;
@@ -125,7 +125,7 @@ fn input_ends_with_its_client_or_stays() {
             let second = Session::attach(client, speech, &id, OUTPUT).await;
             first.end_input().await.unwrap();
             first.until("over").await;
-            // There is no input any more, but it can be watched.
+            // There is no more input, but the output can still be watched.
             let mut third = Session::attach(client, speech, &id, ALL).await;
             third.send(b"nobody reads it\n").await.ok();
             client.output(&id, "touch /end").await;
@@ -234,7 +234,7 @@ fn what_has_ended_cannot_be_attached_to() {
             let error = what.unwrap_err();
             assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
         };
-        // The streams are there before the start: who is attached by then misses nothing.
+        // The streams exist before the start, so a client that is attached by then misses nothing.
         client.attach_url(&id, OUTPUT).await.unwrap();
         refused(client.exec_url(&id, &["true"], OUTPUT).await);
         client.start(&id).await.unwrap();
@@ -249,7 +249,7 @@ fn what_has_ended_cannot_be_attached_to() {
         for wanted in [nothing, both] {
             assert_eq!(client.attach_url(&id, wanted).await.unwrap_err().code(), Code::InvalidArgument);
         }
-        // It ends between the URL and its use.
+        // It exits between the request for the URL and its use.
         let urls =
             [client.attach_url(&id, OUTPUT).await.unwrap(), client.attach_url(&id, OUTPUT).await.unwrap()];
         client.stop_container(&id, 0).await.unwrap();

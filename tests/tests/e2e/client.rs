@@ -1,4 +1,4 @@
-//! A client of one daemon: calls of the CRI beyond [`Calls`], and the requests that most tests begin with.
+//! A client of one daemon: the CRI calls beyond [`Calls`], and the requests with which most tests begin.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -15,7 +15,7 @@ use crate::world::until;
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     calls: Calls,
-    /// The image that [`Client::container`] names.
+    /// The image used by [`Client::container`].
     pub(crate) image: String,
     pub(crate) socket: PathBuf,
     logs: PathBuf,
@@ -42,7 +42,7 @@ impl Client {
 
     // ---- Requests ----
 
-    /// A pod on the bridge; its name says which, and logs go to a directory of that name.
+    /// A pod on the built-in network. Its name distinguishes it, and its logs go to a directory of that name.
     pub(crate) fn pod(&self, name: &str) -> PodSandboxConfig {
         PodSandboxConfig {
             metadata: Some(PodSandboxMetadata {
@@ -64,7 +64,7 @@ impl Client {
         }
     }
 
-    /// A container that runs a line of shell, and logs to `<name>.log`.
+    /// A container that runs a line of shell and logs to `<name>.log`.
     pub(crate) fn container(&self, name: &str, script: &str) -> ContainerConfig {
         ContainerConfig {
             metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
@@ -84,7 +84,7 @@ impl Client {
         }
     }
 
-    /// Where the log of a container of [`Client::container`] is.
+    /// The path of the log of a container from [`Client::container`].
     pub(crate) fn log_path(&self, pod: &str, container: &str) -> PathBuf {
         self.logs.join(pod).join(format!("{container}.log"))
     }
@@ -102,7 +102,7 @@ impl Client {
         Ok(id)
     }
 
-    /// Runs a line of shell in a container of its own, to its end.
+    /// Runs a line of shell in a container of its own until it exits.
     pub(crate) async fn to_end(&self, pod: &str, name: &str, script: &str) -> ContainerStatus {
         let id = self.launch(pod, &self.container(name, script)).await.unwrap();
         self.exited(&id).await
@@ -113,7 +113,7 @@ impl Client {
         self.runtime.clone().stop_container(request).await.map(drop)
     }
 
-    /// A pod's end, as the kubelet makes it.
+    /// Ends a pod as the kubelet does.
     pub(crate) async fn down(&self, pod: &str) -> Result<(), Status> {
         self.stop(pod).await?;
         self.remove(pod).await
@@ -130,7 +130,7 @@ impl Client {
         Ok(self.runtime.clone().exec_sync(request).await?.into_inner())
     }
 
-    /// Where a command's streams are.
+    /// The URL of a command's streams.
     pub(crate) async fn exec_url(
         &self,
         container: &str,
@@ -143,20 +143,20 @@ impl Client {
         Ok(self.runtime.clone().exec(request).await?.into_inner().url)
     }
 
-    /// Where a container's own streams are.
+    /// The URL of a container's own streams.
     pub(crate) async fn attach_url(&self, container: &str, wanted: StreamOptions) -> Result<String, Status> {
         let StreamOptions { stdin, stdout, stderr, terminal: tty } = wanted;
         let request = AttachRequest { container_id: container.to_owned(), tty, stdin, stdout, stderr };
         Ok(self.runtime.clone().attach(request).await?.into_inner().url)
     }
 
-    /// Where connections into a pod are made.
+    /// The URL for connections into a pod.
     pub(crate) async fn port_forward_url(&self, pod: &str) -> Result<String, Status> {
         let request = PortForwardRequest { pod_sandbox_id: pod.to_owned(), port: Vec::new() };
         Ok(self.runtime.clone().port_forward(request).await?.into_inner().url)
     }
 
-    /// What a line of shell prints in a container.
+    /// The output of a line of shell in a container.
     pub(crate) async fn output(&self, container: &str, script: &str) -> String {
         let response = self.exec(container, script, 10).await.unwrap();
         let error = String::from_utf8_lossy(&response.stderr);
@@ -169,7 +169,7 @@ impl Client {
         Ok(self.runtime.clone().container_status(request).await?.into_inner().status.unwrap())
     }
 
-    /// The status of a container once it has ended.
+    /// The status of a container once it has exited.
     pub(crate) async fn exited(&self, container: &str) -> ContainerStatus {
         let exited = async || {
             let status = self.status(container).await.unwrap();
@@ -189,7 +189,7 @@ impl Client {
         stats.unwrap().linux.unwrap()
     }
 
-    /// Changes what a container may use.
+    /// Updates a container's limits.
     pub(crate) async fn update(&self, container: &str, linux: LinuxContainerResources) -> Result<(), Status> {
         let request = UpdateContainerResourcesRequest {
             container_id: container.to_owned(),
@@ -227,22 +227,22 @@ pub(crate) fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
-/// The pod's namespaces, but for that of processes.
+/// The pod's namespaces, with this mode for PIDs.
 pub(crate) fn processes(pid: NamespaceMode) -> NamespaceOption {
     NamespaceOption { pid: pid.into(), ..NamespaceOption::default() }
 }
 
-/// Each container with a PID namespace of its own.
+/// A PID namespace for each container.
 pub(crate) fn own_processes() -> NamespaceOption {
     processes(NamespaceMode::Container)
 }
 
-/// The security context of a container's request, to be changed.
+/// The security context of a container's request, for changes.
 pub(crate) fn security(config: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
     config.linux.get_or_insert_default().security_context.get_or_insert_default()
 }
 
-/// The security context of a pod's request, to be changed.
+/// The security context of a pod's request, for changes.
 pub(crate) fn pod_security(config: &mut PodSandboxConfig) -> &mut LinuxSandboxSecurityContext {
     config.linux.get_or_insert_default().security_context.get_or_insert_default()
 }

@@ -1,4 +1,4 @@
-//! Daemons and supervisors that are killed: what runs goes on, what was asked can be asked again, nothing is left.
+//! Daemons and supervisors that are killed: what runs continues, calls can be repeated, nothing is left.
 
 use std::fs;
 use std::path::Path;
@@ -35,7 +35,7 @@ fn containers_go_on_without_a_daemon() {
             .unwrap();
         let before = client.status(&counts).await.unwrap();
         let address = client.pod_status(&pod).await.unwrap().network;
-        // The command is at work when the daemon dies, and is not needed any more then.
+        // The command is running when the daemon dies, and is then no longer needed.
         let asked = client.clone();
         let of = ends.clone();
         let exec =
@@ -128,7 +128,7 @@ fn a_dead_supervisor_is_seen_and_cleared_away() {
     });
 }
 
-/// Where systemd runs the daemon, its unit is a cgroup, which may be killed as a whole.
+/// If systemd runs the daemon, its unit is a cgroup, which may be killed as a whole.
 #[test]
 fn a_supervisor_is_not_in_the_cgroup_of_the_daemon() {
     run(async |world| {
@@ -169,7 +169,7 @@ fn a_damaged_record_costs_its_pod_and_no_other() {
         let client = &world.client;
         let kept = client.run(&client.pod("kept")).await.unwrap();
         let mut config = client.pod("damaged");
-        // As the kubelet has it: the pod's cgroup is not wharf's own.
+        // As with the kubelet: the pod's cgroup is not wharf's own.
         config.linux.as_mut().unwrap().cgroup_parent = "/kube/pod".to_owned();
         let damaged = client.run(&config).await.unwrap();
         client.launch(&damaged, &client.container("main", "sleep 1000")).await.unwrap();
@@ -190,7 +190,7 @@ fn a_pull_that_a_kill_cut_off_can_be_repeated() {
         let path = layer.path();
         let content = Content::oci("1", &[layer]);
         let (shown, stalled) = (content.clone(), path.clone());
-        // The first request for the layer is never answered in full.
+        // The first request for the layer never gets a complete response.
         let server = Server::start(content, move |asked| {
             let first = asked.path() == stalled && asked.nth == 0;
             first.then(|| honest(&shown, asked).cut(50_000).then(Then::Stall))
@@ -212,7 +212,7 @@ fn a_pull_that_a_kill_cut_off_can_be_repeated() {
     });
 }
 
-/// Waits until one layer of a pull that goes on has come whole.
+/// Waits until one layer of a running pull has arrived completely.
 async fn until_a_layer_is_whole(socket: &Path) {
     let mut admin = AdminClient::new(connect(socket).await.unwrap());
     let mut progress = admin.pull_progress(PullProgressRequest::default()).await.unwrap().into_inner();
@@ -313,7 +313,7 @@ fn after_a_reboot_there_are_images_and_no_pods() {
     });
 }
 
-/// Removes a cgroup with all below it from every hierarchy.
+/// Removes a cgroup and everything below it from every hierarchy.
 fn remove_cgroups(name: &str) {
     fn remove(directory: &Path) {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -321,7 +321,7 @@ fn remove_cgroups(name: &str) {
                 remove(&entry.path());
             }
         }
-        // One whose last process is still a zombie is freed a moment later.
+        // A cgroup whose last process is still a zombie can be removed a moment later.
         for _ in 0..1000 {
             match fs::remove_dir(directory) {
                 Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => std::thread::yield_now(),
@@ -335,7 +335,7 @@ fn remove_cgroups(name: &str) {
     remove(&Path::new("/sys/fs/cgroup").join(name));
 }
 
-/// What is on disk of a pod with a running container and one that ended.
+/// What is on disk for a pod with one running and one exited container.
 const DAMAGED: [&str; 8] = [
     "state/pods/POD/record",
     "state/pods/POD/containers/MAIN",
@@ -369,7 +369,7 @@ fn a_daemon_starts_whatever_file_is_damaged() {
             client.down(&pod).await.unwrap();
             assert!(process_with("sleep 1000").is_none(), "{path}");
         }
-        // What was put aside is for a person to look at, and to remove.
+        // What is in quarantine is for a person to inspect and to remove.
         for quarantine in ["state/quarantine", "root/network/quarantine"] {
             fs::remove_dir_all(world.dir.join(quarantine)).expect(quarantine);
         }

@@ -1,4 +1,4 @@
-//! A wharfd: started, ended, killed, looked at.
+//! A wharfd: started, stopped, killed, observed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use crate::place::{self, Built};
 use crate::world::until;
 
-/// One wharfd and where it keeps things.
+/// A wharfd and its directory.
 #[derive(Debug)]
 pub(crate) struct Daemon {
     child: Child,
@@ -19,7 +19,7 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Writes the configuration, and starts the first daemon. Not ready when this returns.
+    /// Writes the configuration and starts the first daemon, which is not ready when this returns.
     pub(crate) fn start(dir: &Path) -> Self {
         let built = place::built();
         let shown = dir.display();
@@ -35,12 +35,12 @@ impl Daemon {
         Self { child, dir: dir.to_owned(), built }
     }
 
-    /// Starts the next daemon after one that ended.
+    /// Starts the next daemon after one has exited.
     pub(crate) fn start_again(&mut self) {
         self.child = spawn(&self.dir, &self.built);
     }
 
-    /// The same with strace, whose options these are; what it sees is in the file `calls` of the test's directory.
+    /// The same with strace and these options; its output is the file `calls` in the test's directory.
     pub(crate) fn start_traced(&mut self, options: &[&str]) {
         let mut strace = place::command(Path::new("strace"));
         // The tracer is a grandchild, so that the child is the daemon itself.
@@ -49,7 +49,7 @@ impl Daemon {
         self.child = start(&self.dir, strace);
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Asks it to exit, and waits until it has.
     pub(crate) async fn end(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         until("wharfd ends after SIGTERM", async || self.child.try_wait().unwrap()).await
@@ -61,17 +61,17 @@ impl Daemon {
         self.child.wait().unwrap();
     }
 
-    /// Stops it, as a debugger or a full machine may.
+    /// Stops it, as a debugger or a full machine might.
     pub(crate) fn stop(&self) {
         self.signal(Signal::SIGSTOP);
     }
 
-    /// Lets a stopped one go on.
+    /// Continues a stopped daemon.
     pub(crate) fn go_on(&self) {
         self.signal(Signal::SIGCONT);
     }
 
-    /// Waits until it is gone, which is why a call failed.
+    /// Waits until it is gone, which explains why a call failed.
     pub(crate) async fn was_killed(&mut self, failed: &tonic::Status) {
         let gone = async || self.child.try_wait().unwrap();
         until(&format!("wharfd is gone, since {failed}"), gone).await;
@@ -89,7 +89,7 @@ impl Daemon {
         self.dir.join("wharf.sock")
     }
 
-    /// What its descriptors are, without numbers that differ from one to the next.
+    /// Its descriptors, without numbers that vary.
     pub(crate) fn descriptors(&self) -> Vec<String> {
         let entries = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
         let links = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
@@ -117,7 +117,7 @@ impl Daemon {
 }
 
 impl Drop for Daemon {
-    /// After a failed test: the place kills what is left, but the log would be lost.
+    /// After a failed test the rig kills what is left, but the log would be lost.
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = self.log();
@@ -138,7 +138,7 @@ fn start(dir: &Path, mut command: Command) -> Child {
     command.spawn().unwrap()
 }
 
-/// The process of this place whose command line has these words.
+/// The process in this rig whose command line contains these words.
 pub(crate) fn process_with(words: &str) -> Option<i32> {
     let pids = fs::read_dir("/proc").unwrap().flatten();
     let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());

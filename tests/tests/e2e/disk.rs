@@ -1,4 +1,4 @@
-//! A disk that is full: what does not fit is refused and leaves nothing, and what frees room works without any.
+//! A full disk: what does not fit is refused and leaves nothing, and what frees space needs none.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use crate::place;
 use crate::server::Server;
 use crate::world::{World, run_on};
 
-/// Of the disk: wharf keeps a twentieth of it free, 28 MiB.
+/// The size of the disk: wharf keeps a twentieth of it free, 28 MiB.
 const SIZE_BYTES: u64 = 560 << 20;
 
 fn small_disk(dir: &Path) {
     place::tmpfs(&dir.join("root"), &format!("size={SIZE_BYTES},mode=0700"));
 }
 
-/// Takes bytes of the disk away, as something else would that is on it; returns the file that has them.
+/// Uses up space on the disk, as something else on it would; returns the file.
 fn fill(world: &World, leave_bytes: u64) -> PathBuf {
     let path = world.dir.join("root/images.filler");
     place::fill(&path, leave_bytes);
@@ -28,7 +28,7 @@ fn fill(world: &World, leave_bytes: u64) -> PathBuf {
 fn a_pull_that_does_not_fit_leaves_nothing_and_can_be_repeated() {
     run_on(small_disk, async |world| {
         let client = &world.client;
-        // Fits, but not into what is left of the reserve.
+        // It fits, but not without using the reserve.
         let filler = fill(world, 25 << 20);
         let server = Server::honest(Content::oci("1", &[plain("file", &noise(1 << 20))])).await;
         let name = format!("{}/app:1", server.address);

@@ -1,4 +1,4 @@
-//! ExecSync: output, ends, deadlines, and callers that go away.
+//! ExecSync: output, exits, deadlines, and callers that go away.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ fn output_and_code_are_the_commands() {
             ("exit 9", "", "", 9),
             ("kill -TERM $$", "", "", 143),
             ("cat", "", "", 0),
-            // What a child keeps open is not waited for.
+            // Descriptors that a child keeps open are not waited for.
             ("(sleep 1001 &); echo done", "done\n", "", 0),
         ];
         for (script, stdout, stderr, code) in table {
@@ -122,7 +122,7 @@ fn what_cannot_be_executed_is_told() {
             assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
             assert!(error.message().contains(program), "{error}");
         }
-        // The kernel takes no word of more than 128 KiB.
+        // The kernel accepts no argument longer than 128 KiB.
         let long = vec!["true".to_owned(), "x".repeat(200_000)];
         for (cmd, code) in [(Vec::new(), Code::InvalidArgument), (long, Code::FailedPrecondition)] {
             let request = ExecSyncRequest { container_id: id.clone(), cmd, timeout: 5 };

@@ -1,5 +1,5 @@
-//! Seccomp profiles that refuse what wharf itself calls on the way to the program: it calls that before the filter is loaded,
-//! or says which call the profile refuses; nothing hangs.
+//! Seccomp profiles that refuse the calls that wharf itself makes on the way to a program: either it makes them before
+//! the filter is loaded, or it reports which call the profile refuses; nothing hangs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use wharf_cri_api::v1::*;
 use crate::client::{Client, processes, security};
 use crate::world::{World, run};
 
-/// What is called on the way, and the words for those without which a program cannot start: loading a filter takes a right
-/// that has to be given up under it, unless there are no new privileges to be had.
+/// The calls on the way, with the message for those without which a program cannot start. Without no_new_privs, loading
+/// a filter takes a right that must be given up under the filter.
 const CALLS: [(&str, Option<&str>); 14] = [
     ("capset", Some("refuses capset")),
     ("prctl", Some("refuses prctl")),
@@ -28,7 +28,7 @@ const CALLS: [(&str, Option<&str>); 14] = [
     ("write", None),
 ];
 
-/// Writes a profile that allows all but one call.
+/// Writes a profile that allows everything except one call.
 fn profile(directory: &Path, call: &str, action: &str) -> PathBuf {
     let path = directory.join(format!("{call}-{action}.json"));
     let rule = format!(r#"{{"names": ["{call}"], "action": "{action}"}}"#);
@@ -36,7 +36,7 @@ fn profile(directory: &Path, call: &str, action: &str) -> PathBuf {
     path
 }
 
-/// A container under a profile. Its program is static and calls next to nothing.
+/// A container under a profile. Its program is static and makes next to no calls.
 fn under(client: &Client, name: &str, profile: &Path) -> ContainerConfig {
     let mut config = client.container(name, "exec sleep 1000");
     security(&mut config).seccomp = Some(SecurityProfile {
@@ -46,7 +46,7 @@ fn under(client: &Client, name: &str, profile: &Path) -> ContainerConfig {
     config
 }
 
-/// The word of each call for a container; the same is said of a command in it.
+/// Checks the message for each call, for a container and for a command in it.
 async fn starts_or_says_why(world: &World, pod: &str, mode: NamespaceMode) {
     let client = &world.client;
     for (call, refused) in CALLS {
@@ -108,7 +108,7 @@ fn a_profile_that_kills_ends_the_container() {
         for call in ["capset", "execve"] {
             let config = under(client, call, &profile(&world.dir, call, "SCMP_ACT_KILL_PROCESS"));
             let id = client.create(&pod, &config).await.unwrap();
-            // It is not known to whoever starts it whether the program was the one.
+            // Whoever starts it cannot know whether the failing call was the program's.
             client.start(&id).await.unwrap_or_default();
             let sigsys = 128 + 31;
             assert_eq!(client.exited(&id).await.exit_code, sigsys, "{call}");

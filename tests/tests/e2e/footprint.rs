@@ -1,4 +1,4 @@
-//! What there is on the machine of a runtime: compared before and after, it shows what was left behind.
+//! A runtime's footprint on the machine: compared before and after, it shows what was left behind.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::{place, world};
 
-/// What stays when all pods are gone, because it is of the node and not of a pod: made with the first pod. A parent of
-/// cgroups that a request names is the kubelet's.
+/// What stays when all pods are gone because it belongs to the node and not to a pod. It is made with the first pod. A
+/// cgroup parent in a request is the kubelet's.
 const OF_THE_NODE: &[&str] = &[
     "link wharf0",
     "nft table inet wharf",
@@ -17,12 +17,12 @@ const OF_THE_NODE: &[&str] = &[
     "cgroup /kube/pod",
 ];
 
-/// Everything that a pod, a container or an image can leave, each as one line.
+/// Everything that a pod, a container or an image can leave, one line each.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Footprint(BTreeSet<String>);
 
 impl Footprint {
-    /// Looks at this place: its processes but those given, and the files below `dirs`.
+    /// Takes it in this rig: all processes except the given ones, and the files below `dirs`.
     pub(crate) fn take(own: &[u32], dirs: &[&Path]) -> Self {
         let mut all = BTreeSet::new();
         all.extend(processes(own));
@@ -36,7 +36,7 @@ impl Footprint {
         Self(all)
     }
 
-    /// How many lines have all of these words.
+    /// How many lines contain all of these words.
     pub(crate) fn count(&self, words: &[&str]) -> usize {
         self.0.iter().filter(|line| words.iter().all(|word| line.contains(word))).count()
     }
@@ -65,7 +65,7 @@ fn mounts() -> Vec<String> {
     fields.map(|fields| format!("mount {} at {}", fields[3], fields[4])).collect()
 }
 
-/// Links with which other namespaces would be reached too: a namespace that nobody holds takes its end with it.
+/// Links that lead into other namespaces: a namespace that nobody holds takes its end with it.
 fn links() -> Vec<String> {
     let table = fs::read_to_string("/proc/self/net/dev").unwrap();
     table
@@ -75,7 +75,7 @@ fn links() -> Vec<String> {
         .collect()
 }
 
-/// Tables, and what is in their sets and maps: chains and rules are of the table.
+/// Tables, and the content of their sets and maps; chains and rules belong to the table.
 fn rules() -> Vec<String> {
     let output = place::command(Path::new("nft")).args(["--json", "list", "ruleset"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -98,7 +98,7 @@ fn rules() -> Vec<String> {
     all
 }
 
-/// The cgroups of every hierarchy, without the hierarchy's name: one that is left is left in several.
+/// The cgroups of every hierarchy, without the hierarchy's name: what is left is left in several.
 fn cgroups() -> Vec<String> {
     let mut all = Vec::new();
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -116,7 +116,7 @@ fn cgroups() -> Vec<String> {
     all
 }
 
-/// Visits everything below a directory, which need not be there.
+/// Visits everything below a directory, which need not exist.
 fn walk(dir: &Path, visit: &mut dyn FnMut(&Path, fs::FileType)) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let Ok(kind) = entry.file_type() else { continue };
@@ -127,7 +127,7 @@ fn walk(dir: &Path, visit: &mut dyn FnMut(&Path, fs::FileType)) {
     }
 }
 
-/// A test that cannot fail proves nothing: each kind of thing is left behind once, seen, and taken away.
+/// A check that cannot fail proves nothing: one thing of each kind is left behind, seen, and removed.
 #[test]
 fn every_kind_of_leftover_is_seen() {
     world::run(async |world| {

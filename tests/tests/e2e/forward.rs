@@ -1,4 +1,4 @@
-//! Port-forward: into pods by IPv4 and IPv6, many connections at once, ports that refuse, large transfers.
+//! Port-forward: into pods over IPv4 and IPv6, many connections at a time, ports that refuse, large transfers.
 
 use tonic::Code;
 use wharf_cri_api::v1::NamespaceMode;
@@ -8,7 +8,7 @@ use crate::line::Farewell;
 use crate::streams::Forward;
 use crate::world::{run, until};
 
-/// The port of a server that gives back what it gets, to its end, by the address that it listens at.
+/// The port of a server that echoes its input to the end, by the address on which it listens.
 const ECHO: &str = "tcpsvd -c 100 -b 100";
 
 /// Starts servers in a pod, and returns when they listen.
@@ -95,7 +95,7 @@ fn many_connections_each_have_their_own_data() {
                 let data = pattern(20_000 + number, session * 1000 + number * 17);
                 connections.push((connection, data));
             }
-            // All are open at once, and take turns.
+            // All are open at the same time and take turns.
             for part in 0..2 {
                 for (connection, data) in &connections {
                     let half = if part == 0 { &data[..9_000] } else { &data[9_000..] };
@@ -133,7 +133,7 @@ fn much_goes_both_ways() {
         forward.finish(echoed).await;
         assert!(forward.over(echoed).await.unwrap() == data);
 
-        // The pod goes on to write after the client has said all.
+        // The pod continues to write after the client has sent everything.
         let counted = forward.connect(8002).await;
         forward.send(counted, &data[..100_000]).await;
         forward.finish(counted).await;

@@ -1,4 +1,4 @@
-//! A state directory and a data root without a byte and without an inode: what frees room works, what needs some is refused
+//! A state directory and a data root without a free byte or inode: what frees space works; what needs space is refused
 //! and changes nothing.
 
 use std::fs;
@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::place;
 use crate::world::run_on;
 
-/// Both on file systems of their own. wharf wants 512 MiB and 10,000 inodes free for an image.
+/// Puts both on file systems of their own. wharf requires 512 MiB and 10,000 inodes to be free for an image.
 fn small(dir: &Path) {
     for (name, options) in
         [("state", "size=4m,nr_inodes=600,mode=0700"), ("root", "size=600m,nr_inodes=16000,mode=0700")]
@@ -20,10 +20,10 @@ fn small(dir: &Path) {
     }
 }
 
-/// Takes all that is left of a file system into a directory; again and again, if some was freed.
+/// Uses up everything that is left of a file system in a directory; again and again, in case some was freed.
 fn fill(filler: &Path) {
     use std::io::Write as _;
-    // Not if there is no inode for it: then there is one with some bytes already.
+    // This fails if there is no inode for it; then the directory exists and has some bytes already.
     fs::create_dir_all(filler).ok();
     let bytes = fs::File::options().create(true).append(true).open(filler.join("bytes"));
     let mut block = 1 << 20;
@@ -72,7 +72,7 @@ fn without_a_byte_and_an_inode_everything_can_be_stopped_and_removed() {
 
         fillers.iter().for_each(|filler| fill(filler));
         world.daemon.kill();
-        // No pod could be made, so it is not ready; what it has it takes over all the same.
+        // No pod could be made, so it is not ready; it still takes over its pods.
         world.daemon.start_again();
         world.reach().await;
         let client = &world.client;

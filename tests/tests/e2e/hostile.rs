@@ -1,4 +1,4 @@
-//! Registries that lie or are not there, and images made to do harm: what the caller is told, and that nothing stays.
+//! Registries that lie or do not exist, and malicious images: what the caller is told, and that nothing is left.
 
 use std::io::Write;
 
@@ -21,7 +21,7 @@ fn pulls_that_cannot_be() {
             (String::new(), Code::InvalidArgument, ""),
             (format!("{registry}/app:missing"), Code::NotFound, "app:missing"),
             (format!("{registry}/app@sha256:{}", "0".repeat(64)), Code::NotFound, "app@sha256:0000"),
-            // Nobody listens on the port of discarding.
+            // Nobody listens on the discard port.
             ("127.0.0.1:9/app:1".to_owned(), Code::Unknown, "RegistryUnavailable"),
         ];
         let answers = join_all(cases.iter().map(|(name, ..)| client.pull(name))).await;
@@ -71,7 +71,7 @@ fn registries_that_lie() {
     });
 }
 
-/// An archive of entries that `tar` itself would refuse to write.
+/// An archive with entries that `tar` itself would refuse to write.
 fn archive(entries: &[(tar::EntryType, &str, &str)]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (kind, name, target) in entries {
@@ -109,7 +109,7 @@ fn layers_that_reach_out() {
             let server = Server::honest(Content::oci("1", &[TestLayer::of(layer)])).await;
             let name = format!("{}/app:1", server.address);
             match client.pull(&name).await {
-                // Contained: made below the layer's own root.
+                // Contained: it was made below the layer's own root.
                 Ok(_) => client.remove_image(&name).await.unwrap(),
                 Err(error) => {
                     let fine = [Code::InvalidArgument, Code::DataLoss, Code::FailedPrecondition];

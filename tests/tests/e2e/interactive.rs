@@ -1,4 +1,4 @@
-//! Exec for clients that hold the streams: output, input, terminals, ends.
+//! Exec for clients that use the streams: output, input, terminals, exits.
 
 use crate::client::Client;
 use crate::daemon::process_with;
@@ -7,13 +7,13 @@ use crate::world::{run, until};
 
 use wharf_types::StreamOptions;
 
-/// A pod with a container that does nothing.
+/// A pod with an idle container.
 async fn idle(client: &Client) -> String {
     let pod = client.run(&client.pod("interactive")).await.unwrap();
     client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap()
 }
 
-/// More than all buffers between a command and its client hold.
+/// More than all the buffers between a command and its client hold.
 const LARGE: usize = 20 << 20;
 
 fn pattern(len: usize) -> Vec<u8> {
@@ -103,7 +103,7 @@ fn input_arrives_and_ends() {
             assert_eq!(session.ended().await.code(), 2);
             assert_eq!(client.output(&id, "cat /file").await, "kept");
 
-            // The client has said all long before the command reads.
+            // The client has sent everything long before the command reads.
             let script = "until [ -e /go ]; do sleep 0.01; done; wc -c; seq 1 3; exit 6";
             let mut session = Session::exec(client, speech, &id, script, ALL).await;
             let say = async {
@@ -129,11 +129,11 @@ fn input_that_nobody_reads_holds_up_nothing() {
             for (script, output) in [
                 ("head -c 10; exit 5", &sent[..10]),
                 ("exec <&-; seq 1 100000; exit 5", lines.as_bytes()),
-                // It never reads, and ends while its input waits.
+                // It never reads, and exits while its input waits.
                 ("seq 1 100000; exit 5", lines.as_bytes()),
             ] {
                 let mut session = Session::exec(client, speech, &id, script, ALL).await;
-                // A client of a command that ended may learn so from a message that is not sent any more.
+                // A client may learn that its command has exited from a message that can no longer be sent.
                 session.send(&sent).await.and(session.end_input().await).ok();
                 let ended = session.ended().await;
                 assert!(ended.code() == 5 && ended.stdout == output, "{script}: {ended:?}");

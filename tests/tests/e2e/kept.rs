@@ -1,4 +1,5 @@
-//! Layers of containers outlive their image, its record and a disk that refuses for a moment, over the daemon's end.
+//! The layers of containers outlive the image, its record and a disk error of a moment, even across a restart of the
+//! daemon.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::client::Client;
 use crate::world::{World, run, until};
 
-/// What a container sees of its layers: names that are looked up anew each time.
+/// A container's view of its layers: names that are looked up anew each time.
 async fn view(client: &Client, container: &str) -> String {
     client.output(container, "ls -lR /bin /etc | md5sum; ls /bin | wc -l").await
 }
@@ -17,7 +18,7 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// A layer of no image, as a crash leaves it: once it is gone, the daemon has swept.
+/// Leaves a layer without an image, as a crash would: when it disappears, the daemon has swept.
 fn leave_orphan(world: &World) -> PathBuf {
     let layer = entries(&world.dir.join("root/layers")).remove(0);
     let orphan = layer.with_file_name("0".repeat(64));
@@ -48,18 +49,18 @@ fn layers_in_use_are_not_swept_though_their_image_is_gone() {
     });
 }
 
-/// The record, as a release wrote it that keeps records of this kind in another way.
+/// The record as a release would write it that lays out records of this kind differently.
 fn of_an_unknown_layout(kind: &str, whole: &[u8]) -> Vec<u8> {
     [format!("wharf {kind} 99 1 00000000\n").as_bytes(), whole].concat()
 }
 
-/// The record, as a release wrote it that means more by it.
+/// The record as a release would write it that gives it more content.
 fn of_a_newer_release(kind: &str, whole: &[u8]) -> Vec<u8> {
     let rest = whole.strip_prefix(format!("wharf {kind} 1 ").as_bytes()).unwrap();
     [format!("wharf {kind} 99 ").as_bytes(), rest].concat()
 }
 
-/// The kernel alone knows of these mounts: the record says nothing to this release.
+/// Only the kernel knows of these mounts: this release cannot read the record.
 #[test]
 fn layers_that_only_the_kernel_knows_of_are_not_swept() {
     run(async |world| {
@@ -85,7 +86,7 @@ fn layers_that_only_the_kernel_knows_of_are_not_swept() {
     });
 }
 
-/// The kubelet would make another one in its place if it did not see it.
+/// A kubelet that did not see it would make another pod in its place.
 #[test]
 fn a_pod_of_a_newer_release_is_listed_and_lives_on() {
     run(async |world| {
@@ -132,7 +133,7 @@ fn a_pod_that_says_nothing_to_this_release_is_left_alone_and_lives_on() {
         world.start_again().await;
         let client = &world.client;
         assert_eq!((client.pods().await, client.containers().await), (vec![], vec![]));
-        // What is tidied meanwhile is not this pod's.
+        // What is tidied up in the meantime is not this pod's.
         let other = client.run(&client.pod("other")).await.unwrap();
         assert_ne!(
             client.pod_status(&other).await.unwrap().network,
@@ -174,7 +175,7 @@ fn a_damaged_image_costs_its_containers_nothing() {
         assert!(orphan.exists() && client.image_list().await.is_empty());
         assert_eq!(view(client, &id).await, before);
         client.down(&pod).await.unwrap();
-        // A person has looked: now the next start takes away what belongs to nothing.
+        // A person has looked: now the next start removes what belongs to nothing.
         for aside in entries(&world.dir.join("root/quarantine")) {
             fs::remove_file(aside).unwrap();
         }

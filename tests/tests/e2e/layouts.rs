@@ -1,4 +1,4 @@
-//! Real images, from the OCI layouts that tests/images builds, as a registry holds them.
+//! Real images, from the OCI layouts that tests/images builds, as a registry would have them.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ pub(crate) fn content(layout: &Path) -> Content {
     content
 }
 
-/// The same content, with another config for the one image that is for this machine, which gets the tag.
+/// The same content with another config for the one image for this machine, which gets the tag.
 pub(crate) fn with_config(mut content: Content, change: impl FnOnce(&mut serde_json::Value)) -> Content {
     let document = |content: &Content, below: &str| -> serde_json::Value {
         serde_json::from_slice(&content.file(below).1).unwrap()

@@ -1,4 +1,4 @@
-//! A pod's and a container's life: states, repeated calls, lists, events, ends.
+//! The lives of pods and containers: states, repeated calls, lists, events, exits.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -94,7 +94,7 @@ fn ends_have_their_code_and_reason() {
         ];
         for (name, script, code, reason) in table {
             let mut config = client.container(name, script);
-            // The first process of a PID namespace is deaf to signals from within.
+            // The first process of a PID namespace ignores signals from within.
             crate::client::security(&mut config).namespace_options =
                 Some(NamespaceOption { pid: NamespaceMode::Pod.into(), ..NamespaceOption::default() });
             let id = client.launch(&pod, &config).await.unwrap();

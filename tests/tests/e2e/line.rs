@@ -1,5 +1,5 @@
-//! One connection of a streaming client after its upgrade, SPDY/3.1 or WebSocket: streams by number, what was sent on
-//! each, and how the server said goodbye. A task of its own listens, so that nothing that is sent waits for an answer.
+//! One connection of a streaming client after its upgrade, over SPDY/3.1 or WebSocket: streams by number, what was sent
+//! on each, and how the server ended it. A separate task reads, so that sending never waits for a response.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,20 +21,20 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 
-/// What any one thing may take on a busy machine.
+/// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What one frame carries.
+/// The payload of one frame.
 const FRAME: usize = 32 * 1024;
 
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Line {
     outgoing: Outgoing,
-    /// What is listened to once [`Line::listen`] was called.
+    /// What is read once [`Line::listen`] has been called.
     incoming: Option<Incoming>,
     heard: watch::Sender<Heard>,
     listener: Option<JoinHandle<()>>,
-    /// The same socket once more, to choose how it is closed.
+    /// A second handle of the socket, to choose how it is closed.
     socket: std::net::TcpStream,
 }
 
@@ -49,13 +49,13 @@ enum Incoming {
     WebSocket(Box<SplitStream<WebSocketStream<TcpStream>>>),
 }
 
-/// What came so far.
+/// What has arrived so far.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     streams: BTreeMap<u32, Vec<u8>>,
     ends: BTreeMap<u32, End>,
     replies: BTreeSet<u32>,
-    /// On which streams bytes came, in this order.
+    /// The streams on which bytes arrived, in this order.
     order: Vec<u32>,
     pub(crate) farewell: Option<Farewell>,
 }
@@ -74,7 +74,7 @@ pub(crate) enum Farewell {
     GoAway(u32),
     /// A close frame, with its code.
     Close(u16),
-    /// Nothing was said.
+    /// Without a farewell.
     CutOff,
 }
 
@@ -104,7 +104,7 @@ impl Heard {
         self.ends.get(&stream).copied()
     }
 
-    /// The stream that the last bytes were on.
+    /// The stream with the latest bytes.
     pub(crate) fn last(&self) -> Option<u32> {
         self.order.last().copied()
     }
@@ -125,7 +125,7 @@ impl Heard {
     }
 }
 
-/// Makes a request for an upgrade, and returns the connection, or the status of a refusal.
+/// Requests an upgrade, and returns the connection, or the status of a refusal.
 async fn upgrade(url: &str, headers: &str) -> Result<BufReader<TcpStream>, u16> {
     let (address, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
@@ -143,7 +143,7 @@ async fn upgrade(url: &str, headers: &str) -> Result<BufReader<TcpStream>, u16> 
 }
 
 impl Line {
-    /// Speaks SPDY/3.1 with a subprotocol; an error is the status of a refusal.
+    /// Upgrades to SPDY/3.1 with a subprotocol; an error is the status of a refusal.
     pub(crate) async fn spdy(url: &str, version: &str) -> Result<Self, u16> {
         let headers = format!("Upgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: {version}");
         let stream = upgrade(url, &headers).await?;
@@ -156,7 +156,7 @@ impl Line {
         Ok(Self::new(outgoing, Incoming::Spdy(BufReader::new(reading)), socket))
     }
 
-    /// Speaks WebSocket with a subprotocol.
+    /// Upgrades to WebSocket with a subprotocol.
     pub(crate) async fn websocket(url: &str, version: &'static str) -> Self {
         let rest = url.strip_prefix("http://").unwrap();
         let mut request = format!("ws://{rest}").into_client_request().unwrap();
@@ -172,7 +172,7 @@ impl Line {
         Self { outgoing, incoming: Some(incoming), heard, listener: None, socket }
     }
 
-    /// Begins to read what the server sends.
+    /// Starts to read what the server sends.
     pub(crate) fn listen(&mut self) {
         let Some(mut incoming) = self.incoming.take() else { return };
         let heard = self.heard.clone();
@@ -184,7 +184,7 @@ impl Line {
         }));
     }
 
-    /// Opens a stream of SPDY.
+    /// Opens a SPDY stream.
     pub(crate) async fn open(&mut self, headers: &[(&str, &str)]) -> u32 {
         let Outgoing::Spdy { socket, deflate, next } = &mut self.outgoing else {
             panic!("the channels of a WebSocket are there")
@@ -203,7 +203,7 @@ impl Line {
         id
     }
 
-    /// Sends bytes on a stream; an error if the server takes no more.
+    /// Sends bytes on a stream; an error if the server accepts no more.
     pub(crate) async fn send(&mut self, stream: u32, bytes: &[u8]) -> Result<(), String> {
         for part in bytes.chunks(FRAME) {
             let sent = timeout(PATIENCE, self.outgoing.send(stream, part, 0));
@@ -212,16 +212,16 @@ impl Line {
         Ok(())
     }
 
-    /// Says that nothing more is sent on a stream.
+    /// Ends the client's direction of a stream.
     pub(crate) async fn finish(&mut self, stream: u32) -> Result<(), String> {
         match &mut self.outgoing {
             Outgoing::Spdy { .. } => self.outgoing.send(stream, b"", 1).await,
-            // v5 of the protocol: the end of a channel has a channel of its own.
+            // v5 of the protocol: a channel of its own announces the end of another.
             Outgoing::WebSocket(_) => self.outgoing.send(255, &[channel(stream)], 0).await,
         }
     }
 
-    /// Gives up a stream of SPDY in both directions.
+    /// Resets a SPDY stream in both directions.
     pub(crate) async fn cancel(&mut self, stream: u32) {
         let Outgoing::Spdy { socket, .. } = &mut self.outgoing else {
             panic!("a channel cannot be given up")
@@ -230,16 +230,16 @@ impl Line {
         socket.write_all(&control(3, &body)).await.unwrap();
     }
 
-    /// Waits for the server's consent to streams of SPDY.
+    /// Waits until the server has accepted SPDY streams.
     pub(crate) async fn accepted(&self, streams: &[u32]) {
         let all = |heard: &Heard| streams.iter().all(|stream| heard.replies.contains(stream)).then_some(());
         self.until("the streams are accepted", all).await;
     }
 
-    /// Waits until what was heard has an answer.
+    /// Waits until `answer` finds something in what has arrived.
     ///
     /// # Panics
-    /// There is none in time.
+    /// It finds nothing in time.
     pub(crate) async fn until<T>(&self, what: &str, answer: impl Fn(&Heard) -> Option<T>) -> T {
         let mut heard = self.heard.subscribe();
         let mut found = None;
@@ -256,7 +256,7 @@ impl Line {
         found.unwrap()
     }
 
-    /// Looks at what was heard by now.
+    /// Looks at what has arrived so far.
     pub(crate) fn now<T>(&self, look: impl FnOnce(&Heard) -> T) -> T {
         look(&self.heard.borrow())
     }
@@ -268,14 +268,14 @@ impl Line {
         self.heard.send_replace(Heard::default())
     }
 
-    /// Leaves without a word: the connection is reset, as by a client that crashed.
+    /// Leaves without a farewell: the connection is reset, as by a client that crashed.
     pub(crate) fn reset(self) {
         setsockopt(&self.socket, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 }).unwrap();
     }
 }
 
 impl Drop for Line {
-    /// The listener holds a part of the connection.
+    /// The reading task holds a part of the connection.
     fn drop(&mut self) {
         if let Some(listener) = &self.listener {
             listener.abort();
@@ -318,7 +318,7 @@ impl Incoming {
     }
 }
 
-/// Reads frames of SPDY up to one that means something.
+/// Reads SPDY frames up to one that matters.
 async fn frame(socket: &mut BufReader<OwnedReadHalf>) -> Option<Event> {
     loop {
         let mut head = [0; 8];
@@ -346,7 +346,7 @@ async fn frame(socket: &mut BufReader<OwnedReadHalf>) -> Option<Event> {
     }
 }
 
-/// The socket, and the same once more.
+/// The socket, and a second handle of it.
 fn twice(stream: TcpStream) -> (TcpStream, std::net::TcpStream) {
     stream.set_nodelay(true).unwrap();
     let stream = stream.into_std().unwrap();

@@ -14,7 +14,7 @@ struct Record {
     text: String,
 }
 
-/// The records, checked to be of the CRI's format: `<time> <stream> <tags> <text>`.
+/// The records, checked for the CRI's format: `<time> <stream> <tags> <text>`.
 fn records(path: &Path) -> Vec<Record> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let record = |line: &str| {
@@ -41,7 +41,7 @@ fn long_lines_are_split_and_ends_are_kept() {
     run(async |world| {
         let client = &world.client;
         let pod = client.run(&client.pod("long")).await.unwrap();
-        // 40,000 bytes in one line, then one of exactly the limit, then one that has no end.
+        // A line of 40,000 bytes, then one of exactly the limit, then one that does not end.
         let script = "head -c 40000 /dev/zero | tr '\\0' x; echo; head -c 16384 /dev/zero | tr '\\0' y; echo; printf end";
         assert_eq!(client.to_end(&pod, "main", script).await.exit_code, 0);
         let records = records(&client.log_path("long", "main"));
@@ -52,7 +52,7 @@ fn long_lines_are_split_and_ends_are_kept() {
             lines.last_mut().unwrap().push_str(&record.text);
             lines.extend((record.tag == "F").then(String::new));
         }
-        // The last one is marked as a part: nothing ended it.
+        // The last one is marked as a part, because nothing ended it.
         assert_eq!(lines, ["x".repeat(40_000), "y".repeat(16_384), "end".to_owned()]);
     });
 }

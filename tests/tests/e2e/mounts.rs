@@ -149,7 +149,7 @@ fn the_source_of_a_mount_that_propagates_must_propagate() {
     });
 }
 
-/// Below a root that cannot be written too: with what the image has there, and gone with the container.
+/// They work below a read-only root, too; they begin with the image's content and are removed with the container.
 #[test]
 fn the_volumes_of_an_image_are_directories_of_the_container() {
     run(async |world| {

@@ -1,4 +1,4 @@
-//! What an older build left, as it laid it out.
+//! What an older build left, in that build's layout.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::world::run;
 
-/// Lays out a pod's directory as it was before a pod had one file system in memory.
+/// Lays out a pod's directory as before pods had a tmpfs for all their files.
 fn lay_out_as_before(pod: &Path) {
     let (memory, shm) = (pod.join("memory"), pod.join("shm"));
     for name in ["hostname", "hosts", "resolv.conf"] {
@@ -20,7 +20,7 @@ fn lay_out_as_before(pod: &Path) {
     fs::write(shm.join("note"), "kept").unwrap();
 }
 
-/// That nothing is left of it, the end of each test looks for.
+/// The end of each test checks that nothing of it is left.
 #[test]
 fn a_pod_of_an_older_build_takes_containers_and_can_be_removed() {
     run(async |world| {

@@ -1,5 +1,5 @@
-//! A process of a container that looks at every other one it sees, while commands, containers and pods come and go: it never
-//! finds one that has anything of the host.
+//! A process in a container that inspects every other process it sees, while commands, containers and pods come and go:
+//! it never finds one that has anything of the host.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -15,10 +15,10 @@ use crate::daemon::process_with;
 use crate::place;
 use crate::world::{World, run, until};
 
-/// The halves of what a container of the pod has in its environment, and no other.
+/// The halves of a secret that one container of the pod, and no other, has in its environment.
 const SECRET: [&str; 2] = ["swordfish-", "in-the-keeper"];
 
-/// A container with processes of its own, and a secret.
+/// A container with its own processes and a secret.
 async fn keep_secret(client: &Client, pod: &str) {
     let mut config = client.container("keeper", "sleep 1000");
     config.envs.push(KeyValue { key: "SECRET".to_owned(), value: SECRET.concat().into_bytes() });
@@ -26,7 +26,7 @@ async fn keep_secret(client: &Client, pod: &str) {
     client.launch(pod, &config).await.unwrap();
 }
 
-/// A container in which the onlooker runs; what it finds is in `/seen`.
+/// A container in which the onlooker runs; its findings are in `/seen`.
 async fn look(world: &World, pod: &str, name: &str, change: impl FnOnce(&mut ContainerConfig)) -> String {
     let client = &world.client;
     let namespace = fs::read_link("/proc/self/ns/mnt").unwrap();
@@ -47,7 +47,7 @@ async fn look(world: &World, pod: &str, name: &str, change: impl FnOnce(&mut Con
     id
 }
 
-/// The devices of all that is mounted on the host.
+/// The devices of everything that is mounted on the host.
 fn devices() -> String {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let devices: Vec<&str> = table.lines().filter_map(|line| line.split(' ').nth(2)).collect();
@@ -55,7 +55,7 @@ fn devices() -> String {
     devices.join(" ")
 }
 
-/// What an onlooker found, and how many processes came by it.
+/// An onlooker's findings, and how many processes it saw.
 async fn found(client: &Client, onlooker: &str) -> (Vec<String>, usize) {
     client.output(onlooker, "touch /stop").await;
     let seen = until("it stops", async || {
@@ -77,7 +77,7 @@ fn may_trace(config: &mut ContainerConfig) {
     security(config).capabilities = Some(Capability { add_capabilities, ..Capability::default() });
 }
 
-/// Executes commands in a container, several at once.
+/// Executes commands in a container, several at a time.
 async fn come_and_go(client: &Client, container: &str, times: usize) {
     for _ in 0..times / 3 {
         let execs = (0..3).map(|_| client.exec(container, "true", 20));
@@ -87,10 +87,10 @@ async fn come_and_go(client: &Client, container: &str, times: usize) {
     }
 }
 
-/// How many commands each onlooker can look at.
+/// How many commands each onlooker can inspect.
 const TIMES: usize = 84;
 
-/// Lets two onlookers look, of which one may trace, while `happen` does its work; neither finds anything.
+/// Runs two onlookers, one of which may trace, while `happen` does its work; neither finds anything.
 async fn finds_nothing(
     world: &World,
     pod: &str,
@@ -154,7 +154,7 @@ fn a_container_shows_nothing_of_the_host_to_one_that_looks_into_it() {
         let processes = in_processes_of(NamespaceMode::Target, &target);
         finds_nothing(world, &pod, processes, async |_onlooker| come_and_go(client, &target, TIMES).await)
             .await;
-        // One that does not run has a first process that still sets it up.
+        // A container that is not started has a first process that is still setting it up.
         let created = client.create(&pod, &client.container("created", "sleep 1000")).await.unwrap();
         let mut config = client.container("early", "true");
         security(&mut config).namespace_options = in_processes_of(NamespaceMode::Target, &created);
@@ -163,8 +163,8 @@ fn a_container_shows_nothing_of_the_host_to_one_that_looks_into_it() {
     });
 }
 
-/// A check that cannot fail proves nothing: a process that enters the PID namespace first, and the rest later or never, is
-/// found out.
+/// A check that cannot fail proves nothing: a process that enters the PID namespace first, and the others later or
+/// never, is detected.
 #[test]
 fn a_careless_way_in_is_seen() {
     run(async |world| {
@@ -174,7 +174,7 @@ fn a_careless_way_in_is_seen() {
         let pid = until("its number is known", async || process_with("/onlooker mnt:")).await;
         until("something of the host is found", async || {
             let mut enter = place::command(Path::new("nsenter"));
-            // Made by this process, which has the host's files open.
+            // It belongs to this process, which has files of the host open.
             let (line, _other) = UnixStream::pair().unwrap();
             let entered = enter
                 .env("SECRET", SECRET.concat())

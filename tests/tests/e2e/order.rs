@@ -20,7 +20,7 @@ async fn listen(client: &Client) -> Streaming<ContainerEventResponse> {
     client.runtime.clone().get_container_events(GetEventsRequest {}).await.unwrap().into_inner()
 }
 
-/// What was told of each pod and container, until the end of `last` is told.
+/// The events about each pod and container, until the end of `last` is reported.
 async fn told(
     events: &mut Streaming<ContainerEventResponse>,
     last: &str,

@@ -1,4 +1,4 @@
-//! Containers that somebody paused by their cgroup's freezer: what is asked of them meanwhile, and their end.
+//! Containers that somebody paused with the cgroup freezer: requests for them in the meantime, and their end.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::daemon::process_with;
 use crate::streams::{ALL, Session, Speech, TERMINAL};
 use crate::world::{run, until};
 
-/// The files that stop a process's cgroup and let it go on, and what is written there.
+/// The files that freeze and thaw a process's cgroup, and the values for them.
 struct Freezer {
     file: PathBuf,
     frozen: &'static str,
@@ -20,7 +20,7 @@ struct Freezer {
 }
 
 impl Freezer {
-    /// Those of all hierarchies that can.
+    /// Those of all hierarchies that have a freezer.
     fn all(pid: i32) -> Vec<Self> {
         let table = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
         let paths = table.lines().map(|line| line.splitn(3, ':').collect::<Vec<_>>());
@@ -50,7 +50,7 @@ impl Freezer {
 }
 
 impl Drop for Freezer {
-    /// Not even the end of the test's place ends a process that v1 keeps frozen.
+    /// Not even the end of the rig kills a process that v1 keeps frozen.
     fn drop(&mut self) {
         fs::write(&self.file, self.thawed).ok();
     }
@@ -74,7 +74,7 @@ fn a_paused_container_holds_up_nobody_else() {
                 };
                 let mut waits = Session::deaf(&url().await, Speech::Spdy, wanted).await;
                 let leaves = Session::deaf(&url().await, Speech::WebSocket, wanted).await;
-                // One and then the other, so that it is tried more than once while both wait.
+                // Alternately, so that it is tried more than once while both wait.
                 for _ in 0..3 {
                     assert_eq!(client.output(&other, "echo fine").await, "fine");
                     let session = Session::exec(client, Speech::Spdy, &other, "exit 4", wanted).await;
@@ -100,7 +100,7 @@ fn a_paused_container_holds_up_nobody_else() {
 fn a_paused_container_can_be_stopped() {
     run(async |world| {
         let client = &world.client;
-        // Where nothing but wharf ends a process of the container.
+        // Here only wharf ends a process of the container.
         let mut config = client.pod("stop-paused");
         pod_security(&mut config).namespace_options.get_or_insert_default().pid = NamespaceMode::Node.into();
         let pod = client.run(&config).await.unwrap();
@@ -125,7 +125,7 @@ fn a_paused_container_can_be_stopped() {
     });
 }
 
-/// How many processes there are in the cgroups of a container.
+/// How many processes are in the cgroups of a container.
 pub(crate) fn processes_of(id: &str) -> usize {
     let pids = fs::read_dir("/proc").unwrap().flatten();
     let cgroups = pids.filter_map(|pid| fs::read_to_string(pid.path().join("cgroup")).ok());

@@ -1,4 +1,5 @@
-//! `wharf`, the command line, as people use it: on a terminal, with its codes, and with what it refuses to do unasked.
+//! The command line `wharf` as people use it: on a terminal, with its exit codes, and with what it does not do without
+//! confirmation.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -17,10 +18,10 @@ use crate::place;
 use crate::wedge::cut_off;
 use crate::world::{self, World, until};
 
-/// What anything on a terminal may take on a busy machine.
+/// How long anything on a terminal may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Runs a test whose logs, below `/var/log/wharf`, end with it.
+/// Runs a test, and removes its logs below `/var/log/wharf` with it.
 fn run(test: impl AsyncFnOnce(&mut World)) {
     let own_logs = |_dir: &Path| {
         mount(Some("tmpfs"), "/var/log", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
@@ -36,29 +37,29 @@ fn command(world: &World, line: &str) -> std::process::Command {
     command
 }
 
-/// Runs `wharf` with the words of a line to its end.
+/// Runs `wharf` with the words of a line until it exits.
 fn wharf(world: &World, line: &str) -> Output {
     command(world, line).stdin(Stdio::null()).output().unwrap()
 }
 
-/// What it prints, if it does well.
+/// Its output, if it succeeds.
 fn printed(world: &World, line: &str) -> String {
     let output = wharf(world, line);
     assert!(output.status.success(), "{line}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What it complains of, and the code that it ends with.
+/// Its exit code and its error, if it fails.
 fn refused(world: &World, line: &str) -> (Option<i32>, String) {
     let output = wharf(world, line);
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
-/// `wharf` on a terminal of its own, which a person looks at and types on.
+/// `wharf` on a terminal on which a person looks and types.
 struct Person {
     child: Child,
     master: File,
-    /// What the person's program has is kept too, so that the terminal outlives it.
+    /// The program's end of the terminal, kept open so that the terminal outlives the program.
     slave: OwnedFd,
     seen: String,
 }
@@ -76,7 +77,7 @@ impl Person {
         self.master.write_all(keys).unwrap();
     }
 
-    /// Looks until the words are there.
+    /// Waits until the words appear.
     fn sees(&mut self, words: &str) {
         let start = Instant::now();
         while !self.seen.contains(words) {
@@ -90,7 +91,7 @@ impl Person {
         }
     }
 
-    /// The code that it ends with.
+    /// Its exit code.
     async fn ends(mut self) -> Option<i32> {
         let status = world::until("wharf ends", async || self.child.try_wait().unwrap()).await;
         drop(self.slave);
@@ -167,7 +168,7 @@ fn what_has_ended_is_started_again() {
         assert!(containers.len() == 1 && containers[0].id != id, "{containers:#?}");
         assert_eq!(world.client.exited(&containers[0].id).await.exit_code, 3);
         assert_eq!(printed(world, "logs once"), "said\nsaid\n");
-        // The pod goes on now: a container alone is made anew in it.
+        // The pod is running now, so only the container is recreated in it.
         assert_eq!(printed(world, "start once/once"), "once/once\n");
         assert_eq!(world.client.containers().await.len(), 1);
         printed(world, "rm --force once");
@@ -217,14 +218,14 @@ fn programs_that_cannot_be_run_have_the_codes_of_shells() {
     });
 }
 
-/// It has no caller to tell that a daemon speaks no protocol of its.
+/// It has no caller that could be told that a daemon does not speak its protocol.
 #[test]
 fn what_a_supervisor_could_tell_nobody_is_shown() {
     run(async |world| {
         let client = &world.client;
         let pod = client.run(&client.pod("garbled")).await.unwrap();
         let told = until("the supervisor has told of it", async || {
-            // The real daemon takes its place again, maybe before this is read.
+            // The real daemon connects again, possibly before this is read.
             let noise = cut_off(world, &pod);
             send(noise.as_raw_fd(), b"\xff\xff\xff", MsgFlags::MSG_NOSIGNAL).ok();
             let value: serde_json::Value =
@@ -235,7 +236,7 @@ fn what_a_supervisor_could_tell_nobody_is_shown() {
         assert!(line.contains("the daemon's connection: a message of 3 bytes"), "{line}");
         let doctor = String::from_utf8(wharf(world, "--json doctor").stdout).unwrap();
         assert!(doctor.contains("the daemon's connection: a message of 3 bytes"), "{doctor}");
-        // One that no supervisor writes keeps nobody from the rest.
+        // A log that no supervisor would write does not hide the others.
         let log = world.dir.join("state/pods").join(&pod).join("shim.log");
         std::fs::write(log, vec![b'x'; 1 << 20]).unwrap();
         let value: serde_json::Value =
@@ -263,7 +264,7 @@ fn lists_and_inspections_tell_what_was_asked_for() {
             let check = doctor.as_array().unwrap().iter().find(|check| check["what"] == what);
             check.map(|check| check["verdict"].as_str().unwrap().to_owned())
         };
-        // How much room this machine has is not wharf's doing.
+        // How much space this machine has is not wharf's doing.
         assert!(verdict("state").is_some() && verdict("open files").is_some(), "{doctor:#}");
         assert_eq!(
             [verdict("quarantine"), verdict("orphans")],

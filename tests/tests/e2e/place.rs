@@ -1,7 +1,7 @@
-//! Where a test runs: this program once more, in namespaces and cgroups of the test's own, which end with it.
+//! Where a test runs: this program, executed again in the test's own namespaces and cgroups, which end with it.
 //!
-//! What is tested is what cargo builds now, and the images are those of tests/images; both are made before the first
-//! test goes to its place, if they are not there.
+//! It tests what cargo builds now, with the images from tests/images. Both are built before the first test enters its
+//! rig, if they do not exist.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,26 +11,25 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::fstatvfs;
 
-/// Names the test, inside its place.
+/// Names the test, inside the rig.
 const INSIDE: &str = "WHARF_E2E_TEST";
 
-/// What tests run, and on what.
+/// What the tests run, and with what.
 #[derive(Debug)]
 pub(crate) struct Built {
     pub(crate) wharfd: PathBuf,
     pub(crate) wharf: PathBuf,
     pub(crate) shim: PathBuf,
-    /// What looks around from inside a container.
+    /// The program that inspects other processes from inside a container.
     pub(crate) onlooker: PathBuf,
     /// The image layouts.
     pub(crate) images: PathBuf,
 }
 
-/// The test's directory, if this is the program inside the test's place. If not, runs the test there and returns
-/// `None`.
+/// The test's directory, if this is the program inside the test's rig. If not, runs the test there and returns `None`.
 ///
 /// # Panics
-/// The test failed in its place; its output is shown.
+/// The test failed in its rig; its output is shown.
 pub(crate) fn enter() -> Option<PathBuf> {
     let thread = std::thread::current();
     let test = thread.name().expect("the test harness names a test's thread after it");
@@ -48,7 +47,7 @@ pub(crate) fn enter() -> Option<PathBuf> {
     None
 }
 
-/// The programs and images, as the outer program left them.
+/// The programs and images that the outer program has prepared.
 pub(crate) fn built() -> Built {
     let target = repository().join("target");
     Built {
@@ -79,7 +78,8 @@ fn build() -> Built {
     built
 }
 
-/// `cargo build` as a person runs it: what cargo tells a test of its package would make build scripts run anew.
+/// `cargo build` as a person would run it: the variables that cargo sets for this package's tests would make build
+/// scripts run again.
 fn cargo() -> Command {
     let mut cargo = command(Path::new(env!("CARGO")));
     let of_package = |name: &str| name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_");
@@ -90,7 +90,7 @@ fn cargo() -> Command {
     cargo
 }
 
-/// The target of the supervisor, which is static.
+/// The supervisor's target, which is static.
 fn musl() -> String {
     format!("{}-unknown-linux-musl", std::env::consts::ARCH)
 }
@@ -99,13 +99,13 @@ fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// Makes a directory that is a file system in memory of its own, with the options of such.
+/// Makes a directory a tmpfs of its own, with these options.
 pub(crate) fn tmpfs(directory: &Path, options: &str) {
     std::fs::create_dir(directory).unwrap();
     mount(Some("test"), directory, Some("tmpfs"), MsFlags::empty(), Some(options)).unwrap();
 }
 
-/// Takes all that is free on a file system but so much, as something else would that is on it, by a new file.
+/// Uses up all free space of a file system except this much, with a new file, as something else on it would.
 pub(crate) fn fill(filler: &Path, leave_bytes: u64) {
     let file = std::fs::File::create(filler).unwrap();
     let disk = fstatvfs(&file).unwrap();
@@ -114,7 +114,7 @@ pub(crate) fn fill(filler: &Path, leave_bytes: u64) {
     fallocate(&file, FallocateFlags::empty(), 0, bytes).unwrap();
 }
 
-/// A command that a test needs beside wharf.
+/// A command that a test needs besides wharf.
 #[expect(
     clippy::disallowed_methods,
     reason = "wharf itself starts nothing but shims and plugins; its tests start wharf"

@@ -1,4 +1,4 @@
-//! What a container can reach of the host: nothing, whatever it puts in the way of those who come in.
+//! What a container can reach of the host: nothing, whatever it puts in the way of processes that enter it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -31,7 +31,7 @@ fn a_working_directory_that_leads_out_is_refused() {
     });
 }
 
-/// Makes a container that replaces its working directory with a link, and a command in it.
+/// Creates a container that replaces its working directory with a link, and runs a command in it.
 async fn leads_out(client: &Client, pod: &str, pid: NamespaceMode, link: &str) {
     let script = format!("rmdir /w; ln -s {link} /w; exec sleep 1000");
     let mut config = client.container(&link.replace('/', "-"), &script);
@@ -40,7 +40,7 @@ async fn leads_out(client: &Client, pod: &str, pid: NamespaceMode, link: &str) {
     let id = client.launch(pod, &config).await.unwrap();
     let error = until("the link is there", async || {
         match client.exec(&id, "cat etc/shadow", 10).await {
-            // Before the link was made.
+            // This was before the link was made.
             Ok(response) if response.stdout.is_empty() => None,
             other => Some(other.expect_err(link)),
         }
@@ -58,7 +58,7 @@ fn fields<const N: usize>(pid: i32, names: [&str; N]) -> [String; N] {
     })
 }
 
-/// A pod with a PID namespace of its own, and a container in it.
+/// A pod with its own PID namespace, and a container in it.
 async fn shared(client: &Client, name: &str) -> (String, String, i32) {
     let pod = client.run(&client.pod(name)).await.unwrap();
     let id = client.launch(&pod, &in_pod(client, "main")).await.unwrap();
@@ -93,7 +93,7 @@ fn a_pods_reaper_is_nobody_in_an_empty_place() {
             let own = fs::read_link(Path::new("/proc/self/ns").join(other)).unwrap();
             assert_ne!(fs::read_link(of("ns").join(other)).unwrap(), own, "{other}");
         }
-        // What the container, which may trace, can do with it.
+        // What a container with the right to trace can do with it.
         assert_eq!(client.output(&id, "ls -A /proc/1/root/ /proc/1/cwd/ /proc/1/fd | grep -v :").await, "");
         for change in
             ["chmod 0 /proc/1/exe", "chown 1 /proc/1/exe", "echo x >/proc/1/exe", "touch /proc/1/root/x"]
@@ -134,7 +134,7 @@ fn a_reaper_ends_with_its_supervisor_and_a_supervisor_gets_another_one() {
     });
 }
 
-/// As on kernels before Linux 6.11, where a PID namespace has no descriptor by which a procfs could be made.
+/// As on kernels before Linux 6.11, on which a PID namespace has no descriptor with which a procfs could be made.
 #[test]
 fn a_procfs_of_others_is_made_by_one_among_them_if_need_be() {
     run(async |world| {
@@ -253,7 +253,7 @@ fn what_is_mounted_at_dev_is_left_alone() {
     run(async |world| {
         let client = &world.client;
         let dev = world.dir.join("dev");
-        // The pod's memory is mounted there all the same.
+        // The pod's memory is still mounted there.
         fs::create_dir_all(dev.join("shm")).unwrap();
         mknod(&dev.join("null"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(1, 3)).unwrap();
         let pod = client.run(&client.pod("dev")).await.unwrap();

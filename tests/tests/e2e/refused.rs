@@ -1,5 +1,5 @@
-//! Requests that cannot work: each is refused with the right code and a message that says what and why, leaves nothing,
-//! and the next good one works.
+//! Requests that can never work: each is refused with the right code and a message that says what and why, leaves
+//! nothing, and the next valid request works.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -19,7 +19,7 @@ mod cases;
 mod containers;
 mod pods;
 
-/// What is wrong with an answer that should have been a refusal.
+/// What is wrong with a response that should have been a refusal.
 fn wrong<T>(answer: Result<T, Status>, code: Code, words: &str) -> Option<String> {
     match answer {
         Ok(_) => Some(format!("{words}: it was not refused")),
@@ -73,7 +73,7 @@ fn containers_that_cannot_be() {
     });
 }
 
-/// What the table of all fields says is refused has a case here, and what has a case is in the table.
+/// Every field that the table marks as refused has a case here, and every case is in the table.
 #[test]
 fn every_refusal_of_the_table_has_a_case() {
     let table = include_str!("../../../crates/cri/fields.txt");
@@ -107,7 +107,7 @@ fn calls_that_are_not_implemented() {
     });
 }
 
-/// What the kubelet sends to every node, and what has no effect on this one, is no reason to refuse.
+/// What the kubelet sends to every node and has no effect on this one is not refused.
 #[test]
 fn what_has_no_effect_is_let_through() {
     run(async |world| {
@@ -130,7 +130,7 @@ fn what_has_no_effect_is_let_through() {
     });
 }
 
-/// A kernel with AppArmor and SELinux, by the files that say so.
+/// Simulates a kernel with AppArmor and SELinux, by the files that show it.
 #[test]
 fn labels_are_refused_where_they_would_have_an_effect() {
     run(async |world| {
@@ -141,7 +141,7 @@ fn labels_are_refused_where_they_would_have_an_effect() {
         let filesystems = world.dir.join("filesystems");
         std::fs::write(&filesystems, "nodev\tselinuxfs\n").unwrap();
         mount(Some(&filesystems), "/proc/filesystems", None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
-        // As with a kernel, they are there from the beginning.
+        // As on a real kernel, they exist from the beginning.
         world.daemon.kill();
         world.start_again().await;
         let client = &world.client;
@@ -169,7 +169,7 @@ fn labels_are_refused_where_they_would_have_an_effect() {
 fn ids_of_nothing() {
     run(async |world| {
         let client = &world.client;
-        // One that others begin with is no id of theirs.
+        // A prefix of other ids is not a valid id.
         client.run(&client.pod("one")).await.unwrap();
         let long = "f".repeat(100_000);
         for id in ["", "..", "/", "nobody", "\0", &"0".repeat(64), &long] {
@@ -245,7 +245,7 @@ fn what_is_no_request_hurts_nobody() {
             stream.write_all(bytes).await.unwrap();
             stream.shutdown().await.unwrap();
             let mut answer = Vec::new();
-            // A reset is an answer too.
+            // A reset counts as a response.
             drop(
                 tokio::time::timeout(std::time::Duration::from_secs(10), stream.read_to_end(&mut answer))
                     .await
@@ -267,7 +267,7 @@ fn what_is_no_request_hurts_nobody() {
     });
 }
 
-/// Sends bytes that are no message as the request of RunPodSandbox.
+/// Sends arbitrary bytes as the request of RunPodSandbox.
 async fn raw(client: &Client, bytes: &[u8]) -> Result<(), Status> {
     let channel = wharf_tests::connect::connect(&client.socket).await.unwrap();
     let mut grpc = tonic::client::Grpc::new(channel);
@@ -277,7 +277,7 @@ async fn raw(client: &Client, bytes: &[u8]) -> Result<(), Status> {
     grpc.unary(request, path, Bytes).await.map(drop)
 }
 
-/// Messages that are what they are.
+/// Messages that are sent as they are.
 struct Bytes;
 
 impl tonic::codec::Codec for Bytes {
@@ -316,7 +316,7 @@ impl tonic::codec::Decoder for Bytes {
     }
 }
 
-/// After all that was refused: nothing is left, and a good pod comes and goes.
+/// After all refusals: nothing is left, and a valid pod can be made and removed.
 async fn works_and_is_clean(world: &World) {
     let client = &world.client;
     assert_eq!(client.pods().await, []);

@@ -1,4 +1,4 @@
-//! Registries that want something of their clients: trust, certificates, passwords, patience with their mirrors.
+//! Registries with requirements for their clients: trust, certificates, passwords, fallback from failing mirrors.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
@@ -15,7 +15,7 @@ use crate::place;
 use crate::server::{Reply, Request, Server};
 use crate::world::{World, run};
 
-/// The image that all have, at the registry of the name and at the servers of these tests.
+/// The image on the registry of that name and on the servers of these tests.
 const IMAGE: &str = "registry.example/app:v1";
 /// base64 of `me:hunter2`
 const BASIC: &str = "bWU6aHVudGVyMg==";
@@ -33,7 +33,7 @@ fn hosts(world: &World, host: &str, files: &[(&str, &str)]) {
     }
 }
 
-/// That a pull by either name is refused with these words, and with the server's own name.
+/// Checks that a pull by either name is refused with these words and with the server's own name.
 async fn refused(client: &Client, server: &Server, words: &[&str]) {
     let error = client.pull(IMAGE).await.unwrap_err();
     assert_eq!(error.code(), Code::Unknown, "{error}");
@@ -91,7 +91,7 @@ fn mirrors_that_are_of_no_use_are_passed_over() {
         let untrusted = Server::tls(content(), untrusted, |_| None).await;
         let broken = Server::start(content(), |_| Some(Reply::new(503, ""))).await;
         let (good, registry) = (Server::honest(content()).await, Server::honest(content()).await);
-        // Nobody listens on the port of discarding.
+        // Nobody listens on the discard port.
         let down = "[host.\"http://127.0.0.1:9\"]\n".to_owned();
         let mirror = |scheme: &str, server: &Server| format!("[host.\"{scheme}://{}\"]\n", server.address);
         let bad = down + &mirror("https", &untrusted) + &mirror("http", &empty) + &mirror("http", &broken);
@@ -113,7 +113,7 @@ fn mirrors_that_are_of_no_use_are_passed_over() {
 
 // ---- Passwords ----
 
-/// A registry that wants one authorization, and says how to get it.
+/// A registry that requires one authorization, and says how to get it.
 async fn guarded(wanted: String, challenge: String) -> Server {
     Server::start(content(), move |request| {
         let refused = || Reply::new(401, "").header("WWW-Authenticate", challenge.clone());
@@ -126,7 +126,7 @@ async fn with_password() -> Server {
     guarded(format!("Basic {BASIC}"), "Basic realm=\"x\"".to_owned()).await
 }
 
-/// A registry of tokens, and the host that gives them to whom has the password or an identity.
+/// A registry that requires tokens, and the host that issues them for a password or an identity token.
 async fn with_tokens() -> (Server, Server) {
     let knows = |request: &Request| {
         request.header("authorization") == Some(&format!("Basic {BASIC}"))
@@ -181,7 +181,7 @@ fn the_credentials_of_a_pull_open_its_registry() {
     });
 }
 
-/// `wharf pull`, with a home of its own.
+/// `wharf pull`, with its own home directory.
 fn wharf_pull(world: &World, arguments: &[&str]) -> Command {
     let mut command = place::command(&place::built().wharf);
     command.arg("--socket").arg(world.daemon.socket()).arg("pull").args(arguments);
@@ -192,7 +192,7 @@ fn wharf_pull(world: &World, arguments: &[&str]) -> Command {
     command
 }
 
-/// What it says when it is refused.
+/// Its error message when it is refused.
 fn complaint(output: &Output) -> String {
     assert!(!output.status.success(), "{output:?}");
     String::from_utf8(output.stderr.clone()).unwrap()
@@ -239,7 +239,7 @@ fn a_password_that_is_typed_is_not_seen() {
         let mut command = wharf_pull(world, &["--creds", "me", &name]);
         command.stdin(Stdio::from(terminal.slave.try_clone().unwrap())).stderr(Stdio::from(terminal.slave));
         let mut pull = command.spawn().unwrap();
-        // It holds the other end, and with it the end of what is shown.
+        // It has the other end, and so the end of what is displayed.
         drop(command);
         let mut person = File::from(terminal.master);
         let mut shown = Vec::new();

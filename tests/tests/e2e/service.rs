@@ -1,4 +1,4 @@
-//! wharfd as a service: its limits and those of what it starts, its signals, its end.
+//! wharfd as a service: its limits and those of what it starts, its signals, its exit.
 
 use std::fs;
 
@@ -12,7 +12,7 @@ use wharf_tests::connect::connect;
 
 use crate::world::{self, until};
 
-/// The soft and the hard limit of a process's open files.
+/// The soft and the hard limit on a process's open files.
 fn open_files(pid: u32) -> (String, String) {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();

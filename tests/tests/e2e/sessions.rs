@@ -1,4 +1,4 @@
-//! Sessions whose container, client or daemon ends, and so many that what one leaves adds up.
+//! Sessions whose container, client or daemon ends, and so many of them that a leak in one would add up.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::line::{Farewell, Line};
 use crate::streams::{ALL, Ended, Forward, OUTPUT, SPEECHES, Session, Speech, TERMINAL};
 use crate::world::{World, run, run_on, until};
 
-/// Sessions of every kind with a container, each with a process that does not end by itself.
+/// Sessions of every kind with a container, each with a process that does not exit by itself.
 async fn sessions_of_all_kinds(client: &Client, id: &str, count: usize) -> Vec<Session> {
     let open = (0..count).map(|number| async move {
         let (speech, wanted) = (SPEECHES[number % 2], [ALL, TERMINAL][number / 2 % 2]);
@@ -51,7 +51,7 @@ async fn stop_with_sessions(client: &Client) {
         let mut config = client.container("main", "sleep 1000 & while :; do echo on; sleep 0.05; done");
         security(&mut config).namespace_options.get_or_insert_default().pid = mode.into();
         let id = client.launch(&pod, &config).await.unwrap();
-        // One that is over, but for what it started.
+        // One that is over, except for what it started.
         client.output(&id, "sleep 1002 >/dev/null 2>&1 &").await;
         let mut sessions = sessions_of_all_kinds(client, &id, 50).await;
         let attached = Session::attach(client, Speech::Spdy, &id, OUTPUT).await;
@@ -139,7 +139,7 @@ fn clients_that_crash_leave_nothing_behind() {
         let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
         for wanted in [ALL, TERMINAL] {
             let url = async |script| client.exec_url(&id, &["sh", "-c", script], wanted).await.unwrap();
-            // Before the request, in it, and before there are streams.
+            // Before the request, during it, and before the streams exist.
             let address = url("true").await.split('/').nth(2).unwrap().to_owned();
             for part in ["", "POST /exec/"] {
                 let mut socket = TcpStream::connect(&address).await.unwrap();
@@ -150,7 +150,7 @@ fn clients_that_crash_leave_nothing_behind() {
             line.open(&[("streamtype", "error")]).await;
             line.reset();
             for speech in SPEECHES {
-                // While the command may be being started, ...
+                // While the command may be starting, ...
                 for _ in 0..10 {
                     Session::deaf(&url("sleep 1001").await, speech, wanted).await.reset();
                 }
@@ -186,7 +186,7 @@ fn a_client_that_leaves_while_its_input_is_stuck_takes_its_command_with_it() {
         for (speech, leave) in SPEECHES.into_iter().flat_map(|speech| ways.map(|leave| (speech, leave))) {
             let mut session = Session::exec(client, speech, &id, "echo on; exec sleep 1005", ALL).await;
             session.until("on").await;
-            // Until there is no room anywhere on the way.
+            // Until there is no more room on the way.
             let stuff = async { while session.send(&[b'x'; 32 << 10]).await.is_ok() {} };
             tokio::time::timeout(Duration::from_secs(1), stuff).await.unwrap_err();
             leave(session);
@@ -209,7 +209,7 @@ impl Held {
     }
 }
 
-/// The memory that is a process's own, in KiB.
+/// The private memory of a process, in KiB.
 fn private_kib(pid: u32) -> u64 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let line = rollup.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).unwrap();
@@ -272,7 +272,7 @@ fn reader(client: &Client) -> ContainerConfig {
     ContainerConfig { stdin: true, ..client.container("main", "exec cat") }
 }
 
-/// Whether a session ended as the daemon's end makes it end.
+/// Whether a session ended as it must when the daemon exits.
 fn is_told_of_the_end(ended: &Ended) -> bool {
     ended.failure().is_some_and(|why| why.contains("is being stopped or restarted"))
 }
@@ -292,7 +292,7 @@ fn a_daemon_that_ends_tells_its_clients() {
             sessions.push(session);
         }
         let forward = Forward::open(&client, &pod).await;
-        // One that does not listen does not keep the daemon from its end.
+        // A client that does not listen does not keep the daemon from exiting.
         let url = client.exec_url(&id, &["yes", "1002"], OUTPUT).await.unwrap();
         let deaf = Session::deaf(&url, Speech::Spdy, OUTPUT).await;
         until("it writes", async || process_with("yes 1002")).await;
@@ -339,7 +339,7 @@ fn a_daemon_that_is_killed_takes_its_commands_along_and_nothing_else() {
     });
 }
 
-/// A container of [`reader`] was not touched, and takes new sessions.
+/// A container of [`reader`] was not touched, and accepts new sessions.
 async fn goes_on(world: &World, id: &str, started_at: i64) {
     let client = &world.client;
     let status = client.status(id).await.unwrap();

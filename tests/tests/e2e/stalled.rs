@@ -13,7 +13,7 @@ use crate::paused::processes_of;
 use crate::place::{self, command};
 use crate::world::{run, run_on, until};
 
-/// How many commands end while the daemon is stopped: more than the kernel keeps messages for.
+/// How many commands exit while the daemon is stopped: more than the kernel queues messages for.
 const COMMANDS: usize = 400;
 
 #[test]
@@ -36,7 +36,7 @@ fn a_daemon_that_is_stopped_for_a_while_loses_no_container_and_no_answer() {
         let mut gate = fs::File::options();
         gate.write(true).custom_flags(nix::libc::O_NONBLOCK);
         until("every command ends", async || {
-            // Without a reader any more it is an error.
+            // Without a reader this is an error.
             gate.open(format!("/proc/{first}/root/gate")).ok();
             (processes_of(&id) == 1).then_some(())
         })
@@ -125,7 +125,7 @@ fn ext4_for_logs(dir: &Path) {
     }
 }
 
-/// Whether a process waits in the kernel and nothing can wake it, as a write to a frozen file system does.
+/// Whether a process waits in the kernel and cannot be woken, as in a write to a frozen file system.
 fn stalled_writer() -> bool {
     let stats = fs::read_dir("/proc").unwrap().flatten();
     let mut stats = stats.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
@@ -152,7 +152,7 @@ fn an_exit_survives_a_full_state_directory_and_a_restart() {
         fs::write(format!("/proc/{first}/root/end"), "").unwrap();
         let status = || fs::read_to_string(format!("/proc/{first}/stat")).unwrap_or_default();
         until("it ends, and is kept", async || status().contains(") Z ").then_some(())).await;
-        // It takes over what it has, and is not ready: no pod could be made.
+        // It takes over its pods and is not ready: no pod could be made.
         world.daemon.start_again();
         world.reach().await;
         let client = &world.client;
@@ -197,7 +197,7 @@ fn an_end_is_an_end_though_another_writes_to_its_output() {
     });
 }
 
-/// Whether there is a process of a name.
+/// Whether a process with this name exists.
 fn is_named(name: &str) -> bool {
     let names = fs::read_dir("/proc").unwrap().flatten();
     let mut names = names.filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok());

@@ -1,5 +1,5 @@
-//! A storm of pods' lives while the daemon is killed again and again: every call that a kill cut off is repeated, and has
-//! the effect of one.
+//! Many lives of pods while the daemon is killed again and again: every call that a kill cut off is repeated, and has
+//! the effect of a single call.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,9 +13,9 @@ use crate::client::Client;
 use crate::logs;
 use crate::world::{World, run, until};
 
-/// Kills of the daemon in one storm.
+/// How often the daemon is killed in one storm.
 const KILLS: u32 = 25;
-/// Pods that are taken through their lives at once.
+/// How many pods are taken through their lives at a time.
 const WORKERS: usize = 4;
 
 #[test]
@@ -34,7 +34,7 @@ fn calls_that_a_kill_cut_off_can_be_repeated() {
 
 async fn kills(storm: &Storm, world: &mut World) {
     for number in 0..KILLS {
-        // Different moments of the lives, which take some tens of milliseconds.
+        // At different moments of the lives, which take some tens of milliseconds.
         tokio::time::sleep(Duration::from_millis(u64::from(number * 37 % 101))).await;
         storm.up.send_replace(false);
         storm.kills.fetch_add(1, Ordering::SeqCst);
@@ -46,7 +46,7 @@ async fn kills(storm: &Storm, world: &mut World) {
     storm.over.store(true, Ordering::SeqCst);
 }
 
-/// What is listed is whole: no name twice, and a pod that is ready has an address.
+/// Checks that lists are consistent: no name occurs twice, and a ready pod has an address.
 async fn is_consistent(world: &World) {
     let pods = world.client.pods().await;
     let mut names: Vec<_> = pods.iter().map(|pod| pod.metadata.clone().unwrap().name).collect();
@@ -59,7 +59,7 @@ async fn is_consistent(world: &World) {
     }
 }
 
-/// What the workers know of the daemon.
+/// What the workers know about the daemon.
 struct Storm {
     up: watch::Sender<bool>,
     kills: AtomicU32,
@@ -67,7 +67,7 @@ struct Storm {
 }
 
 impl Storm {
-    /// Calls until there is an answer. Only a kill meanwhile excuses a failure.
+    /// Makes a call until there is a response. Only a kill in the meantime excuses a failure.
     async fn call<T>(&self, what: &str, call: impl AsyncFn() -> Result<T, Status>) -> T {
         loop {
             self.up.subscribe().wait_for(|up| *up).await.unwrap();
@@ -80,7 +80,7 @@ impl Storm {
     }
 }
 
-/// Takes pods through their lives, one after the other; returns how many.
+/// Takes pods through their lives, one after another; returns how many.
 async fn worker(storm: &Storm, client: &Client, number: usize) -> usize {
     let mut lives = 0;
     while !storm.over.load(Ordering::SeqCst) {
@@ -106,7 +106,7 @@ async fn life(storm: &Storm, client: &Client, name: &str, number: usize) {
     assert_ne!(status.network.unwrap().ip, "");
     let id = storm.call("CreateContainer", async || client.create(&pod, &container).await).await;
     let start = async || match client.start(&id).await {
-        // Started by the call that was cut off, and at its end by now.
+        // The call that was cut off has started it, and it has exited by now.
         Err(error) if error.code() == Code::FailedPrecondition && error.message().ends_with("is exited") => {
             Ok(())
         }
@@ -133,7 +133,7 @@ async fn life(storm: &Storm, client: &Client, name: &str, number: usize) {
     storm.call("RemovePodSandbox", async || client.remove(&pod).await).await;
 }
 
-/// A pod as its worker has them: below a kubelet's cgroup, or with a host port that its next pod wants too.
+/// A worker's pod: below a kubelet's cgroup, or with a host port that the next pod of the worker wants as well.
 fn pod(client: &Client, name: &str, number: usize) -> PodSandboxConfig {
     let mut config = client.pod(name);
     if number.is_multiple_of(2) {

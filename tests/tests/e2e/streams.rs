@@ -1,5 +1,5 @@
-//! Clients of exec, attach and port-forward, as kubectl and crictl are: the URL comes from the CRI, the bytes by SPDY or
-//! WebSocket.
+//! Clients of exec, attach and port-forward that behave like kubectl and crictl: the URL comes from the CRI, the bytes
+//! go over SPDY or WebSocket.
 
 use std::fmt;
 
@@ -19,19 +19,19 @@ pub(crate) const OUTPUT: StreamOptions =
 pub(crate) const TERMINAL: StreamOptions =
     StreamOptions { stdin: true, stdout: true, stderr: false, terminal: true };
 
-/// What a client of commands speaks.
+/// The protocol of a client of commands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Speech {
-    /// v4, as the kubelet.
+    /// v4, like the kubelet.
     Spdy,
-    /// v5, as crictl.
+    /// v5, like crictl.
     WebSocket,
 }
 
 /// Both.
 pub(crate) const SPEECHES: [Speech; 2] = [Speech::Spdy, Speech::WebSocket];
 
-/// A command, or an attached container, from its client's side.
+/// A command or an attached container, from the client's side.
 #[derive(Debug)]
 pub(crate) struct Session {
     line: Line,
@@ -50,7 +50,7 @@ struct Streams {
     resize: u32,
 }
 
-/// What a session left at its end.
+/// What a session left when it ended.
 pub(crate) struct Ended {
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
@@ -59,7 +59,7 @@ pub(crate) struct Ended {
 }
 
 impl Session {
-    /// Executes a line of shell, and waits until its streams are there.
+    /// Executes a line of shell, and waits until its streams are open.
     pub(crate) async fn exec(
         client: &Client,
         speech: Speech,
@@ -71,7 +71,7 @@ impl Session {
         Self::open(&url, speech, wanted).await
     }
 
-    /// Attaches to a container, and waits until the streams are there.
+    /// Attaches to a container, and waits until the streams are open.
     pub(crate) async fn attach(
         client: &Client,
         speech: Speech,
@@ -88,7 +88,8 @@ impl Session {
         session
     }
 
-    /// A client that reads nothing before [`Session::listen`]. Its terminal, if it wants one, has 80 columns and 24 rows.
+    /// A client that reads nothing before [`Session::listen`]. Its terminal, if it requests one, has 80 columns and 24
+    /// rows.
     pub(crate) async fn deaf(url: &str, speech: Speech, wanted: StreamOptions) -> Self {
         let (line, streams) = match speech {
             Speech::Spdy => {
@@ -118,12 +119,12 @@ impl Session {
         }
     }
 
-    /// Sends input; an error if the server takes no more.
+    /// Sends input; an error if the server accepts no more.
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.line.send(self.streams.stdin, bytes).await
     }
 
-    /// Ends the input, and nothing else; an error if the server takes no more.
+    /// Ends only the input; an error if the server accepts no more.
     pub(crate) async fn end_input(&mut self) -> Result<(), String> {
         self.line.finish(self.streams.stdin).await
     }
@@ -132,13 +133,13 @@ impl Session {
         self.line.send(self.streams.resize, &size(width, height)).await.unwrap();
     }
 
-    /// Waits until the output has these words.
+    /// Waits until the output contains these words.
     pub(crate) async fn until(&self, words: &str) {
         let has = |heard: &Heard| self.shown(heard).contains(words).then_some(());
         self.line.until(&format!("there is {words:?}"), has).await;
     }
 
-    /// Whether the output has these words by now.
+    /// Whether the output contains these words by now.
     pub(crate) fn has(&self, words: &str) -> bool {
         self.line.now(|heard| self.shown(heard).contains(words))
     }
@@ -148,7 +149,7 @@ impl Session {
         self.line.now(|heard| heard.farewell.is_some())
     }
 
-    /// Waits until there are so many bytes of output.
+    /// Waits until there are this many bytes of output.
     pub(crate) async fn until_bytes(&self, count: usize) {
         let enough = |heard: &Heard| (heard.bytes(self.streams.stdout).len() >= count).then_some(());
         self.line.until(&format!("there are {count} bytes"), enough).await;
@@ -158,7 +159,7 @@ impl Session {
         String::from_utf8_lossy(heard.bytes(self.streams.stdout)).into_owned()
     }
 
-    /// Waits until the server ends the session, which it has to do in order: the output, then the status, then the rest.
+    /// Waits until the server ends the session, which must be in order: the output, then the status, then the rest.
     pub(crate) async fn ended(self) -> Ended {
         let (streams, speech, wanted) = (self.streams, self.speech, self.wanted);
         let heard = self.line.over().await;
@@ -180,18 +181,19 @@ impl Session {
         }
     }
 
-    /// How the connection ends, whatever was said on its streams.
+    /// How the connection ends, whatever was sent on its streams.
     pub(crate) async fn cut_off(self) -> Option<Farewell> {
         self.line.over().await.farewell
     }
 
-    /// Leaves as a client that crashed.
+    /// Leaves like a client that crashed.
     pub(crate) fn reset(self) {
         self.line.reset();
     }
 }
 
-/// Opens the streams of a command. The size of its terminal is told before the last one, and so before it begins.
+/// Opens the streams of a command. The terminal's size is sent before the last one is opened, and so before the command
+/// begins.
 async fn open(line: &mut Line, wanted: StreamOptions) -> Streams {
     let StreamOptions { stdin, stdout, stderr, terminal } = wanted;
     let mut streams = Streams::default();
@@ -211,7 +213,7 @@ async fn open(line: &mut Line, wanted: StreamOptions) -> Streams {
     streams
 }
 
-/// The size of a terminal as it is told.
+/// The size of a terminal in the protocol's form.
 fn size(width: u16, height: u16) -> Vec<u8> {
     json!({"Width": width, "Height": height}).to_string().into_bytes()
 }
@@ -221,15 +223,15 @@ impl Ended {
         String::from_utf8(self.stdout.clone()).unwrap()
     }
 
-    /// The exit code that the status tells.
+    /// The exit code in the status.
     ///
     /// # Panics
-    /// The command did not end by itself.
+    /// The command did not exit by itself.
     pub(crate) fn code(&self) -> i32 {
         self.exit().unwrap_or_else(|| panic!("no exit: {self:?}"))
     }
 
-    /// The exit code, if the status tells one, which it has to do in the only form that clients understand.
+    /// The exit code, if the status has one. It must have the only form that clients understand.
     pub(crate) fn exit(&self) -> Option<i32> {
         if self.status == json!({"status": "Success"}) {
             return Some(0);
@@ -244,7 +246,7 @@ impl Ended {
         code.parse().ok()
     }
 
-    /// Why the command could not be served, if that is what the status tells.
+    /// Why the command could not be served, if the status says that.
     pub(crate) fn failure(&self) -> Option<&str> {
         let failed = self.status["reason"] == "InternalError" && self.status["code"] == 500;
         self.status["message"].as_str().filter(|_| failed)
@@ -259,14 +261,14 @@ impl fmt::Debug for Ended {
     }
 }
 
-/// Connections into a pod, over one of the client's.
+/// Connections into a pod, over one connection of the client.
 #[derive(Debug)]
 pub(crate) struct Forward {
     line: Line,
     requests: u32,
 }
 
-/// One of them.
+/// One of the connections.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Connection {
     error: u32,
@@ -297,22 +299,22 @@ impl Forward {
         self.line.send(connection.data, bytes).await.unwrap();
     }
 
-    /// Says that nothing more is sent.
+    /// Ends the client's direction.
     pub(crate) async fn finish(&mut self, connection: Connection) {
         self.line.finish(connection.data).await.unwrap();
     }
 
-    /// Gives a connection up, as clients do with one that its pod has ended.
+    /// Resets a connection, as clients do with one that its pod has ended.
     pub(crate) async fn give_up(&mut self, connection: Connection) {
         self.line.cancel(connection.data).await;
     }
 
-    /// Waits until the pod has ended its side of a connection.
+    /// Waits until the pod has ended its direction of a connection.
     pub(crate) async fn until_end(&self, connection: Connection) {
         self.line.until("the pod ends the connection", |heard| heard.end(connection.data).map(drop)).await;
     }
 
-    /// Waits until there is so much from the pod.
+    /// Waits until this much has arrived from the pod.
     pub(crate) async fn until_bytes(&self, connection: Connection, count: usize) -> Vec<u8> {
         let got = |heard: &Heard| {
             let bytes = heard.bytes(connection.data);
@@ -321,7 +323,7 @@ impl Forward {
         self.line.until(&format!("there are {count} bytes"), got).await
     }
 
-    /// All that came, once the server has ended a connection well; or why it failed.
+    /// Everything that arrived, once the server has ended a connection properly; or why it failed.
     pub(crate) async fn over(&self, connection: Connection) -> Result<Vec<u8>, String> {
         let Connection { error, data } = connection;
         let over = |heard: &Heard| {
@@ -339,7 +341,7 @@ impl Forward {
         self.line.over().await.farewell
     }
 
-    /// Leaves as a client that crashed.
+    /// Leaves like a client that crashed.
     pub(crate) fn reset(self) {
         self.line.reset();
     }

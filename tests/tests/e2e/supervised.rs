@@ -1,6 +1,6 @@
-//! A pod's supervisor with a fault at each of its steps in turn, and at each of those of the processes that it makes: it is
-//! killed right before a system call, or the call fails. Every call is answered, the pod can be removed, nothing is left;
-//! after a call that failed, the same supervisor goes on.
+//! A pod's supervisor, with a fault at each of its steps in turn and at each step of the processes that it creates: it
+//! is killed right before a system call, or the call fails. Every call gets a response, the pod can be removed, and
+//! nothing is left. After a call that failed, the same supervisor continues.
 
 use tonic::{Code, Status};
 
@@ -9,7 +9,7 @@ use crate::steps::{Fault, Tracer};
 use crate::wedge::Shim;
 use crate::world::{World, run};
 
-/// Calls that make a container or take it away, and how the kernel lets them fail.
+/// Calls that make a container or remove it, and the error with which each fails.
 type Changes = [(&'static str, Option<&'static str>)];
 
 const PROCESSES: &Changes = &[
@@ -47,7 +47,7 @@ const RIGHTS: &Changes = &[
     ("fchdir", Some("ENOMEM")),
 ];
 
-/// What would tell the caller that the request was wrong, or nothing.
+/// The codes that would tell the caller that the request was wrong, or that would tell nothing.
 const BLAMES_THE_CALLER: [Code; 4] =
     [Code::InvalidArgument, Code::Unimplemented, Code::Unknown, Code::DeadlineExceeded];
 
@@ -118,13 +118,14 @@ async fn fail_each(world: &World, changes: &Changes) {
     assert_met(&steps);
 }
 
-/// A call that is never made would be a test of nothing.
+/// A call that is never made would test nothing.
 fn assert_met(steps: &[(&&str, usize)]) {
     println!("{steps:?}");
     assert!(steps.iter().all(|(_, count)| *count > 0), "some were never met: {steps:?}");
 }
 
-/// Has a fault at the first call of a kind, at the second, and so on, each in a pod of its own; returns how many there are.
+/// Injects a fault into the first call of a kind, the second, and so on, each in its own pod; returns how many there
+/// are.
 async fn faults(world: &World, change: &str, fault: Fault) -> usize {
     let daemon = world.daemon.pid();
     let mut nth = 1;
@@ -150,7 +151,7 @@ async fn faults(world: &World, change: &str, fault: Fault) -> usize {
     }
 }
 
-/// A container's life; its first error, if there is one, after which it is removed all the same.
+/// A container's life; returns its first error, if any, and removes the container in any case.
 async fn live(client: &Client, pod: &str, name: &str) -> Result<(), Status> {
     let container = client.create(pod, &client.container(name, "echo begun; sleep 1000")).await?;
     let lived = work(client, &container).await;

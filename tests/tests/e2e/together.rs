@@ -1,4 +1,4 @@
-//! Many at once, on many pods and on one, and callers that do not wait.
+//! Concurrent calls, on many pods and on one, and callers that do not wait.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use wharf_cri_api::v1::PodSandboxState;
 use crate::client::Client;
 use crate::world::run;
 
-/// Pods that come and go in the same moment.
+/// How many pods are made and removed at the same moment.
 const PODS: usize = 20;
 
 #[test]

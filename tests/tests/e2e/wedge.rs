@@ -1,5 +1,5 @@
-//! Supervisors that are stopped, cut off or cannot die: they cost nobody else anything, and their own containers no more
-//! than what was asked for.
+//! Supervisors that are stopped, disconnected or unkillable: they affect nobody else, and their own containers only as
+//! far as calls for them are concerned.
 
 use std::fs;
 use std::path::Path;
@@ -81,10 +81,10 @@ fn a_stop_of_one_container_of_a_stopped_supervisor_spares_the_others() {
         let status = client.status(&spared).await.unwrap();
         assert_eq!(status.state(), ContainerState::ContainerRunning);
         assert_eq!(client.pod_status(&pod).await.unwrap().state(), PodSandboxState::SandboxReady);
-        // What is exited can be removed without the supervisor's help; it forgets it later.
+        // An exited container can be removed without the supervisor's help; the supervisor forgets it later.
         let error = client.create(&pod, &client.container("waits", "true")).await.unwrap_err();
         assert_eq!(error.code(), Code::Unavailable, "{error}");
-        // The kubelet takes a deadline for the command's, and a probe for failed.
+        // The kubelet would take DeadlineExceeded for the command's own deadline, and a probe for failed.
         let error = client.exec(&spared, "true", 60).await.unwrap_err();
         assert_eq!(error.code(), Code::Unavailable, "{error}");
         client.remove_container(&ended).await.unwrap();
@@ -97,7 +97,7 @@ fn a_stop_of_one_container_of_a_stopped_supervisor_spares_the_others() {
     });
 }
 
-/// Whoever asked was told that it failed, and may have asked for another one since.
+/// The caller was told that it failed, and may have made another one since.
 #[test]
 fn what_was_given_up_is_not_done_later() {
     run(async |world| {
@@ -115,7 +115,7 @@ fn what_was_given_up_is_not_done_later() {
         let codes = [start.unwrap_err().code(), create.code(), exec.code()];
         assert_eq!(codes, [Code::Unavailable; 3]);
         shim.go_on();
-        // It takes requests in their order: by the answer to this one those before it are done or refused.
+        // It handles requests in order: when this one is answered, those before it have been carried out or refused.
         let files = client.output(&runs, "ls /late 2>&1; true").await;
         assert!(files.contains("No such file"), "{files}");
         assert_eq!(client.status(&made).await.unwrap().state(), ContainerState::ContainerCreated);
@@ -178,7 +178,7 @@ fn a_stopped_supervisor_is_waited_for_by_the_next_daemon() {
     });
 }
 
-/// As long as a supervisor is silent, its containers are listed as running, and nobody is told more than that.
+/// While a supervisor is silent, its containers are listed as running, and nobody is told more than that.
 #[test]
 fn what_only_a_silent_supervisor_knows_is_not_answered() {
     run(async |world| {
@@ -249,7 +249,7 @@ fn a_stop_waits_for_a_silent_supervisor_as_long_as_the_program_may_take() {
         world.start_again().await;
         let client = &world.client;
         let (stopped, ()) = tokio::join!(client.stop_container(&id, 60), async {
-            // Calls of one connection are taken in their order.
+            // Calls on one connection are handled in order.
             client.runtime.clone().version(VersionRequest::default()).await.unwrap();
             shim.go_on();
         });
@@ -277,7 +277,7 @@ fn a_supervisor_that_never_answers_ends_with_its_pod() {
 
 /// Connects as a new daemon would: the supervisor turns to it, and the old connection ends.
 pub(crate) fn cut_off(world: &World, pod: &str) -> OwnedFd {
-    // By a short path: an address holds 107 bytes.
+    // Through a short path, because an address holds only 107 bytes.
     let directory = fs::File::open(world.dir.join("state/pods").join(pod)).unwrap();
     let address =
         UnixAddr::new(Path::new(&format!("/proc/self/fd/{}/shim.sock", directory.as_raw_fd()))).unwrap();
@@ -308,7 +308,7 @@ fn a_link_that_breaks_is_made_anew() {
     });
 }
 
-/// A cgroup of v1's freezer, which keeps what is in it even from dying.
+/// A cgroup in v1's freezer, which keeps its processes even from dying.
 struct Frozen(std::path::PathBuf);
 
 impl Frozen {

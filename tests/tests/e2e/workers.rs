@@ -1,5 +1,5 @@
-//! The daemon's tasks share two threads, its workers: a file call on one of them would make every call wait for the disk.
-//! What the workers do is seen by strace, during all that a pod and an image can be asked, and at a start.
+//! The daemon's tasks share two threads, its workers: a file call on one of them would make every other call wait for
+//! the disk. strace shows what the workers do, during every call for a pod and an image, and at a start.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,14 +12,14 @@ use wharf_cri_api::v1::{
 use crate::steps::Tracer;
 use crate::world::{World, run, until};
 
-/// What the kernel answers from its own memory, whatever a disk does: devices, its own file systems, and what it is asked
-/// of an open descriptor.
+/// What the kernel answers from memory, whatever a disk does: devices, its own file systems, and requests about an open
+/// descriptor.
 const NO_DISK: [&str; 5] = ["\"/dev/null\"", "\"/proc/", "\"/sys/", "\"/proc\"", ", \"\", "];
 
-/// Calls with the name of a file; and what only a worker does.
+/// Calls with the name of a file, and calls that only a worker makes.
 const TRACED: &str = "--trace=%file,fsync,fdatasync,syncfs,getdents64,epoll_wait,epoll_pwait";
 
-/// The file calls of threads that wait for events, which workers alone do.
+/// The file calls of threads that wait for events, which only workers do.
 fn on_workers(calls: &str) -> Vec<String> {
     let lines =
         calls.lines().filter_map(|line| line.split_once(' ')).map(|(pid, call)| (pid, call.trim_start()));
@@ -43,7 +43,7 @@ fn no_worker_waits_for_a_disk() {
         let pod = client.run(&client.pod("after")).await.unwrap();
         let held = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
         client.remove_image(&image).await.unwrap();
-        // The layers go with the last container that has them.
+        // The layers are removed with the last container that uses them.
         client.remove_container(&held).await.unwrap();
         client.pull(&image).await.unwrap();
         tracer.end_all();
@@ -68,11 +68,10 @@ fn no_worker_waits_for_a_disk() {
     });
 }
 
-/// How many pods are made meanwhile: more than there are workers.
+/// How many pods are made in the meantime: more than there are workers.
 const SLOW_PODS: usize = 4;
 
-/// What a pod's making writes to the state directory takes a second each time; who asks for nothing of a disk does not
-/// notice it.
+/// Each write of a pod's creation to the state directory takes a second; a call that needs no disk does not notice it.
 #[test]
 fn a_slow_state_directory_holds_up_only_who_writes_to_it() {
     run(async |world| {
@@ -97,7 +96,7 @@ fn a_slow_state_directory_holds_up_only_who_writes_to_it() {
     });
 }
 
-/// All that is asked of a pod, of its containers and of the node.
+/// Every call about a pod, its containers and the node.
 async fn life(world: &World, name: &str) {
     let client = &world.client;
     let mut runtime = client.runtime.clone();
@@ -124,7 +123,7 @@ async fn life(world: &World, name: &str) {
     client.down(&pod).await.unwrap();
 }
 
-/// The check can fail: of two threads one is a worker, and opens a file of a disk.
+/// The check can fail: one of two threads is a worker and opens a file on a disk.
 #[test]
 fn a_file_call_of_a_worker_is_seen() {
     let calls = "7 epoll_wait(3, [], 8, -1) = 0\n\

@@ -1,7 +1,7 @@
-//! The corpus, its mutations, and the two tests over all readers.
+//! The corpus, its mutations, and the two tests over all parsers.
 //!
-//! It begins with what is kept under `tests/corpus/`, which `WHARF_BLESS=1` writes anew. A seeded generator mutates that for
-//! `WHARF_FUZZ_SECONDS` in all, 2 if unset; a failure names the bytes.
+//! It starts from the files under `tests/corpus/`, which `WHARF_BLESS=1` rewrites. A seeded generator mutates them for
+//! `WHARF_FUZZ_SECONDS` in all, 2 by default; a failure prints the bytes.
 
 use std::env;
 use std::fs;
@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 
 use crate::{images, registry, streaming};
 
-/// Reads bytes, and says how many things were in them.
+/// Parses bytes, and returns how many things were in them.
 type Read = Box<dyn Fn(&[u8]) -> Result<usize, String>>;
 
-/// A reader of bytes from outside.
+/// A parser of bytes from outside.
 pub(crate) struct Target {
-    /// Of its directory in the corpus.
+    /// The name of its directory in the corpus.
     pub(crate) name: &'static str,
     pub(crate) read: Read,
-    /// The corpus at its beginning: names, which begin with `bad-` if the bytes are an error, and bytes.
+    /// The initial corpus: names, which begin with `bad-` if the bytes are an error, and bytes.
     pub(crate) seeds: Vec<(&'static str, Vec<u8>)>,
 }
 
@@ -32,7 +32,7 @@ impl Target {
         Self { name, read: Box::new(read), seeds }
     }
 
-    /// The same of a reader of text.
+    /// The same for a parser of text.
     pub(crate) fn of_text(
         name: &'static str,
         read: impl Fn(&[u8]) -> Result<usize, String> + 'static,
@@ -50,10 +50,10 @@ fn targets() -> Vec<Target> {
 /// The longest input, in bytes.
 const INPUT_LIMIT: usize = 256 * 1024;
 
-/// How long one input may take, on a busy machine without optimization.
+/// How long one input may take, on a busy machine without optimisation.
 const INPUT_TIME: Duration = Duration::from_secs(5);
 
-/// The generator of Steele, Lea and Flood: good enough, and always the same.
+/// The generator of Steele, Lea and Flood: good enough, and deterministic.
 struct Random(u64);
 
 impl Random {
@@ -101,7 +101,7 @@ fn directory(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name)
 }
 
-/// The names and the bytes of what is kept.
+/// The names and bytes of the stored corpus.
 fn corpus(name: &str) -> Vec<(String, Vec<u8>)> {
     let directory = directory(name);
     let entries = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap());
@@ -138,7 +138,7 @@ fn readers_survive_mutated_bytes() {
     }
 }
 
-/// Whether a reader takes bytes, as the name of their file says.
+/// Checks that a parser accepts bytes or not, as the name of their file says.
 fn check(target: &Target, file: &str, bytes: &[u8]) {
     let outcome = (target.read)(bytes);
     assert_eq!(outcome.is_ok(), !file.starts_with("bad-"), "{}/{file}: {outcome:?}", target.name);

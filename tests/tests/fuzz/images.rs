@@ -1,4 +1,4 @@
-//! What an image's author wrote: documents, and layers as they come from a registry.
+//! What an image's author writes: documents, and layers as they come from a registry.
 
 use std::fs;
 use std::io::Write as _;
@@ -54,7 +54,7 @@ fn manifests() -> Vec<(&'static str, Vec<u8>)> {
 
 fn config(bytes: &[u8]) -> Result<usize, String> {
     let (config, diff_ids) = parse_config(bytes).map_err(|error| wharf_types::chain(&error))?;
-    // A user that is refused is for whoever runs the image.
+    // Whether the user is acceptable is up to the code that runs the image.
     drop(config.user());
     Ok(diff_ids.len())
 }
@@ -76,7 +76,7 @@ fn configs() -> Vec<(&'static str, Vec<u8>)> {
 
 // ---- Layers ----
 
-/// Unpacks blobs with a store of its own, which has nothing of them afterwards and nothing beside it.
+/// Unpacks blobs into a store of its own, which afterwards has nothing of them, inside or beside it.
 fn layer_reader() -> impl Fn(&[u8]) -> Result<usize, String> {
     let limits = Limits {
         layer_bytes: 4 << 20,
@@ -97,7 +97,7 @@ fn layer_reader() -> impl Fn(&[u8]) -> Result<usize, String> {
     }
 }
 
-/// The digest of the content is that of no layer: what is refused for that alone was read to its end.
+/// The content's digest is that of no layer: input that is refused only for that was read to its end.
 fn unpack(store: &Store, bytes: &[u8]) -> Result<usize, String> {
     let source = LayerSource {
         diff_id: Digest::from_sha256([0; 32]),
@@ -138,7 +138,7 @@ fn layers() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// One of each kind of entry.
+/// An archive with one entry of each kind.
 fn archive() -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     let header = |kind: tar::EntryType, size: u64| {
@@ -163,7 +163,7 @@ fn archive() -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-/// Records of PAX: a time, an attribute, a sparse file.
+/// An archive with PAX records: a time, an attribute, a sparse file.
 fn odd_archive() -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     let map = [&b"1\n0\n5\n"[..], &[0; 506], b"hello"].concat();
@@ -183,7 +183,7 @@ fn odd_archive() -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-/// An archive of one entry whose name the library would refuse to write.
+/// An archive with one entry, whose name the library would refuse to write.
 fn entry(kind: tar::EntryType, name: &[u8], content: &[u8]) -> Vec<u8> {
     let mut header = tar::Header::new_ustar();
     header.set_entry_type(kind);

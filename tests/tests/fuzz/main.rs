@@ -1,5 +1,5 @@
-//! Throws mutated bytes at the readers of all that comes from outside: from a client of streams, from a registry, from an
-//! image's author, from whoever writes a `hosts.toml`. None panics, and none takes long or much memory.
+//! Feeds mutated bytes to the parsers of everything that comes from outside: from a streaming client, a registry, an
+//! image's author, or the author of a `hosts.toml`. None of them panics, and none takes much time or memory.
 #![allow(missing_docs, reason = "a test crate has no readers")]
 
 #[cfg(test)]

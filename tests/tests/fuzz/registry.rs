@@ -1,4 +1,4 @@
-//! What registries say beside their documents, and what people write about them.
+//! What registries send besides documents, and what people write about registries.
 
 use wharf_registry::{AuthFields, Credentials, decode};
 use wharf_types::Reference;
@@ -56,7 +56,7 @@ pub(crate) fn targets() -> Vec<Target> {
     ]
 }
 
-/// A name and a password as the configuration of Docker has them.
+/// A user name and a password, in the form of Docker's configuration.
 fn login(bytes: &[u8]) -> Result<usize, String> {
     let auth = text(bytes)?.to_owned();
     let fields = AuthFields { auth, ..AuthFields::default() };
@@ -64,7 +64,7 @@ fn login(bytes: &[u8]) -> Result<usize, String> {
     Ok(credentials.iter().count())
 }
 
-/// What a reference is written as means the same.
+/// Checks that the text of a parsed reference has the same meaning.
 fn reference(bytes: &[u8]) -> Result<usize, String> {
     let reference: Reference = text(bytes)?.parse().map_err(|error| format!("{error}"))?;
     let again: Reference = reference.to_string().parse().unwrap();

@@ -1,13 +1,13 @@
-//! What was seen of one container: texts by name, without what differs from run to run.
+//! The facts about one container: texts by name, without what differs from run to run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Names of this run, and what is written in their place.
+/// Names of this run, and the placeholders that are written instead.
 #[derive(Debug, Default)]
 pub(crate) struct Names(Vec<(String, &'static str)>);
 
 impl Names {
-    /// From now on `place` stands for `name`.
+    /// From now on `place` is written instead of `name`.
     pub(crate) fn add(&mut self, name: impl Into<String>, place: &'static str) {
         let name = name.into();
         if !name.is_empty() {
@@ -28,7 +28,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// One more fact. A second one of the same name gets a number: mounts may lie over each other.
+    /// Adds a fact. A second one with the same name gets a number, because mounts may cover each other.
     pub(crate) fn add(&mut self, name: impl AsRef<str>, text: impl AsRef<str>) {
         let name = self.names.replace(name.as_ref());
         let text = self.names.replace(text.as_ref().trim_end());
@@ -45,7 +45,7 @@ impl Facts {
         self.facts.len()
     }
 
-    /// What is otherwise, or only on one side. Where not even the same came out, that alone.
+    /// What differs, or is only on one side. If the outcomes differ, only that.
     pub(crate) fn differences(&self, other: &Self, request: &'static str) -> Vec<Difference> {
         let mut names: BTreeSet<&str> =
             self.facts.keys().chain(other.facts.keys()).map(String::as_str).collect();
@@ -65,13 +65,13 @@ impl Facts {
     }
 }
 
-/// The fact of what became of a request.
+/// The fact with the outcome of a request.
 pub(crate) const OUTCOME: &str = "outcome";
 
-/// What stands for a fact that one side does not have.
+/// The text for a fact that one side does not have.
 pub(crate) const ABSENT: &str = "(absent)";
 
-/// A fact that is not the same of both.
+/// A fact that is not the same on both sides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Difference {
     pub(crate) request: &'static str,

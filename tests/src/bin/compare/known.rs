@@ -1,4 +1,4 @@
-//! The differences that stay, each with its reason: `tests/compare/differences.toml`.
+//! The accepted differences, each with its reason: `tests/compare/differences.toml`.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -16,17 +16,17 @@ pub(crate) struct Known {
     difference: Vec<Entry>,
 }
 
-/// Differences that stay. In every text but the reason `*` stands for anything.
+/// An accepted difference. In every text except the reason, `*` matches anything.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
     fact: String,
-    /// Anything if not given.
+    /// Without it, anything matches.
     #[serde(default = "anything")]
     wharf: String,
     #[serde(default = "anything")]
     containerd: String,
-    /// Names of requests; all if not given.
+    /// Names of requests; without them, all.
     #[serde(default)]
     requests: Vec<String>,
     reason: String,
@@ -45,7 +45,7 @@ impl Known {
         Ok(known)
     }
 
-    /// Tells the differences that no entry has from those that one has, and names the entries that have none.
+    /// Separates the differences that no entry matches from the others, and names the entries that match none.
     pub(crate) fn sort(&self, all: &[Difference]) -> Sorted {
         let of = |difference: &Difference| self.difference.iter().any(|entry| entry.covers(difference));
         let (excused, new) = all.iter().cloned().partition(of);
@@ -59,14 +59,14 @@ impl Entry {
         self.tells(difference) && (self.requests.is_empty() || self.requests.iter().any(named))
     }
 
-    /// The same, in whatever request.
+    /// Whether it matches, whatever the request.
     fn tells(&self, difference: &Difference) -> bool {
         is_like(&self.fact, &difference.fact)
             && is_like(&self.wharf, &difference.wharf)
             && is_like(&self.containerd, &difference.containerd)
     }
 
-    /// What of the entry no difference has: each of its requests, or all of it.
+    /// What in the entry no difference matches: some of its requests, or all of it.
     fn gone(&self, all: &[Difference]) -> Vec<String> {
         let told: Vec<&Difference> = all.iter().filter(|one| self.tells(one)).collect();
         let text = format!("{} (wharf {}, containerd {})", self.fact, self.wharf, self.containerd);
@@ -78,7 +78,7 @@ impl Entry {
     }
 }
 
-/// Whether a text is as a pattern says, in which `*` stands for anything.
+/// Whether a text matches a pattern, in which `*` stands for anything.
 fn is_like(pattern: &str, text: &str) -> bool {
     let Some((before, after)) = pattern.split_once('*') else { return pattern == text };
     let Some(mut rest) = text.strip_prefix(before) else { return false };
@@ -99,11 +99,11 @@ fn is_like(pattern: &str, text: &str) -> bool {
 pub(crate) struct Sorted {
     pub(crate) excused: Vec<Difference>,
     pub(crate) new: Vec<Difference>,
-    /// Entries that no difference has, and requests of others.
+    /// Entries that no difference matches, and such requests of other entries.
     pub(crate) gone: Vec<String>,
 }
 
-/// The differences as a text: each once, with the requests in which it was seen.
+/// The differences as a text: each once, with the requests in which it occurred.
 pub(crate) fn listing(differences: &[Difference], requests: usize) -> String {
     let mut seen: Vec<(&Difference, Vec<&str>)> = Vec::new();
     for difference in differences {

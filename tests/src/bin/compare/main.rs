@@ -1,7 +1,7 @@
-//! Sends the same requests to wharf and to containerd, looks at what came of them from inside and by the CRI, and lists
-//! what is not the same.
+//! Sends the same requests to wharf and to containerd, examines the results from inside and over the CRI, and lists the
+//! differences.
 //!
-//! It is a client and nothing more: `hack/compare` starts both, with the same images and network, in a place of their own.
+//! It is only a client: `hack/compare` starts both runtimes in a rig, with the same images and the same network.
 
 mod facts;
 mod known;

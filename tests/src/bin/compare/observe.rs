@@ -1,4 +1,4 @@
-//! One request to one runtime, and all that can be seen of what came of it.
+//! Sends one request to one runtime, and collects everything that can be seen of the result.
 
 use std::fs;
 use std::io::Write as _;
@@ -18,16 +18,16 @@ use crate::facts::{Facts, OUTCOME};
 use crate::process;
 use crate::request::{Asked, Request, Until};
 
-/// What runs inside.
+/// The script that runs inside.
 const INSIDE: &str = include_str!("inside.sh");
-/// How long a program may take to be as it is to be looked at.
+/// How long a program may take until it can be examined.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A runtime, and where the files of its pods are.
+/// A runtime, and the directories with its pods' files.
 #[derive(Debug)]
 pub(crate) struct Runtime {
     calls: Calls,
-    /// All that it keeps is below this.
+    /// Everything that it stores is below this.
     state: PathBuf,
     logs: PathBuf,
     files: PathBuf,
@@ -40,9 +40,9 @@ impl Runtime {
         Ok(Self { calls: Calls::connect(socket).await?, state, logs, files: files.to_owned() })
     }
 
-    /// Asks, looks, and removes what came of it.
+    /// Sends the request, examines the result, and removes it.
     pub(crate) async fn observe(&self, request: &Request) -> anyhow::Result<Facts> {
-        // Boxed, here and below: many requests together are too large for a future.
+        // Boxed, here and below, because many requests together are too large for a future.
         Box::pin(self.asked_and_removed(request))
             .await
             .with_context(|| format!("the request {:?}", request.name))
@@ -80,7 +80,7 @@ impl Runtime {
         Ok(facts)
     }
 
-    /// Pulls an image, and adds what is said of it.
+    /// Pulls an image, and adds what is reported about it.
     async fn image(&self, name: &str, facts: &mut Facts) -> anyhow::Result<()> {
         self.calls.pull(name).await.with_context(|| format!("pull {name}"))?;
         let image = Some(ImageSpec { image: name.to_owned(), ..ImageSpec::default() });
@@ -141,7 +141,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// Runs the script that looks around.
+    /// Runs the script that examines the inside.
     async fn inside(&self, id: &str, asked: &Asked, facts: &mut Facts) -> anyhow::Result<()> {
         let mut cmd = vec!["sh".to_owned(), "-c".to_owned(), INSIDE.to_owned(), "sh".to_owned()];
         cmd.extend(asked.paths());
@@ -162,7 +162,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// The status, and what more there is if it is verbose.
+    /// The status, and the additions of a verbose one.
     async fn status(&self, id: &str) -> anyhow::Result<(ContainerStatus, String)> {
         let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
         let answer = self.calls.runtime.clone().container_status(request).await.context("ContainerStatus")?;
@@ -171,7 +171,7 @@ impl Runtime {
         Ok((answer.status.context("a container without a status")?, info))
     }
 
-    /// The first process, once it is the container's program.
+    /// The pid of the first process, once it has become the container's program.
     async fn pid(&self, id: &str) -> anyhow::Result<u32> {
         let (_, info) = self.status(id).await?;
         let info: serde_json::Value = serde_json::from_str(&info).context("the verbose status")?;
@@ -215,7 +215,7 @@ impl Runtime {
         Ok(())
     }
 
-    /// What the container logged, each stream by itself and without times.
+    /// The container's log, each stream on its own and without times.
     fn log(&self, asked: &Asked, facts: &mut Facts) {
         let name = &asked.container.log_path;
         if name.is_empty() || asked.until == Until::Runs {
@@ -228,7 +228,7 @@ impl Runtime {
         for stream in ["stdout", "stderr"] {
             let of_stream = |line: &str| {
                 let rest = line.split_once(' ')?.1.strip_prefix(stream)?;
-                // A long line is told by its length.
+                // A long line is represented by its length.
                 let rest = rest.trim_start();
                 Some(if rest.len() > 200 {
                     format!("{}… ({} bytes)", &rest[..20], rest.len())
@@ -244,7 +244,7 @@ impl Runtime {
     }
 }
 
-/// That a call failed. The words are each runtime's own, and for whoever watches.
+/// Notes that a call failed. The message is the runtime's own and is only for the person who watches.
 fn outcome(call: &str, refused: &Status, facts: &mut Facts) {
     facts.add(OUTCOME, format!("{call} is refused"));
     let _unseen = writeln!(std::io::stderr(), "    {call}: {}", refused.message());

@@ -1,5 +1,5 @@
-//! What the kernel says of a container's first process, read from this side: a container without a shell has it too, and
-//! what the process was given is not mixed with what a command inside is given.
+//! What the kernel says about a container's first process, read from outside. That works for a container without a
+//! shell, too, and what the process was given is not mixed up with what a command inside is given.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use anyhow::Context;
 
 use crate::facts::Facts;
 
-/// Lines of `status` that say what the process was given.
+/// The lines of `status` with what the process was given.
 const STATUS: &[&str] = &[
     "Uid",
     "Gid",
@@ -25,9 +25,9 @@ const STATUS: &[&str] = &[
     "CapAmb",
 ];
 const NAMESPACES: &[&str] = &["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
-/// Options of a super block that a runtime chooses; all others are of the file system below.
+/// Super block options that a runtime chooses; all others belong to the file system below.
 const CHOSEN: &[&str] = &["size=", "mode=", "gid=", "ptmxmode=", "hidepid=", "subset=", "nr_inodes="];
-/// What a controller was told, by v1 and by v2.
+/// The settings of the controllers, on v1 and v2.
 const CGROUP_FILES: &[&str] = &[
     "blkio.weight",
     "cpu.cfs_period_us",
@@ -54,7 +54,7 @@ const CGROUP_FILES: &[&str] = &[
     "pids.max",
 ];
 
-/// Adds what the kernel says of a process.
+/// Adds what the kernel says about a process.
 pub(crate) fn look(pid: u32, facts: &mut Facts) -> anyhow::Result<()> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     let read = |name: &str| {
@@ -71,7 +71,7 @@ pub(crate) fn look(pid: u32, facts: &mut Facts) -> anyhow::Result<()> {
         }
     }
     for line in read("limits")?.lines().skip(1) {
-        // The name has spaces; the columns are more than one apart.
+        // The name contains spaces; the columns are separated by more than one.
         let columns: Vec<&str> =
             line.split("  ").map(str::trim).filter(|column| !column.is_empty()).collect();
         if let [name, soft, hard, ..] = columns[..] {
@@ -87,14 +87,14 @@ pub(crate) fn look(pid: u32, facts: &mut Facts) -> anyhow::Result<()> {
     cgroups(&read("cgroup")?, facts)
 }
 
-/// Where a link of `/proc` leads, without the number of what has no name.
+/// The target of a link in `/proc`, without the inode number of an anonymous object.
 fn link(path: &Path) -> String {
     let target = fs::read_link(path).unwrap_or_default();
     let text = String::from_utf8_lossy(target.as_os_str().as_bytes()).into_owned();
     text.split_once(":[").map_or(text.clone(), |(kind, _number)| kind.to_owned())
 }
 
-/// Whether a process leads its session, and whether that has a terminal. The fields come behind the name in brackets.
+/// Whether a process leads its session, and whether that has a terminal. The fields come after the name in brackets.
 fn session(stat: &str) -> String {
     let pid = stat.split(' ').next().unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
@@ -114,7 +114,7 @@ fn namespaces(proc: &Path, facts: &mut Facts) {
 fn descriptors(proc: &Path, facts: &mut Facts) -> anyhow::Result<()> {
     for entry in fs::read_dir(proc.join("fd"))?.flatten() {
         let number = entry.file_name().to_string_lossy().into_owned();
-        // What a program opens by itself is not the runtime's doing; what it was given is below.
+        // What a program opens by itself is not the runtime's doing; the descriptors it was given are the lowest.
         if number.parse::<u32>().is_ok_and(|number| number < 3) {
             facts.add(format!("process: descriptor {number}"), link(&entry.path()));
         }
@@ -161,7 +161,7 @@ fn cgroups(memberships: &str, facts: &mut Facts) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where the hierarchy of these controllers is mounted; v2's has none.
+/// The mount point of the hierarchy with these controllers; v2's has none.
 fn hierarchy(mountinfo: &str, controllers: &str) -> Option<PathBuf> {
     let first = controllers.split(',').next().unwrap_or_default();
     mountinfo.lines().find_map(|line| {

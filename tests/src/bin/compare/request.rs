@@ -1,4 +1,5 @@
-//! What is asked of both runtimes: a pod with one container as the kubelet asks for them, changed by one line of the table.
+//! A request to both runtimes: a pod with one container, as the kubelet requests it, with the change from one line of
+//! the table.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use wharf_cri_api::v1::{
 };
 use wharf_types::{MASKED_PATHS, READONLY_PATHS};
 
-/// What containers run if nothing else is said.
+/// The image of containers that do not name another.
 pub(crate) const BUSYBOX: &str = "docker.io/library/busybox:latest";
 
 /// A line of the table.
@@ -26,20 +27,20 @@ pub(crate) struct Asked {
     pub(crate) pod: PodSandboxConfig,
     pub(crate) container: ContainerConfig,
     pub(crate) until: Until,
-    /// Of this machine, with the files that mounts name; see [`Asked::mount`].
+    /// The directory on this machine with the files for mounts; see [`Asked::mount`].
     files: PathBuf,
 }
 
-/// When the container is looked at.
+/// When the container is examined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Until {
     Runs,
-    /// Its program has ended by itself.
+    /// Once its program has exited by itself.
     Ends,
 }
 
 impl Asked {
-    /// What the kubelet sends for a pod of best effort.
+    /// What the kubelet sends for a best-effort pod.
     pub(crate) fn new(files: &Path, logs: &Path) -> Self {
         let name = "compare".to_owned();
         let pod = PodSandboxConfig {
@@ -86,7 +87,7 @@ impl Asked {
         Self { pod, container, until: Until::Runs, files: files.to_owned() }
     }
 
-    // ---- The words of the table ----
+    // ---- The vocabulary of the table ----
 
     pub(crate) fn security(&mut self) -> &mut LinuxContainerSecurityContext {
         self.container.linux.get_or_insert_default().security_context.get_or_insert_default()
@@ -100,13 +101,13 @@ impl Asked {
         self.pod.linux.get_or_insert_default().security_context.get_or_insert_default()
     }
 
-    /// The pod and its container have these namespaces.
+    /// Sets namespaces of the pod and its container.
     pub(crate) fn namespaces(&mut self, change: fn(&mut NamespaceOption)) {
         change(self.pod_security().namespace_options.get_or_insert_default());
         change(self.security().namespace_options.get_or_insert_default());
     }
 
-    /// No namespaces of its own, but for those of its mounts.
+    /// Shares all namespaces with the host, except that of mounts.
     pub(crate) fn on_the_host(&mut self) {
         self.pod.hostname.clear();
         self.namespaces(|all| {
@@ -115,7 +116,7 @@ impl Asked {
         });
     }
 
-    /// The pod and its container are privileged.
+    /// Makes the pod and its container privileged.
     pub(crate) fn privileged(&mut self) {
         self.pod_security().privileged = true;
         self.security().privileged = true;
@@ -129,7 +130,7 @@ impl Asked {
         });
     }
 
-    /// The container runs as a user of that number.
+    /// Runs the container as the user with this number.
     pub(crate) fn user(&mut self, uid: i64) {
         self.security().run_as_user = number(uid);
     }
@@ -138,12 +139,12 @@ impl Asked {
         self.container.image = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
     }
 
-    /// An image of `tests/compare/compare.sh`, with what it says to do.
+    /// Uses an image from `tests/compare/compare.sh`, with its own program.
     pub(crate) fn odd_image(&mut self, name: &str) {
         self.image(&format!("127.0.0.1:5000/odd/{name}:latest"));
     }
 
-    /// The container runs what its image says.
+    /// Runs the image's own program.
     pub(crate) fn as_the_image_says(&mut self) {
         self.container.command.clear();
     }
@@ -156,13 +157,13 @@ impl Asked {
         self.container.envs.extend(pairs.iter().map(pair));
     }
 
-    /// What a path of this machine is in the container. One without a slash in front is in a directory made for this: `tree`
-    /// is a directory with a file, one with a mount below, and a link; `file` is a file; others do not exist.
+    /// Mounts a path of this machine. A path without a leading slash is in a directory made for this purpose: `tree` is
+    /// a directory with a file, a directory with a mount below it, and a link; `file` is a file; others do not exist.
     pub(crate) fn mount(&mut self, from: &str, to: &str) {
         self.mounted(from, to);
     }
 
-    /// The same, to be changed.
+    /// The same; returns the mount for changes.
     pub(crate) fn mounted(&mut self, from: &str, to: &str) -> &mut Mount {
         let host_path = self.files.join(from).display().to_string();
         let mount = Mount { host_path, container_path: to.to_owned(), ..Mount::default() };
@@ -179,26 +180,26 @@ impl Asked {
         });
     }
 
-    /// The container runs a line of shell, and is looked at when that has ended.
+    /// Runs a line of shell in the container, which is examined when that has exited.
     pub(crate) fn ends(&mut self, script: &str) {
         self.container.command = vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()];
         self.until = Until::Ends;
     }
 
-    /// The container runs a program, and is looked at when that has ended, or could not be started.
+    /// Runs a program in the container, which is examined when that has exited or could not be started.
     pub(crate) fn program(&mut self, program: &str) {
         self.container.command = vec![program.to_owned()];
         self.until = Until::Ends;
     }
 
-    /// What is to be looked at inside, beyond what is in every container.
+    /// The paths to examine inside, in addition to those examined in every container.
     pub(crate) fn paths(&self) -> Vec<String> {
         let mounts = self.container.mounts.iter().map(|mount| mount.container_path.clone());
         mounts.chain(self.container.devices.iter().map(|device| device.container_path.clone())).collect()
     }
 }
 
-/// The kubelet's: each container has processes of its own.
+/// The kubelet's default: each container has its own PID namespace.
 fn namespaces() -> NamespaceOption {
     NamespaceOption { pid: NamespaceMode::Container.into(), ..NamespaceOption::default() }
 }
@@ -207,7 +208,7 @@ pub(crate) fn number(value: i64) -> Option<Int64Value> {
     Some(Int64Value { value })
 }
 
-/// The words between spaces.
+/// The words of a text, separated by spaces.
 pub(crate) fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }

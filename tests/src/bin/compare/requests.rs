@@ -1,4 +1,4 @@
-//! The table: what is asked of both runtimes, a line each.
+//! The table of the requests to both runtimes, one per line.
 
 use wharf_cri_api::v1::{
     DnsConfig, HugepageLimit, MountPropagation, NamespaceMode, SecurityProfile, Signal,
@@ -7,13 +7,13 @@ use wharf_cri_api::v1::{
 
 use crate::request::{Asked, Request, number, words};
 
-/// The image of another user than root, and others that the test images have for Kubernetes' own suite.
+/// Images with another user than root, and others that the test images have for Kubernetes' own suite.
 const STAGING: &str = "gcr.io/k8s-staging-cri-tools";
 
-/// A request's name, and what it changes.
+/// A request's name, and its change.
 type Line = (&'static str, fn(&mut Asked));
 
-/// Everything that is asked.
+/// All requests.
 pub(crate) fn all() -> Vec<Request> {
     let tables: [&[Line]; 6] = [IDENTITY, CAPABILITIES, NAMESPACES, FILES, RESOURCES, PROGRAMS];
     let lines = tables.into_iter().flatten();
@@ -231,7 +231,7 @@ const RESOURCES: &[Line] = &[
     }),
 ];
 
-/// Programs, their ends, and what they log.
+/// Programs, how they end, and what they log.
 const PROGRAMS: &[Line] = &[
     ("ends well", |asked| asked.ends("echo out; echo err >&2")),
     ("ends with a code", |asked| asked.ends("exit 37")),

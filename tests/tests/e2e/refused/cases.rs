@@ -1,4 +1,4 @@
-//! Requests that cannot work, one for each reason, by the field that is refused: what they are made of.
+//! Requests that can never work, one for each reason, by the field that is refused.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,11 @@ use super::containers::{CONTAINERS, LABELLED_CONTAINERS};
 use super::pods::{LABELLED_PODS, PODS};
 use crate::client::{pod_security, security};
 
-/// The fields that are refused, as the table of all fields (`crates/cri/fields.txt`) names them; a request with it; the code, and a word of the message.
+/// A refused field, as the table of all fields (`crates/cri/fields.txt`) names it; a request with it; the code; and a
+/// word of the message.
 pub(super) type Case<C> = (&'static str, fn(&mut C), Code, &'static str);
 
-/// The requests of calls that are not implemented.
+/// The calls that are not implemented.
 pub(super) const CALLS: [&str; 3] =
     ["CheckpointContainerRequest.*", "CheckpointPodRequest.*", "RestorePodRequest.*"];
 
@@ -40,7 +41,7 @@ pub(super) fn own_namespaces(config: &mut ContainerConfig) -> &mut NamespaceOpti
     security(config).namespace_options.get_or_insert_default()
 }
 
-/// A user namespace of a mode, with so many mappings.
+/// A user namespace of this mode, with this many mappings.
 pub(super) fn users(mode: i32, mappings: usize) -> Option<UserNamespace> {
     Some(UserNamespace { mode, uids: vec![ids(); mappings], gids: vec![ids(); mappings] })
 }

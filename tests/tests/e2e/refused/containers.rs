@@ -1,4 +1,4 @@
-//! Containers that cannot be.
+//! Containers that are refused.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Pods that cannot be.
+//! Pods that are refused.
 
 use tonic::Code;
 use wharf_cri_api::v1::*;
