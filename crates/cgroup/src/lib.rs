@@ -17,6 +17,7 @@ mod error;
 mod files;
 mod group;
 mod limits;
+mod meter;
 mod oom;
 mod path;
 mod plan;
@@ -29,6 +30,7 @@ pub use device::{Access, DeviceRule, DeviceType, default_devices};
 pub use error::Error;
 pub use group::{Cgroup, Entry};
 pub use limits::{HugepageLimit, Limits};
+pub use meter::Meter;
 pub use oom::OldScores;
 pub use path::{CgroupPath, PathError};
 pub use stats::{

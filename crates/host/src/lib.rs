@@ -6,6 +6,8 @@ mod error;
 mod facts;
 pub mod files;
 pub mod namespaces;
+mod readiness;
 
 pub use error::Error;
 pub use facts::{Machine, facts, hostname};
+pub use readiness::{Extent, Unready, unready};

@@ -16,6 +16,7 @@ mod limits;
 mod mounts;
 mod namespaces;
 mod plan;
+mod pod;
 mod process;
 mod refusal;
 mod refuse;
@@ -36,8 +37,9 @@ pub use kept::{Identity, keep, show};
 pub use limits::{check as check_resources, limits, merge as merge_resources, oom_score, resources};
 pub use mounts::{ETC_FILES, SHM};
 pub use plan::plan;
+pub use pod::check as check_pod;
 pub use refusal::Refusal;
-pub use refuse::{container as check, pod as check_pod};
+pub use refuse::container as check;
 pub use request::{
     CgroupPlaces, HostFacts, Layers, MountSource, Pins, Places, Request, SecurityModules, Switch,
 };

@@ -12,10 +12,7 @@ use crate::request::{SecurityModules, Switch};
 use crate::{Refusal, limits, mounts};
 
 /// Checks a pod's request.
-///
-/// # Errors
-/// [`Refusal`] names the field, and says what to do.
-pub fn pod(config: &PodSandboxConfig, modules: SecurityModules) -> Result<(), Refusal> {
+pub(crate) fn pod(config: &PodSandboxConfig, modules: SecurityModules) -> Result<(), Refusal> {
     for mapping in &config.port_mappings {
         known::<Protocol>("port_mappings.protocol", mapping.protocol)?;
     }

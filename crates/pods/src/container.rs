@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use wharf_cgroup::Cgroup;
+use wharf_cgroup::{Cgroup, Meter};
 use wharf_cri_api::v1::ContainerConfig;
 use wharf_images::{LayerLease, Store};
 use wharf_records::{ContainerRecord, Recovered, Word, decide};
@@ -16,7 +16,6 @@ use crate::error::Error;
 use crate::facts::ContainerFacts;
 use crate::lock::{Mutex, RwLock};
 use crate::pod::Pod;
-use crate::usage::Meter;
 
 /// What is said of an end that nobody saw.
 const UNSEEN: &str = "its supervisor died, or did not answer, and nobody saw how it ended";

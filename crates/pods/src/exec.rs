@@ -1,15 +1,14 @@
 //! A further command in a running container, whoever its streams belong to.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 use tokio::sync::oneshot;
-use wharf_supervision::{self as supervision, Connection, SupervisorError};
-use wharf_types::{ContainerId, ContainerState, ErrorKind, Exit, Failure, TerminalSize};
-use wharf_wire::v1;
+use wharf_supervision::{self as supervision, Connection, ExecStreams, SupervisorError};
+use wharf_types::{ContainerId, ContainerState, ErrorKind, Exit, Failure};
 
 use crate::container::InPod;
 use crate::engine::Engine;
@@ -85,22 +84,13 @@ async fn kill(supervisor: &Connection, exec: u64) {
     drop(supervisor.kill_exec(exec).await);
 }
 
-/// What a command's streams are.
-#[derive(Debug)]
-pub(crate) enum Streams<'a> {
-    /// Input, output, error.
-    Pipes([BorrowedFd<'a>; 3]),
-    /// One that the supervisor makes, of this size if it is known; what stands in for the streams until then.
-    Terminal([BorrowedFd<'a>; 3], Option<TerminalSize>),
-}
-
 impl Engine {
     /// Executes a command in a running container; with it comes its terminal, if it has one.
     pub(crate) async fn start_exec(
         &self,
         id: &str,
         command: Vec<String>,
-        streams: Streams<'_>,
+        streams: ExecStreams<'_>,
     ) -> Result<(Running, Option<OwnedFd>), Error> {
         let (pod, container) = self.running(id)?;
         let supervisor = pod.connected().await?;
@@ -108,14 +98,7 @@ impl Engine {
         // From here on, whatever fails, the command is killed.
         let exit = pod.execs().add(number);
         let running = Running { supervisor: Arc::clone(&supervisor), number, exit, state: Life::Running };
-        let (args, file) = arguments(command)?;
-        let (terminal, size, streams) = match streams {
-            Streams::Pipes(pipes) => (false, None, pipes),
-            Streams::Terminal(stand_ins, size) => (true, size.map(v1::TerminalSize::from), stand_ins),
-        };
-        let exec = v1::Exec { container: container.id().to_string(), exec: number, args, terminal, size };
-        let descriptors: Vec<_> = streams.into_iter().chain(file.as_ref().map(OwnedFd::as_fd)).collect();
-        let terminal = supervisor.exec(exec, &descriptors).await?;
+        let terminal = supervisor.exec(container.id(), number, command, streams).await?;
         Ok((running, terminal))
     }
 
@@ -153,20 +136,6 @@ impl Engine {
             Some(ContainerState::Exited { .. }) => Err(container.is("exited")),
         }
     }
-}
-
-/// How many bytes of arguments travel in the message itself.
-const IN_MESSAGE_BYTES: usize = 32 * 1024;
-
-/// A command's arguments for the message, or in a file beside it.
-fn arguments(command: Vec<String>) -> Result<(Vec<Vec<u8>>, Option<OwnedFd>), Error> {
-    let words: Vec<_> = command.into_iter().map(String::into_bytes).collect();
-    // A word costs a few bytes more than its own.
-    if words.iter().map(|word| word.len() + 8).sum::<usize>() <= IN_MESSAGE_BYTES {
-        return Ok((words, None));
-    }
-    let file = wharf_wire::to_file(&v1::Words { words }).stage(STAGE)?;
-    Ok((Vec::new(), Some(file)))
 }
 
 /// A pipe whose first end, the reading one, never makes its reader wait.

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use tokio::time::Instant;
+use wharf_supervision::ExecStreams;
 
 use crate::engine::{Engine, KILL_PATIENCE};
 use crate::error::{Error, Stage};
-use crate::exec::{ExecError, Running, STAGE, Streams, pipe};
+use crate::exec::{ExecError, Running, STAGE, pipe};
 use output::{Memory, Output};
 use turns::Turns;
 
@@ -50,7 +51,7 @@ impl Engine {
         let (stdout, out) = pipe()?;
         let (stderr, err) = pipe()?;
         let null = wharf_sys::fs::open("/dev/null", OFlag::O_RDONLY).stage(STAGE)?;
-        let streams = Streams::Pipes([null.as_fd(), out.as_fd(), err.as_fd()]);
+        let streams = ExecStreams::Pipes([null.as_fd(), out.as_fd(), err.as_fd()]);
         let deadline = Deadline::after(timeout);
         let (running, _no_terminal) = tokio::select! {
             started = self.start_exec(id, command, streams) => started?,

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::sync::oneshot;
-use wharf_supervision::{self as supervision, SupervisorError};
+use wharf_supervision::{self as supervision, ExecStreams, SupervisorError};
 use wharf_types::{Exit, StreamOptions, TerminalSize};
 use wharf_wire::v1;
 
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{Error, Stage};
-use crate::exec::{ExecError, Streams, pipe};
+use crate::exec::{ExecError, pipe};
 
 const ATTACH: &str = "attach";
 /// How much output may wait for a client. An attached one that is further behind gets no more, a command waits. The
@@ -61,7 +61,7 @@ impl Engine {
         let outputs = Outputs::of(wanted)?;
         let stdin = input.as_ref().map_or(null.as_fd(), |(read, _)| read.as_fd());
         let [stdout, stderr] = outputs.writers().map(|writer| writer.unwrap_or(null.as_fd()));
-        let theirs = Streams::Pipes([stdin, stdout, stderr]);
+        let theirs = ExecStreams::Pipes([stdin, stdout, stderr]);
         let (mut running, _no_terminal) = self.start_exec(id, command, theirs).await?;
         let [stdout, stderr] = outputs.into_readers();
         Ok(Interactive {
@@ -81,7 +81,7 @@ impl Engine {
         size: Option<TerminalSize>,
     ) -> Result<Interactive, Error> {
         let null = null()?;
-        let stand_ins = Streams::Terminal([null.as_fd(); 3], size);
+        let stand_ins = ExecStreams::Terminal([null.as_fd(); 3], size);
         let (mut running, terminal) = self.start_exec(id, command, stand_ins).await?;
         let missing = SupervisorError::Protocol { expected: "a terminal" };
         let master = terminal.ok_or(missing).stage(crate::exec::STAGE)?;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, MutexGuard};
 
+use wharf_cgroup::Meter;
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use wharf_network::StatsSocket;
 use wharf_state::ExitRecord;
@@ -13,7 +14,6 @@ use crate::container::Container;
 use crate::error::Error;
 use crate::facts::{PodFacts, namespaces};
 use crate::lock::{Mutex, RwLock};
-use crate::usage::Meter;
 
 /// A pod. What a list or status needs is here; the change in flight holds `changing`.
 #[derive(Debug)]

@@ -1,19 +1,16 @@
 //! What containers and pods use, as numbers: read off the kernel for whoever asks, and so blocking, but for what was
 //! measured before.
 
-mod meter;
-
 use std::path::Path;
 
 use wharf_cgroup::{Cgroups, Extent, Stats};
+use wharf_host::Unready;
 use wharf_network::InterfaceStats;
 use wharf_snapshots::tree::Usage;
 
 use crate::container::Container;
 use crate::engine::{Engine, pod_cgroup};
 use crate::pod::Pod;
-
-pub(crate) use meter::Meter;
 
 /// What a pod uses.
 #[derive(Debug)]
@@ -76,6 +73,12 @@ impl Engine {
     #[must_use]
     pub fn written(&self, container: &Container) -> Option<Usage> {
         self.parts.snapshots.known_usage(container.id())
+    }
+
+    /// Why no pod can be made now, if so.
+    #[must_use]
+    pub fn unready(&self) -> Option<Unready> {
+        wharf_host::unready(self.parts.layout.state())
     }
 
     /// The directory that writable layers are below.

@@ -74,16 +74,6 @@ impl Connection {
         done(STAGE, self.call(STAGE, body, &[]).await?).map(drop)
     }
 
-    /// Executes a further command in a container; with it comes its terminal, if it has one.
-    pub async fn exec(
-        &self,
-        exec: v1::Exec,
-        descriptors: &[BorrowedFd<'_>],
-    ) -> Result<Option<OwnedFd>, StageError> {
-        const STAGE: &str = "exec";
-        done(STAGE, self.call(STAGE, request::Body::Exec(exec), descriptors).await?)
-    }
-
     /// Kills a command, and all that it started.
     pub async fn kill_exec(&self, exec: u64) -> Result<(), StageError> {
         const STAGE: &str = "killing a command";
@@ -115,7 +105,7 @@ impl Connection {
     }
 }
 
-fn done(
+pub(crate) fn done(
     stage: &'static str,
     (answer, descriptors): (reply::Result, Vec<OwnedFd>),
 ) -> Result<Option<OwnedFd>, StageError> {

@@ -17,6 +17,7 @@ use wharf_cri_api::v1::{ContainerEventType, NamespaceMode, PodSandboxConfig};
 use wharf_host::namespaces::unpin;
 use wharf_host::{files, namespaces};
 use wharf_network::{Attachment, Dns, PodAddresses, StatsSocket};
+use wharf_planner::check_pod;
 use wharf_records::{Phase, PodRecord};
 use wharf_state::Layout;
 use wharf_supervision as supervision;
@@ -44,7 +45,7 @@ impl Engine {
     ) -> Result<PodId, Error> {
         self.check_handler(&handler)?;
         let key = PodKey::of(&config)?;
-        request::check(&config, self.machine.modules)?;
+        check_pod(&config, self.machine.modules)?;
         let engine = Arc::clone(self);
         let id =
             self.pod_calls.run(key, move || async move { engine.make_pod(config, handler).await }).await?;
@@ -166,15 +167,26 @@ impl Engine {
     /// # Errors
     /// The stage that failed; the next call goes on from there.
     pub async fn stop_pod(self: &Arc<Self>, id: &str) -> Result<(), Error> {
+        self.end_pod(id, |engine, pod| async move { engine.stop_whole(&pod).await }).await
+    }
+
+    /// Does a step of a pod's end when it is its turn: gone is stopped, and removed.
+    async fn end_pod<F>(
+        self: &Arc<Self>,
+        id: &str,
+        step: impl FnOnce(Arc<Self>, Arc<Pod>) -> F + Send + 'static,
+    ) -> Result<(), Error>
+    where
+        F: Future<Output = Result<(), Error>> + Send,
+    {
         let Some(pod) = known(self.pod(id))? else { return Ok(()) };
         let engine = Arc::clone(self);
         spawn(async move {
             let _order = pod.change().await;
-            // Removed while this call waited for its turn: gone is stopped.
-            if !engine.table.has(pod.id()) {
-                return Ok(());
+            match engine.table.has(pod.id()) {
+                true => step(Arc::clone(&engine), Arc::clone(&pod)).await,
+                false => Ok(()),
             }
-            engine.stop_whole(&pod).await
         })
         .await
     }
@@ -222,26 +234,21 @@ impl Engine {
     /// # Errors
     /// The stage that failed; the next call goes on from there.
     pub async fn remove_pod(self: &Arc<Self>, id: &str) -> Result<(), Error> {
-        let Some(pod) = known(self.pod(id))? else { return Ok(()) };
-        let engine = Arc::clone(self);
-        spawn(async move {
-            let _order = pod.change().await;
-            if !engine.table.has(pod.id()) {
-                return Ok(());
-            }
-            engine.stop_whole(&pod).await?;
-            for container in pod.containers() {
-                engine.remove(&pod, &container).await?;
-            }
-            engine.delete_pod(&pod).await?;
-            if let Ok(key) = PodKey::of(pod.config()) {
-                engine.pod_calls.free(&key);
-            }
-            engine.table.remove(pod.id());
-            engine.events.tell(ContainerEventType::ContainerDeletedEvent, pod.id().as_str(), &pod);
-            Ok(())
-        })
-        .await
+        self.end_pod(id, |engine, pod| async move { engine.remove_whole(&pod).await }).await
+    }
+
+    async fn remove_whole(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+        self.stop_whole(pod).await?;
+        for container in pod.containers() {
+            self.remove(pod, &container).await?;
+        }
+        self.delete_pod(pod).await?;
+        if let Ok(key) = PodKey::of(pod.config()) {
+            self.pod_calls.free(&key);
+        }
+        self.table.remove(pod.id());
+        self.events.tell(ContainerEventType::ContainerDeletedEvent, pod.id().as_str(), pod);
+        Ok(())
     }
 
     async fn delete_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {

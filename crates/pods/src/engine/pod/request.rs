@@ -1,55 +1,18 @@
-//! What RunPodSandbox asks for: checked before anything is made, and read as what is to be made.
+//! What RunPodSandbox asks for, read as what is to be made.
 
 use std::collections::BTreeMap;
 
-use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::{self, NamespaceMode, PodSandboxConfig, Protocol as CriProtocol};
 use wharf_host::namespaces::{NamespacePlan, SysctlScope, sysctl_scope};
 use wharf_network::{PortMapping, Protocol};
-use wharf_planner::SecurityModules;
 use wharf_state::Layout;
 
 use crate::error::Error;
 use crate::pod::Pod;
 
-/// The longest name of a host, in bytes: gethostname(2).
-const HOSTNAME_LIMIT_BYTES: usize = 64;
 /// What a pod with a network of its own may do without being root there, as with the other runtimes.
 const USUAL_SYSCTLS: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
-
-/// Whether a pod can be made as it is asked for.
-pub(super) fn check(config: &PodSandboxConfig, modules: SecurityModules) -> Result<(), Error> {
-    wharf_planner::check_pod(config, modules)?;
-    let linux = config.linux.as_ref();
-    let context = linux.and_then(|linux| linux.security_context.as_ref());
-    if context.is_some_and(|context| context.run_as_group.is_some() && context.run_as_user.is_none()) {
-        return Err(Error::invalid("run_as_group", "it needs run_as_user"));
-    }
-    let parent = linux.map(|linux| linux.cgroup_parent.as_str()).filter(|parent| !parent.is_empty());
-    if let Some(parent) = parent {
-        CgroupPath::new(parent).map_err(|error| Error::invalid("cgroup_parent", error))?;
-    }
-    check_log_directory(&config.log_directory)?;
-    check_hostname(&config.hostname)
-}
-
-fn check_log_directory(path: &str) -> Result<(), Error> {
-    let is_clean = path.starts_with('/') && path.split('/').all(|part| part != "..");
-    if path.is_empty() || is_clean {
-        return Ok(());
-    }
-    Err(Error::invalid("log_directory", format!("{path:?} is not an absolute path without ..")))
-}
-
-fn check_hostname(name: &str) -> Result<(), Error> {
-    let is_short = name.len() <= HOSTNAME_LIMIT_BYTES;
-    if is_short && name.bytes().all(|byte| !byte.is_ascii_control() && byte != b'/') {
-        return Ok(());
-    }
-    let problem = format!("{name:?} is not a host name of at most {HOSTNAME_LIMIT_BYTES} bytes");
-    Err(Error::invalid("hostname", problem))
-}
 
 /// Which namespaces a pod gets of its own, where they are pinned, and what is set in them.
 pub(super) fn namespace_plan(layout: &Layout, pod: &Pod) -> Result<NamespacePlan, Error> {
@@ -186,20 +149,6 @@ mod tests {
         assert_eq!(mapping(&asked(0, "")).unwrap().host_ip, None);
         for (host_port, host_ip) in [(-1, ""), (65_536, ""), (80, "localhost")] {
             assert!(mapping(&asked(host_port, host_ip)).is_err(), "{host_port} {host_ip}");
-        }
-    }
-
-    #[test]
-    fn names_and_paths_are_checked_before_anything_is_made() {
-        for good in ["", "/var/log/pods/a..b"] {
-            check_log_directory(good).unwrap();
-        }
-        for bad in ["var/log", "/var/../etc", ".."] {
-            assert!(check_log_directory(bad).is_err(), "{bad}");
-        }
-        check_hostname(&"h".repeat(HOSTNAME_LIMIT_BYTES)).unwrap();
-        for bad in [&*"h".repeat(HOSTNAME_LIMIT_BYTES + 1), "a/b", "a\nb"] {
-            assert!(check_hostname(bad).is_err(), "{bad}");
         }
     }
 }

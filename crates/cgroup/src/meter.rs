@@ -1,6 +1,6 @@
 //! What is remembered of a cgroup's counters from one reading to the next, for all who ask.
 
-use wharf_cgroup::Stats;
+use crate::stats::Stats;
 
 /// Over how much time a rate is taken at least. Whoever asks sooner gets the one before: over the millisecond between two
 /// callers it would say nothing.
@@ -8,7 +8,7 @@ const WINDOW_NS: i64 = 1_000_000_000;
 
 /// The memory of one cgroup's readings.
 #[derive(Debug, Default)]
-pub(crate) struct Meter {
+pub struct Meter {
     cpu_ns: u64,
     page_faults: u64,
     major_page_faults: u64,
@@ -20,7 +20,7 @@ pub(crate) struct Meter {
 impl Meter {
     /// Takes a reading in: its counters are never below those of one before, also where the cgroup was made anew or is
     /// gone.
-    pub(crate) fn steady(&mut self, stats: &mut Stats) {
+    pub fn steady(&mut self, stats: &mut Stats) {
         let counters = [
             (&mut self.cpu_ns, &mut stats.cpu.usage_ns),
             (&mut self.page_faults, &mut stats.memory.page_faults),
@@ -35,7 +35,7 @@ impl Meter {
     }
 
     /// Nanoseconds of processor time a second in the last window, once there was one.
-    pub(crate) fn rate(&mut self, now_ns: i64, cpu_ns: Option<u64>) -> Option<u64> {
+    pub fn rate(&mut self, now_ns: i64, cpu_ns: Option<u64>) -> Option<u64> {
         let cpu_ns = cpu_ns?;
         let (then_ns, before_ns) = *self.window.get_or_insert((now_ns, cpu_ns));
         let elapsed_ns = now_ns - then_ns;

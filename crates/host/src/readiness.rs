@@ -1,8 +1,8 @@
-//! Whether pods can be made on this node, as far as wharf itself goes.
+//! Whether there is room for what is remembered of pods.
+
+use std::path::Path;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
-
-use crate::engine::Engine;
 
 /// What one pod's records and files take at most beside its containers' requests.
 const ROOM_BYTES: u64 = 256 << 10;
@@ -28,25 +28,22 @@ pub enum Extent {
     Everything,
 }
 
-impl Engine {
-    /// Why no pod can be made now, if so: each needs a directory of its own in the state directory. Blocking.
-    #[must_use]
-    pub fn unready(&self) -> Option<Unready> {
-        let path = self.parts.layout.state();
-        let unready = |extent, reason, problem: &str| {
-            let message = format!("the state directory {} {problem}", path.display());
-            Some(Unready { extent, reason, message })
-        };
-        let everything = |reason, problem: &str| unready(Extent::Everything, reason, problem);
-        match statvfs(path).map(|found| Room::of(&found)) {
-            Ok(Room::Enough) => None,
-            Ok(Room::ReadOnly) => everything("StateDirectoryReadOnly", "is read-only: mount it writable"),
-            Ok(Room::Full) => {
-                const PROBLEM: &str = "is full: remove pods, or other files from its file system";
-                unready(Extent::NewPods, "StateDirectoryFull", PROBLEM)
-            }
-            Err(error) => everything("StateDirectoryUnusable", &format!("cannot be used: {error}")),
+/// Why no pod can be made now, if so: each needs a directory of its own in the state directory.
+#[must_use]
+pub fn unready(state: &Path) -> Option<Unready> {
+    let unready = |extent, reason, problem: &str| {
+        let message = format!("the state directory {} {problem}", state.display());
+        Some(Unready { extent, reason, message })
+    };
+    let everything = |reason, problem: &str| unready(Extent::Everything, reason, problem);
+    match statvfs(state).map(|found| Room::of(&found)) {
+        Ok(Room::Enough) => None,
+        Ok(Room::ReadOnly) => everything("StateDirectoryReadOnly", "is read-only: mount it writable"),
+        Ok(Room::Full) => {
+            const PROBLEM: &str = "is full: remove pods, or other files from its file system";
+            unready(Extent::NewPods, "StateDirectoryFull", PROBLEM)
         }
+        Err(error) => everything("StateDirectoryUnusable", &format!("cannot be used: {error}")),
     }
 }
 
@@ -78,5 +75,12 @@ mod tests {
     fn a_directory_of_this_machine_has_room_and_proc_has_no_limit() {
         assert_eq!(Room::of(&statvfs(&std::env::temp_dir()).unwrap()), Room::Enough);
         assert_eq!(Room::of(&statvfs("/proc").unwrap()), Room::Enough);
+    }
+
+    #[test]
+    fn a_state_directory_that_is_not_there_is_of_no_use() {
+        let unready = unready(Path::new("/nowhere")).unwrap();
+        assert_eq!((unready.extent, unready.reason), (Extent::Everything, "StateDirectoryUnusable"));
+        assert!(unready.message.starts_with("the state directory /nowhere cannot be used: "), "{unready:?}");
     }
 }
