@@ -1,4 +1,4 @@
-# The built-in bridge on a machine with nftables and udev; sourced by walk.sh.
+# The built-in network on a machine with nftables and udev; sourced by walk.sh.
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # $work: walk.sh
 
@@ -7,7 +7,7 @@ see_network() {
     another_machine
     see 'an image of several layers is pulled' crictl pull docker.io/library/nginx:latest
     see 'a pod with a published port, and another' two_pods
-    see 'a pod has addresses of both families on the bridge' addresses
+    see 'a pod has addresses of both families, and a route' addresses
     see 'the node reaches a pod' eventually_serves node "http://$(address web)/"
     see 'a pod reaches another by IPv4 and IPv6' pod_to_pod
     see 'a published port on 127.0.0.1' serves node http://127.0.0.1:8080/
@@ -57,7 +57,7 @@ address() {
 addresses() {
     [[ $(address web) = 10.213.* ]]
     [[ $(address web 1) = fd77:6861:7266:* ]]
-    ip -brief link show wharf0
+    ip route show "$(address web)" | grep 'dev wh'
 }
 
 # serves WHERE URL: checks that the node or the other machine gets a page.

@@ -65,7 +65,7 @@ impl Facts {
             },
             "network": {
                 "cniConfDir": info.cni_conf_dir, "cniBinDirs": info.cni_bin_dirs,
-                "builtin": info.builtin, "bridge": info.bridge, "subnets": info.subnets,
+                "builtin": info.builtin, "mode": mode(info), "bridge": info.bridge, "subnets": info.subnets,
             },
             "storage": {"root": info.root, "imageBytes": self.used_bytes},
             "state": info.state,
@@ -90,7 +90,7 @@ impl Facts {
             ("state", info.state.clone()),
             ("cgroups", format!("{}: {}", info.cgroup_version, info.cgroup_controllers.join(", "))),
             ("pods' cgroups", info.cgroup_parent.clone()),
-            ("bridge", bridge(info)),
+            ("pods' network", network(info)),
             ("supervisor", info.supervisor.clone()),
         ]);
         let mut text = String::new();
@@ -105,12 +105,20 @@ fn not_ready(condition: &RuntimeCondition) -> String {
     format!("not ready: {} ({})", condition.message, condition.reason)
 }
 
-/// Whether pods are put on the built-in bridge.
-pub(crate) fn bridge(info: &InfoResponse) -> String {
-    let bridge = format!("{} {}", info.bridge, info.subnets);
+/// Whether pods are put on the built-in network, and how it connects them.
+pub(crate) fn network(info: &InfoResponse) -> String {
+    let how = match mode(info) {
+        "bridge" => format!("bridge {} {}", info.bridge, info.subnets),
+        mode => format!("{mode} {}", info.subnets),
+    };
     match info.builtin.as_str() {
-        "on" => bridge,
+        "on" => how,
         "off" => format!("off: CNI configures the network, from {}", info.cni_conf_dir),
-        _ => format!("{bridge}; on a node of a cluster CNI, configured in {}", info.cni_conf_dir),
+        _ => format!("{how}; on a node of a cluster CNI, configured in {}", info.cni_conf_dir),
     }
+}
+
+/// A daemon that does not say how knew bridges alone.
+fn mode(info: &InfoResponse) -> &str {
+    if info.mode.is_empty() { "bridge" } else { &info.mode }
 }

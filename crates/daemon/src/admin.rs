@@ -38,6 +38,7 @@ pub(crate) fn info(config: &Config, cgroups: &Cgroups) -> anyhow::Result<InfoRes
         cni_bin_dirs: network.cni_bin_dirs.iter().map(|dir| text(dir)).collect(),
         bridge: network.bridge.clone(),
         builtin: network.builtin.name().into(),
+        mode: network.mode.name().into(),
         subnets: network.subnets.clone(),
         bounding_capabilities: bounding.context("reading this process's capabilities")?,
     })

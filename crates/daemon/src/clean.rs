@@ -1,7 +1,7 @@
 //! `wharfd clean`: restores the machine to its state before wharf.
 //!
 //! It takes over pods and removes them as the daemon would, so that what they left in the kernel is removed as well.
-//! Then it removes the bridge, the cgroups and the files. Images stay unless `--images` is given. IP forwarding stays
+//! Then it removes the network, the cgroups and the files. Images stay unless `--images` is given. IP forwarding stays
 //! enabled, because other programs may rely on it by now.
 
 use std::collections::HashSet;
@@ -52,7 +52,7 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
     let (network, cgroups, parent) = (node.network, node.cgroups, config.cgroup_parent.clone());
     tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
         network.reconcile(&HashSet::new());
-        network.demolish().context("removing the bridge")?;
+        network.demolish().context("removing the built-in network")?;
         remove_cgroups(&cgroups, &parent)
     })
     .await??;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use wharf_cgroup::CgroupPath;
-use wharf_network::{Builtin, BuiltinConfig, Config as NetworkConfig};
+use wharf_network::{Builtin, BuiltinConfig, Config as NetworkConfig, Mode};
 use wharf_state::Layout;
 
 const DEFAULT_FILE: &str = "/etc/wharf/config.toml";
@@ -97,8 +97,10 @@ pub(crate) struct Registry {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Network {
-    /// Whether pods are put on the built-in bridge: `auto`, `on` or `off`.
+    /// Whether pods are put on the built-in network: `auto`, `on` or `off`.
     pub(crate) builtin: Builtin,
+    /// How it connects them: `routed` or `bridge`.
+    pub(crate) mode: Mode,
     /// Where CNI configurations are.
     pub(crate) cni_conf_dir: PathBuf,
     pub(crate) cni_bin_dirs: Vec<PathBuf>,
@@ -106,11 +108,11 @@ pub(crate) struct Network {
     pub(crate) cni_add_timeout_s: u64,
     /// How long the plugins may take to delete a pod, in seconds.
     pub(crate) cni_delete_timeout_s: u64,
-    /// The link of the built-in bridge.
+    /// The link of the bridge, where there is one.
     pub(crate) bridge: String,
-    /// The addresses of pods on the bridge, one range a family, the primary one first.
+    /// The addresses of pods on the built-in network, one range a family, the primary one first.
     pub(crate) subnets: String,
-    /// The largest packet on the bridge in bytes; 0 for what the link of the default route takes.
+    /// The largest packet of pods in bytes; 0 for what the link of the default route takes.
     pub(crate) mtu: u32,
 }
 
@@ -207,6 +209,7 @@ impl Default for Network {
     fn default() -> Self {
         Self {
             builtin: Builtin::Auto,
+            mode: Mode::Routed,
             cni_conf_dir: "/etc/cni/net.d".into(),
             cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             cni_add_timeout_s: NetworkConfig::ADD_DEADLINE.as_secs(),
@@ -290,7 +293,7 @@ impl Config {
             cni_add_deadline: Duration::from_secs(network.cni_add_timeout_s),
             cni_delete_deadline: Duration::from_secs(network.cni_delete_timeout_s),
             builtin: network.builtin,
-            builtin_network: BuiltinConfig { bridge, subnets, mtu },
+            builtin_network: BuiltinConfig { mode: network.mode, bridge, subnets, mtu },
             kubelet_files: NetworkConfig::KUBELET_FILES.map(PathBuf::from).to_vec(),
         })
     }

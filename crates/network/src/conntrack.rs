@@ -72,7 +72,7 @@ fn request(family: u8, protocol: Protocol) -> Message {
 /// The message that deletes the connection in one message of the list.
 fn delete(payload: &[u8]) -> Option<Message> {
     let (header, attributes) = payload.split_at_checked(4)?;
-    let mut message = Message::new(DELETE, netlink::ACK).fixed(&[header[0], 0, 0, 0]);
+    let mut message = Message::new(DELETE, 0).fixed(&[header[0], 0, 0, 0]);
     message.nest(ORIGINAL, |tuple| tuple.put(netlink::find(attributes, ORIGINAL).unwrap_or_default()));
     for kind in [ID, ZONE] {
         if let Some(value) = netlink::find(attributes, kind) {

@@ -8,13 +8,13 @@ use crate::{BuiltinError, CniError, LeaseError, NetlinkError, NetnsError, StoreE
 /// The network could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// By the built-in bridge.
+    /// By the built-in network.
     #[error(transparent)]
     Builtin(#[from] BuiltinError),
     /// By CNI plugins.
     #[error(transparent)]
     Cni(#[from] CniError),
-    /// This is a cluster's node, so the built-in bridge is not used, and there is no CNI configuration (yet).
+    /// This is a cluster's node, so the built-in network is not used, and there is no CNI configuration (yet).
     #[error(
         "{missing}, and the built-in network is not used on a cluster's node ({sign}): install the cluster's network, or set \
          network.builtin = \"on\" in wharf's configuration"

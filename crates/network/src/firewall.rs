@@ -1,7 +1,7 @@
 //! Firewalls of others that stand in the way of pods.
 //!
 //! A forwarded packet passes the chains of all tables, and each of them may drop it. Docker, ufw and cautious people set the
-//! policy of iptables' FORWARD chain to that. As every container engine does, wharf puts rules for its bridge there, which
+//! policy of iptables' FORWARD chain to that. As every container engine does, wharf puts rules for its links there, which
 //! accept what pods send, the answers, and what comes by a host port; and nothing else that somebody routes to a pod. They
 //! are written as iptables would, which reads no others. Chains that are not iptables' belong to somebody who wrote them
 //! by hand, or to firewalld: what these drop is said, not undone.
@@ -21,13 +21,14 @@ const FILTER: &str = "filter";
 /// Where Docker leaves room for the rules of others, before its own.
 const DOCKER_USER: &str = "DOCKER-USER";
 
-/// Lets the bridge's packets pass; rules that are there already stay. Gives what still stands in the way, for people.
-pub(crate) fn open(bridge: &str) -> Result<Vec<String>, NetlinkError> {
+/// Lets packets pass that come and go by the links of pods, each named as iptables does it; rules that are there already stay.
+/// Gives what still stands in the way, for people.
+pub(crate) fn open(links: &[String]) -> Result<Vec<String>, NetlinkError> {
     let socket = Socket::open(Family::Netfilter)?;
     let chains = others::chains(&socket)?;
     let mut obstacles = Vec::new();
     for chain in to_open(&chains) {
-        if let Err(error) = open_chain(&socket, chain, bridge) {
+        if let Err(error) = open_chain(&socket, chain, links) {
             obstacles.push(format!(
                 "the iptables chain {} may drop traffic of pods, and wharf cannot add a rule to it: {error}",
                 chain.name
@@ -35,10 +36,9 @@ pub(crate) fn open(bridge: &str) -> Result<Vec<String>, NetlinkError> {
         }
     }
     for chain in foreign(&chains) {
-        let named = others::rules(&socket, chain, Only::Table)?.iter().any(|rule| rule.names(bridge));
-        if !named {
-            obstacles.push(obstacle(chain, bridge));
-        }
+        let rules = others::rules(&socket, chain, Only::Table)?;
+        let is_named = |link: &&String| rules.iter().any(|rule| rule.names(link));
+        obstacles.extend(links.iter().filter(|link| !is_named(link)).map(|link| obstacle(chain, link)));
     }
     Ok(obstacles)
 }
@@ -58,10 +58,11 @@ pub(crate) fn close() -> Result<bool, NetlinkError> {
     Ok(found)
 }
 
-fn open_chain(socket: &Socket, chain: &Chain, bridge: &str) -> Result<(), NetlinkError> {
+fn open_chain(socket: &Socket, chain: &Chain, links: &[String]) -> Result<(), NetlinkError> {
     let present = ours(socket, chain)?;
-    let accepts = accepts(chain, bridge);
-    if present.len() == accepts.len() && present.iter().all(|rule| rule.names(bridge)) {
+    let accepts: Vec<Message> = links.iter().flat_map(|link| accepts(chain, link)).collect();
+    let is_accepted = |link: &String| present.iter().filter(|rule| rule.names(link)).count() == 2;
+    if present.len() == accepts.len() && links.iter().all(is_accepted) {
         return Ok(());
     }
     let outdated = present.iter().map(|rule| others::delete_rule(chain, rule));
@@ -74,13 +75,13 @@ fn ours(socket: &Socket, chain: &Chain) -> Result<Vec<FoundRule>, NetlinkError> 
     Ok(rules)
 }
 
-/// `-i BRIDGE -j ACCEPT` and `-o BRIDGE -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT`.
-fn accepts(chain: &Chain, bridge: &str) -> [Message; 2] {
+/// `-i LINK -j ACCEPT` and `-o LINK -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT`.
+fn accepts(chain: &Chain, link: &str) -> [Message; 2] {
     [
         others::insert_rule(chain, COMMENT, |rule| {
-            rule.out_interface(bridge).extension("conntrack", 3, &expected()).count().accept();
+            rule.out_interface(link).extension("conntrack", 3, &expected()).count().accept();
         }),
-        others::insert_rule(chain, COMMENT, |rule| rule.in_interface(bridge).count().accept()),
+        others::insert_rule(chain, COMMENT, |rule| rule.in_interface(link).count().accept()),
     ]
 }
 
@@ -132,16 +133,17 @@ fn foreign(chains: &[Chain]) -> Vec<&Chain> {
     found
 }
 
-fn obstacle(chain: &Chain, bridge: &str) -> String {
+fn obstacle(chain: &Chain, link: &str) -> String {
     if chain.table == "firewalld" {
         return format!(
-            "firewalld drops the traffic of pods unless it trusts their bridge: firewall-cmd --permanent --zone=trusted \
-             --add-interface={bridge}, then firewall-cmd --reload"
+            "firewalld drops the traffic of pods unless it trusts their links: firewall-cmd --permanent --zone=trusted \
+             --add-interface={link}, then firewall-cmd --reload"
         );
     }
+    let link = link.strip_suffix('+').map_or_else(|| link.to_owned(), |start| format!("\"{start}*\""));
     format!(
-        "the nf_tables chain {} {} drops the traffic of pods: add 'iifname {bridge} accept' and 'oifname {bridge} ct state \
-         established,related accept' to it, and for host ports 'oifname {bridge} ct status dnat accept'",
+        "the nf_tables chain {} {} drops the traffic of pods: add 'iifname {link} accept' and 'oifname {link} ct state \
+         established,related accept' to it, and for host ports 'oifname {link} ct status dnat accept'",
         chain.table, chain.name
     )
 }

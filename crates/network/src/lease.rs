@@ -13,9 +13,9 @@ use wharf_state::record::Durability;
 use wharf_state::records::Records;
 use wharf_types::PodId;
 
-use crate::PortMapping;
 use crate::store::{self, Json, StoreError};
 use crate::subnet::Subnets;
+use crate::{Mode, PortMapping};
 
 const DRAINING: &str = ".draining";
 
@@ -75,6 +75,8 @@ pub(crate) struct Lease {
     /// Primary first.
     pub(crate) ips: Vec<IpAddr>,
     pub(crate) ports: Vec<PortMapping>,
+    /// How the pod is connected.
+    pub(crate) mode: Mode,
 }
 
 /// The record on disk.
@@ -82,6 +84,12 @@ pub(crate) struct Lease {
 struct Record {
     ips: Vec<IpAddr>,
     ports: Vec<PortMapping>,
+    #[serde(default = "mode_of_first_releases")]
+    mode: Mode,
+}
+
+fn mode_of_first_releases() -> Mode {
+    Mode::Bridge
 }
 
 impl store::Kind for Record {
@@ -106,8 +114,8 @@ impl Leases {
         let loaded = store::load(&store, |name| name.strip_suffix(DRAINING).unwrap_or(name))?;
         let mut leases =
             Self { store, held: HashMap::new(), draining: HashMap::new(), taken: HashSet::new(), next: 0 };
-        for (name, id, Record { ips, ports }) in loaded {
-            leases.insert(PodId::clone(&id), Lease { ips, ports });
+        for (name, id, Record { ips, ports, mode }) in loaded {
+            leases.insert(PodId::clone(&id), Lease { ips, ports, mode });
             if name.ends_with(DRAINING) {
                 leases.drain_in_memory(&id);
             }
@@ -121,6 +129,12 @@ impl Leases {
 
     pub(crate) fn held(&self) -> impl Iterator<Item = (&PodId, &Lease)> {
         self.held.iter()
+    }
+
+    /// Whether a pod is connected in this way, or its link may still be there.
+    pub(crate) fn has(&self, mode: Mode) -> bool {
+        let draining = self.draining.values().map(|(lease, _since)| lease);
+        self.held.values().chain(draining).any(|lease| lease.mode == mode)
     }
 
     /// Whether no pod has anything, not even a link that is on its way out.
@@ -139,11 +153,10 @@ impl Leases {
     }
 
     /// Takes over what the kernel shows of a pod whose record is lost.
-    pub(crate) fn adopt(&mut self, id: PodId, ips: Vec<IpAddr>) -> Result<(), StoreError> {
+    pub(crate) fn adopt(&mut self, id: PodId, lease: Lease) -> Result<(), StoreError> {
         if self.held.contains_key(&id) || self.draining.contains_key(&id) {
             return Ok(());
         }
-        let lease = Lease { ips, ports: Vec::new() };
         self.save(&id, &lease)?;
         self.insert(id, lease);
         Ok(())
@@ -155,6 +168,7 @@ impl Leases {
         id: &PodId,
         ports: &[PortMapping],
         subnets: &Subnets,
+        mode: Mode,
     ) -> Result<Lease, LeaseError> {
         check_families(ports, subnets)?;
         self.check_ports(id, ports)?;
@@ -169,7 +183,7 @@ impl Leases {
                 ips
             }
         };
-        let lease = Lease { ips, ports: ports.to_vec() };
+        let lease = Lease { ips, ports: ports.to_vec(), mode };
         self.save(id, &lease)?;
         // It is on disk from here on: whatever fails next, it is there to be given back.
         self.draining.remove(id);
@@ -212,7 +226,7 @@ impl Leases {
     }
 
     fn save(&self, id: &PodId, lease: &Lease) -> Result<(), StoreError> {
-        let record = Record { ips: lease.ips.clone(), ports: lease.ports.clone() };
+        let record = Record { ips: lease.ips.clone(), ports: lease.ports.clone(), mode: lease.mode };
         Ok(self.store.save(id.as_str(), &Json(record), Durability::Volatile)?)
     }
 
@@ -298,14 +312,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let subnets: Subnets = "10.0.0.0/29,fd00::/64".parse().unwrap();
         let mut leases = Leases::open(dir.path().into()).unwrap();
-        let ips = |leases: &mut Leases, byte| leases.reserve(&id(byte), &[], &subnets).unwrap().ips;
+        let ips =
+            |leases: &mut Leases, byte| leases.reserve(&id(byte), &[], &subnets, Mode::Routed).unwrap().ips;
         assert_eq!(ips(&mut leases, 1)[0].to_string(), "10.0.0.2");
         assert_eq!(ips(&mut leases, 1)[1].to_string(), "fd00::2", "asking again gives the same");
         leases.drain(&id(1)).unwrap();
         for byte in 2..=5 {
             assert_eq!(ips(&mut leases, byte)[0].to_string(), format!("10.0.0.{}", byte + 1));
         }
-        let full = leases.reserve(&id(6), &[], &subnets).unwrap_err();
+        let full = leases.reserve(&id(6), &[], &subnets, Mode::Routed).unwrap_err();
         assert_eq!(full.to_string(), "no address is free in 10.0.0.0/29,fd00::/64; 5 are taken");
         leases.free(&id(1)).unwrap();
         leases.free(&id(1)).unwrap();
@@ -317,8 +332,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let subnets: Subnets = "10.0.0.0/24".parse().unwrap();
         let mut leases = Leases::open(dir.path().join("l")).unwrap();
-        let first = leases.reserve(&id(1), &[port(80, None)], &subnets).unwrap();
-        leases.reserve(&id(2), &[], &subnets).unwrap();
+        let first = leases.reserve(&id(1), &[port(80, None)], &subnets, Mode::Routed).unwrap();
+        leases.reserve(&id(2), &[], &subnets, Mode::Routed).unwrap();
         leases.drain(&id(2)).unwrap();
         std::fs::write(dir.path().join("l").join(id(3).as_str()), r#"{"version":9,"ips":[],"ports":[]}"#)
             .unwrap();
@@ -326,7 +341,7 @@ mod tests {
         assert_eq!(leases.get(&id(1)), Some(&first));
         assert_eq!((leases.get(&id(2)), leases.draining().len()), (None, 1));
         assert_eq!(leases.get(&id(3)), None);
-        let third = leases.reserve(&id(3), &[], &subnets).unwrap();
+        let third = leases.reserve(&id(3), &[], &subnets, Mode::Routed).unwrap();
         assert_eq!(third.ips[0].to_string(), "10.0.0.4");
     }
 
@@ -335,7 +350,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let subnets: Subnets = "10.0.0.0/24".parse().unwrap();
         let mut leases = Leases::open(dir.path().into()).unwrap();
-        let mut ask = |byte, ports: &[PortMapping]| leases.reserve(&id(byte), ports, &subnets).map(drop);
+        let mut ask =
+            |byte, ports: &[PortMapping]| leases.reserve(&id(byte), ports, &subnets, Mode::Routed).map(drop);
         ask(1, &[port(80, None), port(81, Some("10.9.9.9"))]).unwrap();
         ask(1, &[port(80, None), port(81, Some("10.9.9.9"))]).unwrap();
         assert!(

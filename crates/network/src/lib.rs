@@ -1,4 +1,4 @@
-//! The network of pods: a built-in bridge by netlink, or CNI plugins; which of both is the node's, [`Builtin`] says.
+//! The network of pods: a built-in one by netlink, or CNI plugins; which of both is the node's, [`Builtin`] says.
 //!
 //! Everything is blocking, and nothing is executed but CNI plugins. The kernel is the truth: links and rules carry the
 //! id of their pod, records are on disk before what they describe is made, and [`Network::reconcile`] removes whatever
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use wharf_types::PodId;
 use wharf_types::lock::lock;
 
+mod batch;
 mod builtin;
 mod choice;
 mod cni;
@@ -38,7 +39,7 @@ mod sysctl;
 #[cfg(test)]
 mod tests;
 
-pub use builtin::BuiltinError;
+pub use builtin::{BuiltinError, Mode};
 pub use choice::Builtin;
 pub use cni::CniError;
 pub use error::Error;
@@ -107,9 +108,11 @@ impl Config {
 /// The built-in network.
 #[derive(Debug, Clone)]
 pub struct BuiltinConfig {
+    /// How pods to come are connected.
+    pub mode: Mode,
     /// The name of the bridge's link, at most 15 bytes; usually `wharf0`.
     pub bridge: String,
-    /// The addresses of pods, primary first; the bridge has the first of each.
+    /// The addresses of pods, primary first; the host has the first of each.
     pub subnets: Subnets,
     /// The largest packet in bytes; if `None`, what the link of the default route takes, or the kernel's default (1500).
     pub mtu: Option<u32>,
@@ -229,7 +232,7 @@ pub struct Network {
     /// Pods that this process attached and nobody asked to detach: never removed by `reconcile`, since its caller
     /// may have listed the live pods before.
     attached: Mutex<HashSet<PodId>>,
-    /// How many pods were reported to be on the bridge although CNI's is the node's network.
+    /// How many pods were reported to be on the built-in network although CNI's is the node's network.
     reported: AtomicUsize,
 }
 
@@ -261,8 +264,8 @@ impl Network {
         Ok(Self { chooser, builtin, cni, attached, reported })
     }
 
-    /// Whether pods can be attached now: by a valid CNI configuration whose plugins are there, or by a bridge that is
-    /// there or can be made. Plugins of CNI 1.1.0 and later have a say too: what they said last, as they are asked meanwhile.
+    /// Whether pods can be attached now: by a valid CNI configuration whose plugins are there, or by the built-in
+    /// network, which fits the machine. Plugins of CNI 1.1.0 and later have a say too: what they said last, as they are asked meanwhile.
     /// Costs a directory listing.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
@@ -289,7 +292,7 @@ impl Network {
         result
     }
 
-    /// Disconnects a pod; unknown pods and namespaces that are gone are fine. The built-in bridge leaves the link to
+    /// Disconnects a pod; unknown pods and namespaces that are gone are fine. The built-in network leaves the link to
     /// the end of the namespace: drop it afterwards, and every [`StatsSocket`] in it.
     ///
     /// # Errors
@@ -301,7 +304,7 @@ impl Network {
         Ok(self.cni.detach(id, netns)?)
     }
 
-    /// Frees the addresses of detached pods on the built-in bridge whose link has gone with their namespace, which takes the
+    /// Frees the addresses of detached pods on the built-in network whose link has gone with their namespace, which takes the
     /// kernel a moment. Gives how many are left: once all of a pod's namespace is dropped, some 20 ms later none.
     #[must_use]
     pub fn free_addresses(&self) -> usize {
@@ -326,7 +329,7 @@ impl Network {
     /// The part of [`Network::reconcile`] that runs no plugin, and so takes no time. Gives the pods.
     pub fn reconcile_builtin(&self, live: &HashSet<PodId>) -> HashSet<PodId> {
         let removed = self.builtin.reconcile(&|id| self.keeps(live, id)).unwrap_or_else(|error| {
-            tracing::warn!(error = wharf_types::chain(&error), "cannot set up the bridge");
+            tracing::warn!(error = wharf_types::chain(&error), "cannot keep the built-in network in order");
             HashSet::new()
         });
         if !matches!(self.chooser.choose(&self.cni), Ok(Choice::Builtin)) {
@@ -335,8 +338,8 @@ impl Network {
         removed
     }
 
-    /// Where CNI's is the node's network: reports the pods that are on the bridge still, or removes it after the last. Its
-    /// range may be the one that a plugin's bridge has now.
+    /// Where CNI's is the node's network: reports the pods that are on the built-in one still, or removes it after the
+    /// last. Its range may be the one that a plugin has now.
     fn leave_builtin(&self) {
         let left = self.builtin.pods();
         if left.len() != self.reported.swap(left.len(), Relaxed) && !left.is_empty() {
@@ -347,12 +350,12 @@ impl Network {
         {
             tracing::warn!(
                 error = wharf_types::chain(&error),
-                "cannot remove the bridge, which is no longer in use"
+                "cannot remove the built-in network, which is no longer in use"
             );
         }
     }
 
-    /// The pods on the bridge, for people of a node whose network is CNI's.
+    /// The pods on the built-in network, for people of a node whose network is CNI's.
     fn left_behind(&self) -> Option<String> {
         let left = self.builtin.pods();
         let named: Vec<&str> = left.iter().take(NAMED_PODS).map(PodId::short).collect();
@@ -379,7 +382,7 @@ impl Network {
         live.contains(id) || self.attached().contains(id)
     }
 
-    /// Removes the built-in bridge and its rules, as on a machine that gives wharf up; the pods' own links and ports go
+    /// Removes the built-in network and its rules, as on a machine that gives wharf up; the pods' own links and ports go
     /// by [`Network::reconcile`] before. What an attach needs, it makes again.
     ///
     /// # Errors
@@ -388,14 +391,14 @@ impl Network {
         Ok(self.builtin.demolish()?)
     }
 
-    /// The ranges that pods to come on the built-in bridge get their addresses from.
+    /// The ranges that pods to come on the built-in network get their addresses from.
     #[must_use]
     pub fn subnets(&self) -> Subnets {
         self.builtin.subnets()
     }
 
     /// Uses these ranges (one CIDR, or one of each family separated by a comma, primary first) for the pods to come on
-    /// the built-in bridge, also after a restart. That a kubelet sends them is a sign of a cluster's node too. An empty
+    /// the built-in network, also after a restart. That a kubelet sends them is a sign of a cluster's node too. An empty
     /// text changes nothing.
     ///
     /// # Errors

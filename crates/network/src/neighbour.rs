@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use nix::errno::Errno;
 
-use crate::link::octets;
-use crate::netlink::{self, IPV4, IPV6, Message, NetlinkError, Operation, Socket};
+use crate::link::{family, octets};
+use crate::netlink::{self, Message, NetlinkError, Operation, Socket};
 
 const NEW_NEIGHBOUR: u16 = 28;
 const DELETE_NEIGHBOUR: u16 = 29;
@@ -20,40 +20,55 @@ const PERMANENT: u16 = 0x80;
 const STATIC: u16 = 0x40;
 /// The entry is the bridge's, which the port belongs to.
 const OF_MASTER: u8 = 4;
+/// Not a neighbour, but somebody to answer for.
+const PROXY: u8 = 8;
 
-/// Says what hardware address a neighbour has, instead of what was known before.
-pub(crate) fn hold(
-    socket: &Socket,
-    link: u32,
-    neighbour: IpAddr,
-    hardware: [u8; 6],
-) -> Result<(), NetlinkError> {
-    let flags = netlink::ACK | netlink::CREATE | netlink::REPLACE;
+/// The request that says what hardware address a neighbour has, instead of what was known before.
+///
+/// The kernel does not count such an entry for its limit of neighbours (`gc_thresh3`).
+pub(crate) fn hold(link: u32, neighbour: IpAddr, hardware: [u8; 6]) -> Message {
+    let flags = netlink::CREATE | netlink::REPLACE;
     let mut message =
         Message::new(NEW_NEIGHBOUR, flags).fixed(&header(family(neighbour), link, PERMANENT, 0));
     message.attribute(NETWORK_ADDRESS, &octets(neighbour));
     message.attribute(HARDWARE_ADDRESS, &hardware);
-    socket.request(message).operation(|| format!("say where the neighbour {neighbour} of link {link} is"))
+    message
 }
 
-/// Forgets a neighbour; one that is not known is fine.
-pub(crate) fn forget(socket: &Socket, link: u32, neighbour: IpAddr) -> Result<(), NetlinkError> {
+/// The request that says what hardware address is behind a port of a bridge. It goes with the port.
+pub(crate) fn hold_behind(port: u32, hardware: [u8; 6]) -> Message {
+    let flags = netlink::CREATE | netlink::REPLACE;
     let mut message =
-        Message::new(DELETE_NEIGHBOUR, netlink::ACK).fixed(&header(family(neighbour), link, 0, 0));
+        Message::new(NEW_NEIGHBOUR, flags).fixed(&header(BRIDGE_FAMILY, port, STATIC, OF_MASTER));
+    message.attribute(HARDWARE_ADDRESS, &hardware);
+    message
+}
+
+/// The request that has the host answer on a link for somebody of IPv6 who is behind another. It goes with the link.
+pub(crate) fn answer_for(link: u32, address: IpAddr) -> Message {
+    let flags = netlink::CREATE | netlink::REPLACE;
+    let mut message = Message::new(NEW_NEIGHBOUR, flags).fixed(&header(family(address), link, 0, PROXY));
+    message.attribute(NETWORK_ADDRESS, &octets(address));
+    message
+}
+
+/// Forgets where a neighbour of a link is; one that is not known is fine.
+pub(crate) fn forget(socket: &Socket, link: u32, neighbour: IpAddr) -> Result<(), NetlinkError> {
+    remove(socket, link, neighbour, 0)
+}
+
+/// Has the host answer for somebody no longer; that it did not is fine.
+pub(crate) fn answer_no_more_for(socket: &Socket, link: u32, address: IpAddr) -> Result<(), NetlinkError> {
+    remove(socket, link, address, PROXY)
+}
+
+fn remove(socket: &Socket, link: u32, neighbour: IpAddr, flags: u8) -> Result<(), NetlinkError> {
+    let mut message = Message::new(DELETE_NEIGHBOUR, 0).fixed(&header(family(neighbour), link, 0, flags));
     message.attribute(NETWORK_ADDRESS, &octets(neighbour));
     match socket.request(message) {
         Ok(()) | Err(Errno::ENOENT) => Ok(()),
         Err(errno) => Err(errno).operation(|| format!("forget the neighbour {neighbour} of link {link}")),
     }
-}
-
-/// Says what hardware address is behind a port of a bridge. It goes with the port.
-pub(crate) fn hold_behind(socket: &Socket, port: u32, hardware: [u8; 6]) -> Result<(), NetlinkError> {
-    let flags = netlink::ACK | netlink::CREATE | netlink::REPLACE;
-    let mut message =
-        Message::new(NEW_NEIGHBOUR, flags).fixed(&header(BRIDGE_FAMILY, port, STATIC, OF_MASTER));
-    message.attribute(HARDWARE_ADDRESS, &hardware);
-    socket.request(message).operation(|| format!("say what is behind the bridge's port {port}"))
 }
 
 /// `struct ndmsg`: family, index, state, flags.
@@ -64,8 +79,4 @@ fn header(family: u8, link: u32, state: u16, flags: u8) -> [u8; 12] {
     header[8..10].copy_from_slice(&state.to_ne_bytes());
     header[10] = flags;
     header
-}
-
-fn family(address: IpAddr) -> u8 {
-    if address.is_ipv4() { IPV4 } else { IPV6 }
 }

@@ -11,7 +11,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProto
 use nix::sys::socket::{bind, recv, send, socket};
 
 pub(crate) const REQUEST: u16 = 0x1;
-pub(crate) const ACK: u16 = 0x4;
+const ACK: u16 = 0x4;
 pub(crate) const REPLACE: u16 = 0x100;
 pub(crate) const EXCL: u16 = 0x200;
 pub(crate) const CREATE: u16 = 0x400;
@@ -103,6 +103,13 @@ impl Message {
         self.bytes[start..start + 2].copy_from_slice(&len.to_ne_bytes());
     }
 
+    /// With an acknowledgement to come also where nothing is refused.
+    fn acknowledged(mut self) -> Self {
+        let flags = u16::from_ne_bytes([self.bytes[6], self.bytes[7]]) | ACK;
+        self.bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
+        self
+    }
+
     fn finish(mut self, sequence: u32) -> Vec<u8> {
         let len = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         self.bytes[..4].copy_from_slice(&len.to_ne_bytes());
@@ -179,7 +186,7 @@ impl Socket {
 
     /// Sends one request and waits for its acknowledgement.
     pub(crate) fn request(&self, message: Message) -> Result<(), Errno> {
-        self.exchange(message, &mut |_kind, _payload| {})
+        self.exchange(message.acknowledged(), &mut |_kind, _payload| {})
     }
 
     /// Collects what `parse` makes of the messages of a dump. EINTR means that the dump kept changing.
@@ -198,9 +205,14 @@ impl Socket {
         Err(Errno::EINTR)
     }
 
+    /// Sends one request for one object and passes the answer to `answer`: its kind, and the payload after the header.
+    pub(crate) fn get(&self, message: Message, answer: &mut dyn FnMut(u16, &[u8])) -> Result<(), Errno> {
+        self.exchange(message.acknowledged(), answer)
+    }
+
     /// Sends one request and passes every message of the answer to `answer`: its kind, and the payload after the
     /// header. EINTR means that a dump is inconsistent.
-    pub(crate) fn exchange(&self, message: Message, answer: &mut dyn FnMut(u16, &[u8])) -> Result<(), Errno> {
+    fn exchange(&self, message: Message, answer: &mut dyn FnMut(u16, &[u8])) -> Result<(), Errno> {
         let sequence = self.next();
         self.send(&message.finish(sequence))?;
         let mut buffer = vec![0; RECEIVE_LEN];
@@ -220,9 +232,10 @@ impl Socket {
         }
     }
 
-    /// Sends messages as one datagram, each to be acknowledged; returns the first error, with the index of its message.
+    /// Sends messages as one datagram; returns the first error, with the index of its message.
     ///
-    /// nf_tables acknowledges a batch when it has been committed or undone, which is before `send` returns.
+    /// All errors are there when `send` returns: rtnetlink handles one request after the other, and nf_tables commits
+    /// or undoes the whole batch.
     pub(crate) fn batch(&self, messages_to_send: Vec<Message>) -> Result<(), (usize, Errno)> {
         let mut datagram = Vec::new();
         let mut first = None;
@@ -326,7 +339,7 @@ mod tests {
     #[test]
     fn a_refusal_names_the_operation() {
         let socket = Socket::open(Family::Route).unwrap();
-        let error = socket.request(Message::new(999, ACK)).operation(|| "look".to_owned()).unwrap_err();
+        let error = socket.request(Message::new(999, 0)).operation(|| "look".to_owned()).unwrap_err();
         assert_eq!((error.to_string().starts_with("look: "), error.errno), (true, Errno::EOPNOTSUPP));
     }
 }

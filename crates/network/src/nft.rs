@@ -1,6 +1,7 @@
-//! Wharf's table of nf_tables: masquerading of what leaves the bridge, and host ports by maps.
+//! Wharf's table of nf_tables: who pods may say that they are, masquerading of what leaves them, and host ports by maps.
 //!
-//! The rules name only the bridge, its subnets and the maps, so they are the same for every pod. A pod with host
+//! The rules name only the group of the links that pods are reached by, their subnets and the maps, so they are the same for
+//! every pod. A pod with host
 //! ports adds elements to the maps, each with the pod's id as its comment; a pod without touches nothing. The table has
 //! no forward chain: where another table says "drop", its "accept" would count for nothing (see [`crate::firewall`]).
 
@@ -157,7 +158,7 @@ fn put_port(bytes: &mut Vec<u8>, port: u16) {
 }
 
 /// Makes the table with its chains, maps and rules, or puts right what someone changed; elements stay.
-pub(crate) fn ensure(bridge: &str, subnets: &[Subnet]) -> Result<(), NetlinkError> {
+pub(crate) fn ensure(subnets: &[Subnet]) -> Result<(), NetlinkError> {
     let mut messages = vec![encode::new_table()];
     messages.extend(CHAINS.map(|(name, hook)| encode::new_chain(name, hook)));
     for map in MAPS {
@@ -166,12 +167,14 @@ pub(crate) fn ensure(bridge: &str, subnets: &[Subnet]) -> Result<(), NetlinkErro
     messages.extend(CHAINS.map(|(name, _hook)| encode::flush_chain(name)));
     messages.extend(guard_rules());
     messages.extend(port_rules());
-    messages.extend(masquerade_rules(bridge, subnets));
+    messages.extend(masquerade_rules(subnets));
     let socket = Socket::open(Family::Netfilter)?;
     commit(&socket, messages).operation(|| format!("set up the nf_tables table inet {}", encode::TABLE))
 }
 
-/// The bridge routes 127.0.0.0/8, so that host ports work there; from outside no packet may use that.
+/// Links of pods route 127.0.0.0/8, so that host ports work there; from outside no packet may use that. And a pod sends in its
+/// own name alone: what comes by a link must be from where answers would go out by the same link. So no pod takes another's
+/// place, none fills the host's memory of neighbours, and none is a router, as that has to speak from a link-local address.
 fn guard_rules() -> Vec<Message> {
     let loopback_at = |offset| {
         encode::new_rule(GUARD, |rule: &mut Rule<'_>| {
@@ -179,7 +182,11 @@ fn guard_rules() -> Vec<Message> {
         })
     };
     // The first bytes of the source and of the destination.
-    vec![loopback_at(12), loopback_at(16)]
+    vec![
+        loopback_at(12),
+        loopback_at(16),
+        encode::new_rule(GUARD, |rule| rule.arrives_from_pods().leads_back_elsewhere().drop_packet()),
+    ]
 }
 
 fn port_rules() -> Vec<Message> {
@@ -209,26 +216,31 @@ fn port_rules() -> Vec<Message> {
     rules
 }
 
-fn masquerade_rules(bridge: &str, subnets: &[Subnet]) -> Vec<Message> {
-    let mut rules = vec![
-        encode::new_rule(POSTROUTING, |rule| rule.arrives_on(bridge).leaves_elsewhere(bridge).masquerade()),
+fn masquerade_rules(subnets: &[Subnet]) -> Vec<Message> {
+    let mut rules =
+        vec![encode::new_rule(POSTROUTING, |rule| rule.arrives_from_pods().leaves_pods().masquerade())];
+    for subnet in subnets {
+        let (family, source, gateway) =
+            if subnet.is_ipv6() { (IPV6, 8, subnet.gateway()) } else { (IPV4, 12, subnet.gateway()) };
         // A pod that uses a host port of a pod, perhaps its own: the answer must come back through the host.
-        encode::new_rule(POSTROUTING, |rule| {
-            rule.arrives_on(bridge).leaves_by(bridge).translated().masquerade();
-        }),
-        // The host that uses a host port by 127.0.0.1: a pod cannot answer to that.
-        encode::new_rule(POSTROUTING, |rule| {
-            rule.leaves_by(bridge).is_family(IPV4).network_is(12, &[127]).masquerade();
-        }),
-    ];
-    // With br_netfilter such a connection stays on the bridge, and then this hook is not told where it came from.
-    rules.extend(subnets.iter().map(|subnet| {
-        encode::new_rule(POSTROUTING, |rule| {
-            let (family, source) = if subnet.is_ipv6() { (IPV6, 8) } else { (IPV4, 12) };
-            rule.leaves_by(bridge).is_family(family);
-            rule.network_within(source, &octets(subnet.nth(0)), subnet.prefix()).translated().masquerade();
-        })
-    }));
+        rules.push(encode::new_rule(POSTROUTING, |rule| {
+            rule.arrives_from_pods().leaves_to_pods().is_family(family).translated();
+            rule.translate_source(family, &octets(gateway));
+        }));
+        // With br_netfilter such a connection stays on the bridge, and then this hook is not told where it came from.
+        rules.push(encode::new_rule(POSTROUTING, |rule| {
+            rule.leaves_to_pods().is_family(family);
+            rule.network_within(source, &octets(subnet.nth(0)), subnet.prefix()).translated();
+            rule.translate_source(family, &octets(gateway));
+        }));
+        if family == IPV4 {
+            // The host that uses a host port by 127.0.0.1: a pod cannot answer to that.
+            rules.push(encode::new_rule(POSTROUTING, |rule| {
+                rule.leaves_to_pods().is_family(IPV4).network_is(12, &[127]);
+                rule.translate_source(IPV4, &octets(gateway));
+            }));
+        }
+    }
     rules
 }
 

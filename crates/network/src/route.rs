@@ -1,31 +1,46 @@
-//! Routes of the machine: what a range of pods must not overlap, and how large packets to the world may be.
+//! Routes of the machine: what a range of pods must not overlap, how large packets to the world may be, and those to pods.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::link::Link;
+use nix::errno::Errno;
+
+use crate::link::{Address, Link, family, octets};
 use crate::netlink::{self, IPV4, IPV6, Message, NetlinkError, Operation, Socket};
 use crate::subnet::Subnet;
 
+const NEW_ROUTE: u16 = 24;
+const DELETE_ROUTE: u16 = 25;
 const GET_ROUTE: u16 = 26;
 
 const DESTINATION: u16 = 1;
 const LINK: u16 = 4;
 const GATEWAY: u16 = 5;
 const PRIORITY: u16 = 6;
+const SOURCE: u16 = 7;
 const METRICS: u16 = 8;
 const VIA: u16 = 18;
 const METRIC_MTU: u16 = 2;
 
 const MAIN_TABLE: u8 = 254;
 const UNICAST: u8 = 1;
+const UNREACHABLE: u8 = 7;
+const AT_BOOT: u8 = 3;
+/// Who made a route: wharf did.
+const OURS: u8 = 119;
+const EVERYWHERE: u8 = 0;
+const ON_LINK: u8 = 253;
+/// The gateway is reached by the link although no address of the link says so.
+const FLAG_ON_LINK: u32 = 4;
+/// Behind every other route to the same range.
+const LAST: u32 = u32::MAX;
 
 /// A route of the main table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Route {
-    destination: IpAddr,
+    pub(crate) destination: IpAddr,
     prefix: u8,
     /// The index of the link it leads out by; 0 for several.
-    link: u32,
+    pub(crate) link: u32,
     /// Whether those it leads to are beyond a router.
     routed: bool,
     metric: u32,
@@ -39,13 +54,89 @@ pub(crate) fn list(socket: &Socket) -> Result<Vec<Route>, NetlinkError> {
 }
 
 /// The first route that has addresses of the range: a part of it, or a network of this machine around it. One that leads
-/// to more by a router only loses these few, as is usual with routes.
-pub(crate) fn overlap<'a>(routes: &'a [Route], subnet: &Subnet, own_link: Option<u32>) -> Option<&'a Route> {
-    routes.iter().filter(|route| route.prefix > 0 && Some(route.link) != own_link).find(|route| {
+/// to more by a router only loses these few, as is usual with routes. Wharf's own are left out.
+pub(crate) fn overlap<'a>(
+    routes: &'a [Route],
+    subnet: &Subnet,
+    is_own: impl Fn(&Route) -> bool,
+) -> Option<&'a Route> {
+    routes.iter().filter(|route| route.prefix > 0 && !is_own(route)).find(|route| {
         let inside = route.prefix >= subnet.prefix() && subnet.contains(route.destination);
         let around = Subnet::new(route.destination, route.prefix).contains(subnet.nth(0));
         inside || (around && !route.routed)
     })
+}
+
+/// The request for the default route of the gateway's family.
+pub(crate) fn default_by(gateway: IpAddr, link: u32, reached: Reached) -> Message {
+    let flags = if matches!(reached, Reached::ByLinkAlone) { FLAG_ON_LINK } else { 0 };
+    let header = header(family(gateway), 0, [AT_BOOT, EVERYWHERE, UNICAST], flags);
+    let mut message = Message::new(NEW_ROUTE, netlink::CREATE | netlink::EXCL).fixed(&header);
+    message.attribute(GATEWAY, &octets(gateway));
+    message.attribute(LINK, &link.to_ne_bytes());
+    message
+}
+
+/// How a gateway is reached.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Reached {
+    /// It is in the network of the link's address.
+    InNetwork,
+    /// The link's address is alone.
+    ByLinkAlone,
+}
+
+/// The request for the route to a pod, in whose packets the host has the address `source`.
+pub(crate) fn to_pod(pod: IpAddr, link: u32, source: IpAddr) -> Message {
+    let Address { ip, prefix } = Address::alone(pod);
+    let header = header(family(ip), prefix, [OURS, ON_LINK, UNICAST], 0);
+    let mut message = Message::new(NEW_ROUTE, netlink::CREATE | netlink::REPLACE).fixed(&header);
+    message.attribute(DESTINATION, &octets(ip));
+    message.attribute(LINK, &link.to_ne_bytes());
+    message.attribute(SOURCE, &octets(source));
+    message
+}
+
+/// Says of a range that nobody is there to whom no other route leads; that it was said before is fine.
+pub(crate) fn close(socket: &Socket, range: Subnet) -> Result<(), NetlinkError> {
+    match socket.request(closing(NEW_ROUTE, netlink::CREATE | netlink::EXCL, range)) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => {
+            Err(errno).operation(|| format!("add the route for those of {range} that are not there"))
+        }
+    }
+}
+
+/// Undoes [`close`]; that it was not done is fine.
+pub(crate) fn open(socket: &Socket, range: Subnet) -> Result<(), NetlinkError> {
+    match socket.request(closing(DELETE_ROUTE, 0, range)) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(errno) => {
+            Err(errno).operation(|| format!("remove the route for those of {range} that are not there"))
+        }
+    }
+}
+
+/// The ranges that were closed.
+pub(crate) fn closed(socket: &Socket) -> Result<Vec<Subnet>, NetlinkError> {
+    let request = || Message::new(GET_ROUTE, netlink::DUMP).fixed(&[0; 12]);
+    socket.dump(&request, parse_closed).operation(|| "list the routes".to_owned())
+}
+
+fn closing(kind: u16, flags: u16, range: Subnet) -> Message {
+    let base = range.nth(0);
+    let header = header(family(base), range.prefix(), [OURS, EVERYWHERE, UNREACHABLE], 0);
+    let mut message = Message::new(kind, flags).fixed(&header);
+    message.attribute(DESTINATION, &octets(base));
+    message.attribute(PRIORITY, &LAST.to_ne_bytes());
+    message
+}
+
+/// `struct rtmsg` of the main table; the kind of a route is who made it, how far it leads and what it does.
+fn header(family: u8, prefix: u8, kind: [u8; 3], flags: u32) -> [u8; 12] {
+    let [maker, scope, action] = kind;
+    let [a, b, c, d] = flags.to_ne_bytes();
+    [family, prefix, 0, 0, MAIN_TABLE, maker, scope, action, a, b, c, d]
 }
 
 /// The largest packet that leaves by the default route, of IPv4 if there is one.
@@ -84,6 +175,14 @@ fn parse(payload: &[u8]) -> Option<Route> {
     })
 }
 
+fn parse_closed(payload: &[u8]) -> Option<Subnet> {
+    let (header, rest) = payload.split_at_checked(12)?;
+    let [prefix, table, maker, action] = [header[1], header[4], header[5], header[7]];
+    let base = netlink::find(rest, DESTINATION).and_then(netlink::address)?;
+    let ours = (table, maker, action) == (MAIN_TABLE, OURS, UNREACHABLE);
+    ours.then(|| Subnet::new(base, prefix))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,7 +198,7 @@ mod tests {
     #[test]
     fn what_a_range_takes_from_others_is_found() {
         let subnet: Subnet = "10.88.0.0/16".parse().unwrap();
-        let overlaps = |routes: &[Route]| overlap(routes, &subnet, Some(7)).is_some();
+        let overlaps = |routes: &[Route]| overlap(routes, &subnet, |route| route.link == 7).is_some();
         assert!(overlaps(&[direct("10.88.0.0", 16, 2)]), "podman's, say");
         assert!(overlaps(&[routed("10.88.5.0", 24, 2)]), "a part, by a VPN");
         assert!(overlaps(&[direct("10.0.0.0", 8, 2)]), "neighbours of this machine");

@@ -25,6 +25,11 @@ pub(crate) fn has_ipv6() -> bool {
     read("ipv6/conf/all/disable_ipv6").is_some_and(|value| value == "0")
 }
 
+/// Whether the kernel has IPv6, even one that is switched off.
+pub(crate) fn knows_ipv6() -> bool {
+    std::path::Path::new(NET).join("ipv6").exists()
+}
+
 /// Settings for the interface that a pod is about to get: neither a neighbouring pod is believed to be a router
 /// (CVE-2020-10749), nor that the router sends elsewhere, and an IPv6 address can be used at once.
 pub(crate) fn prepare_pod() -> Result<(), SysctlError> {
@@ -54,6 +59,17 @@ pub(crate) fn prepare_bridge(name: &str) -> Result<(), SysctlError> {
         write(&format!("ipv6/conf/{name}/accept_redirects"), "0")?;
         write(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
         write(&format!("ipv6/conf/{name}/accept_dad"), "0")?;
+    }
+    Ok(())
+}
+
+/// Has the host answer on a bridge, at once, for those who are there by other links.
+pub(crate) fn answer_for_others(bridge: &str) -> Result<(), SysctlError> {
+    write(&format!("ipv4/neigh/{bridge}/proxy_delay"), "0")?;
+    write(&format!("ipv4/conf/{bridge}/proxy_arp"), "1")?;
+    if has_ipv6() {
+        write(&format!("ipv6/neigh/{bridge}/proxy_delay"), "0")?;
+        write(&format!("ipv6/conf/{bridge}/proxy_ndp"), "1")?;
     }
     Ok(())
 }

@@ -49,7 +49,7 @@ fn configure_list(dir: &Path, list: &Value) {
 }
 
 /// Sets wharfd's own settings of the network.
-fn set(dir: &Path, settings: &str) {
+pub(crate) fn set(dir: &Path, settings: &str) {
     drop_in(dir, "network", settings);
 }
 
@@ -396,7 +396,7 @@ fn pods_leave_the_network_that_they_were_added_to() {
 }
 
 #[test]
-fn a_configuration_that_goes_away_puts_no_pod_on_the_bridge() {
+fn a_configuration_that_goes_away_puts_no_pod_on_the_builtin_network() {
     let prepare = |dir: &Path| {
         set(dir, "builtin = \"auto\"");
         plugin(dir, "only", GOOD);
@@ -455,7 +455,7 @@ fn a_kubelet_that_sends_a_pod_cidr_makes_the_node_wait_for_its_network() {
 }
 
 #[test]
-fn a_node_without_a_bridge_waits_for_its_network() {
+fn a_node_without_the_builtin_network_waits_for_cni() {
     let prepare = |dir: &Path| {
         set(dir, "builtin = \"off\"");
         plugin(dir, "only", GOOD);

@@ -11,7 +11,7 @@ mod attach;
 #[expect(dead_code, reason = "shared with the tests of the registry's client, which use more of it")]
 mod authority;
 #[cfg(test)]
-mod bridge;
+mod builtin;
 #[cfg(test)]
 mod client;
 #[cfg(test)]

@@ -149,14 +149,14 @@ fn nftables(modules: &str) -> Check {
     if has_module(modules, "nf_tables") {
         return Check::ok("nftables", "a module; the first pod loads it");
     }
-    let advice = "the built-in bridge needs it: use another kernel, or CNI plugins";
+    let advice = "the built-in network needs it: use another kernel, or CNI plugins";
     Check::warn("nftables", "this kernel lacks it", advice)
 }
 
 fn forwarding(value: &str) -> Check {
     match value {
         "1" => Check::ok("forwarding", "on"),
-        _ => Check::ok("forwarding", "off; wharfd turns it on for the first pod on its bridge"),
+        _ => Check::ok("forwarding", "off; wharfd turns it on for the first pod on its network"),
     }
 }
 
@@ -167,7 +167,7 @@ fn legacy_iptables(tables: &str) -> Check {
         return Check::ok(WHAT, "no tables of iptables-legacy");
     }
     let advice = "if its FORWARD chain drops (iptables-legacy -S FORWARD), pods reach nothing until it has \
-                  -I FORWARD -i wharf0 -j ACCEPT, and -I FORWARD -o wharf0 -m conntrack --ctstate \
+                  -I FORWARD -i wh+ -j ACCEPT, and -I FORWARD -o wh+ -m conntrack --ctstate \
                   RELATED,ESTABLISHED,DNAT -j ACCEPT; or move its rules to iptables-nft";
     Check::warn(WHAT, "iptables-legacy filters packets", advice)
 }

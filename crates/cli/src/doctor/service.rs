@@ -37,7 +37,7 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
         disk("state", Path::new(&info.state), "remove pods (wharf rm), or other files on that file system"),
         open_files(&std::fs::read_to_string(format!("/proc/{}/limits", info.pid)).unwrap_or_default()),
         quarantine(&[Path::new(&info.root), Path::new(&info.state)]),
-        Check::ok("network", info::bridge(&info)),
+        Check::ok("network", info::network(&info)),
     ];
     checks.push(supervisors(&Path::new(&info.state).join("pods")));
     checks.extend(orphans(&mut daemon, Path::new(&info.state)).await);

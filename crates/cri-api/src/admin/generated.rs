@@ -32,7 +32,7 @@ pub struct InfoResponse {
     pub cni_conf_dir: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "11")]
     pub cni_bin_dirs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// The built-in bridge and its ranges.
+    /// The link of the bridge, where there is one, and the ranges of the built-in network.
     #[prost(string, tag = "12")]
     pub bridge: ::prost::alloc::string::String,
     #[prost(string, tag = "13")]
@@ -40,9 +40,12 @@ pub struct InfoResponse {
     /// Bit N is capability N: what the daemon can give to a container.
     #[prost(uint64, tag = "14")]
     pub bounding_capabilities: u64,
-    /// Whether pods are put on the built-in bridge: "auto", "on" or "off".
+    /// Whether pods are put on the built-in network: "auto", "on" or "off".
     #[prost(string, tag = "15")]
     pub builtin: ::prost::alloc::string::String,
+    /// How it connects them: "routed" or "bridge"; empty if it is of a release that knew bridges alone.
+    #[prost(string, tag = "16")]
+    pub mode: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RequestsRequest {

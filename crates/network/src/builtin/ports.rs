@@ -3,11 +3,46 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use nix::errno::Errno;
 use wharf_types::PodId;
+use wharf_types::lock::lock;
 
+use super::{BuiltinError, BuiltinNetwork};
 use crate::lease::Lease;
-use crate::nft::{Element, Forward};
+use crate::netlink::NetlinkError;
+use crate::nft::{self, Element, Forward};
 use crate::{PortMapping, Protocol, conntrack};
+
+impl BuiltinNetwork {
+    /// Opens the host ports of a pod; one that it has already is fine.
+    pub(super) fn open_ports(&self, id: &PodId, lease: &Lease) -> Result<(), BuiltinError> {
+        let elements = elements(id, lease);
+        let rules = lock(&self.rules);
+        match nft::add(&elements) {
+            // Someone removed the table since it was set up; the ports of the other pods come back with it.
+            Err(NetlinkError { errno: Errno::ENOENT, .. }) => {
+                self.repair(&rules, &|_element| false)?;
+                Ok(())
+            }
+            // An attach of this very pod that was cut short left its elements, or a dead pod did.
+            Err(NetlinkError { errno: Errno::EEXIST, operation }) => {
+                let leases = lock(&self.leases).held().map(|(id, _lease)| id.clone()).collect::<HashSet<_>>();
+                let stale = |element: &Element| {
+                    element.owner().is_none_or(|owner| owner == *id || !leases.contains(&owner))
+                };
+                nft::restore(&elements, stale)?;
+                let ours =
+                    nft::elements()?.into_iter().filter(|element| element.owner().as_ref() == Some(id));
+                if ours.count() < elements.len() {
+                    let operation = format!("{operation}, of which another pod has one");
+                    return Err(NetlinkError { operation, errno: Errno::EEXIST }.into());
+                }
+                Ok(())
+            }
+            other => Ok(other?),
+        }
+    }
+}
 
 /// What senders that keep their ports were led to, before a pod had a host port or by a pod that had it.
 pub(super) fn forget_ports(lease: &Lease) {

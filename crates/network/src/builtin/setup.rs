@@ -1,13 +1,23 @@
-//! Setting up the bridge: what of the machine it has to fit, its link, and the rules of its table.
+//! What is of the node and not of a pod: gateways, bridge, and the rules of the table; and what of the machine it has to fit.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
 
 use nix::errno::Errno;
 use wharf_types::lock::lock;
 
-use super::{Built, BuiltinError, BuiltinNetwork, Failed};
-use crate::link::{self, Link};
-use crate::netlink::{NetlinkError, Socket};
+use super::connect::answer_on_bridge;
+use super::pair::PodLink;
+use super::{Built, BuiltinError, BuiltinNetwork, Failed, Mode};
+use crate::batch::Batch;
+use crate::link::{self, Address, Link};
+use crate::netlink::{Family, NetlinkError, Socket};
+use crate::route::{self, Route};
 use crate::subnet::{Subnet, Subnets};
-use crate::{nft, route, sysctl};
+use crate::{nft, sysctl};
+
+/// The least that IPv6 asks of a link, in bytes: one with less has no IPv6.
+const IPV6_MTU: u32 = 1280;
 
 impl BuiltinNetwork {
     /// The ranges without IPv6 where the kernel has none.
@@ -19,7 +29,7 @@ impl BuiltinNetwork {
         subnets.without_ipv6().ok_or(BuiltinError::NoIpv6 { subnets })
     }
 
-    /// The bridge, set up with its rules at the first call.
+    /// The network, set up with its rules at the first call.
     pub(super) fn ensure(&self, socket: &Socket, subnets: &Subnets) -> Result<Built, BuiltinError> {
         let mut ready = lock(&self.ready);
         if let Some(Ok(built)) = &*ready {
@@ -33,9 +43,35 @@ impl BuiltinNetwork {
     fn set_up(&self, socket: &Socket, subnets: &Subnets) -> Result<Built, BuiltinError> {
         let mtu = self.look_around(socket, subnets)?;
         // The guard of 127.0.0.0/8 is in the rules: they come before the setting that it guards.
-        nft::ensure(&self.bridge, subnets.as_slice())?;
-        let gateway = subnets.as_slice().first().map(Subnet::gateway);
-        let hardware = gateway.map_or([2, 0, 0, 0, 0, 0], link::hardware_address);
+        self.write_rules(socket, subnets)?;
+        let first = subnets.as_slice().first().map(|subnet| link::hardware_address(subnet.gateway()));
+        let gateway = first.unwrap_or([2, 0, 0, 0, 0, 0]);
+        let bridge = match self.mode {
+            Mode::Routed => {
+                open_gateways(socket, subnets)?;
+                link::get(socket, &self.bridge)?.filter(|link| link.kind == "bridge")
+            }
+            Mode::Bridge => Some(self.set_up_bridge(socket, subnets, gateway, mtu)?),
+        };
+        if let Some(bridge) = &bridge {
+            self.answer_for_routed(socket, bridge.index)?;
+        }
+        let gateway =
+            bridge.as_ref().filter(|_| self.mode == Mode::Bridge).map_or(gateway, |link| link.hardware);
+        sysctl::forward(subnets.as_slice().iter().any(Subnet::is_ipv6).then_some(sysctl::Ipv6))?;
+        self.open_firewalls()?;
+        let has_ipv6 = sysctl::knows_ipv6() && mtu.is_none_or(|mtu| mtu >= IPV6_MTU);
+        let ipv6 = has_ipv6.then_some(sysctl::Ipv6);
+        Ok(Built { bridge: bridge.map(|link| link.index), gateway, mtu, ipv6 })
+    }
+
+    fn set_up_bridge(
+        &self,
+        socket: &Socket,
+        subnets: &Subnets,
+        hardware: [u8; 6],
+        mtu: Option<u32>,
+    ) -> Result<Link, BuiltinError> {
         match link::create_bridge(socket, &self.bridge, hardware, mtu) {
             Err(NetlinkError { errno: Errno::EEXIST, .. }) => {}
             other => other?,
@@ -54,27 +90,81 @@ impl BuiltinNetwork {
         sysctl::prepare_bridge(&self.bridge)?;
         link::set_up(socket, link.index)?;
         for subnet in subnets.as_slice() {
-            link::add_address(socket, link.index, subnet.gateway(), subnet.prefix())?;
+            let address = Address { ip: subnet.gateway(), prefix: subnet.prefix() };
+            link::add_address(socket, link.index, address)?;
         }
-        sysctl::forward(subnets.as_slice().iter().any(Subnet::is_ipv6).then_some(sysctl::Ipv6))?;
-        self.open_firewalls()?;
-        Ok(Built { index: link.index, hardware: link.hardware, mtu })
+        Ok(link)
     }
 
-    /// What the machine's other links mean for the bridge: that they have no address of its ranges, and how large its packets
-    /// may be.
+    /// The rules, and the bridge among the links that they are about, also one of an earlier release.
+    fn write_rules(&self, socket: &Socket, subnets: &Subnets) -> Result<(), NetlinkError> {
+        link::join_pods(socket, &self.bridge)?;
+        nft::ensure(subnets.as_slice())
+    }
+
+    /// Puts back what someone may have removed of the node's.
+    pub(super) fn restore_node(&self) -> Result<(), BuiltinError> {
+        let (socket, subnets) = (Socket::open(Family::Route)?, self.usable_subnets()?);
+        self.write_rules(&socket, &subnets)?;
+        if self.mode == Mode::Routed {
+            open_gateways(&socket, &subnets)?;
+        }
+        Ok(())
+    }
+
+    /// Pods in the bridge take all of their range for neighbours: the host answers for those that it routes to.
+    fn answer_for_routed(&self, socket: &Socket, bridge: u32) -> Result<(), BuiltinError> {
+        let routed = lock(&self.leases).has(Mode::Routed);
+        if self.mode == Mode::Bridge && !routed {
+            return Ok(());
+        }
+        sysctl::answer_for_others(&self.bridge)?;
+        let mut batch = Batch::default();
+        for (_id, lease) in lock(&self.leases).held().filter(|(_id, lease)| lease.mode == Mode::Routed) {
+            answer_on_bridge(&mut batch, Some(bridge), lease);
+        }
+        Ok(batch.send(socket)?)
+    }
+
+    /// Removes what routed pods find the host by.
+    pub(super) fn close_gateways(&self, socket: &Socket) -> Result<(), NetlinkError> {
+        for range in route::closed(socket)? {
+            link::remove_address(socket, link::LOOPBACK, Address::alone(range.gateway()))?;
+            route::open(socket, range)?;
+        }
+        Ok(())
+    }
+
+    /// What the machine's other links mean for pods: that they have no address of the pods' ranges, and how large packets may
+    /// be.
     pub(super) fn look_around(
         &self,
         socket: &Socket,
         subnets: &Subnets,
     ) -> Result<Option<u32>, BuiltinError> {
         let (routes, links) = (route::list(socket)?, link::list(socket)?);
-        let own = links.iter().find(|link: &&Link| link.name == self.bridge).map(|link| link.index);
+        let is_own = |link: &&Link| link.name == self.bridge || PodLink::of((*link).clone(), None).is_some();
+        let own: HashSet<u32> = links.iter().filter(is_own).map(|link| link.index).collect();
         for subnet in subnets.as_slice() {
-            if let Some(route) = route::overlap(&routes, subnet, own) {
+            let is_gateway =
+                |route: &Route| (route.link, route.destination) == (link::LOOPBACK, subnet.gateway());
+            let is_own = |route: &Route| own.contains(&route.link) || is_gateway(route);
+            if let Some(route) = route::overlap(&routes, subnet, is_own) {
                 return Err(BuiltinError::Overlap { subnet: *subnet, route: route.describe(&links) });
             }
         }
         Ok(self.mtu.or_else(|| route::uplink_mtu(&routes, &links)))
     }
+}
+
+/// The addresses that routed pods find the host under, on the host's loopback link, where they are once for all pods; and
+/// an answer for whoever asks for a pod that is not there, instead of the way to the host's own router.
+fn open_gateways(socket: &Socket, subnets: &Subnets) -> Result<(), NetlinkError> {
+    for subnet in subnets.as_slice() {
+        let gateway: IpAddr = subnet.gateway();
+        // In this order: what was made is found again by the range.
+        route::close(socket, *subnet)?;
+        link::add_address(socket, link::LOOPBACK, Address::alone(gateway))?;
+    }
+    Ok(())
 }

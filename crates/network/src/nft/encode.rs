@@ -2,6 +2,7 @@
 //!
 //! All numbers in nf_tables are big-endian. Registers are the 4-byte ones; `REGISTER` is the first.
 
+use crate::link::PODS_GROUP;
 use crate::netlink::{self, Message};
 
 pub(crate) const TABLE: &str = "wharf";
@@ -74,20 +75,35 @@ impl Rule<'_> {
         self.meta(15, REGISTER).compare(0, &[family])
     }
 
-    pub(crate) fn arrives_on(&mut self, name: &str) -> &mut Self {
-        self.meta(6, REGISTER).compare(0, &link_name(name))
-    }
-
     pub(crate) fn arrives_elsewhere(&mut self, name: &str) -> &mut Self {
         self.meta(6, REGISTER).compare(1, &link_name(name))
     }
 
-    pub(crate) fn leaves_by(&mut self, name: &str) -> &mut Self {
-        self.meta(7, REGISTER).compare(0, &link_name(name))
+    /// Continues if the packet comes in through a link of pods.
+    pub(crate) fn arrives_from_pods(&mut self) -> &mut Self {
+        self.meta(21, REGISTER).compare(0, &PODS_GROUP.to_ne_bytes())
     }
 
-    pub(crate) fn leaves_elsewhere(&mut self, name: &str) -> &mut Self {
-        self.meta(7, REGISTER).compare(1, &link_name(name))
+    /// Continues if the packet leaves through a link of pods.
+    pub(crate) fn leaves_to_pods(&mut self) -> &mut Self {
+        self.meta(22, REGISTER).compare(0, &PODS_GROUP.to_ne_bytes())
+    }
+
+    /// Continues if the packet leaves through another link.
+    pub(crate) fn leaves_pods(&mut self) -> &mut Self {
+        self.meta(22, REGISTER).compare(1, &PODS_GROUP.to_ne_bytes())
+    }
+
+    /// Continues if a packet to this packet's source would not leave through the link through which this one came in.
+    pub(crate) fn leads_back_elsewhere(&mut self) -> &mut Self {
+        const LINK: u32 = 1;
+        const OF_SOURCE_BY_THIS_LINK: u32 = 1 | 1 << 3;
+        self.expression("fib", |data| {
+            number(data, 1, REGISTER);
+            number(data, 2, LINK);
+            number(data, 3, OF_SOURCE_BY_THIS_LINK);
+        })
+        .compare(0, &[0; 4])
     }
 
     /// Loads a part of the network (1) or transport (2) header.
@@ -175,6 +191,19 @@ impl Rule<'_> {
         });
     }
 
+    /// Has the connection come from this address.
+    pub(crate) fn translate_source(&mut self, family: u8, address: &[u8]) {
+        self.expression("immediate", |data| {
+            number(data, 1, REGISTER);
+            data.nest(2, |value| value.attribute(1, address));
+        });
+        self.expression("nat", |data| {
+            number(data, 1, 0);
+            number(data, 2, family.into());
+            number(data, 3, REGISTER);
+        });
+    }
+
     pub(crate) fn masquerade(&mut self) {
         self.expression("masq", |_data| {});
     }
@@ -196,12 +225,12 @@ impl Rule<'_> {
     /// Continues if the packet came in through a link. The comparison has the form that iptables uses, which cannot
     /// read rules of another form.
     pub(crate) fn in_interface(&mut self, name: &str) -> &mut Self {
-        self.meta(6, REGISTER).compare(0, &terminated(name))
+        self.meta(6, REGISTER).compare(0, &compared(name))
     }
 
     /// The same for the link through which it leaves.
     pub(crate) fn out_interface(&mut self, name: &str) -> &mut Self {
-        self.meta(7, REGISTER).compare(0, &terminated(name))
+        self.meta(7, REGISTER).compare(0, &compared(name))
     }
 
     /// Continues if a match of iptables' extensions does.
@@ -381,16 +410,17 @@ fn concatenation(fields: &[Field]) -> u32 {
 }
 
 fn message(kind: u16, flags: u16) -> Message {
-    Message::new(kind, flags | netlink::ACK).fixed(&[FAMILY_INET, 0, 0, 0])
+    Message::new(kind, flags).fixed(&[FAMILY_INET, 0, 0, 0])
 }
 
 fn number(message: &mut Message, kind: u16, value: u32) {
     message.attribute(kind, &value.to_be_bytes());
 }
 
-/// A text with its terminating NUL.
-fn terminated(name: &str) -> Vec<u8> {
-    [name.as_bytes(), &[0]].concat()
+/// The name of a link as iptables compares it: with its terminating NUL, or the part before a final `+`, which stands
+/// for any ending.
+pub(super) fn compared(name: &str) -> Vec<u8> {
+    name.strip_suffix('+').map_or_else(|| [name.as_bytes(), &[0]].concat(), |start| start.as_bytes().to_vec())
 }
 
 /// Link names are compared with their padding, so that `wharf0` does not match `wharf01`.

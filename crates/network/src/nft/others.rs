@@ -1,6 +1,6 @@
 //! Chains and rules of other tables, as far as wharf reads them or adds to them.
 
-use super::encode::{DELETE_RULE, NEW_RULE, Rule, SUBSYSTEM, comment, user_data};
+use super::encode::{DELETE_RULE, NEW_RULE, Rule, SUBSYSTEM, comment, compared, user_data};
 use crate::netlink::{self, Message, NetlinkError, Operation, Socket};
 
 const GET_CHAIN: u16 = SUBSYSTEM | 4;
@@ -28,9 +28,14 @@ pub(crate) struct FoundRule {
 }
 
 impl FoundRule {
-    /// Whether it compares a link's name with this one.
+    /// Whether it compares a link's name with this one, which ends with a `+` if it stands for all that begin so.
     pub(crate) fn names(&self, link: &str) -> bool {
-        let name = [link.as_bytes(), &[0]].concat();
+        let mut name = compared(link);
+        if link.ends_with('+') {
+            // The whole value, as an attribute: its length, its kind, itself.
+            let length = u16::try_from(name.len() + 4).unwrap_or(u16::MAX);
+            name = [&length.to_ne_bytes()[..], &1_u16.to_ne_bytes(), &name].concat();
+        }
         self.expressions.windows(name.len()).any(|window| window == name)
     }
 }
@@ -63,7 +68,7 @@ pub(crate) enum Only {
 
 /// Inserts a rule at the head of a chain.
 pub(crate) fn insert_rule(chain: &Chain, remark: &str, content: impl FnOnce(&mut Rule<'_>)) -> Message {
-    let mut message = Message::new(NEW_RULE, netlink::CREATE | netlink::ACK).fixed(&[chain.family, 0, 0, 0]);
+    let mut message = Message::new(NEW_RULE, netlink::CREATE).fixed(&[chain.family, 0, 0, 0]);
     message.text(1, &chain.table);
     message.text(2, &chain.name);
     message.nest(4, |expressions| content(&mut Rule(expressions)));
@@ -73,7 +78,7 @@ pub(crate) fn insert_rule(chain: &Chain, remark: &str, content: impl FnOnce(&mut
 
 /// Deletes a listed rule.
 pub(crate) fn delete_rule(chain: &Chain, rule: &FoundRule) -> Message {
-    let mut message = Message::new(DELETE_RULE, netlink::ACK).fixed(&[chain.family, 0, 0, 0]);
+    let mut message = Message::new(DELETE_RULE, 0).fixed(&[chain.family, 0, 0, 0]);
     message.text(1, &chain.table);
     message.text(2, &chain.name);
     message.attribute(3, &rule.handle);

@@ -6,12 +6,12 @@ use serde_json::json;
 use wharf_types::{ErrorKind, Failure};
 
 use super::cni::GOOD;
-use super::fixture::{Host, Pod, ip, pod_links};
-use crate::{Builtin, Error, link, nft};
+use super::fixture::{Host, Pod, has_gateway, ip, pod_links};
+use crate::{Builtin, Error, Mode, nft};
 
 impl Host {
-    fn with_cni() -> Self {
-        let host = Self::new();
+    fn with_cni(mode: Mode) -> Self {
+        let host = Self::new(mode);
         host.plugin("one", GOOD);
         host.configure(json!([{ "type": "one" }]));
         host
@@ -35,12 +35,11 @@ fn waits(host: &Host, sign: &str) {
     let error = Pod::new(9).attach(&network).unwrap_err();
     assert!(matches!(error, Error::Yields { .. }), "{error}");
     assert_eq!((error.kind(), error.to_string()), (ErrorKind::FailedPrecondition, readiness.message));
-    assert_eq!(link::index("wharf0").unwrap(), None);
+    assert!([Mode::Routed, Mode::Bridge].iter().all(|mode| !has_gateway(*mode)));
 }
 
-#[test]
-fn a_configuration_that_goes_away_is_waited_for_also_after_a_restart() {
-    let host = Host::with_cni();
+fn a_configuration_that_goes_away_is_waited_for_also_after_a_restart(mode: Mode) {
+    let host = Host::with_cni(mode);
     let network = host.network();
     assert!(network.readiness().ready);
     host.remove_configuration();
@@ -50,18 +49,16 @@ fn a_configuration_that_goes_away_is_waited_for_also_after_a_restart() {
     assert_eq!(Pod::new(1).attach(&network).unwrap().ips[0], ip("10.9.0.7"));
 }
 
-#[test]
-fn an_invalid_configuration_is_a_sign_too() {
-    let host = Host::with_cni();
+fn an_invalid_configuration_is_a_sign_too(mode: Mode) {
+    let host = Host::with_cni(mode);
     std::fs::write(host.config.cni_conf_dir.join("10-net.conflist"), "{").unwrap();
     assert_eq!(host.network().readiness().reason, "InvalidCniConfig");
     host.remove_configuration();
     waits(&host, "a CNI configuration was seen in");
 }
 
-#[test]
-fn a_kubelets_files_and_its_pod_cidr_are_signs() {
-    let host = Host::new();
+fn a_kubelets_files_and_its_pod_cidr_are_signs(mode: Mode) {
+    let host = Host::new(mode);
     std::fs::write(&host.config.kubelet_files[0], "").unwrap();
     waits(&host, "kubelet.conf");
     std::fs::remove_file(&host.config.kubelet_files[0]).unwrap();
@@ -73,9 +70,8 @@ fn a_kubelets_files_and_its_pod_cidr_are_signs() {
     waits(&host, "the pod CIDR 10.244.7.0/24");
 }
 
-#[test]
-fn on_means_the_bridge_whatever_else_is_there() {
-    let mut host = Host::with_cni();
+fn on_means_the_bridge_whatever_else_is_there(mode: Mode) {
+    let mut host = Host::with_cni(mode);
     host.config.builtin = Builtin::On;
     std::fs::write(&host.config.kubelet_files[0], "").unwrap();
     let network = host.network();
@@ -85,9 +81,8 @@ fn on_means_the_bridge_whatever_else_is_there() {
     assert_eq!(host.read("calls"), "");
 }
 
-#[test]
-fn off_means_never_the_bridge() {
-    let mut host = Host::new();
+fn off_means_never_the_bridge(mode: Mode) {
+    let mut host = Host::new(mode);
     host.config.builtin = Builtin::Off;
     let network = host.network();
     let readiness = network.readiness();
@@ -99,9 +94,8 @@ fn off_means_never_the_bridge() {
     assert!(pod_links().is_empty());
 }
 
-#[test]
-fn pods_left_on_the_bridge_are_reported_and_it_goes_after_the_last() {
-    let host = Host::new();
+fn pods_left_on_the_bridge_are_reported_and_it_goes_after_the_last(mode: Mode) {
+    let host = Host::new(mode);
     let network = host.network();
     let pods = [1, 2, 3, 4].map(Pod::new);
     for pod in &pods {
@@ -119,20 +113,29 @@ fn pods_left_on_the_bridge_are_reported_and_it_goes_after_the_last() {
         "{message}"
     );
     network.reconcile(&HashSet::new());
-    assert!(link::index("wharf0").unwrap().is_some() && nft::has_table().unwrap());
+    assert!(has_gateway(mode) && nft::has_table().unwrap());
     for pod in pods {
         network.detach(&pod.id, None).unwrap();
     }
     assert_eq!(network.readiness().message, "");
     network.reconcile(&HashSet::new());
-    assert!(link::index("wharf0").unwrap().is_none() && !nft::has_table().unwrap());
+    assert!(!has_gateway(mode) && !nft::has_table().unwrap());
 }
 
-#[test]
-fn pods_of_plugins_that_an_earlier_version_attached_are_a_sign() {
-    let host = Host::with_cni();
+fn pods_of_plugins_that_an_earlier_version_attached_are_a_sign(mode: Mode) {
+    let host = Host::with_cni(mode);
     Pod::new(1).attach(&host.network()).unwrap();
     std::fs::remove_file(host.config.state_dir.join("settings/cni-seen")).unwrap();
     host.remove_configuration();
     waits(&host, "a CNI configuration was seen in");
+}
+
+in_both_modes! {
+    a_configuration_that_goes_away_is_waited_for_also_after_a_restart,
+    an_invalid_configuration_is_a_sign_too,
+    a_kubelets_files_and_its_pod_cidr_are_signs,
+    on_means_the_bridge_whatever_else_is_there,
+    off_means_never_the_bridge,
+    pods_left_on_the_bridge_are_reported_and_it_goes_after_the_last,
+    pods_of_plugins_that_an_earlier_version_attached_are_a_sign,
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use wharf_types::{ErrorKind, Failure};
 
 use super::fixture::{Host, Pod, ask, id, ip, pod_links, tcp};
-use crate::Error;
+use crate::{Error, Mode};
 
 /// Keeps what it was called with, prints a result.
 pub(super) const GOOD: &str = r#"
@@ -51,7 +51,7 @@ impl Host {
 
     /// A host with one plugin.
     fn with_plugin(script: &str) -> Self {
-        let mut host = Self::new();
+        let mut host = Self::new(Mode::Routed);
         host.config.cni_add_deadline = Duration::from_secs(20);
         host.plugin("one", script);
         host.configure(json!([{ "type": "one" }]));
@@ -61,7 +61,7 @@ impl Host {
 
 #[test]
 fn a_chain_is_run_forwards_and_backwards() {
-    let host = Host::new();
+    let host = Host::new(Mode::Routed);
     host.plugin("one", GOOD);
     host.plugin("two", GOOD);
     host.configure(json!([
@@ -173,7 +173,7 @@ fn what_is_no_result_is_refused() {
 
 #[test]
 fn a_missing_plugin_and_a_type_with_a_slash_are_reported() {
-    let host = Host::new();
+    let host = Host::new(Mode::Routed);
     host.configure(json!([{ "type": "missing" }]));
     let network = host.network();
     let readiness = network.readiness();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::cni::GOOD;
 use super::fixture::{Host, Pod};
-use crate::{Network, Readiness};
+use crate::{Mode, Network, Readiness};
 
 /// Longer than an answer counts and a chain may take together.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -16,7 +16,7 @@ const LOOK_MS: u16 = 20;
 
 /// A host with a plugin whose STATUS runs this.
 fn host(status: &str) -> Host {
-    let host = Host::new();
+    let host = Host::new(Mode::Routed);
     host.plugin("one", GOOD);
     host.plugin("two", &format!("[ $CNI_COMMAND = STATUS ] && {{ {status}; }}\n{GOOD}"));
     host.configure_version(

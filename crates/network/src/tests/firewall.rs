@@ -3,17 +3,21 @@
 use std::collections::HashSet;
 
 use super::fixture::{Host, Pod, ask, ip, neighbour, sh, tcp};
-use crate::Network;
+use crate::{Mode, Network};
 
 /// `iptables -S`, so that it can read what wharf wrote, of one chain.
 fn rules(program: &str, chain: &str) -> String {
     sh(&format!("{program} -S {chain} 2>&1"))
 }
 
-const ACCEPTS: [&str; 2] = [
-    "-i wharf0 -m comment --comment wharf -j ACCEPT",
-    "-o wharf0 -m conntrack --ctstate RELATED,ESTABLISHED,DNAT",
-];
+/// What iptables shows of the rules for pods.
+fn accepts(mode: Mode) -> [String; 2] {
+    let links = if mode == Mode::Bridge { "wharf0" } else { "wh+" };
+    [
+        format!("-i {links} -m comment --comment wharf -j ACCEPT"),
+        format!("-o {links} -m conntrack --ctstate RELATED,ESTABLISHED,DNAT"),
+    ]
+}
 
 /// A pod that reaches the world, is reached by its host port, and by nothing else from outside.
 fn reaches(network: &Network, pod: &Pod, outsider: &Pod) {
@@ -35,9 +39,8 @@ fn reaches(network: &Network, pod: &Pod, outsider: &Pod) {
     assert_eq!(routed.unwrap_err().kind(), std::io::ErrorKind::TimedOut, "the firewall is still one");
 }
 
-#[test]
-fn pods_pass_a_policy_of_drop_and_leave_it_as_it_was() {
-    let host = Host::new();
+fn pods_pass_a_policy_of_drop_and_leave_it_as_it_was(mode: Mode) {
+    let host = Host::new(mode);
     let outsider = neighbour();
     sh("iptables -P FORWARD DROP; ip6tables -P FORWARD DROP");
     let before = (rules("iptables", ""), rules("ip6tables", ""));
@@ -46,7 +49,7 @@ fn pods_pass_a_policy_of_drop_and_leave_it_as_it_was() {
     reaches(&network, &pod, &outsider);
     for program in ["iptables", "ip6tables"] {
         let found = rules(program, "FORWARD");
-        assert!(ACCEPTS.iter().all(|accept| found.contains(accept)), "{found}");
+        assert!(accepts(mode).iter().all(|accept| found.contains(accept)), "{found}");
     }
     network.reconcile(&HashSet::new());
     assert_eq!(rules("iptables", "FORWARD").lines().count(), 3, "once each");
@@ -58,9 +61,8 @@ fn pods_pass_a_policy_of_drop_and_leave_it_as_it_was() {
     assert_eq!((rules("iptables", ""), rules("ip6tables", "")), before);
 }
 
-#[test]
-fn a_firewall_that_comes_later_or_is_loaded_anew_is_passed_after_the_next_look() {
-    let host = Host::new();
+fn a_firewall_that_comes_later_or_is_loaded_anew_is_passed_after_the_next_look(mode: Mode) {
+    let host = Host::new(mode);
     let outsider = neighbour();
     let network = host.network();
     let pod = Pod::new(1);
@@ -114,32 +116,38 @@ const UFW: &str = "
     iptables -A ufw-before-forward -j ufw-user-forward
     iptables -A ufw-reject-forward -j DROP";
 
-#[test]
-fn pods_pass_the_rules_of_docker_and_of_ufw() {
+fn pods_pass_the_rules_of_docker_and_of_ufw(mode: Mode) {
     for set in [DOCKER, UFW] {
-        let host = Host::new();
+        let host = Host::new(mode);
         let outsider = neighbour();
         sh(set);
         let network = host.network();
         reaches(&network, &Pod::new(1), &outsider);
         if set == DOCKER {
             let found = rules("iptables", "DOCKER-USER");
-            assert!(ACCEPTS.iter().all(|accept| found.contains(accept)), "{found}");
+            assert!(accepts(mode).iter().all(|accept| found.contains(accept)), "{found}");
         }
         sh("iptables-save | iptables-restore");
     }
 }
 
-#[test]
-fn a_firewall_that_is_not_iptables_is_told() {
-    let host = Host::new();
+fn a_firewall_that_is_not_iptables_is_told(mode: Mode) {
+    let host = Host::new(mode);
     sh("nft add table inet mine
         nft 'add chain inet mine forward { type filter hook forward priority 0; policy drop; }'");
     let network = host.network();
     Pod::new(1).attach(&network).unwrap();
     let readiness = network.readiness();
     assert!(readiness.ready && readiness.message.contains("chain mine forward drops"), "{readiness:?}");
-    sh("nft 'add rule inet mine forward iifname wharf0 accept'");
+    let links = if mode == Mode::Bridge { "wharf0" } else { "\"wh*\"" };
+    sh(&format!("nft 'add rule inet mine forward iifname {links} accept'"));
     network.reconcile(&HashSet::new());
     assert_eq!(network.readiness().message, "", "somebody has thought of it");
+}
+
+in_both_modes! {
+    pods_pass_a_policy_of_drop_and_leave_it_as_it_was,
+    a_firewall_that_comes_later_or_is_loaded_anew_is_passed_after_the_next_look,
+    pods_pass_the_rules_of_docker_and_of_ufw,
+    a_firewall_that_is_not_iptables_is_told,
 }

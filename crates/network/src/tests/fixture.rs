@@ -12,7 +12,8 @@ use wharf_types::PodId;
 
 use crate::netlink::{Family, Socket};
 use crate::{
-    Attachment, Builtin, BuiltinConfig, Config, Dns, Error, Network, PodAddresses, PortMapping, Protocol,
+    Attachment, Builtin, BuiltinConfig, Config, Dns, Error, Mode, Network, PodAddresses, PortMapping,
+    Protocol,
 };
 use crate::{link, netns};
 
@@ -25,11 +26,11 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub(super) fn new() -> Self {
-        Self::with_subnets("10.88.0.0/24,fd00:88::/64")
+    pub(super) fn new(mode: Mode) -> Self {
+        Self::with_subnets(mode, "10.88.0.0/24,fd00:88::/64")
     }
 
-    pub(super) fn with_subnets(subnets: &str) -> Self {
+    pub(super) fn with_subnets(mode: Mode, subnets: &str) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root");
         link::set_up(&Socket::open(Family::Route).unwrap(), link::LOOPBACK).unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -41,6 +42,7 @@ impl Host {
             cni_delete_deadline: Config::DELETE_DEADLINE,
             builtin: Builtin::Auto,
             builtin_network: BuiltinConfig {
+                mode,
                 bridge: "wharf0".into(),
                 subnets: subnets.parse().unwrap(),
                 mtu: None,
@@ -184,32 +186,32 @@ pub(super) fn tcp(host_port: u16, container_port: u16) -> PortMapping {
 /// The host's ends of pods, by name.
 pub(super) fn pod_links() -> Vec<String> {
     let links = link::list(&Socket::open(Family::Route).unwrap()).unwrap();
-    links.into_iter().filter(|link| link.kind == "veth").map(|link| link.name).collect()
+    let is_pods = |link: &link::Link| link.kind == "veth" && link.name.starts_with("wh");
+    links.into_iter().filter(is_pods).map(|link| link.name).collect()
+}
+
+/// Whether there is what pods find the host by: the bridge, or the gateway's address.
+pub(super) fn has_gateway(mode: Mode) -> bool {
+    match mode {
+        Mode::Routed => sh(
+            "ip -o address show dev lo; for family in -4 -6; do ip $family route show type unreachable; done",
+        )
+        .contains("88"),
+        Mode::Bridge => link::index("wharf0").unwrap().is_some(),
+    }
 }
 
 /// A neighbour of the host in the network 192.0.2.0/24: the host is .1, the neighbour .2 with the host as its router.
 pub(super) fn neighbour() -> Pod {
     let pod = Pod::new(0xee);
-    let outside = Socket::open(Family::Route).unwrap();
-    link::create_bridge(&outside, "lan0", [2, 0, 0, 0, 0, 1], None).unwrap();
-    let lan = link::index("lan0").unwrap().unwrap();
-    link::add_address(&outside, lan, ip("192.0.2.1"), 24).unwrap();
-    let veth = link::Veth {
-        name: "lan1",
-        bridge: lan,
-        mtu: None,
-        peer_name: "eth0",
-        peer_address: [2, 0, 0, 0, 0, 2],
-        peer_netns: pod.netns.as_fd(),
-    };
-    link::create_veth(&outside, &veth).unwrap();
+    let netns = pod.path().display().to_string();
+    sh(&format!(
+        "ip link add lan0 type bridge; ip address add 192.0.2.1/24 dev lan0; ip link set lan0 up
+         ip link add lan1 type veth peer name lan2; ip link set lan1 up master lan0; ip link set lan2 netns {netns}"
+    ));
     pod.inside(|| {
-        let inside = Socket::open(Family::Route).unwrap();
-        let index = link::index("eth0").unwrap().unwrap();
-        link::set_up(&inside, index).unwrap();
-        link::set_up(&inside, link::LOOPBACK).unwrap();
-        link::add_address(&inside, index, ip("192.0.2.2"), 24).unwrap();
-        link::add_default_route(&inside, index, ip("192.0.2.1")).unwrap();
+        sh("ip link set lo up; ip link set lan2 name eth0; ip link set eth0 up
+            ip address add 192.0.2.2/24 dev eth0; ip route add default via 192.0.2.1")
     });
     pod
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, UdpSocket};
 
 use super::fixture::{Host, Pod, ask, ip, neighbour, sh};
+use crate::Mode;
 
 /// An address of the pods' range that nobody has: to send there is to ask all for it, and to tell all who asks.
 const NOBODY: &str = "10.88.0.99:9";
@@ -20,9 +21,8 @@ fn believe_the_latest() {
     sh("for file in /proc/sys/net/ipv4/neigh/*/locktime; do echo 0 >$file; done");
 }
 
-#[test]
-fn the_host_finds_a_pod_whatever_another_says() {
-    let host = Host::new();
+fn the_host_finds_a_pod_whatever_another_says(mode: Mode) {
+    let host = Host::new(mode);
     let network = host.network();
     let (victim, thief) = (Pod::new(1), Pod::new(2));
     let addresses = victim.attach(&network).unwrap();
@@ -34,9 +34,8 @@ fn the_host_finds_a_pod_whatever_another_says() {
     assert_eq!(ask(addresses.ips[0], 80).unwrap(), ip("10.88.0.1"));
 }
 
-#[test]
-fn a_pod_finds_the_gateway_whatever_another_says() {
-    let host = Host::new();
+fn a_pod_finds_the_gateway_whatever_another_says(mode: Mode) {
+    let host = Host::new(mode);
     let network = host.network();
     let outsider = neighbour();
     outsider.serve(80);
@@ -56,7 +55,7 @@ fn a_pod_finds_the_gateway_whatever_another_says() {
 
 #[test]
 fn the_bridge_does_not_learn_from_frames() {
-    let host = Host::new();
+    let host = Host::new(Mode::Bridge);
     let network = host.network();
     let (victim, thief) = (Pod::new(1), Pod::new(2));
     let addresses = victim.attach(&network).unwrap();
@@ -74,25 +73,28 @@ fn the_bridge_does_not_learn_from_frames() {
     assert!(!learned.contains("02:77:0a:58:00:63"), "{learned}");
 }
 
-#[test]
-fn a_pod_is_known_as_long_as_it_is_there_also_after_a_restart() {
-    let host = Host::new();
+fn a_pod_is_known_as_long_as_it_is_there_also_after_a_restart(mode: Mode) {
+    let host = Host::new(mode);
     let network = host.network();
     let (pod, other) = (Pod::new(1), Pod::new(2));
     let addresses = pod.attach(&network).unwrap();
-    let known = || sh("ip neighbour show dev wharf0 nud permanent");
+    let known = || sh("ip neighbour show nud permanent");
     let network = host.network();
     other.attach(&network).unwrap();
     assert!(addresses.ips.iter().all(|ip| known().contains(&ip.to_string())), "{}", known());
     for gone in [pod, other] {
         network.detach(&gone.id, Some(&gone.path())).unwrap();
+        // What is known of a routed pod goes with its link.
+        if mode == Mode::Routed {
+            sh(&format!("ip link delete wh{}", gone.id.short()));
+        }
     }
     assert_eq!(known(), "");
 }
 
 #[test]
 fn a_bridge_that_others_made_keeps_its_hardware_address() {
-    let host = Host::new();
+    let host = Host::new(Mode::Bridge);
     sh("ip link add wharf0 type bridge");
     let hardware = || sh("ip -o link show wharf0 | sed 's/.*ether \\([^ ]*\\).*/\\1/'");
     let before = hardware();
@@ -102,4 +104,10 @@ fn a_bridge_that_others_made_keeps_its_hardware_address() {
         pod.attach(&network).unwrap();
     }
     assert_eq!(hardware(), before);
+}
+
+in_both_modes! {
+    the_host_finds_a_pod_whatever_another_says,
+    a_pod_finds_the_gateway_whatever_another_says,
+    a_pod_is_known_as_long_as_it_is_there_also_after_a_restart,
 }

@@ -6,17 +6,15 @@ use std::net::UdpSocket;
 use wharf_types::{ErrorKind, Failure};
 
 use super::fixture::{Host, LIMIT, Pod, ask, ask_udp, ip, knock, neighbour, tcp};
-use crate::{PortMapping, Protocol, nft};
+use crate::{Mode, PortMapping, Protocol, nft};
 
-#[test]
-fn a_host_port_leads_to_the_pod_from_everywhere() {
-    reach_from_everywhere(&Host::new());
+fn a_host_port_leads_to_the_pod_from_everywhere(mode: Mode) {
+    reach_from_everywhere(&Host::new(mode));
 }
 
 /// Kernels differ in whether bridged frames pass the IP hooks; both must do.
-#[test]
-fn a_host_port_leads_to_the_pod_without_filtering_on_the_bridge() {
-    let host = Host::new();
+fn a_host_port_leads_to_the_pod_without_filtering_on_the_bridge(mode: Mode) {
+    let host = Host::new(mode);
     for name in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
         let setting = format!("/proc/sys/net/bridge/{name}");
         // Without br_netfilter there is no setting, and this is the other test over again.
@@ -59,9 +57,8 @@ fn reach_from_everywhere(host: &Host) {
     assert_eq!(nft::elements().unwrap(), []);
 }
 
-#[test]
-fn an_address_and_udp_can_be_asked_for() {
-    let host = Host::new();
+fn an_address_and_udp_can_be_asked_for(mode: Mode) {
+    let host = Host::new(mode);
     let network = host.network();
     let pod = Pod::new(1);
     let by_address = PortMapping { host_ip: Some(ip("127.0.0.1")), ..tcp(12000, 80) };
@@ -77,9 +74,8 @@ fn an_address_and_udp_can_be_asked_for() {
     assert_eq!(ask_udp(ip("127.0.0.1"), 12000).unwrap(), ip("10.88.0.1"));
 }
 
-#[test]
-fn a_udp_sender_that_keeps_its_port_reaches_each_next_pod() {
-    let host = Host::new();
+fn a_udp_sender_that_keeps_its_port_reaches_each_next_pod(mode: Mode) {
+    let host = Host::new(mode);
     let network = host.network();
     let outsider = neighbour();
     let udp = PortMapping { protocol: Protocol::Udp, ..tcp(12000, 53) };
@@ -104,9 +100,8 @@ fn a_udp_sender_that_keeps_its_port_reaches_each_next_pod() {
     }
 }
 
-#[test]
-fn what_others_still_send_reaches_no_pod_that_has_the_address_next() {
-    let host = Host::with_subnets("10.88.0.0/30");
+fn what_others_still_send_reaches_no_pod_that_has_the_address_next(mode: Mode) {
+    let host = Host::with_subnets(mode, "10.88.0.0/30");
     let network = host.network();
     let outsider = neighbour();
     let world = outsider.inside(|| UdpSocket::bind("192.0.2.2:9").unwrap());
@@ -149,9 +144,8 @@ fn what_others_still_send_reaches_no_pod_that_has_the_address_next() {
     assert_eq!(&buffer[..len], b"for the second");
 }
 
-#[test]
-fn undoing_leaves_the_port_of_another_pod_alone() {
-    let host = Host::new();
+fn undoing_leaves_the_port_of_another_pod_alone(mode: Mode) {
+    let host = Host::new(mode);
     let network = host.network();
     let (one, two) = (Pod::new(1), Pod::new(2));
     one.attach_with(&network, &[tcp(12000, 80)]).unwrap();
@@ -166,17 +160,15 @@ fn undoing_leaves_the_port_of_another_pod_alone() {
     ask(ip("127.0.0.1"), 12000).unwrap();
 }
 
-#[test]
-fn a_port_of_a_family_that_pods_lack_is_refused() {
-    let host = Host::with_subnets("10.88.0.0/24");
+fn a_port_of_a_family_that_pods_lack_is_refused(mode: Mode) {
+    let host = Host::with_subnets(mode, "10.88.0.0/24");
     let ipv6 = PortMapping { host_ip: Some(ip("::1")), ..tcp(12000, 80) };
     let error = Pod::new(1).attach_with(&host.network(), &[ipv6]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
 }
 
-#[test]
-fn two_pods_cannot_have_one_port() {
-    let host = Host::new();
+fn two_pods_cannot_have_one_port(mode: Mode) {
+    let host = Host::new(mode);
     let network = host.network();
     let (one, two) = (Pod::new(1), Pod::new(2));
     one.attach_with(&network, &[tcp(12000, 80)]).unwrap();
@@ -189,9 +181,8 @@ fn two_pods_cannot_have_one_port() {
     two.attach_with(&network, &[tcp(12000, 80)]).unwrap();
 }
 
-#[test]
-fn many_ports_fit_and_are_shown_as_nft_would() {
-    let host = Host::new();
+fn many_ports_fit_and_are_shown_as_nft_would(mode: Mode) {
+    let host = Host::new(mode);
     let network = host.network();
     let pod = Pod::new(1);
     let ports: Vec<PortMapping> = (20000..20500).map(|port| tcp(port, port)).collect();
@@ -202,4 +193,16 @@ fn many_ports_fit_and_are_shown_as_nft_would() {
     ask(ip("127.0.0.1"), 20499).unwrap();
     network.detach(&pod.id, None).unwrap();
     assert_eq!(nft::elements().unwrap(), []);
+}
+
+in_both_modes! {
+    a_host_port_leads_to_the_pod_from_everywhere,
+    a_host_port_leads_to_the_pod_without_filtering_on_the_bridge,
+    an_address_and_udp_can_be_asked_for,
+    a_udp_sender_that_keeps_its_port_reaches_each_next_pod,
+    what_others_still_send_reaches_no_pod_that_has_the_address_next,
+    undoing_leaves_the_port_of_another_pod_alone,
+    a_port_of_a_family_that_pods_lack_is_refused,
+    two_pods_cannot_have_one_port,
+    many_ports_fit_and_are_shown_as_nft_would,
 }

@@ -4,13 +4,12 @@ use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::fixture::{Host, Pod, ask, id, ip, pod_links, tcp};
+use super::fixture::{Host, Pod, ask, has_gateway, id, ip, pod_links, sh, tcp};
 use crate::netlink::{Family, Socket};
-use crate::{Attachment, link, nft};
+use crate::{Attachment, Mode, link, nft};
 
-#[test]
-fn leases_and_ports_are_known_after_a_restart() {
-    let host = Host::new();
+fn leases_and_ports_are_known_after_a_restart(mode: Mode) {
+    let host = Host::new(mode);
     let network = host.network();
     let (one, two) = (Pod::new(1), Pod::new(2));
     let first = one.attach_with(&network, &[tcp(12000, 80)]).unwrap();
@@ -26,9 +25,8 @@ fn leases_and_ports_are_known_after_a_restart() {
     assert_eq!(nft::elements().unwrap(), []);
 }
 
-#[test]
-fn no_rule_is_put_back_for_a_pod_that_is_detached_meanwhile() {
-    let host = Host::new();
+fn no_rule_is_put_back_for_a_pod_that_is_detached_meanwhile(mode: Mode) {
+    let host = Host::new(mode);
     let network = host.network();
     let pod = Pod::new(1);
     let live = HashSet::from([pod.id.clone()]);
@@ -51,9 +49,8 @@ fn no_rule_is_put_back_for_a_pod_that_is_detached_meanwhile() {
     assert_eq!(left, 0, "rounds that failed or left a rule");
 }
 
-#[test]
-fn everything_of_dead_pods_is_found_in_the_kernel_alone() {
-    let host = Host::new();
+fn everything_of_dead_pods_is_found_in_the_kernel_alone(mode: Mode) {
+    let host = Host::new(mode);
     let network = host.network();
     let (dead, live) = (Pod::new(1), Pod::new(2));
     dead.attach_with(&network, &[tcp(12000, 80)]).unwrap();
@@ -71,9 +68,8 @@ fn everything_of_dead_pods_is_found_in_the_kernel_alone() {
     ask(ip("127.0.0.1"), 13000).unwrap();
 }
 
-#[test]
-fn a_pod_attached_by_this_process_is_never_swept_away() {
-    let host = Host::new();
+fn a_pod_attached_by_this_process_is_never_swept_away(mode: Mode) {
+    let host = Host::new(mode);
     let network = host.network();
     let pod = Pod::new(1);
     pod.attach(&network).unwrap();
@@ -81,14 +77,12 @@ fn a_pod_attached_by_this_process_is_never_swept_away() {
     assert_eq!(pod_links().len(), 1);
 }
 
-#[test]
-fn a_link_whose_label_is_missing_is_removed_unless_a_lease_has_its_name() {
-    let host = Host::new();
+fn a_link_whose_label_is_missing_is_removed_unless_a_lease_has_its_name(mode: Mode) {
+    let host = Host::new(mode);
     let pod = Pod::new(1);
     pod.attach(&host.network()).unwrap();
-    let socket = Socket::open(Family::Route).unwrap();
     let name = pod_links().remove(0);
-    link::label_port(&socket, &name, "").unwrap();
+    sh(&format!("ip link set {name} alias ''"));
     assert_eq!(host.network().reconcile(&HashSet::from([pod.id.clone()])), 0);
     assert_eq!(pod_links().len(), 1);
     std::fs::remove_dir_all(&host.config.state_dir).unwrap();
@@ -96,9 +90,8 @@ fn a_link_whose_label_is_missing_is_removed_unless_a_lease_has_its_name() {
     assert!(pod_links().is_empty());
 }
 
-#[test]
-fn an_attach_that_was_cut_short_is_done_again() {
-    let host = Host::new();
+fn an_attach_that_was_cut_short_is_done_again(mode: Mode) {
+    let host = Host::new(mode);
     let pod = Pod::new(1);
     let first = pod.attach_with(&host.network(), &[tcp(12000, 80)]).unwrap();
     // A killed daemon leaves all of it; the retry comes with the same id and namespace.
@@ -110,9 +103,8 @@ fn an_attach_that_was_cut_short_is_done_again() {
     assert_eq!(nft::elements().unwrap().len(), 2);
 }
 
-#[test]
-fn a_detach_that_was_cut_short_keeps_the_address_until_the_link_is_gone() {
-    let host = Host::with_subnets("10.88.0.0/29");
+fn a_detach_that_was_cut_short_keeps_the_address_until_the_link_is_gone(mode: Mode) {
+    let host = Host::with_subnets(mode, "10.88.0.0/29");
     let network = host.network();
     let pod = Pod::new(1);
     pod.attach(&network).unwrap();
@@ -131,9 +123,8 @@ fn a_detach_that_was_cut_short_keeps_the_address_until_the_link_is_gone() {
     );
 }
 
-#[test]
-fn a_bridge_and_rules_that_someone_removed_come_back() {
-    let host = Host::new();
+fn a_bridge_and_rules_that_someone_removed_come_back(mode: Mode) {
+    let host = Host::new(mode);
     let network = host.network();
     let (one, two, three) = (Pod::new(1), Pod::new(2), Pod::new(3));
     one.attach_with(&network, &[tcp(12000, 80)]).unwrap();
@@ -145,39 +136,42 @@ fn a_bridge_and_rules_that_someone_removed_come_back() {
     nft::delete_table().unwrap();
     network.reconcile(&HashSet::new());
     ask(ip("127.0.0.1"), 12000).unwrap();
-    link::delete(&Socket::open(Family::Route).unwrap(), "wharf0").unwrap();
+    match mode {
+        Mode::Routed => {
+            drop(sh("ip address delete 10.88.0.1/32 dev lo; ip -6 route delete unreachable fd00:88::/64"))
+        }
+        Mode::Bridge => link::delete(&Socket::open(Family::Route).unwrap(), "wharf0").unwrap(),
+    }
+    network.reconcile(&HashSet::new());
     let third = three.attach(&network).unwrap();
     three.serve(80);
     ask(third.ips[0], 80).unwrap();
 }
 
-#[test]
-fn nothing_is_left_of_a_bridge_that_is_demolished_and_an_attach_makes_it_again() {
-    let host = Host::new();
+fn nothing_is_left_of_a_bridge_that_is_demolished_and_an_attach_makes_it_again(mode: Mode) {
+    let host = Host::new(mode);
     let network = host.network();
     network.demolish().unwrap();
     let one = Pod::new(1);
     one.attach_with(&network, &[tcp(12000, 80)]).unwrap();
     network.detach(&one.id, None).unwrap();
     network.demolish().unwrap();
-    let socket = Socket::open(Family::Route).unwrap();
-    assert!(link::get(&socket, "wharf0").unwrap().is_none());
+    assert!(!has_gateway(mode));
     assert!(nft::elements().unwrap().is_empty());
     one.attach(&network).unwrap();
-    assert!(link::get(&socket, "wharf0").unwrap().is_some());
+    assert!(has_gateway(mode));
 }
 
 #[test]
 fn a_link_of_another_kind_is_not_demolished() {
-    let mut host = Host::new();
+    let mut host = Host::new(Mode::Bridge);
     host.config.builtin_network.bridge = "lo".into();
     host.network().demolish().unwrap();
     assert!(link::get(&Socket::open(Family::Route).unwrap(), "lo").unwrap().is_some());
 }
 
-#[test]
-fn damaged_state_is_set_aside() {
-    let host = Host::new();
+fn damaged_state_is_set_aside(mode: Mode) {
+    let host = Host::new(mode);
     drop(host.network());
     for file in [
         format!("leases/{}", id(1)),
@@ -193,9 +187,8 @@ fn damaged_state_is_set_aside() {
     Pod::new(1).attach(&network).unwrap();
 }
 
-#[test]
-fn pods_attach_side_by_side() {
-    let host = Host::new();
+fn pods_attach_side_by_side(mode: Mode) {
+    let host = Host::new(mode);
     let network = host.network();
     let pods: Vec<Pod> = (1..=20).map(Pod::new).collect();
     let ips = std::thread::scope(|scope| {
@@ -218,4 +211,18 @@ fn pods_attach_side_by_side() {
     };
     assert!(network.attach(&missing).is_err(), "a namespace has one eth0");
     assert_eq!(pod_links().len(), 20);
+}
+
+in_both_modes! {
+    leases_and_ports_are_known_after_a_restart,
+    no_rule_is_put_back_for_a_pod_that_is_detached_meanwhile,
+    everything_of_dead_pods_is_found_in_the_kernel_alone,
+    a_pod_attached_by_this_process_is_never_swept_away,
+    a_link_whose_label_is_missing_is_removed_unless_a_lease_has_its_name,
+    an_attach_that_was_cut_short_is_done_again,
+    a_detach_that_was_cut_short_keeps_the_address_until_the_link_is_gone,
+    a_bridge_and_rules_that_someone_removed_come_back,
+    nothing_is_left_of_a_bridge_that_is_demolished_and_an_attach_makes_it_again,
+    damaged_state_is_set_aside,
+    pods_attach_side_by_side,
 }

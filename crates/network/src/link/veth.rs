@@ -1,0 +1,131 @@
+//! Veth pairs: one end on the host, the other in a pod.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+
+use super::{
+    ALIAS, FLAG_UP, GROUP, HARDWARE, INFO, INFO_KIND, MASTER, NAME, NEW_LINK, PODS_GROUP, header, put_mtu,
+};
+use crate::netlink::{self, IPV4, IPV6, Message, Socket};
+use crate::sysctl::Ipv6;
+
+const BY_FAMILY: u16 = 26;
+const NETNS_FD: u16 = 28;
+const SENDING_QUEUES: u16 = 31;
+const RECEIVING_QUEUES: u16 = 32;
+const INFO_DATA: u16 = 2;
+const INFO_PORT_KIND: u16 = 4;
+const INFO_PORT_DATA: u16 = 5;
+const PORT_HAIRPIN: u16 = 4;
+const PORT_LEARNING: u16 = 8;
+const PEER: u16 = 1;
+
+const IPV4_SETTINGS: u16 = 1;
+const IPV4_ACCEPT_REDIRECTS: u16 = 4;
+const IPV4_ROUTE_LOCALNET: u16 = 26;
+const IPV6_GENERATES: u16 = 8;
+const NOTHING: u8 = 1;
+
+/// Nothing is asked on the link, and no question is answered.
+const FLAG_NO_ARP: u32 = 1 << 7;
+
+/// What the host's end of a pair is to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum HostEnd {
+    /// A port of the bridge of this index.
+    Port { bridge: u32 },
+    /// A link of its own, with this hardware address.
+    Routed { hardware: [u8; 6] },
+}
+
+/// Both ends of a veth pair to be made.
+#[derive(Debug)]
+pub(crate) struct Veth<'a> {
+    pub(crate) name: &'a str,
+    /// Of the host's end.
+    pub(crate) index: u32,
+    pub(crate) end: HostEnd,
+    pub(crate) mtu: Option<u32>,
+    pub(crate) peer_name: &'a str,
+    pub(crate) peer_index: u32,
+    pub(crate) peer_hardware: [u8; 6],
+    pub(crate) peer_netns: BorrowedFd<'a>,
+}
+
+impl Veth<'_> {
+    /// Makes the pair in one message: a port up and in its bridge, a routed link not up before it is dressed, the peer in
+    /// the pod's namespace. The peer cannot be up yet: the kernel brings it up before the pair is joined, and fails.
+    pub(crate) fn create(&self, socket: &Socket) -> Result<(), Errno> {
+        let flags = if matches!(self.end, HostEnd::Port { .. }) { FLAG_UP } else { 0 };
+        let mut message =
+            Message::new(NEW_LINK, netlink::CREATE | netlink::EXCL).fixed(&header(self.index, flags));
+        message.text(NAME, self.name);
+        match self.end {
+            HostEnd::Port { bridge } => message.attribute(MASTER, &bridge.to_ne_bytes()),
+            HostEnd::Routed { hardware } => {
+                message.attribute(HARDWARE, &hardware);
+                message.attribute(GROUP, &PODS_GROUP.to_ne_bytes());
+            }
+        }
+        put_size(&mut message, self.mtu);
+        message.nest(INFO, |info| {
+            info.attribute(INFO_KIND, b"veth");
+            info.nest(INFO_DATA, |data| data.nest(PEER, |peer| self.put_peer(peer)));
+        });
+        socket.request(message)
+    }
+
+    fn put_peer(&self, peer: &mut Message) {
+        peer.put(&header(self.peer_index, 0));
+        peer.text(NAME, self.peer_name);
+        peer.attribute(HARDWARE, &self.peer_hardware);
+        put_size(peer, self.mtu);
+        peer.attribute(NETNS_FD, &self.peer_netns.as_raw_fd().to_ne_bytes());
+    }
+}
+
+/// veth would make a pair of queues for each CPU there may ever be, which costs time and memory, and a pod sends from few.
+fn put_size(message: &mut Message, mtu: Option<u32>) {
+    put_mtu(message, mtu);
+    for queues in [SENDING_QUEUES, RECEIVING_QUEUES] {
+        message.attribute(queues, &1_u32.to_ne_bytes());
+    }
+}
+
+/// The request that gives a bridge's port its alias, and lets frames go back out of it: where bridged frames pass the IP
+/// hooks (`br_netfilter`), a pod's connection to its own host port is one. What is behind it the bridge does not learn from
+/// frames, of which a pod can send any: one in the name of another pod would get that one's, and each new name costs memory.
+pub(crate) fn dress_port(index: u32, alias: &str) -> Message {
+    let mut message = Message::new(NEW_LINK, 0).fixed(&header(index, 0));
+    message.text(ALIAS, alias);
+    message.nest(INFO, |info| {
+        info.attribute(INFO_PORT_KIND, b"bridge");
+        info.nest(INFO_PORT_DATA, |data| {
+            data.attribute(PORT_HAIRPIN, &[1]);
+            data.attribute(PORT_LEARNING, &[0]);
+        });
+    });
+    message
+}
+
+/// The requests that give the host's end of a routed pair its alias and bring it up, so that the pod can tell the host
+/// nothing by it: no ARP, and no IPv6 address to which the pod could speak of neighbours and routers. Host ports of 127.0.0.1
+/// lead out by it (the rules keep everyone else out).
+pub(crate) fn dress_routed(index: u32, alias: &str, ipv6: Option<Ipv6>) -> [Message; 2] {
+    let mut settings = Message::new(NEW_LINK, 0).fixed(&header(index, 0));
+    settings.text(ALIAS, alias);
+    settings.nest(BY_FAMILY, |families| {
+        families.nest(IPV4.into(), |family| {
+            family.nest(IPV4_SETTINGS, |values| {
+                values.attribute(IPV4_ROUTE_LOCALNET, &1_u32.to_ne_bytes());
+                values.attribute(IPV4_ACCEPT_REDIRECTS, &0_u32.to_ne_bytes());
+            });
+        });
+        if ipv6.is_some() {
+            families.nest(IPV6.into(), |family| family.attribute(IPV6_GENERATES, &[NOTHING]));
+        }
+    });
+    // In one message the link would be up before it has the settings.
+    [settings, Message::new(NEW_LINK, 0).fixed(&header(index, FLAG_UP | FLAG_NO_ARP))]
+}
