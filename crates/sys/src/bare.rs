@@ -13,6 +13,7 @@ use nix::errno::Errno;
 
 use crate::clone::Child;
 use crate::error::{Error, Result};
+use crate::mapping::Mapping;
 use crate::raw::{self, Start};
 use crate::script::{Argument, Script, word};
 
@@ -41,17 +42,7 @@ struct Head {
 
 /// A script in memory of its own, with a stack for a process that has nothing else.
 #[derive(Debug)]
-pub struct Prepared {
-    base: *mut u8,
-    bytes: usize,
-}
-
-impl Drop for Prepared {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made for this value, which nobody borrows any more. There is nothing to do if it fails.
-        unsafe { libc::munmap(self.base.cast(), self.bytes) };
-    }
-}
+pub struct Prepared(Mapping);
 
 impl Script {
     /// Lays the script out in a mapping of its own, where all its addresses are known.
@@ -61,8 +52,8 @@ impl Script {
     pub fn prepare(&self) -> Result<Prepared> {
         let calls = STACK_BYTES + size_of::<Head>();
         let data = calls + self.calls.len() * size_of::<Call>();
-        let prepared = Prepared::map((data + self.data.len()).next_multiple_of(PAGE_BYTES))?;
-        let address = |offset: usize| prepared.base.wrapping_add(data + offset).expose_provenance();
+        let prepared = Prepared(Mapping::new((data + self.data.len()).next_multiple_of(PAGE_BYTES))?);
+        let address = |offset: usize| prepared.0.base().wrapping_add(data + offset).expose_provenance();
         let number = |number: i64| usize::try_from(number).unwrap_or(usize::MAX);
         let mut words = vec![number(self.line.into()), self.calls.len()];
         for draft in &self.calls {
@@ -87,25 +78,9 @@ impl Script {
 }
 
 impl Prepared {
-    fn map(bytes: usize) -> Result<Self> {
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a new mapping, wherever there is room for it.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0) };
-        if base == libc::MAP_FAILED {
-            return Err(Error::new("mmap", format!("{bytes} bytes"), Errno::last()));
-        }
-        Ok(Self { base: base.cast(), bytes })
-    }
-
     /// Behind the stack, which grows towards the beginning.
     fn head(&self) -> *mut Head {
-        self.base.wrapping_add(STACK_BYTES).cast()
-    }
-
-    fn range(&self) -> Range<usize> {
-        let start = self.base.expose_provenance();
-        start..start + self.bytes
+        self.0.base().wrapping_add(STACK_BYTES).cast()
     }
 
     /// Follows the script in this process, which ends with it.
@@ -126,7 +101,7 @@ impl Prepared {
         }
         forget_rseq();
         advise(0..END, libc::MADV_DONTFORK)?;
-        code().chain([self.range()]).try_for_each(|range| advise(range, libc::MADV_DOFORK))?;
+        code().chain([self.0.range()]).try_for_each(|range| advise(range, libc::MADV_DOFORK))?;
         Ok(Bare(self))
     }
 }

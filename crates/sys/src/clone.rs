@@ -12,7 +12,9 @@ use nix::errno::Errno;
 use nix::sched::CloneFlags;
 
 use crate::error::{Error, Named, Result};
+use crate::mapping::Mapping;
 use crate::process::{exit_now, prctl};
+use crate::raw;
 
 /// A witness that this process has one thread, which holds it: it cannot be sent to another one.
 #[derive(Debug)]
@@ -94,15 +96,7 @@ fn end_by_panic() {
 /// else.
 pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone> {
     let mut pidfd: libc::c_int = -1;
-    // SAFETY: all-zero bytes are a valid clone_args: plain integers, where 0 means unset.
-    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = flags | u64::from(libc::CLONE_PIDFD.cast_unsigned());
-    args.pidfd = (&raw mut pidfd).addr() as u64;
-    args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
-    if let Some(cgroup) = cgroup {
-        args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
-    }
+    let mut args = arguments(flags, cgroup, &mut pidfd);
     // SAFETY: `args` lives through the call and no stack is given, so this is a fork; that no lock is needed in the child
     // which another thread held is for the callers, of which all outside of this crate show a witness.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
@@ -114,6 +108,57 @@ pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone
     // SAFETY: the kernel stored a new descriptor there, which nobody else knows.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Clone::Parent { pid: i32::try_from(pid).unwrap_or(-1), pidfd })
+}
+
+fn arguments(flags: u64, cgroup: Option<BorrowedFd<'_>>, pidfd: &mut libc::c_int) -> libc::clone_args {
+    // SAFETY: all-zero bytes are a valid clone_args: plain integers, where 0 means unset.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags | u64::from(libc::CLONE_PIDFD.cast_unsigned());
+    args.pidfd = (&raw mut *pidfd).expose_provenance() as u64;
+    args.exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::from(cgroup.as_raw_fd().cast_unsigned());
+    }
+    args
+}
+
+/// More than the frames of a few system calls take, also where nothing is optimised.
+const STACK_BYTES: usize = 64 << 10;
+
+/// Makes a child in this process's memory, which runs `body` and becomes another program; this thread waits until then. Nothing
+/// is copied: a fork takes as long as the process is large, and after it each page costs its threads a fault when they write.
+///
+/// `body` may do what this thread may, which waits, and it returns only if the program could not be executed.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn clone_to_execute<T: FnMut(&Child)>(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: &mut T,
+) -> Result<OwnedFd> {
+    unsafe extern "C" fn run<T: FnMut(&Child)>(body: *mut T) -> ! {
+        // SAFETY: whoever lent it waits.
+        unsafe { (*body)(&Child::new()) };
+        exit_now(127)
+    }
+    // Not in this thread's own, of which each thread of a pool would keep the pages.
+    let stack = Mapping::new(STACK_BYTES)?;
+    let mut pidfd: libc::c_int = -1;
+    let flags = flags | u64::from((libc::CLONE_VM | libc::CLONE_VFORK).cast_unsigned());
+    let mut args = arguments(flags, cgroup, &mut pidfd);
+    args.stack = stack.range().start as u64;
+    args.stack_size = STACK_BYTES as u64;
+    // SAFETY: the stack is this call's and used by nobody else. With CLONE_VFORK this thread goes on when the child has ended
+    // or executed a program, so all that `body` borrows lives as long as the child may use it.
+    let result = unsafe { raw::clone3(&mut args, run::<T>, body) };
+    if result < 0 {
+        let errno = Errno::from_raw(i32::try_from(-result).unwrap_or(libc::EIO));
+        return Err(Error::new("clone3", format!("flags {flags:#x}"), errno));
+    }
+    // SAFETY: the kernel stored a new descriptor there, which nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
 }
 
 /// Lets the kernel kill this process when its parent ends; `false` if that, whose number is given, has ended already.
@@ -150,6 +195,18 @@ mod tests {
                 assert_eq!(wait(pidfd.as_fd(), Reap::Remove).unwrap_err().errno, Errno::ECHILD);
             }
         }
+    }
+
+    #[test]
+    fn a_child_in_this_memory_has_run_when_its_maker_goes_on() {
+        let (mut ran, own) = (Vec::new(), std::process::id());
+        let mut body = |_: &Child| ran.push(nix::unistd::getpid().as_raw().cast_unsigned() != own);
+        let pidfd = clone_to_execute(0, None, &mut body).unwrap();
+        await_end(pidfd.as_fd()).unwrap();
+        assert_eq!(wait(pidfd.as_fd(), Reap::Remove).unwrap(), Some(Ended::Code(127)));
+        assert_eq!(ran, [true]);
+        let threads = u64::try_from(libc::CLONE_THREAD).unwrap();
+        assert_eq!(clone_to_execute(threads, None, &mut |_| {}).unwrap_err().errno, Errno::EINVAL);
     }
 
     #[test]

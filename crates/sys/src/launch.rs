@@ -7,11 +7,10 @@ use std::ffi::{CString, c_char};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 
-use crate::clone::{Child, Clone, clone3};
-use crate::error::{Error, Named, Result};
-use crate::process::{Reap, await_end, exit_now, wait};
+use crate::clone::{Child, clone_to_execute};
+use crate::error::{Error, Result};
+use crate::process::{Reap, await_end, wait};
 use crate::{descriptors, open_files, signals};
 
 /// The kernel's `CLONE_CLEAR_SIGHAND`: handlers of the parent's image become the default action.
@@ -49,43 +48,21 @@ impl Launch<'_> {
         if streams.iter().any(|stream| *stream <= 2) {
             return Err(Error::new("dup2", format!("{streams:?}"), Errno::EINVAL));
         }
-        // From the clone on the child may allocate nothing: another thread may have held the allocator's lock.
         let arguments: Vec<*const c_char> =
             self.arguments.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
-        let (result, failure) = nix::unistd::pipe2(OFlag::O_CLOEXEC).named("pipe2", || "O_CLOEXEC".into())?;
-        match clone3(CLONE_CLEAR_SIGHAND, self.cgroup)? {
-            Clone::Child(child) => {
-                let errno = become_program(&child, self.program.as_raw_fd(), &arguments, streams);
-                // Only to the parent, which sees an end without a word otherwise.
-                let written = nix::unistd::write(&failure, &(errno as i32).to_ne_bytes());
-                exit_now(if written.is_ok() { 127 } else { 126 })
-            }
-            Clone::Parent { pidfd, .. } => {
-                drop(failure);
-                outcome(&result, pidfd, &self.arguments)
-            }
-        }
+        let mut refused = None;
+        let mut body = |child: &Child| {
+            refused = Some(become_program(child, self.program.as_raw_fd(), &arguments, streams));
+        };
+        let pidfd = clone_to_execute(CLONE_CLEAR_SIGHAND, self.cgroup, &mut body)?;
+        let Some(errno) = refused else { return Ok(pidfd) };
+        await_end(pidfd.as_fd())?;
+        wait(pidfd.as_fd(), Reap::Remove)?;
+        Err(Error::new("execveat", format!("{:?}", self.arguments), errno))
     }
 }
 
-/// Reads why the program was not executed; the pipe is closed without a word when it was.
-fn outcome(result: &OwnedFd, pidfd: OwnedFd, arguments: &[CString]) -> Result<OwnedFd> {
-    let mut told = [0; 4];
-    let count = loop {
-        match nix::unistd::read(result, &mut told) {
-            Err(Errno::EINTR) => {}
-            other => break other.named("read", || "a child's pipe".into())?,
-        }
-    };
-    if count == 0 {
-        return Ok(pidfd);
-    }
-    await_end(pidfd.as_fd())?;
-    wait(pidfd.as_fd(), Reap::Remove)?;
-    Err(Error::new("execveat", format!("{arguments:?}"), Errno::from_raw(i32::from_ne_bytes(told))))
-}
-
-/// In the child: only calls that are safe after a fork of a process with threads.
+/// In the child: returns why it could not be done.
 fn become_program(child: &Child, program: RawFd, arguments: &[*const c_char], streams: [RawFd; 3]) -> Errno {
     for (number, stream) in (0..).zip(streams) {
         // SAFETY: two integers; the streams are above 2, so none is replaced before it is used.
@@ -118,6 +95,8 @@ fn become_program(child: &Child, program: RawFd, arguments: &[*const c_char], st
 mod tests {
     use std::fs::File;
     use std::io::Read;
+
+    use nix::fcntl::OFlag;
 
     use super::*;
     use crate::process::Ended;

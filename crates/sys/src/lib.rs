@@ -14,6 +14,7 @@ pub mod fs;
 pub mod keyring;
 pub mod launch;
 pub mod limits;
+mod mapping;
 pub mod mount;
 pub mod open_files;
 pub mod overlay;

@@ -93,6 +93,56 @@ pub(crate) unsafe fn clone<T>(flags: usize, pidfd: &mut c_int, start: Start<T>) 
     result
 }
 
+/// clone3(2), where the child begins on the stack that the arguments name. Returns in the parent alone.
+///
+/// # Safety
+/// Nobody else uses the stack as long as the child does. The child may run `run` with the argument, in the parent's memory if the
+/// arguments share it.
+pub(crate) unsafe fn clone3<T>(
+    arguments: &mut libc::clone_args,
+    run: unsafe extern "C" fn(*mut T) -> !,
+    argument: *mut T,
+) -> isize {
+    let result: isize;
+    let (place, bytes) = ((&raw mut *arguments).expose_provenance(), size_of::<libc::clone_args>());
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as in `clone`.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jnz 2f",
+            "xor ebp, ebp",
+            "mov rdi, r13",
+            "call r12",
+            "ud2",
+            "2:",
+            inlateout("rax") libc::SYS_clone3 => result,
+            in("rdi") place, in("rsi") bytes,
+            in("r12") run, in("r13") argument,
+            lateout("rcx") _, lateout("r11") _,
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as in `clone`.
+    unsafe {
+        std::arch::asm!(
+            "svc #0",
+            "cbnz x0, 2f",
+            "mov x29, xzr",
+            "mov x0, x21",
+            "blr x20",
+            "brk #1",
+            "2:",
+            in("x8") libc::SYS_clone3,
+            inlateout("x0") place => result,
+            in("x1") bytes,
+            in("x20") run, in("x21") argument,
+        );
+    }
+    result
+}
+
 /// Ends this process by a signal that nobody can have blocked: the kernel forces it.
 pub(crate) fn trap() -> ! {
     #[cfg(target_arch = "x86_64")]
