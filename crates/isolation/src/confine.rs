@@ -63,8 +63,8 @@ pub(crate) fn shed<'a>(
     child: &Child,
 ) -> Result<Shed<'a>, Error> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    // An ignored signal would stay ignored over the exec.
-    signals::reset(child).stage("resetting signals")?;
+    // Each has its default action: the supervisor saw to that once, for all its children.
+    signals::unblock(child).stage("unblocking signals")?;
     // First as the supervisor was given it; the process may ask for another.
     open_files::hand_on().stage("setting resource limits")?;
     // While it may raise them.

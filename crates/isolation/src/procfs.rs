@@ -75,7 +75,7 @@ fn be_between(
     drop((parent, theirs, ours));
     // The other standard streams too, which are the host's null device.
     descriptors::close_others(between, 1, &[])?;
-    let mut script = Script::new(std::io::stdin().as_fd());
+    let mut script = Script::new(descriptors::standard_input());
     script.send_procfs(attributes);
     let born = script.prepare()?.keep_memory(between)?.clone_child()?;
     reap(born.as_fd())

@@ -21,7 +21,6 @@ use crate::container::{Container, Exec, First};
 use crate::link::{Link, RequestId};
 use crate::log::queue::LogWriter;
 use crate::machine::{Action, Event, client, container, exec};
-use crate::output::BUFFER_BYTES;
 use crate::pod_reaper::PodReaper;
 use crate::requests::{Given, internal};
 use crate::spawn::{Spawner, Spent};
@@ -46,6 +45,7 @@ pub(crate) struct Driver {
     spent: Spent,
     /// What came beside the request that is being done.
     pub(crate) given: Given,
+    /// What outputs are read into; there as long as there is output.
     buffer: Vec<u8>,
 }
 
@@ -65,7 +65,7 @@ impl Driver {
             reaper: None,
             spent: Spent::default(),
             given: Given::Nothing,
-            buffer: vec![0; BUFFER_BYTES],
+            buffer: Vec::new(),
         })
     }
 

@@ -8,7 +8,7 @@ use wharf_isolation::{Input, Origin, Place, Report, Stream, Streams};
 use wharf_sys::clone::{Clone, SingleThreaded, clone, end_with_parent};
 use wharf_sys::descriptors;
 use wharf_sys::process::{self, Reap};
-use wharf_sys::{Error, Result, socket};
+use wharf_sys::{Error, Result, signals, socket};
 
 use crate::kill;
 
@@ -80,7 +80,9 @@ impl Child {
 }
 
 impl Spawner {
+    /// Also sets the signals of this process as children are to have them.
     pub(crate) fn new() -> Result<Self> {
+        signals::reset_actions()?;
         Ok(Self { witness: SingleThreaded::check()? })
     }
 

@@ -226,6 +226,9 @@ impl Supervisor {
             self.tell(meaning(told));
         }
         self.driver.tend_outputs();
+        if !self.driver.log_writer.is_awake() {
+            self.driver.let_buffer_go();
+        }
     }
 }
 
@@ -253,8 +256,8 @@ fn unopened(kind: ErrorKind, refusal: &Refusal) -> Failure {
 /// Takes the daemon's connection from standard input. Standard error stays what it is: the file for what goes wrong, a
 /// panic's words too.
 fn take_connection() -> wharf_sys::Result<OwnedFd> {
-    let connection =
-        std::io::stdin().as_fd().try_clone_to_owned().named("dup", || "standard input".into())?;
+    let input = wharf_sys::descriptors::standard_input();
+    let connection = input.try_clone_to_owned().named("dup", || "standard input".into())?;
     let null = wharf_sys::fs::open("/dev/null", nix::fcntl::OFlag::O_RDWR)?;
     nix::unistd::dup2_stdin(&null).named("dup2", || "standard input".into())?;
     nix::unistd::dup2_stdout(&null).named("dup2", || "standard output".into())?;

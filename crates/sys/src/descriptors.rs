@@ -28,6 +28,13 @@ pub fn take_standard_streams() -> Result<[OwnedFd; 3]> {
     Ok([0, 1, 2].map(|number| unsafe { OwnedFd::from_raw_fd(number) }))
 }
 
+/// Standard input. The standard library's costs a buffer that nobody reads into.
+#[must_use]
+pub fn standard_input() -> BorrowedFd<'static> {
+    // SAFETY: a program starts with it open, and whoever replaces it leaves something open in its place.
+    unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) }
+}
+
 /// Marks every descriptor from `first` on close-on-exec.
 ///
 /// # Errors
@@ -45,7 +52,7 @@ pub fn close_on_exec_from(first: u32) -> Result<()> {
 /// The kernel's.
 pub fn keep_only(child: &Child, keep: &[BorrowedFd<'_>]) -> Result<()> {
     close_others(child, 3, keep)?;
-    nix::unistd::dup2_stderr(std::io::stdin()).named("dup2", || "2".into())
+    nix::unistd::dup2_stderr(standard_input()).named("dup2", || "2".into())
 }
 
 /// Closes every descriptor from `first` on but those named.

@@ -161,6 +161,36 @@ fn dead_child(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Option<i32> {
 /// ECHILD if it is none.
 pub fn child_number(process: BorrowedFd<'_>) -> Result<i32> {
     wait(process, Reap::Leave)?;
+    match number(process) {
+        Ok(number) => Ok(number),
+        Err(_older_kernel) => number_in_proc(process),
+    }
+}
+
+/// Asks the kernel, which answers since Linux 6.13.
+fn number(process: BorrowedFd<'_>) -> Result<i32> {
+    /// `PIDFD_GET_INFO` with the first version of its answer.
+    const REQUEST: u32 = 0xc040_ff0b;
+    const WITH_NUMBERS: u64 = 1;
+    /// `struct pidfd_info`.
+    #[repr(C)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        pid: u32,
+        rest: [u32; 11],
+    }
+    let mut info = Info { mask: WITH_NUMBERS, cgroup: 0, pid: 0, rest: [0; 11] };
+    // SAFETY: the place is as long as the request says, and lives through the call.
+    let result = unsafe { libc::ioctl(process.as_raw_fd(), REQUEST as _, &raw mut info) };
+    Errno::result(result).map_err(|errno| Error::new("ioctl(PIDFD_GET_INFO)", "a process", errno))?;
+    i32::try_from(info.pid)
+        .ok()
+        .filter(|&number| number > 0)
+        .ok_or_else(|| Error::new("ioctl(PIDFD_GET_INFO)", info.pid.to_string(), Errno::ECHILD))
+}
+
+fn number_in_proc(process: BorrowedFd<'_>) -> Result<i32> {
     let path = format!("/proc/self/fdinfo/{}", process.as_raw_fd());
     let info = std::fs::read_to_string(&path).named("read", || path)?;
     let number = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
@@ -174,4 +204,36 @@ pub(crate) fn prctl(option: libc::c_int, first: u64, second: u64) -> Result<()> 
     Errno::result(result)
         .map(drop)
         .map_err(|errno| Error::new("prctl", format!("{option}, {first}, {second}"), errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+    use crate::clone::{Clone, clone3};
+
+    #[test]
+    fn a_child_has_one_number_whoever_is_asked() {
+        let (hold, end) = nix::unistd::pipe().unwrap();
+        match clone3(0, None).unwrap() {
+            Clone::Child(_) => {
+                drop(end);
+                exit_now(nix::unistd::read(&hold, &mut [0]).map_or(1, |_end| 0))
+            }
+            Clone::Parent { pid, pidfd } => {
+                assert_eq!(child_number(pidfd.as_fd()).unwrap(), pid);
+                assert_eq!(number_in_proc(pidfd.as_fd()).unwrap(), pid);
+                // An older kernel refuses the request.
+                assert_eq!(number(pidfd.as_fd()).unwrap_or(pid), pid);
+                drop(end);
+                await_end(pidfd.as_fd()).unwrap();
+                assert_eq!(child_number(pidfd.as_fd()).unwrap(), pid, "not reaped yet");
+                wait(pidfd.as_fd(), Reap::Remove).unwrap();
+                assert_eq!(child_number(pidfd.as_fd()).unwrap_err().errno, Errno::ECHILD);
+            }
+        }
+        let own = open_pidfd(std::process::id().cast_signed()).unwrap();
+        assert_eq!(child_number(own.as_fd()).unwrap_err().errno, Errno::ECHILD);
+    }
 }

@@ -9,9 +9,19 @@ use crate::error::{Error, Named, Result};
 ///
 /// # Errors
 /// The kernel's.
-pub fn reset(_child: &Child) -> Result<()> {
-    // An ignored signal stays ignored over an exec: SIGPIPE from Rust's runtime, SIGHUP from nohup. C libraries keep some
-    // signals for themselves, so this is the bare call; all zero, the kernel's sigaction is the default action.
+pub fn reset(child: &Child) -> Result<()> {
+    reset_actions()?;
+    unblock(child)
+}
+
+/// Gives every signal its default action, which children inherit. An ignored one would stay ignored over their exec: SIGPIPE,
+/// which Rust's runtime ignores, SIGHUP from nohup.
+///
+/// # Errors
+/// The kernel's.
+pub fn reset_actions() -> Result<()> {
+    // C libraries keep some signals for themselves, so this is the bare call; all zero, the kernel's sigaction is the default
+    // action.
     let default = [0_u64; 4];
     for number in (1..=64).filter(|number| ![libc::SIGKILL, libc::SIGSTOP].contains(number)) {
         let old = std::ptr::null_mut::<u64>();
@@ -20,5 +30,13 @@ pub fn reset(_child: &Child) -> Result<()> {
         let result = unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), old, 8) };
         Errno::result(result).map_err(|errno| Error::new("rt_sigaction", number.to_string(), errno))?;
     }
+    Ok(())
+}
+
+/// Blocks no signal.
+///
+/// # Errors
+/// The kernel's.
+pub fn unblock(_child: &Child) -> Result<()> {
     nix::sys::signal::SigSet::empty().thread_set_mask().named("sigprocmask", || "SIG_SETMASK, none".into())
 }

@@ -101,6 +101,13 @@ const CASES: &[Case] = &[
         "Operation not permitted",
     ),
     (
+        "a command ignores and blocks no signal",
+        |_config| {},
+        // A shell ignores one itself.
+        "grep -E '^Sig(Blk|Ign)' /proc/self/status; true",
+        "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000",
+    ),
+    (
         "the default filter",
         |_config| {},
         "sed -n 's/^Seccomp:\t//p' /proc/self/status; unshare -U true 2>/dev/null || echo refused",

@@ -8,7 +8,7 @@ use wharf_types::ContainerId;
 use super::Driver;
 use crate::container::Container;
 use crate::machine::{Failure, client};
-use crate::output::More;
+use crate::output::{BUFFER_BYTES, More};
 use crate::requests::{Given, Visitor, internal};
 use crate::trouble::OrTell as _;
 use crate::watch::{Out, Source};
@@ -19,7 +19,7 @@ impl Driver {
         let Some(container) = self.containers.get_mut(id) else { return Vec::new() };
         let Some((output, mut sink)) = container.output(out, &mut self.log_writer) else { return Vec::new() };
         let source = Source::Output(id.clone(), out);
-        match output.pump(&mut sink, &mut self.buffer) {
+        match output.pump(&mut sink, whole(&mut self.buffer)) {
             More::Later => {}
             More::Blocked => {
                 self.watch.remove(output.source.as_fd(), &source);
@@ -31,6 +31,11 @@ impl Driver {
             }
         }
         self.lost_clients(id)
+    }
+
+    /// Most pods are silent most of the time, and even an untouched buffer takes two pages of each.
+    pub(crate) fn let_buffer_go(&mut self) {
+        self.buffer = Vec::new();
     }
 
     /// Starts a log writer where one is needed, lets go one that is over, and gives it what waits for it.
@@ -73,7 +78,7 @@ impl Driver {
         let Some(container) = self.containers.get_mut(id) else { return };
         for out in [Out::Stdout, Out::Stderr] {
             if let Some((output, mut sink)) = container.output(out, &mut self.log_writer) {
-                output.drain(&mut sink, &mut self.buffer);
+                output.drain(&mut sink, whole(&mut self.buffer));
                 self.watch.remove(output.source.as_fd(), &Source::Output(id.clone(), out));
             }
         }
@@ -115,6 +120,14 @@ impl Driver {
             self.watch.remove(pipe, &Source::Client(id.clone(), number));
         }
     }
+}
+
+/// The buffer, which is made if it is not there.
+fn whole(buffer: &mut Vec<u8>) -> &mut [u8] {
+    if buffer.is_empty() {
+        *buffer = vec![0; BUFFER_BYTES];
+    }
+    buffer
 }
 
 /// The terminal, for its size too, or the input's pipe. An input that ends with its client is given away.
