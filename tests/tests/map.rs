@@ -71,6 +71,18 @@ fn unproven(text: &str) -> Vec<String> {
     bare.map(|row| format!("no test: {row}")).collect()
 }
 
+/// Walks that are not as long as they say: they begin with a name in bold and a number of functions, and each function but
+/// the first comes after an arrow or after the sign for another process.
+fn miscounted(text: &str) -> Vec<String> {
+    let walks = text.split("\n\n").filter_map(|walk| {
+        let (name, walk) = walk.strip_prefix("**")?.split_once("**, ")?;
+        let (said, walk) = walk.split_once(" functions")?;
+        Some((name, said, walk.matches(['→', '‖']).count() + 1))
+    });
+    let wrong = walks.filter(|(_, said, counted)| said.parse() != Ok(*counted));
+    wrong.map(|(name, said, counted)| format!("{name} has {counted} functions, not {said}")).collect()
+}
+
 // ---- The map as it is ----
 
 fn root() -> PathBuf {
@@ -94,6 +106,13 @@ fn every_place_is_there() {
     let map = map();
     assert!(places(&map).len() > 50, "the map names too little");
     assert_none(&missing(&map, source));
+}
+
+#[test]
+fn walks_are_as_long_as_they_say() {
+    let map = map();
+    assert!(map.matches(" functions to the ").count() >= 4, "the map has too few walks");
+    assert_none(&miscounted(&map));
 }
 
 #[test]
@@ -124,6 +143,12 @@ fn a_place_that_is_not_there_is_found() {
     let text = "`a/src/b.rs:walks`, `a/src/b.rs:walk`, `a/src/c.rs:walks` and `x:y`";
     let found = missing(text, source);
     assert_eq!(found, ["`a/src/b.rs:walk` is not there", "`a/src/c.rs:walks` is not there"]);
+}
+
+#[test]
+fn a_walk_of_another_length_is_found() {
+    let text = "**Right**, 3 functions to x. a → b ‖\nc.\n\n**Wrong**, 3 functions to x. a → b.\n\n**Other**: a → b.";
+    assert_eq!(miscounted(text), ["Wrong has 2 functions, not 3"]);
 }
 
 #[test]

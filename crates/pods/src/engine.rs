@@ -17,7 +17,7 @@ use wharf_supervision::Program;
 use wharf_types::{ContainerId, PodId, chain};
 
 use crate::container::{Container, InPod};
-use crate::error::{Error, Stage, blocking};
+use crate::error::{BLOCKING, Error, Stage, blocking, outcome};
 use crate::events::Events;
 use crate::exec_sync::Commands;
 use crate::facts::Event;
@@ -134,7 +134,7 @@ impl Engine {
         work: impl FnOnce(&Self, &Pod) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (engine, pod) = (Arc::clone(self), Arc::clone(pod));
-        blocking(move || work(&engine, &pod)).await
+        outcome(BLOCKING, tokio::task::spawn_blocking(move || work(&engine, &pod)).await)
     }
 
     /// A time that is later than every one given before, also where the clock stands still or goes back.

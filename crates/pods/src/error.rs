@@ -133,14 +133,22 @@ impl<T, F: Failure> Stage<T> for Result<T, F> {
     }
 }
 
+/// The stage of work that waits for a disk or the kernel.
+pub(crate) const BLOCKING: &str = "a blocking step";
+
 /// Runs blocking work on the runtime's bounded pool.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(panicked) => Err(Error::fault("a blocking step", panicked)),
-    }
+    outcome(BLOCKING, tokio::task::spawn_blocking(work).await)
+}
+
+/// What a task came to: one that panicked has failed.
+pub(crate) fn outcome<T>(
+    stage: &'static str,
+    ended: Result<Result<T, Error>, tokio::task::JoinError>,
+) -> Result<T, Error> {
+    ended.unwrap_or_else(|panicked| Err(Error::fault(stage, panicked)))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::sync::{Arc, MutexGuard};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 
-use crate::error::Error;
+use crate::error::{Error, outcome};
 use crate::lock::Mutex;
 
 type Call<T> = Shared<BoxFuture<'static, Result<T, Error>>>;
@@ -41,7 +41,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, T: Clone + Send + Sync + 'sta
     }
 
     fn begin(&self, key: K, work: impl Future<Output = Result<T, Error>> + Send + 'static) -> Call<T> {
-        let call = spawn(work).boxed().shared();
+        let call = tokio::spawn(work).map(|ended| outcome("the call's task", ended)).boxed().shared();
         let (joins, begun) = (Self(Arc::clone(&self.0)), call.clone());
         // A caller that goes away does not come back to free the key.
         tokio::spawn(async move { joins.settle(&key, begun).await.map(drop) });
@@ -76,10 +76,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, T: Clone + Send + Sync + 'sta
 pub(crate) async fn spawn<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {
-    match tokio::spawn(work).await {
-        Ok(result) => result,
-        Err(panicked) => Err(Error::fault("the call's task", panicked)),
-    }
+    outcome("the call's task", tokio::spawn(work).await)
 }
 
 #[cfg(test)]
