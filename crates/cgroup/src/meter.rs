@@ -1,24 +1,24 @@
-//! What is remembered of a cgroup's counters from one reading to the next, for all who ask.
+//! The state of a cgroup's counters from one reading to the next, for all callers.
 
 use crate::stats::Stats;
 
-/// Over how much time a rate is taken at least. Whoever asks sooner gets the one before: over the millisecond between two
-/// callers it would say nothing.
+/// The shortest window for a rate. A caller that comes sooner gets the last rate: over the millisecond between two
+/// callers it would mean nothing.
 const WINDOW_NS: i64 = 1_000_000_000;
 
-/// The memory of one cgroup's readings.
+/// The remembered readings of one cgroup.
 #[derive(Debug, Default)]
 pub struct Meter {
     cpu_ns: u64,
     page_faults: u64,
     major_page_faults: u64,
-    /// When a window began, and the processor time then.
+    /// When the window began, and the CPU time at that moment.
     window: Option<(i64, u64)>,
     cpu_ns_a_second: Option<u64>,
 }
 
 impl Meter {
-    /// Takes a reading in: its counters are never below those of one before, also where the cgroup was made anew or is
+    /// Takes a reading and keeps its counters from falling below earlier ones, even if the cgroup was made anew or is
     /// gone.
     pub fn steady(&mut self, stats: &mut Stats) {
         let counters = [
@@ -34,7 +34,7 @@ impl Meter {
         }
     }
 
-    /// Nanoseconds of processor time a second in the last window, once there was one.
+    /// Nanoseconds of CPU time per second in the last window, once there was one.
     pub fn rate(&mut self, now_ns: i64, cpu_ns: Option<u64>) -> Option<u64> {
         let cpu_ns = cpu_ns?;
         let (then_ns, before_ns) = *self.window.get_or_insert((now_ns, cpu_ns));
@@ -43,7 +43,7 @@ impl Meter {
             let used = u128::from(cpu_ns.saturating_sub(before_ns)) * 1_000_000_000;
             self.cpu_ns_a_second = u64::try_from(used / u128::from(elapsed_ns.unsigned_abs())).ok();
         }
-        // Also where the clock was set back.
+        // This includes a clock that was set back.
         if !(0..WINDOW_NS).contains(&elapsed_ns) {
             self.window = Some((now_ns, cpu_ns));
         }
@@ -83,7 +83,7 @@ mod tests {
             (100 + second, 500_000_000, Some(500_000_000)),
             (101 + second, 900_000_000, Some(500_000_000)),
             (100 + 3 * second, 1_500_000_000, Some(500_000_000)),
-            // The clock is set back: a new window begins.
+            // The clock was set back: a new window begins.
             (50, 1_600_000_000, Some(500_000_000)),
             (50 + second, 1_700_000_000, Some(100_000_000)),
         ];

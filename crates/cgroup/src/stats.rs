@@ -1,17 +1,17 @@
-//! What a cgroup uses, by the files of its controllers.
+//! The statistics of a cgroup, from the files of its controllers.
 
 mod parse;
 mod read;
 mod reading;
 
-/// How much of a cgroup is read: each file costs some microseconds. What is not read is `None`, or empty.
+/// How much of a cgroup is read: each file costs some microseconds. What is not read is `None` or empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Extent {
-    /// What a container's statistics tell: the use of processors and memory, the limits of memory, and pressure.
+    /// What a container's statistics need: CPU and memory usage, memory limits, and pressure.
     Usage,
-    /// What a pod's tell: also how many tasks there are.
+    /// What a pod's statistics need: the number of tasks as well.
     Tasks,
-    /// All that metrics tell.
+    /// Everything that metrics need.
     Everything,
 }
 
@@ -20,11 +20,11 @@ pub enum Extent {
 pub enum Bound {
     /// There is no limit.
     Unlimited,
-    /// The limit, in the unit of what it bounds.
+    /// The limit, in the unit of the limited resource.
     At(u64),
 }
 
-/// Everything at one time. What the node has no file for, or what could not be read, is `None`, never 0.
+/// All statistics at one moment. A value without a file on this node, or that could not be read, is `None`, never 0.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Stats {
     /// CPU time.
@@ -35,9 +35,9 @@ pub struct Stats {
     pub swap: SwapStats,
     /// Tasks.
     pub pids: PidsStats,
-    /// Block devices that were used, in the kernel's order.
+    /// The block devices that were used, in the kernel's order.
     pub io: Option<Vec<DeviceIo>>,
-    /// Waiting for block devices.
+    /// Pressure on block devices.
     pub io_pressure: Option<Pressure>,
     /// Huge pages, one entry per page size.
     pub hugepages: Vec<HugepageStats>,
@@ -46,28 +46,28 @@ pub struct Stats {
 /// CPU time since the cgroup was made.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct CpuStats {
-    /// All of it, in nanoseconds.
+    /// The total, in nanoseconds.
     pub usage_ns: Option<u64>,
-    /// In programs, in nanoseconds.
+    /// In user space, in nanoseconds.
     pub user_ns: Option<u64>,
     /// In the kernel, in nanoseconds.
     pub system_ns: Option<u64>,
-    /// Quota periods that have passed with something to run.
+    /// Quota periods in which something was runnable.
     pub periods: Option<u64>,
     /// Periods in which the quota ran out.
     pub throttled_periods: Option<u64>,
     /// Time spent throttled, in nanoseconds.
     pub throttled_ns: Option<u64>,
-    /// Waiting for a CPU.
+    /// Pressure on CPUs.
     pub pressure: Option<Pressure>,
 }
 
-/// Memory, with all descendants.
+/// Memory, including all descendants.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct MemoryStats {
-    /// Everything charged, page cache included, in bytes.
+    /// Everything that is charged, page cache included, in bytes.
     pub usage_bytes: Option<u64>,
-    /// Usage without inactive page cache, which could be dropped at once, in bytes.
+    /// Usage without the inactive page cache, which could be reclaimed at once, in bytes.
     pub working_set_bytes: Option<u64>,
     /// Anonymous memory in bytes.
     pub rss_bytes: Option<u64>,
@@ -75,11 +75,11 @@ pub struct MemoryStats {
     pub cache_bytes: Option<u64>,
     /// Mapped page cache in bytes.
     pub mapped_file_bytes: Option<u64>,
-    /// Memory of the kernel in bytes.
+    /// Kernel memory in bytes.
     pub kernel_bytes: Option<u64>,
     /// Page faults so far, major ones included.
     pub page_faults: Option<u64>,
-    /// Page faults so far that read from a disk.
+    /// Page faults so far that needed a disk read.
     pub major_page_faults: Option<u64>,
     /// The limit in bytes.
     pub limit: Option<Bound>,
@@ -87,27 +87,27 @@ pub struct MemoryStats {
     pub max_usage_bytes: Option<u64>,
     /// How often the limit was hit.
     pub limit_hits: Option<u64>,
-    /// Processes killed for want of memory.
+    /// OOM-killed processes.
     pub oom_kills: Option<u64>,
-    /// Waiting for memory.
+    /// Pressure on memory.
     pub pressure: Option<Pressure>,
 }
 
 /// Swap alone, without memory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SwapStats {
-    /// Bytes swapped out.
+    /// Bytes that are swapped out.
     pub usage_bytes: Option<u64>,
-    /// The limit in bytes. On v1 it is what memory and swap may take together beyond the memory limit.
+    /// The limit in bytes. On v1 it is the limit on memory and swap together minus the memory limit.
     pub limit: Option<Bound>,
 }
 
 /// Tasks: processes and threads.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PidsStats {
-    /// How many there are.
+    /// The number of tasks.
     pub current: Option<u64>,
-    /// How many there may be.
+    /// The limit on tasks.
     pub limit: Option<Bound>,
 }
 
@@ -142,7 +142,7 @@ pub struct HugepageStats {
 pub struct Pressure {
     /// At least one task waited.
     pub some: PressureLine,
-    /// All tasks waited; some kernels do not tell it for CPUs.
+    /// All tasks waited; some kernels do not report it for CPUs.
     pub full: Option<PressureLine>,
 }
 
@@ -155,6 +155,6 @@ pub struct PressureLine {
     pub avg60: f64,
     /// Percent of the last 300 s.
     pub avg300: f64,
-    /// All of it, in nanoseconds (the kernel's file has microseconds).
+    /// The total, in nanoseconds (the kernel's file has microseconds).
     pub total_ns: u64,
 }

@@ -1,4 +1,4 @@
-//! The formats of the statistics files. Pure; what is not understood is `None`.
+//! Parsers for the statistics files. They do no I/O; what cannot be parsed is `None`.
 
 use super::{Bound, DeviceIo, MemoryStats, Pressure, PressureLine};
 
@@ -20,7 +20,7 @@ fn v1_bound(limit: u64) -> Bound {
     if limit >= V1_UNLIMITED { Bound::Unlimited } else { Bound::At(limit) }
 }
 
-/// The limit of swap alone, from v1's two limits.
+/// The limit on swap alone, from v1's two limits.
 pub(super) fn swap_bound(memory: Bound, both: Bound) -> Bound {
     match (memory, both) {
         (Bound::At(memory), Bound::At(both)) => Bound::At(both.saturating_sub(memory)),
@@ -29,7 +29,7 @@ pub(super) fn swap_bound(memory: Bound, both: Bound) -> Bound {
     }
 }
 
-/// Calls `take` with each pair of lines `key number`.
+/// Calls `take` for each line of the form `key number`.
 pub(super) fn pairs(text: &str, mut take: impl FnMut(&str, u64)) {
     for (key, value) in text.lines().filter_map(|line| line.split_once(' ')) {
         if let Some(value) = number(value) {
@@ -38,17 +38,17 @@ pub(super) fn pairs(text: &str, mut take: impl FnMut(&str, u64)) {
     }
 }
 
-/// What else a `memory.stat` tells.
+/// The other values in a `memory.stat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct MemoryStatRest {
     pub(super) inactive_file: Option<u64>,
     pub(super) swap: Option<u64>,
-    /// The least limit of the cgroup and of all above it; of memory alone, and with swap. v1 only.
+    /// The lowest limit of the cgroup and its ancestors, on memory alone and with swap. v1 only.
     pub(super) least_limit: Option<Bound>,
     pub(super) least_both_limit: Option<Bound>,
 }
 
-/// v1's file; the `total_` lines include descendants, as all of v2 does.
+/// v1's file; its `total_` lines include descendants, like everything in v2's.
 pub(super) fn memory_stat_v1(text: &str, memory: &mut MemoryStats) -> MemoryStatRest {
     let mut rest = MemoryStatRest::default();
     pairs(text, |key, value| {
@@ -127,7 +127,7 @@ fn io_line(line: &str) -> Option<DeviceIo> {
     Some(io)
 }
 
-/// v1's pair of files: lines `major:minor Read n`, `major:minor Write n` among others, and totals.
+/// v1's pair of files: lines `major:minor Read n` and `major:minor Write n`, among others and totals.
 pub(super) fn blkio(bytes: &str, requests: &str) -> Option<Vec<DeviceIo>> {
     let mut devices: Vec<DeviceIo> = Vec::new();
     for (text, is_bytes) in [(bytes, true), (requests, false)] {
@@ -234,7 +234,7 @@ mod tests {
         let requests = "259:70000 Read 3\n259:70000 Write 4\n259:70000 Total 7\nTotal 7\n";
         assert_eq!(blkio(bytes, requests), Some(vec![expected]));
         assert_eq!(io_stat(""), Some(vec![]));
-        // A device with nothing to tell has a line without values.
+        // A device without any values has a line without values.
         assert_eq!(io_stat("8:0 \n"), Some(vec![DeviceIo { major: 8, ..DeviceIo::default() }]));
         assert_eq!(io_stat("sda rbytes=1\n"), None);
         assert_eq!(io_stat("8:0 rbytes=x\n"), None);

@@ -1,4 +1,4 @@
-//! Which files tell what: of v1's hierarchies, and of the unified one.
+//! Which file has which statistics, in v1's hierarchies and in the unified one.
 
 use std::fs;
 
@@ -9,7 +9,7 @@ use crate::group::Cgroup;
 use crate::stats::Bound;
 
 impl Cgroup {
-    /// Reads so much of what it uses now. Of a cgroup that is gone, all that is read is `None`.
+    /// Reads this much of the present usage. If the cgroup is gone, every value is `None`.
     #[must_use]
     pub fn stats(&self, extent: Extent) -> Stats {
         let reading = &mut Reading::of(self, extent);
@@ -30,8 +30,7 @@ impl Cgroup {
         let mut cpu =
             CpuStats { pressure: reading.pressure(unified, usage("cpu.pressure")), ..CpuStats::default() };
         match self.cgroups().home(Controller::Cpuacct) {
-            // On v1 the time is counted by `cpuacct` and the throttling by `cpu`, which mostly share a hierarchy, but need
-            // not.
+            // On v1, `cpuacct` counts the time and `cpu` the throttling. They usually share a hierarchy, but need not.
             Some(time) => {
                 cpu.usage_ns = reading.lone_number(Some(time), usage("cpuacct.usage"));
                 cpu.user_ns = reading.number(Some(time), metric("cpuacct.usage_user"));
@@ -39,7 +38,7 @@ impl Cgroup {
                 let throttling = self.cgroups().home(Controller::Cpu);
                 reading.pairs(throttling, metric("cpu.stat"), |key, value| throttled(&mut cpu, key, value));
             }
-            // Without it the unified hierarchy counts the time even where the `cpu` controller lives elsewhere.
+            // Without `cpuacct`, the unified hierarchy counts the time even if the `cpu` controller is elsewhere.
             None => reading.pairs(unified, usage("cpu.stat"), |key, value| {
                 throttled(&mut cpu, key, value);
                 used(&mut cpu, key, value);
@@ -90,7 +89,8 @@ impl Cgroup {
         self.hugepage_files(home).into_iter().map(read).collect()
     }
 
-    /// One file per page size of the node, with that: `hugetlb.2MB.current`, on v1 `hugetlb.2MB.usage_in_bytes`.
+    /// The file for each page size of the node, with the size: `hugetlb.2MB.current`, on v1
+    /// `hugetlb.2MB.usage_in_bytes`.
     fn hugepage_files(&self, home: &Hierarchy) -> Vec<(String, String)> {
         let suffix = if home.kind == Kind::V1 { ".usage_in_bytes" } else { ".current" };
         let entries = fs::read_dir(self.path().under(&home.mount)).into_iter().flatten();
@@ -125,7 +125,7 @@ fn used(cpu: &mut CpuStats, key: &str, microseconds: u64) {
     *time = Some(microseconds.saturating_mul(1000));
 }
 
-/// Of v1's controller; with it comes the inactive page cache.
+/// Reads v1's controller; returns the inactive page cache as well.
 fn memory_v1<'a>(reading: &mut Reading<'a>, home: &'a Hierarchy) -> (MemoryStats, SwapStats, Option<u64>) {
     let home = Some(home);
     let mut memory = MemoryStats {
@@ -142,7 +142,7 @@ fn memory_v1<'a>(reading: &mut Reading<'a>, home: &'a Hierarchy) -> (MemoryStats
     });
     let text = reading.text(home, usage("memory.stat")).unwrap_or_default();
     let rest = parse::memory_stat_v1(text, &mut memory);
-    // Where not even a cgroup above has a limit, this one has none: its own file need not be read.
+    // If neither this cgroup nor one above it has a limit, its own file need not be read.
     let own = |least: Option<Bound>, name: &str, reading: &mut Reading<'a>| match least {
         Some(Bound::Unlimited) => Some(Bound::Unlimited),
         _ => reading.bound(home, usage(name)),
@@ -153,7 +153,7 @@ fn memory_v1<'a>(reading: &mut Reading<'a>, home: &'a Hierarchy) -> (MemoryStats
     (memory, SwapStats { usage_bytes: rest.swap, limit }, rest.inactive_file)
 }
 
-/// Of v2's controller; with it comes the inactive page cache.
+/// Reads v2's controller; returns the inactive page cache as well.
 fn memory_v2<'a>(reading: &mut Reading<'a>, home: &'a Hierarchy) -> (MemoryStats, SwapStats, Option<u64>) {
     let home = Some(home);
     let mut memory = MemoryStats {

@@ -1,5 +1,5 @@
-//! One reading of a cgroup's files. They are opened for it and nothing is kept open between two: twenty descriptors a
-//! container would be the first bound on how many a node can have.
+//! One reading of a cgroup's files. They are opened for the reading, and nothing stays open between two readings: with
+//! twenty descriptors per container, descriptors would be the first limit on the number of containers.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -12,38 +12,38 @@ use super::{Bound, Extent, Pressure, parse};
 use crate::detect::Hierarchy;
 use crate::group::Cgroup;
 
-/// Larger than any of the files but `io.stat` with some hundred devices, for which it grows.
+/// Larger than any of the files, except an `io.stat` with hundreds of devices, for which the buffer grows.
 const BUFFER_BYTES: usize = 8192;
 const BUFFER_MAX: usize = 1 << 20;
 
-/// A file of a cgroup, and the least that is read when it is.
+/// A file of a cgroup, and the smallest extent of which it is a part.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Counter<'a> {
     name: &'a str,
     extent: Extent,
 }
 
-/// One that is always read.
+/// A file that is always read.
 pub(super) fn usage(name: &str) -> Counter<'_> {
     Counter { name, extent: Extent::Usage }
 }
 
-/// One that tells how many tasks there are.
+/// A file with the number of tasks.
 pub(super) fn tasks(name: &str) -> Counter<'_> {
     Counter { name, extent: Extent::Tasks }
 }
 
-/// One that only metrics tell.
+/// A file that only metrics need.
 pub(super) fn metric(name: &str) -> Counter<'_> {
     Counter { name, extent: Extent::Everything }
 }
 
-/// One reading of several files. What the node has no hierarchy for, and what is gone, reads as nothing.
+/// One reading of several files. A hierarchy that the node does not have, or a file that is gone, reads as nothing.
 pub(super) struct Reading<'a> {
     cgroup: &'a Cgroup,
     extent: Extent,
     buffer: Vec<u8>,
-    /// The cgroup's directories that were opened for it, with the hierarchies they are in; those that are gone are none.
+    /// The directories of the cgroup that have been opened, with their hierarchies; `None` for one that is gone.
     directories: Vec<(&'a Hierarchy, Option<OwnedFd>)>,
 }
 
@@ -56,7 +56,8 @@ impl<'a> Reading<'a> {
         self.extent
     }
 
-    /// The cgroup's directory, which is opened once: the kernel looks at each step of a path to a cgroup anew.
+    /// The cgroup's directory in a hierarchy, which is opened once: the kernel resolves each step of the path every
+    /// time.
     pub(super) fn directory(&mut self, hierarchy: &'a Hierarchy) -> Option<BorrowedFd<'_>> {
         let known = self.directories.iter().position(|(of, _)| std::ptr::eq(*of, hierarchy));
         let index = known.unwrap_or_else(|| {
@@ -71,7 +72,7 @@ impl<'a> Reading<'a> {
         open_below(hierarchy.root(), path, flags, Resolve::BeneathNoLinks).ok()
     }
 
-    /// The content of a file in a directory of which others are read too.
+    /// The content of a file in a directory from which others are read as well.
     pub(super) fn text(&mut self, hierarchy: Option<&'a Hierarchy>, counter: Counter<'_>) -> Option<&str> {
         if counter.extent > self.extent {
             return None;
@@ -81,7 +82,7 @@ impl<'a> Reading<'a> {
         self.content(file)
     }
 
-    /// The content of a file in a directory of which mostly nothing else is read.
+    /// The content of a file in a directory from which usually nothing else is read.
     pub(super) fn lone_text(
         &mut self,
         hierarchy: Option<&'a Hierarchy>,
@@ -95,7 +96,7 @@ impl<'a> Reading<'a> {
         self.content(file)
     }
 
-    /// The whole content. These files are one record to the kernel, so one read gives all if it fits.
+    /// The whole content. To the kernel each of these files is one record, so one read returns everything that fits.
     fn content(&mut self, file: OwnedFd) -> Option<&str> {
         let mut file = File::from(file);
         let buffer = &mut self.buffer;
@@ -131,7 +132,7 @@ impl<'a> Reading<'a> {
         self.text(hierarchy, counter).and_then(parse::pressure)
     }
 
-    /// Calls `take` with each pair of the file's lines `key number`.
+    /// Calls `take` for each line of the file that has the form `key number`.
     pub(super) fn pairs(
         &mut self,
         hierarchy: Option<&'a Hierarchy>,
