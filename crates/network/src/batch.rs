@@ -1,8 +1,8 @@
-//! Requests of rtnetlink that go to the kernel together.
+//! Rtnetlink requests that are sent to the kernel together.
 
 use crate::netlink::{Message, NetlinkError, Socket};
 
-/// Requests that are sent as one datagram and done in order.
+/// Requests that are sent as one datagram and carried out in order.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     messages: Vec<Message>,
@@ -10,16 +10,16 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// Adds a request; `operation` is what an error says.
+    /// Adds a request; an error will name `operation`.
     pub(crate) fn add(&mut self, operation: impl Into<String>, message: Message) {
         self.messages.push(message);
         self.operations.push(operation.into());
     }
 
-    /// Sends all of them. The kernel goes on after one that it refuses.
+    /// Sends all requests. The kernel continues after one that it refuses.
     ///
     /// # Errors
-    /// The first that was refused.
+    /// The error of the first that was refused.
     pub(crate) fn send(mut self, socket: &Socket) -> Result<(), NetlinkError> {
         if self.messages.is_empty() {
             return Ok(());

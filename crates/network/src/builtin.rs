@@ -1,19 +1,20 @@
-//! The built-in network: a veth pair for each pod, routed or in one bridge, and host ports by nf_tables.
+//! The built-in network: a veth pair for each pod, routed or in one bridge, and host ports through nf_tables.
 //!
-//! Order of an attach: lease on disk, what is of the node, veth pair, both of its ends, host ports. Order of a detach: host
-//! ports, what the bridge knows of the pod, lease draining; the link goes with the pod's namespace, since deleting it takes
-//! the kernel 40 ms. What the host's end of a pair says of its pod is enough to find a lost lease again.
+//! The order of an attach: lease on disk, what belongs to the node, veth pair, both of its ends, host ports. The order
+//! of a detach: host ports, what the bridge knows about the pod, lease draining. The link disappears with the pod's
+//! namespace, because deleting it takes the kernel 40 ms. The alias of a pair's host end is enough to restore a lost
+//! lease.
 //!
-//! *Routed*, a pod has the host as its only neighbour: the host has a route to each pod, and the pod's default route leads to
-//! the host. A pod costs the same however many there are. *In a bridge*, pods are each other's neighbours, and each costs in
-//! proportion to those that are there already; the kernel has room for 1,023.
+//! *Routed*, a pod has the host as its only neighbour: the host has a route to each pod, and the pod's default route
+//! leads to the host. A pod costs the same however many there are. *In a bridge*, pods are each other's neighbours.
+//! Each costs in proportion to those that already exist, and the kernel has room for 1,023.
 //!
-//! A pod may send any frame, with whatever sender. So neither the bridge, nor the host, nor a pod learns from frames where
-//! a pod or the gateway is: that is settled when the pod comes. Between pods of one bridge addresses are asked for as on any
-//! network; a routed link knows no questions.
+//! A pod may send any frame with any source address. So neither the bridge nor the host nor a pod learns from frames
+//! where a pod or the gateway is: that is set when the pod is attached. Pods in one bridge resolve each other's
+//! addresses as on any network; a routed link needs no resolution.
 //!
-//! The mode is that of the pods to come. Where both kinds are, the host answers on the bridge for those that it routes to,
-//! and the bridge goes after its last pod.
+//! The mode applies to new pods. If there are pods of both modes, the host answers on the bridge for those to which it
+//! routes, and the bridge is removed after its last pod.
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -44,21 +45,21 @@ use connect::{FIRST_INSIDE_INDEX, next_index};
 use pair::{adopt, delete_link, link_name};
 use ports::{elements, forget_ports};
 
-/// A link that is still there this long after its pod was detached is deleted by wharf.
+/// If a link still exists this long after its pod was detached, wharf deletes it.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// How pods are connected by the built-in network.
+/// How the built-in network connects pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// By a link of their own, with the host as their router.
+    /// Each pod has its own link, with the host as its router.
     Routed,
-    /// By one bridge.
+    /// All pods are in one bridge.
     Bridge,
 }
 
 impl Mode {
-    /// The word for it in the configuration.
+    /// Its name in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -68,33 +69,33 @@ impl Mode {
     }
 }
 
-/// The built-in network cannot do what was asked.
+/// Why the built-in network could not do what was requested.
 #[derive(Debug, thiserror::Error)]
 pub enum BuiltinError {
-    /// The name belongs to a link of another kind.
+    /// A link of another kind has the bridge's name.
     #[error("the link {name} exists and is not a bridge: set network.bridge to another name")]
     NotABridge {
         /// The configured name.
         name: String,
     },
-    /// The ranges are IPv6 alone and the kernel has none.
+    /// The ranges are only IPv6, and the kernel has no IPv6.
     #[error("the range {subnets} needs IPv6, which this machine lacks: add an IPv4 range to network.subnets")]
     NoIpv6 {
-        /// The ranges of pods.
+        /// The pods' ranges.
         subnets: Subnets,
     },
-    /// Others have addresses of the ranges.
+    /// Others use addresses in the ranges.
     #[error(
         "the range {subnet} of pods overlaps the route {route}: set network.subnets to one that is free in wharf's \
          configuration"
     )]
     Overlap {
-        /// The range of pods.
+        /// The pods' range.
         subnet: Subnet,
-        /// The other's range, and its link.
+        /// The other range, and its link.
         route: String,
     },
-    /// No address or host port.
+    /// No address or host port is available.
     #[error(transparent)]
     Lease(#[from] LeaseError),
     /// A record could not be written.
@@ -106,7 +107,7 @@ pub enum BuiltinError {
     /// The pod's namespace cannot be used.
     #[error(transparent)]
     Netns(#[from] NetnsError),
-    /// A setting of the kernel could not be made.
+    /// A kernel setting could not be changed.
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
 }
@@ -115,16 +116,16 @@ pub enum BuiltinError {
 #[derive(Debug, Clone, Copy)]
 struct Failed;
 
-/// The network as it was set up.
+/// The node's part of the network, as it was set up.
 #[derive(Debug, Clone, Copy)]
 struct Built {
-    /// The bridge: that of the pods to come, or one that other pods are left in.
+    /// The bridge for new pods, or one with pods left in it.
     bridge: Option<u32>,
-    /// The hardware address that pods find their gateway under.
+    /// The hardware address at which pods find their gateway.
     gateway: [u8; 6],
-    /// The largest packet in bytes; the kernel's default if `None`.
+    /// The MTU in bytes; the kernel's default if `None`.
     mtu: Option<u32>,
-    /// Where links have settings of IPv6.
+    /// Present if links have IPv6 settings.
     ipv6: Option<Ipv6>,
 }
 
@@ -137,21 +138,21 @@ pub(crate) struct BuiltinNetwork {
     mtu: Option<u32>,
     subnets: Mutex<Subnets>,
     leases: Mutex<Leases>,
-    /// The index of the next pair's end on the host, counted from the first.
+    /// The index of the next pair's host end, counted from the first.
     next_index: AtomicU32,
-    /// The index of `eth0`: the first that is free in the namespaces of this machine's pods.
+    /// The index of `eth0`: the first one that is free in the namespaces of this machine's pods.
     inside_index: AtomicU32,
-    /// Held while host ports are opened or closed with their lease, and while rules and leases are compared: a rule that is
-    /// missing would else be put back for a pod that was detached meanwhile. Taken before `leases`.
+    /// Held while host ports are opened or closed together with their lease, and while rules and leases are compared:
+    /// otherwise a missing rule could be restored for a pod that was detached in the meantime. Taken before `leases`.
     rules: Mutex<()>,
-    /// What the last attempt to set up links and table gave; `None` before the first.
+    /// The result of the last attempt to set up links and table; `None` before the first.
     ready: Mutex<Option<Result<Built, Failed>>>,
-    /// What of others stands in the way of packets, for people.
+    /// What in the firewalls of others blocks packets, for people.
     obstacles: Mutex<Vec<String>>,
 }
 
 impl BuiltinNetwork {
-    /// Loads the leases, and takes over what the kernel shows of pods whose lease is lost.
+    /// Loads the leases, and restores lost ones from what the kernel shows.
     pub(crate) fn open(config: &BuiltinConfig, dir: PathBuf) -> Result<Self, StoreError> {
         let mut leases = Leases::open(dir)?;
         let highest_index = adopt(&mut leases).unwrap_or_else(|error| {
@@ -176,13 +177,13 @@ impl BuiltinNetwork {
         lock(&self.subnets).clone()
     }
 
-    /// Uses other ranges for the pods to come; those that run keep their addresses.
+    /// Sets the ranges for new pods; running pods keep their addresses.
     pub(crate) fn set_subnets(&self, subnets: Subnets) {
         *lock(&self.subnets) = subnets;
         *lock(&self.ready) = None;
     }
 
-    /// What of the machine stands in the way of a pod.
+    /// What on the machine keeps pods from being attached.
     pub(crate) fn readiness(&self) -> Readiness {
         match self.check() {
             Ok(()) => Readiness::yes().and_remark(lock(&self.obstacles).clone()),
@@ -190,7 +191,7 @@ impl BuiltinNetwork {
         }
     }
 
-    /// After a failure setting up is tried again here: on a node that is not ready no pod would ever do it.
+    /// After a failure the setup is retried here, because no pod is attached on a node that is not ready.
     fn check(&self) -> Result<(), BuiltinError> {
         let subnets = self.usable_subnets()?;
         let socket = Socket::open(Family::Route)?;
@@ -214,7 +215,7 @@ impl BuiltinNetwork {
         Some(PodAddresses { ips, interface: INTERFACE.to_owned() })
     }
 
-    /// Connects a pod. After an error nothing of it is left but a draining lease.
+    /// Attaches a pod. After an error nothing of it is left except a draining lease.
     pub(crate) fn attach(&self, pod: &Attachment<'_>) -> Result<PodAddresses, BuiltinError> {
         let subnets = self.usable_subnets()?;
         self.leave_other_mode(pod.id)?;
@@ -238,7 +239,7 @@ impl BuiltinNetwork {
         Ok(PodAddresses { ips: lease.ips, interface: INTERFACE.to_owned() })
     }
 
-    /// Disconnects a pod; one that is not connected is fine.
+    /// Detaches a pod; one that is not attached is success.
     pub(crate) fn detach(&self, id: &PodId) -> Result<(), BuiltinError> {
         let Some(lease) = lock(&self.leases).get(id).cloned() else { return Ok(()) };
         {
@@ -254,18 +255,18 @@ impl BuiltinNetwork {
         Ok(())
     }
 
-    /// The pods that are connected.
+    /// The attached pods.
     pub(crate) fn pods(&self) -> Vec<PodId> {
         lock(&self.leases).held().map(|(id, _lease)| id.clone()).collect()
     }
 
-    /// What an earlier attempt for this pod left of another mode.
+    /// Removes what an earlier attempt for this pod in another mode left.
     fn leave_other_mode(&self, id: &PodId) -> Result<(), BuiltinError> {
         let mode = lock(&self.leases).get(id).map(|lease| lease.mode);
         if mode.is_some_and(|mode| mode != self.mode) { self.detach(id) } else { Ok(()) }
     }
 
-    /// Reserves addresses; if none is free, those of detached pods are freed by force.
+    /// Reserves addresses. If none is free, those of detached pods are freed by force.
     fn reserve(&self, pod: &Attachment<'_>, subnets: &Subnets) -> Result<Lease, LeaseError> {
         match lock(&self.leases).reserve(pod.id, pod.ports, subnets, self.mode) {
             Err(LeaseError::Exhausted { .. }) => {}

@@ -1,8 +1,8 @@
-//! Which network is the node's: the built-in one, or that of CNI plugins.
+//! The node's network: the built-in one, or that of CNI plugins.
 //!
-//! A node has one network, and a pod is never put on the other because this one is out of order for a moment: it would be
-//! outside of the cluster's policies, and perhaps have an address that another pod has. So what once showed that the node
-//! is a cluster's counts for good.
+//! A node has one network, and a pod is never put on the other because this one is out of order for a moment: the pod
+//! would be outside the cluster's policies, and might have an address that another pod has. So once something has shown
+//! that the node belongs to a cluster, that counts for good.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,11 +21,11 @@ use crate::subnet::SubnetError;
 const POD_CIDR: &str = "pod-cidr";
 const CNI_SEEN: &str = "cni-seen";
 
-/// Whether pods are put on the built-in network.
+/// Whether pods use the built-in network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Builtin {
-    /// On a machine that shows no sign of being a cluster's node; else pods wait for a CNI configuration.
+    /// On a machine that shows no sign of belonging to a cluster; on any other, pods wait for a CNI configuration.
     Auto,
     /// Always; CNI configurations are ignored.
     On,
@@ -34,7 +34,7 @@ pub enum Builtin {
 }
 
 impl Builtin {
-    /// The word for it in the configuration.
+    /// Its name in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -52,14 +52,14 @@ pub(crate) enum Choice {
     Cni(Arc<NetworkConfig>),
 }
 
-/// What shows that a machine is a cluster's node.
+/// A sign that a machine is a cluster's node.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Sign {
-    /// There was a CNI configuration; this was its directory.
+    /// There was a CNI configuration in this directory.
     Cni(PathBuf),
-    /// A kubelet sent the range of the node's pods.
+    /// A kubelet sent this range for the node's pods.
     PodCidr(String),
-    /// A file of a kubelet is there.
+    /// This file of a kubelet exists.
     Kubelet(PathBuf),
 }
 
@@ -73,7 +73,7 @@ impl fmt::Display for Sign {
     }
 }
 
-/// What is remembered of the node, as a text.
+/// Something that is remembered about the node, as a text.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 struct Setting(String);
@@ -82,7 +82,7 @@ impl store::Kind for Setting {
     const NAME: &'static str = "setting";
 }
 
-/// Chooses, by the configuration and by the signs, of which it remembers those that may vanish.
+/// Chooses by the configuration and by the signs, of which it remembers those that may disappear.
 #[derive(Debug)]
 pub(crate) struct Chooser {
     builtin: Builtin,
@@ -106,8 +106,8 @@ impl Chooser {
     /// The network for the next pod.
     ///
     /// # Errors
-    /// [`Error::Cni`] if it is CNI's, and its configuration is missing or damaged; [`Error::Yields`] if it is missing and
-    /// the built-in network is kept off this node; [`Error::Store`] if a sign cannot be remembered.
+    /// [`Error::Cni`] if it is CNI's and its configuration is missing or damaged; [`Error::Yields`] if the
+    /// configuration is missing and this is a cluster's node; [`Error::Store`] if a sign cannot be remembered.
     pub(crate) fn choose(&self, cni: &Cni) -> Result<Choice, Error> {
         if self.builtin == Builtin::On {
             return Ok(Choice::Builtin);
@@ -132,7 +132,7 @@ impl Chooser {
         self.builtin == Builtin::On
     }
 
-    /// The range that a kubelet sent last, perhaps to an earlier process.
+    /// The last range that a kubelet sent, even if it was to an earlier process.
     pub(crate) fn pod_cidr(&self) -> Option<String> {
         self.remembered(POD_CIDR)
     }
@@ -141,7 +141,7 @@ impl Chooser {
         self.remember(POD_CIDR, cidrs.to_owned())
     }
 
-    /// Sets a range aside that cannot be understood.
+    /// Moves a range that cannot be parsed to the quarantine.
     pub(crate) fn forget_pod_cidr(&self, cause: SubnetError) {
         store::report(POD_CIDR, &self.settings.reject(POD_CIDR, Box::new(cause)));
     }

@@ -1,17 +1,17 @@
-//! The error of the crate, and the class of each for clients.
+//! The crate's error, and the class of each case for clients.
 
 use nix::errno::Errno;
 use wharf_types::{ErrorKind, Failure};
 
 use crate::{BuiltinError, CniError, LeaseError, NetlinkError, NetnsError, StoreError, SubnetError};
 
-/// The network could not do what was asked.
+/// Why the network could not do what was requested.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// By the built-in network.
+    /// The built-in network's error.
     #[error(transparent)]
     Builtin(#[from] BuiltinError),
-    /// By CNI plugins.
+    /// The error of CNI.
     #[error(transparent)]
     Cni(#[from] CniError),
     /// This is a cluster's node, so the built-in network is not used, and there is no CNI configuration (yet).
@@ -28,10 +28,10 @@ pub enum Error {
     /// A pod's namespace cannot be used.
     #[error(transparent)]
     Netns(#[from] NetnsError),
-    /// The kernel refused.
+    /// The kernel returned an error.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// The state cannot be kept.
+    /// The state cannot be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A range of addresses is malformed.
@@ -54,7 +54,7 @@ impl Failure for Error {
 }
 
 impl Error {
-    /// One word for why no pod can be attached, as conditions of the CRI have it.
+    /// The reason, in one word, for the CRI's condition.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Yields { .. } => "NoCniConfig",
@@ -87,7 +87,7 @@ fn cni(error: &CniError) -> ErrorKind {
             ErrorKind::FailedPrecondition
         }
         CniError::Directory { source, .. } => match Failure::kind(source) {
-            // Someone has to mend the directory.
+            // Someone must repair the directory.
             ErrorKind::Internal => ErrorKind::FailedPrecondition,
             kind => kind,
         },
@@ -110,7 +110,7 @@ impl Failure for NetnsError {
             }
             Self::Thread { .. } => ErrorKind::ResourceExhausted,
             Self::Open { source, .. } | Self::Pin { source, .. } => source.kind(),
-            // It is wharf's own, whatever it is.
+            // It is a bug in wharf, whatever it is.
             Self::Enter { source: Errno::EINVAL } | Self::Lost => ErrorKind::Internal,
             Self::Enter { source } => source.kind(),
         }

@@ -1,28 +1,28 @@
-//! Firewalls of others that stand in the way of pods.
+//! Other firewalls that block pods.
 //!
-//! A forwarded packet passes the chains of all tables, and each of them may drop it. Docker, ufw and cautious people set the
-//! policy of iptables' FORWARD chain to that. As every container engine does, wharf puts rules for its links there, which
-//! accept what pods send, the answers, and what comes by a host port; and nothing else that somebody routes to a pod. They
-//! are written as iptables would, which reads no others. Chains that are not iptables' belong to somebody who wrote them
-//! by hand, or to firewalld: what these drop is said, not undone.
+//! A forwarded packet passes the chains of all tables, and each of them may drop it. Docker, ufw and cautious
+//! administrators set the policy of iptables' FORWARD chain to drop. Like every container engine, wharf inserts rules
+//! for its links there. They accept packets from pods, replies, and packets to a host port, but nothing else that
+//! somebody routes to a pod. They have the form that iptables writes, because it reads no other. Chains that are not
+//! iptables' were written by hand or belong to firewalld: what these drop is reported, not changed.
 
 use crate::netlink::{Family, IPV4, IPV6, Message, NetlinkError, Socket};
 use crate::nft::commit;
 use crate::nft::others::{self, Chain, FoundRule, Only};
 
-/// By this comment the rules are found again.
+/// The comment by which the rules are found again.
 const COMMENT: &str = "wharf";
 
 const FORWARD_HOOK: u32 = 2;
 const DROP: u32 = 0;
 
-/// What iptables calls its table.
+/// iptables' name for its table.
 const FILTER: &str = "filter";
-/// Where Docker leaves room for the rules of others, before its own.
+/// Docker's chain for the rules of others, which comes before its own.
 const DOCKER_USER: &str = "DOCKER-USER";
 
-/// Lets packets pass that come and go by the links of pods, each named as iptables does it; rules that are there already stay.
-/// Gives what still stands in the way, for people.
+/// Lets packets to and from the links of pods pass; the links are in iptables' notation. Existing rules stay. Returns
+/// what still blocks packets, for people.
 pub(crate) fn open(links: &[String]) -> Result<Vec<String>, NetlinkError> {
     let socket = Socket::open(Family::Netfilter)?;
     let chains = others::chains(&socket)?;
@@ -43,7 +43,7 @@ pub(crate) fn open(links: &[String]) -> Result<Vec<String>, NetlinkError> {
     Ok(obstacles)
 }
 
-/// Removes the rules, from whatever chain they are in. Gives whether there were any.
+/// Removes the rules from every chain. Returns whether there were any.
 pub(crate) fn close() -> Result<bool, NetlinkError> {
     let socket = Socket::open(Family::Netfilter)?;
     let mut found = false;
@@ -85,7 +85,7 @@ fn accepts(chain: &Chain, link: &str) -> [Message; 2] {
     ]
 }
 
-/// `struct xt_conntrack_mtinfo3` with nothing but states: `match_flags` says so, `state_mask` which.
+/// `struct xt_conntrack_mtinfo3` with nothing but states: `match_flags` says that, and `state_mask` says which.
 fn expected() -> [u8; 168] {
     const MATCH_FLAGS: usize = 146;
     const STATE_MASK: usize = 150;
@@ -113,14 +113,14 @@ fn drops(chain: &Chain) -> bool {
     chain.hook == Some(FORWARD_HOOK) && chain.policy == Some(DROP)
 }
 
-/// The chains of those tables of iptables whose FORWARD drops.
+/// The chains of iptables' tables whose FORWARD drops.
 fn to_open(chains: &[Chain]) -> Vec<&Chain> {
     let dropping =
         |family| chains.iter().any(|chain| chain.family == family && is_iptables(chain) && drops(chain));
     chains.iter().filter(|chain| is_iptables(chain) && dropping(chain.family)).collect()
 }
 
-/// One chain of each other table that drops. firewalld's policy is to accept; a rule at the end does the dropping.
+/// One chain of each other table that drops. firewalld's policy is to accept; a rule at its end does the dropping.
 fn foreign(chains: &[Chain]) -> Vec<&Chain> {
     let mut found: Vec<&Chain> = Vec::new();
     let firewalld = |chain: &Chain| chain.table == "firewalld" && chain.hook == Some(FORWARD_HOOK);

@@ -1,7 +1,7 @@
-//! Addresses of pods: which are taken, by whom, and when they may be used again.
+//! The addresses of pods: which are taken, by whom, and when they may be used again.
 //!
-//! A lease is on disk before its link is made, and an address is free only when the link is gone: a detached pod's
-//! lease is *draining* until then. Addresses are given out in turn, so that one is not used again at once.
+//! A lease is on disk before its link is made, and its addresses are free only when the link is gone: until then, a
+//! detached pod's lease is *draining*. Addresses are assigned in turn, so that none is reused at once.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -19,15 +19,15 @@ use crate::{Mode, PortMapping};
 
 const DRAINING: &str = ".draining";
 
-/// A lease that cannot be had.
+/// Why a lease is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
     /// Every address of the range is taken.
     #[error("no address is free in {subnets}; {taken} are taken")]
     Exhausted {
-        /// The ranges of pods.
+        /// The pods' ranges.
         subnets: Subnets,
-        /// How many addresses pods have, counting those whose links are not gone yet.
+        /// How many addresses pods have, including those whose links still exist.
         taken: usize,
     },
     /// Another pod has the host port.
@@ -40,7 +40,7 @@ pub enum LeaseError {
         /// The pod that has it.
         owner: PodId,
     },
-    /// The pod asks for one host port twice.
+    /// The pod requests one host port twice.
     #[error("host port {port}/{protocol} is requested twice", protocol = .protocol.name())]
     PortTwice {
         /// The protocol.
@@ -48,7 +48,7 @@ pub enum LeaseError {
         /// The port of the host.
         port: u16,
     },
-    /// A host port of an address family that pods do not have.
+    /// The host port has an address family that pods do not have.
     #[error("host port {port}/{protocol} on {host_ip} needs pod addresses of the same family, and pods have {subnets}", protocol = .protocol.name())]
     PortFamily {
         /// The protocol.
@@ -57,19 +57,19 @@ pub enum LeaseError {
         port: u16,
         /// The address of the host.
         host_ip: IpAddr,
-        /// The ranges of pods.
+        /// The pods' ranges.
         subnets: Subnets,
     },
     /// The lease could not be recorded.
     #[error("save the lease of a pod")]
     Store {
-        /// Which file, and why.
+        /// The file, and the reason.
         #[from]
         source: StoreError,
     },
 }
 
-/// What a pod holds.
+/// What a pod has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Lease {
     /// Primary first.
@@ -96,19 +96,19 @@ impl store::Kind for Record {
     const NAME: &'static str = "lease";
 }
 
-/// All leases; the owner serialises access.
+/// All leases. The owner serialises access.
 #[derive(Debug)]
 pub(crate) struct Leases {
     store: Records<Json<Record>>,
     held: HashMap<PodId, Lease>,
     draining: HashMap<PodId, (Lease, Instant)>,
     taken: HashSet<IpAddr>,
-    /// The offset that is tried next.
+    /// The next offset to try.
     next: u32,
 }
 
 impl Leases {
-    /// Loads what is on disk; what cannot be understood is set aside.
+    /// Loads what is on disk; damaged leases are moved to the quarantine.
     pub(crate) fn open(dir: PathBuf) -> Result<Self, StoreError> {
         let store = store::open(dir)?;
         let loaded = store::load(&store, |name| name.strip_suffix(DRAINING).unwrap_or(name))?;
@@ -131,28 +131,28 @@ impl Leases {
         self.held.iter()
     }
 
-    /// Whether a pod is connected in this way, or its link may still be there.
+    /// Whether a pod is connected in this mode, or its link may still exist.
     pub(crate) fn has(&self, mode: Mode) -> bool {
         let draining = self.draining.values().map(|(lease, _since)| lease);
         self.held.values().chain(draining).any(|lease| lease.mode == mode)
     }
 
-    /// Whether no pod has anything, not even a link that is on its way out.
+    /// Whether no pod has anything, not even a link that is about to disappear.
     pub(crate) fn is_empty(&self) -> bool {
         self.held.is_empty() && self.draining.is_empty()
     }
 
-    /// The addresses of some detached pods.
+    /// The addresses of these detached pods.
     pub(crate) fn draining_addresses<'a>(&self, ids: impl Iterator<Item = &'a PodId>) -> HashSet<IpAddr> {
         ids.filter_map(|id| self.draining.get(id)).flat_map(|(lease, _since)| lease.ips.clone()).collect()
     }
 
-    /// The pods whose links may still be there, and since when.
+    /// The pods whose links may still exist, and since when.
     pub(crate) fn draining(&self) -> Vec<(PodId, Instant)> {
         self.draining.iter().map(|(id, (_lease, since))| (id.clone(), *since)).collect()
     }
 
-    /// Takes over what the kernel shows of a pod whose record is lost.
+    /// Restores the lost lease of a pod from what the kernel shows.
     pub(crate) fn adopt(&mut self, id: PodId, lease: Lease) -> Result<(), StoreError> {
         if self.held.contains_key(&id) || self.draining.contains_key(&id) {
             return Ok(());
@@ -162,7 +162,8 @@ impl Leases {
         Ok(())
     }
 
-    /// Gives a pod addresses and host ports, on disk before it returns. A pod that has addresses keeps them.
+    /// Gives a pod addresses and host ports, which are on disk when this returns. A pod that already has addresses
+    /// keeps them.
     pub(crate) fn reserve(
         &mut self,
         id: &PodId,
@@ -185,14 +186,14 @@ impl Leases {
         };
         let lease = Lease { ips, ports: ports.to_vec(), mode };
         self.save(id, &lease)?;
-        // It is on disk from here on: whatever fails next, it is there to be given back.
+        // From here on it is on disk, so whatever fails next, it can be returned.
         self.draining.remove(id);
         self.insert(id.clone(), lease.clone());
         self.store.remove(&format!("{id}{DRAINING}")).map_err(StoreError::from)?;
         Ok(lease)
     }
 
-    /// Marks a lease: the pod is detached, its link may still be there.
+    /// Marks a lease as draining: the pod is detached, but its link may still exist.
     pub(crate) fn drain(&mut self, id: &PodId) -> Result<(), StoreError> {
         if self.held.contains_key(id) {
             self.store.rename(id.as_str(), &format!("{id}{DRAINING}"))?;
@@ -249,7 +250,7 @@ impl Leases {
         Err(LeaseError::Exhausted { subnets: subnets.clone(), taken: self.held.len() + self.draining.len() })
     }
 
-    /// After a restart: go on behind the highest address in use.
+    /// After a restart, continues after the highest address in use.
     fn after_highest(&self, subnets: &Subnets) -> u32 {
         let Some(subnet) = subnets.as_slice().first() else { return 2 };
         let highest = self.taken.iter().filter(|ip| subnet.contains(**ip)).max();
@@ -281,7 +282,7 @@ impl Leases {
     }
 }
 
-/// A port of an address can lead only to an address of the same family.
+/// A port with an address can lead only to an address of the same family.
 fn check_families(ports: &[PortMapping], subnets: &Subnets) -> Result<(), LeaseError> {
     for port in ports.iter().filter(|port| port.host_port != 0) {
         let Some(host_ip) = port.host_ip else { continue };

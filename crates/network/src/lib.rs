@@ -1,9 +1,10 @@
-//! The network of pods: a built-in one by netlink, or CNI plugins; which of both is the node's, [`Builtin`] says.
+//! The network of pods: the built-in one, through netlink, or CNI plugins. [`Builtin`] decides which of the two the
+//! node uses.
 //!
-//! Everything is blocking, and nothing is executed but CNI plugins. The kernel is the truth: links and rules carry the
-//! id of their pod, records are on disk before what they describe is made, and [`Network::reconcile`] removes whatever
-//! a crash left. What this crate deliberately does not do: make or pin network namespaces, write `resolv.conf`, or
-//! enforce network policies.
+//! Everything blocks, and nothing is executed except CNI plugins. The kernel is the truth: links and rules have the id
+//! of their pod, records are on disk before what they describe is made, and [`Network::reconcile`] removes whatever a
+//! crash left. This crate deliberately does not make or pin network namespaces, write `resolv.conf`, or enforce network
+//! policies.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -61,24 +62,24 @@ pub(crate) const INTERFACE: &str = "eth0";
 /// How many pods a remark names.
 const NAMED_PODS: usize = 3;
 
-/// Where the network keeps its state and finds its plugins.
+/// The network's directories and settings.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Leases, CNI records and the pod CIDR; survives a restart of the machine.
+    /// The directory for leases, CNI records and the pod CIDR, which survives a reboot.
     pub state_dir: PathBuf,
-    /// Where CNI configurations are, usually `/etc/cni/net.d`.
+    /// The directory of CNI configurations, usually `/etc/cni/net.d`.
     pub cni_conf_dir: PathBuf,
-    /// Where CNI plugins are, searched in order; usually `/opt/cni/bin`.
+    /// The directories of CNI plugins, searched in order; usually `/opt/cni/bin`.
     pub cni_bin_dirs: Vec<PathBuf>,
-    /// How long a chain of plugins may take to add a pod; usually [`Config::ADD_DEADLINE`].
+    /// How long a plugin chain may take to add a pod; usually [`Config::ADD_DEADLINE`].
     pub cni_add_deadline: Duration,
-    /// How long a chain of plugins may take to delete a pod; usually [`Config::DELETE_DEADLINE`].
+    /// How long a plugin chain may take to delete a pod; usually [`Config::DELETE_DEADLINE`].
     pub cni_delete_deadline: Duration,
-    /// Whether pods are put on the built-in network.
+    /// Whether pods use the built-in network.
     pub builtin: Builtin,
-    /// What that network is like.
+    /// The settings of that network.
     pub builtin_network: BuiltinConfig,
-    /// Files that only a kubelet has, usually [`Config::KUBELET_FILES`]: with one of them this is a cluster's node.
+    /// Files that only a kubelet has, usually [`Config::KUBELET_FILES`]: if one exists, this is a cluster's node.
     pub kubelet_files: Vec<PathBuf>,
 }
 
@@ -87,7 +88,7 @@ impl Config {
     pub const ADD_DEADLINE: Duration = Duration::from_secs(60);
     /// The usual deadline of a CNI DEL.
     pub const DELETE_DEADLINE: Duration = Duration::from_secs(30);
-    /// Where kubelets have their configuration or their credentials: those that asked their cluster for a certificate,
+    /// Where kubelets have their configuration or credentials: those that requested a certificate from their cluster,
     /// kubeadm, the clouds, Bottlerocket, Talos, k3s, RKE2, k0s, MicroK8s.
     pub const KUBELET_FILES: [&str; 12] = [
         "/var/lib/kubelet/pki/kubelet-client-current.pem",
@@ -105,27 +106,27 @@ impl Config {
     ];
 }
 
-/// The built-in network.
+/// The settings of the built-in network.
 #[derive(Debug, Clone)]
 pub struct BuiltinConfig {
-    /// How pods to come are connected.
+    /// How new pods are connected.
     pub mode: Mode,
     /// The name of the bridge's link, at most 15 bytes; usually `wharf0`.
     pub bridge: String,
-    /// The addresses of pods, primary first; the host has the first of each.
+    /// The addresses for pods, primary first; the host has the first of each range.
     pub subnets: Subnets,
-    /// The largest packet in bytes; if `None`, what the link of the default route takes, or the kernel's default (1500).
+    /// The MTU in bytes; if `None`, that of the default route's link, or the kernel's default (1500).
     pub mtu: Option<u32>,
 }
 
-/// Whether pods can be attached now, as the CRI's `NetworkReady` condition wants it.
+/// Whether pods can be attached now, for the CRI's `NetworkReady` condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Readiness {
     /// Whether they can.
     pub ready: bool,
-    /// One word; empty if there is nothing to say.
+    /// The reason in one word; empty if there is nothing to say.
     pub reason: String,
-    /// For people: what is in the way of pods, or, where nothing is, what somebody should look at.
+    /// For people: what keeps pods from being attached, or, if nothing does, what somebody should look at.
     pub message: String,
 }
 
@@ -134,7 +135,7 @@ impl Readiness {
         Self { ready: true, reason: String::new(), message: String::new() }
     }
 
-    /// The same, with something that people should look at.
+    /// Adds remarks for people.
     pub(crate) fn and_remark(mut self, remarks: impl IntoIterator<Item = String>) -> Self {
         for remark in remarks {
             if self.message.is_empty() {
@@ -151,7 +152,7 @@ impl Readiness {
     }
 }
 
-/// A port of a container, and the port of the host that leads to it.
+/// A port of a container, and the host port that leads to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMapping {
     /// The transport protocol.
@@ -160,12 +161,12 @@ pub struct PortMapping {
     pub container_port: u16,
     /// The port of the host; 0 for none.
     pub host_port: u16,
-    /// The address of the host; `None` for all, `0.0.0.0` for all of IPv4, `::` for all of IPv6.
+    /// The host's address; `None` for all, `0.0.0.0` for all of IPv4, `::` for all of IPv6.
     pub host_ip: Option<IpAddr>,
 }
 
 impl PortMapping {
-    /// Whether one packet could belong to both.
+    /// Whether the same packet could belong to both.
     pub(crate) fn collides(&self, other: &Self) -> bool {
         let addresses = match (self.host_ip, other.host_ip) {
             (Some(one), Some(other)) => {
@@ -178,7 +179,7 @@ impl PortMapping {
     }
 }
 
-/// A pod to be attached.
+/// A pod to attach.
 #[derive(Debug, Clone, Copy)]
 pub struct Attachment<'a> {
     /// The pod.
@@ -191,26 +192,26 @@ pub struct Attachment<'a> {
     pub uid: &'a str,
     /// Its network namespace.
     pub netns: BorrowedFd<'a>,
-    /// Where plugins find that: it is pinned there as long as they have anything in it.
+    /// The file at which it is pinned for plugins, as long as they have anything in it.
     pub pin: &'a Path,
     /// Its ports; those without a host port have no effect.
     pub ports: &'a [PortMapping],
-    /// Its annotations, for plugins; those of bandwidth are limits.
+    /// Its annotations, for plugins; those for bandwidth are limits.
     pub annotations: &'a BTreeMap<String, String>,
-    /// How its names are resolved, for plugins.
+    /// Its DNS settings, for plugins.
     pub dns: Dns<'a>,
     /// The parent of its cgroups, for plugins; empty for none.
     pub cgroup_parent: &'a str,
 }
 
-/// How the names of a pod are resolved.
+/// A pod's DNS settings.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Dns<'a> {
     /// Addresses of name servers.
     pub servers: &'a [String],
-    /// Domains that are searched.
+    /// Search domains.
     pub searches: &'a [String],
-    /// Options as `resolv.conf` has them.
+    /// Options, as in `resolv.conf`.
     pub options: &'a [String],
 }
 
@@ -219,25 +220,25 @@ pub struct Dns<'a> {
 pub struct PodAddresses {
     /// At least one, the primary first.
     pub ips: Vec<IpAddr>,
-    /// The name of the interface that has them.
+    /// The name of their interface.
     pub interface: String,
 }
 
-/// The network of the node; shared by all threads.
+/// The node's network, shared by all threads.
 #[derive(Debug)]
 pub struct Network {
     chooser: Chooser,
     builtin: builtin::BuiltinNetwork,
     cni: cni::Cni,
-    /// Pods that this process attached and nobody asked to detach: never removed by `reconcile`, since its caller
-    /// may have listed the live pods before.
+    /// Pods that this process has attached and nobody has asked to detach. `reconcile` never removes them, because its
+    /// caller may have listed the live pods before.
     attached: Mutex<HashSet<PodId>>,
-    /// How many pods were reported to be on the built-in network although CNI's is the node's network.
+    /// How many pods on the built-in network were last reported, on a node that uses CNI.
     reported: AtomicUsize,
 }
 
 impl Network {
-    /// Opens the state; what is damaged is set aside in `quarantine/` and reported.
+    /// Opens the state; damaged records are moved to `quarantine/` and logged.
     ///
     /// # Errors
     /// [`Error::Store`] if the directories cannot be made or read.
@@ -257,16 +258,16 @@ impl Network {
         }
         let cni = cni::Cni::open(config)?;
         let (attached, reported) = (Mutex::new(HashSet::new()), AtomicUsize::new(0));
-        // Plugins are asked now, so that they have answered when somebody wants to know.
+        // Plugins are asked now, so that they have answered by the time somebody wants to know.
         if let Ok(Choice::Cni(network)) = chooser.choose(&cni) {
             drop(cni.readiness(&network));
         }
         Ok(Self { chooser, builtin, cni, attached, reported })
     }
 
-    /// Whether pods can be attached now: by a valid CNI configuration whose plugins are there, or by the built-in
-    /// network, which fits the machine. Plugins of CNI 1.1.0 and later have a say too: what they said last, as they are asked meanwhile.
-    /// Costs a directory listing.
+    /// Whether pods can be attached now: through a valid CNI configuration whose plugins exist, or through the built-in
+    /// network, if that fits the machine. For plugins of CNI 1.1.0 and later, their last reported status counts as
+    /// well, and they are asked again. Costs a directory listing.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         match self.chooser.choose(&self.cni) {
@@ -276,12 +277,12 @@ impl Network {
         }
     }
 
-    /// Connects a pod: on return its addresses work. A pod that is connected already is connected anew, with the
-    /// same addresses where the network allows it.
+    /// Attaches a pod; its addresses work on return. A pod that is already attached is attached again, with the same
+    /// addresses if the network allows it.
     ///
     /// # Errors
     /// [`Error::Yields`] on a cluster's node without a CNI configuration, [`Error::Builtin`] or [`Error::Cni`]; then
-    /// nothing is left but what [`Network::detach`] or [`Network::reconcile`] removes.
+    /// nothing is left except what [`Network::detach`] or [`Network::reconcile`] removes.
     pub fn attach(&self, pod: &Attachment<'_>) -> Result<PodAddresses, Error> {
         let choice = self.chooser.choose(&self.cni)?;
         self.attached().insert(pod.id.clone());
@@ -292,8 +293,8 @@ impl Network {
         result
     }
 
-    /// Disconnects a pod; unknown pods and namespaces that are gone are fine. The built-in network leaves the link to
-    /// the end of the namespace: drop it afterwards, and every [`StatsSocket`] in it.
+    /// Detaches a pod; an unknown pod or a namespace that is gone is success. The built-in network leaves the link to
+    /// the end of the namespace: drop the namespace afterwards, and every [`StatsSocket`] in it.
     ///
     /// # Errors
     /// [`Error::Builtin`] or [`Error::Cni`]; the pod's record stays, and the next call or [`Network::reconcile`] tries
@@ -304,29 +305,30 @@ impl Network {
         Ok(self.cni.detach(id, netns)?)
     }
 
-    /// Frees the addresses of detached pods on the built-in network whose link has gone with their namespace, which takes the
-    /// kernel a moment. Gives how many are left: once all of a pod's namespace is dropped, some 20 ms later none.
+    /// Frees the addresses of detached pods on the built-in network whose link has disappeared with their namespace,
+    /// which takes the kernel a moment. Returns how many are left: none, about 20 ms after the last reference to a
+    /// pod's namespace was dropped.
     #[must_use]
     pub fn free_addresses(&self) -> usize {
         self.builtin.free_addresses()
     }
 
-    /// The addresses of a pod that is attached, also by an earlier process.
+    /// The addresses of an attached pod, even one that an earlier process attached.
     #[must_use]
     pub fn addresses(&self, id: &PodId) -> Option<PodAddresses> {
         self.builtin.addresses(id).or_else(|| self.cni.addresses(id))
     }
 
     /// Removes leases, links, host ports and CNI networks of pods that are neither in `live` nor attached by this
-    /// process, and restores rules that someone removed. Gives the number of pods of which something was removed. What
-    /// cannot be removed is reported, and stays for the next call; once a minute is a good rhythm.
+    /// process, and restores rules that someone removed. Returns for how many pods something was removed. What cannot
+    /// be removed is logged and left for the next call; once a minute is a good interval.
     pub fn reconcile(&self, live: &HashSet<PodId>) -> usize {
         let mut removed = self.reconcile_builtin(live);
         removed.extend(self.cni.reconcile(&|id| self.keeps(live, id)));
         removed.len()
     }
 
-    /// The part of [`Network::reconcile`] that runs no plugin, and so takes no time. Gives the pods.
+    /// The part of [`Network::reconcile`] that runs no plugin and so takes no time. Returns the pods.
     pub fn reconcile_builtin(&self, live: &HashSet<PodId>) -> HashSet<PodId> {
         let removed = self.builtin.reconcile(&|id| self.keeps(live, id)).unwrap_or_else(|error| {
             tracing::warn!(error = wharf_types::chain(&error), "cannot keep the built-in network in order");
@@ -338,8 +340,8 @@ impl Network {
         removed
     }
 
-    /// Where CNI's is the node's network: reports the pods that are on the built-in one still, or removes it after the
-    /// last. Its range may be the one that a plugin has now.
+    /// On a node that uses CNI: reports the pods that are still on the built-in network, or removes that network after
+    /// the last. A plugin may use the same range now.
     fn leave_builtin(&self) {
         let left = self.builtin.pods();
         if left.len() != self.reported.swap(left.len(), Relaxed) && !left.is_empty() {
@@ -355,7 +357,7 @@ impl Network {
         }
     }
 
-    /// The pods on the built-in network, for people of a node whose network is CNI's.
+    /// The pods on the built-in network, as a text for people, on a node that uses CNI.
     fn left_behind(&self) -> Option<String> {
         let left = self.builtin.pods();
         let named: Vec<&str> = left.iter().take(NAMED_PODS).map(PodId::short).collect();
@@ -382,8 +384,8 @@ impl Network {
         live.contains(id) || self.attached().contains(id)
     }
 
-    /// Removes the built-in network and its rules, as on a machine that gives wharf up; the pods' own links and ports go
-    /// by [`Network::reconcile`] before. What an attach needs, it makes again.
+    /// Removes the built-in network and its rules, as on a machine that no longer uses wharf. [`Network::reconcile`]
+    /// must have removed the pods' own links and ports. An attach makes what it needs again.
     ///
     /// # Errors
     /// [`Error::Builtin`] for what the kernel refused.
@@ -391,14 +393,14 @@ impl Network {
         Ok(self.builtin.demolish()?)
     }
 
-    /// The ranges that pods to come on the built-in network get their addresses from.
+    /// The ranges for the addresses of new pods on the built-in network.
     #[must_use]
     pub fn subnets(&self) -> Subnets {
         self.builtin.subnets()
     }
 
-    /// Uses these ranges (one CIDR, or one of each family separated by a comma, primary first) for the pods to come on
-    /// the built-in network, also after a restart. That a kubelet sends them is a sign of a cluster's node too. An empty
+    /// Sets these ranges (one CIDR, or one of each family separated by a comma, primary first) for new pods on the
+    /// built-in network, even after a restart. A kubelet that sends them is also a sign of a cluster's node. An empty
     /// text changes nothing.
     ///
     /// # Errors
@@ -413,7 +415,8 @@ impl Network {
         Ok(())
     }
 
-    /// Attaches by the one network, after detaching from the other what an earlier configuration attached there.
+    /// Attaches a pod to the node's network, after detaching it from the other one, to which an earlier configuration
+    /// may have attached it.
     fn attach_to(&self, choice: &Choice, pod: &Attachment<'_>) -> Result<PodAddresses, Error> {
         match choice {
             Choice::Cni(network) => {

@@ -1,4 +1,4 @@
-//! Links and their addresses by rtnetlink.
+//! Links and their addresses, through rtnetlink.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -30,7 +30,7 @@ const STATS: u16 = 23;
 const GROUP: u16 = 27;
 const EXTENT: u16 = 29;
 const INFO_KIND: u16 = 1;
-/// A list of links without their counters, which are most of it.
+/// Lists links without their counters, which are most of the data.
 const WITHOUT_STATS: u32 = 1 << 3;
 
 const ADDRESS_PEER: u16 = 1;
@@ -39,11 +39,11 @@ const ADDRESS_FLAGS: u16 = 8;
 const SCOPE_LINK: u8 = 253;
 
 const FLAG_UP: u32 = 1;
-/// The group of the links that pods are reached by, as the rules know them: the routed links, and the bridge.
+/// The group of the links to pods, by which the rules recognise them: the routed links, and the bridge.
 pub(crate) const PODS_GROUP: u32 = 0x7768;
-/// How the hardware addresses begin that wharf makes.
+/// The prefix of the hardware addresses that wharf makes.
 const OURS: [u8; 2] = [0x02, 0x77];
-/// An address that is used at once, without asking whether someone else has it.
+/// An address that is used at once, without detecting duplicates.
 const NO_DAD: u32 = 2;
 
 /// A link as the kernel shows it.
@@ -52,17 +52,17 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
     pub(crate) alias: String,
-    /// The index of the bridge it is a port of; 0 for none.
+    /// The index of the bridge of which it is a port; 0 for none.
     pub(crate) master: u32,
-    /// The group that the rules of others or wharf's know it by.
+    /// The group by which rules, wharf's or others', recognise it.
     pub(crate) group: u32,
-    /// The largest packet in bytes.
+    /// The MTU in bytes.
     pub(crate) mtu: u32,
-    /// Its hardware address; zero if it is none of Ethernet's.
+    /// Its hardware address; zero if that is not an Ethernet address.
     pub(crate) hardware: [u8; 6],
     /// `bridge`, `veth`, …; empty for hardware.
     pub(crate) kind: String,
-    /// The raw `rtnl_link_stats64`; empty if the kernel gave none.
+    /// The raw `rtnl_link_stats64`; empty if the kernel sent none.
     pub(crate) stats: Vec<u8>,
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn index(name: &str) -> Result<Option<u32>, NetlinkError> {
     }
 }
 
-/// One link by name; `None` if there is none.
+/// The link with this name; `None` if there is none.
 pub(crate) fn get(socket: &Socket, name: &str) -> Result<Option<Link>, NetlinkError> {
     let mut message = Message::new(GET_LINK, 0).fixed(&header(0, 0));
     message.text(NAME, name);
@@ -97,8 +97,8 @@ pub(crate) fn list(socket: &Socket) -> Result<Vec<Link>, NetlinkError> {
     socket.dump(&request, |payload| Some(parse(payload))).operation(|| "list the links".to_owned())
 }
 
-/// The first links of the socket's namespace that are wanted, in the kernel's order. Of all others nothing is kept: who is
-/// an administrator of a namespace can make any number.
+/// The first links of the socket's namespace that match, in the kernel's order. The others are not kept in memory: an
+/// administrator of a namespace can make any number.
 pub(crate) fn list_first(
     socket: &Socket,
     limit: usize,
@@ -117,7 +117,7 @@ pub(crate) fn list_first(
     socket.dump(&request, first).operation(|| "list the links".to_owned())
 }
 
-/// Makes a bridge, up. Its hardware address is given, since a bridge without one changes it with its ports.
+/// Makes a bridge and brings it up. Its hardware address is set, because a bridge without one takes it from its ports.
 pub(crate) fn create_bridge(
     socket: &Socket,
     name: &str,
@@ -134,15 +134,14 @@ pub(crate) fn create_bridge(
     socket.request(message).operation(|| format!("create the bridge {name}"))
 }
 
-/// Makes a link take packets of this length.
+/// Sets a link's MTU.
 pub(crate) fn set_mtu(socket: &Socket, index: u32, mtu: u32) -> Result<(), NetlinkError> {
     let mut message = Message::new(NEW_LINK, 0).fixed(&header(index, 0));
     put_mtu(&mut message, Some(mtu));
     socket.request(message).operation(|| format!("set the MTU of link {index} to {mtu}"))
 }
 
-/// Gives a link a hardware address that it keeps, even if it has it already: until then a bridge changes its own with its
-/// ports.
+/// Sets a link's hardware address, even to the present one: only then does a bridge stop taking it from its ports.
 pub(crate) fn set_hardware(socket: &Socket, index: u32, hardware: [u8; 6]) -> Result<(), NetlinkError> {
     let mut message = Message::new(NEW_LINK, 0).fixed(&header(index, 0));
     message.attribute(HARDWARE, &hardware);
@@ -159,7 +158,7 @@ pub(crate) fn up(index: u32) -> Message {
     Message::new(NEW_LINK, 0).fixed(&header(index, FLAG_UP))
 }
 
-/// Puts a link among those that pods are reached by; one that is not there is fine.
+/// Adds a link to the group of links to pods; a missing one is success.
 pub(crate) fn join_pods(socket: &Socket, name: &str) -> Result<(), NetlinkError> {
     let mut message = Message::new(NEW_LINK, 0).fixed(&header(0, 0));
     message.text(NAME, name);
@@ -170,7 +169,7 @@ pub(crate) fn join_pods(socket: &Socket, name: &str) -> Result<(), NetlinkError>
     }
 }
 
-/// Deletes a link; one that is gone is fine. This takes the kernel 40 ms.
+/// Deletes a link; one that is gone is success. This takes the kernel 40 ms.
 pub(crate) fn delete(socket: &Socket, name: &str) -> Result<(), NetlinkError> {
     let mut message = Message::new(DELETE_LINK, 0).fixed(&header(0, 0));
     message.text(NAME, name);
@@ -193,7 +192,7 @@ impl Address {
         Self { ip, prefix: if ip.is_ipv4() { 32 } else { 128 } }
     }
 
-    /// The request that gives it to a link, usable at once.
+    /// The request that adds it to a link, usable at once.
     pub(crate) fn add(self, link: u32) -> Message {
         let mut message = self.message(NEW_ADDRESS, netlink::CREATE | netlink::EXCL, link);
         if self.ip.is_ipv6() {
@@ -203,7 +202,8 @@ impl Address {
     }
 
     fn message(self, kind: u16, flags: u16, link: u32) -> Message {
-        // Of IPv4 an address of the loopback link is chosen for what leaves by any link without one, but for its scope.
+        // The kernel chooses an IPv4 address of the loopback link for packets that leave through a link without one,
+        // unless its scope prevents that.
         let scope = if link == LOOPBACK { SCOPE_LINK } else { 0 };
         let mut header = vec![family(self.ip), self.prefix, 0, scope];
         header.extend_from_slice(&link.to_ne_bytes());
@@ -215,7 +215,7 @@ impl Address {
     }
 }
 
-/// Gives a link an address, usable at once; one it has already is fine.
+/// Adds an address to a link, usable at once; one that it already has is success.
 pub(crate) fn add_address(socket: &Socket, link: u32, address: Address) -> Result<(), NetlinkError> {
     match socket.request(address.add(link)) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
@@ -226,7 +226,7 @@ pub(crate) fn add_address(socket: &Socket, link: u32, address: Address) -> Resul
     }
 }
 
-/// Takes an address from a link; one that it has not is fine.
+/// Removes an address from a link; one that it does not have is success.
 pub(crate) fn remove_address(socket: &Socket, link: u32, address: Address) -> Result<(), NetlinkError> {
     match socket.request(address.message(DELETE_ADDRESS, 0, link)) {
         Ok(()) | Err(Errno::EADDRNOTAVAIL) => Ok(()),
@@ -237,8 +237,8 @@ pub(crate) fn remove_address(socket: &Socket, link: u32, address: Address) -> Re
     }
 }
 
-/// A locally administered hardware address made of an IP address: the same address is always the same hardware, so
-/// no neighbour keeps a stale entry when it is used again.
+/// A locally administered hardware address made from an IP address. The same IP address always has the same hardware
+/// address, so no neighbour has a stale entry when it is reused.
 pub(crate) fn hardware_address(address: IpAddr) -> [u8; 6] {
     let bytes = octets(address);
     let [local, wharf] = OURS;
@@ -247,7 +247,7 @@ pub(crate) fn hardware_address(address: IpAddr) -> [u8; 6] {
     hardware
 }
 
-/// Whether a hardware address is one that wharf has set.
+/// Whether wharf made a hardware address.
 pub(crate) fn is_ours(hardware: [u8; 6]) -> bool {
     hardware.starts_with(&OURS)
 }
@@ -260,7 +260,7 @@ pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// The family of an address, as messages have it.
+/// The family of an address, as in messages.
 pub(crate) fn family(address: IpAddr) -> u8 {
     if address.is_ipv4() { IPV4 } else { IPV6 }
 }
@@ -271,7 +271,7 @@ fn put_mtu(message: &mut Message, mtu: Option<u32>) {
     }
 }
 
-/// `struct ifinfomsg`: family and type, index, flags, which flags change.
+/// `struct ifinfomsg`: family and type, index, flags, and which flags change.
 fn header(index: u32, flags: u32) -> [u8; 16] {
     let mut header = [0; 16];
     header[4..8].copy_from_slice(&index.to_ne_bytes());

@@ -1,5 +1,5 @@
-//! Who has which hardware address, and behind which port it is: told to the kernel, so that it need not learn it from
-//! frames and packets, in which a pod can name any sender.
+//! Hardware addresses of neighbours, and the bridge ports behind which they are. The kernel is told both, so that it
+//! need not learn them from frames and packets, in which a pod can claim to be any sender.
 
 use std::net::IpAddr;
 
@@ -14,18 +14,18 @@ const DELETE_NEIGHBOUR: u16 = 29;
 const BRIDGE_FAMILY: u8 = 7;
 const NETWORK_ADDRESS: u16 = 1;
 const HARDWARE_ADDRESS: u16 = 2;
-/// Never asked for, and changed by nobody's answer.
+/// It is never resolved, and no answer changes it.
 const PERMANENT: u16 = 0x80;
-/// Of a bridge: behind this port for as long as there is one.
+/// A bridge's entry: behind this port as long as the port exists.
 const STATIC: u16 = 0x40;
-/// The entry is the bridge's, which the port belongs to.
+/// The entry belongs to the bridge of which the link is a port.
 const OF_MASTER: u8 = 4;
-/// Not a neighbour, but somebody to answer for.
+/// Not a neighbour, but an address for which the host answers.
 const PROXY: u8 = 8;
 
-/// The request that says what hardware address a neighbour has, instead of what was known before.
+/// The request that sets a neighbour's hardware address, whatever was known before.
 ///
-/// The kernel does not count such an entry for its limit of neighbours (`gc_thresh3`).
+/// The kernel does not count such an entry for its limit on neighbours (`gc_thresh3`).
 pub(crate) fn hold(link: u32, neighbour: IpAddr, hardware: [u8; 6]) -> Message {
     let flags = netlink::CREATE | netlink::REPLACE;
     let mut message =
@@ -35,7 +35,7 @@ pub(crate) fn hold(link: u32, neighbour: IpAddr, hardware: [u8; 6]) -> Message {
     message
 }
 
-/// The request that says what hardware address is behind a port of a bridge. It goes with the port.
+/// The request that sets which hardware address is behind a bridge's port. The entry disappears with the port.
 pub(crate) fn hold_behind(port: u32, hardware: [u8; 6]) -> Message {
     let flags = netlink::CREATE | netlink::REPLACE;
     let mut message =
@@ -44,7 +44,8 @@ pub(crate) fn hold_behind(port: u32, hardware: [u8; 6]) -> Message {
     message
 }
 
-/// The request that has the host answer on a link for somebody of IPv6 who is behind another. It goes with the link.
+/// The request that has the host answer on a link for an IPv6 address behind another link. The entry disappears with
+/// the link.
 pub(crate) fn answer_for(link: u32, address: IpAddr) -> Message {
     let flags = netlink::CREATE | netlink::REPLACE;
     let mut message = Message::new(NEW_NEIGHBOUR, flags).fixed(&header(family(address), link, 0, PROXY));
@@ -52,12 +53,12 @@ pub(crate) fn answer_for(link: u32, address: IpAddr) -> Message {
     message
 }
 
-/// Forgets where a neighbour of a link is; one that is not known is fine.
+/// Removes the entry of a link's neighbour; an unknown one is success.
 pub(crate) fn forget(socket: &Socket, link: u32, neighbour: IpAddr) -> Result<(), NetlinkError> {
     remove(socket, link, neighbour, 0)
 }
 
-/// Has the host answer for somebody no longer; that it did not is fine.
+/// Stops the host from answering for an address; one for which it does not answer is success.
 pub(crate) fn answer_no_more_for(socket: &Socket, link: u32, address: IpAddr) -> Result<(), NetlinkError> {
     remove(socket, link, address, PROXY)
 }

@@ -103,7 +103,7 @@ impl Message {
         self.bytes[start..start + 2].copy_from_slice(&len.to_ne_bytes());
     }
 
-    /// With an acknowledgement to come also where nothing is refused.
+    /// Requests an acknowledgement even if nothing is refused.
     fn acknowledged(mut self) -> Self {
         let flags = u16::from_ne_bytes([self.bytes[6], self.bytes[7]]) | ACK;
         self.bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
@@ -234,7 +234,7 @@ impl Socket {
 
     /// Sends messages as one datagram; returns the first error, with the index of its message.
     ///
-    /// All errors are there when `send` returns: rtnetlink handles one request after the other, and nf_tables commits
+    /// All errors have arrived when `send` returns: rtnetlink handles one request after another, and nf_tables commits
     /// or undoes the whole batch.
     pub(crate) fn batch(&self, messages_to_send: Vec<Message>) -> Result<(), (usize, Errno)> {
         let mut datagram = Vec::new();

@@ -1,9 +1,10 @@
-//! Wharf's table of nf_tables: who pods may say that they are, masquerading of what leaves them, and host ports by maps.
+//! wharf's table in nf_tables: which source addresses pods may use, masquerading of what leaves them, and host ports
+//! through maps.
 //!
-//! The rules name only the group of the links that pods are reached by, their subnets and the maps, so they are the same for
-//! every pod. A pod with host
-//! ports adds elements to the maps, each with the pod's id as its comment; a pod without touches nothing. The table has
-//! no forward chain: where another table says "drop", its "accept" would count for nothing (see [`crate::firewall`]).
+//! The rules mention only the group of links to pods, the pods' subnets and the maps, so they are the same for every
+//! pod. A pod with host ports adds elements to the maps, each with the pod's id as its comment; a pod without changes
+//! nothing. The table has no forward chain: if another table says "drop", an "accept" here would have no effect (see
+//! [`crate::firewall`]).
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
@@ -21,7 +22,7 @@ pub(crate) mod others;
 
 use encode::{Field, Hook, RawElement, Rule};
 
-/// Elements in one message: their list must stay below 64 KiB.
+/// How many elements one message has: their list must stay below 64 KiB.
 const CHUNK_LEN: usize = 128;
 
 const GUARD: &str = "guard";
@@ -51,7 +52,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The name in lower case, as CNI plugins want it.
+    /// Its name in lower case, as CNI plugins expect it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -70,7 +71,7 @@ impl Protocol {
     }
 }
 
-/// The four maps: by port alone or by address and port, of each family.
+/// The four maps: by port alone, or by address and port, in each family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Map {
     Ports4 = 1,
@@ -79,7 +80,7 @@ enum Map {
     Addresses6 = 4,
 }
 
-/// All maps, the ones by address first: a mapping for one address goes before one for all.
+/// All maps, those with an address first: a mapping for one address takes precedence over one for all.
 const MAPS: [Map; 4] = [Map::Addresses4, Map::Ports4, Map::Addresses6, Map::Ports6];
 
 impl Map {
@@ -110,7 +111,7 @@ impl Map {
     }
 }
 
-/// One element of one map: a host port of a pod.
+/// One element of a map: a host port of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Element {
     map: Map,
@@ -118,17 +119,17 @@ pub(crate) struct Element {
 }
 
 impl Element {
-    /// The pod that the comment names; `None` if it is not an id.
+    /// The pod in the comment; `None` if that is not an id.
     pub(crate) fn owner(&self) -> Option<PodId> {
         self.raw.comment.parse().ok()
     }
 }
 
-/// A port of the host that leads to a port of a pod.
+/// A host port, and the port of a pod to which it leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Forward {
     pub(crate) protocol: Protocol,
-    /// The address of the host; `None` for all of the target's family.
+    /// The host's address; `None` for all in the target's family.
     pub(crate) host_ip: Option<IpAddr>,
     pub(crate) host_port: u16,
     pub(crate) target: IpAddr,
@@ -157,7 +158,7 @@ fn put_port(bytes: &mut Vec<u8>, port: u16) {
     bytes.extend_from_slice(&[0; 2]);
 }
 
-/// Makes the table with its chains, maps and rules, or puts right what someone changed; elements stay.
+/// Makes the table with its chains, maps and rules, or repairs what someone changed; elements stay.
 pub(crate) fn ensure(subnets: &[Subnet]) -> Result<(), NetlinkError> {
     let mut messages = vec![encode::new_table()];
     messages.extend(CHAINS.map(|(name, hook)| encode::new_chain(name, hook)));
@@ -172,9 +173,10 @@ pub(crate) fn ensure(subnets: &[Subnet]) -> Result<(), NetlinkError> {
     commit(&socket, messages).operation(|| format!("set up the nf_tables table inet {}", encode::TABLE))
 }
 
-/// Links of pods route 127.0.0.0/8, so that host ports work there; from outside no packet may use that. And a pod sends in its
-/// own name alone: what comes by a link must be from where answers would go out by the same link. So no pod takes another's
-/// place, none fills the host's memory of neighbours, and none is a router, as that has to speak from a link-local address.
+/// Links to pods route 127.0.0.0/8, so that host ports work there; packets from outside must not use that. And a pod
+/// may send only in its own name: a packet's source must be one to which a reply would leave through the same link. So
+/// no pod can take another's place, fill the host's neighbour table, or act as a router, which has to send from a
+/// link-local address.
 fn guard_rules() -> Vec<Message> {
     let loopback_at = |offset| {
         encode::new_rule(GUARD, |rule: &mut Rule<'_>| {
@@ -193,7 +195,7 @@ fn port_rules() -> Vec<Message> {
     let to_host_ports =
         |chain: &str| encode::new_rule(chain, |rule| rule.is_for_this_machine().jump(HOST_PORTS));
     let mut rules = vec![to_host_ports(PREROUTING)];
-    // The kernel does not route from ::1, so a translated connection to it would hang instead of being refused.
+    // The kernel does not route packets from ::1, so a translated connection to it would hang instead of being refused.
     rules.push(encode::new_rule(OUTPUT, |rule| {
         rule.is_family(IPV6).network_is(24, &Ipv6Addr::LOCALHOST.octets()).leave_chain();
     }));
@@ -222,19 +224,19 @@ fn masquerade_rules(subnets: &[Subnet]) -> Vec<Message> {
     for subnet in subnets {
         let (family, source, gateway) =
             if subnet.is_ipv6() { (IPV6, 8, subnet.gateway()) } else { (IPV4, 12, subnet.gateway()) };
-        // A pod that uses a host port of a pod, perhaps its own: the answer must come back through the host.
+        // For a pod that uses a pod's host port, possibly its own: the reply must come back through the host.
         rules.push(encode::new_rule(POSTROUTING, |rule| {
             rule.arrives_from_pods().leaves_to_pods().is_family(family).translated();
             rule.translate_source(family, &octets(gateway));
         }));
-        // With br_netfilter such a connection stays on the bridge, and then this hook is not told where it came from.
+        // With br_netfilter such a connection stays on the bridge, and this hook does not learn where it came from.
         rules.push(encode::new_rule(POSTROUTING, |rule| {
             rule.leaves_to_pods().is_family(family);
             rule.network_within(source, &octets(subnet.nth(0)), subnet.prefix()).translated();
             rule.translate_source(family, &octets(gateway));
         }));
         if family == IPV4 {
-            // The host that uses a host port by 127.0.0.1: a pod cannot answer to that.
+            // For the host itself, when it uses a host port on 127.0.0.1: a pod cannot reply to that address.
             rules.push(encode::new_rule(POSTROUTING, |rule| {
                 rule.leaves_to_pods().is_family(IPV4).network_is(12, &[127]);
                 rule.translate_source(IPV4, &octets(gateway));
@@ -244,7 +246,7 @@ fn masquerade_rules(subnets: &[Subnet]) -> Vec<Message> {
     rules
 }
 
-/// Adds elements, all or none. EEXIST: another element has one of the keys. ENOENT: the table is gone.
+/// Adds all elements or none. EEXIST: another element has one of the keys. ENOENT: the table is gone.
 pub(crate) fn add(elements: &[Element]) -> Result<(), NetlinkError> {
     let mut messages = Vec::new();
     for map in MAPS {
@@ -261,7 +263,7 @@ pub(crate) fn add(elements: &[Element]) -> Result<(), NetlinkError> {
     commit(&socket, messages).operation(|| "add host ports to nf_tables".to_owned())
 }
 
-/// Removes elements; those that are gone, or whose table is gone, are fine.
+/// Removes elements; one that is gone, or whose table is gone, is success.
 pub(crate) fn remove(elements: &[Element]) -> Result<(), NetlinkError> {
     if elements.is_empty() {
         return Ok(());
@@ -270,7 +272,7 @@ pub(crate) fn remove(elements: &[Element]) -> Result<(), NetlinkError> {
     let delete = |element: &Element| encode::delete_element(element.map.name(), &element.raw.key);
     for chunk in elements.chunks(CHUNK_LEN) {
         match commit(&socket, chunk.iter().map(delete).collect()) {
-            // A batch fails as a whole, so one that is gone keeps the others: go one by one.
+            // A batch fails as a whole, so one missing element would keep the others: remove them one by one.
             Err(Errno::ENOENT) => remove_singly(&socket, chunk.iter().map(delete))?,
             other => other.operation(|| "remove host ports from nf_tables".to_owned())?,
         }
@@ -290,7 +292,7 @@ fn remove_singly(socket: &Socket, deletions: impl Iterator<Item = Message>) -> R
     Ok(())
 }
 
-/// All elements that the kernel has; none if there is no table.
+/// All elements in the kernel; none if there is no table.
 pub(crate) fn elements() -> Result<Vec<Element>, NetlinkError> {
     let socket = Socket::open(Family::Netfilter)?;
     let mut found = Vec::new();
@@ -308,14 +310,15 @@ pub(crate) fn elements() -> Result<Vec<Element>, NetlinkError> {
     Ok(found)
 }
 
-/// Removes the elements of a pod, and none that another pod has under the same key.
+/// Removes a pod's elements, but none that another pod has under the same key.
 pub(crate) fn remove_owned(owner: &PodId) -> Result<(), NetlinkError> {
     let owned: Vec<Element> =
         elements()?.into_iter().filter(|element| element.owner().as_ref() == Some(owner)).collect();
     remove(&owned)
 }
 
-/// Removes what `is_stale` says of what the kernel has, then adds what of `wanted` is missing. Gives what was removed.
+/// Removes the kernel's elements for which `is_stale` holds, then adds those of `wanted` that are missing. Returns what
+/// was removed.
 pub(crate) fn restore(
     wanted: &[Element],
     is_stale: impl Fn(&Element) -> bool,
@@ -334,7 +337,7 @@ pub(crate) fn commit(socket: &Socket, messages: Vec<Message>) -> Result<(), Errn
     socket.batch(encode::batch(messages)).map_err(|(_index, errno)| errno)
 }
 
-/// Whether the table is there.
+/// Whether the table exists.
 pub(crate) fn has_table() -> Result<bool, NetlinkError> {
     match Socket::open(Family::Netfilter)?.request(encode::get_table()) {
         Ok(()) => Ok(true),
@@ -343,7 +346,7 @@ pub(crate) fn has_table() -> Result<bool, NetlinkError> {
     }
 }
 
-/// Deletes the table with all that is in it; one that is gone is fine.
+/// Deletes the table with everything in it; one that is gone is success.
 pub(crate) fn delete_table() -> Result<(), NetlinkError> {
     let socket = Socket::open(Family::Netfilter)?;
     match commit(&socket, vec![encode::delete_table()]) {

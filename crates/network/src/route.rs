@@ -1,4 +1,4 @@
-//! Routes of the machine: what a range of pods must not overlap, how large packets to the world may be, and those to pods.
+//! The machine's routes: what the pods' ranges must not overlap, the MTU towards the world, and the routes to pods.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -25,13 +25,13 @@ const MAIN_TABLE: u8 = 254;
 const UNICAST: u8 = 1;
 const UNREACHABLE: u8 = 7;
 const AT_BOOT: u8 = 3;
-/// Who made a route: wharf did.
+/// The protocol number of routes that wharf made.
 const OURS: u8 = 119;
 const EVERYWHERE: u8 = 0;
 const ON_LINK: u8 = 253;
-/// The gateway is reached by the link although no address of the link says so.
+/// The gateway is reached through the link, although no address of the link implies it.
 const FLAG_ON_LINK: u32 = 4;
-/// Behind every other route to the same range.
+/// The lowest priority among routes to the same range.
 const LAST: u32 = u32::MAX;
 
 /// A route of the main table.
@@ -39,9 +39,9 @@ const LAST: u32 = u32::MAX;
 pub(crate) struct Route {
     pub(crate) destination: IpAddr,
     prefix: u8,
-    /// The index of the link it leads out by; 0 for several.
+    /// The index of the link through which it leads; 0 for several.
     pub(crate) link: u32,
-    /// Whether those it leads to are beyond a router.
+    /// Whether its targets are behind a router.
     routed: bool,
     metric: u32,
     mtu: Option<u32>,
@@ -53,8 +53,9 @@ pub(crate) fn list(socket: &Socket) -> Result<Vec<Route>, NetlinkError> {
     socket.dump(&request, parse).operation(|| "list the routes".to_owned())
 }
 
-/// The first route that has addresses of the range: a part of it, or a network of this machine around it. One that leads
-/// to more by a router only loses these few, as is usual with routes. Wharf's own are left out.
+/// The first route with addresses in the range: to a part of it, or to a network of this machine around it. A route
+/// through a router to a larger range only loses these few addresses, as is usual with routes. wharf's own routes are
+/// left out.
 pub(crate) fn overlap<'a>(
     routes: &'a [Route],
     subnet: &Subnet,
@@ -67,7 +68,7 @@ pub(crate) fn overlap<'a>(
     })
 }
 
-/// The request for the default route of the gateway's family.
+/// The request for the default route in the gateway's family.
 pub(crate) fn default_by(gateway: IpAddr, link: u32, reached: Reached) -> Message {
     let flags = if matches!(reached, Reached::ByLinkAlone) { FLAG_ON_LINK } else { 0 };
     let header = header(family(gateway), 0, [AT_BOOT, EVERYWHERE, UNICAST], flags);
@@ -80,13 +81,13 @@ pub(crate) fn default_by(gateway: IpAddr, link: u32, reached: Reached) -> Messag
 /// How a gateway is reached.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Reached {
-    /// It is in the network of the link's address.
+    /// The gateway is in the network of the link's address.
     InNetwork,
-    /// The link's address is alone.
+    /// The link's address has no network.
     ByLinkAlone,
 }
 
-/// The request for the route to a pod, in whose packets the host has the address `source`.
+/// The request for the route to a pod; in packets to it the host has the address `source`.
 pub(crate) fn to_pod(pod: IpAddr, link: u32, source: IpAddr) -> Message {
     let Address { ip, prefix } = Address::alone(pod);
     let header = header(family(ip), prefix, [OURS, ON_LINK, UNICAST], 0);
@@ -97,7 +98,7 @@ pub(crate) fn to_pod(pod: IpAddr, link: u32, source: IpAddr) -> Message {
     message
 }
 
-/// Says of a range that nobody is there to whom no other route leads; that it was said before is fine.
+/// Makes a range unreachable except through more specific routes; if it already is, that is success.
 pub(crate) fn close(socket: &Socket, range: Subnet) -> Result<(), NetlinkError> {
     match socket.request(closing(NEW_ROUTE, netlink::CREATE | netlink::EXCL, range)) {
         Ok(()) | Err(Errno::EEXIST) => Ok(()),
@@ -107,7 +108,7 @@ pub(crate) fn close(socket: &Socket, range: Subnet) -> Result<(), NetlinkError> 
     }
 }
 
-/// Undoes [`close`]; that it was not done is fine.
+/// Undoes [`close`]; if the range is not closed, that is success.
 pub(crate) fn open(socket: &Socket, range: Subnet) -> Result<(), NetlinkError> {
     match socket.request(closing(DELETE_ROUTE, 0, range)) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
@@ -117,7 +118,7 @@ pub(crate) fn open(socket: &Socket, range: Subnet) -> Result<(), NetlinkError> {
     }
 }
 
-/// The ranges that were closed.
+/// The closed ranges.
 pub(crate) fn closed(socket: &Socket) -> Result<Vec<Subnet>, NetlinkError> {
     let request = || Message::new(GET_ROUTE, netlink::DUMP).fixed(&[0; 12]);
     socket.dump(&request, parse_closed).operation(|| "list the routes".to_owned())
@@ -132,14 +133,14 @@ fn closing(kind: u16, flags: u16, range: Subnet) -> Message {
     message
 }
 
-/// `struct rtmsg` of the main table; the kind of a route is who made it, how far it leads and what it does.
+/// `struct rtmsg` for the main table; `kind` has the route's protocol, scope and type.
 fn header(family: u8, prefix: u8, kind: [u8; 3], flags: u32) -> [u8; 12] {
     let [maker, scope, action] = kind;
     let [a, b, c, d] = flags.to_ne_bytes();
     [family, prefix, 0, 0, MAIN_TABLE, maker, scope, action, a, b, c, d]
 }
 
-/// The largest packet that leaves by the default route, of IPv4 if there is one.
+/// The MTU of the default route, of IPv4 if there is one.
 pub(crate) fn uplink_mtu(routes: &[Route], links: &[Link]) -> Option<u32> {
     let defaults = routes.iter().filter(|route| route.prefix == 0 && route.link != 0);
     let uplink = defaults.min_by_key(|route| (route.destination.is_ipv6(), route.metric))?;
@@ -148,7 +149,7 @@ pub(crate) fn uplink_mtu(routes: &[Route], links: &[Link]) -> Option<u32> {
 }
 
 impl Route {
-    /// For people: the range, and the link by its name.
+    /// The range, and the name of the link, for people.
     pub(crate) fn describe(&self, links: &[Link]) -> String {
         let link = links.iter().find(|link| link.index == self.link).map(|link| link.name.as_str());
         format!("{}/{} of {}", self.destination, self.prefix, link.unwrap_or("several links"))

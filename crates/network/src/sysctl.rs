@@ -1,10 +1,10 @@
-//! The kernel's settings for the built-in network, of the namespace that the calling thread is in.
+//! Kernel settings for the built-in network, in the namespace of the calling thread.
 
 use std::io::ErrorKind;
 
 const NET: &str = "/proc/sys/net";
 
-/// A setting that could not be made.
+/// A setting that could not be changed.
 #[derive(Debug, thiserror::Error)]
 #[error("set {name} to {value}")]
 pub struct SysctlError {
@@ -12,29 +12,29 @@ pub struct SysctlError {
     pub name: String,
     /// The value.
     pub value: &'static str,
-    /// What the system answered.
+    /// The operating system's error.
     pub source: std::io::Error,
 }
 
-/// Stands for IPv6 where only IPv4 is certain.
+/// Proof that there is IPv6.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ipv6;
 
-/// Whether IPv6 is compiled in and not switched off.
+/// Whether IPv6 is compiled in and enabled.
 pub(crate) fn has_ipv6() -> bool {
     read("ipv6/conf/all/disable_ipv6").is_some_and(|value| value == "0")
 }
 
-/// Whether the kernel has IPv6, even one that is switched off.
+/// Whether the kernel has IPv6, even if it is disabled.
 pub(crate) fn knows_ipv6() -> bool {
     std::path::Path::new(NET).join("ipv6").exists()
 }
 
-/// Settings for the interface that a pod is about to get: neither a neighbouring pod is believed to be a router
-/// (CVE-2020-10749), nor that the router sends elsewhere, and an IPv6 address can be used at once.
+/// Settings for the interface that a pod is about to get. The pod believes neither that a neighbouring pod is a router
+/// (CVE-2020-10749), nor that the router redirects it, and it can use an IPv6 address at once.
 pub(crate) fn prepare_pod() -> Result<(), SysctlError> {
     for (name, value) in [
-        // An interface of IPv4 believes what it or all do.
+        // For IPv4, an interface follows its own setting or that of all.
         ("ipv4/conf/all/accept_redirects", "0"),
         ("ipv4/conf/default/accept_redirects", "0"),
         ("ipv6/conf/default/accept_redirects", "0"),
@@ -50,8 +50,8 @@ pub(crate) fn prepare_pod() -> Result<(), SysctlError> {
     Ok(())
 }
 
-/// Settings of the bridge: pods answer host ports of 127.0.0.1 (the rules keep everyone else out), and no pod is
-/// believed to be a router, or to know a better one.
+/// Settings for the bridge. Pods reply to host ports on 127.0.0.1 (the rules keep everyone else out), and the host does
+/// not believe that a pod is a router or knows a better one.
 pub(crate) fn prepare_bridge(name: &str) -> Result<(), SysctlError> {
     write(&format!("ipv4/conf/{name}/route_localnet"), "1")?;
     write(&format!("ipv4/conf/{name}/accept_redirects"), "0")?;
@@ -63,7 +63,7 @@ pub(crate) fn prepare_bridge(name: &str) -> Result<(), SysctlError> {
     Ok(())
 }
 
-/// Has the host answer on a bridge, at once, for those who are there by other links.
+/// Has the host answer on a bridge, at once, for addresses behind other links.
 pub(crate) fn answer_for_others(bridge: &str) -> Result<(), SysctlError> {
     write(&format!("ipv4/neigh/{bridge}/proxy_delay"), "0")?;
     write(&format!("ipv4/conf/{bridge}/proxy_arp"), "1")?;
@@ -86,8 +86,8 @@ pub(crate) fn forward(ipv6: Option<Ipv6>) -> Result<(), SysctlError> {
     Ok(())
 }
 
-/// A machine that forwards stops listening to its routers, and would lose its own IPv6 address and route; 2 means to
-/// listen all the same. Only for interfaces that listened before.
+/// A machine that forwards stops listening to router advertisements, and would lose its own IPv6 address and route. The
+/// value 2 makes it listen all the same; it is set only for interfaces that listened before.
 fn keep_router_advertisements() -> Result<(), SysctlError> {
     let Ok(entries) = std::fs::read_dir(format!("{NET}/ipv6/conf")) else { return Ok(()) };
     for interface in entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()) {

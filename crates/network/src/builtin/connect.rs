@@ -1,4 +1,4 @@
-//! Connecting one pod: its pair, and what either end has to know, each in one batch.
+//! Connecting one pod: its pair, and the settings of both ends, each in one batch.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,16 +18,17 @@ use crate::route::{self, Reached};
 use crate::subnet::Subnets;
 use crate::{Attachment, INTERFACE, link, neighbour, sysctl};
 
-/// How often a pair is tried to be made: somebody may have its name, its index or the bridge's place.
+/// How often making a pair is attempted: its name or an index may be taken, or the bridge may have disappeared.
 const CREATE_ATTEMPTS: usize = 32;
 
-/// Behind `lo`. Some kernels have links for tunnels there, in every namespace.
+/// The index after `lo`. Some kernels have tunnel links there in every namespace.
 pub(super) const FIRST_INSIDE_INDEX: u32 = 2;
-/// The indices on the host: chosen, so that nobody has to ask for them, and far behind those that the kernel gives to links.
+/// The indices on the host. They are chosen, so that nobody has to ask for them, and are far above those that the
+/// kernel assigns.
 const FIRST_INDEX: u32 = 1 << 30;
 const INDEX_COUNT: u32 = 1 << 29;
 
-/// A pod to be connected.
+/// A pod being connected.
 #[derive(Clone, Copy)]
 struct Connection<'a> {
     pod: &'a Attachment<'a>,
@@ -35,7 +36,7 @@ struct Connection<'a> {
     subnets: &'a Subnets,
 }
 
-/// A pod's pair, by the indices of its ends.
+/// A pod's pair, as the indices of its ends.
 #[derive(Clone, Copy)]
 struct Pair {
     outside: u32,
@@ -43,7 +44,7 @@ struct Pair {
 }
 
 impl Connection<'_> {
-    /// Its addresses, and the gateway of each.
+    /// Its addresses, each with its gateway.
     fn addresses(&self) -> impl Iterator<Item = (Address, IpAddr)> {
         self.lease.ips.iter().zip(self.subnets.as_slice()).map(|(ip, subnet)| {
             let address = match self.lease.mode {
@@ -55,7 +56,7 @@ impl Connection<'_> {
     }
 }
 
-/// Where the count of indices goes on after a restart.
+/// Where the count of indices continues after a restart.
 pub(super) fn next_index(highest: u32) -> u32 {
     highest.checked_sub(FIRST_INDEX).map_or(0, |count| count + 1)
 }
@@ -85,10 +86,10 @@ impl BuiltinNetwork {
         Ok(())
     }
 
-    /// Makes a pod's veth pair; gives the network that it is in too.
+    /// Makes a pod's veth pair, and returns it with the network that it is in.
     ///
-    /// This is a request of its own: the kernel goes on with a batch after a refusal, and what follows would be done to
-    /// whatever link has the index.
+    /// This is a request of its own: after a refusal the kernel continues with a batch, and the later requests would
+    /// apply to whichever link has the index.
     fn create_pair(
         &self,
         outside: &Socket,
@@ -114,14 +115,14 @@ impl BuiltinNetwork {
                 Err(errno) => refusal = errno,
             }
             match refusal {
-                // Someone has one of the indices. What is free inside of one new pod is so in the next.
+                // One of the indices is taken. An index that is free in one new pod is free in the next.
                 Errno::EBUSY => {
                     indices = Pair { outside: self.next_index(), inside: indices.inside + 1 };
                     self.inside_index.fetch_max(indices.inside, Relaxed);
                 }
-                // An earlier attempt for this pod was cut short.
+                // An earlier attempt for this pod was interrupted.
                 Errno::EEXIST if link::index(&name)?.is_some() => link::delete(outside, &name)?,
-                // Someone removed the bridge since it was set up.
+                // Someone has removed the bridge since it was set up.
                 Errno::ENODEV | Errno::EINVAL => {
                     *lock(&self.ready) = None;
                     built = self.ensure(outside, connection.subnets)?;
@@ -143,7 +144,8 @@ impl BuiltinNetwork {
         FIRST_INDEX + self.next_index.fetch_add(1, Relaxed) % INDEX_COUNT
     }
 
-    /// What the bridge knows of a pod; the rest goes with the pod's link. Where nothing is known of it that is fine.
+    /// Removes what the bridge knows about a pod; everything else disappears with the pod's link. Nothing to remove is
+    /// success.
     pub(super) fn forget_place(&self, lease: &Lease) -> Result<(), NetlinkError> {
         let Some(bridge) = link::index(&self.bridge)? else { return Ok(()) };
         let socket = Socket::open(Family::Route)?;
@@ -155,7 +157,7 @@ impl BuiltinNetwork {
     }
 }
 
-/// The host's end of a routed pair: its settings, the routes to the pod, and under which hardware address it is there.
+/// The host's end of a routed pair: its settings, the routes to the pod, and the pod's hardware address.
 fn route_to(connection: Connection<'_>, built: Built, index: u32) -> Batch {
     let Connection { pod, lease, .. } = connection;
     let mut batch = Batch::default();
@@ -171,7 +173,7 @@ fn route_to(connection: Connection<'_>, built: Built, index: u32) -> Batch {
     batch
 }
 
-/// Has the host answer on the bridge for a pod that it routes to. Of IPv4 it does so by a setting.
+/// Has the host answer on the bridge for a pod to which it routes. For IPv4 a setting of the bridge does this.
 pub(super) fn answer_on_bridge(batch: &mut Batch, bridge: Option<u32>, lease: &Lease) {
     let Some(bridge) = bridge else { return };
     for ip in lease.ips.iter().filter(|ip| ip.is_ipv6()) {
@@ -179,8 +181,8 @@ pub(super) fn answer_on_bridge(batch: &mut Batch, bridge: Option<u32>, lease: &L
     }
 }
 
-/// The host's end of a pair in the bridge, and where the pod is, so that no other can say that it is there: behind which port
-/// of the bridge, and under which hardware address the host finds it.
+/// The host's end of a pair in the bridge, and the pod's place, which no other pod can then claim: the port of the
+/// bridge, and the hardware address.
 fn join_bridge(connection: Connection<'_>, built: Built, index: u32) -> Batch {
     let Connection { pod, lease, .. } = connection;
     let mut batch = Batch::default();
@@ -195,7 +197,7 @@ fn join_bridge(connection: Connection<'_>, built: Built, index: u32) -> Batch {
     batch
 }
 
-/// Everything inside the pod: loopback up, addresses, default routes, and where the gateways are.
+/// The settings inside the pod: loopback up, addresses, default routes, and the gateways' hardware addresses.
 fn configure_pod(connection: Connection<'_>, built: Built, index: u32) -> Batch {
     let reached = match connection.lease.mode {
         Mode::Routed => Reached::ByLinkAlone,

@@ -1,5 +1,5 @@
-//! A pod's veth pair: its end inside the pod, and the host's, which is named after the pod and has as alias the pod's id
-//! and addresses.
+//! A pod's veth pair: its end inside the pod, and the host's end, which is named after the pod and has the pod's id and
+//! addresses as its alias.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::netlink::{Family, NetlinkError, Socket};
 
 const LINK_PREFIX: &str = "wh";
 
-/// The host's ends of all pods, as iptables names links that begin alike.
+/// The host ends of all pods, in iptables' notation for links with the same prefix.
 pub(super) const POD_LINKS: &str = "wh+";
 
 /// The hardware address of a pod's end.
@@ -20,7 +20,7 @@ pub(super) fn hardware(lease: &Lease) -> [u8; 6] {
     lease.ips.first().map_or([2, 0, 0, 0, 0, 0], |ip| link::hardware_address(*ip))
 }
 
-/// Deletes the pair by the host's end; one that is gone is fine.
+/// Deletes the pair through its host end; one that is gone is success.
 pub(super) fn delete_link(id: &PodId) -> Result<(), NetlinkError> {
     let name = link_name(id);
     if link::index(&name)?.is_none() {
@@ -45,12 +45,12 @@ pub(super) struct PodLink {
     pub(super) name: String,
     pub(super) index: u32,
     pub(super) mode: Mode,
-    /// What its alias says of the pod.
+    /// The pod in its alias.
     pub(super) pod: Option<(PodId, Vec<IpAddr>)>,
 }
 
 impl PodLink {
-    /// Known by the link's name, and without a label by what only such a link belongs to: the group, or the bridge.
+    /// Recognises a pod's link by its name; without an alias, it must also be in the group or the bridge of such links.
     pub(super) fn of(link: Link, bridge: Option<u32>) -> Option<Self> {
         let digits = link.name.strip_prefix(LINK_PREFIX)?;
         let named = digits.len() == 13 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -64,12 +64,12 @@ impl PodLink {
     }
 }
 
-/// The host's ends of all pods.
+/// The host ends of all pods.
 pub(super) fn pod_links(socket: &Socket, bridge: Option<u32>) -> Result<Vec<PodLink>, NetlinkError> {
     Ok(link::list(socket)?.into_iter().filter_map(|link| PodLink::of(link, bridge)).collect())
 }
 
-/// Takes over what the kernel shows of pods whose lease is lost. Gives the highest index of their links, 0 if there are none.
+/// Restores lost leases from what the kernel shows. Returns the highest index of their links, 0 if there are none.
 pub(super) fn adopt(leases: &mut Leases) -> Result<u32, BuiltinError> {
     let mut highest = 0;
     for link in pod_links(&Socket::open(Family::Route)?, None)? {

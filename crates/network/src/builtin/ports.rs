@@ -1,4 +1,4 @@
-//! Host ports of pods as elements of the table, and the connections that outlive what they led to.
+//! Host ports of pods, as elements of the table, and connections that outlive their target.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -14,17 +14,17 @@ use crate::nft::{self, Element, Forward};
 use crate::{PortMapping, Protocol, conntrack};
 
 impl BuiltinNetwork {
-    /// Opens the host ports of a pod; one that it has already is fine.
+    /// Opens a pod's host ports; one that it already has is success.
     pub(super) fn open_ports(&self, id: &PodId, lease: &Lease) -> Result<(), BuiltinError> {
         let elements = elements(id, lease);
         let rules = lock(&self.rules);
         match nft::add(&elements) {
-            // Someone removed the table since it was set up; the ports of the other pods come back with it.
+            // Someone has removed the table since it was set up; the other pods' ports are restored with it.
             Err(NetlinkError { errno: Errno::ENOENT, .. }) => {
                 self.repair(&rules, &|_element| false)?;
                 Ok(())
             }
-            // An attach of this very pod that was cut short left its elements, or a dead pod did.
+            // An interrupted attach of this pod left its elements, or a dead pod did.
             Err(NetlinkError { errno: Errno::EEXIST, operation }) => {
                 let leases = lock(&self.leases).held().map(|(id, _lease)| id.clone()).collect::<HashSet<_>>();
                 let stale = |element: &Element| {
@@ -44,7 +44,8 @@ impl BuiltinNetwork {
     }
 }
 
-/// What senders that keep their ports were led to, before a pod had a host port or by a pod that had it.
+/// Deletes the connections of senders that keep their ports: to the host, from before the pod had a host port, or to an
+/// earlier pod.
 pub(super) fn forget_ports(lease: &Lease) {
     for protocol in [Protocol::Udp, Protocol::Sctp] {
         let ports: HashSet<u16> = lease
@@ -59,21 +60,21 @@ pub(super) fn forget_ports(lease: &Lease) {
     }
 }
 
-/// What others still send to pods that are gone, so that it reaches none that has their address next.
+/// Deletes connections to pods that are gone, so that their packets do not reach the next pod with the address.
 pub(super) fn forget_addresses(addresses: &HashSet<IpAddr>) {
     if !addresses.is_empty() {
         forget(Protocol::Udp, &|flow| addresses.contains(&flow.source) || addresses.contains(&flow.target));
     }
 }
 
-/// A pod is not kept from coming or going by what the kernel does not forget.
+/// Deletes connections; a failure does not keep a pod from being attached or detached.
 fn forget(protocol: Protocol, is_stale: &dyn Fn(&conntrack::Flow) -> bool) {
     if let Err(error) = conntrack::forget(protocol, is_stale) {
         tracing::warn!(%error, "cannot delete the connections of removed pods from conntrack");
     }
 }
 
-/// The elements of a pod's host ports: for each port one of each family that it and the pod have.
+/// The elements for a pod's host ports: one for each port and each family that both the port and the pod have.
 pub(super) fn elements(id: &PodId, lease: &Lease) -> Vec<Element> {
     let forward = |port: &PortMapping, target: IpAddr| {
         let host_ip = port.host_ip.filter(|ip| !ip.is_unspecified());

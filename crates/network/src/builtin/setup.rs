@@ -1,4 +1,4 @@
-//! What is of the node and not of a pod: gateways, bridge, and the rules of the table; and what of the machine it has to fit.
+//! The node's part of the network: gateways, bridge and the table's rules, and what on the machine it must fit.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -16,11 +16,11 @@ use crate::route::{self, Route};
 use crate::subnet::{Subnet, Subnets};
 use crate::{nft, sysctl};
 
-/// The least that IPv6 asks of a link, in bytes: one with less has no IPv6.
+/// The lowest MTU with which a link has IPv6, in bytes.
 const IPV6_MTU: u32 = 1280;
 
 impl BuiltinNetwork {
-    /// The ranges without IPv6 where the kernel has none.
+    /// The ranges, without IPv6 if the kernel has none.
     pub(super) fn usable_subnets(&self) -> Result<Subnets, BuiltinError> {
         let subnets = self.subnets();
         if sysctl::has_ipv6() {
@@ -29,7 +29,7 @@ impl BuiltinNetwork {
         subnets.without_ipv6().ok_or(BuiltinError::NoIpv6 { subnets })
     }
 
-    /// The network, set up with its rules at the first call.
+    /// The node's part, set up with its rules at the first call.
     pub(super) fn ensure(&self, socket: &Socket, subnets: &Subnets) -> Result<Built, BuiltinError> {
         let mut ready = lock(&self.ready);
         if let Some(Ok(built)) = &*ready {
@@ -42,7 +42,7 @@ impl BuiltinNetwork {
 
     fn set_up(&self, socket: &Socket, subnets: &Subnets) -> Result<Built, BuiltinError> {
         let mtu = self.look_around(socket, subnets)?;
-        // The guard of 127.0.0.0/8 is in the rules: they come before the setting that it guards.
+        // The rules guard 127.0.0.0/8, so they come before the setting that needs the guard.
         self.write_rules(socket, subnets)?;
         let first = subnets.as_slice().first().map(|subnet| link::hardware_address(subnet.gateway()));
         let gateway = first.unwrap_or([2, 0, 0, 0, 0, 0]);
@@ -80,7 +80,8 @@ impl BuiltinNetwork {
             Some(link) if link.kind == "bridge" => link,
             _ => return Err(BuiltinError::NotABridge { name: self.bridge.clone() }),
         };
-        // Pods are told this one, and ask no more. Where it is set already that is left: the kernel would forget all neighbours.
+        // Pods are given this address and do not ask for it again. If it is already set it is left alone: the kernel
+        // would forget all neighbours.
         if !link::is_ours(link.hardware) {
             link::set_hardware(socket, link.index, link.hardware)?;
         }
@@ -96,13 +97,13 @@ impl BuiltinNetwork {
         Ok(link)
     }
 
-    /// The rules, and the bridge among the links that they are about, also one of an earlier release.
+    /// Writes the rules, and adds the bridge to the links to which they apply, even a bridge of an earlier release.
     fn write_rules(&self, socket: &Socket, subnets: &Subnets) -> Result<(), NetlinkError> {
         link::join_pods(socket, &self.bridge)?;
         nft::ensure(subnets.as_slice())
     }
 
-    /// Puts back what someone may have removed of the node's.
+    /// Restores what someone may have removed from the node's part.
     pub(super) fn restore_node(&self) -> Result<(), BuiltinError> {
         let (socket, subnets) = (Socket::open(Family::Route)?, self.usable_subnets()?);
         self.write_rules(&socket, &subnets)?;
@@ -112,7 +113,8 @@ impl BuiltinNetwork {
         Ok(())
     }
 
-    /// Pods in the bridge take all of their range for neighbours: the host answers for those that it routes to.
+    /// Has the host answer in the bridge for the pods to which it routes: pods in the bridge take everyone in their
+    /// range for a neighbour.
     fn answer_for_routed(&self, socket: &Socket, bridge: u32) -> Result<(), BuiltinError> {
         let routed = lock(&self.leases).has(Mode::Routed);
         if self.mode == Mode::Bridge && !routed {
@@ -126,7 +128,7 @@ impl BuiltinNetwork {
         Ok(batch.send(socket)?)
     }
 
-    /// Removes what routed pods find the host by.
+    /// Removes the addresses at which routed pods find the host.
     pub(super) fn close_gateways(&self, socket: &Socket) -> Result<(), NetlinkError> {
         for range in route::closed(socket)? {
             link::remove_address(socket, link::LOOPBACK, Address::alone(range.gateway()))?;
@@ -135,8 +137,8 @@ impl BuiltinNetwork {
         Ok(())
     }
 
-    /// What the machine's other links mean for pods: that they have no address of the pods' ranges, and how large packets may
-    /// be.
+    /// What the machine's other links mean for pods: they must have no address in the pods' ranges, and they limit the
+    /// size of packets.
     pub(super) fn look_around(
         &self,
         socket: &Socket,
@@ -157,12 +159,12 @@ impl BuiltinNetwork {
     }
 }
 
-/// The addresses that routed pods find the host under, on the host's loopback link, where they are once for all pods; and
-/// an answer for whoever asks for a pod that is not there, instead of the way to the host's own router.
+/// Sets the addresses at which routed pods find the host, once for all pods, on the host's loopback link. Packets to a
+/// pod that does not exist get an error, instead of going to the host's own router.
 fn open_gateways(socket: &Socket, subnets: &Subnets) -> Result<(), NetlinkError> {
     for subnet in subnets.as_slice() {
         let gateway: IpAddr = subnet.gateway();
-        // In this order: what was made is found again by the range.
+        // In this order, because what was made is found again through the range.
         route::close(socket, *subnet)?;
         link::add_address(socket, link::LOOPBACK, Address::alone(gateway))?;
     }

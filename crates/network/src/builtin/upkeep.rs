@@ -1,4 +1,4 @@
-//! Keeping the network as it should be: what dead pods left goes, and what someone removed comes back.
+//! Maintenance of the network: what dead pods left is removed, and what someone removed is restored.
 
 use std::collections::HashSet;
 use std::sync::MutexGuard;
@@ -14,7 +14,7 @@ use crate::nft::{self, Element};
 use crate::{firewall, link};
 
 impl BuiltinNetwork {
-    /// Removes what belongs to no pod that `keep` knows, and puts back rules that someone removed. Gives the pods.
+    /// Removes what belongs to no pod that `keep` knows, and restores rules that someone removed. Returns the pods.
     pub(crate) fn reconcile(&self, keep: &dyn Fn(&PodId) -> bool) -> Result<HashSet<PodId>, BuiltinError> {
         let mut removed = HashSet::new();
         let socket = Socket::open(Family::Route)?;
@@ -25,7 +25,7 @@ impl BuiltinNetwork {
                     link::delete(&socket, &link.name)?;
                     removed.insert(id);
                 }
-                // A crash came between making the link and labelling it; the lease was there before.
+                // A crash came between making the link and setting its alias; the lease was there before.
                 None if lock(&self.leases).held().any(|(id, _lease)| link_name(id) == link.name) => {}
                 None => link::delete(&socket, &link.name)?,
             }
@@ -43,8 +43,8 @@ impl BuiltinNetwork {
         Ok(removed)
     }
 
-    /// Frees the addresses of detached pods whose link is gone, and deletes links that are there for too long. Gives how many
-    /// are left.
+    /// Frees the addresses of detached pods whose link is gone, and deletes links that have existed for too long.
+    /// Returns how many are left.
     pub(crate) fn free_addresses(&self) -> usize {
         let mut overdue = lock(&self.leases).draining();
         overdue.retain(|(_id, since)| since.elapsed() > DRAIN_LIMIT);
@@ -52,9 +52,10 @@ impl BuiltinNetwork {
         lock(&self.leases).draining().len()
     }
 
-    /// Lets packets pass firewalls of others as long as there are pods: these may be loaded anew, or come later.
+    /// Keeps other firewalls open as long as there are pods: they may be reloaded or installed later.
     fn tend_firewalls(&self) {
-        // Held meanwhile: a pod whose lease is not seen here sets up the bridge after this, with all that belongs to it.
+        // Held in the meantime: a pod whose lease is not seen here sets up the network after this, with everything that
+        // belongs to it.
         let mut ready = lock(&self.ready);
         let unused = lock(&self.leases).is_empty();
         let done = match (unused, &*ready) {
@@ -83,7 +84,7 @@ impl BuiltinNetwork {
         Ok(())
     }
 
-    /// The links that pods are reached by, as iptables names them.
+    /// The links of pods, in iptables' notation.
     fn pod_links(&self) -> Vec<String> {
         let is_used = |mode| self.mode == mode || lock(&self.leases).has(mode);
         let mut links = Vec::new();
@@ -96,7 +97,7 @@ impl BuiltinNetwork {
         links
     }
 
-    /// Removes what is of the node and serves the other mode alone, after the last pod of that.
+    /// Removes the part of the node that only the other mode uses, after that mode's last pod.
     fn leave_unused(&self, socket: &Socket) -> Result<(), BuiltinError> {
         let is_left = |mode| self.mode != mode && !lock(&self.leases).has(mode);
         if is_left(Mode::Bridge) && self.remove_bridge(socket)? {
@@ -108,7 +109,7 @@ impl BuiltinNetwork {
         Ok(())
     }
 
-    /// Removes the network and the table if they are there, as a table of this name is wharf's.
+    /// Removes the network and the table if they exist: a table of this name is wharf's.
     pub(crate) fn retire(&self) -> Result<(), BuiltinError> {
         match nft::has_table() {
             Ok(true) => self.demolish(),
@@ -121,7 +122,7 @@ impl BuiltinNetwork {
         }
     }
 
-    /// Removes what is of the node; what is gone, or a link of another kind, is left.
+    /// Removes the node's part; what is gone, or a link of another kind, is left.
     pub(crate) fn demolish(&self) -> Result<(), BuiltinError> {
         let socket = Socket::open(Family::Route)?;
         self.remove_bridge(&socket)?;
@@ -131,7 +132,7 @@ impl BuiltinNetwork {
         Ok(nft::delete_table()?)
     }
 
-    /// Removes the bridge; where it is not the node's network, only one that wharf made. Gives whether it did.
+    /// Removes the bridge; if the node's network is routed, only a bridge that wharf made. Returns whether it did.
     fn remove_bridge(&self, socket: &Socket) -> Result<bool, NetlinkError> {
         let removable = |link: &link::Link| {
             link.kind == "bridge" && (self.mode == Mode::Bridge || link::is_ours(link.hardware))
@@ -161,7 +162,7 @@ impl BuiltinNetwork {
             self.restore_node()?;
         }
         match nft::restore(&wanted, stale) {
-            // A node whose pods are attached by CNI may have a kernel without nf_tables.
+            // A node whose pods are attached through CNI may have a kernel without nf_tables.
             Err(error) if !in_use => {
                 tracing::debug!(%error, "nf_tables cannot be looked at");
                 Ok(Vec::new())

@@ -27,23 +27,23 @@ const IPV4_ROUTE_LOCALNET: u16 = 26;
 const IPV6_GENERATES: u16 = 8;
 const NOTHING: u8 = 1;
 
-/// Nothing is asked on the link, and no question is answered.
+/// Nothing is resolved on the link, and no request is answered.
 const FLAG_NO_ARP: u32 = 1 << 7;
 
-/// What the host's end of a pair is to be.
+/// The role of a pair's host end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum HostEnd {
-    /// A port of the bridge of this index.
+    /// A port of the bridge with this index.
     Port { bridge: u32 },
     /// A link of its own, with this hardware address.
     Routed { hardware: [u8; 6] },
 }
 
-/// Both ends of a veth pair to be made.
+/// Both ends of a veth pair to make.
 #[derive(Debug)]
 pub(crate) struct Veth<'a> {
     pub(crate) name: &'a str,
-    /// Of the host's end.
+    /// The index of the host's end.
     pub(crate) index: u32,
     pub(crate) end: HostEnd,
     pub(crate) mtu: Option<u32>,
@@ -54,8 +54,9 @@ pub(crate) struct Veth<'a> {
 }
 
 impl Veth<'_> {
-    /// Makes the pair in one message: a port up and in its bridge, a routed link not up before it is dressed, the peer in
-    /// the pod's namespace. The peer cannot be up yet: the kernel brings it up before the pair is joined, and fails.
+    /// Makes the pair with one message: a port is up and in its bridge; a routed link is not up before it has its
+    /// settings; the peer is in the pod's namespace. The peer cannot be up yet: the kernel would bring it up before the
+    /// pair is joined, and fail.
     pub(crate) fn create(&self, socket: &Socket) -> Result<(), Errno> {
         let flags = if matches!(self.end, HostEnd::Port { .. }) { FLAG_UP } else { 0 };
         let mut message =
@@ -85,7 +86,8 @@ impl Veth<'_> {
     }
 }
 
-/// veth would make a pair of queues for each CPU there may ever be, which costs time and memory, and a pod sends from few.
+/// Limits the queues: veth would make a pair of them for each CPU that there may ever be, which costs time and memory,
+/// and a pod sends from few CPUs.
 fn put_size(message: &mut Message, mtu: Option<u32>) {
     put_mtu(message, mtu);
     for queues in [SENDING_QUEUES, RECEIVING_QUEUES] {
@@ -93,9 +95,10 @@ fn put_size(message: &mut Message, mtu: Option<u32>) {
     }
 }
 
-/// The request that gives a bridge's port its alias, and lets frames go back out of it: where bridged frames pass the IP
-/// hooks (`br_netfilter`), a pod's connection to its own host port is one. What is behind it the bridge does not learn from
-/// frames, of which a pod can send any: one in the name of another pod would get that one's, and each new name costs memory.
+/// The request that sets the alias of a bridge's port, and lets frames leave through the port through which they came:
+/// if bridged frames pass the IP hooks (`br_netfilter`), a pod's connection to its own host port does that. The bridge
+/// does not learn from frames what is behind the port, because a pod can send any frame: one in the name of another pod
+/// would redirect that pod's packets, and each new name costs memory.
 pub(crate) fn dress_port(index: u32, alias: &str) -> Message {
     let mut message = Message::new(NEW_LINK, 0).fixed(&header(index, 0));
     message.text(ALIAS, alias);
@@ -109,9 +112,9 @@ pub(crate) fn dress_port(index: u32, alias: &str) -> Message {
     message
 }
 
-/// The requests that give the host's end of a routed pair its alias and bring it up, so that the pod can tell the host
-/// nothing by it: no ARP, and no IPv6 address to which the pod could speak of neighbours and routers. Host ports of 127.0.0.1
-/// lead out by it (the rules keep everyone else out).
+/// The requests that set the alias of a routed pair's host end and bring it up, so that the pod can tell the host
+/// nothing through it: it has no ARP, and no IPv6 address to which the pod could send neighbour or router messages.
+/// Host ports on 127.0.0.1 use it (the rules keep everyone else out).
 pub(crate) fn dress_routed(index: u32, alias: &str, ipv6: Option<Ipv6>) -> [Message; 2] {
     let mut settings = Message::new(NEW_LINK, 0).fixed(&header(index, 0));
     settings.text(ALIAS, alias);
@@ -126,6 +129,6 @@ pub(crate) fn dress_routed(index: u32, alias: &str, ipv6: Option<Ipv6>) -> [Mess
             families.nest(IPV6.into(), |family| family.attribute(IPV6_GENERATES, &[NOTHING]));
         }
     });
-    // In one message the link would be up before it has the settings.
+    // In one message, the link would be up before it has the settings.
     [settings, Message::new(NEW_LINK, 0).fixed(&header(index, FLAG_UP | FLAG_NO_ARP))]
 }

@@ -191,7 +191,7 @@ impl Rule<'_> {
         });
     }
 
-    /// Has the connection come from this address.
+    /// Translates the connection's source to this address.
     pub(crate) fn translate_source(&mut self, family: u8, address: &[u8]) {
         self.expression("immediate", |data| {
             number(data, 1, REGISTER);
@@ -417,8 +417,8 @@ fn number(message: &mut Message, kind: u16, value: u32) {
     message.attribute(kind, &value.to_be_bytes());
 }
 
-/// The name of a link as iptables compares it: with its terminating NUL, or the part before a final `+`, which stands
-/// for any ending.
+/// A link's name as iptables compares it: with its terminating NUL, or the part before a final `+`, which stands for
+/// any ending.
 pub(super) fn compared(name: &str) -> Vec<u8> {
     name.strip_suffix('+').map_or_else(|| [name.as_bytes(), &[0]].concat(), |start| start.as_bytes().to_vec())
 }

@@ -28,11 +28,11 @@ pub(crate) struct FoundRule {
 }
 
 impl FoundRule {
-    /// Whether it compares a link's name with this one, which ends with a `+` if it stands for all that begin so.
+    /// Whether it compares a link's name with this one. A final `+` stands for any ending.
     pub(crate) fn names(&self, link: &str) -> bool {
         let mut name = compared(link);
         if link.ends_with('+') {
-            // The whole value, as an attribute: its length, its kind, itself.
+            // The whole value, in the form of an attribute: its length, its kind, itself.
             let length = u16::try_from(name.len() + 4).unwrap_or(u16::MAX);
             name = [&length.to_ne_bytes()[..], &1_u16.to_ne_bytes(), &name].concat();
         }

@@ -1,4 +1,4 @@
-//! The built-in bridge: reaching pods, and what is set up inside them.
+//! The built-in network: reaching pods, and what is set up inside them.
 
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -80,7 +80,7 @@ fn an_exhausted_range_is_an_error_and_detached_pods_make_room(mode: Mode) {
     let error = last.attach(&network).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
     assert_eq!(error.to_string(), "no address is free in 10.88.0.0/29; 5 are taken");
-    // The namespace of the pod is still there, so its link must be deleted for its address to be free.
+    // The pod's namespace still exists, so its link must be deleted for its address to be free.
     network.detach(&pods[2].id, Some(&pods[2].path())).unwrap();
     assert_eq!(pod_links().len(), 5);
     assert_eq!(last.attach(&network).unwrap().ips, [ip("10.88.0.4")]);
@@ -257,7 +257,7 @@ fn attaching_is_fast(mode: Mode) {
         .collect();
     times_us.sort_unstable();
     eprintln!("attach: median {} µs, best {} µs", times_us[25], times_us[0]);
-    // Far above the aim of 1.5 ms, for machines that are busy: what it must catch is a plugin's or a deletion's cost.
+    // Far above the goal of 1.5 ms, for busy machines: this must detect the cost of a plugin or of a deletion.
     assert!(times_us[0] < 10_000, "{times_us:?}");
 }
 

@@ -1,4 +1,4 @@
-//! Which network pods get, and what becomes of those that have another.
+//! Which network pods get, and what happens to pods on the other one.
 
 use std::collections::HashSet;
 
@@ -22,7 +22,7 @@ impl Host {
     }
 }
 
-/// That no pod is attached, in words that name the sign and both ways out.
+/// Checks that no pod is attached, with a message that names the sign and both ways out.
 fn waits(host: &Host, sign: &str) {
     let network = host.network();
     let readiness = network.readiness();

@@ -11,7 +11,7 @@ use wharf_types::{ErrorKind, Failure};
 use super::fixture::{Host, Pod, ask, id, ip, pod_links, tcp};
 use crate::{Error, Mode};
 
-/// Keeps what it was called with, prints a result.
+/// Keeps its input and prints a result.
 pub(super) const GOOD: &str = r#"
     cat > "$DIR/$NAME.$CNI_COMMAND.in"; env > "$DIR/$NAME.$CNI_COMMAND.env"; echo "$NAME $CNI_COMMAND" >> "$DIR/calls"
     [ "$CNI_COMMAND" = ADD ] || exit 0
@@ -107,7 +107,7 @@ fn a_chain_is_run_forwards_and_backwards() {
     assert!(environment.contains("CARGO_PKG_NAME=wharf-network\n"), "our own environment too");
     pod.serve(80);
     pod.inside(|| ask(ip("127.0.0.1"), 80)).expect("loopback is up");
-    // What the pod was added with counts, not what the configuration says now; also in another process.
+    // What the pod was added with counts, not the present configuration, even in another process.
     host.configure(json!([{ "type": "missing" }]));
     let network = host.network();
     assert_eq!(network.addresses(&pod.id), Some(addresses));
@@ -145,7 +145,7 @@ fn a_plugin_that_hangs_is_killed_with_its_children() {
     assert!(start.elapsed() < Duration::from_secs(5));
     assert_eq!(host.records(), 1, "DEL hung too, so it must be tried again");
     let child = host.read("child");
-    // Being killed takes it a moment; a descriptor of a process that is gone cannot be had.
+    // It takes a moment to die; a pidfd of a process that is gone cannot be opened.
     if let Ok(process) = wharf_sys::process::open_pidfd(child.trim().parse().unwrap()) {
         let mut wait = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut wait, 5000_u16), Ok(1), "the plugin's child ends");
@@ -239,7 +239,7 @@ fn an_add_that_was_cut_short_is_deleted_before_the_next() {
     let text = std::fs::read_to_string(&record).unwrap();
     let (_header, content) = text.split_once('\n').unwrap();
     let mut intent: Value = serde_json::from_str(content).unwrap();
-    // As a build before headers had it.
+    // As written by a build from before records had headers.
     (intent["version"], intent["result"]) = (json!(1), Value::Null);
     std::fs::write(&record, intent.to_string()).unwrap();
     let network = host.network();

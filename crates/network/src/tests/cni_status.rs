@@ -1,4 +1,4 @@
-//! What plugins say of themselves.
+//! The status that plugins report.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use crate::{Mode, Network, Readiness};
 
 /// Longer than an answer counts and a chain may take together.
 const LIMIT: Duration = Duration::from_secs(30);
-/// How long a look at the readiness lasts, in milliseconds.
+/// How often the readiness is read, in milliseconds.
 const LOOK_MS: u16 = 20;
 
-/// A host with a plugin whose STATUS runs this.
+/// A host with a plugin whose STATUS runs this script.
 fn host(status: &str) -> Host {
     let host = Host::new(Mode::Routed);
     host.plugin("one", GOOD);
@@ -60,7 +60,7 @@ fn plugins_of_new_lists_are_asked_and_others_are_not() {
 #[test]
 fn a_daemon_that_starts_does_not_make_its_node_unready() {
     let host = host("true");
-    // The first answer counts; a machine that is busy elsewhere has several attempts.
+    // The first answer counts; a busy machine has several attempts.
     assert!((0..5).any(|_attempt| host.network().readiness().ready));
 }
 

@@ -1,16 +1,16 @@
-//! Machines whose firewall drops what is forwarded.
+//! Machines whose firewall drops forwarded packets.
 
 use std::collections::HashSet;
 
 use super::fixture::{Host, Pod, ask, ip, neighbour, sh, tcp};
 use crate::{Mode, Network};
 
-/// `iptables -S`, so that it can read what wharf wrote, of one chain.
+/// One chain in the output of `iptables -S`, to check that iptables can read what wharf wrote.
 fn rules(program: &str, chain: &str) -> String {
     sh(&format!("{program} -S {chain} 2>&1"))
 }
 
-/// What iptables shows of the rules for pods.
+/// The rules for pods, as iptables shows them.
 fn accepts(mode: Mode) -> [String; 2] {
     let links = if mode == Mode::Bridge { "wharf0" } else { "wh+" };
     [
@@ -19,7 +19,7 @@ fn accepts(mode: Mode) -> [String; 2] {
     ]
 }
 
-/// A pod that reaches the world, is reached by its host port, and by nothing else from outside.
+/// Checks that a pod reaches the world and is reached through its host port, and in no other way from outside.
 fn reaches(network: &Network, pod: &Pod, outsider: &Pod) {
     let addresses = pod.attach_with(network, &[tcp(12000, 80)]).unwrap();
     let other = Pod::new(200);
@@ -75,7 +75,7 @@ fn a_firewall_that_comes_later_or_is_loaded_anew_is_passed_after_the_next_look(m
         network.reconcile(&HashSet::new());
         asks().unwrap();
     }
-    // The last pod has gone: so have the rules, and they are there again with the next.
+    // The rules disappear with the last pod, and return with the next.
     network.detach(&pod.id, None).unwrap();
     drop(pod);
     let gone = || {
@@ -91,7 +91,7 @@ fn a_firewall_that_comes_later_or_is_loaded_anew_is_passed_after_the_next_look(m
     next.inside(|| ask(ip("192.0.2.2"), 80)).unwrap();
 }
 
-/// As Docker makes it, shortened.
+/// Docker's rules, shortened.
 const DOCKER: &str = "
     for iptables in iptables ip6tables; do
         $iptables -P FORWARD DROP
@@ -105,7 +105,7 @@ const DOCKER: &str = "
         $iptables -A DOCKER-USER -j RETURN
     done";
 
-/// As ufw makes it, shortened.
+/// ufw's rules, shortened.
 const UFW: &str = "
     iptables -P FORWARD DROP
     for chain in ufw-before-forward ufw-user-forward ufw-after-logging-forward ufw-reject-forward; do

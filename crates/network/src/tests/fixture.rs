@@ -1,4 +1,4 @@
-//! A host in its own network namespace, and pods in further ones.
+//! A host in its own network namespace, and pods in others.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -19,7 +19,7 @@ use crate::{link, netns};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(5);
 
-/// Directories and configuration of a host; the test's thread is inside its namespace.
+/// The directories and configuration of a host; the test's thread is inside its namespace.
 pub(super) struct Host {
     pub(super) dir: tempfile::TempDir,
     pub(super) config: Config,
@@ -58,7 +58,7 @@ impl Host {
     }
 }
 
-/// A pod: an id and a namespace, which lives as long as this.
+/// A pod: an id and a namespace, which exists as long as this.
 pub(super) struct Pod {
     pub(super) id: PodId,
     pub(super) netns: OwnedFd,
@@ -107,7 +107,7 @@ impl Pod {
         netns::inside(&self.netns, work).unwrap()
     }
 
-    /// Serves TCP connections: each is told the address it comes from. Ends with the test's process.
+    /// Serves TCP connections: each client is sent its own address. Ends with the test's process.
     pub(super) fn serve(&self, port: u16) {
         let listener = self.inside(|| TcpListener::bind(("::", port)).unwrap());
         std::thread::spawn(move || {
@@ -117,12 +117,12 @@ impl Pod {
         });
     }
 
-    /// Answers one UDP packet with the address it comes from.
+    /// Answers one UDP packet with its source address.
     pub(super) fn serve_udp(&self, port: u16) {
         drop(self.answer_udp(port, |peer| peer.ip().to_string()));
     }
 
-    /// Answers one UDP packet on a thread that lets go the port then.
+    /// Answers one UDP packet on a thread, which then closes the port.
     pub(super) fn answer_udp(
         &self,
         port: u16,
@@ -136,7 +136,7 @@ impl Pod {
     }
 }
 
-/// A command of the host's, which must work; what it printed.
+/// Runs a command on the host, which must succeed, and returns its output.
 #[expect(clippy::disallowed_methods, reason = "what others do to a machine is done as they do it")]
 pub(super) fn sh(line: &str) -> String {
     let output = std::process::Command::new("sh").args(["-ec", line]).output().unwrap();
@@ -144,7 +144,7 @@ pub(super) fn sh(line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Has a socket of its own ask a UDP server until it answers once; gives the answer. The socket keeps its port.
+/// Has a new socket ask a UDP server until it answers once, and returns the answer. The socket keeps its port.
 pub(super) fn knock(socket: &UdpSocket, server: SocketAddr) -> String {
     socket.set_read_timeout(Some(LIMIT)).unwrap();
     socket.send_to(b"?", server).unwrap();
@@ -157,7 +157,7 @@ pub(super) fn id(number: u8) -> PodId {
     PodId::from_random([number; 32])
 }
 
-/// Connects from where the thread is; gives the address that the server saw.
+/// Connects from the thread's namespace, and returns the address that the server saw.
 pub(super) fn ask(ip: IpAddr, port: u16) -> std::io::Result<IpAddr> {
     let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, port), LIMIT)?;
     stream.set_read_timeout(Some(LIMIT))?;
@@ -183,14 +183,14 @@ pub(super) fn tcp(host_port: u16, container_port: u16) -> PortMapping {
     PortMapping { protocol: Protocol::Tcp, container_port, host_port, host_ip: None }
 }
 
-/// The host's ends of pods, by name.
+/// The names of the pods' host ends.
 pub(super) fn pod_links() -> Vec<String> {
     let links = link::list(&Socket::open(Family::Route).unwrap()).unwrap();
     let is_pods = |link: &link::Link| link.kind == "veth" && link.name.starts_with("wh");
     links.into_iter().filter(is_pods).map(|link| link.name).collect()
 }
 
-/// Whether there is what pods find the host by: the bridge, or the gateway's address.
+/// Whether the place where pods find the host exists: the bridge, or the gateway's address.
 pub(super) fn has_gateway(mode: Mode) -> bool {
     match mode {
         Mode::Routed => sh(
@@ -201,7 +201,8 @@ pub(super) fn has_gateway(mode: Mode) -> bool {
     }
 }
 
-/// A neighbour of the host in the network 192.0.2.0/24: the host is .1, the neighbour .2 with the host as its router.
+/// A neighbour of the host in the network 192.0.2.0/24: the host is .1, the neighbour is .2 and has the host as its
+/// router.
 pub(super) fn neighbour() -> Pod {
     let pod = Pod::new(0xee);
     let netns = pod.path().display().to_string();

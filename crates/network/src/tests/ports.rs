@@ -12,12 +12,12 @@ fn a_host_port_leads_to_the_pod_from_everywhere(mode: Mode) {
     reach_from_everywhere(&Host::new(mode));
 }
 
-/// Kernels differ in whether bridged frames pass the IP hooks; both must do.
+/// Kernels differ in whether bridged frames pass the IP hooks; both kinds must work.
 fn a_host_port_leads_to_the_pod_without_filtering_on_the_bridge(mode: Mode) {
     let host = Host::new(mode);
     for name in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
         let setting = format!("/proc/sys/net/bridge/{name}");
-        // Without br_netfilter there is no setting, and this is the other test over again.
+        // Without br_netfilter there is no such setting, and this repeats the other test.
         if std::path::Path::new(&setting).exists() {
             std::fs::write(setting, "0").unwrap();
         }
@@ -95,7 +95,7 @@ fn a_udp_sender_that_keeps_its_port_reaches_each_next_pod(mode: Mode) {
             answering.join().unwrap();
         }
         network.detach(&pod.id, Some(&pod.path())).unwrap();
-        // Without a pod it is the host again.
+        // Without a pod the host answers again.
         far.send_to(b"?", server).unwrap();
     }
 }
@@ -108,7 +108,7 @@ fn what_others_still_send_reaches_no_pod_that_has_the_address_next(mode: Mode) {
     let pod = Pod::new(1);
     pod.attach(&network).unwrap();
     let first = pod.inside(|| UdpSocket::bind("0.0.0.0:7").unwrap());
-    // What is sent while the pod's link comes up may be lost.
+    // Packets sent while the pod's link comes up may be lost.
     world.set_read_timeout(Some(LIMIT / 50)).unwrap();
     let start = std::time::Instant::now();
     let seen = loop {
@@ -129,7 +129,7 @@ fn what_others_still_send_reaches_no_pod_that_has_the_address_next(mode: Mode) {
     next.attach(&network).unwrap();
     let socket = next.inside(|| UdpSocket::bind("0.0.0.0:7").unwrap());
     world.send_to(b"for the first", seen).unwrap();
-    // What is sent after it arrives after it, if it is not lost while the pod's link comes up.
+    // Later packets arrive later, if they are not lost while the pod's link comes up.
     let near = UdpSocket::bind("10.88.0.1:0").unwrap();
     socket.set_read_timeout(Some(LIMIT / 50)).unwrap();
     let mut buffer = [0; 100];
@@ -149,7 +149,7 @@ fn undoing_leaves_the_port_of_another_pod_alone(mode: Mode) {
     let network = host.network();
     let (one, two) = (Pod::new(1), Pod::new(2));
     one.attach_with(&network, &[tcp(12000, 80)]).unwrap();
-    // The lease is lost, and what the link says of the pod has no ports.
+    // The lease is lost, and the link's alias does not mention ports.
     drop(network);
     std::fs::remove_dir_all(host.config.state_dir.join("leases")).unwrap();
     let network = host.network();

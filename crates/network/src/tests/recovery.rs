@@ -1,4 +1,4 @@
-//! What is left after a crash, and what others break.
+//! What is left after a crash, and what others damage.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
@@ -94,7 +94,7 @@ fn an_attach_that_was_cut_short_is_done_again(mode: Mode) {
     let host = Host::new(mode);
     let pod = Pod::new(1);
     let first = pod.attach_with(&host.network(), &[tcp(12000, 80)]).unwrap();
-    // A killed daemon leaves all of it; the retry comes with the same id and namespace.
+    // A killed daemon leaves all of it; the retry has the same id and namespace.
     let network = host.network();
     assert_eq!(pod.attach_with(&network, &[tcp(12000, 80)]).unwrap(), first);
     pod.serve(80);
