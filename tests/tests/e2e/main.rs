@@ -17,6 +17,8 @@ mod client;
 #[cfg(test)]
 mod cni;
 #[cfg(test)]
+mod counts;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod daemon;

@@ -160,8 +160,16 @@ impl Tracer {
         Self::with_process(world, world.daemon.pid().cast_signed(), options)
     }
 
+    /// Sees the calls of a process, and of those that it makes until they execute another program, to count them.
+    pub(crate) fn counting(world: &World, process: i32, traced: &str) -> Self {
+        Self::writing_to(world.dir.join(format!("calls-{process}")), process, &[traced])
+    }
+
     fn with_process(world: &World, process: i32, options: &[&str]) -> Self {
-        let calls = world.dir.join("calls");
+        Self::writing_to(world.dir.join("calls"), process, options)
+    }
+
+    fn writing_to(calls: PathBuf, process: i32, options: &[&str]) -> Self {
         let mut strace = place::command(Path::new("strace"))
             .args(["--follow-forks", "--detach-on=execve", "--output"])
             .arg(&calls)
@@ -192,6 +200,13 @@ impl Tracer {
             kill(Pid::from_raw(self.strace.id().cast_signed()), signal).unwrap();
             self.strace.wait().unwrap();
         }
+    }
+
+    /// How many calls were seen. One that another process's interrupted takes two lines.
+    pub(crate) fn count(&self) -> usize {
+        let calls = std::fs::read_to_string(&self.calls).unwrap();
+        let begun = |line: &&str| line.contains('(') && !line.contains("resumed>");
+        calls.lines().filter(begun).count()
     }
 
     /// Whether these words are among what was seen.

@@ -95,7 +95,8 @@ impl World {
         self.client = Client::connect(&self.daemon.socket(), &image, &self.dir.join("logs")).await;
     }
 
-    fn footprint(&self) -> Footprint {
+    /// What there is of wharf now.
+    pub(crate) fn footprint(&self) -> Footprint {
         let (root, state) = (self.dir.join("root"), self.dir.join("state"));
         Footprint::take(&[self.daemon.pid()], &[&root, &state])
     }

@@ -1,0 +1,127 @@
+//! How many system calls a pod and a command cost the daemon and the supervisor: they repeat where times do not. No more than
+//! the tree says, and as many beside other pods as beside none.
+
+use std::collections::BTreeMap;
+
+use crate::client::Client;
+use crate::steps::Tracer;
+use crate::wedge::Shim;
+use crate::world::{World, run, until};
+
+/// What depends on chance: waits and wake-ups, threads that come and go, and the memory of an allocator.
+const BY_CHANCE: &str = "--trace=!futex,epoll_wait,epoll_pwait,poll,ppoll,restart_syscall,sched_yield,%memory,\
+    set_robust_list,rseq,sigaltstack,prctl,sched_getaffinity,exit,gettid";
+
+/// How often each is counted; the least of them is what it takes.
+const TIMES: usize = 5;
+
+/// Pods that are there in the second round.
+const BESIDE: usize = 50;
+
+/// Calls that more may be than the tree says, or than beside none, in percent: reads that are too early, a thread more.
+const MARGIN_PERCENT: usize = 5;
+
+/// Calls of the daemon and of the supervisor (with the processes that it makes, until they execute their program).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cost {
+    daemon: usize,
+    supervisor: usize,
+}
+
+/// What each takes with cgroups of v1 or hybrid ones; with v2 it is less. Lower it where less is needed.
+const TREE: [(&str, Cost); 3] = [
+    ("pod up", Cost { daemon: 522, supervisor: 559 }),
+    ("ExecSync", Cost { daemon: 46, supervisor: 214 }),
+    ("pod down", Cost { daemon: 298, supervisor: 95 }),
+];
+
+#[test]
+fn a_pod_costs_no_more_calls_than_the_tree_says_whoever_is_there() {
+    run(async |world| {
+        // Whatever only the first pod makes.
+        world.client.down(&world.client.run(&world.client.pod("first")).await.unwrap()).await.unwrap();
+        world.is_clean().await;
+        let alone = least(world, "alone").await;
+        println!("beside none {alone:?}");
+        for n in 0..BESIDE {
+            let pod = world.client.run(&world.client.pod(&format!("there-{n}"))).await.unwrap();
+            world.client.launch(&pod, &world.client.container("main", "sleep 1000")).await.unwrap();
+        }
+        let beside = least(world, "beside").await;
+        println!("beside {BESIDE} {beside:?}");
+        for (what, most) in TREE {
+            assert_within(what, "the tree says", alone[what], most);
+            assert_within(what, "beside none it took", beside[what], alone[what]);
+        }
+    });
+}
+
+fn assert_within(what: &str, says: &str, took: Cost, most: Cost) {
+    let fits = |took: usize, most: usize| 100 * took <= most * (100 + MARGIN_PERCENT);
+    let both = fits(took.daemon, most.daemon) && fits(took.supervisor, most.supervisor);
+    assert!(both, "{what}: {took:?}, and {says} {most:?}");
+}
+
+/// The least that each takes, of several pods.
+async fn least(world: &World, name: &str) -> BTreeMap<&'static str, Cost> {
+    let mut least: BTreeMap<&'static str, Cost> = BTreeMap::new();
+    for n in 0..TIMES {
+        for (what, cost) in life(world, &format!("{name}-{n}")).await {
+            least
+                .entry(what)
+                .and_modify(|known| {
+                    known.daemon = known.daemon.min(cost.daemon);
+                    known.supervisor = known.supervisor.min(cost.supervisor);
+                })
+                .or_insert(cost);
+        }
+    }
+    least
+}
+
+/// What each part of a pod's life takes.
+async fn life(world: &World, name: &str) -> [(&'static str, Cost); 3] {
+    let before = world.footprint();
+    let (pod, run) = traced_daemon(world, async |client| client.run(&client.pod(name)).await.unwrap()).await;
+    let shim = Shim::of(&pod).await.pid();
+    let (container, launch) = traced(world, shim, async |client| {
+        client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap()
+    })
+    .await;
+    let ((), exec) = traced(world, shim, async |client| {
+        assert_eq!(client.exec(&container, "true", 20).await.unwrap().exit_code, 0);
+    })
+    .await;
+    let (stop, down) = traced_daemon(world, async |client| {
+        let mut tracer = Tracer::counting(world, shim, BY_CHANCE);
+        client.stop_container(&container, 0).await.unwrap();
+        client.remove_container(&container).await.unwrap();
+        tracer.end_all();
+        client.down(&pod).await.unwrap();
+        // Some of it is removed when the call is over. Processes are others: the tracer, and programs under new names.
+        let left =
+            || world.footprint().beyond(&before).into_iter().filter(|line| !line.starts_with("process "));
+        until("all is gone", async || left().next().is_none().then_some(())).await;
+        tracer.count()
+    })
+    .await;
+    let up = Cost { daemon: run + launch.daemon, ..launch };
+    [("pod up", up), ("ExecSync", exec), ("pod down", Cost { daemon: down, supervisor: stop })]
+}
+
+/// Does something, and counts what it takes of daemon and supervisor.
+async fn traced<T>(world: &World, shim: i32, call: impl AsyncFn(Client) -> T) -> (T, Cost) {
+    let mut tracer = Tracer::counting(world, shim, BY_CHANCE);
+    let (result, daemon) = traced_daemon(world, call).await;
+    tracer.end_all();
+    (result, Cost { daemon, supervisor: tracer.count() })
+}
+
+/// Does something, and counts what it takes of the daemon: of a supervisor neither the beginning, since what is executed is
+/// not traced, nor the end, which its tracer would hide from the daemon.
+async fn traced_daemon<T>(world: &World, call: impl AsyncFn(Client) -> T) -> (T, usize) {
+    let mut tracer = Tracer::counting(world, world.daemon.pid().cast_signed(), BY_CHANCE);
+    let result = call(world.client.clone()).await;
+    tracer.end_all();
+    (result, tracer.count())
+}
