@@ -211,6 +211,18 @@ fn unnamed_crates<'a>(readme: &str, crates: impl IntoIterator<Item = &'a str>) -
     missing.map(|name| format!("crates/README.md:1: does not name the crate `{name}`")).collect()
 }
 
+/// Texts of wharfd's log that a script looks for and no crate writes.
+fn unsaid(script: &File, code: &str) -> Vec<String> {
+    const MARKS: [(&str, &str); 2] = [("journal_has '", "'"), (".MESSAGE == \"", "\"")];
+    let lines = script.text.lines().enumerate();
+    let looked_for = lines.flat_map(|(at, line)| {
+        let words = |(mark, end)| Some(line.split_once(mark)?.1.split_once(end)?.0);
+        MARKS.into_iter().filter_map(words).map(move |words| (at, words))
+    });
+    let unsaid = looked_for.filter(|(_, words)| !code.contains(words));
+    unsaid.map(|(at, words)| script.complaint(at + 1, &format!("no crate logs {words:?}"))).collect()
+}
+
 // ---- The repository as it is ----
 
 fn root() -> PathBuf {
@@ -286,6 +298,17 @@ fn scripts_can_be_run_and_read() {
 #[test]
 fn unsafe_code_is_in_one_crate() {
     check(stray_unsafe);
+}
+
+#[test]
+fn what_is_looked_for_in_the_journal_is_written_there() {
+    let files = files();
+    let is_code = |file: &&File| file.is_rust() && file.path.starts_with("crates/");
+    let code: String = files.iter().filter(is_code).map(|file| file.text.as_str()).collect();
+    let scripts = files.iter().filter(|file| file.path.starts_with("tests/vm/"));
+    assert!(scripts.clone().any(|script| !unsaid(script, "").is_empty()), "nothing is looked for");
+    let unsaid: Vec<String> = scripts.flat_map(|script| unsaid(script, &code)).collect();
+    assert!(unsaid.is_empty(), "\n{}", unsaid.join("\n"));
 }
 
 #[test]
@@ -409,6 +432,13 @@ fn stray_unsafe_is_found() {
     for prose in [format!("// {word} {{"), format!("\"{word} path\"")].into_iter().chain(names) {
         assert!(stray_unsafe(&file("crates/a/src/lib.rs", &prose)).is_empty(), "{prose}");
     }
+}
+
+#[test]
+fn a_text_that_nobody_writes_is_found() {
+    let text = "attempt 5 journal_has 'wharfd is ready'\nany(.MESSAGE == \"wharfd ends\")\n";
+    let found = unsaid(&file("tests/vm/a.sh", text), "info!(\"wharfd is ready\")");
+    assert_eq!(found, ["tests/vm/a.sh:2: no crate logs \"wharfd ends\""]);
 }
 
 #[test]

@@ -107,11 +107,11 @@ fn a_dead_supervisor_is_seen_and_cleared_away() {
             let client = &world.client;
             let pod = client.run(&client.pod("orphaned")).await.unwrap();
             let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
-            let shim = until("the supervisor is there", async || process_with(&pod)).await;
+            let supervisor = until("the supervisor is there", async || process_with(&pod)).await;
             if daemon_too {
                 world.daemon.kill();
             }
-            kill(Pid::from_raw(shim), Signal::SIGKILL).unwrap();
+            kill(Pid::from_raw(supervisor), Signal::SIGKILL).unwrap();
             if daemon_too {
                 world.start_again().await;
             }
@@ -133,7 +133,7 @@ fn a_dead_supervisor_is_seen_and_cleared_away() {
 fn a_supervisor_is_not_in_the_cgroup_of_the_daemon() {
     run(async |world| {
         let pod = world.client.run(&world.client.pod("apart")).await.unwrap();
-        let shim = until("the supervisor is there", async || process_with(&pod)).await;
+        let supervisor = until("the supervisor is there", async || process_with(&pod)).await;
         let unified = |pid: &str| {
             let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
             cgroups
@@ -142,7 +142,7 @@ fn a_supervisor_is_not_in_the_cgroup_of_the_daemon() {
                 .expect("cgroup v2 is mounted")
                 .to_owned()
         };
-        assert_eq!(unified(&shim.to_string()), "/wharf/supervisors");
+        assert_eq!(unified(&supervisor.to_string()), "/wharf/supervisors");
         assert_ne!(unified(&world.daemon.pid().to_string()), "/wharf/supervisors");
     });
 }
@@ -153,9 +153,9 @@ fn a_pod_whose_supervisor_hangs_can_be_removed() {
         let client = &world.client;
         let hangs = client.run(&client.pod("hangs")).await.unwrap();
         let id = client.launch(&hangs, &client.container("main", "sleep 1000")).await.unwrap();
-        let shim = until("the supervisor is there", async || process_with(&hangs)).await;
-        assert_eq!(fs::read_to_string(format!("/proc/{shim}/comm")).unwrap(), "wharf-shim\n");
-        kill(Pid::from_raw(shim), Signal::SIGSTOP).unwrap();
+        let supervisor = until("the supervisor is there", async || process_with(&hangs)).await;
+        assert_eq!(fs::read_to_string(format!("/proc/{supervisor}/comm")).unwrap(), "wharf-shim\n");
+        kill(Pid::from_raw(supervisor), Signal::SIGSTOP).unwrap();
         client.stop_container(&id, 1).await.unwrap();
         assert_eq!(client.exited(&id).await.reason, "Unknown");
         assert!(process_with("sleep 1000").is_none(), "it is killed");
@@ -258,7 +258,7 @@ fn supervisors_that_are_killed_take_nothing_but_their_pod_along() {
         let untouched = client.launch(&other, &client.container("main", "sleep 1001")).await.unwrap();
         for round in 0..8 {
             let pod = client.run(&client.pod(&format!("doomed-{round}"))).await.unwrap();
-            let shim = until("the supervisor is there", async || process_with(&pod)).await;
+            let supervisor = until("the supervisor is there", async || process_with(&pod)).await;
             let work = async {
                 for number in 0.. {
                     let container = client.container(&format!("c{number}"), "sleep 1002");
@@ -269,7 +269,7 @@ fn supervisors_that_are_killed_take_nothing_but_their_pod_along() {
             };
             let killed = async {
                 tokio::time::sleep(Duration::from_millis(15 * round)).await;
-                kill(Pid::from_raw(shim), Signal::SIGKILL).unwrap();
+                kill(Pid::from_raw(supervisor), Signal::SIGKILL).unwrap();
             };
             let (worked, ()) = tokio::join!(work, killed);
             let error: tonic::Status = worked.unwrap_err();

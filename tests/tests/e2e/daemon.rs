@@ -3,12 +3,30 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::place::{self, Built};
 use crate::world::until;
+
+/// The sources of all crates.
+static CODE: LazyLock<String> = LazyLock::new(|| {
+    let mut code = String::new();
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            match path.extension() {
+                _ if path.is_dir() => directories.push(path),
+                Some(kind) if kind == "rs" => code += &fs::read_to_string(path).unwrap(),
+                _ => {}
+            }
+        }
+    }
+    code
+});
 
 /// A wharfd and its directory.
 #[derive(Debug)]
@@ -111,7 +129,19 @@ impl Daemon {
         fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().count()
     }
 
-    pub(crate) fn log(&self) -> String {
+    /// Whether a line of its log has these words. They must stand in the code: else a check that they are not in the log
+    /// would pass for ever once they are worded anew.
+    pub(crate) fn has_logged(&self, words: &str) -> bool {
+        assert!(CODE.contains(words), "no crate logs {words:?}");
+        self.log().contains(words)
+    }
+
+    /// Whether its log has a value, which is from elsewhere.
+    pub(crate) fn has_logged_value(&self, value: &str) -> bool {
+        self.log().contains(value)
+    }
+
+    fn log(&self) -> String {
         fs::read_to_string(self.dir.join("daemon.log")).unwrap_or_default()
     }
 }

@@ -164,11 +164,8 @@ fn a_damaged_image_costs_its_containers_nothing() {
         let orphan = leave_orphan(world);
         world.start_again().await;
         until("layers are let be", async || {
-            world
-                .daemon
-                .log()
-                .contains("some image records cannot be read: unused layers are kept until they can")
-                .then_some(())
+            const KEPT: &str = "some image records cannot be read: unused layers are kept until they can";
+            world.daemon.has_logged(KEPT).then_some(())
         })
         .await;
         let client = &world.client;

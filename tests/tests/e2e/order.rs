@@ -92,8 +92,9 @@ fn a_pod_whose_supervisor_dies_is_told_to_have_stopped() {
         let mut events = listen(client).await;
         let pod = client.run(&client.pod("orphaned")).await.unwrap();
         let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
-        let shim = crate::world::until("it is there", async || crate::daemon::process_with(&pod)).await;
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL).unwrap();
+        let supervisor = crate::world::until("it is there", async || crate::daemon::process_with(&pod)).await;
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(supervisor), nix::sys::signal::Signal::SIGKILL)
+            .unwrap();
         client.exited(&id).await;
         client.down(&pod).await.unwrap();
         let all = told(&mut events, &pod).await;

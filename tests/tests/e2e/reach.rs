@@ -125,10 +125,10 @@ fn a_reaper_ends_with_its_supervisor_and_a_supervisor_gets_another_one() {
         let next = client.launch(&pod, &in_pod(client, "next")).await.unwrap();
         assert_eq!(client.output(&next, "tr '\\0' ' ' </proc/1/cmdline").await.trim(), "wharf-pod-reaper");
         let reaper = until("there is another", async || process_with("wharf-pod-reaper")).await;
-        let shim = until("the supervisor is there", async || {
+        let supervisor = until("the supervisor is there", async || {
             process_with(&format!("wharf-shim {}", world.dir.display()))
         });
-        kill(Pid::from_raw(shim.await), Signal::SIGKILL).unwrap();
+        kill(Pid::from_raw(supervisor.await), Signal::SIGKILL).unwrap();
         until("it ends with the supervisor", async || (!is_alive(reaper)).then_some(())).await;
         client.down(&pod).await.unwrap();
     });
@@ -141,8 +141,8 @@ fn a_procfs_of_others_is_made_by_one_among_them_if_need_be() {
         let client = &world.client;
         let (pod, _first, _reaper) = shared(client, "procfs").await;
         let name = format!("wharf-shim {}", world.dir.display());
-        let shim = until("the supervisor is there", async || process_with(&name)).await;
-        let mut tracer = Tracer::attach_failing(world, shim, "ioctl", "ENOTTY");
+        let supervisor = until("the supervisor is there", async || process_with(&name)).await;
+        let mut tracer = Tracer::attach_failing(world, supervisor, "ioctl", "ENOTTY");
         let other = client.launch(&pod, &in_pod(client, "other")).await.unwrap();
         tracer.end_all();
         assert!(tracer.has_met(), "it was made by name");

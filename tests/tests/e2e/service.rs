@@ -51,9 +51,10 @@ fn a_hangup_changes_the_level_of_the_log_and_nothing_else() {
         let hangup = async |world: &world::World, text: &str, said: &str| {
             fs::write(&file, text).unwrap();
             kill(Pid::from_raw(world.daemon.pid().cast_signed()), Signal::SIGHUP).unwrap();
-            until(said, async || world.daemon.log().contains(said).then_some(())).await;
+            until(said, async || world.daemon.has_logged(said).then_some(())).await;
         };
-        hangup(world, &config.replace("level = \"debug", "level = \"trace"), "trace,h2=warn").await;
+        hangup(world, &config.replace("level = \"debug", "level = \"trace"), "reloaded the log level").await;
+        assert!(world.daemon.has_logged_value("trace,h2=warn"));
         hangup(world, "no configuration", "cannot reload the configuration").await;
         fs::write(&file, config).unwrap();
         assert!(world.client.pods().await.is_empty(), "it serves");
@@ -68,8 +69,8 @@ fn clients_that_listen_do_not_hold_up_the_end() {
         let events = world.client.runtime.clone().get_container_events(GetEventsRequest {}).await.unwrap();
         let status = world.daemon.end().await;
         assert!(status.success(), "{status}");
-        let log = world.daemon.log();
-        assert!(log.contains("wharfd is stopping") && !log.contains("stopped waiting"), "{log}");
+        assert!(world.daemon.has_logged("wharfd is stopping"));
+        assert!(!world.daemon.has_logged("stopped waiting"), "somebody held up the end");
         drop((progress, events));
         world.start_again().await;
     });

@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 
 use crate::client::Client;
 use crate::steps::{Fault, Tracer};
-use crate::wedge::Shim;
+use crate::wedge::Supervisor;
 use crate::world::{World, run};
 
 /// Calls that make a container or remove it, and the error with which each fails.
@@ -132,8 +132,8 @@ async fn faults(world: &World, change: &str, fault: Fault) -> usize {
     loop {
         let name = format!("{change}-{nth}");
         let pod = world.client.run(&world.client.pod(&name)).await.unwrap();
-        let shim = Shim::of(&pod).await;
-        let mut tracer = Tracer::attach_to(world, shim.pid(), change, fault, nth);
+        let supervisor = Supervisor::of(&pod).await;
+        let mut tracer = Tracer::attach_to(world, supervisor.pid(), change, fault, nth);
         if let Err(error) = live(&world.client, &pod, "main").await {
             assert!(!BLAMES_THE_CALLER.contains(&error.code()), "{name}: {error}");
         }

@@ -17,9 +17,9 @@ use crate::daemon::{is_alive, process_with};
 use crate::world::{World, run, until};
 
 /// A pod's supervisor.
-pub(crate) struct Shim(Pid);
+pub(crate) struct Supervisor(Pid);
 
-impl Shim {
+impl Supervisor {
     pub(crate) async fn of(pod: &str) -> Self {
         Self(Pid::from_raw(until("the supervisor is there", async || process_with(pod)).await))
     }
@@ -45,8 +45,8 @@ fn execs_that_wait_for_a_stopped_supervisor_hold_up_nobody_else() {
         let waits = client.launch(&stuck, &client.container("main", "sleep 1000")).await.unwrap();
         let other = client.run(&client.pod("other")).await.unwrap();
         let runs = client.launch(&other, &client.container("main", "sleep 1001")).await.unwrap();
-        let shim = Shim::of(&stuck).await;
-        shim.stop();
+        let supervisor = Supervisor::of(&stuck).await;
+        supervisor.stop();
         let over = AtomicUsize::new(0);
         let execs = join_all((0..200).map(async |_| {
             let error = client.exec(&waits, "true", 5).await.unwrap_err();
@@ -61,7 +61,7 @@ fn execs_that_wait_for_a_stopped_supervisor_hold_up_nobody_else() {
         };
         let (codes, ()) = tokio::join!(execs, others);
         assert!(codes.iter().all(|code| *code == Code::DeadlineExceeded), "{codes:?}");
-        shim.go_on();
+        supervisor.go_on();
         assert_eq!(client.output(&waits, "echo still").await, "still");
     });
 }
@@ -73,8 +73,8 @@ fn a_stop_of_one_container_of_a_stopped_supervisor_spares_the_others() {
         let pod = client.run(&client.pod("stuck")).await.unwrap();
         let spared = client.launch(&pod, &client.container("spared", "sleep 1001")).await.unwrap();
         let ended = client.launch(&pod, &client.container("ended", "sleep 1000")).await.unwrap();
-        let shim = Shim::of(&pod).await;
-        shim.stop();
+        let supervisor = Supervisor::of(&pod).await;
+        supervisor.stop();
         client.stop_container(&ended, 1).await.unwrap();
         assert_eq!(client.exited(&ended).await.reason, "Unknown", "nobody saw its end yet");
         assert!(process_with("sleep 1000").is_none() && process_with("sleep 1001").is_some());
@@ -88,7 +88,7 @@ fn a_stop_of_one_container_of_a_stopped_supervisor_spares_the_others() {
         let error = client.exec(&spared, "true", 60).await.unwrap_err();
         assert_eq!(error.code(), Code::Unavailable, "{error}");
         client.remove_container(&ended).await.unwrap();
-        shim.go_on();
+        supervisor.go_on();
         assert_eq!(client.output(&spared, "echo fine").await, "fine");
         let record = world.dir.join("state/pods").join(&pod).join("exits").join(&ended);
         until("no exit record of it is left", async || (!record.exists()).then_some(())).await;
@@ -105,8 +105,8 @@ fn what_was_given_up_is_not_done_later() {
         let pod = client.run(&client.pod("stuck")).await.unwrap();
         let runs = client.launch(&pod, &client.container("runs", "sleep 1000")).await.unwrap();
         let made = client.create(&pod, &client.container("made", "sleep 1001")).await.unwrap();
-        let shim = Shim::of(&pod).await;
-        shim.stop();
+        let supervisor = Supervisor::of(&pod).await;
+        supervisor.stop();
         let (start, create, exec) = tokio::join!(
             client.start(&made),
             async { client.create(&pod, &client.container("late", "true")).await.unwrap_err() },
@@ -114,7 +114,7 @@ fn what_was_given_up_is_not_done_later() {
         );
         let codes = [start.unwrap_err().code(), create.code(), exec.code()];
         assert_eq!(codes, [Code::Unavailable; 3]);
-        shim.go_on();
+        supervisor.go_on();
         // It handles requests in order: when this one is answered, those before it have been carried out or refused.
         let files = client.output(&runs, "ls /late 2>&1; true").await;
         assert!(files.contains("No such file"), "{files}");
@@ -134,11 +134,11 @@ fn an_end_that_is_told_late_is_told_in_full() {
         let pod = client.run(&client.pod("late")).await.unwrap();
         let script = "trap 'exit 7' TERM; while :; do sleep 0.01; done";
         let id = client.launch(&pod, &client.container("main", script)).await.unwrap();
-        let shim = Shim::of(&pod).await;
-        shim.stop();
+        let supervisor = Supervisor::of(&pod).await;
+        supervisor.stop();
         client.stop_container(&id, 0).await.unwrap();
         assert_eq!(client.exited(&id).await.reason, "Unknown");
-        shim.go_on();
+        supervisor.go_on();
         let told = until("its supervisor tells of the end", async || {
             let status = client.status(&id).await.unwrap();
             (status.reason != "Unknown").then_some(status)
@@ -156,8 +156,8 @@ fn a_stopped_supervisor_is_waited_for_by_the_next_daemon() {
         let runs = client.launch(&pod, &client.container("runs", "sleep 1000")).await.unwrap();
         let made = client.create(&pod, &client.container("made", "sleep 1001")).await.unwrap();
         let before = client.status(&runs).await.unwrap();
-        let shim = Shim::of(&pod).await;
-        shim.stop();
+        let supervisor = Supervisor::of(&pod).await;
+        supervisor.stop();
         world.daemon.kill();
         world.start_again().await;
         let client = &world.client;
@@ -165,7 +165,7 @@ fn a_stopped_supervisor_is_waited_for_by_the_next_daemon() {
         assert_eq!(client.status(&runs).await.unwrap().state(), ContainerState::ContainerRunning);
         let other = client.run(&client.pod("other")).await.unwrap();
         assert_eq!(client.to_end(&other, "main", "exit 3").await.exit_code, 3);
-        shim.go_on();
+        supervisor.go_on();
         until("the supervisor has told what it holds", async || {
             let status = client.status(&made).await.unwrap();
             (status.state() == ContainerState::ContainerCreated).then_some(())
@@ -185,8 +185,8 @@ fn what_only_a_silent_supervisor_knows_is_not_answered() {
         let client = &world.client;
         let pod = client.run(&client.pod("silent")).await.unwrap();
         let made = client.create(&pod, &client.container("made", "sleep 1000")).await.unwrap();
-        let shim = Shim::of(&pod).await;
-        shim.stop();
+        let supervisor = Supervisor::of(&pod).await;
+        supervisor.stop();
         world.daemon.kill();
         world.start_again().await;
         let client = &world.client;
@@ -198,7 +198,7 @@ fn what_only_a_silent_supervisor_knows_is_not_answered() {
             });
         let codes = [start.unwrap_err(), update.unwrap_err(), create.unwrap_err()].map(|error| error.code());
         assert_eq!(codes, [Code::Unavailable; 3]);
-        shim.go_on();
+        supervisor.go_on();
         let started = until("it is started", async || client.start(&made).await.ok());
         started.await;
         assert_eq!(client.output(&made, "echo begun").await, "begun");
@@ -212,8 +212,8 @@ fn a_container_that_nobody_was_told_of_is_not_handed_out_by_the_next_daemon() {
         let client = world.client.clone();
         let pod = client.run(&client.pod("half")).await.unwrap();
         let config = client.container("main", "sleep 1000");
-        let shim = Shim::of(&pod).await;
-        shim.stop();
+        let supervisor = Supervisor::of(&pod).await;
+        supervisor.stop();
         let records = world.dir.join("state/pods").join(&pod).join("containers");
         let half = async {
             let half = until("it is begun", async || fs::read_dir(&records).unwrap().next()).await;
@@ -226,7 +226,7 @@ fn a_container_that_nobody_was_told_of_is_not_handed_out_by_the_next_daemon() {
         let client = &world.client;
         let error = client.create(&pod, &config).await.unwrap_err();
         assert_eq!(error.code(), Code::Unavailable, "{error}");
-        shim.go_on();
+        supervisor.go_on();
         let id = until("it is made anew", async || client.create(&pod, &config).await.ok()).await;
         assert_ne!(half.file_name().unwrap().to_str().unwrap().get(..id.len()), Some(&*id));
         client.start(&id).await.unwrap();
@@ -243,15 +243,15 @@ fn a_stop_waits_for_a_silent_supervisor_as_long_as_the_program_may_take() {
         let pod = client.run(&client.pod("silent")).await.unwrap();
         let script = "trap 'exit 7' TERM; while :; do sleep 0.01; done";
         let id = client.launch(&pod, &client.container("main", script)).await.unwrap();
-        let shim = Shim::of(&pod).await;
-        shim.stop();
+        let supervisor = Supervisor::of(&pod).await;
+        supervisor.stop();
         world.daemon.kill();
         world.start_again().await;
         let client = &world.client;
         let (stopped, ()) = tokio::join!(client.stop_container(&id, 60), async {
             // Calls on one connection are handled in order.
             client.runtime.clone().version(VersionRequest::default()).await.unwrap();
-            shim.go_on();
+            supervisor.go_on();
         });
         stopped.unwrap();
         assert_eq!(client.exited(&id).await.exit_code, 7);
@@ -264,13 +264,13 @@ fn a_supervisor_that_never_answers_ends_with_its_pod() {
         let client = &world.client;
         let pod = client.run(&client.pod("stuck")).await.unwrap();
         client.launch(&pod, &client.container("runs", "sleep 1000")).await.unwrap();
-        let shim = Shim::of(&pod).await;
-        shim.stop();
+        let supervisor = Supervisor::of(&pod).await;
+        supervisor.stop();
         world.daemon.kill();
         world.start_again().await;
-        assert!(is_alive(shim.0.as_raw()) && process_with("sleep 1000").is_some());
+        assert!(is_alive(supervisor.0.as_raw()) && process_with("sleep 1000").is_some());
         world.client.down(&pod).await.unwrap();
-        assert!(!is_alive(shim.0.as_raw()) && process_with("sleep 1000").is_none());
+        assert!(!is_alive(supervisor.0.as_raw()) && process_with("sleep 1000").is_none());
         world.is_clean().await;
     });
 }
@@ -293,7 +293,7 @@ fn a_link_that_breaks_is_made_anew() {
         let client = &world.client;
         let pod = client.run(&client.pod("cut-off")).await.unwrap();
         let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
-        let shim = Shim::of(&pod).await;
+        let supervisor = Supervisor::of(&pod).await;
         for round in 0..5 {
             let short = client.launch(&pod, &client.container(&format!("short-{round}"), "exit 5")).await;
             let cut = cut_off(world, &pod);
@@ -303,7 +303,7 @@ fn a_link_that_breaks_is_made_anew() {
             assert_eq!((status.exit_code, &*status.reason), (5, "Error"));
             assert_eq!(client.pod_status(&pod).await.unwrap().state(), PodSandboxState::SandboxReady);
         }
-        assert!(is_alive(shim.0.as_raw()));
+        assert!(is_alive(supervisor.0.as_raw()));
         client.down(&pod).await.unwrap();
     });
 }
@@ -333,8 +333,8 @@ fn a_supervisor_that_cannot_die_makes_a_stop_fail_in_time() {
     run(async |world| {
         let client = &world.client;
         let stuck = client.run(&client.pod("stuck")).await.unwrap();
-        let shim = Shim::of(&stuck).await;
-        let frozen = Frozen::new(shim.0);
+        let supervisor = Supervisor::of(&stuck).await;
+        let frozen = Frozen::new(supervisor.0);
         // More than one attempt: none may hold what the next one needs.
         for _attempt in 0..2 {
             let error = client.stop(&stuck).await.unwrap_err();
