@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::client::Client;
 use crate::steps::Tracer;
-use crate::wedge::Shim;
+use crate::wedge::Supervisor;
 use crate::world::{World, run, until};
 
 /// What depends on chance: waits and wake-ups, threads that come and go, and the memory of an allocator.
@@ -83,17 +83,17 @@ async fn least(world: &World, name: &str) -> BTreeMap<&'static str, Cost> {
 async fn life(world: &World, name: &str) -> [(&'static str, Cost); 3] {
     let before = world.footprint();
     let (pod, run) = traced_daemon(world, async |client| client.run(&client.pod(name)).await.unwrap()).await;
-    let shim = Shim::of(&pod).await.pid();
-    let (container, launch) = traced(world, shim, async |client| {
+    let supervisor = Supervisor::of(&pod).await.pid();
+    let (container, launch) = traced(world, supervisor, async |client| {
         client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap()
     })
     .await;
-    let ((), exec) = traced(world, shim, async |client| {
+    let ((), exec) = traced(world, supervisor, async |client| {
         assert_eq!(client.exec(&container, "true", 20).await.unwrap().exit_code, 0);
     })
     .await;
     let (stop, down) = traced_daemon(world, async |client| {
-        let mut tracer = Tracer::counting(world, shim, BY_CHANCE);
+        let mut tracer = Tracer::counting(world, supervisor, BY_CHANCE);
         client.stop_container(&container, 0).await.unwrap();
         client.remove_container(&container).await.unwrap();
         tracer.end_all();
@@ -110,8 +110,8 @@ async fn life(world: &World, name: &str) -> [(&'static str, Cost); 3] {
 }
 
 /// Does something, and counts what it takes of daemon and supervisor.
-async fn traced<T>(world: &World, shim: i32, call: impl AsyncFn(Client) -> T) -> (T, Cost) {
-    let mut tracer = Tracer::counting(world, shim, BY_CHANCE);
+async fn traced<T>(world: &World, supervisor: i32, call: impl AsyncFn(Client) -> T) -> (T, Cost) {
+    let mut tracer = Tracer::counting(world, supervisor, BY_CHANCE);
     let (result, daemon) = traced_daemon(world, call).await;
     tracer.end_all();
     (result, Cost { daemon, supervisor: tracer.count() })
