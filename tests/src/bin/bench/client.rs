@@ -1,4 +1,4 @@
-//! One runtime, and the calls that make and unmake pods.
+//! One runtime, and the calls that make and remove pods.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use wharf_tests::calls::Calls;
 use crate::images::SMALL;
 use crate::memory::WORKLOAD;
 
-/// Where a runtime listens, and the process that does.
+/// A runtime's socket and its daemon's process.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
     name: String,
@@ -27,7 +27,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// The same, of another process.
+    /// The same runtime with another daemon process.
     pub(crate) fn of_process(&self, daemon: u32) -> Self {
         Self { daemon, ..self.clone() }
     }
@@ -45,7 +45,7 @@ impl FromStr for Endpoint {
     }
 }
 
-/// A client of one runtime. Its clones share a connection.
+/// A client of one runtime. Clones share one connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Runtime {
     pub(crate) name: String,
@@ -63,7 +63,7 @@ pub(crate) struct Pod {
 }
 
 impl Runtime {
-    /// Connects, and asks how its cgroups are named.
+    /// Connects, and asks the runtime how it names cgroups.
     pub(crate) async fn connect(endpoint: &Endpoint, logs: &Path) -> anyhow::Result<Self> {
         let mut calls = Calls::connect(&endpoint.socket).await?;
         let driver = calls.runtime.runtime_config(RuntimeConfigRequest {}).await?.into_inner().linux;
@@ -77,7 +77,7 @@ impl Runtime {
         })
     }
 
-    /// The description of a pod that no other has: bridge network, its own PID namespace for each container.
+    /// A pod description with a name of its own. The pod has its own network, and each container its own PID namespace.
     pub(crate) fn pod_config(&self) -> PodSandboxConfig {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -115,7 +115,7 @@ impl Runtime {
         self.calls.create(sandbox, config, container_config(command)).await
     }
 
-    /// A whole pod, with the workload running.
+    /// Starts a whole pod with the workload running.
     pub(crate) async fn up(&self) -> anyhow::Result<Pod> {
         let config = self.pod_config();
         let sandbox = self.calls.run(&config).await.context("RunPodSandbox")?;
@@ -124,7 +124,7 @@ impl Runtime {
         Ok(Pod { sandbox, container })
     }
 
-    /// A pod's end, in the kubelet's order.
+    /// Ends a pod, in the kubelet's order.
     pub(crate) async fn down(&self, pod: &Pod) -> anyhow::Result<()> {
         self.calls.stop_container(&pod.container).await.context("StopContainer")?;
         self.calls.remove_container(&pod.container).await.context("RemoveContainer")?;
@@ -148,7 +148,7 @@ fn container_config(command: &[&str]) -> ContainerConfig {
             }),
             security_context: Some(LinuxContainerSecurityContext {
                 namespace_options: Some(namespaces()),
-                // The default of the message is RuntimeDefault; its absence would mean unconfined.
+                // The default of the message is RuntimeDefault; without the message it would be unconfined.
                 seccomp: Some(SecurityProfile::default()),
                 ..Default::default()
             }),

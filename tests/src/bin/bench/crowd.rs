@@ -11,10 +11,10 @@ use crate::memory;
 use crate::pods::{down_together, up_together};
 use crate::results::{Results, Stopwatch, Unit};
 
-/// Pods asked for at a time: the crowd is to be there, how fast it came is measured elsewhere.
+/// Pods requested at a time. The pods only have to be there; how fast they start is measured elsewhere.
 const STEP: usize = 10;
 
-/// One runtime's crowd after the other's: two at the same time would weigh on each other.
+/// One runtime after the other: two crowds at the same time would slow each other down.
 pub(crate) async fn measure(
     options: &Options,
     runtimes: &[Runtime],
@@ -46,7 +46,7 @@ pub(crate) async fn measure(
     Ok(())
 }
 
-/// Each list once; how many entries they had.
+/// Calls each list once, and returns how many entries each had.
 async fn lists(runtime: &Runtime, results: &mut Results) -> anyhow::Result<[usize; 4]> {
     let (mut client, name) = (runtime.calls.runtime.clone(), &runtime.name);
     let mut watch = Stopwatch::start();

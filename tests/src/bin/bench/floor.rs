@@ -1,5 +1,5 @@
-//! The distance of each runtime to the floor: the kernel's part of the same, which the program `floor` measures in the same
-//! run.
+//! How far each runtime is from the floor: what the kernel alone takes for the same work, measured by the program
+//! `floor` in the same run.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,16 +10,16 @@ use serde::Deserialize;
 
 use crate::results::{Results, number, pushed};
 
-/// The rows that have a floor, and what the floor program calls it.
+/// The rows that have a floor, and what the floor program calls each.
 const ROWS: [(&str, &str); 3] = [("pod up", "pod up"), ("ExecSync true", "exec"), ("pod down", "pod down")];
 
-/// The floor program and what it takes.
+/// The floor program and its arguments.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct FloorOptions {
-    /// The program `floor`; without it there is nothing to be distant from.
+    /// The program `floor`; without it no distances are printed.
     #[arg(long, requires_all = ["floor_root", "floor_dir"])]
     floor: Option<PathBuf>,
-    /// The unpacked root file system that its containers have.
+    /// The unpacked root file system for its containers.
     #[arg(long)]
     floor_root: Option<PathBuf>,
     /// An empty directory for its writable layers.
@@ -27,17 +27,17 @@ pub(crate) struct FloorOptions {
     floor_dir: Option<PathBuf>,
 }
 
-/// What it measured, over several runs.
+/// What the floor program measured, over several runs.
 #[derive(Debug, Default)]
 pub(crate) struct Floor(Vec<Sums>);
 
-/// The end of its JSON that is of interest here.
+/// The part of its JSON that is used here.
 #[derive(Debug, Deserialize)]
 struct Measured {
     sums: Vec<Sums>,
 }
 
-/// Milliseconds of each whole.
+/// The sum of each whole, in milliseconds.
 #[derive(Debug, Deserialize)]
 struct Sums {
     #[serde(rename = "pod up")]
@@ -58,7 +58,8 @@ impl Sums {
 }
 
 impl Floor {
-    /// Measures once more, if there is a program for it. Before and after the runtimes: the load of the machine changes.
+    /// Runs the floor program once more, if there is one. Called before and after the runtimes, because the machine's
+    /// load changes.
     pub(crate) fn measure(&mut self, options: &FloorOptions) -> anyhow::Result<()> {
         let (Some(program), Some(root), Some(dir)) =
             (&options.floor, &options.floor_root, &options.floor_dir)
@@ -78,7 +79,7 @@ impl Floor {
         Some(sum / self.0.len() as f64)
     }
 
-    /// A table: how many times the floor each runtime takes; empty if the floor was not measured.
+    /// A table of how many times the floor each runtime takes. Empty if the floor was not measured.
     pub(crate) fn distances(&self, results: &Results) -> String {
         let mut text = String::new();
         for (row, whole) in ROWS {

@@ -1,5 +1,5 @@
-//! How every figure grows with the pods that are there: pods are added until there are so many, and at some numbers of them
-//! everything is measured.
+//! How every figure grows with the number of pods: pods are added up to a given number, and everything is measured at
+//! some steps on the way.
 
 mod daemon;
 mod figures;
@@ -30,63 +30,63 @@ use crate::progress;
 /// Clients that add pods at the same time.
 const CLIENTS: usize = 8;
 
-/// A pod that takes longer is not coming.
+/// A pod that takes longer than this has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The numbers of pods at which everything is measured; from the last on, each thousand.
+/// The numbers of pods at which everything is measured; after the last one, every thousand.
 const STEPS: [usize; 4] = [0, 100, 300, 500];
 const THEN_EACH: usize = 1000;
 
 /// What to measure while pods are added.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct GrowOptions {
-    /// Instead of all else, add pods until there are so many beside, and measure at 0, 100, 300, 500 and each thousand.
+    /// Instead of everything else, add up to this many pods, and measure at 0, 100, 300, 500 and every thousand.
     #[arg(long)]
     grow: Option<usize>,
-    /// Pods beside which every runtime but the first is measured at most: they may take long.
+    /// The largest number of pods for every runtime but the first: the others may take long.
     #[arg(long, default_value_t = 100)]
     grow_others: usize,
-    /// Pods made one by one at each number.
+    /// Pods made one at a time at each step.
     #[arg(long, default_value_t = 10)]
     pub(crate) grow_pods: usize,
-    /// Calls of each list at each number.
+    /// Calls of each list at each step.
     #[arg(long, default_value_t = 100)]
     pub(crate) grow_lists: usize,
-    /// Seconds for which all is left alone, to see what it does then.
+    /// Seconds to leave the node alone, to see what it does when idle.
     #[arg(long, default_value_t = 10)]
     pub(crate) grow_idle: u64,
     /// Draw the graphs into this directory.
     #[arg(long, requires = "font")]
     graphs: Option<PathBuf>,
-    /// The TrueType font of their words.
+    /// The TrueType font for the text in the graphs.
     #[arg(long)]
     font: Option<PathBuf>,
 }
 
-/// All that was measured.
+/// Everything that was measured.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Growth {
-    /// The floor of a whole, in milliseconds.
+    /// The floor of each whole, in milliseconds.
     floor: BTreeMap<&'static str, f64>,
     runtimes: Vec<Grown>,
 }
 
-/// One runtime, at each number of pods.
+/// One runtime at each number of pods.
 #[derive(Debug, Serialize)]
 pub(crate) struct Grown {
     name: String,
     steps: Vec<Step>,
-    /// Why there were no more.
+    /// Why the run stopped early.
     stopped: Option<String>,
 }
 
 impl GrowOptions {
-    /// Whether pods are to be added at all.
+    /// Whether the growth is to be measured at all.
     pub(crate) fn wanted(&self) -> bool {
         self.grow.is_some()
     }
 
-    /// At how many pods to measure.
+    /// The numbers of pods at which to measure.
     fn steps(&self, index: usize) -> Vec<usize> {
         let all = self.grow.unwrap_or_default();
         let last = if index == 0 { all } else { all.min(self.grow_others) };
@@ -96,7 +96,7 @@ impl GrowOptions {
         steps
     }
 
-    /// Writes the graphs, if they are wanted.
+    /// Draws the graphs, if they are wanted.
     pub(crate) fn draw(&self, growth: &Growth) -> anyhow::Result<()> {
         match (&self.graphs, &self.font) {
             (Some(directory), Some(font)) => graph::draw(growth, directory, font),
@@ -105,7 +105,7 @@ impl GrowOptions {
     }
 }
 
-/// One runtime after the other; each is left without pods.
+/// Measures one runtime after the other, and leaves each without pods.
 pub(crate) async fn measure(
     options: &GrowOptions,
     floor_options: &FloorOptions,
@@ -130,7 +130,7 @@ async fn grown(
     endpoint: &Endpoint,
     runtime: Runtime,
 ) -> anyhow::Result<Grown> {
-    // Whatever costs only the first pod.
+    // Pays for whatever only the first pod costs.
     runtime.down(&runtime.up().await?).await?;
     let mut beside = Beside::none(runtime)?;
     let mut grown = Grown { name: beside.runtime.name.clone(), steps: Vec::new(), stopped: None };
@@ -156,7 +156,7 @@ async fn grown(
     Ok(grown)
 }
 
-/// Kills the daemon beside all pods, lets the next one remove them, and ends that one.
+/// Kills the daemon while all pods run, lets the next daemon remove them, and ends that one.
 async fn end(
     grown: &mut Grown,
     beside: &mut Beside,
@@ -177,13 +177,13 @@ async fn end(
     next.end()
 }
 
-/// What came of adding pods.
+/// The result of adding pods.
 struct More {
     pods: Vec<Pod>,
     failed: Option<String>,
 }
 
-/// Adds pods by several clients, until there are so many more or one fails.
+/// Adds pods from several clients until there are `count` more or one fails.
 async fn add(count: usize, runtime: &Runtime) -> More {
     let left = Arc::new(AtomicUsize::new(count));
     let mut clients = JoinSet::new();
@@ -198,7 +198,7 @@ async fn add(count: usize, runtime: &Runtime) -> More {
     all
 }
 
-/// One client's share of what is left to be added; if one fails, nothing is left for the others either.
+/// One client's share of the pods to add. If one fails, nothing is left for the others to do either.
 async fn add_by_one(left: Arc<AtomicUsize>, runtime: Runtime) -> More {
     let mut more = More { pods: Vec::new(), failed: None };
     while left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
@@ -213,7 +213,7 @@ async fn add_by_one(left: Arc<AtomicUsize>, runtime: Runtime) -> More {
     more
 }
 
-/// Removes them all by as many clients.
+/// Removes all pods, from as many clients.
 async fn remove(pods: Vec<Pod>, runtime: &Runtime) -> anyhow::Result<()> {
     let mut clients = JoinSet::new();
     let shares = (0..CLIENTS).map(|client| pods.iter().skip(client).step_by(CLIENTS).cloned().collect());
@@ -230,7 +230,7 @@ async fn remove(pods: Vec<Pod>, runtime: &Runtime) -> anyhow::Result<()> {
 }
 
 impl Growth {
-    /// For people, in Markdown.
+    /// A report in Markdown, for people.
     pub(crate) fn table(&self) -> String {
         table::table(self)
     }

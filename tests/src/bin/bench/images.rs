@@ -8,13 +8,13 @@ use wharf_cri_api::v1::{ImageSpec, RemoveImageRequest};
 use crate::client::Runtime;
 use crate::results::{Results, Stopwatch, Unit};
 
-/// What the pods run.
+/// The image that the pods run.
 pub(crate) const SMALL: &str = "docker.io/library/busybox:latest";
 
 /// The largest of the test images: a base, 95 MB of packages, an entry point.
 const LARGE: &str = "docker.io/library/postgres:latest";
 
-/// Pulls what the pods run.
+/// Pulls the image that the pods run.
 pub(crate) async fn prepare(runtimes: &[Runtime]) -> anyhow::Result<()> {
     for runtime in runtimes {
         pull(runtime, SMALL).await?;
@@ -22,8 +22,8 @@ pub(crate) async fn prepare(runtimes: &[Runtime]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Pulls and removes the large image, `count` times. What went over the network is told beside the time, since a runtime
-/// that kept layers of a removed image would seem fast.
+/// Pulls and removes the large image `count` times. The bytes that went over the network are reported beside the time,
+/// because a runtime that kept layers of a removed image would only seem fast.
 pub(crate) async fn pulls(count: usize, runtimes: &[Runtime], results: &mut Results) -> anyhow::Result<()> {
     for _ in 0..count {
         for runtime in runtimes {
@@ -54,7 +54,7 @@ fn spec(image: &str) -> ImageSpec {
     ImageSpec { image: image.to_owned(), ..Default::default() }
 }
 
-/// Bytes that the loopback interface has received: it is the rig's own, and the registry is behind it.
+/// Bytes received on the loopback interface, which only the rig uses; the registry listens there.
 fn received_bytes() -> anyhow::Result<f64> {
     let text = fs::read_to_string("/proc/self/net/dev").context("read /proc/self/net/dev")?;
     let line = text

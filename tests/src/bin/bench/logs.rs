@@ -12,13 +12,13 @@ use crate::Options;
 use crate::client::Runtime;
 use crate::results::{Results, Stopwatch, Unit};
 
-/// How often the end of the log is looked at: far less than a flood takes.
+/// How often to look at the end of the log: far less time than a flood takes.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// After so long a flood has failed.
+/// A flood that takes longer than this has failed.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// A container counts as fast as it can, until its last number is in the log.
+/// A container counts as fast as it can. The time ends when the last number is in the log.
 pub(crate) async fn floods(
     options: &Options,
     runtimes: &[Runtime],
@@ -49,7 +49,7 @@ async fn flood(lines: u64, runtime: &Runtime) -> anyhow::Result<Duration> {
     Ok(duration)
 }
 
-/// Until the file ends so.
+/// Waits until the file ends with this text.
 async fn wait_for_end(log: &Path, end: &str) -> anyhow::Result<()> {
     let deadline = Instant::now() + DEADLINE;
     let mut looks = interval(LOOK);

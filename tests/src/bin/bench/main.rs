@@ -1,8 +1,7 @@
-//! Measures container runtimes through the CRI, side by side, and prints one table of medians and ratios.
+//! Measures container runtimes side by side through the CRI, and prints one table of medians and ratios.
 //!
-//! It is a client and nothing more: `hack/bench` starts the runtimes, each with the same image and network, in a place of
-//! their own, and says where they listen. The runtimes take turns at every measurement, so that a change in the load of
-//! the machine meets both.
+//! It is only a client: `hack/bench` starts the runtimes, all with the same images, in an isolated place, and passes
+//! their sockets. The runtimes take turns at every measurement, so that a change in the machine's load affects both.
 
 mod client;
 mod crowd;
@@ -29,10 +28,10 @@ use crate::results::Results;
 /// What to measure and how often.
 #[derive(Debug, Parser)]
 pub(crate) struct Options {
-    /// NAME=SOCKET=PID of a running runtime; the first is compared with the others.
+    /// NAME=SOCKET=PID of a running runtime. The first is compared with the others.
     #[arg(long = "runtime", required = true)]
     runtimes: Vec<Endpoint>,
-    /// An empty directory for the logs of containers.
+    /// An empty directory for the container logs.
     #[arg(long)]
     logs: PathBuf,
     /// Pods made one after the other.
@@ -41,7 +40,7 @@ pub(crate) struct Options {
     /// Pods made at once.
     #[arg(long, default_value_t = 50)]
     burst: usize,
-    /// Times that as many are made at once.
+    /// How many times that is repeated.
     #[arg(long, default_value_t = 3)]
     bursts: usize,
     /// Pods that run while lists and memory are measured.
@@ -50,10 +49,10 @@ pub(crate) struct Options {
     /// Calls of each list.
     #[arg(long, default_value_t = 20)]
     lists: usize,
-    /// Commands executed for a client that holds the streams.
+    /// Commands executed for a client that holds their streams.
     #[arg(long, default_value_t = 100)]
     execs: usize,
-    /// MiB that such a command writes.
+    /// MiB of output from such a command.
     #[arg(long, default_value_t = 1024)]
     output: u64,
     /// Pulls of the large image.
@@ -62,14 +61,14 @@ pub(crate) struct Options {
     /// Lines that one container logs.
     #[arg(long, default_value_t = 5_000_000)]
     lines: u64,
-    /// Containers that do so.
+    /// Containers that log at the same time.
     #[arg(long, default_value_t = 3)]
     floods: usize,
     #[command(flatten)]
     floor: FloorOptions,
     #[command(flatten)]
     grow: GrowOptions,
-    /// Also write every sample there, as JSON.
+    /// Also write every sample to this file, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
 }
@@ -121,7 +120,7 @@ async fn measure(options: &Options, runtimes: &[Runtime], floor: &mut Floor) -> 
     Ok(results)
 }
 
-/// What "many" is in the table, and how many samples it rests on.
+/// What "many" means in the table, and how many samples each row has.
 fn counts(options: &Options) -> String {
     format!(
         "{} pods one by one; {} at once, {} times; {} in lists, {} times; {} execs; {} MiB of output; {} pulls; {} lines logged, {} times.",
@@ -138,7 +137,7 @@ fn counts(options: &Options) -> String {
     )
 }
 
-/// Says on standard error what is being done: a run takes minutes.
+/// Reports progress on standard error: a run takes minutes.
 pub(crate) fn progress(what: &str) -> anyhow::Result<()> {
     writeln!(std::io::stderr(), "bench: {what}").context("print progress")
 }

@@ -1,4 +1,4 @@
-//! What processes take: read from `/proc`, which shows only the processes of the rig.
+//! Memory that processes use, read from `/proc`, which shows only the rig's processes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,10 +8,10 @@ use anyhow::Context;
 use crate::client::Runtime;
 use crate::results::{Results, Unit};
 
-/// What the containers run. Its processes are the workload, and not counted.
+/// What the containers run. Its processes are the workload and are not counted.
 pub(crate) const WORKLOAD: &[&str] = &["sleep", "86413"];
 
-/// The daemons before any call made them do something.
+/// Measures the daemons before any call made them do something.
 pub(crate) fn idle(runtimes: &[Runtime], results: &mut Results) -> anyhow::Result<()> {
     for runtime in runtimes {
         results.add("daemon RSS, just started", Unit::KiB, &runtime.name, resident_kib(runtime.daemon)?);
@@ -19,7 +19,7 @@ pub(crate) fn idle(runtimes: &[Runtime], results: &mut Results) -> anyhow::Resul
     Ok(())
 }
 
-/// All pids.
+/// All process ids.
 pub(crate) fn processes() -> anyhow::Result<BTreeSet<u32>> {
     let mut pids = BTreeSet::new();
     for entry in fs::read_dir("/proc").context("list /proc")? {
@@ -30,25 +30,25 @@ pub(crate) fn processes() -> anyhow::Result<BTreeSet<u32>> {
     Ok(pids)
 }
 
-/// Resident pages of a process.
+/// A process's resident memory.
 pub(crate) fn resident_kib(pid: u32) -> anyhow::Result<f64> {
     let path = format!("/proc/{pid}/status");
     let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
     sum_of(&text, &["VmRSS:"]).with_context(|| format!("no VmRSS in {path}"))
 }
 
-/// Pages that no other process shares, of all helpers.
+/// Memory that no other process shares, of all helpers together.
 pub(crate) fn private_of_new_kib(before: &BTreeSet<u32>, daemon: u32) -> anyhow::Result<f64> {
     let mut total = 0.0;
     for pid in helpers(before, daemon)? {
-        // A process may end while it is looked at; then it takes nothing.
+        // A process that ends meanwhile counts as nothing.
         let Ok(rollup) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { continue };
         total += sum_of(&rollup, &["Private_Clean:", "Private_Dirty:", "Private_Hugetlb:"]).unwrap_or(0.0);
     }
     Ok(total)
 }
 
-/// All processes that came after `before`, without daemon and workload.
+/// All processes that started after `before`, without the daemon and the workload.
 pub(crate) fn helpers(before: &BTreeSet<u32>, daemon: u32) -> anyhow::Result<Vec<u32>> {
     let is_helper = |pid: &u32| {
         let command = fs::read(format!("/proc/{pid}/cmdline"));
@@ -64,7 +64,7 @@ fn is_workload(command: &[u8]) -> bool {
         .eq(WORKLOAD.iter().map(|word| word.as_bytes()))
 }
 
-/// The sum of the lines with these keys; none if there is no such line.
+/// The sum of the lines with these keys, or `None` without any such line.
 fn sum_of(text: &str, keys: &[&str]) -> Option<f64> {
     text.lines()
         .filter_map(|line| {

@@ -1,4 +1,4 @@
-//! Pods one by one, and many at once.
+//! Pods one at a time, and many at once.
 
 use anyhow::Context;
 use tokio::task::JoinSet;
@@ -8,10 +8,10 @@ use crate::client::{Pod, Runtime};
 use crate::memory::WORKLOAD;
 use crate::results::{Results, Stopwatch};
 
-/// Execs in each pod: the first of a container may cost more than the rest.
+/// Execs in each pod. A container's first exec may cost more than the rest.
 const EXECS: usize = 3;
 
-/// A pod's life, `count` times after one that warms up.
+/// Takes a pod through its life `count` times, after one to warm up.
 pub(crate) async fn one_by_one(
     count: usize,
     runtimes: &[Runtime],
@@ -23,7 +23,7 @@ pub(crate) async fn one_by_one(
     }
     for _ in 0..count {
         for runtime in runtimes {
-            // Boxed: the requests of all calls together are too large to live in a caller's future.
+            // Boxed: the requests of all calls together are too large for a caller's future.
             let pod = Box::pin(timed_up(runtime, results)).await?;
             Box::pin(calls(runtime, &pod, results)).await?;
             Box::pin(timed_down(runtime, &pod, results)).await?;
@@ -81,7 +81,7 @@ async fn timed_down(runtime: &Runtime, pod: &Pod, results: &mut Results) -> anyh
     Ok(())
 }
 
-/// `count` pods, all started and then all ended in the same moment.
+/// Starts `count` pods at the same moment, and then ends them all at the same moment.
 pub(crate) async fn at_once(count: usize, runtimes: &[Runtime], results: &mut Results) -> anyhow::Result<()> {
     for runtime in runtimes {
         let mut watch = Stopwatch::start();
@@ -93,7 +93,7 @@ pub(crate) async fn at_once(count: usize, runtimes: &[Runtime], results: &mut Re
     Ok(())
 }
 
-/// As many pods, all asked for in the same moment.
+/// Starts this many pods at the same moment.
 pub(crate) async fn up_together(count: usize, runtime: &Runtime) -> anyhow::Result<Vec<Pod>> {
     let mut tasks = JoinSet::new();
     for _ in 0..count {

@@ -1,4 +1,4 @@
-//! Samples, their medians, and the table.
+//! Samples, their medians and the table.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -6,21 +6,21 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// What a number means.
+/// The unit of a number, and whether more or less of it is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Unit {
-    /// Milliseconds: less is better.
+    /// Milliseconds. Less is better.
     Ms,
-    /// KiB of memory: less is better.
+    /// KiB of memory. Less is better.
     KiB,
-    /// Thousand lines a second: more is better.
+    /// Thousands of lines per second. More is better.
     KLines,
-    /// Megabytes a second: more is better.
+    /// Megabytes per second. More is better.
     MBs,
-    /// Megabytes that went over the network: told, not judged.
+    /// Megabytes that went over the network: reported, not compared.
     Megabytes,
-    /// How many of something: told, not judged.
+    /// A count: reported, not compared.
     Count,
 }
 
@@ -54,7 +54,7 @@ struct Row {
     samples: BTreeMap<String, Vec<f64>>,
 }
 
-/// All that was measured, in the order of first measurement.
+/// Everything that was measured, in the order of first measurement.
 #[derive(Debug, Serialize)]
 pub(crate) struct Results {
     runtimes: Vec<String>,
@@ -62,17 +62,17 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    /// Nothing yet, of these runtimes.
+    /// No samples yet, for these runtimes.
     pub(crate) fn new(runtimes: Vec<String>) -> Self {
         Self { runtimes, rows: Vec::new() }
     }
 
-    /// Whose samples there may be.
+    /// The runtimes that may have samples.
     pub(crate) fn runtimes(&self) -> &[String] {
         &self.runtimes
     }
 
-    /// One more sample.
+    /// Adds a sample.
     pub(crate) fn add(&mut self, what: &'static str, unit: Unit, runtime: &str, value: f64) {
         let index = self.rows.iter().position(|row| row.what == what).unwrap_or_else(|| {
             self.rows.push(Row { what, unit, samples: BTreeMap::new() });
@@ -81,7 +81,7 @@ impl Results {
         self.rows[index].samples.entry(runtime.to_owned()).or_default().push(value);
     }
 
-    /// One more duration.
+    /// Adds a duration.
     pub(crate) fn time(&mut self, what: &'static str, runtime: &str, duration: Duration) {
         self.add(what, Unit::Ms, runtime, duration.as_secs_f64() * 1000.0);
     }
@@ -91,7 +91,7 @@ impl Results {
         self.quantile(what, runtime, 0.5)
     }
 
-    /// So much of a row's samples of one runtime are not above this.
+    /// The value that this fraction of a runtime's samples in a row does not exceed.
     pub(crate) fn quantile(&self, what: &str, runtime: &str, fraction: f64) -> Option<f64> {
         self.rows.iter().find(|row| row.what == what)?.quantile(runtime, fraction)
     }
@@ -101,7 +101,8 @@ impl Results {
         serde_json::to_string_pretty(self)
     }
 
-    /// Medians (and 95th percentiles of times), and by what factor the first runtime is better than each other.
+    /// Medians (with 95th percentiles for times), and by what factor the first runtime is better than each of the
+    /// others.
     pub(crate) fn table(&self) -> String {
         let mut text = format!("| {:<34} | {:<9} ", "median (p95)", "");
         let mut rule = format!("|{:-<36}|{:-<11}", "", "");
@@ -152,7 +153,7 @@ impl Row {
     }
 }
 
-/// Three digits that matter.
+/// Formats a number with three significant digits.
 pub(crate) fn number(value: f64) -> String {
     match value {
         value if value < 10.0 => format!("{value:.2}"),
@@ -168,7 +169,7 @@ pub(crate) fn pushed(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     }
 }
 
-/// Times parts of a whole.
+/// Measures the parts of a whole.
 #[derive(Debug)]
 pub(crate) struct Stopwatch {
     start: Instant,
@@ -182,7 +183,7 @@ impl Stopwatch {
         Self { start: now, lap: now }
     }
 
-    /// Since the last lap.
+    /// The time since the last lap.
     pub(crate) fn lap(&mut self) -> Duration {
         let now = Instant::now();
         let lap = now - self.lap;
@@ -190,7 +191,7 @@ impl Stopwatch {
         lap
     }
 
-    /// From the start to the last lap.
+    /// The time from the start to the last lap.
     pub(crate) fn total(&self) -> Duration {
         self.lap - self.start
     }

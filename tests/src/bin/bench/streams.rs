@@ -1,5 +1,5 @@
-//! Streams that a client holds: how long an exec takes, how fast its output comes, and how fast a forwarded port is. Over
-//! WebSocket in its older forms, which all runtimes speak.
+//! Streams that a client holds: how long an exec takes, and how fast its output and a forwarded port are. Uses the
+//! older WebSocket protocols, which all runtimes speak.
 
 use anyhow::Context;
 use futures_util::{SinkExt, StreamExt};
@@ -21,10 +21,10 @@ const ERROR: u8 = 3;
 /// The channel with the bytes of the first forwarded port.
 const DATA: u8 = 0;
 
-/// Where the pod serves a file of zeros over HTTP.
+/// The port on which the pod serves a file of zeros over HTTP.
 const PORT: i32 = 8080;
 
-/// Short execs, execs that write much, and large answers from a forwarded port, in a pod of each runtime.
+/// Measures short execs, execs with much output, and large responses from a forwarded port, in one pod of each runtime.
 pub(crate) async fn measure(
     options: &Options,
     runtimes: &[Runtime],
@@ -67,7 +67,7 @@ pub(crate) async fn measure(
     Ok(())
 }
 
-/// Runs a shell's command to its end, and counts its output; an error if it did not succeed.
+/// Runs a shell command to its end and counts its output. A command that fails is an error.
 async fn exec(runtime: &Runtime, pod: &Pod, script: &str) -> anyhow::Result<u64> {
     let request = ExecRequest {
         container_id: pod.container.clone(),
@@ -94,7 +94,7 @@ async fn exec(runtime: &Runtime, pod: &Pod, script: &str) -> anyhow::Result<u64>
     Ok(count)
 }
 
-/// Gets the pod's file through a forwarded port.
+/// Fetches the pod's file through a forwarded port.
 async fn fetch(runtime: &Runtime, pod: &Pod, bytes: u64) -> anyhow::Result<()> {
     let request = PortForwardRequest { pod_sandbox_id: pod.sandbox.clone(), port: vec![PORT] };
     let url =
@@ -103,7 +103,7 @@ async fn fetch(runtime: &Runtime, pod: &Pod, bytes: u64) -> anyhow::Result<()> {
     let request = [&[DATA], b"GET /zeros HTTP/1.0\r\n\r\n".as_slice()].concat();
     socket.send(Message::Binary(request.into())).await?;
     let mut count = 0;
-    // The head of the answer, and the number of the port that goes before, are not worth telling apart.
+    // The port number that comes first and the head of the response are not worth telling apart.
     while count < bytes {
         let message = socket.next().await.context("the forwarded connection ended early")?;
         if let Message::Binary(bytes) = message? {

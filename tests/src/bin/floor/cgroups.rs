@@ -9,13 +9,13 @@ use nix::errno::Errno;
 
 use crate::stages::CgroupKind;
 
-/// What holds the directories of all pods.
+/// The directory that holds those of all pods.
 const PARENT: &str = "floor";
 
-/// How long an empty cgroup may look as if it had processes: they leave it a moment after their parent was told.
+/// How long an empty cgroup may still be busy: processes leave it a moment after their parent learns of their end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The mounted hierarchies with controllers, each with a parent of this program's own.
+/// The mounted hierarchies with controllers, and in each of them a parent directory for this program.
 #[derive(Debug)]
 pub(crate) struct Hierarchies {
     v1: Vec<PathBuf>,
@@ -30,7 +30,7 @@ pub(crate) struct Directories {
 }
 
 impl Hierarchies {
-    /// Finds them, and makes the parents.
+    /// Finds the hierarchies, and makes the parent directories.
     pub(crate) fn open() -> anyhow::Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
         let mut found = Self { v1: Vec::new(), v2: None };
@@ -39,7 +39,7 @@ impl Hierarchies {
             let Some(mount) = place.split(' ').nth(4) else { continue };
             let parent = Path::new(mount).join(PARENT);
             match kind.split(' ').next() {
-                // A named one has no controllers: systemd's.
+                // A named hierarchy has no controllers; it is systemd's.
                 Some("cgroup") if !kind.contains("name=") => found.v1.push(parent),
                 Some("cgroup2") => found.v2 = Some(parent),
                 _ => {}
@@ -51,7 +51,7 @@ impl Hierarchies {
         Ok(found)
     }
 
-    /// The machine as it is, then what else can be told from it.
+    /// How this machine's cgroups are mounted, and then the other kinds that the samples also show.
     pub(crate) fn kinds(&self) -> Vec<CgroupKind> {
         match (self.v1.is_empty(), &self.v2) {
             (false, Some(_)) => vec![CgroupKind::Hybrid, CgroupKind::V1, CgroupKind::V2],
@@ -60,13 +60,13 @@ impl Hierarchies {
         }
     }
 
-    /// A container's directories, which are not there yet.
+    /// A container's directories, which are not made yet.
     pub(crate) fn directories(&self, number: u32) -> Directories {
         let below = |parent: &PathBuf| parent.join(number.to_string());
         Directories { v1: self.v1.iter().map(below).collect(), v2: self.v2.as_ref().map(below) }
     }
 
-    /// Removes the parents.
+    /// Removes the parent directories.
     pub(crate) fn leave(&self) -> anyhow::Result<()> {
         self.v1.iter().chain(&self.v2).try_for_each(|parent| remove(parent))
     }
@@ -81,7 +81,7 @@ impl Directories {
         self.v2.iter().try_for_each(|directory| make(directory))
     }
 
-    /// Moves this process, which has one thread, into those of v1; such a move takes no lock.
+    /// Moves this process, which has one thread, into the v1 cgroups. Such a move takes no lock.
     pub(crate) fn enter_v1(&self) -> anyhow::Result<()> {
         for directory in &self.v1 {
             wharf_sys::fs::write_value(directory.join("tasks"), "0")?;
@@ -89,7 +89,7 @@ impl Directories {
         Ok(())
     }
 
-    /// That of v2, for a clone into it.
+    /// Opens the v2 cgroup, for a clone into it.
     pub(crate) fn open_v2(&self) -> anyhow::Result<Option<File>> {
         self.v2.as_ref().map(|directory| File::open(directory).context("open the cgroup of v2")).transpose()
     }
@@ -105,7 +105,7 @@ impl Directories {
 
 fn make(directory: &Path) -> anyhow::Result<()> {
     fs::create_dir(directory).with_context(|| format!("make {}", directory.display()))?;
-    // v1's cpuset takes no process before it has been given these.
+    // The v1 cpuset controller accepts no process before these are set.
     for name in ["cpuset.cpus", "cpuset.mems"] {
         let of_parent =
             directory.parent().map(|parent| parent.join(name)).filter(|_| is_v1_cpuset(directory));
@@ -118,7 +118,7 @@ fn make(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The mount of a v1 hierarchy is named after its controllers.
+/// Whether this is in the v1 cpuset hierarchy: such a mount is named after its controllers.
 fn is_v1_cpuset(directory: &Path) -> bool {
     let mut names = directory.components().filter_map(|name| name.as_os_str().to_str());
     names.any(|name| name.split(',').any(|controller| controller == "cpuset"))

@@ -1,4 +1,4 @@
-//! A container: what its first process does from its clone to its program.
+//! A container: what its first process does between its clone and its program.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -22,7 +22,7 @@ use crate::machine::{ETC, Machine};
 use crate::network::Namespaces;
 use crate::stages::{Laps, Stage, Where, Whole, stage, stage_of};
 
-/// The stages that the child tells of, in their order.
+/// The stages that the child reports, in order.
 const STAGES: [Stage; 7] = [
     stage(Whole::PodUp, "container: clone3"),
     stage_of(Where::V1, Whole::PodUp, "container: cgroups of v1 entered"),
@@ -33,7 +33,7 @@ const STAGES: [Stage; 7] = [
     stage(Whole::PodUp, "container: masked and read-only paths"),
 ];
 
-/// Kind, place and options of a file system.
+/// A file system's type, place and options.
 type Filesystem = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
 const FILESYSTEMS: [Filesystem; 6] = [
@@ -77,7 +77,7 @@ impl Layer {
     }
 }
 
-/// Makes the container, and returns its first process when that has executed its program.
+/// Makes the container, and returns its first process once that has executed its program.
 pub(crate) fn start(
     machine: &Machine,
     namespaces: &Namespaces,
@@ -93,7 +93,7 @@ pub(crate) fn start(
     Ok(process)
 }
 
-/// What a child tells of the stages it has been through.
+/// What a child reports: when each stage ended.
 pub(crate) struct Told {
     line: File,
     begin: Instant,
@@ -106,7 +106,7 @@ impl Told {
         self.ends.push(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
     }
 
-    /// Tells, and executes a program; who reads sees the end of the line then.
+    /// Sends the report and executes a program, which closes the pipe and shows the reader its end.
     pub(crate) fn execute(mut self, program: &CStr, arguments: &[&CStr]) -> anyhow::Result<()> {
         let bytes: Vec<u8> = self.ends.iter().flat_map(|end| end.to_ne_bytes()).collect();
         self.line.write_all(&bytes).context("tell the parent")?;
@@ -116,18 +116,18 @@ impl Told {
     }
 }
 
-/// How a child is born.
+/// How to start a child.
 pub(crate) struct Birth<'a> {
     pub(crate) machine: &'a Machine,
     pub(crate) flags: CloneFlags,
-    /// Into that of v2 it is born.
+    /// The child starts in the v2 cgroup among these.
     pub(crate) cgroups: &'a Directories,
-    /// The stages that it tells of.
+    /// The stages that the child reports.
     pub(crate) stages: &'a [Stage],
 }
 
 impl Birth<'_> {
-    /// Clones a child that does this, waits until it has executed its program, and notes its stages.
+    /// Clones a child that runs `become_it`, waits until it has executed its program, and notes its stages.
     pub(crate) fn run(
         &self,
         laps: &mut Laps<'_>,
@@ -152,7 +152,7 @@ impl Birth<'_> {
     }
 }
 
-/// Reads what a child tells, until it has executed its program.
+/// Reads a child's report until the child has executed its program.
 fn note(mut read: File, laps: &mut Laps<'_>, stages: &[Stage]) -> anyhow::Result<()> {
     let mut bytes = Vec::new();
     read.read_to_end(&mut bytes).context("read what the child tells")?;
@@ -202,7 +202,7 @@ impl Child<'_> {
         setns(net, CloneFlags::CLONE_NEWNET).context("join the network")?;
         setns(ipc, CloneFlags::CLONE_NEWIPC).context("join the IPC namespace")?;
         setns(uts, CloneFlags::CLONE_NEWUTS).context("join the UTS namespace")?;
-        // The mounts of this program are private, and so are those of the copy.
+        // This program's mounts are private, and so are those of the copy.
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP).context("copy the mounts")
     }
 
@@ -224,7 +224,7 @@ fn attach_filesystems(root: BorrowedFd<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Opens a directory, made if it is missing.
+/// Opens a directory, and makes it if it is missing.
 fn directory(root: BorrowedFd<'_>, path: &str) -> anyhow::Result<OwnedFd> {
     match open_path(root, path) {
         Ok(opened) => Ok(opened),
@@ -261,7 +261,7 @@ fn make_nodes(root: BorrowedFd<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// As Kubernetes has it; a path that this machine lacks needs no cover.
+/// Covers the paths that Kubernetes covers. A path that this machine lacks needs no cover.
 fn cover(root: BorrowedFd<'_>) -> anyhow::Result<()> {
     let null = open_path(root, "dev/null")?;
     for path in MASKED.iter().filter_map(|path| open_path(root, path).ok()) {

@@ -17,7 +17,7 @@ const STAGES: [Stage; 3] = [
     stage(Whole::Exec, "namespaces joined"),
 ];
 
-/// Runs `true` in the container of that first process, to its end.
+/// Runs `true` to its end in the container with this first process.
 pub(crate) fn run(
     machine: &Machine,
     first: BorrowedFd<'_>,
@@ -26,7 +26,7 @@ pub(crate) fn run(
 ) -> anyhow::Result<()> {
     let own = namespace("pid")?;
     laps.skip();
-    // Of children alone: a process never changes its own.
+    // Applies only to children: a process never changes its own PID namespace.
     setns(first, CloneFlags::CLONE_NEWPID).context("choose the container's PID namespace")?;
     let birth = Birth { machine, flags: CloneFlags::empty(), cgroups, stages: &STAGES };
     let process = birth.run(laps, |mut told| {

@@ -1,4 +1,5 @@
-//! What all pods of a run share: the image, the place of writable layers, the host's namespaces, the hierarchies.
+//! What all pods of a run share: the image, the directory for writable layers, the host's namespaces and the cgroup
+//! hierarchies.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,22 +13,22 @@ use crate::cgroups::Hierarchies;
 use crate::messages::Socket;
 use crate::stages::CgroupKind;
 
-/// The machine, prepared.
+/// The prepared machine.
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) root: PathBuf,
     pub(crate) dir: PathBuf,
     pub(crate) hierarchies: Hierarchies,
-    /// Speaks of the host's links.
+    /// The socket for the host's links.
     pub(crate) links: Socket,
-    /// The files that each container gets into its `/etc`.
+    /// The directory with the files that each container gets in its `/etc`.
     pub(crate) etc: PathBuf,
     pub(crate) single: SingleThreaded,
     namespaces: Vec<(File, CloneFlags)>,
 }
 
 impl Machine {
-    /// Prepares it: this process has one thread, and mounts of its own.
+    /// Prepares the machine: this process has one thread, and gets mounts of its own.
     pub(crate) fn open(root: &Path, dir: &Path) -> anyhow::Result<Self> {
         let single = SingleThreaded::check()?;
         unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace: this needs root")?;
@@ -55,12 +56,12 @@ impl Machine {
         })
     }
 
-    /// How the cgroups of this machine are mounted, and what else can be told from it.
+    /// How this machine's cgroups are mounted, and the other kinds that the samples also show.
     pub(crate) fn cgroup_kinds(&self) -> Vec<CgroupKind> {
         self.hierarchies.kinds()
     }
 
-    /// Brings this process back to the host's namespaces.
+    /// Returns this process to the host's namespaces.
     pub(crate) fn come_back(&self) -> anyhow::Result<()> {
         self.namespaces
             .iter()
@@ -74,10 +75,10 @@ impl Machine {
     }
 }
 
-/// What Kubernetes puts into the `/etc` of every container.
+/// The files that Kubernetes puts into the `/etc` of every container.
 pub(crate) const ETC: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 
-/// A namespace of this process.
+/// Opens a namespace of this process.
 pub(crate) fn namespace(kind: &str) -> anyhow::Result<File> {
     let path = format!("/proc/self/ns/{kind}");
     File::open(&path).with_context(|| format!("open {path}"))

@@ -1,8 +1,8 @@
 //! The kernel's part of a pod and of a command in it, stage by stage: what any runtime has to pay on this machine.
 //!
-//! It is a lower bound and no runtime: it keeps no records, writes no logs, sets no limits, loads no filter and answers
-//! nobody. `hack/bench` runs it beside the runtimes and prints their distance to it; `hack/bench --floor` runs it alone.
-//! All that it makes is gone when it ends.
+//! It is a lower bound, not a runtime: it keeps no records, writes no logs, sets no limits, loads no filter and serves
+//! no requests. `hack/bench` runs it beside the runtimes and prints how far they are from it; `hack/bench --floor` runs
+//! it alone. Everything that it makes is gone when it ends.
 
 mod cgroups;
 mod container;
@@ -22,19 +22,19 @@ use clap::Parser;
 use crate::machine::Machine;
 use crate::stages::Stages;
 
-/// What to make, where and how often.
+/// What to make, where and how many times.
 #[derive(Debug, Parser)]
 struct Options {
     /// The unpacked root file system of an image with `/bin/sleep` and `/bin/true`.
     #[arg(long)]
     root: PathBuf,
-    /// An empty directory for writable layers.
+    /// An empty directory for the writable layers.
     #[arg(long)]
     dir: PathBuf,
     /// Pods made one after the other.
     #[arg(long, default_value_t = 50)]
     pods: u32,
-    /// Commands executed in each.
+    /// Commands executed in each pod.
     #[arg(long, default_value_t = 3)]
     execs: usize,
     /// Print the sums and every sample as JSON instead of the table.
@@ -54,7 +54,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn measure(options: &Options, machine: &Machine) -> anyhow::Result<Stages> {
-    // Whatever is slow only once: modules, caches, the first pages.
+    // Pays for whatever is slow only once: modules, caches, the first pages.
     pod::live(machine, 0, options.execs, &mut Stages::default()).context("the first pod")?;
     let mut stages = Stages::default();
     for number in 1..=options.pods {

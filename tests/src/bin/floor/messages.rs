@@ -1,5 +1,5 @@
-//! As much of rtnetlink as a routed link takes: several requests in one datagram, which the kernel answers before `send`
-//! returns.
+//! As much of rtnetlink as a routed link needs: several requests in one datagram, which the kernel answers before
+//! `send` returns.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -28,7 +28,7 @@ impl Socket {
         Ok(Self(socket))
     }
 
-    /// Sends the requests in one datagram; an error if one of them failed.
+    /// Sends the requests in one datagram. It is an error if any of them failed.
     pub(crate) fn request(&self, batch: &Batch) -> anyhow::Result<()> {
         let (bytes, last) = batch.finished();
         send(self.0.as_raw_fd(), &bytes, MsgFlags::empty()).context("send to the kernel")?;
@@ -51,7 +51,7 @@ impl Socket {
     }
 }
 
-/// Requests to be sent together.
+/// Requests to send together.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     bytes: Vec<u8>,
@@ -59,12 +59,12 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// One that makes something new.
+    /// A request that creates something.
     pub(crate) fn create(&mut self, kind: u16, fixed: &[u8], attributes: impl FnOnce(&mut Attributes<'_>)) {
         self.add(kind, REQUEST | CREATE, fixed, attributes);
     }
 
-    /// One that changes what is there.
+    /// A request that changes something.
     pub(crate) fn change(&mut self, kind: u16, fixed: &[u8]) {
         self.add(kind, REQUEST, fixed, |_none| {});
     }
@@ -84,7 +84,7 @@ impl Batch {
         self.bytes[begin..begin + 4].copy_from_slice(&length.to_ne_bytes());
     }
 
-    /// The datagram, whose last request asks for an answer, and the number of that one.
+    /// The datagram and the number of its last request, which asks for an answer.
     fn finished(&self) -> (Vec<u8>, u32) {
         let mut bytes = self.bytes.clone();
         if let Some(begin) = self.begins.last() {
@@ -95,7 +95,7 @@ impl Batch {
     }
 }
 
-/// The attributes of a request, or of an attribute.
+/// The attributes of a request or of another attribute.
 #[derive(Debug)]
 pub(crate) struct Attributes<'a>(&'a mut Vec<u8>);
 
@@ -104,7 +104,7 @@ impl Attributes<'_> {
         self.with(kind, |bytes| bytes.extend_from_slice(value));
     }
 
-    /// An attribute that begins with bytes of its own, if there are any, and has attributes.
+    /// Adds an attribute with nested attributes, which may begin with bytes of its own.
     pub(crate) fn nest(&mut self, kind: u16, head: &[u8], inner: impl FnOnce(&mut Attributes<'_>)) {
         self.with(kind | NESTED, |bytes| {
             bytes.extend_from_slice(head);

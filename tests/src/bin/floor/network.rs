@@ -1,5 +1,5 @@
-//! A pod's network: a namespace with `lo` and `eth0`, and a route to it. Routed, without a bridge: a bridge takes the longer,
-//! the more ports it has.
+//! A pod's network: a namespace with `lo` and `eth0`, and a route to it. Routed, without a bridge: a bridge takes
+//! longer the more ports it has.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -27,9 +27,9 @@ const INFO_DATA: u16 = 2;
 const VETH_PEER: u16 = 1;
 
 const LOOPBACK: u32 = 1;
-/// The pod's end: behind whatever tunnels the kernel gives each namespace.
+/// The interface index of the pod's end, beyond any tunnels that the kernel adds to each namespace.
 const ETH0: u32 = 100;
-/// The host's ends: beyond those of others.
+/// The first interface index for the host's ends, beyond those that others use.
 const FIRST_HOST_END: u32 = 1 << 20;
 const HOST_HARDWARE: [u8; 6] = [2, 0x66, 0, 0, 0, 1];
 const GATEWAY: [u8; 4] = [169, 254, 1, 1];
@@ -38,7 +38,7 @@ const FLAG_UP: u32 = 1;
 const SCOPE_LINK: u8 = 253;
 const PERMANENT: u16 = 0x80;
 
-/// A pod's namespaces, which last as long as this.
+/// A pod's namespaces. They last as long as this value.
 #[derive(Debug)]
 pub(crate) struct Namespaces {
     pub(crate) net: File,
@@ -46,7 +46,7 @@ pub(crate) struct Namespaces {
     pub(crate) uts: File,
 }
 
-/// Makes the namespaces and the network. This process is back in the host's when it returns.
+/// Makes the namespaces and the network, and returns to the host's namespaces.
 pub(crate) fn make(machine: &Machine, number: u32, laps: &mut Laps<'_>) -> anyhow::Result<Namespaces> {
     laps.skip();
     unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
@@ -64,7 +64,7 @@ pub(crate) fn make(machine: &Machine, number: u32, laps: &mut Laps<'_>) -> anyho
     Ok(namespaces)
 }
 
-/// The pair, the host's end up, and the route to the pod by it.
+/// Creates the pair, sets the host's end up, and adds the route to the pod through it.
 fn host_end(number: u32, netns: &File) -> Batch {
     let mut batch = Batch::default();
     let one = 1_u32.to_ne_bytes();
@@ -93,7 +93,8 @@ fn host_end(number: u32, netns: &File) -> Batch {
     batch
 }
 
-/// Both links up, the address, and the way out: the gateway is no host, only the other end of the pair.
+/// Sets both links up, and adds the address and the default route. The gateway is not a host, only the other end of the
+/// pair.
 fn pod_end(number: u32) -> Batch {
     let mut batch = Batch::default();
     let eth0 = ETH0.to_ne_bytes();
@@ -125,12 +126,12 @@ fn address(number: u32) -> [u8; 4] {
     [198, 18, high, low]
 }
 
-/// `struct ifinfomsg`: family and type, index, flags, which flags change.
+/// A `struct ifinfomsg`: family and type, index, flags, and which flags change.
 fn link(index: u32, flags: u32) -> Vec<u8> {
     [0, index, flags, flags].map(u32::to_ne_bytes).concat()
 }
 
-/// `struct rtmsg` of a unicast route of IPv4 in the main table, set at boot.
+/// A `struct rtmsg` for a unicast IPv4 route in the main table, with protocol `boot`.
 fn route(prefix: u8, scope: u8) -> [u8; 12] {
     [2, prefix, 0, 0, 254, 3, scope, 1, 0, 0, 0, 0]
 }

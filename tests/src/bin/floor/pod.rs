@@ -41,7 +41,7 @@ pub(crate) fn live(machine: &Machine, number: u32, execs: usize, stages: &mut St
     Ok(())
 }
 
-/// The process that is the parent of all others of the pod, and outlives whoever made it.
+/// Starts the process that is the parent of everything in the pod and outlives the program that started it.
 fn supervisor(machine: &Machine) -> anyhow::Result<OwnedFd> {
     let path = machine.root.join("bin/sleep");
     let program = File::open(&path).with_context(|| format!("open {}", path.display()))?;
@@ -74,7 +74,7 @@ fn kill(process: &OwnedFd) -> anyhow::Result<()> {
     reap(process)
 }
 
-/// Waits for the end of a process, and takes it away.
+/// Waits until a process ends, and reaps it.
 pub(crate) fn reap(process: &OwnedFd) -> anyhow::Result<()> {
     await_end(process.as_fd())?;
     wait(process.as_fd(), Reap::Remove)?.context("the process had not ended").map(drop)

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-/// What a stage is a part of.
+/// The whole that a stage is part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whole {
-    /// From nothing to a program that was executed in its container.
+    /// From nothing to a program executed in its container.
     PodUp,
     /// From a command to its end.
     Exec,
@@ -28,13 +28,13 @@ impl Whole {
     }
 }
 
-/// On which machines a stage is.
+/// The machines that have a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Where {
     Everywhere,
-    /// Only with cgroups of v1.
+    /// Only machines with v1 cgroups.
     V1,
-    /// Only with cgroups of v2.
+    /// Only machines with v2 cgroups.
     V2,
 }
 
@@ -77,17 +77,17 @@ pub(crate) const fn stage(whole: Whole, name: &'static str) -> Stage {
     Stage { whole, name, place: Where::Everywhere }
 }
 
-/// A stage of one version of cgroups.
+/// A stage that depends on the cgroup version.
 pub(crate) const fn stage_of(place: Where, whole: Whole, name: &'static str) -> Stage {
     Stage { whole, name, place }
 }
 
-/// All that was measured, in the order of first measurement.
+/// Everything that was measured, in the order of first measurement.
 #[derive(Debug, Default)]
 pub(crate) struct Stages(Vec<(Stage, Vec<f64>)>);
 
 impl Stages {
-    /// One more sample.
+    /// Adds a sample.
     pub(crate) fn add(&mut self, stage: Stage, duration: Duration) {
         let milliseconds = duration.as_secs_f64() * 1000.0;
         match self.0.iter_mut().find(|(known, _)| *known == stage) {
@@ -96,7 +96,7 @@ impl Stages {
         }
     }
 
-    /// The medians of each stage and their sums, for people.
+    /// The median of each stage and their sums, for people.
     pub(crate) fn table(&self, kinds: &[CgroupKind]) -> String {
         let mut text = format!("| {:<54} | median ms |\n|{:-<56}|----------:|\n", "the kernel's part", "");
         for whole in Whole::ALL {
@@ -114,7 +114,7 @@ impl Stages {
         text
     }
 
-    /// The sums on the machine as it is (the first kind), and every sample.
+    /// The sums for this machine as it is (the first kind), and every sample.
     pub(crate) fn json(&self, kinds: &[CgroupKind]) -> anyhow::Result<String> {
         let sums = |kind: &CgroupKind| {
             let of = |whole| self.sum(whole, *kind);
@@ -147,7 +147,7 @@ fn median(samples: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
-/// Times stages that follow each other.
+/// Times consecutive stages.
 #[derive(Debug)]
 pub(crate) struct Laps<'a> {
     stages: &'a mut Stages,
@@ -155,24 +155,24 @@ pub(crate) struct Laps<'a> {
 }
 
 impl<'a> Laps<'a> {
-    /// The first stage begins now.
+    /// Begins the first stage now.
     pub(crate) fn begin(stages: &'a mut Stages) -> Self {
         Self { stages, last: Instant::now() }
     }
 
-    /// A stage has ended, and the next begins.
+    /// Ends a stage and begins the next.
     pub(crate) fn ended(&mut self, stage: Stage) {
         let now = Instant::now();
         self.stages.add(stage, now - self.last);
         self.last = now;
     }
 
-    /// What went by since the last stage is part of none.
+    /// Leaves the time since the last stage out.
     pub(crate) fn skip(&mut self) {
         self.last = Instant::now();
     }
 
-    /// The stages of a child, each as long as it took; what comes next begins when the last of them ended.
+    /// Adds a child's stages with their lengths. The next stage begins when the last of them ended.
     pub(crate) fn of_child(&mut self, lengths: impl IntoIterator<Item = (Stage, Duration)>) {
         for (stage, length) in lengths {
             self.stages.add(stage, length);

@@ -1,4 +1,4 @@
-//! The death of a daemon by SIGKILL, and the next one, started as the first was.
+//! Kills a daemon with SIGKILL, and starts the next one the way the first was started.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,13 +15,13 @@ use wharf_cri_api::v1::{ListContainersRequest, StatusRequest};
 
 use crate::client::{Endpoint, Runtime};
 
-/// How often a daemon that starts is asked.
+/// How often to ask a starting daemon whether it is ready.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// One that is not ready after so long is not coming.
+/// A daemon that is not ready after this time has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How a daemon was started that is dead now.
+/// How the killed daemon was started.
 #[derive(Debug)]
 pub(crate) struct Killed {
     at: Instant,
@@ -32,11 +32,11 @@ pub(crate) struct Killed {
     log: File,
 }
 
-/// The next daemon, once it was ready.
+/// The next daemon, once it is ready.
 #[derive(Debug)]
 pub(crate) struct Next {
     pub(crate) runtime: Runtime,
-    /// From the death of the first.
+    /// The time since the first daemon's death.
     pub(crate) after: Duration,
     child: Child,
 }
@@ -67,7 +67,7 @@ impl Killed {
         Ok(killed)
     }
 
-    /// Starts the next, and waits until it and its network are ready and it knows all containers.
+    /// Starts the next daemon, and waits until it and its network are ready and it knows all containers.
     pub(crate) async fn start_again(
         &self,
         endpoint: &Endpoint,
@@ -102,14 +102,14 @@ impl Killed {
 }
 
 impl Next {
-    /// Asks it to end, and waits.
+    /// Asks the daemon to end, and waits for it.
     pub(crate) fn end(mut self) -> anyhow::Result<()> {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).context("end the daemon")?;
         self.child.wait().context("wait for the daemon").map(drop)
     }
 }
 
-/// A client of the daemon, if it is ready and has as many containers.
+/// A client of the daemon, if the daemon is ready and lists this many containers.
 async fn ready(endpoint: &Endpoint, before: &Runtime, containers: usize) -> Option<Runtime> {
     let logs = before.logs.parent()?;
     let runtime = Runtime::connect(endpoint, logs).await.ok()?;
@@ -128,7 +128,7 @@ fn variable(word: OsString) -> Option<(OsString, OsString)> {
     Some((OsString::from_vec(name.to_vec()), OsString::from_vec(value[1..].to_vec())))
 }
 
-/// Until it is gone, or a zombie whose parent has not looked yet.
+/// Waits until the process is gone, or is a zombie that its parent has not reaped yet.
 fn await_death(pid: u32) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !is_dead(&fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default()) {

@@ -1,24 +1,24 @@
-//! The figures of the table, in its order, and what is wanted of each.
+//! The figures of the table, in its order, and the target of each.
 
 use crate::grow::step;
 
-/// One line of the table, and those that relate it to something.
+/// One line of the table, and the lines that relate it to something else.
 #[derive(Debug)]
 pub(crate) struct Figure {
-    /// The samples' row.
+    /// The name of the row that has its samples.
     pub(crate) row: &'static str,
     pub(crate) unit: &'static str,
-    /// What a sample is multiplied with to be in that unit.
+    /// The factor that converts a sample to that unit.
     pub(crate) scale: f64,
     pub(crate) quantile: f64,
     pub(crate) wanted: &'static str,
-    /// Whether it should be the same however many pods are there.
+    /// Whether the figure should stay the same however many pods run.
     pub(crate) flat: bool,
-    /// What the floor program calls it, and how many times that is wanted.
+    /// What the floor program calls it, and the target as a multiple of the floor.
     pub(crate) floor: Option<(&'static str, &'static str)>,
 }
 
-/// What is wanted of a figure that should not grow.
+/// The target of a figure that should not grow.
 pub(crate) const FLAT: &str = "≤ 1.2";
 
 const MS_PER_S: f64 = 1000.0;

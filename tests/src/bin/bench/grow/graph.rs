@@ -1,4 +1,4 @@
-//! The graph of how long calls take beside so many pods, as SVG and as PNG.
+//! A graph of how long calls take with a growing number of pods, as SVG and as PNG.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -15,7 +15,7 @@ const SIZE: (u32, u32) = (900, 520);
 const FONT: &str = "sans-serif";
 const NAME: &str = "grow";
 
-/// The lines: a row of samples, what it is called, and its colour.
+/// The lines: the row of samples, the label and the colour.
 const LINES: [(&str, RGBColor); 3] = [
     ("pod up", RGBColor(31, 119, 180)),
     ("pod down", RGBColor(214, 96, 77)),
@@ -27,14 +27,14 @@ struct Line {
     label: String,
     color: RGBColor,
     points: Vec<(f64, f64)>,
-    /// All runtimes but the first are drawn thinner.
+    /// Every runtime but the first is drawn with a thinner line.
     width: u32,
 }
 
-/// Draws it into a directory, with the words in the font of that file.
+/// Draws the graph into a directory, with text in the font from that file.
 pub(crate) fn draw(growth: &Growth, directory: &Path, font: &Path) -> anyhow::Result<()> {
     let font = fs::read(font).with_context(|| format!("read {}", font.display()))?;
-    // The library wants a font for ever, and this program ends soon.
+    // The library wants the font for `'static`, and this program ends soon.
     let registered = register_font(FONT, FontStyle::Normal, font.leak());
     anyhow::ensure!(registered.is_ok(), "the font cannot be read");
     fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;

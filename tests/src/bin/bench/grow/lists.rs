@@ -1,4 +1,4 @@
-//! Lists, streamed lists and statistics of all that is there.
+//! Lists, streamed lists and statistics of all pods.
 
 use anyhow::Context;
 use futures_util::StreamExt;
@@ -11,10 +11,10 @@ use wharf_cri_api::v1::{
 use crate::client::Runtime;
 use crate::results::{Results, Stopwatch};
 
-/// Statistics are asked for once for so many lists.
+/// Statistics are requested once for this many lists.
 const LISTS_FOR_STATS: usize = 5;
 
-/// Each list `count` times; each must have as many entries as there are pods.
+/// Calls each list `count` times. Each must have one entry per pod.
 pub(crate) async fn measure(
     count: usize,
     runtime: &Runtime,
@@ -64,7 +64,7 @@ async fn streamed(runtime: &Runtime, pods: usize, results: &mut Results) -> anyh
     has("StreamContainers", count, pods)
 }
 
-/// Reads a streamed list to its end; nothing from a runtime that does not serve it.
+/// Reads a streamed list to its end. Does nothing for a runtime that does not serve it.
 async fn counted<T>(
     answer: Result<Response<Streaming<T>>, Status>,
     count: impl Fn(T) -> usize,

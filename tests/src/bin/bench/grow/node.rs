@@ -1,22 +1,22 @@
-//! What pods take of a node: descriptors, mounts, memory, and processors while nobody asks for anything.
+//! What pods cost a node: descriptors, mounts, memory, and CPU time while nobody asks for anything.
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::Context;
 
-/// How many descriptors a process has.
+/// The number of a process's open descriptors.
 pub(crate) fn descriptors(pid: u32) -> anyhow::Result<usize> {
     let path = format!("/proc/{pid}/fd");
     Ok(fs::read_dir(&path).with_context(|| format!("list {path}"))?.count())
 }
 
-/// How many mounts there are in the mount namespace of the rig, which is the daemons'.
+/// The number of mounts in the rig's mount namespace, which is also the daemons'.
 pub(crate) fn mounts() -> anyhow::Result<usize> {
     Ok(read("/proc/self/mountinfo")?.lines().count())
 }
 
-/// What programs could get of the whole machine's memory.
+/// The memory of the whole machine that is available to programs.
 pub(crate) fn available_kib() -> anyhow::Result<f64> {
     let text = read("/proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("no MemAvailable")?;
@@ -28,12 +28,12 @@ pub(crate) fn available_kib() -> anyhow::Result<f64> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Activity {
     pub(crate) cpu: Duration,
-    /// How often one of their threads left a processor, which is how often one was woken.
+    /// How often one of their threads left the CPU, which is also how often one was woken.
     pub(crate) wakes: u64,
 }
 
 impl Activity {
-    /// Of all threads of these processes. One that ends meanwhile counts as doing nothing.
+    /// The activity of all threads of these processes. One that ends meanwhile counts as idle.
     pub(crate) fn of(processes: &[u32]) -> anyhow::Result<Self> {
         let mut sum = Self::default();
         for pid in processes {
@@ -49,18 +49,18 @@ impl Activity {
         Ok(sum)
     }
 
-    /// What was done since an earlier look.
+    /// The activity since an earlier measurement.
     pub(crate) fn since(self, before: Self) -> Self {
         Self { cpu: self.cpu.saturating_sub(before.cpu), wakes: self.wakes.saturating_sub(before.wakes) }
     }
 }
 
-/// The first number of a schedstat: nanoseconds.
+/// The first number of a schedstat file: nanoseconds on the CPU.
 fn on_processor(schedule: &str) -> u64 {
     schedule.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or_default()
 }
 
-/// Only the voluntary ones: who is displaced by others did not wake.
+/// Counts only voluntary switches: a thread that was preempted did not sleep.
 fn switches(status: &str) -> u64 {
     let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
     count.and_then(|count| count.trim().parse().ok()).unwrap_or_default()
@@ -89,7 +89,7 @@ mod tests {
         let (before, start) = (descriptors(own).unwrap(), Activity::of(&[own]).unwrap());
         let files: Vec<_> = (0..100).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
         assert!(descriptors(own).unwrap() >= before + files.len() - 20);
-        // Nobody sends: this thread leaves its processor and is woken by the clock.
+        // Nobody sends: this thread leaves the CPU, and a timer wakes it.
         let (_sender, receiver) = std::sync::mpsc::channel::<()>();
         receiver.recv_timeout(Duration::from_millis(1)).unwrap_err();
         let done = Activity::of(&[own]).unwrap().since(start);

@@ -1,4 +1,4 @@
-//! Everything that is measured beside one number of pods.
+//! Everything that is measured at one number of pods.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub(crate) const IDLE_CPU: &str = "CPU when idle, daemon and helpers";
 pub(crate) const IDLE_WAKES: &str = "wake-ups a second when idle";
 pub(crate) const READY: &str = "ready again after SIGKILL";
 
-/// A runtime, and how the node was before its pods came.
+/// A runtime, and the state of the node before it had pods.
 #[derive(Debug)]
 pub(crate) struct Beside {
     pub(crate) runtime: Runtime,
@@ -34,7 +34,7 @@ pub(crate) struct Beside {
 }
 
 impl Beside {
-    /// Looks at the node as it is without pods.
+    /// Records the state of the node without pods.
     pub(crate) fn none(runtime: Runtime) -> anyhow::Result<Self> {
         Ok(Self {
             processes: memory::processes()?,
@@ -46,7 +46,7 @@ impl Beside {
     }
 }
 
-/// What was measured beside so many pods.
+/// What was measured at this number of pods.
 #[derive(Debug, Serialize)]
 pub(crate) struct Step {
     pub(crate) pods: usize,
@@ -58,29 +58,30 @@ impl Step {
         Self { pods, results: Results::new(vec![runtime.to_owned()]) }
     }
 
-    /// So much of a figure's samples are not above this; nothing if it was not measured here.
+    /// The value that this fraction of a figure's samples does not exceed, or `None` if the figure was not measured
+    /// here.
     pub(crate) fn quantile(&self, figure: &str, fraction: f64) -> Option<f64> {
         self.results.quantile(figure, self.results.runtimes().first()?, fraction)
     }
 
-    /// How fast these pods came; nothing if none came.
+    /// Notes how fast these pods were added, if any were.
     pub(crate) fn note_rate(&mut self, rate: f64) {
         if rate > 0.0 {
             self.note(RATE_UP, Unit::Count, rate);
         }
     }
 
-    /// How fast all pods went.
+    /// Notes how fast all pods were removed.
     pub(crate) fn note_removed(&mut self, rate: f64) {
         self.note(RATE_DOWN, Unit::Count, rate);
     }
 
-    /// How long it took from the daemon's death until the next one was ready.
+    /// Notes how long it took from the daemon's death until the next one was ready.
     pub(crate) fn note_ready(&mut self, after: Duration) {
         self.note(READY, Unit::Ms, after.as_secs_f64() * 1000.0);
     }
 
-    /// Measures all but what only the whole run can tell.
+    /// Measures everything except what only the whole run can show.
     pub(crate) async fn measure(&mut self, options: &GrowOptions, beside: &Beside) -> anyhow::Result<()> {
         let runtime = &beside.runtime;
         self.idle(Duration::from_secs(options.grow_idle), beside).await?;
@@ -122,7 +123,7 @@ impl Step {
         Ok(())
     }
 
-    /// A sample of a time, for tests of what is made of samples.
+    /// Adds a sample of a time, for tests of what is computed from samples.
     #[cfg(test)]
     pub(crate) fn note_sample(&mut self, figure: &'static str, milliseconds: f64) {
         self.note(figure, Unit::Ms, milliseconds);

@@ -1,11 +1,11 @@
-//! The figures in columns of so many pods, beside what is wanted.
+//! A table with a column for each number of pods, beside the targets.
 
 use crate::grow::figures::{FIGURES, FLAT, Figure};
 use crate::grow::step::Step;
 use crate::grow::{Grown, Growth};
 use crate::results::{number, pushed};
 
-/// For people, in Markdown.
+/// The report in Markdown, for people.
 pub(crate) fn table(growth: &Growth) -> String {
     let columns: Vec<(&Grown, &Step)> =
         growth.runtimes.iter().flat_map(|grown| grown.steps.iter().map(move |step| (grown, step))).collect();
