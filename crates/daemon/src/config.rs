@@ -97,22 +97,22 @@ pub(crate) struct Registry {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Network {
-    /// Whether pods are put on the built-in network: `auto`, `on` or `off`.
+    /// Whether pods use the built-in network: `auto`, `on` or `off`.
     pub(crate) builtin: Builtin,
-    /// How it connects them: `routed` or `bridge`.
+    /// How the built-in network connects pods: `routed` or `bridge`.
     pub(crate) mode: Mode,
-    /// Where CNI configurations are.
+    /// The directory of CNI configurations.
     pub(crate) cni_conf_dir: PathBuf,
     pub(crate) cni_bin_dirs: Vec<PathBuf>,
     /// How long the plugins may take to add a pod, in seconds.
     pub(crate) cni_add_timeout_s: u64,
     /// How long the plugins may take to delete a pod, in seconds.
     pub(crate) cni_delete_timeout_s: u64,
-    /// The link of the bridge, where there is one.
+    /// The name of the bridge, in the mode `bridge`.
     pub(crate) bridge: String,
-    /// The addresses of pods on the built-in network, one range a family, the primary one first.
+    /// The pods' addresses on the built-in network: one range for each family, the primary family first.
     pub(crate) subnets: String,
-    /// The largest packet of pods in bytes; 0 for what the link of the default route takes.
+    /// The MTU of the pods' links in bytes. 0 uses that of the default route's link.
     pub(crate) mtu: u32,
 }
 

@@ -1,5 +1,5 @@
-//! Pods on the built-in network in both modes: on a machine whose firewall is strict, with senders that never change their
-//! port, and when the mode changes.
+//! Pods on the built-in network in both modes: with a strict firewall on the host, with a sender that never changes its
+//! port, and across a change of the mode.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
@@ -23,7 +23,7 @@ fn pods_in_a_bridge_are_reached_where_the_firewall_drops_what_is_forwarded() {
 fn pass_a_strict_firewall(mode: &str, links: &str) {
     let prepare = |dir: &Path| {
         set_mode(dir, mode);
-        // Where bridged frames pass the firewall too, it drops even what pods send each other.
+        // With br_netfilter, bridged frames pass the firewall too, and it drops even what pods send each other.
         let strict = "iptables -P FORWARD DROP; ip6tables -P FORWARD DROP";
         drop(node(&format!("modprobe --quiet br_netfilter || true; {strict}")));
     };
@@ -116,7 +116,7 @@ async fn keep_a_port(world: &mut World) {
         let answer = async || {
             sender.send_to(b"?", port).ok()?;
             let mut answer = [0; 100];
-            // An earlier packet may have been refused.
+            // An earlier packet may have been refused, which shows as an error here.
             let (len, _peer) = sender.recv_from(&mut answer).ok()?;
             (answer[..len] == *format!("I am {name}\n").as_bytes()).then_some(())
         };

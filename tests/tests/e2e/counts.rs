@@ -1,5 +1,5 @@
-//! How many system calls a pod and a command cost the daemon and the supervisor: they repeat where times do not. No more than
-//! the tree says, and as many beside other pods as beside none.
+//! How many system calls a pod and a command cost the daemon and the supervisor; unlike times, counts repeat. There
+//! must be no more than `TREE` says, and no more with many other pods than with none.
 
 use std::collections::BTreeMap;
 
@@ -8,27 +8,28 @@ use crate::steps::Tracer;
 use crate::wedge::Supervisor;
 use crate::world::{World, run, until};
 
-/// What depends on chance: waits and wake-ups, threads that come and go, and the memory of an allocator.
+/// Calls whose number depends on chance: waits and wake-ups, threads that start and end, and the allocator's memory.
 const BY_CHANCE: &str = "--trace=!futex,epoll_wait,epoll_pwait,poll,ppoll,restart_syscall,sched_yield,%memory,\
     set_robust_list,rseq,sigaltstack,prctl,sched_getaffinity,exit,gettid";
 
-/// How often each is counted; the least of them is what it takes.
+/// How often each is counted. The smallest count is used.
 const TIMES: usize = 5;
 
-/// Pods that are there in the second round.
+/// The number of other pods in the second round.
 const BESIDE: usize = 50;
 
-/// Calls that more may be than the tree says, or than beside none, in percent: reads that are too early, a thread more.
+/// By how many percent a count may exceed its limit, for example because of a read that came too early or one more
+/// thread.
 const MARGIN_PERCENT: usize = 5;
 
-/// Calls of the daemon and of the supervisor (with the processes that it makes, until they execute their program).
+/// Calls of the daemon, and of the supervisor with the processes that it makes until they execute their program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cost {
     daemon: usize,
     supervisor: usize,
 }
 
-/// What each takes with cgroups of v1 or hybrid ones; with v2 it is less. Lower it where less is needed.
+/// What each may take with v1 or hybrid cgroups; v2 takes less. Lower a number when less is needed.
 const TREE: [(&str, Cost); 3] = [
     ("pod up", Cost { daemon: 522, supervisor: 559 }),
     ("ExecSync", Cost { daemon: 46, supervisor: 214 }),
@@ -38,7 +39,7 @@ const TREE: [(&str, Cost); 3] = [
 #[test]
 fn a_pod_costs_no_more_calls_than_the_tree_says_whoever_is_there() {
     run(async |world| {
-        // Whatever only the first pod makes.
+        // Pays for whatever only the first pod causes.
         world.client.down(&world.client.run(&world.client.pod("first")).await.unwrap()).await.unwrap();
         world.is_clean().await;
         let alone = least(world, "alone").await;
@@ -62,7 +63,7 @@ fn assert_within(what: &str, says: &str, took: Cost, most: Cost) {
     assert!(both, "{what}: {took:?}, and {says} {most:?}");
 }
 
-/// The least that each takes, of several pods.
+/// The smallest counts over several pods.
 async fn least(world: &World, name: &str) -> BTreeMap<&'static str, Cost> {
     let mut least: BTreeMap<&'static str, Cost> = BTreeMap::new();
     for n in 0..TIMES {
@@ -79,7 +80,7 @@ async fn least(world: &World, name: &str) -> BTreeMap<&'static str, Cost> {
     least
 }
 
-/// What each part of a pod's life takes.
+/// Counts each part of a pod's life.
 async fn life(world: &World, name: &str) -> [(&'static str, Cost); 3] {
     let before = world.footprint();
     let (pod, run) = traced_daemon(world, async |client| client.run(&client.pod(name)).await.unwrap()).await;
@@ -98,7 +99,8 @@ async fn life(world: &World, name: &str) -> [(&'static str, Cost); 3] {
         client.remove_container(&container).await.unwrap();
         tracer.end_all();
         client.down(&pod).await.unwrap();
-        // Some of it is removed when the call is over. Processes are others: the tracer, and programs under new names.
+        // Some of it is removed after the call returns. Processes may differ: there are the tracer, and programs under
+        // new names.
         let left =
             || world.footprint().beyond(&before).into_iter().filter(|line| !line.starts_with("process "));
         until("all is gone", async || left().next().is_none().then_some(())).await;
@@ -109,7 +111,7 @@ async fn life(world: &World, name: &str) -> [(&'static str, Cost); 3] {
     [("pod up", up), ("ExecSync", exec), ("pod down", Cost { daemon: down, supervisor: stop })]
 }
 
-/// Does something, and counts what it takes of daemon and supervisor.
+/// Makes a call, and counts what the daemon and the supervisor do for it.
 async fn traced<T>(world: &World, supervisor: i32, call: impl AsyncFn(Client) -> T) -> (T, Cost) {
     let mut tracer = Tracer::counting(world, supervisor, BY_CHANCE);
     let (result, daemon) = traced_daemon(world, call).await;
@@ -117,8 +119,8 @@ async fn traced<T>(world: &World, supervisor: i32, call: impl AsyncFn(Client) ->
     (result, Cost { daemon, supervisor: tracer.count() })
 }
 
-/// Does something, and counts what it takes of the daemon: of a supervisor neither the beginning, since what is executed is
-/// not traced, nor the end, which its tracer would hide from the daemon.
+/// Makes a call, and counts what the daemon does for it. A supervisor's beginning cannot be counted, because a program
+/// is not traced when it is executed, nor can its end, which its tracer would hide from the daemon.
 async fn traced_daemon<T>(world: &World, call: impl AsyncFn(Client) -> T) -> (T, usize) {
     let mut tracer = Tracer::counting(world, world.daemon.pid().cast_signed(), BY_CHANCE);
     let result = call(world.client.clone()).await;

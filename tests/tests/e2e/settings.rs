@@ -1,4 +1,4 @@
-//! What a request asks for, seen from inside.
+//! The settings in a request, seen from inside.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -165,7 +165,7 @@ fn a_container_is_as_its_request_says() {
     });
 }
 
-/// In one order whoever asked for them, so that statuses of different runtimes compare.
+/// In the same order whatever the request's, so that statuses of different runtimes can be compared.
 #[test]
 fn groups_are_told_as_the_kernel_has_them() {
     run(async |world| {
@@ -278,7 +278,8 @@ fn a_pod_on_the_hosts_network_makes_none() {
     });
 }
 
-/// What a container writes to the files that it is given takes no more of the machine's memory than its shared memory may.
+/// What a container writes to the files provided to it takes no more of the machine's memory than its shared memory
+/// may.
 #[test]
 fn the_files_of_a_pod_are_bounded() {
     run(async |world| {
@@ -291,7 +292,7 @@ fn the_files_of_a_pod_are_bounded() {
         let (refusals, mebibytes) = output.split_once('\n').unwrap();
         assert_eq!(refusals, "3");
         assert!(mebibytes.parse::<u64>().unwrap() <= 64, "{mebibytes}");
-        // Another pod is not touched, and this one can go.
+        // Another pod is not affected, and this one can be removed.
         let other = client.run(&client.pod("other")).await.unwrap();
         assert_eq!(client.to_end(&other, "main", "echo x >>/etc/resolv.conf").await.exit_code, 0);
         client.down(&pod).await.unwrap();
@@ -379,7 +380,7 @@ fn of_an_update_that_is_refused_nothing_is_done() {
         };
         let nowhere = LinuxContainerResources { cpuset_cpus: "4095".to_owned(), ..both.clone() };
         client.update(&id, nowhere).await.unwrap_err();
-        // The score is the only thing that is opened below a directory.
+        // Only the score is opened below a directory.
         let mut refusing = Tracer::with(world, &["--trace=openat2", "--inject=openat2:error=EMFILE"]);
         client.update(&id, both).await.unwrap_err();
         refusing.end_all();
@@ -391,7 +392,7 @@ fn of_an_update_that_is_refused_nothing_is_done() {
     });
 }
 
-/// Bytes of memory and microseconds of processor time, from the container's cgroup, v1 or v2.
+/// Bytes of memory and microseconds of CPU time, from the container's cgroup, v1 or v2.
 fn limits(pod: &str, container: &str) -> (i64, i64) {
     let read = |files: [&str; 2]| {
         let [v1, v2] = files.map(|file| file.replace("{}", &format!("wharf/{pod}/{container}")));

@@ -1,4 +1,4 @@
-//! All that a test has: a daemon, a client of it, a registry with an image, and the look around at the end.
+//! Everything that a test has: a daemon, a client of it, a registry with an image, and the check at the end.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,12 +11,12 @@ use crate::footprint::Footprint;
 use crate::server::Server;
 use crate::{layouts, place};
 
-/// What a wait may take on a busy machine.
+/// How long a wait may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What a whole test may take.
+/// How long a whole test may take.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What is remembered of the node itself outlives its pods.
+/// What is remembered about the node itself outlives its pods.
 const OF_THE_NODE: &str = "root/network/settings";
 
 /// A test's world.
@@ -30,8 +30,8 @@ pub(crate) struct World {
     descriptors: Vec<String>,
 }
 
-/// Runs a test in a place of its own, with a daemon that has the image. When it is over, everything is removed, and
-/// nothing may be left.
+/// Runs a test in its own rig, with a daemon that has the image. Afterwards everything is removed, and nothing may be
+/// left.
 pub(crate) fn run(test: impl AsyncFnOnce(&mut World)) {
     run_on(|_dir| {}, test);
 }
@@ -46,7 +46,7 @@ pub(crate) fn run_on(prepare: impl FnOnce(&Path), test: impl AsyncFnOnce(&mut Wo
         test(&mut world).await;
         world.end().await;
     };
-    // Boxed: a test's future holds many requests.
+    // Boxed, because a test's future contains many requests.
     runtime.block_on(async {
         tokio::time::timeout(LIMIT, Box::pin(whole)).await.expect("the test takes too long")
     });
@@ -77,19 +77,19 @@ impl World {
         until("wharfd is ready", ready).await;
     }
 
-    /// Starts a daemon after one that ended, and waits until it answers.
+    /// Starts a daemon after one has exited, and waits until it responds.
     pub(crate) async fn start_again(&mut self) {
         self.daemon.start_again();
         self.connect().await;
     }
 
-    /// Waits until a daemon that was started answers, and is ready.
+    /// Waits until a started daemon responds and is ready.
     pub(crate) async fn connect(&mut self) {
         self.reach().await;
         self.await_ready().await;
     }
 
-    /// Waits until a daemon that was started answers.
+    /// Waits until a started daemon responds.
     pub(crate) async fn reach(&mut self) {
         let image = self.client.image.clone();
         self.client = Client::connect(&self.daemon.socket(), &image, &self.dir.join("logs")).await;
@@ -101,7 +101,7 @@ impl World {
         Footprint::take(&[self.daemon.pid()], &[&root, &state])
     }
 
-    /// How many cgroups there are whose path has these words.
+    /// How many cgroups have these words in their paths.
     pub(crate) fn cgroups(&self, words: &str) -> usize {
         self.footprint().count(&["cgroup", words])
     }
@@ -114,7 +114,7 @@ impl World {
         assert_eq!((self.client.pods().await, self.client.containers().await), (vec![], vec![]));
     }
 
-    /// Waits until nothing is there but the image and what the daemon had before its first pod.
+    /// Waits until nothing exists except the image and what the daemon had before its first pod.
     pub(crate) async fn is_clean(&self) {
         self.clean(&["root/layers", "root/images", "root/content"]).await;
     }
@@ -137,7 +137,8 @@ impl World {
         }
     }
 
-    /// Removes everything, and looks around: while the daemon lives, after it has ended, and after another start.
+    /// Removes everything, and checks what is left: while the daemon lives, after it has exited, and after another
+    /// start.
     async fn end(mut self) {
         self.clear().await;
         for image in self.client.image_list().await {
@@ -156,7 +157,7 @@ impl World {
     }
 }
 
-/// Asks again and again until there is an answer.
+/// Polls until there is an answer.
 ///
 /// # Panics
 /// There is none in time.
