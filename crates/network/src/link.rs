@@ -9,7 +9,7 @@ use crate::netlink::{self, IPV4, IPV6, Message, NetlinkError, Operation, Socket}
 
 mod veth;
 
-pub(crate) use veth::{HostEnd, Veth, dress_port, dress_routed};
+pub(crate) use veth::{HostEnd, Veth, dress_port, dress_routed, dress_routed_peer};
 
 /// The index of `lo` in every network namespace.
 pub(crate) const LOOPBACK: u32 = 1;
@@ -194,7 +194,7 @@ impl Address {
 
     /// The request that adds it to a link, usable at once.
     pub(crate) fn add(self, link: u32) -> Message {
-        let mut message = self.message(NEW_ADDRESS, netlink::CREATE | netlink::EXCL, link);
+        let mut message = self.message(NEW_ADDRESS, netlink::CREATE | netlink::REPLACE, link);
         if self.ip.is_ipv6() {
             message.attribute(ADDRESS_FLAGS, &NO_DAD.to_ne_bytes());
         }

@@ -72,7 +72,7 @@ pub(crate) fn overlap<'a>(
 pub(crate) fn default_by(gateway: IpAddr, link: u32, reached: Reached) -> Message {
     let flags = if matches!(reached, Reached::ByLinkAlone) { FLAG_ON_LINK } else { 0 };
     let header = header(family(gateway), 0, [AT_BOOT, EVERYWHERE, UNICAST], flags);
-    let mut message = Message::new(NEW_ROUTE, netlink::CREATE | netlink::EXCL).fixed(&header);
+    let mut message = Message::new(NEW_ROUTE, netlink::CREATE | netlink::REPLACE).fixed(&header);
     message.attribute(GATEWAY, &octets(gateway));
     message.attribute(LINK, &link.to_ne_bytes());
     message

@@ -30,8 +30,13 @@ pub(crate) fn knows_ipv6() -> bool {
     std::path::Path::new(NET).join("ipv6").exists()
 }
 
-/// Settings for the interface that a pod is about to get. The pod believes neither that a neighbouring pod is a router
-/// (CVE-2020-10749), nor that the router redirects it, and it can use an IPv6 address at once.
+/// Switches IPv6 on for a pod's interface.
+pub(crate) fn allow_ipv6(interface: &str) -> Result<(), SysctlError> {
+    write(&format!("ipv6/conf/{interface}/disable_ipv6"), "0")
+}
+
+/// Settings for the interface that a pod is about to get in a bridge. The pod believes neither that a neighbouring pod is
+/// a router (CVE-2020-10749), nor that the router redirects it, and it can use an IPv6 address at once.
 pub(crate) fn prepare_pod() -> Result<(), SysctlError> {
     for (name, value) in [
         // For IPv4, an interface follows its own setting or that of all.

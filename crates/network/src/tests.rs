@@ -18,6 +18,7 @@ mod cni;
 mod cni_status;
 mod firewall;
 mod fixture;
+mod modes;
 mod neighbours;
 mod ports;
 mod recovery;

@@ -70,7 +70,9 @@ impl BuiltinNetwork {
         subnets: &Subnets,
     ) -> Result<(), BuiltinError> {
         let inside = netns::inside(pod.netns, || {
-            sysctl::prepare_pod()?;
+            if self.mode == Mode::Bridge {
+                sysctl::prepare_pod()?;
+            }
             Ok::<_, BuiltinError>(Socket::open(Family::Route)?)
         })??;
         let outside = Socket::open(Family::Route)?;
@@ -80,7 +82,15 @@ impl BuiltinNetwork {
             Mode::Routed => route_to(connection, built, pair.outside).send(&outside)?,
             Mode::Bridge => join_bridge(connection, built, pair.outside).send(&outside)?,
         }
-        configure_pod(connection, built, pair.inside).send(&inside)?;
+        let configure = || configure_pod(connection, built, pair.inside).send(&inside);
+        match configure() {
+            // The machine has IPv6, and switches it off in new namespaces.
+            Err(NetlinkError { errno: Errno::EACCES, .. }) => {
+                netns::inside(pod.netns, || sysctl::allow_ipv6(INTERFACE))??;
+                configure()?;
+            }
+            other => other?,
+        }
         self.open_ports(pod.id, lease)?;
         forget_ports(lease);
         Ok(())
@@ -161,9 +171,9 @@ impl BuiltinNetwork {
 fn route_to(connection: Connection<'_>, built: Built, index: u32) -> Batch {
     let Connection { pod, lease, .. } = connection;
     let mut batch = Batch::default();
-    let [settings, up] = link::dress_routed(index, &alias(pod.id, &lease.ips), built.ipv6);
-    batch.add("label the link of a pod", settings);
-    batch.add("bring up the link of a pod", up);
+    let dress = link::dress_routed(index, &alias(pod.id, &lease.ips), built.ipv6);
+    batch.add("label the link of a pod", dress);
+    batch.add("bring up the link of a pod", link::up(index));
     for (Address { ip, .. }, gateway) in connection.addresses() {
         let neighbour = neighbour::hold(index, ip, hardware(lease));
         batch.add(format!("say where the pod {ip} is"), neighbour);
@@ -199,12 +209,15 @@ fn join_bridge(connection: Connection<'_>, built: Built, index: u32) -> Batch {
 
 /// The settings inside the pod: loopback up, addresses, default routes, and the gateways' hardware addresses.
 fn configure_pod(connection: Connection<'_>, built: Built, index: u32) -> Batch {
-    let reached = match connection.lease.mode {
-        Mode::Routed => Reached::ByLinkAlone,
-        Mode::Bridge => Reached::InNetwork,
-    };
     let mut batch = Batch::default();
     batch.add("bring up the pod's lo", link::up(link::LOOPBACK));
+    let reached = match connection.lease.mode {
+        Mode::Bridge => Reached::InNetwork,
+        Mode::Routed => Reached::ByLinkAlone,
+    };
+    if connection.lease.mode == Mode::Routed && built.ipv6.is_some() {
+        batch.add(format!("set up the pod's {INTERFACE}"), link::dress_routed_peer(index));
+    }
     // The link comes up last: from then on the kernel's own work on it holds the lock that these requests need.
     for (address, _gateway) in connection.addresses() {
         batch.add(format!("give the pod its address {}", address.ip), address.add(index));

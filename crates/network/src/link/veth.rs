@@ -58,7 +58,8 @@ impl Veth<'_> {
     /// settings; the peer is in the pod's namespace. The peer cannot be up yet: the kernel would bring it up before the
     /// pair is joined, and fail.
     pub(crate) fn create(&self, socket: &Socket) -> Result<(), Errno> {
-        let flags = if matches!(self.end, HostEnd::Port { .. }) { FLAG_UP } else { 0 };
+        // When a flag of a link that is up changes, the kernel walks all IPv6 routes.
+        let flags = if matches!(self.end, HostEnd::Port { .. }) { FLAG_UP } else { FLAG_NO_ARP };
         let mut message =
             Message::new(NEW_LINK, netlink::CREATE | netlink::EXCL).fixed(&header(self.index, flags));
         message.text(NAME, self.name);
@@ -112,13 +113,13 @@ pub(crate) fn dress_port(index: u32, alias: &str) -> Message {
     message
 }
 
-/// The requests that set the alias of a routed pair's host end and bring it up, so that the pod can tell the host
-/// nothing through it: it has no ARP, and no IPv6 address to which the pod could send neighbour or router messages.
-/// Host ports on 127.0.0.1 use it (the rules keep everyone else out).
-pub(crate) fn dress_routed(index: u32, alias: &str, ipv6: Option<Ipv6>) -> [Message; 2] {
-    let mut settings = Message::new(NEW_LINK, 0).fixed(&header(index, 0));
-    settings.text(ALIAS, alias);
-    settings.nest(BY_FAMILY, |families| {
+/// The request that sets the alias and the settings of a routed pair's host end, before it is up. Host ports on 127.0.0.1
+/// use it (the rules keep everyone else out). It has no IPv6 address to which the pod could send neighbour or router
+/// messages.
+pub(crate) fn dress_routed(index: u32, alias: &str, ipv6: Option<Ipv6>) -> Message {
+    let mut message = Message::new(NEW_LINK, 0).fixed(&header(index, 0));
+    message.text(ALIAS, alias);
+    message.nest(BY_FAMILY, |families| {
         families.nest(IPV4.into(), |family| {
             family.nest(IPV4_SETTINGS, |values| {
                 values.attribute(IPV4_ROUTE_LOCALNET, &1_u32.to_ne_bytes());
@@ -126,9 +127,20 @@ pub(crate) fn dress_routed(index: u32, alias: &str, ipv6: Option<Ipv6>) -> [Mess
             });
         });
         if ipv6.is_some() {
-            families.nest(IPV6.into(), |family| family.attribute(IPV6_GENERATES, &[NOTHING]));
+            no_link_local(families);
         }
     });
-    // In one message, the link would be up before it has the settings.
-    [settings, Message::new(NEW_LINK, 0).fixed(&header(index, FLAG_UP | FLAG_NO_ARP))]
+    message
+}
+
+/// The request that keeps a pod's end of a routed pair, before it is up, without a link-local IPv6 address: nobody could
+/// be reached from it, and the kernel would send router solicitations from it for ever.
+pub(crate) fn dress_routed_peer(index: u32) -> Message {
+    let mut message = Message::new(NEW_LINK, 0).fixed(&header(index, 0));
+    message.nest(BY_FAMILY, no_link_local);
+    message
+}
+
+fn no_link_local(families: &mut Message) {
+    families.nest(IPV6.into(), |family| family.attribute(IPV6_GENERATES, &[NOTHING]));
 }

@@ -53,8 +53,8 @@ fn routers_are_not_believed_and_loopback_is_not_routed(mode: Mode) {
     let pod = Pod::new(1);
     pod.attach(&network).unwrap();
     let read = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/{name}")).unwrap();
-    assert_eq!(pod.inside(|| read("ipv6/conf/eth0/accept_ra")), "0\n");
     if mode == Mode::Bridge {
+        assert_eq!(pod.inside(|| read("ipv6/conf/eth0/accept_ra")), "0\n");
         assert_eq!(read("ipv6/conf/wharf0/accept_ra"), "0\n");
     }
     assert_eq!(read("ipv4/ip_forward"), "1\n");
@@ -122,6 +122,17 @@ fn a_namespace_that_is_none_leaves_nothing_behind(mode: Mode) {
     let error = attached.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
     pod.attach(&network).expect("the only address is free");
+}
+
+fn ipv6_that_is_off_in_new_namespaces_is_on_for_a_pod(mode: Mode) {
+    let host = Host::new(mode);
+    let pod = Pod::new(1);
+    pod.inside(|| std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")).unwrap();
+    let addresses = pod.attach(&host.network()).unwrap();
+    pod.serve(80);
+    for ip in addresses.ips {
+        ask(ip, 80).unwrap();
+    }
 }
 
 #[test]
@@ -262,6 +273,7 @@ fn attaching_is_fast(mode: Mode) {
 }
 
 in_both_modes! {
+    ipv6_that_is_off_in_new_namespaces_is_on_for_a_pod,
     host_and_pods_reach_each_other_by_both_families,
     what_leaves_the_bridge_is_masqueraded_and_pods_can_be_routed_to,
     routers_are_not_believed_and_loopback_is_not_routed,

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, UdpSocket};
 
-use super::fixture::{Host, Pod, ask, ip, neighbour, sh};
+use super::fixture::{Host, LIMIT, Pod, ask, ip, neighbour, sh};
 use crate::Mode;
 
 /// An address of the pods' range that nobody has: to send there is to ask all for it, and to tell all who asks.
@@ -47,9 +47,73 @@ fn a_pod_finds_the_gateway_whatever_another_says(mode: Mode) {
     reach().unwrap();
     claim(&thief, ip("10.88.0.1"));
     assert_eq!(reach().unwrap(), ip("192.0.2.1"));
+    if mode == Mode::Routed {
+        // Only the host can send to it what it would believe.
+        return;
+    }
     for redirects in ["ipv4/conf/all", "ipv4/conf/eth0", "ipv6/conf/eth0"] {
         let path = format!("/proc/sys/net/{redirects}/accept_redirects");
         assert_eq!(victim.inside(|| std::fs::read_to_string(&path)).unwrap(), "0\n", "{path}");
+    }
+}
+
+/// By a bridge it can: the kernel remembers everybody in whose name a pod asks where the gateway is, and has room for 1,024 of
+/// all links together.
+#[test]
+fn a_routed_pod_cannot_fill_the_hosts_memory_of_neighbours() {
+    let host = Host::new(Mode::Routed);
+    let network = host.network();
+    let pod = Pod::new(1);
+    let addresses = pod.attach(&network).unwrap();
+    pod.serve(80);
+    // Groups come and go by themselves.
+    let known = || sh("ip neighbour show nud all | grep -v ^ff");
+    let before = known();
+    let ask_as = |name: &str, gateway: &str| {
+        let at_once = if name.contains(':') { "nodad" } else { "" };
+        sh(&format!("ip neighbour delete {gateway} dev eth0; ip address add {name} dev eth0 {at_once}"));
+        UdpSocket::bind((name, 0)).unwrap().send_to(b"!", (gateway, 9)).unwrap();
+    };
+    pod.inside(|| {
+        let found = sh("ip neighbour show dev eth0 nud permanent");
+        for number in 100..110 {
+            ask_as(&format!("10.88.0.{number}"), "10.88.0.1");
+            ask_as(&format!("fd00:88::{number}"), "fd00:88::1");
+        }
+        for neighbour in found.lines() {
+            sh(&format!("ip neighbour replace {} dev eth0", neighbour.replace("PERMANENT", "")));
+        }
+    });
+    // The link has one queue: what was sent before has arrived before.
+    for ip in addresses.ips {
+        ask(ip, 80).unwrap();
+    }
+    assert_eq!(known(), before);
+}
+
+/// The gateway is one of those whose name a pod cannot use, so that nobody is redirected.
+#[test]
+fn a_routed_pod_speaks_in_its_own_name_alone() {
+    let host = Host::new(Mode::Routed);
+    let network = host.network();
+    let (liar, victim) = (Pod::new(1), Pod::new(2));
+    let own = liar.attach(&network).unwrap();
+    let victims = victim.attach(&network).unwrap();
+    let forged = [["10.88.0.1", "10.88.0.77", "192.0.2.7"], ["fd00:88::1", "fd00:88::77", "2001:db8::7"]];
+    for ((to, own), names) in victims.ips.iter().zip(&own.ips).zip(forged) {
+        let socket = victim.inside(|| UdpSocket::bind((*to, 9)).unwrap());
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        liar.inside(|| {
+            for name in names {
+                let at_once = if name.contains(':') { "nodad" } else { "" };
+                sh(&format!("ip address add {name} dev lo {at_once}"));
+                UdpSocket::bind((name, 0)).unwrap().send_to(b"forged", (*to, 9)).unwrap();
+            }
+            UdpSocket::bind((*own, 0)).unwrap().send_to(b"own", (*to, 9)).unwrap();
+        });
+        let mut buffer = [0; 10];
+        let (len, from) = socket.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..len], from.ip()), (&b"own"[..], *own));
     }
 }
 

@@ -1,0 +1,99 @@
+//! Pods of both modes side by side, as after a change of the mode or of the release.
+
+use std::collections::HashSet;
+
+use super::fixture::{Host, Pod, ask, has_gateway, ip, neighbour, sh, tcp};
+use crate::Mode;
+
+/// A host whose pods to come are connected in the other mode.
+fn change(host: &mut Host) {
+    let mode = &mut host.config.builtin_network.mode;
+    *mode = if *mode == Mode::Routed { Mode::Bridge } else { Mode::Routed };
+}
+
+fn pods_of_both_modes_reach_each_other_and_the_last_takes_its_gateway_along(mode: Mode) {
+    let mut host = Host::new(mode);
+    let pods = [1, 2, 3].map(Pod::new);
+    let first = pods[0].attach_with(&host.network(), &[tcp(12000, 80)]).unwrap();
+    change(&mut host);
+    let network = host.network();
+    let second = pods[1].attach(&network).unwrap();
+    // One that comes when there are both already.
+    let third = pods[2].attach(&network).unwrap();
+    pods.iter().for_each(|pod| pod.serve(80));
+    let all = [&first.ips, &second.ips, &third.ips];
+    for (from, own) in pods.iter().zip(all) {
+        for to in all.into_iter().filter(|to| *to != own) {
+            for (to, own) in to.iter().zip(own) {
+                assert_eq!(from.inside(|| ask(*to, 80)).unwrap(), *own, "from {own} to {to}");
+            }
+        }
+        from.inside(|| ask(ip("10.88.0.1"), 12000)).unwrap();
+        from.inside(|| ask(ip("fd00:88::1"), 12000)).unwrap();
+    }
+    ask(ip("127.0.0.1"), 12000).unwrap();
+
+    let ids = |pods: &[Pod]| pods.iter().map(|pod| pod.id.clone()).collect::<HashSet<_>>();
+    network.reconcile(&ids(&pods));
+    assert!(has_gateway(mode), "its pod is there");
+    network.detach(&pods[0].id, None).unwrap();
+    network.reconcile(&ids(&pods[1..]));
+    assert!(!has_gateway(mode));
+    assert_eq!(pods[1].inside(|| ask(third.ips[0], 80)).unwrap(), second.ips[0]);
+    ask(second.ips[1], 80).unwrap();
+}
+
+fn an_attach_that_is_done_again_in_the_other_mode_keeps_its_address(mode: Mode) {
+    let mut host = Host::new(mode);
+    let pod = Pod::new(1);
+    let first = pod.attach(&host.network()).unwrap();
+    change(&mut host);
+    let network = host.network();
+    assert_eq!(pod.attach(&network).unwrap(), first);
+    pod.serve(80);
+    for ip in first.ips {
+        ask(ip, 80).unwrap();
+    }
+    network.reconcile(&HashSet::new());
+    assert!(!has_gateway(mode));
+}
+
+/// Its records do not say how pods are connected, and its bridge is in no group.
+#[test]
+fn pods_of_a_release_that_knew_bridges_alone_live_on() {
+    let mut host = Host::new(Mode::Bridge);
+    let outsider = neighbour();
+    outsider.serve(80);
+    let pod = Pod::new(1);
+    pod.attach_with(&host.network(), &[tcp(12000, 80)]).unwrap();
+    pod.serve(80);
+    let port = r#"{"protocol":"tcp","container_port":80,"host_port":12000,"host_ip":null}"#;
+    let record = format!(r#"{{"version":1,"ips":["10.88.0.2","fd00:88::2"],"ports":[{port}]}}"#);
+    std::fs::write(host.config.state_dir.join("leases").join(pod.id.as_str()), record).unwrap();
+    sh("ip link set wharf0 group 0");
+    change(&mut host);
+    let network = host.network();
+    network.reconcile(&HashSet::from([pod.id.clone()]));
+    ask(ip("127.0.0.1"), 12000).unwrap();
+    assert_eq!(pod.inside(|| ask(ip("192.0.2.2"), 80)).unwrap(), ip("192.0.2.1"));
+    assert!(has_gateway(Mode::Bridge));
+    network.detach(&pod.id, None).unwrap();
+    network.reconcile(&HashSet::new());
+    assert!(!has_gateway(Mode::Bridge));
+}
+
+#[test]
+fn a_bridge_that_others_made_stays_when_pods_are_routed() {
+    let host = Host::new(Mode::Routed);
+    sh("ip link add wharf0 type bridge");
+    let network = host.network();
+    Pod::new(1).attach(&network).unwrap();
+    network.reconcile(&HashSet::new());
+    network.demolish().unwrap();
+    assert!(has_gateway(Mode::Bridge));
+}
+
+in_both_modes! {
+    pods_of_both_modes_reach_each_other_and_the_last_takes_its_gateway_along,
+    an_attach_that_is_done_again_in_the_other_mode_keeps_its_address,
+}
