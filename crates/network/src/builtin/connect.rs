@@ -84,7 +84,7 @@ impl BuiltinNetwork {
         }
         let configure = || configure_pod(connection, built, pair.inside).send(&inside);
         match configure() {
-            // The machine has IPv6, and switches it off in new namespaces.
+            // The machine supports IPv6 but disables it in new namespaces.
             Err(NetlinkError { errno: Errno::EACCES, .. }) => {
                 netns::inside(pod.netns, || sysctl::allow_ipv6(INTERFACE))??;
                 configure()?;

@@ -58,7 +58,7 @@ impl Veth<'_> {
     /// settings; the peer is in the pod's namespace. The peer cannot be up yet: the kernel would bring it up before the
     /// pair is joined, and fail.
     pub(crate) fn create(&self, socket: &Socket) -> Result<(), Errno> {
-        // When a flag of a link that is up changes, the kernel walks all IPv6 routes.
+        // Set now, because the kernel walks all IPv6 routes when a flag changes on a link that is up.
         let flags = if matches!(self.end, HostEnd::Port { .. }) { FLAG_UP } else { FLAG_NO_ARP };
         let mut message =
             Message::new(NEW_LINK, netlink::CREATE | netlink::EXCL).fixed(&header(self.index, flags));
@@ -113,9 +113,9 @@ pub(crate) fn dress_port(index: u32, alias: &str) -> Message {
     message
 }
 
-/// The request that sets the alias and the settings of a routed pair's host end, before it is up. Host ports on 127.0.0.1
-/// use it (the rules keep everyone else out). It has no IPv6 address to which the pod could send neighbour or router
-/// messages.
+/// The request that sets the alias and the settings of the host end of a routed pair, before it is up. Host ports on
+/// 127.0.0.1 need the settings (the rules keep everyone else out). The end has no IPv6 address to which the pod could
+/// send neighbour or router messages.
 pub(crate) fn dress_routed(index: u32, alias: &str, ipv6: Option<Ipv6>) -> Message {
     let mut message = Message::new(NEW_LINK, 0).fixed(&header(index, 0));
     message.text(ALIAS, alias);
@@ -133,8 +133,8 @@ pub(crate) fn dress_routed(index: u32, alias: &str, ipv6: Option<Ipv6>) -> Messa
     message
 }
 
-/// The request that keeps a pod's end of a routed pair, before it is up, without a link-local IPv6 address: nobody could
-/// be reached from it, and the kernel would send router solicitations from it for ever.
+/// The request that gives a pod's end of a routed pair no link-local IPv6 address, before it is up: nothing could be
+/// reached from one, and the kernel would send router solicitations from it for ever.
 pub(crate) fn dress_routed_peer(index: u32) -> Message {
     let mut message = Message::new(NEW_LINK, 0).fixed(&header(index, 0));
     message.nest(BY_FAMILY, no_link_local);

@@ -1,11 +1,11 @@
-//! Pods of both modes side by side, as after a change of the mode or of the release.
+//! Pods of both modes side by side, as after a change of the mode or an upgrade.
 
 use std::collections::HashSet;
 
 use super::fixture::{Host, Pod, ask, has_gateway, ip, neighbour, sh, tcp};
 use crate::Mode;
 
-/// A host whose pods to come are connected in the other mode.
+/// Switches the host to the other mode, for pods that are added from now on.
 fn change(host: &mut Host) {
     let mode = &mut host.config.builtin_network.mode;
     *mode = if *mode == Mode::Routed { Mode::Bridge } else { Mode::Routed };
@@ -18,7 +18,7 @@ fn pods_of_both_modes_reach_each_other_and_the_last_takes_its_gateway_along(mode
     change(&mut host);
     let network = host.network();
     let second = pods[1].attach(&network).unwrap();
-    // One that comes when there are both already.
+    // A pod that is added when both kinds exist already.
     let third = pods[2].attach(&network).unwrap();
     pods.iter().for_each(|pod| pod.serve(80));
     let all = [&first.ips, &second.ips, &third.ips];
@@ -58,7 +58,7 @@ fn an_attach_that_is_done_again_in_the_other_mode_keeps_its_address(mode: Mode) 
     assert!(!has_gateway(mode));
 }
 
-/// Its records do not say how pods are connected, and its bridge is in no group.
+/// Records of that release do not say how pods are connected, and its bridge is in no group.
 #[test]
 fn pods_of_a_release_that_knew_bridges_alone_live_on() {
     let mut host = Host::new(Mode::Bridge);

@@ -1,14 +1,14 @@
-//! Pods that say that they are another one, or the gateway.
+//! Pods that pretend to be another pod or the gateway.
 
 use std::net::{IpAddr, UdpSocket};
 
 use super::fixture::{Host, LIMIT, Pod, ask, ip, neighbour, sh};
 use crate::Mode;
 
-/// An address of the pods' range that nobody has: to send there is to ask all for it, and to tell all who asks.
+/// An address in the pods' range that nobody has. Sending to it asks everyone for it, and so announces the sender.
 const NOBODY: &str = "10.88.0.99:9";
 
-/// Says to all on the bridge that an address is the pod's.
+/// Announces to everyone on the bridge that an address belongs to this pod.
 fn claim(pod: &Pod, address: IpAddr) {
     pod.inside(|| {
         sh(&format!("ip address add {address}/32 dev eth0"));
@@ -16,7 +16,7 @@ fn claim(pod: &Pod, address: IpAddr) {
     });
 }
 
-/// Has whoever asks believe the latest answer, not only one that comes a second after the last.
+/// Makes this network namespace believe the latest answer, even one that comes within a second of the previous one.
 fn believe_the_latest() {
     sh("for file in /proc/sys/net/ipv4/neigh/*/locktime; do echo 0 >$file; done");
 }
@@ -48,7 +48,7 @@ fn a_pod_finds_the_gateway_whatever_another_says(mode: Mode) {
     claim(&thief, ip("10.88.0.1"));
     assert_eq!(reach().unwrap(), ip("192.0.2.1"));
     if mode == Mode::Routed {
-        // Only the host can send to it what it would believe.
+        // Only the host could send a message that this pod would believe.
         return;
     }
     for redirects in ["ipv4/conf/all", "ipv4/conf/eth0", "ipv6/conf/eth0"] {
@@ -57,8 +57,8 @@ fn a_pod_finds_the_gateway_whatever_another_says(mode: Mode) {
     }
 }
 
-/// By a bridge it can: the kernel remembers everybody in whose name a pod asks where the gateway is, and has room for 1,024 of
-/// all links together.
+/// On a bridge it can: the kernel remembers every address that a pod uses to ask for the gateway, and has room for
+/// 1,024 neighbours over all links.
 #[test]
 fn a_routed_pod_cannot_fill_the_hosts_memory_of_neighbours() {
     let host = Host::new(Mode::Routed);
@@ -66,7 +66,7 @@ fn a_routed_pod_cannot_fill_the_hosts_memory_of_neighbours() {
     let pod = Pod::new(1);
     let addresses = pod.attach(&network).unwrap();
     pod.serve(80);
-    // Groups come and go by themselves.
+    // Multicast groups come and go by themselves.
     let known = || sh("ip neighbour show nud all | grep -v ^ff");
     let before = known();
     let ask_as = |name: &str, gateway: &str| {
@@ -84,14 +84,14 @@ fn a_routed_pod_cannot_fill_the_hosts_memory_of_neighbours() {
             sh(&format!("ip neighbour replace {} dev eth0", neighbour.replace("PERMANENT", "")));
         }
     });
-    // The link has one queue: what was sent before has arrived before.
+    // The link has one queue, so what was sent earlier has arrived earlier.
     for ip in addresses.ips {
         ask(ip, 80).unwrap();
     }
     assert_eq!(known(), before);
 }
 
-/// The gateway is one of those whose name a pod cannot use, so that nobody is redirected.
+/// The gateway's address is among those that a pod cannot use as a sender, so nobody is redirected.
 #[test]
 fn a_routed_pod_speaks_in_its_own_name_alone() {
     let host = Host::new(Mode::Routed);
@@ -148,7 +148,7 @@ fn a_pod_is_known_as_long_as_it_is_there_also_after_a_restart(mode: Mode) {
     assert!(addresses.ips.iter().all(|ip| known().contains(&ip.to_string())), "{}", known());
     for gone in [pod, other] {
         network.detach(&gone.id, Some(&gone.path())).unwrap();
-        // What is known of a routed pod goes with its link.
+        // What is known of a routed pod disappears with its link.
         if mode == Mode::Routed {
             sh(&format!("ip link delete wh{}", gone.id.short()));
         }
