@@ -173,7 +173,7 @@ fn restore_file(old: &Old) -> Result<(), Error> {
     if old.value.trim().is_empty() {
         return files::write(&old.file, "");
     }
-    old.value.lines().try_for_each(|line| files::write(&old.file, line))
+    files::write_each(&old.file, old.value.lines())
 }
 
 fn load(directory: PathBuf, rules: &[DeviceRule]) -> Result<Devices, Error> {
@@ -185,9 +185,10 @@ fn load(directory: PathBuf, rules: &[DeviceRule]) -> Result<Devices, Error> {
 
 fn set_list(directory: &Path, wanted: &DeviceList) -> Result<(), Error> {
     let held = read_list(directory)?;
-    let result = write_list(directory, wanted.writes_from(&held));
+    let result = write_list(directory, &wanted.writes_from(&held));
     if result.is_err()
-        && let Err(error) = read_list(directory).and_then(|now| write_list(directory, held.writes_from(&now)))
+        && let Err(error) =
+            read_list(directory).and_then(|now| write_list(directory, &held.writes_from(&now)))
     {
         tracing::warn!(?error, "old device list not restored");
     }
@@ -200,8 +201,13 @@ fn read_list(directory: &Path) -> Result<DeviceList, Error> {
     DeviceList::parse(&text).ok_or(Error::Parse { file, text })
 }
 
-fn write_list(directory: &Path, writes: Vec<ListWrite>) -> Result<(), Error> {
-    writes.into_iter().try_for_each(|(name, value)| files::write(&directory.join(name), &value))
+fn write_list(directory: &Path, writes: &[ListWrite]) -> Result<(), Error> {
+    writes.chunk_by(|(name, _), (next, _)| name == next).try_for_each(|same| match same {
+        [(name, _), ..] => {
+            files::write_each(&directory.join(name), same.iter().map(|(_, value)| value.as_str()))
+        }
+        [] => Ok(()),
+    })
 }
 
 /// Attaches the program in place of the present one. The cgroup belongs to wharf alone, so any other program attached

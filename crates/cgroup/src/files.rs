@@ -20,12 +20,25 @@ pub(crate) fn read_if_there(file: &Path) -> Result<Option<String>, Error> {
     }
 }
 
-/// Writes a value with a single write(2), as the kernel requires, and does not create the file.
+/// Writes a value with one write(2), as the kernel requires, to a file that exists.
 pub(crate) fn write(file: &Path, value: &str) -> Result<(), Error> {
-    // An empty write never reaches the kernel's handler; a line feed alone clears the value.
-    let bytes = if value.is_empty() { b"\n".as_slice() } else { value.as_bytes() };
-    let result = OpenOptions::new().write(true).open(file).and_then(|mut open| open.write_all(bytes));
-    result.map_err(|source| Error::Write { file: file.into(), value: value.to_owned(), source })
+    write_each(file, [value])
+}
+
+/// Writes several values to a file that exists, each with one write(2).
+pub(crate) fn write_each<'a>(file: &Path, values: impl IntoIterator<Item = &'a str>) -> Result<(), Error> {
+    let failed = |value: &str| {
+        let value = value.to_owned();
+        move |source| Error::Write { file: file.into(), value, source }
+    };
+    let mut values = values.into_iter().peekable();
+    let Some(first) = values.peek() else { return Ok(()) };
+    let mut open = OpenOptions::new().write(true).open(file).map_err(failed(first))?;
+    values.try_for_each(|value| {
+        // An empty write never reaches the kernel's handler; a bare line feed clears the value.
+        let bytes = if value.is_empty() { b"\n".as_slice() } else { value.as_bytes() };
+        open.write_all(bytes).map_err(failed(value))
+    })
 }
 
 /// The value of `key` in a text whose lines have the form `key value`.
