@@ -48,7 +48,11 @@ enum ConfigCommand {
     Dump,
 }
 
+/// As many parts of the heap as tasks run at once.
+const HEAP_ARENAS: i32 = 2;
+
 fn main() -> anyhow::Result<()> {
+    wharf_sys::heap::share(HEAP_ARENAS);
     let arguments = Arguments::parse();
     let config = Config::load(arguments.config.as_deref())?;
     if let Some(Command::Config(ConfigCommand::Dump)) = arguments.command {

@@ -11,6 +11,7 @@ pub mod clone;
 pub mod descriptors;
 pub mod error;
 pub mod fs;
+pub mod heap;
 pub mod keyring;
 pub mod launch;
 pub mod limits;
