@@ -88,10 +88,11 @@ pub(crate) fn step(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
         }
         // A short program may be over before the process that it was born of has let go of the line.
         (Phase::Starting { request }, Event::Exited(exit)) => {
-            (Phase::Gone, vec![Action::ReplyExecuted { request }, Action::Forget, Action::TellExited(exit)])
+            (Phase::Gone, vec![Action::ReplyExecuted { request }, Action::TellExited(exit), Action::Forget])
         }
+        // Told first: to remove its cgroup takes long, and a caller waits.
         (Phase::Running | Phase::NotStarted, Event::Exited(exit)) => {
-            (Phase::Gone, vec![Action::Forget, Action::TellExited(exit)])
+            (Phase::Gone, vec![Action::TellExited(exit), Action::Forget])
         }
         (Phase::Starting { .. } | Phase::Running | Phase::NotStarted, Event::Kill) => {
             (phase, vec![Action::Kill])

@@ -344,7 +344,9 @@ impl World {
                 must!(command.at == At::Reaped, "a command is forgotten that lives");
             }
             exec::Action::TellExited(_) => {
-                must!(!self.commands.contains_key(&number), "the end of a command is told before it is gone");
+                let command =
+                    self.commands.get(&number).ok_or("the end of a command is told that is forgotten")?;
+                must!(command.at == At::Reaped, "the end of a command is told before it is gone");
             }
         }
         Ok(())
