@@ -1,11 +1,11 @@
 //! Bindings of the Container Runtime Interface, `runtime.v1`, and of wharf's own small interface beside it,
 //! `wharf.admin.v1`: messages, clients and servers.
 //!
-//! All of [`v1`] and [`admin`] is generated from `proto/` and checked in, so a build needs no
-//! compiler of protos. `tests/generate.rs` holds the two together, `tests/descriptor.rs` holds the proto
-//! against the published interface. Nothing here is written by hand but the `Debug` of credentials.
+//! All of [`v1`] and [`admin`] is generated from `proto/` and checked in, so a build needs no proto compiler.
+//! `tests/generate.rs` checks the bindings against the proto, and `tests/descriptor.rs` checks the proto against the
+//! published interface. Nothing here is written by hand except the `Debug` that hides credentials.
 //!
-//! The limits on the size of messages are those of tonic: whoever makes a client or a server sets them.
+//! Message sizes have tonic's limits; whoever makes a client or a server sets others.
 
 mod redacted;
 
@@ -21,7 +21,7 @@ pub mod v1 {
     include!("generated.rs");
 }
 
-/// The messages and the service of package `wharf.admin.v1`, which are documented in `proto/admin/v1/admin.proto`.
+/// The messages and the service of package `wharf.admin.v1`, documented in `proto/admin/v1/admin.proto`.
 #[allow(missing_docs, reason = "the proto documents its fields")]
 #[allow(clippy::allow_attributes_without_reason, reason = "tonic writes attributes without reasons")]
 #[allow(clippy::too_many_lines, reason = "tonic dispatches all calls of a service in one function")]

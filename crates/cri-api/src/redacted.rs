@@ -1,10 +1,10 @@
-//! `Debug` of the one message that carries secrets.
+//! `Debug` for the one message that carries secrets.
 
 use std::fmt;
 
 use crate::v1::AuthConfig;
 
-/// Stands for a secret: shows whether there is one, never what or how long it is.
+/// Stands for a secret: shows whether there is one, but neither its content nor its length.
 struct Secret<'a>(&'a str);
 
 impl fmt::Debug for Secret<'_> {
@@ -15,7 +15,7 @@ impl fmt::Debug for Secret<'_> {
 
 impl fmt::Debug for AuthConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without `..`, so that a field added to the proto has to be judged here.
+        // Without `..`, so that a field added to the proto has to be considered here.
         let Self { username, password, auth, server_address, identity_token, registry_token } = self;
         f.debug_struct("AuthConfig")
             .field("username", username)

@@ -1,7 +1,7 @@
-//! The proto is the published interface, to the last number.
+//! The proto matches the published interface, down to the last number.
 //!
-//! `cri-v1.json` lists every service, message and enum of `runtime.v1` as Kubernetes publishes it. Both it
-//! and the compiled proto are flattened to one line per fact, and the two sets of lines must be equal.
+//! `cri-v1.json` lists every service, message and enum of `runtime.v1` as Kubernetes publishes it. It and the compiled
+//! proto are both flattened to one line per fact, and the two sets of lines must be equal.
 #![expect(
     clippy::tests_outside_test_module,
     clippy::panic,
@@ -27,7 +27,7 @@ fn fixture() -> Value {
     serde_json::from_str(include_str!("cri-v1.json")).expect("the fixture is JSON")
 }
 
-/// Facts of a file descriptor, one line each.
+/// The facts in a file descriptor, one line each.
 fn facts_of_proto(file: &FileDescriptorProto) -> BTreeSet<String> {
     let mut facts =
         BTreeSet::from([format!("syntax {}", file.syntax()), format!("package {}", file.package())]);
@@ -86,7 +86,7 @@ fn enum_facts(outer: &str, item: &EnumDescriptorProto, facts: &mut BTreeSet<Stri
     }
 }
 
-/// Label, type and kind of a field in the words of the fixture.
+/// A field's label, type and kind, in the fixture's words.
 fn field_kind(message: &str, field: &FieldDescriptorProto, parent: &DescriptorProto) -> String {
     let entry_name = format!("{PACKAGE}{message}.");
     let entry = field.type_name().strip_prefix(&entry_name).and_then(|name| {
@@ -119,7 +119,7 @@ fn short(name: &str) -> &str {
     name.strip_prefix(PACKAGE).unwrap_or(name)
 }
 
-/// Facts of the fixture, in the same lines.
+/// The facts in the fixture, as the same lines.
 fn facts_of_fixture(root: &Value) -> BTreeSet<String> {
     let mut facts = BTreeSet::from([
         format!("syntax {}", text(&root["syntax"])),
@@ -173,7 +173,7 @@ fn entries(value: &Value) -> &serde_json::Map<String, Value> {
     value.as_object().unwrap_or_else(|| panic!("{value} should be an object"))
 }
 
-/// Every line that stands on one side only.
+/// Every line that is only on one side.
 fn differences(proto: &BTreeSet<String>, fixture: &BTreeSet<String>) -> Vec<String> {
     let missing = fixture.difference(proto).map(|fact| format!("the proto lacks:    {fact}"));
     let extra = proto.difference(fixture).map(|fact| format!("only the proto has: {fact}"));
@@ -222,7 +222,7 @@ fn a_changed_proto_is_noticed() {
     }
 }
 
-/// prost-types 0.14 does not know the option, so the text of the proto is what can be looked at.
+/// prost-types 0.14 does not know the option, so this looks at the proto's text.
 #[test]
 fn secrets_are_marked_in_the_proto() {
     let fixture = fixture();

@@ -1,4 +1,4 @@
-//! Every field of a request has a line in the table of what becomes of it, and every line has a field.
+//! Every field of a request has a line in the table that says what happens to it, and every line has a field.
 #![expect(clippy::tests_outside_test_module, reason = "an integration test is nothing but tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use prost_types::{DescriptorProto, FileDescriptorProto};
 const TABLE: &str = include_str!("../../cri/fields.txt");
 const PACKAGE: &str = ".runtime.v1.";
 
-/// A line: the field, or `Message.*`; what becomes of it; the reason.
+/// A line of the table: the field, or `Message.*`; what happens to it; the reason.
 struct Line<'a> {
     field: &'a str,
     verdict: &'a str,
@@ -34,7 +34,7 @@ fn compiled() -> FileDescriptorProto {
     set.file.pop().expect("one file")
 }
 
-/// The messages of requests with all that are in them, each with its fields, and which of those are enums.
+/// The messages of requests and all messages in them, each with its fields, and which of those are enums.
 fn requests(file: &FileDescriptorProto) -> BTreeMap<&str, Vec<(&str, Type)>> {
     let messages: BTreeMap<&str, &DescriptorProto> =
         file.message_type.iter().map(|message| (message.name(), message)).collect();

@@ -1,7 +1,7 @@
-//! The checked-in bindings are what the protos say.
+//! The checked-in bindings match the protos.
 //!
-//! Ordinary builds generate nothing. This test generates the bindings anew and compares; run it with
-//! `WHARF_BLESS=1` in the environment to rewrite the checked-in files after a proto was changed:
+//! Ordinary builds generate nothing. This test generates the bindings again and compares. Run it with
+//! `WHARF_BLESS=1` in the environment to rewrite the checked-in files after a proto has changed:
 //!
 //! ```sh
 //! WHARF_BLESS=1 cargo test -p wharf-cri-api --test generate
@@ -15,25 +15,25 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Whether client and server code is wanted beside the messages.
+/// Whether to generate clients and servers in addition to the messages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Services {
     /// tonic clients and servers for every service.
     Both,
-    /// Messages alone, for protos that are not spoken over gRPC.
+    /// Only messages, for protos that are not used over gRPC.
     None,
 }
 
-/// One checked-in file and how it is made.
+/// A checked-in file and how it is generated.
 struct Binding {
-    /// Below `proto/`.
+    /// The path below `proto/`.
     proto: &'static str,
-    /// Below the root of the workspace.
+    /// The path below the root of the workspace.
     out: &'static str,
     services: Services,
-    /// Messages of another binding, and the module they are in.
+    /// The package of another binding whose messages are used, and their module.
     imported: Option<(&'static str, &'static str)>,
-    /// Messages that get no derived `Debug`, because a hand-written one hides their secrets.
+    /// Messages without a derived `Debug`, because a hand-written one hides their secrets.
     secret: &'static [&'static str],
 }
 
@@ -66,7 +66,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The bindings of one proto as text.
+/// Generates the bindings of one proto, as text.
 fn generate(binding: &Binding) -> String {
     let descriptors = protox::compile([binding.proto], [root().join("proto")])
         .unwrap_or_else(|error| panic!("proto/{}: {error:?}", binding.proto));
@@ -88,7 +88,7 @@ fn generate(binding: &Binding) -> String {
     fs::read_to_string(dir.path().join(format!("{package}.rs"))).expect("one file per package")
 }
 
-/// The number and the two versions of the first line that differs.
+/// The number and both versions of the first line that differs.
 fn first_difference(old: &str, new: &str) -> Option<String> {
     let (mut old, mut new) = (old.lines(), new.lines());
     for number in 1.. {

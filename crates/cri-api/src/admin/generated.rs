@@ -3,7 +3,7 @@
 pub struct InfoRequest {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InfoResponse {
-    /// Of wharfd.
+    /// The version of wharfd.
     #[prost(string, tag = "1")]
     pub version: ::prost::alloc::string::String,
     #[prost(uint32, tag = "2")]
@@ -27,29 +27,29 @@ pub struct InfoResponse {
     /// The parent of the cgroups of pods whose request names none.
     #[prost(string, tag = "9")]
     pub cgroup_parent: ::prost::alloc::string::String,
-    /// Where CNI configurations are looked for, and plugins.
+    /// The directories of CNI configurations and of CNI plugins.
     #[prost(string, tag = "10")]
     pub cni_conf_dir: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "11")]
     pub cni_bin_dirs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// The link of the bridge, where there is one, and the ranges of the built-in network.
+    /// The built-in network: the name of the bridge, in the mode "bridge", and the address ranges.
     #[prost(string, tag = "12")]
     pub bridge: ::prost::alloc::string::String,
     #[prost(string, tag = "13")]
     pub subnets: ::prost::alloc::string::String,
-    /// Bit N is capability N: what the daemon can give to a container.
+    /// The capabilities that the daemon can give to a container; bit N is capability N.
     #[prost(uint64, tag = "14")]
     pub bounding_capabilities: u64,
-    /// Whether pods are put on the built-in network: "auto", "on" or "off".
+    /// Whether pods use the built-in network: "auto", "on" or "off".
     #[prost(string, tag = "15")]
     pub builtin: ::prost::alloc::string::String,
-    /// How it connects them: "routed" or "bridge"; empty if it is of a release that knew bridges alone.
+    /// How the built-in network connects pods: "routed" or "bridge"; empty from a release that knew only bridges.
     #[prost(string, tag = "16")]
     pub mode: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RequestsRequest {
-    /// One pod alone; all if empty.
+    /// Only this pod; all pods if empty.
     #[prost(string, tag = "1")]
     pub pod_id: ::prost::alloc::string::String,
 }
@@ -61,7 +61,7 @@ pub struct PodRequest {
     pub config: ::core::option::Option<crate::v1::PodSandboxConfig>,
     #[prost(string, tag = "3")]
     pub runtime_handler: ::prost::alloc::string::String,
-    /// In the order in which they were made.
+    /// In the order of creation.
     #[prost(message, repeated, tag = "4")]
     pub containers: ::prost::alloc::vec::Vec<ContainerRequest>,
 }
@@ -88,7 +88,7 @@ pub struct Pull {
     /// The full reference.
     #[prost(string, tag = "1")]
     pub image: ::prost::alloc::string::String,
-    /// Bottom first; none until the manifest is known.
+    /// Bottom layer first; empty until the manifest is known.
     #[prost(message, repeated, tag = "2")]
     pub layers: ::prost::alloc::vec::Vec<Layer>,
 }
@@ -105,7 +105,7 @@ pub struct Layer {
 }
 /// Nested message and enum types in `Layer`.
 pub mod layer {
-    /// What is being done about a layer.
+    /// What is happening with a layer.
     #[derive(
         Clone,
         Copy,
@@ -243,7 +243,7 @@ pub mod admin_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// What only the daemon knows of itself and of its node.
+        /// Facts about the daemon and its node that only the daemon knows.
         pub async fn info(
             &mut self,
             request: impl tonic::IntoRequest<super::InfoRequest>,
@@ -264,7 +264,8 @@ pub mod admin_client {
             req.extensions_mut().insert(GrpcMethod::new("wharf.admin.v1.Admin", "Info"));
             self.inner.unary(req, path, codec).await
         }
-        /// What pods and their containers were made of, a pod a message: the CRI tells no command, no environment and no port.
+        /// The requests from which pods and their containers were made, one message per pod: the CRI returns no command, no
+        /// environment and no port.
         pub async fn requests(
             &mut self,
             request: impl tonic::IntoRequest<super::RequestsRequest>,
@@ -329,7 +330,7 @@ pub mod admin_server {
     /// Generated trait containing gRPC methods that should be implemented for use with AdminServer.
     #[async_trait]
     pub trait Admin: std::marker::Send + std::marker::Sync + 'static {
-        /// What only the daemon knows of itself and of its node.
+        /// Facts about the daemon and its node that only the daemon knows.
         async fn info(
             &self,
             request: tonic::Request<super::InfoRequest>,
@@ -340,7 +341,8 @@ pub mod admin_server {
             >
             + std::marker::Send
             + 'static;
-        /// What pods and their containers were made of, a pod a message: the CRI tells no command, no environment and no port.
+        /// The requests from which pods and their containers were made, one message per pod: the CRI returns no command, no
+        /// environment and no port.
         async fn requests(
             &self,
             request: tonic::Request<super::RequestsRequest>,

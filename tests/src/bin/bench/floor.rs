@@ -110,7 +110,7 @@ fn heading(text: &mut String, runtimes: &[String]) {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "wharf starts nothing but shims and plugins; this is no part of wharf"
+    reason = "wharf itself starts only supervisors and plugins; the bench is not part of it"
 )]
 fn run(program: &Path, root: &Path, dir: &Path) -> anyhow::Result<Vec<u8>> {
     let mut command = Command::new(program);

@@ -91,7 +91,7 @@ impl Killed {
 
     #[expect(
         clippy::disallowed_methods,
-        reason = "wharf starts nothing but shims and plugins; its bench starts it"
+        reason = "wharf itself starts only supervisors and plugins; the bench starts wharf"
     )]
     fn spawn(&self) -> std::io::Result<Child> {
         let mut command = Command::new(&self.program);
