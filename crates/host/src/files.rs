@@ -2,15 +2,18 @@
 //! may write them. It is bounded, since it is the machine's memory, and goes with the pod.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 
-use nix::mount::{MsFlags, mount};
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
 use wharf_cri_api::v1::DnsConfig;
 use wharf_planner::{ETC_FILES, Refusal, SHM};
-use wharf_state::Layout;
-use wharf_types::{Field, PodId, Stage as _, StageError};
+use wharf_sys::fs::{Resolve, open_below_mode};
+use wharf_sys::mount::{self, Attributes};
+use wharf_types::{Field, Stage as _, StageError};
 
 const STAGE: &str = "making the pod's files";
 
@@ -36,48 +39,41 @@ pub enum Shm {
 
 impl Shm {
     /// Bounds of the file system. One that is full of pages has as many files as pages; more have nothing in them.
-    fn bounds(self) -> &'static str {
-        match self {
-            Self::Own => "mode=0700,size=67108864,nr_inodes=16384",
-            Self::Hosts => "mode=0700,size=1048576,nr_inodes=16",
-        }
+    fn options(self) -> [(&'static str, &'static str); 4] {
+        let (size, inodes) = match self {
+            Self::Own => ("67108864", "16384"),
+            Self::Hosts => ("1048576", "16"),
+        };
+        [("source", SHM), ("mode", "0700"), ("size", size), ("nr_inodes", inodes)]
     }
 }
 
-/// Whether an older build made the pod: it has no file system then. Its supervisor is of that build too, its life long.
-fn is_of_older_build(layout: &Layout, pod: &PodId) -> bool {
-    !layout.pod_memory(pod).exists()
-}
-
-/// Where what a pod's containers have in common is.
-pub fn directory(layout: &Layout, pod: &PodId) -> PathBuf {
-    if is_of_older_build(layout, pod) { layout.pod(pod) } else { layout.pod_memory(pod) }
-}
-
-/// Mounts the file system over a new directory, and fills it.
+/// Makes the file system with all that is in it. It is mounted nowhere yet.
 ///
 /// # Errors
-/// The directory is there already, or the kernel refuses one of the steps.
-pub fn make(directory: &Path, files: &Files<'_>) -> Result<(), StageError> {
-    fs::DirBuilder::new().mode(0o700).create(directory).stage(STAGE)?;
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
-    mount(Some(SHM), directory, Some("tmpfs"), flags, Some(files.shm.bounds())).stage(STAGE)?;
+/// The kernel refuses one of the steps.
+pub fn make(files: &Files<'_>) -> Result<OwnedFd, StageError> {
+    let forbidden = Attributes::NO_SUID.and(Attributes::NO_EXEC).and(Attributes::NO_DEV);
+    let root = mount::new_filesystem("tmpfs", &files.shm.options(), forbidden).stage(STAGE)?;
     if files.shm == Shm::Own {
-        let path = directory.join(SHM);
-        fs::create_dir(&path).stage(STAGE)?;
+        mkdirat(&root, SHM, Mode::S_IRWXU).stage(STAGE)?;
         // Not at its creation: the umask would take from it.
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o1777)).stage(STAGE)?;
+        let mode = Mode::from_bits_truncate(0o1777);
+        fchmodat(&root, SHM, mode, FchmodatFlags::FollowSymlink).stage(STAGE)?;
     }
     let [hostname, hosts, resolv_conf] = ETC_FILES;
-    write(directory, hostname, &format!("{}\n", files.hostname))?;
-    write(directory, hosts, &hosts_file(files.hostname))?;
-    write(directory, resolv_conf, files.resolv_conf)
+    write(&root, hostname, &format!("{}\n", files.hostname))?;
+    write(&root, hosts, &hosts_file(files.hostname))?;
+    write(&root, resolv_conf, files.resolv_conf)?;
+    Ok(root)
 }
 
-fn write(directory: &Path, name: &str, content: &str) -> Result<(), StageError> {
-    let path = directory.join(name);
-    fs::write(&path, content).stage(STAGE)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).stage(STAGE)
+fn write(root: &OwnedFd, name: &str, content: &str) -> Result<(), StageError> {
+    let new = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY;
+    let file = open_below_mode(root.as_fd(), name, new, 0o644, Resolve::BeneathNoLinks).stage(STAGE)?;
+    let mut file = fs::File::from(file);
+    file.write_all(content.as_bytes()).stage(STAGE)?;
+    file.set_permissions(fs::Permissions::from_mode(0o644)).stage(STAGE)
 }
 
 fn hosts_file(hostname: &str) -> String {

@@ -2,6 +2,7 @@
 //!
 //! All of it blocks. Of pods as the daemon holds them it knows nothing: who calls says where, and what.
 
+pub mod earlier;
 mod error;
 mod facts;
 pub mod files;

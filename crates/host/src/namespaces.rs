@@ -1,105 +1,135 @@
-//! A pod's own namespaces: made by a thread that is thrown away, pinned as files, set up from inside.
+//! A pod's own namespaces: made and set up by a thread that is thrown away, and returned as descriptors. Nothing pins them, so
+//! they cost no mount of the host, and are gone when nobody holds them.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd as _, OwnedFd};
 
-use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns, unshare};
 
 use wharf_planner::Refusal;
+use wharf_sys::mount::{self, OwnThread};
 use wharf_types::{Stage as _, StageError};
 
 use crate::error::Error;
 
 const STAGE: &str = "making the pod's namespaces";
 
+/// The kinds of namespaces that a pod has of its own or shares with the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Network.
+    Net,
+    /// IPC.
+    Ipc,
+    /// UTS: the name of the host.
+    Uts,
+}
+
+impl Kind {
+    fn flag(self) -> CloneFlags {
+        match self {
+            Self::Net => CloneFlags::CLONE_NEWNET,
+            Self::Ipc => CloneFlags::CLONE_NEWIPC,
+            Self::Uts => CloneFlags::CLONE_NEWUTS,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Net => "net",
+            Self::Ipc => "ipc",
+            Self::Uts => "uts",
+        }
+    }
+}
+
 /// Which namespaces a pod has of its own, and what is set in them.
 #[derive(Debug, Clone, Default)]
 pub struct NamespacePlan {
-    /// Where the network namespace is pinned.
-    pub net: Option<PathBuf>,
-    /// Where the IPC namespace is.
-    pub ipc: Option<PathBuf>,
-    /// Where the UTS namespace is.
-    pub uts: Option<PathBuf>,
+    /// Those that it does not share with the host.
+    pub own: BTreeSet<Kind>,
     /// The hostname, set if the UTS namespace is its own.
     pub hostname: String,
     /// Sysctls of these namespaces, by key.
     pub sysctls: BTreeMap<String, String>,
 }
 
-/// Makes and pins the namespaces.
-///
-/// # Errors
-/// A sysctl cannot be set to its value, or the kernel refuses one of the steps.
-pub fn make(plan: &NamespacePlan) -> Result<(), Error> {
-    let pins = [
-        (&plan.net, CloneFlags::CLONE_NEWNET, "net"),
-        (&plan.ipc, CloneFlags::CLONE_NEWIPC, "ipc"),
-        (&plan.uts, CloneFlags::CLONE_NEWUTS, "uts"),
-    ];
-    let flags = pins
-        .iter()
-        .filter(|(path, ..)| path.is_some())
-        .fold(CloneFlags::empty(), |all, (_, one, _)| all | *one);
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            unshare(flags).stage(STAGE)?;
-            set_up(plan)?;
-            let mut own = pins.iter().filter_map(|(path, _, kind)| Some((kind, path.as_ref()?)));
-            Ok(own.try_for_each(|(kind, path)| pin(kind, path))?)
-        });
-        let died = || StageError::at(STAGE, std::io::Error::other("the thread that makes them panicked"));
-        thread.join().unwrap_or_else(|_panic| Err(died().into()))
-    })
+/// A pod's namespaces. They live as long as a process is in them or somebody has a descriptor of them.
+#[derive(Debug)]
+pub struct PodNamespaces {
+    /// The network namespace, if it is the pod's own.
+    pub net: Option<OwnedFd>,
+    /// The IPC namespace, if it is the pod's own.
+    pub ipc: Option<OwnedFd>,
+    /// The UTS namespace, if it is the pod's own.
+    pub uts: Option<OwnedFd>,
+    /// A mount namespace whose root is the pod's file system.
+    pub mounts: OwnedFd,
+    /// The root of that file system.
+    pub files: OwnedFd,
+}
+
+/// An empty mount namespace, of which those of pods are copies. A copy of the host's would cost more with each mount of the
+/// host.
+#[derive(Debug)]
+pub struct Template(OwnedFd);
+
+impl Template {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn make() -> Result<Self, StageError> {
+        const STAGE: &str = "making an empty mount namespace";
+        let root = wharf_isolation::empty_directory().stage(STAGE)?;
+        mount::namespace_with_root(root.as_fd()).map(Self).stage(STAGE)
+    }
+
+    /// Makes a pod's namespaces, with `files` as the root of its mount namespace: a file system that is mounted nowhere yet.
+    ///
+    /// # Errors
+    /// A sysctl cannot be set to its value, or the kernel refuses one of the steps.
+    pub fn make_pod(&self, plan: &NamespacePlan, files: OwnedFd) -> Result<PodNamespaces, Error> {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| self.make_here(plan, files));
+            let died = || StageError::at(STAGE, std::io::Error::other("the thread that makes them panicked"));
+            thread.join().unwrap_or_else(|_panic| Err(died().into()))
+        })
+    }
+
+    /// The same, in this thread, which is the pod's then.
+    fn make_here(&self, plan: &NamespacePlan, files: OwnedFd) -> Result<PodNamespaces, Error> {
+        let thread = OwnThread::open().stage(STAGE)?;
+        let own: CloneFlags = plan.own.iter().map(|kind| kind.flag()).collect();
+        // A thread enters a mount namespace only if its root and working directory are its own.
+        unshare(own | CloneFlags::CLONE_FS).stage(STAGE)?;
+        set_up(plan)?;
+        let open = |kind: Kind| {
+            let is_own = plan.own.contains(&kind);
+            is_own.then(|| thread.namespace(kind.name())).transpose().stage(STAGE)
+        };
+        let (net, ipc, uts) = (open(Kind::Net)?, open(Kind::Ipc)?, open(Kind::Uts)?);
+        setns(&self.0, CloneFlags::CLONE_NEWNS).stage(STAGE)?;
+        unshare(CloneFlags::CLONE_NEWNS).stage(STAGE)?;
+        let root = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage(STAGE)?;
+        // Over the empty root: whoever enters the namespace finds the topmost one.
+        mount::attach(files.as_fd(), root.as_fd()).stage(STAGE)?;
+        let mounts = thread.namespace("mnt").stage(STAGE)?;
+        Ok(PodNamespaces { net, ipc, uts, mounts, files })
+    }
 }
 
 /// Sets what is to be set, from inside.
 fn set_up(plan: &NamespacePlan) -> Result<(), Error> {
-    if plan.uts.is_some() && !plan.hostname.is_empty() {
+    if plan.own.contains(&Kind::Uts) && !plan.hostname.is_empty() {
         nix::unistd::sethostname(&plan.hostname).stage("setting the pod's hostname")?;
     }
     Ok(plan.sysctls.iter().try_for_each(|(key, value)| set_sysctl(key, value))?)
 }
 
-fn pin(kind: &str, path: &Path) -> Result<(), StageError> {
-    fs::File::create(path).stage(STAGE)?;
-    let source = format!("/proc/thread-self/ns/{kind}");
-    mount(Some(source.as_str()), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).stage(STAGE)
-}
-
-/// Lets go of a pinned namespace, or of any mount of the pod's; the kernel drops it with its last process.
-///
-/// # Errors
-/// The kernel refuses; what is not there is let go.
-pub fn unpin(path: &Path) -> Result<(), StageError> {
-    match umount2(path, MntFlags::MNT_DETACH) {
-        Ok(()) | Err(Errno::ENOENT | Errno::EINVAL) => {}
-        Err(errno) => return Err(StageError::at("unpinning the pod's namespaces", errno)),
-    }
-    match fs::remove_file(path) {
-        Err(error)
-            if !matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::IsADirectory) =>
-        {
-            Err(StageError::at("unpinning the pod's namespaces", error))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Which namespace a sysctl belongs to; `None` for those of the whole machine, which no pod may set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SysctlScope {
-    /// The network namespace.
-    Net,
-    /// The IPC namespace.
-    Ipc,
-}
-
-/// Checks a key and says where it belongs.
-pub fn sysctl_scope(key: &str) -> Option<SysctlScope> {
+/// Checks a key and says of which kind of namespace it is; `None` for those of the whole machine, which no pod may set.
+pub fn sysctl_scope(key: &str) -> Option<Kind> {
     let clean = key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/'));
     if !clean || key.split(['.', '/']).any(str::is_empty) {
         return None;
@@ -108,12 +138,12 @@ pub fn sysctl_scope(key: &str) -> Option<SysctlScope> {
     let ipc =
         ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax"];
     if key.starts_with("net.") {
-        Some(SysctlScope::Net)
+        Some(Kind::Net)
     } else if key.starts_with("fs.mqueue.")
         || ipc.contains(&key.as_str())
         || matches!(key.as_str(), "kernel.shmmni" | "kernel.shm_rmid_forced")
     {
-        Some(SysctlScope::Ipc)
+        Some(Kind::Ipc)
     } else {
         None
     }
@@ -130,13 +160,18 @@ fn set_sysctl(key: &str, value: &str) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::fd::BorrowedFd;
+    use std::path::PathBuf;
+
     use super::*;
+    use wharf_sys::mount::Attributes;
 
     #[test]
     fn only_namespaced_sysctls_have_a_scope() {
-        assert_eq!(sysctl_scope("net.ipv4.ip_forward"), Some(SysctlScope::Net));
-        assert_eq!(sysctl_scope("kernel.shm_rmid_forced"), Some(SysctlScope::Ipc));
-        assert_eq!(sysctl_scope("fs.mqueue.msg_max"), Some(SysctlScope::Ipc));
+        assert_eq!(sysctl_scope("net.ipv4.ip_forward"), Some(Kind::Net));
+        assert_eq!(sysctl_scope("kernel.shm_rmid_forced"), Some(Kind::Ipc));
+        assert_eq!(sysctl_scope("fs.mqueue.msg_max"), Some(Kind::Ipc));
         for bad in [
             "kernel.core_pattern",
             "vm.swappiness",
@@ -150,28 +185,56 @@ mod tests {
         }
     }
 
-    #[test]
-    fn namespaces_are_pinned_and_let_go() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |kind: &str| Some(dir.path().join(kind));
-        let sysctls = BTreeMap::from([("kernel.shm_rmid_forced".to_owned(), "1".to_owned())]);
+    fn make(own: &[Kind], key: &str) -> Result<PodNamespaces, Error> {
         let plan = NamespacePlan {
-            net: path("net"),
-            ipc: path("ipc"),
-            uts: path("uts"),
+            own: own.iter().copied().collect(),
             hostname: "pod".into(),
-            sysctls,
+            sysctls: BTreeMap::from([(key.to_owned(), "1".to_owned())]),
         };
-        make(&plan).unwrap();
-        let own = fs::metadata("/proc/self/ns/net").unwrap();
-        let pinned = fs::metadata(dir.path().join("net")).unwrap();
-        use std::os::unix::fs::MetadataExt;
-        assert_ne!(own.ino(), pinned.ino());
-        for kind in ["net", "ipc", "uts"] {
-            unpin(&dir.path().join(kind)).unwrap();
-            unpin(&dir.path().join(kind)).unwrap();
+        let files = mount::new_filesystem("tmpfs", &[("mode", "700")], Attributes::NO_DEV).unwrap();
+        fs::write(wharf_sys::fs::proc_path(files.as_fd()).join("file"), "of the pod").unwrap();
+        Template::make().unwrap().make_pod(&plan, files)
+    }
+
+    /// What a thread finds in a namespace.
+    fn inside<T: Send>(namespace: BorrowedFd<'_>, kind: CloneFlags, look: fn() -> T) -> T {
+        std::thread::scope(|scope| {
+            let enter = || {
+                unshare(CloneFlags::CLONE_FS).unwrap();
+                setns(namespace, kind).unwrap();
+                look()
+            };
+            scope.spawn(enter).join().unwrap()
+        })
+    }
+
+    #[test]
+    fn a_pod_has_namespaces_of_its_own_and_the_host_none_of_its_mounts() {
+        let table = || fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let before = table();
+        let pod = make(&[Kind::Net, Kind::Ipc, Kind::Uts], "kernel.shm_rmid_forced").unwrap();
+        assert_eq!(table(), before);
+        let name = |fd: &OwnedFd| fs::read_link(wharf_sys::fs::proc_path(fd.as_fd())).unwrap();
+        let own = |kind: &str| fs::read_link(PathBuf::from(format!("/proc/self/ns/{kind}"))).unwrap();
+        for (kind, fd) in [("net", &pod.net), ("ipc", &pod.ipc), ("uts", &pod.uts)] {
+            assert_ne!(name(fd.as_ref().unwrap()), own(kind));
         }
+        let hostname = || nix::unistd::gethostname().unwrap();
+        let inside_uts = inside(pod.uts.as_ref().unwrap().as_fd(), CloneFlags::CLONE_NEWUTS, hostname);
+        assert_eq!(inside_uts, "pod");
         assert_eq!(fs::read_to_string("/proc/sys/kernel/shm_rmid_forced").unwrap().trim(), "0");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let names = || {
+            let entries = fs::read_dir("/").unwrap();
+            entries.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+        };
+        assert_eq!(inside(pod.mounts.as_fd(), CloneFlags::CLONE_NEWNS, names), ["file"]);
+    }
+
+    #[test]
+    fn what_is_shared_with_the_host_is_not_made() {
+        let pod = make(&[Kind::Ipc], "kernel.shm_rmid_forced").unwrap();
+        assert!(pod.net.is_none() && pod.ipc.is_some() && pod.uts.is_none());
+        let error = make(&[Kind::Ipc], "kernel.shmall_no_such").unwrap_err();
+        assert!(error.to_string().starts_with("sysctls: "), "{error}");
     }
 }

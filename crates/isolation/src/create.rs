@@ -1,18 +1,14 @@
 //! What the container's first process does between clone and exec, as straight lists of steps, each with why it is there.
 //!
-//! [`Joined`] is in the container's namespaces, where the host's files are still in sight. [`Rooted`] has the container's
-//! root, and of the host only what the plan binds. [`Ready`] is in the finished container, and waits for the start. Each is
+//! [`Joined`] is in the container's namespaces, where the pod's files are in sight, and of the host only what the plan binds.
+//! [`Rooted`] is in the container's root. [`Ready`] is in the finished container, and waits for the start. Each is
 //! made of the one before, so that no step can come where it would have too much in reach, or too little.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::sched::CloneFlags;
-use wharf_sys::error::Named as _;
 use wharf_sys::fs::write_value;
-use wharf_sys::mount::{self, Depth, Propagation};
 use wharf_types::HostPath;
 
 use crate::birth::{Inside, Origin};
@@ -20,7 +16,8 @@ use crate::error::{Error, Stage};
 use crate::identity::{self, Identity};
 use crate::mounts::{self, Sources};
 use crate::paths::{self, Covers};
-use crate::plan::{Namespaces, Plan, Process};
+use crate::plan::{Plan, Process};
+use crate::pod::PodNamespaces;
 use crate::program::{self, Way};
 use crate::root::{self, Make, Root};
 use crate::streams::{self, Connected, Streams};
@@ -29,9 +26,9 @@ use crate::{confine, devices, report};
 
 /// Makes the container around this process, reports, waits for the start, and executes the program. Runs in a child of
 /// the supervisor, in a PID namespace of its own or in the supervisor's (and in its cgroup, on v2), and never returns.
-pub fn create(plan: &Plan, streams: &Streams, mut origin: Origin<'_>) -> ! {
-    let ready = Joined::join(plan, &origin)
-        .and_then(|joined| joined.enter_root(plan))
+pub fn create(plan: &Plan, pod: PodNamespaces<'_>, streams: &Streams, mut origin: Origin<'_>) -> ! {
+    let ready = Joined::join(plan, pod, &origin)
+        .and_then(Joined::enter_root)
         .and_then(|rooted| rooted.furnish(plan, streams, &origin));
     let error = match ready.and_then(|ready| ready.start(plan, &mut origin)) {
         Ok(never) => match never {},
@@ -41,13 +38,14 @@ pub fn create(plan: &Plan, streams: &Streams, mut origin: Origin<'_>) -> ! {
     wharf_sys::process::exit_now(128)
 }
 
-/// In the container's namespaces; root and working directory are the host's, in a copy of its mounts.
+/// In the container's namespaces, where only the pod's files are in sight; of the host there is what was opened before.
 struct Joined {
+    root: Root,
     sources: Sources,
 }
 
 impl Joined {
-    fn join(plan: &Plan, origin: &Origin<'_>) -> Result<Self, Error> {
+    fn join(plan: &Plan, pod: PodNamespaces<'_>, origin: &Origin<'_>) -> Result<Self, Error> {
         // Modes of what is made are those that the plan says.
         nix::sys::stat::umask(nix::sys::stat::Mode::empty());
         // The host's procfs is out of sight later, and the right to lower it too.
@@ -55,23 +53,24 @@ impl Joined {
         // By paths of the host. Before anything is allocated for the container, which is to be charged for it.
         enter_cgroup(&plan.cgroup.entries)?;
         // By paths of the host, and in its mount namespace: only there a copy is a peer of the host's mount.
-        let sources = mounts::open_sources(&plan.mounts)?;
+        let mut sources = mounts::open_sources(&plan.mounts)?;
+        // By paths of the host: the layers.
+        let root = Root::make(&plan.rootfs)?;
         // It takes the descriptor of a process, and privileges over the host's user namespace.
         origin.choose_namespace()?;
-        // By paths of the host. New mounts from here on are charged to these namespaces: a procfs to the PID namespace, a
-        // sysfs to the network's, an mqueue to the IPC's.
-        join_namespaces(&plan.namespaces)?;
-        // Before the first mount is made, which the host would see.
-        leave_host_mounts()?;
-        Ok(Self { sources })
+        // New mounts from here on are of these namespaces: a procfs of the PID namespace, a sysfs of the network's, an mqueue
+        // of the IPC's. No path leads to the host any more, and the first mount is made where the host does not see it.
+        pod.enter(&plan.namespaces)?;
+        // Where the pod's files are in sight: their mounts cannot be copied from elsewhere.
+        sources.add_pods(&plan.mounts)?;
+        Ok(Self { root, sources })
     }
 
-    fn enter_root(self, plan: &Plan) -> Result<Rooted, Error> {
-        // By paths of the host: the layers.
-        let root = Root::mount(&plan.rootfs)?;
-        // Before anything in it is looked at: no link in it can lead to the host any more, whoever follows it.
+    fn enter_root(self) -> Result<Rooted, Error> {
+        let Self { root, sources } = self;
+        // Before anything in it is looked at: no link in it can lead to the pod's files any more, whoever follows it.
         root.enter()?;
-        Ok(Rooted { root, sources: self.sources })
+        Ok(Rooted { root, sources })
     }
 }
 
@@ -155,29 +154,6 @@ pub(crate) const CGROUP_STAGE: &str = "entering the cgroup";
 
 fn enter_cgroup(entries: &[HostPath]) -> Result<(), Error> {
     entries.iter().try_for_each(|entry| write_value(entry.as_path(), "0").stage(CGROUP_STAGE))
-}
-
-pub(crate) fn join_namespaces(namespaces: &Namespaces) -> Result<(), Error> {
-    join_namespace(namespaces.net.as_ref(), CloneFlags::CLONE_NEWNET)?;
-    join_namespace(namespaces.ipc.as_ref(), CloneFlags::CLONE_NEWIPC)?;
-    join_namespace(namespaces.uts.as_ref(), CloneFlags::CLONE_NEWUTS)?;
-    let mut own = CloneFlags::CLONE_NEWNS;
-    own.set(CloneFlags::CLONE_NEWCGROUP, namespaces.cgroup);
-    nix::sched::unshare(own).named("unshare", || format!("{own:?}")).stage("making the mount namespace")
-}
-
-fn join_namespace(path: Option<&HostPath>, kind: CloneFlags) -> Result<(), Error> {
-    const STAGE: &str = "joining the pod's namespaces";
-    let Some(path) = path else { return Ok(()) };
-    let namespace = wharf_sys::fs::open(path.as_path(), OFlag::O_RDONLY).stage(STAGE)?;
-    nix::sched::setns(&namespace, kind).named("setns", || format!("{path}, {kind:?}")).stage(STAGE)
-}
-
-/// Nothing mounted from here on is seen by the host. Bound trees are detached copies by now and keep their own way.
-pub(crate) fn leave_host_mounts() -> Result<(), Error> {
-    const STAGE: &str = "leaving the host's mounts";
-    let root = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage(STAGE)?;
-    mount::propagate(root.as_fd(), Propagation::Private, Depth::Recursive).stage(STAGE)
 }
 
 /// Opens the working directory, made if it is missing.

@@ -21,6 +21,7 @@ mod log_file;
 mod mounts;
 mod paths;
 mod plan;
+mod pod;
 mod procfs;
 mod program;
 mod report;
@@ -37,10 +38,12 @@ pub use hermit::leave_host;
 pub use identity::Identity;
 pub use join::{JoinPlan, join};
 pub use log_file::open_log;
+pub use paths::empty_directory;
 pub use plan::{
     CgroupPlan, DeviceNode, Input, Limit, LogFile, MountPlan, Namespaces, PidNamespace, Plan, Process,
     Rootfs, Source, Stdio, User,
 };
+pub use pod::PodNamespaces;
 pub use report::{Report, failed as report_failure};
 pub use streams::{Stream, Streams};
 pub use wharf_types::program::DEFAULT_PATH;

@@ -1,24 +1,25 @@
-//! The plan's mounts: sources of the host are opened while the host's mount namespace is still this process's, and
-//! attached when the root file system stands.
+//! The plan's mounts: sources of the host are opened while the host's mount namespace is still this process's, those of the
+//! pod in the pod's, and all are attached when the root file system stands.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use wharf_sys::fs::{Resolve, open_below, split_last};
 use wharf_sys::mount::{self, Attributes, Depth, Propagation};
 
 use crate::birth::{Origin, Place};
-use crate::error::Error;
+use crate::error::{Error, Stage as _};
 use crate::plan::{MountPlan, Source};
 use crate::procfs;
 use crate::root::{Make, Root, is_directory};
 use crate::volumes;
 
-/// A copy of each bound tree, detached; `None` for a new file system.
+/// A copy of each bound tree, detached; `None` for a new file system, and for what is the pod's until that is opened.
 #[derive(Debug)]
 pub(crate) struct Sources(Vec<Option<OwnedFd>>);
 
-/// Copies every tree that is to be bound. Must run in the host's mount namespace: a copy made there is a peer of the
+/// Copies every tree of the host that is to be bound. Must run in the host's mount namespace: a copy made there is a peer of the
 /// host's mount, so that what is mounted on either side later can propagate.
 pub(crate) fn open_sources(plans: &[MountPlan]) -> Result<Sources, Error> {
     plans.iter().map(open_source).collect::<Result<_, _>>().map(Sources)
@@ -28,15 +29,36 @@ fn open_source(plan: &MountPlan) -> Result<Option<OwnedFd>, Error> {
     let (path, depth) = match &plan.source {
         Source::Tree(path) => (path, Depth::Recursive),
         Source::Single(path) | Source::Volume(path) => (path, Depth::One),
-        Source::Filesystem { .. } => return Ok(None),
+        Source::OfPod(_) | Source::Filesystem { .. } => return Ok(None),
     };
-    let fail = |source| Error::HostPath { path: path.to_string(), source };
-    let tree = mount::copy_tree(path.as_path(), depth).map_err(fail)?;
-    if plan.propagation != Propagation::Shared {
-        mount::propagate(tree.as_fd(), plan.propagation, depth).map_err(fail)?;
+    let copied = mount::copy_tree(path.as_path(), depth).and_then(|tree| prepared(tree, plan, depth));
+    copied.map(Some).map_err(|source| Error::HostPath { path: path.to_string(), source })
+}
+
+impl Sources {
+    /// Adds what is bound of the pod's own file system, which is the root of this process's mount namespace now: from
+    /// elsewhere it could not be copied.
+    pub(crate) fn add_pods(&mut self, plans: &[MountPlan]) -> Result<(), Error> {
+        let directory = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let files = wharf_sys::fs::open("/", directory).stage("opening the pod's files")?;
+        for (plan, source) in plans.iter().zip(&mut self.0) {
+            let Source::OfPod(path) = &plan.source else { continue };
+            let fail = |source| Error::HostPath { path: path.to_string(), source };
+            let (_pod, name) = split_last(path.as_str());
+            let opened = open_below(files.as_fd(), name, OFlag::O_PATH, Resolve::BeneathNoLinks);
+            let tree = opened.and_then(|file| mount::copy_tree_fd(file.as_fd(), Depth::One));
+            *source = Some(tree.and_then(|tree| prepared(tree, plan, Depth::One)).map_err(fail)?);
+        }
+        Ok(())
     }
-    forbid(&tree, plan).map_err(fail)?;
-    Ok(Some(tree))
+}
+
+/// Gives a detached tree the propagation and the limits of its plan.
+fn prepared(tree: OwnedFd, plan: &MountPlan, depth: Depth) -> wharf_sys::Result<OwnedFd> {
+    if plan.propagation != Propagation::Shared {
+        mount::propagate(tree.as_fd(), plan.propagation, depth)?;
+    }
+    forbid(&tree, plan).map(|()| tree)
 }
 
 fn forbid(tree: &OwnedFd, plan: &MountPlan) -> wharf_sys::Result<()> {
@@ -114,7 +136,9 @@ fn new_filesystem(plan: &MountPlan, origin: &Origin<'_>) -> wharf_sys::Result<Ow
 
 fn describe(source: &Source) -> String {
     match source {
-        Source::Tree(path) | Source::Single(path) | Source::Volume(path) => path.to_string(),
+        Source::Tree(path) | Source::Single(path) | Source::OfPod(path) | Source::Volume(path) => {
+            path.to_string()
+        }
         Source::Filesystem { kind, .. } => kind.clone(),
     }
 }

@@ -61,7 +61,11 @@ fn null_device(root: &Root) -> wharf_sys::Result<OwnedFd> {
     Ok(copy)
 }
 
-pub(crate) fn empty_directory() -> wharf_sys::Result<OwnedFd> {
+/// An empty directory that cannot be written, as a file system that is mounted nowhere.
+///
+/// # Errors
+/// The kernel's.
+pub fn empty_directory() -> wharf_sys::Result<OwnedFd> {
     let attributes =
         Attributes::READ_ONLY.and(Attributes::NO_SUID).and(Attributes::NO_DEV).and(Attributes::NO_EXEC);
     mount::new_filesystem("tmpfs", &[("size", "0"), ("nr_inodes", "1"), ("mode", "755")], attributes)

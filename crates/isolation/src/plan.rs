@@ -42,14 +42,15 @@ pub struct Rootfs {
     pub read_only: bool,
 }
 
-/// Which namespaces the container's processes are in. `None` is the host's.
+/// Which namespaces the container's processes are in. `None` is the host's. Those of the pod are joined by the descriptors
+/// of a [`PodNamespaces`]; the paths are for people, and for supervisors of an earlier release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespaces {
-    /// A pinned network namespace.
+    /// The pod's network namespace.
     pub net: Option<HostPath>,
-    /// A pinned IPC namespace.
+    /// The pod's IPC namespace.
     pub ipc: Option<HostPath>,
-    /// A pinned UTS namespace.
+    /// The pod's UTS namespace.
     pub uts: Option<HostPath>,
     /// The PID namespace.
     pub pid: PidNamespace,
@@ -105,6 +106,9 @@ pub enum Source {
     Tree(HostPath),
     /// A file or directory of the host alone.
     Single(HostPath),
+    /// A file or directory of the pod's own file system, by the last component of its path. The whole path is for people,
+    /// and for supervisors of an earlier release.
+    OfPod(HostPath),
     /// An empty directory of the host alone, which gets first what the root file system has at the target.
     Volume(HostPath),
     /// A new file system of a type, with options; an empty value is a flag.

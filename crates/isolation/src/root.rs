@@ -55,13 +55,13 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    /// Mounts the overlay over the directory that holds its upper one, in this process's mount namespace.
-    pub(crate) fn mount(rootfs: &Rootfs) -> Result<Self, Error> {
+    /// Makes the overlay, which is mounted nowhere yet. Must run where the layers' paths are the host's.
+    pub(crate) fn make(rootfs: &Rootfs) -> Result<Self, Error> {
         const STAGE: &str = "the overlay of the root file system";
         let lowers: Vec<&Path> = rootfs.lowers.iter().map(|path| path.as_path()).collect();
         let overlay = Overlay { lowers: &lowers, upper: rootfs.upper.as_path(), work: rootfs.work.as_path() };
         let place = rootfs.upper.as_path().parent().unwrap_or(Path::new("/"));
-        overlay.mount(place).stage(STAGE).map(|mount| Self { mount })
+        overlay.detached(place).stage(STAGE).map(|mount| Self { mount })
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -114,11 +114,9 @@ impl Root {
             .stage("making the root file system read-only")
     }
 
-    /// Makes this root the root of the mount namespace, and drops the host's.
+    /// Makes this root the root of the mount namespace, and drops what was there.
     pub(crate) fn enter(&self) -> Result<(), Error> {
-        const STAGE: &str = "entering the root file system";
-        nix::unistd::fchdir(self.fd()).named("fchdir", || "the root file system".into()).stage(STAGE)?;
-        mount::pivot_here().stage(STAGE)
+        mount::pivot_to(self.fd()).stage("entering the root file system")
     }
 }
 

@@ -76,7 +76,7 @@ fn namespaces_out(namespaces: &Namespaces) -> v1::Namespaces {
 fn mount_out(mount: &MountPlan) -> v1::Mount {
     let bound = |path: &HostPath| (path.to_string(), String::new(), Vec::new());
     let (source, filesystem, options) = match &mount.source {
-        Source::Tree(path) | Source::Single(path) | Source::Volume(path) => bound(path),
+        Source::Tree(path) | Source::Single(path) | Source::Volume(path) | Source::OfPod(path) => bound(path),
         Source::Filesystem { kind, options } => {
             let option =
                 |(key, value): &(String, String)| v1::Option { key: key.clone(), value: value.clone() };
@@ -96,8 +96,10 @@ fn mount_out(mount: &MountPlan) -> v1::Mount {
         attributes: mount.attributes.bits(),
         recursive_read_only: mount.recursive_read_only,
         propagation: propagation.into(),
-        single: matches!(mount.source, Source::Single(_)),
+        // An earlier release knows no better: it binds the pod's files by path.
+        single: matches!(mount.source, Source::Single(_) | Source::OfPod(_)),
         volume: matches!(mount.source, Source::Volume(_)),
+        of_pod: matches!(mount.source, Source::OfPod(_)),
     }
 }
 
@@ -231,6 +233,8 @@ fn mount_in(mount: v1::Mount) -> Result<MountPlan, String> {
     let source = if !mount.filesystem.is_empty() {
         let options = mount.options.into_iter().map(|option| (option.key, option.value)).collect();
         Source::Filesystem { kind: mount.filesystem, options }
+    } else if mount.of_pod {
+        Source::OfPod(host(&mount.source)?)
     } else if mount.volume {
         Source::Volume(host(&mount.source)?)
     } else if mount.single {

@@ -18,11 +18,11 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::CloneFlags;
 use wharf_isolation::{
     CgroupPlan, DeviceNode, Identity, Input, JoinPlan, Limit, MountPlan, Namespaces, Origin, PidNamespace,
-    Place, Plan, Process, Report, Rootfs, Source, Stdio, Stream, Streams, User,
+    Place, Plan, PodNamespaces, Process, Report, Rootfs, Source, Stdio, Stream, Streams, User,
 };
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::clone::{Clone, SingleThreaded, clone};
-use wharf_sys::mount::{Attributes, Propagation};
+use wharf_sys::mount::{self, Attributes, Propagation};
 use wharf_sys::process::{Ended, Reap, await_end, exit_now, signal, wait};
 use wharf_sys::socket;
 use wharf_types::{ContainerPath, ErrorKind, HostPath};
@@ -30,10 +30,11 @@ use wharf_types::{ContainerPath, ErrorKind, HostPath};
 /// One test: what it is called, and what it does.
 type Case = (&'static str, fn(&SingleThreaded));
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 10] = [
     ("a_program_runs_in_its_root_with_what_it_was_given", a_program_runs_in_its_root_with_what_it_was_given),
     ("devices_links_and_covers_are_the_containers", devices_links_and_covers_are_the_containers),
     ("a_read_only_root_cannot_be_written", a_read_only_root_cannot_be_written),
+    ("of_the_pods_files_only_those_of_the_plan_are_seen", of_the_pods_files_only_those_of_the_plan_are_seen),
     ("rights_are_those_of_the_plan", rights_are_those_of_the_plan),
     ("a_missing_source_is_named", a_missing_source_is_named),
     ("an_unknown_user_is_named", an_unknown_user_is_named),
@@ -147,6 +148,17 @@ fn plan(directory: &Path, script: &str) -> Plan {
     }
 }
 
+/// A pod's mount namespace, with one file in it.
+fn pod() -> OwnedFd {
+    let files = mount::new_filesystem("tmpfs", &[("mode", "755")], Attributes::NO_DEV).unwrap();
+    fs::write(wharf_sys::fs::proc_path(files.as_fd()).join("hosts"), "of the pod").unwrap();
+    mount::namespace_with_root(files.as_fd()).unwrap()
+}
+
+fn namespaces(mounts: &OwnedFd) -> PodNamespaces<'_> {
+    PodNamespaces { net: None, ipc: None, uts: None, mounts: mounts.as_fd() }
+}
+
 /// What becomes of a container or command.
 #[derive(Debug)]
 struct Outcome {
@@ -210,7 +222,11 @@ fn ran(witness: &SingleThreaded, script: &str, change: impl FnOnce(&Path, &mut P
     let directory = tempfile::tempdir().unwrap();
     let mut plan = plan(directory.path(), script);
     change(directory.path(), &mut plan);
-    child(witness, Place::New, |streams, origin| wharf_isolation::create(&plan, streams, origin)).finish()
+    let pod = pod();
+    child(witness, Place::New, |streams, origin| {
+        wharf_isolation::create(&plan, namespaces(&pod), streams, origin)
+    })
+    .finish()
 }
 
 #[track_caller]
@@ -261,6 +277,19 @@ fn a_read_only_root_cannot_be_written(witness: &SingleThreaded) {
     says(&outcome, "refused\nwritten");
 }
 
+fn of_the_pods_files_only_those_of_the_plan_are_seen(witness: &SingleThreaded) {
+    let script = "cat /etc/hosts; echo; cut -d' ' -f5 /proc/self/mountinfo | sort | tr '\\n' ' '";
+    let outcome = ran(witness, script, |_directory, plan| {
+        plan.mounts[2].source = Source::Single(host("/usr"));
+        plan.mounts.push(mount("/etc/hosts", Source::OfPod(host("/where/people/look/hosts"))));
+    });
+    says(&outcome, "of the pod\n/ /dev /etc/hosts /proc /usr");
+    let outcome = ran(witness, "true", |_directory, plan| {
+        plan.mounts.push(mount("/etc/x", Source::OfPod(host("/where/people/look/x"))));
+    });
+    fails(&outcome, ErrorKind::InvalidArgument, "host path /where/people/look/x cannot be used");
+}
+
 fn rights_are_those_of_the_plan(witness: &SingleThreaded) {
     let script = "id -u; id -G; ulimit -n; grep -E '^(Cap(Bnd|Eff|Amb)|NoNewPrivs)' /proc/self/status | cut -f2; echo $HOME";
     let outcome = ran(witness, script, |_directory, plan| {
@@ -299,7 +328,10 @@ fn a_missing_program_is_named_and_nothing_runs(witness: &SingleThreaded) {
 fn another_process_joins_and_is_born_there(witness: &SingleThreaded) {
     let directory = tempfile::tempdir().unwrap();
     let plan = plan(directory.path(), "echo ready; exec sleep 1000");
-    let first = child(witness, Place::New, |streams, origin| wharf_isolation::create(&plan, streams, origin));
+    let pod = pod();
+    let first = child(witness, Place::New, |streams, origin| {
+        wharf_isolation::create(&plan, namespaces(&pod), streams, origin)
+    });
     assert!(matches!(Report::receive(first.line.as_fd()), Ok(Report::Ready { .. })));
     socket::send(first.line.as_fd(), b"S", &[]).unwrap();
     assert!(matches!(Report::receive(first.line.as_fd()), Ok(Report::Closed)));

@@ -43,6 +43,9 @@ pub struct Extra {
     pub log: Option<LogFile>,
     /// What its input is.
     pub input: Input,
+    /// The directory of the files that all containers of the pod have. Mounts of what is in it are of the pod's own file
+    /// system.
+    pub pod_files: HostPath,
     /// The mounts that begin with what the image has at their places.
     pub volumes: Vec<Volume>,
     /// Variables, `NAME=value`, whose value is not text. The spec has them as near as text can come.
@@ -110,6 +113,7 @@ pub fn describe(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Re
         names,
         log: stdio::log(request)?,
         input: stdio::input(request),
+        pod_files: places.pod_files.clone(),
         volumes,
         binary_environment,
         stop_signal: stop_signal::of(request),

@@ -114,7 +114,7 @@ pub struct Places {
     pub volumes: HostPath,
     /// The directory of the files that all containers of the pod have.
     pub pod_files: HostPath,
-    /// The pod's pinned namespaces.
+    /// The pod's namespaces.
     pub namespaces: Pins,
     /// The cgroup.
     pub cgroup: CgroupPlaces,
@@ -131,7 +131,7 @@ pub struct Layers {
     pub work: HostPath,
 }
 
-/// Where a pod's namespaces are pinned, those that it has and those that it could have.
+/// Where people and tools find a pod's namespaces, those that it has and those that it could have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pins {
     /// The network namespace.

@@ -8,6 +8,7 @@ use tokio::sync::{Notify, Semaphore, broadcast};
 use wharf_cgroup::{Cgroup, Cgroups};
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::Machine;
+use wharf_host::namespaces::Template;
 use wharf_images::Store;
 use wharf_network::Network;
 use wharf_planner::Filters;
@@ -81,6 +82,8 @@ pub struct Engine {
     pub(crate) logs: Logs,
     pub(crate) events: Events,
     pub(crate) machine: Machine,
+    /// Of which the mount namespaces of pods are made.
+    pub(crate) template: Template,
     pub(crate) table: Table,
     /// For pods that are being connected, and for those that are being disconnected: plugins of the network may hang, each
     /// with a thread of the bounded pool, which all others need too.
@@ -97,7 +100,7 @@ impl Engine {
     /// Makes an engine without pods; [`Engine::recover`] finds those of an earlier daemon.
     ///
     /// # Errors
-    /// The supervisor's program cannot be read, or the state directory cannot be made.
+    /// The supervisor's program cannot be read, or the state directory or the template of mount namespaces cannot be made.
     #[expect(clippy::disallowed_methods, reason = "no task is there yet")]
     pub fn new(options: Options, parts: Parts) -> Result<Arc<Self>, Error> {
         use std::os::unix::fs::DirBuilderExt;
@@ -117,6 +120,7 @@ impl Engine {
             logs: Logs::default(),
             events: Events::new(),
             machine: Machine::look()?,
+            template: Template::make()?,
             table: Table::default(),
             connecting: Semaphore::new(NETWORKS_AT_ONCE),
             disconnecting: Semaphore::new(NETWORKS_AT_ONCE),

@@ -1,12 +1,15 @@
 //! Where what belongs to a container is, or will be made: known by names alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use wharf_cgroup::{Cgroup, CgroupPath};
-use wharf_host::files;
+use wharf_host::earlier;
 use wharf_isolation::CgroupPlan;
 use wharf_planner::{CgroupPlaces, Layers, Pins, Places};
-use wharf_types::{ContainerId, HostPath};
+use wharf_state::Layout;
+use wharf_supervision::Held;
+use wharf_types::{ContainerId, HostPath, PodId};
+use wharf_wire::v1;
 
 use crate::engine::Parts;
 use crate::error::{Error, Stage};
@@ -18,9 +21,12 @@ pub(crate) fn of(
     parts: &Parts,
     (pod, id): (&Pod, &ContainerId),
     (image, cgroup): (&ImageView, &CgroupPath),
+    held: &Held,
 ) -> Result<Places, Error> {
     let snapshot = parts.snapshots.at(id);
-    let pin = |kind| host(&parts.layout.namespace(pod.id(), kind));
+    let namespace = |kind, of| host(&namespace(&parts.layout, (pod.id(), held), (kind, of)));
+    let files = held.path(v1::Held::Files);
+    let files = files.unwrap_or_else(|| earlier::files(&parts.layout, pod.id()));
     Ok(Places {
         layers: Layers {
             lowers: image.layers.clone(),
@@ -28,10 +34,24 @@ pub(crate) fn of(
             work: host(&snapshot.work)?,
         },
         volumes: host(&parts.snapshots.volumes(id))?,
-        pod_files: host(&files::directory(&parts.layout, pod.id()))?,
-        namespaces: Pins { net: pin("net")?, ipc: pin("ipc")?, uts: pin("uts")? },
+        pod_files: host(&files)?,
+        namespaces: Pins {
+            net: namespace("net", v1::Held::Network)?,
+            ipc: namespace("ipc", v1::Held::Ipc)?,
+            uts: namespace("uts", v1::Held::Uts)?,
+        },
         cgroup: cgroup_places(&parts.cgroups.at(cgroup))?,
     })
+}
+
+/// Where people and tools find a pod's namespace: among the descriptors of its supervisor, or where an earlier release
+/// pinned it.
+pub(crate) fn namespace(
+    layout: &Layout,
+    (pod, held): (&PodId, &Held),
+    (kind, of): (&str, v1::Held),
+) -> PathBuf {
+    held.path(of).unwrap_or_else(|| layout.namespace(pod, kind))
 }
 
 fn cgroup_places(cgroup: &Cgroup) -> Result<CgroupPlaces, Error> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, MutexGuard};
 
 use wharf_cgroup::Meter;
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
+use wharf_host::namespaces::PodNamespaces;
 use wharf_network::StatsSocket;
 use wharf_state::ExitRecord;
 use wharf_supervision::{Connection, Link, Links, Process, SupervisorError, Waiters};
@@ -31,6 +32,8 @@ pub struct Pod {
     /// Who is attached, and is told if it did not keep up.
     attached: Waiters<()>,
     network_stats: Mutex<Option<StatsSocket>>,
+    /// Its namespaces, until its supervisor holds them.
+    unheld: Mutex<Option<Arc<PodNamespaces>>>,
     meter: Mutex<Meter>,
     link: Links,
     supervisor: Mutex<Option<Process>>,
@@ -70,6 +73,7 @@ impl Pod {
             execs: Waiters::default(),
             attached: Waiters::default(),
             network_stats: Mutex::default(),
+            unheld: Mutex::default(),
             meter: Mutex::default(),
             link: Links::default(),
             supervisor: Mutex::default(),
@@ -203,6 +207,10 @@ impl Pod {
 
     pub(crate) fn write_state(&self) -> std::sync::RwLockWriteGuard<'_, State> {
         self.state.write()
+    }
+
+    pub(crate) fn unheld(&self) -> MutexGuard<'_, Option<Arc<PodNamespaces>>> {
+        self.unheld.lock()
     }
 
     pub(crate) fn network_stats(&self) -> MutexGuard<'_, Option<StatsSocket>> {

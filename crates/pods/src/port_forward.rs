@@ -58,11 +58,11 @@ impl Engine {
     /// NotFound, FailedPrecondition if the pod is not ready, Unavailable if nothing listens.
     pub async fn connect_port(&self, pod: &str, port: u16) -> Result<TcpStream, Error> {
         let pod = self.ready_pod(pod)?;
-        let netns = (!pod.is_host_network()).then(|| self.parts.layout.namespace(pod.id(), "net"));
-        let sockets = blocking(move || {
-            let netns = netns.as_deref().map(wharf_network::open_netns).transpose().stage(STAGE)?;
-            TcpSockets::open(netns.as_ref().map(AsFd::as_fd)).stage(STAGE)
-        });
+        let netns = match pod.is_host_network() {
+            true => None,
+            false => Some(self.network_namespace(&pod).await?),
+        };
+        let sockets = blocking(move || TcpSockets::open(netns.as_ref().map(AsFd::as_fd)).stage(STAGE));
         let TcpSockets { v4, v6 } = sockets.await?;
         let refused = match connect(v4, (Ipv4Addr::LOCALHOST, port).into()).await {
             Ok(stream) => return Ok(stream),

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use wharf_cri_api::v1::NamespaceMode;
 use wharf_planner as planner;
+use wharf_wire::v1::Held;
 
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::blocking;
+use crate::places;
 use crate::pod::Pod;
 
 impl Engine {
@@ -38,17 +40,23 @@ impl Engine {
         }
     }
 
-    /// The namespaces that a pod has of its own, with the paths that pin them as long as they do.
+    /// The namespaces that a pod has of its own, with paths that are there as long as they are.
     #[must_use]
     pub fn namespaces(&self, pod: &Pod) -> Vec<Value> {
         let options = pod.namespaces();
         let all = [
-            ("network", "net", options.network()),
-            ("ipc", "ipc", options.ipc()),
-            ("uts", "uts", options.network()),
+            ("network", "net", Held::Network, options.network()),
+            ("ipc", "ipc", Held::Ipc, options.ipc()),
+            ("uts", "uts", Held::Uts, options.network()),
         ];
-        let own = all.into_iter().filter(|(_, _, mode)| pod.is_ready() && *mode != NamespaceMode::Node);
-        own.map(|(kind, pin, _)| json!({ "type": kind, "path": self.parts.layout.namespace(pod.id(), pin) }))
-            .collect()
+        // Where they are, the supervisor alone can say.
+        let Ok(supervisor) = pod.connection() else { return Vec::new() };
+        let held = supervisor.held();
+        let own = all.into_iter().filter(|(.., mode)| pod.is_ready() && *mode != NamespaceMode::Node);
+        own.map(|(kind, pin, of, _)| {
+            let path = places::namespace(&self.parts.layout, (pod.id(), &held), (pin, of));
+            json!({ "type": kind, "path": path })
+        })
+        .collect()
     }
 }

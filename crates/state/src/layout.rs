@@ -72,19 +72,20 @@ impl Layout {
         Self::exits(&self.pod(pod)).join(container.as_str())
     }
 
-    /// The file at which one of the pod's namespaces is pinned: `net`, `ipc` or `uts`.
+    /// The file at which one of the pod's namespaces is pinned: `net` for CNI plugins, `ipc` and `uts` only by earlier
+    /// releases.
     #[must_use]
     pub fn namespace(&self, pod: &PodId, kind: &str) -> PathBuf {
         self.pod(pod).join("ns").join(kind)
     }
 
-    /// The pod's tmpfs.
+    /// Where an earlier release mounted the pod's tmpfs.
     #[must_use]
     pub fn pod_memory(&self, pod: &PodId) -> PathBuf {
         self.pod(pod).join("memory")
     }
 
-    /// Where older builds mounted the pod's shared memory and kept its containers' files beside it.
+    /// Where still earlier releases mounted the pod's shared memory and kept its containers' files beside it.
     #[must_use]
     pub fn older_pod_memory(&self, pod: &PodId) -> PathBuf {
         self.pod(pod).join("shm")

@@ -92,6 +92,14 @@ impl Connection {
         done(STAGE, self.call(STAGE, request::Body::Attach(attach), outputs).await?)
     }
 
+    /// Asks for a copy of what it holds for the pod.
+    pub async fn lend(&self, held: v1::Held) -> Result<OwnedFd, StageError> {
+        const STAGE: &str = "asking for what the pod's supervisor holds";
+        let body = request::Body::Lend(v1::Lend { held: held.into() });
+        let lent = done(STAGE, self.within(BRIEF_PATIENCE, STAGE, body, &[]).await?)?;
+        lent.ok_or_else(|| other(STAGE, "a descriptor"))
+    }
+
     /// Has it end, with every process of its pod.
     pub async fn shut_down(&self, patience: Duration) -> Result<(), StageError> {
         const STAGE: &str = "ending the supervisor";

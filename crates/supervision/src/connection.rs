@@ -16,6 +16,7 @@ use wharf_wire::v1::{self, Message, Request, message, reply, request};
 
 use crate::error::SupervisorError;
 use crate::features::Features;
+use crate::held::Held;
 use crate::{ANSWER_PATIENCE, BRIEF_PATIENCE, number};
 
 type Answer = oneshot::Sender<(reply::Result, Vec<OwnedFd>)>;
@@ -33,6 +34,8 @@ pub struct Connection {
     next: AtomicU64,
     /// What it can do; none until it was greeted.
     features: OnceLock<Features>,
+    /// What it holds for the pod; nothing until it was greeted.
+    held: OnceLock<Held>,
 }
 
 #[derive(Debug, Default)]
@@ -70,7 +73,16 @@ impl Connection {
         let (sender, events) = mpsc::channel(EVENTS_LIMIT);
         tokio::spawn(read(Arc::clone(&socket), Arc::clone(&shared), sender));
         // Numbers that no other daemon used: its late answers are nobody's.
-        Ok((Self { socket, shared, next: AtomicU64::new(number()), features: OnceLock::new() }, events))
+        Ok((
+            Self {
+                socket,
+                shared,
+                next: AtomicU64::new(number()),
+                features: OnceLock::new(),
+                held: OnceLock::new(),
+            },
+            events,
+        ))
     }
 
     /// Whether it was waited for in vain, and has not said anything since.
@@ -83,20 +95,29 @@ impl Connection {
         self.features.get().cloned().unwrap_or_default()
     }
 
+    /// What the supervisor said that it holds for the pod.
+    pub fn held(&self) -> Held {
+        self.held.get().cloned().unwrap_or_default()
+    }
+
     /// Whether anything came since the last time this was asked.
     pub fn was_heard(&self) -> bool {
         self.shared.heard.swap(false, Ordering::Relaxed)
     }
 
-    /// Asks for all that the supervisor holds, and waits for the answer as long as the connection lasts.
-    pub async fn greet(&self) -> Result<v1::State, StageError> {
+    /// Asks for all that the supervisor has, and waits for the answer as long as the connection lasts. `hold` is what it is
+    /// to hold for the pod from now on, from the daemon that makes the pod.
+    pub async fn greet(&self, hold: &[(v1::Held, BorrowedFd<'_>)]) -> Result<v1::State, StageError> {
         const STAGE: &str = "greeting the pod's supervisor";
-        let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION });
+        let (kinds, descriptors): (Vec<i32>, Vec<_>) =
+            hold.iter().map(|(held, descriptor)| (i32::from(*held), *descriptor)).unzip();
+        let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION, hold: kinds });
         let hello = Request { body: Some(hello), ..Request::default() };
-        match self.exchange(STAGE, hello, &[]).await? {
+        match self.exchange(STAGE, hello, &descriptors).await? {
             (reply::Result::State(state), _) => {
                 // It stays what it is for as long as it lives.
                 self.features.get_or_init(|| Features::new(state.features.clone()));
+                self.held.get_or_init(|| Held::of(&state));
                 Ok(state)
             }
             _ => Err(StageError::at(STAGE, SupervisorError::Protocol { expected: "its state" })),
@@ -105,7 +126,7 @@ impl Connection {
 
     /// Whether the supervisor answers soon.
     pub async fn greet_briefly(&self) -> bool {
-        let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION });
+        let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION, hold: Vec::new() });
         self.within(BRIEF_PATIENCE, "greeting the pod's supervisor", hello, &[]).await.is_ok()
     }
 
@@ -186,7 +207,12 @@ impl Connection {
 fn deadline_ns(body: &request::Body, patience: Duration) -> u64 {
     use request::Body;
     match body {
-        Body::Hello(_) | Body::Signal(_) | Body::KillExec(_) | Body::Remove(_) | Body::Shutdown(_) => 0,
+        Body::Hello(_)
+        | Body::Lend(_)
+        | Body::Signal(_)
+        | Body::KillExec(_)
+        | Body::Remove(_)
+        | Body::Shutdown(_) => 0,
         Body::Create(_) | Body::Start(_) | Body::Exec(_) | Body::Attach(_) | Body::ReopenLog(_) => {
             let patience_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
             wharf_sys::clock::monotonic_ns().saturating_add(patience_ns)
@@ -297,11 +323,11 @@ mod tests {
     async fn requests_that_wait_are_bounded_and_leave_nothing() {
         let (ours, _theirs) = wharf_sys::socket::pair().unwrap();
         let (connection, _events) = Connection::new(ours).unwrap();
-        let mut calls: Vec<_> = (0..REQUESTS_LIMIT).map(|_| Box::pin(connection.greet())).collect();
+        let mut calls: Vec<_> = (0..REQUESTS_LIMIT).map(|_| Box::pin(connection.greet(&[]))).collect();
         for call in &mut calls {
             assert!(call.as_mut().now_or_never().is_none());
         }
-        assert_eq!(connection.greet().await.unwrap_err().kind(), ErrorKind::ResourceExhausted);
+        assert_eq!(connection.greet(&[]).await.unwrap_err().kind(), ErrorKind::ResourceExhausted);
         drop(calls);
         assert!(connection.shared.waiting().is_empty());
     }

@@ -18,6 +18,7 @@ use wharf_types::ContainerId;
 use wharf_wire::v1::{self, message};
 
 use crate::container::{Container, Exec, First};
+use crate::held::Held;
 use crate::link::{Link, RequestId};
 use crate::log::queue::LogWriter;
 use crate::machine::{Action, Event, client, container, exec};
@@ -35,6 +36,7 @@ pub(crate) struct Driver {
     pub(crate) link: Link,
     pub(crate) log_writer: LogWriter,
     spawner: Spawner,
+    held: Held,
     containers: BTreeMap<ContainerId, Container>,
     execs: BTreeMap<u64, Exec>,
     /// The containers' inputs for clients that are about to be answered.
@@ -58,6 +60,7 @@ impl Driver {
             link,
             log_writer: LogWriter::default(),
             spawner: Spawner::new()?,
+            held: Held::default(),
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
             inputs: BTreeMap::new(),
@@ -75,6 +78,7 @@ impl Driver {
             Action::ReplyDone { request } => self.reply_done(request),
             Action::ReplyFailure { request, failure } => self.link.fail(request, failure),
             Action::ReplyState { request, containers } => self.reply_state(request, &containers),
+            Action::Lend { request, held } => self.lend(request, held),
             Action::Spawn(id) => {
                 let not_spawned =
                     |failure| Event::Container(id.clone(), container::Event::NotSpawned(failure));

@@ -16,6 +16,7 @@ mod simulation;
 use std::collections::BTreeMap;
 
 use wharf_types::ContainerId;
+use wharf_wire::v1;
 use wharf_wire::v1::failure::Kind;
 
 use crate::link::RequestId;
@@ -84,6 +85,9 @@ pub(crate) enum Ask {
     ReopenLog {
         container: ContainerId,
     },
+    Lend {
+        held: v1::Held,
+    },
     Shutdown,
     /// The request cannot be understood, or lacks what has to be beside it.
     Nonsense(Failure),
@@ -114,6 +118,8 @@ pub(crate) enum Action {
     ReplyFailure { request: RequestId, failure: Failure },
     /// Answer with everything that is held.
     ReplyState { request: RequestId, containers: Vec<(ContainerId, Phase)> },
+    /// Answer with a copy of what is held for the pod.
+    Lend { request: RequestId, held: v1::Held },
     /// Make the container's first process of the plan beside the request; `NotSpawned` follows if that fails.
     Spawn(ContainerId),
     /// Send a signal to the container's first process; `Settled` follows.

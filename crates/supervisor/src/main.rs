@@ -14,6 +14,7 @@ mod audience;
 mod clock;
 mod container;
 mod driver;
+mod held;
 mod kill;
 mod link;
 mod log;

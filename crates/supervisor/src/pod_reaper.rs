@@ -6,7 +6,6 @@
 //! the supervisor, and with it all in the namespace.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::process::ExitCode;
 
 use nix::errno::Errno;
@@ -16,7 +15,7 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Gid, Uid};
-use wharf_isolation::{Namespaces, Report};
+use wharf_isolation::{Namespaces, PodNamespaces, Report};
 use wharf_sys::capabilities::{self, Capabilities};
 use wharf_sys::clone::{Clone, SingleThreaded, clone, end_with_parent};
 use wharf_sys::descriptors;
@@ -42,24 +41,23 @@ pub(crate) struct PodReaper {
 }
 
 impl PodReaper {
-    /// Makes the PID namespace and its first process, and waits until that has left the host. `directory` is any of the
-    /// host's.
+    /// Makes the PID namespace and its first process, and waits until that has left the host for the pod's `namespaces`.
     ///
     /// # Errors
     /// What it reports, for people.
     pub(crate) fn start(
         witness: &SingleThreaded,
+        pod: PodNamespaces<'_>,
         namespaces: &Namespaces,
-        directory: &Path,
     ) -> std::result::Result<Self, String> {
         let text = |error: Error| error.to_string();
         let program = wharf_sys::fs::open("/proc/self/exe", OFlag::O_RDONLY).map_err(text)?;
         let (ours, theirs) = socket::pair().map_err(text)?;
         match clone(witness, CloneFlags::CLONE_NEWPID, None).map_err(text)? {
             Clone::Child(child) => {
-                let closed = descriptors::keep_only(&child, &[program.as_fd(), theirs.as_fd()]);
-                if closed.is_ok() {
-                    be_alone(namespaces, directory, (&program, &theirs));
+                let keep: Vec<_> = pod.descriptors().chain([program.as_fd(), theirs.as_fd()]).collect();
+                if descriptors::keep_only(&child, &keep).is_ok() {
+                    be_alone((pod, namespaces), (&program, &theirs));
                 }
                 process::exit_now(1)
             }
@@ -100,8 +98,8 @@ fn await_ready(line: &OwnedFd) -> std::result::Result<(), String> {
 }
 
 /// Leaves the host and executes this program. What fails before that, the supervisor is told.
-fn be_alone(namespaces: &Namespaces, directory: &Path, (program, line): (&OwnedFd, &OwnedFd)) {
-    if let Err(error) = wharf_isolation::leave_host(namespaces, directory) {
+fn be_alone((pod, namespaces): (PodNamespaces<'_>, &Namespaces), (program, line): (&OwnedFd, &OwnedFd)) {
+    if let Err(error) = wharf_isolation::leave_host(pod, namespaces) {
         return wharf_isolation::report_failure(line, &error);
     }
     let Err(errno) = execute(program, line);

@@ -15,6 +15,8 @@ use crate::machine::{Ask, Failure, Signal};
 #[derive(Debug)]
 pub(crate) enum Given {
     Nothing,
+    /// What a pod has, beside the greeting of the daemon that makes it.
+    Held(Vec<(v1::Held, OwnedFd)>),
     Creation(Creation),
     Command(Command),
     Visitor(Visitor),
@@ -48,7 +50,7 @@ type Read = Result<(Ask, Given), Failure>;
 /// Reads a request.
 pub(crate) fn read(body: Option<Body>, descriptors: Vec<OwnedFd>) -> (Ask, Given) {
     let read = match body {
-        Some(Body::Hello(_)) => alone(Ask::State),
+        Some(Body::Hello(hello)) => self::hello(&hello, descriptors),
         Some(Body::Create(_)) => create(descriptors),
         Some(Body::Start(start)) => {
             id(&start.container).map(|container| (Ask::Start { container }, Given::Nothing))
@@ -63,6 +65,7 @@ pub(crate) fn read(body: Option<Body>, descriptors: Vec<OwnedFd>) -> (Ask, Given
         Some(Body::ReopenLog(reopen)) => {
             id(&reopen.container).map(|container| (Ask::ReopenLog { container }, Given::Nothing))
         }
+        Some(Body::Lend(lend)) => alone(Ask::Lend { held: lend.held() }),
         Some(Body::Shutdown(_)) => alone(Ask::Shutdown),
         None => Err(invalid("this supervisor does not know the request: it is of an older release")),
     };
@@ -84,6 +87,18 @@ pub(crate) fn internal(error: impl std::fmt::Display) -> Failure {
 /// A name that cannot be a container's is that of none in the pod.
 fn id(text: &str) -> Result<ContainerId, Failure> {
     text.parse().map_err(|_malformed| failure(Kind::NotFound, format!("container {text} is not in this pod")))
+}
+
+fn hello(hello: &v1::Hello, descriptors: Vec<OwnedFd>) -> Read {
+    let kinds: Vec<v1::Held> = hello.hold().collect();
+    if kinds.len() != descriptors.len() {
+        return Err(invalid("a greeting whose descriptors are not those it names"));
+    }
+    let given = match descriptors.is_empty() {
+        true => Given::Nothing,
+        false => Given::Held(kinds.into_iter().zip(descriptors).collect()),
+    };
+    Ok((Ask::State, given))
 }
 
 fn create(descriptors: Vec<OwnedFd>) -> Read {

@@ -234,6 +234,65 @@ pub fn pivot_here() -> Result<()> {
     nix::unistd::fchdir(&root).named("fchdir", || "/".into())
 }
 
+/// Makes a detached mount the root of this process and of its mount namespace, and drops all mounts that were there.
+///
+/// # Errors
+/// The kernel's.
+pub fn pivot_to(mount: BorrowedFd<'_>) -> Result<()> {
+    attach(mount, root()?.as_fd())?;
+    nix::unistd::fchdir(mount).named("fchdir", || "the new root".into())?;
+    pivot_here()
+}
+
+fn root() -> Result<OwnedFd> {
+    crate::fs::open("/", nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY)
+}
+
+/// Makes a mount namespace in which a detached mount is the root, and nothing else is mounted. A copy of it costs the same
+/// on every machine; a copy of the caller's, which this one is made of, costs more with each mount.
+///
+/// # Errors
+/// The kernel's.
+pub fn namespace_with_root(mount: BorrowedFd<'_>) -> Result<OwnedFd> {
+    use nix::sched::{CloneFlags, unshare};
+    let make = || {
+        let thread = OwnThread::open()?;
+        unshare(CloneFlags::CLONE_NEWNS).named("unshare", || "CLONE_NEWNS".into())?;
+        // What is dropped next would be dropped in the namespace that it is a copy of, too.
+        propagate(root()?.as_fd(), Propagation::Private, Depth::Recursive)?;
+        pivot_to(mount)?;
+        thread.namespace("mnt")
+    };
+    std::thread::scope(|scope| scope.spawn(make).join())
+        .unwrap_or_else(|_panic| Err(Error::new("unshare", "the thread panicked", Errno::EIO)))
+}
+
+/// The thread that opened it, as procfs shows it, also where no procfs is mounted any more.
+#[derive(Debug)]
+pub struct OwnThread(OwnedFd);
+
+impl OwnThread {
+    /// Opens this thread's directory.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open() -> Result<Self> {
+        let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY;
+        crate::fs::open("/proc/thread-self", flags).map(Self)
+    }
+
+    /// Opens the namespace of a kind that the thread is in now: `mnt`, `net`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn namespace(&self, kind: &str) -> Result<OwnedFd> {
+        let name = format!("ns/{kind}");
+        let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC;
+        nix::fcntl::openat(&self.0, &*name, flags, nix::sys::stat::Mode::empty())
+            .named("openat", || name.clone())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,11 +6,12 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::MsFlags;
+use nix::sched::{CloneFlags, unshare};
 use rustix::mount::FsOpenFlags;
 
 use crate::error::{Named, Result};
 use crate::fs::open;
-use crate::mount::{self, Attributes};
+use crate::mount::{self, Attributes, Depth, Propagation};
 
 /// The directories of an overlay.
 #[derive(Debug, Clone, Copy)]
@@ -23,21 +24,24 @@ pub struct Overlay<'a> {
     pub work: &'a Path,
 }
 
+/// How many layers fit into one option, of which fsconfig(2) takes 255 bytes: each is the number of a descriptor.
+const JOINED_LIMIT: usize = 63;
+
 impl Overlay<'_> {
-    /// Mounts it over the directory `place`, and returns its root. The upper directory is volatile: not synced when
-    /// unmounted, to be discarded after a crash of the machine.
+    /// Makes it as a detached mount. The upper directory is volatile: not synced when unmounted, to be discarded after a
+    /// crash of the machine. Where the kernel wants all layers in one option and they do not fit, it is mounted over the
+    /// directory `place` on the way, in a mount namespace of this thread's own.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn mount(&self, place: &Path) -> Result<OwnedFd> {
-        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)
-            .named("fsopen", || "overlay".into())?;
+    pub fn detached(&self, place: &Path) -> Result<OwnedFd> {
+        let context = new_context()?;
         if takes_anything(&context) {
-            return self.mount_joined(place);
+            return self.detached_joined(place);
         }
         match self.add_layers(&context) {
-            Err(error) if error.errno == Errno::EINVAL => self.mount_joined(place),
-            added => added.and_then(|()| self.mount_context(&context, place)),
+            Err(error) if error.errno == Errno::EINVAL => self.detached_joined(place),
+            added => added.and_then(|()| finish(&context, self.upper, self.work)),
         }
     }
 
@@ -45,38 +49,57 @@ impl Overlay<'_> {
         self.lowers.iter().try_for_each(|lower| set(context, "lowerdir+", lower))
     }
 
-    fn mount_context(&self, context: &OwnedFd, place: &Path) -> Result<OwnedFd> {
-        set(context, "upperdir", self.upper)?;
-        set(context, "workdir", self.work)?;
-        rustix::mount::fsconfig_set_flag(context.as_fd(), "volatile")
-            .named("fsconfig", || "overlay, volatile".into())?;
-        let mounted = mount::finish(context, "overlay", Attributes::NONE)?;
-        mount::attach(mounted.as_fd(), directory(place)?.as_fd())?;
-        Ok(mounted)
-    }
-
-    /// All options together have to fit into a page: descriptors name the directories, seen from where the kernel shows
-    /// them. So 499 layers fit, and no character in a path has a meaning.
-    fn mount_joined(&self, place: &Path) -> Result<OwnedFd> {
+    /// Descriptors name the directories, seen from where the kernel shows them. So all 499 layers fit into the page that
+    /// mount(2) takes, and no character in a path has a meaning.
+    fn detached_joined(&self, place: &Path) -> Result<OwnedFd> {
+        let fits = self.lowers.len() <= JOINED_LIMIT;
+        if !fits {
+            // Before the layers are opened: they have to be in the namespace of who mounts them.
+            leave_mounts()?;
+        }
         let lowers = self.lowers.iter().map(|lower| directory(lower)).collect::<Result<Vec<_>>>()?;
-        let (upper, work) = (directory(self.upper)?, directory(self.work)?);
         let names: Vec<String> = lowers.iter().map(|lower| lower.as_raw_fd().to_string()).collect();
-        let options = format!(
-            "lowerdir={},upperdir={},workdir={},volatile",
-            names.join(":"),
-            upper.as_raw_fd(),
-            work.as_raw_fd()
-        );
+        let names = names.join(":");
+        let (upper, work) = (directory(self.upper)?, directory(self.work)?);
+        let [upper, work] = [&upper, &work].map(|fd| fd.as_raw_fd().to_string());
         let before = directory(Path::new("."))?;
         let descriptors = directory(Path::new("/proc/self/fd"))?;
         nix::unistd::fchdir(&descriptors).named("fchdir", || "/proc/self/fd".into())?;
-        let mounted =
-            nix::mount::mount(Some("overlay"), place, Some("overlay"), MsFlags::empty(), Some(&*options))
-                .named("mount", || format!("{}, {options}", place.display()));
+        let made = if fits {
+            let context = new_context()?;
+            set(&context, "lowerdir", Path::new(&names))
+                .and_then(|()| finish(&context, Path::new(&upper), Path::new(&work)))
+        } else {
+            mount_over(place, &format!("lowerdir={names},upperdir={upper},workdir={work},volatile"))
+        };
         nix::unistd::fchdir(&before).named("fchdir", || "back".into())?;
-        mounted?;
-        directory(place)
+        made
     }
+}
+
+fn new_context() -> Result<OwnedFd> {
+    rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).named("fsopen", || "overlay".into())
+}
+
+fn finish(context: &OwnedFd, upper: &Path, work: &Path) -> Result<OwnedFd> {
+    set(context, "upperdir", upper)?;
+    set(context, "workdir", work)?;
+    rustix::mount::fsconfig_set_flag(context.as_fd(), "volatile")
+        .named("fsconfig", || "overlay, volatile".into())?;
+    mount::finish(context, "overlay", Attributes::NONE)
+}
+
+/// Moves this thread into a mount namespace of its own, a copy of the one that it is in.
+fn leave_mounts() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).named("unshare", || "CLONE_NEWNS".into())?;
+    mount::propagate(directory(Path::new("/"))?.as_fd(), Propagation::Private, Depth::Recursive)
+}
+
+/// Mounts it over a directory, and returns a detached copy.
+fn mount_over(place: &Path, options: &str) -> Result<OwnedFd> {
+    nix::mount::mount(Some("overlay"), place, Some("overlay"), MsFlags::empty(), Some(options))
+        .named("mount", || format!("{}, {options}", place.display()))?;
+    mount::copy_tree(place, Depth::One)
 }
 
 fn directory(path: &Path) -> Result<OwnedFd> {
@@ -98,36 +121,31 @@ fn takes_anything(context: &OwnedFd) -> bool {
 mod tests {
     use std::fs;
 
-    use nix::sched::CloneFlags;
-
     use super::*;
 
-    /// Three layers of which the topmost hides a file of the others, merged by `mount` in a mount namespace of a thread's
-    /// own; returns how the directory is to be found there, and what was written through it.
+    /// Three layers of which the topmost hides a file of the others, merged by `mount`; returns what is read through it, and what was written through it.
     fn merged(mount: fn(&Overlay<'_>, &Path) -> Result<OwnedFd>) -> (String, Vec<String>) {
         let temp = tempfile::tempdir().unwrap();
         let at = |name: &str| temp.path().join(name);
-        for name in ["a,:b", "layer", "bottom", "upper", "work", "place"] {
+        for name in ["a,:b", "layer", "bottom", "upper", "work"] {
             fs::create_dir(at(name)).unwrap();
             fs::write(at(name).join("which"), name).unwrap();
         }
         fs::remove_file(at("upper").join("which")).unwrap();
         fs::remove_file(at("work").join("which")).unwrap();
         fs::write(at("bottom").join("deep"), "").unwrap();
-        let paths = ["a,:b", "layer", "bottom", "upper", "work", "place"].map(at);
+        let paths = ["a,:b", "layer", "bottom", "upper", "work"].map(at);
         let thread = std::thread::spawn(move || {
-            nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).unwrap();
-            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-            let [top, middle, bottom, upper, work, place] = &paths;
+            nix::sched::unshare(CloneFlags::CLONE_FS).unwrap();
+            let [top, middle, bottom, upper, work] = &paths;
             let overlay = Overlay { lowers: &[top, middle, bottom], upper, work };
             let before = std::env::current_dir().unwrap();
-            let root = mount(&overlay, place).unwrap();
+            let root = mount(&overlay, upper).unwrap();
             assert_eq!(std::env::current_dir().unwrap(), before);
-            let seen = fs::read_to_string(place.join("which")).unwrap();
-            nix::sys::stat::mkdirat(&root, "new", nix::sys::stat::Mode::S_IRWXU).unwrap();
-            assert!(place.join("deep").exists());
-            seen
+            let root = crate::fs::proc_path(root.as_fd());
+            fs::create_dir(root.join("new")).unwrap();
+            assert!(root.join("deep").exists());
+            fs::read_to_string(root.join("which")).unwrap()
         });
         let seen = thread.join().unwrap();
         let written = fs::read_dir(at("upper")).unwrap();
@@ -136,12 +154,15 @@ mod tests {
 
     #[test]
     fn layers_are_merged_in_order() {
-        assert_eq!(merged(|overlay, place| overlay.mount(place)), ("a,:b".into(), vec!["new".into()]));
+        assert_eq!(merged(|overlay, place| overlay.detached(place)), ("a,:b".into(), vec!["new".into()]));
     }
 
     #[test]
     fn the_way_of_older_kernels_does_the_same() {
-        assert_eq!(merged(|overlay, place| overlay.mount_joined(place)), ("a,:b".into(), vec!["new".into()]));
+        assert_eq!(
+            merged(|overlay, place| overlay.detached_joined(place)),
+            ("a,:b".into(), vec!["new".into()])
+        );
     }
 
     #[test]
@@ -152,13 +173,18 @@ mod tests {
         lowers.iter().chain([&upper, &work]).for_each(|path| fs::create_dir(path).unwrap());
         fs::write(lowers[498].join("lowest"), "").unwrap();
         let thread = std::thread::spawn(move || {
-            nix::sched::unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).unwrap();
+            let mounts = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+            let before = mounts();
             let lowers: Vec<&Path> = lowers.iter().map(|path| path.as_path()).collect();
             let overlay = Overlay { lowers: &lowers, upper: &upper, work: &work };
-            let root = overlay.mount_joined(&upper).unwrap();
+            let root = overlay.detached_joined(&upper).unwrap();
             nix::sys::stat::fstatat(&root, "lowest", nix::fcntl::AtFlags::empty()).unwrap();
+            assert_ne!(mounts(), before, "it is mounted in a namespace of the thread's own");
         });
+        let mounted = || fs::read_to_string("/proc/self/mountinfo").unwrap().contains("overlay");
+        let before = mounted();
         thread.join().unwrap();
+        assert_eq!(mounted(), before);
     }
 
     #[test]
@@ -167,7 +193,7 @@ mod tests {
         let [there, missing] = ["there", "missing"].map(|name| temp.path().join(name));
         fs::create_dir(&there).unwrap();
         let overlay = Overlay { lowers: &[&missing], upper: &there, work: &there };
-        for error in [overlay.mount(&there).unwrap_err(), overlay.mount_joined(&there).unwrap_err()] {
+        for error in [overlay.detached(&there).unwrap_err(), overlay.detached_joined(&there).unwrap_err()] {
             assert_eq!(error.errno, Errno::ENOENT, "{error}");
             assert!(error.arguments.contains("missing"), "{error}");
         }

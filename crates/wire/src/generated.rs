@@ -9,7 +9,7 @@ pub struct Request {
     /// comes.
     #[prost(uint64, tag = "12")]
     pub deadline_ns: u64,
-    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13")]
     pub body: ::core::option::Option<request::Body>,
 }
 /// Nested message and enum types in `Request`.
@@ -36,6 +36,8 @@ pub mod request {
         Shutdown(super::Shutdown),
         #[prost(message, tag = "11")]
         Attach(super::Attach),
+        #[prost(message, tag = "13")]
+        Lend(super::Lend),
     }
 }
 /// From the supervisor to the daemon: the answer to a request, or an event.
@@ -84,10 +86,20 @@ pub mod reply {
     }
 }
 /// Both sides name the versions they speak. What a supervisor can do beyond its version is in the features of its State.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Hello {
     #[prost(uint32, tag = "1")]
     pub version: u32,
+    /// Only from the daemon that makes the pod: what the supervisor is to hold as long as the pod lives, a descriptor beside
+    /// the message for each kind, in this order.
+    #[prost(enumeration = "Held", repeated, tag = "2")]
+    pub hold: ::prost::alloc::vec::Vec<i32>,
+}
+/// A copy of a descriptor that the supervisor holds. The answer is Done; the descriptor is beside it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Lend {
+    #[prost(enumeration = "Held", tag = "1")]
+    pub held: i32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Done {}
@@ -170,6 +182,17 @@ pub struct State {
     /// What the supervisor can do that older ones of this version cannot, by name: a daemon asks for nothing else.
     #[prost(string, repeated, tag = "5")]
     pub features: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What it holds for the pod; nothing if an earlier release made the pod, whose namespaces are pinned as files.
+    #[prost(message, repeated, tag = "6")]
+    pub held: ::prost::alloc::vec::Vec<HeldDescriptor>,
+}
+/// The number is the one in the supervisor's /proc/PID/fd.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HeldDescriptor {
+    #[prost(enumeration = "Held", tag = "1")]
+    pub held: i32,
+    #[prost(int32, tag = "2")]
+    pub number: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ContainerStatus {
@@ -471,6 +494,8 @@ pub struct Rootfs {
     #[prost(bool, tag = "4")]
     pub read_only: bool,
 }
+/// Of `net`, `ipc` and `uts`, an empty one is the host's. Any other is the pod's, which the supervisor holds; the path is where
+/// a supervisor of an earlier release finds it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Namespaces {
     #[prost(string, tag = "1")]
@@ -567,6 +592,9 @@ pub struct Mount {
     /// An empty directory, which gets first what the root file system has at the target.
     #[prost(bool, tag = "9")]
     pub volume: bool,
+    /// A file or directory of the pod's own file system, by the last component of `source`.
+    #[prost(bool, tag = "10")]
+    pub of_pod: bool,
 }
 /// Nested message and enum types in `Mount`.
 pub mod mount {
@@ -705,4 +733,45 @@ pub struct Stdio {
     /// The input ends with the first client that wrote to it.
     #[prost(bool, tag = "5")]
     pub stdin_once: bool,
+}
+/// What a pod has of its own. Nothing pins it: it lives as long as somebody holds its descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Held {
+    Nothing = 0,
+    Network = 1,
+    Ipc = 2,
+    Uts = 3,
+    /// The mount namespace that has the pod's file system in memory as its root, and no other mount.
+    Mounts = 4,
+    /// The root of that file system.
+    Files = 5,
+}
+impl Held {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Nothing => "NOTHING",
+            Self::Network => "NETWORK",
+            Self::Ipc => "IPC",
+            Self::Uts => "UTS",
+            Self::Mounts => "MOUNTS",
+            Self::Files => "FILES",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "NOTHING" => Some(Self::Nothing),
+            "NETWORK" => Some(Self::Network),
+            "IPC" => Some(Self::Ipc),
+            "UTS" => Some(Self::Uts),
+            "MOUNTS" => Some(Self::Mounts),
+            "FILES" => Some(Self::Files),
+            _ => None,
+        }
+    }
 }

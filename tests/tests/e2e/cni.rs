@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use wharf_cri_api::v1::*;
 
 use crate::client::{Client, own_processes, pod_security};
+use crate::host_mounts::host_mounts;
 use crate::place;
 use crate::world::{World, run_on, until};
 
@@ -194,6 +195,27 @@ fn real_plugins_connect_pods_and_leave_nothing() {
         // What is of the node, and was made by plugins, is theirs.
         node("ip link delete cni0; nft flush ruleset");
     });
+}
+
+#[test]
+fn a_pod_of_plugins_has_one_mount_of_the_host_until_they_have_deleted_it() {
+    run_on(
+        |dir| chain(dir, GOOD),
+        async |world| {
+            let client = &world.client;
+            let before = host_mounts();
+            let (one, two) = (client.pod("one"), client.pod("two"));
+            let (one, two) = (client.run(&one).await.unwrap(), client.run(&two).await.unwrap());
+            client.launch(&one, &client.container("main", "sleep 1000")).await.unwrap();
+            let added = || host_mounts().into_iter().filter(|mount| !before.contains(mount));
+            let pin = |pod: &str| world.dir.join("state/pods").join(pod).join("ns/net").display().to_string();
+            assert_eq!(added().collect::<Vec<_>>(), [pin(&one), pin(&two)]);
+            client.stop(&one).await.unwrap();
+            assert_eq!(added().collect::<Vec<_>>(), [pin(&two)]);
+            world.clear().await;
+            assert_eq!(host_mounts(), before);
+        },
+    );
 }
 
 #[test]

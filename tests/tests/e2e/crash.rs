@@ -341,11 +341,20 @@ const DAMAGED: [&str; 8] = [
     "state/pods/POD/containers/MAIN",
     "state/pods/POD/containers/ENDED",
     "state/pods/POD/exits/ENDED",
-    "state/pods/POD/memory/hostname",
-    "state/pods/POD/memory/hosts",
-    "state/pods/POD/memory/resolv.conf",
+    "FILES/hostname",
+    "FILES/hosts",
+    "FILES/resolv.conf",
     "root/network/leases/POD",
 ];
+
+/// Where people find the files that a pod's containers have in common: as the runtime spec of one says.
+fn pods_files(dir: &Path, (pod, container): (&str, &str)) -> String {
+    let spec = dir.join(format!("state/pods/{pod}/containers/{container}.json"));
+    let spec: serde_json::Value = serde_json::from_slice(&fs::read(spec).unwrap()).unwrap();
+    let mounts = spec["mounts"].as_array().unwrap();
+    let hosts = mounts.iter().find(|mount| mount["destination"] == "/etc/hosts").unwrap();
+    hosts["source"].as_str().unwrap().strip_suffix("/hosts").unwrap().to_owned()
+}
 
 #[test]
 fn a_daemon_starts_whatever_file_is_damaged() {
@@ -360,7 +369,9 @@ fn a_daemon_starts_whatever_file_is_damaged() {
             let ended = client.launch(&pod, &client.container("ended", "exit 3")).await.unwrap();
             client.exited(&ended).await;
             world.daemon.kill();
+            let files = pods_files(&world.dir, (&pod, &main));
             let path = file.replace("POD", &pod).replace("MAIN", &main).replace("ENDED", &ended);
+            let path = path.replace("FILES", &files);
             let damaged = fs::File::options().write(true).open(world.dir.join(&path)).expect(&path);
             damaged.set_len(damaged.metadata().unwrap().len() / 2).unwrap();
             world.start_again().await;

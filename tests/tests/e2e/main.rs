@@ -35,6 +35,8 @@ mod forward;
 #[cfg(test)]
 mod full;
 #[cfg(test)]
+mod host_mounts;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 #[path = "../../../crates/registry/tests/pull/image.rs"]

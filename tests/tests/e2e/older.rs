@@ -1,46 +1,120 @@
-//! What an older build left, in that build's layout.
+//! Pods that an earlier release made. Their supervisors are of that release, and hold nothing of the pod: namespaces are
+//! pinned as files in the pod's directory, and its file system is mounted there.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::TcpListener;
 use std::path::Path;
+use std::process::Child;
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns};
+use tonic::Code;
+use wharf_cri_api::v1::PodSandboxState;
 
-use crate::world::run;
+use crate::cni::node;
+use crate::daemon::process_with;
+use crate::place;
+use crate::streams::Forward;
+use crate::world::{World, run, until};
 
-/// Lays out a pod's directory as before pods had a tmpfs for all their files.
-fn lay_out_as_before(pod: &Path) {
-    let (memory, shm) = (pod.join("memory"), pod.join("shm"));
-    for name in ["hostname", "hosts", "resolv.conf"] {
-        fs::copy(memory.join(name), pod.join(name)).unwrap();
-    }
-    umount2(&memory, MntFlags::MNT_DETACH).unwrap();
-    fs::remove_dir(&memory).unwrap();
-    fs::create_dir(&shm).unwrap();
-    mount(Some("shm"), &shm, Some("tmpfs"), MsFlags::empty(), Some("mode=1777,size=65536k")).unwrap();
-    fs::write(shm.join("note"), "kept").unwrap();
+/// Lays out a pod's directory as the release before this one did.
+fn with_one_file_system(pod: &Path) {
+    let memory = pod.join("memory");
+    fs::create_dir(&memory).unwrap();
+    node(&format!("mount -t tmpfs -o mode=0700 shm {0}; mkdir -m 1777 {0}/shm", memory.display()));
+    write_files(&memory);
 }
 
-/// The end of each test checks that nothing of it is left.
-#[test]
-fn a_pod_of_an_older_build_takes_containers_and_can_be_removed() {
-    run(async |world| {
-        let client = &world.client;
-        let used = client.run(&client.pod("used")).await.unwrap();
-        let stopped = client.run(&client.pod("stopped")).await.unwrap();
-        let main = client.launch(&used, &client.container("main", "sleep 1000")).await.unwrap();
-        client.launch(&stopped, &client.container("main", "sleep 1000")).await.unwrap();
-        world.daemon.kill();
-        for pod in [&used, &stopped] {
-            lay_out_as_before(&world.dir.join("state/pods").join(pod));
-        }
-        world.start_again().await;
-        let client = &world.client;
-        assert_eq!(client.output(&main, "hostname").await, "used");
-        let next = client.launch(&used, &client.container("next", "sleep 1000")).await.unwrap();
-        let files = "cat /etc/hostname /dev/shm/note; grep -c localhost /etc/hosts; test -f /etc/resolv.conf";
-        assert_eq!(client.output(&next, files).await, "used\nkept2");
-        client.stop(&stopped).await.unwrap();
-        client.down(&stopped).await.unwrap();
-        client.down(&used).await.unwrap();
+/// Lays it out as the release before that one did: files beside a file system of shared memory alone.
+fn with_shared_memory(pod: &Path) {
+    let shm = pod.join("shm");
+    fs::create_dir(&shm).unwrap();
+    node(&format!("mount -t tmpfs -o mode=1777 shm {}", shm.display()));
+    write_files(pod);
+}
+
+fn write_files(directory: &Path) {
+    for name in ["hostname", "hosts", "resolv.conf"] {
+        fs::write(directory.join(name), "of an earlier release\n").unwrap();
+    }
+}
+
+fn pin_namespaces(pod: &Path) {
+    let pins = ["net", "ipc", "uts"].map(|kind| {
+        let path = pod.join("ns").join(kind);
+        File::create(&path).unwrap();
+        format!("--{kind}={}", path.display())
     });
+    node(&format!("unshare {} ip link set lo up", pins.join(" ")));
+}
+
+/// Puts an earlier release's pod in the place of one that was made now, and lets a daemon of now find it.
+async fn make_earlier(world: &mut World, pod: &str, lay_out: fn(&Path)) -> Child {
+    let directory = world.dir.join("state/pods").join(pod);
+    world.daemon.kill();
+    let supervisor = process_with(&directory.display().to_string()).expect("the pod's supervisor");
+    node(&format!("kill -9 {supervisor}"));
+    until("the supervisor is gone", async || {
+        process_with(&directory.display().to_string()).is_none().then_some(())
+    })
+    .await;
+    let socket = directory.join("shim.sock");
+    fs::remove_file(&socket).unwrap();
+    pin_namespaces(&directory);
+    lay_out(&directory);
+    let earlier = place::command(&place::built().earlier).arg(&directory).spawn().unwrap();
+    until("the earlier supervisor listens", async || socket.exists().then_some(())).await;
+    world.start_again().await;
+    earlier
+}
+
+/// Says hello to whoever connects to a port in a pod's network, once.
+fn serve(pod: &Path, port: u16) -> std::thread::JoinHandle<()> {
+    let netns = File::open(pod.join("ns/net")).unwrap();
+    let (listening, listens) = std::sync::mpsc::channel();
+    let server = std::thread::spawn(move || {
+        setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+        listening.send(()).unwrap();
+        listener.accept().unwrap().0.write_all(b"hello").unwrap();
+    });
+    listens.recv().unwrap();
+    server
+}
+
+/// That nothing is left of the pod, the end of the test looks for.
+async fn is_served(world: &mut World, lay_out: fn(&Path), files: &str) {
+    let pod = world.client.run(&world.client.pod("earlier")).await.unwrap();
+    let mut supervisor = make_earlier(world, &pod, lay_out).await;
+    let client = &world.client;
+    let directory = world.dir.join("state/pods").join(&pod);
+    assert_eq!(client.pod_status(&pod).await.unwrap().state(), PodSandboxState::SandboxReady);
+    let main = client.create(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+    let plan = fs::read_to_string(directory.join("plans")).unwrap();
+    for place in ["ns/net", "ns/ipc", "ns/uts"] {
+        assert!(plan.contains(&format!(": {:?}", directory.join(place))), "{place}: {plan}");
+    }
+    for name in ["hostname", "hosts", "resolv.conf", "shm"] {
+        let source = directory.join(files).join(name);
+        assert!(plan.contains(&format!("source: {source:?}")), "{name}: {plan}");
+    }
+    let server = serve(&directory, 8001);
+    let mut forward = Forward::open(client, &pod).await;
+    let connection = forward.connect(8001).await;
+    assert_eq!(forward.over(connection).await.unwrap(), b"hello");
+    server.join().unwrap();
+    let refused = client.start(&main).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Internal, "what it says is passed on: {refused}");
+    client.down(&pod).await.unwrap();
+    supervisor.wait().unwrap();
+}
+
+#[test]
+fn a_pod_of_the_release_before_is_served() {
+    run(async |world| is_served(world, with_one_file_system, "memory").await);
+}
+
+#[test]
+fn a_pod_of_the_release_before_that_is_served() {
+    run(async |world| is_served(world, with_shared_memory, "").await);
 }

@@ -22,6 +22,8 @@ pub(crate) struct Built {
     pub(crate) shim: PathBuf,
     /// The program that inspects other processes from inside a container.
     pub(crate) onlooker: PathBuf,
+    /// What stands in for a supervisor of an earlier release.
+    pub(crate) earlier: PathBuf,
     /// The image layouts.
     pub(crate) images: PathBuf,
 }
@@ -55,6 +57,7 @@ pub(crate) fn built() -> Built {
         wharf: target.join("debug/wharf"),
         shim: target.join(musl()).join("shim/wharf-shim"),
         onlooker: target.join(musl()).join("shim/examples/onlooker"),
+        earlier: target.join(musl()).join("shim/examples/earlier"),
         images: repository().join("tests/images/out"),
     }
 }

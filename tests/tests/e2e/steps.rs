@@ -15,7 +15,7 @@ use crate::world::{World, run};
 
 /// The calls that leave something behind or take it away, and how the kernel lets them fail. A write wakes threads, too:
 /// it does not fail.
-const CHANGES: [(&str, Option<&str>); 17] = [
+const CHANGES: [(&str, Option<&str>); 18] = [
     ("mkdir", Some("ENOSPC")),
     ("mkdirat", Some("ENOSPC")),
     ("rename", Some("ENOSPC")),
@@ -25,6 +25,7 @@ const CHANGES: [(&str, Option<&str>); 17] = [
     ("rmdir", Some("EIO")),
     ("mount", Some("ENOMEM")),
     ("umount2", Some("ENOMEM")),
+    ("move_mount", Some("ENOSPC")),
     ("unshare", Some("ENOSPC")),
     ("setns", Some("EPERM")),
     ("clone3", Some("EAGAIN")),
@@ -184,6 +185,11 @@ impl Tracer {
         Self { strace, calls }
     }
 
+    /// Sees calls of a process, and of those that it makes.
+    pub(crate) fn attach_seeing(world: &World, process: i32, calls: &str) -> Self {
+        Self::with_process(world, process, &[&format!("--trace={calls}")])
+    }
+
     /// Ends the look at the calls.
     pub(crate) fn end_all(&mut self) {
         self.end(Fault::Error(""));
@@ -207,6 +213,11 @@ impl Tracer {
         let calls = std::fs::read_to_string(&self.calls).unwrap();
         let begun = |line: &&str| line.contains('(') && !line.contains("resumed>");
         calls.lines().filter(begun).count()
+    }
+
+    /// What was seen: a line for each call, with the number of who made it first.
+    pub(crate) fn seen(&self) -> Vec<String> {
+        std::fs::read_to_string(&self.calls).unwrap().lines().map(str::to_owned).collect()
     }
 
     /// Whether these words are among what was seen.

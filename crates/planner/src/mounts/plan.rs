@@ -119,6 +119,9 @@ fn plan_one(
         (Bind::Single, _) if extra.volumes.iter().any(|volume| volume.target == target) => {
             Source::Volume(bound()?)
         }
+        (Bind::Single, _) if source.as_deref().and_then(Path::parent) == Some(extra.pod_files.as_path()) => {
+            Source::OfPod(bound()?)
+        }
         (Bind::Single, _) => Source::Single(bound()?),
         (Bind::No, Some(kind)) if kind != "bind" => {
             Source::Filesystem { kind: kind.to_owned(), options: std::mem::take(&mut words.others) }

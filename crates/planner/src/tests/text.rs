@@ -104,6 +104,7 @@ fn of_mount(mount: &MountPlan) -> String {
     let source = match &mount.source {
         Source::Tree(path) => format!("tree {path}"),
         Source::Single(path) => format!("single {path}"),
+        Source::OfPod(path) => format!("of the pod {path}"),
         Source::Volume(path) => format!("volume {path}"),
         Source::Filesystem { kind, options } => {
             let options: Vec<_> = options.iter().map(|(key, value)| format!("{key}={value}")).collect();

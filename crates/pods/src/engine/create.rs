@@ -10,6 +10,7 @@ use wharf_images::LayerLease;
 use wharf_isolation::Plan;
 use wharf_planner::{self as planner, Extra, Request};
 use wharf_records::{ContainerRecord, save_spec};
+use wharf_supervision::Held;
 use wharf_types::{ContainerId, ContainerState};
 use wharf_wire::v1::Created;
 
@@ -102,7 +103,9 @@ impl Engine {
         config: ContainerConfig,
     ) -> Result<Arc<Container>, Error> {
         let own = id.clone();
-        let mut prepared = self.blocking(pod, move |engine, pod| engine.prepare(pod, &own, &config)).await?;
+        let held = pod.connected().await?.held();
+        let prepare = move |engine: &Self, pod: &Pod| engine.prepare(pod, &own, &config, &held);
+        let mut prepared = self.blocking(pod, prepare).await?;
         let created = self.first_process(pod, &mut prepared.plan).await?;
         prepared.record.identify(created.identity.unwrap_or_default());
         let own = id.clone();
@@ -130,10 +133,16 @@ impl Engine {
         Ok(Container::created(pod, id, record, cgroup, layers))
     }
 
-    fn prepare(&self, pod: &Pod, id: &ContainerId, config: &ContainerConfig) -> Result<Prepared, Error> {
+    fn prepare(
+        &self,
+        pod: &Pod,
+        id: &ContainerId,
+        config: &ContainerConfig,
+        held: &Held,
+    ) -> Result<Prepared, Error> {
         let name = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
         let image = ImageView::find(&self.parts.images, name)?;
-        let decision = self.decide(pod, id, (config, &image))?;
+        let decision = self.decide(pod, id, (config, &image), held)?;
         let cgroup = self.make(pod, id, &decision)?;
         let Decision { plan, record, .. } = decision;
         Ok(Prepared { plan, record, cgroup, lease: image.lease })
@@ -145,10 +154,11 @@ impl Engine {
         pod: &Pod,
         id: &ContainerId,
         (config, image): (&ContainerConfig, &ImageView),
+        held: &Held,
     ) -> Result<Decision, Error> {
         planner::check(config, &pod.namespaces(), self.machine.modules)?;
         let path = self.container_cgroup(pod, id)?;
-        let places = places::of(&self.parts, (pod, id), (image, &path))?;
+        let places = places::of(&self.parts, (pod, id), (image, &path), held)?;
         let request =
             Request { pod_id: pod.id(), pod: pod.config(), id, container: config, image: image.config() };
         let facts = host::facts(&request, &self.machine)?;

@@ -6,7 +6,7 @@
 
 mod request;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +14,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use wharf_cri_api::v1::{ContainerEventType, NamespaceMode, PodSandboxConfig};
-use wharf_host::namespaces::unpin;
-use wharf_host::{files, namespaces};
+use wharf_host::{earlier, files};
 use wharf_network::{Attachment, Dns, PodAddresses, StatsSocket};
 use wharf_planner::check_pod;
 use wharf_records::{Phase, PodRecord};
@@ -92,10 +91,13 @@ impl Engine {
     }
 
     async fn build_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
-        let socket = self.blocking(pod, Self::build_blocking).await?;
+        let (socket, netns) = self.blocking(pod, Self::build_blocking).await?;
         // The supervisor answers while the pod is connected to its network.
         self.watch_over(pod, Some(socket));
-        let ips = if pod.is_host_network() { Vec::new() } else { self.join_network(pod).await?.ips };
+        let ips = match netns {
+            Some(netns) => self.join_network(pod, netns).await?.ips,
+            None => Vec::new(),
+        };
         pod.connected().await?;
         self.blocking(pod, |engine, pod| engine.record_pod(pod, Phase::Made)).await?;
         let mut state = pod.write_state();
@@ -105,12 +107,13 @@ impl Engine {
     }
 
     /// Connects a pod to the network, when it is its turn: the steps may be a plugin's, which hang as long as it likes.
-    async fn join_network(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<PodAddresses, Error> {
+    async fn join_network(self: &Arc<Self>, pod: &Arc<Pod>, netns: OwnedFd) -> Result<PodAddresses, Error> {
         let _turn = self.connecting.acquire().await;
-        self.blocking(pod, Self::join_network_blocking).await
+        self.blocking(pod, move |engine, pod| engine.join_network_blocking(pod, netns.as_fd())).await
     }
 
-    fn build_blocking(&self, pod: &Pod) -> Result<OwnedFd, Error> {
+    /// Returns the connection to the supervisor, and the network namespace if it is the pod's own.
+    fn build_blocking(&self, pod: &Pod) -> Result<(OwnedFd, Option<OwnedFd>), Error> {
         let layout = &self.parts.layout;
         let directory = layout.pod(pod.id());
         make_directories(&directory)?;
@@ -122,10 +125,12 @@ impl Engine {
         let cgroup = supervision::cgroup(&self.parts.cgroups, &self.options.cgroup_parent)?;
         let (process, socket) = self.program.start(&directory, cgroup.as_ref().map(AsFd::as_fd))?;
         *pod.supervisor() = Some(process);
-        let plan = request::namespace_plan(layout, pod)?;
-        make_files(layout, pod)?;
-        namespaces::make(&plan)?;
-        Ok(socket)
+        let plan = request::namespace_plan(pod)?;
+        let namespaces = self.template.make_pod(&plan, make_files(pod)?)?;
+        let netns = namespaces.net.as_ref().map(OwnedFd::try_clone).transpose();
+        let netns = netns.stage("keeping the pod's network namespace")?;
+        *pod.unheld() = Some(Arc::new(namespaces));
+        Ok((socket, netns))
     }
 
     pub(crate) fn record_pod(&self, pod: &Pod, phase: Phase) -> Result<(), Error> {
@@ -138,9 +143,8 @@ impl Engine {
         Ok(record.save(&self.parts.layout.pod_record(pod.id()))?)
     }
 
-    fn join_network_blocking(&self, pod: &Pod) -> Result<PodAddresses, Error> {
+    fn join_network_blocking(&self, pod: &Pod, netns: BorrowedFd<'_>) -> Result<PodAddresses, Error> {
         let pin = &self.parts.layout.namespace(pod.id(), "net");
-        let netns = wharf_network::open_netns(pin).stage("opening the pod's network namespace")?;
         let metadata = pod.config().metadata.clone().unwrap_or_default();
         let ports = request::ports(pod.config())?;
         let dns = pod.config().dns_config.clone().unwrap_or_default();
@@ -149,7 +153,7 @@ impl Engine {
             name: &metadata.name,
             namespace: &metadata.namespace,
             uid: &metadata.uid,
-            netns: netns.as_fd(),
+            netns,
             pin,
             ports: &ports,
             annotations: &pod.config().annotations,
@@ -157,7 +161,7 @@ impl Engine {
             cgroup_parent: pod.config().linux.as_ref().map_or("", |linux| &linux.cgroup_parent),
         };
         let addresses = self.parts.network.attach(&attachment).stage("attaching the pod to the network")?;
-        *pod.network_stats() = StatsSocket::open(netns.as_fd()).ok();
+        *pod.network_stats() = StatsSocket::open(netns).ok();
         Ok(addresses)
     }
 
@@ -216,17 +220,14 @@ impl Engine {
     fn release_blocking(&self, pod: &Pod) -> Result<(), Error> {
         let layout = &self.parts.layout;
         *pod.network_stats() = None;
+        *pod.unheld() = None;
         let netns = layout.namespace(pod.id(), "net");
         if !pod.is_host_network() {
             self.parts.network.detach(pod.id(), Some(&netns)).stage("detaching the pod from the network")?;
         }
         // They may be another pod's from now on.
         pod.write_state().ips.clear();
-        for kind in ["net", "ipc", "uts"] {
-            unpin(&layout.namespace(pod.id(), kind))?;
-        }
-        unpin(&layout.older_pod_memory(pod.id()))?;
-        Ok(unpin(&layout.pod_memory(pod.id()))?)
+        Ok(earlier::release(layout, pod.id())?)
     }
 
     /// Removes a pod with all its containers; unknown ones are fine.
@@ -313,7 +314,7 @@ fn make_log_directory(path: &str) -> Result<(), Error> {
     })
 }
 
-fn make_files(layout: &Layout, pod: &Pod) -> Result<(), Error> {
+fn make_files(pod: &Pod) -> Result<OwnedFd, Error> {
     let network = if pod.is_host_network() { files::Network::Hosts } else { files::Network::Own };
     let shm = if pod.namespaces().ipc() == NamespaceMode::Node { files::Shm::Hosts } else { files::Shm::Own };
     let resolv_conf = match &pod.config().dns_config {
@@ -321,5 +322,5 @@ fn make_files(layout: &Layout, pod: &Pod) -> Result<(), Error> {
         None => files::hosts_resolv_conf(network),
     };
     let content = files::Files { hostname: &pod.hostname(), resolv_conf: &resolv_conf, shm };
-    Ok(files::make(&layout.pod_memory(pod.id()), &content)?)
+    Ok(files::make(&content)?)
 }

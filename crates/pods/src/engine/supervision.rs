@@ -2,13 +2,15 @@
 //! supervisor tells is noted. It is the process that says whether a supervisor is there, never the connection: a
 //! supervisor is killed for its own pod's end alone.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use tokio::sync::mpsc::Receiver;
 use wharf_cri_api::v1::ContainerEventType;
+use wharf_host::namespaces::PodNamespaces;
+use wharf_network::{StatsSocket, open_netns};
 use wharf_records::{Recovered, Word, decide, late_identity, lost_at};
 use wharf_state::{ExitRecord, Layout};
 use wharf_supervision::{BRIEF_PATIENCE, Connection, Link, Process, Signal, SupervisorError};
@@ -110,10 +112,49 @@ impl Engine {
     async fn greet(self: &Arc<Self>, pod: &Arc<Pod>, socket: OwnedFd) -> Result<Receiver<Body>, Error> {
         let (supervisor, events) = Connection::new(socket)?;
         let supervisor = Arc::new(supervisor);
-        let found = patiently(pod, supervisor.greet()).await?;
+        let unheld = pod.unheld().clone();
+        let hold = unheld.as_deref().map(to_hold).unwrap_or_default();
+        let found = patiently(pod, supervisor.greet(&hold)).await?;
+        *pod.unheld() = None;
         self.reconcile(pod, &supervisor, found).await;
+        self.count_traffic(pod, &supervisor).await;
         pod.link().set(Link::Up(supervisor));
         Ok(events)
+    }
+
+    /// Opens the counters of a pod's interfaces where an earlier daemon made the pod.
+    async fn count_traffic(self: &Arc<Self>, pod: &Arc<Pod>, supervisor: &Connection) {
+        let is_found = pod.read_state().ready && !pod.is_host_network() && !supervisor.held().is_nothing();
+        if !is_found || pod.network_stats().is_some() {
+            return;
+        }
+        let opened = match supervisor.lend(v1::Held::Network).await {
+            Ok(netns) => {
+                let open = move || StatsSocket::open(netns.as_fd()).stage("entering the pod's network");
+                blocking(open).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        match opened {
+            Ok(socket) => *pod.network_stats() = Some(socket),
+            Err(error) => {
+                tracing::warn!(
+                    pod = pod.id().short(),
+                    error = chain(&error),
+                    "no network statistics of a pod"
+                );
+            }
+        }
+    }
+
+    /// A pod's network namespace.
+    pub(crate) async fn network_namespace(&self, pod: &Pod) -> Result<OwnedFd, Error> {
+        let supervisor = pod.connected().await?;
+        if !supervisor.held().is_nothing() {
+            return Ok(supervisor.lend(v1::Held::Network).await?);
+        }
+        let pin = self.parts.layout.namespace(pod.id(), "net");
+        blocking(move || open_netns(&pin).stage("opening the pod's network namespace")).await
     }
 
     /// What the supervisor says holds, whatever was thought of its containers before.
@@ -307,6 +348,19 @@ impl Engine {
             self.events.tell(ContainerEventType::ContainerStoppedEvent, pod.id().as_str(), pod);
         }
     }
+}
+
+/// A pod's namespaces as its supervisor is to hold them.
+fn to_hold(namespaces: &PodNamespaces) -> Vec<(v1::Held, BorrowedFd<'_>)> {
+    let PodNamespaces { net, ipc, uts, mounts, files } = namespaces;
+    let all = [
+        (v1::Held::Network, net.as_ref()),
+        (v1::Held::Ipc, ipc.as_ref()),
+        (v1::Held::Uts, uts.as_ref()),
+        (v1::Held::Mounts, Some(mounts)),
+        (v1::Held::Files, Some(files)),
+    ];
+    all.into_iter().filter_map(|(held, descriptor)| Some((held, descriptor?.as_fd()))).collect()
 }
 
 /// Waits for an answer, and says so if it takes long.

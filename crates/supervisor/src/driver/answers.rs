@@ -4,19 +4,25 @@ use std::os::fd::AsFd;
 
 use wharf_state::ExitRecord;
 use wharf_types::ContainerId;
+use wharf_wire::v1::failure::Kind;
 use wharf_wire::v1::{self, message::Body, reply};
 
 use super::Driver;
 use crate::container::wire_identity;
-use crate::link::RequestId;
+use crate::link::{RequestId, failure};
 use crate::machine::container::{Action, Phase};
+use crate::requests::Given;
 
 impl Driver {
     pub(super) fn reply_done(&mut self, request: RequestId) {
         self.link.reply(request, reply::Result::Done(v1::Done {}), &[]);
     }
 
+    /// Beside a greeting may come what is to be held from now on.
     pub(super) fn reply_state(&mut self, request: RequestId, phases: &[(ContainerId, Phase)]) {
+        if let Given::Held(given) = std::mem::replace(&mut self.given, Given::Nothing) {
+            self.held.hold(given);
+        }
         let status = |(id, phase): &(ContainerId, Phase)| Some(self.containers.get(id)?.status(*phase));
         let state = v1::State {
             version: wharf_wire::VERSION,
@@ -24,8 +30,19 @@ impl Driver {
             pid: std::process::id().cast_signed(),
             reaper_pid: self.reaper.as_ref().map_or(0, |reaper| reaper.pid),
             features: wharf_wire::FEATURES.map(str::to_owned).to_vec(),
+            held: self.held.numbers(),
         };
         self.link.reply(request, reply::Result::State(state), &[]);
+    }
+
+    pub(super) fn lend(&mut self, request: RequestId, held: v1::Held) {
+        match self.held.get(held) {
+            Some(lent) => self.link.reply(request, reply::Result::Done(v1::Done {}), &[lent]),
+            None => {
+                let missing = failure(Kind::Precondition, format!("the pod has no {held:?} of its own"));
+                self.link.fail(request, missing);
+            }
+        }
     }
 
     /// Of what is done to a container there is nothing to be told here.

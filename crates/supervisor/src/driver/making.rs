@@ -60,9 +60,11 @@ impl Driver {
         };
         let cgroup = plan.cgroup.directory.as_ref().map(|path| open_directory(path.as_path()));
         let cgroup = cgroup.transpose().map_err(internal)?;
+        let pod = self.held.namespaces()?;
         let mut keep = streams.descriptors();
         keep.extend(place.process());
-        let body = |origin: Origin<'_>| wharf_isolation::create(plan, streams, origin);
+        keep.extend(pod.descriptors());
+        let body = |origin: Origin<'_>| wharf_isolation::create(plan, pod, streams, origin);
         self.spawner.spawn(place, cgroup.as_ref().map(AsFd::as_fd), &keep, body).map_err(internal)
     }
 
@@ -71,7 +73,8 @@ impl Driver {
         if plan.namespaces.pid != PidNamespace::Pod || self.reaper.is_some() {
             return Ok(());
         }
-        let reaper = PodReaper::start(self.spawner.witness(), &plan.namespaces, &self.directory)
+        let pod = self.held.namespaces()?;
+        let reaper = PodReaper::start(self.spawner.witness(), pod, &plan.namespaces)
             .map_err(|error| internal(format!("the pod's PID namespace: {error}")))?;
         let watched = self.watch.add(reaper.pidfd.as_fd(), Source::Reaper);
         watched.inspect_err(|_unwatched| reaper.end()).map_err(internal)?;

@@ -35,6 +35,7 @@ impl Machine {
             Ask::Remove { container } => Ok(self.remove(request, &container)),
             Ask::Attach { container, client, watches } => self.attach(request, container, (client, watches)),
             Ask::ReopenLog { container } => self.reopen_log(request, container),
+            Ask::Lend { held } => Ok(vec![Action::Lend { request, held }]),
             Ask::Shutdown => Ok(self.shut_down(request)),
             Ask::Nonsense(failure) => Err(failure),
         }

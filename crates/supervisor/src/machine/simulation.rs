@@ -120,6 +120,7 @@ impl History {
             14 => Ask::ReopenLog { container },
             _ if random.one_in(12) => Ask::Shutdown,
             _ if random.one_in(4) => Ask::Nonsense(no()),
+            _ if random.one_in(4) => Ask::Lend { held: wharf_wire::v1::Held::Network },
             _ => Ask::State,
         }
     }

@@ -209,9 +209,8 @@ impl Child<'_> {
     fn enter_root(&self) -> anyhow::Result<OwnedFd> {
         let (upper, work) = (self.layer.place.join("upper"), self.layer.place.join("work"));
         let lowers: &[&Path] = &[&self.machine.root];
-        let root = Overlay { lowers, upper: &upper, work: &work }.mount(&self.layer.place)?;
-        nix::unistd::fchdir(&root).context("enter the root")?;
-        mount::pivot_here()?;
+        let root = Overlay { lowers, upper: &upper, work: &work }.detached(&self.layer.place)?;
+        mount::pivot_to(root.as_fd())?;
         Ok(root)
     }
 }

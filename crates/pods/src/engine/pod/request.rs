@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use wharf_cri_api::v1::{self, NamespaceMode, PodSandboxConfig, Protocol as CriProtocol};
-use wharf_host::namespaces::{NamespacePlan, SysctlScope, sysctl_scope};
+use wharf_host::namespaces::{Kind, NamespacePlan, sysctl_scope};
 use wharf_network::{PortMapping, Protocol};
-use wharf_state::Layout;
 
 use crate::error::Error;
 use crate::pod::Pod;
@@ -14,25 +13,19 @@ use crate::pod::Pod;
 const USUAL_SYSCTLS: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
 
-/// Which namespaces a pod gets of its own, where they are pinned, and what is set in them.
-pub(super) fn namespace_plan(layout: &Layout, pod: &Pod) -> Result<NamespacePlan, Error> {
+/// Which namespaces a pod gets of its own, and what is set in them.
+pub(super) fn namespace_plan(pod: &Pod) -> Result<NamespacePlan, Error> {
     let options = pod.namespaces();
-    let pin =
-        |mode: NamespaceMode, kind| (mode != NamespaceMode::Node).then(|| layout.namespace(pod.id(), kind));
     let sysctls = pod.config().linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
-    let mut plan = NamespacePlan {
-        net: pin(options.network(), "net"),
-        ipc: pin(options.ipc(), "ipc"),
-        // A pod on the host's network has the host's name.
-        uts: pin(options.network(), "uts"),
-        hostname: pod.hostname(),
-        sysctls: BTreeMap::new(),
-    };
+    // A pod on the host's network has the host's name.
+    let modes = [(Kind::Net, options.network()), (Kind::Ipc, options.ipc()), (Kind::Uts, options.network())];
+    let own = modes.into_iter().filter(|(_, mode)| *mode != NamespaceMode::Node).map(|(kind, _)| kind);
+    let mut plan = NamespacePlan { own: own.collect(), hostname: pod.hostname(), sysctls: BTreeMap::new() };
     for (key, value) in &sysctls {
         check_sysctl(&plan, key, value)?;
     }
     plan.sysctls = sysctls;
-    if plan.net.is_some() {
+    if plan.own.contains(&Kind::Net) {
         for (key, value) in USUAL_SYSCTLS {
             plan.sysctls.entry(key.to_owned()).or_insert_with(|| value.to_owned());
         }
@@ -42,12 +35,8 @@ pub(super) fn namespace_plan(layout: &Layout, pod: &Pod) -> Result<NamespacePlan
 
 /// A sysctl must be of a namespace that the pod has of its own: any other is the whole machine's.
 fn check_sysctl(plan: &NamespacePlan, key: &str, value: &str) -> Result<(), Error> {
-    let home = match sysctl_scope(key) {
-        Some(SysctlScope::Net) => plan.net.as_ref(),
-        Some(SysctlScope::Ipc) => plan.ipc.as_ref(),
-        None => None,
-    };
-    if home.is_some() && !value.contains(['\n', '\0']) {
+    let is_own = sysctl_scope(key).is_some_and(|kind| plan.own.contains(&kind));
+    if is_own && !value.contains(['\n', '\0']) {
         return Ok(());
     }
     let problem = format!("{key} is not a sysctl of a namespace that the pod has of its own");
@@ -98,10 +87,6 @@ mod tests {
         Pod::new(PodId::from_random([1; 32]), config, String::new(), 0)
     }
 
-    fn plan(pod: &Pod) -> Result<NamespacePlan, Error> {
-        namespace_plan(&Layout::new("/run/wharf".into(), "/var/lib/wharf".into()), pod)
-    }
-
     #[test]
     fn a_pod_has_the_namespaces_that_are_not_the_hosts() {
         use NamespaceMode::{Node, Pod};
@@ -111,8 +96,8 @@ mod tests {
             (Pod, Node, [true, false, true]),
             (Node, Node, [false, false, false]),
         ] {
-            let plan = plan(&pod(network, ipc, &[])).unwrap();
-            let own = [plan.net.is_some(), plan.ipc.is_some(), plan.uts.is_some()];
+            let plan = namespace_plan(&pod(network, ipc, &[])).unwrap();
+            let own = [Kind::Net, Kind::Ipc, Kind::Uts].map(|kind| plan.own.contains(&kind));
             assert_eq!(own, expected, "{network:?} {ipc:?}");
             assert_eq!(plan.sysctls.is_empty(), network == Node, "the usual ones go with the network");
         }
@@ -122,16 +107,20 @@ mod tests {
     fn a_sysctl_is_set_where_it_is_the_pods_own_and_refused_elsewhere() {
         use NamespaceMode::{Node, Pod};
         let (net, ipc) = (("net.core.somaxconn", "9"), ("kernel.shmmax", "9"));
-        assert_eq!(plan(&pod(Pod, Pod, &[net, ipc])).unwrap().sysctls["kernel.shmmax"], "9");
+        assert_eq!(namespace_plan(&pod(Pod, Pod, &[net, ipc])).unwrap().sysctls["kernel.shmmax"], "9");
         let usual = ("net.ipv4.ip_unprivileged_port_start", "80");
-        assert_eq!(plan(&pod(Pod, Pod, &[usual])).unwrap().sysctls[usual.0], "80", "the request's counts");
+        assert_eq!(
+            namespace_plan(&pod(Pod, Pod, &[usual])).unwrap().sysctls[usual.0],
+            "80",
+            "the request's counts"
+        );
         for (network, mode, sysctl) in [
             (Node, Pod, net),
             (Pod, Node, ipc),
             (Pod, Pod, ("vm.swappiness", "9")),
             (Pod, Pod, ("kernel.shmmax", "9\n8")),
         ] {
-            let error = plan(&pod(network, mode, &[sysctl])).unwrap_err();
+            let error = namespace_plan(&pod(network, mode, &[sysctl])).unwrap_err();
             assert!(error.to_string().starts_with("sysctls: "), "{error}");
         }
     }

@@ -143,7 +143,11 @@ impl World {
     /// Does an action, and returns what it comes to.
     pub(super) fn act(&mut self, action: Action) -> Result<Option<Event>, String> {
         match action {
-            Action::ReplyDone { request } | Action::ReplyFailure { request, .. } => self.answered(request)?,
+            Action::ReplyDone { request }
+            | Action::ReplyFailure { request, .. }
+            | Action::Lend { request, .. } => {
+                self.answered(request)?;
+            }
             Action::ReplyState { request, containers } => self.tell_state(request, &containers)?,
             Action::Spawn(id) => return self.spawn(id),
             Action::Signal { request, container, .. } => {

@@ -1,0 +1,68 @@
+//! What the pod has of its own: its namespaces, and the root of its file system. Nothing pins them, so they live as long as the
+//! supervisor, and the kernel takes them away with it.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+
+use wharf_isolation::PodNamespaces;
+use wharf_wire::v1;
+
+use crate::machine::Failure;
+use crate::requests::internal;
+
+/// The descriptors, by what each is of.
+#[derive(Debug, Default)]
+pub(crate) struct Held(BTreeMap<v1::Held, OwnedFd>);
+
+impl Held {
+    /// Holds what the daemon gives that makes the pod. Nobody gives anything again: containers may be in what is held.
+    pub(crate) fn hold(&mut self, given: Vec<(v1::Held, OwnedFd)>) {
+        if self.0.is_empty() {
+            self.0.extend(given);
+        }
+    }
+
+    /// A descriptor, for a copy of it.
+    pub(crate) fn get(&self, held: v1::Held) -> Option<BorrowedFd<'_>> {
+        self.0.get(&held).map(AsFd::as_fd)
+    }
+
+    /// The namespaces, for those who enter them.
+    pub(crate) fn namespaces(&self) -> Result<PodNamespaces<'_>, Failure> {
+        let mounts = self.get(v1::Held::Mounts);
+        Ok(PodNamespaces {
+            net: self.get(v1::Held::Network),
+            ipc: self.get(v1::Held::Ipc),
+            uts: self.get(v1::Held::Uts),
+            mounts: mounts.ok_or_else(|| internal("the pod has no mount namespace"))?,
+        })
+    }
+
+    /// Where each is found among this process's descriptors.
+    pub(crate) fn numbers(&self) -> Vec<v1::HeldDescriptor> {
+        let number = |(held, descriptor): (&v1::Held, &OwnedFd)| v1::HeldDescriptor {
+            held: (*held).into(),
+            number: descriptor.as_raw_fd(),
+        };
+        self.0.iter().map(number).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_stays() {
+        let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let mut held = Held::default();
+        assert!(held.namespaces().is_err() && held.numbers().is_empty());
+        held.hold(vec![(v1::Held::Mounts, open()), (v1::Held::Network, open())]);
+        let numbers = held.numbers();
+        held.hold(vec![(v1::Held::Mounts, open()), (v1::Held::Ipc, open())]);
+        assert_eq!(held.numbers(), numbers, "the first daemon made the pod");
+        let pod = held.namespaces().unwrap();
+        assert!(pod.net.is_some() && pod.ipc.is_none() && pod.uts.is_none());
+        assert_eq!(pod.descriptors().count(), 2);
+    }
+}
