@@ -1,4 +1,4 @@
-//! CNI: real plugins, and stand-ins that fail.
+//! CNI: real plugins, and fake ones that fail.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -15,10 +15,10 @@ use crate::host_mounts::host_mounts;
 use crate::place;
 use crate::world::{World, run_on, until};
 
-/// What a stand-in begins with: it notes its call, and keeps what it was given.
+/// The beginning of a fake plugin: it notes the call and keeps its input.
 const NOTE: &str = "cat >$DIR/$NAME.$CNI_COMMAND; echo $NAME $CNI_COMMAND >>$DIR/calls\n";
 
-/// A stand-in that works: a pod has a file as long as it is added.
+/// A fake plugin that works: a pod has a file as long as it is added.
 const GOOD: &str = r#"
     if [ $CNI_COMMAND = DEL ]; then rm -f $DIR/added/$CNI_CONTAINERID.$NAME; exit; fi
     touch $DIR/added/$CNI_CONTAINERID.$NAME
@@ -26,7 +26,7 @@ const GOOD: &str = r#"
         "ips": [{"address": "10.9.0.7/24", "interface": 0}]}'
 "#;
 
-/// Writes a stand-in of a plugin.
+/// Writes a fake plugin.
 fn plugin(dir: &Path, name: &str, script: &str) {
     fs::create_dir_all(dir.join("plugins")).unwrap();
     fs::create_dir_all(dir.join("added")).unwrap();
@@ -36,7 +36,7 @@ fn plugin(dir: &Path, name: &str, script: &str) {
     fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
-/// Writes the configuration of a network.
+/// Writes a network configuration.
 fn configure(dir: &Path, network: &str, plugins: &Value) {
     configure_list(dir, &json!({ "cniVersion": "1.0.0", "name": network, "plugins": plugins }));
 }
@@ -49,7 +49,7 @@ fn configure_list(dir: &Path, list: &Value) {
     fs::rename(&temporary, path).unwrap();
 }
 
-/// Sets wharfd's own settings of the network.
+/// Writes wharfd's network settings.
 pub(crate) fn set(dir: &Path, settings: &str) {
     drop_in(dir, "network", settings);
 }
@@ -63,7 +63,7 @@ fn drop_in(dir: &Path, name: &str, settings: &str) {
     .unwrap();
 }
 
-/// A network of the stand-ins `one`, which works, and `two`.
+/// A network with the fake plugins `one`, which works, and `two`.
 fn chain(dir: &Path, two: &str) {
     plugin(dir, "one", GOOD);
     plugin(dir, "two", two);
@@ -75,7 +75,7 @@ fn calls(world: &World) -> Vec<String> {
     calls.lines().map(str::to_owned).collect()
 }
 
-/// The name of the network that a stand-in was called for last.
+/// The name of the network in the last call of a fake plugin.
 fn network_of(world: &World, call: &str) -> Value {
     let input = fs::read(world.dir.join(call)).unwrap();
     serde_json::from_slice::<Value>(&input).unwrap()["name"].take()
@@ -103,7 +103,7 @@ fn refused(result: Result<String, Status>, code: Code, words: &[&str]) {
     }
 }
 
-/// A command of the node, which must work; what it printed.
+/// Runs a command on the node, which must succeed, and returns its output.
 pub(crate) fn node(line: &str) -> String {
     let output = place::command(Path::new("sh")).args(["-ec", line]).output().unwrap();
     assert!(output.status.success(), "{line}: {output:?}");
@@ -123,7 +123,7 @@ fn real_network(dir: &Path) {
     configure(dir, "real", &json!([bridge, ports, { "type": "firewall" }]));
 }
 
-/// A pod that serves its own name on port 80, and on a port of the host if that is not 0.
+/// A pod that serves its own name on port 80, and on a host port unless that is 0.
 pub(crate) async fn server(client: &Client, name: &str, host_port: i32) -> (String, String) {
     let mut config = client.pod(name);
     config.port_mappings.push(PortMapping { container_port: 80, host_port, ..PortMapping::default() });
@@ -138,7 +138,7 @@ pub(crate) async fn server(client: &Client, name: &str, host_port: i32) -> (Stri
     (pod, container)
 }
 
-/// Asks a web server from the host.
+/// Fetches a page from a web server, from the host.
 pub(crate) fn page(host: &str, port: u16) -> String {
     let mut stream = TcpStream::connect((host, port)).unwrap();
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
@@ -147,7 +147,7 @@ pub(crate) fn page(host: &str, port: u16) -> String {
     page
 }
 
-/// Two pods reach each other, and the one with a host port is reached by it from everywhere.
+/// Checks that two pods reach each other, and that the host port of one is reachable from everywhere.
 async fn all_reach(client: &Client, (web, one): (&str, &str), (other, two): (&str, &str)) {
     let (web_ip, other_ip) = (ip(client, web).await, ip(client, other).await);
     assert_ne!(web_ip, other_ip);
@@ -170,7 +170,7 @@ fn real_plugins_connect_pods_and_leave_nothing() {
         let rules = || node("nft --stateless list ruleset");
         let dir = world.dir.clone();
         let leases = || node(&format!("ls {}/leases/real", dir.display()));
-        // The first pod makes what is of the node: the bridge, and the chains.
+        // The first pod makes what belongs to the node: the bridge and the chains.
         let (first, _) = server(&world.client, "first", 12080).await;
         world.client.down(&first).await.unwrap();
         let (rules_before, leases_before) = (rules(), leases());
@@ -192,7 +192,7 @@ fn real_plugins_connect_pods_and_leave_nothing() {
         world.clear().await;
         assert_eq!((rules(), leases()), (rules_before, leases_before));
         assert_eq!(node("ip -oneline link show master cni0"), "");
-        // What is of the node, and was made by plugins, is theirs.
+        // What plugins made for the node is theirs to keep.
         node("ip link delete cni0; nft flush ruleset");
     });
 }
@@ -276,7 +276,7 @@ fn plugins_that_hang_hold_up_nobody_else() {
             until("pods wait for the plugin", async || (calls(world).len() >= 20).then_some(())).await;
             let container = client.launch(&free, &client.container("main", "sleep 1000")).await.unwrap();
             assert_eq!(client.output(&container, "echo served").await, "served");
-            // An agent that the plugin waits for is such a pod.
+            // An agent for which the plugin waits is such a pod.
             let mut agent = client.pod("agent");
             let options = NamespaceOption { network: NamespaceMode::Node.into(), ..own_processes() };
             pod_security(&mut agent).namespace_options = Some(options);

@@ -347,7 +347,7 @@ const DAMAGED: [&str; 8] = [
     "root/network/leases/POD",
 ];
 
-/// Where people find the files that a pod's containers have in common: as the runtime spec of one says.
+/// Where people find the files that a pod's containers share, taken from a container's runtime spec.
 fn pods_files(dir: &Path, (pod, container): (&str, &str)) -> String {
     let spec = dir.join(format!("state/pods/{pod}/containers/{container}.json"));
     let spec: serde_json::Value = serde_json::from_slice(&fs::read(spec).unwrap()).unwrap();

@@ -1,5 +1,5 @@
-//! The host's table of mounts: no pod adds to it but one of CNI plugins, and no container copies it. So pods cost the same
-//! beside however many mounts.
+//! The host's mount table: only pods on CNI plugins add to it, and no container copies it. So pods cost the same
+//! however many mounts there are.
 
 use std::collections::HashSet;
 use std::fs;
@@ -8,7 +8,8 @@ use crate::steps::Tracer;
 use crate::wedge::Supervisor;
 use crate::world::run;
 
-/// What is mounted in the namespace that this test shares with its daemon, which is the host's to it.
+/// The mounts in the namespace that this test shares with its daemon, which is the host's from the daemon's point of
+/// view.
 pub(crate) fn host_mounts() -> Vec<String> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
     table.lines().map(|line| line.split(' ').nth(4).unwrap().to_owned()).collect()
@@ -31,7 +32,7 @@ fn pods_of_the_built_in_network_add_no_mount() {
         let client = &world.client;
         assert_eq!(host_mounts(), before);
         for (pod, name, container) in &containers {
-            // What nothing pins is found again by the next daemon.
+            // The next daemon finds what nothing pins.
             assert_eq!(client.output(container, "cat /etc/hostname").await, *name);
             let network = client.pod_stats(pod).await.network.unwrap();
             assert_eq!(network.default_interface.unwrap().name, "eth0");

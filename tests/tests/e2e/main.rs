@@ -1,5 +1,5 @@
-//! wharf from end to end: a wharfd and its supervisors as they are built, called through the CRI socket, each test with a
-//! daemon in a place of its own (`place`), and after each a look at what is left (`footprint`).
+//! wharf from end to end: a wharfd and its supervisors as built by cargo, called through the CRI socket. Each test has
+//! a daemon in a rig of its own (`place`), and is followed by a check of what is left (`footprint`).
 #![allow(missing_docs, reason = "a test crate has no readers")]
 
 #[cfg(test)]

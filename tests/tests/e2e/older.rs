@@ -1,5 +1,5 @@
-//! Pods that an earlier release made. Their supervisors are of that release, and hold nothing of the pod: namespaces are
-//! pinned as files in the pod's directory, and its file system is mounted there.
+//! Pods that an earlier release made. Their supervisors are of that release and hold nothing for the pod: the
+//! namespaces are pinned as files in the pod's directory, and the pod's file system is mounted there.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -17,7 +17,7 @@ use crate::place;
 use crate::streams::Forward;
 use crate::world::{World, run, until};
 
-/// Lays out a pod's directory as the release before this one did.
+/// Lays out a pod's directory as the previous release did.
 fn with_one_file_system(pod: &Path) {
     let memory = pod.join("memory");
     fs::create_dir(&memory).unwrap();
@@ -25,7 +25,7 @@ fn with_one_file_system(pod: &Path) {
     write_files(&memory);
 }
 
-/// Lays it out as the release before that one did: files beside a file system of shared memory alone.
+/// Lays it out as the release before that did: files beside a file system only for shared memory.
 fn with_shared_memory(pod: &Path) {
     let shm = pod.join("shm");
     fs::create_dir(&shm).unwrap();
@@ -48,7 +48,7 @@ fn pin_namespaces(pod: &Path) {
     node(&format!("unshare {} ip link set lo up", pins.join(" ")));
 }
 
-/// Puts an earlier release's pod in the place of one that was made now, and lets a daemon of now find it.
+/// Replaces a pod that was just made by one of an earlier release, and lets the current daemon find it.
 async fn make_earlier(world: &mut World, pod: &str, lay_out: fn(&Path)) -> Child {
     let directory = world.dir.join("state/pods").join(pod);
     world.daemon.kill();
@@ -68,7 +68,7 @@ async fn make_earlier(world: &mut World, pod: &str, lay_out: fn(&Path)) -> Child
     earlier
 }
 
-/// Says hello to whoever connects to a port in a pod's network, once.
+/// Says hello, once, to whoever connects to a port in a pod's network.
 fn serve(pod: &Path, port: u16) -> std::thread::JoinHandle<()> {
     let netns = File::open(pod.join("ns/net")).unwrap();
     let (listening, listens) = std::sync::mpsc::channel();
@@ -82,7 +82,8 @@ fn serve(pod: &Path, port: u16) -> std::thread::JoinHandle<()> {
     server
 }
 
-/// That nothing is left of the pod, the end of the test looks for.
+/// Takes a pod of an earlier release through the rest of its life. The end of the test checks that nothing of it is
+/// left.
 async fn is_served(world: &mut World, lay_out: fn(&Path), files: &str) {
     let pod = world.client.run(&world.client.pod("earlier")).await.unwrap();
     let mut supervisor = make_earlier(world, &pod, lay_out).await;

@@ -22,7 +22,7 @@ pub(crate) struct Built {
     pub(crate) shim: PathBuf,
     /// The program that inspects other processes from inside a container.
     pub(crate) onlooker: PathBuf,
-    /// What stands in for a supervisor of an earlier release.
+    /// The stand-in for a supervisor of an earlier release.
     pub(crate) earlier: PathBuf,
     /// The image layouts.
     pub(crate) images: PathBuf,
@@ -120,7 +120,7 @@ pub(crate) fn fill(filler: &Path, leave_bytes: u64) {
 /// A command that a test needs besides wharf.
 #[expect(
     clippy::disallowed_methods,
-    reason = "wharf itself starts nothing but shims and plugins; its tests start wharf"
+    reason = "wharf itself starts only supervisors and plugins; its tests start wharf"
 )]
 pub(crate) fn command(program: &Path) -> Command {
     Command::new(program)

@@ -1,5 +1,5 @@
 //! A pod's life with a fault at each of its steps in turn: the daemon is killed right before a system call that changes
-//! something, or the call fails. What was cut off can be repeated, and nothing is left.
+//! something, or the call fails. A call that was cut off can be repeated, and nothing is left.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -13,8 +13,8 @@ use crate::client::Client;
 use crate::place;
 use crate::world::{World, run};
 
-/// The calls that leave something behind or take it away, and how the kernel lets them fail. A write wakes threads, too:
-/// it does not fail.
+/// The calls that leave something behind or remove it, and the error with which each fails. A write also wakes threads,
+/// so it does not fail.
 const CHANGES: [(&str, Option<&str>); 18] = [
     ("mkdir", Some("ENOSPC")),
     ("mkdirat", Some("ENOSPC")),
@@ -68,7 +68,7 @@ fn what_failed_at_any_step_can_be_repeated() {
     });
 }
 
-/// Has a fault at the first change of a kind, at the second, and so on; returns how many there are.
+/// Injects a fault into the first change of a kind, the second, and so on; returns how many there are.
 async fn faults(world: &mut World, change: &str, fault: Fault) -> usize {
     let mut nth = 1;
     loop {
@@ -90,7 +90,7 @@ struct Life<'a> {
 }
 
 impl Life<'_> {
-    /// From its beginning to its end; whether a fault was met.
+    /// Takes it from beginning to end; returns whether a fault occurred.
     async fn live(mut self, name: &str) -> bool {
         let config = self.world.client.pod(name);
         let main = self.world.client.container("main", "echo begun; sleep 1000");
@@ -107,7 +107,7 @@ impl Life<'_> {
         self.tracer.has_met()
     }
 
-    /// Calls, and once more if there is no answer: of the next daemon, if this one was killed.
+    /// Makes a call, and repeats it if there is no response: to the next daemon, if this one was killed.
     async fn call<T>(&mut self, call: impl AsyncFn(Client) -> Result<T, Status>) -> T {
         let first = match call(self.world.client.clone()).await {
             Ok(answer) => return answer,
@@ -123,8 +123,8 @@ impl Life<'_> {
     }
 }
 
-/// Lets a system call of the daemon meet a fault; several, if threads make it at once, since the calls of each are counted
-/// by themselves.
+/// Injects a fault into a system call of the daemon; into several, if threads make the call at the same time, because
+/// strace counts the calls of each thread separately.
 pub(crate) struct Tracer {
     strace: Child,
     calls: PathBuf,
@@ -135,7 +135,7 @@ impl Tracer {
         Self::attach_to(world, world.daemon.pid().cast_signed(), change, fault, nth)
     }
 
-    /// Lets the nth call of a process, and of each that it makes, meet a fault.
+    /// Injects a fault into the nth call of a process, and of each process that it creates.
     pub(crate) fn attach_to(world: &World, process: i32, change: &str, fault: Fault, nth: usize) -> Self {
         let effect = match fault {
             Fault::Kill => "signal=SIGKILL".to_owned(),
@@ -145,23 +145,24 @@ impl Tracer {
         Self::with_process(world, process, &[&format!("--trace={change}"), &inject])
     }
 
-    /// Sees calls and changes none; they are in the file `calls` of the test's directory.
+    /// Records calls and changes none; the record is the file `calls` in the test's directory.
     pub(crate) fn attach_all(world: &World, traced: &str) -> Self {
         Self::with(world, &[traced])
     }
 
-    /// Lets a call of a process, and of those it makes, fail each time until they execute another program.
+    /// Makes a call of a process, and of the processes that it creates, fail each time until they execute another
+    /// program.
     pub(crate) fn attach_failing(world: &World, process: i32, call: &str, error: &str) -> Self {
         let options = [&*format!("--trace={call}"), &*format!("--inject={call}:error={error}")];
         Self::with_process(world, process, &options)
     }
 
-    /// Sees or changes calls of the daemon as the options of strace say. What the daemon executes is not traced.
+    /// Records or changes calls of the daemon with these options of strace. What the daemon executes is not traced.
     pub(crate) fn with(world: &World, options: &[&str]) -> Self {
         Self::with_process(world, world.daemon.pid().cast_signed(), options)
     }
 
-    /// Sees the calls of a process, and of those that it makes until they execute another program, to count them.
+    /// Counts the calls of a process, and of the processes that it creates until they execute another program.
     pub(crate) fn counting(world: &World, process: i32, traced: &str) -> Self {
         Self::writing_to(world.dir.join(format!("calls-{process}")), process, &[traced])
     }
@@ -185,17 +186,17 @@ impl Tracer {
         Self { strace, calls }
     }
 
-    /// Sees calls of a process, and of those that it makes.
+    /// Traces a process and the processes that it creates.
     pub(crate) fn attach_seeing(world: &World, process: i32, calls: &str) -> Self {
         Self::with_process(world, process, &[&format!("--trace={calls}")])
     }
 
-    /// Ends the look at the calls.
+    /// Stops recording.
     pub(crate) fn end_all(&mut self) {
         self.end(Fault::Error(""));
     }
 
-    /// From now on, no fault is met.
+    /// Stops the faults.
     pub(crate) fn end(&mut self, fault: Fault) {
         let signal = match fault {
             // It may wait for ever for a thread of a process that was killed.
@@ -208,19 +209,19 @@ impl Tracer {
         }
     }
 
-    /// How many calls were seen. One that another process's interrupted takes two lines.
+    /// The number of calls seen. A call that is interrupted by one of another process takes two lines.
     pub(crate) fn count(&self) -> usize {
         let calls = std::fs::read_to_string(&self.calls).unwrap();
         let begun = |line: &&str| line.contains('(') && !line.contains("resumed>");
         calls.lines().filter(begun).count()
     }
 
-    /// What was seen: a line for each call, with the number of who made it first.
+    /// The calls that were traced: one line per call, which starts with the caller's process id.
     pub(crate) fn seen(&self) -> Vec<String> {
         std::fs::read_to_string(&self.calls).unwrap().lines().map(str::to_owned).collect()
     }
 
-    /// Whether these words are among what was seen.
+    /// Whether the record contains these words.
     pub(crate) fn has_seen(&self, words: &str) -> bool {
         std::fs::read_to_string(&self.calls).unwrap().contains(words)
     }

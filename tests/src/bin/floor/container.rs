@@ -88,19 +88,19 @@ pub(crate) fn start(
     let child = Child { machine, namespaces, cgroups, layer };
     laps.skip();
     let birth = Birth { machine, flags: CloneFlags::CLONE_NEWPID, cgroups, stages: &STAGES };
-    let process = birth.run(laps, |told| child.become_container(told))?;
+    let process = birth.run(laps, |report| child.become_container(report))?;
     laps.ended(stage(Whole::PodUp, "container: exec"));
     Ok(process)
 }
 
 /// What a child reports: when each stage ended.
-pub(crate) struct Told {
+pub(crate) struct Report {
     line: File,
     begin: Instant,
     ends: Vec<u64>,
 }
 
-impl Told {
+impl Report {
     pub(crate) fn ended(&mut self) {
         let nanoseconds = self.begin.elapsed().as_nanos();
         self.ends.push(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
@@ -131,20 +131,20 @@ impl Birth<'_> {
     pub(crate) fn run(
         &self,
         laps: &mut Laps<'_>,
-        become_it: impl FnOnce(Told) -> anyhow::Result<()>,
+        become_it: impl FnOnce(Report) -> anyhow::Result<()>,
     ) -> anyhow::Result<OwnedFd> {
         let unified = self.cgroups.open_v2()?;
         let (read, line) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("make a pipe")?;
-        let mut told = Told { line: line.into(), begin: Instant::now(), ends: Vec::new() };
+        let mut report = Report { line: line.into(), begin: Instant::now(), ends: Vec::new() };
         match clone(&self.machine.single, self.flags, unified.as_ref().map(AsFd::as_fd))? {
             Clone::Child(_child) => {
-                told.ended();
-                let failed = become_it(told).err();
+                report.ended();
+                let failed = become_it(report).err();
                 let said = failed.map(|error| writeln!(std::io::stderr(), "floor: {error:#}"));
                 exit_now(if said.is_some_and(|said| said.is_ok()) { 1 } else { 2 })
             }
             Clone::Parent { pidfd, .. } => {
-                drop(told);
+                drop(report);
                 note(read.into(), laps, self.stages)?;
                 Ok(pidfd)
             }
@@ -155,9 +155,13 @@ impl Birth<'_> {
 /// Reads a child's report until the child has executed its program.
 fn note(mut read: File, laps: &mut Laps<'_>, stages: &[Stage]) -> anyhow::Result<()> {
     let mut bytes = Vec::new();
-    read.read_to_end(&mut bytes).context("read what the child tells")?;
+    read.read_to_end(&mut bytes).context("read what the child reports")?;
     let (ends, rest) = bytes.as_chunks();
-    anyhow::ensure!(ends.len() == stages.len() && rest.is_empty(), "the child told {} bytes", bytes.len());
+    anyhow::ensure!(
+        ends.len() == stages.len() && rest.is_empty(),
+        "the child reported {} bytes",
+        bytes.len()
+    );
     let mut before = 0;
     laps.of_child(stages.iter().zip(ends).map(|(stage, end)| {
         let end = u64::from_ne_bytes(*end);
@@ -176,25 +180,25 @@ struct Child<'a> {
 }
 
 impl Child<'_> {
-    fn become_container(&self, mut told: Told) -> anyhow::Result<()> {
+    fn become_container(&self, mut report: Report) -> anyhow::Result<()> {
         nix::sys::stat::umask(Mode::empty());
         self.cgroups.enter_v1()?;
-        told.ended();
+        report.ended();
         let etc = ETC.map(|name| mount::copy_tree(&self.machine.etc.join(name), Depth::One));
         self.join_namespaces()?;
-        told.ended();
+        report.ended();
         let root = self.enter_root()?;
-        told.ended();
+        report.ended();
         attach_filesystems(root.as_fd())?;
         for (name, file) in ETC.iter().zip(etc) {
             bind_file(root.as_fd(), &format!("etc/{name}"), file?.as_fd())?;
         }
-        told.ended();
+        report.ended();
         make_nodes(root.as_fd())?;
-        told.ended();
+        report.ended();
         cover(root.as_fd())?;
-        told.ended();
-        told.execute(c"/bin/sleep", &[c"sleep", c"86413"])
+        report.ended();
+        report.execute(c"/bin/sleep", &[c"sleep", c"86413"])
     }
 
     fn join_namespaces(&self) -> anyhow::Result<()> {

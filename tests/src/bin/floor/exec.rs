@@ -29,17 +29,17 @@ pub(crate) fn run(
     // Applies only to children: a process never changes its own PID namespace.
     setns(first, CloneFlags::CLONE_NEWPID).context("choose the container's PID namespace")?;
     let birth = Birth { machine, flags: CloneFlags::empty(), cgroups, stages: &STAGES };
-    let process = birth.run(laps, |mut told| {
+    let process = birth.run(laps, |mut report| {
         cgroups.enter_v1()?;
-        told.ended();
+        report.ended();
         let all = CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWNET
             | CloneFlags::CLONE_NEWIPC
             | CloneFlags::CLONE_NEWUTS
             | CloneFlags::CLONE_NEWCGROUP;
         setns(first, all).context("join the container's namespaces")?;
-        told.ended();
-        told.execute(c"/bin/true", &[c"true"])
+        report.ended();
+        report.execute(c"/bin/true", &[c"true"])
     })?;
     laps.ended(stage(Whole::Exec, "exec"));
     reap(&process)?;
