@@ -1,10 +1,10 @@
 //! Processes without the memory of their parent.
 //!
-//! A child is a copy, and one of the supervisor's has in its memory what the supervisor knows of every container of its pod:
-//! their environments, their arguments, their output. Where others see the child, one with `CAP_SYS_PTRACE` can stop it and
-//! read all that, until it executes its program. So a child that is to be born among others gets a memory of its own: the
-//! code of this program, and one mapping with a [`Script`] and a stack. Heap, data and stack of its parent are never
-//! copied for it, and neither is what a C library needs: it can do nothing but follow the script.
+//! A child is a copy, and a child of the supervisor has in its memory what the supervisor knows about every container
+//! of its pod: environments, arguments, output. Where others see the child, a process with `CAP_SYS_PTRACE` can stop it
+//! and read all that, until it executes its program. So a child that is created among others gets a memory of its own:
+//! the code of this program, and one mapping with a [`Script`] and a stack. The heap, data and stack of its parent are
+//! never copied for it, and neither is what a C library needs: it can do nothing but follow the script.
 
 use std::ops::Range;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -17,13 +17,13 @@ use crate::mapping::Mapping;
 use crate::raw::{self, Start};
 use crate::script::{Argument, Script, word};
 
-/// Room for the frames of one function and for what the kernel puts there.
+/// Room for the frames of one function, and for what the kernel puts there.
 const STACK_BYTES: usize = 16 << 10;
 const PAGE_BYTES: usize = 4096;
-/// How a process ends whose script failed.
+/// The exit code of a process whose script failed.
 const FAILED: usize = 128;
 
-/// A call, ready to be made.
+/// A call that is ready to be made.
 #[repr(C)]
 struct Call {
     number: libc::c_long,
@@ -33,22 +33,22 @@ struct Call {
     is_candidate: usize,
 }
 
-/// A script, ready to be followed; the calls lie behind it.
+/// The head of a script that is ready to be followed; the calls come after it.
 #[repr(C)]
 struct Head {
     line: usize,
     count: usize,
 }
 
-/// A script in memory of its own, with a stack for a process that has nothing else.
+/// A script in its own memory, with a stack for a process that has nothing else.
 #[derive(Debug)]
 pub struct Prepared(Mapping);
 
 impl Script {
-    /// Lays the script out in a mapping of its own, where all its addresses are known.
+    /// Lays the script out in its own mapping, where all its addresses are known.
     ///
     /// # Errors
-    /// ENOMEM, also for the process's own limit of its memory.
+    /// ENOMEM, which may be due to the process's own limit on memory.
     pub fn prepare(&self) -> Result<Prepared> {
         let calls = STACK_BYTES + size_of::<Head>();
         let data = calls + self.calls.len() * size_of::<Call>();
@@ -78,7 +78,7 @@ impl Script {
 }
 
 impl Prepared {
-    /// Behind the stack, which grows towards the beginning.
+    /// After the stack, which grows downwards.
     fn head(&self) -> *mut Head {
         self.0.base().wrapping_add(STACK_BYTES).cast()
     }
@@ -89,11 +89,11 @@ impl Prepared {
         unsafe { follow(self.head()) }
     }
 
-    /// Keeps all memory but the script and the program's code from the children that this process makes from here on. It
-    /// makes none by other means: they could not run. Allocates nothing.
+    /// Withholds all memory except the script and the program's code from the children that this process makes from
+    /// here on. It makes none by other means: they could not run. Allocates nothing.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn keep_memory(self, _child: &Child) -> Result<Bare> {
         let entry = (follow as unsafe extern "C" fn(*mut Head) -> !) as usize;
         if !code().any(|range| range.contains(&entry)) {
@@ -106,10 +106,10 @@ impl Prepared {
     }
 }
 
-/// Behind all that can be mapped.
+/// The first address after everything that can be mapped.
 const END: usize = isize::MAX.cast_unsigned() & !(PAGE_BYTES - 1);
 
-/// The mappings of this program's file that cannot be written, so that they are as they are in the file.
+/// The read-only mappings of this program's file, which are therefore as in the file.
 fn code() -> impl Iterator<Item = Range<usize>> {
     // SAFETY: a number that the kernel gives every process, and so is the next.
     let headers = unsafe { libc::getauxval(libc::AT_PHDR) };
@@ -134,20 +134,20 @@ fn code() -> impl Iterator<Item = Range<usize>> {
     headers.iter().filter(is_code).map(pages)
 }
 
-/// Says of memory whether children get a copy.
+/// Sets whether children get a copy of this memory.
 fn advise(range: Range<usize>, advice: libc::c_int) -> Result<()> {
     let start = std::ptr::without_provenance_mut(range.start);
     // SAFETY: the memory stays this process's. A child without it runs nothing that needs it.
     let result = unsafe { libc::madvise(start, range.end - range.start, advice) };
     match Errno::result(result) {
-        // Not all of it is mapped; what is was done.
+        // Not all of it is mapped; the advice has been applied to what is.
         Ok(_) | Err(Errno::ENOMEM) => Ok(()),
         Err(errno) => Err(Error::new("madvise", format!("{advice}, {range:x?}"), errno)),
     }
 }
 
-/// glibc lets the kernel write into the thread's memory whenever it is scheduled (rseq(2)), and a child inherits that; one
-/// without that memory would be killed.
+/// Unregisters rseq(2): glibc has the kernel write into the thread's memory whenever the thread is scheduled, and a
+/// child inherits that. A child without that memory would be killed.
 #[cfg(target_env = "gnu")]
 fn forget_rseq() {
     const UNREGISTER: usize = 1;
@@ -173,11 +173,11 @@ fn forget_rseq() {
     unsafe { raw::call(libc::SYS_rseq, &[area, BYTES, UNREGISTER, SIGNATURE, 0, 0]) };
 }
 
-/// Other C libraries ask the kernel for nothing of the kind.
+/// Other C libraries do not register rseq.
 #[cfg(not(target_env = "gnu"))]
 fn forget_rseq() {}
 
-/// A process that hands none of its memory on.
+/// A process that passes none of its memory to its children.
 #[derive(Debug)]
 pub struct Bare(Prepared);
 
@@ -186,19 +186,20 @@ pub const SIBLING: u32 = (libc::CLONE_PARENT | libc::CLONE_PIDFD).cast_unsigned(
 const CHILD: u32 = (libc::SIGCHLD | libc::CLONE_PIDFD).cast_unsigned();
 
 impl Bare {
-    /// Clones a process that follows the script, into the PID namespace that this one's children are for, as a child of this
-    /// one's own parent. By the old clone(2), whose flags a filter can read: most let it through, and not clone3.
+    /// Clones a process that follows the script, into the PID namespace for this one's children, as a child of this
+    /// one's own parent. It uses the old clone(2), because a filter can read its flags: most filters allow it and not
+    /// clone3.
     ///
     /// # Errors
-    /// The kernel's; ENOMEM if the namespace's first process is gone.
+    /// The kernel's error; ENOMEM if the namespace's first process is gone.
     pub fn clone_sibling(&self) -> Result<OwnedFd> {
         self.clone(SIBLING)
     }
 
-    /// As [`Self::clone_sibling`], as a child of this process.
+    /// Like [`Self::clone_sibling`], but as a child of this process.
     ///
     /// # Errors
-    /// The kernel's; ENOMEM if the namespace's first process is gone.
+    /// The kernel's error; ENOMEM if the namespace's first process is gone.
     pub fn clone_child(&self) -> Result<OwnedFd> {
         self.clone(CHILD)
     }
@@ -258,7 +259,7 @@ const NO_ENTRY: isize = libc::ENOENT as isize;
 const NO_DIRECTORY: isize = libc::ENOTDIR as isize;
 const ACCESS_DENIED: isize = libc::EACCES as isize;
 
-/// Writes the words for a failed call, and ends the process.
+/// Writes the message for a failed call, and ends the process.
 fn fail(line: usize, &Call { words, words_bytes, .. }: &Call, errno: isize) -> ! {
     // SAFETY: behind the words there is room for the number, which is aligned there.
     unsafe { *words.wrapping_add(words_bytes).cast::<isize>() = errno };
@@ -268,7 +269,7 @@ fn fail(line: usize, &Call { words, words_bytes, .. }: &Call, errno: isize) -> !
     end(FAILED)
 }
 
-/// Ends the process, whatever a filter thinks of it.
+/// Ends the process, whatever a filter does.
 fn end(code: usize) -> ! {
     let arguments = [code, 0, 0, 0, 0, 0];
     // SAFETY: it takes a number, and does not return unless a filter refuses it; and so does the next.
@@ -304,7 +305,7 @@ mod tests {
         wait(process.as_fd(), Reap::Remove).unwrap()
     }
 
-    /// Follows a script in a bare process; returns how it ended, and what it wrote to the line.
+    /// Follows a script in a bare process, and returns how it ended and what it wrote to the line.
     fn followed(write: impl FnOnce(&mut Script, &OwnedFd)) -> (Ended, Vec<u8>) {
         let (read, line) = nix::unistd::pipe().unwrap();
         let mut script = Script::new(line.as_fd());
@@ -361,7 +362,7 @@ mod tests {
                 assert_eq!((ended, written), (Ended::Code(128), report(errno)), "{candidates:?}");
             }
         }
-        // A call that is no candidate is the last one: standard input is a pipe, or nothing.
+        // A call that is not a candidate is the last one: standard input is a pipe, or nothing.
         let (ended, written) = followed(|script, _line| {
             script.control_terminal();
             script.execute(&program(&["/bin/true"], &["true"]));
@@ -371,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_filter_that_refuses_the_end_does_not_stop_it() {
-        // Whatever it is, it is refused.
+        // Every call is refused.
         let refuse = [6_u16.to_ne_bytes().as_slice(), &[0, 0], &0x0005_0001_u32.to_ne_bytes()].concat();
         let (ended, written) = followed(|script, _line| {
             script.load_filter(&refuse, 0);
@@ -411,7 +412,7 @@ mod tests {
         assert!(memory_of(std::process::id().cast_signed()).concat().len() > seen.concat().len());
     }
 
-    /// Clones a sibling that waits, and returns its number.
+    /// Clones a sibling that waits, and returns its pid.
     fn clone_waiting(bare: &Bare) -> isize {
         let mut pidfd = -1;
         let start = Start { stack: bare.0.head().cast(), run: wait_for_ever, argument: bare.0.head() };
@@ -425,7 +426,7 @@ mod tests {
         raw::trap()
     }
 
-    /// What can be read of a process's memory, a mapping each.
+    /// The readable memory of a process, one mapping at a time.
     fn memory_of(pid: i32) -> Vec<Vec<u8>> {
         let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
         let memory = File::open(format!("/proc/{pid}/mem")).unwrap();

@@ -1,6 +1,6 @@
 //! Device programs of cgroup v2: loading them, and attaching them to a cgroup.
 //!
-//! What a program allows is for the caller to write; this module only carries instructions to the kernel.
+//! The caller writes the program and decides what it allows; this module only passes instructions to the kernel.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -18,7 +18,7 @@ const ATTACH_CGROUP_DEVICE: u32 = 6;
 const ALLOW_MULTI: u32 = 2;
 const REPLACE: u32 = 4;
 
-/// The kernel runs at most this many programs of one type in a cgroup.
+/// The kernel runs at most this many programs of one type per cgroup.
 const ATTACHED_MAX: u32 = 64;
 
 /// One eBPF instruction, in the kernel's layout.
@@ -35,7 +35,7 @@ pub struct Instruction {
     pub immediate: i32,
 }
 
-/// A device program in the kernel; it goes away with its descriptor unless it is attached.
+/// A device program in the kernel. It disappears with its descriptor unless it is attached.
 #[derive(Debug)]
 pub struct DeviceProgram(OwnedFd);
 
@@ -128,18 +128,18 @@ impl DeviceProgram {
         Ok(Self(own(descriptor)))
     }
 
-    /// Opens a loaded program by the number that [`attached`] gives.
+    /// Opens a loaded program by an id from [`attached`].
     ///
     /// # Errors
-    /// ENOENT if it has gone away since.
+    /// ENOENT if it has disappeared since.
     pub fn open(id: u32) -> Result<Self> {
         let mut attributes = IdAttributes { id, next_id: 0, open_flags: 0 };
         let descriptor = bpf(PROG_GET_FD_BY_ID, &mut attributes, || format!("PROG_GET_FD_BY_ID, {id}"))?;
         Ok(Self(own(descriptor)))
     }
 
-    /// Attaches the program to a cgroup (a descriptor of its directory) beside those that ancestors have: a device is
-    /// granted if all of them grant it. With `replaced`, it takes the place of that program in one step.
+    /// Attaches the program to a cgroup (a descriptor of its directory), in addition to the programs of ancestors: all
+    /// of them must allow an access. With `replaced`, it takes the place of that program in one step.
     ///
     /// # Errors
     /// EPERM if an ancestor forbids several programs, ENOENT if `replaced` is not attached.
@@ -158,7 +158,7 @@ impl DeviceProgram {
     /// Detaches the program from a cgroup.
     ///
     /// # Errors
-    /// ENOENT if it is not attached there.
+    /// ENOENT if it is not attached to it.
     pub fn detach(&self, cgroup: BorrowedFd<'_>) -> Result<()> {
         let mut attributes = AttachAttributes {
             target: raw(cgroup),
@@ -171,10 +171,11 @@ impl DeviceProgram {
     }
 }
 
-/// The numbers of the device programs attached to a cgroup itself, without its ancestors', in the order they run.
+/// The ids of the device programs attached to a cgroup itself, without those of its ancestors, in the order in which
+/// they run.
 ///
 /// # Errors
-/// EINVAL if the kernel lacks cgroup programs, EBADF if the descriptor is not of a cgroup v2 directory.
+/// EINVAL if the kernel has no cgroup programs, EBADF if the descriptor is not a cgroup v2 directory.
 pub fn attached(cgroup: BorrowedFd<'_>) -> Result<Vec<u32>> {
     let mut ids = [0_u32; ATTACHED_MAX as usize];
     let mut attributes = QueryAttributes {

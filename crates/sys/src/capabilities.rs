@@ -8,22 +8,22 @@ use crate::process::prctl;
 /// The five capability sets, one bit per capability number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Capabilities {
-    /// What can ever be had.
+    /// The limit on what can ever be gained.
     pub bounding: u64,
-    /// What is checked.
+    /// What the kernel checks.
     pub effective: u64,
     /// What can be made effective.
     pub permitted: u64,
     /// What a program with file capabilities may inherit.
     pub inheritable: u64,
-    /// What survives the exec of a plain program as another user than root.
+    /// What survives the exec of a plain program by a user other than root.
     pub ambient: u64,
 }
 
-/// The capabilities this process may hand on: its bounding set.
+/// The capabilities that this process may pass on: its bounding set.
 ///
 /// # Errors
-/// The kernel's, if `/proc` cannot be read.
+/// The kernel's error if `/proc` cannot be read.
 pub fn bounding() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status").named("read", || "/proc/self/status".into())?;
     let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
@@ -33,14 +33,14 @@ pub fn bounding() -> Result<u64> {
 /// Drops every capability outside `keep` from the bounding set; needs `CAP_SETPCAP`.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn bound(keep: u64) -> Result<()> {
     for number in 0..64_u64 {
         if keep & (1 << number) != 0 {
             continue;
         }
         match prctl(libc::PR_CAPBSET_DROP, number, 0) {
-            // Past the last capability of this kernel.
+            // This is past the last capability of this kernel.
             Err(error) if error.errno == Errno::EINVAL => return Ok(()),
             other => other?,
         }
@@ -51,7 +51,7 @@ pub fn bound(keep: u64) -> Result<()> {
 /// Sets the effective, permitted and inheritable sets.
 ///
 /// # Errors
-/// EPERM if more is asked for than permitted.
+/// EPERM if they exceed the permitted set.
 pub fn set(sets: &Capabilities) -> Result<()> {
     use rustix::thread::{CapabilitySet, CapabilitySets};
     let sets = CapabilitySets {
@@ -62,13 +62,13 @@ pub fn set(sets: &Capabilities) -> Result<()> {
     rustix::thread::set_capabilities(None, sets).named("capset", || format!("{sets:?}"))
 }
 
-/// The option of prctl(2) by which [`set_ambient`] does its work.
+/// The prctl(2) option that [`set_ambient`] uses.
 pub const AMBIENT: u64 = libc::PR_CAP_AMBIENT.cast_unsigned() as u64;
 
-/// Clears the ambient set, then raises what is in `ambient`.
+/// Clears the ambient set, then raises the capabilities in `ambient`.
 ///
 /// # Errors
-/// EPERM for one that is not both permitted and inheritable.
+/// EPERM for a capability that is not both permitted and inheritable.
 pub fn set_ambient(ambient: u64) -> Result<()> {
     let none = prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL.cast_unsigned().into(), 0);
     none?;
@@ -78,10 +78,10 @@ pub fn set_ambient(ambient: u64) -> Result<()> {
     Ok(())
 }
 
-/// Keeps the permitted capabilities over a change of user.
+/// Keeps the permitted capabilities across a change of user.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn keep() -> Result<()> {
     prctl(libc::PR_SET_KEEPCAPS, 1, 0)
 }

@@ -1,4 +1,4 @@
-//! The wall clock, for people and for the CRI; and the machine's own, for deadlines between processes.
+//! The wall clock, for people and for the CRI, and the monotonic clock, for deadlines between processes.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,8 +9,8 @@ pub fn now_ns() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// CLOCK_MONOTONIC in nanoseconds: it is never set, and the same in every process of the machine outside of a time
-/// namespace.
+/// CLOCK_MONOTONIC in nanoseconds. Nobody can set it, and it is the same in every process of the machine that is not in
+/// a time namespace.
 #[must_use]
 pub fn monotonic_ns() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

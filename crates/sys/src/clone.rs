@@ -1,9 +1,9 @@
-//! Making processes by clone3(2).
+//! Creating processes with clone3(2).
 //!
-//! A child is a copy of its parent with one thread: what another thread of the parent was about is never finished in it, so
-//! that a lock held there stays locked. Hence two witnesses. [`SingleThreaded`] says that there is no other thread, and is
-//! asked for by whoever makes a child that runs ordinary code. [`Child`] says that this process is such a child: what it
-//! inherited and does not use is its own to close, whoever owns it in the parent.
+//! A child is a copy of its parent, with a single thread. Whatever another thread of the parent was doing is never
+//! finished in the child, so that a lock held by that thread stays locked. Hence two witnesses. [`SingleThreaded`] says
+//! that there is no other thread, and is required for making a child that runs ordinary code. [`Child`] says that this
+//! process is such a child: it may close what it inherited and does not use, whoever owns that in the parent.
 
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -16,15 +16,15 @@ use crate::mapping::Mapping;
 use crate::process::{exit_now, prctl};
 use crate::raw;
 
-/// A witness that this process has one thread, which holds it: it cannot be sent to another one.
+/// A witness that this process has one thread. That thread holds it, and it cannot be sent to another one.
 #[derive(Debug)]
 pub struct SingleThreaded(PhantomData<*const ()>);
 
 impl SingleThreaded {
-    /// Counts the threads. Who holds the witness must start none.
+    /// Counts the threads. The holder of the witness must start none.
     ///
     /// # Errors
-    /// EBUSY if there is more than one, or the kernel's if `/proc` cannot be read.
+    /// EBUSY if there is more than one, or the kernel's error if `/proc` cannot be read.
     pub fn check() -> Result<Self> {
         let tasks =
             std::fs::read_dir("/proc/self/task").named("readdir", || "/proc/self/task".into())?.count();
@@ -36,12 +36,12 @@ impl SingleThreaded {
     }
 }
 
-/// A witness that this process was cloned, and has not executed a program since.
+/// A witness that this process was cloned and has not executed a program since.
 #[derive(Debug)]
 pub struct Child(SingleThreaded);
 
 impl Child {
-    /// That it has one thread, as every new process.
+    /// A new process has one thread.
     #[must_use]
     pub fn single_threaded(&self) -> &SingleThreaded {
         &self.0
@@ -53,12 +53,12 @@ impl Child {
     }
 }
 
-/// Which side of a clone this is.
+/// The side of a clone.
 #[derive(Debug)]
 pub enum Clone {
     /// The new process.
     Child(Child),
-    /// The process that cloned, with the child's number (for printing) and descriptor (for acting).
+    /// The process that cloned, with the child's pid (for printing) and pidfd (for acting).
     Parent {
         /// The child's pid in the parent's PID namespace.
         pid: i32,
@@ -67,13 +67,13 @@ pub enum Clone {
     },
 }
 
-/// The kernel's `CLONE_INTO_CGROUP`, which is wider than an int.
+/// The kernel's `CLONE_INTO_CGROUP`, which does not fit an int.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Clones this process into new namespaces, and into a cgroup (v2) if one is given.
 ///
 /// # Errors
-/// The kernel's; EAGAIN for a pid limit.
+/// The kernel's error; EAGAIN at a limit on pids.
 pub fn clone(
     _witness: &SingleThreaded,
     namespaces: CloneFlags,
@@ -86,14 +86,14 @@ pub fn clone(
     Ok(side)
 }
 
-/// What a C library remembers as the number of a child that it did not make is its parent's: an abort would be the parent's
-/// end, where that number is somebody in the child's PID namespace.
+/// Makes a panic exit instead of abort. A C library still remembers the parent's pid in a child that it did not make
+/// itself, and abort would signal whichever process has that pid in the child's PID namespace.
 fn end_by_panic() {
     std::panic::set_hook(Box::new(|_| exit_now(134)));
 }
 
-/// Forks with flags that share nothing. Unless this process has one thread, the child may make system calls and nothing
-/// else.
+/// Forks with flags that share nothing. Unless this process has only one thread, the child may make system calls and
+/// nothing else.
 pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone> {
     let mut pidfd: libc::c_int = -1;
     let mut args = arguments(flags, cgroup, &mut pidfd);
@@ -123,16 +123,17 @@ fn arguments(flags: u64, cgroup: Option<BorrowedFd<'_>>, pidfd: &mut libc::c_int
     args
 }
 
-/// More than the frames of a few system calls take, also where nothing is optimised.
+/// More than the frames of a few system calls need, even in an unoptimised build.
 const STACK_BYTES: usize = 64 << 10;
 
-/// Makes a child in this process's memory, which runs `body` and becomes another program; this thread waits until then. Nothing
-/// is copied: a fork takes as long as the process is large, and after it each page costs its threads a fault when they write.
+/// Makes a child in this process's memory, which runs `body` and becomes another program; this thread waits until then.
+/// Nothing is copied: a fork takes longer the larger the process is, and afterwards its threads take a page fault for
+/// each page that they write.
 ///
-/// `body` may do what this thread may, which waits, and it returns only if the program could not be executed.
+/// `body` may do whatever this waiting thread may do. It returns only if the program could not be executed.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub(crate) fn clone_to_execute<T: FnMut(&Child)>(
     flags: u64,
     cgroup: Option<BorrowedFd<'_>>,
@@ -143,7 +144,7 @@ pub(crate) fn clone_to_execute<T: FnMut(&Child)>(
         unsafe { (*body)(&Child::new()) };
         exit_now(127)
     }
-    // Not in this thread's own, of which each thread of a pool would keep the pages.
+    // Not on this thread's own stack: each thread of a pool would keep the pages.
     let stack = Mapping::new(STACK_BYTES)?;
     let mut pidfd: libc::c_int = -1;
     let flags = flags | u64::from((libc::CLONE_VM | libc::CLONE_VFORK).cast_unsigned());
@@ -161,11 +162,11 @@ pub(crate) fn clone_to_execute<T: FnMut(&Child)>(
     Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
 }
 
-/// Lets the kernel kill this process when its parent ends; `false` if that, whose number is given, has ended already.
-/// Becoming another user takes it back.
+/// Has the kernel kill this process when its parent ends; `false` if the parent, given by its pid, has already ended. A
+/// change of user resets this.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn end_with_parent(parent: u32) -> Result<bool> {
     prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL.cast_unsigned().into(), 0)?;
     Ok(std::os::unix::process::parent_id() == parent)
@@ -180,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_process_with_threads_is_no_witness() {
-        // The test's own thread beside the one that waits for it.
+        // The test's own thread, besides the one that waits for it.
         assert_eq!(SingleThreaded::check().unwrap_err().errno, Errno::EBUSY);
     }
 

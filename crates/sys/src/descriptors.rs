@@ -1,4 +1,4 @@
-//! Which descriptors a process has: those it was started with, and those it keeps.
+//! The descriptors of a process: those it was started with, and those it keeps.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,10 +11,10 @@ use crate::error::{Error, Named, Result};
 /// Whether the standard streams have an owner.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// Takes the three standard streams that this process was started with, which it can do once.
+/// Takes the three standard streams with which this process was started. This works once.
 ///
 /// # Errors
-/// EBADF if one is not open, EBUSY if they were taken before.
+/// EBADF if one is not open, EBUSY if they have already been taken.
 pub fn take_standard_streams() -> Result<[OwnedFd; 3]> {
     for number in 0..3 {
         // SAFETY: F_GETFD only looks.
@@ -28,37 +28,37 @@ pub fn take_standard_streams() -> Result<[OwnedFd; 3]> {
     Ok([0, 1, 2].map(|number| unsafe { OwnedFd::from_raw_fd(number) }))
 }
 
-/// Standard input. The standard library's costs a buffer that nobody reads into.
+/// Standard input. The standard library's handle costs a buffer that nobody reads into.
 #[must_use]
 pub fn standard_input() -> BorrowedFd<'static> {
     // SAFETY: a program starts with it open, and whoever replaces it leaves something open in its place.
     unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) }
 }
 
-/// Marks every descriptor from `first` on close-on-exec.
+/// Marks every descriptor from `first` on as close-on-exec.
 ///
 /// # Errors
-/// The kernel's; ENOSYS before Linux 5.11.
+/// The kernel's error; ENOSYS before Linux 5.11.
 pub fn close_on_exec_from(first: u32) -> Result<()> {
     // SAFETY: three integers; descriptors stay open until an exec.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Errno::result(result).map(drop).map_err(|errno| Error::new("close_range", first.to_string(), errno))
 }
 
-/// Closes every descriptor from 3 on but those named, and puts standard input in the place of standard error, which is the
-/// parent's log: a child's first step, so that nothing of its parent leaks into it.
+/// Closes every descriptor from 3 on except those in `keep`, and replaces standard error, which is the parent's log,
+/// with standard input. It is a child's first step, so that nothing of its parent leaks into it.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn keep_only(child: &Child, keep: &[BorrowedFd<'_>]) -> Result<()> {
     close_others(child, 3, keep)?;
     nix::unistd::dup2_stderr(standard_input()).named("dup2", || "2".into())
 }
 
-/// Closes every descriptor from `first` on but those named.
+/// Closes every descriptor from `first` on except those in `keep`.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn close_others(_child: &Child, first: u32, keep: &[BorrowedFd<'_>]) -> Result<()> {
     let mut numbers: Vec<u32> =
         keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).filter(|&fd| fd >= first).collect();
@@ -120,7 +120,7 @@ mod tests {
     fn the_standard_streams_have_one_owner() {
         let taken = take_standard_streams().unwrap();
         assert_eq!(take_standard_streams().unwrap_err().errno, Errno::EBUSY);
-        // They are the test's, and stay open.
+        // They belong to the test process and stay open.
         let numbers = taken.map(std::os::fd::IntoRawFd::into_raw_fd);
         assert_eq!(numbers, [0, 1, 2]);
     }

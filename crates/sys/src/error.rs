@@ -1,4 +1,4 @@
-//! The error of a system call: which call, on what, and what the kernel said.
+//! The error of a system call: the call, its arguments, and the kernel's errno.
 
 use nix::errno::Errno;
 use wharf_types::{ErrorKind, Failure};
@@ -7,11 +7,11 @@ use wharf_types::{ErrorKind, Failure};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{call}({arguments}): {errno}", errno = .errno.desc())]
 pub struct Error {
-    /// The name of the call, as its manual page has it.
+    /// The name of the call, as in its manual page.
     pub call: &'static str,
-    /// The arguments that matter, for people.
+    /// The relevant arguments, for people.
     pub arguments: String,
-    /// What the kernel answered.
+    /// The kernel's error.
     pub errno: Errno,
 }
 
@@ -19,7 +19,7 @@ pub struct Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// Names a call and its arguments beside the kernel's answer.
+    /// Makes an error from the call, its arguments and the errno.
     pub fn new(call: &'static str, arguments: impl Into<String>, errno: Errno) -> Self {
         Self { call, arguments: arguments.into(), errno }
     }
@@ -31,7 +31,7 @@ impl Failure for Error {
     }
 }
 
-/// Turns a result of `nix` into one that names the call and its arguments.
+/// Adds the call and its arguments to an error of `nix`.
 pub trait Named<T> {
     /// Adds the call's name and arguments to the error.
     ///

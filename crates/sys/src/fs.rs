@@ -1,4 +1,4 @@
-//! Files by descriptor: opening below a directory, writing whole, and looking without following.
+//! Files through descriptors: opening below a directory, writing whole values, and reading directories.
 
 use std::ffi::{CString, OsStr};
 use std::io::Write;
@@ -12,19 +12,19 @@ use nix::sys::stat::Mode;
 
 use crate::error::{Error, Named, Result};
 
-/// How a path below a directory is resolved. No way follows a magic link.
+/// How a path below a directory is resolved. Neither way follows a magic link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resolve {
     /// As if the directory were `/`: absolute links and `..` stay inside.
     InRoot,
-    /// Leaving the directory is an error, and so is every symbolic link.
+    /// Leaving the directory is an error, and so is any symbolic link.
     BeneathNoLinks,
 }
 
 /// Opens `path` below `dir` (close-on-exec).
 ///
 /// # Errors
-/// The kernel's: ENOENT, ELOOP for a refused link, EXDEV for an escape.
+/// The kernel's error: ENOENT, ELOOP for a refused link, EXDEV for an escape.
 pub fn open_below(
     dir: BorrowedFd<'_>,
     path: impl AsRef<Path>,
@@ -34,10 +34,10 @@ pub fn open_below(
     open_below_mode(dir, path, flags, 0, resolve)
 }
 
-/// As [`open_below`], with the mode of a file that is created.
+/// Like [`open_below`], with the mode for a file that is created.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn open_below_mode(
     dir: BorrowedFd<'_>,
     path: impl AsRef<Path>,
@@ -55,7 +55,7 @@ pub fn open_below_mode(
         OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(Mode::from_bits_truncate(mode)).resolve(resolve);
     let mut tries = 0..TRIES;
     loop {
-        // EAGAIN: a rename elsewhere raced with `..`; openat2(2) says to try again.
+        // EAGAIN: a rename elsewhere raced with `..`; openat2(2) advises a retry.
         match nix::fcntl::openat2(dir, name, how) {
             Err(Errno::EAGAIN | Errno::EINTR) if tries.next().is_some() => {}
             other => return other.named("openat2", || name.display().to_string()),
@@ -63,20 +63,21 @@ pub fn open_below_mode(
     }
 }
 
-/// How often a path is tried again that somebody renames meanwhile, who may never stop.
+/// How often a path is retried while someone renames its parts, which may never stop.
 const TRIES: usize = 128;
 
 /// Opens a path of the host (close-on-exec).
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn open(path: impl AsRef<Path>, flags: OFlag) -> Result<OwnedFd> {
     let path = path.as_ref();
     nix::fcntl::open(path, flags | OFlag::O_CLOEXEC, Mode::empty())
         .named("open", || path.display().to_string())
 }
 
-/// What is in a directory, entry by entry. Where it stands can be kept, and gone on from later with another descriptor.
+/// The content of a directory, entry by entry. The position can be stored, and the listing continued later through
+/// another descriptor.
 #[derive(Debug)]
 pub struct Listing {
     directory: OwnedFd,
@@ -86,17 +87,17 @@ pub struct Listing {
 /// A name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The name; also `.` and `..`.
+    /// The name; `.` and `..` are included.
     pub name: CString,
-    /// Where the listing stands after it.
+    /// The position of the listing after it.
     pub position: i64,
 }
 
 impl Listing {
-    /// Lists an open directory from a position on: 0, or one of an entry that was read of the same directory.
+    /// Lists an open directory from a position: 0, or that of an entry read before in the same directory.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn new(directory: OwnedFd, position: i64) -> Result<Self> {
         let named = || "a directory".to_owned();
         let mut entries = rustix::fs::Dir::read_from(&directory).named("openat", named)?;
@@ -119,10 +120,10 @@ impl Listing {
     }
 }
 
-/// Writes a kernel file such as `cgroup.procs` in one write.
+/// Writes a kernel file such as `cgroup.procs` with one write.
 ///
 /// # Errors
-/// The kernel's, for the open or the write.
+/// The kernel's error, from the open or the write.
 pub fn write_value(path: impl AsRef<Path>, value: &str) -> Result<()> {
     let path = path.as_ref();
     let fd = open(path, OFlag::O_WRONLY)?;
@@ -130,10 +131,10 @@ pub fn write_value(path: impl AsRef<Path>, value: &str) -> Result<()> {
         .map_err(|error| Error { arguments: format!("{}, {value:?}", path.display()), ..error })
 }
 
-/// Writes `value` to an open kernel file in one write.
+/// Writes `value` to an open kernel file with one write.
 ///
 /// # Errors
-/// The kernel's; EIO for a short write.
+/// The kernel's error; EIO for a short write.
 pub fn write_fd(fd: BorrowedFd<'_>, value: &str) -> Result<()> {
     match nix::unistd::write(fd, value.as_bytes()) {
         Ok(written) if written == value.len() => Ok(()),
@@ -146,16 +147,16 @@ fn numbered(fd: &OwnedFd) -> String {
     format!("descriptor {}", fd.as_raw_fd())
 }
 
-/// Allocations this large are mappings of their own in glibc and in musl, and are unmapped when they end.
+/// Allocations of this size are separate mappings in glibc and musl, and are unmapped when freed.
 const MAPPED_BYTES: usize = 256 * 1024;
-/// What is read of a file that does not tell its length, as those of procfs; and the largest that a heap has room for
+/// How much is read of a file without a size, such as one in procfs; it is also the most for which the heap has room
 /// without growing.
 const SMALL_BYTES: usize = 4095;
 
-/// Reads at most `limit` bytes of a regular file; anything longer, or not a regular file, is an error.
+/// Reads at most `limit` bytes of a regular file; a longer file, or one that is not regular, is an error.
 ///
 /// # Errors
-/// EFBIG past the limit, EINVAL for another kind of file, or the kernel's.
+/// EFBIG beyond the limit, EINVAL for another type of file, or the kernel's error.
 pub fn read_bounded(fd: &OwnedFd, limit: usize) -> Result<Vec<u8>> {
     let stat = nix::sys::stat::fstat(fd).named("fstat", || numbered(fd))?;
     if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
@@ -166,8 +167,8 @@ pub fn read_bounded(fd: &OwnedFd, limit: usize) -> Result<Vec<u8>> {
         told if told > SMALL_BYTES => told.max(MAPPED_BYTES),
         told => told,
     };
-    // What is not small is in memory that goes back to the kernel afterwards: supervisors are many. One byte more has room
-    // for the end.
+    // A large buffer is memory that returns to the kernel afterwards, because there are many supervisors. One more byte
+    // makes room for the end of the file.
     let mut content = vec![0; told.min(limit) + 1];
     let mut length = 0;
     loop {
@@ -186,20 +187,20 @@ pub fn read_bounded(fd: &OwnedFd, limit: usize) -> Result<Vec<u8>> {
     }
 }
 
-/// The target of an open descriptor's `/proc/self/fd` entry: a path for calls that take none by descriptor.
+/// The `/proc/self/fd` path of an open descriptor, for calls that accept only a path.
 #[must_use]
 pub fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// A memory file that no one can change or execute, readable from its start.
+/// A memory file that nobody can change or execute, readable from its start.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn sealed_memfd(name: &str, content: &[u8]) -> Result<OwnedFd> {
     use nix::fcntl::{FcntlArg, SealFlag, fcntl};
     use nix::sys::memfd::{MFdFlags, memfd_create};
-    /// `MFD_NOEXEC_SEAL`, without which a strict `vm.memfd_noexec` allows none; unknown before Linux 6.3.
+    /// `MFD_NOEXEC_SEAL`, without which a strict `vm.memfd_noexec` allows no memory file; unknown before Linux 6.3.
     const NO_EXEC: MFdFlags = MFdFlags::from_bits_retain(8);
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let fd = match memfd_create(name, flags | NO_EXEC) {
@@ -214,11 +215,12 @@ pub fn sealed_memfd(name: &str, content: &[u8]) -> Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// A program in a file system of its own that is mounted nowhere and cannot be written: whoever gets at the running program
-/// by `/proc/PID/exe` can change neither its bytes nor its mode or owner, which the seals of a memory file leave open.
+/// A program in a separate file system that is mounted nowhere and is read-only. A process that reaches the running
+/// program through `/proc/PID/exe` can change neither its bytes nor its mode or owner. The seals of a memory file would
+/// not protect the latter two.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn detached_program(name: &str, content: &[u8]) -> Result<OwnedFd> {
     use crate::mount::{self, Attributes, Depth};
     let attributes = Attributes::NO_SUID.and(Attributes::NO_DEV);
@@ -227,13 +229,13 @@ pub fn detached_program(name: &str, content: &[u8]) -> Result<OwnedFd> {
     let file = open_below_mode(tree.as_fd(), name, create, 0o500, Resolve::BeneathNoLinks)?;
     let mut file = std::fs::File::from(file);
     file.write_all(content).named("write", || name.into())?;
-    // What is open for writing can be neither executed nor made read-only.
+    // A file that is open for writing can be neither executed nor made read-only.
     drop(file);
     mount::forbid(tree.as_fd(), Attributes::READ_ONLY, Depth::One)?;
     open_below(tree.as_fd(), name, OFlag::O_RDONLY, Resolve::BeneathNoLinks)
 }
 
-/// Splits a relative path into its last component and what is before it.
+/// Splits a relative path into its last component and the part before it.
 #[must_use]
 pub fn split_last(path: &str) -> (&str, &OsStr) {
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -272,7 +274,7 @@ mod tests {
         assert_eq!(read_bounded(&long, 199).unwrap_err().errno, Errno::EFBIG);
         let long = open_below(fd.as_fd(), "long", OFlag::O_RDONLY, Resolve::InRoot).unwrap();
         assert_eq!(read_bounded(&long, 200).unwrap(), [0; 200]);
-        // A file that does not tell its length.
+        // A file without a size.
         let status = open(std::path::Path::new("/proc/self/status"), OFlag::O_RDONLY).unwrap();
         assert!(read_bounded(&status, 1 << 20).unwrap().len() > 100);
         let status = open(std::path::Path::new("/proc/self/status"), OFlag::O_RDONLY).unwrap();

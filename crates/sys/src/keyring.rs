@@ -5,10 +5,10 @@ use nix::errno::Errno;
 use crate::clone::Child;
 use crate::error::{Error, Result};
 
-/// Leaves the session keyring that was inherited for a new one that is empty. A kernel without keys has none to leave.
+/// Replaces the inherited session keyring with a new, empty one. A kernel without keys has none to replace.
 ///
 /// # Errors
-/// The kernel's; EDQUOT where the user has too many keys.
+/// The kernel's error; EDQUOT if the user has too many keys.
 pub fn leave(_child: &Child) -> Result<()> {
     const JOIN_SESSION_KEYRING: libc::c_int = 1;
     // SAFETY: an integer, and a null name: the new keyring has none.
@@ -28,7 +28,7 @@ mod tests {
     use crate::clone::{Clone, clone3};
     use crate::process::{Ended, Reap, await_end, exit_now, wait};
 
-    /// The number of this process's session keyring.
+    /// The id of this process's session keyring.
     fn session_keyring() -> i64 {
         const GET_KEYRING_ID: libc::c_int = 0;
         const SESSION_KEYRING: libc::c_int = -3;

@@ -1,7 +1,7 @@
-//! Starting a program from a process that may have threads, into a cgroup of the program's own from its first instant.
+//! Starting a program, from a process that may have threads, in a cgroup of the program's own from its first moment.
 //!
-//! No library for this has a cgroup: a process that is moved into one afterwards has been elsewhere, and the move waits for
-//! every fork on the machine, some 10 ms.
+//! No library for starting programs supports cgroups. A process that is moved into one afterwards has been elsewhere
+//! before, and the move waits for every fork on the machine, about 10 ms.
 
 use std::ffi::{CString, c_char};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -13,36 +13,36 @@ use crate::error::{Error, Result};
 use crate::process::{Reap, await_end, wait};
 use crate::{descriptors, open_files, signals};
 
-/// The kernel's `CLONE_CLEAR_SIGHAND`: handlers of the parent's image become the default action.
+/// The kernel's `CLONE_CLEAR_SIGHAND`: the parent's signal handlers become default actions.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 
-/// Turns text into a C string; a NUL inside is EINVAL.
+/// Makes a C string from a text.
 ///
 /// # Errors
-/// EINVAL.
+/// EINVAL if the text contains NUL.
 pub fn c_string(text: impl Into<Vec<u8>>) -> Result<CString> {
     CString::new(text)
         .map_err(|error| Error::new("execve", format!("NUL at {}", error.nul_position()), Errno::EINVAL))
 }
 
-/// A program to be started, with an empty environment.
+/// A program to start, with an empty environment.
 #[derive(Debug)]
 pub struct Launch<'a> {
     /// The program's file.
     pub program: BorrowedFd<'a>,
-    /// What it is called with; the first is its name.
+    /// Its arguments; the first is its name.
     pub arguments: Vec<CString>,
-    /// Its standard input, output and error; all above 2 here.
+    /// Its standard input, output and error; here they must all be above 2.
     pub streams: [BorrowedFd<'a>; 3],
-    /// The directory of its cgroup (v2); that of this process if none.
+    /// The directory of its cgroup (v2); without it, the cgroup of this process.
     pub cgroup: Option<BorrowedFd<'a>>,
 }
 
 impl Launch<'_> {
-    /// Starts it, with default signals and the streams alone. The child has to be waited for.
+    /// Starts it, with default signals and no descriptors except the streams. The caller must wait for the child.
     ///
     /// # Errors
-    /// The kernel's, also for a program that it cannot execute.
+    /// The kernel's error, for example for a program that it cannot execute.
     pub fn start(&self) -> Result<OwnedFd> {
         let streams = self.streams.map(|stream| stream.as_raw_fd());
         if streams.iter().any(|stream| *stream <= 2) {
@@ -62,7 +62,7 @@ impl Launch<'_> {
     }
 }
 
-/// In the child: returns why it could not be done.
+/// Runs in the child; returns why the program could not be executed.
 fn become_program(child: &Child, program: RawFd, arguments: &[*const c_char], streams: [RawFd; 3]) -> Errno {
     for (number, stream) in (0..).zip(streams) {
         // SAFETY: two integers; the streams are above 2, so none is replaced before it is used.
@@ -126,7 +126,7 @@ mod tests {
             "echo $0 $1 $(ls /proc/self/fd | wc -l); env; grep -E 'Sig(Ign|Blk)' /proc/self/status; exit 7";
         let (started, text) = launch("/bin/dash", &["sh", "-c", script, "name", "argument"], None);
         assert_eq!(end(&started.unwrap()), Some(Ended::Code(7)));
-        // The three, the directory that ls reads, and what the shell sets itself.
+        // The three streams, the directory that ls reads, and what the shell itself sets.
         let blocked = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n";
         let pwd = std::env::current_dir().unwrap();
         assert_eq!(text, format!("name argument 4\nPWD={}\n{blocked}", pwd.display()));

@@ -4,10 +4,10 @@ use nix::errno::Errno;
 
 use crate::error::{Error, Result};
 
-/// Sets one resource limit by the kernel's number, both halves.
+/// Sets the soft and the hard value of one resource limit, given by the kernel's number.
 ///
 /// # Errors
-/// EPERM to raise the hard limit without `CAP_SYS_RESOURCE`.
+/// EPERM for raising the hard limit without `CAP_SYS_RESOURCE`.
 pub fn set(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: `limit` lives through the call, the old limit is not asked for, and pid 0 is this process.

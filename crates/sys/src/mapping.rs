@@ -1,4 +1,4 @@
-//! Memory that is mapped for one purpose, and goes with it.
+//! Memory that is mapped for one purpose and unmapped with it.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 use crate::error::{Error, Result};
 
-/// Pages that can be read and written, zero at first.
+/// Pages that can be read and written; initially zero.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     base: *mut u8,
@@ -15,7 +15,7 @@ pub(crate) struct Mapping {
 
 impl Mapping {
     /// # Errors
-    /// ENOMEM, also for the process's own limit of its memory.
+    /// ENOMEM, which may be due to the process's own limit on memory.
     pub(crate) fn new(bytes: usize) -> Result<Self> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -27,7 +27,7 @@ impl Mapping {
         Ok(Self { base: base.cast(), bytes })
     }
 
-    /// Where it begins.
+    /// Its start.
     pub(crate) fn base(&self) -> *mut u8 {
         self.base
     }

@@ -1,4 +1,4 @@
-//! Mounts by descriptor: new file systems, copies of trees, attributes, attachment.
+//! Mounts through descriptors: new file systems, copies of trees, attributes, attachment.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -8,12 +8,12 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, O
 
 use crate::error::{Error, Named, Result};
 
-/// What a mount forbids; the values are the kernel's `MOUNT_ATTR_*`.
+/// The restrictions of a mount, with the kernel's values `MOUNT_ATTR_*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Attributes(u32);
 
 impl Attributes {
-    /// Nothing is forbidden.
+    /// No restriction.
     pub const NONE: Self = Self(0);
     /// No writing.
     pub const READ_ONLY: Self = Self(1);
@@ -24,19 +24,19 @@ impl Attributes {
     /// Programs cannot be executed.
     pub const NO_EXEC: Self = Self(8);
 
-    /// Both together.
+    /// The union of two sets.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// This without the other.
+    /// This set without `other`.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
-    /// Whether all of `other` is forbidden.
+    /// Whether this set includes all of `other`.
     #[must_use]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
@@ -48,7 +48,7 @@ impl Attributes {
         self.0
     }
 
-    /// Takes the four bits; others are dropped.
+    /// Makes a set from the four bits; other bits are dropped.
     #[must_use]
     pub const fn from_bits(bits: u32) -> Self {
         Self(bits & 15)
@@ -58,18 +58,18 @@ impl Attributes {
 /// Whether mounts made later on one side appear on the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Propagation {
-    /// Neither way.
+    /// In neither direction.
     Private,
     /// From the host only.
     Slave,
-    /// Both ways.
+    /// In both directions.
     Shared,
 }
 
-/// Makes a file system of a type with options (an empty value is a flag) as a detached mount.
+/// Makes a file system with options (an empty value is a flag), as a detached mount.
 ///
 /// # Errors
-/// The kernel's, naming the option it refused.
+/// The kernel's error, with the option that it refused.
 pub fn new_filesystem(kind: &str, options: &[(&str, &str)], attributes: Attributes) -> Result<OwnedFd> {
     let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).named("fsopen", || kind.into())?;
     for (key, value) in options {
@@ -83,7 +83,7 @@ pub fn new_filesystem(kind: &str, options: &[(&str, &str)], attributes: Attribut
     finish(&context, kind, attributes)
 }
 
-/// Makes a procfs of another PID namespace than this process's, as a detached mount.
+/// Makes a procfs of another process's PID namespace, as a detached mount.
 ///
 /// # Errors
 /// EINVAL before Linux 6.17.
@@ -102,28 +102,28 @@ pub(crate) fn finish(context: &OwnedFd, kind: &str, attributes: Attributes) -> R
         .named("fsmount", || kind.into())
 }
 
-/// Which part of a tree is copied.
+/// How much of a tree is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// The one mount.
+    /// The mount alone.
     One,
-    /// The mount and all below it.
+    /// The mount and everything below it.
     Recursive,
 }
 
-/// Copies the mount at a path of the host as a detached tree; links are followed.
+/// Copies the mount at a path of the host as a detached tree; follows links.
 ///
 /// # Errors
-/// The kernel's, ENOENT for a missing source.
+/// The kernel's error; ENOENT if the source is missing.
 pub fn copy_tree(path: &Path, depth: Depth) -> Result<OwnedFd> {
     rustix::mount::open_tree(rustix::fs::CWD, path, tree_flags(depth))
         .named("open_tree", || path.display().to_string())
 }
 
-/// Copies the mount that an open descriptor refers to.
+/// Copies the mount to which an open descriptor refers.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn copy_tree_fd(fd: BorrowedFd<'_>, depth: Depth) -> Result<OwnedFd> {
     rustix::mount::open_tree(fd, c"", tree_flags(depth) | OpenTreeFlags::AT_EMPTY_PATH)
         .named("open_tree", || format!("descriptor {}", fd.as_raw_fd()))
@@ -137,28 +137,28 @@ fn tree_flags(depth: Depth) -> OpenTreeFlags {
     }
 }
 
-/// Attaches a detached mount over the file or directory that `target` refers to.
+/// Attaches a detached mount over the file or directory to which `target` refers.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(mount, c"", target, c"", flags)
         .named("move_mount", || format!("descriptors {} and {}", mount.as_raw_fd(), target.as_raw_fd()))
 }
 
-/// Forbids `attributes` on a mount, and on all below it if `depth` says so.
+/// Adds restrictions to a mount, and with `depth` to everything below it.
 ///
 /// # Errors
-/// The kernel's; ENOSYS before Linux 5.12.
+/// The kernel's error; ENOSYS before Linux 5.12.
 pub fn forbid(mount: BorrowedFd<'_>, attributes: Attributes, depth: Depth) -> Result<()> {
     set_attributes(mount, depth, attributes, 0)
 }
 
-/// Sets the propagation of a mount, and of all below it if `depth` says so.
+/// Sets the propagation of a mount, and with `depth` of everything below it.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn propagate(mount: BorrowedFd<'_>, propagation: Propagation, depth: Depth) -> Result<()> {
     let flag = match propagation {
         Propagation::Private => libc::MS_PRIVATE,
@@ -168,11 +168,11 @@ pub fn propagate(mount: BorrowedFd<'_>, propagation: Propagation, depth: Depth) 
     set_attributes(mount, depth, Attributes::NONE, flag)
 }
 
-/// How the mount that holds `path` propagates in this process's mount namespace; links are followed. One that is shared
-/// and a slave is told as shared.
+/// The propagation of the mount that contains `path`, in this process's mount namespace; follows links. A mount that is
+/// both shared and a slave counts as shared.
 ///
 /// # Errors
-/// The kernel's; ENOENT if the mount went away meanwhile.
+/// The kernel's error; ENOENT if the mount has disappeared in the meantime.
 pub fn propagation_of(path: &Path) -> Result<Propagation> {
     let named = || path.display().to_string();
     let flags = rustix::fs::StatxFlags::MNT_ID;
@@ -187,7 +187,7 @@ pub fn propagation_of(path: &Path) -> Result<Propagation> {
     found.map(|(_, found)| found).ok_or_else(|| Error::new("mountinfo", named(), Errno::ENOENT))
 }
 
-/// A mount's number and its propagation: proc(5) describes the line.
+/// A mount's id and propagation, from a line as described in proc(5).
 fn propagation_of_line(line: &str) -> Option<(u64, Propagation)> {
     let id = line.split(' ').next()?.parse().ok()?;
     let has = |name: &str| {
@@ -221,23 +221,22 @@ fn set_attributes(mount: BorrowedFd<'_>, depth: Depth, set: Attributes, propagat
     Errno::result(result).map(drop).map_err(|errno| Error::new("mount_setattr", format!("{attr:?}"), errno))
 }
 
-/// Makes the directory that is the current one the root of this mount namespace, and drops the old root with all
-/// mounts below it.
+/// Makes the current directory the root of this mount namespace, and drops the old root with all mounts below it.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn pivot_here() -> Result<()> {
     nix::unistd::pivot_root(".", ".").named("pivot_root", || ".".into())?;
-    // The old root lies over the new one now; both are `.` to this process. pivot_root(2) describes the trick.
+    // The old root now covers the new one, and both are `.` to this process. pivot_root(2) describes this.
     nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH).named("umount2", || "the old root".into())?;
     let root = crate::fs::open("/", nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY)?;
     nix::unistd::fchdir(&root).named("fchdir", || "/".into())
 }
 
-/// Makes a detached mount the root of this process and of its mount namespace, and drops all mounts that were there.
+/// Makes a detached mount the root of this process and its mount namespace, and drops all mounts that were there.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn pivot_to(mount: BorrowedFd<'_>) -> Result<()> {
     attach(mount, root()?.as_fd())?;
     nix::unistd::fchdir(mount).named("fchdir", || "the new root".into())?;
@@ -248,17 +247,17 @@ fn root() -> Result<OwnedFd> {
     crate::fs::open("/", nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY)
 }
 
-/// Makes a mount namespace in which a detached mount is the root, and nothing else is mounted. A copy of it costs the same
-/// on every machine; a copy of the caller's, which this one is made of, costs more with each mount.
+/// Makes a mount namespace with a detached mount as its root and no other mounts. Copying it costs the same on every
+/// machine, while copying the caller's namespace, as is done once here, costs more with each mount.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn namespace_with_root(mount: BorrowedFd<'_>) -> Result<OwnedFd> {
     use nix::sched::{CloneFlags, unshare};
     let make = || {
         let thread = OwnThread::open()?;
         unshare(CloneFlags::CLONE_NEWNS).named("unshare", || "CLONE_NEWNS".into())?;
-        // What is dropped next would be dropped in the namespace that it is a copy of, too.
+        // Otherwise the mounts that are dropped next would also be dropped in the original namespace.
         propagate(root()?.as_fd(), Propagation::Private, Depth::Recursive)?;
         pivot_to(mount)?;
         thread.namespace("mnt")
@@ -267,7 +266,7 @@ pub fn namespace_with_root(mount: BorrowedFd<'_>) -> Result<OwnedFd> {
         .unwrap_or_else(|_panic| Err(Error::new("unshare", "the thread panicked", Errno::EIO)))
 }
 
-/// The thread that opened it, as procfs shows it, also where no procfs is mounted any more.
+/// The directory of the opening thread in procfs. It works even where procfs is no longer mounted.
 #[derive(Debug)]
 pub struct OwnThread(OwnedFd);
 
@@ -275,16 +274,16 @@ impl OwnThread {
     /// Opens this thread's directory.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn open() -> Result<Self> {
         let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY;
         crate::fs::open("/proc/thread-self", flags).map(Self)
     }
 
-    /// Opens the namespace of a kind that the thread is in now: `mnt`, `net`.
+    /// Opens the thread's current namespace of a kind: `mnt`, `net`.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn namespace(&self, kind: &str) -> Result<OwnedFd> {
         let name = format!("ns/{kind}");
         let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC;

@@ -1,8 +1,9 @@
-//! How many files a process may open: as many as it can itself, and what it starts as many as it was given.
+//! The limit on open files: a process raises its own as far as it can, and what it starts gets the limit that it was
+//! given.
 //!
-//! A low soft limit is a service to programs: those that use select(2) break with more, and those that close whatever they
-//! may have open take long. Who needs more raises its own, as the runtime of Go does for every program, and hands on what
-//! it found.
+//! A low soft limit serves programs: those that use select(2) break with a higher one, and those that close every
+//! possible descriptor take long. A program that needs more raises its own limit and passes on the one that it found,
+//! as Go's runtime does for every program.
 
 use std::sync::OnceLock;
 
@@ -11,16 +12,16 @@ use nix::errno::Errno;
 use crate::error::{Error, Result};
 use crate::limits;
 
-/// The types of the two C libraries differ.
+/// The type differs between the two C libraries.
 const NOFILE: u32 = libc::RLIMIT_NOFILE as _;
 
-/// What this process was given, once it has raised it.
+/// The limit that this process was given, once it has raised it.
 static GIVEN: OnceLock<libc::rlimit64> = OnceLock::new();
 
-/// Raises this process's soft limit to its hard one, and returns that.
+/// Raises this process's soft limit to its hard limit, which is returned.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn raise() -> Result<u64> {
     let now = limit()?;
     let given = GIVEN.get_or_init(|| now);
@@ -30,10 +31,11 @@ pub fn raise() -> Result<u64> {
     Ok(given.rlim_max)
 }
 
-/// In a child, before it becomes another program: the limit is again what the parent was given. Allocates nothing.
+/// Restores, in a child, the limit that the parent was given, before the child becomes another program. Allocates
+/// nothing.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn hand_on() -> Result<()> {
     match GIVEN.get() {
         Some(given) => limits::set(NOFILE, given.rlim_cur, given.rlim_max),
@@ -56,7 +58,7 @@ fn limit() -> Result<libc::rlimit64> {
 mod tests {
     use super::*;
 
-    /// One test, since the limit is the whole process's.
+    /// A single test, because the limit is the whole process's.
     #[test]
     fn a_raised_limit_is_handed_on_as_it_was() {
         let before = limit().unwrap();

@@ -1,4 +1,4 @@
-//! Overlays, the way that the kernel has: layers one by one since Linux 6.8, all in one option before.
+//! Overlay mounts, in the kernel's way: layers one by one since Linux 6.8, all in one option before.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -18,22 +18,22 @@ use crate::mount::{self, Attributes, Depth, Propagation};
 pub struct Overlay<'a> {
     /// The layers, topmost first; at least one.
     pub lowers: &'a [&'a Path],
-    /// What is written goes here.
+    /// The directory for writes.
     pub upper: &'a Path,
     /// An empty directory beside the upper one.
     pub work: &'a Path,
 }
 
-/// How many layers fit into one option, of which fsconfig(2) takes 255 bytes: each is the number of a descriptor.
+/// How many layers fit into one option. Each is the number of a descriptor, and fsconfig(2) takes 255 bytes.
 const JOINED_LIMIT: usize = 63;
 
 impl Overlay<'_> {
-    /// Makes it as a detached mount. The upper directory is volatile: not synced when unmounted, to be discarded after a
-    /// crash of the machine. Where the kernel wants all layers in one option and they do not fit, it is mounted over the
-    /// directory `place` on the way, in a mount namespace of this thread's own.
+    /// Makes the overlay as a detached mount. The upper directory is volatile: it is not synced on unmount and must be
+    /// discarded after a crash of the machine. If the kernel wants all layers in one option and they do not fit, the
+    /// overlay is first mounted over the directory `place`, in a mount namespace of this thread's own.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn detached(&self, place: &Path) -> Result<OwnedFd> {
         let context = new_context()?;
         if takes_anything(&context) {
@@ -49,12 +49,12 @@ impl Overlay<'_> {
         self.lowers.iter().try_for_each(|lower| set(context, "lowerdir+", lower))
     }
 
-    /// Descriptors name the directories, seen from where the kernel shows them. So all 499 layers fit into the page that
-    /// mount(2) takes, and no character in a path has a meaning.
+    /// Names the directories by their descriptors, relative to /proc/self/fd. Like that, all 499 layers fit into the
+    /// page that mount(2) takes, and no character in a path is special.
     fn detached_joined(&self, place: &Path) -> Result<OwnedFd> {
         let fits = self.lowers.len() <= JOINED_LIMIT;
         if !fits {
-            // Before the layers are opened: they have to be in the namespace of who mounts them.
+            // Before the layers are opened: they have to be in the namespace in which they are mounted.
             leave_mounts()?;
         }
         let lowers = self.lowers.iter().map(|lower| directory(lower)).collect::<Result<Vec<_>>>()?;
@@ -89,13 +89,13 @@ fn finish(context: &OwnedFd, upper: &Path, work: &Path) -> Result<OwnedFd> {
     mount::finish(context, "overlay", Attributes::NONE)
 }
 
-/// Moves this thread into a mount namespace of its own, a copy of the one that it is in.
+/// Moves this thread into a private copy of its mount namespace.
 fn leave_mounts() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).named("unshare", || "CLONE_NEWNS".into())?;
     mount::propagate(directory(Path::new("/"))?.as_fd(), Propagation::Private, Depth::Recursive)
 }
 
-/// Mounts it over a directory, and returns a detached copy.
+/// Mounts the overlay over a directory, and returns a detached copy.
 fn mount_over(place: &Path, options: &str) -> Result<OwnedFd> {
     nix::mount::mount(Some("overlay"), place, Some("overlay"), MsFlags::empty(), Some(options))
         .named("mount", || format!("{}, {options}", place.display()))?;
@@ -111,8 +111,9 @@ fn set(context: &OwnedFd, key: &str, path: &Path) -> Result<()> {
         .named("fsconfig", || format!("overlay, {key}={}", path.display()))
 }
 
-/// Whether options are only kept until the mount, as before Linux 6.5: then `lowerdir+` would be refused too late, and with
-/// a line in the kernel's log. From 6.5 on what is unknown is refused at once, and before 6.8 that is `lowerdir+` too.
+/// Whether options are only stored until the mount, as before Linux 6.5. Then `lowerdir+` would be refused too late,
+/// with a line in the kernel's log. From 6.5 on, unknown options are refused at once, which before 6.8 includes
+/// `lowerdir+`.
 fn takes_anything(context: &OwnedFd) -> bool {
     rustix::mount::fsconfig_set_flag(context.as_fd(), "no-such-option").is_ok()
 }
@@ -123,7 +124,8 @@ mod tests {
 
     use super::*;
 
-    /// Three layers of which the topmost hides a file of the others, merged by `mount`; returns what is read through it, and what was written through it.
+    /// Merges three layers with `mount`, where the topmost one hides a file of the others. Returns what is read through
+    /// the overlay, and what was written through it.
     fn merged(mount: fn(&Overlay<'_>, &Path) -> Result<OwnedFd>) -> (String, Vec<String>) {
         let temp = tempfile::tempdir().unwrap();
         let at = |name: &str| temp.path().join(name);

@@ -1,4 +1,5 @@
-//! Processes by descriptor: signals, ends, and namespaces. A number may be another process's by the time it is used.
+//! Processes through descriptors: signals, exits and namespaces. A pid may belong to another process by the time it is
+//! used.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -6,16 +7,16 @@ use nix::errno::Errno;
 
 use crate::error::{Error, Named, Result};
 
-/// Ends this process at once: no destructor, no buffer, no handler of the parent's image runs.
+/// Ends this process at once: no destructor and no handler runs, and no buffer is flushed.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(code) }
 }
 
-/// Sends a signal to the process; ESRCH once it was reaped.
+/// Sends a signal to the process; ESRCH once it has been reaped.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn signal(process: BorrowedFd<'_>, number: i32) -> Result<()> {
     // SAFETY: no pointer but a null siginfo, which the kernel fills in.
     let result = unsafe {
@@ -32,7 +33,7 @@ pub fn signal(process: BorrowedFd<'_>, number: i32) -> Result<()> {
         .map_err(|errno| Error::new("pidfd_send_signal", number.to_string(), errno))
 }
 
-/// Opens a descriptor of a running process.
+/// Opens a pidfd of a running process.
 ///
 /// # Errors
 /// ESRCH if there is none.
@@ -43,16 +44,16 @@ pub fn open_pidfd(pid: i32) -> Result<OwnedFd> {
         .named("pidfd_open", || pid.as_raw_nonzero().to_string())
 }
 
-/// Takes a copy of what a process has open under a number.
+/// Duplicates a descriptor of another process.
 ///
 /// # Errors
-/// EPERM for who may not trace it, EBADF if it has nothing open there.
+/// EPERM without the right to trace it, EBADF if it has no such descriptor.
 pub fn descriptor_of(process: BorrowedFd<'_>, number: i32) -> Result<OwnedFd> {
     rustix::process::pidfd_getfd(process, number, rustix::process::PidfdGetfdFlags::empty())
         .named("pidfd_getfd", || number.to_string())
 }
 
-/// A descriptor of the process at the other end of a Unix socket; ENOPROTOOPT before Linux 6.5.
+/// A pidfd of the process at the other end of a Unix socket; ENOPROTOOPT before Linux 6.5.
 pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
     const SO_PEERPIDFD: libc::c_int = 77;
     let mut pidfd: libc::c_int = -1;
@@ -70,7 +71,7 @@ pub(crate) fn peer_pidfd(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
 /// Opens the PID namespace of a process.
 ///
 /// # Errors
-/// ENOTTY before Linux 6.11, ESRCH once the process was reaped.
+/// ENOTTY before Linux 6.11, ESRCH once the process has been reaped.
 pub fn pid_namespace(process: BorrowedFd<'_>) -> Result<OwnedFd> {
     /// `PIDFD_GET_PID_NAMESPACE`.
     const REQUEST: u32 = 0xff05;
@@ -85,18 +86,18 @@ pub fn pid_namespace(process: BorrowedFd<'_>) -> Result<OwnedFd> {
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// It returned a code.
+    /// It exited with a code.
     Code(u8),
-    /// A signal ended it.
+    /// A signal killed it.
     Signal(u8),
 }
 
-/// Whether looking at a dead child also removes it.
+/// Whether a dead child is also reaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reap {
-    /// It stays a zombie, to be looked at again.
+    /// It stays a zombie, and can be looked at again.
     Leave,
-    /// It is gone afterwards.
+    /// It is reaped.
     Remove,
 }
 
@@ -118,10 +119,10 @@ pub fn wait(process: BorrowedFd<'_>, reap: Reap) -> Result<Option<Ended>> {
     }))
 }
 
-/// Waits until a process has ended.
+/// Waits until a process has exited.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn await_end(process: BorrowedFd<'_>) -> Result<()> {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     loop {
@@ -132,8 +133,8 @@ pub fn await_end(process: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-/// Removes every dead child that `known` does not claim; returns how many. A claimed one stays a zombie until its exit
-/// is recorded, and hides those behind it until then.
+/// Reaps every dead child that `known` does not claim, and returns how many. A claimed one stays a zombie until its
+/// exit is recorded, and until then hides those after it.
 pub fn reap_strays(known: impl Fn(i32) -> bool) -> usize {
     let mut count = 0;
     while let Some(pid) = dead_child(libc::P_ALL, 0, libc::WNOWAIT).filter(|pid| !known(*pid)) {
@@ -155,10 +156,10 @@ fn dead_child(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> Option<i32> {
     (result == 0 && pid != 0).then_some(pid)
 }
 
-/// The number of a process in this one's PID namespace, if it is a child of this one that was not reaped.
+/// The pid of a process in this one's PID namespace, if it is a child of this one that has not been reaped.
 ///
 /// # Errors
-/// ECHILD if it is none.
+/// ECHILD if it is not.
 pub fn child_number(process: BorrowedFd<'_>) -> Result<i32> {
     wait(process, Reap::Leave)?;
     match number(process) {
@@ -167,9 +168,9 @@ pub fn child_number(process: BorrowedFd<'_>) -> Result<i32> {
     }
 }
 
-/// Asks the kernel, which answers since Linux 6.13.
+/// Asks the kernel, which can answer since Linux 6.13.
 fn number(process: BorrowedFd<'_>) -> Result<i32> {
-    /// `PIDFD_GET_INFO` with the first version of its answer.
+    /// `PIDFD_GET_INFO`, with the first version of its result.
     const REQUEST: u32 = 0xc040_ff0b;
     const WITH_NUMBERS: u64 = 1;
     /// `struct pidfd_info`.

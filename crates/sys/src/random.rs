@@ -2,10 +2,10 @@
 
 use crate::error::{Named, Result};
 
-/// 32 random bytes.
+/// Returns 32 random bytes.
 ///
 /// # Errors
-/// The kernel's, if it has no entropy source (it waits for one at boot).
+/// The kernel's error if it has no entropy source (at boot it waits for one).
 pub fn bytes() -> Result<[u8; 32]> {
     let mut buffer = [0; 32];
     // Requests of up to 256 bytes are never short: random(4).

@@ -1,12 +1,12 @@
-//! System calls by instruction. A C library keeps the number of the last error in memory of the thread, and a process that
+//! System calls made with the bare instruction. A C library stores errno in memory of the thread, and a process that
 //! has left its memory behind ([`crate::bare`]) has none.
 
 use std::ffi::c_int;
 
-/// Makes a system call; from -4095 to -1 the result is an error's number.
+/// Makes a system call; a result from -4095 to -1 is a negated errno.
 ///
 /// # Safety
-/// As of the call and its arguments.
+/// That of the call with its arguments.
 #[inline(always)]
 pub(crate) unsafe fn call(number: libc::c_long, arguments: &[usize; 6]) -> isize {
     let [first, second, third, fourth, fifth, sixth] = *arguments;
@@ -37,7 +37,7 @@ pub(crate) unsafe fn call(number: libc::c_long, arguments: &[usize; 6]) -> isize
     result
 }
 
-/// A child's memory, by address: where its stack begins (its highest address), what it runs, and with which argument.
+/// A child's start, by address: the top of its stack, the function that it runs, and the argument.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Start<T> {
     pub(crate) stack: *mut u8,
@@ -45,11 +45,12 @@ pub(crate) struct Start<T> {
     pub(crate) argument: *mut T,
 }
 
-/// clone(2) with a copy of this process's memory, where the child begins on another stack. Returns in the parent alone.
+/// Makes a clone(2) with a copy of this process's memory, in which the child starts on another stack. Returns only in
+/// the parent.
 ///
 /// # Safety
-/// The flags share no memory with the child. In its copy there are the stack, which nobody else uses and which is aligned to
-/// 16 bytes, the code of `run`, and the argument, as `run` asks for it.
+/// The flags share no memory with the child. Its copy has the stack, which nobody else uses and which is aligned to 16
+/// bytes, the code of `run`, and the argument that `run` requires.
 pub(crate) unsafe fn clone<T>(flags: usize, pidfd: &mut c_int, start: Start<T>) -> isize {
     let result: isize;
     #[cfg(target_arch = "x86_64")]
@@ -93,11 +94,11 @@ pub(crate) unsafe fn clone<T>(flags: usize, pidfd: &mut c_int, start: Start<T>) 
     result
 }
 
-/// clone3(2), where the child begins on the stack that the arguments name. Returns in the parent alone.
+/// Makes a clone3(2) in which the child starts on the stack in the arguments. Returns only in the parent.
 ///
 /// # Safety
-/// Nobody else uses the stack as long as the child does. The child may run `run` with the argument, in the parent's memory if the
-/// arguments share it.
+/// Nobody else uses the stack as long as the child does. The child may run `run` with the argument, in the parent's
+/// memory if the arguments share it.
 pub(crate) unsafe fn clone3<T>(
     arguments: &mut libc::clone_args,
     run: unsafe extern "C" fn(*mut T) -> !,
@@ -143,7 +144,7 @@ pub(crate) unsafe fn clone3<T>(
     result
 }
 
-/// Ends this process by a signal that nobody can have blocked: the kernel forces it.
+/// Ends this process with a signal that cannot be blocked, because the kernel forces it.
 pub(crate) fn trap() -> ! {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: an instruction that is none.

@@ -1,8 +1,8 @@
-//! System calls that are written down before they are made: the last ones of a process before its program, and all of a
-//! process that has no memory to run other code with ([`crate::bare`]).
+//! System calls that are written down before they are made: the last calls of a process before its program, and all
+//! calls of a process that has no memory to run other code with ([`crate::bare`]).
 //!
-//! A script is data: each call with its arguments, what these point to, and the words by which the process reports that the
-//! call failed. So it is known beforehand which calls a filter would have to let through.
+//! A script is data: each call with its arguments, what they point to, and the message with which the process reports
+//! that the call failed. So it is known in advance which calls a filter would have to allow.
 
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -11,7 +11,7 @@ use crate::capabilities::Capabilities;
 use crate::mount::Attributes;
 use crate::seccomp::Call;
 
-/// Where something lies in the data of a script.
+/// A position in the data of a script.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place(pub(crate) usize);
 
@@ -22,43 +22,43 @@ pub(crate) enum Argument {
     Data(Place),
 }
 
-/// A call as it is written down.
+/// A call as written down.
 #[derive(Debug)]
 pub(crate) struct Draft {
     pub(crate) call: Call,
     pub(crate) arguments: [Argument; 6],
-    /// Words for its failure, with room for the error's number behind.
+    /// The message for its failure, with room for the errno after it.
     pub(crate) words: Place,
     pub(crate) words_bytes: usize,
     /// Whether the next call is tried if this one finds no file, or none that may be executed.
     pub(crate) is_candidate: bool,
 }
 
-/// A list of calls, made one after the other until one fails.
+/// A list of calls, made one after another until one fails.
 #[derive(Debug)]
 pub struct Script {
     pub(crate) calls: Vec<Draft>,
     pub(crate) data: Vec<u8>,
-    /// Where in the data an address stands, and what it is the address of.
+    /// The positions of addresses in the data, and what each is the address of.
     pub(crate) addresses: Vec<(Place, Place)>,
-    /// Where failures are written to.
+    /// The descriptor to which failures are written.
     pub(crate) line: RawFd,
     words: (Place, usize),
 }
 
-/// A program to be executed.
+/// A program to execute.
 #[derive(Debug)]
 pub struct Program {
-    /// Where it may be, in the order to be tried.
+    /// The paths to try, in order.
     pub candidates: Vec<CString>,
-    /// What it is called with.
+    /// Its arguments.
     pub arguments: Vec<CString>,
     /// Its environment.
     pub environment: Vec<CString>,
 }
 
 impl Script {
-    /// A script without calls. What fails is written to `line`, which is open while the script is followed.
+    /// A script without calls. Failures are written to `line`, which must be open while the script is followed.
     #[must_use]
     pub fn new(line: BorrowedFd<'_>) -> Self {
         let words = (Place(0), 0);
@@ -73,9 +73,9 @@ impl Script {
         script
     }
 
-    /// What is written if one of the calls from here on fails: these words, and the error's number in eight bytes.
+    /// Sets what is written if one of the following calls fails: this message, and the errno in eight bytes.
     pub fn on_failure(&mut self, words: &[u8]) {
-        // So that the number, which is behind them, is aligned.
+        // Aligns the errno, which comes after the message.
         let gap = words.len().next_multiple_of(8) - words.len();
         let start = self.store(&vec![0; gap]);
         let place = Place(start.0 + gap);
@@ -95,7 +95,7 @@ impl Script {
         self.call(Call::IOCTL, [0, request, 0].map(Argument::Number));
     }
 
-    /// Marks every descriptor from `first` on close-on-exec.
+    /// Marks every descriptor from `first` on as close-on-exec.
     pub fn close_on_exec_from(&mut self, first: u32) {
         let close_on_exec = libc::CLOSE_RANGE_CLOEXEC;
         self.call(Call::CLOSE_RANGE, [first, u32::MAX, close_on_exec].map(word).map(Argument::Number));
@@ -125,7 +125,7 @@ impl Script {
         self.call(Call::CAPSET, [header, data].map(Argument::Data));
     }
 
-    /// Clears the ambient set, then raises what is in `ambient`.
+    /// Clears the ambient set, then raises the capabilities in `ambient`.
     pub fn set_ambient(&mut self, ambient: u64) {
         let change = |what: libc::c_int, number: u32| {
             [libc::PR_CAP_AMBIENT.cast_unsigned(), what.cast_unsigned(), number, 0, 0]
@@ -138,8 +138,8 @@ impl Script {
         }
     }
 
-    /// Executes the first candidate that is there. As a shell searches: one that may not be executed is remembered as the
-    /// failure, a missing one is not.
+    /// Executes the first candidate that exists. It searches like a shell: a file that may not be executed is
+    /// remembered as the failure, a missing one is not.
     pub fn execute(&mut self, program: &Program) {
         let arguments = self.store_texts(&program.arguments);
         let environment = self.store_texts(&program.environment);
@@ -152,12 +152,12 @@ impl Script {
         }
     }
 
-    /// Makes a procfs as a detached mount, and sends it with one byte over standard input, which must be a socket and the
-    /// only open descriptor.
+    /// Makes a procfs as a detached mount, and sends it with one byte over standard input, which must be a socket and
+    /// the only open descriptor.
     pub fn send_procfs(&mut self, attributes: Attributes) {
         const FSCONFIG_CMD_CREATE: u32 = 6;
         const CLOSE_ON_EXEC: u32 = 1;
-        // The lowest free numbers.
+        // The lowest free descriptors.
         let (context, mount) = (1, 2);
         let name = self.store(c"proc".to_bytes_with_nul());
         self.call(Call::FSOPEN, [Argument::Data(name), Argument::Number(word(CLOSE_ON_EXEC))]);
@@ -167,7 +167,7 @@ impl Script {
         self.call(Call::SENDMSG, [Argument::Number(0), Argument::Data(message), Argument::Number(0)]);
     }
 
-    /// Whether a filter lets through every call, the report of a failure, and the end.
+    /// Whether a filter allows every call, the report of a failure, and the exit.
     #[must_use]
     pub fn passes(&self, filter: &[u8]) -> bool {
         let last = [Call::WRITE, Call::EXIT_GROUP].map(|call| (call, [0; 6]));
@@ -182,7 +182,7 @@ impl Script {
         self.calls.push(Draft { call, arguments, words, words_bytes, is_candidate: false });
     }
 
-    /// Stores bytes where anything may lie that a call takes.
+    /// Stores bytes, aligned for anything that a call takes.
     fn store(&mut self, bytes: &[u8]) -> Place {
         self.data.resize(self.data.len().next_multiple_of(8), 0);
         let place = Place(self.data.len());
@@ -195,7 +195,7 @@ impl Script {
         self.store(&bytes)
     }
 
-    /// Stores texts, and a list of their addresses that ends with a null.
+    /// Stores texts, and a null-terminated list of their addresses.
     fn store_texts(&mut self, texts: &[CString]) -> Place {
         let places: Vec<Place> = texts.iter().map(|text| self.store(text.as_bytes_with_nul())).collect();
         let list = self.store(&vec![0; 8 * (texts.len() + 1)]);
@@ -204,7 +204,7 @@ impl Script {
         list
     }
 
-    /// Stores a message of sendmsg(2) with a descriptor.
+    /// Stores a message for sendmsg(2) with a descriptor.
     fn store_message(&mut self, bytes: &[u8], descriptor: u32) -> Place {
         const CONTROL_BYTES: usize = 16 + size_of::<u32>();
         let content = self.store(bytes);
@@ -212,7 +212,7 @@ impl Script {
         let control = self.store(&CONTROL_BYTES.to_ne_bytes());
         self.store_numbers(&[libc::SOL_SOCKET, libc::SCM_RIGHTS].map(i32::cast_unsigned));
         self.store_numbers(&[descriptor, 0]);
-        // No name; then the vector and how many there are, the control data and its size, and no flags.
+        // No name; then the vector and its length, the control data and its size, and no flags.
         let words = [0, 0, 0, 1, 0, CONTROL_BYTES.next_multiple_of(8), 0];
         let head = self.store(&words.map(usize::to_ne_bytes).concat());
         let field = |index: usize| Place(head.0 + 8 * index);
@@ -226,7 +226,7 @@ pub(crate) fn word(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// An argument as a filter sees it; an address is not known yet, and no filter asks for one.
+/// An argument as a filter sees it. An address is not known yet, and no filter checks one.
 fn known(argument: Argument) -> u64 {
     match argument {
         Argument::Number(number) => number as u64,
@@ -239,7 +239,7 @@ mod tests {
     use super::*;
     use std::os::fd::AsFd;
 
-    /// A filter that refuses one call and lets through the rest.
+    /// A filter that refuses one call and allows the rest.
     fn refusing(call: Call) -> Vec<u8> {
         let number = u32::try_from(call.number()).unwrap();
         let write = |code: u16, jumps: [u8; 2], value: u32| {

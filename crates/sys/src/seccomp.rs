@@ -1,4 +1,4 @@
-//! Seccomp filters: loading those that others compiled, and the smallest one there is.
+//! Seccomp filters: loading compiled ones, and the smallest one possible.
 
 use nix::errno::Errno;
 
@@ -35,7 +35,7 @@ impl Call {
     pub const PIDFD_SEND_SIGNAL: Self = Self(libc::SYS_pidfd_send_signal);
     /// prctl(2).
     pub const PRCTL: Self = Self(libc::SYS_prctl);
-    /// rt_sigtimedwait(2), by which a C library waits for a signal.
+    /// rt_sigtimedwait(2), with which a C library waits for a signal.
     pub const RT_SIGTIMEDWAIT: Self = Self(libc::SYS_rt_sigtimedwait);
     /// sendmsg(2).
     pub const SENDMSG: Self = Self(libc::SYS_sendmsg);
@@ -51,7 +51,7 @@ impl Call {
         self.0
     }
 
-    /// Whether a filter lets the call through with these arguments; an empty one lets through all.
+    /// Whether a filter allows the call with these arguments; an empty filter allows everything.
     #[must_use]
     pub fn passes(self, program: &[u8], arguments: &[u64; 6]) -> bool {
         let number = u32::try_from(self.0).unwrap_or(u32::MAX);
@@ -60,7 +60,8 @@ impl Call {
     }
 }
 
-/// What a filter answers, as the kernel would find out; none where it has an instruction that wharf's filters do not have.
+/// What a filter returns, computed as the kernel would; `None` if it has an instruction that wharf's filters do not
+/// have.
 fn answer(program: &[u8], architecture: u32, number: u32, arguments: &[u64; 6]) -> Option<u32> {
     const LOAD: u16 = 0x20;
     const AND: u16 = 0x54;
@@ -77,7 +78,7 @@ fn answer(program: &[u8], architecture: u32, number: u32, arguments: &[u64; 6]) 
         let skipped = |test: bool| u32::from(if test { yes } else { no });
         let skip = match u16::from_ne_bytes([c0, c1]) {
             LOAD => {
-                // As the fields of `seccomp_data` lie.
+                // At the offsets of the fields of `seccomp_data`.
                 loaded = match value {
                     0 => number,
                     4 => architecture,
@@ -101,7 +102,7 @@ fn answer(program: &[u8], architecture: u32, number: u32, arguments: &[u64; 6]) 
     }
 }
 
-/// Four bytes of the arguments, which lie one behind the other.
+/// Four bytes of the arguments, which are adjacent.
 fn half_of(arguments: &[u64; 6], offset: u32) -> Option<u32> {
     let offset = usize::try_from(offset).ok()?;
     let argument = arguments.get(offset / 8)?.to_ne_bytes();
@@ -115,10 +116,10 @@ const ARCHITECTURE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const ARCHITECTURE: u32 = 0xc000_00b7;
 
-/// Refuses every call but these from now on, with EPERM; those of other architectures too. Needs no_new_privs.
+/// From now on refuses every call except these with EPERM, on other architectures, too. Needs no_new_privs.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn allow_only(calls: &[Call]) -> Result<()> {
     load(&only(calls), 0)
 }
@@ -130,18 +131,18 @@ fn only(calls: &[Call]) -> Vec<u8> {
     const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
     let refuse = (RETURN, 0, REFUSE);
     let allow = (RETURN, 0, libc::SECCOMP_RET_ALLOW);
-    // Of `seccomp_data` the architecture is at 4, the number at 0.
+    // In `seccomp_data`, the architecture is at offset 4 and the number at 0.
     let mut program = vec![(LOAD, 0, 4), (JUMP_IF_EQUAL, 1, ARCHITECTURE), refuse, (LOAD, 0, 0)];
     for Call(number) in calls {
         let number = u32::try_from(*number).unwrap_or(u32::MAX);
-        // Equal: on to the next instruction; else over it.
+        // If equal, go to the next instruction, else skip it.
         program.extend([(JUMP_IF_EQUAL, 0, number), allow]);
     }
     program.push(refuse);
     program.into_iter().flat_map(|(code, equal, value)| instruction(code, equal, value)).collect()
 }
 
-/// One instruction; a jump goes on after `equal` others, or after one less or more if it is not equal.
+/// One instruction. A jump skips `equal` instructions if the comparison holds, and `1 - equal` if it does not.
 fn instruction(code: u32, equal: u8, value: u32) -> [u8; 8] {
     let [low, high, ..] = code.to_le_bytes();
     let code = u16::from_le_bytes([low, high]).to_ne_bytes();
@@ -149,11 +150,11 @@ fn instruction(code: u32, equal: u8, value: u32) -> [u8; 8] {
     [code[0], code[1], equal, 1 - equal, value[0], value[1], value[2], value[3]]
 }
 
-/// Loads a seccomp filter: instructions of 8 bytes each, as the kernel's `sock_filter`. Without no_new_privs the
+/// Loads a seccomp filter: instructions of 8 bytes each, like the kernel's `sock_filter`. Without no_new_privs the
 /// process needs `CAP_SYS_ADMIN`.
 ///
 /// # Errors
-/// EINVAL for a program the kernel refuses, EACCES without the right.
+/// EINVAL for a program that the kernel refuses, EACCES without the right.
 pub fn load(program: &[u8], flags: u32) -> Result<()> {
     let count = u16::try_from(program.len() / 8);
     let (Ok(len), 0) = (count, program.len() % 8) else {
@@ -223,7 +224,7 @@ mod tests {
                 answer(&program, ARCHITECTURE, number(allowed), &first(0)),
                 Some(libc::SECCOMP_RET_ALLOW)
             );
-            // The same number means another call to another architecture.
+            // On another architecture the same number means another call.
             assert_eq!(answer(&program, 0x4000_0003, number(allowed), &first(0)), Some(refused));
         }
         for other in [number(Call::CLOSE), number(Call::WRITE) | 0x4000_0000, u32::MAX] {

@@ -1,27 +1,27 @@
-//! What signals do.
+//! Signal dispositions and masks.
 
 use nix::errno::Errno;
 
 use crate::clone::Child;
 use crate::error::{Error, Named, Result};
 
-/// Gives every signal its default action and blocks none: what a program expects at its start.
+/// Resets every signal to its default action and unblocks all, as a program expects at its start.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn reset(child: &Child) -> Result<()> {
     reset_actions()?;
     unblock(child)
 }
 
-/// Gives every signal its default action, which children inherit. An ignored one would stay ignored over their exec: SIGPIPE,
-/// which Rust's runtime ignores, SIGHUP from nohup.
+/// Resets every signal to its default action, which children inherit. An ignored signal would stay ignored across their
+/// exec: SIGPIPE, which Rust's runtime ignores, or SIGHUP because of nohup.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn reset_actions() -> Result<()> {
-    // C libraries keep some signals for themselves, so this is the bare call; all zero, the kernel's sigaction is the default
-    // action.
+    // C libraries keep some signals for themselves, so this is the bare system call. An all-zero kernel sigaction is
+    // the default action.
     let default = [0_u64; 4];
     for number in (1..=64).filter(|number| ![libc::SIGKILL, libc::SIGSTOP].contains(number)) {
         let old = std::ptr::null_mut::<u64>();
@@ -33,10 +33,10 @@ pub fn reset_actions() -> Result<()> {
     Ok(())
 }
 
-/// Blocks no signal.
+/// Unblocks all signals.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn unblock(_child: &Child) -> Result<()> {
     nix::sys::signal::SigSet::empty().thread_set_mask().named("sigprocmask", || "SIG_SETMASK, none".into())
 }

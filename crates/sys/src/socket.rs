@@ -17,23 +17,23 @@ use crate::error::{Error, Named, Result};
 /// The most descriptors that travel with one message.
 pub const DESCRIPTOR_LIMIT: usize = 8;
 
-/// How many connections may wait for a listener that does not take them: it can be reached while it is stopped, by one
-/// after the other.
+/// How many connections may wait for a listener that does not accept them. A stopped listener can still be reached, by
+/// one client after another.
 const BACKLOG: i32 = 128;
 
 /// A connected pair of blocking sockets.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .named("socketpair", || "SOCK_SEQPACKET".into())
 }
 
-/// A non-blocking socket that listens at a path of any length; what stood there is replaced.
+/// A non-blocking socket that listens at a path of any length; an existing file there is replaced.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn listen(path: &Path) -> Result<OwnedFd> {
     let name = || path.display().to_string();
     let (_directory, short) = short_path(path)?;
@@ -48,10 +48,10 @@ pub fn listen(path: &Path) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Connects to the socket at a path, without waiting; the socket does not block.
+/// Connects to the socket at a path without waiting; the socket is non-blocking.
 ///
 /// # Errors
-/// ECONNREFUSED or ENOENT if nobody listens, EAGAIN if too many wait already.
+/// ECONNREFUSED or ENOENT if nobody listens, EAGAIN if too many connections are waiting.
 pub fn connect(path: &Path) -> Result<OwnedFd> {
     let name = || path.display().to_string();
     let (_directory, short) = short_path(path)?;
@@ -61,7 +61,8 @@ pub fn connect(path: &Path) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The same file by a descriptor of its directory: an address holds 107 bytes, and a pod's directory may be deeper.
+/// The same file through a descriptor of its directory: an address holds 107 bytes, and a pod's directory may have a
+/// longer path.
 fn short_path(path: &Path) -> Result<(OwnedFd, std::path::PathBuf)> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     let directory = crate::fs::open(parent, nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY)?;
@@ -75,7 +76,7 @@ fn new_socket(flags: SocketFlags) -> Result<OwnedFd> {
         .named("socket", || "SOCK_SEQPACKET".into())
 }
 
-/// Takes a waiting connection, and the user id of who made it.
+/// Accepts a waiting connection, and returns it with the user id of the client.
 ///
 /// # Errors
 /// EAGAIN if there is none.
@@ -87,7 +88,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, u32)> {
     Ok((socket, peer.uid.as_raw()))
 }
 
-/// The process at the other end of a connection: who listened, or who connected.
+/// The process at the other end of a connection: the one that listened or the one that connected.
 ///
 /// # Errors
 /// ESRCH if it is gone.
@@ -98,8 +99,8 @@ pub fn peer_process(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
     }
 }
 
-/// Before Linux 6.5 there is only the peer's number, which may be another process's by now; it is not if the connection
-/// still has a peer after the descriptor was opened.
+/// Before Linux 6.5 only the peer's pid is available, which may belong to another process by now. It does not if the
+/// connection still has a peer after the pidfd was opened.
 fn peer_by_number(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
     let peer = rustix::net::sockopt::socket_peercred(socket)
         .named("getsockopt(SO_PEERCRED)", || "a connection".into())?;
@@ -127,10 +128,10 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptors: &[BorrowedFd<'_>]
         .map(drop)
 }
 
-/// Lets the kernel say of each datagram that this end receives which process sent it: [`receive_from`].
+/// Has the kernel identify the sender of each datagram received on this end: [`receive_from`].
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn receive_senders(socket: BorrowedFd<'_>) -> Result<()> {
     rustix::net::sockopt::set_socket_passcred(socket, true)
         .named("setsockopt(SO_PASSCRED)", || "a connection".into())
@@ -147,15 +148,15 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, Vec<
 /// A datagram.
 #[derive(Debug)]
 pub struct Received {
-    /// How long it is; 0 if the other side has closed.
+    /// Its length; 0 if the other side has closed.
     pub count: usize,
-    /// What came with it.
+    /// The descriptors that came with it.
     pub descriptors: Vec<OwnedFd>,
-    /// The number of the process that sent it, if the socket is told ([`receive_senders`]).
+    /// The pid of its sender, if the socket has [`receive_senders`].
     pub sender: Option<i32>,
 }
 
-/// Receives one datagram, with what the kernel says of it.
+/// Receives one datagram, with its descriptors and its sender.
 ///
 /// # Errors
 /// EAGAIN if a non-blocking socket is empty.
@@ -179,8 +180,9 @@ pub fn receive_from(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Receive
     Ok(Received { count: message.bytes, descriptors, sender })
 }
 
-/// Receives one datagram into as many bytes as it has; one that is longer than the limit is cut. Nothing is allocated where
-/// none waits, which is how most looks end: a buffer for the longest would cost a fault for each of its pages.
+/// Receives one datagram into a buffer of its size; one that is longer than the limit is truncated. If none is waiting,
+/// which is the usual case, nothing is allocated: a buffer for the longest would cost a page fault for each of its
+/// pages.
 ///
 /// # Errors
 /// EAGAIN if a non-blocking socket is empty.
@@ -195,9 +197,9 @@ pub fn receive_whole(socket: BorrowedFd<'_>, limit_bytes: usize) -> Result<(Vec<
     Ok((bytes, received))
 }
 
-/// Ends a connection both ways; its descriptor stays open and reads as ended.
+/// Shuts down a connection in both directions; its descriptor stays open and reads as ended.
 pub fn shut_down(socket: BorrowedFd<'_>) {
-    // It fails only if the connection has ended already.
+    // This fails only if the connection has already ended.
     rustix::net::shutdown(socket, rustix::net::Shutdown::Both).unwrap_or_default();
 }
 

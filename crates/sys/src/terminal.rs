@@ -1,4 +1,4 @@
-//! Pseudo-terminals by their descriptors.
+//! Pseudo-terminals, through their descriptors.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// Unlocks the other end of a pseudo-terminal.
 ///
 /// # Errors
-/// ENOTTY if it is none.
+/// ENOTTY if the descriptor is not a pseudo-terminal.
 pub fn unlock(master: BorrowedFd<'_>) -> Result<()> {
     let unlock: libc::c_int = 0;
     // SAFETY: TIOCSPTLCK reads an int that lives through the call.
@@ -19,10 +19,10 @@ pub fn unlock(master: BorrowedFd<'_>) -> Result<()> {
         .map_err(|errno| Error::new("ioctl(TIOCSPTLCK)", "a terminal's master", errno))
 }
 
-/// Opens the other end of a pseudo-terminal by its master, whatever lies at its path.
+/// Opens the other end of a pseudo-terminal through its master, whatever is at its path.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn peer(master: BorrowedFd<'_>) -> Result<OwnedFd> {
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: TIOCGPTPEER takes open flags and returns a new descriptor.
@@ -33,10 +33,10 @@ pub fn peer(master: BorrowedFd<'_>) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Makes a terminal the controlling one of this session.
+/// Makes a terminal the controlling terminal of this session.
 ///
 /// # Errors
-/// EPERM if this process does not lead a session without a terminal.
+/// EPERM unless this process leads a session without a terminal.
 pub fn control(terminal: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: TIOCSCTTY takes an integer.
     let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY as _, 0) };
@@ -46,7 +46,7 @@ pub fn control(terminal: BorrowedFd<'_>) -> Result<()> {
 /// Sets a terminal's size in characters.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn resize(terminal: BorrowedFd<'_>, width: u16, height: u16) -> Result<()> {
     let size = libc::winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCSWINSZ reads a winsize that lives through the call.

@@ -7,24 +7,24 @@ use rustix::fs::XattrFlags;
 
 use crate::error::{Named, Result};
 
-/// The kernel's bound on one value, and on the list of names.
+/// The kernel's limit on one value, and on the list of names.
 const LIMIT_BYTES: usize = 64 << 10;
 
-/// Sets an attribute, new or not.
+/// Sets an attribute, new or existing.
 ///
 /// # Errors
-/// The kernel's: EOPNOTSUPP if the file system has none of that namespace, ENOSPC for its size.
+/// The kernel's error: EOPNOTSUPP if the file system has no attributes of that namespace, ENOSPC because of its size.
 pub fn set(fd: BorrowedFd<'_>, name: &str, value: &[u8]) -> Result<()> {
     rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty())
         .named("fsetxattr", || name.escape_debug().collect())
 }
 
-/// The value of an attribute; `None` if it is not set, or the file system has no attributes.
+/// The value of an attribute; `None` if it is not set, or if the file system has no attributes.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn value(fd: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
-    // Almost every value is short; a longer one costs a second call.
+    // Almost every value is short; a longer one needs a second call.
     let mut short = [0_u8; 256];
     let error = match rustix::fs::fgetxattr(fd, name, &mut short[..]) {
         Ok(length) => return Ok(Some(short[..length].to_vec())),
@@ -40,10 +40,10 @@ pub fn value(fd: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>> {
     Ok(Some(long))
 }
 
-/// The names of the attributes that are UTF-8; the others no one can name here.
+/// The names of the attributes, as far as they are UTF-8; nobody can name the others here.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn names(fd: BorrowedFd<'_>) -> Result<Vec<String>> {
     let mut short = [0_u8; 256];
     let split = |list: &[u8]| {
@@ -53,7 +53,7 @@ pub fn names(fd: BorrowedFd<'_>) -> Result<Vec<String>> {
     match rustix::fs::flistxattr(fd, &mut short[..]) {
         Ok(length) => return Ok(split(&short[..length])),
         Err(error) if error.raw_os_error() == Errno::EOPNOTSUPP as i32 => return Ok(Vec::new()),
-        // Too long for the short buffer, or an error that will come again.
+        // Too long for the short buffer, or an error that will recur.
         Err(_) => {}
     }
     let mut long = vec![0_u8; LIMIT_BYTES];
