@@ -1,5 +1,5 @@
-//! What earlier releases kept of a pod in its directory: its namespaces, pinned as files, and the mount of its file system.
-//! Their pods live on, each with its supervisor of that release.
+//! What earlier releases kept in a pod's directory: the pod's namespaces, pinned as files, and the mount of its file
+//! system. Such pods live on, each with a supervisor of that release.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,17 +10,17 @@ use nix::mount::{MntFlags, umount2};
 use wharf_state::Layout;
 use wharf_types::{PodId, StageError};
 
-/// Where the files are that a pod's containers have in common: in the mount of the pod's file system, or, where there is
-/// none yet, in the pod's directory.
+/// The directory of the files that a pod's containers share: the mount of the pod's file system or, in still earlier
+/// releases, the pod's directory itself.
 pub fn files(layout: &Layout, pod: &PodId) -> PathBuf {
     let memory = layout.pod_memory(pod);
     if memory.exists() { memory } else { layout.pod(pod) }
 }
 
-/// Releases all of it. The kernel drops a namespace with its last process.
+/// Releases everything. The kernel drops a namespace when its last process ends.
 ///
 /// # Errors
-/// The kernel's. What is not there is released.
+/// The kernel's error. It is not an error if something is missing.
 pub fn release(layout: &Layout, pod: &PodId) -> Result<(), StageError> {
     let pins = ["net", "ipc", "uts"].map(|kind| layout.namespace(pod, kind));
     let mounts = [layout.older_pod_memory(pod), layout.pod_memory(pod)];

@@ -3,10 +3,10 @@
 use wharf_planner::Refusal;
 use wharf_types::StageError;
 
-/// What failed, and whose fault it is.
+/// The failure, which shows whose fault it is.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The request cannot work as it stands.
+    /// The request can never work as it stands.
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// A stage of the work failed.

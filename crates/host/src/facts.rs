@@ -1,4 +1,4 @@
-//! What a container's description depends on of this machine, gathered once and as data.
+//! The facts about this machine on which a container's description depends, gathered once, as data.
 
 use std::fs::DirBuilder;
 use std::io::{ErrorKind, Read};
@@ -14,24 +14,24 @@ use wharf_planner::{HostFacts, MountSource, Refusal, Request, SecurityModules};
 use wharf_sys::mount::{Propagation, propagation_of};
 use wharf_types::{ContainerPath, HostPath, Stage as _, StageError};
 
-/// The longest seccomp profile that is read, in bytes.
+/// The longest seccomp profile, in bytes.
 const PROFILE_LIMIT_BYTES: u64 = 1 << 20;
-/// How many directories of `/dev` are looked into at most.
+/// How many directories of `/dev` are searched.
 const DEVICE_DIRECTORIES_MAX: usize = 64;
 
-/// What stays the same as long as the kernel runs.
+/// What does not change while the kernel runs.
 #[derive(Debug, Clone, Copy)]
 pub struct Machine {
     /// This process's bounding set of capabilities.
     pub bounding: u64,
     /// Major and minor version of the kernel.
     pub kernel: (u32, u32),
-    /// Which security modules are switched on.
+    /// Which security modules are enabled.
     pub modules: SecurityModules,
 }
 
 impl Machine {
-    /// Looks at the machine.
+    /// Reads the facts about the machine.
     ///
     /// # Errors
     /// The kernel does not say what this process may do.
@@ -41,11 +41,11 @@ impl Machine {
     }
 }
 
-/// All that a request depends on. A directory to be mounted that is missing is made, as the other runtimes do and workloads
-/// count on: so the request must have been checked.
+/// All facts on which a request depends. A missing directory that is to be mounted is made, because other runtimes do
+/// so and workloads rely on it. So the request must already have been checked.
 ///
 /// # Errors
-/// The request's seccomp profile is none.
+/// The request's seccomp profile is not a valid name or path.
 pub fn facts(request: &Request<'_>, machine: &Machine) -> Result<HostFacts, Refusal> {
     let profile = match choice(request.security())? {
         Choice::Localhost(path) => Some(seccomp_profile(Path::new(path))),
@@ -63,7 +63,7 @@ pub fn facts(request: &Request<'_>, machine: &Machine) -> Result<HostFacts, Refu
     })
 }
 
-/// This machine's name.
+/// This machine's hostname.
 pub fn hostname() -> String {
     nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
@@ -75,10 +75,10 @@ fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(5), numbers.next().unwrap_or(15))
 }
 
-/// Which security modules the kernel has switched on.
+/// The security modules that the kernel has enabled.
 fn security_modules() -> SecurityModules {
     let apparmor = std::fs::read("/sys/module/apparmor/parameters/enabled");
-    // The kernel has the file system only if SELinux was not switched off when it started.
+    // The kernel has this file system only if SELinux was not disabled at boot.
     let filesystems = std::fs::read_to_string("/proc/filesystems");
     SecurityModules {
         apparmor: apparmor.is_ok_and(|enabled| enabled.starts_with(b"Y")).into(),
@@ -90,7 +90,7 @@ fn security_modules() -> SecurityModules {
 fn mount_source(mount: &Mount) -> Result<MountSource, String> {
     let path = &mount.host_path;
     let source = resolve(path).map_err(|error| format!("host path {path:?}: {error}"))?;
-    // To know how a mount propagates, the table of all mounts is read.
+    // To find a mount's propagation, the whole mount table must be read.
     let propagation = match mount.propagation() {
         MountPropagation::PropagationPrivate => Propagation::Private,
         _ => propagation_of(&source).map_err(|error| error.to_string())?,
@@ -110,7 +110,7 @@ fn resolve(path: &str) -> std::io::Result<PathBuf> {
     }
 }
 
-/// The nodes that a device of a request stands for: one, or those in a directory.
+/// The nodes for a device in the request: a single one, or those in a directory.
 fn devices(asked: &Device) -> Result<Vec<DeviceNode>, String> {
     let target = ContainerPath::new(&asked.container_path).map_err(|error| error.to_string())?;
     let source = std::fs::canonicalize(&asked.host_path).map_err(|error| error.to_string())?;
@@ -142,7 +142,7 @@ fn node(path: ContainerPath, of: &Path) -> Option<DeviceNode> {
     })
 }
 
-/// The machine's devices, those in directories of `/dev` too, but for what a container has of its own.
+/// The machine's devices, those in directories of `/dev` included, except the ones that every container has itself.
 fn host_devices() -> Vec<DeviceNode> {
     const OWN: [&str; 6] = ["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/console", "/dev/ptmx"];
     let mut found = Vec::new();
@@ -166,7 +166,7 @@ fn host_devices() -> Vec<DeviceNode> {
     found
 }
 
-/// A profile's bytes. What is not a regular file may have no end, or never begin: it is not read.
+/// A profile's bytes. A file that is not regular may have no end, or block, so it is not read.
 fn seccomp_profile(path: &Path) -> std::io::Result<Vec<u8>> {
     let without_waiting = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
     let file = std::fs::OpenOptions::new().read(true).custom_flags(without_waiting).open(path)?;
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_profile_that_is_longer_than_its_size_says_is_cut_off() {
-        // Its size is told as 0.
+        // Its size is reported as 0.
         assert!(problem(Path::new("/proc/kallsyms")).contains("longer than 1 MiB"));
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("profile");

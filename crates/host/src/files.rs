@@ -1,5 +1,5 @@
-//! The pod's own file system in memory: its shared memory, and the files that the runtime gives to its containers, which
-//! may write them. It is bounded, since it is the machine's memory, and goes with the pod.
+//! The pod's tmpfs: its shared memory, and the files that the runtime provides to its containers, which may write to
+//! them. It is bounded, because it uses the machine's memory, and is removed with the pod.
 
 use std::fs;
 use std::io::Write as _;
@@ -17,18 +17,18 @@ use wharf_types::{Field, Stage as _, StageError};
 
 const STAGE: &str = "making the pod's files";
 
-/// What is in a pod's file system.
+/// The content of a pod's tmpfs.
 #[derive(Debug)]
 pub struct Files<'a> {
     /// The pod's name, in `hostname` and `hosts`.
     pub hostname: &'a str,
     /// The content of `resolv.conf`.
     pub resolv_conf: &'a str,
-    /// Whether the pod's IPC namespace is its own, and so its shared memory.
+    /// Whether the pod has its own IPC namespace, and so its own shared memory.
     pub shm: Shm,
 }
 
-/// Whose the shared memory is.
+/// The owner of the shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shm {
     /// The pod's.
@@ -38,7 +38,7 @@ pub enum Shm {
 }
 
 impl Shm {
-    /// Bounds of the file system. One that is full of pages has as many files as pages; more have nothing in them.
+    /// The limits of the tmpfs. When it is full of pages it has as many files as pages; further files would be empty.
     fn options(self) -> [(&'static str, &'static str); 4] {
         let (size, inodes) = match self {
             Self::Own => ("67108864", "16384"),
@@ -48,16 +48,16 @@ impl Shm {
     }
 }
 
-/// Makes the file system with all that is in it. It is mounted nowhere yet.
+/// Makes the file system with all its files, as a detached mount.
 ///
 /// # Errors
-/// The kernel refuses one of the steps.
+/// The kernel refuses a step.
 pub fn make(files: &Files<'_>) -> Result<OwnedFd, StageError> {
     let forbidden = Attributes::NO_SUID.and(Attributes::NO_EXEC).and(Attributes::NO_DEV);
     let root = mount::new_filesystem("tmpfs", &files.shm.options(), forbidden).stage(STAGE)?;
     if files.shm == Shm::Own {
         mkdirat(&root, SHM, Mode::S_IRWXU).stage(STAGE)?;
-        // Not at its creation: the umask would take from it.
+        // Not when it is created, because the umask would change the mode.
         let mode = Mode::from_bits_truncate(0o1777);
         fchmodat(&root, SHM, mode, FchmodatFlags::FollowSymlink).stage(STAGE)?;
     }
@@ -80,7 +80,7 @@ fn hosts_file(hostname: &str) -> String {
     format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{hostname}\n")
 }
 
-/// `resolv.conf` of DNS settings; empty for empty ones.
+/// The `resolv.conf` for DNS settings; empty for empty settings.
 ///
 /// # Errors
 /// A value would not stay on its line.
@@ -88,7 +88,7 @@ pub fn resolv_conf(dns: &DnsConfig) -> Result<String, Refusal> {
     let mut text = String::new();
     let mut line = |keyword: &str, values: &[String]| {
         for value in values {
-            // One value must not become two lines; colons are part of IPv6 servers and of options.
+            // One value must not become two lines; colons are allowed for IPv6 servers and options.
             if Field::new(&value.replace(':', "")).is_none() {
                 let problem = format!("{value:?} has a line break or is too long");
                 return Err(Refusal::Field { field: "dns_config", problem });
@@ -107,8 +107,8 @@ pub fn resolv_conf(dns: &DnsConfig) -> Result<String, Refusal> {
     Ok(text)
 }
 
-/// The host's own `resolv.conf`, for a pod without DNS settings. A pod with a network of its own cannot reach
-/// systemd-resolved on the host's loopback: it gets the servers that this one asks.
+/// The host's own `resolv.conf`, for a pod without DNS settings. A pod with its own network cannot reach
+/// systemd-resolved on the host's loopback, so it gets the servers that systemd-resolved asks.
 pub fn hosts_resolv_conf(network: Network) -> String {
     let hosts = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let reachable = network == Network::Hosts || !is_stub(&hosts);
@@ -116,7 +116,7 @@ pub fn hosts_resolv_conf(network: Network) -> String {
     behind.flatten().unwrap_or(hosts)
 }
 
-/// Whose network a pod is on.
+/// The network of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
     /// The pod's own.
@@ -125,7 +125,7 @@ pub enum Network {
     Hosts,
 }
 
-/// Whether every server is systemd-resolved's on the loopback: systemd-resolved(8) names both addresses.
+/// Whether every server is systemd-resolved's on loopback; systemd-resolved(8) lists both addresses.
 fn is_stub(text: &str) -> bool {
     const STUBS: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 53), Ipv4Addr::new(127, 0, 0, 54)];
     let servers = || text.lines().filter_map(|line| line.strip_prefix("nameserver")).map(str::trim);

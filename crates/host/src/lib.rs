@@ -1,6 +1,6 @@
-//! What a pod has of this host: what has to be known of the machine, its namespaces, and the files of its containers.
+//! A pod's share of this host: facts about the machine, the pod's namespaces, and the files of its containers.
 //!
-//! All of it blocks. Of pods as the daemon holds them it knows nothing: who calls says where, and what.
+//! All of it blocks. It knows nothing about pods as the daemon has them: the caller passes paths and contents.
 
 pub mod earlier;
 mod error;

@@ -1,5 +1,5 @@
-//! A pod's own namespaces: made and set up by a thread that is thrown away, and returned as descriptors. Nothing pins them, so
-//! they cost no mount of the host, and are gone when nobody holds them.
+//! A pod's own namespaces: a throwaway thread makes and sets them up, and they are returned as descriptors. They are
+//! not pinned, so they cost no mount on the host, and they disappear when nobody holds them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -15,14 +15,14 @@ use crate::error::Error;
 
 const STAGE: &str = "making the pod's namespaces";
 
-/// The kinds of namespaces that a pod has of its own or shares with the host.
+/// The kinds of namespaces that a pod either has of its own or shares with the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Network.
+    /// The network namespace.
     Net,
-    /// IPC.
+    /// The IPC namespace.
     Ipc,
-    /// UTS: the name of the host.
+    /// The UTS namespace: the hostname.
     Uts,
 }
 
@@ -44,18 +44,18 @@ impl Kind {
     }
 }
 
-/// Which namespaces a pod has of its own, and what is set in them.
+/// The pod's own namespaces, and their settings.
 #[derive(Debug, Clone, Default)]
 pub struct NamespacePlan {
-    /// Those that it does not share with the host.
+    /// The namespaces that it does not share with the host.
     pub own: BTreeSet<Kind>,
-    /// The hostname, set if the UTS namespace is its own.
+    /// The hostname, set if the pod has its own UTS namespace.
     pub hostname: String,
     /// Sysctls of these namespaces, by key.
     pub sysctls: BTreeMap<String, String>,
 }
 
-/// A pod's namespaces. They live as long as a process is in them or somebody has a descriptor of them.
+/// A pod's namespaces. Each lives as long as a process is in it or someone holds a descriptor of it.
 #[derive(Debug)]
 pub struct PodNamespaces {
     /// The network namespace, if it is the pod's own.
@@ -64,32 +64,32 @@ pub struct PodNamespaces {
     pub ipc: Option<OwnedFd>,
     /// The UTS namespace, if it is the pod's own.
     pub uts: Option<OwnedFd>,
-    /// A mount namespace whose root is the pod's file system.
+    /// The mount namespace whose root is the pod's file system.
     pub mounts: OwnedFd,
     /// The root of that file system.
     pub files: OwnedFd,
 }
 
-/// An empty mount namespace, of which those of pods are copies. A copy of the host's would cost more with each mount of the
-/// host.
+/// An empty mount namespace from which those of pods are copied. Copying the host's would cost more with each mount on
+/// the host.
 #[derive(Debug)]
 pub struct Template(OwnedFd);
 
 impl Template {
-    /// Makes it.
+    /// Makes the template.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn make() -> Result<Self, StageError> {
         const STAGE: &str = "making an empty mount namespace";
         let root = wharf_isolation::empty_directory().stage(STAGE)?;
         mount::namespace_with_root(root.as_fd()).map(Self).stage(STAGE)
     }
 
-    /// Makes a pod's namespaces, with `files` as the root of its mount namespace: a file system that is mounted nowhere yet.
+    /// Makes a pod's namespaces. The detached mount `files` becomes the root of its mount namespace.
     ///
     /// # Errors
-    /// A sysctl cannot be set to its value, or the kernel refuses one of the steps.
+    /// A sysctl cannot be set to its value, or the kernel refuses a step.
     pub fn make_pod(&self, plan: &NamespacePlan, files: OwnedFd) -> Result<PodNamespaces, Error> {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| self.make_here(plan, files));
@@ -98,11 +98,11 @@ impl Template {
         })
     }
 
-    /// The same, in this thread, which is the pod's then.
+    /// Does so in this thread, which cannot be used for anything else afterwards.
     fn make_here(&self, plan: &NamespacePlan, files: OwnedFd) -> Result<PodNamespaces, Error> {
         let thread = OwnThread::open().stage(STAGE)?;
         let own: CloneFlags = plan.own.iter().map(|kind| kind.flag()).collect();
-        // A thread enters a mount namespace only if its root and working directory are its own.
+        // A thread may enter a mount namespace only if it does not share its root and working directory.
         unshare(own | CloneFlags::CLONE_FS).stage(STAGE)?;
         set_up(plan)?;
         let open = |kind: Kind| {
@@ -113,14 +113,14 @@ impl Template {
         setns(&self.0, CloneFlags::CLONE_NEWNS).stage(STAGE)?;
         unshare(CloneFlags::CLONE_NEWNS).stage(STAGE)?;
         let root = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage(STAGE)?;
-        // Over the empty root: whoever enters the namespace finds the topmost one.
+        // On top of the empty root: whoever enters the namespace gets the topmost mount.
         mount::attach(files.as_fd(), root.as_fd()).stage(STAGE)?;
         let mounts = thread.namespace("mnt").stage(STAGE)?;
         Ok(PodNamespaces { net, ipc, uts, mounts, files })
     }
 }
 
-/// Sets what is to be set, from inside.
+/// Applies the settings, from inside.
 fn set_up(plan: &NamespacePlan) -> Result<(), Error> {
     if plan.own.contains(&Kind::Uts) && !plan.hostname.is_empty() {
         nix::unistd::sethostname(&plan.hostname).stage("setting the pod's hostname")?;
@@ -128,7 +128,8 @@ fn set_up(plan: &NamespacePlan) -> Result<(), Error> {
     Ok(plan.sysctls.iter().try_for_each(|(key, value)| set_sysctl(key, value))?)
 }
 
-/// Checks a key and says of which kind of namespace it is; `None` for those of the whole machine, which no pod may set.
+/// Checks a key and returns the kind of namespace it belongs to, or `None` for a key of the whole machine, which no pod
+/// may set.
 pub fn sysctl_scope(key: &str) -> Option<Kind> {
     let clean = key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/'));
     if !clean || key.split(['.', '/']).any(str::is_empty) {
@@ -196,7 +197,7 @@ mod tests {
         Template::make().unwrap().make_pod(&plan, files)
     }
 
-    /// What a thread finds in a namespace.
+    /// What a thread sees in a namespace.
     fn inside<T: Send>(namespace: BorrowedFd<'_>, kind: CloneFlags, look: fn() -> T) -> T {
         std::thread::scope(|scope| {
             let enter = || {

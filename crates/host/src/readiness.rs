@@ -1,34 +1,34 @@
-//! Whether there is room for what is remembered of pods.
+//! Whether there is space for the records of further pods.
 
 use std::path::Path;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-/// What one pod's records and files take at most beside its containers' requests.
+/// The space that one pod's records and files need at most, besides its containers' requests.
 const ROOM_BYTES: u64 = 256 << 10;
 const ROOM_INODES: u64 = 32;
 
 /// Why no pod can be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unready {
-    /// What else cannot be done.
+    /// What else is impossible.
     pub extent: Extent,
-    /// One word, in camel case.
+    /// The reason, as one word in camel case.
     pub reason: &'static str,
     /// What is wrong, and what to do.
     pub message: String,
 }
 
-/// How much is out of order.
+/// How much is impossible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// Pods that are there can be stopped and removed.
+    /// Existing pods can be stopped and removed.
     NewPods,
     /// Nothing can be changed.
     Everything,
 }
 
-/// Why no pod can be made now, if so: each needs a directory of its own in the state directory.
+/// Why no pod can be made now, if so: each needs a directory in the state directory.
 #[must_use]
 pub fn unready(state: &Path) -> Option<Unready> {
     let unready = |extent, reason, problem: &str| {
@@ -59,7 +59,7 @@ impl Room {
         if found.flags().contains(FsFlags::ST_RDONLY) {
             return Self::ReadOnly;
         }
-        // A file system without limits has no numbers at all.
+        // A file system without limits reports no numbers.
         let bytes = found.blocks_available().saturating_mul(found.fragment_size());
         let bytes_gone = found.blocks() > 0 && bytes < ROOM_BYTES;
         let inodes_gone = found.files() > 0 && found.files_available() < ROOM_INODES;
