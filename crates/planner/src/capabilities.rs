@@ -1,10 +1,10 @@
-//! Capabilities: their names, sets of them as the kernel's bits and as the spec's words, and the default set.
+//! Capabilities: their names, sets of them as the kernel's bits and in the spec's form, and the default set.
 
 use oci_spec::runtime::{Capabilities, Capability};
 
 use wharf_types::capability::NAMES;
 
-/// What a container has unless the request says otherwise: the 14 of moby and containerd.
+/// The capabilities of a container unless the request changes them: the 14 of moby and containerd.
 const DEFAULT: [&str; 14] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -22,7 +22,7 @@ const DEFAULT: [&str; 14] = [
     "AUDIT_WRITE",
 ];
 
-/// A name that is no capability.
+/// A name that is not a capability.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name:?} is not a capability")]
 pub(crate) struct UnknownCapability {
@@ -30,7 +30,8 @@ pub(crate) struct UnknownCapability {
     pub name: String,
 }
 
-/// A list of names. `ALL` is not all of them: it is what names in the same list, or the other one, come on top of.
+/// A list of names. `ALL` does not just mean every capability: names in this list, or in the other one, are applied on
+/// top of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Names {
     all: bool,
@@ -38,7 +39,7 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// Every capability that the list stands for.
+    /// Every capability that the list includes.
     #[must_use]
     pub(crate) fn bits(self) -> u64 {
         if self.all { ALL } else { self.named }
@@ -47,10 +48,10 @@ impl Names {
 
 const ALL: u64 = (1 << NAMES.len()) - 1;
 
-/// Reads a list of names, with or without `CAP_`, in any case.
+/// Parses a list of names, with or without `CAP_`, in any case.
 ///
 /// # Errors
-/// The first name that is no capability.
+/// The first name that is not a capability.
 pub(crate) fn parse(names: &[String]) -> Result<Names, UnknownCapability> {
     names.iter().try_fold(Names::default(), |list, name| {
         let upper = name.to_ascii_uppercase();
@@ -63,7 +64,7 @@ pub(crate) fn parse(names: &[String]) -> Result<Names, UnknownCapability> {
     })
 }
 
-/// The default set as a request changes it: all are added, all are dropped, then the named ones are added, and dropped.
+/// The default set with a request's changes: add all, drop all, then add the named ones, then drop the named ones.
 #[must_use]
 pub(crate) fn changed(add: Names, drop: Names) -> u64 {
     let base = match (add.all, drop.all) {
@@ -78,7 +79,7 @@ fn bit(short: &str) -> Option<u64> {
     NAMES.iter().position(|known| *known == short).map(|number| 1 << number)
 }
 
-/// The mask of the capability of exactly this name, `CAP_` and all, as seccomp profiles write it.
+/// The mask of the capability with exactly this name, including `CAP_`, as seccomp profiles write it.
 pub(crate) fn mask(name: &str) -> Option<u64> {
     bit(name.strip_prefix("CAP_")?)
 }
@@ -91,13 +92,13 @@ fn default_set() -> u64 {
         .fold(0, |bits, (number, _)| bits | 1 << number)
 }
 
-/// The set of these bits. Those without a name, of a newer kernel, have no word.
+/// The set of these bits. The spec has no names for the unnamed ones of newer kernels.
 pub(crate) fn set_of(bits: u64) -> Capabilities {
     let named = NAMES.iter().enumerate().filter(|(number, _)| bits & 1 << number != 0);
     named.filter_map(|(_, name)| name.parse::<Capability>().ok()).collect()
 }
 
-/// The bits of a set; none of a missing one.
+/// The bits of a set; 0 for a missing one.
 pub(crate) fn bits_of(set: &Option<Capabilities>) -> u64 {
     let bits = |capability: &Capability| bit(&capability.to_string()).unwrap_or(0);
     set.iter().flatten().fold(0, |all, capability| all | bits(capability))

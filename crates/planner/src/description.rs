@@ -1,4 +1,4 @@
-//! A container in the field's own words: the runtime spec of the OCI, and beside it the little that has no word there.
+//! A container in the field's own terms: the OCI runtime spec, and beside it the little that the spec cannot express.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -13,51 +13,51 @@ use crate::{
     volumes,
 };
 
-/// The version of the runtime spec that is spoken.
+/// The version of the runtime spec.
 const OCI_VERSION: &str = "1.2.1";
 
-/// A container, described whole.
+/// The complete description of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
-    /// What the OCI has words for. Another runtime would make the same container of it, in a root file system and with
-    /// streams that are given to it.
+    /// What the OCI spec can express. Another runtime would make the same container from it, given a root file system
+    /// and streams.
     pub spec: Spec,
-    /// All else.
+    /// Everything else.
     pub extra: Extra,
 }
 
-/// What of a container the runtime spec has no word for.
+/// What the runtime spec cannot express about a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extra {
     /// Its id.
     pub container: ContainerId,
-    /// Its root file system, which other runtimes are given mounted.
+    /// Its root file system, which other runtimes get already mounted.
     pub layers: Layers,
     /// Where its cgroup is in each hierarchy.
     pub cgroup: CgroupPlaces,
-    /// Which PID namespace the spec means: one that is shared has no path before its first process is there.
+    /// The PID namespace that the spec means: a shared one has no path before its first process exists.
     pub pid: PidNamespace,
-    /// What of its user only its own files can tell.
+    /// What only the container's own files can tell about its user.
     pub names: Names,
     /// The log, if there is one.
     pub log: Option<LogFile>,
-    /// What its input is.
+    /// Its standard input.
     pub input: Input,
-    /// The directory of the files that all containers of the pod have. Mounts of what is in it are of the pod's own file
+    /// The directory of the files that all the pod's containers share. Mounts from it come from the pod's own file
     /// system.
     pub pod_files: HostPath,
-    /// The mounts that begin with what the image has at their places.
+    /// Mounts that begin with the image's content at their mount points.
     pub volumes: Vec<Volume>,
-    /// Variables, `NAME=value`, whose value is not text. The spec has them as near as text can come.
+    /// Variables, `NAME=value`, whose value is not UTF-8. The spec has an approximation as text.
     pub binary_environment: Vec<Vec<u8>>,
     /// The name of the signal that stops it: `SIGTERM`.
     pub stop_signal: String,
 }
 
-/// Names of a user and a group, which stand in the container's own files.
+/// Names of a user and a group, to be looked up in the container's own files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
-    /// The user, where the spec's number is not meant.
+    /// The user, if a name and not the spec's number is meant.
     pub user: Option<String>,
     /// The group.
     pub group: Group,
@@ -65,7 +65,7 @@ pub struct Names {
     pub strict: bool,
 }
 
-/// A user's first group.
+/// A user's primary group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Group {
     /// The spec's number.
@@ -76,20 +76,20 @@ pub enum Group {
     Named(String),
 }
 
-/// A volume that an image asks for.
+/// A volume of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
-    /// Where the container sees it.
+    /// Its mount point in the container.
     pub target: ContainerPath,
-    /// The directory that it is, which has to be made.
+    /// Its directory, which has to be made.
     pub directory: HostPath,
 }
 
 /// Describes a container.
 ///
 /// # Errors
-/// [`Refusal`] for a request that cannot be done with what there is on the host. It should have passed
-/// [`check`](crate::check) before facts were gathered for it.
+/// [`Refusal`] if the request cannot be fulfilled with what is on the host. [`check`](crate::check) should have
+/// accepted it before the facts were gathered.
 pub fn describe(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Result<Description, Refusal> {
     if places.layers.lowers.is_empty() {
         return Err(Refusal::field("image", "it has no layers"));
@@ -121,7 +121,7 @@ pub fn describe(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Re
     Ok(Description { spec, extra })
 }
 
-/// Other runtimes find the root file system below their bundle; here it is among the [`Layers`].
+/// Other runtimes find the root file system below their bundle; here it is in the [`Layers`].
 fn root(request: &Request<'_>) -> Root {
     let mut root = Root::default();
     root.set_path(PathBuf::from("rootfs")).set_readonly(Some(request.security().readonly_rootfs));
@@ -144,8 +144,8 @@ fn linux(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Result<Li
     Ok(linux)
 }
 
-/// The masked and the read-only paths: as the request says, and the usual ones where it says nothing. The kubelet sends
-/// lists; it sends none for `procMount: Unmasked`, but to pods with a user namespace alone.
+/// The masked and read-only paths: the request's, or the usual ones if it has none. The kubelet sends lists, except for
+/// `procMount: Unmasked`, which it allows only in pods with a user namespace.
 fn protected_paths(request: &Request<'_>) -> (Vec<String>, Vec<String>) {
     let security = request.security();
     if security.privileged {
@@ -158,7 +158,7 @@ fn protected_paths(request: &Request<'_>) -> (Vec<String>, Vec<String>) {
     (security.masked_paths.clone(), security.readonly_paths.clone())
 }
 
-/// Which container of which pod it is, by the names that runtimes with a machine for each pod look for.
+/// The container's and the pod's names, in the annotations that runtimes with a virtual machine per pod read.
 fn annotations(request: &Request<'_>) -> HashMap<String, String> {
     let pod = request.pod.metadata.clone().unwrap_or_default();
     let name = request.container.metadata.as_ref().map(|metadata| metadata.name.clone());
@@ -176,7 +176,7 @@ fn annotations(request: &Request<'_>) -> HashMap<String, String> {
 }
 
 impl Description {
-    /// What the container may use; nothing is limited where nothing is said.
+    /// The resources that the container may use; nothing is limited unless the request says so.
     #[must_use]
     pub fn resources(&self) -> LinuxResources {
         let linux = self.spec.linux().as_ref();

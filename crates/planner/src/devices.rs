@@ -1,4 +1,4 @@
-//! Which devices a container has, as nodes and as rules of its cgroup.
+//! A container's devices, as nodes and as rules of its cgroup.
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 use wharf_cgroup::{Access, DeviceRule, DeviceType, default_devices};
@@ -14,7 +14,7 @@ const S_IFCHR: u32 = 0o020_000;
 /// The kernel's type bits of a block device.
 const S_IFBLK: u32 = 0o060_000;
 
-/// The six nodes that every program may count on. The spec does not name them: a runtime has to supply them.
+/// The six nodes that every program may rely on. The spec does not list them, because every runtime must supply them.
 const USUAL: [(&str, u32, u32); 6] = [
     ("/dev/null", 1, 3),
     ("/dev/zero", 1, 5),
@@ -24,7 +24,7 @@ const USUAL: [(&str, u32, u32); 6] = [
     ("/dev/tty", 5, 0),
 ];
 
-/// The nodes beside the usual ones: the machine's for the privileged, and those that are asked for.
+/// The nodes in addition to the usual ones: the machine's for a privileged container, and the requested ones.
 pub(crate) fn describe(request: &Request<'_>, facts: &HostFacts) -> Result<Vec<LinuxDevice>, Refusal> {
     let machines = if request.is_privileged() { &facts.host_devices[..] } else { &[] };
     let mut devices: Vec<_> = machines.iter().map(device).collect();
@@ -34,7 +34,7 @@ pub(crate) fn describe(request: &Request<'_>, facts: &HostFacts) -> Result<Vec<L
     Ok(devices)
 }
 
-/// The permissions of each device of the request, and the nodes that it stands for.
+/// The permissions of each device in the request, and the nodes for it.
 fn asked<'a>(
     request: &Request<'a>,
     facts: &'a HostFacts,
@@ -59,7 +59,7 @@ fn device(node: &DeviceNode) -> LinuxDevice {
     device
 }
 
-/// Which devices the container's cgroup allows.
+/// The devices that the container's cgroup allows.
 pub(crate) fn rules(request: &Request<'_>, facts: &HostFacts) -> Result<Vec<LinuxDeviceCgroup>, Refusal> {
     if request.is_privileged() {
         return Ok(vec![rule(&DeviceRule::allow(DeviceType::All, None, None, Access::ALL))]);
@@ -93,7 +93,7 @@ fn rule(rule: &DeviceRule) -> LinuxDeviceCgroup {
     spec
 }
 
-/// The nodes of the plan, the usual ones first: of two for one path the later is meant.
+/// The nodes of the plan, the usual ones first: of two nodes with one path, the later one counts.
 pub(crate) fn plan(devices: &[LinuxDevice]) -> Result<Vec<DeviceNode>, Refusal> {
     let mut nodes = Vec::with_capacity(USUAL.len() + devices.len());
     for (path, major, minor) in USUAL {
@@ -126,7 +126,7 @@ fn node(device: &LinuxDevice) -> Result<DeviceNode, Refusal> {
     })
 }
 
-/// The rules of the cgroup.
+/// The rules for the cgroup.
 pub(crate) fn limits(rules: &[LinuxDeviceCgroup]) -> Result<Vec<DeviceRule>, Refusal> {
     rules.iter().map(limit).collect()
 }
@@ -145,7 +145,7 @@ fn limit(rule: &LinuxDeviceCgroup) -> Result<DeviceRule, Refusal> {
             .ok_or_else(|| Refusal::spec(FIELD, format!("access {letters:?} is not of rwm")))?,
     };
     let numbers = |number: Option<i64>| {
-        // The spec has -1 for every number, too.
+        // In the spec, -1 also means every number.
         number.filter(|&number| number != -1).map(|value| self::number(FIELD, value)).transpose()
     };
     Ok(DeviceRule {

@@ -6,8 +6,8 @@ use wharf_types::program::DEFAULT_PATH;
 use crate::Refusal;
 use crate::request::{HostFacts, Request};
 
-/// The name of the host, the image's environment, then the request's; a later value of a name replaces an earlier one. What
-/// is not text comes as bytes beside it.
+/// The hostname, the image's environment, then the request's; a later value of a name replaces an earlier one. Values
+/// that are not UTF-8 are returned separately as bytes.
 pub(crate) fn describe(
     request: &Request<'_>,
     facts: &HostFacts,
@@ -35,12 +35,13 @@ pub(crate) fn describe(
     Ok(variables.split())
 }
 
-/// What has no name or no value is no variable: left out, as elsewhere, and not made one with an empty value.
+/// A text without a name or without `=` is not a variable. It is left out, as in other runtimes, rather than given an
+/// empty value.
 fn variable(text: &str) -> Option<(&str, &str)> {
     text.split_once('=').filter(|(name, _value)| !name.is_empty())
 }
 
-/// Names with their values, in the order in which the names came first.
+/// Names and their values, in the order in which the names first occurred.
 #[derive(Default)]
 struct Variables<'a>(Vec<(&'a str, &'a [u8])>);
 
@@ -52,7 +53,7 @@ impl<'a> Variables<'a> {
         }
     }
 
-    /// All as text, and as bytes those that are not.
+    /// All values as text, and those that are not UTF-8 as bytes.
     fn split(self) -> (Vec<String>, Vec<Vec<u8>>) {
         let is_binary = |value: &[u8]| std::str::from_utf8(value).is_err();
         let binary = self.0.iter().filter(|(_, value)| is_binary(value));
@@ -62,7 +63,7 @@ impl<'a> Variables<'a> {
     }
 }
 
-/// The spec's environment with the bytes of what is not text.
+/// The spec's environment, with the bytes of values that are not UTF-8.
 pub(crate) fn plan(environment: &[String], binary: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let name = |variable: &[u8]| variable.split(|byte| *byte == b'=').next().map(<[u8]>::to_vec);
     let exact = |text: &String| {

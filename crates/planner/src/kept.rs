@@ -1,7 +1,8 @@
-//! The runtime spec of a container as it is kept and shown to people and tools, who look for it in `info.runtimeSpec`.
-//! Nothing of wharf goes by it.
+//! A container's runtime spec as it is saved and shown to people and tools, which look for it in `info.runtimeSpec`.
+//! Nothing in wharf depends on it.
 //!
-//! What follows from the rest is left out, since it is the longest part: the runtime's own seccomp profile. What came
+//! What follows from the rest, and is its longest part, is left out: the runtime's own seccomp profile. What is known
+//! only later is filled in: who the user's name turned out to be, and the present limits.
 //! later is filled in: who its names turned out to be, and what its limits are now.
 
 use oci_spec::runtime::Spec;
@@ -12,21 +13,21 @@ use crate::capabilities::bits_of;
 use crate::seccomp::{Choice, choice, runtime_default};
 use crate::{Refusal, limits};
 
-/// Who a container's first process is.
+/// The identity of a container's first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity<'a> {
     /// The user.
     pub uid: u32,
-    /// The first group.
+    /// The primary group.
     pub gid: u32,
     /// All groups.
     pub groups: &'a [u32],
 }
 
-/// The text to keep of the spec of a request.
+/// The text that is saved of the spec for a request.
 ///
 /// # Errors
-/// Never: it is all text and numbers.
+/// Never: the spec contains only text and numbers.
 pub fn keep(mut spec: Spec, request: &ContainerConfig) -> Result<Vec<u8>, serde_json::Error> {
     if let (true, Some(linux)) = (has_default_profile(request), spec.linux_mut()) {
         linux.set_seccomp(None);
@@ -34,10 +35,10 @@ pub fn keep(mut spec: Spec, request: &ContainerConfig) -> Result<Vec<u8>, serde_
     serde_json::to_vec(&spec)
 }
 
-/// The spec of a kept text, for a container that has this request now.
+/// The spec from a saved text, for a container that now has this request.
 ///
 /// # Errors
-/// The text is not what was kept.
+/// The text is not what was saved.
 pub fn show(
     text: &[u8],
     request: &ContainerConfig,
@@ -73,7 +74,7 @@ fn has_default_profile(request: &ContainerConfig) -> bool {
     context.is_some_and(|context| choice(context) == Ok(Choice::RuntimeDefault))
 }
 
-/// The spec as JSON, sets in the order of their words so that it is the same each time.
+/// The spec as JSON, with sorted sets so that it is the same each time.
 pub(crate) fn to_json(spec: &Spec) -> Result<Value, serde_json::Error> {
     let mut json = serde_json::to_value(spec)?;
     let sets = json.pointer_mut("/process/capabilities").and_then(Value::as_object_mut);

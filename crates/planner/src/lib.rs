@@ -1,11 +1,13 @@
-//! A container decided, before anything of it is made: from a CRI request, its image and facts of the host to the runtime
-//! spec of the OCI ([`describe`]), and from that to the supervisor's plan ([`plan`]) and the cgroup's limits ([`limits`]).
+//! Every decision about a container, before anything of it is made: from a CRI request, its image and facts about the
+//! host to the OCI runtime spec ([`describe`]), and from that to the supervisor's plan ([`plan`]) and the cgroup's
+//! limits ([`limits`]).
 //!
-//! All of it is pure: no file, no clock, nothing of the kernel is asked, and the same arguments give the same answer. What
-//! has to be known of the machine is in [`HostFacts`], gathered by the caller. So whatever is to change containers on
-//! their way (devices by CDI, plugins by NRI) is a step on the [`Description`], in the field's own words.
+//! All of it is pure: it uses no file, no clock and no system call, and the same arguments give the same result. What
+//! must be known about the machine is in [`HostFacts`], which the caller gathers. So anything that is to change
+//! containers on the way (devices through CDI, plugins through NRI) is a step on the [`Description`], in the field's
+//! own terms.
 //!
-//! Nothing is left out in silence. A request is done or refused ([`check`]), and so is a description.
+//! Nothing is silently left out. A request is fulfilled or refused ([`check`]), and so is a description.
 
 mod capabilities;
 mod description;

@@ -1,4 +1,4 @@
-//! What a container may use: the request's resources, those of the spec, and the limits of its cgroup.
+//! A container's resource limits: those of the request, of the spec, and of the cgroup.
 
 use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources};
 use wharf_cgroup::{HugepageLimit, Limits};
@@ -6,10 +6,10 @@ use wharf_cri_api::v1::{self, LinuxContainerResources};
 
 use crate::{Refusal, devices};
 
-/// Checks the numbers that the kernel would take for something else; 0 is unset, -1 no limit.
+/// Checks the numbers that the kernel would interpret differently; 0 means unset, -1 means no limit.
 ///
 /// # Errors
-/// The first number that is out of its range.
+/// The first number that is out of range.
 pub fn check(resources: &LinuxContainerResources) -> Result<(), Refusal> {
     let fields = [
         ("cpu_shares", resources.cpu_shares, 0..=i64::MAX),
@@ -27,7 +27,7 @@ pub fn check(resources: &LinuxContainerResources) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A request's resources in the words of the spec; zeros and empty texts leave things alone.
+/// A request's resources in the spec's form; zeros and empty texts change nothing.
 #[must_use]
 pub fn resources(asked: &LinuxContainerResources) -> LinuxResources {
     let text = |text: &String| (!text.is_empty()).then(|| text.clone());
@@ -38,7 +38,7 @@ pub fn resources(asked: &LinuxContainerResources) -> LinuxResources {
         .set_cpus(text(&asked.cpuset_cpus))
         .set_mems(text(&asked.cpuset_mems));
     let mut memory = LinuxMemory::default();
-    // A limit of memory alone is one of memory and swap, as containerd has it: swapping is no way around it.
+    // A limit on memory alone also limits memory and swap together, as in containerd: swapping must not circumvent it.
     let swap = set(asked.memory_swap_limit_in_bytes).or(set(asked.memory_limit_in_bytes));
     memory.set_limit(set(asked.memory_limit_in_bytes)).set_swap(swap);
     let mut resources = LinuxResources::default();
@@ -64,7 +64,7 @@ fn positive(value: i64) -> Option<u64> {
     u64::try_from(value).ok().filter(|&value| value != 0)
 }
 
-/// The spec's numbers are signed. To the kernel all above are one: no limit.
+/// The spec's numbers are signed. To the kernel, all larger ones mean the same: no limit.
 fn hugepages(asked: &v1::HugepageLimit) -> LinuxHugepageLimit {
     let mut limit = LinuxHugepageLimit::default();
     limit.set_page_size(asked.page_size.clone()).set_limit(i64::try_from(asked.limit).unwrap_or(i64::MAX));
@@ -74,7 +74,7 @@ fn hugepages(asked: &v1::HugepageLimit) -> LinuxHugepageLimit {
 /// The cgroup's limits.
 ///
 /// # Errors
-/// [`Refusal`] for rules about devices that make no sense; there are none in what [`resources`] makes.
+/// [`Refusal`] for invalid device rules; [`resources`] makes none.
 pub fn limits(resources: &LinuxResources) -> Result<Limits, Refusal> {
     let cpu = resources.cpu().clone().unwrap_or_default();
     let memory = resources.memory().unwrap_or_default();
@@ -104,13 +104,13 @@ fn hugepage_limit(limit: &LinuxHugepageLimit) -> HugepageLimit {
     HugepageLimit { page_size: limit.page_size().clone(), limit_bytes }
 }
 
-/// The score for the out-of-memory killer; 0 is unset.
+/// The `oom_score_adj`; 0 means unset.
 #[must_use]
 pub fn oom_score(resources: &LinuxContainerResources) -> Option<i32> {
     i32::try_from(resources.oom_score_adj).ok().filter(|&score| score != 0)
 }
 
-/// The resources after an update: what the update names replaces what was.
+/// The resources after an update: what the update sets replaces the old value.
 #[must_use]
 pub fn merge(old: &LinuxContainerResources, new: &LinuxContainerResources) -> LinuxContainerResources {
     let number = |old: i64, new: i64| if new == 0 { old } else { new };
@@ -132,7 +132,7 @@ pub fn merge(old: &LinuxContainerResources, new: &LinuxContainerResources) -> Li
         }
         .clone(),
         unified,
-        // A limit of memory alone is one of swap too, as in [`resources`]: the one before holds no more.
+        // A limit on memory alone also limits swap, as in [`resources`]: the old limit no longer applies.
         memory_swap_limit_in_bytes: match new.memory_limit_in_bytes {
             0 => number(old.memory_swap_limit_in_bytes, new.memory_swap_limit_in_bytes),
             _ => new.memory_swap_limit_in_bytes,

@@ -1,4 +1,4 @@
-//! Which namespaces the container's processes are in.
+//! The namespaces of a container's processes.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::Refusal;
 use crate::plan::host_path;
 use crate::request::{Pins, Request};
 
-/// The container's own and those of its pod; those that are not named are the host's.
+/// The container's own namespaces and those of its pod; those that are not listed are the host's.
 pub(crate) fn describe(request: &Request<'_>, pins: &Pins) -> Result<Vec<LinuxNamespace>, Refusal> {
     use LinuxNamespaceType as Type;
     let pods = request.pods_namespaces();
@@ -39,7 +39,7 @@ fn namespace(kind: LinuxNamespaceType, path: Option<&HostPath>) -> LinuxNamespac
     namespace
 }
 
-/// Whose PID namespace the container is in: as it says itself, else as its pod does.
+/// The PID namespace of the container: its own setting, else its pod's.
 pub(crate) fn pid(request: &Request<'_>) -> Result<PidNamespace, Refusal> {
     let options: &NamespaceOption = match &request.security().namespace_options {
         Some(own) => own,
@@ -56,7 +56,7 @@ pub(crate) fn pid(request: &Request<'_>) -> Result<PidNamespace, Refusal> {
     })
 }
 
-/// The namespaces of the plan. What is shared of PID namespaces is not in the list but beside it.
+/// The namespaces of the plan. A shared PID namespace is not in the list but beside it.
 pub(crate) fn plan(list: &[LinuxNamespace], shared: &PidNamespace) -> Result<Namespaces, Refusal> {
     use LinuxNamespaceType as Type;
     const FIELD: &str = "linux.namespaces";

@@ -1,4 +1,4 @@
-//! From a description to the plan, in which every choice is taken: only numbers, names and paths are left.
+//! From a description to the plan, which leaves no choice: it has only numbers, names and paths.
 
 use std::path::Path;
 
@@ -10,10 +10,11 @@ use crate::description::Description;
 use crate::seccomp::Filters;
 use crate::{Refusal, devices, mounts, namespaces, process, unsupported};
 
-/// Makes the plan of a described container.
+/// Makes the plan for a description.
 ///
 /// # Errors
-/// [`Refusal`] for what a plan cannot say. There is no such thing in what [`describe`](crate::describe) makes but a seccomp
+/// [`Refusal`] for what a plan cannot express. Nothing from [`describe`](crate::describe) is refused, except a seccomp
+/// profile that is too long for the kernel.
 /// profile that is too long for the kernel.
 pub fn plan(description: &Description, filters: &Filters) -> Result<Plan, Refusal> {
     let (spec, extra) = (&description.spec, &description.extra);
@@ -57,13 +58,13 @@ fn parts(spec: &Spec) -> Result<(&Linux, &Process), Refusal> {
     Ok((linux, process))
 }
 
-/// A path in the container. It comes from a request as it was, so one that is malformed is the request's fault.
+/// A path in the container. It comes from the request unchanged, so a malformed one is the request's fault.
 pub(crate) fn container_path(field: &'static str, path: &Path) -> Result<ContainerPath, Refusal> {
     let text = path.to_str().ok_or_else(|| Refusal::field(field, format!("{path:?} is not UTF-8")))?;
     ContainerPath::new(text).map_err(|error| Refusal::field(field, error))
 }
 
-/// A path of the host, which this crate was given as one.
+/// A path of the host, which the caller provided as such.
 pub(crate) fn host_path(field: &'static str, path: &Path) -> Result<HostPath, Refusal> {
     let text = path.to_str().ok_or_else(|| Refusal::spec(field, format!("{path:?} is not UTF-8")))?;
     HostPath::new(text).map_err(|error| Refusal::spec(field, error))

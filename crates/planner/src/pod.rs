@@ -1,4 +1,4 @@
-//! What RunPodSandbox may ask for, and by which names: checked before anything is made.
+//! What RunPodSandbox may request; everything is checked before anything is made.
 
 use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::PodSandboxConfig;
@@ -6,13 +6,13 @@ use wharf_cri_api::v1::PodSandboxConfig;
 use crate::request::SecurityModules;
 use crate::{Refusal, refuse};
 
-/// The longest name of a host, in bytes: gethostname(2).
+/// The longest hostname, in bytes: gethostname(2).
 const HOSTNAME_LIMIT_BYTES: usize = 64;
 
 /// Checks a pod's request.
 ///
 /// # Errors
-/// [`Refusal`] names the field, and says what to do.
+/// [`Refusal`], which names the field and says what to do.
 pub fn check(config: &PodSandboxConfig, modules: SecurityModules) -> Result<(), Refusal> {
     refuse::pod(config, modules)?;
     let linux = config.linux.as_ref();

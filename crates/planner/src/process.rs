@@ -12,7 +12,7 @@ use crate::plan::container_path;
 use crate::request::{HostFacts, Request};
 use crate::{Refusal, environment, seccomp, user};
 
-/// The process of the spec, of a user and an environment.
+/// The process of the spec, for a user and an environment.
 pub(crate) fn describe(
     request: &Request<'_>,
     facts: &HostFacts,
@@ -36,12 +36,12 @@ pub(crate) fn describe(
         .set_capabilities(Some(capabilities_of_spec(&capabilities(request, facts)?)))
         .set_no_new_privileges(Some(security.no_new_privs))
         .set_rlimits(None)
-        // Without a wish not the daemon's, which is protected.
+        // Without a request it is not the daemon's score, which protects the daemon.
         .set_oom_score_adj(Some(score));
     Ok(process)
 }
 
-/// The program and its arguments: a request's command replaces the image's entrypoint and its arguments.
+/// The program and its arguments: a request's command replaces the image's entrypoint and arguments.
 fn command(request: &Request<'_>) -> Vec<String> {
     let (command, args) = (&request.container.command, &request.container.args);
     let images = |list: &'_ Option<Vec<String>>| list.clone().unwrap_or_default();
@@ -124,7 +124,7 @@ fn capabilities_of_plan(sets: &LinuxCapabilities) -> Capabilities {
     }
 }
 
-/// The kernel's numbers of `RLIMIT_*`, in the order of the spec's list: getrlimit(2).
+/// The kernel's `RLIMIT_*` numbers, in the order of the spec's list: getrlimit(2).
 fn limit(limit: &oci::PosixRlimit) -> Limit {
     use oci::PosixRlimitType as Type;
     let resource = match limit.typ() {

@@ -2,10 +2,10 @@
 
 use wharf_types::{ErrorKind, Failure};
 
-/// A request that cannot be done as it stands.
+/// A request that can never be fulfilled as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// A field of the request makes no sense, or asks for what this build does not do.
+    /// A field of the request is invalid, or needs something that this build does not support.
     #[error("{field}: {problem}")]
     Field {
         /// The field, as the CRI names it.
@@ -16,8 +16,8 @@ pub enum Refusal {
     /// A mount is an image.
     #[error("images as volumes are not supported yet")]
     ImageVolume,
-    /// The description has something that the plan has no word for. No request leads here: it is for what changes
-    /// descriptions on their way.
+    /// The plan cannot express something in the description. No request leads here: this is for code that changes
+    /// descriptions on the way.
     #[error("the container's runtime spec: {field}: {problem}")]
     Spec {
         /// The field, as the OCI names it.

@@ -1,6 +1,6 @@
-//! What a request may ask for that this build does not do. Whoever asks believes in it, so it is refused: a confinement
-//! or a device that is silently absent is worse than a pod that does not start. What has no effect on this machine, as a
-//! label of SELinux where the kernel has none, is let through, as the kubelet and the other runtimes have it.
+//! Requests for features that this build does not have. Their authors rely on them, so they are refused: a confinement
+//! or a device that is silently missing is worse than a pod that does not start. A feature that has no effect on this
+//! machine, such as an SELinux label on a kernel without SELinux, is accepted, as by the kubelet and other runtimes.
 
 use wharf_cri_api::v1::{
     ContainerConfig, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, MountPropagation,
@@ -22,7 +22,7 @@ pub(crate) fn pod(config: &PodSandboxConfig, modules: SecurityModules) -> Result
     if !context.privileged {
         selinux(context.selinux_options.as_ref(), modules)?;
     }
-    // A pod has no process that these two could be about; what they say must be said of its containers.
+    // A pod has no process to which these two could apply; they must be set on its containers.
     for (field, profile) in [("seccomp", &context.seccomp), ("apparmor", &context.apparmor)] {
         profile_type(field, profile.as_ref())?;
     }
@@ -30,10 +30,10 @@ pub(crate) fn pod(config: &PodSandboxConfig, modules: SecurityModules) -> Result
         .map(drop)
 }
 
-/// Checks what needs no look at the host of the request for a container, of a pod with these namespaces.
+/// Checks a container's request, as far as possible without looking at the host, for a pod with these namespaces.
 ///
 /// # Errors
-/// [`Refusal`] names the field, and says what to do.
+/// [`Refusal`], which names the field and says what to do.
 pub fn container(
     config: &ContainerConfig,
     pods: &NamespaceOption,
@@ -65,8 +65,8 @@ pub fn container(
 const CDI: &str =
     "devices by the Container Device Interface are not supported yet: name their nodes in devices";
 
-/// The value of an enum by its number. Protobuf lets any number through, and its accessors turn one that they do not
-/// know into the default: a newer client would get something else than it asked for.
+/// The value of an enum from its number. Protobuf accepts any number, and its accessors turn an unknown one into the
+/// default, so that a newer client would get something other than it requested.
 pub(crate) fn known<E: TryFrom<i32>>(field: &'static str, number: i32) -> Result<E, Refusal> {
     E::try_from(number)
         .map_err(|_unknown| Refusal::field(field, format!("{number} is not a value that is known")))
@@ -90,7 +90,7 @@ fn pod_namespaces(context: &LinuxSandboxSecurityContext) -> Result<(), Refusal> 
     options.userns_options.as_ref().map_or(Ok(()), user_namespace)
 }
 
-/// Network and IPC namespaces are the pod's or the host's.
+/// The network and IPC namespaces must be the pod's or the host's.
 fn pods_or_hosts(field: &'static str, mode: NamespaceMode) -> Result<(), Refusal> {
     match mode {
         NamespaceMode::Pod | NamespaceMode::Node => Ok(()),
@@ -100,7 +100,7 @@ fn pods_or_hosts(field: &'static str, mode: NamespaceMode) -> Result<(), Refusal
     }
 }
 
-/// A container may have less of the host than its pod, never more.
+/// A container may share less with the host than its pod does, never more.
 fn container_namespaces(own: &NamespaceOption, pods: &NamespaceOption) -> Result<(), Refusal> {
     let fields = [
         ("namespace_options.network", own.network, pods.network),
@@ -119,7 +119,7 @@ fn container_namespaces(own: &NamespaceOption, pods: &NamespaceOption) -> Result
     own.userns_options.as_ref().map_or(Ok(()), user_namespace)
 }
 
-/// POD without mappings is what older kubelets mean by nothing at all.
+/// Older kubelets send POD without mappings when they mean nothing at all.
 fn user_namespace(options: &UserNamespace) -> Result<(), Refusal> {
     const FIELD: &str = "userns_options";
     let mapped = !(options.uids.is_empty() && options.gids.is_empty());
@@ -144,7 +144,7 @@ fn profile_type(
     profile.map(|profile| known(field, profile.profile_type)).transpose()
 }
 
-/// The runtime's own profile means nothing where the kernel has no AppArmor, and to the privileged.
+/// The runtime's own profile has no effect if the kernel has no AppArmor, nor in a privileged container.
 fn apparmor(context: &LinuxContainerSecurityContext, modules: SecurityModules) -> Result<(), Refusal> {
     const FIELD: &str = "apparmor";
     let asked = match profile_type(FIELD, context.apparmor.as_ref())? {

@@ -1,4 +1,5 @@
-//! What a container is described from: the request and its image, facts of the host, and the places of what is its own.
+//! What a description is made from: the request and its image, facts about the host, and the places of the container's
+//! files.
 
 use std::sync::LazyLock;
 
@@ -11,18 +12,18 @@ use wharf_isolation::{CgroupPlan, DeviceNode};
 use wharf_sys::mount::Propagation;
 use wharf_types::{ContainerId, HostPath, PodId};
 
-/// A container that is asked for.
+/// The request for a container.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     /// The pod it is in.
     pub pod_id: &'a PodId,
-    /// That pod's own request.
+    /// The pod's own request.
     pub pod: &'a PodSandboxConfig,
-    /// What the container will be called.
+    /// The container's id.
     pub id: &'a ContainerId,
     /// The request.
     pub container: &'a ContainerConfig,
-    /// What its image says of how to run it.
+    /// What the image says about running it.
     pub image: &'a image::Config,
 }
 
@@ -44,7 +45,7 @@ impl<'a> Request<'a> {
         self.container.linux.as_ref().and_then(|linux| linux.resources.as_ref()).unwrap_or(&NONE)
     }
 
-    /// The namespaces of the pod; unset ones are its own.
+    /// The pod's namespaces; unset ones are its own.
     pub(crate) fn pods_namespaces(&self) -> &'a NamespaceOption {
         static NONE: LazyLock<NamespaceOption> = LazyLock::new(Default::default);
         let context = self.pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
@@ -52,23 +53,23 @@ impl<'a> Request<'a> {
     }
 }
 
-/// What the description of a container depends on of the machine it is for, read once. What could not be read says why:
-/// whether that matters is not for the reader to decide.
+/// What a container's description depends on in this machine, read once. If something could not be read, the reason is
+/// here: the reader does not decide whether it matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts {
-    /// The machine's name.
+    /// The machine's hostname.
     pub hostname: String,
     /// Major and minor version of the running kernel.
     pub kernel: (u32, u32),
-    /// The daemon's own bounding set of capabilities: nothing can be given beyond it.
+    /// The daemon's own bounding set of capabilities, beyond which nothing can be granted.
     pub bounding: u64,
-    /// For each device of the request the nodes that it stands for, with the paths that they get.
+    /// For each device in the request, the nodes for it with their paths in the container.
     pub devices: Vec<Result<Vec<DeviceNode>, String>>,
-    /// The machine's devices, for a privileged container; else none.
+    /// The machine's devices for a privileged container; otherwise empty.
     pub host_devices: Vec<DeviceNode>,
-    /// For each mount of the request what it leads to.
+    /// For each mount in the request, what its host path leads to.
     pub mounts: Vec<Result<MountSource, String>>,
-    /// The seccomp profile that the request names by its path.
+    /// The seccomp profile to whose path the request refers.
     pub seccomp_profile: Option<Result<Vec<u8>, String>>,
 }
 
@@ -77,20 +78,20 @@ pub struct HostFacts {
 pub struct MountSource {
     /// The path without links.
     pub path: HostPath,
-    /// How the mount that it is on propagates; private where the request asks for nothing else.
+    /// How the mount that it is on propagates; private if the request does not ask for propagation.
     pub propagation: Propagation,
 }
 
-/// Which security modules the kernel has switched on.
+/// The security modules that the kernel has enabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SecurityModules {
-    /// Whether profiles of AppArmor have an effect.
+    /// Whether AppArmor profiles have an effect.
     pub apparmor: Switch,
-    /// Whether labels of SELinux have one.
+    /// Whether SELinux labels have an effect.
     pub selinux: Switch,
 }
 
-/// Whether something is switched on.
+/// Whether something is enabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Switch {
     /// It is.
@@ -105,14 +106,14 @@ impl From<bool> for Switch {
     }
 }
 
-/// Where what belongs to the container and its pod is, or will be made.
+/// The present or future places of the container's and its pod's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
-    /// The container's writable layer and those below it.
+    /// The container's writable layer, and those below it.
     pub layers: Layers,
-    /// The directory of its volumes, each of which has a number.
+    /// The directory of its volumes, which are numbered.
     pub volumes: HostPath,
-    /// The directory of the files that all containers of the pod have.
+    /// The directory of the files that all containers of the pod share.
     pub pod_files: HostPath,
     /// The pod's namespaces.
     pub namespaces: Pins,
@@ -125,13 +126,13 @@ pub struct Places {
 pub struct Layers {
     /// The image's layers, topmost first.
     pub lowers: Vec<HostPath>,
-    /// What the container writes.
+    /// The container's writable layer.
     pub upper: HostPath,
-    /// Overlay's scratch directory beside `upper`.
+    /// Overlayfs's work directory beside `upper`.
     pub work: HostPath,
 }
 
-/// Where people and tools find a pod's namespaces, those that it has and those that it could have.
+/// Where people and tools find a pod's namespaces, including those that this pod does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pins {
     /// The network namespace.
@@ -142,15 +143,15 @@ pub struct Pins {
     pub uts: HostPath,
 }
 
-/// Where a cgroup is in each hierarchy.
+/// The places of a cgroup in the hierarchies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupPlaces {
     /// Its path below the root of each hierarchy.
     pub path: String,
-    /// How processes get in, and are reached.
+    /// How processes enter it and are reached.
     pub plan: CgroupPlan,
-    /// Its directory in each v1 hierarchy, by the name of that hierarchy's mount; none on v2.
+    /// Its directory in each v1 hierarchy, by the name of that hierarchy's mount; empty on v2.
     pub v1: Vec<(String, HostPath)>,
-    /// Where the unified hierarchy is mounted, if there is one.
+    /// The mount point of the unified hierarchy, if there is one.
     pub unified: Option<HostPath>,
 }

@@ -1,15 +1,15 @@
-//! Seccomp profiles compiled to classic BPF.
+//! Seccomp profiles, compiled to classic BPF.
 //!
-//! A [`Profile`] is the runtime's own ([`Profile::runtime_default`]) or read from JSON ([`Profile::parse`]). For one
-//! container and machine it becomes that of the runtime spec, and this a filter, which is kept ([`Filters`]). Nothing here
-//! does I/O or asks the kernel.
+//! A [`Profile`] is the runtime's own ([`Profile::runtime_default`]) or parsed from JSON ([`Profile::parse`]). For one
+//! container and machine it becomes a profile in the runtime spec's form, and this becomes a filter, which is cached
+//! ([`Filters`]). Nothing here does I/O or asks the kernel.
 //!
 //! What a compiled filter does with a call:
-//! * of an architecture that the profile does not list: kills the process;
-//! * with a number that wharf has no name for, or newer than every call that the profile names: ENOSYS, unless the profile
-//!   lets calls through by default;
-//! * otherwise the first rule that fits decides, in the profile's order. (libseccomp lets a rule without conditions win
-//!   over all others; here a condition before it still counts, which is what the author wrote.)
+//! * of an architecture that the profile does not list: it kills the process;
+//! * with a number for which wharf has no name, or newer than every call that the profile names: it returns ENOSYS,
+//!   unless the profile allows calls by default;
+//! * otherwise the first matching rule decides, in the profile's order. (In libseccomp, a rule without conditions
+//!   overrides all others; here a condition before it still counts, which is what the author wrote.)
 
 mod assemble;
 mod choice;
@@ -66,7 +66,7 @@ impl Arch {
     }
 }
 
-/// The container and the machine a filter is for.
+/// The container and the machine for which a filter is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Target {
     /// The machine's native architecture.
@@ -78,9 +78,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// The flags of a profile that says nothing of them. Before Linux 5.16 a filter also switched off speculation past
-    /// stores, which made containers measurably slower; such a profile asks to leave that alone, as it does with the other
-    /// runtimes.
+    /// The flags for a profile that sets none. Before Linux 5.16 a filter also disabled speculative store bypass, which
+    /// made containers measurably slower; such a profile asks to leave that alone, as in other runtimes.
     fn usual_flags(&self) -> u32 {
         if self.kernel >= (4, 17) { SPEC_ALLOW } else { 0 }
     }
@@ -91,16 +90,16 @@ impl Target {
 pub struct Instruction {
     /// Operation.
     pub code: u16,
-    /// Instructions to skip if a test holds.
+    /// How many instructions are skipped if the test holds.
     pub jt: u8,
-    /// Instructions to skip if it does not.
+    /// How many instructions are skipped if it does not.
     pub jf: u8,
     /// Operand.
     pub k: u32,
 }
 
 impl Instruction {
-    /// The 8 bytes that the kernel reads, in this machine's byte order.
+    /// The 8 bytes that the kernel reads, in native byte order.
     #[must_use]
     pub fn to_bytes(self) -> [u8; 8] {
         let ([c0, c1], [k0, k1, k2, k3]) = (self.code.to_ne_bytes(), self.k.to_ne_bytes());
@@ -113,7 +112,7 @@ impl Instruction {
 pub struct Program {
     /// 1 to 4096 instructions.
     pub instructions: Vec<Instruction>,
-    /// `SECCOMP_FILTER_FLAG_…` to load it with.
+    /// The `SECCOMP_FILTER_FLAG_…` flags to load it with.
     pub flags: u32,
 }
 
@@ -128,7 +127,7 @@ impl Program {
 /// Compiles a profile for this target.
 ///
 /// # Errors
-/// The program would be longer than the kernel takes.
+/// The program would be longer than the kernel accepts.
 pub fn compile(profile: &Profile, target: &Target) -> Result<Program, Error> {
     Ok(Program {
         instructions: compile::compile(profile, target)?,

@@ -1,4 +1,4 @@
-//! Where the container's input comes from, and its output goes.
+//! Where the container's input comes from and its output goes.
 
 use wharf_isolation::{Input, LogFile};
 use wharf_types::HostPath;
@@ -6,7 +6,8 @@ use wharf_types::HostPath;
 use crate::Refusal;
 use crate::request::Request;
 
-/// The log is below the pod's directory of logs; a pod without one, or a container without a name for its log, has none.
+/// The log is below the pod's log directory; without that directory, or without a name in the container's request,
+/// there is none.
 pub(crate) fn log(request: &Request<'_>) -> Result<Option<LogFile>, Refusal> {
     let directory = &request.pod.log_directory;
     let name = log_name(&request.container.log_path)?;
@@ -15,7 +16,7 @@ pub(crate) fn log(request: &Request<'_>) -> Result<Option<LogFile>, Refusal> {
     Ok(Some(LogFile { directory, name }))
 }
 
-/// Without a wish for it the input is empty, whatever is said of its end.
+/// Unless it is requested, the input is empty, whatever the request says about its end.
 pub(crate) fn input(request: &Request<'_>) -> Input {
     match (request.container.stdin, request.container.stdin_once) {
         (false, _) => Input::Empty,
@@ -24,7 +25,7 @@ pub(crate) fn input(request: &Request<'_>) -> Input {
     }
 }
 
-/// The name of a log below the pod's directory of logs; none for the empty one. The bounds are the kernel's.
+/// The name of a log below the pod's log directory; `None` for an empty name. The limits are the kernel's.
 fn log_name(name: &str) -> Result<Option<String>, Refusal> {
     const PATH_LIMIT_BYTES: usize = 4095;
     const PART_LIMIT_BYTES: usize = 255;

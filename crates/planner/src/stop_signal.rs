@@ -1,10 +1,10 @@
-//! Stop signals: names of images and requests, numbers of the kernel, and the CRI's own list.
+//! Stop signals: the names of images and requests, the kernel's numbers, and the CRI's own list.
 
 use wharf_cri_api::v1::Signal;
 
 use crate::request::Request;
 
-/// The name without prefix for a kernel number the CRI also has, alphabetical as in its list.
+/// The kernel's signals that the CRI has, by name without prefix, alphabetical as in the CRI's list.
 const NAMES: [(&str, i32); 31] = [
     ("ABRT", 6),
     ("ALRM", 14),
@@ -39,7 +39,7 @@ const NAMES: [(&str, i32); 31] = [
     ("XFSZ", 25),
 ];
 
-/// The canonical name, `SIGTERM`, of a name or number; `None` if it is neither.
+/// The canonical name, such as `SIGTERM`, of a name or number; `None` if it is neither.
 #[must_use]
 pub fn canonical(text: &str) -> Option<String> {
     let upper = text.trim().to_ascii_uppercase();
@@ -49,7 +49,7 @@ pub fn canonical(text: &str) -> Option<String> {
     }
     let short = upper.strip_prefix("SIG").unwrap_or(&upper);
     let name = format!("SIG{short}");
-    // Real-time signals can be counted from either end; the CRI has one name for each.
+    // Real-time signals can be counted from either end; the CRI has only one name for each.
     number(&name).map(|number| real_time_name(number).unwrap_or(name))
 }
 
@@ -69,7 +69,7 @@ fn real_time_name(number: i32) -> Option<String> {
     }
 }
 
-/// The kernel's number of a canonical name.
+/// The kernel's number for a canonical name.
 #[must_use]
 pub fn number(name: &str) -> Option<i32> {
     let short = name.strip_prefix("SIG")?;
@@ -92,14 +92,14 @@ pub fn number(name: &str) -> Option<i32> {
     NAMES.iter().find(|(known, _)| *known == short).map(|(_, number)| *number)
 }
 
-/// The CRI's value of a canonical name.
+/// The CRI's value for a canonical name.
 #[must_use]
 pub fn cri_signal(name: &str) -> Signal {
     let name = name.replace('+', "PLUS").replace('-', "MINUS");
     Signal::from_str_name(&format!("SIGNAL_{name}")).unwrap_or_default()
 }
 
-/// The canonical name of a value of the CRI; `None` for the runtime's default.
+/// The canonical name for a value of the CRI; `None` for the runtime's default.
 #[must_use]
 pub fn from_cri(signal: Signal) -> Option<String> {
     let name = signal.as_str_name().strip_prefix("SIGNAL_")?;

@@ -1,4 +1,4 @@
-//! What all tests of this crate start from.
+//! The starting point of all tests in this crate.
 
 mod fields;
 mod filled;
@@ -15,7 +15,7 @@ use wharf_types::{ContainerId, HostPath, PodId};
 
 use crate::{CgroupPlaces, HostFacts, Layers, Pins, Places, Request};
 
-/// A request with all that it is decided by.
+/// A request, with everything on which its decisions depend.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
     pub(crate) pod_id: PodId,

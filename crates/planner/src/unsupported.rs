@@ -1,11 +1,11 @@
-//! What the runtime spec can say and this build does not do. No request leads to any of it; it is for whoever changes a
-//! description on its way, who would otherwise believe that it was done.
+//! What the runtime spec can express and this build does not support. No request leads to any of it; it is for code
+//! that changes a description on the way and would otherwise believe that the change took effect.
 
 use oci_spec::runtime::{Linux, LinuxResources, Mount, Process, Spec};
 
 use crate::Refusal;
 
-/// Refuses what a plan has no word for.
+/// Refuses what a plan cannot express.
 pub(crate) fn refuse(spec: &Spec) -> Result<(), Refusal> {
     let fields = of_spec(spec)
         .into_iter()
@@ -25,7 +25,7 @@ type Field = (&'static str, bool);
 
 fn of_spec(spec: &Spec) -> [Field; 6] {
     [
-        // Names are of the pod, and set when it is made.
+        // Names belong to the pod and are set when the pod is made.
         ("hostname", spec.hostname().is_some()),
         ("domainname", spec.domainname().is_some()),
         ("hooks", spec.hooks().is_some()),
@@ -60,7 +60,7 @@ fn of_linux(linux: &Linux) -> [Field; 10] {
         ("linux.netDevices", linux.net_devices().is_some()),
         ("linux.uidMappings", linux.uid_mappings().is_some()),
         ("linux.gidMappings", linux.gid_mappings().is_some()),
-        // They are of the pod's namespaces, and set when those are made.
+        // They belong to the pod's namespaces and are set when those are made.
         ("linux.sysctl", linux.sysctl().is_some()),
         ("linux.rootfsPropagation", linux.rootfs_propagation().is_some()),
         ("linux.mountLabel", linux.mount_label().is_some()),

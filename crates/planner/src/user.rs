@@ -1,4 +1,5 @@
-//! Who the container runs as: numbers are the spec's, and names are told by the container's own files when it has them.
+//! The container's user: numbers go into the spec, and names are looked up in the container's own files once these
+//! exist.
 
 use oci_spec::runtime as oci;
 use wharf_cri_api::v1::SupplementalGroupsPolicy;
@@ -8,7 +9,7 @@ use crate::Refusal;
 use crate::description::{Group, Names};
 use crate::request::Request;
 
-/// The request's user and groups, else the image's.
+/// The request's user and groups, or else the image's.
 pub(crate) fn describe(request: &Request<'_>) -> Result<(oci::User, Names), Refusal> {
     let security = request.security();
     let by_id = security.run_as_user.as_ref().map(|user| id("run_as_user", user.value)).transpose()?;
@@ -48,7 +49,7 @@ pub(crate) fn describe(request: &Request<'_>) -> Result<(oci::User, Names), Refu
     Ok((spec, names))
 }
 
-/// The kernel takes `u32::MAX` for "leave it as it is".
+/// To the kernel, `u32::MAX` means "leave it as it is".
 fn id(field: &'static str, value: i64) -> Result<u32, Refusal> {
     let id = u32::try_from(value).ok().filter(|&id| id != u32::MAX);
     id.ok_or_else(|| Refusal::field(field, format!("{value} is out of range")))
@@ -59,7 +60,7 @@ enum Who {
     Name(String),
 }
 
-/// Digits are a number; those that are too many for one are refused where names are looked up.
+/// Digits are a number; too many for a number are refused when names are looked up.
 fn who(text: &str) -> Who {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
@@ -76,7 +77,8 @@ fn images_user(request: &Request<'_>) -> (Who, Group) {
     (who(user), group)
 }
 
-/// The user of the plan, as the supervisor looks for it. A number that a name hides would be lost.
+/// The user of the plan, in the form that the supervisor expects. A number together with a name would be lost, so that
+/// is refused.
 pub(crate) fn plan(spec: &oci::User, names: &Names) -> Result<User, Refusal> {
     let user = match &names.user {
         None => spec.uid().to_string(),

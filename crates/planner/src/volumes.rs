@@ -1,4 +1,4 @@
-//! The volumes that an image asks for.
+//! An image's volumes.
 
 use wharf_types::{ContainerPath, HostPath};
 
@@ -6,13 +6,13 @@ use crate::Refusal;
 use crate::description::Volume;
 use crate::request::{Places, Request};
 
-/// The most volumes that an image may ask for: each is a directory and a mount.
+/// The most volumes that an image may have: each is a directory and a mount.
 const VOLUMES_MAX: usize = 100;
 
-/// What the runtime mounts itself.
+/// Where the runtime itself mounts something.
 const RUNTIMES: [&str; 3] = ["/proc", "/sys", "/dev"];
 
-/// Where the image wants volumes: not where the request mounts something, nor among what the runtime mounts itself.
+/// The image's volumes, except where the request mounts something and below the runtime's own mounts.
 pub(crate) fn describe(request: &Request<'_>, places: &Places) -> Result<Vec<Volume>, Refusal> {
     let asked = request.image.volumes().as_deref().unwrap_or_default();
     if asked.len() > VOLUMES_MAX {

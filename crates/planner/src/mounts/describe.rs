@@ -11,15 +11,15 @@ use crate::description::Volume;
 use crate::refuse::propagation;
 use crate::request::{HostFacts, MountSource, Places, Request};
 
-/// For what holds no programs and no devices.
+/// Options for mounts that contain no programs and no devices.
 const SAFE: [&str; 3] = ["nosuid", "noexec", "nodev"];
-/// The bind of one file or directory, without what is mounted below it.
+/// Options for binding one file or directory without the mounts below it.
 const SINGLE: [&str; 2] = ["bind", "rprivate"];
 
-/// Each container has terminals of its own; by the group 5, which is `tty` everywhere, people write to each other's.
+/// Each container has its own terminals. Group 5, which is `tty` everywhere, lets users write to each other's.
 const TERMINALS: [&str; 6] = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
 
-/// A mount of the spec with its place as paths are compared.
+/// A mount of the spec, with its target in comparable form.
 struct Placed {
     target: ContainerPath,
     mount: oci::Mount,
@@ -63,7 +63,7 @@ pub(crate) fn describe(
     Ok(all.into_iter().map(|placed| placed.mount).collect())
 }
 
-/// The kernel's file systems and `/dev`. What those show of the machine may be changed by the privileged alone.
+/// The kernel's file systems and `/dev`. Only a privileged container may change what they show of the machine.
 fn kernels_mounts(request: &Request<'_>) -> Result<Vec<Placed>, Refusal> {
     let of = |target, kind: &str| Placed::new("mounts", target, kind, kind);
     let access = if request.is_privileged() { "rw" } else { "ro" };
@@ -77,13 +77,13 @@ fn kernels_mounts(request: &Request<'_>) -> Result<Vec<Placed>, Refusal> {
     ])
 }
 
-/// A volume in a directory of the container's own.
+/// A volume, in a directory of the container's own.
 fn volume(volume: &Volume) -> Result<Placed, Refusal> {
     let placed = Placed::new("image", volume.target.as_str(), "bind", volume.directory.as_str())?;
     Ok(placed.with(SINGLE).with(["rw"]))
 }
 
-/// What the pod's containers have in common: shared memory, and the files of their name and their names' servers.
+/// What the pod's containers share: shared memory, and the files with their hostname and name servers.
 fn pods_mounts(request: &Request<'_>, places: &Places) -> Result<Vec<Placed>, Refusal> {
     let files = &places.pod_files;
     let shm = match request.pods_namespaces().ipc() {
@@ -99,7 +99,7 @@ fn pods_mounts(request: &Request<'_>, places: &Places) -> Result<Vec<Placed>, Re
     Ok(mounts)
 }
 
-/// Checks of a request's mount what needs no look at the host.
+/// Checks a request's mount as far as possible without looking at the host.
 pub(crate) fn check(mount: &Mount) -> Result<(), Refusal> {
     let fail = |problem: String| problem_of(mount, &problem);
     if mount.image.is_some() {
@@ -128,7 +128,7 @@ fn problem_of(mount: &Mount, problem: &str) -> Refusal {
     Refusal::field("mounts", format!("{}: {problem}", mount.container_path))
 }
 
-/// A mount of the request, of what its path leads to.
+/// A mount of the request, from what its host path leads to.
 fn asked_mount(mount: &Mount, source: &Result<MountSource, String>) -> Result<Placed, Refusal> {
     check(mount)?;
     let source = source.as_ref().map_err(|problem| problem_of(mount, problem))?;
@@ -142,8 +142,8 @@ fn asked_mount(mount: &Mount, source: &Result<MountSource, String>) -> Result<Pl
     Ok(placed.with(["rbind", propagation, access]).with(mount.mount_options.iter().map(String::as_str)))
 }
 
-/// How mounts made later propagate. One that cannot, since the source's own mount does not, is refused: it would silently
-/// be private.
+/// The propagation of later mounts. If the source's own mount does not propagate, the request is refused, because the
+/// mount would silently be private.
 fn asked_propagation(mount: &Mount, source: &MountSource) -> Result<&'static str, Refusal> {
     let path = &source.path;
     match (propagation(mount.propagation)?, source.propagation) {
@@ -159,8 +159,9 @@ fn asked_propagation(mount: &Mount, source: &MountSource) -> Result<&'static str
     }
 }
 
-/// All mounts in their order. The usual ones come first, without those that a request names or that lie below one it
-/// names: they are the request's business then. The pod's come among the request's by depth, so that none hides another.
+/// All mounts in their order. The usual ones come first, except those that a request names or that are below one that
+/// it names: these are then up to the request. The pod's are sorted among the request's by depth, so that none hides
+/// another.
 fn merge(usual: Vec<Placed>, pods: Vec<Placed>, mut asked: Vec<Placed>) -> Vec<Placed> {
     let below = |mount: &Placed| asked.iter().any(|asked| mount.target.is_below(&asked.target));
     let named = |mount: &Placed| asked.iter().any(|asked| mount.target == asked.target);

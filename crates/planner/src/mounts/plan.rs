@@ -12,7 +12,7 @@ use crate::description::Extra;
 use crate::plan::{container_path, host_path};
 use crate::request::CgroupPlaces;
 
-/// The mounts of the plan. Where the cgroups are mounted, there is one mount for each hierarchy that the machine has.
+/// The mounts of the plan. The cgroup mount becomes one mount for each of the machine's hierarchies.
 pub(crate) fn plan(mounts: &[oci::Mount], extra: &Extra) -> Result<Vec<MountPlan>, Refusal> {
     let mut plans = Vec::with_capacity(mounts.len());
     for mount in mounts {
@@ -26,14 +26,14 @@ pub(crate) fn plan(mounts: &[oci::Mount], extra: &Extra) -> Result<Vec<MountPlan
     Ok(plans)
 }
 
-/// The options of a mount, read. A word that is none of those of mount(8) is one of the file system's own.
+/// A mount's parsed options. A word that mount(8) does not define is the file system's own.
 #[derive(Clone)]
 struct Words {
     attributes: Attributes,
     recursive_read_only: bool,
     propagation: Propagation,
     bind: Bind,
-    /// The file system's own, with the value of each or an empty one.
+    /// The file system's own options, each with its value or an empty one.
     others: Vec<(String, String)>,
 }
 
@@ -133,7 +133,7 @@ fn plan_one(
     Ok(words.mount(target, source))
 }
 
-/// The cgroup file systems: on v1 a directory of one bind a hierarchy, by the name of its mount; else the unified one.
+/// The cgroup file systems: on v1, one bind per hierarchy, named after its mount; otherwise the unified one.
 fn cgroup_mounts(
     target: &ContainerPath,
     words: Words,
@@ -144,7 +144,8 @@ fn cgroup_mounts(
         options: options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
     };
     if cgroup.v1.is_empty() {
-        // Outside of a cgroup namespace, where the privileged are, the options of a new mount become those of the host's.
+        // Outside a cgroup namespace, where privileged containers are, the options of a new mount would also apply to
+        // the host's.
         let source = match &cgroup.unified {
             Some(unified) if !words.attributes.has(Attributes::READ_ONLY) => Source::Single(unified.clone()),
             _ => new("cgroup2", &[]),

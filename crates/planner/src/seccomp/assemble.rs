@@ -1,7 +1,7 @@
-//! An assembler of classic BPF that writes programs from their end.
+//! An assembler for classic BPF that writes programs from the end.
 //!
-//! Jumps of classic BPF only go forward, so when a program is written backwards every target is known at once, and no
-//! second pass is needed. Conditional jumps reach 255 instructions; farther targets get a step in between.
+//! Jumps in classic BPF only go forward. So when a program is written backwards, every target is already known and no
+//! second pass is needed. Conditional jumps reach 255 instructions; targets farther away get an intermediate jump.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::{Error, Instruction};
 /// The kernel's `BPF_MAXINSNS`.
 pub(super) const MAX_INSTRUCTIONS: usize = 4096;
 
-// The few operations needed, each with the constant `k` as its operand.
+// The few operations that are needed, each with the constant `k` as its operand.
 const LOAD_ABSOLUTE: u16 = 0x20;
 const AND: u16 = 0x54;
 const JUMP: u16 = 0x05;
@@ -25,28 +25,28 @@ pub(super) enum Test {
     GreaterOrEqual = 0x35,
 }
 
-/// An instruction to go to.
+/// An instruction to jump to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Label {
     /// Instructions from the program's end.
     at: u32,
-    /// What it returns, if it is a return: copying one is as short as jumping to it, and faster.
+    /// The value that it returns, if it is a return: copying a return is as short as jumping to it, and faster.
     returns: Option<u32>,
 }
 
-/// A program in the making, last instruction first.
+/// A program being written, last instruction first.
 #[derive(Debug, Default)]
 pub(super) struct Assembler {
     reversed: Vec<Instruction>,
     length: u32,
-    /// The newest return of each value.
+    /// The latest return of each value.
     returns: HashMap<u32, Label>,
-    /// The newest step towards each far target.
+    /// The latest intermediate jump to each distant target.
     steps: HashMap<Label, Label>,
 }
 
 impl Assembler {
-    /// A return of this value to the kernel; shared where one is near enough already.
+    /// A return of this value to the kernel; shared if one is near enough.
     pub(super) fn ret(&mut self, value: u32) -> Label {
         match self.returns.get(&value) {
             Some(label) if self.offset(*label).is_some() => *label,
@@ -60,13 +60,13 @@ impl Assembler {
         self.push(LOAD_ABSOLUTE, (0, 0), offset)
     }
 
-    /// Keeps these bits of the accumulator.
+    /// Masks the accumulator with these bits.
     pub(super) fn and(&mut self, mask: u32, next: Label) -> Label {
         self.put_before(next);
         self.push(AND, (0, 0), mask)
     }
 
-    /// Goes to one label or the other by a test of the accumulator.
+    /// Jumps to one label or the other, depending on a test of the accumulator.
     pub(super) fn branch(&mut self, test: Test, value: u32, (mut yes, mut no): (Label, Label)) -> Label {
         loop {
             match (self.offset(yes), self.offset(no)) {
@@ -77,10 +77,10 @@ impl Assembler {
         }
     }
 
-    /// The program in its order.
+    /// The program in execution order.
     ///
     /// # Errors
-    /// Too long for the kernel.
+    /// It is too long for the kernel.
     pub(super) fn finish(mut self) -> Result<Vec<Instruction>, Error> {
         self.check_length()?;
         self.reversed.reverse();
@@ -95,12 +95,12 @@ impl Assembler {
         Ok(())
     }
 
-    /// How many instructions a conditional jump put here would skip, if it reaches.
+    /// How many instructions a conditional jump at this position would skip, if it can reach the target.
     fn offset(&self, target: Label) -> Option<u8> {
         u8::try_from(self.length - 1 - target.at).ok()
     }
 
-    /// A place within reach from which the program goes on at the target.
+    /// A label within reach that leads to the target.
     fn step(&mut self, target: Label) -> Label {
         match (target.returns, self.steps.get(&target)) {
             (Some(value), _) => self.ret(value),
@@ -109,7 +109,7 @@ impl Assembler {
         }
     }
 
-    /// Lets the next instruction put down go on at the target.
+    /// Makes the next instruction to be written continue at the target.
     fn put_before(&mut self, target: Label) {
         if target.at + 1 == self.length {
             return;

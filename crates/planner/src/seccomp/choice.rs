@@ -1,4 +1,4 @@
-//! Which profile confines a container.
+//! The choice of a container's seccomp profile.
 
 use oci_spec::runtime::LinuxSeccomp;
 use wharf_cri_api::v1::{LinuxContainerSecurityContext, SecurityProfile, security_profile::ProfileType};
@@ -14,14 +14,14 @@ pub enum Choice<'a> {
     Unconfined,
     /// The runtime's own.
     RuntimeDefault,
-    /// One in a file of the host, by its path.
+    /// A profile in a file of the host, by its path.
     Localhost(&'a str),
 }
 
-/// The profile that a container asks for; nothing confines the privileged.
+/// The profile that a container requests; a privileged container is unconfined.
 ///
 /// # Errors
-/// A name of a form that is not known, a path that is not absolute.
+/// The name has an unknown form, or the path is not absolute.
 pub fn choice(context: &LinuxContainerSecurityContext) -> Result<Choice<'_>, Refusal> {
     if context.privileged {
         return Ok(Choice::Unconfined);
@@ -64,7 +64,7 @@ fn problem(path: &str, problem: &str) -> Refusal {
     Refusal::field("seccomp", format!("profile {path:?} {problem}"))
 }
 
-/// The chosen profile for this container on this machine; none if nothing confines it.
+/// The chosen profile for this container on this machine; `None` if it is unconfined.
 pub(crate) fn describe(request: &Request<'_>, facts: &HostFacts) -> Result<Option<LinuxSeccomp>, Refusal> {
     let capabilities = process::capabilities(request, facts)?.bounding;
     let profile = match choice(request.security())? {
@@ -75,7 +75,7 @@ pub(crate) fn describe(request: &Request<'_>, facts: &HostFacts) -> Result<Optio
     of_target(&profile, &Target { arch: native()?, capabilities, kernel: facts.kernel }).map(Some)
 }
 
-/// The runtime's own profile for a container with this bounding set, as [`describe`](crate::describe) has it.
+/// The runtime's own profile for a container with this bounding set, as in [`describe`](crate::describe).
 ///
 /// # Errors
 /// There is none for this machine.
@@ -97,7 +97,7 @@ fn local(path: &str, facts: &HostFacts) -> Result<Profile, Refusal> {
     Profile::parse(json).map_err(|error| problem(path, &wharf_types::chain(&error)))
 }
 
-/// The architecture that filters are compiled for.
+/// The architecture for which filters are compiled.
 pub(super) fn native() -> Result<Arch, Refusal> {
     let missing = "profiles cannot be compiled for this machine's architecture";
     Arch::native().ok_or_else(|| Refusal::field("seccomp", missing))

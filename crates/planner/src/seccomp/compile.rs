@@ -1,7 +1,7 @@
 //! From a profile to a filter.
 //!
-//! For each architecture, every number gets its verdict first: the rules that name it, in order. Neighbours with the
-//! same verdict become one range, and a balanced tree finds the range of a call. A verdict without conditions is
+//! For each architecture, every number first gets its verdict: the rules that name it, in order. Adjacent numbers with
+//! the same verdict become one range, and a balanced tree finds the range of a call. A verdict without conditions is
 //! reached without loading an argument, so the kernel can cache that the call is always allowed.
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,7 +11,7 @@ use super::profile::{Action, Condition, Operator, Profile, Rule};
 use super::syscalls::{Abi, X32_BIT};
 use super::{Error, Instruction, Target};
 
-// Offsets in the kernel's `seccomp_data`. All our architectures are little-endian: low halves come first.
+// Offsets in the kernel's `seccomp_data`. All supported architectures are little-endian, so the low half comes first.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
@@ -45,14 +45,14 @@ impl<'a> Verdict<'a> {
     }
 }
 
-/// Numbers from here to the next range, with their verdict.
+/// The numbers from this one to the next range, with their verdict.
 type Range<'a> = (u32, Verdict<'a>);
 
-/// The instructions for a profile on this kind of container.
+/// The instructions for a profile and this kind of container.
 pub(super) fn compile(profile: &Profile, target: &Target) -> Result<Vec<Instruction>, Error> {
     let abis = profile.architectures.abis(target.arch);
     let rules: Vec<&Rule> = profile.rules.iter().filter(|rule| rule.applies(target)).collect();
-    // x32 has no tree of its own: the kernel tells it from x86_64 by the number alone.
+    // x32 has no tree of its own: the kernel distinguishes it from x86_64 by the number alone.
     let machines: Vec<Abi> = abis.iter().copied().filter(|abi| *abi != Abi::X32).collect();
 
     let mut writer = Writer { assembler: Assembler::default(), blocks: HashMap::new() };
@@ -70,13 +70,14 @@ pub(super) fn compile(profile: &Profile, target: &Target) -> Result<Vec<Instruct
     writer.assembler.finish()
 }
 
-/// All numbers of one architecture, of which these are the ABIs, from 0 up.
+/// All numbers of one architecture with these ABIs, from 0 up.
 fn ranges<'a>(abis: &[Abi], profile: &Profile, rules: &[&'a Rule]) -> Vec<Range<'a>> {
     let default = profile.default_action;
     let unnamed = Verdict::always(default.of_unnamed());
     let mut starts: BTreeMap<u32, Verdict<'a>> = BTreeMap::from([(0, unnamed.clone())]);
     if abis.contains(&Abi::X86_64) && !abis.contains(&Abi::X32) {
-        // Not unnamed but of an architecture that the profile does not list. Above lies -1, which a tracer may set.
+        // These calls are of an architecture that the profile does not list, not unnamed. Above them is -1, which a
+        // tracer may set.
         starts.insert(X32_BIT, Verdict::always(Action::KillProcess));
         starts.insert(X32_BIT << 1, unnamed.clone());
     }
@@ -90,7 +91,7 @@ fn ranges<'a>(abis: &[Abi], profile: &Profile, rules: &[&'a Rule]) -> Vec<Range<
             }
         }
         let is_newer = |number| generic(number).zip(newest).is_some_and(|(number, newest)| number > newest);
-        // A call newer than all that the profile names is one that its author did not know.
+        // A call newer than all that the profile names was unknown to its author.
         for (number, rules) in named.into_iter().filter(|(number, _)| !is_newer(*number)) {
             starts.insert(number, Verdict::of(&rules, default));
             starts.entry(number + 1).or_insert_with(|| unnamed.clone());
@@ -101,18 +102,19 @@ fn ranges<'a>(abis: &[Abi], profile: &Profile, rules: &[&'a Rule]) -> Vec<Range<
     ranges
 }
 
-/// The newest call that any rule of the profile names, whether it applies or not.
+/// The newest call that any rule of the profile names, whether or not the rule applies.
 fn newest(abi: Abi, profile: &Profile) -> Option<u32> {
     let names = profile.rules.iter().flat_map(|rule| &rule.names);
     names.filter_map(|name| abi.table().number(name)).filter_map(generic).max()
 }
 
-/// A number of those that grow with time. From 512 on are calls that x32 and Arm have of their own, old ones too.
+/// A number of the generic series, which grows with time. From 512 on, x32 and Arm have calls of their own, old ones
+/// included.
 pub(super) fn generic(number: u32) -> Option<u32> {
     Some(number & !X32_BIT).filter(|number| *number < 512)
 }
 
-/// Writes trees, and each verdict that looks at arguments once for all of them.
+/// Writes trees, and each verdict with conditions once for all trees.
 struct Writer<'a> {
     assembler: Assembler,
     blocks: HashMap<Verdict<'a>, Label>,
@@ -127,7 +129,7 @@ impl<'a> Writer<'a> {
         if rest.is_empty() {
             return self.verdict(first);
         }
-        // x32 is rare: one test sets it apart, so that x86_64 pays for no more.
+        // x32 is rare: one test separates it, so that x86_64 pays for no more.
         let native = ranges.partition_point(|(start, _)| *start < X32_BIT);
         let middle = if (1..ranges.len()).contains(&native) { native } else { ranges.len() / 2 };
         let above = self.tree(&ranges[middle..])?;
@@ -197,7 +199,7 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Where the low and the high half of an argument lie.
+/// The offsets of the low and the high half of an argument.
 fn offsets(index: u8) -> (u32, u32) {
     let low = ARGUMENTS + 8 * u32::from(index);
     (low, low + 4)

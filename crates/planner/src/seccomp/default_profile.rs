@@ -1,13 +1,14 @@
 //! The policy of the runtime's own profile, as data: which calls a container may make with which capabilities.
 //!
-//! The facts are moby's policy (repository moby/profiles, `seccomp/default.json`, as of its commit cd3bed8 of
-//! 2026-06-30), which the kubelet's `RuntimeDefault` means in practice: names for everyone, blocks by capability, and a
-//! few calls by argument. Left out are the names and blocks of architectures that wharf has no numbers for (riscv64,
-//! s390x, ppc64le). One thing is stricter: see the families of `socket` in the profile made from this.
+//! The data is moby's policy (repository moby/profiles, `seccomp/default.json`, as of its commit cd3bed8 of
+//! 2026-06-30), which is what the kubelet's `RuntimeDefault` means in practice: names for every container, blocks by
+//! capability, and a few calls by argument. The names and blocks of architectures for which wharf has no numbers
+//! (riscv64, s390x, ppc64le) are left out. One thing is stricter: see the families of `socket` in the profile made from
+//! this.
 //!
-//! `socketcall` of i386 reaches those families all the same, from 64-bit programs too, and its arguments lie in memory,
-//! where no filter can look. It stays: a glibc for i386 that may meet kernels before 4.3, as Debian's, and Go for 386 have
-//! no other way to a socket.
+//! `socketcall` of i386 still reaches those families, even from 64-bit programs, and its arguments are in memory, where
+//! no filter can look. It stays allowed: a glibc for i386 that supports kernels before 4.3, as Debian's does, and Go
+//! for 386 have no other way to a socket.
 
 /// Calls that every container may make.
 pub(super) const ALWAYS: &[&str] = &[
@@ -69,7 +70,7 @@ pub(super) const ALWAYS: &[&str] = &[
      utimensat_time64 utimes vmsplice write writev",
 ];
 
-/// Calls that need a capability (its name in the first place), whatever their arguments.
+/// Calls that need a capability (its name comes first), whatever their arguments.
 pub(super) const BY_CAPABILITY: &[(&str, &str)] = &[
     ("CAP_DAC_READ_SEARCH", "open_by_handle_at"),
     (
@@ -92,7 +93,7 @@ pub(super) const BY_CAPABILITY: &[(&str, &str)] = &[
     ("CAP_PERFMON", "perf_event_open"),
 ];
 
-/// Calls that exist, or matter, on some native architectures only (first place, by moby's names).
+/// Calls that exist, or matter, only on some native architectures (these come first, with moby's names).
 pub(super) const BY_ARCHITECTURE: &[(&[&str], &str)] = &[
     (
         &["arm", "arm64"],
@@ -102,22 +103,22 @@ pub(super) const BY_ARCHITECTURE: &[(&[&str], &str)] = &[
     (&["amd64", "x32", "x86"], "modify_ldt"),
 ];
 
-/// Calls into other processes. From Linux 4.8 on, ptrace can no longer step around a filter, so they are safe there.
+/// Calls that access other processes. From Linux 4.8 on, ptrace can no longer bypass a filter, so they are safe there.
 pub(super) const FROM_KERNEL_4_8: &str = "process_vm_readv process_vm_writev ptrace";
 
-/// The flags of clone that make a namespace: mount, cgroup, uts, ipc, user, pid and net.
+/// The flags of clone that create a namespace: mount, cgroup, uts, ipc, user, pid and net.
 pub(super) const CLONE_NAMESPACES: u64 = 0x7e02_0000;
 
-/// Families below this one are all allowed to `socket`.
+/// The families below this one are all allowed for `socket`.
 pub(super) const AF_ALG: u64 = 38;
 
-/// Between the two that are denied lies one that is allowed (AF_NFC).
+/// The one allowed family between the two denied ones.
 pub(super) const AF_NFC: u64 = 39;
 
-/// After AF_VSOCK (40), which reaches the virtual machines of the host, or the host from within one, past every network
-/// namespace, all families are allowed again: 41 to 63, of which Linux has those below 46. They are masks and values, since
-/// an upper and a lower bound of one argument cannot be said in the runtime spec.
+/// AF_VSOCK (40) reaches the virtual machines of the host, or the host from within one, past every network namespace.
+/// After it, all families are allowed again: 41 to 63, of which Linux has those below 46. These are masks and values,
+/// because the runtime spec cannot express both a lower and an upper bound of one argument.
 pub(super) const AFTER_AF_VSOCK: [(u64, u64); 4] = [(!0, 41), (!1, 42), (!3, 44), (!15, 48)];
 
-/// What `personality` may be set to: Linux and 32-bit Linux, each also with UNAME26, and the query.
+/// The allowed values for `personality`: Linux and 32-bit Linux, each also with UNAME26, and the query.
 pub(super) const PERSONALITIES: [u64; 5] = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];

@@ -1,4 +1,4 @@
-//! What can be wrong with a profile.
+//! The errors of seccomp profiles.
 
 use wharf_types::{ErrorKind, Failure};
 
@@ -6,7 +6,7 @@ use wharf_types::{ErrorKind, Failure};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A bound of the profile was passed.
+    /// The profile exceeds a limit.
     #[error("the seccomp profile has {count} {what}, at most {limit} are allowed")]
     TooLarge {
         /// What was counted: bytes, names, rules, conditions.
@@ -16,25 +16,25 @@ pub enum Error {
         /// How many there may be.
         limit: usize,
     },
-    /// Not JSON, or not of a profile's shape.
+    /// It is not JSON, or not in the form of a profile.
     #[error("the seccomp profile is not valid JSON of the runtime specification's form")]
     Json {
-        /// What the parser says, with line and column.
+        /// The parser's error, with line and column.
         #[source]
         source: serde_json::Error,
     },
     /// An action, operator, architecture, flag, capability or kernel version that wharf does not know.
     #[error("the seccomp profile names the unknown {what} {name:?}")]
     Unknown {
-        /// Which kind of word it is.
+        /// The kind of word.
         what: &'static str,
         /// The word.
         name: String,
     },
-    /// The profile asks for notification of a listener, which wharf does not run.
+    /// The profile requests notification of a listener, which wharf does not run.
     #[error("the seccomp profile asks for {what}, but wharf runs no listener; use another action")]
     Notify {
-        /// The word that asks for it.
+        /// The word that requests it.
         what: &'static str,
     },
     /// Two keys that exclude each other are both set.
@@ -45,7 +45,7 @@ pub enum Error {
         /// The other key.
         other: &'static str,
     },
-    /// A number is out of its range.
+    /// A number is out of range.
     #[error("the seccomp profile has {what} {value}, the largest is {limit}")]
     OutOfRange {
         /// What the number is.
@@ -55,14 +55,14 @@ pub enum Error {
         /// The largest allowed.
         limit: u64,
     },
-    /// A condition that the runtime spec's own type does not take.
+    /// The runtime spec's own type does not accept a condition.
     #[error("a condition of the seccomp profile cannot be said in the runtime spec")]
     Spec {
-        /// What that type says.
+        /// That type's error.
         #[source]
         source: Box<oci_spec::OciSpecError>,
     },
-    /// The compiled filter is longer than the kernel takes.
+    /// The compiled filter is longer than the kernel accepts.
     #[error(
         "the seccomp profile compiles to more than {limit} instructions; it needs fewer rules with arguments"
     )]

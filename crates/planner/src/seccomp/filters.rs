@@ -1,5 +1,5 @@
-//! Compiled profiles, kept: most containers of a node have one of few, and to compile one takes longer than all else that
-//! is decided of a container.
+//! The cache of compiled profiles. Most containers of a node have one of a few profiles, and compiling one takes longer
+//! than all other decisions about a container.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,15 +8,15 @@ use oci_spec::runtime::LinuxSeccomp;
 use super::{Program, choice, compile_spec};
 use crate::Refusal;
 
-/// How many are kept: only so many sets of capabilities and profiles are in use on one node.
+/// How many are cached: only a few sets of capabilities and profiles are in use on one node.
 const KEPT: usize = 64;
 
-/// Profiles with their programs, the last one used at the end.
+/// Profiles with their programs, the least recently used first.
 #[derive(Debug, Default)]
 pub struct Filters(Mutex<Vec<(LinuxSeccomp, Arc<Program>)>>);
 
 impl Filters {
-    /// The program of a profile. What it is depends on nothing else.
+    /// The program for a profile. It depends on nothing else.
     pub(crate) fn program(&self, profile: &LinuxSeccomp) -> Result<Arc<Program>, Refusal> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = kept.iter().rposition(|(known, _)| known == profile) {

@@ -1,4 +1,4 @@
-//! The JSON form of profiles: of the runtime specification, with what Docker adds to it.
+//! The JSON form of profiles: that of the runtime specification, with Docker's additions.
 
 use std::borrow::Cow;
 
@@ -9,14 +9,14 @@ use super::profile::{Action, Architectures, Condition, EPERM, MAX_ERRNO, Operato
 use super::syscalls::Abi;
 use crate::capabilities;
 
-/// Bytes of a profile; real ones are under 32 KiB.
+/// The longest profile, in bytes; real ones are below 32 KiB.
 const MAX_BYTES: usize = 1 << 20;
-/// Names in all rules together, and rules; no kernel has a thousand calls.
+/// The most names in all rules together, and the most rules; no kernel has a thousand calls.
 const MAX_NAMES: usize = 4096;
 const MAX_RULES: usize = 4096;
-/// Conditions in all rules together: more do not fit into a filter anyway.
+/// The most conditions in all rules together: more do not fit a filter anyway.
 const MAX_CONDITIONS: usize = 4096;
-/// Arguments of a call are numbered 0 to 5.
+/// The arguments of a call are numbered 0 to 5.
 const MAX_INDEX: u8 = 5;
 
 #[derive(Deserialize)]
@@ -69,7 +69,7 @@ struct JsonScope {
     min_kernel: Option<String>,
 }
 
-/// Reads a profile and checks every word of it.
+/// Parses a profile and checks every word of it.
 pub(super) fn parse(text: &[u8]) -> Result<Profile, Error> {
     within("bytes", text.len(), MAX_BYTES)?;
     let json: JsonProfile = serde_json::from_slice(text).map_err(|source| Error::Json { source })?;
@@ -118,8 +118,9 @@ fn rule(json: JsonRule) -> Result<Rule, Error> {
     })
 }
 
-/// All conditions of a rule must hold, but libseccomp takes no argument twice, so the runtimes that use it read such a
-/// rule as one rule for each condition; profiles in the field rely on that.
+/// Splits conditions into alternatives. All conditions of a rule must hold, but libseccomp accepts each argument only
+/// once per rule, so runtimes that use it split such a rule into one rule per condition, and existing profiles rely on
+/// that.
 pub(super) fn alternatives(conditions: Vec<Condition>) -> Vec<Vec<Condition>> {
     let repeated = |index: u8| conditions.iter().filter(|condition| condition.index == index).count() > 1;
     if (0..=MAX_INDEX).any(repeated) {
@@ -146,7 +147,7 @@ fn condition(json: &JsonCondition) -> Result<Condition, Error> {
     Ok(Condition { index, operator, value })
 }
 
-/// Which argument.
+/// The number of an argument.
 pub(super) fn index(value: u64) -> Result<u8, Error> {
     u8::try_from(value).ok().filter(|index| *index <= MAX_INDEX).ok_or(Error::OutOfRange {
         what: "an argument index",
@@ -170,7 +171,7 @@ fn action(name: &str, errno: Option<u64>) -> Result<Action, Error> {
         "SCMP_ACT_ERRNO" => data(MAX_ERRNO).map(Action::Errno),
         "SCMP_ACT_TRACE" => data(u16::MAX).map(Action::Trace),
         "SCMP_ACT_TRAP" => Ok(Action::Trap),
-        // Older than the other two, and the thread's death in every libseccomp.
+        // An older name than the other two; in every libseccomp it kills the thread.
         "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => Ok(Action::KillThread),
         "SCMP_ACT_KILL_PROCESS" => Ok(Action::KillProcess),
         "SCMP_ACT_NOTIFY" => Err(Error::Notify { what: "SCMP_ACT_NOTIFY" }),
@@ -201,7 +202,7 @@ fn abis(names: &[String]) -> Result<Vec<Abi>, Error> {
     names.iter().filter_map(|name| abi(name).transpose()).collect()
 }
 
-/// `None` stands for architectures that none of our machines can run: their calls cannot happen.
+/// `None` stands for architectures that no supported machine can run: their calls cannot happen.
 fn abi(name: &str) -> Result<Option<Abi>, Error> {
     match name {
         "SCMP_ARCH_X86_64" => Ok(Some(Abi::X86_64)),
@@ -244,7 +245,8 @@ fn flags_mask(names: &[String]) -> Result<u32, Error> {
 }
 
 fn scope(json: JsonScope) -> Result<Scope, Error> {
-    // A misspelt capability under `excludes` would quietly widen the profile, so unlike a call's name it is an error.
+    // A misspelt capability under `excludes` would silently widen the profile, so unlike a misspelt call it is an
+    // error.
     let mask = |name: &String| capabilities::mask(name).ok_or_else(|| unknown("capability", name));
     Ok(Scope {
         capabilities: json.caps.unwrap_or_default().iter().map(mask).collect::<Result<_, _>>()?,

@@ -1,7 +1,7 @@
-//! The numbers of system calls, as the kernel's tables have them up to Linux 6.18.
+//! The numbers of system calls, from the kernel's tables up to Linux 6.18.
 //!
-//! Each table is text: a number sets the counter, and every name after it takes the next number. What is not here is
-//! not known to wharf, and the compiled filter answers such calls as a kernel without them would.
+//! Each table is a text: a number sets the counter, and each name after it gets the next number. A call that is not
+//! here is unknown to wharf, and the compiled filter responds to it like a kernel without it.
 
 /// x86_64 (`arch/x86/entry/syscalls/syscall_64.tbl`, without the calls of x32 alone).
 pub(super) const X86_64: &str = "
@@ -45,7 +45,7 @@ listmount lsm_get_self_attr lsm_set_self_attr lsm_list_modules mseal setxattrat 
 removexattrat open_tree_attr file_getattr file_setattr
 ";
 
-/// What x32 numbers for itself; everything else it shares with x86_64.
+/// The calls that x32 numbers itself; it shares all others with x86_64.
 pub(super) const X32: &str = "
 512 rt_sigaction rt_sigreturn ioctl readv writev recvfrom sendmsg recvmsg execve ptrace rt_sigpending
 rt_sigtimedwait rt_sigqueueinfo sigaltstack timer_create mq_notify kexec_load waitid set_robust_list
@@ -53,7 +53,7 @@ get_robust_list vmsplice move_pages preadv pwritev rt_tgsigqueueinfo recvmmsg se
 process_vm_writev setsockopt getsockopt io_setup io_submit execveat preadv2 pwritev2
 ";
 
-/// Calls of x86_64 that x32 lacks, beside those it numbers for itself.
+/// Calls of x86_64 that x32 does not have, besides those that it numbers itself.
 pub(super) const NOT_X32: &str = "
 uselib _sysctl create_module get_kernel_syms query_module nfsservctl set_thread_area get_thread_area
 epoll_ctl_old epoll_wait_old vserver
@@ -147,7 +147,7 @@ lsm_get_self_attr lsm_set_self_attr lsm_list_modules mseal setxattrat getxattrat
 open_tree_attr file_getattr file_setattr
 ";
 
-/// 32-bit Arm, EABI (`arch/arm/tools/syscall.tbl`), and the private calls from 0x0f0000 on.
+/// 32-bit Arm, EABI (`arch/arm/tools/syscall.tbl`), with its private calls from 0x0f0000 on.
 pub(super) const ARM: &str = "
 0 restart_syscall exit fork read write open close 8 creat link unlink execve chdir 14 mknod chmod lchown 19
 lseek getpid mount 23 setuid getuid 26 ptrace 29 pause 33 access nice 36 sync kill rename mkdir rmdir dup

@@ -1,4 +1,4 @@
-//! A profile: rules in an order, and what holds when none applies.
+//! A profile: rules in order, and the action if none applies.
 
 use std::borrow::Cow;
 
@@ -7,11 +7,11 @@ use super::syscalls::Abi;
 use super::{Arch, Error, Target, json};
 use crate::capabilities;
 
-/// The largest errno that the kernel returns; larger ones would be cut to it.
+/// The largest errno that the kernel returns; larger ones would be reduced to it.
 pub(super) const MAX_ERRNO: u16 = 4095;
-/// `errno` of a refused call.
+/// The errno of a refused call.
 pub(super) const EPERM: u16 = 1;
-/// `errno` of a call that the kernel does not have.
+/// The errno of a call that the kernel does not have.
 pub(super) const ENOSYS: u16 = 38;
 
 /// What the kernel does with a call.
@@ -34,7 +34,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// The value a filter returns for it (`SECCOMP_RET_…`).
+    /// The value that a filter returns for it (`SECCOMP_RET_…`).
     #[must_use]
     pub fn code(self) -> u32 {
         match self {
@@ -48,9 +48,9 @@ impl Action {
         }
     }
 
-    /// What calls get that wharf has no name for, when this is the default. A program that probes for a new call must
-    /// see the answer of a kernel without it, or it will not fall back; only defaults that let calls through (or hand
-    /// them to a tracer, which decides itself) stay as they are.
+    /// The action for calls without a name in wharf, if this is the default action. A program that probes for a new
+    /// call must get the response of a kernel without it, or it will not fall back. Defaults that allow calls, or pass
+    /// them to a tracer, which decides itself, stay as they are.
     pub(super) fn of_unnamed(self) -> Self {
         match self {
             Self::Allow | Self::Log | Self::Trace(_) => self,
@@ -59,7 +59,7 @@ impl Action {
     }
 }
 
-/// How an argument is compared with the value of a condition, both as unsigned 64-bit numbers.
+/// How an argument is compared with a condition's value, both as unsigned 64-bit numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Operator {
     Equal,
@@ -68,14 +68,14 @@ pub(super) enum Operator {
     LessOrEqual,
     Greater,
     GreaterOrEqual,
-    /// The argument and this mask is the value.
+    /// The argument ANDed with this mask equals the value.
     MaskedEqual(u64),
 }
 
 /// A comparison of one argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Condition {
-    /// Which argument, 0 to 5.
+    /// The argument's number, 0 to 5.
     pub(super) index: u8,
     pub(super) operator: Operator,
     pub(super) value: u64,
@@ -84,9 +84,9 @@ pub(super) struct Condition {
 /// What a container must have for a rule to be included or excluded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Scope {
-    /// A mask each, in the profile's order.
+    /// One mask each, in the profile's order.
     pub(super) capabilities: Vec<u64>,
-    /// Native architectures by moby's names.
+    /// Native architectures, with moby's names.
     pub(super) arches: Vec<Cow<'static, str>>,
     pub(super) min_kernel: Option<(u32, u32)>,
 }
@@ -110,7 +110,7 @@ impl Scope {
 pub(super) struct Rule {
     pub(super) names: Vec<Cow<'static, str>>,
     pub(super) action: Action,
-    /// Applies if every condition of any alternative holds; none at all means always.
+    /// The rule applies if every condition of any alternative holds; without alternatives it always applies.
     pub(super) alternatives: Vec<Vec<Condition>>,
     pub(super) includes: Scope,
     pub(super) excludes: Scope,
@@ -127,13 +127,13 @@ impl Rule {
         }
     }
 
-    /// Whether the rule counts at all for containers of this kind.
+    /// Whether the rule applies to containers of this kind.
     pub(super) fn applies(&self, target: &Target) -> bool {
         self.includes.includes(target) && !self.excludes.excludes(target)
     }
 }
 
-/// Whose numbers a profile judges beside the native ones.
+/// The architectures that a profile covers besides the native one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Architectures {
     /// These, wherever the profile is used.
@@ -143,7 +143,7 @@ pub(super) enum Architectures {
 }
 
 impl Architectures {
-    /// The ABIs that a filter for this machine must know, the native one first.
+    /// The ABIs that a filter for this machine must cover, the native one first.
     pub(super) fn abis(&self, arch: Arch) -> Vec<Abi> {
         let (native, compatible) = match arch {
             Arch::X86_64 => (Abi::X86_64, [Abi::X86, Abi::X32].as_slice()),
@@ -158,29 +158,29 @@ impl Architectures {
     }
 }
 
-/// A seccomp profile, independent of machine and container; [`super::compile`] makes a filter of it.
+/// A seccomp profile, independent of machine and container; [`super::compile`] makes a filter from it.
 ///
-/// The first rule in order whose names, scope and conditions fit a call decides; the default action, if none does.
+/// The first rule whose names, scope and conditions match a call decides; the default action, if none does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Profile {
     pub(super) default_action: Action,
     pub(super) architectures: Architectures,
-    /// `SECCOMP_FILTER_FLAG_…`; `None` if the profile says nothing of flags.
+    /// The `SECCOMP_FILTER_FLAG_…` flags; `None` if the profile sets none.
     pub(super) flags: Option<u32>,
     pub(super) rules: Vec<Rule>,
 }
 
 impl Profile {
-    /// Reads a profile in the JSON form of the runtime specification or of Docker (which adds `archMap`, `includes` and
-    /// `excludes`). Names of calls that wharf does not know are ignored, as are unknown keys.
+    /// Parses a profile in the JSON form of the runtime specification or of Docker (which adds `archMap`, `includes`
+    /// and `excludes`). Unknown names of calls and unknown keys are ignored.
     ///
     /// # Errors
-    /// Bounds passed, bad JSON, words that are not known, and everything that would need a listener.
+    /// Exceeded limits, invalid JSON, unknown words, and everything that would need a listener.
     pub fn parse(json: &[u8]) -> Result<Self, Error> {
         json::parse(json)
     }
 
-    /// The profile for containers that ask for the runtime's own (`RuntimeDefault`).
+    /// The profile for containers that request the runtime's own (`RuntimeDefault`).
     #[must_use]
     pub fn runtime_default() -> Self {
         let architectures = vec![(Abi::X86_64, vec![Abi::X86, Abi::X32]), (Abi::Aarch64, vec![Abi::Arm])];
@@ -205,7 +205,7 @@ impl Profile {
     }
 }
 
-/// The rules of the runtime's own profile that look at arguments.
+/// The rules of the runtime's own profile that check arguments.
 fn rules_by_argument() -> [Rule; 4] {
     let first = |operator, value| Condition { index: 0, operator, value };
     let without_admin =
@@ -213,7 +213,8 @@ fn rules_by_argument() -> [Rule; 4] {
     let mut families =
         vec![vec![first(Operator::Less, policy::AF_ALG)], vec![first(Operator::Equal, policy::AF_NFC)]];
     families.extend(policy::AFTER_AF_VSOCK.iter().map(|(mask, value)| {
-        // The kernel reads the family as an int: all bits are looked at, since one above would smuggle AF_ALG through.
+        // The kernel reads the family as an int: all bits are checked, because a high bit would let AF_ALG slip
+        // through.
         vec![first(Operator::MaskedEqual(*mask), *value)]
     }));
     let personalities =
@@ -223,7 +224,7 @@ fn rules_by_argument() -> [Rule; 4] {
         Rule { alternatives: families, ..Rule::allow("socket") },
         Rule { alternatives: personalities, ..Rule::allow("personality") },
         Rule { alternatives: no_namespaces, excludes: without_admin.clone(), ..Rule::allow("clone") },
-        // The flags of clone3 lie in memory, where no filter can look: libc must fall back to clone.
+        // The flags of clone3 are in memory, where no filter can look: libc must fall back to clone.
         Rule { action: Action::Errno(ENOSYS), excludes: without_admin, ..Rule::allow("clone3") },
     ]
 }

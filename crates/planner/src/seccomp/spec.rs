@@ -1,8 +1,8 @@
-//! Profiles in the words of the runtime spec: for one container on one machine, so without Docker's conditions on
+//! Profiles in the runtime spec's form: for one container on one machine, and so without Docker's conditions on
 //! capabilities, kernels and architectures.
 //!
-//! A rule of the spec has conditions that must all hold, and an argument at most once: the runtimes that use libseccomp
-//! read two conditions on one argument as alternatives.
+//! The conditions of a rule in the spec must all hold, and each argument may occur only once: runtimes that use
+//! libseccomp interpret two conditions on one argument as alternatives.
 
 use std::borrow::Cow;
 
@@ -19,7 +19,7 @@ use super::{Arch, Error, Program, SPEC_ALLOW, Target, compile, json};
 /// The profile as it is for this target.
 ///
 /// # Errors
-/// Never; the spec's own checks are passed on.
+/// Never; the errors of the spec's own checks are passed on.
 pub(crate) fn resolve(profile: &Profile, target: &Target) -> Result<LinuxSeccomp, Error> {
     let mut rules = Vec::new();
     for rule in profile.rules.iter().filter(|rule| rule.applies(target)) {
@@ -58,8 +58,9 @@ fn syscall(rule: &Rule) -> LinuxSyscall {
     syscall
 }
 
-/// What a profile names in a rule that does not apply here still shows how new a kernel its author knew: calls up to that
-/// have the default action, and only newer ones do not exist. A rule with that action says so, and changes nothing else.
+/// A rule that does not apply here still shows, by the calls that it names, how new a kernel its author knew: calls up
+/// to that one have the default action, and only newer ones count as unknown. A rule with the default action expresses
+/// that and changes nothing else.
 fn newest(profile: &Profile, target: &Target) -> Option<LinuxSyscall> {
     let (applying, others): (Vec<&Rule>, Vec<&Rule>) =
         profile.rules.iter().partition(|rule| rule.applies(target));
@@ -121,13 +122,13 @@ fn architecture_of_spec(abi: Abi) -> oci::Arch {
     }
 }
 
-/// `None` stands for architectures that none of our machines can run: their calls cannot happen.
+/// `None` stands for architectures that no supported machine can run: their calls cannot happen.
 fn architecture(arch: oci::Arch) -> Option<Abi> {
     let all = [Abi::X86_64, Abi::X86, Abi::X32, Abi::Aarch64, Abi::Arm];
     all.into_iter().find(|abi| architecture_of_spec(*abi) == arch)
 }
 
-/// The spec's words for `SECCOMP_FILTER_FLAG_…`.
+/// The spec's names for `SECCOMP_FILTER_FLAG_…`.
 const FLAGS: [(u32, LinuxSeccompFilterFlag); 3] = [
     (1, LinuxSeccompFilterFlag::SeccompFilterFlagTsync),
     (1 << 1, LinuxSeccompFilterFlag::SeccompFilterFlagLog),
@@ -178,10 +179,10 @@ fn condition(argument: &LinuxSeccompArg) -> Result<Condition, Error> {
     Ok(Condition { index: json::index(argument.index().try_into().unwrap_or(u64::MAX))?, operator, value })
 }
 
-/// Compiles a profile of the spec.
+/// Compiles a profile in the spec's form.
 ///
 /// # Errors
-/// Bounds passed, and everything that would need a listener.
+/// Exceeded limits, and everything that would need a listener.
 pub(crate) fn compile_spec(spec: &LinuxSeccomp, arch: Arch) -> Result<Program, Error> {
     if spec.listener_path().is_some() || spec.listener_metadata().is_some() {
         return Err(Error::Notify { what: "listenerPath" });
@@ -194,7 +195,7 @@ pub(crate) fn compile_spec(spec: &LinuxSeccomp, arch: Arch) -> Result<Program, E
         flags: Some(flags(spec.flags().as_deref().unwrap_or_default())?),
         rules,
     };
-    // No rule has a condition on either any more.
+    // No rule depends on either any more.
     compile(&profile, &Target { arch, capabilities: 0, kernel: (0, 0) })
 }
 

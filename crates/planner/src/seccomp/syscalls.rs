@@ -1,4 +1,4 @@
-//! From names to numbers, for each ABI that a filter can meet.
+//! From names to numbers, for each ABI that a filter can encounter.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::LazyLock;
@@ -19,7 +19,7 @@ pub(super) enum Abi {
 }
 
 impl Abi {
-    /// What the kernel puts into `seccomp_data.arch` (`AUDIT_ARCH_…`); x32 shares the value of x86_64.
+    /// The kernel's value in `seccomp_data.arch` (`AUDIT_ARCH_…`); x32 has the same value as x86_64.
     pub(super) fn audit(self) -> u32 {
         match self {
             Self::X86_64 | Self::X32 => 0xc000_003e,
@@ -58,12 +58,12 @@ impl Table {
         self.numbers.get(name).copied()
     }
 
-    /// Every number that has a name, ascending.
+    /// Every number that has a name, in ascending order.
     pub(super) fn known(&self) -> BTreeSet<u32> {
         self.numbers.values().copied().collect()
     }
 
-    /// The names and numbers, in no order.
+    /// The names and numbers, in no particular order.
     #[cfg(test)]
     pub(super) fn entries(&self) -> impl Iterator<Item = (&'static str, u32)> {
         self.numbers.iter().map(|(name, number)| (*name, *number))

@@ -1,4 +1,4 @@
-//! The compiler against an interpreter of its output and an evaluator of its input.
+//! The compiler, checked with an interpreter of its output and an evaluator of its input.
 
 mod golden;
 mod machine;

@@ -1,5 +1,5 @@
-//! Nothing of a description is lost on its way to the plan: each field of the runtime spec, of every struct of it, makes
-//! another plan, other limits or a refusal; or it stands here, with the reason why it means nothing.
+//! Nothing of a description is lost on the way to the plan. Each field of every struct of the runtime spec changes the
+//! plan or the limits, or leads to a refusal; or it is listed here, with the reason why it has no meaning.
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxPids, LinuxSeccomp, PosixRlimit, Spec};
 use serde_json::Value;
@@ -10,7 +10,7 @@ use super::filled::filled;
 use super::{Asked, requests};
 use crate::{Description, Filters, Refusal, describe, limits, plan};
 
-/// Fields without a meaning here, and why.
+/// Fields without a meaning here, with the reason.
 const MEANINGLESS: &[(&str, &str)] = &[
     ("/ociVersion", "what is newer has fields of its own, and each is looked at"),
     ("/annotations/filled", "they are for people and other programs"),
@@ -25,7 +25,7 @@ const MEANINGLESS: &[(&str, &str)] = &[
     ("/mounts/0/source", "a new file system has a type and no source; that of a bind has a test of its own"),
 ];
 
-/// A description with each structure that a plan can have, so that single fields of it can be changed.
+/// A description with every structure that a plan can have, so that single fields of it can be changed.
 fn rich() -> Description {
     let mut asked = Asked::default();
     for name in ["huge pages and files of v2", "one", "the runtime's seccomp profile"] {
@@ -54,7 +54,7 @@ fn decide(description: &Description) -> Result<(Plan, Limits), Refusal> {
     Ok((plan(description, &Filters::default())?, limits(&description.resources())?))
 }
 
-/// The places of fields that are to be set one at a time: where a struct is in both, its fields; else the whole.
+/// The places of fields that are set one at a time: the fields of a struct that is in both, otherwise the whole value.
 fn places(filled: &Value, rich: Option<&Value>, at: &str, found: &mut Vec<String>) {
     match (filled, rich) {
         (Value::Object(fields), Some(Value::Object(known))) => {
@@ -69,7 +69,7 @@ fn places(filled: &Value, rich: Option<&Value>, at: &str, found: &mut Vec<String
     }
 }
 
-/// The value with another in one place, whose parent is there.
+/// The value, changed in one place whose parent exists.
 fn with(value: &Value, place: &str, new: &Value) -> Value {
     let mut changed = value.clone();
     let (parent, name) = place.rsplit_once('/').unwrap();

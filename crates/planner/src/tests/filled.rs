@@ -1,5 +1,5 @@
-//! A value of any type with every field set: what serde's generated code asks for is what it gets, so a field that a type
-//! gains is there without anybody naming it.
+//! A value of any type with every field set. It answers whatever serde's generated code asks for, so a new field of a
+//! type is set without anybody naming it.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde::de::{
     SeqAccess, VariantAccess, Visitor,
 };
 
-/// The value with all fields of all structs in it, lists and maps with one element, and of enums the first variant.
+/// The value with all fields of all structs set, lists and maps with one element, and enums with their first variant.
 pub(super) fn filled<T: DeserializeOwned>() -> T {
     T::deserialize(Filler { field: String::new() }).unwrap()
 }
@@ -20,7 +20,7 @@ struct Filler {
 }
 
 impl Filler {
-    /// A text that a field takes, where not any does.
+    /// A text that the field accepts, for fields that do not accept any.
     fn text(&self) -> String {
         let text = match self.field.as_str() {
             "bounding" | "effective" | "permitted" | "inheritable" | "ambient" => "CAP_WAKE_ALARM",
@@ -31,7 +31,7 @@ impl Filler {
     }
 }
 
-/// Methods that answer with one value.
+/// Methods that return one value.
 macro_rules! with {
     ($($method:ident: $visit:ident($value:expr),)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {

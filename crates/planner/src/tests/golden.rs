@@ -1,5 +1,5 @@
-//! Descriptions and plans against those that are kept in `golden/`: the plainest container whole, and of all others what
-//! is different. `UPDATE=1 cargo test -p wharf-planner golden` writes them anew; what changed is then to be read.
+//! Compares descriptions and plans with the files in `golden/`: the plainest container as a whole, all others by their
+//! differences. `UPDATE=1 cargo test -p wharf-planner golden` rewrites the files; the changes must then be read.
 #![expect(clippy::disallowed_methods, reason = "the files are this test's own")]
 
 use std::collections::BTreeMap;
@@ -45,9 +45,9 @@ fn check(topic: &str, now: &str) {
     assert!(kept == now, "{topic}.txt is not what requests become now:\n{}", changed.join("\n"));
 }
 
-/// The lines that are only before (`-`) and only after (`+`), by the longest common subsequence.
+/// The lines that are only in the old text (`-`) and only in the new one (`+`), by the longest common subsequence.
 fn difference(before: &[String], after: &[String]) -> Vec<String> {
-    // What of the rests from each pair of lines on is common.
+    // The length of what is common to the rests after each pair of lines.
     let mut common = vec![vec![0_usize; after.len() + 1]; before.len() + 1];
     for at in (0..before.len()).rev() {
         for to in (0..after.len()).rev() {

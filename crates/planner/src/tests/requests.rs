@@ -1,4 +1,4 @@
-//! The requests whose descriptions and plans are kept as text: each is the plainest one, changed in one thing.
+//! The requests whose descriptions and plans are saved as text: each is the plainest one, changed in one point.
 
 use wharf_cri_api::v1::security_profile::ProfileType;
 use wharf_cri_api::v1::{
@@ -16,7 +16,7 @@ use crate::MountSource;
 
 /// A change of the plainest request.
 pub(crate) struct Case {
-    /// The file that it is kept in.
+    /// The file in which it is saved.
     pub(crate) topic: &'static str,
     pub(crate) name: &'static str,
     pub(crate) change: fn(&mut Asked),

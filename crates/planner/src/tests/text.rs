@@ -1,4 +1,4 @@
-//! A description and its plan as lines of text, each of which can be read by itself.
+//! A description and its plan as lines of text, each of which can be read on its own.
 
 use serde_json::Value;
 use wharf_cgroup::Limits;
@@ -9,7 +9,7 @@ use wharf_types::Failure;
 use super::Asked;
 use crate::{Description, Filters, describe, limits, plan};
 
-/// What becomes of a request: its description, limits and plan, or why it is refused.
+/// The result of a request: its description, limits and plan, or the reason for its refusal.
 pub(super) fn lines(asked: &Asked) -> Vec<String> {
     let decide = || {
         let description = describe(&asked.request(), &asked.facts, &asked.places)?;
@@ -30,7 +30,7 @@ fn of_spec(description: &Description) -> Vec<String> {
     lines
 }
 
-/// A line for each value; a list of words is one value, and so is each object of a list.
+/// A line for each value; a list of words is one value, and so is each object in a list.
 fn flatten(path: &str, value: &Value, lines: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {

@@ -1,4 +1,4 @@
-//! Facts about the runtime's own profile, by hand.
+//! Facts about the runtime's own profile, written by hand.
 
 use super::{Call, machine, target};
 use crate::capabilities;
@@ -9,7 +9,7 @@ const ALLOW: Action = Action::Allow;
 const EPERM: Action = Action::Errno(1);
 const ENOSYS: Action = Action::Errno(38);
 
-/// The bounding set of a container that asks for nothing special.
+/// The bounding set of a container without special requests.
 const USUAL: [&str; 14] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -186,7 +186,7 @@ fn numbers_without_a_name() {
         (Abi::X86_64.audit(), 9999, ENOSYS),
         (Abi::X86_64.audit(), 400, ENOSYS),
         (Abi::X86_64.audit(), 470, ENOSYS),
-        // Those of x32 without its bit: older kernels would run them.
+        // x32 calls without its bit: older kernels would run them.
         (Abi::X86_64.audit(), 520, ENOSYS),
         (Abi::X86_64.audit(), 0x4000_0000 | 59, ENOSYS),
         (Abi::X86_64.audit(), u32::MAX, ENOSYS),
@@ -242,7 +242,7 @@ fn the_tables_have_no_misspellings() {
         default_profile::ALWAYS.iter().flat_map(|group| group.split_whitespace()).collect();
     assert_eq!(names.len(), 360);
     for (capability, group) in groups {
-        // A rule whose capability has no mask would hold for everyone.
+        // A rule whose capability has no mask would apply to everyone.
         assert!(capabilities::mask(capability).is_some(), "{capability}");
         names.extend(group.split_whitespace());
     }

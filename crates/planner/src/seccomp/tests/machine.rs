@@ -1,9 +1,9 @@
-//! An interpreter of classic BPF, and the checks that the kernel makes before it takes a filter.
+//! An interpreter of classic BPF, with the checks that the kernel makes before it accepts a filter.
 
 use super::Call;
 use crate::seccomp::Instruction;
 
-/// What a run gave and cost.
+/// The result and the cost of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) value: u32,
@@ -52,7 +52,7 @@ fn load(call: &Call, offset: u32) -> u32 {
     u32::from_le_bytes(data[at..at + 4].try_into().unwrap())
 }
 
-/// Panics unless the kernel would take the program.
+/// Panics unless the kernel would accept the program.
 pub(super) fn verify(program: &[Instruction]) {
     assert!((1..=4096).contains(&program.len()), "{} instructions", program.len());
     for (at, instruction) in program.iter().enumerate() {

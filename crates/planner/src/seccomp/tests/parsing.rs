@@ -1,4 +1,4 @@
-//! Profiles in JSON: what is taken, and what is refused by name.
+//! Profiles in JSON: what is accepted, and what is refused by name.
 
 use wharf_types::{ErrorKind, Failure};
 
@@ -6,7 +6,7 @@ use super::{Call, machine, target};
 use crate::seccomp::syscalls::Abi;
 use crate::seccomp::{Action, Error, Profile, compile};
 
-/// What a profile with these keys makes of a call.
+/// The action of a profile with these keys for a call.
 fn judge(json: &str, call: &Call, capabilities: &[&str]) -> u32 {
     let profile = Profile::parse(json.as_bytes()).unwrap();
     machine::run(&compile(&profile, &target(capabilities)).unwrap().instructions, call).value

@@ -1,4 +1,4 @@
-//! Random profiles and calls: the compiled filter must say what the profile says.
+//! Random profiles and calls: the compiled filter must agree with the profile.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use crate::seccomp::{Arch, Error, Target, compile};
 
 const ABIS: [Abi; 5] = [Abi::X86_64, Abi::X86, Abi::X32, Abi::Aarch64, Abi::Arm];
 
-/// Few names, so that rules meet; neighbours among them, and calls that not every ABI has.
+/// A few names, so that rules overlap; adjacent ones among them, and calls that not every ABI has.
 const NAMES: [&str; 14] = [
     "read",
     "write",
@@ -157,7 +157,7 @@ proptest! {
         target in target(),
         calls in vec(call(), 60),
     ) {
-        // The spec has no two conditions on one argument that must both hold.
+        // The spec cannot have two conditions on one argument that must both hold.
         for alternative in profile.rules.iter_mut().flat_map(|rule| &mut rule.alternatives) {
             let mut seen = BTreeSet::new();
             alternative.retain(|condition| seen.insert(condition.index));
@@ -187,7 +187,7 @@ proptest! {
     }
 }
 
-/// Every call has conditions of its own: blocks are long, and jumps to them far beyond 255 instructions.
+/// Every call has conditions of its own: blocks are long, and jumps to them are far longer than 255 instructions.
 fn long_profile(conditions: u64) -> Profile {
     let mut names: Vec<&str> = Abi::X86_64.table().entries().map(|(name, _)| name).collect();
     names.sort_unstable();

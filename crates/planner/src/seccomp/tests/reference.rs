@@ -1,4 +1,4 @@
-//! What a profile says of a call, straight from its words and without any of the compiler's steps.
+//! A profile's action for a call, derived directly from its text without any of the compiler's steps.
 
 use super::Call;
 use crate::seccomp::profile::{Action, Architectures, Condition, Operator, Profile, Scope};
@@ -30,7 +30,8 @@ pub(super) fn evaluate(profile: &Profile, target: &Target, call: &Call) -> Actio
     if is_newer(profile, abi, call.number) { of_unnamed } else { profile.default_action }
 }
 
-/// Whether the profile names calls, none of them as new as this one; x32 and Arm have old ones of their own from 512 on.
+/// Whether the profile names calls, none of them as new as this one. From 512 on, x32 and Arm have old calls of their
+/// own.
 fn is_newer(profile: &Profile, abi: Abi, number: u32) -> bool {
     let generic = |number: u32| number & !0x4000_0000 < 512;
     let named = |name: &str| profile.rules.iter().any(|rule| rule.names.iter().any(|known| known == name));
