@@ -17,7 +17,7 @@ use crate::{Phase, Unreadable, load};
 
 const RECORDING: &str = "recording the container";
 
-/// What is remembered of a container.
+/// The recorded facts about a container.
 #[derive(Clone, PartialEq, Message)]
 pub struct ContainerRecord {
     /// The request as it came; its limits change with updates.
@@ -29,31 +29,31 @@ pub struct ContainerRecord {
     /// The image's id.
     #[prost(string, tag = "3")]
     pub image_id: String,
-    /// The image, by digest where there is one.
+    /// The image, by digest if that is known.
     #[prost(string, tag = "4")]
     pub image_ref: String,
-    /// The signal that asks the program to end, by name or number; empty for SIGTERM.
+    /// The signal that asks the program to exit, by name or number; empty for SIGTERM.
     #[prost(string, tag = "5")]
     pub stop_signal: String,
     /// Its cgroup.
     #[prost(string, tag = "6")]
     pub cgroup: String,
-    /// The user that its first process became.
+    /// The user of its first process.
     #[prost(uint32, tag = "7")]
     pub uid: u32,
-    /// The group, likewise.
+    /// The group of its first process.
     #[prost(uint32, tag = "8")]
     pub gid: u32,
-    /// The supplementary groups, likewise.
+    /// The supplementary groups of its first process.
     #[prost(uint32, repeated, tag = "9")]
     pub groups: Vec<u32>,
     /// Why the program could not be executed.
     #[prost(string, tag = "10")]
     pub message: String,
-    /// The directories of the image's layers, which the container may outlive.
+    /// The directories of the image's layers; the container may outlive the image.
     #[prost(string, repeated, tag = "11")]
     pub layers: Vec<String>,
-    /// Made once its first process was there, and said who it is.
+    /// `Made` once its first process existed and had reported its identity.
     #[prost(enumeration = "Phase", tag = "12")]
     pub phase: i32,
 }
@@ -71,7 +71,7 @@ impl Content for ContainerRecord {
 }
 
 impl ContainerRecord {
-    /// Takes note of who the first process is.
+    /// Notes the identity of the first process.
     pub fn identify(&mut self, identity: Identity) {
         self.phase = Phase::Made.into();
         self.uid = identity.uid;
@@ -79,34 +79,34 @@ impl ContainerRecord {
         self.groups = identity.groups;
     }
 
-    /// Whether the container was made whole.
+    /// Whether the container was completely made.
     #[must_use]
     pub fn is_made(&self) -> bool {
-        // Records of older builds tell it by the groups alone.
+        // In records of older builds only the groups show it.
         self.phase() != Phase::Making || !self.groups.is_empty()
     }
 
     /// Saves it.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's error.
     pub fn save(&self, path: &Path) -> Result<(), StageError> {
         records::save(path, self, Durability::Volatile).stage(RECORDING)
     }
 
-    /// Saves it in place of one of this release; a newer one's is left as it is.
+    /// Saves it in place of a record of this release; one of a newer release is left as it is.
     ///
     /// # Errors
-    /// As [`ContainerRecord::save`]; Unimplemented if a newer release wrote it.
+    /// Those of [`ContainerRecord::save`]; Unimplemented if a newer release wrote the old record.
     pub fn update(&self, path: &Path) -> Result<(), StageError> {
         record::check_replaceable(path, Self::FORMAT).stage(RECORDING)?;
         self.save(path)
     }
 
-    /// Writes it beside its place: what it tells of can then be done, and the record be put into its place.
+    /// Writes it beside its place, so that what it records can be done before it is put in place.
     ///
     /// # Errors
-    /// As [`ContainerRecord::update`].
+    /// Those of [`ContainerRecord::update`].
     pub fn stage(&self, path: &Path) -> Result<Staged, StageError> {
         record::check_replaceable(path, Self::FORMAT).stage(RECORDING)?;
         records::stage(path, self, Durability::Volatile).stage(RECORDING)
@@ -123,11 +123,12 @@ impl ContainerRecord {
     }
 }
 
-/// Keeps what a container is made of, for people and tools: a file and not part of the record, which is in memory and read
-/// for each list; and in the state directory, since it has the environment, in which people put secrets.
+/// Saves the runtime spec of a container, for people and tools. It is a file and not part of the record, which is kept
+/// in memory and read for each list. It is in the state directory because it contains the environment, in which people
+/// put secrets.
 ///
 /// # Errors
-/// The disk's.
+/// The disk's error.
 pub fn save_spec(path: &Path, text: &[u8]) -> Result<(), StageError> {
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);

@@ -1,5 +1,5 @@
-//! What becomes of a container whose daemon or whose supervisor is gone, decided from what is left: its record, its exit
-//! record, and what its supervisor says. Nothing is looked at here and nothing is done.
+//! Decides what has become of a container whose daemon or supervisor is gone, from what is left: its record, its exit
+//! record, and its supervisor's report. It does no I/O.
 
 use wharf_state::ExitRecord;
 use wharf_types::Exit;
@@ -8,18 +8,18 @@ use wharf_wire::v1::{ContainerStatus, Identity, container_status::Phase};
 
 use crate::ContainerRecord;
 
-/// What a supervisor says of one container.
+/// A supervisor's report about one container.
 #[derive(Debug, Clone, Copy)]
 pub enum Word<'a> {
-    /// It has not answered yet: it may be stopped, or wait for a disk.
+    /// It has not responded yet: it may be stopped, or may be waiting for a disk.
     NoneYet,
-    /// It is gone, with every process that it watched over.
+    /// It is gone, with every process that it supervised.
     Gone,
-    /// It has answered; of what it does not know it says nothing.
+    /// It has responded; a container that it does not know is missing from the report.
     Given(Option<&'a ContainerStatus>),
 }
 
-/// What becomes of a container.
+/// What has become of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recovered {
     /// It waits for its start.
@@ -29,17 +29,17 @@ pub enum Recovered {
         /// Nanoseconds since the epoch.
         started_at_ns: i64,
     },
-    /// It has ended, and this is known of it.
+    /// It has exited, and this is known about it.
     Ended(ExitRecord),
-    /// It has ended, and nobody saw how.
+    /// It has exited, and nobody saw how.
     Lost,
-    /// Its supervisor will tell; until then nobody knows.
+    /// Its supervisor will report; until then the state is unknown.
     Unknown,
-    /// The call that made it failed with its daemon, and nobody was told of it: what there is of it is taken away.
+    /// The call that made it failed with its daemon, and nobody was told about it: it is undone.
     TakenBack,
 }
 
-/// Decides. The supervisor knows best; the exit record is its word too, and outlives it.
+/// Decides. The supervisor knows best; the exit record is its report, too, and outlives it.
 #[must_use]
 pub fn decide(record: &ContainerRecord, exit: Option<ExitRecord>, word: Word<'_>) -> Recovered {
     let status = if let Word::Given(status) = word { status } else { None };
@@ -47,7 +47,7 @@ pub fn decide(record: &ContainerRecord, exit: Option<ExitRecord>, word: Word<'_>
         return living;
     }
     let has_answered = !matches!(word, Word::NoneYet);
-    // What ended before its maker was told of it was never started.
+    // A container that ended before anyone was told about it was never started.
     if !record.is_made() {
         return if has_answered { Recovered::TakenBack } else { Recovered::Unknown };
     }
@@ -58,7 +58,7 @@ pub fn decide(record: &ContainerRecord, exit: Option<ExitRecord>, word: Word<'_>
     }
 }
 
-/// What a supervisor says of a container whose first process is there, and set up.
+/// The supervisor's report about a container whose first process exists and has been set up.
 fn living(status: &ContainerStatus) -> Option<Recovered> {
     match status.phase() {
         Phase::Created | Phase::Starting => Some(Recovered::Created),
@@ -67,22 +67,22 @@ fn living(status: &ContainerStatus) -> Option<Recovered> {
     }
 }
 
-/// What it says of the end of one whose first process is gone.
+/// The exit in the supervisor's report, for a container whose first process is gone.
 fn end(status: &ContainerStatus) -> Option<ExitRecord> {
     let exit = status.exit.filter(|_| status.phase() == Phase::Exited)?;
     let ContainerStatus { started_at_ns, finished_at_ns, .. } = *status;
     Some(ExitRecord { exit: exit_of(Some(exit)), started_at_ns, finished_at_ns })
 }
 
-/// Who the first process of a container is whose daemon was killed before it could record that. One that is still being set
-/// up is nobody yet, and one that has ended never was.
+/// The identity of the first process of a container whose daemon was killed before it could record it. `None` if the
+/// container is still being set up, or has ended.
 #[must_use]
 pub fn late_identity(record: &ContainerRecord, status: &ContainerStatus) -> Option<Identity> {
     let is_whole = matches!(status.phase(), Phase::Created | Phase::Starting | Phase::Running);
     status.identity.clone().filter(|_| is_whole && !record.is_made())
 }
 
-/// How a container ended of which nobody saw how.
+/// The exit of a container that nobody saw end.
 #[must_use]
 pub fn lost_at(finished_at_ns: i64) -> ExitRecord {
     ExitRecord { exit: Exit::Lost, started_at_ns: 0, finished_at_ns }
@@ -106,7 +106,7 @@ mod tests {
         record
     }
 
-    /// As builds had it that did not write how far a container has come.
+    /// As recorded by builds that did not write how far a container had come.
     fn made_by_an_older_build() -> ContainerRecord {
         ContainerRecord { groups: vec![0], ..ContainerRecord::default() }
     }

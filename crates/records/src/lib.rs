@@ -1,6 +1,6 @@
-//! Records of pods and containers on disk: the request as it came, and the little that cannot be derived; and what becomes
-//! of a container by its record once its daemon or its supervisor is gone. Calls on files wait for their disk; nothing
-//! here knows a pod in memory.
+//! The records of pods and containers on disk (the request as it came, and the little that cannot be derived), and the
+//! decision about a container whose daemon or supervisor is gone. Calls on files wait for their disk; nothing here
+//! knows a pod in memory.
 
 mod container;
 mod decide;
@@ -16,28 +16,29 @@ pub use container::{ContainerRecord, save_spec};
 pub use decide::{Recovered, Word, decide, late_identity, lost_at};
 pub use pod::PodRecord;
 
-/// How far a pod or a container has come: what it cannot be asked itself once its supervisor is gone.
+/// How far a pod or a container has come, for the time when its supervisor is gone and cannot be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
 pub enum Phase {
-    /// Nobody was told of it yet: after a crash it is taken back.
+    /// Nobody has been told about it yet: after a crash it is undone.
     Making = 0,
-    /// Everything is set up.
+    /// Everything has been set up.
     Made = 1,
-    /// As older builds had it of a pod that was stopped; now it is told by its supervisor, which is gone.
+    /// Older builds recorded this for a stopped pod; now the absence of its supervisor shows it.
     Stopped = 2,
 }
 
-/// Why there is no record to go by.
+/// Why a record cannot be used.
 #[derive(Debug)]
 pub enum Unreadable {
     /// It is not what was saved.
     Damaged(StageError),
-    /// It may be whole: a newer release wrote it in a way that says nothing to this one, or the disk refuses for now.
+    /// It may be whole: a newer release wrote it in a form that this one does not understand, or the disk fails for
+    /// now.
     LeftAlone(StageError),
 }
 
-/// Loads a record; one of a newer release with what this one understands, if that is enough to list what it is of and to
-/// take it away. Who does not see its pod makes it a second time.
+/// Loads a record. From one of a newer release it takes what this one understands, if that is enough to list the object
+/// and to remove it: a kubelet that does not see its pod makes it a second time.
 fn load<R: Content>(
     path: &Path,
     stage: &'static str,

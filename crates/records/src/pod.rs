@@ -10,13 +10,13 @@ use wharf_types::{Stage as _, StageError};
 
 use crate::{Phase, Unreadable, load};
 
-/// What is remembered of a pod.
+/// The recorded facts about a pod.
 #[derive(Clone, PartialEq, Message)]
 pub struct PodRecord {
     /// The request as it came.
     #[prost(message, required, tag = "1")]
     pub config: PodSandboxConfig,
-    /// The runtime handler that it was asked for by.
+    /// The runtime handler in its request.
     #[prost(string, tag = "2")]
     pub handler: String,
     /// Nanoseconds since the epoch.
@@ -43,7 +43,7 @@ impl PodRecord {
     /// Saves it.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's error.
     pub fn save(&self, path: &Path) -> Result<(), StageError> {
         records::save(path, self, Durability::Volatile).stage("recording the pod")
     }
