@@ -1,4 +1,4 @@
-//! What a supervisor can be asked for: a method for each request, which returns what the answer to it says.
+//! The requests to a supervisor: one method each, which returns the reply's content.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -11,25 +11,25 @@ use crate::BRIEF_PATIENCE;
 use crate::connection::Connection;
 use crate::error::SupervisorError;
 
-/// A signal, and who gets it.
+/// A signal and its recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// Of this number, for the first process.
+    /// The signal with this number, for the first process.
     First(i32),
     /// SIGKILL, for every process.
     KillAll,
 }
 
 impl Signal {
-    /// The signal of a number. Only the kernel obeys SIGKILL, and so it may take all with it.
+    /// The signal with a number. Only the kernel acts on SIGKILL, so it may kill every process.
     pub fn of_number(number: i32) -> Self {
         if number == 9 { Self::KillAll } else { Self::First(number) }
     }
 }
 
 impl Connection {
-    /// Makes a container's first process, which waits for its start. `log` is the directory of the container's log, where
-    /// that was made already.
+    /// Creates a container's first process, which waits for its start. `log` is the directory of the container's log,
+    /// if the file already exists.
     pub async fn create(&self, plan: &Plan, log: Option<&OwnedFd>) -> Result<v1::Created, StageError> {
         const STAGE: &str = "creating the container";
         let file = wharf_wire::to_file(&v1::Plan::from(plan)).stage(STAGE)?;
@@ -61,28 +61,28 @@ impl Connection {
         self.call_briefly("signalling the container", request::Body::Signal(signal)).await
     }
 
-    /// Has it forget a container, killing what is left of it.
+    /// Has it forget a container, and kills what is left of it.
     pub async fn remove(&self, container: &ContainerId) -> Result<(), StageError> {
         let body = request::Body::Remove(v1::Remove { container: container.to_string() });
         self.call_briefly("removing the container", body).await
     }
 
-    /// Opens a container's log anew.
+    /// Reopens a container's log.
     pub async fn reopen_log(&self, container: &ContainerId) -> Result<(), StageError> {
         const STAGE: &str = "reopening the log";
         let body = request::Body::ReopenLog(v1::ReopenLog { container: container.to_string() });
         done(STAGE, self.call(STAGE, body, &[]).await?).map(drop)
     }
 
-    /// Kills a command, and all that it started.
+    /// Kills a command and everything that it started.
     pub async fn kill_exec(&self, exec: u64) -> Result<(), StageError> {
         const STAGE: &str = "killing a command";
         let body = request::Body::KillExec(v1::KillExec { exec });
         done(STAGE, self.call(STAGE, body, &[]).await?).map(drop)
     }
 
-    /// Connects a client to a container's streams: `outputs` are what it reads. With it comes the container's input or its
-    /// terminal, if it has one.
+    /// Attaches a client to a container's streams; `outputs` are what the client reads. Returns the container's input
+    /// or its terminal, if it has one.
     pub async fn attach(
         &self,
         attach: v1::Attach,
@@ -92,7 +92,7 @@ impl Connection {
         done(STAGE, self.call(STAGE, request::Body::Attach(attach), outputs).await?)
     }
 
-    /// Asks for a copy of what it holds for the pod.
+    /// Asks for a copy of a descriptor that the supervisor holds for the pod.
     pub async fn lend(&self, held: v1::Held) -> Result<OwnedFd, StageError> {
         const STAGE: &str = "asking for what the pod's supervisor holds";
         let body = request::Body::Lend(v1::Lend { held: held.into() });
@@ -100,14 +100,14 @@ impl Connection {
         lent.ok_or_else(|| other(STAGE, "a descriptor"))
     }
 
-    /// Has it end, with every process of its pod.
+    /// Has it exit, with every process of its pod.
     pub async fn shut_down(&self, patience: Duration) -> Result<(), StageError> {
         const STAGE: &str = "ending the supervisor";
         let body = request::Body::Shutdown(v1::Shutdown {});
         done(STAGE, self.within(patience, STAGE, body, &[]).await?).map(drop)
     }
 
-    /// For what is done at once.
+    /// For requests that are handled at once.
     async fn call_briefly(&self, stage: &'static str, body: request::Body) -> Result<(), StageError> {
         done(stage, self.within(BRIEF_PATIENCE, stage, body, &[]).await?).map(drop)
     }
@@ -133,7 +133,7 @@ mod tests {
     use wharf_types::{ErrorKind, Failure as _, chain};
     use wharf_wire::v1::{Message, Reply, Request, message};
 
-    /// A supervisor that gives this answer to one request.
+    /// A supervisor that sends this reply to one request.
     fn supervisor(theirs: OwnedFd, answer: reply::Result) -> std::thread::JoinHandle<request::Body> {
         std::thread::spawn(move || {
             let (request, _) = wharf_wire::receive::<Request>(theirs.as_fd()).unwrap().unwrap();
@@ -178,7 +178,7 @@ mod tests {
             (Kind::Invalid, ErrorKind::InvalidArgument),
             (Kind::Precondition, ErrorKind::FailedPrecondition),
             (Kind::NotStarted, ErrorKind::FailedPrecondition),
-            // The daemon knew the container: to its caller it is not gone.
+            // The daemon knew the container, so to its caller it is not gone.
             (Kind::NotFound, ErrorKind::Internal),
         ];
         for (kind, expected) in table {

@@ -1,4 +1,4 @@
-//! The daemon's end of the connection to a supervisor: requests with their answers, and events.
+//! The daemon's end of the connection to a supervisor: requests with their replies, and events.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,9 +21,9 @@ use crate::{ANSWER_PATIENCE, BRIEF_PATIENCE, number};
 
 type Answer = oneshot::Sender<(reply::Result, Vec<OwnedFd>)>;
 
-/// How many requests may wait for one supervisor, that a stopped one cannot take the daemon's memory.
+/// How many requests may wait for one supervisor, so that a stopped one cannot use up the daemon's memory.
 const REQUESTS_LIMIT: usize = 1024;
-/// How many events wait to be noted. A supervisor keeps what is not taken, and sends it later.
+/// How many events may wait to be handled. A supervisor keeps what is not accepted, and sends it later.
 const EVENTS_LIMIT: usize = 256;
 
 /// A connection to one supervisor.
@@ -32,18 +32,18 @@ pub struct Connection {
     socket: Arc<UnixStream>,
     shared: Arc<Shared>,
     next: AtomicU64,
-    /// What it can do; none until it was greeted.
+    /// What it can do; empty until it has been greeted.
     features: OnceLock<Features>,
-    /// What it holds for the pod; nothing until it was greeted.
+    /// What the supervisor holds for the pod; unset until the greeting is answered.
     held: OnceLock<Held>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     waiting: Mutex<HashMap<u64, Answer>>,
-    /// Whether anything came since this was last asked.
+    /// Whether anything has arrived since the last call of `was_heard`.
     heard: AtomicBool,
-    /// Whether an answer was waited for in vain, and nothing came since.
+    /// Whether a reply did not come in time and nothing has arrived since.
     silent: AtomicBool,
 }
 
@@ -55,24 +55,24 @@ impl Shared {
     fn answer(&self, reply: v1::Reply, descriptors: Vec<OwnedFd>) {
         let waiter = self.waiting().remove(&reply.id);
         if let (Some(waiter), Some(result)) = (waiter, reply.result) {
-            // A caller that went away needs no answer.
+            // A caller that went away needs no reply.
             drop(waiter.send((result, descriptors)));
         }
     }
 }
 
 impl Connection {
-    /// Takes a connected socket; events come out of the returned queue, which ends with the connection.
+    /// Takes a connected socket. Events come out of the returned queue, which ends with the connection.
     pub fn new(socket: OwnedFd) -> Result<(Self, mpsc::Receiver<message::Body>), StageError> {
         const STAGE: &str = "the supervisor's connection";
-        // Only its readiness is used as a stream's: messages are sent and received by the wire's own calls.
+        // It serves only for readiness: messages are sent and received by the wire's own functions.
         let socket = std::os::unix::net::UnixStream::from(socket);
         socket.set_nonblocking(true).stage(STAGE)?;
         let socket = Arc::new(UnixStream::from_std(socket).stage(STAGE)?);
         let shared = Arc::new(Shared::default());
         let (sender, events) = mpsc::channel(EVENTS_LIMIT);
         tokio::spawn(read(Arc::clone(&socket), Arc::clone(&shared), sender));
-        // Numbers that no other daemon used: its late answers are nobody's.
+        // These are numbers that no other daemon has used, so that late replies to another daemon match no request.
         Ok((
             Self {
                 socket,
@@ -85,28 +85,28 @@ impl Connection {
         ))
     }
 
-    /// Whether it was waited for in vain, and has not said anything since.
+    /// Whether a reply did not come in time and the supervisor has been silent since.
     pub fn is_silent(&self) -> bool {
         self.shared.silent.load(Ordering::Relaxed)
     }
 
-    /// What the supervisor said that it can do.
+    /// The features that the supervisor has announced.
     pub fn features(&self) -> Features {
         self.features.get().cloned().unwrap_or_default()
     }
 
-    /// What the supervisor said that it holds for the pod.
+    /// What the supervisor reported that it holds for the pod.
     pub fn held(&self) -> Held {
         self.held.get().cloned().unwrap_or_default()
     }
 
-    /// Whether anything came since the last time this was asked.
+    /// Whether anything has arrived since the last call.
     pub fn was_heard(&self) -> bool {
         self.shared.heard.swap(false, Ordering::Relaxed)
     }
 
-    /// Asks for all that the supervisor has, and waits for the answer as long as the connection lasts. `hold` is what it is
-    /// to hold for the pod from now on, from the daemon that makes the pod.
+    /// Asks for the supervisor's whole state, and waits for the answer as long as the connection lasts. The daemon that
+    /// makes the pod passes in `hold` what the supervisor is to hold for the pod from now on.
     pub async fn greet(&self, hold: &[(v1::Held, BorrowedFd<'_>)]) -> Result<v1::State, StageError> {
         const STAGE: &str = "greeting the pod's supervisor";
         let (kinds, descriptors): (Vec<i32>, Vec<_>) =
@@ -115,7 +115,7 @@ impl Connection {
         let hello = Request { body: Some(hello), ..Request::default() };
         match self.exchange(STAGE, hello, &descriptors).await? {
             (reply::Result::State(state), _) => {
-                // It stays what it is for as long as it lives.
+                // The features stay the same as long as it lives.
                 self.features.get_or_init(|| Features::new(state.features.clone()));
                 self.held.get_or_init(|| Held::of(&state));
                 Ok(state)
@@ -124,20 +124,20 @@ impl Connection {
         }
     }
 
-    /// Whether the supervisor answers soon.
+    /// Whether the supervisor responds soon.
     pub async fn greet_briefly(&self) -> bool {
         let hello = request::Body::Hello(v1::Hello { version: wharf_wire::VERSION, hold: Vec::new() });
         self.within(BRIEF_PATIENCE, "greeting the pod's supervisor", hello, &[]).await.is_ok()
     }
 
-    /// Sends a request with descriptors, and waits for its answer and the descriptors beside that.
+    /// Sends a request with descriptors, and waits for the reply and its descriptors.
     pub(crate) async fn call(
         &self,
         stage: &'static str,
         body: request::Body,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(reply::Result, Vec<OwnedFd>), StageError> {
-        // Who was silent for long is not waited for as long each time.
+        // A supervisor that has been silent for long is not waited for as long each time.
         let patience = if self.is_silent() { BRIEF_PATIENCE } else { ANSWER_PATIENCE };
         self.within(patience, stage, body, descriptors).await
     }
@@ -178,7 +178,7 @@ impl Connection {
 
     async fn send(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), wharf_wire::Error> {
         let mut refused = None;
-        // Within the call that waits, so that a socket found full is waited for and not asked again and again.
+        // Inside the call that waits, so that a full socket is waited for and not polled.
         let sent = self.socket.async_io(Interest::WRITABLE, || {
             match wharf_wire::send(self.socket.as_fd(), request, descriptors) {
                 Err(error) if error.would_block() => Err(std::io::ErrorKind::WouldBlock.into()),
@@ -201,9 +201,9 @@ impl Connection {
     }
 }
 
-/// When a request must not be done any more, by the monotonic clock: before its caller is told that it failed, who then may
-/// ask for the same again. What only ends something is done whenever it comes: whoever asked has ended it by force
-/// meanwhile, or goes on to.
+/// The monotonic time from which a request must no longer be carried out. It comes before the caller is told of the
+/// failure, because the caller may then repeat the request. A request that only ends something is carried out whenever
+/// it arrives: its caller has ended the thing by force in the meantime, or is about to.
 fn deadline_ns(body: &request::Body, patience: Duration) -> u64 {
     use request::Body;
     match body {
@@ -220,7 +220,7 @@ fn deadline_ns(body: &request::Body, patience: Duration) -> u64 {
     }
 }
 
-/// A place among those who wait for an answer; it is given up with the wait, however that ends.
+/// A place among the callers that wait for a reply; dropping it gives up the wait.
 struct Waiting<'a> {
     shared: &'a Shared,
     id: u64,
@@ -245,7 +245,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Receives until the connection ends: answers go to who waits for them, events into the queue.
+/// Receives until the connection ends: replies go to their callers, events into the queue.
 async fn read(socket: Arc<UnixStream>, shared: Arc<Shared>, events: mpsc::Sender<message::Body>) {
     while let Some((message, descriptors)) = receive(&socket).await {
         shared.heard.store(true, Ordering::Relaxed);
@@ -256,7 +256,7 @@ async fn read(socket: Arc<UnixStream>, shared: Arc<Shared>, events: mpsc::Sender
                 continue;
             }
             Some(event) => event,
-            // Of a newer release: nobody here waits for it.
+            // It is from a newer release, and nobody here waits for it.
             None => continue,
         };
         if events.send(event).await.is_err() {
@@ -266,7 +266,7 @@ async fn read(socket: Arc<UnixStream>, shared: Arc<Shared>, events: mpsc::Sender
     shared.waiting().clear();
 }
 
-/// The next message; `None` when the connection is over.
+/// The next message; `None` when the connection has ended.
 async fn receive(socket: &UnixStream) -> Option<(Message, Vec<OwnedFd>)> {
     loop {
         socket.readable().await.ok()?;
@@ -279,7 +279,7 @@ async fn receive(socket: &UnixStream) -> Option<(Message, Vec<OwnedFd>)> {
                     Ok(())
                 }
             });
-        // Woken for nothing, it is waited for again.
+        // After a spurious wakeup, waits again.
         if let (Ok(()), Some(received)) = (tried, received) {
             return received.ok().flatten();
         }
@@ -292,7 +292,7 @@ mod tests {
     use futures_util::FutureExt as _;
     use wharf_types::{ErrorKind, Failure as _};
 
-    /// One thread for all tasks: a send that held it would let nobody else go on.
+    /// One thread for all tasks: a send that blocked it would stop everything else.
     #[test]
     fn a_supervisor_that_does_not_read_holds_up_its_own_calls_and_nothing_else() {
         const CALLS: u64 = 1000;

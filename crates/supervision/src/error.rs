@@ -1,58 +1,58 @@
-//! What can go wrong between the daemon and a supervisor.
+//! The errors between the daemon and a supervisor.
 
 use std::time::Duration;
 
 use wharf_types::{ErrorKind, Failure};
 use wharf_wire::v1;
 
-/// Why a supervisor did not do what it was asked for.
+/// Why a supervisor did not do what was requested.
 #[derive(Debug, thiserror::Error)]
 pub enum SupervisorError {
-    /// It has ended.
+    /// It has exited.
     #[error("the pod's supervisor is gone")]
     Gone,
     /// The connection is being made.
     #[error("it has not answered yet: try again")]
     NotConnected,
-    /// It may be stopped, or wait for a disk.
+    /// It did not respond; it may be stopped, or may be waiting for a disk.
     #[error("the pod's supervisor did not answer within {patience:?}")]
     Silent {
-        /// How long it was waited for.
+        /// How long the wait was.
         patience: Duration,
     },
-    /// It does not take requests as fast as they come.
+    /// It does not accept requests as fast as they come.
     #[error("{limit} requests wait for the pod's supervisor: try again later")]
     Busy {
-        /// How many may.
+        /// How many may wait.
         limit: usize,
     },
-    /// It does not do what was agreed on: a fault of ours.
+    /// It violated the protocol, which is a bug in wharf.
     #[error("the pod's supervisor answered with something else than {expected}")]
     Protocol {
-        /// What the request is answered with.
+        /// The expected reply.
         expected: &'static str,
     },
-    /// It tried, and failed.
+    /// It tried and failed.
     #[error("{message}")]
     Refused {
-        /// The class, as the supervisor judged it.
+        /// The class, as the supervisor reported it.
         kind: ErrorKind,
-        /// The whole chain of causes there.
+        /// Its whole chain of causes.
         message: String,
     },
-    /// It is of the release that made the pod.
+    /// It is of the release that made the pod, and lacks a feature.
     #[error("the pod's supervisor is of an older release and cannot do {what}: make the pod anew")]
     Older {
-        /// What it would have to do.
+        /// The missing feature.
         what: &'static str,
     },
-    /// Killed, it does not end.
+    /// It was killed and does not exit.
     #[error("its process is still there {patience:?} after SIGKILL: does it wait for a disk?")]
     Undead {
-        /// How long it was waited for.
+        /// How long the wait was.
         patience: Duration,
     },
-    /// The connection does not carry the request.
+    /// The request cannot be sent.
     #[error(transparent)]
     Wire(#[from] wharf_wire::Error),
 }
@@ -60,7 +60,7 @@ pub enum SupervisorError {
 impl Failure for SupervisorError {
     fn kind(&self) -> ErrorKind {
         match self {
-            // Not the deadline of whoever asked: a probe's command that did not begin has not failed.
+            // Not DeadlineExceeded, which is the caller's own: a probe whose command did not begin has not failed.
             Self::Gone | Self::NotConnected | Self::Silent { .. } => ErrorKind::Unavailable,
             Self::Busy { .. } => ErrorKind::ResourceExhausted,
             Self::Protocol { .. } => ErrorKind::Internal,

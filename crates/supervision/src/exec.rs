@@ -1,4 +1,4 @@
-//! The request to execute a command. Its words travel in the message, or where they are many in a file beside it.
+//! The request to execute a command. Its arguments travel in the message, or in a file beside it if they are long.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
@@ -9,20 +9,21 @@ use crate::calls::done;
 use crate::connection::Connection;
 
 const STAGE: &str = "exec";
-/// How many bytes of words travel in the message itself.
+/// How many bytes of arguments travel in the message itself.
 const IN_MESSAGE_BYTES: usize = 32 * 1024;
 
-/// What a command's streams are.
+/// A command's streams.
 #[derive(Debug)]
 pub enum ExecStreams<'a> {
-    /// Input, output, error.
+    /// Standard input, output and error.
     Pipes([BorrowedFd<'a>; 3]),
-    /// One that the supervisor makes, of this size if it is known; what stands in for the streams until then.
+    /// A terminal that the supervisor makes, of this size if it is known, and what stands in for the streams until
+    /// then.
     Terminal([BorrowedFd<'a>; 3], Option<TerminalSize>),
 }
 
 impl Connection {
-    /// Executes a further command in a container, by a number that [`crate::number`] gave; with it comes its terminal, if
+    /// Executes a further command in a container, under a number from [`crate::number`], and returns its terminal, if
     /// it has one.
     pub async fn exec(
         &self,
@@ -42,10 +43,10 @@ impl Connection {
     }
 }
 
-/// A command's words for the message, or in a file beside it.
+/// A command's arguments for the message, or in a file beside it.
 fn words(command: Vec<String>) -> Result<(Vec<Vec<u8>>, Option<OwnedFd>), StageError> {
     let words: Vec<_> = command.into_iter().map(String::into_bytes).collect();
-    // A word costs a few bytes more than its own.
+    // An argument takes a few bytes more than its length.
     if words.iter().map(|word| word.len() + 8).sum::<usize>() <= IN_MESSAGE_BYTES {
         return Ok((words, None));
     }

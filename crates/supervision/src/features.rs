@@ -1,5 +1,5 @@
-//! What a pod's supervisor can do. It is of the release that made the pod, its life long, and says so by the names of its
-//! features: a plan that needs another one is refused, with what to do about it.
+//! What a pod's supervisor can do. It is of the release that made the pod, as long as it lives, and announces its
+//! features by name. A plan that needs another feature is refused, with advice.
 
 use wharf_isolation::{MountPlan, Source};
 use wharf_sys::mount::Attributes;
@@ -12,7 +12,7 @@ use crate::error::SupervisorError;
 pub struct Features(Vec<String>);
 
 impl Features {
-    /// Those of these names.
+    /// The features with these names.
     pub fn new(names: Vec<String>) -> Self {
         Self(names)
     }
@@ -21,7 +21,7 @@ impl Features {
         self.0.iter().any(|feature| feature == name)
     }
 
-    /// Makes of a plan's mounts those that the supervisor makes as they are meant.
+    /// Changes a plan's mounts so that the supervisor makes them as intended.
     ///
     /// # Errors
     /// FailedPrecondition if it cannot do what the container needs.
@@ -37,8 +37,9 @@ impl Features {
     }
 }
 
-/// An older supervisor makes a new file system read-only before others are mounted in it, and cannot mount them then. What
-/// is lost is that names can be made beside those mounts, in a few kilobytes, as in the pod's other containers.
+/// An older supervisor makes a new file system read-only before others are mounted in it, and then cannot mount them.
+/// So the file system stays writable: the cost is that names can be made beside those mounts, in a few kilobytes, as in
+/// the pod's other containers.
 fn leave_writable(mounts: &mut [MountPlan]) {
     for mount in mounts {
         if matches!(&mount.source, Source::Filesystem { kind, .. } if kind == "tmpfs") {

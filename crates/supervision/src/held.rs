@@ -1,11 +1,10 @@
-//! What a supervisor holds for its pod, and where people find that.
+//! What a supervisor holds for its pod, and where people find it.
 
 use std::path::PathBuf;
 
 use wharf_wire::v1;
 
-/// What a supervisor holds for its pod. Of a pod that an earlier release made it holds nothing: its namespaces are pinned as
-/// files.
+/// What a supervisor holds for its pod. Nothing if an earlier release made the pod: its namespaces are pinned as files.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Held {
     supervisor: i32,
@@ -13,19 +12,19 @@ pub struct Held {
 }
 
 impl Held {
-    /// As the supervisor tells it in its state.
+    /// From the supervisor's state message.
     pub fn of(state: &v1::State) -> Self {
         let descriptors = state.held.iter().map(|held| (held.held(), held.number));
         Self { supervisor: state.pid, descriptors: descriptors.collect() }
     }
 
-    /// Whether an earlier release made the pod.
+    /// Whether nothing is held, which means that an earlier release made the pod.
     pub fn is_nothing(&self) -> bool {
         self.descriptors.is_empty()
     }
 
-    /// A path that is there as long as the supervisor is, for people and their tools. It is no way for wharf itself, which
-    /// asks for a descriptor.
+    /// A path, for people and their tools, that is valid as long as the supervisor lives. wharf itself asks for a
+    /// descriptor instead.
     pub fn path(&self, wanted: v1::Held) -> Option<PathBuf> {
         let found = self.descriptors.iter().find(|(held, _)| *held == wanted);
         found.map(|(_, number)| PathBuf::from(format!("/proc/{}/fd/{number}", self.supervisor)))

@@ -1,5 +1,5 @@
-//! The daemon's side of a pod's supervisor: its program and its process, the connection to it and whether that is up, what
-//! it can be asked for, and who waits for what it will tell. Of pods and of what they are made of it knows nothing.
+//! The daemon's side of a pod's supervisor: its program and process, the connection to it and the connection's state,
+//! the requests, and who waits for its reports. It knows nothing about pods and their content.
 
 mod calls;
 mod cgroup;
@@ -29,9 +29,9 @@ pub use process::Process;
 pub use program::Program;
 pub use waiters::{Waiters, number};
 
-/// How long a supervisor may take to receive a request and to answer it; each is one of a program's execution, on a slow
-/// disk at worst.
+/// How long a supervisor may take to accept a request and to reply. In the worst case, either takes as long as
+/// executing a program from a slow disk.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a supervisor may take for what it does at once: to greet, to kill, to forget. One that does not answer for so
-/// long may be stopped, or wait for a disk; it is still there.
+/// How long a supervisor may take for what it does at once: to greet, to kill, to forget. One that does not respond
+/// within this time may be stopped, or may be waiting for a disk; it still exists.
 pub const BRIEF_PATIENCE: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! How a pod is connected to its supervisor.
+//! The state of a pod's connection to its supervisor.
 
 use std::sync::Arc;
 
@@ -10,15 +10,15 @@ use crate::connection::Connection;
 /// The state of the connection.
 #[derive(Debug, Clone)]
 pub enum Link {
-    /// It is being made, or made anew after it broke: as long as the supervisor lives.
+    /// It is being made, or made again after it broke, as long as the supervisor lives.
     Connecting,
-    /// The supervisor has answered on it.
+    /// The supervisor has responded on it.
     Up(Arc<Connection>),
-    /// The supervisor is gone, and all that it watched over.
+    /// The supervisor is gone, with everything that it supervised.
     Gone,
 }
 
-/// The connection as it changes.
+/// The connection's state over time.
 #[derive(Debug)]
 pub struct Links(watch::Sender<Link>);
 
@@ -29,7 +29,7 @@ impl Default for Links {
 }
 
 impl Links {
-    /// The state as it is now.
+    /// The present state.
     pub fn now(&self) -> Link {
         self.0.borrow().clone()
     }
@@ -50,17 +50,17 @@ impl Links {
         });
     }
 
-    /// Waits for the supervisor's end.
+    /// Waits until the supervisor is gone.
     pub async fn gone(&self) {
-        // The sender is the pod's own, so it lives as long as the wait.
+        // The sender belongs to the pod, so it lives as long as the wait.
         drop(self.0.subscribe().wait_for(|link| matches!(link, Link::Gone)).await);
     }
 
-    /// Waits until it is made, or never will be, but not for a supervisor that does not answer soon.
+    /// Waits until it is made or never will be, but not for a supervisor that does not respond soon.
     pub async fn settled(&self) -> Link {
         let mut links = self.0.subscribe();
         let settled = links.wait_for(|link| !matches!(link, Link::Connecting));
-        // The sender is the pod's own, so it lives as long as the wait.
+        // The sender belongs to the pod, so it lives as long as the wait.
         drop(tokio::time::timeout(BRIEF_PATIENCE, settled).await);
         self.now()
     }

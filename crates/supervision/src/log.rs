@@ -1,4 +1,4 @@
-//! What a supervisor could tell to nobody: the last lines of its log, which it keeps short by itself.
+//! What a supervisor could tell nobody: the last lines of its log, which the supervisor itself keeps short.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ const LIMIT_BYTES: usize = 128 * 1024;
 /// How many lines are shown.
 const LINES: usize = 20;
 
-/// The last lines of the log of the supervisor of a pod's directory; mostly there are none. Blocking.
+/// The last lines of the log of the supervisor in a pod's directory; usually there are none. Blocking.
 ///
 /// # Errors
 /// The log cannot be read, or is longer than any supervisor makes it.

@@ -1,4 +1,4 @@
-//! A supervisor as a process: what the kernel says of it, whatever becomes of the connection to it.
+//! A supervisor's process, as the kernel reports it, whatever happens to the connection.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -19,16 +19,16 @@ struct Inner {
     parent: Parent,
 }
 
-/// Who has to reap a supervisor.
+/// Who must reap a supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Parent {
     ThisDaemon,
-    /// An earlier daemon; its children were handed to the init of the machine.
+    /// An earlier daemon, whose children were inherited by the machine's init.
     Init,
 }
 
 impl Process {
-    /// One that this daemon started.
+    /// A supervisor that this daemon started.
     pub(crate) fn started(pidfd: OwnedFd) -> Result<Self, StageError> {
         Self::new(pidfd, Parent::ThisDaemon)
     }
@@ -43,25 +43,25 @@ impl Process {
         Ok(Self(Arc::new(Inner { pidfd, parent })))
     }
 
-    /// The supervisor that an earlier daemon started, by a connection to it.
+    /// A supervisor that an earlier daemon started, identified through a connection to it.
     pub fn adopt(socket: BorrowedFd<'_>) -> Result<Self, StageError> {
         let pidfd = socket::peer_process(socket).stage("finding the pod's supervisor")?;
         Self::new(pidfd, Parent::Init)
     }
 
-    /// Kills it, if it is still there.
+    /// Kills it, if it still exists.
     pub fn kill(&self) {
         if let Err(error) = process::signal(self.0.pidfd.get_ref().as_fd(), 9) {
             tracing::debug!(%error, "a supervisor was gone before it was killed");
         }
     }
 
-    /// Waits for its end, and reaps it.
+    /// Waits until it exits, and reaps it.
     pub async fn ended(&self) {
-        // It fails only when the runtime ends, and this task with it.
+        // This fails only when the runtime shuts down, which ends this task, too.
         drop(self.0.pidfd.readable().await);
         if self.0.parent == Parent::ThisDaemon {
-            // Reaped already by another who waited.
+            // Another waiter may already have reaped it.
             drop(process::wait(self.0.pidfd.get_ref().as_fd(), Reap::Remove));
         }
     }

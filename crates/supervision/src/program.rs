@@ -1,4 +1,4 @@
-//! Starting a supervisor: from a copy in memory, so that no container can overwrite what supervises it.
+//! Starting a supervisor, from a copy in memory, so that no container can overwrite its own supervisor.
 #![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 
 use std::fs::File;
@@ -30,7 +30,7 @@ impl Program {
         detached_program("wharf-shim", &bytes).map(Self)
     }
 
-    /// Starts it for a pod's directory, in a cgroup (v2) if there is one, and returns its connection.
+    /// Starts it for a pod's directory, in a cgroup (v2) if there is one, and returns the connection.
     pub fn start(
         &self,
         directory: &Path,

@@ -1,4 +1,4 @@
-//! Who waits for something that a supervisor will tell, by number.
+//! Callers that wait for something that a supervisor will report, by number.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,31 +22,32 @@ impl<T> Waiters<T> {
         lock(&self.0)
     }
 
-    /// Takes a place among those who wait.
+    /// Adds a waiter.
     pub fn add(&self, number: u64) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
         let mut waiting = self.lock();
-        // Callers that went away before they were told.
+        // Removes callers that went away before their value came.
         waiting.retain(|_, sender| !sender.is_closed());
         waiting.insert(number, sender);
         receiver
     }
 
-    /// Tells who waits by this number, if anybody does.
+    /// Passes the value to the waiter with this number, if there is one.
     pub fn tell(&self, number: u64, value: T) {
         if let Some(waiter) = self.lock().remove(&number) {
-            // A caller that went away needs no answer.
+            // A caller that went away needs no value.
             drop(waiter.send(value));
         }
     }
 
-    /// Nothing will be told any more: the supervisor is gone.
+    /// Nothing more will be reported, because the supervisor is gone.
     pub fn clear(&self) {
         self.lock().clear();
     }
 }
 
-/// A number that no other exec, attached client or request has, over restarts of the daemon too: it names a cgroup.
+/// A number that no other exec, attached client or request has, not even across restarts of the daemon: it names a
+/// cgroup.
 pub fn number() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     (wharf_sys::clock::now_ns().cast_unsigned() << 10) | (NEXT.fetch_add(1, Ordering::Relaxed) & 0x3ff)
