@@ -1,4 +1,4 @@
-//! The daemon's own small service beside the CRI's two: what the command line shows people.
+//! wharfd's own small service beside the CRI's two: what the command line shows to people.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,10 +21,10 @@ use crate::runtime::Streamed;
 use crate::status;
 use crate::view::pod_request;
 
-/// How often a listener is told: smooth for an eye, cheap for a daemon.
+/// How often a client gets an update: smooth for the eye, cheap for the daemon.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// The service over what the daemon knows of itself, and the pulls.
+/// The service, with what the daemon knows about itself and the pulls.
 #[derive(Clone)]
 pub struct Admin {
     info: Arc<dyn Fn() -> InfoResponse + Send + Sync>,
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// Makes the service; `info` says what holds at that time.
+    /// Makes the service; `info` returns the daemon's present information.
     #[must_use]
     pub fn new(
         info: impl Fn() -> InfoResponse + Send + Sync + 'static,
@@ -50,7 +50,7 @@ impl Admin {
         Self { info: Arc::new(info), engine, puller, ending: Arc::default() }
     }
 
-    /// Ends the streams of progress, which otherwise end with their listeners alone.
+    /// Ends the streams of progress, which otherwise end only when their clients leave.
     pub fn end_progress(&self) {
         self.ending.store(true, Ordering::Relaxed);
     }
@@ -101,7 +101,7 @@ impl AdminService for Admin {
             "" => self.engine.pods(),
             id => vec![self.engine.pod(id).map_err(status::of)?],
         };
-        // Made one by one as the listener takes them: all together may be long.
+        // Built one by one as the client takes them: all of them together may be long.
         let requests = pods.into_iter().map(|pod| {
             let containers = pod.containers().iter().map(|container| container.facts()).collect();
             Ok(pod_request(&pod.facts(), containers))
@@ -119,13 +119,13 @@ impl AdminService for Admin {
     }
 }
 
-/// The image that is named, if one is.
+/// The requested image, if one is named.
 fn wanted(image: &str) -> Result<Option<Reference>, Status> {
     let parsed = (!image.is_empty()).then(|| image.parse::<Reference>()).transpose();
     parsed.map_err(status::of)
 }
 
-/// The state of the pulls again and again, until the daemon ends.
+/// The state of the pulls, at intervals, until the daemon exits.
 fn states(
     puller: Arc<Puller>,
     ending: Arc<AtomicBool>,

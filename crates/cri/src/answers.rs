@@ -1,9 +1,9 @@
-//! What holds for the answer of every call, whatever its service: it comes before the client gives up, and it has a
+//! What holds for the response to every call of every service: it arrives before the client gives up, and it has a
 //! status.
 //!
-//! Left alone, the gRPC library answers a deadline of the client's that ends in the server first by CANCELLED, where
-//! the protocol has DEADLINE_EXCEEDED, does not end a stream at its deadline, and resets the stream of a handler that
-//! panics without a word.
+//! By itself, the gRPC library responds to a client's deadline that expires first in the server with CANCELLED, where
+//! the protocol demands DEADLINE_EXCEEDED; it does not end a stream at its deadline; and when a handler panics, it
+//! resets the stream without a status.
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
@@ -23,11 +23,11 @@ use tower::Service;
 
 use crate::status::{self, Fault};
 
-/// How much earlier than the client a deadline ends here at most, so that the answer finds it waiting. It is a tenth of
-/// a short one.
+/// How much earlier than at the client a deadline expires here, at most, so that the client is still waiting for the
+/// response. It is a tenth of a short deadline.
 const HEAD_START: Duration = Duration::from_millis(10);
 
-/// All services, with answers as described above: a layer for the server.
+/// A layer for the server that gives all services such responses.
 #[derive(Debug, Clone)]
 pub struct Answers<S>(S);
 
@@ -69,13 +69,13 @@ where
     }
 }
 
-/// When the call has to be answered, if its client says so.
+/// The deadline of the call, if its client has set one.
 fn deadline(headers: &HeaderMap) -> Option<Instant> {
     let patience = timeout(headers.get("grpc-timeout")?.to_str().ok()?)?;
     Instant::now().checked_add(patience - HEAD_START.min(patience / 10))
 }
 
-/// A duration as gRPC writes it: at most eight digits and a unit.
+/// Parses a duration as gRPC writes it: at most eight digits and a unit.
 fn timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -93,8 +93,8 @@ fn timeout(text: &str) -> Option<Duration> {
     }
 }
 
-/// Waits for the deadline, if there is one. The clock is asked too: a timer fires up to a millisecond late, and the gRPC
-/// library's own for the same call must not be found before this one.
+/// Waits for the deadline, if there is one, and also checks the clock: a timer fires up to a millisecond late, and the
+/// gRPC library's own timer for the same call must not be seen before this one.
 async fn passed(deadline: Option<Instant>) {
     let Some(at) = deadline else { return std::future::pending().await };
     let mut timer = pin!(tokio::time::sleep_until(at));
@@ -106,8 +106,8 @@ fn overdue() -> Status {
     status::of(Fault::Overdue)
 }
 
-/// A body that ends at the deadline, with the status that says so. One that has ended already stays as it is: its status
-/// is among its headers.
+/// A body that ends at the deadline, with the status that says so. A body that has already ended stays as it is: its
+/// status is in its headers.
 fn until(deadline: Option<Instant>, body: Body) -> Body {
     if deadline.is_none() || body.is_end_stream() {
         return body;
@@ -155,7 +155,7 @@ mod tests {
         }
     }
 
-    /// The answer of services that do this, to a client with this patience.
+    /// The response of such services to a client with this deadline.
     async fn answer<F>(services: impl Fn() -> F + Send, patience: &str) -> Response<Body>
     where
         F: Future<Output = Response<Body>> + Send + 'static,

@@ -1,16 +1,16 @@
-//! Lists in messages that any client takes, however long the list and whatever is in it.
+//! Lists split into messages that any client accepts, however long the list and whatever is in it.
 
 use prost::Message;
 
-/// How many bytes a message has at most, if no item alone has more: a fraction of what clients of all languages take.
+/// The longest message, in bytes, unless a single item is longer: a fraction of what clients in all languages accept.
 const MESSAGE_BYTES: usize = 1 << 20;
 
-/// The items in order, each once, in parts for one message each; no part is empty.
+/// The items in order, each once, in parts that fit one message; no part is empty.
 pub(crate) fn batches<T: Message>(items: Vec<T>) -> Vec<Vec<T>> {
     let mut batches = Vec::new();
     let mut last_bytes = MESSAGE_BYTES;
     for item in items {
-        // Beside itself an item takes its tag and its length.
+        // An item also takes its tag and its length.
         let bytes = item.encoded_len() + 16;
         last_bytes += bytes;
         match batches.last_mut() {

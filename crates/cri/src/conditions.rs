@@ -1,13 +1,13 @@
-//! What the runtime's status says of the node: whether it works, and whether pods can be made.
+//! The conditions in the runtime's status: whether it works, and whether pods can be made.
 
 use wharf_cri_api::v1::RuntimeCondition;
 use wharf_network::Readiness;
 use wharf_pods::{Extent, Unready};
 
-/// The conditions. A part that could not be asked within its time says why.
+/// Returns the conditions. A part that did not respond in time says why.
 ///
-/// Where a pod could be stopped and removed but none made, it is the network that is not ready: a kubelet starts no pods
-/// then, and goes on with those that it has. Of a runtime that is not ready it would not even remove them.
+/// If pods can be stopped and removed but not made, the network is reported as not ready: a kubelet then starts no pods
+/// and continues with those that it has. With a runtime that is not ready, it would not even remove them.
 pub(crate) fn of(
     network: Result<Readiness, String>,
     state_directory: Result<Option<Unready>, String>,
@@ -40,7 +40,7 @@ mod tests {
 
     type Seen = [(bool, String); 2];
 
-    /// Whether the runtime and the network are ready, and the reasons.
+    /// Whether the runtime and the network are ready, with the reasons.
     fn seen(network: Result<Readiness, String>, state_directory: Result<Option<Unready>, String>) -> Seen {
         let conditions = of(network, state_directory);
         let kinds: Vec<_> = conditions.iter().map(|condition| condition.r#type.as_str()).collect();

@@ -1,4 +1,4 @@
-//! Filters of lists: fields are ANDed, unset ones let everything through, ids may be given by their beginning.
+//! Filters for lists: fields are ANDed, unset ones match everything, and an id may be a prefix.
 
 use std::collections::BTreeMap;
 

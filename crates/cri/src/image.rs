@@ -21,7 +21,7 @@ use crate::batches::batches;
 use crate::runtime::Streamed;
 use crate::status::{self, Fault};
 
-/// The service over a store of images and a client of registries.
+/// The service over an image store and a registry client.
 #[derive(Debug, Clone)]
 pub struct Images {
     store: Arc<Store>,
@@ -46,7 +46,7 @@ impl Images {
 }
 
 fn item(image: &Image) -> ImageItem {
-    // The store has bounded the field when it took the image in.
+    // The store has limited the field's length.
     let (uid, username) = match image.config().admit(wharf_images::ImageConfig::user) {
         Ok(Some(ImageUser::Id(uid))) => (Some(Int64Value { value: uid.into() }), String::new()),
         Ok(Some(ImageUser::Name(name))) => (None, name.as_str().to_owned()),
@@ -64,12 +64,12 @@ fn item(image: &Image) -> ImageItem {
     }
 }
 
-/// What a verbose status adds: what the image says of how to run it, in the form of its own document, and its layers from
-/// the bottom. It is text for people and tools; nothing here acts on it.
+/// The additions of a verbose status: what the image says about running it, in the form of its own document, and its
+/// layers from the bottom up. They are text for people and tools; nothing acts on them.
 fn info(image: &Image) -> BTreeMap<String, String> {
     let layers: Vec<_> =
         image.layers().iter().rev().filter_map(|path| path.parent()?.file_name()?.to_str()).collect();
-    // The store has bounded the whole when it took the image in.
+    // The store has limited the total length.
     let spec = image.config().admit(|config| {
         let set = |names: &[String]| -> BTreeMap<String, serde_json::Value> {
             names.iter().map(|name| (name.clone(), serde_json::json!({}))).collect()
@@ -127,7 +127,7 @@ impl ImageService for Images {
             return Ok(Response::new(ImageStatusResponse::default()));
         };
         let mut image = item(&found);
-        // The answer is the same by whatever name it was asked for, but for the annotations.
+        // The response does not depend on the name that was used, except for the annotations.
         image.spec.get_or_insert_default().annotations = spec.annotations;
         let info = if request.verbose { info(&found) } else { BTreeMap::new() };
         Ok(Response::new(ImageStatusResponse { image: Some(image), info }))

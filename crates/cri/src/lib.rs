@@ -1,5 +1,5 @@
-//! The CRI's two services and the daemon's own beside them: what a request says becomes a call on pods, images or the
-//! network, and what comes back becomes an answer or a status. Nothing is decided here and nothing is kept.
+//! The CRI's two services and wharfd's own beside them. A request becomes a call on pods, images or the network, and
+//! its result becomes a response or a status. Nothing is decided here, and nothing is kept.
 
 mod admin;
 mod answers;

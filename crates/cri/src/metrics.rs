@@ -1,7 +1,7 @@
 //! Metrics of pods and containers under the names that cAdvisor gave them, for ListPodSandboxMetrics.
 //!
-//! A family of the table is a descriptor and, for each container or interface, a rule that turns a reading into
-//! samples. What the node does not tell has no descriptor.
+//! Each family of the table has a descriptor and a rule that turns a reading of a container or an interface into
+//! samples. A family without data on this node has no descriptor.
 
 mod interfaces;
 mod reading;
@@ -15,7 +15,7 @@ use wharf_pods::{Container, Engine, Pod};
 
 use reading::{Disk, Reading};
 
-/// What every sample is labelled with, before the labels of its family.
+/// The labels that every sample has, before those of its family.
 const BASE_KEYS: [&str; 5] = ["pod", "namespace", "container", "id", "image"];
 
 /// What a node must have for a family to have samples.
@@ -26,7 +26,7 @@ enum Needs {
     HugePages,
 }
 
-/// One metric: a name, what it means, and how it is read off `R`.
+/// One metric: its name, its meaning, and how it is computed from `R`.
 struct Family<R: 'static> {
     name: &'static str,
     help: &'static str,
@@ -36,7 +36,7 @@ struct Family<R: 'static> {
     samples: fn(&R) -> Vec<Sample>,
 }
 
-/// A value with the labels of its family.
+/// A value, with the labels of its family.
 #[derive(Debug, PartialEq, Eq)]
 struct Sample {
     labels: Vec<String>,
@@ -65,7 +65,7 @@ impl<R> Family<R> {
     }
 }
 
-/// The families of containers that this node has samples for.
+/// The container families for which this node has samples.
 fn of_containers(cgroups: &Cgroups) -> Vec<&'static Family<Reading>> {
     let pressure = cgroups.version() != Version::V1 && std::path::Path::new("/proc/pressure").exists();
     let huge_pages = cgroups.controllers().contains(&Controller::Hugetlb);
@@ -77,14 +77,15 @@ fn of_containers(cgroups: &Cgroups) -> Vec<&'static Family<Reading>> {
     table::FAMILIES.iter().filter(is_met).collect()
 }
 
-/// What samples there can be on this node.
+/// The descriptors of all samples that this node can have.
 pub(crate) fn descriptors(engine: &Engine) -> Vec<MetricDescriptor> {
     let containers = of_containers(engine.cgroups());
     let of_containers = containers.into_iter().map(Family::descriptor);
     of_containers.chain(interfaces::FAMILIES.iter().map(Family::descriptor)).collect()
 }
 
-/// The samples of every pod and of its running containers, gathered now; blocking, as it looks at every process.
+/// The samples of every pod and of its running containers, gathered now. Blocking, because it reads about every
+/// process.
 pub(crate) fn gather(engine: &Engine) -> Vec<PodSandboxMetrics> {
     let gathering = Gathering {
         engine,
@@ -95,7 +96,7 @@ pub(crate) fn gather(engine: &Engine) -> Vec<PodSandboxMetrics> {
     engine.pods().iter().map(|pod| gathering.pod(pod)).collect()
 }
 
-/// What is the same for all pods of one answer.
+/// What all pods of one response share.
 struct Gathering<'a> {
     engine: &'a Engine,
     families: Vec<&'static Family<Reading>>,

@@ -1,5 +1,5 @@
-//! Answers that are read off the kernel when they are asked for: on few threads of the pool that all share, and what
-//! takes long once for all who wait for it.
+//! Responses that are read from the kernel on request: on a few threads of the pool that all share, with slow readings
+//! taken once for all callers that wait.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,16 +10,16 @@ use wharf_cri_api::v1::PodSandboxMetrics;
 
 use crate::status::{self, Fault};
 
-/// How many threads read at once: however many ask, others find threads of the pool too.
+/// How many threads read at a time: however many callers there are, other work finds threads in the pool.
 const THREADS: usize = 4;
 /// How many items of a list are worth a thread.
 const SHARE: usize = 16;
 
-/// Where readings are taken.
+/// The threads and the shared readings.
 #[derive(Debug, Clone)]
 pub(crate) struct Readings {
     turns: Arc<Semaphore>,
-    /// How many threads the items of one list are shared by: more than there are processors would only wait.
+    /// How many threads share the items of one list: more threads than CPUs would only wait.
     at_once: usize,
     metrics: Arc<Mutex<Option<Gathered>>>,
 }
@@ -40,8 +40,7 @@ impl Readings {
         }
     }
 
-    /// Reads on a thread of the pool, when it is this reading's turn. One that nobody waits for any more keeps its turn to
-    /// its end.
+    /// Reads on a thread of the pool, in turn. A reading for which nobody waits any more keeps its turn until it ends.
     pub(crate) async fn take<T: Send + 'static>(
         &self,
         read: impl FnOnce() -> T + Send + 'static,
@@ -54,7 +53,7 @@ impl Readings {
         reading.await.map_err(|_panic| status::of(Fault::Panicked))
     }
 
-    /// Reads each item of a list, in its order; several threads share the items of a long one.
+    /// Reads each item of a list, in order; several threads share the items of a long one.
     pub(crate) async fn each<I, T>(
         &self,
         mut items: Vec<I>,
@@ -74,8 +73,8 @@ impl Readings {
         Ok(futures_util::future::try_join_all(shares).await?.into_iter().flatten().collect())
     }
 
-    /// The metrics of all pods, which every process of theirs is looked at for: callers that came while others were served
-    /// share one gathering, begun after the last of them came.
+    /// The metrics of all pods, for which every process of theirs is examined. Callers that arrive while others are
+    /// being served share one gathering, which begins after the last of them arrived.
     pub(crate) async fn metrics(
         &self,
         gather: impl FnOnce() -> Vec<PodSandboxMetrics> + Send + 'static,

@@ -1,4 +1,4 @@
-//! RuntimeService: thin, one call a method.
+//! RuntimeService: thin, one call per method.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -23,7 +23,7 @@ use crate::readings::Readings;
 use crate::status::Fault;
 use crate::{conditions, filter, metrics, stats, status, streams, view};
 
-/// A stream of answers.
+/// A stream of responses.
 pub(crate) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -39,12 +39,12 @@ pub struct Runtime {
     readings: Readings,
 }
 
-/// How long Status waits for each thing that files are read for.
+/// How long Status waits for each part that has to read files.
 const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Runtime {
-    /// Makes the service; `urls` are those of the streaming server, `config` is the daemon's configuration as JSON,
-    /// shown by a verbose Status.
+    /// Makes the service. `urls` issues the URLs of the streaming server; `config` is the daemon's configuration as
+    /// JSON, for a verbose Status.
     #[must_use]
     pub fn new(
         engine: Arc<Engine>,
@@ -57,7 +57,7 @@ impl Runtime {
         Self { engine, network, urls, handlers, config, readings: Readings::new() }
     }
 
-    /// Ends the streams of events, which otherwise end with their listeners alone.
+    /// Ends the streams of events, which otherwise end only when their clients leave.
     pub fn end_events(&self) {
         self.engine.end_events();
     }
@@ -85,7 +85,8 @@ impl Runtime {
         wanted: Option<ContainerStatsFilter>,
     ) -> Result<Vec<ContainerStats>, Status> {
         let mut chosen = self.engine.containers();
-        // One that has ended uses nothing; the kubelet takes it for its successor, by the name, and misses figures.
+        // An exited container uses nothing; the kubelet would take it for its successor, which has the same name, and
+        // miss figures.
         chosen.retain(|item| !item.is_exited());
         if wanted.is_some() {
             chosen
@@ -118,7 +119,7 @@ impl Runtime {
         conditions::of(network, self.ask(move || engine.unready()).await)
     }
 
-    /// What a verbose status of a pod adds. A log that cannot be read is shown as the reason for that.
+    /// The additions of a verbose pod status. If a log cannot be read, the reason is shown in its place.
     async fn pod_info(&self, pod: &pods::Pod) -> BTreeMap<String, String> {
         let mut info = view::pod_info(pod, self.engine.namespaces(pod));
         let log = self.engine.supervisor_log(pod).await;
@@ -129,7 +130,7 @@ impl Runtime {
         info
     }
 
-    /// Asks what reads files; says why if that does not answer.
+    /// Runs a reading of files, and returns the reason if it does not respond in time.
     async fn ask<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
         let asked = tokio::time::timeout(STATUS_PATIENCE, self.readings.take(read)).await;
         match asked {
@@ -139,7 +140,7 @@ impl Runtime {
     }
 }
 
-/// The default handler, which has no name, and the others: all are one, and can the same.
+/// The default handler, which has no name, and the others. All are the same, with the same features.
 fn runtime_handlers(others: Vec<String>) -> Vec<RuntimeHandler> {
     let features = RuntimeHandlerFeatures {
         recursive_read_only_mounts: can_forbid_recursively(),
@@ -149,7 +150,7 @@ fn runtime_handlers(others: Vec<String>) -> Vec<RuntimeHandler> {
     names.map(|name| RuntimeHandler { name, features: Some(features) }).collect()
 }
 
-/// Whether the kernel changes a whole tree of mounts: asked to forbid nothing on the root, it changes nothing.
+/// Whether the kernel can change the attributes of a whole tree of mounts. The test changes no attribute of the root.
 fn can_forbid_recursively() -> bool {
     use wharf_sys::mount::{Attributes, Depth, forbid};
     let root = std::fs::File::open("/");
@@ -240,7 +241,7 @@ impl RuntimeService for Runtime {
     ) -> Answer<PodSandboxStatusResponse> {
         let request = request.into_inner();
         let pod = self.engine.pod(&request.pod_sandbox_id).map_err(status::of)?;
-        // Before anything is looked at: what changes meanwhile is newer.
+        // Before anything is read, so that what changes in the meantime is newer.
         let timestamp = wharf_sys::clock::now_ns();
         Ok(Response::new(PodSandboxStatusResponse {
             status: Some(view::pod_status(&pod.facts())),
@@ -448,7 +449,7 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Answer<UpdatePodSandboxResourcesResponse> {
-        // The pod's cgroup is the kubelet's own, and it has set it already.
+        // The pod's cgroup belongs to the kubelet, which has already set it.
         self.engine.pod(&request.into_inner().pod_sandbox_id).map_err(status::of)?;
         Ok(Response::new(UpdatePodSandboxResourcesResponse {}))
     }

@@ -1,4 +1,4 @@
-//! Statistics of containers and pods as the CRI has them. What cannot be read is left out, never told as 0.
+//! Statistics of containers and pods for the CRI. What cannot be read is left out, never reported as 0.
 
 use wharf_cgroup::{Bound, Extent, Pressure, PressureLine, Stats};
 use wharf_cri_api::v1::{
@@ -13,7 +13,7 @@ fn value(value: Option<u64>) -> Option<UInt64Value> {
     value.map(|value| UInt64Value { value })
 }
 
-/// Statistics of one container; what cannot be read is left out. Blocking: the kernel's files are read.
+/// Statistics of one container; what cannot be read is left out. Blocking: it reads the kernel's files.
 pub(crate) fn container_stats(engine: &Engine, container: &Container) -> ContainerStats {
     let attributes = container.with_config(|config| ContainerAttributes {
         id: container.id().to_string(),
@@ -99,8 +99,8 @@ fn writable_layer(engine: &Engine, container: &Container, timestamp: i64) -> Opt
     })
 }
 
-/// Statistics of a pod: those of its cgroup, which has all that its containers used, also those that are gone, and of its
-/// network. Blocking: the kernel's files are read.
+/// Statistics of a pod: of its cgroup, which has counted everything that its containers used, those that are gone
+/// included, and of its network. Blocking: it reads the kernel's files.
 pub(crate) fn pod_stats(engine: &Engine, pod: &Pod) -> PodSandboxStats {
     let now = wharf_sys::clock::now_ns();
     let PodUsage { stats, cpu_rate } = engine.pod_usage(pod, now);
@@ -134,7 +134,7 @@ fn network(interfaces: Vec<InterfaceStats>, timestamp: i64) -> Option<NetworkUsa
         tx_bytes: value(Some(interface.tx_bytes)),
         tx_errors: value(Some(interface.tx_errors)),
     });
-    // Without one there is no message: the kubelet takes it for granted that it is there.
+    // Without a default interface there is no message: the kubelet assumes that it has one.
     let default_interface = Some(usages.next()?);
     Some(NetworkUsage { timestamp, default_interface, interfaces: usages.collect() })
 }

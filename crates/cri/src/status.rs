@@ -1,12 +1,12 @@
-//! Failures as gRPC statuses: the one place where they meet. What a client reads is the whole chain of causes.
+//! Failures as gRPC statuses: the one place where all failures meet. A client gets the whole chain of causes.
 
 use tonic::{Code, Status};
 use wharf_types::{ErrorKind, Failure, chain};
 
-/// What the services themselves have to say of a request, beside the failures of those who do the work.
+/// The failures of the services themselves, as opposed to those of the code that does the work.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fault {
-    /// A field of the request cannot be what it is.
+    /// A field of the request has an impossible value.
     #[error("{field}: {problem}")]
     Invalid {
         /// The field.
@@ -14,25 +14,25 @@ pub(crate) enum Fault {
         /// What is wrong with it.
         problem: String,
     },
-    /// This build does not do it.
+    /// This build does not support the call.
     #[error("{call} is not implemented yet")]
     Unimplemented {
         /// The call.
         call: &'static str,
     },
-    /// A listener was too slow for the events.
+    /// A client was too slow for the events.
     #[error("events were lost: the listener was too slow; list everything again")]
     EventsLost,
-    /// The client does not wait any longer.
+    /// The client no longer waits.
     #[error("the client's deadline has passed")]
     Overdue,
-    /// What answers has panicked.
+    /// The handler panicked.
     #[error("wharfd has a fault: its log says where")]
     Panicked,
 }
 
 impl Fault {
-    /// A field that must be there is not.
+    /// A required field is missing.
     pub(crate) fn missing(field: &'static str) -> Self {
         Self::Invalid { field, problem: "it is missing".to_owned() }
     }
@@ -55,13 +55,14 @@ impl Failure for Fault {
     }
 }
 
-/// A failure with all its causes.
+/// A failure, with all its causes.
 pub(crate) fn of(failure: impl Failure) -> Status {
     told(&failure)
 }
 
-/// A failed pull, beginning with the word by which the kubelet knows its reason, if it has one. The kubelet looks for it at
-/// the very beginning, where it sees the code of every status but one of the code Unknown.
+/// A failed pull. Its message begins with the word by which the kubelet recognises the reason, if there is one. The
+/// kubelet looks for it at the very beginning, where it sees the code of every status except those with the code
+/// Unknown.
 pub(crate) fn of_pull(reason: Option<&str>, failure: &dyn Failure) -> Status {
     match reason {
         Some(reason) => Status::unknown(bounded(format!("{reason}: {}", chain(failure)))),
@@ -89,11 +90,11 @@ fn code(kind: ErrorKind) -> Code {
     }
 }
 
-/// The longest message, in bytes. It travels as a header, at worst in three bytes for each of its own, and a client ends
-/// the connection, with all its other calls, when headers are longer than 16 KiB.
+/// The longest message, in bytes. It travels as a header, with up to three bytes for each of its own, and a client
+/// closes the connection, with all its other calls, if the headers are longer than 16 KiB.
 const TEXT_LIMIT_BYTES: usize = 4096;
 
-/// The text, or its beginning and its end: the one says what failed, the other why.
+/// The text, or its beginning and its end: the former says what failed, the latter why.
 fn bounded(text: String) -> String {
     if text.len() <= TEXT_LIMIT_BYTES {
         return text;

@@ -1,4 +1,4 @@
-//! Pods as the streaming server sees them: processes and ports, by descriptors.
+//! Pods as the streaming server sees them: processes and ports, through descriptors.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use wharf_types::{PodId, StreamOptions, TerminalSize, chain};
 
 use crate::status::{self, Fault};
 
-/// What the streaming server runs commands by.
+/// The backend of the streaming server.
 #[derive(Debug, Clone)]
 pub struct Streams(Arc<Engine>);
 
 impl Streams {
-    /// Over an engine of pods.
+    /// The backend over an engine of pods.
     #[must_use]
     pub fn new(engine: Arc<Engine>) -> Self {
         Self(engine)
@@ -71,7 +71,7 @@ pub(crate) fn exec_url(engine: &Engine, urls: &Urls, request: ExecRequest) -> Re
     url.map_err(status::of)
 }
 
-/// The URL for a container's own streams, if it has not ended.
+/// The URL for a container's own streams, if it has not exited.
 pub(crate) fn attach_url(engine: &Engine, urls: &Urls, request: &AttachRequest) -> Result<String, Status> {
     let &AttachRequest { stdin, stdout, stderr, tty: terminal, .. } = request;
     let container = engine.live_container(&request.container_id).map_err(status::of)?;
@@ -79,7 +79,7 @@ pub(crate) fn attach_url(engine: &Engine, urls: &Urls, request: &AttachRequest) 
     urls.attach(AttachGrant { container, wanted }).map_err(status::of)
 }
 
-/// The URL for connections into a pod, if it is ready.
+/// The URL for connections into a pod, if the pod is ready.
 pub(crate) fn port_forward_url(
     engine: &Engine,
     urls: &Urls,

@@ -1,4 +1,4 @@
-//! Everything that the samples of one container are made of, at one time.
+//! Everything from which the samples of one container are computed, at one moment.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -10,7 +10,7 @@ use wharf_pods::{Container, Engine};
 use wharf_snapshots::tree::Usage;
 use wharf_types::ContainerState;
 
-/// One container now.
+/// One container at this moment.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     pub(super) stats: Stats,
@@ -22,17 +22,17 @@ pub(super) struct Reading {
     pub(super) now_ns: i64,
 }
 
-/// What the container's processes hold together.
+/// The totals of the container's processes.
 #[derive(Debug, Default)]
 pub(super) struct Processes {
     pub(super) count: u64,
     pub(super) descriptors: u64,
     pub(super) sockets: u64,
-    /// How many files the first process may open.
+    /// The limit on open files of the first process.
     pub(super) open_files_limit: Option<u64>,
 }
 
-/// The file system that writable layers are on.
+/// The file system with the writable layers.
 #[derive(Debug, Clone)]
 pub(super) struct Disk {
     pub(super) device: String,
@@ -42,7 +42,7 @@ pub(super) struct Disk {
 }
 
 impl Reading {
-    /// Reads a running container; `None` of one that does not run.
+    /// Reads a running container; `None` if it does not run.
     pub(super) fn take(
         engine: &Engine,
         container: &Container,
@@ -69,7 +69,7 @@ impl Processes {
         let mut all = Self { open_files_limit: open_files_limit(first), ..Self::default() };
         for pid in container.pids() {
             all.count += 1;
-            // One that is gone by now holds nothing.
+            // A process that has exited by now has nothing open.
             let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
             for entry in entries.flatten() {
                 all.descriptors += 1;
@@ -83,7 +83,7 @@ impl Processes {
     }
 }
 
-/// The soft limit, as `/proc/<pid>/limits` has it; `None` if it is unlimited.
+/// The soft limit in `/proc/<pid>/limits`; `None` if it is unlimited.
 fn open_files_limit(pid: i32) -> Option<u64> {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
@@ -96,7 +96,7 @@ impl Disk {
         let filesystem = nix::sys::statvfs::statvfs(path).ok()?;
         let device = nix::sys::stat::stat(path).ok()?.st_dev;
         let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
-        // A file system without a device, as tmpfs, has no entry there.
+        // A file system without a device, such as tmpfs, has no entry there.
         let device = fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok();
         let device = device.and_then(|link| Some(format!("/dev/{}", link.file_name()?.to_str()?)));
         Some(Self {

@@ -63,7 +63,7 @@ fn block_io(reading: &Reading) -> Vec<Sample> {
     devices.flat_map(|io| [sample(io, "Read", io.read_bytes), sample(io, "Write", io.write_bytes)]).collect()
 }
 
-/// A container's cgroup has none below it but those of its execs, so both scopes are the same.
+/// A container's cgroup has no others below it except those of its execs, so both scopes are the same.
 fn faults(reading: &Reading) -> Vec<Sample> {
     let memory = &reading.stats.memory;
     let kinds = [("pgfault", memory.page_faults), ("pgmajfault", memory.major_page_faults)];
@@ -75,7 +75,7 @@ fn some(pressure: Option<&Pressure>) -> Vec<Sample> {
     seconds(pressure.map(|pressure| pressure.some.total_ns))
 }
 
-/// Where the kernel does not tell it, as of the processor at the top, all tasks never waited together.
+/// If the kernel does not report it, as for CPUs at the root, all tasks were never waiting at the same time.
 fn full(pressure: Option<&Pressure>) -> Vec<Sample> {
     let total = |line: &PressureLine| line.total_ns;
     seconds(pressure.map(|pressure| pressure.full.as_ref().map_or(0, total)))
