@@ -1,4 +1,4 @@
-//! All pods of the node, and the calls that find or list them.
+//! All pods of the node, with the calls that find or list them.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -38,19 +38,19 @@ mod supervision;
 pub(crate) use create::pod_cgroup;
 pub(crate) use supervision::Reached;
 
-/// What can be chosen.
+/// The engine's configuration.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The parent of the cgroups of pods whose request names none: `/wharf`.
+    /// The parent of the cgroups of pods whose request names none; usually `/wharf`.
     pub cgroup_parent: String,
-    /// Names of runtime handlers beside the default one; all are the built-in one.
+    /// Names of runtime handlers in addition to the default one; all mean the built-in runtime.
     pub handlers: Vec<String>,
 }
 
-/// What the engine stands on.
+/// What the engine is built on.
 #[derive(Debug)]
 pub struct Parts {
-    /// Every path.
+    /// The paths of wharf's files.
     pub layout: Layout,
     /// Images.
     pub images: Arc<Store>,
@@ -60,15 +60,15 @@ pub struct Parts {
     pub network: Arc<Network>,
     /// The cgroup hierarchies.
     pub cgroups: Cgroups,
-    /// Where the supervisor's program is.
+    /// The path of the supervisor's program.
     pub supervisor: std::path::PathBuf,
 }
 
-/// How many threads the runtime's pool for blocking work should have.
+/// The number of threads that the runtime's pool for blocking work should have.
 pub const BLOCKING_THREADS: usize = 64;
-/// How many pods may be connected at once, and how many disconnected: together three quarters of those threads.
+/// How many pods may be connected at a time, and how many disconnected: together three quarters of those threads.
 const NETWORKS_AT_ONCE: usize = BLOCKING_THREADS * 3 / 8;
-/// How long killed processes may take to be gone.
+/// How long killed processes may take to exit.
 pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// All pods.
@@ -82,14 +82,14 @@ pub struct Engine {
     pub(crate) logs: Logs,
     pub(crate) events: Events,
     pub(crate) machine: Machine,
-    /// Of which the mount namespaces of pods are made.
+    /// The template for the pods' mount namespaces.
     pub(crate) template: Template,
     pub(crate) table: Table,
-    /// For pods that are being connected, and for those that are being disconnected: plugins of the network may hang, each
-    /// with a thread of the bounded pool, which all others need too.
+    /// Permits for connecting and for disconnecting pods: network plugins may hang, each with a thread of the bounded
+    /// pool, which everything else needs, too.
     pub(crate) connecting: Semaphore,
     pub(crate) disconnecting: Semaphore,
-    /// Told when a pod's namespaces have been let go.
+    /// Notified when a pod's namespaces have been released.
     pub(crate) disconnected: Notify,
     pub(crate) pod_calls: Joins<PodKey, PodId>,
     pub(crate) container_calls: Joins<ContainerKey, ContainerId>,
@@ -100,7 +100,8 @@ impl Engine {
     /// Makes an engine without pods; [`Engine::recover`] finds those of an earlier daemon.
     ///
     /// # Errors
-    /// The supervisor's program cannot be read, or the state directory or the template of mount namespaces cannot be made.
+    /// The supervisor's program cannot be read, or the state directory or the template for mount namespaces cannot be
+    /// made.
     #[expect(clippy::disallowed_methods, reason = "no task is there yet")]
     pub fn new(options: Options, parts: Parts) -> Result<Arc<Self>, Error> {
         use std::os::unix::fs::DirBuilderExt;
@@ -131,7 +132,7 @@ impl Engine {
         }))
     }
 
-    /// Does work on a pod that may wait for a disk or the kernel, on the pool of threads for that.
+    /// Runs work on a pod that may wait for a disk or the kernel, on the thread pool for that.
     pub(crate) async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         pod: &Arc<Pod>,
@@ -141,7 +142,7 @@ impl Engine {
         outcome(BLOCKING, tokio::task::spawn_blocking(move || work(&engine, &pod)).await)
     }
 
-    /// A time that is later than every one given before, also where the clock stands still or goes back.
+    /// A time later than all that were returned before, even if the clock stands still or is set back.
     pub(crate) fn creation_time(&self) -> i64 {
         use std::sync::atomic::Ordering::Relaxed;
         let now = wharf_sys::clock::now_ns();
@@ -149,51 +150,51 @@ impl Engine {
         self.last_created_ns.fetch_update(Relaxed, Relaxed, next).map_or(now, |last| now.max(last + 1))
     }
 
-    /// No later pod is older than this one, which an earlier daemon made.
+    /// Makes every later pod newer than this one of an earlier daemon.
     pub(crate) fn was_created(&self, created_at_ns: i64) {
         self.last_created_ns.fetch_max(created_at_ns, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// Every pod, in the order of ids.
+    /// All pods, sorted by id.
     #[must_use]
     pub fn pods(&self) -> Vec<Arc<Pod>> {
         self.table.pods()
     }
 
-    /// Every container.
+    /// All containers.
     #[must_use]
     pub fn containers(&self) -> Vec<Arc<Container>> {
         self.pods().iter().flat_map(|pod| pod.containers()).collect()
     }
 
-    /// The pod of an id or of a unique beginning of one.
+    /// The pod with an id, or with a unique prefix of one.
     ///
     /// # Errors
-    /// NotFound; InvalidArgument if the beginning is not unique.
+    /// NotFound; InvalidArgument if the prefix is not unique.
     pub fn pod(&self, id: &str) -> Result<Arc<Pod>, Error> {
         self.table.pod(id)
     }
 
-    /// The container of an id or of a unique beginning of one, with its pod.
+    /// The container with an id, or with a unique prefix of one, and its pod.
     ///
     /// # Errors
-    /// NotFound; InvalidArgument if the beginning is not unique.
+    /// NotFound; InvalidArgument if the prefix is not unique.
     pub fn container(&self, id: &str) -> Result<InPod, Error> {
         self.table.container(id)
     }
 
-    /// Lifecycle events from now on.
+    /// The lifecycle events from now on.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
     }
 
-    /// Ends what listeners hear: the daemon is about to end.
+    /// Ends the streams of events, because the daemon is about to exit.
     pub fn end_events(&self) {
         self.events.end();
     }
 
-    /// Makes a container known that was just made.
+    /// Lists a container that was just created.
     pub(crate) async fn publish(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) {
         let early = {
             let _order = pod.telling();
@@ -205,13 +206,13 @@ impl Engine {
         if let Some(exit) = early {
             self.ended(pod, container, exit);
         }
-        // Whoever noticed that the supervisor is gone may not have known the container yet.
+        // The task that saw the supervisor's end may not have known the container yet.
         if pod.link().is_gone() && !container.is_exited() {
             self.end_unwatched(pod, container).await;
         }
     }
 
-    /// Makes a container unknown; false if it was not known any more.
+    /// Unlists a container; returns false if it was not listed.
     pub(crate) fn forget(&self, pod: &Pod, container: &Container) -> bool {
         let known = self.table.remove_container(pod, container);
         if known && let Ok(key) = container.with_record(|record| ContainerKey::of(pod.id(), &record.config)) {
@@ -228,8 +229,8 @@ impl Engine {
     }
 }
 
-/// Kills every process in a cgroup, and waits until they are gone. Each attempt is short: what does not die, as it waits
-/// for a disk, would else keep a thread of the pool that all others need.
+/// Kills every process in a cgroup, and waits until they have exited. Each attempt is short: a process that does not
+/// die, because it waits for a disk, would otherwise hold a thread of the pool that everything else needs.
 ///
 /// # Errors
 /// DeadlineExceeded if some are left after [`KILL_PATIENCE`].

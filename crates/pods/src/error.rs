@@ -1,12 +1,12 @@
-//! Why a call on a pod or container failed. A cause keeps what it is; its class is judged where it came up.
+//! Why a call on a pod or container failed. A cause keeps its type; its class is decided where it arose.
 
 use wharf_planner::Refusal;
 use wharf_types::{ErrorKind, Failure, StageError, chain};
 
-/// A failed call. Clones are the same failure, for each caller that joined the call.
+/// A failed call. Clones are the same failure, one for each caller that joined the call.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// There is no such pod or container.
+    /// The pod or container does not exist.
     #[error("{what} {id:?} not found")]
     NotFound {
         /// `pod sandbox`, `container`, `image`.
@@ -14,7 +14,7 @@ pub enum Error {
         /// The id as given.
         id: String,
     },
-    /// The request cannot work as it stands.
+    /// The request can never work as it stands.
     #[error("{field}: {problem}")]
     Invalid {
         /// The field of the request.
@@ -22,15 +22,15 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// The request asks for what this build does not do.
+    /// The request needs something that this build does not support.
     #[error("{reason}: {what} are not supported yet")]
     Unsupported {
-        /// The word by which a kubelet knows it.
+        /// The word by which a kubelet recognises it.
         reason: &'static str,
-        /// What it asks for.
+        /// What the request needs.
         what: &'static str,
     },
-    /// Something is in the wrong state.
+    /// The object is in the wrong state.
     #[error("{what} {id} is {state}")]
     State {
         /// `pod sandbox` or `container`.
@@ -67,12 +67,12 @@ impl Error {
         Self::Stage(StageError::at(stage, cause))
     }
 
-    /// A failure that no class is known of is a fault of wharf's own.
+    /// A failure without a known class is a bug in wharf.
     pub(crate) fn fault(stage: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::at(stage, Fault(Box::new(error)))
     }
 
-    /// Why, without what was being done: whoever shows it knows that.
+    /// The cause without the stage, for code that already says what it was doing.
     pub(crate) fn why(&self) -> String {
         match self {
             Self::Stage(error) => chain(&error.cause),
@@ -95,8 +95,8 @@ impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Field { field, problem } => Self::Invalid { field, problem },
-            // The word is what the kubelet looks for, at the beginning; by the code others tell what is not there from what
-            // failed.
+            // The kubelet looks for this word at the beginning of the message; other clients use the code to tell what
+            // is missing from what failed.
             Refusal::ImageVolume => {
                 Self::Unsupported { reason: "ImageVolumeMountFailed", what: "images as volumes" }
             }
@@ -114,7 +114,7 @@ impl From<wharf_host::Error> for Error {
     }
 }
 
-/// What was found, or `None`: to stop or remove what is not there is success.
+/// The found object, or `None`: stopping or removing something that does not exist is success.
 pub(crate) fn known<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
     match found {
         Err(Error::NotFound { .. }) => Ok(None),
@@ -122,7 +122,7 @@ pub(crate) fn known<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
     }
 }
 
-/// Names the stage of a failure.
+/// Adds the stage to a failure.
 pub(crate) trait Stage<T> {
     fn stage(self, stage: &'static str) -> Result<T, Error>;
 }
@@ -143,7 +143,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     outcome(BLOCKING, tokio::task::spawn_blocking(work).await)
 }
 
-/// What a task came to: one that panicked has failed.
+/// The result of a task; one that panicked has failed.
 pub(crate) fn outcome<T>(
     stage: &'static str,
     ended: Result<Result<T, Error>, tokio::task::JoinError>,
@@ -158,7 +158,7 @@ mod tests {
 
     use nix::errno::Errno;
 
-    /// The errno as each crate below gives it to a stage here.
+    /// The errno in the form in which each lower crate passes it to a stage here.
     fn causes(errno: Errno) -> Vec<Arc<dyn Failure>> {
         let io = || std::io::Error::from(errno);
         let call = || wharf_sys::Error::new("open", "/x", errno);

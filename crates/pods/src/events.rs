@@ -7,10 +7,10 @@ use crate::facts::Event;
 use crate::lock::RwLock;
 use crate::pod::Pod;
 
-/// How many events a slow listener may lag behind before it is told that some are lost.
+/// How many events a slow client may lag behind before it is told that some are lost.
 const BACKLOG: usize = 1024;
 
-/// Where events are told and heard, until the end.
+/// The stream of events, until it ends.
 #[derive(Debug)]
 pub(crate) struct Events(RwLock<Option<broadcast::Sender<Event>>>);
 
@@ -19,7 +19,7 @@ impl Events {
         Self(RwLock::new(Some(broadcast::channel(BACKLOG).0)))
     }
 
-    /// Lets every listener come to the end of what it hears, and each later one at once.
+    /// Ends every client's stream after the events that it still has, and each later stream at once.
     pub(crate) fn end(&self) {
         *self.0.write() = None;
     }
@@ -29,7 +29,7 @@ impl Events {
         sender.as_ref().map_or_else(|| broadcast::channel(1).1, broadcast::Sender::subscribe)
     }
 
-    /// Tells of a container, or of the pod itself by its id. Free where nobody listens.
+    /// Sends an event about a container, or about the pod itself by its id. Costs nothing if there is no client.
     pub(crate) fn tell(&self, kind: ContainerEventType, id: &str, pod: &Pod) {
         let sender = self.0.read();
         let Some(sender) = sender.as_ref().filter(|sender| sender.receiver_count() > 0) else { return };
@@ -40,7 +40,7 @@ impl Events {
             pod: pod.facts(),
             containers: pod.containers().iter().map(|container| container.facts()).collect(),
         };
-        // An error means that the last listener has just gone.
+        // An error means that the last client has just left.
         sender.send(event).map(drop).unwrap_or_default();
     }
 }

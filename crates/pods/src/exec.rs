@@ -1,4 +1,4 @@
-//! A further command in a running container, whoever its streams belong to.
+//! A further command in a running container, whoever has its streams.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::error::{Error, Stage};
 
 pub(crate) const STAGE: &str = "exec";
 
-/// What ends a command, or a client of a container, before it is done.
+/// What ends a command or an attached client early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExecError {
     #[error("the command did not end within {timeout:?} and was killed")]
@@ -41,7 +41,7 @@ impl Failure for ExecError {
     }
 }
 
-/// A command that was executed; dropped before its end, it and all that it started are killed.
+/// A command that was executed. Dropping this before its end kills it with everything that it started.
 #[derive(Debug)]
 pub(crate) struct Running {
     supervisor: Arc<Connection>,
@@ -64,7 +64,7 @@ impl Running {
         exit.map_err(|_closed| SupervisorError::Gone).stage(STAGE)
     }
 
-    /// Kills it and all that it started.
+    /// Kills it with everything that it started.
     pub(crate) async fn kill(&self) {
         kill(&self.supervisor, self.number).await;
     }
@@ -80,12 +80,12 @@ impl Drop for Running {
 }
 
 async fn kill(supervisor: &Connection, exec: u64) {
-    // A supervisor that is gone took the command with it.
+    // If the supervisor is gone, so is the command.
     drop(supervisor.kill_exec(exec).await);
 }
 
 impl Engine {
-    /// Executes a command in a running container; with it comes its terminal, if it has one.
+    /// Executes a command in a running container, and returns it with its terminal, if it has one.
     pub(crate) async fn start_exec(
         &self,
         id: &str,
@@ -95,14 +95,14 @@ impl Engine {
         let (pod, container) = self.running(id)?;
         let supervisor = pod.connected().await?;
         let number = supervision::number();
-        // From here on, whatever fails, the command is killed.
+        // From here on the command is killed, whatever fails.
         let exit = pod.execs().add(number);
         let running = Running { supervisor: Arc::clone(&supervisor), number, exit, state: Life::Running };
         let terminal = supervisor.exec(container.id(), number, command, streams).await?;
         Ok((running, terminal))
     }
 
-    /// The id of a container that runs.
+    /// The id of a running container.
     ///
     /// # Errors
     /// NotFound; FailedPrecondition if it does not run.
@@ -110,15 +110,15 @@ impl Engine {
         self.running(id).map(|(_pod, container)| container.id().clone())
     }
 
-    /// The id of a container that has not ended.
+    /// The id of a container that has not exited.
     ///
     /// # Errors
-    /// NotFound; FailedPrecondition if it has.
+    /// NotFound; FailedPrecondition if it has exited.
     pub fn live_container(&self, id: &str) -> Result<ContainerId, Error> {
         self.live(id).map(|(_pod, container)| container.id().clone())
     }
 
-    /// The container, if it has not ended.
+    /// The container, if it has not exited.
     pub(crate) fn live(&self, id: &str) -> Result<InPod, Error> {
         let (pod, container) = self.container(id)?;
         if container.is_exited() {
@@ -127,7 +127,8 @@ impl Engine {
         Ok((pod, container))
     }
 
-    /// The container, if it runs, or if only its supervisor can say whether it does: that refuses what it is asked for.
+    /// The container, if it runs, or if only its supervisor can say whether it does, and will refuse the request if
+    /// not.
     pub(crate) fn running(&self, id: &str) -> Result<InPod, Error> {
         let (pod, container) = self.container(id)?;
         match container.known() {
@@ -138,7 +139,7 @@ impl Engine {
     }
 }
 
-/// A pipe whose first end, the reading one, never makes its reader wait.
+/// A pipe whose first end, for reading, is nonblocking.
 pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC).stage(STAGE)?;
     fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).stage(STAGE)?;

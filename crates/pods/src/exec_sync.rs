@@ -1,4 +1,4 @@
-//! ExecSync: a command in a running container, its output, and its end.
+//! ExecSync: a command in a running container, its output and its exit code.
 
 mod output;
 mod turns;
@@ -16,31 +16,31 @@ use crate::exec::{ExecError, Running, STAGE, pipe};
 use output::{Memory, Output};
 use turns::Turns;
 
-/// What bounds all commands together.
+/// The limits on all commands together.
 #[derive(Debug, Default)]
 pub(crate) struct Commands {
     turns: Turns,
     memory: Memory,
 }
 
-/// What a command left.
+/// A command's result.
 #[derive(Debug)]
 pub struct ExecOutput {
-    /// Standard output, at most some 8 MiB.
+    /// Standard output, at most about 8 MiB.
     pub stdout: Vec<u8>,
-    /// Standard error, at most some 8 MiB.
+    /// Standard error, at most about 8 MiB.
     pub stderr: Vec<u8>,
     /// The exit code, 128 + signal for a signal.
     pub exit_code: i32,
 }
 
 impl Engine {
-    /// Runs a command to its end or to its deadline (`None` for none); at the deadline everything that it started is
-    /// killed before the call returns.
+    /// Runs a command until it exits or its deadline passes (`None` for no deadline). At the deadline, everything that
+    /// it started is killed before the call returns.
     ///
     /// # Errors
-    /// NotFound, FailedPrecondition if the container does not run or the command cannot be executed,
-    /// DeadlineExceeded, ResourceExhausted if too many run or write too much.
+    /// NotFound, FailedPrecondition if the container does not run or the command cannot be executed, DeadlineExceeded,
+    /// ResourceExhausted if too many commands run or they write too much.
     pub async fn exec_sync(
         &self,
         id: &str,
@@ -55,7 +55,7 @@ impl Engine {
         let deadline = Deadline::after(timeout);
         let (running, _no_terminal) = tokio::select! {
             started = self.start_exec(id, command, streams) => started?,
-            // In a container that is paused it does not even begin.
+            // In a paused container it does not even begin.
             overdue = deadline.passed() => return Err(overdue),
         };
         drop((null, out, err));
@@ -65,16 +65,16 @@ impl Engine {
     }
 }
 
-/// When a command has to be over, counted from the call.
+/// A command's deadline, counted from the call.
 struct Deadline(Option<(Instant, Duration)>);
 
 impl Deadline {
     fn after(timeout: Option<Duration>) -> Self {
-        // One beyond what a clock can tell never comes.
+        // A time that the clock cannot represent never comes.
         Self(timeout.and_then(|timeout| Some((Instant::now().checked_add(timeout)?, timeout))))
     }
 
-    /// Waits for it, and returns what the caller is told then.
+    /// Waits for the deadline, and returns the caller's error.
     async fn passed(&self) -> Error {
         let Some((at, timeout)) = self.0 else { return std::future::pending().await };
         tokio::time::sleep_until(at).await;
@@ -90,7 +90,7 @@ async fn finish(
     let outcome = {
         let reading = async {
             match tokio::try_join!(out.collect(), err.collect()) {
-                // Both ends are closed, and the command goes on.
+                // Both outputs are closed, and the command continues.
                 Ok(((), ())) => std::future::pending().await,
                 Err(error) => error,
             }
@@ -103,7 +103,7 @@ async fn finish(
     };
     match outcome {
         Ok(exit) => {
-            // What the command wrote is in the pipes by now; what its children write later is not its output.
+            // The command's output is in the pipes by now; what its children write later is not part of it.
             out.drain()?;
             err.drain()?;
             Ok(ExecOutput { stdout: out.into_bytes(), stderr: err.into_bytes(), exit_code: exit.code() })

@@ -1,4 +1,4 @@
-//! Pods and containers as they stand at a moment: plain values, which answers and events are made of.
+//! Pods and containers at one moment, as plain values from which responses and events are made.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,25 +8,25 @@ use wharf_planner::stop_signal;
 use wharf_records::ContainerRecord;
 use wharf_types::{ContainerId, ContainerState, PodId};
 
-/// A pod at a moment.
+/// A pod at one moment.
 #[derive(Debug, Clone)]
 pub struct PodFacts {
-    /// The id.
+    /// Its id.
     pub id: PodId,
-    /// The request.
+    /// Its request.
     pub config: Arc<PodSandboxConfig>,
-    /// The runtime handler that it was asked for by.
+    /// The runtime handler in its request.
     pub handler: String,
-    /// Nanoseconds since the epoch; no other pod has the same.
+    /// Its creation time, in nanoseconds since the epoch; no other pod has the same.
     pub created_at_ns: i64,
-    /// Whether containers can be made in it.
+    /// Whether containers can be created in it.
     pub is_ready: bool,
-    /// Its own addresses, the first one first; none on the host's network.
+    /// Its own addresses, the primary one first; empty on the host's network.
     pub ips: Vec<IpAddr>,
 }
 
 impl PodFacts {
-    /// The namespaces the request asked for; unset ones are the pod's.
+    /// The namespaces in its request; unset ones are the pod's.
     #[must_use]
     pub fn namespaces(&self) -> NamespaceOption {
         namespaces(&self.config)
@@ -39,46 +39,46 @@ impl PodFacts {
     }
 }
 
-/// The namespaces that a request asks for; unset ones are the pod's.
+/// The namespaces in a request; unset ones are the pod's.
 pub(crate) fn namespaces(config: &PodSandboxConfig) -> NamespaceOption {
     let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
     context.and_then(|context| context.namespace_options.clone()).unwrap_or_default()
 }
 
-/// A container at a moment.
+/// A container at one moment.
 #[derive(Debug, Clone)]
 pub struct ContainerFacts {
-    /// The id.
+    /// Its id.
     pub id: ContainerId,
     /// The pod it is in.
     pub pod: PodId,
-    /// Its state; one that nobody knows is shown as running.
+    /// Its state; an unknown one is shown as running.
     pub state: ContainerState,
-    /// The request and what was resolved of it.
+    /// The request, and what was resolved from it.
     pub record: ContainerRecord,
-    /// Where its log is; empty if nowhere.
+    /// The path of its log; empty if it has none.
     pub log_path: String,
 }
 
 impl ContainerFacts {
-    /// The signal that asks its program to end.
+    /// The signal that asks its program to exit.
     #[must_use]
     pub fn stop_signal(&self) -> Signal {
         stop_signal::cri_signal(&self.record.stop_signal)
     }
 }
 
-/// Something that happened, and how things stood then.
+/// An event, with the facts at that moment.
 #[derive(Debug, Clone)]
 pub struct Event {
     /// What happened.
     pub kind: ContainerEventType,
-    /// To which container, or to the pod itself.
+    /// The id of the container, or of the pod itself.
     pub id: String,
-    /// Nanoseconds since the epoch.
+    /// The time of the event, in nanoseconds since the epoch.
     pub created_at_ns: i64,
     /// The pod.
     pub pod: PodFacts,
-    /// Its containers, in the order of ids.
+    /// Its containers, sorted by id.
     pub containers: Vec<ContainerFacts>,
 }

@@ -1,4 +1,4 @@
-//! What goes on in the background as long as the daemon lives.
+//! Background work, which continues as long as the daemon lives.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,18 +9,19 @@ use wharf_types::chain;
 use crate::engine::Engine;
 use crate::error::{Stage, blocking};
 
-/// How often writable layers are measured at most; the kubelet looks for full disks as often.
+/// The shortest interval between measurements of writable layers; the kubelet checks for full disks as often.
 const ROUND: Duration = Duration::from_secs(10);
-/// How much longer than a round the pause after it is: measuring takes at most a twentieth of a processor.
+/// The pause after a round is at least this many times as long as the round, so that measuring takes at most a
+/// twentieth of a CPU.
 const PAUSES: u32 = 20;
-/// How long the kernel has at first for the links of pods whose namespaces were let go, and at most between two looks.
+/// The first pause before checking for the links of released namespaces, and the longest.
 const LINK_PAUSE: Duration = Duration::from_millis(500);
 const LINK_PAUSE_LIMIT: Duration = Duration::from_secs(8);
-/// How often the network and the images are looked at for what belongs to no pod.
+/// How often the network and the images are checked for remains of pods.
 const TIDY_ROUND: Duration = Duration::from_mins(1);
 
 impl Engine {
-    /// Measures what running containers have written, round after round; statistics are served from what it found.
+    /// Measures what running containers have written, round after round; statistics use the latest result.
     pub async fn measure_layers(self: Arc<Self>) {
         loop {
             let begin = Instant::now();
@@ -35,7 +36,7 @@ impl Engine {
                 continue;
             }
             let engine = Arc::clone(&self);
-            // One that was removed meanwhile, or cannot be read, keeps the figure it has.
+            // A layer that has been removed or cannot be read keeps its last figure.
             let measured = tokio::task::spawn_blocking(move || {
                 drop(engine.parts.snapshots.usage(container.id(), Duration::ZERO));
             });
@@ -43,7 +44,7 @@ impl Engine {
         }
     }
 
-    /// Tidies up, and looks after the supervisors, once a minute.
+    /// Tidies up, and checks the supervisors, once a minute.
     pub async fn keep_tidy(self: Arc<Self>) {
         loop {
             let engine = Arc::clone(&self);
@@ -55,7 +56,7 @@ impl Engine {
         }
     }
 
-    /// Frees the addresses of pods as soon as the kernel has let go their links.
+    /// Frees the addresses of pods as soon as the kernel has removed their links.
     pub async fn free_addresses(self: Arc<Self>) {
         loop {
             let mut pause = LINK_PAUSE;
@@ -71,7 +72,7 @@ impl Engine {
         }
     }
 
-    /// Finds supervisors that do not answer. None is killed for it: what its containers do goes on.
+    /// Finds supervisors that do not respond. None is killed for that: its containers continue.
     async fn look_after(self: Arc<Self>) {
         let greetings = self.pods().into_iter().map(|pod| async move {
             let Link::Up(connection) = pod.link().now() else { return };
@@ -89,7 +90,7 @@ impl Engine {
         futures_util::future::join_all(greetings).await;
     }
 
-    /// Takes back what an earlier daemon left half made, and removes networks of pods that are no more.
+    /// Undoes what an earlier daemon left half made, and removes the networks of pods that no longer exist.
     pub async fn tidy(self: &Arc<Self>) {
         let undoing = self.table.take_left_behind().into_iter().map(|pod| {
             let engine = Arc::clone(self);
@@ -118,7 +119,7 @@ impl Engine {
     }
 }
 
-/// Does a round in a task of its own: after one that panics the next one comes all the same.
+/// Runs a round in its own task, so that the next round comes even after a panic.
 async fn round(work: impl Future<Output = ()> + Send + 'static) {
     if let Err(error) = tokio::spawn(work).await {
         tracing::error!(%error, "a round of housekeeping broke off");

@@ -1,4 +1,4 @@
-//! What a container needs of its image. What the image says of itself is hostile: it is bounded here.
+//! What a container needs from its image. What the image says about itself is hostile and is bounded here.
 
 use oci_spec::image::Config;
 use wharf_images::{ImageConfig, LayerLease, Store};
@@ -10,7 +10,7 @@ use crate::error::{Error, Stage};
 #[derive(Debug)]
 pub(crate) struct ImageView {
     pub(crate) id: String,
-    /// By digest where there is one.
+    /// By digest if that is known.
     pub(crate) reference: String,
     /// Topmost first.
     pub(crate) layers: Vec<HostPath>,
@@ -29,18 +29,18 @@ impl ImageView {
             store.lease(image.id()).ok_or_else(|| Error::NotFound { what: "image", id: name.to_owned() })?;
         let id = image.id().to_string();
         let reference = image.repo_digests().first().cloned().unwrap_or_else(|| id.clone());
-        // The store has bounded each field when it took the image in.
+        // The store has limited the length of each field.
         let config = image.config().admit(config);
         Ok(Self { id, reference, layers, config, lease })
     }
 
-    /// What it says of how to run it.
+    /// What the image says about running it.
     pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 }
 
-/// The config in the words of the OCI.
+/// The config in OCI's form.
 fn config(config: &ImageConfig) -> Config {
     let mut words = Config::default();
     words

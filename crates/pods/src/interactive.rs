@@ -1,4 +1,5 @@
-//! Exec and attach for clients that hold the streams themselves: descriptors are handed out, no byte passes here.
+//! Exec and attach for clients that use the streams themselves: descriptors are handed out, and no byte passes through
+//! here.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
@@ -16,21 +17,22 @@ use crate::error::{Error, Stage};
 use crate::exec::{ExecError, pipe};
 
 const ATTACH: &str = "attach";
-/// How much output may wait for a client. An attached one that is further behind gets no more, a command waits. The
-/// kernel may give less.
+/// How much output may wait for a client. An attached client that falls further behind gets no more; an exec's command
+/// waits. The kernel may provide less.
 const PIPE_BYTES: i32 = 1 << 20;
 
-/// The streams of a running process, and its end. Dropped, an executed command is killed and an attached client leaves.
+/// The streams of a running process, and its end. Dropping this kills an executed command and detaches an attached
+/// client.
 pub struct Interactive {
-    /// What the process reads; it sees the end of its input when this is closed.
+    /// Standard input. The process sees its end when this is closed.
     pub stdin: Option<OwnedFd>,
-    /// What it writes; of a terminal both outputs.
+    /// Standard output; with a terminal, both outputs.
     pub stdout: Option<OwnedFd>,
-    /// What it writes as errors.
+    /// Standard error.
     pub stderr: Option<OwnedFd>,
     /// The terminal, to set its size.
     pub terminal: Option<OwnedFd>,
-    /// Its end.
+    /// Resolves with its exit.
     pub exit: Pin<Box<dyn Future<Output = Result<Exit, Error>> + Send>>,
 }
 
@@ -41,7 +43,7 @@ impl std::fmt::Debug for Interactive {
 }
 
 impl Engine {
-    /// Executes a command for a client that holds its streams. If it wants a terminal, that has the size from the
+    /// Executes a command for a client that uses its streams. If there is a terminal, it has its size from the
     /// beginning.
     ///
     /// # Errors
@@ -96,11 +98,12 @@ impl Engine {
         })
     }
 
-    /// Connects a client to the streams of a container's first process. Before its start too: then nothing is missed.
+    /// Attaches a client to the streams of a container's first process. This works before the container's start, too,
+    /// so that nothing is missed.
     ///
     /// # Errors
-    /// NotFound; FailedPrecondition if the container has ended or has 64 clients; InvalidArgument if a terminal is
-    /// wanted and there is none, or the other way round.
+    /// NotFound; FailedPrecondition if the container has exited or has 64 clients; InvalidArgument if a terminal is
+    /// requested and there is none, or the other way round.
     pub async fn attach(&self, id: &str, wanted: StreamOptions) -> Result<Interactive, Error> {
         let (pod, container) = self.live(id)?;
         let (has_terminal, has_input) = container.with_config(|config| (config.tty, config.stdin));
@@ -114,7 +117,7 @@ impl Engine {
         let [stdout, stderr] = outputs.into_readers();
         Ok(Interactive {
             terminal: terminal.transpose().stage(ATTACH)?,
-            // A terminal is handed out for its size too; what has no input takes none.
+            // A terminal is handed out for its size as well; without an input, nothing is written to it.
             stdin: input.filter(|_| wanted.stdin && has_input),
             stdout,
             stderr,
@@ -123,7 +126,7 @@ impl Engine {
     }
 }
 
-/// A client with a terminal cannot read what is none, nor the other way round.
+/// A client with a terminal cannot read plain streams, nor the other way round.
 fn check_terminal(wanted: StreamOptions, container: &Container) -> Result<(), Error> {
     match (wanted.terminal, container.with_config(|config| config.tty)) {
         (false, true) => Err(Error::invalid("tty", "the container has a terminal: ask for one")),
@@ -137,7 +140,7 @@ fn request(container: &Container, number: u64, wanted: StreamOptions) -> v1::Att
     v1::Attach { container: container.id().to_string(), attach: number, stdin, stdout, stderr }
 }
 
-/// Pipes for the outputs that a client wants, each with its end to read and its end to write.
+/// Pipes for the requested outputs, each with its read end and its write end.
 struct Outputs([Option<(OwnedFd, OwnedFd)>; 2]);
 
 impl Outputs {
@@ -147,18 +150,19 @@ impl Outputs {
         Ok(Self([stdout, stderr]))
     }
 
-    /// For the process.
+    /// The process's ends.
     fn writers(&self) -> [Option<BorrowedFd<'_>>; 2] {
         self.0.each_ref().map(|pipe| pipe.as_ref().map(|(_, write)| write.as_fd()))
     }
 
-    /// For the client. The other ends are closed here: the process has them, and with its last one comes the end.
+    /// The client's ends. The other ends are closed here: only the process has them, and the stream ends with the last
+    /// of them.
     fn into_readers(self) -> [Option<OwnedFd>; 2] {
         self.0.map(|pipe| pipe.map(|(read, _)| read))
     }
 }
 
-/// Waits for a container's end, or for its supervisor to say that the client did not keep up.
+/// Waits for a container's exit, or for its supervisor's report that the client did not keep up.
 async fn attached(container: Arc<Container>, behind: oneshot::Receiver<()>) -> Result<Exit, Error> {
     tokio::select! {
         Ok(()) = behind => Err(Error::at(ATTACH, ExecError::Behind { limit_bytes: PIPE_BYTES })),
@@ -170,17 +174,17 @@ fn null() -> Result<OwnedFd, Error> {
     wharf_sys::fs::open("/dev/null", OFlag::O_RDWR).stage(crate::exec::STAGE)
 }
 
-/// A pipe whose second end, the writing one, never makes its writer wait.
+/// A pipe whose second end, for writing, is nonblocking.
 fn input_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).stage(crate::exec::STAGE)?;
     fcntl(&write, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).stage(crate::exec::STAGE)?;
     Ok((read, write))
 }
 
-/// A pipe that holds more than others.
+/// A pipe with more capacity than the default.
 fn wide_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
     let (read, write) = pipe()?;
-    // Where it stays narrow, output only waits sooner.
+    // With less capacity, output only has to wait sooner.
     fcntl(&read, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).unwrap_or_default();
     Ok((read, write))
 }

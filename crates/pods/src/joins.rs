@@ -1,4 +1,4 @@
-//! Calls that are joined: a retry with the same key waits for the call in flight, or gets its late result.
+//! Joined calls: a retry with the same key waits for the call in flight, or gets its result later.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -13,7 +13,7 @@ use crate::lock::Mutex;
 
 type Call<T> = Shared<BoxFuture<'static, Result<T, Error>>>;
 
-/// Calls by key. A failed call frees its key, also where nobody waits for it any more; a successful one holds it until
+/// Calls by key. A failed call frees its key even if nobody waits for it any more; a successful one keeps it until
 /// [`Joins::free`].
 #[derive(Debug)]
 pub(crate) struct Joins<K, T: Clone>(Arc<Mutex<HashMap<K, Call<T>>>>);
@@ -27,8 +27,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, T: Clone + Send + Sync + 'sta
         self.0.lock()
     }
 
-    /// Runs `work` in a task of its own unless a call of this key runs or has succeeded. Dropping the returned future
-    /// cancels only the wait.
+    /// Runs `work` in its own task, unless a call with this key is running or has succeeded. Dropping the returned
+    /// future cancels only the wait.
     pub(crate) async fn run<F>(&self, key: K, work: impl FnOnce() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>> + Send + 'static,
@@ -43,7 +43,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, T: Clone + Send + Sync + 'sta
     fn begin(&self, key: K, work: impl Future<Output = Result<T, Error>> + Send + 'static) -> Call<T> {
         let call = tokio::spawn(work).map(|ended| outcome("the call's task", ended)).boxed().shared();
         let (joins, begun) = (Self(Arc::clone(&self.0)), call.clone());
-        // A caller that goes away does not come back to free the key.
+        // A caller that goes away does not return to free the key.
         tokio::spawn(async move { joins.settle(&key, begun).await.map(drop) });
         call
     }
@@ -60,19 +60,19 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static, T: Clone + Send + Sync + 'sta
         result
     }
 
-    /// Remembers a result that an earlier daemon's call had.
+    /// Remembers the result of an earlier daemon's call.
     pub(crate) fn remember(&self, key: K, result: T) {
         let call: Call<T> = std::future::ready(Ok(result)).boxed().shared();
         self.calls().insert(key, call);
     }
 
-    /// Frees a key: the next call of it is a new one.
+    /// Frees a key: the next call with it is a new one.
     pub(crate) fn free(&self, key: &K) {
         self.calls().remove(key);
     }
 }
 
-/// Runs a change in a task of its own: a caller that goes away leaves no half of it.
+/// Runs a change in its own task, so that a caller that goes away does not leave it half done.
 pub(crate) async fn spawn<T: Send + 'static>(
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<T, Error> {

@@ -1,11 +1,11 @@
-//! What a request calls a pod or a container: a retry says the same again, and joins the call in flight.
+//! The names of pods and containers in requests: a retry has the same name, and joins the call in flight.
 
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_types::PodId;
 
 use crate::error::Error;
 
-/// A pod's name on the node. An attempt is a pod of its own.
+/// A pod's name on the node. Each attempt is a pod of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PodKey {
     uid: String,
@@ -31,7 +31,7 @@ impl PodKey {
     }
 }
 
-/// A container's name within its pod.
+/// A container's name in its pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct ContainerKey {
     pod: PodId,

@@ -1,20 +1,21 @@
-//! Locks over memory alone. They are held for moments: never across a wait, and never while a file is touched, but for the
-//! meter of a pod, which whoever reads its statistics holds while the kernel's files are read.
+//! Locks over memory alone. They are held for moments: never across a wait, and never while a file is read or written. The
+//! one exception is the meter of a pod, which a reader of its statistics holds while it reads the kernel's files.
 //!
-//! Who needs several takes them in this order:
+//! Code that needs several takes them in this order:
 //!
-//! 1. `Pod::changing`, which a change of the pod as a whole holds from its beginning to its end;
-//! 2. `Container::changing`, likewise for one container. Both may be waited under, and neither is one of these locks;
-//! 3. `Pod::telling`, while something happens and is told;
+//! 1. `Pod::changing`, which a change of the whole pod holds from beginning to end;
+//! 2. `Container::changing`, the same for one container. Code may wait while it holds these two, which are not locks of
+//!    this module;
+//! 3. `Pod::telling`, while something happens and is reported;
 //! 4. `Pod::making`, the container that is being made;
-//! 5. the listeners of `Events`, while an event is made of what the rest says;
-//! 6. any other, and no second one below it.
+//! 5. the clients of `Events`, while an event is built from the rest;
+//! 6. any other lock, and no second one below it.
 
 use std::sync::{self, MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 
 use wharf_types::lock;
 
-/// For one at a time.
+/// A mutex that is never held across a wait.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(sync::Mutex<T>);
 
@@ -24,7 +25,7 @@ impl<T> Mutex<T> {
     }
 }
 
-/// For many who read, or one who writes.
+/// A reader-writer lock that is never held across a wait.
 #[derive(Debug, Default)]
 pub(crate) struct RwLock<T>(sync::RwLock<T>);
 

@@ -1,4 +1,4 @@
-//! Making a container's log, so that its pod's supervisor, which waits for no disk, needs no process of its own for that.
+//! Creating a container's log, so that its pod's supervisor, which waits for no disk, needs no process for that.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use wharf_types::{ErrorKind, chain};
 
 use crate::error::{Error, blocking};
 
-/// How many threads of the pool may wait for the disk of logs.
+/// How many threads of the pool may wait for the logs' disk.
 const TURNS: usize = 8;
-/// How long that disk is waited for.
+/// How long to wait for that disk.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Turns of making logs.
+/// Permits for creating logs.
 #[derive(Debug)]
 pub(crate) struct Logs(Arc<Semaphore>);
 
@@ -27,8 +27,8 @@ impl Default for Logs {
 }
 
 impl Logs {
-    /// Makes a log; returns its directory for the supervisor. `None` where the disk stalls: the supervisor's log writer
-    /// waits for it then, and nobody else.
+    /// Creates a log, and returns its directory for the supervisor. `None` if the disk stalls: then only the
+    /// supervisor's log writer waits for it.
     pub(crate) async fn make(&self, file: LogFile) -> Result<Option<OwnedFd>, Error> {
         let Ok(turn) = Arc::clone(&self.0).try_acquire_owned() else { return Ok(None) };
         let made = blocking(move || {
@@ -39,7 +39,7 @@ impl Logs {
     }
 }
 
-/// The request names it; that the machine has no room for it is not the request's fault.
+/// The request names the file; but a lack of space on the machine is not the request's fault.
 fn unopened(error: wharf_sys::Error) -> Error {
     match named(error.errno) {
         ErrorKind::InvalidArgument => {

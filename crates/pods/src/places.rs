@@ -1,4 +1,4 @@
-//! Where what belongs to a container is, or will be made: known by names alone.
+//! The places of a container's files and directories, derived from names alone, whether or not they exist.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ use crate::error::{Error, Stage};
 use crate::images::ImageView;
 use crate::pod::Pod;
 
-/// The places of a container of an image whose cgroup will be at a path.
+/// The places for a container of an image, with its cgroup's path.
 pub(crate) fn of(
     parts: &Parts,
     (pod, id): (&Pod, &ContainerId),
@@ -44,7 +44,7 @@ pub(crate) fn of(
     })
 }
 
-/// Where people and tools find a pod's namespace: among the descriptors of its supervisor, or where an earlier release
+/// Where people and tools find a pod's namespace: among its supervisor's descriptors, or where an earlier release
 /// pinned it.
 pub(crate) fn namespace(
     layout: &Layout,

@@ -1,4 +1,4 @@
-//! A connection to a port of a pod, made by a socket that belongs to the pod's network.
+//! Connections to ports of a pod, made with sockets that belong to the pod's network.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,10 +14,10 @@ use crate::error::{Error, Stage, blocking};
 use crate::pod::Pod;
 
 const STAGE: &str = "port-forward";
-/// A listener on the same machine answers at once, or has its queue full.
+/// A listener on the same machine accepts at once, or its queue is full.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Nothing listens there, or it does not answer.
+/// Nothing listens on the port, or it does not respond.
 #[derive(Debug, thiserror::Error)]
 #[error("port {port} of pod {pod}")]
 struct Unreachable {
@@ -45,14 +45,14 @@ impl Engine {
         Err(Error::State { what: "pod sandbox", id: pod.id().to_string(), state: "not ready" })
     }
 
-    /// Waits for the end of a pod; for one that is not there, not at all.
+    /// Waits for the end of a pod; returns at once if the pod does not exist.
     pub async fn pod_ended(&self, id: &str) {
         if let Ok(pod) = self.pod(id) {
             pod.link().gone().await;
         }
     }
 
-    /// Connects to a port on localhost as the pod sees it, by IPv4 and then by IPv6.
+    /// Connects to a port of localhost in the pod, over IPv4 and then over IPv6.
     ///
     /// # Errors
     /// NotFound, FailedPrecondition if the pod is not ready, Unavailable if nothing listens.

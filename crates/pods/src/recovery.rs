@@ -1,8 +1,10 @@
-//! What an earlier daemon left: records say what was meant, supervisors say what runs, exit records what has ended.
+//! Recovery of what an earlier daemon left: records say what was intended, supervisors say what runs, exit records say
+//! what has ended.
 //!
-//! A record that is damaged is put aside, and what it told of is taken back. One that a newer release wrote is left as it is,
-//! and what it tells of is listed; where it cannot be read, that is left alone with all that belongs to it. A supervisor that does not answer is waited for, in the
-//! background: until then its containers are taken to run. Nothing here keeps the daemon from starting.
+//! A damaged record is moved to the quarantine, and its pod or container is undone. A record of a newer release is left
+//! as it is and listed; if it cannot be read, everything that belongs to it is left alone. The wait for a supervisor
+//! that does not respond is in the background: until then its containers count as running. Nothing here keeps the
+//! daemon from starting.
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -21,12 +23,12 @@ use crate::error::{Error, Stage, blocking};
 use crate::key::{ContainerKey, PodKey};
 use crate::pod::Pod;
 
-/// A container's record as it was found.
+/// A container's record, as it was found.
 type Found = (ContainerId, Result<ContainerRecord, Unreadable>);
 
 impl Engine {
-    /// Finds the pods of an earlier daemon. What belongs to none is removed by [`Engine::tidy`]: that may run plugins,
-    /// which nobody knows how long.
+    /// Finds the pods of an earlier daemon. What belongs to none is removed by [`Engine::tidy`], because that may run
+    /// plugins, which take an unknown time.
     pub async fn recover(self: &Arc<Self>) {
         let directory = self.parts.layout.pods();
         let ids = blocking(move || Ok(names::<PodId>(&directory))).await.unwrap_or_default();
@@ -83,7 +85,7 @@ impl Engine {
         self.table.insert(pod);
     }
 
-    /// What the kernel and the network know of a pod that was made.
+    /// Asks the kernel and the network about a pod that was made.
     async fn look_around(self: &Arc<Self>, pod: &Arc<Pod>) {
         let looked = self.blocking(pod, |engine, pod| {
             let addresses = engine.parts.network.addresses(pod.id());
@@ -134,7 +136,7 @@ impl Engine {
         self.undo_container(pod, &id).await;
     }
 
-    /// Lists a container: as ended, if that is on disk, else as one that runs, until its supervisor tells.
+    /// Lists a container: as exited if its exit record is on disk, otherwise as running until its supervisor reports.
     async fn remember_container(
         self: &Arc<Self>,
         pod: &Arc<Pod>,
@@ -151,7 +153,7 @@ impl Engine {
         Ok(())
     }
 
-    /// A container by what is left of it on disk and in the kernel.
+    /// Builds a container from what is left of it on disk and in the kernel.
     fn find(&self, pod: &Pod, id: ContainerId, record: ContainerRecord, cgroup: &CgroupPath) -> Container {
         let exit = ExitRecord::load(&self.parts.layout.exit_record(pod.id(), &id)).ok();
         let cgroup = self.parts.cgroups.open(cgroup).ok();
@@ -166,7 +168,7 @@ impl Engine {
         self.take_back(&Arc::new(Pod::new(id, Default::default(), String::new(), 0)), containers).await;
     }
 
-    /// Keeps a record that is damaged for a person to look at. Where there is none, a crash came before it was written.
+    /// Moves a damaged record to the quarantine. If there is none, the crash came before it was written.
     async fn put_aside(&self, record: std::path::PathBuf, name: String) {
         let quarantine = Quarantine::new(self.parts.layout.quarantine());
         let kept = blocking(move || quarantine.put_aside(&record, name).stage("keeping a damaged record"));
@@ -177,7 +179,7 @@ impl Engine {
         }
     }
 
-    /// Removes the containers of a pod that nobody can have use of. The pod itself, with its supervisor, waits for
+    /// Removes the containers of a pod that nobody can use. The pod itself, with its supervisor, is left to
     /// [`Engine::tidy`].
     async fn take_back(self: &Arc<Self>, pod: &Arc<Pod>, containers: Vec<Found>) {
         for (container, _record) in containers {
@@ -199,7 +201,7 @@ impl Engine {
     async fn sweep(self: &Arc<Self>) {
         let engine = Arc::clone(self);
         let swept = blocking(move || {
-            // No pod is in the making yet.
+            // No pod is being made yet.
             engine.parts.network.reconcile_builtin(&engine.table.lasting_owners());
             let layout = &engine.parts.layout;
             let recorded: Vec<ContainerId> = names::<PodId>(&layout.pods())
@@ -221,7 +223,7 @@ impl Engine {
     }
 }
 
-/// The names in a directory that are ids.
+/// The ids among the names in a directory.
 #[expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 fn names<Id: std::str::FromStr>(directory: &Path) -> Vec<Id> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();

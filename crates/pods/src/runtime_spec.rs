@@ -1,4 +1,4 @@
-//! What a container was made of, as tools look for it: the runtime spec that is kept beside its record.
+//! The runtime spec of a container, which is saved beside its record, as tools expect it.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::places;
 use crate::pod::Pod;
 
 impl Engine {
-    /// The runtime spec of a container; of one that an older build made, the little that is known.
+    /// The runtime spec of a container; for a container of an older build, the little that is known.
     pub async fn runtime_spec(self: &Arc<Self>, pod: &Pod, container: &Arc<Container>) -> Value {
         let (engine, shown) = (Arc::clone(self), Arc::clone(container));
         let kept = blocking(move || Ok(engine.kept_spec(&shown))).await;
@@ -40,7 +40,7 @@ impl Engine {
         }
     }
 
-    /// The namespaces that a pod has of its own, with paths that are there as long as they are.
+    /// The pod's own namespaces, with paths that stay valid as long as the namespaces exist.
     #[must_use]
     pub fn namespaces(&self, pod: &Pod) -> Vec<Value> {
         let options = pod.namespaces();
@@ -49,7 +49,7 @@ impl Engine {
             ("ipc", "ipc", Held::Ipc, options.ipc()),
             ("uts", "uts", Held::Uts, options.network()),
         ];
-        // Where they are, the supervisor alone can say.
+        // Only the supervisor knows where they are.
         let Ok(supervisor) = pod.connection() else { return Vec::new() };
         let held = supervisor.held();
         let own = all.into_iter().filter(|(.., mode)| pod.is_ready() && *mode != NamespaceMode::Node);

@@ -1,4 +1,4 @@
-//! The pods and containers of the node, and how they are found: by an id, or by a beginning of one that is unique.
+//! The table of the node's pods and containers, which finds them by id or by a unique prefix of one.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Bound;
@@ -11,35 +11,35 @@ use crate::error::Error;
 use crate::lock::RwLock;
 use crate::pod::Pod;
 
-/// All pods. Looking one up costs the same beside a thousand others.
+/// All pods. A lookup costs the same with a thousand others.
 #[derive(Debug, Default)]
 pub(crate) struct Table(RwLock<Rows>);
 
 #[derive(Debug, Default)]
 struct Rows {
     pods: BTreeMap<PodId, Arc<Pod>>,
-    /// Which pod a container is in.
+    /// The pod of each container.
     containers: BTreeMap<ContainerId, PodId>,
-    /// Pods that are being made or taken back: what they have is theirs, though they are not listed.
+    /// Pods that are being made or undone: what they have belongs to them, although they are not listed.
     unlisted: BTreeSet<PodId>,
-    /// Pods of an earlier daemon that have yet to be taken back.
+    /// Pods of an earlier daemon that have yet to be undone.
     left_behind: Vec<Arc<Pod>>,
 }
 
 impl Table {
-    /// Every pod, in the order of ids.
+    /// All pods, sorted by id.
     pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
         self.0.read().pods.values().cloned().collect()
     }
 
-    /// The pod of an id or of a unique beginning of one.
+    /// The pod with an id, or with a unique prefix of one.
     pub(crate) fn pod(&self, id: &str) -> Result<Arc<Pod>, Error> {
         let rows = self.0.read();
         let (_id, pod) = find("pod sandbox", id, &rows.pods)?;
         Ok(Arc::clone(pod))
     }
 
-    /// The container of an id or of a unique beginning of one, with its pod.
+    /// The container with an id, or with a unique prefix of one, and its pod.
     pub(crate) fn container(&self, id: &str) -> Result<InPod, Error> {
         let missing = || Error::NotFound { what: "container", id: id.to_owned() };
         let rows = self.0.read();
@@ -56,47 +56,47 @@ impl Table {
         self.0.read().pods.contains_key(id)
     }
 
-    /// A pod begins to be made, or is left alone: what belongs to it is nobody else's.
+    /// Reserves the id of a pod that is being made or left alone: what belongs to it is nobody else's.
     pub(crate) fn reserve(&self, id: PodId) {
         self.0.write().unlisted.insert(id);
     }
 
-    /// Nothing of a pod is left that was not listed.
+    /// Releases the id of an unlisted pod of which nothing is left.
     pub(crate) fn release(&self, id: &PodId) {
         self.0.write().unlisted.remove(id);
     }
 
-    /// Lists a pod that is whole.
+    /// Lists a complete pod.
     pub(crate) fn insert(&self, pod: Arc<Pod>) {
         let mut rows = self.0.write();
         rows.unlisted.remove(pod.id());
         rows.pods.insert(pod.id().clone(), pod);
     }
 
-    /// Forgets a pod of which nothing is left.
+    /// Removes a pod of which nothing is left.
     pub(crate) fn remove(&self, id: &PodId) {
         self.0.write().pods.remove(id);
     }
 
-    /// Keeps a pod of an earlier daemon until somebody takes it back.
+    /// Keeps a pod of an earlier daemon until it is undone.
     pub(crate) fn leave_behind(&self, pod: Arc<Pod>) {
         let mut rows = self.0.write();
         rows.unlisted.insert(pod.id().clone());
         rows.left_behind.push(pod);
     }
 
-    /// The pods that are to be taken back; whoever asks has to do it.
+    /// Takes the pods that are to be undone; the caller must do that.
     pub(crate) fn take_left_behind(&self) -> Vec<Arc<Pod>> {
         std::mem::take(&mut self.0.write().left_behind)
     }
 
-    /// Whose things are somebody's: every pod that is listed, is being made, is left alone or is to be taken back.
+    /// The pods that own something: all that are listed, being made, left alone, or to be undone.
     pub(crate) fn owners(&self) -> HashSet<PodId> {
         let rows = self.0.read();
         rows.pods.keys().chain(&rows.unlisted).cloned().collect()
     }
 
-    /// The same without those that are to be taken back: they have nothing that a new pod could want.
+    /// The same without those that are to be undone: they have nothing that a new pod could use.
     pub(crate) fn lasting_owners(&self) -> HashSet<PodId> {
         let mut owners = self.owners();
         for pod in &self.0.read().left_behind {
@@ -105,13 +105,13 @@ impl Table {
         owners
     }
 
-    /// Makes a container known.
+    /// Lists a container.
     pub(crate) fn insert_container(&self, pod: &Pod, container: &Arc<Container>) {
         self.0.write().containers.insert(container.id().clone(), pod.id().clone());
         pod.insert(Arc::clone(container));
     }
 
-    /// Makes a container unknown; false if it was not known any more.
+    /// Unlists a container; returns false if it was not listed.
     pub(crate) fn remove_container(&self, pod: &Pod, container: &Container) -> bool {
         let known = self.0.write().containers.remove(container.id()).is_some();
         pod.forget(container.id());
@@ -119,7 +119,7 @@ impl Table {
     }
 }
 
-/// The one row whose id begins so. Ids are sorted, so those that do are side by side.
+/// The only row whose id has this prefix. Ids are sorted, so all rows with the prefix are side by side.
 fn find<'a, K, V>(what: &'static str, id: &str, rows: &'a BTreeMap<K, V>) -> Result<(&'a K, &'a V), Error>
 where
     K: Ord + std::borrow::Borrow<str>,

@@ -1,5 +1,5 @@
-//! What containers and pods use, as numbers: read off the kernel for whoever asks, and so blocking, but for what was
-//! measured before.
+//! The resource usage of containers and pods, as numbers. They are read from the kernel on request, and so this blocks,
+//! except for what was measured before.
 
 use std::path::Path;
 
@@ -12,17 +12,17 @@ use crate::container::Container;
 use crate::engine::{Engine, pod_cgroup};
 use crate::pod::Pod;
 
-/// What a pod uses.
+/// A pod's usage.
 #[derive(Debug)]
 pub struct PodUsage {
-    /// Of its cgroup.
+    /// The statistics of its cgroup.
     pub stats: Stats,
-    /// Nanoseconds of processor time a second, once there were two readings.
+    /// Nanoseconds of CPU time per second; `None` before there are two readings.
     pub cpu_rate: Option<u64>,
 }
 
 impl Container {
-    /// The figures of its cgroup; none once it has ended.
+    /// The statistics of its cgroup; `None` once it has exited.
     #[must_use]
     pub fn usage(&self, extent: Extent) -> Option<Stats> {
         if self.is_exited() {
@@ -31,12 +31,12 @@ impl Container {
         self.cgroup().map(|cgroup| cgroup.stats(extent))
     }
 
-    /// Nanoseconds of processor time a second, once there were two readings; this is one, of all the time it used.
+    /// Nanoseconds of CPU time per second, once there are two readings; `cpu_ns` is this one's total.
     pub fn cpu_rate(&self, now_ns: i64, cpu_ns: Option<u64>) -> Option<u64> {
         self.meter().rate(now_ns, cpu_ns)
     }
 
-    /// The numbers of its processes.
+    /// The pids of its processes.
     #[must_use]
     pub fn pids(&self) -> Vec<i32> {
         self.cgroup().and_then(|cgroup| cgroup.pids().ok()).unwrap_or_default()
@@ -44,7 +44,7 @@ impl Container {
 }
 
 impl Pod {
-    /// The counters of its network interfaces; none on the host's network, or where they cannot be read.
+    /// The counters of its network interfaces; empty on the host's network, or if they cannot be read.
     #[must_use]
     pub fn interfaces(&self) -> Vec<InterfaceStats> {
         let socket = self.network_stats();
@@ -53,7 +53,7 @@ impl Pod {
 }
 
 impl Engine {
-    /// What a pod uses, which is what its cgroup has: all that its containers used, also those that are gone.
+    /// A pod's usage, which is that of its cgroup: everything its containers used, those that are gone included.
     pub fn pod_usage(&self, pod: &Pod, now_ns: i64) -> PodUsage {
         let mut meter = pod.meter();
         let mut stats = self.read_pod(pod).unwrap_or_else(unused);
@@ -62,14 +62,14 @@ impl Engine {
         PodUsage { stats, cpu_rate }
     }
 
-    /// A pod's cgroup now; `None` where it is not there. A kubelet makes and removes those of its own.
+    /// Reads a pod's cgroup now; `None` if it does not exist. A kubelet makes and removes its pods' cgroups itself.
     fn read_pod(&self, pod: &Pod) -> Option<Stats> {
         let path = pod_cgroup(&self.options.cgroup_parent, pod).ok()?;
         let stats = self.parts.cgroups.at(&path).stats(Extent::Tasks);
         Some(stats).filter(|stats| *stats != Stats::default())
     }
 
-    /// What a container has written, as it was measured last.
+    /// What a container has written, as last measured.
     #[must_use]
     pub fn written(&self, container: &Container) -> Option<Usage> {
         self.parts.snapshots.known_usage(container.id())
@@ -81,20 +81,20 @@ impl Engine {
         wharf_host::unready(self.parts.layout.state())
     }
 
-    /// The directory that writable layers are below.
+    /// The directory with all writable layers.
     #[must_use]
     pub fn root(&self) -> &Path {
         self.parts.layout.root()
     }
 
-    /// The hierarchies of cgroups.
+    /// The cgroup hierarchies.
     #[must_use]
     pub fn cgroups(&self) -> &Cgroups {
         &self.parts.cgroups
     }
 }
 
-/// A pod whose cgroup is not there, as before its first container: nothing was used, and nothing is.
+/// A pod without a cgroup, for example before its first container, has used nothing and uses nothing.
 fn unused() -> Stats {
     let mut stats = Stats::default();
     stats.cpu.usage_ns = Some(0);

@@ -1,4 +1,4 @@
-//! Taking away what cannot be taken away at once.
+//! Removing what cannot be removed at once.
 
 use std::time::Duration;
 
@@ -6,10 +6,11 @@ use wharf_types::chain;
 
 use crate::error::Error;
 
-/// The longest pause between two attempts to take something away.
+/// The longest pause between two attempts.
 const PAUSE_LIMIT: Duration = Duration::from_mins(1);
 
-/// Takes something away; if that fails, again and again in the background, until the daemon ends. The next one finds it.
+/// Removes something. If that fails, it retries in the background until the daemon exits; the next daemon finds what is
+/// left.
 pub(super) async fn persist<F>(what: &'static str, id: String, attempt: impl Fn() -> F + Send + 'static)
 where
     F: Future<Output = Result<(), Error>> + Send + 'static,

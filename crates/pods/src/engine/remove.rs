@@ -1,4 +1,4 @@
-//! Removing a container, or taking back what could not be made. Each step can be repeated.
+//! Removing a container, or undoing one that could not be made. Each step can be repeated.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::joins::spawn;
 use crate::pod::Pod;
 
 impl Engine {
-    /// Removes a cgroup with what runs in it; one that is not there is fine.
+    /// Removes a cgroup and kills its processes; a missing one is success.
     pub(super) async fn remove_cgroup(&self, path: CgroupPath) -> Result<(), Error> {
         const STAGE: &str = "removing a cgroup";
-        /// Its processes are gone when it is removed; the kernel may take a moment for what is left of them.
+        /// Its processes have already exited; the kernel may take a moment for the rest.
         const PATIENCE: Duration = Duration::from_secs(1);
         let cgroups = self.parts.cgroups.clone();
         let cgroup = match blocking(move || Ok(cgroups.open(&path))).await? {
@@ -30,10 +30,10 @@ impl Engine {
         blocking(move || cgroup.remove(PATIENCE).stage(STAGE)).await
     }
 
-    /// Removes a container, killing it if it runs; unknown ones are fine. Its log stays.
+    /// Removes a container, and kills it if it runs; an unknown one is success. Its log stays.
     ///
     /// # Errors
-    /// The stage that failed; the next call goes on from there.
+    /// The stage that failed; the next call continues from there.
     pub async fn remove_container(self: &Arc<Self>, id: &str) -> Result<(), Error> {
         let Some((pod, container)) = known(self.container(id))? else { return Ok(()) };
         let engine = Arc::clone(self);
@@ -45,16 +45,16 @@ impl Engine {
         pod: &Arc<Pod>,
         container: &Arc<Container>,
     ) -> Result<(), Error> {
-        // What waits for a change of it, as a start that hangs, ends with it.
+        // Any call that holds up a change of the container, such as a start that hangs, ends with it.
         self.stop((Arc::clone(pod), Arc::clone(container)), Duration::ZERO).await?;
         let _order = container.change().await;
-        // Removed while this call waited for its turn.
+        // It was removed while this call waited for its turn.
         if pod.container(container.id().as_str()).is_none() {
             return Ok(());
         }
         if let Ok(supervisor) = pod.connection() {
             match supervisor.remove(container.id()).await {
-                // It is asked once more, or has the request and takes it later.
+                // It will be asked again, or it has the request and handles it later.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) =>
                 {
@@ -77,7 +77,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes what is left of a container but its record in memory.
+    /// Removes everything of a container except its listing in memory.
     async fn delete_container(
         self: &Arc<Self>,
         pod: &Pod,
@@ -96,13 +96,13 @@ impl Engine {
             for file in [&exit, &spec] {
                 wharf_state::record::remove(file).stage("removing the container's records")?;
             }
-            // The record goes last: it is what a new daemon finds the rest by.
+            // The record goes last, because a new daemon finds everything else from it.
             wharf_state::record::remove(&record).stage("removing the container's records")
         })
         .await
     }
 
-    /// Takes back a container that an earlier daemon left half made.
+    /// Undoes a container that an earlier daemon left half made.
     pub(crate) fn take_back_container(self: &Arc<Self>, pod: &Arc<Pod>, container: &Container) {
         tracing::warn!(
             container = container.id().short(),
@@ -113,7 +113,7 @@ impl Engine {
         tokio::spawn(async move { engine.undo_container(&pod, &id).await });
     }
 
-    /// Takes back a container that could not be made. The supervisor forgets it once its first process is gone.
+    /// Undoes a container that could not be made. The supervisor forgets it once its first process has exited.
     pub(crate) async fn undo_container(self: &Arc<Self>, pod: &Arc<Pod>, id: &ContainerId) {
         let (engine, pod, id) = (Arc::clone(self), Arc::clone(pod), id.clone());
         persist("a container that could not be made", id.to_string(), move || {
@@ -124,7 +124,7 @@ impl Engine {
     }
 
     async fn try_undo_container(self: &Arc<Self>, pod: &Pod, id: &ContainerId) -> Result<(), Error> {
-        // The record knows best: where the pod's own cannot be read, its cgroup's parent is not known.
+        // The record has the right path: if the pod's own record cannot be read, the parent of the cgroup is unknown.
         let path = self.parts.layout.container_record(pod.id(), id);
         let cgroup = match blocking(move || Ok(ContainerRecord::load(&path))).await? {
             Ok(record) => record.cgroup,

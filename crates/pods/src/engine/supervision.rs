@@ -1,6 +1,6 @@
-//! From a pod's beginning to its supervisor's end: the connection is made, and made anew whenever it breaks; what the
-//! supervisor tells is noted. It is the process that says whether a supervisor is there, never the connection: a
-//! supervisor is killed for its own pod's end alone.
+//! Watches a pod's supervisor from the pod's beginning to the supervisor's end: connects, reconnects whenever the
+//! connection breaks, and notes what the supervisor reports. Only the process shows whether a supervisor exists, never
+//! the connection. A supervisor is killed only for the end of its own pod.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -23,20 +23,20 @@ use crate::container::Container;
 use crate::error::{Error, Stage, blocking};
 use crate::pod::Pod;
 
-/// The pause between two attempts to connect: at first, and at most.
+/// The pause between two attempts to connect: the first and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));
 
-/// What an attempt to connect came to.
+/// The result of an attempt to connect.
 pub(crate) enum Reached {
     Supervisor(OwnedFd),
     /// Nobody listens.
     Nobody,
-    /// It cannot be said now.
+    /// It cannot be determined now.
     Unclear(Error),
 }
 
 impl Engine {
-    /// Watches over a pod's supervisor until it is gone; `socket` is a connection to it, if there is one.
+    /// Watches a pod's supervisor until it is gone; `socket` is a connection to it, if there is one.
     pub(crate) fn watch_over(self: &Arc<Self>, pod: &Arc<Pod>, mut socket: Option<OwnedFd>) {
         let (engine, pod) = (Arc::clone(self), Arc::clone(pod));
         tokio::spawn(async move {
@@ -45,14 +45,14 @@ impl Engine {
                     engine.note(&pod, event);
                 }
                 pod.link().set(Link::Connecting);
-                // Commands end with the connection they were asked for on, and nobody tells of that any more.
+                // Execs end with the connection of their request, and nobody reports their ends any more.
                 pod.execs().clear();
             }
             engine.supervisor_gone(&pod).await;
         });
     }
 
-    /// Connects until the supervisor has answered; `None` once it is gone.
+    /// Connects until the supervisor has responded; `None` once it is gone.
     async fn link_up(
         self: &Arc<Self>,
         pod: &Arc<Pod>,
@@ -101,14 +101,14 @@ impl Engine {
         }
     }
 
-    /// Connects to a pod's supervisor by its socket, and takes note of its process where that is not known.
+    /// Connects to a pod's supervisor through its socket, and notes its process if that is not known.
     pub(crate) async fn reach(&self, pod: &Arc<Pod>) -> Reached {
         let (path, pod) = (Layout::supervisor_socket(&self.parts.layout.pod(pod.id())), Arc::clone(pod));
         let reached = blocking(move || Ok(reach(&pod, &path))).await;
         reached.unwrap_or_else(Reached::Unclear)
     }
 
-    /// Asks for what the supervisor holds, however long the answer takes, and takes its word.
+    /// Asks what the supervisor holds, however long the response takes, and adopts it.
     async fn greet(self: &Arc<Self>, pod: &Arc<Pod>, socket: OwnedFd) -> Result<Receiver<Body>, Error> {
         let (supervisor, events) = Connection::new(socket)?;
         let supervisor = Arc::new(supervisor);
@@ -122,7 +122,7 @@ impl Engine {
         Ok(events)
     }
 
-    /// Opens the counters of a pod's interfaces where an earlier daemon made the pod.
+    /// Opens the counters of the pod's interfaces if an earlier daemon made the pod.
     async fn count_traffic(self: &Arc<Self>, pod: &Arc<Pod>, supervisor: &Connection) {
         let is_found = pod.read_state().ready && !pod.is_host_network() && !supervisor.held().is_nothing();
         if !is_found || pod.network_stats().is_some() {
@@ -157,7 +157,7 @@ impl Engine {
         blocking(move || open_netns(&pin).stage("opening the pod's network namespace")).await
     }
 
-    /// What the supervisor says holds, whatever was thought of its containers before.
+    /// Adopts what the supervisor reports, whatever the state of its containers was thought to be.
     async fn reconcile(self: &Arc<Self>, pod: &Arc<Pod>, supervisor: &Arc<Connection>, found: v1::State) {
         for container in pod.containers().iter().filter(|container| !container.is_exited()) {
             let status = found.containers.iter().find(|status| status.id == container.id().as_str());
@@ -173,7 +173,7 @@ impl Engine {
         }
     }
 
-    /// Lets a container be what is decided of it.
+    /// Gives a container the state that was decided for it.
     async fn settle(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>, word: Word<'_>) {
         let exit = self.exit_on_disk(pod, container).await;
         match decide(&container.record(), exit, word) {
@@ -186,7 +186,7 @@ impl Engine {
         }
     }
 
-    /// Who the container's first process is, for a record that a killed daemon could not complete.
+    /// Notes the identity of the container's first process, for a record that a killed daemon could not complete.
     async fn identify(&self, pod: &Pod, container: &Arc<Container>, status: &v1::ContainerStatus) {
         container.set_pid(status.pid);
         let Some(identity) = late_identity(&container.record(), status) else { return };
@@ -201,7 +201,7 @@ impl Engine {
         }
     }
 
-    /// Has the supervisor forget a container that is nobody's: the call that made it has failed.
+    /// Has the supervisor forget a container that belongs to nobody, because the call that made it has failed.
     pub(super) fn disown(&self, pod: &Pod, supervisor: &Arc<Connection>, id: &str) {
         let Ok(container) = id.parse::<ContainerId>() else { return };
         let is_in_the_making = pod.making().as_ref().is_some_and(|making| making.id == container);
@@ -211,7 +211,7 @@ impl Engine {
         let supervisor = Arc::clone(supervisor);
         tokio::spawn(async move {
             tracing::debug!(container = container.short(), "a supervisor has a container that is nobody's");
-            // What it does not take now, it is asked again when it tells of the container's end.
+            // If it does not accept this now, it is asked again when it reports the container's exit.
             drop(supervisor.signal(&container, Signal::KillAll).await);
             drop(supervisor.remove(&container).await);
         });
@@ -252,7 +252,7 @@ impl Engine {
         }
     }
 
-    /// A container's program runs.
+    /// Notes that a container's program runs.
     pub(super) fn started(&self, pod: &Pod, container: &Container, started_at_ns: i64) {
         let _order = pod.telling();
         if container.note_start(started_at_ns) {
@@ -260,7 +260,7 @@ impl Engine {
         }
     }
 
-    /// A container's first process is gone.
+    /// Notes that a container's first process has exited.
     pub(super) fn ended(&self, pod: &Pod, container: &Container, exit: ExitRecord) {
         let _order = pod.telling();
         if exit.started_at_ns > 0 && container.note_start(exit.started_at_ns) {
@@ -271,7 +271,8 @@ impl Engine {
         }
     }
 
-    /// A container's processes are gone, and nobody tells how: if it is not on disk, nobody knows.
+    /// Notes that a container's processes are gone and nobody reports how: without an exit record on disk, it is
+    /// unknown.
     pub(super) async fn lost(&self, pod: &Pod, container: &Container) {
         let exit = self.exit_on_disk(pod, container).await;
         self.ended(pod, container, exit.unwrap_or_else(|| lost_at(wharf_sys::clock::now_ns())));
@@ -282,7 +283,7 @@ impl Engine {
         blocking(move || ExitRecord::load(&path).stage("reading an exit record")).await.ok()
     }
 
-    /// The supervisor died, or was asked to: what it watched over has ended, or is ended now.
+    /// Handles the supervisor's end, whether it died or was asked to exit: its containers have ended, or are ended now.
     pub(crate) async fn supervisor_gone(self: &Arc<Self>, pod: &Arc<Pod>) {
         pod.link().set(Link::Gone);
         self.pod_stopped(pod);
@@ -293,7 +294,7 @@ impl Engine {
         futures_util::future::join_all(ends.map(|container| self.end_unwatched(pod, container))).await;
     }
 
-    /// Ends what may be left of a container that nobody watches over any more.
+    /// Kills what may be left of a container that has no supervisor any more.
     pub(super) async fn end_unwatched(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) {
         if let Err(error) = self.kill_container(container).await {
             tracing::warn!(
@@ -305,18 +306,18 @@ impl Engine {
         self.settle(pod, container, Word::Gone).await;
     }
 
-    /// Ends a pod's supervisor: by request, else by force.
+    /// Ends a pod's supervisor, by request or else by force.
     ///
     /// # Errors
-    /// DeadlineExceeded if the kernel does not let it die; the next call goes on waiting.
+    /// DeadlineExceeded if the kernel does not let it die; the next call continues to wait.
     pub(super) async fn end_supervisor(&self, pod: &Arc<Pod>) -> Result<(), Error> {
         if let Link::Up(supervisor) = pod.link().now()
             && !supervisor.is_silent()
         {
-            // One that does not do it is killed.
+            // One that does not exit is killed.
             drop(supervisor.shut_down(KILL_PATIENCE).await);
         }
-        // One that never answered may not be known as a process yet.
+        // The process of one that never responded may not be known yet.
         if pod.supervisor().is_none() && !pod.link().is_gone() {
             let _nobody_or_known: Reached = self.reach(pod).await;
         }
@@ -332,7 +333,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The last lines of the log of a pod's supervisor; mostly there are none.
+    /// The last lines of the log of a pod's supervisor, which is usually empty.
     ///
     /// # Errors
     /// The log cannot be read.
@@ -341,7 +342,7 @@ impl Engine {
         blocking(move || Ok(wharf_supervision::last_lines(&directory)?)).await
     }
 
-    /// A pod is not ready any more, whatever the reason.
+    /// Notes that a pod is no longer ready, whatever the reason.
     pub(super) fn pod_stopped(&self, pod: &Pod) {
         let _order = pod.telling();
         if std::mem::take(&mut pod.write_state().ready) {
@@ -350,7 +351,7 @@ impl Engine {
     }
 }
 
-/// A pod's namespaces as its supervisor is to hold them.
+/// A pod's namespaces in the form in which its supervisor will hold them.
 fn to_hold(namespaces: &PodNamespaces) -> Vec<(v1::Held, BorrowedFd<'_>)> {
     let PodNamespaces { net, ipc, uts, mounts, files } = namespaces;
     let all = [
@@ -363,7 +364,7 @@ fn to_hold(namespaces: &PodNamespaces) -> Vec<(v1::Held, BorrowedFd<'_>)> {
     all.into_iter().filter_map(|(held, descriptor)| Some((held, descriptor?.as_fd()))).collect()
 }
 
-/// Waits for an answer, and says so if it takes long.
+/// Waits for a response, and logs it if that takes long.
 async fn patiently<T>(pod: &Pod, answer: impl Future<Output = T>) -> T {
     tokio::pin!(answer);
     match tokio::time::timeout(BRIEF_PATIENCE, &mut answer).await {
@@ -394,7 +395,7 @@ fn reach(pod: &Pod, path: &std::path::Path) -> Reached {
     if process.is_none() {
         match Process::adopt(socket.as_fd()) {
             Ok(adopted) => *process = Some(adopted),
-            // It ended right now, or descriptors run short: the next attempt tells.
+            // It has just exited, or descriptors run short: the next attempt shows which.
             Err(error) => return Reached::Unclear(error.into()),
         }
     }

@@ -1,4 +1,4 @@
-//! What commands write: kept within bounds, one command's and those of all together.
+//! The output of commands, kept within limits for one command and for all together.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
@@ -11,13 +11,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::error::{Error, Stage};
 use crate::exec::{ExecError, STAGE};
 
-/// What is kept of each stream; the command goes on beyond it. Both fit in one message of 16 MiB, and so does the rest.
+/// How much of each stream is kept; the command continues beyond it. Both streams and the rest fit one message of 16
+/// MiB.
 const STREAM_LIMIT_BYTES: usize = (8 << 20) - 1024;
-/// What each stream may keep whatever others do: more than a probe writes.
+/// How much each stream may keep whatever others do: more than a probe writes.
 const OWN_BYTES: usize = 16 * 1024;
-/// What the streams of all commands may keep together beyond that.
+/// How much the streams of all commands together may keep beyond that.
 const SHARED_LIMIT_BYTES: usize = 256 << 20;
-/// What a permit of the shared memory stands for.
+/// The memory that one permit stands for.
 const PERMIT_BYTES: usize = 1024;
 
 /// The memory for the output of all commands.
@@ -40,14 +41,14 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Of a pipe whose reader does not wait.
+    /// The output from a nonblocking pipe.
     pub(super) fn of(pipe: OwnedFd, memory: &Memory) -> Result<Self, Error> {
         let pipe = Receiver::from_owned_fd(pipe).stage(STAGE)?;
         Ok(Self { pipe, kept: Vec::new(), memory: memory.clone(), held: None })
     }
 
-    /// Reads to the end of the pipe. Other tasks have their turns meanwhile, however fast it is filled: each of these
-    /// reads counts against the task's budget.
+    /// Reads to the end of the pipe. Other tasks get their turns in the meantime, however fast the pipe fills: each of
+    /// these reads counts against the task's budget.
     pub(super) async fn collect(&mut self) -> Result<(), Error> {
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(count @ 1..) = self.pipe.read(&mut buffer).await {
@@ -56,8 +57,8 @@ impl Output {
         Ok(())
     }
 
-    /// Takes what is in the pipe now, whether its readiness was seen yet or not. A writer that is left does not hold this
-    /// up: no more is read than the pipe has room for.
+    /// Takes what is in the pipe now, whether or not its readiness has been seen. A remaining writer does not hold this
+    /// up: no more is read than fits the pipe.
     pub(super) fn drain(&mut self) -> Result<(), Error> {
         let mut left = fcntl(self.pipe.as_fd(), FcntlArg::F_GETPIPE_SZ).stage(STAGE)?.unsigned_abs() as usize;
         let mut buffer = [0; 16 * 1024];
@@ -74,7 +75,7 @@ impl Output {
         Ok(())
     }
 
-    /// What was kept.
+    /// The bytes that were kept.
     pub(super) fn into_bytes(self) -> Vec<u8> {
         self.kept
     }
@@ -150,7 +151,7 @@ mod tests {
         assert_eq!(refused.kind(), ErrorKind::ResourceExhausted, "{refused}");
     }
 
-    /// One worker: if reading never yielded, nothing else would ever be polled.
+    /// There is one worker: if reading never yielded, nothing else would be polled.
     #[tokio::test]
     async fn a_pipe_that_is_never_empty_holds_nobody_up() {
         let (mut output, write) = output(&Memory::default());
@@ -158,7 +159,7 @@ mod tests {
         let stopped = Arc::clone(&stop);
         let (sender, much_is_read) = tokio::sync::oneshot::channel();
         let writer = std::thread::spawn(move || {
-            // Far more than a pipe holds.
+            // Far more than fits a pipe.
             for _ in 0..1000 {
                 nix::unistd::write(&write, &[0; 4096]).unwrap();
             }
@@ -174,7 +175,7 @@ mod tests {
         output.drain().unwrap();
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         drop(output);
-        // Its last write may find nobody who reads.
+        // Its last write may find no reader.
         drop(writer.join());
     }
 }

@@ -1,4 +1,4 @@
-//! How many commands may run at once.
+//! Limits on how many commands run at a time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard};
@@ -9,12 +9,12 @@ use crate::error::Error;
 use crate::exec::{ExecError, STAGE};
 use crate::lock::Mutex;
 
-/// Commands of one container at once: probes and hooks are a handful.
+/// Commands of one container at a time: there are only a handful of probes and hooks.
 const CONTAINER_LIMIT: usize = 512;
-/// Commands of all containers at once: each takes a few descriptors and some tens of KiB of this process.
+/// Commands of all containers at a time: each takes a few descriptors and some tens of KiB in this process.
 const NODE_LIMIT: usize = 4096;
 
-/// The commands that run, by container.
+/// The number of running commands for each container.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Turns(Arc<Mutex<HashMap<ContainerId, usize>>>);
 
@@ -23,7 +23,7 @@ impl Turns {
         self.0.lock()
     }
 
-    /// Counts one more, until the turn is dropped.
+    /// Counts one more command until the turn is dropped.
     pub(super) fn take(&self, container: &ContainerId) -> Result<Turn, Error> {
         let mut counts = self.counts();
         let (here, everywhere) =

@@ -1,4 +1,4 @@
-//! What RunPodSandbox asks for, read as what is to be made.
+//! The request of RunPodSandbox, translated into what is made.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use wharf_network::{PortMapping, Protocol};
 use crate::error::Error;
 use crate::pod::Pod;
 
-/// What a pod with a network of its own may do without being root there, as with the other runtimes.
+/// What a pod with its own network may do without being root in it, as with other runtimes.
 const USUAL_SYSCTLS: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
 
-/// Which namespaces a pod gets of its own, and what is set in them.
+/// The namespaces that a pod has of its own, and what is set in them.
 pub(super) fn namespace_plan(pod: &Pod) -> Result<NamespacePlan, Error> {
     let options = pod.namespaces();
     let sysctls = pod.config().linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
@@ -33,7 +33,7 @@ pub(super) fn namespace_plan(pod: &Pod) -> Result<NamespacePlan, Error> {
     Ok(plan)
 }
 
-/// A sysctl must be of a namespace that the pod has of its own: any other is the whole machine's.
+/// A sysctl must belong to one of the pod's own namespaces: any other is the whole machine's.
 fn check_sysctl(plan: &NamespacePlan, key: &str, value: &str) -> Result<(), Error> {
     let is_own = sysctl_scope(key).is_some_and(|kind| plan.own.contains(&kind));
     if is_own && !value.contains(['\n', '\0']) {
@@ -43,7 +43,7 @@ fn check_sysctl(plan: &NamespacePlan, key: &str, value: &str) -> Result<(), Erro
     Err(Error::invalid("sysctls", problem))
 }
 
-/// Which ports of the host lead into the pod.
+/// The host ports that lead into the pod.
 pub(super) fn ports(config: &PodSandboxConfig) -> Result<Vec<PortMapping>, Error> {
     config.port_mappings.iter().map(mapping).collect()
 }
