@@ -24,18 +24,28 @@ use crate::streams::{self, Connected, Streams};
 use crate::terminal::{self, Terminal};
 use crate::{confine, devices, report};
 
-/// Makes the container around this process, reports, waits for the start, and executes the program. Runs in a child of
-/// the supervisor, in a PID namespace of its own or in the supervisor's (and in its cgroup, on v2), and never returns.
-pub fn create(plan: &Plan, pod: PodNamespaces<'_>, streams: &Streams, mut origin: Origin<'_>) -> ! {
-    let ready = Joined::join(plan, pod, &origin)
-        .and_then(Joined::enter_root)
-        .and_then(|rooted| rooted.furnish(plan, streams, &origin));
-    let error = match ready.and_then(|ready| ready.start(plan, &mut origin)) {
+/// Makes the container of an encoded plan around this process, reports, waits for the start, and executes the program. Runs in a
+/// child of the supervisor, in a PID namespace of its own or in the supervisor's (and in its cgroup, on v2), and never returns.
+pub fn create(plan: &[u8], pod: PodNamespaces<'_>, streams: &Streams, mut origin: Origin<'_>) -> ! {
+    let error = match run(plan, pod, streams, &mut origin) {
         Ok(never) => match never {},
         Err(error) => error,
     };
     report::failed(&origin.line, &error);
     wharf_sys::process::exit_now(128)
+}
+
+fn run(
+    plan: &[u8],
+    pod: PodNamespaces<'_>,
+    streams: &Streams,
+    origin: &mut Origin<'_>,
+) -> Result<Infallible, Error> {
+    // Here and not in the supervisor, which would keep the memory that this takes.
+    let plan = &Plan::decode(plan)?;
+    let joined = Joined::join(plan, pod, origin)?;
+    let ready = joined.enter_root()?.furnish(plan, streams, origin)?;
+    ready.start(plan, origin)
 }
 
 /// In the container's namespaces, where only the pod's files are in sight; of the host there is what was opened before.

@@ -59,6 +59,12 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The plan cannot be understood.
+    #[error("the plan has a bad part: {problem}")]
+    Plan {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The program could not be executed.
     #[error("exec of {program:?} failed: {reason}")]
     Exec {
@@ -80,7 +86,7 @@ impl Failure for Error {
             }
             Self::Stage { source, .. } | Self::Mount { source, .. } => source.errno.kind(),
             Self::HostPath { source, .. } | Self::ContainerPath { source, .. } => named(source.errno),
-            Self::Identity { .. } => ErrorKind::InvalidArgument,
+            Self::Identity { .. } | Self::Plan { .. } => ErrorKind::InvalidArgument,
             Self::Exec { .. } => ErrorKind::FailedPrecondition,
         }
     }

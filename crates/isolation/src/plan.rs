@@ -29,6 +29,22 @@ pub struct Plan {
     pub stdio: Stdio,
 }
 
+/// What the supervisor has to know of a plan, which it keeps as long as the container lives. The rest is for the container's
+/// first process alone, which reads it in memory of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outline {
+    /// Which container.
+    pub container: ContainerId,
+    /// Its namespaces.
+    pub namespaces: Namespaces,
+    /// Its cgroup.
+    pub cgroup: CgroupPlan,
+    /// Its program, and whatever else is executed in it.
+    pub process: Process,
+    /// Where its input and output go.
+    pub stdio: Stdio,
+}
+
 /// An overlay of layers with a writable directory of the container's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rootfs {

@@ -5,9 +5,10 @@ use wharf_sys::mount::{Attributes, Propagation};
 use wharf_types::{ContainerPath, HostPath};
 use wharf_wire::v1;
 
+use crate::error::Error;
 use crate::plan::{
-    CgroupPlan, DeviceNode, Input, Limit, LogFile, MountPlan, Namespaces, PidNamespace, Plan, Process,
-    Rootfs, Source, Stdio, User,
+    CgroupPlan, DeviceNode, Input, Limit, LogFile, MountPlan, Namespaces, Outline, PidNamespace, Plan,
+    Process, Rootfs, Source, Stdio, User,
 };
 
 impl From<&Plan> for v1::Plan {
@@ -146,51 +147,89 @@ fn process_out(process: &Process) -> v1::Process {
     }
 }
 
+impl Plan {
+    /// Decodes a plan.
+    ///
+    /// # Errors
+    /// [`Error::Plan`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let plan = wharf_wire::decode::<v1::Plan>(bytes).map_err(|error| wharf_types::chain(&error));
+        plan.and_then(Self::try_from).map_err(|problem| Error::Plan { problem })
+    }
+}
+
+impl Outline {
+    /// Decodes what the supervisor has to know of a plan.
+    ///
+    /// # Errors
+    /// [`Error::Plan`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let outline = wharf_wire::decode::<v1::Outline>(bytes).map_err(|error| wharf_types::chain(&error));
+        outline.and_then(Self::try_from).map_err(|problem| Error::Plan { problem })
+    }
+}
+
 impl TryFrom<v1::Plan> for Plan {
     /// What could not be understood.
     type Error = String;
 
     fn try_from(plan: v1::Plan) -> Result<Self, String> {
+        let v1::Plan { container, namespaces, cgroup, process, stdio, .. } = plan;
+        let outline = v1::Outline { container, namespaces, cgroup, process, stdio };
+        let Outline { container, namespaces, cgroup, process, stdio } = outline.try_into()?;
         let rootfs = plan.rootfs.ok_or("no rootfs")?;
-        let cgroup = plan.cgroup.ok_or("no cgroup")?;
-        let stdio = plan.stdio.ok_or("no stdio")?;
-        let log = (!stdio.log_name.is_empty())
-            .then(|| {
-                host(&stdio.log_directory)
-                    .map(|directory| LogFile { directory, name: stdio.log_name.clone() })
-            })
-            .transpose()?;
         Ok(Self {
-            container: plan.container.parse().map_err(show)?,
+            container,
             rootfs: Rootfs {
                 lowers: hosts(&rootfs.lowers)?,
                 upper: host(&rootfs.upper)?,
                 work: host(&rootfs.work)?,
                 read_only: rootfs.read_only,
             },
-            namespaces: namespaces_in(&plan.namespaces.ok_or("no namespaces")?)?,
+            namespaces,
+            cgroup,
+            mounts: plan.mounts.into_iter().map(mount_in).collect::<Result<_, _>>()?,
+            devices: plan.devices.into_iter().map(device_in).collect::<Result<_, _>>()?,
+            masked_paths: plan.masked_paths.iter().map(|path| inner(path)).collect::<Result<_, _>>()?,
+            readonly_paths: plan.readonly_paths.iter().map(|path| inner(path)).collect::<Result<_, _>>()?,
+            process,
+            stdio,
+        })
+    }
+}
+
+impl TryFrom<v1::Outline> for Outline {
+    /// What could not be understood.
+    type Error = String;
+
+    fn try_from(outline: v1::Outline) -> Result<Self, String> {
+        let cgroup = outline.cgroup.ok_or("no cgroup")?;
+        Ok(Self {
+            container: outline.container.parse().map_err(show)?,
+            namespaces: namespaces_in(&outline.namespaces.ok_or("no namespaces")?)?,
             cgroup: CgroupPlan {
                 directory: optional(&cgroup.directory)?,
                 entries: hosts(&cgroup.entries)?,
                 kill_directory: host(&cgroup.kill_directory)?,
                 oom_file: optional(&cgroup.oom_file)?,
             },
-            mounts: plan.mounts.into_iter().map(mount_in).collect::<Result<_, _>>()?,
-            devices: plan.devices.into_iter().map(device_in).collect::<Result<_, _>>()?,
-            masked_paths: plan.masked_paths.iter().map(|path| inner(path)).collect::<Result<_, _>>()?,
-            readonly_paths: plan.readonly_paths.iter().map(|path| inner(path)).collect::<Result<_, _>>()?,
-            process: process_in(plan.process.ok_or("no process")?)?,
-            stdio: Stdio {
-                log,
-                input: match (stdio.stdin, stdio.stdin_once) {
-                    (false, _) => Input::Empty,
-                    (true, false) => Input::Kept,
-                    (true, true) => Input::Once,
-                },
-                terminal: stdio.terminal,
-            },
+            process: process_in(outline.process.ok_or("no process")?)?,
+            stdio: stdio_in(outline.stdio.ok_or("no stdio")?)?,
         })
     }
+}
+
+fn stdio_in(stdio: v1::Stdio) -> Result<Stdio, String> {
+    let log = match stdio.log_name {
+        name if name.is_empty() => None,
+        name => Some(LogFile { directory: host(&stdio.log_directory)?, name }),
+    };
+    let input = match (stdio.stdin, stdio.stdin_once) {
+        (false, _) => Input::Empty,
+        (true, false) => Input::Kept,
+        (true, true) => Input::Once,
+    };
+    Ok(Stdio { log, input, terminal: stdio.terminal })
 }
 
 fn show(error: impl std::fmt::Display) -> String {

@@ -17,8 +17,8 @@ use std::path::Path;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::CloneFlags;
 use wharf_isolation::{
-    CgroupPlan, DeviceNode, Identity, Input, JoinPlan, Limit, MountPlan, Namespaces, Origin, PidNamespace,
-    Place, Plan, PodNamespaces, Process, Report, Rootfs, Source, Stdio, Stream, Streams, User,
+    CgroupPlan, DeviceNode, Identity, Input, JoinPlan, Limit, MountPlan, Namespaces, Origin, Outline,
+    PidNamespace, Place, Plan, PodNamespaces, Process, Report, Rootfs, Source, Stdio, Stream, Streams, User,
 };
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::clone::{Clone, SingleThreaded, clone};
@@ -30,7 +30,9 @@ use wharf_types::{ContainerPath, ErrorKind, HostPath};
 /// One test: what it is called, and what it does.
 type Case = (&'static str, fn(&SingleThreaded));
 
-const CASES: [Case; 10] = [
+const CASES: [Case; 12] = [
+    ("a_plan_with_a_bad_part_makes_nothing", a_plan_with_a_bad_part_makes_nothing),
+    ("an_outline_is_of_its_plan", an_outline_is_of_its_plan),
     ("a_program_runs_in_its_root_with_what_it_was_given", a_program_runs_in_its_root_with_what_it_was_given),
     ("devices_links_and_covers_are_the_containers", devices_links_and_covers_are_the_containers),
     ("a_read_only_root_cannot_be_written", a_read_only_root_cannot_be_written),
@@ -224,9 +226,15 @@ fn ran(witness: &SingleThreaded, script: &str, change: impl FnOnce(&Path, &mut P
     change(directory.path(), &mut plan);
     let pod = pod();
     child(witness, Place::New, |streams, origin| {
-        wharf_isolation::create(&plan, namespaces(&pod), streams, origin)
+        wharf_isolation::create(&encoded(&plan), namespaces(&pod), streams, origin)
     })
     .finish()
+}
+
+/// As it travels.
+fn encoded(plan: &Plan) -> Vec<u8> {
+    let file = wharf_wire::to_file(&wharf_wire::v1::Plan::from(plan)).unwrap();
+    wharf_wire::read_file(&file).unwrap()
 }
 
 #[track_caller]
@@ -303,6 +311,27 @@ fn rights_are_those_of_the_plan(witness: &SingleThreaded) {
     says(&outcome, &format!("1000\n1001 7\n100\n{}\n{}\n{}\n1\n/users/me", set(1), set(3), set(1)));
 }
 
+fn a_plan_with_a_bad_part_makes_nothing(witness: &SingleThreaded) {
+    let directory = tempfile::tempdir().unwrap();
+    let bytes = encoded(&plan(directory.path(), "true"));
+    let pod = pod();
+    let cut = &bytes[..bytes.len() - 1];
+    let refused = child(witness, Place::New, |streams, origin| {
+        wharf_isolation::create(cut, namespaces(&pod), streams, origin)
+    });
+    fails(&refused.finish(), ErrorKind::InvalidArgument, "the plan has a bad part");
+    Outline::decode(cut).unwrap_err();
+}
+
+fn an_outline_is_of_its_plan(_witness: &SingleThreaded) {
+    let directory = tempfile::tempdir().unwrap();
+    let plan = plan(directory.path(), "true");
+    let outline = Outline::decode(&encoded(&plan)).unwrap();
+    assert_eq!(Plan::decode(&encoded(&plan)).unwrap(), plan);
+    let Plan { container, namespaces, cgroup, process, stdio, .. } = plan;
+    assert_eq!(outline, Outline { container, namespaces, cgroup, process, stdio });
+}
+
 fn a_missing_source_is_named(witness: &SingleThreaded) {
     let outcome = ran(witness, "true", |_directory, plan| {
         plan.mounts.push(mount("/there", Source::Tree(host("/no/such/source"))));
@@ -330,7 +359,7 @@ fn another_process_joins_and_is_born_there(witness: &SingleThreaded) {
     let plan = plan(directory.path(), "echo ready; exec sleep 1000");
     let pod = pod();
     let first = child(witness, Place::New, |streams, origin| {
-        wharf_isolation::create(&plan, namespaces(&pod), streams, origin)
+        wharf_isolation::create(&encoded(&plan), namespaces(&pod), streams, origin)
     });
     assert!(matches!(Report::receive(first.line.as_fd()), Ok(Report::Ready { .. })));
     socket::send(first.line.as_fd(), b"S", &[]).unwrap();

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::fcntl::OFlag;
-use wharf_isolation::{Identity, Plan};
+use wharf_isolation::{Identity, Outline};
 use wharf_sys::process::{Ended, Reap};
 use wharf_types::{ContainerId, Exit, HostPath};
 use wharf_wire::v1::{self, container_status};
@@ -27,7 +27,7 @@ const LEAVES_AT_ONCE: usize = 4;
 /// A container, from the request to make it until the request to remove it.
 #[derive(Debug)]
 pub(crate) struct Container {
-    pub(crate) plan: Plan,
+    pub(crate) plan: Outline,
     pub(crate) identity: Identity,
     pub(crate) child: Child,
     pub(crate) first: First,
@@ -60,7 +60,7 @@ pub(crate) enum First {
 }
 
 impl Container {
-    pub(crate) fn new(plan: Plan, child: Child) -> Self {
+    pub(crate) fn new(plan: Outline, child: Child) -> Self {
         let oom_kills_before = oom_kills(&plan);
         Self {
             plan,
@@ -215,7 +215,7 @@ impl Container {
     }
 }
 
-fn oom_kills(plan: &Plan) -> u64 {
+fn oom_kills(plan: &Outline) -> u64 {
     plan.cgroup.oom_file.as_ref().map_or(0, |file| kill::oom_kills(file.as_path()))
 }
 

@@ -2,8 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
-use wharf_isolation::{PidNamespace, Plan, Stream, Streams};
-use wharf_types::{ContainerId, TerminalSize};
+use wharf_isolation::{Outline, PidNamespace, Stream, Streams};
+use wharf_types::{ContainerId, Failure as _, TerminalSize};
 use wharf_wire::v1::{self, failure::Kind, request::Body};
 
 use crate::audience::{Client, Pace};
@@ -22,10 +22,11 @@ pub(crate) enum Given {
     Visitor(Visitor),
 }
 
-/// A container to be made, and the directory of its log where the daemon has made that.
+/// A container to be made, its whole plan as it came, and the directory of its log where the daemon has made that.
 #[derive(Debug)]
 pub(crate) struct Creation {
-    pub(crate) plan: Box<Plan>,
+    pub(crate) plan: Box<Outline>,
+    pub(crate) whole: Vec<u8>,
     pub(crate) log_directory: Option<OwnedFd>,
 }
 
@@ -105,14 +106,14 @@ fn create(descriptors: Vec<OwnedFd>) -> Read {
     let mut descriptors = descriptors.into_iter();
     let (plan, log_directory) = (descriptors.next(), descriptors.next());
     let plan = plan.ok_or_else(|| invalid("a create request without a plan"))?;
-    let plan = wharf_wire::from_file::<v1::Plan>(&plan).map_err(internal)?;
-    let plan = Plan::try_from(plan).map_err(|what| invalid(format!("a plan with a bad part: {what}")))?;
+    let whole = wharf_wire::read_file(&plan).map_err(internal)?;
+    let plan = Outline::decode(&whole).map_err(|error| failure(error.kind().into(), error.to_string()))?;
     let target = match &plan.namespaces.pid {
         PidNamespace::Target(target) => Some(target.clone()),
         PidNamespace::Container | PidNamespace::Pod | PidNamespace::Host => None,
     };
     let ask = Ask::Create { container: plan.container.clone(), has_log: plan.stdio.log.is_some(), target };
-    Ok((ask, Given::Creation(Creation { plan: Box::new(plan), log_directory })))
+    Ok((ask, Given::Creation(Creation { plan: Box::new(plan), whole, log_directory })))
 }
 
 fn signal(request: &v1::Signal) -> Read {

@@ -483,6 +483,20 @@ pub struct Plan {
     #[prost(message, optional, tag = "10")]
     pub stdio: ::core::option::Option<Stdio>,
 }
+/// What the supervisor itself has to know of a plan, by the same numbers: the rest is for the container's first process.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Outline {
+    #[prost(string, tag = "1")]
+    pub container: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub namespaces: ::core::option::Option<Namespaces>,
+    #[prost(message, optional, tag = "4")]
+    pub cgroup: ::core::option::Option<Cgroup>,
+    #[prost(message, optional, tag = "9")]
+    pub process: ::core::option::Option<Process>,
+    #[prost(message, optional, tag = "10")]
+    pub stdio: ::core::option::Option<Stdio>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Rootfs {
     #[prost(string, repeated, tag = "1")]

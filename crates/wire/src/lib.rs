@@ -156,8 +156,7 @@ pub fn receive<M: prost::Message + Default>(
         let message = from_file(&descriptors.remove(0))?;
         return Ok(Some((message, descriptors)));
     }
-    let message = M::decode(&*bytes).map_err(|source| Error::Malformed { bytes: bytes.len(), source })?;
-    Ok(Some((message, descriptors)))
+    Ok(Some((decode(&bytes)?, descriptors)))
 }
 
 /// Puts a message that would make a request too long into a sealed memory file, which travels beside the request.
@@ -180,10 +179,25 @@ fn file_of(bytes: &[u8]) -> Result<OwnedFd, Error> {
 /// # Errors
 /// [`Error::Malformed`], or EFBIG if it is longer than [`MESSAGE_LIMIT_BYTES`].
 pub fn from_file<M: prost::Message + Default>(file: &OwnedFd) -> Result<M, Error> {
+    decode(&read_file(file)?)
+}
+
+/// Reads the bytes of a message from a memory file, for whoever decodes them later.
+///
+/// # Errors
+/// The kernel's error, or EFBIG if they are more than [`MESSAGE_LIMIT_BYTES`].
+pub fn read_file(file: &OwnedFd) -> Result<Vec<u8>, Error> {
     nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekSet)
         .map_err(|errno| Error::Socket(wharf_sys::Error::new("lseek", "message", errno)))?;
-    let bytes = wharf_sys::fs::read_bounded(file, MESSAGE_LIMIT_BYTES).map_err(Error::Socket)?;
-    M::decode(&*bytes).map_err(|source| Error::Malformed { bytes: bytes.len(), source })
+    wharf_sys::fs::read_bounded(file, MESSAGE_LIMIT_BYTES).map_err(Error::Socket)
+}
+
+/// Decodes a message.
+///
+/// # Errors
+/// [`Error::Malformed`].
+pub fn decode<M: prost::Message + Default>(bytes: &[u8]) -> Result<M, Error> {
+    M::decode(bytes).map_err(|source| Error::Malformed { bytes: bytes.len(), source })
 }
 
 #[cfg(test)]

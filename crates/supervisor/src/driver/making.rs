@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::OFlag;
-use wharf_isolation::{JoinPlan, Origin, PidNamespace, Place, Plan, Streams};
+use wharf_isolation::{JoinPlan, Origin, Outline, PidNamespace, Place, Streams};
 use wharf_sys::error::Named as _;
 use wharf_types::ContainerId;
 
@@ -23,9 +23,9 @@ impl Driver {
         let Given::Creation(creation) = std::mem::replace(&mut self.given, Given::Nothing) else {
             return Err(internal("a container without a plan"));
         };
-        let Creation { plan, log_directory } = creation;
+        let Creation { plan, whole, log_directory } = creation;
         let (streams, pipes) = pipes(plan.stdio.input).map_err(internal)?;
-        let child = self.spawn_first(&plan, &streams)?;
+        let child = self.spawn_first((&plan, &whole), &streams)?;
         self.watch_child(&child, [Source::Report(id.clone()), Source::Exit(id.clone())])?;
         let terminal = plan.stdio.terminal;
         let mut container = Container::new(*plan, child);
@@ -44,7 +44,7 @@ impl Driver {
         Ok(())
     }
 
-    fn spawn_first(&mut self, plan: &Plan, streams: &Streams) -> Result<Child, Failure> {
+    fn spawn_first(&mut self, (plan, whole): (&Outline, &[u8]), streams: &Streams) -> Result<Child, Failure> {
         self.ensure_reaper(plan)?;
         let place = match &plan.namespaces.pid {
             PidNamespace::Container => Place::New,
@@ -64,12 +64,12 @@ impl Driver {
         let mut keep = streams.descriptors();
         keep.extend(place.process());
         keep.extend(pod.descriptors());
-        let body = |origin: Origin<'_>| wharf_isolation::create(plan, pod, streams, origin);
+        let body = |origin: Origin<'_>| wharf_isolation::create(whole, pod, streams, origin);
         self.spawner.spawn(place, cgroup.as_ref().map(AsFd::as_fd), &keep, body).map_err(internal)
     }
 
     /// The first process of the pod's PID namespace is made with the first container that is in it.
-    fn ensure_reaper(&mut self, plan: &Plan) -> Result<(), Failure> {
+    fn ensure_reaper(&mut self, plan: &Outline) -> Result<(), Failure> {
         if plan.namespaces.pid != PidNamespace::Pod || self.reaper.is_some() {
             return Ok(());
         }
