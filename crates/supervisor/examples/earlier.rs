@@ -1,6 +1,6 @@
-//! `earlier DIRECTORY`: stands in for the supervisor of a pod that an earlier release made. It answers as that one does, which
-//! holds nothing for its pod, but makes no process: the plan of each container that it is asked for is added to the file
-//! `plans` in the pod's directory.
+//! `earlier DIRECTORY`: a stand-in for the supervisor of a pod that an earlier release made. It answers like that
+//! supervisor, which holds nothing for its pod, but creates no process: it appends the plan of each requested container
+//! to the file `plans` in the pod's directory.
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -13,7 +13,7 @@ use wharf_state::Layout;
 use wharf_sys::socket;
 use wharf_wire::v1::{self, Message, Reply, Request, message, reply, request::Body};
 
-/// The features of the release before namespaces were held.
+/// The features of the last release before supervisors held namespaces.
 const FEATURES: [&str; 3] = ["deadlines", "read-only-last", "volumes"];
 
 type Failed = Box<dyn std::error::Error>;

@@ -1,11 +1,11 @@
-//! `onlooker NAMESPACE SECRET SECRET DEVICE...`: looks at every process that it sees, as one in a container could, until there is a file
-//! `/stop`; then tells how many it saw.
+//! `onlooker NAMESPACE SECRET SECRET DEVICE...`: inspects every process that it sees, as a process in a container
+//! could, until the file `/stop` exists. Then it prints how many it saw.
 //!
-//! A process that appears is stopped at once if that is possible, so that there is time to look at its first moments. What
-//! is of the host is said once: a root, a working directory, a program, an open or a mapped file on one of the devices
-//! (`MAJOR:MINOR`), or the mount namespace; and so is `SYS_ADMIN`, or a process without a seccomp filter. Of a process that
-//! appears, memory is searched for a secret, whose halves are given so that nobody has it by looking for it, and a socket
-//! leads on to what the process has open that made its other end.
+//! It stops a new process at once if it can, to have time to look at the first moments. It prints each finding once: a
+//! root, a working directory, a program, or an open or mapped file that belongs to the host, which means on one of the
+//! devices (`MAJOR:MINOR`); the host's mount namespace; `SYS_ADMIN`; and a process without a seccomp filter. It
+//! searches the memory of a new process for a secret, given in halves so that the searcher itself does not have it.
+//! From a socket it goes on to what the process that made the other end has open.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,7 +31,7 @@ fn main() -> io::Result<()> {
             let is_new = !known.contains(pid);
             if is_new {
                 seen += 1;
-                // Not allowed where the process is another user's.
+                // Not permitted if the process belongs to another user.
                 kill(Pid::from_raw(*pid), Signal::SIGSTOP).unwrap_or_default();
             }
             let mut found = host.found_at(*pid);
@@ -52,17 +52,17 @@ fn main() -> io::Result<()> {
     writeln!(io::stdout(), "seen {seen}")
 }
 
-/// Every process but this one.
+/// Every process except this one.
 fn processes() -> impl Iterator<Item = i32> {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid| u32::try_from(*pid) != Ok(std::process::id()))
 }
 
-/// How many descriptors of a process are looked at that a socket leads to.
+/// How many descriptors are examined of a process to which a socket leads.
 const DESCRIPTORS: i32 = 64;
 
-/// What is the host's.
+/// What belongs to the host.
 struct Host {
     namespace: String,
     secret: String,
@@ -95,7 +95,7 @@ impl Host {
         self.devices.contains(&format!("{}:{}", major(device), minor(device)))
     }
 
-    /// What takes long to look for.
+    /// The findings that take long to search for.
     fn found_within(&self, pid: i32) -> Vec<String> {
         let mut found = Vec::new();
         if memory(pid).any(|bytes| contains(&bytes, self.secret.as_bytes())) {
@@ -112,7 +112,7 @@ impl Host {
         found
     }
 
-    /// What a process has open that is on one of the devices.
+    /// The open files of a process that are on one of the devices.
     fn found_open(&self, process: BorrowedFd<'_>) -> impl Iterator<Item = String> {
         let files = (0..DESCRIPTORS).filter_map(move |number| {
             let file = wharf_sys::process::descriptor_of(process, number).ok()?;
@@ -123,7 +123,7 @@ impl Host {
         files.collect::<Vec<_>>().into_iter()
     }
 
-    /// Whether a line of `maps` is of a file on one of the devices; its numbers are hexadecimal there.
+    /// Whether a line of `maps` is about a file on one of the devices; its numbers are hexadecimal.
     fn is_mapped_of_host(&self, line: &str) -> bool {
         let mut fields = line.split(' ').skip(3);
         let (Some(device), Some(inode)) = (fields.next(), fields.next()) else { return false };
@@ -133,7 +133,7 @@ impl Host {
     }
 }
 
-/// All memory of a process that can be read, a mapping each.
+/// All readable memory of a process, one mapping at a time.
 fn memory(pid: i32) -> impl Iterator<Item = Vec<u8>> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
     let memory = fs::File::open(format!("/proc/{pid}/mem"));
@@ -156,7 +156,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// What a process has that no process of the container is to have, by its status.
+/// The rights in a process's status that no process of the container should have.
 fn too_many_rights(status: &str) -> impl Iterator<Item = &str> {
     const SYS_ADMIN: u64 = 1 << 21;
     status.lines().filter(|line| match line.split_once(":\t") {

@@ -1,11 +1,12 @@
-//! Clients that watch a container's output. None of them is waited for: a client whose pipe is full gets no more.
+//! Clients attached to a container's output. The supervisor waits for none of them: a client whose pipe is full gets no
+//! more.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::log::Stream;
 
-/// How many clients one container may have: each costs a write for every read.
+/// How many clients one container may have: each costs a write for every read of the output.
 pub(crate) const CLIENT_LIMIT: usize = 64;
 
 /// The clients of one container, by number.
@@ -14,7 +15,7 @@ pub(crate) struct Audience {
     clients: BTreeMap<u64, Client>,
 }
 
-/// The ends of pipes that output is written to, without waiting.
+/// The write ends of a client's pipes, which are never waited for.
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) stdout: Option<OwnedFd>,
@@ -22,7 +23,7 @@ pub(crate) struct Client {
     pub(crate) pace: Pace,
 }
 
-/// Whether a client reads what it gets.
+/// Whether a client keeps up with the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pace {
     Keeps,
@@ -37,7 +38,7 @@ impl Client {
         }
     }
 
-    /// The end by which its going is noticed: a client closes both at once.
+    /// The end by which its leaving is noticed: a client closes both at once.
     pub(crate) fn witness(&self) -> Option<BorrowedFd<'_>> {
         self.of(Stream::Stdout).or(self.of(Stream::Stderr))
     }
@@ -52,7 +53,7 @@ impl Audience {
         self.clients.remove(&number)
     }
 
-    /// Writes to every client of a stream; part of the bytes, or none, means that a client did not keep up.
+    /// Writes to every client of a stream. A client that accepts only a part of the bytes, or none, has not kept up.
     pub(crate) fn show(&mut self, stream: Stream, bytes: &[u8]) {
         for client in self.clients.values_mut().filter(|client| client.pace == Pace::Keeps) {
             let Some(pipe) = client.of(stream) else { continue };
@@ -62,7 +63,7 @@ impl Audience {
         }
     }
 
-    /// The clients that did not keep up.
+    /// The clients that have not kept up.
     pub(crate) fn lost(&self) -> Vec<u64> {
         let lost = self.clients.iter().filter(|(_, client)| client.pace == Pace::Lost);
         lost.map(|(number, _)| *number).collect()

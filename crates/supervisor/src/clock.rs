@@ -1,4 +1,4 @@
-//! Times as RFC 3339, for people.
+//! Times in RFC 3339, for people.
 
 /// The length of a time stamp: `2016-10-06T00:17:09.669794202Z`.
 pub(crate) const STAMP_LENGTH: usize = 30;
@@ -26,8 +26,8 @@ fn digits(field: &mut [u8], mut value: i64) {
     }
 }
 
-/// Year, month and day of a number of days since the epoch, in the Gregorian calendar; years begin in March here, so
-/// that the leap day is the last.
+/// Year, month and day of a number of days since the epoch, in the Gregorian calendar. Years begin in March here, so
+/// that a leap day is the last day of a year.
 fn civil(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);

@@ -1,7 +1,7 @@
-//! Does what the machine decides: the one place that has the pod's descriptors, processes and cgroups.
+//! Carries out what the machine decides. Only this module has the pod's descriptors, processes and cgroups.
 //!
-//! It decides nothing of a container's, a command's or a client's life, and never calls the machine: what an action came to,
-//! and what is found where the loop was woken, it returns as events.
+//! It decides nothing about the life of a container, an exec or a client, and never calls the machine. It returns, as
+//! events, the results of actions and what it finds when the loop has been woken.
 
 mod answers;
 mod making;
@@ -39,20 +39,20 @@ pub(crate) struct Driver {
     held: Held,
     containers: BTreeMap<ContainerId, Container>,
     execs: BTreeMap<u64, Exec>,
-    /// The containers' inputs for clients that are about to be answered.
+    /// The containers' inputs, for clients that are about to be answered.
     inputs: BTreeMap<u64, OwnedFd>,
-    /// Outputs that are not read until the logs have taken what there is.
+    /// Outputs that are not read until the log writer has accepted what is queued.
     blocked: Vec<(ContainerId, Out)>,
     reaper: Option<PodReaper>,
     spent: Spent,
-    /// What came beside the request that is being done.
+    /// What came beside the request that is being handled.
     pub(crate) given: Given,
-    /// What outputs are read into; there as long as there is output.
+    /// The buffer for reading outputs; it exists while there is output.
     buffer: Vec<u8>,
 }
 
 impl Driver {
-    /// A pod's, whose directory it is given, with a daemon's connection.
+    /// The driver of a pod with this directory and this connection to a daemon.
     pub(crate) fn new(directory: PathBuf, watch: Watch, link: Link) -> wharf_sys::Result<Self> {
         Ok(Self {
             directory,
@@ -72,7 +72,7 @@ impl Driver {
         })
     }
 
-    /// Does one thing, and tells what it came to where the machine waits for that.
+    /// Carries out one action, and returns its result if the machine waits for it.
     pub(crate) fn act(&mut self, action: Action) -> Option<Event> {
         match action {
             Action::ReplyDone { request } => self.reply_done(request),
@@ -110,7 +110,7 @@ impl Driver {
 
     fn signal(&mut self, request: RequestId, id: &ContainerId, number: i32) -> Option<Event> {
         let outcome = match self.containers.get_mut(id)?.signal(number) {
-            // Gone by now: that is no failure of a signal.
+            // The process is gone by now, which is not a failure of the signal.
             Err(error) if error.errno != Errno::ESRCH => Err(internal(error)),
             _ => Ok(()),
         };
@@ -120,7 +120,7 @@ impl Driver {
     fn act_on_container(&mut self, id: &ContainerId, action: container::Action) -> Option<container::Event> {
         use container::Action;
         match action {
-            // Answered and told also where nothing is held of it any more, or yet.
+            // Replies and events go out even if nothing is held for the container any more, or yet.
             Action::ReplyCreated { .. }
             | Action::ReplyStarted { .. }
             | Action::ReplyRemoved { .. }
@@ -148,7 +148,7 @@ impl Driver {
         let Some(container) = self.containers.get_mut(id) else { return };
         container.first = First::Told;
         let told = wharf_sys::socket::send(container.child.report.as_fd(), b"S", &[]);
-        // It is gone then, which is seen soon.
+        // The process is gone, which will be seen soon.
         told.or_tell(format_args!("starting container {id}"));
     }
 
@@ -163,7 +163,7 @@ impl Driver {
         event
     }
 
-    /// Drops all that is held of a container whose process was reaped.
+    /// Drops everything that is held for a container whose process has been reaped.
     fn forget(&mut self, id: &ContainerId) {
         let Some(container) = self.containers.remove(id) else { return };
         self.watch.remove(container.child.report.as_fd(), &Source::Report(id.clone()));

@@ -1,5 +1,5 @@
-//! What the pod has of its own: its namespaces, and the root of its file system. Nothing pins them, so they live as long as the
-//! supervisor, and the kernel takes them away with it.
+//! What the pod has of its own: its namespaces and the root of its file system. They are not pinned, so they live as
+//! long as the supervisor, and the kernel removes them with it.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -10,24 +10,24 @@ use wharf_wire::v1;
 use crate::machine::Failure;
 use crate::requests::internal;
 
-/// The descriptors, by what each is of.
+/// The descriptors by their kind.
 #[derive(Debug, Default)]
 pub(crate) struct Held(BTreeMap<v1::Held, OwnedFd>);
 
 impl Held {
-    /// Holds what the daemon gives that makes the pod. Nobody gives anything again: containers may be in what is held.
+    /// Holds what the daemon that makes the pod passes. Later daemons cannot replace it: containers may already use it.
     pub(crate) fn hold(&mut self, given: Vec<(v1::Held, OwnedFd)>) {
         if self.0.is_empty() {
             self.0.extend(given);
         }
     }
 
-    /// A descriptor, for a copy of it.
+    /// A held descriptor, to send a copy of it.
     pub(crate) fn get(&self, held: v1::Held) -> Option<BorrowedFd<'_>> {
         self.0.get(&held).map(AsFd::as_fd)
     }
 
-    /// The namespaces, for those who enter them.
+    /// The namespaces, for a process that will enter them.
     pub(crate) fn namespaces(&self) -> Result<PodNamespaces<'_>, Failure> {
         let mounts = self.get(v1::Held::Mounts);
         Ok(PodNamespaces {
@@ -38,7 +38,7 @@ impl Held {
         })
     }
 
-    /// Where each is found among this process's descriptors.
+    /// The number of each among this process's descriptors.
     pub(crate) fn numbers(&self) -> Vec<v1::HeldDescriptor> {
         let number = |(held, descriptor): (&v1::Held, &OwnedFd)| v1::HeldDescriptor {
             held: (*held).into(),

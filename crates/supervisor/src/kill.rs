@@ -1,4 +1,4 @@
-//! Killing every process of a cgroup, whether the kernel has `cgroup.kill` or not.
+//! Killing every process in a cgroup, whether or not the kernel has `cgroup.kill`.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -10,13 +10,13 @@ use wharf_types::HostPath;
 
 use crate::trouble;
 
-/// How often the list is read again: processes that fork while they are killed appear in a later one.
+/// How often the list is read again: processes that fork while they are being killed appear in a later reading.
 const ROUNDS: usize = 64;
-/// How often v1's freezer is asked whether all are frozen; each asking lets it go on.
+/// How often v1's freezer is asked whether all processes are frozen; each query makes it continue.
 const FREEZER_ROUNDS: usize = 64;
 
-/// Sends SIGKILL to every process in a cgroup directory and below it. `entries` are the files by which a process enters
-/// the container's other cgroups, one of which may be v1's freezer.
+/// Sends SIGKILL to every process in a cgroup directory and below it. `entries` are the files through which a process
+/// enters the container's other cgroups; one of these may be v1's freezer.
 pub(crate) fn kill_all(directory: &Path, entries: &[HostPath]) {
     let freezers: Vec<PathBuf> = entries
         .iter()
@@ -26,11 +26,11 @@ pub(crate) fn kill_all(directory: &Path, entries: &[HostPath]) {
     if write_value(directory.join("cgroup.kill"), "1").is_err() {
         kill_listed(&|| pids(directory), || freeze(directory, &freezers), || thaw(directory, &freezers));
     }
-    // Somebody may have frozen them, and in v1's freezer even SIGKILL waits.
+    // Somebody may have frozen them, and v1's freezer holds back even SIGKILL.
     thaw(directory, &freezers);
 }
 
-/// Kills those that are listed until nobody is. While they are frozen none of them can fork, however fast it does.
+/// Kills the listed processes until none is listed. While they are frozen none of them can fork, however fast it is.
 fn kill_listed(list: &dyn Fn() -> Vec<i32>, freeze: impl Fn(), thaw: impl Fn()) {
     for _ in 0..ROUNDS {
         freeze();
@@ -46,18 +46,18 @@ fn kill_listed(list: &dyn Fn() -> Vec<i32>, freeze: impl Fn(), thaw: impl Fn()) 
     trouble::tell(format_args!("processes are listed still after they were killed {ROUNDS} times"));
 }
 
-/// A number may be another process's by now: what is killed is still listed after its descriptor was opened.
+/// Kills a process if it is still listed after its descriptor was opened: before that, its pid may have been reused.
 fn kill_if_listed(pid: i32, list: &dyn Fn() -> Vec<i32>) {
     match open_pidfd(pid) {
         Ok(process) if list().contains(&pid) => signal(process.as_fd(), 9),
-        // One that is gone by now is what was wanted.
+        // A process that is gone by now needs no killing.
         Ok(_) => {}
         Err(error) if error.errno == Errno::ESRCH => {}
         Err(error) => trouble::tell(format_args!("killing process {pid}: {error}")),
     }
 }
 
-/// Sends a signal; one that is gone needs none.
+/// Sends a signal; a process that is gone needs none.
 pub(crate) fn signal(process: BorrowedFd<'_>, number: i32) {
     match process::signal(process, number) {
         Err(error) if error.errno != Errno::ESRCH => trouble::tell(error),
@@ -65,7 +65,7 @@ pub(crate) fn signal(process: BorrowedFd<'_>, number: i32) {
     }
 }
 
-/// The processes of a cgroup and of all below it, such as those of execs; none if it is gone.
+/// The processes in a cgroup and in all below it, such as those of execs; none if the cgroup is gone.
 fn pids(directory: &Path) -> Vec<i32> {
     let list = read(&directory.join("cgroup.procs"));
     let mut pids: Vec<i32> =
@@ -88,11 +88,11 @@ fn freeze(directory: &Path, freezers: &[PathBuf]) {
             std::thread::yield_now();
         }
     }
-    // Only v2 has the file; there SIGKILL ends frozen processes too.
+    // Only v2 has this file, and there SIGKILL ends frozen processes, too.
     write_if_there(&directory.join("cgroup.freeze"), "1");
 }
 
-/// A cgroup that is gone needs no thawing.
+/// Thaws a cgroup; one that is gone needs no thawing.
 fn thaw(directory: &Path, freezers: &[PathBuf]) {
     for state in freezers {
         write_if_there(state, "THAWED");
@@ -100,8 +100,8 @@ fn thaw(directory: &Path, freezers: &[PathBuf]) {
     write_if_there(&directory.join("cgroup.freeze"), "0");
 }
 
-/// What a file of a cgroup says; nothing if the cgroup is gone, and nothing that could be relied on if it cannot be read,
-/// which is told.
+/// The content of a file of a cgroup; empty if the cgroup is gone. It is also empty if the file cannot be read, which
+/// is logged.
 fn read(file: &Path) -> String {
     match std::fs::read_to_string(file) {
         Ok(text) => text,
@@ -114,7 +114,7 @@ fn read(file: &Path) -> String {
     }
 }
 
-/// Writes to a file of a cgroup, if that is there and has it.
+/// Writes to a file of a cgroup if both exist.
 fn write_if_there(file: &Path, value: &str) {
     match write_value(file, value) {
         Err(error) if !is_gone(error.errno) => trouble::tell(error),
@@ -122,12 +122,12 @@ fn write_if_there(file: &Path, value: &str) {
     }
 }
 
-/// What the kernel says of a cgroup that was removed: before its file was opened, or after.
+/// Whether an error means that the cgroup was removed, before or after its file was opened.
 fn is_gone(errno: Errno) -> bool {
     matches!(errno, Errno::ENOENT | Errno::ENODEV)
 }
 
-/// The value of the `oom_kill` counter in a file of the memory controller; 0 if there is none.
+/// The `oom_kill` counter in a file of the memory controller; 0 if there is none.
 pub(crate) fn oom_kills(file: &Path) -> u64 {
     read(file)
         .lines()

@@ -1,10 +1,11 @@
-//! The daemon's connection, which the supervisor never waits for. It may end at any moment; whoever connects next asks
-//! for the state.
+//! The connection to the daemon, which the supervisor never waits for. It may end at any moment; the next daemon to
+//! connect asks for the state.
 //!
-//! What a daemon does not take is queued. Nothing of it is ever dropped while the connection lives, and still it is
-//! bounded: requests are not read while many messages wait, and what is told unasked is the one last word of an exec or an
-//! attached client that a request made, or one of two of a container. When the connection ends, so does the queue:
-//! answers are for who asked, an exec of a daemon that is gone is killed, and containers are in the state.
+//! Messages that a daemon does not accept are queued. None is dropped while the connection lives, and yet the queue is
+//! bounded: requests are not read while many messages wait, and the only unsolicited messages are one for each exec or
+//! attached client that a request made, and two for each container. When the connection ends, so does the queue: a
+//! reply is only for the daemon that sent the request, the execs of a daemon that is gone are killed, and containers
+//! are in the state.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,18 +23,18 @@ const QUEUE_LIMIT: usize = 256;
 /// The longest text of a failure, in bytes: names in it may be as long as a whole message.
 const TEXT_LIMIT_BYTES: usize = 4096;
 
-/// A request of one connection: its answer goes nowhere else, however another daemon counts.
+/// A request on one connection. Its reply goes nowhere else, whatever numbers another daemon uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RequestId {
     connection: u64,
     number: u64,
-    /// When its caller has been told that it failed; 0 if it is wanted whenever it comes.
+    /// When its caller is told that it failed; 0 if the caller waits for ever.
     deadline_ns: u64,
 }
 
 impl RequestId {
-    /// Whether its caller has been told by now that it failed. What is done nevertheless would be done beside its next
-    /// attempt.
+    /// Whether its caller has already been told that it failed. Whatever is done for it now would be done in addition
+    /// to the caller's next attempt.
     pub(crate) fn is_late(self, monotonic_ns: u64) -> bool {
         self.deadline_ns != 0 && monotonic_ns >= self.deadline_ns
     }
@@ -43,7 +44,7 @@ impl RequestId {
         self.deadline_ns
     }
 
-    /// Whether it is to be looked at again when its deadline has come.
+    /// Whether it must be looked at again at its deadline.
     pub(crate) fn can_be_late(self) -> bool {
         self.deadline_ns != 0
     }
@@ -64,18 +65,18 @@ impl RequestId {
     }
 }
 
-/// A connection that may be gone.
+/// A connection that may have ended.
 #[derive(Debug, Default)]
 pub(crate) struct Link {
     socket: Option<OwnedFd>,
-    /// Which one this is, of all there were.
+    /// Its number among all connections so far.
     connection: u64,
     queue: VecDeque<Datagram>,
-    /// The kernel had no memory for a message; it is asked again in the next second.
+    /// The kernel had no memory for a message; sending is retried within a second.
     is_starved: bool,
 }
 
-/// What came over the connection.
+/// What arrived on the connection.
 #[derive(Debug)]
 pub(crate) enum Received {
     Request(RequestId, Request, Vec<OwnedFd>),
@@ -107,7 +108,7 @@ impl Link {
         self.is_starved
     }
 
-    /// What the loop has to wait for.
+    /// The events that the loop must wait for.
     pub(crate) fn interest(&self) -> EpollFlags {
         let mut interest = EpollFlags::empty();
         interest.set(EpollFlags::EPOLLIN, !self.is_full());
@@ -119,7 +120,7 @@ impl Link {
         self.queue.len() >= QUEUE_LIMIT
     }
 
-    /// Receives a request, unless too many messages wait.
+    /// Receives a request, unless too many messages are queued.
     pub(crate) fn receive(&mut self) -> Received {
         let Some(socket) = &self.socket else { return Received::Closed };
         if self.is_full() {
@@ -148,19 +149,19 @@ impl Link {
         self.send(body, &[]).or_tell("a message to the daemon");
     }
 
-    /// Answers a request, if its connection is still there.
+    /// Replies to a request if its connection still exists.
     pub(crate) fn reply(&mut self, id: RequestId, result: reply::Result, descriptors: &[BorrowedFd<'_>]) {
         if id.connection != self.connection {
             return;
         }
         let body = message::Body::Reply(Reply { id: id.number, result: Some(result) });
         if let Err(error) = self.send(body, descriptors) {
-            // Without an answer the daemon would wait.
+            // Without a reply the daemon would wait.
             self.fail(id, failure(failure::Kind::Internal, wharf_types::chain(&error)));
         }
     }
 
-    /// Answers a request with a failure.
+    /// Replies to a request with a failure.
     pub(crate) fn fail(&mut self, id: RequestId, failure: machine::Failure) {
         if id.connection == self.connection {
             let result =
@@ -177,7 +178,7 @@ impl Link {
         Ok(())
     }
 
-    /// Sends what waits, as far as the daemon takes it.
+    /// Sends queued messages as far as the daemon accepts them.
     pub(crate) fn pump(&mut self) {
         self.is_starved = false;
         while let (Some(socket), Some(datagram)) = (&self.socket, self.queue.front()) {
@@ -195,7 +196,7 @@ impl Link {
         }
     }
 
-    /// Shut down rather than closed: the loop still watches it and must see it end.
+    /// Shut down rather than closed: the loop still watches it and must see its end.
     fn give_up(&mut self) {
         self.queue.clear();
         if let Some(socket) = &self.socket {
@@ -204,17 +205,17 @@ impl Link {
     }
 }
 
-/// Whether the kernel had no room for a message on its way, which it may have in a moment.
+/// Whether the kernel lacked room for a message, which it may have in a moment.
 pub(crate) fn is_want_of_memory(errno: Errno) -> bool {
     matches!(errno, Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS)
 }
 
-/// What a request fails with whose caller does not wait any more.
+/// The failure of a request whose caller no longer waits.
 pub(crate) fn expired() -> machine::Failure {
     failure(failure::Kind::Expired, "its caller had given up waiting before it was done")
 }
 
-/// A failure of a kind; a text that is too long is cut.
+/// A failure of this kind; a text that is too long is cut.
 pub(crate) fn failure(kind: failure::Kind, message: impl Into<String>) -> machine::Failure {
     let mut message = message.into();
     if message.len() > TEXT_LIMIT_BYTES {

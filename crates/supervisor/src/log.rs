@@ -1,11 +1,11 @@
-//! The log file of a container in the CRI's format: `<time> <stream> <P|F> <text>`.
+//! The log file of a container, in the CRI's format: `<time> <stream> <P|F> <text>`.
 //!
-//! A line is split at 16 KiB: all parts but the last are marked `P`. A line whose end has not come yet is held back,
-//! so that parts are marked right; what is held is bounded by that same limit. A last line that never got its end is
-//! marked `P` too: a reader shows it as the program wrote it.
+//! A line is split at 16 KiB, and all its parts except the last are marked `P`. A line that is still incomplete is held
+//! back, so that its parts can be marked; the same limit bounds what is held. A last line that never ends is marked
+//! `P`, too: a reader then shows it as the program wrote it.
 //!
-//! If the disk refuses, what is there of the last record is taken away again, and the records that are not there are
-//! counted; as soon as it takes something, a record says how many.
+//! If the disk refuses a write, the incomplete record is removed again and the missing records are counted. As soon as
+//! the disk accepts something, a record says how many are missing.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -23,7 +23,7 @@ pub(crate) mod frame;
 pub(crate) mod queue;
 mod writer;
 
-/// The longest text of one record, as containerd splits it.
+/// The longest text of one record; containerd splits at the same length.
 const LINE_LIMIT_BYTES: usize = 16 * 1024;
 
 /// Which stream a record came from.
@@ -38,18 +38,18 @@ pub(crate) enum Stream {
 struct Log {
     directory: OwnedFd,
     name: String,
-    /// None where it could not be opened again: that is tried with each record.
+    /// `None` if it could not be reopened; that is retried with each record.
     file: Option<File>,
-    /// The beginning of a line, of each stream.
+    /// The incomplete line of each stream.
     held: [Vec<u8>; 2],
-    /// Without records between two calls: kept for its memory.
+    /// Empty between two calls: kept for its memory.
     batch: Batch,
-    /// What is in the file of a record that was not written whole.
+    /// The bytes in the file of a record that was not written completely.
     torn_bytes: u64,
     lost: Lost,
 }
 
-/// Records that are not in the file, and that it does not say so of yet.
+/// Records that are missing from the file and not mentioned in it yet.
 #[derive(Debug, Default)]
 struct Lost {
     records: u64,
@@ -57,14 +57,14 @@ struct Lost {
 }
 
 impl Log {
-    /// Opens the log below the directory, making the file where it is missing.
+    /// Opens the log below the directory, and creates the file if it is missing.
     fn open(directory: OwnedFd, name: String) -> wharf_sys::Result<Self> {
         let mut log = Self::closed(directory, name);
         log.file = Some(open_log(log.directory.as_fd(), &log.name)?.into());
         Ok(log)
     }
 
-    /// A log whose file is opened when something is written.
+    /// A log whose file is opened at the first write.
     fn closed(directory: OwnedFd, name: String) -> Self {
         Self {
             directory,
@@ -77,9 +77,9 @@ impl Log {
         }
     }
 
-    /// Opens the file anew after it was renamed; if that fails, the old one stays in use. So it does if the disk took until
-    /// after the deadline: a kubelet that was told of a failure gives the old file its name back, and what is written to
-    /// a new one is lost with that.
+    /// Reopens the file after it was renamed; if that fails, the old one stays in use. The old one also stays in use if
+    /// the disk took until after the deadline: a kubelet that was told of a failure renames the old file back, and a
+    /// new file would be lost with everything written to it.
     fn reopen(&mut self, deadline_ns: u64) -> wharf_sys::Result<()> {
         let file = open_log(self.directory.as_fd(), &self.name)?;
         let is_late = deadline_ns != 0 && wharf_sys::clock::monotonic_ns() >= deadline_ns;
@@ -122,7 +122,7 @@ impl Log {
         self.batch = batch;
     }
 
-    /// Writes what is held back: the stream has ended without the end of its last line.
+    /// Writes what is held back: the stream has ended in the middle of its last line.
     fn finish(&mut self, stream: Stream, now_ns: i64) {
         let held = std::mem::take(&mut self.held[stream as usize]);
         if !held.is_empty() {
@@ -132,13 +132,13 @@ impl Log {
         }
     }
 
-    /// Counts records that were lost before they came here.
+    /// Counts records that were lost before they reached this process.
     fn lose(&mut self, records: u64, why: &str) {
         self.lost.records += records;
         why.clone_into(&mut self.lost.why);
     }
 
-    /// Says what was lost, if the disk takes it now; whether all is said and written.
+    /// Records what was lost if the disk accepts it now; returns whether nothing is left to record.
     fn settle(&mut self, now_ns: i64) -> bool {
         self.mend().is_ok() && self.tell_lost(now_ns).is_ok() && self.held.iter().all(Vec::is_empty)
     }
@@ -167,7 +167,7 @@ impl Log {
         Ok(())
     }
 
-    /// Appends records, if not all then the first ones, each of them whole; tells where the others begin.
+    /// Appends records. On an error a prefix of whole records is written, and the position of the rest is returned.
     fn append_records(&mut self, records: &[u8]) -> Result<(), (usize, io::Error)> {
         self.mend().map_err(|error| (0, error))?;
         if self.file.is_none() {
@@ -193,7 +193,7 @@ impl Log {
         Err((whole, error))
     }
 
-    /// Takes away the beginning of a record that the disk refused the rest of.
+    /// Removes the beginning of a record that the disk did not accept completely.
     fn mend(&mut self) -> io::Result<()> {
         if let (Some(file), 1..) = (&self.file, self.torn_bytes) {
             file.set_len(file.metadata()?.len().saturating_sub(self.torn_bytes))?;
@@ -284,7 +284,7 @@ mod tests {
         for name in ["../x", "link", "fifo", "missing/x"] {
             assert!(Log::open(open_directory(dir.path()), name.into()).is_err(), "{name}");
         }
-        // Neither can another directory in the place of the one that was opened.
+        // Nor can another directory in place of the one that was opened.
         let moved = dir.path().with_extension("moved");
         std::fs::rename(dir.path(), &moved).unwrap();
         std::fs::create_dir(dir.path()).unwrap();

@@ -1,10 +1,10 @@
-//! Everything the supervisor decides, without I/O: what happened goes in, what is to be done comes out, in order.
+//! Every decision of the supervisor, without I/O: events go in, actions come out in order.
 //!
-//! A pod is its containers ([`container`]), the commands in them ([`exec`]) and the clients that watch them ([`client`]); each
-//! is a machine of its own, and this one is what connects them: a request finds the one it is for, the end of a container
-//! is that of its commands and clients, and time passes for all. It holds no descriptor and no process, and knows only
-//! what it was told; [`crate::driver`] has those, and tells what became of each action. So every history of a pod can be
-//! played without one, which `simulation` does.
+//! A pod consists of its containers ([`container`]), the execs in them ([`exec`]) and the clients attached to them
+//! ([`client`]). Each is a machine of its own, and this one connects them: it passes a request to the machine that it
+//! is for, ends execs and clients together with their container, and lets time pass for all. It holds no descriptor and
+//! no process, and knows only what it has been told. [`crate::driver`] holds these and reports the result of each
+//! action. So every history of a pod can be played without any I/O, which is what `simulation` does.
 
 mod asked;
 pub(crate) mod client;
@@ -22,42 +22,42 @@ use wharf_wire::v1::failure::Kind;
 use crate::link::RequestId;
 use container::Phase;
 
-/// How long the end of a container waits for its last output to be in its log: a disk that stalls keeps the lines, and
-/// not whoever waits for the end.
+/// How long the end of a container waits for its last output to be in its log. A disk that stalls may hold up the
+/// lines, but not the clients that wait for the end.
 const FLUSH_PATIENCE_NS: u64 = 3_000_000_000;
-/// How often an exit record is tried that the disk has refused.
+/// How often an exit record is retried after the disk refused it.
 const RETRY_AFTER_NS: u64 = 1_000_000_000;
 
-/// What happened.
+/// What has happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// Time has passed: this is the monotonic clock's now. It comes first whenever the loop was woken, so that nothing is
-    /// taken for a success after its deadline.
+    /// Time has passed; this is the monotonic clock. It comes first whenever the loop has been woken, so that nothing
+    /// counts as a success after its deadline.
     Time { now_ns: u64 },
-    /// A daemon took over, whether the one before had gone or not.
+    /// A daemon has connected, whether the one before had disconnected or not.
     Connected,
-    /// The daemon has gone.
+    /// The daemon has disconnected.
     Disconnected,
-    /// The daemon wants something.
+    /// The daemon has sent a request.
     Asked { request: RequestId, ask: Ask },
-    /// Of a container.
+    /// Something happened to a container.
     Container(ContainerId, container::Event),
-    /// Of a command, by its number.
+    /// Something happened to an exec, given by its number.
     Exec(u64, exec::Event),
-    /// Of an attached client, by its number.
+    /// Something happened to an attached client, given by its number.
     Client(u64, client::Event),
-    /// What was done for a request alone is done, or has failed.
+    /// What was done for a request alone has succeeded or failed.
     Settled { request: RequestId, outcome: Result<(), Failure> },
 }
 
-/// What the daemon can want.
+/// A request of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ask {
     State,
     Create {
         container: ContainerId,
         has_log: bool,
-        /// The container whose PID namespace it is to be in.
+        /// The container whose PID namespace it joins.
         target: Option<ContainerId>,
     },
     Start {
@@ -89,58 +89,58 @@ pub(crate) enum Ask {
         held: v1::Held,
     },
     Shutdown,
-    /// The request cannot be understood, or lacks what has to be beside it.
+    /// The request cannot be understood, or its descriptors are missing.
     Nonsense(Failure),
 }
 
-/// Whom a signal is for.
+/// The recipient of a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signal {
-    /// SIGKILL for every process of the container.
+    /// Every process of the container, with SIGKILL.
     KillAll,
-    /// For its first process.
+    /// The container's first process.
     First(i32),
 }
 
-/// A failure to be passed on to the daemon.
+/// A failure to pass on to the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) kind: Kind,
     pub(crate) message: String,
 }
 
-/// What is to be done.
+/// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Answer that it is done.
+    /// Reply that it is done.
     ReplyDone { request: RequestId },
-    /// Answer with a failure.
+    /// Reply with a failure.
     ReplyFailure { request: RequestId, failure: Failure },
-    /// Answer with everything that is held.
+    /// Reply with the state of everything.
     ReplyState { request: RequestId, containers: Vec<(ContainerId, Phase)> },
-    /// Answer with a copy of what is held for the pod.
+    /// Answer with a copy of a descriptor that is held for the pod.
     Lend { request: RequestId, held: v1::Held },
-    /// Make the container's first process of the plan beside the request; `NotSpawned` follows if that fails.
+    /// Create the container's first process from the plan beside the request; `NotSpawned` follows if that fails.
     Spawn(ContainerId),
     /// Send a signal to the container's first process; `Settled` follows.
     Signal { request: RequestId, container: ContainerId, number: i32 },
-    /// Open the container's log anew; `Settled` follows.
+    /// Reopen the container's log; `Settled` follows.
     ReopenLog { request: RequestId, container: ContainerId },
-    /// Make a process in the container of the command beside the request; `NotSpawned` follows if that fails.
+    /// Create a process in the container for the command beside the request; `NotSpawned` follows if that fails.
     Enter { exec: u64, container: ContainerId },
-    /// Let a client watch the container by the pipes beside the request; `Admitted` or `Refused` follows.
+    /// Attach a client to the container through the pipes beside the request; `Admitted` or `Refused` follows.
     Admit { client: u64, container: ContainerId },
-    /// For a container.
+    /// An action on a container.
     Container(ContainerId, container::Action),
-    /// For a command.
+    /// An action on an exec.
     Exec(u64, exec::Action),
-    /// For a client of a container.
+    /// An action on a client of a container.
     Client(ContainerId, u64, client::Action),
-    /// End the first process of the pod's PID namespace.
+    /// Kill the first process of the pod's PID namespace.
     EndReaper,
 }
 
-/// A pod, as far as its supervisor has to decide anything.
+/// A pod, as far as its supervisor's decisions need it.
 #[derive(Debug, Default)]
 pub(crate) struct Machine {
     containers: BTreeMap<ContainerId, Container>,
@@ -154,7 +154,7 @@ pub(crate) struct Machine {
 #[derive(Debug)]
 struct Container {
     phase: Phase,
-    /// Since when it is in this phase, or was tried again in it.
+    /// Since when it has been in this phase, or when it was last retried in it.
     since_ns: u64,
     has_log: bool,
 }
@@ -171,19 +171,19 @@ struct Client {
     phase: client::Phase,
 }
 
-/// Who may ask for something.
+/// The daemon's knowledge of the pod.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Daemon {
-    /// The one that started this supervisor, which has told nobody of the pod yet: it asks for the state before that.
+    /// The one that started this supervisor. It asks for the state before it tells anyone about the pod.
     #[default]
     Maker,
-    /// One that knows the pod, or another after it.
+    /// One that knows the pod, or a later one.
     Knows,
-    /// The maker has gone before that: nobody will ever ask.
+    /// The first one is gone without having asked: nobody will ever ask.
     NeverKnew,
 }
 
-/// How long the supervisor is to live.
+/// How long the supervisor lives.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Life {
     /// As long as its pod.
@@ -217,25 +217,25 @@ impl Machine {
         actions
     }
 
-    /// Whether the supervisor's work is done.
+    /// Whether the supervisor may exit.
     pub(crate) fn is_over(&self) -> bool {
         self.life == Life::Over || self.daemon == Daemon::NeverKnew
     }
 
-    /// Whether it has to be told of the time, within a second.
+    /// Whether it must be told the time within a second.
     pub(crate) fn waits(&self) -> bool {
         let waits = |phase| matches!(phase, Phase::Ended(_) | Phase::Unrecorded(_));
         self.containers.values().any(|container| waits(container.phase))
             || self.requests().any(RequestId::can_be_late)
     }
 
-    /// The requests that containers and commands are being made or started for.
+    /// The requests for which containers and execs are being made or started.
     fn requests(&self) -> impl Iterator<Item = RequestId> {
         let containers = self.containers.values().filter_map(|container| container.phase.deadline_of());
         containers.chain(self.execs.values().filter_map(|exec| exec.phase.request()))
     }
 
-    /// An exit that could not be recorded does not keep a pod whose end is wanted.
+    /// Whether no process is left. An exit that could not be recorded does not hold up the end of the pod.
     fn is_quiet(&self) -> bool {
         let is_over = |phase| matches!(phase, Phase::Exited(_) | Phase::Unrecorded(_));
         self.execs.is_empty() && self.containers.values().all(|container| is_over(container.phase))
@@ -255,7 +255,7 @@ impl Machine {
         actions
     }
 
-    /// Nobody waits for its commands any more. Containers are not touched.
+    /// Nobody waits for its execs any longer. Containers are not touched.
     fn disconnected(&mut self) -> Vec<Action> {
         if self.daemon == Daemon::Maker {
             self.daemon = Daemon::NeverKnew;
@@ -280,7 +280,8 @@ impl Machine {
         actions
     }
 
-    /// What ends with a container: commands that are on their way in, which were not in its cgroup yet, and its clients.
+    /// Ends what depends on a container: execs that are still on their way in, and so were not in its cgroup, and its
+    /// clients.
     fn left_behind(&mut self, id: &ContainerId) -> Vec<Action> {
         let execs = self.execs.iter().filter(|(_, exec)| exec.container == *id);
         let mut actions: Vec<Action> =
@@ -324,7 +325,7 @@ impl Container {
         actions
     }
 
-    /// What time alone does to it.
+    /// The event that the passing of time alone causes for a container.
     fn due(&self, now_ns: u64) -> Option<container::Event> {
         let past = |after_ns| now_ns.saturating_sub(self.since_ns) >= after_ns;
         match self.phase {

@@ -1,14 +1,14 @@
-//! `wharf-shim DIRECTORY`: the supervisor of one pod, whose directory it is given. The daemon's connection is its
-//! standard input. Called by another name, by a supervisor, it is the pod's reaper ([`pod_reaper`]).
+//! `wharf-shim DIRECTORY`: the supervisor of one pod, which has that directory. Its standard input is the connection to
+//! the daemon. When a supervisor executes the program under another name, it is the pod's reaper ([`pod_reaper`]).
 //!
-//! It is the parent of every process of the pod and lives as long as the pod, whatever happens to the daemon. It has one
-//! thread and one loop that waits for nobody: what the daemon or the logs' disk does not take is queued. The code goes one
-//! way: the loop ([`supervisor`]) finds out what happened, the machine ([`machine`]) decides what that means, and does no
-//! I/O, and the driver ([`driver`]) does it, and has all descriptors and processes. What cannot be told to anyone is in
-//! standard error, the pod's `shim.log` ([`trouble`]).
+//! It is the parent of every process of the pod and lives as long as the pod, whatever happens to the daemon. It has
+//! one thread and one loop, which waits for nobody: what the daemon or the disk of the logs does not accept is queued.
+//! Control flows one way. The loop ([`supervisor`]) finds out what has happened; the machine ([`machine`]) decides what
+//! to do, without I/O; the driver ([`driver`]) does it and holds all descriptors and processes. What can be told to
+//! nobody goes to standard error, which is the pod's `shim.log` ([`trouble`]).
 //!
-//! The program keeps the name that people know from their process lists, and its socket the one that daemons of every
-//! release look for; the rest says supervisor.
+//! The program keeps the name that people know from their process lists, and the socket keeps the name that daemons of
+//! every release look for. Everything else says supervisor.
 
 mod audience;
 mod clock;
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
         return pod_reaper::run();
     }
     let Some(directory) = arguments.next() else { return ExitCode::from(2) };
-    // With fewer it can supervise less: no reason not to begin.
+    // With fewer open files it can supervise less, which is no reason not to start.
     wharf_sys::open_files::raise().map(drop).or_tell("raising the limit of open files");
     match supervisor::Supervisor::start(PathBuf::from(directory)) {
         Ok(supervisor) => supervisor.run(),

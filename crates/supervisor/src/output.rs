@@ -1,5 +1,4 @@
-//! A container's output: pipes or a terminal, read as they fill, written to its log and shown to its
-//! clients.
+//! A container's output: pipes or a terminal, read as they fill, written to the log, and passed to attached clients.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -11,31 +10,31 @@ use crate::log::Stream;
 use crate::log::frame::{HEADER_BYTES, PAYLOAD_LIMIT_BYTES};
 use crate::log::queue::LogWriter;
 
-/// What one read of an output takes: room for the header of the log writer's order, and the bytes.
+/// The buffer for one read of an output: room for the head of the log writer's order, and the bytes.
 pub(crate) const BUFFER_BYTES: usize = HEADER_BYTES + PAYLOAD_LIMIT_BYTES;
-/// How many reads one turn of the loop gives to one output, so that others get theirs.
+/// How many reads one turn of the loop gives to one output, so that the others get theirs.
 const READS_A_TURN: usize = 16;
-/// The most that is read of an output whose writer is gone: what the kernel lets a pipe hold by default, and more than a
-/// terminal holds.
+/// The most that is read from an output whose writer is gone: what the kernel lets a pipe hold by default, and more
+/// than a terminal holds.
 const DRAIN_LIMIT_BYTES: usize = 1 << 20;
 
-/// One end that is read.
+/// One descriptor that is read.
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) source: OwnedFd,
     stream: Stream,
 }
 
-/// Whether more can come.
+/// Whether more output can come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum More {
     Later,
     Never,
-    /// Only once the log has taken what there is.
+    /// Only once the log writer has accepted what is queued.
     Blocked,
 }
 
-/// Where output goes.
+/// The destinations of output.
 #[derive(Debug)]
 pub(crate) struct Sink<'a> {
     pub(crate) log: Option<(u64, &'a mut LogWriter)>,
@@ -47,7 +46,7 @@ impl Output {
         Self { source, stream }
     }
 
-    /// Reads what is there, for one turn.
+    /// Reads what is available, for one turn.
     pub(crate) fn pump(&self, sink: &mut Sink<'_>, buffer: &mut [u8]) -> More {
         for _ in 0..READS_A_TURN {
             if sink.log.as_ref().is_some_and(|(_, writer)| !writer.is_clear()) {
@@ -66,8 +65,8 @@ impl Output {
         More::Later
     }
 
-    /// Reads what was written before now, and writes what is held back: the container has ended. Others may still hold the
-    /// other end, and write without an end; what a pipe cannot have held came after.
+    /// Reads what was written so far, and writes what is held back: the container has ended. Others may still have the
+    /// other end open and write without end, but what a pipe cannot have held was written later.
     pub(crate) fn drain(&self, sink: &mut Sink<'_>, buffer: &mut [u8]) {
         let capacity =
             fcntl(&self.source, FcntlArg::F_GETPIPE_SZ).ok().and_then(|size| usize::try_from(size).ok());
@@ -110,7 +109,7 @@ mod tests {
     use super::*;
     use nix::fcntl::OFlag;
 
-    /// Another writer fills the pipe again each time it is read.
+    /// Another writer fills the pipe again after each read.
     #[test]
     fn draining_ends_whoever_goes_on_writing() {
         let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
@@ -133,7 +132,7 @@ mod tests {
         );
         let output = Output::new(read, Stream::Stdout);
         output.drain(&mut Sink { log: None, audience: &mut audience }, &mut vec![0; BUFFER_BYTES]);
-        // Closing it ends the other writer, too.
+        // Closing it ends the other writer as well.
         drop((output, audience));
         writer.join().unwrap();
         let mut all = Vec::new();

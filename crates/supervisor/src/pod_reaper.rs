@@ -1,9 +1,9 @@
 //! The first process of a pod's shared PID namespace: it reaps orphans and does nothing else.
 //!
-//! Containers see it, so it has left the host before one of them is there: its root is an empty directory that cannot be
-//! written, its other namespaces are the pod's, it is nobody without a capability, and nearly every system call is refused
-//! to it. It executes the supervisor's program once more, so that its memory has nothing of the supervisor's. It ends with
-//! the supervisor, and with it all in the namespace.
+//! Containers can see it, so it leaves the host before any of them exists. Its root is an empty directory that cannot
+//! be written, its other namespaces are the pod's, it runs as nobody without capabilities, and a filter refuses nearly
+//! every system call. It executes the supervisor's program again, so that its memory has nothing of the supervisor's.
+//! It ends with the supervisor, and everything in the namespace ends with it.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
@@ -26,14 +26,14 @@ use wharf_sys::{Error, Result, socket};
 
 use crate::kill;
 
-/// What the program is called with to be the reaper.
+/// The name under which the program runs as the reaper.
 pub(crate) const NAME: &std::ffi::CStr = c"wharf-pod-reaper";
-/// The user and group that are nobody's.
+/// The user and group `nobody`.
 const NOBODY: u32 = 65534;
-/// How long it may take to become ready on a machine that has much to do.
+/// How long it may take to become ready on a busy machine.
 const PATIENCE_MS: u16 = 20_000;
 
-/// The process, for joining its namespace and for ending it.
+/// The process, to join its namespace and to end it.
 #[derive(Debug)]
 pub(crate) struct PodReaper {
     pub(crate) pid: i32,
@@ -41,10 +41,11 @@ pub(crate) struct PodReaper {
 }
 
 impl PodReaper {
-    /// Makes the PID namespace and its first process, and waits until that has left the host for the pod's `namespaces`.
+    /// Makes the PID namespace and its first process, and waits until that has left the host for the pod's
+    /// `namespaces`.
     ///
     /// # Errors
-    /// What it reports, for people.
+    /// What that process reports, for people.
     pub(crate) fn start(
         witness: &SingleThreaded,
         pod: PodNamespaces<'_>,
@@ -69,12 +70,12 @@ impl PodReaper {
         }
     }
 
-    /// Whether it has ended, and all in its namespace with it; it is reaped.
+    /// Whether it has ended, and everything in its namespace with it; this reaps it.
     pub(crate) fn has_ended(&self) -> bool {
         matches!(process::wait(self.pidfd.as_fd(), Reap::Remove), Ok(Some(_)))
     }
 
-    /// Ends it, and all in its namespace.
+    /// Kills it, and everything in its namespace.
     pub(crate) fn end(&self) {
         kill::signal(self.pidfd.as_fd(), 9);
     }
@@ -97,7 +98,7 @@ fn await_ready(line: &OwnedFd) -> std::result::Result<(), String> {
     }
 }
 
-/// Leaves the host and executes this program. What fails before that, the supervisor is told.
+/// Leaves the host and executes this program. The supervisor is told of any failure before that.
 fn be_alone((pod, namespaces): (PodNamespaces<'_>, &Namespaces), (program, line): (&OwnedFd, &OwnedFd)) {
     if let Err(error) = wharf_isolation::leave_host(pod, namespaces) {
         return wharf_isolation::report_failure(line, &error);
@@ -106,8 +107,8 @@ fn be_alone((pod, namespaces): (PodNamespaces<'_>, &Namespaces), (program, line)
     process::exit_now(errno as i32)
 }
 
-/// Executes this program with no file open but the line to the supervisor, which stands for all three streams: a program's
-/// runtime wants them open.
+/// Executes this program with only the line to the supervisor open. The line stands in for all three standard streams,
+/// which a program's runtime needs to be open.
 fn execute(program: &OwnedFd, line: &OwnedFd) -> nix::Result<std::convert::Infallible> {
     nix::unistd::dup2_stdin(line)?;
     nix::unistd::dup2_stdout(line)?;
@@ -117,7 +118,7 @@ fn execute(program: &OwnedFd, line: &OwnedFd) -> nix::Result<std::convert::Infal
     nix::unistd::execveat(program, c"", &[NAME], &none, AtFlags::AT_EMPTY_PATH)
 }
 
-/// The reaper's whole life. Nobody but the supervisor knows of it before it says that it is ready.
+/// The whole life of the reaper. Only the supervisor knows of it before it reports that it is ready.
 pub(crate) fn run() -> ExitCode {
     if settle().is_ok() {
         reap_for_ever();
@@ -133,7 +134,7 @@ fn settle() -> Result<()> {
     let mut child = SigSet::empty();
     child.add(Signal::SIGCHLD);
     child.thread_set_mask().named("sigprocmask", || "SIGCHLD".into())?;
-    // After the change of user, which takes it back. A supervisor that is gone by now does not hear the word.
+    // After the change of user, which resets it. A supervisor that has exited by now does not hear the report.
     end_with_parent(0)?;
     seccomp::allow_only(&[Call::WRITE, Call::CLOSE, Call::RT_SIGTIMEDWAIT, Call::WAIT4, Call::EXIT_GROUP])?;
     nix::unistd::write(&line, b"R").map(drop).named("write", || "the line to the supervisor".into())
@@ -147,7 +148,7 @@ fn become_nobody() -> Result<()> {
     nix::unistd::setresuid(uid, uid, uid).named("setresuid", || NOBODY.to_string())?;
     capabilities::set(&Capabilities::default())?;
     nix::sys::prctl::set_no_new_privs().named("prctl", || "PR_SET_NO_NEW_PRIVS, 1".into())?;
-    // Containers with a user of that number may not look into it either.
+    // Containers with a user of the same number must not look into it either.
     nix::sys::prctl::set_dumpable(false).named("prctl", || "PR_SET_DUMPABLE, 0".into())
 }
 

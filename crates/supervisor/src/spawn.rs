@@ -1,4 +1,4 @@
-//! Making a child: its streams, its cgroup, and nothing of the supervisor's that it does not need.
+//! Spawning a child: with its streams and its cgroup, and with nothing of the supervisor's that it does not need.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -12,30 +12,30 @@ use wharf_sys::{Error, Result, signals, socket};
 
 use crate::kill;
 
-/// What every child needs of the supervisor.
+/// What every child needs from the supervisor.
 #[derive(Debug)]
 pub(crate) struct Spawner {
     witness: SingleThreaded,
 }
 
-/// A child, seen from the supervisor.
+/// A child, as the supervisor sees it.
 #[derive(Debug)]
 pub(crate) struct Child {
     pub(crate) pid: i32,
     pub(crate) pidfd: OwnedFd,
-    /// Its reports come here, and its start goes there.
+    /// Its reports come from here, and its start is sent here.
     pub(crate) report: OwnedFd,
     pub(crate) kin: Kin,
     pub(crate) line: Line,
-    /// Whether it will still say that it is ready.
+    /// Whether it will still report that it is ready.
     pub(crate) awaits_ready: bool,
 }
 
-/// Whether more reports of a child are to be heard.
+/// Whether a child's reports are still read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Line {
     Open,
-    /// It has said its last word; what others say on it is not the child's.
+    /// It has sent its last report; anything else on the line is not the child's.
     Over,
 }
 
@@ -44,20 +44,21 @@ pub(crate) enum Line {
 pub(crate) enum Kin {
     /// The one that executes the program.
     Itself,
-    /// One that is out of sight of the container, and of which that one will be born.
+    /// One that the container cannot see, and that will create the one that does.
     Parent,
-    /// The one that executes the program, born in sight of others.
+    /// The one that executes the program, created where others can see it.
     Born,
 }
 
 impl Child {
-    /// Takes a report. Who may trace the process that was born can say anything on its line, but not in the name of the one
-    /// that it was born of, which alone can tell of it. What cannot be true ends the line: whoever lies is on its own.
+    /// Receives a report. A process that may trace the new process can say anything on its line, but not in the name of
+    /// its creator, which alone can report the birth. An impossible report ends the line: whoever sent it is on its
+    /// own.
     pub(crate) fn hear(&mut self) -> Result<Report> {
         let report = Report::receive(self.report.as_fd())?;
         let believed = match &report {
             Report::Ready { .. } => std::mem::take(&mut self.awaits_ready),
-            // The first line tells no senders, and the second is the last.
+            // The first line has no senders, and the second is the last.
             Report::Line { sender, .. } => self.kin == Kin::Parent && sender.is_none(),
             Report::Born { sender, .. } => self.kin == Kin::Parent && *sender == Some(self.pid),
             Report::Failed { .. } | Report::Closed => true,
@@ -65,22 +66,22 @@ impl Child {
         Ok(if believed { report } else { Report::Closed })
     }
 
-    /// Takes the process that was born, which must be a child of this one, for the one that it was born of, which is
-    /// returned and about to end.
+    /// Takes the new process, which must be a child of this one, in place of its creator, which is returned and about
+    /// to exit.
     pub(crate) fn take_over(&mut self, process: OwnedFd) -> Result<OwnedFd> {
         self.pid = process::child_number(process.as_fd())?;
         self.kin = Kin::Born;
         Ok(std::mem::replace(&mut self.pidfd, process))
     }
 
-    /// Ends a child that cannot be watched: nobody would ever learn of its end.
+    /// Ends a child that cannot be watched: nobody would ever learn of its exit.
     pub(crate) fn abandon(&self) {
         kill::signal(self.pidfd.as_fd(), 9);
     }
 }
 
 impl Spawner {
-    /// Also sets the signals of this process as children are to have them.
+    /// Also sets the signals of this process as its children need them.
     pub(crate) fn new() -> Result<Self> {
         signals::reset_actions()?;
         Ok(Self { witness: SingleThreaded::check()? })
@@ -90,8 +91,8 @@ impl Spawner {
         &self.witness
     }
 
-    /// Makes a child that runs `body`, in a PID namespace of its own or in the supervisor's. `keep` are the descriptors it
-    /// may hold beside its end of the report socket.
+    /// Spawns a child that runs `body`, in a PID namespace of its own or in the supervisor's. It may keep the
+    /// descriptors `keep` and its end of the report socket.
     pub(crate) fn spawn(
         &self,
         place: Place<'_>,
@@ -115,8 +116,8 @@ impl Spawner {
                 let kept: Vec<BorrowedFd<'_>> = keep.iter().copied().chain([child_report.as_fd()]).collect();
                 let alone = descriptors::keep_only(&child, &kept).is_ok();
                 drop(kept);
-                // One that is never the program's process does not outlive the supervisor: it may not even be in its
-                // cgroup yet, by which the container's processes are found.
+                // A process that never becomes the program's must not outlive the supervisor: it may not even be in its
+                // cgroup yet, through which the container's processes are found.
                 if alone && (kin == Kin::Itself || end_with_parent(supervisor) == Ok(true)) {
                     body(Origin { place, line: child_report, child: &child });
                 }
@@ -126,7 +127,7 @@ impl Spawner {
     }
 }
 
-/// Processes that others were born of, until they have ended.
+/// Processes that have created their successors, until they have exited.
 #[derive(Debug, Default)]
 pub(crate) struct Spent(Vec<OwnedFd>);
 
@@ -135,7 +136,7 @@ impl Spent {
         self.0.push(pidfd);
     }
 
-    /// Reaps those that have ended.
+    /// Reaps those that have exited.
     pub(crate) fn reap(&mut self) {
         self.0.retain(|pidfd| matches!(process::wait(pidfd.as_fd(), Reap::Remove), Ok(None)));
     }
@@ -149,7 +150,7 @@ pub(crate) struct Pipes {
     pub(crate) stdin: Option<OwnedFd>,
 }
 
-/// Makes the pipes of a container; its input is empty unless it is to stay open.
+/// Makes a container's pipes. Its input is empty unless it is to stay open.
 pub(crate) fn pipes(input: Input) -> Result<(Streams, Pipes)> {
     let (stdout, out) = pipe()?;
     let (stderr, err) = pipe()?;
@@ -216,7 +217,7 @@ mod tests {
             say(word, &born);
             assert!(matches!(seen.hear(), Ok(Report::Closed)), "it was this process that said it");
         }
-        // This process speaks for the parent from here on.
+        // From here on this process speaks for the creator.
         seen.pid = std::process::id().cast_signed();
         say(b"B", &born);
         let Report::Born { process, .. } = seen.hear().unwrap() else { panic!("it was not heard of") };

@@ -1,4 +1,5 @@
-//! The supervisor's one loop: what became ready is told to the machine, and what that decides is done by the driver.
+//! The supervisor's only loop: it tells the machine what has become ready, and has the driver do what the machine
+//! decides.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,7 +25,7 @@ use crate::requests::{self, Given};
 use crate::trouble::{self, OrTell as _};
 use crate::watch::{Source, Watch};
 
-/// How often is looked at what waits for a time or a disk.
+/// How often everything that waits for a time or a disk is checked.
 const TICK: Duration = Duration::from_secs(1);
 
 /// A pod's supervisor.
@@ -38,10 +39,10 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Takes the daemon's connection from standard input, and listens for the daemons that come after it.
+    /// Takes the connection to the daemon from standard input, and listens for later daemons.
     pub(crate) fn start(directory: PathBuf) -> wharf_sys::Result<Self> {
         let connection = take_connection()?;
-        // Executed by a descriptor, its name would be that one's number.
+        // Executed through a descriptor, its name would be the descriptor's number.
         nix::sys::prctl::set_name(c"wharf-shim").named("prctl", String::new)?;
         // No process of a container may look into this one, nor into a child of it before its exec.
         nix::sys::prctl::set_dumpable(false).named("prctl", String::new)?;
@@ -66,8 +67,8 @@ impl Supervisor {
         })
     }
 
-    /// Runs until the daemon asks for the end and every process is gone; or until it is gone itself before it made
-    /// the pod known, so that nobody will ever ask.
+    /// Runs until the daemon has requested the end and every process is gone, or until the daemon disconnects before it
+    /// made the pod known, so that nobody will ever ask.
     pub(crate) fn run(mut self) -> ExitCode {
         while !self.machine.is_over() {
             let driver = &self.driver;
@@ -87,7 +88,7 @@ impl Supervisor {
         ExitCode::SUCCESS
     }
 
-    /// Lets the machine take an event, does what it decides, and tells it what that came to.
+    /// Passes an event to the machine, carries out what it decides, and tells it the results.
     fn tell(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
@@ -128,7 +129,8 @@ impl Supervisor {
         }
     }
 
-    /// What it said comes first: another process may go on as the container's. Then its last output, then its end.
+    /// Its reports come first, because another process may continue as the container's. Then its last output, then its
+    /// end.
     fn container_ended(&mut self, id: &ContainerId) {
         self.container_reported(id);
         let Some((exit, lost)) = self.driver.container_end(id) else { return };
@@ -159,7 +161,7 @@ impl Supervisor {
                 let (ask, given) = requests::read(message.body, descriptors);
                 self.driver.given = given;
                 self.tell(Event::Asked { request, ask });
-                // Where the request was refused, what came with it goes.
+                // If the request was refused, what came with it is dropped.
                 self.driver.given = Given::Nothing;
             }
             Received::Nothing => {}
@@ -183,7 +185,7 @@ impl Supervisor {
         let socket = match wharf_sys::socket::accept(self.listener.as_fd()) {
             Ok((socket, uid)) if uid == nix::unistd::geteuid().as_raw() => socket,
             Ok((_, uid)) => return trouble::tell(format_args!("user {uid} wanted to take over: refused")),
-            // It went away before it was taken.
+            // It disconnected before it was accepted.
             Err(error) if matches!(error.errno, Errno::EAGAIN | Errno::ECONNABORTED) => return,
             Err(error) => return trouble::tell(format_args!("a daemon wanted to take over: {error}")),
         };
@@ -219,7 +221,7 @@ impl Supervisor {
         }
     }
 
-    /// Starts, feeds and lets go the log writer, and passes on what it answered.
+    /// Starts, feeds and drops the log writer, and passes on its answers.
     fn tend_logs(&mut self) {
         self.driver.tend_log_writer();
         for told in self.driver.log_writer.take_told() {
@@ -232,8 +234,8 @@ impl Supervisor {
     }
 }
 
-/// What an answer of the log writer is for the machine. A creation names its log; who asks for it to be opened anew does
-/// not, and cannot mend it.
+/// What an answer of the log writer means to the machine. A request to create a container names the log and may be at
+/// fault; a request to reopen the log does not name it, and its caller cannot mend it.
 fn meaning(told: Told) -> Event {
     match told {
         Told::Opened(id, Ok(())) => Event::Container(id, container::Event::LogOpened),
@@ -253,8 +255,8 @@ fn unopened(kind: ErrorKind, refusal: &Refusal) -> Failure {
     failure(kind.into(), format!("the log file cannot be opened: {}", refusal.message))
 }
 
-/// Takes the daemon's connection from standard input. Standard error stays what it is: the file for what goes wrong, a
-/// panic's words too.
+/// Takes the connection to the daemon from standard input. Standard error stays what it is: the file for what goes
+/// wrong, the text of a panic included.
 fn take_connection() -> wharf_sys::Result<OwnedFd> {
     let input = wharf_sys::descriptors::standard_input();
     let connection = input.try_clone_to_owned().named("dup", || "standard input".into())?;
@@ -264,7 +266,7 @@ fn take_connection() -> wharf_sys::Result<OwnedFd> {
     Ok(connection)
 }
 
-/// The supervisor ends by request alone; children unblock all before their exec.
+/// Only a request ends the supervisor; children unblock all signals before their exec.
 fn block_signals() -> wharf_sys::Result<SignalFd> {
     let mut blocked = SigSet::empty();
     [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE]

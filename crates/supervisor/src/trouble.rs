@@ -1,7 +1,7 @@
-//! What goes wrong and cannot be told to anyone else: lines in the pod's `shim.log`, which is standard error.
+//! Failures that can be told to nobody else: lines in the pod's `shim.log`, which is standard error.
 //!
-//! The file has a bound, since it lies on a small file system that all pods share. Whatever fails without an answer to a
-//! request comes here; nothing is dropped in silence.
+//! The file has a limit, because it is on a small file system that all pods share. Whatever fails without a reply to a
+//! request is noted here; nothing is dropped silently.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::clock;
 
-/// How much is written in the life of a supervisor.
+/// How much a supervisor may write in its life.
 const LIMIT_BYTES: usize = 64 * 1024;
 /// The longest line.
 const LINE_BYTES: usize = 1024;
 
 static WRITTEN_BYTES: AtomicUsize = AtomicUsize::new(0);
-/// How many lines could not be written: the disk was full.
+/// How many lines could not be written because the disk was full.
 static UNTOLD: AtomicUsize = AtomicUsize::new(0);
 
-/// Notes what went wrong.
+/// Notes a failure.
 pub(crate) fn tell(what: impl Display) {
     let untold = UNTOLD.swap(0, Ordering::Relaxed);
     let what =
@@ -30,7 +30,7 @@ pub(crate) fn tell(what: impl Display) {
     }
 }
 
-/// The line that is written, if there is still room for it.
+/// The line to write, if there is still room for it.
 fn line(written_bytes: &AtomicUsize, what: &str) -> Option<Vec<u8>> {
     let mut line = clock::stamp(wharf_sys::clock::now_ns()).to_vec();
     line.push(b' ');
@@ -44,9 +44,9 @@ fn line(written_bytes: &AtomicUsize, what: &str) -> Option<Vec<u8>> {
     }
 }
 
-/// For what may fail without stopping anything.
+/// For operations that may fail without stopping anything.
 pub(crate) trait OrTell {
-    /// Notes a failure, with what was being done.
+    /// Notes a failure, with the operation that failed.
     fn or_tell(self, doing: impl Display);
 }
 

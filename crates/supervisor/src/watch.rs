@@ -1,4 +1,4 @@
-//! What the loop waits for: descriptors, each with what it means.
+//! What the loop waits for: descriptors, each with its meaning.
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
@@ -10,18 +10,18 @@ use wharf_types::ContainerId;
 use crate::log::Stream;
 use crate::trouble;
 
-/// What a ready descriptor means.
+/// The meaning of a descriptor that is ready.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Source {
-    /// Reports come before exits: a process that reported and died has both ready.
+    /// Reports come before exits: a process that has reported and died has both ready.
     Report(ContainerId),
     Output(ContainerId, Out),
-    /// A client closed its end.
+    /// A client has closed its end.
     Client(ContainerId, u64),
     ExecReport(u64),
     Exit(ContainerId),
     ExecExit(u64),
-    /// The first process of the pod's PID namespace ended.
+    /// The first process of the pod's PID namespace has ended.
     Reaper,
     Signals,
     LogWriter,
@@ -29,7 +29,7 @@ pub(crate) enum Source {
     Listener,
 }
 
-/// Which output of a container, in an order for the map.
+/// One of a container's outputs, ordered so that it can be a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Out {
     Stdout,
@@ -45,7 +45,7 @@ impl From<Out> for Stream {
     }
 }
 
-/// An epoll set that names its members.
+/// An epoll set whose members have names.
 #[derive(Debug)]
 pub(crate) struct Watch {
     epoll: Epoll,
@@ -60,12 +60,12 @@ impl Watch {
         Ok(Self { epoll, names: BTreeMap::new(), next: 0 })
     }
 
-    /// Watches a descriptor until it is closed or forgotten.
+    /// Watches a descriptor until it is closed or removed.
     pub(crate) fn add(&mut self, fd: BorrowedFd<'_>, source: Source) -> wharf_sys::Result<()> {
         self.add_for(fd, source, EpollFlags::EPOLLIN)
     }
 
-    /// Watches a descriptor for something else than before.
+    /// Changes the events for which a descriptor is watched.
     pub(crate) fn change(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -82,7 +82,7 @@ impl Watch {
             .map_err(|errno| wharf_sys::Error::new("epoll_ctl", format!("{source:?}"), errno))
     }
 
-    /// Watches for the other end's being closed, which is told unasked.
+    /// Watches only for the other end's closing, which epoll always reports.
     pub(crate) fn add_closed(&mut self, fd: BorrowedFd<'_>, source: Source) -> wharf_sys::Result<()> {
         self.add_for(fd, source, EpollFlags::empty())
     }
@@ -97,8 +97,8 @@ impl Watch {
         Ok(())
     }
 
-    /// Stops watching a descriptor, which must still be open: a copy of it in a child would keep it in the set. One that is
-    /// not watched is fine.
+    /// Stops watching a descriptor. It must still be open, because a copy in a child would keep it in the set. One that
+    /// is not watched is fine.
     pub(crate) fn remove(&mut self, fd: BorrowedFd<'_>, source: &Source) {
         match self.epoll.delete(fd) {
             Ok(()) | Err(Errno::ENOENT) => {}
@@ -107,7 +107,7 @@ impl Watch {
         self.names.retain(|_, (name, _)| name != source);
     }
 
-    /// Watches a descriptor for what another one meant until now.
+    /// Watches another descriptor in place of the one that had this meaning.
     pub(crate) fn replace(
         &mut self,
         old: BorrowedFd<'_>,
@@ -118,11 +118,11 @@ impl Watch {
         self.add(new, source)
     }
 
-    /// Waits, for a while or for ever, and returns what is ready, reports first.
+    /// Waits, with or without a timeout, and returns what is ready, reports first.
     pub(crate) fn wait(&mut self, timeout: EpollTimeout) -> Vec<Source> {
         let mut events = [EpollEvent::empty(); 32];
         let count = self.epoll.wait(&mut events, timeout).unwrap_or_else(|errno| {
-            // Interrupted, it is called again.
+            // After an interruption it is called again.
             if errno != Errno::EINTR {
                 trouble::tell(format_args!("epoll_wait: {errno}"));
             }

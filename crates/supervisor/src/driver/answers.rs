@@ -1,4 +1,4 @@
-//! Answers and news for the daemon, as the protocol has them.
+//! Replies and events for the daemon, in the form of the protocol.
 
 use std::os::fd::AsFd;
 
@@ -18,7 +18,7 @@ impl Driver {
         self.link.reply(request, reply::Result::Done(v1::Done {}), &[]);
     }
 
-    /// Beside a greeting may come what is to be held from now on.
+    /// The first greeting may bring what is to be held from now on.
     pub(super) fn reply_state(&mut self, request: RequestId, phases: &[(ContainerId, Phase)]) {
         if let Given::Held(given) = std::mem::replace(&mut self.given, Given::Nothing) {
             self.held.hold(given);
@@ -45,7 +45,7 @@ impl Driver {
         }
     }
 
-    /// Of what is done to a container there is nothing to be told here.
+    /// Actions on the container itself have no message.
     pub(super) fn tell_of_container(&mut self, id: &ContainerId, action: Action) {
         match action {
             Action::ReplyCreated { request } => self.reply_created(request, id),

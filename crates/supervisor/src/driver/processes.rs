@@ -1,4 +1,4 @@
-//! What processes report, and their ends.
+//! What processes report, and how they end.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -15,7 +15,7 @@ use crate::trouble::OrTell as _;
 use crate::watch::{Out, Source, Watch};
 
 impl Driver {
-    /// The next report of a container's first process, if there is one now.
+    /// The next report of a container's first process, if one has arrived.
     pub(crate) fn container_report(&mut self, id: &ContainerId) -> Option<container::Event> {
         loop {
             let container =
@@ -40,7 +40,8 @@ impl Driver {
                     silence(&mut container.child, &mut self.watch, &Source::Report(id.clone()));
                     return Some(container::Event::Failed(link::failure(kind.into(), message)));
                 }
-                // Where the process is gone before it was told to execute the program, the machine takes it for no start.
+                // If the process ends before it was told to execute the program, the machine does not take this for a
+                // start.
                 Ok(Report::Closed) => {
                     silence(&mut container.child, &mut self.watch, &Source::Report(id.clone()));
                     return Some(container::Event::Executed { now_ns: wharf_sys::clock::now_ns() });
@@ -58,8 +59,8 @@ impl Driver {
         container.add_output(Out::Stdout, terminal);
     }
 
-    /// How a container's first process ended, if it is a zombie by now. What is left of the container is killed, and its
-    /// last output taken; clients that did not keep up with that are told of.
+    /// How a container's first process ended, if it is a zombie by now. The rest of the container is killed and its
+    /// last output read. The clients that did not keep up with that output are returned as well.
     pub(crate) fn container_end(&mut self, id: &ContainerId) -> Option<(Exit, Vec<(u64, client::Event)>)> {
         let container = self.containers.get_mut(id)?;
         if matches!(container.first, First::Ended | First::Reaped) {
@@ -73,7 +74,7 @@ impl Driver {
         Some((exit, self.lost_clients(id)))
     }
 
-    /// The next report of a command's process, if there is one now.
+    /// The next report of an exec's process, if one has arrived.
     pub(crate) fn exec_report(&mut self, number: u64) -> Option<exec::Event> {
         loop {
             let exec = self.execs.get_mut(&number).filter(|exec| exec.child.line == Line::Open)?;
@@ -93,7 +94,7 @@ impl Driver {
                     silence(&mut exec.child, &mut self.watch, &Source::ExecReport(number));
                     return Some(exec::Event::Failed(link::failure(kind.into(), message)));
                 }
-                // Only when the reports have ended without a failure it is known that the program runs.
+                // Only when the reports have ended without a failure is it known that the program runs.
                 Ok(Report::Closed) => {
                     silence(&mut exec.child, &mut self.watch, &Source::ExecReport(number));
                     return Some(exec::Event::Executed);
@@ -103,12 +104,12 @@ impl Driver {
         }
     }
 
-    /// How a command's process ended, once it has; it is reaped.
+    /// How an exec's process ended, once it has; this reaps it.
     pub(crate) fn exec_end(&self, number: u64) -> Option<Exit> {
         self.execs.get(&number).and_then(Exec::ended)
     }
 
-    /// Reaps whatever was left to this process by others that ended.
+    /// Reaps processes that their own parents have left to this process.
     pub(crate) fn reap_strays(&mut self) {
         self.spent.reap();
         let execs = || self.execs.values().map(|exec| &exec.child);
@@ -116,7 +117,7 @@ impl Driver {
         let starting = containers().filter(|container| container.first == First::Told);
         let mut births = starting.map(|container| &container.child).chain(execs());
         if births.any(|child| child.kin == Kin::Parent) {
-            // A dead child that is unknown may be one that was born and not told of yet. It is looked for again after that.
+            // An unknown dead child may be one whose birth has not been reported yet. It is looked at again afterwards.
             return;
         }
         let own = containers().filter(|container| container.first != First::Reaped);
@@ -126,7 +127,7 @@ impl Driver {
         process::reap_strays(|pid| reaper == Some(pid) || known.contains(&pid));
     }
 
-    /// With it all containers in its namespace end; the next one gets a new namespace.
+    /// All containers in its namespace end with it; the next one gets a new namespace.
     pub(crate) fn reaper_ended(&mut self) {
         if let Some(reaper) = self.reaper.take_if(|reaper| reaper.has_ended()) {
             self.watch.remove(reaper.pidfd.as_fd(), &Source::Reaper);
@@ -134,13 +135,13 @@ impl Driver {
     }
 }
 
-/// Hears no more of a child: nothing follows, and a line that others hold could be filled without end.
+/// Stops listening to a child: nothing more is expected, and others that hold the line could fill it without end.
 fn silence(child: &mut Child, watch: &mut Watch, source: &Source) {
     child.line = Line::Over;
     watch.remove(child.report.as_fd(), source);
 }
 
-/// Takes the reports of a child from another line; a child that cannot be watched there is ended.
+/// Takes a child's reports from another line. A child that cannot be watched there is killed.
 fn listen_at(child: &mut Child, line: OwnedFd, (watch, source): (&mut Watch, Source)) {
     let watched = crate::spawn::set_nonblocking(&line)
         .and_then(|()| watch.replace(child.report.as_fd(), line.as_fd(), source));
@@ -151,7 +152,8 @@ fn listen_at(child: &mut Child, line: OwnedFd, (watch, source): (&mut Watch, Sou
     child.report = line;
 }
 
-/// Takes the process that was born for the child; `false` if it cannot be that one. One that cannot be watched is ended.
+/// Takes the new process in place of the child; `false` if it cannot be its successor. One that cannot be watched is
+/// killed.
 fn go_on_as(
     child: &mut Child,
     process: OwnedFd,

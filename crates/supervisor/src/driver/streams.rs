@@ -1,4 +1,4 @@
-//! Containers' outputs, and the clients that watch them.
+//! Containers' outputs, and the clients attached to them.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -14,7 +14,7 @@ use crate::trouble::OrTell as _;
 use crate::watch::{Out, Source};
 
 impl Driver {
-    /// Reads an output for one turn of the loop; clients that did not keep up with it are told of.
+    /// Reads an output for one turn of the loop, and returns the clients that have not kept up.
     pub(crate) fn pump_output(&mut self, id: &ContainerId, out: Out) -> Vec<(u64, client::Event)> {
         let Some(container) = self.containers.get_mut(id) else { return Vec::new() };
         let Some((output, mut sink)) = container.output(out, &mut self.log_writer) else { return Vec::new() };
@@ -33,12 +33,12 @@ impl Driver {
         self.lost_clients(id)
     }
 
-    /// Most pods are silent most of the time, and even an untouched buffer takes two pages of each.
+    /// Frees the buffer: most pods are silent most of the time, and even an untouched buffer takes two pages in each.
     pub(crate) fn let_buffer_go(&mut self) {
         self.buffer = Vec::new();
     }
 
-    /// Starts a log writer where one is needed, lets go one that is over, and gives it what waits for it.
+    /// Starts a log writer if one is needed, drops one that is finished, and sends it what is queued.
     pub(crate) fn tend_log_writer(&mut self) {
         if let Some(over) = self.log_writer.take_over() {
             self.watch.remove(over.as_fd(), &Source::LogWriter);
@@ -51,7 +51,7 @@ impl Driver {
         self.log_writer.pump();
     }
 
-    /// Lets outputs go on once the logs have taken what there was.
+    /// Reads blocked outputs again once the log writer has accepted what was queued.
     pub(crate) fn tend_outputs(&mut self) {
         if self.log_writer.is_clear() {
             self.unblock_outputs();
@@ -62,7 +62,7 @@ impl Driver {
         }
     }
 
-    /// Reads outputs again that waited for the logs.
+    /// Reads the outputs that were blocked by the log writer.
     fn unblock_outputs(&mut self) {
         for (id, out) in std::mem::take(&mut self.blocked) {
             let output = self.containers.get(&id).and_then(|container| container.outputs.get(&out));
@@ -73,7 +73,7 @@ impl Driver {
         }
     }
 
-    /// Takes the last output, and closes the ends: what anybody else writes to them is not the container's.
+    /// Reads the last output and closes the pipes: what anybody else writes to them is not the container's.
     pub(super) fn drain_outputs(&mut self, id: &ContainerId) {
         let Some(container) = self.containers.get_mut(id) else { return };
         for out in [Out::Stdout, Out::Stderr] {
@@ -91,7 +91,7 @@ impl Driver {
         lost.into_iter().map(|number| (number, client::Event::Lost)).collect()
     }
 
-    /// Lets a client watch a container, and keeps what it can write to until it is answered.
+    /// Attaches a client to a container, and keeps the container's input for it until it is answered.
     pub(super) fn admit(&mut self, number: u64, id: &ContainerId) -> Result<(), Failure> {
         let Given::Visitor(Visitor { client, stdin }) = std::mem::replace(&mut self.given, Given::Nothing)
         else {
@@ -122,7 +122,7 @@ impl Driver {
     }
 }
 
-/// The buffer, which is made if it is not there.
+/// The buffer, which is made if it does not exist.
 fn whole(buffer: &mut Vec<u8>) -> &mut [u8] {
     if buffer.is_empty() {
         *buffer = vec![0; BUFFER_BYTES];
@@ -130,7 +130,7 @@ fn whole(buffer: &mut Vec<u8>) -> &mut [u8] {
     buffer
 }
 
-/// The terminal, for its size too, or the input's pipe. An input that ends with its client is given away.
+/// The terminal, which also has a size, or the input's pipe. An input that ends with its client is given away.
 fn input(container: &mut Container) -> Result<Option<OwnedFd>, Failure> {
     let copy = |fd: &OwnedFd| fd.try_clone().map_err(|error| internal(format!("the input: {error}")));
     let stdio = &container.plan.stdio;

@@ -1,17 +1,18 @@
-//! Records that are written together and bear one time.
+//! Records that are written together and have the same time.
 //!
-//! A flood is millions of short lines, so it is the work for each of them that counts: the header is ready but for its tag, and
-//! short texts are copied at a fixed length. A copy of any length is a call, which takes longer than all the rest.
+//! A flood of output is millions of short lines, so the work for each line is what counts. The header is ready except
+//! for its tag, and short texts are copied with a fixed length: a copy of variable length is a function call, which
+//! takes longer than everything else.
 
 use super::Stream;
 use crate::clock;
 
-/// With so much the records should be written.
+/// With this many bytes, the records should be written.
 const FULL_BYTES: usize = 48 * 1024;
 /// `<time> <stream> <tag> `.
 const HEADER_BYTES: usize = clock::STAMP_LENGTH + 10;
 const TAG_AT: usize = HEADER_BYTES - 2;
-/// The lengths at which short texts are copied.
+/// The fixed length with which short texts are copied.
 const SHORT_BYTES: usize = 16;
 const MIDDLE_BYTES: usize = 64;
 
@@ -20,7 +21,7 @@ const MIDDLE_BYTES: usize = 64;
 pub(super) struct Batch {
     now_ns: i64,
     header: Header,
-    /// Grows with need; what is beyond `length` means nothing.
+    /// Grows as needed; the bytes beyond `length` have no meaning.
     buffer: Vec<u8>,
     length: usize,
 }
@@ -42,7 +43,7 @@ impl Batch {
         batch
     }
 
-    /// Makes it one without records, of this stream and time.
+    /// Empties the batch, for this stream and time.
     pub(super) fn begin(&mut self, stream: Stream, now_ns: i64) {
         let (stamp, name) = self.header.0.split_at_mut(clock::STAMP_LENGTH);
         stamp.copy_from_slice(&clock::stamp(now_ns));
@@ -54,15 +55,15 @@ impl Batch {
         self.length = 0;
     }
 
-    /// The time that its records bear.
+    /// The time of its records.
     pub(super) fn now_ns(&self) -> i64 {
         self.now_ns
     }
 
-    /// Adds a record of what was held back of a line and the first `length` bytes of `text`.
+    /// Adds a record of the held-back part of a line and the first `length` bytes of `text`.
     pub(super) fn record(&mut self, tag: u8, held: &[u8], text: &[u8], length: usize) {
         let end = self.length + HEADER_BYTES + held.len() + length + 1;
-        // Beyond its end, too, the text may be copied.
+        // A copy may write beyond the end of the text.
         let room = end + MIDDLE_BYTES;
         if self.buffer.len() < room {
             self.buffer.resize(room.max(2 * self.buffer.len()), 0);
@@ -77,12 +78,12 @@ impl Batch {
         self.length = end;
     }
 
-    /// Whether it should be written before another record comes.
+    /// Whether it should be written before the next record is added.
     pub(super) fn is_full(&self) -> bool {
         self.length > FULL_BYTES
     }
 
-    /// What there is to write.
+    /// The bytes to write.
     pub(super) fn records(&self) -> &[u8] {
         &self.buffer[..self.length]
     }
@@ -93,7 +94,7 @@ impl Batch {
     }
 }
 
-/// Copies the first `length` bytes, and perhaps some more.
+/// Copies the first `length` bytes, and possibly some more.
 fn copy(from: &[u8], length: usize, to: &mut [u8]) {
     if length <= SHORT_BYTES
         && let (Some(from), Some(to)) = (from.first_chunk::<SHORT_BYTES>(), to.first_chunk_mut())
@@ -108,13 +109,13 @@ fn copy(from: &[u8], length: usize, to: &mut [u8]) {
     }
 }
 
-/// Where the first line ends, looked for by eight bytes at a time.
+/// The end of the first line, searched for eight bytes at a time.
 pub(super) fn line_end(bytes: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const LINE_FEEDS: u64 = u64::from_le_bytes([b'\n'; 8]);
     let (words, rest) = bytes.as_chunks();
     for (number, word) in words.iter().enumerate() {
-        // The lowest bit that is set stands for the first byte that is zero, which is where a line feed was.
+        // The lowest set bit marks the first byte that is zero, which is where the line feed is.
         let zeroed = u64::from_le_bytes(*word) ^ LINE_FEEDS;
         let found = zeroed.wrapping_sub(ONES) & !zeroed & (ONES << 7);
         if found != 0 {
@@ -136,7 +137,7 @@ mod tests {
                 let mut bytes = vec![filler; length];
                 assert_eq!(line_end(&bytes), None);
                 for at in (0..length).rev() {
-                    // Those behind it stay.
+                    // The bytes after it stay.
                     bytes[at] = b'\n';
                     assert_eq!(line_end(&bytes), Some(at), "{bytes:?}");
                 }

@@ -1,35 +1,35 @@
-//! What the supervisor asks of its log writer, and what that answers: one datagram each. Both are the same program, so
-//! there is no version.
+//! The messages between the supervisor and its log writer, one datagram each. Both are the same program, so there is no
+//! version.
 
 use nix::errno::Errno;
 
 use super::Stream;
 
-/// What comes before the bytes of a write; a reader leaves that much room.
+/// The room that a reader leaves before the bytes of a write.
 pub(crate) const HEADER_BYTES: usize = 18;
-/// The most that one order or answer carries beside its header.
+/// The longest payload of an order or an answer.
 pub(crate) const PAYLOAD_LIMIT_BYTES: usize = 64 * 1024;
 
-/// What is asked. `number` is the token that the answer bears, or a time, or a count.
+/// An order. `number` is the token for the answer, or a time, or a count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
-    /// Open the log, or open it anew: see [`Opening`]. Its directory is beside the order, or a path in it.
+    /// Open or reopen the log: see [`Opening`]. Its directory is beside the order, or its path is in the order.
     Open,
-    /// Write the bytes, which came at the time `number`.
+    /// Write the bytes, which arrived at the time `number`.
     Write(Stream),
     /// Write what is held back of a stream, which ended at the time `number`.
     Finish(Stream),
     /// Count `number` records as lost.
     Lose,
-    /// Answer when all before is written.
+    /// Answer when everything ordered before has been written.
     Flush,
-    /// Forget the log, once it says what was lost.
+    /// Forget the log once it says what was lost.
     Close,
-    /// Answer without a failure if nothing would be lost by an end.
+    /// Answer without a failure if the writer can exit without losing anything.
     Rest,
 }
 
-/// The beginning of every order.
+/// The head of every order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) order: Order,
@@ -74,10 +74,10 @@ impl Header {
     }
 }
 
-/// What follows the header of [`Order::Open`].
+/// What follows the head of [`Order::Open`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Opening<'a> {
-    /// When an open log must not be opened anew any more, by the monotonic clock; 0 if it is wanted whenever it comes.
+    /// When an open log must no longer be reopened, by the monotonic clock; 0 for no deadline.
     pub(super) deadline_ns: u64,
     /// The log's name in its directory.
     pub(super) name: &'a str,
@@ -104,7 +104,7 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
 }
 
-/// The answer to an order with a token; a directory that was opened is beside it.
+/// The answer to an order with a token. A directory that was opened is beside it.
 pub(super) fn answer(token: u64, outcome: &Result<(), Refusal>) -> Vec<u8> {
     let (errno, message) = match outcome {
         Ok(()) => (0, &[][..]),

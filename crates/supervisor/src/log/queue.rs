@@ -1,10 +1,10 @@
-//! The supervisor's end of its log writer, which it never waits for.
+//! The supervisor's side of the log writer, for which it never waits.
 //!
-//! A regular file never says that a write would wait, and a disk that stalls holds up whoever writes: so the files are
-//! with a process of their own, made when a container has output and gone when none had any for a while. What the
-//! connection does not take is queued. While anything is queued, no output with a log is read: its writers wait, as they do
-//! for any slow reader, and nothing is lost. Only the output of a container that has ended is queued up to a limit;
-//! what is beyond it is counted, and the log says so.
+//! A write to a regular file never reports that it would block, and a disk that stalls blocks the writer. So a separate
+//! process has the files. It is forked when a container has output, and exits when none has had any for a while. Orders
+//! that the connection does not accept are queued. While anything is queued, no output that is logged is read, so its
+//! writers wait as for any slow reader, and nothing is lost. Only the output of a container that has ended is queued up
+//! to a limit; output beyond it is counted, and the log says so.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,14 +24,14 @@ use super::{Stream, writer};
 use crate::link::{RequestId, is_want_of_memory};
 use crate::trouble;
 
-/// How much may be queued: two outputs of as much as the kernel lets a pipe hold, and orders.
+/// The most bytes in the queue: two outputs, each as long as the kernel lets a pipe be, and orders.
 const QUEUE_LIMIT_BYTES: usize = 4 << 20;
-/// The token of an opening that nobody waits for.
+/// The token of an opening for which nobody waits.
 const NOBODY: u64 = 0;
-/// After how long without output the writer is let go.
+/// How long there must be no output before the writer is asked to exit.
 const REST_AFTER: Duration = Duration::from_secs(10);
 
-/// The log writer, and what it has to do.
+/// The log writer, and the orders for it.
 #[derive(Debug, Default)]
 pub(crate) struct LogWriter {
     connection: Option<OwnedFd>,
@@ -39,7 +39,7 @@ pub(crate) struct LogWriter {
     queued_bytes: usize,
     places: BTreeMap<u64, Place>,
     waiting: BTreeMap<u64, Waiting>,
-    /// The last number that was given: to a log, or to an order that is answered.
+    /// The last number that was given to a log or to an order.
     number: u64,
     sent: u64,
     last_used: Option<Instant>,
@@ -47,50 +47,50 @@ pub(crate) struct LogWriter {
     course: Course,
 }
 
-/// How it goes with the connection.
+/// The state of the connection.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Course {
     #[default]
     Fine,
-    /// The kernel had no memory or no process to give; it is asked again in the next second.
+    /// The kernel had no memory or no process to give; it is retried within a second.
     Starved,
-    /// It has ended, or is to be: the loop closes it.
+    /// It has ended or must end: the loop closes it.
     Over,
 }
 
-/// An order that was not taken yet.
+/// An order that has not been accepted yet.
 #[derive(Debug)]
 struct Frame {
     bytes: Vec<u8>,
     directory: Option<Rc<OwnedFd>>,
 }
 
-/// What has to be known of a log to open it in another writer.
+/// What is needed to open a log in another writer.
 #[derive(Debug)]
 struct Place {
     file: LogFile,
-    /// Once it was opened the first time, or if the daemon did that.
+    /// Present once the log has been opened, or if the daemon opened it.
     directory: Option<Rc<OwnedFd>>,
-    /// The tokens of openings that are not answered yet: the log may be rotated again before the first answer.
+    /// The tokens of unanswered openings: the log may be rotated again before the first answer.
     openings: Vec<u64>,
-    /// Whether the writer got anything of it.
+    /// Whether anything was written to it through the present writer.
     is_used: bool,
     lost_records: u64,
 }
 
-/// Who is told of an answer.
+/// What waits for an answer.
 #[derive(Debug)]
 enum Waiting {
     Open(ContainerId),
     Reopen(RequestId),
     Flush(ContainerId),
-    /// With how many orders had been sent when it was asked.
+    /// With the number of orders that had been sent when it was asked.
     Rest {
         sent: u64,
     },
 }
 
-/// What an order came to.
+/// The result of an order.
 #[derive(Debug)]
 pub(crate) enum Told {
     Opened(ContainerId, Result<(), Refusal>),
@@ -99,7 +99,7 @@ pub(crate) enum Told {
 }
 
 impl LogWriter {
-    /// Whether output may be read: nothing that came before it waits.
+    /// Whether output may be read, because nothing is queued.
     pub(crate) fn is_clear(&self) -> bool {
         self.queue.is_empty()
     }
@@ -108,7 +108,7 @@ impl LogWriter {
         self.connection.as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether something has to be done within a second.
+    /// Whether something must be done within a second.
     pub(crate) fn is_awake(&self) -> bool {
         self.connection.is_some() || self.is_needed()
     }
@@ -117,21 +117,21 @@ impl LogWriter {
         !self.queue.is_empty() || self.places.values().any(|place| !place.openings.is_empty())
     }
 
-    /// What the loop has to wait for.
+    /// The events that the loop must wait for.
     pub(crate) fn interest(&self) -> EpollFlags {
         let mut interest = EpollFlags::EPOLLIN;
         interest.set(EpollFlags::EPOLLOUT, !self.is_clear() && self.course != Course::Starved);
         interest
     }
 
-    /// Opens the log of a container, and tells how that went; returns its number. With its directory, it was made already:
-    /// a writer is needed for its first line only.
+    /// Opens a container's log, reports the result later, and returns the log's number. If a directory is given, the
+    /// file exists already, and the first line is what needs a writer.
     pub(crate) fn open(&mut self, file: LogFile, directory: Option<OwnedFd>, container: ContainerId) -> u64 {
         let log = self.next_number();
         let directory = directory.map(Rc::new);
         let opening = match &directory {
             None => Some(self.await_answer(Waiting::Open(container))),
-            // A writer that is there is told of it, and the next one will be.
+            // A running writer is told now, and any later one when it starts.
             Some(_) => {
                 self.told.push(Told::Opened(container, Ok(())));
                 self.connection.is_some().then(|| self.next_number())
@@ -143,7 +143,7 @@ impl LogWriter {
         log
     }
 
-    /// Opens the file of a log anew, and tells how that went.
+    /// Reopens the file of a log, and reports the result later.
     pub(crate) fn reopen(&mut self, log: u64, request: RequestId) {
         let token = self.await_answer(Waiting::Reopen(request));
         if let Some(place) = self.places.get_mut(&log) {
@@ -152,7 +152,7 @@ impl LogWriter {
         self.order_open(log, token);
     }
 
-    /// Writes output: the `count` bytes that follow the room for a header.
+    /// Writes output: the `count` bytes after the room for a header.
     pub(crate) fn write(&mut self, log: u64, stream: Stream, buffer: &mut [u8], count: usize) {
         let Some(place) = self.places.get_mut(&log) else { return };
         place.is_used = true;
@@ -178,7 +178,7 @@ impl LogWriter {
         }
     }
 
-    /// Tells when everything of a container's log is written; at once if nothing is on its way.
+    /// Reports when everything of a container's log has been written; at once if nothing is on its way.
     pub(crate) fn flush(&mut self, log: u64, container: &ContainerId) {
         self.tell_lost(log);
         if self.places.get(&log).is_some_and(|place| place.is_used) {
@@ -189,7 +189,7 @@ impl LogWriter {
         }
     }
 
-    /// Forgets a log, once everything is written.
+    /// Forgets a log once everything has been written.
     pub(crate) fn close(&mut self, log: u64) {
         self.tell_lost(log);
         let known = self.places.remove(&log).is_some();
@@ -198,7 +198,7 @@ impl LogWriter {
         }
     }
 
-    /// What orders came to since the last time.
+    /// The results of orders since the last call.
     pub(crate) fn take_told(&mut self) -> Vec<Told> {
         std::mem::take(&mut self.told)
     }
@@ -232,7 +232,7 @@ impl LogWriter {
             Some(Waiting::Open(container)) => self.told.push(Told::Opened(container, outcome)),
             Some(Waiting::Reopen(request)) => self.told.push(Told::Reopened(request, outcome)),
             Some(Waiting::Flush(container)) => self.told.push(Told::Flushed(container)),
-            // Whatever was ordered meanwhile is for this writer still.
+            // An order sent in the meantime is for this writer.
             Some(Waiting::Rest { sent }) if outcome.is_ok() && self.sent == sent && self.is_clear() => {
                 self.course = Course::Over;
                 self.places.values_mut().for_each(|place| place.is_used = false);
@@ -246,7 +246,7 @@ impl LogWriter {
         }
     }
 
-    /// What has to be done each second: a writer that had nothing to do is asked whether it can go.
+    /// Called each second: asks a writer without work whether it can exit.
     pub(crate) fn tick(&mut self, now: Instant) {
         if self.course == Course::Starved {
             self.course = Course::Fine;
@@ -258,7 +258,7 @@ impl LogWriter {
         }
     }
 
-    /// The connection, if it is over and must be forgotten by the loop first.
+    /// The connection, if it has ended and the loop must forget it first.
     pub(crate) fn take_over(&mut self) -> Option<OwnedFd> {
         if self.course != Course::Over {
             return None;
@@ -269,7 +269,7 @@ impl LogWriter {
             trouble::tell("the log writer ended, and what it had not written is lost");
             let openings: Vec<u64> =
                 self.places.values().flat_map(|place| place.openings.iter().copied()).collect();
-            // Openings are ordered again of the next writer.
+            // Openings are sent again to the next writer.
             let lost = self.waiting.extract_if(.., |token, _| !openings.contains(token));
             self.told.extend(lost.filter_map(|(_, waiting)| match waiting {
                 Waiting::Flush(container) => Some(Told::Flushed(container)),
@@ -280,7 +280,7 @@ impl LogWriter {
         over
     }
 
-    /// Starts a writer if there is none and one is needed; whether there is a new one.
+    /// Starts a writer if one is needed and none runs; returns whether there is a new one.
     pub(crate) fn start(&mut self, witness: &SingleThreaded) -> bool {
         if self.connection.is_some() || self.course == Course::Starved || !self.is_needed() {
             return false;
@@ -297,7 +297,7 @@ impl LogWriter {
         true
     }
 
-    /// A new writer has no log open yet, and what is queued is of logs that the last one had.
+    /// A new writer has no log open, and the queued orders are for logs of the last one.
     fn order_openings(&mut self) {
         let later = std::mem::take(&mut self.queue);
         let openings = self.places.iter().flat_map(|(log, place)| openings(*log, place));
@@ -305,7 +305,7 @@ impl LogWriter {
         self.queue.extend(later);
     }
 
-    /// Sends what is queued, as far as it is taken.
+    /// Sends queued orders as far as they are accepted.
     pub(crate) fn pump(&mut self) {
         while let (Some(_), Some(frame)) = (&self.connection, self.queue.pop_front()) {
             if !self.send(&frame.bytes, frame.directory.as_deref()) {
@@ -335,7 +335,7 @@ impl LogWriter {
         }
     }
 
-    /// Orders a log's opening. Without a writer it is the next one's first order anyway.
+    /// Sends the order to open a log. Without a writer, it is the next writer's first order anyway.
     fn order_open(&mut self, log: u64, token: u64) {
         let (Some(place), true) = (self.places.get(&log), self.connection.is_some()) else { return };
         let directory = place.directory.clone();
@@ -364,7 +364,7 @@ impl LogWriter {
         self.queue.push_back(Frame { bytes, directory });
     }
 
-    /// Whether the connection took it.
+    /// Whether the connection accepted it.
     fn send(&mut self, bytes: &[u8], directory: Option<&OwnedFd>) -> bool {
         let Some(connection) = &self.connection else { return false };
         let descriptors: Vec<_> = directory.into_iter().map(AsFd::as_fd).collect();
@@ -386,7 +386,7 @@ impl LogWriter {
     }
 }
 
-/// The openings of a log that a new writer is to be ordered, with their tokens: those that somebody waits for, or one for
+/// The openings of a log that a new writer must be sent, with their tokens: those that somebody waits for, or one for
 /// nobody.
 fn openings(log: u64, place: &Place) -> Vec<(u64, u64)> {
     match &place.openings[..] {
@@ -395,7 +395,7 @@ fn openings(log: u64, place: &Place) -> Vec<(u64, u64)> {
     }
 }
 
-/// Makes a writer, and returns the connection to it.
+/// Forks a writer and returns the connection to it.
 fn fork(witness: &SingleThreaded) -> wharf_sys::Result<OwnedFd> {
     let (ours, orders) = socket::pair()?;
     crate::spawn::set_nonblocking(&ours)?;

@@ -1,7 +1,8 @@
-//! The log writer: a child of the supervisor that holds the log files, and alone waits for their disk.
+//! The log writer: a child of the supervisor that has the log files open, and is the only process that waits for their
+//! disk.
 //!
-//! It takes orders one after the other, and ends when the supervisor's end of the connection does, after everything that
-//! was ordered.
+//! It carries out orders one after another. When the supervisor's end of the connection is closed, it exits after the
+//! last order.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,11 +19,11 @@ use crate::trouble;
 #[derive(Debug, Default)]
 struct Logs {
     open: BTreeMap<u64, Log>,
-    /// Those of containers that are gone, as long as they do not say what they lost.
+    /// The logs of containers that are gone, until they say what they lost.
     closing: Vec<Log>,
 }
 
-/// Follows orders until the supervisor closes the connection.
+/// Carries out orders until the supervisor closes the connection.
 pub(super) fn run(orders: &OwnedFd) {
     let mut logs = Logs::default();
     let mut buffer = vec![0; HEADER_BYTES + PAYLOAD_LIMIT_BYTES];
@@ -81,7 +82,7 @@ impl Logs {
         }
     }
 
-    /// Opens a log anew, or for the first time. One whose directory is known already is kept even without a file.
+    /// Opens or reopens a log. One whose directory is known is kept even without a file.
     fn open_log(
         &mut self,
         id: u64,
@@ -100,11 +101,11 @@ impl Logs {
         Ok(())
     }
 
-    /// Says in the logs what was lost; whether all is said, and nothing is held back.
+    /// Records in the logs what was lost; returns whether nothing is left to record and nothing is held back.
     fn settle(&mut self) -> bool {
         let now_ns = wharf_sys::clock::now_ns();
         self.closing.retain_mut(|log| !log.settle(now_ns));
-        // Every log is tried, whatever the one before it answers.
+        // Every log is tried, whatever the result of the one before.
         let unsettled = self.open.values_mut().filter_map(|log| (!log.settle(now_ns)).then_some(())).count();
         unsettled == 0 && self.closing.is_empty()
     }
@@ -127,7 +128,7 @@ fn answer(
 ) {
     let descriptors: Vec<_> = directory.into_iter().collect();
     match socket::send(supervisor, &frame::answer(token, outcome), &descriptors) {
-        // A supervisor that is gone needs no answer.
+        // If the supervisor is gone, nobody needs the answer.
         Ok(()) | Err(wharf_sys::Error { errno: Errno::EPIPE | Errno::ECONNRESET, .. }) => {}
         Err(error) => trouble::tell(format_args!("answering the supervisor: {error}")),
     }

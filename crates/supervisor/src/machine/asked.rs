@@ -1,4 +1,4 @@
-//! What the machine makes of each request: a step of the container, command or client that it is for, or a refusal.
+//! The machine's reaction to each request: a step of the container, exec or client that it is for, or a refusal.
 
 use wharf_types::ContainerId;
 use wharf_wire::v1::failure::Kind;
@@ -11,7 +11,7 @@ use crate::audience::CLIENT_LIMIT;
 use crate::link::{self, RequestId, failure};
 
 impl Machine {
-    /// Does what the daemon wants, or says why not.
+    /// Handles a request, or returns the reason for refusing it.
     pub(super) fn asked(&mut self, request: RequestId, ask: Ask) -> Vec<Action> {
         let refused = |failure| vec![Action::ReplyFailure { request, failure }];
         if request.is_late(self.now_ns) {
@@ -61,7 +61,7 @@ impl Machine {
         }
     }
 
-    /// A process that is made while the others are being ended would keep the supervisor for good.
+    /// While all processes are being ended, a new one would keep the supervisor alive for good.
     fn check_life(&self) -> Result<(), Failure> {
         match self.life {
             Life::Wanted => Ok(()),
@@ -80,7 +80,8 @@ impl Machine {
         if self.containers.contains_key(&id) {
             return Err(precondition(format!("container {id} exists already")));
         }
-        // While that one is made, its first process is the only one in its namespace and may have all in sight.
+        // While the target is being created, its first process is the only one in its namespace, and everything may be
+        // visible to it.
         if let Some(target) = target
             && self.find_running(target).is_err()
         {
@@ -98,7 +99,7 @@ impl Machine {
         Ok(self.container(id, container::Event::Start { request }))
     }
 
-    /// What is not there is removed.
+    /// Removes a container. One that does not exist counts as removed.
     fn remove(&mut self, request: RequestId, id: &ContainerId) -> Vec<Action> {
         match self.containers.contains_key(id) {
             true => self.container(id, container::Event::Remove { request }),
@@ -106,7 +107,7 @@ impl Machine {
         }
     }
 
-    /// What is gone is killed.
+    /// Kills an exec. One that has ended counts as killed.
     fn kill_exec(&mut self, request: RequestId, number: u64) -> Vec<Action> {
         let mut actions = self.exec(number, exec::Event::Kill);
         actions.push(Action::ReplyDone { request });
@@ -121,7 +122,7 @@ impl Machine {
     ) -> Result<Vec<Action>, Failure> {
         let done = Action::ReplyDone { request };
         Ok(match (self.find(&id)?.phase.is_live(), signal) {
-            // Gone by now: that is no failure of a signal.
+            // The process is gone by now, which is not a failure of the signal.
             (false, _) => vec![done],
             (true, Signal::KillAll) => vec![Action::Container(id, container::Action::Kill), done],
             (true, Signal::First(number)) => vec![Action::Signal { request, container: id, number }],

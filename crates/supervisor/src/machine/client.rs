@@ -1,46 +1,46 @@
-//! An attached client's stay as a machine without I/O: it arrives, watches, and leaves by itself, with the container, or
-//! because it does not read. The container never waits for one.
+//! The life of an attached client, as a machine without I/O. It arrives, watches, and leaves on its own, with the
+//! container, or because it does not read. The container never waits for a client.
 
 use super::Failure;
 use crate::link::RequestId;
 
-/// Where a client is in its stay.
+/// The phase of a client's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Its pipes are being taken. The request has not been answered.
+    /// Its pipes are being set up. The request has not been answered.
     Arriving { request: RequestId, watches: Watches },
-    /// It gets the container's output.
+    /// It receives the container's output.
     Watching,
     /// Nothing is left of it.
     Gone,
 }
 
-/// Whether a client wants output; one that wants none only gets the container's input.
+/// Whether a client receives output; one that does not only has the container's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Watches {
     Output,
     Nothing,
 }
 
-/// What happened to it.
+/// What has happened to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
     Admitted,
     Refused(Failure),
-    /// It did not read in time, and missed something.
+    /// It did not read in time and has missed output.
     Lost,
-    /// It closed its ends.
+    /// It has closed its ends.
     Left,
     /// The container's output has ended.
     Ended,
 }
 
-/// What is to be done, in this order.
+/// What to do, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Answer with the container's input, if that is wanted and open.
+    /// Reply with the container's input, if that is wanted and open.
     ReplyAttached { request: RequestId },
-    /// Answer with a failure.
+    /// Reply with a failure.
     ReplyFailure { request: RequestId, failure: Failure },
     /// Tell the daemon that it did not keep up.
     TellDetached,

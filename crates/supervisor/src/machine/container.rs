@@ -1,4 +1,4 @@
-//! A container's life as a machine without I/O: events in, actions out.
+//! The life of a container, as a machine without I/O: events in, actions out.
 //!
 //! ```text
 //! Creating ─Ready, LogOpened─▶ Created ─Start─▶ Starting ─Executed─▶ Running ─Exited─▶ Ended
@@ -9,7 +9,7 @@
 //!                      └─Refused─▶ Unrecorded ─Recorded─▶ Exited
 //! ```
 //!
-//! A removal is taken in every phase: what lives is killed first, in `Removing`.
+//! A removal is accepted in every phase: what is alive is killed first, in `Removing`.
 
 use wharf_state::ExitRecord;
 use wharf_types::Exit;
@@ -18,30 +18,30 @@ use wharf_wire::v1::failure::Kind;
 use super::Failure;
 use crate::link::{self, RequestId};
 
-/// Where a container is in its life. A request in it has not been answered yet.
+/// The phase of a container's life. A request in it has not been answered yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Its first process sets things up, and its log is opened.
+    /// Its first process is setting up the container, and its log is being opened.
     Creating { request: RequestId, missing: Missing },
     /// Its first process waits for the start.
     Created,
-    /// Its first process was told to execute the program.
+    /// Its first process has been told to execute the program.
     Starting { request: RequestId },
     /// The program runs.
     Running { started_at_ns: i64 },
-    /// The program could not be executed in time or at all; the process is about to be gone.
+    /// The program could not be executed in time, or at all; the process is exiting.
     NotStarted,
-    /// It could not be made; the process is about to be gone.
+    /// It could not be created; the process is exiting.
     Failed,
-    /// It is to be removed; the process was killed.
+    /// It is being removed; the process has been killed.
     Removing { request: RequestId },
     /// The first process is a zombie; its last output is on its way to the log.
     Ended(ExitRecord),
-    /// Its exit is being written.
+    /// Its exit record is being written.
     Recording(ExitRecord),
-    /// Its exit could not be written. The zombie stays, and it is tried again.
+    /// Its exit record could not be written. The zombie stays, and writing is retried.
     Unrecorded(ExitRecord),
-    /// The first process is gone, and its exit is on disk.
+    /// The first process has been reaped, and its exit record is on disk.
     Exited(ExitRecord),
     /// Nothing is left of it.
     Gone,
@@ -56,7 +56,7 @@ pub(crate) enum Missing {
 }
 
 impl Phase {
-    /// Whether its first process has not ended, as far as was seen.
+    /// Whether its first process has not ended, as far as is known.
     pub(crate) fn is_live(self) -> bool {
         match self {
             Self::Ended(_) | Self::Recording(_) | Self::Unrecorded(_) | Self::Exited(_) | Self::Gone => false,
@@ -70,12 +70,12 @@ impl Phase {
         }
     }
 
-    /// Whether its streams are there: from its making to its end.
+    /// Whether it has streams: from its creation to its end.
     pub(crate) fn has_streams(self) -> bool {
         matches!(self, Self::Created | Self::Starting { .. } | Self::Running { .. })
     }
 
-    /// The request whose deadline is one for the container. A removal is wanted whenever it comes about.
+    /// The request whose deadline applies to the container. A removal has no deadline.
     pub(crate) fn deadline_of(self) -> Option<RequestId> {
         match self {
             Self::Creating { request, .. } | Self::Starting { request } => Some(request),
@@ -84,57 +84,57 @@ impl Phase {
     }
 }
 
-/// What happened.
+/// What has happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// There is no first process.
+    /// The first process could not be created.
     NotSpawned(Failure),
     /// The first process has set everything up.
     Ready,
     /// The log is open.
     LogOpened,
-    /// The first process reported a failure.
+    /// The first process has reported a failure.
     Failed(Failure),
-    /// The log cannot be opened.
+    /// The log could not be opened.
     LogFailed(Failure),
-    /// The first process executed the program.
+    /// The first process has executed the program.
     Executed { now_ns: i64 },
-    /// The daemon wants it started.
+    /// The daemon has requested its start.
     Start { request: RequestId },
-    /// The daemon wants it gone.
+    /// The daemon has requested its removal.
     Remove { request: RequestId },
-    /// The deadline of the request it is being made or started for has come.
+    /// The deadline of the request for its creation or start has passed.
     Expired,
-    /// The first process is gone, but not reaped.
+    /// The first process has exited and has not been reaped.
     Exited { exit: Exit, now_ns: i64 },
-    /// The output is in the log, or it was waited for long enough.
+    /// The output is in the log, or the wait for that has been long enough.
     Flushed,
     /// The exit record is on disk.
     Recorded,
     /// The exit record could not be written.
     Refused,
-    /// It is time to try again.
+    /// It is time to retry.
     Retry,
 }
 
-/// What is to be done, in this order.
+/// What to do, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Answer that the container was made.
+    /// Reply that the container has been created.
     ReplyCreated { request: RequestId },
-    /// Answer that the program runs.
+    /// Reply that the program runs.
     ReplyStarted { request: RequestId, started_at_ns: i64 },
-    /// Answer that it is removed.
+    /// Reply that the container has been removed.
     ReplyRemoved { request: RequestId },
-    /// Answer with a failure.
+    /// Reply with a failure.
     ReplyFailure { request: RequestId, failure: Failure },
     /// Tell the first process to execute the program.
     Start,
-    /// Tell the daemon that the program runs, whether it has asked or not.
+    /// Tell the daemon that the program runs, whether or not it has asked.
     TellStarted { started_at_ns: i64 },
-    /// Kill what there is of it.
+    /// Kill all its processes.
     Kill,
-    /// See that its output is in the log: `Flushed` follows.
+    /// Get its output into the log; `Flushed` follows.
     Flush,
     /// Write the exit record: `Recorded` or `Refused` follows.
     Record(ExitRecord),
@@ -144,7 +144,7 @@ pub(crate) enum Action {
     Reap,
     /// Remove the exit record.
     Unrecord,
-    /// Let go of everything that is held of it.
+    /// Drop everything that is held for it.
     Forget,
 }
 
@@ -180,7 +180,7 @@ fn created(phase: Phase, event: &Event) -> (Phase, Vec<Action>) {
         (Missing::Process, Event::Ready) | (Missing::Log, Event::LogOpened) => {
             return (Phase::Created, vec![Action::ReplyCreated { request }]);
         }
-        // A doubled report changes nothing.
+        // A repeated report changes nothing.
         _ => missing,
     };
     (Phase::Creating { request, missing }, Vec::new())
@@ -208,7 +208,7 @@ fn executed(phase: Phase, started_at_ns: i64) -> (Phase, Vec<Action>) {
 fn start(phase: Phase, request: RequestId) -> (Phase, Vec<Action>) {
     let state = match phase {
         Phase::Created => return (Phase::Starting { request }, vec![Action::Start]),
-        // A new daemon repeats a request whose answer the old one never got.
+        // A new daemon repeats a request that was not answered to the old one.
         Phase::Starting { request: old } => {
             let again = refusal(old, "the container's start was asked for again");
             return (Phase::Starting { request }, vec![again]);
@@ -223,8 +223,8 @@ fn start(phase: Phase, request: RequestId) -> (Phase, Vec<Action>) {
     (phase, vec![refusal(request, format!("the container is {state}, not created"))])
 }
 
-/// Its caller has been told that it failed, and may have made another one in its place: it must not run now. One that has
-/// executed its program, which nobody has told yet, is ended all the same.
+/// Ends the container: its caller has been told that the request failed, and may have made another one in its place, so
+/// it must not run. This also ends one that has executed its program without anybody having been told.
 fn expired(phase: Phase) -> (Phase, Vec<Action>) {
     let failed = |request| vec![Action::ReplyFailure { request, failure: link::expired() }, Action::Kill];
     match phase {
@@ -252,7 +252,7 @@ fn remove(phase: Phase, request: RequestId) -> (Phase, Vec<Action>) {
 
 fn exited(phase: Phase, exit: Exit, now_ns: i64) -> (Phase, Vec<Action>) {
     let ended = |exit, started_at_ns: i64| {
-        // A clock that was set back must not make a container end before it began.
+        // A clock that was set back must not make a container end before it started.
         let finished_at_ns = now_ns.max(started_at_ns);
         Phase::Ended(ExitRecord { exit, started_at_ns, finished_at_ns })
     };
@@ -266,7 +266,7 @@ fn exited(phase: Phase, exit: Exit, now_ns: i64) -> (Phase, Vec<Action>) {
         Phase::Removing { request } => {
             (Phase::Gone, vec![Action::Reap, Action::Forget, Action::ReplyRemoved { request }])
         }
-        // A short program may be over before the process that it was born of has let go of the line.
+        // A short program may exit before the process that created it has closed the line.
         Phase::Starting { request } => {
             let started_at_ns = now_ns;
             let told =
@@ -280,8 +280,9 @@ fn exited(phase: Phase, exit: Exit, now_ns: i64) -> (Phase, Vec<Action>) {
     }
 }
 
-/// On disk first: whoever sees the process gone finds its exit. The daemon is told as soon as that was tried: a full disk
-/// keeps the zombie, which is then the record, but nobody who waits for the end.
+/// Writes the record before the process is reaped: whoever sees the process gone finds its exit. The daemon is told as
+/// soon as writing has been tried. So a full disk keeps the zombie, which is then the record, but does not hold up the
+/// clients that wait for the end.
 fn settled(phase: Phase, event: &Event) -> (Phase, Vec<Action>) {
     match (phase, event) {
         (Phase::Ended(record), Event::Flushed) => (Phase::Recording(record), vec![Action::Record(record)]),
@@ -316,7 +317,7 @@ mod tests {
         Failure { kind: Kind::Invalid, message: "no".into() }
     }
 
-    /// What becomes of a record that is tried again.
+    /// Whether the disk accepts a record that is retried.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Disk {
         Takes,
@@ -430,7 +431,7 @@ mod tests {
             assert!(self.reaped <= 1 && self.told.1 <= 1 && self.forgotten <= 1, "{why:?}");
             let is_gone = self.phase == Phase::Gone;
             assert_eq!(self.forgotten == 1, is_gone, "{why:?}");
-            // Before its exit is on disk a process is reaped only for who wants nothing to be left.
+            // Before its exit is on disk, a process is reaped only for a caller that wants nothing to be left.
             assert!(self.reaped == 0 || self.recorded == 1 || is_gone, "{why:?}");
             assert!(!is_gone || (self.reaped == 1 && self.recorded == 0 && self.deaths == 1), "{why:?}");
             let owed: Vec<RequestId> =
@@ -447,9 +448,9 @@ mod tests {
         }
     }
 
-    /// Every history of seven events, with a disk that takes records and one that does not: each request is answered
-    /// once, at the latest when nothing more can come; the process is reaped once, after its exit was recorded or when
-    /// the container was removed; the daemon is told of start and end once, in this order.
+    /// Every history of seven events, with a disk that accepts records and one that does not. Each request is answered
+    /// once, at the latest when nothing more can happen. The process is reaped once, after its exit was recorded or
+    /// when the container is removed. The daemon is told of the start and of the end once each, in this order.
     #[test]
     fn every_short_history_keeps_the_promises() {
         let mut histories = vec![History::new()];
@@ -465,7 +466,7 @@ mod tests {
                     }
                 }
             }
-            // What happened is only for people: histories that came to the same go on the same.
+            // The events are only for people: histories with the same result continue in the same way.
             next.sort_by_key(|history| format!("{:?}", history.key()));
             next.dedup_by_key(|history| history.key());
             histories = next;
@@ -474,7 +475,7 @@ mod tests {
     }
 
     impl History {
-        /// All that a history has come to.
+        /// Everything that decides how a history continues.
         fn key(&self) -> (Phase, Vec<RequestId>, Vec<RequestId>, bool, [u32; 6]) {
             let counts = [self.deaths, self.recorded, self.reaped, self.told.0, self.told.1, self.forgotten];
             (self.phase, self.asked.clone(), self.answered.clone(), self.is_flushing, counts)

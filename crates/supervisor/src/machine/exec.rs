@@ -1,4 +1,4 @@
-//! A command's life in a container as a machine without I/O.
+//! The life of an exec, a command in a container, as a machine without I/O.
 //!
 //! ```text
 //! Starting ─Executed─▶ Running ─Exited─▶ Gone
@@ -6,29 +6,29 @@
 //!     └─NotSpawned─▶ Gone
 //! ```
 //!
-//! Who asked is answered once: when the program was executed, or could not be. Its end is told in any case, after that.
-//! There is no record of it: a daemon that goes takes its commands with it.
+//! Its request is answered once: when the program has been executed or could not be. Its end is reported in any case,
+//! and after that. It has no record: a daemon that disconnects takes its execs with it.
 
 use wharf_types::Exit;
 
 use super::Failure;
 use crate::link::{self, RequestId};
 
-/// Where a command is in its life.
+/// The phase of an exec's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// A process is on its way into the container. The request has not been answered.
     Starting { request: RequestId },
     /// The program runs.
     Running,
-    /// The program was not executed; the process is about to be gone.
+    /// The program was not executed; the process is exiting.
     NotStarted,
     /// Nothing is left of it.
     Gone,
 }
 
 impl Phase {
-    /// The request that it is being started for.
+    /// The request for its start.
     pub(crate) fn request(self) -> Option<RequestId> {
         match self {
             Self::Starting { request } => Some(request),
@@ -37,33 +37,33 @@ impl Phase {
     }
 }
 
-/// What happened to it.
+/// What has happened to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// There is no process.
+    /// The process could not be created.
     NotSpawned(Failure),
-    /// The process reported a failure.
+    /// The process has reported a failure.
     Failed(Failure),
-    /// The program was executed: the reports have ended without a failure.
+    /// The program has been executed: the reports have ended without a failure.
     Executed,
-    /// The deadline of its request has come.
+    /// The deadline of its request has passed.
     Expired,
-    /// The daemon wants it dead.
+    /// The daemon has requested its end.
     Kill,
-    /// The process is gone, and reaped.
+    /// The process has exited and been reaped.
     Exited(Exit),
 }
 
-/// What is to be done, in this order.
+/// What to do, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Answer that the program runs.
+    /// Reply that the program runs.
     ReplyExecuted { request: RequestId },
-    /// Answer with a failure.
+    /// Reply with a failure.
     ReplyFailure { request: RequestId, failure: Failure },
-    /// Kill it and all that it started.
+    /// Kill it and everything that it started.
     Kill,
-    /// Let go of everything that is held of it.
+    /// Drop everything that is held for it.
     Forget,
     /// Tell the daemon how it ended.
     TellExited(Exit),
@@ -78,7 +78,7 @@ pub(crate) fn step(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
         (Phase::Starting { request }, Event::Failed(failure)) => {
             (Phase::NotStarted, vec![Action::ReplyFailure { request, failure }])
         }
-        // Nobody waits for it any more. It may have executed its program: it is ended all the same.
+        // Nobody waits for it any longer. It is killed even if it has executed its program.
         (Phase::Starting { request }, Event::Expired) => {
             let failure = link::expired();
             (Phase::NotStarted, vec![Action::ReplyFailure { request, failure }, Action::Kill])
@@ -86,11 +86,11 @@ pub(crate) fn step(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
         (Phase::Starting { request }, Event::Executed) => {
             (Phase::Running, vec![Action::ReplyExecuted { request }])
         }
-        // A short program may be over before the process that it was born of has let go of the line.
+        // A short program may exit before the process that created it has closed the line.
         (Phase::Starting { request }, Event::Exited(exit)) => {
             (Phase::Gone, vec![Action::ReplyExecuted { request }, Action::TellExited(exit), Action::Forget])
         }
-        // Told first: to remove its cgroup takes long, and a caller waits.
+        // Reported first: removing the cgroup takes long, and a caller is waiting.
         (Phase::Running | Phase::NotStarted, Event::Exited(exit)) => {
             (Phase::Gone, vec![Action::TellExited(exit), Action::Forget])
         }

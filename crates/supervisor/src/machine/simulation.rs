@@ -1,8 +1,9 @@
-//! Histories of a whole pod: requests, processes, logs, time, a disk that fills up, clients and daemons that come and go, in
-//! any order. After each action the [`world`] looks whether every promise is kept; at the end all comes to rest, everything
+//! Histories of a whole pod: requests, processes, logs, time, a disk that fills up, and clients and daemons that come
+//! and go, in any order. After each action the [`world`] checks every promise. At the end everything comes to rest and
 //! is removed or ended, and nothing may be left.
 //!
-//! A history is its seed. One that fails is told with all its events, and can be played alone: `WHARF_HISTORY=seed`.
+//! A history is determined by its seed. One that fails is printed with all its events and can be played alone:
+//! `WHARF_HISTORY=seed`.
 
 mod random;
 mod world;
@@ -18,13 +19,13 @@ use world::{At, Claim, Disk, Dying, Kept, Order, Pod, World, exit, must, no};
 
 /// How many histories are played.
 const HISTORIES: u64 = 100_000;
-/// How many things happen in one before it comes to rest.
+/// How many events a history has before it comes to rest.
 const LENGTH: u64 = 40;
-/// How often everything that can go on does, until all must be at rest.
+/// How many rounds of progress may pass before everything must be at rest.
 const ROUNDS: usize = 12;
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// The containers of a history: few, so that the same one is asked for again and again.
+/// The containers of a history: few, so that the same one is used again and again.
 fn ids() -> [ContainerId; 3] {
     [1, 2, 3].map(|number| ContainerId::from_random([number; 32]))
 }
@@ -39,7 +40,7 @@ struct History {
     world: World,
     ids: [ContainerId; 3],
     requests: u64,
-    /// What happened, where it is wanted.
+    /// The events, if they are to be printed.
     events: Option<Vec<Event>>,
 }
 
@@ -49,7 +50,7 @@ impl History {
         Self { machine: Machine::default(), world, ids: ids(), requests: 0, events }
     }
 
-    /// The supervisor's loop is woken: the time comes first.
+    /// Wakes the supervisor's loop: the time comes first.
     fn wake(&mut self, event: Option<Event>) -> Kept {
         let time = Event::Time { now_ns: self.world.now_ns };
         let mut events: VecDeque<Event> = [time].into_iter().chain(event).collect();
@@ -72,7 +73,7 @@ impl History {
         self.tell(Event::Container(id.clone(), event))
     }
 
-    /// The daemon that is there asks for something, for a while or for ever; what waited in the socket may be too late.
+    /// The connected daemon sends a request, with or without a deadline; one that waited in the socket may be too late.
     fn ask(&mut self, ask: Ask) -> Kept {
         let now_ns = self.world.now_ns;
         let deadline_ns = match self.world.random.below(8) {
@@ -125,7 +126,7 @@ impl History {
         }
     }
 
-    /// Something happens.
+    /// Plays one event.
     fn happen(&mut self) -> Kept {
         match self.world.random.below(14) {
             0..5 => {
@@ -155,7 +156,7 @@ impl History {
         }
     }
 
-    /// A first process reports, executes its program or ends.
+    /// A first process reports, executes its program or exits.
     fn a_process_goes_on(&mut self, id: &ContainerId) -> Kept {
         let World { processes, random, .. } = &mut self.world;
         let Some(process) = processes.get_mut(id) else { return Ok(()) };
@@ -166,7 +167,7 @@ impl History {
                 process.dying = Dying::Soon;
                 self.tell_container(id, container::Event::Failed(no()))
             }
-            // Ended without a word: killed, or a program so short that its line was still held.
+            // It exits without a report: killed, or so short a program that its line was still open.
             At::SettingUp | At::Told | At::Waits if chance == 1 => self.end(id),
             At::SettingUp => {
                 process.at = At::Waits;
@@ -223,7 +224,7 @@ impl History {
         }
     }
 
-    /// One goes, or one comes, in place of another or not.
+    /// One disconnects, or one connects, in place of another or not.
     fn a_daemon_comes_or_goes(&mut self) -> Kept {
         let is_there = self.world.daemon.is_some();
         self.world.disconnect();
@@ -245,7 +246,7 @@ impl History {
         self.tell(Event::Client(client, event))
     }
 
-    /// Whatever can go on does.
+    /// Everything that can progress does.
     fn go_on(&mut self) -> Kept {
         for id in self.ids.clone() {
             let waits = self.world.processes.get(&id).is_some_and(|process| {
@@ -265,7 +266,7 @@ impl History {
         self.wake(None)
     }
 
-    /// Everything comes to rest, and then to an end.
+    /// Everything comes to rest, and then to its end.
     fn conclude(&mut self) -> Kept {
         self.world.disk = if self.world.random.one_in(4) { Disk::Full } else { Disk::Takes };
         if self.world.daemon.is_none() {
@@ -286,7 +287,7 @@ impl History {
         self.check_nothing_is_left(ends.then_some(self.world.disk))
     }
 
-    /// Of the pod, or of each of its containers.
+    /// Requests the end of the pod, or of each of its containers.
     fn ask_for_the_end(&mut self) -> Kept {
         if self.world.random.one_in(2) {
             return self.ask_until(0, Ask::Shutdown);
@@ -298,8 +299,8 @@ impl History {
         (0..ROUNDS).try_for_each(|_| if self.machine.is_over() { Ok(()) } else { self.go_on() })
     }
 
-    /// After a removal of all nothing at all is there; after the pod's end there are exit records, or zombies in their
-    /// place where the disk refused them.
+    /// After all containers have been removed, nothing is left. After the pod's end there are exit records, or zombies
+    /// in place of those that the disk refused.
     fn check_nothing_is_left(&self, ended_with: Option<Disk>) -> Kept {
         let World { processes, commands, clients, records, .. } = &self.world;
         must!(commands.is_empty() && self.machine.execs.is_empty(), "commands are left: {commands:?}");
@@ -318,7 +319,7 @@ impl History {
     }
 
     fn play(&mut self) -> Kept {
-        // Hardly any daemon is gone before it has asked for the state.
+        // Hardly any daemon disconnects before it has asked for the state.
         if !self.world.random.one_in(16) {
             self.ask(Ask::State)?;
         }
@@ -332,7 +333,7 @@ impl History {
     }
 }
 
-/// Plays a history; one that breaks a promise once more, to tell what happened.
+/// Plays a history, and plays it again with its events printed if it breaks a promise.
 fn check(seed: u64) {
     if History::new(seed, None).play().is_ok() {
         return;

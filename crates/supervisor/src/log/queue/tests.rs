@@ -1,10 +1,10 @@
-//! The queue with a log writer that is told when to begin.
+//! The queue with a log writer that starts when the test says so.
 
 use super::*;
 use wharf_types::HostPath;
 
-/// A log of a container in a new directory; the writer's connection ends in the returned descriptor, where nobody
-/// reads yet.
+/// A container's log in a new directory. The other end of the writer's connection is a descriptor that nobody reads
+/// yet.
 struct Rig {
     dir: tempfile::TempDir,
     writer: LogWriter,
@@ -27,7 +27,7 @@ impl Rig {
         Self { dir, writer, orders: Some(orders), log }
     }
 
-    /// Lets the writer begin.
+    /// Lets the writer start.
     fn begin(&mut self) {
         let orders = self.orders.take().unwrap();
         std::thread::spawn(move || writer::run(&orders));
@@ -38,7 +38,7 @@ impl Rig {
         self.writer.write(self.log, Stream::Stdout, &mut buffer, text.len());
     }
 
-    /// What is told next.
+    /// The next result.
     fn told(&mut self) -> Told {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         loop {
@@ -71,7 +71,7 @@ fn what_is_written_after_a_failed_rotation_is_in_the_file() {
     std::fs::rename(&path, &rotated).unwrap();
     rig.writer.reopen(rig.log, RequestId::of_test(1).until(1));
     assert!(matches!(rig.told(), Told::Reopened(_, Err(_))), "its caller has been told that it failed");
-    // As a kubelet does then.
+    // As a kubelet does in this case.
     std::fs::rename(&rotated, &path).unwrap();
     rig.write(b"after\n");
     rig.writer.flush(rig.log, &id());
@@ -112,7 +112,7 @@ fn a_log_that_was_made_needs_no_writer_before_its_first_line() {
     assert!(!quiet.is_awake() && rig.dir.path().join("1.log").exists());
     quiet.write(log, Stream::Stdout, &mut [0; HEADER_BYTES + 1], 1);
     assert!(quiet.is_needed());
-    // A writer that is there is told of the log.
+    // A running writer is told of the log.
     rig.log = open(&mut rig.writer, "0.log");
     assert!(matches!(rig.told(), Told::Opened(_, Ok(()))));
     rig.write(b"line\n");
@@ -187,7 +187,7 @@ fn an_idle_writer_is_let_go_unless_it_holds_something() {
     for (text, rests) in [(&b"beginning of a"[..], false), (b" line\n", true)] {
         rig.write(text);
         rig.writer.tick(later());
-        // What is asked after it is answered after it.
+        // A later order is answered later.
         rig.writer.flush(rig.log, &id());
         assert!(matches!(rig.told(), Told::Flushed(_)));
         assert!(rig.writer.take_over().is_none(), "more was ordered since");

@@ -5,7 +5,7 @@
 pub(super) struct Random(u64);
 
 impl Random {
-    /// Spreads the seed over all bits, that neighbours have nothing in common.
+    /// Spreads the seed over all bits, so that neighbouring seeds have nothing in common.
     pub(super) fn new(seed: u64) -> Self {
         let spread = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut random = Self(spread | 1);
@@ -21,7 +21,7 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32
     }
 
-    /// One of so many numbers, from 0.
+    /// A number from 0 to below `count`.
     pub(super) fn below(&mut self, count: u64) -> u64 {
         self.next() % count
     }
@@ -30,7 +30,7 @@ impl Random {
         self.below(count) == 0
     }
 
-    /// One of the items, if there is one.
+    /// One of the items, if there are any.
     pub(super) fn pick<'a, T>(&mut self, items: impl ExactSizeIterator<Item = &'a T>) -> Option<T>
     where
         T: Clone + 'a,

@@ -1,5 +1,6 @@
-//! What is around the machine: processes, a disk, a log writer, daemons. It does each action at once and holds it against
-//! what the supervisor promises, as whoever looks right after that action would, since a crash may come there.
+//! The machine's surroundings: processes, a disk, a log writer, daemons. The world carries out each action at once and
+//! checks it against the supervisor's promises, from the viewpoint of an observer right after that action, because a
+//! crash may come there.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -11,7 +12,7 @@ use crate::link::{RequestId, failure};
 use crate::machine::container::{self, Phase};
 use crate::machine::{Action, Event, FLUSH_PATIENCE_NS, Failure, client, exec};
 
-/// A promise that was not kept.
+/// Whether every promise was kept, or which was not.
 pub(super) type Kept = Result<(), String>;
 
 macro_rules! must {
@@ -23,13 +24,13 @@ macro_rules! must {
 }
 pub(super) use must;
 
-/// A container's first process, and what is known of its container.
+/// A container's first process, and what is known about its container.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) at: At,
     pub(super) dying: Dying,
     has_log: bool,
-    /// When its end began to wait for the log.
+    /// Since when its end has waited for the log.
     flushing_since_ns: Option<u64>,
     pub(super) claim: Claim,
     started: u32,
@@ -46,13 +47,13 @@ pub(super) enum At {
     Reaped,
 }
 
-/// Whether anybody may ever ask how a container ended.
+/// Whether anybody may still ask how a container ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Claim {
-    /// Nobody was told of it.
+    /// Nobody was told about it.
     Unknown,
     Created,
-    /// It was asked to be removed.
+    /// Its removal was requested.
     Unwanted,
 }
 
@@ -63,21 +64,21 @@ pub(super) enum Dying {
     Soon,
 }
 
-/// A command's process.
+/// An exec's process.
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) at: At,
     pub(super) dying: Dying,
 }
 
-/// Whether the disk takes what is written.
+/// Whether the disk accepts writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Disk {
     Takes,
     Full,
 }
 
-/// Everything the machine does not know.
+/// Everything outside the machine.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) random: Random,
@@ -86,19 +87,19 @@ pub(super) struct World {
     pub(super) processes: BTreeMap<ContainerId, Process>,
     pub(super) commands: BTreeMap<u64, Command>,
     pub(super) clients: BTreeSet<u64>,
-    /// Records of exits on the disk.
+    /// The exit records on disk.
     pub(super) records: BTreeSet<ContainerId>,
-    /// What the log writer was asked for and has not answered.
+    /// The orders that the log writer has not answered.
     pub(super) logs: VecDeque<Order>,
-    /// The requests of the connection there is, if there is one, that are not answered.
+    /// The unanswered requests of the present connection, if there is one.
     pub(super) daemon: Option<BTreeSet<u64>>,
-    /// What was asked on connections that are gone.
+    /// The requests of connections that have ended.
     pub(super) forgotten: BTreeSet<u64>,
     lost: BTreeSet<u64>,
     pub(super) pod: Pod,
 }
 
-/// Whether the pod's end was asked for.
+/// Whether the pod's end was requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pod {
     Wanted,
@@ -130,17 +131,17 @@ impl World {
         }
     }
 
-    /// A client does not keep up.
+    /// A client has not kept up.
     pub(super) fn lose(&mut self, client: u64) {
         self.lost.insert(client);
     }
 
-    /// The connection is gone, and with it everybody who waits for an answer.
+    /// The connection ends, and nobody waits for its replies any longer.
     pub(super) fn disconnect(&mut self) {
         self.forgotten.extend(self.daemon.take().unwrap_or_default());
     }
 
-    /// Does an action, and returns what it comes to.
+    /// Carries out an action, and returns its result.
     pub(super) fn act(&mut self, action: Action) -> Result<Option<Event>, String> {
         match action {
             Action::ReplyDone { request }
@@ -172,7 +173,7 @@ impl World {
         Ok(None)
     }
 
-    /// Each request is answered once, or its connection is gone.
+    /// Each request is answered once, or its connection has ended.
     fn answered(&mut self, request: RequestId) -> Kept {
         let number = request.number_of_test();
         let was_open = self.daemon.as_mut().is_some_and(|open| open.remove(&number));
@@ -180,7 +181,7 @@ impl World {
         Ok(())
     }
 
-    /// Nothing is done for a caller who has been told that it failed: another one may be made in its place.
+    /// Nothing succeeds for a caller that was told of its failure: another one may have been made in its place.
     fn succeeded(&mut self, request: RequestId) -> Kept {
         let number = request.number_of_test();
         must!(!request.is_late(self.now_ns), "request {number} is done after its deadline");
@@ -310,7 +311,7 @@ impl World {
         Ok(None)
     }
 
-    /// The log has a container's last line before anyone can tell that it ended, unless the disk of the logs stalls.
+    /// The log has a container's last line before anyone can report its end, unless the disk of the logs stalls.
     fn record(&mut self, id: &ContainerId) -> Result<container::Event, String> {
         let is_flushed = !self.logs.contains(&Order::Flush(id.clone()));
         let (now_ns, disk) = (self.now_ns, self.disk);
@@ -325,7 +326,7 @@ impl World {
         Ok(container::Event::Recorded)
     }
 
-    /// Nothing is let go of that would be a leak.
+    /// Nothing is forgotten that would be a leak.
     fn forget(&mut self, id: &ContainerId) -> Kept {
         let process = self.process(id)?;
         must!(process.at == At::Reaped, "{id} is forgotten as it is {:?}", process.at);
@@ -372,12 +373,12 @@ impl World {
     }
 }
 
-/// Some failure.
+/// Any failure.
 pub(super) fn no() -> Failure {
     failure(Kind::Internal, "no")
 }
 
-/// Some exit.
+/// Any exit.
 pub(super) fn exit(random: &mut Random) -> Exit {
     if random.one_in(2) { Exit::Code(0) } else { Exit::Signal { number: 9, oom: false } }
 }
