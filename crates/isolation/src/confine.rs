@@ -1,8 +1,8 @@
-//! Giving up rights: limits, user, capabilities, filter. They only shrink here.
+//! Giving up rights: limits, user, capabilities, filter. Rights only shrink here.
 //!
-//! A filter is loaded as the last but the capabilities, since what comes before it may be what it refuses, and since loading
-//! it takes a right that the program does not have. Where others will see the program's process, that process has nothing
-//! beyond the program's rights from its first moment: the filter is loaded before it is born, if it can be.
+//! The filter is loaded last, except for the final capabilities: it may refuse the earlier steps, and loading it takes
+//! a right that the program does not have. If others will see the program's process, that process has no more than the
+//! program's rights from its first moment: the filter is loaded before it is created, if that is possible.
 
 use nix::unistd::{Gid, Uid};
 use wharf_sys::capabilities::{self, Capabilities};
@@ -16,12 +16,12 @@ use crate::error::{Error, Stage};
 use crate::identity::Identity;
 use crate::plan::{Limit, Process};
 
-/// The filter, and the capabilities that the program has in the end.
+/// The filter, and the program's final capabilities.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Seal<'a> {
     pub(crate) filter: &'a [u8],
     pub(crate) flags: u32,
-    /// To be set behind the filter. With no_new_privs they are set before it, as no right is needed to load it.
+    /// Set after the filter is loaded. With no_new_privs they are set before, because loading it then takes no right.
     pub(crate) sets: Option<Capabilities>,
 }
 
@@ -40,21 +40,21 @@ impl<'a> Seal<'a> {
     }
 }
 
-/// This process has the user and the rights of its program, and what it takes to load the filter.
+/// Proof that this process has the user and the rights of its program, plus what it takes to load the filter.
 #[derive(Debug)]
 pub(crate) struct Shed<'a> {
-    /// What is applied by this process; none where it is in the script.
+    /// The seal for this process to apply; `None` if it is in the script.
     seal: Option<Seal<'a>>,
 }
 
 impl Shed<'_> {
-    /// Loads the filter and takes away the right to, if that is this process's to do.
+    /// Loads the filter and drops the right to load it, if this process is to do so.
     pub(crate) fn seal(self) -> Result<(), Error> {
         self.seal.map_or(Ok(()), |seal| seal.apply())
     }
 }
 
-/// Gives up every right that the program is not to have, for a process that is in the container.
+/// Gives up every right that the program must not have. The process is in the container.
 pub(crate) fn shed<'a>(
     _inside: Inside,
     process: &Process,
@@ -63,19 +63,19 @@ pub(crate) fn shed<'a>(
     child: &Child,
 ) -> Result<Shed<'a>, Error> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    // Each has its default action: the supervisor saw to that once, for all its children.
+    // Each signal already has its default action: the supervisor has set that once, for all its children.
     signals::unblock(child).stage("unblocking signals")?;
-    // First as the supervisor was given it; the process may ask for another.
+    // First the limit that the supervisor was given; the request may set another.
     open_files::hand_on().stage("setting resource limits")?;
-    // While it may raise them.
+    // While the process may still raise them.
     set_limits(&process.limits)?;
-    // The inherited one is that of wharfd, and all containers would have it. Still as root, who may have many keys.
+    // The inherited keyring is wharfd's, and all containers would share it. Still as root, which may have many keys.
     keyring::leave(child).stage("making a session keyring")?;
     let sets = effective_for(&process.capabilities, identity.uid);
-    // It takes CAP_SETPCAP, which the program need not have.
+    // This needs CAP_SETPCAP, which the program need not have.
     capabilities::bound(sets.bounding).stage("dropping capabilities")?;
     become_user(identity)?;
-    // Becoming another user sets it to fs.suid_dumpable, and the container's other processes could look into this one.
+    // A change of user sets this to fs.suid_dumpable, and other processes of the container could look into this one.
     let dumpable = nix::sys::prctl::set_dumpable(false).named("prctl", || "PR_SET_DUMPABLE, 0".into());
     dumpable.stage("becoming the user")?;
     if process.no_new_privileges {
@@ -88,13 +88,13 @@ pub(crate) fn shed<'a>(
     Ok(Shed { seal })
 }
 
-/// Without no_new_privs a filter needs `CAP_SYS_ADMIN` to be loaded.
+/// Without no_new_privs it takes `CAP_SYS_ADMIN` to load a filter.
 fn able_to_load(sets: &Capabilities, process: &Process) -> Capabilities {
     let right = if process.seccomp.is_empty() { 0 } else { capability::SYS_ADMIN };
     Capabilities { effective: sets.effective | right, permitted: sets.permitted | right, ..*sets }
 }
 
-/// As an exec by the kernel would: a user other than root keeps only what is ambient.
+/// What the kernel's exec would leave: a user other than root keeps only the ambient capabilities.
 fn effective_for(sets: &Capabilities, uid: u32) -> Capabilities {
     if uid == 0 {
         return *sets;
@@ -109,7 +109,7 @@ fn set_limits(limits: &[Limit]) -> Result<(), Error> {
     })
 }
 
-/// Groups first, since only root may set them; capabilities stay permitted for what is left to do.
+/// Groups first, because only root may set them. Capabilities stay permitted for the remaining steps.
 fn become_user(identity: &Identity) -> Result<(), Error> {
     const STAGE: &str = "becoming the user";
     let who = || format!("{}:{}", identity.uid, identity.gid);

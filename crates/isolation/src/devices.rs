@@ -1,4 +1,4 @@
-//! Device nodes and the usual links in `/dev`, made below descriptors of the container's own file system.
+//! Device nodes and the usual links in `/dev`, made through descriptors of the container's own file system.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -23,11 +23,11 @@ const LINKS: [(&str, &str); 6] = [
     ("core", "/proc/kcore"),
 ];
 
-/// Makes every node, then the links; what exists already stays. A `/dev` that is not the container's own, but a bound
-/// directory of the host or of others, gets none.
+/// Makes every node, then the links; what exists stays. A `/dev` that is not the container's own, but a bound directory
+/// of the host or of other containers, gets none.
 pub(crate) fn make(root: &Root, plan: &Plan) -> Result<(), Error> {
     let own_dev = has_own_dev(plan);
-    // Of two for one path the later is meant, which a request asks for.
+    // Of two nodes with one path, the later one counts: it is the one in the request.
     let nodes: BTreeMap<&str, &DeviceNode> =
         plan.devices.iter().map(|node| (node.path.as_str(), node)).collect();
     nodes.into_values().filter(|node| own_dev || !node.path.as_str().starts_with("/dev/")).try_for_each(
@@ -42,7 +42,7 @@ pub(crate) fn make(root: &Root, plan: &Plan) -> Result<(), Error> {
     if own_dev { make_links(root).stage("making the links in /dev") } else { Ok(()) }
 }
 
-/// Whether the container's `/dev` is a file system of its own.
+/// Whether the container's `/dev` is its own file system.
 pub(crate) fn has_own_dev(plan: &Plan) -> bool {
     let dev = plan.mounts.iter().rfind(|mount| mount.target.as_str() == "/dev");
     dev.is_some_and(|dev| matches!(dev.source, Source::Filesystem { .. }))

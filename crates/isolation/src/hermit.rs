@@ -1,4 +1,4 @@
-//! A process that others see and that must be worth no attack: it leaves the host before it does anything.
+//! A process that others can see and that must not be worth attacking: it leaves the host before it does anything else.
 
 use std::os::fd::AsFd;
 
@@ -9,15 +9,15 @@ use crate::paths;
 use crate::plan::Namespaces;
 use crate::pod::PodNamespaces;
 
-/// Moves this process into a pod's namespaces and a mount namespace of its own, where its root is an empty directory that
-/// cannot be written.
+/// Moves this process into a pod's namespaces, and into a mount namespace of its own whose root is an empty directory
+/// that cannot be written.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn leave_host(pod: PodNamespaces<'_>, namespaces: &Namespaces) -> Result<(), Error> {
     const STAGE: &str = "leaving the host for an empty root";
     let empty = paths::empty_directory().stage(STAGE)?;
-    // Its cgroup is the supervisor's, whose path is nobody's business.
+    // Its cgroup is the supervisor's, whose path must not be visible.
     pod.enter(&Namespaces { cgroup: true, ..namespaces.clone() })?;
     mount::pivot_to(empty.as_fd()).stage(STAGE)
 }

@@ -1,4 +1,4 @@
-//! Who a process is: numbers and names, looked up in the container's own `passwd` and `group`.
+//! The identity of a process: numbers and names, looked up in the container's own `passwd` and `group`.
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -8,10 +8,10 @@ use crate::error::Error;
 use crate::plan::User;
 use crate::root::Root;
 
-/// The most bytes of `/etc/passwd` or `/etc/group` that are read: an image decides how long they are.
+/// How much of `/etc/passwd` or `/etc/group` is read, in bytes: an image decides how long they are.
 const FILE_LIMIT_BYTES: usize = 10 << 20;
 
-/// The most groups of a user, and the longest home: both are told to the supervisor in one message.
+/// The most groups of a user, and the longest home directory: both are reported to the supervisor in one message.
 const GROUPS_LIMIT: usize = 4000;
 const HOME_LIMIT_BYTES: usize = 4096;
 
@@ -22,13 +22,14 @@ pub struct Identity {
     pub uid: u32,
     /// The primary group.
     pub gid: u32,
-    /// Every group, each once and sorted as the kernel has them: the primary one, those of the image, those of the request.
+    /// All groups, each once, sorted as the kernel keeps them: the primary group, those of the image, those of the
+    /// request.
     pub groups: Vec<u32>,
-    /// The home directory that `passwd` gives the user.
+    /// The user's home directory in `passwd`.
     pub home: Option<String>,
 }
 
-/// Resolves a user against the files of a root file system.
+/// Resolves a user with the files of a root file system.
 pub(crate) fn resolve(root: &Root, user: &User) -> Result<Identity, Error> {
     let passwd = read(root, "/etc/passwd")?;
     let group = read(root, "/etc/group")?;
@@ -39,7 +40,7 @@ fn read(root: &Root, path: &str) -> Result<String, Error> {
     let fail = |source| Error::ContainerPath { what: "file", path: path.to_owned(), source };
     let name = ContainerPath::new(path)
         .map_err(|_never| fail(wharf_sys::Error::new("openat2", path, Errno::EINVAL)))?;
-    // O_NONBLOCK: an image may have put a FIFO there.
+    // O_NONBLOCK, because an image may have a FIFO there.
     let file = match root.open(&name, OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY) {
         Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ENOTDIR) => return Ok(String::new()),
         other => other.map_err(fail)?,
@@ -48,7 +49,7 @@ fn read(root: &Root, path: &str) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// A name, or a number that was checked. Digits are never a name, so that no image can map `1000` to root.
+/// A name, or a checked number. Digits are never a name, so that no image can map `1000` to root.
 enum Who<'a> {
     Id(u32),
     Name(&'a str),
@@ -57,7 +58,7 @@ enum Who<'a> {
 fn parse<'a>(what: &'static str, text: &'a str) -> Result<Who<'a>, Error> {
     let fail = |problem| Error::Identity { what, name: text.chars().take(80).collect(), problem };
     if text.bytes().all(|b| b.is_ascii_digit()) {
-        // u32::MAX means "no change" to the kernel.
+        // To the kernel, u32::MAX means "no change".
         let id = text.parse::<u32>().ok().filter(|&id| id != u32::MAX);
         return id.map(Who::Id).ok_or_else(|| fail("is out of range"));
     }
@@ -126,7 +127,7 @@ impl<'a> PasswdEntry<'a> {
     }
 }
 
-/// Name, number and members of each group.
+/// The name, number and members of each group.
 fn group_entries(text: &str) -> impl Iterator<Item = (&str, u32, &str)> {
     text.lines().filter_map(|line| {
         let mut fields = line.split(':');

@@ -1,4 +1,4 @@
-//! A further process in a running container: it enters by the first process's descriptor.
+//! An exec: a further process that enters a running container through the descriptor of its first process.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -17,18 +17,18 @@ use crate::streams::{self, Streams};
 use crate::terminal::{self, Terminal};
 use crate::{report, root};
 
-/// What a joining process does, and as whom.
+/// What a joining process does, and as which user.
 #[derive(Debug)]
 pub struct JoinPlan<'a> {
     /// The program; its user was resolved when the container was made.
     pub process: Process,
-    /// Who it runs as.
+    /// The identity with which it runs.
     pub identity: Identity,
-    /// `tasks` files of v1 hierarchies to enter, open for writing.
+    /// The `tasks` files of v1 hierarchies to enter, open for writing.
     pub entries: Vec<BorrowedFd<'a>>,
-    /// Whether it has a terminal, whose master is reported.
+    /// Whether it has a terminal, which it reports.
     pub terminal: bool,
-    /// The terminal's size at the beginning; without it the kernel's, which is none.
+    /// The terminal's initial size; without it the terminal has none.
     pub size: Option<TerminalSize>,
 }
 
@@ -50,7 +50,7 @@ fn run(
     origin: &mut Origin<'_>,
 ) -> Result<std::convert::Infallible, Error> {
     set_oom_score(&plan.process)?;
-    // Before anything is allocated for the command, which is to be charged for it.
+    // Before anything is allocated for the command, so that the container is charged for all of it.
     plan.entries.iter().try_for_each(|entry| write_fd(*entry, "0")).stage(CGROUP_STAGE)?;
     origin.choose_namespace()?;
     let root = enter_namespaces(first)?;
@@ -63,7 +63,7 @@ fn run(
     go_on(inside, (&plan.process, &plan.identity), connected, origin)
 }
 
-/// Entering the mount namespace also moves root and working directory to the container's root, which is returned.
+/// Entering the mount namespace also changes root and working directory to the container's root, which is returned.
 fn enter_namespaces(first: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     const STAGE: &str = "joining the container's namespaces";
     let all = CloneFlags::CLONE_NEWNS

@@ -1,4 +1,4 @@
-//! Opening a container's log: below its directory, so that no link and no special file leads elsewhere.
+//! Opening a container's log below its directory, so that no link and no special file leads elsewhere.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -10,10 +10,10 @@ use wharf_sys::fs::{Resolve, open, open_below_mode};
 use crate::plan::LogFile;
 
 impl LogFile {
-    /// Makes the file where it is missing; returns the directory, which [`open_log`] finds it in.
+    /// Creates the file if it is missing, and returns the directory, in which [`open_log`] finds it.
     ///
     /// # Errors
-    /// The kernel's; EINVAL if there is something else than a regular file.
+    /// The kernel's error; EINVAL if it is not a regular file.
     pub fn make(&self) -> wharf_sys::Result<OwnedFd> {
         let directory = open(self.directory.as_path(), OFlag::O_PATH | OFlag::O_DIRECTORY)?;
         open_log(directory.as_fd(), &self.name)?;
@@ -21,11 +21,11 @@ impl LogFile {
     }
 }
 
-/// Opens a log for appending, making it where it is missing. Only a regular file, so that no reader of a FIFO can stop who
-/// writes.
+/// Opens a log for appending, and creates it if it is missing. It must be a regular file, because the reader of a FIFO
+/// could block the writer.
 ///
 /// # Errors
-/// As [`LogFile::make`].
+/// Those of [`LogFile::make`].
 pub fn open_log(directory: BorrowedFd<'_>, name: &str) -> wharf_sys::Result<OwnedFd> {
     let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = open_below_mode(directory, name, flags, 0o640, Resolve::BeneathNoLinks)?;

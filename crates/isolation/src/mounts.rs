@@ -1,5 +1,5 @@
-//! The plan's mounts: sources of the host are opened while the host's mount namespace is still this process's, those of the
-//! pod in the pod's, and all are attached when the root file system stands.
+//! The plan's mounts. Sources on the host are opened while this process is still in the host's mount namespace, those
+//! of the pod in the pod's. All are attached once the root file system is there.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -15,12 +15,12 @@ use crate::procfs;
 use crate::root::{Make, Root, is_directory};
 use crate::volumes;
 
-/// A copy of each bound tree, detached; `None` for a new file system, and for what is the pod's until that is opened.
+/// A detached copy of each bound tree. `None` for a new file system, and for a tree of the pod until that is opened.
 #[derive(Debug)]
 pub(crate) struct Sources(Vec<Option<OwnedFd>>);
 
-/// Copies every tree of the host that is to be bound. Must run in the host's mount namespace: a copy made there is a peer of the
-/// host's mount, so that what is mounted on either side later can propagate.
+/// Copies every tree of the host that will be bound. Must run in the host's mount namespace: only a copy made there is
+/// a peer of the host's mount, so that later mounts on either side can propagate.
 pub(crate) fn open_sources(plans: &[MountPlan]) -> Result<Sources, Error> {
     plans.iter().map(open_source).collect::<Result<_, _>>().map(Sources)
 }
@@ -36,8 +36,8 @@ fn open_source(plan: &MountPlan) -> Result<Option<OwnedFd>, Error> {
 }
 
 impl Sources {
-    /// Adds what is bound of the pod's own file system, which is the root of this process's mount namespace now: from
-    /// elsewhere it could not be copied.
+    /// Adds the trees from the pod's own file system, which is now the root of this process's mount namespace. They
+    /// could not be copied from elsewhere.
     pub(crate) fn add_pods(&mut self, plans: &[MountPlan]) -> Result<(), Error> {
         let directory = OFlag::O_PATH | OFlag::O_DIRECTORY;
         let files = wharf_sys::fs::open("/", directory).stage("opening the pod's files")?;
@@ -53,7 +53,7 @@ impl Sources {
     }
 }
 
-/// Gives a detached tree the propagation and the limits of its plan.
+/// Gives a detached tree the propagation and the restrictions of its plan.
 fn prepared(tree: OwnedFd, plan: &MountPlan, depth: Depth) -> wharf_sys::Result<OwnedFd> {
     if plan.propagation != Propagation::Shared {
         mount::propagate(tree.as_fd(), plan.propagation, depth)?;
@@ -71,15 +71,15 @@ fn forbid(tree: &OwnedFd, plan: &MountPlan) -> wharf_sys::Result<()> {
     mount::forbid(tree.as_fd(), plan.attributes, Depth::One)
 }
 
-/// Attaches every mount in the plan's order. A new file system becomes read-only when all is mounted: until then targets of
-/// other mounts are made in it.
+/// Attaches every mount, in the plan's order. A new file system becomes read-only when everything is mounted: until
+/// then, mount points of other mounts are made in it.
 pub(crate) fn attach_all(
     root: &Root,
     plans: &[MountPlan],
     sources: Sources,
     origin: &Origin<'_>,
 ) -> Result<(), Error> {
-    // Before anything lies over the root file system: a volume begins with what is there.
+    // Before anything is mounted over the root file system: a volume begins with what is there.
     plans.iter().zip(&sources.0).try_for_each(|(plan, source)| fill(root, plan, source.as_ref()))?;
     let mut read_only = Vec::new();
     for (plan, source) in plans.iter().zip(sources.0) {
@@ -104,7 +104,7 @@ fn attach_one(root: &Root, plan: &MountPlan, tree: &OwnedFd) -> wharf_sys::Resul
     let make = if is_directory(tree.as_fd())? { Make::Directory } else { Make::File };
     let target = root.ensure(&plan.target, make)?;
     if plan.target.depth() == 0 {
-        // A mount over the root would hide the file system that all else is resolved in.
+        // A mount over the root would hide the file system in which everything else is resolved.
         return Err(wharf_sys::Error::new("move_mount", "/", Errno::EBUSY));
     }
     mount::attach(tree.as_fd(), target.as_fd())

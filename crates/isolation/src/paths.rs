@@ -1,5 +1,5 @@
-//! Masked and read-only paths. What is covered is the inode a path resolves to inside the root, and what covers it is
-//! known to be empty.
+//! Masked and read-only paths. What is covered is the inode to which a path resolves inside the root, and what covers
+//! it is known to be empty.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -12,8 +12,8 @@ use crate::error::Error;
 use crate::root::{Root, is_directory};
 use crate::streams;
 
-/// What covers masked paths: the container's null device and an empty directory, both read-only mounts. Each is made for
-/// the first path; for later ones what is attached there is copied.
+/// What covers masked paths: the container's null device and an empty directory, as read-only mounts. Each is made for
+/// the first path and copied for later ones.
 #[derive(Debug, Default)]
 pub(crate) struct Covers {
     null: Option<OwnedFd>,
@@ -21,7 +21,7 @@ pub(crate) struct Covers {
 }
 
 impl Covers {
-    /// Covers each path that exists.
+    /// Covers each existing path.
     pub(crate) fn mask(&mut self, root: &Root, paths: &[ContainerPath]) -> Result<(), Error> {
         paths.iter().try_for_each(|path| self.mask_one(root, path).map_err(fail("masked path", path)))
     }
@@ -52,7 +52,7 @@ fn copy_or_make(
     Ok(made)
 }
 
-/// A device can be written through a read-only mount, but has its mode and owner for good.
+/// The null device: it can be written through a read-only mount, but its mode and owner are fixed.
 fn null_device(root: &Root) -> wharf_sys::Result<OwnedFd> {
     let null = streams::open_null(root.fd(), OFlag::O_PATH)?;
     let copy = mount::copy_tree_fd(null.as_fd(), Depth::One)?;
@@ -61,17 +61,17 @@ fn null_device(root: &Root) -> wharf_sys::Result<OwnedFd> {
     Ok(copy)
 }
 
-/// An empty directory that cannot be written, as a file system that is mounted nowhere.
+/// An empty directory that cannot be written, as a detached mount.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn empty_directory() -> wharf_sys::Result<OwnedFd> {
     let attributes =
         Attributes::READ_ONLY.and(Attributes::NO_SUID).and(Attributes::NO_DEV).and(Attributes::NO_EXEC);
     mount::new_filesystem("tmpfs", &[("size", "0"), ("nr_inodes", "1"), ("mode", "755")], attributes)
 }
 
-/// Makes each path that exists read-only, by a copy of its own mount.
+/// Makes each existing path read-only, with a copy of its own mount.
 pub(crate) fn make_read_only(root: &Root, paths: &[ContainerPath]) -> Result<(), Error> {
     paths.iter().try_for_each(|path| read_only_one(root, path).map_err(fail("read-only path", path)))
 }

@@ -10,7 +10,7 @@ use wharf_types::HostPath;
 use crate::error::{Error, Stage};
 use crate::plan::Namespaces;
 
-/// The namespaces that a pod has of its own, as descriptors.
+/// The pod's own namespaces, as descriptors.
 #[derive(Debug, Clone, Copy)]
 pub struct PodNamespaces<'a> {
     /// The network namespace.
@@ -19,18 +19,18 @@ pub struct PodNamespaces<'a> {
     pub ipc: Option<BorrowedFd<'a>>,
     /// The UTS namespace.
     pub uts: Option<BorrowedFd<'a>>,
-    /// The mount namespace, whose root is the pod's file system, without any mount of the host in sight.
+    /// The mount namespace. Its root is the pod's file system, and no mount of the host is visible in it.
     pub mounts: BorrowedFd<'a>,
 }
 
 impl<'a> PodNamespaces<'a> {
-    /// What a child has to keep of its parent's descriptors to enter them.
+    /// The parent's descriptors that a child has to keep to enter the namespaces.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'a>> + use<'a> {
         [self.net, self.ipc, self.uts].into_iter().flatten().chain([self.mounts])
     }
 
-    /// Moves this process into those namespaces that are wanted, and into a mount namespace of its own, where it sees the
-    /// pod's file system alone. The host's mounts are not copied: that would cost more with each one.
+    /// Moves this process into the wanted namespaces, and into a mount namespace of its own that shows only the pod's
+    /// file system. The host's mounts are not copied: that would cost more with each of them.
     pub(crate) fn enter(&self, wanted: &Namespaces) -> Result<(), Error> {
         const STAGE: &str = "making the mount namespace";
         join(wanted.net.as_ref(), self.net, CloneFlags::CLONE_NEWNET)?;

@@ -1,8 +1,9 @@
-//! A procfs of a PID namespace that others are in, mounted by a process that is not, and is not seen there.
+//! A procfs of a PID namespace with other processes in it, mounted by a process that is not in the namespace and not
+//! visible there.
 //!
-//! Before Linux 6.17 a procfs is of the namespace of whoever makes it, so somebody has to be born there. That one has no
-//! memory, and no descriptor but a line to one in between, which has nothing either: bound trees of the host are open in this
-//! process, and nobody there must get at them.
+//! Before Linux 6.17 a procfs belongs to the namespace of the process that makes it, so a process has to be created
+//! there. That process has no memory and no descriptor except a line to an intermediate process, which has nothing
+//! either: bound trees of the host are open in this process, and nobody in the namespace may get at them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -22,7 +23,7 @@ pub(crate) fn of(process: BorrowedFd<'_>, attributes: Attributes, origin: &Origi
     let named = process::pid_namespace(process)
         .and_then(|namespace| mount::new_procfs(namespace.as_fd(), attributes));
     match named {
-        // EINVAL before Linux 6.17, and ENOTTY before 6.11.
+        // EINVAL before Linux 6.17, ENOTTY before 6.11.
         Err(error) if matches!(error.errno, Errno::EINVAL | Errno::ENOTTY) => {
             by_inhabitant(process, attributes, origin.child)
         }
@@ -30,7 +31,7 @@ pub(crate) fn of(process: BorrowedFd<'_>, attributes: Attributes, origin: &Origi
     }
 }
 
-/// Lets a process in the namespace make it.
+/// Has a process in the namespace make it.
 fn by_inhabitant(process: BorrowedFd<'_>, attributes: Attributes, child: &Child) -> Result<OwnedFd> {
     let (ours, theirs) = socket::pair()?;
     match clone(child.single_threaded(), CloneFlags::empty(), None)? {
@@ -47,7 +48,8 @@ fn by_inhabitant(process: BorrowedFd<'_>, attributes: Attributes, child: &Child)
     }
 }
 
-/// The one in between sends the line to the one that is born there, which sends the mount.
+/// Takes the mount: the intermediate process sends the line to the process created in the namespace, which sends the
+/// mount.
 fn take_procfs(between: BorrowedFd<'_>) -> Result<OwnedFd> {
     let failed = |errno| Error::new("fsmount", "proc, in the PID namespace of others", errno);
     let (_, lines) = socket::receive(between, &mut [0; 1])?;
@@ -68,12 +70,12 @@ fn be_between(
     (parent, between): (OwnedFd, &Child),
 ) -> Result<()> {
     nix::sched::setns(process, CloneFlags::CLONE_NEWPID).named("setns", || "CLONE_NEWPID".into())?;
-    // Made here: whoever has one of its ends can ask for a descriptor of who made it.
+    // Made here, because whoever has one of its ends can ask for a descriptor of its maker.
     let (theirs, ours) = socket::pair()?;
     socket::send(parent.as_fd(), b"L", &[theirs.as_fd()])?;
     nix::unistd::dup2_stdin(&ours).named("dup2", || "standard input".into())?;
     drop((parent, theirs, ours));
-    // The other standard streams too, which are the host's null device.
+    // The other standard streams, too, which are the host's null device.
     descriptors::close_others(between, 1, &[])?;
     let mut script = Script::new(descriptors::standard_input());
     script.send_procfs(attributes);

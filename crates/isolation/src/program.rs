@@ -1,4 +1,4 @@
-//! The way to the program, written down: session, filter where it could not be loaded before, exec.
+//! The script that leads to the program: session, filter if it could not be loaded before, exec.
 
 use std::ffi::CString;
 use std::os::fd::AsFd;
@@ -17,15 +17,15 @@ use crate::plan::Process;
 use crate::report;
 use crate::streams::Connected;
 
-/// What leads to the program, and the seal where that is applied before.
+/// The script that leads to the program, and the seal if it is applied before.
 #[derive(Debug)]
 pub(crate) struct Way<'a> {
     pub(crate) script: Prepared,
     pub(crate) seal: Option<Seal<'a>>,
 }
 
-/// Writes down the way to the program. The seal is applied before it where others will see the program's process and if the
-/// filter lets through all that comes behind; else it is the last but the exec, and what it refuses then is said.
+/// Writes the script. The seal is applied before the script if others will see the program's process and the filter
+/// allows everything that follows. Otherwise it is the last step before the exec, and what it refuses then is reported.
 pub(crate) fn way<'a>(
     process: &'a Process,
     identity: &Identity,
@@ -49,7 +49,7 @@ pub(crate) fn way<'a>(
     Ok(Way { script: script.prepare().stage(STAGE)?, seal: None })
 }
 
-/// Sessions and their terminals are of a PID namespace, so they are made in the program's.
+/// Sessions and their terminals belong to a PID namespace, so they are made in the program's.
 fn begin(connected: Connected, origin: &Origin<'_>) -> Script {
     let mut script = Script::new(origin.line.as_fd());
     script.on_failure(&report::prepared(b'x', "leading a session failed: setsid()"));
@@ -63,7 +63,7 @@ fn begin(connected: Connected, origin: &Origin<'_>) -> Script {
     script
 }
 
-/// The final sets come after the filter, which must then allow capset and prctl, as it must allow the exec.
+/// The final capabilities are set after the filter, which must then allow capset and prctl, as it must allow the exec.
 fn write_seal(script: &mut Script, seal: &Seal<'_>) {
     if !seal.filter.is_empty() {
         script.on_failure(&report::prepared(b'x', "loading the seccomp filter failed: seccomp()"));
@@ -87,7 +87,7 @@ fn execute(script: &mut Script, process: &Process, program: &Program, filter: &[
     script.execute(program);
 }
 
-/// What is said if a call fails that a filter may have refused.
+/// The message if a call fails that a filter may have refused.
 fn under(filter: &[u8], call: Call, stage: &str, name: &str) -> String {
     let option = if call == Call::PRCTL { wharf_sys::capabilities::AMBIENT } else { 0 };
     if call.passes(filter, &[option, 0, 0, 0, 0, 0]) {
@@ -116,7 +116,7 @@ fn program(process: &Process, identity: &Identity) -> Result<Program, Error> {
     Ok(Program { candidates: texts(&candidates(process))?, arguments: texts(&process.args)?, environment })
 }
 
-/// The paths to try: the program itself if it has a slash, else one in each directory of its own PATH.
+/// The paths to try: the program itself if its name has a slash, else one in each directory of its own PATH.
 fn candidates(process: &Process) -> Vec<Vec<u8>> {
     let program = &process.args[0];
     if program.is_empty() || program.contains(&b'/') {

@@ -1,4 +1,4 @@
-//! What the container's first process says to its supervisor, and waits for, over one socket.
+//! What the container's first process reports to its supervisor, and waits for, over one socket.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -13,46 +13,46 @@ const READY: u8 = b'R';
 const LINE: u8 = b'L';
 const BORN: u8 = b'B';
 const FAILED: u8 = b'E';
-/// A failure whose words were written before it happened; the error's number is behind them.
+/// A failure whose message was written before it happened; the errno follows.
 const PREPARED: u8 = b'P';
 /// The longest message of a failure.
 const MESSAGE_LIMIT_BYTES: usize = 8000;
-/// The classes that a child tells apart, and how it says them; what is none of them is internal.
+/// The classes that a child distinguishes, with their letters; any other is internal.
 const KINDS: [(ErrorKind, u8); 3] = [
     (ErrorKind::InvalidArgument, b'i'),
     (ErrorKind::FailedPrecondition, b'n'),
     (ErrorKind::ResourceExhausted, b'e'),
 ];
-/// The longest report: a user's 4000 groups and home.
+/// The longest report: a user with 4000 groups and a home directory.
 const REPORT_LIMIT_BYTES: usize = 24 * 1024;
 
 /// A message from the child. The end of the connection means that the program was executed.
 #[derive(Debug)]
 pub enum Report {
-    /// Everything is set up; the program waits for its start.
+    /// Everything is set up, and the program waits for its start.
     Ready {
-        /// Who it will run as.
+        /// The identity with which it will run.
         identity: Identity,
-        /// The terminal's master, if it has one.
+        /// The terminal, if it has one.
         terminal: Option<OwnedFd>,
     },
-    /// What is said from here on is said on another line, which tells who says it.
+    /// All further reports come on another line, which identifies their sender.
     Line {
         /// That line.
         line: OwnedFd,
-        /// Who said so, if this line tells.
+        /// The sender, if this line identifies it.
         sender: Option<i32>,
     },
-    /// The process that executes the program is another one from here on, a child of the supervisor too.
+    /// From here on, another process is the one that executes the program; it is a child of the supervisor, too.
     Born {
         /// That process.
         process: OwnedFd,
-        /// Who said so, if the line tells.
+        /// The sender, if the line identifies it.
         sender: Option<i32>,
     },
     /// It failed, and the child is about to exit.
     Failed {
-        /// What kind of failure.
+        /// The class of the failure.
         kind: ErrorKind,
         /// For people.
         message: String,
@@ -65,7 +65,7 @@ impl Report {
     /// Receives the next report.
     ///
     /// # Errors
-    /// The socket's; EAGAIN if it would have to wait.
+    /// The socket's error; EAGAIN if the call would have blocked.
     pub fn receive(socket: BorrowedFd<'_>) -> wharf_sys::Result<Self> {
         let (bytes, received) = socket::receive_whole(socket, REPORT_LIMIT_BYTES)?;
         let sender = received.sender;
@@ -84,7 +84,7 @@ impl Report {
     }
 }
 
-/// A letter for the kind, the words, and what the error's number means.
+/// The letter of the class, the message, and the meaning of the errno.
 fn read_failure(body: &[u8], number: Option<isize>) -> Report {
     let kind = KINDS.iter().find(|(_, letter)| Some(letter) == body.first());
     let kind = kind.map_or(ErrorKind::Internal, |(kind, _)| *kind);
@@ -97,7 +97,7 @@ fn read_failure(body: &[u8], number: Option<isize>) -> Report {
     Report::Failed { kind, message }
 }
 
-/// What an error of an exec means to who named the program.
+/// What the error of an exec means, for the person who named the program.
 fn of_program(errno: Errno) -> &'static str {
     match errno {
         Errno::ENOENT => wharf_types::program::MISSING,
@@ -107,19 +107,19 @@ fn of_program(errno: Errno) -> &'static str {
     }
 }
 
-/// The words of a failure that is yet to happen, of the kind with this letter.
+/// The message of a failure that may happen later, with the letter of its class.
 pub(crate) fn prepared(kind: u8, message: &str) -> Vec<u8> {
     let mut words = vec![PREPARED, kind];
     words.extend(message.bytes().take(MESSAGE_LIMIT_BYTES));
     words
 }
 
-/// Says on which line the next reports come.
+/// Reports the line on which the next reports come.
 pub(crate) fn line(socket: &OwnedFd, next: &OwnedFd) -> wharf_sys::Result<()> {
     socket::send(socket.as_fd(), &[LINE], &[next.as_fd()])
 }
 
-/// User, group, how many groups, the groups, and the home if there is one.
+/// User, group, the number of groups, the groups, and the home directory if there is one.
 fn identity_bytes(identity: &Identity) -> Vec<u8> {
     let count = u32::try_from(identity.groups.len()).unwrap_or(u32::MAX);
     let numbers = [identity.uid, identity.gid, count].into_iter().chain(identity.groups.iter().copied());
@@ -139,19 +139,19 @@ fn read_identity(body: &[u8]) -> Identity {
     Identity { uid, gid, groups, home }
 }
 
-/// Says that all is set up.
+/// Reports that everything is set up.
 pub(crate) fn ready(socket: &OwnedFd, identity: &Identity, terminal: Option<&OwnedFd>) -> Result<(), Error> {
     let bytes = [&[READY][..], &identity_bytes(identity)].concat();
     let terminal: Vec<BorrowedFd<'_>> = terminal.iter().map(|fd| fd.as_fd()).collect();
     socket::send(socket.as_fd(), &bytes, &terminal).stage("reporting to the supervisor")
 }
 
-/// Says that another process goes on.
+/// Reports that another process continues.
 pub(crate) fn born(socket: &OwnedFd, process: &OwnedFd) -> wharf_sys::Result<()> {
     socket::send(socket.as_fd(), &[BORN], &[process.as_fd()])
 }
 
-/// Says what failed. Nothing can be done if the supervisor is gone.
+/// Reports a failure. If the supervisor is gone, nothing can be done.
 pub fn failed(socket: &OwnedFd, error: &Error) {
     let kind = error.kind();
     let letter = KINDS.iter().find(|(of, _)| *of == kind).map_or(b'x', |(_, letter)| *letter);
@@ -160,7 +160,7 @@ pub fn failed(socket: &OwnedFd, error: &Error) {
     drop(socket::send(socket.as_fd(), &bytes, &[]));
 }
 
-/// Waits for the supervisor's word to start; `false` if the supervisor is gone.
+/// Waits for the supervisor's order to start; `false` if the supervisor is gone.
 pub(crate) fn await_start(socket: &OwnedFd) -> bool {
     matches!(socket::receive(socket.as_fd(), &mut [0; 1]), Ok((1, _)))
 }

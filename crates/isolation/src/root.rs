@@ -1,4 +1,4 @@
-//! The container's root file system, and how paths in it are reached: by descriptor, below the root's own.
+//! The container's root file system. Paths in it are reached through descriptors below its root.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -17,7 +17,7 @@ use crate::birth::Inside;
 use crate::error::{Error, Stage};
 use crate::plan::Rootfs;
 
-/// What a path must be when it has to be made.
+/// What a missing path is made as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Make {
     Directory,
@@ -25,7 +25,7 @@ pub(crate) enum Make {
 }
 
 impl Make {
-    /// Makes it in a directory, where nothing has the name; returns it opened (`O_PATH`).
+    /// Makes it under a new name in a directory, and returns it opened (`O_PATH`).
     fn in_directory(self, parent: BorrowedFd<'_>, name: &OsStr) -> wharf_sys::Result<OwnedFd> {
         let named = |call, errno| wharf_sys::Error::new(call, name.to_string_lossy(), errno);
         match self {
@@ -45,7 +45,7 @@ fn open_made(parent: BorrowedFd<'_>, name: &OsStr) -> wharf_sys::Result<OwnedFd>
     open_below(parent, name, OFlag::O_PATH | OFlag::O_NOFOLLOW, Resolve::BeneathNoLinks)
 }
 
-/// How many links to what is missing may lead on to each other.
+/// How many dangling links in a row are followed.
 const LINKS_LIMIT: usize = 40;
 
 /// The mounted root file system.
@@ -55,7 +55,7 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    /// Makes the overlay, which is mounted nowhere yet. Must run where the layers' paths are the host's.
+    /// Makes the overlay as a detached mount. Must run where the layers' paths are those of the host.
     pub(crate) fn make(rootfs: &Rootfs) -> Result<Self, Error> {
         const STAGE: &str = "the overlay of the root file system";
         let lowers: Vec<&Path> = rootfs.lowers.iter().map(|path| path.as_path()).collect();
@@ -68,13 +68,13 @@ impl Root {
         self.mount.as_fd()
     }
 
-    /// Opens a path without following it out of the root.
+    /// Opens a path without leaving the root.
     pub(crate) fn open(&self, path: &ContainerPath, flags: OFlag) -> wharf_sys::Result<OwnedFd> {
         open_below(self.fd(), path.relative(), flags, Resolve::InRoot)
     }
 
-    /// Opens a path (`O_PATH`), making it and its parents where they are missing. What a link names is made where it leads
-    /// to inside the root.
+    /// Opens a path (`O_PATH`), and makes it and its parents if they are missing. The target of a link is made where
+    /// the link leads inside the root.
     pub(crate) fn ensure(&self, path: &ContainerPath, make: Make) -> wharf_sys::Result<OwnedFd> {
         self.ensure_relative(path.relative(), make, LINKS_LIMIT)
     }
@@ -88,18 +88,18 @@ impl Root {
         let (before, name) = split_last(path);
         let parent = self.ensure_relative(before, Make::Directory, links)?;
         if name == ".." {
-            // What it goes up from was missing, and is there now.
+            // The directory before `..` was missing, and exists now.
             return open_below(self.fd(), path, OFlag::O_PATH, Resolve::InRoot);
         }
         match make.in_directory(parent.as_fd(), name) {
-            // Neither call follows a link: one to what is missing is there, and so is what somebody else has just made.
+            // Neither call follows a link: the name may be a dangling link, or someone else has just made it.
             Err(error) if error.errno == Errno::EEXIST => {}
             made => return made,
         }
         let Ok(target) = nix::fcntl::readlinkat(&parent, name) else {
             return open_made(parent.as_fd(), name);
         };
-        // The kernel takes `..` from where the link is, and so does the longer path.
+        // The kernel resolves `..` from the place of the link, and so does the longer path.
         let left = links.checked_sub(1).ok_or_else(|| named("readlinkat", Errno::ELOOP))?;
         let target = target.to_str().ok_or_else(|| named("readlinkat", Errno::EILSEQ))?;
         match target.strip_prefix('/') {
@@ -108,30 +108,31 @@ impl Root {
         }
     }
 
-    /// Makes the root itself read-only; mounts in it stay as they are.
+    /// Makes the root itself read-only; mounts in it are unchanged.
     pub(crate) fn forbid_writing(&self) -> Result<(), Error> {
         mount::forbid(self.fd(), Attributes::READ_ONLY, Depth::One)
             .stage("making the root file system read-only")
     }
 
-    /// Makes this root the root of the mount namespace, and drops what was there.
+    /// Makes this the root of the mount namespace, and drops the old one.
     pub(crate) fn enter(&self) -> Result<(), Error> {
         mount::pivot_to(self.fd()).stage("entering the root file system")
     }
 }
 
-/// Opens a directory of the container below the descriptor of its root: no link, not even one of procfs, leads out.
+/// Opens a directory of the container below the descriptor of its root; no link leads out, not even one in procfs.
 pub(crate) fn open_cwd(root: BorrowedFd<'_>, path: &ContainerPath) -> Result<OwnedFd, Error> {
     open_below(root, path.relative(), OFlag::O_PATH | OFlag::O_DIRECTORY, Resolve::InRoot)
         .map_err(|source| cwd_error(path, source))
 }
 
-/// Makes it the working directory of this process, whose root is the container's by now; one that cannot be reached from
-/// there is none of the container's, however it was opened.
+/// Makes it this process's working directory; the process's root is the container's by now. A directory that cannot be
+/// reached from that root is not the container's, however it was opened.
 pub(crate) fn enter_cwd(directory: BorrowedFd<'_>, path: &ContainerPath) -> Result<Inside, Error> {
     let named = |call, errno| cwd_error(path, wharf_sys::Error::new(call, path.as_str(), errno));
     nix::unistd::fchdir(directory).map_err(|errno| named("fchdir", errno))?;
-    // Where the kernel writes "(unreachable)" before the name, some C libraries say ENOENT.
+    // For an unreachable directory the kernel puts "(unreachable)" before the path; some C libraries report ENOENT
+    // instead.
     let here = nix::unistd::getcwd().map_err(|errno| named("getcwd", errno))?;
     if here.is_absolute() { Ok(Inside::entered()) } else { Err(named("getcwd", Errno::EXDEV)) }
 }
@@ -140,14 +141,14 @@ pub(crate) fn cwd_error(path: &ContainerPath, source: wharf_sys::Error) -> Error
     Error::ContainerPath { what: "working directory", path: path.to_string(), source }
 }
 
-/// Whether an `O_PATH` descriptor is of a directory.
+/// Whether an `O_PATH` descriptor is a directory.
 pub(crate) fn is_directory(fd: BorrowedFd<'_>) -> wharf_sys::Result<bool> {
     let stat = nix::sys::stat::fstatat(fd, "", AtFlags::AT_EMPTY_PATH)
         .named("fstatat", || format!("descriptor {}", fd.as_raw_fd()))?;
     Ok(kind(&stat) == SFlag::S_IFDIR)
 }
 
-/// What kind of file it is.
+/// The type of a file.
 pub(crate) fn kind(stat: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits())
 }
@@ -193,7 +194,7 @@ mod tests {
             drop(root.ensure(&path(asked), make).unwrap());
             assert_eq!(at(made).is_dir(), make == Make::Directory, "{asked}");
             assert!(at(made).exists(), "{asked}");
-            // There by now, and found the same way.
+            // It exists by now, and is found in the same way.
             drop(root.ensure(&path(asked), make).unwrap());
         }
     }
@@ -210,7 +211,7 @@ mod tests {
             drop(root.ensure(&path(link), Make::Directory).unwrap());
         }
         assert!(!target.exists() && directory.path().join(target.strip_prefix("/").unwrap()).is_dir());
-        // Each leads to what is missing behind the next, without end.
+        // Each leads to a missing name after the next one, without end.
         symlink("b/x", at("a")).unwrap();
         symlink("a/x", at("b")).unwrap();
         assert_eq!(root.ensure(&path("/a"), Make::Directory).unwrap_err().errno, Errno::ELOOP);

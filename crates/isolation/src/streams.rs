@@ -1,4 +1,4 @@
-//! A process's standard streams: where they come from, whose they are, and that none of them is the host's.
+//! A process's standard streams: where they come from, who owns them, and that none of them is the host's.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -15,7 +15,7 @@ use crate::terminal::Terminal;
 
 const STAGE: &str = "connecting the standard streams";
 
-/// Where one stream comes from or goes to.
+/// The other end of a stream.
 #[derive(Debug)]
 pub enum Stream {
     /// The container's own null device.
@@ -36,10 +36,10 @@ pub struct Streams {
 }
 
 impl Stream {
-    /// Takes a descriptor; of a null device, which is the host's, the container gets its own instead.
+    /// Takes a descriptor. In place of a null device, which is the host's, the container gets its own.
     ///
     /// # Errors
-    /// EINVAL for another device, since a container could change its mode and owner; or the kernel's.
+    /// EINVAL for any other device, because a container could change its mode and owner; or the kernel's error.
     pub fn new(fd: OwnedFd) -> wharf_sys::Result<Self> {
         let stat = fstat(&fd).named("fstat", || "a standard stream".into())?;
         match kind(&stat) {
@@ -64,7 +64,7 @@ impl Streams {
     }
 }
 
-/// Opens the container's `/dev/null`, and makes sure that it is one: a link or a file there would be written to.
+/// Opens the container's `/dev/null`, and checks that it is one: a link or a file there would be written to.
 pub(crate) fn open_null(root: BorrowedFd<'_>, flags: OFlag) -> wharf_sys::Result<OwnedFd> {
     let null = open_below(root, "dev/null", flags, Resolve::BeneathNoLinks)?;
     if is_null_device(&fstat(&null).named("fstat", || "/dev/null".into())?) {
@@ -73,15 +73,15 @@ pub(crate) fn open_null(root: BorrowedFd<'_>, flags: OFlag) -> wharf_sys::Result
     Err(wharf_sys::Error::new("open", "the container's /dev/null is not device 1:3", Errno::ENODEV))
 }
 
-/// What the standard streams of this process are.
+/// What this process's standard streams are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Connected {
     Streams,
     Terminal,
 }
 
-/// Makes the terminal, if there is one, or the streams this process's standard input, output and error. They are the
-/// user's then: a program opens what its output is by `/dev/stdout` or its terminal's name.
+/// Makes the terminal, or else the streams, this process's standard input, output and error. The user then owns them: a
+/// program reopens its output as `/dev/stdout` or by its terminal's name.
 pub(crate) fn connect(
     root: BorrowedFd<'_>,
     streams: &Streams,
@@ -95,7 +95,7 @@ pub(crate) fn connect(
     let all = [&streams.stdin, &streams.stdout, &streams.stderr];
     let null = match all {
         [Stream::Pipe(_), Stream::Pipe(_), Stream::Pipe(_)] => None,
-        // O_NONBLOCK means nothing to it; what a container put in its place must not make this wait.
+        // O_NONBLOCK has no effect on it, but what a container put in its place must not block this process.
         _ => Some(open_null(root, OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NONBLOCK).stage(STAGE)?),
     };
     let mut chosen = Vec::with_capacity(all.len());
@@ -117,7 +117,7 @@ pub(crate) fn connect(
     }
 }
 
-/// The group stays: that of a terminal is the one its file system was mounted with.
+/// The group stays: a terminal's is the one with which its file system was mounted.
 fn own(fd: BorrowedFd<'_>, uid: u32) -> wharf_sys::Result<()> {
     nix::unistd::fchown(fd, Some(Uid::from_raw(uid)), None)
         .map_err(|errno| wharf_sys::Error::new("fchown", uid.to_string(), errno))

@@ -1,4 +1,4 @@
-//! A terminal of the container's own: opened in its devpts, so that it has a name there.
+//! A terminal for the container, opened in its own devpts, so that it has a name there.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -25,7 +25,7 @@ pub(crate) struct Terminal {
     pub(crate) peer: OwnedFd,
 }
 
-/// Opens a terminal in the container's `/dev/pts`, and makes it `/dev/console` where `/dev` is the container's own.
+/// Opens a terminal in the container's `/dev/pts`, and makes it `/dev/console` if `/dev` is the container's own.
 pub(crate) fn open(root: &Root, plan: &Plan) -> Result<Terminal, Error> {
     let master = open_ptmx(root.fd())?;
     let peer = terminal_peer(master.as_fd()).stage(STAGE)?;
@@ -42,7 +42,7 @@ pub(crate) fn open(root: &Root, plan: &Plan) -> Result<Terminal, Error> {
     Ok(Terminal { master, peer })
 }
 
-/// Opens a terminal for a process that joined the container.
+/// Opens a terminal for a process that has joined the container.
 pub(crate) fn open_joined(root: &OwnedFd, size: Option<TerminalSize>) -> Result<Terminal, Error> {
     let master = open_ptmx(root.as_fd())?;
     if let Some(TerminalSize { width, height }) = size {

@@ -1,5 +1,5 @@
-//! Volumes that an image asks for: a directory of the container's own beside its root file system, which begins with what
-//! the image has there. The image decides what that is, so it is reached by descriptor and never through a link.
+//! An image's volumes: directories of the container beside its root file system, which begin with what the image has
+//! there. That content is up to the image, so it is reached through descriptors and never through a link.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,8 +18,8 @@ use wharf_sys::{Result, xattr};
 
 use crate::root::kind;
 
-/// Copies what is in one directory into another, which is empty: content, owners, modes, times, attributes, and which files
-/// are one. Descriptors do not grow with the tree, and a path that is longer than the kernel's 4095 bytes is an error.
+/// Copies the content of one directory into another, empty one: files, owners, modes, times, attributes and hard links.
+/// The number of descriptors does not grow with the tree, and a path longer than the kernel's 4095 bytes is an error.
 pub(crate) fn fill(volume: BorrowedFd<'_>, image: BorrowedFd<'_>) -> Result<()> {
     let mut copy = Copy { from: image, to: volume, linked: HashMap::new(), directories: Vec::new() };
     copy.waiting(Path::new(""))?;
@@ -30,7 +30,7 @@ pub(crate) fn fill(volume: BorrowedFd<'_>, image: BorrowedFd<'_>) -> Result<()> 
         }
         at += 1;
     }
-    // Last, and the deepest first: what is made in a directory changes its times.
+    // Last, and deepest first: making something in a directory changes its times.
     copy.directories.iter().rev().try_for_each(|directory| copy.times(directory))
 }
 
@@ -45,9 +45,9 @@ fn below(directory: &Path, name: &Path) -> PathBuf {
 struct Copy<'a> {
     from: BorrowedFd<'a>,
     to: BorrowedFd<'a>,
-    /// The first name of each file that has several.
+    /// The first name of each file with several.
     linked: HashMap<(u64, u64), PathBuf>,
-    /// Every directory, by its path from the top, each after the one it is in.
+    /// All directories, by their paths from the top, each after its parent.
     directories: Vec<PathBuf>,
 }
 
@@ -56,7 +56,7 @@ impl Copy<'_> {
         open_below(top, path, flags, Resolve::BeneathNoLinks)
     }
 
-    /// The directory of a path on either side, and the path's last component.
+    /// The parent directory of a path on both sides, and the path's last component.
     fn parents<'p>(&self, path: &'p Path) -> Result<(OwnedFd, OwnedFd, &'p Path)> {
         let (parent, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
         let directory = OFlag::O_PATH | OFlag::O_DIRECTORY;
@@ -102,7 +102,7 @@ impl Copy<'_> {
         set_times(to.as_fd(), name, &stat)
     }
 
-    /// Takes note of a directory that was made, and gives it what it has in the image.
+    /// Notes a new directory for later, and gives it the attributes that it has in the image.
     fn waiting(&mut self, path: &Path) -> Result<()> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let (from, to) = (self.open(self.from, path, flags)?, self.open(self.to, path, flags)?);
@@ -142,7 +142,7 @@ fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &Path) -> Result<()
     std::io::copy(&mut source, &mut copy).map(drop).named("copy_file_range", || name.display().to_string())
 }
 
-/// Owner first: a change of it takes set-user-ID bits away.
+/// The owner first: a change of owner clears the set-user-ID bits.
 fn set_owner(parent: BorrowedFd<'_>, name: &Path, stat: &FileStat) -> Result<()> {
     let named = || name.display().to_string();
     let owner = (Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)));
