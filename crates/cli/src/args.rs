@@ -157,6 +157,16 @@ Example:
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
+    /// Show how long each stage took by which a pod and its containers were made
+    #[command(after_help = "\
+Known until wharfd is restarted.
+
+Example:
+  wharf explain web")]
+    Explain {
+        /// Name, id, or beginning of an id
+        name: String,
+    },
     /// Pull an image from its registry
     #[command(after_help = "\
 Without --creds, wharf uses a login of docker or podman from $REGISTRY_AUTH_FILE, $XDG_RUNTIME_DIR/containers/auth.json or \

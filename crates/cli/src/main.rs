@@ -7,6 +7,7 @@ mod daemon;
 mod doctor;
 mod error;
 mod exec;
+mod explain;
 mod find;
 mod forward;
 mod images;
@@ -80,6 +81,7 @@ async fn perform(arguments: Arguments) -> Result<ExitCode, Error> {
         Command::Logs(logs) => logs::logs(daemon, logs).await?,
         Command::Stats(stats) => stats::stats(daemon, output, stats).await?,
         Command::Inspect { names } => inspect::inspect(daemon, &names).await?,
+        Command::Explain { name } => explain::explain(daemon, output, &name).await?,
         Command::Pull(pull) => pull::command(daemon, output, pull).await?,
         Command::Images => images::list(daemon, output).await?,
         Command::Rmi { images, force } => {

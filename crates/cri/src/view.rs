@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use wharf_cri_api::admin::{ContainerRequest, PodRequest};
@@ -10,7 +11,7 @@ use wharf_cri_api::v1::{
     ContainerUser, ImageSpec, LinuxContainerUser, LinuxPodSandboxStatus, Namespace, PodIp, PodSandbox,
     PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
 };
-use wharf_pods::{Container, ContainerFacts, Event, Pod, PodFacts};
+use wharf_pods::{Container, ContainerFacts, Event, Pod, PodFacts, Stage};
 use wharf_types::ContainerState;
 
 fn pod_state(pod: &PodFacts) -> PodSandboxState {
@@ -182,7 +183,9 @@ pub(crate) fn event(event: Event) -> ContainerEventResponse {
 /// What a verbose status of a container adds: the values that tools read, in the places where they look.
 pub(crate) fn container_info(container: &Container, spec: Value) -> BTreeMap<String, String> {
     let id = container.pod_id().as_str();
-    info(&json!({ "sandboxID": id, "pid": container.pid(), "runtimeSpec": spec }))
+    let mut info = info(&json!({ "sandboxID": id, "pid": container.pid(), "runtimeSpec": spec }));
+    info.insert("stages".to_owned(), stages(container.stages()));
+    info
 }
 
 /// What a verbose status of a pod adds, likewise. The process is one that is in the pod's namespaces, as tools enter them
@@ -190,7 +193,16 @@ pub(crate) fn container_info(container: &Container, spec: Value) -> BTreeMap<Str
 pub(crate) fn pod_info(pod: &Pod, namespaces: Vec<Value>) -> BTreeMap<String, String> {
     let pids = pod.containers().into_iter().map(|container| container.pid());
     let pid = pids.into_iter().find(|&pid| pid != 0).unwrap_or(0);
-    info(&json!({ "pid": pid, "runtimeSpec": { "linux": { "namespaces": namespaces } } }))
+    let mut info = info(&json!({ "pid": pid, "runtimeSpec": { "linux": { "namespaces": namespaces } } }));
+    info.insert("stages".to_owned(), stages(pod.stages()));
+    info
+}
+
+/// How long each stage of a making took, in microseconds, as `wharf explain` shows it.
+fn stages(stages: Vec<Stage>) -> String {
+    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let of = |stage: Stage| json!({ "stage": stage.name, "beganUs": micros(stage.began), "tookUs": micros(stage.took) });
+    Value::Array(stages.into_iter().map(of).collect()).to_string()
 }
 
 fn info(info: &Value) -> BTreeMap<String, String> {

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::facts::ContainerFacts;
 use crate::lock::{Mutex, RwLock};
 use crate::pod::Pod;
+use crate::stages::{Stage, Stages};
 
 /// What is said of an end that nobody saw.
 const UNSEEN: &str = "its supervisor died, or did not answer, and nobody saw how it ended";
@@ -37,6 +38,7 @@ pub struct Container {
     log_path: String,
     /// Held by a change of the container, so that changes come one after the other. See `lock` for the order.
     changing: tokio::sync::Mutex<()>,
+    making_of: Stages,
     /// Keeps the image's layers while they may be mounted.
     _layers: Layers,
 }
@@ -112,8 +114,25 @@ impl Container {
             pid: AtomicI32::new(0),
             meter: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
+            making_of: Stages::default(),
             _layers: layers,
         }
+    }
+
+    /// The same, with what is known of how it was made.
+    pub(crate) fn made_by(self, making_of: Stages) -> Self {
+        Self { making_of, ..self }
+    }
+
+    /// How it was made and started; nothing if an earlier daemon made it.
+    #[must_use]
+    pub fn stages(&self) -> Vec<Stage> {
+        self.making_of.all()
+    }
+
+    /// Where its start is noted.
+    pub(crate) fn making_of(&self) -> &Stages {
+        &self.making_of
     }
 
     /// The id.

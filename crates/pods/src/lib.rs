@@ -24,6 +24,7 @@ mod pod;
 mod port_forward;
 mod recovery;
 mod runtime_spec;
+mod stages;
 mod table;
 mod usage;
 
@@ -34,5 +35,6 @@ pub use exec_sync::ExecOutput;
 pub use facts::{ContainerFacts, Event, PodFacts};
 pub use interactive::Interactive;
 pub use pod::Pod;
+pub use stages::Stage;
 pub use usage::PodUsage;
 pub use wharf_host::{Extent, Unready};

@@ -15,6 +15,7 @@ use crate::container::Container;
 use crate::error::Error;
 use crate::facts::{PodFacts, namespaces};
 use crate::lock::{Mutex, RwLock};
+use crate::stages::{Stage, Stages};
 
 /// A pod. What a list or status needs is here; the change in flight holds `changing`.
 #[derive(Debug)]
@@ -42,6 +43,7 @@ pub struct Pod {
     telling: Mutex<()>,
     /// Containers whose records cannot be read, now or by this release: they are left alone.
     strangers: Mutex<BTreeSet<ContainerId>>,
+    making_of: Stages,
 }
 
 /// The container that is being made: at most one, since that is a change of the pod.
@@ -80,6 +82,7 @@ impl Pod {
             making: Mutex::default(),
             telling: Mutex::default(),
             strangers: Mutex::default(),
+            making_of: Stages::default(),
         }
     }
 
@@ -121,6 +124,17 @@ impl Pod {
     /// Waits for the turn to change the pod as a whole, and takes it. See `lock` for the order.
     pub(crate) async fn change(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.changing.lock().await
+    }
+
+    /// How it was made; nothing if an earlier daemon made it.
+    #[must_use]
+    pub fn stages(&self) -> Vec<Stage> {
+        self.making_of.all()
+    }
+
+    /// Where its making is noted.
+    pub(crate) fn making_of(&self) -> &Stages {
+        &self.making_of
     }
 
     /// How it is connected to its supervisor.

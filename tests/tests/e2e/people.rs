@@ -248,6 +248,36 @@ fn what_a_supervisor_could_tell_nobody_is_shown() {
 }
 
 #[test]
+fn how_a_pod_was_made_is_told_until_its_daemon_ends() {
+    run(async |world| {
+        printed(world, "run -d --name web IMAGE sleep 1000");
+        let stages: serde_json::Value = serde_json::from_str(&printed(world, "--json explain web")).unwrap();
+        let stages = stages.as_array().unwrap();
+        let of = |container: Option<&str>| -> Vec<&str> {
+            let own = stages.iter().filter(|row| row["container"].as_str() == container);
+            own.map(|row| row["stage"].as_str().unwrap()).collect()
+        };
+        assert_eq!(of(None).first(), Some(&"record and directories"), "{stages:#?}");
+        assert!(
+            of(None).contains(&"network") && of(None).contains(&"namespaces, files for /etc"),
+            "{stages:#?}"
+        );
+        assert_eq!(of(Some("web")).first(), Some(&"description and plan"), "{stages:#?}");
+        assert_eq!(of(Some("web")).last(), Some(&"start, until the program was executed"), "{stages:#?}");
+        let took_us: u64 = stages.iter().map(|row| row["tookUs"].as_u64().unwrap()).sum();
+        assert!(took_us > 0, "{stages:#?}");
+        let table = printed(world, "explain web/web");
+        assert!(table.contains(" ms") && !table.contains("network"), "{table}");
+
+        world.daemon.kill();
+        world.start_again().await;
+        let (code, why) = refused(world, "explain web");
+        assert!(code == Some(1) && why.contains("the wharfd that made it has ended"), "{why}");
+        printed(world, "rm --force web");
+    });
+}
+
+#[test]
 fn lists_and_inspections_tell_what_was_asked_for() {
     run(async |world| {
         printed(world, "run -d --name web -p 18080:80 -e COLOUR=blue IMAGE sleep 1000");

@@ -6,7 +6,7 @@ use super::Arguments;
 
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Run something", &["run", "exec", "attach", "forward", "start", "stop", "rm"]),
-    ("See what runs", &["ps", "pods", "logs", "stats", "inspect"]),
+    ("See what runs", &["ps", "pods", "logs", "stats", "inspect", "explain"]),
     ("Images", &["pull", "images", "rmi"]),
     ("This machine", &["info", "doctor"]),
     ("Your shell", &["completion", "man"]),

@@ -21,6 +21,7 @@ use crate::images::ImageView;
 use crate::key::ContainerKey;
 use crate::places;
 use crate::pod::{Making, Pod, is_privileged};
+use crate::stages::Stages;
 
 /// A container that is made but for its first process.
 struct Prepared {
@@ -28,6 +29,7 @@ struct Prepared {
     record: ContainerRecord,
     cgroup: Cgroup,
     lease: LayerLease,
+    making_of: Stages,
 }
 
 /// All of a container before any of it is made.
@@ -106,7 +108,8 @@ impl Engine {
         let held = pod.connected().await?.held();
         let prepare = move |engine: &Self, pod: &Pod| engine.prepare(pod, &own, &config, &held);
         let mut prepared = self.blocking(pod, prepare).await?;
-        let created = self.first_process(pod, &mut prepared.plan).await?;
+        let first = self.first_process(pod, &mut prepared.plan);
+        let created = prepared.making_of.time_async("first process, until it waits", first).await?;
         prepared.record.identify(created.identity.unwrap_or_default());
         let own = id.clone();
         let container = self.blocking(pod, |engine, pod| engine.complete(pod, own, prepared)).await?;
@@ -127,10 +130,11 @@ impl Engine {
 
     /// Records a container that is whole.
     fn complete(&self, pod: &Pod, id: ContainerId, prepared: Prepared) -> Result<Container, Error> {
-        let Prepared { record, cgroup, lease, .. } = prepared;
-        record.save(&self.parts.layout.container_record(pod.id(), &id))?;
+        let Prepared { record, cgroup, lease, making_of, .. } = prepared;
+        let path = self.parts.layout.container_record(pod.id(), &id);
+        making_of.time("record of the whole container", || record.save(&path))?;
         let layers = Layers::leased(lease, Arc::clone(&self.parts.images));
-        Ok(Container::created(pod, id, record, cgroup, layers))
+        Ok(Container::created(pod, id, record, cgroup, layers).made_by(making_of))
     }
 
     fn prepare(
@@ -142,10 +146,12 @@ impl Engine {
     ) -> Result<Prepared, Error> {
         let name = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
         let image = ImageView::find(&self.parts.images, name)?;
-        let decision = self.decide(pod, id, (config, &image), held)?;
-        let cgroup = self.make(pod, id, &decision)?;
+        let making_of = Stages::default();
+        let decide = || self.decide(pod, id, (config, &image), held);
+        let decision = making_of.time("description and plan", decide)?;
+        let cgroup = self.make(pod, id, &decision, &making_of)?;
         let Decision { plan, record, .. } = decision;
-        Ok(Prepared { plan, record, cgroup, lease: image.lease })
+        Ok(Prepared { plan, record, cgroup, lease: image.lease, making_of })
     }
 
     /// Decides all of a container; nothing is made but directories of the host that are to be mounted and missing.
@@ -173,21 +179,36 @@ impl Engine {
     }
 
     /// Makes what was decided. Intent first: what is made after the record is found by it.
-    fn make(&self, pod: &Pod, id: &ContainerId, decision: &Decision) -> Result<Cgroup, Error> {
-        const SNAPSHOT: &str = "preparing the container's root file system";
+    fn make(
+        &self,
+        pod: &Pod,
+        id: &ContainerId,
+        decision: &Decision,
+        stages: &Stages,
+    ) -> Result<Cgroup, Error> {
         let layout = &self.parts.layout;
-        decision.record.save(&layout.container_record(pod.id(), id))?;
-        save_spec(&layout.container_spec(pod.id(), id), &decision.spec)?;
-        let cgroup = self.parts.cgroups.create(&decision.path).stage("making the container's cgroup")?;
-        cgroup.apply(&decision.limits).stage("setting the container's limits")?;
-        let extra = &decision.extra;
+        stages.time("record and spec", || {
+            decision.record.save(&layout.container_record(pod.id(), id))?;
+            save_spec(&layout.container_spec(pod.id(), id), &decision.spec)
+        })?;
+        let cgroup = stages.time("cgroup and limits", || {
+            let cgroup = self.parts.cgroups.create(&decision.path).stage("making the container's cgroup")?;
+            cgroup.apply(&decision.limits).stage("setting the container's limits")?;
+            Ok::<_, Error>(cgroup)
+        })?;
+        stages.time("writable layer", || self.make_layer(id, &decision.extra))?;
+        Ok(cgroup)
+    }
+
+    fn make_layer(&self, id: &ContainerId, extra: &Extra) -> Result<(), Error> {
+        const SNAPSHOT: &str = "preparing the container's root file system";
         if let Some(top) = extra.layers.lowers.first() {
             self.parts.snapshots.prepare(id, top.as_path()).stage(SNAPSHOT)?;
         }
         for number in 0..extra.volumes.len() {
             self.parts.snapshots.volume(id, number).stage("making the image's volumes")?;
         }
-        Ok(cgroup)
+        Ok(())
     }
 
     /// Where a container's cgroup is, whether it was made or not.

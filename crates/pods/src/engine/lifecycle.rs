@@ -36,7 +36,9 @@ impl Engine {
             ContainerState::Running { .. } => return Ok(()),
             ContainerState::Exited { .. } => return Err(container.is("exited")),
         }
-        let started = pod.connected().await?.start(container.id()).await;
+        let connection = pod.connected().await?;
+        let start = connection.start(container.id());
+        let started = container.making_of().time_async("start, until the program was executed", start).await;
         match started.map_err(Error::from) {
             Ok(started) => {
                 // A supervisor of an older release says nothing of it: then the number is still the first one.

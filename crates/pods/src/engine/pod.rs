@@ -94,12 +94,14 @@ impl Engine {
         let (socket, netns) = self.blocking(pod, Self::build_blocking).await?;
         // The supervisor answers while the pod is connected to its network.
         self.watch_over(pod, Some(socket));
+        let stages = pod.making_of();
         let ips = match netns {
-            Some(netns) => self.join_network(pod, netns).await?.ips,
+            Some(netns) => stages.time_async("network", self.join_network(pod, netns)).await?.ips,
             None => Vec::new(),
         };
-        pod.connected().await?;
-        self.blocking(pod, |engine, pod| engine.record_pod(pod, Phase::Made)).await?;
+        stages.time_async("first answer of the supervisor", pod.connected()).await?;
+        let made = self.blocking(pod, |engine, pod| engine.record_pod(pod, Phase::Made));
+        stages.time_async("record of the whole pod", made).await?;
         let mut state = pod.write_state();
         state.ips = ips;
         state.ready = true;
@@ -116,21 +118,32 @@ impl Engine {
     fn build_blocking(&self, pod: &Pod) -> Result<(OwnedFd, Option<OwnedFd>), Error> {
         let layout = &self.parts.layout;
         let directory = layout.pod(pod.id());
-        make_directories(&directory)?;
-        self.record_pod(pod, Phase::Making)?;
-        if !pod.config().log_directory.is_empty() {
-            make_log_directory(&pod.config().log_directory)?;
-        }
+        let stages = pod.making_of();
+        stages.time("record and directories", || self.intend_pod(pod, &directory))?;
         // The supervisor starts while the kernel's objects are made.
-        let cgroup = supervision::cgroup(&self.parts.cgroups, &self.options.cgroup_parent)?;
-        let (process, socket) = self.program.start(&directory, cgroup.as_ref().map(AsFd::as_fd))?;
+        let (process, socket) = stages.time("start of the supervisor", || {
+            let cgroup = supervision::cgroup(&self.parts.cgroups, &self.options.cgroup_parent)?;
+            Ok::<_, Error>(self.program.start(&directory, cgroup.as_ref().map(AsFd::as_fd))?)
+        })?;
         *pod.supervisor() = Some(process);
         let plan = request::namespace_plan(pod)?;
-        let namespaces = self.template.make_pod(&plan, make_files(pod)?)?;
+        let namespaces = stages.time("namespaces, files for /etc", || {
+            Ok::<_, Error>(self.template.make_pod(&plan, make_files(pod)?)?)
+        })?;
         let netns = namespaces.net.as_ref().map(OwnedFd::try_clone).transpose();
         let netns = netns.stage("keeping the pod's network namespace")?;
         *pod.unheld() = Some(Arc::new(namespaces));
         Ok((socket, netns))
+    }
+
+    /// Intent first: what is made after the record is found by it.
+    fn intend_pod(&self, pod: &Pod, directory: &Path) -> Result<(), Error> {
+        make_directories(directory)?;
+        self.record_pod(pod, Phase::Making)?;
+        match pod.config().log_directory.as_str() {
+            "" => Ok(()),
+            logs => make_log_directory(logs),
+        }
     }
 
     pub(crate) fn record_pod(&self, pod: &Pod, phase: Phase) -> Result<(), Error> {
