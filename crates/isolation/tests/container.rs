@@ -1,5 +1,4 @@
 //! Containers as the kernel makes them, each by a child of this program, which has one thread and its namespaces to itself.
-//! Their root is an overlay of a directory with links to the machine's `/usr`, which is bound there.
 
 #![expect(
     clippy::unwrap_used,
@@ -11,21 +10,24 @@
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
-use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::CloneFlags;
 use wharf_isolation::{
-    CgroupPlan, DeviceNode, Identity, Input, JoinPlan, Limit, MountPlan, Namespaces, Origin, Outline,
-    PidNamespace, Place, Plan, PodNamespaces, Process, Report, Rootfs, Source, Stdio, Stream, Streams, User,
+    Identity, JoinPlan, Limit, Origin, Outline, Place, Plan, PodNamespaces, Report, Source, Stream, Streams,
+    User,
 };
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::clone::{Clone, SingleThreaded, clone};
-use wharf_sys::mount::{self, Attributes, Propagation};
 use wharf_sys::process::{Ended, Reap, await_end, exit_now, signal, wait};
 use wharf_sys::socket;
-use wharf_types::{ContainerPath, ErrorKind, HostPath};
+use wharf_types::ErrorKind;
+
+#[path = "rig/plan.rs"]
+mod rig;
+
+use rig::{host, inner, mount, plan, pod};
 
 /// One test: what it is called, and what it does.
 type Case = (&'static str, fn(&SingleThreaded));
@@ -54,107 +56,6 @@ fn main() {
             eprintln!("test {name} ... ok");
         }
     }
-}
-
-fn host(path: impl AsRef<Path>) -> HostPath {
-    HostPath::new(path.as_ref().to_str().unwrap()).unwrap()
-}
-
-fn inner(path: &str) -> ContainerPath {
-    ContainerPath::new(path).unwrap()
-}
-
-fn mount(target: &str, source: Source) -> MountPlan {
-    MountPlan {
-        target: inner(target),
-        source,
-        attributes: Attributes::NONE,
-        recursive_read_only: false,
-        propagation: Propagation::Private,
-    }
-}
-
-fn filesystem(target: &str, kind: &str, options: &[(&str, &str)]) -> MountPlan {
-    let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    mount(target, Source::Filesystem { kind: kind.to_owned(), options })
-}
-
-/// A container that runs a line of shell, in a directory of its own.
-fn plan(directory: &Path, script: &str) -> Plan {
-    let layer = directory.join("layer");
-    for name in ["layer/etc", "upper", "work"] {
-        fs::create_dir_all(directory.join(name)).unwrap();
-    }
-    for name in ["bin", "sbin", "lib", "lib64"] {
-        symlink(format!("usr/{name}"), layer.join(name)).unwrap();
-    }
-    fs::write(layer.join("etc/passwd"), "me:x:1000:1001::/users/me:/bin/sh\n").unwrap();
-    let all = wharf_sys::capabilities::bounding().unwrap();
-    let null = DeviceNode {
-        path: inner("/dev/null"),
-        kind: 0o020_000,
-        major: 1,
-        minor: 3,
-        mode: 0o666,
-        uid: 0,
-        gid: 0,
-    };
-    Plan {
-        container: "c".repeat(64).parse().unwrap(),
-        rootfs: Rootfs {
-            lowers: vec![host(&layer)],
-            upper: host(directory.join("upper")),
-            work: host(directory.join("work")),
-            read_only: false,
-        },
-        namespaces: Namespaces {
-            net: None,
-            ipc: None,
-            uts: None,
-            pid: PidNamespace::Container,
-            cgroup: true,
-        },
-        cgroup: CgroupPlan {
-            directory: None,
-            entries: Vec::new(),
-            kill_directory: host("/nowhere"),
-            oom_file: None,
-        },
-        mounts: vec![
-            filesystem("/proc", "proc", &[]),
-            filesystem("/dev", "tmpfs", &[("mode", "755")]),
-            mount("/usr", Source::Tree(host("/usr"))),
-        ],
-        devices: vec![null],
-        masked_paths: Vec::new(),
-        readonly_paths: Vec::new(),
-        process: Process {
-            args: ["sh", "-c", script].map(|word| word.as_bytes().to_vec()).to_vec(),
-            env: vec![b"PATH=/no:/bin".to_vec(), b"KEY=value".to_vec()],
-            cwd: inner("/new/directory"),
-            user: User::default(),
-            capabilities: Capabilities {
-                bounding: all,
-                effective: all,
-                permitted: all,
-                inheritable: 0,
-                ambient: 0,
-            },
-            no_new_privileges: false,
-            limits: Vec::new(),
-            oom_score_adj: None,
-            seccomp: Vec::new(),
-            seccomp_flags: 0,
-        },
-        stdio: Stdio { log: None, input: Input::Empty, terminal: false },
-    }
-}
-
-/// A pod's mount namespace, with one file in it.
-fn pod() -> OwnedFd {
-    let files = mount::new_filesystem("tmpfs", &[("mode", "755")], Attributes::NO_DEV).unwrap();
-    fs::write(wharf_sys::fs::proc_path(files.as_fd()).join("hosts"), "of the pod").unwrap();
-    mount::namespace_with_root(files.as_fd()).unwrap()
 }
 
 fn namespaces(mounts: &OwnedFd) -> PodNamespaces<'_> {

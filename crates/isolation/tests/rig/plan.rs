@@ -1,0 +1,115 @@
+//! A container for tests: its root is an overlay of a directory with links to the machine's `/usr`, which is bound there.
+
+use std::fs;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use wharf_isolation::{
+    CgroupPlan, DeviceNode, Input, MountPlan, Namespaces, PidNamespace, Plan, Process, Rootfs, Source, Stdio,
+    User,
+};
+use wharf_sys::capabilities::Capabilities;
+use wharf_sys::mount::{self, Attributes, Propagation};
+use wharf_types::{ContainerPath, HostPath};
+
+pub(crate) fn host(path: impl AsRef<Path>) -> HostPath {
+    HostPath::new(path.as_ref().to_str().unwrap()).unwrap()
+}
+
+pub(crate) fn inner(path: &str) -> ContainerPath {
+    ContainerPath::new(path).unwrap()
+}
+
+pub(crate) fn mount(target: &str, source: Source) -> MountPlan {
+    MountPlan {
+        target: inner(target),
+        source,
+        attributes: Attributes::NONE,
+        recursive_read_only: false,
+        propagation: Propagation::Private,
+    }
+}
+
+fn filesystem(target: &str, kind: &str, options: &[(&str, &str)]) -> MountPlan {
+    let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    mount(target, Source::Filesystem { kind: kind.to_owned(), options })
+}
+
+/// A container that runs a line of shell, in a directory of its own.
+pub(crate) fn plan(directory: &Path, script: &str) -> Plan {
+    let layer = directory.join("layer");
+    for name in ["layer/etc", "upper", "work"] {
+        fs::create_dir_all(directory.join(name)).unwrap();
+    }
+    for name in ["bin", "sbin", "lib", "lib64"] {
+        symlink(format!("usr/{name}"), layer.join(name)).unwrap();
+    }
+    fs::write(layer.join("etc/passwd"), "me:x:1000:1001::/users/me:/bin/sh\n").unwrap();
+    let all = wharf_sys::capabilities::bounding().unwrap();
+    let null = DeviceNode {
+        path: inner("/dev/null"),
+        kind: 0o020_000,
+        major: 1,
+        minor: 3,
+        mode: 0o666,
+        uid: 0,
+        gid: 0,
+    };
+    Plan {
+        container: "c".repeat(64).parse().unwrap(),
+        rootfs: Rootfs {
+            lowers: vec![host(&layer)],
+            upper: host(directory.join("upper")),
+            work: host(directory.join("work")),
+            read_only: false,
+        },
+        namespaces: Namespaces {
+            net: None,
+            ipc: None,
+            uts: None,
+            pid: PidNamespace::Container,
+            cgroup: true,
+        },
+        cgroup: CgroupPlan {
+            directory: None,
+            entries: Vec::new(),
+            kill_directory: host("/nowhere"),
+            oom_file: None,
+        },
+        mounts: vec![
+            filesystem("/proc", "proc", &[]),
+            filesystem("/dev", "tmpfs", &[("mode", "755")]),
+            mount("/usr", Source::Tree(host("/usr"))),
+        ],
+        devices: vec![null],
+        masked_paths: Vec::new(),
+        readonly_paths: Vec::new(),
+        process: Process {
+            args: ["sh", "-c", script].map(|word| word.as_bytes().to_vec()).to_vec(),
+            env: vec![b"PATH=/no:/bin".to_vec(), b"KEY=value".to_vec()],
+            cwd: inner("/new/directory"),
+            user: User::default(),
+            capabilities: Capabilities {
+                bounding: all,
+                effective: all,
+                permitted: all,
+                inheritable: 0,
+                ambient: 0,
+            },
+            no_new_privileges: false,
+            limits: Vec::new(),
+            oom_score_adj: None,
+            seccomp: Vec::new(),
+            seccomp_flags: 0,
+        },
+        stdio: Stdio { log: None, input: Input::Empty, terminal: false },
+    }
+}
+
+/// A pod's mount namespace, with one file in it.
+pub(crate) fn pod() -> OwnedFd {
+    let files = mount::new_filesystem("tmpfs", &[("mode", "755")], Attributes::NO_DEV).unwrap();
+    fs::write(wharf_sys::fs::proc_path(files.as_fd()).join("hosts"), "of the pod").unwrap();
+    mount::namespace_with_root(files.as_fd()).unwrap()
+}
