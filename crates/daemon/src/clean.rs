@@ -59,7 +59,7 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
     let root = node.layout.root();
     let of_images = if arguments.images { &wharf_images::Store::ENTRIES[..] } else { &[] };
     remove_entries(root, ["network", "snapshots"].iter().chain(of_images))?;
-    remove_entries(node.layout.state(), &["pods", "quarantine"])?;
+    remove_entries(node.layout.state(), &["pods", "leases", "quarantine"])?;
     remove(&config.socket, std::fs::remove_file(&config.socket))?;
     for directory in [config.socket.parent().unwrap_or(root), node.layout.state(), root] {
         remove_empty(directory)?;

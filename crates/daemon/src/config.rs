@@ -288,6 +288,7 @@ impl Config {
         );
         Ok(NetworkConfig {
             state_dir: layout.network(),
+            lease_dir: layout.leases(),
             cni_conf_dir: network.cni_conf_dir.clone(),
             cni_bin_dirs: network.cni_bin_dirs.clone(),
             cni_add_deadline: Duration::from_secs(network.cni_add_timeout_s),

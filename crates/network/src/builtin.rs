@@ -16,7 +16,6 @@
 //! The mode applies to new pods. If there are pods of both modes, the host answers on the bridge for those to which it
 //! routes, and the bridge is removed after its last pod.
 
-use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -33,7 +32,7 @@ use crate::nft;
 use crate::store::StoreError;
 use crate::subnet::{Subnet, Subnets};
 use crate::sysctl::{Ipv6, SysctlError};
-use crate::{Attachment, BuiltinConfig, INTERFACE, PodAddresses, Readiness};
+use crate::{Attachment, Config, INTERFACE, PodAddresses, Readiness};
 
 mod connect;
 mod pair;
@@ -153,8 +152,9 @@ pub(crate) struct BuiltinNetwork {
 
 impl BuiltinNetwork {
     /// Loads the leases, and restores lost ones from what the kernel shows.
-    pub(crate) fn open(config: &BuiltinConfig, dir: PathBuf) -> Result<Self, StoreError> {
-        let mut leases = Leases::open(dir)?;
+    pub(crate) fn open(config: &Config) -> Result<Self, StoreError> {
+        let mut leases = Leases::open(&config.lease_dir, &config.state_dir.join("leases"))?;
+        let config = &config.builtin_network;
         let highest_index = adopt(&mut leases).unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot list the links of running pods");
             0

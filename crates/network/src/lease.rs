@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -109,8 +109,11 @@ pub(crate) struct Leases {
 
 impl Leases {
     /// Loads what is on disk; damaged leases are moved to the quarantine.
-    pub(crate) fn open(dir: PathBuf) -> Result<Self, StoreError> {
-        let store = store::open(dir)?;
+    ///
+    /// `earlier` is where a release kept them for which they survived a restart of the machine: it is emptied.
+    pub(crate) fn open(dir: &Path, earlier: &Path) -> Result<Self, StoreError> {
+        let store = store::open(dir.to_owned())?;
+        store::take_over(earlier, dir)?;
         let loaded = store::load(&store, |name| name.strip_suffix(DRAINING).unwrap_or(name))?;
         let mut leases =
             Self { store, held: HashMap::new(), draining: HashMap::new(), taken: HashSet::new(), next: 0 };
@@ -312,7 +315,7 @@ mod tests {
     fn addresses_go_in_turn_and_are_free_only_after_draining() {
         let dir = tempfile::tempdir().unwrap();
         let subnets: Subnets = "10.0.0.0/29,fd00::/64".parse().unwrap();
-        let mut leases = Leases::open(dir.path().into()).unwrap();
+        let mut leases = Leases::open(dir.path(), &dir.path().join("earlier")).unwrap();
         let ips =
             |leases: &mut Leases, byte| leases.reserve(&id(byte), &[], &subnets, Mode::Routed).unwrap().ips;
         assert_eq!(ips(&mut leases, 1)[0].to_string(), "10.0.0.2");
@@ -332,13 +335,13 @@ mod tests {
     fn leases_survive_reopening_in_the_state_they_were() {
         let dir = tempfile::tempdir().unwrap();
         let subnets: Subnets = "10.0.0.0/24".parse().unwrap();
-        let mut leases = Leases::open(dir.path().join("l")).unwrap();
+        let mut leases = Leases::open(&dir.path().join("l"), &dir.path().join("earlier")).unwrap();
         let first = leases.reserve(&id(1), &[port(80, None)], &subnets, Mode::Routed).unwrap();
         leases.reserve(&id(2), &[], &subnets, Mode::Routed).unwrap();
         leases.drain(&id(2)).unwrap();
         std::fs::write(dir.path().join("l").join(id(3).as_str()), r#"{"version":9,"ips":[],"ports":[]}"#)
             .unwrap();
-        let mut leases = Leases::open(dir.path().join("l")).unwrap();
+        let mut leases = Leases::open(&dir.path().join("l"), &dir.path().join("earlier")).unwrap();
         assert_eq!(leases.get(&id(1)), Some(&first));
         assert_eq!((leases.get(&id(2)), leases.draining().len()), (None, 1));
         assert_eq!(leases.get(&id(3)), None);
@@ -347,10 +350,26 @@ mod tests {
     }
 
     #[test]
+    fn leases_of_a_release_that_kept_them_elsewhere_are_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (earlier, now) = (dir.path().join("earlier"), dir.path().join("now"));
+        let subnets: Subnets = "10.0.0.0/24".parse().unwrap();
+        let mut leases = Leases::open(&earlier, &now).unwrap();
+        let first = leases.reserve(&id(1), &[port(80, None)], &subnets, Mode::Bridge).unwrap();
+        leases.reserve(&id(2), &[], &subnets, Mode::Bridge).unwrap();
+        leases.drain(&id(2)).unwrap();
+        for _ in 0..2 {
+            let leases = Leases::open(&now, &earlier).unwrap();
+            assert_eq!((leases.get(&id(1)), leases.draining().len()), (Some(&first), 1));
+            assert!(!earlier.exists());
+        }
+    }
+
+    #[test]
     fn host_ports_belong_to_one_pod() {
         let dir = tempfile::tempdir().unwrap();
         let subnets: Subnets = "10.0.0.0/24".parse().unwrap();
-        let mut leases = Leases::open(dir.path().into()).unwrap();
+        let mut leases = Leases::open(dir.path(), &dir.path().join("earlier")).unwrap();
         let mut ask =
             |byte, ports: &[PortMapping]| leases.reserve(&id(byte), ports, &subnets, Mode::Routed).map(drop);
         ask(1, &[port(80, None), port(81, Some("10.9.9.9"))]).unwrap();

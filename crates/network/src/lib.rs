@@ -65,8 +65,10 @@ const NAMED_PODS: usize = 3;
 /// The network's directories and settings.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The directory for leases, CNI records and the pod CIDR, which survives a reboot.
+    /// CNI records and the pod CIDR. It survives a restart of the machine.
     pub state_dir: PathBuf,
+    /// Leases. It may be empty after a restart of the machine, so it is best in memory.
+    pub lease_dir: PathBuf,
     /// The directory of CNI configurations, usually `/etc/cni/net.d`.
     pub cni_conf_dir: PathBuf,
     /// The directories of CNI plugins, searched in order; usually `/opt/cni/bin`.
@@ -245,8 +247,7 @@ impl Network {
     pub fn open(config: Config) -> Result<Self, Error> {
         let settings = config.state_dir.join("settings");
         let chooser = Chooser::open(config.builtin, config.kubelet_files.clone(), settings)?;
-        let builtin =
-            builtin::BuiltinNetwork::open(&config.builtin_network, config.state_dir.join("leases"))?;
+        let builtin = builtin::BuiltinNetwork::open(&config)?;
         if let Some(cidrs) = chooser.pod_cidr() {
             match cidrs.parse() {
                 Ok(subnets) => {

@@ -74,6 +74,27 @@ pub(crate) fn open<T: Kind>(directory: PathBuf) -> Result<Records<Json<T>>, Stor
     Ok(Records::open(directory, quarantine)?)
 }
 
+/// Moves the files of a directory, which may be on another file system, to another directory unless they are there already.
+/// A directory that does not exist is empty.
+pub(crate) fn take_over(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let fail =
+        |source| StoreError::Input { operation: "take over the records in", path: from.to_owned(), source };
+    let entries = match std::fs::read_dir(from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other.map_err(fail)?,
+    };
+    for entry in entries {
+        let name = entry.map_err(fail)?.file_name();
+        if !to.join(&name).exists() {
+            let mut unfinished = name.clone();
+            unfinished.push(".new");
+            std::fs::copy(from.join(&name), to.join(&unfinished)).map_err(fail)?;
+            std::fs::rename(to.join(&unfinished), to.join(&name)).map_err(fail)?;
+        }
+    }
+    std::fs::remove_dir_all(from).map_err(fail)
+}
+
 /// All records whose name is an id once `id` has stripped it. The others are logged.
 pub(crate) fn load<T: Kind, Id: std::str::FromStr>(
     records: &Records<Json<T>>,

@@ -24,7 +24,7 @@ impl Layout {
         &self.state
     }
 
-    /// The directory for what outlives it: images, snapshots, network leases.
+    /// The directory for what outlives it: images, snapshots, results of CNI plugins.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
@@ -97,7 +97,13 @@ impl Layout {
         self.state.join("quarantine")
     }
 
-    /// The directory for network leases and for results of CNI plugins.
+    /// The directory for the leases of pods' addresses. They describe links, which end with the machine's uptime too.
+    #[must_use]
+    pub fn leases(&self) -> PathBuf {
+        self.state.join("leases")
+    }
+
+    /// The directory for results of CNI plugins, and for what is remembered of the node's network.
     #[must_use]
     pub fn network(&self) -> PathBuf {
         self.root.join("network")

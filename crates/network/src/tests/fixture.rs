@@ -36,6 +36,7 @@ impl Host {
         let dir = tempfile::tempdir().unwrap();
         let config = Config {
             state_dir: dir.path().join("state"),
+            lease_dir: dir.path().join("run/leases"),
             cni_conf_dir: dir.path().join("net.d"),
             cni_bin_dirs: vec![dir.path().join("bin")],
             cni_add_deadline: Config::ADD_DEADLINE,
@@ -51,6 +52,11 @@ impl Host {
         };
         std::fs::create_dir(dir.path().join("bin")).unwrap();
         Self { dir, config }
+    }
+
+    /// Loses what says which pods are attached.
+    pub(super) fn lose_leases(&self) {
+        std::fs::remove_dir_all(&self.config.lease_dir).unwrap();
     }
 
     pub(super) fn network(&self) -> Network {

@@ -58,7 +58,7 @@ fn an_attach_that_is_done_again_in_the_other_mode_keeps_its_address(mode: Mode) 
     assert!(!has_gateway(mode));
 }
 
-/// Records of that release do not say how pods are connected, and its bridge is in no group.
+/// Leases of that release are in another directory and do not say how pods are connected, and its bridge is in no group.
 #[test]
 fn pods_of_a_release_that_knew_bridges_alone_live_on() {
     let mut host = Host::new(Mode::Bridge);
@@ -69,7 +69,10 @@ fn pods_of_a_release_that_knew_bridges_alone_live_on() {
     pod.serve(80);
     let port = r#"{"protocol":"tcp","container_port":80,"host_port":12000,"host_ip":null}"#;
     let record = format!(r#"{{"version":1,"ips":["10.88.0.2","fd00:88::2"],"ports":[{port}]}}"#);
-    std::fs::write(host.config.state_dir.join("leases").join(pod.id.as_str()), record).unwrap();
+    host.lose_leases();
+    let leases = host.config.state_dir.join("leases");
+    std::fs::create_dir(&leases).unwrap();
+    std::fs::write(leases.join(pod.id.as_str()), record).unwrap();
     sh("ip link set wharf0 group 0");
     change(&mut host);
     let network = host.network();

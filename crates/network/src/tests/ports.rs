@@ -151,7 +151,7 @@ fn undoing_leaves_the_port_of_another_pod_alone(mode: Mode) {
     one.attach_with(&network, &[tcp(12000, 80)]).unwrap();
     // The lease is lost, and the link's alias does not mention ports.
     drop(network);
-    std::fs::remove_dir_all(host.config.state_dir.join("leases")).unwrap();
+    host.lose_leases();
     let network = host.network();
     let error = two.attach_with(&network, &[tcp(12000, 80), tcp(12001, 80)]).unwrap_err();
     assert!(error.to_string().contains("another pod has one"), "{error}");

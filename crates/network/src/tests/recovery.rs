@@ -56,7 +56,7 @@ fn everything_of_dead_pods_is_found_in_the_kernel_alone(mode: Mode) {
     dead.attach_with(&network, &[tcp(12000, 80)]).unwrap();
     let kept = live.attach_with(&network, &[tcp(13000, 80)]).unwrap();
     drop(network);
-    std::fs::remove_dir_all(&host.config.state_dir).unwrap();
+    host.lose_leases();
     let network = host.network();
     assert_eq!(network.addresses(&live.id), Some(kept), "read from the link");
     assert_eq!(network.reconcile(&HashSet::from([live.id.clone()])), 1);
@@ -85,7 +85,7 @@ fn a_link_whose_label_is_missing_is_removed_unless_a_lease_has_its_name(mode: Mo
     sh(&format!("ip link set {name} alias ''"));
     assert_eq!(host.network().reconcile(&HashSet::from([pod.id.clone()])), 0);
     assert_eq!(pod_links().len(), 1);
-    std::fs::remove_dir_all(&host.config.state_dir).unwrap();
+    host.lose_leases();
     host.network().reconcile(&HashSet::new());
     assert!(pod_links().is_empty());
 }
@@ -174,16 +174,19 @@ fn damaged_state_is_set_aside(mode: Mode) {
     let host = Host::new(mode);
     drop(host.network());
     for file in [
-        format!("leases/{}", id(1)),
-        "leases/x".into(),
-        format!("cni/{}.json", id(2)),
-        "settings/pod-cidr".into(),
+        format!("run/leases/{}", id(1)),
+        "run/leases/x".into(),
+        format!("state/cni/{}.json", id(2)),
+        "state/settings/pod-cidr".into(),
     ] {
-        std::fs::write(host.config.state_dir.join(file), "\0\0\0").unwrap();
+        std::fs::write(host.dir.path().join(file), "\0\0\0").unwrap();
     }
     let network = host.network();
     assert!(network.readiness().ready);
-    assert_eq!(std::fs::read_dir(host.config.state_dir.join("quarantine")).unwrap().count(), 4);
+    for directory in ["run", "state"] {
+        let quarantine = host.dir.path().join(directory).join("quarantine");
+        assert_eq!(std::fs::read_dir(quarantine).unwrap().count(), 2);
+    }
     Pod::new(1).attach(&network).unwrap();
 }
 
