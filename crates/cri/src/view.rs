@@ -1,4 +1,4 @@
-//! Pods, containers and events in the CRI's messages, made of facts alone.
+//! Pods, containers and events as messages of the CRI, made from facts alone.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub(crate) fn pod_item(pod: &PodFacts) -> PodSandbox {
     }
 }
 
-/// What a pod and its containers were made of, the containers in their order.
+/// The requests with which a pod and its containers were made, the containers in their order.
 pub(crate) fn pod_request(pod: &PodFacts, mut containers: Vec<ContainerFacts>) -> PodRequest {
     containers.sort_by_key(|container| container.record.created_at_ns);
     let request = |container: ContainerFacts| ContainerRequest {
@@ -46,7 +46,7 @@ pub(crate) fn pod_request(pod: &PodFacts, mut containers: Vec<ContainerFacts>) -
     }
 }
 
-/// The answer of `PodSandboxStatus`.
+/// The response to `PodSandboxStatus`.
 pub(crate) fn pod_status(pod: &PodFacts) -> PodSandboxStatus {
     let mut ips = pod.ips.iter().map(ToString::to_string);
     let network = (!pod.is_host_network()).then(|| PodSandboxNetworkStatus {
@@ -92,7 +92,7 @@ fn state(state: &ContainerState) -> v1::ContainerState {
     }
 }
 
-/// The answer of `ContainerStatus`.
+/// The response to `ContainerStatus`.
 pub(crate) fn container_status(container: ContainerFacts) -> ContainerStatus {
     let stop_signal = container.stop_signal().into();
     let ContainerFacts { id, state: now, record, log_path, .. } = container;
@@ -127,7 +127,7 @@ pub(crate) fn container_status(container: ContainerFacts) -> ContainerStatus {
     }
 }
 
-/// When it was started and when it ended; 0 for what has not happened.
+/// When it was started and when it exited; 0 for what has not happened.
 fn times(state: &ContainerState) -> (i64, i64) {
     match state {
         ContainerState::Created => (0, 0),
@@ -136,7 +136,7 @@ fn times(state: &ContainerState) -> (i64, i64) {
     }
 }
 
-/// How a container ended; all empty if it has not.
+/// How a container exited; all fields are empty if it has not.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct End {
     code: i32,
@@ -151,7 +151,7 @@ impl End {
     }
 }
 
-/// The image by the name that the pod's author gave it, where a kubelet tells that.
+/// The image under the name that the pod's author used, if the kubelet sent it.
 fn shown(image: ImageSpec) -> ImageSpec {
     match image.user_specified_image.is_empty() {
         true => image,
@@ -159,8 +159,8 @@ fn shown(image: ImageSpec) -> ImageSpec {
     }
 }
 
-/// The statuses of a pod's containers, the newest first: a kubelet that gets them with their pod takes the first of a name
-/// for the one that counts.
+/// The statuses of a pod's containers, newest first: a kubelet that gets them with their pod uses the first of each
+/// name.
 pub(crate) fn container_statuses(
     containers: impl IntoIterator<Item = ContainerFacts>,
 ) -> Vec<ContainerStatus> {
@@ -169,7 +169,7 @@ pub(crate) fn container_statuses(
     statuses
 }
 
-/// What `GetContainerEvents` tells.
+/// A message of `GetContainerEvents`.
 pub(crate) fn event(event: Event) -> ContainerEventResponse {
     ContainerEventResponse {
         container_id: event.id,
@@ -180,7 +180,7 @@ pub(crate) fn event(event: Event) -> ContainerEventResponse {
     }
 }
 
-/// What a verbose status of a container adds: the values that tools read, in the places where they look.
+/// The additions of a verbose container status: the values that tools read, where they look for them.
 pub(crate) fn container_info(container: &Container, spec: Value) -> BTreeMap<String, String> {
     let id = container.pod_id().as_str();
     let mut info = info(&json!({ "sandboxID": id, "pid": container.pid(), "runtimeSpec": spec }));
@@ -188,8 +188,8 @@ pub(crate) fn container_info(container: &Container, spec: Value) -> BTreeMap<Str
     info
 }
 
-/// What a verbose status of a pod adds, likewise. The process is one that is in the pod's namespaces, as tools enter them
-/// by it; never the supervisor, which is in the host's.
+/// The additions of a verbose pod status. The pid is that of a process in the pod's namespaces, because tools enter the
+/// namespaces through it. It is never the supervisor's, which is in the host's.
 pub(crate) fn pod_info(pod: &Pod, namespaces: Vec<Value>) -> BTreeMap<String, String> {
     let pids = pod.containers().into_iter().map(|container| container.pid());
     let pid = pids.into_iter().find(|&pid| pid != 0).unwrap_or(0);

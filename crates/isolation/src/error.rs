@@ -1,4 +1,4 @@
-//! Why a container could not be made: the stage, and what the kernel said of which thing.
+//! Why a container could not be made: the stage, the object and the kernel's error.
 
 use nix::errno::Errno;
 use wharf_types::failure::named;
@@ -9,12 +9,12 @@ use crate::birth;
 /// A failed stage.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A stage that depends on the kernel alone.
+    /// A stage that depends only on the kernel.
     #[error("{stage} failed")]
     Stage {
-        /// What was being done.
+        /// The stage.
         stage: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: wharf_sys::Error,
     },
@@ -25,7 +25,7 @@ pub enum Error {
         what: String,
         /// Where in the container.
         target: String,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: wharf_sys::Error,
     },
@@ -34,7 +34,7 @@ pub enum Error {
     HostPath {
         /// The path.
         path: String,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: wharf_sys::Error,
     },
@@ -45,7 +45,7 @@ pub enum Error {
         what: &'static str,
         /// The path.
         path: String,
-        /// What the kernel said.
+        /// The kernel's error.
         #[source]
         source: wharf_sys::Error,
     },
@@ -54,12 +54,12 @@ pub enum Error {
     Identity {
         /// `user` or `group`.
         what: &'static str,
-        /// What was asked for.
+        /// The name or number in the request.
         name: String,
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// The plan cannot be understood.
+    /// The plan cannot be decoded.
     #[error("the plan has a bad part: {problem}")]
     Plan {
         /// What is wrong with it.
@@ -70,7 +70,7 @@ pub enum Error {
     Exec {
         /// The first argument.
         program: String,
-        /// What the kernel said, for people.
+        /// The kernel's error, in words for people.
         reason: &'static str,
     },
 }
@@ -93,14 +93,14 @@ impl Failure for Error {
 }
 
 impl Error {
-    /// The whole chain as one line.
+    /// The error with all its causes on one line.
     #[must_use]
     pub fn line(&self) -> String {
         wharf_types::chain(self)
     }
 }
 
-/// Names the stage of a system call's failure, which names the call and its arguments itself.
+/// Adds the stage to a system call's error, which itself names the call and its arguments.
 pub(crate) trait Stage<T> {
     fn stage(self, stage: &'static str) -> Result<T, Error>;
 }

@@ -1,13 +1,14 @@
-//! One container's isolation: a [`Plan`] (plain data, every choice taken) and what the container's first process does
-//! with it between clone and exec.
+//! The isolation of one container: a [`Plan`] (plain data, with every choice made) and what the container's first
+//! process does with it between clone and exec.
 //!
-//! The order of [`create`] is the order of safety. Everything of the host that is needed is opened first, by path;
-//! from the moment the root file system exists, everything in it is reached by descriptor, below the root's own, and
-//! no link leads out. Namespaces come first, rights are given up late, and the program is executed only when the
-//! supervisor says so. A second process ([`join`]) enters by the first one's descriptor. Whoever would be seen by other
-//! processes of a container is born there last (`birth`): none of them ever sees one that has anything of the host.
+//! The order of [`create`] is what makes it safe. Everything of the host that is needed is opened first, by path. From
+//! the moment the root file system exists, everything in it is reached through descriptors below its root, and no link
+//! leads out. Namespaces come first, rights are given up late, and the program is executed only when the supervisor
+//! says so. A further process ([`join`]) enters through the descriptor of the first. A process that others in a
+//! container could see enters the container's PID namespace last (`birth`), so that none of them ever sees a process
+//! that has anything of the host.
 //!
-//! This crate knows no CRI, no OCI and no daemon; it runs in a child of the single-threaded supervisor.
+//! This crate knows neither the CRI nor OCI nor the daemon. It runs in a child of the single-threaded supervisor.
 
 mod birth;
 mod confine;

@@ -1,13 +1,13 @@
-//! The plan: what is done to make one container. Only numbers, names and paths are left; no choice.
+//! The plan: what is done to make one container. It has only numbers, names and paths, and leaves no choice.
 
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};
 use wharf_types::{ContainerId, ContainerPath, HostPath};
 
-/// Everything needed to make one container and to execute its program.
+/// Everything that is needed to make one container and to execute its program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// Which container.
+    /// The container's id.
     pub container: ContainerId,
     /// Its root file system.
     pub rootfs: Rootfs,
@@ -15,9 +15,9 @@ pub struct Plan {
     pub namespaces: Namespaces,
     /// Its cgroup.
     pub cgroup: CgroupPlan,
-    /// What is mounted, in this order.
+    /// Its mounts, in order.
     pub mounts: Vec<MountPlan>,
-    /// Nodes made in its `/dev`.
+    /// The device nodes in its `/dev`.
     pub devices: Vec<DeviceNode>,
     /// Paths that read as empty.
     pub masked_paths: Vec<ContainerPath>,
@@ -29,8 +29,8 @@ pub struct Plan {
     pub stdio: Stdio,
 }
 
-/// What the supervisor has to know of a plan, which it keeps as long as the container lives. The rest is for the container's
-/// first process alone, which reads it in memory of its own.
+/// The part of a plan that the supervisor keeps as long as the container lives. The rest is only for the container's
+/// first process, which decodes it in its own memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outline {
     /// Which container.
@@ -39,7 +39,7 @@ pub struct Outline {
     pub namespaces: Namespaces,
     /// Its cgroup.
     pub cgroup: CgroupPlan,
-    /// Its program, and whatever else is executed in it.
+    /// The container's program, also the basis of other commands executed in it.
     pub process: Process,
     /// Where its input and output go.
     pub stdio: Stdio,
@@ -50,16 +50,16 @@ pub struct Outline {
 pub struct Rootfs {
     /// Layers, topmost first.
     pub lowers: Vec<HostPath>,
-    /// What the container writes.
+    /// The container's writable layer.
     pub upper: HostPath,
-    /// Overlay's scratch directory beside `upper`.
+    /// Overlayfs's work directory beside `upper`.
     pub work: HostPath,
-    /// Whether the container may not write its root.
+    /// Whether the root file system is read-only.
     pub read_only: bool,
 }
 
-/// Which namespaces the container's processes are in. `None` is the host's. Those of the pod are joined by the descriptors
-/// of a [`PodNamespaces`]; the paths are for people, and for supervisors of an earlier release.
+/// The namespaces of the container's processes; `None` is the host's. Those of the pod are joined through the
+/// descriptors of a [`PodNamespaces`]. The paths are only for people and for supervisors of an earlier release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespaces {
     /// The pod's network namespace.
@@ -74,27 +74,27 @@ pub struct Namespaces {
     pub cgroup: bool,
 }
 
-/// Which PID namespace the container's processes are in.
+/// The PID namespace of the container's processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PidNamespace {
     /// Its own.
     Container,
-    /// The pod's, whose first process is the pod's reaper.
+    /// The pod's, whose first process is the reaper.
     Pod,
     /// The host's.
     Host,
-    /// That of another container of the pod.
+    /// That of another container in the pod.
     Target(ContainerId),
 }
 
-/// How the container's processes get into its cgroup, and how all of them are reached.
+/// How the container's processes enter its cgroup, and how all of them are reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupPlan {
-    /// A v2 directory that the first process is cloned into.
+    /// The unified directory into which the first process is cloned.
     pub directory: Option<HostPath>,
-    /// `tasks` files of v1 hierarchies that a process writes itself into.
+    /// The `tasks` files of v1 hierarchies to which a process writes itself.
     pub entries: Vec<HostPath>,
-    /// The directory whose `cgroup.kill`, or else `cgroup.procs`, reaches every process.
+    /// The directory whose `cgroup.kill`, or `cgroup.procs` if there is none, reaches every process.
     pub kill_directory: HostPath,
     /// The file with the `oom_kill` counter.
     pub oom_file: Option<HostPath>,
@@ -103,13 +103,13 @@ pub struct CgroupPlan {
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountPlan {
-    /// Where, as the container sees it.
+    /// The mount point, as the container sees it.
     pub target: ContainerPath,
-    /// What.
+    /// What is mounted.
     pub source: Source,
-    /// What the mount forbids.
+    /// The mount attributes.
     pub attributes: Attributes,
-    /// Whether mounts below a bound tree are read-only too.
+    /// Whether mounts below a bound tree are also read-only.
     pub recursive_read_only: bool,
     /// How later mounts propagate.
     pub propagation: Propagation,
@@ -118,16 +118,16 @@ pub struct MountPlan {
 /// What is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A file or directory of the host with all mounts below it.
+    /// A file or directory of the host, with all mounts below it.
     Tree(HostPath),
-    /// A file or directory of the host alone.
+    /// A file or directory of the host, without the mounts below it.
     Single(HostPath),
-    /// A file or directory of the pod's own file system, by the last component of its path. The whole path is for people,
-    /// and for supervisors of an earlier release.
+    /// A file or directory in the pod's own file system, named by the last component of its path. The whole path is
+    /// only for people and for supervisors of an earlier release.
     OfPod(HostPath),
-    /// An empty directory of the host alone, which gets first what the root file system has at the target.
+    /// An empty directory of the host, which first gets what the root file system has at the mount point.
     Volume(HostPath),
-    /// A new file system of a type, with options; an empty value is a flag.
+    /// A new file system with options; an option with an empty value is a flag.
     Filesystem {
         /// `proc`, `sysfs`, `tmpfs`, `devpts`, `mqueue`, `cgroup2`.
         kind: String,
@@ -139,7 +139,7 @@ pub enum Source {
 /// A device node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceNode {
-    /// Where, as the container sees it.
+    /// Its path, as the container sees it.
     pub path: ContainerPath,
     /// `S_IFCHR` or `S_IFBLK`.
     pub kind: u32,
@@ -155,7 +155,7 @@ pub struct DeviceNode {
     pub gid: u32,
 }
 
-/// A program and the rights it has.
+/// A program and its rights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
     /// The program and its arguments; never empty.
@@ -164,30 +164,30 @@ pub struct Process {
     pub env: Vec<Vec<u8>>,
     /// The working directory, made if it is missing.
     pub cwd: ContainerPath,
-    /// Who it runs as.
+    /// The user who runs it.
     pub user: User,
     /// Its capabilities.
     pub capabilities: Capabilities,
-    /// Whether set-user-ID bits and file capabilities have no effect.
+    /// Whether set-user-ID bits and file capabilities are ignored.
     pub no_new_privileges: bool,
     /// Resource limits to set.
     pub limits: Vec<Limit>,
-    /// Its score for the out-of-memory killer, if it is to be set.
+    /// Its `oom_score_adj`, if it is to be set.
     pub oom_score_adj: Option<i32>,
-    /// A seccomp program, 8 bytes an instruction; empty for none.
+    /// A seccomp program, 8 bytes per instruction; empty for none.
     pub seccomp: Vec<u8>,
-    /// Flags of seccomp(2).
+    /// The flags for seccomp(2).
     pub seccomp_flags: u32,
 }
 
-/// Who a process runs as, before the root file system's own files are asked.
+/// The user of a process, before it is resolved with the files of the root file system.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct User {
-    /// A number or a name; empty is root.
+    /// A number or a name; empty means root.
     pub user: String,
-    /// A number or a name; empty is the user's own group.
+    /// A number or a name; empty means the user's primary group.
     pub group: String,
-    /// Groups beside.
+    /// Additional groups.
     pub additional_groups: Vec<u32>,
     /// Whether the groups that the image gives the user are left out.
     pub strict: bool,
@@ -198,18 +198,18 @@ pub struct User {
 pub struct Limit {
     /// `RLIMIT_*`.
     pub resource: u32,
-    /// The soft half.
+    /// The soft limit.
     pub soft: u64,
-    /// The hard half.
+    /// The hard limit.
     pub hard: u64,
 }
 
-/// Where input and output of the container go.
+/// Where the container's input and output go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stdio {
     /// The log, if there is one.
     pub log: Option<LogFile>,
-    /// What its input is.
+    /// What its standard input is.
     pub input: Input,
     /// Whether it has a terminal.
     pub terminal: bool,
@@ -222,11 +222,11 @@ pub enum Input {
     Empty,
     /// What attached clients send; it stays open.
     Kept,
-    /// What one attached client sends; it ends with that client's.
+    /// What one attached client sends; it ends when that client's input does.
     Once,
 }
 
-/// A log file by directory and the name below it, so that no link leads elsewhere.
+/// A log file, as a directory and a name below it, so that no link leads elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFile {
     /// The pod's log directory.

@@ -1,4 +1,4 @@
-//! The plan on the wire: conversion by hand, both ways.
+//! The plan on the wire: conversions in both directions, written by hand.
 
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};
@@ -97,7 +97,7 @@ fn mount_out(mount: &MountPlan) -> v1::Mount {
         attributes: mount.attributes.bits(),
         recursive_read_only: mount.recursive_read_only,
         propagation: propagation.into(),
-        // An earlier release knows no better: it binds the pod's files by path.
+        // Supervisors of an earlier release bind the pod's files by path.
         single: matches!(mount.source, Source::Single(_) | Source::OfPod(_)),
         volume: matches!(mount.source, Source::Volume(_)),
         of_pod: matches!(mount.source, Source::OfPod(_)),
@@ -159,7 +159,7 @@ impl Plan {
 }
 
 impl Outline {
-    /// Decodes what the supervisor has to know of a plan.
+    /// Decodes the part of a plan that the supervisor keeps.
     ///
     /// # Errors
     /// [`Error::Plan`].
@@ -170,7 +170,7 @@ impl Outline {
 }
 
 impl TryFrom<v1::Plan> for Plan {
-    /// What could not be understood.
+    /// What could not be parsed.
     type Error = String;
 
     fn try_from(plan: v1::Plan) -> Result<Self, String> {

@@ -29,7 +29,7 @@ mod rig;
 
 use rig::{host, inner, mount, plan, pod};
 
-/// One test: what it is called, and what it does.
+/// A test: its name and its function.
 type Case = (&'static str, fn(&SingleThreaded));
 
 const CASES: [Case; 12] = [
@@ -62,23 +62,23 @@ fn namespaces(mounts: &OwnedFd) -> PodNamespaces<'_> {
     PodNamespaces { net: None, ipc: None, uts: None, mounts: mounts.as_fd() }
 }
 
-/// What becomes of a container or command.
+/// The outcome of a container or a command.
 #[derive(Debug)]
 struct Outcome {
     ended: Ended,
     output: String,
-    /// What it says if it fails.
+    /// The message if it failed.
     failure: Option<(ErrorKind, String)>,
 }
 
-/// A child on its way, and the supervisor's ends.
+/// A running child, and the supervisor's ends.
 struct Running {
     process: OwnedFd,
     line: OwnedFd,
     output: OwnedFd,
 }
 
-/// Makes a child in a PID namespace of its own, or for that of others in this one's.
+/// Makes a child in a PID namespace of its own, or in this one for the namespace of others.
 fn child(witness: &SingleThreaded, place: Place<'_>, body: impl FnOnce(&Streams, Origin<'_>)) -> Running {
     let (line, theirs) = socket::pair().unwrap();
     let (output, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).unwrap();
@@ -96,7 +96,7 @@ fn child(witness: &SingleThreaded, place: Place<'_>, body: impl FnOnce(&Streams,
 }
 
 impl Running {
-    /// Follows the reports to their end, and the program to its own.
+    /// Follows the reports to their end, and the program to its exit.
     fn finish(mut self) -> Outcome {
         let mut failure = None;
         loop {
@@ -120,7 +120,7 @@ impl Running {
     }
 }
 
-/// Runs a container to its end.
+/// Runs a container until it exits.
 fn ran(witness: &SingleThreaded, script: &str, change: impl FnOnce(&Path, &mut Plan)) -> Outcome {
     let directory = tempfile::tempdir().unwrap();
     let mut plan = plan(directory.path(), script);
@@ -156,7 +156,7 @@ fn a_program_runs_in_its_root_with_what_it_was_given(witness: &SingleThreaded) {
         "echo $$ $0 $KEY $HOME; pwd; echo /*; umask; readlink /proc/self/fd/0; ls -A /proc/self/fd | wc -l";
     let outcome = ran(witness, script, |_directory, _plan| {});
     let root = "/bin /dev /etc /lib /lib64 /new /proc /sbin /usr";
-    // The three, and the directory that is listed.
+    // The three streams, and the directory that is being listed.
     says(&outcome, &format!("1 sh value /\n/new/directory\n{root}\n0022\n/dev/null\n4"));
 }
 

@@ -18,33 +18,33 @@ use crate::lock::{Mutex, RwLock};
 use crate::pod::Pod;
 use crate::stages::{Stage, Stages};
 
-/// What is said of an end that nobody saw.
+/// The message of an end that nobody saw.
 const UNSEEN: &str = "its supervisor died, or did not answer, and nobody saw how it ended";
-/// What is said of a start that nobody said more of.
+/// The message of a failed start without another explanation.
 const UNSTARTED: &str = "the call that started it gave up before its program was executed";
 
-/// A container. Its state is watched: whoever waits for its end waits here.
+/// A container. Its state is a watch channel, on which callers wait for its end.
 #[derive(Debug)]
 pub struct Container {
     id: ContainerId,
     pod: PodId,
-    /// The request and what was resolved of it; limits change with updates.
+    /// The request, and what was resolved from it; updates change the limits.
     record: RwLock<ContainerRecord>,
-    /// `None` while nobody knows: an earlier daemon left the container, and its supervisor has not answered yet.
+    /// `None` while it is unknown: an earlier daemon left the container, and its supervisor has not responded yet.
     state: watch::Sender<Option<ContainerState>>,
     cgroup: Option<Cgroup>,
     pid: AtomicI32,
     meter: Mutex<Meter>,
     log_path: String,
-    /// Held by a change of the container, so that changes come one after the other. See `lock` for the order.
+    /// Held by a change of the container, so that changes come one after another. See `lock` for the order.
     changing: tokio::sync::Mutex<()>,
     making_of: Stages,
     /// Keeps the image's layers while they may be mounted.
     _layers: Layers,
 }
 
-/// Layers that are kept; what no image needs any more goes with the last container. To let them go may mean to wait for
-/// the disk, which no task should do that happens to be the last to know the container.
+/// Leased layers. A layer that no image needs any more is removed with its last container. Releasing a lease may mean
+/// waiting for the disk, which must not happen in the task that happens to drop the container last.
 #[derive(Debug)]
 pub(crate) struct Layers(Option<(LayerLease, Arc<Store>)>);
 
@@ -68,7 +68,7 @@ impl Drop for Layers {
 }
 
 impl Container {
-    /// One that was just made.
+    /// A container that was just created.
     pub(crate) fn created(
         pod: &Pod,
         id: ContainerId,
@@ -79,7 +79,8 @@ impl Container {
         Self::new(pod, id, record, Some(ContainerState::Created), (Some(cgroup), layers))
     }
 
-    /// One that an earlier daemon left: as ended, if that is on disk; else nobody knows until its supervisor tells.
+    /// A container that an earlier daemon left. It has exited if its exit record is on disk; otherwise its state is
+    /// unknown until its supervisor reports it.
     pub(crate) fn found(
         pod: &Pod,
         id: ContainerId,
@@ -135,7 +136,7 @@ impl Container {
         &self.making_of
     }
 
-    /// The id.
+    /// Its id.
     #[must_use]
     pub fn id(&self) -> &ContainerId {
         &self.id
@@ -147,7 +148,7 @@ impl Container {
         &self.pod
     }
 
-    /// Waits for the turn to change it, and takes it. See `lock` for the order.
+    /// Waits for its turn to change the container. See `lock` for the order.
     pub(crate) async fn change(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.changing.lock().await
     }
@@ -161,7 +162,7 @@ impl Container {
         self.meter.lock()
     }
 
-    /// How it stands now.
+    /// The facts about it at this moment.
     #[must_use]
     pub fn facts(&self) -> ContainerFacts {
         ContainerFacts {
@@ -173,28 +174,28 @@ impl Container {
         }
     }
 
-    /// What is taken from its request, which as a whole is large.
+    /// Takes something from its request, which is large as a whole.
     pub fn with_config<T>(&self, take: impl FnOnce(&ContainerConfig) -> T) -> T {
         self.with_record(|record| take(&record.config))
     }
 
-    /// Its image, by digest where there is one.
+    /// Its image, by digest if that is known.
     #[must_use]
     pub fn image_ref(&self) -> String {
         self.with_record(|record| record.image_ref.clone())
     }
 
-    /// The error of a call that it is in the wrong state for.
+    /// The error of a call for which it is in the wrong state.
     pub(crate) fn is(&self, state: &'static str) -> Error {
         Error::State { what: "container", id: self.id.to_string(), state }
     }
 
-    /// The state, if anybody knows it. Who decides by it asks [`Pod::state_of`].
+    /// The state, if it is known. Code that decides by it calls [`Pod::state_of`].
     pub(crate) fn known(&self) -> Option<ContainerState> {
         self.state.borrow().clone()
     }
 
-    /// The state for lists: one that nobody knows is shown as running, so that nobody starts another in its place.
+    /// The state for lists. An unknown one is shown as running, so that nobody starts another container in its place.
     #[must_use]
     pub fn shown(&self) -> ContainerState {
         let guess =
@@ -202,7 +203,7 @@ impl Container {
         self.known().unwrap_or_else(guess)
     }
 
-    /// Whether its first process is known to be gone.
+    /// Whether its first process is known to have exited.
     #[must_use]
     pub fn is_exited(&self) -> bool {
         matches!(*self.state.borrow(), Some(ContainerState::Exited { .. }))
@@ -212,12 +213,12 @@ impl Container {
         self.with_record(ContainerRecord::clone)
     }
 
-    /// What is taken from the record, which as a whole is large.
+    /// Takes something from the record, which is large as a whole.
     pub(crate) fn with_record<T>(&self, take: impl FnOnce(&ContainerRecord) -> T) -> T {
         take(&self.record.read())
     }
 
-    /// Changes the record in memory; returns it as it is then, to be saved.
+    /// Changes the record in memory, and returns the result for saving.
     pub(crate) fn change_record(&self, change: impl FnOnce(&mut ContainerRecord)) -> ContainerRecord {
         let mut record = self.record.write();
         change(&mut record);
@@ -228,13 +229,13 @@ impl Container {
         self.pid.store(pid, Ordering::Relaxed);
     }
 
-    /// The number of the first process; 0 once that has ended, since it may be another's then.
+    /// The pid of its first process; 0 once that has exited, because the pid may belong to another process.
     #[must_use]
     pub fn pid(&self) -> i32 {
         if self.is_exited() { 0 } else { self.pid.load(Ordering::Relaxed) }
     }
 
-    /// How it ended; lost as long as it has not.
+    /// How it ended; `Lost` until it has.
     pub(crate) fn exit(&self) -> Exit {
         match *self.state.borrow() {
             Some(ContainerState::Exited { exit, .. }) => exit,
@@ -242,12 +243,12 @@ impl Container {
         }
     }
 
-    /// Waits until the first process is gone.
+    /// Waits until its first process has exited.
     pub(crate) async fn exited(&self) {
         self.until(|state| matches!(state, ContainerState::Exited { .. })).await;
     }
 
-    /// Waits until somebody knows whether it was started; whether it was.
+    /// Waits until it is known whether it was started, and returns that.
     pub(crate) async fn was_started(&self) -> bool {
         self.until(|_any| true).await;
         self.known() != Some(ContainerState::Created)
@@ -255,11 +256,12 @@ impl Container {
 
     async fn until(&self, is_it: impl Fn(&ContainerState) -> bool) {
         let mut states = self.state.subscribe();
-        // The sender is this container's own, so it lives as long as the wait.
+        // The sender belongs to this container, so it lives as long as the wait.
         drop(states.wait_for(|state| state.as_ref().is_some_and(&is_it)).await);
     }
 
-    /// Takes note of a start; false if it is not news: where nobody knew the state, an earlier daemon has told of it.
+    /// Notes a start; returns false if it is not news. If the state was unknown, an earlier daemon has reported the
+    /// start.
     pub(crate) fn note_start(&self, started_at_ns: i64) -> bool {
         let mut is_news = false;
         self.state.send_if_modified(|state| {
@@ -273,7 +275,7 @@ impl Container {
         is_news
     }
 
-    /// Takes note that it has not been started, where nobody knew.
+    /// Notes that it has not been started, if that was unknown.
     pub(crate) fn note_created(&self) {
         self.state.send_if_modified(|state| {
             let changes = state.is_none();
@@ -282,7 +284,8 @@ impl Container {
         });
     }
 
-    /// Takes note of an exit; false if it is not news. Who saw the end tells more than who only found the process gone.
+    /// Notes an exit; returns false if it is not news. A report of the exit itself says more than the discovery that
+    /// the process is gone.
     pub(crate) fn note_exit(&self, ExitRecord { exit, started_at_ns, finished_at_ns }: ExitRecord) -> bool {
         let message = self.with_record(|record| explanation(exit, record));
         self.state.send_if_modified(|state| {
@@ -301,7 +304,7 @@ impl Container {
         })
     }
 
-    /// Gives an exit the message of the record: one of a program that did not start may be noted before it is known why.
+    /// Adds the record's message to an exit: the exit of a program that did not start may be noted before its reason.
     pub(crate) fn explain_exit(&self) {
         let why = self.record().message;
         self.state.send_if_modified(|state| match state {
@@ -314,10 +317,10 @@ impl Container {
     }
 }
 
-/// A container with the pod it is in.
+/// A container, with the pod that it is in.
 pub(crate) type InPod = (Arc<Pod>, Arc<Container>);
 
-/// Why a container ended so, where the end itself does not tell.
+/// Why a container ended, if the exit itself does not say it.
 fn explanation(exit: Exit, record: &ContainerRecord) -> String {
     match exit {
         _ if !record.message.is_empty() => record.message.clone(),
@@ -327,7 +330,7 @@ fn explanation(exit: Exit, record: &ContainerRecord) -> String {
     }
 }
 
-/// Where its log is; nowhere, if either part is empty.
+/// The path of a log; empty if either part is.
 fn log_path(directory: &str, name: &str) -> String {
     if directory.is_empty() || name.is_empty() {
         return String::new();
@@ -337,13 +340,13 @@ fn log_path(directory: &str, name: &str) -> String {
 
 #[cfg(test)]
 impl Container {
-    /// One without anything that the kernel or a disk has of it.
+    /// A container without a cgroup and without anything on disk.
     pub(crate) fn bare(pod: &Pod, byte: u8, record: ContainerRecord) -> Self {
         let id = ContainerId::from_random([byte; 32]);
         Self::new(pod, id, record, Some(ContainerState::Created), (None, Layers(None)))
     }
 
-    /// One that an earlier daemon left, whose supervisor has not answered.
+    /// A container that an earlier daemon left and whose supervisor has not responded.
     pub(crate) fn unknown(pod: &Pod, byte: u8) -> Self {
         let id = ContainerId::from_random([byte; 32]);
         Self::found(pod, id, ContainerRecord::default(), None, (None, Layers(None)))

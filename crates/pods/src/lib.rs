@@ -1,9 +1,9 @@
-//! Pods and their containers: what the CRI asks for, done in tasks of its own and remembered.
+//! Pods and their containers: what the CRI requests, done in separate tasks and remembered.
 //!
-//! [`Engine`] holds all pods in memory; lists, statuses and statistics are served from there. A change runs in a task
-//! that a caller's cancellation does not end, one after the other for one pod. Before the first side effect of a pod a
-//! record of it is on disk, so that a new daemon finds what an old one made (`recovery`). The kernel is the truth: a
-//! container runs if its supervisor says so, a pod is ready if its supervisor is there.
+//! [`Engine`] has all pods in memory and answers lists, statuses and statistics from there. A change runs in a task
+//! that a caller's cancellation does not end; changes of one pod run one after another. A pod's record is on disk
+//! before the first side effect for it, so that a new daemon finds what an old one made (`recovery`). The kernel is the
+//! truth: a container runs if its supervisor says so, and a pod is ready if its supervisor exists.
 
 mod container;
 mod engine;

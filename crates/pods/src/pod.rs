@@ -17,20 +17,20 @@ use crate::facts::{PodFacts, namespaces};
 use crate::lock::{Mutex, RwLock};
 use crate::stages::{Stage, Stages};
 
-/// A pod. What a list or status needs is here; the change in flight holds `changing`.
+/// A pod. Everything that lists and statuses need is here; a change in flight holds `changing`.
 #[derive(Debug)]
 pub struct Pod {
     id: PodId,
     config: Arc<PodSandboxConfig>,
     handler: String,
     created_at_ns: i64,
-    /// Held by a change of the pod as a whole, so that changes come one after the other.
+    /// Held by a change of the whole pod, so that changes come one after another.
     changing: tokio::sync::Mutex<()>,
     state: RwLock<State>,
     containers: RwLock<BTreeMap<ContainerId, Arc<Container>>>,
-    /// Who waits for the end of which command.
+    /// The callers that wait for the exit of a command.
     execs: Waiters<Exit>,
-    /// Who is attached, and is told if it did not keep up.
+    /// The attached clients, which are told if they did not keep up.
     attached: Waiters<()>,
     network_stats: Mutex<Option<StatsSocket>>,
     /// Its namespaces, until its supervisor holds them.
@@ -39,25 +39,25 @@ pub struct Pod {
     link: Links,
     supervisor: Mutex<Option<Process>>,
     making: Mutex<Option<Making>>,
-    /// Held while something happens and is told, so that what is told comes in order.
+    /// Held while something happens and is reported, so that reports are in order.
     telling: Mutex<()>,
     /// Containers whose records cannot be read, now or by this release: they are left alone.
     strangers: Mutex<BTreeSet<ContainerId>>,
     making_of: Stages,
 }
 
-/// The container that is being made: at most one, since that is a change of the pod.
+/// The container that is being made. There is at most one, because making it is a change of the pod.
 #[derive(Debug)]
 pub(crate) struct Making {
     pub(crate) id: ContainerId,
-    /// Its end, if it was told before the container was known.
+    /// Its exit, if it was reported before the container was known.
     pub(crate) exit: Option<ExitRecord>,
 }
 
-/// What changes in a pod's life.
+/// The state of a pod that changes.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    /// Whether everything is set up, and nothing was taken down.
+    /// Whether everything has been set up and nothing torn down.
     pub(crate) ready: bool,
     pub(crate) ips: Vec<std::net::IpAddr>,
 }
@@ -86,7 +86,7 @@ impl Pod {
         }
     }
 
-    /// The id.
+    /// Its id.
     #[must_use]
     pub fn id(&self) -> &PodId {
         &self.id
@@ -98,7 +98,7 @@ impl Pod {
         &self.config
     }
 
-    /// How it stands now.
+    /// The facts about it at this moment.
     #[must_use]
     pub fn facts(&self) -> PodFacts {
         PodFacts {
@@ -111,17 +111,17 @@ impl Pod {
         }
     }
 
-    /// The runtime handler that it was asked for by.
+    /// The runtime handler in its request.
     pub(crate) fn handler(&self) -> &str {
         &self.handler
     }
 
-    /// Nanoseconds since the epoch; no other pod has the same.
+    /// Its creation time, in nanoseconds since the epoch; no other pod has the same.
     pub(crate) fn created_at_ns(&self) -> i64 {
         self.created_at_ns
     }
 
-    /// Waits for the turn to change the pod as a whole, and takes it. See `lock` for the order.
+    /// Waits for its turn to change the whole pod. See `lock` for the order.
     pub(crate) async fn change(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.changing.lock().await
     }
@@ -137,17 +137,17 @@ impl Pod {
         &self.making_of
     }
 
-    /// How it is connected to its supervisor.
+    /// Its connection to its supervisor.
     pub(crate) fn link(&self) -> &Links {
         &self.link
     }
 
-    /// Who waits for the end of which command.
+    /// The callers that wait for the exit of a command.
     pub(crate) fn execs(&self) -> &Waiters<Exit> {
         &self.execs
     }
 
-    /// Who is attached, and is told if it did not keep up.
+    /// The attached clients, which are told if they did not keep up.
     pub(crate) fn attached(&self) -> &Waiters<()> {
         &self.attached
     }
@@ -156,18 +156,18 @@ impl Pod {
         self.meter.lock()
     }
 
-    /// A container's record cannot be read: it is left alone.
+    /// Notes a container whose record cannot be read: it is left alone.
     pub(crate) fn leave_alone(&self, container: ContainerId) {
         self.strangers.lock().insert(container);
     }
 
-    /// Whether containers can be made in it.
+    /// Whether containers can be created in it.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.read_state().ready && !self.link.is_gone()
     }
 
-    /// The connection to its supervisor, if it is there.
+    /// The connection to its supervisor, if it exists.
     pub(crate) fn connection(&self) -> Result<Arc<Connection>, Error> {
         match self.link.now() {
             Link::Up(client) => Ok(client),
@@ -180,16 +180,16 @@ impl Pod {
         }
     }
 
-    /// The connection to its supervisor; one that is just being made is waited for.
+    /// The connection to its supervisor; waits for one that is being made.
     pub(crate) async fn connected(&self) -> Result<Arc<Connection>, Error> {
         self.link.settled().await;
         self.connection()
     }
 
-    /// A container's state, to decide by: where nobody knows it, the supervisor's answer is waited for.
+    /// A container's state, for a decision: if it is unknown, waits for the supervisor's response.
     ///
     /// # Errors
-    /// Unavailable, as long as there is no answer.
+    /// Unavailable while there is no response.
     pub(crate) async fn state_of(&self, container: &Container) -> Result<ContainerState, Error> {
         if container.known().is_none() {
             self.connected().await?;
@@ -231,13 +231,13 @@ impl Pod {
         self.network_stats.lock()
     }
 
-    /// Every container, in the order of ids.
+    /// Its containers, sorted by id.
     #[must_use]
     pub fn containers(&self) -> Vec<Arc<Container>> {
         self.containers.read().values().cloned().collect()
     }
 
-    /// The container of an id, if it is in this pod.
+    /// The container with an id, if it is in this pod.
     pub(crate) fn container(&self, id: &str) -> Option<Arc<Container>> {
         self.containers.read().get(id).cloned()
     }
@@ -251,7 +251,7 @@ impl Pod {
         self.containers.write().remove(container);
     }
 
-    /// The namespaces the request asked for; unset ones are the pod's.
+    /// The namespaces in the request; unset ones are the pod's.
     pub(crate) fn namespaces(&self) -> NamespaceOption {
         namespaces(&self.config)
     }
@@ -260,7 +260,7 @@ impl Pod {
         self.namespaces().network() == NamespaceMode::Node
     }
 
-    /// The name of its host: the request's, or this machine's.
+    /// Its hostname: the request's, or this machine's.
     pub(crate) fn hostname(&self) -> String {
         if !self.config.hostname.is_empty() {
             return self.config.hostname.clone();

@@ -72,7 +72,7 @@ impl Layout {
         Self::exits(&self.pod(pod)).join(container.as_str())
     }
 
-    /// The file at which one of the pod's namespaces is pinned: `net` for CNI plugins, `ipc` and `uts` only by earlier
+    /// The file at which a namespace of the pod is pinned: `net` for CNI plugins; `ipc` and `uts` only by earlier
     /// releases.
     #[must_use]
     pub fn namespace(&self, pod: &PodId, kind: &str) -> PathBuf {
@@ -85,7 +85,7 @@ impl Layout {
         self.pod(pod).join("memory")
     }
 
-    /// Where still earlier releases mounted the pod's shared memory and kept its containers' files beside it.
+    /// Where still earlier releases mounted the pod's shared memory, with the containers' files beside it.
     #[must_use]
     pub fn older_pod_memory(&self, pod: &PodId) -> PathBuf {
         self.pod(pod).join("shm")

@@ -1,5 +1,5 @@
-//! What the supervisor holds of one container, and of one command in it: processes, descriptors and cgroups. Where it is in
-//! its life is not here: that is the machine's to know.
+//! What the supervisor holds for one container, and for one exec in it: processes, descriptors and cgroups. The phase
+//! of its life is not here: only the machine knows it.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -21,41 +21,42 @@ use crate::spawn::Child;
 use crate::trouble::{self, OrTell as _};
 use crate::watch::Out;
 
-/// How many cgroups of ended execs are tried at the end of the next one.
+/// How many cgroups of ended execs are retried at the end of the next one.
 const LEAVES_AT_ONCE: usize = 4;
 
-/// A container, from the request to make it until the request to remove it.
+/// A container, from the request to create it to the request to remove it.
 #[derive(Debug)]
 pub(crate) struct Container {
     pub(crate) plan: Outline,
     pub(crate) identity: Identity,
     pub(crate) child: Child,
     pub(crate) first: First,
-    /// The log writer's number of its log, if it has one.
+    /// The number by which the log writer knows its log, if it has one.
     pub(crate) log: Option<u64>,
     pub(crate) audience: Audience,
     pub(crate) outputs: BTreeMap<Out, Output>,
-    /// Kept open so that the container does not see the end of its input; the client's own where that is to end it.
+    /// Kept open so that the container does not see the end of its input; given to the client if the input ends with
+    /// the client.
     pub(crate) stdin: Option<OwnedFd>,
-    /// The cgroups of execs that are over and left something running.
+    /// Cgroups of ended execs that left a process running.
     leaves: VecDeque<PathBuf>,
-    /// How many kills for want of memory there had been when its first process was last known to have survived them.
+    /// The OOM kills counted when its first process was last known to have survived them.
     oom_kills_before: u64,
-    /// The `tasks` files that its execs enter, open from the first exec on: to find eight of them in eight hierarchies is a
-    /// good part of what an exec costs.
+    /// The `tasks` files that its execs enter, opened for the first exec and kept: opening eight of them in eight
+    /// hierarchies is a good part of an exec's cost.
     entries: OnceCell<Vec<OwnedFd>>,
 }
 
-/// What was seen and done of a container's first process.
+/// What has happened to a container's first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum First {
-    /// It sets things up, or waits.
+    /// It is setting up the container, or waits for its start.
     Made,
-    /// It was told to execute the program; the process that does so may still have to be born.
+    /// It has been told to execute the program; the process that does so may not exist yet.
     Told,
-    /// It is a zombie, or about to be.
+    /// It is a zombie, or about to become one.
     Ended,
-    /// Its number may be another process's.
+    /// Its pid may belong to another process.
     Reaped,
 }
 
@@ -77,11 +78,11 @@ impl Container {
         }
     }
 
-    /// How the first process ended, if it has; it stays a zombie until it is reaped.
+    /// How the first process ended, if it has. It stays a zombie until it is reaped.
     pub(crate) fn ended(&self) -> Option<Exit> {
         let ended = match wharf_sys::process::wait(self.child.pidfd.as_fd(), Reap::Leave) {
             Ok(ended) => ended?,
-            // Nobody else reaps it; should it happen, a container without an end would be worse.
+            // Nobody else reaps it. If it happened all the same, a container that never ends would be worse.
             Err(error) => {
                 trouble::tell(format_args!("how container {} ended: {error}", self.plan.container));
                 return Some(Exit::Lost);
@@ -89,7 +90,8 @@ impl Container {
         };
         let oom = oom_kills(&self.plan) > self.oom_kills_before;
         Some(match ended {
-            // A shell tells of a child's SIGKILL as 137; with a kill counted meanwhile, that child was the victim.
+            // A shell reports a child's SIGKILL as 137; if an OOM kill was counted in the meantime, that child was the
+            // victim.
             Ended::Signal(9) | Ended::Code(137) if oom => Exit::Signal { number: 9, oom: true },
             Ended::Signal(number) => Exit::Signal { number, oom: false },
             Ended::Code(code) => Exit::Code(code),
@@ -102,21 +104,21 @@ impl Container {
         reaped.or_tell(format_args!("reaping container {}", self.plan.container));
     }
 
-    /// Sends a signal to the first process, because someone asked for it: if it ends now, a worker of it that died for want
-    /// of memory long ago is not the reason.
+    /// Sends a signal to the first process on request. If the process ends now, an OOM kill of one of its children long
+    /// ago is not the reason.
     pub(crate) fn signal(&mut self, number: i32) -> wharf_sys::Result<()> {
         self.excuse_oom_kills();
         wharf_sys::process::signal(self.child.pidfd.as_fd(), number)
     }
 
-    /// Kills every process of the container, because someone asked for it.
+    /// Kills every process of the container on request.
     pub(crate) fn kill(&mut self) {
         self.excuse_oom_kills();
         kill::signal(self.child.pidfd.as_fd(), 9);
         self.kill_rest();
     }
 
-    /// The kills for want of memory so far were not that of the first process, if it is still there.
+    /// Marks the OOM kills so far as not those of the first process, if it still exists.
     fn excuse_oom_kills(&mut self) {
         let kills = oom_kills(&self.plan);
         if let Ok(None) = wharf_sys::process::wait(self.child.pidfd.as_fd(), Reap::Leave) {
@@ -124,19 +126,20 @@ impl Container {
         }
     }
 
-    /// Kills what is left of a container whose first process has ended.
+    /// Kills the other processes of a container whose first process has ended.
     pub(crate) fn kill_rest(&self) {
         let cgroup = &self.plan.cgroup;
         kill::kill_all(cgroup.kill_directory.as_path(), &cgroup.entries);
     }
 
-    /// Whether its processes are reached by its cgroup in the unified hierarchy: then an exec is cloned into its own one
-    /// below.
+    /// Whether its processes are reached through its cgroup in the unified hierarchy. If so, an exec is cloned into its
+    /// own cgroup below.
     pub(crate) fn has_unified(&self) -> bool {
         self.plan.cgroup.directory.is_some()
     }
 
-    /// What its execs enter of v1's hierarchies, but the one where each has a cgroup of its own. It stays open.
+    /// The v1 `tasks` files that its execs enter, except the one of the hierarchy in which each exec has its own
+    /// cgroup. They stay open.
     pub(crate) fn entries(&self) -> wharf_sys::Result<Vec<BorrowedFd<'_>>> {
         let entries = match self.entries.get() {
             Some(entries) => entries,
@@ -159,7 +162,7 @@ impl Container {
         self.outputs.insert(out, Output::new(source, out.into()));
     }
 
-    /// Where its output goes, and the output.
+    /// Its output, and where that goes.
     pub(crate) fn output<'a>(
         &'a mut self,
         out: Out,
@@ -169,8 +172,8 @@ impl Container {
         Some((self.outputs.get(&out)?, Sink { log, audience: &mut self.audience }))
     }
 
-    /// Removes the cgroup of an exec that is over. Where the command left something running it is tried again at the end
-    /// of a later one, and goes with the container at the latest.
+    /// Removes the cgroup of an ended exec. If the command left a process running, this is retried at the end of a
+    /// later exec; at the latest, the cgroup is removed with the container.
     pub(crate) fn remove_leaf(&mut self, leaf: PathBuf) {
         self.leaves.push_front(leaf);
         for _ in 0..LEAVES_AT_ONCE.min(self.leaves.len()) {
@@ -208,7 +211,7 @@ impl Container {
                 Wire::Exited
             }
         };
-        // While it is set up nobody knows who it is to be.
+        // During the setup its identity is not known yet.
         status.identity = (phase != Wire::Unknown).then(|| wire_identity(&self.identity));
         status.set_phase(phase);
         status
@@ -223,14 +226,14 @@ pub(crate) fn wire_identity(identity: &Identity) -> v1::Identity {
     v1::Identity { uid: identity.uid, gid: identity.gid, groups: identity.groups.clone() }
 }
 
-/// A further process in a container.
+/// An exec: a further process in a container.
 #[derive(Debug)]
 pub(crate) struct Exec {
     pub(crate) container: ContainerId,
     pub(crate) child: Child,
-    /// Its terminal, to be answered with.
+    /// Its terminal, to be sent with the reply.
     pub(crate) terminal: Option<OwnedFd>,
-    /// The cgroup of its own, by which all it started is reached.
+    /// Its own cgroup, through which everything that it started is reached.
     pub(crate) leaf: PathBuf,
 }
 
@@ -240,7 +243,7 @@ impl Exec {
         kill::kill_all(&self.leaf, &[]);
     }
 
-    /// How it ended, once it has; it is reaped.
+    /// How it ended, once it has; this reaps it.
     pub(crate) fn ended(&self) -> Option<Exit> {
         match wharf_sys::process::wait(self.child.pidfd.as_fd(), Reap::Remove) {
             Ok(ended) => ended.map(|ended| match ended {

@@ -1,4 +1,4 @@
-//! What the daemon's requests mean: the machine's word for each, and what came beside it.
+//! Parses the daemon's requests: into the machine's form, and into what came beside them.
 
 use std::os::fd::OwnedFd;
 
@@ -11,18 +11,18 @@ use crate::link::failure;
 use crate::machine::client::Watches;
 use crate::machine::{Ask, Failure, Signal};
 
-/// What came beside a request, for whoever carries it out.
+/// What came beside a request, for the code that carries it out.
 #[derive(Debug)]
 pub(crate) enum Given {
     Nothing,
-    /// What a pod has, beside the greeting of the daemon that makes it.
+    /// What the pod has, sent with the greeting of the daemon that makes it.
     Held(Vec<(v1::Held, OwnedFd)>),
     Creation(Creation),
     Command(Command),
     Visitor(Visitor),
 }
 
-/// A container to be made, its whole plan as it came, and the directory of its log where the daemon has made that.
+/// A container to make: its whole plan, still encoded, and the directory of its log if the daemon has made that.
 #[derive(Debug)]
 pub(crate) struct Creation {
     pub(crate) plan: Box<Outline>,
@@ -39,7 +39,7 @@ pub(crate) struct Command {
     pub(crate) streams: Streams,
 }
 
-/// A client that wants to watch a container, and whether it wants to write to it.
+/// A client to attach, and whether it writes to the container.
 #[derive(Debug)]
 pub(crate) struct Visitor {
     pub(crate) client: Client,
@@ -48,7 +48,7 @@ pub(crate) struct Visitor {
 
 type Read = Result<(Ask, Given), Failure>;
 
-/// Reads a request.
+/// Parses a request.
 pub(crate) fn read(body: Option<Body>, descriptors: Vec<OwnedFd>) -> (Ask, Given) {
     let read = match body {
         Some(Body::Hello(hello)) => self::hello(&hello, descriptors),
@@ -85,7 +85,7 @@ pub(crate) fn internal(error: impl std::fmt::Display) -> Failure {
     failure(Kind::Internal, error.to_string())
 }
 
-/// A name that cannot be a container's is that of none in the pod.
+/// A name that is not a valid id is that of no container in the pod.
 fn id(text: &str) -> Result<ContainerId, Failure> {
     text.parse().map_err(|_malformed| failure(Kind::NotFound, format!("container {text} is not in this pod")))
 }
@@ -181,7 +181,7 @@ mod tests {
         wharf_sys::fs::open("/dev/null", nix::fcntl::OFlag::O_RDWR).unwrap()
     }
 
-    /// What a request is refused with.
+    /// The failure with which a request is refused.
     fn refusal(body: Option<Body>, descriptors: usize) -> (Kind, String) {
         match read(body, (0..descriptors).map(|_| null()).collect()) {
             (Ask::Nonsense(failure), Given::Nothing) => (failure.kind, failure.message),

@@ -182,10 +182,10 @@ pub fn from_file<M: prost::Message + Default>(file: &OwnedFd) -> Result<M, Error
     decode(&read_file(file)?)
 }
 
-/// Reads the bytes of a message from a memory file, for whoever decodes them later.
+/// Reads a message's bytes from a memory file, to be decoded later.
 ///
 /// # Errors
-/// The kernel's error, or EFBIG if they are more than [`MESSAGE_LIMIT_BYTES`].
+/// The kernel's error, or EFBIG if there are more than [`MESSAGE_LIMIT_BYTES`].
 pub fn read_file(file: &OwnedFd) -> Result<Vec<u8>, Error> {
     nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekSet)
         .map_err(|errno| Error::Socket(wharf_sys::Error::new("lseek", "message", errno)))?;

@@ -36,7 +36,7 @@ fn filesystem(target: &str, kind: &str, options: &[(&str, &str)]) -> MountPlan {
     mount(target, Source::Filesystem { kind: kind.to_owned(), options })
 }
 
-/// A container that runs a line of shell, in a directory of its own.
+/// A container that runs a line of shell, in its own directory.
 pub(crate) fn plan(directory: &Path, script: &str) -> Plan {
     let layer = directory.join("layer");
     for name in ["layer/etc", "upper", "work"] {
@@ -107,7 +107,7 @@ pub(crate) fn plan(directory: &Path, script: &str) -> Plan {
     }
 }
 
-/// A pod's mount namespace, with one file in it.
+/// A pod's mount namespace with one file in it.
 pub(crate) fn pod() -> OwnedFd {
     let files = mount::new_filesystem("tmpfs", &[("mode", "755")], Attributes::NO_DEV).unwrap();
     fs::write(wharf_sys::fs::proc_path(files.as_fd()).join("hosts"), "of the pod").unwrap();

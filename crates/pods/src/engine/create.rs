@@ -1,4 +1,4 @@
-//! CreateContainer: image, limits, snapshot, plan, and the first process that waits for its start.
+//! CreateContainer: image, limits, snapshot, plan, and the first process, which waits for its start.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::places;
 use crate::pod::{Making, Pod, is_privileged};
 use crate::stages::Stages;
 
-/// A container that is made but for its first process.
+/// A container that is complete except for its first process.
 struct Prepared {
     plan: Plan,
     record: ContainerRecord,
@@ -32,25 +32,25 @@ struct Prepared {
     making_of: Stages,
 }
 
-/// All of a container before any of it is made.
+/// Every decision about a container, before anything is made.
 struct Decision {
-    /// What is kept of its runtime spec.
+    /// The runtime spec that is saved for people.
     spec: Vec<u8>,
     extra: Extra,
     plan: Plan,
     limits: Limits,
     record: ContainerRecord,
-    /// Where its cgroup will be.
+    /// The path of its future cgroup.
     path: CgroupPath,
 }
 
 impl Engine {
-    /// Makes a container; a retry with the same metadata joins the call in flight or gets its container. `now` is the pod's
-    /// request as its caller would make it today: it may have privileged containers only since.
+    /// Creates a container. A retry with the same metadata joins the call in flight or gets its container. `now` is the
+    /// pod's request as its caller would make it today: privileged containers may have been allowed since.
     ///
     /// # Errors
-    /// NotFound, InvalidArgument, FailedPrecondition if the pod is not ready or its container of this name has exited, or
-    /// the stage that failed; then nothing is left.
+    /// NotFound, InvalidArgument, FailedPrecondition if the pod is not ready or its container of this name has exited,
+    /// or the stage that failed; then nothing is left.
     pub async fn create_container(
         self: &Arc<Self>,
         pod: &str,
@@ -68,7 +68,7 @@ impl Engine {
         let id = made.await?;
         let (pod, container) = self.container(id.as_str())?;
         match pod.state_of(&container).await? {
-            // A retry of a call whose container ran since then: nobody may take that for a new one.
+            // This retries a call whose container has run since then: nobody may take that for a new one.
             ContainerState::Exited { .. } => Err(container.is("exited: remove it first")),
             ContainerState::Created | ContainerState::Running { .. } => Ok(id),
         }
@@ -117,7 +117,7 @@ impl Engine {
         Ok(Arc::new(container))
     }
 
-    /// Has the pod's supervisor make the first process, which waits for its start.
+    /// Has the pod's supervisor create the first process, which waits for its start.
     async fn first_process(&self, pod: &Pod, plan: &mut Plan) -> Result<Created, Error> {
         let supervisor = pod.connected().await?;
         supervisor.features().fit(&mut plan.mounts).stage("creating the container")?;
@@ -128,7 +128,7 @@ impl Engine {
         Ok(supervisor.create(plan, log.as_ref()).await?)
     }
 
-    /// Records a container that is whole.
+    /// Records a complete container.
     fn complete(&self, pod: &Pod, id: ContainerId, prepared: Prepared) -> Result<Container, Error> {
         let Prepared { record, cgroup, lease, making_of, .. } = prepared;
         let path = self.parts.layout.container_record(pod.id(), &id);
@@ -154,7 +154,8 @@ impl Engine {
         Ok(Prepared { plan, record, cgroup, lease: image.lease, making_of })
     }
 
-    /// Decides all of a container; nothing is made but directories of the host that are to be mounted and missing.
+    /// Decides everything about a container. The only things made are directories of the host that are to be mounted
+    /// and do not exist.
     fn decide(
         &self,
         pod: &Pod,
@@ -178,7 +179,7 @@ impl Engine {
         Ok(Decision { extra, spec, plan, limits, record, path })
     }
 
-    /// Makes what was decided. Intent first: what is made after the record is found by it.
+    /// Makes what was decided. The record comes first, so that everything made later can be found from it.
     fn make(
         &self,
         pod: &Pod,
@@ -211,7 +212,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Where a container's cgroup is, whether it was made or not.
+    /// The path of a container's cgroup, whether or not it exists.
     pub(crate) fn container_cgroup(&self, pod: &Pod, id: &ContainerId) -> Result<CgroupPath, Error> {
         let path = pod_cgroup(&self.options.cgroup_parent, pod)?;
         path.child(id.as_str()).map_err(|error| Error::invalid("cgroup_parent", error))
@@ -239,7 +240,7 @@ fn asks_for_privilege(config: &ContainerConfig) -> bool {
     linux.and_then(|linux| linux.security_context.as_ref()).is_some_and(|context| context.privileged)
 }
 
-/// The cgroup that holds a pod's containers: the request's, or one of the pod's own.
+/// The cgroup that contains those of a pod's containers: the request's, or one of the pod's own.
 pub(crate) fn pod_cgroup(default_parent: &str, pod: &Pod) -> Result<CgroupPath, Error> {
     let asked = pod.config().linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
     let fail = |error| Error::invalid("cgroup_parent", error);

@@ -1,4 +1,4 @@
-//! Starting, stopping and changing containers that exist.
+//! Starting, stopping and updating existing containers.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ impl Engine {
     /// Executes a created container's program.
     ///
     /// # Errors
-    /// NotFound; FailedPrecondition if it is not created, or if the program cannot be executed, which leaves it exited
-    /// with code 128.
+    /// NotFound; FailedPrecondition if the container is in another state, or if the program cannot be executed, which
+    /// leaves the container exited with code 128.
     pub async fn start_container(self: &Arc<Self>, id: &str) -> Result<(), Error> {
         let (pod, container) = self.container(id)?;
         let engine = Arc::clone(self);
@@ -32,7 +32,7 @@ impl Engine {
         let _order = container.change().await;
         match pod.state_of(container).await? {
             ContainerState::Created => {}
-            // A retry of a call whose answer was lost.
+            // This retries a call whose response was lost.
             ContainerState::Running { .. } => return Ok(()),
             ContainerState::Exited { .. } => return Err(container.is("exited")),
         }
@@ -41,14 +41,15 @@ impl Engine {
         let started = container.making_of().time_async("start, until the program was executed", start).await;
         match started.map_err(Error::from) {
             Ok(started) => {
-                // A supervisor of an older release says nothing of it: then the number is still the first one.
+                // A supervisor of an older release does not report a pid, and there it is still that of the first
+                // process.
                 if started.pid != 0 {
                     container.set_pid(started.pid);
                 }
                 self.started(pod, container, started.started_at_ns);
                 Ok(())
             }
-            // Whether it runs, the supervisor tells as soon as it knows.
+            // The supervisor reports whether it runs as soon as it knows.
             Err(error) if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) => {
                 Err(error)
             }
@@ -59,15 +60,15 @@ impl Engine {
         }
     }
 
-    /// A container's program could not be executed. Its first process is about to be gone; the effect of the call is visible
-    /// when it returns.
+    /// Handles a program that could not be executed. The first process is about to exit; the effect is visible when
+    /// this call returns.
     async fn not_started(&self, pod: &Pod, container: &Container, error: &Error) {
         self.record_failure(pod, container, error).await;
         drop(tokio::time::timeout(KILL_PATIENCE, container.exited()).await);
         container.explain_exit();
     }
 
-    /// Keeps why a container did not start; that there is no room for it changes nothing for the caller.
+    /// Records why a container did not start. A lack of disk space for that changes nothing for the caller.
     async fn record_failure(&self, pod: &Pod, container: &Container, error: &Error) {
         let record = container.change_record(|record| record.message = error.why());
         let path = self.parts.layout.container_record(pod.id(), container.id());
@@ -80,8 +81,8 @@ impl Engine {
         }
     }
 
-    /// Stops a container: its stop signal, then after `grace` SIGKILL; returns when the process is gone. Unknown and
-    /// exited ones are fine.
+    /// Stops a container: sends its stop signal, then SIGKILL after `grace`, and returns when the process has exited.
+    /// Unknown and exited containers are success.
     ///
     /// # Errors
     /// DeadlineExceeded if the kernel does not let it die.
@@ -105,10 +106,10 @@ impl Engine {
         self.kill(&pod, &container).await
     }
 
-    /// Sends a container its stop signal, and waits for its end; one that was not started is not waited for.
+    /// Sends a container its stop signal, and waits for it to exit; one that was not started is not waited for.
     async fn end_by_itself(&self, pod: &Pod, container: &Container) {
         if container.was_started().await {
-            // What a supervisor holds is known a moment before it can be asked for something.
+            // It is known what a supervisor holds a moment before the supervisor accepts requests.
             pod.link().settled().await;
             let number = stop_signal::number(&container.record().stop_signal).unwrap_or(15);
             self.signal(pod, container, Signal::of_number(number)).await;
@@ -116,8 +117,8 @@ impl Engine {
         }
     }
 
-    /// Kills what runs of a container, by its supervisor or, if that does not answer, by its cgroup. The supervisor itself
-    /// is not touched: it watches over others, too.
+    /// Kills a container's processes through its supervisor or, if that does not respond, through its cgroup. The
+    /// supervisor itself is left alone, because it has other containers, too.
     async fn kill(&self, pod: &Pod, container: &Container) -> Result<(), Error> {
         if self.signal(pod, container, Signal::KillAll).await
             && tokio::time::timeout(KILL_PATIENCE, container.exited()).await.is_ok()
@@ -131,7 +132,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether a signal was sent.
+    /// Sends a signal; returns whether it was sent.
     async fn signal(&self, pod: &Pod, container: &Container, signal: Signal) -> bool {
         let Ok(supervisor) = pod.connection() else { return false };
         if signal == Signal::KillAll && supervisor.is_silent() {
@@ -145,7 +146,7 @@ impl Engine {
         sent.is_ok()
     }
 
-    /// Opens the log anew after it was renamed.
+    /// Reopens the log after it was renamed.
     ///
     /// # Errors
     /// NotFound; FailedPrecondition if the container does not run.
@@ -154,10 +155,11 @@ impl Engine {
         Ok(pod.connected().await?.reopen_log(container.id()).await?)
     }
 
-    /// Changes limits; what the request leaves unset stays.
+    /// Updates limits; those that the request does not set stay as they are.
     ///
     /// # Errors
-    /// NotFound; FailedPrecondition for an exited one; what the kernel refused, and then nothing is changed.
+    /// NotFound; FailedPrecondition if the container has exited; the limit that the kernel refused, and then nothing
+    /// has changed.
     pub async fn update_container(
         self: &Arc<Self>,
         id: &str,
@@ -189,7 +191,7 @@ fn update_blocking(path: &Path, container: &Container, new: &LinuxContainerResou
     let mut record = container.record();
     let linux = record.config.linux.get_or_insert_default();
     linux.resources = Some(planner::merge_resources(&linux.resources.clone().unwrap_or_default(), new));
-    // Written first: where there is no room for it, the limits stay, too.
+    // The record is written first: without disk space for it, the limits must not change.
     let staged = record.stage(path)?;
     if let Some(cgroup) = container.cgroup() {
         let (limits, score) = (planner::limits(&planner::resources(new))?, planner::oom_score(new));
@@ -200,8 +202,7 @@ fn update_blocking(path: &Path, container: &Container, new: &LinuxContainerResou
     Ok(())
 }
 
-/// Changes a cgroup's limits and its processes' scores, or nothing: limits that are refused are the old ones again by
-/// themselves.
+/// Changes a cgroup's limits and its processes' scores, or nothing: limits restore themselves when one is refused.
 fn change_limits(cgroup: &Cgroup, limits: &Limits, score: Option<i32>) -> Result<(), wharf_cgroup::Error> {
     let old_scores = score.map(|score| cgroup.set_oom_score(score)).transpose()?;
     cgroup.update(limits).inspect_err(|_refused| old_scores.iter().for_each(OldScores::restore))

@@ -1,8 +1,9 @@
-//! A pod's life: it is made, stopped, removed, or taken back if it could not be made. Each step of its end can be repeated.
+//! A pod's life: it is made, stopped and removed, or undone if it could not be made. Each step of its removal can be
+//! repeated.
 //!
-//! It is made in this order: the intent on disk, the supervisor, the namespaces while that starts, the network, the record of
-//! a pod that is whole. Its containers come later; so does the first process of a PID namespace that they share, which
-//! the supervisor makes for the first of them.
+//! It is made in this order: the record of the intent, the supervisor, the namespaces while the supervisor starts, the
+//! network, the record of a complete pod. Containers come later. So does the first process of a PID namespace that they
+//! share: the supervisor makes it for the first of them.
 
 mod request;
 
@@ -32,10 +33,10 @@ use crate::key::PodKey;
 use crate::pod::Pod;
 
 impl Engine {
-    /// Makes a pod; a retry with the same metadata joins the call in flight or gets its pod.
+    /// Makes a pod. A retry with the same metadata joins the call in flight or gets its pod.
     ///
     /// # Errors
-    /// InvalidArgument, FailedPrecondition if its pod is not ready any more, or the stage that failed; then nothing is
+    /// InvalidArgument, FailedPrecondition if its pod is no longer ready, or the stage that failed; then nothing is
     /// left.
     pub async fn run_pod(
         self: &Arc<Self>,
@@ -48,7 +49,7 @@ impl Engine {
         let engine = Arc::clone(self);
         let id =
             self.pod_calls.run(key, move || async move { engine.make_pod(config, handler).await }).await?;
-        // A retry of a call whose pod was stopped since then: nobody may take that for a new one.
+        // This retries a call whose pod has been stopped since then: nobody may take that for a new one.
         match self.pod(id.as_str())?.is_ready() {
             true => Ok(id),
             false => Err(Error::State {
@@ -59,10 +60,10 @@ impl Engine {
         }
     }
 
-    /// Whether a runtime handler is known; the empty name is the default one.
+    /// Checks a runtime handler; the empty name is the default one.
     ///
     /// # Errors
-    /// InvalidArgument that names the known ones.
+    /// InvalidArgument, with the names of the known handlers.
     pub fn check_handler(&self, handler: &str) -> Result<(), Error> {
         if handler.is_empty() || self.options.handlers.iter().any(|known| known == handler) {
             return Ok(());
@@ -92,7 +93,7 @@ impl Engine {
 
     async fn build_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         let (socket, netns) = self.blocking(pod, Self::build_blocking).await?;
-        // The supervisor answers while the pod is connected to its network.
+        // The supervisor responds while the pod is being connected to its network.
         self.watch_over(pod, Some(socket));
         let stages = pod.making_of();
         let ips = match netns {
@@ -108,19 +109,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Connects a pod to the network, when it is its turn: the steps may be a plugin's, which hang as long as it likes.
+    /// Connects a pod to the network in its turn: a plugin may do it, and may hang as long as it likes.
     async fn join_network(self: &Arc<Self>, pod: &Arc<Pod>, netns: OwnedFd) -> Result<PodAddresses, Error> {
         let _turn = self.connecting.acquire().await;
         self.blocking(pod, move |engine, pod| engine.join_network_blocking(pod, netns.as_fd())).await
     }
 
-    /// Returns the connection to the supervisor, and the network namespace if it is the pod's own.
+    /// Returns the connection to the supervisor, and the network namespace if the pod has its own.
     fn build_blocking(&self, pod: &Pod) -> Result<(OwnedFd, Option<OwnedFd>), Error> {
         let layout = &self.parts.layout;
         let directory = layout.pod(pod.id());
         let stages = pod.making_of();
         stages.time("record and directories", || self.intend_pod(pod, &directory))?;
-        // The supervisor starts while the kernel's objects are made.
+        // The supervisor starts while the kernel's objects are being made.
         let (process, socket) = stages.time("start of the supervisor", || {
             let cgroup = supervision::cgroup(&self.parts.cgroups, &self.options.cgroup_parent)?;
             Ok::<_, Error>(self.program.start(&directory, cgroup.as_ref().map(AsFd::as_fd))?)
@@ -178,16 +179,16 @@ impl Engine {
         Ok(addresses)
     }
 
-    /// Stops a pod: kills what runs, gives its addresses back; its containers stay listed. Unknown and stopped ones
-    /// are fine.
+    /// Stops a pod: kills its processes and releases its addresses; its containers stay listed. Unknown and stopped
+    /// pods are success.
     ///
     /// # Errors
-    /// The stage that failed; the next call goes on from there.
+    /// The stage that failed; the next call continues from there.
     pub async fn stop_pod(self: &Arc<Self>, id: &str) -> Result<(), Error> {
         self.end_pod(id, |engine, pod| async move { engine.stop_whole(&pod).await }).await
     }
 
-    /// Does a step of a pod's end when it is its turn: gone is stopped, and removed.
+    /// Does a step of a pod's end in its turn. A pod that is gone counts as stopped and as removed.
     async fn end_pod<F>(
         self: &Arc<Self>,
         id: &str,
@@ -216,11 +217,11 @@ impl Engine {
         futures_util::future::try_join_all(stops).await?;
         self.pod_stopped(pod);
         self.end_supervisor(pod).await?;
-        // That it was stopped is not recorded: a pod without a supervisor is, and this must work where there is no room.
+        // The stop is not recorded: a pod without a supervisor is stopped, and this must work without disk space.
         self.release(pod).await
     }
 
-    /// Disconnects a pod from the network, and lets go its namespaces.
+    /// Disconnects a pod from the network, and releases its namespaces.
     async fn release(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         // A pod on the host's network has no plugin that could hang.
         let turn = (!pod.is_host_network()).then(|| self.disconnecting.acquire());
@@ -238,15 +239,15 @@ impl Engine {
         if !pod.is_host_network() {
             self.parts.network.detach(pod.id(), Some(&netns)).stage("detaching the pod from the network")?;
         }
-        // They may be another pod's from now on.
+        // From now on they may be another pod's.
         pod.write_state().ips.clear();
         Ok(earlier::release(layout, pod.id())?)
     }
 
-    /// Removes a pod with all its containers; unknown ones are fine.
+    /// Removes a pod with all its containers; an unknown one is success.
     ///
     /// # Errors
-    /// The stage that failed; the next call goes on from there.
+    /// The stage that failed; the next call continues from there.
     pub async fn remove_pod(self: &Arc<Self>, id: &str) -> Result<(), Error> {
         self.end_pod(id, |engine, pod| async move { engine.remove_whole(&pod).await }).await
     }
@@ -274,7 +275,7 @@ impl Engine {
         blocking(move || remove_directory(&directory)).await
     }
 
-    /// Takes back a pod that could not be made.
+    /// Undoes a pod that could not be made.
     pub(crate) async fn undo_pod(self: &Arc<Self>, pod: &Arc<Pod>) {
         let (engine, pod) = (Arc::clone(self), Arc::clone(pod));
         persist("a pod that could not be made", pod.id().to_string(), move || {
@@ -314,7 +315,8 @@ fn make_directories(directory: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The request names it: what the kernel says of the name is the request's to mend, all else the machine's.
+/// The request names the directory: the kernel's objection to the name is the request's fault, anything else the
+/// machine's.
 #[expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 fn make_log_directory(path: &str) -> Result<(), Error> {
     std::fs::create_dir_all(path).map_err(|error| {

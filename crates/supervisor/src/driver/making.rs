@@ -1,4 +1,4 @@
-//! Making processes: a container's first one, and those of commands.
+//! Creating processes: a container's first one, and those of execs.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -18,7 +18,7 @@ use crate::trouble::OrTell as _;
 use crate::watch::{Out, Source};
 
 impl Driver {
-    /// Makes a container's first process, which sets everything up and waits for the start.
+    /// Creates a container's first process, which sets everything up and waits for its start.
     pub(super) fn spawn(&mut self, id: &ContainerId) -> Result<(), Failure> {
         let Given::Creation(creation) = std::mem::replace(&mut self.given, Given::Nothing) else {
             return Err(internal("a container without a plan"));
@@ -37,7 +37,7 @@ impl Driver {
             }
         }
         container.stdin = pipes.stdin;
-        // While the first process sets things up; an answer waits for both.
+        // At the same time as the first process sets things up; the reply waits for both.
         let log = container.plan.stdio.log.clone();
         container.log = log.map(|log| self.log_writer.open(log, log_directory, id.clone()));
         self.containers.insert(id.clone(), container);
@@ -68,7 +68,7 @@ impl Driver {
         self.spawner.spawn(place, cgroup.as_ref().map(AsFd::as_fd), &keep, body).map_err(internal)
     }
 
-    /// The first process of the pod's PID namespace is made with the first container that is in it.
+    /// Makes the first process of the pod's PID namespace if this container is the first to use it.
     fn ensure_reaper(&mut self, plan: &Outline) -> Result<(), Failure> {
         if plan.namespaces.pid != PidNamespace::Pod || self.reaper.is_some() {
             return Ok(());
@@ -82,7 +82,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Watches a child; one that cannot be watched is killed, and reaped with the strays.
+    /// Watches a child. One that cannot be watched is killed, and is reaped with the strays.
     fn watch_child(&mut self, child: &Child, sources: [Source; 2]) -> Result<(), Failure> {
         let [report, exit] = sources;
         let watched = self.watch.add(child.report.as_fd(), report);
@@ -93,7 +93,7 @@ impl Driver {
         })
     }
 
-    /// Makes a process that enters a container and executes a command.
+    /// Creates a process that enters a container and executes a command.
     pub(super) fn enter(&mut self, number: u64, id: ContainerId) -> Result<(), Failure> {
         let Given::Command(command) = std::mem::replace(&mut self.given, Given::Nothing) else {
             return Err(internal("a command without its streams"));
@@ -136,15 +136,15 @@ fn open_directory(path: &Path) -> wharf_sys::Result<OwnedFd> {
     wharf_sys::fs::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
 }
 
-/// An exec's own cgroup, opened as it is entered.
+/// An exec's own cgroup, opened in the way in which it is entered.
 enum Leaf {
     /// In the unified hierarchy: the exec is cloned into it.
     Directory(OwnedFd),
-    /// In one of v1, with the exec's first step.
+    /// In a v1 hierarchy: the exec enters it as its first step.
     Tasks(OwnedFd),
 }
 
-/// The container's own process with other arguments, in a cgroup of its own below the container's.
+/// The container's own process with other arguments, in its own cgroup below the container's.
 fn join_plan<'a>(
     container: &Container,
     command: &Command,
@@ -152,7 +152,7 @@ fn join_plan<'a>(
 ) -> JoinPlan<'a> {
     let mut process = container.plan.process.clone();
     process.args.clone_from(&command.args);
-    // An update may have changed it: what the first process has is what holds now.
+    // An update may have changed it, so the score of the first process counts.
     process.oom_score_adj = score(container.child.pid).or(process.oom_score_adj);
     if command.terminal && !process.env.iter().any(|variable| variable.starts_with(b"TERM=")) {
         process.env.push(b"TERM=xterm".to_vec());
@@ -180,7 +180,7 @@ fn make_leaf(container: &Container, leaf: &Path) -> wharf_sys::Result<Leaf> {
     opened.inspect_err(|_failed| remove_leaf(leaf))
 }
 
-/// Removes the cgroup of an exec that nothing can be left of.
+/// Removes the cgroup of an exec from which nothing can be left.
 pub(super) fn remove_leaf(leaf: &Path) {
     match std::fs::remove_dir(leaf) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
