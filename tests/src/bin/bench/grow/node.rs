@@ -1,6 +1,8 @@
 //! What pods cost a node: descriptors, mounts, memory, and CPU time while nobody asks for anything.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,34 +26,44 @@ pub(crate) fn available_kib() -> anyhow::Result<f64> {
     count.parse().with_context(|| format!("{count} is no count of KiB"))
 }
 
-/// What processes have done so far.
+/// What threads have done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Activity {
     pub(crate) cpu: Duration,
-    /// How often one of their threads left the CPU, which is also how often one was woken.
+    /// How often one of them left the CPU, which is also how often one was woken.
     pub(crate) wakes: u64,
 }
 
-impl Activity {
-    /// The activity of all threads of these processes. One that ends meanwhile counts as idle.
+/// What each thread of some processes has done so far, by its directory in `/proc`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Activities(BTreeMap<PathBuf, Activity>);
+
+impl Activities {
+    /// The activities of all threads of these processes.
     pub(crate) fn of(processes: &[u32]) -> anyhow::Result<Self> {
-        let mut sum = Self::default();
+        let mut all = BTreeMap::new();
         for pid in processes {
             let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
             for thread in threads {
                 let directory = thread.context("list threads")?.path();
                 let schedule = fs::read_to_string(directory.join("schedstat")).unwrap_or_default();
                 let status = fs::read_to_string(directory.join("status")).unwrap_or_default();
-                sum.cpu += Duration::from_nanos(on_processor(&schedule));
-                sum.wakes += switches(&status);
+                let cpu = Duration::from_nanos(on_processor(&schedule));
+                all.insert(directory, Activity { cpu, wakes: switches(&status) });
             }
         }
-        Ok(sum)
+        Ok(Self(all))
     }
 
-    /// The activity since an earlier measurement.
-    pub(crate) fn since(self, before: Self) -> Self {
-        Self { cpu: self.cpu.saturating_sub(before.cpu), wakes: self.wakes.saturating_sub(before.wakes) }
+    /// The sum since an earlier measurement, of the threads that are still there: the kernel forgets one that ended.
+    pub(crate) fn since(&self, before: &Self) -> Activity {
+        let mut sum = Activity::default();
+        for (thread, now) in &self.0 {
+            let then = before.0.get(thread).copied().unwrap_or_default();
+            sum.cpu += now.cpu.saturating_sub(then.cpu);
+            sum.wakes += now.wakes.saturating_sub(then.wakes);
+        }
+        sum
     }
 }
 
@@ -74,7 +86,7 @@ fn read(path: &str) -> anyhow::Result<String> {
 mod tests {
     use std::time::Duration;
 
-    use super::{Activity, available_kib, descriptors, mounts, on_processor, switches};
+    use super::{Activities, Activity, available_kib, descriptors, mounts, on_processor, switches};
 
     #[test]
     fn files_of_the_kernel_are_read() {
@@ -86,14 +98,24 @@ mod tests {
     #[test]
     fn a_descriptor_and_work_are_seen() {
         let own = std::process::id();
-        let (before, start) = (descriptors(own).unwrap(), Activity::of(&[own]).unwrap());
+        let (before, start) = (descriptors(own).unwrap(), Activities::of(&[own]).unwrap());
         let files: Vec<_> = (0..100).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
         assert!(descriptors(own).unwrap() >= before + files.len() - 20);
         // Nobody sends: this thread leaves the CPU, and a timer wakes it.
         let (_sender, receiver) = std::sync::mpsc::channel::<()>();
         receiver.recv_timeout(Duration::from_millis(1)).unwrap_err();
-        let done = Activity::of(&[own]).unwrap().since(start);
+        let done = Activities::of(&[own]).unwrap().since(&start);
         assert!(done.cpu > Duration::ZERO && done.wakes > 0, "{done:?}");
-        assert_eq!(Activity::of(&[u32::MAX]).unwrap(), Activity::default());
+        assert_eq!(Activities::of(&[u32::MAX]).unwrap(), Activities::default());
+    }
+
+    #[test]
+    fn a_thread_that_ended_takes_nothing_from_the_others() {
+        let of = |threads: &[(&str, u64)]| {
+            let activity = |wakes| Activity { wakes, ..Activity::default() };
+            Activities(threads.iter().map(|(name, wakes)| (name.into(), activity(*wakes))).collect())
+        };
+        let before = of(&[("old", 5), ("ended", 100)]);
+        assert_eq!(of(&[("old", 7), ("new", 3)]).since(&before).wakes, 5);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::client::Runtime;
-use crate::grow::node::{self, Activity};
+use crate::grow::node::{self, Activities};
 use crate::grow::{GrowOptions, lists};
 use crate::memory;
 use crate::pods;
@@ -94,9 +94,11 @@ impl Step {
     async fn idle(&mut self, pause: Duration, beside: &Beside) -> anyhow::Result<()> {
         let mut watched = memory::helpers(&beside.processes, beside.runtime.daemon)?;
         watched.push(beside.runtime.daemon);
-        let before = Activity::of(&watched)?;
+        // What the last pods began comes to its end first.
+        tokio::time::sleep(pause / 2).await;
+        let before = Activities::of(&watched)?;
         tokio::time::sleep(pause).await;
-        let during = Activity::of(&watched)?.since(before);
+        let during = Activities::of(&watched)?.since(&before);
         let seconds = pause.as_secs_f64();
         self.note(IDLE_CPU, Unit::Count, during.cpu.as_secs_f64() / seconds * 100.0);
         self.note(IDLE_WAKES, Unit::Count, during.wakes as f64 / seconds);
