@@ -39,10 +39,12 @@ mod pair;
 mod ports;
 mod setup;
 mod upkeep;
+mod used;
 
 use connect::{FIRST_INSIDE_INDEX, next_index};
 use pair::{adopt, delete_link, link_name};
 use ports::{elements, forget_ports};
+use used::Used;
 
 /// If a link still exists this long after its pod was detached, wharf deletes it.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -137,6 +139,8 @@ pub(crate) struct BuiltinNetwork {
     mtu: Option<u32>,
     subnets: Mutex<Subnets>,
     leases: Mutex<Leases>,
+    /// Taken before `leases`.
+    used: Mutex<Used>,
     /// The index of the next pair's host end, counted from the first.
     next_index: AtomicU32,
     /// The index of `eth0`: the first one that is free in the namespaces of this machine's pods.
@@ -165,6 +169,7 @@ impl BuiltinNetwork {
             mtu: config.mtu,
             subnets: Mutex::new(config.subnets.clone()),
             leases: Mutex::new(leases),
+            used: Mutex::new(None),
             next_index: AtomicU32::new(next_index(highest_index)),
             inside_index: AtomicU32::new(FIRST_INSIDE_INDEX),
             rules: Mutex::new(()),
@@ -220,6 +225,7 @@ impl BuiltinNetwork {
         let subnets = self.usable_subnets()?;
         self.leave_other_mode(pod.id)?;
         let lease = self.reserve(pod, &subnets)?;
+        self.forget_predecessors(&lease, &subnets);
         let result = self.connect(pod, &lease, &subnets);
         if let Err(error) = result {
             let _rules = lock(&self.rules);
@@ -250,6 +256,7 @@ impl BuiltinNetwork {
         }
         forget_ports(&lease);
         if link::index(&link_name(id))?.is_none() {
+            self.remember_used(lease.ips);
             lock(&self.leases).free(id)?;
         }
         Ok(())

@@ -60,15 +60,8 @@ pub(super) fn forget_ports(lease: &Lease) {
     }
 }
 
-/// Deletes connections to pods that are gone, so that their packets do not reach the next pod with the address.
-pub(super) fn forget_addresses(addresses: &HashSet<IpAddr>) {
-    if !addresses.is_empty() {
-        forget(Protocol::Udp, &|flow| addresses.contains(&flow.source) || addresses.contains(&flow.target));
-    }
-}
-
 /// Deletes connections; a failure does not keep a pod from being attached or detached.
-fn forget(protocol: Protocol, is_stale: &dyn Fn(&conntrack::Flow) -> bool) {
+pub(super) fn forget(protocol: Protocol, is_stale: &dyn Fn(&conntrack::Flow) -> bool) {
     if let Err(error) = conntrack::forget(protocol, is_stale) {
         tracing::warn!(%error, "cannot delete the connections of removed pods from conntrack");
     }

@@ -7,7 +7,7 @@ use wharf_types::PodId;
 use wharf_types::lock::lock;
 
 use super::pair::{POD_LINKS, delete_link, link_name, pod_links};
-use super::ports::{elements, forget_addresses};
+use super::ports::elements;
 use super::{BuiltinError, BuiltinNetwork, DRAIN_LIMIT, Mode};
 use crate::netlink::{Family, NetlinkError, Socket};
 use crate::nft::{self, Element};
@@ -187,7 +187,7 @@ impl BuiltinNetwork {
             })
         });
         let addresses = lock(&self.leases).draining_addresses(gone.iter().map(|(id, _since)| id));
-        forget_addresses(&addresses);
+        self.remember_used(addresses);
         for (id, _since) in gone {
             if let Err(error) = lock(&self.leases).free(&id) {
                 tracing::warn!(pod = %id, %error, "cannot free the address of a detached pod yet; the next reconcile retries");

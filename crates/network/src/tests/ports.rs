@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use wharf_types::{ErrorKind, Failure};
 
 use super::fixture::{Host, LIMIT, Pod, ask, ask_udp, ip, knock, neighbour, tcp};
-use crate::{Mode, PortMapping, Protocol, nft};
+use crate::{Mode, Network, PortMapping, Protocol, nft};
 
 fn a_host_port_leads_to_the_pod_from_everywhere(mode: Mode) {
     reach_from_everywhere(&Host::new(mode));
@@ -101,6 +101,14 @@ fn a_udp_sender_that_keeps_its_port_reaches_each_next_pod(mode: Mode) {
 }
 
 fn what_others_still_send_reaches_no_pod_that_has_the_address_next(mode: Mode) {
+    reach_no_next_pod(mode, |network, _host| network);
+}
+
+fn what_others_still_send_reaches_no_pod_after_a_restart(mode: Mode) {
+    reach_no_next_pod(mode, |_network, host| host.network());
+}
+
+fn reach_no_next_pod(mode: Mode, restart: impl FnOnce(Network, &Host) -> Network) {
     let host = Host::with_subnets(mode, "10.88.0.0/30");
     let network = host.network();
     let outsider = neighbour();
@@ -125,6 +133,7 @@ fn what_others_still_send_reaches_no_pod_that_has_the_address_next(mode: Mode) {
     while network.free_addresses() > 0 {
         assert!(start.elapsed() < LIMIT, "the address is not free");
     }
+    let network = restart(network, &host);
     let next = Pod::new(2);
     next.attach(&network).unwrap();
     let socket = next.inside(|| UdpSocket::bind("0.0.0.0:7").unwrap());
@@ -201,6 +210,7 @@ in_both_modes! {
     an_address_and_udp_can_be_asked_for,
     a_udp_sender_that_keeps_its_port_reaches_each_next_pod,
     what_others_still_send_reaches_no_pod_that_has_the_address_next,
+    what_others_still_send_reaches_no_pod_after_a_restart,
     undoing_leaves_the_port_of_another_pod_alone,
     a_port_of_a_family_that_pods_lack_is_refused,
     two_pods_cannot_have_one_port,
