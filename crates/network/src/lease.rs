@@ -14,7 +14,7 @@ use wharf_state::records::Records;
 use wharf_types::PodId;
 
 use crate::store::{self, Json, StoreError};
-use crate::subnet::Subnets;
+use crate::subnet::{Subnet, Subnets};
 use crate::{Mode, PortMapping};
 
 const DRAINING: &str = ".draining";
@@ -136,8 +136,17 @@ impl Leases {
 
     /// Whether a pod is connected in this mode, or its link may still exist.
     pub(crate) fn has(&self, mode: Mode) -> bool {
-        let draining = self.draining.values().map(|(lease, _since)| lease);
-        self.held.values().chain(draining).any(|lease| lease.mode == mode)
+        self.all().any(|lease| lease.mode == mode)
+    }
+
+    /// Whether a routed pod has an address in the range, or its link may still exist.
+    pub(crate) fn has_routed_in(&self, range: &Subnet) -> bool {
+        let mut routed = self.all().filter(|lease| lease.mode == Mode::Routed);
+        routed.any(|lease| lease.ips.iter().any(|ip| range.contains(*ip)))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Lease> {
+        self.held.values().chain(self.draining.values().map(|(lease, _since)| lease))
     }
 
     /// Whether no pod has anything, not even a link that is about to disappear.

@@ -12,9 +12,10 @@ use super::{Built, BuiltinError, BuiltinNetwork, Failed, Mode};
 use crate::batch::Batch;
 use crate::link::{self, Address, Link};
 use crate::netlink::{Family, NetlinkError, Socket};
+use crate::nft;
 use crate::route::{self, Route};
 use crate::subnet::{Subnet, Subnets};
-use crate::{nft, sysctl};
+use crate::sysctl::{self, SysctlError};
 
 /// The lowest MTU with which a link has IPv6, in bytes.
 const IPV6_MTU: u32 = 1280;
@@ -58,7 +59,7 @@ impl BuiltinNetwork {
         }
         let gateway =
             bridge.as_ref().filter(|_| self.mode == Mode::Bridge).map_or(gateway, |link| link.hardware);
-        sysctl::forward(subnets.as_slice().iter().any(Subnet::is_ipv6).then_some(sysctl::Ipv6))?;
+        forward(subnets)?;
         self.open_firewalls()?;
         let has_ipv6 = sysctl::knows_ipv6() && mtu.is_none_or(|mtu| mtu >= IPV6_MTU);
         let ipv6 = has_ipv6.then_some(sysctl::Ipv6);
@@ -110,7 +111,7 @@ impl BuiltinNetwork {
         if self.mode == Mode::Routed {
             open_gateways(&socket, &subnets)?;
         }
-        Ok(())
+        Ok(forward(&subnets)?)
     }
 
     /// Has the host answer in the bridge for the pods to which it routes: pods in the bridge take everyone in their
@@ -128,9 +129,13 @@ impl BuiltinNetwork {
         Ok(batch.send(socket)?)
     }
 
-    /// Removes the addresses at which routed pods find the host.
-    pub(super) fn close_gateways(&self, socket: &Socket) -> Result<(), NetlinkError> {
-        for range in route::closed(socket)? {
+    /// Removes the addresses at which routed pods find the host, of the ranges that are not needed.
+    pub(super) fn close_gateways(
+        &self,
+        socket: &Socket,
+        is_needed: impl Fn(&Subnet) -> bool,
+    ) -> Result<(), NetlinkError> {
+        for range in route::closed(socket)?.into_iter().filter(|range| !is_needed(range)) {
             link::remove_address(socket, link::LOOPBACK, Address::alone(range.gateway()))?;
             route::open(socket, range)?;
         }
@@ -169,4 +174,10 @@ fn open_gateways(socket: &Socket, subnets: &Subnets) -> Result<(), NetlinkError>
         link::add_address(socket, link::LOOPBACK, Address::alone(gateway))?;
     }
     Ok(())
+}
+
+/// Lets the host forward packets of the ranges' families. Routed pods need that to reach even each other.
+fn forward(subnets: &Subnets) -> Result<(), SysctlError> {
+    let has_ipv6 = subnets.as_slice().iter().any(Subnet::is_ipv6);
+    sysctl::forward(has_ipv6.then_some(sysctl::Ipv6))
 }

@@ -11,6 +11,7 @@ use super::ports::elements;
 use super::{BuiltinError, BuiltinNetwork, DRAIN_LIMIT, Mode};
 use crate::netlink::{Family, NetlinkError, Socket};
 use crate::nft::{self, Element};
+use crate::subnet::Subnet;
 use crate::{firewall, link};
 
 impl BuiltinNetwork {
@@ -58,14 +59,14 @@ impl BuiltinNetwork {
         // belongs to it.
         let mut ready = lock(&self.ready);
         let unused = lock(&self.leases).is_empty();
-        let done = match (unused, &*ready) {
-            (true, _) => firewall::close().map(|found| {
+        let done = if unused {
+            firewall::close().map(|found| {
                 if found {
                     *ready = None;
                 }
-            }),
-            (false, Some(Ok(_built))) => self.open_firewalls(),
-            (false, _) => Ok(()),
+            })
+        } else {
+            self.open_firewalls()
         };
         if let Err(error) = done {
             tracing::debug!(%error, "cannot read the firewall's rules");
@@ -97,16 +98,19 @@ impl BuiltinNetwork {
         links
     }
 
-    /// Removes the part of the node that only the other mode uses, after that mode's last pod.
+    /// Removes the part of the node that only the other mode uses, after that mode's last pod, and the gateways of ranges
+    /// that are configured no more, after their last routed pod.
     fn leave_unused(&self, socket: &Socket) -> Result<(), BuiltinError> {
-        let is_left = |mode| self.mode != mode && !lock(&self.leases).has(mode);
-        if is_left(Mode::Bridge) && self.remove_bridge(socket)? {
+        let has_bridge = self.mode == Mode::Bridge || lock(&self.leases).has(Mode::Bridge);
+        if !has_bridge && self.remove_bridge(socket)? {
             *lock(&self.ready) = None;
         }
-        if is_left(Mode::Routed) {
-            self.close_gateways(socket)?;
-        }
-        Ok(())
+        let configured = self.subnets();
+        let is_needed = |range: &Subnet| {
+            let is_for_new_pods = self.mode == Mode::Routed && configured.as_slice().contains(range);
+            is_for_new_pods || lock(&self.leases).has_routed_in(range)
+        };
+        Ok(self.close_gateways(socket, is_needed)?)
     }
 
     /// Removes the network and the table if they exist: a table of this name is wharf's.
@@ -126,7 +130,7 @@ impl BuiltinNetwork {
     pub(crate) fn demolish(&self) -> Result<(), BuiltinError> {
         let socket = Socket::open(Family::Route)?;
         self.remove_bridge(&socket)?;
-        self.close_gateways(&socket)?;
+        self.close_gateways(&socket, |_range| false)?;
         *lock(&self.ready) = None;
         firewall::close()?;
         Ok(nft::delete_table()?)
@@ -157,7 +161,8 @@ impl BuiltinNetwork {
         let wanted: Vec<Element> =
             lock(&self.leases).held().flat_map(|(id, lease)| elements(id, lease)).collect();
         let wanted: Vec<Element> = wanted.into_iter().filter(|element| !stale(element)).collect();
-        let in_use = !wanted.is_empty() || matches!(&*lock(&self.ready), Some(Ok(_)));
+        let has_pods = lock(&self.leases).held().next().is_some();
+        let in_use = has_pods || matches!(&*lock(&self.ready), Some(Ok(_)));
         if in_use {
             self.restore_node()?;
         }

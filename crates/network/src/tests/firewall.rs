@@ -91,6 +91,21 @@ fn a_firewall_that_comes_later_or_is_loaded_anew_is_passed_after_the_next_look(m
     next.inside(|| ask(ip("192.0.2.2"), 80)).unwrap();
 }
 
+fn what_is_removed_while_no_daemon_runs_comes_back_when_one_starts(mode: Mode) {
+    let host = Host::new(mode);
+    let outsider = neighbour();
+    outsider.serve(80);
+    sh("iptables -P FORWARD DROP
+        nft 'add table inet firewalld; add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; }'");
+    let pod = Pod::new(1);
+    pod.attach(&host.network()).unwrap();
+    sh("iptables -F FORWARD; nft delete table inet wharf; echo 0 >/proc/sys/net/ipv4/ip_forward");
+    let network = host.network();
+    network.reconcile(&HashSet::from([pod.id.clone()]));
+    assert_eq!(pod.inside(|| ask(ip("192.0.2.2"), 80)).unwrap(), ip("192.0.2.1"));
+    assert!(network.readiness().message.contains("firewalld drops"), "people are told again");
+}
+
 /// Docker's rules, shortened.
 const DOCKER: &str = "
     for iptables in iptables ip6tables; do
@@ -150,4 +165,5 @@ in_both_modes! {
     a_firewall_that_comes_later_or_is_loaded_anew_is_passed_after_the_next_look,
     pods_pass_the_rules_of_docker_and_of_ufw,
     a_firewall_that_is_not_iptables_is_told,
+    what_is_removed_while_no_daemon_runs_comes_back_when_one_starts,
 }

@@ -85,6 +85,26 @@ fn pods_of_a_release_that_knew_bridges_alone_live_on() {
     assert!(!has_gateway(Mode::Bridge));
 }
 
+/// As after the advice to leave a range that is somebody else's.
+#[test]
+fn the_gateway_of_a_range_that_is_left_goes_with_its_last_pod() {
+    let mut host = Host::new(Mode::Routed);
+    let (one, two) = (Pod::new(1), Pod::new(2));
+    let first = one.attach(&host.network()).unwrap();
+    one.serve(80);
+    host.config.builtin_network.subnets = "10.99.0.0/24".parse().unwrap();
+    let network = host.network();
+    two.attach(&network).unwrap();
+    network.reconcile(&HashSet::from([one.id.clone()]));
+    two.inside(|| ask(first.ips[0], 80)).unwrap();
+    assert!(has_gateway(Mode::Routed), "its pod is there");
+    network.detach(&one.id, None).unwrap();
+    sh(&format!("ip link delete wh{}", one.id.short()));
+    network.reconcile(&HashSet::new());
+    assert!(!has_gateway(Mode::Routed));
+    assert!(sh("ip route show type unreachable").contains("10.99.0.0/24"));
+}
+
 #[test]
 fn a_bridge_that_others_made_stays_when_pods_are_routed() {
     let host = Host::new(Mode::Routed);
