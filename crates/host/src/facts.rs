@@ -64,7 +64,7 @@ pub fn facts(request: &Request<'_>, machine: &Machine) -> Result<HostFacts, Refu
 }
 
 /// This machine's hostname.
-pub fn hostname() -> String {
+pub(crate) fn hostname() -> String {
     nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 

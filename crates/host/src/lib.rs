@@ -2,13 +2,16 @@
 //!
 //! All of it blocks. It knows nothing about pods as the daemon has them: the caller passes paths and contents.
 
+pub mod directories;
 pub mod earlier;
 mod error;
 mod facts;
 pub mod files;
 pub mod namespaces;
+mod pod;
 mod readiness;
 
 pub use error::Error;
-pub use facts::{Machine, facts, hostname};
+pub use facts::{Machine, facts};
+pub use pod::{make_files, namespace_plan, namespaces as namespaces_of};
 pub use readiness::{Extent, Unready, unready};

@@ -29,7 +29,7 @@ impl PodFacts {
     /// The namespaces in its request; unset ones are the pod's.
     #[must_use]
     pub fn namespaces(&self) -> NamespaceOption {
-        namespaces(&self.config)
+        wharf_host::namespaces_of(&self.config)
     }
 
     /// Whether it is on the host's network.
@@ -37,12 +37,6 @@ impl PodFacts {
     pub fn is_host_network(&self) -> bool {
         self.namespaces().network() == NamespaceMode::Node
     }
-}
-
-/// The namespaces in a request; unset ones are the pod's.
-pub(crate) fn namespaces(config: &PodSandboxConfig) -> NamespaceOption {
-    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    context.and_then(|context| context.namespace_options.clone()).unwrap_or_default()
 }
 
 /// A container at one moment.

@@ -13,7 +13,7 @@ use wharf_types::{ContainerId, ContainerState, Exit, PodId};
 
 use crate::container::Container;
 use crate::error::Error;
-use crate::facts::{PodFacts, namespaces};
+use crate::facts::PodFacts;
 use crate::lock::{Mutex, RwLock};
 use crate::stages::{Stage, Stages};
 
@@ -253,19 +253,11 @@ impl Pod {
 
     /// The namespaces in the request; unset ones are the pod's.
     pub(crate) fn namespaces(&self) -> NamespaceOption {
-        namespaces(&self.config)
+        wharf_host::namespaces_of(&self.config)
     }
 
     pub(crate) fn is_host_network(&self) -> bool {
         self.namespaces().network() == NamespaceMode::Node
-    }
-
-    /// Its hostname: the request's, or this machine's.
-    pub(crate) fn hostname(&self) -> String {
-        if !self.config.hostname.is_empty() {
-            return self.config.hostname.clone();
-        }
-        wharf_host::hostname()
     }
 }
 

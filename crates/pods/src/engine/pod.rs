@@ -5,24 +5,20 @@
 //! network, the record of a complete pod. Containers come later. So does the first process of a PID namespace that they
 //! share: the supervisor makes it for the first of them.
 
-mod request;
+mod ports;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use wharf_cri_api::v1::{ContainerEventType, NamespaceMode, PodSandboxConfig};
-use wharf_host::{earlier, files};
+use wharf_cri_api::v1::{ContainerEventType, PodSandboxConfig};
+use wharf_host::{directories, earlier};
 use wharf_network::{Attachment, Dns, PodAddresses, StatsSocket};
 use wharf_planner::check_pod;
 use wharf_records::{Phase, PodRecord};
-use wharf_state::Layout;
 use wharf_supervision as supervision;
-use wharf_types::failure::named;
-use wharf_types::{ErrorKind, PodId};
+use wharf_types::PodId;
 
 use super::Engine;
 use super::create::pod_cgroup;
@@ -127,9 +123,9 @@ impl Engine {
             Ok::<_, Error>(self.program.start(&directory, cgroup.as_ref().map(AsFd::as_fd))?)
         })?;
         *pod.supervisor() = Some(process);
-        let plan = request::namespace_plan(pod)?;
+        let plan = wharf_host::namespace_plan(pod.config())?;
         let namespaces = stages.time("namespaces, files for /etc", || {
-            Ok::<_, Error>(self.template.make_pod(&plan, make_files(pod)?)?)
+            Ok::<_, Error>(self.template.make_pod(&plan, wharf_host::make_files(pod.config())?)?)
         })?;
         let netns = namespaces.net.as_ref().map(OwnedFd::try_clone).transpose();
         let netns = netns.stage("keeping the pod's network namespace")?;
@@ -139,12 +135,9 @@ impl Engine {
 
     /// Intent first: what is made after the record is found by it.
     fn intend_pod(&self, pod: &Pod, directory: &Path) -> Result<(), Error> {
-        make_directories(directory)?;
+        directories::make(directory)?;
         self.record_pod(pod, Phase::Making)?;
-        match pod.config().log_directory.as_str() {
-            "" => Ok(()),
-            logs => make_log_directory(logs),
-        }
+        Ok(directories::make_for_logs(&pod.config().log_directory)?)
     }
 
     pub(crate) fn record_pod(&self, pod: &Pod, phase: Phase) -> Result<(), Error> {
@@ -160,7 +153,7 @@ impl Engine {
     fn join_network_blocking(&self, pod: &Pod, netns: BorrowedFd<'_>) -> Result<PodAddresses, Error> {
         let pin = &self.parts.layout.namespace(pod.id(), "net");
         let metadata = pod.config().metadata.clone().unwrap_or_default();
-        let ports = request::ports(pod.config())?;
+        let ports = ports::of(pod.config())?;
         let dns = pod.config().dns_config.clone().unwrap_or_default();
         let attachment = Attachment {
             id: pod.id(),
@@ -272,7 +265,7 @@ impl Engine {
             self.remove_cgroup(pod_cgroup(&self.options.cgroup_parent, pod)?).await?;
         }
         let directory = self.parts.layout.pod(pod.id());
-        blocking(move || remove_directory(&directory)).await
+        blocking(move || Ok(directories::remove(&directory)?)).await
     }
 
     /// Undoes a pod that could not be made.
@@ -292,50 +285,4 @@ impl Engine {
         self.table.release(pod.id());
         Ok(())
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
-fn remove_directory(directory: &Path) -> Result<(), Error> {
-    match std::fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::at("removing the pod's directory", error))
-        }
-        _ => Ok(()),
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
-fn make_directories(directory: &Path) -> Result<(), Error> {
-    const STAGE: &str = "making the pod's directory";
-    let mut builder = std::fs::DirBuilder::new();
-    builder.mode(0o700);
-    for path in Layout::directories(directory) {
-        builder.create(path).stage(STAGE)?;
-    }
-    Ok(())
-}
-
-/// The request names the directory: the kernel's objection to the name is the request's fault, anything else the
-/// machine's.
-#[expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
-fn make_log_directory(path: &str) -> Result<(), Error> {
-    std::fs::create_dir_all(path).map_err(|error| {
-        match error.raw_os_error().map(|errno| named(Errno::from_raw(errno))) {
-            Some(ErrorKind::InvalidArgument) => {
-                Error::invalid("log_directory", format!("{path:?} cannot be made: {error}"))
-            }
-            _ => Error::at("making the directory of the pod's logs", error),
-        }
-    })
-}
-
-fn make_files(pod: &Pod) -> Result<OwnedFd, Error> {
-    let network = if pod.is_host_network() { files::Network::Hosts } else { files::Network::Own };
-    let shm = if pod.namespaces().ipc() == NamespaceMode::Node { files::Shm::Hosts } else { files::Shm::Own };
-    let resolv_conf = match &pod.config().dns_config {
-        Some(dns) => files::resolv_conf(dns)?,
-        None => files::hosts_resolv_conf(network),
-    };
-    let content = files::Files { hostname: &pod.hostname(), resolv_conf: &resolv_conf, shm };
-    Ok(files::make(&content)?)
 }

@@ -1,26 +1,30 @@
-//! The request of RunPodSandbox, translated into what is made.
+//! What the request of RunPodSandbox asks of this host: namespaces, and files for `/etc`.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
-use wharf_cri_api::v1::{self, NamespaceMode, PodSandboxConfig, Protocol as CriProtocol};
-use wharf_host::namespaces::{Kind, NamespacePlan, sysctl_scope};
-use wharf_network::{PortMapping, Protocol};
+use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
+use wharf_planner::Refusal;
 
 use crate::error::Error;
-use crate::pod::Pod;
+use crate::files;
+use crate::namespaces::{Kind, NamespacePlan, sysctl_scope};
 
 /// What a pod with its own network may do without being root in it, as with other runtimes.
 const USUAL_SYSCTLS: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
 
 /// The namespaces that a pod has of its own, and what is set in them.
-pub(super) fn namespace_plan(pod: &Pod) -> Result<NamespacePlan, Error> {
-    let options = pod.namespaces();
-    let sysctls = pod.config().linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
+///
+/// # Errors
+/// A sysctl is not of one of them.
+pub fn namespace_plan(config: &PodSandboxConfig) -> Result<NamespacePlan, Refusal> {
+    let options = namespaces(config);
+    let sysctls = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
     // A pod on the host's network has the host's name.
     let modes = [(Kind::Net, options.network()), (Kind::Ipc, options.ipc()), (Kind::Uts, options.network())];
     let own = modes.into_iter().filter(|(_, mode)| *mode != NamespaceMode::Node).map(|(kind, _)| kind);
-    let mut plan = NamespacePlan { own: own.collect(), hostname: pod.hostname(), sysctls: BTreeMap::new() };
+    let mut plan = NamespacePlan { own: own.collect(), hostname: hostname(config), sysctls: BTreeMap::new() };
     for (key, value) in &sysctls {
         check_sysctl(&plan, key, value)?;
     }
@@ -34,46 +38,50 @@ pub(super) fn namespace_plan(pod: &Pod) -> Result<NamespacePlan, Error> {
 }
 
 /// A sysctl must belong to one of the pod's own namespaces: any other is the whole machine's.
-fn check_sysctl(plan: &NamespacePlan, key: &str, value: &str) -> Result<(), Error> {
+fn check_sysctl(plan: &NamespacePlan, key: &str, value: &str) -> Result<(), Refusal> {
     let is_own = sysctl_scope(key).is_some_and(|kind| plan.own.contains(&kind));
     if is_own && !value.contains(['\n', '\0']) {
         return Ok(());
     }
     let problem = format!("{key} is not a sysctl of a namespace that the pod has of its own");
-    Err(Error::invalid("sysctls", problem))
+    Err(Refusal::Field { field: "sysctls", problem })
 }
 
-/// The host ports that lead into the pod.
-pub(super) fn ports(config: &PodSandboxConfig) -> Result<Vec<PortMapping>, Error> {
-    config.port_mappings.iter().map(mapping).collect()
+/// The namespaces that a request asks for; unset ones are the pod's.
+#[must_use]
+pub fn namespaces(config: &PodSandboxConfig) -> NamespaceOption {
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    context.and_then(|context| context.namespace_options.clone()).unwrap_or_default()
 }
 
-fn mapping(asked: &v1::PortMapping) -> Result<PortMapping, Error> {
-    let no_address = |error| Error::invalid("host_ip", format!("{:?}: {error}", asked.host_ip));
-    let host_ip = (!asked.host_ip.is_empty()).then(|| asked.host_ip.parse().map_err(no_address));
-    Ok(PortMapping {
-        protocol: match asked.protocol() {
-            CriProtocol::Tcp => Protocol::Tcp,
-            CriProtocol::Udp => Protocol::Udp,
-            CriProtocol::Sctp => Protocol::Sctp,
-        },
-        container_port: port("container_port", asked.container_port)?,
-        host_port: port("host_port", asked.host_port)?,
-        host_ip: host_ip.transpose()?,
-    })
+/// The name of a pod's host: the request's, or this machine's.
+pub(crate) fn hostname(config: &PodSandboxConfig) -> String {
+    if config.hostname.is_empty() { crate::facts::hostname() } else { config.hostname.clone() }
 }
 
-fn port(field: &'static str, value: i32) -> Result<u16, Error> {
-    u16::try_from(value).map_err(|_range| Error::invalid(field, format!("{value} is not a port")))
+/// Makes a pod's file system in memory with the files for its containers.
+///
+/// # Errors
+/// The request's DNS cannot be written down, or the kernel refuses a step.
+pub fn make_files(config: &PodSandboxConfig) -> Result<OwnedFd, Error> {
+    let options = namespaces(config);
+    let is_hosts = |mode| mode == NamespaceMode::Node;
+    let network = if is_hosts(options.network()) { files::Network::Hosts } else { files::Network::Own };
+    let shm = if is_hosts(options.ipc()) { files::Shm::Hosts } else { files::Shm::Own };
+    let resolv_conf = match &config.dns_config {
+        Some(dns) => files::resolv_conf(dns)?,
+        None => files::hosts_resolv_conf(network),
+    };
+    let content = files::Files { hostname: &hostname(config), resolv_conf: &resolv_conf, shm };
+    Ok(files::make(&content)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wharf_cri_api::v1::{LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceOption};
-    use wharf_types::PodId;
+    use wharf_cri_api::v1::{LinuxPodSandboxConfig, LinuxSandboxSecurityContext};
 
-    fn pod(network: NamespaceMode, ipc: NamespaceMode, sysctls: &[(&str, &str)]) -> Pod {
+    fn pod(network: NamespaceMode, ipc: NamespaceMode, sysctls: &[(&str, &str)]) -> PodSandboxConfig {
         let options =
             NamespaceOption { network: network.into(), ipc: ipc.into(), ..NamespaceOption::default() };
         let context = LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
@@ -83,8 +91,7 @@ mod tests {
             sysctls: sysctls.iter().map(own).collect(),
             ..LinuxPodSandboxConfig::default()
         };
-        let config = PodSandboxConfig { linux: Some(linux), ..PodSandboxConfig::default() };
-        Pod::new(PodId::from_random([1; 32]), config, String::new(), 0)
+        PodSandboxConfig { linux: Some(linux), ..PodSandboxConfig::default() }
     }
 
     #[test]
@@ -126,18 +133,9 @@ mod tests {
     }
 
     #[test]
-    fn a_port_is_one_and_an_address_too() {
-        let asked = |host_port, host_ip: &str| v1::PortMapping {
-            container_port: 80,
-            host_port,
-            host_ip: host_ip.to_owned(),
-            ..v1::PortMapping::default()
-        };
-        let read = mapping(&asked(8080, "127.0.0.1")).unwrap();
-        assert_eq!((read.host_port, read.host_ip), (8080, Some("127.0.0.1".parse().unwrap())));
-        assert_eq!(mapping(&asked(0, "")).unwrap().host_ip, None);
-        for (host_port, host_ip) in [(-1, ""), (65_536, ""), (80, "localhost")] {
-            assert!(mapping(&asked(host_port, host_ip)).is_err(), "{host_port} {host_ip}");
-        }
+    fn a_pod_without_a_name_has_the_machines() {
+        let named = PodSandboxConfig { hostname: "web".to_owned(), ..PodSandboxConfig::default() };
+        assert_eq!(hostname(&named), "web");
+        assert_eq!(hostname(&PodSandboxConfig::default()), crate::facts::hostname());
     }
 }

@@ -1,0 +1,81 @@
+//! The directories of a pod: its own in the state directory, and that of its containers' logs.
+
+use std::fs::{DirBuilder, create_dir_all, remove_dir_all};
+use std::io::ErrorKind::NotFound;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+
+use nix::errno::Errno;
+use wharf_planner::Refusal;
+use wharf_state::Layout;
+use wharf_types::failure::named;
+use wharf_types::{ErrorKind, Stage as _, StageError};
+
+use crate::error::Error;
+
+/// Makes a pod's directory, with those in it.
+///
+/// # Errors
+/// The disk's.
+pub fn make(directory: &Path) -> Result<(), StageError> {
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700);
+    let mut directories = Layout::directories(directory).into_iter();
+    directories.try_for_each(|path| builder.create(path)).stage("making the pod's directory")
+}
+
+/// Makes the directory of logs that a request names, if it names one.
+///
+/// # Errors
+/// The kernel's objection to the name is the request's fault, anything else the machine's.
+pub fn make_for_logs(path: &str) -> Result<(), Error> {
+    let made = if path.is_empty() { Ok(()) } else { create_dir_all(path) };
+    made.map_err(|error| match error.raw_os_error().map(|errno| named(Errno::from_raw(errno))) {
+        Some(ErrorKind::InvalidArgument) => {
+            let problem = format!("{path:?} cannot be made: {error}");
+            Refusal::Field { field: "log_directory", problem }.into()
+        }
+        _ => StageError::at("making the directory of the pod's logs", error).into(),
+    })
+}
+
+/// Removes a pod's directory with all in it; one that is not there is fine.
+///
+/// # Errors
+/// The disk's.
+pub fn remove(directory: &Path) -> Result<(), StageError> {
+    match remove_dir_all(directory) {
+        Err(error) if error.kind() == NotFound => Ok(()),
+        removed => removed.stage("removing the pod's directory"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_types::Failure as _;
+
+    #[test]
+    fn a_pods_directory_comes_and_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = dir.path().join("pod");
+        make(&pod).unwrap();
+        assert!(Layout::exits(&pod).is_dir());
+        assert_eq!(make(&pod).unwrap_err().kind(), ErrorKind::Internal, "no other pod has this id");
+        remove(&pod).unwrap();
+        remove(&pod).unwrap();
+        assert!(!pod.exists());
+    }
+
+    #[test]
+    fn a_directory_of_logs_that_cannot_be_is_the_requests_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        make_for_logs("").unwrap();
+        let logs = dir.path().join("a/b");
+        make_for_logs(logs.to_str().unwrap()).unwrap();
+        assert!(logs.is_dir());
+        std::fs::write(logs.join("file"), "").unwrap();
+        let error = make_for_logs(logs.join("file/c").to_str().unwrap()).unwrap_err();
+        assert!(matches!(&error, Error::Refused(Refusal::Field { field: "log_directory", .. })), "{error}");
+    }
+}
