@@ -90,7 +90,7 @@ fn security_modules() -> SecurityModules {
 fn mount_source(mount: &Mount) -> Result<MountSource, String> {
     let path = &mount.host_path;
     let source = resolve(path).map_err(|error| format!("host path {path:?}: {error}"))?;
-    // To find a mount's propagation, the whole mount table must be read.
+    // Before Linux 6.8, the whole mount table must be read for this.
     let propagation = match mount.propagation() {
         MountPropagation::PropagationPrivate => Propagation::Private,
         _ => propagation_of(&source).map_err(|error| error.to_string())?,

@@ -67,7 +67,8 @@ impl Joined {
         enter_cgroup(&plan.cgroup.entries)?;
         // Through paths of the host, in the host's mount namespace: only there is a copy a peer of the host's mount.
         let mut sources = mounts::open_sources(&plan.mounts)?;
-        // Through paths of the host: the layers.
+        // Through paths of the host: the layers. Last, since with many layers it leaves the host's mount namespace before
+        // Linux 6.8.
         let root = Root::make(&plan.rootfs)?;
         // This needs the descriptor of a process, and privileges in the host's user namespace.
         origin.choose_namespace()?;

@@ -1,5 +1,7 @@
 //! Mounts through descriptors: new file systems, copies of trees, attributes, attachment.
 
+mod propagation;
+
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -7,6 +9,8 @@ use nix::errno::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 
 use crate::error::{Error, Named, Result};
+
+pub use propagation::propagation_of;
 
 /// The restrictions of a mount, with the kernel's values `MOUNT_ATTR_*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -168,39 +172,6 @@ pub fn propagate(mount: BorrowedFd<'_>, propagation: Propagation, depth: Depth) 
     set_attributes(mount, depth, Attributes::NONE, flag)
 }
 
-/// The propagation of the mount that contains `path`, in this process's mount namespace; follows links. A mount that is
-/// both shared and a slave counts as shared.
-///
-/// # Errors
-/// The kernel's error; ENOENT if the mount has disappeared in the meantime.
-pub fn propagation_of(path: &Path) -> Result<Propagation> {
-    let named = || path.display().to_string();
-    let flags = rustix::fs::StatxFlags::MNT_ID;
-    let stat = rustix::fs::statx(rustix::fs::CWD, path, rustix::fs::AtFlags::empty(), flags)
-        .named("statx", named)?;
-    let table = std::fs::read("/proc/thread-self/mountinfo").map_err(|error| {
-        Error::new("read", "mountinfo", Errno::from_raw(error.raw_os_error().unwrap_or_default()))
-    })?;
-    let lines = String::from_utf8_lossy(&table);
-    let mut mounts = lines.lines().filter_map(propagation_of_line);
-    let found = mounts.find(|(id, _)| *id == stat.stx_mnt_id);
-    found.map(|(_, found)| found).ok_or_else(|| Error::new("mountinfo", named(), Errno::ENOENT))
-}
-
-/// A mount's id and propagation, from a line as described in proc(5).
-fn propagation_of_line(line: &str) -> Option<(u64, Propagation)> {
-    let id = line.split(' ').next()?.parse().ok()?;
-    let has = |name: &str| {
-        line.split(' ').skip(6).take_while(|field| *field != "-").any(|field| field.starts_with(name))
-    };
-    let propagation = match (has("shared:"), has("master:")) {
-        (true, _) => Propagation::Shared,
-        (false, true) => Propagation::Slave,
-        (false, false) => Propagation::Private,
-    };
-    Some((id, propagation))
-}
-
 fn set_attributes(mount: BorrowedFd<'_>, depth: Depth, set: Attributes, propagation: u64) -> Result<()> {
     let attr = libc::mount_attr { attr_set: u64::from(set.0), attr_clr: 0, propagation, userns_fd: 0 };
     let flags = match depth {
@@ -289,25 +260,5 @@ impl OwnThread {
         let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC;
         nix::fcntl::openat(&self.0, &*name, flags, nix::sys::stat::Mode::empty())
             .named("openat", || name.clone())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_propagation_of_a_mount_is_read() {
-        let of = |fields| {
-            let line = format!("36 35 98:0 /m /n rw,noatime {fields}- ext4 /dev/x rw,shared:5");
-            propagation_of_line(&line).unwrap()
-        };
-        assert_eq!(of(""), (36, Propagation::Private));
-        assert_eq!(of("master:1 propagate_from:2 "), (36, Propagation::Slave));
-        assert_eq!(of("shared:1 "), (36, Propagation::Shared));
-        assert_eq!(of("shared:1 master:7 "), (36, Propagation::Shared));
-        assert_eq!(propagation_of_line("no number"), None);
-        propagation_of(Path::new("/proc")).unwrap();
-        assert_eq!(propagation_of(Path::new("/no/such")).unwrap_err().errno, Errno::ENOENT);
     }
 }
