@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType};
-use nix::sys::socket::{bind, recv, send, socket};
+use nix::sys::socket::{bind, connect, recv, send, socket};
 
 pub(crate) const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
@@ -178,6 +178,8 @@ impl Socket {
         let open = || {
             let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
             bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+            // From here on it takes messages of the kernel alone: an administrator of the namespace could send others.
+            connect(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
             Ok(fd)
         };
         let fd = open().operation(|| "open a netlink socket".to_owned())?;
@@ -323,6 +325,18 @@ mod tests {
         assert_eq!((kind, flags, sequence), (1, REQUEST, 9));
         assert_eq!(text(find(payload, 3).unwrap()), "abc");
         assert_eq!(find(find(payload, 4).unwrap(), 5).and_then(number), Some(7));
+    }
+
+    #[test]
+    fn nobody_answers_but_the_kernel() {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let socket = Socket::open(Family::Route).unwrap();
+        let address: NetlinkAddr = nix::sys::socket::getsockname(socket.fd.as_raw_fd()).unwrap();
+        let forger = Socket::open(Family::Route).unwrap();
+        // What would end the next dump.
+        let forged = Message::new(KIND_DONE, 0).fixed(&[0; 4]).finish(1);
+        let sent = nix::sys::socket::sendto(forger.fd.as_raw_fd(), &forged, &address, MsgFlags::empty());
+        assert_eq!(sent, Err(Errno::ECONNREFUSED));
     }
 
     #[test]

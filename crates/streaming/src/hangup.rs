@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send, socket,
+};
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 use tokio::time::sleep;
@@ -86,6 +88,8 @@ impl Peer {
         let flags = SockFlag::SOCK_CLOEXEC;
         let kernel =
             socket(AddressFamily::Netlink, SockType::Datagram, flags, SockProtocol::NetlinkSockDiag)?;
+        // Nobody else's answer is heard.
+        connect(kernel.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         send(kernel.as_raw_fd(), &self.question(), MsgFlags::empty())?;
         let mut answer = [0; 512];
         let len = recv(kernel.as_raw_fd(), &mut answer, MsgFlags::empty())?;
