@@ -79,6 +79,22 @@ pub(crate) struct Lease {
     pub(crate) mode: Mode,
 }
 
+/// Proof that a pod has a host port on 127.0.0.1.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LoopbackPort;
+
+impl Lease {
+    pub(crate) fn loopback_port(&self) -> Option<LoopbackPort> {
+        let is_there = |port: &PortMapping| match port.host_ip {
+            None => true,
+            Some(IpAddr::V4(ip)) => ip.is_unspecified() || ip.is_loopback(),
+            Some(IpAddr::V6(_)) => false,
+        };
+        let mut ports = self.ports.iter().filter(|port| port.host_port != 0);
+        (self.ips.iter().any(IpAddr::is_ipv4) && ports.any(is_there)).then_some(LoopbackPort)
+    }
+}
+
 /// The record on disk.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {

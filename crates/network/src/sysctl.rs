@@ -55,10 +55,16 @@ pub(crate) fn prepare_pod() -> Result<(), SysctlError> {
     Ok(())
 }
 
-/// Settings for the bridge. Pods reply to host ports on 127.0.0.1 (the rules keep everyone else out), and the host does
-/// not believe that a pod is a router or knows a better one.
+/// Has a bridge route 127.0.0.0/8, as host ports on 127.0.0.1 need. The rules keep the pods out of the host's services
+/// there, but are gone whenever somebody flushes the ruleset: so this waits for the first such port.
+pub(crate) fn route_loopback(bridge: &str) -> Result<(), SysctlError> {
+    write(&format!("ipv4/conf/{bridge}/route_localnet"), "1")
+}
+
+/// Settings for the bridge. The host does not believe that a pod is a router or knows a better one, or is somebody
+/// elsewhere, not even while somebody has flushed the rules.
 pub(crate) fn prepare_bridge(name: &str) -> Result<(), SysctlError> {
-    write(&format!("ipv4/conf/{name}/route_localnet"), "1")?;
+    write(&format!("ipv4/conf/{name}/rp_filter"), "1")?;
     write(&format!("ipv4/conf/{name}/accept_redirects"), "0")?;
     if has_ipv6() {
         write(&format!("ipv6/conf/{name}/accept_redirects"), "0")?;
@@ -123,7 +129,7 @@ mod tests {
     #[test]
     fn a_setting_that_is_not_there_is_named() {
         let error = prepare_bridge("none/such").unwrap_err();
-        assert_eq!(error.to_string(), "set ipv4/conf/none/such/route_localnet to 1");
+        assert_eq!(error.to_string(), "set ipv4/conf/none/such/rp_filter to 1");
         assert!(prepare_bridge("nosuchbridge").is_err());
     }
 }

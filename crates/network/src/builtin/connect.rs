@@ -91,6 +91,9 @@ impl BuiltinNetwork {
             }
             other => other?,
         }
+        if self.mode == Mode::Bridge && lease.loopback_port().is_some() {
+            sysctl::route_loopback(&self.bridge)?;
+        }
         self.open_ports(pod.id, lease)?;
         forget_ports(lease);
         Ok(())
@@ -171,7 +174,7 @@ impl BuiltinNetwork {
 fn route_to(connection: Connection<'_>, built: Built, index: u32) -> Batch {
     let Connection { pod, lease, .. } = connection;
     let mut batch = Batch::default();
-    let dress = link::dress_routed(index, &alias(pod.id, &lease.ips), built.ipv6);
+    let dress = link::dress_routed(index, &alias(pod.id, &lease.ips), lease.loopback_port(), built.ipv6);
     batch.add("label the link of a pod", dress);
     batch.add("bring up the link of a pod", link::up(index));
     for (Address { ip, .. }, gateway) in connection.addresses() {

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use super::{
     ALIAS, FLAG_UP, GROUP, HARDWARE, INFO, INFO_KIND, MASTER, NAME, NEW_LINK, PODS_GROUP, header, put_mtu,
 };
+use crate::lease::LoopbackPort;
 use crate::netlink::{self, IPV4, IPV6, Message, Socket};
 use crate::sysctl::Ipv6;
 
@@ -23,6 +24,7 @@ const PEER: u16 = 1;
 
 const IPV4_SETTINGS: u16 = 1;
 const IPV4_ACCEPT_REDIRECTS: u16 = 4;
+const IPV4_CHECKS_SOURCE: u16 = 8;
 const IPV4_ROUTE_LOCALNET: u16 = 26;
 const IPV6_GENERATES: u16 = 8;
 const NOTHING: u8 = 1;
@@ -113,16 +115,23 @@ pub(crate) fn dress_port(index: u32, alias: &str) -> Message {
     message
 }
 
-/// The request that sets the alias and the settings of the host end of a routed pair, before it is up. Host ports on
-/// 127.0.0.1 need the settings (the rules keep everyone else out). The end has no IPv6 address to which the pod could
-/// send neighbour or router messages.
-pub(crate) fn dress_routed(index: u32, alias: &str, ipv6: Option<Ipv6>) -> Message {
+/// The request that sets the alias and the settings of the host end of a routed pair, before it is up. A host port on
+/// 127.0.0.1 needs the end to route 127.0.0.0/8; no other pod has such an end, for the rules that keep the pod out of the
+/// host's services there are gone whenever somebody flushes the ruleset. For the same reason the end itself refuses IPv4
+/// packets in the name of others. It has no IPv6 address to which the pod could send neighbour or router messages.
+pub(crate) fn dress_routed(
+    index: u32,
+    alias: &str,
+    port: Option<LoopbackPort>,
+    ipv6: Option<Ipv6>,
+) -> Message {
     let mut message = Message::new(NEW_LINK, 0).fixed(&header(index, 0));
     message.text(ALIAS, alias);
     message.nest(BY_FAMILY, |families| {
         families.nest(IPV4.into(), |family| {
             family.nest(IPV4_SETTINGS, |values| {
-                values.attribute(IPV4_ROUTE_LOCALNET, &1_u32.to_ne_bytes());
+                values.attribute(IPV4_ROUTE_LOCALNET, &u32::from(port.is_some()).to_ne_bytes());
+                values.attribute(IPV4_CHECKS_SOURCE, &1_u32.to_ne_bytes());
                 values.attribute(IPV4_ACCEPT_REDIRECTS, &0_u32.to_ne_bytes());
             });
         });

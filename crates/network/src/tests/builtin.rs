@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use wharf_types::{ErrorKind, Failure};
 
-use super::fixture::{Host, LIMIT, Pod, ask, id, ip, neighbour, pod_links, sh};
+use super::fixture::{Host, LIMIT, Pod, ask, id, ip, neighbour, pod_links, sh, tcp};
 use crate::netlink::{Family, Socket};
-use crate::{Builtin, Error, Mode, StatsSocket, link};
+use crate::{Builtin, Error, Mode, PortMapping, StatsSocket, link};
 
 fn host_and_pods_reach_each_other_by_both_families(mode: Mode) {
     let host = Host::new(mode);
@@ -58,7 +58,13 @@ fn routers_are_not_believed_and_loopback_is_not_routed(mode: Mode) {
         assert_eq!(read("ipv6/conf/wharf0/accept_ra"), "0\n");
     }
     assert_eq!(read("ipv4/ip_forward"), "1\n");
-    // A pod that routes 127.0.0.0/8 to the host reaches nothing there.
+    let with_port = Pod::new(2);
+    with_port.attach_with(&network, &[tcp(12000, 80)]).unwrap();
+    loopback_is_out_of_reach(&with_port);
+}
+
+/// A pod that routes 127.0.0.0/8 to the host reaches nothing there.
+fn loopback_is_out_of_reach(pod: &Pod) {
     let _listener = std::net::TcpListener::bind("127.0.0.1:70").unwrap();
     pod.inside(|| {
         std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").unwrap();
@@ -67,6 +73,17 @@ fn routers_are_not_believed_and_loopback_is_not_routed(mode: Mode) {
         let socket = std::net::TcpStream::connect_timeout(&"127.0.0.1:70".parse().unwrap(), short);
         assert_eq!(socket.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
     });
+}
+
+/// As while somebody reloads a firewall whose configuration begins with `flush ruleset`.
+fn loopback_is_not_routed_even_without_the_rules(mode: Mode) {
+    let host = Host::new(mode);
+    let network = host.network();
+    let pod = Pod::new(1);
+    let elsewhere = PortMapping { host_ip: Some(ip("192.0.2.1")), ..tcp(12000, 80) };
+    pod.attach_with(&network, &[elsewhere]).unwrap();
+    sh("nft flush ruleset");
+    loopback_is_out_of_reach(&pod);
 }
 
 fn an_exhausted_range_is_an_error_and_detached_pods_make_room(mode: Mode) {
@@ -277,6 +294,7 @@ in_both_modes! {
     host_and_pods_reach_each_other_by_both_families,
     what_leaves_the_bridge_is_masqueraded_and_pods_can_be_routed_to,
     routers_are_not_believed_and_loopback_is_not_routed,
+    loopback_is_not_routed_even_without_the_rules,
     an_exhausted_range_is_an_error_and_detached_pods_make_room,
     an_address_is_free_when_the_namespace_is_gone,
     a_namespace_that_is_none_leaves_nothing_behind,

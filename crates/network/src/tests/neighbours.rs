@@ -101,20 +101,31 @@ fn a_routed_pod_speaks_in_its_own_name_alone() {
     let victims = victim.attach(&network).unwrap();
     let forged = [["10.88.0.1", "10.88.0.77", "192.0.2.7"], ["fd00:88::1", "fd00:88::77", "2001:db8::7"]];
     for ((to, own), names) in victims.ips.iter().zip(&own.ips).zip(forged) {
-        let socket = victim.inside(|| UdpSocket::bind((*to, 9)).unwrap());
-        socket.set_read_timeout(Some(LIMIT)).unwrap();
-        liar.inside(|| {
-            for name in names {
-                let at_once = if name.contains(':') { "nodad" } else { "" };
-                sh(&format!("ip address add {name} dev lo {at_once}"));
-                UdpSocket::bind((name, 0)).unwrap().send_to(b"forged", (*to, 9)).unwrap();
-            }
-            UdpSocket::bind((*own, 0)).unwrap().send_to(b"own", (*to, 9)).unwrap();
-        });
-        let mut buffer = [0; 10];
-        let (len, from) = socket.recv_from(&mut buffer).unwrap();
-        assert_eq!((&buffer[..len], from.ip()), (&b"own"[..], *own));
+        speaks_in_its_own_name((&liar, *own), (&victim, *to), names);
     }
+    // While somebody reloads a firewall whose configuration begins so, the kernel still checks IPv4.
+    sh("nft flush ruleset");
+    speaks_in_its_own_name(
+        (&liar, own.ips[0]),
+        (&victim, victims.ips[0]),
+        ["10.88.0.79", "10.88.0.78", "192.0.2.8"],
+    );
+}
+
+fn speaks_in_its_own_name((liar, own): (&Pod, IpAddr), (victim, to): (&Pod, IpAddr), names: [&str; 3]) {
+    let socket = victim.inside(|| UdpSocket::bind((to, 9)).unwrap());
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    liar.inside(|| {
+        for name in names {
+            let at_once = if name.contains(':') { "nodad" } else { "" };
+            sh(&format!("ip address add {name} dev lo {at_once}"));
+            UdpSocket::bind((name, 0)).unwrap().send_to(b"forged", (to, 9)).unwrap();
+        }
+        UdpSocket::bind((own, 0)).unwrap().send_to(b"own", (to, 9)).unwrap();
+    });
+    let mut buffer = [0; 10];
+    let (len, from) = socket.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..len], from.ip()), (&b"own"[..], own));
 }
 
 #[test]
