@@ -82,8 +82,10 @@ impl Template {
     /// The kernel's error.
     pub fn make() -> Result<Self, StageError> {
         const STAGE: &str = "making an empty mount namespace";
-        let root = wharf_isolation::empty_directory().stage(STAGE)?;
-        mount::namespace_with_root(root.as_fd()).map(Self).stage(STAGE)
+        // It must not stay below the files of all pods: they would share it, and a container with `CAP_SYS_ADMIN` can drop
+        // what is on top of it, make it writable, and leave to the next pod whatever it likes.
+        let passing = wharf_isolation::empty_directory().stage(STAGE)?;
+        mount::empty_namespace(passing.as_fd()).map(Self).stage(STAGE)
     }
 
     /// Makes a pod's namespaces. The detached mount `files` becomes the root of its mount namespace.
@@ -113,7 +115,7 @@ impl Template {
         setns(&self.0, CloneFlags::CLONE_NEWNS).stage(STAGE)?;
         unshare(CloneFlags::CLONE_NEWNS).stage(STAGE)?;
         let root = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage(STAGE)?;
-        // On top of the empty root: whoever enters the namespace gets the topmost mount.
+        // On top of the kernel's own root: whoever enters the namespace gets the topmost mount.
         mount::attach(files.as_fd(), root.as_fd()).stage(STAGE)?;
         let mounts = thread.namespace("mnt").stage(STAGE)?;
         Ok(PodNamespaces { net, ipc, uts, mounts, files })
@@ -165,8 +167,11 @@ mod tests {
     use std::os::fd::BorrowedFd;
     use std::path::PathBuf;
 
-    use super::*;
+    use nix::errno::Errno;
+    use nix::mount::{MntFlags, umount2};
     use wharf_sys::mount::Attributes;
+
+    use super::*;
 
     #[test]
     fn only_namespaced_sysctls_have_a_scope() {
@@ -229,6 +234,15 @@ mod tests {
             entries.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
         };
         assert_eq!(inside(pod.mounts.as_fd(), CloneFlags::CLONE_NEWNS, names), ["file"]);
+    }
+
+    #[test]
+    fn nothing_is_below_a_pods_files_that_pods_could_share() {
+        let pod = make(&[Kind::Ipc], "kernel.shm_rmid_forced").unwrap();
+        let drop_root =
+            || inside(pod.mounts.as_fd(), CloneFlags::CLONE_NEWNS, || umount2("/", MntFlags::MNT_DETACH));
+        assert_eq!(drop_root(), Ok(()));
+        assert_eq!(drop_root(), Err(Errno::EINVAL), "the kernel's own root is the last");
     }
 
     #[test]

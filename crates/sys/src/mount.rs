@@ -224,13 +224,32 @@ fn root() -> Result<OwnedFd> {
 /// # Errors
 /// The kernel's error.
 pub fn namespace_with_root(mount: BorrowedFd<'_>) -> Result<OwnedFd> {
+    new_namespace(|| pivot_to(mount))
+}
+
+/// Makes a mount namespace without mounts. Only the root that the kernel itself mounted first is left, since no namespace
+/// can do without it. `passing` is a detached mount that is the root on the way there, because pivot_root(2) exchanges
+/// roots; it is dropped as well.
+///
+/// # Errors
+/// The kernel's error.
+pub fn empty_namespace(passing: BorrowedFd<'_>) -> Result<OwnedFd> {
+    use nix::mount::{MntFlags, umount2};
+    new_namespace(|| {
+        pivot_to(passing)?;
+        umount2("/", MntFlags::MNT_DETACH).named("umount2", || "/".into())
+    })
+}
+
+/// Makes a copy of this process's mount namespace, changed from inside.
+fn new_namespace(change: impl FnOnce() -> Result<()> + Send) -> Result<OwnedFd> {
     use nix::sched::{CloneFlags, unshare};
     let make = || {
         let thread = OwnThread::open()?;
         unshare(CloneFlags::CLONE_NEWNS).named("unshare", || "CLONE_NEWNS".into())?;
         // Otherwise the mounts that are dropped next would also be dropped in the original namespace.
         propagate(root()?.as_fd(), Propagation::Private, Depth::Recursive)?;
-        pivot_to(mount)?;
+        change()?;
         thread.namespace("mnt")
     };
     std::thread::scope(|scope| scope.spawn(make).join())
