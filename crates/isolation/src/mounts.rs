@@ -102,12 +102,13 @@ pub(crate) fn attach_all(
 
 fn attach_one(root: &Root, plan: &MountPlan, tree: &OwnedFd) -> wharf_sys::Result<()> {
     let make = if is_directory(tree.as_fd())? { Make::Directory } else { Make::File };
-    let target = root.ensure(&plan.target, make)?;
-    if plan.target.depth() == 0 {
-        // A mount over the root would hide the file system in which everything else is resolved.
-        return Err(wharf_sys::Error::new("move_mount", "/", Errno::EBUSY));
-    }
-    mount::attach(tree.as_fd(), target.as_fd())
+    let target = match plan.source {
+        // Where a link leads can change with the mounts that follow. What is masked and read-only in a procfs is found by
+        // its path in the end, so an image with such a link would have one of which nothing is.
+        Source::Filesystem { .. } => root.ensure_without_links(&plan.target, make)?,
+        _ => root.ensure(&plan.target, make)?,
+    };
+    root.attach(tree.as_fd(), target.as_fd())
 }
 
 fn fill(root: &Root, plan: &MountPlan, source: Option<&OwnedFd>) -> Result<(), Error> {

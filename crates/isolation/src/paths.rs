@@ -33,7 +33,7 @@ impl Covers {
         } else {
             copy_or_make(&mut self.null, || null_device(root))?
         };
-        mount::attach(cover.as_fd(), target.as_fd())
+        root.attach(cover.as_fd(), target.as_fd())
     }
 }
 
@@ -80,7 +80,7 @@ fn read_only_one(root: &Root, path: &ContainerPath) -> wharf_sys::Result<()> {
     let Some(target) = existing(root, path)? else { return Ok(()) };
     let copy = mount::copy_tree_fd(target.as_fd(), Depth::Recursive)?;
     mount::forbid(copy.as_fd(), Attributes::READ_ONLY, Depth::Recursive)?;
-    mount::attach(copy.as_fd(), target.as_fd())
+    root.attach(copy.as_fd(), target.as_fd())
 }
 
 fn existing(root: &Root, path: &ContainerPath) -> wharf_sys::Result<Option<OwnedFd>> {

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
-use nix::sys::stat::{FileStat, Mode, SFlag};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 use wharf_sys::error::Named as _;
 use wharf_sys::fs::{Resolve, open_below, split_last};
 use wharf_sys::mount::{self, Attributes, Depth};
@@ -79,6 +79,30 @@ impl Root {
         self.ensure_relative(path.relative(), make, LINKS_LIMIT)
     }
 
+    /// The same for a path that must not lead through a link.
+    pub(crate) fn ensure_without_links(
+        &self,
+        path: &ContainerPath,
+        make: Make,
+    ) -> wharf_sys::Result<OwnedFd> {
+        drop(self.ensure(path, make)?);
+        open_below(self.fd(), path.relative(), OFlag::O_PATH, Resolve::BeneathNoLinks)
+    }
+
+    /// Attaches a detached mount over a file or directory in the root, but never over the root itself, whatever path leads
+    /// there. It would hide the file system in which everything else is resolved, and would not even be hidden itself:
+    /// commands enter the topmost mount, and so does `..` for a process that calls chroot(2).
+    pub(crate) fn attach(&self, mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> wharf_sys::Result<()> {
+        let place = |fd| {
+            let stat = fstatat(fd, "", AtFlags::AT_EMPTY_PATH).named("fstatat", || "a mount point".into())?;
+            Ok::<_, wharf_sys::Error>((stat.st_dev, stat.st_ino))
+        };
+        if place(self.fd())? == place(target)? {
+            return Err(wharf_sys::Error::new("move_mount", "over the root of the container", Errno::EBUSY));
+        }
+        mount::attach(mount, target)
+    }
+
     fn ensure_relative(&self, path: &str, make: Make, links: usize) -> wharf_sys::Result<OwnedFd> {
         match open_below(self.fd(), path, OFlag::O_PATH, Resolve::InRoot) {
             Err(error) if error.errno == Errno::ENOENT && !path.is_empty() => {}
@@ -143,7 +167,7 @@ pub(crate) fn cwd_error(path: &ContainerPath, source: wharf_sys::Error) -> Error
 
 /// Whether an `O_PATH` descriptor is a directory.
 pub(crate) fn is_directory(fd: BorrowedFd<'_>) -> wharf_sys::Result<bool> {
-    let stat = nix::sys::stat::fstatat(fd, "", AtFlags::AT_EMPTY_PATH)
+    let stat = fstatat(fd, "", AtFlags::AT_EMPTY_PATH)
         .named("fstatat", || format!("descriptor {}", fd.as_raw_fd()))?;
     Ok(kind(&stat) == SFlag::S_IFDIR)
 }

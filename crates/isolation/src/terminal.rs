@@ -38,7 +38,7 @@ pub(crate) fn open(root: &Root, plan: &Plan) -> Result<Terminal, Error> {
     })?;
     let console = root.ensure(&console, Make::File).stage(STAGE)?;
     let tree = mount::copy_tree_fd(peer.as_fd(), Depth::One).stage(STAGE)?;
-    mount::attach(tree.as_fd(), console.as_fd()).stage(STAGE)?;
+    root.attach(tree.as_fd(), console.as_fd()).stage(STAGE)?;
     Ok(Terminal { master, peer })
 }
 

@@ -10,6 +10,7 @@
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -32,11 +33,13 @@ use rig::{host, inner, mount, plan, pod};
 /// A test: its name and its function.
 type Case = (&'static str, fn(&SingleThreaded));
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 14] = [
     ("a_plan_with_a_bad_part_makes_nothing", a_plan_with_a_bad_part_makes_nothing),
     ("an_outline_is_of_its_plan", an_outline_is_of_its_plan),
     ("a_program_runs_in_its_root_with_what_it_was_given", a_program_runs_in_its_root_with_what_it_was_given),
     ("devices_links_and_covers_are_the_containers", devices_links_and_covers_are_the_containers),
+    ("no_link_leads_a_new_file_system_elsewhere", no_link_leads_a_new_file_system_elsewhere),
+    ("no_link_leads_a_mount_over_the_root", no_link_leads_a_mount_over_the_root),
     ("a_read_only_root_cannot_be_written", a_read_only_root_cannot_be_written),
     ("of_the_pods_files_only_those_of_the_plan_are_seen", of_the_pods_files_only_those_of_the_plan_are_seen),
     ("rights_are_those_of_the_plan", rights_are_those_of_the_plan),
@@ -174,6 +177,33 @@ fn devices_links_and_covers_are_the_containers(witness: &SingleThreaded) {
     assert!(outcome.output.ends_with("refused\n"), "{outcome:?}");
     assert!(outcome.output.starts_with("/proc/self/fd/1\n1:3\n"), "{outcome:?}");
     assert!(!outcome.output.contains("masked") && !outcome.output.contains("deep"), "{outcome:?}");
+}
+
+/// Of a procfs elsewhere nothing would be masked.
+fn no_link_leads_a_new_file_system_elsewhere(witness: &SingleThreaded) {
+    for leads_to in ["/", "/elsewhere", "dev/../elsewhere", "usr/.."] {
+        let outcome = ran(witness, "exit 0", |directory, plan| {
+            symlink(leads_to, directory.join("layer/proc")).unwrap();
+            plan.masked_paths.push(inner("/proc/sys"));
+        });
+        fails(&outcome, ErrorKind::Internal, "mount of proc at /proc failed");
+    }
+}
+
+fn no_link_leads_a_mount_over_the_root(witness: &SingleThreaded) {
+    let bind =
+        |_directory: &Path, plan: &mut Plan| plan.mounts.push(mount("/hole", Source::Tree(host("/usr"))));
+    let mask = |_directory: &Path, plan: &mut Plan| plan.masked_paths.push(inner("/hole"));
+    let read_only = |_directory: &Path, plan: &mut Plan| plan.readonly_paths.push(inner("/hole"));
+    let changes: [fn(&Path, &mut Plan); 3] = [bind, mask, read_only];
+    for change in changes {
+        let outcome = ran(witness, "exit 0", |directory, plan| {
+            symlink("etc/..", directory.join("layer/hole")).unwrap();
+            change(directory, plan);
+        });
+        let (_kind, message) = outcome.failure.expect("it fails");
+        assert!(message.contains("over the root of the container"), "{message}");
+    }
 }
 
 fn a_read_only_root_cannot_be_written(witness: &SingleThreaded) {
