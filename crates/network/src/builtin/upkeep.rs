@@ -39,9 +39,27 @@ impl BuiltinNetwork {
             removed.insert(id);
         }
         self.free_addresses();
+        self.set_up_again(&socket);
         self.tend_firewalls();
         self.leave_unused(&socket)?;
         Ok(removed)
+    }
+
+    /// After a restart, sets the network up for the pods that exist, even if no other is attached: it replaces the rules of
+    /// an earlier release, and readiness need not list all links and routes each time.
+    fn set_up_again(&self, socket: &Socket) {
+        let is_known = lock(&self.ready).is_some();
+        if is_known || lock(&self.leases).held().next().is_none() {
+            return;
+        }
+        let set_up = self.usable_subnets().and_then(|subnets| self.ensure(socket, &subnets).map(drop));
+        if let Err(error) = set_up {
+            let error = wharf_types::chain(&error);
+            tracing::warn!(
+                error,
+                "cannot set up the network of the pods that exist; the next attach retries"
+            );
+        }
     }
 
     /// Frees the addresses of detached pods whose link is gone, and deletes links that have existed for too long.

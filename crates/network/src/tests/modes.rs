@@ -77,6 +77,7 @@ fn pods_of_a_release_that_knew_bridges_alone_live_on() {
     change(&mut host);
     let network = host.network();
     network.reconcile(&HashSet::from([pod.id.clone()]));
+    assert!(has_gateway(Mode::Routed), "the network is set up for pods that exist, too");
     ask(ip("127.0.0.1"), 12000).unwrap();
     assert_eq!(pod.inside(|| ask(ip("192.0.2.2"), 80)).unwrap(), ip("192.0.2.1"));
     assert!(has_gateway(Mode::Bridge));
