@@ -132,7 +132,7 @@ async fn grown(
 ) -> anyhow::Result<Grown> {
     // Pays for whatever only the first pod costs.
     runtime.down(&runtime.up().await?).await?;
-    let mut beside = Beside::none(runtime)?;
+    let beside = Beside::none(runtime)?;
     let mut grown = Grown { name: beside.runtime.name.clone(), steps: Vec::new(), stopped: None };
     let mut pods = Vec::new();
     for count in counts {
@@ -152,17 +152,14 @@ async fn grown(
             break;
         }
     }
-    end(&mut grown, &mut beside, endpoint, pods).await?;
+    if let Err(error) = end(&mut grown, &beside, endpoint, pods).await {
+        grown.stopped = Some(format!("the end: {error:#}"));
+    }
     Ok(grown)
 }
 
 /// Kills the daemon while all pods run, lets the next daemon remove them, and ends that one.
-async fn end(
-    grown: &mut Grown,
-    beside: &mut Beside,
-    endpoint: &Endpoint,
-    pods: Vec<Pod>,
-) -> anyhow::Result<()> {
+async fn end(grown: &mut Grown, beside: &Beside, endpoint: &Endpoint, pods: Vec<Pod>) -> anyhow::Result<()> {
     let Some(last) = grown.steps.last_mut() else { return Ok(()) };
     let killed = daemon::Killed::kill(beside.runtime.daemon)?;
     let next = killed.start_again(endpoint, &beside.runtime, pods.len()).await?;

@@ -104,6 +104,8 @@ impl Killed {
 impl Next {
     /// Asks the daemon to end, and waits for it.
     pub(crate) fn end(mut self) -> anyhow::Result<()> {
+        // A daemon that ends waits for its clients to hang up.
+        drop(self.runtime);
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM).context("end the daemon")?;
         self.child.wait().context("wait for the daemon").map(drop)
     }
@@ -116,8 +118,10 @@ async fn ready(endpoint: &Endpoint, before: &Runtime, containers: usize) -> Opti
     let mut client = runtime.calls.runtime.clone();
     let status = client.status(StatusRequest::default()).await.ok()?.into_inner().status?;
     let listed = client.list_containers(ListContainersRequest::default()).await.ok()?.into_inner();
-    let all =
-        listed.containers.len() == containers && status.conditions.iter().all(|condition| condition.status);
+    // Runtimes add conditions of their own, which may say no for ever.
+    let is_met =
+        |name: &str| status.conditions.iter().any(|condition| condition.r#type == name && condition.status);
+    let all = listed.containers.len() == containers && is_met("RuntimeReady") && is_met("NetworkReady");
     all.then_some(runtime)
 }
 
