@@ -9,7 +9,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use wharf_planner::Refusal;
 use wharf_sys::mount::{self, OwnThread};
-use wharf_types::{Stage as _, StageError};
+use wharf_types::failure::named;
+use wharf_types::{ErrorKind, Stage as _, StageError};
 
 use crate::error::Error;
 
@@ -127,7 +128,7 @@ fn set_up(plan: &NamespacePlan) -> Result<(), Error> {
     if plan.own.contains(&Kind::Uts) && !plan.hostname.is_empty() {
         nix::unistd::sethostname(&plan.hostname).stage("setting the pod's hostname")?;
     }
-    Ok(plan.sysctls.iter().try_for_each(|(key, value)| set_sysctl(key, value))?)
+    plan.sysctls.iter().try_for_each(|(key, value)| set_sysctl(key, value))
 }
 
 /// Checks a key and returns the kind of namespace it belongs to, or `None` for a key of the whole machine, which no pod
@@ -152,13 +153,20 @@ pub fn sysctl_scope(key: &str) -> Option<Kind> {
     }
 }
 
-fn set_sysctl(key: &str, value: &str) -> Result<(), Refusal> {
+fn set_sysctl(key: &str, value: &str) -> Result<(), Error> {
     let path = format!("/proc/sys/{}", key.replace('.', "/"));
-    let written = wharf_sys::fs::write_value(&path, value);
-    written.map_err(|error| Refusal::Field {
-        field: "sysctls",
-        problem: format!("{key} cannot be set to {value:?}: {error}"),
-    })
+    wharf_sys::fs::write_value(&path, value).map_err(|error| not_set(key, value, error))
+}
+
+/// The request is at fault, unless the machine is short of something.
+fn not_set(key: &str, value: &str, error: wharf_sys::Error) -> Error {
+    match named(error.errno) {
+        ErrorKind::InvalidArgument => {
+            let problem = format!("{key} cannot be set to {value:?}: {error}");
+            Refusal::Field { field: "sysctls", problem }.into()
+        }
+        _ => StageError::at("setting the pod's sysctls", error).into(),
+    }
 }
 
 #[cfg(test)]
@@ -170,6 +178,7 @@ mod tests {
     use nix::errno::Errno;
     use nix::mount::{MntFlags, umount2};
     use wharf_sys::mount::Attributes;
+    use wharf_types::Failure as _;
 
     use super::*;
 
@@ -243,6 +252,17 @@ mod tests {
             || inside(pod.mounts.as_fd(), CloneFlags::CLONE_NEWNS, || umount2("/", MntFlags::MNT_DETACH));
         assert_eq!(drop_root(), Ok(()));
         assert_eq!(drop_root(), Err(Errno::EINVAL), "the kernel's own root is the last");
+    }
+
+    #[test]
+    fn a_machine_that_is_short_of_something_is_not_the_requests_fault() {
+        let failed = |errno| not_set("net.x", "1", wharf_sys::Error::new("open", "x".to_owned(), errno));
+        assert!(matches!(failed(Errno::EINVAL), Error::Refused(_)));
+        let short = failed(Errno::EMFILE);
+        assert!(
+            matches!(&short, Error::Stage(error) if error.kind() == ErrorKind::ResourceExhausted),
+            "{short}"
+        );
     }
 
     #[test]
