@@ -129,7 +129,14 @@ impl Leases {
     /// `earlier` is where a release kept them for which they survived a restart of the machine: it is emptied.
     pub(crate) fn open(dir: &Path, earlier: &Path) -> Result<Self, StoreError> {
         let store = store::open(dir.to_owned())?;
-        store::take_over(earlier, dir)?;
+        // The state may be full: the pods' links say what is missing, and the daemon that starts can make room.
+        if let Err(error) = store::take_over(earlier, dir) {
+            let error = wharf_types::chain(&error);
+            tracing::warn!(
+                error,
+                "not all leases of an earlier release are taken over; the next start tries again"
+            );
+        }
         let loaded = store::load(&store, |name| name.strip_suffix(DRAINING).unwrap_or(name))?;
         let mut leases =
             Self { store, held: HashMap::new(), draining: HashMap::new(), taken: HashSet::new(), next: 0 };
@@ -180,14 +187,17 @@ impl Leases {
         self.draining.iter().map(|(id, (_lease, since))| (id.clone(), *since)).collect()
     }
 
-    /// Restores the lost lease of a pod from what the kernel shows.
-    pub(crate) fn adopt(&mut self, id: PodId, lease: Lease) -> Result<(), StoreError> {
+    /// Restores the lost lease of a pod from what the kernel shows. Even if it cannot be recorded, nobody else gets its
+    /// addresses.
+    pub(crate) fn adopt(&mut self, id: PodId, lease: Lease) {
         if self.held.contains_key(&id) || self.draining.contains_key(&id) {
-            return Ok(());
+            return;
         }
-        self.save(&id, &lease)?;
+        if let Err(error) = self.save(&id, &lease) {
+            let error = wharf_types::chain(&error);
+            tracing::warn!(pod = %id, error, "the lease of a pod is not recorded; the next start tries again");
+        }
         self.insert(id, lease);
-        Ok(())
     }
 
     /// Gives a pod addresses and host ports, which are on disk when this returns. A pod that already has addresses
@@ -388,6 +398,20 @@ mod tests {
             assert_eq!((leases.get(&id(1)), leases.draining().len()), (Some(&first), 1));
             assert!(!earlier.exists());
         }
+    }
+
+    #[test]
+    fn a_lease_that_cannot_be_recorded_keeps_its_addresses_from_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let (earlier, now) = (dir.path().join("earlier"), dir.path().join("now"));
+        std::fs::create_dir_all(earlier.join("directory")).unwrap();
+        let mut leases = Leases::open(&now, &earlier).unwrap();
+        // Where the record belongs is a directory, as in a state without room it cannot be written.
+        std::fs::create_dir_all(now.join(id(1).as_str()).join("occupied")).unwrap();
+        let ips = vec!["10.0.0.2".parse().unwrap()];
+        leases.adopt(id(1), Lease { ips, ports: Vec::new(), mode: Mode::Routed });
+        let next = leases.reserve(&id(2), &[], &"10.0.0.0/24".parse().unwrap(), Mode::Routed).unwrap();
+        assert_eq!(next.ips[0].to_string(), "10.0.0.3");
     }
 
     #[test]

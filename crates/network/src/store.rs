@@ -88,8 +88,13 @@ pub(crate) fn take_over(from: &Path, to: &Path) -> Result<(), StoreError> {
         if !to.join(&name).exists() {
             let mut unfinished = name.clone();
             unfinished.push(".new");
-            std::fs::copy(from.join(&name), to.join(&unfinished)).map_err(fail)?;
-            std::fs::rename(to.join(&unfinished), to.join(&name)).map_err(fail)?;
+            let unfinished = to.join(unfinished);
+            let taken = std::fs::copy(from.join(&name), &unfinished);
+            let taken = taken.and_then(|_bytes| std::fs::rename(&unfinished, to.join(&name)));
+            taken.map_err(|source| {
+                drop(std::fs::remove_file(&unfinished));
+                fail(source)
+            })?;
         }
     }
     std::fs::remove_dir_all(from).map_err(fail)

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use wharf_types::PodId;
 
-use super::{BuiltinError, Mode};
+use super::Mode;
 use crate::lease::{Lease, Leases};
 use crate::link::{self, Link, PODS_GROUP};
 use crate::netlink::{Family, NetlinkError, Socket};
@@ -70,12 +70,12 @@ pub(super) fn pod_links(socket: &Socket, bridge: Option<u32>) -> Result<Vec<PodL
 }
 
 /// Restores lost leases from what the kernel shows. Returns the highest index of their links, 0 if there are none.
-pub(super) fn adopt(leases: &mut Leases) -> Result<u32, BuiltinError> {
+pub(super) fn adopt(leases: &mut Leases) -> Result<u32, NetlinkError> {
     let mut highest = 0;
     for link in pod_links(&Socket::open(Family::Route)?, None)? {
         highest = highest.max(link.index);
         if let Some((id, ips)) = link.pod {
-            leases.adopt(id, Lease { ips, ports: Vec::new(), mode: link.mode })?;
+            leases.adopt(id, Lease { ips, ports: Vec::new(), mode: link.mode });
         }
     }
     Ok(highest)

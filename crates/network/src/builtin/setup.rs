@@ -50,7 +50,7 @@ impl BuiltinNetwork {
         let bridge = match self.mode {
             Mode::Routed => {
                 open_gateways(socket, subnets)?;
-                link::get(socket, &self.bridge)?.filter(|link| link.kind == "bridge")
+                self.pods_bridge(socket)?
             }
             Mode::Bridge => Some(self.set_up_bridge(socket, subnets, gateway, mtu)?),
         };
@@ -100,8 +100,19 @@ impl BuiltinNetwork {
 
     /// Writes the rules, and adds the bridge to the links to which they apply, even a bridge of an earlier release.
     fn write_rules(&self, socket: &Socket, subnets: &Subnets) -> Result<(), NetlinkError> {
-        link::join_pods(socket, &self.bridge)?;
+        if self.pods_bridge(socket)?.is_some() {
+            link::join_pods(socket, &self.bridge)?;
+        }
         nft::ensure(subnets.as_slice())
+    }
+
+    /// The bridge. If pods are routed, one that others made, and that has no pod left, is none of wharf's.
+    fn pods_bridge(&self, socket: &Socket) -> Result<Option<Link>, NetlinkError> {
+        let is_for_pods = |link: &Link| {
+            let is_wharfs = self.mode == Mode::Bridge || link::is_ours(link.hardware);
+            link.kind == "bridge" && (is_wharfs || lock(&self.leases).has(Mode::Bridge))
+        };
+        Ok(link::get(socket, &self.bridge)?.filter(is_for_pods))
     }
 
     /// Restores what someone may have removed from the node's part.
