@@ -18,9 +18,9 @@ const DEFAULT_FILE: &str = "/etc/wharf/config.toml";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Config {
-    /// The directory for what outlives a restart of the machine: images, snapshots, leases.
+    /// The directory for what outlives a restart of the machine: images, snapshots.
     pub(crate) root: PathBuf,
-    /// The directory for what ends with the machine's uptime: pods.
+    /// The directory for what ends with the machine's uptime: pods, leases.
     pub(crate) state: PathBuf,
     /// The CRI socket.
     pub(crate) socket: PathBuf,
