@@ -31,9 +31,9 @@ struct Cost {
 
 /// What each may take with v1 or hybrid cgroups; v2 takes less. Lower a number when less is needed.
 const TREE: [(&str, Cost); 3] = [
-    ("pod up", Cost { daemon: 522, supervisor: 559 }),
-    ("ExecSync", Cost { daemon: 46, supervisor: 214 }),
-    ("pod down", Cost { daemon: 298, supervisor: 95 }),
+    ("pod up", Cost { daemon: 480, supervisor: 559 }),
+    ("ExecSync", Cost { daemon: 44, supervisor: 148 }),
+    ("pod down", Cost { daemon: 275, supervisor: 95 }),
 ];
 
 #[test]
