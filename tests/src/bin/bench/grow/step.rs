@@ -94,8 +94,8 @@ impl Step {
     async fn idle(&mut self, pause: Duration, beside: &Beside) -> anyhow::Result<()> {
         let mut watched = memory::helpers(&beside.processes, beside.runtime.daemon)?;
         watched.push(beside.runtime.daemon);
-        // What the last pods began comes to its end first.
-        tokio::time::sleep(pause / 2).await;
+        // The last pods settle first: a supervisor looks after a new log for some ten seconds.
+        tokio::time::sleep(2 * pause).await;
         let before = Activities::of(&watched)?;
         tokio::time::sleep(pause).await;
         let during = Activities::of(&watched)?.since(&before);
