@@ -84,6 +84,8 @@ impl Failure for Error {
             Self::Stage { stage: birth::STAGE, source } if source.errno == Errno::ENOMEM => {
                 ErrorKind::FailedPrecondition
             }
+            // Links are the image's.
+            Self::Mount { source, .. } if source.errno == Errno::ELOOP => ErrorKind::InvalidArgument,
             Self::Stage { source, .. } | Self::Mount { source, .. } => source.errno.kind(),
             Self::HostPath { source, .. } | Self::ContainerPath { source, .. } => named(source.errno),
             Self::Identity { .. } | Self::Plan { .. } => ErrorKind::InvalidArgument,

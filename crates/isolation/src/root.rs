@@ -86,7 +86,13 @@ impl Root {
         make: Make,
     ) -> wharf_sys::Result<OwnedFd> {
         drop(self.ensure(path, make)?);
-        open_below(self.fd(), path.relative(), OFlag::O_PATH, Resolve::BeneathNoLinks)
+        let opened = open_below(self.fd(), path.relative(), OFlag::O_PATH, Resolve::BeneathNoLinks);
+        opened.map_err(|error| match error.errno {
+            Errno::ELOOP => {
+                wharf_sys::Error::new("openat2", format!("{path}, from where a link leads on"), Errno::ELOOP)
+            }
+            _ => error,
+        })
     }
 
     /// Attaches a detached mount over a file or directory in the root, but never over the root itself, whatever path leads

@@ -186,7 +186,7 @@ fn no_link_leads_a_new_file_system_elsewhere(witness: &SingleThreaded) {
             symlink(leads_to, directory.join("layer/proc")).unwrap();
             plan.masked_paths.push(inner("/proc/sys"));
         });
-        fails(&outcome, ErrorKind::Internal, "mount of proc at /proc failed");
+        fails(&outcome, ErrorKind::InvalidArgument, "/proc, from where a link leads on");
     }
 }
 
