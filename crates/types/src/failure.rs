@@ -18,7 +18,6 @@ impl Failure for Errno {
     /// missing to wharf alone, and so is a permission: `NotFound` and `PermissionDenied` would tell a client something
     /// about the object that it named, and on `NotFound` the kubelet forgets a pod. Code whose system call is about a
     /// thing that the request names knows better, and uses [`named`].
-    /// knows better, and says so.
     fn kind(&self) -> ErrorKind {
         match self {
             Self::ENOSPC
