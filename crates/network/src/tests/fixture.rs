@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 use wharf_types::PodId;
@@ -150,13 +150,19 @@ pub(super) fn sh(line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Has a new socket ask a UDP server until it answers once, and returns the answer. The socket keeps its port.
+/// Has a socket of its own ask a UDP server until it answers once; returns the answer. The socket keeps its port. Packets sent
+/// while the link of a pod comes up may be lost.
 pub(super) fn knock(socket: &UdpSocket, server: SocketAddr) -> String {
-    socket.set_read_timeout(Some(LIMIT)).unwrap();
-    socket.send_to(b"?", server).unwrap();
+    socket.set_read_timeout(Some(LIMIT / 50)).unwrap();
+    let start = Instant::now();
     let mut answer = [0; 100];
-    let (len, _peer) = socket.recv_from(&mut answer).unwrap();
-    String::from_utf8_lossy(&answer[..len]).into_owned()
+    loop {
+        socket.send_to(b"?", server).unwrap();
+        if let Ok((len, _peer)) = socket.recv_from(&mut answer) {
+            return String::from_utf8_lossy(&answer[..len]).into_owned();
+        }
+        assert!(start.elapsed() < LIMIT, "{server} does not answer");
+    }
 }
 
 pub(super) fn id(number: u8) -> PodId {
