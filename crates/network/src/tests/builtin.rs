@@ -161,6 +161,7 @@ fn a_link_of_another_kind_with_the_bridges_name_is_reported() {
     let error = Pod::new(1).attach(&network).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
     assert!(matches!(error, Error::Builtin(crate::BuiltinError::NotABridge { .. })), "{error}");
+    assert!(sh("ip -o link show lo").contains("group default"), "the rules for pods are not for it");
 }
 
 #[test]
