@@ -162,10 +162,10 @@ impl Leases {
         self.all().any(|lease| lease.mode == mode)
     }
 
-    /// Whether a routed pod has an address in the range, or its link may still exist.
-    pub(crate) fn has_routed_in(&self, range: &Subnet) -> bool {
-        let mut routed = self.all().filter(|lease| lease.mode == Mode::Routed);
-        routed.any(|lease| lease.ips.iter().any(|ip| range.contains(*ip)))
+    /// Whether a pod that is connected in this mode has an address in the range, or its link may still exist.
+    pub(crate) fn has_in(&self, mode: Mode, range: &Subnet) -> bool {
+        let mut connected = self.all().filter(|lease| lease.mode == mode);
+        connected.any(|lease| lease.ips.iter().any(|ip| range.contains(*ip)))
     }
 
     fn all(&self) -> impl Iterator<Item = &Lease> {

@@ -149,6 +149,10 @@ pub(crate) fn uplink_mtu(routes: &[Route], links: &[Link]) -> Option<u32> {
 }
 
 impl Route {
+    pub(crate) fn range(&self) -> Subnet {
+        Subnet::new(self.destination, self.prefix)
+    }
+
     /// The range, and the name of the link, for people.
     pub(crate) fn describe(&self, links: &[Link]) -> String {
         let link = links.iter().find(|link| link.index == self.link).map(|link| link.name.as_str());

@@ -153,6 +153,23 @@ impl BuiltinNetwork {
         Ok(())
     }
 
+    /// Removes the addresses of wharf's bridge in ranges that are not needed.
+    pub(super) fn leave_in_bridge(
+        &self,
+        socket: &Socket,
+        is_needed: impl Fn(&Subnet) -> bool,
+    ) -> Result<(), NetlinkError> {
+        let is_wharfs = |link: &Link| link.kind == "bridge" && link::is_ours(link.hardware);
+        let Some(bridge) = link::get(socket, &self.bridge)?.filter(is_wharfs) else { return Ok(()) };
+        let routes = route::list(socket)?;
+        let ranges = routes.iter().filter(|route| route.link == bridge.index).map(Route::range);
+        for range in ranges.filter(|range| !is_needed(range)) {
+            let address = Address { ip: range.gateway(), prefix: range.prefix() };
+            link::remove_address(socket, bridge.index, address)?;
+        }
+        Ok(())
+    }
+
     /// What the machine's other links mean for pods: they must have no address in the pods' ranges, and they limit the
     /// size of packets.
     pub(super) fn look_around(

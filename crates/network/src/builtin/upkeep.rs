@@ -116,19 +116,24 @@ impl BuiltinNetwork {
         links
     }
 
-    /// Removes the part of the node that only the other mode uses, after that mode's last pod, and the gateways of ranges
-    /// that are configured no more, after their last routed pod.
+    /// Removes the part of the node that only the other mode uses, after that mode's last pod.
     fn leave_unused(&self, socket: &Socket) -> Result<(), BuiltinError> {
         let has_bridge = self.mode == Mode::Bridge || lock(&self.leases).has(Mode::Bridge);
         if !has_bridge && self.remove_bridge(socket)? {
             *lock(&self.ready) = None;
         }
+        Ok(self.leave_ranges(socket)?)
+    }
+
+    /// Removes the gateways of ranges that are configured no more, after the range's last pod.
+    fn leave_ranges(&self, socket: &Socket) -> Result<(), NetlinkError> {
         let configured = self.subnets();
-        let is_needed = |range: &Subnet| {
-            let is_for_new_pods = self.mode == Mode::Routed && configured.as_slice().contains(range);
-            is_for_new_pods || lock(&self.leases).has_routed_in(range)
+        let is_needed = |mode: Mode, range: &Subnet| {
+            let is_for_new_pods = self.mode == mode && configured.as_slice().contains(range);
+            is_for_new_pods || lock(&self.leases).has_in(mode, range)
         };
-        Ok(self.close_gateways(socket, is_needed)?)
+        self.close_gateways(socket, |range| is_needed(Mode::Routed, range))?;
+        self.leave_in_bridge(socket, |range| is_needed(Mode::Bridge, range))
     }
 
     /// Removes the network and the table if they exist: a table of this name is wharf's.
