@@ -11,8 +11,8 @@ use wharf_cri_api::v1::{
     ContainerUser, ImageSpec, LinuxContainerUser, LinuxPodSandboxStatus, Namespace, PodIp, PodSandbox,
     PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
 };
-use wharf_pods::{Container, ContainerFacts, Event, Pod, PodFacts, Stage};
-use wharf_types::ContainerState;
+use wharf_pods::{Container, ContainerFacts, Event, Pod, PodFacts};
+use wharf_types::{ContainerState, Timing};
 
 fn pod_state(pod: &PodFacts) -> PodSandboxState {
     if pod.is_ready { PodSandboxState::SandboxReady } else { PodSandboxState::SandboxNotready }
@@ -199,9 +199,9 @@ pub(crate) fn pod_info(pod: &Pod, namespaces: Vec<Value>) -> BTreeMap<String, St
 }
 
 /// How long each stage of a making took, in microseconds, as `wharf explain` shows it.
-fn stages(stages: Vec<Stage>) -> String {
+fn stages(stages: Vec<Timing>) -> String {
     let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    let of = |stage: Stage| json!({ "stage": stage.name, "beganUs": micros(stage.began), "tookUs": micros(stage.took) });
+    let of = |stage: Timing| json!({ "stage": stage.name, "beganUs": micros(stage.began), "tookUs": micros(stage.took) });
     Value::Array(stages.into_iter().map(of).collect()).to_string()
 }
 

@@ -14,6 +14,7 @@ mod description;
 mod devices;
 mod environment;
 mod kept;
+mod key;
 mod limits;
 mod mounts;
 mod namespaces;
@@ -36,6 +37,7 @@ mod tests;
 
 pub use description::{Description, Extra, describe};
 pub use kept::{Identity, keep, show};
+pub use key::{ContainerKey, PodKey};
 pub use limits::{check as check_resources, limits, merge as merge_resources, oom_score, resources};
 pub use mounts::{ETC_FILES, SHM};
 pub use plan::plan;

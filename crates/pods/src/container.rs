@@ -10,13 +10,12 @@ use wharf_cri_api::v1::ContainerConfig;
 use wharf_images::{LayerLease, Store};
 use wharf_records::{ContainerRecord, Recovered, Word, decide};
 use wharf_state::ExitRecord;
-use wharf_types::{ContainerId, ContainerState, Exit, PodId};
+use wharf_types::{ContainerId, ContainerState, Exit, PodId, Timing, Timings};
 
 use crate::error::Error;
 use crate::facts::ContainerFacts;
 use crate::lock::{Mutex, RwLock};
 use crate::pod::Pod;
-use crate::stages::{Stage, Stages};
 
 /// The message of an end that nobody saw.
 const UNSEEN: &str = "its supervisor died, or did not answer, and nobody saw how it ended";
@@ -38,7 +37,7 @@ pub struct Container {
     log_path: String,
     /// Held by a change of the container, so that changes come one after another. See `lock` for the order.
     changing: tokio::sync::Mutex<()>,
-    making_of: Stages,
+    making_of: Timings,
     /// Keeps the image's layers while they may be mounted.
     _layers: Layers,
 }
@@ -115,24 +114,24 @@ impl Container {
             pid: AtomicI32::new(0),
             meter: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
-            making_of: Stages::default(),
+            making_of: Timings::default(),
             _layers: layers,
         }
     }
 
     /// The same, with what is known of how it was made.
-    pub(crate) fn made_by(self, making_of: Stages) -> Self {
+    pub(crate) fn made_by(self, making_of: Timings) -> Self {
         Self { making_of, ..self }
     }
 
     /// How it was made and started; nothing if an earlier daemon made it.
     #[must_use]
-    pub fn stages(&self) -> Vec<Stage> {
+    pub fn stages(&self) -> Vec<Timing> {
         self.making_of.all()
     }
 
     /// Where its start is noted.
-    pub(crate) fn making_of(&self) -> &Stages {
+    pub(crate) fn making_of(&self) -> &Timings {
         &self.making_of
     }
 

@@ -9,13 +9,12 @@ use wharf_host::namespaces::PodNamespaces;
 use wharf_network::StatsSocket;
 use wharf_state::ExitRecord;
 use wharf_supervision::{Connection, Link, Links, Process, SupervisorError, Waiters};
-use wharf_types::{ContainerId, ContainerState, Exit, PodId};
+use wharf_types::{ContainerId, ContainerState, Exit, PodId, Timing, Timings};
 
 use crate::container::Container;
 use crate::error::Error;
 use crate::facts::PodFacts;
 use crate::lock::{Mutex, RwLock};
-use crate::stages::{Stage, Stages};
 
 /// A pod. Everything that lists and statuses need is here; a change in flight holds `changing`.
 #[derive(Debug)]
@@ -43,7 +42,7 @@ pub struct Pod {
     telling: Mutex<()>,
     /// Containers whose records cannot be read, now or by this release: they are left alone.
     strangers: Mutex<BTreeSet<ContainerId>>,
-    making_of: Stages,
+    making_of: Timings,
 }
 
 /// The container that is being made. There is at most one, because making it is a change of the pod.
@@ -82,7 +81,7 @@ impl Pod {
             making: Mutex::default(),
             telling: Mutex::default(),
             strangers: Mutex::default(),
-            making_of: Stages::default(),
+            making_of: Timings::default(),
         }
     }
 
@@ -128,12 +127,12 @@ impl Pod {
 
     /// How it was made; nothing if an earlier daemon made it.
     #[must_use]
-    pub fn stages(&self) -> Vec<Stage> {
+    pub fn stages(&self) -> Vec<Timing> {
         self.making_of.all()
     }
 
     /// Where its making is noted.
-    pub(crate) fn making_of(&self) -> &Stages {
+    pub(crate) fn making_of(&self) -> &Timings {
         &self.making_of
     }
 

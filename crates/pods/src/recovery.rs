@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use wharf_cgroup::CgroupPath;
 use wharf_network::StatsSocket;
+use wharf_planner::{ContainerKey, PodKey};
 use wharf_records::{ContainerRecord, Phase, PodRecord, Unreadable};
 use wharf_state::ExitRecord;
 use wharf_state::records::Quarantine;
@@ -20,7 +21,6 @@ use wharf_types::{ContainerId, PodId, chain};
 use crate::container::{Container, Layers};
 use crate::engine::{Engine, Reached};
 use crate::error::{Error, Stage, blocking};
-use crate::key::{ContainerKey, PodKey};
 use crate::pod::Pod;
 
 /// A container's record, as it was found.

@@ -19,6 +19,7 @@ mod reference;
 mod stage;
 mod stream_options;
 mod terminal;
+mod timings;
 mod untrusted;
 
 pub use chain::chain;
@@ -33,4 +34,5 @@ pub use reference::{Reference, ReferenceError};
 pub use stage::{Stage, StageError};
 pub use stream_options::StreamOptions;
 pub use terminal::TerminalSize;
+pub use timings::{Timing, Timings};
 pub use untrusted::{Field, Untrusted};

@@ -8,20 +8,18 @@ use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_host as host;
 use wharf_images::LayerLease;
 use wharf_isolation::Plan;
-use wharf_planner::{self as planner, Extra, Request};
+use wharf_planner::{self as planner, ContainerKey, Extra, Request};
 use wharf_records::{ContainerRecord, save_spec};
 use wharf_supervision::Held;
-use wharf_types::{ContainerId, ContainerState};
+use wharf_types::{ContainerId, ContainerState, Timings};
 use wharf_wire::v1::Created;
 
 use super::Engine;
 use crate::container::{Container, Layers};
 use crate::error::{Error, Stage};
 use crate::images::ImageView;
-use crate::key::ContainerKey;
 use crate::places;
 use crate::pod::{Making, Pod, is_privileged};
-use crate::stages::Stages;
 
 /// A container that is complete except for its first process.
 struct Prepared {
@@ -29,7 +27,7 @@ struct Prepared {
     record: ContainerRecord,
     cgroup: Cgroup,
     lease: LayerLease,
-    making_of: Stages,
+    making_of: Timings,
 }
 
 /// Every decision about a container, before anything is made.
@@ -146,7 +144,7 @@ impl Engine {
     ) -> Result<Prepared, Error> {
         let name = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
         let image = ImageView::find(&self.parts.images, name)?;
-        let making_of = Stages::default();
+        let making_of = Timings::default();
         let decide = || self.decide(pod, id, (config, &image), held);
         let decision = making_of.time("description and plan", decide)?;
         let cgroup = self.make(pod, id, &decision, &making_of)?;
@@ -185,7 +183,7 @@ impl Engine {
         pod: &Pod,
         id: &ContainerId,
         decision: &Decision,
-        stages: &Stages,
+        stages: &Timings,
     ) -> Result<Cgroup, Error> {
         let layout = &self.parts.layout;
         stages.time("record and spec", || {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use wharf_cri_api::v1::{ContainerEventType, PodSandboxConfig};
 use wharf_host::{directories, earlier};
 use wharf_network::{Attachment, Dns, PodAddresses, StatsSocket};
-use wharf_planner::check_pod;
+use wharf_planner::{PodKey, check_pod};
 use wharf_records::{Phase, PodRecord};
 use wharf_supervision as supervision;
 use wharf_types::PodId;
@@ -25,7 +25,6 @@ use super::create::pod_cgroup;
 use super::persist::persist;
 use crate::error::{Error, Stage, blocking, known};
 use crate::joins::spawn;
-use crate::key::PodKey;
 use crate::pod::Pod;
 
 impl Engine {

@@ -3,11 +3,11 @@
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_types::PodId;
 
-use crate::error::Error;
+use crate::Refusal;
 
 /// A pod's name on the node. Each attempt is a pod of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct PodKey {
+pub struct PodKey {
     uid: String,
     namespace: String,
     name: String,
@@ -15,12 +15,14 @@ pub(crate) struct PodKey {
 }
 
 impl PodKey {
+    /// The name in a request.
+    ///
     /// # Errors
-    /// InvalidArgument if the request does not name it.
-    pub(crate) fn of(config: &PodSandboxConfig) -> Result<Self, Error> {
-        let metadata = config.metadata.clone().ok_or_else(|| Error::invalid("metadata", "it is missing"))?;
+    /// [`Refusal::Field`] if the request does not name the pod.
+    pub fn of(config: &PodSandboxConfig) -> Result<Self, Refusal> {
+        let metadata = config.metadata.clone().ok_or_else(|| Refusal::field("metadata", "it is missing"))?;
         if metadata.name.is_empty() {
-            return Err(Error::invalid("metadata.name", "it is empty"));
+            return Err(Refusal::field("metadata.name", "it is empty"));
         }
         Ok(Self {
             uid: metadata.uid,
@@ -33,19 +35,21 @@ impl PodKey {
 
 /// A container's name in its pod.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct ContainerKey {
+pub struct ContainerKey {
     pod: PodId,
     name: String,
     attempt: u32,
 }
 
 impl ContainerKey {
+    /// The name in a request.
+    ///
     /// # Errors
-    /// InvalidArgument if the request does not name it.
-    pub(crate) fn of(pod: &PodId, config: &ContainerConfig) -> Result<Self, Error> {
-        let metadata = config.metadata.clone().ok_or_else(|| Error::invalid("metadata", "it is missing"))?;
+    /// [`Refusal::Field`] if the request does not name the container.
+    pub fn of(pod: &PodId, config: &ContainerConfig) -> Result<Self, Refusal> {
+        let metadata = config.metadata.clone().ok_or_else(|| Refusal::field("metadata", "it is missing"))?;
         if metadata.name.is_empty() {
-            return Err(Error::invalid("metadata.name", "it is empty"));
+            return Err(Refusal::field("metadata.name", "it is empty"));
         }
         Ok(Self { pod: pod.clone(), name: metadata.name, attempt: metadata.attempt })
     }
@@ -56,7 +60,7 @@ mod tests {
     use super::*;
     use wharf_cri_api::v1::{ContainerMetadata, PodSandboxMetadata};
 
-    fn pod(uid: &str, namespace: &str, name: &str, attempt: u32) -> Result<PodKey, Error> {
+    fn pod(uid: &str, namespace: &str, name: &str, attempt: u32) -> Result<PodKey, Refusal> {
         let metadata = PodSandboxMetadata {
             uid: uid.to_owned(),
             namespace: namespace.to_owned(),

@@ -1,29 +1,29 @@
-//! How long each stage took by which a pod or a container was made, for people who wonder. It is kept in memory alone: a
-//! daemon knows nothing of what an earlier one made.
+//! How long each stage of something took, for people who wonder. It is kept in memory alone: a daemon does not know how
+//! long an earlier one took.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::lock::Mutex;
+use crate::lock::lock;
 
-/// One stage, as part of a making.
+/// One stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stage {
+pub struct Timing {
     /// What was done.
     pub name: &'static str,
-    /// When it began, after the first stage of the same pod or container.
+    /// When it began, after the first stage.
     pub began: Duration,
     /// How long it took.
     pub took: Duration,
 }
 
-/// The stages of one making, in the order in which they ended. A container that is started twice is another one, so there are
-/// never more than the code has.
+/// The stages in the order in which they ended. Each is timed once, so there are no more of them than the code names.
 #[derive(Debug, Default)]
-pub(crate) struct Stages(Mutex<Vec<(&'static str, Instant, Duration)>>);
+pub struct Timings(Mutex<Vec<(&'static str, Instant, Duration)>>);
 
-impl Stages {
+impl Timings {
     /// Does the work of a stage.
-    pub(crate) fn time<T>(&self, name: &'static str, work: impl FnOnce() -> T) -> T {
+    pub fn time<T>(&self, name: &'static str, work: impl FnOnce() -> T) -> T {
         let begin = Instant::now();
         let done = work();
         self.add(name, begin);
@@ -31,7 +31,7 @@ impl Stages {
     }
 
     /// Waits for the work of a stage.
-    pub(crate) async fn time_async<T>(&self, name: &'static str, work: impl Future<Output = T>) -> T {
+    pub async fn time_async<T>(&self, name: &'static str, work: impl Future<Output = T>) -> T {
         let begin = Instant::now();
         let done = work.await;
         self.add(name, begin);
@@ -39,16 +39,17 @@ impl Stages {
     }
 
     fn add(&self, name: &'static str, begin: Instant) {
-        self.0.lock().push((name, begin, begin.elapsed()));
+        lock(&self.0).push((name, begin, begin.elapsed()));
     }
 
     /// All that have ended, the earliest first.
-    pub(crate) fn all(&self) -> Vec<Stage> {
-        let mut all = self.0.lock().clone();
+    #[must_use]
+    pub fn all(&self) -> Vec<Timing> {
+        let mut all = lock(&self.0).clone();
         all.sort_by_key(|(_, begin, _)| *begin);
         let first = all.first().map(|(_, begin, _)| *begin);
         let began = |begin: Instant| first.map_or(Duration::ZERO, |first| begin - first);
-        all.into_iter().map(|(name, begin, took)| Stage { name, began: began(begin), took }).collect()
+        all.into_iter().map(|(name, begin, took)| Timing { name, began: began(begin), took }).collect()
     }
 }
 
@@ -58,7 +59,7 @@ mod tests {
 
     #[test]
     fn stages_are_told_in_the_order_in_which_they_began() {
-        let stages = Stages::default();
+        let stages = Timings::default();
         assert_eq!(stages.all(), []);
         let seen = stages.time("outer", || stages.time("inner", || 7));
         let all = stages.all();
