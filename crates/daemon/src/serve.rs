@@ -10,6 +10,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Server;
 use wharf_cri::{Admin, Answers, Images, Runtime};
 use wharf_cri_api::admin::admin_server::AdminServer;
@@ -19,6 +20,9 @@ use wharf_types::limits::MESSAGE_LIMIT_BYTES;
 
 /// How long in-flight calls may take once the daemon has been asked to exit. Cutting them off loses no work.
 pub(crate) const FINISH_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long nothing is accepted after an accept has failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The services on the socket.
 pub(crate) struct Services {
@@ -50,7 +54,7 @@ pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<(
                 .max_encoding_message_size(MESSAGE_LIMIT_BYTES),
         )
         .add_service(AdminServer::new(services.admin))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+        .serve_with_incoming_shutdown(unhurried(UnixListenerStream::new(listener)), async {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -73,6 +77,20 @@ pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<(
         _ => Err(error),
     })?;
     Ok(())
+}
+
+/// The same connections, with a pause after each failed accept. A process that has no descriptor left cannot accept, and
+/// the connection stays in the queue: without the pause this would fail again at once, for ever.
+fn unhurried<C>(
+    connections: impl Stream<Item = std::io::Result<C>>,
+) -> impl Stream<Item = std::io::Result<C>> {
+    connections.then(|accepted| async {
+        if let Err(error) = &accepted {
+            tracing::warn!(%error, "cannot accept a connection to the CRI socket");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+        accepted
+    })
 }
 
 /// Binds a socket that only its owner may open, in place of one that a killed daemon left.
@@ -98,5 +116,24 @@ fn notify(state: &str) {
         .and_then(|socket| socket.send_to(state.as_bytes(), &path));
     if let Err(error) = told {
         tracing::warn!(%error, "cannot notify systemd of {state}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_accept_is_not_repeated_at_once() {
+        let begin = Instant::now();
+        let full = || io::Error::other("too many open files");
+        let accepted = tokio_stream::iter([Ok(1), Err(full()), Err(full()), Ok(2)]);
+        let all: Vec<_> = unhurried(accepted).filter_map(Result::ok).collect().await;
+        assert_eq!(all, [1, 2]);
+        assert_eq!(begin.elapsed(), 2 * ACCEPT_PAUSE, "by a clock that waits alone move");
     }
 }
