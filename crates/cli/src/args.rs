@@ -157,7 +157,7 @@ Example:
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
-    /// Show how long each stage took by which a pod and its containers were made
+    /// Show how long each stage of making a pod and its containers took
     #[command(after_help = "\
 Known until wharfd is restarted.
 

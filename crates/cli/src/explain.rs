@@ -1,4 +1,4 @@
-//! `wharf explain`: how long each stage took by which a pod and its containers were made.
+//! `wharf explain`: how long each stage of making a pod and its containers took.
 
 use serde::{Deserialize, Serialize};
 use wharf_cri_api::v1::{Container, ContainerStatusRequest, PodSandbox, PodSandboxStatusRequest};

@@ -4,9 +4,9 @@
 pub struct Request {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    /// When the daemon gives up waiting, by CLOCK_MONOTONIC, which is one for the whole machine. From then on its caller has
-    /// been told that the request failed: it is not begun any more, and what it began is ended. 0: it is wanted whenever it
-    /// comes.
+    /// The time at which the daemon gives up waiting, by CLOCK_MONOTONIC, which is the same for the whole machine. After
+    /// that, the daemon's caller has been told that the request failed: the supervisor does not begin it any more, and
+    /// ends what it began. 0 means no deadline.
     #[prost(uint64, tag = "12")]
     pub deadline_ns: u64,
     #[prost(oneof = "request::Body", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13")]
@@ -40,7 +40,7 @@ pub mod request {
         Lend(super::Lend),
     }
 }
-/// From the supervisor to the daemon: the answer to a request, or an event.
+/// From the supervisor to the daemon: the response to a request, or an event.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Message {
     #[prost(oneof = "message::Body", tags = "1, 2, 3, 4, 5")]
@@ -85,17 +85,18 @@ pub mod reply {
         Started(super::Started),
     }
 }
-/// Both sides name the versions they speak. What a supervisor can do beyond its version is in the features of its State.
+/// Each side names the version that it speaks. What a supervisor can do beyond its version is in the features of its
+/// State.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Hello {
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    /// Only from the daemon that makes the pod: what the supervisor is to hold as long as the pod lives, a descriptor beside
-    /// the message for each kind, in this order.
+    /// Only from the daemon that makes the pod: what the supervisor is to hold for the pod's life. For each kind there is
+    /// one descriptor beside the message, in this order.
     #[prost(enumeration = "Held", repeated, tag = "2")]
     pub hold: ::prost::alloc::vec::Vec<i32>,
 }
-/// A copy of a descriptor that the supervisor holds. The answer is Done; the descriptor is beside it.
+/// Asks for a copy of a descriptor that the supervisor holds. The response is Done, with the descriptor beside it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Lend {
     #[prost(enumeration = "Held", tag = "1")]
@@ -103,7 +104,7 @@ pub struct Lend {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Done {}
-/// Why a request failed: the stage and what the kernel said.
+/// Why a request failed: the stage and the kernel's error.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Failure {
     #[prost(enumeration = "failure::Kind", tag = "1")]
@@ -131,9 +132,9 @@ pub mod failure {
         Invalid = 2,
         Precondition = 3,
         NotStarted = 4,
-        /// It came, or was still being done, after its deadline.
+        /// It arrived, or was still being worked on, after its deadline.
         Expired = 5,
-        /// The machine ran short of something.
+        /// The machine ran out of something.
         Exhausted = 6,
     }
     impl Kind {
@@ -167,7 +168,7 @@ pub mod failure {
         }
     }
 }
-/// Everything the supervisor holds, for a daemon that takes over.
+/// Everything that the supervisor holds, for a daemon that takes over.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct State {
     #[prost(uint32, tag = "1")]
@@ -176,17 +177,18 @@ pub struct State {
     pub containers: ::prost::alloc::vec::Vec<ContainerStatus>,
     #[prost(int32, tag = "3")]
     pub pid: i32,
-    /// The first process of the pod's shared PID namespace; 0 where there is none.
+    /// The first process of the pod's shared PID namespace; 0 if there is none.
     #[prost(int32, tag = "4")]
     pub reaper_pid: i32,
-    /// What the supervisor can do that older ones of this version cannot, by name: a daemon asks for nothing else.
+    /// The names of what this supervisor can do and older ones of this version cannot. A daemon asks for nothing else.
     #[prost(string, repeated, tag = "5")]
     pub features: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// What it holds for the pod; nothing if an earlier release made the pod, whose namespaces are pinned as files.
+    /// What the supervisor holds for the pod. Empty if an earlier release made the pod: its namespaces are pinned as
+    /// files.
     #[prost(message, repeated, tag = "6")]
     pub held: ::prost::alloc::vec::Vec<HeldDescriptor>,
 }
-/// The number is the one in the supervisor's /proc/PID/fd.
+/// The number of the descriptor in the supervisor's /proc/PID/fd.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeldDescriptor {
     #[prost(enumeration = "Held", tag = "1")]
@@ -207,7 +209,7 @@ pub struct ContainerStatus {
     /// 0 if it never started.
     #[prost(int64, tag = "5")]
     pub started_at_ns: i64,
-    /// Of an exited one, whether its exit record could be written or not.
+    /// Set for an exited container, even if its exit record could not be written.
     #[prost(message, optional, tag = "6")]
     pub exit: ::core::option::Option<Exit>,
     #[prost(int64, tag = "7")]
@@ -232,7 +234,7 @@ pub mod container_status {
         Created = 1,
         Running = 2,
         Exited = 3,
-        /// Its first process was told to execute the program; ContainerStarted or ContainerExited will follow.
+        /// Its first process has been told to execute the program; ContainerStarted or ContainerExited will follow.
         Starting = 4,
     }
     impl Phase {
@@ -262,8 +264,8 @@ pub mod container_status {
         }
     }
 }
-/// The plan is in a sealed memory file beside the message: it may be larger than a datagram. The log's directory may be there,
-/// too: then the file in it was made already.
+/// The plan is in a sealed memory file beside the message, because it may be larger than a datagram. The log's directory
+/// may be beside the message too; then the log file in it exists already.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Create {
     #[prost(string, tag = "1")]
@@ -280,11 +282,11 @@ pub struct Created {
 pub struct Started {
     #[prost(int64, tag = "1")]
     pub started_at_ns: i64,
-    /// It may be another process than the one that made the container.
+    /// It may be a different process from the one that made the container.
     #[prost(int32, tag = "2")]
     pub pid: i32,
 }
-/// Who the container's first process is.
+/// The user and groups of the container's first process.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Identity {
     #[prost(uint32, tag = "1")]
@@ -305,12 +307,13 @@ pub struct Signal {
     pub container: ::prost::alloc::string::String,
     #[prost(uint32, tag = "2")]
     pub number: u32,
-    /// Every process of the container rather than the first alone.
+    /// Signal every process of the container, not only the first.
     #[prost(bool, tag = "3")]
     pub all: bool,
 }
-/// Standard input, output and error beside the message, in this order. The process is the container's with other
-/// arguments. Arguments that would make the message too long are in a memory file, the fourth descriptor, as a Words.
+/// Standard input, output and error are beside the message, in this order. The process is like the container's, with
+/// other arguments. Arguments that would make the message too long are in a memory file, which is the fourth descriptor,
+/// as a Words message.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Exec {
     #[prost(string, tag = "1")]
@@ -321,11 +324,11 @@ pub struct Exec {
     pub args: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     #[prost(bool, tag = "5")]
     pub terminal: bool,
-    /// The terminal's size at the beginning, if it is known by then.
+    /// The terminal's initial size, if it is known.
     #[prost(message, optional, tag = "6")]
     pub size: ::core::option::Option<TerminalSize>,
 }
-/// In characters; both fit 16 bits.
+/// In characters; both fit in 16 bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TerminalSize {
     #[prost(uint32, tag = "1")]
@@ -343,9 +346,9 @@ pub struct KillExec {
     #[prost(uint64, tag = "1")]
     pub exec: u64,
 }
-/// A client of a container's streams. Beside the message are the ends of pipes that the wanted outputs are written to,
-/// standard output first. The answer is Done; beside it is the terminal if the container has one, else the end of the
-/// pipe that its input comes from, if that is wanted and open.
+/// Adds a client to a container's streams. Beside the message are the pipe ends to which the wanted outputs will be
+/// written, standard output first. The response is Done. Beside it is the terminal if the container has one, otherwise
+/// the end of its input's pipe, if the input is wanted and open.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Attach {
     #[prost(string, tag = "1")]
@@ -359,7 +362,7 @@ pub struct Attach {
     #[prost(bool, tag = "5")]
     pub stderr: bool,
 }
-/// What is left of the container is killed; the answer comes when it is gone, and then there is no exit record of it.
+/// Kills what is left of the container. The response comes when it is gone; by then its exit record is removed too.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Remove {
     #[prost(string, tag = "1")]
@@ -370,7 +373,7 @@ pub struct ReopenLog {
     #[prost(string, tag = "1")]
     pub container: ::prost::alloc::string::String,
 }
-/// The supervisor ends; every process of the pod is killed first.
+/// Kills every process of the pod, and then ends the supervisor.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Shutdown {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -427,7 +430,7 @@ pub mod exit {
         }
     }
 }
-/// Told of every start before its end, also if nobody waits for the answer to Start any more.
+/// Sent for every start, before the container's exit, even if nobody waits for the response to Start any more.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ContainerStarted {
     #[prost(string, tag = "1")]
@@ -435,8 +438,8 @@ pub struct ContainerStarted {
     #[prost(int64, tag = "2")]
     pub started_at_ns: i64,
 }
-/// Told once, as soon as the exit record is written or could not be written. It is tried again then, and until it is
-/// written the process is not reaped.
+/// Sent once, as soon as the exit record was written or could not be written. In the latter case writing is retried, and
+/// the process is not reaped until it succeeds.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ContainerExited {
     #[prost(string, tag = "1")]
@@ -453,13 +456,13 @@ pub struct ExecExited {
     #[prost(message, optional, tag = "2")]
     pub exit: ::core::option::Option<Exit>,
 }
-/// A client did not read what it asked for in time, and gets no more.
+/// A client did not read its output in time, and gets no more.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Detached {
     #[prost(uint64, tag = "1")]
     pub attach: u64,
 }
-/// What is done to make one container. Every choice is taken; paths are the host's unless said otherwise.
+/// What to do to make one container. Every choice has been made. Paths are those of the host unless stated otherwise.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Plan {
     #[prost(string, tag = "1")]
@@ -508,8 +511,8 @@ pub struct Rootfs {
     #[prost(bool, tag = "4")]
     pub read_only: bool,
 }
-/// Of `net`, `ipc` and `uts`, an empty one is the host's. Any other is the pod's, which the supervisor holds; the path is where
-/// a supervisor of an earlier release finds it.
+/// An empty `net`, `ipc` or `uts` is the host's. Any other is the pod's, which the supervisor holds; the path is only
+/// for supervisors of an earlier release.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Namespaces {
     #[prost(string, tag = "1")]
@@ -572,7 +575,7 @@ pub mod namespaces {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cgroup {
-    /// A v2 directory to clone into; empty on v1.
+    /// The v2 directory to clone into; empty on v1.
     #[prost(string, tag = "1")]
     pub directory: ::prost::alloc::string::String,
     /// The `cgroup.procs` files to enter.
@@ -603,10 +606,10 @@ pub struct Mount {
     pub propagation: i32,
     #[prost(bool, tag = "8")]
     pub single: bool,
-    /// An empty directory, which gets first what the root file system has at the target.
+    /// An empty directory, which is first filled with what the root file system has at the target.
     #[prost(bool, tag = "9")]
     pub volume: bool,
-    /// A file or directory of the pod's own file system, by the last component of `source`.
+    /// A file or directory in the pod's own file system, named by the last component of `source`.
     #[prost(bool, tag = "10")]
     pub of_pod: bool,
 }
@@ -708,7 +711,7 @@ pub struct User {
     pub group: ::prost::alloc::string::String,
     #[prost(uint32, repeated, tag = "3")]
     pub additional_groups: ::prost::alloc::vec::Vec<u32>,
-    /// Leave out the groups that the image gives the user.
+    /// Leave out the groups that the image assigns to the user.
     #[prost(bool, tag = "4")]
     pub strict: bool,
 }
@@ -744,11 +747,11 @@ pub struct Stdio {
     pub stdin: bool,
     #[prost(bool, tag = "4")]
     pub terminal: bool,
-    /// The input ends with the first client that wrote to it.
+    /// The input ends when the first client that wrote to it detaches.
     #[prost(bool, tag = "5")]
     pub stdin_once: bool,
 }
-/// What a pod has of its own. Nothing pins it: it lives as long as somebody holds its descriptor.
+/// What a pod has of its own. It is not pinned: it lives as long as someone holds a descriptor of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Held {
@@ -756,7 +759,7 @@ pub enum Held {
     Network = 1,
     Ipc = 2,
     Uts = 3,
-    /// The mount namespace that has the pod's file system in memory as its root, and no other mount.
+    /// The mount namespace whose root is the pod's file system in memory, without other mounts.
     Mounts = 4,
     /// The root of that file system.
     Files = 5,
