@@ -52,6 +52,38 @@ pub(crate) struct Start<T> {
 /// The flags share no memory with the child. Its copy has the stack, which nobody else uses and which is aligned to 16
 /// bytes, the code of `run`, and the argument that `run` requires.
 pub(crate) unsafe fn clone<T>(flags: usize, pidfd: &mut c_int, start: Start<T>) -> isize {
+    let (stack, pidfd) = (start.stack.expose_provenance(), (&raw mut *pidfd).expose_provenance());
+    // SAFETY: the caller's promise.
+    unsafe { have_child(libc::SYS_clone, [flags, stack, pidfd], start.run, start.argument) }
+}
+
+/// Makes a clone3(2) in which the child starts on the stack in the arguments. Returns only in the parent.
+///
+/// # Safety
+/// Nobody else uses the stack as long as the child does. The child may run `run` with the argument, in the parent's
+/// memory if the arguments share it.
+pub(crate) unsafe fn clone3<T>(
+    arguments: &mut libc::clone_args,
+    run: unsafe extern "C" fn(*mut T) -> !,
+    argument: *mut T,
+) -> isize {
+    let (place, bytes) = ((&raw mut *arguments).expose_provenance(), size_of::<libc::clone_args>());
+    // SAFETY: the caller's promise.
+    unsafe { have_child(libc::SYS_clone3, [place, bytes, 0], run, argument) }
+}
+
+/// Makes a system call that returns twice, on a stack of its own in the child, which runs `run`. The arguments after the
+/// third are 0.
+///
+/// # Safety
+/// That of the call with its arguments, and of `run` with its own.
+#[inline(always)]
+unsafe fn have_child<T>(
+    number: libc::c_long,
+    [first, second, third]: [usize; 3],
+    run: unsafe extern "C" fn(*mut T) -> !,
+    argument: *mut T,
+) -> isize {
     let result: isize;
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the child keeps all registers but three, so it finds what to run and with what; a frame pointer of 0 ends its
@@ -66,10 +98,10 @@ pub(crate) unsafe fn clone<T>(flags: usize, pidfd: &mut c_int, start: Start<T>) 
             "call r12",
             "ud2",
             "2:",
-            inlateout("rax") libc::SYS_clone => result,
-            in("rdi") flags, in("rsi") start.stack, in("rdx") &raw mut *pidfd,
+            inlateout("rax") number => result,
+            in("rdi") first, in("rsi") second, in("rdx") third,
             in("r10") 0, in("r8") 0,
-            in("r12") start.run, in("r13") start.argument,
+            in("r12") run, in("r13") argument,
             lateout("rcx") _, lateout("r11") _,
         );
     }
@@ -85,59 +117,9 @@ pub(crate) unsafe fn clone<T>(flags: usize, pidfd: &mut c_int, start: Start<T>) 
             "blr x20",
             "brk #1",
             "2:",
-            in("x8") libc::SYS_clone,
-            inlateout("x0") flags => result,
-            in("x1") start.stack, in("x2") &raw mut *pidfd, in("x3") 0, in("x4") 0,
-            in("x20") start.run, in("x21") start.argument,
-        );
-    }
-    result
-}
-
-/// Makes a clone3(2) in which the child starts on the stack in the arguments. Returns only in the parent.
-///
-/// # Safety
-/// Nobody else uses the stack as long as the child does. The child may run `run` with the argument, in the parent's
-/// memory if the arguments share it.
-pub(crate) unsafe fn clone3<T>(
-    arguments: &mut libc::clone_args,
-    run: unsafe extern "C" fn(*mut T) -> !,
-    argument: *mut T,
-) -> isize {
-    let result: isize;
-    let (place, bytes) = ((&raw mut *arguments).expose_provenance(), size_of::<libc::clone_args>());
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: as in `clone`.
-    unsafe {
-        std::arch::asm!(
-            "syscall",
-            "test rax, rax",
-            "jnz 2f",
-            "xor ebp, ebp",
-            "mov rdi, r13",
-            "call r12",
-            "ud2",
-            "2:",
-            inlateout("rax") libc::SYS_clone3 => result,
-            in("rdi") place, in("rsi") bytes,
-            in("r12") run, in("r13") argument,
-            lateout("rcx") _, lateout("r11") _,
-        );
-    }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: as in `clone`.
-    unsafe {
-        std::arch::asm!(
-            "svc #0",
-            "cbnz x0, 2f",
-            "mov x29, xzr",
-            "mov x0, x21",
-            "blr x20",
-            "brk #1",
-            "2:",
-            in("x8") libc::SYS_clone3,
-            inlateout("x0") place => result,
-            in("x1") bytes,
+            in("x8") number,
+            inlateout("x0") first => result,
+            in("x1") second, in("x2") third, in("x3") 0, in("x4") 0,
             in("x20") run, in("x21") argument,
         );
     }
