@@ -37,7 +37,7 @@ pub struct Container {
     log_path: String,
     /// Held by a change of the container, so that changes come one after another. See `lock` for the order.
     changing: tokio::sync::Mutex<()>,
-    making_of: Timings,
+    timings: Timings,
     /// Keeps the image's layers while they may be mounted.
     _layers: Layers,
 }
@@ -114,25 +114,25 @@ impl Container {
             pid: AtomicI32::new(0),
             meter: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
-            making_of: Timings::default(),
+            timings: Timings::default(),
             _layers: layers,
         }
     }
 
     /// The same, with what is known of how it was made.
-    pub(crate) fn made_by(self, making_of: Timings) -> Self {
-        Self { making_of, ..self }
+    pub(crate) fn made_by(self, timings: Timings) -> Self {
+        Self { timings, ..self }
     }
 
     /// How it was made and started; nothing if an earlier daemon made it.
     #[must_use]
     pub fn stages(&self) -> Vec<Timing> {
-        self.making_of.all()
+        self.timings.all()
     }
 
     /// Where its start is noted.
-    pub(crate) fn making_of(&self) -> &Timings {
-        &self.making_of
+    pub(crate) fn timings(&self) -> &Timings {
+        &self.timings
     }
 
     /// Its id.

@@ -42,7 +42,7 @@ pub struct Pod {
     telling: Mutex<()>,
     /// Containers whose records cannot be read, now or by this release: they are left alone.
     strangers: Mutex<BTreeSet<ContainerId>>,
-    making_of: Timings,
+    timings: Timings,
 }
 
 /// The container that is being made. There is at most one, because making it is a change of the pod.
@@ -81,7 +81,7 @@ impl Pod {
             making: Mutex::default(),
             telling: Mutex::default(),
             strangers: Mutex::default(),
-            making_of: Timings::default(),
+            timings: Timings::default(),
         }
     }
 
@@ -128,12 +128,12 @@ impl Pod {
     /// How it was made; nothing if an earlier daemon made it.
     #[must_use]
     pub fn stages(&self) -> Vec<Timing> {
-        self.making_of.all()
+        self.timings.all()
     }
 
     /// Where its making is noted.
-    pub(crate) fn making_of(&self) -> &Timings {
-        &self.making_of
+    pub(crate) fn timings(&self) -> &Timings {
+        &self.timings
     }
 
     /// Its connection to its supervisor.

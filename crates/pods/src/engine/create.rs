@@ -27,7 +27,7 @@ struct Prepared {
     record: ContainerRecord,
     cgroup: Cgroup,
     lease: LayerLease,
-    making_of: Timings,
+    timings: Timings,
 }
 
 /// Every decision about a container, before anything is made.
@@ -107,7 +107,7 @@ impl Engine {
         let prepare = move |engine: &Self, pod: &Pod| engine.prepare(pod, &own, &config, &held);
         let mut prepared = self.blocking(pod, prepare).await?;
         let first = self.first_process(pod, &mut prepared.plan);
-        let created = prepared.making_of.time_async("first process, until it waits", first).await?;
+        let created = prepared.timings.time_async("first process, until it waits", first).await?;
         prepared.record.identify(created.identity.unwrap_or_default());
         let own = id.clone();
         let container = self.blocking(pod, |engine, pod| engine.complete(pod, own, prepared)).await?;
@@ -128,11 +128,11 @@ impl Engine {
 
     /// Records a complete container.
     fn complete(&self, pod: &Pod, id: ContainerId, prepared: Prepared) -> Result<Container, Error> {
-        let Prepared { record, cgroup, lease, making_of, .. } = prepared;
+        let Prepared { record, cgroup, lease, timings, .. } = prepared;
         let path = self.parts.layout.container_record(pod.id(), &id);
-        making_of.time("record of the whole container", || record.save(&path))?;
+        timings.time("record of the whole container", || record.save(&path))?;
         let layers = Layers::leased(lease, Arc::clone(&self.parts.images));
-        Ok(Container::created(pod, id, record, cgroup, layers).made_by(making_of))
+        Ok(Container::created(pod, id, record, cgroup, layers).made_by(timings))
     }
 
     fn prepare(
@@ -144,12 +144,12 @@ impl Engine {
     ) -> Result<Prepared, Error> {
         let name = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
         let image = ImageView::find(&self.parts.images, name)?;
-        let making_of = Timings::default();
+        let timings = Timings::default();
         let decide = || self.decide(pod, id, (config, &image), held);
-        let decision = making_of.time("description and plan", decide)?;
-        let cgroup = self.make(pod, id, &decision, &making_of)?;
+        let decision = timings.time("description and plan", decide)?;
+        let cgroup = self.make(pod, id, &decision, &timings)?;
         let Decision { plan, record, .. } = decision;
-        Ok(Prepared { plan, record, cgroup, lease: image.lease, making_of })
+        Ok(Prepared { plan, record, cgroup, lease: image.lease, timings })
     }
 
     /// Decides everything about a container. The only things made are directories of the host that are to be mounted
@@ -183,19 +183,19 @@ impl Engine {
         pod: &Pod,
         id: &ContainerId,
         decision: &Decision,
-        stages: &Timings,
+        timings: &Timings,
     ) -> Result<Cgroup, Error> {
         let layout = &self.parts.layout;
-        stages.time("record and spec", || {
+        timings.time("record and spec", || {
             decision.record.save(&layout.container_record(pod.id(), id))?;
             save_spec(&layout.container_spec(pod.id(), id), &decision.spec)
         })?;
-        let cgroup = stages.time("cgroup and limits", || {
+        let cgroup = timings.time("cgroup and limits", || {
             let cgroup = self.parts.cgroups.create(&decision.path).stage("making the container's cgroup")?;
             cgroup.apply(&decision.limits).stage("setting the container's limits")?;
             Ok::<_, Error>(cgroup)
         })?;
-        stages.time("writable layer", || self.make_layer(id, &decision.extra))?;
+        timings.time("writable layer", || self.make_layer(id, &decision.extra))?;
         Ok(cgroup)
     }
 

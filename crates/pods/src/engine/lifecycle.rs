@@ -38,7 +38,7 @@ impl Engine {
         }
         let connection = pod.connected().await?;
         let start = connection.start(container.id());
-        let started = container.making_of().time_async("start, until the program was executed", start).await;
+        let started = container.timings().time_async("start, until the program was executed", start).await;
         match started.map_err(Error::from) {
             Ok(started) => {
                 // A supervisor of an older release does not report a pid, and there it is still that of the first

@@ -90,14 +90,14 @@ impl Engine {
         let (socket, netns) = self.blocking(pod, Self::build_blocking).await?;
         // The supervisor responds while the pod is being connected to its network.
         self.watch_over(pod, Some(socket));
-        let stages = pod.making_of();
+        let timings = pod.timings();
         let ips = match netns {
-            Some(netns) => stages.time_async("network", self.join_network(pod, netns)).await?.ips,
+            Some(netns) => timings.time_async("network", self.join_network(pod, netns)).await?.ips,
             None => Vec::new(),
         };
-        stages.time_async("first answer of the supervisor", pod.connected()).await?;
+        timings.time_async("first answer of the supervisor", pod.connected()).await?;
         let made = self.blocking(pod, |engine, pod| engine.record_pod(pod, Phase::Made));
-        stages.time_async("record of the whole pod", made).await?;
+        timings.time_async("record of the whole pod", made).await?;
         let mut state = pod.write_state();
         state.ips = ips;
         state.ready = true;
@@ -114,16 +114,16 @@ impl Engine {
     fn build_blocking(&self, pod: &Pod) -> Result<(OwnedFd, Option<OwnedFd>), Error> {
         let layout = &self.parts.layout;
         let directory = layout.pod(pod.id());
-        let stages = pod.making_of();
-        stages.time("record and directories", || self.intend_pod(pod, &directory))?;
+        let timings = pod.timings();
+        timings.time("record and directories", || self.intend_pod(pod, &directory))?;
         // The supervisor starts while the kernel's objects are being made.
-        let (process, socket) = stages.time("start of the supervisor", || {
+        let (process, socket) = timings.time("start of the supervisor", || {
             let cgroup = supervision::cgroup(&self.parts.cgroups, &self.options.cgroup_parent)?;
             Ok::<_, Error>(self.program.start(&directory, cgroup.as_ref().map(AsFd::as_fd))?)
         })?;
         *pod.supervisor() = Some(process);
         let plan = wharf_host::namespace_plan(pod.config())?;
-        let namespaces = stages.time("namespaces, files for /etc", || {
+        let namespaces = timings.time("namespaces, files for /etc", || {
             Ok::<_, Error>(self.template.make_pod(&plan, wharf_host::make_files(pod.config())?)?)
         })?;
         let netns = namespaces.net.as_ref().map(OwnedFd::try_clone).transpose();
