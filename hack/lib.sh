@@ -51,7 +51,7 @@ wharf_programs() {
 static_target() {
     local target
     target=$(uname -m)-unknown-linux-musl
-    rustup target list --installed 2>/dev/null | grep -qx "$target" || rustup target add "$target" >&2
+    rustup target list --installed 2>/dev/null | grep -qx "$target" || rustup --quiet target add "$target" >&2
     echo "$target"
 }
 
