@@ -22,6 +22,14 @@ usage() {
     exit 2
 }
 
+# quietly COMMAND...: shows what the command prints only if it fails.
+quietly() {
+    local output
+    output=$("$@" 2>&1) && return
+    printf '%s\n' "$output" >&2
+    return 1
+}
+
 # packages NAME...: installs the Debian packages that are missing.
 packages() {
     "$repository/tests/images/packages.sh" "$@"
