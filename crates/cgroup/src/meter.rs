@@ -1,10 +1,14 @@
 //! The state of a cgroup's counters from one reading to the next, for all callers.
 
-use crate::stats::Stats;
+use std::time::{Duration, Instant};
+
+use crate::stats::{Bound, Stats};
 
 /// The shortest window for a rate. A caller that comes sooner gets the last rate: over the millisecond between two
 /// callers it would mean nothing.
 const WINDOW_NS: i64 = 1_000_000_000;
+/// How long limits are remembered: somebody else may change them.
+const LIMITS_AGE: Duration = Duration::from_mins(1);
 
 /// The remembered readings of one cgroup.
 #[derive(Debug, Default)]
@@ -15,9 +19,45 @@ pub struct Meter {
     /// When the window began, and the CPU time at that moment.
     window: Option<(i64, u64)>,
     cpu_ns_a_second: Option<u64>,
+    limits: Option<Remembered>,
+}
+
+/// The limits on memory, alone and with swap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MemoryLimits {
+    pub(crate) memory: Option<Bound>,
+    pub(crate) both: Option<Bound>,
+}
+
+/// The limits of the cgroup, as they were read while the lowest ones of it and its ancestors were these.
+#[derive(Debug)]
+struct Remembered {
+    at: Instant,
+    least: MemoryLimits,
+    own: MemoryLimits,
 }
 
 impl Meter {
+    /// The cgroup's own limits: remembered ones, unless the lowest limits of it and its ancestors are others now.
+    pub(crate) fn limits(
+        &mut self,
+        least: MemoryLimits,
+        read: impl FnOnce() -> MemoryLimits,
+    ) -> MemoryLimits {
+        let is_known = |known: &&Remembered| known.least == least && known.at.elapsed() < LIMITS_AGE;
+        if let Some(known) = self.limits.as_ref().filter(is_known) {
+            return known.own;
+        }
+        let (at, own) = (Instant::now(), read());
+        self.limits = Some(Remembered { at, least, own });
+        own
+    }
+
+    /// Has the limits read again, because they may have been changed.
+    pub fn forget_limits(&mut self) {
+        self.limits = None;
+    }
+
     /// Takes a reading and keeps its counters from falling below earlier ones, even if the cgroup was made anew or is
     /// gone.
     pub fn steady(&mut self, stats: &mut Stats) {

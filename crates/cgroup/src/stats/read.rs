@@ -6,14 +6,20 @@ use super::reading::{Reading, metric, tasks, usage};
 use super::{CpuStats, DeviceIo, Extent, HugepageStats, MemoryStats, PidsStats, Stats, SwapStats, parse};
 use crate::detect::{Controller, Hierarchy, Kind};
 use crate::group::Cgroup;
+use crate::meter::{MemoryLimits, Meter};
 use crate::stats::Bound;
 
 impl Cgroup {
     /// Reads this much of the present usage. If the cgroup is gone, every value is `None`.
     #[must_use]
     pub fn stats(&self, extent: Extent) -> Stats {
+        self.metered_stats(extent, &mut Meter::default())
+    }
+
+    /// The same, with what the meter of this cgroup remembers of earlier readings: less has to be read then.
+    pub fn metered_stats(&self, extent: Extent, meter: &mut Meter) -> Stats {
         let reading = &mut Reading::of(self, extent);
-        let (memory, swap) = self.memory_stats(reading);
+        let (memory, swap) = self.memory_stats(reading, meter);
         Stats {
             cpu: self.cpu_stats(reading),
             memory,
@@ -25,21 +31,31 @@ impl Cgroup {
         }
     }
 
+    /// The CPU time since the cgroup was made, in nanoseconds; `None` if the cgroup is gone.
+    #[must_use]
+    pub fn cpu_ns(&self) -> Option<u64> {
+        self.cpu_time(&mut Reading::of(self, Extent::Usage)).usage_ns
+    }
+
     fn cpu_stats<'a>(&'a self, reading: &mut Reading<'a>) -> CpuStats {
-        let unified = self.cgroups().unified();
-        let mut cpu =
-            CpuStats { pressure: reading.pressure(unified, usage("cpu.pressure")), ..CpuStats::default() };
+        let mut cpu = self.cpu_time(reading);
+        cpu.pressure = reading.pressure(self.cgroups().unified(), usage("cpu.pressure"));
+        cpu
+    }
+
+    fn cpu_time<'a>(&'a self, reading: &mut Reading<'a>) -> CpuStats {
+        let mut cpu = CpuStats::default();
         match self.cgroups().home(Controller::Cpuacct) {
             // On v1, `cpuacct` counts the time and `cpu` the throttling. They usually share a hierarchy, but need not.
             Some(time) => {
-                cpu.usage_ns = reading.lone_number(Some(time), usage("cpuacct.usage"));
+                cpu.usage_ns = reading.number(Some(time), usage("cpuacct.usage"));
                 cpu.user_ns = reading.number(Some(time), metric("cpuacct.usage_user"));
                 cpu.system_ns = reading.number(Some(time), metric("cpuacct.usage_sys"));
                 let throttling = self.cgroups().home(Controller::Cpu);
                 reading.pairs(throttling, metric("cpu.stat"), |key, value| throttled(&mut cpu, key, value));
             }
             // Without `cpuacct`, the unified hierarchy counts the time even if the `cpu` controller is elsewhere.
-            None => reading.pairs(unified, usage("cpu.stat"), |key, value| {
+            None => reading.pairs(self.cgroups().unified(), usage("cpu.stat"), |key, value| {
                 throttled(&mut cpu, key, value);
                 used(&mut cpu, key, value);
             }),
@@ -47,10 +63,10 @@ impl Cgroup {
         cpu
     }
 
-    fn memory_stats<'a>(&'a self, reading: &mut Reading<'a>) -> (MemoryStats, SwapStats) {
+    fn memory_stats<'a>(&'a self, reading: &mut Reading<'a>, meter: &mut Meter) -> (MemoryStats, SwapStats) {
         let (mut memory, swap, inactive) = match self.cgroups().home(Controller::Memory) {
             None => (MemoryStats::default(), SwapStats::default(), None),
-            Some(home) if home.kind == Kind::V1 => memory_v1(reading, home),
+            Some(home) if home.kind == Kind::V1 => memory_v1(reading, home, meter),
             Some(home) => memory_v2(reading, home),
         };
         memory.working_set_bytes =
@@ -61,10 +77,7 @@ impl Cgroup {
 
     fn pids_stats<'a>(&'a self, reading: &mut Reading<'a>) -> PidsStats {
         let home = self.cgroups().home(Controller::Pids).or(self.cgroups().unified());
-        let current = match home {
-            Some(home) if home.kind == Kind::V1 => reading.lone_number(Some(home), tasks("pids.current")),
-            home => reading.number(home, tasks("pids.current")),
-        };
+        let current = reading.number(home, tasks("pids.current"));
         PidsStats { current, limit: reading.bound(home, metric("pids.max")) }
     }
 
@@ -126,7 +139,11 @@ fn used(cpu: &mut CpuStats, key: &str, microseconds: u64) {
 }
 
 /// Reads v1's controller; returns the inactive page cache as well.
-fn memory_v1<'a>(reading: &mut Reading<'a>, home: &'a Hierarchy) -> (MemoryStats, SwapStats, Option<u64>) {
+fn memory_v1<'a>(
+    reading: &mut Reading<'a>,
+    home: &'a Hierarchy,
+    meter: &mut Meter,
+) -> (MemoryStats, SwapStats, Option<u64>) {
     let home = Some(home);
     let mut memory = MemoryStats {
         usage_bytes: reading.number(home, usage("memory.usage_in_bytes")),
@@ -142,13 +159,17 @@ fn memory_v1<'a>(reading: &mut Reading<'a>, home: &'a Hierarchy) -> (MemoryStats
     });
     let text = reading.text(home, usage("memory.stat")).unwrap_or_default();
     let rest = parse::memory_stat_v1(text, &mut memory);
+    let least = MemoryLimits { memory: rest.least_limit, both: rest.least_both_limit };
     // If neither this cgroup nor one above it has a limit, its own file need not be read.
-    let own = |least: Option<Bound>, name: &str, reading: &mut Reading<'a>| match least {
+    let mut own = |least: Option<Bound>, name: &str| match least {
         Some(Bound::Unlimited) => Some(Bound::Unlimited),
         _ => reading.bound(home, usage(name)),
     };
-    memory.limit = own(rest.least_limit, "memory.limit_in_bytes", reading);
-    let both = own(rest.least_both_limit, "memory.memsw.limit_in_bytes", reading);
+    let MemoryLimits { memory: limit, both } = meter.limits(least, || MemoryLimits {
+        memory: own(least.memory, "memory.limit_in_bytes"),
+        both: own(least.both, "memory.memsw.limit_in_bytes"),
+    });
+    memory.limit = limit;
     let limit = memory.limit.zip(both).map(|(limit, both)| parse::swap_bound(limit, both));
     (memory, SwapStats { usage_bytes: rest.swap, limit }, rest.inactive_file)
 }

@@ -58,7 +58,7 @@ impl<'a> Reading<'a> {
 
     /// The cgroup's directory in a hierarchy, which is opened once: the kernel resolves each step of the path every
     /// time.
-    pub(super) fn directory(&mut self, hierarchy: &'a Hierarchy) -> Option<BorrowedFd<'_>> {
+    fn directory(&mut self, hierarchy: &'a Hierarchy) -> Option<BorrowedFd<'_>> {
         let known = self.directories.iter().position(|(of, _)| std::ptr::eq(*of, hierarchy));
         let index = known.unwrap_or_else(|| {
             let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
@@ -72,28 +72,24 @@ impl<'a> Reading<'a> {
         open_below(hierarchy.root(), path, flags, Resolve::BeneathNoLinks).ok()
     }
 
-    /// The content of a file in a directory from which others are read as well.
+    /// The content of a file.
     pub(super) fn text(&mut self, hierarchy: Option<&'a Hierarchy>, counter: Counter<'_>) -> Option<&str> {
         if counter.extent > self.extent {
             return None;
         }
-        let directory = self.directory(hierarchy?)?;
-        let file = open_below(directory, counter.name, OFlag::O_RDONLY, Resolve::BeneathNoLinks).ok()?;
+        let file = self.file(hierarchy?, counter.name)?;
         self.content(file)
     }
 
-    /// The content of a file in a directory from which usually nothing else is read.
-    pub(super) fn lone_text(
-        &mut self,
-        hierarchy: Option<&'a Hierarchy>,
-        counter: Counter<'_>,
-    ) -> Option<&str> {
-        if counter.extent > self.extent {
-            return None;
+    /// Opens a file: by its whole path if only a few are read from its directory, because to open the directory costs
+    /// more than the way to them.
+    fn file(&mut self, hierarchy: &'a Hierarchy, name: &str) -> Option<OwnedFd> {
+        if self.extent < Extent::Everything {
+            let path = format!("{}/{name}", self.cgroup.path().relative());
+            return self.open(hierarchy, &path, OFlag::O_RDONLY);
         }
-        let path = format!("{}/{}", self.cgroup.path().relative(), counter.name);
-        let file = self.open(hierarchy?, &path, OFlag::O_RDONLY)?;
-        self.content(file)
+        let directory = self.directory(hierarchy)?;
+        open_below(directory, name, OFlag::O_RDONLY, Resolve::BeneathNoLinks).ok()
     }
 
     /// The whole content. To the kernel each of these files is one record, so one read returns everything that fits.
@@ -110,14 +106,6 @@ impl<'a> Reading<'a> {
 
     pub(super) fn number(&mut self, hierarchy: Option<&'a Hierarchy>, counter: Counter<'_>) -> Option<u64> {
         self.text(hierarchy, counter).and_then(parse::number)
-    }
-
-    pub(super) fn lone_number(
-        &mut self,
-        hierarchy: Option<&'a Hierarchy>,
-        counter: Counter<'_>,
-    ) -> Option<u64> {
-        self.lone_text(hierarchy, counter).and_then(parse::number)
     }
 
     pub(super) fn bound(&mut self, hierarchy: Option<&'a Hierarchy>, counter: Counter<'_>) -> Option<Bound> {

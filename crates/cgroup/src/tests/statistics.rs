@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Fresh, PATIENCE, Shell};
 use crate::Controller;
 use crate::detect::Kind;
-use crate::{Bound, Cgroup, Cgroups, Extent, Limits};
+use crate::{Bound, Cgroup, Cgroups, Extent, Limits, Meter};
 
 #[test]
 fn the_numbers_are_those_of_the_process() {
@@ -106,6 +106,32 @@ fn a_limit_above_is_no_limit_of_the_cgroup() {
     assert_eq!(read(), Some(Bound::Unlimited));
     limit(&child, 64 << 20);
     assert_eq!(read(), Some(Bound::At(64 << 20)));
+}
+
+/// What a meter remembers is as true as what is read, whoever has changed a limit and told the meter of it.
+#[test]
+fn a_remembered_limit_is_that_of_the_cgroup() {
+    let fresh = Fresh::new("remembered");
+    let path = fresh.0.path().child("child").unwrap();
+    let child = Cgroups::detect().unwrap().create(&path).unwrap();
+    let limit = |cgroup: &Cgroup, limit| {
+        cgroup.apply(&Limits { memory_limit_bytes: Some(limit), ..Limits::default() }).unwrap();
+    };
+    let mut meter = Meter::default();
+    let read = |meter: &mut Meter| {
+        let metered = child.metered_stats(Extent::Usage, meter).memory.limit;
+        assert_eq!(metered, child.stats(Extent::Usage).memory.limit);
+        metered
+    };
+    limit(&child, 64 << 20);
+    assert_eq!(read(&mut meter), Some(Bound::At(64 << 20)));
+    limit(&child, 32 << 20);
+    assert_eq!(read(&mut meter), Some(Bound::At(32 << 20)), "the lowest limit is another");
+    limit(&fresh.0, 16 << 20);
+    assert_eq!(read(&mut meter), Some(Bound::At(32 << 20)), "it is its own");
+    limit(&child, 128 << 20);
+    meter.forget_limits();
+    assert_eq!(read(&mut meter), Some(Bound::At(128 << 20)), "the lowest limit is the same");
 }
 
 #[test]
