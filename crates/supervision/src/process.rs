@@ -49,6 +49,13 @@ impl Process {
         Self::new(pidfd, Parent::Init)
     }
 
+    /// Whether it sleeps until there is something to do, as it nearly always does; `false` if that cannot be told. It
+    /// is not woken for the answer. Blocking: it reads the kernel's files.
+    #[must_use]
+    pub fn is_asleep(&self) -> bool {
+        process::is_asleep(self.0.pidfd.get_ref().as_fd()).unwrap_or(false)
+    }
+
     /// Kills it, if it still exists.
     pub fn kill(&self) {
         if let Err(error) = process::signal(self.0.pidfd.get_ref().as_fd(), 9) {

@@ -168,6 +168,19 @@ pub fn child_number(process: BorrowedFd<'_>) -> Result<i32> {
     }
 }
 
+/// Whether a process sleeps until there is something to do. One that is stopped, waits for a disk or runs does not. It is
+/// not woken for the answer.
+///
+/// # Errors
+/// The process is gone, or not in this one's PID namespace.
+pub fn is_asleep(process: BorrowedFd<'_>) -> Result<bool> {
+    let number = number(process).or_else(|_older_kernel| number_in_proc(process))?;
+    let path = format!("/proc/{number}/stat");
+    let stat = std::fs::read_to_string(&path).named("read", || path)?;
+    // The name before the state may contain anything.
+    Ok(stat.rsplit_once(") ").is_some_and(|(_name, rest)| rest.starts_with('S')))
+}
+
 /// Asks the kernel, which can answer since Linux 6.13.
 fn number(process: BorrowedFd<'_>) -> Result<i32> {
     /// `PIDFD_GET_INFO`, with the first version of its result.
@@ -227,6 +240,15 @@ mod tests {
                 assert_eq!(number_in_proc(pidfd.as_fd()).unwrap(), pid);
                 // An older kernel refuses the request.
                 assert_eq!(number(pidfd.as_fd()).unwrap_or(pid), pid);
+                let until_asleep = |wanted: bool| {
+                    while is_asleep(pidfd.as_fd()).unwrap() != wanted {
+                        std::thread::yield_now();
+                    }
+                };
+                until_asleep(true);
+                signal(pidfd.as_fd(), libc::SIGSTOP).unwrap();
+                until_asleep(false);
+                signal(pidfd.as_fd(), libc::SIGCONT).unwrap();
                 drop(end);
                 await_end(pidfd.as_fd()).unwrap();
                 assert_eq!(child_number(pidfd.as_fd()).unwrap(), pid, "not reaped yet");
