@@ -16,6 +16,7 @@
 //! The mode applies to new pods. If there are pods of both modes, the host answers on the bridge for those to which it
 //! routes, and the bridge is removed after its last pod.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -32,7 +33,7 @@ use crate::nft;
 use crate::store::StoreError;
 use crate::subnet::{Subnet, Subnets};
 use crate::sysctl::{Ipv6, SysctlError};
-use crate::{Attachment, Config, INTERFACE, PodAddresses, Readiness};
+use crate::{Attachment, Config, INTERFACE, InterfaceStats, PodAddresses, Readiness, stats};
 
 mod connect;
 mod pair;
@@ -139,6 +140,8 @@ pub(crate) struct BuiltinNetwork {
     mtu: Option<u32>,
     subnets: Mutex<Subnets>,
     leases: Mutex<Leases>,
+    /// The index of the host's end of each attached pod's pair.
+    ends: Mutex<HashMap<PodId, u32>>,
     /// Taken before `leases`.
     used: Mutex<Used>,
     /// The index of the next pair's host end, counted from the first.
@@ -159,9 +162,9 @@ impl BuiltinNetwork {
     pub(crate) fn open(config: &Config) -> Result<Self, StoreError> {
         let mut leases = Leases::open(&config.lease_dir, &config.state_dir.join("leases"))?;
         let config = &config.builtin_network;
-        let highest_index = adopt(&mut leases).unwrap_or_else(|error| {
+        let (ends, highest_index) = adopt(&mut leases).unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot list the links of running pods");
-            0
+            (HashMap::new(), 0)
         });
         Ok(Self {
             mode: config.mode,
@@ -169,6 +172,7 @@ impl BuiltinNetwork {
             mtu: config.mtu,
             subnets: Mutex::new(config.subnets.clone()),
             leases: Mutex::new(leases),
+            ends: Mutex::new(ends),
             used: Mutex::new(None),
             next_index: AtomicU32::new(next_index(highest_index)),
             inside_index: AtomicU32::new(FIRST_INSIDE_INDEX),
@@ -228,6 +232,7 @@ impl BuiltinNetwork {
         self.forget_predecessors(&lease, &subnets);
         let result = self.connect(pod, &lease, &subnets);
         if let Err(error) = result {
+            lock(&self.ends).remove(pod.id);
             let _rules = lock(&self.rules);
             let undone = nft::remove_owned(pod.id).map_err(BuiltinError::from);
             let undone = undone.and_then(|()| Ok(delete_link(pod.id)?));
@@ -255,11 +260,29 @@ impl BuiltinNetwork {
             lock(&self.leases).drain(id)?;
         }
         forget_ports(&lease);
+        lock(&self.ends).remove(id);
         if link::index(&link_name(id))?.is_none() {
             self.remember_used(lease.ips);
             lock(&self.leases).free(id)?;
         }
         Ok(())
+    }
+
+    /// The counters of `eth0` of all attached pods.
+    pub(crate) fn traffic(&self) -> Result<HashMap<PodId, InterfaceStats>, NetlinkError> {
+        let ends = lock(&self.ends).clone();
+        stats::of_pods(&ends)
+    }
+
+    /// The counters of `eth0` of a pod; `None` if it is not attached.
+    pub(crate) fn traffic_of(&self, id: &PodId) -> Result<Option<InterfaceStats>, NetlinkError> {
+        let end = lock(&self.ends).get(id).copied();
+        end.map_or(Ok(None), stats::of_pod)
+    }
+
+    /// Whether a pod's link is known.
+    pub(crate) fn counts(&self, id: &PodId) -> bool {
+        lock(&self.ends).contains_key(id)
     }
 
     /// The attached pods.

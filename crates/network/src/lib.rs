@@ -6,7 +6,7 @@
 //! crash left. This crate deliberately does not make or pin network namespaces, write `resolv.conf`, or enforce network
 //! policies.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -312,6 +312,27 @@ impl Network {
     #[must_use]
     pub fn free_addresses(&self) -> usize {
         self.builtin.free_addresses()
+    }
+
+    /// The counters of `eth0` of all pods on the built-in network, in one reading; empty if the kernel refuses it.
+    #[must_use]
+    pub fn traffic(&self) -> HashMap<PodId, InterfaceStats> {
+        self.builtin.traffic().unwrap_or_else(|error| {
+            tracing::debug!(%error, "no counters of pods' links");
+            HashMap::new()
+        })
+    }
+
+    /// The same of one pod; `None` if it is not on the built-in network.
+    #[must_use]
+    pub fn traffic_of(&self, id: &PodId) -> Option<InterfaceStats> {
+        self.builtin.traffic_of(id).ok().flatten()
+    }
+
+    /// Whether [`Network::traffic`] includes a pod.
+    #[must_use]
+    pub fn counts(&self, id: &PodId) -> bool {
+        self.builtin.counts(id)
     }
 
     /// The addresses of an attached pod, even one that an earlier process attached.

@@ -78,6 +78,7 @@ impl BuiltinNetwork {
         let outside = Socket::open(Family::Route)?;
         let connection = Connection { pod, lease, subnets };
         let (built, pair) = self.create_pair(&outside, connection)?;
+        lock(&self.ends).insert(pod.id.clone(), pair.outside);
         match self.mode {
             Mode::Routed => route_to(connection, built, pair.outside).send(&outside)?,
             Mode::Bridge => join_bridge(connection, built, pair.outside).send(&outside)?,

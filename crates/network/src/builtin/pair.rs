@@ -1,6 +1,7 @@
 //! A pod's veth pair: its end inside the pod, and the host's end, which is named after the pod and has the pod's id and
 //! addresses as its alias.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use wharf_types::PodId;
@@ -69,14 +70,16 @@ pub(super) fn pod_links(socket: &Socket, bridge: Option<u32>) -> Result<Vec<PodL
     Ok(link::list(socket)?.into_iter().filter_map(|link| PodLink::of(link, bridge)).collect())
 }
 
-/// Restores lost leases from what the kernel shows. Returns the highest index of their links, 0 if there are none.
-pub(super) fn adopt(leases: &mut Leases) -> Result<u32, NetlinkError> {
-    let mut highest = 0;
+/// Restores lost leases from what the kernel shows. Returns the index of each pod's link, and the highest index of all
+/// such links, 0 if there are none.
+pub(super) fn adopt(leases: &mut Leases) -> Result<(HashMap<PodId, u32>, u32), NetlinkError> {
+    let (mut ends, mut highest) = (HashMap::new(), 0);
     for link in pod_links(&Socket::open(Family::Route)?, None)? {
         highest = highest.max(link.index);
         if let Some((id, ips)) = link.pod {
+            ends.insert(id.clone(), link.index);
             leases.adopt(id, Lease { ips, ports: Vec::new(), mode: link.mode });
         }
     }
-    Ok(highest)
+    Ok((ends, highest))
 }

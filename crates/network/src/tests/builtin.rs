@@ -7,7 +7,7 @@ use wharf_types::{ErrorKind, Failure};
 
 use super::fixture::{Host, LIMIT, Pod, ask, id, ip, neighbour, pod_links, sh, tcp};
 use crate::netlink::{Family, Socket};
-use crate::{Builtin, Error, Mode, PortMapping, StatsSocket, link};
+use crate::{Builtin, Error, InterfaceStats, Mode, Network, PortMapping, StatsSocket, link};
 
 fn host_and_pods_reach_each_other_by_both_families(mode: Mode) {
     let host = Host::new(mode);
@@ -260,6 +260,41 @@ fn counters_are_read_through_a_socket_kept_open(mode: Mode) {
     assert!(StatsSocket::open(std::fs::File::open("/dev/null").unwrap().as_fd()).is_err());
 }
 
+fn counters_of_all_pods_are_read_at_once(mode: Mode) {
+    let host = Host::new(mode);
+    let network = host.network();
+    let pods = [Pod::new(1), Pod::new(2)];
+    let addresses = pods.each_ref().map(|pod| pod.attach(&network).unwrap());
+    pods[0].serve(80);
+    ask(addresses[0].ips[0], 80).unwrap();
+    let inside = |pod: &Pod| StatsSocket::open(pod.netns.as_fd()).unwrap().read().unwrap().remove(0);
+    // The kernel may send something of its own at any time.
+    let lies_between = |stats: &InterfaceStats, before: &InterfaceStats, after: &InterfaceStats| {
+        let counters = |of: &InterfaceStats| [of.rx_bytes, of.rx_packets, of.tx_bytes, of.tx_packets];
+        let all = counters(stats).into_iter().zip(counters(before)).zip(counters(after));
+        stats.name == "eth0" && all.into_iter().all(|((now, before), after)| (before..=after).contains(&now))
+    };
+    let told = |network: &Network| {
+        let before = pods.each_ref().map(inside);
+        let (all, each) = (network.traffic(), pods.each_ref().map(|pod| network.traffic_of(&pod.id)));
+        let after = pods.each_ref().map(inside);
+        assert_eq!(all.len(), 2);
+        assert_ne!(before[0].rx_bytes, before[0].tx_bytes, "it shows which is which");
+        for (number, pod) in pods.iter().enumerate() {
+            for stats in [Some(&all[&pod.id]), each[number].as_ref()] {
+                assert!(lies_between(stats.unwrap(), &before[number], &after[number]), "{stats:?}");
+            }
+        }
+    };
+    told(&network);
+    drop(network);
+    let network = host.network();
+    told(&network);
+    network.detach(&pods[0].id, None).unwrap();
+    assert_eq!((network.traffic().len(), network.traffic_of(&pods[0].id)), (1, None));
+    assert!(network.counts(&pods[1].id) && !network.counts(&pods[0].id));
+}
+
 fn a_pod_with_more_interfaces_than_anyone_needs_is_told_of_in_part(mode: Mode) {
     let host = Host::new(mode);
     let network = host.network();
@@ -304,6 +339,7 @@ in_both_modes! {
     a_range_that_others_have_is_refused_until_it_is_free,
     packets_are_as_large_as_the_uplink_takes,
     counters_are_read_through_a_socket_kept_open,
+    counters_of_all_pods_are_read_at_once,
     a_pod_with_more_interfaces_than_anyone_needs_is_told_of_in_part,
     attaching_is_fast,
 }
