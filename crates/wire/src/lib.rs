@@ -137,7 +137,13 @@ pub fn send(
     message: &impl prost::Message,
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<(), Error> {
-    Datagram::new(message, descriptors)?.send(socket)
+    let bytes = message.encode_to_vec();
+    if bytes.len() <= DATAGRAM_LIMIT_BYTES {
+        return socket::send(socket, &bytes, descriptors).map_err(Error::Socket);
+    }
+    let file = file_of(&bytes)?;
+    let all: Vec<BorrowedFd<'_>> = std::iter::once(file.as_fd()).chain(descriptors.iter().copied()).collect();
+    socket::send(socket, IN_FILE, &all).map_err(Error::Socket)
 }
 
 /// Receives one message with its descriptors; `None` if the other side has closed the connection.
@@ -229,8 +235,11 @@ mod tests {
         };
         let state = v1::State { containers: (0..40).map(status).collect(), ..Default::default() };
         let datagram = Datagram::new(&state, &[a.as_fd()]).unwrap();
-        for _ in 0..2 {
-            datagram.send(a.as_fd()).unwrap();
+        let again = || datagram.send(a.as_fd());
+        let anew = || send(a.as_fd(), &state, &[a.as_fd()]);
+        let sends: [&dyn Fn() -> Result<(), Error>; 3] = [&again, &again, &anew];
+        for send in sends {
+            send().unwrap();
             let (got, descriptors) = receive::<v1::State>(b.as_fd()).unwrap().unwrap();
             assert_eq!((got, descriptors.len()), (state.clone(), 1));
         }
