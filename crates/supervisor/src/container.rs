@@ -17,6 +17,7 @@ use crate::kill;
 use crate::log::queue::LogWriter;
 use crate::machine::container::Phase;
 use crate::output::{Output, Sink};
+use crate::score::Score;
 use crate::spawn::Child;
 use crate::trouble::{self, OrTell as _};
 use crate::watch::Out;
@@ -45,6 +46,7 @@ pub(crate) struct Container {
     /// The `tasks` files that its execs enter, opened for the first exec and kept: opening eight of them in eight
     /// hierarchies is a good part of an exec's cost.
     entries: OnceCell<Vec<OwnedFd>>,
+    score: Score,
 }
 
 /// What has happened to a container's first process.
@@ -75,7 +77,13 @@ impl Container {
             leaves: VecDeque::new(),
             oom_kills_before,
             entries: OnceCell::new(),
+            score: Score::default(),
         }
+    }
+
+    /// The `oom_score_adj` of its first process, which an update may have changed.
+    pub(crate) fn oom_score(&self) -> Option<i32> {
+        self.score.of(&self.child.pid.to_string())
     }
 
     /// How the first process ended, if it has. It stays a zombie until it is reaped.

@@ -24,6 +24,7 @@ use crate::log::queue::LogWriter;
 use crate::machine::{Action, Event, client, container, exec};
 use crate::pod_reaper::PodReaper;
 use crate::requests::{Given, internal};
+use crate::score::Score;
 use crate::spawn::{Spawner, Spent};
 use crate::trouble::OrTell as _;
 use crate::watch::{Out, Source, Watch};
@@ -45,6 +46,8 @@ pub(crate) struct Driver {
     blocked: Vec<(ContainerId, Out)>,
     reaper: Option<PodReaper>,
     spent: Spent,
+    /// This process's own.
+    score: Score,
     /// What came beside the request that is being handled.
     pub(crate) given: Given,
     /// The buffer for reading outputs; it exists while there is output.
@@ -67,6 +70,7 @@ impl Driver {
             blocked: Vec::new(),
             reaper: None,
             spent: Spent::default(),
+            score: Score::default(),
             given: Given::Nothing,
             buffer: Vec::new(),
         })

@@ -22,6 +22,7 @@ mod machine;
 mod output;
 mod pod_reaper;
 mod requests;
+mod score;
 mod spawn;
 mod supervisor;
 mod trouble;

@@ -104,7 +104,10 @@ impl Driver {
         let entries = container.entries().map_err(internal)?;
         let leaf = container.plan.cgroup.kill_directory.as_path().join(format!("exec-{number}"));
         let own = make_leaf(container, &leaf).map_err(internal)?;
-        let plan = join_plan(container, &command, (entries, &own));
+        let mut plan = join_plan(container, &command, (entries, &own));
+        // What it inherits need not be set.
+        plan.process.oom_score_adj =
+            plan.process.oom_score_adj.filter(|score| self.score.of("self") != Some(*score));
         let child = self.spawn_command(container, &command.streams, (&plan, &own));
         let mut child = child.inspect_err(|_failed| remove_leaf(&leaf))?;
         child.awaits_ready = command.terminal;
@@ -152,8 +155,7 @@ fn join_plan<'a>(
 ) -> JoinPlan<'a> {
     let mut process = container.plan.process.clone();
     process.args.clone_from(&command.args);
-    // An update may have changed it, so the score of the first process counts.
-    process.oom_score_adj = score(container.child.pid).or(process.oom_score_adj);
+    process.oom_score_adj = container.oom_score().or(process.oom_score_adj);
     if command.terminal && !process.env.iter().any(|variable| variable.starts_with(b"TERM=")) {
         process.env.push(b"TERM=xterm".to_vec());
     }
@@ -162,10 +164,6 @@ fn join_plan<'a>(
     }
     let identity = container.identity.clone();
     JoinPlan { process, identity, entries, terminal: command.terminal, size: command.size }
-}
-
-fn score(pid: i32) -> Option<i32> {
-    std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?.trim().parse().ok()
 }
 
 /// Makes an exec's own cgroup below the container's.

@@ -1,0 +1,44 @@
+//! The `oom_score_adj` of a process, kept open: it is read for each exec, and to open it takes ten times as long.
+
+use std::cell::OnceCell;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+/// The score of one process.
+#[derive(Debug, Default)]
+pub(crate) struct Score(OnceCell<File>);
+
+impl Score {
+    /// Reads the score of `process`, a pid or `self`, which must be the same each time; `None` once it is gone.
+    pub(crate) fn of(&self, process: &str) -> Option<i32> {
+        let file = match self.0.get() {
+            Some(file) => file,
+            None => {
+                let file = File::open(format!("/proc/{process}/oom_score_adj")).ok()?;
+                self.0.get_or_init(|| file)
+            }
+        };
+        let mut text = [0; 16];
+        let length = file.read_at(&mut text, 0).ok()?;
+        std::str::from_utf8(text.get(..length)?).ok()?.trim().parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_score_is_the_present_one_and_that_of_a_process_that_is_gone_is_none() {
+        #[expect(clippy::disallowed_methods, reason = "some process is needed that is a child")]
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let (pid, score) = (child.id().to_string(), Score::default());
+        for wanted in [500, 600] {
+            std::fs::write(format!("/proc/{pid}/oom_score_adj"), wanted.to_string()).unwrap();
+            assert_eq!(score.of(&pid), Some(wanted));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(score.of(&pid), None);
+    }
+}
