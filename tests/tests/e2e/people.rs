@@ -15,7 +15,7 @@ use nix::sys::socket::{MsgFlags, send};
 use wharf_cri_api::v1::ContainerState;
 
 use crate::place;
-use crate::wedge::cut_off;
+use crate::wedge::{Supervisor, cut_off};
 use crate::world::{self, World, until};
 
 /// How long anything on a terminal may take on a busy machine.
@@ -301,6 +301,28 @@ fn lists_and_inspections_tell_what_was_asked_for() {
             ["ok", "ok"].map(|ok| Some(ok.to_owned())),
             "{doctor:#}"
         );
+        printed(world, "rm --force web");
+    });
+}
+
+#[test]
+fn the_doctor_names_a_stopped_supervisor() {
+    run(async |world| {
+        printed(world, "run -d --name web IMAGE sleep 1000");
+        let pod = world.client.pods().await.remove(0).id;
+        let check = || {
+            let checks: serde_json::Value =
+                serde_json::from_slice(&wharf(world, "--json doctor").stdout).unwrap();
+            let all = checks.as_array().unwrap();
+            all.iter().find(|check| check["what"] == "stopped supervisors").unwrap().clone()
+        };
+        assert_eq!(check()["verdict"], "ok");
+        let supervisor = Supervisor::of(&pod).await;
+        supervisor.stop();
+        let told = check();
+        assert_eq!(told["verdict"], "warn", "{told:#}");
+        assert!(told["advice"].as_str().unwrap().ends_with(&supervisor.pid().to_string()), "{told:#}");
+        supervisor.go_on();
         printed(world, "rm --force web");
     });
 }

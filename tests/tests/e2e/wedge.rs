@@ -28,11 +28,11 @@ impl Supervisor {
         self.0.as_raw()
     }
 
-    fn stop(&self) {
+    pub(crate) fn stop(&self) {
         kill(self.0, Signal::SIGSTOP).unwrap();
     }
 
-    fn go_on(&self) {
+    pub(crate) fn go_on(&self) {
         kill(self.0, Signal::SIGCONT).unwrap();
     }
 }

@@ -39,7 +39,9 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
         quarantine(&[Path::new(&info.root), Path::new(&info.state)]),
         Check::ok("network", info::network(&info)),
     ];
-    checks.push(supervisors(&Path::new(&info.state).join("pods")));
+    let pods = Path::new(&info.state).join("pods");
+    checks.push(supervisors(&pods));
+    checks.push(stopped(&names(&pods), supervised()));
     checks.extend(orphans(&mut daemon, Path::new(&info.state)).await);
     checks.extend(conditions(&mut daemon).await);
     checks
@@ -197,7 +199,8 @@ async fn orphans(daemon: &mut Daemon, state: &Path) -> Option<Check> {
     };
     found.extend(directories.iter().filter(|id| !is_known(id)).map(left));
     let of_others = |id: &&String| !is_known(id) && !directories.contains(id);
-    found.extend(supervised.iter().filter(of_others).map(|id| format!("the supervisor of {}", short(id))));
+    let pods = supervised.iter().map(|supervisor| &supervisor.pod);
+    found.extend(pods.filter(of_others).map(|id| format!("the supervisor of {}", short(id))));
     if found.is_empty() {
         return Some(Check::ok(WHAT, "none"));
     }
@@ -220,12 +223,46 @@ fn names(directory: &Path) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// The pods whose supervisors are running; a supervisor's first argument is the pod's directory.
-fn supervised() -> Vec<String> {
-    let lines = names(Path::new("/proc"))
-        .into_iter()
-        .filter_map(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).ok());
-    lines.filter_map(|line| pod_of(&line)).collect()
+/// Supervisors that have been stopped: their containers go on, but nothing can be done with them.
+fn stopped(pods: &[String], supervised: Vec<Supervisor>) -> Check {
+    const WHAT: &str = "stopped supervisors";
+    let mut stopped = supervised;
+    stopped.retain(|supervisor| supervisor.is_stopped && pods.contains(&supervisor.pod));
+    if stopped.is_empty() {
+        return Check::ok(WHAT, "none");
+    }
+    let found: Vec<String> =
+        stopped.iter().map(|one| format!("pid {} of {}", one.pid, short(&one.pod))).collect();
+    let pids: Vec<&str> = stopped.iter().map(|one| one.pid.as_str()).collect();
+    Check::warn(
+        WHAT,
+        found.join(", "),
+        format!("nothing can be done with their pods: kill -CONT {}", pids.join(" ")),
+    )
+}
+
+/// A supervisor that is running.
+struct Supervisor {
+    pid: String,
+    pod: String,
+    is_stopped: bool,
+}
+
+/// All supervisors on this machine; the first argument of each is its pod's directory.
+fn supervised() -> Vec<Supervisor> {
+    let read = |pid: &str, name: &str| std::fs::read(format!("/proc/{pid}/{name}")).ok();
+    let supervisor = |pid: String| {
+        let pod = pod_of(&read(&pid, "cmdline")?)?;
+        let is_stopped = is_stopped(&read(&pid, "stat")?);
+        Some(Supervisor { pid, pod, is_stopped })
+    };
+    names(Path::new("/proc")).into_iter().filter_map(supervisor).collect()
+}
+
+/// Whether a process's `stat` says that a signal or a tracer has stopped it.
+fn is_stopped(stat: &[u8]) -> bool {
+    let stat = String::from_utf8_lossy(stat);
+    stat.rsplit_once(") ").is_some_and(|(_name, rest)| rest.starts_with(['T', 't']))
 }
 
 fn pod_of(line: &[u8]) -> Option<String> {
@@ -329,6 +366,28 @@ mod tests {
         assert_eq!(pod_of(b"wharf-shim\0/run/wharf/pods/0123\0").as_deref(), Some("0123"));
         assert_eq!(pod_of(b"wharf-shim\0"), None);
         assert_eq!(pod_of(b"bash\0/run/wharf/pods/0123\0"), None);
+    }
+
+    #[test]
+    fn only_stopped_supervisors_of_these_pods_are_named() {
+        let of = |pid: &str, pod: &str, stat: &[u8]| Supervisor {
+            pid: pid.to_owned(),
+            pod: pod.to_owned(),
+            is_stopped: is_stopped(stat),
+        };
+        let supervised = || {
+            vec![
+                of("7", "here", b"7 (wharf-shim) S 1 7"),
+                of("8", "there", b"8 (wharf-shim) T 1 8"),
+                of("9", "also", b"9 (a) T) R 1"),
+            ]
+        };
+        let pods = ["here".to_owned(), "also".to_owned()];
+        assert_eq!(stopped(&pods, supervised()).verdict, Verdict::Ok);
+        let mut all = supervised();
+        all.push(of("10", "here", b"10 (a) S) t 1"));
+        let told = stopped(&pods, all);
+        assert!(told.verdict == Verdict::Warn && told.advice.ends_with("kill -CONT 10"), "{told:?}");
     }
 
     #[test]
