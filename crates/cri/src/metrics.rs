@@ -11,7 +11,7 @@ use wharf_cgroup::{Cgroups, Controller, Version};
 use wharf_cri_api::v1::{
     ContainerMetrics, Metric, MetricDescriptor, MetricType, PodSandboxMetrics, UInt64Value,
 };
-use wharf_pods::{Container, Engine, Pod};
+use wharf_pods::{Container, Engine, Pod, Traffic};
 
 use reading::{Disk, Reading};
 
@@ -91,6 +91,7 @@ pub(crate) fn gather(engine: &Engine) -> Vec<PodSandboxMetrics> {
         engine,
         families: of_containers(engine.cgroups()),
         disk: Disk::of(engine.root()),
+        traffic: engine.traffic(),
         now_ns: wharf_sys::clock::now_ns(),
     };
     engine.pods().iter().map(|pod| gathering.pod(pod)).collect()
@@ -101,13 +102,14 @@ struct Gathering<'a> {
     engine: &'a Engine,
     families: Vec<&'static Family<Reading>>,
     disk: Option<Disk>,
+    traffic: Traffic,
     now_ns: i64,
 }
 
 impl Gathering<'_> {
     fn pod(&self, pod: &Pod) -> PodSandboxMetrics {
         let base = labels(pod, "", pod.id().as_str(), "");
-        let interfaces = pod.interfaces();
+        let interfaces = self.traffic.of(pod);
         let metrics = interfaces.iter().flat_map(|interface| {
             interfaces::FAMILIES.iter().flat_map(|family| family.metrics(&base, self.now_ns, interface))
         });

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -75,7 +75,7 @@ impl Runtime {
         let items = self.engine.containers();
         items
             .iter()
-            .map(|item| view::container_item(item.facts()))
+            .map(|item| view::container_item(item))
             .filter(|item| filter::container(wanted, item))
             .collect()
     }
@@ -89,9 +89,9 @@ impl Runtime {
         // miss figures.
         chosen.retain(|item| !item.is_exited());
         if wanted.is_some() {
-            chosen
-                .retain(|item| filter::container_stats(wanted.as_ref(), &view::container_item(item.facts())));
+            chosen.retain(|item| filter::container_stats(wanted.as_ref(), &view::container_item(item)));
         }
+        self.engine.want_written().await;
         let engine = Arc::clone(&self.engine);
         self.readings.each(chosen, move |item| stats::container_stats(&engine, item)).await
     }
@@ -104,11 +104,16 @@ impl Runtime {
         if wanted.is_some() {
             chosen.retain(|pod| filter::pod_stats(wanted.as_ref(), &view::pod_item(&pod.facts())));
         }
-        let engine = Arc::clone(&self.engine);
-        self.readings.each(chosen, move |pod| stats::pod_stats(&engine, pod)).await
+        self.engine.want_written().await;
+        let (engine, traffic) = (Arc::clone(&self.engine), Arc::new(OnceLock::new()));
+        let read = move |pod: &Arc<pods::Pod>| {
+            stats::pod_stats(&engine, pod, traffic.get_or_init(|| engine.traffic()))
+        };
+        self.readings.each(chosen, read).await
     }
 
     async fn pod_metrics(&self) -> Result<Vec<PodSandboxMetrics>, Status> {
+        self.engine.want_written().await;
         let engine = Arc::clone(&self.engine);
         self.readings.metrics(move || metrics::gather(&engine)).await
     }
@@ -381,6 +386,7 @@ impl RuntimeService for Runtime {
     ) -> Answer<ContainerStatsResponse> {
         let found = self.engine.container(&request.into_inner().container_id);
         let (_pod, container) = found.map_err(status::of)?;
+        self.engine.want_written().await;
         let engine = Arc::clone(&self.engine);
         let stats = self.readings.take(move || stats::container_stats(&engine, &container)).await?;
         Ok(Response::new(ContainerStatsResponse { stats: Some(stats) }))
@@ -411,8 +417,10 @@ impl RuntimeService for Runtime {
         request: Request<PodSandboxStatsRequest>,
     ) -> Answer<PodSandboxStatsResponse> {
         let pod = self.engine.pod(&request.into_inner().pod_sandbox_id).map_err(status::of)?;
+        self.engine.want_written().await;
         let engine = Arc::clone(&self.engine);
-        let stats = self.readings.take(move || stats::pod_stats(&engine, &pod)).await?;
+        let stats =
+            self.readings.take(move || stats::pod_stats(&engine, &pod, &engine.traffic_of(&pod))).await?;
         Ok(Response::new(PodSandboxStatsResponse { stats: Some(stats) }))
     }
 

@@ -7,7 +7,7 @@ use wharf_cri_api::v1::{
     PodSandboxStats, ProcessUsage, PsiData, PsiStats, SwapUsage, UInt64Value,
 };
 use wharf_network::InterfaceStats;
-use wharf_pods::{Container, Engine, Pod, PodUsage};
+use wharf_pods::{Container, Engine, Pod, PodUsage, Traffic};
 
 fn value(value: Option<u64>) -> Option<UInt64Value> {
     value.map(|value| UInt64Value { value })
@@ -100,8 +100,8 @@ fn writable_layer(engine: &Engine, container: &Container, timestamp: i64) -> Opt
 }
 
 /// Statistics of a pod: of its cgroup, which has counted everything that its containers used, those that are gone
-/// included, and of its network. Blocking: it reads the kernel's files.
-pub(crate) fn pod_stats(engine: &Engine, pod: &Pod) -> PodSandboxStats {
+/// included, and of its network, which may be read for many pods at once. Blocking: it reads the kernel's files.
+pub(crate) fn pod_stats(engine: &Engine, pod: &Pod, traffic: &Traffic) -> PodSandboxStats {
     let now = wharf_sys::clock::now_ns();
     let PodUsage { stats, cpu_rate } = engine.pod_usage(pod, now);
     let containers = pod.containers();
@@ -117,7 +117,7 @@ pub(crate) fn pod_stats(engine: &Engine, pod: &Pod) -> PodSandboxStats {
         linux: Some(LinuxPodSandboxStats {
             cpu: Some(cpu(&stats, now, cpu_rate)),
             memory: Some(memory(&stats, now)),
-            network: network(pod.interfaces(), now),
+            network: network(traffic.of(pod), now),
             process: Some(ProcessUsage { timestamp: now, process_count: value(stats.pids.current) }),
             containers: live.map(|container| container_stats(engine, container)).collect(),
             io: Some(io(&stats, now)),

@@ -67,21 +67,21 @@ pub(crate) fn pod_status(pod: &PodFacts) -> PodSandboxStatus {
     }
 }
 
-/// An item of `ListContainers`.
-pub(crate) fn container_item(container: ContainerFacts) -> ContainerItem {
-    let record = container.record;
-    ContainerItem {
-        id: container.id.to_string(),
-        pod_sandbox_id: container.pod.to_string(),
-        metadata: record.config.metadata,
-        image: record.config.image,
-        image_ref: record.image_ref,
-        state: state(&container.state).into(),
+/// An item of `ListContainers`: without a copy of the container's whole request, which may be long.
+pub(crate) fn container_item(container: &Container) -> ContainerItem {
+    let state = state(&container.shown());
+    container.with_record(|record| ContainerItem {
+        id: container.id().to_string(),
+        pod_sandbox_id: container.pod_id().to_string(),
+        metadata: record.config.metadata.clone(),
+        image: record.config.image.clone(),
+        image_ref: record.image_ref.clone(),
+        state: state.into(),
         created_at: record.created_at_ns,
-        labels: record.config.labels,
-        annotations: record.config.annotations,
-        image_id: record.image_id,
-    }
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        image_id: record.image_id.clone(),
+    })
 }
 
 fn state(state: &ContainerState) -> v1::ContainerState {

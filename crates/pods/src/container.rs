@@ -213,7 +213,7 @@ impl Container {
     }
 
     /// Takes something from the record, which is large as a whole.
-    pub(crate) fn with_record<T>(&self, take: impl FnOnce(&ContainerRecord) -> T) -> T {
+    pub fn with_record<T>(&self, take: impl FnOnce(&ContainerRecord) -> T) -> T {
         take(&self.record.read())
     }
 

@@ -18,6 +18,7 @@ use wharf_supervision::Program;
 use wharf_types::{ContainerId, PodId, chain};
 
 use crate::container::{Container, InPod};
+use crate::demand::Demand;
 use crate::error::{BLOCKING, Error, Stage, blocking, outcome};
 use crate::events::Events;
 use crate::exec_sync::Commands;
@@ -80,6 +81,8 @@ pub struct Engine {
     pub(crate) commands: Commands,
     pub(crate) logs: Logs,
     pub(crate) events: Events,
+    /// The measurements of writable layers.
+    pub(crate) measurements: Demand,
     pub(crate) machine: Machine,
     /// The template for the pods' mount namespaces.
     pub(crate) template: Template,
@@ -119,6 +122,7 @@ impl Engine {
             commands: Commands::default(),
             logs: Logs::default(),
             events: Events::new(),
+            measurements: Demand::default(),
             machine: Machine::look()?,
             template: Template::make()?,
             table: Table::default(),

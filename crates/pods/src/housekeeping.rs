@@ -3,18 +3,25 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use wharf_cgroup::Cgroup;
+use wharf_snapshots::Activity;
 use wharf_supervision::Link;
 use wharf_types::chain;
 
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{Stage, blocking};
+use crate::pod::Pod;
 
-/// The shortest interval between measurements of writable layers; the kubelet checks for full disks as often.
+/// The shortest interval between measurements of writable layers while somebody asks for them; the kubelet checks for
+/// full disks as often.
 const ROUND: Duration = Duration::from_secs(10);
 /// The pause after a round is at least this many times as long as the round, so that measuring takes at most a
 /// twentieth of a CPU.
 const PAUSES: u32 = 20;
+/// How old the figure of a container in which nothing has run may be: somebody else may have written to its layer, such
+/// as a process of another container that shares its PID namespace.
+const STILL_AGE: Duration = Duration::from_mins(1);
 /// How long a thread measures at a stretch: a daemon that ends waits for it. Many containers fit, so that an idle node with
 /// many is seldom woken.
 const STRETCH: Duration = Duration::from_millis(100);
@@ -25,11 +32,14 @@ const LINK_PAUSE_LIMIT: Duration = Duration::from_secs(8);
 const TIDY_ROUND: Duration = Duration::from_mins(1);
 
 impl Engine {
-    /// Measures what running containers have written, round after round; statistics use the latest result.
+    /// Measures what running containers have written, round after round, while somebody asks for statistics. These use
+    /// the latest result.
     pub async fn measure_layers(self: Arc<Self>) {
         loop {
+            self.measurements.wanted().await;
             let begin = Instant::now();
             round(Arc::clone(&self).measure()).await;
+            self.measurements.met();
             tokio::time::sleep(ROUND.max(begin.elapsed() * PAUSES)).await;
         }
     }
@@ -50,10 +60,8 @@ impl Engine {
         while begin.elapsed() < STRETCH
             && let Some(container) = left.pop()
         {
-            if !container.is_exited() || snapshots.known_usage(container.id()).is_none() {
-                // A layer that has been removed or cannot be read keeps its last figure.
-                drop(snapshots.usage(container.id(), Duration::ZERO));
-            }
+            // A layer that has been removed or cannot be read keeps its last figure.
+            drop(snapshots.usage(container.id(), activity(&container), STILL_AGE));
         }
         left
     }
@@ -88,10 +96,13 @@ impl Engine {
 
     /// Finds supervisors that do not respond. None is killed for that: its containers continue.
     async fn look_after(self: Arc<Self>) {
-        let greetings = self.pods().into_iter().map(|pod| async move {
+        let engine = Arc::clone(&self);
+        let doubtful =
+            blocking(move || Ok(engine.pods().into_iter().filter(is_doubtful).collect::<Vec<_>>()));
+        let greetings = doubtful.await.unwrap_or_default().into_iter().map(|pod| async move {
             let Link::Up(connection) = pod.link().now() else { return };
             let was_silent = connection.is_silent();
-            if connection.was_heard() || connection.greet_briefly().await {
+            if connection.greet_briefly().await {
                 return;
             }
             if !was_silent {
@@ -131,6 +142,24 @@ impl Engine {
             Err(error) => tracing::warn!(error = chain(&error), "layers of no image stay"),
         }
     }
+}
+
+/// Whether a pod's supervisor is worth a greeting. One that sleeps responds when it is asked; greeting all of them would
+/// wake hundreds of processes on an idle node.
+fn is_doubtful(pod: &Arc<Pod>) -> bool {
+    let Link::Up(connection) = pod.link().now() else { return false };
+    let process = pod.supervisor().clone();
+    let is_asleep = || process.is_some_and(|process| process.is_asleep());
+    connection.is_silent() || !(connection.was_heard() || is_asleep())
+}
+
+/// What has run in a container until now.
+fn activity(container: &Container) -> Activity {
+    if container.is_exited() {
+        return Activity::Over;
+    }
+    let cpu_ns = container.cgroup().and_then(Cgroup::cpu_ns);
+    cpu_ns.map_or(Activity::Unknown, |cpu_ns| Activity::Until { cpu_ns })
 }
 
 /// Runs a round in its own task, so that the next round comes even after a panic.

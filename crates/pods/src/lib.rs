@@ -6,6 +6,7 @@
 //! truth: a container runs if its supervisor says so, and a pod is ready if its supervisor exists.
 
 mod container;
+mod demand;
 mod engine;
 mod error;
 mod events;
@@ -33,5 +34,5 @@ pub use exec_sync::ExecOutput;
 pub use facts::{ContainerFacts, Event, PodFacts};
 pub use interactive::Interactive;
 pub use pod::Pod;
-pub use usage::PodUsage;
+pub use usage::{PodUsage, Traffic};
 pub use wharf_host::{Extent, Unready};

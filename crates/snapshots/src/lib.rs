@@ -13,5 +13,5 @@ mod snapshots;
 mod trash;
 pub mod tree;
 
-pub use snapshots::{Snapshot, SnapshotError, Snapshots};
+pub use snapshots::{Activity, Snapshot, SnapshotError, Snapshots};
 pub use trash::{Trash, ensure_directory, list_names};

@@ -53,13 +53,48 @@ pub struct Snapshot {
     pub work: PathBuf,
 }
 
+/// What has run in a container, and so may have written to its snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// It is not known.
+    Unknown,
+    /// It has used this much CPU time until now.
+    Until {
+        /// The time in nanoseconds.
+        cpu_ns: u64,
+    },
+    /// Nothing will run any more.
+    Over,
+}
+
+/// A measurement.
+#[derive(Debug)]
+struct Measured {
+    usage: Usage,
+    at: Instant,
+    /// As it was when the measurement began.
+    activity: Activity,
+}
+
 /// All snapshots of a node.
 #[derive(Debug)]
 pub struct Snapshots {
     path: PathBuf,
     root: OwnedFd,
     trash: Trash,
-    measured: Mutex<HashMap<ContainerId, (Usage, Instant)>>,
+    measured: Mutex<HashMap<ContainerId, Measured>>,
+}
+
+impl Measured {
+    /// Whether it still holds, unless somebody outside the container has written to its snapshot within `max_age`.
+    fn holds(&self, activity: Activity, max_age: Duration) -> bool {
+        self.activity == activity
+            && match activity {
+                Activity::Unknown => false,
+                Activity::Until { .. } => self.at.elapsed() <= max_age,
+                Activity::Over => true,
+            }
+    }
 }
 
 impl Snapshots {
@@ -88,10 +123,13 @@ impl Snapshots {
         let failed = |source| SnapshotError { what: "make", name: container.to_string(), source };
         let snapshot = self.at(container);
         let half = OsString::from(format!(".{container}"));
-        let made = self.make_half(&half, top).and_then(|()| {
+        let made = self.make_half(&half, top).and_then(|usage| {
             let flags = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
             match nix::fcntl::renameat2(&self.root, half.as_os_str(), &self.root, container.as_str(), flags) {
-                Ok(()) => Ok(()),
+                Ok(()) => {
+                    self.remember(container, usage, Activity::Unknown);
+                    Ok(())
+                }
                 Err(Errno::EEXIST) => remove_tree(self.root.as_fd(), &half),
                 Err(errno) => Err(wharf_sys::Error::new("rename", container.to_string(), errno)),
             }
@@ -101,12 +139,11 @@ impl Snapshots {
             drop(self.trash.discard(self.root.as_fd(), &half));
         }
         made.map_err(failed)?;
-        // There is next to nothing to walk yet, and from now on the usage is known.
-        drop(self.usage(container, Duration::ZERO));
         Ok(snapshot)
     }
 
-    fn make_half(&self, half: &OsStr, top: &Path) -> wharf_sys::Result<()> {
+    /// Makes the directories, and returns the disk usage of the upper one.
+    fn make_half(&self, half: &OsStr, top: &Path) -> wharf_sys::Result<Usage> {
         let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let like = fstat(open(top, directory)?).named("fstat", || top.display().to_string())?;
         remove_tree(self.root.as_fd(), half)?;
@@ -118,7 +155,8 @@ impl Snapshots {
         let upper = open_below(own.as_fd(), "fs", directory, Resolve::BeneathNoLinks)?;
         let owner = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
         fchown(&upper, Some(owner.0), Some(owner.1)).named("fchown", || "fs".into())?;
-        fchmod(&upper, Mode::from_bits_truncate(like.st_mode & 0o7777)).named("fchmod", || "fs".into())
+        fchmod(&upper, Mode::from_bits_truncate(like.st_mode & 0o7777)).named("fchmod", || "fs".into())?;
+        Ok(Usage::of(&fstat(&upper).named("fstat", || "fs".into())?))
     }
 
     /// Makes an empty directory for one of the image's volumes beside the upper directory of a container's snapshot. It
@@ -176,27 +214,36 @@ impl Snapshots {
         Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
     }
 
-    /// The disk usage of a container's snapshot: a measurement at most `max_age` old, or else a walk now.
+    /// The disk usage of a container's snapshot: the last measurement, if nothing has run in the container since and it
+    /// is at most `max_age` old, or else a walk now. `activity` is what has run until now.
     ///
     /// # Errors
     /// The kernel's error; ENOENT if there is no snapshot.
-    pub fn usage(&self, container: &ContainerId, max_age: Duration) -> Result<Usage, SnapshotError> {
-        if let Some((usage, at)) = lock(&self.measured).get(container)
-            && at.elapsed() <= max_age
+    pub fn usage(
+        &self,
+        container: &ContainerId,
+        activity: Activity,
+        max_age: Duration,
+    ) -> Result<Usage, SnapshotError> {
+        if let Some(measured) = lock(&self.measured).get(container)
+            && measured.holds(activity, max_age)
         {
-            return Ok(*usage);
+            return Ok(measured.usage);
         }
         let usage = self.measure(container).map_err(|source| SnapshotError {
             what: "measure",
             name: container.to_string(),
             source,
         })?;
+        self.remember(container, usage, activity);
+        Ok(usage)
+    }
+
+    fn remember(&self, container: &ContainerId, usage: Usage, activity: Activity) {
         let mut measured = lock(&self.measured);
         if self.at(container).upper.exists() {
-            measured.insert(container.clone(), (usage, Instant::now()));
+            measured.insert(container.clone(), Measured { usage, at: Instant::now(), activity });
         }
-        drop(measured);
-        Ok(usage)
     }
 
     fn measure(&self, container: &ContainerId) -> wharf_sys::Result<Usage> {
@@ -213,7 +260,7 @@ impl Snapshots {
     /// The result of the last walk, from memory; `None` before the first.
     #[must_use]
     pub fn known_usage(&self, container: &ContainerId) -> Option<Usage> {
-        lock(&self.measured).get(container).map(|(usage, _at)| *usage)
+        lock(&self.measured).get(container).map(|measured| measured.usage)
     }
 
     fn names(&self) -> wharf_sys::Result<Vec<OsString>> {

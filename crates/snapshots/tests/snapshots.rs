@@ -7,7 +7,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::time::Duration;
 
-    use wharf_snapshots::Snapshots;
+    use wharf_snapshots::{Activity, Snapshots};
     use wharf_types::{ContainerId, ErrorKind, Failure};
 
     fn id(byte: u8) -> ContainerId {
@@ -59,20 +59,37 @@ mod tests {
     }
 
     #[test]
-    fn usage_is_measured_no_more_often_than_asked() {
+    fn usage_is_measured_again_only_if_something_may_have_been_written() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let until = |cpu_ns| Activity::Until { cpu_ns };
         let temp = tempfile::tempdir().unwrap();
         let snapshots = Snapshots::open(&temp.path().join("s")).unwrap();
-        let error = snapshots.usage(&id(3), Duration::ZERO).unwrap_err();
+        let error = snapshots.usage(&id(3), Activity::Over, HOUR).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         let snapshot = snapshots.prepare(&id(3), temp.path()).unwrap();
         assert_eq!(snapshots.known_usage(&id(9)), None);
-        let empty = snapshots.usage(&id(3), Duration::ZERO).unwrap();
-        assert_eq!(snapshots.known_usage(&id(3)), Some(empty));
-        fs::write(snapshot.upper.join("file"), [1; 100_000]).unwrap();
-        assert_eq!(snapshots.usage(&id(3), Duration::from_secs(3600)).unwrap(), empty);
-        let full = snapshots.usage(&id(3), Duration::ZERO).unwrap();
-        assert!(full.bytes >= empty.bytes + 100_000 && full.inodes == empty.inodes + 1);
-        assert_eq!(snapshots.known_usage(&id(3)), Some(full));
+        let empty = snapshots.known_usage(&id(3)).unwrap();
+        assert_eq!(snapshots.usage(&id(3), Activity::Unknown, HOUR).unwrap(), empty);
+        let mut known = snapshots.usage(&id(3), until(5), HOUR).unwrap();
+        let write = |name: &str| fs::write(snapshot.upper.join(name), [1; 100_000]).unwrap();
+        let table = [
+            ("nothing has run", until(5), HOUR, false),
+            ("that was long ago", until(5), Duration::ZERO, true),
+            ("something has run", until(6), HOUR, true),
+            ("nobody can say", Activity::Unknown, HOUR, true),
+            ("nobody can still say", Activity::Unknown, HOUR, true),
+            ("it has ended", Activity::Over, HOUR, true),
+            ("it had ended", Activity::Over, Duration::ZERO, false),
+        ];
+        for (name, activity, max_age, is_measured) in table {
+            write(name);
+            let now = snapshots.usage(&id(3), activity, max_age).unwrap();
+            assert_eq!(now != known, is_measured, "{name}");
+            assert_eq!(snapshots.known_usage(&id(3)), Some(now));
+            known = now;
+        }
+        assert!(known.bytes >= empty.bytes + 600_000);
+        assert_eq!(known.inodes, empty.inodes + 6, "the last file has not been seen");
     }
 
     #[test]

@@ -183,6 +183,11 @@ impl Client {
         Ok(self.runtime.clone().pod_sandbox_status(request).await?.into_inner().status.unwrap())
     }
 
+    pub(crate) async fn container_stats(&self, container: &str) -> ContainerStats {
+        let request = ContainerStatsRequest { container_id: container.to_owned() };
+        self.runtime.clone().container_stats(request).await.unwrap().into_inner().stats.unwrap()
+    }
+
     pub(crate) async fn pod_stats(&self, pod: &str) -> LinuxPodSandboxStats {
         let request = PodSandboxStatsRequest { pod_sandbox_id: pod.to_owned() };
         let stats = self.runtime.clone().pod_sandbox_stats(request).await.unwrap().into_inner().stats;

@@ -411,13 +411,13 @@ fn figures_are_of_what_runs() {
         let id = client.launch(&pod, &client.container("main", "while :; do :; done")).await.unwrap();
         client.output(&id, "head -c 1000000 /dev/zero >/file; ping -c 1 -W 8 $(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p') >/dev/null").await;
         let burnt = async || {
-            let stats = stats(client, &id).await;
+            let stats = client.container_stats(&id).await;
             let cpu = stats.cpu.unwrap().usage_core_nano_seconds.unwrap().value;
             (cpu > 50_000_000 && stats.memory.unwrap().working_set_bytes.unwrap().value > 0).then_some(())
         };
         until("processor time and memory are told", burnt).await;
         let written = async || {
-            let layer = stats(client, &id).await.writable_layer?;
+            let layer = client.container_stats(&id).await.writable_layer?;
             (layer.used_bytes?.value >= 1_000_000).then_some(())
         };
         until("the written bytes are told", written).await;
@@ -427,7 +427,28 @@ fn figures_are_of_what_runs() {
     });
 }
 
-async fn stats(client: &Client, id: &str) -> ContainerStats {
-    let request = ContainerStatsRequest { container_id: id.to_owned() };
-    client.runtime.clone().container_stats(request).await.unwrap().into_inner().stats.unwrap()
+/// Figures of `eth0` are read from outside; a pod that can make more interfaces is looked into, by the next daemon as well.
+#[test]
+fn interfaces_that_a_pod_makes_are_told_of() {
+    run(async |world| {
+        let client = world.client.clone();
+        let pod = client.run(&client.pod("interfaces")).await.unwrap();
+        let names = async |client: &Client| {
+            let network = client.pod_stats(&pod).await.network.unwrap();
+            let all = network.default_interface.into_iter().chain(network.interfaces);
+            all.map(|interface| interface.name).collect::<Vec<_>>()
+        };
+        client.launch(&pod, &client.container("plain", "sleep 1000")).await.unwrap();
+        assert_eq!(names(&client).await, ["eth0"]);
+        let mut config = client.container("main", "sleep 1000");
+        security(&mut config).capabilities =
+            Some(Capability { add_capabilities: vec!["NET_ADMIN".to_owned()], ..Capability::default() });
+        let id = client.launch(&pod, &config).await.unwrap();
+        client.output(&id, "ip link add more type bridge").await;
+        assert_eq!(names(&client).await, ["eth0", "more"]);
+        world.daemon.kill();
+        world.start_again().await;
+        let told = async || (names(&world.client).await == ["eth0", "more"]).then_some(());
+        until("the next daemon has looked into the pod", told).await;
+    });
 }

@@ -86,6 +86,9 @@ impl Engine {
         match self.build_container(&pod, &id, config).await {
             Ok(container) => {
                 self.publish(&pod, &container).await;
+                if let Ok(supervisor) = pod.connection() {
+                    self.count_traffic(&pod, &supervisor).await;
+                }
                 Ok(id)
             }
             Err(error) => {

@@ -196,6 +196,7 @@ fn update_blocking(path: &Path, container: &Container, new: &LinuxContainerResou
     if let Some(cgroup) = container.cgroup() {
         let (limits, score) = (planner::limits(&planner::resources(new))?, planner::oom_score(new));
         change_limits(cgroup, &limits, score).stage("changing the container's limits")?;
+        container.meter().forget_limits();
     }
     staged.commit().stage("recording the container")?;
     container.change_record(|now| *now = record);

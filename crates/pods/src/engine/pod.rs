@@ -167,7 +167,9 @@ impl Engine {
             cgroup_parent: pod.config().linux.as_ref().map_or("", |linux| &linux.cgroup_parent),
         };
         let addresses = self.parts.network.attach(&attachment).stage("attaching the pod to the network")?;
-        *pod.network_stats() = StatsSocket::open(netns).ok();
+        if !self.parts.network.counts(pod.id()) {
+            *pod.network_stats() = StatsSocket::open(netns).ok();
+        }
         Ok(addresses)
     }
 

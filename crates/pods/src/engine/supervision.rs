@@ -22,6 +22,7 @@ use super::{Engine, KILL_PATIENCE};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking};
 use crate::pod::Pod;
+use crate::usage::can_make_interfaces;
 
 /// The pause between two attempts to connect: the first and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));
@@ -122,10 +123,11 @@ impl Engine {
         Ok(events)
     }
 
-    /// Opens the counters of the pod's interfaces if an earlier daemon made the pod.
-    async fn count_traffic(self: &Arc<Self>, pod: &Arc<Pod>, supervisor: &Connection) {
+    /// Opens the counters of the pod's interfaces if they are not those of `eth0` alone, which everybody can read from
+    /// outside.
+    pub(super) async fn count_traffic(self: &Arc<Self>, pod: &Arc<Pod>, supervisor: &Connection) {
         let is_found = pod.read_state().ready && !pod.is_host_network() && !supervisor.held().is_nothing();
-        if !is_found || pod.network_stats().is_some() {
+        if !is_found || pod.network_stats().is_some() || self.has_eth0_alone(pod) {
             return;
         }
         let opened = match supervisor.lend(v1::Held::Network).await {
@@ -145,6 +147,11 @@ impl Engine {
                 );
             }
         }
+    }
+
+    fn has_eth0_alone(&self, pod: &Pod) -> bool {
+        let makes_more = |container: &Arc<Container>| container.with_config(can_make_interfaces);
+        self.parts.network.counts(pod.id()) && !pod.containers().iter().any(makes_more)
     }
 
     /// A pod's network namespace.

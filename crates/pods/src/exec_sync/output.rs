@@ -35,16 +35,26 @@ impl Default for Memory {
 #[derive(Debug)]
 pub(super) struct Output {
     pipe: Receiver,
+    state: State,
     kept: Vec<u8>,
     memory: Memory,
     held: Option<OwnedSemaphorePermit>,
 }
 
+/// Whether more can come out of a pipe.
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Nobody can write to it any more, and it is empty.
+    Over,
+}
+
 impl Output {
     /// The output from a nonblocking pipe.
     pub(super) fn of(pipe: OwnedFd, memory: &Memory) -> Result<Self, Error> {
-        let pipe = Receiver::from_owned_fd(pipe).stage(STAGE)?;
-        Ok(Self { pipe, kept: Vec::new(), memory: memory.clone(), held: None })
+        // Unchecked, because whoever made the pipe knows that it is one.
+        let pipe = Receiver::from_file_unchecked(pipe.into()).stage(STAGE)?;
+        Ok(Self { pipe, state: State::Open, kept: Vec::new(), memory: memory.clone(), held: None })
     }
 
     /// Reads to the end of the pipe. Other tasks get their turns in the meantime, however fast the pipe fills: each of
@@ -54,12 +64,16 @@ impl Output {
         while let Ok(count @ 1..) = self.pipe.read(&mut buffer).await {
             self.keep(&buffer[..count])?;
         }
+        self.state = State::Over;
         Ok(())
     }
 
     /// Takes what is in the pipe now, whether or not its readiness has been seen. A remaining writer does not hold this
     /// up: no more is read than fits the pipe.
     pub(super) fn drain(&mut self) -> Result<(), Error> {
+        if self.state == State::Over {
+            return Ok(());
+        }
         let mut left = fcntl(self.pipe.as_fd(), FcntlArg::F_GETPIPE_SZ).stage(STAGE)?.unsigned_abs() as usize;
         let mut buffer = [0; 16 * 1024];
         while left > 0 {

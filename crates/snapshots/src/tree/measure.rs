@@ -25,6 +25,13 @@ pub struct Usage {
     pub inodes: u64,
 }
 
+impl Usage {
+    /// What one file or directory uses, without what is in it.
+    pub(crate) fn of(stat: &FileStat) -> Self {
+        Self { bytes: u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512), inodes: 1 }
+    }
+}
+
 impl std::ops::Add for Usage {
     type Output = Self;
 
@@ -147,7 +154,6 @@ impl Count {
         {
             return;
         }
-        let bytes = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
-        self.usage = self.usage + Usage { bytes, inodes: 1 };
+        self.usage = self.usage + Usage::of(stat);
     }
 }
