@@ -30,10 +30,12 @@ struct Cost {
 }
 
 /// What each may take with v1 or hybrid cgroups; v2 takes less. Lower a number when less is needed.
-const TREE: [(&str, Cost); 3] = [
-    ("pod up", Cost { daemon: 480, supervisor: 559 }),
-    ("ExecSync", Cost { daemon: 44, supervisor: 148 }),
-    ("pod down", Cost { daemon: 275, supervisor: 95 }),
+const TREE: [(&str, Cost); 5] = [
+    ("pod up", Cost { daemon: 432, supervisor: 559 }),
+    ("ExecSync", Cost { daemon: 30, supervisor: 141 }),
+    ("ContainerStats", Cost { daemon: 27, supervisor: 0 }),
+    ("PodSandboxStats", Cost { daemon: 64, supervisor: 0 }),
+    ("pod down", Cost { daemon: 262, supervisor: 95 }),
 ];
 
 #[test]
@@ -81,7 +83,7 @@ async fn least(world: &World, name: &str) -> BTreeMap<&'static str, Cost> {
 }
 
 /// Counts each part of a pod's life.
-async fn life(world: &World, name: &str) -> [(&'static str, Cost); 3] {
+async fn life(world: &World, name: &str) -> [(&'static str, Cost); 5] {
     let before = world.footprint();
     let (pod, run) = traced_daemon(world, async |client| client.run(&client.pod(name)).await.unwrap()).await;
     let supervisor = Supervisor::of(&pod).await.pid();
@@ -91,6 +93,16 @@ async fn life(world: &World, name: &str) -> [(&'static str, Cost); 3] {
     .await;
     let ((), exec) = traced(world, supervisor, async |client| {
         assert_eq!(client.exec(&container, "true", 20).await.unwrap().exit_code, 0);
+    })
+    .await;
+    // The first one asks for measurements of writable layers, and waits for them.
+    world.client.container_stats(&container).await;
+    let ((), container_stats) = traced_daemon(world, async |client| {
+        client.container_stats(&container).await;
+    })
+    .await;
+    let ((), pod_stats) = traced_daemon(world, async |client| {
+        client.pod_stats(&pod).await;
     })
     .await;
     let (stop, down) = traced_daemon(world, async |client| {
@@ -108,7 +120,14 @@ async fn life(world: &World, name: &str) -> [(&'static str, Cost); 3] {
     })
     .await;
     let up = Cost { daemon: run + launch.daemon, ..launch };
-    [("pod up", up), ("ExecSync", exec), ("pod down", Cost { daemon: down, supervisor: stop })]
+    let of_daemon = |daemon| Cost { daemon, supervisor: 0 };
+    [
+        ("pod up", up),
+        ("ExecSync", exec),
+        ("ContainerStats", of_daemon(container_stats)),
+        ("PodSandboxStats", of_daemon(pod_stats)),
+        ("pod down", Cost { daemon: down, supervisor: stop }),
+    ]
 }
 
 /// Makes a call, and counts what the daemon and the supervisor do for it.
