@@ -1,6 +1,6 @@
 //! The descriptors of a process: those it was started with, and those it keeps.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
@@ -42,6 +42,17 @@ pub fn standard_input() -> BorrowedFd<'static> {
 pub fn close_on_exec_from(first: u32) -> Result<()> {
     // SAFETY: three integers; descriptors stay open until an exec.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    Errno::result(result).map(drop).map_err(|errno| Error::new("close_range", first.to_string(), errno))
+}
+
+/// Gives a child that shares its parent's descriptors a table of its own, with copies of those up to `last`.
+///
+/// # Errors
+/// The kernel's error; ENOSYS before Linux 5.9.
+pub fn copy_up_to(_child: &Child, last: RawFd) -> Result<()> {
+    let first = last.cast_unsigned() + 1;
+    // SAFETY: three integers; what is closed are copies that nobody in this child uses.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
     Errno::result(result).map(drop).map_err(|errno| Error::new("close_range", first.to_string(), errno))
 }
 
@@ -112,6 +123,24 @@ mod tests {
                 await_end(pidfd.as_fd()).unwrap();
                 assert_eq!(wait(pidfd.as_fd(), Reap::Remove).unwrap(), Some(Ended::Code(0)));
                 assert!([first, kept, last].into_iter().all(is_open), "the parent's are its own");
+            }
+        }
+    }
+
+    #[test]
+    fn a_child_that_shares_all_descriptors_goes_on_with_the_lowest() {
+        let files = [(); 2].map(|()| std::fs::File::open("/dev/null").unwrap());
+        let mut numbers = files.each_ref().map(|file| file.as_raw_fd());
+        numbers.sort_unstable();
+        match clone3(u64::from(libc::CLONE_FILES.cast_unsigned()), None).unwrap() {
+            Clone::Child(child) => {
+                let copied = copy_up_to(&child, numbers[0]).is_ok();
+                exit_now(i32::from(!copied || numbers.map(is_open) != [true, false]))
+            }
+            Clone::Parent { pidfd, .. } => {
+                await_end(pidfd.as_fd()).unwrap();
+                assert_eq!(wait(pidfd.as_fd(), Reap::Remove).unwrap(), Some(Ended::Code(0)));
+                assert!(numbers.into_iter().all(is_open), "the parent's are its own");
             }
         }
     }

@@ -304,9 +304,8 @@ mod tests {
         assert_eq!(write.unwrap_err().raw_os_error(), read_only);
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o500);
         let null = open("/dev/null", OFlag::O_RDWR).unwrap();
-        let (streams, arguments) = ([null.as_fd(); 3], vec![c"true".to_owned()]);
-        let launch = crate::launch::Launch { program: program.as_fd(), arguments, streams, cgroup: None };
-        let process = launch.start().unwrap();
+        let launcher = crate::launch::Launcher::new(program).unwrap();
+        let process = launcher.start(&[c"true".to_owned()], [null.as_fd(); 3], None).unwrap();
         crate::process::await_end(process.as_fd()).unwrap();
         let ended = crate::process::wait(process.as_fd(), crate::process::Reap::Remove).unwrap();
         assert_eq!(ended, Some(crate::process::Ended::Code(0)));
