@@ -19,5 +19,5 @@ pub fn leave_host(pod: PodNamespaces<'_>, namespaces: &Namespaces) -> Result<(),
     let empty = paths::empty_directory().stage(STAGE)?;
     // Its cgroup is the supervisor's, whose path must not be visible.
     pod.enter(&Namespaces { cgroup: true, ..namespaces.clone() })?;
-    mount::pivot_to(empty.as_fd()).stage(STAGE)
+    mount::exchange_root(empty.as_fd()).stage(STAGE)
 }

@@ -144,9 +144,9 @@ impl Root {
             .stage("making the root file system read-only")
     }
 
-    /// Makes this the root of the mount namespace, and drops the old one.
+    /// Makes this the root, and drops the pod's files, which were the root so far.
     pub(crate) fn enter(&self) -> Result<(), Error> {
-        mount::pivot_to(self.fd()).stage("entering the root file system")
+        mount::exchange_root(self.fd()).stage("entering the root file system")
     }
 }
 

@@ -214,6 +214,33 @@ pub fn pivot_to(mount: BorrowedFd<'_>) -> Result<()> {
     pivot_here()
 }
 
+/// Makes a detached mount the root of this process, which so far has the kernel's own root, alone in its mount namespace.
+/// There is nothing that pivot_root(2) could exchange.
+///
+/// # Errors
+/// The kernel's error.
+pub fn take_root(mount: BorrowedFd<'_>) -> Result<()> {
+    attach(mount, root()?.as_fd())?;
+    nix::unistd::fchdir(mount).named("fchdir", || "the new root".into())?;
+    nix::unistd::chroot(".").named("chroot", || "the new root".into())
+}
+
+/// Makes a detached mount the root of this process, which has one thread and a mount namespace of its own, and drops the
+/// previous root. Under that there must be nothing but the kernel's own root.
+///
+/// The outcome is that of [`pivot_to`], but pivot_root(2) asks every process on the machine whether it has the old root.
+///
+/// # Errors
+/// The kernel's error.
+pub fn exchange_root(mount: BorrowedFd<'_>) -> Result<()> {
+    use nix::mount::{MntFlags, umount2};
+    umount2("/", MntFlags::MNT_DETACH).named("umount2", || "/".into())?;
+    // The old root is in no namespace any more: who enters this one gets the kernel's own.
+    let this = crate::process::open_pidfd(nix::unistd::getpid().as_raw())?;
+    nix::sched::setns(&this, nix::sched::CloneFlags::CLONE_NEWNS).named("setns", || "CLONE_NEWNS".into())?;
+    take_root(mount)
+}
+
 fn root() -> Result<OwnedFd> {
     crate::fs::open("/", nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY)
 }

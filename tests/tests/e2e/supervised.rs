@@ -35,8 +35,8 @@ const MOUNTS: &Changes = &[
     ("fsmount", Some("ENOSPC")),
     ("move_mount", Some("ENOSPC")),
     ("mount_setattr", Some("ENOMEM")),
-    ("pivot_root", Some("EBUSY")),
     ("umount2", Some("EBUSY")),
+    ("chroot", Some("ENOMEM")),
 ];
 const RIGHTS: &Changes = &[
     ("capset", Some("EPERM")),
