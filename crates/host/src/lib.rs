@@ -10,6 +10,7 @@ pub mod files;
 pub mod namespaces;
 mod pod;
 mod readiness;
+mod sysctls;
 
 pub use error::Error;
 pub use facts::{Machine, facts};

@@ -7,12 +7,11 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
 
-use wharf_planner::Refusal;
 use wharf_sys::mount::{self, OwnThread};
-use wharf_types::failure::named;
-use wharf_types::{ErrorKind, Stage as _, StageError};
+use wharf_types::{Stage as _, StageError};
 
 use crate::error::Error;
+use crate::sysctls::Sysctls;
 
 const STAGE: &str = "making the pod's namespaces";
 
@@ -71,10 +70,14 @@ pub struct PodNamespaces {
     pub files: OwnedFd,
 }
 
-/// An empty mount namespace from which those of pods are copied. Copying the host's would cost more with each mount on
-/// the host.
+/// What all pods' namespaces are made with.
 #[derive(Debug)]
-pub struct Template(OwnedFd);
+pub struct Template {
+    /// An empty mount namespace from which those of pods are copied. Copying the host's would cost more with each mount
+    /// on the host.
+    mounts: OwnedFd,
+    sysctls: Sysctls,
+}
 
 impl Template {
     /// Makes the template.
@@ -86,7 +89,9 @@ impl Template {
         // It must not stay below the files of all pods: they would share it, and a container with `CAP_SYS_ADMIN` can drop
         // what is on top of it, make it writable, and leave to the next pod whatever it likes.
         let passing = wharf_isolation::empty_directory().stage(STAGE)?;
-        mount::empty_namespace(passing.as_fd()).map(Self).stage(STAGE)
+        let mounts = mount::empty_namespace(passing.as_fd()).stage(STAGE)?;
+        let sysctls = Sysctls::open().stage("mounting a procfs for the sysctls of pods")?;
+        Ok(Self { mounts, sysctls })
     }
 
     /// Makes a pod's namespaces. The detached mount `files` becomes the root of its mount namespace.
@@ -107,13 +112,13 @@ impl Template {
         let own: CloneFlags = plan.own.iter().map(|kind| kind.flag()).collect();
         // A thread may enter a mount namespace only if it does not share its root and working directory.
         unshare(own | CloneFlags::CLONE_FS).stage(STAGE)?;
-        set_up(plan)?;
+        self.set_up(plan)?;
         let open = |kind: Kind| {
             let is_own = plan.own.contains(&kind);
             is_own.then(|| thread.namespace(kind.name())).transpose().stage(STAGE)
         };
         let (net, ipc, uts) = (open(Kind::Net)?, open(Kind::Ipc)?, open(Kind::Uts)?);
-        setns(&self.0, CloneFlags::CLONE_NEWNS).stage(STAGE)?;
+        setns(&self.mounts, CloneFlags::CLONE_NEWNS).stage(STAGE)?;
         unshare(CloneFlags::CLONE_NEWNS).stage(STAGE)?;
         let root = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage(STAGE)?;
         // On top of the kernel's own root: whoever enters the namespace gets the topmost mount.
@@ -121,51 +126,13 @@ impl Template {
         let mounts = thread.namespace("mnt").stage(STAGE)?;
         Ok(PodNamespaces { net, ipc, uts, mounts, files })
     }
-}
 
-/// Applies the settings, from inside.
-fn set_up(plan: &NamespacePlan) -> Result<(), Error> {
-    if plan.own.contains(&Kind::Uts) && !plan.hostname.is_empty() {
-        nix::unistd::sethostname(&plan.hostname).stage("setting the pod's hostname")?;
-    }
-    plan.sysctls.iter().try_for_each(|(key, value)| set_sysctl(key, value))
-}
-
-/// Checks a key and returns the kind of namespace it belongs to, or `None` for a key of the whole machine, which no pod
-/// may set.
-pub fn sysctl_scope(key: &str) -> Option<Kind> {
-    let clean = key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/'));
-    if !clean || key.split(['.', '/']).any(str::is_empty) {
-        return None;
-    }
-    let key = key.replace('/', ".");
-    let ipc =
-        ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax"];
-    if key.starts_with("net.") {
-        Some(Kind::Net)
-    } else if key.starts_with("fs.mqueue.")
-        || ipc.contains(&key.as_str())
-        || matches!(key.as_str(), "kernel.shmmni" | "kernel.shm_rmid_forced")
-    {
-        Some(Kind::Ipc)
-    } else {
-        None
-    }
-}
-
-fn set_sysctl(key: &str, value: &str) -> Result<(), Error> {
-    let path = format!("/proc/sys/{}", key.replace('.', "/"));
-    wharf_sys::fs::write_value(&path, value).map_err(|error| not_set(key, value, error))
-}
-
-/// The request is at fault, unless the machine is short of something.
-fn not_set(key: &str, value: &str, error: wharf_sys::Error) -> Error {
-    match named(error.errno) {
-        ErrorKind::InvalidArgument => {
-            let problem = format!("{key} cannot be set to {value:?}: {error}");
-            Refusal::Field { field: "sysctls", problem }.into()
+    /// Applies the settings, from inside.
+    fn set_up(&self, plan: &NamespacePlan) -> Result<(), Error> {
+        if plan.own.contains(&Kind::Uts) && !plan.hostname.is_empty() {
+            nix::unistd::sethostname(&plan.hostname).stage("setting the pod's hostname")?;
         }
-        _ => StageError::at("setting the pod's sysctls", error).into(),
+        self.sysctls.set(&plan.sysctls)
     }
 }
 
@@ -178,27 +145,8 @@ mod tests {
     use nix::errno::Errno;
     use nix::mount::{MntFlags, umount2};
     use wharf_sys::mount::Attributes;
-    use wharf_types::Failure as _;
 
     use super::*;
-
-    #[test]
-    fn only_namespaced_sysctls_have_a_scope() {
-        assert_eq!(sysctl_scope("net.ipv4.ip_forward"), Some(Kind::Net));
-        assert_eq!(sysctl_scope("kernel.shm_rmid_forced"), Some(Kind::Ipc));
-        assert_eq!(sysctl_scope("fs.mqueue.msg_max"), Some(Kind::Ipc));
-        for bad in [
-            "kernel.core_pattern",
-            "vm.swappiness",
-            "net..x",
-            "net/../kernel/core_pattern",
-            "",
-            "net.\nx",
-            "kernel",
-        ] {
-            assert_eq!(sysctl_scope(bad), None, "{bad:?}");
-        }
-    }
 
     fn make(own: &[Kind], key: &str) -> Result<PodNamespaces, Error> {
         let plan = NamespacePlan {
@@ -252,17 +200,6 @@ mod tests {
             || inside(pod.mounts.as_fd(), CloneFlags::CLONE_NEWNS, || umount2("/", MntFlags::MNT_DETACH));
         assert_eq!(drop_root(), Ok(()));
         assert_eq!(drop_root(), Err(Errno::EINVAL), "the kernel's own root is the last");
-    }
-
-    #[test]
-    fn a_machine_that_is_short_of_something_is_not_the_requests_fault() {
-        let failed = |errno| not_set("net.x", "1", wharf_sys::Error::new("open", "x".to_owned(), errno));
-        assert!(matches!(failed(Errno::EINVAL), Error::Refused(_)));
-        let short = failed(Errno::EMFILE);
-        assert!(
-            matches!(&short, Error::Stage(error) if error.kind() == ErrorKind::ResourceExhausted),
-            "{short}"
-        );
     }
 
     #[test]

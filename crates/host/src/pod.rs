@@ -8,7 +8,8 @@ use wharf_planner::Refusal;
 
 use crate::error::Error;
 use crate::files;
-use crate::namespaces::{Kind, NamespacePlan, sysctl_scope};
+use crate::namespaces::{Kind, NamespacePlan};
+use crate::sysctls::sysctl_scope;
 
 /// What a pod with its own network may do without being root in it, as with other runtimes.
 const USUAL_SYSCTLS: [(&str, &str); 2] =
