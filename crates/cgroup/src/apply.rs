@@ -15,7 +15,7 @@ use crate::error::{Error, errno};
 use crate::files;
 use crate::group::Cgroup;
 use crate::limits::Limits;
-use crate::plan::{Missing, Present, Step, Write, plan};
+use crate::plan::{Missing, Present, Step, Write, beyond_defaults, plan};
 
 impl Cgroup {
     /// Sets limits on a new cgroup. After an error some of them are set: remove the cgroup.
@@ -24,7 +24,7 @@ impl Cgroup {
     /// [`Error::InvalidLimit`], [`Error::NoController`], or [`Error::Write`] with the value that the kernel refused.
     pub fn apply(&self, limits: &Limits) -> Result<(), Error> {
         let devices = self.plan_devices(limits)?;
-        for step in self.plan(limits)? {
+        for step in self.plan(&beyond_defaults(limits))? {
             self.run(&step)?;
         }
         devices.map_or(Ok(()), |devices| self.set_devices(&devices))
@@ -67,7 +67,9 @@ impl Cgroup {
             }
             _ => None,
         };
-        let memory = self.memory_of_v1()?;
+        // Read only where one of the two limits is given, and the other follows from it.
+        let alone = limits.memory_swap_limit_bytes.unwrap_or_default() == 0;
+        let memory = if alone { self.memory_of_v1()? } else { None };
         let unified = self.unified().is_some();
         plan(limits, Present { home: &home, cpu_max: cpu_max.as_deref(), memory, unified })
     }

@@ -21,10 +21,16 @@ pub(crate) fn create(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Err
     {
         match make_in(hierarchy, parent, cgroup) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            made => return made,
+            made => return made.map(drop),
         }
     }
-    steps.windows(2).try_for_each(|step| make_in(hierarchy, &step[0], &step[1]))
+    for step in steps.windows(2) {
+        let made = make_in(hierarchy, &step[0], &step[1])?;
+        if made == Made::Anew && Some(&step[1]) != steps.last() {
+            pass_cpuset_on(hierarchy, &step[1])?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a cgroup has all that its children are to inherit.
@@ -40,12 +46,20 @@ fn has_all(hierarchy: &Hierarchy, cgroup: &Path) -> bool {
 }
 
 /// Makes a cgroup whose parent is there.
-fn make_in(hierarchy: &Hierarchy, parent: &Path, cgroup: &Path) -> Result<(), Error> {
+fn make_in(hierarchy: &Hierarchy, parent: &Path, cgroup: &Path) -> Result<Made, Error> {
     if hierarchy.kind == Kind::Unified {
         pass_controllers_on(parent)?;
     }
     let made = make(cgroup)?;
-    if has_cpuset(hierarchy) { inherit_cpuset(parent, cgroup, made) } else { Ok(()) }
+    if has_cpuset(hierarchy) {
+        inherit_cpuset(parent, cgroup)?;
+    }
+    Ok(made)
+}
+
+/// Has the kernel give new v1 cpusets in a cgroup what this one has.
+fn pass_cpuset_on(hierarchy: &Hierarchy, cgroup: &Path) -> Result<(), Error> {
+    if has_cpuset(hierarchy) { files::write(&cgroup.join("cgroup.clone_children"), "1") } else { Ok(()) }
 }
 
 fn has_cpuset(hierarchy: &Hierarchy) -> bool {
@@ -92,10 +106,11 @@ fn missing_controllers(available: &str, enabled: &str) -> Vec<String> {
 
 const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 
-/// A new v1 cpuset has no CPUs and no memory nodes and takes no process until it has.
-fn inherit_cpuset(parent: &Path, child: &Path, made: Made) -> Result<(), Error> {
+/// A new v1 cpuset takes no process until it has CPUs and memory nodes. In a cgroup that passes its own on it has them
+/// from the start. Elsewhere they are written, for which the kernel goes through every cpuset on the machine.
+fn inherit_cpuset(parent: &Path, child: &Path) -> Result<(), Error> {
     for name in CPUSET {
-        if made == Made::Anew || files::read(&child.join(name))?.trim().is_empty() {
+        if files::read(&child.join(name))?.trim().is_empty() {
             files::write(&child.join(name), files::read(&parent.join(name))?.trim())?;
         }
     }

@@ -7,6 +7,9 @@ use crate::limits::Limits;
 mod unified;
 mod v1;
 
+/// The CFS period of a new cgroup, in microseconds.
+const PERIOD_US: u64 = 100_000;
+
 /// What to do if a file is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
@@ -82,6 +85,18 @@ fn meaningful(limits: &Limits) -> Limits {
         memory_limit_bytes: limits.memory_limit_bytes.filter(|limit| *limit != 0),
         memory_swap_limit_bytes: limits.memory_swap_limit_bytes.filter(|limit| *limit != 0),
         pids_limit: limits.pids_limit.filter(|limit| *limit != 0),
+        ..limits.clone()
+    }
+}
+
+/// The limits without values that a new cgroup has. To write a period or a quota takes the kernel the longer the more
+/// cgroups there are: it goes through all of them.
+pub(crate) fn beyond_defaults(limits: &Limits) -> Limits {
+    const SHARES: u64 = 1024;
+    Limits {
+        cpu_shares: limits.cpu_shares.filter(|shares| *shares != SHARES),
+        cpu_period_us: limits.cpu_period_us.filter(|period| *period != PERIOD_US),
+        cpu_quota_us: limits.cpu_quota_us.filter(|quota| *quota >= 0),
         ..limits.clone()
     }
 }

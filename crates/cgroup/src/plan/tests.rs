@@ -32,6 +32,19 @@ fn memory(limit: i64, both: i64) -> Limits {
     Limits { memory_limit_bytes: Some(limit), memory_swap_limit_bytes: Some(both), ..Limits::default() }
 }
 
+#[test]
+fn what_a_new_cgroup_has_is_not_written() {
+    for (limits, v1, v2) in [
+        (cpu(1024, 100_000, -1), "", ""),
+        (cpu(1024, 100_000, 50_000), "cpu.cfs_quota_us=50000", "cpu.max=50000 100000"),
+        (cpu(2, 200_000, -1), "cpu.shares=2 cpu.cfs_period_us=200000", "cpu.weight=1 cpu.max=max 200000"),
+    ] {
+        let limits = beyond_defaults(&limits);
+        assert_eq!(show(Kind::V1, &limits, None).unwrap(), v1);
+        assert_eq!(show(Kind::Unified, &limits, Some("max 100000\n")).unwrap(), v2);
+    }
+}
+
 fn files(files: &[(&str, &str)]) -> Limits {
     let unified = files.iter().map(|(file, value)| ((*file).to_owned(), (*value).to_owned())).collect();
     Limits { unified, ..Limits::default() }

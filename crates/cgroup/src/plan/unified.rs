@@ -1,12 +1,10 @@
 //! The files of v2.
 
-use super::{Missing, Present, Step, Write, v1};
+use super::{Missing, PERIOD_US, Present, Step, Write, v1};
 use crate::detect::Controller;
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::weight::weight_of_shares;
-
-const PERIOD_DEFAULT_US: u64 = 100_000;
 
 pub(super) fn plan(
     controller: Controller,
@@ -39,7 +37,7 @@ fn cpu(limits: &Limits, cpu_max: Option<&str>, steps: &mut Vec<Step>) {
         Some(quota) if quota < 0 => "max".to_owned(),
         Some(quota) => quota.to_string(),
     };
-    let period = limits.cpu_period_us.or(held_period.parse().ok()).unwrap_or(PERIOD_DEFAULT_US);
+    let period = limits.cpu_period_us.or(held_period.parse().ok()).unwrap_or(PERIOD_US);
     steps.push(Step::One(Write::new(Controller::Cpu, "cpu.max", format!("{quota} {period}"))));
 }
 

@@ -35,6 +35,22 @@ fn creation_is_idempotent_and_makes_ancestors() {
     assert_eq!(fresh.0.pids().unwrap(), [shell.pid()], "descendants count");
 }
 
+/// A write to a v1 cpuset takes the longer the more cpusets there are.
+#[test]
+fn the_cpusets_of_pods_are_copied_and_not_written() {
+    let fresh = Fresh::new("copied");
+    let (parent, cgroups) = (fresh.0.path().child("pods").unwrap(), Cgroups::detect().unwrap());
+    let inner = cgroups.create(&parent.child("pod").unwrap()).unwrap();
+    let Some((crate::detect::Kind::V1, directory)) = inner.home(Controller::Cpuset) else { return };
+    let other = directory.with_file_name("other");
+    std::fs::create_dir(&other).unwrap();
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        assert_eq!(super::read(&other.join(name)), super::read(&directory.join(name)));
+    }
+    let asked_for = fresh.at(Controller::Cpuset, "cgroup.clone_children");
+    assert_eq!(super::read(&asked_for), "0", "only a cgroup on the way to another passes on");
+}
+
 /// As a daemon leaves it that was killed between making a cgroup and filling it.
 #[test]
 fn a_parent_that_was_left_empty_is_filled() {
