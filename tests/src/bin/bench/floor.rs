@@ -13,6 +13,9 @@ use crate::results::{Results, number, pushed};
 /// The rows that have a floor, and what the floor program calls each.
 const ROWS: [(&str, &str); 3] = [("pod up", "pod up"), ("ExecSync true", "exec"), ("pod down", "pod down")];
 
+/// The wholes of which the floor program measures the kernel's part.
+pub(crate) const WHOLES: [&str; 3] = ["pod up", "exec", "pod down"];
+
 /// The floor program and its arguments.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct FloorOptions {

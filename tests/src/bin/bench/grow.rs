@@ -9,7 +9,6 @@ mod node;
 mod step;
 mod table;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::client::{Endpoint, Pod, Runtime};
-use crate::floor::{Floor, FloorOptions};
+use crate::floor::FloorOptions;
 use crate::grow::step::{Beside, Step};
 use crate::images;
 use crate::progress;
@@ -66,8 +65,6 @@ pub(crate) struct GrowOptions {
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Growth {
-    /// The floor of each whole, in milliseconds.
-    floor: BTreeMap<&'static str, f64>,
     runtimes: Vec<Grown>,
 }
 
@@ -108,24 +105,20 @@ impl GrowOptions {
 /// Measures one runtime after the other, and leaves each without pods.
 pub(crate) async fn measure(
     options: &GrowOptions,
-    floor_options: &FloorOptions,
+    floor: &FloorOptions,
     runtimes: Vec<(Endpoint, Runtime)>,
 ) -> anyhow::Result<Growth> {
-    let mut floor = Floor::default();
     let mut growth = Growth::default();
-    floor.measure(floor_options)?;
     for (index, (endpoint, runtime)) in runtimes.into_iter().enumerate() {
         images::prepare(std::slice::from_ref(&runtime)).await?;
-        growth.runtimes.push(grown(options, &options.steps(index), &endpoint, runtime).await?);
-        floor.measure(floor_options)?;
+        let counts = options.steps(index);
+        growth.runtimes.push(grown((options, floor), &counts, &endpoint, runtime).await?);
     }
-    let wholes = ["pod up", "exec", "pod down"];
-    growth.floor = wholes.into_iter().filter_map(|whole| Some((whole, floor.of(whole)?))).collect();
     Ok(growth)
 }
 
 async fn grown(
-    options: &GrowOptions,
+    (options, floor): (&GrowOptions, &FloorOptions),
     counts: &[usize],
     endpoint: &Endpoint,
     runtime: Runtime,
@@ -144,7 +137,9 @@ async fn grown(
         pods.extend(more.pods);
         let mut step = Step::at(pods.len(), &beside.runtime.name);
         step.note_rate(rate);
-        let measured = Box::pin(step.measure(options, &beside)).await;
+        let mut measured = Box::pin(step.measure(options, &beside)).await;
+        // The kernel's own part grows as well, whoever made the pods.
+        measured = measured.and_then(|()| step.measure_floor(floor));
         grown.steps.push(step);
         grown.stopped = more.failed.or_else(|| measured.err().map(|error| format!("{error:#}")));
         if let Some(reason) = &grown.stopped {

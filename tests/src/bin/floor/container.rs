@@ -26,8 +26,8 @@ use crate::stages::{Laps, Stage, Where, Whole, stage, stage_of};
 const STAGES: [Stage; 7] = [
     stage(Whole::PodUp, "container: clone3"),
     stage_of(Where::V1, Whole::PodUp, "container: cgroups of v1 entered"),
-    stage(Whole::PodUp, "container: namespaces joined, mounts copied"),
-    stage(Whole::PodUp, "container: overlay and pivot_root"),
+    stage(Whole::PodUp, "container: overlay, mounts from the host"),
+    stage(Whole::PodUp, "container: namespaces joined, root entered"),
     stage(Whole::PodUp, "container: file systems and files of /etc"),
     stage(Whole::PodUp, "container: device nodes and links"),
     stage(Whole::PodUp, "container: masked and read-only paths"),
@@ -185,9 +185,10 @@ impl Child<'_> {
         self.cgroups.enter_v1()?;
         report.ended();
         let etc = ETC.map(|name| mount::copy_tree(&self.machine.etc.join(name), Depth::One));
-        self.join_namespaces()?;
+        let root = self.root()?;
         report.ended();
-        let root = self.enter_root()?;
+        self.join_namespaces()?;
+        mount::take_root(root.as_fd())?;
         report.ended();
         attach_filesystems(root.as_fd())?;
         for (name, file) in ETC.iter().zip(etc) {
@@ -206,16 +207,14 @@ impl Child<'_> {
         setns(net, CloneFlags::CLONE_NEWNET).context("join the network")?;
         setns(ipc, CloneFlags::CLONE_NEWIPC).context("join the IPC namespace")?;
         setns(uts, CloneFlags::CLONE_NEWUTS).context("join the UTS namespace")?;
-        // This program's mounts are private, and so are those of the copy.
+        setns(&self.machine.mounts, CloneFlags::CLONE_NEWNS).context("join the empty mount namespace")?;
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP).context("copy the mounts")
     }
 
-    fn enter_root(&self) -> anyhow::Result<OwnedFd> {
+    fn root(&self) -> anyhow::Result<OwnedFd> {
         let (upper, work) = (self.layer.place.join("upper"), self.layer.place.join("work"));
         let lowers: &[&Path] = &[&self.machine.root];
-        let root = Overlay { lowers, upper: &upper, work: &work }.detached(&self.layer.place)?;
-        mount::pivot_to(root.as_fd())?;
-        Ok(root)
+        Ok(Overlay { lowers, upper: &upper, work: &work }.detached(&self.layer.place)?)
     }
 }
 

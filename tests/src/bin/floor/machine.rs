@@ -2,12 +2,15 @@
 //! hierarchies.
 
 use std::fs::{self, File};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use wharf_sys::clone::SingleThreaded;
+use wharf_sys::launch::Launcher;
+use wharf_sys::mount::{Attributes, new_filesystem};
 
 use crate::cgroups::Hierarchies;
 use crate::messages::Socket;
@@ -24,12 +27,18 @@ pub(crate) struct Machine {
     /// The directory with the files that each container gets in its `/etc`.
     pub(crate) etc: PathBuf,
     pub(crate) single: SingleThreaded,
+    /// The program of the pods' supervisors.
+    pub(crate) supervisor: Launcher,
+    /// An empty mount namespace from which those of containers are copied.
+    pub(crate) mounts: OwnedFd,
     namespaces: Vec<(File, CloneFlags)>,
 }
 
 impl Machine {
     /// Prepares the machine: this process has one thread, and gets mounts of its own.
     pub(crate) fn open(root: &Path, dir: &Path) -> anyhow::Result<Self> {
+        let passing = new_filesystem("tmpfs", &[("size", "0")], Attributes::READ_ONLY)?;
+        let mounts = wharf_sys::mount::empty_namespace(passing.as_fd())?;
         let single = SingleThreaded::check()?;
         unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace: this needs root")?;
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
@@ -39,6 +48,8 @@ impl Machine {
         for name in ETC {
             fs::write(etc.join(name), "").context("write a file for /etc")?;
         }
+        let path = root.join("bin/sleep");
+        let program = File::open(&path).with_context(|| format!("open {}", path.display()))?;
         let own = [
             ("net", CloneFlags::CLONE_NEWNET),
             ("ipc", CloneFlags::CLONE_NEWIPC),
@@ -52,6 +63,8 @@ impl Machine {
             links: Socket::open()?,
             etc,
             single,
+            supervisor: Launcher::new(program.into())?,
+            mounts,
             namespaces: namespaces.into_iter().collect::<Result<_, _>>()?,
         })
     }

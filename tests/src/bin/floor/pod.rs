@@ -5,7 +5,6 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::Context;
 use nix::sys::signal::Signal;
-use wharf_sys::launch::{Launch, c_string};
 use wharf_sys::process::{Reap, await_end, signal, wait};
 
 use crate::cgroups::Directories;
@@ -43,12 +42,9 @@ pub(crate) fn live(machine: &Machine, number: u32, execs: usize, stages: &mut St
 
 /// Starts the process that is the parent of everything in the pod and outlives the program that started it.
 fn supervisor(machine: &Machine) -> anyhow::Result<OwnedFd> {
-    let path = machine.root.join("bin/sleep");
-    let program = File::open(&path).with_context(|| format!("open {}", path.display()))?;
     let null = File::open("/dev/null").context("open /dev/null")?;
-    let arguments = vec![c_string("sleep")?, c_string("86413")?];
-    let streams = [null.as_fd(); 3];
-    Ok(Launch { program: program.as_fd(), arguments, streams, cgroup: None }.start()?)
+    let arguments = [c"sleep".to_owned(), c"86413".to_owned()];
+    Ok(machine.supervisor.start(&arguments, [null.as_fd(); 3], None)?)
 }
 
 fn make_cgroups(cgroups: &Directories, laps: &mut Laps<'_>) -> anyhow::Result<()> {

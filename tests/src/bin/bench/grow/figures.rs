@@ -26,11 +26,11 @@ const KIB_PER_MIB: f64 = 1024.0;
 const BYTES_PER_KIB: f64 = 1024.0;
 
 pub(crate) const FIGURES: [Figure; 23] = [
-    Figure { floor: Some(("pod up", "≤ 2 beside none")), ..flat("pod up") },
+    Figure { floor: Some(("pod up", "≤ 2")), ..flat("pod up") },
     time("RunPodSandbox", 0.5, ""),
     time("CreateContainer", 0.5, ""),
     time("StartContainer", 0.5, ""),
-    Figure { floor: Some(("exec", "≤ 1.5 beside none")), ..flat("ExecSync true") },
+    Figure { floor: Some(("exec", "≤ 1.5")), ..flat("ExecSync true") },
     flat("StopContainer"),
     Figure { floor: Some(("pod down", "")), ..flat("pod down") },
     count(step::RATE_UP, "≥ 150, not falling"),

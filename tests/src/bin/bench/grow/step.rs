@@ -1,11 +1,12 @@
 //! Everything that is measured at one number of pods.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::client::Runtime;
+use crate::floor::{Floor, FloorOptions, WHOLES};
 use crate::grow::node::{self, Activities};
 use crate::grow::{GrowOptions, lists};
 use crate::memory;
@@ -50,18 +51,33 @@ impl Beside {
 #[derive(Debug, Serialize)]
 pub(crate) struct Step {
     pub(crate) pods: usize,
+    /// The kernel's part of each whole, in milliseconds.
+    floor: BTreeMap<&'static str, f64>,
     results: Results,
 }
 
 impl Step {
     pub(crate) fn at(pods: usize, runtime: &str) -> Self {
-        Self { pods, results: Results::new(vec![runtime.to_owned()]) }
+        Self { pods, floor: BTreeMap::new(), results: Results::new(vec![runtime.to_owned()]) }
     }
 
     /// The value that this fraction of a figure's samples does not exceed, or `None` if the figure was not measured
     /// here.
     pub(crate) fn quantile(&self, figure: &str, fraction: f64) -> Option<f64> {
         self.results.quantile(figure, self.results.runtimes().first()?, fraction)
+    }
+
+    /// The floor of a whole beside these pods, in milliseconds, if it was measured.
+    pub(crate) fn floor(&self, whole: &str) -> Option<f64> {
+        self.floor.get(whole).copied()
+    }
+
+    /// Measures the floor beside these pods.
+    pub(crate) fn measure_floor(&mut self, options: &FloorOptions) -> anyhow::Result<()> {
+        let mut floor = Floor::default();
+        floor.measure(options)?;
+        self.floor = WHOLES.into_iter().filter_map(|whole| Some((whole, floor.of(whole)?))).collect();
+        Ok(())
     }
 
     /// Notes how fast these pods were added, if any were.
@@ -123,6 +139,12 @@ impl Step {
         self.note(PRIVATE, Unit::KiB, private_kib);
         self.note(WHOLE, Unit::KiB, whole_kib);
         Ok(())
+    }
+
+    /// Adds a floor, for tests of what is computed from it.
+    #[cfg(test)]
+    pub(crate) fn note_floor(&mut self, whole: &'static str, milliseconds: f64) {
+        self.floor.insert(whole, milliseconds);
     }
 
     /// Adds a sample of a time, for tests of what is computed from samples.

@@ -14,7 +14,7 @@ pub(crate) fn table(growth: &Growth) -> String {
     line(&mut text, "beside so many pods", names, "wanted");
     line(&mut text, "---", columns.iter().map(|_column| "---:".to_owned()).collect(), "---");
     for figure in &FIGURES {
-        of_figure(&mut text, growth, &columns, figure);
+        of_figure(&mut text, &columns, figure);
     }
     for grown in &growth.runtimes {
         if let Some(reason) = &grown.stopped {
@@ -25,7 +25,7 @@ pub(crate) fn table(growth: &Growth) -> String {
     text
 }
 
-fn of_figure(text: &mut String, growth: &Growth, columns: &[(&Grown, &Step)], figure: &Figure) {
+fn of_figure(text: &mut String, columns: &[(&Grown, &Step)], figure: &Figure) {
     let value = |step: &Step| step.quantile(figure.row, figure.quantile).map(|value| value * figure.scale);
     let values: Vec<_> = columns.iter().map(|(_, step)| value(step)).collect();
     let label = if figure.unit.is_empty() {
@@ -39,12 +39,16 @@ fn of_figure(text: &mut String, growth: &Growth, columns: &[(&Grown, &Step)], fi
         let times = values.iter().zip(first).map(|(value, first)| cell(quotient(*value, first))).collect();
         line(text, &format!("{} ÷ beside none", figure.row), times, FLAT);
     }
-    if let Some((whole, wanted)) = figure.floor {
-        let floor = growth.floor.get(whole).copied();
-        let times = values.iter().map(|value| cell(quotient(*value, floor))).collect();
-        let floor = cell(floor);
-        line(text, &format!("{} ÷ the floor of {floor} ms", figure.row), times, wanted);
-    }
+    let Some((whole, wanted)) = figure.floor else { return };
+    let floors: Vec<_> = columns.iter().map(|(_, step)| step.floor(whole)).collect();
+    line(
+        text,
+        &format!("floor of {whole} beside as many, ms"),
+        floors.iter().copied().map(cell).collect(),
+        "",
+    );
+    let times = values.iter().zip(floors).map(|(value, floor)| cell(quotient(*value, floor))).collect();
+    line(text, &format!("{} ÷ this floor", figure.row), times, wanted);
 }
 
 fn line(text: &mut String, label: &str, cells: Vec<String>, wanted: &str) {
@@ -74,8 +78,10 @@ mod tests {
         let mut steps = [Step::at(0, "ours"), Step::at(100, "ours")];
         steps[0].note_sample("pod up", 2.0);
         steps[1].note_sample("pod up", 5.0);
+        steps[0].note_floor("pod up", 1.0);
+        steps[1].note_floor("pod up", 2.0);
         let grown = Grown { name: "ours".into(), steps: steps.into(), stopped: Some("EMFILE".into()) };
-        let growth = Growth { floor: [("pod up", 4.0)].into(), runtimes: vec![grown] };
+        let growth = Growth { runtimes: vec![grown] };
         let text = table(&growth);
         let cells = |label: &str| -> Vec<&str> {
             let line = text.lines().find(|line| line.contains(label)).unwrap();
@@ -84,7 +90,8 @@ mod tests {
         assert_eq!(cells("beside so many pods")[..2], ["ours 0", "ours 100"]);
         assert_eq!(cells("pod up, ms")[..2], ["2.00", "5.00"]);
         assert_eq!(cells("pod up ÷ beside none")[..3], ["1.00", "2.50", "≤ 1.2"]);
-        assert_eq!(cells("pod up ÷ the floor of 4.00 ms")[..2], ["0.50", "1.25"]);
+        assert_eq!(cells("floor of pod up")[..2], ["1.00", "2.00"]);
+        assert_eq!(cells("pod up ÷ this floor")[..2], ["2.00", "2.50"]);
         assert_eq!(cells("StopContainer, ms")[..2], ["", ""]);
         assert!(text.ends_with("ours stopped at 100 pods: EMFILE\n"), "{text}");
     }
