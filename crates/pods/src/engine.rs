@@ -153,7 +153,8 @@ impl Engine {
         self.last_created_ns.fetch_update(Relaxed, Relaxed, next).map_or(now, |last| now.max(last + 1))
     }
 
-    /// Makes every later pod newer than this one of an earlier daemon.
+    /// Makes every later pod and container newer than one of an earlier daemon, to which the clock may have been ahead:
+    /// the kubelet takes the newest for the one that counts.
     pub(crate) fn was_created(&self, created_at_ns: i64) {
         self.last_created_ns.fetch_max(created_at_ns, std::sync::atomic::Ordering::Relaxed);
     }

@@ -145,6 +145,7 @@ impl Engine {
     ) -> Result<(), Error> {
         let path = CgroupPath::new(&record.cgroup).map_err(|error| Error::invalid("cgroup", error))?;
         let key = ContainerKey::of(pod.id(), &record.config)?;
+        self.was_created(record.created_at_ns);
         let own = id.clone();
         let container =
             self.blocking(pod, move |engine, pod| Ok(engine.find(pod, own, record, &path))).await?;

@@ -100,6 +100,47 @@ fn a_daemon_ends_though_someone_listens_for_events() {
     });
 }
 
+/// To the kubelet, the newest container of a name is the one that counts.
+#[test]
+fn a_container_is_newer_than_those_of_a_daemon_whose_clock_was_ahead() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("ahead")).await.unwrap();
+        let old = client.launch(&pod, &client.container("main", "exit 1")).await.unwrap();
+        let ahead = client.exited(&old).await.created_at + 3_600_000_000_000;
+        world.daemon.kill();
+        set_creation_time(&world.dir.join("state/pods").join(&pod).join("containers").join(&old), ahead);
+        world.start_again().await;
+        let client = &world.client;
+        assert_eq!(client.status(&old).await.unwrap().created_at, ahead);
+        let mut next = client.container("main", "exit 2");
+        next.metadata.as_mut().unwrap().attempt = 1;
+        let next = client.launch(&pod, &next).await.unwrap();
+        assert!(client.status(&next).await.unwrap().created_at > ahead);
+    });
+}
+
+/// Changes the time in a container's record.
+fn set_creation_time(record: &Path, created_at_ns: i64) {
+    let file = fs::read(record).unwrap();
+    let end = file.iter().position(|&byte| byte == b'\n').unwrap();
+    let header = String::from_utf8(file[..end].to_vec()).unwrap();
+    let mut content = file[end + 1..].to_vec();
+    // The second field, as a number. If a message has a field twice, the last one counts.
+    content.push(2 << 3);
+    let mut rest = created_at_ns.unsigned_abs();
+    while rest >= 0x80 {
+        content.push(u8::try_from(rest & 0x7f).unwrap() | 0x80);
+        rest >>= 7;
+    }
+    content.push(u8::try_from(rest).unwrap());
+    let mut sum = flate2::Crc::new();
+    sum.update(&content);
+    let kind = header.rsplitn(3, ' ').last().unwrap();
+    let header = format!("{kind} {} {:08x}\n", content.len(), sum.sum());
+    fs::write(record, [header.into_bytes(), content].concat()).unwrap();
+}
+
 #[test]
 fn a_dead_supervisor_is_seen_and_cleared_away() {
     run(async |world| {
