@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use tokio::time::Instant;
-use wharf_supervision::ExecStreams;
+use wharf_supervision::{BRIEF_PATIENCE, ExecStreams, SupervisorError};
 
 use crate::engine::{Engine, KILL_PATIENCE};
 use crate::error::{Error, Stage};
@@ -40,7 +40,8 @@ impl Engine {
     ///
     /// # Errors
     /// NotFound, FailedPrecondition if the container does not run or the command cannot be executed, DeadlineExceeded,
-    /// ResourceExhausted if too many commands run or they write too much.
+    /// Unavailable if the pod's supervisor does not respond, ResourceExhausted if too many commands run or they write
+    /// too much.
     pub async fn exec_sync(
         &self,
         id: &str,
@@ -55,13 +56,25 @@ impl Engine {
         let deadline = Deadline::after(timeout);
         let (running, _no_terminal) = tokio::select! {
             started = self.start_exec(id, command, streams) => started?,
-            // In a paused container it does not even begin.
-            overdue = deadline.passed() => return Err(overdue),
+            overdue = deadline.passed() => return Err(self.not_begun(id, overdue).await),
         };
         drop((null, out, err));
         let memory = &self.commands.memory;
         let outputs = (Output::of(stdout, memory)?, Output::of(stderr, memory)?);
         finish(running, outputs, &deadline).await
+    }
+
+    /// Why a command has not begun by its deadline. In a paused container none begins. But if the supervisor does not
+    /// respond, the container is not to blame: for DeadlineExceeded, a failed probe, the kubelet would restart it.
+    async fn not_begun(&self, id: &str, overdue: Error) -> Error {
+        let Ok((pod, _container)) = self.container(id) else { return overdue };
+        match pod.connected().await {
+            Ok(supervisor) if supervisor.is_silent() || !supervisor.greet_briefly().await => {
+                Error::at(STAGE, SupervisorError::Silent { patience: BRIEF_PATIENCE })
+            }
+            Ok(_responds) => overdue,
+            Err(error) => error,
+        }
     }
 }
 
