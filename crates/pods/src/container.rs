@@ -1,4 +1,9 @@
-//! A container in memory.
+//! A container in memory: its request and what was resolved from it, its state, its cgroup.
+//!
+//! The state is what its supervisor has reported, or what is on disk of its end. It only moves forward, and the methods
+//! that note a change say whether it is news, because each change is told once. Of a container that an earlier daemon
+//! left it may be unknown for a while: lists then show a guess ([`Container::shown`]), and whoever decides something
+//! waits ([`Pod::state_of`]).
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, MutexGuard};
@@ -185,7 +190,7 @@ impl Container {
     }
 
     /// The error of a call for which it is in the wrong state.
-    pub(crate) fn is(&self, state: &'static str) -> Error {
+    pub(crate) fn wrong_state(&self, state: &'static str) -> Error {
         Error::State { what: "container", id: self.id.to_string(), state }
     }
 

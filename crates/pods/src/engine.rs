@@ -1,4 +1,8 @@
-//! All pods of the node, with the calls that find or list them.
+//! The engine: all pods of the node, the calls that find or list them, and what their changes share.
+//!
+//! The changes are in the modules below: a pod's life in `pod`, a container's in `create`, `lifecycle` and `remove`.
+//! For each pod a task watches the supervisor (`supervision`) and notes what it reports. What cannot be removed at once
+//! is retried (`persist`).
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;

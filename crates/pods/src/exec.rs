@@ -122,7 +122,7 @@ impl Engine {
     pub(crate) fn live(&self, id: &str) -> Result<InPod, Error> {
         let (pod, container) = self.container(id)?;
         if container.is_exited() {
-            return Err(container.is("exited"));
+            return Err(container.wrong_state("exited"));
         }
         Ok((pod, container))
     }
@@ -133,8 +133,8 @@ impl Engine {
         let (pod, container) = self.container(id)?;
         match container.known() {
             Some(ContainerState::Running { .. }) | None => Ok((pod, container)),
-            Some(ContainerState::Created) => Err(container.is("created, not running")),
-            Some(ContainerState::Exited { .. }) => Err(container.is("exited")),
+            Some(ContainerState::Created) => Err(container.wrong_state("created, not running")),
+            Some(ContainerState::Exited { .. }) => Err(container.wrong_state("exited")),
         }
     }
 }

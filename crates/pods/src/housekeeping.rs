@@ -1,4 +1,6 @@
-//! Background work, which continues as long as the daemon lives.
+//! Background work, which continues as long as the daemon lives: measuring what containers have written, freeing
+//! addresses, and once a minute removing what belongs to no pod and looking after supervisors that do not respond. A
+//! round that fails or panics is logged, and the next one comes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,8 +24,8 @@ const PAUSES: u32 = 20;
 /// How old the figure of a container in which nothing has run may be: somebody else may have written to its layer, such
 /// as a process of another container that shares its PID namespace.
 const STILL_AGE: Duration = Duration::from_mins(1);
-/// How long a thread measures at a stretch: a daemon that ends waits for it. Many containers fit, so that an idle node with
-/// many is seldom woken.
+/// How long a thread measures at a stretch: a daemon that ends waits for it. Many containers fit, so that an idle node
+/// with many is seldom woken.
 const STRETCH: Duration = Duration::from_millis(100);
 /// The first pause before checking for the links of released namespaces, and the longest.
 const LINK_PAUSE: Duration = Duration::from_millis(500);

@@ -1,4 +1,8 @@
-//! A pod in memory.
+//! A pod in memory: its request, its containers, and all that the daemon has of it, such as the connection to its
+//! supervisor and those who wait for what the supervisor will report.
+//!
+//! Nothing here changes a pod: the changes are in `engine`, and each runs alone ([`Pod::change`]). A pod is ready from
+//! the moment when everything has been set up, until something is torn down or its supervisor is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, MutexGuard};
@@ -173,10 +177,13 @@ impl Pod {
             Link::Connecting => {
                 Err(Error::at("reaching the pod's supervisor", SupervisorError::NotConnected))
             }
-            Link::Gone => {
-                Err(Error::State { what: "pod sandbox", id: self.id.to_string(), state: "not ready" })
-            }
+            Link::Gone => Err(self.wrong_state("not ready")),
         }
+    }
+
+    /// The error of a call for which it is in the wrong state.
+    pub(crate) fn wrong_state(&self, state: &'static str) -> Error {
+        Error::State { what: "pod sandbox", id: self.id.to_string(), state }
     }
 
     /// The connection to its supervisor; waits for one that is being made.

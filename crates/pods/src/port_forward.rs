@@ -42,7 +42,7 @@ impl Engine {
         if pod.is_ready() {
             return Ok(pod);
         }
-        Err(Error::State { what: "pod sandbox", id: pod.id().to_string(), state: "not ready" })
+        Err(pod.wrong_state("not ready"))
     }
 
     /// Waits for the end of a pod; returns at once if the pod does not exist.

@@ -27,8 +27,9 @@ use crate::pod::Pod;
 type Found = (ContainerId, Result<ContainerRecord, Unreadable>);
 
 impl Engine {
-    /// Finds the pods of an earlier daemon. What belongs to none is removed by [`Engine::tidy`], because that may run
-    /// plugins, which take an unknown time.
+    /// Finds the pods of an earlier daemon, and removes the snapshots, links and leases that belong to none. Whatever
+    /// else belongs to none is left to [`Engine::tidy`], because removing it may run plugins, which take an unknown
+    /// time.
     pub async fn recover(self: &Arc<Self>) {
         let directory = self.parts.layout.pods();
         let ids = blocking(move || Ok(names::<PodId>(&directory))).await.unwrap_or_default();
@@ -46,7 +47,7 @@ impl Engine {
         match record {
             Ok(record) if record.phase() == Phase::Making => {
                 let pod = Pod::new(id, record.config, record.handler, record.created_at_ns);
-                self.take_back(&Arc::new(pod), containers).await;
+                self.undo_found(&Arc::new(pod), containers).await;
             }
             Ok(record) => self.recover_made(id, record, containers).await,
             Err(Unreadable::Damaged(error)) => self.quarantine(id, &error.into(), containers).await,
@@ -130,7 +131,7 @@ impl Engine {
             pod = pod.id().short(),
             container = id.short(),
             error = chain(&error),
-            "a container is taken back"
+            "a container without a usable record is undone"
         );
         self.put_aside(self.parts.layout.container_record(pod.id(), &id), id.to_string()).await;
         self.undo_container(pod, &id).await;
@@ -164,9 +165,9 @@ impl Engine {
     }
 
     async fn quarantine(self: &Arc<Self>, id: PodId, error: &Error, containers: Vec<Found>) {
-        tracing::warn!(pod = id.short(), error = chain(error), "a pod is taken back");
+        tracing::warn!(pod = id.short(), error = chain(error), "a pod without a usable record is undone");
         self.put_aside(self.parts.layout.pod_record(&id), id.to_string()).await;
-        self.take_back(&Arc::new(Pod::new(id, Default::default(), String::new(), 0)), containers).await;
+        self.undo_found(&Arc::new(Pod::new(id, Default::default(), String::new(), 0)), containers).await;
     }
 
     /// Moves a damaged record to the quarantine. If there is none, the crash came before it was written.
@@ -180,9 +181,8 @@ impl Engine {
         }
     }
 
-    /// Removes the containers of a pod that nobody can use. The pod itself, with its supervisor, is left to
-    /// [`Engine::tidy`].
-    async fn take_back(self: &Arc<Self>, pod: &Arc<Pod>, containers: Vec<Found>) {
+    /// Undoes a pod that nobody can use: its containers now, and itself, with its supervisor, in [`Engine::tidy`].
+    async fn undo_found(self: &Arc<Self>, pod: &Arc<Pod>, containers: Vec<Found>) {
         for (container, _record) in containers {
             self.undo_container(pod, &container).await;
         }

@@ -178,7 +178,7 @@ mod tests {
         assert!(table.owners().contains(pod.id()) && !table.lasting_owners().contains(pod.id()));
         assert_eq!(table.take_left_behind().len(), 1);
         assert!(table.take_left_behind().is_empty());
-        assert!(table.owners().contains(pod.id()), "somebody is about to take it back");
+        assert!(table.owners().contains(pod.id()), "somebody is about to undo it");
         table.release(pod.id());
         assert!(table.owners().is_empty());
     }

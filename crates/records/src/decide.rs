@@ -36,7 +36,7 @@ pub enum Recovered {
     /// Its supervisor will report; until then the state is unknown.
     Unknown,
     /// The call that made it failed with its daemon, and nobody was told about it: it is undone.
-    TakenBack,
+    HalfMade,
 }
 
 /// Decides. The supervisor knows best; the exit record is its report, too, and outlives it.
@@ -49,7 +49,7 @@ pub fn decide(record: &ContainerRecord, exit: Option<ExitRecord>, word: Word<'_>
     let has_answered = !matches!(word, Word::NoneYet);
     // A container that ended before anyone was told about it was never started.
     if !record.is_made() {
-        return if has_answered { Recovered::TakenBack } else { Recovered::Unknown };
+        return if has_answered { Recovered::HalfMade } else { Recovered::Unknown };
     }
     match status.and_then(end).or(exit) {
         Some(exit) => Recovered::Ended(exit),
@@ -135,7 +135,7 @@ mod tests {
             let has_ended = status.phase() == Phase::Exited;
             for record in [half_made(), made(), made_by_an_older_build()] {
                 let never_was = has_ended && !record.is_made();
-                let expected = if never_was { Recovered::TakenBack } else { expected.clone() };
+                let expected = if never_was { Recovered::HalfMade } else { expected.clone() };
                 for exit in [None, Some(ON_DISK)] {
                     let decided = decide(&record, exit, Word::Given(Some(&status)));
                     assert_eq!(decided, expected, "{status:?} with {exit:?} on disk");
@@ -154,7 +154,7 @@ mod tests {
                 assert_eq!(decide(&record, Some(ON_DISK), word), Recovered::Ended(ON_DISK), "{word:?}");
             }
             for exit in [None, Some(ON_DISK)] {
-                assert_eq!(decide(&half_made(), exit, word), Recovered::TakenBack, "{word:?}");
+                assert_eq!(decide(&half_made(), exit, word), Recovered::HalfMade, "{word:?}");
             }
         }
         let word = Word::Given(Some(&untold));

@@ -67,7 +67,7 @@ impl Engine {
         let (pod, container) = self.container(id.as_str())?;
         match pod.state_of(&container).await? {
             // This retries a call whose container has run since then: nobody may take that for a new one.
-            ContainerState::Exited { .. } => Err(container.is("exited: remove it first")),
+            ContainerState::Exited { .. } => Err(container.wrong_state("exited: remove it first")),
             ContainerState::Created | ContainerState::Running { .. } => Ok(id),
         }
     }
@@ -79,7 +79,7 @@ impl Engine {
     ) -> Result<ContainerId, Error> {
         let _order = pod.change().await;
         if !pod.is_ready() {
-            return Err(Error::State { what: "pod sandbox", id: pod.id().to_string(), state: "not ready" });
+            return Err(pod.wrong_state("not ready"));
         }
         let id = ContainerId::from_random(wharf_sys::random::bytes().stage("making an id")?);
         *pod.making() = Some(Making { id: id.clone(), exit: None });

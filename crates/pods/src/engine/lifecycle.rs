@@ -34,7 +34,7 @@ impl Engine {
             ContainerState::Created => {}
             // This retries a call whose response was lost.
             ContainerState::Running { .. } => return Ok(()),
-            ContainerState::Exited { .. } => return Err(container.is("exited")),
+            ContainerState::Exited { .. } => return Err(container.wrong_state("exited")),
         }
         let connection = pod.connected().await?;
         let start = connection.start(container.id());
@@ -179,7 +179,7 @@ impl Engine {
     ) -> Result<(), Error> {
         let _order = container.change().await;
         if let ContainerState::Exited { .. } = pod.state_of(&container).await? {
-            return Err(container.is("exited"));
+            return Err(container.wrong_state("exited"));
         }
         let path = self.parts.layout.container_record(pod.id(), container.id());
         let changed = Arc::clone(&container);

@@ -16,13 +16,13 @@ where
     F: Future<Output = Result<(), Error>> + Send + 'static,
 {
     let Err(error) = attempt().await else { return };
-    tracing::warn!(id, error = chain(&error), "{what} has left something behind for now");
+    tracing::warn!(id, error = chain(&error), "something is left of {what}; removing it is retried");
     tokio::spawn(async move {
         let mut pause = Duration::from_secs(1);
         loop {
             tokio::time::sleep(pause).await;
             if attempt().await.is_ok() {
-                tracing::info!(id, "{what} has left nothing any more");
+                tracing::info!(id, "nothing is left of {what} any more");
                 return;
             }
             pause = (pause * 2).min(PAUSE_LIMIT);

@@ -62,7 +62,7 @@ impl Engine {
                     tracing::warn!(
                         container = container.id().short(),
                         error,
-                        "a supervisor forgets it later"
+                        "the pod's supervisor forgets the container later"
                     );
                     self.disown(pod, &supervisor, container.id().as_str());
                 }
@@ -103,11 +103,8 @@ impl Engine {
     }
 
     /// Undoes a container that an earlier daemon left half made.
-    pub(crate) fn take_back_container(self: &Arc<Self>, pod: &Arc<Pod>, container: &Container) {
-        tracing::warn!(
-            container = container.id().short(),
-            "a container that was left half made is taken back"
-        );
+    pub(crate) fn undo_half_made(self: &Arc<Self>, pod: &Arc<Pod>, container: &Container) {
+        tracing::warn!(container = container.id().short(), "a container that was left half made is undone");
         self.forget(pod, container);
         let (engine, pod, id) = (Arc::clone(self), Arc::clone(pod), container.id().clone());
         tokio::spawn(async move { engine.undo_container(&pod, &id).await });

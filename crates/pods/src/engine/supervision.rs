@@ -188,7 +188,7 @@ impl Engine {
             Recovered::Running { started_at_ns } => self.started(pod, container, started_at_ns),
             Recovered::Ended(exit) => self.ended(pod, container, exit),
             Recovered::Lost => self.ended(pod, container, lost_at(wharf_sys::clock::now_ns())),
-            Recovered::TakenBack => self.take_back_container(pod, container),
+            Recovered::HalfMade => self.undo_half_made(pod, container),
             Recovered::Unknown => {}
         }
     }
@@ -307,7 +307,7 @@ impl Engine {
             tracing::warn!(
                 container = container.id().short(),
                 error = chain(&error),
-                "processes may be left"
+                "processes of a container without a supervisor may be left"
             );
         }
         self.settle(pod, container, Word::Gone).await;
