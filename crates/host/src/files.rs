@@ -19,11 +19,11 @@ const STAGE: &str = "making the pod's files";
 
 /// The content of a pod's tmpfs.
 #[derive(Debug)]
-pub struct Files<'a> {
+pub struct FilesPlan {
     /// The pod's name, in `hostname` and `hosts`.
-    pub hostname: &'a str,
+    pub hostname: String,
     /// The content of `resolv.conf`.
-    pub resolv_conf: &'a str,
+    pub resolv_conf: String,
     /// Whether the pod has its own IPC namespace, and so its own shared memory.
     pub shm: Shm,
 }
@@ -52,19 +52,19 @@ impl Shm {
 ///
 /// # Errors
 /// The kernel refuses a step.
-pub fn make(files: &Files<'_>) -> Result<OwnedFd, StageError> {
+pub fn make(plan: &FilesPlan) -> Result<OwnedFd, StageError> {
     let forbidden = Attributes::NO_SUID.and(Attributes::NO_EXEC).and(Attributes::NO_DEV);
-    let root = mount::new_filesystem("tmpfs", &files.shm.options(), forbidden).stage(STAGE)?;
-    if files.shm == Shm::Own {
+    let root = mount::new_filesystem("tmpfs", &plan.shm.options(), forbidden).stage(STAGE)?;
+    if plan.shm == Shm::Own {
         mkdirat(&root, SHM, Mode::S_IRWXU).stage(STAGE)?;
         // Not when it is created, because the umask would change the mode.
         let mode = Mode::from_bits_truncate(0o1777);
         fchmodat(&root, SHM, mode, FchmodatFlags::FollowSymlink).stage(STAGE)?;
     }
     let [hostname, hosts, resolv_conf] = ETC_FILES;
-    write(&root, hostname, &format!("{}\n", files.hostname))?;
-    write(&root, hosts, &hosts_file(files.hostname))?;
-    write(&root, resolv_conf, files.resolv_conf)?;
+    write(&root, hostname, &format!("{}\n", plan.hostname))?;
+    write(&root, hosts, &hosts_file(&plan.hostname))?;
+    write(&root, resolv_conf, &plan.resolv_conf)?;
     Ok(root)
 }
 

@@ -1,6 +1,7 @@
 //! A pod's share of this host: facts about the machine, the pod's namespaces, and the files of its containers.
 //!
-//! All of it blocks. It knows nothing about pods as the daemon has them: the caller passes paths and contents.
+//! What a request asks of the host is decided first (`namespace_plan`, `files_plan`) and made from these plans. All of
+//! it blocks. It knows nothing about pods as the daemon has them: the caller passes paths and contents.
 
 pub mod directories;
 pub mod earlier;
@@ -14,5 +15,5 @@ mod sysctls;
 
 pub use error::Error;
 pub use facts::{Machine, facts};
-pub use pod::{make_files, namespace_plan, namespaces as namespaces_of};
+pub use pod::{files_plan, namespace_plan, namespaces as namespaces_of};
 pub use readiness::{Extent, Unready, unready};

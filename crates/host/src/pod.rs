@@ -1,13 +1,12 @@
-//! What the request of RunPodSandbox asks of this host: namespaces, and files for `/etc`.
+//! What the request of RunPodSandbox asks of this host, namespaces and files for `/etc`, decided before anything is
+//! made.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use wharf_planner::Refusal;
 
-use crate::error::Error;
-use crate::files;
+use crate::files::{FilesPlan, Network, Shm, hosts_resolv_conf, resolv_conf};
 use crate::namespaces::{Kind, NamespacePlan};
 use crate::sysctls::sysctl_scope;
 
@@ -60,21 +59,20 @@ pub(crate) fn hostname(config: &PodSandboxConfig) -> String {
     if config.hostname.is_empty() { crate::facts::hostname() } else { config.hostname.clone() }
 }
 
-/// Makes a pod's file system in memory with the files for its containers.
+/// The files that a pod's containers find in `/etc`, and its shared memory.
 ///
 /// # Errors
-/// The request's DNS cannot be written down, or the kernel refuses a step.
-pub fn make_files(config: &PodSandboxConfig) -> Result<OwnedFd, Error> {
+/// The request's DNS cannot be written down.
+pub fn files_plan(config: &PodSandboxConfig) -> Result<FilesPlan, Refusal> {
     let options = namespaces(config);
     let is_hosts = |mode| mode == NamespaceMode::Node;
-    let network = if is_hosts(options.network()) { files::Network::Hosts } else { files::Network::Own };
-    let shm = if is_hosts(options.ipc()) { files::Shm::Hosts } else { files::Shm::Own };
+    let network = if is_hosts(options.network()) { Network::Hosts } else { Network::Own };
+    let shm = if is_hosts(options.ipc()) { Shm::Hosts } else { Shm::Own };
     let resolv_conf = match &config.dns_config {
-        Some(dns) => files::resolv_conf(dns)?,
-        None => files::hosts_resolv_conf(network),
+        Some(dns) => resolv_conf(dns)?,
+        None => hosts_resolv_conf(network),
     };
-    let content = files::Files { hostname: &hostname(config), resolv_conf: &resolv_conf, shm };
-    Ok(files::make(&content)?)
+    Ok(FilesPlan { hostname: hostname(config), resolv_conf, shm })
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! A pod's life: it is made, stopped and removed, or undone if it could not be made. Each step of its removal can be
 //! repeated.
 //!
-//! It is made in this order: the record of the intent, the supervisor, the namespaces while the supervisor starts, the
-//! network, the record of a complete pod. Containers come later. So does the first process of a PID namespace that they
-//! share: the supervisor makes it for the first of them.
+//! Everything that the request alone decides is decided first, so that a pod that cannot be is refused before anything
+//! is made. Then come, in this order, the record of the intent, the supervisor, the namespaces while the supervisor
+//! starts, the network, the record of a complete pod. Containers come later. So does the first process of a PID
+//! namespace that they share: the supervisor makes it for the first of them.
 
 mod ports;
 
@@ -13,8 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_cri_api::v1::{ContainerEventType, PodSandboxConfig};
+use wharf_host::files::{self, FilesPlan};
+use wharf_host::namespaces::NamespacePlan;
 use wharf_host::{directories, earlier};
-use wharf_network::{Attachment, Dns, PodAddresses, StatsSocket};
+use wharf_network::{Attachment, Dns, PodAddresses, PortMapping, StatsSocket};
 use wharf_planner::{PodKey, check_pod};
 use wharf_records::{Phase, PodRecord};
 use wharf_supervision as supervision;
@@ -26,6 +29,34 @@ use super::persist::persist;
 use crate::error::{Error, Stage, blocking, known};
 use crate::joins::spawn;
 use crate::pod::Pod;
+
+/// Every decision about a pod.
+struct Decision {
+    namespaces: NamespacePlan,
+    files: FilesPlan,
+    /// The host ports that lead into it.
+    ports: Vec<PortMapping>,
+}
+
+impl Decision {
+    /// Decides, with what this machine's files say about names. Only the kernel knows whether it accepts the value of a
+    /// sysctl: it is asked when the namespaces are made.
+    fn of(config: &PodSandboxConfig) -> Result<Self, Error> {
+        Ok(Self {
+            namespaces: wharf_host::namespace_plan(config)?,
+            files: wharf_host::files_plan(config)?,
+            ports: ports::of(config)?,
+        })
+    }
+}
+
+/// A pod that is complete except for its network.
+struct Built {
+    /// The connection to its supervisor.
+    supervisor: OwnedFd,
+    /// Its network namespace, if it has its own, and the host ports that lead there.
+    network: Option<(OwnedFd, Vec<PortMapping>)>,
+}
 
 impl Engine {
     /// Makes a pod. A retry with the same metadata joins the call in flight or gets its pod.
@@ -45,14 +76,8 @@ impl Engine {
         let id =
             self.pod_calls.run(key, move || async move { engine.make_pod(config, handler).await }).await?;
         // This retries a call whose pod has been stopped since then: nobody may take that for a new one.
-        match self.pod(id.as_str())?.is_ready() {
-            true => Ok(id),
-            false => Err(Error::State {
-                what: "pod sandbox",
-                id: id.to_string(),
-                state: "not ready any more: remove it first",
-            }),
-        }
+        let pod = self.pod(id.as_str())?;
+        if pod.is_ready() { Ok(id) } else { Err(pod.wrong_state("not ready any more: remove it first")) }
     }
 
     /// Checks a runtime handler; the empty name is the default one.
@@ -87,12 +112,14 @@ impl Engine {
     }
 
     async fn build_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
-        let (socket, netns) = self.blocking(pod, Self::build_blocking).await?;
+        let Built { supervisor, network } = self.blocking(pod, Self::build_blocking).await?;
         // The supervisor responds while the pod is being connected to its network.
-        self.watch_over(pod, Some(socket));
+        self.watch_over(pod, Some(supervisor));
         let timings = pod.timings();
-        let ips = match netns {
-            Some(netns) => timings.time_async("network", self.join_network(pod, netns)).await?.ips,
+        let ips = match network {
+            Some((netns, ports)) => {
+                timings.time_async("network", self.join_network(pod, netns, ports)).await?.ips
+            }
             None => Vec::new(),
         };
         timings.time_async("first answer of the supervisor", pod.connected()).await?;
@@ -105,15 +132,19 @@ impl Engine {
     }
 
     /// Connects a pod to the network in its turn: a plugin may do it, and may hang as long as it likes.
-    async fn join_network(self: &Arc<Self>, pod: &Arc<Pod>, netns: OwnedFd) -> Result<PodAddresses, Error> {
+    async fn join_network(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        netns: OwnedFd,
+        ports: Vec<PortMapping>,
+    ) -> Result<PodAddresses, Error> {
         let _turn = self.connecting.acquire().await;
-        self.blocking(pod, move |engine, pod| engine.join_network_blocking(pod, netns.as_fd())).await
+        self.blocking(pod, move |engine, pod| engine.join_network_blocking(pod, netns.as_fd(), &ports)).await
     }
 
-    /// Returns the connection to the supervisor, and the network namespace if the pod has its own.
-    fn build_blocking(&self, pod: &Pod) -> Result<(OwnedFd, Option<OwnedFd>), Error> {
-        let layout = &self.parts.layout;
-        let directory = layout.pod(pod.id());
+    fn build_blocking(&self, pod: &Pod) -> Result<Built, Error> {
+        let Decision { namespaces: plan, files, ports } = Decision::of(pod.config())?;
+        let directory = self.parts.layout.pod(pod.id());
         let timings = pod.timings();
         timings.time("record and directories", || self.intend_pod(pod, &directory))?;
         // The supervisor starts while the kernel's objects are being made.
@@ -122,14 +153,13 @@ impl Engine {
             Ok::<_, Error>(self.program.start(&directory, cgroup.as_ref().map(AsFd::as_fd))?)
         })?;
         *pod.supervisor() = Some(process);
-        let plan = wharf_host::namespace_plan(pod.config())?;
         let namespaces = timings.time("namespaces, files for /etc", || {
-            Ok::<_, Error>(self.template.make_pod(&plan, wharf_host::make_files(pod.config())?)?)
+            Ok::<_, Error>(self.template.make_pod(&plan, files::make(&files)?)?)
         })?;
         let netns = namespaces.net.as_ref().map(OwnedFd::try_clone).transpose();
         let netns = netns.stage("keeping the pod's network namespace")?;
         *pod.unheld() = Some(Arc::new(namespaces));
-        Ok((socket, netns))
+        Ok(Built { supervisor: socket, network: netns.map(|netns| (netns, ports)) })
     }
 
     /// Intent first: what is made after the record is found by it.
@@ -149,10 +179,14 @@ impl Engine {
         Ok(record.save(&self.parts.layout.pod_record(pod.id()))?)
     }
 
-    fn join_network_blocking(&self, pod: &Pod, netns: BorrowedFd<'_>) -> Result<PodAddresses, Error> {
+    fn join_network_blocking(
+        &self,
+        pod: &Pod,
+        netns: BorrowedFd<'_>,
+        ports: &[PortMapping],
+    ) -> Result<PodAddresses, Error> {
         let pin = &self.parts.layout.namespace(pod.id(), "net");
         let metadata = pod.config().metadata.clone().unwrap_or_default();
-        let ports = ports::of(pod.config())?;
         let dns = pod.config().dns_config.clone().unwrap_or_default();
         let attachment = Attachment {
             id: pod.id(),
@@ -161,7 +195,7 @@ impl Engine {
             uid: &metadata.uid,
             netns,
             pin,
-            ports: &ports,
+            ports,
             annotations: &pod.config().annotations,
             dns: Dns { servers: &dns.servers, searches: &dns.searches, options: &dns.options },
             cgroup_parent: pod.config().linux.as_ref().map_or("", |linux| &linux.cgroup_parent),
@@ -255,6 +289,7 @@ impl Engine {
         if let Ok(key) = PodKey::of(pod.config()) {
             self.pod_calls.free(&key);
         }
+        let _order = pod.telling();
         self.table.remove(pod.id());
         self.events.tell(ContainerEventType::ContainerDeletedEvent, pod.id().as_str(), pod);
         Ok(())
