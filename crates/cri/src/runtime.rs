@@ -1,4 +1,5 @@
-//! RuntimeService: thin, one call per method.
+//! RuntimeService: one call on pods or the network per method. The fields of a request become arguments, and facts
+//! become messages in `view` and `stats`. What is read from the kernel on request waits for its turn (`readings`).
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;

@@ -51,7 +51,6 @@ pub(crate) fn passes(filter: &[u8]) -> bool {
 pub enum Place<'a> {
     /// One in which its own process is the first. Nobody else is there to see it, and nobody may enter before the
     /// program runs.
-    /// program runs.
     New,
     /// The supervisor's own.
     Host,

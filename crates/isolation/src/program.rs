@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use wharf_sys::bare::Prepared;
 use wharf_sys::script::{Program, Script};
 use wharf_sys::seccomp::Call;
+use wharf_types::ErrorKind::{FailedPrecondition, Internal};
 use wharf_types::program::DEFAULT_PATH;
 
 use crate::birth::{self, Origin, Place};
@@ -52,13 +53,13 @@ pub(crate) fn way<'a>(
 /// Sessions and their terminals belong to a PID namespace, so they are made in the program's.
 fn begin(connected: Connected, origin: &Origin<'_>) -> Script {
     let mut script = Script::new(origin.line.as_fd());
-    script.on_failure(&report::prepared(b'x', "leading a session failed: setsid()"));
+    script.on_failure(&report::prepared(Internal, "leading a session failed: setsid()"));
     script.lead_session();
     if connected == Connected::Terminal {
-        script.on_failure(&report::prepared(b'x', "leading a session failed: ioctl(TIOCSCTTY)"));
+        script.on_failure(&report::prepared(Internal, "leading a session failed: ioctl(TIOCSCTTY)"));
         script.control_terminal();
     }
-    script.on_failure(&report::prepared(b'x', "closing descriptors failed: close_range(3)"));
+    script.on_failure(&report::prepared(Internal, "closing descriptors failed: close_range(3)"));
     script.close_on_exec_from(3);
     script
 }
@@ -66,15 +67,15 @@ fn begin(connected: Connected, origin: &Origin<'_>) -> Script {
 /// The final capabilities are set after the filter, which must then allow capset and prctl, as it must allow the exec.
 fn write_seal(script: &mut Script, seal: &Seal<'_>) {
     if !seal.filter.is_empty() {
-        script.on_failure(&report::prepared(b'x', "loading the seccomp filter failed: seccomp()"));
+        script.on_failure(&report::prepared(Internal, "loading the seccomp filter failed: seccomp()"));
         script.load_filter(seal.filter, seal.flags);
     }
     if let Some(sets) = &seal.sets {
         let capset = under(seal.filter, Call::CAPSET, "setting capabilities failed", "capset");
-        script.on_failure(&report::prepared(b'x', &capset));
+        script.on_failure(&report::prepared(Internal, &capset));
         script.set_capabilities(sets);
         let prctl = under(seal.filter, Call::PRCTL, "setting ambient capabilities failed", "prctl");
-        script.on_failure(&report::prepared(b'x', &prctl));
+        script.on_failure(&report::prepared(Internal, &prctl));
         script.set_ambient(sets.ambient);
     }
 }
@@ -83,7 +84,7 @@ fn execute(script: &mut Script, process: &Process, program: &Program, filter: &[
     let name = String::from_utf8_lossy(&process.args[0]);
     let stage = format!("exec of {name:?} failed");
     let stage = if Call::EXECVE.passes(filter, &[0; 6]) { stage } else { refused(&stage, "execve") };
-    script.on_failure(&report::prepared(b'n', &stage));
+    script.on_failure(&report::prepared(FailedPrecondition, &stage));
     script.execute(program);
 }
 

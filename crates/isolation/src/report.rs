@@ -17,6 +17,8 @@ const FAILED: u8 = b'E';
 const PREPARED: u8 = b'P';
 /// The longest message of a failure.
 const MESSAGE_LIMIT_BYTES: usize = 8000;
+/// The letter of every class that is not in the list.
+const INTERNAL: u8 = b'x';
 /// The classes that a child distinguishes, with their letters; any other is internal.
 const KINDS: [(ErrorKind, u8); 3] = [
     (ErrorKind::InvalidArgument, b'i'),
@@ -107,9 +109,14 @@ fn of_program(errno: Errno) -> &'static str {
     }
 }
 
-/// The message of a failure that may happen later, with the letter of its class.
-pub(crate) fn prepared(kind: u8, message: &str) -> Vec<u8> {
-    let mut words = vec![PREPARED, kind];
+/// The letter of a class.
+fn letter(kind: ErrorKind) -> u8 {
+    KINDS.iter().find(|(of, _)| *of == kind).map_or(INTERNAL, |(_, letter)| *letter)
+}
+
+/// The message of a failure that may happen later, with its class.
+pub(crate) fn prepared(kind: ErrorKind, message: &str) -> Vec<u8> {
+    let mut words = vec![PREPARED, letter(kind)];
     words.extend(message.bytes().take(MESSAGE_LIMIT_BYTES));
     words
 }
@@ -153,9 +160,7 @@ pub(crate) fn born(socket: &OwnedFd, process: &OwnedFd) -> wharf_sys::Result<()>
 
 /// Reports a failure. If the supervisor is gone, nothing can be done.
 pub fn failed(socket: &OwnedFd, error: &Error) {
-    let kind = error.kind();
-    let letter = KINDS.iter().find(|(of, _)| *of == kind).map_or(b'x', |(_, letter)| *letter);
-    let mut bytes = vec![FAILED, letter];
+    let mut bytes = vec![FAILED, letter(error.kind())];
     bytes.extend(error.line().into_bytes().into_iter().take(MESSAGE_LIMIT_BYTES));
     drop(socket::send(socket.as_fd(), &bytes, &[]));
 }

@@ -33,7 +33,7 @@ use crate::nft;
 use crate::store::StoreError;
 use crate::subnet::{Subnet, Subnets};
 use crate::sysctl::{Ipv6, SysctlError};
-use crate::{Attachment, Config, INTERFACE, InterfaceStats, PodAddresses, Readiness, stats};
+use crate::{Attachment, Config, InterfaceStats, PodAddresses, Readiness, stats};
 
 mod connect;
 mod pair;
@@ -221,7 +221,7 @@ impl BuiltinNetwork {
     pub(crate) fn addresses(&self, id: &PodId) -> Option<PodAddresses> {
         let leases = lock(&self.leases);
         let ips = leases.get(id)?.ips.clone();
-        Some(PodAddresses { ips, interface: INTERFACE.to_owned() })
+        Some(PodAddresses { ips })
     }
 
     /// Attaches a pod. After an error nothing of it is left except a draining lease.
@@ -243,11 +243,12 @@ impl BuiltinNetwork {
                 Ok(leases.free(pod.id)?)
             });
             if let Err(error) = undone {
-                tracing::warn!(pod = %pod.id, %error, "a failed attach could not be undone; the next reconcile retries");
+                let error = wharf_types::chain(&error);
+                tracing::warn!(pod = %pod.id, error, "a failed attach could not be undone; the next reconcile retries");
             }
             return Err(error);
         }
-        Ok(PodAddresses { ips: lease.ips, interface: INTERFACE.to_owned() })
+        Ok(PodAddresses { ips: lease.ips })
     }
 
     /// Detaches a pod; one that is not attached is success.

@@ -141,7 +141,7 @@ impl Cni {
     pub(crate) fn addresses(&self, id: &PodId) -> Option<PodAddresses> {
         let record = self.record(id)?;
         let ips = result::addresses(record.result.as_ref()?).ok()?;
-        Some(PodAddresses { ips, interface: INTERFACE.to_owned() })
+        Some(PodAddresses { ips })
     }
 
     /// Adds a pod. After an error it is deleted again; if that fails as well, its record stays for the next attempt.
@@ -165,7 +165,7 @@ impl Cni {
         let added = pinned.and_then(|()| self.add(pod.id, &record)).and_then(|(ips, result)| {
             record.result = Some(result);
             self.save(pod.id, &record)?;
-            Ok(PodAddresses { ips, interface: INTERFACE.to_owned() })
+            Ok(PodAddresses { ips })
         });
         if added.is_err()
             && let Err(error) = self.detach(pod.id, Some(pod.pin))

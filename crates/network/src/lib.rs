@@ -3,8 +3,8 @@
 //!
 //! Everything blocks, and nothing is executed except CNI plugins. The kernel is the truth: links and rules have the id
 //! of their pod, records are on disk before what they describe is made, and [`Network::reconcile`] removes whatever a
-//! crash left. This crate deliberately does not make or pin network namespaces, write `resolv.conf`, or enforce network
-//! policies.
+//! crash left. This crate deliberately does not make network namespaces, write `resolv.conf`, or enforce network
+//! policies. It pins a namespace as a file only for CNI plugins, from ADD to DEL.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -222,8 +222,6 @@ pub struct Dns<'a> {
 pub struct PodAddresses {
     /// At least one, the primary first.
     pub ips: Vec<IpAddr>,
-    /// The name of their interface.
-    pub interface: String,
 }
 
 /// The node's network, shared by all threads.

@@ -3,7 +3,6 @@
 //!
 //! What follows from the rest, and is its longest part, is left out: the runtime's own seccomp profile. What is known
 //! only later is filled in: who the user's name turned out to be, and the present limits.
-//! later is filled in: who its names turned out to be, and what its limits are now.
 
 use oci_spec::runtime::Spec;
 use serde_json::Value;

@@ -15,7 +15,6 @@ use crate::{Refusal, devices, mounts, namespaces, process, unsupported};
 /// # Errors
 /// [`Refusal`] for what a plan cannot express. Nothing from [`describe`](crate::describe) is refused, except a seccomp
 /// profile that is too long for the kernel.
-/// profile that is too long for the kernel.
 pub fn plan(description: &Description, filters: &Filters) -> Result<Plan, Refusal> {
     let (spec, extra) = (&description.spec, &description.extra);
     unsupported::refuse(spec)?;

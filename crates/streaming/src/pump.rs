@@ -58,7 +58,6 @@ pub(crate) async fn output(from: Descriptor, to: &Outbound, mut ended: Ended) ->
 
 /// Writes what a client sends until it ends its stream, then closes the descriptor. If the reader is gone, the rest is
 /// dropped.
-/// the rest is dropped.
 pub(crate) async fn input(mut from: Inbound, to: Descriptor) {
     while let Some(bytes) = from.recv().await {
         if let Err(error) = to.write_all(&bytes).await {

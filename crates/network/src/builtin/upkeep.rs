@@ -45,8 +45,8 @@ impl BuiltinNetwork {
         Ok(removed)
     }
 
-    /// After a restart, sets the network up for the pods that exist, even if no other is attached: it replaces the rules of
-    /// an earlier release, and readiness need not list all links and routes each time.
+    /// After a restart, sets the network up for the pods that exist, even if no other is attached: it replaces the
+    /// rules of an earlier release, and readiness need not list all links and routes each time.
     fn set_up_again(&self, socket: &Socket) {
         let is_known = lock(&self.ready).is_some();
         if is_known || lock(&self.leases).held().next().is_none() {
@@ -210,7 +210,8 @@ impl BuiltinNetwork {
         let mut gone = lock(&self.leases).draining();
         gone.retain(|(id, _since)| {
             is_gone(id).unwrap_or_else(|error| {
-                tracing::warn!(pod = %id, %error, "cannot delete the link of a detached pod yet; the next reconcile retries");
+                let error = wharf_types::chain(&error);
+                tracing::warn!(pod = %id, error, "cannot delete the link of a detached pod yet; the next reconcile retries");
                 false
             })
         });
@@ -218,7 +219,8 @@ impl BuiltinNetwork {
         self.remember_used(addresses);
         for (id, _since) in gone {
             if let Err(error) = lock(&self.leases).free(&id) {
-                tracing::warn!(pod = %id, %error, "cannot free the address of a detached pod yet; the next reconcile retries");
+                let error = wharf_types::chain(&error);
+                tracing::warn!(pod = %id, error, "cannot free the address of a detached pod yet; the next reconcile retries");
             }
         }
     }

@@ -56,7 +56,7 @@ pub enum Error {
         limit: u64,
     },
     /// The runtime spec's own type does not accept a condition.
-    #[error("a condition of the seccomp profile cannot be said in the runtime spec")]
+    #[error("a condition of the seccomp profile cannot be expressed in the runtime spec")]
     Spec {
         /// That type's error.
         #[source]

@@ -1,9 +1,10 @@
 //! The cache of compiled profiles. Most containers of a node have one of a few profiles, and compiling one takes longer
 //! than all other decisions about a container.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use oci_spec::runtime::LinuxSeccomp;
+use wharf_types::lock::lock;
 
 use super::{Program, choice, compile_spec};
 use crate::Refusal;
@@ -18,7 +19,7 @@ pub struct Filters(Mutex<Vec<(LinuxSeccomp, Arc<Program>)>>);
 impl Filters {
     /// The program for a profile. It depends on nothing else.
     pub(crate) fn program(&self, profile: &LinuxSeccomp) -> Result<Arc<Program>, Refusal> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.0);
         if let Some(at) = kept.iter().rposition(|(known, _)| known == profile) {
             let used = kept.remove(at);
             let program = Arc::clone(&used.1);
