@@ -1,5 +1,5 @@
 //! `crates/README.md` is the map of the code: the places that it names exist, and every crate and every invariant has
-//! what a stranger looks for.
+//! what a stranger looks for. `tests/README.md` lists every module of the end-to-end tests.
 //!
 //! A place in the code is written `PATH.rs:NAME` in backticks; the path is relative to `crates/`, `tests/tests/` or the
 //! root. Each rule is a function over texts, so that the unit tests at the end can give it a map that breaks it.
@@ -71,8 +71,8 @@ fn unproven(text: &str) -> Vec<String> {
     bare.map(|row| format!("no test: {row}")).collect()
 }
 
-/// Walks that are not as long as they say: they begin with a name in bold and a number of functions, and each function but
-/// the first comes after an arrow or after the sign for another process.
+/// Walks that are not as long as they say: they begin with a name in bold and a number of functions, and each function
+/// but the first comes after an arrow or after the sign for another process.
 fn miscounted(text: &str) -> Vec<String> {
     let walks = text.split("\n\n").filter_map(|walk| {
         let (name, walk) = walk.strip_prefix("**")?.split_once("**, ")?;
@@ -81,6 +81,16 @@ fn miscounted(text: &str) -> Vec<String> {
     });
     let wrong = walks.filter(|(_, said, counted)| said.parse() != Ok(*counted));
     wrong.map(|(name, said, counted)| format!("{name} has {counted} functions, not {said}")).collect()
+}
+
+/// Modules of the end-to-end tests, each a file name and its text, that have tests and no row in the README beside
+/// them.
+fn unlisted<'a>(readme: &str, modules: impl IntoIterator<Item = (&'a str, &'a str)>) -> Vec<String> {
+    let tests = modules.into_iter().filter(|(_, text)| text.contains("\n#[test]\n"));
+    let names = tests.filter_map(|(name, _)| name.strip_suffix(".rs"));
+    let missing =
+        names.filter(|name| !["", ".rs"].iter().any(|end| readme.contains(&format!("`{name}{end}`"))));
+    missing.map(|name| format!("`{name}` has no row")).collect()
 }
 
 // ---- The map as it is ----
@@ -135,6 +145,22 @@ fn every_invariant_has_a_test() {
     assert_none(&unproven(&map));
 }
 
+#[test]
+fn every_module_of_tests_is_listed() {
+    let readme = fs::read_to_string(root().join("tests/README.md")).expect("the list can be read");
+    let files = fs::read_dir(root().join("tests/tests/e2e")).expect("modules can be listed");
+    let files = files.map(|file| file.unwrap().path()).filter(|path| path.is_file());
+    let modules: Vec<(String, String)> = files
+        .map(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            (name, fs::read_to_string(path).unwrap())
+        })
+        .collect();
+    assert!(modules.len() > 30, "the modules are elsewhere");
+    let found = unlisted(&readme, modules.iter().map(|(name, text)| (name.as_str(), text.as_str())));
+    assert!(found.is_empty(), "tests/README.md:\n{}", found.join("\n"));
+}
+
 // ---- Each rule can fail ----
 
 #[test]
@@ -163,4 +189,14 @@ fn a_crate_without_an_invariant_is_found() {
 fn an_invariant_without_a_test_is_found() {
     let text = "## Invariants\n| **1** so | `e2e/a.rs:it_is` |\n| **2** thus | `pods/src/a.rs:f` |\n## End\n| **3** |\n";
     assert_eq!(unproven(text), ["no test: | **2** thus | `pods/src/a.rs:f` |"]);
+}
+
+#[test]
+fn a_module_that_is_not_listed_is_found() {
+    let modules = [
+        ("a.rs", "//! A.\n\n#[test]\nfn a() {}\n"),
+        ("b.rs", "#[test]\nfn b() {}\n\n#[test]\n"),
+        ("c.rs", "//! C.\n"),
+    ];
+    assert_eq!(unlisted("| `a`, `aa` | so |\n", modules), ["`b` has no row"]);
 }

@@ -149,6 +149,38 @@ fn bad_whitespace(file: &File) -> Vec<String> {
     found
 }
 
+/// Comments in which an edit left a piece of the old text: a line that says again what the lines above it end with, or
+/// that begins with five words of the line above.
+fn torn_comment(file: &File) -> Vec<String> {
+    if !file.is_rust() || file.is_generated() {
+        return Vec::new();
+    }
+    let (mut above, mut found) = (Vec::new(), Vec::new());
+    for (at, line) in file.text.split('\n').enumerate() {
+        match comment(line) {
+            Some(text) if repeats(text, &above) => {
+                found.push(file.complaint(at + 1, "repeats what stands above it"));
+            }
+            Some(text) => above.push(text),
+            None => above.clear(),
+        }
+    }
+    found
+}
+
+/// The text of a line that is nothing but a comment.
+fn comment(line: &str) -> Option<&str> {
+    let text = line.trim_start().strip_prefix("//")?;
+    text.trim_start_matches(['/', '!']).strip_prefix(' ').map(str::trim_start)
+}
+
+fn repeats(text: &str, above: &[&str]) -> bool {
+    let beginning: Vec<&str> = text.split(' ').take(5).collect();
+    let begins_again =
+        beginning.len() == 5 && above.last().is_some_and(|last| last.contains(&beginning.join(" ")));
+    text.contains(' ') && above.join(" ").ends_with(text) || begins_again
+}
+
 fn machine_paths(file: &File) -> Vec<String> {
     if MACHINE_PATHS_FINE_IN.contains(&file.path.as_str()) {
         return Vec::new();
@@ -211,9 +243,10 @@ fn unnamed_crates<'a>(readme: &str, crates: impl IntoIterator<Item = &'a str>) -
     missing.map(|name| format!("crates/README.md:1: does not name the crate `{name}`")).collect()
 }
 
-/// Texts of wharfd's log that a script looks for and no crate writes.
+/// Texts of wharfd's log that a script or a test looks for and no crate writes.
 fn unsaid(script: &File, code: &str) -> Vec<String> {
-    const MARKS: [(&str, &str); 2] = [("journal_has '", "'"), (".MESSAGE == \"", "\"")];
+    const MARKS: [(&str, &str); 3] =
+        [("journal_has '", "'"), (".MESSAGE == \"", "\""), ("has_logged(\"", "\"")];
     let lines = script.text.lines().enumerate();
     let looked_for = lines.flat_map(|(at, line)| {
         let words = |(mark, end)| Some(line.split_once(mark)?.1.split_once(end)?.0);
@@ -286,6 +319,11 @@ fn whitespace_is_clean() {
 }
 
 #[test]
+fn comments_say_a_thing_once() {
+    check(torn_comment);
+}
+
+#[test]
 fn no_path_is_of_one_machine() {
     check(machine_paths);
 }
@@ -301,14 +339,19 @@ fn unsafe_code_is_in_one_crate() {
 }
 
 #[test]
-fn what_is_looked_for_in_the_journal_is_written_there() {
+fn what_is_looked_for_in_the_log_is_written_there() {
     let files = files();
     let is_code = |file: &&File| file.is_rust() && file.path.starts_with("crates/");
     let code: String = files.iter().filter(is_code).map(|file| file.text.as_str()).collect();
-    let scripts = files.iter().filter(|file| file.path.starts_with("tests/vm/"));
-    assert!(scripts.clone().any(|script| !unsaid(script, "").is_empty()), "nothing is looked for");
-    let unsaid: Vec<String> = scripts.flat_map(|script| unsaid(script, &code)).collect();
-    assert!(unsaid.is_empty(), "\n{}", unsaid.join("\n"));
+    for place in ["tests/vm/", "tests/tests/e2e/"] {
+        let readers = files.iter().filter(|file| file.path.starts_with(place));
+        assert!(
+            readers.clone().any(|reader| !unsaid(reader, "").is_empty()),
+            "{place}: nothing is looked for"
+        );
+        let unsaid: Vec<String> = readers.flat_map(|reader| unsaid(reader, &code)).collect();
+        assert!(unsaid.is_empty(), "\n{}", unsaid.join("\n"));
+    }
 }
 
 #[test]
@@ -403,6 +446,16 @@ fn bad_whitespace_is_found() {
 }
 
 #[test]
+fn a_torn_comment_is_found() {
+    let found = |text: &str| torn_comment(&file("a.rs", text)).len();
+    assert_eq!(found("/// Nobody may enter before the\n/// program runs.\n/// program runs.\n"), 1);
+    assert_eq!(found("// If it is gone, the rest is\n// dropped.\n// the rest is dropped.\n"), 1);
+    assert_eq!(found("//! only later is filled in: who it is.\n//! later is filled in: who they are.\n"), 1);
+    assert_eq!(found("/// Its id.\na: Id,\n/// Its id.\nb: Id,\n"), 0);
+    assert_eq!(found("/// The first of the pod.\n///\n/// The second of the pod.\n"), 0);
+}
+
+#[test]
 fn a_path_of_one_machine_is_found() {
     for path in MACHINE_PATHS {
         assert_eq!(machine_paths(&file("a.service", &format!("\nExecStart={path}x"))).len(), 1);
@@ -439,6 +492,8 @@ fn a_text_that_nobody_writes_is_found() {
     let text = "attempt 5 journal_has 'wharfd is ready'\nany(.MESSAGE == \"wharfd ends\")\n";
     let found = unsaid(&file("tests/vm/a.sh", text), "info!(\"wharfd is ready\")");
     assert_eq!(found, ["tests/vm/a.sh:2: no crate logs \"wharfd ends\""]);
+    let test = file("tests/tests/e2e/a.rs", "assert!(!daemon.has_logged(\"it was late\"));\n");
+    assert_eq!(unsaid(&test, "warn!(\"it is late\")").len(), 1);
 }
 
 #[test]
