@@ -86,7 +86,7 @@ const DIRECT_ONLY_IN: &[(&str, &[&str])] = &[
     ("libc", &["sys"]),
     ("rustix", &["sys"]),
     ("anyhow", &["daemon", "cli", "tests"]),
-    ("oci-spec", &["planner", "pods"]),
+    ("oci-spec", &["images", "planner", "pods"]),
 ];
 
 /// One declared dependency of a crate in the workspace.

@@ -47,7 +47,7 @@ impl Images {
 
 fn item(image: &Image) -> ImageItem {
     // The store has limited the field's length.
-    let (uid, username) = match image.config().admit(wharf_images::ImageConfig::user) {
+    let (uid, username) = match image.config().admit(ImageUser::of) {
         Ok(Some(ImageUser::Id(uid))) => (Some(Int64Value { value: uid.into() }), String::new()),
         Ok(Some(ImageUser::Name(name))) => (None, name.as_str().to_owned()),
         Ok(None) | Err(_) => (None, String::new()),
@@ -70,27 +70,7 @@ fn info(image: &Image) -> BTreeMap<String, String> {
     let layers: Vec<_> =
         image.layers().iter().rev().filter_map(|path| path.parent()?.file_name()?.to_str()).collect();
     // The store has limited the total length.
-    let spec = image.config().admit(|config| {
-        let set = |names: &[String]| -> BTreeMap<String, serde_json::Value> {
-            names.iter().map(|name| (name.clone(), serde_json::json!({}))).collect()
-        };
-        serde_json::json!({
-            "created": config.created,
-            "architecture": config.platform.as_ref().map(|platform| &platform.architecture),
-            "os": config.platform.as_ref().map(|platform| &platform.os),
-            "config": {
-                "User": config.user,
-                "Env": config.env,
-                "Entrypoint": config.entrypoint,
-                "Cmd": config.cmd,
-                "WorkingDir": config.working_dir,
-                "Labels": config.labels,
-                "StopSignal": config.stop_signal,
-                "Volumes": set(&config.volumes),
-                "ExposedPorts": set(&config.exposed_ports),
-            },
-        })
-    });
+    let spec = image.config().admit(|config| serde_json::json!(config));
     let info = serde_json::json!({ "imageSpec": spec, "layers": layers });
     BTreeMap::from([("info".to_owned(), info.to_string())])
 }

@@ -2,37 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use oci_spec::image::{Config, ImageConfiguration, RootFs};
 use serde::Deserialize;
 use wharf_types::{Digest, Field};
 
 use crate::manifest::{CONFIG_LIMIT_BYTES, ManifestError, Platform, check_json};
-
-/// What an image says about running it. Only its form and its total size, 4 MiB, have been checked.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ImageConfig {
-    /// `user[:group]`, names or numbers; may be empty.
-    pub user: String,
-    /// The program, with its first arguments.
-    pub entrypoint: Vec<String>,
-    /// Default arguments.
-    pub cmd: Vec<String>,
-    /// `NAME=value`.
-    pub env: Vec<String>,
-    /// May be empty.
-    pub working_dir: String,
-    /// A name or number; may be empty.
-    pub stop_signal: String,
-    /// Free text by name.
-    pub labels: BTreeMap<String, String>,
-    /// Paths that are to be volumes.
-    pub volumes: Vec<String>,
-    /// `port[/protocol]`.
-    pub exposed_ports: Vec<String>,
-    /// When the image was built, in RFC 3339; may be empty.
-    pub created: String,
-    /// The platform that the image is for.
-    pub platform: Option<Platform>,
-}
 
 /// The user that an image names, without the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,25 +17,26 @@ pub enum ImageUser {
     Name(Field),
 }
 
-impl ImageConfig {
-    /// The user without the group; `None` if the image names none.
+impl ImageUser {
+    /// The user in a config, without the group; `None` if it names none.
     ///
     /// # Errors
     /// [`UserError`] for a number out of range, which must not become root (CVE-2024-40635), or for a name with a blank
     /// or a separator.
-    pub fn user(&self) -> Result<Option<ImageUser>, UserError> {
-        let user = self.user.split(':').next().unwrap_or_default();
+    pub fn of(config: &ImageConfiguration) -> Result<Option<Self>, UserError> {
+        let user = config.config().as_ref().and_then(|config| config.user().as_deref()).unwrap_or_default();
+        let user = user.split(':').next().unwrap_or_default();
         let error = || UserError { user: user.chars().take(80).collect() };
         if user.is_empty() {
             return Ok(None);
         }
         if user.bytes().all(|byte| byte.is_ascii_digit()) {
             let id = user.parse().ok().filter(|id| *id != u32::MAX).ok_or_else(error)?;
-            return Ok(Some(ImageUser::Id(id)));
+            return Ok(Some(Self::Id(id)));
         }
         let printable = !user.contains(|c: char| c.is_control() || c.is_whitespace());
         let field = Field::new(user).filter(|_| printable).ok_or_else(error)?;
-        Ok(Some(ImageUser::Name(field)))
+        Ok(Some(Self::Name(field)))
     }
 }
 
@@ -103,11 +78,13 @@ struct RawConfig {
     exposed_ports: Option<BTreeMap<String, serde::de::IgnoredAny>>,
 }
 
-/// Parses a config, and returns it with the digests of its uncompressed layers, bottom first.
+/// Parses a config, and returns it with the digests of its uncompressed layers, bottom first. Only the form of the
+/// config and its size have been checked. What it says about running the image is kept, and nothing of how the image was
+/// built. It always has a `config`, and absent fields stay absent; an absent platform has empty names.
 ///
 /// # Errors
 /// [`ManifestError`] if it is too large, malformed or ambiguous, or is not the config of an image with layers.
-pub fn parse_config(bytes: &[u8]) -> Result<(ImageConfig, Vec<Digest>), ManifestError> {
+pub fn parse_config(bytes: &[u8]) -> Result<(ImageConfiguration, Vec<Digest>), ManifestError> {
     if bytes.len() > CONFIG_LIMIT_BYTES {
         return Err(ManifestError::TooLarge { size_bytes: bytes.len(), limit_bytes: CONFIG_LIMIT_BYTES });
     }
@@ -119,24 +96,41 @@ pub fn parse_config(bytes: &[u8]) -> Result<(ImageConfig, Vec<Digest>), Manifest
             reason: "its root file system is not made of layers".into(),
         });
     }
-    let diff_ids = raw.rootfs.diff_ids.unwrap_or_default();
-    let diff_ids = diff_ids.iter().map(|text| text.parse()).collect::<Result<_, _>>();
+    let layers = raw.rootfs.diff_ids.unwrap_or_default();
+    let diff_ids = layers.iter().map(|text| text.parse()).collect::<Result<_, _>>();
     let diff_ids = diff_ids.map_err(|source| ManifestError::Digest { source })?;
-    let config = raw.config.unwrap_or_default();
-    let config = ImageConfig {
-        user: config.user.unwrap_or_default(),
-        entrypoint: config.entrypoint.unwrap_or_default(),
-        cmd: config.cmd.unwrap_or_default(),
-        env: config.env.unwrap_or_default(),
-        working_dir: config.working_dir.unwrap_or_default(),
-        stop_signal: config.stop_signal.unwrap_or_default(),
-        labels: config.labels.into_iter().flatten().map(|(k, v)| (k, v.unwrap_or_default())).collect(),
-        volumes: config.volumes.unwrap_or_default().into_keys().collect(),
-        exposed_ports: config.exposed_ports.unwrap_or_default().into_keys().collect(),
-        created: raw.created.unwrap_or_default(),
-        platform: Some(raw.platform).filter(|platform| !platform.os.is_empty()),
-    };
-    Ok((config, diff_ids))
+    let mut rootfs = RootFs::default();
+    rootfs.set_diff_ids(layers);
+    let mut document = ImageConfiguration::default();
+    document
+        .set_created(raw.created)
+        .set_os(raw.platform.os.as_str().into())
+        .set_architecture(raw.platform.architecture.as_str().into())
+        .set_variant(raw.platform.variant)
+        .set_config(Some(raw.config.unwrap_or_default().into()))
+        .set_rootfs(rootfs);
+    Ok((document, diff_ids))
+}
+
+impl From<RawConfig> for Config {
+    fn from(raw: RawConfig) -> Self {
+        let names = |set: BTreeMap<String, serde::de::IgnoredAny>| set.into_keys().collect();
+        let labels = |all: BTreeMap<_, Option<String>>| {
+            all.into_iter().map(|(k, v)| (k, v.unwrap_or_default())).collect()
+        };
+        let mut config = Self::default();
+        config
+            .set_user(raw.user)
+            .set_exposed_ports(raw.exposed_ports.map(names))
+            .set_env(raw.env)
+            .set_entrypoint(raw.entrypoint)
+            .set_cmd(raw.cmd)
+            .set_volumes(raw.volumes.map(names))
+            .set_working_dir(raw.working_dir)
+            .set_labels(raw.labels.map(labels))
+            .set_stop_signal(raw.stop_signal);
+        config
+    }
 }
 
 #[cfg(test)]
@@ -145,7 +139,14 @@ mod tests {
 
     #[test]
     fn users_are_numbers_or_names_and_nothing_between() {
-        let user = |text: &str| ImageConfig { user: text.into(), ..ImageConfig::default() }.user();
+        let user = |text: &str| {
+            let mut config = Config::default();
+            config.set_user(Some(text.to_owned()));
+            let mut document = ImageConfiguration::default();
+            document.set_config(Some(config));
+            ImageUser::of(&document)
+        };
+        assert_eq!(ImageUser::of(&ImageConfiguration::default()), Ok(None));
         assert_eq!(user(""), Ok(None));
         assert_eq!(user(":5"), Ok(None));
         assert_eq!(user("1003:1004"), Ok(Some(ImageUser::Id(1003))));
@@ -163,9 +164,31 @@ mod tests {
     fn a_config_of_go_has_nulls() {
         let text = br#"{"architecture":null,"os":null,"config":{"User":null,"Cmd":["sh"],"Labels":{"x":null},
             "Volumes":{"/data":{}},"Healthcheck":{"Test":["x"]}},"rootfs":{"type":"layers","diff_ids":null}}"#;
-        let (config, layers) = parse_config(text).unwrap();
-        assert_eq!((config.cmd, config.volumes), (vec!["sh".to_owned()], vec!["/data".to_owned()]));
-        assert!(layers.is_empty() && config.labels["x"].is_empty() && config.platform.is_none());
+        let (document, layers) = parse_config(text).unwrap();
+        let config = document.config().clone().unwrap();
+        let (cmd, volumes) = (vec!["sh".to_owned()], vec!["/data".to_owned()]);
+        assert_eq!((config.cmd(), config.volumes()), (&Some(cmd), &Some(volumes)));
+        assert_eq!((config.user(), config.env()), (&None, &None));
+        assert!(layers.is_empty() && config.labels().clone().unwrap()["x"].is_empty());
+        assert_eq!(
+            (document.os().to_string(), document.architecture().to_string()),
+            (String::new(), String::new())
+        );
+    }
+
+    #[test]
+    fn a_config_is_shown_as_it_is_written() {
+        let text = serde_json::json!({
+            "created": "2020-01-01T00:00:00Z", "os": "linux", "architecture": "arm64", "variant": "v8",
+            "config": {
+                "User": "1:2", "Env": ["A=b"], "Entrypoint": ["/x"], "Cmd": ["y"], "WorkingDir": "/w",
+                "Labels": { "a": "b" }, "Volumes": { "/v": {} }, "ExposedPorts": { "80/tcp": {} },
+                "StopSignal": "SIGTERM",
+            },
+            "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", "a".repeat(64))] },
+        });
+        let (document, _layers) = parse_config(text.to_string().as_bytes()).unwrap();
+        assert_eq!(serde_json::to_value(document).unwrap(), text);
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use oci_spec::image::ImageConfiguration;
 use wharf_types::{Digest, Untrusted};
 
-use crate::config::ImageConfig;
 use crate::records::ImageRecord;
 
 /// An image in the store, whole and durable. It is immutable: a new tag makes a new value.
@@ -12,12 +12,17 @@ use crate::records::ImageRecord;
 pub struct Image {
     id: Digest,
     layers: Vec<PathBuf>,
-    config: Untrusted<ImageConfig>,
+    config: Untrusted<ImageConfiguration>,
     record: ImageRecord,
 }
 
 impl Image {
-    pub(crate) fn new(id: Digest, record: ImageRecord, config: ImageConfig, layers_root: &Path) -> Self {
+    pub(crate) fn new(
+        id: Digest,
+        record: ImageRecord,
+        config: ImageConfiguration,
+        layers_root: &Path,
+    ) -> Self {
         let layers = record.chain.iter().map(|name| layers_root.join(name).join("fs")).collect();
         Self { id, layers, config: Untrusted::new(config), record }
     }
@@ -56,7 +61,7 @@ impl Image {
 
     /// What the image says about running it.
     #[must_use]
-    pub fn config(&self) -> &Untrusted<ImageConfig> {
+    pub fn config(&self) -> &Untrusted<ImageConfiguration> {
         &self.config
     }
 

@@ -1,7 +1,7 @@
 //! What a container needs from its image. What the image says about itself is hostile and is bounded here.
 
 use oci_spec::image::Config;
-use wharf_images::{ImageConfig, LayerLease, Store};
+use wharf_images::{LayerLease, Store};
 use wharf_types::HostPath;
 
 use crate::error::{Error, Stage};
@@ -30,7 +30,7 @@ impl ImageView {
         let id = image.id().to_string();
         let reference = image.repo_digests().first().cloned().unwrap_or_else(|| id.clone());
         // The store has limited the length of each field.
-        let config = image.config().admit(config);
+        let config = image.config().admit(|document| document.config().clone()).unwrap_or_default();
         Ok(Self { id, reference, layers, config, lease })
     }
 
@@ -38,18 +38,4 @@ impl ImageView {
     pub(crate) fn config(&self) -> &Config {
         &self.config
     }
-}
-
-/// The config in OCI's form.
-fn config(config: &ImageConfig) -> Config {
-    let mut words = Config::default();
-    words
-        .set_user(Some(config.user.clone()))
-        .set_env(Some(config.env.clone()))
-        .set_entrypoint(Some(config.entrypoint.clone()))
-        .set_cmd(Some(config.cmd.clone()))
-        .set_volumes(Some(config.volumes.clone()))
-        .set_working_dir(Some(config.working_dir.clone()))
-        .set_stop_signal(Some(config.stop_signal.clone()));
-    words
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 use wharf_images::manifest::{Document, parse_index_or_manifest};
-use wharf_images::{LayerSource, Limits, Store, UnpackError, parse_config};
+use wharf_images::{ImageUser, LayerSource, Limits, Store, UnpackError, parse_config};
 use wharf_types::Digest;
 
 use crate::harness::Target;
@@ -55,7 +55,7 @@ fn manifests() -> Vec<(&'static str, Vec<u8>)> {
 fn config(bytes: &[u8]) -> Result<usize, String> {
     let (config, diff_ids) = parse_config(bytes).map_err(|error| wharf_types::chain(&error))?;
     // Whether the user is acceptable is up to the code that runs the image.
-    drop(config.user());
+    drop(ImageUser::of(&config));
     Ok(diff_ids.len())
 }
 

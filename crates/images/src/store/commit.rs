@@ -8,6 +8,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, renameat2};
 use nix::sys::stat::Mode;
+use oci_spec::image::ImageConfiguration;
 use wharf_snapshots::tree::Usage;
 use wharf_sys::Error;
 use wharf_sys::error::Named;
@@ -17,7 +18,7 @@ use wharf_types::{Digest, Reference};
 use super::{Shared, Store, StoreError, system};
 use crate::chain::{self, Chain, ChainError, ChainLayer, Plan};
 use crate::complete::complete;
-use crate::config::{ImageConfig, parse_config};
+use crate::config::parse_config;
 use crate::image::Image;
 use crate::layer::Layer;
 use crate::manifest::{Document, Manifest, digest_of, parse_index_or_manifest};
@@ -47,7 +48,7 @@ pub struct NewImage<'a> {
 /// A new image, verified.
 struct Verified {
     id: Digest,
-    config: ImageConfig,
+    config: ImageConfiguration,
     /// The digests of the uncompressed layers, bottom first.
     diff_ids: Vec<Digest>,
 }

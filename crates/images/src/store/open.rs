@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::stat::{Mode, fchmod};
+use oci_spec::image::ImageConfiguration;
 use wharf_snapshots::tree::Usage;
 use wharf_snapshots::{Trash, ensure_directory, list_names};
 use wharf_state::records::Quarantine;
@@ -21,7 +22,7 @@ use wharf_types::Digest;
 
 use super::index::Index;
 use super::{Shared, Store, StoreError, system};
-use crate::config::{ImageConfig, parse_config};
+use crate::config::parse_config;
 use crate::image::Image;
 use crate::limits::Limits;
 use crate::manifest::{CONFIG_LIMIT_BYTES, digest_of};
@@ -190,7 +191,7 @@ impl Loader<'_> {
         Ok(load_usage(&self.shared.layers_path.join(name))?)
     }
 
-    fn load_image(&mut self, name: &OsStr) -> Option<(Digest, ImageRecord, ImageConfig)> {
+    fn load_image(&mut self, name: &OsStr) -> Option<(Digest, ImageRecord, ImageConfiguration)> {
         if Path::new(name).extension().is_some() {
             // A record that was being written: the older one, if any, is whole beside it.
             if let Err(error) = self.shared.trash.discard(self.shared.images.as_fd(), name) {
@@ -207,7 +208,7 @@ impl Loader<'_> {
         }
     }
 
-    fn read_image(&self, name: &OsStr) -> Result<(Digest, ImageRecord, ImageConfig), Unusable> {
+    fn read_image(&self, name: &OsStr) -> Result<(Digest, ImageRecord, ImageConfiguration), Unusable> {
         let path = self.shared.root_path.join("images").join(name);
         let record = ImageRecord::load(&path)?;
         let id = record.id()?;

@@ -37,7 +37,8 @@ fn an_image_is_found_by_all_its_names() {
     }
     assert!(image.size_bytes() > 0);
     image.config().admit(|config| {
-        assert_eq!((config.user.as_str(), &config.cmd[..]), ("7:8", &["sh".to_owned()][..]));
+        let config = config.config().as_ref().unwrap();
+        assert_eq!((config.user(), config.cmd()), (&Some("7:8".to_owned()), &Some(vec!["sh".to_owned()])));
     });
 }
 
