@@ -21,6 +21,7 @@ const LEVELS: &[&[&str]] = &[
     &["wire", "state", "cri-api"],
     &["isolation", "cgroup", "snapshots", "images", "network"],
     &[
+        "joins",
         "planner",
         "records",
         "host",
@@ -44,10 +45,12 @@ const SAME_LEVEL: &[(&str, &str)] = &[
     ("sys", "types"),
     ("images", "snapshots"),
     ("host", "planner"),
+    ("pods", "joins"),
     ("pods", "host"),
     ("pods", "planner"),
     ("pods", "records"),
     ("pods", "supervision"),
+    ("registry", "joins"),
     ("cri", "pods"),
     // Lists and statuses are made of what a record holds.
     ("cri", "records"),

@@ -14,6 +14,7 @@ use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::Machine;
 use wharf_host::namespaces::Template;
 use wharf_images::Store;
+use wharf_joins::Joins;
 use wharf_network::Network;
 use wharf_planner::{ContainerKey, Filters, PodKey};
 use wharf_snapshots::Snapshots;
@@ -23,11 +24,10 @@ use wharf_types::{ContainerId, PodId, chain};
 
 use crate::container::{Container, InPod};
 use crate::demand::Demand;
-use crate::error::{BLOCKING, Error, Stage, blocking, outcome};
+use crate::error::{Error, Stage, blocking};
 use crate::events::Events;
 use crate::exec_sync::Commands;
 use crate::facts::Event;
-use crate::joins::Joins;
 use crate::logs::Logs;
 use crate::pod::Pod;
 use crate::table::Table;
@@ -97,8 +97,8 @@ pub struct Engine {
     pub(crate) disconnecting: Semaphore,
     /// Notified when a pod's namespaces have been released.
     pub(crate) disconnected: Notify,
-    pub(crate) pod_calls: Joins<PodKey, PodId>,
-    pub(crate) container_calls: Joins<ContainerKey, ContainerId>,
+    pub(crate) pod_calls: Joins<PodKey, Result<PodId, Error>>,
+    pub(crate) container_calls: Joins<ContainerKey, Result<ContainerId, Error>>,
     last_created_ns: AtomicI64,
 }
 
@@ -133,8 +133,8 @@ impl Engine {
             connecting: Semaphore::new(NETWORKS_AT_ONCE),
             disconnecting: Semaphore::new(NETWORKS_AT_ONCE),
             disconnected: Notify::new(),
-            pod_calls: Joins::new(),
-            container_calls: Joins::new(),
+            pod_calls: Joins::default(),
+            container_calls: Joins::default(),
             last_created_ns: AtomicI64::new(0),
         }))
     }
@@ -146,7 +146,7 @@ impl Engine {
         work: impl FnOnce(&Self, &Pod) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (engine, pod) = (Arc::clone(self), Arc::clone(pod));
-        outcome(BLOCKING, tokio::task::spawn_blocking(move || work(&engine, &pod)).await)
+        blocking(move || work(&engine, &pod)).await
     }
 
     /// A time later than all that were returned before, even if the clock stands still or is set back.

@@ -105,6 +105,13 @@ impl From<Refusal> for Error {
     }
 }
 
+/// A task that panicked.
+impl From<tokio::task::JoinError> for Error {
+    fn from(panicked: tokio::task::JoinError) -> Self {
+        Self::fault("the call's task", panicked)
+    }
+}
+
 impl From<wharf_host::Error> for Error {
     fn from(error: wharf_host::Error) -> Self {
         match error {
@@ -133,22 +140,11 @@ impl<T, F: Failure> Stage<T> for Result<T, F> {
     }
 }
 
-/// The stage of work that waits for a disk or the kernel.
-pub(crate) const BLOCKING: &str = "a blocking step";
-
 /// Runs blocking work on the runtime's bounded pool.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    outcome(BLOCKING, tokio::task::spawn_blocking(work).await)
-}
-
-/// The result of a task; one that panicked has failed.
-pub(crate) fn outcome<T>(
-    stage: &'static str,
-    ended: Result<Result<T, Error>, tokio::task::JoinError>,
-) -> Result<T, Error> {
-    ended.unwrap_or_else(|panicked| Err(Error::fault(stage, panicked)))
+    tokio::task::spawn_blocking(work).await?
 }
 
 #[cfg(test)]

@@ -16,7 +16,6 @@ mod facts;
 mod housekeeping;
 mod images;
 mod interactive;
-mod joins;
 mod lock;
 mod logs;
 mod places;

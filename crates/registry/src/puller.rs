@@ -1,12 +1,10 @@
 //! Pulls: each runs once for all callers that want it, as long as any of them waits.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::Semaphore;
 use wharf_images::{Image, Store};
+use wharf_joins::{Call, Joins};
 use wharf_types::Reference;
 use wharf_types::lock::lock;
 
@@ -41,21 +39,13 @@ pub(crate) struct PullerShared {
     /// Permits for commits: an image whose layers take long to assemble must not hold up the others.
     pub(crate) commits: Arc<Semaphore>,
     roots: OnceLock<rustls::RootCertStore>,
-    active: Mutex<Active>,
+    pulls: Joins<Key, PullResult>,
+    running: Mutex<Vec<Weak<Running>>>,
 }
 
-#[derive(Debug, Default)]
-struct Active {
-    pulls: HashMap<Key, Entry>,
-    serial: u64,
-}
-
+/// A running pull, as lists show it. It belongs to the pull, and ends with it.
 #[derive(Debug)]
-struct Entry {
-    serial: u64,
-    flight: WeakShared<BoxFuture<'static, PullResult>>,
-    tracker: Weak<Tracker>,
-}
+struct Running(Arc<Tracker>);
 
 impl Puller {
     /// Makes a puller. It does nothing before the first pull.
@@ -69,7 +59,8 @@ impl Puller {
             downloads,
             commits: Arc::new(Semaphore::new(COMMITS_LIMIT)),
             roots: OnceLock::new(),
-            active: Mutex::default(),
+            pulls: Joins::default(),
+            running: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -91,59 +82,34 @@ impl Puller {
     /// The progress of the running pulls, in no particular order.
     #[must_use]
     pub fn active(&self) -> Vec<PullProgress> {
-        let active = self.shared.lock();
-        let trackers: Vec<_> = active.pulls.values().filter_map(|entry| entry.tracker.upgrade()).collect();
-        drop(active);
-        trackers.iter().map(|tracker| tracker.snapshot()).collect()
+        let running: Vec<_> = lock(&self.shared.running).iter().filter_map(Weak::upgrade).collect();
+        running.iter().map(|pull| pull.0.snapshot()).collect()
     }
 
-    fn join(&self, key: Key) -> Shared<BoxFuture<'static, PullResult>> {
-        let mut active = self.shared.lock();
-        if let Some(flight) = active.pulls.get(&key).and_then(|entry| entry.flight.upgrade()) {
-            return flight;
-        }
-        active.serial += 1;
-        let serial = active.serial;
-        let tracker = Arc::new(Tracker::new(key.0.clone()));
-        let pull = Pull::new(Arc::clone(&self.shared), key.clone(), Arc::clone(&tracker));
-        let departure = Departure { shared: Arc::clone(&self.shared), key: key.clone(), serial };
-        let flight = async move {
-            let _departure = departure;
-            pull.run().await.map_err(Arc::new)
-        };
-        let flight = flight.boxed().shared();
-        // A future that has never been polled can always be downgraded.
-        if let Some(weak) = flight.downgrade() {
-            active.pulls.insert(key, Entry { serial, flight: weak, tracker: Arc::downgrade(&tracker) });
-        }
-        flight
+    fn join(&self, key: Key) -> Call<PullResult> {
+        self.shared.pulls.share(key.clone(), || {
+            let running = self.shared.list(key.0.clone());
+            let pull = Pull::new(Arc::clone(&self.shared), key, Arc::clone(&running.0));
+            async move {
+                let _running = running;
+                pull.run().await.map_err(Arc::new)
+            }
+        })
     }
 }
 
 impl PullerShared {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Active> {
-        lock(&self.active)
+    /// Lists a pull that is about to run.
+    fn list(&self, reference: Reference) -> Arc<Running> {
+        let pull = Arc::new(Running(Arc::new(Tracker::new(reference))));
+        let mut running = lock(&self.running);
+        running.retain(|pull| pull.strong_count() > 0);
+        running.push(Arc::downgrade(&pull));
+        pull
     }
 
     /// The system's root certificates, read once: there are hundreds of them. Blocking.
     pub(crate) fn roots(&self) -> &rustls::RootCertStore {
         self.roots.get_or_init(system_roots)
-    }
-}
-
-/// Takes a pull off the list when it ends, however it ends.
-struct Departure {
-    shared: Arc<PullerShared>,
-    key: Key,
-    serial: u64,
-}
-
-impl Drop for Departure {
-    fn drop(&mut self) {
-        let mut active = self.shared.lock();
-        // The key may already belong to a successor.
-        if active.pulls.get(&self.key).is_some_and(|entry| entry.serial == self.serial) {
-            active.pulls.remove(&self.key);
-        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use wharf_cgroup::{Cgroup, Limits, OldScores};
 use wharf_cri_api::v1::LinuxContainerResources;
+use wharf_joins::spawn;
 use wharf_planner::{self as planner, stop_signal};
 use wharf_supervision::Signal;
 use wharf_types::{ContainerState, ErrorKind, Failure, chain};
@@ -13,7 +14,6 @@ use wharf_types::{ContainerState, ErrorKind, Failure, chain};
 use super::{Engine, KILL_PATIENCE};
 use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking, known};
-use crate::joins::spawn;
 use crate::pod::Pod;
 
 impl Engine {
