@@ -92,6 +92,10 @@ const DIRECT_ONLY_IN: &[(&str, &[&str])] = &[
     ("oci-spec", &["images", "planner", "pods"]),
 ];
 
+/// The asynchronous crates that may wait for a disk wherever they like: the command line serves one call, and the bindings
+/// do nothing of their own.
+const MAY_WAIT: &[&str] = &["cli", "cri-api", "tests"];
+
 /// One declared dependency of a crate in the workspace.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Edge {
@@ -165,6 +169,13 @@ fn wrong_direct(edges: &BTreeSet<Edge>, banned: &str, allowed: &[&str]) -> Vec<S
         .filter(|user| !allowed.contains(user))
         .map(|user| format!("{user} depends on {banned}; only {allowed:?} may"))
         .collect()
+}
+
+/// Asynchronous crates in which a call on a file is not refused.
+fn unguarded(edges: &BTreeSet<Edge>, is_guarded: impl Fn(&str) -> bool) -> Vec<String> {
+    let users = edges.iter().filter(|edge| edge.to == "tokio").filter_map(|edge| own(&edge.from));
+    let unguarded = users.filter(|user| !MAY_WAIT.contains(user) && !is_guarded(user));
+    unguarded.map(|user| format!("{user} is asynchronous: link crates/pods/clippy.toml in it")).collect()
 }
 
 /// The shortest path from a package to each banned one that it reaches.
@@ -310,6 +321,15 @@ fn guarded_crates_are_used_where_allowed() {
     assert_none(&wrong.collect::<Vec<_>>());
 }
 
+#[test]
+fn asynchronous_crates_make_no_call_on_files_by_mistake() {
+    let is_guarded = |name: &str| {
+        let lints = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates").join(name).join("clippy.toml");
+        std::fs::read_to_string(lints).is_ok_and(|lints| lints.contains("std::fs::File::open"))
+    };
+    assert_none(&unguarded(&declared().1, is_guarded));
+}
+
 // ---- Each rule can fail ----
 
 fn edges(pairs: &[(&str, &str)]) -> BTreeSet<Edge> {
@@ -362,6 +382,18 @@ fn an_acting_planner_is_found() {
 fn a_guarded_crate_in_the_wrong_place_is_found() {
     let found = edges(&[("wharf-sys", "libc"), ("wharf-pods", "libc"), ("wharf-pods", "rustix")]);
     assert_eq!(wrong_direct(&found, "libc", &["sys"]), ["pods depends on libc; only [\"sys\"] may"]);
+}
+
+#[test]
+fn an_unguarded_crate_is_found() {
+    let edges = edges(&[
+        ("wharf-pods", "tokio"),
+        ("wharf-cri", "tokio"),
+        ("wharf-cli", "tokio"),
+        ("wharf-types", "serde"),
+    ]);
+    let found = unguarded(&edges, |name| name == "pods");
+    assert_eq!(found, ["cri is asynchronous: link crates/pods/clippy.toml in it"]);
 }
 
 #[test]

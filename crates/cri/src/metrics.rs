@@ -66,6 +66,7 @@ impl<R> Family<R> {
 }
 
 /// The container families for which this node has samples.
+#[expect(clippy::disallowed_methods, reason = "procfs has no disk to wait for")]
 fn of_containers(cgroups: &Cgroups) -> Vec<&'static Family<Reading>> {
     let pressure = cgroups.version() != Version::V1 && std::path::Path::new("/proc/pressure").exists();
     let huge_pages = cgroups.controllers().contains(&Controller::Hugetlb);

@@ -157,6 +157,7 @@ fn runtime_handlers(others: Vec<String>) -> Vec<RuntimeHandler> {
 }
 
 /// Whether the kernel can change the attributes of a whole tree of mounts. The test changes no attribute of the root.
+#[expect(clippy::disallowed_methods, reason = "nobody is served yet")]
 fn can_forbid_recursively() -> bool {
     use wharf_sys::mount::{Attributes, Depth, forbid};
     let root = std::fs::File::open("/");

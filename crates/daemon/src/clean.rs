@@ -3,6 +3,7 @@
 //! It takes over pods and removes them as the daemon would, so that what they left in the kernel is removed as well.
 //! Then it removes the network, the cgroups and the files. Images stay unless `--images` is given. IP forwarding stays
 //! enabled, because other programs may rely on it by now.
+#![expect(clippy::disallowed_methods, reason = "a command that nobody else waits for")]
 
 use std::collections::HashSet;
 use std::io::{ErrorKind, Write};

@@ -1,5 +1,6 @@
 //! The configuration: one TOML file, and drop-ins beside it that replace single keys. Unknown keys are errors. Every
 //! key has a default, so wharfd runs without any file.
+#![expect(clippy::disallowed_methods, reason = "it is read at the start, or where `spawn_blocking` leads")]
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
 //! Serves the CRI socket until a signal ends the daemon.
+#![expect(clippy::disallowed_methods, reason = "it runs on the main thread, which is no worker")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

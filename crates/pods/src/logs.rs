@@ -50,6 +50,7 @@ fn unopened(error: wharf_sys::Error) -> Error {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test may wait for a disk")]
 mod tests {
     use super::*;
     use nix::errno::Errno;

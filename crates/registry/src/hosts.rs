@@ -3,6 +3,7 @@
 //!
 //! The mirrors come first, in the order of the file, then the registry itself (`server`, or the image's host). Each
 //! pull reads the files anew: they are small, and an edit takes effect at once.
+#![expect(clippy::disallowed_methods, reason = "only `spawn_blocking` leads here")]
 
 mod certificates;
 mod file;

@@ -1,4 +1,5 @@
 //! Everything from which the samples of one container are computed, at one moment.
+#![expect(clippy::disallowed_methods, reason = "only `spawn_blocking` leads here")]
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;

@@ -1,5 +1,6 @@
 //! Whole pulls against registries that behave, lie, break, dawdle or require authentication: real sockets on loopback,
 //! and the real store in a directory of the test's own.
+#![expect(clippy::disallowed_methods, reason = "a test may wait for a disk")]
 
 #[cfg(test)]
 mod auth;

@@ -1,4 +1,5 @@
 //! TLS: only clients with a certificate from the authority are served.
+#![expect(clippy::disallowed_methods, reason = "a test may wait for a disk")]
 
 use std::fs;
 use std::sync::Arc;
