@@ -21,7 +21,7 @@ const LEVELS: &[&[&str]] = &[
     &["wire", "state", "cri-api"],
     &["isolation", "cgroup", "snapshots", "images", "network"],
     &[
-        "joins",
+        "tasks",
         "planner",
         "records",
         "host",
@@ -45,12 +45,12 @@ const SAME_LEVEL: &[(&str, &str)] = &[
     ("sys", "types"),
     ("images", "snapshots"),
     ("host", "planner"),
-    ("pods", "joins"),
+    ("pods", "tasks"),
     ("pods", "host"),
     ("pods", "planner"),
     ("pods", "records"),
     ("pods", "supervision"),
-    ("registry", "joins"),
+    ("registry", "tasks"),
     ("cri", "pods"),
     // Lists and statuses are made of what a record holds.
     ("cri", "records"),

@@ -14,16 +14,15 @@ use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::Machine;
 use wharf_host::namespaces::Template;
 use wharf_images::Store;
-use wharf_joins::Joins;
 use wharf_network::Network;
 use wharf_planner::{ContainerKey, Filters, PodKey};
 use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
 use wharf_supervision::Program;
+use wharf_tasks::{Demand, Joins};
 use wharf_types::{ContainerId, PodId, chain};
 
 use crate::container::{Container, InPod};
-use crate::demand::Demand;
 use crate::error::{Error, Stage, blocking};
 use crate::events::Events;
 use crate::exec_sync::Commands;
@@ -34,7 +33,6 @@ use crate::table::Table;
 
 mod create;
 mod lifecycle;
-mod persist;
 mod pod;
 mod remove;
 mod supervision;

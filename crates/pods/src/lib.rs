@@ -6,7 +6,6 @@
 //! truth: a container runs if its supervisor says so, and a pod is ready if its supervisor exists.
 
 mod container;
-mod demand;
 mod engine;
 mod error;
 mod events;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use tokio::sync::Semaphore;
 use wharf_images::{Image, Store};
-use wharf_joins::{Call, Joins};
+use wharf_tasks::{Call, Joins};
 use wharf_types::Reference;
 use wharf_types::lock::lock;
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use wharf_cgroup::{Cgroup, Limits, OldScores};
 use wharf_cri_api::v1::LinuxContainerResources;
-use wharf_joins::spawn;
 use wharf_planner::{self as planner, stop_signal};
 use wharf_supervision::Signal;
+use wharf_tasks::spawn;
 use wharf_types::{ContainerState, ErrorKind, Failure, chain};
 
 use super::{Engine, KILL_PATIENCE};

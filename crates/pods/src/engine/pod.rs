@@ -17,16 +17,15 @@ use wharf_cri_api::v1::{ContainerEventType, PodSandboxConfig};
 use wharf_host::files::{self, FilesPlan};
 use wharf_host::namespaces::NamespacePlan;
 use wharf_host::{directories, earlier};
-use wharf_joins::spawn;
 use wharf_network::{Attachment, Dns, PodAddresses, PortMapping, StatsSocket};
 use wharf_planner::{PodKey, check_pod};
 use wharf_records::{Phase, PodRecord};
 use wharf_supervision as supervision;
+use wharf_tasks::{persist, spawn};
 use wharf_types::PodId;
 
 use super::Engine;
 use super::create::pod_cgroup;
-use super::persist::persist;
 use crate::error::{Error, Stage, blocking, known};
 use crate::pod::Pod;
 

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::ContainerEventType;
-use wharf_joins::spawn;
 use wharf_records::ContainerRecord;
+use wharf_tasks::{persist, spawn};
 use wharf_types::{ContainerId, ErrorKind, Failure, chain};
 
-use super::persist::persist;
 use super::{Engine, kill_cgroup};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking, known};

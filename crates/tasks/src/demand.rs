@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Who wants results, and whether there are any.
 #[derive(Debug)]
-pub(crate) struct Demand {
+pub struct Demand {
     asked: watch::Sender<Option<Instant>>,
     state: watch::Sender<Results>,
 }
@@ -35,7 +35,7 @@ impl Default for Demand {
 
 impl Demand {
     /// Asks for results: rounds begin, or go on. After a pause, waits for the first round.
-    pub(crate) async fn ask(&self) {
+    pub async fn ask(&self) {
         self.asked.send_replace(Some(Instant::now()));
         let mut state = self.state.subscribe();
         // The sender is this object's, so only the time can end the wait early.
@@ -43,7 +43,7 @@ impl Demand {
     }
 
     /// Waits until results are wanted: not at all if somebody has asked lately.
-    pub(crate) async fn wanted(&self) {
+    pub async fn wanted(&self) {
         let mut asked = self.asked.subscribe();
         let is_wanted = |asked: &Option<Instant>| asked.is_some_and(|asked| asked.elapsed() < LEASE);
         if !is_wanted(&asked.borrow()) {
@@ -53,7 +53,7 @@ impl Demand {
     }
 
     /// Notes that a round is over.
-    pub(crate) fn met(&self) {
+    pub fn met(&self) {
         self.state.send_replace(Results::Present);
     }
 }
