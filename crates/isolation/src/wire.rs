@@ -341,3 +341,6 @@ fn process_in(process: v1::Process) -> Result<Process, String> {
         seccomp_flags: process.seccomp_flags,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,8 @@ mod port_forward;
 mod recovery;
 mod runtime_spec;
 mod table;
+#[cfg(test)]
+mod tests;
 mod usage;
 
 pub use container::Container;

@@ -108,3 +108,28 @@ impl Disk {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_open_files_is_the_processs_own() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let (soft, _hard) =
+            nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+        assert_eq!(open_files_limit(own), Some(soft));
+        assert_eq!(open_files_limit(0), None, "a container that has exited has none");
+    }
+
+    #[test]
+    fn a_file_system_is_named_by_its_device_if_it_has_one() {
+        let memory = Disk::of(Path::new("/proc")).unwrap();
+        assert!(memory.device.starts_with("0:"), "{}: nothing in /dev", memory.device);
+        let directory = tempfile::tempdir().unwrap();
+        let disk = Disk::of(directory.path()).unwrap();
+        assert!(disk.bytes > 0 && disk.inodes >= disk.inodes_free);
+        assert_eq!(disk.device, Disk::of(&directory.path().join(".")).unwrap().device);
+        assert!(Disk::of(&directory.path().join("missing")).is_none());
+    }
+}

@@ -1,0 +1,174 @@
+//! A plan arrives as it was sent, or is refused.
+
+use super::*;
+use wharf_types::ContainerId;
+
+fn host(path: &str) -> HostPath {
+    HostPath::new(path).unwrap()
+}
+
+fn inside(path: &str) -> ContainerPath {
+    ContainerPath::new(path).unwrap()
+}
+
+fn id(byte: u8) -> ContainerId {
+    ContainerId::from_random([byte; 32])
+}
+
+fn mount(target: &str, source: Source, propagation: Propagation) -> MountPlan {
+    let attributes = Attributes::READ_ONLY.and(Attributes::NO_SUID);
+    MountPlan { target: inside(target), source, attributes, recursive_read_only: true, propagation }
+}
+
+/// A plan in which everything is set.
+fn full() -> Plan {
+    let options = vec![("size".to_owned(), "64k".to_owned()), ("newinstance".to_owned(), String::new())];
+    Plan {
+        container: id(1),
+        rootfs: Rootfs {
+            lowers: vec![host("/layers/top"), host("/layers/base")],
+            upper: host("/snapshots/upper"),
+            work: host("/snapshots/work"),
+            read_only: true,
+        },
+        namespaces: Namespaces {
+            net: Some(host("/pod/net")),
+            ipc: Some(host("/pod/ipc")),
+            uts: Some(host("/pod/uts")),
+            pid: PidNamespace::Target(id(2)),
+            cgroup: true,
+        },
+        cgroup: CgroupPlan {
+            directory: Some(host("/cgroup/unified")),
+            entries: vec![host("/cgroup/memory/tasks")],
+            kill_directory: host("/cgroup/unified"),
+            oom_file: Some(host("/cgroup/memory/memory.oom_control")),
+        },
+        mounts: vec![
+            mount("/tree", Source::Tree(host("/a")), Propagation::Private),
+            mount("/single", Source::Single(host("/b")), Propagation::Slave),
+            mount("/volume", Source::Volume(host("/c")), Propagation::Shared),
+            mount("/etc/hosts", Source::OfPod(host("/pod/hosts")), Propagation::Private),
+            mount("/new", Source::Filesystem { kind: "tmpfs".to_owned(), options }, Propagation::Private),
+        ],
+        devices: vec![DeviceNode {
+            path: inside("/dev/fuse"),
+            kind: 0o020_000,
+            major: 10,
+            minor: 229,
+            mode: 0o666,
+            uid: 1,
+            gid: 2,
+        }],
+        masked_paths: vec![inside("/proc/keys")],
+        readonly_paths: vec![inside("/proc/sys")],
+        process: process(),
+        stdio: Stdio {
+            log: Some(LogFile { directory: host("/logs"), name: "main/0.log".to_owned() }),
+            input: Input::Once,
+            terminal: true,
+        },
+    }
+}
+
+fn process() -> Process {
+    Process {
+        args: vec![b"/bin/sh".to_vec(), b"-c".to_vec(), b"\xff".to_vec()],
+        env: vec![b"A=\xfe".to_vec()],
+        cwd: inside("/srv"),
+        user: User {
+            user: "me".to_owned(),
+            group: "7".to_owned(),
+            additional_groups: vec![8, 9],
+            strict: true,
+        },
+        capabilities: Capabilities { bounding: 1, effective: 2, permitted: 3, inheritable: 4, ambient: 5 },
+        no_new_privileges: true,
+        limits: vec![Limit { resource: 7, soft: 1024, hard: u64::MAX }],
+        oom_score_adj: Some(-998),
+        seccomp: vec![6, 0, 0, 0, 0, 0, 0xff, 0x7f],
+        seccomp_flags: 2,
+    }
+}
+
+fn sent(plan: &Plan) -> Result<Plan, String> {
+    Plan::try_from(v1::Plan::from(plan))
+}
+
+#[test]
+fn a_plan_arrives_as_it_was_sent() {
+    let plan = full();
+    assert_eq!(sent(&plan), Ok(plan.clone()));
+    let mut plain = plan;
+    plain.namespaces = Namespaces { net: None, ipc: None, uts: None, pid: PidNamespace::Host, cgroup: false };
+    plain.cgroup = CgroupPlan { directory: None, entries: Vec::new(), oom_file: None, ..plain.cgroup };
+    plain.stdio = Stdio { log: None, input: Input::Empty, terminal: false };
+    plain.process.oom_score_adj = None;
+    assert_eq!(sent(&plain), Ok(plain.clone()));
+    for pid in [PidNamespace::Container, PidNamespace::Pod] {
+        plain.namespaces.pid = pid;
+        assert_eq!(sent(&plain), Ok(plain.clone()));
+    }
+    plain.stdio.input = Input::Kept;
+    assert_eq!(sent(&plain), Ok(plain));
+}
+
+#[test]
+fn the_supervisor_keeps_what_commands_need() {
+    let Plan { container, namespaces, cgroup, process, stdio, .. } = full();
+    let kept = Outline { container, namespaces, cgroup, process, stdio };
+    let v1::Plan { container, namespaces, cgroup, process, stdio, .. } = v1::Plan::from(&full());
+    let message = v1::Outline { container, namespaces, cgroup, process, stdio };
+    assert_eq!(Outline::try_from(message), Ok(kept));
+}
+
+/// A supervisor of an earlier release knows no files of the pod, and binds them by their path.
+#[test]
+fn files_of_the_pod_are_single_files_for_an_earlier_release() {
+    let file = v1::Plan::from(&full()).mounts.swap_remove(3);
+    assert!(file.of_pod && file.single);
+    let earlier = v1::Mount { of_pod: false, ..file };
+    assert_eq!(mount_in(earlier).unwrap().source, Source::Single(host("/pod/hosts")));
+}
+
+/// What is changed in a message, and what is said of it.
+type Case = (fn(&mut v1::Plan), &'static str);
+
+const REFUSED: &[Case] = &[
+    (|plan| plan.container.clear(), "id"),
+    (|plan| plan.container = "../x".to_owned(), "id"),
+    (|plan| plan.rootfs = None, "no rootfs"),
+    (|plan| plan.rootfs.as_mut().unwrap().lowers[1] = "relative".to_owned(), "relative"),
+    (|plan| plan.rootfs.as_mut().unwrap().upper.clear(), "path"),
+    (|plan| plan.namespaces = None, "no namespaces"),
+    (|plan| plan.namespaces.as_mut().unwrap().net = "net".to_owned(), "net"),
+    (|plan| plan.namespaces.as_mut().unwrap().pid = 9, "9"),
+    (|plan| plan.namespaces.as_mut().unwrap().pid_target.clear(), "id"),
+    (|plan| plan.cgroup = None, "no cgroup"),
+    (|plan| plan.cgroup.as_mut().unwrap().kill_directory.clear(), "path"),
+    (|plan| plan.mounts[0].target = "relative".to_owned(), "relative"),
+    (|plan| plan.mounts[0].source.clear(), "path"),
+    (|plan| plan.mounts[0].propagation = 9, "9"),
+    (|plan| plan.devices[0].path.clear(), "path"),
+    (|plan| plan.masked_paths[0] = "keys".to_owned(), "keys"),
+    (|plan| plan.readonly_paths[0].clear(), "path"),
+    (|plan| plan.process = None, "no process"),
+    (|plan| plan.process.as_mut().unwrap().args.clear(), "no program"),
+    (|plan| plan.process.as_mut().unwrap().capabilities = None, "no capabilities"),
+    (|plan| plan.process.as_mut().unwrap().cwd = "srv".to_owned(), "srv"),
+    (|plan| plan.stdio = None, "no stdio"),
+    (|plan| plan.stdio.as_mut().unwrap().log_directory.clear(), "path"),
+];
+
+#[test]
+fn a_message_that_is_no_plan_is_refused_with_what_is_wrong() {
+    for (at, (change, said)) in REFUSED.iter().enumerate() {
+        let mut message = v1::Plan::from(&full());
+        change(&mut message);
+        let problem = Plan::try_from(message).unwrap_err();
+        assert!(problem.contains(said), "{at}: {problem:?} does not say {said:?}");
+    }
+    let garbage = Plan::decode(b"\xff").unwrap_err();
+    assert!(matches!(garbage, Error::Plan { .. }), "{garbage}");
+    assert!(matches!(Outline::decode(b"\xff"), Err(Error::Plan { .. })));
+}

@@ -1,0 +1,152 @@
+//! StopContainer, RemoveContainer and UpdateContainerResources.
+
+use std::time::Duration;
+
+use wharf_cri_api::v1::{ContainerEventType, LinuxContainerResources};
+use wharf_records::ContainerRecord;
+use wharf_types::{ContainerState, ErrorKind, Exit, Failure as _};
+use wharf_wire::v1::failure::Kind;
+
+use super::world::{World, alone};
+use crate::container::Container;
+use crate::pod::Pod;
+
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_secs(3600);
+/// Over before a supervisor could do anything.
+const SHORT: Duration = Duration::from_millis(1);
+
+#[test]
+fn a_program_is_asked_before_it_is_killed() {
+    alone(async |world| {
+        let (pod, supervisor) = world.pod().await;
+        let container = world.start(&pod).await;
+        world.engine.stop_container(container.id().as_str(), LONG).await.unwrap();
+        assert_eq!(supervisor.asked()[2..], ["signal 2"], "the image's own signal");
+        assert_eq!(container.exit(), Exit::Signal { number: 2, oom: false });
+        world.engine.stop_container(container.id().as_str(), LONG).await.unwrap();
+        assert_eq!(supervisor.asked().len(), 3, "an exited container is stopped");
+    });
+}
+
+#[test]
+fn a_program_that_does_not_listen_is_killed_after_its_time() {
+    alone(async |world| {
+        let (pod, supervisor) = world.pod().await;
+        let container = world.start(&pod).await;
+        supervisor.ignore("signal 2");
+        world.engine.stop_container(container.id().as_str(), SHORT).await.unwrap();
+        assert_eq!(supervisor.asked()[2..], ["signal 2", "kill"]);
+        assert_eq!(container.exit(), Exit::Signal { number: 9, oom: false });
+    });
+}
+
+#[test]
+fn a_container_that_was_never_started_is_not_waited_for() {
+    alone(async |world| {
+        let (pod, supervisor) = world.pod().await;
+        let container = world.create(&pod).await;
+        world.engine.stop_container(container.id().as_str(), LONG).await.unwrap();
+        assert_eq!(supervisor.asked(), ["create", "kill"]);
+        assert!(container.is_exited());
+    });
+}
+
+#[test]
+fn a_supervisor_that_sends_no_signal_is_done_without() {
+    alone(async |world| {
+        let (pod, supervisor) = world.pod().await;
+        let container = world.start(&pod).await;
+        supervisor.refuse("kill", Kind::Internal);
+        world.engine.stop_container(container.id().as_str(), Duration::ZERO).await.unwrap();
+        assert_eq!(container.exit(), Exit::Lost, "its cgroup is empty, and nobody says how that came");
+    });
+}
+
+#[test]
+fn a_removed_container_leaves_nothing_and_is_gone_for_good() {
+    alone(async |world| {
+        let (pod, supervisor) = world.pod().await;
+        let container = world.start(&pod).await;
+        let mut events = world.engine.subscribe();
+        let id = container.id().as_str();
+        let (one, other) = tokio::join!(world.engine.remove_container(id), world.engine.remove_container(id));
+        one.and(other).unwrap();
+        let removals = supervisor.asked().iter().filter(|asked| *asked == "remove").count();
+        assert_eq!(removals, 1, "the second caller found nothing to remove");
+        world.assert_no_container(&pod, "removed");
+        world.engine.remove_container(id).await.unwrap();
+        world.engine.stop_container(id, LONG).await.unwrap();
+        let mut kinds = Vec::new();
+        while let Ok(event) = events.try_recv() {
+            kinds.push(event.kind);
+        }
+        use ContainerEventType::{ContainerDeletedEvent, ContainerStoppedEvent};
+        assert_eq!(kinds, [ContainerStoppedEvent, ContainerDeletedEvent], "each once");
+    });
+}
+
+#[test]
+fn a_removal_that_a_supervisor_refuses_can_be_repeated() {
+    alone(async |world| {
+        let (pod, supervisor) = world.pod().await;
+        let container = world.start(&pod).await;
+        let id = container.id().as_str();
+        supervisor.refuse("remove", Kind::Internal);
+        world.engine.remove_container(id).await.unwrap_err();
+        assert!(world.engine.container(id).is_ok(), "it is still listed");
+        supervisor.relent();
+        world.engine.remove_container(id).await.unwrap();
+        world.assert_no_container(&pod, "removed at the second attempt");
+    });
+}
+
+#[test]
+fn a_supervisor_that_cannot_forget_now_is_asked_again_later() {
+    alone(async |world| {
+        let (pod, supervisor) = world.pod().await;
+        let container = world.start(&pod).await;
+        supervisor.refuse("remove", Kind::Expired);
+        world.engine.remove_container(container.id().as_str()).await.unwrap();
+        world.assert_no_container(&pod, "removed without its supervisor");
+        super::world::until(|| supervisor.asked()[2..] == ["kill", "remove", "kill", "remove"]).await;
+    });
+}
+
+fn limits(cpu_shares: i64, cpuset: &str) -> LinuxContainerResources {
+    LinuxContainerResources { cpu_shares, cpuset_cpus: cpuset.to_owned(), ..Default::default() }
+}
+
+/// The shares in memory and on disk, which are always the same.
+fn shares(world: &World, pod: &Pod, container: &Container) -> i64 {
+    let of = |record: &ContainerRecord| record.config.linux.clone()?.resources.map(|it| it.cpu_shares);
+    let on_disk = ContainerRecord::load(&world.layout().container_record(pod.id(), container.id()));
+    let in_memory = container.with_record(of);
+    assert_eq!(of(&on_disk.unwrap()), in_memory);
+    in_memory.unwrap_or_default()
+}
+
+#[test]
+fn an_update_changes_limits_and_record_or_neither() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let container = world.start(&pod).await;
+        let id = container.id().as_str();
+        world.engine.update_container(id, limits(512, "")).await.unwrap();
+        assert_eq!(shares(world, &pod, &container), 512);
+        world.engine.update_container(id, limits(0, "0")).await.unwrap();
+        assert_eq!(shares(world, &pod, &container), 512, "what a request does not set stays");
+        let refused = world.engine.update_container(id, limits(256, "4000")).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidArgument, "{refused}");
+        assert_eq!(shares(world, &pod, &container), 512);
+        let records = world.layout().container_records(pod.id());
+        std::fs::rename(&records, world.aside("records")).unwrap();
+        world.engine.update_container(id, limits(256, "")).await.unwrap_err();
+        std::fs::rename(world.aside("records"), &records).unwrap();
+        assert_eq!(shares(world, &pod, &container), 512, "without a record, no limit");
+        assert!(matches!(container.shown(), ContainerState::Running { .. }));
+        world.engine.stop_container(id, Duration::ZERO).await.unwrap();
+        let late = world.engine.update_container(id, limits(256, "")).await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::FailedPrecondition, "{late}");
+    });
+}

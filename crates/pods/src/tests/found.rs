@@ -1,0 +1,174 @@
+//! What a daemon makes of what an earlier one left.
+
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use wharf_planner::PodKey;
+use wharf_records::{ContainerRecord, Phase, PodRecord};
+use wharf_state::record::{Durability, Format};
+use wharf_state::records::Content;
+use wharf_state::{ExitRecord, Layout};
+use wharf_types::{ContainerState, ErrorKind, Exit, Failure as _};
+use wharf_wire::v1::container_status;
+
+use super::supervisor::Supervisor;
+use super::world::{World, alone, container_config, pod_config};
+use crate::engine::Engine;
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().into_string().unwrap()).collect()
+}
+
+/// The records in quarantine, without the numbers that tell them apart.
+fn quarantined(world: &World) -> usize {
+    names(&world.layout().quarantine()).len()
+}
+
+/// Saves a record as a newer release would, whose content this one does not understand.
+fn save_newer<R: Content>(path: &Path) {
+    let format = Format { version: R::FORMAT.version + 1, ..R::FORMAT };
+    wharf_state::record::save(path, format, b"\xff", Durability::Volatile).unwrap();
+}
+
+#[test]
+fn containers_without_their_supervisor_have_ended_as_is_on_disk() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let seen = world.start(&pod).await;
+        let unseen = world.try_create(&pod, container_config("other")).await.unwrap();
+        let end = ExitRecord { exit: Exit::Code(3), started_at_ns: 10, finished_at_ns: 20 };
+        end.save(&world.layout().exit_record(pod.id(), seen.id())).unwrap();
+        let next = world.next_engine();
+        next.recover().await;
+        let (found, seen) = next.container(seen.id().as_str()).unwrap();
+        assert_eq!(seen.exit(), Exit::Code(3));
+        assert_eq!(next.container(unseen.as_str()).unwrap().1.exit(), Exit::Lost);
+        assert!(!found.is_ready(), "no supervisor, no pod");
+        assert!(next.creation_time() > pod.created_at_ns(), "newer pods are newer");
+        let again = next.create_container(pod.id().as_str(), container_config("app"), pod.config()).await;
+        assert_eq!(again.unwrap_err().kind(), ErrorKind::FailedPrecondition, "its name is taken");
+        let again = next.run_pod(pod_config("web"), String::new()).await.unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::FailedPrecondition, "so is the pod's");
+        next.remove_pod(pod.id().as_str()).await.unwrap();
+        assert!(names(&world.layout().pods()).is_empty());
+    });
+}
+
+/// Recovers while a supervisor listens that has this container.
+async fn recover_with(next: &std::sync::Arc<Engine>, directory: &Path, supervised: impl FnOnce(&Supervisor)) {
+    let listener = wharf_sys::socket::listen(&Layout::supervisor_socket(directory)).unwrap();
+    let accept = async {
+        loop {
+            match wharf_sys::socket::accept(listener.as_fd()) {
+                Ok((socket, _)) => return Supervisor::prepared(socket, supervised),
+                Err(error) if error.errno == nix::errno::Errno::EAGAIN => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    tokio::join!(next.recover(), accept);
+}
+
+#[test]
+fn a_supervisor_that_lives_is_believed_and_its_containers_go_on() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let container = world.start(&pod).await;
+        let next = world.next_engine();
+        let running = |supervisor: &Supervisor| {
+            supervisor.hold(container.id(), container_status::Phase::Running);
+        };
+        recover_with(&next, &world.layout().pod(pod.id()), running).await;
+        let (pod, container) = next.container(container.id().as_str()).unwrap();
+        assert!(pod.is_ready());
+        assert_eq!(container.known(), Some(ContainerState::Running { started_at_ns: 10 }));
+        assert!(container.stages().is_empty(), "this daemon did not make it");
+        assert!(container.cgroup().is_some());
+    });
+}
+
+#[test]
+fn what_nobody_was_told_of_is_taken_back() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let container = world.create(&pod).await;
+        let path = world.layout().container_record(pod.id(), container.id());
+        let half = ContainerRecord { phase: Phase::Making.into(), groups: Vec::new(), ..container.record() };
+        half.save(&path).unwrap();
+        let next = world.next_engine();
+        next.recover().await;
+        super::world::until(|| !path.exists()).await;
+        world.engine.forget(&pod, &container);
+        world.assert_no_container(&pod, "taken back");
+        assert_eq!(next.pods().len(), 1, "its pod is whole");
+    });
+}
+
+#[test]
+fn a_damaged_record_is_put_aside_and_what_it_meant_is_undone() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let container = world.create(&pod).await;
+        std::fs::write(world.layout().container_record(pod.id(), container.id()), "nonsense").unwrap();
+        let next = world.next_engine();
+        next.recover().await;
+        assert_eq!((next.pods().len(), next.containers().len(), quarantined(world)), (1, 0, 1));
+        world.engine.forget(&pod, &container);
+        world.assert_no_container(&pod, "undone");
+        std::fs::write(world.layout().pod_record(pod.id()), "nonsense").unwrap();
+        let next = world.next_engine();
+        next.recover().await;
+        assert_eq!((next.pods().len(), quarantined(world)), (0, 2));
+        assert!(PodKey::of(pod.config()).is_ok() && next.table.owners().contains(pod.id()));
+        next.tidy().await;
+        assert!(names(&world.layout().pods()).is_empty() && next.table.owners().is_empty());
+    });
+}
+
+#[test]
+fn what_a_newer_release_recorded_is_left_alone() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let container = world.create(&pod).await;
+        let path = world.layout().container_record(pod.id(), container.id());
+        save_newer::<ContainerRecord>(&path);
+        let next = world.next_engine();
+        next.recover().await;
+        assert_eq!((next.pods().len(), next.containers().len()), (1, 0));
+        assert!(next.pods()[0].is_stranger(container.id()), "its supervisor keeps it");
+        save_newer::<PodRecord>(&world.layout().pod_record(pod.id()));
+        let next = world.next_engine();
+        next.recover().await;
+        next.tidy().await;
+        assert!(next.pods().is_empty() && next.table.owners().contains(pod.id()));
+        assert!(path.exists() && world.layout().pod_record(pod.id()).exists());
+        let snapshots = world.engine.parts.snapshots.list().unwrap();
+        assert_eq!(snapshots, [container.id().clone()], "its files, too");
+        assert_eq!(quarantined(world), 0);
+    });
+}
+
+#[test]
+fn snapshots_of_no_container_are_swept() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let container = world.create(&pod).await;
+        let stray = wharf_types::ContainerId::from_random([9; 32]);
+        let top = world.engine.parts.images.list()[0].layers()[0].clone();
+        world.engine.parts.snapshots.prepare(&stray, &top).unwrap();
+        world.next_engine().recover().await;
+        let left = world.engine.parts.snapshots.list().unwrap();
+        assert_eq!(left, [container.id().clone()]);
+    });
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_read_keeps_no_daemon_from_starting() {
+    alone(async |world| {
+        let next = world.next_engine();
+        std::fs::remove_dir(world.layout().pods()).unwrap();
+        next.recover().await;
+        assert!(next.pods().is_empty() && next.unready().is_none());
+    });
+}
