@@ -10,10 +10,12 @@ mod facts;
 pub mod files;
 pub mod namespaces;
 mod pod;
+mod ports;
 mod readiness;
 mod sysctls;
 
 pub use error::Error;
 pub use facts::{Machine, facts};
 pub use pod::{files_plan, namespace_plan, namespaces as namespaces_of};
+pub use ports::port_mappings;
 pub use readiness::{Extent, Unready, unready};

@@ -6,8 +6,6 @@
 //! starts, the network, the record of a complete pod. Containers come later. So does the first process of a PID
 //! namespace that they share: the supervisor makes it for the first of them.
 
-mod ports;
-
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -44,7 +42,7 @@ impl Decision {
         Ok(Self {
             namespaces: wharf_host::namespace_plan(config)?,
             files: wharf_host::files_plan(config)?,
-            ports: ports::of(config)?,
+            ports: wharf_host::port_mappings(config)?,
         })
     }
 }

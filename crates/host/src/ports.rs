@@ -1,17 +1,19 @@
-//! The ports of the request of RunPodSandbox, as the network has them.
+//! The host ports of a pod, as the network has them.
 
 use wharf_cri_api::v1::{self, PodSandboxConfig, Protocol as CriProtocol};
 use wharf_network::{PortMapping, Protocol};
-
-use crate::error::Error;
+use wharf_planner::Refusal;
 
 /// The host ports that lead into the pod.
-pub(super) fn of(config: &PodSandboxConfig) -> Result<Vec<PortMapping>, Error> {
+///
+/// # Errors
+/// A number is not a port, or an address is none.
+pub fn port_mappings(config: &PodSandboxConfig) -> Result<Vec<PortMapping>, Refusal> {
     config.port_mappings.iter().map(mapping).collect()
 }
 
-fn mapping(asked: &v1::PortMapping) -> Result<PortMapping, Error> {
-    let no_address = |error| Error::invalid("host_ip", format!("{:?}: {error}", asked.host_ip));
+fn mapping(asked: &v1::PortMapping) -> Result<PortMapping, Refusal> {
+    let no_address = |error| refused("host_ip", format!("{:?}: {error}", asked.host_ip));
     let host_ip = (!asked.host_ip.is_empty()).then(|| asked.host_ip.parse().map_err(no_address));
     Ok(PortMapping {
         protocol: match asked.protocol() {
@@ -25,8 +27,12 @@ fn mapping(asked: &v1::PortMapping) -> Result<PortMapping, Error> {
     })
 }
 
-fn port(field: &'static str, value: i32) -> Result<u16, Error> {
-    u16::try_from(value).map_err(|_range| Error::invalid(field, format!("{value} is not a port")))
+fn port(field: &'static str, value: i32) -> Result<u16, Refusal> {
+    u16::try_from(value).map_err(|_range| refused(field, format!("{value} is not a port")))
+}
+
+fn refused(field: &'static str, problem: String) -> Refusal {
+    Refusal::Field { field, problem }
 }
 
 #[cfg(test)]
