@@ -8,6 +8,8 @@
     reason = "an integration test is nothing but tests"
 )]
 
+mod measures;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -114,14 +116,9 @@ fn dropped_result(file: &File) -> Vec<String> {
     if !file.path.starts_with("crates/supervisor/src/") || file.path.ends_with("/tests.rs") {
         return Vec::new();
     }
-    let tests = file.text.split('\n').position(|line| line.trim_start().starts_with("#[cfg(test)]"));
     let what = "a result is dropped: handle it, or tell it (`or_tell`)";
-    let code = File { path: file.path.clone(), text: first_lines(&file.text, tests), executable: false };
-    code.lines_where(what, drops_a_call)
-}
-
-fn first_lines(text: &str, count: Option<usize>) -> String {
-    text.split('\n').take(count.unwrap_or(usize::MAX)).collect::<Vec<_>>().join("\n")
+    let text = measures::without_tests(&file.text);
+    File { path: file.path.clone(), text, executable: false }.lines_where(what, drops_a_call)
 }
 
 /// Whether a line is a statement, or a match arm, that drops the result of a call.
@@ -419,7 +416,7 @@ fn a_dropped_result_is_found() {
         let found = dropped_result(&file(path, &format!("//! x\n{code}\n")));
         assert!(found.len() == 1 && found[0].starts_with("crates/supervisor/src/x.rs:2: "), "{code}");
         assert!(dropped_result(&file("crates/cli/src/x.rs", code)).is_empty());
-        let in_a_test = format!("//! x\n#[cfg(test)]\n{code}\n");
+        let in_a_test = format!("//! x\n#[cfg(test)]\nmod tests {{\n{code}\n}}\n");
         assert!(dropped_result(&file(path, &in_a_test)).is_empty());
     }
     for code in [
