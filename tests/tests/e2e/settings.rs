@@ -329,33 +329,54 @@ fn a_pod_without_dns_settings_has_servers_that_it_can_reach() {
     });
 }
 
+/// The limits of a container that is to be updated.
+fn limited() -> LinuxContainerResources {
+    LinuxContainerResources {
+        memory_limit_in_bytes: 64 << 20,
+        cpu_quota: 50_000,
+        cpu_period: 100_000,
+        cpu_shares: 512,
+        oom_score_adj: 321,
+        ..LinuxContainerResources::default()
+    }
+}
+
+/// An update of some of them.
+fn raised() -> LinuxContainerResources {
+    LinuxContainerResources {
+        memory_limit_in_bytes: 128 << 20,
+        oom_score_adj: 654,
+        ..LinuxContainerResources::default()
+    }
+}
+
+/// Starts such a container, and returns the pod and the container.
+async fn launch_limited(client: &Client) -> (String, String) {
+    let pod = client.run(&client.pod("limits")).await.unwrap();
+    let mut config = client.container("main", "sleep 1000");
+    config.linux.as_mut().unwrap().resources = Some(limited());
+    let id = client.launch(&pod, &config).await.unwrap();
+    assert_eq!(limits(&pod, &id), (64 << 20, 50_000));
+    (pod, id)
+}
+
+/// The limits in a container's status.
+async fn reported(client: &Client, id: &str) -> LinuxContainerResources {
+    client.status(id).await.unwrap().resources.unwrap().linux.unwrap()
+}
+
 #[test]
 fn limits_reach_the_cgroup_and_can_be_changed() {
     run(async |world| {
         let client = &world.client;
-        let pod = client.run(&client.pod("limits")).await.unwrap();
-        let mut config = client.container("main", "sleep 1000");
-        config.linux.as_mut().unwrap().resources = Some(LinuxContainerResources {
-            memory_limit_in_bytes: 64 << 20,
-            cpu_quota: 50_000,
-            cpu_period: 100_000,
-            cpu_shares: 512,
-            ..LinuxContainerResources::default()
-        });
-        let id = client.launch(&pod, &config).await.unwrap();
-        assert_eq!(limits(&pod, &id), (64 << 20, 50_000));
-        let linux = LinuxContainerResources {
-            memory_limit_in_bytes: 128 << 20,
-            oom_score_adj: 654,
-            ..LinuxContainerResources::default()
-        };
-        client.update(&id, linux).await.unwrap();
+        let (pod, id) = launch_limited(client).await;
+        client.update(&id, raised()).await.unwrap();
         assert_eq!(limits(&pod, &id), (128 << 20, 50_000), "what is not named stays");
         assert_eq!(
             client.output(&id, "cat /proc/1/oom_score_adj /proc/self/oom_score_adj").await,
             "654\n654"
         );
-        let told = client.status(&id).await.unwrap().resources.unwrap().linux.unwrap();
+        let told = reported(client, &id).await;
         assert_eq!((told.memory_limit_in_bytes, told.cpu_quota, told.cpu_shares), (128 << 20, 50_000, 512));
     });
 }
@@ -364,30 +385,17 @@ fn limits_reach_the_cgroup_and_can_be_changed() {
 fn of_an_update_that_is_refused_nothing_is_done() {
     run(async |world| {
         let client = &world.client;
-        let pod = client.run(&client.pod("limits")).await.unwrap();
-        let mut config = client.container("main", "sleep 1000");
-        config.linux.as_mut().unwrap().resources = Some(LinuxContainerResources {
-            memory_limit_in_bytes: 64 << 20,
-            cpu_quota: 50_000,
-            oom_score_adj: 321,
-            ..LinuxContainerResources::default()
-        });
-        let id = client.launch(&pod, &config).await.unwrap();
-        let both = LinuxContainerResources {
-            memory_limit_in_bytes: 128 << 20,
-            oom_score_adj: 654,
-            ..LinuxContainerResources::default()
-        };
-        let nowhere = LinuxContainerResources { cpuset_cpus: "4095".to_owned(), ..both.clone() };
+        let (pod, id) = launch_limited(client).await;
+        let nowhere = LinuxContainerResources { cpuset_cpus: "4095".to_owned(), ..raised() };
         client.update(&id, nowhere).await.unwrap_err();
         // Only the score is opened below a directory.
         let mut refusing = Tracer::with(world, &["--trace=openat2", "--inject=openat2:error=EMFILE"]);
-        client.update(&id, both).await.unwrap_err();
+        client.update(&id, raised()).await.unwrap_err();
         refusing.end_all();
         assert!(refusing.has_met());
         assert_eq!(limits(&pod, &id), (64 << 20, 50_000));
         assert_eq!(client.output(&id, "cat /proc/1/oom_score_adj").await, "321");
-        let told = client.status(&id).await.unwrap().resources.unwrap().linux.unwrap();
+        let told = reported(client, &id).await;
         assert_eq!((told.memory_limit_in_bytes, told.oom_score_adj), (64 << 20, 321));
     });
 }
