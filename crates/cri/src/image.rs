@@ -166,3 +166,81 @@ impl ImageService for Images {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_images::manifest::digest_of;
+    use wharf_images::{LayerSource, NewImage};
+
+    /// An image of one empty layer, and the directory of its store.
+    fn image(config: &serde_json::Value) -> (Arc<Image>, tempfile::TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let layer = [0; 1024];
+        let (diff_id, size) = (digest_of(&layer), layer.len());
+        let source = LayerSource {
+            diff_id: diff_id.clone(),
+            blob_digest: diff_id.clone(),
+            blob_size_bytes: size as u64,
+        };
+        let unpacked = store.unpack(&source, &mut std::io::Cursor::new(layer)).unwrap();
+        let config = serde_json::json!({
+            "os": "linux", "architecture": "amd64", "config": config,
+            "rootfs": { "type": "layers", "diff_ids": [diff_id.to_string()] },
+        });
+        let config = config.to_string();
+        let media = |kind: &str| format!("application/vnd.oci.image.{kind}");
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "config": {
+                "mediaType": media("config.v1+json"),
+                "digest": digest_of(config.as_bytes()).to_string(),
+                "size": config.len(),
+            },
+            "layers": [{ "mediaType": media("layer.v1.tar"), "digest": diff_id.to_string(), "size": size }],
+        });
+        let manifest = manifest.to_string();
+        let digest = digest_of(manifest.as_bytes());
+        let new = NewImage {
+            reference: &"registry.test/app:v1".parse().unwrap(),
+            resolved: &digest,
+            manifest: manifest.as_bytes(),
+            manifest_digest: &digest,
+            config: config.as_bytes(),
+            layers: vec![unpacked.into()],
+            pinned: true,
+        };
+        (store.commit(new).unwrap(), directory)
+    }
+
+    #[test]
+    fn the_user_of_an_image_is_a_number_or_a_name_or_not_said() {
+        let table = [
+            ("1000:7", Some(1000), ""),
+            ("www-data:7", None, "www-data"),
+            ("", None, ""),
+            // It must not become root: the kubelet then refuses the image where users matter.
+            ("4294967296", None, ""),
+        ];
+        for (user, uid, name) in table {
+            let (image, _directory) = image(&serde_json::json!({ "User": user }));
+            let item = item(&image);
+            let said = (item.uid.map(|uid| uid.value), item.username.as_str());
+            assert_eq!(said, (uid, name), "{user:?}");
+            assert!(item.pinned && item.size > 0);
+            assert_eq!(item.repo_tags, ["registry.test/app:v1"]);
+        }
+    }
+
+    #[test]
+    fn a_verbose_status_shows_what_the_image_says() {
+        let config =
+            serde_json::json!({ "Cmd": ["/app"], "Labels": { "a": "b" }, "Volumes": { "/data": {} } });
+        let (image, _directory) = image(&config);
+        let info: serde_json::Value = serde_json::from_str(&info(&image)["info"]).unwrap();
+        assert_eq!(info["imageSpec"]["config"], config);
+        assert_eq!(info["imageSpec"]["os"], "linux");
+        assert_eq!(info["layers"].as_array().unwrap().len(), image.layers().len());
+    }
+}

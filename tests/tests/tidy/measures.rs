@@ -254,7 +254,7 @@ fn code_and_tests_are_told_apart() {
 
 #[test]
 fn a_dense_function_is_found() {
-    assert_eq!(functions(&without_tests(CODE)), [("add".to_owned(), 20), ("last".to_owned(), 5)]);
+    assert_eq!(functions(&without_tests(CODE)), [("add".to_owned(), 19), ("last".to_owned(), 6)]);
     let body = |statements: usize| {
         format!("//! x\nimpl A {{\n    fn f(&self) {{\n{}    }}\n}}\n", "a();\n".repeat(statements))
     };
