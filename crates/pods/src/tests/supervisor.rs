@@ -203,7 +203,11 @@ impl Mind {
                 self.attached.push(attach.attach);
                 (done, None)
             }
-            Asked::KillExec(_) | Asked::ReopenLog(_) | Asked::Shutdown(_) | Asked::Lend(_) => (done, None),
+            Asked::KillExec(kill) => {
+                let exit = Some(Exit::Signal { number: 9, oom: false }.into());
+                (done, Some(Body::ExecExited(v1::ExecExited { exec: kill.exec, exit })))
+            }
+            Asked::ReopenLog(_) | Asked::Shutdown(_) | Asked::Lend(_) => (done, None),
         }
     }
 }
