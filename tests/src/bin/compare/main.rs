@@ -9,6 +9,7 @@ mod observe;
 mod process;
 mod request;
 mod requests;
+mod spec;
 
 use std::io::Write;
 use std::path::PathBuf;

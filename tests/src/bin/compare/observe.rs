@@ -17,6 +17,7 @@ use wharf_tests::calls::Calls;
 use crate::facts::{Facts, OUTCOME};
 use crate::process;
 use crate::request::{Asked, Request, Until};
+use crate::spec;
 
 /// The script that runs inside.
 const INSIDE: &str = include_str!("inside.sh");
@@ -109,6 +110,7 @@ impl Runtime {
             }
         };
         facts.names.add(id.clone(), "CONTAINER");
+        spec::look(&self.info(&id).await?["runtimeSpec"], facts);
         if let Err(refused) = self.calls.start(&id).await {
             outcome("StartContainer", &refused, facts);
         } else if asked.until == Until::Runs {
@@ -171,10 +173,14 @@ impl Runtime {
         Ok((answer.status.context("a container without a status")?, info))
     }
 
+    async fn info(&self, id: &str) -> anyhow::Result<serde_json::Value> {
+        let (_, info) = self.status(id).await?;
+        serde_json::from_str(&info).context("the verbose status")
+    }
+
     /// The pid of the first process, once it has become the container's program.
     async fn pid(&self, id: &str) -> anyhow::Result<u32> {
-        let (_, info) = self.status(id).await?;
-        let info: serde_json::Value = serde_json::from_str(&info).context("the verbose status")?;
+        let info = self.info(id).await?;
         let pid = info["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).context("a pid")?;
         let start = Instant::now();
         while fs::read_to_string(format!("/proc/{pid}/comm"))?.starts_with("runc:") {
