@@ -1,4 +1,4 @@
-//! `earlier DIRECTORY`: a stand-in for the supervisor of a pod that an earlier release made. It answers like that
+//! `earlier DIRECTORY`: a stand-in for the supervisor of a pod that an earlier release made. It replies like that
 //! supervisor, which holds nothing for its pod, but creates no process: it appends the plan of each requested container
 //! to the file `plans` in the pod's directory.
 
@@ -27,7 +27,7 @@ fn main() -> Result<(), Failed> {
         let (daemon, _) = socket::accept(listener.as_fd())?;
         while let Some((request, descriptors)) = wharf_wire::receive::<Request>(daemon.as_fd())? {
             let is_last = matches!(request.body, Some(Body::Shutdown(_)));
-            pod.answer(daemon.as_fd(), request, descriptors)?;
+            pod.serve(daemon.as_fd(), request, descriptors)?;
             if is_last {
                 return Ok(());
             }
@@ -41,13 +41,26 @@ struct Earlier<'a> {
 }
 
 impl Earlier<'_> {
-    fn answer(
+    fn serve(
         &mut self,
         daemon: BorrowedFd<'_>,
         request: Request,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), Failed> {
-        let result = match &request.body {
+        let result = self.result(request.body.as_ref(), descriptors)?;
+        send(daemon, message::Body::Reply(Reply { id: request.id, result: Some(result) }))?;
+        match request.body {
+            Some(Body::Signal(signal)) if self.containers.remove(&signal.container) => {
+                let exit = Some(v1::Exit { kind: v1::exit::Kind::Signal.into(), value: 9, oom: false });
+                let exited = v1::ContainerExited { container: signal.container, exit, finished_at_ns: 1 };
+                send(daemon, message::Body::ContainerExited(exited))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn result(&mut self, body: Option<&Body>, descriptors: Vec<OwnedFd>) -> Result<reply::Result, Failed> {
+        Ok(match body {
             Some(Body::Hello(_)) => reply::Result::State(self.state()),
             Some(Body::Create(create)) => {
                 let plan = descriptors.first().ok_or("no plan")?;
@@ -61,18 +74,7 @@ impl Earlier<'_> {
                 reply::Result::Failure(v1::Failure { message, ..v1::Failure::default() })
             }
             _ => reply::Result::Done(v1::Done {}),
-        };
-        let reply = message::Body::Reply(Reply { id: request.id, result: Some(result) });
-        wharf_wire::send(daemon, &Message { body: Some(reply) }, &[])?;
-        match request.body {
-            Some(Body::Signal(signal)) if self.containers.remove(&signal.container) => {
-                let exit = Some(v1::Exit { kind: v1::exit::Kind::Signal.into(), value: 9, oom: false });
-                let exited = v1::ContainerExited { container: signal.container, exit, finished_at_ns: 1 };
-                let exited = Message { body: Some(message::Body::ContainerExited(exited)) };
-                Ok(wharf_wire::send(daemon, &exited, &[])?)
-            }
-            _ => Ok(()),
-        }
+        })
     }
 
     fn state(&self) -> v1::State {
@@ -88,4 +90,8 @@ impl Earlier<'_> {
         let mut plans = OpenOptions::new().create(true).append(true).open(self.directory.join("plans"))?;
         Ok(writeln!(plans, "{:?}\n{:?}", plan.namespaces, plan.mounts)?)
     }
+}
+
+fn send(daemon: BorrowedFd<'_>, body: message::Body) -> Result<(), Failed> {
+    Ok(wharf_wire::send(daemon, &Message { body: Some(body) }, &[])?)
 }

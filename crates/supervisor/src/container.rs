@@ -3,6 +3,7 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -12,15 +13,17 @@ use wharf_sys::process::{Ended, Reap};
 use wharf_types::{ContainerId, Exit, HostPath};
 use wharf_wire::v1::{self, container_status};
 
-use crate::audience::Audience;
+use crate::child::Child;
+use crate::clients::Clients;
+use crate::diagnostics::{self, OrWarn as _};
 use crate::kill;
-use crate::log::queue::LogWriter;
+use crate::leaf;
+use crate::log::writer::LogWriter;
 use crate::machine::container::Phase;
 use crate::output::{Output, Sink};
 use crate::score::Score;
-use crate::spawn::Child;
-use crate::trouble::{self, OrTell as _};
-use crate::watch::Out;
+use crate::spawn::set_nonblocking;
+use crate::watch::{Out, Source, Watch};
 
 /// How many cgroups of ended execs are retried at the end of the next one.
 const LEAVES_AT_ONCE: usize = 4;
@@ -34,7 +37,7 @@ pub(crate) struct Container {
     pub(crate) first: First,
     /// The number by which the log writer knows its log, if it has one.
     pub(crate) log: Option<u64>,
-    pub(crate) audience: Audience,
+    pub(crate) clients: Clients,
     pub(crate) outputs: BTreeMap<Out, Output>,
     /// Kept open so that the container does not see the end of its input; given to the client if the input ends with
     /// the client.
@@ -55,7 +58,7 @@ pub(crate) enum First {
     /// It is setting up the container, or waits for its start.
     Made,
     /// It has been told to execute the program; the process that does so may not exist yet.
-    Told,
+    Started,
     /// It is a zombie, or about to become one.
     Ended,
     /// Its pid may belong to another process.
@@ -71,7 +74,7 @@ impl Container {
             child,
             first: First::Made,
             log: None,
-            audience: Audience::default(),
+            clients: Clients::default(),
             outputs: BTreeMap::new(),
             stdin: None,
             leaves: VecDeque::new(),
@@ -92,7 +95,7 @@ impl Container {
             Ok(ended) => ended?,
             // Nobody else reaps it. If it happened all the same, a container that never ends would be worse.
             Err(error) => {
-                trouble::tell(format_args!("how container {} ended: {error}", self.plan.container));
+                diagnostics::warn(format_args!("how container {} ended: {error}", self.plan.container));
                 return Some(Exit::Lost);
             }
         };
@@ -109,7 +112,7 @@ impl Container {
     pub(crate) fn reap(&mut self) {
         self.first = First::Reaped;
         let reaped = wharf_sys::process::wait(self.child.pidfd.as_fd(), Reap::Remove).map(drop);
-        reaped.or_tell(format_args!("reaping container {}", self.plan.container));
+        reaped.or_warn(format_args!("reaping container {}", self.plan.container));
     }
 
     /// Sends a signal to the first process on request. If the process ends now, an OOM kill of one of its children long
@@ -166,8 +169,19 @@ impl Container {
         shared.map(|entry| wharf_sys::fs::open(entry, OFlag::O_WRONLY)).collect()
     }
 
-    pub(crate) fn add_output(&mut self, out: Out, source: OwnedFd) {
+    /// Takes one of its outputs, and has it watched.
+    pub(crate) fn add_output(&mut self, out: Out, source: OwnedFd, watch: &mut Watch) {
+        let id = &self.plan.container;
+        let watched = watch.add(source.as_fd(), Source::Output(id.clone(), out));
+        watched.or_warn(format_args!("an output of container {id} will not be read"));
         self.outputs.insert(out, Output::new(source, out.into()));
+    }
+
+    /// Takes its terminal, which is one output for both streams.
+    pub(crate) fn add_terminal(&mut self, terminal: OwnedFd, watch: &mut Watch) {
+        let id = &self.plan.container;
+        set_nonblocking(&terminal).or_warn(format_args!("the terminal of container {id}"));
+        self.add_output(Out::Stdout, terminal, watch);
     }
 
     /// Its output, and where that goes.
@@ -177,7 +191,7 @@ impl Container {
         writer: &'a mut LogWriter,
     ) -> Option<(&'a Output, Sink<'a>)> {
         let log = self.log.map(|log| (log, writer));
-        Some((self.outputs.get(&out)?, Sink { log, audience: &mut self.audience }))
+        Some((self.outputs.get(&out)?, Sink { log, clients: &mut self.clients }))
     }
 
     /// Removes the cgroup of an ended exec. If the command left a process running, this is retried at the end of a
@@ -186,10 +200,9 @@ impl Container {
         self.leaves.push_front(leaf);
         for _ in 0..LEAVES_AT_ONCE.min(self.leaves.len()) {
             let Some(leaf) = self.leaves.pop_front() else { return };
-            match std::fs::remove_dir(&leaf) {
-                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => self.leaves.push_back(leaf),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                removed => removed.or_tell(format_args!("removing cgroup {}", leaf.display())),
+            match leaf::remove(&leaf) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => self.leaves.push_back(leaf),
+                removed => removed.or_warn(format_args!("removing cgroup {}", leaf.display())),
             }
         }
     }
@@ -259,9 +272,15 @@ impl Exec {
                 Ended::Signal(number) => Exit::Signal { number, oom: false },
             }),
             Err(error) => {
-                trouble::tell(format_args!("how a command in container {} ended: {error}", self.container));
+                diagnostics::warn(format_args!(
+                    "how a command in container {} ended: {error}",
+                    self.container
+                ));
                 Some(Exit::Lost)
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

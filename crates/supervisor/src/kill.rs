@@ -8,7 +8,7 @@ use wharf_sys::fs::write_value;
 use wharf_sys::process::{self, open_pidfd};
 use wharf_types::HostPath;
 
-use crate::trouble;
+use crate::diagnostics;
 
 /// How often the list is read again: processes that fork while they are being killed appear in a later reading.
 const ROUNDS: usize = 64;
@@ -43,7 +43,7 @@ fn kill_listed(list: &dyn Fn() -> Vec<i32>, freeze: impl Fn(), thaw: impl Fn()) 
             return;
         }
     }
-    trouble::tell(format_args!("processes are listed still after they were killed {ROUNDS} times"));
+    diagnostics::warn(format_args!("processes are listed still after they were killed {ROUNDS} times"));
 }
 
 /// Kills a process if it is still listed after its descriptor was opened: before that, its pid may have been reused.
@@ -53,14 +53,14 @@ fn kill_if_listed(pid: i32, list: &dyn Fn() -> Vec<i32>) {
         // A process that is gone by now needs no killing.
         Ok(_) => {}
         Err(error) if error.errno == Errno::ESRCH => {}
-        Err(error) => trouble::tell(format_args!("killing process {pid}: {error}")),
+        Err(error) => diagnostics::warn(format_args!("killing process {pid}: {error}")),
     }
 }
 
 /// Sends a signal; a process that is gone needs none.
 pub(crate) fn signal(process: BorrowedFd<'_>, number: i32) {
     match process::signal(process, number) {
-        Err(error) if error.errno != Errno::ESRCH => trouble::tell(error),
+        Err(error) if error.errno != Errno::ESRCH => diagnostics::warn(error),
         _ => {}
     }
 }
@@ -107,7 +107,7 @@ fn read(file: &Path) -> String {
         Ok(text) => text,
         Err(error) => {
             if !error.raw_os_error().map(Errno::from_raw).is_some_and(is_gone) {
-                trouble::tell(format_args!("reading {}: {error}", file.display()));
+                diagnostics::warn(format_args!("reading {}: {error}", file.display()));
             }
             String::new()
         }
@@ -117,7 +117,7 @@ fn read(file: &Path) -> String {
 /// Writes to a file of a cgroup if both exist.
 fn write_if_there(file: &Path, value: &str) {
     match write_value(file, value) {
-        Err(error) if !is_gone(error.errno) => trouble::tell(error),
+        Err(error) if !is_gone(error.errno) => diagnostics::warn(error),
         _ => {}
     }
 }

@@ -15,8 +15,8 @@ use nix::sys::epoll::EpollFlags;
 use wharf_wire::Datagram;
 use wharf_wire::v1::{Failure, Message, Reply, Request, failure, message, reply};
 
+use crate::diagnostics::{self, OrWarn as _};
 use crate::machine;
-use crate::trouble::{self, OrTell as _};
 
 /// How many messages may wait before no more requests are read.
 const QUEUE_LIMIT: usize = 256;
@@ -28,13 +28,13 @@ const TEXT_LIMIT_BYTES: usize = 4096;
 pub(crate) struct RequestId {
     connection: u64,
     number: u64,
-    /// When its caller is told that it failed; 0 if the caller waits for ever.
+    /// When its caller stops waiting and takes it for failed; 0 if the caller waits for ever.
     deadline_ns: u64,
 }
 
 impl RequestId {
-    /// Whether its caller has already been told that it failed. Whatever is done for it now would be done in addition
-    /// to the caller's next attempt.
+    /// Whether its caller has stopped waiting for it. Whatever is done for it now would be done in addition to the
+    /// caller's next attempt.
     pub(crate) fn is_late(self, monotonic_ns: u64) -> bool {
         self.deadline_ns != 0 && monotonic_ns >= self.deadline_ns
     }
@@ -138,15 +138,15 @@ impl Link {
             Err(error) if error.would_block() => Received::Nothing,
             Ok(None) => Received::Closed,
             Err(error) => {
-                trouble::tell(format_args!("the daemon's connection: {}", wharf_types::chain(&error)));
+                diagnostics::warn(format_args!("the daemon's connection: {}", wharf_types::chain(&error)));
                 Received::Closed
             }
         }
     }
 
     /// Sends an event.
-    pub(crate) fn tell(&mut self, body: message::Body) {
-        self.send(body, &[]).or_tell("a message to the daemon");
+    pub(crate) fn notify(&mut self, body: message::Body) {
+        self.send(body, &[]).or_warn("a message to the daemon");
     }
 
     /// Replies to a request if its connection still exists.
@@ -166,7 +166,7 @@ impl Link {
         if id.connection == self.connection {
             let result =
                 reply::Result::Failure(Failure { kind: failure.kind.into(), message: failure.message });
-            self.tell(message::Body::Reply(Reply { id: id.number, result: Some(result) }));
+            self.notify(message::Body::Reply(Reply { id: id.number, result: Some(result) }));
         }
     }
 
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_daemon_that_does_not_read_loses_nothing() {
         let (mut link, daemon) = link();
-        (0..2000).for_each(|exec| link.tell(event(exec)));
+        (0..2000).for_each(|exec| link.notify(event(exec)));
         assert_eq!(link.interest(), EpollFlags::EPOLLOUT, "no request is read meanwhile");
         let request = Request { id: 5, ..Request::default() };
         wharf_wire::send(daemon.as_fd(), &request, &[]).unwrap();
@@ -265,14 +265,14 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_goes_to_the_daemon_that_asked() {
+    fn a_reply_goes_to_the_daemon_that_sent_the_request() {
         let (mut link, old) = link();
         wharf_wire::send(old.as_fd(), &Request { id: 1, ..Request::default() }, &[]).unwrap();
         let Received::Request(id, _, _) = link.receive() else { panic!("a request") };
         let (ours, new) = wharf_sys::socket::pair().unwrap();
         link.open(ours).unwrap();
         link.reply(id, reply::Result::Done(v1::Done {}), &[]);
-        link.tell(event(9));
+        link.notify(event(9));
         assert_eq!(receive(&new), event(9));
     }
 
@@ -294,7 +294,7 @@ mod tests {
     fn a_connection_that_ended_is_seen() {
         let (mut link, daemon) = link();
         drop(daemon);
-        link.tell(event(1));
+        link.notify(event(1));
         assert!(matches!(link.receive(), Received::Closed));
     }
 }

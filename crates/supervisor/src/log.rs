@@ -16,12 +16,12 @@ use wharf_isolation::open_log;
 
 use batch::{Batch, line_end};
 
-use crate::trouble::OrTell as _;
+use crate::diagnostics::OrWarn as _;
 
 mod batch;
 pub(crate) mod frame;
-pub(crate) mod queue;
-mod writer;
+mod process;
+pub(crate) mod writer;
 
 /// The longest text of one record; containerd splits at the same length.
 const LINE_LIMIT_BYTES: usize = 16 * 1024;
@@ -86,7 +86,7 @@ impl Log {
         if is_late && self.file.is_some() {
             return Err(wharf_sys::Error::new("open", &*self.name, Errno::ETIMEDOUT));
         }
-        self.mend().or_tell(format_args!("the beginning of a record stays in a log {} of before", self.name));
+        self.mend().or_warn(format_args!("the beginning of a record stays in a log {} of before", self.name));
         self.torn_bytes = 0;
         self.file = Some(file.into());
         Ok(())
@@ -98,15 +98,7 @@ impl Log {
         let mut batch = std::mem::take(&mut self.batch);
         batch.begin(stream, now_ns);
         let mut rest = bytes;
-        while !rest.is_empty() {
-            let room = LINE_LIMIT_BYTES - held.len();
-            let window = &rest[..rest.len().min(room)];
-            let (end, tag) = match line_end(window) {
-                Some(end) => (end, b'F'),
-                None if window.len() == room && rest.get(room) != Some(&b'\n') => (room, b'P'),
-                None if window.len() == room => (room, b'F'),
-                None => break,
-            };
+        while let Some((end, tag)) = next_part(rest, LINE_LIMIT_BYTES - held.len()) {
             batch.record(tag, &held, rest, end);
             held.clear();
             rest = &rest[(end + usize::from(tag == b'F')).min(rest.len())..];
@@ -140,12 +132,12 @@ impl Log {
 
     /// Records what was lost if the disk accepts it now; returns whether nothing is left to record.
     fn settle(&mut self, now_ns: i64) -> bool {
-        self.mend().is_ok() && self.tell_lost(now_ns).is_ok() && self.held.iter().all(Vec::is_empty)
+        self.mend().is_ok() && self.append_loss(now_ns).is_ok() && self.held.iter().all(Vec::is_empty)
     }
 
     fn append(&mut self, batch: &mut Batch) {
         if !batch.records().is_empty() {
-            let appended = self.tell_lost(batch.now_ns()).map_err(|error| (0, error));
+            let appended = self.append_loss(batch.now_ns()).map_err(|error| (0, error));
             if let Err((end, error)) = appended.and_then(|()| self.append_records(batch.records())) {
                 let left = batch.records()[end..].iter().filter(|&&byte| byte == b'\n').count();
                 self.lose(left as u64, &error.to_string());
@@ -154,7 +146,8 @@ impl Log {
         }
     }
 
-    fn tell_lost(&mut self, now_ns: i64) -> io::Result<()> {
+    /// Appends a record that says what is missing, if anything is.
+    fn append_loss(&mut self, now_ns: i64) -> io::Result<()> {
         if self.lost.records == 0 {
             return Ok(());
         }
@@ -175,21 +168,10 @@ impl Log {
             self.file = Some(file.map_err(|error| (0, error.errno.into()))?.into());
         }
         let Some(file) = &mut self.file else { return Ok(()) };
-        let mut written = 0;
-        let error = loop {
-            match file.write(&records[written..]) {
-                Ok(0) => break io::ErrorKind::WriteZero.into(),
-                Ok(count) => written += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break error,
-            }
-            if written == records.len() {
-                return Ok(());
-            }
-        };
+        let Err((written, error)) = write_all(file, records) else { return Ok(()) };
         let whole = records[..written].iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
         self.torn_bytes = (written - whole) as u64;
-        self.mend().or_tell(format_args!("log {} stays torn until its next record", self.name));
+        self.mend().or_warn(format_args!("log {} stays torn until its next record", self.name));
         Err((whole, error))
     }
 
@@ -201,6 +183,33 @@ impl Log {
         }
         Ok(())
     }
+}
+
+/// The length and the tag of the next record: the rest of a line, or as much of it as there is room for. `None` if the
+/// line may still go on.
+fn next_part(bytes: &[u8], room: usize) -> Option<(usize, u8)> {
+    let window = &bytes[..bytes.len().min(room)];
+    match line_end(window) {
+        Some(end) => Some((end, b'F')),
+        None if window.len() < room => None,
+        // The line ends with this part, although its end is not in the window.
+        None if bytes.get(room) == Some(&b'\n') => Some((room, b'F')),
+        None => Some((room, b'P')),
+    }
+}
+
+/// Writes everything, or returns how much was written before the error.
+fn write_all(file: &mut File, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match file.write(&bytes[written..]) {
+            Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((written, error)),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -296,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_records_are_counted_and_told() {
+    fn lost_records_are_counted_in_the_log() {
         let (dir, mut log) = log();
         log.write(Stream::Stdout, 0, b"before\n");
         let full = File::options().append(true).open("/dev/full").unwrap();

@@ -6,10 +6,10 @@
 //! no process, and knows only what it has been told. [`crate::driver`] holds these and reports the result of each
 //! action. So every history of a pod can be played without any I/O, which is what `simulation` does.
 
-mod asked;
 pub(crate) mod client;
 pub(crate) mod container;
 pub(crate) mod exec;
+mod requests;
 #[cfg(test)]
 mod simulation;
 
@@ -39,7 +39,7 @@ pub(crate) enum Event {
     /// The daemon has disconnected.
     Disconnected,
     /// The daemon has sent a request.
-    Asked { request: RequestId, ask: Ask },
+    Request(RequestId, Request),
     /// Something happened to a container.
     Container(ContainerId, container::Event),
     /// Something happened to an exec, given by its number.
@@ -52,7 +52,8 @@ pub(crate) enum Event {
 
 /// A request of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Ask {
+pub(crate) enum Request {
+    /// The state of everything.
     State,
     Create {
         container: ContainerId,
@@ -85,12 +86,13 @@ pub(crate) enum Ask {
     ReopenLog {
         container: ContainerId,
     },
+    /// A copy of a descriptor that is held for the pod.
     Lend {
         held: v1::Held,
     },
     Shutdown,
-    /// The request cannot be understood, or its descriptors are missing.
-    Nonsense(Failure),
+    /// It cannot be understood, or its descriptors are missing.
+    Malformed(Failure),
 }
 
 /// The recipient of a signal.
@@ -118,7 +120,7 @@ pub(crate) enum Action {
     ReplyFailure { request: RequestId, failure: Failure },
     /// Reply with the state of everything.
     ReplyState { request: RequestId, containers: Vec<(ContainerId, Phase)> },
-    /// Answer with a copy of a descriptor that is held for the pod.
+    /// Reply with a copy of a descriptor that is held for the pod.
     Lend { request: RequestId, held: v1::Held },
     /// Create the container's first process from the plan beside the request; `NotSpawned` follows if that fails.
     Spawn(ContainerId),
@@ -198,10 +200,10 @@ impl Machine {
     /// Takes one step.
     pub(crate) fn step(&mut self, event: Event) -> Vec<Action> {
         let mut actions = match event {
-            Event::Time { now_ns } => self.pass(now_ns),
+            Event::Time { now_ns } => self.advance(now_ns),
             Event::Connected => self.kill_execs(),
             Event::Disconnected => self.disconnected(),
-            Event::Asked { request, ask } => self.asked(request, ask),
+            Event::Request(id, request) => self.request(id, request),
             Event::Container(id, event) => self.container(&id, event),
             Event::Exec(number, event) => self.exec(number, event),
             Event::Client(number, event) => self.client(number, event),
@@ -241,10 +243,11 @@ impl Machine {
         self.execs.is_empty() && self.containers.values().all(|container| is_over(container.phase))
     }
 
-    fn pass(&mut self, now_ns: u64) -> Vec<Action> {
+    /// Lets time pass: ends what was not done in time, and retries what is due.
+    fn advance(&mut self, now_ns: u64) -> Vec<Action> {
         self.now_ns = now_ns;
-        let is_late = |request: Option<RequestId>| request.is_some_and(|request| request.is_late(now_ns));
-        let late = self.execs.iter().filter(|(_, exec)| is_late(exec.phase.request()));
+        let is_late = |exec: &Exec| exec.phase.request().is_some_and(|request| request.is_late(now_ns));
+        let late = self.execs.iter().filter(|(_, exec)| is_late(exec));
         let late: Vec<u64> = late.map(|(number, _)| *number).collect();
         let due =
             self.containers.iter().filter_map(|(id, container)| Some((id.clone(), container.due(now_ns)?)));
@@ -275,14 +278,14 @@ impl Machine {
         if container.phase == Phase::Gone {
             self.containers.remove(id);
         }
-        let mut actions = if was_live && !is_live { self.left_behind(id) } else { Vec::new() };
+        let mut actions = if was_live && !is_live { self.end_dependents(id) } else { Vec::new() };
         actions.extend(done.into_iter().map(|action| Action::Container(id.clone(), action)));
         actions
     }
 
     /// Ends what depends on a container: execs that are still on their way in, and so were not in its cgroup, and its
     /// clients.
-    fn left_behind(&mut self, id: &ContainerId) -> Vec<Action> {
+    fn end_dependents(&mut self, id: &ContainerId) -> Vec<Action> {
         let execs = self.execs.iter().filter(|(_, exec)| exec.container == *id);
         let mut actions: Vec<Action> =
             execs.map(|(number, _)| Action::Exec(*number, exec::Action::Kill)).collect();

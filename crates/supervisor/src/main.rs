@@ -5,17 +5,20 @@
 //! one thread and one loop, which waits for nobody: what the daemon or the disk of the logs does not accept is queued.
 //! Control flows one way. The loop ([`supervisor`]) finds out what has happened; the machine ([`machine`]) decides what
 //! to do, without I/O; the driver ([`driver`]) does it and holds all descriptors and processes. What can be told to
-//! nobody goes to standard error, which is the pod's `shim.log` ([`trouble`]).
+//! nobody goes to standard error, which is the pod's `shim.log` ([`diagnostics`]).
 //!
 //! The program keeps the name that people know from their process lists, and the socket keeps the name that daemons of
 //! every release look for. Everything else says supervisor.
 
-mod audience;
+mod child;
+mod clients;
 mod clock;
 mod container;
+mod diagnostics;
 mod driver;
 mod held;
 mod kill;
+mod leaf;
 mod link;
 mod log;
 mod machine;
@@ -25,13 +28,12 @@ mod requests;
 mod score;
 mod spawn;
 mod supervisor;
-mod trouble;
 mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use trouble::OrTell as _;
+use diagnostics::OrWarn as _;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
@@ -40,12 +42,12 @@ fn main() -> ExitCode {
     }
     let Some(directory) = arguments.next() else { return ExitCode::from(2) };
     // With fewer open files it can supervise less, which is no reason not to start.
-    wharf_sys::open_files::raise().map(drop).or_tell("raising the limit of open files");
+    wharf_sys::open_files::raise().map(drop).or_warn("raising the limit of open files");
     match supervisor::Supervisor::start(PathBuf::from(directory)) {
         Ok(supervisor) => supervisor.run(),
         // The daemon sees the connection end.
         Err(error) => {
-            trouble::tell(format_args!("the supervisor cannot start: {error}"));
+            diagnostics::warn(format_args!("the supervisor cannot start: {error}"));
             ExitCode::FAILURE
         }
     }

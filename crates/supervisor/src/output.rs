@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
-use crate::audience::Audience;
+use crate::clients::Clients;
 use crate::log::Stream;
 use crate::log::frame::{HEADER_BYTES, PAYLOAD_LIMIT_BYTES};
-use crate::log::queue::LogWriter;
+use crate::log::writer::LogWriter;
 
 /// The buffer for one read of an output: room for the head of the log writer's order, and the bytes.
 pub(crate) const BUFFER_BYTES: usize = HEADER_BYTES + PAYLOAD_LIMIT_BYTES;
@@ -38,7 +38,7 @@ pub(crate) enum More {
 #[derive(Debug)]
 pub(crate) struct Sink<'a> {
     pub(crate) log: Option<(u64, &'a mut LogWriter)>,
-    pub(crate) audience: &'a mut Audience,
+    pub(crate) clients: &'a mut Clients,
 }
 
 impl Output {
@@ -89,7 +89,7 @@ impl Output {
             }
         };
         if count > 0 {
-            sink.audience.show(self.stream, &buffer[HEADER_BYTES..][..count]);
+            sink.clients.write(self.stream, &buffer[HEADER_BYTES..][..count]);
             if let Some((log, writer)) = &mut sink.log {
                 writer.write(*log, self.stream, buffer, count);
             }
@@ -107,36 +107,86 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clients::{Client, Pace};
     use nix::fcntl::OFlag;
+    use wharf_isolation::LogFile;
+    use wharf_types::{ContainerId, HostPath};
 
-    /// Another writer fills the pipe again after each read.
+    fn pipe() -> (OwnedFd, OwnedFd) {
+        nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap()
+    }
+
+    /// Writes without an end to a pipe, until nobody reads it.
+    fn write_on(pipe: &OwnedFd) {
+        while matches!(nix::unistd::write(pipe, &[b'y'; 4096]), Ok(_) | Err(Errno::EAGAIN)) {
+            std::thread::yield_now();
+        }
+    }
+
+    /// How much can be read at once without another writer.
+    fn waiting_bytes(pipe: &OwnedFd) -> usize {
+        let mut buffer = [0; 4096];
+        std::iter::from_fn(|| nix::unistd::read(pipe, &mut buffer).ok().filter(|count| *count > 0)).sum()
+    }
+
     #[test]
-    fn draining_ends_whoever_goes_on_writing() {
-        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+    fn draining_ends_even_if_others_go_on_writing() {
+        let (read, write) = pipe();
         let capacity = fcntl(&read, FcntlArg::F_GETPIPE_SZ).unwrap();
-        let writer = std::thread::spawn(move || {
-            while !matches!(nix::unistd::write(&write, &[b'y'; 4096]), Err(errno) if errno != Errno::EAGAIN) {
-                std::thread::yield_now();
-            }
-        });
-        let (shown, client) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        let writer = std::thread::spawn(move || write_on(&write));
+        let (shown, client) = pipe();
         fcntl(&client, FcntlArg::F_SETPIPE_SZ(1 << 20)).unwrap();
-        let mut audience = Audience::default();
-        audience.add(
-            1,
-            crate::audience::Client {
-                stdout: Some(client),
-                stderr: None,
-                pace: crate::audience::Pace::Keeps,
-            },
-        );
+        let mut clients = Clients::default();
+        clients.add(1, Client { stdout: Some(client), stderr: None, pace: Pace::KeepsUp });
         let output = Output::new(read, Stream::Stdout);
-        output.drain(&mut Sink { log: None, audience: &mut audience }, &mut vec![0; BUFFER_BYTES]);
+        output.drain(&mut Sink { log: None, clients: &mut clients }, &mut vec![0; BUFFER_BYTES]);
         // Closing it ends the other writer as well.
-        drop((output, audience));
+        drop((output, clients));
         writer.join().unwrap();
-        let mut all = Vec::new();
-        std::io::Read::read_to_end(&mut std::fs::File::from(shown), &mut all).unwrap();
-        assert!(all.len() <= usize::try_from(capacity).unwrap(), "{}", all.len());
+        assert!(waiting_bytes(&shown) <= usize::try_from(capacity).unwrap());
+    }
+
+    #[test]
+    fn a_turn_ends_even_if_the_container_goes_on_writing() {
+        let (read, write) = pipe();
+        let writer = std::thread::spawn(move || write_on(&write));
+        let output = Output::new(read, Stream::Stdout);
+        let mut sink = Sink { log: None, clients: &mut Clients::default() };
+        assert_eq!(output.pump(&mut sink, &mut vec![0; BUFFER_BYTES]), More::Later);
+        drop(output);
+        writer.join().unwrap();
+    }
+
+    #[test]
+    fn an_output_is_over_once_its_last_writer_is_gone() {
+        let (read, write) = pipe();
+        let output = Output::new(read, Stream::Stdout);
+        let (mut clients, mut buffer) = (Clients::default(), vec![0; BUFFER_BYTES]);
+        let mut pump = || output.pump(&mut Sink { log: None, clients: &mut clients }, &mut buffer);
+        assert_eq!(pump(), More::Later);
+        nix::unistd::write(&write, b"last").unwrap();
+        drop(write);
+        assert_eq!(pump(), More::Never);
+    }
+
+    #[test]
+    fn nothing_is_read_while_orders_to_the_log_writer_are_queued() {
+        let (read, write) = pipe();
+        nix::unistd::write(&write, b"line\n").unwrap();
+        let file = LogFile { directory: HostPath::new("/logs").unwrap(), name: "0.log".into() };
+        let mut writer = LogWriter::default();
+        let log = writer.open(file, None, ContainerId::from_random([1; 32]));
+        let output = Output::new(read, Stream::Stdout);
+        let mut clients = Clients::default();
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut pump = || {
+            let mut sink = Sink { log: Some((log, &mut writer)), clients: &mut clients };
+            output.pump(&mut sink, &mut buffer)
+        };
+        // No writer runs yet, so what is read is queued.
+        assert_eq!(pump(), More::Blocked);
+        assert_eq!(nix::unistd::write(&write, b"next\n"), Ok(5));
+        assert_eq!(pump(), More::Blocked);
+        assert_eq!(waiting_bytes(&output.source), 5, "only the first line was read");
     }
 }

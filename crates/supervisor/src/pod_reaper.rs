@@ -134,7 +134,7 @@ fn settle() -> Result<()> {
     let mut child = SigSet::empty();
     child.add(Signal::SIGCHLD);
     child.thread_set_mask().named("sigprocmask", || "SIGCHLD".into())?;
-    // After the change of user, which resets it. A supervisor that has exited by now does not hear the report.
+    // After the change of user, which resets it. A supervisor that has exited by now does not receive_report the report.
     end_with_parent(0)?;
     seccomp::allow_only(&[Call::WRITE, Call::CLOSE, Call::RT_SIGTIMEDWAIT, Call::WAIT4, Call::EXIT_GROUP])?;
     nix::unistd::write(&line, b"R").map(drop).named("write", || "the line to the supervisor".into())

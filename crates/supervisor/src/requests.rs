@@ -1,4 +1,4 @@
-//! Parses the daemon's requests: into the machine's form, and into what came beside them.
+//! Parses the daemon's requests: into the machine's form, and into what the driver needs to carry them out.
 
 use std::os::fd::OwnedFd;
 
@@ -6,33 +6,65 @@ use wharf_isolation::{Outline, PidNamespace, Stream, Streams};
 use wharf_types::{ContainerId, Failure as _, TerminalSize};
 use wharf_wire::v1::{self, failure::Kind, request::Body};
 
-use crate::audience::{Client, Pace};
+use crate::clients::{Client, Pace};
 use crate::link::failure;
 use crate::machine::client::Watches;
-use crate::machine::{Ask, Failure, Signal};
+use crate::machine::{Failure, Request, Signal};
 
-/// What came beside a request, for the code that carries it out.
-#[derive(Debug)]
-pub(crate) enum Given {
-    Nothing,
+/// What belongs to a request and is of no interest to the machine.
+#[derive(Debug, Default)]
+pub(crate) enum Payload {
+    #[default]
+    Empty,
     /// What the pod has, sent with the greeting of the daemon that makes it.
     Held(Vec<(v1::Held, OwnedFd)>),
-    Creation(Creation),
-    Command(Command),
-    Visitor(Visitor),
+    Container(NewContainer),
+    Exec(NewExec),
+    Client(NewClient),
+}
+
+/// Each action takes the payload of its request.
+impl Payload {
+    pub(crate) fn take_held(&mut self) -> Option<Vec<(v1::Held, OwnedFd)>> {
+        match std::mem::take(self) {
+            Self::Held(held) => Some(held),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn take_container(&mut self) -> Result<NewContainer, Failure> {
+        match std::mem::take(self) {
+            Self::Container(new) => Ok(new),
+            _ => Err(internal("a container without a plan")),
+        }
+    }
+
+    pub(crate) fn take_exec(&mut self) -> Result<NewExec, Failure> {
+        match std::mem::take(self) {
+            Self::Exec(new) => Ok(new),
+            _ => Err(internal("a command without its streams")),
+        }
+    }
+
+    pub(crate) fn take_client(&mut self) -> Result<NewClient, Failure> {
+        match std::mem::take(self) {
+            Self::Client(new) => Ok(new),
+            _ => Err(internal("a client without its pipes")),
+        }
+    }
 }
 
 /// A container to make: its whole plan, still encoded, and the directory of its log if the daemon has made that.
 #[derive(Debug)]
-pub(crate) struct Creation {
+pub(crate) struct NewContainer {
     pub(crate) plan: Box<Outline>,
     pub(crate) whole: Vec<u8>,
     pub(crate) log_directory: Option<OwnedFd>,
 }
 
-/// A further process in a container, with its streams.
+/// A command to execute in a container, with its streams.
 #[derive(Debug)]
-pub(crate) struct Command {
+pub(crate) struct NewExec {
     pub(crate) args: Vec<Vec<u8>>,
     pub(crate) terminal: bool,
     pub(crate) size: Option<TerminalSize>,
@@ -41,40 +73,39 @@ pub(crate) struct Command {
 
 /// A client to attach, and whether it writes to the container.
 #[derive(Debug)]
-pub(crate) struct Visitor {
+pub(crate) struct NewClient {
     pub(crate) client: Client,
     pub(crate) stdin: bool,
 }
 
-type Read = Result<(Ask, Given), Failure>;
+type Parsed = Result<(Request, Payload), Failure>;
 
 /// Parses a request.
-pub(crate) fn read(body: Option<Body>, descriptors: Vec<OwnedFd>) -> (Ask, Given) {
-    let read = match body {
-        Some(Body::Hello(hello)) => self::hello(&hello, descriptors),
+pub(crate) fn parse(body: Option<Body>, descriptors: Vec<OwnedFd>) -> (Request, Payload) {
+    let parsed = match body {
+        Some(Body::Hello(body)) => hello(&body, descriptors),
         Some(Body::Create(_)) => create(descriptors),
-        Some(Body::Start(start)) => {
-            id(&start.container).map(|container| (Ask::Start { container }, Given::Nothing))
-        }
-        Some(Body::Signal(request)) => signal(&request),
-        Some(Body::Exec(request)) => exec(request, descriptors),
-        Some(Body::KillExec(kill)) => alone(Ask::KillExec { exec: kill.exec }),
-        Some(Body::Remove(remove)) => {
-            id(&remove.container).map(|container| (Ask::Remove { container }, Given::Nothing))
-        }
-        Some(Body::Attach(request)) => attach(&request, descriptors),
-        Some(Body::ReopenLog(reopen)) => {
-            id(&reopen.container).map(|container| (Ask::ReopenLog { container }, Given::Nothing))
-        }
-        Some(Body::Lend(lend)) => alone(Ask::Lend { held: lend.held() }),
-        Some(Body::Shutdown(_)) => alone(Ask::Shutdown),
+        Some(Body::Start(body)) => by_id(&body.container, |container| Request::Start { container }),
+        Some(Body::Signal(body)) => signal(&body),
+        Some(Body::Exec(body)) => exec(body, descriptors),
+        Some(Body::KillExec(body)) => alone(Request::KillExec { exec: body.exec }),
+        Some(Body::Remove(body)) => by_id(&body.container, |container| Request::Remove { container }),
+        Some(Body::Attach(body)) => attach(&body, descriptors),
+        Some(Body::ReopenLog(body)) => by_id(&body.container, |container| Request::ReopenLog { container }),
+        Some(Body::Lend(body)) => alone(Request::Lend { held: body.held() }),
+        Some(Body::Shutdown(_)) => alone(Request::Shutdown),
         None => Err(invalid("this supervisor does not know the request: it is of an older release")),
     };
-    read.unwrap_or_else(|failure| (Ask::Nonsense(failure), Given::Nothing))
+    parsed.unwrap_or_else(|failure| (Request::Malformed(failure), Payload::Empty))
 }
 
-fn alone(ask: Ask) -> Read {
-    Ok((ask, Given::Nothing))
+fn alone(request: Request) -> Parsed {
+    Ok((request, Payload::Empty))
+}
+
+/// A request that names a container and nothing else.
+fn by_id(text: &str, request: impl FnOnce(ContainerId) -> Request) -> Parsed {
+    alone(request(id(text)?))
 }
 
 fn invalid(message: impl Into<String>) -> Failure {
@@ -90,19 +121,19 @@ fn id(text: &str) -> Result<ContainerId, Failure> {
     text.parse().map_err(|_malformed| failure(Kind::NotFound, format!("container {text} is not in this pod")))
 }
 
-fn hello(hello: &v1::Hello, descriptors: Vec<OwnedFd>) -> Read {
+fn hello(hello: &v1::Hello, descriptors: Vec<OwnedFd>) -> Parsed {
     let kinds: Vec<v1::Held> = hello.hold().collect();
     if kinds.len() != descriptors.len() {
         return Err(invalid("a greeting whose descriptors are not those it names"));
     }
-    let given = match descriptors.is_empty() {
-        true => Given::Nothing,
-        false => Given::Held(kinds.into_iter().zip(descriptors).collect()),
+    let payload = match descriptors.is_empty() {
+        true => Payload::Empty,
+        false => Payload::Held(kinds.into_iter().zip(descriptors).collect()),
     };
-    Ok((Ask::State, given))
+    Ok((Request::State, payload))
 }
 
-fn create(descriptors: Vec<OwnedFd>) -> Read {
+fn create(descriptors: Vec<OwnedFd>) -> Parsed {
     let mut descriptors = descriptors.into_iter();
     let (plan, log_directory) = (descriptors.next(), descriptors.next());
     let plan = plan.ok_or_else(|| invalid("a create request without a plan"))?;
@@ -112,19 +143,20 @@ fn create(descriptors: Vec<OwnedFd>) -> Read {
         PidNamespace::Target(target) => Some(target.clone()),
         PidNamespace::Container | PidNamespace::Pod | PidNamespace::Host => None,
     };
-    let ask = Ask::Create { container: plan.container.clone(), has_log: plan.stdio.log.is_some(), target };
-    Ok((ask, Given::Creation(Creation { plan: Box::new(plan), whole, log_directory })))
+    let request =
+        Request::Create { container: plan.container.clone(), has_log: plan.stdio.log.is_some(), target };
+    Ok((request, Payload::Container(NewContainer { plan: Box::new(plan), whole, log_directory })))
 }
 
-fn signal(request: &v1::Signal) -> Read {
+fn signal(request: &v1::Signal) -> Parsed {
     let signal = match request.all {
         true => Signal::KillAll,
         false => Signal::First(i32::try_from(request.number).map_err(internal)?),
     };
-    alone(Ask::Signal { container: id(&request.container)?, signal })
+    alone(Request::Signal { container: id(&request.container)?, signal })
 }
 
-fn exec(mut request: v1::Exec, mut descriptors: Vec<OwnedFd>) -> Read {
+fn exec(mut request: v1::Exec, mut descriptors: Vec<OwnedFd>) -> Parsed {
     let container = id(&request.container)?;
     if descriptors.len() == 4
         && let Some(file) = descriptors.pop()
@@ -134,7 +166,7 @@ fn exec(mut request: v1::Exec, mut descriptors: Vec<OwnedFd>) -> Read {
     if request.args.is_empty() {
         return Err(invalid("an exec request without a command"));
     }
-    let command = Command {
+    let command = NewExec {
         streams: streams(descriptors)?,
         size: request
             .size
@@ -144,7 +176,7 @@ fn exec(mut request: v1::Exec, mut descriptors: Vec<OwnedFd>) -> Read {
         args: request.args,
         terminal: request.terminal,
     };
-    Ok((Ask::Exec { container, exec: request.exec }, Given::Command(command)))
+    Ok((Request::Exec { container, exec: request.exec }, Payload::Exec(command)))
 }
 
 fn streams(descriptors: Vec<OwnedFd>) -> Result<Streams, Failure> {
@@ -155,7 +187,7 @@ fn streams(descriptors: Vec<OwnedFd>) -> Result<Streams, Failure> {
     }
 }
 
-fn attach(request: &v1::Attach, descriptors: Vec<OwnedFd>) -> Read {
+fn attach(request: &v1::Attach, descriptors: Vec<OwnedFd>) -> Parsed {
     if descriptors.len() != usize::from(request.stdout) + usize::from(request.stderr) {
         return Err(invalid("an attach request whose pipes are not those it names"));
     }
@@ -166,9 +198,9 @@ fn attach(request: &v1::Attach, descriptors: Vec<OwnedFd>) -> Read {
     let mut pipes = descriptors.into_iter();
     let stdout = request.stdout.then(|| pipes.next()).flatten();
     let stderr = request.stderr.then(|| pipes.next()).flatten();
-    let visitor = Visitor { client: Client { stdout, stderr, pace: Pace::Keeps }, stdin: request.stdin };
-    let ask = Ask::Attach { container: id(&request.container)?, client: request.attach, watches };
-    Ok((ask, Given::Visitor(visitor)))
+    let new = NewClient { client: Client { stdout, stderr, pace: Pace::KeepsUp }, stdin: request.stdin };
+    let attach = Request::Attach { container: id(&request.container)?, client: request.attach, watches };
+    Ok((attach, Payload::Client(new)))
 }
 
 #[cfg(test)]
@@ -183,9 +215,9 @@ mod tests {
 
     /// The failure with which a request is refused.
     fn refusal(body: Option<Body>, descriptors: usize) -> (Kind, String) {
-        match read(body, (0..descriptors).map(|_| null()).collect()) {
-            (Ask::Nonsense(failure), Given::Nothing) => (failure.kind, failure.message),
-            (ask, _) => panic!("{ask:?} is no refusal"),
+        match parse(body, (0..descriptors).map(|_| null()).collect()) {
+            (Request::Malformed(failure), Payload::Empty) => (failure.kind, failure.message),
+            (request, _) => panic!("{request:?} is no refusal"),
         }
     }
 
@@ -194,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lacks_something_is_refused_with_its_name() {
+    fn an_incomplete_request_is_refused_by_what_it_lacks() {
         let size = v1::TerminalSize { width: 80, height: 70_000 };
         let attach = v1::Attach { container: ID.into(), stdout: true, ..Default::default() };
         for (body, descriptors, want) in [
@@ -211,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_cannot_be_is_not_in_the_pod() {
+    fn an_invalid_id_is_not_in_the_pod() {
         for name in ["", "short", "../../etc/passwd"] {
             let container = name.to_owned();
             let (kind, _) = refusal(Some(Body::Start(v1::Start { container })), 0);
@@ -224,7 +256,8 @@ mod tests {
         let words = v1::Words { words: vec![b"echo".to_vec(), vec![b'x'; 100_000]] };
         let beside = vec![null(), null(), null(), wharf_wire::to_file(&words).unwrap()];
         let request = v1::Exec { args: vec![], ..exec(None) };
-        let (Ask::Exec { exec: 3, .. }, Given::Command(command)) = read(Some(Body::Exec(request)), beside)
+        let (Request::Exec { exec: 3, .. }, Payload::Exec(command)) =
+            parse(Some(Body::Exec(request)), beside)
         else {
             panic!("it is a command")
         };
@@ -239,10 +272,12 @@ mod tests {
             [(true, true, Watches::Output), (false, true, Watches::Output), (false, false, Watches::Nothing)]
         {
             let pipes = (0..usize::from(stdout) + usize::from(stderr)).map(|_| null()).collect();
-            let (ask, given) = read(Some(Body::Attach(request(stdout, stderr))), pipes);
-            let Given::Visitor(visitor) = given else { panic!("a visitor") };
-            assert_eq!((visitor.client.stdout.is_some(), visitor.client.stderr.is_some()), (stdout, stderr));
-            assert_eq!(ask, Ask::Attach { container: ID.parse().unwrap(), client: 4, watches });
+            let (attach, payload) = parse(Some(Body::Attach(request(stdout, stderr))), pipes);
+            let Payload::Client(NewClient { client, .. }) = payload else {
+                panic!("{payload:?} is no client")
+            };
+            assert_eq!((client.stdout.is_some(), client.stderr.is_some()), (stdout, stderr));
+            assert_eq!(attach, Request::Attach { container: ID.parse().unwrap(), client: 4, watches });
         }
     }
 }

@@ -1,5 +1,7 @@
-//! The supervisor's only loop: it tells the machine what has become ready, and has the driver do what the machine
-//! decides.
+//! The supervisor's only loop: it tells the machine what has happened, and has the driver do what the machine decides.
+//!
+//! Each turn waits until something is ready or due, and gives each source a bounded part: one request, or some reads of
+//! an output. So nobody who has much to say, be it a daemon or a container, holds up the others.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,16 +16,16 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use wharf_state::Layout;
 use wharf_sys::error::Named as _;
 use wharf_types::failure::named;
-use wharf_types::{ContainerId, ErrorKind, Failure as _};
+use wharf_types::{ErrorKind, Failure as _};
 
+use crate::diagnostics::{self, OrWarn as _};
 use crate::driver::Driver;
 use crate::link::{Link, Received, failure};
 use crate::log::frame::Refusal;
-use crate::log::queue::Told;
-use crate::machine::{Event, Failure, Machine, container, exec};
-use crate::requests::{self, Given};
-use crate::trouble::{self, OrTell as _};
-use crate::watch::{Source, Watch};
+use crate::log::writer::LogEvent;
+use crate::machine::{Event, Failure, Machine, client, container};
+use crate::requests::{self, Payload};
+use crate::watch::{Owner, Source, Watch};
 
 /// How often everything that waits for a time or a disk is checked.
 const TICK: Duration = Duration::from_secs(1);
@@ -77,19 +79,19 @@ impl Supervisor {
             let tick = EpollTimeout::try_from(TICK).unwrap_or(EpollTimeout::NONE);
             let timeout = if has_to_tick { tick } else { EpollTimeout::NONE };
             let ready = self.driver.watch.wait(timeout);
-            self.tell(Event::Time { now_ns: wharf_sys::clock::monotonic_ns() });
+            self.handle(Event::Time { now_ns: wharf_sys::clock::monotonic_ns() });
             for source in ready {
-                self.turn(source);
+                self.dispatch(source);
             }
             self.tick();
-            self.tend_logs();
-            self.tend_link();
+            self.serve_log_writer();
+            self.serve_link();
         }
         ExitCode::SUCCESS
     }
 
     /// Passes an event to the machine, carries out what it decides, and tells it the results.
-    fn tell(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
             for action in self.machine.step(event) {
@@ -98,76 +100,63 @@ impl Supervisor {
         }
     }
 
-    fn turn(&mut self, source: Source) {
+    fn handle_all(&mut self, events: Vec<Event>) {
+        for event in events {
+            self.handle(event);
+        }
+    }
+
+    /// Finds out what it means that a descriptor is ready.
+    fn dispatch(&mut self, source: Source) {
         match source {
-            Source::Report(id) => self.container_reported(&id),
+            Source::Report(owner) => self.reported(&owner),
+            Source::Exit(owner) => self.exited(&owner),
             Source::Output(id, out) => {
-                for (client, event) in self.driver.pump_output(&id, out) {
-                    self.tell(Event::Client(client, event));
-                }
+                let events = self.driver.pump_output(&id, out);
+                self.handle_all(events);
             }
-            Source::Client(_, client) => {
-                self.tell(Event::Client(client, crate::machine::client::Event::Left))
-            }
-            Source::Exit(id) => self.container_ended(&id),
-            Source::ExecReport(number) => self.exec_reported(number),
-            Source::ExecExit(number) => self.exec_ended(number),
+            Source::Client(_, number) => self.handle(Event::Client(number, client::Event::Left)),
             Source::Reaper => self.driver.reaper_ended(),
-            Source::Signals => {
-                while matches!(self.signals.read_signal(), Ok(Some(_))) {}
-                self.driver.reap_strays();
-            }
+            Source::Signals => self.children_ended(),
             Source::LogWriter => self.driver.log_writer.receive(),
             Source::Link => self.link_ready(),
             Source::Listener => self.accept(),
         }
     }
 
-    fn container_reported(&mut self, id: &ContainerId) {
-        while let Some(event) = self.driver.container_report(id) {
-            self.tell(Event::Container(id.clone(), event));
+    fn reported(&mut self, owner: &Owner) {
+        while let Some(event) = self.driver.report(owner) {
+            self.handle(event);
         }
     }
 
-    /// Its reports come first, because another process may continue as the container's. Then its last output, then its
-    /// end.
-    fn container_ended(&mut self, id: &ContainerId) {
-        self.container_reported(id);
-        let Some((exit, lost)) = self.driver.container_end(id) else { return };
-        for (client, event) in lost {
-            self.tell(Event::Client(client, event));
-        }
-        let now_ns = wharf_sys::clock::now_ns();
-        self.tell(Event::Container(id.clone(), container::Event::Exited { exit, now_ns }));
+    /// Its reports come first, because another process may continue in its place.
+    fn exited(&mut self, owner: &Owner) {
+        self.reported(owner);
+        let events = self.driver.end(owner);
+        self.handle_all(events);
     }
 
-    fn exec_reported(&mut self, number: u64) {
-        while let Some(event) = self.driver.exec_report(number) {
-            self.tell(Event::Exec(number, event));
-        }
-    }
-
-    fn exec_ended(&mut self, number: u64) {
-        self.exec_reported(number);
-        if let Some(exit) = self.driver.exec_end(number) {
-            self.tell(Event::Exec(number, exec::Event::Exited(exit)));
-        }
+    /// Those that are watched are seen by their pidfds; here is only what they have left behind.
+    fn children_ended(&mut self) {
+        while matches!(self.signals.read_signal(), Ok(Some(_))) {}
+        self.driver.reap_strays();
     }
 
     fn link_ready(&mut self) {
         self.driver.link.pump();
         match self.driver.link.receive() {
-            Received::Request(request, message, descriptors) => {
-                let (ask, given) = requests::read(message.body, descriptors);
-                self.driver.given = given;
-                self.tell(Event::Asked { request, ask });
-                // If the request was refused, what came with it is dropped.
-                self.driver.given = Given::Nothing;
+            Received::Request(id, message, descriptors) => {
+                let (request, payload) = requests::parse(message.body, descriptors);
+                self.driver.payload = payload;
+                self.handle(Event::Request(id, request));
+                // If the request was refused, what belongs to it is dropped.
+                self.driver.payload = Payload::Empty;
             }
             Received::Nothing => {}
             Received::Closed => {
                 self.close_link();
-                self.tell(Event::Disconnected);
+                self.handle(Event::Disconnected);
             }
         }
     }
@@ -184,21 +173,23 @@ impl Supervisor {
     fn accept(&mut self) {
         let socket = match wharf_sys::socket::accept(self.listener.as_fd()) {
             Ok((socket, uid)) if uid == nix::unistd::geteuid().as_raw() => socket,
-            Ok((_, uid)) => return trouble::tell(format_args!("user {uid} wanted to take over: refused")),
+            Ok((_, uid)) => {
+                return diagnostics::warn(format_args!("user {uid} wanted to take over: refused"));
+            }
             // It disconnected before it was accepted.
             Err(error) if matches!(error.errno, Errno::EAGAIN | Errno::ECONNABORTED) => return,
-            Err(error) => return trouble::tell(format_args!("a daemon wanted to take over: {error}")),
+            Err(error) => return diagnostics::warn(format_args!("a daemon wanted to take over: {error}")),
         };
         self.close_link();
         let Driver { link, watch, .. } = &mut self.driver;
-        link.open(socket).or_tell("taking a daemon's connection");
+        link.open(socket).or_warn("taking a daemon's connection");
         let watched = link.socket().map(|socket| watch.add(socket, Source::Link));
         if let Some(Err(error)) = watched {
-            trouble::tell(format_args!("a daemon's connection is of no use: {error}"));
+            diagnostics::warn(format_args!("a daemon's connection is of no use: {error}"));
             link.close();
         }
         let event = if link.socket().is_some() { Event::Connected } else { Event::Disconnected };
-        self.tell(event);
+        self.handle(event);
     }
 
     /// What is due each second.
@@ -210,44 +201,44 @@ impl Supervisor {
         }
     }
 
-    fn tend_link(&mut self) {
+    fn serve_link(&mut self) {
         let Driver { link, watch, .. } = &mut self.driver;
         if link.is_starved() {
             link.pump();
         }
         let interest = link.interest();
         if let Some(socket) = link.socket() {
-            watch.change(socket, &Source::Link, interest).or_tell("watching the daemon's connection");
+            watch.change(socket, &Source::Link, interest).or_warn("watching the daemon's connection");
         }
     }
 
-    /// Starts, feeds and drops the log writer, and passes on its answers.
-    fn tend_logs(&mut self) {
-        self.driver.tend_log_writer();
-        for told in self.driver.log_writer.take_told() {
-            self.tell(meaning(told));
+    /// Starts, feeds and drops the log writer, and passes on its replies.
+    fn serve_log_writer(&mut self) {
+        self.driver.run_log_writer();
+        for event in self.driver.log_writer.take_events() {
+            self.handle(meaning(event));
         }
-        self.driver.tend_outputs();
+        self.driver.resume_outputs();
         if !self.driver.log_writer.is_awake() {
             self.driver.let_buffer_go();
         }
     }
 }
 
-/// What an answer of the log writer means to the machine. A request to create a container names the log and may be at
+/// What an event of the log writer means to the machine. A request to create a container names the log and may be at
 /// fault; a request to reopen the log does not name it, and its caller cannot mend it.
-fn meaning(told: Told) -> Event {
-    match told {
-        Told::Opened(id, Ok(())) => Event::Container(id, container::Event::LogOpened),
-        Told::Opened(id, Err(refusal)) => {
+fn meaning(event: LogEvent) -> Event {
+    match event {
+        LogEvent::Opened(id, Ok(())) => Event::Container(id, container::Event::LogOpened),
+        LogEvent::Opened(id, Err(refusal)) => {
             let failure = unopened(named(refusal.errno), &refusal);
             Event::Container(id, container::Event::LogFailed(failure))
         }
-        Told::Reopened(request, outcome) => {
+        LogEvent::Reopened(request, outcome) => {
             let outcome = outcome.map_err(|refusal| unopened(refusal.errno.kind(), &refusal));
             Event::Settled { request, outcome }
         }
-        Told::Flushed(id) => Event::Container(id, container::Event::Flushed),
+        LogEvent::Flushed(id) => Event::Container(id, container::Event::Flushed),
     }
 }
 
@@ -283,10 +274,11 @@ fn block_signals() -> wharf_sys::Result<SignalFd> {
 mod tests {
     use super::*;
     use crate::link::RequestId;
+    use wharf_types::ContainerId;
     use wharf_wire::v1::failure::Kind;
 
     #[test]
-    fn a_log_that_cannot_be_opened_is_whose_fault_it_is() {
+    fn a_log_that_cannot_be_opened_is_the_fault_of_who_named_it() {
         let refused = |errno| Err(Refusal { errno, message: "open 0.log".to_owned() });
         for (errno, opened, reopened) in [
             (Errno::ENOENT, Kind::Invalid, Kind::Internal),
@@ -297,7 +289,7 @@ mod tests {
         ] {
             let id = ContainerId::from_random([1; 32]);
             let Event::Container(_, container::Event::LogFailed(failure)) =
-                meaning(Told::Opened(id, refused(errno)))
+                meaning(LogEvent::Opened(id, refused(errno)))
             else {
                 panic!("{errno} is a failure")
             };
@@ -307,7 +299,7 @@ mod tests {
             );
             let request = RequestId::of_test(1);
             let Event::Settled { outcome: Err(failure), .. } =
-                meaning(Told::Reopened(request, refused(errno)))
+                meaning(LogEvent::Reopened(request, refused(errno)))
             else {
                 panic!("{errno} is a failure")
             };

@@ -7,26 +7,41 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use wharf_types::ContainerId;
 
+use crate::diagnostics;
 use crate::log::Stream;
-use crate::trouble;
 
-/// The meaning of a descriptor that is ready.
+/// The meaning of a descriptor that is ready. What is ready at once is handled in this order.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Source {
     /// Reports come before exits: a process that has reported and died has both ready.
-    Report(ContainerId),
+    Report(Owner),
     Output(ContainerId, Out),
     /// A client has closed its end.
     Client(ContainerId, u64),
-    ExecReport(u64),
-    Exit(ContainerId),
-    ExecExit(u64),
+    Exit(Owner),
     /// The first process of the pod's PID namespace has ended.
     Reaper,
     Signals,
     LogWriter,
     Link,
     Listener,
+}
+
+/// What a child of the supervisor belongs to: the container whose first process it is, or an exec.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Owner {
+    Container(ContainerId),
+    Exec(u64),
+}
+
+impl Owner {
+    pub(crate) fn report(&self) -> Source {
+        Source::Report(self.clone())
+    }
+
+    pub(crate) fn exit(&self) -> Source {
+        Source::Exit(self.clone())
+    }
 }
 
 /// One of a container's outputs, ordered so that it can be a key.
@@ -102,7 +117,7 @@ impl Watch {
     pub(crate) fn remove(&mut self, fd: BorrowedFd<'_>, source: &Source) {
         match self.epoll.delete(fd) {
             Ok(()) | Err(Errno::ENOENT) => {}
-            Err(errno) => trouble::tell(format_args!("{source:?} is watched for ever: {errno}")),
+            Err(errno) => diagnostics::warn(format_args!("{source:?} is watched for ever: {errno}")),
         }
         self.names.retain(|_, (name, _)| name != source);
     }
@@ -124,7 +139,7 @@ impl Watch {
         let count = self.epoll.wait(&mut events, timeout).unwrap_or_else(|errno| {
             // After an interruption it is called again.
             if errno != Errno::EINTR {
-                trouble::tell(format_args!("epoll_wait: {errno}"));
+                diagnostics::warn(format_args!("epoll_wait: {errno}"));
             }
             0
         });
@@ -132,5 +147,70 @@ impl Watch {
         let mut ready: Vec<Source> = events[..count].iter().filter_map(name).collect();
         ready.sort_unstable();
         ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::{AsFd as _, OwnedFd};
+
+    /// Both ends of a pipe that has something to read.
+    fn ready() -> (OwnedFd, OwnedFd) {
+        let (read, write) = nix::unistd::pipe().unwrap();
+        nix::unistd::write(&write, b"x").unwrap();
+        (read, write)
+    }
+
+    fn id() -> ContainerId {
+        ContainerId::from_random([1; 32])
+    }
+
+    #[test]
+    fn reports_come_before_exits_and_output_between_them() {
+        let container = Owner::Container(id());
+        let order = [
+            container.report(),
+            Owner::Exec(1).report(),
+            Source::Output(id(), Out::Stdout),
+            Source::Client(id(), 1),
+            container.exit(),
+            Owner::Exec(1).exit(),
+            Source::Link,
+        ];
+        let mut watch = Watch::new().unwrap();
+        let pipes: Vec<_> = order.iter().map(|_| ready()).collect();
+        for ((pipe, _write), source) in pipes.iter().zip(&order).rev() {
+            watch.add(pipe.as_fd(), source.clone()).unwrap();
+        }
+        assert_eq!(watch.wait(EpollTimeout::ZERO), order);
+    }
+
+    #[test]
+    fn a_descriptor_is_seen_for_what_is_wanted_until_it_is_removed() {
+        let (read, write) = ready();
+        let mut watch = Watch::new().unwrap();
+        watch.add(read.as_fd(), Source::Link).unwrap();
+        watch.change(read.as_fd(), &Source::Link, EpollFlags::empty()).unwrap();
+        assert!(watch.wait(EpollTimeout::ZERO).is_empty());
+        watch.change(read.as_fd(), &Source::Link, EpollFlags::EPOLLIN).unwrap();
+        assert_eq!(watch.wait(EpollTimeout::ZERO), [Source::Link]);
+        let (other, _write) = ready();
+        watch.replace(read.as_fd(), other.as_fd(), Source::Link).unwrap();
+        drop(write);
+        assert_eq!(watch.wait(EpollTimeout::ZERO), [Source::Link], "once: the first one is not watched");
+        watch.remove(other.as_fd(), &Source::Link);
+        watch.remove(other.as_fd(), &Source::Link);
+        assert!(watch.wait(EpollTimeout::ZERO).is_empty());
+    }
+
+    #[test]
+    fn of_a_client_only_its_leaving_is_seen() {
+        let (read, write) = ready();
+        let mut watch = Watch::new().unwrap();
+        watch.add_closed(write.as_fd(), Source::Client(id(), 1)).unwrap();
+        assert!(watch.wait(EpollTimeout::ZERO).is_empty());
+        drop(read);
+        assert_eq!(watch.wait(EpollTimeout::ZERO), [Source::Client(id(), 1)]);
     }
 }

@@ -116,7 +116,7 @@ fn dropped_result(file: &File) -> Vec<String> {
     if !file.path.starts_with("crates/supervisor/src/") || file.path.ends_with("/tests.rs") {
         return Vec::new();
     }
-    let what = "a result is dropped: handle it, or tell it (`or_tell`)";
+    let what = "a result is dropped: handle it, or log it (`or_warn`)";
     let text = measures::without_tests(&file.text);
     File { path: file.path.clone(), text, executable: false }.lines_where(what, drops_a_call)
 }
@@ -423,7 +423,7 @@ fn a_dropped_result_is_found() {
         "drop(making);",
         "drop((one, other));",
         "let text = read(fd).unwrap_or_default();",
-        "raise().map(drop).or_tell(x);",
+        "raise().map(drop).or_warn(x);",
     ] {
         assert!(dropped_result(&file(path, code)).is_empty(), "{code}");
     }

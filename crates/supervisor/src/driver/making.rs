@@ -1,42 +1,29 @@
 //! Creating processes: a container's first one, and those of execs.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::AsFd;
 
-use nix::fcntl::OFlag;
 use wharf_isolation::{JoinPlan, Origin, Outline, PidNamespace, Place, Streams};
-use wharf_sys::error::Named as _;
 use wharf_types::ContainerId;
 
 use super::Driver;
+use crate::child::Child;
 use crate::container::{Container, Exec};
+use crate::leaf::{self, Leaf};
 use crate::machine::Failure;
 use crate::pod_reaper::PodReaper;
-use crate::requests::{Command, Creation, Given, internal};
-use crate::spawn::{Child, pipes};
-use crate::trouble::OrTell as _;
-use crate::watch::{Out, Source};
+use crate::requests::{NewContainer, NewExec, internal};
+use crate::spawn::{Pipes, pipes};
+use crate::watch::{Out, Owner, Source};
 
 impl Driver {
     /// Creates a container's first process, which sets everything up and waits for its start.
     pub(super) fn spawn(&mut self, id: &ContainerId) -> Result<(), Failure> {
-        let Given::Creation(creation) = std::mem::replace(&mut self.given, Given::Nothing) else {
-            return Err(internal("a container without a plan"));
-        };
-        let Creation { plan, whole, log_directory } = creation;
+        let NewContainer { plan, whole, log_directory } = self.payload.take_container()?;
         let (streams, pipes) = pipes(plan.stdio.input).map_err(internal)?;
         let child = self.spawn_first((&plan, &whole), &streams)?;
-        self.watch_child(&child, [Source::Report(id.clone()), Source::Exit(id.clone())])?;
-        let terminal = plan.stdio.terminal;
+        child.watch(&mut self.watch, &Owner::Container(id.clone())).map_err(internal)?;
         let mut container = Container::new(*plan, child);
-        if !terminal {
-            for (out, pipe) in [(Out::Stdout, pipes.stdout), (Out::Stderr, pipes.stderr)] {
-                let watched = self.watch.add(pipe.as_fd(), Source::Output(id.clone(), out));
-                watched.or_tell(format_args!("an output of container {id} will not be read"));
-                container.add_output(out, pipe);
-            }
-        }
-        container.stdin = pipes.stdin;
+        self.connect_pipes(&mut container, pipes);
         // At the same time as the first process sets things up; the reply waits for both.
         let log = container.plan.stdio.log.clone();
         container.log = log.map(|log| self.log_writer.open(log, log_directory, id.clone()));
@@ -46,19 +33,8 @@ impl Driver {
 
     fn spawn_first(&mut self, (plan, whole): (&Outline, &[u8]), streams: &Streams) -> Result<Child, Failure> {
         self.ensure_reaper(plan)?;
-        let place = match &plan.namespaces.pid {
-            PidNamespace::Container => Place::New,
-            PidNamespace::Host => Place::Host,
-            PidNamespace::Pod => match &self.reaper {
-                Some(reaper) => Place::Of(reaper.pidfd.as_fd()),
-                None => return Err(internal("the pod has no PID namespace")),
-            },
-            PidNamespace::Target(target) => match self.containers.get(target) {
-                Some(target) => Place::Of(target.child.pidfd.as_fd()),
-                None => return Err(internal(format!("target container {target} is not held"))),
-            },
-        };
-        let cgroup = plan.cgroup.directory.as_ref().map(|path| open_directory(path.as_path()));
+        let place = self.place(&plan.namespaces.pid)?;
+        let cgroup = plan.cgroup.directory.as_ref().map(|path| leaf::open_directory(path.as_path()));
         let cgroup = cgroup.transpose().map_err(internal)?;
         let pod = self.held.namespaces()?;
         let mut keep = streams.descriptors();
@@ -82,106 +58,60 @@ impl Driver {
         Ok(())
     }
 
-    /// Watches a child. One that cannot be watched is killed, and is reaped with the strays.
-    fn watch_child(&mut self, child: &Child, sources: [Source; 2]) -> Result<(), Failure> {
-        let [report, exit] = sources;
-        let watched = self.watch.add(child.report.as_fd(), report);
-        let watched = watched.and_then(|()| self.watch.add(child.pidfd.as_fd(), exit));
-        watched.map_err(|error| {
-            child.abandon();
-            internal(error)
-        })
+    /// Where a container's program runs.
+    fn place(&self, namespace: &PidNamespace) -> Result<Place<'_>, Failure> {
+        let process = match namespace {
+            PidNamespace::Container => return Ok(Place::New),
+            PidNamespace::Host => return Ok(Place::Host),
+            PidNamespace::Pod => {
+                let reaper = self.reaper.as_ref().ok_or_else(|| internal("the pod has no PID namespace"))?;
+                &reaper.pidfd
+            }
+            PidNamespace::Target(target) => &self.container(target)?.child.pidfd,
+        };
+        Ok(Place::Of(process.as_fd()))
+    }
+
+    /// A terminal comes later, with the report that the process is ready.
+    fn connect_pipes(&mut self, container: &mut Container, pipes: Pipes) {
+        container.stdin = pipes.stdin;
+        if container.plan.stdio.terminal {
+            return;
+        }
+        for (out, pipe) in [(Out::Stdout, pipes.stdout), (Out::Stderr, pipes.stderr)] {
+            container.add_output(out, pipe, &mut self.watch);
+        }
     }
 
     /// Creates a process that enters a container and executes a command.
     pub(super) fn enter(&mut self, number: u64, id: ContainerId) -> Result<(), Failure> {
-        let Given::Command(command) = std::mem::replace(&mut self.given, Given::Nothing) else {
-            return Err(internal("a command without its streams"));
-        };
-        let Some(container) = self.containers.get(&id) else {
-            return Err(internal(format!("container {id} is not held")));
-        };
-        let entries = container.entries().map_err(internal)?;
-        let leaf = container.plan.cgroup.kill_directory.as_path().join(format!("exec-{number}"));
-        let own = make_leaf(container, &leaf).map_err(internal)?;
-        let mut plan = join_plan(container, &command, (entries, &own));
-        // What it inherits need not be set.
-        plan.process.oom_score_adj =
-            plan.process.oom_score_adj.filter(|score| self.score.of("self") != Some(*score));
-        let child = self.spawn_command(container, &command.streams, (&plan, &own));
-        let mut child = child.inspect_err(|_failed| remove_leaf(&leaf))?;
-        child.awaits_ready = command.terminal;
-        self.watch_child(&child, [Source::ExecReport(number), Source::ExecExit(number)])?;
-        self.execs.insert(number, Exec { container: id, child, terminal: None, leaf });
+        let new = self.payload.take_exec()?;
+        let container = self.container(&id)?;
+        let mut plan = self.join_plan(container, &new).map_err(internal)?;
+        let leaf = Leaf::make(&container.plan.cgroup, number).map_err(internal)?;
+        plan.entries.extend(leaf.tasks());
+        let first = container.child.pidfd.as_fd();
+        let keep = [&new.streams.descriptors()[..], &[first], &plan.entries].concat();
+        let body = |origin: Origin<'_>| wharf_isolation::join(&plan, first, &new.streams, origin);
+        let spawned = self.spawner.spawn(Place::Of(first), leaf.directory(), &keep, body);
+        let mut child = spawned.inspect_err(|_failed| leaf::discard(&leaf.path)).map_err(internal)?;
+        child.awaits_ready = new.terminal;
+        child.watch(&mut self.watch, &Owner::Exec(number)).map_err(internal)?;
+        self.execs.insert(number, Exec { container: id, child, terminal: None, leaf: leaf.path });
         Ok(())
     }
 
-    fn spawn_command(
-        &self,
-        container: &Container,
-        streams: &Streams,
-        (plan, own): (&JoinPlan<'_>, &Leaf),
-    ) -> Result<Child, Failure> {
-        let first = container.child.pidfd.as_fd();
-        let mut keep = streams.descriptors();
-        keep.push(first);
-        keep.extend(&plan.entries);
-        let cgroup = match own {
-            Leaf::Directory(directory) => Some(directory.as_fd()),
-            Leaf::Tasks(_) => None,
-        };
-        let body = |origin: Origin<'_>| wharf_isolation::join(plan, first, streams, origin);
-        self.spawner.spawn(Place::Of(first), cgroup, &keep, body).map_err(internal)
-    }
-}
-
-fn open_directory(path: &Path) -> wharf_sys::Result<OwnedFd> {
-    wharf_sys::fs::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
-}
-
-/// An exec's own cgroup, opened in the way in which it is entered.
-enum Leaf {
-    /// In the unified hierarchy: the exec is cloned into it.
-    Directory(OwnedFd),
-    /// In a v1 hierarchy: the exec enters it as its first step.
-    Tasks(OwnedFd),
-}
-
-/// The container's own process with other arguments, in its own cgroup below the container's.
-fn join_plan<'a>(
-    container: &Container,
-    command: &Command,
-    (mut entries, own): (Vec<BorrowedFd<'a>>, &'a Leaf),
-) -> JoinPlan<'a> {
-    let mut process = container.plan.process.clone();
-    process.args.clone_from(&command.args);
-    process.oom_score_adj = container.oom_score().or(process.oom_score_adj);
-    if command.terminal && !process.env.iter().any(|variable| variable.starts_with(b"TERM=")) {
-        process.env.push(b"TERM=xterm".to_vec());
-    }
-    if let Leaf::Tasks(tasks) = own {
-        entries.push(tasks.as_fd());
-    }
-    let identity = container.identity.clone();
-    JoinPlan { process, identity, entries, terminal: command.terminal, size: command.size }
-}
-
-/// Makes an exec's own cgroup below the container's.
-fn make_leaf(container: &Container, leaf: &Path) -> wharf_sys::Result<Leaf> {
-    let made = std::fs::create_dir(leaf);
-    made.named("mkdir", || format!("{}, the exec's cgroup", leaf.display()))?;
-    let opened = if container.has_unified() {
-        open_directory(leaf).map(Leaf::Directory)
-    } else {
-        wharf_sys::fs::open(leaf.join("tasks"), OFlag::O_WRONLY).map(Leaf::Tasks)
-    };
-    opened.inspect_err(|_failed| remove_leaf(leaf))
-}
-
-/// Removes the cgroup of an exec from which nothing can be left.
-pub(super) fn remove_leaf(leaf: &Path) {
-    match std::fs::remove_dir(leaf) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        removed => removed.or_tell(format_args!("removing cgroup {}", leaf.display())),
+    /// The container's own process with other arguments.
+    fn join_plan<'a>(&self, container: &'a Container, new: &NewExec) -> wharf_sys::Result<JoinPlan<'a>> {
+        let mut process = container.plan.process.clone();
+        process.args.clone_from(&new.args);
+        let score = container.oom_score().or(process.oom_score_adj);
+        // What it inherits need not be set.
+        process.oom_score_adj = score.filter(|score| self.score.of("self") != Some(*score));
+        if new.terminal && !process.env.iter().any(|variable| variable.starts_with(b"TERM=")) {
+            process.env.push(b"TERM=xterm".to_vec());
+        }
+        let (identity, entries) = (container.identity.clone(), container.entries()?);
+        Ok(JoinPlan { process, identity, entries, terminal: new.terminal, size: new.size })
     }
 }

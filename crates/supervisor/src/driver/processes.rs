@@ -1,67 +1,129 @@
-//! What processes report, and how they end.
+//! What processes are told, what they report, and how they end.
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use wharf_isolation::Report;
+use nix::errno::Errno;
+use wharf_isolation::{Identity, Report};
 use wharf_sys::process;
-use wharf_types::{ContainerId, Exit};
+use wharf_types::ContainerId;
 
 use super::Driver;
+use crate::child::Role;
 use crate::container::{Exec, First};
-use crate::link;
-use crate::machine::{client, container, exec};
-use crate::spawn::{Child, Kin, Line, Spent};
-use crate::trouble::OrTell as _;
-use crate::watch::{Out, Source, Watch};
+use crate::diagnostics::OrWarn as _;
+use crate::link::{self, RequestId};
+use crate::machine::{Event, Failure, container, exec};
+use crate::pod_reaper::PodReaper;
+use crate::requests::internal;
+use crate::watch::{Owner, Source};
+
+/// What a child has reported, as far as its container or exec is concerned.
+enum ChildReport {
+    Ready { identity: Identity, terminal: Option<OwnedFd> },
+    Failed(Failure),
+    Closed,
+}
 
 impl Driver {
-    /// The next report of a container's first process, if one has arrived.
-    pub(crate) fn container_report(&mut self, id: &ContainerId) -> Option<container::Event> {
+    /// Tells a container's first process to execute the program.
+    pub(super) fn start(&mut self, id: &ContainerId) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        container.first = First::Started;
+        let told = wharf_sys::socket::send(container.child.report.as_fd(), b"S", &[]);
+        // The process is gone, which will be seen soon.
+        told.or_warn(format_args!("starting container {id}"));
+    }
+
+    pub(super) fn signal(&mut self, request: RequestId, id: &ContainerId, number: i32) -> Option<Event> {
+        let outcome = match self.containers.get_mut(id)?.signal(number) {
+            // The process is gone by now, which is not a failure of the signal.
+            Err(error) if error.errno != Errno::ESRCH => Err(internal(error)),
+            _ => Ok(()),
+        };
+        Some(Event::Settled { request, outcome })
+    }
+
+    /// What a child's next report means, if one has arrived.
+    pub(crate) fn report(&mut self, owner: &Owner) -> Option<Event> {
+        match owner {
+            Owner::Container(id) => {
+                let event = self.container_report(id, owner)?;
+                Some(Event::Container(id.clone(), event))
+            }
+            Owner::Exec(number) => self.exec_report(*number, owner).map(|event| Event::Exec(*number, event)),
+        }
+    }
+
+    fn container_report(&mut self, id: &ContainerId, owner: &Owner) -> Option<container::Event> {
+        match self.child_report(owner)? {
+            ChildReport::Ready { identity, terminal } => {
+                let container = self.containers.get_mut(id)?;
+                container.identity = identity;
+                terminal.into_iter().for_each(|fd| container.add_terminal(fd, &mut self.watch));
+                Some(container::Event::Ready)
+            }
+            ChildReport::Failed(failure) => Some(container::Event::Failed(failure)),
+            // If the process ends before it was told to execute the program, the machine does not take this for a
+            // start.
+            ChildReport::Closed => Some(container::Event::Executed { now_ns: wharf_sys::clock::now_ns() }),
+        }
+    }
+
+    fn exec_report(&mut self, number: u64, owner: &Owner) -> Option<exec::Event> {
         loop {
-            let container =
-                self.containers.get_mut(id).filter(|container| container.child.line == Line::Open)?;
-            match container.child.hear() {
-                Ok(Report::Ready { identity, terminal }) => {
-                    container.identity = identity;
-                    terminal.into_iter().for_each(|terminal| self.adopt_terminal(id, terminal));
-                    return Some(container::Event::Ready);
-                }
-                Ok(Report::Line { line, .. }) => {
-                    listen_at(&mut container.child, line, (&mut self.watch, Source::Report(id.clone())));
-                }
-                Ok(Report::Born { process, .. }) => {
-                    let watch = (&mut self.watch, Source::Exit(id.clone()));
-                    if !go_on_as(&mut container.child, process, watch, &mut self.spent) {
-                        return None;
-                    }
-                    self.reap_strays();
-                }
-                Ok(Report::Failed { kind, message }) => {
-                    silence(&mut container.child, &mut self.watch, &Source::Report(id.clone()));
-                    return Some(container::Event::Failed(link::failure(kind.into(), message)));
-                }
-                // If the process ends before it was told to execute the program, the machine does not take this for a
-                // start.
-                Ok(Report::Closed) => {
-                    silence(&mut container.child, &mut self.watch, &Source::Report(id.clone()));
-                    return Some(container::Event::Executed { now_ns: wharf_sys::clock::now_ns() });
-                }
-                Err(_later) => return None,
+            match self.child_report(owner)? {
+                ChildReport::Ready { terminal, .. } => self.execs.get_mut(&number)?.terminal = terminal,
+                ChildReport::Failed(failure) => return Some(exec::Event::Failed(failure)),
+                // Only when the reports have ended without a failure is it known that the program runs.
+                ChildReport::Closed => return Some(exec::Event::Executed),
             }
         }
     }
 
-    fn adopt_terminal(&mut self, id: &ContainerId, terminal: OwnedFd) {
-        let Some(container) = self.containers.get_mut(id) else { return };
-        crate::spawn::set_nonblocking(&terminal)
-            .and_then(|()| self.watch.add(terminal.as_fd(), Source::Output(id.clone(), Out::Stdout)))
-            .or_tell(format_args!("the terminal of container {id} will not be read"));
-        container.add_output(Out::Stdout, terminal);
+    /// The next report of a child that its container or exec has to know. On the way the child may change its line, and
+    /// name its successor.
+    fn child_report(&mut self, owner: &Owner) -> Option<ChildReport> {
+        loop {
+            let Self { containers, execs, watch, creators, .. } = self;
+            let child = match owner {
+                Owner::Container(id) => &mut containers.get_mut(id)?.child,
+                Owner::Exec(number) => &mut execs.get_mut(number)?.child,
+            };
+            match child.receive_report()? {
+                Report::Ready { identity, terminal } => {
+                    return Some(ChildReport::Ready { identity, terminal });
+                }
+                Report::Line { line, .. } => child.listen_at(line, watch, owner),
+                Report::Born { process, .. } => {
+                    creators.add(child.continue_as(process, watch, owner)?);
+                    self.reap_strays();
+                }
+                Report::Failed { kind, message } => {
+                    child.silence(watch, owner);
+                    return Some(ChildReport::Failed(link::failure(kind.into(), message)));
+                }
+                Report::Closed => {
+                    child.silence(watch, owner);
+                    return Some(ChildReport::Closed);
+                }
+            }
+        }
     }
 
-    /// How a container's first process ended, if it is a zombie by now. The rest of the container is killed and its
-    /// last output read. The clients that did not keep up with that output are returned as well.
-    pub(crate) fn container_end(&mut self, id: &ContainerId) -> Option<(Exit, Vec<(u64, client::Event)>)> {
+    /// What a child's end means, once it has ended.
+    pub(crate) fn end(&mut self, owner: &Owner) -> Vec<Event> {
+        match owner {
+            Owner::Container(id) => self.container_end(id, owner).unwrap_or_default(),
+            Owner::Exec(number) => {
+                let exit = self.execs.get(number).and_then(Exec::ended);
+                exit.into_iter().map(|exit| Event::Exec(*number, exec::Event::Exited(exit))).collect()
+            }
+        }
+    }
+
+    /// The rest of the container is killed and its last output read. Clients that do not keep up with that output come
+    /// first.
+    fn container_end(&mut self, id: &ContainerId, owner: &Owner) -> Option<Vec<Event>> {
         let container = self.containers.get_mut(id)?;
         if matches!(container.first, First::Ended | First::Reaped) {
             return None;
@@ -69,54 +131,22 @@ impl Driver {
         let exit = container.ended()?;
         container.first = First::Ended;
         container.kill_rest();
-        self.watch.remove(container.child.pidfd.as_fd(), &Source::Exit(id.clone()));
+        self.watch.remove(container.child.pidfd.as_fd(), &owner.exit());
         self.drain_outputs(id);
-        Some((exit, self.lost_clients(id)))
-    }
-
-    /// The next report of an exec's process, if one has arrived.
-    pub(crate) fn exec_report(&mut self, number: u64) -> Option<exec::Event> {
-        loop {
-            let exec = self.execs.get_mut(&number).filter(|exec| exec.child.line == Line::Open)?;
-            match exec.child.hear() {
-                Ok(Report::Ready { terminal, .. }) => exec.terminal = terminal,
-                Ok(Report::Line { line, .. }) => {
-                    listen_at(&mut exec.child, line, (&mut self.watch, Source::ExecReport(number)));
-                }
-                Ok(Report::Born { process, .. }) => {
-                    let watch = (&mut self.watch, Source::ExecExit(number));
-                    if !go_on_as(&mut exec.child, process, watch, &mut self.spent) {
-                        return None;
-                    }
-                    self.reap_strays();
-                }
-                Ok(Report::Failed { kind, message }) => {
-                    silence(&mut exec.child, &mut self.watch, &Source::ExecReport(number));
-                    return Some(exec::Event::Failed(link::failure(kind.into(), message)));
-                }
-                // Only when the reports have ended without a failure is it known that the program runs.
-                Ok(Report::Closed) => {
-                    silence(&mut exec.child, &mut self.watch, &Source::ExecReport(number));
-                    return Some(exec::Event::Executed);
-                }
-                Err(_later) => return None,
-            }
-        }
-    }
-
-    /// How an exec's process ended, once it has; this reaps it.
-    pub(crate) fn exec_end(&self, number: u64) -> Option<Exit> {
-        self.execs.get(&number).and_then(Exec::ended)
+        let mut events = self.clients_behind(id);
+        let now_ns = wharf_sys::clock::now_ns();
+        events.push(Event::Container(id.clone(), container::Event::Exited { exit, now_ns }));
+        Some(events)
     }
 
     /// Reaps processes that their own parents have left to this process.
     pub(crate) fn reap_strays(&mut self) {
-        self.spent.reap();
+        self.creators.reap();
         let execs = || self.execs.values().map(|exec| &exec.child);
         let containers = || self.containers.values();
-        let starting = containers().filter(|container| container.first == First::Told);
+        let starting = containers().filter(|container| container.first == First::Started);
         let mut births = starting.map(|container| &container.child).chain(execs());
-        if births.any(|child| child.kin == Kin::Parent) {
+        if births.any(|child| child.role == Role::Creator) {
             // An unknown dead child may be one whose birth has not been reported yet. It is looked at again afterwards.
             return;
         }
@@ -127,45 +157,14 @@ impl Driver {
         process::reap_strays(|pid| reaper == Some(pid) || known.contains(&pid));
     }
 
+    pub(super) fn end_reaper(&self) {
+        self.reaper.iter().for_each(PodReaper::end);
+    }
+
     /// All containers in its namespace end with it; the next one gets a new namespace.
     pub(crate) fn reaper_ended(&mut self) {
         if let Some(reaper) = self.reaper.take_if(|reaper| reaper.has_ended()) {
             self.watch.remove(reaper.pidfd.as_fd(), &Source::Reaper);
         }
     }
-}
-
-/// Stops listening to a child: nothing more is expected, and others that hold the line could fill it without end.
-fn silence(child: &mut Child, watch: &mut Watch, source: &Source) {
-    child.line = Line::Over;
-    watch.remove(child.report.as_fd(), source);
-}
-
-/// Takes a child's reports from another line. A child that cannot be watched there is killed.
-fn listen_at(child: &mut Child, line: OwnedFd, (watch, source): (&mut Watch, Source)) {
-    let watched = crate::spawn::set_nonblocking(&line)
-        .and_then(|()| watch.replace(child.report.as_fd(), line.as_fd(), source));
-    if watched.is_err() {
-        child.abandon();
-    }
-    watched.or_tell("a process is ended whose reports cannot be heard");
-    child.report = line;
-}
-
-/// Takes the new process in place of the child; `false` if it cannot be its successor. One that cannot be watched is
-/// killed.
-fn go_on_as(
-    child: &mut Child,
-    process: OwnedFd,
-    (watch, source): (&mut Watch, Source),
-    spent: &mut Spent,
-) -> bool {
-    let Ok(parent) = child.take_over(process) else { return false };
-    let watched = watch.replace(parent.as_fd(), child.pidfd.as_fd(), source);
-    spent.add(parent);
-    if watched.is_err() {
-        child.abandon();
-    }
-    watched.or_tell("a process is ended that cannot be watched");
-    true
 }

@@ -1,4 +1,4 @@
-//! Containers' outputs, and the clients attached to them.
+//! Containers' outputs and logs, and the clients attached to them.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -7,15 +7,16 @@ use wharf_types::ContainerId;
 
 use super::Driver;
 use crate::container::Container;
-use crate::machine::{Failure, client};
+use crate::diagnostics::OrWarn as _;
+use crate::link::RequestId;
+use crate::machine::{Event, Failure, client, container};
 use crate::output::{BUFFER_BYTES, More};
-use crate::requests::{Given, Visitor, internal};
-use crate::trouble::OrTell as _;
+use crate::requests::{NewClient, internal};
 use crate::watch::{Out, Source};
 
 impl Driver {
-    /// Reads an output for one turn of the loop, and returns the clients that have not kept up.
-    pub(crate) fn pump_output(&mut self, id: &ContainerId, out: Out) -> Vec<(u64, client::Event)> {
+    /// Reads an output for one turn of the loop, and returns what that means for clients that do not keep up.
+    pub(crate) fn pump_output(&mut self, id: &ContainerId, out: Out) -> Vec<Event> {
         let Some(container) = self.containers.get_mut(id) else { return Vec::new() };
         let Some((output, mut sink)) = container.output(out, &mut self.log_writer) else { return Vec::new() };
         let source = Source::Output(id.clone(), out);
@@ -30,7 +31,7 @@ impl Driver {
                 container.outputs.remove(&out);
             }
         }
-        self.lost_clients(id)
+        self.clients_behind(id)
     }
 
     /// Frees the buffer: most pods are silent most of the time, and even an untouched buffer takes two pages in each.
@@ -38,27 +39,27 @@ impl Driver {
         self.buffer = Vec::new();
     }
 
-    /// Starts a log writer if one is needed, drops one that is finished, and sends it what is queued.
-    pub(crate) fn tend_log_writer(&mut self) {
-        if let Some(over) = self.log_writer.take_over() {
-            self.watch.remove(over.as_fd(), &Source::LogWriter);
+    /// Starts a log writer if one is needed, drops one that has ended, and sends it what is queued.
+    pub(crate) fn run_log_writer(&mut self) {
+        if let Some(ended) = self.log_writer.take_ended() {
+            self.watch.remove(ended.as_fd(), &Source::LogWriter);
         }
         if self.log_writer.start(self.spawner.witness())
             && let Some(connection) = self.log_writer.connection()
         {
-            self.watch.add(connection, Source::LogWriter).or_tell("watching the log writer");
+            self.watch.add(connection, Source::LogWriter).or_warn("watching the log writer");
         }
         self.log_writer.pump();
     }
 
     /// Reads blocked outputs again once the log writer has accepted what was queued.
-    pub(crate) fn tend_outputs(&mut self) {
+    pub(crate) fn resume_outputs(&mut self) {
         if self.log_writer.is_clear() {
             self.unblock_outputs();
         }
         let interest = self.log_writer.interest();
         if let Some(connection) = self.log_writer.connection() {
-            self.watch.change(connection, &Source::LogWriter, interest).or_tell("watching the log writer");
+            self.watch.change(connection, &Source::LogWriter, interest).or_warn("watching the log writer");
         }
     }
 
@@ -68,7 +69,7 @@ impl Driver {
             let output = self.containers.get(&id).and_then(|container| container.outputs.get(&out));
             if let Some(output) = output {
                 let added = self.watch.add(output.source.as_fd(), Source::Output(id.clone(), out));
-                added.or_tell(format_args!("an output of container {id} will not be read any more"));
+                added.or_warn(format_args!("an output of container {id} will not be read any more"));
             }
         }
     }
@@ -85,27 +86,46 @@ impl Driver {
         container.outputs.clear();
     }
 
-    pub(super) fn lost_clients(&self, id: &ContainerId) -> Vec<(u64, client::Event)> {
-        let container = self.containers.get(id);
-        let lost = container.map(|container| container.audience.lost()).unwrap_or_default();
-        lost.into_iter().map(|number| (number, client::Event::Lost)).collect()
+    /// Gets a container's output into its log.
+    pub(super) fn flush(&mut self, id: &ContainerId) -> Option<container::Event> {
+        match self.containers.get(id)?.log {
+            Some(log) => {
+                self.log_writer.flush(log, id);
+                None
+            }
+            None => Some(container::Event::Flushed),
+        }
     }
 
-    /// Attaches a client to a container, and keeps the container's input for it until it is answered.
-    pub(super) fn admit(&mut self, number: u64, id: &ContainerId) -> Result<(), Failure> {
-        let Given::Visitor(Visitor { client, stdin }) = std::mem::replace(&mut self.given, Given::Nothing)
-        else {
-            return Err(internal("a client without its pipes"));
-        };
+    pub(super) fn reopen_log(&mut self, request: RequestId, id: &ContainerId) {
+        let log = self.containers.get(id).and_then(|container| container.log);
+        log.into_iter().for_each(|log| self.log_writer.reopen(log, request));
+    }
+
+    pub(super) fn clients_behind(&self, id: &ContainerId) -> Vec<Event> {
+        let container = self.containers.get(id);
+        let behind = container.map(|container| container.clients.behind()).unwrap_or_default();
+        behind.into_iter().map(|number| Event::Client(number, client::Event::FellBehind)).collect()
+    }
+
+    /// Attaches a client to a container.
+    pub(super) fn admit(&mut self, number: u64, id: &ContainerId) -> Event {
+        let admitted = self.admit_client(number, id);
+        Event::Client(number, admitted.map_or_else(client::Event::Refused, |()| client::Event::Admitted))
+    }
+
+    /// The container's input is kept for the client until its request is answered.
+    fn admit_client(&mut self, number: u64, id: &ContainerId) -> Result<(), Failure> {
+        let NewClient { client, stdin } = self.payload.take_client()?;
         let Some(container) = self.containers.get_mut(id) else {
             return Err(internal(format!("container {id} is not held")));
         };
         let is_wanted = stdin || container.plan.stdio.terminal;
         let input = if is_wanted { input(container)? } else { None };
-        if let Some(pipe) = client.witness() {
+        if let Some(pipe) = client.watched_pipe() {
             let watched = self.watch.add_closed(pipe, Source::Client(id.clone(), number));
             watched.map_err(internal)?;
-            container.audience.add(number, client);
+            container.clients.add(number, client);
         }
         if let Some(input) = input {
             self.inputs.insert(number, input);
@@ -115,8 +135,8 @@ impl Driver {
 
     pub(super) fn dismiss(&mut self, id: &ContainerId, number: u64) {
         let container = self.containers.get_mut(id);
-        let Some(client) = container.and_then(|container| container.audience.remove(number)) else { return };
-        if let Some(pipe) = client.witness() {
+        let Some(client) = container.and_then(|container| container.clients.remove(number)) else { return };
+        if let Some(pipe) = client.watched_pipe() {
             self.watch.remove(pipe, &Source::Client(id.clone(), number));
         }
     }

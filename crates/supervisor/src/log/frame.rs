@@ -7,10 +7,10 @@ use super::Stream;
 
 /// The room that a reader leaves before the bytes of a write.
 pub(crate) const HEADER_BYTES: usize = 18;
-/// The longest payload of an order or an answer.
+/// The longest payload of an order or a reply.
 pub(crate) const PAYLOAD_LIMIT_BYTES: usize = 64 * 1024;
 
-/// An order. `number` is the token for the answer, or a time, or a count.
+/// An order. `number` is the token for the reply, or a time, or a count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     /// Open or reopen the log: see [`Opening`]. Its directory is beside the order, or its path is in the order.
@@ -21,11 +21,11 @@ pub(super) enum Order {
     Finish(Stream),
     /// Count `number` records as lost.
     Lose,
-    /// Answer when everything ordered before has been written.
+    /// Reply when everything ordered before has been written.
     Flush,
     /// Forget the log once it says what was lost.
     Close,
-    /// Answer without a failure if the writer can exit without losing anything.
+    /// Reply without a failure if the writer can exit without losing anything.
     Rest,
 }
 
@@ -104,8 +104,8 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
 }
 
-/// The answer to an order with a token. A directory that was opened is beside it.
-pub(super) fn answer(token: u64, outcome: &Result<(), Refusal>) -> Vec<u8> {
+/// The reply to an order with a token. A directory that was opened is beside it.
+pub(super) fn reply(token: u64, outcome: &Result<(), Refusal>) -> Vec<u8> {
     let (errno, message) = match outcome {
         Ok(()) => (0, &[][..]),
         Err(refusal) => (refusal.errno as i32, refusal.message.as_bytes()),
@@ -113,8 +113,8 @@ pub(super) fn answer(token: u64, outcome: &Result<(), Refusal>) -> Vec<u8> {
     [&token.to_ne_bytes()[..], &errno.to_ne_bytes(), &message[..message.len().min(1024)]].concat()
 }
 
-/// The token of an answer, and whether the order was carried out.
-pub(super) fn parse_answer(datagram: &[u8]) -> Option<(u64, Result<(), Refusal>)> {
+/// The token of a reply, and whether the order was carried out.
+pub(super) fn parse_reply(datagram: &[u8]) -> Option<(u64, Result<(), Refusal>)> {
     let (token, outcome) = datagram.split_first_chunk()?;
     let (errno, message) = outcome.split_first_chunk()?;
     let outcome = match i32::from_ne_bytes(*errno) {
@@ -153,12 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn answers_come_back_and_are_bounded() {
+    fn replies_come_back_and_are_bounded() {
         let refusal = |errno, message: &str| Err(Refusal { errno, message: message.to_owned() });
         for outcome in [Ok(()), refusal(Errno::ENOSPC, "no"), refusal(Errno::ENOENT, "")] {
-            assert_eq!(parse_answer(&answer(7, &outcome)), Some((7, outcome)));
+            assert_eq!(parse_reply(&reply(7, &outcome)), Some((7, outcome)));
         }
-        assert!(answer(8, &refusal(Errno::EIO, &"x".repeat(70_000))).len() < 2000);
-        assert_eq!((parse_answer(b"short"), parse_answer(b"12345678abc")), (None, None));
+        assert!(reply(8, &refusal(Errno::EIO, &"x".repeat(70_000))).len() < 2000);
+        assert_eq!((parse_reply(b"short"), parse_reply(b"12345678abc")), (None, None));
     }
 }

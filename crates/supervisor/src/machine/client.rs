@@ -1,5 +1,12 @@
-//! The life of an attached client, as a machine without I/O. It arrives, watches, and leaves on its own, with the
-//! container, or because it does not read. The container never waits for a client.
+//! The life of an attached client, as a machine without I/O.
+//!
+//! ```text
+//! Arriving ─Admitted─▶ Watching ─Left, Ended, FellBehind─▶ Gone
+//!     └─Refused─▶ Gone
+//! ```
+//!
+//! It leaves on its own, with the container, or because it does not read: the container never waits for a client. One
+//! that receives no output is gone as soon as it has the container's input.
 
 use super::Failure;
 use crate::link::RequestId;
@@ -25,10 +32,12 @@ pub(crate) enum Watches {
 /// What has happened to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
+    /// Its pipes are set up.
     Admitted,
+    /// Its pipes could not be set up.
     Refused(Failure),
     /// It did not read in time and has missed output.
-    Lost,
+    FellBehind,
     /// It has closed its ends.
     Left,
     /// The container's output has ended.
@@ -43,7 +52,7 @@ pub(crate) enum Action {
     /// Reply with a failure.
     ReplyFailure { request: RequestId, failure: Failure },
     /// Tell the daemon that it did not keep up.
-    TellDetached,
+    NotifyDetached,
     /// Close its pipes.
     Dismiss,
 }
@@ -60,7 +69,7 @@ pub(crate) fn step(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
         (Phase::Arriving { request, .. }, Event::Refused(failure)) => {
             (Phase::Gone, vec![Action::ReplyFailure { request, failure }])
         }
-        (Phase::Watching, Event::Lost) => (Phase::Gone, vec![Action::TellDetached, Action::Dismiss]),
+        (Phase::Watching, Event::FellBehind) => (Phase::Gone, vec![Action::NotifyDetached, Action::Dismiss]),
         (Phase::Watching, Event::Left | Event::Ended) => (Phase::Gone, vec![Action::Dismiss]),
         (phase, _) => (phase, Vec::new()),
     }

@@ -131,7 +131,7 @@ pub(crate) enum Action {
     /// Tell the first process to execute the program.
     Start,
     /// Tell the daemon that the program runs, whether or not it has asked.
-    TellStarted { started_at_ns: i64 },
+    NotifyStarted { started_at_ns: i64 },
     /// Kill all its processes.
     Kill,
     /// Get its output into the log; `Flushed` follows.
@@ -139,7 +139,7 @@ pub(crate) enum Action {
     /// Write the exit record: `Recorded` or `Refused` follows.
     Record(ExitRecord),
     /// Tell the daemon how it ended.
-    TellExited(ExitRecord),
+    NotifyExited(ExitRecord),
     /// Reap the first process.
     Reap,
     /// Remove the exit record.
@@ -197,12 +197,15 @@ fn failed(phase: Phase, failure: Failure) -> (Phase, Vec<Action>) {
 fn executed(phase: Phase, started_at_ns: i64) -> (Phase, Vec<Action>) {
     match phase {
         Phase::Starting { request } => {
-            let told =
-                vec![Action::TellStarted { started_at_ns }, Action::ReplyStarted { request, started_at_ns }];
-            (Phase::Running { started_at_ns }, told)
+            (Phase::Running { started_at_ns }, started(request, started_at_ns).to_vec())
         }
         phase => (phase, Vec::new()),
     }
+}
+
+/// The daemon learns of the start even if the one that requested it is gone.
+fn started(request: RequestId, started_at_ns: i64) -> [Action; 2] {
+    [Action::NotifyStarted { started_at_ns }, Action::ReplyStarted { request, started_at_ns }]
 }
 
 fn start(phase: Phase, request: RequestId) -> (Phase, Vec<Action>) {
@@ -210,7 +213,7 @@ fn start(phase: Phase, request: RequestId) -> (Phase, Vec<Action>) {
         Phase::Created => return (Phase::Starting { request }, vec![Action::Start]),
         // A new daemon repeats a request that was not answered to the old one.
         Phase::Starting { request: old } => {
-            let again = refusal(old, "the container's start was asked for again");
+            let again = refusal(old, "the start of the container was requested again");
             return (Phase::Starting { request }, vec![again]);
         }
         Phase::Running { started_at_ns } => {
@@ -251,33 +254,32 @@ fn remove(phase: Phase, request: RequestId) -> (Phase, Vec<Action>) {
 }
 
 fn exited(phase: Phase, exit: Exit, now_ns: i64) -> (Phase, Vec<Action>) {
-    let ended = |exit, started_at_ns: i64| {
-        // A clock that was set back must not make a container end before it started.
-        let finished_at_ns = now_ns.max(started_at_ns);
-        Phase::Ended(ExitRecord { exit, started_at_ns, finished_at_ns })
-    };
-    match phase {
+    let (phase, mut actions) = match phase {
         Phase::Creating { request, .. } => {
             let killed = "the container's first process was killed while it was set up";
-            let failure = refusal_of(request, Kind::Internal, killed);
-            (Phase::Gone, vec![failure, Action::Reap, Action::Forget])
+            return gone(Some(refusal_of(request, Kind::Internal, killed)));
         }
-        Phase::Failed => (Phase::Gone, vec![Action::Reap, Action::Forget]),
-        Phase::Removing { request } => {
-            (Phase::Gone, vec![Action::Reap, Action::Forget, Action::ReplyRemoved { request }])
-        }
+        Phase::Failed => return gone(None),
+        Phase::Removing { request } => return gone(Some(Action::ReplyRemoved { request })),
+        Phase::Created => (ended(exit, 0, now_ns), Vec::new()),
         // A short program may exit before the process that created it has closed the line.
-        Phase::Starting { request } => {
-            let started_at_ns = now_ns;
-            let told =
-                [Action::TellStarted { started_at_ns }, Action::ReplyStarted { request, started_at_ns }];
-            (ended(exit, started_at_ns), told.into_iter().chain([Action::Flush]).collect())
-        }
-        Phase::NotStarted => (ended(Exit::NotStarted, 0), vec![Action::Flush]),
-        Phase::Created => (ended(exit, 0), vec![Action::Flush]),
-        Phase::Running { started_at_ns } => (ended(exit, started_at_ns), vec![Action::Flush]),
-        phase => (phase, Vec::new()),
-    }
+        Phase::Starting { request } => (ended(exit, now_ns, now_ns), started(request, now_ns).to_vec()),
+        Phase::NotStarted => (ended(Exit::NotStarted, 0, now_ns), Vec::new()),
+        Phase::Running { started_at_ns } => (ended(exit, started_at_ns, now_ns), Vec::new()),
+        phase => return (phase, Vec::new()),
+    };
+    actions.push(Action::Flush);
+    (phase, actions)
+}
+
+/// The end of a container that nobody will ask about. By the reply, nothing is left of it.
+fn gone(reply: Option<Action>) -> (Phase, Vec<Action>) {
+    (Phase::Gone, [Action::Reap, Action::Forget].into_iter().chain(reply).collect())
+}
+
+/// A clock that was set back must not make a container end before it started.
+fn ended(exit: Exit, started_at_ns: i64, now_ns: i64) -> Phase {
+    Phase::Ended(ExitRecord { exit, started_at_ns, finished_at_ns: now_ns.max(started_at_ns) })
 }
 
 /// Writes the record before the process is reaped: whoever sees the process gone finds its exit. The daemon is told as
@@ -287,10 +289,10 @@ fn settled(phase: Phase, event: &Event) -> (Phase, Vec<Action>) {
     match (phase, event) {
         (Phase::Ended(record), Event::Flushed) => (Phase::Recording(record), vec![Action::Record(record)]),
         (Phase::Recording(record), Event::Recorded) => {
-            (Phase::Exited(record), vec![Action::Reap, Action::TellExited(record)])
+            (Phase::Exited(record), vec![Action::Reap, Action::NotifyExited(record)])
         }
         (Phase::Recording(record), Event::Refused) => {
-            (Phase::Unrecorded(record), vec![Action::TellExited(record)])
+            (Phase::Unrecorded(record), vec![Action::NotifyExited(record)])
         }
         (Phase::Unrecorded(record), Event::Retry) => (phase, vec![Action::Record(record)]),
         (Phase::Unrecorded(record), Event::Recorded) => (Phase::Exited(record), vec![Action::Reap]),
@@ -413,11 +415,11 @@ mod tests {
                         self.take(event, disk);
                     }
                 }
-                Action::TellStarted { .. } => {
+                Action::NotifyStarted { .. } => {
                     assert_eq!(self.told, (0, 0));
                     self.told.0 += 1;
                 }
-                Action::TellExited(_) => self.told.1 += 1,
+                Action::NotifyExited(_) => self.told.1 += 1,
                 Action::Reap => self.reaped += 1,
                 Action::Forget => self.forgotten += 1,
                 Action::Flush => self.is_flushing = true,

@@ -66,37 +66,34 @@ pub(crate) enum Action {
     /// Drop everything that is held for it.
     Forget,
     /// Tell the daemon how it ended.
-    TellExited(Exit),
+    NotifyExited(Exit),
 }
 
 /// Takes one step.
 pub(crate) fn step(phase: Phase, event: Event) -> (Phase, Vec<Action>) {
     match (phase, event) {
-        (Phase::Starting { request }, Event::NotSpawned(failure)) => {
-            (Phase::Gone, vec![Action::ReplyFailure { request, failure }])
-        }
-        (Phase::Starting { request }, Event::Failed(failure)) => {
-            (Phase::NotStarted, vec![Action::ReplyFailure { request, failure }])
-        }
-        // Nobody waits for it any longer. It is killed even if it has executed its program.
-        (Phase::Starting { request }, Event::Expired) => {
-            let failure = link::expired();
-            (Phase::NotStarted, vec![Action::ReplyFailure { request, failure }, Action::Kill])
-        }
-        (Phase::Starting { request }, Event::Executed) => {
-            (Phase::Running, vec![Action::ReplyExecuted { request }])
-        }
-        // A short program may exit before the process that created it has closed the line.
-        (Phase::Starting { request }, Event::Exited(exit)) => {
-            (Phase::Gone, vec![Action::ReplyExecuted { request }, Action::TellExited(exit), Action::Forget])
-        }
+        (Phase::Starting { request }, event) => starting(request, event),
         // Reported first: removing the cgroup takes long, and a caller is waiting.
         (Phase::Running | Phase::NotStarted, Event::Exited(exit)) => {
-            (Phase::Gone, vec![Action::TellExited(exit), Action::Forget])
+            (Phase::Gone, vec![Action::NotifyExited(exit), Action::Forget])
         }
-        (Phase::Starting { .. } | Phase::Running | Phase::NotStarted, Event::Kill) => {
-            (phase, vec![Action::Kill])
-        }
+        (Phase::Running | Phase::NotStarted, Event::Kill) => (phase, vec![Action::Kill]),
         (phase, _) => (phase, Vec::new()),
+    }
+}
+
+fn starting(request: RequestId, event: Event) -> (Phase, Vec<Action>) {
+    let failed = |failure| Action::ReplyFailure { request, failure };
+    match event {
+        Event::NotSpawned(failure) => (Phase::Gone, vec![failed(failure)]),
+        Event::Failed(failure) => (Phase::NotStarted, vec![failed(failure)]),
+        // Nobody waits for it any longer. It is killed even if it has executed its program.
+        Event::Expired => (Phase::NotStarted, vec![failed(link::expired()), Action::Kill]),
+        Event::Executed => (Phase::Running, vec![Action::ReplyExecuted { request }]),
+        Event::Kill => (Phase::Starting { request }, vec![Action::Kill]),
+        // A short program may exit before the process that created it has closed the line.
+        Event::Exited(exit) => {
+            (Phase::Gone, vec![Action::ReplyExecuted { request }, Action::NotifyExited(exit), Action::Forget])
+        }
     }
 }

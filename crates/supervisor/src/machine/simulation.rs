@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use wharf_types::ContainerId;
 
-use super::{Ask, Event, Machine, Signal, client, container, exec};
+use super::{Event, Machine, Request, Signal, client, container, exec};
 use crate::link::RequestId;
 use random::Random;
 use world::{At, Claim, Disk, Dying, Kept, Order, Pod, World, exit, must, no};
@@ -65,16 +65,16 @@ impl History {
         Ok(())
     }
 
-    fn tell(&mut self, event: Event) -> Kept {
+    fn handle(&mut self, event: Event) -> Kept {
         self.wake(Some(event))
     }
 
-    fn tell_container(&mut self, id: &ContainerId, event: container::Event) -> Kept {
-        self.tell(Event::Container(id.clone(), event))
+    fn handle_container(&mut self, id: &ContainerId, event: container::Event) -> Kept {
+        self.handle(Event::Container(id.clone(), event))
     }
 
     /// The connected daemon sends a request, with or without a deadline; one that waited in the socket may be too late.
-    fn ask(&mut self, ask: Ask) -> Kept {
+    fn send(&mut self, request: Request) -> Kept {
         let now_ns = self.world.now_ns;
         let deadline_ns = match self.world.random.below(8) {
             0..3 => 0,
@@ -82,47 +82,57 @@ impl History {
             4 => now_ns + SECOND_NS,
             _ => now_ns + 30 * SECOND_NS,
         };
-        self.ask_until(deadline_ns, ask)
+        self.send_until(deadline_ns, request)
     }
 
-    fn ask_until(&mut self, deadline_ns: u64, ask: Ask) -> Kept {
+    fn send_until(&mut self, deadline_ns: u64, request: Request) -> Kept {
         let Some(open) = &mut self.world.daemon else { return Ok(()) };
         self.requests += 1;
         open.insert(self.requests);
-        let request = RequestId::of_test(self.requests).until(deadline_ns);
-        if let Ask::Remove { container } = &ask
-            && !request.is_late(self.world.now_ns)
+        let id = RequestId::of_test(self.requests).until(deadline_ns);
+        if let Request::Remove { container } = &request
+            && !id.is_late(self.world.now_ns)
             && let Some(process) = self.world.processes.get_mut(container)
         {
             process.claim = Claim::Unwanted;
         }
-        self.tell(Event::Asked { request, ask })
+        self.handle(Event::Request(id, request))
     }
 
-    fn any_request(&mut self) -> Ask {
+    fn any_request(&mut self) -> Request {
         let random = &mut self.world.random;
         let container = random.pick(self.ids.iter()).unwrap_or_else(|| self.ids[0].clone());
-        let number = random.below(3);
+        let exec = random.below(3);
         match random.below(16) {
             0..3 => {
                 let target = random.one_in(4).then(|| self.ids[0].clone());
-                Ask::Create { has_log: has_log(&container), container, target }
+                Request::Create { has_log: has_log(&container), container, target }
             }
-            3..6 => Ask::Start { container },
-            6 => Ask::Signal { container, signal: Signal::First(15) },
-            7 => Ask::Signal { container, signal: Signal::KillAll },
-            8..10 => Ask::Exec { container, exec: number },
-            10 => Ask::KillExec { exec: number },
-            11 => Ask::Remove { container },
-            12 if random.one_in(2) => {
-                Ask::Attach { container, client: number, watches: client::Watches::Nothing }
-            }
-            12 | 13 => Ask::Attach { container, client: number, watches: client::Watches::Output },
-            14 => Ask::ReopenLog { container },
-            _ if random.one_in(12) => Ask::Shutdown,
-            _ if random.one_in(4) => Ask::Nonsense(no()),
-            _ if random.one_in(4) => Ask::Lend { held: wharf_wire::v1::Held::Network },
-            _ => Ask::State,
+            3..6 => Request::Start { container },
+            6 => Request::Signal { container, signal: Signal::First(15) },
+            7 => Request::Signal { container, signal: Signal::KillAll },
+            8..10 => Request::Exec { container, exec },
+            10 => Request::KillExec { exec },
+            11 => Request::Remove { container },
+            12 | 13 => self.attach(container),
+            14 => Request::ReopenLog { container },
+            _ => self.any_request_of_the_pod(),
+        }
+    }
+
+    fn attach(&mut self, container: ContainerId) -> Request {
+        let random = &mut self.world.random;
+        let watches = if random.one_in(4) { client::Watches::Nothing } else { client::Watches::Output };
+        Request::Attach { container, client: random.below(3), watches }
+    }
+
+    fn any_request_of_the_pod(&mut self) -> Request {
+        let random = &mut self.world.random;
+        match random.below(12) {
+            0 => Request::Shutdown,
+            1..4 => Request::Malformed(no()),
+            4..6 => Request::Lend { held: wharf_wire::v1::Held::Network },
+            _ => Request::State,
         }
     }
 
@@ -130,8 +140,8 @@ impl History {
     fn happen(&mut self) -> Kept {
         match self.world.random.below(14) {
             0..5 => {
-                let ask = self.any_request();
-                self.ask(ask)
+                let request = self.any_request();
+                self.send(request)
             }
             5..8 => {
                 let id = self.world.random.pick(self.ids.iter());
@@ -141,7 +151,7 @@ impl History {
                 let number = self.world.random.below(3);
                 self.a_command_goes_on(number)
             }
-            9 => self.the_log_writer_answers(),
+            9 => self.the_log_writer_replies(),
             10 => {
                 let passes = [SECOND_NS / 3, SECOND_NS, 31 * SECOND_NS];
                 self.world.now_ns += self.world.random.pick(passes.iter()).unwrap_or(SECOND_NS);
@@ -162,20 +172,22 @@ impl History {
         let Some(process) = processes.get_mut(id) else { return Ok(()) };
         let chance = random.below(8);
         match process.at {
-            At::SettingUp | At::Waits | At::Told | At::Runs if process.dying == Dying::Soon => self.end(id),
-            At::SettingUp | At::Told if chance == 0 => {
+            At::SettingUp | At::Waits | At::Started | At::Runs if process.dying == Dying::Soon => {
+                self.end(id)
+            }
+            At::SettingUp | At::Started if chance == 0 => {
                 process.dying = Dying::Soon;
-                self.tell_container(id, container::Event::Failed(no()))
+                self.handle_container(id, container::Event::Failed(no()))
             }
             // It exits without a report: killed, or so short a program that its line was still open.
-            At::SettingUp | At::Told | At::Waits if chance == 1 => self.end(id),
+            At::SettingUp | At::Started | At::Waits if chance == 1 => self.end(id),
             At::SettingUp => {
                 process.at = At::Waits;
-                self.tell_container(id, container::Event::Ready)
+                self.handle_container(id, container::Event::Ready)
             }
-            At::Told => {
+            At::Started => {
                 process.at = At::Runs;
-                self.tell_container(id, container::Event::Executed { now_ns: 5 })
+                self.handle_container(id, container::Event::Executed { now_ns: 5 })
             }
             At::Runs if chance < 4 => self.end(id),
             At::Waits | At::Runs | At::Zombie | At::Reaped => Ok(()),
@@ -187,18 +199,18 @@ impl History {
         let Some(process) = processes.get_mut(id) else { return Ok(()) };
         process.at = At::Zombie;
         let exit = exit(random);
-        self.tell_container(id, container::Event::Exited { exit, now_ns: 6 })
+        self.handle_container(id, container::Event::Exited { exit, now_ns: 6 })
     }
 
     fn a_command_goes_on(&mut self, number: u64) -> Kept {
         let World { commands, random, .. } = &mut self.world;
         let Some(command) = commands.get_mut(&number) else { return Ok(()) };
         let event = match (command.at, command.dying, random.below(4)) {
-            (At::Told, Dying::No, 0) => {
+            (At::Started, Dying::No, 0) => {
                 command.dying = Dying::Soon;
                 exec::Event::Failed(no())
             }
-            (At::Told, Dying::No, 1 | 2) => {
+            (At::Started, Dying::No, 1 | 2) => {
                 command.at = At::Runs;
                 exec::Event::Executed
             }
@@ -207,19 +219,19 @@ impl History {
                 exec::Event::Exited(exit(random))
             }
         };
-        self.tell(Event::Exec(number, event))
+        self.handle(Event::Exec(number, event))
     }
 
-    fn the_log_writer_answers(&mut self) -> Kept {
+    fn the_log_writer_replies(&mut self) -> Kept {
         let Some(order) = self.world.logs.pop_front() else { return Ok(()) };
         let fails = self.world.random.one_in(8);
         match order {
-            Order::Open(id) if fails => self.tell_container(&id, container::Event::LogFailed(no())),
-            Order::Open(id) => self.tell_container(&id, container::Event::LogOpened),
-            Order::Flush(id) => self.tell_container(&id, container::Event::Flushed),
+            Order::Open(id) if fails => self.handle_container(&id, container::Event::LogFailed(no())),
+            Order::Open(id) => self.handle_container(&id, container::Event::LogOpened),
+            Order::Flush(id) => self.handle_container(&id, container::Event::Flushed),
             Order::Reopen(request) => {
                 let outcome = if fails { Err(no()) } else { Ok(()) };
-                self.tell(Event::Settled { request, outcome })
+                self.handle(Event::Settled { request, outcome })
             }
         }
     }
@@ -229,10 +241,10 @@ impl History {
         let is_there = self.world.daemon.is_some();
         self.world.disconnect();
         if is_there && self.world.random.one_in(2) {
-            return self.tell(Event::Disconnected);
+            return self.handle(Event::Disconnected);
         }
         self.world.daemon = Some(BTreeSet::new());
-        self.tell(Event::Connected)
+        self.handle(Event::Connected)
     }
 
     fn a_client_goes(&mut self) -> Kept {
@@ -242,15 +254,15 @@ impl History {
         if is_lost {
             self.world.lose(client);
         }
-        let event = if is_lost { client::Event::Lost } else { client::Event::Left };
-        self.tell(Event::Client(client, event))
+        let event = if is_lost { client::Event::FellBehind } else { client::Event::Left };
+        self.handle(Event::Client(client, event))
     }
 
     /// Everything that can progress does.
     fn go_on(&mut self) -> Kept {
         for id in self.ids.clone() {
             let waits = self.world.processes.get(&id).is_some_and(|process| {
-                process.dying == Dying::Soon || matches!(process.at, At::SettingUp | At::Told)
+                process.dying == Dying::Soon || matches!(process.at, At::SettingUp | At::Started)
             });
             if waits {
                 self.a_process_goes_on(&id)?;
@@ -260,7 +272,7 @@ impl History {
             self.a_command_goes_on(number)?;
         }
         while !self.world.logs.is_empty() {
-            self.the_log_writer_answers()?;
+            self.the_log_writer_replies()?;
         }
         self.world.now_ns += SECOND_NS;
         self.wake(None)
@@ -271,13 +283,13 @@ impl History {
         self.world.disk = if self.world.random.one_in(4) { Disk::Full } else { Disk::Takes };
         if self.world.daemon.is_none() {
             self.world.daemon = Some(BTreeSet::new());
-            self.tell(Event::Connected)?;
+            self.handle(Event::Connected)?;
         }
         self.rest()?;
         let open = self.world.daemon.clone().unwrap_or_default();
         must!(open.is_empty(), "requests {open:?} are never answered");
         if !self.machine.is_over() {
-            self.ask_for_the_end()?;
+            self.request_the_end()?;
         }
         self.rest()?;
         let open = self.world.daemon.clone().unwrap_or_default();
@@ -288,11 +300,14 @@ impl History {
     }
 
     /// Requests the end of the pod, or of each of its containers.
-    fn ask_for_the_end(&mut self) -> Kept {
+    fn request_the_end(&mut self) -> Kept {
         if self.world.random.one_in(2) {
-            return self.ask_until(0, Ask::Shutdown);
+            return self.send_until(0, Request::Shutdown);
         }
-        self.ids.clone().into_iter().try_for_each(|container| self.ask_until(0, Ask::Remove { container }))
+        self.ids
+            .clone()
+            .into_iter()
+            .try_for_each(|container| self.send_until(0, Request::Remove { container }))
     }
 
     fn rest(&mut self) -> Kept {
@@ -321,7 +336,7 @@ impl History {
     fn play(&mut self) -> Kept {
         // Hardly any daemon disconnects before it has asked for the state.
         if !self.world.random.one_in(16) {
-            self.ask(Ask::State)?;
+            self.send(Request::State)?;
         }
         for _ in 0..LENGTH {
             if self.machine.is_over() {

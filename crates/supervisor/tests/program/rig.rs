@@ -49,6 +49,10 @@ impl Supervisor {
         supervisor
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The pod's directory.
     pub(crate) fn pod(&self) -> PathBuf {
         self.directory.path().join("pod")
@@ -71,8 +75,17 @@ impl Supervisor {
     }
 
     pub(crate) fn send(&mut self, body: request::Body, descriptors: &[BorrowedFd<'_>]) {
+        self.send_until(0, body, descriptors);
+    }
+
+    pub(crate) fn send_until(
+        &mut self,
+        deadline_ns: u64,
+        body: request::Body,
+        descriptors: &[BorrowedFd<'_>],
+    ) {
         self.requests += 1;
-        let request = Request { id: self.requests, deadline_ns: 0, body: Some(body) };
+        let request = Request { id: self.requests, deadline_ns, body: Some(body) };
         wharf_wire::send(self.link.as_fd(), &request, descriptors).unwrap();
     }
 
@@ -94,10 +107,25 @@ impl Supervisor {
         }
     }
 
-    fn receive(&self) -> (message::Body, Vec<OwnedFd>) {
+    /// Sends what may be no request.
+    pub(crate) fn send_bytes(&self, bytes: &[u8]) {
+        socket::send(self.link.as_fd(), bytes, &[]).unwrap();
+    }
+
+    /// Whether the next that it does is to close the connection.
+    pub(crate) fn is_disconnected(&self) -> bool {
+        self.await_ready();
+        matches!(socket::receive(self.link.as_fd(), &mut [0; 100]), Ok((0, _)))
+    }
+
+    fn await_ready(&self) {
         let mut ready = [PollFd::new(self.link.as_fd(), PollFlags::POLLIN)];
         let patience = PollTimeout::try_from(PATIENCE).unwrap();
         assert_eq!(poll(&mut ready, patience).unwrap(), 1, "it says something: {}", self.log());
+    }
+
+    fn receive(&self) -> (message::Body, Vec<OwnedFd>) {
+        self.await_ready();
         let message = wharf_wire::receive::<Message>(self.link.as_fd()).unwrap();
         let (message, descriptors) = message.unwrap_or_else(|| panic!("it is there: {}", self.log()));
         (message.body.unwrap(), descriptors)

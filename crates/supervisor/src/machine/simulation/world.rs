@@ -37,11 +37,17 @@ pub(super) struct Process {
     exited: u32,
 }
 
+impl Process {
+    fn is_over(&self) -> bool {
+        matches!(self.at, At::Zombie | At::Reaped)
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum At {
     SettingUp,
     Waits,
-    Told,
+    Started,
     Runs,
     Zombie,
     Reaped,
@@ -146,20 +152,11 @@ impl World {
         match action {
             Action::ReplyDone { request }
             | Action::ReplyFailure { request, .. }
-            | Action::Lend { request, .. } => {
-                self.answered(request)?;
-            }
-            Action::ReplyState { request, containers } => self.tell_state(request, &containers)?,
+            | Action::Lend { request, .. } => self.answered(request)?,
+            Action::ReplyState { request, containers } => self.check_state(request, &containers)?,
             Action::Spawn(id) => return self.spawn(id),
-            Action::Signal { request, container, .. } => {
-                let process = self.process(&container)?;
-                must!(!matches!(process.at, At::Zombie | At::Reaped), "a signal is for who lives");
-                return Ok(Some(Event::Settled { request, outcome: Ok(()) }));
-            }
-            Action::ReopenLog { request, container } => {
-                must!(self.process(&container)?.has_log, "a log is opened again that was never opened");
-                self.logs.push_back(Order::Reopen(request));
-            }
+            Action::Signal { request, container, .. } => return self.signal(request, &container).map(Some),
+            Action::ReopenLog { request, container } => self.reopen_log(request, &container)?,
             Action::Enter { exec, .. } => return self.enter(exec),
             Action::Admit { client, .. } => return self.admit(client),
             Action::Container(id, action) => {
@@ -171,6 +168,18 @@ impl World {
             Action::EndReaper => self.pod = Pod::Ends,
         }
         Ok(None)
+    }
+
+    fn signal(&mut self, request: RequestId, id: &ContainerId) -> Result<Event, String> {
+        let at = self.process(id)?.at;
+        must!(!matches!(at, At::Zombie | At::Reaped), "{id} gets a signal as it is {at:?}");
+        Ok(Event::Settled { request, outcome: Ok(()) })
+    }
+
+    fn reopen_log(&mut self, request: RequestId, id: &ContainerId) -> Kept {
+        must!(self.process(id)?.has_log, "a log is opened again that was never opened");
+        self.logs.push_back(Order::Reopen(request));
+        Ok(())
     }
 
     /// Each request is answered once, or its connection has ended.
@@ -188,14 +197,13 @@ impl World {
         self.answered(request)
     }
 
-    fn tell_state(&mut self, request: RequestId, containers: &[(ContainerId, Phase)]) -> Kept {
+    fn check_state(&mut self, request: RequestId, containers: &[(ContainerId, Phase)]) -> Kept {
         self.answered(request)?;
         let told: Vec<&ContainerId> = containers.iter().map(|(id, _)| id).collect();
         let held: Vec<&ContainerId> = self.processes.keys().collect();
         must!(told == held, "the state names {told:?}, and held are {held:?}");
         for (id, phase) in containers {
-            let is_over = matches!(self.processes[id].at, At::Zombie | At::Reaped);
-            must!(phase.is_live() != is_over, "{id} is told to be {phase:?}");
+            must!(phase.is_live() != self.processes[id].is_over(), "the state says that {id} is {phase:?}");
         }
         Ok(())
     }
@@ -225,7 +233,7 @@ impl World {
         if self.random.one_in(8) {
             return Ok(Some(Event::Exec(number, exec::Event::NotSpawned(no()))));
         }
-        self.commands.insert(number, Command { at: At::Told, dying: Dying::No });
+        self.commands.insert(number, Command { at: At::Started, dying: Dying::No });
         Ok(None)
     }
 
@@ -248,7 +256,7 @@ impl World {
             Action::ReplyFailure { request, .. } => self.answered(request)?,
             Action::ReplyRemoved { request } => {
                 let is_gone = !self.processes.contains_key(id) && !self.records.contains(id);
-                must!(is_gone, "{id} is told to be removed, and something is left of it");
+                must!(is_gone, "{id} is said to be removed, and something is left of it");
                 self.answered(request)?;
             }
             Action::ReplyCreated { request } => {
@@ -256,7 +264,10 @@ impl World {
                 self.succeeded(request)?;
             }
             Action::ReplyStarted { request, .. } => {
-                must!(self.process(id)?.started == 1, "{id} is answered to run before that is told");
+                must!(
+                    self.process(id)?.started == 1,
+                    "the start of {id} is replied to before the notification"
+                );
                 self.succeeded(request)?;
             }
             Action::Record(_) => return self.record(id).map(Some),
@@ -275,39 +286,58 @@ impl World {
         action: &container::Action,
     ) -> Result<Option<container::Event>, String> {
         use container::Action;
-        let (now_ns, is_recorded) = (self.now_ns, self.records.contains(id));
-        let process = self.process(id)?;
-        let is_over = matches!(process.at, At::Zombie | At::Reaped);
         match action {
-            Action::Start => {
-                must!(process.at == At::Waits, "{id} is started as it is {:?}", process.at);
-                process.at = At::Told;
-            }
-            Action::Kill => {
-                must!(!is_over, "{id} is killed though it has ended: its number may be another's");
-                process.dying = Dying::Soon;
-            }
-            Action::TellStarted { .. } => {
+            Action::Start => self.start(id)?,
+            Action::Kill => self.kill(id)?,
+            Action::NotifyStarted { .. } => {
+                let process = self.process(id)?;
                 must!(process.started == 0 && process.exited == 0, "{id} starts twice, or after its end");
                 process.started = 1;
             }
-            Action::TellExited(_) => {
-                must!(is_over && process.exited == 0, "{id} ends twice, or before it did");
+            Action::NotifyExited(_) => {
+                let process = self.process(id)?;
+                must!(process.is_over() && process.exited == 0, "{id} ends twice, or before it did");
                 process.exited = 1;
             }
-            Action::Reap => {
-                must!(process.at == At::Zombie, "{id} is reaped as it is {:?}", process.at);
-                let nobody_asks = process.claim != Claim::Created;
-                must!(is_recorded || nobody_asks, "{id} is reaped before its exit is on disk");
-                process.at = At::Reaped;
-            }
-            Action::Flush if process.has_log => {
-                process.flushing_since_ns = Some(now_ns);
-                self.logs.push_back(Order::Flush(id.clone()));
-            }
-            Action::Flush => return Ok(Some(container::Event::Flushed)),
+            Action::Reap => self.reap(id)?,
+            Action::Flush => return self.flush(id),
             other => return Err(format!("{other:?} is for no process")),
         }
+        Ok(None)
+    }
+
+    fn start(&mut self, id: &ContainerId) -> Kept {
+        let process = self.process(id)?;
+        must!(process.at == At::Waits, "{id} is started as it is {:?}", process.at);
+        process.at = At::Started;
+        Ok(())
+    }
+
+    fn kill(&mut self, id: &ContainerId) -> Kept {
+        let process = self.process(id)?;
+        must!(!process.is_over(), "{id} is killed though it has ended: its number may be another's");
+        process.dying = Dying::Soon;
+        Ok(())
+    }
+
+    fn reap(&mut self, id: &ContainerId) -> Kept {
+        let is_recorded = self.records.contains(id);
+        let process = self.process(id)?;
+        must!(process.at == At::Zombie, "{id} is reaped as it is {:?}", process.at);
+        let nobody_asks = process.claim != Claim::Created;
+        must!(is_recorded || nobody_asks, "{id} is reaped before its exit is on disk");
+        process.at = At::Reaped;
+        Ok(())
+    }
+
+    fn flush(&mut self, id: &ContainerId) -> Result<Option<container::Event>, String> {
+        let now_ns = self.now_ns;
+        let process = self.process(id)?;
+        if !process.has_log {
+            return Ok(Some(container::Event::Flushed));
+        }
+        process.flushing_since_ns = Some(now_ns);
+        self.logs.push_back(Order::Flush(id.clone()));
         Ok(None)
     }
 
@@ -330,8 +360,8 @@ impl World {
     fn forget(&mut self, id: &ContainerId) -> Kept {
         let process = self.process(id)?;
         must!(process.at == At::Reaped, "{id} is forgotten as it is {:?}", process.at);
-        let told_of_all = process.exited == 1 || process.claim != Claim::Created;
-        must!(told_of_all, "the end of {id} was never told");
+        let is_known = process.exited == 1 || process.claim != Claim::Created;
+        must!(is_known, "the end of {id} was never notified");
         self.processes.remove(id);
         Ok(())
     }
@@ -348,10 +378,10 @@ impl World {
                 let command = self.commands.remove(&number).ok_or("a command is forgotten twice")?;
                 must!(command.at == At::Reaped, "a command is forgotten that lives");
             }
-            exec::Action::TellExited(_) => {
+            exec::Action::NotifyExited(_) => {
                 let command =
-                    self.commands.get(&number).ok_or("the end of a command is told that is forgotten")?;
-                must!(command.at == At::Reaped, "the end of a command is told before it is gone");
+                    self.commands.get(&number).ok_or("the end of a forgotten command is notified")?;
+                must!(command.at == At::Reaped, "the end of a command is notified before it is gone");
             }
         }
         Ok(())
@@ -361,8 +391,8 @@ impl World {
         match action {
             client::Action::ReplyAttached { request } => self.succeeded(request)?,
             client::Action::ReplyFailure { request, .. } => self.answered(request)?,
-            client::Action::TellDetached => {
-                must!(self.lost.remove(&number), "client {number} is told of that it kept up");
+            client::Action::NotifyDetached => {
+                must!(self.lost.remove(&number), "client {number} is detached although it kept up");
             }
             client::Action::Dismiss => {
                 must!(self.clients.remove(&number), "client {number} is dismissed twice");

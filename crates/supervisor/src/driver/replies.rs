@@ -1,17 +1,16 @@
-//! Replies and events for the daemon, in the form of the protocol.
+//! Replies and notifications for the daemon, in the form of the protocol.
 
 use std::os::fd::AsFd;
 
 use wharf_state::ExitRecord;
-use wharf_types::ContainerId;
+use wharf_types::{ContainerId, Exit};
 use wharf_wire::v1::failure::Kind;
 use wharf_wire::v1::{self, message::Body, reply};
 
 use super::Driver;
 use crate::container::wire_identity;
 use crate::link::{RequestId, failure};
-use crate::machine::container::{Action, Phase};
-use crate::requests::Given;
+use crate::machine::container::Phase;
 
 impl Driver {
     pub(super) fn reply_done(&mut self, request: RequestId) {
@@ -20,9 +19,7 @@ impl Driver {
 
     /// The first greeting may bring what is to be held from now on.
     pub(super) fn reply_state(&mut self, request: RequestId, phases: &[(ContainerId, Phase)]) {
-        if let Given::Held(given) = std::mem::replace(&mut self.given, Given::Nothing) {
-            self.held.hold(given);
-        }
+        self.payload.take_held().into_iter().for_each(|held| self.held.hold(held));
         let status = |(id, phase): &(ContainerId, Phase)| Some(self.containers.get(id)?.status(*phase));
         let state = v1::State {
             version: wharf_wire::VERSION,
@@ -45,37 +42,15 @@ impl Driver {
         }
     }
 
-    /// Actions on the container itself have no message.
-    pub(super) fn tell_of_container(&mut self, id: &ContainerId, action: Action) {
-        match action {
-            Action::ReplyCreated { request } => self.reply_created(request, id),
-            Action::ReplyStarted { request, started_at_ns } => {
-                let pid = self.containers.get(id).map_or(0, |container| container.child.pid);
-                self.link.reply(request, reply::Result::Started(v1::Started { started_at_ns, pid }), &[]);
-            }
-            Action::ReplyRemoved { request } => self.reply_done(request),
-            Action::ReplyFailure { request, failure } => self.link.fail(request, failure),
-            Action::TellStarted { started_at_ns } => {
-                let container = id.to_string();
-                self.link.tell(Body::ContainerStarted(v1::ContainerStarted { container, started_at_ns }));
-            }
-            Action::TellExited(ExitRecord { exit, finished_at_ns, .. }) => {
-                let (container, exit) = (id.to_string(), Some(exit.into()));
-                self.link.tell(Body::ContainerExited(v1::ContainerExited {
-                    container,
-                    exit,
-                    finished_at_ns,
-                }));
-            }
-            Action::Start | Action::Kill | Action::Flush | Action::Record(_) => {}
-            Action::Reap | Action::Unrecord | Action::Forget => {}
-        }
-    }
-
-    fn reply_created(&mut self, request: RequestId, id: &ContainerId) {
+    pub(super) fn reply_created(&mut self, request: RequestId, id: &ContainerId) {
         let Some(container) = self.containers.get(id) else { return };
         let (pid, identity) = (container.child.pid, Some(wire_identity(&container.identity)));
         self.link.reply(request, reply::Result::Created(v1::Created { pid, identity }), &[]);
+    }
+
+    pub(super) fn reply_started(&mut self, request: RequestId, id: &ContainerId, started_at_ns: i64) {
+        let pid = self.containers.get(id).map_or(0, |container| container.child.pid);
+        self.link.reply(request, reply::Result::Started(v1::Started { started_at_ns, pid }), &[]);
     }
 
     pub(super) fn reply_executed(&mut self, request: RequestId, number: u64) {
@@ -88,5 +63,24 @@ impl Driver {
         let input = self.inputs.remove(&number);
         let input: Vec<_> = input.iter().map(AsFd::as_fd).collect();
         self.link.reply(request, reply::Result::Done(v1::Done {}), &input);
+    }
+
+    pub(super) fn notify_started(&mut self, id: &ContainerId, started_at_ns: i64) {
+        let container = id.to_string();
+        self.link.notify(Body::ContainerStarted(v1::ContainerStarted { container, started_at_ns }));
+    }
+
+    pub(super) fn notify_exited(&mut self, id: &ContainerId, record: &ExitRecord) {
+        let &ExitRecord { exit, finished_at_ns, .. } = record;
+        let (container, exit) = (id.to_string(), Some(exit.into()));
+        self.link.notify(Body::ContainerExited(v1::ContainerExited { container, exit, finished_at_ns }));
+    }
+
+    pub(super) fn notify_exec_exited(&mut self, number: u64, exit: Exit) {
+        self.link.notify(Body::ExecExited(v1::ExecExited { exec: number, exit: Some(exit.into()) }));
+    }
+
+    pub(super) fn notify_detached(&mut self, number: u64) {
+        self.link.notify(Body::Detached(v1::Detached { attach: number }));
     }
 }

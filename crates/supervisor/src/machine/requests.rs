@@ -5,39 +5,38 @@ use wharf_wire::v1::failure::Kind;
 
 use super::container::{Missing, Phase};
 use super::{
-    Action, Ask, Client, Container, Daemon, Exec, Failure, Life, Machine, Signal, client, container, exec,
+    Action, Client, Container, Daemon, Exec, Failure, Life, Machine, Request, Signal, client, container, exec,
 };
-use crate::audience::CLIENT_LIMIT;
+use crate::clients::CLIENT_LIMIT;
 use crate::link::{self, RequestId, failure};
 
 impl Machine {
-    /// Handles a request, or returns the reason for refusing it.
-    pub(super) fn asked(&mut self, request: RequestId, ask: Ask) -> Vec<Action> {
-        let refused = |failure| vec![Action::ReplyFailure { request, failure }];
-        if request.is_late(self.now_ns) {
+    /// Handles a request: it is accepted, or refused with the reason.
+    pub(super) fn request(&mut self, id: RequestId, request: Request) -> Vec<Action> {
+        let refused = |failure| vec![Action::ReplyFailure { request: id, failure }];
+        if id.is_late(self.now_ns) {
             return refused(link::expired());
         }
-        let done = self.answer(request, ask);
-        done.unwrap_or_else(refused)
+        self.accept(id, request).unwrap_or_else(refused)
     }
 
-    fn answer(&mut self, request: RequestId, ask: Ask) -> Result<Vec<Action>, Failure> {
-        match ask {
-            Ask::State => Ok(vec![self.state(request)]),
-            Ask::Create { container, has_log, target } => {
+    fn accept(&mut self, id: RequestId, request: Request) -> Result<Vec<Action>, Failure> {
+        match request {
+            Request::State => Ok(vec![self.state(id)]),
+            Request::Create { container, has_log, target } => {
                 let missing = if has_log { Missing::Both } else { Missing::Process };
-                self.create(request, container, missing, target.as_ref())
+                self.create(id, container, missing, target.as_ref())
             }
-            Ask::Start { container } => self.start(request, &container),
-            Ask::Signal { container, signal } => self.signal(request, container, signal),
-            Ask::Exec { container, exec } => self.enter(request, container, exec),
-            Ask::KillExec { exec } => Ok(self.kill_exec(request, exec)),
-            Ask::Remove { container } => Ok(self.remove(request, &container)),
-            Ask::Attach { container, client, watches } => self.attach(request, container, (client, watches)),
-            Ask::ReopenLog { container } => self.reopen_log(request, container),
-            Ask::Lend { held } => Ok(vec![Action::Lend { request, held }]),
-            Ask::Shutdown => Ok(self.shut_down(request)),
-            Ask::Nonsense(failure) => Err(failure),
+            Request::Start { container } => self.start(id, &container),
+            Request::Signal { container, signal } => self.signal(id, container, signal),
+            Request::Exec { container, exec } => self.enter(id, container, exec),
+            Request::KillExec { exec } => Ok(self.kill_exec(id, exec)),
+            Request::Remove { container } => Ok(self.remove(id, &container)),
+            Request::Attach { container, client, watches } => self.attach(id, container, (client, watches)),
+            Request::ReopenLog { container } => self.reopen_log(id, container),
+            Request::Lend { held } => Ok(vec![Action::Lend { request: id, held }]),
+            Request::Shutdown => Ok(self.shut_down(id)),
+            Request::Malformed(failure) => Err(failure),
         }
     }
 
@@ -173,7 +172,7 @@ impl Machine {
         actions.extend(live.map(|(id, _)| Action::Container(id.clone(), container::Action::Kill)));
         actions.push(Action::EndReaper);
         if let Life::Ending(request) = std::mem::replace(&mut self.life, Life::Ending(request)) {
-            let failure = precondition("the pod's end was asked for again");
+            let failure = precondition("the end of the pod was requested again");
             actions.push(Action::ReplyFailure { request, failure });
         }
         actions

@@ -1,4 +1,4 @@
-//! The queue with a log writer that starts when the test says so.
+//! The log writer's two sides, with a process that starts when the test says so.
 
 use super::*;
 use wharf_types::HostPath;
@@ -21,7 +21,8 @@ impl Rig {
         let dir = tempfile::tempdir().unwrap();
         let (ours, orders) = socket::pair().unwrap();
         crate::spawn::set_nonblocking(&ours).unwrap();
-        let mut writer = LogWriter { connection: Some(ours), ..LogWriter::default() };
+        let mut writer = LogWriter::default();
+        writer.queue.connect(ours);
         let directory = HostPath::new(dir.path().to_str().unwrap()).unwrap();
         let log = writer.open(LogFile { directory, name: "0.log".into() }, None, id());
         Self { dir, writer, orders: Some(orders), log }
@@ -30,7 +31,29 @@ impl Rig {
     /// Lets the writer start.
     fn begin(&mut self) {
         let orders = self.orders.take().unwrap();
-        std::thread::spawn(move || writer::run(&orders));
+        std::thread::spawn(move || process::run(&orders));
+    }
+
+    /// A rig whose writer has opened its log.
+    fn running() -> Self {
+        let mut rig = Self::new();
+        rig.begin();
+        assert!(matches!(rig.event(), LogEvent::Opened(of, Ok(())) if of == id()));
+        rig
+    }
+
+    /// Opens a log that the daemon has made in the same directory.
+    fn open_made(&self, writer: &mut LogWriter, name: &str) -> u64 {
+        let directory = HostPath::new(self.dir.path().to_str().unwrap()).unwrap();
+        let file = LogFile { directory, name: name.into() };
+        let made = file.make().unwrap();
+        writer.open(file, Some(made), id())
+    }
+
+    /// Waits until everything has been written.
+    fn flush(&mut self) {
+        self.writer.flush(self.log, &id());
+        assert!(matches!(self.event(), LogEvent::Flushed(of) if of == id()));
     }
 
     fn write(&mut self, text: &[u8]) {
@@ -38,14 +61,14 @@ impl Rig {
         self.writer.write(self.log, Stream::Stdout, &mut buffer, text.len());
     }
 
-    /// The next result.
-    fn told(&mut self) -> Told {
+    /// The next event.
+    fn event(&mut self) -> LogEvent {
         use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
         loop {
             self.writer.pump();
             self.writer.receive();
-            if let Some(told) = self.writer.told.pop() {
-                return told;
+            if let Some(event) = self.writer.events.pop() {
+                return event;
             }
             let mut flags = PollFlags::POLLIN;
             flags.set(PollFlags::POLLOUT, !self.writer.is_clear());
@@ -63,86 +86,69 @@ impl Rig {
 
 #[test]
 fn what_is_written_after_a_failed_rotation_is_in_the_file() {
-    let mut rig = Rig::new();
-    rig.begin();
-    assert!(matches!(rig.told(), Told::Opened(_, Ok(()))));
+    let mut rig = Rig::running();
     rig.write(b"before\n");
     let (path, rotated) = (rig.dir.path().join("0.log"), rig.dir.path().join("0.log.1"));
     std::fs::rename(&path, &rotated).unwrap();
     rig.writer.reopen(rig.log, RequestId::of_test(1).until(1));
-    assert!(matches!(rig.told(), Told::Reopened(_, Err(_))), "its caller has been told that it failed");
+    assert!(matches!(rig.event(), LogEvent::Reopened(_, Err(_))), "its caller has seen it fail");
     // As a kubelet does in this case.
     std::fs::rename(&rotated, &path).unwrap();
     rig.write(b"after\n");
-    rig.writer.flush(rig.log, &id());
-    assert!(matches!(rig.told(), Told::Flushed(_)));
+    rig.flush();
     assert_eq!(rig.texts(), ["before", "after"]);
 }
 
 #[test]
-fn what_is_told_as_flushed_is_in_the_file() {
-    let mut rig = Rig::new();
-    rig.begin();
-    assert!(matches!(rig.told(), Told::Opened(of, Ok(())) if of == id()));
+fn flushed_output_is_in_the_file() {
+    let mut rig = Rig::running();
     for number in 0..5000 {
         rig.write(format!("line {number}\n").as_bytes());
     }
     rig.write(b"end");
     rig.writer.finish(rig.log, Stream::Stdout);
-    rig.writer.flush(rig.log, &id());
-    assert!(matches!(rig.told(), Told::Flushed(of) if of == id()));
+    rig.flush();
     let texts = rig.texts();
     assert_eq!((texts.len(), &*texts[4999], &*texts[5000]), (5001, "line 4999", "end"));
 }
 
 #[test]
-fn a_log_that_was_made_needs_no_writer_before_its_first_line() {
-    let mut rig = Rig::new();
-    rig.begin();
-    assert!(matches!(rig.told(), Told::Opened(..)));
-    let directory = HostPath::new(rig.dir.path().to_str().unwrap()).unwrap();
-    let open = |writer: &mut LogWriter, name: &str| {
-        let file = LogFile { directory: directory.clone(), name: name.into() };
-        let made = file.make().unwrap();
-        writer.open(file, Some(made), id())
-    };
+fn a_log_that_the_daemon_made_needs_no_writer_before_its_first_line() {
+    let rig = Rig::running();
     let mut quiet = LogWriter::default();
-    let log = open(&mut quiet, "1.log");
-    assert!(matches!(quiet.take_told()[..], [Told::Opened(_, Ok(()))]));
+    let log = rig.open_made(&mut quiet, "1.log");
+    assert!(matches!(quiet.take_events()[..], [LogEvent::Opened(_, Ok(()))]));
     assert!(!quiet.is_awake() && rig.dir.path().join("1.log").exists());
     quiet.write(log, Stream::Stdout, &mut [0; HEADER_BYTES + 1], 1);
     assert!(quiet.is_needed());
-    // A running writer is told of the log.
-    rig.log = open(&mut rig.writer, "0.log");
-    assert!(matches!(rig.told(), Told::Opened(_, Ok(()))));
+}
+
+#[test]
+fn a_running_writer_opens_a_log_that_the_daemon_made() {
+    let mut rig = Rig::running();
+    let mut writer = std::mem::take(&mut rig.writer);
+    rig.log = rig.open_made(&mut writer, "0.log");
+    rig.writer = writer;
+    assert!(matches!(rig.event(), LogEvent::Opened(_, Ok(()))));
     rig.write(b"line\n");
-    rig.writer.flush(rig.log, &id());
-    assert!(matches!(rig.told(), Told::Flushed(_)));
+    rig.flush();
     assert_eq!(rig.texts(), ["line"]);
 }
 
 #[test]
-fn each_rotation_is_answered_though_another_follows_before_there_is_a_writer() {
-    let mut rig = Rig::new();
-    rig.begin();
-    assert!(matches!(rig.told(), Told::Opened(..)));
-    let directory = HostPath::new(rig.dir.path().to_str().unwrap()).unwrap();
+fn rotations_without_a_writer_are_all_answered_by_the_next() {
+    let mut rig = Rig::running();
     let mut quiet = LogWriter::default();
-    let logs = ["1.log", "2.log"].map(|name| {
-        let file = LogFile { directory: directory.clone(), name: name.into() };
-        let made = file.make().unwrap();
-        quiet.open(file, Some(made), id())
-    });
-    quiet.take_told();
+    let logs = ["1.log", "2.log"].map(|name| rig.open_made(&mut quiet, name));
+    quiet.take_events();
     let requests = [1, 2, 3].map(RequestId::of_test);
     quiet.reopen(logs[1], requests[0]);
     quiet.reopen(logs[1], requests[1]);
     quiet.reopen(logs[0], requests[2]);
-    quiet.connection = rig.writer.connection.take();
-    quiet.order_openings();
+    quiet.take_up(rig.writer.connection().unwrap().try_clone_to_owned().unwrap());
     rig.writer = quiet;
-    let mut answered = requests.map(|_| match rig.told() {
-        Told::Reopened(request, Ok(())) => request,
+    let mut answered = requests.map(|_| match rig.event() {
+        LogEvent::Reopened(request, Ok(())) => request,
         other => panic!("{other:?} is no rotation"),
     });
     answered.sort_by_key(|request| format!("{request:?}"));
@@ -151,18 +157,18 @@ fn each_rotation_is_answered_though_another_follows_before_there_is_a_writer() {
 }
 
 #[test]
-fn a_stalled_writer_is_waited_for_and_what_is_too_much_is_counted() {
+fn output_beyond_the_queue_limit_is_counted() {
     let mut rig = Rig::new();
     let block = "0123456\n".repeat(8 * 1024);
     while rig.writer.is_clear() {
         rig.write(block.as_bytes());
     }
-    let blocks = 2 * QUEUE_LIMIT_BYTES / block.len();
+    let blocks = 2 * queue::LIMIT_BYTES / block.len();
     (0..blocks).for_each(|_| rig.write(block.as_bytes()));
-    assert!(rig.writer.queued_bytes <= QUEUE_LIMIT_BYTES);
+    assert!(!rig.writer.queue.has_room_for(block.len()), "the queue is full");
     rig.writer.flush(rig.log, &id());
     rig.begin();
-    while !matches!(rig.told(), Told::Flushed(_)) {}
+    while !matches!(rig.event(), LogEvent::Flushed(_)) {}
     let texts = rig.texts();
     let (note, lines) = texts.split_last().unwrap();
     let lost: usize = note.split(' ').nth(1).unwrap().parse().unwrap();
@@ -171,32 +177,29 @@ fn a_stalled_writer_is_waited_for_and_what_is_too_much_is_counted() {
 }
 
 #[test]
-fn a_log_that_cannot_be_opened_is_told() {
+fn a_log_that_cannot_be_opened_is_reported() {
     let mut rig = Rig::new();
     std::fs::create_dir(rig.dir.path().join("0.log")).unwrap();
     rig.begin();
-    assert!(matches!(rig.told(), Told::Opened(_, Err(_))));
+    assert!(matches!(rig.event(), LogEvent::Opened(_, Err(_))));
 }
 
 #[test]
-fn an_idle_writer_is_let_go_unless_it_holds_something() {
-    let mut rig = Rig::new();
-    rig.begin();
-    rig.told();
+fn an_idle_writer_is_dismissed_unless_it_holds_something() {
+    let mut rig = Rig::running();
     let later = || Instant::now() + REST_AFTER + Duration::from_secs(1);
     for (text, rests) in [(&b"beginning of a"[..], false), (b" line\n", true)] {
         rig.write(text);
         rig.writer.tick(later());
         // A later order is answered later.
-        rig.writer.flush(rig.log, &id());
-        assert!(matches!(rig.told(), Told::Flushed(_)));
-        assert!(rig.writer.take_over().is_none(), "more was ordered since");
+        rig.flush();
+        assert!(rig.writer.take_ended().is_none(), "more was ordered since");
         rig.writer.tick(later());
         while !rig.writer.waiting.is_empty() {
             rig.writer.receive();
             std::thread::yield_now();
         }
-        assert_eq!(rig.writer.take_over().is_some(), rests);
+        assert_eq!(rig.writer.take_ended().is_some(), rests);
     }
     assert!(!rig.writer.is_awake());
     rig.write(b"next\n");
@@ -210,7 +213,34 @@ fn a_writer_that_dies_keeps_nobody_waiting() {
     rig.writer.flush(rig.log, &id());
     drop(rig.orders.take());
     rig.writer.receive();
-    assert!(rig.writer.take_over().is_some());
-    assert!(matches!(rig.writer.told[..], [Told::Flushed(_)]));
+    assert!(rig.writer.take_ended().is_some());
+    assert!(matches!(rig.writer.events[..], [LogEvent::Flushed(_)]));
     assert!(rig.writer.is_needed(), "the next one is to open the log");
+}
+
+#[test]
+fn what_is_ordered_after_a_dismissal_is_for_the_next_writer() {
+    let mut rig = Rig::running();
+    rig.writer.queue.dismiss();
+    rig.write(b"line\n");
+    assert!(!rig.writer.is_clear() && rig.writer.take_ended().is_some());
+    let (ours, orders) = socket::pair().unwrap();
+    crate::spawn::set_nonblocking(&ours).unwrap();
+    rig.orders = Some(orders);
+    rig.begin();
+    rig.writer.take_up(ours);
+    rig.flush();
+    assert_eq!(rig.texts(), ["line"]);
+}
+
+#[test]
+fn a_kernel_without_memory_is_asked_again_within_a_second() {
+    let mut rig = Rig::running();
+    rig.writer.queue.starve();
+    assert!(rig.writer.queue.is_starved() && rig.writer.is_awake());
+    rig.writer.tick(Instant::now());
+    assert!(!rig.writer.queue.is_starved());
+    rig.write(b"line\n");
+    rig.flush();
+    assert_eq!(rig.texts(), ["line"]);
 }

@@ -1,0 +1,145 @@
+//! A container whose first process is a shell, without namespaces and without a cgroup of its own.
+#![expect(clippy::disallowed_methods, reason = "some process is needed that is a child")]
+
+use super::*;
+use crate::child::Role;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use wharf_isolation::{CgroupPlan, Input, Namespaces, PidNamespace, Process, User};
+use wharf_sys::capabilities::Capabilities;
+use wharf_sys::process::{await_end, open_pidfd};
+use wharf_types::ContainerPath;
+use wharf_wire::exit_of;
+
+/// A container, and the directory in which the files of its cgroup would be.
+struct Rig {
+    directory: tempfile::TempDir,
+    container: Container,
+    /// Reaped by the container.
+    _process: std::process::Child,
+}
+
+fn outline(directory: &Path) -> Outline {
+    let file = |name: &str| HostPath::new(directory.join(name).to_str().unwrap()).unwrap();
+    Outline {
+        container: ContainerId::from_random([3; 32]),
+        namespaces: Namespaces { net: None, ipc: None, uts: None, pid: PidNamespace::Host, cgroup: false },
+        cgroup: CgroupPlan {
+            directory: None,
+            entries: vec![file("a/tasks"), file("b/tasks")],
+            kill_directory: file("a"),
+            oom_file: Some(file("oom")),
+        },
+        process: Process {
+            args: Vec::new(),
+            env: Vec::new(),
+            cwd: ContainerPath::new("/").unwrap(),
+            user: User::default(),
+            capabilities: Capabilities::default(),
+            no_new_privileges: false,
+            limits: Vec::new(),
+            oom_score_adj: None,
+            seccomp: Vec::new(),
+            seccomp_flags: 0,
+        },
+        stdio: wharf_isolation::Stdio { log: None, input: Input::Empty, terminal: false },
+    }
+}
+
+impl Rig {
+    fn new(script: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            std::fs::create_dir(directory.path().join(name)).unwrap();
+            std::fs::write(directory.path().join(name).join("tasks"), "").unwrap();
+        }
+        let process = Command::new("sh").args(["-c", script]).stdin(Stdio::null()).spawn().unwrap();
+        let pid = process.id().cast_signed();
+        let (report, _line) = wharf_sys::socket::pair().unwrap();
+        std::fs::write(directory.path().join("oom"), "oom_kill 0\n").unwrap();
+        let child = Child::new((pid, open_pidfd(pid).unwrap()), report, Role::Program);
+        let container = Container::new(outline(directory.path()), child);
+        Self { directory, container, _process: process }
+    }
+
+    /// The kernel has killed processes of this container.
+    fn oom_kill(&self) {
+        std::fs::write(self.directory.path().join("oom"), "low 0\noom_kill 2\n").unwrap();
+    }
+
+    /// How the container ended, once it has.
+    fn exit(mut self) -> Exit {
+        await_end(self.container.child.pidfd.as_fd()).unwrap();
+        let exit = self.container.ended().unwrap();
+        assert_eq!(self.container.ended(), Some(exit), "it stays a zombie");
+        self.container.reap();
+        assert_eq!(self.container.ended(), Some(Exit::Lost));
+        exit
+    }
+}
+
+#[test]
+fn an_end_by_sigkill_is_oom_if_the_kernel_counted_one() {
+    let killed = |oom| Exit::Signal { number: 9, oom };
+    for (script, oom, quiet) in [
+        ("kill -9 $$", killed(true), killed(false)),
+        // A shell reports the SIGKILL of its child like this.
+        ("exit 137", killed(true), Exit::Code(137)),
+        ("kill -15 $$", Exit::Signal { number: 15, oom: false }, Exit::Signal { number: 15, oom: false }),
+        ("exit 1", Exit::Code(1), Exit::Code(1)),
+    ] {
+        let rig = Rig::new(script);
+        rig.oom_kill();
+        assert_eq!((rig.exit(), Rig::new(script).exit()), (oom, quiet), "{script}");
+    }
+}
+
+#[test]
+fn a_kill_on_request_is_no_oom_kill_although_one_was_counted_before() {
+    let mut rig = Rig::new("read forever </dev/zero");
+    rig.oom_kill();
+    rig.container.signal(9).unwrap();
+    assert_eq!(rig.exit(), Exit::Signal { number: 9, oom: false });
+}
+
+#[test]
+fn execs_enter_all_cgroups_but_the_one_below_which_they_have_their_own() {
+    let rig = Rig::new("true");
+    let entries = rig.container.entries().unwrap();
+    let [entry] = entries[..] else { panic!("{entries:?}") };
+    let opened = std::fs::read_link(format!("/proc/self/fd/{}", entry.as_raw_fd())).unwrap();
+    assert_eq!(opened, rig.directory.path().join("b/tasks"));
+    let again = rig.container.entries().unwrap();
+    assert_eq!(again[0].as_raw_fd(), entry.as_raw_fd(), "it stays open");
+    rig.exit();
+}
+
+/// Whether the status has a phase, and the times of the start and of the end.
+#[track_caller]
+fn is_shown(phase: Phase, as_phase: container_status::Phase, times: (i64, i64)) {
+    let rig = Rig::new("true");
+    let status = rig.container.status(phase);
+    assert_eq!((status.phase(), (status.started_at_ns, status.finished_at_ns)), (as_phase, times));
+    assert_eq!(status.identity.is_some(), as_phase != container_status::Phase::Unknown);
+    assert_eq!(status.exit.map(|exit| exit_of(Some(exit))), (times.1 > 0).then_some(Exit::Code(3)));
+    rig.exit();
+}
+
+#[test]
+fn the_status_has_what_is_known_in_each_phase() {
+    use container_status::Phase as Wire;
+    let request = crate::link::RequestId::of_test(1);
+    let record = wharf_state::ExitRecord { exit: Exit::Code(3), started_at_ns: 5, finished_at_ns: 6 };
+    for phase in [Phase::Failed, Phase::Removing { request }, Phase::Gone] {
+        is_shown(phase, Wire::Unknown, (0, 0));
+    }
+    is_shown(Phase::Created, Wire::Created, (0, 0));
+    for phase in [Phase::Starting { request }, Phase::NotStarted] {
+        is_shown(phase, Wire::Starting, (0, 0));
+    }
+    is_shown(Phase::Running { started_at_ns: 5 }, Wire::Running, (5, 0));
+    for phase in [Phase::Ended, Phase::Recording, Phase::Unrecorded, Phase::Exited] {
+        is_shown(phase(record), Wire::Exited, (5, 6));
+    }
+}

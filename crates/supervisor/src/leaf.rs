@@ -1,0 +1,119 @@
+//! An exec's own cgroup, below its container's, through which everything that the command starts is reached.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use wharf_isolation::CgroupPlan;
+use wharf_sys::Result;
+use wharf_sys::error::Named as _;
+
+use crate::diagnostics::OrWarn as _;
+
+/// The cgroup of an exec that is being made.
+#[derive(Debug)]
+pub(crate) struct Leaf {
+    pub(crate) path: PathBuf,
+    entry: Entry,
+}
+
+/// The cgroup, opened in the way in which it is entered.
+#[derive(Debug)]
+enum Entry {
+    /// In the unified hierarchy: the exec is cloned into it.
+    Directory(OwnedFd),
+    /// In a v1 hierarchy: the exec enters it as its first step.
+    Tasks(OwnedFd),
+}
+
+impl Leaf {
+    /// Makes the cgroup below that of the exec's container.
+    pub(crate) fn make(container: &CgroupPlan, exec: u64) -> Result<Self> {
+        let path = container.kill_directory.as_path().join(format!("exec-{exec}"));
+        let made = std::fs::create_dir(&path);
+        made.named("mkdir", || format!("{}, the exec's cgroup", path.display()))?;
+        let opened = match container.directory {
+            Some(_) => open_directory(&path).map(Entry::Directory),
+            None => wharf_sys::fs::open(path.join("tasks"), OFlag::O_WRONLY).map(Entry::Tasks),
+        };
+        match opened {
+            Ok(entry) => Ok(Self { path, entry }),
+            Err(error) => {
+                discard(&path);
+                Err(error)
+            }
+        }
+    }
+
+    /// The directory to clone the exec into.
+    pub(crate) fn directory(&self) -> Option<BorrowedFd<'_>> {
+        match &self.entry {
+            Entry::Directory(directory) => Some(directory.as_fd()),
+            Entry::Tasks(_) => None,
+        }
+    }
+
+    /// The file through which the exec enters.
+    pub(crate) fn tasks(&self) -> Option<BorrowedFd<'_>> {
+        match &self.entry {
+            Entry::Tasks(tasks) => Some(tasks.as_fd()),
+            Entry::Directory(_) => None,
+        }
+    }
+}
+
+/// Opens a cgroup of the unified hierarchy, to clone a process into it.
+pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd> {
+    wharf_sys::fs::open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
+}
+
+/// Removes an exec's cgroup, unless that is gone already.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Removes the cgroup of an exec from which nothing can be left.
+pub(crate) fn discard(path: &Path) {
+    remove(path).or_warn(format_args!("removing cgroup {}", path.display()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wharf_types::HostPath;
+
+    fn plan(directory: &Path) -> CgroupPlan {
+        let kill_directory = HostPath::new(directory.to_str().unwrap()).unwrap();
+        CgroupPlan { directory: None, entries: Vec::new(), kill_directory, oom_file: None }
+    }
+
+    fn unified(directory: &Path) -> CgroupPlan {
+        let plan = plan(directory);
+        CgroupPlan { directory: Some(plan.kill_directory.clone()), ..plan }
+    }
+
+    #[test]
+    fn a_cgroup_is_entered_by_its_directory_or_by_its_tasks() {
+        let dir = tempfile::tempdir().unwrap();
+        let leaf = Leaf::make(&unified(dir.path()), 3).unwrap();
+        assert!(leaf.directory().is_some() && leaf.tasks().is_none() && leaf.path.ends_with("exec-3"));
+        let again = Leaf::make(&unified(dir.path()), 3).unwrap_err().to_string();
+        assert!(again.contains("exec-3, the exec's cgroup"), "{again}");
+        discard(&leaf.path);
+        assert!(!leaf.path.exists());
+        remove(&leaf.path).unwrap();
+    }
+
+    #[test]
+    fn a_cgroup_that_cannot_be_entered_is_removed_again() {
+        // A directory that is no cgroup has no tasks.
+        let dir = tempfile::tempdir().unwrap();
+        let error = Leaf::make(&plan(dir.path()), 3).unwrap_err().to_string();
+        assert!(error.contains("exec-3/tasks"), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
