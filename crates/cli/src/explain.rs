@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_told_is_no_row() {
+    fn what_is_not_reported_is_no_row() {
         assert_eq!(rows("web", None, None), []);
         assert_eq!(rows("web", None, Some(&"no JSON".to_owned())), []);
     }

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_without_a_log_is_told() {
+    fn a_container_without_a_log_is_an_error() {
         assert!(matches!(path(&ContainerStatus::default(), "x"), Err(Error::NoLog { .. })));
         let missing = Reader::open("/no/such.log".into(), &Selection::default());
         assert!(matches!(missing, Err(Error::File { .. })));

@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_status_tells_the_code() {
+    fn the_exit_code_is_in_the_status() {
         let code = |text: &str| {
             ended(text.as_bytes()).map(|code| format!("{code:?}")).map_err(|error| error.to_string())
         };

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_listener_is_told_again_and_again_until_the_daemon_ends() {
+    async fn a_listener_is_sent_changes_until_the_daemon_ends() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(wharf_images::Store::open(dir.path()).unwrap());
         let puller = Arc::new(Puller::new(store, wharf_registry::Config::default()));

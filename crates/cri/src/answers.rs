@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_beyond_its_deadline_is_told_so() {
+    async fn a_call_beyond_its_deadline_is_deadline_exceeded() {
         let answer = answer(std::future::pending, "50m").await;
         assert_eq!(status(answer.headers()), Some(tonic::Code::DeadlineExceeded));
     }

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn each_part_tells_of_itself() {
+    fn each_part_has_its_own_condition() {
         assert_eq!(seen(network(), Ok(None)), [well(), well()]);
         let missing = Ok(unready("NoCniConfig", String::new()));
         assert_eq!(seen(missing, Ok(None)), [well(), ill("NoCniConfig")]);

@@ -27,7 +27,7 @@ use crate::{conditions, filter, metrics, stats, status, streams, view};
 /// A stream of responses.
 pub(crate) type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-type Answer<T> = Result<Response<T>, Status>;
+type Reply<T> = Result<Response<T>, Status>;
 
 /// The service over an engine of pods.
 #[derive(Debug, Clone)]
@@ -173,7 +173,7 @@ impl RuntimeService for Runtime {
     type GetContainerEventsStream = Streamed<ContainerEventResponse>;
     type StreamPodSandboxMetricsStream = Streamed<StreamPodSandboxMetricsResponse>;
 
-    async fn version(&self, _request: Request<VersionRequest>) -> Answer<VersionResponse> {
+    async fn version(&self, _request: Request<VersionRequest>) -> Reply<VersionResponse> {
         Ok(Response::new(VersionResponse {
             version: "0.1.0".into(),
             runtime_name: "wharf".into(),
@@ -182,7 +182,7 @@ impl RuntimeService for Runtime {
         }))
     }
 
-    async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
+    async fn status(&self, request: Request<StatusRequest>) -> Reply<StatusResponse> {
         let info = if request.into_inner().verbose {
             BTreeMap::from([("config".to_owned(), self.config.clone())])
         } else {
@@ -200,7 +200,7 @@ impl RuntimeService for Runtime {
         }))
     }
 
-    async fn runtime_config(&self, _request: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
+    async fn runtime_config(&self, _request: Request<RuntimeConfigRequest>) -> Reply<RuntimeConfigResponse> {
         let linux = LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs.into() };
         Ok(Response::new(RuntimeConfigResponse { linux: Some(linux) }))
     }
@@ -208,7 +208,7 @@ impl RuntimeService for Runtime {
     async fn update_runtime_config(
         &self,
         request: Request<UpdateRuntimeConfigRequest>,
-    ) -> Answer<UpdateRuntimeConfigResponse> {
+    ) -> Reply<UpdateRuntimeConfigResponse> {
         let config = request.into_inner().runtime_config.and_then(|config| config.network_config);
         if let Some(config) = config {
             let network = Arc::clone(&self.network);
@@ -219,7 +219,7 @@ impl RuntimeService for Runtime {
         Ok(Response::new(UpdateRuntimeConfigResponse {}))
     }
 
-    async fn run_pod_sandbox(&self, request: Request<RunPodSandboxRequest>) -> Answer<RunPodSandboxResponse> {
+    async fn run_pod_sandbox(&self, request: Request<RunPodSandboxRequest>) -> Reply<RunPodSandboxResponse> {
         let request = request.into_inner();
         let config = request.config.ok_or_else(|| status::of(Fault::missing("config")))?;
         let id = self.engine.run_pod(config, request.runtime_handler).await.map_err(status::of)?;
@@ -229,7 +229,7 @@ impl RuntimeService for Runtime {
     async fn stop_pod_sandbox(
         &self,
         request: Request<StopPodSandboxRequest>,
-    ) -> Answer<StopPodSandboxResponse> {
+    ) -> Reply<StopPodSandboxResponse> {
         self.engine.stop_pod(&request.into_inner().pod_sandbox_id).await.map_err(status::of)?;
         Ok(Response::new(StopPodSandboxResponse {}))
     }
@@ -237,7 +237,7 @@ impl RuntimeService for Runtime {
     async fn remove_pod_sandbox(
         &self,
         request: Request<RemovePodSandboxRequest>,
-    ) -> Answer<RemovePodSandboxResponse> {
+    ) -> Reply<RemovePodSandboxResponse> {
         self.engine.remove_pod(&request.into_inner().pod_sandbox_id).await.map_err(status::of)?;
         Ok(Response::new(RemovePodSandboxResponse {}))
     }
@@ -245,7 +245,7 @@ impl RuntimeService for Runtime {
     async fn pod_sandbox_status(
         &self,
         request: Request<PodSandboxStatusRequest>,
-    ) -> Answer<PodSandboxStatusResponse> {
+    ) -> Reply<PodSandboxStatusResponse> {
         let request = request.into_inner();
         let pod = self.engine.pod(&request.pod_sandbox_id).map_err(status::of)?;
         // Before anything is read, so that what changes in the meantime is newer.
@@ -263,14 +263,14 @@ impl RuntimeService for Runtime {
     async fn list_pod_sandbox(
         &self,
         request: Request<ListPodSandboxRequest>,
-    ) -> Answer<ListPodSandboxResponse> {
+    ) -> Reply<ListPodSandboxResponse> {
         Ok(Response::new(ListPodSandboxResponse { items: self.pods(request.into_inner().filter.as_ref()) }))
     }
 
     async fn stream_pod_sandboxes(
         &self,
         request: Request<StreamPodSandboxesRequest>,
-    ) -> Answer<Self::StreamPodSandboxesStream> {
+    ) -> Reply<Self::StreamPodSandboxesStream> {
         let items = self.pods(request.into_inner().filter.as_ref());
         let messages =
             batches(items).into_iter().map(|pod_sandboxes| Ok(StreamPodSandboxesResponse { pod_sandboxes }));
@@ -280,7 +280,7 @@ impl RuntimeService for Runtime {
     async fn create_container(
         &self,
         request: Request<CreateContainerRequest>,
-    ) -> Answer<CreateContainerResponse> {
+    ) -> Reply<CreateContainerResponse> {
         let request = request.into_inner();
         let config = request.config.ok_or_else(|| status::of(Fault::missing("config")))?;
         let now = request.sandbox_config.unwrap_or_default();
@@ -292,7 +292,7 @@ impl RuntimeService for Runtime {
     async fn start_container(
         &self,
         request: Request<StartContainerRequest>,
-    ) -> Answer<StartContainerResponse> {
+    ) -> Reply<StartContainerResponse> {
         self.engine.start_container(&request.into_inner().container_id).await.map_err(status::of)?;
         Ok(Response::new(StartContainerResponse {}))
     }
@@ -300,7 +300,7 @@ impl RuntimeService for Runtime {
     async fn remove_container(
         &self,
         request: Request<RemoveContainerRequest>,
-    ) -> Answer<RemoveContainerResponse> {
+    ) -> Reply<RemoveContainerResponse> {
         self.engine.remove_container(&request.into_inner().container_id).await.map_err(status::of)?;
         Ok(Response::new(RemoveContainerResponse {}))
     }
@@ -308,12 +308,12 @@ impl RuntimeService for Runtime {
     async fn reopen_container_log(
         &self,
         request: Request<ReopenContainerLogRequest>,
-    ) -> Answer<ReopenContainerLogResponse> {
+    ) -> Reply<ReopenContainerLogResponse> {
         self.engine.reopen_log(&request.into_inner().container_id).await.map_err(status::of)?;
         Ok(Response::new(ReopenContainerLogResponse {}))
     }
 
-    async fn stop_container(&self, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
+    async fn stop_container(&self, request: Request<StopContainerRequest>) -> Reply<StopContainerResponse> {
         let request = request.into_inner();
         let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
         self.engine.stop_container(&request.container_id, grace).await.map_err(status::of)?;
@@ -323,7 +323,7 @@ impl RuntimeService for Runtime {
     async fn list_containers(
         &self,
         request: Request<ListContainersRequest>,
-    ) -> Answer<ListContainersResponse> {
+    ) -> Reply<ListContainersResponse> {
         Ok(Response::new(ListContainersResponse {
             containers: self.containers(request.into_inner().filter.as_ref()),
         }))
@@ -332,7 +332,7 @@ impl RuntimeService for Runtime {
     async fn stream_containers(
         &self,
         request: Request<StreamContainersRequest>,
-    ) -> Answer<Self::StreamContainersStream> {
+    ) -> Reply<Self::StreamContainersStream> {
         let items = self.containers(request.into_inner().filter.as_ref());
         let messages =
             batches(items).into_iter().map(|containers| Ok(StreamContainersResponse { containers }));
@@ -342,7 +342,7 @@ impl RuntimeService for Runtime {
     async fn container_status(
         &self,
         request: Request<ContainerStatusRequest>,
-    ) -> Answer<ContainerStatusResponse> {
+    ) -> Reply<ContainerStatusResponse> {
         let request = request.into_inner();
         let (pod, container) = self.engine.container(&request.container_id).map_err(status::of)?;
         Ok(Response::new(ContainerStatusResponse {
@@ -359,14 +359,14 @@ impl RuntimeService for Runtime {
     async fn update_container_resources(
         &self,
         request: Request<UpdateContainerResourcesRequest>,
-    ) -> Answer<UpdateContainerResourcesResponse> {
+    ) -> Reply<UpdateContainerResourcesResponse> {
         let request = request.into_inner();
         let linux = request.linux.unwrap_or_default();
         self.engine.update_container(&request.container_id, linux).await.map_err(status::of)?;
         Ok(Response::new(UpdateContainerResourcesResponse {}))
     }
 
-    async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
+    async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Reply<ExecSyncResponse> {
         let request = request.into_inner();
         if request.cmd.is_empty() {
             return Err(status::of(Fault::empty("cmd")));
@@ -385,7 +385,7 @@ impl RuntimeService for Runtime {
     async fn container_stats(
         &self,
         request: Request<ContainerStatsRequest>,
-    ) -> Answer<ContainerStatsResponse> {
+    ) -> Reply<ContainerStatsResponse> {
         let found = self.engine.container(&request.into_inner().container_id);
         let (_pod, container) = found.map_err(status::of)?;
         self.engine.want_written().await;
@@ -397,7 +397,7 @@ impl RuntimeService for Runtime {
     async fn list_container_stats(
         &self,
         request: Request<ListContainerStatsRequest>,
-    ) -> Answer<ListContainerStatsResponse> {
+    ) -> Reply<ListContainerStatsResponse> {
         Ok(Response::new(ListContainerStatsResponse {
             stats: self.container_stats_list(request.into_inner().filter).await?,
         }))
@@ -406,7 +406,7 @@ impl RuntimeService for Runtime {
     async fn stream_container_stats(
         &self,
         request: Request<StreamContainerStatsRequest>,
-    ) -> Answer<Self::StreamContainerStatsStream> {
+    ) -> Reply<Self::StreamContainerStatsStream> {
         let items = self.container_stats_list(request.into_inner().filter).await?;
         let messages = batches(items)
             .into_iter()
@@ -417,7 +417,7 @@ impl RuntimeService for Runtime {
     async fn pod_sandbox_stats(
         &self,
         request: Request<PodSandboxStatsRequest>,
-    ) -> Answer<PodSandboxStatsResponse> {
+    ) -> Reply<PodSandboxStatsResponse> {
         let pod = self.engine.pod(&request.into_inner().pod_sandbox_id).map_err(status::of)?;
         self.engine.want_written().await;
         let engine = Arc::clone(&self.engine);
@@ -429,7 +429,7 @@ impl RuntimeService for Runtime {
     async fn list_pod_sandbox_stats(
         &self,
         request: Request<ListPodSandboxStatsRequest>,
-    ) -> Answer<ListPodSandboxStatsResponse> {
+    ) -> Reply<ListPodSandboxStatsResponse> {
         Ok(Response::new(ListPodSandboxStatsResponse {
             stats: self.pod_stats_list(request.into_inner().filter).await?,
         }))
@@ -438,7 +438,7 @@ impl RuntimeService for Runtime {
     async fn stream_pod_sandbox_stats(
         &self,
         request: Request<StreamPodSandboxStatsRequest>,
-    ) -> Answer<Self::StreamPodSandboxStatsStream> {
+    ) -> Reply<Self::StreamPodSandboxStatsStream> {
         let items = self.pod_stats_list(request.into_inner().filter).await?;
         let messages = batches(items)
             .into_iter()
@@ -449,7 +449,7 @@ impl RuntimeService for Runtime {
     async fn get_container_events(
         &self,
         _request: Request<GetEventsRequest>,
-    ) -> Answer<Self::GetContainerEventsStream> {
+    ) -> Reply<Self::GetContainerEventsStream> {
         let events = BroadcastStream::new(self.engine.subscribe());
         let lagged = |_| status::of(Fault::EventsLost);
         Ok(Response::new(Box::pin(events.map(move |event| event.map(view::event).map_err(lagged)))))
@@ -458,23 +458,23 @@ impl RuntimeService for Runtime {
     async fn update_pod_sandbox_resources(
         &self,
         request: Request<UpdatePodSandboxResourcesRequest>,
-    ) -> Answer<UpdatePodSandboxResourcesResponse> {
+    ) -> Reply<UpdatePodSandboxResourcesResponse> {
         // The pod's cgroup belongs to the kubelet, which has already set it.
         self.engine.pod(&request.into_inner().pod_sandbox_id).map_err(status::of)?;
         Ok(Response::new(UpdatePodSandboxResourcesResponse {}))
     }
 
-    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+    async fn exec(&self, request: Request<ExecRequest>) -> Reply<ExecResponse> {
         let url = streams::exec_url(&self.engine, &self.urls, request.into_inner())?;
         Ok(Response::new(ExecResponse { url }))
     }
 
-    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+    async fn attach(&self, request: Request<AttachRequest>) -> Reply<AttachResponse> {
         let url = streams::attach_url(&self.engine, &self.urls, request.get_ref())?;
         Ok(Response::new(AttachResponse { url }))
     }
 
-    async fn port_forward(&self, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
+    async fn port_forward(&self, request: Request<PortForwardRequest>) -> Reply<PortForwardResponse> {
         let url = streams::port_forward_url(&self.engine, &self.urls, request.get_ref())?;
         Ok(Response::new(PortForwardResponse { url }))
     }
@@ -482,36 +482,36 @@ impl RuntimeService for Runtime {
     async fn checkpoint_container(
         &self,
         _request: Request<CheckpointContainerRequest>,
-    ) -> Answer<CheckpointContainerResponse> {
+    ) -> Reply<CheckpointContainerResponse> {
         Err(status::of(Fault::Unimplemented { call: "CheckpointContainer" }))
     }
 
-    async fn checkpoint_pod(&self, _request: Request<CheckpointPodRequest>) -> Answer<CheckpointPodResponse> {
+    async fn checkpoint_pod(&self, _request: Request<CheckpointPodRequest>) -> Reply<CheckpointPodResponse> {
         Err(status::of(Fault::Unimplemented { call: "CheckpointPod" }))
     }
 
-    async fn restore_pod(&self, _request: Request<RestorePodRequest>) -> Answer<RestorePodResponse> {
+    async fn restore_pod(&self, _request: Request<RestorePodRequest>) -> Reply<RestorePodResponse> {
         Err(status::of(Fault::Unimplemented { call: "RestorePod" }))
     }
 
     async fn list_metric_descriptors(
         &self,
         _request: Request<ListMetricDescriptorsRequest>,
-    ) -> Answer<ListMetricDescriptorsResponse> {
+    ) -> Reply<ListMetricDescriptorsResponse> {
         Ok(Response::new(ListMetricDescriptorsResponse { descriptors: metrics::descriptors(&self.engine) }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _request: Request<ListPodSandboxMetricsRequest>,
-    ) -> Answer<ListPodSandboxMetricsResponse> {
+    ) -> Reply<ListPodSandboxMetricsResponse> {
         Ok(Response::new(ListPodSandboxMetricsResponse { pod_metrics: self.pod_metrics().await? }))
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _request: Request<StreamPodSandboxMetricsRequest>,
-    ) -> Answer<Self::StreamPodSandboxMetricsStream> {
+    ) -> Reply<Self::StreamPodSandboxMetricsStream> {
         let messages = batches(self.pod_metrics().await?)
             .into_iter()
             .map(|pod_sandbox_metrics| Ok(StreamPodSandboxMetricsResponse { pod_sandbox_metrics }));

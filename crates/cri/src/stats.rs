@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_available_up_to_a_limit_and_not_told_without_one() {
+    fn available_memory_is_reported_only_with_a_limit() {
         let table = [
             (Some(Bound::At(100)), Some(30), some(70)),
             (Some(Bound::At(100)), Some(130), some(0)),
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn swap_is_available_up_to_a_limit_and_not_told_without_one() {
+    fn available_swap_is_reported_only_with_a_limit() {
         let table = [
             (Some(Bound::At(10)), Some(4), some(6)),
             (Some(Bound::At(10)), Some(14), some(0)),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_interface_is_the_default_one_and_not_told_twice() {
+    fn the_first_interface_is_the_default_one_and_reported_once() {
         let interface = |name: &str, rx_bytes| InterfaceStats {
             name: name.to_owned(),
             rx_bytes,

@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn every_class_has_a_code_and_every_cause_is_told() {
+    fn every_class_has_a_code_and_every_cause_is_in_the_message() {
         let table = [
             (ErrorKind::NotFound, Code::NotFound),
             (ErrorKind::InvalidArgument, Code::InvalidArgument),

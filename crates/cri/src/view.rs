@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_tells_how_things_stood() {
+    fn an_event_has_the_state_at_its_time() {
         let told = event(Event {
             kind: ContainerEventType::ContainerStoppedEvent,
             id: "x".to_owned(),

@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_a_process_that_is_gone_is_not_told() {
+    fn the_pid_of_a_process_that_is_gone_is_not_reported() {
         let container = created();
         container.set_pid(4711);
         assert_eq!(container.pid(), 4711);
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn why_a_program_did_not_start_is_told_though_its_end_was_noted_first() {
+    fn the_reason_for_a_failed_start_is_reported_even_after_the_exit() {
         let container = created();
         assert!(container.note_exit(ExitRecord { exit: Exit::NotStarted, ..END }));
         container.change_record(|record| record.message = "no such file".to_owned());

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_listener_is_told_that_it_missed_some() {
+    async fn a_slow_listener_learns_that_it_missed_events() {
         let (events, pod) = (Events::new(), pod());
         let mut listener = events.subscribe();
         for _ in 0..=BACKLOG {

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_is_told() {
+    fn every_exit_has_its_status() {
         assert_eq!(parsed(&Outcome::Ended(Exit::Code(0)))["status"], "Success");
         for (exit, code) in [
             (Exit::Code(1), "1"),

@@ -19,7 +19,7 @@ use crate::features::Features;
 use crate::held::Held;
 use crate::{ANSWER_PATIENCE, BRIEF_PATIENCE, number};
 
-type Answer = oneshot::Sender<(reply::Result, Vec<OwnedFd>)>;
+type ReplySender = oneshot::Sender<(reply::Result, Vec<OwnedFd>)>;
 
 /// How many requests may wait for one supervisor, so that a stopped one cannot use up the daemon's memory.
 const REQUESTS_LIMIT: usize = 1024;
@@ -40,7 +40,7 @@ pub struct Connection {
 
 #[derive(Debug, Default)]
 struct Shared {
-    waiting: Mutex<HashMap<u64, Answer>>,
+    waiting: Mutex<HashMap<u64, ReplySender>>,
     /// Whether anything has arrived since the last call of `was_heard`.
     heard: AtomicBool,
     /// Whether a reply did not come in time and nothing has arrived since.
@@ -48,7 +48,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, Answer>> {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, ReplySender>> {
         lock(&self.waiting)
     }
 

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn each_is_told_its_own_and_once() {
+    async fn each_waiter_is_notified_once_and_of_its_own() {
         let waiters = Waiters::default();
         let (one, other) = (waiters.add(1), waiters.add(2));
         waiters.tell(2, "second");

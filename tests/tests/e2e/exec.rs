@@ -102,7 +102,7 @@ fn a_caller_that_goes_away_takes_its_command_along() {
 }
 
 #[test]
-fn what_cannot_be_executed_is_told() {
+fn what_cannot_be_executed_is_an_error_with_the_reason() {
     run(async |world| {
         let client = &world.client;
         let pod = client.run(&client.pod("not")).await.unwrap();

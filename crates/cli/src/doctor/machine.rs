@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn tables_that_wharf_cannot_add_to_are_told() {
+    fn tables_that_wharf_cannot_add_to_are_reported() {
         assert_eq!(legacy_iptables("nat\nfilter\n").verdict, Verdict::Warn);
         assert_eq!([legacy_iptables("").verdict, legacy_iptables("nat\n").verdict], [Verdict::Ok; 2]);
     }

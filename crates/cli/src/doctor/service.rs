@@ -293,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_disk_is_told() {
+    fn a_full_disk_is_reported() {
         let verdict = |free| room(free, 1000);
         assert_eq!([verdict(10), verdict(100), verdict(500)], [Verdict::Fail, Verdict::Warn, Verdict::Ok]);
         assert_eq!(room(0, 0), Verdict::Fail);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_scarcer_is_told() {
+    fn the_scarcer_of_bytes_and_inodes_is_reported() {
         let told = |bytes: u64, free: u64, all: u64| {
             scarcer((room(bytes, 100), "bytes".to_owned()), (inodes(free, all), "inodes".to_owned())).1
         };
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn few_open_files_are_told() {
+    fn a_low_limit_of_open_files_is_reported() {
         let verdict = |soft: &str| {
             open_files(&format!("Limit  Soft\nMax open files            {soft}    1048576    files\n"))
                 .verdict
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_quarantine_is_told() {
+    fn records_in_quarantine_are_reported() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(quarantine(&[dir.path()]).verdict, Verdict::Ok);
         std::fs::create_dir_all(dir.path().join("network/quarantine")).unwrap();
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_supervisors_have_told_is_shown() {
+    fn what_supervisors_have_logged_is_shown() {
         let dir = tempfile::tempdir().unwrap();
         for (pod, log) in [("0123456789abcdef", ""), ("fedcba9876543210", "before\nthe disk is full\n")] {
             std::fs::create_dir(dir.path().join(pod)).unwrap();
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn remarks_of_a_network_that_is_ready_are_told() {
+    fn remarks_of_a_network_that_is_ready_are_reported() {
         let told = |status, message: &str| {
             let (r#type, message) = ("NetworkReady".to_owned(), message.to_owned());
             condition(wharf_cri_api::v1::RuntimeCondition { r#type, status, message, ..Default::default() })

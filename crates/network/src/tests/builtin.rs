@@ -292,7 +292,7 @@ fn counters_of_all_pods_are_read_at_once(mode: Mode) {
     assert!(network.counts(&pods[1].id) && !network.counts(&pods[0].id));
 }
 
-fn a_pod_with_more_interfaces_than_anyone_needs_is_told_of_in_part(mode: Mode) {
+fn of_too_many_interfaces_only_some_are_reported(mode: Mode) {
     let host = Host::new(mode);
     let network = host.network();
     let pod = Pod::new(1);
@@ -337,6 +337,6 @@ in_both_modes! {
     packets_are_as_large_as_the_uplink_takes,
     counters_are_read_through_a_socket_kept_open,
     counters_of_all_pods_are_read_at_once,
-    a_pod_with_more_interfaces_than_anyone_needs_is_told_of_in_part,
+    of_too_many_interfaces_only_some_are_reported,
     attaching_is_fast,
 }

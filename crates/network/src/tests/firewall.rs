@@ -146,7 +146,7 @@ fn pods_pass_the_rules_of_docker_and_of_ufw(mode: Mode) {
     }
 }
 
-fn a_firewall_that_is_not_iptables_is_told(mode: Mode) {
+fn a_firewall_that_is_not_iptables_is_reported(mode: Mode) {
     let host = Host::new(mode);
     sh("nft add table inet mine
         nft 'add chain inet mine forward { type filter hook forward priority 0; policy drop; }'");
@@ -164,6 +164,6 @@ in_both_modes! {
     pods_pass_a_policy_of_drop_and_leave_it_as_it_was,
     a_firewall_that_comes_later_or_is_loaded_anew_is_passed_after_the_next_look,
     pods_pass_the_rules_of_docker_and_of_ufw,
-    a_firewall_that_is_not_iptables_is_told,
+    a_firewall_that_is_not_iptables_is_reported,
     what_is_removed_while_no_daemon_runs_comes_back_when_one_starts,
 }

@@ -269,7 +269,7 @@ async fn a_token_host_of_another_domain_is_asked_anonymously() {
 }
 
 #[tokio::test]
-async fn a_password_that_was_withheld_is_told_of_with_the_key_that_allows_it() {
+async fn the_error_of_a_withheld_password_names_the_key_that_allows_it() {
     let (shown, pulled) =
         shown_to_localhost(&[], |request| request.header("authorization") == Some(BASIC)).await;
     let error = pulled.unwrap_err();

@@ -46,7 +46,7 @@ async fn the_first_mirror_that_has_it_gives_all() {
 }
 
 #[tokio::test]
-async fn only_the_images_own_host_is_not_told_which_registry_is_meant() {
+async fn only_mirrors_are_sent_the_name_of_the_registry() {
     let origin = Server::honest(content()).await;
     let server = format!("server = \"http://{}\"\n", origin.address);
     let world = World::with(patient(), &[("_default/hosts.toml", &server)]);
@@ -97,7 +97,7 @@ async fn a_busy_mirror_is_left_for_the_next_host_at_once() {
 }
 
 #[tokio::test]
-async fn when_all_fail_the_error_tells_of_each() {
+async fn when_all_fail_the_error_names_each() {
     let empty = Server::honest(Content::default()).await;
     let broken = Server::start(Content::default(), |_| Some(Reply::new(500, ""))).await;
     let denies = Server::start(Content::default(), |_| Some(Reply::new(403, ""))).await;

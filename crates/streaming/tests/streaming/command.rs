@@ -49,7 +49,7 @@ async fn all_output_arrives_before_the_status() {
 }
 
 #[tokio::test]
-async fn every_version_tells_the_exit_in_its_own_way() {
+async fn every_version_has_its_own_form_of_the_exit() {
     let mut rig = Rig::new().await;
     for version in ["channel.k8s.io", "v2.channel.k8s.io", "v3.channel.k8s.io", V4] {
         for code in [0, 1, 255] {

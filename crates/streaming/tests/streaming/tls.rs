@@ -80,7 +80,7 @@ async fn ask(url: &str, trusted: &Authority, vouched: Option<&Authority>) -> Opt
 }
 
 #[tokio::test]
-async fn only_clients_with_a_certificate_are_heard() {
+async fn only_clients_with_a_certificate_are_served() {
     let (directory, ours, theirs) = (TempDir::new().unwrap(), authority(), authority());
     let rig = Rig::with(Config { tls: Some(files(&directory, &ours)), ..Config::default() }).await;
     let url = rig.exec(OUTPUT);

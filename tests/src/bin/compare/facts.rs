@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn of_another_outcome_nothing_else_is_told() {
+    fn a_different_outcome_is_the_only_difference() {
         let (ours, theirs) = (facts(&[("a", "1"), (OUTCOME, "runs")]), facts(&[(OUTCOME, "is refused")]));
         let found = ours.differences(&theirs, "r");
         assert!(found.len() == 1 && found[0].fact == OUTCOME, "{found:?}");

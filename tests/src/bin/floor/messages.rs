@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_fails_is_told_with_its_number() {
+    fn the_error_of_a_request_names_its_number() {
         let mut batch = Batch::default();
         let header = [[0, 0, 0, 0], i32::MAX.to_ne_bytes(), [0; 4], [0; 4]].concat();
         batch.change(16, &header);

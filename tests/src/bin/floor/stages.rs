@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_child_told_is_not_counted_again() {
+    fn what_a_child_reported_is_not_counted_again() {
         let mut stages = Stages::default();
         let mut laps = Laps::begin(&mut stages);
         let (before, long) = (laps.last, Duration::from_secs(5));
