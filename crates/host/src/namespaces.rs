@@ -94,15 +94,22 @@ impl Template {
         Ok(Self { mounts, sysctls })
     }
 
-    /// Makes a pod's namespaces. The detached mount `files` becomes the root of its mount namespace.
+    /// Makes a pod's namespaces in a thread of their own, and does something else in this one meanwhile. The detached
+    /// mount `files` becomes the root of the pod's mount namespace.
     ///
     /// # Errors
     /// A sysctl cannot be set to its value, or the kernel refuses a step.
-    pub fn make_pod(&self, plan: &NamespacePlan, files: OwnedFd) -> Result<PodNamespaces, Error> {
+    pub fn make_pod<T>(
+        &self,
+        plan: &NamespacePlan,
+        files: OwnedFd,
+        meanwhile: impl FnOnce() -> T,
+    ) -> (Result<PodNamespaces, Error>, T) {
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| self.make_here(plan, files));
+            let done = meanwhile();
             let died = || StageError::at(STAGE, std::io::Error::other("the thread that makes them panicked"));
-            thread.join().unwrap_or_else(|_panic| Err(died().into()))
+            (thread.join().unwrap_or_else(|_panic| Err(died().into())), done)
         })
     }
 
@@ -156,7 +163,7 @@ mod tests {
         };
         let files = mount::new_filesystem("tmpfs", &[("mode", "700")], Attributes::NO_DEV).unwrap();
         fs::write(wharf_sys::fs::proc_path(files.as_fd()).join("file"), "of the pod").unwrap();
-        Template::make().unwrap().make_pod(&plan, files)
+        Template::make().unwrap().make_pod(&plan, files, || ()).0
     }
 
     /// What a thread sees in a namespace.

@@ -2,9 +2,9 @@
 //! repeated.
 //!
 //! Everything that the request alone decides is decided first, so that a pod that cannot be is refused before anything
-//! is made. Then come, in this order, the record of the intent, the supervisor, the namespaces while the supervisor
-//! starts, the network, the record of a complete pod. Containers come later. So does the first process of a PID
-//! namespace that they share: the supervisor makes it for the first of them.
+//! is made. Then come, in this order, the record of the intent, the supervisor and at the same time the namespaces, the
+//! network, the record of a complete pod. Containers come later. So does the first process of a PID namespace that they
+//! share: the supervisor makes it for the first of them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -144,19 +144,24 @@ impl Engine {
         let directory = self.parts.layout.pod(pod.id());
         let timings = pod.timings();
         timings.time("record and directories", || self.intend_pod(pod, &directory))?;
-        // The supervisor starts while the kernel's objects are being made.
-        let (process, socket) = timings.time("start of the supervisor", || {
-            let cgroup = supervision::cgroup(&self.parts.cgroups, &self.options.cgroup_parent)?;
-            Ok::<_, Error>(self.program.start(&directory, cgroup.as_ref().map(AsFd::as_fd))?)
-        })?;
-        *pod.supervisor() = Some(process);
-        let namespaces = timings.time("namespaces, files for /etc", || {
-            Ok::<_, Error>(self.template.make_pod(&plan, files::make(&files)?)?)
-        })?;
+        let files = timings.time("files for /etc", || files::make(&files))?;
+        // The supervisor starts in the time in which the kernel makes a network.
+        let (namespaces, started) = timings.time("namespaces", || {
+            let start = || timings.time("start of the supervisor", || self.start_supervisor(pod, &directory));
+            self.template.make_pod(&plan, files, start)
+        });
+        let (socket, namespaces) = (started?, namespaces?);
         let netns = namespaces.net.as_ref().map(OwnedFd::try_clone).transpose();
         let netns = netns.stage("keeping the pod's network namespace")?;
         *pod.unheld() = Some(Arc::new(namespaces));
         Ok(Built { supervisor: socket, network: netns.map(|netns| (netns, ports)) })
+    }
+
+    fn start_supervisor(&self, pod: &Pod, directory: &Path) -> Result<OwnedFd, Error> {
+        let cgroup = supervision::cgroup(&self.parts.cgroups, &self.options.cgroup_parent)?;
+        let (process, socket) = self.program.start(directory, cgroup.as_ref().map(AsFd::as_fd))?;
+        *pod.supervisor() = Some(process);
+        Ok(socket)
     }
 
     /// Intent first: what is made after the record is found by it.
