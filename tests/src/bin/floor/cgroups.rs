@@ -47,6 +47,7 @@ impl Hierarchies {
         }
         for parent in found.v1.iter().chain(&found.v2) {
             make(parent)?;
+            fill_cpuset(parent)?;
         }
         Ok(found)
     }
@@ -104,18 +105,19 @@ impl Directories {
 }
 
 fn make(directory: &Path) -> anyhow::Result<()> {
-    fs::create_dir(directory).with_context(|| format!("make {}", directory.display()))?;
-    // The v1 cpuset controller accepts no process before these are set.
+    fs::create_dir(directory).with_context(|| format!("make {}", directory.display()))
+}
+
+/// The v1 cpuset controller accepts no process before these are set. Those of pods are copies: what is written costs more
+/// with each cpuset on the machine.
+fn fill_cpuset(parent: &Path) -> anyhow::Result<()> {
+    let Some(above) = parent.parent().filter(|_| is_v1_cpuset(parent)) else { return Ok(()) };
     for name in ["cpuset.cpus", "cpuset.mems"] {
-        let of_parent =
-            directory.parent().map(|parent| parent.join(name)).filter(|_| is_v1_cpuset(directory));
-        if let Some(of_parent) = of_parent {
-            let value =
-                fs::read_to_string(&of_parent).with_context(|| format!("read {}", of_parent.display()))?;
-            wharf_sys::fs::write_value(directory.join(name), value.trim())?;
-        }
+        let of_above = above.join(name);
+        let value = fs::read_to_string(&of_above).with_context(|| format!("read {}", of_above.display()))?;
+        wharf_sys::fs::write_value(parent.join(name), value.trim())?;
     }
-    Ok(())
+    Ok(wharf_sys::fs::write_value(parent.join("cgroup.clone_children"), "1")?)
 }
 
 /// Whether this is in the v1 cpuset hierarchy: such a mount is named after its controllers.
