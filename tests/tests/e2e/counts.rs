@@ -33,8 +33,8 @@ struct Cost {
 const TREE: [(&str, Cost); 5] = [
     ("pod up", Cost { daemon: 432, supervisor: 559 }),
     ("ExecSync", Cost { daemon: 30, supervisor: 141 }),
-    ("ContainerStats", Cost { daemon: 27, supervisor: 0 }),
-    ("PodSandboxStats", Cost { daemon: 64, supervisor: 0 }),
+    ("ContainerStats", Cost { daemon: 29, supervisor: 0 }),
+    ("PodSandboxStats", Cost { daemon: 68, supervisor: 0 }),
     ("pod down", Cost { daemon: 262, supervisor: 95 }),
 ];
 

@@ -9,7 +9,7 @@ use nix::fcntl::OFlag;
 use wharf_sys::fs::{Resolve, open_below};
 
 use super::{Bound, Extent, Pressure, parse};
-use crate::detect::Hierarchy;
+use crate::detect::{Hierarchy, Kind};
 use crate::group::Cgroup;
 
 /// Larger than any of the files, except an `io.stat` with hundreds of devices, for which the buffer grows.
@@ -81,10 +81,10 @@ impl<'a> Reading<'a> {
         self.content(file)
     }
 
-    /// Opens a file: by its whole path if only a few are read from its directory, because to open the directory costs
-    /// more than the way to them.
+    /// Opens a file: from its directory if several are read from there, as from the unified one, else by its whole path,
+    /// because to open the directory costs as much as the way to two files.
     fn file(&mut self, hierarchy: &'a Hierarchy, name: &str) -> Option<OwnedFd> {
-        if self.extent < Extent::Everything {
+        if self.extent < Extent::Everything && hierarchy.kind == Kind::V1 {
             let path = format!("{}/{name}", self.cgroup.path().relative());
             return self.open(hierarchy, &path, OFlag::O_RDONLY);
         }
