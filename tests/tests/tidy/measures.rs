@@ -28,9 +28,11 @@ struct Sources<'a> {
 
 impl<'a> Sources<'a> {
     fn of(name: &str, files: &'a [File]) -> Self {
-        let (root, tests) = (format!("crates/{name}/"), test_modules(files));
+        let (roots, tests) =
+            ([format!("crates/{name}/src/"), format!("crates/{name}/tests/")], test_modules(files));
         let mut sources = Self { code: Vec::new(), code_lines: 0, test_lines: 0 };
-        let own = files.iter().filter(|file| file.path.starts_with(&root));
+        // Examples are neither.
+        let own = files.iter().filter(|file| roots.iter().any(|root| file.path.starts_with(root)));
         for file in own.filter(|file| file.is_rust() && !file.is_generated()) {
             let whole = lines(&file.text);
             if file.path.contains("/tests/") || is_below(&file.path, &tests) {
@@ -244,6 +246,7 @@ fn code_and_tests_are_told_apart() {
         ("src/simulation/world.rs", "fn world() {}\n\n// Nothing.\n"),
         ("src/generated.rs", "fn generated() {}\n"),
         ("tests/whole.rs", "fn whole() {}\n"),
+        ("examples/shown.rs", "fn shown() {}\n"),
     ]);
     let sources = Sources::of("a", &files);
     let code: Vec<&str> = sources.code[0].1.lines().filter(|line| !is_bare(line)).collect();
