@@ -11,7 +11,7 @@ mod values;
 use crate::credentials::Creds;
 use crate::error::Error;
 pub(crate) use groups::command;
-pub(crate) use values::{Bytes, Cpus, Env, Ports, Publish, Socket, User, UserName, Volume};
+pub(crate) use values::{Bytes, Cpus, Env, ImageMount, Ports, Publish, Socket, User, UserName, Volume};
 
 /// Run containers and pods on this machine, and look at those that run.
 #[derive(Debug, Parser)]
@@ -254,6 +254,13 @@ pub(crate) struct Run {
     /// A directory or file of this machine to mount in the container
     #[arg(short, long, value_name = "FROM:TO[:OPTION,...]", help_heading = "Connections")]
     pub(crate) volume: Vec<Volume>,
+    /// An image to mount in the container, read-only; it is pulled if it is not on this machine
+    #[arg(
+        long,
+        value_name = "type=image,source=IMAGE,target=TO[,subpath=PATH]",
+        help_heading = "Connections"
+    )]
+    pub(crate) mount: Vec<ImageMount>,
     /// Publish a port of the pod, or a range, on this machine; on a free port if HOST is left out
     #[arg(short, long, value_name = "[[IP:]HOST:]POD[/udp]", help_heading = "Connections")]
     pub(crate) publish: Vec<Publish>,

@@ -62,8 +62,10 @@ struct Started<'a> {
 }
 
 pub(crate) async fn run(daemon: &mut Daemon, output: Output, run: Run) -> Result<ExitCode, Error> {
-    if daemon.image(&run.image).await?.is_none() {
-        pull::fetch(daemon, &run.image, credentials::stored(&run.image)?).await?;
+    for image in std::iter::once(&run.image).chain(run.mount.iter().map(|mount| &mount.image)) {
+        if daemon.image(image).await?.is_none() {
+            pull::fetch(daemon, image, credentials::stored(image)?).await?;
+        }
     }
     let connects = ConnectedTo::of(&run);
     if connects == ConnectedTo::Streams && run.interactive && run.tty {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use wharf_cri_api::admin::{ContainerRequest, PodRequest};
 use wharf_cri_api::v1::{
     self, Container as ContainerItem, ContainerEventResponse, ContainerResources, ContainerStatus,
-    ContainerUser, ImageSpec, LinuxContainerUser, LinuxPodSandboxStatus, Namespace, PodIp, PodSandbox,
+    ContainerUser, ImageSpec, LinuxContainerUser, LinuxPodSandboxStatus, Mount, Namespace, PodIp, PodSandbox,
     PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
 };
 use wharf_pods::{Container, ContainerFacts, Event, Pod, PodFacts};
@@ -118,13 +118,24 @@ pub(crate) fn container_status(container: ContainerFacts) -> ContainerStatus {
         message: end.message,
         labels: config.labels,
         annotations: config.annotations,
-        mounts: config.mounts,
+        mounts: mounts(config.mounts, record.mounted_images),
         log_path,
         resources: resources.map(|linux| ContainerResources { linux: Some(linux), windows: None }),
         image_id: record.image_id,
         user: Some(ContainerUser { linux: Some(user) }),
         stop_signal,
     }
+}
+
+/// The mounts, each image by its id: by that the kubelet knows which images are in use. It is also what a pull answers.
+fn mounts(mut mounts: Vec<Mount>, images: Vec<String>) -> Vec<Mount> {
+    for (mount, id) in mounts.iter_mut().zip(images) {
+        if let Some(image) = &mut mount.image {
+            image.image_ref.clone_from(&id);
+            image.image = id;
+        }
+    }
+    mounts
 }
 
 /// When it was started and when it exited; 0 for what has not happened.
@@ -322,6 +333,17 @@ mod tests {
         };
         assert_eq!(shown(spec("nginx:1")).image, "nginx:1");
         assert_eq!(shown(spec("")).image, "sha256:12");
+    }
+
+    #[test]
+    fn a_mounted_image_is_shown_by_its_id() {
+        let image = |name: &str| ImageSpec { image: name.to_owned(), ..ImageSpec::default() };
+        let of_host = Mount { host_path: "/x".to_owned(), ..Mount::default() };
+        let asked = vec![of_host.clone(), Mount { image: Some(image("app:1")), ..Mount::default() }];
+        let shown = mounts(asked.clone(), vec![String::new(), "sha256:56".to_owned()]);
+        let image = ImageSpec { image_ref: "sha256:56".to_owned(), ..image("sha256:56") };
+        assert_eq!(shown, [of_host, Mount { image: Some(image), ..Mount::default() }]);
+        assert_eq!(mounts(asked.clone(), Vec::new()), asked, "a record of an earlier release");
     }
 
     #[test]

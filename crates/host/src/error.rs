@@ -1,7 +1,7 @@
 //! Why something could not be made on this host.
 
 use wharf_planner::Refusal;
-use wharf_types::StageError;
+use wharf_types::{ErrorKind, Failure, StageError};
 
 /// The failure, which shows whose fault it is.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -9,7 +9,23 @@ pub enum Error {
     /// The request can never work as it stands.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// There is no such image.
+    #[error("image {name:?} not found")]
+    NoImage {
+        /// Its name in the request.
+        name: String,
+    },
     /// A stage of the work failed.
     #[error(transparent)]
     Stage(#[from] StageError),
+}
+
+impl Failure for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Refused(refusal) => refusal.kind(),
+            Self::NoImage { .. } => ErrorKind::NotFound,
+            Self::Stage(error) => error.kind(),
+        }
+    }
 }

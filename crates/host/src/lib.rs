@@ -1,4 +1,4 @@
-//! A pod's share of this host: facts about the machine, the pod's namespaces, and the files of its containers.
+//! A pod's share of this host: facts about the machine, the pod's namespaces, and the files and images of its containers.
 //!
 //! What a request asks of the host is decided first (`namespace_plan`, `files_plan`) and made from these plans. All of
 //! it blocks. It knows nothing about pods as the daemon has them: the caller passes paths and contents.
@@ -8,6 +8,7 @@ pub mod earlier;
 mod error;
 mod facts;
 pub mod files;
+mod images;
 pub mod namespaces;
 mod pod;
 mod ports;
@@ -16,6 +17,7 @@ mod sysctls;
 
 pub use error::Error;
 pub use facts::{Machine, facts};
+pub use images::{ImageView, Images};
 pub use pod::{files_plan, namespace_plan, namespaces as namespaces_of};
 pub use ports::port_mappings;
 pub use readiness::{Extent, Unready, unready};

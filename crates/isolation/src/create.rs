@@ -67,8 +67,9 @@ impl Joined {
         enter_cgroup(&plan.cgroup.entries)?;
         // Through paths of the host, in the host's mount namespace: only there is a copy a peer of the host's mount.
         let mut sources = mounts::open_sources(&plan.mounts)?;
-        // Through paths of the host: the layers. Last, since with many layers it leaves the host's mount namespace before
+        // Through paths of the host: the layers. Last, since with many layers this leaves the host's mount namespace before
         // Linux 6.8.
+        sources.add_images(&plan.mounts)?;
         let root = Root::make(&plan.rootfs)?;
         // This needs the descriptor of a process, and privileges in the host's user namespace.
         origin.choose_namespace()?;
@@ -78,6 +79,8 @@ impl Joined {
         pod.enter(&plan.namespaces)?;
         // Here the pod's files are visible; their mounts could not be copied from elsewhere.
         sources.add_pods(&plan.mounts)?;
+        // No link in an image leads out of it, and nobody else sees where it is mounted for a moment.
+        sources.narrow_images(&plan.mounts)?;
         Ok(Self { root, sources })
     }
 

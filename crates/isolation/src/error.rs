@@ -6,6 +6,9 @@ use wharf_types::{ErrorKind, Failure};
 
 use crate::birth;
 
+/// How the text of an error begins that is about an image as a volume.
+pub const IMAGE_VOLUME: &str = "image volume ";
+
 /// A failed stage.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -33,6 +36,26 @@ pub enum Error {
     #[error("host path {path} cannot be used")]
     HostPath {
         /// The path.
+        path: String,
+        /// The kernel's error.
+        #[source]
+        source: wharf_sys::Error,
+    },
+    /// An image that is to be mounted.
+    #[error("{IMAGE_VOLUME}{target}: its layers cannot be mounted")]
+    ImageVolume {
+        /// Where in the container.
+        target: String,
+        /// The kernel's error.
+        #[source]
+        source: wharf_sys::Error,
+    },
+    /// The part of an image that is to be mounted.
+    #[error("{IMAGE_VOLUME}{target}: sub path {path:?} of the image cannot be used")]
+    SubPath {
+        /// Where in the container.
+        target: String,
+        /// The path in the image.
         path: String,
         /// The kernel's error.
         #[source]
@@ -86,8 +109,12 @@ impl Failure for Error {
             }
             // Links are the image's.
             Self::Mount { source, .. } if source.errno == Errno::ELOOP => ErrorKind::InvalidArgument,
-            Self::Stage { source, .. } | Self::Mount { source, .. } => source.errno.kind(),
-            Self::HostPath { source, .. } | Self::ContainerPath { source, .. } => named(source.errno),
+            Self::Stage { source, .. } | Self::Mount { source, .. } | Self::ImageVolume { source, .. } => {
+                source.errno.kind()
+            }
+            Self::HostPath { source, .. }
+            | Self::ContainerPath { source, .. }
+            | Self::SubPath { source, .. } => named(source.errno),
             Self::Identity { .. } | Self::Plan { .. } => ErrorKind::InvalidArgument,
             Self::Exec { .. } => ErrorKind::FailedPrecondition,
         }

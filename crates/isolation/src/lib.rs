@@ -17,6 +17,7 @@ mod devices;
 mod error;
 mod hermit;
 mod identity;
+mod images;
 mod join;
 mod log_file;
 mod mounts;
@@ -34,7 +35,7 @@ mod wire;
 
 pub use birth::{Origin, Place};
 pub use create::create;
-pub use error::Error;
+pub use error::{Error, IMAGE_VOLUME};
 pub use hermit::leave_host;
 pub use identity::Identity;
 pub use join::{JoinPlan, join};

@@ -10,12 +10,14 @@ use wharf_sys::mount::{self, Attributes, Depth, Propagation};
 
 use crate::birth::{Origin, Place};
 use crate::error::{Error, Stage as _};
+use crate::images;
 use crate::plan::{MountPlan, Source};
 use crate::procfs;
 use crate::root::{Make, Root, is_directory};
 use crate::volumes;
 
-/// A detached copy of each bound tree. `None` for a new file system, and for a tree of the pod until that is opened.
+/// A detached copy of each bound tree. `None` for a new file system, and until it is made for an image or a tree of the
+/// pod.
 #[derive(Debug)]
 pub(crate) struct Sources(Vec<Option<OwnedFd>>);
 
@@ -29,13 +31,42 @@ fn open_source(plan: &MountPlan) -> Result<Option<OwnedFd>, Error> {
     let (path, depth) = match &plan.source {
         Source::Tree(path) => (path, Depth::Recursive),
         Source::Single(path) | Source::Volume(path) => (path, Depth::One),
-        Source::OfPod(_) | Source::Filesystem { .. } => return Ok(None),
+        Source::OfPod(_) | Source::Image { .. } | Source::Filesystem { .. } => return Ok(None),
     };
     let copied = mount::copy_tree(path.as_path(), depth).and_then(|tree| prepared(tree, plan, depth));
     copied.map(Some).map_err(|source| Error::HostPath { path: path.to_string(), source })
 }
 
 impl Sources {
+    /// Merges the layers of every image. They are paths of the host. With many layers this leaves the host's mount
+    /// namespace before Linux 6.8.
+    pub(crate) fn add_images(&mut self, plans: &[MountPlan]) -> Result<(), Error> {
+        for (plan, source) in plans.iter().zip(&mut self.0) {
+            let Source::Image { layers, .. } = &plan.source else { continue };
+            let fail = |source| Error::ImageVolume { target: plan.target.to_string(), source };
+            let tree = images::merged(layers).and_then(|tree| prepared(tree, plan, Depth::One));
+            *source = Some(tree.map_err(fail)?);
+        }
+        Ok(())
+    }
+
+    /// Replaces each image of which only a part is mounted by that part. Here the first mount happens, so this must run in
+    /// the container's own mount namespace.
+    pub(crate) fn narrow_images(&mut self, plans: &[MountPlan]) -> Result<(), Error> {
+        for (plan, source) in plans.iter().zip(&mut self.0) {
+            let (Source::Image { sub_path, .. }, Some(tree)) = (&plan.source, &mut *source) else { continue };
+            if sub_path.depth() > 0 {
+                let fail = |source| Error::SubPath {
+                    target: plan.target.to_string(),
+                    path: sub_path.relative().to_owned(),
+                    source,
+                };
+                *tree = images::part(tree.as_fd(), sub_path).map_err(fail)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds the trees from the pod's own file system, which is now the root of this process's mount namespace. They
     /// could not be copied from elsewhere.
     pub(crate) fn add_pods(&mut self, plans: &[MountPlan]) -> Result<(), Error> {
@@ -140,6 +171,7 @@ fn describe(source: &Source) -> String {
         Source::Tree(path) | Source::Single(path) | Source::OfPod(path) | Source::Volume(path) => {
             path.to_string()
         }
+        Source::Image { sub_path, .. } => format!("{sub_path} of an image"),
         Source::Filesystem { kind, .. } => kind.clone(),
     }
 }

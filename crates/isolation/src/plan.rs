@@ -125,6 +125,13 @@ pub enum Source {
     /// A file or directory in the pod's own file system, named by the last component of its path. The whole path is
     /// only for people and for supervisors of an earlier release.
     OfPod(HostPath),
+    /// An image, or a part of it, that cannot be written.
+    Image {
+        /// Its layers, topmost first.
+        layers: Vec<HostPath>,
+        /// The file or directory that is mounted, from the image's root.
+        sub_path: ContainerPath,
+    },
     /// An empty directory of the host, which first gets what the root file system has at the mount point.
     Volume(HostPath),
     /// A new file system with options; an option with an empty value is a flag.

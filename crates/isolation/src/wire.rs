@@ -83,6 +83,11 @@ fn mount_out(mount: &MountPlan) -> v1::Mount {
                 |(key, value): &(String, String)| v1::Option { key: key.clone(), value: value.clone() };
             (String::new(), kind.clone(), options.iter().map(option).collect())
         }
+        Source::Image { .. } => (String::new(), String::new(), Vec::new()),
+    };
+    let (layers, sub_path) = match &mount.source {
+        Source::Image { layers, sub_path } => (host_texts(layers), sub_path.to_string()),
+        _ => (Vec::new(), String::new()),
     };
     let propagation = match mount.propagation {
         Propagation::Private => v1::mount::Propagation::Private,
@@ -101,6 +106,8 @@ fn mount_out(mount: &MountPlan) -> v1::Mount {
         single: matches!(mount.source, Source::Single(_) | Source::OfPod(_)),
         volume: matches!(mount.source, Source::Volume(_)),
         of_pod: matches!(mount.source, Source::OfPod(_)),
+        layers,
+        sub_path,
     }
 }
 
@@ -272,6 +279,8 @@ fn mount_in(mount: v1::Mount) -> Result<MountPlan, String> {
     let source = if !mount.filesystem.is_empty() {
         let options = mount.options.into_iter().map(|option| (option.key, option.value)).collect();
         Source::Filesystem { kind: mount.filesystem, options }
+    } else if !mount.layers.is_empty() {
+        Source::Image { layers: hosts(&mount.layers)?, sub_path: inner(&mount.sub_path)? }
     } else if mount.of_pod {
         Source::OfPod(host(&mount.source)?)
     } else if mount.volume {

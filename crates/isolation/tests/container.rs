@@ -16,11 +16,12 @@ use std::path::Path;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::CloneFlags;
 use wharf_isolation::{
-    Identity, JoinPlan, Limit, Origin, Outline, Place, Plan, PodNamespaces, Report, Source, Stream, Streams,
-    User,
+    Identity, JoinPlan, Limit, MountPlan, Origin, Outline, Place, Plan, PodNamespaces, Report, Source,
+    Stream, Streams, User,
 };
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::clone::{Clone, SingleThreaded, clone};
+use wharf_sys::mount::Attributes;
 use wharf_sys::process::{Ended, Reap, await_end, exit_now, signal, wait};
 use wharf_sys::socket;
 use wharf_types::ErrorKind;
@@ -33,13 +34,15 @@ use rig::{host, inner, mount, plan, pod};
 /// A test: its name and its function.
 type Case = (&'static str, fn(&SingleThreaded));
 
-const CASES: [Case; 14] = [
+const CASES: [Case; 16] = [
     ("a_plan_with_a_bad_part_makes_nothing", a_plan_with_a_bad_part_makes_nothing),
     ("an_outline_is_of_its_plan", an_outline_is_of_its_plan),
     ("a_program_runs_in_its_root_with_what_it_was_given", a_program_runs_in_its_root_with_what_it_was_given),
     ("devices_links_and_covers_are_the_containers", devices_links_and_covers_are_the_containers),
     ("no_link_leads_a_new_file_system_elsewhere", no_link_leads_a_new_file_system_elsewhere),
     ("no_link_leads_a_mount_over_the_root", no_link_leads_a_mount_over_the_root),
+    ("an_image_is_a_volume_that_cannot_be_written", an_image_is_a_volume_that_cannot_be_written),
+    ("no_link_of_an_image_leads_out_of_it", no_link_of_an_image_leads_out_of_it),
     ("a_read_only_root_cannot_be_written", a_read_only_root_cannot_be_written),
     ("of_the_pods_files_only_those_of_the_plan_are_seen", of_the_pods_files_only_those_of_the_plan_are_seen),
     ("rights_are_those_of_the_plan", rights_are_those_of_the_plan),
@@ -203,6 +206,68 @@ fn no_link_leads_a_mount_over_the_root(witness: &SingleThreaded) {
         });
         let (_kind, message) = outcome.failure.expect("it fails");
         assert!(message.contains("over the root of the container"), "{message}");
+    }
+}
+
+/// An image of these layers, topmost first, each of which has a file of its own name.
+fn image(directory: &Path, layers: &[&str], sub_path: &str) -> Source {
+    let made = layers.iter().map(|name| {
+        let layer = directory.join(name);
+        fs::create_dir_all(layer.join("deep")).unwrap();
+        fs::write(layer.join("deep").join(name), *name).unwrap();
+        fs::write(layer.join("top"), *name).unwrap();
+        host(layer)
+    });
+    Source::Image { layers: made.collect(), sub_path: inner(sub_path) }
+}
+
+fn an_image_is_a_volume_that_cannot_be_written(witness: &SingleThreaded) {
+    let script = "cat /image/top; echo /image/*/*; cat /part/*; cat /file; touch /image/x 2>/dev/null || \
+                  echo refused; cut -d' ' -f5 /proc/self/mountinfo | sort | tr '\\n' ' '";
+    for (layers, merged) in [(&["one"][..], "one"), (&["one", "two"], "onetwo")] {
+        let outcome = ran(witness, script, |directory, plan| {
+            plan.mounts[2].source = Source::Single(host("/usr"));
+            for (target, sub_path) in [("/image", "/"), ("/part", "/deep"), ("/file", "/top")] {
+                let volume = mount(target, image(directory, layers, sub_path));
+                plan.mounts.push(MountPlan { attributes: Attributes::READ_ONLY, ..volume });
+            }
+        });
+        let files: Vec<_> = layers.iter().map(|name| format!("/image/deep/{name}")).collect();
+        let mounted = "/ /dev /file /image /part /proc /usr";
+        says(&outcome, &format!("one{}\n{merged}onerefused\n{mounted}", files.join(" ")));
+    }
+}
+
+fn no_link_of_an_image_leads_out_of_it(witness: &SingleThreaded) {
+    let cases = [
+        ("/absolute", "\"absolute\" of the image cannot be used"),
+        ("/upward/etc", "\"upward/etc\" of the image cannot be used"),
+        ("/magic", "\"magic\" of the image cannot be used"),
+        ("/missing", "\"missing\" of the image cannot be used"),
+        ("/fifo", "neither a file nor a directory"),
+    ];
+    for layers in [&["one"][..], &["one", "two"]] {
+        for (sub_path, words) in cases {
+            let outcome = ran(witness, "exit 0", |directory, plan| {
+                let volume = image(directory, layers, sub_path);
+                let layer = directory.join("one");
+                symlink("/etc/passwd", layer.join("absolute")).unwrap();
+                symlink("../../../../..", layer.join("upward")).unwrap();
+                symlink("/proc/self/root", layer.join("magic")).unwrap();
+                nix::unistd::mkfifo(&layer.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+                plan.mounts.push(mount("/volume", volume));
+            });
+            fails(&outcome, ErrorKind::InvalidArgument, words);
+            let (_kind, message) = outcome.failure.unwrap();
+            assert!(message.starts_with("image volume /volume: "), "{message}");
+        }
+        // The image's own root is the root of its links.
+        let outcome = ran(witness, "cat /volume/*", |directory, plan| {
+            let volume = image(directory, layers, "/inside");
+            symlink("/../deep", directory.join("one/inside")).unwrap();
+            plan.mounts.push(mount("/volume", volume));
+        });
+        says(&outcome, &layers.concat());
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Extra {
     pub pod_files: HostPath,
     /// Mounts that begin with the image's content at their mount points.
     pub volumes: Vec<Volume>,
+    /// Mounts of images.
+    pub images: Vec<ImageVolume>,
     /// Variables, `NAME=value`, whose value is not UTF-8. The spec has an approximation as text.
     pub binary_environment: Vec<Vec<u8>>,
     /// The name of the signal that stops it: `SIGTERM`.
@@ -85,6 +87,17 @@ pub struct Volume {
     pub directory: HostPath,
 }
 
+/// An image that is mounted, or a part of it, which the spec cannot express.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageVolume {
+    /// Its mount point in the container.
+    pub target: ContainerPath,
+    /// Its layers, topmost first.
+    pub layers: Vec<HostPath>,
+    /// The file or directory that is mounted, from the image's root.
+    pub sub_path: ContainerPath,
+}
+
 /// Describes a container.
 ///
 /// # Errors
@@ -97,12 +110,13 @@ pub fn describe(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Re
     let (user, names) = user::describe(request)?;
     let (environment, binary_environment) = environment::describe(request, facts)?;
     let volumes = volumes::describe(request, places)?;
+    let images = mounts::images(request)?;
     let mut spec = Spec::default();
     spec.set_version(OCI_VERSION.to_owned())
         .set_root(Some(root(request)))
         .set_hostname(None)
         .set_process(Some(process::describe(request, facts, (user, environment))?))
-        .set_mounts(Some(mounts::describe(request, facts, places, &volumes)?))
+        .set_mounts(Some(mounts::describe(request, facts, places, (&volumes, &images))?))
         .set_linux(Some(linux(request, facts, places)?))
         .set_annotations(Some(annotations(request)));
     let extra = Extra {
@@ -115,6 +129,7 @@ pub fn describe(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Re
         input: stdio::input(request),
         pod_files: places.pod_files.clone(),
         volumes,
+        images: images.into_iter().flatten().collect(),
         binary_environment,
         stop_signal: stop_signal::of(request),
     };

@@ -35,6 +35,8 @@ pub mod stop_signal;
 #[cfg(test)]
 mod tests;
 
+pub use oci_spec::image::Config as ImageConfig;
+
 pub use description::{Description, Extra, describe};
 pub use kept::{Identity, keep, show};
 pub use key::{ContainerKey, PodKey};

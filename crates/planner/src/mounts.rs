@@ -2,9 +2,11 @@
 //! request's mounts, in the right order.
 
 mod describe;
+mod image;
 mod plan;
 
 pub(crate) use describe::{check, describe};
+pub(crate) use image::describe as images;
 pub(crate) use plan::plan;
 
 /// The files that the runtime provides to every container of a pod, by their names in `/etc`.

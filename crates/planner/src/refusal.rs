@@ -1,5 +1,6 @@
 //! Why a container cannot be described or planned.
 
+use wharf_isolation::IMAGE_VOLUME;
 use wharf_types::{ErrorKind, Failure};
 
 /// A request that can never be fulfilled as it stands.
@@ -13,9 +14,16 @@ pub enum Refusal {
         /// What is wrong with it.
         problem: String,
     },
-    /// A mount is an image.
-    #[error("images as volumes are not supported yet")]
-    ImageVolume,
+    /// An image cannot be mounted as the request says.
+    #[error("{IMAGE_VOLUME}{target}: {problem}")]
+    ImageVolume {
+        /// The class of the failure.
+        kind: ErrorKind,
+        /// Where in the container.
+        target: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The plan cannot express something in the description. No request leads here: this is for code that changes
     /// descriptions on the way.
     #[error("the container's runtime spec: {field}: {problem}")]
@@ -31,7 +39,7 @@ impl Failure for Refusal {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Field { .. } => ErrorKind::InvalidArgument,
-            Self::ImageVolume => ErrorKind::Unimplemented,
+            Self::ImageVolume { kind, .. } => *kind,
             Self::Spec { .. } => ErrorKind::Internal,
         }
     }

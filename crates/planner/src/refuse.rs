@@ -215,7 +215,7 @@ mod tests {
             (ContainerConfig { cdi_devices: vec![cdi], ..ContainerConfig::default() }, "CDI_devices"),
             (ContainerConfig { annotations: annotation.into(), ..ContainerConfig::default() }, "annotations"),
             (ContainerConfig { stop_signal: 999, ..ContainerConfig::default() }, "stop_signal"),
-            (mounted(Mount { image: Some(ImageSpec::default()), ..Mount::default() }), "images as volumes"),
+            (mounted(Mount { image: Some(ImageSpec::default()), ..Mount::default() }), "it names no image"),
             (mounted(Mount { uid_mappings: vec![IdMapping::default()], ..Mount::default() }), "uidMappings"),
             (mounted(Mount { propagation: 7, ..Mount::default() }), "mounts"),
             (mounted(Mount { recursive_read_only: true, ..Mount::default() }), "needs readonly"),

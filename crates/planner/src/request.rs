@@ -25,6 +25,8 @@ pub struct Request<'a> {
     pub container: &'a ContainerConfig,
     /// What the image says about running it.
     pub image: &'a image::Config,
+    /// For each mount of the request that is of an image, that image's layers, topmost first.
+    pub mounted: &'a [Option<Vec<HostPath>>],
 }
 
 impl<'a> Request<'a> {

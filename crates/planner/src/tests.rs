@@ -23,14 +23,15 @@ pub(crate) struct Asked {
     pub(crate) id: ContainerId,
     pub(crate) container: ContainerConfig,
     pub(crate) image: image::Config,
+    pub(crate) mounted: Vec<Option<Vec<HostPath>>>,
     pub(crate) facts: HostFacts,
     pub(crate) places: Places,
 }
 
 impl Asked {
     pub(crate) fn request(&self) -> Request<'_> {
-        let Self { pod_id, pod, id, container, image, .. } = self;
-        Request { pod_id, pod, id, container, image }
+        let Self { pod_id, pod, id, container, image, mounted, .. } = self;
+        Request { pod_id, pod, id, container, image, mounted }
     }
 
     pub(crate) fn linux(&mut self) -> &mut LinuxContainerConfig {
@@ -52,6 +53,7 @@ impl Default for Asked {
             id: ContainerId::from_random([0xbb; 32]),
             container: ContainerConfig::default(),
             image,
+            mounted: Vec::new(),
             facts: facts(),
             places: places(),
         }

@@ -43,26 +43,26 @@ pub struct Container {
     /// Held by a change of the container, so that changes come one after another. See `lock` for the order.
     changing: tokio::sync::Mutex<()>,
     timings: Timings,
-    /// Keeps the image's layers while they may be mounted.
+    /// Keeps the images' layers while they may be mounted.
     _layers: Layers,
 }
 
 /// Leased layers. A layer that no image needs any more is removed with its last container. Releasing a lease may mean
 /// waiting for the disk, which must not happen in the task that happens to drop the container last.
 #[derive(Debug)]
-pub(crate) struct Layers(Option<(LayerLease, Arc<Store>)>);
+pub(crate) struct Layers(Option<(Vec<LayerLease>, Arc<Store>)>);
 
 impl Layers {
-    pub(crate) fn leased(lease: LayerLease, store: Arc<Store>) -> Self {
-        Self(Some((lease, store)))
+    pub(crate) fn leased(leases: Vec<LayerLease>, store: Arc<Store>) -> Self {
+        Self(Some((leases, store)))
     }
 }
 
 impl Drop for Layers {
     fn drop(&mut self) {
-        if let (Some((lease, store)), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+        if let (Some((leases, store)), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
             runtime.spawn_blocking(move || {
-                drop(lease);
+                drop(leases);
                 if let Err(error) = store.sweep() {
                     tracing::warn!(error = wharf_types::chain(&error), "layers of no image stay");
                 }

@@ -1,5 +1,6 @@
 //! Why a call on a pod or container failed. A cause keeps its type; its class is decided where it arose.
 
+use wharf_isolation::IMAGE_VOLUME;
 use wharf_planner::Refusal;
 use wharf_types::{ErrorKind, Failure, StageError, chain};
 
@@ -22,13 +23,13 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-    /// The request needs something that this build does not support.
-    #[error("{reason}: {what} are not supported yet")]
-    Unsupported {
-        /// The word by which a kubelet recognises it.
-        reason: &'static str,
-        /// What the request needs.
-        what: &'static str,
+    /// An image cannot be mounted. The kubelet looks for this word at the beginning of the message.
+    #[error("ImageVolumeMountFailed: {problem}")]
+    ImageVolume {
+        /// The class of the failure.
+        kind: ErrorKind,
+        /// Which mount, and why.
+        problem: String,
     },
     /// The object is in the wrong state.
     #[error("{what} {id} is {state}")]
@@ -50,7 +51,7 @@ impl Failure for Error {
         match self {
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Invalid { .. } => ErrorKind::InvalidArgument,
-            Self::Unsupported { .. } => ErrorKind::Unimplemented,
+            Self::ImageVolume { kind, .. } => *kind,
             Self::State { .. } => ErrorKind::FailedPrecondition,
             Self::Stage(error) => error.kind(),
         }
@@ -70,6 +71,15 @@ impl Error {
     /// A failure without a known class is a bug in wharf.
     pub(crate) fn fault(stage: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::at(stage, Fault(Box::new(error)))
+    }
+
+    /// The failure of a container's first process to make the container.
+    pub(crate) fn of_creation(error: StageError) -> Self {
+        let problem = chain(&error.cause);
+        match problem.starts_with(IMAGE_VOLUME) {
+            true => Self::ImageVolume { kind: error.kind(), problem },
+            false => Self::Stage(error),
+        }
     }
 
     /// The cause without the stage, for code that already says what it was doing.
@@ -95,10 +105,8 @@ impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Field { field, problem } => Self::Invalid { field, problem },
-            // The kubelet looks for this word at the beginning of the message; other clients use the code to tell what
-            // is missing from what failed.
-            Refusal::ImageVolume => {
-                Self::Unsupported { reason: "ImageVolumeMountFailed", what: "images as volumes" }
+            Refusal::ImageVolume { .. } => {
+                Self::ImageVolume { kind: refusal.kind(), problem: refusal.to_string() }
             }
             Refusal::Spec { .. } => Self::at("planning the container", refusal),
         }
@@ -116,6 +124,7 @@ impl From<wharf_host::Error> for Error {
     fn from(error: wharf_host::Error) -> Self {
         match error {
             wharf_host::Error::Refused(refusal) => refusal.into(),
+            wharf_host::Error::NoImage { name } => Self::NotFound { what: "image", id: name },
             wharf_host::Error::Stage(stage) => stage.into(),
         }
     }

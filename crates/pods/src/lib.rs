@@ -13,7 +13,6 @@ mod exec;
 mod exec_sync;
 mod facts;
 mod housekeeping;
-mod images;
 mod interactive;
 mod lock;
 mod logs;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use wharf_cgroup::{Cgroup, CgroupPath};
-use wharf_host::earlier;
+use wharf_host::{ImageView, earlier};
 use wharf_isolation::CgroupPlan;
 use wharf_planner::{CgroupPlaces, Layers, Pins, Places};
 use wharf_state::Layout;
@@ -13,7 +13,6 @@ use wharf_wire::v1;
 
 use crate::engine::Parts;
 use crate::error::{Error, Stage};
-use crate::images::ImageView;
 use crate::pod::Pod;
 
 /// The places for a container of an image, with its cgroup's path.

@@ -160,7 +160,8 @@ impl Engine {
         let exit = ExitRecord::load(&self.parts.layout.exit_record(pod.id(), &id)).ok();
         let cgroup = self.parts.cgroups.open(cgroup).ok();
         let images = Arc::clone(&self.parts.images);
-        let layers = Layers::leased(images.lease_paths(record.layers.iter().map(Path::new)), images);
+        let layers = images.lease_paths(record.layers.iter().map(Path::new));
+        let layers = Layers::leased(vec![layers], images);
         Container::found(pod, id, record, exit, (cgroup, layers))
     }
 

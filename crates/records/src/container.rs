@@ -50,12 +50,15 @@ pub struct ContainerRecord {
     /// Why the program could not be executed.
     #[prost(string, tag = "10")]
     pub message: String,
-    /// The directories of the image's layers; the container may outlive the image.
+    /// The directories of the layers of its image and of those that it mounts; the container may outlive them.
     #[prost(string, repeated, tag = "11")]
     pub layers: Vec<String>,
     /// `Made` once its first process existed and had reported its identity.
     #[prost(enumeration = "Phase", tag = "12")]
     pub phase: i32,
+    /// For each mount of the request, the id of the image that is mounted; empty for any other mount.
+    #[prost(string, repeated, tag = "13")]
+    pub mounted_images: Vec<String>,
 }
 
 impl Content for ContainerRecord {

@@ -26,9 +26,17 @@ impl Features {
     /// # Errors
     /// FailedPrecondition if it cannot do what the container needs.
     pub fn fit(&self, mounts: &mut [MountPlan]) -> Result<(), SupervisorError> {
-        let has_volume = mounts.iter().any(|mount| matches!(mount.source, Source::Volume(_)));
-        if has_volume && !self.has(feature::VOLUMES) {
-            return Err(SupervisorError::Older { what: "an image's volumes" });
+        for mount in &*mounts {
+            let (feature, what) = match mount.source {
+                Source::Volume(_) => (feature::VOLUMES, "an image's volumes"),
+                Source::Image { .. } => (feature::IMAGES, "images as volumes"),
+                Source::Tree(_) | Source::Single(_) | Source::OfPod(_) | Source::Filesystem { .. } => {
+                    continue;
+                }
+            };
+            if !self.has(feature) {
+                return Err(SupervisorError::Older { what });
+            }
         }
         if !self.has(feature::READ_ONLY_LAST) {
             leave_writable(mounts);
@@ -87,11 +95,19 @@ mod tests {
 
     #[test]
     fn what_an_older_supervisor_cannot_do_is_refused() {
-        let mut mounts = vec![mount("/data", Source::Volume(HostPath::new("/x").unwrap()))];
-        let older = Features::new(vec![feature::READ_ONLY_LAST.to_owned()]);
-        let error = older.fit(&mut mounts).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
-        assert!(error.to_string().contains("make the pod anew"), "{error}");
-        Features::new(vec![feature::VOLUMES.to_owned()]).fit(&mut mounts).unwrap();
+        let path = || HostPath::new("/x").unwrap();
+        let sub_path = ContainerPath::new("/").unwrap();
+        let rows = [
+            (Source::Volume(path()), feature::VOLUMES),
+            (Source::Image { layers: vec![path()], sub_path }, feature::IMAGES),
+        ];
+        for (source, feature) in rows {
+            let mut mounts = vec![mount("/data", source)];
+            let older = Features::new(vec![feature::READ_ONLY_LAST.to_owned()]);
+            let error = older.fit(&mut mounts).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+            assert!(error.to_string().contains("make the pod anew"), "{error}");
+            Features::new(vec![feature.to_owned()]).fit(&mut mounts).unwrap();
+        }
     }
 }

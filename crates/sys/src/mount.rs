@@ -151,6 +151,21 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
         .named("move_mount", || format!("descriptors {} and {}", mount.as_raw_fd(), target.as_raw_fd()))
 }
 
+/// Has a detached mount attached over this mount namespace's root for a while. Before Linux 6.15 nothing can be copied
+/// out of one that is attached nowhere. The working directory is `/` afterwards.
+///
+/// # Errors
+/// That of the work, or the kernel's.
+pub fn while_attached<T>(mount: BorrowedFd<'_>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    attach(mount, root()?.as_fd())?;
+    let done = work();
+    nix::unistd::fchdir(mount).named("fchdir", || "a mount over the root".into())?;
+    nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH)
+        .named("umount2", || "a mount over the root".into())?;
+    nix::unistd::fchdir(&root()?).named("fchdir", || "/".into())?;
+    done
+}
+
 /// Adds restrictions to a mount, and with `depth` to everything below it.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::mount::MsFlags;
+use nix::mount::{MntFlags, MsFlags};
 use nix::sched::{CloneFlags, unshare};
 use rustix::mount::FsOpenFlags;
 
@@ -24,6 +24,14 @@ pub struct Overlay<'a> {
     pub work: &'a Path,
 }
 
+/// What is put into a context.
+#[derive(Clone, Copy)]
+struct Parts<'a> {
+    lowers: &'a [&'a Path],
+    /// The upper and the work directory.
+    own: Option<[&'a Path; 2]>,
+}
+
 /// How many layers fit into one option. Each is the number of a descriptor, and fsconfig(2) takes 255 bytes.
 const JOINED_LIMIT: usize = 63;
 
@@ -35,23 +43,42 @@ impl Overlay<'_> {
     /// # Errors
     /// The kernel's error.
     pub fn detached(&self, place: &Path) -> Result<OwnedFd> {
+        self.parts().detached(place)
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        Parts { lowers: self.lowers, own: Some([self.upper, self.work]) }
+    }
+}
+
+/// Merges layers, topmost first, into a detached mount that cannot be written. There must be two at least: the kernel
+/// merges no fewer without an upper directory. `place` is the same as for [`Overlay::detached`].
+///
+/// # Errors
+/// The kernel's error.
+pub fn read_only(lowers: &[&Path], place: &Path) -> Result<OwnedFd> {
+    Parts { lowers, own: None }.detached(place)
+}
+
+impl Parts<'_> {
+    fn detached(self, place: &Path) -> Result<OwnedFd> {
         let context = new_context()?;
         if takes_anything(&context) {
             return self.detached_joined(place);
         }
         match self.add_layers(&context) {
             Err(error) if error.errno == Errno::EINVAL => self.detached_joined(place),
-            added => added.and_then(|()| finish(&context, self.upper, self.work)),
+            added => added.and_then(|()| finish(&context, self.own)),
         }
     }
 
-    fn add_layers(&self, context: &OwnedFd) -> Result<()> {
+    fn add_layers(self, context: &OwnedFd) -> Result<()> {
         self.lowers.iter().try_for_each(|lower| set(context, "lowerdir+", lower))
     }
 
     /// Names the directories by their descriptors, relative to /proc/self/fd. Like that, all 499 layers fit into the
     /// page that mount(2) takes, and no character in a path is special.
-    fn detached_joined(&self, place: &Path) -> Result<OwnedFd> {
+    fn detached_joined(self, place: &Path) -> Result<OwnedFd> {
         let fits = self.lowers.len() <= JOINED_LIMIT;
         if !fits {
             // Before the layers are opened: they have to be in the namespace in which they are mounted.
@@ -60,17 +87,20 @@ impl Overlay<'_> {
         let lowers = self.lowers.iter().map(|lower| directory(lower)).collect::<Result<Vec<_>>>()?;
         let names: Vec<String> = lowers.iter().map(|lower| lower.as_raw_fd().to_string()).collect();
         let names = names.join(":");
-        let (upper, work) = (directory(self.upper)?, directory(self.work)?);
-        let [upper, work] = [&upper, &work].map(|fd| fd.as_raw_fd().to_string());
+        let opened = self.own.iter().flatten().map(|path| directory(path)).collect::<Result<Vec<_>>>()?;
+        let numbers: Vec<String> = opened.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+        let own = if let [upper, work] = &numbers[..] { Some([upper, work].map(Path::new)) } else { None };
         let before = directory(Path::new("."))?;
         let descriptors = directory(Path::new("/proc/self/fd"))?;
         nix::unistd::fchdir(&descriptors).named("fchdir", || "/proc/self/fd".into())?;
         let made = if fits {
             let context = new_context()?;
-            set(&context, "lowerdir", Path::new(&names))
-                .and_then(|()| finish(&context, Path::new(&upper), Path::new(&work)))
+            set(&context, "lowerdir", Path::new(&names)).and_then(|()| finish(&context, own))
         } else {
-            mount_over(place, &format!("lowerdir={names},upperdir={upper},workdir={work},volatile"))
+            let own = own.map(|[upper, work]| {
+                format!(",upperdir={},workdir={},volatile", upper.display(), work.display())
+            });
+            mount_over(place, &format!("lowerdir={names}{}", own.unwrap_or_default()))
         };
         nix::unistd::fchdir(&before).named("fchdir", || "back".into())?;
         made
@@ -81,11 +111,13 @@ fn new_context() -> Result<OwnedFd> {
     rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).named("fsopen", || "overlay".into())
 }
 
-fn finish(context: &OwnedFd, upper: &Path, work: &Path) -> Result<OwnedFd> {
-    set(context, "upperdir", upper)?;
-    set(context, "workdir", work)?;
-    rustix::mount::fsconfig_set_flag(context.as_fd(), "volatile")
-        .named("fsconfig", || "overlay, volatile".into())?;
+fn finish(context: &OwnedFd, own: Option<[&Path; 2]>) -> Result<OwnedFd> {
+    if let Some([upper, work]) = own {
+        set(context, "upperdir", upper)?;
+        set(context, "workdir", work)?;
+        rustix::mount::fsconfig_set_flag(context.as_fd(), "volatile")
+            .named("fsconfig", || "overlay, volatile".into())?;
+    }
     mount::finish(context, "overlay", Attributes::NONE)
 }
 
@@ -95,11 +127,14 @@ fn leave_mounts() -> Result<()> {
     mount::propagate(directory(Path::new("/"))?.as_fd(), Propagation::Private, Depth::Recursive)
 }
 
-/// Mounts the overlay over a directory, and returns a detached copy.
+/// Mounts the overlay over a directory, and returns a detached copy. The directory may be a layer of the next overlay, so
+/// it does not stay covered.
 fn mount_over(place: &Path, options: &str) -> Result<OwnedFd> {
     nix::mount::mount(Some("overlay"), place, Some("overlay"), MsFlags::empty(), Some(options))
         .named("mount", || format!("{}, {options}", place.display()))?;
-    mount::copy_tree(place, Depth::One)
+    let copy = mount::copy_tree(place, Depth::One);
+    nix::mount::umount2(place, MntFlags::MNT_DETACH).named("umount2", || place.display().to_string())?;
+    copy
 }
 
 fn directory(path: &Path) -> Result<OwnedFd> {
@@ -162,7 +197,7 @@ mod tests {
     #[test]
     fn the_way_of_older_kernels_does_the_same() {
         assert_eq!(
-            merged(|overlay, place| overlay.detached_joined(place)),
+            merged(|overlay, place| overlay.parts().detached_joined(place)),
             ("a,:b".into(), vec!["new".into()])
         );
     }
@@ -179,7 +214,7 @@ mod tests {
             let before = mounts();
             let lowers: Vec<&Path> = lowers.iter().map(|path| path.as_path()).collect();
             let overlay = Overlay { lowers: &lowers, upper: &upper, work: &work };
-            let root = overlay.detached_joined(&upper).unwrap();
+            let root = overlay.parts().detached_joined(&upper).unwrap();
             nix::sys::stat::fstatat(&root, "lowest", nix::fcntl::AtFlags::empty()).unwrap();
             assert_ne!(mounts(), before, "it is mounted in a namespace of the thread's own");
         });
@@ -190,12 +225,41 @@ mod tests {
     }
 
     #[test]
+    fn without_an_upper_directory_nothing_is_written() {
+        let ways: [fn(Parts<'_>, &Path) -> Result<OwnedFd>; 2] =
+            [|parts, place| parts.detached(place), |parts, place| parts.detached_joined(place)];
+        for count in [2, JOINED_LIMIT + 1] {
+            for way in ways {
+                let temp = tempfile::tempdir().unwrap();
+                let lowers: Vec<_> = (0..count).map(|number| temp.path().join(number.to_string())).collect();
+                for (number, lower) in lowers.iter().enumerate() {
+                    fs::create_dir(lower).unwrap();
+                    fs::write(lower.join("which"), number.to_string()).unwrap();
+                }
+                fs::write(lowers[count - 1].join("lowest"), "").unwrap();
+                let thread = std::thread::spawn(move || {
+                    unshare(CloneFlags::CLONE_FS).unwrap();
+                    let lowers: Vec<&Path> = lowers.iter().map(|path| path.as_path()).collect();
+                    let root = way(Parts { lowers: &lowers, own: None }, lowers[0]).unwrap();
+                    let root = crate::fs::proc_path(root.as_fd());
+                    assert_eq!(fs::read_to_string(root.join("which")).unwrap(), "0");
+                    assert!(root.join("lowest").exists());
+                    fs::write(root.join("new"), "").unwrap_err().raw_os_error()
+                });
+                assert_eq!(thread.join().unwrap(), Some(libc::EROFS), "{count} layers");
+            }
+        }
+    }
+
+    #[test]
     fn a_missing_layer_is_named() {
         let temp = tempfile::tempdir().unwrap();
         let [there, missing] = ["there", "missing"].map(|name| temp.path().join(name));
         fs::create_dir(&there).unwrap();
         let overlay = Overlay { lowers: &[&missing], upper: &there, work: &there };
-        for error in [overlay.detached(&there).unwrap_err(), overlay.detached_joined(&there).unwrap_err()] {
+        for error in
+            [overlay.detached(&there).unwrap_err(), overlay.parts().detached_joined(&there).unwrap_err()]
+        {
             assert_eq!(error.errno, Errno::ENOENT, "{error}");
             assert!(error.arguments.contains("missing"), "{error}");
         }

@@ -612,6 +612,12 @@ pub struct Mount {
     /// A file or directory in the pod's own file system, named by the last component of `source`.
     #[prost(bool, tag = "10")]
     pub of_pod: bool,
+    /// The layers of an image, topmost first, which are merged and cannot be written; `source` is empty then.
+    #[prost(string, repeated, tag = "11")]
+    pub layers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The part of the image that is mounted, from its root: `/` for all of it.
+    #[prost(string, tag = "12")]
+    pub sub_path: ::prost::alloc::string::String,
 }
 /// Nested message and enum types in `Mount`.
 pub mod mount {

@@ -34,10 +34,13 @@ pub mod feature {
     pub const READ_ONLY_LAST: &str = "read-only-last";
     /// It fills an image's volumes.
     pub const VOLUMES: &str = "volumes";
+    /// It mounts images.
+    pub const IMAGES: &str = "images";
 }
 
 /// The features of this build.
-pub const FEATURES: [&str; 3] = [feature::DEADLINES, feature::READ_ONLY_LAST, feature::VOLUMES];
+pub const FEATURES: [&str; 4] =
+    [feature::DEADLINES, feature::READ_ONLY_LAST, feature::VOLUMES, feature::IMAGES];
 
 /// The longest datagram, in bytes; the kernel's default send buffer holds three of them.
 pub const DATAGRAM_LIMIT_BYTES: usize = 64 * 1024;

@@ -72,7 +72,7 @@ fn registries_that_lie() {
 }
 
 /// An archive with entries that `tar` itself would refuse to write.
-fn archive(entries: &[(tar::EntryType, &str, &str)]) -> Vec<u8> {
+pub(crate) fn archive(entries: &[(tar::EntryType, &str, &str)]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (kind, name, target) in entries {
         let mut header = tar::Header::new_ustar();

@@ -19,7 +19,7 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// Leaves a layer without an image, as a crash would: when it disappears, the daemon has swept.
-fn leave_orphan(world: &World) -> PathBuf {
+pub(crate) fn leave_orphan(world: &World) -> PathBuf {
     let layer = entries(&world.dir.join("root/layers")).remove(0);
     let orphan = layer.with_file_name("0".repeat(64));
     fs::create_dir_all(orphan.join("fs")).unwrap();

@@ -43,6 +43,8 @@ mod hostile;
 #[expect(dead_code, reason = "shared with the tests of the registry's client, which use more of it")]
 mod image;
 #[cfg(test)]
+mod image_volumes;
+#[cfg(test)]
 mod interactive;
 #[cfg(test)]
 mod kept;

@@ -14,7 +14,9 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::socket::{MsgFlags, send};
 use wharf_cri_api::v1::ContainerState;
 
+use crate::image::{Content, plain};
 use crate::place;
+use crate::server::Server;
 use crate::wedge::{Supervisor, cut_off};
 use crate::world::{self, World, until};
 
@@ -194,6 +196,20 @@ fn an_image_in_use_and_what_others_made_are_not_removed_unasked() {
         printed(world, "rm --force --namespace e2e --yes");
         assert!(world.client.pods().await.is_empty());
         printed(world, "rmi --force IMAGE");
+    });
+}
+
+#[test]
+fn an_image_is_pulled_to_be_mounted() {
+    run(async |world| {
+        let content = Content::oci("1", &[plain("etc/word", b"mounted")]);
+        let server = Server::honest(content).await;
+        let mount = format!("type=image,source={}/app:1,target=/x", server.address);
+        let seen = printed(world, &format!("run --rm --mount {mount},subpath=etc IMAGE cat /x/word"));
+        assert_eq!(seen, "mounted");
+        let (code, error) = refused(world, &format!("run --rm --mount {mount},subpath=no IMAGE true"));
+        assert_eq!(code, Some(125), "{error}");
+        assert!(error.contains("sub path \"no\" of the image cannot be used"), "{error}");
     });
 }
 

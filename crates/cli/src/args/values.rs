@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use wharf_cri_api::v1::{KeyValue, Mount, MountPropagation, PortMapping, Protocol};
+use wharf_cri_api::v1::{ImageSpec, KeyValue, Mount, MountPropagation, PortMapping, Protocol};
 
 /// The address of wharfd's socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +158,58 @@ impl FromStr for Volume {
             change(&mut mount, option)?;
         }
         Ok(Self(mount))
+    }
+}
+
+/// `type=image,source=IMAGE,target=TO[,subpath=PATH]`, spelled as in docker and podman.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ImageMount {
+    pub(crate) image: String,
+    target: String,
+    sub_path: String,
+}
+
+impl ImageMount {
+    /// The mount in a request.
+    pub(crate) fn mount(&self) -> Mount {
+        Mount {
+            container_path: self.target.clone(),
+            readonly: true,
+            image: Some(ImageSpec { image: self.image.clone(), ..ImageSpec::default() }),
+            image_sub_path: self.sub_path.clone(),
+            ..Mount::default()
+        }
+    }
+}
+
+impl FromStr for ImageMount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mut kind, mut image, mut target, mut sub_path) = (None, None, None, None);
+        for option in text.split(',') {
+            let (key, value) = option.split_once('=').unwrap_or((option, ""));
+            let place = match key {
+                "type" => &mut kind,
+                "source" | "src" => &mut image,
+                "target" | "destination" | "dst" => &mut target,
+                "subpath" | "image-subpath" => &mut sub_path,
+                "readonly" | "ro" if matches!(value, "" | "true") => continue,
+                _ => return Err(format!("{option:?} is not one of type, source, target, subpath, readonly")),
+            };
+            *place = Some(value).filter(|value| !value.is_empty());
+        }
+        match kind {
+            Some("image") => {}
+            Some("bind") => return Err("mount a directory of this machine with --volume FROM:TO".into()),
+            _ => return Err("write type=image; directories of this machine are mounted with --volume".into()),
+        }
+        let image = image.ok_or("write source=IMAGE")?.to_owned();
+        let target = target.ok_or("write target=TO, the path in the container")?.to_owned();
+        if !target.starts_with('/') {
+            return Err(format!("the path in the container, {target:?}, must begin with /"));
+        }
+        Ok(Self { image, target, sub_path: sub_path.unwrap_or_default().to_owned() })
     }
 }
 
@@ -342,6 +394,29 @@ mod tests {
         assert_eq!("0:80".parse(), Ok(Ports { here: 0, pod: 80 }));
         for bad in ["", "0", "8080:0", "x:80", "80:65536", "1:2:3"] {
             assert!(bad.parse::<Ports>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_mounted_as_in_docker() {
+        let mount = |text: &str| text.parse::<ImageMount>().map(|mount| mount.mount());
+        let asked = mount("type=image,src=localhost:5000/a:1,dst=/data,subpath=etc,readonly").unwrap();
+        assert_eq!(asked.image.as_ref().unwrap().image, "localhost:5000/a:1");
+        assert_eq!((asked.container_path.as_str(), asked.image_sub_path.as_str()), ("/data", "etc"));
+        assert!(asked.readonly && asked.host_path.is_empty());
+        assert_eq!(mount("source=a,type=image,target=/b").unwrap().image_sub_path, "");
+        for (bad, words) in [
+            ("source=a,target=/b", "type=image"),
+            ("type=bind,source=/a,target=/b", "--volume"),
+            ("type=image,target=/b", "source"),
+            ("type=image,source=a", "target"),
+            ("type=image,source=a,target=b", "begin with /"),
+            ("type=image,source=a,target=/b,ro=false", "ro=false"),
+            ("type=image,source=a,target=/b,size=5", "size=5"),
+            ("", "is not one of"),
+        ] {
+            let error = mount(bad).unwrap_err();
+            assert!(error.contains(words), "{bad}: {error}");
         }
     }
 

@@ -7,12 +7,12 @@ use std::path::Path;
 use wharf_cri_api::v1::{
     Capability, ContainerConfig, ContainerMetadata, ImageSpec, Int64Value, KeyValue, LinuxContainerConfig,
     LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
-    LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandbox, PodSandboxConfig,
+    LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption, PodSandbox, PodSandboxConfig,
     PodSandboxMetadata, SecurityProfile, security_profile::ProfileType,
 };
 use wharf_types::{MASKED_PATHS, READONLY_PATHS, Reference};
 
-use crate::args::{Cpus, Env, Run, UserName};
+use crate::args::{Cpus, Env, ImageMount, Run, UserName};
 use crate::error::Error;
 use crate::find::{self, Listing, container_name, runs};
 
@@ -103,7 +103,7 @@ pub(crate) fn container(run: &Run, envs: Vec<KeyValue>, name: &str, attempt: u32
         args: run.command.clone(),
         working_dir: run.workdir.clone().unwrap_or_default(),
         envs,
-        mounts: run.volume.iter().map(|volume| volume.0.clone()).collect(),
+        mounts: mounts(run),
         log_path: log,
         stdin: run.interactive,
         // Input ends when its sender is gone, unless a program waits for others to attach.
@@ -115,6 +115,11 @@ pub(crate) fn container(run: &Run, envs: Vec<KeyValue>, name: &str, attempt: u32
         }),
         ..ContainerConfig::default()
     }
+}
+
+fn mounts(run: &Run) -> Vec<Mount> {
+    let volumes = run.volume.iter().map(|volume| volume.0.clone());
+    volumes.chain(run.mount.iter().map(ImageMount::mount)).collect()
 }
 
 fn namespaces(run: &Run) -> NamespaceOption {

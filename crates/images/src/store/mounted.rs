@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::io::{Error, ErrorKind, Result};
 use std::path::Path;
 
-/// The names of all layers that any overlay in any mount namespace may have as a lower directory: every word of the
-/// options of each. A name too many keeps a layer that could be removed; no name is ever missing.
+/// The names of all layers that may be mounted in any mount namespace: every word of the options of each overlay, whose
+/// lower directories they may be, and of what each mount shows of its file system, since an image of one layer is a
+/// bind of it. A name too many keeps a layer that could be removed; no name is ever missing.
 pub(super) fn names() -> Result<HashSet<String>> {
     let mut names = HashSet::new();
     let mut seen = HashSet::new();
@@ -19,7 +20,7 @@ pub(super) fn names() -> Result<HashSet<String>> {
             continue;
         }
         if let Some(table) = of_living(read(&process.join("mountinfo")))? {
-            names.extend(overlay_words(&table).map(str::to_owned));
+            names.extend(words(&table).map(str::to_owned));
             seen.insert(namespace);
         }
     }
@@ -44,12 +45,14 @@ fn of_living<T>(answer: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// The words of all overlays in a table of proc_pid_mountinfo(5): letters, digits and dashes, of which layer names are
-/// made.
-fn overlay_words(table: &str) -> impl Iterator<Item = &str> {
-    let overlays = table.lines().filter_map(|line| line.split_once(" - overlay "));
+/// The words in a table of proc_pid_mountinfo(5) that may name layers: letters, digits and dashes.
+fn words(table: &str) -> impl Iterator<Item = &str> {
+    /// The place of the mount's root in its line.
+    const ROOT: usize = 3;
+    let overlays = table.lines().filter_map(|line| Some(line.split_once(" - overlay ")?.1));
+    let roots = table.lines().filter_map(|line| line.split(' ').nth(ROOT));
     let is_end = |c: char| !c.is_ascii_alphanumeric() && c != '-';
-    overlays.flat_map(move |(_, options)| options.split(is_end)).filter(|word| !word.is_empty())
+    overlays.chain(roots).flat_map(move |text| text.split(is_end)).filter(|word| !word.is_empty())
 }
 
 #[cfg(test)]
@@ -57,16 +60,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lower_directories_are_found_in_both_spellings() {
+    fn layers_are_found_in_each_spelling() {
         let table = "22 1 0:20 / /proc rw - proc proc rw\n\
             30 1 0:31 / / rw - overlay overlay rw,lowerdir=/l/attrs-0f/fs:/l/12ab/fs,upperdir=/s/1/fs\n\
             31 1 0:32 / /x ro - overlay overlay ro,lowerdir+=/l/moved-77-0/fs,lowerdir+=/l/cd/fs,xino=off\n\
-            32 1 0:33 / /y rw - tmpfs 99 rw,size=1k\n";
-        let words: HashSet<_> = overlay_words(table).collect();
-        for name in ["attrs-0f", "12ab", "moved-77-0", "cd"] {
+            32 1 0:33 / /y rw - tmpfs 99 rw,size=1k\n\
+            33 1 8:1 /lib\\040x/layers/ef01/fs/etc /z ro shared:98 - ext4 /dev/vda1 rw\n";
+        let words: HashSet<_> = words(table).collect();
+        for name in ["attrs-0f", "12ab", "moved-77-0", "cd", "ef01"] {
             assert!(words.contains(name), "{name} is not in {words:?}");
         }
-        assert!(!words.contains("99"));
+        assert!(!words.contains("99") && !words.contains("98"));
     }
 
     #[test]

@@ -3,30 +3,30 @@
 use oci_spec::runtime as oci;
 use wharf_cri_api::v1::{Mount, MountPropagation, NamespaceMode};
 use wharf_sys::mount::Propagation;
-use wharf_types::ContainerPath;
+use wharf_types::{ContainerPath, ErrorKind};
 
-use super::{ETC_FILES, SHM};
+use super::{ETC_FILES, SHM, image};
 use crate::Refusal;
-use crate::description::Volume;
+use crate::description::{ImageVolume, Volume};
 use crate::refuse::propagation;
 use crate::request::{HostFacts, MountSource, Places, Request};
 
 /// Options for mounts that contain no programs and no devices.
 const SAFE: [&str; 3] = ["nosuid", "noexec", "nodev"];
 /// Options for binding one file or directory without the mounts below it.
-const SINGLE: [&str; 2] = ["bind", "rprivate"];
+pub(super) const SINGLE: [&str; 2] = ["bind", "rprivate"];
 
 /// Each container has its own terminals. Group 5, which is `tty` everywhere, lets users write to each other's.
 const TERMINALS: [&str; 6] = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
 
 /// A mount of the spec, with its target in comparable form.
-struct Placed {
+pub(super) struct Placed {
     target: ContainerPath,
     mount: oci::Mount,
 }
 
 impl Placed {
-    fn new(field: &'static str, target: &str, kind: &str, source: &str) -> Result<Self, Refusal> {
+    pub(super) fn new(field: &'static str, target: &str, kind: &str, source: &str) -> Result<Self, Refusal> {
         let target = ContainerPath::new(target).map_err(|error| Refusal::field(field, error))?;
         let mut mount = oci::Mount::default();
         mount
@@ -36,7 +36,7 @@ impl Placed {
         Ok(Self { target, mount })
     }
 
-    fn with<'a>(mut self, options: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(super) fn with<'a>(mut self, options: impl IntoIterator<Item = &'a str>) -> Self {
         let all = self.mount.options_mut().get_or_insert_default();
         all.extend(options.into_iter().map(str::to_owned));
         self
@@ -48,12 +48,19 @@ pub(crate) fn describe(
     request: &Request<'_>,
     facts: &HostFacts,
     places: &Places,
-    volumes: &[Volume],
+    (volumes, images): (&[Volume], &[Option<ImageVolume>]),
 ) -> Result<Vec<oci::Mount>, Refusal> {
     let mut pods = volumes.iter().map(volume).collect::<Result<Vec<_>, _>>()?;
     pods.extend(pods_mounts(request, places)?);
-    let asked = request.container.mounts.iter().zip(&facts.mounts);
-    let asked = asked.map(|(mount, source)| asked_mount(mount, source)).collect::<Result<Vec<_>, _>>()?;
+    let asked = request.container.mounts.iter().zip(&facts.mounts).zip(images);
+    let asked = asked.map(|((mount, source), image)| {
+        check(mount)?;
+        match image {
+            Some(image) => image::mount(mount, image),
+            None => bound(mount, source),
+        }
+    });
+    let asked = asked.collect::<Result<Vec<_>, _>>()?;
     let propagations = request.container.mounts.iter().map(|mount| mount.propagation());
     let is_shared = propagations.into_iter().any(|one| one == MountPropagation::PropagationBidirectional);
     if is_shared && !request.is_privileged() {
@@ -103,7 +110,7 @@ fn pods_mounts(request: &Request<'_>, places: &Places) -> Result<Vec<Placed>, Re
 pub(crate) fn check(mount: &Mount) -> Result<(), Refusal> {
     let fail = |problem: String| problem_of(mount, &problem);
     if mount.image.is_some() {
-        return Err(Refusal::ImageVolume);
+        image::check(mount)?;
     }
     if !(mount.uid_mappings.is_empty() && mount.gid_mappings.is_empty()) {
         return Err(fail("uidMappings and gidMappings are not supported yet: leave them out".to_owned()));
@@ -124,22 +131,33 @@ pub(crate) fn check(mount: &Mount) -> Result<(), Refusal> {
     }
 }
 
-fn problem_of(mount: &Mount, problem: &str) -> Refusal {
-    Refusal::field("mounts", format!("{}: {problem}", mount.container_path))
+pub(super) fn problem_of(mount: &Mount, problem: &str) -> Refusal {
+    let target = &mount.container_path;
+    match mount.image {
+        Some(_) => {
+            let (kind, problem) = (ErrorKind::InvalidArgument, problem.to_owned());
+            Refusal::ImageVolume { kind, target: target.clone(), problem }
+        }
+        None => Refusal::field("mounts", format!("{target}: {problem}")),
+    }
 }
 
-/// A mount of the request, from what its host path leads to.
-fn asked_mount(mount: &Mount, source: &Result<MountSource, String>) -> Result<Placed, Refusal> {
-    check(mount)?;
+/// A mount of what a host path leads to.
+fn bound(mount: &Mount, source: &Result<MountSource, String>) -> Result<Placed, Refusal> {
     let source = source.as_ref().map_err(|problem| problem_of(mount, problem))?;
     let propagation = asked_propagation(mount, source)?;
+    let placed = Placed::new("mounts", &mount.container_path, "bind", source.path.as_str())?;
+    Ok(placed.with(["rbind", propagation]).with(access(mount)))
+}
+
+/// The options that say what is allowed in a mount.
+pub(super) fn access(mount: &Mount) -> impl Iterator<Item = &str> {
     let access = match (mount.recursive_read_only, mount.readonly) {
         (true, _) => "rro",
         (false, true) => "ro",
         (false, false) => "rw",
     };
-    let placed = Placed::new("mounts", &mount.container_path, "bind", source.path.as_str())?;
-    Ok(placed.with(["rbind", propagation, access]).with(mount.mount_options.iter().map(String::as_str)))
+    std::iter::once(access).chain(mount.mount_options.iter().map(String::as_str))
 }
 
 /// The propagation of later mounts. If the source's own mount does not propagate, the request is refused, because the

@@ -7,8 +7,9 @@ use wharf_isolation::{MountPlan, Source};
 use wharf_sys::mount::{Attributes, Propagation};
 use wharf_types::ContainerPath;
 
+use super::image;
 use crate::Refusal;
-use crate::description::Extra;
+use crate::description::{Extra, ImageVolume};
 use crate::plan::{container_path, host_path};
 use crate::request::CgroupPlaces;
 
@@ -114,23 +115,36 @@ fn plan_one(
         let source = source.as_deref().unwrap_or(Path::new(""));
         host_path("mounts", source)
     };
-    let source = match (words.bind, kind) {
-        (Bind::Tree, _) => Source::Tree(bound()?),
-        (Bind::Single, _) if extra.volumes.iter().any(|volume| volume.target == target) => {
+    let image = extra.images.iter().find(|image| image.target == target);
+    let source = match (words.bind, kind, image) {
+        (Bind::Tree, ..) => Source::Tree(bound()?),
+        (Bind::Single, _, Some(image)) if image::is_bind_of(image, source.as_deref()) => of_image(image),
+        (Bind::Single, ..) if extra.volumes.iter().any(|volume| volume.target == target) => {
             Source::Volume(bound()?)
         }
-        (Bind::Single, _) if source.as_deref().and_then(Path::parent) == Some(extra.pod_files.as_path()) => {
+        (Bind::Single, ..) if source.as_deref().and_then(Path::parent) == Some(extra.pod_files.as_path()) => {
             Source::OfPod(bound()?)
         }
-        (Bind::Single, _) => Source::Single(bound()?),
-        (Bind::No, Some(kind)) if kind != "bind" => {
+        (Bind::Single, ..) => Source::Single(bound()?),
+        (Bind::No, Some(image::OVERLAY), Some(image)) if image::is_overlay_of(image, &words.others) => {
+            of_image(image)
+        }
+        (Bind::No, Some(image::OVERLAY), Some(_)) => {
+            let problem = format!("{target}: the layers of an image are chosen: leave them as they are");
+            return Err(Refusal::spec("mounts", problem));
+        }
+        (Bind::No, Some(kind), _) if kind != "bind" => {
             Source::Filesystem { kind: kind.to_owned(), options: std::mem::take(&mut words.others) }
         }
-        (Bind::No, _) => {
+        (Bind::No, ..) => {
             return Err(Refusal::spec("mounts", format!("{target}: neither bound nor of a type")));
         }
     };
     Ok(words.mount(target, source))
+}
+
+fn of_image(image: &ImageVolume) -> Source {
+    Source::Image { layers: image.layers.clone(), sub_path: image.sub_path.clone() }
 }
 
 /// The cgroup file systems: on v1, one bind per hierarchy, named after its mount; otherwise the unified one.

@@ -2,7 +2,7 @@
 
 use wharf_cri_api::v1::security_profile::ProfileType;
 use wharf_cri_api::v1::{
-    Capability, Device, HugepageLimit, Int64Value, KeyValue, LinuxContainerResources,
+    Capability, Device, HugepageLimit, ImageSpec, Int64Value, KeyValue, LinuxContainerResources,
     LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount,
     MountPropagation, NamespaceMode, NamespaceOption, PodSandboxMetadata, SecurityProfile, Signal,
     SupplementalGroupsPolicy,
@@ -141,6 +141,20 @@ pub(crate) const CASES: &[Case] = &[
     case("mounts", "a volume that the request mounts something over", |asked| {
         asked.image.set_volumes(Some(words("/data /cache")));
         mount(asked, plain_mount("/data"), Propagation::Private);
+    }),
+    case("mounts", "an image of one layer", |asked| image(asked, image_volume("/data"), &["/layers/one/fs"])),
+    case("mounts", "a directory of an image of several layers, without programs", |asked| {
+        let wanted = Mount {
+            image_sub_path: "./etc//".to_owned(),
+            mount_options: words("noexec"),
+            recursive_read_only: true,
+            ..image_volume("/etc/below")
+        };
+        image(asked, wanted, &["/layers/two/fs", "/layers/one/fs"]);
+    }),
+    case("mounts", "a sub path of what is no image", |asked| {
+        let wanted = Mount { image_sub_path: "etc".to_owned(), ..plain_mount("/data") };
+        mount(asked, wanted, Propagation::Private);
     }),
     case("mounts", "hierarchies of v1", |asked| {
         asked.places.cgroup.v1 = vec![
@@ -281,6 +295,44 @@ pub(crate) const CASES: &[Case] = &[
     case("refused", "propagation to the host of an ordinary container", |asked| {
         mount(asked, propagated(MountPropagation::PropagationBidirectional), Propagation::Shared);
     }),
+    case("refused", "an image that can be written", |asked| {
+        image(asked, Mount { readonly: false, ..image_volume("/data") }, &["/layers/one/fs"]);
+    }),
+    case("refused", "an image without a name", |asked| {
+        image(
+            asked,
+            Mount { image: Some(ImageSpec::default()), ..image_volume("/data") },
+            &["/layers/one/fs"],
+        );
+    }),
+    case("refused", "an image and a path of the host", |asked| {
+        image(asked, Mount { host_path: "/x".to_owned(), ..image_volume("/data") }, &["/layers/one/fs"]);
+    }),
+    case("refused", "an image whose mounts propagate to the host", |asked| {
+        privileged(asked);
+        let propagation = MountPropagation::PropagationBidirectional.into();
+        image(asked, Mount { propagation, ..image_volume("/data") }, &["/layers/one/fs"]);
+    }),
+    case("refused", "a path from the root in place of one of an image", |asked| {
+        image(
+            asked,
+            Mount { image_sub_path: "/etc".to_owned(), ..image_volume("/data") },
+            &["/layers/one/fs"],
+        );
+    }),
+    case("refused", "a path of an image that leads up", |asked| {
+        let image_sub_path = "a/../../etc".to_owned();
+        image(asked, Mount { image_sub_path, ..image_volume("/data") }, &["/layers/one/fs"]);
+    }),
+    case("refused", "a path of an image that is too long", |asked| {
+        let image_sub_path = "a/".repeat(2048);
+        image(asked, Mount { image_sub_path, ..image_volume("/data") }, &["/layers/one/fs"]);
+    }),
+    case("refused", "two images in one place", |asked| {
+        image(asked, image_volume("/data"), &["/layers/one/fs"]);
+        image(asked, image_volume("/data/"), &["/layers/two/fs"]);
+    }),
+    case("refused", "an image over the root", |asked| image(asked, image_volume("/"), &["/layers/one/fs"])),
     case("refused", "a device that is none", |asked| {
         device(asked, "rw", Vec::new());
         asked.facts.devices = vec![Err("is not a device".to_owned())];
@@ -363,6 +415,18 @@ fn propagated(propagation: MountPropagation) -> Mount {
 fn mount(asked: &mut Asked, mount: Mount, propagation: Propagation) {
     asked.container.mounts.push(mount);
     asked.facts.mounts.push(Ok(MountSource { path: host("/host/real"), propagation }));
+}
+
+fn image_volume(place: &str) -> Mount {
+    let image = Some(ImageSpec { image: "some/image:1".to_owned(), ..ImageSpec::default() });
+    Mount { container_path: place.to_owned(), readonly: true, image, ..Mount::default() }
+}
+
+fn image(asked: &mut Asked, mount: Mount, layers: &[&str]) {
+    asked.container.mounts.push(mount);
+    asked.facts.mounts.push(Err("its host path is empty".to_owned()));
+    asked.mounted.resize(asked.container.mounts.len() - 1, None);
+    asked.mounted.push(Some(layers.iter().map(|layer| host(layer)).collect()));
 }
 
 fn device(asked: &mut Asked, permissions: &str, nodes: Vec<DeviceNode>) {

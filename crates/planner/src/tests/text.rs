@@ -106,6 +106,7 @@ fn of_mount(mount: &MountPlan) -> String {
         Source::Single(path) => format!("single {path}"),
         Source::OfPod(path) => format!("of the pod {path}"),
         Source::Volume(path) => format!("volume {path}"),
+        Source::Image { layers, sub_path } => format!("{sub_path} of the image {layers:?}"),
         Source::Filesystem { kind, options } => {
             let options: Vec<_> = options.iter().map(|(key, value)| format!("{key}={value}")).collect();
             format!("new {kind} {}", options.join(","))

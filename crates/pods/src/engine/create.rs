@@ -5,10 +5,10 @@ use std::sync::Arc;
 use oci_spec::runtime::Spec;
 use wharf_cgroup::{Cgroup, CgroupPath, Limits};
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
-use wharf_host as host;
+use wharf_host::{self as host, Images};
 use wharf_images::LayerLease;
 use wharf_isolation::Plan;
-use wharf_planner::{self as planner, ContainerKey, Extra, Request};
+use wharf_planner::{self as planner, ContainerKey, Description, Extra, Places, Request};
 use wharf_records::{ContainerRecord, save_spec};
 use wharf_supervision::Held;
 use wharf_types::{ContainerId, ContainerState, Timings};
@@ -17,7 +17,6 @@ use wharf_wire::v1::Created;
 use super::Engine;
 use crate::container::{Container, Layers};
 use crate::error::{Error, Stage};
-use crate::images::ImageView;
 use crate::places;
 use crate::pod::{Making, Pod, is_privileged};
 
@@ -26,7 +25,7 @@ struct Prepared {
     plan: Plan,
     record: ContainerRecord,
     cgroup: Cgroup,
-    lease: LayerLease,
+    leases: Vec<LayerLease>,
     timings: Timings,
 }
 
@@ -126,15 +125,15 @@ impl Engine {
             Some(log) => self.logs.make(log).await?,
             None => None,
         };
-        Ok(supervisor.create(plan, log.as_ref()).await?)
+        supervisor.create(plan, log.as_ref()).await.map_err(Error::of_creation)
     }
 
     /// Records a complete container.
     fn complete(&self, pod: &Pod, id: ContainerId, prepared: Prepared) -> Result<Container, Error> {
-        let Prepared { record, cgroup, lease, timings, .. } = prepared;
+        let Prepared { record, cgroup, leases, timings, .. } = prepared;
         let path = self.parts.layout.container_record(pod.id(), &id);
         timings.time("record of the whole container", || record.save(&path))?;
-        let layers = Layers::leased(lease, Arc::clone(&self.parts.images));
+        let layers = Layers::leased(leases, Arc::clone(&self.parts.images));
         Ok(Container::created(pod, id, record, cgroup, layers).made_by(timings))
     }
 
@@ -145,14 +144,14 @@ impl Engine {
         config: &ContainerConfig,
         held: &Held,
     ) -> Result<Prepared, Error> {
-        let name = config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
-        let image = ImageView::find(&self.parts.images, name)?;
+        planner::check(config, &pod.namespaces(), self.machine.modules)?;
+        let images = Images::find(&self.parts.images, config)?;
         let timings = Timings::default();
-        let decide = || self.decide(pod, id, (config, &image), held);
+        let decide = || self.decide(pod, id, (config, &images), held);
         let decision = timings.time("description and plan", decide)?;
         let cgroup = self.make(pod, id, &decision, &timings)?;
         let Decision { plan, record, .. } = decision;
-        Ok(Prepared { plan, record, cgroup, lease: image.lease, timings })
+        Ok(Prepared { plan, record, cgroup, leases: images.into_leases(), timings })
     }
 
     /// Decides everything about a container. The only things made are directories of the host that are to be mounted
@@ -161,23 +160,32 @@ impl Engine {
         &self,
         pod: &Pod,
         id: &ContainerId,
-        (config, image): (&ContainerConfig, &ImageView),
+        (config, images): (&ContainerConfig, &Images),
         held: &Held,
     ) -> Result<Decision, Error> {
-        planner::check(config, &pod.namespaces(), self.machine.modules)?;
         let path = self.container_cgroup(pod, id)?;
-        let places = places::of(&self.parts, (pod, id), (image, &path), held)?;
-        let request =
-            Request { pod_id: pod.id(), pod: pod.config(), id, container: config, image: image.config() };
-        let facts = host::facts(&request, &self.machine)?;
-        let description = planner::describe(&request, &facts, &places)?;
+        let places = places::of(&self.parts, (pod, id), (&images.own, &path), held)?;
+        let description = self.describe(pod, id, (config, images), &places)?;
         let plan = planner::plan(&description, &self.filters)?;
         let limits = planner::limits(&description.resources())?;
         let spec = kept(description.spec, config)?;
         let extra = description.extra;
-        let mut record = intent(config, image, &path);
+        let mut record = intent(config, images, &path);
         (record.stop_signal, record.created_at_ns) = (extra.stop_signal.clone(), self.creation_time());
         Ok(Decision { extra, spec, plan, limits, record, path })
+    }
+
+    fn describe(
+        &self,
+        pod: &Pod,
+        id: &ContainerId,
+        (container, images): (&ContainerConfig, &Images),
+        places: &Places,
+    ) -> Result<Description, Error> {
+        let (pod_id, pod, image) = (pod.id(), pod.config(), &images.own.config);
+        let request = Request { pod_id, pod, id, container, image, mounted: &images.mounted_layers() };
+        let facts = host::facts(&request, &self.machine)?;
+        Ok(planner::describe(&request, &facts, places)?)
     }
 
     /// Makes what was decided. The record comes first, so that everything made later can be found from it.
@@ -225,13 +233,14 @@ fn kept(spec: Spec, config: &ContainerConfig) -> Result<Vec<u8>, Error> {
 }
 
 /// The record of a container that is about to be made.
-fn intent(config: &ContainerConfig, image: &ImageView, cgroup: &CgroupPath) -> ContainerRecord {
+fn intent(config: &ContainerConfig, images: &Images, cgroup: &CgroupPath) -> ContainerRecord {
     ContainerRecord {
         config: config.clone(),
-        image_id: image.id.clone(),
-        image_ref: image.reference.clone(),
+        image_id: images.own.id.clone(),
+        image_ref: images.own.reference.clone(),
         cgroup: cgroup.to_string(),
-        layers: image.layers.iter().map(ToString::to_string).collect(),
+        layers: images.layers().map(ToString::to_string).collect(),
+        mounted_images: images.mounted_ids(),
         ..ContainerRecord::default()
     }
 }

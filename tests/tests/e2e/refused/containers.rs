@@ -188,8 +188,9 @@ pub(super) const CONTAINERS: &[Case<ContainerConfig>] = &[
         |config| {
             bind(config, "", "/volume");
             config.mounts[0].image = Some(crate::client::image("some/image:1"));
+            config.mounts[0].readonly = true;
         },
-        Code::Unimplemented,
+        Code::NotFound,
         "ImageVolumeMountFailed",
     ),
     (

@@ -1,0 +1,94 @@
+//! What a container needs from its image, and from those that it mounts. What an image says about itself is hostile and is
+//! bounded here.
+
+use wharf_cri_api::v1::{ContainerConfig, Mount};
+use wharf_images::{LayerLease, Store};
+use wharf_planner::{ImageConfig, Refusal};
+use wharf_types::{Failure as _, HostPath, Stage as _, chain};
+
+use crate::error::Error;
+
+/// The images of a container.
+#[derive(Debug)]
+pub struct Images {
+    /// The one that it runs.
+    pub own: ImageView,
+    /// For each mount of its request that is of an image, that image.
+    mounted: Vec<Option<ImageView>>,
+}
+
+/// An image as a container uses it.
+#[derive(Debug)]
+pub struct ImageView {
+    /// The image's id.
+    pub id: String,
+    /// The image, by digest if that is known.
+    pub reference: String,
+    /// Its layers, topmost first.
+    pub layers: Vec<HostPath>,
+    /// What it says about running it.
+    pub config: ImageConfig,
+    /// Keeps the layers while the container has them mounted.
+    lease: LayerLease,
+}
+
+impl Images {
+    /// Finds the images that a request names.
+    ///
+    /// # Errors
+    /// [`Error::NoImage`], or [`Refusal::ImageVolume`] for one that is mounted.
+    pub fn find(store: &Store, request: &ContainerConfig) -> Result<Self, Error> {
+        let name = request.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
+        let own = ImageView::find(store, name)?;
+        let mounted = |mount: &Mount| {
+            let image = mount.image.as_ref().map(|image| ImageView::find(store, &image.image));
+            image.transpose().map_err(|error| not_mounted(mount, &error))
+        };
+        Ok(Self { own, mounted: request.mounts.iter().map(mounted).collect::<Result<_, _>>()? })
+    }
+
+    /// All layers.
+    pub fn layers(&self) -> impl Iterator<Item = &HostPath> {
+        std::iter::once(&self.own).chain(self.mounted.iter().flatten()).flat_map(|image| &image.layers)
+    }
+
+    /// For each mount of the request that is of an image, that image's layers, topmost first.
+    #[must_use]
+    pub fn mounted_layers(&self) -> Vec<Option<Vec<HostPath>>> {
+        self.mounted.iter().map(|image| image.as_ref().map(|image| image.layers.clone())).collect()
+    }
+
+    /// For each mount of the request, the id of its image; empty for any other mount.
+    #[must_use]
+    pub fn mounted_ids(&self) -> Vec<String> {
+        let id = |image: &Option<ImageView>| image.as_ref().map(|image| image.id.clone()).unwrap_or_default();
+        self.mounted.iter().map(id).collect()
+    }
+
+    /// What keeps the layers of all of them.
+    #[must_use]
+    pub fn into_leases(self) -> Vec<LayerLease> {
+        let mounted = self.mounted.into_iter().flatten();
+        std::iter::once(self.own).chain(mounted).map(|image| image.lease).collect()
+    }
+}
+
+fn not_mounted(mount: &Mount, error: &Error) -> Error {
+    let target = mount.container_path.clone();
+    Refusal::ImageVolume { kind: error.kind(), target, problem: chain(error) }.into()
+}
+
+impl ImageView {
+    fn find(store: &Store, name: &str) -> Result<Self, Error> {
+        let missing = || Error::NoImage { name: name.to_owned() };
+        let image = store.find(name).ok_or_else(missing)?;
+        let layers = image.layers().iter().map(|layer| HostPath::new(&layer.to_string_lossy()));
+        let layers = layers.collect::<Result<_, _>>().stage("naming the image's layers")?;
+        let lease = store.lease(image.id()).ok_or_else(missing)?;
+        let id = image.id().to_string();
+        let reference = image.repo_digests().first().cloned().unwrap_or_else(|| id.clone());
+        // The store has limited the length of each field.
+        let config = image.config().admit(|document| document.config().clone()).unwrap_or_default();
+        Ok(Self { id, reference, layers, config, lease })
+    }
+}

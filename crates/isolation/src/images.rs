@@ -1,0 +1,41 @@
+//! Images as volumes. What is in them is up to their authors, so it is reached through descriptors below their roots.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{SFlag, fstatat};
+use wharf_sys::error::Named as _;
+use wharf_sys::fs::{Resolve, open_below};
+use wharf_sys::mount::{self, Depth};
+use wharf_sys::{Error, Result, overlay};
+use wharf_types::{ContainerPath, HostPath};
+
+use crate::root::kind;
+
+/// The merged layers as a detached mount.
+pub(crate) fn merged(layers: &[HostPath]) -> Result<OwnedFd> {
+    match layers {
+        // The kernel merges two at least.
+        [only] => mount::copy_tree(only.as_path(), Depth::One),
+        _ => {
+            let lowers: Vec<&Path> = layers.iter().map(|layer| layer.as_path()).collect();
+            let place = lowers.first().copied().unwrap_or(Path::new("/"));
+            overlay::read_only(&lowers, place)
+        }
+    }
+}
+
+/// Copies a file or directory out of a detached image. Links are resolved as if the image's root were `/`. Nothing but
+/// files and directories is mounted: a device, for one, would be open to whoever may use devices of its number.
+pub(crate) fn part(image: BorrowedFd<'_>, path: &ContainerPath) -> Result<OwnedFd> {
+    mount::while_attached(image, || {
+        let opened = open_below(image, path.relative(), OFlag::O_PATH, Resolve::InRoot)?;
+        let stat = fstatat(&opened, "", AtFlags::AT_EMPTY_PATH).named("fstatat", || path.to_string())?;
+        match kind(&stat) {
+            SFlag::S_IFDIR | SFlag::S_IFREG => mount::copy_tree_fd(opened.as_fd(), Depth::One),
+            _ => Err(Error::new("open_tree", "neither a file nor a directory", Errno::EINVAL)),
+        }
+    })
+}
