@@ -171,7 +171,7 @@ impl ImageService for Images {
 mod tests {
     use super::*;
     use wharf_images::manifest::digest_of;
-    use wharf_images::{LayerSource, NewImage};
+    use wharf_images::{Form, LayerSource, NewImage};
 
     /// An image of one empty layer, and the directory of its store.
     fn image(config: &serde_json::Value) -> (Arc<Image>, tempfile::TempDir) {
@@ -181,6 +181,7 @@ mod tests {
         let (diff_id, size) = (digest_of(&layer), layer.len());
         let source = LayerSource {
             diff_id: diff_id.clone(),
+            form: Form::Archive,
             blob_digest: diff_id.clone(),
             blob_size_bytes: size as u64,
         };

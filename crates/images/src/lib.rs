@@ -34,5 +34,5 @@ pub use records::RecordError;
 pub use store::{NewImage, Store, StoreError};
 pub use stream::Compression;
 pub use tar::TarError;
-pub use unpack::{LayerSource, UnpackError};
+pub use unpack::{Form, LayerSource, UnpackError};
 pub use wharf_snapshots::tree::Usage;

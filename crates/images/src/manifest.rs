@@ -3,7 +3,11 @@
 //! A document has one meaning or is refused. Its own media type, the registry's `Content-Type` and its fields must
 //! agree. A document with both `manifests` and `layers` is refused (CVE-2021-41190), and so is one with a duplicate key
 //! in any object, because parsers differ in which value they take. Foreign `urls` are not even parsed.
+//!
+//! An OCI manifest whose config is that of no image is an artifact: its layers are files as they stand (see
+//! [`Artifact`]).
 
+mod artifact;
 mod json;
 mod platform;
 
@@ -11,6 +15,9 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use wharf_types::{Digest, DigestError, ErrorKind, Failure};
 
+use crate::unpack::Form;
+
+pub use artifact::Artifact;
 pub(crate) use json::check as check_json;
 pub use platform::{Platform, select_platform};
 
@@ -81,6 +88,14 @@ pub enum ManifestError {
         /// What contradicts what.
         reason: String,
     },
+    /// A file of an artifact has a name that cannot be one.
+    #[error("the artifact has a file {name:?}, which {problem}")]
+    FileName {
+        /// The name, shortened to 200 characters.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
     /// It is not an image made of layers.
     #[error("this is not a runnable image: {reason}")]
     NotAnImage {
@@ -105,6 +120,7 @@ impl Failure for ManifestError {
             Self::NotAnImage { .. } | Self::Digest { source: DigestError::Algorithm { .. } } => {
                 ErrorKind::Unimplemented
             }
+            Self::FileName { .. } => ErrorKind::InvalidArgument,
             Self::Malformed { .. } | Self::Digest { .. } | Self::Ambiguous { .. } => ErrorKind::DataLoss,
         }
     }
@@ -121,13 +137,24 @@ pub struct Descriptor {
     pub size_bytes: u64,
 }
 
-/// A manifest: one image for one platform.
+/// A manifest: one image for one platform, or an artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
-    /// The image's config; its digest is the image's id.
+    /// The image's config; its digest is the image's id. That of an artifact is made of its files.
     pub config: Descriptor,
     /// The layers, bottom first.
     pub layers: Vec<Descriptor>,
+    /// What the layers are if they are files.
+    pub artifact: Option<Artifact>,
+}
+
+impl Manifest {
+    /// What becomes of the blob of a layer.
+    #[must_use]
+    pub fn form(&self, layer: usize) -> Form {
+        let path = self.artifact.as_ref().and_then(|artifact| artifact.paths().get(layer));
+        path.map_or(Form::Archive, |path| Form::File(path.clone()))
+    }
 }
 
 /// One entry of an index.
@@ -168,6 +195,8 @@ struct RawDescriptor {
     digest: String,
     size: u64,
     platform: Option<Platform>,
+    /// Any value: only those of an artifact's files are looked at.
+    annotations: Option<serde_json::Value>,
 }
 
 impl TryFrom<RawDescriptor> for Descriptor {
@@ -200,7 +229,17 @@ pub fn parse_index_or_manifest(bytes: &[u8], content_type: Option<&str>) -> Resu
         (Kind::Index, Some(manifests), None, None) => index(manifests).map(Document::Index),
         // An image may also claim to be an artifact; an artifact that is not an image has another config type.
         (Kind::Manifest, None, Some(config), Some(layers)) => {
-            manifest(config, layers).map(Document::Manifest)
+            let is_image = CONFIGS.contains(&config.media_type.as_str());
+            // Docker has plugins, which are no files to be mounted.
+            let is_docker = raw.media_type.as_deref() == Some(DOCKER_MANIFEST);
+            let manifest = match (is_image, is_docker) {
+                (true, _) => manifest(config, layers),
+                (false, false) => artifact::manifest(layers),
+                (false, true) => {
+                    Err(not_an_image(format!("its config is of type {:.100}", config.media_type)))
+                }
+            };
+            manifest.map(Document::Manifest)
         }
         (Kind::Index, ..) => {
             Err(ambiguous("an index must have manifests, and neither config nor layers".into()))
@@ -265,12 +304,7 @@ fn index(manifests: Vec<RawDescriptor>) -> Result<Vec<IndexEntry>, ManifestError
 }
 
 fn manifest(config: RawDescriptor, layers: Vec<RawDescriptor>) -> Result<Manifest, ManifestError> {
-    if layers.len() > ENTRIES_LIMIT {
-        return Err(ambiguous(format!("it lists {} layers", layers.len())));
-    }
-    if !CONFIGS.contains(&config.media_type.as_str()) {
-        return Err(not_an_image(format!("its config is of type {:.100}", config.media_type)));
-    }
+    check_count(&layers)?;
     let config = Descriptor::try_from(config)?;
     if config.size_bytes > CONFIG_LIMIT_BYTES as u64 {
         let size_bytes = usize::try_from(config.size_bytes).unwrap_or(usize::MAX);
@@ -280,7 +314,15 @@ fn manifest(config: RawDescriptor, layers: Vec<RawDescriptor>) -> Result<Manifes
         check_layer_type(&raw.media_type)?;
         raw.try_into()
     };
-    Ok(Manifest { config, layers: layers.into_iter().map(layer).collect::<Result<_, _>>()? })
+    let layers = layers.into_iter().map(layer).collect::<Result<_, _>>()?;
+    Ok(Manifest { config, layers, artifact: None })
+}
+
+fn check_count(layers: &[RawDescriptor]) -> Result<(), ManifestError> {
+    if layers.len() > ENTRIES_LIMIT {
+        return Err(ambiguous(format!("it lists {} layers", layers.len())));
+    }
+    Ok(())
 }
 
 /// Only archives are layers. An archive's compression is recognised by its first bytes.

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use wharf_types::Digest;
 
 use crate::limits::Limits;
-use crate::unpack::{LayerSource, UnpackError};
+use crate::unpack::{Form, LayerSource, UnpackError};
 
 /// How a layer's tar archive is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,10 +51,9 @@ pub(crate) fn run<T: Send>(
 ) -> Result<T, UnpackError> {
     let (to_unzip, mut zipped) = pipe(None);
     let (to_consume, mut content) = pipe(Some(Sha256::new()));
-    let blob_bytes = source.blob_size_bytes;
     let (read, unzipped, consumed) = scope(|scope| {
         let unzip = scope.spawn(move || {
-            let done = unzip(blob_bytes, &mut zipped, &to_consume, limits);
+            let done = unzip(source, &mut zipped, &to_consume, limits);
             // Only a stream that ended well has an end: a consumer must not take a failure for one.
             done.map(|()| to_consume.end())
         });
@@ -75,9 +74,13 @@ pub(crate) fn run<T: Send>(
     }
     unzipped?;
     let (result, found) = consumed?;
+    let expected = match source.form {
+        Form::Archive => &source.diff_id,
+        Form::File(_) => &source.blob_digest,
+    };
     match found {
-        Some(found) if found == source.diff_id => Ok(result),
-        found => Err(UnpackError::DiffId { expected: source.diff_id.clone(), found }),
+        Some(found) if found == *expected => Ok(result),
+        found => Err(UnpackError::DiffId { expected: expected.clone(), found }),
     }
 }
 
@@ -120,9 +123,12 @@ fn fill(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>, piece: &mut [u8]) 
     Ok(length)
 }
 
-fn unzip(blob_bytes: u64, input: &mut Pieces, out: &Out, limits: &Limits) -> Result<(), UnpackError> {
-    // A sender that closed the queue has the reason.
-    let compression = input.fill_buf().map_or(Compression::None, Compression::of);
+fn unzip(source: &LayerSource, input: &mut Pieces, out: &Out, limits: &Limits) -> Result<(), UnpackError> {
+    let compression = match source.form {
+        // A sender that closed the queue has the reason.
+        Form::Archive => input.fill_buf().map_or(Compression::None, Compression::of),
+        Form::File(_) => Compression::None,
+    };
     let failed = |source| UnpackError::Decompress { compression, source };
     let mut decoder = Decoder::new(compression, input, limits).map_err(failed)?;
     let mut total = 0_u64;
@@ -130,7 +136,7 @@ fn unzip(blob_bytes: u64, input: &mut Pieces, out: &Out, limits: &Limits) -> Res
         let mut piece = out.buffer();
         let length = fill(|into| decoder.read(into), &mut piece).map_err(failed)?;
         total += length as u64;
-        limits.check_content(total, blob_bytes)?;
+        limits.check_content(total, source.blob_size_bytes)?;
         if length == 0 {
             return decoder.finish().map_err(failed);
         }

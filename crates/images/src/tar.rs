@@ -106,6 +106,11 @@ impl<R: BufRead> Archive<R> {
         Self { input, at: 0, left: 0, padding: 0, entry_at: 0, done: false }
     }
 
+    /// The content of one entry, without an archive around it.
+    pub(crate) fn of_content(input: R, size_bytes: u64) -> Self {
+        Self { left: size_bytes, done: true, ..Self::new(input) }
+    }
+
     /// The next entry; unread content of the last one is skipped.
     pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extensions = Extensions::default();

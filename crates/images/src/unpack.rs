@@ -35,7 +35,7 @@ use std::io::Read;
 use wharf_snapshots::tree::Usage;
 use wharf_types::{Digest, ErrorKind, Failure};
 
-pub(crate) use apply::apply;
+pub(crate) use apply::{apply, apply_file};
 pub(crate) use attributes::OPAQUE;
 pub(crate) use parents::{LINKS_LIMIT, is_kind, is_whiteout, join, look, open_beneath, plain};
 
@@ -46,12 +46,24 @@ use crate::tar::TarError;
 /// A layer to unpack.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerSource {
-    /// The digest of the uncompressed archive, from the image's config.
+    /// The digest of the uncompressed archive, from the image's config; that of a file is made up, see
+    /// [`Artifact`](crate::manifest::Artifact).
     pub diff_id: Digest,
+    /// What becomes of the blob.
+    pub form: Form,
     /// The digest of the blob, from the manifest.
     pub blob_digest: Digest,
     /// The size of the blob, from the manifest.
     pub blob_size_bytes: u64,
+}
+
+/// What becomes of a layer's blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Form {
+    /// It is an archive, which may be compressed.
+    Archive,
+    /// It is one file as it stands, with this path in the layer.
+    File(String),
 }
 
 /// Why a layer could not be unpacked. Nothing of it is left on disk.
@@ -206,7 +218,10 @@ pub(crate) fn unpack(
     limits: &Limits,
 ) -> Result<Contents, UnpackError> {
     limits.check_disk(&root)?;
-    stream::run(source, input, limits, |content| apply(content, root, limits))
+    stream::run(source, input, limits, |content| match &source.form {
+        Form::Archive => apply(content, root, limits),
+        Form::File(path) => apply_file(content, (path, source.blob_size_bytes), root, limits),
+    })
 }
 
 /// A hostile name made printable, in at most 200 characters.

@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use wharf_images::manifest::Descriptor;
-use wharf_images::{LayerSource, Store, UnpackError, UnpackedLayer};
+use wharf_images::{Form, LayerSource, Store, UnpackError, UnpackedLayer};
 use wharf_types::{Digest, Reference};
 
 use crate::blob::{Blob, Exhausted};
@@ -26,6 +26,7 @@ pub(crate) struct Job {
     pub(crate) reference: Reference,
     pub(crate) layer: Descriptor,
     pub(crate) diff_id: Digest,
+    pub(crate) form: Form,
     /// Its position, from 0, and the number of layers.
     pub(crate) at: usize,
     pub(crate) count: usize,
@@ -100,6 +101,7 @@ impl Job {
     pub(crate) fn source(&self) -> LayerSource {
         LayerSource {
             diff_id: self.diff_id.clone(),
+            form: self.form.clone(),
             blob_digest: self.layer.digest.clone(),
             blob_size_bytes: self.layer.size_bytes,
         }

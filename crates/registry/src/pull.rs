@@ -101,7 +101,10 @@ impl Pull {
     async fn plan(&self, session: &Session, top: Fetched) -> Result<Plan, PullError> {
         let resolved = top.digest.clone();
         let (fetched, manifest) = self.manifest(session, top).await?;
-        let config = session.config_blob(&manifest.config).await.map_err(self.fetching(Stage::Config))?;
+        let config = match &manifest.artifact {
+            Some(artifact) => Bytes::from(artifact.config().to_owned()),
+            None => session.config_blob(&manifest.config).await.map_err(self.fetching(Stage::Config))?,
+        };
         let (_config, diff_ids) = parse_config(&config).map_err(self.unusable(Stage::Config))?;
         if diff_ids.len() != manifest.layers.len() {
             let reason =
@@ -167,6 +170,7 @@ impl Pull {
             reference: self.reference.clone(),
             layer: plan.manifest.layers[at].clone(),
             diff_id: plan.diff_ids[at].clone(),
+            form: plan.manifest.form(at),
             at,
             count: plan.diff_ids.len(),
         }

@@ -1,15 +1,16 @@
-//! Images as volumes: what is seen of them, how they are shown, and how long their layers are kept.
+//! Images and artifacts as volumes: what is seen of them, how they are shown, and how long their layers are kept.
 
 use std::fs;
 
+use serde_json::json;
 use tar::EntryType::{Fifo, Symlink};
 use tonic::Code;
 use wharf_cri_api::v1::*;
 
 use crate::client::{Client, image};
 use crate::hostile::archive;
-use crate::image::{Content, TestLayer, plain};
-use crate::server::Server;
+use crate::image::{Content, OCI_MANIFEST, TestLayer, plain, sha256};
+use crate::server::{Reply, Server};
 use crate::world::{run, until};
 
 /// A mount of an image, as the kubelet asks for it.
@@ -146,6 +147,78 @@ fn a_mounted_image_is_kept_though_it_is_removed() {
         let layers = world.dir.join("root/layers");
         let empty = async || fs::read_dir(&layers).unwrap().next().is_none().then_some(());
         until("the layers go with the container", empty).await;
+    });
+}
+
+/// The files of an artifact, each with its title.
+fn artifact(files: &[(Option<&str>, &[u8])]) -> Content {
+    let mut content = Content::default();
+    let blobs: Vec<_> = files.iter().map(|(title, bytes)| {
+        let digest = sha256(bytes).to_string();
+        content.put(&format!("blobs/{digest}"), "application/octet-stream", bytes.to_vec());
+        let annotations = title.map(|title| json!({ "org.opencontainers.image.title": title }));
+        json!({ "mediaType": "text/plain", "digest": digest, "size": bytes.len(), "annotations": annotations })
+    }).collect();
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": "application/x.words", "layers": blobs,
+        "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": sha256(b"{}").to_string(), "size": 2 },
+    });
+    content.put("manifests/1", OCI_MANIFEST, manifest.to_string().into_bytes());
+    content
+}
+
+#[test]
+fn an_artifact_is_a_volume_of_its_files() {
+    run(async |world| {
+        let client = &world.client;
+        let archive = plain("inside", b"an archive that stays one").blob;
+        let files: [(Option<&str>, &[u8]); 3] =
+            [(Some("deep/word"), b"a word"), (Some("layer.tar"), &archive), (None, b"untitled")];
+        let server = Server::honest(artifact(&files)).await;
+        let name = format!("{}/app:1", server.address);
+        let id = client.pull(&name).await.unwrap();
+        assert_eq!(client.pull(&name).await.unwrap(), id);
+        let pod = client.run(&client.pod("artifacts")).await.unwrap();
+        let mounts =
+            vec![volume(&id, "/all", ""), volume(&name, "/deep", "deep"), volume(&name, "/a", "deep/word")];
+        let main = client.launch(&pod, &container(client, mounts)).await.unwrap();
+        let untitled = sha256(b"untitled");
+        let script = format!(
+            "ls /all | wc -l; cat /all/deep/word /deep/word /a /all/{}; tar tf /all/layer.tar",
+            untitled.hex()
+        );
+        assert_eq!(client.output(&main, &script).await, "3\na worda worda worduntitledinside");
+        client.remove_image(&name).await.unwrap();
+        world.daemon.kill();
+        world.start_again().await;
+        let client = &world.client;
+        assert_eq!(client.output(&main, "cat /all/deep/word").await, "a word");
+        client.down(&pod).await.unwrap();
+    });
+}
+
+#[test]
+fn an_artifact_whose_names_lead_elsewhere_is_refused() {
+    run(async |world| {
+        let client = &world.client;
+        let outside = world.dir.join("outside");
+        for name in
+            ["../outside", "../../../../outside", outside.to_str().unwrap(), "a/../../outside", ".wh.etc"]
+        {
+            let server = Server::honest(artifact(&[(Some(name), b"hostile")])).await;
+            let error = client.pull(&format!("{}/app:1", server.address)).await.unwrap_err();
+            assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+            assert!(error.message().contains(&format!("{name:?}")), "{error}");
+        }
+        assert!(!outside.exists());
+        // What is not the blob that the manifest names is no file either.
+        let honest = artifact(&[(Some("word"), b"a word")]);
+        let path = format!("/v2/app/blobs/{}", sha256(b"a word"));
+        let lie =
+            Server::start(honest, move |asked| (asked.path() == path).then(|| Reply::new(200, b"a lie!")))
+                .await;
+        client.pull(&format!("{}/app:1", lie.address)).await.unwrap_err();
+        assert_eq!(client.image_list().await.len(), 1);
     });
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 use wharf_images::manifest::{Document, parse_index_or_manifest};
-use wharf_images::{ImageUser, LayerSource, Limits, Store, UnpackError, parse_config};
+use wharf_images::{Form, ImageUser, LayerSource, Limits, Store, UnpackError, parse_config};
 use wharf_types::Digest;
 
 use crate::harness::Target;
@@ -42,10 +42,17 @@ fn manifests() -> Vec<(&'static str, Vec<u8>)> {
     let whole = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layer},{layer}]}}"#);
     let twice = whole.replacen("\"config\"", "\"layers\":[],\"config\"", 1);
     let both = whole.replacen("\"config\"", "\"manifests\":[],\"config\"", 1);
+    let title = r#","annotations":{"org.opencontainers.image.title":"deep/file"}}"#;
+    let file = descriptor("text/plain").replace('}', title);
+    let empty = descriptor("application/vnd.oci.empty.v1+json");
+    let artifact = format!(r#"{{"schemaVersion":2,"config":{empty},"layers":[{file},{layer}]}}"#);
+    let elsewhere = artifact.replace("deep/file", "../file");
     let deep = [b"[".repeat(4096), b"]".repeat(4096)].concat();
     vec![
         ("index", index.into_bytes()),
         ("manifest", whole.into_bytes()),
+        ("artifact", artifact.into_bytes()),
+        ("bad-title", elsewhere.into_bytes()),
         ("bad-twice", twice.into_bytes()),
         ("bad-both", both.into_bytes()),
         ("bad-deep", deep),
@@ -101,6 +108,7 @@ fn layer_reader() -> impl Fn(&[u8]) -> Result<usize, String> {
 fn unpack(store: &Store, bytes: &[u8]) -> Result<usize, String> {
     let source = LayerSource {
         diff_id: Digest::from_sha256([0; 32]),
+        form: Form::Archive,
         blob_digest: Digest::from_sha256(Sha256::digest(bytes).into()),
         blob_size_bytes: bytes.len() as u64,
     };

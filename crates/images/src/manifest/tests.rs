@@ -61,7 +61,11 @@ fn contradictions_are_refused() {
         ("no version", oci("").replace(r#""schemaVersion":2,"#, ""), None),
         ("another type", oci("").replace(OCI_MANIFEST, "application/vnd.x"), None),
         ("encrypted layer", oci("").replace("tar+zstd", "tar+zstd+encrypted"), None),
-        ("artifact config", oci("").replace(OCI_CONFIG, "application/vnd.oci.empty.v1+json"), None),
+        (
+            "a plugin",
+            image(DOCKER_MANIFEST, "application/vnd.docker.plugin.v1+json", "application/x", ""),
+            None,
+        ),
         (
             "attestation",
             oci("").replace(&descriptor("application/vnd.oci.image.layer.v1.tar+zstd"), &foreign),

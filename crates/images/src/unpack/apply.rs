@@ -27,24 +27,48 @@ const DISK_CHECK_INODES: u64 = 4096;
 
 /// Unpacks an archive into the empty directory `root`, and reads the input to its end.
 pub(crate) fn apply<R: BufRead>(input: R, root: OwnedFd, limits: &Limits) -> Result<Contents, UnpackError> {
-    let parents = Parents::new(root, limits.depth)?;
-    let mut apply = Apply {
-        limits,
-        parents,
-        usage: Usage::default(),
-        entries: 0,
-        unchecked: Usage::default(),
-        effect: Effect::Nothing,
-    };
+    let mut apply = Apply::new(root, limits)?;
     let mut archive = Archive::new(input);
     while let Some(entry) = archive.next_entry()? {
         apply.entry(&entry, &mut archive)?;
     }
     // What follows the archive's end counts for the digest and for nothing else.
+    read_rest(archive)?;
+    apply.finish()
+}
+
+/// Makes one file with this path and size in the empty directory `root`, and reads the input to its end.
+pub(crate) fn apply_file<R: BufRead>(
+    input: R,
+    (path, size_bytes): (&str, u64),
+    root: OwnedFd,
+    limits: &Limits,
+) -> Result<Contents, UnpackError> {
+    let mut apply = Apply::new(root, limits)?;
+    let entry = Entry {
+        kind: Kind::File,
+        path: path.as_bytes().to_vec(),
+        link: Vec::new(),
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime: (0, 0),
+        device: (0, 0),
+        size_bytes,
+        sparse: None,
+        xattrs: Vec::new(),
+    };
+    let mut content = Archive::of_content(input, size_bytes);
+    apply.entry(&entry, &mut content)?;
+    read_rest(content)?;
+    apply.finish()
+}
+
+fn read_rest<R: BufRead>(archive: Archive<R>) -> Result<(), UnpackError> {
     let mut rest = archive.into_input();
     let mut scrap = [0; 8192];
     while rest.read(&mut scrap).map_err(|source| UnpackError::Read { source })? > 0 {}
-    apply.finish()
+    Ok(())
 }
 
 struct Apply<'a> {
@@ -81,7 +105,18 @@ impl Place<'_> {
     }
 }
 
-impl Apply<'_> {
+impl<'a> Apply<'a> {
+    fn new(root: OwnedFd, limits: &'a Limits) -> Result<Self, UnpackError> {
+        Ok(Self {
+            limits,
+            parents: Parents::new(root, limits.depth)?,
+            usage: Usage::default(),
+            entries: 0,
+            unchecked: Usage::default(),
+            effect: Effect::Nothing,
+        })
+    }
+
     fn entry<R: BufRead>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<(), UnpackError> {
         self.entries += 1;
         self.count(0)?;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 use wharf_images::{
-    Compression, Image, Layer, LayerSource, Limits, NewImage, Store, StoreError, UnpackError, UnpackedLayer,
+    Compression, Form, Image, Layer, LayerSource, Limits, NewImage, Store, StoreError, UnpackError,
+    UnpackedLayer,
 };
 use wharf_types::{Digest, Reference};
 
@@ -151,7 +152,12 @@ pub(crate) fn compress(bytes: &[u8], compression: Compression) -> Vec<u8> {
 }
 
 pub(crate) fn source(content: &[u8], blob: &[u8]) -> LayerSource {
-    LayerSource { diff_id: sha256(content), blob_digest: sha256(blob), blob_size_bytes: blob.len() as u64 }
+    LayerSource {
+        diff_id: sha256(content),
+        form: Form::Archive,
+        blob_digest: sha256(blob),
+        blob_size_bytes: blob.len() as u64,
+    }
 }
 
 /// A store beside a canary: a tree that no layer may touch.

@@ -14,7 +14,7 @@ use wharf_cri_api::v1::{
     NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
 };
 use wharf_host::directories;
-use wharf_images::{LayerSource, NewImage, Store, manifest::digest_of};
+use wharf_images::{Form, LayerSource, NewImage, Store, manifest::digest_of};
 use wharf_network::{Builtin, BuiltinConfig, Mode, Network};
 use wharf_records::Phase;
 use wharf_snapshots::Snapshots;
@@ -195,6 +195,7 @@ fn add_image(store: &Store) {
     let digest = digest_of(&layer);
     let source = LayerSource {
         diff_id: digest.clone(),
+        form: Form::Archive,
         blob_digest: digest.clone(),
         blob_size_bytes: layer.len() as u64,
     };
