@@ -11,7 +11,9 @@ mod values;
 use crate::credentials::Creds;
 use crate::error::Error;
 pub(crate) use groups::command;
-pub(crate) use values::{Bytes, Cpus, Env, ImageMount, Ports, Publish, Socket, User, UserName, Volume};
+pub(crate) use values::{
+    Bytes, Cpus, Env, ImageMount, Ports, Publish, Socket, User, UserName, Users, Volume,
+};
 
 /// Run containers and pods on this machine, and look at those that run.
 #[derive(Debug, Parser)]
@@ -234,7 +236,7 @@ pub(crate) struct Run {
     #[arg(long, conflicts_with = "detach")]
     pub(crate) rm: bool,
     /// Add the container to a running pod, and so to its network
-    #[arg(long, value_name = "POD", conflicts_with_all = ["publish", "hostname", "host_network"])]
+    #[arg(long, value_name = "POD", conflicts_with_all = ["publish", "hostname", "host_network", "userns"])]
     pub(crate) pod: Option<String>,
     /// The program to run instead of the image's entry point; the image's arguments are dropped too
     #[arg(long, value_name = "PROGRAM")]
@@ -288,6 +290,10 @@ pub(crate) struct Run {
     /// Give the container full access to this machine
     #[arg(long, help_heading = "Limits")]
     pub(crate) privileged: bool,
+    /// Give the pod users of its own: its root is an ordinary user of this machine, the one of number ID
+    #[arg(long, value_name = "ID[:COUNT]", num_args = 0..=1, require_equals = true, default_missing_value = "any")]
+    #[arg(help_heading = "Limits")]
+    pub(crate) userns: Option<Users>,
 }
 
 #[derive(Debug, Args)]

@@ -54,7 +54,7 @@ impl Runtime {
         handlers: Vec<String>,
         config: String,
     ) -> Self {
-        let handlers = runtime_handlers(handlers);
+        let handlers = runtime_handlers(handlers, &engine);
         Self { engine, network, urls, handlers, config, readings: Readings::new() }
     }
 
@@ -147,10 +147,10 @@ impl Runtime {
 }
 
 /// The default handler, which has no name, and the others. All are the same, with the same features.
-fn runtime_handlers(others: Vec<String>) -> Vec<RuntimeHandler> {
+fn runtime_handlers(others: Vec<String>, engine: &Engine) -> Vec<RuntimeHandler> {
     let features = RuntimeHandlerFeatures {
         recursive_read_only_mounts: can_forbid_recursively(),
-        user_namespaces: false,
+        user_namespaces: engine.user_namespaces.outcome().is_ok(),
     };
     let names = std::iter::once(String::new()).chain(others);
     names.map(|name| RuntimeHandler { name, features: Some(features) }).collect()
@@ -195,7 +195,7 @@ impl RuntimeService for Runtime {
             features: Some(RuntimeFeatures {
                 supplemental_groups_policy: true,
                 mount_options: true,
-                ..RuntimeFeatures::default()
+                user_namespaces_host_network: self.engine.user_namespaces.outcome().is_ok(),
             }),
         }))
     }

@@ -118,6 +118,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
             "wharfd lacks CAP_SYS_RESOURCE: it cannot lower a container's oom_score_adj or raise its limits"
         );
     }
+    if let Err(error) = engine.user_namespaces.outcome() {
+        tracing::warn!(error = wharf_types::chain(error), "pods cannot have user namespaces");
+    }
     let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()?));
     engine.recover().await;
     tokio::spawn(Arc::clone(&engine).keep_tidy());

@@ -7,8 +7,10 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 
-use nix::fcntl::OFlag;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
+use nix::unistd::{Gid, Uid, fchownat};
 use wharf_cri_api::v1::DnsConfig;
 use wharf_planner::{ETC_FILES, Refusal, SHM};
 use wharf_sys::fs::{Resolve, open_below_mode};
@@ -26,6 +28,8 @@ pub struct FilesPlan {
     pub resolv_conf: String,
     /// Whether the pod has its own IPC namespace, and so its own shared memory.
     pub shm: Shm,
+    /// The user and the group, as the host has them, whom all of it belongs to if not to root.
+    pub owner: Option<(u32, u32)>,
 }
 
 /// The owner of the shared memory.
@@ -65,7 +69,22 @@ pub fn make(plan: &FilesPlan) -> Result<OwnedFd, StageError> {
     write(&root, hostname, &format!("{}\n", plan.hostname))?;
     write(&root, hosts, &hosts_file(&plan.hostname))?;
     write(&root, resolv_conf, &plan.resolv_conf)?;
+    if let Some(owner) = plan.owner {
+        give(&root, owner).stage(STAGE)?;
+    }
     Ok(root)
+}
+
+fn give(root: &OwnedFd, (user, group): (u32, u32)) -> nix::Result<()> {
+    let (user, group) = (Some(Uid::from_raw(user)), Some(Gid::from_raw(group)));
+    for name in ETC_FILES.into_iter().chain([SHM, "."]) {
+        match fchownat(root, name, user, group, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            // The host's shared memory is not here.
+            Err(Errno::ENOENT) if name == SHM => {}
+            given => given?,
+        }
+    }
+    Ok(())
 }
 
 fn write(root: &OwnedFd, name: &str, content: &str) -> Result<(), StageError> {

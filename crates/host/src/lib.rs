@@ -12,6 +12,7 @@ mod images;
 pub mod namespaces;
 mod pod;
 mod ports;
+mod probe;
 mod readiness;
 mod sysctls;
 
@@ -20,4 +21,5 @@ pub use facts::{Machine, facts};
 pub use images::{ImageView, Images};
 pub use pod::{files_plan, namespace_plan, namespaces as namespaces_of};
 pub use ports::port_mappings;
+pub use probe::UserNamespaces;
 pub use readiness::{Extent, Unready, unready};

@@ -2,13 +2,15 @@
 //! not pinned, so they cost no mount on the host, and they disappear when nobody holds them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
 
+use wharf_sys::error::Named as _;
 use wharf_sys::mount::{self, OwnThread};
-use wharf_types::{Stage as _, StageError};
+use wharf_sys::user_namespace;
+use wharf_types::{IdMaps, Stage as _, StageError};
 
 use crate::error::Error;
 use crate::sysctls::Sysctls;
@@ -53,6 +55,8 @@ pub struct NamespacePlan {
     pub hostname: String,
     /// Sysctls of these namespaces, by key.
     pub sysctls: BTreeMap<String, String>,
+    /// The ids of its user namespace, if it does not share the host's. The others belong to it.
+    pub ids: Option<IdMaps>,
 }
 
 /// A pod's namespaces. Each lives as long as a process is in it or someone holds a descriptor of it.
@@ -64,6 +68,8 @@ pub struct PodNamespaces {
     pub ipc: Option<OwnedFd>,
     /// The UTS namespace, if it is the pod's own.
     pub uts: Option<OwnedFd>,
+    /// The user namespace, if it is the pod's own.
+    pub user: Option<OwnedFd>,
     /// The mount namespace whose root is the pod's file system.
     pub mounts: OwnedFd,
     /// The root of that file system.
@@ -118,8 +124,16 @@ impl Template {
         let thread = OwnThread::open().stage(STAGE)?;
         let own: CloneFlags = plan.own.iter().map(|kind| kind.flag()).collect();
         // A thread may enter a mount namespace only if it does not share its root and working directory.
-        unshare(own | CloneFlags::CLONE_FS).stage(STAGE)?;
-        self.set_up(plan)?;
+        let alone = CloneFlags::CLONE_FS;
+        let user = plan.ids.map(user_namespace::make).transpose().stage("making the pod's user namespace")?;
+        match &user {
+            Some(user) => {
+                unshare(alone).stage(STAGE)?;
+                enter_new(&plan.own, user.as_fd())?;
+            }
+            None => unshare(own | alone).stage(STAGE)?,
+        }
+        self.set_up(plan, user.as_ref().map(|user| user.as_fd()))?;
         let open = |kind: Kind| {
             let is_own = plan.own.contains(&kind);
             is_own.then(|| thread.namespace(kind.name())).transpose().stage(STAGE)
@@ -131,22 +145,34 @@ impl Template {
         // On top of the kernel's own root: whoever enters the namespace gets the topmost mount.
         mount::attach(files.as_fd(), root.as_fd()).stage(STAGE)?;
         let mounts = thread.namespace("mnt").stage(STAGE)?;
-        Ok(PodNamespaces { net, ipc, uts, mounts, files })
+        Ok(PodNamespaces { net, ipc, uts, user, mounts, files })
     }
 
     /// Applies the settings, from inside.
-    fn set_up(&self, plan: &NamespacePlan) -> Result<(), Error> {
+    fn set_up(&self, plan: &NamespacePlan, user: Option<BorrowedFd<'_>>) -> Result<(), Error> {
         if plan.own.contains(&Kind::Uts) && !plan.hostname.is_empty() {
             nix::unistd::sethostname(&plan.hostname).stage("setting the pod's hostname")?;
         }
-        self.sysctls.set(&plan.sysctls)
+        self.sysctls.set(&plan.sysctls, user)
     }
+}
+
+/// Makes namespaces that belong to a user namespace, which only a process in that can do, and moves this thread into them.
+fn enter_new(own: &BTreeSet<Kind>, user: BorrowedFd<'_>) -> Result<(), Error> {
+    let make = || {
+        unshare(own.iter().map(|kind| kind.flag()).collect()).named("unshare", || format!("{own:?}"))?;
+        let process = OwnThread::open()?;
+        own.iter()
+            .map(|kind| Ok((kind.flag(), process.namespace(kind.name())?)))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let made = user_namespace::inside(user, make).stage(STAGE)?;
+    Ok(made.iter().try_for_each(|(kind, namespace)| setns(namespace, *kind)).stage(STAGE)?)
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::fd::BorrowedFd;
     use std::path::PathBuf;
 
     use nix::errno::Errno;
@@ -156,10 +182,15 @@ mod tests {
     use super::*;
 
     fn make(own: &[Kind], key: &str) -> Result<PodNamespaces, Error> {
+        make_for(None, own, key)
+    }
+
+    fn make_for(ids: Option<IdMaps>, own: &[Kind], key: &str) -> Result<PodNamespaces, Error> {
         let plan = NamespacePlan {
             own: own.iter().copied().collect(),
             hostname: "pod".into(),
             sysctls: BTreeMap::from([(key.to_owned(), "1".to_owned())]),
+            ids,
         };
         let files = mount::new_filesystem("tmpfs", &[("mode", "700")], Attributes::NO_DEV).unwrap();
         fs::write(wharf_sys::fs::proc_path(files.as_fd()).join("file"), "of the pod").unwrap();
@@ -198,6 +229,28 @@ mod tests {
             entries.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
         };
         assert_eq!(inside(pod.mounts.as_fd(), CloneFlags::CLONE_NEWNS, names), ["file"]);
+    }
+
+    #[test]
+    fn what_a_pod_has_belongs_to_its_user_namespace() {
+        let range = wharf_types::IdRange::new(100_000, 65_536).unwrap();
+        let ids = IdMaps { users: range, groups: range };
+        let all = [Kind::Net, Kind::Ipc, Kind::Uts];
+        let pod = make_for(Some(ids), &all, "kernel.shm_rmid_forced").unwrap();
+        let user = pod.user.as_ref().unwrap();
+        let own = [&pod.net, &pod.ipc, &pod.uts].map(|fd| fd.as_ref().unwrap().as_fd());
+        // Whoever is in it may change what belongs to it, and nothing of the host.
+        let kinds = all.map(Kind::flag);
+        let enter = |(namespace, kind): (BorrowedFd<'_>, CloneFlags)| setns(namespace, kind);
+        let settle = || own.into_iter().zip(kinds).try_for_each(enter).named("setns", String::new);
+        user_namespace::inside(user.as_fd(), settle).unwrap();
+        let hosts = fs::File::open("/proc/thread-self/ns/uts").unwrap();
+        let leave = || setns(&hosts, CloneFlags::CLONE_NEWUTS).named("setns", String::new);
+        assert_eq!(user_namespace::inside(user.as_fd(), leave).unwrap_err().errno, Errno::EPERM);
+        let hostname = || nix::unistd::gethostname().unwrap();
+        assert_eq!(inside(pod.uts.as_ref().unwrap().as_fd(), CloneFlags::CLONE_NEWUTS, hostname), "pod");
+        let shared = make_for(Some(ids), &[], "no.such").unwrap_err();
+        assert!(shared.to_string().starts_with("sysctls: "), "{shared}");
     }
 
     #[test]

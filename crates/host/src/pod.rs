@@ -24,7 +24,9 @@ pub fn namespace_plan(config: &PodSandboxConfig) -> Result<NamespacePlan, Refusa
     // A pod on the host's network has the host's name.
     let modes = [(Kind::Net, options.network()), (Kind::Ipc, options.ipc()), (Kind::Uts, options.network())];
     let own = modes.into_iter().filter(|(_, mode)| *mode != NamespaceMode::Node).map(|(kind, _)| kind);
-    let mut plan = NamespacePlan { own: own.collect(), hostname: hostname(config), sysctls: BTreeMap::new() };
+    let ids = wharf_planner::user_namespace(&options)?;
+    let mut plan =
+        NamespacePlan { own: own.collect(), hostname: hostname(config), sysctls: BTreeMap::new(), ids };
     for (key, value) in &sysctls {
         check_sysctl(&plan, key, value)?;
     }
@@ -72,7 +74,9 @@ pub fn files_plan(config: &PodSandboxConfig) -> Result<FilesPlan, Refusal> {
         Some(dns) => resolv_conf(dns)?,
         None => hosts_resolv_conf(network),
     };
-    Ok(FilesPlan { hostname: hostname(config), resolv_conf, shm })
+    let owner = wharf_planner::user_namespace(&options)?;
+    let owner = owner.map(|ids| (ids.users.first(), ids.groups.first()));
+    Ok(FilesPlan { hostname: hostname(config), resolv_conf, shm, owner })
 }
 
 #[cfg(test)]

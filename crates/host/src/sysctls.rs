@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use wharf_planner::Refusal;
 use wharf_sys::fs::{Resolve, open_below, write_fd};
 use wharf_sys::mount::{Attributes, new_filesystem};
+use wharf_sys::user_namespace;
 use wharf_types::failure::named;
 use wharf_types::lock::lock;
 use wharf_types::{ErrorKind, Stage as _, StageError};
@@ -48,14 +50,24 @@ impl Sysctls {
         Procfs::make().map(|procfs| Self(Mutex::new(procfs)))
     }
 
-    /// Sets sysctls of the namespaces of this thread.
-    pub(crate) fn set(&self, wanted: &BTreeMap<String, String>) -> Result<(), Error> {
+    /// Sets sysctls of the namespaces of this thread, which may belong to a user namespace. Since Linux 5.19 those of IPC
+    /// are for its root user alone, before that for the host's.
+    pub(crate) fn set(
+        &self,
+        wanted: &BTreeMap<String, String>,
+        user: Option<BorrowedFd<'_>>,
+    ) -> Result<(), Error> {
         if wanted.is_empty() {
             return Ok(());
         }
         let procfs = self.procfs().stage(STAGE)?;
         wanted.iter().try_for_each(|(key, value)| {
-            set(procfs.as_fd(), key, value).map_err(|error| not_set(key, value, error))
+            let set = || set(procfs.as_fd(), key, value);
+            let done = match (set(), user) {
+                (Err(error), Some(user)) if error.errno == Errno::EACCES => user_namespace::inside(user, set),
+                (done, _) => done,
+            };
+            done.map_err(|error| not_set(key, value, error))
         })
     }
 
@@ -111,7 +123,6 @@ fn not_set(key: &str, value: &str, error: wharf_sys::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use nix::errno::Errno;
     use wharf_types::Failure as _;
 
     use super::*;

@@ -1,8 +1,9 @@
 //! What the container's first process does between clone and exec, as plain lists of steps, each with its reason.
 //!
 //! [`Joined`] is in the container's namespaces, where it sees the pod's files, and of the host only what the plan
-//! binds. [`Rooted`] is in the container's root. [`Ready`] is in the finished container and waits for the start. Each
-//! is made from the previous one, so that no step can run where too much or too little is in reach.
+//! binds. [`Rooted`] is in the container's root, which it furnishes; then it enters the user namespace. [`Ready`] is in
+//! the finished container and waits for the start. Each is made from the previous one, so that no step can run where too
+//! much or too little is in reach.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,7 +18,7 @@ use crate::identity::{self, Identity};
 use crate::mounts::{self, Sources};
 use crate::paths::{self, Covers};
 use crate::plan::{Plan, Process};
-use crate::pod::PodNamespaces;
+use crate::pod::{PodNamespaces, Users};
 use crate::program::{self, Way};
 use crate::root::{self, Make, Root};
 use crate::streams::{self, Connected, Streams};
@@ -51,13 +52,14 @@ fn run(
 
 /// In the container's namespaces, where only the pod's files are visible. From the host there is only what was opened
 /// before.
-struct Joined {
+struct Joined<'a> {
     root: Root,
     sources: Sources,
+    users: Option<Users<'a>>,
 }
 
-impl Joined {
-    fn join(plan: &Plan, pod: PodNamespaces<'_>, origin: &Origin<'_>) -> Result<Self, Error> {
+impl<'a> Joined<'a> {
+    fn join(plan: &Plan, pod: PodNamespaces<'a>, origin: &Origin<'_>) -> Result<Self, Error> {
         // Files are made with exactly the modes in the plan.
         nix::sys::stat::umask(nix::sys::stat::Mode::empty());
         // Later, the host's procfs is out of reach, and so is the right to lower the score.
@@ -66,13 +68,16 @@ impl Joined {
         // that.
         enter_cgroup(&plan.cgroup.entries)?;
         // Through paths of the host, in the host's mount namespace: only there is a copy a peer of the host's mount.
-        let mut sources = mounts::open_sources(&plan.mounts)?;
+        let users = Users::of(pod, &plan.namespaces)?;
+        let mut sources = mounts::open_sources(&plan.mounts, users)?;
         // Through paths of the host: the layers. Last, since with many layers this leaves the host's mount namespace before
         // Linux 6.8.
-        sources.add_images(&plan.mounts)?;
-        let root = Root::make(&plan.rootfs)?;
+        sources.add_images(&plan.mounts, users)?;
+        let root = Root::make(&plan.rootfs, users)?;
         // This needs the descriptor of a process, and privileges in the host's user namespace.
         origin.choose_namespace()?;
+        // From here on, what is made is the container's: its file systems, and what is missing in its root.
+        users.map_or(Ok(()), Users::own_files)?;
         // From here on, new mounts belong to these namespaces: a procfs to the PID namespace, a sysfs to the network
         // namespace, an mqueue to the IPC namespace. No path leads to the host any more, and the first mount happens
         // where the host does not see it.
@@ -81,27 +86,28 @@ impl Joined {
         sources.add_pods(&plan.mounts)?;
         // No link in an image leads out of it, and nobody else sees where it is mounted for a moment.
         sources.narrow_images(&plan.mounts)?;
-        Ok(Self { root, sources })
+        Ok(Self { root, sources, users })
     }
 
-    fn enter_root(self) -> Result<Rooted, Error> {
-        let Self { root, sources } = self;
+    fn enter_root(self) -> Result<Rooted<'a>, Error> {
+        let Self { root, sources, users } = self;
         // Before anything in it is looked at: from now on no link in it can lead to the pod's files, whoever follows
         // it.
         root.enter()?;
-        Ok(Rooted { root, sources })
+        Ok(Rooted { root, sources, users })
     }
 }
 
 /// In the container's root; of the host only what the plan binds is in reach.
-struct Rooted {
+struct Rooted<'a> {
     root: Root,
     sources: Sources,
+    users: Option<Users<'a>>,
 }
 
-impl Rooted {
+impl Rooted<'_> {
     fn furnish(self, plan: &Plan, streams: &Streams, origin: &Origin<'_>) -> Result<Ready, Error> {
-        let Self { root, sources } = self;
+        let Self { root, sources, users } = self;
         // First, because the next steps need the mounts: `/dev`, `/proc`, and what a volume hides.
         mounts::attach_all(&root, &plan.mounts, sources, origin)?;
         devices::make(&root, plan)?;
@@ -113,8 +119,17 @@ impl Rooted {
         // A mount may have brought the files that contain the names.
         let identity = identity::resolve(&root, &plan.process.user)?;
         // While this process may still give them to the user, who is known now.
-        let connected = streams::connect(root.fd(), streams, terminal.as_ref(), identity.uid)?;
-        // It is made if it is missing, so before the root is read-only.
+        let owner = identity.on_host(users.map(|users| users.ids))?;
+        streams.give(owner)?;
+        terminal.iter().try_for_each(|terminal| streams::give(terminal.peer.as_fd(), owner))?;
+        // When everything is mounted that it takes the host's root user to mount.
+        let root = match users {
+            Some(users) => users.join(&plan.namespaces).and_then(|()| Root::own())?,
+            None => root,
+        };
+        let connected = streams::connect(root.fd(), streams, terminal.as_ref())?;
+        // It is made if it is missing, so before the root is read-only; in a user namespace with no more rights than
+        // its root user has, because the path is the image's.
         let cwd = open_cwd(&root, &plan.process)?;
         // Nothing more is written.
         if plan.rootfs.read_only {

@@ -30,9 +30,12 @@ pub(crate) fn make(root: &Root, plan: &Plan) -> Result<(), Error> {
     // Of two nodes with one path, the later one counts: it is the one in the request.
     let nodes: BTreeMap<&str, &DeviceNode> =
         plan.devices.iter().map(|node| (node.path.as_str(), node)).collect();
+    // What is made belongs to whom this process makes files for.
+    let users = plan.namespaces.user.as_ref();
+    let owner = users.map_or((0, 0), |users| (users.ids.users.first(), users.ids.groups.first()));
     nodes.into_values().filter(|node| own_dev || !node.path.as_str().starts_with("/dev/")).try_for_each(
         |node| {
-            make_node(root, node).map_err(|source| Error::ContainerPath {
+            make_node(root, node, owner).map_err(|source| Error::ContainerPath {
                 what: "device",
                 path: node.path.to_string(),
                 source,
@@ -48,7 +51,7 @@ pub(crate) fn has_own_dev(plan: &Plan) -> bool {
     dev.is_some_and(|dev| matches!(dev.source, Source::Filesystem { .. }))
 }
 
-fn make_node(root: &Root, node: &DeviceNode) -> wharf_sys::Result<()> {
+fn make_node(root: &Root, node: &DeviceNode, owner: (u32, u32)) -> wharf_sys::Result<()> {
     let (parent, name) = split_last(node.path.as_str());
     let parent = if parent.is_empty() { "/" } else { parent };
     let parent = ContainerPath::new(parent)
@@ -62,7 +65,7 @@ fn make_node(root: &Root, node: &DeviceNode) -> wharf_sys::Result<()> {
         Err(Errno::EEXIST) => return Ok(()),
         Err(errno) => return Err(named("mknodat", errno)),
     }
-    if node.uid == 0 && node.gid == 0 {
+    if (node.uid, node.gid) == owner {
         return Ok(());
     }
     let owner = (Some(Uid::from_raw(node.uid)), Some(Gid::from_raw(node.gid)));

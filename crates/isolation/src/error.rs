@@ -61,6 +61,16 @@ pub enum Error {
         #[source]
         source: wharf_sys::Error,
     },
+    /// The ids of the files at a path of the host cannot be mapped.
+    #[error(
+        "host path {path}: its file system ({filesystem}) cannot map ids: leave out uidMappings and gidMappings, or use another volume"
+    )]
+    NotMappable {
+        /// The path.
+        path: String,
+        /// The type of its file system.
+        filesystem: String,
+    },
     /// A path inside the container.
     #[error("{what} {path} in the container cannot be used")]
     ContainerPath {
@@ -115,7 +125,9 @@ impl Failure for Error {
             Self::HostPath { source, .. }
             | Self::ContainerPath { source, .. }
             | Self::SubPath { source, .. } => named(source.errno),
-            Self::Identity { .. } | Self::Plan { .. } => ErrorKind::InvalidArgument,
+            Self::Identity { .. } | Self::Plan { .. } | Self::NotMappable { .. } => {
+                ErrorKind::InvalidArgument
+            }
             Self::Exec { .. } => ErrorKind::FailedPrecondition,
         }
     }

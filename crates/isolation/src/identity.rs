@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use wharf_types::{ContainerPath, Field};
+use wharf_types::{ContainerPath, Field, IdMaps};
 
 use crate::error::Error;
 use crate::plan::User;
@@ -27,6 +27,24 @@ pub struct Identity {
     pub groups: Vec<u32>,
     /// The user's home directory in `passwd`.
     pub home: Option<String>,
+}
+
+impl Identity {
+    /// The host's number of the user.
+    ///
+    /// # Errors
+    /// The user namespace does not have the user, or one of the groups.
+    pub(crate) fn on_host(&self, ids: Option<IdMaps>) -> Result<u32, Error> {
+        let Some(ids) = ids else { return Ok(self.uid) };
+        let missing = |what, id: u32| {
+            let problem = "is not in the pod's user namespace, which has fewer ids";
+            Error::Identity { what, name: id.to_string(), problem }
+        };
+        for &group in self.groups.iter().chain([&self.gid]) {
+            ids.groups.on_host(group).ok_or_else(|| missing("group", group))?;
+        }
+        ids.users.on_host(self.uid).ok_or_else(|| missing("user", self.uid))
+    }
 }
 
 /// Resolves a user with the files of a root file system.
@@ -175,6 +193,23 @@ mod tests {
     fn strict_leaves_the_images_groups_out() {
         let user = User { user: "me".into(), additional_groups: vec![7], strict: true, ..User::default() };
         assert_eq!(look_up(&user, PASSWD, GROUP).unwrap().groups, vec![7, 1001]);
+    }
+
+    #[test]
+    fn whom_a_user_namespace_does_not_have_is_named() {
+        use wharf_types::IdRange;
+        let ids = IdMaps {
+            users: IdRange::new(100_000, 1001).unwrap(),
+            groups: IdRange::new(200_000, 50_001).unwrap(),
+        };
+        assert_eq!(who("me", "").unwrap().on_host(Some(ids)).unwrap(), 101_000);
+        assert_eq!(who("me", "").unwrap().on_host(None).unwrap(), 1000);
+        for (user, group, words) in
+            [("1001", "", "user \"1001\" is not"), ("0", "50001", "group \"50001\" is not")]
+        {
+            let error = who(user, group).unwrap().on_host(Some(ids)).unwrap_err();
+            assert!(error.to_string().starts_with(words), "{error}");
+        }
     }
 
     #[test]

@@ -12,17 +12,23 @@ use wharf_sys::mount::{self, Depth};
 use wharf_sys::{Error, Result, overlay};
 use wharf_types::{ContainerPath, HostPath};
 
+use crate::pod::Users;
 use crate::root::kind;
 
-/// The merged layers as a detached mount.
-pub(crate) fn merged(layers: &[HostPath]) -> Result<OwnedFd> {
+/// The merged layers as a detached mount. In a user namespace their ids are those of the container, as in its own image.
+pub(crate) fn merged(layers: &[HostPath], users: Option<Users<'_>>) -> Result<OwnedFd> {
+    let namespace = users.map(|users| users.namespace);
     match layers {
         // The kernel merges two at least.
-        [only] => mount::copy_tree(only.as_path(), Depth::One),
+        [only] => {
+            let tree = mount::copy_tree(only.as_path(), Depth::One)?;
+            namespace.map_or(Ok(()), |namespace| mount::map_ids(tree.as_fd(), namespace))?;
+            Ok(tree)
+        }
         _ => {
             let lowers: Vec<&Path> = layers.iter().map(|layer| layer.as_path()).collect();
             let place = lowers.first().copied().unwrap_or(Path::new("/"));
-            overlay::read_only(&lowers, place)
+            overlay::read_only(&lowers, place, namespace)
         }
     }
 }

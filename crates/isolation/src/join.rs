@@ -6,13 +6,14 @@ use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use wharf_sys::error::Named as _;
 use wharf_sys::fs::write_fd;
-use wharf_types::TerminalSize;
+use wharf_types::{IdMaps, TerminalSize};
 
 use crate::birth::Origin;
 use crate::create::{CGROUP_STAGE, go_on, set_oom_score};
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
 use crate::plan::Process;
+use crate::pod::become_root;
 use crate::streams::{self, Streams};
 use crate::terminal::{self, Terminal};
 use crate::{report, root};
@@ -24,6 +25,8 @@ pub struct JoinPlan<'a> {
     pub process: Process,
     /// The identity with which it runs.
     pub identity: Identity,
+    /// The ids of the container's user namespace, if it is not the host's.
+    pub ids: Option<IdMaps>,
     /// The `tasks` files of v1 hierarchies to enter, open for writing.
     pub entries: Vec<BorrowedFd<'a>>,
     /// Whether it has a terminal, which it reports.
@@ -52,26 +55,32 @@ fn run(
     set_oom_score(&plan.process)?;
     // Before anything is allocated for the command, so that the container is charged for all of it.
     plan.entries.iter().try_for_each(|entry| write_fd(*entry, "0")).stage(CGROUP_STAGE)?;
+    // While this process may still give them away.
+    streams.give(plan.identity.on_host(plan.ids)?)?;
     origin.choose_namespace()?;
-    let root = enter_namespaces(first)?;
+    let root = enter_namespaces(first, plan.ids)?;
     let cwd = root::open_cwd(root.as_fd(), &plan.process.cwd)?;
     let inside = root::enter_cwd(cwd.as_fd(), &plan.process.cwd)?;
     let terminal = open_terminal(plan, &root, origin)?;
-    // While it may still change an owner.
-    let connected = streams::connect(root.as_fd(), streams, terminal.as_ref(), plan.identity.uid)?;
+    terminal.iter().try_for_each(|terminal| streams::give(terminal.peer.as_fd(), plan.identity.uid))?;
+    let connected = streams::connect(root.as_fd(), streams, terminal.as_ref())?;
     drop((terminal, cwd, root));
     go_on(inside, (&plan.process, &plan.identity), connected, origin)
 }
 
-/// Entering the mount namespace also changes root and working directory to the container's root, which is returned.
-fn enter_namespaces(first: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+/// Entering the mount namespace also changes root and working directory to the container's root, which is returned. In a
+/// user namespace this process is its root user afterwards.
+fn enter_namespaces(first: BorrowedFd<'_>, ids: Option<IdMaps>) -> Result<OwnedFd, Error> {
     const STAGE: &str = "joining the container's namespaces";
-    let all = CloneFlags::CLONE_NEWNS
+    let mut all = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
         | CloneFlags::CLONE_NEWCGROUP;
+    // Not always: nobody can enter the user namespace in which he is.
+    all.set(CloneFlags::CLONE_NEWUSER, ids.is_some());
     nix::sched::setns(first, all).named("setns", || format!("{all:?}")).stage(STAGE)?;
+    ids.map_or(Ok(()), |_ids| become_root()).stage(STAGE)?;
     wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).stage(STAGE)
 }
 

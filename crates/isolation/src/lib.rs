@@ -42,8 +42,8 @@ pub use join::{JoinPlan, join};
 pub use log_file::open_log;
 pub use paths::empty_directory;
 pub use plan::{
-    CgroupPlan, DeviceNode, Input, Limit, LogFile, MountPlan, Namespaces, Outline, PidNamespace, Plan,
-    Process, Rootfs, Source, Stdio, User,
+    CgroupPlan, DeviceNode, Ids, Input, Limit, LogFile, MountPlan, Namespaces, Outline, PidNamespace, Plan,
+    Process, Rootfs, Source, Stdio, User, UserNamespace,
 };
 pub use pod::PodNamespaces;
 pub use report::{Report, failed as report_failure};

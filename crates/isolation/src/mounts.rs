@@ -1,17 +1,22 @@
 //! The plan's mounts. Sources on the host are opened while this process is still in the host's mount namespace, those
 //! of the pod in the pod's. All are attached once the root file system is there.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use wharf_sys::fs::{Resolve, open_below, split_last};
 use wharf_sys::mount::{self, Attributes, Depth, Propagation};
+use wharf_types::HostPath;
 
 use crate::birth::{Origin, Place};
 use crate::error::{Error, Stage as _};
 use crate::images;
-use crate::plan::{MountPlan, Source};
+use crate::plan::{Ids, MountPlan, Source};
+use crate::pod::Users;
 use crate::procfs;
 use crate::root::{Make, Root, is_directory};
 use crate::volumes;
@@ -23,28 +28,56 @@ pub(crate) struct Sources(Vec<Option<OwnedFd>>);
 
 /// Copies every tree of the host that will be bound. Must run in the host's mount namespace: only a copy made there is
 /// a peer of the host's mount, so that later mounts on either side can propagate.
-pub(crate) fn open_sources(plans: &[MountPlan]) -> Result<Sources, Error> {
-    plans.iter().map(open_source).collect::<Result<_, _>>().map(Sources)
+pub(crate) fn open_sources(plans: &[MountPlan], users: Option<Users<'_>>) -> Result<Sources, Error> {
+    plans.iter().map(|plan| open_source(plan, users)).collect::<Result<_, _>>().map(Sources)
 }
 
-fn open_source(plan: &MountPlan) -> Result<Option<OwnedFd>, Error> {
+fn open_source(plan: &MountPlan, users: Option<Users<'_>>) -> Result<Option<OwnedFd>, Error> {
     let (path, depth) = match &plan.source {
         Source::Tree(path) => (path, Depth::Recursive),
         Source::Single(path) | Source::Volume(path) => (path, Depth::One),
         Source::OfPod(_) | Source::Image { .. } | Source::Filesystem { .. } => return Ok(None),
     };
     let copied = mount::copy_tree(path.as_path(), depth).and_then(|tree| prepared(tree, plan, depth));
-    copied.map(Some).map_err(|source| Error::HostPath { path: path.to_string(), source })
+    let tree = copied.map_err(|source| Error::HostPath { path: path.to_string(), source })?;
+    if let (Ids::Containers, Some(users)) = (plan.ids, users) {
+        mount::map_ids(tree.as_fd(), users.namespace).map_err(|source| unmapped(path, source))?;
+    }
+    Ok(Some(tree))
+}
+
+/// What to say of a volume whose ids cannot be mapped. EINVAL means that its file system cannot do it.
+fn unmapped(path: &HostPath, source: wharf_sys::Error) -> Error {
+    let filesystem = filesystem_at(path.as_path()).filter(|_| source.errno == Errno::EINVAL);
+    let path = path.to_string();
+    match filesystem {
+        Some(filesystem) => Error::NotMappable { path, filesystem },
+        None => Error::HostPath { path, source },
+    }
+}
+
+/// The type of the file system at a path without links: that of the mount with the longest path above it, the last one
+/// of several.
+fn filesystem_at(path: &Path) -> Option<String> {
+    let table = wharf_sys::fs::open("/proc/self/mountinfo", OFlag::O_RDONLY).ok()?;
+    let mut text = String::new();
+    File::from(table).read_to_string(&mut text).ok()?;
+    let mounts = text.lines().filter_map(|line| {
+        let (mount, filesystem) = line.split_once(" - ")?;
+        let point = mount.split(' ').nth(4)?;
+        path.starts_with(point).then(|| (point.len(), filesystem.split(' ').next().unwrap_or_default()))
+    });
+    mounts.max_by_key(|(length, _)| *length).map(|(_, filesystem)| filesystem.to_owned())
 }
 
 impl Sources {
     /// Merges the layers of every image. They are paths of the host. With many layers this leaves the host's mount
     /// namespace before Linux 6.8.
-    pub(crate) fn add_images(&mut self, plans: &[MountPlan]) -> Result<(), Error> {
+    pub(crate) fn add_images(&mut self, plans: &[MountPlan], users: Option<Users<'_>>) -> Result<(), Error> {
         for (plan, source) in plans.iter().zip(&mut self.0) {
             let Source::Image { layers, .. } = &plan.source else { continue };
             let fail = |source| Error::ImageVolume { target: plan.target.to_string(), source };
-            let tree = images::merged(layers).and_then(|tree| prepared(tree, plan, Depth::One));
+            let tree = images::merged(layers, users).and_then(|tree| prepared(tree, plan, Depth::One));
             *source = Some(tree.map_err(fail)?);
         }
         Ok(())

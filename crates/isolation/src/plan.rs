@@ -2,7 +2,7 @@
 
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};
-use wharf_types::{ContainerId, ContainerPath, HostPath};
+use wharf_types::{ContainerId, ContainerPath, HostPath, IdMaps};
 
 /// Everything that is needed to make one container and to execute its program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,10 +68,21 @@ pub struct Namespaces {
     pub ipc: Option<HostPath>,
     /// The pod's UTS namespace.
     pub uts: Option<HostPath>,
+    /// The pod's user namespace.
+    pub user: Option<UserNamespace>,
     /// The PID namespace.
     pub pid: PidNamespace,
     /// Whether the container sees its own cgroup as the root.
     pub cgroup: bool,
+}
+
+/// A pod's user namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserNamespace {
+    /// Where it is found, as for the others.
+    pub path: HostPath,
+    /// Its users and groups.
+    pub ids: IdMaps,
 }
 
 /// The PID namespace of the container's processes.
@@ -113,6 +124,17 @@ pub struct MountPlan {
     pub recursive_read_only: bool,
     /// How later mounts propagate.
     pub propagation: Propagation,
+    /// Whose ids those of its files are.
+    pub ids: Ids,
+}
+
+/// Whose ids those of the files on a mount are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ids {
+    /// The host's.
+    Hosts,
+    /// The same numbers in the container's user namespace.
+    Containers,
 }
 
 /// What is mounted.
@@ -156,9 +178,9 @@ pub struct DeviceNode {
     pub minor: u32,
     /// Permission bits.
     pub mode: u32,
-    /// Owner.
+    /// Owner, in the host's numbers.
     pub uid: u32,
-    /// Group.
+    /// Group, in the host's numbers.
     pub gid: u32,
 }
 

@@ -16,6 +16,7 @@ use wharf_types::ContainerPath;
 use crate::birth::Inside;
 use crate::error::{Error, Stage};
 use crate::plan::Rootfs;
+use crate::pod::Users;
 
 /// What a missing path is made as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,13 +56,25 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    /// Makes the overlay as a detached mount. Must run where the layers' paths are those of the host.
-    pub(crate) fn make(rootfs: &Rootfs) -> Result<Self, Error> {
+    /// Makes the overlay as a detached mount, with the layers' ids as those of `users`. Must run where the layers' paths
+    /// are those of the host.
+    pub(crate) fn make(rootfs: &Rootfs, users: Option<Users<'_>>) -> Result<Self, Error> {
         const STAGE: &str = "the overlay of the root file system";
         let lowers: Vec<&Path> = rootfs.lowers.iter().map(|path| path.as_path()).collect();
-        let overlay = Overlay { lowers: &lowers, upper: rootfs.upper.as_path(), work: rootfs.work.as_path() };
+        let overlay = Overlay {
+            lowers: &lowers,
+            upper: rootfs.upper.as_path(),
+            work: rootfs.work.as_path(),
+            user_namespace: users.map(|users| users.namespace),
+        };
         let place = rootfs.upper.as_path().parent().unwrap_or(Path::new("/"));
         overlay.detached(place).stage(STAGE).map(|mount| Self { mount })
+    }
+
+    /// The root of this process.
+    pub(crate) fn own() -> Result<Self, Error> {
+        let opened = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY);
+        opened.stage("opening the root").map(|mount| Self { mount })
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {

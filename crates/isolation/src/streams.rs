@@ -51,6 +51,11 @@ impl Stream {
 }
 
 impl Streams {
+    /// Gives them to a user of the host, whom a process in a user namespace may not know.
+    pub(crate) fn give(&self, uid: u32) -> Result<(), Error> {
+        self.descriptors().into_iter().try_for_each(|stream| give(stream, uid))
+    }
+
     /// The descriptors that a child needs for them.
     #[must_use]
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
@@ -80,16 +85,13 @@ pub(crate) enum Connected {
     Terminal,
 }
 
-/// Makes the terminal, or else the streams, this process's standard input, output and error. The user then owns them: a
-/// program reopens its output as `/dev/stdout` or by its terminal's name.
+/// Makes the terminal, or else the streams, this process's standard input, output and error.
 pub(crate) fn connect(
     root: BorrowedFd<'_>,
     streams: &Streams,
     terminal: Option<&Terminal>,
-    uid: u32,
 ) -> Result<Connected, Error> {
     if let Some(Terminal { peer, .. }) = terminal {
-        own(peer.as_fd(), uid).stage(STAGE)?;
         return replace([peer.as_fd(); 3]).map(|()| Connected::Terminal);
     }
     let all = [&streams.stdin, &streams.stdout, &streams.stderr];
@@ -101,10 +103,7 @@ pub(crate) fn connect(
     let mut chosen = Vec::with_capacity(all.len());
     for stream in all {
         match (stream, &null) {
-            (Stream::Pipe(fd), _) => {
-                own(fd.as_fd(), uid).stage(STAGE)?;
-                chosen.push(fd.as_fd());
-            }
+            (Stream::Pipe(fd), _) => chosen.push(fd.as_fd()),
             (Stream::Null, Some(null)) => chosen.push(null.as_fd()),
             (Stream::Null, None) => {}
         }
@@ -117,10 +116,12 @@ pub(crate) fn connect(
     }
 }
 
-/// The group stays: a terminal's is the one with which its file system was mounted.
-fn own(fd: BorrowedFd<'_>, uid: u32) -> wharf_sys::Result<()> {
-    nix::unistd::fchown(fd, Some(Uid::from_raw(uid)), None)
-        .map_err(|errno| wharf_sys::Error::new("fchown", uid.to_string(), errno))
+/// Gives a stream or a terminal to a user, by the number in this process's user namespace: a program reopens its output
+/// as `/dev/stdout` or by its terminal's name. The group stays: a terminal's is the one with which its file system was
+/// mounted.
+pub(crate) fn give(fd: BorrowedFd<'_>, uid: u32) -> Result<(), Error> {
+    let given = nix::unistd::fchown(fd, Some(Uid::from_raw(uid)), None);
+    given.named("fchown", || uid.to_string()).stage(STAGE)
 }
 
 fn replace([stdin, stdout, stderr]: [BorrowedFd<'_>; 3]) -> Result<(), Error> {

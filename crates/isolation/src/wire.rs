@@ -2,13 +2,13 @@
 
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};
-use wharf_types::{ContainerPath, HostPath};
+use wharf_types::{ContainerPath, HostPath, IdMaps, IdRange};
 use wharf_wire::v1;
 
 use crate::error::Error;
 use crate::plan::{
-    CgroupPlan, DeviceNode, Input, Limit, LogFile, MountPlan, Namespaces, Outline, PidNamespace, Plan,
-    Process, Rootfs, Source, Stdio, User,
+    CgroupPlan, DeviceNode, Ids, Input, Limit, LogFile, MountPlan, Namespaces, Outline, PidNamespace, Plan,
+    Process, Rootfs, Source, Stdio, User, UserNamespace,
 };
 
 impl From<&Plan> for v1::Plan {
@@ -71,7 +71,14 @@ fn namespaces_out(namespaces: &Namespaces) -> v1::Namespaces {
         pid: pid.into(),
         pid_target: target,
         cgroup: namespaces.cgroup,
+        user: optional_text(namespaces.user.as_ref().map(|user| &user.path)),
+        users: namespaces.user.as_ref().map(|user| range_out(user.ids.users)),
+        groups: namespaces.user.as_ref().map(|user| range_out(user.ids.groups)),
     }
+}
+
+fn range_out(range: IdRange) -> v1::IdRange {
+    v1::IdRange { first: range.first(), count: range.count() }
 }
 
 fn mount_out(mount: &MountPlan) -> v1::Mount {
@@ -108,6 +115,7 @@ fn mount_out(mount: &MountPlan) -> v1::Mount {
         of_pod: matches!(mount.source, Source::OfPod(_)),
         layers,
         sub_path,
+        mapped: mount.ids == Ids::Containers,
     }
 }
 
@@ -270,9 +278,21 @@ fn namespaces_in(namespaces: &v1::Namespaces) -> Result<Namespaces, String> {
         net: optional(&namespaces.net)?,
         ipc: optional(&namespaces.ipc)?,
         uts: optional(&namespaces.uts)?,
+        user: user_in(namespaces)?,
         pid,
         cgroup: namespaces.cgroup,
     })
+}
+
+fn user_in(namespaces: &v1::Namespaces) -> Result<Option<UserNamespace>, String> {
+    let Some(path) = optional(&namespaces.user)? else { return Ok(None) };
+    let ids = IdMaps { users: range_in(namespaces.users)?, groups: range_in(namespaces.groups)? };
+    Ok(Some(UserNamespace { path, ids }))
+}
+
+fn range_in(range: Option<v1::IdRange>) -> Result<IdRange, String> {
+    let v1::IdRange { first, count } = range.ok_or("a user namespace without ids")?;
+    IdRange::new(first, count).map_err(show)
 }
 
 fn mount_in(mount: v1::Mount) -> Result<MountPlan, String> {
@@ -301,6 +321,7 @@ fn mount_in(mount: v1::Mount) -> Result<MountPlan, String> {
         attributes: Attributes::from_bits(mount.attributes),
         recursive_read_only: mount.recursive_read_only,
         propagation,
+        ids: if mount.mapped { Ids::Containers } else { Ids::Hosts },
     })
 }
 

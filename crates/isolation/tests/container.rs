@@ -65,7 +65,7 @@ fn main() {
 }
 
 fn namespaces(mounts: &OwnedFd) -> PodNamespaces<'_> {
-    PodNamespaces { net: None, ipc: None, uts: None, mounts: mounts.as_fd() }
+    PodNamespaces { net: None, ipc: None, uts: None, user: None, mounts: mounts.as_fd() }
 }
 
 /// The outcome of a container or a command.
@@ -363,6 +363,7 @@ fn another_process_joins_and_is_born_there(witness: &SingleThreaded) {
     let mut join = JoinPlan {
         process: plan.process.clone(),
         identity: Identity::default(),
+        ids: None,
         entries: Vec::new(),
         terminal: false,
         size: None,

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Linux, LinuxResources, Root, Spec};
 use wharf_isolation::{Input, LogFile, PidNamespace};
-use wharf_types::{ContainerId, ContainerPath, HostPath, MASKED_PATHS, READONLY_PATHS};
+use wharf_types::{ContainerId, ContainerPath, HostPath, IdMaps, MASKED_PATHS, READONLY_PATHS};
 
 use crate::request::{CgroupPlaces, HostFacts, Layers, Places, Request};
 use crate::{
     Refusal, devices, environment, limits, mounts, namespaces, process, seccomp, stdio, stop_signal, user,
-    volumes,
+    user_namespace, volumes,
 };
 
 /// The version of the runtime spec.
@@ -146,9 +146,12 @@ fn root(request: &Request<'_>) -> Root {
 fn linux(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Result<Linux, Refusal> {
     let mut resources = limits::resources(request.resources());
     resources.set_devices(Some(devices::rules(request, facts)?));
-    let (masked, readonly) = protected_paths(request);
+    let ids = user_namespace::of(request.pods_namespaces())?;
+    let (masked, readonly) = protected_paths(request, ids);
     let mut linux = Linux::default();
     linux
+        .set_uid_mappings(ids.map(|ids| user_namespace::mappings(ids.users)).transpose()?)
+        .set_gid_mappings(ids.map(|ids| user_namespace::mappings(ids.groups)).transpose()?)
         .set_namespaces(Some(namespaces::describe(request, &places.namespaces)?))
         .set_cgroups_path(Some(PathBuf::from(&places.cgroup.path)))
         .set_resources(Some(resources))
@@ -160,13 +163,13 @@ fn linux(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Result<Li
 }
 
 /// The masked and read-only paths: the request's, or the usual ones if it has none. The kubelet sends lists, except for
-/// `procMount: Unmasked`, which it allows only in pods with a user namespace.
-fn protected_paths(request: &Request<'_>) -> (Vec<String>, Vec<String>) {
+/// `procMount: Unmasked`, which it allows only in pods with a user namespace, where none then are the answer.
+fn protected_paths(request: &Request<'_>, ids: Option<IdMaps>) -> (Vec<String>, Vec<String>) {
     let security = request.security();
     if security.privileged {
         return (Vec::new(), Vec::new());
     }
-    if security.masked_paths.is_empty() && security.readonly_paths.is_empty() {
+    if ids.is_none() && security.masked_paths.is_empty() && security.readonly_paths.is_empty() {
         let owned = |paths: &[&str]| paths.iter().map(|&path| path.to_owned()).collect();
         return (owned(&MASKED_PATHS), owned(&READONLY_PATHS));
     }

@@ -3,7 +3,7 @@
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 use wharf_cgroup::{Access, DeviceRule, DeviceType, default_devices};
 use wharf_isolation::DeviceNode;
-use wharf_types::ContainerPath;
+use wharf_types::{ContainerPath, IdMaps};
 
 use crate::Refusal;
 use crate::plan::container_path;
@@ -93,12 +93,15 @@ fn rule(rule: &DeviceRule) -> LinuxDeviceCgroup {
     spec
 }
 
-/// The nodes of the plan, the usual ones first: of two nodes with one path, the later one counts.
-pub(crate) fn plan(devices: &[LinuxDevice]) -> Result<Vec<DeviceNode>, Refusal> {
+/// The nodes of the plan, the usual ones first: of two nodes with one path, the later one counts. In a user namespace
+/// the usual ones are its root user's. The others keep the owners that they have on the host, and with them the
+/// protection.
+pub(crate) fn plan(devices: &[LinuxDevice], ids: Option<IdMaps>) -> Result<Vec<DeviceNode>, Refusal> {
+    let (uid, gid) = ids.map_or((0, 0), |ids| (ids.users.first(), ids.groups.first()));
     let mut nodes = Vec::with_capacity(USUAL.len() + devices.len());
     for (path, major, minor) in USUAL {
         let path = ContainerPath::new(path).map_err(|error| Refusal::spec("linux.devices", error))?;
-        nodes.push(DeviceNode { path, kind: S_IFCHR, major, minor, mode: 0o666, uid: 0, gid: 0 });
+        nodes.push(DeviceNode { path, kind: S_IFCHR, major, minor, mode: 0o666, uid, gid });
     }
     for device in devices {
         nodes.push(node(device)?);

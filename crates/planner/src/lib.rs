@@ -27,6 +27,7 @@ mod request;
 mod stdio;
 mod unsupported;
 mod user;
+mod user_namespace;
 mod volumes;
 
 pub mod seccomp;
@@ -50,3 +51,4 @@ pub use request::{
     CgroupPlaces, HostFacts, Layers, MountSource, Pins, Places, Request, SecurityModules, Switch,
 };
 pub use seccomp::Filters;
+pub use user_namespace::of as user_namespace;

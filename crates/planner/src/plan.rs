@@ -28,6 +28,8 @@ pub fn plan(description: &Description, filters: &Filters) -> Result<Plan, Refusa
         let paths = paths.as_deref().unwrap_or_default().iter();
         paths.map(|path| container_path(field, Path::new(path))).collect::<Result<Vec<_>, _>>()
     };
+    let namespaces = namespaces::plan(linux, &extra.pid)?;
+    let ids = namespaces.user.as_ref().map(|user| user.ids);
     Ok(Plan {
         container: extra.container.clone(),
         rootfs: Rootfs {
@@ -36,10 +38,10 @@ pub fn plan(description: &Description, filters: &Filters) -> Result<Plan, Refusa
             work: extra.layers.work.clone(),
             read_only,
         },
-        namespaces: namespaces::plan(linux.namespaces().as_deref().unwrap_or_default(), &extra.pid)?,
+        namespaces,
         cgroup: extra.cgroup.plan.clone(),
-        mounts: mounts::plan(spec.mounts().as_deref().unwrap_or_default(), extra)?,
-        devices: devices::plan(linux.devices().as_deref().unwrap_or_default())?,
+        mounts: mounts::plan(spec.mounts().as_deref().unwrap_or_default(), ids, extra)?,
+        devices: devices::plan(linux.devices().as_deref().unwrap_or_default(), ids)?,
         masked_paths: paths("masked_paths", linux.masked_paths())?,
         readonly_paths: paths("readonly_paths", linux.readonly_paths())?,
         process: process::plan(process, extra, filter.as_deref())?,

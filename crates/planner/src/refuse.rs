@@ -5,11 +5,11 @@
 use wharf_cri_api::v1::{
     ContainerConfig, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, MountPropagation,
     NamespaceMode, NamespaceOption, PodSandboxConfig, Protocol, SeLinuxOption, SecurityProfile, Signal,
-    SupplementalGroupsPolicy, UserNamespace, security_profile::ProfileType,
+    SupplementalGroupsPolicy, security_profile::ProfileType,
 };
 
 use crate::request::{SecurityModules, Switch};
-use crate::{Refusal, limits, mounts};
+use crate::{Refusal, limits, mounts, user_namespace};
 
 /// Checks a pod's request.
 pub(crate) fn pod(config: &PodSandboxConfig, modules: SecurityModules) -> Result<(), Refusal> {
@@ -46,7 +46,8 @@ pub fn container(
     if let Some(name) = config.annotations.keys().find(|name| name.starts_with("cdi.k8s.io/")) {
         return Err(Refusal::field("annotations", format!("{name}: {CDI}")));
     }
-    config.mounts.iter().try_for_each(mounts::check)?;
+    let ids = user_namespace::of(pods)?;
+    config.mounts.iter().try_for_each(|mount| mounts::check(mount, ids))?;
     let Some(linux) = config.linux.as_ref() else { return Ok(()) };
     linux.resources.as_ref().map_or(Ok(()), limits::check)?;
     let Some(context) = linux.security_context.as_ref() else { return Ok(()) };
@@ -87,7 +88,7 @@ fn pod_namespaces(context: &LinuxSandboxSecurityContext) -> Result<(), Refusal> 
     if known::<NamespaceMode>("namespace_options.pid", options.pid)? == NamespaceMode::Target {
         return Err(Refusal::field("namespace_options.pid", "a pod has no target: TARGET is for containers"));
     }
-    options.userns_options.as_ref().map_or(Ok(()), user_namespace)
+    user_namespace::of(options).map(drop)
 }
 
 /// The network and IPC namespaces must be the pod's or the host's.
@@ -116,25 +117,7 @@ fn container_namespaces(own: &NamespaceOption, pods: &NamespaceOption) -> Result
             pods_or_hosts(field, mode)?;
         }
     }
-    own.userns_options.as_ref().map_or(Ok(()), user_namespace)
-}
-
-/// Older kubelets send POD without mappings when they mean nothing at all.
-fn user_namespace(options: &UserNamespace) -> Result<(), Refusal> {
-    const FIELD: &str = "userns_options";
-    let mapped = !(options.uids.is_empty() && options.gids.is_empty());
-    match known(FIELD, options.mode)? {
-        NamespaceMode::Container | NamespaceMode::Target => {
-            Err(Refusal::field(FIELD, "the mode must be POD or NODE"))
-        }
-        NamespaceMode::Node if mapped => {
-            Err(Refusal::field(FIELD, "the host's ids are mapped to nothing: leave uids and gids out"))
-        }
-        NamespaceMode::Pod if mapped => {
-            Err(Refusal::field(FIELD, "user namespaces are not supported yet: ask for NODE"))
-        }
-        NamespaceMode::Pod | NamespaceMode::Node => Ok(()),
-    }
+    user_namespace::check(own, pods)
 }
 
 fn profile_type(

@@ -143,6 +143,8 @@ pub struct Pins {
     pub ipc: HostPath,
     /// The UTS namespace.
     pub uts: HostPath,
+    /// The user namespace.
+    pub user: HostPath,
 }
 
 /// The places of a cgroup in the hierarchies.

@@ -89,6 +89,7 @@ pub(crate) fn places() -> Places {
             net: host("/pods/p/ns/net"),
             ipc: host("/pods/p/ns/ipc"),
             uts: host("/pods/p/ns/uts"),
+            user: host("/pods/p/ns/user"),
         },
         cgroup: CgroupPlaces {
             path: "/wharf/p/c".to_owned(),

@@ -1,7 +1,7 @@
 //! What the runtime spec can express and this build does not support. No request leads to any of it; it is for code
 //! that changes a description on the way and would otherwise believe that the change took effect.
 
-use oci_spec::runtime::{Linux, LinuxResources, Mount, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxResources, Process, Spec};
 
 use crate::Refusal;
 
@@ -10,7 +10,6 @@ pub(crate) fn refuse(spec: &Spec) -> Result<(), Refusal> {
     let fields = of_spec(spec)
         .into_iter()
         .chain(spec.process().iter().flat_map(of_process))
-        .chain(spec.mounts().iter().flatten().flat_map(of_mount))
         .chain(spec.linux().iter().flat_map(of_linux));
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let fields = fields.chain(resources.into_iter().flat_map(of_resources));
@@ -48,18 +47,9 @@ fn of_process(process: &Process) -> [Field; 8] {
     ]
 }
 
-fn of_mount(mount: &Mount) -> [Field; 2] {
-    [
-        ("mounts.uidMappings", mount.uid_mappings().is_some()),
-        ("mounts.gidMappings", mount.gid_mappings().is_some()),
-    ]
-}
-
-fn of_linux(linux: &Linux) -> [Field; 10] {
+fn of_linux(linux: &Linux) -> [Field; 8] {
     [
         ("linux.netDevices", linux.net_devices().is_some()),
-        ("linux.uidMappings", linux.uid_mappings().is_some()),
-        ("linux.gidMappings", linux.gid_mappings().is_some()),
         // They belong to the pod's namespaces and are set when those are made.
         ("linux.sysctl", linux.sysctl().is_some()),
         ("linux.rootfsPropagation", linux.rootfs_propagation().is_some()),

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, broadcast};
 use wharf_cgroup::{Cgroup, Cgroups};
 use wharf_cri_api::v1::ContainerEventType;
-use wharf_host::Machine;
 use wharf_host::namespaces::Template;
+use wharf_host::{Machine, UserNamespaces};
 use wharf_images::Store;
 use wharf_network::Network;
 use wharf_planner::{ContainerKey, Filters, PodKey};
@@ -86,6 +86,8 @@ pub struct Engine {
     /// The measurements of writable layers.
     pub(crate) measurements: Demand,
     pub(crate) machine: Machine,
+    /// Whether pods can have user namespaces.
+    pub user_namespaces: UserNamespaces,
     /// The template for the pods' mount namespaces.
     pub(crate) template: Template,
     pub(crate) table: Table,
@@ -118,6 +120,7 @@ impl Engine {
             .stage("making the state directory")?;
         Ok(Arc::new(Self {
             options,
+            user_namespaces: UserNamespaces::try_out(parts.layout.root()),
             parts,
             program,
             filters: Filters::default(),

@@ -38,6 +38,7 @@ pub(crate) fn of(
             net: namespace("net", v1::Held::Network)?,
             ipc: namespace("ipc", v1::Held::Ipc)?,
             uts: namespace("uts", v1::Held::Uts)?,
+            user: namespace("user", v1::Held::User)?,
         },
         cgroup: cgroup_places(&parts.cgroups.at(cgroup))?,
     })

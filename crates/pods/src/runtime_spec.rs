@@ -44,10 +44,13 @@ impl Engine {
     #[must_use]
     pub fn namespaces(&self, pod: &Pod) -> Vec<Value> {
         let options = pod.namespaces();
+        let has_users = matches!(planner::user_namespace(&options), Ok(Some(_)));
+        let users = if has_users { NamespaceMode::Pod } else { NamespaceMode::Node };
         let all = [
             ("network", "net", Held::Network, options.network()),
             ("ipc", "ipc", Held::Ipc, options.ipc()),
             ("uts", "uts", Held::Uts, options.network()),
+            ("user", "user", Held::User, users),
         ];
         // Only the supervisor knows where they are.
         let Ok(supervisor) = pod.connection() else { return Vec::new() };

@@ -14,7 +14,7 @@ use nix::unistd::{Gid, Uid, fchown};
 use wharf_sys::error::Named;
 use wharf_sys::fs::{Resolve, open, open_below};
 use wharf_types::lock::lock;
-use wharf_types::{ContainerId, ErrorKind, Failure};
+use wharf_types::{ContainerId, ErrorKind, Failure, IdMaps};
 
 use crate::trash::{Trash, ensure_directory, list_names};
 use crate::tree::{Usage, measure, remove_tree};
@@ -115,15 +115,21 @@ impl Snapshots {
     }
 
     /// Makes a container's snapshot, or returns the one that exists. The root of a merged overlay shows the attributes
-    /// of the upper directory, so the mode and owner of `top`, the root of the image's topmost layer, are copied to it.
+    /// of the upper directory, so the mode and owner of `top`, the root of the image's topmost layer, are copied to it. In
+    /// a user namespace with `ids` the owner is what these are on the host, as for all that the container will write.
     ///
     /// # Errors
-    /// The kernel's error.
-    pub fn prepare(&self, container: &ContainerId, top: &Path) -> Result<Snapshot, SnapshotError> {
+    /// The kernel's error; EOVERFLOW if the user namespace does not have the owner.
+    pub fn prepare(
+        &self,
+        container: &ContainerId,
+        top: &Path,
+        ids: Option<IdMaps>,
+    ) -> Result<Snapshot, SnapshotError> {
         let failed = |source| SnapshotError { what: "make", name: container.to_string(), source };
         let snapshot = self.at(container);
         let half = OsString::from(format!(".{container}"));
-        let made = self.make_half(&half, top).and_then(|usage| {
+        let made = self.make_half(&half, top, ids).and_then(|usage| {
             let flags = nix::fcntl::RenameFlags::RENAME_NOREPLACE;
             match nix::fcntl::renameat2(&self.root, half.as_os_str(), &self.root, container.as_str(), flags) {
                 Ok(()) => {
@@ -143,7 +149,7 @@ impl Snapshots {
     }
 
     /// Makes the directories, and returns the disk usage of the upper one.
-    fn make_half(&self, half: &OsStr, top: &Path) -> wharf_sys::Result<Usage> {
+    fn make_half(&self, half: &OsStr, top: &Path, ids: Option<IdMaps>) -> wharf_sys::Result<Usage> {
         let directory = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let like = fstat(open(top, directory)?).named("fstat", || top.display().to_string())?;
         remove_tree(self.root.as_fd(), half)?;
@@ -153,7 +159,8 @@ impl Snapshots {
             ensure_directory(own.as_fd(), name)?;
         }
         let upper = open_below(own.as_fd(), "fs", directory, Resolve::BeneathNoLinks)?;
-        let owner = (Uid::from_raw(like.st_uid), Gid::from_raw(like.st_gid));
+        let (user, group) = on_host((like.st_uid, like.st_gid), ids).named("fchown", || "fs".into())?;
+        let owner = (Uid::from_raw(user), Gid::from_raw(group));
         fchown(&upper, Some(owner.0), Some(owner.1)).named("fchown", || "fs".into())?;
         fchmod(&upper, Mode::from_bits_truncate(like.st_mode & 0o7777)).named("fchmod", || "fs".into())?;
         Ok(Usage::of(&fstat(&upper).named("fstat", || "fs".into())?))
@@ -275,4 +282,10 @@ impl Snapshots {
         }
         Ok(())
     }
+}
+
+/// The owner of a layer's file, as the host has it for a container with these ids.
+fn on_host((user, group): (u32, u32), ids: Option<IdMaps>) -> nix::Result<(u32, u32)> {
+    let Some(ids) = ids else { return Ok((user, group)) };
+    ids.users.on_host(user).zip(ids.groups.on_host(group)).ok_or(Errno::EOVERFLOW)
 }

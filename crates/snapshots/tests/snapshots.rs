@@ -8,7 +8,7 @@ mod tests {
     use std::time::Duration;
 
     use wharf_snapshots::{Activity, Snapshots};
-    use wharf_types::{ContainerId, ErrorKind, Failure};
+    use wharf_types::{ContainerId, ErrorKind, Failure, IdMaps, IdRange};
 
     fn id(byte: u8) -> ContainerId {
         ContainerId::from_random([byte; 32])
@@ -22,13 +22,30 @@ mod tests {
         fs::set_permissions(&layer, fs::Permissions::from_mode(0o1777)).unwrap();
         std::os::unix::fs::chown(&layer, Some(5), Some(6)).unwrap();
         let snapshots = Snapshots::open(&temp.path().join("snapshots")).unwrap();
-        let snapshot = snapshots.prepare(&id(1), &layer).unwrap();
+        let snapshot = snapshots.prepare(&id(1), &layer, None).unwrap();
         let upper = fs::metadata(&snapshot.upper).unwrap();
         assert_eq!((upper.mode() & 0o7777, upper.uid(), upper.gid()), (0o1777, 5, 6));
         assert!(snapshot.work.is_dir());
         fs::write(snapshot.upper.join("kept"), "x").unwrap();
-        assert_eq!(snapshots.prepare(&id(1), &layer).unwrap(), snapshot, "a retry gets the same");
+        assert_eq!(snapshots.prepare(&id(1), &layer, None).unwrap(), snapshot, "a retry gets the same");
         assert!(snapshot.upper.join("kept").exists());
+        assert_eq!(snapshots.list().unwrap(), [id(1)]);
+    }
+
+    #[test]
+    fn in_a_user_namespace_its_owner_is_what_that_is_on_the_host() {
+        let temp = tempfile::tempdir().unwrap();
+        let layer = temp.path().join("layer");
+        fs::create_dir(&layer).unwrap();
+        std::os::unix::fs::chown(&layer, Some(5), Some(6)).unwrap();
+        let snapshots = Snapshots::open(&temp.path().join("snapshots")).unwrap();
+        let range = |first, count| IdRange::new(first, count).unwrap();
+        let ids = |groups| Some(IdMaps { users: range(100_000, 6), groups: range(200_000, groups) });
+        let snapshot = snapshots.prepare(&id(1), &layer, ids(7)).unwrap();
+        let upper = fs::metadata(&snapshot.upper).unwrap();
+        assert_eq!((upper.uid(), upper.gid()), (100_005, 200_006));
+        let error = snapshots.prepare(&id(2), &layer, ids(6)).unwrap_err();
+        assert_eq!(error.source.errno, nix::errno::Errno::EOVERFLOW);
         assert_eq!(snapshots.list().unwrap(), [id(1)]);
     }
 
@@ -36,7 +53,7 @@ mod tests {
     fn removal_is_idempotent_and_at_once() {
         let temp = tempfile::tempdir().unwrap();
         let snapshots = Snapshots::open(&temp.path().join("s")).unwrap();
-        let snapshot = snapshots.prepare(&id(1), temp.path()).unwrap();
+        let snapshot = snapshots.prepare(&id(1), temp.path(), None).unwrap();
         for _ in 0..3 {
             snapshots.remove(&id(1)).unwrap();
             assert!(!snapshot.upper.exists());
@@ -66,7 +83,7 @@ mod tests {
         let snapshots = Snapshots::open(&temp.path().join("s")).unwrap();
         let error = snapshots.usage(&id(3), Activity::Over, HOUR).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
-        let snapshot = snapshots.prepare(&id(3), temp.path()).unwrap();
+        let snapshot = snapshots.prepare(&id(3), temp.path(), None).unwrap();
         assert_eq!(snapshots.known_usage(&id(9)), None);
         let empty = snapshots.known_usage(&id(3)).unwrap();
         assert_eq!(snapshots.usage(&id(3), Activity::Unknown, HOUR).unwrap(), empty);
@@ -96,7 +113,7 @@ mod tests {
     fn a_missing_layer_is_an_error_that_leaves_nothing() {
         let temp = tempfile::tempdir().unwrap();
         let snapshots = Snapshots::open(&temp.path().join("s")).unwrap();
-        let error = snapshots.prepare(&id(4), &temp.path().join("none")).unwrap_err();
+        let error = snapshots.prepare(&id(4), &temp.path().join("none"), None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(snapshots.list().unwrap().is_empty());
     }

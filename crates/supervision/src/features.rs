@@ -59,6 +59,7 @@ fn leave_writable(mounts: &mut [MountPlan]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use wharf_isolation::Ids;
     use wharf_sys::mount::Propagation;
     use wharf_types::{ContainerPath, ErrorKind, Failure as _, HostPath};
 
@@ -69,6 +70,7 @@ mod tests {
             attributes: Attributes::READ_ONLY,
             recursive_read_only: false,
             propagation: Propagation::Private,
+            ids: Ids::Hosts,
         }
     }
 

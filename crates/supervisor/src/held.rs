@@ -34,6 +34,7 @@ impl Held {
             net: self.get(v1::Held::Network),
             ipc: self.get(v1::Held::Ipc),
             uts: self.get(v1::Held::Uts),
+            user: self.get(v1::Held::User),
             mounts: mounts.ok_or_else(|| internal("the pod has no mount namespace"))?,
         })
     }

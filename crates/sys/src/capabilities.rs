@@ -62,6 +62,16 @@ pub fn set(sets: &Capabilities) -> Result<()> {
     rustix::thread::set_capabilities(None, sets).named("capset", || format!("{sets:?}"))
 }
 
+/// Makes every permitted capability effective.
+///
+/// # Errors
+/// The kernel's error.
+pub fn regain() -> Result<()> {
+    let mut sets = rustix::thread::capabilities(None).named("capget", String::new)?;
+    sets.effective = sets.permitted;
+    rustix::thread::set_capabilities(None, sets).named("capset", || format!("{sets:?}"))
+}
+
 /// The prctl(2) option that [`set_ambient`] uses.
 pub const AMBIENT: u64 = libc::PR_CAP_AMBIENT.cast_unsigned() as u64;
 

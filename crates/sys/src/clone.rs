@@ -126,11 +126,11 @@ fn arguments(flags: u64, cgroup: Option<BorrowedFd<'_>>, pidfd: &mut libc::c_int
 /// More than the frames of a few system calls need, even in an unoptimised build.
 const STACK_BYTES: usize = 64 << 10;
 
-/// Makes a child in this process's memory, which runs `body` and becomes another program; this thread waits until then.
-/// Nothing is copied: a fork takes longer the larger the process is, and afterwards its threads take a page fault for
-/// each page that they write.
+/// Makes a child in this process's memory, which runs `body` and then ends or becomes another program; this thread waits
+/// until then. Nothing is copied: a fork takes longer the larger the process is, and afterwards its threads take a page
+/// fault for each page that they write.
 ///
-/// `body` may do whatever this waiting thread may do. It returns only if the program could not be executed.
+/// `body` may do whatever this waiting thread may do. If it returns, the child exits with 127.
 ///
 /// # Errors
 /// The kernel's error.

@@ -29,6 +29,7 @@ pub mod socket;
 pub mod terminal;
 #[cfg(all(panic = "abort", target_env = "musl"))]
 mod unwinder;
+pub mod user_namespace;
 pub mod xattr;
 
 pub use error::{Error, Result};

@@ -187,8 +187,23 @@ pub fn propagate(mount: BorrowedFd<'_>, propagation: Propagation, depth: Depth) 
     set_attributes(mount, depth, Attributes::NONE, flag)
 }
 
+/// Makes a detached mount show the ids of its files as those of a user namespace: what belongs to user 7 on the file
+/// system belongs to user 7 of the namespace.
+///
+/// # Errors
+/// EINVAL if the file system cannot do this, or before Linux 5.12; EPERM for a mount that does so already.
+pub fn map_ids(mount: BorrowedFd<'_>, user_namespace: BorrowedFd<'_>) -> Result<()> {
+    let userns_fd = u64::try_from(user_namespace.as_raw_fd()).unwrap_or_default();
+    let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    change(mount, Depth::One, &attr)
+}
+
 fn set_attributes(mount: BorrowedFd<'_>, depth: Depth, set: Attributes, propagation: u64) -> Result<()> {
     let attr = libc::mount_attr { attr_set: u64::from(set.0), attr_clr: 0, propagation, userns_fd: 0 };
+    change(mount, depth, &attr)
+}
+
+fn change(mount: BorrowedFd<'_>, depth: Depth, attr: &libc::mount_attr) -> Result<()> {
     let flags = match depth {
         Depth::One => libc::AT_EMPTY_PATH,
         Depth::Recursive => libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
@@ -200,7 +215,7 @@ fn set_attributes(mount: BorrowedFd<'_>, depth: Depth, set: Attributes, propagat
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<libc::mount_attr>(),
         )
     };

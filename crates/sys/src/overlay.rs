@@ -1,6 +1,6 @@
 //! Overlay mounts, in the kernel's way: layers one by one since Linux 6.8, all in one option before.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -22,6 +22,8 @@ pub struct Overlay<'a> {
     pub upper: &'a Path,
     /// An empty directory beside the upper one.
     pub work: &'a Path,
+    /// The user namespace whose ids those of the files in the layers are. What is written has the host's ids.
+    pub user_namespace: Option<BorrowedFd<'a>>,
 }
 
 /// What is put into a context.
@@ -30,6 +32,7 @@ struct Parts<'a> {
     lowers: &'a [&'a Path],
     /// The upper and the work directory.
     own: Option<[&'a Path; 2]>,
+    user_namespace: Option<BorrowedFd<'a>>,
 }
 
 /// How many layers fit into one option. Each is the number of a descriptor, and fsconfig(2) takes 255 bytes.
@@ -47,21 +50,65 @@ impl Overlay<'_> {
     }
 
     fn parts(&self) -> Parts<'_> {
-        Parts { lowers: self.lowers, own: Some([self.upper, self.work]) }
+        Parts { lowers: self.lowers, own: Some([self.upper, self.work]), user_namespace: self.user_namespace }
     }
 }
 
 /// Merges layers, topmost first, into a detached mount that cannot be written. There must be two at least: the kernel
-/// merges no fewer without an upper directory. `place` is the same as for [`Overlay::detached`].
+/// merges no fewer without an upper directory. `place` is the same as for [`Overlay::detached`], and so is
+/// `user_namespace`.
 ///
 /// # Errors
 /// The kernel's error.
-pub fn read_only(lowers: &[&Path], place: &Path) -> Result<OwnedFd> {
-    Parts { lowers, own: None }.detached(place)
+pub fn read_only(lowers: &[&Path], place: &Path, user_namespace: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+    Parts { lowers, own: None, user_namespace }.detached(place)
 }
 
-impl Parts<'_> {
+impl<'a> Parts<'a> {
     fn detached(self, place: &Path) -> Result<OwnedFd> {
+        match self.user_namespace {
+            Some(namespace) => self.detached_mapped(namespace, place),
+            None => self.detached_unmapped(place),
+        }
+    }
+
+    /// However many layers there are, they are mapped by one mount, of the directory that has all of them.
+    fn detached_mapped(self, namespace: BorrowedFd<'_>, place: &Path) -> Result<OwnedFd> {
+        let parent = self.common_parent();
+        let mapped = mount::copy_tree(parent, Depth::One)?;
+        mount::map_ids(mapped.as_fd(), namespace)?;
+        match self.detached_below(&mapped, parent) {
+            // Before Linux 6.15, layers must be in this mount namespace.
+            Err(error) if error.errno == Errno::EINVAL => {
+                leave_and_cover(parent, &mapped).and_then(|()| self.detached_unmapped(place))
+            }
+            made => made,
+        }
+    }
+
+    fn common_parent(self) -> &'a Path {
+        let first = self.lowers.first().and_then(|lower| lower.parent()).unwrap_or(Path::new("/"));
+        let of_all = |parent: &&Path| self.lowers.iter().all(|lower| lower.starts_with(parent));
+        first.ancestors().find(of_all).unwrap_or(first)
+    }
+
+    /// With layers that are found below a mount of their common parent.
+    fn detached_below(self, mount: &OwnedFd, parent: &Path) -> Result<OwnedFd> {
+        let context = new_context()?;
+        if takes_anything(&context) {
+            return Err(Errno::EINVAL).named("fsconfig", || "overlay, lowerdir+".into());
+        }
+        let before = directory(Path::new("."))?;
+        nix::unistd::fchdir(mount).named("fchdir", || parent.display().to_string())?;
+        let mut below = self.lowers.iter().map(|lower| lower.strip_prefix(parent).unwrap_or(lower));
+        let made = below
+            .try_for_each(|lower| set(&context, "lowerdir+", lower))
+            .and_then(|()| finish(&context, self.own));
+        nix::unistd::fchdir(&before).named("fchdir", || "back".into())?;
+        made
+    }
+
+    fn detached_unmapped(self, place: &Path) -> Result<OwnedFd> {
         let context = new_context()?;
         if takes_anything(&context) {
             return self.detached_joined(place);
@@ -105,6 +152,12 @@ impl Parts<'_> {
         nix::unistd::fchdir(&before).named("fchdir", || "back".into())?;
         made
     }
+}
+
+/// Puts a mount of a directory over the directory itself, in a mount namespace of this thread's own.
+fn leave_and_cover(path: &Path, mount: &OwnedFd) -> Result<()> {
+    leave_mounts()?;
+    mount::attach(mount.as_fd(), directory(path)?.as_fd())
 }
 
 fn new_context() -> Result<OwnedFd> {
@@ -175,7 +228,7 @@ mod tests {
         let thread = std::thread::spawn(move || {
             nix::sched::unshare(CloneFlags::CLONE_FS).unwrap();
             let [top, middle, bottom, upper, work] = &paths;
-            let overlay = Overlay { lowers: &[top, middle, bottom], upper, work };
+            let overlay = Overlay { lowers: &[top, middle, bottom], upper, work, user_namespace: None };
             let before = std::env::current_dir().unwrap();
             let root = mount(&overlay, upper).unwrap();
             assert_eq!(std::env::current_dir().unwrap(), before);
@@ -213,7 +266,7 @@ mod tests {
             let mounts = || fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
             let before = mounts();
             let lowers: Vec<&Path> = lowers.iter().map(|path| path.as_path()).collect();
-            let overlay = Overlay { lowers: &lowers, upper: &upper, work: &work };
+            let overlay = Overlay { lowers: &lowers, upper: &upper, work: &work, user_namespace: None };
             let root = overlay.parts().detached_joined(&upper).unwrap();
             nix::sys::stat::fstatat(&root, "lowest", nix::fcntl::AtFlags::empty()).unwrap();
             assert_ne!(mounts(), before, "it is mounted in a namespace of the thread's own");
@@ -222,6 +275,51 @@ mod tests {
         let before = mounted();
         thread.join().unwrap();
         assert_eq!(mounted(), before);
+    }
+
+    /// The owners of a layer's file, and of one that is written by the root of the namespace, as this process sees them.
+    fn owners(mount: fn(&Overlay<'_>, &Path) -> Result<OwnedFd>) -> [(u32, u32); 2] {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
+        for name in ["layers/top/fs", "layers/base/fs", "own/upper", "own/work"] {
+            fs::create_dir_all(at(name)).unwrap();
+        }
+        fs::write(at("layers/base/fs/file"), "").unwrap();
+        std::os::unix::fs::chown(at("layers/base/fs/file"), Some(7), Some(8)).unwrap();
+        let range = wharf_types::IdRange::new(100_000, 1000).unwrap();
+        let namespace =
+            crate::user_namespace::make(wharf_types::IdMaps { users: range, groups: range }).unwrap();
+        let paths = ["layers/top/fs", "layers/base/fs", "own/upper", "own/work"].map(at);
+        let thread = std::thread::spawn(move || {
+            nix::sched::unshare(CloneFlags::CLONE_FS).unwrap();
+            let [top, base, upper, work] = &paths;
+            let user_namespace = Some(namespace.as_fd());
+            let overlay = Overlay { lowers: &[top, base], upper, work, user_namespace };
+            assert_eq!(overlay.parts().common_parent(), top.parent().unwrap().parent().unwrap());
+            let root = mount(&overlay, upper).unwrap();
+            crate::user_namespace::own_files(100_000, 100_000).unwrap();
+            let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY;
+            nix::fcntl::openat(&root, "new", flags, nix::sys::stat::Mode::empty()).unwrap();
+            ["file", "new"].map(|name| {
+                let stat = nix::sys::stat::fstatat(&root, name, nix::fcntl::AtFlags::empty()).unwrap();
+                (stat.st_uid, stat.st_gid)
+            })
+        });
+        thread.join().unwrap()
+    }
+
+    #[test]
+    fn layers_have_the_ids_of_a_user_namespace_and_stay_as_they_are() {
+        let expected = [(100_007, 100_008), (100_000, 100_000)];
+        assert_eq!(owners(|overlay, place| overlay.detached(place)), expected);
+        let as_before_6_15 = owners(|overlay, place| {
+            let parent = overlay.parts().common_parent();
+            let mapped = mount::copy_tree(parent, Depth::One)?;
+            mount::map_ids(mapped.as_fd(), overlay.user_namespace.unwrap())?;
+            leave_and_cover(parent, &mapped)?;
+            overlay.parts().detached_unmapped(place)
+        });
+        assert_eq!(as_before_6_15, expected);
     }
 
     #[test]
@@ -240,7 +338,8 @@ mod tests {
                 let thread = std::thread::spawn(move || {
                     unshare(CloneFlags::CLONE_FS).unwrap();
                     let lowers: Vec<&Path> = lowers.iter().map(|path| path.as_path()).collect();
-                    let root = way(Parts { lowers: &lowers, own: None }, lowers[0]).unwrap();
+                    let root =
+                        way(Parts { lowers: &lowers, own: None, user_namespace: None }, lowers[0]).unwrap();
                     let root = crate::fs::proc_path(root.as_fd());
                     assert_eq!(fs::read_to_string(root.join("which")).unwrap(), "0");
                     assert!(root.join("lowest").exists());
@@ -256,7 +355,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let [there, missing] = ["there", "missing"].map(|name| temp.path().join(name));
         fs::create_dir(&there).unwrap();
-        let overlay = Overlay { lowers: &[&missing], upper: &there, work: &there };
+        let overlay = Overlay { lowers: &[&missing], upper: &there, work: &there, user_namespace: None };
         for error in
             [overlay.detached(&there).unwrap_err(), overlay.parts().detached_joined(&there).unwrap_err()]
         {

@@ -511,8 +511,8 @@ pub struct Rootfs {
     #[prost(bool, tag = "4")]
     pub read_only: bool,
 }
-/// An empty `net`, `ipc` or `uts` is the host's. Any other is the pod's, which the supervisor holds; the path is only
-/// for supervisors of an earlier release.
+/// An empty `net`, `ipc`, `uts` or `user` is the host's. Any other is the pod's, which the supervisor holds; the path is
+/// only for people, and for supervisors of an earlier release.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Namespaces {
     #[prost(string, tag = "1")]
@@ -527,6 +527,13 @@ pub struct Namespaces {
     pub pid_target: ::prost::alloc::string::String,
     #[prost(bool, tag = "6")]
     pub cgroup: bool,
+    #[prost(string, tag = "7")]
+    pub user: ::prost::alloc::string::String,
+    /// The users and groups of `user`.
+    #[prost(message, optional, tag = "8")]
+    pub users: ::core::option::Option<IdRange>,
+    #[prost(message, optional, tag = "9")]
+    pub groups: ::core::option::Option<IdRange>,
 }
 /// Nested message and enum types in `Namespaces`.
 pub mod namespaces {
@@ -573,6 +580,14 @@ pub mod namespaces {
         }
     }
 }
+/// The ids from 0 on in a user namespace, which are those from `first` on for the host.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IdRange {
+    #[prost(uint32, tag = "1")]
+    pub first: u32,
+    #[prost(uint32, tag = "2")]
+    pub count: u32,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Cgroup {
     /// The v2 directory to clone into; empty on v1.
@@ -618,6 +633,9 @@ pub struct Mount {
     /// The part of the image that is mounted, from its root: `/` for all of it.
     #[prost(string, tag = "12")]
     pub sub_path: ::prost::alloc::string::String,
+    /// The ids of its files are those of the user namespace.
+    #[prost(bool, tag = "13")]
+    pub mapped: bool,
 }
 /// Nested message and enum types in `Mount`.
 pub mod mount {
@@ -680,6 +698,7 @@ pub struct Device {
     pub minor: u32,
     #[prost(uint32, tag = "5")]
     pub mode: u32,
+    /// The owner and the group in the host's numbers.
     #[prost(uint32, tag = "6")]
     pub uid: u32,
     #[prost(uint32, tag = "7")]
@@ -769,6 +788,7 @@ pub enum Held {
     Mounts = 4,
     /// The root of that file system.
     Files = 5,
+    User = 6,
 }
 impl Held {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -783,6 +803,7 @@ impl Held {
             Self::Uts => "UTS",
             Self::Mounts => "MOUNTS",
             Self::Files => "FILES",
+            Self::User => "USER",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -794,6 +815,7 @@ impl Held {
             "UTS" => Some(Self::Uts),
             "MOUNTS" => Some(Self::Mounts),
             "FILES" => Some(Self::Files),
+            "USER" => Some(Self::User),
             _ => None,
         }
     }

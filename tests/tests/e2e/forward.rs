@@ -12,7 +12,7 @@ use crate::world::{run, until};
 const ECHO: &str = "tcpsvd -c 100 -b 100";
 
 /// Starts servers in a pod, and returns when they listen.
-async fn serve(client: &Client, pod: &str, name: &str, servers: &[(&str, u16, &str)]) -> String {
+pub(crate) async fn serve(client: &Client, pod: &str, name: &str, servers: &[(&str, u16, &str)]) -> String {
     let commands: Vec<String> = servers
         .iter()
         .map(|(address, port, program)| format!("{ECHO} {address} {port} {program} & "))

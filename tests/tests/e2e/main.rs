@@ -99,6 +99,8 @@ mod supervised;
 #[cfg(test)]
 mod together;
 #[cfg(test)]
+mod userns;
+#[cfg(test)]
 mod wedge;
 #[cfg(test)]
 mod workers;

@@ -5,7 +5,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use wharf_cri_api::v1::{ImageSpec, KeyValue, Mount, MountPropagation, PortMapping, Protocol};
+use wharf_cri_api::v1::{IdMapping, ImageSpec, KeyValue, Mount, MountPropagation, PortMapping, Protocol};
+use wharf_types::IdRange;
 
 /// The address of wharfd's socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -303,6 +304,50 @@ impl FromStr for Cpus {
         }
         #[expect(clippy::cast_possible_truncation, reason = "a whole number within the range above")]
         Ok(Self { quota_us: quota as i64 })
+    }
+}
+
+/// The ids of a user namespace on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Users {
+    /// Some that no account has.
+    Any,
+    /// Those of the range.
+    Of(IdRange),
+}
+
+impl Users {
+    /// As many as programs expect: the accounts of a distribution end with 65534.
+    const COUNT: u32 = 1 << 16;
+    /// From here to 0x7fff0000, nothing else assigns ids: systemd's UIDS-GIDS.
+    const FIRST: u32 = 0x7000_0000;
+
+    /// The mapping; a random number chooses among those that nobody else has.
+    pub(crate) fn mapping(self, random: u16) -> IdMapping {
+        let (host_id, length) = match self {
+            Self::Any => (Self::FIRST + Self::COUNT * u32::from(random % 0x0fff), Self::COUNT),
+            Self::Of(range) => (range.first(), range.count()),
+        };
+        IdMapping { host_id, container_id: 0, length }
+    }
+}
+
+impl FromStr for Users {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "any" {
+            return Ok(Self::Any);
+        }
+        let number = |text: &str| {
+            let number = text.parse::<u32>();
+            number.map_err(|_malformed| "write a number, or a number and a count, such as 100000:65536")
+        };
+        let (first, count) = match text.split_once(':') {
+            Some((first, count)) => (number(first)?, number(count)?),
+            None => (number(text)?, Self::COUNT),
+        };
+        IdRange::new(first, count).map(Self::Of).map_err(|error| error.to_string())
     }
 }
 

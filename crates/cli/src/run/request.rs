@@ -8,11 +8,11 @@ use wharf_cri_api::v1::{
     Capability, ContainerConfig, ContainerMetadata, ImageSpec, Int64Value, KeyValue, LinuxContainerConfig,
     LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
     LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption, PodSandbox, PodSandboxConfig,
-    PodSandboxMetadata, SecurityProfile, security_profile::ProfileType,
+    PodSandboxMetadata, SecurityProfile, UserNamespace, security_profile::ProfileType,
 };
 use wharf_types::{MASKED_PATHS, READONLY_PATHS, Reference};
 
-use crate::args::{Cpus, Env, ImageMount, Run, UserName};
+use crate::args::{Cpus, Env, ImageMount, Run, UserName, Users};
 use crate::error::Error;
 use crate::find::{self, Listing, container_name, runs};
 
@@ -64,8 +64,10 @@ fn image_word(image: &str) -> String {
 /// The pod of a run that does not join one.
 pub(crate) fn pod(run: &Run, name: &str, random: &str) -> PodSandboxConfig {
     let log_directory = format!("{LOGS}/{name}-{}", &random[..8]);
+    let mut namespaces = namespaces(run);
+    namespaces.userns_options = run.userns.map(|users| user_namespace(users, random));
     let security = LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces(run)),
+        namespace_options: Some(namespaces),
         privileged: run.privileged,
         seccomp: Some(seccomp(run)),
         ..LinuxSandboxSecurityContext::default()
@@ -130,6 +132,11 @@ fn namespaces(run: &Run) -> NamespaceOption {
         ipc: NamespaceMode::Pod.into(),
         ..NamespaceOption::default()
     }
+}
+
+fn user_namespace(users: Users, random: &str) -> UserNamespace {
+    let mapping = users.mapping(u16::from_str_radix(&random[..4], 16).unwrap_or_default());
+    UserNamespace { mode: NamespaceMode::Pod.into(), uids: vec![mapping], gids: vec![mapping] }
 }
 
 fn seccomp(run: &Run) -> SecurityProfile {
@@ -207,7 +214,7 @@ mod tests {
     use super::*;
     use crate::args::{Arguments, Command};
     use clap::FromArgMatches;
-    use wharf_cri_api::v1::{Container, ContainerState};
+    use wharf_cri_api::v1::{Container, ContainerState, IdMapping};
 
     fn parsed(arguments: &str) -> Run {
         let words = ["wharf", "run"].into_iter().chain(arguments.split_whitespace());
@@ -258,8 +265,37 @@ mod tests {
     }
 
     #[test]
+    fn a_user_namespace_is_the_pods() {
+        let mapping = |arguments: &str| {
+            let pod = pod(&parsed(arguments), "p", &"ffff".repeat(8));
+            let options = pod.linux.unwrap().security_context.unwrap().namespace_options.unwrap();
+            options.userns_options.map(|users| (users.mode(), users.uids, users.gids))
+        };
+        let one = |host_id, length| {
+            let all = vec![IdMapping { host_id, container_id: 0, length }];
+            Some((NamespaceMode::Pod, all.clone(), all))
+        };
+        assert_eq!(mapping("x"), None);
+        assert_eq!(mapping("--userns x"), one(0x7000_0000 + (15 << 16), 65_536));
+        assert_eq!(mapping("--userns=100000 x"), one(100_000, 65_536));
+        assert_eq!(mapping("--userns=1000:100000 x"), one(1000, 100_000));
+        let container = container(&parsed("--userns x"), Vec::new(), "x", 0);
+        let options = container.linux.unwrap().security_context.unwrap().namespace_options.unwrap();
+        assert_eq!(options.userns_options, None, "its pod's");
+    }
+
+    #[test]
     fn contradictions_are_refused() {
-        for bad in ["--pod a -p 1:2 x", "--rm -d x", "--host-network -p 1:2 x", "--memory 1q x", ""] {
+        for bad in [
+            "--userns=x x",
+            "--userns=1:0 x",
+            "--pod a --userns x",
+            "--pod a -p 1:2 x",
+            "--rm -d x",
+            "--host-network -p 1:2 x",
+            "--memory 1q x",
+            "",
+        ] {
             let words = ["wharf", "run"].into_iter().chain(bad.split_whitespace());
             assert!(crate::args::command().try_get_matches_from(words).is_err(), "{bad}");
         }

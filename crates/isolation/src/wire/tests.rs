@@ -17,7 +17,8 @@ fn id(byte: u8) -> ContainerId {
 
 fn mount(target: &str, source: Source, propagation: Propagation) -> MountPlan {
     let attributes = Attributes::READ_ONLY.and(Attributes::NO_SUID);
-    MountPlan { target: inside(target), source, attributes, recursive_read_only: true, propagation }
+    let (target, ids) = (inside(target), Ids::Containers);
+    MountPlan { target, source, attributes, recursive_read_only: true, propagation, ids }
 }
 
 /// A plan in which everything is set.
@@ -35,6 +36,7 @@ fn full() -> Plan {
             net: Some(host("/pod/net")),
             ipc: Some(host("/pod/ipc")),
             uts: Some(host("/pod/uts")),
+            user: Some(users()),
             pid: PidNamespace::Target(id(2)),
             cgroup: true,
         },
@@ -71,6 +73,12 @@ fn full() -> Plan {
     }
 }
 
+fn users() -> UserNamespace {
+    let range = |first, count| IdRange::new(first, count).unwrap();
+    let ids = IdMaps { users: range(100_000, 65_536), groups: range(200_000, 1000) };
+    UserNamespace { path: host("/pod/user"), ids }
+}
+
 fn process() -> Process {
     Process {
         args: vec![b"/bin/sh".to_vec(), b"-c".to_vec(), b"\xff".to_vec()],
@@ -100,7 +108,9 @@ fn a_plan_arrives_as_it_was_sent() {
     let plan = full();
     assert_eq!(sent(&plan), Ok(plan.clone()));
     let mut plain = plan;
-    plain.namespaces = Namespaces { net: None, ipc: None, uts: None, pid: PidNamespace::Host, cgroup: false };
+    let pid = PidNamespace::Host;
+    plain.namespaces = Namespaces { net: None, ipc: None, uts: None, user: None, pid, cgroup: false };
+    plain.mounts.iter_mut().for_each(|mount| mount.ids = Ids::Hosts);
     plain.cgroup = CgroupPlan { directory: None, entries: Vec::new(), oom_file: None, ..plain.cgroup };
     plain.stdio = Stdio { log: None, input: Input::Empty, terminal: false };
     plain.process.oom_score_adj = None;

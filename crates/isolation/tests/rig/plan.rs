@@ -6,8 +6,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use wharf_isolation::{
-    CgroupPlan, DeviceNode, Input, MountPlan, Namespaces, PidNamespace, Plan, Process, Rootfs, Source, Stdio,
-    User,
+    CgroupPlan, DeviceNode, Ids, Input, MountPlan, Namespaces, PidNamespace, Plan, Process, Rootfs, Source,
+    Stdio, User,
 };
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{self, Attributes, Propagation};
@@ -28,6 +28,7 @@ pub(crate) fn mount(target: &str, source: Source) -> MountPlan {
         attributes: Attributes::NONE,
         recursive_read_only: false,
         propagation: Propagation::Private,
+        ids: Ids::Hosts,
     }
 }
 
@@ -68,6 +69,7 @@ pub(crate) fn plan(directory: &Path, script: &str) -> Plan {
             net: None,
             ipc: None,
             uts: None,
+            user: None,
             pid: PidNamespace::Container,
             cgroup: true,
         },

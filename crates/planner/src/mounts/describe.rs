@@ -3,21 +3,23 @@
 use oci_spec::runtime as oci;
 use wharf_cri_api::v1::{Mount, MountPropagation, NamespaceMode};
 use wharf_sys::mount::Propagation;
-use wharf_types::{ContainerPath, ErrorKind};
+use wharf_types::{ContainerPath, ErrorKind, IdMaps};
 
 use super::{ETC_FILES, SHM, image};
-use crate::Refusal;
 use crate::description::{ImageVolume, Volume};
 use crate::refuse::propagation;
 use crate::request::{HostFacts, MountSource, Places, Request};
+use crate::{Refusal, user_namespace};
 
 /// Options for mounts that contain no programs and no devices.
 const SAFE: [&str; 3] = ["nosuid", "noexec", "nodev"];
 /// Options for binding one file or directory without the mounts below it.
 pub(super) const SINGLE: [&str; 2] = ["bind", "rprivate"];
 
-/// Each container has its own terminals. Group 5, which is `tty` everywhere, lets users write to each other's.
-const TERMINALS: [&str; 6] = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
+/// Each container has its own terminals.
+const TERMINALS: [&str; 5] = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+/// The group `tty`, which lets users write to each other's terminals, has this number everywhere.
+const TERMINALS_GROUP: (&str, u32) = ("gid=5", 5);
 
 /// A mount of the spec, with its target in comparable form.
 pub(super) struct Placed {
@@ -50,14 +52,15 @@ pub(crate) fn describe(
     places: &Places,
     (volumes, images): (&[Volume], &[Option<ImageVolume>]),
 ) -> Result<Vec<oci::Mount>, Refusal> {
+    let ids = user_namespace::of(request.pods_namespaces())?;
     let mut pods = volumes.iter().map(volume).collect::<Result<Vec<_>, _>>()?;
     pods.extend(pods_mounts(request, places)?);
     let asked = request.container.mounts.iter().zip(&facts.mounts).zip(images);
     let asked = asked.map(|((mount, source), image)| {
-        check(mount)?;
+        check(mount, ids)?;
         match image {
             Some(image) => image::mount(mount, image),
-            None => bound(mount, source),
+            None => bound(mount, source, ids),
         }
     });
     let asked = asked.collect::<Result<Vec<_>, _>>()?;
@@ -66,18 +69,23 @@ pub(crate) fn describe(
     if is_shared && !request.is_privileged() {
         return Err(Refusal::field("mounts", "bidirectional propagation is for privileged containers"));
     }
-    let all = merge(kernels_mounts(request)?, pods, asked);
+    if is_shared && ids.is_some() {
+        let problem = "bidirectional propagation: what is mounted in a user namespace stays there";
+        return Err(Refusal::field("mounts", problem));
+    }
+    let all = merge(kernels_mounts(request, ids)?, pods, asked);
     Ok(all.into_iter().map(|placed| placed.mount).collect())
 }
 
 /// The kernel's file systems and `/dev`. Only a privileged container may change what they show of the machine.
-fn kernels_mounts(request: &Request<'_>) -> Result<Vec<Placed>, Refusal> {
+fn kernels_mounts(request: &Request<'_>, ids: Option<IdMaps>) -> Result<Vec<Placed>, Refusal> {
     let of = |target, kind: &str| Placed::new("mounts", target, kind, kind);
     let access = if request.is_privileged() { "rw" } else { "ro" };
+    let has_group = ids.is_none_or(|ids| ids.groups.on_host(TERMINALS_GROUP.1).is_some());
     Ok(vec![
         of("/proc", "proc")?.with(SAFE),
         of("/dev", "tmpfs")?.with(["nosuid", "mode=755", "size=65536k"]),
-        of("/dev/pts", "devpts")?.with(TERMINALS),
+        of("/dev/pts", "devpts")?.with(TERMINALS).with(has_group.then_some(TERMINALS_GROUP.0)),
         of("/dev/mqueue", "mqueue")?.with(SAFE),
         of("/sys", "sysfs")?.with(SAFE).with([access]),
         of("/sys/fs/cgroup", "cgroup")?.with(SAFE).with([access]),
@@ -107,14 +115,12 @@ fn pods_mounts(request: &Request<'_>, places: &Places) -> Result<Vec<Placed>, Re
 }
 
 /// Checks a request's mount as far as possible without looking at the host.
-pub(crate) fn check(mount: &Mount) -> Result<(), Refusal> {
+pub(crate) fn check(mount: &Mount, ids: Option<IdMaps>) -> Result<(), Refusal> {
     let fail = |problem: String| problem_of(mount, &problem);
     if mount.image.is_some() {
         image::check(mount)?;
     }
-    if !(mount.uid_mappings.is_empty() && mount.gid_mappings.is_empty()) {
-        return Err(fail("uidMappings and gidMappings are not supported yet: leave them out".to_owned()));
-    }
+    user_namespace::is_mapped(mount, ids).map_err(fail)?;
     let target = ContainerPath::new(&mount.container_path).map_err(|error| fail(error.to_string()))?;
     if target.depth() == 0 {
         return Err(fail("nothing can be mounted over the container's root".to_owned()));
@@ -143,10 +149,19 @@ pub(super) fn problem_of(mount: &Mount, problem: &str) -> Refusal {
 }
 
 /// A mount of what a host path leads to.
-fn bound(mount: &Mount, source: &Result<MountSource, String>) -> Result<Placed, Refusal> {
+fn bound(
+    mount: &Mount,
+    source: &Result<MountSource, String>,
+    ids: Option<IdMaps>,
+) -> Result<Placed, Refusal> {
     let source = source.as_ref().map_err(|problem| problem_of(mount, problem))?;
     let propagation = asked_propagation(mount, source)?;
-    let placed = Placed::new("mounts", &mount.container_path, "bind", source.path.as_str())?;
+    let mut placed = Placed::new("mounts", &mount.container_path, "bind", source.path.as_str())?;
+    let is_mapped = user_namespace::is_mapped(mount, ids).map_err(|problem| problem_of(mount, &problem))?;
+    if let (true, Some(ids)) = (is_mapped, ids) {
+        placed.mount.set_uid_mappings(Some(user_namespace::mappings(ids.users)?));
+        placed.mount.set_gid_mappings(Some(user_namespace::mappings(ids.groups)?));
+    }
     Ok(placed.with(["rbind", propagation]).with(access(mount)))
 }
 
@@ -232,7 +247,7 @@ mod tests {
     #[test]
     fn the_kernels_file_systems_come_after_what_they_are_mounted_on() {
         let request = crate::tests::Asked::default();
-        let mounts = kernels_mounts(&request.request()).unwrap();
+        let mounts = kernels_mounts(&request.request(), None).unwrap();
         for (at, mount) in mounts.iter().enumerate() {
             let later = mounts[..at].iter().find(|before| before.target.is_below(&mount.target));
             assert!(later.is_none(), "{}", mount.target);

@@ -3,22 +3,26 @@
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime as oci;
-use wharf_isolation::{MountPlan, Source};
+use wharf_isolation::{Ids, MountPlan, Source};
 use wharf_sys::mount::{Attributes, Propagation};
-use wharf_types::ContainerPath;
+use wharf_types::{ContainerPath, IdMaps};
 
 use super::image;
-use crate::Refusal;
 use crate::description::{Extra, ImageVolume};
 use crate::plan::{container_path, host_path};
 use crate::request::CgroupPlaces;
+use crate::{Refusal, user_namespace};
 
 /// The mounts of the plan. The cgroup mount becomes one mount for each of the machine's hierarchies.
-pub(crate) fn plan(mounts: &[oci::Mount], extra: &Extra) -> Result<Vec<MountPlan>, Refusal> {
+pub(crate) fn plan(
+    mounts: &[oci::Mount],
+    ids: Option<IdMaps>,
+    extra: &Extra,
+) -> Result<Vec<MountPlan>, Refusal> {
     let mut plans = Vec::with_capacity(mounts.len());
     for mount in mounts {
         let target = container_path("mounts", mount.destination())?;
-        let words = Words::read(mount)?;
+        let words = Words::read(mount, ids)?;
         match mount.typ().as_deref() {
             Some("cgroup") => plans.extend(cgroup_mounts(&target, words, &extra.cgroup)?),
             kind => plans.push(plan_one(target, words, (kind, mount.source()), extra)?),
@@ -34,6 +38,7 @@ struct Words {
     recursive_read_only: bool,
     propagation: Propagation,
     bind: Bind,
+    ids: Ids,
     /// The file system's own options, each with its value or an empty one.
     others: Vec<(String, String)>,
 }
@@ -47,15 +52,21 @@ enum Bind {
 }
 
 impl Words {
-    fn read(mount: &oci::Mount) -> Result<Self, Refusal> {
+    fn read(mount: &oci::Mount, ids: Option<IdMaps>) -> Result<Self, Refusal> {
         let mut words = Self {
             attributes: Attributes::NONE,
             recursive_read_only: false,
             propagation: Propagation::Private,
             bind: Bind::No,
+            ids: ids_on(mount, ids)?,
             others: Vec::new(),
         };
         mount.options().iter().flatten().for_each(|option| words.take(option));
+        words
+            .others
+            .iter_mut()
+            .try_for_each(|other| put_on_host(other, ids))
+            .map_err(|problem| spec_problem(mount, &problem))?;
         let binds = words.bind != Bind::No || mount.typ().as_deref() == Some("bind");
         match words.others.first() {
             Some((word, _)) if binds => Err(spec_problem(mount, &format!("{word:?} is no option of a bind"))),
@@ -97,8 +108,32 @@ impl Words {
             attributes: self.attributes,
             recursive_read_only: self.recursive_read_only,
             propagation: self.propagation,
+            ids: self.ids,
         }
     }
+}
+
+/// A mount that names ids must name all of the container's: there is no other user namespace to map them by.
+fn ids_on(mount: &oci::Mount, ids: Option<IdMaps>) -> Result<Ids, Refusal> {
+    let named = user_namespace::parse_spec((mount.uid_mappings(), mount.gid_mappings()));
+    match named.map_err(|problem| spec_problem(mount, &problem))? {
+        None => Ok(Ids::Hosts),
+        named if named == ids => Ok(Ids::Containers),
+        Some(_others) => Err(spec_problem(mount, "the mappings are not those of the container")),
+    }
+}
+
+/// Replaces the id in an option by what it is on the host, whose user mounts the file system.
+fn put_on_host((key, value): &mut (String, String), ids: Option<IdMaps>) -> Result<(), String> {
+    let Some(ids) = ids else { return Ok(()) };
+    let range = match key.as_str() {
+        "uid" => ids.users,
+        "gid" => ids.groups,
+        _ => return Ok(()),
+    };
+    let on_host = value.parse().ok().and_then(|id| range.on_host(id));
+    *value = on_host.ok_or_else(|| format!("{key}={value} is not in the user namespace"))?.to_string();
+    Ok(())
 }
 
 fn spec_problem(mount: &oci::Mount, problem: &str) -> Refusal {
@@ -184,7 +219,7 @@ mod tests {
     fn words(options: &[&str]) -> Words {
         let mut mount = oci::Mount::default();
         mount.set_options(Some(options.iter().map(|&option| option.to_owned()).collect()));
-        Words::read(&mount).unwrap()
+        Words::read(&mount, None).unwrap()
     }
 
     fn cgroups(options: &[&str], v1: &[&str], unified: Option<&str>) -> Vec<MountPlan> {
@@ -223,6 +258,6 @@ mod tests {
         assert_eq!(others, [("size".into(), "64k".into()), ("newinstance".into(), String::new())]);
         let mut bind = oci::Mount::default();
         bind.set_options(Some(vec!["bind".to_owned(), "relatime".to_owned()]));
-        assert!(Words::read(&bind).is_err_and(|error| error.to_string().contains("relatime")));
+        assert!(Words::read(&bind, None).is_err_and(|error| error.to_string().contains("relatime")));
     }
 }

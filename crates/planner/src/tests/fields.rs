@@ -111,7 +111,8 @@ fn what_a_plan_cannot_say_is_refused_by_name() {
     let last = json["mounts"].as_array().unwrap().len() - 1;
     let rows = [
         ("/linux/namespaces/0/path", Value::Null, "net has no path"),
-        ("/linux/namespaces/0/type", "user".into(), "user namespaces are not supported"),
+        ("/linux/namespaces/0/type", "user".into(), "has uidMappings and gidMappings"),
+        ("/linux/namespaces/0/type", "time".into(), "time namespaces are not supported"),
         ("/linux/namespaces/3/path", "/x".into(), "never joined by a path"),
         ("/linux/namespaces", Value::Array(Vec::new()), "add mnt"),
         ("/linux/devices/0/type", "p".into(), "character or a block device"),

@@ -2,10 +2,10 @@
 
 use wharf_cri_api::v1::security_profile::ProfileType;
 use wharf_cri_api::v1::{
-    Capability, Device, HugepageLimit, ImageSpec, Int64Value, KeyValue, LinuxContainerResources,
+    Capability, Device, HugepageLimit, IdMapping, ImageSpec, Int64Value, KeyValue, LinuxContainerResources,
     LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount,
     MountPropagation, NamespaceMode, NamespaceOption, PodSandboxMetadata, SecurityProfile, Signal,
-    SupplementalGroupsPolicy,
+    SupplementalGroupsPolicy, UserNamespace,
 };
 use wharf_isolation::DeviceNode;
 use wharf_sys::mount::Propagation;
@@ -196,6 +196,32 @@ pub(crate) const CASES: &[Case] = &[
             ..NamespaceOption::default()
         });
     }),
+    // User namespaces.
+    case("users", "a user namespace", |asked| users(asked, 65_536)),
+    case("users", "one on the host's network", |asked| {
+        let (network, userns_options) = (NODE, user_namespace(65_536));
+        pods_namespaces(asked, NamespaceOption { network, userns_options, ..NamespaceOption::default() });
+    }),
+    case("users", "one without the group of terminals", |asked| users(asked, 5)),
+    case("users", "paths of its own in one", |asked| {
+        users(asked, 65_536);
+        asked.security().masked_paths = words("/proc/kcore");
+    }),
+    case("users", "a volume whose ids are mapped, and one with the host's", |asked| {
+        users(asked, 65_536);
+        let (uid_mappings, gid_mappings) = (vec![ids(65_536)], vec![ids(65_536)]);
+        let mapped = Mount { uid_mappings, gid_mappings, ..plain_mount("/mapped") };
+        mount(asked, mapped, Propagation::Private);
+        mount(asked, plain_mount("/data"), Propagation::Private);
+    }),
+    case("users", "a device keeps its owner", |asked| {
+        users(asked, 65_536);
+        device(asked, "rw", vec![node("/dev/kvm", 0o020_000, 10, 232)]);
+    }),
+    case("users", "a privileged container in one", |asked| {
+        users(asked, 65_536);
+        privileged(asked);
+    }),
     // Limits.
     case("limits", "processor time", |asked| {
         asked.linux().resources = Some(LinuxContainerResources {
@@ -333,6 +359,17 @@ pub(crate) const CASES: &[Case] = &[
         image(asked, image_volume("/data/"), &["/layers/two/fs"]);
     }),
     case("refused", "an image over the root", |asked| image(asked, image_volume("/"), &["/layers/one/fs"])),
+    case("refused", "propagation to the host out of a user namespace", |asked| {
+        users(asked, 65_536);
+        privileged(asked);
+        mount(asked, propagated(MountPropagation::PropagationBidirectional), Propagation::Shared);
+    }),
+    case("refused", "a volume with other ids than the pod", |asked| {
+        users(asked, 65_536);
+        let (uid_mappings, gid_mappings) = (vec![ids(65_536)], vec![ids(1000)]);
+        let mapped = Mount { uid_mappings, gid_mappings, ..plain_mount("/mapped") };
+        mount(asked, mapped, Propagation::Private);
+    }),
     case("refused", "a device that is none", |asked| {
         device(asked, "rw", Vec::new());
         asked.facts.devices = vec![Err("is not a device".to_owned())];
@@ -451,6 +488,20 @@ fn pods_namespaces(asked: &mut Asked, options: NamespaceOption) {
         }),
         ..LinuxPodSandboxConfig::default()
     });
+}
+
+fn users(asked: &mut Asked, length: u32) {
+    let userns_options = user_namespace(length);
+    pods_namespaces(asked, NamespaceOption { userns_options, ..NamespaceOption::default() });
+}
+
+fn user_namespace(length: u32) -> Option<UserNamespace> {
+    let mode = NamespaceMode::Pod.into();
+    Some(UserNamespace { mode, uids: vec![ids(length)], gids: vec![ids(length)] })
+}
+
+fn ids(length: u32) -> IdMapping {
+    IdMapping { host_id: 100_000, container_id: 0, length }
 }
 
 fn profile(kind: ProfileType, path: &str) -> Option<SecurityProfile> {

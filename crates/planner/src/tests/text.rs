@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use wharf_cgroup::Limits;
-use wharf_isolation::{MountPlan, Plan, Source};
+use wharf_isolation::{Ids, MountPlan, Plan, Source};
 use wharf_sys::mount::Attributes;
 use wharf_types::Failure;
 
@@ -122,6 +122,9 @@ fn of_mount(mount: &MountPlan) -> String {
     let mut words: Vec<_> = words.collect();
     if mount.recursive_read_only {
         words.push("with all below");
+    }
+    if mount.ids == Ids::Containers {
+        words.push("mapped");
     }
     format!("plan, mount: {} = {source} [{}] {:?}", mount.target, words.join(" "), mount.propagation)
 }

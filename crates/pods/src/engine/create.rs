@@ -206,14 +206,15 @@ impl Engine {
             cgroup.apply(&decision.limits).stage("setting the container's limits")?;
             Ok::<_, Error>(cgroup)
         })?;
-        timings.time("writable layer", || self.make_layer(id, &decision.extra))?;
+        timings.time("writable layer", || self.make_layer(id, decision))?;
         Ok(cgroup)
     }
 
-    fn make_layer(&self, id: &ContainerId, extra: &Extra) -> Result<(), Error> {
+    fn make_layer(&self, id: &ContainerId, Decision { extra, plan, .. }: &Decision) -> Result<(), Error> {
         const SNAPSHOT: &str = "preparing the container's root file system";
         if let Some(top) = extra.layers.lowers.first() {
-            self.parts.snapshots.prepare(id, top.as_path()).stage(SNAPSHOT)?;
+            let ids = plan.namespaces.user.as_ref().map(|user| user.ids);
+            self.parts.snapshots.prepare(id, top.as_path(), ids).stage(SNAPSHOT)?;
         }
         for number in 0..extra.volumes.len() {
             self.parts.snapshots.volume(id, number).stage("making the image's volumes")?;

@@ -69,6 +69,7 @@ impl Engine {
         self.check_handler(&handler)?;
         let key = PodKey::of(&config)?;
         check_pod(&config, self.machine.modules)?;
+        self.user_namespaces.check(&config)?;
         let engine = Arc::clone(self);
         let id =
             self.pod_calls.run(key, move || async move { engine.make_pod(config, handler).await }).await?;

@@ -360,11 +360,12 @@ impl Engine {
 
 /// A pod's namespaces in the form in which its supervisor will hold them.
 fn to_hold(namespaces: &PodNamespaces) -> Vec<(v1::Held, BorrowedFd<'_>)> {
-    let PodNamespaces { net, ipc, uts, mounts, files } = namespaces;
+    let PodNamespaces { net, ipc, uts, user, mounts, files } = namespaces;
     let all = [
         (v1::Held::Network, net.as_ref()),
         (v1::Held::Ipc, ipc.as_ref()),
         (v1::Held::Uts, uts.as_ref()),
+        (v1::Held::User, user.as_ref()),
         (v1::Held::Mounts, Some(mounts)),
         (v1::Held::Files, Some(files)),
     ];

@@ -156,7 +156,7 @@ fn snapshots_of_no_container_are_swept() {
         let container = world.create(&pod).await;
         let stray = wharf_types::ContainerId::from_random([9; 32]);
         let top = world.engine.parts.images.list()[0].layers()[0].clone();
-        world.engine.parts.snapshots.prepare(&stray, &top).unwrap();
+        world.engine.parts.snapshots.prepare(&stray, &top, None).unwrap();
         world.next_engine().recover().await;
         let left = world.engine.parts.snapshots.list().unwrap();
         assert_eq!(left, [container.id().clone()]);

@@ -24,7 +24,14 @@ fn outline(directory: &Path) -> Outline {
     let file = |name: &str| HostPath::new(directory.join(name).to_str().unwrap()).unwrap();
     Outline {
         container: ContainerId::from_random([3; 32]),
-        namespaces: Namespaces { net: None, ipc: None, uts: None, pid: PidNamespace::Host, cgroup: false },
+        namespaces: Namespaces {
+            net: None,
+            ipc: None,
+            uts: None,
+            user: None,
+            pid: PidNamespace::Host,
+            cgroup: false,
+        },
         cgroup: CgroupPlan {
             directory: None,
             entries: vec![file("a/tasks"), file("b/tasks")],

@@ -112,6 +112,7 @@ impl Driver {
             process.env.push(b"TERM=xterm".to_vec());
         }
         let (identity, entries) = (container.identity.clone(), container.entries()?);
-        Ok(JoinPlan { process, identity, entries, terminal: new.terminal, size: new.size })
+        let ids = container.plan.namespaces.user.as_ref().map(|user| user.ids);
+        Ok(JoinPlan { process, identity, ids, entries, terminal: new.terminal, size: new.size })
     }
 }

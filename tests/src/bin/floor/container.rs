@@ -214,7 +214,8 @@ impl Child<'_> {
     fn root(&self) -> anyhow::Result<OwnedFd> {
         let (upper, work) = (self.layer.place.join("upper"), self.layer.place.join("work"));
         let lowers: &[&Path] = &[&self.machine.root];
-        Ok(Overlay { lowers, upper: &upper, work: &work }.detached(&self.layer.place)?)
+        let overlay = Overlay { lowers, upper: &upper, work: &work, user_namespace: None };
+        Ok(overlay.detached(&self.layer.place)?)
     }
 }
 

@@ -50,6 +50,13 @@ pub(super) fn ids() -> IdMapping {
     IdMapping { host_id: 100_000, container_id: 0, length: 65_536 }
 }
 
+/// The mapping of users of a pod with a user namespace.
+pub(super) fn id_mapping(config: &mut PodSandboxConfig) -> &mut IdMapping {
+    let options = namespaces(config);
+    options.userns_options = users(POD, 1);
+    &mut options.userns_options.as_mut().unwrap().uids[0]
+}
+
 #[allow(deprecated, reason = "older kubelets send the name alone")]
 pub(super) fn apparmor_by_name(config: &mut ContainerConfig, name: &str) {
     security(config).apparmor_profile = name.to_owned();

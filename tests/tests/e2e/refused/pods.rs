@@ -4,7 +4,7 @@ use tonic::Code;
 use wharf_cri_api::v1::*;
 
 use super::cases::{
-    CONTAINER, Case, NODE, POD, TARGET, cgroup_parent, labels, namespaces, port, sysctl, users,
+    CONTAINER, Case, NODE, POD, TARGET, cgroup_parent, id_mapping, labels, namespaces, port, sysctl, users,
 };
 use crate::client::pod_security;
 
@@ -145,10 +145,27 @@ pub(super) const PODS: &[Case<PodSandboxConfig>] = &[
     ),
     (
         "UserNamespace.* NamespaceOption.userns_options",
-        |config| namespaces(config).userns_options = users(POD, 1),
+        |config| namespaces(config).userns_options = users(POD, 2),
         Code::InvalidArgument,
-        "userns",
+        "uids: 2 ranges",
     ),
+    (
+        "UserNamespace.*",
+        |config| {
+            namespaces(config).userns_options = users(POD, 1);
+            namespaces(config).userns_options.as_mut().unwrap().gids.clear();
+        },
+        Code::InvalidArgument,
+        "gids: no range",
+    ),
+    (
+        "IDMapping.*",
+        |config| id_mapping(config).container_id = 1,
+        Code::InvalidArgument,
+        "id 0 of the container is not mapped",
+    ),
+    ("IDMapping.*", |config| id_mapping(config).length = 0, Code::InvalidArgument, "uids: the length is 0"),
+    ("IDMapping.*", |config| id_mapping(config).length = u32::MAX, Code::InvalidArgument, "4294967294"),
     (
         "UserNamespace.*",
         |config| namespaces(config).userns_options = users(NODE, 1),
