@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use crate::client::Client;
 use crate::steps::{Fault, Tracer};
 use crate::wedge::Supervisor;
-use crate::world::{World, run};
+use crate::world::{World, run, until};
 
 /// Calls that make a container or remove it, and the error with which each fails.
 type Changes = [(&'static str, Option<&'static str>)];
@@ -134,8 +134,13 @@ async fn faults(world: &World, change: &str, fault: Fault) -> usize {
         let pod = world.client.run(&world.client.pod(&name)).await.unwrap();
         let supervisor = Supervisor::of(&pod).await;
         let mut tracer = Tracer::attach_to(world, supervisor.pid(), change, fault, nth);
-        if let Err(error) = live(&world.client, &pod, "main").await {
+        let lived = live(&world.client, &pod, "main").await;
+        if let Err(error) = &lived {
             assert!(!BLAMES_THE_CALLER.contains(&error.code()), "{name}: {error}");
+        }
+        if matches!((fault, &lived), (Fault::Kill, Err(_) | Ok(Exec::Failed))) {
+            // The supervisor's end is known here before strace has written what it saw.
+            until("strace has recorded the kill", async || tracer.has_met().then_some(())).await;
         }
         tracer.end(fault);
         if matches!(fault, Fault::Error(_)) {
@@ -151,16 +156,24 @@ async fn faults(world: &World, change: &str, fault: Fault) -> usize {
     }
 }
 
-/// A container's life; returns its first error, if any, and removes the container in any case.
-async fn live(client: &Client, pod: &str, name: &str) -> Result<(), Status> {
-    let container = client.create(pod, &client.container(name, "echo begun; sleep 1000")).await?;
-    let lived = work(client, &container).await;
-    lived.and(client.remove_container(&container).await)
+/// What became of a command.
+enum Exec {
+    Succeeded,
+    Failed,
 }
 
-async fn work(client: &Client, container: &str) -> Result<(), Status> {
+/// A container's life; returns its first error, if any, and removes the container in any case.
+async fn live(client: &Client, pod: &str, name: &str) -> Result<Exec, Status> {
+    let container = client.create(pod, &client.container(name, "echo begun; sleep 1000")).await?;
+    let lived = work(client, &container).await;
+    let removed = client.remove_container(&container).await;
+    lived.and_then(|exec| removed.map(|()| exec))
+}
+
+async fn work(client: &Client, container: &str) -> Result<Exec, Status> {
     client.start(container).await?;
     let output = client.exec(container, "echo fine", 20).await?;
     assert!(output.exit_code != 0 || output.stdout == b"fine\n", "{output:?}");
-    client.stop_container(container, 0).await
+    client.stop_container(container, 0).await?;
+    Ok(if output.exit_code == 0 { Exec::Succeeded } else { Exec::Failed })
 }
