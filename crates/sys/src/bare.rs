@@ -337,8 +337,9 @@ mod tests {
     fn a_bare_process_executes_its_program_with_all_it_was_given() {
         let (ended, written) = followed(|script, line| {
             script.lead_session();
-            let output =
-                format!("echo $0 $1 $KEY >&{}; test $$ = $(cut -d' ' -f6 /proc/$$/stat)", line.as_raw_fd());
+            // Not ">&N": some shells know no descriptors above 9.
+            let to = format!("/proc/$$/fd/{}", line.as_raw_fd());
+            let output = format!("echo $0 $1 $KEY >{to}; test $$ = $(cut -d' ' -f6 /proc/$$/stat)");
             script.execute(&program(&["/no/such", "/bin/sh/x", "/bin/sh"], &["sh", "-c", &output, "a", "b"]));
         });
         assert_eq!((ended, written.as_slice()), (Ended::Code(0), &b"a b value\n"[..]));
