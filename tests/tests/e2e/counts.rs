@@ -31,10 +31,10 @@ struct Cost {
 
 /// What each may take with v1 or hybrid cgroups; v2 takes less. Lower a number when less is needed.
 const TREE: [(&str, Cost); 5] = [
-    ("pod up", Cost { daemon: 432, supervisor: 559 }),
+    ("pod up", Cost { daemon: 426, supervisor: 563 }),
     ("ExecSync", Cost { daemon: 30, supervisor: 141 }),
-    ("ContainerStats", Cost { daemon: 29, supervisor: 0 }),
-    ("PodSandboxStats", Cost { daemon: 68, supervisor: 0 }),
+    ("ContainerStats", Cost { daemon: 31, supervisor: 0 }),
+    ("PodSandboxStats", Cost { daemon: 70, supervisor: 0 }),
     ("pod down", Cost { daemon: 262, supervisor: 95 }),
 ];
 
