@@ -15,6 +15,8 @@ pub struct Images {
     pub own: ImageView,
     /// For each mount of its request that is of an image, that image.
     mounted: Vec<Option<ImageView>>,
+    /// An empty directory of the store.
+    empty: HostPath,
 }
 
 /// An image as a container uses it.
@@ -44,7 +46,9 @@ impl Images {
             let image = mount.image.as_ref().map(|image| ImageView::find(store, &image.image));
             image.transpose().map_err(|error| not_mounted(mount, &error))
         };
-        Ok(Self { own, mounted: request.mounts.iter().map(mounted).collect::<Result<_, _>>()? })
+        let mounted = request.mounts.iter().map(mounted).collect::<Result<_, _>>()?;
+        let empty = HostPath::new(&store.empty_layer().to_string_lossy()).stage("naming the empty layer")?;
+        Ok(Self { own, mounted, empty })
     }
 
     /// All layers.
@@ -52,10 +56,17 @@ impl Images {
         std::iter::once(&self.own).chain(self.mounted.iter().flatten()).flat_map(|image| &image.layers)
     }
 
-    /// For each mount of the request that is of an image, that image's layers, topmost first.
+    /// For each mount of the request that is of an image, the layers that are merged for it, topmost first.
+    ///
+    /// There are two at least. A bind of a single one would be read-only by a flag alone, which a container with
+    /// `CAP_SYS_ADMIN` can take away; what has no upper directory has nothing that could be written.
     #[must_use]
     pub fn mounted_layers(&self) -> Vec<Option<Vec<HostPath>>> {
-        self.mounted.iter().map(|image| image.as_ref().map(|image| image.layers.clone())).collect()
+        let merged = |image: &ImageView| match image.layers.as_slice() {
+            [only] => vec![only.clone(), self.empty.clone()],
+            layers => layers.to_vec(),
+        };
+        self.mounted.iter().map(|image| image.as_ref().map(merged)).collect()
     }
 
     /// For each mount of the request, the id of its image; empty for any other mount.

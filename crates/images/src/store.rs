@@ -164,8 +164,8 @@ pub(crate) struct Shared {
 
 impl Store {
     /// Everything that a store keeps in its directory, for a command that removes it.
-    pub const ENTRIES: [&str; 8] =
-        ["content", "images", "layers", "staging", "kept", "quarantine", "trash", "lock"];
+    pub const ENTRIES: [&str; 9] =
+        ["content", "images", "layers", "empty", "staging", "kept", "quarantine", "trash", "lock"];
 
     /// Whether a layer with that content is in the store and can be used by a commit.
     #[must_use]
@@ -266,6 +266,12 @@ impl Store {
     #[must_use]
     pub fn usage(&self) -> Usage {
         self.shared.read().usage()
+    }
+
+    /// An empty directory that may be merged with layers: the kernel merges two at least.
+    #[must_use]
+    pub fn empty_layer(&self) -> PathBuf {
+        self.shared.root_path.join("empty")
     }
 
     /// The store's directory.

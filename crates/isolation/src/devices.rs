@@ -57,6 +57,7 @@ fn make_node(root: &Root, node: &DeviceNode, owner: (u32, u32)) -> wharf_sys::Re
     let parent = ContainerPath::new(parent)
         .map_err(|_bad| wharf_sys::Error::new("mknodat", node.path.as_str(), Errno::EINVAL))?;
     let parent = root.ensure(&parent, Make::Directory)?;
+    root.may_make_in(parent.as_fd())?;
     let named = |call, errno| wharf_sys::Error::new(call, node.path.as_str(), errno);
     let mode = Mode::from_bits_truncate(node.mode);
     let device = makedev(node.major.into(), node.minor.into());

@@ -16,7 +16,7 @@ use crate::birth::{Origin, Place};
 use crate::error::{Error, Stage as _};
 use crate::images;
 use crate::plan::{Ids, MountPlan, Source};
-use crate::pod::Users;
+use crate::pod::{FOREIGN_NODES, Users};
 use crate::procfs;
 use crate::root::{Make, Root, is_directory};
 use crate::volumes;
@@ -40,8 +40,14 @@ fn open_source(plan: &MountPlan, users: Option<Users<'_>>) -> Result<Option<Owne
     };
     let copied = mount::copy_tree(path.as_path(), depth).and_then(|tree| prepared(tree, plan, depth));
     let tree = copied.map_err(|source| Error::HostPath { path: path.to_string(), source })?;
-    if let (Ids::Containers, Some(users)) = (plan.ids, users) {
+    let Some(users) = users else { return Ok(Some(tree)) };
+    if plan.ids == Ids::Containers {
         mount::map_ids(tree.as_fd(), users.namespace).map_err(|source| unmapped(path, source))?;
+    }
+    // A volume of the image begins with what the image has there.
+    if plan.ids == Ids::Containers || matches!(plan.source, Source::Volume(_)) {
+        mount::forbid(tree.as_fd(), FOREIGN_NODES, depth)
+            .map_err(|source| Error::HostPath { path: path.to_string(), source })?;
     }
     Ok(Some(tree))
 }

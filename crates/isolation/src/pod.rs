@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::unistd::{Gid, Uid};
 use wharf_sys::error::Named as _;
+use wharf_sys::mount::Attributes;
 use wharf_sys::user_namespace;
 use wharf_types::{HostPath, IdMaps};
 
@@ -50,6 +51,10 @@ fn unshare_own(wanted: &Namespaces) -> Result<(), Error> {
     own.set(CloneFlags::CLONE_NEWCGROUP, wanted.cgroup);
     nix::sched::unshare(own).named("unshare", || format!("{own:?}")).stage("making the mount namespace")
 }
+
+/// What is forbidden of a tree whose ids are mapped for a user namespace: device nodes in it would belong to its root user,
+/// whoever the host lets open the devices. Those that the container is meant to have are in its `/dev`.
+pub(crate) const FOREIGN_NODES: Attributes = Attributes::NO_DEV;
 
 /// The user namespace of a container, joined last. Until then this process is the host's root user, who may mount the
 /// container's file systems, but makes files as the root user of the namespace.

@@ -11,12 +11,12 @@ use wharf_sys::error::Named as _;
 use wharf_sys::fs::{Resolve, open_below, split_last};
 use wharf_sys::mount::{self, Attributes, Depth};
 use wharf_sys::overlay::Overlay;
-use wharf_types::ContainerPath;
+use wharf_types::{ContainerPath, IdMaps};
 
 use crate::birth::Inside;
 use crate::error::{Error, Stage};
 use crate::plan::Rootfs;
-use crate::pod::Users;
+use crate::pod::{FOREIGN_NODES, Users};
 
 /// What a missing path is made as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,8 @@ const LINKS_LIMIT: usize = 40;
 #[derive(Debug)]
 pub(crate) struct Root {
     mount: OwnedFd,
+    /// Whose rights what is made in it takes, while this process still has those of the host.
+    ids: Option<IdMaps>,
 }
 
 impl Root {
@@ -68,13 +70,17 @@ impl Root {
             user_namespace: users.map(|users| users.namespace),
         };
         let place = rootfs.upper.as_path().parent().unwrap_or(Path::new("/"));
-        overlay.detached(place).stage(STAGE).map(|mount| Self { mount })
+        let mount = overlay.detached(place).stage(STAGE)?;
+        if users.is_some() {
+            mount::forbid(mount.as_fd(), FOREIGN_NODES, Depth::One).stage(STAGE)?;
+        }
+        Ok(Self { mount, ids: users.map(|users| users.ids) })
     }
 
     /// The root of this process.
     pub(crate) fn own() -> Result<Self, Error> {
         let opened = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY);
-        opened.stage("opening the root").map(|mount| Self { mount })
+        opened.stage("opening the root").map(|mount| Self { mount, ids: None })
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -122,6 +128,17 @@ impl Root {
         mount::attach(mount, target)
     }
 
+    /// Checks that the root user of the container's user namespace may make files in a directory. This process may make
+    /// them anywhere, and a link in the image can lead into a volume of the host in which the container may not.
+    pub(crate) fn may_make_in(&self, directory: BorrowedFd<'_>) -> wharf_sys::Result<()> {
+        let Some(ids) = self.ids else { return Ok(()) };
+        let what = || "a directory in which the user namespace has no rights".into();
+        let stat = fstatat(directory, "", AtFlags::AT_EMPTY_PATH).named("fstatat", what)?;
+        let is_its_own = ids.users.has_on_host(stat.st_uid) && ids.groups.has_on_host(stat.st_gid);
+        let is_everyones = stat.st_mode & Mode::S_IWOTH.bits() != 0;
+        if is_its_own || is_everyones { Ok(()) } else { Err(Errno::EACCES).named("mkdirat", what) }
+    }
+
     fn ensure_relative(&self, path: &str, make: Make, links: usize) -> wharf_sys::Result<OwnedFd> {
         match open_below(self.fd(), path, OFlag::O_PATH, Resolve::InRoot) {
             Err(error) if error.errno == Errno::ENOENT && !path.is_empty() => {}
@@ -134,6 +151,7 @@ impl Root {
             // The directory before `..` was missing, and exists now.
             return open_below(self.fd(), path, OFlag::O_PATH, Resolve::InRoot);
         }
+        self.may_make_in(parent.as_fd())?;
         match make.in_directory(parent.as_fd(), name) {
             // Neither call follows a link: the name may be a dangling link, or someone else has just made it.
             Err(error) if error.errno == Errno::EEXIST => {}
@@ -209,7 +227,7 @@ mod tests {
     fn root() -> (tempfile::TempDir, Root) {
         let directory = tempfile::tempdir().unwrap();
         let mount = wharf_sys::fs::open(directory.path(), OFlag::O_PATH | OFlag::O_DIRECTORY).unwrap();
-        (directory, Root { mount })
+        (directory, Root { mount, ids: None })
     }
 
     fn path(text: &str) -> ContainerPath {

@@ -5,9 +5,9 @@ use wharf_cgroup::{Access, DeviceRule, DeviceType, default_devices};
 use wharf_isolation::DeviceNode;
 use wharf_types::{ContainerPath, IdMaps};
 
-use crate::Refusal;
 use crate::plan::container_path;
 use crate::request::{HostFacts, Request};
+use crate::{Refusal, user_namespace};
 
 /// The kernel's type bits of a character device.
 const S_IFCHR: u32 = 0o020_000;
@@ -28,8 +28,15 @@ const USUAL: [(&str, u32, u32); 6] = [
 pub(crate) fn describe(request: &Request<'_>, facts: &HostFacts) -> Result<Vec<LinuxDevice>, Refusal> {
     let machines = if request.is_privileged() { &facts.host_devices[..] } else { &[] };
     let mut devices: Vec<_> = machines.iter().map(device).collect();
+    let mapped = user_namespace::of(request.pods_namespaces())?.is_some();
     for nodes in asked(request, facts) {
-        devices.extend(nodes?.1.iter().map(device));
+        let (_permissions, nodes) = nodes?;
+        if let Some(node) = nodes.iter().find(|node| mapped && !node.path.as_str().starts_with("/dev/")) {
+            let problem =
+                format!("{}: with a user namespace, devices can be opened below /dev alone", node.path);
+            return Err(Refusal::field("devices", problem));
+        }
+        devices.extend(nodes.iter().map(device));
     }
     Ok(devices)
 }

@@ -57,6 +57,12 @@ impl IdRange {
         self.count
     }
 
+    /// Whether an id of the host is one of them.
+    #[must_use]
+    pub fn has_on_host(self, id: u32) -> bool {
+        id.checked_sub(self.first).is_some_and(|inside| inside < self.count)
+    }
+
     /// What an id in the namespace is for the host; `None` if the namespace does not have it.
     #[must_use]
     pub fn on_host(self, id: u32) -> Option<u32> {

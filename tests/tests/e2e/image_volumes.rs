@@ -7,7 +7,7 @@ use tar::EntryType::{Fifo, Symlink};
 use tonic::Code;
 use wharf_cri_api::v1::*;
 
-use crate::client::{Client, image};
+use crate::client::{Client, image, security};
 use crate::hostile::archive;
 use crate::image::{Content, OCI_MANIFEST, TestLayer, plain, sha256};
 use crate::server::{Reply, Server};
@@ -69,6 +69,26 @@ fn an_image_is_seen_merged_and_read_only() {
             .output(&main, "grep -cE ' /(several|deep|a-file|single|part|programs)' /proc/mounts")
             .await;
         assert_eq!(mounted, "6", "nothing is below the part that was asked for");
+        client.down(&pod).await.unwrap();
+    });
+}
+
+#[test]
+fn who_may_mount_cannot_write_to_an_image() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("images")).await.unwrap();
+        let mounts = vec![volume(&client.image, "/whole", ""), volume(&client.image, "/part", "etc")];
+        let mut config = container(client, mounts);
+        let add_capabilities = vec!["SYS_ADMIN".to_owned()];
+        security(&mut config).capabilities = Some(Capability { add_capabilities, ..Capability::default() });
+        let main = client.launch(&pod, &config).await.unwrap();
+        for place in ["/whole", "/part"] {
+            let script = format!(
+                "mount -o remount,rw,bind {place} && echo may mount; touch {place}/new 2>&1 | grep -o Read-only"
+            );
+            assert_eq!(client.output(&main, &script).await, "may mount\nRead-only", "{place}");
+        }
         client.down(&pod).await.unwrap();
     });
 }

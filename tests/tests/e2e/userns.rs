@@ -12,7 +12,8 @@ use crate::client::{Client, pod_security, security};
 use crate::daemon::process_with;
 use crate::forward::serve;
 use crate::host_mounts::host_mounts;
-use crate::image::{Content, plain};
+use crate::hostile::archive;
+use crate::image::{Content, TestLayer, plain};
 use crate::server::Server;
 use crate::streams::{Forward, Session, Speech, TERMINAL};
 use crate::world::{World, run, run_on, until};
@@ -363,21 +364,72 @@ fn a_next_daemon_finds_a_pods_user_namespace() {
     });
 }
 
+/// A container of an image that has these layers, with the programs of another image.
+async fn of_layers(world: &World, layers: &[TestLayer]) -> ContainerConfig {
+    let server = Server::honest(Content::oci("1", layers)).await;
+    let image = format!("{}/app:1", server.address);
+    world.client.pull(&image).await.unwrap();
+    let tools = fs::read_dir(world.dir.join("root/layers")).unwrap().flatten();
+    let tools = tools.map(|layer| layer.path().join("fs/bin")).find(|bin| bin.join("busybox").exists());
+    ContainerConfig {
+        image: Some(crate::client::image(&image)),
+        mounts: vec![Mount { readonly: true, ..bind(&tools.unwrap(), "/bin") }],
+        envs: vec![KeyValue { key: "PATH".to_owned(), value: "/bin".into() }],
+        ..world.client.container("main", "sleep 1000")
+    }
+}
+
+/// The layers' ids are mapped, so a node in them would belong to the pod's root, unlike the host's own node.
+#[test]
+fn device_nodes_of_an_image_open_nothing() {
+    run(async |world| {
+        let client = &world.client;
+        let layers = [TestLayer::of(archive(&[(tar::EntryType::Char, "node", "")]))];
+        let mut config = of_layers(world, &layers).await;
+        let image = config.image.clone();
+        let volume =
+            Mount { container_path: "/volume".to_owned(), readonly: true, image, ..Mount::default() };
+        config.mounts.push(volume);
+        security(&mut config).privileged = true;
+        let mut pods = pod(client, "nodes");
+        pod_security(&mut pods).privileged = true;
+        let pod = client.run(&pods).await.unwrap();
+        let id = client.launch(&pod, &config).await.unwrap();
+        let script = "for node in /dev/null /node /volume/node; do (: <$node) 2>&1 | grep -o denied; done";
+        assert_eq!(client.output(&id, script).await, "denied\ndenied");
+        let (host_path, container_path) = ("/dev/null".to_owned(), "/elsewhere".to_owned());
+        let device = Device { host_path, container_path, permissions: "rw".to_owned() };
+        config.devices = vec![device];
+        config.metadata.as_mut().unwrap().attempt += 1;
+        let error = client.create(&pod, &config).await.unwrap_err();
+        assert!(error.code() == Code::InvalidArgument && error.message().contains("/elsewhere"), "{error}");
+        client.down(&pod).await.unwrap();
+    });
+}
+
+#[test]
+fn a_link_of_an_image_makes_nothing_where_its_root_may_not() {
+    run(async |world| {
+        let client = &world.client;
+        let layers = [TestLayer::of(archive(&[(tar::EntryType::Symlink, "data", "/volume/made")]))];
+        let mut config = of_layers(world, &layers).await;
+        let hosts = source(world, "hosts", 0);
+        config.mounts.extend([bind(&hosts, "/volume"), bind(&hosts, "/data/below")]);
+        let pod = client.run(&pod(client, "links")).await.unwrap();
+        let error = client.create(&pod, &config).await.unwrap_err();
+        assert!(error.message().contains("in which the user namespace has no rights"), "{error}");
+        assert!(!hosts.join("made").exists());
+        client.down(&pod).await.unwrap();
+    });
+}
+
 #[test]
 fn many_layers_are_mapped_as_one() {
     run(async |world| {
         let layers: Vec<_> = (0..60).map(|number| plain(&format!("etc/{number}"), b"x")).collect();
-        let server = Server::honest(Content::oci("1", &layers)).await;
-        let image = format!("{}/app:1", server.address);
-        world.client.pull(&image).await.unwrap();
         let client = &world.client;
-        let tools = fs::read_dir(world.dir.join("root/layers")).unwrap().flatten();
-        let tools = tools.map(|layer| layer.path().join("fs/bin")).find(|bin| bin.join("busybox").exists());
+        let config = of_layers(world, &layers).await;
         let pod = client.run(&pod(client, "layers")).await.unwrap();
-        let mut config = client.container("main", "sleep 1000");
-        config.image = Some(crate::client::image(&image));
-        config.mounts = vec![Mount { readonly: true, ..bind(&tools.unwrap(), "/bin") }];
-        config.envs = vec![KeyValue { key: "PATH".to_owned(), value: "/bin".into() }];
         let before = host_mounts();
         let id = client.launch(&pod, &config).await.unwrap();
         assert_eq!(host_mounts(), before);

@@ -54,6 +54,7 @@ impl Store {
         directory("content")?;
         let staging = directory("staging")?;
         directory("quarantine")?;
+        directory("empty")?;
         let quarantine = Quarantine::new(root_path.join("quarantine"));
         let trash = Trash::open(root.as_fd(), "trash").map_err(&failed)?;
         let boot = super::kept::boot_id().map_err(&failed)?;
