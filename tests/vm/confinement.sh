@@ -1,6 +1,6 @@
 # What a process in a container inherits from systemd, wharfd and the kernel's security modules; sourced by walk.sh.
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # $work: walk.sh
+# shellcheck disable=SC2154 # $work, $image: walk.sh
 
 see_confinement() {
     see 'a container that asks for nothing, and one that does' two_containers
@@ -9,6 +9,7 @@ see_confinement() {
     see 'each container has a session keyring of its own' keyrings
     see 'a seccomp profile and no_new_privs are in force' seccomp
     see 'a container runs where AppArmor is on' apparmor_unasked
+    see 'a pod has a user namespace, and an image as a volume' user_namespace
     see 'the pod confined is removed' remove_pod confined
 }
 
@@ -17,6 +18,16 @@ two_containers() {
     container confined plain '{}'
     container confined asked '{"linux": {"resources": {"oom_score_adj": 500}, "security_context": {
         "no_new_privs": true, "seccomp": {"profile_type": 0}}}}'
+}
+
+# Debian's kernel is older than those that take layers from a detached mount.
+user_namespace() {
+    local seen
+    seen=$(wharf run --rm --userns=100000 --name mapped --mount "type=image,source=$image,target=/volume" "$image" \
+        sh -c 'cat /proc/self/uid_map; stat -c %u:%g / /etc/passwd /bin/busybox /volume/bin/busybox; touch /new && stat -c %u /new')
+    echo "$seen"
+    [[ $(head -n 1 <<<"$seen" | awk '{ print $1, $2 }') = '0 100000' ]]
+    [[ $(tail -n +2 <<<"$seen" | sort -u) = $'0\n0:0' ]]
 }
 
 score() {
