@@ -4,7 +4,7 @@
 use wharf_cri_api::v1::{ContainerConfig, Mount};
 use wharf_images::{LayerLease, Store};
 use wharf_planner::{ImageConfig, Refusal};
-use wharf_types::{Failure as _, HostPath, Stage as _, chain};
+use wharf_types::{Failure as _, HostPath, IdMaps, Stage as _, chain};
 
 use crate::error::Error;
 
@@ -58,13 +58,14 @@ impl Images {
 
     /// For each mount of the request that is of an image, the layers that are merged for it, topmost first.
     ///
-    /// There are two at least. A bind of a single one would be read-only by a flag alone, which a container with
-    /// `CAP_SYS_ADMIN` can take away; what has no upper directory has nothing that could be written.
+    /// A bind of a single one is read-only by a flag alone. In the host's user namespace a container with `CAP_SYS_ADMIN`
+    /// can take that away, so there are two at least: what is merged without an upper directory has nothing that could be
+    /// written. In a user namespace of its own, that of `ids`, the kernel has locked the flag.
     #[must_use]
-    pub fn mounted_layers(&self) -> Vec<Option<Vec<HostPath>>> {
-        let merged = |image: &ImageView| match image.layers.as_slice() {
-            [only] => vec![only.clone(), self.empty.clone()],
-            layers => layers.to_vec(),
+    pub fn mounted_layers(&self, ids: Option<IdMaps>) -> Vec<Option<Vec<HostPath>>> {
+        let merged = |image: &ImageView| match (image.layers.as_slice(), ids) {
+            ([only], None) => vec![only.clone(), self.empty.clone()],
+            (layers, _) => layers.to_vec(),
         };
         self.mounted.iter().map(|image| image.as_ref().map(merged)).collect()
     }

@@ -15,12 +15,22 @@ use wharf_types::{ContainerPath, HostPath};
 use crate::pod::{FOREIGN_NODES, Users};
 use crate::root::kind;
 
-/// The merged layers, two at least, as a detached mount that nobody can make writable. In a user namespace their ids are
-/// those of the container, as in its own image.
+/// The merged layers as a detached mount. In a user namespace their ids are those of the container, as in its own image.
 pub(crate) fn merged(layers: &[HostPath], users: Option<Users<'_>>) -> Result<OwnedFd> {
-    let lowers: Vec<&Path> = layers.iter().map(|layer| layer.as_path()).collect();
-    let place = lowers.first().copied().unwrap_or(Path::new("/"));
-    let tree = overlay::read_only(&lowers, place, users.map(|users| users.namespace))?;
+    let namespace = users.map(|users| users.namespace);
+    let tree = match layers {
+        // A plan has a single one only where the container cannot take the flag away that makes a bind read-only.
+        [only] => {
+            let tree = mount::copy_tree(only.as_path(), Depth::One)?;
+            namespace.map_or(Ok(()), |namespace| mount::map_ids(tree.as_fd(), namespace))?;
+            tree
+        }
+        _ => {
+            let lowers: Vec<&Path> = layers.iter().map(|layer| layer.as_path()).collect();
+            let place = lowers.first().copied().unwrap_or(Path::new("/"));
+            overlay::read_only(&lowers, place, namespace)?
+        }
+    };
     users.map_or(Ok(()), |_users| mount::forbid(tree.as_fd(), FOREIGN_NODES, Depth::One)).map(|()| tree)
 }
 

@@ -182,8 +182,9 @@ impl Engine {
         (container, images): (&ContainerConfig, &Images),
         places: &Places,
     ) -> Result<Description, Error> {
+        let mounted = &images.mounted_layers(planner::user_namespace(&pod.namespaces())?);
         let (pod_id, pod, image) = (pod.id(), pod.config(), &images.own.config);
-        let request = Request { pod_id, pod, id, container, image, mounted: &images.mounted_layers() };
+        let request = Request { pod_id, pod, id, container, image, mounted };
         let facts = host::facts(&request, &self.machine)?;
         Ok(planner::describe(&request, &facts, places)?)
     }
