@@ -4,11 +4,10 @@
 use std::collections::BTreeMap;
 
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
-use wharf_planner::Refusal;
+use wharf_planner::{Refusal, SysctlScope, sysctl_scope};
 
 use crate::files::{FilesPlan, Network, Shm, hosts_resolv_conf, resolv_conf};
 use crate::namespaces::{Kind, NamespacePlan};
-use crate::sysctls::sysctl_scope;
 
 /// What a pod with its own network may do without being root in it, as with other runtimes.
 const USUAL_SYSCTLS: [(&str, &str); 2] =
@@ -41,12 +40,19 @@ pub fn namespace_plan(config: &PodSandboxConfig) -> Result<NamespacePlan, Refusa
 
 /// A sysctl must belong to one of the pod's own namespaces: any other is the whole machine's.
 fn check_sysctl(plan: &NamespacePlan, key: &str, value: &str) -> Result<(), Refusal> {
-    let is_own = sysctl_scope(key).is_some_and(|kind| plan.own.contains(&kind));
-    if is_own && !value.contains(['\n', '\0']) {
+    if is_own(plan, key) && !value.contains(['\n', '\0']) {
         return Ok(());
     }
     let problem = format!("{key} is not a sysctl of a namespace that the pod has of its own");
     Err(Refusal::Field { field: "sysctls", problem })
+}
+
+/// Whether a sysctl belongs to a namespace that the pod has of its own.
+fn is_own(plan: &NamespacePlan, key: &str) -> bool {
+    sysctl_scope(key).is_some_and(|scope| match scope {
+        SysctlScope::Network => plan.own.contains(&Kind::Net),
+        SysctlScope::Ipc => plan.own.contains(&Kind::Ipc),
+    })
 }
 
 /// The namespaces that a request asks for; unset ones are the pod's.

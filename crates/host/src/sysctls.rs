@@ -15,7 +15,6 @@ use wharf_types::lock::lock;
 use wharf_types::{ErrorKind, Stage as _, StageError};
 
 use crate::error::Error;
-use crate::namespaces::Kind;
 
 const STAGE: &str = "setting the pod's sysctls";
 
@@ -88,28 +87,6 @@ fn set(procfs: BorrowedFd<'_>, key: &str, value: &str) -> wharf_sys::Result<()> 
     written.map_err(|error| wharf_sys::Error { arguments: format!("/proc/{path}, {value:?}"), ..error })
 }
 
-/// Checks a key and returns the kind of namespace it belongs to, or `None` for a key of the whole machine, which no pod
-/// may set.
-pub(crate) fn sysctl_scope(key: &str) -> Option<Kind> {
-    let clean = key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/'));
-    if !clean || key.split(['.', '/']).any(str::is_empty) {
-        return None;
-    }
-    let key = key.replace('/', ".");
-    let ipc =
-        ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax"];
-    if key.starts_with("net.") {
-        Some(Kind::Net)
-    } else if key.starts_with("fs.mqueue.")
-        || ipc.contains(&key.as_str())
-        || matches!(key.as_str(), "kernel.shmmni" | "kernel.shm_rmid_forced")
-    {
-        Some(Kind::Ipc)
-    } else {
-        None
-    }
-}
-
 /// The request is at fault, unless the machine is short of something.
 fn not_set(key: &str, value: &str, error: wharf_sys::Error) -> Error {
     match named(error.errno) {
@@ -126,24 +103,6 @@ mod tests {
     use wharf_types::Failure as _;
 
     use super::*;
-
-    #[test]
-    fn only_namespaced_sysctls_have_a_scope() {
-        assert_eq!(sysctl_scope("net.ipv4.ip_forward"), Some(Kind::Net));
-        assert_eq!(sysctl_scope("kernel.shm_rmid_forced"), Some(Kind::Ipc));
-        assert_eq!(sysctl_scope("fs.mqueue.msg_max"), Some(Kind::Ipc));
-        for bad in [
-            "kernel.core_pattern",
-            "vm.swappiness",
-            "net..x",
-            "net/../kernel/core_pattern",
-            "",
-            "net.\nx",
-            "kernel",
-        ] {
-            assert_eq!(sysctl_scope(bad), None, "{bad:?}");
-        }
-    }
 
     #[test]
     fn a_machine_that_is_short_of_something_is_not_the_requests_fault() {

@@ -25,6 +25,7 @@ mod refusal;
 mod refuse;
 mod request;
 mod stdio;
+mod sysctl;
 mod unsupported;
 mod user;
 mod user_namespace;
@@ -51,4 +52,5 @@ pub use request::{
     CgroupPlaces, HostFacts, Layers, MountSource, Pins, Places, Request, SecurityModules, Switch,
 };
 pub use seccomp::Filters;
+pub use sysctl::{SysctlScope, sysctl_scope};
 pub use user_namespace::of as user_namespace;
