@@ -57,6 +57,8 @@ const SAME_LEVEL: &[(&str, &str)] = &[
     ("cri", "registry"),
     ("cri", "streaming"),
     ("daemon", "cri"),
+    // The defaults for requests are part of the configuration, and whether they are right is decided there.
+    ("daemon", "planner"),
     ("daemon", "pods"),
     ("daemon", "registry"),
     ("daemon", "streaming"),
