@@ -27,25 +27,26 @@ pub struct Images {
     store: Arc<Store>,
     puller: Arc<Puller>,
     engine: Arc<Engine>,
+    pinned: Arc<[String]>,
 }
 
 impl Images {
-    /// Makes the service.
+    /// Makes the service. Images whose names match one of `pinned` are told to be pinned; `*` stands for anything.
     #[must_use]
-    pub fn new(store: Arc<Store>, puller: Arc<Puller>, engine: Arc<Engine>) -> Self {
-        Self { store, puller, engine }
+    pub fn new(store: Arc<Store>, puller: Arc<Puller>, engine: Arc<Engine>, pinned: Vec<String>) -> Self {
+        Self { store, puller, engine, pinned: pinned.into() }
     }
 
     fn list(&self, wanted: Option<&ImageSpec>) -> Vec<ImageItem> {
         let wanted = wanted.map(|spec| spec.image.as_str()).filter(|name| !name.is_empty());
         match wanted {
-            Some(name) => self.store.find(name).iter().map(|image| item(image)).collect(),
-            None => self.store.list().iter().map(|image| item(image)).collect(),
+            Some(name) => self.store.find(name).iter().map(|image| item(image, &self.pinned)).collect(),
+            None => self.store.list().iter().map(|image| item(image, &self.pinned)).collect(),
         }
     }
 }
 
-fn item(image: &Image) -> ImageItem {
+fn item(image: &Image, pinned: &[String]) -> ImageItem {
     // The store has limited the field's length.
     let (uid, username) = match image.config().admit(ImageUser::of) {
         Ok(Some(ImageUser::Id(uid))) => (Some(Int64Value { value: uid.into() }), String::new()),
@@ -60,8 +61,28 @@ fn item(image: &Image) -> ImageItem {
         uid,
         username,
         spec: Some(ImageSpec { image: image.id().to_string(), ..ImageSpec::default() }),
-        pinned: image.is_pinned(),
+        pinned: image.is_pinned() || is_named(image, pinned),
     }
+}
+
+/// Whether one of an image's names matches one of the patterns.
+fn is_named(image: &Image, patterns: &[String]) -> bool {
+    let mut names = image.repo_tags().iter().chain(image.repo_digests());
+    names.any(|name| patterns.iter().any(|pattern| matches(pattern, name)))
+}
+
+/// Whether a name has the parts of a pattern between its stars, in their order, and begins and ends as the pattern does.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut name) = name.strip_prefix(first) else { return false };
+    let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+    for part in middle.split('*') {
+        match name.split_once(part) {
+            Some((_skipped, after)) => name = after,
+            None => return false,
+        }
+    }
+    name.ends_with(last)
 }
 
 /// The additions of a verbose status: what the image says about running it, in the form of its own document, and its
@@ -106,7 +127,7 @@ impl ImageService for Images {
         let Some(found) = self.store.find(&spec.image) else {
             return Ok(Response::new(ImageStatusResponse::default()));
         };
-        let mut image = item(&found);
+        let mut image = item(&found, &self.pinned);
         // The response does not depend on the name that was used, except for the annotations.
         image.spec.get_or_insert_default().annotations = spec.annotations;
         let info = if request.verbose { info(&found) } else { BTreeMap::new() };
@@ -226,11 +247,24 @@ mod tests {
         ];
         for (user, uid, name) in table {
             let (image, _directory) = image(&serde_json::json!({ "User": user }));
-            let item = item(&image);
+            let item = item(&image, &[]);
             let said = (item.uid.map(|uid| uid.value), item.username.as_str());
             assert_eq!(said, (uid, name), "{user:?}");
             assert!(item.pinned && item.size > 0);
             assert_eq!(item.repo_tags, ["registry.test/app:v1"]);
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_a_name_with_stars() {
+        let name = "registry.k8s.io/pause:3.10";
+        for pattern in [name, "*", "registry.k8s.io/*", "*pause*", "registry*/pause:*", "*.10", "r*.*.*:*"] {
+            assert!(matches(pattern, name), "{pattern}");
+        }
+        for pattern in
+            ["", "pause", "registry.k8s.io/", "*pause", "*x*", "registry*registry*", "*:3.1", "*.10*.10"]
+        {
+            assert!(!matches(pattern, name), "{pattern}");
         }
     }
 

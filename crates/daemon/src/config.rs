@@ -11,7 +11,13 @@ use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 use wharf_cgroup::CgroupPath;
 use wharf_network::{Builtin, BuiltinConfig, Config as NetworkConfig, Mode};
+use wharf_planner::Defaults;
 use wharf_state::Layout;
+
+use containers::Containers;
+
+mod containers;
+mod keys;
 
 const DEFAULT_FILE: &str = "/etc/wharf/config.toml";
 
@@ -33,6 +39,7 @@ pub(crate) struct Config {
     #[serde(alias = "shim")]
     pub(crate) supervisor: PathBuf,
     pub(crate) log: Log,
+    pub(crate) containers: Containers,
     pub(crate) images: Images,
     pub(crate) registry: Registry,
     pub(crate) network: Network,
@@ -60,7 +67,7 @@ pub(crate) enum LogFormat {
     Journald,
 }
 
-/// The limits on one layer of an image.
+/// The limits on one layer of an image, and which images stay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Images {
@@ -74,6 +81,8 @@ pub(crate) struct Images {
     pub(crate) reserve_mib: u64,
     /// How many of its inodes must stay free, with the same bound.
     pub(crate) reserve_inodes: u64,
+    /// The names of images that the kubelet must not remove for want of space; `*` stands for anything.
+    pub(crate) pinned: Vec<String>,
 }
 
 /// Where images come from.
@@ -149,6 +158,7 @@ impl Default for Config {
             handlers: vec!["wharf".into()],
             supervisor: PathBuf::new(),
             log: Log::default(),
+            containers: Containers::default(),
             images: Images::default(),
             registry: Registry::default(),
             network: Network::default(),
@@ -186,6 +196,7 @@ impl Default for Images {
             zstd_window_mib: limits.zstd_window_bytes >> 20,
             reserve_mib: limits.reserve_bytes >> 20,
             reserve_inodes: limits.reserve_inodes,
+            pinned: Vec::new(),
         }
     }
 }
@@ -243,8 +254,11 @@ impl Config {
         Ok(config)
     }
 
-    /// Finds at startup what would otherwise fail with the first pod.
+    /// Finds at startup what would otherwise fail later, or with the first pod.
     fn check(&self) -> anyhow::Result<()> {
+        self.defaults()?;
+        crate::log::filter(&self.log)?;
+        self.network(&Layout::new(self.state.clone(), self.root.clone()))?;
         for (key, path) in [("root", &self.root), ("state", &self.state), ("socket", &self.socket)] {
             ensure!(path.is_absolute(), "{key}: {path:?} must begin with a slash");
         }
@@ -334,6 +348,11 @@ impl Config {
         })
     }
 
+    /// What requests leave open.
+    pub(crate) fn defaults(&self) -> anyhow::Result<Defaults> {
+        self.containers.defaults()
+    }
+
     pub(crate) fn images(&self) -> wharf_images::Limits {
         let images = &self.images;
         wharf_images::Limits {
@@ -351,20 +370,11 @@ impl Config {
 fn checked(path: &Path, text: &str) -> anyhow::Result<toml::Table> {
     let parsed: Result<Config, _> = toml::from_str(text);
     parsed.map_err(|error| {
-        let hint = meant(error.message()).map(|key| format!(": did you mean `{key}`?")).unwrap_or_default();
+        let hint = keys::meant(error.message()).map(|key| format!(": did you mean `{key}`?"));
+        let hint = hint.unwrap_or_default();
         anyhow::Error::new(error).context(format!("in {}{hint}", path.display()))
     })?;
     toml::from_str(text).with_context(|| format!("in {}", path.display()))
-}
-
-/// The known key that is closest to an unknown one, from the parser's message: "unknown field `a`, expected one of `b`,
-/// `c`".
-fn meant(complaint: &str) -> Option<&str> {
-    let (unknown, expected) = complaint.strip_prefix("unknown field `")?.split_once('`')?;
-    let known = expected.split('`').skip(1).step_by(2);
-    let near = known.map(|known| (strsim::damerau_levenshtein(unknown, known), known)).min()?;
-    // If more than a third of it is wrong, it may have been meant as anything.
-    (near.0 * 3 <= unknown.len().max(3)).then_some(near.1)
 }
 
 fn drop_ins(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
@@ -433,16 +443,6 @@ mod tests {
             let refused = format!("{:#}", Config::load(Some(&file)).unwrap_err());
             assert!(refused.contains(words), "{text}: {refused}");
         }
-    }
-
-    #[test]
-    fn only_a_near_key_is_guessed() {
-        let complaint =
-            |key| format!("unknown field `{key}`, expected one of `root`, `state`, `cgroup_parent`");
-        assert_eq!(meant(&complaint("cgroup-parent")), Some("cgroup_parent"));
-        assert_eq!(meant(&complaint("rot")), Some("root"));
-        assert_eq!(meant(&complaint("colour")), None);
-        assert_eq!(meant("invalid type: integer"), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tokio::sync::oneshot;
+use wharf_cgroup::Controller;
 use wharf_images::{Store, StoreError};
 use wharf_pods::{Engine, Options, Parts};
 use wharf_state::Layout;
@@ -46,6 +47,8 @@ enum Command {
 enum ConfigCommand {
     /// Print the configuration in effect as TOML.
     Dump,
+    /// Check the configuration for this machine as wharfd does when it starts; the exit code is 1 if it would not.
+    Check,
 }
 
 /// As many parts of the heap as tasks run at once.
@@ -55,9 +58,13 @@ fn main() -> anyhow::Result<()> {
     wharf_sys::heap::share(HEAP_ARENAS);
     let arguments = Arguments::parse();
     let config = Config::load(arguments.config.as_deref())?;
-    if let Some(Command::Config(ConfigCommand::Dump)) = arguments.command {
+    if let Some(Command::Config(command)) = &arguments.command {
         use std::io::Write;
-        return Ok(std::io::stdout().write_all(config.to_toml()?.as_bytes())?);
+        let text = match command {
+            ConfigCommand::Dump => config.to_toml()?,
+            ConfigCommand::Check => "the configuration is good\n".to_owned(),
+        };
+        return Ok(std::io::stdout().write_all(text.as_bytes())?);
     }
     let level = log::start(&config.log)?;
     let open_files = wharf_sys::open_files::raise().context("raising the limit of open files")?;
@@ -95,6 +102,10 @@ impl Node {
         let network =
             Arc::new(wharf_network::Network::open(config.network(&layout)?).context("opening the network")?);
         let cgroups = wharf_cgroup::Cgroups::detect().context("finding the cgroup hierarchies")?;
+        anyhow::ensure!(
+            config.containers.pids_limit == 0 || cgroups.controllers().contains(&Controller::Pids),
+            "containers.pids_limit: this machine has no controller pids: set it to 0"
+        );
         let parts = Parts {
             layout: layout.clone(),
             images: Arc::clone(&images),
@@ -103,8 +114,11 @@ impl Node {
             cgroups: cgroups.clone(),
             supervisor: config.supervisor()?,
         };
-        let options =
-            Options { cgroup_parent: config.cgroup_parent.clone(), handlers: config.handlers.clone() };
+        let options = Options {
+            cgroup_parent: config.cgroup_parent.clone(),
+            handlers: config.handlers.clone(),
+            defaults: config.defaults()?,
+        };
         let engine = Engine::new(options, parts)?;
         Ok(Self { layout, images, network, cgroups, engine })
     }
@@ -140,7 +154,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
             Arc::clone(&puller),
         ),
         runtime: wharf_cri::Runtime::new(Arc::clone(&engine), network, urls, handlers, json),
-        images: wharf_cri::Images::new(images, puller, engine),
+        images: wharf_cri::Images::new(images, puller, engine, config.images.pinned.clone()),
     };
     serve::serve(&config.socket, services).await?;
     drop(serving);

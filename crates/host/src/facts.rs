@@ -51,12 +51,12 @@ pub fn facts(request: &Request<'_>, machine: &Machine) -> Result<HostFacts, Refu
         Choice::Localhost(path) => Some(seccomp_profile(Path::new(path))),
         Choice::RuntimeDefault | Choice::Unconfined => None,
     };
-    let host_devices = if request.security().privileged { host_devices() } else { Vec::new() };
+    let host_devices = if request.wants_host_devices() { host_devices() } else { Vec::new() };
     Ok(HostFacts {
         hostname: hostname(),
         kernel: machine.kernel,
         bounding: machine.bounding,
-        devices: request.container.devices.iter().map(devices).collect(),
+        devices: request.devices().map(devices).collect(),
         host_devices,
         mounts: request.container.mounts.iter().map(mount_source).collect(),
         seccomp_profile: profile.map(|read| read.map_err(|error| error.to_string())),

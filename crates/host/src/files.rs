@@ -19,6 +19,11 @@ use wharf_types::{Field, Stage as _, StageError};
 
 const STAGE: &str = "making the pod's files";
 
+/// The size of a page on most machines.
+const PAGE_BYTES: u64 = 4096;
+/// How many files and directories there are at least room for.
+const LEAST_FILES: u64 = 16;
+
 /// The content of a pod's tmpfs.
 #[derive(Debug)]
 pub struct FilesPlan {
@@ -36,19 +41,21 @@ pub struct FilesPlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shm {
     /// The pod's.
-    Own,
+    Own {
+        /// Its size, and that of the pod's other files.
+        bytes: u64,
+    },
     /// The host's.
     Hosts,
 }
 
 impl Shm {
     /// The limits of the tmpfs. When it is full of pages it has as many files as pages; further files would be empty.
-    fn options(self) -> [(&'static str, &'static str); 4] {
-        let (size, inodes) = match self {
-            Self::Own => ("67108864", "16384"),
-            Self::Hosts => ("1048576", "16"),
-        };
-        [("source", SHM), ("mode", "0700"), ("size", size), ("nr_inodes", inodes)]
+    fn limits(self) -> (u64, u64) {
+        match self {
+            Self::Own { bytes } => (bytes, bytes.div_ceil(PAGE_BYTES).max(LEAST_FILES)),
+            Self::Hosts => (1 << 20, LEAST_FILES),
+        }
     }
 }
 
@@ -58,8 +65,11 @@ impl Shm {
 /// The kernel refuses a step.
 pub fn make(plan: &FilesPlan) -> Result<OwnedFd, StageError> {
     let forbidden = Attributes::NO_SUID.and(Attributes::NO_EXEC).and(Attributes::NO_DEV);
-    let root = mount::new_filesystem("tmpfs", &plan.shm.options(), forbidden).stage(STAGE)?;
-    if plan.shm == Shm::Own {
+    let (bytes, files) = plan.shm.limits();
+    let (size, files) = (bytes.to_string(), files.to_string());
+    let options = [("source", SHM), ("mode", "0700"), ("size", &*size), ("nr_inodes", &*files)];
+    let root = mount::new_filesystem("tmpfs", &options, forbidden).stage(STAGE)?;
+    if plan.shm != Shm::Hosts {
         mkdirat(&root, SHM, Mode::S_IRWXU).stage(STAGE)?;
         // Not when it is created, because the umask would change the mode.
         let mode = Mode::from_bits_truncate(0o1777);

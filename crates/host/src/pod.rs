@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
-use wharf_planner::{Refusal, SysctlScope, sysctl_scope};
+use wharf_planner::{Defaults, Refusal, SysctlScope, sysctl_scope};
 
 use crate::files::{FilesPlan, Network, Shm, hosts_resolv_conf, resolv_conf};
 use crate::namespaces::{Kind, NamespacePlan};
@@ -13,11 +13,12 @@ use crate::namespaces::{Kind, NamespacePlan};
 const USUAL_SYSCTLS: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
 
-/// The namespaces that a pod has of its own, and what is set in them.
+/// The namespaces that a pod has of its own, and what is set in them. The request's sysctls come before the node's, and
+/// these before the usual ones.
 ///
 /// # Errors
-/// A sysctl is not of one of them.
-pub fn namespace_plan(config: &PodSandboxConfig) -> Result<NamespacePlan, Refusal> {
+/// A sysctl of the request is not of one of them.
+pub fn namespace_plan(config: &PodSandboxConfig, defaults: &Defaults) -> Result<NamespacePlan, Refusal> {
     let options = namespaces(config);
     let sysctls = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
     // A pod on the host's network has the host's name.
@@ -30,10 +31,9 @@ pub fn namespace_plan(config: &PodSandboxConfig) -> Result<NamespacePlan, Refusa
         check_sysctl(&plan, key, value)?;
     }
     plan.sysctls = sysctls;
-    if plan.own.contains(&Kind::Net) {
-        for (key, value) in USUAL_SYSCTLS {
-            plan.sysctls.entry(key.to_owned()).or_insert_with(|| value.to_owned());
-        }
+    let nodes = defaults.sysctls.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    for (key, value) in nodes.chain(USUAL_SYSCTLS).filter(|(key, _)| is_own(&plan, key)).collect::<Vec<_>>() {
+        plan.sysctls.entry(key.to_owned()).or_insert_with(|| value.to_owned());
     }
     Ok(plan)
 }
@@ -71,11 +71,11 @@ pub(crate) fn hostname(config: &PodSandboxConfig) -> String {
 ///
 /// # Errors
 /// The request's DNS cannot be written down.
-pub fn files_plan(config: &PodSandboxConfig) -> Result<FilesPlan, Refusal> {
+pub fn files_plan(config: &PodSandboxConfig, defaults: &Defaults) -> Result<FilesPlan, Refusal> {
     let options = namespaces(config);
     let is_hosts = |mode| mode == NamespaceMode::Node;
     let network = if is_hosts(options.network()) { Network::Hosts } else { Network::Own };
-    let shm = if is_hosts(options.ipc()) { Shm::Hosts } else { Shm::Own };
+    let shm = if is_hosts(options.ipc()) { Shm::Hosts } else { Shm::Own { bytes: defaults.shm_bytes } };
     let resolv_conf = match &config.dns_config {
         Some(dns) => resolv_conf(dns)?,
         None => hosts_resolv_conf(network),
@@ -112,7 +112,7 @@ mod tests {
             (Pod, Node, [true, false, true]),
             (Node, Node, [false, false, false]),
         ] {
-            let plan = namespace_plan(&pod(network, ipc, &[])).unwrap();
+            let plan = namespace_plan(&pod(network, ipc, &[]), &Defaults::default()).unwrap();
             let own = [Kind::Net, Kind::Ipc, Kind::Uts].map(|kind| plan.own.contains(&kind));
             assert_eq!(own, expected, "{network:?} {ipc:?}");
             assert_eq!(plan.sysctls.is_empty(), network == Node, "the usual ones go with the network");
@@ -123,6 +123,7 @@ mod tests {
     fn a_sysctl_is_set_where_it_is_the_pods_own_and_refused_elsewhere() {
         use NamespaceMode::{Node, Pod};
         let (net, ipc) = (("net.core.somaxconn", "9"), ("kernel.shmmax", "9"));
+        let namespace_plan = |config: &PodSandboxConfig| namespace_plan(config, &Defaults::default());
         assert_eq!(namespace_plan(&pod(Pod, Pod, &[net, ipc])).unwrap().sysctls["kernel.shmmax"], "9");
         let usual = ("net.ipv4.ip_unprivileged_port_start", "80");
         assert_eq!(
@@ -139,6 +140,22 @@ mod tests {
             let error = namespace_plan(&pod(network, mode, &[sysctl])).unwrap_err();
             assert!(error.to_string().starts_with("sysctls: "), "{error}");
         }
+    }
+
+    #[test]
+    fn the_nodes_sysctls_are_set_where_a_pod_has_the_namespace_and_says_nothing_else() {
+        use NamespaceMode::{Node, Pod};
+        let all = [("net.core.somaxconn", "7"), ("kernel.shmmax", "7"), (USUAL_SYSCTLS[0].0, "1024")];
+        let own = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+        let defaults = Defaults { sysctls: all.map(own).into(), ..Defaults::default() };
+        let plan = |network, ipc, sysctls: &[_]| {
+            namespace_plan(&pod(network, ipc, sysctls), &defaults).unwrap().sysctls
+        };
+        let set = plan(Pod, Pod, &[("net.core.somaxconn", "9")]);
+        assert_eq!((&*set["net.core.somaxconn"], &*set["kernel.shmmax"]), ("9", "7"));
+        assert_eq!((&*set[USUAL_SYSCTLS[0].0], &*set[USUAL_SYSCTLS[1].0]), ("1024", USUAL_SYSCTLS[1].1));
+        assert_eq!(plan(Node, Pod, &[]).into_keys().collect::<Vec<_>>(), ["kernel.shmmax"]);
+        assert!(plan(Node, Node, &[]).is_empty());
     }
 
     #[test]

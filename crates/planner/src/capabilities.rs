@@ -4,7 +4,7 @@ use oci_spec::runtime::{Capabilities, Capability};
 
 use wharf_types::capability::NAMES;
 
-/// The capabilities of a container unless the request changes them: the 14 of moby and containerd.
+/// The 14 of moby and containerd.
 const DEFAULT: [&str; 14] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -64,13 +64,13 @@ pub(crate) fn parse(names: &[String]) -> Result<Names, UnknownCapability> {
     })
 }
 
-/// The default set with a request's changes: add all, drop all, then add the named ones, then drop the named ones.
+/// A node's set with a request's changes: add all, drop all, then add the named ones, then drop the named ones.
 #[must_use]
-pub(crate) fn changed(add: Names, drop: Names) -> u64 {
+pub(crate) fn changed(nodes: u64, add: Names, drop: Names) -> u64 {
     let base = match (add.all, drop.all) {
         (_, true) => 0,
         (true, false) => ALL,
-        (false, false) => default_set(),
+        (false, false) => nodes,
     };
     (base | add.named) & !drop.named
 }
@@ -84,7 +84,8 @@ pub(crate) fn mask(name: &str) -> Option<u64> {
     bit(name.strip_prefix("CAP_")?)
 }
 
-fn default_set() -> u64 {
+/// The capabilities of a container unless the node or the request changes them.
+pub(crate) fn default_set() -> u64 {
     NAMES
         .iter()
         .enumerate()
@@ -126,9 +127,10 @@ mod tests {
             (&["SYS_ADMIN"], &["ALL", "SYS_ADMIN"], 0),
         ];
         for (add, drop, want) in cases {
-            assert_eq!(changed(list(add), list(drop)), want, "add {add:?}, drop {drop:?}");
+            assert_eq!(changed(default_set(), list(add), list(drop)), want, "add {add:?}, drop {drop:?}");
         }
-        assert_eq!(changed(list(&["CHOWN"]), list(&NAMES)), 0, "every name is not ALL");
+        assert_eq!(changed(default_set(), list(&["CHOWN"]), list(&NAMES)), 0, "every name is not ALL");
+        assert_eq!(changed(admin, list(&["CHOWN"]), list(&[])), admin | 1, "the node's own set");
     }
 
     #[test]

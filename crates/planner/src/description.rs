@@ -139,13 +139,15 @@ pub fn describe(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Re
 /// Other runtimes find the root file system below their bundle; here it is in the [`Layers`].
 fn root(request: &Request<'_>) -> Root {
     let mut root = Root::default();
-    root.set_path(PathBuf::from("rootfs")).set_readonly(Some(request.security().readonly_rootfs));
+    root.set_path(PathBuf::from("rootfs")).set_readonly(Some(request.has_read_only_root()));
     root
 }
 
 fn linux(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Result<Linux, Refusal> {
     let mut resources = limits::resources(request.resources());
-    resources.set_devices(Some(devices::rules(request, facts)?));
+    resources
+        .set_devices(Some(devices::rules(request, facts)?))
+        .set_pids(request.defaults.pids_limit.map(limits::pids));
     let ids = user_namespace::of(request.pods_namespaces())?;
     let (masked, readonly) = protected_paths(request, ids);
     let mut linux = Linux::default();

@@ -2,11 +2,12 @@
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 use wharf_cgroup::{Access, DeviceRule, DeviceType, default_devices};
+use wharf_cri_api::v1::Int64Value;
 use wharf_isolation::DeviceNode;
-use wharf_types::{ContainerPath, IdMaps};
+use wharf_types::{ContainerPath, IdMaps, IdRange};
 
 use crate::plan::container_path;
-use crate::request::{HostFacts, Request};
+use crate::request::{HostFacts, Request, Switch};
 use crate::{Refusal, user_namespace};
 
 /// The kernel's type bits of a character device.
@@ -26,27 +27,44 @@ const USUAL: [(&str, u32, u32); 6] = [
 
 /// The nodes in addition to the usual ones: the machine's for a privileged container, and the requested ones.
 pub(crate) fn describe(request: &Request<'_>, facts: &HostFacts) -> Result<Vec<LinuxDevice>, Refusal> {
-    let machines = if request.is_privileged() { &facts.host_devices[..] } else { &[] };
-    let mut devices: Vec<_> = machines.iter().map(device).collect();
-    let mapped = user_namespace::of(request.pods_namespaces())?.is_some();
+    let mut devices: Vec<_> = facts.host_devices.iter().map(device).collect();
+    let ids = user_namespace::of(request.pods_namespaces())?;
     for nodes in asked(request, facts) {
         let (_permissions, nodes) = nodes?;
-        if let Some(node) = nodes.iter().find(|node| mapped && !node.path.as_str().starts_with("/dev/")) {
+        if let Some(node) =
+            nodes.iter().find(|node| ids.is_some() && !node.path.as_str().starts_with("/dev/"))
+        {
             let problem =
                 format!("{}: with a user namespace, devices can be opened below /dev alone", node.path);
             return Err(Refusal::field("devices", problem));
         }
-        devices.extend(nodes.iter().map(device));
+        devices.extend(nodes.iter().map(|node| device(&given(node, request, ids))));
     }
     Ok(devices)
 }
 
-/// The permissions of each device in the request, and the nodes for it.
+/// The node with the user and the group that the request names as its owner, if the node's administrator wants that.
+/// Root is no owner to give it to: the node on the host may be a group's, whom it would be taken from.
+fn given(node: &DeviceNode, request: &Request<'_>, ids: Option<IdMaps>) -> DeviceNode {
+    let security = request.security();
+    let named = |id: Option<&Int64Value>, range: Option<IdRange>| {
+        let id = id.and_then(|id| u32::try_from(id.value).ok()).filter(|id| *id != 0)?;
+        range.map_or(Some(id), |range| range.on_host(id))
+    };
+    let mut given = node.clone();
+    if request.defaults.users_devices == Switch::On {
+        given.uid = named(security.run_as_user.as_ref(), ids.map(|ids| ids.users)).unwrap_or(node.uid);
+        given.gid = named(security.run_as_group.as_ref(), ids.map(|ids| ids.groups)).unwrap_or(node.gid);
+    }
+    given
+}
+
+/// The permissions of each device, and the nodes for it.
 fn asked<'a>(
     request: &Request<'a>,
     facts: &'a HostFacts,
 ) -> impl Iterator<Item = Result<(&'a str, &'a [DeviceNode]), Refusal>> {
-    request.container.devices.iter().zip(&facts.devices).map(|(device, nodes)| match nodes {
+    request.devices().zip(&facts.devices).map(|(device, nodes)| match nodes {
         Ok(nodes) => Ok((device.permissions.as_str(), nodes.as_slice())),
         Err(problem) => Err(Refusal::field("devices", format!("{}: {problem}", device.host_path))),
     })
@@ -68,7 +86,7 @@ fn device(node: &DeviceNode) -> LinuxDevice {
 
 /// The devices that the container's cgroup allows.
 pub(crate) fn rules(request: &Request<'_>, facts: &HostFacts) -> Result<Vec<LinuxDeviceCgroup>, Refusal> {
-    if request.is_privileged() {
+    if request.may_use_every_device() {
         return Ok(vec![rule(&DeviceRule::allow(DeviceType::All, None, None, Access::ALL))]);
     }
     let mut rules: Vec<_> = default_devices().iter().map(rule).collect();

@@ -6,7 +6,7 @@ use wharf_types::program::DEFAULT_PATH;
 use crate::Refusal;
 use crate::request::{HostFacts, Request};
 
-/// The hostname, the image's environment, then the request's; a later value of a name replaces an earlier one. Values
+/// The hostname, the node's environment, the image's, then the request's; a later value of a name replaces an earlier one. Values
 /// that are not UTF-8 are returned separately as bytes.
 pub(crate) fn describe(
     request: &Request<'_>,
@@ -18,6 +18,9 @@ pub(crate) fn describe(
     variables.set("HOSTNAME", hostname.as_bytes());
     if request.container.tty {
         variables.set("TERM", b"xterm");
+    }
+    for (name, value) in &request.defaults.environment {
+        variables.set(name, value.as_bytes());
     }
     for (name, value) in request.image.env().iter().flatten().filter_map(|text| variable(text)) {
         variables.set(name, value.as_bytes());

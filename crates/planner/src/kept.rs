@@ -58,8 +58,9 @@ pub fn show(
     }
     if let Some(linux) = spec.linux_mut() {
         let mut now = limits::resources(&resources.cloned().unwrap_or_default());
-        let devices = linux.resources().as_ref().and_then(|kept| kept.devices().clone());
-        now.set_devices(devices);
+        // A request has neither.
+        let kept = linux.resources().clone().unwrap_or_default();
+        now.set_devices(kept.devices().clone()).set_pids(*kept.pids());
         linux.set_resources(Some(now));
         if has_default_profile(request) {
             linux.set_seccomp(Some(runtime_default(bounding, kernel)?));
@@ -87,7 +88,7 @@ pub(crate) fn to_json(spec: &Spec) -> Result<Value, serde_json::Error> {
 mod tests {
     use super::*;
     use crate::describe;
-    use crate::tests::{Asked, requests::CASES};
+    use crate::tests::{Asked, defaults, requests::CASES};
 
     const ROOT: Identity<'_> = Identity { uid: 0, gid: 0, groups: &[] };
 
@@ -100,9 +101,13 @@ mod tests {
 
     #[test]
     fn what_was_kept_is_shown_whole() {
-        let cases =
-            ["the runtime's seccomp profile", "a seccomp profile of the host", "huge pages and files of v2"];
-        for case in CASES.iter().filter(|case| cases.contains(&case.name)) {
+        let cases = [
+            "the runtime's seccomp profile",
+            "a seccomp profile of the host",
+            "huge pages and files of v2",
+            "processes",
+        ];
+        for case in CASES.iter().chain(defaults::CASES).filter(|case| cases.contains(&case.name)) {
             let mut asked = Asked::default();
             (case.change)(&mut asked);
             let (made, shown) = shown(&asked, ROOT);

@@ -10,6 +10,7 @@
 //! Nothing is silently left out. A request is fulfilled or refused ([`check`]), and so is a description.
 
 mod capabilities;
+pub mod defaults;
 mod description;
 mod devices;
 mod environment;
@@ -39,6 +40,7 @@ mod tests;
 
 pub use oci_spec::image::Config as ImageConfig;
 
+pub use defaults::Defaults;
 pub use description::{Description, Extra, describe};
 pub use kept::{Identity, keep, show};
 pub use key::{ContainerKey, PodKey};
@@ -47,7 +49,7 @@ pub use mounts::{ETC_FILES, SHM};
 pub use plan::plan;
 pub use pod::check as check_pod;
 pub use refusal::Refusal;
-pub use refuse::container as check;
+pub use refuse::{container as check, privilege as check_privilege};
 pub use request::{
     CgroupPlaces, HostFacts, Layers, MountSource, Pins, Places, Request, SecurityModules, Switch,
 };

@@ -1,6 +1,6 @@
 //! A container's resource limits: those of the request, of the spec, and of the cgroup.
 
-use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxPids, LinuxResources};
 use wharf_cgroup::{HugepageLimit, Limits};
 use wharf_cri_api::v1::{self, LinuxContainerResources};
 
@@ -97,6 +97,13 @@ pub fn limits(resources: &LinuxResources) -> Result<Limits, Refusal> {
             .collect(),
         devices,
     })
+}
+
+/// The limit on processes and threads in the spec's form.
+pub(crate) fn pids(limit: i64) -> LinuxPids {
+    let mut pids = LinuxPids::default();
+    pids.set_limit(limit);
+    pids
 }
 
 fn hugepage_limit(limit: &LinuxHugepageLimit) -> HugepageLimit {

@@ -1,10 +1,10 @@
 //! What RunPodSandbox may request; everything is checked before anything is made.
 
 use wharf_cgroup::CgroupPath;
-use wharf_cri_api::v1::PodSandboxConfig;
+use wharf_cri_api::v1::{NamespaceOption, PodSandboxConfig};
 
 use crate::request::SecurityModules;
-use crate::{Refusal, refuse};
+use crate::{Defaults, Refusal, refuse, user_namespace};
 
 /// The longest hostname, in bytes: gethostname(2).
 const HOSTNAME_LIMIT_BYTES: usize = 64;
@@ -13,19 +13,39 @@ const HOSTNAME_LIMIT_BYTES: usize = 64;
 ///
 /// # Errors
 /// [`Refusal`], which names the field and says what to do.
-pub fn check(config: &PodSandboxConfig, modules: SecurityModules) -> Result<(), Refusal> {
+pub fn check(
+    config: &PodSandboxConfig,
+    modules: SecurityModules,
+    defaults: &Defaults,
+) -> Result<(), Refusal> {
     refuse::pod(config, modules)?;
     let linux = config.linux.as_ref();
     let context = linux.and_then(|linux| linux.security_context.as_ref());
     if context.is_some_and(|context| context.run_as_group.is_some() && context.run_as_user.is_none()) {
         return Err(Refusal::field("run_as_group", "it needs run_as_user"));
     }
+    let namespaces = context.and_then(|context| context.namespace_options.as_ref());
+    namespaces.map_or(Ok(()), |namespaces| check_ids(namespaces, defaults))?;
     let parent = linux.map(|linux| linux.cgroup_parent.as_str()).filter(|parent| !parent.is_empty());
     if let Some(parent) = parent {
         CgroupPath::new(parent).map_err(|error| Refusal::field("cgroup_parent", error))?;
     }
     check_log_directory(&config.log_directory)?;
     check_hostname(&config.hostname)
+}
+
+/// A user namespace must not use ids of the host that the node keeps to itself.
+fn check_ids(namespaces: &NamespaceOption, defaults: &Defaults) -> Result<(), Refusal> {
+    let Some(ids) = user_namespace::of(namespaces)? else { return Ok(()) };
+    let bounds = [("uids", ids.users, defaults.least_uid), ("gids", ids.groups, defaults.least_gid)];
+    match bounds.into_iter().find(|(_, range, least)| range.first() < *least) {
+        Some((name, range, least)) => {
+            let first = range.first();
+            let problem = format!("{name}: {first} is one of the ids below {least} that this node keeps");
+            Err(Refusal::field("userns_options", problem))
+        }
+        None => Ok(()),
+    }
 }
 
 fn check_log_directory(path: &str) -> Result<(), Refusal> {
@@ -59,7 +79,7 @@ mod tests {
             let (cgroup_parent, security_context) = (cgroup_parent.to_owned(), Some(context));
             let linux = LinuxPodSandboxConfig { cgroup_parent, security_context, ..Default::default() };
             let config = PodSandboxConfig { linux: Some(linux), ..Default::default() };
-            check(&config, none).map_err(|refusal| refusal.to_string())
+            check(&config, none, &Defaults::default()).map_err(|refusal| refusal.to_string())
         };
         let id = Some(Int64Value { value: 1000 });
         assert_eq!(asked("/kubepods/pod1", id, id), Ok(()));

@@ -9,7 +9,7 @@ use wharf_sys::capabilities::Capabilities;
 use crate::capabilities::{self, bits_of, set_of};
 use crate::description::Extra;
 use crate::plan::container_path;
-use crate::request::{HostFacts, Request};
+use crate::request::{HostFacts, Request, Switch};
 use crate::{Refusal, environment, seccomp, user};
 
 /// The process of the spec, for a user and an environment.
@@ -35,7 +35,7 @@ pub(crate) fn describe(
         .set_cwd(cwd.as_str().into())
         .set_capabilities(Some(capabilities_of_spec(&capabilities(request, facts)?)))
         .set_no_new_privileges(Some(security.no_new_privs))
-        .set_rlimits(None)
+        .set_rlimits(Some(request.defaults.limits.clone()).filter(|limits| !limits.is_empty()))
         // Without a request it is not the daemon's score, which protects the daemon.
         .set_oom_score_adj(Some(score));
     Ok(process)
@@ -67,17 +67,15 @@ pub(crate) fn capabilities(request: &Request<'_>, facts: &HostFacts) -> Result<C
         let all = facts.bounding;
         return Ok(Capabilities { bounding: all, effective: all, permitted: all, ..Capabilities::default() });
     }
-    let Some(asked) = &security.capabilities else {
-        let set = capabilities::changed(capabilities::Names::default(), capabilities::Names::default());
-        let set = set & facts.bounding;
-        return Ok(Capabilities { bounding: set, effective: set, permitted: set, ..Capabilities::default() });
-    };
     let parse =
         |names: &[String]| capabilities::parse(names).map_err(|error| Refusal::field("capabilities", error));
+    let asked = security.capabilities.clone().unwrap_or_default();
     let (add, drop) = (parse(&asked.add_capabilities)?, parse(&asked.drop_capabilities)?);
     let ambient = parse(&asked.add_ambient_capabilities)?.bits() & facts.bounding;
-    let set = (capabilities::changed(add, drop) | ambient) & facts.bounding;
-    Ok(Capabilities { bounding: set, effective: set, permitted: set, inheritable: ambient, ambient })
+    let nodes = request.defaults.capabilities;
+    let set = (capabilities::changed(nodes, add, drop) | ambient) & facts.bounding;
+    let inheritable = if request.defaults.inheritable == Switch::On { set } else { ambient };
+    Ok(Capabilities { bounding: set, effective: set, permitted: set, inheritable, ambient })
 }
 
 fn capabilities_of_spec(sets: &Capabilities) -> LinuxCapabilities {
@@ -125,7 +123,7 @@ fn capabilities_of_plan(sets: &LinuxCapabilities) -> Capabilities {
 }
 
 /// The kernel's `RLIMIT_*` numbers, in the order of the spec's list: getrlimit(2).
-fn limit(limit: &oci::PosixRlimit) -> Limit {
+pub(crate) fn limit(limit: &oci::PosixRlimit) -> Limit {
     use oci::PosixRlimitType as Type;
     let resource = match limit.typ() {
         Type::RlimitCpu => 0,

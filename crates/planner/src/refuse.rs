@@ -63,6 +63,22 @@ pub fn container(
         .map(drop)
 }
 
+/// Checks that one of a pod's requests allows its containers to be privileged, if this one is to be.
+///
+/// # Errors
+/// [`Refusal`] if none does.
+pub fn privilege(config: &ContainerConfig, pods: [&PodSandboxConfig; 2]) -> Result<(), Refusal> {
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let allows = |pod: &PodSandboxConfig| {
+        let context = pod.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        context.is_some_and(|context| context.privileged)
+    };
+    if context.is_some_and(|context| context.privileged) && !pods.into_iter().any(allows) {
+        return Err(Refusal::field("privileged", "the pod sandbox is not privileged"));
+    }
+    Ok(())
+}
+
 const CDI: &str =
     "devices by the Container Device Interface are not supported yet: name their nodes in devices";
 
@@ -228,6 +244,19 @@ mod tests {
             linux.security_context.get_or_insert_default().privileged = true;
             assert_eq!(container(&privileged, &own, ALL), Ok(()), "nothing confines the privileged");
         }
+    }
+
+    #[test]
+    fn a_container_is_privileged_where_its_pod_was_or_is() {
+        let config = asked(|context| context.privileged = true);
+        let plain = PodSandboxConfig::default();
+        let mut allowing = plain.clone();
+        allowing.linux.get_or_insert_default().security_context.get_or_insert_default().privileged = true;
+        for pods in [[&allowing, &plain], [&plain, &allowing]] {
+            assert_eq!(privilege(&config, pods), Ok(()));
+        }
+        assert!(privilege(&config, [&plain, &plain]).is_err());
+        assert_eq!(privilege(&ContainerConfig::default(), [&plain, &plain]), Ok(()));
     }
 
     #[test]

@@ -5,12 +5,15 @@ use std::sync::LazyLock;
 
 use oci_spec::image;
 use wharf_cri_api::v1::{
-    ContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, NamespaceOption,
+    ContainerConfig, Device, LinuxContainerResources, LinuxContainerSecurityContext, NamespaceOption,
     PodSandboxConfig,
 };
 use wharf_isolation::{CgroupPlan, DeviceNode};
 use wharf_sys::mount::Propagation;
 use wharf_types::{ContainerId, HostPath, PodId};
+
+use crate::Defaults;
+use crate::defaults::PrivilegedDevices;
 
 /// The request for a container.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +30,8 @@ pub struct Request<'a> {
     pub image: &'a image::Config,
     /// For each mount of the request that is of an image, that image's layers, topmost first.
     pub mounted: &'a [Option<Vec<HostPath>>],
+    /// What the node has chosen where the request leaves it open.
+    pub defaults: &'a Defaults,
 }
 
 impl<'a> Request<'a> {
@@ -40,6 +45,26 @@ impl<'a> Request<'a> {
 
     pub(crate) fn is_privileged(&self) -> bool {
         self.security().privileged
+    }
+
+    /// The devices that it gets: the node's, then the request's.
+    pub fn devices(&self) -> impl Iterator<Item = &'a Device> + use<'a> {
+        self.defaults.devices.iter().chain(&self.container.devices)
+    }
+
+    /// Whether it gets the nodes of all the machine's devices.
+    #[must_use]
+    pub fn wants_host_devices(&self) -> bool {
+        self.is_privileged() && self.defaults.privileged_devices == PrivilegedDevices::All
+    }
+
+    /// Whether its cgroup allows every device.
+    pub(crate) fn may_use_every_device(&self) -> bool {
+        self.is_privileged() && self.defaults.privileged_devices != PrivilegedDevices::Usual
+    }
+
+    pub(crate) fn has_read_only_root(&self) -> bool {
+        self.security().readonly_rootfs || self.defaults.read_only == Switch::On
     }
 
     pub(crate) fn resources(&self) -> &'a LinuxContainerResources {
@@ -65,9 +90,9 @@ pub struct HostFacts {
     pub kernel: (u32, u32),
     /// The daemon's own bounding set of capabilities, beyond which nothing can be granted.
     pub bounding: u64,
-    /// For each device in the request, the nodes for it with their paths in the container.
+    /// For each of [`Request::devices`], the nodes for it with their paths in the container.
     pub devices: Vec<Result<Vec<DeviceNode>, String>>,
-    /// The machine's devices for a privileged container; otherwise empty.
+    /// The machine's devices if [`Request::wants_host_devices`]; otherwise empty.
     pub host_devices: Vec<DeviceNode>,
     /// For each mount in the request, what its host path leads to.
     pub mounts: Vec<Result<MountSource, String>>,

@@ -1,5 +1,6 @@
 //! The starting point of all tests in this crate.
 
+pub(crate) mod defaults;
 mod fields;
 mod filled;
 mod golden;
@@ -13,7 +14,7 @@ use wharf_cri_api::v1::{
 use wharf_isolation::CgroupPlan;
 use wharf_types::{ContainerId, HostPath, PodId};
 
-use crate::{CgroupPlaces, HostFacts, Layers, Pins, Places, Request};
+use crate::{CgroupPlaces, Defaults, HostFacts, Layers, Pins, Places, Request};
 
 /// A request, with everything on which its decisions depend.
 #[derive(Debug, Clone)]
@@ -26,12 +27,13 @@ pub(crate) struct Asked {
     pub(crate) mounted: Vec<Option<Vec<HostPath>>>,
     pub(crate) facts: HostFacts,
     pub(crate) places: Places,
+    pub(crate) defaults: Defaults,
 }
 
 impl Asked {
     pub(crate) fn request(&self) -> Request<'_> {
-        let Self { pod_id, pod, id, container, image, mounted, .. } = self;
-        Request { pod_id, pod, id, container, image, mounted }
+        let Self { pod_id, pod, id, container, image, mounted, defaults, .. } = self;
+        Request { pod_id, pod, id, container, image, mounted, defaults }
     }
 
     pub(crate) fn linux(&mut self) -> &mut LinuxContainerConfig {
@@ -56,6 +58,7 @@ impl Default for Asked {
             mounted: Vec::new(),
             facts: facts(),
             places: places(),
+            defaults: Defaults::default(),
         }
     }
 }

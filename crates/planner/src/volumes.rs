@@ -3,6 +3,7 @@
 use wharf_types::{ContainerPath, HostPath};
 
 use crate::Refusal;
+use crate::defaults::ImageVolumes;
 use crate::description::Volume;
 use crate::request::{Places, Request};
 
@@ -12,9 +13,13 @@ const VOLUMES_MAX: usize = 100;
 /// Where the runtime itself mounts something.
 const RUNTIMES: [&str; 3] = ["/proc", "/sys", "/dev"];
 
-/// The image's volumes, except where the request mounts something and below the runtime's own mounts.
+/// The image's volumes, except where the request mounts something and below the runtime's own mounts; none if the node
+/// ignores them.
 pub(crate) fn describe(request: &Request<'_>, places: &Places) -> Result<Vec<Volume>, Refusal> {
-    let asked = request.image.volumes().as_deref().unwrap_or_default();
+    let asked = match request.defaults.image_volumes {
+        ImageVolumes::Bind => request.image.volumes().as_deref().unwrap_or_default(),
+        ImageVolumes::Ignore => &[],
+    };
     if asked.len() > VOLUMES_MAX {
         let problem = format!("it asks for {} volumes, of {VOLUMES_MAX} at most", asked.len());
         return Err(Refusal::field("image", problem));

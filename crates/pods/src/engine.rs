@@ -15,7 +15,7 @@ use wharf_host::namespaces::Template;
 use wharf_host::{Machine, UserNamespaces};
 use wharf_images::Store;
 use wharf_network::Network;
-use wharf_planner::{ContainerKey, Filters, PodKey};
+use wharf_planner::{ContainerKey, Defaults, Filters, PodKey};
 use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
 use wharf_supervision::Program;
@@ -47,6 +47,8 @@ pub struct Options {
     pub cgroup_parent: String,
     /// Names of runtime handlers in addition to the default one; all mean the built-in runtime.
     pub handlers: Vec<String>,
+    /// What the node has chosen for what requests leave open.
+    pub defaults: Defaults,
 }
 
 /// What the engine is built on.

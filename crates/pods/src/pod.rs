@@ -267,12 +267,6 @@ impl Pod {
     }
 }
 
-/// Whether a pod's request allows privileged containers.
-pub(crate) fn is_privileged(config: &PodSandboxConfig) -> bool {
-    let linux = config.linux.as_ref();
-    linux.and_then(|linux| linux.security_context.as_ref()).is_some_and(|context| context.privileged)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,10 +1,10 @@
-//! Resource limits.
+//! Resource limits, given by the kernel's number.
 
 use nix::errno::Errno;
 
 use crate::error::{Error, Result};
 
-/// Sets the soft and the hard value of one resource limit, given by the kernel's number.
+/// Sets the soft and the hard value of one resource limit.
 ///
 /// # Errors
 /// EPERM for raising the hard limit without `CAP_SYS_RESOURCE`.
@@ -23,4 +23,36 @@ pub fn set(resource: u32, soft: u64, hard: u64) -> Result<()> {
     Errno::result(result)
         .map(drop)
         .map_err(|errno| Error::new("prlimit64", format!("{resource}, {soft}, {hard}"), errno))
+}
+
+/// This process's own hard limit.
+///
+/// # Errors
+/// EINVAL if there is no such resource.
+pub fn hard(resource: u32) -> Result<u64> {
+    own(resource).map(|limit| limit.rlim_max)
+}
+
+pub(crate) fn own(resource: u32) -> Result<libc::rlimit64> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` lives through the call, no new limit is given, and pid 0 is this process.
+    let result = unsafe {
+        libc::syscall(libc::SYS_prlimit64, 0, resource, std::ptr::null::<libc::rlimit64>(), &raw mut limit)
+    };
+    Errno::result(result)
+        .map(|_done| limit)
+        .map_err(|errno| Error::new("prlimit64", resource.to_string(), errno))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_is_not_raised_is_taken() {
+        let own = own(libc::RLIMIT_CORE as _).unwrap();
+        set(libc::RLIMIT_CORE as _, own.rlim_cur, own.rlim_max).unwrap();
+        assert_eq!(hard(libc::RLIMIT_CORE as _).unwrap(), own.rlim_max);
+        assert_eq!(hard(1000).unwrap_err().errno, Errno::EINVAL);
+    }
 }

@@ -7,9 +7,7 @@
 
 use std::sync::OnceLock;
 
-use nix::errno::Errno;
-
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::limits;
 
 /// The type differs between the two C libraries.
@@ -44,14 +42,7 @@ pub fn hand_on() -> Result<()> {
 }
 
 fn limit() -> Result<libc::rlimit64> {
-    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` lives through the call, no new limit is given, and pid 0 is this process.
-    let result = unsafe {
-        libc::syscall(libc::SYS_prlimit64, 0, NOFILE, std::ptr::null::<libc::rlimit64>(), &raw mut limit)
-    };
-    Errno::result(result)
-        .map(|_done| limit)
-        .map_err(|errno| Error::new("prlimit64", "RLIMIT_NOFILE".to_owned(), errno))
+    limits::own(NOFILE)
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ mod crash;
 #[cfg(test)]
 mod daemon;
 #[cfg(test)]
+mod defaults;
+#[cfg(test)]
 mod disk;
 #[cfg(test)]
 mod exec;

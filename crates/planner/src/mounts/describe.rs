@@ -98,7 +98,7 @@ fn volume(volume: &Volume) -> Result<Placed, Refusal> {
     Ok(placed.with(SINGLE).with(["rw"]))
 }
 
-/// What the pod's containers share: shared memory, and the files with their hostname and name servers.
+/// What the pod's containers share: shared memory, the time zone, and the files with their hostname and name servers.
 fn pods_mounts(request: &Request<'_>, places: &Places) -> Result<Vec<Placed>, Refusal> {
     let files = &places.pod_files;
     let shm = match request.pods_namespaces().ipc() {
@@ -106,7 +106,11 @@ fn pods_mounts(request: &Request<'_>, places: &Places) -> Result<Vec<Placed>, Re
         _ => format!("{files}/{SHM}"),
     };
     let mut mounts = vec![Placed::new("mounts", "/dev/shm", "bind", &shm)?.with(SINGLE).with(SAFE)];
-    let access = if request.security().readonly_rootfs { "ro" } else { "rw" };
+    if let Some(zone) = &request.defaults.timezone {
+        let mount = Placed::new("mounts", "/etc/localtime", "bind", zone.as_str())?;
+        mounts.push(mount.with(SINGLE).with(SAFE).with(["ro"]));
+    }
+    let access = if request.has_read_only_root() { "ro" } else { "rw" };
     for name in ETC_FILES {
         let mount = Placed::new("mounts", &format!("/etc/{name}"), "bind", &format!("{files}/{name}"))?;
         mounts.push(mount.with(SINGLE).with([access]));

@@ -22,7 +22,7 @@ pub(crate) struct Case {
     pub(crate) change: fn(&mut Asked),
 }
 
-const fn case(topic: &'static str, name: &'static str, change: fn(&mut Asked)) -> Case {
+pub(super) const fn case(topic: &'static str, name: &'static str, change: fn(&mut Asked)) -> Case {
     Case { topic, name, change }
 }
 
@@ -412,7 +412,7 @@ const LOCAL_PROFILE: &str = r#"{
     ]
 }"#;
 
-fn words(text: &str) -> Vec<String> {
+pub(super) fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
@@ -420,15 +420,15 @@ fn text(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
-fn number(value: i64) -> Option<Int64Value> {
+pub(super) fn number(value: i64) -> Option<Int64Value> {
     Some(Int64Value { value })
 }
 
-fn variable(key: &str, value: &[u8]) -> KeyValue {
+pub(super) fn variable(key: &str, value: &[u8]) -> KeyValue {
     KeyValue { key: key.to_owned(), value: value.to_vec() }
 }
 
-fn capabilities(asked: &mut Asked, add: &str, drop: &str, ambient: &str) {
+pub(super) fn capabilities(asked: &mut Asked, add: &str, drop: &str, ambient: &str) {
     asked.security().capabilities = Some(Capability {
         add_capabilities: words(add),
         drop_capabilities: words(drop),
@@ -436,7 +436,7 @@ fn capabilities(asked: &mut Asked, add: &str, drop: &str, ambient: &str) {
     });
 }
 
-fn privileged(asked: &mut Asked) {
+pub(super) fn privileged(asked: &mut Asked) {
     asked.linux().security_context =
         Some(LinuxContainerSecurityContext { privileged: true, ..LinuxContainerSecurityContext::default() });
 }
@@ -466,7 +466,7 @@ fn image(asked: &mut Asked, mount: Mount, layers: &[&str]) {
     asked.mounted.push(Some(layers.iter().map(|layer| host(layer)).collect()));
 }
 
-fn device(asked: &mut Asked, permissions: &str, nodes: Vec<DeviceNode>) {
+pub(super) fn device(asked: &mut Asked, permissions: &str, nodes: Vec<DeviceNode>) {
     asked.container.devices.push(Device {
         container_path: "/dev/x".to_owned(),
         host_path: "/dev/x".to_owned(),
@@ -475,7 +475,7 @@ fn device(asked: &mut Asked, permissions: &str, nodes: Vec<DeviceNode>) {
     asked.facts.devices.push(Ok(nodes));
 }
 
-fn node(path: &str, kind: u32, major: u32, minor: u32) -> DeviceNode {
+pub(super) fn node(path: &str, kind: u32, major: u32, minor: u32) -> DeviceNode {
     let path = ContainerPath::new(path).unwrap();
     DeviceNode { path, kind, major, minor, mode: 0o660, uid: 0, gid: 6 }
 }
@@ -490,7 +490,7 @@ fn pods_namespaces(asked: &mut Asked, options: NamespaceOption) {
     });
 }
 
-fn users(asked: &mut Asked, length: u32) {
+pub(super) fn users(asked: &mut Asked, length: u32) {
     let userns_options = user_namespace(length);
     pods_namespaces(asked, NamespaceOption { userns_options, ..NamespaceOption::default() });
 }

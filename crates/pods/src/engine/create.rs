@@ -18,7 +18,7 @@ use super::Engine;
 use crate::container::{Container, Layers};
 use crate::error::{Error, Stage};
 use crate::places;
-use crate::pod::{Making, Pod, is_privileged};
+use crate::pod::{Making, Pod};
 
 /// A container that is complete except for its first process.
 struct Prepared {
@@ -55,9 +55,7 @@ impl Engine {
         now: &PodSandboxConfig,
     ) -> Result<ContainerId, Error> {
         let pod = self.pod(pod)?;
-        if asks_for_privilege(&config) && !(is_privileged(pod.config()) || is_privileged(now)) {
-            return Err(Error::invalid("privileged", "the pod sandbox is not privileged"));
-        }
+        planner::check_privilege(&config, [pod.config(), now])?;
         let key = ContainerKey::of(pod.id(), &config)?;
         let engine = Arc::clone(self);
         let made =
@@ -184,7 +182,8 @@ impl Engine {
     ) -> Result<Description, Error> {
         let mounted = &images.mounted_layers(planner::user_namespace(&pod.namespaces())?);
         let (pod_id, pod, image) = (pod.id(), pod.config(), &images.own.config);
-        let request = Request { pod_id, pod, id, container, image, mounted };
+        let defaults = &self.options.defaults;
+        let request = Request { pod_id, pod, id, container, image, mounted, defaults };
         let facts = host::facts(&request, &self.machine)?;
         Ok(planner::describe(&request, &facts, places)?)
     }
@@ -245,11 +244,6 @@ fn intent(config: &ContainerConfig, images: &Images, cgroup: &CgroupPath) -> Con
         mounted_images: images.mounted_ids(),
         ..ContainerRecord::default()
     }
-}
-
-fn asks_for_privilege(config: &ContainerConfig) -> bool {
-    let linux = config.linux.as_ref();
-    linux.and_then(|linux| linux.security_context.as_ref()).is_some_and(|context| context.privileged)
 }
 
 /// The cgroup that contains those of a pod's containers: the request's, or one of the pod's own.

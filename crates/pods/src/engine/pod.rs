@@ -16,7 +16,7 @@ use wharf_host::files::{self, FilesPlan};
 use wharf_host::namespaces::NamespacePlan;
 use wharf_host::{directories, earlier};
 use wharf_network::{Attachment, Dns, PodAddresses, PortMapping, StatsSocket};
-use wharf_planner::{PodKey, check_pod};
+use wharf_planner::{Defaults, PodKey, check_pod};
 use wharf_records::{Phase, PodRecord};
 use wharf_supervision as supervision;
 use wharf_tasks::{persist, spawn};
@@ -38,10 +38,10 @@ struct Decision {
 impl Decision {
     /// Decides, with what this machine's files say about names. Only the kernel knows whether it accepts the value of a
     /// sysctl: it is asked when the namespaces are made.
-    fn of(config: &PodSandboxConfig) -> Result<Self, Error> {
+    fn of(config: &PodSandboxConfig, defaults: &Defaults) -> Result<Self, Error> {
         Ok(Self {
-            namespaces: wharf_host::namespace_plan(config)?,
-            files: wharf_host::files_plan(config)?,
+            namespaces: wharf_host::namespace_plan(config, defaults)?,
+            files: wharf_host::files_plan(config, defaults)?,
             ports: wharf_host::port_mappings(config)?,
         })
     }
@@ -68,7 +68,7 @@ impl Engine {
     ) -> Result<PodId, Error> {
         self.check_handler(&handler)?;
         let key = PodKey::of(&config)?;
-        check_pod(&config, self.machine.modules)?;
+        check_pod(&config, self.machine.modules, &self.options.defaults)?;
         self.user_namespaces.check(&config)?;
         let engine = Arc::clone(self);
         let id =
@@ -141,7 +141,7 @@ impl Engine {
     }
 
     fn build_blocking(&self, pod: &Pod) -> Result<Built, Error> {
-        let Decision { namespaces: plan, files, ports } = Decision::of(pod.config())?;
+        let Decision { namespaces: plan, files, ports } = Decision::of(pod.config(), &self.options.defaults)?;
         let directory = self.parts.layout.pod(pod.id());
         let timings = pod.timings();
         timings.time("record and directories", || self.intend_pod(pod, &directory))?;

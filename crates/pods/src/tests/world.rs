@@ -16,6 +16,7 @@ use wharf_cri_api::v1::{
 use wharf_host::directories;
 use wharf_images::{Form, LayerSource, NewImage, Store, manifest::digest_of};
 use wharf_network::{Builtin, BuiltinConfig, Mode, Network};
+use wharf_planner::Defaults;
 use wharf_records::Phase;
 use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
@@ -68,7 +69,8 @@ impl World {
             layout,
         };
         let cgroup_parent = format!("/wharf-pods-test-{}-{number}", std::process::id());
-        let options = Options { cgroup_parent, handlers: vec!["known".to_owned()] };
+        let (handlers, defaults) = (vec!["known".to_owned()], Defaults::default());
+        let options = Options { cgroup_parent, handlers, defaults };
         Self { engine: Engine::new(options, parts).unwrap(), directory }
     }
 
