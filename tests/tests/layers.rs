@@ -67,14 +67,15 @@ const SAME_LEVEL: &[(&str, &str)] = &[
 /// The only crates of this workspace that the command line may use.
 const CLI_MAY_USE: &[&str] = &["cri-api", "types"];
 
-/// The only crates that the planner may use. It decides and does nothing: from `sys`, `isolation` and `cgroup` it takes
-/// only types, and its `clippy.toml` bans files, clocks and the environment.
+/// The only crates that the planner may use. It decides and does nothing: from `sys`, `isolation`, `cgroup` and `network`
+/// it takes only types, and its `clippy.toml` bans files, clocks and the environment.
 const PLANNER_MAY_NAME: &[&str] = &[
     "wharf-types",
     "wharf-sys",
     "wharf-isolation",
     "wharf-cri-api",
     "wharf-cgroup",
+    "wharf-network",
     "oci-spec",
     "serde",
     "serde_json",
