@@ -43,6 +43,22 @@ pub struct Stats {
     pub hugepages: Vec<HugepageStats>,
 }
 
+impl Stats {
+    /// Those of a pod without a cgroup, for example before its first container: it has used nothing and uses nothing.
+    #[must_use]
+    pub fn unused() -> Self {
+        let mut stats = Self::default();
+        stats.cpu.usage_ns = Some(0);
+        stats.memory.usage_bytes = Some(0);
+        stats.memory.working_set_bytes = Some(0);
+        stats.memory.rss_bytes = Some(0);
+        stats.memory.page_faults = Some(0);
+        stats.memory.major_page_faults = Some(0);
+        stats.pids.current = Some(0);
+        stats
+    }
+}
+
 /// CPU time since the cgroup was made.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct CpuStats {

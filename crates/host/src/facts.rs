@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::{SFlag, major, minor};
-use wharf_cri_api::v1::{Device, Mount, MountPropagation};
+use wharf_cri_api::v1::{Device, Mount, MountPropagation, PodSandboxConfig};
 use wharf_isolation::DeviceNode;
 use wharf_planner::seccomp::{Choice, choice};
-use wharf_planner::{HostFacts, MountSource, Refusal, Request, SecurityModules};
+use wharf_planner::{HostFacts, HostNames, MountSource, Refusal, Request, SecurityModules, names_resolved};
 use wharf_sys::mount::{Propagation, propagation_of};
 use wharf_types::{ContainerPath, HostPath, Stage as _, StageError};
 
@@ -63,8 +63,19 @@ pub fn facts(request: &Request<'_>, machine: &Machine) -> Result<HostFacts, Refu
     })
 }
 
-/// This machine's hostname.
-pub(crate) fn hostname() -> String {
+/// What this machine says about names, as far as a pod with this request needs it.
+#[must_use]
+pub fn names(pod: &PodSandboxConfig) -> HostNames {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let resolv_conf = if pod.dns_config.is_none() { read("/etc/resolv.conf") } else { String::new() };
+    let behind_resolved = names_resolved(&resolv_conf)
+        .then(|| std::fs::read_to_string("/run/systemd/resolve/resolv.conf").ok())
+        .flatten();
+    let hostname = if pod.hostname.is_empty() { hostname() } else { String::new() };
+    HostNames { hostname, resolv_conf, behind_resolved }
+}
+
+fn hostname() -> String {
     nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
@@ -224,6 +235,19 @@ mod tests {
         assert!(!dir.path().join("nowhere").exists());
         assert!(resolve("relative").is_err());
         assert!(resolve("").is_err());
+    }
+
+    #[test]
+    fn names_are_read_for_a_pod_that_has_none() {
+        let names = super::names(&PodSandboxConfig::default());
+        assert_eq!(names.hostname, hostname());
+        assert_eq!(names.resolv_conf, std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
+        let named = PodSandboxConfig {
+            hostname: "web".to_owned(),
+            dns_config: Some(Default::default()),
+            ..PodSandboxConfig::default()
+        };
+        assert_eq!(super::names(&named), HostNames::default());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! A pod's share of this host: facts about the machine, the pod's namespaces, and the files and images of its containers.
 //!
-//! What a request asks of the host is decided first (`namespace_plan`, `files_plan`) and made from these plans. All of
-//! it blocks. It knows nothing about pods as the daemon has them: the caller passes paths and contents.
+//! It decides nothing: it gathers what the planner has to know ([`facts()`], [`names`]), and makes what the planner has
+//! decided ([`namespaces::Template::make_pod`], [`files::make`]). All of it blocks. It knows nothing about pods as the
+//! daemon has them: the caller passes plans, paths and contents.
 
 pub mod directories;
 pub mod earlier;
@@ -10,16 +11,14 @@ mod facts;
 pub mod files;
 mod images;
 pub mod namespaces;
-mod pod;
-mod ports;
+mod places;
 mod probe;
 mod readiness;
 mod sysctls;
 
 pub use error::Error;
-pub use facts::{Machine, facts};
+pub use facts::{Machine, facts, names};
 pub use images::{ImageView, Images};
-pub use pod::{files_plan, namespace_plan, namespaces as namespaces_of};
-pub use ports::port_mappings;
+pub use places::{Site, host_path};
 pub use probe::UserNamespaces;
 pub use readiness::{Extent, Unready, unready};

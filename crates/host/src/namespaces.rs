@@ -1,63 +1,22 @@
 //! A pod's own namespaces: a throwaway thread makes and sets them up, and they are returned as descriptors. They are
 //! not pinned, so they cost no mount on the host, and they disappear when nobody holds them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
 
+use wharf_planner::{NamespaceKind as Kind, NamespacePlan};
 use wharf_sys::error::Named as _;
 use wharf_sys::mount::{self, OwnThread};
 use wharf_sys::user_namespace;
-use wharf_types::{IdMaps, Stage as _, StageError};
+use wharf_types::{Stage as _, StageError};
 
 use crate::error::Error;
 use crate::sysctls::Sysctls;
 
 const STAGE: &str = "making the pod's namespaces";
-
-/// The kinds of namespaces that a pod either has of its own or shares with the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// The network namespace.
-    Net,
-    /// The IPC namespace.
-    Ipc,
-    /// The UTS namespace: the hostname.
-    Uts,
-}
-
-impl Kind {
-    fn flag(self) -> CloneFlags {
-        match self {
-            Self::Net => CloneFlags::CLONE_NEWNET,
-            Self::Ipc => CloneFlags::CLONE_NEWIPC,
-            Self::Uts => CloneFlags::CLONE_NEWUTS,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Net => "net",
-            Self::Ipc => "ipc",
-            Self::Uts => "uts",
-        }
-    }
-}
-
-/// The pod's own namespaces, and their settings.
-#[derive(Debug, Clone, Default)]
-pub struct NamespacePlan {
-    /// The namespaces that it does not share with the host.
-    pub own: BTreeSet<Kind>,
-    /// The hostname, set if the pod has its own UTS namespace.
-    pub hostname: String,
-    /// Sysctls of these namespaces, by key.
-    pub sysctls: BTreeMap<String, String>,
-    /// The ids of its user namespace, if it does not share the host's. The others belong to it.
-    pub ids: Option<IdMaps>,
-}
 
 /// A pod's namespaces. Each lives as long as a process is in it or someone holds a descriptor of it.
 #[derive(Debug)]
@@ -122,7 +81,6 @@ impl Template {
     /// Does so in this thread, which cannot be used for anything else afterwards.
     fn make_here(&self, plan: &NamespacePlan, files: OwnedFd) -> Result<PodNamespaces, Error> {
         let thread = OwnThread::open().stage(STAGE)?;
-        let own: CloneFlags = plan.own.iter().map(|kind| kind.flag()).collect();
         // A thread may enter a mount namespace only if it does not share its root and working directory.
         let alone = CloneFlags::CLONE_FS;
         let user = plan.ids.map(user_namespace::make).transpose().stage("making the pod's user namespace")?;
@@ -131,7 +89,7 @@ impl Template {
                 unshare(alone).stage(STAGE)?;
                 enter_new(&plan.own, user.as_fd())?;
             }
-            None => unshare(own | alone).stage(STAGE)?,
+            None => unshare(flags(&plan.own) | alone).stage(STAGE)?,
         }
         self.set_up(plan, user.as_ref().map(|user| user.as_fd()))?;
         let open = |kind: Kind| {
@@ -157,13 +115,25 @@ impl Template {
     }
 }
 
+fn flag(kind: Kind) -> CloneFlags {
+    match kind {
+        Kind::Net => CloneFlags::CLONE_NEWNET,
+        Kind::Ipc => CloneFlags::CLONE_NEWIPC,
+        Kind::Uts => CloneFlags::CLONE_NEWUTS,
+    }
+}
+
+fn flags(kinds: &BTreeSet<Kind>) -> CloneFlags {
+    kinds.iter().copied().map(flag).collect()
+}
+
 /// Makes namespaces that belong to a user namespace, which only a process in that can do, and moves this thread into them.
 fn enter_new(own: &BTreeSet<Kind>, user: BorrowedFd<'_>) -> Result<(), Error> {
     let make = || {
-        unshare(own.iter().map(|kind| kind.flag()).collect()).named("unshare", || format!("{own:?}"))?;
+        unshare(flags(own)).named("unshare", || format!("{own:?}"))?;
         let process = OwnThread::open()?;
         own.iter()
-            .map(|kind| Ok((kind.flag(), process.namespace(kind.name())?)))
+            .map(|kind| Ok((flag(*kind), process.namespace(kind.name())?)))
             .collect::<Result<Vec<_>, _>>()
     };
     let made = user_namespace::inside(user, make).stage(STAGE)?;
@@ -172,12 +142,14 @@ fn enter_new(own: &BTreeSet<Kind>, user: BorrowedFd<'_>) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::fs;
     use std::path::PathBuf;
 
     use nix::errno::Errno;
     use nix::mount::{MntFlags, umount2};
     use wharf_sys::mount::Attributes;
+    use wharf_types::IdMaps;
 
     use super::*;
 
@@ -240,7 +212,7 @@ mod tests {
         let user = pod.user.as_ref().unwrap();
         let own = [&pod.net, &pod.ipc, &pod.uts].map(|fd| fd.as_ref().unwrap().as_fd());
         // Whoever is in it may change what belongs to it, and nothing of the host.
-        let kinds = all.map(Kind::flag);
+        let kinds = all.map(flag);
         let enter = |(namespace, kind): (BorrowedFd<'_>, CloneFlags)| setns(namespace, kind);
         let settle = || own.into_iter().zip(kinds).try_for_each(enter).named("setns", String::new);
         user_namespace::inside(user.as_fd(), settle).unwrap();

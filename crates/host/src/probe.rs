@@ -8,13 +8,13 @@ use std::path::Path;
 
 use nix::sched::{CloneFlags, unshare};
 use wharf_cri_api::v1::PodSandboxConfig;
+use wharf_planner::{namespaces_of, user_namespace as user_namespace_of};
 use wharf_sys::error::Named as _;
 use wharf_sys::overlay::Overlay;
 use wharf_sys::user_namespace;
 use wharf_types::{ErrorKind, Failure, IdMaps, IdRange, Stage as _, StageError};
 
 use crate::error::Error;
-use crate::pod::namespaces;
 
 const STAGE: &str = "trying a root file system in a user namespace";
 
@@ -42,7 +42,7 @@ impl UserNamespaces {
     /// # Errors
     /// Unimplemented, with the step that failed.
     pub fn check(&self, config: &PodSandboxConfig) -> Result<(), Error> {
-        match (wharf_planner::user_namespace(&namespaces(config))?, &self.0) {
+        match (user_namespace_of(&namespaces_of(config))?, &self.0) {
             (Some(_asked), Err(problem)) => {
                 let problem = wharf_types::chain(problem);
                 Err(StageError::at("userns_options", Incapable { problem }).into())

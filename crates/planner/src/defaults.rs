@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use wharf_cri_api::v1::Device;
 use wharf_types::{ContainerPath, HostPath};
 
+use crate::pod::sysctls::scope;
 use crate::request::Switch;
-use crate::sysctl::sysctl_scope;
 use crate::{capabilities, process};
 
 /// The defaults of a node.
@@ -133,7 +133,7 @@ pub fn sysctl(text: &str) -> Result<(String, String), BadDefault> {
         return Err(BadDefault::new(text, "a sysctl is written key=value"));
     };
     // A request's key replaces it only if both are spelled the same.
-    if key.contains('/') || sysctl_scope(key).is_none() {
+    if key.contains('/') || scope(key).is_none() {
         return Err(BadDefault::new(text, "it is not a sysctl of a pod's network or IPC, written with dots"));
     }
     if value.is_empty() || value.contains(['\n', '\0']) {

@@ -1,9 +1,9 @@
-//! Every decision about a container, before anything of it is made: from a CRI request, its image and facts about the
-//! host to the OCI runtime spec ([`describe`]), and from that to the supervisor's plan ([`plan`]) and the cgroup's
-//! limits ([`limits`]).
+//! Every decision about a pod ([`plan_pod`]) and about a container, before anything of it is made: from a CRI request,
+//! its image and facts about the host to the OCI runtime spec ([`describe`]), and from that to the supervisor's plan
+//! ([`plan`]) and the cgroup's limits ([`limits`]).
 //!
 //! All of it is pure: it uses no file, no clock and no system call, and the same arguments give the same result. What
-//! must be known about the machine is in [`HostFacts`], which the caller gathers. So anything that is to change
+//! must be known about the machine is in [`HostFacts`] and [`HostNames`], which the caller gathers. So anything that is to change
 //! containers on the way (devices through CDI, plugins through NRI) is a step on the [`Description`], in the field's
 //! own terms.
 //!
@@ -21,12 +21,12 @@ mod mounts;
 mod namespaces;
 mod plan;
 mod pod;
+mod privilege;
 mod process;
 mod refusal;
 mod refuse;
 mod request;
 mod stdio;
-mod sysctl;
 mod unsupported;
 mod user;
 mod user_namespace;
@@ -46,13 +46,15 @@ pub use kept::{Identity, keep, show};
 pub use key::{ContainerKey, PodKey};
 pub use limits::{check as check_resources, limits, merge as merge_resources, oom_score, resources};
 pub use mounts::{ETC_FILES, SHM};
+pub use namespaces::{Kind as NamespaceKind, NamespacePlan};
 pub use plan::plan;
-pub use pod::check as check_pod;
+pub use pod::files::{FilesPlan, HostNames, Shm, names_resolved};
+pub use pod::{PodPlan, cgroup, cgroup_parent, check as check_pod, namespaces_of, plan as plan_pod};
+pub use privilege::can_make_interfaces;
 pub use refusal::Refusal;
 pub use refuse::{container as check, privilege as check_privilege};
 pub use request::{
     CgroupPlaces, HostFacts, Layers, MountSource, Pins, Places, Request, SecurityModules, Switch,
 };
 pub use seccomp::Filters;
-pub use sysctl::{SysctlScope, sysctl_scope};
 pub use user_namespace::of as user_namespace;

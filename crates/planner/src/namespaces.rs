@@ -1,28 +1,70 @@
-//! The namespaces of a container's processes.
+//! Which namespaces a pod has of its own ([`of_pod`]), and which of them, and of its own, a container's processes are in
+//! ([`describe`], [`plan`]). What is not listed is the host's.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType};
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption};
 use wharf_isolation::{Namespaces, PidNamespace, UserNamespace};
-use wharf_types::HostPath;
+use wharf_types::{HostPath, IdMaps};
 
 use crate::plan::host_path;
 use crate::request::{Pins, Request};
 use crate::{Refusal, user_namespace};
 
-/// The container's own namespaces and those of its pod; those that are not listed are the host's.
+/// The kinds of namespaces that a pod either has of its own or shares with the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The network namespace.
+    Net,
+    /// The IPC namespace.
+    Ipc,
+    /// The UTS namespace: the hostname.
+    Uts,
+}
+
+impl Kind {
+    /// Its name among a process's namespaces in procfs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Net => "net",
+            Self::Ipc => "ipc",
+            Self::Uts => "uts",
+        }
+    }
+}
+
+/// The pod's own namespaces, and their settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamespacePlan {
+    /// The namespaces that it does not share with the host.
+    pub own: BTreeSet<Kind>,
+    /// The hostname, set if the pod has its own UTS namespace.
+    pub hostname: String,
+    /// Sysctls of these namespaces, by key.
+    pub sysctls: BTreeMap<String, String>,
+    /// The ids of its user namespace, if it does not share the host's. The others belong to it.
+    pub ids: Option<IdMaps>,
+}
+
+/// The namespaces that a pod has of its own. One on the host's network has the host's name.
+pub(crate) fn of_pod(pods: &NamespaceOption) -> BTreeSet<Kind> {
+    let modes = [(Kind::Net, pods.network()), (Kind::Ipc, pods.ipc()), (Kind::Uts, pods.network())];
+    modes.into_iter().filter(|(_, mode)| *mode != NamespaceMode::Node).map(|(kind, _)| kind).collect()
+}
+
+/// The container's own namespaces and those of its pod.
 pub(crate) fn describe(request: &Request<'_>, pins: &Pins) -> Result<Vec<LinuxNamespace>, Refusal> {
     use LinuxNamespaceType as Type;
     let pods = request.pods_namespaces();
-    // A pod on the host's network has the host's name.
-    let pinned = [
-        (Type::Network, pods.network(), &pins.net),
-        (Type::Ipc, pods.ipc(), &pins.ipc),
-        (Type::Uts, pods.network(), &pins.uts),
-    ];
-    let of_pod = pinned.into_iter().filter(|(_, mode, _)| *mode != NamespaceMode::Node);
-    let mut namespaces: Vec<_> = of_pod.map(|(kind, _, pin)| namespace(kind, Some(pin))).collect();
+    let pinned = |kind| match kind {
+        Kind::Net => namespace(Type::Network, Some(&pins.net)),
+        Kind::Ipc => namespace(Type::Ipc, Some(&pins.ipc)),
+        Kind::Uts => namespace(Type::Uts, Some(&pins.uts)),
+    };
+    let mut namespaces: Vec<_> = of_pod(pods).into_iter().map(pinned).collect();
     if user_namespace::of(pods)?.is_some() {
         namespaces.push(namespace(Type::User, Some(&pins.user)));
     }
@@ -104,5 +146,26 @@ pub(crate) fn plan(linux: &Linux, shared: &PidNamespace) -> Result<Namespaces, R
         Ok(plan)
     } else {
         Err(Refusal::spec(FIELD, "a container has mounts of its own: add mnt"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_has_the_namespaces_that_are_not_the_hosts() {
+        use NamespaceMode::{Node, Pod};
+        for (network, ipc, expected) in [
+            (Pod, Pod, [true, true, true]),
+            (Node, Pod, [false, true, false]),
+            (Pod, Node, [true, false, true]),
+            (Node, Node, [false, false, false]),
+        ] {
+            let options =
+                NamespaceOption { network: network.into(), ipc: ipc.into(), ..NamespaceOption::default() };
+            let own = of_pod(&options);
+            assert_eq!([Kind::Net, Kind::Ipc, Kind::Uts].map(|kind| own.contains(&kind)), expected);
+        }
     }
 }

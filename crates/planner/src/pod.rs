@@ -1,13 +1,79 @@
-//! What RunPodSandbox may request; everything is checked before anything is made.
+//! Every decision about a pod: what RunPodSandbox may request ([`check`]), and what is then made ([`plan`]): namespaces
+//! with their sysctls, the files for `/etc`, host ports.
+//!
+//! It does not decide where anything is, nor whether the kernel accepts the value of a sysctl: the kernel is asked when
+//! the namespaces are made.
+
+pub(crate) mod files;
+mod ports;
+pub(crate) mod sysctls;
 
 use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::{NamespaceOption, PodSandboxConfig};
+use wharf_network::PortMapping;
+use wharf_types::PodId;
 
+use crate::namespaces::{self, NamespacePlan};
 use crate::request::SecurityModules;
 use crate::{Defaults, Refusal, refuse, user_namespace};
+use files::{FilesPlan, HostNames};
 
 /// The longest hostname, in bytes: gethostname(2).
 const HOSTNAME_LIMIT_BYTES: usize = 64;
+
+/// Everything that is made for a pod, apart from its containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodPlan {
+    /// Its own namespaces.
+    pub namespaces: NamespacePlan,
+    /// The files that its containers share.
+    pub files: FilesPlan,
+    /// The host ports that lead into it.
+    pub ports: Vec<PortMapping>,
+}
+
+/// Plans a pod, with what this machine says about names and what the node has chosen where the request leaves it open.
+///
+/// # Errors
+/// [`Refusal`], for a request that [`check`] accepts: a sysctl of a namespace that the pod shares with the host, an
+/// invalid port, DNS that cannot be written down.
+pub fn plan(config: &PodSandboxConfig, names: HostNames, defaults: &Defaults) -> Result<PodPlan, Refusal> {
+    let options = namespaces_of(config);
+    let own = namespaces::of_pod(&options);
+    let ids = user_namespace::of(&options)?;
+    let sysctls = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
+    let sysctls = sysctls::plan(sysctls, &own, defaults)?;
+    let files = files::plan(config, &options, ids, names, defaults)?;
+    let namespaces = NamespacePlan { own, hostname: files.hostname.clone(), sysctls, ids };
+    Ok(PodPlan { namespaces, files, ports: ports::plan(config)? })
+}
+
+/// The namespaces that a pod's request asks for; unset ones are the pod's.
+#[must_use]
+pub fn namespaces_of(config: &PodSandboxConfig) -> NamespaceOption {
+    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    context.and_then(|context| context.namespace_options.clone()).unwrap_or_default()
+}
+
+/// The path of the cgroup that contains those of a pod's containers: the request's, or one of the pod's own below the
+/// node's default.
+///
+/// # Errors
+/// [`Refusal`] if that is not a path of a cgroup.
+pub fn cgroup(pod: &PodId, config: &PodSandboxConfig, default: &str) -> Result<CgroupPath, Refusal> {
+    let refused = |error| Refusal::field("cgroup_parent", error);
+    match cgroup_parent(config) {
+        Some(asked) => CgroupPath::new(asked).map_err(refused),
+        None => CgroupPath::new(default).and_then(|parent| parent.child(pod.as_str())).map_err(refused),
+    }
+}
+
+/// The parent of the cgroups of a pod's containers in its request, if it names one.
+#[must_use]
+pub fn cgroup_parent(config: &PodSandboxConfig) -> Option<&str> {
+    let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str());
+    parent.filter(|parent| !parent.is_empty())
+}
 
 /// Checks a pod's request.
 ///
@@ -26,8 +92,7 @@ pub fn check(
     }
     let namespaces = context.and_then(|context| context.namespace_options.as_ref());
     namespaces.map_or(Ok(()), |namespaces| check_ids(namespaces, defaults))?;
-    let parent = linux.map(|linux| linux.cgroup_parent.as_str()).filter(|parent| !parent.is_empty());
-    if let Some(parent) = parent {
+    if let Some(parent) = cgroup_parent(config) {
         CgroupPath::new(parent).map_err(|error| Refusal::field("cgroup_parent", error))?;
     }
     check_log_directory(&config.log_directory)?;
@@ -99,5 +164,29 @@ mod tests {
         for bad in [&*"h".repeat(HOSTNAME_LIMIT_BYTES + 1), "a/b", "a\nb"] {
             assert!(check_hostname(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_pod_is_planned_as_a_whole() {
+        let ports = vec![wharf_cri_api::v1::PortMapping { host_port: 80, ..Default::default() }];
+        let config =
+            PodSandboxConfig { hostname: "web".to_owned(), port_mappings: ports, ..Default::default() };
+        let plan = plan(&config, HostNames::default(), &Defaults::default()).unwrap();
+        assert_eq!((plan.namespaces.hostname.as_str(), plan.files.hostname.as_str()), ("web", "web"));
+        assert_eq!((plan.namespaces.own.len(), plan.ports[0].host_port), (3, 80));
+        assert!(!plan.namespaces.sysctls.is_empty(), "the usual ones go with the network");
+    }
+
+    #[test]
+    fn a_pods_cgroup_is_where_the_request_says_or_its_own() {
+        let id = PodId::from_random([1; 32]);
+        let asked = |parent: &str, default| {
+            let linux = LinuxPodSandboxConfig { cgroup_parent: parent.to_owned(), ..Default::default() };
+            let config = PodSandboxConfig { linux: Some(linux), ..Default::default() };
+            cgroup(&id, &config, default).map(|path| path.to_string())
+        };
+        assert_eq!(asked("/kubepods/pod1", "/wharf").unwrap(), "/kubepods/pod1");
+        assert_eq!(asked("", "/wharf").unwrap(), format!("/wharf/{id}"));
+        assert!(asked("", "/../up").is_err());
     }
 }

@@ -9,13 +9,13 @@ use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, broadcast};
-use wharf_cgroup::{Cgroup, Cgroups};
+use wharf_cgroup::{Cgroup, CgroupPath, Cgroups};
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::namespaces::Template;
 use wharf_host::{Machine, UserNamespaces};
 use wharf_images::Store;
 use wharf_network::Network;
-use wharf_planner::{ContainerKey, Defaults, Filters, PodKey};
+use wharf_planner::{self as planner, ContainerKey, Defaults, Filters, PodKey};
 use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
 use wharf_supervision::Program;
@@ -37,7 +37,6 @@ mod pod;
 mod remove;
 mod supervision;
 
-pub(crate) use create::pod_cgroup;
 pub(crate) use supervision::Reached;
 
 /// The engine's configuration.
@@ -140,6 +139,11 @@ impl Engine {
             container_calls: Joins::default(),
             last_created_ns: AtomicI64::new(0),
         }))
+    }
+
+    /// The path of the cgroup that contains those of a pod's containers, whether or not it exists.
+    pub(crate) fn pod_cgroup(&self, pod: &Pod) -> Result<CgroupPath, Error> {
+        Ok(planner::cgroup(pod.id(), pod.config(), &self.options.cgroup_parent)?)
     }
 
     /// Runs work on a pod that may wait for a disk or the kernel, on the thread pool for that.

@@ -29,7 +29,7 @@ impl PodFacts {
     /// The namespaces in its request; unset ones are the pod's.
     #[must_use]
     pub fn namespaces(&self) -> NamespaceOption {
-        wharf_host::namespaces_of(&self.config)
+        wharf_planner::namespaces_of(&self.config)
     }
 
     /// Whether it is on the host's network.

@@ -259,7 +259,7 @@ impl Pod {
 
     /// The namespaces in the request; unset ones are the pod's.
     pub(crate) fn namespaces(&self) -> NamespaceOption {
-        wharf_host::namespaces_of(&self.config)
+        wharf_planner::namespaces_of(&self.config)
     }
 
     pub(crate) fn is_host_network(&self) -> bool {

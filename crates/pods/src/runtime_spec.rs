@@ -5,7 +5,6 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use wharf_cri_api::v1::NamespaceMode;
 use wharf_planner as planner;
-use wharf_wire::v1::Held;
 
 use crate::container::Container;
 use crate::engine::Engine;
@@ -46,20 +45,18 @@ impl Engine {
         let options = pod.namespaces();
         let has_users = matches!(planner::user_namespace(&options), Ok(Some(_)));
         let users = if has_users { NamespaceMode::Pod } else { NamespaceMode::Node };
-        let all = [
-            ("network", "net", Held::Network, options.network()),
-            ("ipc", "ipc", Held::Ipc, options.ipc()),
-            ("uts", "uts", Held::Uts, options.network()),
-            ("user", "user", Held::User, users),
-        ];
         // Only the supervisor knows where they are.
         let Ok(supervisor) = pod.connection() else { return Vec::new() };
-        let held = supervisor.held();
+        let Ok(pins) = places::pins(&self.parts.layout, pod.id(), &supervisor.held()) else {
+            return Vec::new();
+        };
+        let all = [
+            ("network", pins.net, options.network()),
+            ("ipc", pins.ipc, options.ipc()),
+            ("uts", pins.uts, options.network()),
+            ("user", pins.user, users),
+        ];
         let own = all.into_iter().filter(|(.., mode)| pod.is_ready() && *mode != NamespaceMode::Node);
-        own.map(|(kind, pin, of, _)| {
-            let path = places::namespace(&self.parts.layout, (pod.id(), &held), (pin, of));
-            json!({ "type": kind, "path": path })
-        })
-        .collect()
+        own.map(|(kind, path, _)| json!({ "type": kind, "path": path.as_path() })).collect()
     }
 }

@@ -5,14 +5,13 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use wharf_cgroup::{Cgroups, Extent, Meter, Stats};
-use wharf_cri_api::v1::ContainerConfig;
 use wharf_host::Unready;
 use wharf_network::InterfaceStats;
 use wharf_snapshots::tree::Usage;
 use wharf_types::PodId;
 
 use crate::container::Container;
-use crate::engine::{Engine, pod_cgroup};
+use crate::engine::Engine;
 use crate::pod::Pod;
 
 /// A pod's usage.
@@ -61,20 +60,6 @@ impl Traffic {
     }
 }
 
-/// Whether a container can make network interfaces of its own in its pod.
-pub(crate) fn can_make_interfaces(config: &ContainerConfig) -> bool {
-    let context = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
-    let added = context.and_then(|context| context.capabilities.as_ref());
-    let is_enough = |name: &String| {
-        let name = name.to_ascii_uppercase();
-        matches!(name.strip_prefix("CAP_").unwrap_or(&name), "NET_ADMIN" | "ALL")
-    };
-    context.is_some_and(|context| context.privileged)
-        || added.is_some_and(|added| {
-            added.add_capabilities.iter().chain(&added.add_ambient_capabilities).any(is_enough)
-        })
-}
-
 impl Engine {
     /// The traffic of all pods, in one reading.
     #[must_use]
@@ -92,7 +77,7 @@ impl Engine {
     /// A pod's usage, which is that of its cgroup: everything its containers used, those that are gone included.
     pub fn pod_usage(&self, pod: &Pod, now_ns: i64) -> PodUsage {
         let mut meter = pod.meter();
-        let mut stats = self.read_pod(pod, &mut meter).unwrap_or_else(unused);
+        let mut stats = self.read_pod(pod, &mut meter).unwrap_or_else(Stats::unused);
         meter.steady(&mut stats);
         let cpu_rate = meter.rate(now_ns, stats.cpu.usage_ns);
         PodUsage { stats, cpu_rate }
@@ -100,7 +85,7 @@ impl Engine {
 
     /// Reads a pod's cgroup now; `None` if it does not exist. A kubelet makes and removes its pods' cgroups itself.
     fn read_pod(&self, pod: &Pod, meter: &mut Meter) -> Option<Stats> {
-        let path = pod_cgroup(&self.options.cgroup_parent, pod).ok()?;
+        let path = self.pod_cgroup(pod).ok()?;
         let stats = self.parts.cgroups.at(&path).metered_stats(Extent::Tasks, meter);
         Some(stats).filter(|stats| *stats != Stats::default())
     }
@@ -133,41 +118,5 @@ impl Engine {
     #[must_use]
     pub fn cgroups(&self) -> &Cgroups {
         &self.parts.cgroups
-    }
-}
-
-/// A pod without a cgroup, for example before its first container, has used nothing and uses nothing.
-fn unused() -> Stats {
-    let mut stats = Stats::default();
-    stats.cpu.usage_ns = Some(0);
-    stats.memory.usage_bytes = Some(0);
-    stats.memory.working_set_bytes = Some(0);
-    stats.memory.rss_bytes = Some(0);
-    stats.memory.page_faults = Some(0);
-    stats.memory.major_page_faults = Some(0);
-    stats.pids.current = Some(0);
-    stats
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use wharf_cri_api::v1::{Capability, LinuxContainerConfig, LinuxContainerSecurityContext};
-
-    #[test]
-    fn who_may_administer_the_network_may_make_interfaces() {
-        let with = |change: &dyn Fn(&mut LinuxContainerSecurityContext, &mut Capability)| {
-            let (mut context, mut capabilities) = Default::default();
-            change(&mut context, &mut capabilities);
-            context.capabilities = Some(capabilities);
-            let linux = LinuxContainerConfig { security_context: Some(context), ..Default::default() };
-            can_make_interfaces(&ContainerConfig { linux: Some(linux), ..Default::default() })
-        };
-        assert!(!can_make_interfaces(&ContainerConfig::default()));
-        assert!(with(&|context, _| context.privileged = true));
-        for (name, can) in [("NET_ADMIN", true), ("cap_net_admin", true), ("all", true), ("NET_RAW", false)] {
-            assert_eq!(with(&|_, added| added.add_capabilities = vec!["CHOWN".into(), name.into()]), can);
-            assert_eq!(with(&|_, added| added.add_ambient_capabilities = vec![name.into()]), can);
-        }
     }
 }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use oci_spec::runtime::Spec;
 use wharf_cgroup::{Cgroup, CgroupPath, Limits};
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
-use wharf_host::{self as host, Images};
+use wharf_host::{self as host, Images, Site, earlier};
 use wharf_images::LayerLease;
 use wharf_isolation::Plan;
 use wharf_planner::{self as planner, ContainerKey, Description, Extra, Places, Request};
 use wharf_records::{ContainerRecord, save_spec};
 use wharf_supervision::Held;
 use wharf_types::{ContainerId, ContainerState, Timings};
-use wharf_wire::v1::Created;
+use wharf_wire::v1::{self, Created};
 
 use super::Engine;
 use crate::container::{Container, Layers};
@@ -162,8 +162,17 @@ impl Engine {
         held: &Held,
     ) -> Result<Decision, Error> {
         let path = self.container_cgroup(pod, id)?;
-        let places = places::of(&self.parts, (pod, id), (&images.own, &path), held)?;
-        let description = self.describe(pod, id, (config, images), &places)?;
+        let layout = &self.parts.layout;
+        let files = held.path(v1::Held::Files).unwrap_or_else(|| earlier::files(layout, pod.id()));
+        let site = Site {
+            snapshots: &self.parts.snapshots,
+            container: id,
+            image: &images.own,
+            cgroup: &self.parts.cgroups.at(&path),
+            pod_files: &files,
+            namespaces: places::pins(layout, pod.id(), held)?,
+        };
+        let description = self.describe(pod, id, (config, images), &site.places()?)?;
         let plan = planner::plan(&description, &self.filters)?;
         let limits = planner::limits(&description.resources())?;
         let spec = kept(description.spec, config)?;
@@ -224,7 +233,7 @@ impl Engine {
 
     /// The path of a container's cgroup, whether or not it exists.
     pub(crate) fn container_cgroup(&self, pod: &Pod, id: &ContainerId) -> Result<CgroupPath, Error> {
-        let path = pod_cgroup(&self.options.cgroup_parent, pod)?;
+        let path = self.pod_cgroup(pod)?;
         path.child(id.as_str()).map_err(|error| Error::invalid("cgroup_parent", error))
     }
 }
@@ -244,15 +253,4 @@ fn intent(config: &ContainerConfig, images: &Images, cgroup: &CgroupPath) -> Con
         mounted_images: images.mounted_ids(),
         ..ContainerRecord::default()
     }
-}
-
-/// The cgroup that contains those of a pod's containers: the request's, or one of the pod's own.
-pub(crate) fn pod_cgroup(default_parent: &str, pod: &Pod) -> Result<CgroupPath, Error> {
-    let asked = pod.config().linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
-    let fail = |error| Error::invalid("cgroup_parent", error);
-    if asked.is_empty() {
-        let parent = CgroupPath::new(default_parent).map_err(fail)?;
-        return parent.child(pod.id().as_str()).map_err(fail);
-    }
-    CgroupPath::new(asked).map_err(fail)
 }

@@ -1,8 +1,8 @@
 //! A pod's life: it is made, stopped and removed, or undone if it could not be made. Each step of its removal can be
 //! repeated.
 //!
-//! Everything that the request alone decides is decided first, so that a pod that cannot be is refused before anything
-//! is made. Then come, in this order, the record of the intent, the supervisor and at the same time the namespaces, the
+//! Everything is decided first (`planner::plan_pod`), so that a pod that cannot be is refused before anything is made.
+//! Then come, in this order, the record of the intent, the supervisor and at the same time the namespaces, the
 //! network, the record of a complete pod. Containers come later. So does the first process of a PID namespace that they
 //! share: the supervisor makes it for the first of them.
 
@@ -12,40 +12,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wharf_cri_api::v1::{ContainerEventType, PodSandboxConfig};
-use wharf_host::files::{self, FilesPlan};
-use wharf_host::namespaces::NamespacePlan;
-use wharf_host::{directories, earlier};
+use wharf_host::{self as host, directories, earlier, files};
 use wharf_network::{Attachment, Dns, PodAddresses, PortMapping, StatsSocket};
-use wharf_planner::{Defaults, PodKey, check_pod};
+use wharf_planner::{self as planner, PodKey, PodPlan};
 use wharf_records::{Phase, PodRecord};
 use wharf_supervision as supervision;
 use wharf_tasks::{persist, spawn};
 use wharf_types::PodId;
 
 use super::Engine;
-use super::create::pod_cgroup;
 use crate::error::{Error, Stage, blocking, known};
 use crate::pod::Pod;
-
-/// Every decision about a pod.
-struct Decision {
-    namespaces: NamespacePlan,
-    files: FilesPlan,
-    /// The host ports that lead into it.
-    ports: Vec<PortMapping>,
-}
-
-impl Decision {
-    /// Decides, with what this machine's files say about names. Only the kernel knows whether it accepts the value of a
-    /// sysctl: it is asked when the namespaces are made.
-    fn of(config: &PodSandboxConfig, defaults: &Defaults) -> Result<Self, Error> {
-        Ok(Self {
-            namespaces: wharf_host::namespace_plan(config, defaults)?,
-            files: wharf_host::files_plan(config, defaults)?,
-            ports: wharf_host::port_mappings(config)?,
-        })
-    }
-}
 
 /// A pod that is complete except for its network.
 struct Built {
@@ -68,7 +45,7 @@ impl Engine {
     ) -> Result<PodId, Error> {
         self.check_handler(&handler)?;
         let key = PodKey::of(&config)?;
-        check_pod(&config, self.machine.modules, &self.options.defaults)?;
+        planner::check_pod(&config, self.machine.modules, &self.options.defaults)?;
         self.user_namespaces.check(&config)?;
         let engine = Arc::clone(self);
         let id =
@@ -141,7 +118,9 @@ impl Engine {
     }
 
     fn build_blocking(&self, pod: &Pod) -> Result<Built, Error> {
-        let Decision { namespaces: plan, files, ports } = Decision::of(pod.config(), &self.options.defaults)?;
+        let names = host::names(pod.config());
+        let plan = planner::plan_pod(pod.config(), names, &self.options.defaults)?;
+        let PodPlan { namespaces: plan, files, ports } = plan;
         let directory = self.parts.layout.pod(pod.id());
         let timings = pod.timings();
         timings.time("record and directories", || self.intend_pod(pod, &directory))?;
@@ -201,7 +180,7 @@ impl Engine {
             ports,
             annotations: &pod.config().annotations,
             dns: Dns { servers: &dns.servers, searches: &dns.searches, options: &dns.options },
-            cgroup_parent: pod.config().linux.as_ref().map_or("", |linux| &linux.cgroup_parent),
+            cgroup_parent: planner::cgroup_parent(pod.config()).unwrap_or_default(),
         };
         let addresses = self.parts.network.attach(&attachment).stage("attaching the pod to the network")?;
         if !self.parts.network.counts(pod.id()) {
@@ -299,9 +278,9 @@ impl Engine {
     }
 
     async fn delete_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
-        let asked = pod.config().linux.as_ref().is_some_and(|linux| !linux.cgroup_parent.is_empty());
-        if !asked {
-            self.remove_cgroup(pod_cgroup(&self.options.cgroup_parent, pod)?).await?;
+        // One that the request names is the kubelet's to remove.
+        if planner::cgroup_parent(pod.config()).is_none() {
+            self.remove_cgroup(self.pod_cgroup(pod)?).await?;
         }
         let directory = self.parts.layout.pod(pod.id());
         blocking(move || Ok(directories::remove(&directory)?)).await

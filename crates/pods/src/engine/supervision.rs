@@ -11,6 +11,7 @@ use tokio::sync::mpsc::Receiver;
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::namespaces::PodNamespaces;
 use wharf_network::{StatsSocket, open_netns};
+use wharf_planner::can_make_interfaces;
 use wharf_records::{Recovered, Word, decide, late_identity, lost_at};
 use wharf_state::{ExitRecord, Layout};
 use wharf_supervision::{BRIEF_PATIENCE, Connection, Link, Process, Signal, SupervisorError};
@@ -22,7 +23,6 @@ use super::{Engine, KILL_PATIENCE};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking};
 use crate::pod::Pod;
-use crate::usage::can_make_interfaces;
 
 /// The pause between two attempts to connect: the first and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));

@@ -145,7 +145,7 @@ impl World {
         let exits = std::fs::read_dir(Layout::exits(&self.layout().pod(pod.id()))).unwrap().count();
         let snapshots = self.engine.parts.snapshots.list().unwrap();
         assert_eq!((records, exits, snapshots), (0, 0, Vec::new()), "{case}");
-        let parent = crate::engine::pod_cgroup(&self.engine.options.cgroup_parent, pod).unwrap();
+        let parent = self.engine.pod_cgroup(pod).unwrap();
         let directory = self.engine.parts.cgroups.at(&parent).kill_directory();
         let below = std::fs::read_dir(directory).into_iter().flatten().flatten();
         let cgroups: Vec<_> = below.filter(|entry| entry.path().is_dir()).map(|entry| entry.path()).collect();

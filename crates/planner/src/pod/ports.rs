@@ -2,18 +2,16 @@
 
 use wharf_cri_api::v1::{self, PodSandboxConfig, Protocol as CriProtocol};
 use wharf_network::{PortMapping, Protocol};
-use wharf_planner::Refusal;
 
-/// The host ports that lead into the pod.
-///
-/// # Errors
-/// A number is not a port, or an address is none.
-pub fn port_mappings(config: &PodSandboxConfig) -> Result<Vec<PortMapping>, Refusal> {
+use crate::Refusal;
+
+/// The host ports that lead into the pod. A number must be a port, and an address one.
+pub(crate) fn plan(config: &PodSandboxConfig) -> Result<Vec<PortMapping>, Refusal> {
     config.port_mappings.iter().map(mapping).collect()
 }
 
 fn mapping(asked: &v1::PortMapping) -> Result<PortMapping, Refusal> {
-    let no_address = |error| refused("host_ip", format!("{:?}: {error}", asked.host_ip));
+    let no_address = |error| Refusal::field("host_ip", format!("{:?}: {error}", asked.host_ip));
     let host_ip = (!asked.host_ip.is_empty()).then(|| asked.host_ip.parse().map_err(no_address));
     Ok(PortMapping {
         protocol: match asked.protocol() {
@@ -28,11 +26,7 @@ fn mapping(asked: &v1::PortMapping) -> Result<PortMapping, Refusal> {
 }
 
 fn port(field: &'static str, value: i32) -> Result<u16, Refusal> {
-    u16::try_from(value).map_err(|_range| refused(field, format!("{value} is not a port")))
-}
-
-fn refused(field: &'static str, problem: String) -> Refusal {
-    Refusal::Field { field, problem }
+    u16::try_from(value).map_err(|_range| Refusal::field(field, format!("{value} is not a port")))
 }
 
 #[cfg(test)]
