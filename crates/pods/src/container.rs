@@ -22,11 +22,6 @@ use crate::facts::ContainerFacts;
 use crate::lock::{Mutex, RwLock};
 use crate::pod::Pod;
 
-/// The message of an end that nobody saw.
-const UNSEEN: &str = "its supervisor died, or did not answer, and nobody saw how it ended";
-/// The message of a failed start without another explanation.
-const UNSTARTED: &str = "the call that started it gave up before its program was executed";
-
 /// A container. Its state is a watch channel, on which callers wait for its end.
 #[derive(Debug)]
 pub struct Container {
@@ -94,7 +89,7 @@ impl Container {
     ) -> Self {
         let state = match decide(&record, exit, Word::NoneYet) {
             Recovered::Ended(ExitRecord { exit, started_at_ns, finished_at_ns }) => {
-                let message = explanation(exit, &record);
+                let message = record.explanation(exit);
                 Some(ContainerState::Exited { started_at_ns, finished_at_ns, exit, message })
             }
             _ => None,
@@ -112,7 +107,7 @@ impl Container {
         Self {
             id,
             pod: pod.id().clone(),
-            log_path: log_path(&pod.config().log_directory, &record.config.log_path),
+            log_path: record.log_path(&pod.config().log_directory),
             record: RwLock::new(record),
             state: watch::Sender::new(state),
             cgroup,
@@ -291,7 +286,7 @@ impl Container {
     /// Notes an exit; returns false if it is not news. A report of the exit itself says more than the discovery that
     /// the process is gone.
     pub(crate) fn note_exit(&self, ExitRecord { exit, started_at_ns, finished_at_ns }: ExitRecord) -> bool {
-        let message = self.with_record(|record| explanation(exit, record));
+        let message = self.with_record(|record| record.explanation(exit));
         self.state.send_if_modified(|state| {
             let (first, started_at_ns) = match *state {
                 Some(ContainerState::Exited { exit: Exit::Lost, started_at_ns, .. })
@@ -324,24 +319,6 @@ impl Container {
 /// A container, with the pod that it is in.
 pub(crate) type InPod = (Arc<Pod>, Arc<Container>);
 
-/// Why a container ended, if the exit itself does not say it.
-fn explanation(exit: Exit, record: &ContainerRecord) -> String {
-    match exit {
-        _ if !record.message.is_empty() => record.message.clone(),
-        Exit::Lost => UNSEEN.to_owned(),
-        Exit::NotStarted => UNSTARTED.to_owned(),
-        Exit::Code(_) | Exit::Signal { .. } => String::new(),
-    }
-}
-
-/// The path of a log; empty if either part is.
-fn log_path(directory: &str, name: &str) -> String {
-    if directory.is_empty() || name.is_empty() {
-        return String::new();
-    }
-    format!("{}/{name}", directory.trim_end_matches('/'))
-}
-
 #[cfg(test)]
 impl Container {
     /// A container without a cgroup and without anything on disk.
@@ -361,6 +338,7 @@ impl Container {
 mod tests {
     use super::*;
     use futures_util::FutureExt as _;
+    use wharf_records::{UNSEEN, UNSTARTED};
     use wharf_types::PodId;
 
     const END: ExitRecord = ExitRecord { exit: Exit::Code(3), started_at_ns: 0, finished_at_ns: 20 };
@@ -469,11 +447,5 @@ mod tests {
         container.change_record(|record| record.message = "no such file".to_owned());
         container.explain_exit();
         assert_eq!(container.shown(), exited(Exit::NotStarted, 0, "no such file"));
-    }
-
-    #[test]
-    fn a_log_has_a_path_where_both_parts_are_named() {
-        assert_eq!(log_path("/var/log/pods/x/", "main/0.log"), "/var/log/pods/x/main/0.log");
-        assert_eq!((log_path("", "0.log"), log_path("/x", "")), (String::new(), String::new()));
     }
 }

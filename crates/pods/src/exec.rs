@@ -4,8 +4,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::unistd::pipe2;
 use tokio::sync::oneshot;
 use wharf_supervision::{self as supervision, Connection, ExecStreams, SupervisorError};
 use wharf_types::{ContainerId, ContainerState, ErrorKind, Exit, Failure};
@@ -137,11 +135,4 @@ impl Engine {
             Some(ContainerState::Exited { .. }) => Err(container.wrong_state("exited")),
         }
     }
-}
-
-/// A pipe whose first end, for reading, is nonblocking.
-pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
-    let (read, write) = pipe2(OFlag::O_CLOEXEC).stage(STAGE)?;
-    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).stage(STAGE)?;
-    Ok((read, write))
 }

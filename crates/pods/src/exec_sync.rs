@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use tokio::time::Instant;
-use wharf_supervision::{BRIEF_PATIENCE, ExecStreams, SupervisorError};
+use wharf_supervision::{BRIEF_PATIENCE, ExecStreams, SupervisorError, pipe};
 
 use crate::engine::{Engine, KILL_PATIENCE};
 use crate::error::{Error, Stage};
-use crate::exec::{ExecError, Running, STAGE, pipe};
+use crate::exec::{ExecError, Running, STAGE};
 use output::{Memory, Output};
 use turns::Turns;
 

@@ -1,25 +1,24 @@
 //! Exec and attach for clients that use the streams themselves: descriptors are handed out, and no byte passes through
 //! here.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::sync::oneshot;
-use wharf_supervision::{self as supervision, ExecStreams, SupervisorError};
+use wharf_supervision::{
+    self as supervision, CLIENT_PIPE_BYTES, ExecStreams, Outputs, SupervisorError, input_pipe, null,
+};
 use wharf_types::{Exit, StreamOptions, TerminalSize};
 use wharf_wire::v1;
 
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{Error, Stage};
-use crate::exec::{ExecError, pipe};
+use crate::exec::ExecError;
 
 const ATTACH: &str = "attach";
-/// How much output may wait for a client. An attached client that falls further behind gets no more; an exec's command
-/// waits. The kernel may provide less.
-const PIPE_BYTES: i32 = 1 << 20;
 
 /// The streams of a running process, and its end. Dropping this kills an executed command and detaches an attached
 /// client.
@@ -140,85 +139,10 @@ fn request(container: &Container, number: u64, wanted: StreamOptions) -> v1::Att
     v1::Attach { container: container.id().to_string(), attach: number, stdin, stdout, stderr }
 }
 
-/// Pipes for the requested outputs, each with its read end and its write end.
-struct Outputs([Option<(OwnedFd, OwnedFd)>; 2]);
-
-impl Outputs {
-    fn of(wanted: StreamOptions) -> Result<Self, Error> {
-        let stdout = wanted.stdout.then(wide_pipe).transpose()?;
-        let stderr = wanted.stderr.then(wide_pipe).transpose()?;
-        Ok(Self([stdout, stderr]))
-    }
-
-    /// The process's ends.
-    fn writers(&self) -> [Option<BorrowedFd<'_>>; 2] {
-        self.0.each_ref().map(|pipe| pipe.as_ref().map(|(_, write)| write.as_fd()))
-    }
-
-    /// The client's ends. The other ends are closed here: only the process has them, and the stream ends with the last
-    /// of them.
-    fn into_readers(self) -> [Option<OwnedFd>; 2] {
-        self.0.map(|pipe| pipe.map(|(read, _)| read))
-    }
-}
-
 /// Waits for a container's exit, or for its supervisor's report that the client did not keep up.
 async fn attached(container: Arc<Container>, behind: oneshot::Receiver<()>) -> Result<Exit, Error> {
     tokio::select! {
-        Ok(()) = behind => Err(Error::at(ATTACH, ExecError::Behind { limit_bytes: PIPE_BYTES })),
+        Ok(()) = behind => Err(Error::at(ATTACH, ExecError::Behind { limit_bytes: CLIENT_PIPE_BYTES })),
         () = container.exited() => Ok(container.exit()),
-    }
-}
-
-fn null() -> Result<OwnedFd, Error> {
-    wharf_sys::fs::open("/dev/null", OFlag::O_RDWR).stage(crate::exec::STAGE)
-}
-
-/// A pipe whose second end, for writing, is nonblocking.
-fn input_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
-    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).stage(crate::exec::STAGE)?;
-    fcntl(&write, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).stage(crate::exec::STAGE)?;
-    Ok((read, write))
-}
-
-/// A pipe with more capacity than the default.
-fn wide_pipe() -> Result<(OwnedFd, OwnedFd), Error> {
-    let (read, write) = pipe()?;
-    // With less capacity, output only has to wait sooner.
-    fcntl(&read, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).unwrap_or_default();
-    Ok((read, write))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::io::{Read as _, Write as _};
-
-    const NOTHING: StreamOptions =
-        StreamOptions { stdin: false, stdout: false, stderr: false, terminal: false };
-
-    #[test]
-    fn an_output_that_is_not_wanted_has_no_pipe() {
-        for (stdout, stderr) in [(true, true), (true, false), (false, true), (false, false)] {
-            let outputs = Outputs::of(StreamOptions { stdout, stderr, ..NOTHING }).unwrap();
-            assert_eq!(outputs.writers().map(|writer| writer.is_some()), [stdout, stderr]);
-            assert_eq!(outputs.into_readers().map(|reader| reader.is_some()), [stdout, stderr]);
-        }
-    }
-
-    #[test]
-    fn an_output_ends_with_the_process_and_not_with_this_one() {
-        let outputs = Outputs::of(StreamOptions { stdout: true, ..NOTHING }).unwrap();
-        let [stdout, _] = outputs.writers();
-        let mut theirs = std::fs::File::from(stdout.unwrap().try_clone_to_owned().unwrap());
-        let [stdout, _] = outputs.into_readers();
-        let mut ours = std::fs::File::from(stdout.unwrap());
-        let mut byte = [0];
-        let empty = ours.read(&mut byte).unwrap_err();
-        assert_eq!(empty.kind(), std::io::ErrorKind::WouldBlock, "a reader is not made to wait");
-        theirs.write_all(b"x").unwrap();
-        drop(theirs);
-        assert_eq!(ours.read(&mut byte).unwrap(), 1);
-        assert_eq!(ours.read(&mut byte).unwrap(), 0, "no other end is left open here");
     }
 }

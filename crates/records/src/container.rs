@@ -10,12 +10,16 @@ use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::ContainerConfig;
 use wharf_state::record::{self, Durability, Format, Staged};
 use wharf_state::records::{self, Content, ContentError};
-use wharf_types::{Stage as _, StageError};
+use wharf_types::{Exit, Stage as _, StageError};
 use wharf_wire::v1::Identity;
 
 use crate::{Phase, Unreadable, load};
 
 const RECORDING: &str = "recording the container";
+/// The explanation of an end that nobody saw.
+pub const UNSEEN: &str = "its supervisor died, or did not answer, and nobody saw how it ended";
+/// The explanation of a failed start without another one.
+pub const UNSTARTED: &str = "the call that started it gave up before its program was executed";
 
 /// The recorded facts about a container.
 #[derive(Clone, PartialEq, Message)]
@@ -89,6 +93,27 @@ impl ContainerRecord {
         self.phase() != Phase::Making || !self.groups.is_empty()
     }
 
+    /// Why the container ended like this, if the exit itself does not say it.
+    #[must_use]
+    pub fn explanation(&self, exit: Exit) -> String {
+        match exit {
+            _ if !self.message.is_empty() => self.message.clone(),
+            Exit::Lost => UNSEEN.to_owned(),
+            Exit::NotStarted => UNSTARTED.to_owned(),
+            Exit::Code(_) | Exit::Signal { .. } => String::new(),
+        }
+    }
+
+    /// The path of its log in the pod's directory of logs; empty if either has no name.
+    #[must_use]
+    pub fn log_path(&self, directory: &str) -> String {
+        let name = &self.config.log_path;
+        if directory.is_empty() || name.is_empty() {
+            return String::new();
+        }
+        format!("{}/{name}", directory.trim_end_matches('/'))
+    }
+
     /// Saves it.
     ///
     /// # Errors
@@ -136,4 +161,29 @@ pub fn save_spec(path: &Path, text: &[u8]) -> Result<(), StageError> {
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
     file.and_then(|mut file| file.write_all(text)).stage("keeping the container's runtime spec")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_has_a_path_where_both_parts_are_named() {
+        let path = |directory, name: &str| {
+            let config = ContainerConfig { log_path: name.to_owned(), ..ContainerConfig::default() };
+            ContainerRecord { config, ..ContainerRecord::default() }.log_path(directory)
+        };
+        assert_eq!(path("/var/log/pods/x/", "main/0.log"), "/var/log/pods/x/main/0.log");
+        assert_eq!((path("", "0.log"), path("/x", "")), (String::new(), String::new()));
+    }
+
+    #[test]
+    fn only_an_end_that_does_not_explain_itself_is_explained() {
+        let mut record = ContainerRecord::default();
+        assert_eq!(record.explanation(Exit::Code(1)), "");
+        assert_eq!(record.explanation(Exit::Lost), UNSEEN);
+        assert_eq!(record.explanation(Exit::NotStarted), UNSTARTED);
+        record.message = "no such file".to_owned();
+        assert_eq!(record.explanation(Exit::NotStarted), "no such file");
+    }
 }

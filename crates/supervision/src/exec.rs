@@ -8,7 +8,7 @@ use wharf_wire::v1::{self, request};
 use crate::calls::done;
 use crate::connection::Connection;
 
-const STAGE: &str = "exec";
+pub(crate) const STAGE: &str = "exec";
 /// How many bytes of arguments travel in the message itself.
 const IN_MESSAGE_BYTES: usize = 32 * 1024;
 

@@ -123,7 +123,7 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::pipe;
+    use wharf_supervision::pipe;
     use wharf_types::{ErrorKind, Failure as _};
 
     fn output(memory: &Memory) -> (Output, OwnedFd) {
