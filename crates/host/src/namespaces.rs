@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -18,7 +20,7 @@ use crate::sysctls::Sysctls;
 
 const STAGE: &str = "making the pod's namespaces";
 
-/// A pod's namespaces. Each lives as long as a process is in it or someone holds a descriptor of it.
+/// A pod's namespaces, just made. Each lives as long as a process is in it or someone holds a descriptor of it.
 #[derive(Debug)]
 pub struct PodNamespaces {
     /// The network namespace, if it is the pod's own.
@@ -35,13 +37,31 @@ pub struct PodNamespaces {
     pub files: OwnedFd,
 }
 
-/// What all pods' namespaces are made with.
+/// What all pods' namespaces are made with. Clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Template(Arc<Parts>);
+
 #[derive(Debug)]
-pub struct Template {
+struct Parts {
     /// An empty mount namespace from which those of pods are copied. Copying the host's would cost more with each mount
     /// on the host.
     mounts: OwnedFd,
     sysctls: Sysctls,
+}
+
+/// A thread that makes a pod's namespaces.
+#[derive(Debug)]
+pub struct Making(std::io::Result<JoinHandle<Result<PodNamespaces, Error>>>);
+
+impl Making {
+    /// Waits until they are made.
+    ///
+    /// # Errors
+    /// A sysctl cannot be set to its value, or the kernel refuses a step.
+    pub fn end(self) -> Result<PodNamespaces, Error> {
+        let died = || StageError::at(STAGE, std::io::Error::other("the thread that makes them panicked"));
+        self.0.stage(STAGE)?.join().unwrap_or_else(|_panic| Err(died().into()))
+    }
 }
 
 impl Template {
@@ -56,29 +76,20 @@ impl Template {
         let passing = wharf_isolation::empty_directory().stage(STAGE)?;
         let mounts = mount::empty_namespace(passing.as_fd()).stage(STAGE)?;
         let sysctls = Sysctls::open().stage("mounting a procfs for the sysctls of pods")?;
-        Ok(Self { mounts, sysctls })
+        Ok(Self(Arc::new(Parts { mounts, sysctls })))
     }
 
-    /// Makes a pod's namespaces in a thread of their own, and does something else in this one meanwhile. The detached
-    /// mount `files` becomes the root of the pod's mount namespace.
-    ///
-    /// # Errors
-    /// A sysctl cannot be set to its value, or the kernel refuses a step.
-    pub fn make_pod<T>(
-        &self,
-        plan: &NamespacePlan,
-        files: OwnedFd,
-        meanwhile: impl FnOnce() -> T,
-    ) -> (Result<PodNamespaces, Error>, T) {
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| self.make_here(plan, files));
-            let done = meanwhile();
-            let died = || StageError::at(STAGE, std::io::Error::other("the thread that makes them panicked"));
-            (thread.join().unwrap_or_else(|_panic| Err(died().into())), done)
-        })
+    /// Begins to make a pod's namespaces, in a thread of their own. The detached mount `files` becomes the root of the
+    /// pod's mount namespace.
+    #[must_use]
+    pub fn begin(&self, plan: NamespacePlan, files: OwnedFd) -> Making {
+        let parts = Arc::clone(&self.0);
+        Making(thread::Builder::new().spawn(move || parts.make_here(&plan, files)))
     }
+}
 
-    /// Does so in this thread, which cannot be used for anything else afterwards.
+impl Parts {
+    /// Makes them in this thread, which cannot be used for anything else afterwards.
     fn make_here(&self, plan: &NamespacePlan, files: OwnedFd) -> Result<PodNamespaces, Error> {
         let thread = OwnThread::open().stage(STAGE)?;
         // A thread may enter a mount namespace only if it does not share its root and working directory.
@@ -166,7 +177,7 @@ mod tests {
         };
         let files = mount::new_filesystem("tmpfs", &[("mode", "700")], Attributes::NO_DEV).unwrap();
         fs::write(wharf_sys::fs::proc_path(files.as_fd()).join("file"), "of the pod").unwrap();
-        Template::make().unwrap().make_pod(&plan, files, || ()).0
+        Template::make().unwrap().begin(plan, files).end()
     }
 
     /// What a thread sees in a namespace.

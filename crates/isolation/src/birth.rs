@@ -11,23 +11,24 @@
 //! whose peer is no process of the host. What is said on that line counts for little: the supervisor learns of the
 //! birth from the process that it cloned itself.
 //!
-//! The types keep the order: [`Inside`] is made by entering the container, [`Shed`] is made from it by giving up
-//! rights, and only a process that has both goes on to the program.
+//! The types keep the order: [`Inside`] is made by entering the container, and [`confine::Shed`] is made from it by giving
+//! up rights; only a process that has both goes on to the program ([`Origin::go_on`]).
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
-use wharf_sys::bare::{Prepared, SIBLING};
+use wharf_sys::bare::SIBLING;
 use wharf_sys::clone::Child;
 use wharf_sys::error::Named as _;
 use wharf_sys::seccomp::Call;
 use wharf_sys::{capabilities, descriptors, process, socket};
 
-use crate::confine::Shed;
 use crate::error::{Error, Stage};
-use crate::report;
+use crate::program::{self, Runner, Way};
+use crate::streams::Connected;
+use crate::{confine, report};
 
 pub(crate) const STAGE: &str = "entering the PID namespace";
 
@@ -122,9 +123,19 @@ impl Origin<'_> {
             .named("dup3", || "the line to the supervisor".into())
     }
 
-    /// Continues in the program's PID namespace, with the script that leads to the program. Among others that is a new
-    /// process, and this one exits.
-    pub(crate) fn go_on(&self, shed: Shed, script: Prepared) -> Result<Infallible, Error> {
+    /// Goes from the container that was entered to the program: gives up rights, and continues in the program's PID
+    /// namespace. Among others that is a new process, and this one exits. Only after the start: the new one is there as
+    /// its program and not while it waits.
+    pub(crate) fn go_on(
+        &mut self,
+        inside: Inside,
+        connected: Connected,
+        runner: Runner<'_>,
+    ) -> Result<Infallible, Error> {
+        // Before this process has the program's limits on descriptors and memory.
+        self.leave_supervisor()?;
+        let Way { script, seal } = program::way(runner, connected, self)?;
+        let shed = confine::shed(inside, runner, seal, self.child)?;
         let Place::Of(_) = self.place else { script.follow(self.child) };
         // First, because the filter may refuse it.
         let bare = script.keep_memory(self.child).stage(STAGE)?;

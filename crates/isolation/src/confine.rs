@@ -15,6 +15,7 @@ use crate::birth::Inside;
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
 use crate::plan::{Limit, Process};
+use crate::program::Runner;
 
 /// The filter, and the program's final capabilities.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +27,7 @@ pub(crate) struct Seal<'a> {
 }
 
 impl<'a> Seal<'a> {
-    pub(crate) fn of(process: &'a Process, identity: &Identity) -> Self {
+    pub(crate) fn of(Runner { process, identity }: Runner<'a>) -> Self {
         let sets = effective_for(&process.capabilities, identity.uid);
         let sets = (!process.no_new_privileges).then_some(sets);
         Self { filter: &process.seccomp, flags: process.seccomp_flags, sets }
@@ -57,8 +58,7 @@ impl Shed<'_> {
 /// Gives up every right that the program must not have. The process is in the container.
 pub(crate) fn shed<'a>(
     _inside: Inside,
-    process: &Process,
-    identity: &Identity,
+    Runner { process, identity }: Runner<'_>,
     seal: Option<Seal<'a>>,
     child: &Child,
 ) -> Result<Shed<'a>, Error> {

@@ -19,11 +19,11 @@ use crate::mounts::{self, Sources};
 use crate::paths::{self, Covers};
 use crate::plan::{Plan, Process};
 use crate::pod::{PodNamespaces, Users};
-use crate::program::{self, Way};
+use crate::program::Runner;
 use crate::root::{self, Make, Root};
 use crate::streams::{self, Connected, Streams};
 use crate::terminal::{self, Terminal};
-use crate::{confine, devices, report};
+use crate::{devices, report};
 
 /// Makes the container of an encoded plan around this process, reports, waits for the start, and executes the program.
 /// Runs in a child of the supervisor, in a PID namespace of its own or in the supervisor's (and on v2 in its cgroup),
@@ -156,23 +156,8 @@ impl Ready {
         if !report::await_start(&origin.line) {
             wharf_sys::process::exit_now(128);
         }
-        go_on(inside, (&plan.process, &identity), connected, origin)
+        origin.go_on(inside, connected, Runner { process: &plan.process, identity: &identity })
     }
-}
-
-/// Goes from the container that was entered to the program. Only after the start: among others, the process is there as
-/// its program and not while it waits.
-pub(crate) fn go_on(
-    inside: Inside,
-    (process, identity): (&Process, &Identity),
-    connected: Connected,
-    origin: &mut Origin<'_>,
-) -> Result<Infallible, Error> {
-    // Before this process has the program's limits on descriptors and memory.
-    origin.leave_supervisor()?;
-    let Way { script, seal } = program::way(process, identity, connected, origin)?;
-    let shed = confine::shed(inside, process, identity, seal, origin.child)?;
-    origin.go_on(shed, script)
 }
 
 /// It takes `CAP_SYS_RESOURCE` to lower the score below the inherited one; without it the inherited one stays.

@@ -9,11 +9,12 @@ use wharf_sys::fs::write_fd;
 use wharf_types::{IdMaps, TerminalSize};
 
 use crate::birth::Origin;
-use crate::create::{CGROUP_STAGE, go_on, set_oom_score};
+use crate::create::{CGROUP_STAGE, set_oom_score};
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
 use crate::plan::Process;
 use crate::pod::become_root;
+use crate::program::Runner;
 use crate::streams::{self, Streams};
 use crate::terminal::{self, Terminal};
 use crate::{report, root};
@@ -65,7 +66,7 @@ fn run(
     terminal.iter().try_for_each(|terminal| streams::give(terminal.peer.as_fd(), plan.identity.uid))?;
     let connected = streams::connect(root.as_fd(), streams, terminal.as_ref())?;
     drop((terminal, cwd, root));
-    go_on(inside, (&plan.process, &plan.identity), connected, origin)
+    origin.go_on(inside, connected, Runner { process: &plan.process, identity: &plan.identity })
 }
 
 /// Entering the mount namespace also changes root and working directory to the container's root, which is returned. In a

@@ -18,6 +18,13 @@ use crate::plan::Process;
 use crate::report;
 use crate::streams::Connected;
 
+/// Who runs what: the program's process, and its user, whose names have been looked up by now.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Runner<'a> {
+    pub(crate) process: &'a Process,
+    pub(crate) identity: &'a Identity,
+}
+
 /// The script that leads to the program, and the seal if it is applied before.
 #[derive(Debug)]
 pub(crate) struct Way<'a> {
@@ -28,13 +35,13 @@ pub(crate) struct Way<'a> {
 /// Writes the script. The seal is applied before the script if others will see the program's process and the filter
 /// allows everything that follows. Otherwise it is the last step before the exec, and what it refuses then is reported.
 pub(crate) fn way<'a>(
-    process: &'a Process,
-    identity: &Identity,
+    runner: Runner<'a>,
     connected: Connected,
     origin: &Origin<'_>,
 ) -> Result<Way<'a>, Error> {
     const STAGE: &str = "preparing the exec";
-    let seal = Seal::of(process, identity);
+    let Runner { process, identity } = runner;
+    let seal = Seal::of(runner);
     let program = program(process, identity)?;
     if let Place::Of(_) = origin.place {
         let mut script = begin(connected, origin);

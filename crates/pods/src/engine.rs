@@ -112,7 +112,8 @@ impl Engine {
     #[expect(clippy::disallowed_methods, reason = "no task is there yet")]
     pub fn new(options: Options, parts: Parts) -> Result<Arc<Self>, Error> {
         use std::os::unix::fs::DirBuilderExt;
-        let program = Program::load(&parts.supervisor).stage("loading the supervisor's program")?;
+        let program = Program::load(&parts.supervisor, &parts.cgroups, &options.cgroup_parent);
+        let program = program.stage("loading the supervisor's program")?;
         let mut builder = std::fs::DirBuilder::new();
         builder
             .recursive(true)

@@ -12,7 +12,7 @@ const NAME: &str = "supervisors";
 /// The directory of the cgroup (v2) of all supervisors, which is made if it is missing; `None` on v1. In the daemon's
 /// cgroup, they would be killed whenever the daemon's unit is stopped with all of its processes; in their pods'
 /// cgroups, they could be OOM-killed.
-pub fn cgroup(cgroups: &Cgroups, parent: &str) -> Result<Option<File>, StageError> {
+pub(crate) fn cgroup(cgroups: &Cgroups, parent: &str) -> Result<Option<File>, StageError> {
     const STAGE: &str = "making the supervisors' cgroup";
     let path = CgroupPath::new(parent).and_then(|parent| parent.child(NAME)).stage(STAGE)?;
     let open = |cgroup: Cgroup| cgroup.entry().directory.map(File::open).transpose();

@@ -18,7 +18,6 @@ mod waiters;
 use std::time::Duration;
 
 pub use calls::Signal;
-pub use cgroup::cgroup;
 pub use connection::Connection;
 pub use error::SupervisorError;
 pub use exec::ExecStreams;

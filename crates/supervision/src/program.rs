@@ -2,11 +2,12 @@
 #![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use nix::fcntl::OFlag;
+use wharf_cgroup::Cgroups;
 use wharf_state::Layout;
 use wharf_sys::error::Named;
 use wharf_sys::fs::detached_program;
@@ -14,11 +15,16 @@ use wharf_sys::launch::Launcher;
 use wharf_sys::socket;
 use wharf_types::{Stage as _, StageError};
 
+use crate::cgroup::cgroup;
 use crate::process::Process;
 
-/// The supervisor's program.
+/// The supervisor's program, and where its processes are.
 #[derive(Debug)]
-pub struct Program(Launcher);
+pub struct Program {
+    launcher: Launcher,
+    cgroups: Cgroups,
+    cgroup_parent: String,
+}
 
 impl Program {
     /// Copies the program at a path into memory that nobody can change. This is for the start of a daemon, when it has few
@@ -26,24 +32,25 @@ impl Program {
     ///
     /// # Errors
     /// The program cannot be read.
-    pub fn load(path: &Path) -> wharf_sys::Result<Self> {
+    pub fn load(path: &Path, cgroups: &Cgroups, cgroup_parent: &str) -> wharf_sys::Result<Self> {
         let bytes = std::fs::read(path).named("read", || path.display().to_string())?;
-        detached_program("wharf-shim", &bytes).and_then(Launcher::new).map(Self)
+        let launcher = detached_program("wharf-shim", &bytes).and_then(Launcher::new)?;
+        Ok(Self { launcher, cgroups: cgroups.clone(), cgroup_parent: cgroup_parent.to_owned() })
     }
 
-    /// Starts it for a pod's directory, in a cgroup (v2) if there is one, and returns the connection.
-    pub fn start(
-        &self,
-        directory: &Path,
-        cgroup: Option<BorrowedFd<'_>>,
-    ) -> Result<(Process, OwnedFd), StageError> {
+    /// Starts it for a pod's directory, in the cgroup (v2) of all supervisors below the configured parent, and returns the
+    /// connection.
+    pub fn start(&self, directory: &Path) -> Result<(Process, OwnedFd), StageError> {
         const STAGE: &str = "starting the pod's supervisor";
+        let cgroup = cgroup(&self.cgroups, &self.cgroup_parent)?;
+        let cgroup = cgroup.as_ref().map(AsFd::as_fd);
         let (ours, theirs) = socket::pair().stage(STAGE)?;
         let log = File::create(Layout::supervisor_log(directory)).stage(STAGE)?;
         let null = wharf_sys::fs::open("/dev/null", OFlag::O_WRONLY).stage(STAGE)?;
         let directory = wharf_sys::launch::c_string(directory.as_os_str().as_bytes()).stage(STAGE)?;
         let streams = [theirs.as_fd(), null.as_fd(), log.as_fd()];
-        let pidfd = self.0.start(&[c"wharf-shim".to_owned(), directory], streams, cgroup).stage(STAGE)?;
+        let pidfd =
+            self.launcher.start(&[c"wharf-shim".to_owned(), directory], streams, cgroup).stage(STAGE)?;
         Ok((Process::started(pidfd)?, ours))
     }
 }

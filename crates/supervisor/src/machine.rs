@@ -19,8 +19,8 @@ use wharf_types::ContainerId;
 use wharf_wire::v1;
 use wharf_wire::v1::failure::Kind;
 
-use crate::link::RequestId;
-use container::Phase;
+use crate::link::{self, RequestId};
+use container::{Missing, Phase};
 
 /// How long the end of a container waits for its last output to be in its log. A disk that stalls may hold up the
 /// lines, but not the clients that wait for the end.
@@ -57,7 +57,8 @@ pub(crate) enum Request {
     State,
     Create {
         container: ContainerId,
-        has_log: bool,
+        /// What it waits for before it is created.
+        missing: Missing,
         /// The container whose PID namespace it joins.
         target: Option<ContainerId>,
     },
@@ -199,18 +200,20 @@ enum Life {
 impl Machine {
     /// Takes one step.
     pub(crate) fn step(&mut self, event: Event) -> Vec<Action> {
+        let refused = |request, failure| vec![Action::ReplyFailure { request, failure }];
         let mut actions = match event {
             Event::Time { now_ns } => self.advance(now_ns),
             Event::Connected => self.kill_execs(),
             Event::Disconnected => self.disconnected(),
-            Event::Request(id, request) => self.request(id, request),
+            Event::Request(id, _) if id.is_late(self.now_ns) => refused(id, link::expired()),
+            Event::Request(id, request) => {
+                self.request(id, request).unwrap_or_else(|failure| refused(id, failure))
+            }
             Event::Container(id, event) => self.container(&id, event),
             Event::Exec(number, event) => self.exec(number, event),
             Event::Client(number, event) => self.client(number, event),
             Event::Settled { request, outcome: Ok(()) } => vec![Action::ReplyDone { request }],
-            Event::Settled { request, outcome: Err(failure) } => {
-                vec![Action::ReplyFailure { request, failure }]
-            }
+            Event::Settled { request, outcome: Err(failure) } => refused(request, failure),
         };
         if let (Life::Ending(request), true) = (self.life, self.is_quiet()) {
             self.life = Life::Over;

@@ -9,6 +9,7 @@ use wharf_wire::v1::{self, failure::Kind, request::Body};
 use crate::clients::{Client, Pace};
 use crate::link::failure;
 use crate::machine::client::Watches;
+use crate::machine::container::Missing;
 use crate::machine::{Failure, Request, Signal};
 
 /// What belongs to a request and is of no interest to the machine.
@@ -143,8 +144,8 @@ fn create(descriptors: Vec<OwnedFd>) -> Parsed {
         PidNamespace::Target(target) => Some(target.clone()),
         PidNamespace::Container | PidNamespace::Pod | PidNamespace::Host => None,
     };
-    let request =
-        Request::Create { container: plan.container.clone(), has_log: plan.stdio.log.is_some(), target };
+    let missing = if plan.stdio.log.is_some() { Missing::Both } else { Missing::Process };
+    let request = Request::Create { container: plan.container.clone(), missing, target };
     Ok((request, Payload::Container(NewContainer { plan: Box::new(plan), whole, log_directory })))
 }
 

@@ -65,30 +65,21 @@ impl Launcher {
         streams: [BorrowedFd<'_>; 3],
         cgroup: Option<BorrowedFd<'_>>,
     ) -> Result<OwnedFd> {
-        let mut places = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        let placed = place(&mut places, streams);
-        let started = placed
-            .and_then(|()| self.start_with(places.each_ref().map(AsRawFd::as_raw_fd), arguments, cgroup));
-        // The other ends learn of the program's end only if nobody else has its streams open.
-        let freed = place(&mut places, [self.program.as_fd(); 3]);
-        started.and_then(|started| freed.map(|()| started))
-    }
-
-    fn start_with(
-        &self,
-        streams: [RawFd; 3],
-        arguments: &[CString],
-        cgroup: Option<BorrowedFd<'_>>,
-    ) -> Result<OwnedFd> {
         let pointers: Vec<*const c_char> =
             arguments.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
+        let mut places = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let numbers = places.each_ref().map(AsRawFd::as_raw_fd);
         let mut refused = None;
         let mut body = |child: &Child| {
-            refused = Some(become_program(child, self.program.as_raw_fd(), &pointers, streams));
+            refused = Some(become_program(child, self.program.as_raw_fd(), &pointers, numbers));
         };
         let flags = CLONE_CLEAR_SIGHAND | u64::from(libc::CLONE_FILES.cast_unsigned());
-        let pidfd = clone_to_execute(flags, cgroup, &mut body)?;
-        let Some(errno) = refused else { return Ok(pidfd) };
+        let placed = place(&mut places, streams);
+        let started = placed.and_then(|()| clone_to_execute(flags, cgroup, &mut body));
+        // The other ends learn of the program's end only if nobody else has its streams open.
+        let freed = place(&mut places, [self.program.as_fd(); 3]);
+        let pidfd = started?;
+        let Some(errno) = refused else { return freed.map(|()| pidfd) };
         await_end(pidfd.as_fd())?;
         wait(pidfd.as_fd(), Reap::Remove)?;
         Err(Error::new("execveat", format!("{arguments:?}"), errno))

@@ -16,7 +16,6 @@ use wharf_host::{self as host, directories, earlier, files};
 use wharf_network::{Attachment, Dns, PodAddresses, PortMapping, StatsSocket};
 use wharf_planner::{self as planner, PodKey, PodPlan};
 use wharf_records::{Phase, PodRecord};
-use wharf_supervision as supervision;
 use wharf_tasks::{persist, spawn};
 use wharf_types::PodId;
 
@@ -118,30 +117,26 @@ impl Engine {
     }
 
     fn build_blocking(&self, pod: &Pod) -> Result<Built, Error> {
-        let names = host::names(pod.config());
-        let plan = planner::plan_pod(pod.config(), names, &self.options.defaults)?;
-        let PodPlan { namespaces: plan, files, ports } = plan;
+        let config = pod.config();
+        let plan = planner::plan_pod(config, host::names(config), &self.options.defaults)?;
+        let PodPlan { namespaces, files, ports } = plan;
         let directory = self.parts.layout.pod(pod.id());
         let timings = pod.timings();
         timings.time("record and directories", || self.intend_pod(pod, &directory))?;
         let files = timings.time("files for /etc", || files::make(&files))?;
+        let start = || self.program.start(&directory);
         // The supervisor starts in the time in which the kernel makes a network.
-        let (namespaces, started) = timings.time("namespaces", || {
-            let start = || timings.time("start of the supervisor", || self.start_supervisor(pod, &directory));
-            self.template.make_pod(&plan, files, start)
+        let (started, namespaces) = timings.time("namespaces", || {
+            let making = self.template.begin(namespaces, files);
+            (timings.time("start of the supervisor", start), making.end())
         });
-        let (socket, namespaces) = (started?, namespaces?);
+        let (process, socket) = started?;
+        *pod.supervisor() = Some(process);
+        let namespaces = namespaces?;
         let netns = namespaces.net.as_ref().map(OwnedFd::try_clone).transpose();
         let netns = netns.stage("keeping the pod's network namespace")?;
         *pod.unheld() = Some(Arc::new(namespaces));
         Ok(Built { supervisor: socket, network: netns.map(|netns| (netns, ports)) })
-    }
-
-    fn start_supervisor(&self, pod: &Pod, directory: &Path) -> Result<OwnedFd, Error> {
-        let cgroup = supervision::cgroup(&self.parts.cgroups, &self.options.cgroup_parent)?;
-        let (process, socket) = self.program.start(directory, cgroup.as_ref().map(AsFd::as_fd))?;
-        *pod.supervisor() = Some(process);
-        Ok(socket)
     }
 
     /// Intent first: what is made after the record is found by it.

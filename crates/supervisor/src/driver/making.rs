@@ -1,12 +1,11 @@
 //! Creating processes: a container's first one, and those of execs.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use wharf_isolation::{JoinPlan, Origin, Outline, PidNamespace, Place, Streams};
+use wharf_isolation::{JoinPlan, Origin, Outline, PidNamespace, Place};
 use wharf_types::ContainerId;
 
 use super::Driver;
-use crate::child::Child;
 use crate::container::{Container, Exec};
 use crate::leaf::{self, Leaf};
 use crate::machine::Failure;
@@ -20,19 +19,7 @@ impl Driver {
     pub(super) fn spawn(&mut self, id: &ContainerId) -> Result<(), Failure> {
         let NewContainer { plan, whole, log_directory } = self.payload.take_container()?;
         let (streams, pipes) = pipes(plan.stdio.input).map_err(internal)?;
-        let child = self.spawn_first((&plan, &whole), &streams)?;
-        child.watch(&mut self.watch, &Owner::Container(id.clone())).map_err(internal)?;
-        let mut container = Container::new(*plan, child);
-        self.connect_pipes(&mut container, pipes);
-        // At the same time as the first process sets things up; the reply waits for both.
-        let log = container.plan.stdio.log.clone();
-        container.log = log.map(|log| self.log_writer.open(log, log_directory, id.clone()));
-        self.containers.insert(id.clone(), container);
-        Ok(())
-    }
-
-    fn spawn_first(&mut self, (plan, whole): (&Outline, &[u8]), streams: &Streams) -> Result<Child, Failure> {
-        self.ensure_reaper(plan)?;
+        self.ensure_reaper(&plan)?;
         let place = self.place(&plan.namespaces.pid)?;
         let cgroup = plan.cgroup.directory.as_ref().map(|path| leaf::open_directory(path.as_path()));
         let cgroup = cgroup.transpose().map_err(internal)?;
@@ -40,8 +27,26 @@ impl Driver {
         let mut keep = streams.descriptors();
         keep.extend(place.process());
         keep.extend(pod.descriptors());
-        let body = |origin: Origin<'_>| wharf_isolation::create(whole, pod, streams, origin);
-        self.spawner.spawn(place, cgroup.as_ref().map(AsFd::as_fd), &keep, body).map_err(internal)
+        let body = |origin: Origin<'_>| wharf_isolation::create(&whole, pod, &streams, origin);
+        let child = self.spawner.spawn(place, cgroup.as_ref().map(AsFd::as_fd), &keep, body);
+        self.hold(id, Container::new(*plan, child.map_err(internal)?), pipes, log_directory)
+    }
+
+    /// Holds a container whose first process is setting everything up, and has its log opened at the same time; the reply
+    /// waits for both.
+    fn hold(
+        &mut self,
+        id: &ContainerId,
+        mut container: Container,
+        pipes: Pipes,
+        log_directory: Option<OwnedFd>,
+    ) -> Result<(), Failure> {
+        container.child.watch(&mut self.watch, &Owner::Container(id.clone())).map_err(internal)?;
+        self.connect_pipes(&mut container, pipes);
+        let log = container.plan.stdio.log.clone();
+        container.log = log.map(|log| self.log_writer.open(log, log_directory, id.clone()));
+        self.containers.insert(id.clone(), container);
+        Ok(())
     }
 
     /// Makes the first process of the pod's PID namespace if this container is the first to use it.

@@ -8,26 +8,20 @@ use super::{
     Action, Client, Container, Daemon, Exec, Failure, Life, Machine, Request, Signal, client, container, exec,
 };
 use crate::clients::CLIENT_LIMIT;
-use crate::link::{self, RequestId, failure};
+use crate::link::{RequestId, failure};
 
 impl Machine {
     /// Handles a request: it is accepted, or refused with the reason.
-    pub(super) fn request(&mut self, id: RequestId, request: Request) -> Vec<Action> {
-        let refused = |failure| vec![Action::ReplyFailure { request: id, failure }];
-        if id.is_late(self.now_ns) {
-            return refused(link::expired());
-        }
-        self.accept(id, request).unwrap_or_else(refused)
-    }
-
-    fn accept(&mut self, id: RequestId, request: Request) -> Result<Vec<Action>, Failure> {
+    pub(super) fn request(&mut self, id: RequestId, request: Request) -> Result<Vec<Action>, Failure> {
         match request {
             Request::State => Ok(vec![self.state(id)]),
-            Request::Create { container, has_log, target } => {
-                let missing = if has_log { Missing::Both } else { Missing::Process };
+            Request::Create { container, missing, target } => {
                 self.create(id, container, missing, target.as_ref())
             }
-            Request::Start { container } => self.start(id, &container),
+            Request::Start { container } => {
+                self.find(&container).and(self.check_life())?;
+                Ok(self.container(&container, container::Event::Start { request: id }))
+            }
             Request::Signal { container, signal } => self.signal(id, container, signal),
             Request::Exec { container, exec } => self.enter(id, container, exec),
             Request::KillExec { exec } => Ok(self.kill_exec(id, exec)),
@@ -90,12 +84,6 @@ impl Machine {
         let phase = Phase::Creating { request, missing };
         self.containers.insert(id.clone(), Container { phase, since_ns: self.now_ns, has_log });
         Ok(vec![Action::Spawn(id)])
-    }
-
-    fn start(&mut self, request: RequestId, id: &ContainerId) -> Result<Vec<Action>, Failure> {
-        self.find(id)?;
-        self.check_life()?;
-        Ok(self.container(id, container::Event::Start { request }))
     }
 
     /// Removes a container. One that does not exist counts as removed.

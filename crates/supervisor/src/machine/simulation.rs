@@ -12,6 +12,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use wharf_types::ContainerId;
 
+use super::container::Missing;
 use super::{Event, Machine, Request, Signal, client, container, exec};
 use crate::link::RequestId;
 use random::Random;
@@ -106,7 +107,8 @@ impl History {
         match random.below(16) {
             0..3 => {
                 let target = random.one_in(4).then(|| self.ids[0].clone());
-                Request::Create { has_log: has_log(&container), container, target }
+                let missing = if has_log(&container) { Missing::Both } else { Missing::Process };
+                Request::Create { container, missing, target }
             }
             3..6 => Request::Start { container },
             6 => Request::Signal { container, signal: Signal::First(15) },
