@@ -150,7 +150,7 @@ impl Runtime {
 fn runtime_handlers(others: Vec<String>, engine: &Engine) -> Vec<RuntimeHandler> {
     let features = RuntimeHandlerFeatures {
         recursive_read_only_mounts: can_forbid_recursively(),
-        user_namespaces: engine.user_namespaces.outcome().is_ok(),
+        user_namespaces: engine.user_namespaces().is_ok(),
     };
     let names = std::iter::once(String::new()).chain(others);
     names.map(|name| RuntimeHandler { name, features: Some(features) }).collect()
@@ -195,7 +195,7 @@ impl RuntimeService for Runtime {
             features: Some(RuntimeFeatures {
                 supplemental_groups_policy: true,
                 mount_options: true,
-                user_namespaces_host_network: self.engine.user_namespaces.outcome().is_ok(),
+                user_namespaces_host_network: self.engine.user_namespaces().is_ok(),
             }),
         }))
     }

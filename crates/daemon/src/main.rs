@@ -132,7 +132,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
             "wharfd lacks CAP_SYS_RESOURCE: it cannot lower a container's oom_score_adj or raise its limits"
         );
     }
-    if let Err(error) = engine.user_namespaces.outcome() {
+    if let Err(error) = engine.user_namespaces() {
         tracing::warn!(error = wharf_types::chain(error), "pods cannot have user namespaces");
     }
     let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()?));

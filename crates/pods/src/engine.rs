@@ -1,14 +1,16 @@
 //! The engine: all pods of the node, the calls that find or list them, and what their changes share.
 //!
-//! The changes are in the modules below: a pod's life in `pod`, a container's in `create`, `lifecycle` and `remove`.
-//! For each pod a task watches the supervisor (`supervision`) and notes what it reports. What cannot be removed at once
-//! is retried (`persist`).
+//! Each module below has the calls of one noun, and only they reach what the engine is made of. The changes: a pod's life
+//! is in `pod`, a container's in `create`, `lifecycle` and `remove`; what an earlier daemon left is taken over in
+//! `recovery`. Commands and clients of containers: `exec`, `exec_sync`, `interactive`, `port_forward`. What people ask:
+//! `usage`, `runtime_spec`. For each pod a task watches the supervisor (`supervision`) and notes what it reports;
+//! `housekeeping` goes on as long as the daemon lives. What cannot be removed at once is retried (`persist`).
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, broadcast};
+use tokio::sync::broadcast;
 use wharf_cgroup::{Cgroup, CgroupPath, Cgroups};
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::namespaces::Template;
@@ -20,24 +22,39 @@ use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
 use wharf_supervision::Program;
 use wharf_tasks::{Demand, Joins};
-use wharf_types::{ContainerId, PodId, chain};
+use wharf_types::{ContainerId, PodId, StageError, chain};
 
 use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking};
 use crate::events::Events;
-use crate::exec_sync::Commands;
 use crate::facts::Event;
 use crate::logs::Logs;
 use crate::pod::Pod;
 use crate::table::Table;
 
 mod create;
+mod exec;
+mod exec_sync;
+mod housekeeping;
+mod interactive;
 mod lifecycle;
 mod pod;
+mod port_forward;
+mod recovery;
 mod remove;
+mod runtime_spec;
 mod supervision;
+#[cfg(test)]
+mod tests;
+mod turns;
+mod usage;
 
-pub(crate) use supervision::Reached;
+use exec_sync::Commands;
+use turns::NetworkTurns;
+
+pub use exec_sync::ExecOutput;
+pub use interactive::Interactive;
+pub use usage::{PodUsage, Traffic};
 
 /// The engine's configuration.
 #[derive(Debug, Clone)]
@@ -69,37 +86,30 @@ pub struct Parts {
 
 /// The number of threads that the runtime's pool for blocking work should have.
 pub const BLOCKING_THREADS: usize = 64;
-/// How many pods may be connected at a time, and how many disconnected: together three quarters of those threads.
-const NETWORKS_AT_ONCE: usize = BLOCKING_THREADS * 3 / 8;
 /// How long killed processes may take to exit.
-pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(10);
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// All pods.
 #[derive(Debug)]
 pub struct Engine {
-    pub(crate) options: Options,
-    pub(crate) parts: Parts,
-    pub(crate) program: Program,
-    pub(crate) filters: Filters,
-    pub(crate) commands: Commands,
-    pub(crate) logs: Logs,
-    pub(crate) events: Events,
+    options: Options,
+    parts: Parts,
+    program: Program,
+    filters: Filters,
+    commands: Commands,
+    logs: Logs,
+    events: Events,
     /// The measurements of writable layers.
-    pub(crate) measurements: Demand,
-    pub(crate) machine: Machine,
+    measurements: Demand,
+    machine: Machine,
     /// Whether pods can have user namespaces.
-    pub user_namespaces: UserNamespaces,
+    user_namespaces: UserNamespaces,
     /// The template for the pods' mount namespaces.
-    pub(crate) template: Template,
-    pub(crate) table: Table,
-    /// Permits for connecting and for disconnecting pods: network plugins may hang, each with a thread of the bounded
-    /// pool, which everything else needs, too.
-    pub(crate) connecting: Semaphore,
-    pub(crate) disconnecting: Semaphore,
-    /// Notified when a pod's namespaces have been released.
-    pub(crate) disconnected: Notify,
-    pub(crate) pod_calls: Joins<PodKey, Result<PodId, Error>>,
-    pub(crate) container_calls: Joins<ContainerKey, Result<ContainerId, Error>>,
+    template: Template,
+    table: Table,
+    network_turns: NetworkTurns,
+    pod_calls: Joins<PodKey, Result<PodId, Error>>,
+    container_calls: Joins<ContainerKey, Result<ContainerId, Error>>,
     last_created_ns: AtomicI64,
 }
 
@@ -133,13 +143,19 @@ impl Engine {
             machine: Machine::look()?,
             template: Template::make()?,
             table: Table::default(),
-            connecting: Semaphore::new(NETWORKS_AT_ONCE),
-            disconnecting: Semaphore::new(NETWORKS_AT_ONCE),
-            disconnected: Notify::new(),
+            network_turns: NetworkTurns::default(),
             pod_calls: Joins::default(),
             container_calls: Joins::default(),
             last_created_ns: AtomicI64::new(0),
         }))
+    }
+
+    /// Whether pods can have user namespaces, as was tried when the engine was made.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn user_namespaces(&self) -> Result<(), &StageError> {
+        self.user_namespaces.outcome()
     }
 
     /// The path of the cgroup that contains those of a pod's containers, whether or not it exists.
@@ -250,7 +266,7 @@ impl Engine {
 ///
 /// # Errors
 /// DeadlineExceeded if some are left after [`KILL_PATIENCE`].
-pub(crate) async fn kill_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
+async fn kill_cgroup(cgroup: &Cgroup) -> Result<(), Error> {
     const ATTEMPT: Duration = Duration::from_millis(100);
     const PAUSE: Duration = Duration::from_millis(400);
     let until = Instant::now() + KILL_PATIENCE;

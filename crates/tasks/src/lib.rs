@@ -1,11 +1,13 @@
 //! Work of a daemon that belongs to no single caller: calls that callers share ([`Joins`]), rounds for as long as somebody
-//! wants their results ([`Demand`]), and what is tried until it succeeds ([`persist`]). What the work does is for others to
-//! say.
+//! wants their results ([`Demand`]), what is tried until it succeeds ([`persist`]), and limits on what goes on at a time
+//! ([`Crowd`]). What the work does is for others to say.
 
+mod crowd;
 mod demand;
 mod joins;
 mod persist;
 
+pub use crowd::{Crowd, CrowdLimits, Crowded, Place};
 pub use demand::Demand;
 pub use joins::{Call, Joins, spawn};
 pub use persist::persist;

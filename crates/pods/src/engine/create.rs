@@ -232,7 +232,7 @@ impl Engine {
     }
 
     /// The path of a container's cgroup, whether or not it exists.
-    pub(crate) fn container_cgroup(&self, pod: &Pod, id: &ContainerId) -> Result<CgroupPath, Error> {
+    pub(super) fn container_cgroup(&self, pod: &Pod, id: &ContainerId) -> Result<CgroupPath, Error> {
         let path = self.pod_cgroup(pod)?;
         path.child(id.as_str()).map_err(|error| Error::invalid("cgroup_parent", error))
     }

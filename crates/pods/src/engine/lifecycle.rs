@@ -92,7 +92,7 @@ impl Engine {
         spawn(async move { engine.stop((pod, container), grace).await }).await
     }
 
-    pub(crate) async fn stop(&self, (pod, container): InPod, grace: Duration) -> Result<(), Error> {
+    pub(super) async fn stop(&self, (pod, container): InPod, grace: Duration) -> Result<(), Error> {
         if container.is_exited() {
             return Ok(());
         }

@@ -112,7 +112,7 @@ impl Engine {
         netns: OwnedFd,
         ports: Vec<PortMapping>,
     ) -> Result<PodAddresses, Error> {
-        let _turn = self.connecting.acquire().await;
+        let _turn = self.network_turns.connect().await;
         self.blocking(pod, move |engine, pod| engine.join_network_blocking(pod, netns.as_fd(), &ports)).await
     }
 
@@ -146,7 +146,7 @@ impl Engine {
         Ok(directories::make_for_logs(&pod.config().log_directory)?)
     }
 
-    pub(crate) fn record_pod(&self, pod: &Pod, phase: Phase) -> Result<(), Error> {
+    pub(super) fn record_pod(&self, pod: &Pod, phase: Phase) -> Result<(), Error> {
         let record = PodRecord {
             config: pod.config().clone(),
             handler: pod.handler().to_owned(),
@@ -229,10 +229,9 @@ impl Engine {
     /// Disconnects a pod from the network, and releases its namespaces.
     async fn release(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         // A pod on the host's network has no plugin that could hang.
-        let turn = (!pod.is_host_network()).then(|| self.disconnecting.acquire());
-        let _turn = futures_util::future::OptionFuture::from(turn).await;
+        let _turn = if pod.is_host_network() { None } else { self.network_turns.disconnect().await };
         let released = self.blocking(pod, Self::release_blocking).await;
-        self.disconnected.notify_one();
+        self.network_turns.disconnected();
         released
     }
 
@@ -282,7 +281,7 @@ impl Engine {
     }
 
     /// Undoes a pod that could not be made.
-    pub(crate) async fn undo_pod(self: &Arc<Self>, pod: &Arc<Pod>) {
+    pub(super) async fn undo_pod(self: &Arc<Self>, pod: &Arc<Pod>) {
         let (engine, pod) = (Arc::clone(self), Arc::clone(pod));
         persist("a pod that could not be made", pod.id().to_string(), move || {
             let (engine, pod) = (Arc::clone(&engine), Arc::clone(&pod));

@@ -39,7 +39,7 @@ impl Engine {
         spawn(async move { engine.remove(&pod, &container).await }).await
     }
 
-    pub(crate) async fn remove(
+    pub(super) async fn remove(
         self: &Arc<Self>,
         pod: &Arc<Pod>,
         container: &Arc<Container>,
@@ -102,7 +102,7 @@ impl Engine {
     }
 
     /// Undoes a container that an earlier daemon left half made.
-    pub(crate) fn undo_half_made(self: &Arc<Self>, pod: &Arc<Pod>, container: &Container) {
+    pub(super) fn undo_half_made(self: &Arc<Self>, pod: &Arc<Pod>, container: &Container) {
         tracing::warn!(container = container.id().short(), "a container that was left half made is undone");
         self.forget(pod, container);
         let (engine, pod, id) = (Arc::clone(self), Arc::clone(pod), container.id().clone());
@@ -110,7 +110,7 @@ impl Engine {
     }
 
     /// Undoes a container that could not be made. The supervisor forgets it once its first process has exited.
-    pub(crate) async fn undo_container(self: &Arc<Self>, pod: &Arc<Pod>, id: &ContainerId) {
+    pub(super) async fn undo_container(self: &Arc<Self>, pod: &Arc<Pod>, id: &ContainerId) {
         let (engine, pod, id) = (Arc::clone(self), Arc::clone(pod), id.clone());
         persist("a container that could not be made", id.to_string(), move || {
             let (engine, pod, id) = (Arc::clone(&engine), Arc::clone(&pod), id.clone());

@@ -28,7 +28,7 @@ use crate::pod::Pod;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));
 
 /// The result of an attempt to connect.
-pub(crate) enum Reached {
+pub(super) enum Reached {
     Supervisor(OwnedFd),
     /// Nobody listens.
     Nobody,
@@ -38,7 +38,7 @@ pub(crate) enum Reached {
 
 impl Engine {
     /// Watches a pod's supervisor until it is gone; `socket` is a connection to it, if there is one.
-    pub(crate) fn watch_over(self: &Arc<Self>, pod: &Arc<Pod>, mut socket: Option<OwnedFd>) {
+    pub(super) fn watch_over(self: &Arc<Self>, pod: &Arc<Pod>, mut socket: Option<OwnedFd>) {
         let (engine, pod) = (Arc::clone(self), Arc::clone(pod));
         tokio::spawn(async move {
             while let Some(mut events) = engine.link_up(&pod, socket.take()).await {
@@ -103,7 +103,7 @@ impl Engine {
     }
 
     /// Connects to a pod's supervisor through its socket, and notes its process if that is not known.
-    pub(crate) async fn reach(&self, pod: &Arc<Pod>) -> Reached {
+    pub(super) async fn reach(&self, pod: &Arc<Pod>) -> Reached {
         let (path, pod) = (Layout::supervisor_socket(&self.parts.layout.pod(pod.id())), Arc::clone(pod));
         let reached = blocking(move || Ok(reach(&pod, &path))).await;
         reached.unwrap_or_else(Reached::Unclear)
@@ -155,7 +155,7 @@ impl Engine {
     }
 
     /// A pod's network namespace.
-    pub(crate) async fn network_namespace(&self, pod: &Pod) -> Result<OwnedFd, Error> {
+    pub(super) async fn network_namespace(&self, pod: &Pod) -> Result<OwnedFd, Error> {
         let supervisor = pod.connected().await?;
         if !supervisor.held().is_nothing() {
             return Ok(supervisor.lend(v1::Held::Network).await?);
@@ -291,7 +291,7 @@ impl Engine {
     }
 
     /// Handles the supervisor's end, whether it died or was asked to exit: its containers have ended, or are ended now.
-    pub(crate) async fn supervisor_gone(self: &Arc<Self>, pod: &Arc<Pod>) {
+    pub(super) async fn supervisor_gone(self: &Arc<Self>, pod: &Arc<Pod>) {
         pod.link().set(Link::Gone);
         self.pod_stopped(pod);
         pod.execs().clear();

@@ -10,8 +10,8 @@ use wharf_snapshots::Activity;
 use wharf_supervision::Link;
 use wharf_types::chain;
 
+use super::Engine;
 use crate::container::Container;
-use crate::engine::Engine;
 use crate::error::{Stage, blocking};
 use crate::pod::Pod;
 
@@ -92,7 +92,7 @@ impl Engine {
                 }
                 pause = (pause * 2).min(LINK_PAUSE_LIMIT);
             }
-            self.disconnected.notified().await;
+            self.network_turns.after_disconnect().await;
         }
     }
 

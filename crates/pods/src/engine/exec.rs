@@ -8,15 +8,15 @@ use tokio::sync::oneshot;
 use wharf_supervision::{self as supervision, Connection, ExecStreams, SupervisorError};
 use wharf_types::{ContainerId, ContainerState, ErrorKind, Exit, Failure};
 
+use super::Engine;
 use crate::container::InPod;
-use crate::engine::Engine;
 use crate::error::{Error, Stage};
 
-pub(crate) const STAGE: &str = "exec";
+pub(super) const STAGE: &str = "exec";
 
 /// What ends a command or an attached client early.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ExecError {
+pub(super) enum ExecError {
     #[error("the command did not end within {timeout:?} and was killed")]
     Overdue { timeout: Duration },
     #[error(
@@ -41,7 +41,7 @@ impl Failure for ExecError {
 
 /// A command that was executed. Dropping this before its end kills it with everything that it started.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(super) struct Running {
     supervisor: Arc<Connection>,
     number: u64,
     exit: oneshot::Receiver<Exit>,
@@ -56,14 +56,14 @@ enum Life {
 
 impl Running {
     /// Waits for its end.
-    pub(crate) async fn ended(&mut self) -> Result<Exit, Error> {
+    pub(super) async fn ended(&mut self) -> Result<Exit, Error> {
         let exit = (&mut self.exit).await;
         self.state = Life::Over;
         exit.map_err(|_closed| SupervisorError::Gone).stage(STAGE)
     }
 
     /// Kills it with everything that it started.
-    pub(crate) async fn kill(&self) {
+    pub(super) async fn kill(&self) {
         kill(&self.supervisor, self.number).await;
     }
 }
@@ -84,7 +84,7 @@ async fn kill(supervisor: &Connection, exec: u64) {
 
 impl Engine {
     /// Executes a command in a running container, and returns it with its terminal, if it has one.
-    pub(crate) async fn start_exec(
+    pub(super) async fn start_exec(
         &self,
         id: &str,
         command: Vec<String>,
@@ -117,7 +117,7 @@ impl Engine {
     }
 
     /// The container, if it has not exited.
-    pub(crate) fn live(&self, id: &str) -> Result<InPod, Error> {
+    pub(super) fn live(&self, id: &str) -> Result<InPod, Error> {
         let (pod, container) = self.container(id)?;
         if container.is_exited() {
             return Err(container.wrong_state("exited"));
@@ -127,7 +127,7 @@ impl Engine {
 
     /// The container, if it runs, or if only its supervisor can say whether it does, and will refuse the request if
     /// not.
-    pub(crate) fn running(&self, id: &str) -> Result<InPod, Error> {
+    pub(super) fn running(&self, id: &str) -> Result<InPod, Error> {
         let (pod, container) = self.container(id)?;
         match container.known() {
             Some(ContainerState::Running { .. }) | None => Ok((pod, container)),

@@ -1,7 +1,6 @@
 //! ExecSync: a command in a running container, its output and its exit code.
 
 mod output;
-mod turns;
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -9,18 +8,39 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use tokio::time::Instant;
 use wharf_supervision::{BRIEF_PATIENCE, ExecStreams, SupervisorError, pipe};
+use wharf_tasks::{Crowd, CrowdLimits, Crowded, Place};
+use wharf_types::ContainerId;
 
-use crate::engine::{Engine, KILL_PATIENCE};
+use super::exec::{ExecError, Running, STAGE};
+use super::{Engine, KILL_PATIENCE};
 use crate::error::{Error, Stage};
-use crate::exec::{ExecError, Running, STAGE};
 use output::{Memory, Output};
-use turns::Turns;
 
-/// The limits on all commands together.
-#[derive(Debug, Default)]
-pub(crate) struct Commands {
-    turns: Turns,
+/// Commands at a time. In one container there are only a handful of probes and hooks; each takes a few descriptors and
+/// some tens of KiB in this process.
+const LIMITS: CrowdLimits = CrowdLimits { of_one: 512, of_all: 4096 };
+
+/// What all commands share.
+#[derive(Debug)]
+pub(super) struct Commands {
+    running: Crowd<ContainerId>,
     memory: Memory,
+}
+
+impl Default for Commands {
+    fn default() -> Self {
+        Self { running: Crowd::new(LIMITS), memory: Memory::default() }
+    }
+}
+
+impl Commands {
+    fn enter(&self, container: &ContainerId) -> Result<Place<ContainerId>, Error> {
+        let entered = self.running.enter(container).map_err(|crowded| match crowded {
+            Crowded::One(count) => ExecError::Turns { count, place: format!("in container {container}") },
+            Crowded::All(count) => ExecError::Turns { count, place: "on this node".to_owned() },
+        });
+        entered.stage(STAGE)
+    }
 }
 
 /// A command's result.
@@ -48,7 +68,7 @@ impl Engine {
         command: Vec<String>,
         timeout: Option<Duration>,
     ) -> Result<ExecOutput, Error> {
-        let _turn = self.commands.turns.take(&self.running_container(id)?)?;
+        let _place = self.commands.enter(&self.running_container(id)?)?;
         let (stdout, out) = pipe()?;
         let (stderr, err) = pipe()?;
         let null = wharf_sys::fs::open("/dev/null", OFlag::O_RDONLY).stage(STAGE)?;
@@ -140,5 +160,16 @@ mod tests {
         assert!(futures_util::FutureExt::now_or_never(far.passed()).is_none());
         let near = Deadline::after(Some(Duration::ZERO));
         assert_eq!(near.passed().await.kind(), ErrorKind::DeadlineExceeded);
+    }
+
+    #[test]
+    fn a_container_that_runs_too_much_is_told_so_and_hinders_no_other() {
+        let (commands, id) = (Commands::default(), |byte| ContainerId::from_random([byte; 32]));
+        let _places: Vec<_> = (0..LIMITS.of_one).map(|_| commands.enter(&id(1)).unwrap()).collect();
+        let error = commands.enter(&id(1)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
+        let words = format!("{} commands run in container {}", LIMITS.of_one, id(1));
+        assert!(wharf_types::chain(&error).contains(&words), "{error}");
+        commands.enter(&id(2)).unwrap();
     }
 }

@@ -8,8 +8,8 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::engine::exec::{ExecError, STAGE};
 use crate::error::{Error, Stage};
-use crate::exec::{ExecError, STAGE};
 
 /// How much of each stream is kept; the command continues beyond it. Both streams and the rest fit one message of 16
 /// MiB.

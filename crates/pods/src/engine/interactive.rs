@@ -13,10 +13,10 @@ use wharf_supervision::{
 use wharf_types::{Exit, StreamOptions, TerminalSize};
 use wharf_wire::v1;
 
+use super::Engine;
+use super::exec::{ExecError, STAGE};
 use crate::container::Container;
-use crate::engine::Engine;
 use crate::error::{Error, Stage};
-use crate::exec::ExecError;
 
 const ATTACH: &str = "attach";
 
@@ -85,9 +85,9 @@ impl Engine {
         let stand_ins = ExecStreams::Terminal([null.as_fd(); 3], size);
         let (mut running, terminal) = self.start_exec(id, command, stand_ins).await?;
         let missing = SupervisorError::Protocol { expected: "a terminal" };
-        let master = terminal.ok_or(missing).stage(crate::exec::STAGE)?;
-        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).stage(crate::exec::STAGE)?;
-        let copy = || master.try_clone().stage(crate::exec::STAGE);
+        let master = terminal.ok_or(missing).stage(STAGE)?;
+        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).stage(STAGE)?;
+        let copy = || master.try_clone().stage(STAGE);
         Ok(Interactive {
             stdin: wanted.stdin.then(copy).transpose()?,
             stdout: Some(copy()?),

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use wharf_cri_api::v1::NamespaceMode;
 use wharf_planner as planner;
 
+use super::Engine;
 use crate::container::Container;
-use crate::engine::Engine;
 use crate::error::blocking;
 use crate::places;
 use crate::pod::Pod;

@@ -10,8 +10,8 @@ use wharf_network::InterfaceStats;
 use wharf_snapshots::tree::Usage;
 use wharf_types::PodId;
 
+use super::Engine;
 use crate::container::Container;
-use crate::engine::Engine;
 use crate::pod::Pod;
 
 /// A pod's usage.

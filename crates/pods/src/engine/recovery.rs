@@ -18,8 +18,9 @@ use wharf_state::ExitRecord;
 use wharf_state::records::Quarantine;
 use wharf_types::{ContainerId, PodId, chain};
 
+use super::Engine;
+use super::supervision::Reached;
 use crate::container::{Container, Layers};
-use crate::engine::{Engine, Reached};
 use crate::error::{Error, Stage, blocking};
 use crate::pod::Pod;
 

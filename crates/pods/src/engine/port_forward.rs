@@ -9,7 +9,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use wharf_network::TcpSockets;
 use wharf_types::{ErrorKind, Failure, PodId};
 
-use crate::engine::Engine;
+use super::Engine;
 use crate::error::{Error, Stage, blocking};
 use crate::pod::Pod;
 

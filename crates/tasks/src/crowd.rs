@@ -1,0 +1,98 @@
+//! Limits on how many of a kind go on at a time, for each key and for all. Nobody waits: what does not fit is refused.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use wharf_types::lock::lock;
+
+/// How many may go on at a time.
+#[derive(Debug, Clone, Copy)]
+pub struct CrowdLimits {
+    /// For one key.
+    pub of_one: usize,
+    /// For all keys together.
+    pub of_all: usize,
+}
+
+/// Why one more does not fit, with the number that goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Crowded {
+    /// There are too many of its key.
+    One(usize),
+    /// There are too many.
+    All(usize),
+}
+
+/// What goes on, by key.
+#[derive(Debug, Clone)]
+pub struct Crowd<K> {
+    limits: CrowdLimits,
+    counts: Arc<Mutex<HashMap<K, usize>>>,
+}
+
+impl<K: Eq + Hash + Clone> Crowd<K> {
+    /// An empty one.
+    #[must_use]
+    pub fn new(limits: CrowdLimits) -> Self {
+        Self { limits, counts: Arc::default() }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<K, usize>> {
+        lock(&self.counts)
+    }
+
+    /// Counts one more until the place is dropped.
+    ///
+    /// # Errors
+    /// It does not fit.
+    pub fn enter(&self, key: &K) -> Result<Place<K>, Crowded> {
+        let mut counts = self.counts();
+        let (here, everywhere) = (counts.get(key).copied().unwrap_or(0), counts.values().sum::<usize>());
+        if here >= self.limits.of_one {
+            return Err(Crowded::One(here));
+        }
+        if everywhere >= self.limits.of_all {
+            return Err(Crowded::All(everywhere));
+        }
+        counts.insert(key.clone(), here + 1);
+        Ok(Place { crowd: self.clone(), key: key.clone() })
+    }
+}
+
+/// The place of one.
+#[derive(Debug)]
+pub struct Place<K: Eq + Hash + Clone> {
+    crowd: Crowd<K>,
+    key: K,
+}
+
+impl<K: Eq + Hash + Clone> Drop for Place<K> {
+    fn drop(&mut self) {
+        let mut counts = self.crowd.counts();
+        match counts.get_mut(&self.key) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                counts.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_so_many_places_and_all_together_so_many() {
+        let crowd = Crowd::new(CrowdLimits { of_one: 2, of_all: 3 });
+        let mut places = vec![crowd.enter(&'a').unwrap(), crowd.enter(&'a').unwrap()];
+        assert_eq!(crowd.enter(&'a').unwrap_err(), Crowded::One(2));
+        places.pop();
+        places.push(crowd.enter(&'a').unwrap());
+        places.push(crowd.enter(&'b').unwrap());
+        assert_eq!(crowd.enter(&'c').unwrap_err(), Crowded::All(3));
+        drop(places);
+        assert!(crowd.counts().is_empty());
+    }
+}
