@@ -92,7 +92,7 @@ const DIRECT_ONLY_IN: &[(&str, &[&str])] = &[
     ("libc", &["sys"]),
     ("rustix", &["sys"]),
     ("anyhow", &["daemon", "cli", "tests"]),
-    ("oci-spec", &["images", "planner", "pods"]),
+    ("oci-spec", &["images", "planner"]),
 ];
 
 /// The asynchronous crates that may wait for a disk wherever they like: the command line serves one call, and the bindings

@@ -74,14 +74,15 @@ pub(crate) async fn remove(
     force: Force,
 ) -> Result<(), Error> {
     let (images, listing) = (all(daemon).await?, daemon.listing().await?);
-    let removes = names.iter().map(|name| one(daemon.clone(), (images.as_slice(), &listing), name, force));
+    let removes = names.iter().map(|name| one(daemon.clone(), &images, &listing, name, force));
     each(output, names, join_all(removes)).await
 }
 
 /// The CRI removes an image silently even if it does not exist or is in use; a person wants to know.
 async fn one(
     mut daemon: Daemon,
-    (images, listing): (&[Image], &Listing),
+    images: &[Image],
+    listing: &Listing,
     name: &str,
     force: Force,
 ) -> Result<(), Error> {

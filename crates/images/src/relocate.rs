@@ -93,7 +93,7 @@ impl<'a> Copy<'a> {
         let ((source, name), (parent, new_name)) = (split(path), split(to));
         self.make_plain_way(parent)?;
         let (source, destination) = (open(from, source)?, open(self.root, parent)?);
-        put((&source, name), (&destination, new_name)).map_err(|source| system(to, source))?;
+        put(&source, name, &destination, new_name).map_err(|source| system(to, source))?;
         // The directory keeps its time, or gets that of the one in the lower layer.
         let own = open(&self.layer.root, parent);
         copy_time(own.as_ref().unwrap_or(&source), &destination).map_err(|source| system(to, source))
@@ -122,7 +122,7 @@ impl<'a> Copy<'a> {
             if look(&source, name).is_some_and(|stat| is_kind(&stat, SFlag::S_IFDIR)) {
                 self.directory(&from, &to)?;
             } else {
-                put((&source, name), (&destination, name)).map_err(|source| system(&to, source))?;
+                put(&source, name, &destination, name).map_err(|source| system(&to, source))?;
             }
         }
         self.stamp(from, to)
@@ -206,7 +206,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Links a file, which replaces what is there.
-fn put((from, name): (&OwnedFd, &[u8]), (to, new_name): (&OwnedFd, &[u8])) -> wharf_sys::Result<()> {
+fn put(from: &OwnedFd, name: &[u8], to: &OwnedFd, new_name: &[u8]) -> wharf_sys::Result<()> {
     let (name, new_name) = (OsStr::from_bytes(name), OsStr::from_bytes(new_name));
     let link = || linkat(from, name, to, new_name, AtFlags::empty());
     let linked = match link() {

@@ -36,7 +36,7 @@ fn by_inhabitant(process: BorrowedFd<'_>, attributes: Attributes, child: &Child)
     let (ours, theirs) = socket::pair()?;
     match clone(child.single_threaded(), CloneFlags::empty(), None)? {
         Clone::Child(between) => {
-            let made = be_between(process, attributes, (theirs, &between));
+            let made = be_between(process, attributes, theirs, &between);
             process::exit_now(i32::from(made.is_err()))
         }
         Clone::Parent { pidfd, .. } => {
@@ -67,7 +67,8 @@ fn take_procfs(between: BorrowedFd<'_>) -> Result<OwnedFd> {
 fn be_between(
     process: BorrowedFd<'_>,
     attributes: Attributes,
-    (parent, between): (OwnedFd, &Child),
+    parent: OwnedFd,
+    between: &Child,
 ) -> Result<()> {
     nix::sched::setns(process, CloneFlags::CLONE_NEWPID).named("setns", || "CLONE_NEWPID".into())?;
     // Made here, because whoever has one of its ends can ask for a descriptor of its maker.

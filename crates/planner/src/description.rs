@@ -115,8 +115,8 @@ pub fn describe(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Re
     spec.set_version(OCI_VERSION.to_owned())
         .set_root(Some(root(request)))
         .set_hostname(None)
-        .set_process(Some(process::describe(request, facts, (user, environment))?))
-        .set_mounts(Some(mounts::describe(request, facts, places, (&volumes, &images))?))
+        .set_process(Some(process::describe(request, facts, user, environment)?))
+        .set_mounts(Some(mounts::describe(request, facts, places, &volumes, &images)?))
         .set_linux(Some(linux(request, facts, places)?))
         .set_annotations(Some(annotations(request)));
     let extra = Extra {

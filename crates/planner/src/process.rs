@@ -16,7 +16,8 @@ use crate::{Refusal, environment, seccomp, user};
 pub(crate) fn describe(
     request: &Request<'_>,
     facts: &HostFacts,
-    (user, environment): (oci::User, Vec<String>),
+    user: oci::User,
+    environment: Vec<String>,
 ) -> Result<oci::Process, Refusal> {
     let security = request.security();
     let args = command(request);

@@ -88,13 +88,14 @@ pub(crate) fn mappings(range: IdRange) -> Result<Vec<LinuxIdMapping>, Refusal> {
 
 /// The ids of the container in a spec.
 pub(crate) fn ids_of(linux: &Linux) -> Result<Option<IdMaps>, Refusal> {
-    let named = parse_spec((linux.uid_mappings(), linux.gid_mappings()));
+    let named = parse_spec(linux.uid_mappings(), linux.gid_mappings());
     named.map_err(|problem| Refusal::spec("linux.uidMappings", problem))
 }
 
 /// The ids of two lists of a spec.
 pub(crate) fn parse_spec(
-    (uids, gids): (&Option<Vec<LinuxIdMapping>>, &Option<Vec<LinuxIdMapping>>),
+    uids: &Option<Vec<LinuxIdMapping>>,
+    gids: &Option<Vec<LinuxIdMapping>>,
 ) -> Result<Option<IdMaps>, String> {
     if uids.is_none() && gids.is_none() {
         return Ok(None);

@@ -66,16 +66,23 @@ impl Drop for Layers {
     }
 }
 
+/// What a container has on this host as long as it is listed.
+#[derive(Debug)]
+pub(crate) struct Belongings {
+    /// Its cgroup, if there is one.
+    pub(crate) cgroup: Option<Cgroup>,
+    pub(crate) layers: Layers,
+}
+
 impl Container {
     /// A container that was just created.
     pub(crate) fn created(
         pod: &Pod,
         id: ContainerId,
         record: ContainerRecord,
-        cgroup: Cgroup,
-        layers: Layers,
+        belongings: Belongings,
     ) -> Self {
-        Self::new(pod, id, record, Some(ContainerState::Created), (Some(cgroup), layers))
+        Self::new(pod, id, record, Some(ContainerState::Created), belongings)
     }
 
     /// A container that an earlier daemon left. It has exited if its exit record is on disk; otherwise its state is
@@ -85,7 +92,7 @@ impl Container {
         id: ContainerId,
         record: ContainerRecord,
         exit: Option<ExitRecord>,
-        kept: (Option<Cgroup>, Layers),
+        belongings: Belongings,
     ) -> Self {
         let state = match decide(&record, exit, Word::NoneYet) {
             Recovered::Ended(ExitRecord { exit, started_at_ns, finished_at_ns }) => {
@@ -94,7 +101,7 @@ impl Container {
             }
             _ => None,
         };
-        Self::new(pod, id, record, state, kept)
+        Self::new(pod, id, record, state, belongings)
     }
 
     fn new(
@@ -102,7 +109,7 @@ impl Container {
         id: ContainerId,
         record: ContainerRecord,
         state: Option<ContainerState>,
-        (cgroup, layers): (Option<Cgroup>, Layers),
+        Belongings { cgroup, layers }: Belongings,
     ) -> Self {
         Self {
             id,
@@ -320,17 +327,20 @@ impl Container {
 pub(crate) type InPod = (Arc<Pod>, Arc<Container>);
 
 #[cfg(test)]
+const NOTHING: Belongings = Belongings { cgroup: None, layers: Layers(None) };
+
+#[cfg(test)]
 impl Container {
     /// A container without a cgroup and without anything on disk.
     pub(crate) fn bare(pod: &Pod, byte: u8, record: ContainerRecord) -> Self {
         let id = ContainerId::from_random([byte; 32]);
-        Self::new(pod, id, record, Some(ContainerState::Created), (None, Layers(None)))
+        Self::new(pod, id, record, Some(ContainerState::Created), NOTHING)
     }
 
     /// A container that an earlier daemon left and whose supervisor has not responded.
     pub(crate) fn unknown(pod: &Pod, byte: u8) -> Self {
         let id = ContainerId::from_random([byte; 32]);
-        Self::found(pod, id, ContainerRecord::default(), None, (None, Layers(None)))
+        Self::found(pod, id, ContainerRecord::default(), None, NOTHING)
     }
 }
 
@@ -355,7 +365,7 @@ mod tests {
     fn found(exit: Option<ExitRecord>) -> Container {
         let mut record = ContainerRecord { created_at_ns: 5, ..ContainerRecord::default() };
         record.identify(wharf_wire::v1::Identity::default());
-        Container::found(&pod(), ContainerId::from_random([2; 32]), record, exit, (None, Layers(None)))
+        Container::found(&pod(), ContainerId::from_random([2; 32]), record, exit, NOTHING)
     }
 
     fn exited(exit: Exit, started_at_ns: i64, message: &str) -> ContainerState {

@@ -49,7 +49,7 @@ enum Line {
 }
 
 impl Child {
-    pub(crate) fn new((pid, pidfd): (i32, OwnedFd), report: OwnedFd, role: Role) -> Self {
+    pub(crate) fn new(pid: i32, pidfd: OwnedFd, report: OwnedFd, role: Role) -> Self {
         Self { pid, pidfd, report, role, line: Line::Open, awaits_ready: true }
     }
 
@@ -175,7 +175,7 @@ mod tests {
             let (report, line) = socket::pair().unwrap();
             set_nonblocking(&report).unwrap();
             let pid = process.id().cast_signed();
-            let seen = Child::new((pid, process::open_pidfd(pid).unwrap()), report, role);
+            let seen = Child::new(pid, process::open_pidfd(pid).unwrap(), report, role);
             Self { process, line, seen }
         }
 

@@ -58,7 +58,7 @@ impl PodReaper {
             Clone::Child(child) => {
                 let keep: Vec<_> = pod.descriptors().chain([program.as_fd(), theirs.as_fd()]).collect();
                 if descriptors::keep_only(&child, &keep).is_ok() {
-                    be_alone((pod, namespaces), (&program, &theirs));
+                    be_alone(pod, namespaces, &program, &theirs);
                 }
                 process::exit_now(1)
             }
@@ -99,7 +99,7 @@ fn await_ready(line: &OwnedFd) -> std::result::Result<(), String> {
 }
 
 /// Leaves the host and executes this program. The supervisor is told of any failure before that.
-fn be_alone((pod, namespaces): (PodNamespaces<'_>, &Namespaces), (program, line): (&OwnedFd, &OwnedFd)) {
+fn be_alone(pod: PodNamespaces<'_>, namespaces: &Namespaces, program: &OwnedFd, line: &OwnedFd) {
     if let Err(error) = wharf_isolation::leave_host(pod, namespaces) {
         return wharf_isolation::report_failure(line, &error);
     }
@@ -134,7 +134,7 @@ fn settle() -> Result<()> {
     let mut child = SigSet::empty();
     child.add(Signal::SIGCHLD);
     child.thread_set_mask().named("sigprocmask", || "SIGCHLD".into())?;
-    // After the change of user, which resets it. A supervisor that has exited by now does not receive_report the report.
+    // After the change of user, which resets it. A supervisor that has exited by now does not receive the report.
     end_with_parent(0)?;
     seccomp::allow_only(&[Call::WRITE, Call::CLOSE, Call::RT_SIGTIMEDWAIT, Call::WAIT4, Call::EXIT_GROUP])?;
     nix::unistd::write(&line, b"R").map(drop).named("write", || "the line to the supervisor".into())

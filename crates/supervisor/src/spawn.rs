@@ -46,7 +46,7 @@ impl Spawner {
         };
         let end_with = (role == Role::Creator).then(std::process::id);
         match clone(&self.witness, flags, cgroup)? {
-            Clone::Parent { pid, pidfd } => Ok(Child::new((pid, pidfd), report, role)),
+            Clone::Parent { pid, pidfd } => Ok(Child::new(pid, pidfd, report, role)),
             Clone::Child(child) => {
                 if leave(&child, &[keep, &[line.as_fd()][..]].concat(), end_with).is_ok() {
                     body(Origin { place, line, child: &child });

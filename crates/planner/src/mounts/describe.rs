@@ -50,7 +50,8 @@ pub(crate) fn describe(
     request: &Request<'_>,
     facts: &HostFacts,
     places: &Places,
-    (volumes, images): (&[Volume], &[Option<ImageVolume>]),
+    volumes: &[Volume],
+    images: &[Option<ImageVolume>],
 ) -> Result<Vec<oci::Mount>, Refusal> {
     let ids = user_namespace::of(request.pods_namespaces())?;
     let mut pods = volumes.iter().map(volume).collect::<Result<Vec<_>, _>>()?;

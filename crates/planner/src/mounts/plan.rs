@@ -1,6 +1,6 @@
 //! From the mounts of a description to those of a plan: options become what the kernel is told.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use oci_spec::runtime as oci;
 use wharf_isolation::{Ids, MountPlan, Source};
@@ -25,7 +25,7 @@ pub(crate) fn plan(
         let words = Words::read(mount, ids)?;
         match mount.typ().as_deref() {
             Some("cgroup") => plans.extend(cgroup_mounts(&target, words, &extra.cgroup)?),
-            kind => plans.push(plan_one(target, words, (kind, mount.source()), extra)?),
+            _ => plans.push(plan_one(target, words, mount, extra)?),
         }
     }
     Ok(plans)
@@ -115,7 +115,7 @@ impl Words {
 
 /// A mount that names ids must name all of the container's: there is no other user namespace to map them by.
 fn ids_on(mount: &oci::Mount, ids: Option<IdMaps>) -> Result<Ids, Refusal> {
-    let named = user_namespace::parse_spec((mount.uid_mappings(), mount.gid_mappings()));
+    let named = user_namespace::parse_spec(mount.uid_mappings(), mount.gid_mappings());
     match named.map_err(|problem| spec_problem(mount, &problem))? {
         None => Ok(Ids::Hosts),
         named if named == ids => Ok(Ids::Containers),
@@ -143,9 +143,10 @@ fn spec_problem(mount: &oci::Mount, problem: &str) -> Refusal {
 fn plan_one(
     target: ContainerPath,
     mut words: Words,
-    (kind, source): (Option<&str>, &Option<PathBuf>),
+    mount: &oci::Mount,
     extra: &Extra,
 ) -> Result<MountPlan, Refusal> {
+    let (kind, source) = (mount.typ().as_deref(), mount.source());
     let bound = || {
         let source = source.as_deref().unwrap_or(Path::new(""));
         host_path("mounts", source)

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use oci_spec::runtime::Spec;
 use wharf_cgroup::{Cgroup, CgroupPath, Limits};
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_host::{self as host, Images, Site, earlier};
@@ -15,7 +14,7 @@ use wharf_types::{ContainerId, ContainerState, Timings};
 use wharf_wire::v1::{self, Created};
 
 use super::Engine;
-use crate::container::{Container, Layers};
+use crate::container::{Belongings, Container, Layers};
 use crate::error::{Error, Stage};
 use crate::places;
 use crate::pod::{Making, Pod};
@@ -27,6 +26,15 @@ struct Prepared {
     cgroup: Cgroup,
     leases: Vec<LayerLease>,
     timings: Timings,
+}
+
+/// A container that is asked for, and what was found for it.
+struct Asked<'a> {
+    id: &'a ContainerId,
+    config: &'a ContainerConfig,
+    images: &'a Images,
+    /// What the pod's supervisor holds.
+    held: &'a Held,
 }
 
 /// Every decision about a container, before anything is made.
@@ -132,7 +140,8 @@ impl Engine {
         let path = self.parts.layout.container_record(pod.id(), &id);
         timings.time("record of the whole container", || record.save(&path))?;
         let layers = Layers::leased(leases, Arc::clone(&self.parts.images));
-        Ok(Container::created(pod, id, record, cgroup, layers).made_by(timings))
+        let belongings = Belongings { cgroup: Some(cgroup), layers };
+        Ok(Container::created(pod, id, record, belongings).made_by(timings))
     }
 
     fn prepare(
@@ -145,7 +154,8 @@ impl Engine {
         planner::check(config, &pod.namespaces(), self.machine.modules)?;
         let images = Images::find(&self.parts.images, config)?;
         let timings = Timings::default();
-        let decide = || self.decide(pod, id, (config, &images), held);
+        let asked = Asked { id, config, images: &images, held };
+        let decide = || self.decide(pod, &asked);
         let decision = timings.time("description and plan", decide)?;
         let cgroup = self.make(pod, id, &decision, &timings)?;
         let Decision { plan, record, .. } = decision;
@@ -154,47 +164,43 @@ impl Engine {
 
     /// Decides everything about a container. The only things made are directories of the host that are to be mounted
     /// and do not exist.
-    fn decide(
-        &self,
-        pod: &Pod,
-        id: &ContainerId,
-        (config, images): (&ContainerConfig, &Images),
-        held: &Held,
-    ) -> Result<Decision, Error> {
+    fn decide(&self, pod: &Pod, asked: &Asked<'_>) -> Result<Decision, Error> {
+        let Asked { id, config, images, .. } = asked;
         let path = self.container_cgroup(pod, id)?;
-        let layout = &self.parts.layout;
-        let files = held.path(v1::Held::Files).unwrap_or_else(|| earlier::files(layout, pod.id()));
-        let site = Site {
-            snapshots: &self.parts.snapshots,
-            container: id,
-            image: &images.own,
-            cgroup: &self.parts.cgroups.at(&path),
-            pod_files: &files,
-            namespaces: places::pins(layout, pod.id(), held)?,
-        };
-        let description = self.describe(pod, id, (config, images), &site.places()?)?;
+        let description = self.describe(pod, asked, &path)?;
         let plan = planner::plan(&description, &self.filters)?;
         let limits = planner::limits(&description.resources())?;
-        let spec = kept(description.spec, config)?;
+        let spec = planner::keep(description.spec, config);
+        let spec = spec.map_err(|error| Error::fault("deciding the container", error))?;
         let extra = description.extra;
         let mut record = intent(config, images, &path);
         (record.stop_signal, record.created_at_ns) = (extra.stop_signal.clone(), self.creation_time());
         Ok(Decision { extra, spec, plan, limits, record, path })
     }
 
-    fn describe(
-        &self,
-        pod: &Pod,
-        id: &ContainerId,
-        (container, images): (&ContainerConfig, &Images),
-        places: &Places,
-    ) -> Result<Description, Error> {
+    fn describe(&self, pod: &Pod, asked: &Asked<'_>, cgroup: &CgroupPath) -> Result<Description, Error> {
+        let places = self.places(pod, asked, cgroup)?;
+        let Asked { id, config: container, images, .. } = *asked;
         let mounted = &images.mounted_layers(planner::user_namespace(&pod.namespaces())?);
         let (pod_id, pod, image) = (pod.id(), pod.config(), &images.own.config);
         let defaults = &self.options.defaults;
         let request = Request { pod_id, pod, id, container, image, mounted, defaults };
         let facts = host::facts(&request, &self.machine)?;
-        Ok(planner::describe(&request, &facts, places)?)
+        Ok(planner::describe(&request, &facts, &places)?)
+    }
+
+    fn places(&self, pod: &Pod, asked: &Asked<'_>, cgroup: &CgroupPath) -> Result<Places, Error> {
+        let (layout, held) = (&self.parts.layout, asked.held);
+        let files = held.path(v1::Held::Files).unwrap_or_else(|| earlier::files(layout, pod.id()));
+        let site = Site {
+            snapshots: &self.parts.snapshots,
+            container: asked.id,
+            image: &asked.images.own,
+            cgroup: &self.parts.cgroups.at(cgroup),
+            pod_files: &files,
+            namespaces: places::pins(layout, pod.id(), held)?,
+        };
+        Ok(site.places()?)
     }
 
     /// Makes what was decided. The record comes first, so that everything made later can be found from it.
@@ -236,10 +242,6 @@ impl Engine {
         let path = self.pod_cgroup(pod)?;
         path.child(id.as_str()).map_err(|error| Error::invalid("cgroup_parent", error))
     }
-}
-
-fn kept(spec: Spec, config: &ContainerConfig) -> Result<Vec<u8>, Error> {
-    planner::keep(spec, config).map_err(|error| Error::fault("deciding the container", error))
 }
 
 /// The record of a container that is about to be made.

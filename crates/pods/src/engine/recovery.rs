@@ -20,7 +20,7 @@ use wharf_types::{ContainerId, PodId, chain};
 
 use super::Engine;
 use super::supervision::Reached;
-use crate::container::{Container, Layers};
+use crate::container::{Belongings, Container, Layers};
 use crate::error::{Error, Stage, blocking};
 use crate::pod::Pod;
 
@@ -163,7 +163,7 @@ impl Engine {
         let images = Arc::clone(&self.parts.images);
         let layers = images.lease_paths(record.layers.iter().map(Path::new));
         let layers = Layers::leased(vec![layers], images);
-        Container::found(pod, id, record, exit, (cgroup, layers))
+        Container::found(pod, id, record, exit, Belongings { cgroup, layers })
     }
 
     async fn quarantine(self: &Arc<Self>, id: PodId, error: &Error, containers: Vec<Found>) {

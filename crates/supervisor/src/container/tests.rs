@@ -65,7 +65,7 @@ impl Rig {
         let pid = process.id().cast_signed();
         let (report, _line) = wharf_sys::socket::pair().unwrap();
         std::fs::write(directory.path().join("oom"), "oom_kill 0\n").unwrap();
-        let child = Child::new((pid, open_pidfd(pid).unwrap()), report, Role::Program);
+        let child = Child::new(pid, open_pidfd(pid).unwrap(), report, Role::Program);
         let container = Container::new(outline(directory.path()), child);
         Self { directory, container, _process: process }
     }

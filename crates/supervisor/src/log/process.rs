@@ -31,7 +31,7 @@ pub(super) fn run(orders: &OwnedFd) {
         match socket::receive(orders.as_fd(), &mut buffer) {
             Ok((count @ 1.., descriptors)) => {
                 if let Some((header, payload)) = Header::parse(&buffer[..count]) {
-                    logs.carry_out(orders.as_fd(), header, (payload, descriptors));
+                    logs.carry_out(orders.as_fd(), header, payload, descriptors);
                 }
             }
             Err(error) if error.errno == Errno::EINTR => {}
@@ -47,7 +47,8 @@ impl Logs {
         &mut self,
         supervisor: BorrowedFd<'_>,
         Header { order, log, number }: Header,
-        (payload, descriptors): (&[u8], Vec<OwnedFd>),
+        payload: &[u8],
+        descriptors: Vec<OwnedFd>,
     ) {
         match order {
             Order::Open => {

@@ -26,7 +26,7 @@ impl Machine {
             Request::Exec { container, exec } => self.enter(id, container, exec),
             Request::KillExec { exec } => Ok(self.kill_exec(id, exec)),
             Request::Remove { container } => Ok(self.remove(id, &container)),
-            Request::Attach { container, client, watches } => self.attach(id, container, (client, watches)),
+            Request::Attach { container, client, watches } => self.attach(id, container, client, watches),
             Request::ReopenLog { container } => self.reopen_log(id, container),
             Request::Lend { held } => Ok(vec![Action::Lend { request: id, held }]),
             Request::Shutdown => Ok(self.shut_down(id)),
@@ -131,7 +131,8 @@ impl Machine {
         &mut self,
         request: RequestId,
         id: ContainerId,
-        (number, watches): (u64, client::Watches),
+        number: u64,
+        watches: client::Watches,
     ) -> Result<Vec<Action>, Failure> {
         if !self.find(&id).is_ok_and(|container| container.phase.has_streams()) {
             return Err(precondition(format!("container {id} does not run")));
