@@ -22,7 +22,7 @@ const STAGE: &str = "making the pod's namespaces";
 
 /// A pod's namespaces, just made. Each lives as long as a process is in it or someone holds a descriptor of it.
 #[derive(Debug)]
-pub struct PodNamespaces {
+pub struct NewNamespaces {
     /// The network namespace, if it is the pod's own.
     pub net: Option<OwnedFd>,
     /// The IPC namespace, if it is the pod's own.
@@ -51,14 +51,14 @@ struct Parts {
 
 /// A thread that makes a pod's namespaces.
 #[derive(Debug)]
-pub struct Making(std::io::Result<JoinHandle<Result<PodNamespaces, Error>>>);
+pub struct Making(std::io::Result<JoinHandle<Result<NewNamespaces, Error>>>);
 
 impl Making {
     /// Waits until they are made.
     ///
     /// # Errors
     /// A sysctl cannot be set to its value, or the kernel refuses a step.
-    pub fn end(self) -> Result<PodNamespaces, Error> {
+    pub fn end(self) -> Result<NewNamespaces, Error> {
         let died = || StageError::at(STAGE, std::io::Error::other("the thread that makes them panicked"));
         self.0.stage(STAGE)?.join().unwrap_or_else(|_panic| Err(died().into()))
     }
@@ -90,7 +90,7 @@ impl Template {
 
 impl Parts {
     /// Makes them in this thread, which cannot be used for anything else afterwards.
-    fn make_here(&self, plan: &NamespacePlan, files: OwnedFd) -> Result<PodNamespaces, Error> {
+    fn make_here(&self, plan: &NamespacePlan, files: OwnedFd) -> Result<NewNamespaces, Error> {
         let thread = OwnThread::open().stage(STAGE)?;
         // A thread may enter a mount namespace only if it does not share its root and working directory.
         let alone = CloneFlags::CLONE_FS;
@@ -114,7 +114,7 @@ impl Parts {
         // On top of the kernel's own root: whoever enters the namespace gets the topmost mount.
         mount::attach(files.as_fd(), root.as_fd()).stage(STAGE)?;
         let mounts = thread.namespace("mnt").stage(STAGE)?;
-        Ok(PodNamespaces { net, ipc, uts, user, mounts, files })
+        Ok(NewNamespaces { net, ipc, uts, user, mounts, files })
     }
 
     /// Applies the settings, from inside.
@@ -164,11 +164,11 @@ mod tests {
 
     use super::*;
 
-    fn make(own: &[Kind], key: &str) -> Result<PodNamespaces, Error> {
+    fn make(own: &[Kind], key: &str) -> Result<NewNamespaces, Error> {
         make_for(None, own, key)
     }
 
-    fn make_for(ids: Option<IdMaps>, own: &[Kind], key: &str) -> Result<PodNamespaces, Error> {
+    fn make_for(ids: Option<IdMaps>, own: &[Kind], key: &str) -> Result<NewNamespaces, Error> {
         let plan = NamespacePlan {
             own: own.iter().copied().collect(),
             hostname: "pod".into(),

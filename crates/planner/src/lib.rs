@@ -14,7 +14,6 @@ pub mod defaults;
 mod description;
 mod devices;
 mod environment;
-mod kept;
 mod key;
 mod limits;
 mod mounts;
@@ -26,6 +25,7 @@ mod process;
 mod refusal;
 mod refuse;
 mod request;
+mod saved_spec;
 mod stdio;
 mod unsupported;
 mod user;
@@ -42,7 +42,6 @@ pub use oci_spec::image::Config as ImageConfig;
 
 pub use defaults::Defaults;
 pub use description::{Description, Extra, describe};
-pub use kept::{Identity, keep, show};
 pub use key::{ContainerKey, PodKey};
 pub use limits::{check as check_resources, limits, merge as merge_resources, oom_score, resources};
 pub use mounts::{ETC_FILES, SHM};
@@ -56,5 +55,6 @@ pub use refuse::{container as check, privilege as check_privilege};
 pub use request::{
     CgroupPlaces, HostFacts, Layers, MountSource, Pins, Places, Request, SecurityModules, Switch,
 };
+pub use saved_spec::{Identity, from_saved, to_saved};
 pub use seccomp::Filters;
 pub use user_namespace::of as user_namespace;

@@ -239,7 +239,7 @@ impl Engine {
             self.ended(pod, container, exit);
         }
         // The task that saw the supervisor's end may not have known the container yet.
-        if pod.link().is_gone() && !container.is_exited() {
+        if pod.contact().is_gone() && !container.is_exited() {
             self.end_unwatched(pod, container).await;
         }
     }

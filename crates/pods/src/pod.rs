@@ -9,10 +9,10 @@ use std::sync::{Arc, MutexGuard};
 
 use wharf_cgroup::Meter;
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
-use wharf_host::namespaces::PodNamespaces;
+use wharf_host::namespaces::NewNamespaces;
 use wharf_network::StatsSocket;
 use wharf_state::ExitRecord;
-use wharf_supervision::{Connection, Link, Links, Process, SupervisorError, Waiters};
+use wharf_supervision::{Connection, Contact, ContactWatch, Process, SupervisorError, Waiters};
 use wharf_types::{ContainerId, ContainerState, Exit, PodId, Timing, Timings};
 
 use crate::container::Container;
@@ -37,9 +37,9 @@ pub struct Pod {
     attached: Waiters<()>,
     network_stats: Mutex<Option<StatsSocket>>,
     /// Its namespaces, until its supervisor holds them.
-    unheld: Mutex<Option<Arc<PodNamespaces>>>,
+    unheld: Mutex<Option<Arc<NewNamespaces>>>,
     meter: Mutex<Meter>,
-    link: Links,
+    contact: ContactWatch,
     supervisor: Mutex<Option<Process>>,
     making: Mutex<Option<Making>>,
     /// Held while something happens and is reported, so that reports are in order.
@@ -80,7 +80,7 @@ impl Pod {
             network_stats: Mutex::default(),
             unheld: Mutex::default(),
             meter: Mutex::default(),
-            link: Links::default(),
+            contact: ContactWatch::default(),
             supervisor: Mutex::default(),
             making: Mutex::default(),
             telling: Mutex::default(),
@@ -141,8 +141,8 @@ impl Pod {
     }
 
     /// Its connection to its supervisor.
-    pub(crate) fn link(&self) -> &Links {
-        &self.link
+    pub(crate) fn contact(&self) -> &ContactWatch {
+        &self.contact
     }
 
     /// The callers that wait for the exit of a command.
@@ -167,17 +167,17 @@ impl Pod {
     /// Whether containers can be created in it.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.read_state().ready && !self.link.is_gone()
+        self.read_state().ready && !self.contact.is_gone()
     }
 
     /// The connection to its supervisor, if it exists.
     pub(crate) fn connection(&self) -> Result<Arc<Connection>, Error> {
-        match self.link.now() {
-            Link::Up(client) => Ok(client),
-            Link::Connecting => {
+        match self.contact.now() {
+            Contact::Up(client) => Ok(client),
+            Contact::Connecting => {
                 Err(Error::at("reaching the pod's supervisor", SupervisorError::NotConnected))
             }
-            Link::Gone => Err(self.wrong_state("not ready")),
+            Contact::Gone => Err(self.wrong_state("not ready")),
         }
     }
 
@@ -188,7 +188,7 @@ impl Pod {
 
     /// The connection to its supervisor; waits for one that is being made.
     pub(crate) async fn connected(&self) -> Result<Arc<Connection>, Error> {
-        self.link.settled().await;
+        self.contact.settled().await;
         self.connection()
     }
 
@@ -229,7 +229,7 @@ impl Pod {
         self.state.write()
     }
 
-    pub(crate) fn unheld(&self) -> MutexGuard<'_, Option<Arc<PodNamespaces>>> {
+    pub(crate) fn unheld(&self) -> MutexGuard<'_, Option<Arc<NewNamespaces>>> {
         self.unheld.lock()
     }
 
@@ -287,7 +287,7 @@ mod tests {
         let facts = pod.facts();
         assert!(facts.is_ready);
         assert_eq!((facts.handler.as_str(), facts.created_at_ns), ("kata", 7));
-        pod.link().set(Link::Gone);
+        pod.contact().set(Contact::Gone);
         assert!(!pod.facts().is_ready);
     }
 

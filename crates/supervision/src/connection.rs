@@ -16,7 +16,7 @@ use wharf_wire::v1::{self, Message, Request, message, reply, request};
 
 use crate::error::SupervisorError;
 use crate::features::Features;
-use crate::held::Held;
+use crate::held::HeldPaths;
 use crate::{ANSWER_PATIENCE, BRIEF_PATIENCE, number};
 
 type ReplySender = oneshot::Sender<(reply::Result, Vec<OwnedFd>)>;
@@ -35,7 +35,7 @@ pub struct Connection {
     /// What it can do; empty until it has been greeted.
     features: OnceLock<Features>,
     /// What the supervisor holds for the pod; unset until the greeting is answered.
-    held: OnceLock<Held>,
+    held: OnceLock<HeldPaths>,
 }
 
 #[derive(Debug, Default)]
@@ -96,7 +96,7 @@ impl Connection {
     }
 
     /// What the supervisor reported that it holds for the pod.
-    pub fn held(&self) -> Held {
+    pub fn held(&self) -> HeldPaths {
         self.held.get().cloned().unwrap_or_default()
     }
 
@@ -117,7 +117,7 @@ impl Connection {
             (reply::Result::State(state), _) => {
                 // The features stay the same as long as it lives.
                 self.features.get_or_init(|| Features::new(state.features.clone()));
-                self.held.get_or_init(|| Held::of(&state));
+                self.held.get_or_init(|| HeldPaths::of(&state));
                 Ok(state)
             }
             _ => Err(StageError::at(STAGE, SupervisorError::Protocol { expected: "its state" })),

@@ -6,12 +6,12 @@ use wharf_wire::v1;
 
 /// What a supervisor holds for its pod. Nothing if an earlier release made the pod: its namespaces are pinned as files.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldPaths {
     supervisor: i32,
     descriptors: Vec<(v1::Held, i32)>,
 }
 
-impl Held {
+impl HeldPaths {
     /// From the supervisor's state message.
     pub fn of(state: &v1::State) -> Self {
         let descriptors = state.held.iter().map(|held| (held.held(), held.number));
@@ -38,9 +38,9 @@ mod tests {
     #[test]
     fn what_is_held_has_a_path() {
         let network = v1::HeldDescriptor { held: v1::Held::Network.into(), number: 7 };
-        let held = Held::of(&v1::State { pid: 12, held: vec![network], ..v1::State::default() });
+        let held = HeldPaths::of(&v1::State { pid: 12, held: vec![network], ..v1::State::default() });
         assert_eq!(held.path(v1::Held::Network), Some("/proc/12/fd/7".into()));
         assert_eq!(held.path(v1::Held::Ipc), None);
-        assert!(!held.is_nothing() && Held::of(&v1::State::default()).is_nothing());
+        assert!(!held.is_nothing() && HeldPaths::of(&v1::State::default()).is_nothing());
     }
 }

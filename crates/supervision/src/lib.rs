@@ -1,14 +1,14 @@
-//! The daemon's side of a pod's supervisor: its program and process, the connection to it and the connection's state,
+//! The daemon's side of a pod's supervisor: its program and process, the connection to it and whether there is contact,
 //! the requests, and who waits for its reports. It knows nothing about pods and their content.
 
 mod calls;
 mod cgroup;
 mod connection;
+mod contact;
 mod error;
 mod exec;
 mod features;
 mod held;
-mod link;
 mod log;
 mod pipes;
 mod process;
@@ -19,11 +19,11 @@ use std::time::Duration;
 
 pub use calls::Signal;
 pub use connection::Connection;
+pub use contact::{Contact, ContactWatch};
 pub use error::SupervisorError;
 pub use exec::ExecStreams;
 pub use features::Features;
-pub use held::Held;
-pub use link::{Link, Links};
+pub use held::HeldPaths;
 pub use log::last_lines;
 pub use pipes::{CLIENT_PIPE_BYTES, Outputs, input_pipe, null, pipe};
 pub use process::Process;

@@ -18,7 +18,7 @@ use wharf_types::ContainerId;
 use crate::child::Creators;
 use crate::container::{Container, Exec};
 use crate::diagnostics::OrWarn as _;
-use crate::held::Held;
+use crate::held::PodDescriptors;
 use crate::leaf;
 use crate::link::Link;
 use crate::log::writer::LogWriter;
@@ -37,7 +37,7 @@ pub(crate) struct Driver {
     pub(crate) link: Link,
     pub(crate) log_writer: LogWriter,
     spawner: Spawner,
-    held: Held,
+    held: PodDescriptors,
     containers: BTreeMap<ContainerId, Container>,
     execs: BTreeMap<u64, Exec>,
     /// The containers' inputs, for clients that are about to be answered.
@@ -63,7 +63,7 @@ impl Driver {
             link,
             log_writer: LogWriter::default(),
             spawner: Spawner::new()?,
-            held: Held::default(),
+            held: PodDescriptors::default(),
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
             inputs: BTreeMap::new(),

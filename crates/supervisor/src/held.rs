@@ -12,9 +12,9 @@ use crate::requests::internal;
 
 /// The descriptors by their kind.
 #[derive(Debug, Default)]
-pub(crate) struct Held(BTreeMap<v1::Held, OwnedFd>);
+pub(crate) struct PodDescriptors(BTreeMap<v1::Held, OwnedFd>);
 
-impl Held {
+impl PodDescriptors {
     /// Holds what the daemon that makes the pod passes. Later daemons cannot replace it: containers may already use it.
     pub(crate) fn hold(&mut self, given: Vec<(v1::Held, OwnedFd)>) {
         if self.0.is_empty() {
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn what_is_held_stays() {
         let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
-        let mut held = Held::default();
+        let mut held = PodDescriptors::default();
         assert!(held.namespaces().is_err() && held.numbers().is_empty());
         held.hold(vec![(v1::Held::Mounts, open()), (v1::Held::Network, open())]);
         let numbers = held.numbers();

@@ -26,7 +26,7 @@ pub(super) fn lines(asked: &Asked) -> Vec<String> {
 
 fn of_spec(description: &Description) -> Vec<String> {
     let mut lines = Vec::new();
-    flatten("spec", &crate::kept::to_json(&description.spec).unwrap(), &mut lines);
+    flatten("spec", &crate::saved_spec::to_json(&description.spec).unwrap(), &mut lines);
     lines
 }
 

@@ -9,7 +9,7 @@ use wharf_images::LayerLease;
 use wharf_isolation::Plan;
 use wharf_planner::{self as planner, ContainerKey, Description, Extra, Places, Request};
 use wharf_records::{ContainerRecord, save_spec};
-use wharf_supervision::Held;
+use wharf_supervision::HeldPaths;
 use wharf_types::{ContainerId, ContainerState, Timings};
 use wharf_wire::v1::{self, Created};
 
@@ -34,7 +34,7 @@ struct Asked<'a> {
     config: &'a ContainerConfig,
     images: &'a Images,
     /// What the pod's supervisor holds.
-    held: &'a Held,
+    held: &'a HeldPaths,
 }
 
 /// Every decision about a container, before anything is made.
@@ -149,7 +149,7 @@ impl Engine {
         pod: &Pod,
         id: &ContainerId,
         config: &ContainerConfig,
-        held: &Held,
+        held: &HeldPaths,
     ) -> Result<Prepared, Error> {
         planner::check(config, &pod.namespaces(), self.machine.modules)?;
         let images = Images::find(&self.parts.images, config)?;
@@ -170,7 +170,7 @@ impl Engine {
         let description = self.describe(pod, asked, &path)?;
         let plan = planner::plan(&description, &self.filters)?;
         let limits = planner::limits(&description.resources())?;
-        let spec = planner::keep(description.spec, config);
+        let spec = planner::to_saved(description.spec, config);
         let spec = spec.map_err(|error| Error::fault("deciding the container", error))?;
         let extra = description.extra;
         let mut record = intent(config, images, &path);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use wharf_cgroup::Cgroup;
 use wharf_snapshots::Activity;
-use wharf_supervision::Link;
+use wharf_supervision::Contact;
 use wharf_types::chain;
 
 use super::Engine;
@@ -102,7 +102,7 @@ impl Engine {
         let doubtful =
             blocking(move || Ok(engine.pods().into_iter().filter(is_doubtful).collect::<Vec<_>>()));
         let greetings = doubtful.await.unwrap_or_default().into_iter().map(|pod| async move {
-            let Link::Up(connection) = pod.link().now() else { return };
+            let Contact::Up(connection) = pod.contact().now() else { return };
             let was_silent = connection.is_silent();
             if connection.greet_briefly().await {
                 return;
@@ -149,7 +149,7 @@ impl Engine {
 /// Whether a pod's supervisor is worth a greeting. One that sleeps responds when it is asked; greeting all of them would
 /// wake hundreds of processes on an idle node.
 fn is_doubtful(pod: &Arc<Pod>) -> bool {
-    let Link::Up(connection) = pod.link().now() else { return false };
+    let Contact::Up(connection) = pod.contact().now() else { return false };
     let process = pod.supervisor().clone();
     let is_asleep = || process.is_some_and(|process| process.is_asleep());
     connection.is_silent() || !(connection.was_heard() || is_asleep())

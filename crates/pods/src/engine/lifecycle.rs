@@ -110,7 +110,7 @@ impl Engine {
     async fn end_by_itself(&self, pod: &Pod, container: &Container) {
         if container.was_started().await {
             // It is known what a supervisor holds a moment before the supervisor accepts requests.
-            pod.link().settled().await;
+            pod.contact().settled().await;
             let number = stop_signal::number(&container.record().stop_signal).unwrap_or(15);
             self.signal(pod, container, Signal::of_number(number)).await;
             container.exited().await;

@@ -48,7 +48,7 @@ impl Engine {
     /// Waits for the end of a pod; returns at once if the pod does not exist.
     pub async fn pod_ended(&self, id: &str) {
         if let Ok(pod) = self.pod(id) {
-            pod.link().gone().await;
+            pod.contact().gone().await;
         }
     }
 

@@ -78,7 +78,7 @@ impl Engine {
                     Reached::Nobody | Reached::Unclear(_) => None,
                 };
                 self.watch_over(&pod, socket);
-                pod.link().settled().await;
+                pod.contact().settled().await;
             }
         }
         if let Ok(key) = PodKey::of(pod.config()) {

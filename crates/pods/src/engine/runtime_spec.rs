@@ -16,24 +16,24 @@ impl Engine {
     /// The runtime spec of a container; for a container of an older build, the little that is known.
     pub async fn runtime_spec(self: &Arc<Self>, pod: &Pod, container: &Arc<Container>) -> Value {
         let (engine, shown) = (Arc::clone(self), Arc::clone(container));
-        let kept = blocking(move || Ok(engine.kept_spec(&shown))).await;
+        let saved = blocking(move || Ok(engine.saved_spec(&shown))).await;
         let of_older_build = || {
             let cgroup = container.with_record(|record| record.cgroup.clone());
             json!({ "linux": { "cgroupsPath": cgroup, "namespaces": self.namespaces(pod) } })
         };
-        kept.ok().flatten().unwrap_or_else(of_older_build)
+        saved.ok().flatten().unwrap_or_else(of_older_build)
     }
 
     #[expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
-    fn kept_spec(&self, container: &Container) -> Option<Value> {
+    fn saved_spec(&self, container: &Container) -> Option<Value> {
         let text =
             std::fs::read(self.parts.layout.container_spec(container.pod_id(), container.id())).ok()?;
         let record = container.record();
         let identity = planner::Identity { uid: record.uid, gid: record.gid, groups: &record.groups };
-        match planner::show(&text, &record.config, identity, self.machine.kernel) {
+        match planner::from_saved(&text, &record.config, identity, self.machine.kernel) {
             Ok(spec) => Some(spec),
             Err(error) => {
-                tracing::warn!(container = container.id().short(), %error, "the kept runtime spec cannot be read");
+                tracing::warn!(container = container.id().short(), %error, "the saved runtime spec cannot be read");
                 None
             }
         }

@@ -9,12 +9,12 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tokio::sync::mpsc::Receiver;
 use wharf_cri_api::v1::ContainerEventType;
-use wharf_host::namespaces::PodNamespaces;
+use wharf_host::namespaces::NewNamespaces;
 use wharf_network::{StatsSocket, open_netns};
 use wharf_planner::can_make_interfaces;
 use wharf_records::{Recovered, Word, decide, late_identity, lost_at};
 use wharf_state::{ExitRecord, Layout};
-use wharf_supervision::{BRIEF_PATIENCE, Connection, Link, Process, Signal, SupervisorError};
+use wharf_supervision::{BRIEF_PATIENCE, Connection, Contact, Process, Signal, SupervisorError};
 use wharf_types::{ContainerId, chain};
 use wharf_wire::exit_of;
 use wharf_wire::v1::{self, message::Body};
@@ -41,11 +41,11 @@ impl Engine {
     pub(super) fn watch_over(self: &Arc<Self>, pod: &Arc<Pod>, mut socket: Option<OwnedFd>) {
         let (engine, pod) = (Arc::clone(self), Arc::clone(pod));
         tokio::spawn(async move {
-            while let Some(mut events) = engine.link_up(&pod, socket.take()).await {
+            while let Some(mut events) = engine.make_contact(&pod, socket.take()).await {
                 while let Some(event) = events.recv().await {
                     engine.note(&pod, event);
                 }
-                pod.link().set(Link::Connecting);
+                pod.contact().set(Contact::Connecting);
                 // Execs end with the connection of their request, and nobody reports their ends any more.
                 pod.execs().clear();
             }
@@ -54,7 +54,7 @@ impl Engine {
     }
 
     /// Connects until the supervisor has responded; `None` once it is gone.
-    async fn link_up(
+    async fn make_contact(
         self: &Arc<Self>,
         pod: &Arc<Pod>,
         mut socket: Option<OwnedFd>,
@@ -63,11 +63,11 @@ impl Engine {
         loop {
             let reached = match socket.take() {
                 Some(socket) => Reached::Supervisor(socket),
-                None if pod.link().is_gone() => return None,
+                None if pod.contact().is_gone() => return None,
                 None => self.reach(pod).await,
             };
             let process = pod.supervisor().clone();
-            match self.try_link(pod, reached, process.as_ref()).await? {
+            match self.try_contact(pod, reached, process.as_ref()).await? {
                 Ok(events) => return Some(events),
                 Err(error) => {
                     let error = chain(&error);
@@ -83,7 +83,7 @@ impl Engine {
     }
 
     /// One attempt; `None` if the supervisor is gone.
-    async fn try_link(
+    async fn try_contact(
         self: &Arc<Self>,
         pod: &Arc<Pod>,
         reached: Reached,
@@ -119,7 +119,7 @@ impl Engine {
         *pod.unheld() = None;
         self.reconcile(pod, &supervisor, found).await;
         self.count_traffic(pod, &supervisor).await;
-        pod.link().set(Link::Up(supervisor));
+        pod.contact().set(Contact::Up(supervisor));
         Ok(events)
     }
 
@@ -292,7 +292,7 @@ impl Engine {
 
     /// Handles the supervisor's end, whether it died or was asked to exit: its containers have ended, or are ended now.
     pub(super) async fn supervisor_gone(self: &Arc<Self>, pod: &Arc<Pod>) {
-        pod.link().set(Link::Gone);
+        pod.contact().set(Contact::Gone);
         self.pod_stopped(pod);
         pod.execs().clear();
         pod.attached().clear();
@@ -318,17 +318,17 @@ impl Engine {
     /// # Errors
     /// DeadlineExceeded if the kernel does not let it die; the next call continues to wait.
     pub(super) async fn end_supervisor(&self, pod: &Arc<Pod>) -> Result<(), Error> {
-        if let Link::Up(supervisor) = pod.link().now()
+        if let Contact::Up(supervisor) = pod.contact().now()
             && !supervisor.is_silent()
         {
             // One that does not exit is killed.
             drop(supervisor.shut_down(KILL_PATIENCE).await);
         }
         // The process of one that never responded may not be known yet.
-        if pod.supervisor().is_none() && !pod.link().is_gone() {
+        if pod.supervisor().is_none() && !pod.contact().is_gone() {
             let _nobody_or_known: Reached = self.reach(pod).await;
         }
-        pod.link().set(Link::Gone);
+        pod.contact().set(Contact::Gone);
         let process = pod.supervisor().clone();
         if let Some(process) = process {
             process.kill();
@@ -359,8 +359,8 @@ impl Engine {
 }
 
 /// A pod's namespaces in the form in which its supervisor will hold them.
-fn to_hold(namespaces: &PodNamespaces) -> Vec<(v1::Held, BorrowedFd<'_>)> {
-    let PodNamespaces { net, ipc, uts, user, mounts, files } = namespaces;
+fn to_hold(namespaces: &NewNamespaces) -> Vec<(v1::Held, BorrowedFd<'_>)> {
+    let NewNamespaces { net, ipc, uts, user, mounts, files } = namespaces;
     let all = [
         (v1::Held::Network, net.as_ref()),
         (v1::Held::Ipc, ipc.as_ref()),

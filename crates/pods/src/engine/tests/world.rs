@@ -20,7 +20,7 @@ use wharf_planner::Defaults;
 use wharf_records::Phase;
 use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
-use wharf_supervision::{Link, Process};
+use wharf_supervision::{Contact, Process};
 use wharf_types::{ContainerId, PodId, Reference};
 
 use super::supervisor::Supervisor;
@@ -112,10 +112,10 @@ impl World {
 
     /// Has the engine watch a supervisor.
     pub(super) async fn watch(&self, pod: &Arc<Pod>, socket: OwnedFd) {
-        pod.link().set(Link::Connecting);
+        pod.contact().set(Contact::Connecting);
         *pod.supervisor() = Some(Process::adopt(socket.as_fd()).unwrap());
         self.engine.watch_over(pod, Some(socket));
-        assert!(matches!(pod.link().settled().await, Link::Up(_)));
+        assert!(matches!(pod.contact().settled().await, Contact::Up(_)));
         // It is this process, which must not be killed at the end of the pod.
         *pod.supervisor() = None;
     }

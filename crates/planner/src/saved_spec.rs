@@ -27,7 +27,7 @@ pub struct Identity<'a> {
 ///
 /// # Errors
 /// Never: the spec contains only text and numbers.
-pub fn keep(mut spec: Spec, request: &ContainerConfig) -> Result<Vec<u8>, serde_json::Error> {
+pub fn to_saved(mut spec: Spec, request: &ContainerConfig) -> Result<Vec<u8>, serde_json::Error> {
     if let (true, Some(linux)) = (has_default_profile(request), spec.linux_mut()) {
         linux.set_seccomp(None);
     }
@@ -38,13 +38,13 @@ pub fn keep(mut spec: Spec, request: &ContainerConfig) -> Result<Vec<u8>, serde_
 ///
 /// # Errors
 /// The text is not what was saved.
-pub fn show(
+pub fn from_saved(
     text: &[u8],
     request: &ContainerConfig,
     identity: Identity<'_>,
     kernel: (u32, u32),
 ) -> Result<Value, Refusal> {
-    let damaged = |error: serde_json::Error| Refusal::spec("kept", error);
+    let damaged = |error: serde_json::Error| Refusal::spec("saved", error);
     let mut spec: Spec = serde_json::from_slice(text).map_err(damaged)?;
     let mut bounding = 0;
     let resources = request.linux.as_ref().and_then(|linux| linux.resources.as_ref());
@@ -94,8 +94,8 @@ mod tests {
 
     fn shown(asked: &Asked, identity: Identity<'_>) -> (Value, Value) {
         let spec = describe(&asked.request(), &asked.facts, &asked.places).unwrap().spec;
-        let text = keep(spec.clone(), &asked.container).unwrap();
-        let shown = show(&text, &asked.container, identity, asked.facts.kernel).unwrap();
+        let text = to_saved(spec.clone(), &asked.container).unwrap();
+        let shown = from_saved(&text, &asked.container, identity, asked.facts.kernel).unwrap();
         (to_json(&spec).unwrap(), shown)
     }
 
@@ -122,7 +122,7 @@ mod tests {
         (case.change)(&mut asked);
         let spec = describe(&asked.request(), &asked.facts, &asked.places).unwrap().spec;
         let whole = serde_json::to_vec(&spec).unwrap().len();
-        let kept = keep(spec, &asked.container).unwrap().len();
+        let kept = to_saved(spec, &asked.container).unwrap().len();
         assert!(kept < 4096 && kept * 2 < whole, "{kept} of {whole} bytes");
     }
 
@@ -131,15 +131,15 @@ mod tests {
         let mut asked = Asked::default();
         asked.image.set_user(Some("me:staff".to_owned()));
         let spec = describe(&asked.request(), &asked.facts, &asked.places).unwrap().spec;
-        let text = keep(spec, &asked.container).unwrap();
+        let text = to_saved(spec, &asked.container).unwrap();
         asked.linux().resources.get_or_insert_default().memory_limit_in_bytes = 5;
         let identity = Identity { uid: 7, gid: 8, groups: &[8, 9] };
-        let shown = show(&text, &asked.container, identity, (6, 18)).unwrap();
+        let shown = from_saved(&text, &asked.container, identity, (6, 18)).unwrap();
         let user = &shown["process"]["user"];
         assert_eq!((user["uid"].as_u64(), user["gid"].as_u64()), (Some(7), Some(8)));
         assert_eq!(user["additionalGids"], serde_json::json!([8, 9]));
         assert_eq!(shown["linux"]["resources"]["memory"]["limit"], 5);
         assert!(!shown["linux"]["resources"]["devices"].as_array().unwrap().is_empty());
-        assert!(show(b"{", &asked.container, ROOT, (6, 18)).is_err());
+        assert!(from_saved(b"{", &asked.container, ROOT, (6, 18)).is_err());
     }
 }
