@@ -14,7 +14,13 @@ pub struct Images {
     /// The one that it runs.
     pub own: ImageView,
     /// For each mount of its request that is of an image, that image.
-    mounted: Vec<Option<ImageView>>,
+    mounted: Vec<Option<Mounted>>,
+}
+
+/// An image that is mounted.
+#[derive(Debug)]
+struct Mounted {
+    image: ImageView,
     /// An empty directory of the store.
     empty: HostPath,
 }
@@ -43,17 +49,17 @@ impl Images {
         let name = request.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
         let own = ImageView::find(store, name)?;
         let mounted = |mount: &Mount| {
-            let image = mount.image.as_ref().map(|image| ImageView::find(store, &image.image));
-            image.transpose().map_err(|error| not_mounted(mount, &error))
+            let mounted = mount.image.as_ref().map(|image| Mounted::find(store, &image.image));
+            mounted.transpose().map_err(|error| not_mounted(mount, &error))
         };
         let mounted = request.mounts.iter().map(mounted).collect::<Result<_, _>>()?;
-        let empty = HostPath::new(&store.empty_layer().to_string_lossy()).stage("naming the empty layer")?;
-        Ok(Self { own, mounted, empty })
+        Ok(Self { own, mounted })
     }
 
     /// All layers.
     pub fn layers(&self) -> impl Iterator<Item = &HostPath> {
-        std::iter::once(&self.own).chain(self.mounted.iter().flatten()).flat_map(|image| &image.layers)
+        let mounted = self.mounted.iter().flatten().map(|mounted| &mounted.image);
+        std::iter::once(&self.own).chain(mounted).flat_map(|image| &image.layers)
     }
 
     /// For each mount of the request that is of an image, the layers that are merged for it, topmost first.
@@ -63,24 +69,26 @@ impl Images {
     /// written. In a user namespace of its own, that of `ids`, the kernel has locked the flag.
     #[must_use]
     pub fn mounted_layers(&self, ids: Option<IdMaps>) -> Vec<Option<Vec<HostPath>>> {
-        let merged = |image: &ImageView| match (image.layers.as_slice(), ids) {
-            ([only], None) => vec![only.clone(), self.empty.clone()],
+        let merged = |Mounted { image, empty }: &Mounted| match (image.layers.as_slice(), ids) {
+            ([only], None) => vec![only.clone(), empty.clone()],
             (layers, _) => layers.to_vec(),
         };
-        self.mounted.iter().map(|image| image.as_ref().map(merged)).collect()
+        self.mounted.iter().map(|mounted| mounted.as_ref().map(merged)).collect()
     }
 
     /// For each mount of the request, the id of its image; empty for any other mount.
     #[must_use]
     pub fn mounted_ids(&self) -> Vec<String> {
-        let id = |image: &Option<ImageView>| image.as_ref().map(|image| image.id.clone()).unwrap_or_default();
+        let id = |mounted: &Option<Mounted>| {
+            mounted.as_ref().map(|mounted| mounted.image.id.clone()).unwrap_or_default()
+        };
         self.mounted.iter().map(id).collect()
     }
 
     /// What keeps the layers of all of them.
     #[must_use]
     pub fn into_leases(self) -> Vec<LayerLease> {
-        let mounted = self.mounted.into_iter().flatten();
+        let mounted = self.mounted.into_iter().flatten().map(|mounted| mounted.image);
         std::iter::once(self.own).chain(mounted).map(|image| image.lease).collect()
     }
 }
@@ -88,6 +96,14 @@ impl Images {
 fn not_mounted(mount: &Mount, error: &Error) -> Error {
     let target = mount.container_path.clone();
     Refusal::ImageVolume { kind: error.kind(), target, problem: chain(error) }.into()
+}
+
+impl Mounted {
+    fn find(store: &Store, name: &str) -> Result<Self, Error> {
+        let image = ImageView::find(store, name)?;
+        let empty = HostPath::new(&store.empty_layer().to_string_lossy()).stage("naming the empty layer")?;
+        Ok(Self { image, empty })
+    }
 }
 
 impl ImageView {

@@ -71,10 +71,9 @@ impl Template {
     /// The kernel's error.
     pub fn make() -> Result<Self, StageError> {
         const STAGE: &str = "making an empty mount namespace";
-        // It must not stay below the files of all pods: they would share it, and a container with `CAP_SYS_ADMIN` can drop
+        // Nothing may be below the files of all pods: they would share it, and a container with `CAP_SYS_ADMIN` can drop
         // what is on top of it, make it writable, and leave to the next pod whatever it likes.
-        let passing = wharf_isolation::empty_directory().stage(STAGE)?;
-        let mounts = mount::empty_namespace(passing.as_fd()).stage(STAGE)?;
+        let mounts = mount::empty_namespace().stage(STAGE)?;
         let sysctls = Sysctls::open().stage("mounting a procfs for the sysctls of pods")?;
         Ok(Self(Arc::new(Parts { mounts, sysctls })))
     }

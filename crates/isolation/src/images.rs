@@ -12,7 +12,7 @@ use wharf_sys::mount::{self, Depth};
 use wharf_sys::{Error, Result, overlay};
 use wharf_types::{ContainerPath, HostPath};
 
-use crate::pod::{FOREIGN_NODES, Users};
+use crate::pod::Users;
 use crate::root::kind;
 
 /// The merged layers as a detached mount. In a user namespace their ids are those of the container, as in its own image.
@@ -31,7 +31,7 @@ pub(crate) fn merged(layers: &[HostPath], users: Option<Users<'_>>) -> Result<Ow
             overlay::read_only(&lowers, place, namespace)?
         }
     };
-    users.map_or(Ok(()), |_users| mount::forbid(tree.as_fd(), FOREIGN_NODES, Depth::One)).map(|()| tree)
+    users.map_or(Ok(()), |users| users.forbid_nodes(tree.as_fd(), Depth::One)).map(|()| tree)
 }
 
 /// Copies a file or directory out of a detached image. Links are resolved as if the image's root were `/`. Nothing but

@@ -40,7 +40,6 @@ pub use hermit::leave_host;
 pub use identity::Identity;
 pub use join::{JoinPlan, join};
 pub use log_file::open_log;
-pub use paths::empty_directory;
 pub use plan::{
     CgroupPlan, DeviceNode, Ids, Input, Limit, LogFile, MountPlan, Namespaces, Outline, PidNamespace, Plan,
     Process, Rootfs, Source, Stdio, User, UserNamespace,

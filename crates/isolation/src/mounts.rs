@@ -16,7 +16,7 @@ use crate::birth::{Origin, Place};
 use crate::error::{Error, Stage as _};
 use crate::images;
 use crate::plan::{Ids, MountPlan, Source};
-use crate::pod::{FOREIGN_NODES, Users};
+use crate::pod::Users;
 use crate::procfs;
 use crate::root::{Make, Root, is_directory};
 use crate::volumes;
@@ -46,7 +46,8 @@ fn open_source(plan: &MountPlan, users: Option<Users<'_>>) -> Result<Option<Owne
     }
     // A volume of the image begins with what the image has there.
     if plan.ids == Ids::Containers || matches!(plan.source, Source::Volume(_)) {
-        mount::forbid(tree.as_fd(), FOREIGN_NODES, depth)
+        users
+            .forbid_nodes(tree.as_fd(), depth)
             .map_err(|source| Error::HostPath { path: path.to_string(), source })?;
     }
     Ok(Some(tree))

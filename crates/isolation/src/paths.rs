@@ -62,10 +62,7 @@ fn null_device(root: &Root) -> wharf_sys::Result<OwnedFd> {
 }
 
 /// An empty directory that cannot be written, as a detached mount.
-///
-/// # Errors
-/// The kernel's error.
-pub fn empty_directory() -> wharf_sys::Result<OwnedFd> {
+pub(crate) fn empty_directory() -> wharf_sys::Result<OwnedFd> {
     let attributes =
         Attributes::READ_ONLY.and(Attributes::NO_SUID).and(Attributes::NO_DEV).and(Attributes::NO_EXEC);
     mount::new_filesystem("tmpfs", &[("size", "0"), ("nr_inodes", "1"), ("mode", "755")], attributes)

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::unistd::{Gid, Uid};
 use wharf_sys::error::Named as _;
-use wharf_sys::mount::Attributes;
+use wharf_sys::mount::{self, Attributes, Depth};
 use wharf_sys::user_namespace;
 use wharf_types::{HostPath, IdMaps};
 
@@ -52,10 +52,6 @@ fn unshare_own(wanted: &Namespaces) -> Result<(), Error> {
     nix::sched::unshare(own).named("unshare", || format!("{own:?}")).stage("making the mount namespace")
 }
 
-/// What is forbidden of a tree whose ids are mapped for a user namespace: device nodes in it would belong to its root user,
-/// whoever the host lets open the devices. Those that the container is meant to have are in its `/dev`.
-pub(crate) const FOREIGN_NODES: Attributes = Attributes::NO_DEV;
-
 /// The user namespace of a container, joined last. Until then this process is the host's root user, who may mount the
 /// container's file systems, but makes files as the root user of the namespace.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +66,12 @@ impl<'a> Users<'a> {
         let Some(UserNamespace { ids, .. }) = wanted.user else { return Ok(None) };
         let namespace = pod.user.ok_or_else(|| not_held(CloneFlags::CLONE_NEWUSER)).stage(JOIN_STAGE)?;
         Ok(Some(Self { namespace, ids }))
+    }
+
+    /// Forbids device nodes in a tree whose ids are mapped for the namespace: they would belong to its root user, whoever
+    /// the host lets open the devices. Those that the container is meant to have are in its `/dev`.
+    pub(crate) fn forbid_nodes(self, tree: BorrowedFd<'_>, depth: Depth) -> wharf_sys::Result<()> {
+        mount::forbid(tree, Attributes::NO_DEV, depth)
     }
 
     /// Makes files from here on the root user's of the namespace.

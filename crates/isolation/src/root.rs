@@ -16,7 +16,7 @@ use wharf_types::{ContainerPath, IdMaps};
 use crate::birth::Inside;
 use crate::error::{Error, Stage};
 use crate::plan::Rootfs;
-use crate::pod::{FOREIGN_NODES, Users};
+use crate::pod::Users;
 
 /// What a missing path is made as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,9 +71,7 @@ impl Root {
         };
         let place = rootfs.upper.as_path().parent().unwrap_or(Path::new("/"));
         let mount = overlay.detached(place).stage(STAGE)?;
-        if users.is_some() {
-            mount::forbid(mount.as_fd(), FOREIGN_NODES, Depth::One).stage(STAGE)?;
-        }
+        users.map_or(Ok(()), |users| users.forbid_nodes(mount.as_fd(), Depth::One)).stage(STAGE)?;
         Ok(Self { mount, ids: users.map(|users| users.ids) })
     }
 

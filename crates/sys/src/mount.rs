@@ -222,26 +222,19 @@ fn change(mount: BorrowedFd<'_>, depth: Depth, attr: &libc::mount_attr) -> Resul
     Errno::result(result).map(drop).map_err(|errno| Error::new("mount_setattr", format!("{attr:?}"), errno))
 }
 
-/// Makes the current directory the root of this mount namespace, and drops the old root with all mounts below it.
+/// Makes a detached mount the root of this process, which has one thread and a mount namespace of its own, and drops the
+/// previous root. Under that there must be nothing but the kernel's own root.
+///
+/// pivot_root(2) has the same outcome, but asks every process on the machine whether it has the old root.
 ///
 /// # Errors
 /// The kernel's error.
-pub fn pivot_here() -> Result<()> {
-    nix::unistd::pivot_root(".", ".").named("pivot_root", || ".".into())?;
-    // The old root now covers the new one, and both are `.` to this process. pivot_root(2) describes this.
-    nix::mount::umount2(".", nix::mount::MntFlags::MNT_DETACH).named("umount2", || "the old root".into())?;
-    let root = crate::fs::open("/", nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY)?;
-    nix::unistd::fchdir(&root).named("fchdir", || "/".into())
-}
-
-/// Makes a detached mount the root of this process and its mount namespace, and drops all mounts that were there.
-///
-/// # Errors
-/// The kernel's error.
-pub fn pivot_to(mount: BorrowedFd<'_>) -> Result<()> {
-    attach(mount, root()?.as_fd())?;
-    nix::unistd::fchdir(mount).named("fchdir", || "the new root".into())?;
-    pivot_here()
+pub fn exchange_root(mount: BorrowedFd<'_>) -> Result<()> {
+    drop_root()?;
+    // The old root is in no namespace any more: who enters this one gets the kernel's own.
+    let this = crate::process::open_pidfd(nix::unistd::getpid().as_raw())?;
+    nix::sched::setns(&this, nix::sched::CloneFlags::CLONE_NEWNS).named("setns", || "CLONE_NEWNS".into())?;
+    take_root(mount)
 }
 
 /// Makes a detached mount the root of this process, which so far has the kernel's own root, alone in its mount namespace.
@@ -255,47 +248,23 @@ pub fn take_root(mount: BorrowedFd<'_>) -> Result<()> {
     nix::unistd::chroot(".").named("chroot", || "the new root".into())
 }
 
-/// Makes a detached mount the root of this process, which has one thread and a mount namespace of its own, and drops the
-/// previous root. Under that there must be nothing but the kernel's own root.
-///
-/// The outcome is that of [`pivot_to`], but pivot_root(2) asks every process on the machine whether it has the old root.
-///
-/// # Errors
-/// The kernel's error.
-pub fn exchange_root(mount: BorrowedFd<'_>) -> Result<()> {
-    use nix::mount::{MntFlags, umount2};
-    umount2("/", MntFlags::MNT_DETACH).named("umount2", || "/".into())?;
-    // The old root is in no namespace any more: who enters this one gets the kernel's own.
-    let this = crate::process::open_pidfd(nix::unistd::getpid().as_raw())?;
-    nix::sched::setns(&this, nix::sched::CloneFlags::CLONE_NEWNS).named("setns", || "CLONE_NEWNS".into())?;
-    take_root(mount)
-}
-
 fn root() -> Result<OwnedFd> {
     crate::fs::open("/", nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY)
 }
 
-/// Makes a mount namespace with a detached mount as its root and no other mounts. Copying it costs the same on every
-/// machine, while copying the caller's namespace, as is done once here, costs more with each mount.
-///
-/// # Errors
-/// The kernel's error.
-pub fn namespace_with_root(mount: BorrowedFd<'_>) -> Result<OwnedFd> {
-    new_namespace(|| pivot_to(mount))
+/// Drops the root of this process and everything below it from its mount namespace.
+fn drop_root() -> Result<()> {
+    nix::mount::umount2("/", nix::mount::MntFlags::MNT_DETACH).named("umount2", || "/".into())
 }
 
 /// Makes a mount namespace without mounts. Only the root that the kernel itself mounted first is left, since no namespace
-/// can do without it. `passing` is a detached mount that is the root on the way there, because pivot_root(2) exchanges
-/// roots; it is dropped as well.
+/// can do without it. Copying it costs the same on every machine, while copying the caller's namespace, as is done once
+/// here, costs more with each mount.
 ///
 /// # Errors
 /// The kernel's error.
-pub fn empty_namespace(passing: BorrowedFd<'_>) -> Result<OwnedFd> {
-    use nix::mount::{MntFlags, umount2};
-    new_namespace(|| {
-        pivot_to(passing)?;
-        umount2("/", MntFlags::MNT_DETACH).named("umount2", || "/".into())
-    })
+pub fn empty_namespace() -> Result<OwnedFd> {
+    new_namespace(drop_root)
 }
 
 /// Makes a copy of this process's mount namespace, changed from inside.

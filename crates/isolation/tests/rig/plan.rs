@@ -5,6 +5,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns, unshare};
 use wharf_isolation::{
     CgroupPlan, DeviceNode, Ids, Input, MountPlan, Namespaces, PidNamespace, Plan, Process, Rootfs, Source,
     Stdio, User,
@@ -113,5 +115,15 @@ pub(crate) fn plan(directory: &Path, script: &str) -> Plan {
 pub(crate) fn pod() -> OwnedFd {
     let files = mount::new_filesystem("tmpfs", &[("mode", "755")], Attributes::NO_DEV).unwrap();
     fs::write(wharf_sys::fs::proc_path(files.as_fd()).join("hosts"), "of the pod").unwrap();
-    mount::namespace_with_root(files.as_fd()).unwrap()
+    let empty = mount::empty_namespace().unwrap();
+    let make = || {
+        let thread = mount::OwnThread::open().unwrap();
+        unshare(CloneFlags::CLONE_FS).unwrap();
+        setns(&empty, CloneFlags::CLONE_NEWNS).unwrap();
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let root = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY).unwrap();
+        mount::attach(files.as_fd(), root.as_fd()).unwrap();
+        thread.namespace("mnt").unwrap()
+    };
+    std::thread::scope(|scope| scope.spawn(make).join()).unwrap()
 }

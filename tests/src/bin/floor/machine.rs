@@ -2,7 +2,7 @@
 //! hierarchies.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -10,7 +10,6 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use wharf_sys::clone::SingleThreaded;
 use wharf_sys::launch::Launcher;
-use wharf_sys::mount::{Attributes, new_filesystem};
 
 use crate::cgroups::Hierarchies;
 use crate::messages::Socket;
@@ -37,8 +36,7 @@ pub(crate) struct Machine {
 impl Machine {
     /// Prepares the machine: this process has one thread, and gets mounts of its own.
     pub(crate) fn open(root: &Path, dir: &Path) -> anyhow::Result<Self> {
-        let passing = new_filesystem("tmpfs", &[("size", "0")], Attributes::READ_ONLY)?;
-        let mounts = wharf_sys::mount::empty_namespace(passing.as_fd())?;
+        let mounts = wharf_sys::mount::empty_namespace()?;
         let single = SingleThreaded::check()?;
         unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace: this needs root")?;
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
