@@ -11,7 +11,9 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::symlink;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::process::ExitCode;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::CloneFlags;
@@ -53,15 +55,24 @@ const CASES: [Case; 16] = [
     ("another_process_joins_and_is_born_there", another_process_joins_and_is_born_there),
 ];
 
-fn main() {
+fn main() -> ExitCode {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let witness = SingleThreaded::check().unwrap();
-    for (name, case) in CASES {
-        if filter.as_ref().is_none_or(|filter| name.contains(filter)) {
-            case(&witness);
-            eprintln!("test {name} ... ok");
+    let (own, mut passed, mut failed) = (std::process::id(), 0, 0);
+    for (name, case) in CASES.iter().filter(|(name, _)| filter.as_ref().is_none_or(|it| name.contains(it))) {
+        let ended = catch_unwind(AssertUnwindSafe(|| case(&witness)));
+        if std::process::id() != own {
+            // A child of the case panicked, and must not go on with the others.
+            exit_now(101);
         }
+        let (count, word) = if ended.is_ok() { (&mut passed, "ok") } else { (&mut failed, "FAILED") };
+        *count += 1;
+        eprintln!("test {name} ... {word}");
     }
+    // In the form of the usual harness, whose results `hack/test` adds up.
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    eprintln!("test result: {word}. {passed} passed; {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn namespaces(mounts: &OwnedFd) -> PodNamespaces<'_> {

@@ -89,6 +89,13 @@ const FAULTS: &[Fault] = &[
         &["create"],
     ),
     (
+        "a disk without room for the record of the whole container",
+        // For the first record and the runtime spec there is room.
+        |world, pod, _, _| world.limit_files(&world.layout().container_records(pod.id()), 2),
+        ErrorKind::ResourceExhausted,
+        &["create"],
+    ),
+    (
         "a supervisor that answers something else",
         |_, _, supervisor, _| supervisor.ignore("create"),
         ErrorKind::Internal,

@@ -2,11 +2,13 @@
 
 use std::io::Cursor;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
+use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
 use wharf_cgroup::{CgroupPath, Cgroups};
 use wharf_cri_api::v1::{
@@ -21,6 +23,7 @@ use wharf_records::Phase;
 use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
 use wharf_supervision::{Contact, Process};
+use wharf_sys::mount::{self, Attributes, Depth, Propagation};
 use wharf_types::{ContainerId, PodId, Reference};
 
 use super::supervisor::Supervisor;
@@ -37,12 +40,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) struct World {
     pub(super) engine: Arc<Engine>,
     directory: tempfile::TempDir,
+    /// Where something is mounted in it.
+    mounted: Mutex<Vec<PathBuf>>,
 }
 
-/// Runs a test in a network of its own: the engine removes there what belongs to no pod.
+/// Runs a test in a network of its own, where the engine removes what belongs to no pod, and with mounts of its own.
 pub(super) fn alone(test: impl AsyncFnOnce(&World) + Send) {
     let run = || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("these tests need root");
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("these tests need root");
+        mount::propagate(open("/").as_fd(), Propagation::Private, Depth::Recursive).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async { test(&World::new()).await });
     };
@@ -71,7 +77,7 @@ impl World {
         let cgroup_parent = format!("/wharf-pods-test-{}-{number}", std::process::id());
         let (handlers, defaults) = (vec!["known".to_owned()], Defaults::default());
         let options = Options { cgroup_parent, handlers, defaults };
-        Self { engine: Engine::new(options, parts).unwrap(), directory }
+        Self { engine: Engine::new(options, parts).unwrap(), directory, mounted: Mutex::default() }
     }
 
     /// The engine of the next daemon, on the same machine.
@@ -90,6 +96,14 @@ impl World {
 
     pub(super) fn layout(&self) -> &Layout {
         &self.engine.parts.layout
+    }
+
+    /// Makes a directory one that has room for so many files.
+    pub(super) fn limit_files(&self, directory: &Path, files: usize) {
+        let inodes = (files + 1).to_string();
+        let small = mount::new_filesystem("tmpfs", &[("nr_inodes", &inodes)], Attributes::NONE).unwrap();
+        mount::attach(small.as_fd(), open(directory).as_fd()).unwrap();
+        self.mounted.lock().unwrap().push(directory.to_owned());
     }
 
     /// A path that belongs to nothing of the engine.
@@ -155,11 +169,17 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        let mounted = self.mounted.get_mut().unwrap();
+        mounted.iter().for_each(|place| umount2(place, MntFlags::MNT_DETACH).unwrap());
         let parent = CgroupPath::new(&self.engine.options.cgroup_parent).unwrap();
         if let Ok(cgroup) = self.engine.parts.cgroups.open(&parent) {
             cgroup.remove(PATIENCE).unwrap();
         }
     }
+}
+
+fn open(directory: impl AsRef<Path>) -> OwnedFd {
+    wharf_sys::fs::open(directory.as_ref(), OFlag::O_PATH | OFlag::O_DIRECTORY).unwrap()
 }
 
 /// Waits until another task or thread has done something.
