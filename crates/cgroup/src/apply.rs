@@ -1,4 +1,7 @@
 //! Writing limits: plainly at creation, as a transaction later.
+//!
+//! A new cgroup that takes only some of its limits is removed by the caller. A cgroup in use is changed whole or not at
+//! all: the old values are read first and written back if one of the new ones is refused.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,4 +1,7 @@
 //! Making a cgroup and its missing ancestors in one hierarchy.
+//!
+//! Ancestors may be others' (the kubelet's, systemd's): what exists is used as it is, and the only thing changed in it
+//! is what its children inherit. Nothing here sets a limit.
 
 use std::fs;
 use std::io;

@@ -1,4 +1,7 @@
 //! Detection: which hierarchies are mounted, and which of them has each controller.
+//!
+//! It looks once, when the daemon starts. From then on nobody asks for the node's version: each controller has a home,
+//! and the home has a version.
 
 use std::collections::BTreeMap;
 use std::fmt;

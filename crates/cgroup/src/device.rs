@@ -1,4 +1,7 @@
 //! Which devices a container may use: the rules, which have one form for v1 and one for v2.
+//!
+//! The last rule that matches an access wins, as in the OCI's list. v1 has a list of exceptions in the kernel, into
+//! which not every list of rules can be brought (`list`), and v2 a program that is asked for each access (`program`).
 
 pub(crate) mod list;
 pub(crate) mod program;

@@ -1,4 +1,7 @@
 //! One cgroup: a directory in each hierarchy, one of which tracks the processes.
+//!
+//! It is a name, not a handle: the cgroup need not exist, and may be removed by others at any moment. That it is gone
+//! is no error where nothing is left to do.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,4 +1,7 @@
 //! The limits of a container, in the terms of the CRI.
+//!
+//! They are values alone: which file takes which value is decided in `plan`, and whether a value makes sense is the
+//! kernel's to say.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,7 @@
 //! The state of a cgroup's counters from one reading to the next, for all callers.
+//!
+//! It makes rates out of totals, keeps counters from falling when a cgroup was made anew, and remembers limits, which
+//! rarely change and cost a file each to read. It reads nothing by itself.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,7 @@
 //! The statistics of a cgroup, from the files of its controllers.
+//!
+//! A value that the node does not have, or that could not be read, is `None`: nobody may take it for zero. `read` knows
+//! the files and `parse` their content; the conversion to the CRI is not here.
 
 mod parse;
 mod read;

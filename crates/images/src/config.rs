@@ -1,4 +1,7 @@
 //! The config of an image: what its author says about running it. All of it is hostile.
+//!
+//! Only its form and its size are checked here. Its words are not trusted by that: they stay in `Untrusted` until the
+//! planner decides what each means.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,7 @@
 //! An image in the store.
+//!
+//! It is a value of its moment: it says nothing about whether its layers are still there, for which a lease is needed,
+//! and a new tag makes a new value.
 
 use std::path::{Path, PathBuf};
 

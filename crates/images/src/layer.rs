@@ -1,4 +1,7 @@
 //! Layers in the hands of a caller: unpacked but not yet visible, or leased.
+//!
+//! Both keep what is on disk until they are dropped, which may wait for the disk. No other part of wharf may rely on a
+//! layer that it does not hold in one of these ways.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;

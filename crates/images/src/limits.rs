@@ -1,4 +1,7 @@
 //! The bounds on what one layer may cost.
+//!
+//! An archive is hostile: a few bytes may become a full disk, or as many inodes. Each bound is checked while a layer is
+//! unpacked, never afterwards, and the error names it.
 
 use std::os::fd::AsFd;
 

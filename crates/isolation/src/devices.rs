@@ -1,4 +1,7 @@
 //! Device nodes and the usual links in `/dev`, made through descriptors of the container's own file system.
+//!
+//! They are made while this process is the host's root user, for a container with a user namespace, too. Which of them
+//! may be opened is not decided here: that is the cgroup's.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;

@@ -1,4 +1,7 @@
 //! The identity of a process: numbers and names, looked up in the container's own `passwd` and `group`.
+//!
+//! Both files are the image's or a volume's, so they are hostile: they are opened below the root, and what is read of
+//! them is bounded. The host's users are never asked.
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;

@@ -1,4 +1,7 @@
 //! Images as volumes. What is in them is up to their authors, so it is reached through descriptors below their roots.
+//!
+//! Nothing here writes to an image, and the container cannot either: its layers are merged without an upper directory,
+//! or bound where the kernel locks the flag that makes the bind read-only.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;

@@ -1,4 +1,7 @@
 //! An exec: a further process that enters a running container through the descriptor of its first process.
+//!
+//! It makes nothing: every namespace, mount and cgroup is there already. It relies on the first process to live until
+//! it has entered; on v2 the supervisor has cloned it into a cgroup below the container's.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -1,4 +1,7 @@
 //! Opening a container's log below its directory, so that no link and no special file leads elsewhere.
+//!
+//! The directory is the request's, and on a node whoever may write to it could put anything there. This is for the
+//! daemon and the log writer; no process of a container ever has the file.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -1,4 +1,7 @@
 //! The plan: what is done to make one container. It has only numbers, names and paths, and leaves no choice.
+//!
+//! It is plain data, made by the planner and sent to the supervisor. It is not a request: nothing in it has a default,
+//! and what it does not name does not happen.
 
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};

@@ -1,4 +1,8 @@
 //! The pod's namespaces, which its supervisor holds, and how a child of the supervisor leaves the host for them.
+//!
+//! Network, IPC and UTS namespaces are entered as they are. The mount namespace is copied, because each container has
+//! mounts of its own, and the user namespace is joined last, because it ends the right to mount. PID namespaces are not
+//! the pod's: see `birth`.
 
 use std::os::fd::BorrowedFd;
 

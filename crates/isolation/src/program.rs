@@ -1,4 +1,7 @@
 //! The script that leads to the program: session, filter if it could not be loaded before, exec.
+//!
+//! It is written while memory can still be allocated and errors can still be described. What follows it is a process
+//! that may have neither: each step has its message prepared, and nothing in it decides anything.
 
 use std::ffi::CString;
 use std::os::fd::AsFd;

@@ -1,4 +1,7 @@
 //! What the container's first process reports to its supervisor, and waits for, over one socket.
+//!
+//! It says that it is ready, or why it failed; the supervisor answers with the order to start. Once a process is among
+//! others of its container its reports prove nothing, so the supervisor checks who may have sent each (its `child`).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

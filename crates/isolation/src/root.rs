@@ -1,4 +1,8 @@
 //! The container's root file system. Paths in it are reached through descriptors below its root.
+//!
+//! What is in it belongs to the image, so every path may lead through a link: the kernel resolves it as if the root
+//! were `/` (openat2), and what is missing is made where the link leads inside. No path of the container is ever joined
+//! to one of the host.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};

@@ -1,4 +1,8 @@
 //! A process's standard streams: where they come from, who owns them, and that none of them is the host's.
+//!
+//! The supervisor or the daemon makes the pipes. Here they are given to the container's user, so that a program can
+//! open `/dev/stdout` again, and put in their places. An input that nobody asked for is the container's own null
+//! device.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

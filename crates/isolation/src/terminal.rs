@@ -1,4 +1,7 @@
 //! A terminal for the container, opened in its own devpts, so that it has a name there.
+//!
+//! The process that opens it keeps the container's end; the other end goes to the supervisor with the report that the
+//! process is ready. A terminal of the host never gets into a container.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -1,4 +1,8 @@
 //! The plan on the wire: conversions in both directions, written by hand.
+//!
+//! A supervisor may be of another release than the daemon, so what is missing here has the meaning that it had before
+//! there was such a field, and a value that this release does not know is an error. What arrives is checked as if it
+//! came from a stranger: types with one constructor are made anew.
 
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};

@@ -1,4 +1,7 @@
 //! Links and their addresses, through rtnetlink.
+//!
+//! A link of a pod has the pod's id in its alias: that is how one is found again, whatever a crash has left, and not by
+//! a name that anybody could have given.
 
 use std::cell::Cell;
 use std::net::IpAddr;

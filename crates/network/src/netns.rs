@@ -1,4 +1,7 @@
 //! Network namespaces by descriptor: opening one, and working inside it on a thread of its own.
+//!
+//! A thread that entered a namespace ends there: it never returns to the pool. A path is given to a namespace only for
+//! CNI plugins, which know nothing else.
 
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,6 @@
 //! The machine's routes: what the pods' ranges must not overlap, the MTU towards the world, and the routes to pods.
+//!
+//! Routes of others are read and never changed. wharf's own have a protocol number by which they are recognised.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,4 +1,7 @@
 //! Why a call on a pod or container failed. A cause keeps its type; its class is decided where it arose.
+//!
+//! This is not a gRPC status: `cri` makes that from the class and the chain of causes. Calls that joined share one
+//! error, so it can be cloned.
 
 use wharf_isolation::IMAGE_VOLUME;
 use wharf_planner::Refusal;

@@ -1,4 +1,8 @@
 //! Lifecycle events for `GetContainerEvents`.
+//!
+//! An event has the facts about its pod at its moment, and events of one pod come in the order in which things
+//! happened: whoever tells one holds the pod's `telling`. A client that lags too far behind is told so; it holds up
+//! nobody.
 
 use tokio::sync::broadcast;
 use wharf_cri_api::v1::ContainerEventType;

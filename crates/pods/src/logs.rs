@@ -1,4 +1,7 @@
 //! Creating a container's log, so that its pod's supervisor, which waits for no disk, needs no process for that.
+//!
+//! A disk that stalls takes one thread of the pool and no more than a second: then the supervisor's log writer waits
+//! for it instead. Nothing is written here.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

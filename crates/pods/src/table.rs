@@ -1,4 +1,7 @@
 //! The table of the node's pods and containers, which finds them by id or by a unique prefix of one.
+//!
+//! It is the one owner of who is listed. It also knows the pods that are not listed and yet own something, those being
+//! made or undone: what belongs to one of them is nobody else's to remove.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Bound;

@@ -1,4 +1,7 @@
 //! The directory of all snapshots: making, listing, measuring and removing them.
+//!
+//! A snapshot is made under another name and renamed, so each that is listed is whole. Its size is measured in the
+//! background and remembered as long as nothing can have run in the container.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};

@@ -1,4 +1,7 @@
 //! Removal in the background: a rename takes a tree out of its place, and a thread frees the disk space.
+//!
+//! What a crash left in the trash is removed by the next daemon. A tree that cannot be removed, such as one with an
+//! immutable file, is tried again and again and hinders no other.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,4 +1,7 @@
 //! The daemon's end of the connection to a supervisor: requests with their replies, and events.
+//!
+//! A request has a deadline, which travels with it, so that the supervisor does not begin what nobody waits for any
+//! more. A connection that ends says nothing about the supervisor: only its process does.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,4 +1,7 @@
-//! The state of a pod's connection to its supervisor.
+//! Whether there is contact with a pod's supervisor, over time.
+//!
+//! It comes and goes with the connection as long as the supervisor lives; once the supervisor is gone it does not come
+//! back. Whoever needs contact waits for it a moment, but never for a supervisor that does not respond.
 
 use std::sync::Arc;
 

@@ -1,4 +1,7 @@
 //! A supervisor's process, as the kernel reports it, whatever happens to the connection.
+//!
+//! It is held by its pidfd, so that neither a wait nor a kill can meet another process. A supervisor that an earlier
+//! daemon started is found through its socket and is no child of this one.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;

@@ -1,4 +1,7 @@
 //! Killing every process in a cgroup, whether or not the kernel has `cgroup.kill`.
+//!
+//! Without it the list is read again and again, because a process may fork while others are killed; frozen, it cannot.
+//! A pid is never signalled by its number: it is opened first, and signalled if the list still has it.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,7 @@
 //! An exec's own cgroup, below its container's, through which everything that the command starts is reached.
+//!
+//! It has no limits of its own. A command that leaves a process running leaves its cgroup, too; that is removed with
+//! the container at the latest.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,4 +1,7 @@
 //! Parses the daemon's requests: into the machine's form, and into what the driver needs to carry them out.
+//!
+//! A request is checked here as far as it can be without knowing the pod. One that makes no sense still reaches the
+//! machine, as a malformed one, so that it is answered like any other.
 
 use std::os::fd::OwnedFd;
 

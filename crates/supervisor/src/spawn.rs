@@ -1,4 +1,8 @@
 //! Spawning a child: with its streams and its cgroup, and with nothing of the supervisor's that it does not need.
+//!
+//! The supervisor has one thread, which a witness proves, so a child may run ordinary code after the clone. Every
+//! descriptor that is not named is closed first: the daemon's connection and other containers' pipes must not get into
+//! a container.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -1,4 +1,7 @@
 //! What the loop waits for: descriptors, each with its meaning.
+//!
+//! A copy of a descriptor in a child would keep it in an epoll set after it is closed here, so each is removed before
+//! it is closed. What is ready at once comes in a fixed order: reports before exits.
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;

@@ -1,4 +1,7 @@
 //! Conversions between wharf's types and the messages of the protocol.
+//!
+//! Both sides convert here and nowhere else, so a field that is added is read and written in one place. What an older
+//! side does not send has the value that it meant then.
 
 use wharf_types::{ErrorKind, Exit, TerminalSize};
 

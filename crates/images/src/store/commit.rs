@@ -1,4 +1,7 @@
 //! The commit of an image: from verified layers and documents to a durable record.
+//!
+//! The order is everything: layers and documents are in place and synced before the record that names them is renamed
+//! into place. A crash in between leaves things without a record, which mean nothing and are removed by a sweep.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;

@@ -1,4 +1,7 @@
 //! The index: everything that is asked often, in memory. It does no I/O.
+//!
+//! It counts who uses each layer, images and leases alike, and says which layers nobody uses any more. Removing them is
+//! the caller's work, which it does under the writer's lock.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;

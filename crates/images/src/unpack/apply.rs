@@ -1,4 +1,7 @@
 //! Makes one entry after another below the layer's root.
+//!
+//! Names and targets are hostile. Every parent is opened below the root without following a link, and the last
+//! component is made under a new name, so no order of entries leads out of the layer.
 
 use std::ffi::OsStr;
 use std::fs::File;

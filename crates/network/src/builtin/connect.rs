@@ -1,4 +1,7 @@
 //! Connecting one pod: its pair, and the settings of both ends, each in one batch.
+//!
+//! The lease is on disk before. After a failure nothing is undone here: the links and the lease carry the pod's id, by
+//! which `upkeep` finds them.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;

@@ -1,4 +1,7 @@
 //! The node's part of the network: gateways, bridge and the table's rules, and what on the machine it must fit.
+//!
+//! It is made with the first pod, and every step can be repeated. What others made is left alone, except the two places
+//! where their firewalls would drop what pods send.
 
 use std::collections::HashSet;
 use std::net::IpAddr;

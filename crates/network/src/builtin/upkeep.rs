@@ -1,4 +1,7 @@
 //! Maintenance of the network: what dead pods left is removed, and what someone removed is restored.
+//!
+//! It relies on the kernel alone: links and elements carry the id of their pod, and the caller knows which pods exist.
+//! It runs at a start, once a minute, and soon after a pod has gone.
 
 use std::collections::HashSet;
 use std::sync::MutexGuard;

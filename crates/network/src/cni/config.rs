@@ -1,4 +1,7 @@
 //! CNI configurations: which file is used, and how it is parsed.
+//!
+//! The first valid file in the order of names is the node's network, as for other runtimes. A pod keeps the
+//! configuration with which it was added, so a changed file never decides how an old pod is removed.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

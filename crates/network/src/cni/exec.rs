@@ -1,4 +1,7 @@
 //! Runs one plugin, with limits on time and output, in a process group of its own.
+//!
+//! Plugins are programs of others and run as root in the host's namespaces; nothing here confines them. What is bounded
+//! is the harm of one that hangs: at its deadline it is killed with everything that it started.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};

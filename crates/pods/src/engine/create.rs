@@ -1,4 +1,8 @@
 //! CreateContainer: image, limits, snapshot, plan, and the first process, which waits for its start.
+//!
+//! Everything is decided before anything is made (`decide`, then `make`); the record comes first, so that a new daemon
+//! finds what a crash left. The supervisor makes the process. After a failure everything is undone, in the background
+//! if it must be.
 
 use std::sync::Arc;
 

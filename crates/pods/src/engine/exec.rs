@@ -1,4 +1,7 @@
 //! A further command in a running container, whoever has its streams.
+//!
+//! The command belongs to its call: it is killed, with everything that it started, when the call goes away. Its exit
+//! comes as a report of the supervisor, not as a reply, and waits for whoever holds its number.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -1,4 +1,7 @@
 //! Starting, stopping and updating existing containers.
+//!
+//! Changes of one container come one after another; a stop does not wait for its turn, because it must end even a start
+//! that hangs. Stopping relies on the supervisor, and on the container's cgroup where the supervisor does not respond.
 
 use std::path::Path;
 use std::sync::Arc;

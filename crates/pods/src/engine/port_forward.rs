@@ -1,4 +1,7 @@
 //! Connections to ports of a pod, made with sockets that belong to the pod's network.
+//!
+//! No process enters the pod: a socket stays in the network namespace in which it was made, whoever uses it. So the
+//! address is the pod's own localhost, and the host's only for a pod on the host's network.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};

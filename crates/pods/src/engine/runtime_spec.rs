@@ -1,4 +1,7 @@
 //! The runtime spec of a container, which is saved beside its record, as tools expect it.
+//!
+//! It is for people and tools alone: nothing in wharf reads it to decide something. What became known after it was
+//! saved, users' numbers and present limits, is filled in.
 
 use std::sync::Arc;
 

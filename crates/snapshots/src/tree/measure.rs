@@ -1,4 +1,7 @@
 //! Measuring: how much disk space a tree uses.
+//!
+//! The tree is a container's, which may make it as deep and as wide as it likes and change it meanwhile: neither memory
+//! nor descriptors grow with it, and no link is followed.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString, OsStr};

@@ -1,4 +1,7 @@
 //! Creating processes: a container's first one, and those of execs.
+//!
+//! A process is cloned here and prepares itself; nothing waits for it. Its descriptors, its cgroup and the pipes of its
+//! streams are made before the clone, so that a failure there leaves no process.
 
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -1,4 +1,7 @@
 //! What processes are told, what they report, and how they end.
+//!
+//! A report or an end becomes an event for the machine, and what follows from it is the machine's to decide. A process
+//! that has ended stays a zombie until the machine has its exit on disk.
 
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -1,4 +1,7 @@
 //! Replies and notifications for the daemon, in the form of the protocol.
+//!
+//! They are queued on the connection, never waited for. A reply goes to the daemon that asked and to no later one; an
+//! event goes to whichever is connected.
 
 use std::os::fd::AsFd;
 

@@ -1,4 +1,7 @@
 //! Containers' outputs and logs, and the clients attached to them.
+//!
+//! Output is read only as fast as the log writer takes it, so that a disk that stalls holds up the container, as a full
+//! pipe would, and nobody else. A client that does not keep up is dropped instead.
 
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -1,4 +1,7 @@
 //! The machine's reaction to each request: a step of the container, exec or client that it is for, or a refusal.
+//!
+//! A request whose caller has stopped waiting is refused before anything else, because the caller may have asked for
+//! something else by then. A request that only ends something is accepted in every phase.
 
 use wharf_types::ContainerId;
 use wharf_wire::v1::failure::Kind;
