@@ -14,6 +14,7 @@ use wharf_sys::error::Named as _;
 use wharf_sys::mount::{self, OwnThread};
 use wharf_sys::user_namespace;
 use wharf_types::{Stage as _, StageError};
+use wharf_wire::v1::Held;
 
 use crate::error::Error;
 use crate::sysctls::Sysctls;
@@ -35,6 +36,23 @@ pub struct NewNamespaces {
     pub mounts: OwnedFd,
     /// The root of that file system.
     pub files: OwnedFd,
+}
+
+impl NewNamespaces {
+    /// All of them, as the pod's supervisor is to hold them.
+    #[must_use]
+    pub fn to_hold(&self) -> Vec<(Held, BorrowedFd<'_>)> {
+        let Self { net, ipc, uts, user, mounts, files } = self;
+        let all = [
+            (Held::Network, net.as_ref()),
+            (Held::Ipc, ipc.as_ref()),
+            (Held::Uts, uts.as_ref()),
+            (Held::User, user.as_ref()),
+            (Held::Mounts, Some(mounts)),
+            (Held::Files, Some(files)),
+        ];
+        all.into_iter().filter_map(|(held, descriptor)| Some((held, descriptor?.as_fd()))).collect()
+    }
 }
 
 /// What all pods' namespaces are made with. Clones are the same one.
@@ -248,6 +266,8 @@ mod tests {
     fn what_is_shared_with_the_host_is_not_made() {
         let pod = make(&[Kind::Ipc], "kernel.shm_rmid_forced").unwrap();
         assert!(pod.net.is_none() && pod.ipc.is_some() && pod.uts.is_none());
+        let held: Vec<Held> = pod.to_hold().into_iter().map(|(held, _)| held).collect();
+        assert_eq!(held, [Held::Ipc, Held::Mounts, Held::Files]);
         let error = make(&[Kind::Ipc], "kernel.shmall_no_such").unwrap_err();
         assert!(error.to_string().starts_with("sysctls: "), "{error}");
     }

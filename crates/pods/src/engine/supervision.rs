@@ -2,7 +2,7 @@
 //! connection breaks, and notes what the supervisor reports. Only the process shows whether a supervisor exists, never
 //! the connection. A supervisor is killed only for the end of its own pod.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ impl Engine {
         let (supervisor, events) = Connection::new(socket)?;
         let supervisor = Arc::new(supervisor);
         let unheld = pod.unheld().clone();
-        let hold = unheld.as_deref().map(to_hold).unwrap_or_default();
+        let hold = unheld.as_deref().map(NewNamespaces::to_hold).unwrap_or_default();
         let found = patiently(pod, supervisor.greet(&hold)).await?;
         *pod.unheld() = None;
         self.reconcile(pod, &supervisor, found).await;
@@ -356,20 +356,6 @@ impl Engine {
             self.events.tell(ContainerEventType::ContainerStoppedEvent, pod.id().as_str(), pod);
         }
     }
-}
-
-/// A pod's namespaces in the form in which its supervisor will hold them.
-fn to_hold(namespaces: &NewNamespaces) -> Vec<(v1::Held, BorrowedFd<'_>)> {
-    let NewNamespaces { net, ipc, uts, user, mounts, files } = namespaces;
-    let all = [
-        (v1::Held::Network, net.as_ref()),
-        (v1::Held::Ipc, ipc.as_ref()),
-        (v1::Held::Uts, uts.as_ref()),
-        (v1::Held::User, user.as_ref()),
-        (v1::Held::Mounts, Some(mounts)),
-        (v1::Held::Files, Some(files)),
-    ];
-    all.into_iter().filter_map(|(held, descriptor)| Some((held, descriptor?.as_fd()))).collect()
 }
 
 /// Waits for a response, and logs it if that takes long.
