@@ -1,4 +1,7 @@
 //! Statistics of containers and pods for the CRI. What cannot be read is left out, never reported as 0.
+//!
+//! The numbers are the kernel's; here they get the CRI's names and units. A pod's are those of its own cgroup, not the
+//! sum of its containers'.
 
 use wharf_cgroup::{Bound, Extent, Pressure, PressureLine, Stats};
 use wharf_cri_api::v1::{

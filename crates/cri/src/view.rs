@@ -1,4 +1,7 @@
 //! Pods, containers and events as messages of the CRI, made from facts alone.
+//!
+//! Each function takes facts of one moment and asks nobody: two messages made from the same facts agree. What a field
+//! means is the CRI's to say.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;

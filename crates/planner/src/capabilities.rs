@@ -1,4 +1,7 @@
 //! Capabilities: their names, sets of them as the kernel's bits and in the spec's form, and the default set.
+//!
+//! A request adds to the node's set and drops from it. What the daemon itself may not do cannot be granted: its own
+//! bounding set is applied where a container is described, not here.
 
 use oci_spec::runtime::{Capabilities, Capability};
 

@@ -1,4 +1,7 @@
 //! A container in the field's own terms: the OCI runtime spec, and beside it the little that the spec cannot express.
+//!
+//! Everything that changes containers on the way, such as CDI, NRI or hooks, is a step on this description. It has no
+//! choice left that depends on the request, and knows nothing of how wharf makes a container: that is the plan's.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -1,4 +1,7 @@
 //! A container's devices, as nodes and as rules of its cgroup.
+//!
+//! The nodes and the rules come from one list, so that no container has a node that it may not open because two lists
+//! differ. Whether a device exists on the host was found out before; here it is a fact.
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 use wharf_cgroup::{Access, DeviceRule, DeviceType, default_devices};

@@ -1,4 +1,7 @@
 //! The container's environment.
+//!
+//! It has the values of four sources, each of which replaces those before it. An image's may be any bytes, while the
+//! spec has only text: values that are not UTF-8 travel beside it.
 
 use wharf_cri_api::v1::KeyValue;
 use wharf_types::program::DEFAULT_PATH;

@@ -1,4 +1,7 @@
 //! The names of pods and containers in requests: a retry has the same name, and joins the call in flight.
+//!
+//! Only what names a pod or container counts, not the rest of its request: a kubelet that retries may send other
+//! annotations and means the same pod.
 
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_types::PodId;

@@ -1,4 +1,7 @@
 //! A container's resource limits: those of the request, of the spec, and of the cgroup.
+//!
+//! Zero means that nothing is asked for, so an update changes only what it names. Which file takes which value is the
+//! cgroup crate's to decide.
 
 use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxPids, LinuxResources};
 use wharf_cgroup::{HugepageLimit, Limits};

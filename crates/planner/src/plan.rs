@@ -1,4 +1,7 @@
 //! From a description to the plan, which leaves no choice: it has only numbers, names and paths.
+//!
+//! It does not know the request: whatever a step on the description has changed is planned like the rest, or refused by
+//! name. The plan is what the supervisor gets.
 
 use std::path::Path;
 

@@ -1,4 +1,7 @@
 //! The container's program: its arguments, its working directory and its rights.
+//!
+//! The request's command, working directory and rights come before the image's. The user is decided beside it (`user`),
+//! because only the container's own files can tell what a name means.
 
 use std::path::Path;
 

@@ -1,4 +1,6 @@
 //! Stop signals: the names of images and requests, the kernel's numbers, and the CRI's own list.
+//!
+//! The name is what records and the spec have; the number is the kernel's and is used only when the signal is sent.
 
 use wharf_cri_api::v1::Signal;
 

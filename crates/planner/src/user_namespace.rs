@@ -1,4 +1,7 @@
 //! A pod's user namespace: from the request to the mappings of the spec, and from these to the ids of the plan.
+//!
+//! A pod has one range of users and one of groups, or the host's ids. Its containers have the same, and a mount is
+//! mapped by exactly these: there is no other user namespace to map it by.
 
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxIdMappingBuilder};
 use wharf_cri_api::v1::{IdMapping, Mount, NamespaceMode, NamespaceOption, UserNamespace};

@@ -1,4 +1,7 @@
 //! An image's volumes.
+//!
+//! An image names them, so their number and their places are bounded. What they begin with is the image's content at
+//! their place, copied when the container is made.
 
 use wharf_types::{ContainerPath, HostPath};
 

@@ -1,4 +1,7 @@
 //! A container's record, and the file with the runtime spec beside it.
+//!
+//! The request is recorded as it came, with the limits of later updates. What can be derived from it is not; what
+//! cannot, such as the layers or the user that a name turned out to be, is beside it.
 
 use std::fs::OpenOptions;
 use std::io::Write;

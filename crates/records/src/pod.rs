@@ -1,4 +1,7 @@
 //! A pod's record.
+//!
+//! It says what the pod is and how far its making has come. Whether it still lives is not in it: its supervisor's
+//! process shows that.
 
 use std::path::Path;
 

@@ -1,4 +1,7 @@
 //! The steps of one pull: resolve → manifest of this platform → config → layers → commit.
+//!
+//! Each step checks what it got before the next one uses it. What is done twice by two pulls, such as the download of a
+//! layer that both need, is shared by `puller`.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,4 +1,7 @@
 //! Pulls: each runs once for all callers that want it, as long as any of them waits.
+//!
+//! Two pulls are the same if their reference and their credentials are: nobody gets an image by way of another's
+//! password. What a pull does is not here.
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 

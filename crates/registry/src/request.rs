@@ -1,4 +1,7 @@
 //! One request to one host: its credentials, its redirects, and its retries when the host is busy.
+//!
+//! Whatever answers is hostile until its digest is checked, which is not done here. Here is decided who sees
+//! credentials: the host that they are for, and nobody that it redirects to.
 
 use std::time::Duration;
 

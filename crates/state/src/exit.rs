@@ -1,4 +1,7 @@
 //! How a container exited: the one record that the supervisor writes and the daemon reads.
+//!
+//! It is what makes an exit code outlive both: the process is not reaped before the record is on disk, and whoever
+//! comes later reads it there.
 
 use std::path::Path;
 

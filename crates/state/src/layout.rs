@@ -1,4 +1,6 @@
 //! Every path that wharf uses for itself on this machine. Nothing here touches the disk.
+//!
+//! Names on disk are an interface between releases: a daemon finds what another one made by these names alone.
 
 use std::path::{Path, PathBuf};
 

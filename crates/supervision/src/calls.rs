@@ -1,4 +1,7 @@
 //! The requests to a supervisor: one method each, which returns the reply's content.
+//!
+//! Only here are requests built and replies taken apart, so that the rest of the daemon does not see the protocol. A
+//! reply to something else is a bug of ours, not the caller's mistake.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;

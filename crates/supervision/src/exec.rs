@@ -1,4 +1,7 @@
 //! The request to execute a command. Its arguments travel in the message, or in a file beside it if they are long.
+//!
+//! The streams are descriptors of the caller, of which the supervisor gets copies: no byte of a command's output goes
+//! through the connection.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 

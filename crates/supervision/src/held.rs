@@ -1,4 +1,7 @@
 //! What a supervisor holds for its pod, and where people find it.
+//!
+//! The paths lead through the supervisor's own descriptors in procfs and end with it. They are for people and tools;
+//! the daemon asks the supervisor for a copy of the descriptor instead.
 
 use std::path::PathBuf;
 

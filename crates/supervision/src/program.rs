@@ -1,4 +1,7 @@
 //! Starting a supervisor, from a copy in memory, so that no container can overwrite its own supervisor.
+//!
+//! The copy is made when the daemon starts, so that pods of one daemon have one release of the program, even if the
+//! file is replaced by an upgrade meanwhile.
 #![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 
 use std::fs::File;

@@ -1,4 +1,7 @@
 //! Callers that wait for something that a supervisor will report, by number.
+//!
+//! A value comes once, and perhaps at once: so a waiter is added before the request that will cause it. Those who wait
+//! in vain learn it when the supervisor is gone.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

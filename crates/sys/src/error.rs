@@ -1,4 +1,7 @@
 //! The error of a system call: the call, its arguments, and the kernel's errno.
+//!
+//! The arguments are the call's own, so a message shows what was tried. Which errno means what to a caller is decided
+//! in `types`.
 
 use nix::errno::Errno;
 use wharf_types::{ErrorKind, Failure};

@@ -1,4 +1,7 @@
 //! Files through descriptors: opening below a directory, writing whole values, and reading directories.
+//!
+//! A path is resolved below a descriptor, and the kernel refuses what would lead out of it. Functions that take a whole
+//! path are for wharf's own files and the kernel's.
 
 use std::ffi::{CString, OsStr};
 use std::io::Write;

@@ -1,4 +1,7 @@
 //! Mounts through descriptors: new file systems, copies of trees, attributes, attachment.
+//!
+//! A mount is made detached, finished, and attached as a whole, so nobody ever sees it half made. Nothing here takes a
+//! path of a container.
 
 mod propagation;
 

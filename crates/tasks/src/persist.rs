@@ -1,4 +1,7 @@
 //! What cannot be done at once and must be done all the same, such as removing what a failed call has made.
+//!
+//! The work must be such that it can be repeated, as each attempt may have done a part of it. A daemon that ends gives
+//! it up: the next one finds what is left by its own means.
 
 use std::error::Error;
 use std::time::Duration;

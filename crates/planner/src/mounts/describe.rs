@@ -1,4 +1,7 @@
 //! The mounts of a description, in mounting order.
+//!
+//! The kernel's file systems come first; then, by depth, the pod's files, the image's volumes and the request's mounts.
+//! What the request names is the request's alone. Order matters: a mount hides what is below it.
 
 use oci_spec::runtime as oci;
 use wharf_cri_api::v1::{Mount, MountPropagation, NamespaceMode};

@@ -1,4 +1,7 @@
 //! From the mounts of a description to those of a plan: options become what the kernel is told.
+//!
+//! An option that the kernel has no flag for is the file system's own, and a mount that the plan cannot express is
+//! refused: none is left out, because its author relies on it.
 
 use std::path::Path;
 

@@ -1,4 +1,6 @@
 //! The host ports of a pod, as the network has them.
+//!
+//! A port is only read and checked here. Whether it is free is known to the network, which has all pods' leases.
 
 use wharf_cri_api::v1::{self, PodSandboxConfig, Protocol as CriProtocol};
 use wharf_network::{PortMapping, Protocol};
