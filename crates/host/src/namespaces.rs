@@ -69,9 +69,9 @@ struct Parts {
 
 /// A thread that makes a pod's namespaces.
 #[derive(Debug)]
-pub struct Making(std::io::Result<JoinHandle<Result<NewNamespaces, Error>>>);
+pub struct NamespacesUnderway(std::io::Result<JoinHandle<Result<NewNamespaces, Error>>>);
 
-impl Making {
+impl NamespacesUnderway {
     /// Waits until they are made.
     ///
     /// # Errors
@@ -99,9 +99,9 @@ impl Template {
     /// Begins to make a pod's namespaces, in a thread of their own. The detached mount `files` becomes the root of the
     /// pod's mount namespace.
     #[must_use]
-    pub fn begin(&self, plan: NamespacePlan, files: OwnedFd) -> Making {
+    pub fn begin(&self, plan: NamespacePlan, files: OwnedFd) -> NamespacesUnderway {
         let parts = Arc::clone(&self.0);
-        Making(thread::Builder::new().spawn(move || parts.make_here(&plan, files)))
+        NamespacesUnderway(thread::Builder::new().spawn(move || parts.make_here(&plan, files)))
     }
 }
 

@@ -42,11 +42,11 @@ impl<K: Eq + Hash + Clone> Crowd<K> {
         lock(&self.counts)
     }
 
-    /// Counts one more until the place is dropped.
+    /// Counts one more until the member is dropped.
     ///
     /// # Errors
     /// It does not fit.
-    pub fn enter(&self, key: &K) -> Result<Place<K>, Crowded> {
+    pub fn enter(&self, key: &K) -> Result<Member<K>, Crowded> {
         let mut counts = self.counts();
         let (here, everywhere) = (counts.get(key).copied().unwrap_or(0), counts.values().sum::<usize>());
         if here >= self.limits.of_one {
@@ -56,18 +56,18 @@ impl<K: Eq + Hash + Clone> Crowd<K> {
             return Err(Crowded::All(everywhere));
         }
         counts.insert(key.clone(), here + 1);
-        Ok(Place { crowd: self.clone(), key: key.clone() })
+        Ok(Member { crowd: self.clone(), key: key.clone() })
     }
 }
 
-/// The place of one.
+/// One of a crowd, as long as this exists.
 #[derive(Debug)]
-pub struct Place<K: Eq + Hash + Clone> {
+pub struct Member<K: Eq + Hash + Clone> {
     crowd: Crowd<K>,
     key: K,
 }
 
-impl<K: Eq + Hash + Clone> Drop for Place<K> {
+impl<K: Eq + Hash + Clone> Drop for Member<K> {
     fn drop(&mut self) {
         let mut counts = self.crowd.counts();
         match counts.get_mut(&self.key) {
@@ -84,15 +84,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_has_so_many_places_and_all_together_so_many() {
+    fn a_key_has_so_many_members_and_all_together_so_many() {
         let crowd = Crowd::new(CrowdLimits { of_one: 2, of_all: 3 });
-        let mut places = vec![crowd.enter(&'a').unwrap(), crowd.enter(&'a').unwrap()];
+        let mut members = vec![crowd.enter(&'a').unwrap(), crowd.enter(&'a').unwrap()];
         assert_eq!(crowd.enter(&'a').unwrap_err(), Crowded::One(2));
-        places.pop();
-        places.push(crowd.enter(&'a').unwrap());
-        places.push(crowd.enter(&'b').unwrap());
+        members.pop();
+        members.push(crowd.enter(&'a').unwrap());
+        members.push(crowd.enter(&'b').unwrap());
         assert_eq!(crowd.enter(&'c').unwrap_err(), Crowded::All(3));
-        drop(places);
+        drop(members);
         assert!(crowd.counts().is_empty());
     }
 }

@@ -7,7 +7,7 @@ mod demand;
 mod joins;
 mod persist;
 
-pub use crowd::{Crowd, CrowdLimits, Crowded, Place};
+pub use crowd::{Crowd, CrowdLimits, Crowded, Member};
 pub use demand::Demand;
 pub use joins::{Call, Joins, spawn};
 pub use persist::persist;

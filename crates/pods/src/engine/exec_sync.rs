@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use tokio::time::Instant;
 use wharf_supervision::{BRIEF_PATIENCE, ExecStreams, SupervisorError, pipe};
-use wharf_tasks::{Crowd, CrowdLimits, Crowded, Place};
+use wharf_tasks::{Crowd, CrowdLimits, Crowded, Member};
 use wharf_types::ContainerId;
 
 use super::exec::{ExecError, Running, STAGE};
@@ -37,7 +37,7 @@ impl Default for Commands {
 }
 
 impl Commands {
-    fn enter(&self, container: &ContainerId) -> Result<Place<ContainerId>, Error> {
+    fn enter(&self, container: &ContainerId) -> Result<Member<ContainerId>, Error> {
         let entered = self.running.enter(container).map_err(|crowded| match crowded {
             Crowded::One(count) => ExecError::Turns { count, place: format!("in container {container}") },
             Crowded::All(count) => ExecError::Turns { count, place: "on this node".to_owned() },
@@ -71,7 +71,7 @@ impl Engine {
         command: Vec<String>,
         timeout: Option<Duration>,
     ) -> Result<ExecOutput, Error> {
-        let _place = self.commands.enter(&self.running_container(id)?)?;
+        let _member = self.commands.enter(&self.running_container(id)?)?;
         let (stdout, out) = pipe()?;
         let (stderr, err) = pipe()?;
         let null = wharf_sys::fs::open("/dev/null", OFlag::O_RDONLY).stage(STAGE)?;
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn a_container_that_runs_too_much_is_told_so_and_hinders_no_other() {
         let (commands, id) = (Commands::default(), |byte| ContainerId::from_random([byte; 32]));
-        let _places: Vec<_> = (0..LIMITS.of_one).map(|_| commands.enter(&id(1)).unwrap()).collect();
+        let _members: Vec<_> = (0..LIMITS.of_one).map(|_| commands.enter(&id(1)).unwrap()).collect();
         let error = commands.enter(&id(1)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
         let words = format!("{} commands run in container {}", LIMITS.of_one, id(1));
