@@ -123,8 +123,9 @@ impl Cgroup {
         let mut old = Vec::new();
         for write in writes {
             let file = self.file(write)?;
-            if let Ok(Some(value)) = files::read_if_there(&file) {
-                old.push(Old { file, value });
+            match files::read_if_there(&file) {
+                Err(Error::Io { source, .. }) if is_write_only(&source) => {}
+                value => old.extend(value?.map(|value| Old { file, value })),
             }
         }
         Ok(old)
@@ -161,6 +162,10 @@ enum Devices {
 struct Old {
     file: PathBuf,
     value: String,
+}
+
+fn is_write_only(source: &std::io::Error) -> bool {
+    matches!(errno(source), Some(Errno::EACCES | Errno::EINVAL | Errno::EOPNOTSUPP))
 }
 
 /// Restores old values, the last written first. If one of a pair is refused, the other is restored first.

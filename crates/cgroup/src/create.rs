@@ -14,13 +14,13 @@ use crate::error::Error;
 use crate::files;
 use crate::path::CgroupPath;
 
-/// Makes a cgroup. Usually it alone is missing. Where its parent is missing too, or lacks what children inherit, each level is
-/// made, from the top down.
+/// Makes a cgroup. Usually it alone is missing. Where its parent is missing too, or lacks what children inherit, each
+/// level is made, from the top down.
 pub(crate) fn create(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Error> {
     let mut steps = path.steps(&hierarchy.mount);
     steps.insert(0, hierarchy.mount.clone());
     if let [.., parent, cgroup] = steps.as_slice()
-        && has_all(hierarchy, parent)
+        && has_all(hierarchy, parent)?
     {
         match make_in(hierarchy, parent, cgroup) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -36,16 +36,22 @@ pub(crate) fn create(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Err
     Ok(())
 }
 
-/// Whether a cgroup has all that its children are to inherit.
-fn has_all(hierarchy: &Hierarchy, cgroup: &Path) -> bool {
+/// Whether a cgroup is there and has all that its children are to inherit.
+fn has_all(hierarchy: &Hierarchy, cgroup: &Path) -> Result<bool, Error> {
     if hierarchy.kind == Kind::Unified {
-        let names = files::read(&cgroup.join("cgroup.controllers")).unwrap_or_default();
+        let names = files::read_if_there(&cgroup.join("cgroup.controllers"))?.unwrap_or_default();
         let has =
             |controller: &Controller| names.split_whitespace().any(|name| name == controller.to_string());
-        return hierarchy.controllers.iter().all(has);
+        return Ok(hierarchy.controllers.iter().all(has));
     }
-    let is_set = |name| files::read(&cgroup.join(name)).is_ok_and(|value| !value.trim().is_empty());
-    !has_cpuset(hierarchy) || CPUSET.into_iter().all(is_set)
+    if has_cpuset(hierarchy) {
+        for name in CPUSET {
+            if files::read_if_there(&cgroup.join(name))?.is_none_or(|value| value.trim().is_empty()) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// Makes a cgroup whose parent is there.

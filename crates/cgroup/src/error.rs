@@ -77,6 +77,15 @@ pub enum Error {
         /// What is missing.
         controller: Controller,
     },
+    /// A process could not be killed.
+    #[error("cannot kill process {pid}")]
+    Kill {
+        /// The process.
+        pid: i32,
+        /// The failed call.
+        #[source]
+        source: wharf_sys::Error,
+    },
     /// A process's `oom_score_adj` could not be set.
     #[error("cannot set the oom_score_adj of process {pid}")]
     OomScore {
@@ -105,7 +114,10 @@ impl Failure for Error {
             Self::InvalidLimit { .. } => ErrorKind::InvalidArgument,
             Self::OomScore { source, .. } if source.errno == Errno::EINVAL => ErrorKind::InvalidArgument,
             Self::Late { .. } => ErrorKind::DeadlineExceeded,
-            Self::Parse { .. } | Self::DeviceFilter { .. } | Self::OomScore { .. } => ErrorKind::Internal,
+            Self::Parse { .. } => ErrorKind::Internal,
+            Self::Kill { source, .. } | Self::DeviceFilter { source, .. } | Self::OomScore { source, .. } => {
+                source.kind()
+            }
             Self::Io { source, .. } => kind_of(source),
             // A value that the kernel finds out of range came from the request.
             Self::Write { source, .. } => match errno(source) {

@@ -10,7 +10,7 @@ use crate::detect::{Cgroups, Controller, Hierarchy, Kind};
 use crate::error::Error;
 use crate::files;
 use crate::path::CgroupPath;
-use crate::tree::{Deadline, Tree};
+use crate::tree::{Deadline, Tree, is_gone};
 
 /// How a new process enters a cgroup. Both parts are needed, each once; together they cover every hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,8 +77,10 @@ impl Cgroup {
         self.tracker().kill(patience)?;
         // On hybrid, v1's freezer holds back even SIGKILL.
         if let Some((Kind::V1, directory)) = self.home(Controller::Freezer) {
-            // This fails only if the cgroup is gone.
-            drop(files::write(&directory.join("freezer.state"), "THAWED"));
+            match files::write(&directory.join("freezer.state"), "THAWED") {
+                Err(Error::Write { source, .. }) if is_gone(&source) => {}
+                thawed => thawed?,
+            }
         }
         Ok(())
     }

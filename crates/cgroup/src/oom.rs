@@ -59,7 +59,11 @@ impl Cgroup {
             if new.is_empty() {
                 return Ok(());
             }
-            let pinned: Vec<(i32, OwnedFd)> = new.iter().filter_map(|&pid| Some((pid, pin(pid)?))).collect();
+            let mut pinned = Vec::new();
+            for &pid in &new {
+                let process = pin(pid).map_err(|source| Error::OomScore { pid, source })?;
+                pinned.extend(process.map(|process| (pid, process)));
+            }
             // Between the reading and the pinning, a pid may have been given to another process. Reading the cgroup
             // again shows whether the pinned processes belong to it.
             let members = self.pids()?;
@@ -75,9 +79,13 @@ impl Cgroup {
     }
 }
 
-/// Opens the directory of a process in `/proc`, which refers to that process only, even after its pid is reused.
-fn pin(pid: i32) -> Option<OwnedFd> {
-    open(format!("/proc/{pid}"), OFlag::O_PATH | OFlag::O_DIRECTORY).ok()
+/// Opens the directory of a process in `/proc`, which refers to that process only, even after its pid is reused. `None`
+/// if it is gone.
+fn pin(pid: i32) -> wharf_sys::Result<Option<OwnedFd>> {
+    match open(format!("/proc/{pid}"), OFlag::O_PATH | OFlag::O_DIRECTORY) {
+        Err(error) if matches!(error.errno, Errno::ENOENT | Errno::ESRCH) => Ok(None),
+        opened => opened.map(Some),
+    }
 }
 
 /// The score of a process; `None` if it is gone.

@@ -131,21 +131,23 @@ impl Tree {
 
     /// Sends SIGKILL to at most [`DOOMED_MAX`] processes, and returns those that had not exited yet.
     fn doom(&self) -> Result<Vec<OwnedFd>, Error> {
-        let pinned: Vec<_> = self
-            .pids()?
-            .into_iter()
-            .take(DOOMED_MAX)
-            .filter_map(|pid| Some((pid, wharf_sys::process::open_pidfd(pid).ok()?)))
-            .collect();
+        let mut pinned = Vec::new();
+        for pid in self.pids()?.into_iter().take(DOOMED_MAX) {
+            match wharf_sys::process::open_pidfd(pid) {
+                Ok(process) => pinned.push((pid, process)),
+                Err(error) if error.errno == Errno::ESRCH => {}
+                Err(source) => return Err(Error::Kill { pid, source }),
+            }
+        }
         // Between the reading and the pinning, a pid may have been given to another process. Now that the descriptors
         // pin the processes, reading the cgroup again shows which of them belong to it.
         let members = self.pids()?;
         let mut doomed = Vec::new();
         for (pid, process) in pinned.into_iter().filter(|(pid, _)| members.contains(pid)) {
-            if let Err(error) = wharf_sys::process::signal(process.as_fd(), Signal::SIGKILL as i32) {
-                tracing::debug!(?error, pid, "process not killed");
+            match wharf_sys::process::signal(process.as_fd(), Signal::SIGKILL as i32) {
+                Err(source) if source.errno != Errno::ESRCH => return Err(Error::Kill { pid, source }),
+                _ => doomed.push(process),
             }
-            doomed.push(process);
         }
         Ok(doomed)
     }
@@ -231,8 +233,11 @@ impl Tree {
         };
         // Reading through this descriptor arms it: poll reports changes made afterwards.
         let mut armed = String::new();
-        if io::Read::read_to_string(&mut &file, &mut armed).is_err() || done(self)? {
-            return Ok(());
+        match io::Read::read_to_string(&mut &file, &mut armed) {
+            Err(source) if is_gone(&source) => return Ok(()),
+            Err(source) => return Err(Error::Io { action: "read", path, source }),
+            Ok(_) if done(self)? => return Ok(()),
+            Ok(_) => {}
         }
         wait(&mut [PollFd::new(file.as_fd(), PollFlags::POLLPRI)], patience)
     }
@@ -290,9 +295,9 @@ fn descendants(directory: &Path) -> Result<Vec<PathBuf>, Error> {
             Err(source) => return Err(Error::Io { action: "read", path: at, source }),
         };
         for entry in entries {
-            match entry {
-                Ok(entry) if entry.file_type().is_ok_and(|kind| kind.is_dir()) => found.push(entry.path()),
-                Ok(_) => {}
+            match entry.and_then(|entry| Ok((entry.file_type()?.is_dir(), entry.path()))) {
+                Ok((true, below)) => found.push(below),
+                Ok((false, _)) => {}
                 Err(source) if is_gone(&source) => break,
                 Err(source) => return Err(Error::Io { action: "read", path: at, source }),
             }
@@ -312,7 +317,7 @@ fn parse_pids(file: &Path, text: &str) -> Result<Vec<i32>, Error> {
 }
 
 /// ENODEV is the error of an open file, or of one that is being opened, whose cgroup has been removed.
-fn is_gone(source: &io::Error) -> bool {
+pub(crate) fn is_gone(source: &io::Error) -> bool {
     matches!(errno(source), Some(Errno::ENOENT | Errno::ENODEV))
 }
 

@@ -81,8 +81,8 @@ impl<'a> Reading<'a> {
         self.content(file)
     }
 
-    /// Opens a file: from its directory if several are read from there, as from the unified one, else by its whole path,
-    /// because to open the directory costs as much as the way to two files.
+    /// Opens a file: from its directory if several are read from there, as from the unified one, else by its whole
+    /// path, because to open the directory costs as much as the way to two files.
     fn file(&mut self, hierarchy: &'a Hierarchy, name: &str) -> Option<OwnedFd> {
         if self.extent < Extent::Everything && hierarchy.kind == Kind::V1 {
             let path = format!("{}/{name}", self.cgroup.path().relative());
