@@ -246,7 +246,7 @@ impl Chain {
     /// Makes the thin layer in an empty directory.
     pub(crate) fn make_thin_layer(&self, root: &OwnedFd) -> Result<Contents, ChainError> {
         fchmod(root, Mode::from_bits_truncate(0o755))
-            .named("fchmod", String::new)
+            .named("fchmod", || "0755".into())
             .map_err(|source| system(b"/", source))?;
         for (path, source) in &self.thin {
             let failed = |source| system(path, source);
@@ -278,7 +278,7 @@ pub(crate) struct Attributes {
 
 pub(crate) fn attributes(directory: &OwnedFd, path: &[u8]) -> Result<Attributes, ChainError> {
     let failed = |source| system(path, source);
-    let stat = fstat(directory).named("fstat", String::new).map_err(failed)?;
+    let stat = fstat(directory).named("fstat", || shown(path)).map_err(failed)?;
     let fd = directory.as_fd();
     let mut names = wharf_sys::xattr::names(fd).map_err(failed)?;
     names.retain(|name| name.starts_with("user."));
@@ -294,8 +294,10 @@ pub(crate) fn attributes(directory: &OwnedFd, path: &[u8]) -> Result<Attributes,
 impl Attributes {
     pub(crate) fn set(&self, directory: &OwnedFd) -> wharf_sys::Result<()> {
         let owner = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
-        fchown(directory, Some(owner.0), Some(owner.1)).named("fchown", String::new)?;
-        fchmod(directory, Mode::from_bits_truncate(self.mode)).named("fchmod", String::new)?;
+        fchown(directory, Some(owner.0), Some(owner.1))
+            .named("fchown", || format!("{}:{}", self.uid, self.gid))?;
+        fchmod(directory, Mode::from_bits_truncate(self.mode))
+            .named("fchmod", || format!("{:04o}", self.mode))?;
         self.xattrs.iter().try_for_each(|(name, value)| wharf_sys::xattr::set(directory.as_fd(), name, value))
     }
 }
@@ -304,15 +306,15 @@ impl Attributes {
 pub(crate) fn make(root: &OwnedFd, path: &[u8]) -> wharf_sys::Result<()> {
     let slash = path.iter().rposition(|byte| *byte == b'/');
     let (parent, name) = slash.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
-    let parent = open_beneath(root, parent).named("openat2", String::new)?;
-    mkdirat(&parent, OsStr::from_bytes(name), Mode::S_IRWXU).named("mkdirat", String::new)
+    let opened = open_beneath(root, parent).named("openat2", || shown(parent))?;
+    mkdirat(&opened, OsStr::from_bytes(name), Mode::S_IRWXU).named("mkdirat", || shown(path))
 }
 
 /// Copies a directory's time to another.
 pub(crate) fn copy_time(from: &OwnedFd, to: &OwnedFd) -> wharf_sys::Result<()> {
-    let stat = fstat(from).named("fstat", String::new)?;
+    let stat = fstat(from).named("fstat", || "the directory to copy the time from".into())?;
     let time = TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec);
-    futimens(to, &time, &time).named("futimens", String::new)
+    futimens(to, &time, &time).named("futimens", || format!("{}.{:09}", stat.st_mtime, stat.st_mtime_nsec))
 }
 
 /// What a layer has at a path, and whether it hides what lower layers have there.
@@ -330,7 +332,7 @@ pub(crate) fn locate(root: &OwnedFd, path: &[u8]) -> Result<(Found, bool), Chain
                 let last = parts.peek().is_none();
                 return Ok((if last { kind(&here, part) } else { Found::Other }, true));
             }
-            Err(errno) => return Err(system(path, Error::new("openat2", "", errno))),
+            Err(errno) => return Err(system(path, Error::new("openat2", shown(part), errno))),
         }
     }
     Ok((Found::Directory(here), cut))
@@ -346,7 +348,7 @@ fn kind(directory: &OwnedFd, name: &[u8]) -> Found {
 }
 
 pub(crate) fn open(root: &OwnedFd, path: &[u8]) -> Result<OwnedFd, ChainError> {
-    open_beneath(root, path).named("openat2", String::new).map_err(|source| system(path, source))
+    open_beneath(root, path).named("openat2", || shown(path)).map_err(|source| system(path, source))
 }
 
 pub(crate) fn system(path: &[u8], source: Error) -> ChainError {

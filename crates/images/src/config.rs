@@ -82,8 +82,8 @@ struct RawConfig {
 }
 
 /// Parses a config, and returns it with the digests of its uncompressed layers, bottom first. Only the form of the
-/// config and its size have been checked. What it says about running the image is kept, and nothing of how the image was
-/// built. It always has a `config`, and absent fields stay absent; an absent platform has empty names.
+/// config and its size have been checked. What it says about running the image is kept, and nothing of how the image
+/// was built. It always has a `config`, and absent fields stay absent; an absent platform has empty names.
 ///
 /// # Errors
 /// [`ManifestError`] if it is too large, malformed or ambiguous, or is not the config of an image with layers.

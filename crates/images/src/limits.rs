@@ -68,7 +68,9 @@ impl Limits {
     /// Checks that the file system of `directory` still has its reserve.
     pub(crate) fn check_disk(&self, directory: impl AsFd) -> Result<(), UnpackError> {
         let failed = |source| UnpackError::System { path: String::new(), source };
-        let disk = nix::sys::statvfs::fstatvfs(directory).named("fstatvfs", String::new).map_err(failed)?;
+        let disk = nix::sys::statvfs::fstatvfs(directory)
+            .named("fstatvfs", || "the directory of layers".into())
+            .map_err(failed)?;
         let reserve = self.reserve_bytes.min(disk.blocks().saturating_mul(disk.fragment_size()) / SHARE);
         if disk.blocks_available().saturating_mul(disk.fragment_size()) < reserve {
             return Err(UnpackError::Disk { what: "bytes", reserve });

@@ -3,8 +3,8 @@
 //! ```text
 //! <root>/lock                   held by the one process that has the store open
 //! <root>/content/sha256/<hex>   manifests and configs
-//! <root>/layers/<diff id>/      fs/, the lower directory for overlayfs; info, the layer's record; loose, the names that
-//!                               only the layers below can settle (see `unpack::loose`)
+//! <root>/layers/<diff id>/      fs/, the lower directory for overlayfs; info, the layer's record; loose, the names
+//!                               that only the layers below can settle (see `unpack::loose`)
 //! <root>/layers/moved-<image>-<number>/
 //!                               the copy of a layer for one image: see `relocate` and `complete`
 //! <root>/layers/attrs-<image>/  the thin layer of one image: see `chain`

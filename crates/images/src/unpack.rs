@@ -11,8 +11,8 @@
 //! * **A parent that is a symbolic link of the same layer** is resolved as a process with the layer as its root would
 //!   resolve it (absolute links and `..` stay inside), and missing directories on the way are made as implied ones. The
 //!   result is that of other runtimes, which resolve links in what has been unpacked so far. A parent that is a file is
-//!   an error. Links of lower layers are not visible here; where one is in the way, a copy of the layer is made when the
-//!   chain is put together.
+//!   an error. Links of lower layers are not visible here; where one is in the way, a copy of the layer is made when
+//!   the chain is put together.
 //! * The last component is never followed. An entry replaces what an earlier entry of the same name made, a whole tree
 //!   included; only a directory over a directory keeps its contents.
 //! * A hard link's target is found in the same layer before the link, or else in the layers below when the chain is put

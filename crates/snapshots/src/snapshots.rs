@@ -118,8 +118,9 @@ impl Snapshots {
     }
 
     /// Makes a container's snapshot, or returns the one that exists. The root of a merged overlay shows the attributes
-    /// of the upper directory, so the mode and owner of `top`, the root of the image's topmost layer, are copied to it. In
-    /// a user namespace with `ids` the owner is what these are on the host, as for all that the container will write.
+    /// of the upper directory, so the mode and owner of `top`, the root of the image's topmost layer, are copied to it.
+    /// In a user namespace with `ids` the owner is what these are on the host, as for all that the container will
+    /// write.
     ///
     /// # Errors
     /// The kernel's error; EOVERFLOW if the user namespace does not have the owner.

@@ -143,7 +143,7 @@ pub fn list_names(directory: BorrowedFd<'_>) -> Result<Vec<OsString>> {
     let dir = Dir::openat(directory, ".", flags, Mode::empty()).named("openat", || ".".into())?;
     let mut names = Vec::new();
     for entry in dir {
-        let entry = entry.named("readdir", String::new)?;
+        let entry = entry.named("readdir", || ".".into())?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
         if name != "." && name != ".." {
             names.push(name.to_owned());

@@ -208,8 +208,8 @@ impl Bare {
         let mut pidfd = -1;
         let script = self.0.head();
         let start = Start { stack: script.cast(), run: follow, argument: script };
-        // SAFETY: no memory is shared. The child has the mapping with the stack, which ends at the head and is aligned as a
-        // mapping is, and the code of `follow`.
+        // SAFETY: no memory is shared. The child has the mapping with the stack, which ends at the head and is aligned
+        // as a mapping is, and the code of `follow`.
         let result = unsafe { raw::clone(word(flags), &mut pidfd, start) };
         if result < 0 {
             let errno = Errno::from_raw(i32::try_from(-result).unwrap_or(libc::EIO));
@@ -220,8 +220,8 @@ impl Bare {
     }
 }
 
-/// Makes the calls of a script, and ends the process. It has no memory but the script, the stack and the code: it may touch
-/// no variable of the program and call nothing of a library.
+/// Makes the calls of a script, and ends the process. It has no memory but the script, the stack and the code: it may
+/// touch no variable of the program and call nothing of a library.
 ///
 /// # Safety
 /// The head is one that [`Script::prepare`] laid out.

@@ -67,7 +67,7 @@ pub fn set(sets: &Capabilities) -> Result<()> {
 /// # Errors
 /// The kernel's error.
 pub fn regain() -> Result<()> {
-    let mut sets = rustix::thread::capabilities(None).named("capget", String::new)?;
+    let mut sets = rustix::thread::capabilities(None).named("capget", || "of this thread".into())?;
     sets.effective = sets.permitted;
     rustix::thread::set_capabilities(None, sets).named("capset", || format!("{sets:?}"))
 }

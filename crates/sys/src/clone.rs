@@ -97,8 +97,8 @@ fn end_by_panic() {
 pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone> {
     let mut pidfd: libc::c_int = -1;
     let mut args = arguments(flags, cgroup, &mut pidfd);
-    // SAFETY: `args` lives through the call and no stack is given, so this is a fork; that no lock is needed in the child
-    // which another thread held is for the callers, of which all outside of this crate show a witness.
+    // SAFETY: `args` lives through the call and no stack is given, so this is a fork; that no lock is needed in the
+    // child which another thread held is for the callers, of which all outside of this crate show a witness.
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>()) };
     let pid =
         Errno::result(result).map_err(|errno| Error::new("clone3", format!("flags {flags:#x}"), errno))?;
@@ -126,9 +126,9 @@ fn arguments(flags: u64, cgroup: Option<BorrowedFd<'_>>, pidfd: &mut libc::c_int
 /// More than the frames of a few system calls need, even in an unoptimised build.
 const STACK_BYTES: usize = 64 << 10;
 
-/// Makes a child in this process's memory, which runs `body` and then ends or becomes another program; this thread waits
-/// until then. Nothing is copied: a fork takes longer the larger the process is, and afterwards its threads take a page
-/// fault for each page that they write.
+/// Makes a child in this process's memory, which runs `body` and then ends or becomes another program; this thread
+/// waits until then. Nothing is copied: a fork takes longer the larger the process is, and afterwards its threads take
+/// a page fault for each page that they write.
 ///
 /// `body` may do whatever this waiting thread may do. If it returns, the child exits with 127.
 ///
@@ -151,8 +151,8 @@ pub(crate) fn clone_to_execute<T: FnMut(&Child)>(
     let mut args = arguments(flags, cgroup, &mut pidfd);
     args.stack = stack.range().start as u64;
     args.stack_size = STACK_BYTES as u64;
-    // SAFETY: the stack is this call's and used by nobody else. With CLONE_VFORK this thread goes on when the child has ended
-    // or executed a program, so all that `body` borrows lives as long as the child may use it.
+    // SAFETY: the stack is this call's and used by nobody else. With CLONE_VFORK this thread goes on when the child has
+    // ended or executed a program, so all that `body` borrows lives as long as the child may use it.
     let result = unsafe { raw::clone3(&mut args, run::<T>, body) };
     if result < 0 {
         let errno = Errno::from_raw(i32::try_from(-result).unwrap_or(libc::EIO));

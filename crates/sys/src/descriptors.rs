@@ -85,8 +85,8 @@ pub fn close_others(_child: &Child, first: u32, keep: &[BorrowedFd<'_>]) -> Resu
 }
 
 fn close_range(first: u32, last: u32) -> Result<()> {
-    // SAFETY: only a new child calls this, which shows a witness of that. Whoever owns these descriptors owns them in the
-    // parent; the child uses none of those that it did not name.
+    // SAFETY: only a new child calls this, which shows a witness of that. Whoever owns these descriptors owns them in
+    // the parent; the child uses none of those that it did not name.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     Errno::result(result)
         .map(drop)

@@ -41,7 +41,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made for this value, which nobody borrows any more. There is nothing to do if it fails.
+        // SAFETY: the mapping was made for this value, which nobody borrows any more. There is nothing to do if it
+        // fails.
         unsafe { libc::munmap(self.base.cast(), self.bytes) };
     }
 }

@@ -225,8 +225,8 @@ fn change(mount: BorrowedFd<'_>, depth: Depth, attr: &libc::mount_attr) -> Resul
     Errno::result(result).map(drop).map_err(|errno| Error::new("mount_setattr", format!("{attr:?}"), errno))
 }
 
-/// Makes a detached mount the root of this process, which has one thread and a mount namespace of its own, and drops the
-/// previous root. Under that there must be nothing but the kernel's own root.
+/// Makes a detached mount the root of this process, which has one thread and a mount namespace of its own, and drops
+/// the previous root. Under that there must be nothing but the kernel's own root.
 ///
 /// pivot_root(2) has the same outcome, but asks every process on the machine whether it has the old root.
 ///
@@ -240,8 +240,8 @@ pub fn exchange_root(mount: BorrowedFd<'_>) -> Result<()> {
     take_root(mount)
 }
 
-/// Makes a detached mount the root of this process, which so far has the kernel's own root, alone in its mount namespace.
-/// There is nothing that pivot_root(2) could exchange.
+/// Makes a detached mount the root of this process, which so far has the kernel's own root, alone in its mount
+/// namespace. There is nothing that pivot_root(2) could exchange.
 ///
 /// # Errors
 /// The kernel's error.
@@ -260,9 +260,9 @@ fn drop_root() -> Result<()> {
     nix::mount::umount2("/", nix::mount::MntFlags::MNT_DETACH).named("umount2", || "/".into())
 }
 
-/// Makes a mount namespace without mounts. Only the root that the kernel itself mounted first is left, since no namespace
-/// can do without it. Copying it costs the same on every machine, while copying the caller's namespace, as is done once
-/// here, costs more with each mount.
+/// Makes a mount namespace without mounts. Only the root that the kernel itself mounted first is left, since no
+/// namespace can do without it. Copying it costs the same on every machine, while copying the caller's namespace, as is
+/// done once here, costs more with each mount.
 ///
 /// # Errors
 /// The kernel's error.

@@ -1,4 +1,4 @@
-//! Overlay mounts, in the kernel's way: layers one by one since Linux 6.8, all in one option before.
+//! Overlay mounts. Layers are added one by one since Linux 6.8, and in a single option before.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -180,8 +180,8 @@ fn leave_mounts() -> Result<()> {
     mount::propagate(directory(Path::new("/"))?.as_fd(), Propagation::Private, Depth::Recursive)
 }
 
-/// Mounts the overlay over a directory, and returns a detached copy. The directory may be a layer of the next overlay, so
-/// it does not stay covered.
+/// Mounts the overlay over a directory, and returns a detached copy. The directory may be a layer of the next overlay,
+/// so it does not stay covered.
 fn mount_over(place: &Path, options: &str) -> Result<OwnedFd> {
     nix::mount::mount(Some("overlay"), place, Some("overlay"), MsFlags::empty(), Some(options))
         .named("mount", || format!("{}, {options}", place.display()))?;
@@ -277,7 +277,8 @@ mod tests {
         assert_eq!(mounted(), before);
     }
 
-    /// The owners of a layer's file, and of one that is written by the root of the namespace, as this process sees them.
+    /// The owners of a layer's file, and of one that is written by the root of the namespace, as this process sees
+    /// them.
     fn owners(mount: fn(&Overlay<'_>, &Path) -> Result<OwnedFd>) -> [(u32, u32); 2] {
         let temp = tempfile::tempdir().unwrap();
         let at = |name: &str| temp.path().join(name);

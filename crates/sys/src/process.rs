@@ -168,8 +168,8 @@ pub fn child_number(process: BorrowedFd<'_>) -> Result<i32> {
     }
 }
 
-/// Whether a process sleeps until there is something to do. One that is stopped, waits for a disk or runs does not. It is
-/// not woken for the answer.
+/// Whether a process sleeps until there is something to do. One that is stopped, waits for a disk or runs does not. It
+/// is not woken for the answer.
 ///
 /// # Errors
 /// The process is gone, or not in this one's PID namespace.

@@ -72,8 +72,8 @@ pub(crate) unsafe fn clone3<T>(
     unsafe { have_child(libc::SYS_clone3, [place, bytes, 0], run, argument) }
 }
 
-/// Makes a system call that returns twice, on a stack of its own in the child, which runs `run`. The arguments after the
-/// third are 0.
+/// Makes a system call that returns twice, on a stack of its own in the child, which runs `run`. The arguments after
+/// the third are 0.
 ///
 /// # Safety
 /// That of the call with its arguments, and of `run` with its own.
@@ -86,8 +86,8 @@ unsafe fn have_child<T>(
 ) -> isize {
     let result: isize;
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: the child keeps all registers but three, so it finds what to run and with what; a frame pointer of 0 ends its
-    // call chain. The parent goes on after the label.
+    // SAFETY: the child keeps all registers but three, so it finds what to run and with what; a frame pointer of 0 ends
+    // its call chain. The parent goes on after the label.
     unsafe {
         std::arch::asm!(
             "syscall",
@@ -106,8 +106,8 @@ unsafe fn have_child<T>(
         );
     }
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: the child keeps all registers but one, so it finds what to run and with what; a frame pointer of 0 ends its
-    // call chain. The parent goes on after the label.
+    // SAFETY: the child keeps all registers but one, so it finds what to run and with what; a frame pointer of 0 ends
+    // its call chain. The parent goes on after the label.
     unsafe {
         std::arch::asm!(
             "svc #0",

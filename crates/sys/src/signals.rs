@@ -25,8 +25,8 @@ pub fn reset_actions() -> Result<()> {
     let default = [0_u64; 4];
     for number in (1..=64).filter(|number| ![libc::SIGKILL, libc::SIGSTOP].contains(number)) {
         let old = std::ptr::null_mut::<u64>();
-        // SAFETY: `default` is at least as long as a kernel's sigaction and lives through the call; the old one is not asked
-        // for, and the default action is no handler whose code would have to be safe.
+        // SAFETY: `default` is at least as long as a kernel's sigaction and lives through the call; the old one is not
+        // asked for, and the default action is no handler whose code would have to be safe.
         let result = unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), old, 8) };
         Errno::result(result).map_err(|errno| Error::new("rt_sigaction", number.to_string(), errno))?;
     }

@@ -1,7 +1,7 @@
 //! User namespaces: making one, and doing something inside it.
 //!
-//! A process with several threads can neither make a user namespace for itself nor enter one, and the ids of a namespace
-//! are for a process outside it to set. So both are done by short-lived processes in this one's memory.
+//! A process with several threads can neither make a user namespace for itself nor enter one, and only a process
+//! outside a namespace can set its ids. So short-lived processes in this one's memory do both.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -109,9 +109,9 @@ mod tests {
         .unwrap();
         let name = || fs::read_link("/proc/thread-self/ns/user").unwrap();
         let look = || {
-            nix::sched::unshare(CloneFlags::CLONE_NEWUTS).named("unshare", String::new)?;
-            nix::unistd::sethostname("inside").named("sethostname", String::new)?;
-            fs::write(&file, "").named("write", String::new)?;
+            nix::sched::unshare(CloneFlags::CLONE_NEWUTS).named("unshare", || "CLONE_NEWUTS".into())?;
+            nix::unistd::sethostname("inside").named("sethostname", || "inside".into())?;
+            fs::write(&file, "").named("write", || file.display().to_string())?;
             let map = |kind| fs::read_to_string(format!("/proc/thread-self/{kind}_map")).unwrap();
             Ok((map("uid"), map("gid"), name()))
         };

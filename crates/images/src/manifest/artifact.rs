@@ -1,13 +1,13 @@
 //! Artifacts: manifests whose blobs are files as they stand, to be mounted as a volume.
 //!
-//! A file has the name in the annotation of its descriptor by which tools know it, or else the digest of its blob. What such
-//! a name says is hostile: it must be a path that leads nowhere else however it is read, and no two files may be in each
-//! other's way. So there is no order in which one of them would win.
+//! A file has the name in the annotation of its descriptor by which tools know it, or else the digest of its blob. What
+//! such a name says is hostile: it must be a path that leads nowhere else however it is read, and no two files may be
+//! in each other's way. So there is no order in which one of them would win.
 //!
-//! The store keeps an artifact as an image that has each file in a layer of its own. What an image has in its config, an
-//! artifact does not have; so the config is made up here, of nothing but the digests of these layers, and it has the same
-//! bytes wherever the artifact is pulled. The digest of a layer is made up, too, of the file's name and its blob's
-//! digest. Nobody can make an archive that has it: it is the digest of a text that is none.
+//! The store keeps an artifact as an image that has each file in a layer of its own. An artifact has no config of an
+//! image, so one is made up here from nothing but the digests of these layers: it has the same bytes wherever the
+//! artifact is pulled. The digest of a layer is made up, too, from the file's name and its blob's digest. No archive
+//! can have that digest, because it is the digest of a text that is not an archive.
 
 use std::collections::BTreeSet;
 

@@ -195,15 +195,16 @@ impl<'a> Apply<'a> {
         self.count(entry.size_bytes.next_multiple_of(4096))?;
         let failed = |error| place.failed(error);
         match &entry.sparse {
-            None => {
-                archive.content(|piece| file.write_all(piece).named("write", String::new).map_err(failed))?
-            }
+            None => archive
+                .content(|piece| file.write_all(piece).named("write", || bytes(piece)).map_err(failed))?,
             Some(map) => {
                 if map.size_bytes > self.limits.layer_bytes {
                     let limit = self.limits.layer_bytes;
                     return Err(UnpackError::Limit { what: "bytes in one file with holes", limit });
                 }
-                file.set_len(map.size_bytes).named("ftruncate", String::new).map_err(failed)?;
+                file.set_len(map.size_bytes)
+                    .named("ftruncate", || map.size_bytes.to_string())
+                    .map_err(failed)?;
                 write_regions(&mut file, &map.regions, place, archive)?;
             }
         }
@@ -218,7 +219,9 @@ impl<'a> Apply<'a> {
             self.count(4096)?;
         }
         let failed = |error| place.failed(error);
-        let fd = open_beneath(&place.parent.fd, place.name).named("openat2", String::new).map_err(failed)?;
+        let fd = open_beneath(&place.parent.fd, place.name)
+            .named("openat2", || shown(place.name))
+            .map_err(failed)?;
         if there.as_ref().is_some_and(is_whiteout) {
             wharf_sys::xattr::set(fd.as_fd(), OPAQUE, b"y").map_err(failed)?;
         }
@@ -291,7 +294,7 @@ impl<'a> Apply<'a> {
                 }
                 let failed = |error| place.failed(error);
                 let fd = open_beneath(&place.parent.fd, place.name)
-                    .named("openat2", String::new)
+                    .named("openat2", || shown(place.name))
                     .map_err(failed)?;
                 self.parents.loose.settle(&place.path());
                 wharf_sys::xattr::set(fd.as_fd(), OPAQUE, b"y").map_err(failed)
@@ -322,11 +325,11 @@ impl<'a> Apply<'a> {
             Err(Errno::EEXIST) => {
                 remove_tree(place.parent.as_fd(), place.os_name()).map_err(failed)?;
                 self.parents.loose.forget(&place.path());
-                make(&place.parent, place.os_name()).named(call, String::new).map_err(failed)
+                make(&place.parent, place.os_name()).named(call, || shown(place.name)).map_err(failed)
             }
             other => {
                 self.parents.loose.unlink(&place.path());
-                other.named(call, String::new).map_err(failed)
+                other.named(call, || shown(place.name)).map_err(failed)
             }
         }
     }
@@ -360,6 +363,10 @@ impl<'a> Apply<'a> {
     }
 }
 
+fn bytes(piece: &[u8]) -> String {
+    format!("{} bytes", piece.len())
+}
+
 fn write_regions<R: BufRead>(
     file: &mut File,
     regions: &[(u64, u64)],
@@ -373,11 +380,11 @@ fn write_regions<R: BufRead>(
         while !piece.is_empty() {
             while left == 0 {
                 let Some((offset, length)) = regions.next() else { return Ok(()) };
-                file.seek(SeekFrom::Start(offset)).named("lseek", String::new).map_err(failed)?;
+                file.seek(SeekFrom::Start(offset)).named("lseek", || offset.to_string()).map_err(failed)?;
                 left = length;
             }
             let count = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            file.write_all(&piece[..count]).named("write", String::new).map_err(failed)?;
+            file.write_all(&piece[..count]).named("write", || bytes(&piece[..count])).map_err(failed)?;
             piece = &piece[count..];
             left -= count as u64;
         }

@@ -186,10 +186,10 @@ impl Parents {
         let failed = |source| UnpackError::System { path: shown(&path), source };
         let before = time(here)?;
         mkdirat(here, OsStr::from_bytes(name), Mode::S_IRWXU)
-            .named("mkdirat", String::new)
+            .named("mkdirat", || shown(name))
             .map_err(failed)?;
         put_back(here, before)?;
-        let fd = open_beneath(&here.fd, name).named("openat2", String::new).map_err(failed)?;
+        let fd = open_beneath(&here.fd, name).named("openat2", || shown(name)).map_err(failed)?;
         plain(&fd).and_then(|()| set_time(fd.as_fd(), mtime)).map_err(failed)?;
         self.made += 1;
         Ok(Parent { path: path.into(), fd: Rc::new(fd) })
@@ -262,5 +262,5 @@ fn entry(path: &[u8], reason: &'static str) -> UnpackError {
 }
 
 fn system(path: &[u8], call: &'static str, errno: Errno) -> UnpackError {
-    UnpackError::System { path: shown(path), source: Error::new(call, "", errno) }
+    UnpackError::System { path: shown(path), source: Error::new(call, shown(path), errno) }
 }

@@ -63,7 +63,7 @@ const DEPTH_LIMIT: usize = 1 << 17;
 pub fn measure(top: BorrowedFd<'_>) -> wharf_sys::Result<Usage> {
     let failed = || "the top of a tree".into();
     let mut count = Count { usage: Usage::default(), linked: HashSet::new() };
-    count.add(&fstat(top).named("fstat", String::new)?);
+    count.add(&fstat(top).named("fstat", failed)?);
     let directory = open_directory(top, OsStr::new(".")).named("openat2", failed)?;
     let mut stack = vec![Level::open(directory).named("getdents64", failed)?];
     while let Some(level) = stack.last_mut() {

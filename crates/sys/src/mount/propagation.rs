@@ -1,5 +1,5 @@
-//! How a mount propagates: asked of the kernel since Linux 6.8, and read from the table of all mounts before, which takes
-//! longer with each of them.
+//! How a mount propagates: asked of the kernel since Linux 6.8, and read from the table of all mounts before, which
+//! takes longer with each of them.
 
 use std::path::Path;
 
@@ -51,7 +51,8 @@ fn asked(path: &Path) -> Result<Propagation> {
     }
     let request = Request { size: REQUEST_BYTES, spare: 0, mount: stat.stx_mnt_id, wanted: BASIC };
     let mut answer = [0_u64; 64];
-    // SAFETY: the request is a struct of the size that it names, the buffer is as long as is said, and both outlive the call.
+    // SAFETY: the request is a struct of the size that it names, the buffer is as long as is said, and both outlive the
+    // call.
     let result = unsafe {
         libc::syscall(SYS_STATMOUNT, &raw const request, answer.as_mut_ptr(), size_of_val(&answer), 0)
     };
