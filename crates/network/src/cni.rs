@@ -23,6 +23,7 @@ mod capabilities;
 mod config;
 mod error;
 mod exec;
+mod garbage;
 mod input;
 mod plugins;
 mod result;
@@ -56,6 +57,7 @@ enum Action {
     Add,
     Delete,
     Status,
+    Gc,
 }
 
 impl Action {
@@ -64,6 +66,7 @@ impl Action {
             Self::Add => "ADD",
             Self::Delete => "DEL",
             Self::Status => "STATUS",
+            Self::Gc => "GC",
         }
     }
 }
@@ -84,6 +87,7 @@ pub(crate) struct Cni {
     directory: config::Directory,
     plugins: Arc<Plugins>,
     status: status::Status,
+    garbage: garbage::Garbage,
     add_deadline: Duration,
     delete_deadline: Duration,
     store: Records<Json<Record>>,
@@ -100,6 +104,7 @@ impl Cni {
         Ok(Self {
             directory: config::Directory::new(config.cni_conf_dir),
             status: status::Status::new(Arc::clone(&plugins), config.cni_add_deadline),
+            garbage: garbage::Garbage::default(),
             plugins,
             add_deadline: config.cni_add_deadline,
             delete_deadline: config.cni_delete_deadline,
@@ -140,8 +145,13 @@ impl Cni {
 
     pub(crate) fn addresses(&self, id: &PodId) -> Option<PodAddresses> {
         let record = self.record(id)?;
-        let ips = result::addresses(record.result.as_ref()?).ok()?;
-        Some(PodAddresses { ips })
+        match result::addresses(record.result.as_ref()?) {
+            Ok(ips) => Some(PodAddresses { ips }),
+            Err(reason) => {
+                tracing::warn!(pod = %id, reason, "the kept result of a CNI plugin cannot be used");
+                None
+            }
+        }
     }
 
     /// Adds a pod. After an error it is deleted again; if that fails as well, its record stays for the next attempt.
@@ -150,8 +160,9 @@ impl Cni {
         network: &NetworkConfig,
         pod: &Attachment<'_>,
     ) -> Result<PodAddresses, CniError> {
+        let _no_gc = self.garbage.hold_off();
         // An earlier, interrupted attempt may have left anything.
-        self.detach(pod.id, Some(pod.pin))?;
+        self.delete(pod.id, Some(pod.pin))?;
         let mut record = Record {
             network: network.clone(),
             netns: pod.pin.to_owned(),
@@ -168,7 +179,7 @@ impl Cni {
             Ok(PodAddresses { ips })
         });
         if added.is_err()
-            && let Err(error) = self.detach(pod.id, Some(pod.pin))
+            && let Err(error) = self.delete(pod.id, Some(pod.pin))
         {
             let error = wharf_types::chain(&error);
             tracing::warn!(pod = %pod.id, error, "a failed CNI ADD could not be undone; the next reconcile retries");
@@ -178,9 +189,21 @@ impl Cni {
 
     /// Deletes a pod with the configuration with which it was added. A pod without a record is success.
     pub(crate) fn detach(&self, id: &PodId, netns: Option<&Path>) -> Result<(), CniError> {
+        let _no_gc = self.garbage.hold_off();
+        self.delete(id, netns)
+    }
+
+    fn delete(&self, id: &PodId, netns: Option<&Path>) -> Result<(), CniError> {
         let Some(record) = self.record(id) else { return Ok(()) };
-        let pinned = |path: &&Path| netns::open(path).is_ok();
-        let netns = netns.filter(pinned).or_else(|| Some(record.netns.as_path()).filter(pinned));
+        // A namespace that cannot be opened now is not taken for one that is gone: a plugin would leave in it what it
+        // made there.
+        let mut pinned = None;
+        for path in netns.into_iter().chain([record.netns.as_path()]) {
+            if pinned.is_none() && netns::is_pinned(path)? {
+                pinned = Some(path);
+            }
+        }
+        let netns = pinned;
         let call = Call {
             id,
             record: &record,
@@ -221,6 +244,12 @@ impl Cni {
             }
         }
         removed
+    }
+
+    /// Has the plugins free what they keep of pods that do not exist, at the first call and then once an hour.
+    pub(crate) fn collect_garbage(&self, network: &NetworkConfig, live: &HashSet<PodId>) {
+        let pods = || lock(&self.records).keys().chain(live).cloned().collect();
+        self.garbage.collect(&self.plugins, network, pods);
     }
 
     fn add(&self, id: &PodId, record: &Record) -> Result<(Vec<std::net::IpAddr>, Value), CniError> {

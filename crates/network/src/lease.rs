@@ -61,7 +61,7 @@ pub enum LeaseError {
         subnets: Subnets,
     },
     /// The lease could not be recorded.
-    #[error("save the lease of a pod")]
+    #[error("cannot save the lease of the pod")]
     Store {
         /// The file, and the reason.
         #[from]

@@ -324,7 +324,10 @@ impl Network {
     /// The same of one pod; `None` if it is not on the built-in network.
     #[must_use]
     pub fn traffic_of(&self, id: &PodId) -> Option<InterfaceStats> {
-        self.builtin.traffic_of(id).ok().flatten()
+        self.builtin.traffic_of(id).unwrap_or_else(|error| {
+            tracing::debug!(pod = %id, error = wharf_types::chain(&error), "no counters of the pod's link");
+            None
+        })
     }
 
     /// Whether [`Network::traffic`] includes a pod.
@@ -340,11 +343,15 @@ impl Network {
     }
 
     /// Removes leases, links, host ports and CNI networks of pods that are neither in `live` nor attached by this
-    /// process, and restores rules that someone removed. Returns for how many pods something was removed. What cannot
-    /// be removed is logged and left for the next call; once a minute is a good interval.
+    /// process, and restores rules that someone removed. Once an hour it also has CNI plugins free what they keep of
+    /// other pods. Returns for how many pods something was removed. What cannot be removed is logged and left for the
+    /// next call; once a minute is a good interval.
     pub fn reconcile(&self, live: &HashSet<PodId>) -> usize {
         let mut removed = self.reconcile_builtin(live);
         removed.extend(self.cni.reconcile(&|id| self.keeps(live, id)));
+        if let Ok(Choice::Cni(network)) = self.chooser.choose(&self.cni) {
+            self.cni.collect_garbage(&network, live);
+        }
         removed.len()
     }
 

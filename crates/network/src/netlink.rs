@@ -1,6 +1,6 @@
 //! Netlink sockets and messages: enough for links, addresses, routes and nf_tables, all blocking.
 //!
-//! The kernel answers a request before `send` returns, so reading the answer never waits for anyone else.
+//! The kernel responds to a request before `send` returns, so reading the response never waits for anyone else.
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -35,7 +35,7 @@ const RECEIVE_LEN: usize = 32 * 1024;
 
 /// A request that the kernel refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{operation}: {description}", description = .errno.desc())]
+#[error("cannot {operation}: {description}", description = .errno.desc())]
 pub struct NetlinkError {
     /// The operation and its object.
     pub operation: String,
@@ -354,6 +354,6 @@ mod tests {
     fn a_refusal_names_the_operation() {
         let socket = Socket::open(Family::Route).unwrap();
         let error = socket.request(Message::new(999, 0)).operation(|| "look".to_owned()).unwrap_err();
-        assert_eq!((error.to_string().starts_with("look: "), error.errno), (true, Errno::EOPNOTSUPP));
+        assert_eq!((error.to_string().starts_with("cannot look: "), error.errno), (true, Errno::EOPNOTSUPP));
     }
 }

@@ -20,7 +20,7 @@ const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
     /// The file cannot be opened.
-    #[error("open the network namespace {}", path.display())]
+    #[error("cannot open the network namespace {}", path.display())]
     Open {
         /// The file at which the namespace should be pinned.
         path: PathBuf,
@@ -33,28 +33,28 @@ pub enum NetnsError {
         /// The file.
         path: PathBuf,
     },
-    /// It cannot be pinned where plugins look for it, or let go there.
-    #[error("pin the network namespace at {} for CNI plugins, or let it go", path.display())]
+    /// It cannot be pinned where plugins look for it, or unpinned there.
+    #[error("cannot pin or unpin the network namespace at {} for CNI plugins", path.display())]
     Pin {
         /// The file.
         path: PathBuf,
-        /// What the kernel answered.
+        /// The kernel's error.
         source: Errno,
     },
     /// No thread could be started.
-    #[error("start a thread for a network namespace")]
+    #[error("cannot start a thread to enter a network namespace")]
     Thread {
         /// The operating system's error.
         source: std::io::Error,
     },
     /// A thread could not enter the namespace.
-    #[error("enter a network namespace")]
+    #[error("cannot enter a network namespace")]
     Enter {
         /// The kernel's error.
         source: Errno,
     },
     /// The thread ended without a result.
-    #[error("the thread inside a network namespace ended unexpectedly")]
+    #[error("the thread inside a network namespace panicked")]
     Lost,
 }
 
@@ -72,10 +72,24 @@ pub fn open(path: &Path) -> Result<OwnedFd, NetnsError> {
     Ok(fd)
 }
 
-/// Gives a namespace a path, for those who want one: a mount of the host's, as long as it is there. One that is pinned there
-/// already stays.
+/// Whether a path leads to a network namespace.
+///
+/// # Errors
+/// It cannot be told: what is there cannot be opened.
+pub(crate) fn is_pinned(path: &Path) -> Result<bool, NetnsError> {
+    match open(path) {
+        Ok(_) => Ok(true),
+        Err(
+            NetnsError::NotPinned { .. } | NetnsError::Open { source: Errno::ENOENT | Errno::ENOTDIR, .. },
+        ) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives a namespace a path, for those who want one: a mount of the host's, as long as it is there. One that is pinned
+/// there already stays.
 pub(crate) fn pin(netns: BorrowedFd<'_>, path: &Path) -> Result<(), NetnsError> {
-    if open(path).is_ok() {
+    if is_pinned(path)? {
         return Ok(());
     }
     let fail = |source| NetnsError::Pin { path: path.to_owned(), source };
@@ -87,7 +101,7 @@ pub(crate) fn pin(netns: BorrowedFd<'_>, path: &Path) -> Result<(), NetnsError> 
 
 /// Takes the path of a namespace away; one that is not pinned has none.
 pub(crate) fn unpin(path: &Path) -> Result<(), NetnsError> {
-    if open(path).is_err() {
+    if !is_pinned(path)? {
         return Ok(());
     }
     let fail = |source| NetnsError::Pin { path: path.to_owned(), source };
@@ -116,6 +130,19 @@ pub(crate) fn inside<T: Send>(netns: impl AsFd, work: impl FnOnce() -> T + Send)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_opened_is_not_taken_for_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("file"), "").unwrap();
+        std::os::unix::fs::symlink("loop", path("loop")).unwrap();
+        for gone in ["none", "file", "file/below"] {
+            assert!(!is_pinned(&path(gone)).unwrap(), "{gone}");
+        }
+        assert!(is_pinned(Path::new("/proc/self/ns/net")).unwrap());
+        assert!(matches!(is_pinned(&path("loop")), Err(NetnsError::Open { source: Errno::ELOOP, .. })));
+    }
 
     #[test]
     fn only_pinned_namespaces_open() {

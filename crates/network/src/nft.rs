@@ -173,10 +173,10 @@ pub(crate) fn ensure(subnets: &[Subnet]) -> Result<(), NetlinkError> {
     commit(&socket, messages).operation(|| format!("set up the nf_tables table inet {}", encode::TABLE))
 }
 
-/// Links to pods with host ports route 127.0.0.0/8, so that the ports work there; packets from outside must not use that. And a pod
-/// may send only in its own name: a packet's source must be one to which a reply would leave through the same link. So
-/// no pod can take another's place, fill the host's neighbour table, or act as a router, which has to send from a
-/// link-local address.
+/// Links to pods with host ports route 127.0.0.0/8, so that the ports work there; packets from outside must not use
+/// that. And a pod may send only in its own name: a packet's source must be one to which a reply would leave through
+/// the same link. So no pod can take another's place, fill the host's neighbour table, or act as a router, which has to
+/// send from a link-local address.
 fn guard_rules() -> Vec<Message> {
     let loopback_at = |offset| {
         encode::new_rule(GUARD, |rule: &mut Rule<'_>| {

@@ -21,10 +21,10 @@ pub struct TcpSockets {
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// The namespace cannot be entered.
-    #[error("enter the pod's network")]
+    #[error("cannot enter the pod's network")]
     Netns(#[from] NetnsError),
     /// The kernel returned an error.
-    #[error("open a TCP socket in the pod's network")]
+    #[error("cannot open a TCP socket in the pod's network")]
     Open(#[source] Errno),
 }
 
@@ -56,7 +56,10 @@ impl TcpSockets {
         };
         Ok(Self {
             v4: open(AddressFamily::Inet).map_err(SocketError::Open)?,
-            v6: open(AddressFamily::Inet6).ok(),
+            v6: match open(AddressFamily::Inet6) {
+                Err(Errno::EAFNOSUPPORT) => None,
+                v6 => Some(v6.map_err(SocketError::Open)?),
+            },
         })
     }
 }

@@ -20,7 +20,7 @@ pub enum StoreError {
     #[error(transparent)]
     Record(#[from] record::Error),
     /// The input of a plugin.
-    #[error("{operation} {}", path.display())]
+    #[error("cannot {operation} {}", path.display())]
     Input {
         /// The operation that failed.
         operation: &'static str,
@@ -74,8 +74,8 @@ pub(crate) fn open<T: Kind>(directory: PathBuf) -> Result<Records<Json<T>>, Stor
     Ok(Records::open(directory, quarantine)?)
 }
 
-/// Moves the files of a directory, which may be on another file system, to another directory unless they are there already.
-/// A directory that does not exist is empty.
+/// Moves the files of a directory, which may be on another file system, to another directory unless they are there
+/// already. A directory that does not exist is empty.
 pub(crate) fn take_over(from: &Path, to: &Path) -> Result<(), StoreError> {
     let fail =
         |source| StoreError::Input { operation: "take over the records in", path: from.to_owned(), source };
@@ -92,7 +92,11 @@ pub(crate) fn take_over(from: &Path, to: &Path) -> Result<(), StoreError> {
             let taken = std::fs::copy(from.join(&name), &unfinished);
             let taken = taken.and_then(|_bytes| std::fs::rename(&unfinished, to.join(&name)));
             taken.map_err(|source| {
-                drop(std::fs::remove_file(&unfinished));
+                if let Err(error) = std::fs::remove_file(&unfinished)
+                    && error.kind() != io::ErrorKind::NotFound
+                {
+                    tracing::warn!(%error, file = %unfinished.display(), "an unfinished copy of a record stays");
+                }
                 fail(source)
             })?;
         }
@@ -125,7 +129,7 @@ where
 /// Logs a record that cannot be used.
 pub(crate) fn report(name: &str, error: &wharf_state::records::Unusable) {
     let error = wharf_types::chain(error);
-    tracing::warn!(name, error, "cannot use a network record");
+    tracing::warn!(name, error, "a network record cannot be used and is put aside");
 }
 
 /// Reads at most `limit` bytes of a regular file; a longer one is an error, and so is a device or a pipe.

@@ -4,14 +4,12 @@ use std::io::ErrorKind;
 
 const NET: &str = "/proc/sys/net";
 
-/// A setting that could not be changed.
+/// A setting that could not be read or changed.
 #[derive(Debug, thiserror::Error)]
-#[error("set {name} to {value}")]
+#[error("cannot {operation}")]
 pub struct SysctlError {
-    /// The path below `/proc/sys/net`.
-    pub name: String,
-    /// The value.
-    pub value: &'static str,
+    /// What was being done, with the path and the value.
+    pub operation: String,
     /// The operating system's error.
     pub source: std::io::Error,
 }
@@ -21,13 +19,14 @@ pub struct SysctlError {
 pub(crate) struct Ipv6;
 
 /// Whether IPv6 is compiled in and enabled.
-pub(crate) fn has_ipv6() -> bool {
-    read("ipv6/conf/all/disable_ipv6").is_some_and(|value| value == "0")
+pub(crate) fn has_ipv6() -> Result<bool, SysctlError> {
+    Ok(read("ipv6/conf/all/disable_ipv6")?.is_some_and(|value| value == "0"))
 }
 
 /// Whether the kernel has IPv6, even if it is disabled.
-pub(crate) fn knows_ipv6() -> bool {
-    std::path::Path::new(NET).join("ipv6").exists()
+pub(crate) fn knows_ipv6() -> Result<bool, SysctlError> {
+    let path = format!("{NET}/ipv6");
+    std::fs::exists(&path).map_err(|source| SysctlError { operation: format!("look for {path}"), source })
 }
 
 /// Switches IPv6 on for a pod's interface.
@@ -35,8 +34,8 @@ pub(crate) fn allow_ipv6(interface: &str) -> Result<(), SysctlError> {
     write(&format!("ipv6/conf/{interface}/disable_ipv6"), "0")
 }
 
-/// Settings for the interface that a pod is about to get in a bridge. The pod believes neither that a neighbouring pod is
-/// a router (CVE-2020-10749), nor that the router redirects it, and it can use an IPv6 address at once.
+/// Settings for the interface that a pod is about to get in a bridge. The pod believes neither that a neighbouring pod
+/// is a router (CVE-2020-10749), nor that the router redirects it, and it can use an IPv6 address at once.
 pub(crate) fn prepare_pod() -> Result<(), SysctlError> {
     for (name, value) in [
         // For IPv4, an interface follows its own setting or that of all.
@@ -66,7 +65,7 @@ pub(crate) fn route_loopback(bridge: &str) -> Result<(), SysctlError> {
 pub(crate) fn prepare_bridge(name: &str) -> Result<(), SysctlError> {
     write(&format!("ipv4/conf/{name}/rp_filter"), "1")?;
     write(&format!("ipv4/conf/{name}/accept_redirects"), "0")?;
-    if has_ipv6() {
+    if has_ipv6()? {
         write(&format!("ipv6/conf/{name}/accept_redirects"), "0")?;
         write(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
         write(&format!("ipv6/conf/{name}/accept_dad"), "0")?;
@@ -78,7 +77,7 @@ pub(crate) fn prepare_bridge(name: &str) -> Result<(), SysctlError> {
 pub(crate) fn answer_for_others(bridge: &str) -> Result<(), SysctlError> {
     write(&format!("ipv4/neigh/{bridge}/proxy_delay"), "0")?;
     write(&format!("ipv4/conf/{bridge}/proxy_arp"), "1")?;
-    if has_ipv6() {
+    if has_ipv6()? {
         write(&format!("ipv6/neigh/{bridge}/proxy_delay"), "0")?;
         write(&format!("ipv6/conf/{bridge}/proxy_ndp"), "1")?;
     }
@@ -87,10 +86,10 @@ pub(crate) fn answer_for_others(bridge: &str) -> Result<(), SysctlError> {
 
 /// Lets the machine forward packets, as it must between pods and the world.
 pub(crate) fn forward(ipv6: Option<Ipv6>) -> Result<(), SysctlError> {
-    if read("ipv4/ip_forward").is_some_and(|value| value != "1") {
+    if read("ipv4/ip_forward")?.is_some_and(|value| value != "1") {
         write("ipv4/ip_forward", "1")?;
     }
-    if ipv6.is_some() && read("ipv6/conf/all/forwarding").is_some_and(|value| value != "1") {
+    if ipv6.is_some() && read("ipv6/conf/all/forwarding")?.is_some_and(|value| value != "1") {
         keep_router_advertisements()?;
         write("ipv6/conf/all/forwarding", "1")?;
     }
@@ -100,26 +99,31 @@ pub(crate) fn forward(ipv6: Option<Ipv6>) -> Result<(), SysctlError> {
 /// A machine that forwards stops listening to router advertisements, and would lose its own IPv6 address and route. The
 /// value 2 makes it listen all the same; it is set only for interfaces that listened before.
 fn keep_router_advertisements() -> Result<(), SysctlError> {
-    let Ok(entries) = std::fs::read_dir(format!("{NET}/ipv6/conf")) else { return Ok(()) };
-    for interface in entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()) {
+    let fail = |source| SysctlError { operation: format!("list {NET}/ipv6/conf"), source };
+    for entry in std::fs::read_dir(format!("{NET}/ipv6/conf")).map_err(fail)? {
+        let interface = entry.map_err(fail)?.file_name().to_string_lossy().into_owned();
         let name = format!("ipv6/conf/{interface}/accept_ra");
-        if !["all", "default", "lo"].contains(&interface.as_str()) && read(&name).as_deref() == Some("1") {
+        if !["all", "default", "lo"].contains(&interface.as_str()) && read(&name)?.as_deref() == Some("1") {
             write(&name, "2")?;
         }
     }
     Ok(())
 }
 
-fn read(name: &str) -> Option<String> {
-    Some(std::fs::read_to_string(format!("{NET}/{name}")).ok()?.trim().to_owned())
+/// The value of a setting; `None` if the kernel does not have it.
+fn read(name: &str) -> Result<Option<String>, SysctlError> {
+    let path = format!("{NET}/{name}");
+    match std::fs::read_to_string(&path) {
+        Ok(value) => Ok(Some(value.trim().to_owned())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(SysctlError { operation: format!("read {path}"), source }),
+    }
 }
 
-fn write(name: &str, value: &'static str) -> Result<(), SysctlError> {
-    std::fs::write(format!("{NET}/{name}"), value).map_err(|source| SysctlError {
-        name: name.to_owned(),
-        value,
-        source,
-    })
+fn write(name: &str, value: &str) -> Result<(), SysctlError> {
+    let path = format!("{NET}/{name}");
+    std::fs::write(&path, value)
+        .map_err(|source| SysctlError { operation: format!("set {path} to {value}"), source })
 }
 
 #[cfg(test)]
@@ -129,7 +133,10 @@ mod tests {
     #[test]
     fn a_setting_that_is_not_there_is_named() {
         let error = prepare_bridge("none/such").unwrap_err();
-        assert_eq!(error.to_string(), "set ipv4/conf/none/such/rp_filter to 1");
+        assert_eq!(error.to_string(), "cannot set /proc/sys/net/ipv4/conf/none/such/rp_filter to 1");
         assert!(prepare_bridge("nosuchbridge").is_err());
+        assert_eq!(read("none/such").unwrap(), None);
+        let error = read("ipv4/conf").unwrap_err();
+        assert_eq!(error.to_string(), "cannot read /proc/sys/net/ipv4/conf", "it is a directory");
     }
 }

@@ -194,7 +194,10 @@ fn route_to(connection: Connection<'_>, built: Built, index: u32) -> Batch {
 pub(super) fn answer_on_bridge(batch: &mut Batch, bridge: Option<u32>, lease: &Lease) {
     let Some(bridge) = bridge else { return };
     for ip in lease.ips.iter().filter(|ip| ip.is_ipv6()) {
-        batch.add(format!("answer for the pod {ip} on the bridge"), neighbour::answer_for(bridge, *ip));
+        batch.add(
+            format!("answer neighbour requests for the pod {ip} on the bridge"),
+            neighbour::answer_for(bridge, *ip),
+        );
     }
 }
 

@@ -27,7 +27,7 @@ impl BuiltinNetwork {
     /// The ranges, without IPv6 if the kernel has none.
     pub(super) fn usable_subnets(&self) -> Result<Subnets, BuiltinError> {
         let subnets = self.subnets();
-        if sysctl::has_ipv6() {
+        if sysctl::has_ipv6()? {
             return Ok(subnets);
         }
         subnets.without_ipv6().ok_or(BuiltinError::NoIpv6 { subnets })
@@ -64,7 +64,7 @@ impl BuiltinNetwork {
             bridge.as_ref().filter(|_| self.mode == Mode::Bridge).map_or(gateway, |link| link.hardware);
         forward(subnets)?;
         self.open_firewalls()?;
-        let has_ipv6 = sysctl::knows_ipv6() && mtu.is_none_or(|mtu| mtu >= IPV6_MTU);
+        let has_ipv6 = sysctl::knows_ipv6()? && mtu.is_none_or(|mtu| mtu >= IPV6_MTU);
         let ipv6 = has_ipv6.then_some(sysctl::Ipv6);
         Ok(Built { bridge: bridge.map(|link| link.index), gateway, mtu, ipv6 })
     }

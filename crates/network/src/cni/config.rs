@@ -28,6 +28,17 @@ pub(crate) struct NetworkConfig {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) plugins: Vec<Map<String, Value>>,
+    /// Whether the author of the list forbids GC, as where two runtimes share a network.
+    #[serde(default)]
+    pub(crate) gc: Gc,
+}
+
+/// Whether a network may have its garbage collected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) enum Gc {
+    #[default]
+    Allowed,
+    Forbidden,
 }
 
 /// The part of a file that wharf uses; plugins get their objects unchanged.
@@ -40,6 +51,8 @@ struct File {
     cni_versions: Vec<String>,
     name: String,
     plugins: Option<Vec<Map<String, Value>>>,
+    #[serde(default, rename = "disableGC")]
+    disable_gc: bool,
 }
 
 impl NetworkConfig {
@@ -63,6 +76,12 @@ impl NetworkConfig {
             .iter()
             .skip_while(|version| **version != FIRST_WITH_STATUS)
             .any(|version| *version == self.version)
+    }
+
+    /// Whether plugins may be told to free what they keep of pods that do not exist.
+    pub(crate) fn has_gc(&self) -> bool {
+        // It came with STATUS.
+        self.has_status() && self.gc == Gc::Allowed
     }
 }
 
@@ -95,7 +114,8 @@ fn parse(bytes: &[u8]) -> Result<NetworkConfig, String> {
             return Err(format!("the capabilities of plugin {kind} are not an object"));
         }
     }
-    Ok(NetworkConfig { name: file.name, version, plugins })
+    let gc = if file.disable_gc { Gc::Forbidden } else { Gc::Allowed };
+    Ok(NetworkConfig { name: file.name, version, plugins, gc })
 }
 
 /// The latest version that a file supports; a file without a version predates the key.
@@ -221,6 +241,14 @@ mod tests {
         let several =
             r#"{"cniVersion":"0.4.0","cniVersions":["1.0.0","9.0.0","0.4.0"],"name":"n","type":"a"}"#;
         assert_eq!(version(several), "1.0.0");
+    }
+
+    #[test]
+    fn lists_of_new_versions_have_their_garbage_collected_unless_they_forbid_it() {
+        let has_gc = |text: &str| parse(text.as_bytes()).unwrap().has_gc();
+        assert!(has_gc(r#"{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"a"}]}"#));
+        assert!(!has_gc(r#"{"cniVersion":"1.0.0","name":"n","plugins":[{"type":"a"}]}"#));
+        assert!(!has_gc(r#"{"cniVersion":"1.1.0","disableGC":true,"name":"n","plugins":[{"type":"a"}]}"#));
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub enum CniError {
         reason: String,
     },
     /// The directory of configurations cannot be read.
-    #[error("read the CNI configurations in {}", path.display())]
+    #[error("cannot read the CNI configurations in {}", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -54,11 +54,11 @@ pub enum CniError {
         dirs: Vec<PathBuf>,
     },
     /// The program could not be run.
-    #[error("run the CNI plugin {plugin} for {command}")]
+    #[error("cannot run the CNI plugin {plugin} for {command}")]
     Run {
         /// The plugin's type.
         plugin: String,
-        /// `ADD`, `DEL` or `STATUS`.
+        /// `ADD`, `DEL`, `STATUS` or `GC`.
         command: &'static str,
         /// The operating system's error.
         source: std::io::Error,
@@ -68,7 +68,7 @@ pub enum CniError {
     Deadline {
         /// The plugin's type.
         plugin: String,
-        /// `ADD`, `DEL` or `STATUS`.
+        /// `ADD`, `DEL`, `STATUS` or `GC`.
         command: &'static str,
     },
     /// The plugin wrote more than 1 MiB and was killed.
@@ -76,7 +76,7 @@ pub enum CniError {
     TooLong {
         /// The plugin's type.
         plugin: String,
-        /// `ADD`, `DEL` or `STATUS`.
+        /// `ADD`, `DEL`, `STATUS` or `GC`.
         command: &'static str,
     },
     /// The plugin reported an error.
@@ -84,7 +84,7 @@ pub enum CniError {
     Plugin {
         /// The plugin's type.
         plugin: String,
-        /// `ADD`, `DEL` or `STATUS`.
+        /// `ADD`, `DEL`, `STATUS` or `GC`.
         command: &'static str,
         /// The plugin's error code.
         code: u64,
@@ -98,7 +98,7 @@ pub enum CniError {
     Exit {
         /// The plugin's type.
         plugin: String,
-        /// `ADD`, `DEL` or `STATUS`.
+        /// `ADD`, `DEL`, `STATUS` or `GC`.
         command: &'static str,
         /// Its exit status.
         status: std::process::ExitStatus,

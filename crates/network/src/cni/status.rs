@@ -1,8 +1,8 @@
 //! The readiness that plugins report: STATUS, which chains of version 1.1.0 and later have.
 //!
-//! A thread asks the chain, and until it has an answer the previous answer counts. Nobody waits for a plugin, except a
-//! moment for the first answer: a daemon that has just started must not make its node unready, and the node's pods with
-//! it.
+//! A thread asks the chain, and until it has a response the previous one counts. Nobody waits for a plugin, except a
+//! moment for the first response: a daemon that has just started must not make its node unready, and the node's pods
+//! with it.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -46,7 +46,9 @@ impl Last {
         self.answer = match asking.recv_timeout(patience) {
             Ok(answer) => Some(answer),
             Err(RecvTimeoutError::Timeout) => return,
-            Err(RecvTimeoutError::Disconnected) => Some(Answer::unknown(network, "the asking panicked")),
+            Err(RecvTimeoutError::Disconnected) => {
+                Some(Answer::unknown(network, "the thread that asked them panicked"))
+            }
         };
         self.asking = None;
     }
@@ -78,7 +80,7 @@ impl Status {
         if last.answer.is_none() {
             last.receive(network, FIRST_PATIENCE);
         }
-        let waiting = || Answer::unknown(network, "they have not answered yet");
+        let waiting = || Answer::unknown(network, "they have not responded yet");
         last.answer.get_or_insert_with(waiting).readiness.clone()
     }
 

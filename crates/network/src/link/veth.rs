@@ -116,9 +116,9 @@ pub(crate) fn dress_port(index: u32, alias: &str) -> Message {
 }
 
 /// The request that sets the alias and the settings of the host end of a routed pair, before it is up. A host port on
-/// 127.0.0.1 needs the end to route 127.0.0.0/8; no other pod has such an end, for the rules that keep the pod out of the
-/// host's services there are gone whenever somebody flushes the ruleset. For the same reason the end itself refuses IPv4
-/// packets in the name of others. It has no IPv6 address to which the pod could send neighbour or router messages.
+/// 127.0.0.1 needs the end to route 127.0.0.0/8; no other pod has such an end, for the rules that keep the pod out of
+/// the host's services there are gone whenever somebody flushes the ruleset. For the same reason the end itself refuses
+/// IPv4 packets in the name of others. It has no IPv6 address to which the pod could send neighbour or router messages.
 pub(crate) fn dress_routed(
     index: u32,
     alias: &str,

@@ -1,4 +1,4 @@
-//! The status that plugins report.
+//! What plugins of CNI 1.1 are asked: their status, and to free what no pod has.
 
 use std::time::{Duration, Instant};
 
@@ -114,4 +114,59 @@ fn a_plugin_that_becomes_unready_and_ready_is_noticed() {
     until(&network, |readiness| readiness.reason == "CniPluginNotReady");
     std::fs::remove_file(host.dir.path().join("broken")).unwrap();
     until(&network, |readiness| readiness.ready);
+}
+
+#[test]
+fn plugins_of_new_lists_are_told_which_pods_exist() {
+    let host = host("true");
+    let network = host.network();
+    let (pod, other) = (Pod::new(1), Pod::new(2));
+    pod.attach(&network).unwrap();
+    network.reconcile(&[pod.id.clone(), other.id.clone()].into());
+    let input: Value = serde_json::from_str(&host.read("one.GC.in")).unwrap();
+    let mut told: Vec<String> = Vec::new();
+    for attachment in input["cni.dev/valid-attachments"].as_array().unwrap() {
+        assert_eq!(attachment["ifname"], "eth0");
+        told.push(attachment["containerID"].as_str().unwrap().to_owned());
+    }
+    told.sort();
+    told.dedup();
+    let mut want = [pod.id.to_string(), other.id.to_string()];
+    want.sort();
+    assert_eq!((told, &input["cni.dev/attachments"]), (want.to_vec(), &input["cni.dev/valid-attachments"]));
+    assert!(host.read("one.GC.env").contains("CNI_CONTAINERID=\n"));
+    let count = || host.read("calls").matches("GC").count();
+    assert_eq!(count(), 2, "each plugin once");
+    network.reconcile(&Default::default());
+    assert_eq!(count(), 2, "not before an hour is over");
+    host.configure(json!([{ "type": "one" }]));
+    host.network().reconcile(&Default::default());
+    assert_eq!(count(), 2, "the older version does not have it");
+}
+
+#[test]
+fn pods_come_before_garbage() {
+    let host = host("true");
+    host.plugin(
+        "one",
+        &format!(
+            "[ $CNI_COMMAND = ADD ] && {{ echo > $DIR/adding; until [ -e $DIR/go ]; do :; done; }}\n{GOOD}"
+        ),
+    );
+    let network = host.network();
+    let pod = Pod::new(1);
+    std::thread::scope(|scope| {
+        let attached = scope.spawn(|| pod.attach(&network));
+        let end = Instant::now() + LIMIT;
+        while host.read("adding").is_empty() {
+            assert!(Instant::now() < end, "the plugin begins");
+            poll(&mut [], LOOK_MS).unwrap();
+        }
+        network.reconcile(&[pod.id.clone()].into());
+        assert!(!host.read("calls").contains("GC"), "an ADD runs");
+        std::fs::write(host.dir.path().join("go"), "").unwrap();
+        attached.join().unwrap().unwrap();
+    });
+    network.reconcile(&[pod.id.clone()].into());
+    assert!(host.read("calls").ends_with("one GC\ntwo GC\n"));
 }

@@ -150,8 +150,8 @@ pub(super) fn sh(line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Has a socket of its own ask a UDP server until it answers once; returns the answer. The socket keeps its port. Packets sent
-/// while the link of a pod comes up may be lost.
+/// Has a socket of its own ask a UDP server until it answers once; returns the answer. The socket keeps its port.
+/// Packets sent while the link of a pod comes up may be lost.
 pub(super) fn knock(socket: &UdpSocket, server: SocketAddr) -> String {
     socket.set_read_timeout(Some(LIMIT / 50)).unwrap();
     let start = Instant::now();

@@ -58,7 +58,8 @@ fn an_attach_that_is_done_again_in_the_other_mode_keeps_its_address(mode: Mode) 
     assert!(!has_gateway(mode));
 }
 
-/// Leases of that release are in another directory and do not say how pods are connected, and its bridge is in no group.
+/// Leases of that release are in another directory and do not say how pods are connected, and its bridge is in no
+/// group.
 #[test]
 fn pods_of_a_release_that_knew_bridges_alone_live_on() {
     let mut host = Host::new(Mode::Bridge);
