@@ -1,23 +1,27 @@
 //! The facts about this machine on which a container's description depends, gathered once, as data.
 
-use std::fs::DirBuilder;
-use std::io::{ErrorKind, Read};
+use std::fs::{DirBuilder, DirEntry, Metadata};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{SFlag, major, minor};
 use wharf_cri_api::v1::{Device, Mount, MountPropagation, PodSandboxConfig};
 use wharf_isolation::DeviceNode;
 use wharf_planner::seccomp::{Choice, choice};
-use wharf_planner::{HostFacts, HostNames, MountSource, Refusal, Request, SecurityModules, names_resolved};
+use wharf_planner::{
+    HostFacts, HostNames, MountSource, Refusal, Request, SecurityModules, Unread, names_resolved,
+};
 use wharf_sys::mount::{Propagation, propagation_of};
-use wharf_types::{ContainerPath, HostPath, Stage as _, StageError};
+use wharf_types::failure::named;
+use wharf_types::{ContainerPath, Failure, HostPath, Stage as _, StageError};
 
 /// The longest seccomp profile, in bytes.
 const PROFILE_LIMIT_BYTES: u64 = 1 << 20;
-/// How many directories of `/dev` are searched.
-const DEVICE_DIRECTORIES_MAX: usize = 64;
+/// How many directories `/dev` may have: there are some for each processor, bus and disk.
+const DEVICE_DIRECTORIES_MAX: usize = 16_384;
 
 /// What does not change while the kernel runs.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +41,8 @@ impl Machine {
     /// The kernel does not say what this process may do.
     pub fn look() -> Result<Self, StageError> {
         let bounding = wharf_sys::capabilities::bounding().stage("reading this process's capabilities")?;
-        Ok(Self { bounding, kernel: kernel_version(), modules: security_modules() })
+        let modules = security_modules().stage("looking for security modules")?;
+        Ok(Self { bounding, kernel: kernel_version().stage("reading the kernel's version")?, modules })
     }
 }
 
@@ -45,21 +50,21 @@ impl Machine {
 /// so and workloads rely on it. So the request must already have been checked.
 ///
 /// # Errors
-/// The request's seccomp profile is not a valid name or path.
+/// The request's seccomp profile is not a valid name or path, or the machine's devices cannot be listed.
 pub fn facts(request: &Request<'_>, machine: &Machine) -> Result<HostFacts, Refusal> {
     let profile = match choice(request.security())? {
         Choice::Localhost(path) => Some(seccomp_profile(Path::new(path))),
         Choice::RuntimeDefault | Choice::Unconfined => None,
     };
-    let host_devices = if request.wants_host_devices() { host_devices() } else { Vec::new() };
+    let host_devices = if request.wants_host_devices() { host_devices() } else { Ok(Vec::new()) };
     Ok(HostFacts {
         hostname: hostname(),
         kernel: machine.kernel,
         bounding: machine.bounding,
         devices: request.devices().map(devices).collect(),
-        host_devices,
+        host_devices: host_devices.map_err(|unread| Refusal::unread("privileged", unread))?,
         mounts: request.container.mounts.iter().map(mount_source).collect(),
-        seccomp_profile: profile.map(|read| read.map_err(|error| error.to_string())),
+        seccomp_profile: profile,
     })
 }
 
@@ -79,39 +84,44 @@ fn hostname() -> String {
     nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn kernel_version() -> (u32, u32) {
-    let release = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
-    let release = release.unwrap_or_default();
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse().ok());
-    (numbers.next().unwrap_or(5), numbers.next().unwrap_or(15))
+fn kernel_version() -> nix::Result<(u32, u32)> {
+    let name = nix::sys::utsname::uname()?;
+    version(&name.release().to_string_lossy()).ok_or(Errno::EBADMSG)
+}
+
+/// The first two numbers of a kernel's release.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(['.', '-', '+']).map_while(|part| part.parse().ok());
+    Some((numbers.next()?, numbers.next()?))
 }
 
 /// The security modules that the kernel has enabled.
-fn security_modules() -> SecurityModules {
-    let apparmor = std::fs::read("/sys/module/apparmor/parameters/enabled");
+fn security_modules() -> io::Result<SecurityModules> {
+    let apparmor = present(std::fs::read("/sys/module/apparmor/parameters/enabled"))?;
     // The kernel has this file system only if SELinux was not disabled at boot.
-    let filesystems = std::fs::read_to_string("/proc/filesystems");
-    SecurityModules {
-        apparmor: apparmor.is_ok_and(|enabled| enabled.starts_with(b"Y")).into(),
-        selinux: filesystems.is_ok_and(|all| all.lines().any(|line| line.ends_with("\tselinuxfs"))).into(),
-    }
+    let filesystems = std::fs::read_to_string("/proc/filesystems")?;
+    Ok(SecurityModules {
+        apparmor: apparmor.is_some_and(|enabled| enabled.starts_with(b"Y")).into(),
+        selinux: filesystems.lines().any(|line| line.ends_with("\tselinuxfs")).into(),
+    })
 }
 
 /// What the path of a mount leads to now. Links are followed once, here.
-fn mount_source(mount: &Mount) -> Result<MountSource, String> {
+fn mount_source(mount: &Mount) -> Result<MountSource, Unread> {
     let path = &mount.host_path;
-    let source = resolve(path).map_err(|error| format!("host path {path:?}: {error}"))?;
+    let source = resolve(path).map_err(|error| unread(&error).of(&format!("host path {path:?}")))?;
     // Before Linux 6.8, the whole mount table must be read for this.
     let propagation = match mount.propagation() {
         MountPropagation::PropagationPrivate => Propagation::Private,
-        _ => propagation_of(&source).map_err(|error| error.to_string())?,
+        _ => propagation_of(&source)
+            .map_err(|error| Unread { kind: error.kind(), problem: error.to_string() })?,
     };
-    let source = source.to_str().ok_or("the host path is not UTF-8")?;
-    let path = HostPath::new(source).map_err(|error| error.to_string())?;
+    let source = source.to_str().ok_or_else(|| Unread::invalid("the host path is not UTF-8"))?;
+    let path = HostPath::new(source).map_err(Unread::invalid)?;
     Ok(MountSource { path, propagation })
 }
 
-fn resolve(path: &str) -> std::io::Result<PathBuf> {
+fn resolve(path: &str) -> io::Result<PathBuf> {
     match std::fs::canonicalize(path) {
         Err(error) if error.kind() == ErrorKind::NotFound && path.starts_with('/') => {
             DirBuilder::new().recursive(true).mode(0o755).create(path)?;
@@ -121,73 +131,113 @@ fn resolve(path: &str) -> std::io::Result<PathBuf> {
     }
 }
 
-/// The nodes for a device in the request: a single one, or those in a directory.
-fn devices(asked: &Device) -> Result<Vec<DeviceNode>, String> {
-    let target = ContainerPath::new(&asked.container_path).map_err(|error| error.to_string())?;
-    let source = std::fs::canonicalize(&asked.host_path).map_err(|error| error.to_string())?;
-    if !source.is_dir() {
-        return node(target, &source).map(|node| vec![node]).ok_or_else(|| "is not a device".to_owned());
+/// Why a path that the request names could not be read. A path with a NUL is an error that the kernel never sees.
+fn unread(error: &io::Error) -> Unread {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(errno) => Unread { kind: named(errno), problem: errno.desc().to_owned() },
+        None if error.kind() == ErrorKind::InvalidInput => Unread::invalid(error),
+        None => Unread { kind: Failure::kind(error), problem: error.to_string() },
     }
-    let entries = std::fs::read_dir(&source).map_err(|error| error.to_string())?;
-    let nodes = entries.flatten().filter_map(|entry| {
-        let name = ContainerPath::new(&format!("{target}/{}", entry.file_name().to_string_lossy())).ok()?;
-        node(name, &entry.path())
-    });
-    Ok(nodes.collect())
 }
 
-fn node(path: ContainerPath, of: &Path) -> Option<DeviceNode> {
-    let stat = std::fs::metadata(of).ok()?;
-    let kind = stat.mode() & SFlag::S_IFMT.bits();
+/// The nodes for a device in the request: a single one, or those in a directory.
+fn devices(asked: &Device) -> Result<Vec<DeviceNode>, Unread> {
+    let target = ContainerPath::new(&asked.container_path).map_err(Unread::invalid)?;
+    let source = std::fs::canonicalize(&asked.host_path).map_err(|error| unread(&error))?;
+    let status = std::fs::metadata(&source).map_err(|error| unread(&error))?;
+    if !status.is_dir() {
+        let node = node(target, &status).ok_or_else(|| Unread::invalid("is not a device"))?;
+        return Ok(vec![node]);
+    }
+    let mut nodes = Vec::new();
+    for entry in entries(&source).map_err(|error| unread(&error))? {
+        let name = format!("{target}/{}", entry.file_name().to_string_lossy());
+        let name = ContainerPath::new(&name).map_err(Unread::invalid)?;
+        let status = present(std::fs::metadata(entry.path())).map_err(|error| unread(&error))?;
+        nodes.extend(status.and_then(|status| node(name, &status)));
+    }
+    Ok(nodes)
+}
+
+fn entries(directory: &Path) -> io::Result<Vec<DirEntry>> {
+    std::fs::read_dir(directory)?.collect()
+}
+
+/// What was found; `None` if it is gone since it was listed, or a link leads nowhere.
+fn present<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// The node; `None` if it is not that of a device.
+fn node(path: ContainerPath, status: &Metadata) -> Option<DeviceNode> {
+    let kind = status.mode() & SFlag::S_IFMT.bits();
     if kind != SFlag::S_IFCHR.bits() && kind != SFlag::S_IFBLK.bits() {
         return None;
     }
     Some(DeviceNode {
         path,
         kind,
-        major: u32::try_from(major(stat.rdev())).ok()?,
-        minor: u32::try_from(minor(stat.rdev())).ok()?,
-        mode: stat.mode() & 0o7777,
-        uid: stat.uid(),
-        gid: stat.gid(),
+        major: u32::try_from(major(status.rdev())).ok()?,
+        minor: u32::try_from(minor(status.rdev())).ok()?,
+        mode: status.mode() & 0o7777,
+        uid: status.uid(),
+        gid: status.gid(),
     })
 }
 
 /// The machine's devices, those in directories of `/dev` included, except the ones that every container has itself.
-fn host_devices() -> Vec<DeviceNode> {
+fn host_devices() -> Result<Vec<DeviceNode>, Unread> {
     const OWN: [&str; 6] = ["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/fd", "/dev/console", "/dev/ptmx"];
     let mut found = Vec::new();
     let mut directories = vec![PathBuf::from("/dev")];
-    while let Some(directory) = directories.pop() {
-        let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
-        for entry in entries.filter(|entry| !OWN.iter().any(|own| entry.path() == Path::new(own))) {
+    let mut next = 0;
+    while let Some(directory) = directories.get(next).cloned() {
+        let listed = present(entries(&directory)).map_err(|error| of_machine(&error, &directory))?;
+        next += 1;
+        for entry in listed.into_iter().flatten() {
             let path = entry.path();
-            match entry.file_type() {
-                Ok(kind) if kind.is_dir() && directories.len() < DEVICE_DIRECTORIES_MAX => {
-                    directories.push(path);
-                }
-                Ok(kind) if !kind.is_dir() && !kind.is_symlink() => {
-                    let name = ContainerPath::new(&path.to_string_lossy());
-                    found.extend(name.ok().and_then(|name| node(name, &path)));
-                }
-                _ => {}
+            let kind = present(entry.file_type()).map_err(|error| of_machine(&error, &path))?;
+            // What a link leads to is found where it is.
+            let Some(kind) = kind.filter(|kind| !kind.is_symlink()) else { continue };
+            if OWN.iter().any(|own| path == Path::new(own)) {
+                continue;
             }
+            if kind.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            let status = present(std::fs::metadata(&path)).map_err(|error| of_machine(&error, &path))?;
+            let name = ContainerPath::new(&path.to_string_lossy()).map_err(Unread::invalid)?;
+            found.extend(status.and_then(|status| node(name, &status)));
+        }
+        if directories.len() > DEVICE_DIRECTORIES_MAX {
+            let problem = format!("/dev has more than {DEVICE_DIRECTORIES_MAX} directories");
+            return Err(Unread { kind: wharf_types::ErrorKind::ResourceExhausted, problem });
         }
     }
-    found
+    Ok(found)
+}
+
+/// A failure to read what the request does not name.
+fn of_machine(error: &io::Error, path: &Path) -> Unread {
+    Unread { kind: Failure::kind(error), problem: format!("{}: {error}", path.display()) }
 }
 
 /// A profile's bytes. A file that is not regular may have no end, or block, so it is not read.
-fn seccomp_profile(path: &Path) -> std::io::Result<Vec<u8>> {
+fn seccomp_profile(path: &Path) -> Result<Vec<u8>, Unread> {
     let without_waiting = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(without_waiting).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(std::io::Error::other("it is not a regular file"));
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(without_waiting).open(path);
+    let file = file.map_err(|error| unread(&error))?;
+    if !file.metadata().map_err(|error| unread(&error))?.is_file() {
+        return Err(Unread::invalid("it is not a regular file"));
     }
     let mut json = Vec::new();
-    file.take(PROFILE_LIMIT_BYTES + 1).read_to_end(&mut json)?;
+    file.take(PROFILE_LIMIT_BYTES + 1).read_to_end(&mut json).map_err(|error| unread(&error))?;
     if json.len() as u64 > PROFILE_LIMIT_BYTES {
-        return Err(std::io::Error::other("it is longer than 1 MiB"));
+        return Err(Unread::invalid("it is longer than 1 MiB"));
     }
     Ok(json)
 }
@@ -197,7 +247,7 @@ mod tests {
     use super::*;
 
     fn problem(path: &Path) -> String {
-        seccomp_profile(path).unwrap_err().to_string()
+        seccomp_profile(path).unwrap_err().problem
     }
 
     #[test]
@@ -265,8 +315,40 @@ mod tests {
         std::fs::write(dir.path().join("file"), "").unwrap();
         let all = devices(&asked(dir.path().to_str().unwrap())).unwrap();
         assert_eq!(all.iter().map(numbers).collect::<Vec<_>>(), [("/dev/x/zero".to_owned(), 1, 5)]);
-        for bad in ["/dev/no-such", dir.path().join("file").to_str().unwrap()] {
-            assert!(devices(&asked(bad)).is_err(), "{bad}");
+        for bad in ["/dev/no-such", dir.path().join("file").to_str().unwrap(), "/dev/\0"] {
+            let error = devices(&asked(bad)).unwrap_err();
+            assert_eq!(error.kind, wharf_types::ErrorKind::InvalidArgument, "{error:?}");
         }
+    }
+
+    #[test]
+    fn the_machines_devices_are_found_in_directories_too() {
+        let all = host_devices().unwrap();
+        let paths: Vec<_> = all.iter().map(|node| node.path.as_str()).collect();
+        assert!(paths.contains(&"/dev/null") && !paths.iter().any(|path| path.starts_with("/dev/pts/")));
+    }
+
+    #[test]
+    fn a_machine_that_is_short_of_something_is_not_the_requests_fault() {
+        use wharf_types::ErrorKind::{Internal, InvalidArgument, ResourceExhausted};
+        for (errno, kind) in [
+            (Errno::ENOENT, InvalidArgument),
+            (Errno::EACCES, InvalidArgument),
+            (Errno::EMFILE, ResourceExhausted),
+            (Errno::ENOMEM, ResourceExhausted),
+            (Errno::ENOSPC, ResourceExhausted),
+            (Errno::EIO, Internal),
+        ] {
+            let error = unread(&io::Error::from(errno)).of("host path \"/x\"");
+            assert_eq!((error.kind, error.problem), (kind, format!("host path \"/x\": {}", errno.desc())));
+        }
+    }
+
+    #[test]
+    fn a_kernels_version_is_its_first_two_numbers() {
+        for (release, numbers) in [("6.12.5-arch1-1", (6, 12)), ("5.15.0", (5, 15)), ("6.8-rc3+", (6, 8))] {
+            assert_eq!(version(release), Some(numbers));
+        }
+        assert_eq!((version("6"), version("linux")), (None, None));
     }
 }

@@ -1,5 +1,5 @@
-//! What a container needs from its image, and from those that it mounts. What an image says about itself is hostile and is
-//! bounded here.
+//! What a container needs from its image, and from those that it mounts. What an image says about itself is hostile and
+//! is bounded here.
 
 use wharf_cri_api::v1::{ContainerConfig, Mount};
 use wharf_images::{LayerLease, Store};
@@ -64,9 +64,9 @@ impl Images {
 
     /// For each mount of the request that is of an image, the layers that are merged for it, topmost first.
     ///
-    /// A bind of a single one is read-only by a flag alone. In the host's user namespace a container with `CAP_SYS_ADMIN`
-    /// can take that away, so there are two at least: what is merged without an upper directory has nothing that could be
-    /// written. In a user namespace of its own, that of `ids`, the kernel has locked the flag.
+    /// A bind of a single one is read-only by a flag alone. In the host's user namespace a container with
+    /// `CAP_SYS_ADMIN` can take that away, so there are two at least: what is merged without an upper directory has
+    /// nothing that could be written. In a user namespace of its own, that of `ids`, the kernel has locked the flag.
     #[must_use]
     pub fn mounted_layers(&self, ids: Option<IdMaps>) -> Vec<Option<Vec<HostPath>>> {
         let merged = |Mounted { image, empty }: &Mounted| match (image.layers.as_slice(), ids) {

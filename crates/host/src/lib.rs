@@ -1,4 +1,5 @@
-//! A pod's share of this host: facts about the machine, the pod's namespaces, and the files and images of its containers.
+//! A pod's share of this host: facts about the machine, the pod's namespaces, and the files and images of its
+//! containers.
 //!
 //! It decides nothing: it gathers what the planner has to know ([`facts()`], [`names`]), and makes what the planner has
 //! decided ([`namespaces::Template::begin`], [`files::make`]). All of it blocks. It knows nothing about pods as the

@@ -89,8 +89,8 @@ impl Template {
     /// The kernel's error.
     pub fn make() -> Result<Self, StageError> {
         const STAGE: &str = "making an empty mount namespace";
-        // Nothing may be below the files of all pods: they would share it, and a container with `CAP_SYS_ADMIN` can drop
-        // what is on top of it, make it writable, and leave to the next pod whatever it likes.
+        // Nothing may be below the files of all pods: they would share it, and a container with `CAP_SYS_ADMIN` can
+        // drop what is on top of it, make it writable, and leave to the next pod whatever it likes.
         let mounts = mount::empty_namespace().stage(STAGE)?;
         let sysctls = Sysctls::open().stage("mounting a procfs for the sysctls of pods")?;
         Ok(Self(Arc::new(Parts { mounts, sysctls })))
@@ -155,7 +155,8 @@ fn flags(kinds: &BTreeSet<Kind>) -> CloneFlags {
     kinds.iter().copied().map(flag).collect()
 }
 
-/// Makes namespaces that belong to a user namespace, which only a process in that can do, and moves this thread into them.
+/// Makes namespaces that belong to a user namespace, which only a process in that can do, and moves this thread into
+/// them.
 fn enter_new(own: &BTreeSet<Kind>, user: BorrowedFd<'_>) -> Result<(), Error> {
     let make = || {
         unshare(flags(own)).named("unshare", || format!("{own:?}"))?;
@@ -242,10 +243,10 @@ mod tests {
         // Whoever is in it may change what belongs to it, and nothing of the host.
         let kinds = all.map(flag);
         let enter = |(namespace, kind): (BorrowedFd<'_>, CloneFlags)| setns(namespace, kind);
-        let settle = || own.into_iter().zip(kinds).try_for_each(enter).named("setns", String::new);
+        let settle = || own.into_iter().zip(kinds).try_for_each(enter).named("setns", || "the pod's".into());
         user_namespace::inside(user.as_fd(), settle).unwrap();
         let hosts = fs::File::open("/proc/thread-self/ns/uts").unwrap();
-        let leave = || setns(&hosts, CloneFlags::CLONE_NEWUTS).named("setns", String::new);
+        let leave = || setns(&hosts, CloneFlags::CLONE_NEWUTS).named("setns", || "CLONE_NEWUTS".into());
         assert_eq!(user_namespace::inside(user.as_fd(), leave).unwrap_err().errno, Errno::EPERM);
         let hostname = || nix::unistd::gethostname().unwrap();
         assert_eq!(inside(pod.uts.as_ref().unwrap().as_fd(), CloneFlags::CLONE_NEWUTS, hostname), "pod");

@@ -1,5 +1,5 @@
-//! Whether this machine can make pods with user namespaces: it is tried, because it depends on the kernel, on a limit and
-//! on the file system of the layers.
+//! Whether this machine can make pods with user namespaces: it is tried, because it depends on the kernel, on a limit
+//! and on the file system of the layers.
 
 use std::fs::{DirBuilder, remove_dir_all};
 use std::os::fd::AsFd as _;

@@ -23,9 +23,9 @@ const PODS_OF_A_PROCFS: usize = 32;
 
 /// The way to the sysctls of pods.
 ///
-/// For each network namespace, a procfs has entries of its own below `/proc/sys/net`, all under the same names: a lookup
-/// passes those of every namespace that was looked up before and still exists. With a thousand pods, that takes the host's
-/// procfs a millisecond. Pods therefore have procfses of their own, each for a few.
+/// For each network namespace, a procfs has entries of its own below `/proc/sys/net`, all under the same names: a
+/// lookup passes those of every namespace that was looked up before and still exists. With a thousand pods, that takes
+/// the host's procfs a millisecond. Pods therefore have procfses of their own, each for a few.
 #[derive(Debug)]
 pub(crate) struct Sysctls(Mutex<Procfs>);
 
@@ -49,8 +49,8 @@ impl Sysctls {
         Procfs::make().map(|procfs| Self(Mutex::new(procfs)))
     }
 
-    /// Sets sysctls of the namespaces of this thread, which may belong to a user namespace. Since Linux 5.19 those of IPC
-    /// are for its root user alone, before that for the host's.
+    /// Sets sysctls of the namespaces of this thread, which may belong to a user namespace. Since Linux 5.19 those of
+    /// IPC are for its root user alone, before that for the host's.
     pub(crate) fn set(
         &self,
         wanted: &BTreeMap<String, String>,

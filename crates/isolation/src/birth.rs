@@ -8,11 +8,11 @@
 //!
 //! A process with the right to trace can take the new one over before it executes the program. It gains the program's
 //! rights and filter, as far as the filter allows the remaining calls; three streams; and a line to the supervisor,
-//! whose peer is no process of the host. What is said on that line counts for little: the supervisor learns of the
+//! whose peer is no process of the host. The supervisor believes little of what is said on that line: it learns of the
 //! birth from the process that it cloned itself.
 //!
-//! The types keep the order: [`Inside`] is made by entering the container, and [`confine::Shed`] is made from it by giving
-//! up rights; only a process that has both goes on to the program ([`Origin::go_on`]).
+//! The types keep the order: [`Inside`] is made by entering the container, and [`confine::Shed`] is made from it by
+//! giving up rights; only a process that has both goes on to the program ([`Origin::go_on`]).
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -2,8 +2,8 @@
 //!
 //! [`Joined`] is in the container's namespaces, where it sees the pod's files, and of the host only what the plan
 //! binds. [`Rooted`] is in the container's root, which it furnishes; then it enters the user namespace. [`Ready`] is in
-//! the finished container and waits for the start. Each is made from the previous one, so that no step can run where too
-//! much or too little is in reach.
+//! the finished container and waits for the start. Each is made from the previous one, so that no step can run where
+//! too much or too little is in reach.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
@@ -70,8 +70,8 @@ impl<'a> Joined<'a> {
         // Through paths of the host, in the host's mount namespace: only there is a copy a peer of the host's mount.
         let users = Users::of(pod, &plan.namespaces)?;
         let mut sources = mounts::open_sources(&plan.mounts, users)?;
-        // Through paths of the host: the layers. Last, since with many layers this leaves the host's mount namespace before
-        // Linux 6.8.
+        // Through paths of the host: the layers. Last, since with many layers this leaves the host's mount namespace
+        // before Linux 6.8.
         sources.add_images(&plan.mounts, users)?;
         let root = Root::make(&plan.rootfs, users)?;
         // This needs the descriptor of a process, and privileges in the host's user namespace.

@@ -2,12 +2,9 @@
 
 use nix::errno::Errno;
 use wharf_types::failure::named;
-use wharf_types::{ErrorKind, Failure};
+use wharf_types::{ErrorKind, Failure, Subject};
 
 use crate::birth;
-
-/// How the text of an error begins that is about an image as a volume.
-pub const IMAGE_VOLUME: &str = "image volume ";
 
 /// A failed stage.
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +19,7 @@ pub enum Error {
         source: wharf_sys::Error,
     },
     /// A mount of the plan.
-    #[error("mount of {what} at {target} failed")]
+    #[error("mounting {what} at {target} failed")]
     Mount {
         /// What was to be mounted.
         what: String,
@@ -42,7 +39,7 @@ pub enum Error {
         source: wharf_sys::Error,
     },
     /// An image that is to be mounted.
-    #[error("{IMAGE_VOLUME}{target}: its layers cannot be mounted")]
+    #[error("image volume {target}: its layers cannot be mounted")]
     ImageVolume {
         /// Where in the container.
         target: String,
@@ -51,7 +48,7 @@ pub enum Error {
         source: wharf_sys::Error,
     },
     /// The part of an image that is to be mounted.
-    #[error("{IMAGE_VOLUME}{target}: sub path {path:?} of the image cannot be used")]
+    #[error("image volume {target}: sub path {path:?} of the image cannot be used")]
     SubPath {
         /// Where in the container.
         target: String,
@@ -93,7 +90,7 @@ pub enum Error {
         problem: &'static str,
     },
     /// The plan cannot be decoded.
-    #[error("the plan has a bad part: {problem}")]
+    #[error("the container's plan is malformed: {problem}")]
     Plan {
         /// What is wrong with it.
         problem: String,
@@ -125,10 +122,17 @@ impl Failure for Error {
             Self::HostPath { source, .. }
             | Self::ContainerPath { source, .. }
             | Self::SubPath { source, .. } => named(source.errno),
-            Self::Identity { .. } | Self::Plan { .. } | Self::NotMappable { .. } => {
-                ErrorKind::InvalidArgument
-            }
+            Self::Identity { .. } | Self::NotMappable { .. } => ErrorKind::InvalidArgument,
+            // The daemon made the plan.
+            Self::Plan { .. } => ErrorKind::Internal,
             Self::Exec { .. } => ErrorKind::FailedPrecondition,
+        }
+    }
+
+    fn subject(&self) -> Subject {
+        match self {
+            Self::ImageVolume { .. } | Self::SubPath { .. } => Subject::ImageVolume,
+            _ => Subject::Other,
         }
     }
 }

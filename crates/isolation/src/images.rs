@@ -18,7 +18,8 @@ use wharf_types::{ContainerPath, HostPath};
 use crate::pod::Users;
 use crate::root::kind;
 
-/// The merged layers as a detached mount. In a user namespace their ids are those of the container, as in its own image.
+/// The merged layers as a detached mount. In a user namespace their ids are those of the container, as in its own
+/// image.
 pub(crate) fn merged(layers: &[HostPath], users: Option<Users<'_>>) -> Result<OwnedFd> {
     let namespace = users.map(|users| users.namespace);
     let tree = match layers {

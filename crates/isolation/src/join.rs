@@ -72,8 +72,8 @@ fn run(
     origin.go_on(inside, connected, Runner { process: &plan.process, identity: &plan.identity })
 }
 
-/// Entering the mount namespace also changes root and working directory to the container's root, which is returned. In a
-/// user namespace this process is its root user afterwards.
+/// Entering the mount namespace also changes root and working directory to the container's root, which is returned. In
+/// a user namespace this process is its root user afterwards.
 fn enter_namespaces(first: BorrowedFd<'_>, ids: Option<IdMaps>) -> Result<OwnedFd, Error> {
     const STAGE: &str = "joining the container's namespaces";
     let mut all = CloneFlags::CLONE_NEWNS

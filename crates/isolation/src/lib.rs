@@ -35,7 +35,7 @@ mod wire;
 
 pub use birth::{Origin, Place};
 pub use create::create;
-pub use error::{Error, IMAGE_VOLUME};
+pub use error::Error;
 pub use hermit::leave_host;
 pub use identity::Identity;
 pub use join::{JoinPlan, join};

@@ -90,8 +90,8 @@ impl Sources {
         Ok(())
     }
 
-    /// Replaces each image of which only a part is mounted by that part. Here the first mount happens, so this must run in
-    /// the container's own mount namespace.
+    /// Replaces each image of which only a part is mounted by that part. Here the first mount happens, so this must run
+    /// in the container's own mount namespace.
     pub(crate) fn narrow_images(&mut self, plans: &[MountPlan]) -> Result<(), Error> {
         for (plan, source) in plans.iter().zip(&mut self.0) {
             let (Source::Image { sub_path, .. }, Some(tree)) = (&plan.source, &mut *source) else { continue };
@@ -174,8 +174,8 @@ pub(crate) fn attach_all(
 fn attach_one(root: &Root, plan: &MountPlan, tree: &OwnedFd) -> wharf_sys::Result<()> {
     let make = if is_directory(tree.as_fd())? { Make::Directory } else { Make::File };
     let target = match plan.source {
-        // Where a link leads can change with the mounts that follow. What is masked and read-only in a procfs is found by
-        // its path in the end, so an image with such a link would have one of which nothing is.
+        // Where a link leads can change with the mounts that follow. What is masked and read-only in a procfs is found
+        // by its path in the end, so an image with such a link would have one of which nothing is.
         Source::Filesystem { .. } => root.ensure_without_links(&plan.target, make)?,
         _ => root.ensure(&plan.target, make)?,
     };

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use wharf_sys::error::Named as _;
 use wharf_sys::mount::{self, Attributes, Depth};
 use wharf_types::ContainerPath;
 
@@ -45,9 +46,7 @@ fn copy_or_make(
         return mount::copy_tree_fd(attached.as_fd(), Depth::One);
     }
     let made = make()?;
-    let handle = made
-        .try_clone()
-        .map_err(|_full| wharf_sys::Error::new("dup", "what covers a masked path", Errno::EMFILE))?;
+    let handle = made.try_clone().named("dup", || "what covers a masked path".into())?;
     *attached = Some(handle);
     Ok(made)
 }

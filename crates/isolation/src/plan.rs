@@ -62,7 +62,8 @@ pub struct Rootfs {
 }
 
 /// The namespaces of the container's processes; `None` is the host's. Those of the pod are joined through the
-/// descriptors of a [`PodNamespaces`](crate::PodNamespaces). The paths are only for people and for supervisors of an earlier release.
+/// descriptors of a [`PodNamespaces`](crate::PodNamespaces). The paths are only for people and for supervisors of an
+/// earlier release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespaces {
     /// The pod's network namespace.

@@ -72,8 +72,8 @@ impl<'a> Users<'a> {
         Ok(Some(Self { namespace, ids }))
     }
 
-    /// Forbids device nodes in a tree whose ids are mapped for the namespace: they would belong to its root user, whoever
-    /// the host lets open the devices. Those that the container is meant to have are in its `/dev`.
+    /// Forbids device nodes in a tree whose ids are mapped for the namespace: they would belong to its root user,
+    /// whoever the host lets open the devices. Those that the container is meant to have are in its `/dev`.
     pub(crate) fn forbid_nodes(self, tree: BorrowedFd<'_>, depth: Depth) -> wharf_sys::Result<()> {
         mount::forbid(tree, Attributes::NO_DEV, depth)
     }

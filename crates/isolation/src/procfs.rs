@@ -36,8 +36,8 @@ fn by_inhabitant(process: BorrowedFd<'_>, attributes: Attributes, child: &Child)
     let (ours, theirs) = socket::pair()?;
     match clone(child.single_threaded(), CloneFlags::empty(), None)? {
         Clone::Child(between) => {
-            let made = be_between(process, attributes, theirs, &between);
-            process::exit_now(i32::from(made.is_err()))
+            be_between(process, attributes, theirs, &between);
+            process::exit_now(0)
         }
         Clone::Parent { pidfd, .. } => {
             drop(theirs);
@@ -52,36 +52,56 @@ fn by_inhabitant(process: BorrowedFd<'_>, attributes: Attributes, child: &Child)
 /// mount.
 fn take_procfs(between: BorrowedFd<'_>) -> Result<OwnedFd> {
     let failed = |errno| Error::new("fsmount", "proc, in the PID namespace of others", errno);
-    let (_, lines) = socket::receive(between, &mut [0; 1])?;
-    let line = lines.into_iter().next().ok_or_else(|| failed(Errno::ESRCH))?;
-    let mut told = [0; size_of::<isize>()];
-    let (count, mounts) = socket::receive(line.as_fd(), &mut told)?;
-    let errno = i32::try_from(isize::from_ne_bytes(told)).unwrap_or_default();
-    match mounts.into_iter().next() {
-        Some(mount) => Ok(mount),
-        None if count == told.len() => Err(failed(Errno::from_raw(errno))),
-        None => Err(failed(Errno::ESRCH)),
+    // A descriptor, or the errno; neither if the sender was killed.
+    let take = |from: BorrowedFd<'_>| {
+        let mut told = [0; size_of::<isize>()];
+        let (count, sent) = socket::receive(from, &mut told)?;
+        let errno = i32::try_from(isize::from_ne_bytes(told)).ok().filter(|_| count == told.len());
+        let errno = errno.map_or(Errno::ESRCH, Errno::from_raw);
+        sent.into_iter().next().ok_or_else(|| failed(errno))
+    };
+    let line = take(between)?;
+    take(line.as_fd())
+}
+
+/// A failure is told to the parent: directly until that has the line, and on the line from then on.
+fn be_between(process: BorrowedFd<'_>, attributes: Attributes, parent: OwnedFd, between: &Child) {
+    match pass_line(process, &parent) {
+        Err(error) => tell(parent.as_fd(), &error),
+        Ok(()) => {
+            drop(parent);
+            if let Err(error) = make_inhabitant(attributes, between) {
+                tell(descriptors::standard_input(), &error);
+            }
+        }
     }
 }
 
-fn be_between(
-    process: BorrowedFd<'_>,
-    attributes: Attributes,
-    parent: OwnedFd,
-    between: &Child,
-) -> Result<()> {
+/// Enters the namespace, and makes the line. Its own end is its standard input.
+fn pass_line(process: BorrowedFd<'_>, parent: &OwnedFd) -> Result<()> {
     nix::sched::setns(process, CloneFlags::CLONE_NEWPID).named("setns", || "CLONE_NEWPID".into())?;
     // Made here, because whoever has one of its ends can ask for a descriptor of its maker.
     let (theirs, ours) = socket::pair()?;
     socket::send(parent.as_fd(), b"L", &[theirs.as_fd()])?;
-    nix::unistd::dup2_stdin(&ours).named("dup2", || "standard input".into())?;
-    drop((parent, theirs, ours));
+    nix::unistd::dup2_stdin(&ours).named("dup2", || "standard input".into())
+}
+
+fn make_inhabitant(attributes: Attributes, between: &Child) -> Result<()> {
     // The other standard streams, too, which are the host's null device.
     descriptors::close_others(between, 1, &[])?;
     let mut script = Script::new(descriptors::standard_input());
     script.send_procfs(attributes);
-    let born = script.prepare()?.keep_memory(between)?.clone_child()?;
+    let born = script.prepare()?.keep_memory(between)?.clone_child().map_err(|error| match error.errno {
+        // The namespace's first process has ended.
+        Errno::ENOMEM => Error { errno: Errno::ESRCH, ..error },
+        _ => error,
+    })?;
     reap(born.as_fd())
+}
+
+/// Tells the parent the errno; if that is gone, nobody needs it.
+fn tell(parent: BorrowedFd<'_>, error: &Error) {
+    socket::send(parent, &(error.errno as isize).to_ne_bytes(), &[]).unwrap_or_default();
 }
 
 fn reap(process: BorrowedFd<'_>) -> Result<()> {

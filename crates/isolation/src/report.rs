@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use wharf_sys::socket;
-use wharf_types::{ErrorKind, Failure as _};
+use wharf_types::{ErrorKind, Failure as _, Subject};
 
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
@@ -28,6 +28,8 @@ const KINDS: [(ErrorKind, u8); 3] = [
     (ErrorKind::FailedPrecondition, b'n'),
     (ErrorKind::ResourceExhausted, b'e'),
 ];
+/// What a failure may be about, with its letter.
+const SUBJECTS: [(Subject, u8); 2] = [(Subject::Other, b'-'), (Subject::ImageVolume, b'v')];
 /// The longest report: a user with 4000 groups and a home directory.
 const REPORT_LIMIT_BYTES: usize = 24 * 1024;
 
@@ -57,8 +59,8 @@ pub enum Report {
     },
     /// It failed, and the child is about to exit.
     Failed {
-        /// The class of the failure.
-        kind: ErrorKind,
+        /// The class of the failure, and what it is about.
+        class: (ErrorKind, Subject),
         /// For people.
         message: String,
     },
@@ -89,17 +91,23 @@ impl Report {
     }
 }
 
-/// The letter of the class, the message, and the meaning of the errno.
+/// The letters of the class and of the subject, the message, and the meaning of the errno.
 fn read_failure(body: &[u8], number: Option<isize>) -> Report {
     let kind = KINDS.iter().find(|(_, letter)| Some(letter) == body.first());
-    let kind = kind.map_or(ErrorKind::Internal, |(kind, _)| *kind);
-    let mut message = String::from_utf8_lossy(body.get(1..).unwrap_or_default()).into_owned();
+    let mut kind = kind.map_or(ErrorKind::Internal, |(kind, _)| *kind);
+    let subject = SUBJECTS.iter().find(|(_, letter)| Some(letter) == body.get(1));
+    let subject = subject.map_or(Subject::Other, |(subject, _)| *subject);
+    let mut message = String::from_utf8_lossy(body.get(2..).unwrap_or_default()).into_owned();
     if let Some(number) = number {
         let errno = Errno::from_raw(i32::try_from(number).unwrap_or_default());
         let reason = if kind == ErrorKind::FailedPrecondition { of_program(errno) } else { errno.desc() };
         message = format!("{message}: {reason}");
+        // The class was chosen before the errno was known.
+        if errno.kind() == ErrorKind::ResourceExhausted {
+            kind = ErrorKind::ResourceExhausted;
+        }
     }
-    Report::Failed { kind, message }
+    Report::Failed { class: (kind, subject), message }
 }
 
 /// What the error of an exec means, for the person who named the program.
@@ -112,14 +120,16 @@ fn of_program(errno: Errno) -> &'static str {
     }
 }
 
-/// The letter of a class.
-fn letter(kind: ErrorKind) -> u8 {
-    KINDS.iter().find(|(of, _)| *of == kind).map_or(INTERNAL, |(_, letter)| *letter)
+/// The letters of a class and a subject.
+fn letters(kind: ErrorKind, subject: Subject) -> [u8; 2] {
+    let kind = KINDS.iter().find(|(of, _)| *of == kind).map_or(INTERNAL, |(_, letter)| *letter);
+    [kind, SUBJECTS.iter().find(|(of, _)| *of == subject).map_or(b'-', |(_, letter)| *letter)]
 }
 
 /// The message of a failure that may happen later, with its class.
 pub(crate) fn prepared(kind: ErrorKind, message: &str) -> Vec<u8> {
-    let mut words = vec![PREPARED, letter(kind)];
+    let mut words = vec![PREPARED];
+    words.extend(letters(kind, Subject::Other));
     words.extend(message.bytes().take(MESSAGE_LIMIT_BYTES));
     words
 }
@@ -163,7 +173,8 @@ pub(crate) fn born(socket: &OwnedFd, process: &OwnedFd) -> wharf_sys::Result<()>
 
 /// Reports a failure. If the supervisor is gone, nothing can be done.
 pub fn failed(socket: &OwnedFd, error: &Error) {
-    let mut bytes = vec![FAILED, letter(error.kind())];
+    let mut bytes = vec![FAILED];
+    bytes.extend(letters(error.kind(), error.subject()));
     bytes.extend(error.line().into_bytes().into_iter().take(MESSAGE_LIMIT_BYTES));
     drop(socket::send(socket.as_fd(), &bytes, &[]));
 }
@@ -192,6 +203,49 @@ mod tests {
                 panic!("no identity")
             };
             assert_eq!(received, identity);
+        }
+    }
+
+    #[test]
+    fn a_failure_arrives_with_its_class_and_its_subject() {
+        let call = |errno| wharf_sys::Error::new("open", "/x", errno);
+        let volume = |errno| Error::ImageVolume { target: "/v".into(), source: call(errno) };
+        let path = |errno| Error::HostPath { path: "/x".into(), source: call(errno) };
+        let stage = |errno| Error::Stage { stage: "making it", source: call(errno) };
+        let (ours, theirs) = socket::pair().unwrap();
+        for (error, class) in [
+            (stage(Errno::ENOSPC), (ErrorKind::ResourceExhausted, Subject::Other)),
+            (stage(Errno::EACCES), (ErrorKind::Internal, Subject::Other)),
+            (stage(Errno::ESRCH), (ErrorKind::FailedPrecondition, Subject::Other)),
+            (path(Errno::EACCES), (ErrorKind::InvalidArgument, Subject::Other)),
+            (path(Errno::EMFILE), (ErrorKind::ResourceExhausted, Subject::Other)),
+            (volume(Errno::ENOMEM), (ErrorKind::ResourceExhausted, Subject::ImageVolume)),
+            (volume(Errno::EIO), (ErrorKind::Internal, Subject::ImageVolume)),
+            (Error::Plan { problem: "no".into() }, (ErrorKind::Internal, Subject::Other)),
+        ] {
+            failed(&theirs, &error);
+            let Report::Failed { class: received, message } = Report::receive(ours.as_fd()).unwrap() else {
+                panic!("no failure")
+            };
+            assert_eq!((received, message), (class, error.line()));
+        }
+    }
+
+    #[test]
+    fn a_program_that_the_machine_cannot_execute_now_is_not_at_fault() {
+        let (ours, theirs) = socket::pair().unwrap();
+        for (errno, kind) in [
+            (Errno::ENOENT, ErrorKind::FailedPrecondition),
+            (Errno::ENOMEM, ErrorKind::ResourceExhausted),
+            (Errno::EAGAIN, ErrorKind::ResourceExhausted),
+        ] {
+            let mut words = prepared(ErrorKind::FailedPrecondition, "exec failed");
+            words.extend((errno as isize).to_ne_bytes());
+            socket::send(theirs.as_fd(), &words, &[]).unwrap();
+            let Report::Failed { class, .. } = Report::receive(ours.as_fd()).unwrap() else {
+                panic!("no failure")
+            };
+            assert_eq!(class, (kind, Subject::Other), "{errno}");
         }
     }
 }

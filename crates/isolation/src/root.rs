@@ -62,8 +62,8 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    /// Makes the overlay as a detached mount, with the layers' ids as those of `users`. Must run where the layers' paths
-    /// are those of the host.
+    /// Makes the overlay as a detached mount, with the layers' ids as those of `users`. Must run where the layers'
+    /// paths are those of the host.
     pub(crate) fn make(rootfs: &Rootfs, users: Option<Users<'_>>) -> Result<Self, Error> {
         const STAGE: &str = "the overlay of the root file system";
         let lowers: Vec<&Path> = rootfs.lowers.iter().map(|path| path.as_path()).collect();
@@ -116,9 +116,9 @@ impl Root {
         })
     }
 
-    /// Attaches a detached mount over a file or directory in the root, but never over the root itself, whatever path leads
-    /// there. It would hide the file system in which everything else is resolved, and would not even be hidden itself:
-    /// commands enter the topmost mount, and so does `..` for a process that calls chroot(2).
+    /// Attaches a detached mount over a file or directory in the root, but never over the root itself, whatever path
+    /// leads there. It would hide the file system in which everything else is resolved, and would not even be hidden
+    /// itself: commands enter the topmost mount, and so does `..` for a process that calls chroot(2).
     pub(crate) fn attach(&self, mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> wharf_sys::Result<()> {
         let place = |fd| {
             let stat = fstatat(fd, "", AtFlags::AT_EMPTY_PATH).named("fstatat", || "a mount point".into())?;

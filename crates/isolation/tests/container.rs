@@ -1,4 +1,5 @@
-//! Containers as the kernel makes them, each by a child of this program, which has one thread and its namespaces to itself.
+//! Containers as the kernel makes them, each by a child of this program, which has one thread and its namespaces to
+//! itself.
 
 #![expect(
     clippy::unwrap_used,
@@ -125,7 +126,7 @@ impl Running {
                     await_end(between.as_fd()).unwrap();
                     assert_eq!(wait(between.as_fd(), Reap::Remove).unwrap(), Some(Ended::Code(0)));
                 }
-                Report::Failed { kind, message } => failure = Some((kind, message)),
+                Report::Failed { class: (kind, _), message } => failure = Some((kind, message)),
                 Report::Closed => break,
             }
         }
@@ -326,7 +327,7 @@ fn a_plan_with_a_bad_part_makes_nothing(witness: &SingleThreaded) {
     let refused = child(witness, Place::New, |streams, origin| {
         wharf_isolation::create(cut, namespaces(&pod), streams, origin)
     });
-    fails(&refused.finish(), ErrorKind::InvalidArgument, "the plan has a bad part");
+    fails(&refused.finish(), ErrorKind::Internal, "the container's plan is malformed");
     Outline::decode(cut).unwrap_err();
 }
 

@@ -43,7 +43,7 @@ pub struct Defaults {
     pub timezone: Option<HostPath>,
     /// Whether root file systems are read-only even if the request does not say so.
     pub read_only: Switch,
-    /// What becomes of the volumes of images.
+    /// How the volumes of images are made.
     pub image_volumes: ImageVolumes,
     /// The least number that a pod's user namespace may use of the host's users.
     pub least_uid: u32,
@@ -63,7 +63,7 @@ pub enum PrivilegedDevices {
     Usual,
 }
 
-/// What becomes of the volumes of images.
+/// How the volumes of images are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ImageVolumes {

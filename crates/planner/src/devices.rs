@@ -67,9 +67,13 @@ fn asked<'a>(
     request: &Request<'a>,
     facts: &'a HostFacts,
 ) -> impl Iterator<Item = Result<(&'a str, &'a [DeviceNode]), Refusal>> {
-    request.devices().zip(&facts.devices).map(|(device, nodes)| match nodes {
+    let nodes_own = request.defaults.devices.len();
+    request.devices().zip(&facts.devices).enumerate().map(move |(at, (device, nodes))| match nodes {
         Ok(nodes) => Ok((device.permissions.as_str(), nodes.as_slice())),
-        Err(problem) => Err(Refusal::field("devices", format!("{}: {problem}", device.host_path))),
+        Err(unread) => {
+            let unread = unread.clone().of(&device.host_path);
+            Err(Refusal::unread("devices", if at < nodes_own { unread.of_the_nodes() } else { unread }))
+        }
     })
 }
 

@@ -9,8 +9,8 @@ use wharf_types::program::DEFAULT_PATH;
 use crate::Refusal;
 use crate::request::{HostFacts, Request};
 
-/// The hostname, the node's environment, the image's, then the request's; a later value of a name replaces an earlier one. Values
-/// that are not UTF-8 are returned separately as bytes.
+/// The hostname, the node's environment, the image's, then the request's; a later value of a name replaces an earlier
+/// one. Values that are not UTF-8 are returned separately as bytes.
 pub(crate) fn describe(
     request: &Request<'_>,
     facts: &HostFacts,

@@ -3,9 +3,9 @@
 //! ([`plan`]) and the cgroup's limits ([`limits`]).
 //!
 //! All of it is pure: it uses no file, no clock and no system call, and the same arguments give the same result. What
-//! must be known about the machine is in [`HostFacts`] and [`HostNames`], which the caller gathers. So anything that is to change
-//! containers on the way (devices through CDI, plugins through NRI) is a step on the [`Description`], in the field's
-//! own terms.
+//! must be known about the machine is in [`HostFacts`] and [`HostNames`], which the caller gathers. So anything that is
+//! to change containers on the way (devices through CDI, plugins through NRI) is a step on the [`Description`], in the
+//! field's own terms.
 //!
 //! Nothing is silently left out. A request is fulfilled or refused ([`check`]), and so is a description.
 
@@ -53,7 +53,7 @@ pub use privilege::can_make_interfaces;
 pub use refusal::Refusal;
 pub use refuse::{container as check, privilege as check_privilege};
 pub use request::{
-    CgroupPlaces, HostFacts, Layers, MountSource, Pins, Places, Request, SecurityModules, Switch,
+    CgroupPlaces, HostFacts, Layers, MountSource, Pins, Places, Request, SecurityModules, Switch, Unread,
 };
 pub use saved_spec::{Identity, from_saved, to_saved};
 pub use seccomp::Filters;

@@ -1,7 +1,8 @@
 //! Why a container cannot be described or planned.
 
-use wharf_isolation::IMAGE_VOLUME;
-use wharf_types::{ErrorKind, Failure};
+use wharf_types::{ErrorKind, Failure, Subject};
+
+use crate::request::Unread;
 
 /// A request that can never be fulfilled as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,8 +15,18 @@ pub enum Refusal {
         /// What is wrong with it.
         problem: String,
     },
+    /// Something that a field names could not be read, and the request is not at fault.
+    #[error("{field}: {problem}")]
+    Host {
+        /// The class of the failure.
+        kind: ErrorKind,
+        /// The field, as the CRI names it.
+        field: &'static str,
+        /// What could not be read, and why.
+        problem: String,
+    },
     /// An image cannot be mounted as the request says.
-    #[error("{IMAGE_VOLUME}{target}: {problem}")]
+    #[error("image volume {target}: {problem}")]
     ImageVolume {
         /// The class of the failure.
         kind: ErrorKind,
@@ -39,8 +50,15 @@ impl Failure for Refusal {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Field { .. } => ErrorKind::InvalidArgument,
-            Self::ImageVolume { kind, .. } => *kind,
+            Self::Host { kind, .. } | Self::ImageVolume { kind, .. } => *kind,
             Self::Spec { .. } => ErrorKind::Internal,
+        }
+    }
+
+    fn subject(&self) -> Subject {
+        match self {
+            Self::ImageVolume { .. } => Subject::ImageVolume,
+            Self::Field { .. } | Self::Host { .. } | Self::Spec { .. } => Subject::Other,
         }
     }
 }
@@ -48,6 +66,14 @@ impl Failure for Refusal {
 impl Refusal {
     pub(crate) fn field(field: &'static str, problem: impl ToString) -> Self {
         Self::Field { field, problem: problem.to_string() }
+    }
+
+    /// The refusal if something that a field names could not be read.
+    pub fn unread(field: &'static str, Unread { kind, problem }: Unread) -> Self {
+        match kind {
+            ErrorKind::InvalidArgument => Self::Field { field, problem },
+            kind => Self::Host { kind, field, problem },
+        }
     }
 
     pub(crate) fn spec(field: &'static str, problem: impl ToString) -> Self {

@@ -10,7 +10,7 @@ use wharf_cri_api::v1::{
 };
 use wharf_isolation::{CgroupPlan, DeviceNode};
 use wharf_sys::mount::Propagation;
-use wharf_types::{ContainerId, HostPath, PodId};
+use wharf_types::{ContainerId, ErrorKind, HostPath, PodId};
 
 use crate::Defaults;
 use crate::defaults::PrivilegedDevices;
@@ -91,13 +91,44 @@ pub struct HostFacts {
     /// The daemon's own bounding set of capabilities, beyond which nothing can be granted.
     pub bounding: u64,
     /// For each of [`Request::devices`], the nodes for it with their paths in the container.
-    pub devices: Vec<Result<Vec<DeviceNode>, String>>,
+    pub devices: Vec<Result<Vec<DeviceNode>, Unread>>,
     /// The machine's devices if [`Request::wants_host_devices`]; otherwise empty.
     pub host_devices: Vec<DeviceNode>,
     /// For each mount in the request, what its host path leads to.
-    pub mounts: Vec<Result<MountSource, String>>,
+    pub mounts: Vec<Result<MountSource, Unread>>,
     /// The seccomp profile to whose path the request refers.
-    pub seccomp_profile: Option<Result<Vec<u8>, String>>,
+    pub seccomp_profile: Option<Result<Vec<u8>, Unread>>,
+}
+
+/// Why something that the request names could not be read, with the class: the request may be at fault, or this
+/// machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// The class of the failure.
+    pub kind: ErrorKind,
+    /// The reason, for people.
+    pub problem: String,
+}
+
+impl Unread {
+    /// The request is at fault.
+    pub fn invalid(problem: impl ToString) -> Self {
+        Self { kind: ErrorKind::InvalidArgument, problem: problem.to_string() }
+    }
+
+    /// The same reason for something that the node's configuration names: whoever sent the request can mend nothing.
+    pub(crate) fn of_the_nodes(self) -> Self {
+        match self.kind {
+            ErrorKind::InvalidArgument => Self { kind: ErrorKind::FailedPrecondition, ..self },
+            _ => self,
+        }
+    }
+
+    /// The same reason, with what could not be read.
+    #[must_use]
+    pub fn of(self, what: &str) -> Self {
+        Self { problem: format!("{what}: {}", self.problem), ..self }
+    }
 }
 
 /// What the host path of a mount leads to.

@@ -1,8 +1,8 @@
 //! A container's runtime spec as it is saved and shown to people and tools, which look for it in `info.runtimeSpec`.
 //! Nothing in wharf depends on it.
 //!
-//! What follows from the rest, and is its longest part, is left out: the runtime's own seccomp profile. What is known
-//! only later is filled in: who the user's name turned out to be, and the present limits.
+//! The runtime's own seccomp profile is left out: it is the longest part, and follows from the rest. What is known only
+//! later is filled in: the ids that belong to the user's name, and the present limits.
 
 use oci_spec::runtime::Spec;
 use serde_json::Value;

@@ -1,9 +1,9 @@
 //! A container in memory: its request and what was resolved from it, its state, its cgroup.
 //!
 //! The state is what its supervisor has reported, or what is on disk of its end. It only moves forward, and the methods
-//! that note a change say whether it is news, because each change is told once. Of a container that an earlier daemon
-//! left it may be unknown for a while: lists then show a guess ([`Container::shown`]), and whoever decides something
-//! waits ([`Pod::state_of`]).
+//! that note a change say whether it is news, because each change is reported once. The state of a container that an
+//! earlier daemon left may be unknown for a while: lists then show a guess ([`Container::shown`]), and code that
+//! decides something waits ([`Pod::state_of`]).
 
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, MutexGuard};
@@ -59,7 +59,10 @@ impl Drop for Layers {
             runtime.spawn_blocking(move || {
                 drop(leases);
                 if let Err(error) = store.sweep() {
-                    tracing::warn!(error = wharf_types::chain(&error), "layers of no image stay");
+                    tracing::warn!(
+                        error = wharf_types::chain(&error),
+                        "layers that no image uses could not be removed"
+                    );
                 }
             });
         }

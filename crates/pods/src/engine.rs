@@ -1,7 +1,7 @@
 //! The engine: all pods of the node, the calls that find or list them, and what their changes share.
 //!
-//! Each module below has the calls of one noun, and only they reach what the engine is made of. The changes: a pod's life
-//! is in `pod`, a container's in `create`, `lifecycle` and `remove`; what an earlier daemon left is taken over in
+//! Each module below has the calls of one noun, and only they reach what the engine is made of. The changes: a pod's
+//! life is in `pod`, a container's in `create`, `lifecycle` and `remove`; what an earlier daemon left is taken over in
 //! `recovery`. Commands and clients of containers: `exec`, `exec_sync`, `interactive`, `port_forward`. What people ask:
 //! `usage`, `runtime_spec`. For each pod a task watches the supervisor (`supervision`) and notes what it reports;
 //! `housekeeping` goes on as long as the daemon lives. What cannot be removed at once is retried (`persist`).

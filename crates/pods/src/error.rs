@@ -3,9 +3,8 @@
 //! This is not a gRPC status: `cri` makes that from the class and the chain of causes. Calls that joined share one
 //! error, so it can be cloned.
 
-use wharf_isolation::IMAGE_VOLUME;
 use wharf_planner::Refusal;
-use wharf_types::{ErrorKind, Failure, StageError, chain};
+use wharf_types::{ErrorKind, Failure, StageError, Subject, chain};
 
 /// A failed call. Clones are the same failure, one for each caller that joined the call.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -78,10 +77,9 @@ impl Error {
 
     /// The failure of a container's first process to make the container.
     pub(crate) fn of_creation(error: StageError) -> Self {
-        let problem = chain(&error.cause);
-        match problem.starts_with(IMAGE_VOLUME) {
-            true => Self::ImageVolume { kind: error.kind(), problem },
-            false => Self::Stage(error),
+        match error.subject() {
+            Subject::ImageVolume => Self::ImageVolume { kind: error.kind(), problem: chain(&error.cause) },
+            Subject::Other => Self::Stage(error),
         }
     }
 
@@ -111,7 +109,7 @@ impl From<Refusal> for Error {
             Refusal::ImageVolume { .. } => {
                 Self::ImageVolume { kind: refusal.kind(), problem: refusal.to_string() }
             }
-            Refusal::Spec { .. } => Self::at("planning the container", refusal),
+            Refusal::Host { .. } | Refusal::Spec { .. } => Self::at("planning the container", refusal),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Locks over memory alone. They are held for moments: never across a wait, and never while a file is read or written. The
-//! one exception are the meters of pods and containers, which a reader of their statistics holds while it reads the
+//! Locks over memory alone. They are held for moments: never across a wait, and never while a file is read or written.
+//! The one exception are the meters of pods and containers, which a reader of their statistics holds while it reads the
 //! kernel's files.
 //!
 //! Code that needs several takes them in this order:

@@ -20,7 +20,7 @@ use crate::{Phase, Unreadable, load};
 
 const RECORDING: &str = "recording the container";
 /// The explanation of an end that nobody saw.
-pub const UNSEEN: &str = "its supervisor died, or did not answer, and nobody saw how it ended";
+pub const UNSEEN: &str = "its supervisor died or did not respond, so how it ended was not seen";
 /// The explanation of a failed start without another one.
 pub const UNSTARTED: &str = "the call that started it gave up before its program was executed";
 

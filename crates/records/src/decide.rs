@@ -1,5 +1,5 @@
-//! Decides what has become of a container whose daemon or supervisor is gone, from what is left: its record, its exit
-//! record, and its supervisor's report. It does no I/O.
+//! Decides the state of a container whose daemon or supervisor is gone, from what is left: its record, its exit record,
+//! and its supervisor's report. It does no I/O.
 
 use wharf_state::ExitRecord;
 use wharf_types::Exit;

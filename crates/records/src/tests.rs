@@ -1,4 +1,4 @@
-//! What is made of records that a newer release wrote.
+//! How records of a newer release are read.
 
 use super::*;
 use prost::Message as _;

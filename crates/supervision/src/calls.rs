@@ -185,7 +185,11 @@ mod tests {
             (Kind::NotFound, ErrorKind::Internal),
         ];
         for (kind, expected) in table {
-            let failure = v1::Failure { kind: kind.into(), message: "exec of \"x\" failed".to_owned() };
+            let failure = v1::Failure {
+                kind: kind.into(),
+                message: "exec of \"x\" failed".to_owned(),
+                ..Default::default()
+            };
             let error = start(reply::Result::Failure(failure)).await.unwrap_err();
             assert_eq!((error.kind(), chain(&error.cause).as_str()), (expected, "exec of \"x\" failed"));
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wharf_types::{ErrorKind, Failure};
+use wharf_types::{ErrorKind, Failure, Subject};
 use wharf_wire::v1;
 
 /// Why a supervisor did not do what was requested.
@@ -12,10 +12,10 @@ pub enum SupervisorError {
     #[error("the pod's supervisor is gone")]
     Gone,
     /// The connection is being made.
-    #[error("it has not answered yet: try again")]
+    #[error("the pod's supervisor has not responded yet: try again")]
     NotConnected,
     /// It did not respond; it may be stopped, or may be waiting for a disk.
-    #[error("the pod's supervisor did not answer within {patience:?}")]
+    #[error("the pod's supervisor did not respond within {patience:?}")]
     Silent {
         /// How long the wait was.
         patience: Duration,
@@ -27,7 +27,7 @@ pub enum SupervisorError {
         limit: usize,
     },
     /// It violated the protocol, which is a bug in wharf.
-    #[error("the pod's supervisor answered with something else than {expected}")]
+    #[error("the pod's supervisor did not respond with {expected}")]
     Protocol {
         /// The expected reply.
         expected: &'static str,
@@ -37,17 +37,19 @@ pub enum SupervisorError {
     Refused {
         /// The class, as the supervisor reported it.
         kind: ErrorKind,
+        /// What it is about, as the supervisor reported it.
+        subject: Subject,
         /// Its whole chain of causes.
         message: String,
     },
     /// It is of the release that made the pod, and lacks a feature.
-    #[error("the pod's supervisor is of an older release and cannot do {what}: make the pod anew")]
+    #[error("the pod's supervisor is of an older release and cannot do {what}: recreate the pod")]
     Older {
         /// The missing feature.
         what: &'static str,
     },
     /// It was killed and does not exit.
-    #[error("its process is still there {patience:?} after SIGKILL: does it wait for a disk?")]
+    #[error("the pod's supervisor has not exited {patience:?} after SIGKILL: it may be waiting for a disk")]
     Undead {
         /// How long the wait was.
         patience: Duration,
@@ -70,10 +72,21 @@ impl Failure for SupervisorError {
             Self::Wire(error) => error.kind(),
         }
     }
+
+    fn subject(&self) -> Subject {
+        match self {
+            Self::Refused { subject, .. } => *subject,
+            _ => Subject::Other,
+        }
+    }
 }
 
 impl From<v1::Failure> for SupervisorError {
     fn from(failure: v1::Failure) -> Self {
-        Self::Refused { kind: failure.kind().into(), message: failure.message }
+        Self::Refused {
+            kind: failure.kind().into(),
+            subject: failure.subject().into(),
+            message: failure.message,
+        }
     }
 }

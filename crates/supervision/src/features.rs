@@ -1,4 +1,4 @@
-//! What a pod's supervisor can do. It is of the release that made the pod, as long as it lives, and announces its
+//! The features of a pod's supervisor. For its whole life it is of the release that made the pod, and it announces its
 //! features by name. A plan that needs another feature is refused, with advice.
 
 use wharf_isolation::{MountPlan, Source};
@@ -108,7 +108,7 @@ mod tests {
             let older = Features::new(vec![feature::READ_ONLY_LAST.to_owned()]);
             let error = older.fit(&mut mounts).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
-            assert!(error.to_string().contains("make the pod anew"), "{error}");
+            assert!(error.to_string().contains("recreate the pod"), "{error}");
             Features::new(vec![feature.to_owned()]).fit(&mut mounts).unwrap();
         }
     }

@@ -1,4 +1,5 @@
-//! What a supervisor could tell nobody: the last lines of its log, which the supervisor itself keeps short.
+//! The last lines of a supervisor's log: what failed without a reply to a request. The supervisor itself keeps it
+//! short.
 
 use std::path::Path;
 

@@ -30,8 +30,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Copies the program at a path into memory that nobody can change. This is for the start of a daemon, when it has few
-    /// descriptors: see [`Launcher`].
+    /// Copies the program at a path into memory that nobody can change. This is for the start of a daemon, when it has
+    /// few descriptors: see [`Launcher`].
     ///
     /// # Errors
     /// The program cannot be read.
@@ -41,8 +41,8 @@ impl Program {
         Ok(Self { launcher, cgroups: cgroups.clone(), cgroup_parent: cgroup_parent.to_owned() })
     }
 
-    /// Starts it for a pod's directory, in the cgroup (v2) of all supervisors below the configured parent, and returns the
-    /// connection.
+    /// Starts it for a pod's directory, in the cgroup (v2) of all supervisors below the configured parent, and returns
+    /// the connection.
     pub fn start(&self, directory: &Path) -> Result<(Process, OwnedFd), StageError> {
         const STAGE: &str = "starting the pod's supervisor";
         let cgroup = cgroup(&self.cgroups, &self.cgroup_parent)?;

@@ -7,6 +7,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
 use wharf_isolation::Report;
 use wharf_sys::Result;
 use wharf_sys::process::{self, Reap};
@@ -59,8 +60,16 @@ impl Child {
         if self.line == Line::Over {
             return None;
         }
-        // Nothing has arrived yet. If the line was reset, the next call finds that it is closed.
-        let report = Report::receive(self.report.as_fd()).ok()?;
+        let report = match Report::receive(self.report.as_fd()) {
+            Ok(report) => report,
+            Err(error) => {
+                // Nothing has arrived yet. If the line was reset, the next call finds that it is closed.
+                if !matches!(error.errno, Errno::EAGAIN | Errno::ECONNRESET) {
+                    diagnostics::warn(format_args!("what process {} reports: {error}", self.pid));
+                }
+                return None;
+            }
+        };
         let is_believed = match &report {
             Report::Ready { .. } => std::mem::take(&mut self.awaits_ready),
             // The first line has no senders, and the second is the last.
@@ -148,7 +157,15 @@ impl Creators {
 
     /// Reaps those that have exited.
     pub(crate) fn reap(&mut self) {
-        self.0.retain(|pidfd| matches!(process::wait(pidfd.as_fd(), Reap::Remove), Ok(None)));
+        self.0.retain(|pidfd| match process::wait(pidfd.as_fd(), Reap::Remove) {
+            Ok(ended) => ended.is_none(),
+            // It was reaped among the strays.
+            Err(error) if error.errno == Errno::ECHILD => false,
+            Err(error) => {
+                diagnostics::warn(format_args!("how a process before its command ended: {error}"));
+                false
+            }
+        });
     }
 }
 
@@ -238,7 +255,7 @@ mod tests {
         for word in [b"B", b"L", READY] {
             creator.is_not_believed(word, &successor.pidfd());
         }
-        creator.say(b"Exwhy", &successor.pidfd());
+        creator.say(b"Ex-why", &successor.pidfd());
         assert!(matches!(creator.seen.receive_report(), Some(Report::Failed { .. })));
     }
 

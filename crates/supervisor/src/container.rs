@@ -85,7 +85,7 @@ impl Container {
     }
 
     /// The `oom_score_adj` of its first process, which an update may have changed.
-    pub(crate) fn oom_score(&self) -> Option<i32> {
+    pub(crate) fn oom_score(&self) -> wharf_sys::Result<Option<i32>> {
         self.score.of(&self.child.pid.to_string())
     }
 
@@ -132,8 +132,13 @@ impl Container {
     /// Marks the OOM kills so far as not those of the first process, if it still exists.
     fn excuse_oom_kills(&mut self) {
         let kills = oom_kills(&self.plan);
-        if let Ok(None) = wharf_sys::process::wait(self.child.pidfd.as_fd(), Reap::Leave) {
-            self.oom_kills_before = kills;
+        match wharf_sys::process::wait(self.child.pidfd.as_fd(), Reap::Leave) {
+            Ok(None) => self.oom_kills_before = kills,
+            Ok(Some(_)) => {}
+            Err(error) => {
+                let id = &self.plan.container;
+                diagnostics::warn(format_args!("whether container {id} has ended: {error}"));
+            }
         }
     }
 

@@ -18,13 +18,14 @@ use wharf_types::ContainerId;
 use crate::child::Creators;
 use crate::container::{Container, Exec};
 use crate::diagnostics::OrWarn as _;
+use crate::failure::Failure;
 use crate::held::PodDescriptors;
 use crate::leaf;
 use crate::link::Link;
 use crate::log::writer::LogWriter;
-use crate::machine::{Action, Event, Failure, client, container, exec};
+use crate::machine::{Action, Event, client, container, exec};
 use crate::pod_reaper::PodReaper;
-use crate::requests::{Payload, internal};
+use crate::requests::Payload;
 use crate::score::Score;
 use crate::spawn::Spawner;
 use crate::watch::{Out, Owner, Source, Watch};
@@ -142,7 +143,7 @@ impl Driver {
 
     /// What is held for a container.
     fn container(&self, id: &ContainerId) -> Result<&Container, Failure> {
-        self.containers.get(id).ok_or_else(|| internal(format!("container {id} is not held")))
+        self.containers.get(id).ok_or_else(|| Failure::fault(format!("container {id} is not held")))
     }
 
     fn exit_record(&self, id: &ContainerId) -> PathBuf {

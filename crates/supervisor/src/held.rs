@@ -7,8 +7,7 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use wharf_isolation::PodNamespaces;
 use wharf_wire::v1;
 
-use crate::machine::Failure;
-use crate::requests::internal;
+use crate::failure::Failure;
 
 /// The descriptors by their kind.
 #[derive(Debug, Default)]
@@ -35,7 +34,8 @@ impl PodDescriptors {
             ipc: self.get(v1::Held::Ipc),
             uts: self.get(v1::Held::Uts),
             user: self.get(v1::Held::User),
-            mounts: mounts.ok_or_else(|| internal("the pod has no mount namespace"))?,
+            mounts: mounts
+                .ok_or_else(|| Failure::fault("the supervisor holds no mount namespace for the pod"))?,
         })
     }
 

@@ -3,6 +3,7 @@
 //! Without it the list is read again and again, because a process may fork while others are killed; frozen, it cannot.
 //! A pid is never signalled by its number: it is opened first, and signalled if the list still has it.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
@@ -26,7 +27,11 @@ pub(crate) fn kill_all(directory: &Path, entries: &[HostPath]) {
         .filter_map(|entry| Some(entry.as_path().parent()?.join("freezer.state")))
         .filter(|state| state.exists())
         .collect();
-    if write_value(directory.join("cgroup.kill"), "1").is_err() {
+    if let Err(error) = write_value(directory.join("cgroup.kill"), "1") {
+        // The file is missing on v1, and on v2 before Linux 5.14.
+        if !is_gone(error.errno) {
+            diagnostics::warn(error);
+        }
         kill_listed(&|| pids(directory), || freeze(directory, &freezers), || thaw(directory, &freezers));
     }
     // Somebody may have frozen them, and v1's freezer holds back even SIGKILL.
@@ -46,7 +51,7 @@ fn kill_listed(list: &dyn Fn() -> Vec<i32>, freeze: impl Fn(), thaw: impl Fn()) 
             return;
         }
     }
-    diagnostics::warn(format_args!("processes are listed still after they were killed {ROUNDS} times"));
+    diagnostics::warn(format_args!("processes are still listed after {ROUNDS} rounds of SIGKILL"));
 }
 
 /// Kills a process if it is still listed after its descriptor was opened: before that, its pid may have been reused.
@@ -70,22 +75,40 @@ pub(crate) fn signal(process: BorrowedFd<'_>, number: i32) {
 
 /// The processes in a cgroup and in all below it, such as those of execs; none if the cgroup is gone.
 fn pids(directory: &Path) -> Vec<i32> {
-    let list = read(&directory.join("cgroup.procs"));
-    let mut pids: Vec<i32> =
-        list.lines().filter_map(|line| line.parse().ok()).filter(|&pid| pid > 1).collect();
-    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            pids.extend(self::pids(&entry.path()));
+    let file = directory.join("cgroup.procs");
+    let mut pids = Vec::new();
+    for line in read(&file).lines() {
+        match line.parse() {
+            // A process of another PID namespace has the number 0 here.
+            Ok(pid) if pid > 1 => pids.push(pid),
+            _ => diagnostics::warn(format_args!("{}: {line:?} cannot be killed", file.display())),
         }
     }
+    match below(directory) {
+        Ok(below) => below.iter().for_each(|directory| pids.extend(self::pids(directory))),
+        Err(error) if gone(&error) => {}
+        Err(error) => diagnostics::warn(format_args!("listing {}: {error}", directory.display())),
+    }
     pids
+}
+
+/// The cgroups directly below one.
+fn below(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut below = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            below.push(entry.path());
+        }
+    }
+    Ok(below)
 }
 
 fn freeze(directory: &Path, freezers: &[PathBuf]) {
     for state in freezers {
         for _ in 0..FREEZER_ROUNDS {
-            let asked = write_value(state, "FROZEN");
-            if asked.is_err() || read(state).trim_end() == "FROZEN" {
+            // If the cgroup is gone, the state is empty.
+            if !is_written(state, "FROZEN") || matches!(read(state).trim_end(), "FROZEN" | "") {
                 break;
             }
             std::thread::yield_now();
@@ -109,7 +132,7 @@ fn read(file: &Path) -> String {
     match std::fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) => {
-            if !error.raw_os_error().map(Errno::from_raw).is_some_and(is_gone) {
+            if !gone(&error) {
                 diagnostics::warn(format_args!("reading {}: {error}", file.display()));
             }
             String::new()
@@ -119,15 +142,26 @@ fn read(file: &Path) -> String {
 
 /// Writes to a file of a cgroup if both exist.
 fn write_if_there(file: &Path, value: &str) {
-    match write_value(file, value) {
+    is_written(file, value);
+}
+
+/// Whether the file exists and takes the value.
+fn is_written(file: &Path, value: &str) -> bool {
+    let written = write_value(file, value);
+    match &written {
         Err(error) if !is_gone(error.errno) => diagnostics::warn(error),
         _ => {}
     }
+    written.is_ok()
 }
 
 /// Whether an error means that the cgroup was removed, before or after its file was opened.
 fn is_gone(errno: Errno) -> bool {
     matches!(errno, Errno::ENOENT | Errno::ENODEV)
+}
+
+fn gone(error: &io::Error) -> bool {
+    error.raw_os_error().map(Errno::from_raw).is_some_and(is_gone)
 }
 
 /// The `oom_kill` counter in a file of the memory controller; 0 if there is none.
@@ -165,6 +199,18 @@ mod tests {
         kill_listed(&list, || frozen.set(frozen.get() + 1), || frozen.set(frozen.get() - 1));
         assert_eq!(child.wait().unwrap().signal(), Some(9));
         assert_eq!(frozen.get(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_listed_is_an_error_and_what_is_gone_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("below")).unwrap();
+        std::fs::write(dir.path().join("cgroup.procs"), "1\n70\nnone\n").unwrap();
+        std::fs::write(dir.path().join("below/cgroup.procs"), "0\n71\n").unwrap();
+        assert_eq!(pids(dir.path()), [70, 71]);
+        assert!(pids(&dir.path().join("gone")).is_empty());
+        assert!(gone(&below(&dir.path().join("gone")).unwrap_err()));
+        assert!(!gone(&below(&dir.path().join("cgroup.procs")).unwrap_err()), "it is no directory");
     }
 
     #[test]

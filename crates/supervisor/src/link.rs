@@ -13,15 +13,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use wharf_wire::Datagram;
-use wharf_wire::v1::{Failure, Message, Reply, Request, failure, message, reply};
+use wharf_wire::v1::{Message, Reply, Request, message, reply};
 
 use crate::diagnostics::{self, OrWarn as _};
-use crate::machine;
+use crate::failure::Failure;
 
 /// How many messages may wait before no more requests are read.
 const QUEUE_LIMIT: usize = 256;
-/// The longest text of a failure, in bytes: names in it may be as long as a whole message.
-const TEXT_LIMIT_BYTES: usize = 4096;
 
 /// A request on one connection. Its reply goes nowhere else, whatever numbers another daemon uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,16 +154,19 @@ impl Link {
         }
         let body = message::Body::Reply(Reply { id: id.number, result: Some(result) });
         if let Err(error) = self.send(body, descriptors) {
-            // Without a reply the daemon would wait.
-            self.fail(id, failure(failure::Kind::Internal, wharf_types::chain(&error)));
+            // Without a reply the daemon would wait. One that is too long is not its fault.
+            let failure = match error {
+                wharf_wire::Error::TooLong { .. } => Failure::fault(error.to_string()),
+                other => Failure::of(other),
+            };
+            self.fail(id, failure.within("the reply"));
         }
     }
 
     /// Replies to a request with a failure.
-    pub(crate) fn fail(&mut self, id: RequestId, failure: machine::Failure) {
+    pub(crate) fn fail(&mut self, id: RequestId, failure: Failure) {
         if id.connection == self.connection {
-            let result =
-                reply::Result::Failure(Failure { kind: failure.kind.into(), message: failure.message });
+            let result = reply::Result::Failure(failure.into());
             self.notify(message::Body::Reply(Reply { id: id.number, result: Some(result) }));
         }
     }
@@ -191,7 +192,16 @@ impl Link {
                     self.is_starved = true;
                     return;
                 }
-                Err(_ended) => return self.give_up(),
+                Err(error) => {
+                    // Its own end is seen and noted elsewhere.
+                    if !is_end(&error) {
+                        diagnostics::warn(format_args!(
+                            "a message to the daemon: {}",
+                            wharf_types::chain(&error)
+                        ));
+                    }
+                    return self.give_up();
+                }
             }
         }
     }
@@ -205,24 +215,14 @@ impl Link {
     }
 }
 
+/// Whether the daemon has ended the connection.
+fn is_end(error: &wharf_wire::Error) -> bool {
+    matches!(error, wharf_wire::Error::Socket(error) if matches!(error.errno, Errno::EPIPE | Errno::ECONNRESET))
+}
+
 /// Whether the kernel lacked room for a message, which it may have in a moment.
 pub(crate) fn is_want_of_memory(errno: Errno) -> bool {
     matches!(errno, Errno::ENOBUFS | Errno::ENOMEM | Errno::ETOOMANYREFS)
-}
-
-/// The failure of a request whose caller no longer waits.
-pub(crate) fn expired() -> machine::Failure {
-    failure(failure::Kind::Expired, "its caller had given up waiting before it was done")
-}
-
-/// A failure of this kind; a text that is too long is cut.
-pub(crate) fn failure(kind: failure::Kind, message: impl Into<String>) -> machine::Failure {
-    let mut message = message.into();
-    if message.len() > TEXT_LIMIT_BYTES {
-        message.truncate(message.floor_char_boundary(TEXT_LIMIT_BYTES));
-        message.push('…');
-    }
-    machine::Failure { kind, message }
 }
 
 #[cfg(test)]
@@ -281,7 +281,7 @@ mod tests {
         let (mut link, daemon) = link();
         wharf_wire::send(daemon.as_fd(), &Request { id: 1, ..Request::default() }, &[]).unwrap();
         let Received::Request(id, _, _) = link.receive() else { panic!("a request") };
-        link.fail(id, failure(failure::Kind::Invalid, "ü".repeat(100_000)));
+        link.fail(id, Failure::fault("ü".repeat(100_000)));
         let message::Body::Reply(Reply { result: Some(reply::Result::Failure(failure)), .. }) =
             receive(&daemon)
         else {

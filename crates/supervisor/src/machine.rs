@@ -17,9 +17,9 @@ use std::collections::BTreeMap;
 
 use wharf_types::ContainerId;
 use wharf_wire::v1;
-use wharf_wire::v1::failure::Kind;
 
-use crate::link::{self, RequestId};
+use crate::failure::Failure;
+use crate::link::RequestId;
 use container::{Missing, Phase};
 
 /// How long the end of a container waits for its last output to be in its log. A disk that stalls may hold up the
@@ -103,13 +103,6 @@ pub(crate) enum Signal {
     KillAll,
     /// The container's first process.
     First(i32),
-}
-
-/// A failure to pass on to the daemon.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Failure {
-    pub(crate) kind: Kind,
-    pub(crate) message: String,
 }
 
 /// What to do.
@@ -205,7 +198,7 @@ impl Machine {
             Event::Time { now_ns } => self.advance(now_ns),
             Event::Connected => self.kill_execs(),
             Event::Disconnected => self.disconnected(),
-            Event::Request(id, _) if id.is_late(self.now_ns) => refused(id, link::expired()),
+            Event::Request(id, _) if id.is_late(self.now_ns) => refused(id, Failure::expired()),
             Event::Request(id, request) => {
                 self.request(id, request).unwrap_or_else(|failure| refused(id, failure))
             }

@@ -16,6 +16,7 @@ mod clock;
 mod container;
 mod diagnostics;
 mod driver;
+mod failure;
 mod held;
 mod kill;
 mod leaf;

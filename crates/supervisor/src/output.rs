@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
 use crate::clients::Clients;
+use crate::diagnostics;
 use crate::log::Stream;
 use crate::log::frame::{HEADER_BYTES, PAYLOAD_LIMIT_BYTES};
 use crate::log::writer::LogWriter;
@@ -58,8 +59,8 @@ impl Output {
             match self.read(sink, &mut buffer[..BUFFER_BYTES]) {
                 Ok(1..) => {}
                 Err(Errno::EAGAIN) => return More::Later,
-                // The end of a pipe is 0, that of a terminal EIO.
-                Ok(0) | Err(_) => {
+                end => {
+                    note_end(end);
                     self.finish(sink);
                     return More::Never;
                 }
@@ -71,6 +72,7 @@ impl Output {
     /// Reads what was written so far, and writes what is held back: the container has ended. Others may still have the
     /// other end open and write without end, but what a pipe cannot have held was written later.
     pub(crate) fn drain(&self, sink: &mut Sink<'_>, buffer: &mut [u8]) {
+        // A terminal has no capacity that the kernel would tell.
         let capacity =
             fcntl(&self.source, FcntlArg::F_GETPIPE_SZ).ok().and_then(|size| usize::try_from(size).ok());
         let mut rest = capacity.map_or(DRAIN_LIMIT_BYTES, |capacity| capacity.min(DRAIN_LIMIT_BYTES));
@@ -78,7 +80,11 @@ impl Output {
             let window = HEADER_BYTES + rest.min(PAYLOAD_LIMIT_BYTES);
             match self.read(sink, &mut buffer[..window]) {
                 Ok(count @ 1..) => rest -= count,
-                Ok(0) | Err(_) => break,
+                Err(Errno::EAGAIN) => break,
+                end => {
+                    note_end(end);
+                    break;
+                }
             }
         }
         self.finish(sink);
@@ -104,6 +110,15 @@ impl Output {
         if let Some((log, writer)) = &mut sink.log {
             writer.finish(*log, self.stream);
         }
+    }
+}
+
+/// The end of a pipe is 0, that of a terminal EIO. Anything else is an error, after which nothing more is read.
+fn note_end(end: nix::Result<usize>) {
+    if let Err(errno) = end
+        && errno != Errno::EIO
+    {
+        diagnostics::warn(format_args!("reading a container's output: {errno}"));
     }
 }
 

@@ -5,6 +5,7 @@
 //! every system call. It executes the supervisor's program again, so that its memory has nothing of the supervisor's.
 //! It ends with the supervisor, and everything in the namespace ends with it.
 
+use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
@@ -24,7 +25,8 @@ use wharf_sys::process::{self, Reap};
 use wharf_sys::seccomp::{self, Call};
 use wharf_sys::{Error, Result, socket};
 
-use crate::kill;
+use crate::failure::Failure;
+use crate::{diagnostics, kill};
 
 /// The name under which the program runs as the reaper.
 pub(crate) const NAME: &std::ffi::CStr = c"wharf-pod-reaper";
@@ -45,21 +47,22 @@ impl PodReaper {
     /// `namespaces`.
     ///
     /// # Errors
-    /// What that process reports, for people.
+    /// What that process reports.
     pub(crate) fn start(
         witness: &SingleThreaded,
         pod: PodNamespaces<'_>,
         namespaces: &Namespaces,
-    ) -> std::result::Result<Self, String> {
-        let text = |error: Error| error.to_string();
-        let program = wharf_sys::fs::open("/proc/self/exe", OFlag::O_RDONLY).map_err(text)?;
-        let (ours, theirs) = socket::pair().map_err(text)?;
-        match clone(witness, CloneFlags::CLONE_NEWPID, None).map_err(text)? {
+    ) -> std::result::Result<Self, Failure> {
+        let program = wharf_sys::fs::open("/proc/self/exe", OFlag::O_RDONLY)?;
+        let (ours, theirs) = socket::pair()?;
+        match clone(witness, CloneFlags::CLONE_NEWPID, None)? {
             Clone::Child(child) => {
                 let keep: Vec<_> = pod.descriptors().chain([program.as_fd(), theirs.as_fd()]).collect();
-                if descriptors::keep_only(&child, &keep).is_ok() {
-                    be_alone(pod, namespaces, &program, &theirs);
-                }
+                let kept = descriptors::keep_only(&child, &keep);
+                let Err(error) = kept
+                    .map_err(|source| failed("closing descriptors", source))
+                    .and_then(|()| be_alone(pod, namespaces, &program, &theirs));
+                wharf_isolation::report_failure(&theirs, &error);
                 process::exit_now(1)
             }
             Clone::Parent { pid, pidfd } => {
@@ -72,7 +75,16 @@ impl PodReaper {
 
     /// Whether it has ended, and everything in its namespace with it; this reaps it.
     pub(crate) fn has_ended(&self) -> bool {
-        matches!(process::wait(self.pidfd.as_fd(), Reap::Remove), Ok(Some(_)))
+        process::wait(self.pidfd.as_fd(), Reap::Remove).map_or_else(
+            // Nobody else reaps it. If it happened all the same, it has ended.
+            |error| {
+                diagnostics::warn(format_args!(
+                    "how the first process of the pod's PID namespace ended: {error}"
+                ));
+                true
+            },
+            |ended| ended.is_some(),
+        )
     }
 
     /// Kills it, and everything in its namespace.
@@ -81,54 +93,66 @@ impl PodReaper {
     }
 }
 
-fn await_ready(line: &OwnedFd) -> std::result::Result<(), String> {
+fn await_ready(line: &OwnedFd) -> std::result::Result<(), Failure> {
     let mut told = [PollFd::new(line.as_fd(), PollFlags::POLLIN)];
     match poll(&mut told, PollTimeout::from(PATIENCE_MS)) {
         Ok(1..) => {}
-        Ok(_) => return Err("its first process is not ready in time".to_owned()),
-        Err(errno) => return Err(Error::new("poll", "the line to it", errno).to_string()),
-    }
-    match Report::receive(line.as_fd()) {
-        Ok(Report::Ready { .. }) => Ok(()),
-        Ok(Report::Failed { message, .. }) => Err(message),
-        Ok(Report::Line { .. } | Report::Born { .. } | Report::Closed) => {
-            Err("its first process ended at once".to_owned())
+        Ok(_) => {
+            return Err(Failure::fault(format!("its first process was not ready within {PATIENCE_MS} ms")));
         }
-        Err(error) => Err(error.to_string()),
+        Err(errno) => return Err(Failure::of(Error::new("poll", "the line to its first process", errno))),
+    }
+    match Report::receive(line.as_fd())? {
+        Report::Ready { .. } => Ok(()),
+        Report::Failed { class, message } => Err(Failure::reported(class, message)),
+        Report::Line { .. } | Report::Born { .. } | Report::Closed => {
+            Err(Failure::fault("its first process exited before it was ready"))
+        }
     }
 }
 
-/// Leaves the host and executes this program. The supervisor is told of any failure before that.
-fn be_alone(pod: PodNamespaces<'_>, namespaces: &Namespaces, program: &OwnedFd, line: &OwnedFd) {
-    if let Err(error) = wharf_isolation::leave_host(pod, namespaces) {
-        return wharf_isolation::report_failure(line, &error);
-    }
-    let Err(errno) = execute(program, line);
-    process::exit_now(errno as i32)
+/// Leaves the host and executes this program.
+fn be_alone(
+    pod: PodNamespaces<'_>,
+    namespaces: &Namespaces,
+    program: &OwnedFd,
+    line: &OwnedFd,
+) -> std::result::Result<Infallible, wharf_isolation::Error> {
+    wharf_isolation::leave_host(pod, namespaces)?;
+    execute(program, line)
+        .map_err(|source| failed("executing the supervisor's program as the reaper", source))
+}
+
+fn failed(stage: &'static str, source: Error) -> wharf_isolation::Error {
+    wharf_isolation::Error::Stage { stage, source }
 }
 
 /// Executes this program with only the line to the supervisor open. The line stands in for all three standard streams,
 /// which a program's runtime needs to be open.
-fn execute(program: &OwnedFd, line: &OwnedFd) -> nix::Result<std::convert::Infallible> {
-    nix::unistd::dup2_stdin(line)?;
-    nix::unistd::dup2_stdout(line)?;
-    nix::unistd::dup2_stderr(line)?;
-    descriptors::close_on_exec_from(3).map_err(|error| error.errno)?;
+fn execute(program: &OwnedFd, line: &OwnedFd) -> Result<Infallible> {
+    let onto = |stream: &str| format!("the line to the supervisor, onto {stream}");
+    nix::unistd::dup2_stdin(line).named("dup2", || onto("standard input"))?;
+    nix::unistd::dup2_stdout(line).named("dup2", || onto("standard output"))?;
+    nix::unistd::dup2_stderr(line).named("dup2", || onto("standard error"))?;
+    descriptors::close_on_exec_from(3)?;
     let none: [&std::ffi::CStr; 0] = [];
     nix::unistd::execveat(program, c"", &[NAME], &none, AtFlags::AT_EMPTY_PATH)
+        .named("execveat", || "this program".into())
 }
 
 /// The whole life of the reaper. Only the supervisor knows of it before it reports that it is ready.
 pub(crate) fn run() -> ExitCode {
-    if settle().is_ok() {
-        reap_for_ever();
+    // Without the line nothing can be said.
+    let Ok([line, second, third]) = descriptors::take_standard_streams() else { return ExitCode::FAILURE };
+    drop((second, third));
+    match settle(&line) {
+        Ok(()) => reap_for_ever(),
+        Err(error) => wharf_isolation::report_failure(&line, &failed("confining the reaper", error)),
     }
     ExitCode::FAILURE
 }
 
-fn settle() -> Result<()> {
-    let [line, second, third] = descriptors::take_standard_streams()?;
-    drop((second, third));
+fn settle(line: &OwnedFd) -> Result<()> {
     nix::sys::prctl::set_name(NAME).named("prctl", || "PR_SET_NAME".into())?;
     become_nobody()?;
     let mut child = SigSet::empty();
@@ -137,7 +161,7 @@ fn settle() -> Result<()> {
     // After the change of user, which resets it. A supervisor that has exited by now does not receive the report.
     end_with_parent(0)?;
     seccomp::allow_only(&[Call::WRITE, Call::CLOSE, Call::RT_SIGTIMEDWAIT, Call::WAIT4, Call::EXIT_GROUP])?;
-    nix::unistd::write(&line, b"R").map(drop).named("write", || "the line to the supervisor".into())
+    nix::unistd::write(line, b"R").map(drop).named("write", || "the line to the supervisor".into())
 }
 
 fn become_nobody() -> Result<()> {

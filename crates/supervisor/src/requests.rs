@@ -6,14 +6,14 @@
 use std::os::fd::OwnedFd;
 
 use wharf_isolation::{Outline, PidNamespace, Stream, Streams};
-use wharf_types::{ContainerId, Failure as _, TerminalSize};
+use wharf_types::{ContainerId, TerminalSize};
 use wharf_wire::v1::{self, failure::Kind, request::Body};
 
 use crate::clients::{Client, Pace};
-use crate::link::failure;
+use crate::failure::Failure;
 use crate::machine::client::Watches;
 use crate::machine::container::Missing;
-use crate::machine::{Failure, Request, Signal};
+use crate::machine::{Request, Signal};
 
 /// What belongs to a request and is of no interest to the machine.
 #[derive(Debug, Default)]
@@ -39,21 +39,21 @@ impl Payload {
     pub(crate) fn take_container(&mut self) -> Result<NewContainer, Failure> {
         match std::mem::take(self) {
             Self::Container(new) => Ok(new),
-            _ => Err(internal("a container without a plan")),
+            _ => Err(Failure::fault("a container without a plan")),
         }
     }
 
     pub(crate) fn take_exec(&mut self) -> Result<NewExec, Failure> {
         match std::mem::take(self) {
             Self::Exec(new) => Ok(new),
-            _ => Err(internal("a command without its streams")),
+            _ => Err(Failure::fault("a command without its streams")),
         }
     }
 
     pub(crate) fn take_client(&mut self) -> Result<NewClient, Failure> {
         match std::mem::take(self) {
             Self::Client(new) => Ok(new),
-            _ => Err(internal("a client without its pipes")),
+            _ => Err(Failure::fault("a client without its pipes")),
         }
     }
 }
@@ -98,9 +98,13 @@ pub(crate) fn parse(body: Option<Body>, descriptors: Vec<OwnedFd>) -> (Request, 
         Some(Body::ReopenLog(body)) => by_id(&body.container, |container| Request::ReopenLog { container }),
         Some(Body::Lend(body)) => alone(Request::Lend { held: body.held() }),
         Some(Body::Shutdown(_)) => alone(Request::Shutdown),
-        None => Err(invalid("this supervisor does not know the request: it is of an older release")),
+        None => Err(unknown()),
     };
     parsed.unwrap_or_else(|failure| (Request::Malformed(failure), Payload::Empty))
+}
+
+fn unknown() -> Failure {
+    Failure::precondition("the pod's supervisor is of an older release and does not know the request")
 }
 
 fn alone(request: Request) -> Parsed {
@@ -112,23 +116,16 @@ fn by_id(text: &str, request: impl FnOnce(ContainerId) -> Request) -> Parsed {
     alone(request(id(text)?))
 }
 
-fn invalid(message: impl Into<String>) -> Failure {
-    failure(Kind::Invalid, message)
-}
-
-pub(crate) fn internal(error: impl std::fmt::Display) -> Failure {
-    failure(Kind::Internal, error.to_string())
-}
-
 /// A name that is not a valid id is that of no container in the pod.
 fn id(text: &str) -> Result<ContainerId, Failure> {
-    text.parse().map_err(|_malformed| failure(Kind::NotFound, format!("container {text} is not in this pod")))
+    text.parse()
+        .map_err(|_malformed| Failure::new(Kind::NotFound, format!("container {text} is not in this pod")))
 }
 
 fn hello(hello: &v1::Hello, descriptors: Vec<OwnedFd>) -> Parsed {
     let kinds: Vec<v1::Held> = hello.hold().collect();
     if kinds.len() != descriptors.len() {
-        return Err(invalid("a greeting whose descriptors are not those it names"));
+        return Err(Failure::fault("a greeting whose descriptors are not those it names"));
     }
     let payload = match descriptors.is_empty() {
         true => Payload::Empty,
@@ -140,9 +137,9 @@ fn hello(hello: &v1::Hello, descriptors: Vec<OwnedFd>) -> Parsed {
 fn create(descriptors: Vec<OwnedFd>) -> Parsed {
     let mut descriptors = descriptors.into_iter();
     let (plan, log_directory) = (descriptors.next(), descriptors.next());
-    let plan = plan.ok_or_else(|| invalid("a create request without a plan"))?;
-    let whole = wharf_wire::read_file(&plan).map_err(internal)?;
-    let plan = Outline::decode(&whole).map_err(|error| failure(error.kind().into(), error.to_string()))?;
+    let plan = plan.ok_or_else(|| Failure::fault("a create request without a plan"))?;
+    let whole = wharf_wire::read_file(&plan)?;
+    let plan = Outline::decode(&whole)?;
     let target = match &plan.namespaces.pid {
         PidNamespace::Target(target) => Some(target.clone()),
         PidNamespace::Container | PidNamespace::Pod | PidNamespace::Host => None,
@@ -153,10 +150,13 @@ fn create(descriptors: Vec<OwnedFd>) -> Parsed {
 }
 
 fn signal(request: &v1::Signal) -> Parsed {
-    let signal = match request.all {
-        true => Signal::KillAll,
-        false => Signal::First(i32::try_from(request.number).map_err(internal)?),
-    };
+    let signal =
+        match request.all {
+            true => Signal::KillAll,
+            false => Signal::First(i32::try_from(request.number).map_err(|_range| {
+                Failure::fault(format!("{} is not the number of a signal", request.number))
+            })?),
+        };
     alone(Request::Signal { container: id(&request.container)?, signal })
 }
 
@@ -165,10 +165,10 @@ fn exec(mut request: v1::Exec, mut descriptors: Vec<OwnedFd>) -> Parsed {
     if descriptors.len() == 4
         && let Some(file) = descriptors.pop()
     {
-        request.args = wharf_wire::from_file::<v1::Words>(&file).map_err(internal)?.words;
+        request.args = wharf_wire::from_file::<v1::Words>(&file)?.words;
     }
     if request.args.is_empty() {
-        return Err(invalid("an exec request without a command"));
+        return Err(Failure::fault("an exec request without a command"));
     }
     let command = NewExec {
         streams: streams(descriptors)?,
@@ -176,7 +176,7 @@ fn exec(mut request: v1::Exec, mut descriptors: Vec<OwnedFd>) -> Parsed {
             .size
             .map(TerminalSize::try_from)
             .transpose()
-            .map_err(|error| invalid(error.to_string()))?,
+            .map_err(|error| Failure::fault(error.to_string()))?,
         args: request.args,
         terminal: request.terminal,
     };
@@ -185,18 +185,18 @@ fn exec(mut request: v1::Exec, mut descriptors: Vec<OwnedFd>) -> Parsed {
 
 fn streams(descriptors: Vec<OwnedFd>) -> Result<Streams, Failure> {
     let streams = descriptors.into_iter().map(Stream::new).collect::<wharf_sys::Result<Vec<_>>>();
-    match <[Stream; 3]>::try_from(streams.map_err(internal)?) {
+    match <[Stream; 3]>::try_from(streams?) {
         Ok([stdin, stdout, stderr]) => Ok(Streams { stdin, stdout, stderr }),
-        Err(_other) => Err(invalid("an exec request without its three streams")),
+        Err(_other) => Err(Failure::fault("an exec request without its three streams")),
     }
 }
 
 fn attach(request: &v1::Attach, descriptors: Vec<OwnedFd>) -> Parsed {
     if descriptors.len() != usize::from(request.stdout) + usize::from(request.stderr) {
-        return Err(invalid("an attach request whose pipes are not those it names"));
+        return Err(Failure::fault("an attach request whose pipes are not those it names"));
     }
     for pipe in &descriptors {
-        crate::spawn::set_nonblocking(pipe).map_err(internal)?;
+        crate::spawn::set_nonblocking(pipe)?;
     }
     let watches = if descriptors.is_empty() { Watches::Nothing } else { Watches::Output };
     let mut pipes = descriptors.into_iter();
@@ -230,11 +230,12 @@ mod tests {
     }
 
     #[test]
-    fn an_incomplete_request_is_refused_by_what_it_lacks() {
+    fn an_incomplete_request_is_a_bug_and_refused_by_what_it_lacks() {
         let size = v1::TerminalSize { width: 80, height: 70_000 };
         let attach = v1::Attach { container: ID.into(), stdout: true, ..Default::default() };
+        let (kind, message) = refusal(None, 0);
+        assert!(kind == Kind::Precondition && message.contains("older release"), "{message}");
         for (body, descriptors, want) in [
-            (None, 0, "older release"),
             (Some(Body::Create(v1::Create::default())), 0, "without a plan"),
             (Some(Body::Exec(v1::Exec { args: vec![], ..exec(None) })), 3, "without a command"),
             (Some(Body::Exec(exec(None))), 2, "without its three streams"),
@@ -242,7 +243,7 @@ mod tests {
             (Some(Body::Attach(attach)), 2, "not those it names"),
         ] {
             let (kind, message) = refusal(body, descriptors);
-            assert!(kind == Kind::Invalid && message.contains(want), "{message}");
+            assert!(kind == Kind::Internal && message.contains(want), "{kind:?}: {message}");
         }
     }
 

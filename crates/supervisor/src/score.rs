@@ -2,7 +2,12 @@
 
 use std::cell::OnceCell;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt as _;
+
+use nix::errno::Errno;
+use wharf_sys::Result;
+use wharf_sys::error::Named as _;
 
 /// The score of one process.
 #[derive(Debug, Default)]
@@ -10,18 +15,36 @@ pub(crate) struct Score(OnceCell<File>);
 
 impl Score {
     /// Reads the score of `process`, a pid or `self`, which must be the same each time; `None` once it is gone.
-    pub(crate) fn of(&self, process: &str) -> Option<i32> {
+    ///
+    /// # Errors
+    /// The kernel's error; EBADMSG if it shows no number.
+    pub(crate) fn of(&self, process: &str) -> Result<Option<i32>> {
+        let path = || format!("/proc/{process}/oom_score_adj");
+        match self.read(&path()) {
+            Err(error) if is_gone(&error) => Ok(None),
+            read => read.named("read", path),
+        }
+    }
+
+    fn read(&self, path: &str) -> io::Result<Option<i32>> {
         let file = match self.0.get() {
             Some(file) => file,
             None => {
-                let file = File::open(format!("/proc/{process}/oom_score_adj")).ok()?;
+                let file = File::open(path)?;
                 self.0.get_or_init(|| file)
             }
         };
         let mut text = [0; 16];
-        let length = file.read_at(&mut text, 0).ok()?;
-        std::str::from_utf8(text.get(..length)?).ok()?.trim().parse().ok()
+        let length = file.read_at(&mut text, 0)?;
+        let number = std::str::from_utf8(&text[..length]).ok().and_then(|text| text.trim().parse().ok());
+        number.map(Some).ok_or_else(|| Errno::EBADMSG.into())
     }
+}
+
+/// Whether an error means that the process is gone, before or after its file was opened.
+fn is_gone(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::ENOENT | Errno::ESRCH))
 }
 
 #[cfg(test)]
@@ -35,10 +58,11 @@ mod tests {
         let (pid, score) = (child.id().to_string(), Score::default());
         for wanted in [500, 600] {
             std::fs::write(format!("/proc/{pid}/oom_score_adj"), wanted.to_string()).unwrap();
-            assert_eq!(score.of(&pid), Some(wanted));
+            assert_eq!(score.of(&pid), Ok(Some(wanted)));
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(score.of(&pid), None);
+        assert_eq!(score.of(&pid), Ok(None));
+        assert_eq!(Score::default().of(&pid), Ok(None));
     }
 }

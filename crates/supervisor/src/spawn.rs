@@ -52,8 +52,12 @@ impl Spawner {
         match clone(&self.witness, flags, cgroup)? {
             Clone::Parent { pid, pidfd } => Ok(Child::new(pid, pidfd, report, role)),
             Clone::Child(child) => {
-                if leave(&child, &[keep, &[line.as_fd()][..]].concat(), end_with).is_ok() {
-                    body(Origin { place, line, child: &child });
+                match leave(&child, &[keep, &[line.as_fd()][..]].concat(), end_with) {
+                    Ok(()) => body(Origin { place, line, child: &child }),
+                    Err(source) => {
+                        let error = wharf_isolation::Error::Stage { stage: "leaving the supervisor", source };
+                        wharf_isolation::report_failure(&line, &error);
+                    }
                 }
                 process::exit_now(128)
             }

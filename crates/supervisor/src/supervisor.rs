@@ -20,10 +20,11 @@ use wharf_types::{ErrorKind, Failure as _};
 
 use crate::diagnostics::{self, OrWarn as _};
 use crate::driver::Driver;
-use crate::link::{Link, Received, failure};
+use crate::failure::Failure;
+use crate::link::{Link, Received};
 use crate::log::frame::Refusal;
 use crate::log::writer::LogEvent;
-use crate::machine::{Event, Failure, Machine, client, container};
+use crate::machine::{Event, Machine, client, container};
 use crate::requests::{self, Payload};
 use crate::watch::{Owner, Source, Watch};
 
@@ -45,11 +46,11 @@ impl Supervisor {
     pub(crate) fn start(directory: PathBuf) -> wharf_sys::Result<Self> {
         let connection = take_connection()?;
         // Executed through a descriptor, its name would be the descriptor's number.
-        nix::sys::prctl::set_name(c"wharf-shim").named("prctl", String::new)?;
+        nix::sys::prctl::set_name(c"wharf-shim").named("prctl", || "PR_SET_NAME, wharf-shim".into())?;
         // No process of a container may look into this one, nor into a child of it before its exec.
-        nix::sys::prctl::set_dumpable(false).named("prctl", String::new)?;
-        nix::sys::prctl::set_child_subreaper(true).named("prctl", String::new)?;
-        nix::unistd::setsid().map(drop).named("setsid", String::new)?;
+        nix::sys::prctl::set_dumpable(false).named("prctl", || "PR_SET_DUMPABLE, 0".into())?;
+        nix::sys::prctl::set_child_subreaper(true).named("prctl", || "PR_SET_CHILD_SUBREAPER, 1".into())?;
+        nix::unistd::setsid().map(drop).named("setsid", || "of the supervisor".into())?;
         let mut watch = Watch::new()?;
         let signals = block_signals()?;
         let listener = wharf_sys::socket::listen(&Layout::supervisor_socket(&directory))?;
@@ -139,7 +140,16 @@ impl Supervisor {
 
     /// Those that are watched are seen by their pidfds; here is only what they have left behind.
     fn children_ended(&mut self) {
-        while matches!(self.signals.read_signal(), Ok(Some(_))) {}
+        loop {
+            match self.signals.read_signal() {
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(errno) => {
+                    diagnostics::warn(format_args!("reading SIGCHLD: {errno}"));
+                    break;
+                }
+            }
+        }
         self.driver.reap_strays();
     }
 
@@ -174,18 +184,18 @@ impl Supervisor {
         let socket = match wharf_sys::socket::accept(self.listener.as_fd()) {
             Ok((socket, uid)) if uid == nix::unistd::geteuid().as_raw() => socket,
             Ok((_, uid)) => {
-                return diagnostics::warn(format_args!("user {uid} wanted to take over: refused"));
+                return diagnostics::warn(format_args!("refused a connection of user {uid}"));
             }
             // It disconnected before it was accepted.
             Err(error) if matches!(error.errno, Errno::EAGAIN | Errno::ECONNABORTED) => return,
-            Err(error) => return diagnostics::warn(format_args!("a daemon wanted to take over: {error}")),
+            Err(error) => return diagnostics::warn(format_args!("accepting a daemon's connection: {error}")),
         };
         self.close_link();
         let Driver { link, watch, .. } = &mut self.driver;
         link.open(socket).or_warn("taking a daemon's connection");
         let watched = link.socket().map(|socket| watch.add(socket, Source::Link));
         if let Some(Err(error)) = watched {
-            diagnostics::warn(format_args!("a daemon's connection is of no use: {error}"));
+            diagnostics::warn(format_args!("a daemon's connection cannot be watched: {error}"));
             link.close();
         }
         let event = if link.socket().is_some() { Event::Connected } else { Event::Disconnected };
@@ -243,7 +253,7 @@ fn meaning(event: LogEvent) -> Event {
 }
 
 fn unopened(kind: ErrorKind, refusal: &Refusal) -> Failure {
-    failure(kind.into(), format!("the log file cannot be opened: {}", refusal.message))
+    Failure::new(kind.into(), format!("the log file cannot be opened: {}", refusal.message))
 }
 
 /// Takes the connection to the daemon from standard input. Standard error stays what it is: the file for what goes
@@ -263,11 +273,11 @@ fn block_signals() -> wharf_sys::Result<SignalFd> {
     [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGPIPE]
         .into_iter()
         .for_each(|signal| blocked.add(signal));
-    blocked.thread_block().named("sigprocmask", String::new)?;
+    blocked.thread_block().named("sigprocmask", || "SIG_BLOCK".into())?;
     let mut child = SigSet::empty();
     child.add(Signal::SIGCHLD);
     SignalFd::with_flags(&child, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
-        .named("signalfd", String::new)
+        .named("signalfd", || "SIGCHLD".into())
 }
 
 #[cfg(test)]

@@ -74,7 +74,7 @@ pub(crate) struct Watch {
 impl Watch {
     pub(crate) fn new() -> wharf_sys::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
-            .map_err(|errno| wharf_sys::Error::new("epoll_create1", "", errno))?;
+            .map_err(|errno| wharf_sys::Error::new("epoll_create1", "EPOLL_CLOEXEC", errno))?;
         Ok(Self { epoll, names: BTreeMap::new(), next: 0 })
     }
 
@@ -94,10 +94,11 @@ impl Watch {
         let Some((token, (_, before))) = watched.filter(|(_, (_, before))| *before != what) else {
             return Ok(());
         };
-        *before = what;
         self.epoll
             .modify(fd, &mut EpollEvent::new(what, *token))
-            .map_err(|errno| wharf_sys::Error::new("epoll_ctl", format!("{source:?}"), errno))
+            .map_err(|errno| wharf_sys::Error::new("epoll_ctl", format!("{source:?}"), errno))?;
+        *before = what;
+        Ok(())
     }
 
     /// Watches only for the other end's closing, which epoll always reports.
@@ -120,7 +121,7 @@ impl Watch {
     pub(crate) fn remove(&mut self, fd: BorrowedFd<'_>, source: &Source) {
         match self.epoll.delete(fd) {
             Ok(()) | Err(Errno::ENOENT) => {}
-            Err(errno) => diagnostics::warn(format_args!("{source:?} is watched for ever: {errno}")),
+            Err(errno) => diagnostics::warn(format_args!("cannot stop watching {source:?}: {errno}")),
         }
         self.names.retain(|_, (name, _)| name != source);
     }

@@ -5,12 +5,17 @@ use std::io;
 
 use nix::errno::Errno;
 
-use crate::ErrorKind;
+use crate::{ErrorKind, Subject};
 
 /// An error that knows its class. Code that adds context to an error keeps the error as the cause, and keeps its class.
 pub trait Failure: Error + Send + Sync + 'static {
     /// The class of the error.
     fn kind(&self) -> ErrorKind;
+
+    /// What it is about.
+    fn subject(&self) -> Subject {
+        Subject::Other
+    }
 }
 
 impl Failure for Errno {
@@ -32,14 +37,28 @@ impl Failure for Errno {
     }
 }
 
-/// The class of the kernel's error for a thing that a request or an image names: its author is at fault, unless the
-/// machine is short of something or a disk is broken.
+/// The class of the kernel's error for a thing that a request or an image names. Its author is at fault if the thing is
+/// missing, of another type, or out of reach; any other error, such as that of a broken disk or of a server that does
+/// not respond, is this machine's.
 #[must_use]
 pub fn named(errno: Errno) -> ErrorKind {
     match errno {
-        Errno::EIO => ErrorKind::Internal,
-        _ if errno.kind() == ErrorKind::ResourceExhausted => ErrorKind::ResourceExhausted,
-        _ => ErrorKind::InvalidArgument,
+        Errno::ENOENT
+        | Errno::ENOTDIR
+        | Errno::EISDIR
+        | Errno::EEXIST
+        | Errno::ELOOP
+        | Errno::ENAMETOOLONG
+        | Errno::EXDEV
+        | Errno::EACCES
+        | Errno::EPERM
+        | Errno::EROFS
+        | Errno::ENODEV
+        | Errno::ENXIO
+        | Errno::ETXTBSY
+        | Errno::EINVAL
+        | Errno::EOPNOTSUPP => ErrorKind::InvalidArgument,
+        other => other.kind(),
     }
 }
 
@@ -64,9 +83,17 @@ mod tests {
         for errno in [Errno::EACCES, Errno::EPERM, Errno::EROFS, Errno::ENOENT, Errno::EINVAL, Errno::EIO] {
             assert_eq!(errno.kind(), ErrorKind::Internal, "{errno}");
         }
-        let of_names = [Errno::ENOENT, Errno::EACCES, Errno::ENOTDIR, Errno::EMFILE, Errno::EIO].map(named);
-        let (blamed, short) = (ErrorKind::InvalidArgument, ErrorKind::ResourceExhausted);
-        assert_eq!(of_names, [blamed, blamed, blamed, short, ErrorKind::Internal]);
-        assert_eq!(Failure::kind(&io::Error::other("no answer of the kernel")), ErrorKind::Internal);
+        for errno in [Errno::ENOENT, Errno::EACCES, Errno::ENOTDIR, Errno::ELOOP] {
+            assert_eq!(named(errno), ErrorKind::InvalidArgument, "{errno}");
+        }
+        for errno in [Errno::EMFILE, Errno::ENOMEM, Errno::ENOSPC] {
+            assert_eq!(named(errno), ErrorKind::ResourceExhausted, "{errno}");
+        }
+        for errno in
+            [Errno::EIO, Errno::ESTALE, Errno::ENOTCONN, Errno::ETIMEDOUT, Errno::EBADF, Errno::EFAULT]
+        {
+            assert_eq!(named(errno), ErrorKind::Internal, "{errno}");
+        }
+        assert_eq!(Failure::kind(&io::Error::other("not from the kernel")), ErrorKind::Internal);
     }
 }

@@ -27,3 +27,13 @@ pub enum ErrorKind {
     /// The kernel returned an error, or wharf has a bug.
     Internal,
 }
+
+/// What an error is about, where a client must be told more than the class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Subject {
+    /// Nothing of which clients know.
+    #[default]
+    Other,
+    /// An image that is mounted as a volume.
+    ImageVolume,
+}

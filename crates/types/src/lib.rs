@@ -29,7 +29,7 @@ pub use exit::{ContainerState, Exit};
 pub use failure::Failure;
 pub use id::{ContainerId, IdError, PodId};
 pub use id_map::{IdMaps, IdRange, IdRangeError};
-pub use kind::ErrorKind;
+pub use kind::{ErrorKind, Subject};
 pub use path::{ContainerPath, HostPath, PathError};
 pub use protected::{MASKED_PATHS, READONLY_PATHS};
 pub use reference::{Reference, ReferenceError};

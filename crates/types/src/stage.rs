@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{ErrorKind, Failure};
+use crate::{ErrorKind, Failure, Subject};
 
 /// A stage that failed. Clones share the cause.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -30,6 +30,10 @@ impl Failure for StageError {
             ErrorKind::NotFound => ErrorKind::Internal,
             kind => kind,
         }
+    }
+
+    fn subject(&self) -> Subject {
+        self.cause.subject()
     }
 }
 

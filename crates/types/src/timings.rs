@@ -1,5 +1,5 @@
-//! How long each stage of something took, for people who wonder. It is kept in memory alone: a daemon does not know how
-//! long an earlier one took.
+//! How long each stage of something took, for people. It is kept in memory only, so a daemon does not know the times of
+//! an earlier one.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};

@@ -3,7 +3,7 @@
 //! Both sides convert here and nowhere else, so a field that is added is read and written in one place. What an older
 //! side does not send has the value that it meant then.
 
-use wharf_types::{ErrorKind, Exit, TerminalSize};
+use wharf_types::{ErrorKind, Exit, Subject, TerminalSize};
 
 use crate::v1::{self, exit, failure};
 
@@ -59,6 +59,24 @@ impl From<ErrorKind> for failure::Kind {
             | ErrorKind::Unimplemented
             | ErrorKind::DataLoss
             | ErrorKind::Internal => Self::Internal,
+        }
+    }
+}
+
+impl From<failure::Subject> for Subject {
+    fn from(subject: failure::Subject) -> Self {
+        match subject {
+            failure::Subject::Other => Self::Other,
+            failure::Subject::ImageVolume => Self::ImageVolume,
+        }
+    }
+}
+
+impl From<Subject> for failure::Subject {
+    fn from(subject: Subject) -> Self {
+        match subject {
+            Subject::Other => Self::Other,
+            Subject::ImageVolume => Self::ImageVolume,
         }
     }
 }
@@ -130,5 +148,8 @@ mod tests {
             assert_eq!(ErrorKind::from(failure::Kind::from(kind)), kind);
         }
         assert_eq!(failure::Kind::from(ErrorKind::PermissionDenied), failure::Kind::Internal);
+        for subject in [Subject::Other, Subject::ImageVolume] {
+            assert_eq!(Subject::from(failure::Subject::from(subject)), subject);
+        }
     }
 }

@@ -111,6 +111,8 @@ pub struct Failure {
     pub kind: i32,
     #[prost(string, tag = "2")]
     pub message: ::prost::alloc::string::String,
+    #[prost(enumeration = "failure::Subject", tag = "3")]
+    pub subject: i32,
 }
 /// Nested message and enum types in `Failure`.
 pub mod failure {
@@ -163,6 +165,44 @@ pub mod failure {
                 "NOT_STARTED" => Some(Self::NotStarted),
                 "EXPIRED" => Some(Self::Expired),
                 "EXHAUSTED" => Some(Self::Exhausted),
+                _ => None,
+            }
+        }
+    }
+    /// What it is about, where clients must be told more than the kind. Supervisors of an earlier release do not say.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Subject {
+        Other = 0,
+        /// An image that is mounted as a volume.
+        ImageVolume = 1,
+    }
+    impl Subject {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Other => "OTHER",
+                Self::ImageVolume => "IMAGE_VOLUME",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "OTHER" => Some(Self::Other),
+                "IMAGE_VOLUME" => Some(Self::ImageVolume),
                 _ => None,
             }
         }

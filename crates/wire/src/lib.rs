@@ -6,9 +6,10 @@
 
 mod convert;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use wharf_sys::error::Named as _;
 use wharf_sys::socket;
 use wharf_types::{ErrorKind, Failure};
 
@@ -116,7 +117,8 @@ impl Datagram {
         }
         for descriptor in descriptors {
             let copy = descriptor.try_clone_to_owned();
-            all.push(copy.map_err(|_full| Error::Socket(wharf_sys::Error::new("dup", "", Errno::EMFILE)))?);
+            let what = || format!("descriptor {}", descriptor.as_raw_fd());
+            all.push(copy.named("dup", what).map_err(Error::Socket)?);
         }
         Ok(Self { bytes: if in_file { IN_FILE.to_vec() } else { bytes }, descriptors: all })
     }

@@ -1,4 +1,5 @@
-//! A container for tests: its root is an overlay of a directory with links to the machine's `/usr`, which is bound there.
+//! A container for tests: its root is an overlay of a directory with links to the machine's `/usr`, which is bound
+//! there.
 
 use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};

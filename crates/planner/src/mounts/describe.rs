@@ -11,7 +11,7 @@ use wharf_types::{ContainerPath, ErrorKind, IdMaps};
 use super::{ETC_FILES, SHM, image};
 use crate::description::{ImageVolume, Volume};
 use crate::refuse::propagation;
-use crate::request::{HostFacts, MountSource, Places, Request};
+use crate::request::{HostFacts, MountSource, Places, Request, Unread};
 use crate::{Refusal, user_namespace};
 
 /// Options for mounts that contain no programs and no devices.
@@ -159,10 +159,11 @@ pub(super) fn problem_of(mount: &Mount, problem: &str) -> Refusal {
 /// A mount of what a host path leads to.
 fn bound(
     mount: &Mount,
-    source: &Result<MountSource, String>,
+    source: &Result<MountSource, Unread>,
     ids: Option<IdMaps>,
 ) -> Result<Placed, Refusal> {
-    let source = source.as_ref().map_err(|problem| problem_of(mount, problem))?;
+    let unread = |unread: &Unread| Refusal::unread("mounts", unread.clone().of(&mount.container_path));
+    let source = source.as_ref().map_err(unread)?;
     let propagation = asked_propagation(mount, source)?;
     let mut placed = Placed::new("mounts", &mount.container_path, "bind", source.path.as_str())?;
     let is_mapped = user_namespace::is_mapped(mount, ids).map_err(|problem| problem_of(mount, &problem))?;

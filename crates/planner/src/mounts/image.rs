@@ -1,5 +1,5 @@
-//! Images as volumes. In the spec an image is the mount that any runtime would make of its layers, in the host's paths. That
-//! only a part of it is mounted is beside the spec, because links on the way are up to the image.
+//! Images as volumes. In the spec an image is the mount that any runtime would make of its layers, in the host's paths.
+//! The part that is mounted is kept beside the spec, because the image decides which links are on the way to it.
 
 use std::path::Path;
 
@@ -16,8 +16,8 @@ pub(super) const OVERLAY: &str = "overlay";
 /// Its option for the layers.
 const LAYERS: &str = "lowerdir";
 
-/// Checks a mount of an image as far as possible without looking at the image; the caller checks what all mounts have in
-/// common.
+/// Checks a mount of an image as far as possible without looking at the image; the caller checks what all mounts have
+/// in common.
 pub(super) fn check(mount: &Mount) -> Result<(), Refusal> {
     let problem = match &mount.image {
         Some(image) if image.image.is_empty() => "it names no image",
@@ -33,7 +33,8 @@ pub(super) fn check(mount: &Mount) -> Result<(), Refusal> {
     Err(problem_of(mount, problem))
 }
 
-/// What is mounted, from the image's root. A kubelet that sets the field on a mount without an image means nothing by it.
+/// What is mounted, from the image's root. A kubelet that sets the field on a mount without an image means nothing by
+/// it.
 fn sub_path(mount: &Mount) -> Result<ContainerPath, Refusal> {
     let text = &mount.image_sub_path;
     let fail = |problem: &str| problem_of(mount, &format!("image_sub_path {text:?} {problem}"));

@@ -40,8 +40,8 @@ pub struct HostNames {
     pub hostname: String,
     /// The content of its `resolv.conf`; needed for a pod without DNS settings.
     pub resolv_conf: String,
-    /// The `resolv.conf` with the servers that systemd-resolved asks; needed if it is systemd-resolved that `resolv_conf`
-    /// names ([`names_resolved`]).
+    /// The `resolv.conf` with the servers that systemd-resolved asks; needed if it is systemd-resolved that
+    /// `resolv_conf` names ([`names_resolved`]).
     pub behind_resolved: Option<String>,
 }
 

@@ -9,8 +9,8 @@ use crate::{Defaults, Refusal};
 const USUAL: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
 
-/// The sysctls of a pod that asks for these and has these namespaces of its own. The request's come before the node's, and
-/// these before the usual ones.
+/// The sysctls of a pod that asks for these and has these namespaces of its own. The request's come before the node's,
+/// and these before the usual ones.
 pub(crate) fn plan(
     mut sysctls: BTreeMap<String, String>,
     own: &BTreeSet<Kind>,

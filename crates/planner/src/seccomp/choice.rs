@@ -91,7 +91,12 @@ fn of_target(profile: &Profile, target: &Target) -> Result<LinuxSeccomp, Refusal
 fn local(path: &str, facts: &HostFacts) -> Result<Profile, Refusal> {
     let json = match &facts.seccomp_profile {
         Some(Ok(json)) => json,
-        Some(Err(reason)) => return Err(problem(path, &format!("cannot be read: {reason}"))),
+        Some(Err(unread)) => {
+            return Err(Refusal::unread(
+                "seccomp",
+                unread.clone().of(&format!("profile {path:?} cannot be read")),
+            ));
+        }
         None => return Err(problem(path, "was not read")),
     };
     Profile::parse(json).map_err(|error| problem(path, &wharf_types::chain(&error)))

@@ -59,7 +59,7 @@ pub(crate) const CASES: &[Case] = &[
     }),
     case("defaults", "a device that is gone", |asked| {
         asked.defaults.devices = vec![defaults::device("/dev/fuse").unwrap()];
-        asked.facts.devices = vec![Err("No such file or directory".to_owned())];
+        asked.facts.devices = vec![Err(crate::Unread::invalid("No such file or directory"))];
     }),
 ];
 

@@ -1,5 +1,5 @@
-//! A value of any type with every field set. It answers whatever serde's generated code asks for, so a new field of a
-//! type is set without anybody naming it.
+//! A value of any type with every field set. It returns whatever serde's generated code asks for, so a new field of
+//! a type is set without being named.
 
 use std::fmt;
 

@@ -12,7 +12,7 @@ use wharf_sys::mount::Propagation;
 use wharf_types::ContainerPath;
 
 use super::{Asked, host};
-use crate::MountSource;
+use crate::{MountSource, Unread};
 
 /// A change of the plainest request.
 pub(crate) struct Case {
@@ -313,7 +313,7 @@ pub(crate) const CASES: &[Case] = &[
     }),
     case("refused", "a mount of nothing", |asked| {
         asked.container.mounts.push(plain_mount("/data"));
-        asked.facts.mounts.push(Err("host path \"/x\": No such file or directory".to_owned()));
+        asked.facts.mounts.push(Err(Unread::invalid("host path \"/x\": No such file or directory")));
     }),
     case("refused", "propagation from what is private", |asked| {
         mount(asked, propagated(MountPropagation::PropagationHostToContainer), Propagation::Private);
@@ -372,7 +372,7 @@ pub(crate) const CASES: &[Case] = &[
     }),
     case("refused", "a device that is none", |asked| {
         device(asked, "rw", Vec::new());
-        asked.facts.devices = vec![Err("is not a device".to_owned())];
+        asked.facts.devices = vec![Err(Unread::invalid("is not a device"))];
     }),
     case("refused", "permissions that are none", |asked| {
         device(asked, "rx", vec![node("/dev/fuse", 0o020_000, 10, 229)]);
@@ -384,7 +384,7 @@ pub(crate) const CASES: &[Case] = &[
     }),
     case("refused", "a seccomp profile that cannot be read", |asked| {
         asked.security().seccomp = profile(ProfileType::Localhost, "/profiles/p.json");
-        asked.facts.seccomp_profile = Some(Err("No such file or directory".to_owned()));
+        asked.facts.seccomp_profile = Some(Err(Unread::invalid("No such file or directory")));
     }),
     case("refused", "a seccomp profile by a relative path", |asked| {
         asked.security().seccomp = profile(ProfileType::Localhost, "p.json");
@@ -461,7 +461,7 @@ fn image_volume(place: &str) -> Mount {
 
 fn image(asked: &mut Asked, mount: Mount, layers: &[&str]) {
     asked.container.mounts.push(mount);
-    asked.facts.mounts.push(Err("its host path is empty".to_owned()));
+    asked.facts.mounts.push(Err(Unread::invalid("its host path is empty")));
     asked.mounted.resize(asked.container.mounts.len() - 1, None);
     asked.mounted.push(Some(layers.iter().map(|layer| host(layer)).collect()));
 }

@@ -110,7 +110,7 @@ impl Engine {
             if !was_silent {
                 tracing::warn!(
                     pod = pod.id().short(),
-                    "the pod's supervisor does not answer: is it stopped, or does it wait for the disk of a log?"
+                    "the pod's supervisor does not respond: it may be stopped, or waiting for the disk of a log"
                 );
             }
         });
@@ -128,7 +128,7 @@ impl Engine {
         let engine = Arc::clone(self);
         let reconciled = blocking(move || Ok(engine.parts.network.reconcile(&owners)));
         if let Err(error) = reconciled.await {
-            tracing::warn!(error = chain(&error), "networks of pods that are no more may be left");
+            tracing::warn!(error = chain(&error), "networks of removed pods may be left");
         }
     }
 
@@ -138,16 +138,18 @@ impl Engine {
         let swept = blocking(move || images.sweep().stage("removing layers of no image"));
         match swept.await {
             Ok(freed) if freed.inodes > 0 => {
-                tracing::info!(bytes = freed.bytes, "layers of no image are removed")
+                tracing::info!(bytes = freed.bytes, "removed layers that no image uses")
             }
             Ok(_nothing) => {}
-            Err(error) => tracing::warn!(error = chain(&error), "layers of no image stay"),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "layers that no image uses could not be removed")
+            }
         }
     }
 }
 
-/// Whether a pod's supervisor is worth a greeting. One that sleeps responds when it is asked; greeting all of them would
-/// wake hundreds of processes on an idle node.
+/// Whether a pod's supervisor is worth a greeting. One that sleeps responds when it is asked; greeting all of them
+/// would wake hundreds of processes on an idle node.
 fn is_doubtful(pod: &Arc<Pod>) -> bool {
     let Contact::Up(connection) = pod.contact().now() else { return false };
     let process = pod.supervisor().clone();
@@ -167,6 +169,6 @@ fn activity(container: &Container) -> Activity {
 /// Runs a round in its own task, so that the next round comes even after a panic.
 async fn round(work: impl Future<Output = ()> + Send + 'static) {
     if let Err(error) = tokio::spawn(work).await {
-        tracing::error!(%error, "a round of housekeeping broke off");
+        tracing::error!(%error, "a round of housekeeping panicked");
     }
 }

@@ -79,7 +79,7 @@ impl Engine {
             tracing::warn!(
                 container = container.id().short(),
                 error = chain(&error),
-                "why it did not start is not recorded"
+                "the reason why a container did not start could not be recorded"
             );
         }
     }

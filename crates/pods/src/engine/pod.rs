@@ -1,10 +1,10 @@
 //! A pod's life: it is made, stopped and removed, or undone if it could not be made. Each step of its removal can be
 //! repeated.
 //!
-//! Everything is decided first (`planner::plan_pod`), so that a pod that cannot be is refused before anything is made.
-//! Then come, in this order, the record of the intent, the supervisor and at the same time the namespaces, the
-//! network, the record of a complete pod. Containers come later. So does the first process of a PID namespace that they
-//! share: the supervisor makes it for the first of them.
+//! Everything is decided first (`planner::plan_pod`), so that an impossible pod is refused before anything is made. The
+//! order is then: the record of the intent; the supervisor and, at the same time, the namespaces; the network; the
+//! record of a complete pod. Containers come later, and so does the first process of a PID namespace that they share:
+//! the supervisor makes it for the first of them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -96,7 +96,7 @@ impl Engine {
             }
             None => Vec::new(),
         };
-        timings.time_async("first answer of the supervisor", pod.connected()).await?;
+        timings.time_async("first response of the supervisor", pod.connected()).await?;
         let made = self.blocking(pod, |engine, pod| engine.record_pod(pod, Phase::Made));
         timings.time_async("record of the whole pod", made).await?;
         let mut state = pod.write_state();

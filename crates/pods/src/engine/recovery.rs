@@ -56,7 +56,7 @@ impl Engine {
                 tracing::warn!(
                     pod = id.short(),
                     error = chain(&error),
-                    "a pod is left alone, and not listed"
+                    "a pod's record cannot be used now: the pod is left alone and not listed"
                 );
                 self.table.reserve(id);
             }
@@ -102,7 +102,11 @@ impl Engine {
             Ok(())
         });
         if let Err(error) = looked.await {
-            tracing::warn!(pod = pod.id().short(), error = chain(&error), "not all is known of a pod");
+            tracing::warn!(
+                pod = pod.id().short(),
+                error = chain(&error),
+                "some facts about a pod could not be read"
+            );
         }
     }
 
@@ -122,7 +126,7 @@ impl Engine {
                 tracing::warn!(
                     container = id.short(),
                     error = chain(&error),
-                    "a container is left alone, and not listed"
+                    "a container's record cannot be used now: the container is left alone and not listed"
                 );
                 pod.leave_alone(id);
                 return;
@@ -132,7 +136,7 @@ impl Engine {
             pod = pod.id().short(),
             container = id.short(),
             error = chain(&error),
-            "a container without a usable record is undone"
+            "removing a container without a usable record"
         );
         self.put_aside(self.parts.layout.container_record(pod.id(), &id), id.to_string()).await;
         self.undo_container(pod, &id).await;
@@ -167,7 +171,7 @@ impl Engine {
     }
 
     async fn quarantine(self: &Arc<Self>, id: PodId, error: &Error, containers: Vec<Found>) {
-        tracing::warn!(pod = id.short(), error = chain(error), "a pod without a usable record is undone");
+        tracing::warn!(pod = id.short(), error = chain(error), "removing a pod without a usable record");
         self.put_aside(self.parts.layout.pod_record(&id), id.to_string()).await;
         self.undo_found(&Arc::new(Pod::new(id, Default::default(), String::new(), 0)), containers).await;
     }
@@ -215,13 +219,17 @@ impl Engine {
             for id in snapshots.into_iter().filter(|id| !recorded.contains(id)) {
                 if let Err(error) = engine.parts.snapshots.remove(&id) {
                     let error = chain(&error);
-                    tracing::warn!(container = id.short(), error, "a snapshot of no container stays");
+                    tracing::warn!(
+                        container = id.short(),
+                        error,
+                        "a snapshot that belongs to no container could not be removed"
+                    );
                 }
             }
             Ok(())
         });
         if let Err(error) = swept.await {
-            tracing::warn!(error = chain(&error), "something of an earlier daemon may be left");
+            tracing::warn!(error = chain(&error), "what an earlier daemon left could not all be removed");
         }
     }
 }

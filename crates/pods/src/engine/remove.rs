@@ -61,7 +61,7 @@ impl Engine {
                     tracing::warn!(
                         container = container.id().short(),
                         error,
-                        "the pod's supervisor forgets the container later"
+                        "the pod's supervisor will remove the container later"
                     );
                     self.disown(pod, &supervisor, container.id().as_str());
                 }
@@ -103,7 +103,7 @@ impl Engine {
 
     /// Undoes a container that an earlier daemon left half made.
     pub(super) fn undo_half_made(self: &Arc<Self>, pod: &Arc<Pod>, container: &Container) {
-        tracing::warn!(container = container.id().short(), "a container that was left half made is undone");
+        tracing::warn!(container = container.id().short(), "removing a container that was left half made");
         self.forget(pod, container);
         let (engine, pod, id) = (Arc::clone(self), Arc::clone(pod), container.id().clone());
         tokio::spawn(async move { engine.undo_container(&pod, &id).await });

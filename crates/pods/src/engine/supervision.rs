@@ -71,7 +71,7 @@ impl Engine {
                 Ok(events) => return Some(events),
                 Err(error) => {
                     let error = chain(&error);
-                    tracing::debug!(pod = pod.id().short(), error, "not connected to a supervisor");
+                    tracing::debug!(pod = pod.id().short(), error, "cannot connect to a pod's supervisor");
                 }
             }
             tokio::select! {
@@ -143,7 +143,7 @@ impl Engine {
                 tracing::warn!(
                     pod = pod.id().short(),
                     error = chain(&error),
-                    "no network statistics of a pod"
+                    "a pod's network statistics could not be read"
                 );
             }
         }
@@ -217,7 +217,10 @@ impl Engine {
         }
         let supervisor = Arc::clone(supervisor);
         tokio::spawn(async move {
-            tracing::debug!(container = container.short(), "a supervisor has a container that is nobody's");
+            tracing::debug!(
+                container = container.short(),
+                "a supervisor holds a container that wharfd does not know"
+            );
             // If it does not accept this now, it is asked again when it reports the container's exit.
             drop(supervisor.signal(&container, Signal::KillAll).await);
             drop(supervisor.remove(&container).await);
@@ -364,9 +367,9 @@ async fn patiently<T>(pod: &Pod, answer: impl Future<Output = T>) -> T {
     match tokio::time::timeout(BRIEF_PATIENCE, &mut answer).await {
         Ok(answered) => answered,
         Err(_elapsed) => {
-            tracing::warn!(pod = pod.id().short(), "a supervisor does not answer; it is waited for");
+            tracing::warn!(pod = pod.id().short(), "a pod's supervisor does not respond; waiting for it");
             let answered = answer.await;
-            tracing::info!(pod = pod.id().short(), "the supervisor's silence is over");
+            tracing::info!(pod = pod.id().short(), "the pod's supervisor responds again");
             answered
         }
     }

@@ -10,10 +10,10 @@ use wharf_types::ContainerId;
 
 use super::Driver;
 use crate::container::{Container, Exec};
+use crate::failure::Failure;
 use crate::leaf::{self, Leaf};
-use crate::machine::Failure;
 use crate::pod_reaper::PodReaper;
-use crate::requests::{NewContainer, NewExec, internal};
+use crate::requests::{NewContainer, NewExec};
 use crate::spawn::{Pipes, pipes};
 use crate::watch::{Out, Owner, Source};
 
@@ -21,22 +21,22 @@ impl Driver {
     /// Creates a container's first process, which sets everything up and waits for its start.
     pub(super) fn spawn(&mut self, id: &ContainerId) -> Result<(), Failure> {
         let NewContainer { plan, whole, log_directory } = self.payload.take_container()?;
-        let (streams, pipes) = pipes(plan.stdio.input).map_err(internal)?;
+        let (streams, pipes) = pipes(plan.stdio.input)?;
         self.ensure_reaper(&plan)?;
         let place = self.place(&plan.namespaces.pid)?;
         let cgroup = plan.cgroup.directory.as_ref().map(|path| leaf::open_directory(path.as_path()));
-        let cgroup = cgroup.transpose().map_err(internal)?;
+        let cgroup = cgroup.transpose()?;
         let pod = self.held.namespaces()?;
         let mut keep = streams.descriptors();
         keep.extend(place.process());
         keep.extend(pod.descriptors());
         let body = |origin: Origin<'_>| wharf_isolation::create(&whole, pod, &streams, origin);
         let child = self.spawner.spawn(place, cgroup.as_ref().map(AsFd::as_fd), &keep, body);
-        self.hold(id, Container::new(*plan, child.map_err(internal)?), pipes, log_directory)
+        self.hold(id, Container::new(*plan, child?), pipes, log_directory)
     }
 
-    /// Holds a container whose first process is setting everything up, and has its log opened at the same time; the reply
-    /// waits for both.
+    /// Holds a container whose first process is setting everything up, and has its log opened at the same time; the
+    /// reply waits for both.
     fn hold(
         &mut self,
         id: &ContainerId,
@@ -44,7 +44,7 @@ impl Driver {
         pipes: Pipes,
         log_directory: Option<OwnedFd>,
     ) -> Result<(), Failure> {
-        container.child.watch(&mut self.watch, &Owner::Container(id.clone())).map_err(internal)?;
+        container.child.watch(&mut self.watch, &Owner::Container(id.clone()))?;
         self.connect_pipes(&mut container, pipes);
         let log = container.plan.stdio.log.clone();
         container.log = log.map(|log| self.log_writer.open(log, log_directory, id.clone()));
@@ -59,9 +59,9 @@ impl Driver {
         }
         let pod = self.held.namespaces()?;
         let reaper = PodReaper::start(self.spawner.witness(), pod, &plan.namespaces)
-            .map_err(|error| internal(format!("the pod's PID namespace: {error}")))?;
+            .map_err(|failure| failure.within("making the pod's PID namespace"))?;
         let watched = self.watch.add(reaper.pidfd.as_fd(), Source::Reaper);
-        watched.inspect_err(|_unwatched| reaper.end()).map_err(internal)?;
+        watched.inspect_err(|_unwatched| reaper.end())?;
         self.reaper = Some(reaper);
         Ok(())
     }
@@ -72,7 +72,8 @@ impl Driver {
             PidNamespace::Container => return Ok(Place::New),
             PidNamespace::Host => return Ok(Place::Host),
             PidNamespace::Pod => {
-                let reaper = self.reaper.as_ref().ok_or_else(|| internal("the pod has no PID namespace"))?;
+                let reaper =
+                    self.reaper.as_ref().ok_or_else(|| Failure::fault("the pod has no PID namespace"))?;
                 &reaper.pidfd
             }
             PidNamespace::Target(target) => &self.container(target)?.child.pidfd,
@@ -95,16 +96,16 @@ impl Driver {
     pub(super) fn enter(&mut self, number: u64, id: ContainerId) -> Result<(), Failure> {
         let new = self.payload.take_exec()?;
         let container = self.container(&id)?;
-        let mut plan = self.join_plan(container, &new).map_err(internal)?;
-        let leaf = Leaf::make(&container.plan.cgroup, number).map_err(internal)?;
+        let mut plan = self.join_plan(container, &new)?;
+        let leaf = Leaf::make(&container.plan.cgroup, number)?;
         plan.entries.extend(leaf.tasks());
         let first = container.child.pidfd.as_fd();
         let keep = [&new.streams.descriptors()[..], &[first], &plan.entries].concat();
         let body = |origin: Origin<'_>| wharf_isolation::join(&plan, first, &new.streams, origin);
         let spawned = self.spawner.spawn(Place::Of(first), leaf.directory(), &keep, body);
-        let mut child = spawned.inspect_err(|_failed| leaf::discard(&leaf.path)).map_err(internal)?;
+        let mut child = spawned.inspect_err(|_failed| leaf::discard(&leaf.path))?;
         child.awaits_ready = new.terminal;
-        child.watch(&mut self.watch, &Owner::Exec(number)).map_err(internal)?;
+        child.watch(&mut self.watch, &Owner::Exec(number))?;
         self.execs.insert(number, Exec { container: id, child, terminal: None, leaf: leaf.path });
         Ok(())
     }
@@ -113,9 +114,10 @@ impl Driver {
     fn join_plan<'a>(&self, container: &'a Container, new: &NewExec) -> wharf_sys::Result<JoinPlan<'a>> {
         let mut process = container.plan.process.clone();
         process.args.clone_from(&new.args);
-        let score = container.oom_score().or(process.oom_score_adj);
+        let score = container.oom_score()?.or(process.oom_score_adj);
         // What it inherits need not be set.
-        process.oom_score_adj = score.filter(|score| self.score.of("self") != Some(*score));
+        let inherited = self.score.of("self")?;
+        process.oom_score_adj = score.filter(|score| inherited != Some(*score));
         if new.terminal && !process.env.iter().any(|variable| variable.starts_with(b"TERM=")) {
             process.env.push(b"TERM=xterm".to_vec());
         }

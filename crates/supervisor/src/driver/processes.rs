@@ -14,10 +14,10 @@ use super::Driver;
 use crate::child::Role;
 use crate::container::{Exec, First};
 use crate::diagnostics::OrWarn as _;
-use crate::link::{self, RequestId};
-use crate::machine::{Event, Failure, container, exec};
+use crate::failure::Failure;
+use crate::link::RequestId;
+use crate::machine::{Event, container, exec};
 use crate::pod_reaper::PodReaper;
-use crate::requests::internal;
 use crate::watch::{Owner, Source};
 
 /// What a child has reported, as far as its container or exec is concerned.
@@ -40,7 +40,7 @@ impl Driver {
     pub(super) fn signal(&mut self, request: RequestId, id: &ContainerId, number: i32) -> Option<Event> {
         let outcome = match self.containers.get_mut(id)?.signal(number) {
             // The process is gone by now, which is not a failure of the signal.
-            Err(error) if error.errno != Errno::ESRCH => Err(internal(error)),
+            Err(error) if error.errno != Errno::ESRCH => Err(Failure::of(error)),
             _ => Ok(()),
         };
         Some(Event::Settled { request, outcome })
@@ -101,9 +101,9 @@ impl Driver {
                     creators.add(child.continue_as(process, watch, owner)?);
                     self.reap_strays();
                 }
-                Report::Failed { kind, message } => {
+                Report::Failed { class, message } => {
                     child.silence(watch, owner);
-                    return Some(ChildReport::Failed(link::failure(kind.into(), message)));
+                    return Some(ChildReport::Failed(Failure::reported(class, message)));
                 }
                 Report::Closed => {
                     child.silence(watch, owner);

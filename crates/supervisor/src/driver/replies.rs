@@ -7,12 +7,12 @@ use std::os::fd::AsFd;
 
 use wharf_state::ExitRecord;
 use wharf_types::{ContainerId, Exit};
-use wharf_wire::v1::failure::Kind;
 use wharf_wire::v1::{self, message::Body, reply};
 
 use super::Driver;
 use crate::container::wire_identity;
-use crate::link::{RequestId, failure};
+use crate::failure::Failure;
+use crate::link::RequestId;
 use crate::machine::container::Phase;
 
 impl Driver {
@@ -39,7 +39,7 @@ impl Driver {
         match self.held.get(held) {
             Some(lent) => self.link.reply(request, reply::Result::Done(v1::Done {}), &[lent]),
             None => {
-                let missing = failure(Kind::Precondition, format!("the pod has no {held:?} of its own"));
+                let missing = Failure::precondition(format!("the pod has no {held:?} of its own"));
                 self.link.fail(request, missing);
             }
         }

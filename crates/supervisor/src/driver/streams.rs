@@ -6,15 +6,17 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use wharf_isolation::Input;
+use wharf_sys::error::Named as _;
 use wharf_types::ContainerId;
 
 use super::Driver;
 use crate::container::Container;
 use crate::diagnostics::OrWarn as _;
+use crate::failure::Failure;
 use crate::link::RequestId;
-use crate::machine::{Event, Failure, client, container};
+use crate::machine::{Event, client, container};
 use crate::output::{BUFFER_BYTES, More};
-use crate::requests::{NewClient, internal};
+use crate::requests::NewClient;
 use crate::watch::{Out, Source};
 
 impl Driver {
@@ -121,13 +123,13 @@ impl Driver {
     fn admit_client(&mut self, number: u64, id: &ContainerId) -> Result<(), Failure> {
         let NewClient { client, stdin } = self.payload.take_client()?;
         let Some(container) = self.containers.get_mut(id) else {
-            return Err(internal(format!("container {id} is not held")));
+            return Err(Failure::fault(format!("container {id} is not held")));
         };
         let is_wanted = stdin || container.plan.stdio.terminal;
         let input = if is_wanted { input(container)? } else { None };
         if let Some(pipe) = client.watched_pipe() {
             let watched = self.watch.add_closed(pipe, Source::Client(id.clone(), number));
-            watched.map_err(internal)?;
+            watched?;
             container.clients.add(number, client);
         }
         if let Some(input) = input {
@@ -155,7 +157,8 @@ fn whole(buffer: &mut Vec<u8>) -> &mut [u8] {
 
 /// The terminal, which also has a size, or the input's pipe. An input that ends with its client is given away.
 fn input(container: &mut Container) -> Result<Option<OwnedFd>, Failure> {
-    let copy = |fd: &OwnedFd| fd.try_clone().map_err(|error| internal(format!("the input: {error}")));
+    let copy =
+        |fd: &OwnedFd| fd.try_clone().named("dup", || "the container's input".into()).map_err(Failure::of);
     let stdio = &container.plan.stdio;
     if stdio.terminal {
         let terminal = container.outputs.get(&Out::Stdout);

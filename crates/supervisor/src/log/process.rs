@@ -35,7 +35,13 @@ pub(super) fn run(orders: &OwnedFd) {
                 }
             }
             Err(error) if error.errno == Errno::EINTR => {}
-            Ok((0, _)) | Err(_) => break,
+            Ok((0, _)) => break,
+            Err(error) => {
+                if error.errno != Errno::ECONNRESET {
+                    diagnostics::warn(format_args!("the log writer's orders: {error}"));
+                }
+                break;
+            }
         }
     }
     logs.end();

@@ -342,8 +342,9 @@ fn fork(witness: &SingleThreaded) -> wharf_sys::Result<OwnedFd> {
     let (ours, orders) = socket::pair()?;
     crate::spawn::set_nonblocking(&ours)?;
     if let Clone::Child(child) = clone(witness, CloneFlags::empty(), None)? {
-        if wharf_sys::descriptors::close_others(&child, 3, &[orders.as_fd()]).is_ok() {
-            process::run(&orders);
+        match wharf_sys::descriptors::close_others(&child, 3, &[orders.as_fd()]) {
+            Ok(()) => process::run(&orders),
+            Err(error) => diagnostics::warn(format_args!("the log writer cannot start: {error}")),
         }
         wharf_sys::process::exit_now(0)
     }

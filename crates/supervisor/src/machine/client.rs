@@ -8,7 +8,7 @@
 //! It leaves on its own, with the container, or because it does not read: the container never waits for a client. One
 //! that receives no output is gone as soon as it has the container's input.
 
-use super::Failure;
+use crate::failure::Failure;
 use crate::link::RequestId;
 
 /// The phase of a client's life.

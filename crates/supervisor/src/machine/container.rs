@@ -15,8 +15,8 @@ use wharf_state::ExitRecord;
 use wharf_types::Exit;
 use wharf_wire::v1::failure::Kind;
 
-use super::Failure;
-use crate::link::{self, RequestId};
+use crate::failure::Failure;
+use crate::link::RequestId;
 
 /// The phase of a container's life. A request in it has not been answered yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,7 +229,7 @@ fn start(phase: Phase, request: RequestId) -> (Phase, Vec<Action>) {
 /// Ends the container: its caller has been told that the request failed, and may have made another one in its place, so
 /// it must not run. This also ends one that has executed its program without anybody having been told.
 fn expired(phase: Phase) -> (Phase, Vec<Action>) {
-    let failed = |request| vec![Action::ReplyFailure { request, failure: link::expired() }, Action::Kill];
+    let failed = |request| vec![Action::ReplyFailure { request, failure: Failure::expired() }, Action::Kill];
     match phase {
         Phase::Creating { request, .. } => (Phase::Failed, failed(request)),
         Phase::Starting { request } => (Phase::NotStarted, failed(request)),
@@ -305,7 +305,7 @@ fn refusal(request: RequestId, message: impl Into<String>) -> Action {
 }
 
 fn refusal_of(request: RequestId, kind: Kind, message: impl Into<String>) -> Action {
-    Action::ReplyFailure { request, failure: Failure { kind, message: message.into() } }
+    Action::ReplyFailure { request, failure: Failure::new(kind, message) }
 }
 
 #[cfg(test)]
@@ -316,7 +316,7 @@ mod tests {
     const EXIT: Exit = Exit::Code(3);
 
     fn failure() -> Failure {
-        Failure { kind: Kind::Invalid, message: "no".into() }
+        Failure::new(Kind::Invalid, "no")
     }
 
     /// Whether the disk accepts a record that is retried.
@@ -500,7 +500,7 @@ mod tests {
         let request = RequestId::of_test(9).until(100);
         assert!(!request.is_late(99) && request.is_late(100) && !RequestId::of_test(9).is_late(u64::MAX));
         let (phase, actions) = step(Phase::Starting { request }, Event::Expired);
-        assert_eq!(actions, [Action::ReplyFailure { request, failure: link::expired() }, Action::Kill]);
+        assert_eq!(actions, [Action::ReplyFailure { request, failure: Failure::expired() }, Action::Kill]);
         let (phase, actions) = step(phase, Event::Executed { now_ns: 5 });
         assert_eq!((phase, actions), (Phase::NotStarted, vec![]));
     }

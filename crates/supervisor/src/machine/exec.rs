@@ -11,8 +11,8 @@
 
 use wharf_types::Exit;
 
-use super::Failure;
-use crate::link::{self, RequestId};
+use crate::failure::Failure;
+use crate::link::RequestId;
 
 /// The phase of an exec's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +88,7 @@ fn starting(request: RequestId, event: Event) -> (Phase, Vec<Action>) {
         Event::NotSpawned(failure) => (Phase::Gone, vec![failed(failure)]),
         Event::Failed(failure) => (Phase::NotStarted, vec![failed(failure)]),
         // Nobody waits for it any longer. It is killed even if it has executed its program.
-        Event::Expired => (Phase::NotStarted, vec![failed(link::expired()), Action::Kill]),
+        Event::Expired => (Phase::NotStarted, vec![failed(Failure::expired()), Action::Kill]),
         Event::Executed => (Phase::Running, vec![Action::ReplyExecuted { request }]),
         Event::Kill => (Phase::Starting { request }, vec![Action::Kill]),
         // A short program may exit before the process that created it has closed the line.

@@ -8,10 +8,11 @@ use wharf_wire::v1::failure::Kind;
 
 use super::container::{Missing, Phase};
 use super::{
-    Action, Client, Container, Daemon, Exec, Failure, Life, Machine, Request, Signal, client, container, exec,
+    Action, Client, Container, Daemon, Exec, Life, Machine, Request, Signal, client, container, exec,
 };
 use crate::clients::CLIENT_LIMIT;
-use crate::link::{RequestId, failure};
+use crate::failure::Failure;
+use crate::link::RequestId;
 
 impl Machine {
     /// Handles a request: it is accepted, or refused with the reason.
@@ -46,14 +47,14 @@ impl Machine {
     fn find(&self, id: &ContainerId) -> Result<&Container, Failure> {
         self.containers
             .get(id)
-            .ok_or_else(|| failure(Kind::NotFound, format!("container {id} is not in this pod")))
+            .ok_or_else(|| Failure::new(Kind::NotFound, format!("container {id} is not in this pod")))
     }
 
     fn find_running(&self, id: &ContainerId) -> Result<&Container, Failure> {
         let container = self.find(id)?;
         match container.phase {
             Phase::Running { .. } => Ok(container),
-            _ => Err(precondition(format!("container {id} does not run"))),
+            _ => Err(Failure::precondition(format!("container {id} does not run"))),
         }
     }
 
@@ -61,7 +62,7 @@ impl Machine {
     fn check_life(&self) -> Result<(), Failure> {
         match self.life {
             Life::Wanted => Ok(()),
-            Life::Ending(_) | Life::Over => Err(precondition("the pod is being ended")),
+            Life::Ending(_) | Life::Over => Err(Failure::precondition("the pod is being ended")),
         }
     }
 
@@ -74,14 +75,14 @@ impl Machine {
     ) -> Result<Vec<Action>, Failure> {
         self.check_life()?;
         if self.containers.contains_key(&id) {
-            return Err(precondition(format!("container {id} exists already")));
+            return Err(Failure::precondition(format!("container {id} exists already")));
         }
         // While the target is being created, its first process is the only one in its namespace, and everything may be
         // visible to it.
         if let Some(target) = target
             && self.find_running(target).is_err()
         {
-            return Err(precondition(format!("target container {target} does not run")));
+            return Err(Failure::precondition(format!("target container {target} does not run")));
         }
         let has_log = missing == Missing::Both;
         let phase = Phase::Creating { request, missing };
@@ -123,7 +124,7 @@ impl Machine {
         self.find_running(&id)?;
         self.check_life()?;
         if self.execs.contains_key(&number) {
-            return Err(precondition(format!("command {number} exists already")));
+            return Err(Failure::precondition(format!("command {number} exists already")));
         }
         let phase = exec::Phase::Starting { request };
         self.execs.insert(number, Exec { container: id.clone(), phase });
@@ -138,13 +139,15 @@ impl Machine {
         watches: client::Watches,
     ) -> Result<Vec<Action>, Failure> {
         if !self.find(&id).is_ok_and(|container| container.phase.has_streams()) {
-            return Err(precondition(format!("container {id} does not run")));
+            return Err(Failure::precondition(format!("container {id} does not run")));
         }
         if self.clients.contains_key(&number) {
-            return Err(precondition(format!("client {number} is attached already")));
+            return Err(Failure::precondition(format!("client {number} is attached already")));
         }
         if self.clients.values().filter(|client| client.container == id).count() >= CLIENT_LIMIT {
-            return Err(precondition(format!("container {id} has {CLIENT_LIMIT} attached clients already")));
+            return Err(Failure::precondition(format!(
+                "container {id} has {CLIENT_LIMIT} attached clients already"
+            )));
         }
         let phase = client::Phase::Arriving { request, watches };
         self.clients.insert(number, Client { container: id.clone(), phase });
@@ -154,7 +157,7 @@ impl Machine {
     fn reopen_log(&self, request: RequestId, id: ContainerId) -> Result<Vec<Action>, Failure> {
         match self.find_running(&id)?.has_log {
             true => Ok(vec![Action::ReopenLog { request, container: id }]),
-            false => Err(precondition(format!("container {id} has no log"))),
+            false => Err(Failure::precondition(format!("container {id} has no log"))),
         }
     }
 
@@ -164,13 +167,9 @@ impl Machine {
         actions.extend(live.map(|(id, _)| Action::Container(id.clone(), container::Action::Kill)));
         actions.push(Action::EndReaper);
         if let Life::Ending(request) = std::mem::replace(&mut self.life, Life::Ending(request)) {
-            let failure = precondition("the end of the pod was requested again");
+            let failure = Failure::precondition("the end of the pod was requested again");
             actions.push(Action::ReplyFailure { request, failure });
         }
         actions
     }
-}
-
-fn precondition(message: impl Into<String>) -> Failure {
-    failure(Kind::Precondition, message)
 }

@@ -1,5 +1,5 @@
-//! The supervisor as a program, called through its connection: processes, descriptors, logs and records are real. What it
-//! decides is played in `machine`; here is whether that is done.
+//! The supervisor as a program, called through its connection: processes, descriptors, logs and records are real. What
+//! it decides is played in `machine`; here is whether that is done.
 
 #![expect(
     clippy::tests_outside_test_module,

@@ -1,4 +1,4 @@
-//! What a daemon makes of what an earlier one left.
+//! What a daemon does with what an earlier one left.
 
 use std::os::fd::AsFd as _;
 use std::path::Path;

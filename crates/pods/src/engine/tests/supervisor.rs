@@ -154,7 +154,11 @@ impl Mind {
         let before = early.zip(container(body)).map(|((_, exit), container)| exited(container, exit));
         match self.refused {
             Some((refused, kind)) if refused == name => {
-                let failure = v1::Failure { kind: kind.into(), message: format!("{name} is refused") };
+                let failure = v1::Failure {
+                    kind: kind.into(),
+                    message: format!("{name} is refused"),
+                    ..Default::default()
+                };
                 (before, reply::Result::Failure(failure), None)
             }
             _ if self.ignored == Some(name.as_str()) => (before, reply::Result::Done(v1::Done {}), None),

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use wharf_sys::socket;
 
+use crate::diagnostics;
 use crate::link::is_want_of_memory;
 
 /// The most bytes in the queue: two outputs, each as long as the kernel lets a pipe be, and orders.
@@ -169,7 +170,7 @@ impl Queue {
             }
             Err(error) if error.errno == Errno::EAGAIN => {}
             Err(error) if is_want_of_memory(error.errno) => self.starve(),
-            Err(_ended) => self.state = State::Broken,
+            Err(error) => self.give_up(&error),
         }
         false
     }
@@ -181,11 +182,23 @@ impl Queue {
                 Ok((count @ 1.., descriptors)) => return Some((count, descriptors.into_iter().next())),
                 Err(error) if error.errno == Errno::EAGAIN => return None,
                 Err(error) if error.errno == Errno::EINTR => {}
-                Ok((0, _)) | Err(_) => {
+                Ok((0, _)) => {
                     self.state = State::Broken;
+                    return None;
+                }
+                Err(error) => {
+                    self.give_up(&error);
                     return None;
                 }
             }
         }
+    }
+
+    /// Takes the writer for gone. If it has closed the connection, its own last words say why.
+    fn give_up(&mut self, error: &wharf_sys::Error) {
+        if !matches!(error.errno, Errno::EPIPE | Errno::ECONNRESET) {
+            diagnostics::warn(format_args!("the connection to the log writer: {error}"));
+        }
+        self.state = State::Broken;
     }
 }

@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use wharf_types::{ContainerId, Exit};
-use wharf_wire::v1::failure::Kind;
 
 use super::random::Random;
-use crate::link::{RequestId, failure};
+use crate::failure::Failure;
+use crate::link::RequestId;
 use crate::machine::container::{self, Phase};
-use crate::machine::{Action, Event, FLUSH_PATIENCE_NS, Failure, client, exec};
+use crate::machine::{Action, Event, FLUSH_PATIENCE_NS, client, exec};
 
 /// Whether every promise was kept, or which was not.
 pub(super) type Kept = Result<(), String>;
@@ -405,7 +405,7 @@ impl World {
 
 /// Any failure.
 pub(super) fn no() -> Failure {
-    failure(Kind::Internal, "no")
+    Failure::fault("no")
 }
 
 /// Any exit.
