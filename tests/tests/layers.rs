@@ -67,8 +67,8 @@ const SAME_LEVEL: &[(&str, &str)] = &[
 /// The only crates of this workspace that the command line may use.
 const CLI_MAY_USE: &[&str] = &["cri-api", "types"];
 
-/// The only crates that the planner may use. It decides and does nothing: from `sys`, `isolation`, `cgroup` and `network`
-/// it takes only types, and its `clippy.toml` bans files, clocks and the environment.
+/// The only crates that the planner may use. It decides and does nothing: from `sys`, `isolation`, `cgroup` and
+/// `network` it takes only types, and its `clippy.toml` bans files, clocks and the environment.
 const PLANNER_MAY_NAME: &[&str] = &[
     "wharf-types",
     "wharf-sys",
@@ -95,8 +95,8 @@ const DIRECT_ONLY_IN: &[(&str, &[&str])] = &[
     ("oci-spec", &["images", "planner"]),
 ];
 
-/// The asynchronous crates that may wait for a disk wherever they like: the command line serves one call, and the bindings
-/// do nothing of their own.
+/// The asynchronous crates that may wait for a disk wherever they like: the command line serves one call, and the
+/// bindings do nothing of their own.
 const MAY_WAIT: &[&str] = &["cli", "cri-api", "tests"];
 
 /// One declared dependency of a crate in the workspace.

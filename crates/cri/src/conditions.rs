@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn what_does_not_answer_is_not_ready() {
-        let stuck = || "it does not answer".to_owned();
+        let stuck = || "it does not respond".to_owned();
         let expected = [ill("StateDirectoryStuck"), ill("NetworkConfigStuck")];
         assert_eq!(seen(Err(stuck()), Err(stuck())), expected);
         assert_eq!(of(Err(stuck()), Ok(None))[1].message, stuck());

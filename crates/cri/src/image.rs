@@ -71,7 +71,8 @@ fn is_named(image: &Image, patterns: &[String]) -> bool {
     names.any(|name| patterns.iter().any(|pattern| matches(pattern, name)))
 }
 
-/// Whether a name has the parts of a pattern between its stars, in their order, and begins and ends as the pattern does.
+/// Whether a name has the parts of a pattern between its stars, in their order, and begins and ends as the pattern
+/// does.
 fn matches(pattern: &str, name: &str) -> bool {
     let Some((first, rest)) = pattern.split_once('*') else { return pattern == name };
     let Some(mut name) = name.strip_prefix(first) else { return false };

@@ -141,7 +141,7 @@ impl Runtime {
         let asked = tokio::time::timeout(STATUS_PATIENCE, self.readings.take(read)).await;
         match asked {
             Ok(answer) => answer.map_err(|failed| failed.message().to_owned()),
-            Err(_elapsed) => Err(format!("its file system does not answer within {STATUS_PATIENCE:?}")),
+            Err(_elapsed) => Err(format!("its file system does not respond within {STATUS_PATIENCE:?}")),
         }
     }
 }

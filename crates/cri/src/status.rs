@@ -27,7 +27,7 @@ pub(crate) enum Fault {
     #[error("the client's deadline has passed")]
     Overdue,
     /// The handler panicked.
-    #[error("wharfd has a fault: its log says where")]
+    #[error("wharfd has a bug: see its log")]
     Panicked,
 }
 

@@ -80,8 +80,8 @@ pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<(
     Ok(())
 }
 
-/// The same connections, with a pause after each failed accept. A process that has no descriptor left cannot accept, and
-/// the connection stays in the queue: without the pause this would fail again at once, for ever.
+/// The same connections, with a pause after each failed accept. A process that has no descriptor left cannot accept,
+/// and the connection stays in the queue: without the pause this would fail again at once, for ever.
 fn unhurried<C>(
     connections: impl Stream<Item = std::io::Result<C>>,
 ) -> impl Stream<Item = std::io::Result<C>> {

@@ -1,7 +1,7 @@
 //! Authentication: from a 401 to an `Authorization` header.
 //!
-//! A registry names the host that issues its tokens, so a lying or broken registry could make us show a password to
-//! anybody. Static credentials therefore go only to a token host in the registry's own domain, or to one that the
+//! A registry names the host that issues its tokens, so a lying or broken registry could make wharf send a password
+//! to anyone. Static credentials therefore go only to a token host in the registry's own domain, or to one that the
 //! configuration allows for it (CVE-2020-15157). Any other token host is asked anonymously, over TLS, and only at an
 //! address outside this machine. A host that a registry redirects us to may want a token as well, as the real registry
 //! behind a gateway does: it gets an anonymous one.

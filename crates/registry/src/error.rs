@@ -61,7 +61,7 @@ pub enum FetchError {
         floor_bytes: u64,
     },
     /// The host does not have the object.
-    #[error("{host} answered not found{said}")]
+    #[error("{host} responded with not found{said}")]
     NotFound {
         /// Host and port.
         host: String,
@@ -79,7 +79,7 @@ pub enum FetchError {
         said: String,
     },
     /// Any other unsuccessful response.
-    #[error("{host} answered {status}{said}")]
+    #[error("{host} responded with {status}{said}")]
     Status {
         /// Host and port.
         host: String,
@@ -329,7 +329,7 @@ impl fmt::Display for Stage {
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
     /// The settings of the registry cannot be used.
-    #[error("pull of {reference}")]
+    #[error("pulling {reference}")]
     Hosts {
         /// The image.
         reference: Reference,
@@ -338,7 +338,7 @@ pub enum PullError {
         source: HostsError,
     },
     /// No host served what is needed.
-    #[error("pull of {reference}: {stage}: {failures}")]
+    #[error("pulling {reference}: {stage}: {failures}")]
     Fetch {
         /// The image.
         reference: Reference,
@@ -348,7 +348,7 @@ pub enum PullError {
         failures: Failures,
     },
     /// The manifest has no image for this machine.
-    #[error("pull of {reference}: {stage}")]
+    #[error("pulling {reference}: {stage}")]
     Manifest {
         /// The image.
         reference: Reference,
@@ -359,7 +359,7 @@ pub enum PullError {
         source: ManifestError,
     },
     /// A layer could not be unpacked, and its sender is not at fault.
-    #[error("pull of {reference}: {stage}")]
+    #[error("pulling {reference}: {stage}")]
     Unpack {
         /// The image.
         reference: Reference,
@@ -370,7 +370,7 @@ pub enum PullError {
         source: UnpackError,
     },
     /// The store refused the data, or failed.
-    #[error("pull of {reference}: {stage}")]
+    #[error("pulling {reference}: {stage}")]
     Store {
         /// The image.
         reference: Reference,
@@ -381,7 +381,7 @@ pub enum PullError {
         source: StoreError,
     },
     /// A thread of the pull ended without a result: a bug in wharf, or the daemon is shutting down.
-    #[error("pull of {reference}: {stage}: its task ended without a result")]
+    #[error("pulling {reference}: {stage}: its task ended without a result")]
     Lost {
         /// The image.
         reference: Reference,

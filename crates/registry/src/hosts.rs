@@ -64,7 +64,7 @@ pub enum HostsError {
         reason: &'static str,
     },
     /// The host's TLS files cannot be used.
-    #[error("TLS settings for {host}")]
+    #[error("cannot use the TLS settings for {host}")]
     Tls {
         /// Host and port.
         host: String,

@@ -31,7 +31,7 @@ pub enum Error {
         what: &'static str,
     },
     /// The record is whole, but its content is not what this build writes.
-    #[error("the content of record {path} makes no sense", path = .path.display())]
+    #[error("the content of record {path} is not valid", path = .path.display())]
     Content {
         /// The record.
         path: PathBuf,

@@ -1,4 +1,5 @@
-//! One connection: it answers the request, then runs the session that the token grants over the negotiated protocol.
+//! One connection: it responds to the request, then runs the session that the token grants over the negotiated
+//! protocol.
 //!
 //! A connection that has no valid token gets an error and nothing else. A session is one future: when it is dropped,
 //! for whatever reason, everything that it holds is closed.

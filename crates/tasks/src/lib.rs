@@ -1,6 +1,6 @@
-//! Work of a daemon that belongs to no single caller: calls that callers share ([`Joins`]), rounds for as long as somebody
-//! wants their results ([`Demand`]), what is tried until it succeeds ([`persist`]), and limits on what goes on at a time
-//! ([`Crowd`]). What the work does is for others to say.
+//! Work of a daemon that belongs to no single caller: calls that callers share ([`Joins`]), rounds for as long as
+//! somebody wants their results ([`Demand`]), what is tried until it succeeds ([`persist`]), and limits on what goes on
+//! at a time ([`Crowd`]). What the work does is for others to say.
 
 mod crowd;
 mod demand;

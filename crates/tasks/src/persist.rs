@@ -11,21 +11,21 @@ use wharf_types::chain;
 /// The longest pause between two attempts.
 const PAUSE_LIMIT: Duration = Duration::from_mins(1);
 
-/// Removes what is left of something. If that fails, it is tried again in the background until the daemon exits; the next
-/// daemon finds what is left.
+/// Removes what is left of something. If that fails, it is tried again in the background until the daemon exits; the
+/// next daemon finds what is left.
 pub async fn persist<F, E>(what: &'static str, id: String, attempt: impl Fn() -> F + Send + 'static)
 where
     F: Future<Output = Result<(), E>> + Send + 'static,
     E: Error + Send + 'static,
 {
     let Err(error) = attempt().await else { return };
-    tracing::warn!(id, error = chain(&error), "something is left of {what}; removing it is retried");
+    tracing::warn!(id, error = chain(&error), "cannot remove all of {what} yet; retrying");
     tokio::spawn(async move {
         let mut pause = Duration::from_secs(1);
         loop {
             tokio::time::sleep(pause).await;
             if attempt().await.is_ok() {
-                tracing::info!(id, "nothing is left of {what} any more");
+                tracing::info!(id, "removed what was left of {what}");
                 return;
             }
             pause = (pause * 2).min(PAUSE_LIMIT);

@@ -129,8 +129,8 @@ impl Daemon {
         fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().count()
     }
 
-    /// Whether a line of its log has these words. They must stand in the code: else a check that they are not in the log
-    /// would pass for ever once they are worded anew.
+    /// Whether a line of its log has these words. They must stand in the code: else a check that they are not in the
+    /// log would pass for ever once they are worded anew.
     pub(crate) fn has_logged(&self, words: &str) -> bool {
         assert!(CODE.contains(words), "no crate logs {words:?}");
         self.log().contains(words)

@@ -65,7 +65,7 @@ fn repeated_calls_have_the_first_ones_effect() {
         for _ in 0..2 {
             client.remove_container(&id).await.unwrap();
         }
-        let is_silent = world.daemon.has_logged("the pod's supervisor forgets the container later");
+        let is_silent = world.daemon.has_logged("the pod's supervisor will remove the container later");
         assert!(!is_silent, "the supervisor has not answered");
         assert_ne!(client.create(&pod, &container).await.unwrap(), id, "a removed container's name is free");
         for _ in 0..2 {

@@ -435,7 +435,8 @@ fn figures_are_of_what_runs() {
     });
 }
 
-/// Figures of `eth0` are read from outside; a pod that can make more interfaces is looked into, by the next daemon as well.
+/// Figures of `eth0` are read from outside; a pod that can make more interfaces is looked into, by the next daemon as
+/// well.
 #[test]
 fn interfaces_that_a_pod_makes_are_told_of() {
     run(async |world| {

@@ -17,6 +17,9 @@ use std::process::Command;
 /// The longest a source file may be.
 const LINES_LIMIT: usize = 600;
 
+/// The longest a comment's line may be, in characters.
+const COMMENT_COLUMNS: usize = 120;
+
 /// The kinds of files that are checked for whitespace and leftovers.
 const TEXT_KINDS: &[&str] = &["rs", "md", "toml", "sh", "proto"];
 
@@ -163,6 +166,27 @@ fn torn_comment(file: &File) -> Vec<String> {
         }
     }
     found
+}
+
+fn wide_comment(file: &File) -> Vec<String> {
+    if !file.is_rust() || file.is_generated() {
+        return Vec::new();
+    }
+    let is_wide = |line: &str| comment(line).is_some() && line.chars().count() > COMMENT_COLUMNS;
+    file.lines_where(&format!("a comment of more than {COMMENT_COLUMNS} columns"), is_wide)
+}
+
+/// The error of a call names its arguments, or where there are none, what it was for.
+fn nameless_call(file: &File) -> Vec<String> {
+    if !file.is_rust() {
+        return Vec::new();
+    }
+    let empty = [concat!("\", String", "::new)"), concat!("\", |", "| String::new())")];
+    let is_nameless = |line: &str| {
+        let named = line.contains(".named(") && empty.iter().any(|empty| line.contains(empty));
+        named || line.contains("Error::new(") && line.contains(concat!(", \"", "\", "))
+    };
+    file.lines_where("a failed call without its arguments", is_nameless)
 }
 
 /// The text of a line that is nothing but a comment.
@@ -321,6 +345,16 @@ fn comments_say_a_thing_once() {
 }
 
 #[test]
+fn comments_fit_their_columns() {
+    check(wide_comment);
+}
+
+#[test]
+fn errors_of_calls_name_their_arguments() {
+    check(nameless_call);
+}
+
+#[test]
 fn no_path_is_of_one_machine() {
     check(machine_paths);
 }
@@ -450,6 +484,29 @@ fn a_torn_comment_is_found() {
     assert_eq!(found("//! only later is filled in: who it is.\n//! later is filled in: who they are.\n"), 1);
     assert_eq!(found("/// Its id.\na: Id,\n/// Its id.\nb: Id,\n"), 0);
     assert_eq!(found("/// The first of the pod.\n///\n/// The second of the pod.\n"), 0);
+}
+
+#[test]
+fn a_wide_comment_is_found() {
+    let wide = format!("    /// {}", "é".repeat(COMMENT_COLUMNS - 7));
+    assert_eq!(wide_comment(&file("a.rs", &format!("\n{wide}"))).len(), 1);
+    assert!(wide_comment(&file("a.rs", &wide[..wide.len() - 'é'.len_utf8()])).is_empty());
+    assert!(wide_comment(&file("a.rs", &format!("let text = \"{wide}\";"))).is_empty());
+}
+
+#[test]
+fn a_call_without_its_arguments_is_found() {
+    let empty = concat!("String", "::new");
+    for code in [
+        format!("fstat(fd).named(\"fstat\", {empty})?;"),
+        format!("dup(fd).named(\"dup\", || {empty}())?;"),
+        concat!("Err(Error::new(\"open\", \"", "\", errno))").to_owned(),
+    ] {
+        assert_eq!(nameless_call(&file("a.rs", &code)).len(), 1, "{code}");
+    }
+    for code in ["fstat(fd).named(\"fstat\", || path.to_string())?;", "name.map_or_else(String::new, show)"] {
+        assert!(nameless_call(&file("a.rs", code)).is_empty(), "{code}");
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Figures that the code keeps: how much a function may hold, how much code `pods` may have, and how much of the core is
-//! tests.
+//! Figures that the code keeps: how much a function may hold, how much code `pods` may have, and how much of the core
+//! is tests.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! The runtime spec that a runtime shows of a container, as facts: one for each field. Lists of named things have a fact
-//! for each of them, whatever their order; in other lists, the order counts.
+//! The runtime spec that a runtime shows of a container, as facts: one for each field. Lists of named things have a
+//! fact for each of them, whatever their order; in other lists, the order counts.
 
 use std::collections::BTreeMap;
 

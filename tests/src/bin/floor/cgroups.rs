@@ -108,8 +108,8 @@ fn make(directory: &Path) -> anyhow::Result<()> {
     fs::create_dir(directory).with_context(|| format!("make {}", directory.display()))
 }
 
-/// The v1 cpuset controller accepts no process before these are set. Those of pods are copies: what is written costs more
-/// with each cpuset on the machine.
+/// The v1 cpuset controller accepts no process before these are set. Those of pods are copies: what is written costs
+/// more with each cpuset on the machine.
 fn fill_cpuset(parent: &Path) -> anyhow::Result<()> {
     let Some(above) = parent.parent().filter(|_| is_v1_cpuset(parent)) else { return Ok(()) };
     for name in ["cpuset.cpus", "cpuset.mems"] {
