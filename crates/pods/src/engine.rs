@@ -7,7 +7,6 @@
 //! `housekeeping` goes on as long as the daemon lives. What cannot be removed at once is retried (`persist`).
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
@@ -17,12 +16,12 @@ use wharf_host::namespaces::Template;
 use wharf_host::{Machine, UserNamespaces};
 use wharf_images::Store;
 use wharf_network::Network;
-use wharf_planner::{self as planner, ContainerKey, Defaults, Filters, PodKey};
+use wharf_planner::{self as planner, Defaults, Filters};
 use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
 use wharf_supervision::Program;
-use wharf_tasks::{Demand, Joins};
-use wharf_types::{ContainerId, PodId, StageError, chain};
+use wharf_tasks::Demand;
+use wharf_types::{StageError, chain};
 
 use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking};
@@ -108,9 +107,6 @@ pub struct Engine {
     template: Template,
     table: Table,
     network_turns: NetworkTurns,
-    pod_calls: Joins<PodKey, Result<PodId, Error>>,
-    container_calls: Joins<ContainerKey, Result<ContainerId, Error>>,
-    last_created_ns: AtomicI64,
 }
 
 impl Engine {
@@ -144,9 +140,6 @@ impl Engine {
             template: Template::make()?,
             table: Table::default(),
             network_turns: NetworkTurns::default(),
-            pod_calls: Joins::default(),
-            container_calls: Joins::default(),
-            last_created_ns: AtomicI64::new(0),
         }))
     }
 
@@ -171,20 +164,6 @@ impl Engine {
     ) -> Result<T, Error> {
         let (engine, pod) = (Arc::clone(self), Arc::clone(pod));
         blocking(move || work(&engine, &pod)).await
-    }
-
-    /// A time later than all that were returned before, even if the clock stands still or is set back.
-    pub(crate) fn creation_time(&self) -> i64 {
-        use std::sync::atomic::Ordering::Relaxed;
-        let now = wharf_sys::clock::now_ns();
-        let next = |last: i64| Some(now.max(last + 1));
-        self.last_created_ns.fetch_update(Relaxed, Relaxed, next).map_or(now, |last| now.max(last + 1))
-    }
-
-    /// Makes every later pod and container newer than one of an earlier daemon, to which the clock may have been ahead:
-    /// the kubelet takes the newest for the one that counts.
-    pub(crate) fn was_created(&self, created_at_ns: i64) {
-        self.last_created_ns.fetch_max(created_at_ns, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// All pods, sorted by id.
@@ -242,15 +221,6 @@ impl Engine {
         if pod.contact().is_gone() && !container.is_exited() {
             self.end_unwatched(pod, container).await;
         }
-    }
-
-    /// Unlists a container; returns false if it was not listed.
-    pub(crate) fn forget(&self, pod: &Pod, container: &Container) -> bool {
-        let known = self.table.remove_container(pod, container);
-        if known && let Ok(key) = container.with_record(|record| ContainerKey::of(pod.id(), &record.config)) {
-            self.container_calls.free(&key);
-        }
-        known
     }
 
     pub(crate) async fn kill_container(&self, container: &Container) -> Result<(), Error> {

@@ -6,7 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering::Relaxed;
 
+use wharf_planner::{ContainerKey, PodKey};
+use wharf_tasks::Joins;
 use wharf_types::{ContainerId, PodId};
 
 use crate::container::{Container, InPod};
@@ -14,9 +18,16 @@ use crate::error::Error;
 use crate::lock::RwLock;
 use crate::pod::Pod;
 
-/// All pods. A lookup costs the same with a thousand others.
+/// All pods and containers, and whose their names are. A lookup costs the same with a thousand others.
 #[derive(Debug, Default)]
-pub(crate) struct Table(RwLock<Rows>);
+pub(crate) struct Table {
+    rows: RwLock<Rows>,
+    /// The calls that make pods, by name: a name is taken from its call to the pod's removal.
+    pod_calls: Joins<PodKey, Result<PodId, Error>>,
+    /// The same for containers.
+    container_calls: Joins<ContainerKey, Result<ContainerId, Error>>,
+    last_created_ns: AtomicI64,
+}
 
 #[derive(Debug, Default)]
 struct Rows {
@@ -30,14 +41,47 @@ struct Rows {
 }
 
 impl Table {
+    /// Makes a pod, unless one of this name is being made or is there: then that is the result.
+    pub(crate) async fn make_pod<F>(&self, key: PodKey, make: impl FnOnce() -> F) -> Result<PodId, Error>
+    where
+        F: Future<Output = Result<PodId, Error>> + Send + 'static,
+    {
+        self.pod_calls.run(key, make).await
+    }
+
+    /// Makes a container, unless one of this name is being made or is there: then that is the result.
+    pub(crate) async fn make_container<F>(
+        &self,
+        key: ContainerKey,
+        make: impl FnOnce() -> F,
+    ) -> Result<ContainerId, Error>
+    where
+        F: Future<Output = Result<ContainerId, Error>> + Send + 'static,
+    {
+        self.container_calls.run(key, make).await
+    }
+
+    /// A time later than all that were returned before, even if the clock stands still or is set back.
+    pub(crate) fn creation_time(&self) -> i64 {
+        let now = wharf_sys::clock::now_ns();
+        let next = |last: i64| Some(now.max(last + 1));
+        self.last_created_ns.fetch_update(Relaxed, Relaxed, next).map_or(now, |last| now.max(last + 1))
+    }
+
+    /// Makes every later pod and container newer than one of an earlier daemon, to which the clock may have been ahead:
+    /// the kubelet takes the newest for the one that counts.
+    pub(crate) fn was_created(&self, created_at_ns: i64) {
+        self.last_created_ns.fetch_max(created_at_ns, Relaxed);
+    }
+
     /// All pods, sorted by id.
     pub(crate) fn pods(&self) -> Vec<Arc<Pod>> {
-        self.0.read().pods.values().cloned().collect()
+        self.rows.read().pods.values().cloned().collect()
     }
 
     /// The pod with an id, or with a unique prefix of one.
     pub(crate) fn pod(&self, id: &str) -> Result<Arc<Pod>, Error> {
-        let rows = self.0.read();
+        let rows = self.rows.read();
         let (_id, pod) = find("pod sandbox", id, &rows.pods)?;
         Ok(Arc::clone(pod))
     }
@@ -45,7 +89,7 @@ impl Table {
     /// The container with an id, or with a unique prefix of one, and its pod.
     pub(crate) fn container(&self, id: &str) -> Result<InPod, Error> {
         let missing = || Error::NotFound { what: "container", id: id.to_owned() };
-        let rows = self.0.read();
+        let rows = self.rows.read();
         let (container, pod) = find("container", id, &rows.containers)?;
         let (container, pod) = (container.clone(), rows.pods.get(pod).cloned());
         drop(rows);
@@ -56,53 +100,64 @@ impl Table {
 
     /// Whether a pod is listed.
     pub(crate) fn has(&self, id: &PodId) -> bool {
-        self.0.read().pods.contains_key(id)
+        self.rows.read().pods.contains_key(id)
     }
 
     /// Reserves the id of a pod that is being made or left alone: what belongs to it is nobody else's.
     pub(crate) fn reserve(&self, id: PodId) {
-        self.0.write().unlisted.insert(id);
+        self.rows.write().unlisted.insert(id);
     }
 
     /// Releases the id of an unlisted pod of which nothing is left.
     pub(crate) fn release(&self, id: &PodId) {
-        self.0.write().unlisted.remove(id);
+        self.rows.write().unlisted.remove(id);
     }
 
     /// Lists a complete pod.
     pub(crate) fn insert(&self, pod: Arc<Pod>) {
-        let mut rows = self.0.write();
+        let mut rows = self.rows.write();
         rows.unlisted.remove(pod.id());
         rows.pods.insert(pod.id().clone(), pod);
     }
 
+    /// Lists a pod that an earlier daemon made.
+    pub(crate) fn insert_found(&self, pod: Arc<Pod>) {
+        if let Ok(key) = PodKey::of(pod.config()) {
+            self.pod_calls.remember(key, pod.id().clone());
+        }
+        self.insert(pod);
+    }
+
     /// Removes a pod of which nothing is left.
-    pub(crate) fn remove(&self, id: &PodId) {
-        self.0.write().pods.remove(id);
+    pub(crate) fn remove(&self, pod: &Pod) {
+        if let Ok(key) = PodKey::of(pod.config()) {
+            self.pod_calls.free(&key);
+        }
+        self.rows.write().pods.remove(pod.id());
     }
 
     /// Keeps a pod of an earlier daemon until it is undone.
     pub(crate) fn leave_behind(&self, pod: Arc<Pod>) {
-        let mut rows = self.0.write();
+        let mut rows = self.rows.write();
         rows.unlisted.insert(pod.id().clone());
         rows.left_behind.push(pod);
     }
 
     /// Takes the pods that are to be undone; the caller must do that.
     pub(crate) fn take_left_behind(&self) -> Vec<Arc<Pod>> {
-        std::mem::take(&mut self.0.write().left_behind)
+        std::mem::take(&mut self.rows.write().left_behind)
     }
 
     /// The pods that own something: all that are listed, being made, left alone, or to be undone.
     pub(crate) fn owners(&self) -> HashSet<PodId> {
-        let rows = self.0.read();
+        let rows = self.rows.read();
         rows.pods.keys().chain(&rows.unlisted).cloned().collect()
     }
 
     /// The same without those that are to be undone: they have nothing that a new pod could use.
     pub(crate) fn lasting_owners(&self) -> HashSet<PodId> {
         let mut owners = self.owners();
-        for pod in &self.0.read().left_behind {
+        for pod in &self.rows.read().left_behind {
             owners.remove(pod.id());
         }
         owners
@@ -110,14 +165,23 @@ impl Table {
 
     /// Lists a container.
     pub(crate) fn insert_container(&self, pod: &Pod, container: &Arc<Container>) {
-        self.0.write().containers.insert(container.id().clone(), pod.id().clone());
+        self.rows.write().containers.insert(container.id().clone(), pod.id().clone());
         pod.insert(Arc::clone(container));
+    }
+
+    /// Lists a container that an earlier daemon made under this name.
+    pub(crate) fn insert_found_container(&self, pod: &Pod, key: ContainerKey, container: &Arc<Container>) {
+        self.container_calls.remember(key, container.id().clone());
+        self.insert_container(pod, container);
     }
 
     /// Unlists a container; returns false if it was not listed.
     pub(crate) fn remove_container(&self, pod: &Pod, container: &Container) -> bool {
-        let known = self.0.write().containers.remove(container.id()).is_some();
+        let known = self.rows.write().containers.remove(container.id()).is_some();
         pod.forget(container.id());
+        if known && let Ok(key) = container.with_record(|record| ContainerKey::of(pod.id(), &record.config)) {
+            self.container_calls.free(&key);
+        }
         known
     }
 }
@@ -170,7 +234,7 @@ mod tests {
         table.insert(Arc::clone(&pod));
         assert!(table.has(pod.id()) && table.owners().contains(pod.id()));
         assert_eq!(table.pod(pod.id().short()).unwrap().id(), pod.id());
-        table.remove(pod.id());
+        table.remove(&pod);
         assert!(table.pods().is_empty() && table.owners().is_empty());
     }
 

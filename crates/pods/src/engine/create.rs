@@ -71,7 +71,7 @@ impl Engine {
         let key = ContainerKey::of(pod.id(), &config)?;
         let engine = Arc::clone(self);
         let made =
-            self.container_calls.run(key, move || async move { engine.make_container(pod, config).await });
+            self.table.make_container(key, move || async move { engine.make_container(pod, config).await });
         let id = made.await?;
         let (pod, container) = self.container(id.as_str())?;
         match pod.state_of(&container).await? {
@@ -178,7 +178,7 @@ impl Engine {
         let spec = spec.map_err(|error| Error::fault("deciding the container", error))?;
         let extra = description.extra;
         let mut record = intent(config, images, &path);
-        (record.stop_signal, record.created_at_ns) = (extra.stop_signal.clone(), self.creation_time());
+        (record.stop_signal, record.created_at_ns) = (extra.stop_signal.clone(), self.table.creation_time());
         Ok(Decision { extra, spec, plan, limits, record, path })
     }
 

@@ -48,7 +48,7 @@ impl Engine {
         self.user_namespaces.check(&config)?;
         let engine = Arc::clone(self);
         let id =
-            self.pod_calls.run(key, move || async move { engine.make_pod(config, handler).await }).await?;
+            self.table.make_pod(key, move || async move { engine.make_pod(config, handler).await }).await?;
         // This retries a call whose pod has been stopped since then: nobody may take that for a new one.
         let pod = self.pod(id.as_str())?;
         if pod.is_ready() { Ok(id) } else { Err(pod.wrong_state("not ready any more: remove it first")) }
@@ -68,7 +68,7 @@ impl Engine {
 
     async fn make_pod(self: Arc<Self>, config: PodSandboxConfig, handler: String) -> Result<PodId, Error> {
         let id = PodId::from_random(wharf_sys::random::bytes().stage("making an id")?);
-        let pod = Arc::new(Pod::new(id.clone(), config, handler, self.creation_time()));
+        let pod = Arc::new(Pod::new(id.clone(), config, handler, self.table.creation_time()));
         self.table.reserve(id.clone());
         match self.build_pod(&pod).await {
             Ok(()) => {
@@ -262,11 +262,8 @@ impl Engine {
             self.remove(pod, &container).await?;
         }
         self.delete_pod(pod).await?;
-        if let Ok(key) = PodKey::of(pod.config()) {
-            self.pod_calls.free(&key);
-        }
         let _order = pod.telling();
-        self.table.remove(pod.id());
+        self.table.remove(pod);
         self.events.tell(ContainerEventType::ContainerDeletedEvent, pod.id().as_str(), pod);
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use wharf_cgroup::CgroupPath;
 use wharf_network::StatsSocket;
-use wharf_planner::{ContainerKey, PodKey};
+use wharf_planner::ContainerKey;
 use wharf_records::{ContainerRecord, Phase, PodRecord, Unreadable};
 use wharf_state::ExitRecord;
 use wharf_state::records::Quarantine;
@@ -64,8 +64,8 @@ impl Engine {
     }
 
     async fn recover_made(self: &Arc<Self>, id: PodId, record: PodRecord, containers: Vec<Found>) {
-        self.was_created(record.created_at_ns);
-        let pod = Arc::new(Pod::new(id.clone(), record.config, record.handler, record.created_at_ns));
+        self.table.was_created(record.created_at_ns);
+        let pod = Arc::new(Pod::new(id, record.config, record.handler, record.created_at_ns));
         for (container, record) in containers {
             self.recover_container(&pod, container, record).await;
         }
@@ -81,10 +81,7 @@ impl Engine {
                 pod.contact().settled().await;
             }
         }
-        if let Ok(key) = PodKey::of(pod.config()) {
-            self.pod_calls.remember(key, id.clone());
-        }
-        self.table.insert(pod);
+        self.table.insert_found(pod);
     }
 
     /// Asks the kernel and the network about a pod that was made.
@@ -151,12 +148,11 @@ impl Engine {
     ) -> Result<(), Error> {
         let path = CgroupPath::new(&record.cgroup).map_err(|error| Error::invalid("cgroup", error))?;
         let key = ContainerKey::of(pod.id(), &record.config)?;
-        self.was_created(record.created_at_ns);
+        self.table.was_created(record.created_at_ns);
         let own = id.clone();
         let container =
             self.blocking(pod, move |engine, pod| Ok(engine.find(pod, own, record, &path))).await?;
-        self.container_calls.remember(key, id.clone());
-        self.table.insert_container(pod, &Arc::new(container));
+        self.table.insert_found_container(pod, key, &Arc::new(container));
         Ok(())
     }
 

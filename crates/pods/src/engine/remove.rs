@@ -70,7 +70,7 @@ impl Engine {
         }
         self.delete_container(pod, container.id(), &container.record().cgroup).await?;
         let _telling = pod.telling();
-        if self.forget(pod, container) {
+        if self.table.remove_container(pod, container) {
             self.events.tell(ContainerEventType::ContainerDeletedEvent, container.id().as_str(), pod);
         }
         Ok(())
@@ -104,7 +104,7 @@ impl Engine {
     /// Undoes a container that an earlier daemon left half made.
     pub(super) fn undo_half_made(self: &Arc<Self>, pod: &Arc<Pod>, container: &Container) {
         tracing::warn!(container = container.id().short(), "removing a container that was left half made");
-        self.forget(pod, container);
+        self.table.remove_container(pod, container);
         let (engine, pod, id) = (Arc::clone(self), Arc::clone(pod), container.id().clone());
         tokio::spawn(async move { engine.undo_container(&pod, &id).await });
     }

@@ -45,7 +45,7 @@ fn containers_without_their_supervisor_have_ended_as_is_on_disk() {
         assert_eq!(seen.exit(), Exit::Code(3));
         assert_eq!(next.container(unseen.as_str()).unwrap().1.exit(), Exit::Lost);
         assert!(!found.is_ready(), "no supervisor, no pod");
-        assert!(next.creation_time() > pod.created_at_ns(), "newer pods are newer");
+        assert!(next.table.creation_time() > pod.created_at_ns(), "newer pods are newer");
         let again = next.create_container(pod.id().as_str(), container_config("app"), pod.config()).await;
         assert_eq!(again.unwrap_err().kind(), ErrorKind::FailedPrecondition, "its name is taken");
         let again = next.run_pod(pod_config("web"), String::new()).await.unwrap_err();
@@ -99,7 +99,7 @@ fn what_nobody_was_told_of_is_taken_back() {
         let next = world.next_engine();
         next.recover().await;
         super::world::until(|| !path.exists()).await;
-        world.engine.forget(&pod, &container);
+        world.engine.table.remove_container(&pod, &container);
         world.assert_no_container(&pod, "taken back");
         assert_eq!(next.pods().len(), 1, "its pod is whole");
     });
@@ -114,7 +114,7 @@ fn a_damaged_record_is_put_aside_and_what_it_meant_is_undone() {
         let next = world.next_engine();
         next.recover().await;
         assert_eq!((next.pods().len(), next.containers().len(), quarantined(world)), (1, 0, 1));
-        world.engine.forget(&pod, &container);
+        world.engine.table.remove_container(&pod, &container);
         world.assert_no_container(&pod, "undone");
         std::fs::write(world.layout().pod_record(pod.id()), "nonsense").unwrap();
         let next = world.next_engine();

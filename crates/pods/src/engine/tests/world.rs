@@ -115,7 +115,7 @@ impl World {
     pub(super) async fn pod(&self) -> (Arc<Pod>, Supervisor) {
         let (supervisor, socket) = Supervisor::start();
         let id = PodId::from_random(wharf_sys::random::bytes().unwrap());
-        let pod = Arc::new(Pod::new(id, pod_config("web"), String::new(), self.engine.creation_time()));
+        let pod = Arc::new(Pod::new(id, pod_config("web"), String::new(), self.engine.table.creation_time()));
         directories::make(&self.layout().pod(pod.id())).unwrap();
         self.engine.record_pod(&pod, Phase::Made).unwrap();
         pod.write_state().ready = true;
