@@ -17,7 +17,8 @@ use crate::device::program::program;
 use crate::error::{Error, errno};
 use crate::files;
 use crate::group::Cgroup;
-use crate::limits::Limits;
+use crate::limits::{Io, Limits};
+use crate::plan::io::Scheduler;
 use crate::plan::{Missing, Present, Step, Write, beyond_defaults, plan};
 
 impl Cgroup {
@@ -74,7 +75,16 @@ impl Cgroup {
         let alone = limits.memory_swap_limit_bytes.unwrap_or_default() == 0;
         let memory = if alone { self.memory_of_v1()? } else { None };
         let unified = self.unified().is_some();
-        plan(limits, Present { home: &home, cpu_max: cpu_max.as_deref(), memory, unified })
+        let scheduler = if limits.io == Io::default() { Scheduler::Another } else { self.scheduler() };
+        plan(limits, Present { home: &home, cpu_max: cpu_max.as_deref(), memory, unified, scheduler })
+    }
+
+    fn scheduler(&self) -> Scheduler {
+        let has_bfq = self.home(Controller::Io).is_some_and(|(kind, directory)| match kind {
+            Kind::V1 => directory.join("blkio.bfq.weight").exists(),
+            Kind::Unified => directory.join("io.bfq.weight").exists(),
+        });
+        if has_bfq { Scheduler::Bfq } else { Scheduler::Another }
     }
 
     fn memory_of_v1(&self) -> Result<Option<(i64, i64)>, Error> {
@@ -125,7 +135,16 @@ impl Cgroup {
             let file = self.file(write)?;
             match files::read_if_there(&file) {
                 Err(Error::Io { source, .. }) if is_write_only(&source) => {}
-                value => old.extend(value?.map(|value| Old { file, value })),
+                held => old.extend(held?.map(|held| {
+                    let none = write.none.iter().map(String::as_str);
+                    Old {
+                        file,
+                        value: none.chain([held.as_str()]).collect::<Vec<_>>().join(
+                            "
+",
+                        ),
+                    }
+                })),
             }
         }
         Ok(old)

@@ -52,7 +52,7 @@ pub enum Controller {
 
 impl Controller {
     /// The controller with this name in v2's `cgroup.controllers`.
-    fn of_unified(name: &str) -> Option<Self> {
+    pub(crate) fn of_unified(name: &str) -> Option<Self> {
         Some(match name {
             "cpu" => Self::Cpu,
             "cpuset" => Self::Cpuset,

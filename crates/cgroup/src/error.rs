@@ -77,6 +77,16 @@ pub enum Error {
         /// What is missing.
         controller: Controller,
     },
+    /// A file of cgroup v2 that this node does not have.
+    #[error(
+        "unified {file:?} needs the controller {controller} in cgroup v2, where this node lacks it: leave it out"
+    )]
+    NotUnified {
+        /// The file.
+        file: String,
+        /// What is missing.
+        controller: Controller,
+    },
     /// A process could not be killed.
     #[error("cannot kill process {pid}")]
     Kill {
@@ -109,7 +119,9 @@ pub enum Error {
 impl Failure for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoHierarchy | Self::NoController { .. } => ErrorKind::Unimplemented,
+            Self::NoHierarchy | Self::NoController { .. } | Self::NotUnified { .. } => {
+                ErrorKind::Unimplemented
+            }
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::InvalidLimit { .. } => ErrorKind::InvalidArgument,
             Self::OomScore { source, .. } if source.errno == Errno::EINVAL => ErrorKind::InvalidArgument,

@@ -29,7 +29,7 @@ pub use detect::{Cgroups, Controller, Version};
 pub use device::{Access, DeviceRule, DeviceType, default_devices};
 pub use error::Error;
 pub use group::{Cgroup, Entry};
-pub use limits::{HugepageLimit, Limits};
+pub use limits::{BlockDevice, HugepageLimit, Io, Limits, Rate};
 pub use meter::Meter;
 pub use oom::OldScores;
 pub use path::{CgroupPath, PathError};

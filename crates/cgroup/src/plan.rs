@@ -2,8 +2,10 @@
 
 use crate::detect::{Controller, Kind};
 use crate::error::Error;
-use crate::limits::Limits;
+use crate::limits::{Io, Limits};
+use io::Scheduler;
 
+pub(crate) mod io;
 mod unified;
 mod v1;
 
@@ -27,6 +29,8 @@ pub(crate) struct Write {
     pub(crate) file: String,
     pub(crate) value: String,
     pub(crate) missing: Missing,
+    /// The value that leaves the file without this one, where others stay beside it.
+    pub(crate) none: Option<String>,
 }
 
 /// A step that is done or undone as a whole.
@@ -49,6 +53,8 @@ pub(crate) struct Present<'a> {
     pub(crate) memory: Option<(i64, i64)>,
     /// Whether there is a unified hierarchy.
     pub(crate) unified: bool,
+    /// What shares reads and writes.
+    pub(crate) scheduler: Scheduler,
 }
 
 /// Plans everything but devices.
@@ -58,9 +64,10 @@ pub(crate) fn plan(limits: &Limits, present: Present<'_>) -> Result<Vec<Step>, E
     for (controller, name) in needs(limits) {
         let kind = (present.home)(controller)
             .ok_or_else(|| Error::NoController { limit: name.to_owned(), controller })?;
-        match kind {
-            Kind::V1 => v1::plan(controller, limits, present.memory, &mut steps)?,
-            Kind::Unified => unified::plan(controller, limits, present.cpu_max, &mut steps)?,
+        match (controller, kind) {
+            (Controller::Io, kind) => io::plan(limits, kind, present.scheduler, &mut steps)?,
+            (_, Kind::V1) => v1::plan(controller, limits, present.memory, &mut steps)?,
+            (_, Kind::Unified) => unified::plan(controller, limits, present.cpu_max, &mut steps)?,
         }
     }
     // The kubelet sends every page size of the node, even if the controller is missing.
@@ -84,6 +91,7 @@ fn meaningful(limits: &Limits) -> Limits {
         cpuset_mems: text(&limits.cpuset_mems),
         memory_limit_bytes: limits.memory_limit_bytes.filter(|limit| *limit != 0),
         memory_swap_limit_bytes: limits.memory_swap_limit_bytes.filter(|limit| *limit != 0),
+        memory_reservation_bytes: limits.memory_reservation_bytes.filter(|bytes| *bytes != 0),
         pids_limit: limits.pids_limit.filter(|limit| *limit != 0),
         ..limits.clone()
     }
@@ -104,13 +112,16 @@ pub(crate) fn beyond_defaults(limits: &Limits) -> Limits {
 /// The controllers that the limits need, each with the name of a limit that needs it.
 fn needs(limits: &Limits) -> Vec<(Controller, &'static str)> {
     let cpu = limits.cpu_shares.is_some() || limits.cpu_period_us.is_some() || limits.cpu_quota_us.is_some();
+    let cpu = cpu || limits.cpu_burst_us.is_some() || limits.cpu_idle.is_some();
     let cpuset = limits.cpuset_cpus.is_some() || limits.cpuset_mems.is_some();
     let memory = limits.memory_limit_bytes.is_some() || limits.memory_swap_limit_bytes.is_some();
+    let memory = memory || limits.memory_reservation_bytes.is_some() || limits.memory_swappiness.is_some();
     [
         (cpu, (Controller::Cpu, "cpu")),
         (cpuset, (Controller::Cpuset, "cpuset")),
         (memory, (Controller::Memory, "memory")),
         (limits.pids_limit.is_some(), (Controller::Pids, "pids")),
+        (limits.io != Io::default(), (Controller::Io, "io")),
     ]
     .into_iter()
     .filter_map(|(needed, need)| needed.then_some(need))
@@ -131,6 +142,7 @@ fn hugepages(limits: &Limits, suffix: &str, steps: &mut Vec<Step>) -> Result<(),
                 file: format!("hugetlb.{size}.{middle}{suffix}"),
                 value: limit.limit_bytes.to_string(),
                 missing: Missing::Skip,
+                none: None,
             }));
         }
     }
@@ -140,7 +152,7 @@ fn hugepages(limits: &Limits, suffix: &str, steps: &mut Vec<Step>) -> Result<(),
 impl Write {
     fn new(controller: Controller, file: &str, value: impl ToString) -> Self {
         let (file, value) = (file.to_owned(), value.to_string());
-        Self { controller: Some(controller), file, value, missing: Missing::Fail }
+        Self { controller: Some(controller), file, value, missing: Missing::Fail, none: None }
     }
 
     fn or_skip(self) -> Self {

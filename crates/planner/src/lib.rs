@@ -9,6 +9,7 @@
 //!
 //! Nothing is silently left out. A request is fulfilled or refused ([`check`]), and so is a description.
 
+mod block_io;
 mod capabilities;
 pub mod defaults;
 mod description;

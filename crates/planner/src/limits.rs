@@ -7,7 +7,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxPids, Li
 use wharf_cgroup::{HugepageLimit, Limits};
 use wharf_cri_api::v1::{self, LinuxContainerResources};
 
-use crate::{Refusal, devices};
+use crate::{Refusal, block_io, devices};
 
 /// Checks the numbers that the kernel would interpret differently; 0 means unset, -1 means no limit.
 ///
@@ -77,7 +77,7 @@ fn hugepages(asked: &v1::HugepageLimit) -> LinuxHugepageLimit {
 /// The cgroup's limits.
 ///
 /// # Errors
-/// [`Refusal`] for invalid device rules; [`resources`] makes none.
+/// [`Refusal`] for what no cgroup can have; [`resources`] asks for nothing like that.
 pub fn limits(resources: &LinuxResources) -> Result<Limits, Refusal> {
     let cpu = resources.cpu().clone().unwrap_or_default();
     let memory = resources.memory().unwrap_or_default();
@@ -86,12 +86,17 @@ pub fn limits(resources: &LinuxResources) -> Result<Limits, Refusal> {
         cpu_shares: cpu.shares(),
         cpu_period_us: cpu.period(),
         cpu_quota_us: cpu.quota(),
+        cpu_burst_us: cpu.burst(),
+        cpu_idle: cpu.idle().map(idle).transpose()?,
         cpuset_cpus: cpu.cpus().clone(),
         cpuset_mems: cpu.mems().clone(),
         memory_limit_bytes: memory.limit(),
         memory_swap_limit_bytes: memory.swap(),
+        memory_reservation_bytes: memory.reservation(),
+        memory_swappiness: memory.swappiness(),
         pids_limit: resources.pids().map(|pids| pids.limit()),
         hugepages: resources.hugepage_limits().iter().flatten().map(hugepage_limit).collect(),
+        io: block_io::limits(resources.block_io().as_ref())?,
         unified: resources
             .unified()
             .iter()
@@ -100,6 +105,15 @@ pub fn limits(resources: &LinuxResources) -> Result<Limits, Refusal> {
             .collect(),
         devices,
     })
+}
+
+/// The spec has a number where the kernel has two values.
+fn idle(idle: i64) -> Result<bool, Refusal> {
+    match idle {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(Refusal::spec("linux.resources.cpu.idle", format!("{other} is neither 0 nor 1"))),
+    }
 }
 
 /// The limit on processes and threads in the spec's form.

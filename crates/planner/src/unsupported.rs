@@ -65,17 +65,12 @@ fn of_resources(resources: &LinuxResources) -> Vec<Field> {
     let cpu = resources.cpu().clone().unwrap_or_default();
     let memory = resources.memory().unwrap_or_default();
     vec![
-        ("linux.resources.blockIO", resources.block_io().is_some()),
         ("linux.resources.network", resources.network().is_some()),
         ("linux.resources.rdma", resources.rdma().is_some()),
-        ("linux.resources.cpu.idle", cpu.idle().is_some()),
-        ("linux.resources.cpu.burst", cpu.burst().is_some()),
         ("linux.resources.cpu.realtimeRuntime", cpu.realtime_runtime().is_some()),
         ("linux.resources.cpu.realtimePeriod", cpu.realtime_period().is_some()),
-        ("linux.resources.memory.reservation", memory.reservation().is_some()),
         ("linux.resources.memory.kernel", memory.kernel().is_some()),
         ("linux.resources.memory.kernelTCP", memory.kernel_tcp().is_some()),
-        ("linux.resources.memory.swappiness", memory.swappiness().is_some()),
         ("linux.resources.memory.disableOOMKiller", memory.disable_oom_killer().is_some()),
         ("linux.resources.memory.useHierarchy", memory.use_hierarchy().is_some()),
         ("linux.resources.memory.checkBeforeUpdate", memory.check_before_update().is_some()),

@@ -1,13 +1,22 @@
 //! Golden plans for limits.
 
 use super::*;
-use crate::limits::HugepageLimit;
+use crate::limits::{BlockDevice, HugepageLimit, Rate};
 
 /// Plans for a node with all controllers in one version, and shows `file=value`: pairs are joined by `|`, writes that
 /// may be skipped end with `?`.
 fn show(kind: Kind, limits: &Limits, cpu_max: Option<&str>) -> Result<String, Error> {
     let home = |_| Some(kind);
-    let steps = plan(limits, Present { home: &home, cpu_max, memory: None, unified: kind == Kind::Unified })?;
+    let steps = plan(
+        limits,
+        Present {
+            home: &home,
+            cpu_max,
+            memory: None,
+            unified: kind == Kind::Unified,
+            scheduler: Scheduler::Another,
+        },
+    )?;
     let write = |write: Write| {
         let skip = if write.missing == Missing::Skip { "?" } else { "" };
         format!("{}{skip}={}", write.file, write.value)
@@ -108,6 +117,60 @@ fn a_new_period_keeps_the_quota_and_a_new_quota_the_period() {
 }
 
 #[test]
+fn what_only_a_spec_can_ask_for() {
+    let device = BlockDevice { major: 8, minor: 16 };
+    let io = Io {
+        weight: Some(500),
+        weights: vec![(device, 10), (device, 1000)],
+        rates: vec![(device, Rate::ReadBytes, 1024), (device, Rate::Writes, 0)],
+    };
+    for (limits, v1, v2) in [
+        (
+            Limits { cpu_burst_us: Some(5), cpu_idle: Some(true), ..cpu(2, 0, 9) },
+            "cpu.shares=2 cpu.cfs_quota_us=9 cpu.cfs_burst_us=5 cpu.idle=1",
+            "cpu.weight=1 cpu.max=9 100000 cpu.max.burst=5 cpu.idle=1",
+        ),
+        (Limits { cpu_idle: Some(false), ..Limits::default() }, "cpu.idle=0", "cpu.idle=0"),
+        (
+            Limits { memory_reservation_bytes: Some(500), ..memory(1000, 1000) },
+            "memory.limit_in_bytes=1000|memory.memsw.limit_in_bytes?=1000 memory.soft_limit_in_bytes=500",
+            "memory.swap.max?=0 memory.max=1000 memory.low=500",
+        ),
+        (
+            Limits { memory_reservation_bytes: Some(-1), ..Limits::default() },
+            "memory.soft_limit_in_bytes=-1",
+            "memory.low=max",
+        ),
+        (
+            Limits { io, ..Limits::default() },
+            "blkio.weight=500 blkio.weight_device=8:16 10 blkio.weight_device=8:16 1000 \
+             blkio.throttle.read_bps_device=8:16 1024 blkio.throttle.write_iops_device=8:16 0",
+            "io.weight=4950 io.weight=8:16 1 io.weight=8:16 10000 io.max=8:16 rbps=1024 io.max=8:16 wiops=max",
+        ),
+    ] {
+        assert_eq!(show(Kind::V1, &limits, None).unwrap(), v1, "v1 of {limits:?}");
+        assert_eq!(show(Kind::Unified, &limits, None).unwrap(), v2, "v2 of {limits:?}");
+    }
+    let swappiness = Limits { memory_swappiness: Some(10), ..Limits::default() };
+    assert_eq!(show(Kind::V1, &swappiness, None).unwrap(), "memory.swappiness=10");
+    assert!(show(Kind::Unified, &swappiness, None).is_err());
+    for weight in [9, 1001] {
+        let io = Io { weight: Some(weight), ..Io::default() };
+        assert!(show(Kind::V1, &Limits { io, ..Limits::default() }, None).is_err());
+    }
+}
+
+#[test]
+fn a_file_of_v2_needs_its_controller_there() {
+    let home = |controller| Some(if controller == Controller::Hugetlb { Kind::Unified } else { Kind::V1 });
+    let present =
+        Present { home: &home, cpu_max: None, memory: None, unified: true, scheduler: Scheduler::Another };
+    let refused = plan(&files(&[("memory.high", "900")]), present).unwrap_err();
+    assert!(matches!(refused, Error::NotUnified { controller: Controller::Memory, .. }), "{refused}");
+    assert_eq!(plan(&files(&[("hugetlb.2MB.max", "0")]), present).unwrap().len(), 1);
+}
+
+#[test]
 fn files_of_v2_come_last_and_are_checked() {
     let mut limits = files(&[("memory.oom.group", "1"), ("memory.high", "900")]);
     limits.memory_limit_bytes = Some(1000);
@@ -136,7 +199,8 @@ fn impossible_memory_is_refused() {
 #[test]
 fn a_missing_controller_is_named_but_for_hugetlb() {
     let home = |_| None;
-    let present = Present { home: &home, cpu_max: None, memory: None, unified: true };
+    let present =
+        Present { home: &home, cpu_max: None, memory: None, unified: true, scheduler: Scheduler::Another };
     assert!(matches!(
         plan(&memory(1000, 0), present),
         Err(Error::NoController { controller: Controller::Memory, .. })
@@ -160,7 +224,11 @@ fn a_hybrid_node_gets_files_of_both_kinds() {
         hugepages: vec![HugepageLimit { page_size: "1GB".into(), limit_bytes: 7 }],
         ..memory(1000, 0)
     };
-    let steps = plan(&limits, Present { home: &home, cpu_max: None, memory: None, unified: true }).unwrap();
+    let steps = plan(
+        &limits,
+        Present { home: &home, cpu_max: None, memory: None, unified: true, scheduler: Scheduler::Another },
+    )
+    .unwrap();
     let names: Vec<_> = steps
         .iter()
         .map(|step| match step {
@@ -174,7 +242,11 @@ fn a_hybrid_node_gets_files_of_both_kinds() {
 fn what_may_be_swapped_stays_when_memory_changes() {
     let plan_v1 = |limits: &Limits, memory| {
         let home = |_| Some(Kind::V1);
-        plan(limits, Present { home: &home, cpu_max: None, memory, unified: false }).unwrap()
+        plan(
+            limits,
+            Present { home: &home, cpu_max: None, memory, unified: false, scheduler: Scheduler::Another },
+        )
+        .unwrap()
     };
     let both = |limit: i64, both: i64, held| match &plan_v1(&memory(limit, both), held)[..] {
         [Step::One(_only)] => None,

@@ -1,7 +1,7 @@
 //! The files of v2.
 
 use super::{Missing, PERIOD_US, Present, Step, Write, v1};
-use crate::detect::Controller;
+use crate::detect::{Controller, Kind};
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::weight::weight_of_shares;
@@ -26,9 +26,16 @@ fn cpu(limits: &Limits, cpu_max: Option<&str>, steps: &mut Vec<Step>) {
     if let Some(shares) = limits.cpu_shares {
         steps.push(Step::One(Write::new(Controller::Cpu, "cpu.weight", weight_of_shares(shares))));
     }
-    if limits.cpu_quota_us.is_none() && limits.cpu_period_us.is_none() {
-        return;
+    if limits.cpu_quota_us.is_some() || limits.cpu_period_us.is_some() {
+        steps.push(Step::One(quota(limits, cpu_max)));
     }
+    // It must not be more than the quota.
+    let burst = limits.cpu_burst_us.map(|burst| Write::new(Controller::Cpu, "cpu.max.burst", burst));
+    steps.extend(burst.map(Step::One));
+    v1::idle(limits, steps);
+}
+
+fn quota(limits: &Limits, cpu_max: Option<&str>) -> Write {
     // Quota and period share a file; the one that is not given keeps its value.
     let (held_quota, held_period) =
         cpu_max.and_then(|text| text.trim().split_once(' ')).unwrap_or(("max", ""));
@@ -38,7 +45,7 @@ fn cpu(limits: &Limits, cpu_max: Option<&str>, steps: &mut Vec<Step>) {
         Some(quota) => quota.to_string(),
     };
     let period = limits.cpu_period_us.or(held_period.parse().ok()).unwrap_or(PERIOD_US);
-    steps.push(Step::One(Write::new(Controller::Cpu, "cpu.max", format!("{quota} {period}"))));
+    Write::new(Controller::Cpu, "cpu.max", format!("{quota} {period}"))
 }
 
 fn memory(limits: &Limits, steps: &mut Vec<Step>) -> Result<(), Error> {
@@ -51,7 +58,16 @@ fn memory(limits: &Limits, steps: &mut Vec<Step>) -> Result<(), Error> {
     if let Some(limit) = limits.memory_limit_bytes {
         steps.push(Step::One(write("memory.max", bytes(limit))));
     }
-    Ok(())
+    if let Some(reservation) = limits.memory_reservation_bytes {
+        steps.push(Step::One(write("memory.low", bytes(reservation))));
+    }
+    match limits.memory_swappiness {
+        Some(value) => Err(Error::InvalidLimit {
+            limit: format!("memory_swappiness {value}"),
+            reason: "cgroup v2 has none: set memory.swap.max in unified",
+        }),
+        None => Ok(()),
+    }
 }
 
 /// The limit on swap alone, from that on memory and swap together; negative means unlimited.
@@ -85,19 +101,29 @@ pub(super) fn plan_files(limits: &Limits, present: Present<'_>, steps: &mut Vec<
         if !present.unified {
             return invalid("this node has no cgroup v2");
         }
+        if let Some(controller) = elsewhere(file, present) {
+            return Err(Error::NotUnified { file: file.clone(), controller });
+        }
         let (file, value) = (file.clone(), value.clone());
-        steps.push(Step::One(Write { controller: None, file, value, missing: Missing::Fail }));
+        steps.push(Step::One(Write { controller: None, file, value, missing: Missing::Fail, none: None }));
     }
     Ok(())
+}
+
+/// The controller of a file, if it is not in the unified hierarchy.
+fn elsewhere(file: &str, present: Present<'_>) -> Option<Controller> {
+    let controller = Controller::of_unified(file.split('.').next()?)?;
+    ((present.home)(controller) != Some(Kind::Unified)).then_some(controller)
 }
 
 /// Whether a name is like `memory.high`. The core's own files (`cgroup.procs`, `cgroup.kill`) belong to the runtime
 /// alone.
 fn is_resource_file(file: &str) -> bool {
-    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'.';
+    // Sizes of pages have capitals: hugetlb.2MB.max.
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.';
     file.bytes().all(good)
         && file.contains('.')
-        && !file.starts_with('.')
+        && file.starts_with(|first: char| first.is_ascii_lowercase())
         && !file.ends_with('.')
         && (!file.starts_with("cgroup.") || file.starts_with("cgroup.max."))
 }

@@ -30,6 +30,16 @@ fn cpu(limits: &Limits, steps: &mut Vec<Step>) {
     let quota = limits.cpu_quota_us.map(|quota| write("cpu.cfs_quota_us", quota.max(-1).to_string()));
     // At every write the kernel checks their ratio against the parent's.
     pair(period, quota, steps);
+    // It must not be more than the quota.
+    let burst = limits.cpu_burst_us.map(|burst| write("cpu.cfs_burst_us", burst.to_string()));
+    steps.extend(burst.map(Step::One));
+    idle(limits, steps);
+}
+
+/// The same file as on v2. Last, because an idle cgroup's shares cannot be set.
+pub(super) fn idle(limits: &Limits, steps: &mut Vec<Step>) {
+    let idle = limits.cpu_idle.map(|idle| Write::new(Controller::Cpu, "cpu.idle", u8::from(idle)));
+    steps.extend(idle.map(Step::One));
 }
 
 /// The same files as on v2.
@@ -58,6 +68,10 @@ fn memory(limits: &Limits, held: Option<(i64, i64)>, steps: &mut Vec<Step>) -> R
     // A kernel without swap accounting does not have this file; it then limits memory alone.
     let both = both.map(|value| write("memory.memsw.limit_in_bytes", value).or_skip());
     pair(limit, both, steps);
+    let reservation = limits.memory_reservation_bytes.map(|value| write("memory.soft_limit_in_bytes", value));
+    let swappiness = limits.memory_swappiness;
+    let swappiness = swappiness.map(|value| Write::new(Controller::Memory, "memory.swappiness", value));
+    steps.extend(reservation.into_iter().chain(swappiness).map(Step::One));
     Ok(())
 }
 

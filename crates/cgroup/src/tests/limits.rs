@@ -2,7 +2,7 @@
 
 use super::{Fresh, Shell, read};
 use crate::detect::Kind;
-use crate::{Controller, Limits};
+use crate::{BlockDevice, Controller, Io, Limits, Rate};
 use wharf_types::{ErrorKind, Failure};
 
 const MIB: i64 = 1 << 20;
@@ -42,6 +42,55 @@ fn every_limit_arrives() {
     assert!(["20000", "20000 50000"].contains(&cpu.as_str()), "{cpu}");
     let shares = value(&fresh, Controller::Cpu, "cpu.shares", "cpu.weight");
     assert!(["512", "59"].contains(&shares.as_str()), "{shares}");
+}
+
+#[test]
+fn what_only_a_spec_can_ask_for_arrives() {
+    let fresh = Fresh::new("spec");
+    let limits = Limits {
+        cpu_quota_us: Some(20_000),
+        cpu_burst_us: Some(10_000),
+        memory_reservation_bytes: Some(16 * MIB),
+        ..memory(64 * MIB, 64 * MIB)
+    };
+    fresh.0.apply(&limits).unwrap();
+    assert_eq!(value(&fresh, Controller::Cpu, "cpu.cfs_burst_us", "cpu.max.burst"), "10000");
+    let reserved = value(&fresh, Controller::Memory, "memory.soft_limit_in_bytes", "memory.low");
+    assert_eq!(reserved, (16 * MIB).to_string());
+    let idle = |idle| Limits { cpu_idle: Some(idle), ..Limits::default() };
+    for (now, shown) in [(true, "1"), (false, "0")] {
+        fresh.0.update(&idle(now)).unwrap();
+        assert_eq!(value(&fresh, Controller::Cpu, "cpu.idle", "cpu.idle"), shown);
+    }
+    let swappiness = fresh.0.update(&Limits { memory_swappiness: Some(7), ..Limits::default() });
+    match fresh.0.home(Controller::Memory).unwrap().0 {
+        Kind::V1 => assert_eq!(value(&fresh, Controller::Memory, "memory.swappiness", ""), "7"),
+        Kind::Unified => assert_eq!(swappiness.unwrap_err().kind(), ErrorKind::InvalidArgument),
+    }
+}
+
+#[test]
+fn rates_of_a_device_are_set_and_taken_back_with_what_fails() {
+    let fresh = Fresh::new("rates");
+    // The kernel knows it whether or not it has a medium.
+    let number = std::fs::read_dir("/sys/dev/block").unwrap().flatten().next().expect("a block device");
+    let number = number.file_name().into_string().unwrap();
+    let (major, minor) = number.split_once(':').unwrap();
+    let device = BlockDevice { major: major.parse().unwrap(), minor: minor.parse().unwrap() };
+    let no_device = BlockDevice { major: 4095, minor: 1 };
+    let limits = |rates: &[(BlockDevice, u64)]| {
+        let rates = rates.iter().map(|(device, bytes)| (*device, Rate::ReadBytes, *bytes)).collect();
+        Limits { io: Io { rates, ..Io::default() }, ..Limits::default() }
+    };
+    let held = || value(&fresh, Controller::Io, "blkio.throttle.read_bps_device", "io.max");
+    assert!(fresh.0.update(&limits(&[(device, 1 << 20), (no_device, 1)])).is_err());
+    assert_eq!(held(), "", "a refused update leaves nothing");
+    fresh.0.update(&limits(&[(device, 1 << 20)])).unwrap();
+    assert!(held().starts_with(&number) && held().contains("1048576"), "{}", held());
+    assert!(fresh.0.update(&limits(&[(device, 1 << 21), (no_device, 1)])).is_err());
+    assert!(held().contains("1048576"), "{}", held());
+    fresh.0.update(&limits(&[(device, 0)])).unwrap();
+    assert_eq!(held(), "");
 }
 
 #[test]
