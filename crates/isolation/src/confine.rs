@@ -4,17 +4,18 @@
 //! a right that the program does not have. If others will see the program's process, that process has no more than the
 //! program's rights from its first moment: the filter is loaded before it is created, if that is possible.
 
+use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 use wharf_sys::capabilities::{self, Capabilities};
 use wharf_sys::clone::Child;
 use wharf_sys::error::Named as _;
-use wharf_sys::{keyring, limits, open_files, seccomp, signals};
+use wharf_sys::{keyring, limits, open_files, scheduling, seccomp, signals};
 use wharf_types::capability;
 
 use crate::birth::Inside;
 use crate::error::{Error, Stage};
 use crate::identity::Identity;
-use crate::plan::{Limit, Process};
+use crate::plan::{Limit, Process, Traits};
 use crate::program::Runner;
 
 /// The filter, and the program's final capabilities.
@@ -62,7 +63,7 @@ pub(crate) fn shed<'a>(
     seal: Option<Seal<'a>>,
     child: &Child,
 ) -> Result<Shed<'a>, Error> {
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    set_traits(&process.traits)?;
     // Each signal already has its default action: the supervisor has set that once, for all its children.
     signals::unblock(child).stage("unblocking signals")?;
     // First the limit that the supervisor was given; the request may set another.
@@ -101,6 +102,22 @@ fn effective_for(sets: &Capabilities, uid: u32) -> Capabilities {
     }
     let kept = sets.ambient;
     Capabilities { effective: kept, permitted: kept, ..*sets }
+}
+
+/// While the process may still take a better place than others, and while no filter refuses the calls. Late, because all of
+/// the container's making would be slow with an idle policy. The process that clones that of the program hands them on.
+fn set_traits(traits: &Traits) -> Result<(), Error> {
+    nix::sys::stat::umask(Mode::from_bits_truncate(traits.umask));
+    if let Some(policy) = traits.scheduling {
+        scheduling::set(policy).stage("setting the scheduling policy")?;
+    }
+    if let Some((class, level)) = traits.io_priority {
+        scheduling::set_io_priority(class, level).stage("setting the priority of reads and writes")?;
+    }
+    if let Some(domain) = traits.personality {
+        scheduling::set_personality(domain).stage("setting the personality")?;
+    }
+    Ok(())
 }
 
 fn set_limits(limits: &[Limit]) -> Result<(), Error> {

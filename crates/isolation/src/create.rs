@@ -131,6 +131,8 @@ impl Rooted<'_> {
         // It is made if it is missing, so before the root is read-only; in a user namespace with no more rights than
         // its root user has, because the path is the image's.
         let cwd = open_cwd(&root, &plan.process)?;
+        // In the namespace in which the programs will mount.
+        root.propagate(plan.rootfs.propagation)?;
         // Nothing more is written.
         if plan.rootfs.read_only {
             root.forbid_writing()?;

@@ -39,10 +39,10 @@ pub use error::Error;
 pub use hermit::leave_host;
 pub use identity::Identity;
 pub use join::{JoinPlan, join};
-pub use log_file::open_log;
+pub use log_file::{open_log, replace_log};
 pub use plan::{
-    CgroupPlan, DeviceNode, Ids, Input, Limit, LogFile, MountPlan, Namespaces, Outline, PidNamespace, Plan,
-    Process, Rootfs, Source, Stdio, User, UserNamespace,
+    CgroupPlan, DeviceNode, Ids, Input, Limit, LogFile, LogLimits, MountPlan, Namespaces, Outline,
+    PidNamespace, Plan, Process, Rootfs, Source, Stdio, Traits, User, UserNamespace,
 };
 pub use pod::PodNamespaces;
 pub use report::{Report, failed as report_failure};

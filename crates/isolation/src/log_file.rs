@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc::{S_IFMT, S_IFREG};
-use wharf_sys::fs::{Resolve, open, open_below_mode};
+use wharf_sys::error::Named as _;
+use wharf_sys::fs::{Resolve, open, open_below, open_below_mode, split_last};
 
 use crate::plan::LogFile;
 
@@ -35,4 +36,20 @@ pub fn open_log(directory: BorrowedFd<'_>, name: &str) -> wharf_sys::Result<Owne
     let named = |errno| wharf_sys::Error::new("open", name, errno);
     let stat = nix::sys::stat::fstat(&file).map_err(named)?;
     if stat.st_mode & S_IFMT == S_IFREG { Ok(file) } else { Err(named(Errno::EINVAL)) }
+}
+
+/// Puts an empty log in the place of the one of this name, and opens it.
+///
+/// # Errors
+/// Those of [`LogFile::make`]; then the old one is still there.
+pub fn replace_log(directory: BorrowedFd<'_>, name: &str) -> wharf_sys::Result<OwnedFd> {
+    let (parent, last) = split_last(name);
+    let parent = if parent.is_empty() { "." } else { parent };
+    let parent = open_below(directory, parent, OFlag::O_PATH | OFlag::O_DIRECTORY, Resolve::BeneathNoLinks)?;
+    let new = format!("{}.new", last.display());
+    let file = open_log(parent.as_fd(), &new)?;
+    // What an earlier attempt left may not be empty.
+    nix::unistd::ftruncate(&file, 0).named("ftruncate", || new.clone())?;
+    nix::fcntl::renameat(&parent, new.as_str(), &parent, last).named("renameat", || new.clone())?;
+    Ok(file)
 }

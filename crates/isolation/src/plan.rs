@@ -5,6 +5,7 @@
 
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};
+use wharf_sys::scheduling::Scheduling;
 use wharf_types::{ContainerId, ContainerPath, HostPath, IdMaps};
 
 /// Everything that is needed to make one container and to execute its program.
@@ -59,6 +60,8 @@ pub struct Rootfs {
     pub work: HostPath,
     /// Whether the root file system is read-only.
     pub read_only: bool,
+    /// Private or shared: whether mount namespaces that its programs make see what is mounted in it later.
+    pub propagation: Propagation,
 }
 
 /// The namespaces of the container's processes; `None` is the host's. Those of the pod are joined through the
@@ -207,10 +210,31 @@ pub struct Process {
     pub limits: Vec<Limit>,
     /// Its `oom_score_adj`, if it is to be set.
     pub oom_score_adj: Option<i32>,
+    /// How it runs beside others.
+    pub traits: Traits,
     /// A seccomp program, 8 bytes per instruction; empty for none.
     pub seccomp: Vec<u8>,
     /// The flags for seccomp(2).
     pub seccomp_flags: u32,
+}
+
+/// What a program inherits that is neither a right nor a limit. Each but the umask is the supervisor's if it is not set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traits {
+    /// The permissions that new files do not get.
+    pub umask: u32,
+    /// The policy for processors.
+    pub scheduling: Option<Scheduling>,
+    /// The class (1 real-time, 2 best effort, 3 idle) and the level (0 to 7) of its reads and writes.
+    pub io_priority: Option<(u32, u32)>,
+    /// The execution domain: personality(2).
+    pub personality: Option<u32>,
+}
+
+impl Default for Traits {
+    fn default() -> Self {
+        Self { umask: 0o022, scheduling: None, io_priority: None, personality: None }
+    }
 }
 
 /// The user of a process, before it is resolved with the files of the root file system.
@@ -266,4 +290,22 @@ pub struct LogFile {
     pub directory: HostPath,
     /// The file below it, without `..`.
     pub name: String,
+    /// How long its records and the file may be.
+    pub limits: LogLimits,
+}
+
+/// The limits of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLimits {
+    /// The longest text of one record, in bytes; a longer line has several.
+    pub line_bytes: u32,
+    /// The size from which the file begins anew, in bytes; 0 for none.
+    pub file_bytes: u64,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        // containerd splits at the same length.
+        Self { line_bytes: 16 << 10, file_bytes: 0 }
+    }
 }

@@ -13,7 +13,7 @@ use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 use wharf_sys::error::Named as _;
 use wharf_sys::fs::{Resolve, open_below, split_last};
-use wharf_sys::mount::{self, Attributes, Depth};
+use wharf_sys::mount::{self, Attributes, Depth, Propagation};
 use wharf_sys::overlay::Overlay;
 use wharf_types::{ContainerPath, IdMaps};
 
@@ -168,6 +168,15 @@ impl Root {
         match target.strip_prefix('/') {
             Some(absolute) => self.ensure_relative(absolute.trim_matches('/'), make, left),
             None => self.ensure_relative(&format!("{before}/{}", target.trim_end_matches('/')), make, left),
+        }
+    }
+
+    /// Makes the root itself shared, if it is to be; a new mount is private.
+    pub(crate) fn propagate(&self, propagation: Propagation) -> Result<(), Error> {
+        match propagation {
+            Propagation::Shared => mount::propagate(self.fd(), propagation, Depth::One)
+                .stage("setting the propagation of the root file system"),
+            Propagation::Private | Propagation::Slave => Ok(()),
         }
     }
 

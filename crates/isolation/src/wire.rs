@@ -6,13 +6,14 @@
 
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};
+use wharf_sys::scheduling::Scheduling;
 use wharf_types::{ContainerPath, HostPath, IdMaps, IdRange};
 use wharf_wire::v1;
 
 use crate::error::Error;
 use crate::plan::{
-    CgroupPlan, DeviceNode, Ids, Input, Limit, LogFile, MountPlan, Namespaces, Outline, PidNamespace, Plan,
-    Process, Rootfs, Source, Stdio, User, UserNamespace,
+    CgroupPlan, DeviceNode, Ids, Input, Limit, LogFile, LogLimits, MountPlan, Namespaces, Outline,
+    PidNamespace, Plan, Process, Rootfs, Source, Stdio, Traits, User, UserNamespace,
 };
 
 impl From<&Plan> for v1::Plan {
@@ -25,6 +26,7 @@ impl From<&Plan> for v1::Plan {
                 upper: plan.rootfs.upper.to_string(),
                 work: plan.rootfs.work.to_string(),
                 read_only: plan.rootfs.read_only,
+                shared: plan.rootfs.propagation == Propagation::Shared,
             }),
             namespaces: Some(namespaces_out(&plan.namespaces)),
             cgroup: Some(v1::Cgroup {
@@ -45,6 +47,8 @@ impl From<&Plan> for v1::Plan {
                     .as_ref()
                     .map_or_else(String::new, |log| log.directory.to_string()),
                 log_name: plan.stdio.log.as_ref().map_or_else(String::new, |log| log.name.clone()),
+                log_line_bytes: plan.stdio.log.as_ref().map_or(0, |log| log.limits.line_bytes),
+                log_file_bytes: plan.stdio.log.as_ref().map_or(0, |log| log.limits.file_bytes),
                 stdin: plan.stdio.input != Input::Empty,
                 terminal: plan.stdio.terminal,
                 stdin_once: plan.stdio.input == Input::Once,
@@ -161,8 +165,22 @@ fn process_out(process: &Process) -> v1::Process {
             .map(|limit| v1::Limit { resource: limit.resource, soft: limit.soft, hard: limit.hard })
             .collect(),
         oom_score_adj: process.oom_score_adj,
+        traits: Some(traits_out(&process.traits)),
         seccomp: process.seccomp.clone(),
         seccomp_flags: process.seccomp_flags,
+    }
+}
+
+fn traits_out(traits: &Traits) -> v1::Traits {
+    v1::Traits {
+        umask: traits.umask,
+        scheduling: traits.scheduling.map(|Scheduling { policy, nice, priority }| v1::Scheduling {
+            policy,
+            nice,
+            priority,
+        }),
+        io_priority: traits.io_priority.map(|(class, level)| v1::IoPriority { class, level }),
+        personality: traits.personality,
     }
 }
 
@@ -204,6 +222,7 @@ impl TryFrom<v1::Plan> for Plan {
                 upper: host(&rootfs.upper)?,
                 work: host(&rootfs.work)?,
                 read_only: rootfs.read_only,
+                propagation: if rootfs.shared { Propagation::Shared } else { Propagation::Private },
             },
             namespaces,
             cgroup,
@@ -239,9 +258,12 @@ impl TryFrom<v1::Outline> for Outline {
 }
 
 fn stdio_in(stdio: v1::Stdio) -> Result<Stdio, String> {
+    let usual = LogLimits::default();
+    let line_bytes = if stdio.log_line_bytes == 0 { usual.line_bytes } else { stdio.log_line_bytes };
+    let limits = LogLimits { line_bytes, file_bytes: stdio.log_file_bytes };
     let log = match stdio.log_name {
         name if name.is_empty() => None,
-        name => Some(LogFile { directory: host(&stdio.log_directory)?, name }),
+        name => Some(LogFile { directory: host(&stdio.log_directory)?, name, limits }),
     };
     let input = match (stdio.stdin, stdio.stdin_once) {
         (false, _) => Input::Empty,
@@ -371,9 +393,23 @@ fn process_in(process: v1::Process) -> Result<Process, String> {
             .map(|limit| Limit { resource: limit.resource, soft: limit.soft, hard: limit.hard })
             .collect(),
         oom_score_adj: process.oom_score_adj,
+        traits: process.traits.map(traits_in).unwrap_or_default(),
         seccomp: process.seccomp,
         seccomp_flags: process.seccomp_flags,
     })
+}
+
+fn traits_in(traits: v1::Traits) -> Traits {
+    Traits {
+        umask: traits.umask,
+        scheduling: traits.scheduling.map(|v1::Scheduling { policy, nice, priority }| Scheduling {
+            policy,
+            nice,
+            priority,
+        }),
+        io_priority: traits.io_priority.map(|v1::IoPriority { class, level }| (class, level)),
+        personality: traits.personality,
+    }
 }
 
 #[cfg(test)]

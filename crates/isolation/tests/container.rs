@@ -20,12 +20,13 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::CloneFlags;
 use wharf_isolation::{
     Identity, JoinPlan, Limit, MountPlan, Origin, Outline, Place, Plan, PodNamespaces, Report, Source,
-    Stream, Streams, User,
+    Stream, Streams, Traits, User,
 };
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::clone::{Clone, SingleThreaded, clone};
-use wharf_sys::mount::Attributes;
+use wharf_sys::mount::{Attributes, Propagation};
 use wharf_sys::process::{Ended, Reap, await_end, exit_now, signal, wait};
+use wharf_sys::scheduling::Scheduling;
 use wharf_sys::socket;
 use wharf_types::ErrorKind;
 
@@ -37,7 +38,7 @@ use rig::{host, inner, mount, plan, pod};
 /// A test: its name and its function.
 type Case = (&'static str, fn(&SingleThreaded));
 
-const CASES: [Case; 16] = [
+const CASES: [Case; 19] = [
     ("a_plan_with_a_bad_part_makes_nothing", a_plan_with_a_bad_part_makes_nothing),
     ("an_outline_is_of_its_plan", an_outline_is_of_its_plan),
     ("a_program_runs_in_its_root_with_what_it_was_given", a_program_runs_in_its_root_with_what_it_was_given),
@@ -49,6 +50,9 @@ const CASES: [Case; 16] = [
     ("a_read_only_root_cannot_be_written", a_read_only_root_cannot_be_written),
     ("of_the_pods_files_only_those_of_the_plan_are_seen", of_the_pods_files_only_those_of_the_plan_are_seen),
     ("rights_are_those_of_the_plan", rights_are_those_of_the_plan),
+    ("a_program_runs_beside_others_as_the_plan_says", a_program_runs_beside_others_as_the_plan_says),
+    ("a_shared_root_is_shared_and_no_other_is", a_shared_root_is_shared_and_no_other_is),
+    ("traits_that_the_kernel_refuses_are_named", traits_that_the_kernel_refuses_are_named),
     ("a_missing_source_is_named", a_missing_source_is_named),
     ("an_unknown_user_is_named", an_unknown_user_is_named),
     ("a_working_directory_that_is_a_file_is_named", a_working_directory_that_is_a_file_is_named),
@@ -317,6 +321,44 @@ fn rights_are_those_of_the_plan(witness: &SingleThreaded) {
     });
     let set = |bits: u64| format!("{bits:016x}");
     says(&outcome, &format!("1000\n1001 7\n100\n{}\n{}\n{}\n1\n/users/me", set(1), set(3), set(1)));
+}
+
+fn a_program_runs_beside_others_as_the_plan_says(witness: &SingleThreaded) {
+    let script = "umask; uname -m; cut -d ' ' -f 19,41 /proc/self/stat; ionice";
+    let outcome = ran(witness, script, |_directory, plan| {
+        plan.process.traits = Traits {
+            umask: 0o027,
+            scheduling: Some(Scheduling { policy: 3, nice: 5, priority: 0 }),
+            io_priority: Some((2, 6)),
+            personality: Some(8),
+        };
+    });
+    // Of a 64-bit machine a program that asked for 32 bits sees the other name.
+    let machine = if cfg!(target_arch = "x86_64") { "i686" } else { "armv8l" };
+    says(&outcome, &format!("0027\n{machine}\n5 3\nbest-effort: prio 6"));
+}
+
+fn a_shared_root_is_shared_and_no_other_is(witness: &SingleThreaded) {
+    let script =
+        "grep -c ' / / .* shared:' /proc/self/mountinfo; grep -c shared: /proc/self/mountinfo; exit 0";
+    for (propagation, lines) in [(Propagation::Shared, "1\n1"), (Propagation::Private, "0\n0")] {
+        let outcome = ran(witness, script, |_directory, plan| plan.rootfs.propagation = propagation);
+        says(&outcome, lines);
+    }
+}
+
+fn traits_that_the_kernel_refuses_are_named(witness: &SingleThreaded) {
+    let cases: [(fn(&mut Traits), _); 2] = [
+        (|traits| traits.io_priority = Some((7, 0)), "setting the priority of reads and writes"),
+        (
+            |traits| traits.scheduling = Some(Scheduling { policy: 99, nice: 0, priority: 0 }),
+            "setting the scheduling policy",
+        ),
+    ];
+    for (change, words) in cases {
+        let outcome = ran(witness, "exit 0", |_directory, plan| change(&mut plan.process.traits));
+        fails(&outcome, ErrorKind::Internal, words);
+    }
 }
 
 fn a_plan_with_a_bad_part_makes_nothing(witness: &SingleThreaded) {

@@ -10,6 +10,7 @@ use std::fmt::Display;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
 use serde::{Deserialize, Serialize};
 use wharf_cri_api::v1::Device;
+pub use wharf_isolation::LogLimits;
 use wharf_types::{ContainerPath, HostPath};
 
 use crate::pod::sysctls::scope;
@@ -45,6 +46,10 @@ pub struct Defaults {
     pub read_only: Switch,
     /// How the volumes of images are made.
     pub image_volumes: ImageVolumes,
+    /// The annotations of pods that have a meaning: see [`annotations`](crate::annotations).
+    pub annotations: Vec<String>,
+    /// The limits of containers' logs.
+    pub log: LogLimits,
     /// The least number that a pod's user namespace may use of the host's users.
     pub least_uid: u32,
     /// The same of the host's groups.
@@ -89,6 +94,8 @@ impl Default for Defaults {
             timezone: None,
             read_only: Switch::Off,
             image_volumes: ImageVolumes::Bind,
+            annotations: Vec::new(),
+            log: LogLimits::default(),
             least_uid: 0,
             least_gid: 0,
         }
@@ -106,7 +113,7 @@ pub struct BadDefault {
 }
 
 impl BadDefault {
-    fn new(text: &str, problem: impl Display) -> Self {
+    pub(crate) fn new(text: &str, problem: impl Display) -> Self {
         Self { text: text.to_owned(), problem: problem.to_string() }
     }
 }

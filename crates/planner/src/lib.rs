@@ -9,6 +9,7 @@
 //!
 //! Nothing is silently left out. A request is fulfilled or refused ([`check`]), and so is a description.
 
+pub mod annotations;
 mod block_io;
 mod capabilities;
 pub mod defaults;
@@ -28,6 +29,7 @@ mod refuse;
 mod request;
 mod saved_spec;
 mod stdio;
+mod traits;
 mod unsupported;
 mod user;
 mod user_namespace;

@@ -7,11 +7,12 @@ use std::path::Path;
 
 use oci_spec::runtime::{Linux, Process, Spec};
 use wharf_isolation::{Plan, Rootfs, Stdio};
+use wharf_sys::mount::Propagation;
 use wharf_types::{ContainerPath, HostPath};
 
 use crate::description::Description;
 use crate::seccomp::Filters;
-use crate::{Refusal, devices, mounts, namespaces, process, unsupported};
+use crate::{Refusal, devices, mounts, namespaces, process, traits, unsupported};
 
 /// Makes the plan for a description.
 ///
@@ -40,6 +41,7 @@ pub fn plan(description: &Description, filters: &Filters) -> Result<Plan, Refusa
             upper: extra.layers.upper.clone(),
             work: extra.layers.work.clone(),
             read_only,
+            propagation: root_propagation(linux)?,
         },
         namespaces,
         cgroup: extra.cgroup.plan.clone(),
@@ -47,13 +49,25 @@ pub fn plan(description: &Description, filters: &Filters) -> Result<Plan, Refusa
         devices: devices::plan(linux.devices().as_deref().unwrap_or_default(), ids)?,
         masked_paths: paths("masked_paths", linux.masked_paths())?,
         readonly_paths: paths("readonly_paths", linux.readonly_paths())?,
-        process: process::plan(process, extra, filter.as_deref())?,
+        process: process::plan(process, extra, traits::plan(spec, process)?, filter.as_deref())?,
         stdio: Stdio {
             log: extra.log.clone(),
             input: extra.input,
             terminal: process.terminal().unwrap_or(false),
         },
     })
+}
+
+/// Nothing reaches the root from elsewhere, because it is a new mount: as a slave it would be private.
+fn root_propagation(linux: &Linux) -> Result<Propagation, Refusal> {
+    match linux.rootfs_propagation().as_deref().unwrap_or("private") {
+        "" | "private" | "rprivate" | "slave" | "rslave" => Ok(Propagation::Private),
+        "shared" | "rshared" => Ok(Propagation::Shared),
+        other => {
+            let problem = format!("{other:?} is none of private, slave and shared");
+            Err(Refusal::spec("linux.rootfsPropagation", problem))
+        }
+    }
 }
 
 fn parts(spec: &Spec) -> Result<(&Linux, &Process), Refusal> {

@@ -15,7 +15,7 @@ use wharf_types::PodId;
 
 use crate::namespaces::{self, NamespacePlan};
 use crate::request::SecurityModules;
-use crate::{Defaults, Refusal, refuse, user_namespace};
+use crate::{Defaults, Refusal, annotations, refuse, user_namespace};
 use files::{FilesPlan, HostNames};
 
 /// The longest hostname, in bytes: gethostname(2).
@@ -95,6 +95,7 @@ pub fn check(
     if let Some(parent) = cgroup_parent(config) {
         CgroupPath::new(parent).map_err(|error| Refusal::field("cgroup_parent", error))?;
     }
+    annotations::check(config, defaults)?;
     check_log_directory(&config.log_directory)?;
     check_hostname(&config.hostname)
 }

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use oci_spec::runtime::{self as oci, LinuxCapabilities};
-use wharf_isolation::{Limit, Process};
+use wharf_isolation::{Limit, Process, Traits};
 use wharf_sys::capabilities::Capabilities;
 
 use crate::capabilities::{self, bits_of, set_of};
@@ -96,6 +96,7 @@ fn capabilities_of_spec(sets: &Capabilities) -> LinuxCapabilities {
 pub(crate) fn plan(
     process: &oci::Process,
     extra: &Extra,
+    traits: Traits,
     filter: Option<&seccomp::Program>,
 ) -> Result<Process, Refusal> {
     let args = process.args().iter().flatten().map(|arg| arg.clone().into_bytes()).collect::<Vec<_>>();
@@ -111,6 +112,7 @@ pub(crate) fn plan(
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         limits: process.rlimits().iter().flatten().map(limit).collect(),
         oom_score_adj: process.oom_score_adj(),
+        traits,
         seccomp: filter.map(seccomp::Program::to_bytes).unwrap_or_default(),
         seccomp_flags: filter.map_or(0, |program| program.flags),
     })

@@ -13,7 +13,7 @@ pub(crate) fn log(request: &Request<'_>) -> Result<Option<LogFile>, Refusal> {
     let name = log_name(&request.container.log_path)?;
     let Some(name) = name.filter(|_| !directory.is_empty()) else { return Ok(None) };
     let directory = HostPath::new(directory).map_err(|error| Refusal::field("log_directory", error))?;
-    Ok(Some(LogFile { directory, name }))
+    Ok(Some(LogFile { directory, name, limits: request.defaults.log }))
 }
 
 /// Unless it is requested, the input is empty, whatever the request says about its end.

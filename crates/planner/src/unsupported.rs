@@ -34,29 +34,24 @@ fn of_spec(spec: &Spec) -> [Field; 6] {
     ]
 }
 
-fn of_process(process: &Process) -> [Field; 8] {
+fn of_process(process: &Process) -> [Field; 5] {
     [
         ("process.consoleSize", process.console_size().is_some()),
-        ("process.user.umask", process.user().umask().is_some()),
         ("process.apparmorProfile", process.apparmor_profile().is_some()),
         ("process.selinuxLabel", process.selinux_label().is_some()),
-        ("process.ioPriority", process.io_priority().is_some()),
-        ("process.scheduler", process.scheduler().is_some()),
         ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
         ("process.commandLine", process.command_line().is_some()),
     ]
 }
 
-fn of_linux(linux: &Linux) -> [Field; 8] {
+fn of_linux(linux: &Linux) -> [Field; 6] {
     [
         ("linux.netDevices", linux.net_devices().is_some()),
         // They belong to the pod's namespaces and are set when those are made.
         ("linux.sysctl", linux.sysctl().is_some()),
-        ("linux.rootfsPropagation", linux.rootfs_propagation().is_some()),
         ("linux.mountLabel", linux.mount_label().is_some()),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
-        ("linux.personality", linux.personality().is_some()),
         ("linux.timeOffsets", linux.time_offsets().is_some()),
     ]
 }

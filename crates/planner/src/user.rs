@@ -5,9 +5,9 @@ use oci_spec::runtime as oci;
 use wharf_cri_api::v1::SupplementalGroupsPolicy;
 use wharf_isolation::User;
 
-use crate::Refusal;
 use crate::description::{Group, Names};
 use crate::request::Request;
+use crate::{Refusal, annotations};
 
 /// The request's user and groups, or else the image's.
 pub(crate) fn describe(request: &Request<'_>) -> Result<(oci::User, Names), Refusal> {
@@ -27,7 +27,7 @@ pub(crate) fn describe(request: &Request<'_>) -> Result<(oci::User, Names), Refu
         None => images_user(request),
     };
     let mut spec = oci::User::default();
-    spec.set_additional_gids(Some(additional));
+    spec.set_additional_gids(Some(additional)).set_umask(annotations::umask(request.pod, request.defaults)?);
     let mut names = Names {
         user: None,
         group: images_group,

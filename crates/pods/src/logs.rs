@@ -57,10 +57,12 @@ fn unopened(error: wharf_sys::Error) -> Error {
 mod tests {
     use super::*;
     use nix::errno::Errno;
+    use wharf_isolation::LogLimits;
     use wharf_types::{Failure as _, HostPath};
 
     fn file(directory: &tempfile::TempDir, name: &str) -> LogFile {
-        LogFile { directory: HostPath::new(directory.path().to_str().unwrap()).unwrap(), name: name.into() }
+        let directory = HostPath::new(directory.path().to_str().unwrap()).unwrap();
+        LogFile { directory, name: name.into(), limits: LogLimits::default() }
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
 //! The features of a pod's supervisor. For its whole life it is of the release that made the pod, and it announces its
 //! features by name. A plan that needs another feature is refused, with advice.
 
-use wharf_isolation::{MountPlan, Source};
-use wharf_sys::mount::Attributes;
+use wharf_isolation::{LogLimits, MountPlan, Plan, Source, Traits};
+use wharf_sys::mount::{Attributes, Propagation};
 use wharf_wire::feature;
 
 use crate::error::SupervisorError;
@@ -21,11 +21,24 @@ impl Features {
         self.0.iter().any(|feature| feature == name)
     }
 
-    /// Changes a plan's mounts so that the supervisor makes them as intended.
+    /// Changes a plan so that the supervisor makes the container as intended.
     ///
     /// # Errors
     /// FailedPrecondition if it cannot do what the container needs.
-    pub fn fit(&self, mounts: &mut [MountPlan]) -> Result<(), SupervisorError> {
+    pub fn fit(&self, plan: &mut Plan) -> Result<(), SupervisorError> {
+        let shares_root = plan.rootfs.propagation == Propagation::Shared;
+        if (shares_root || plan.process.traits != Traits::default()) && !self.has(feature::TRAITS) {
+            let what = "a umask, a scheduling policy, a personality or a shared root file system";
+            return Err(SupervisorError::Older { what });
+        }
+        let limits = plan.stdio.log.as_ref().map(|log| log.limits);
+        if limits.is_some_and(|limits| limits != LogLimits::default()) && !self.has(feature::LOG_LIMITS) {
+            return Err(SupervisorError::Older { what: "the configured limits of logs" });
+        }
+        self.fit_mounts(&mut plan.mounts)
+    }
+
+    fn fit_mounts(&self, mounts: &mut [MountPlan]) -> Result<(), SupervisorError> {
         for mount in &*mounts {
             let (feature, what) = match mount.source {
                 Source::Volume(_) => (feature::VOLUMES, "an image's volumes"),
@@ -60,7 +73,6 @@ fn leave_writable(mounts: &mut [MountPlan]) {
 mod tests {
     use super::*;
     use wharf_isolation::Ids;
-    use wharf_sys::mount::Propagation;
     use wharf_types::{ContainerPath, ErrorKind, Failure as _, HostPath};
 
     fn mount(target: &str, source: Source) -> MountPlan {
@@ -87,11 +99,11 @@ mod tests {
     #[test]
     fn a_supervisor_gets_what_it_says_that_it_can_do() {
         let mut mounts = cgroup_mounts();
-        Features::default().fit(&mut mounts).unwrap();
+        Features::default().fit_mounts(&mut mounts).unwrap();
         assert_eq!(read_only(&mounts), [false, true], "an older one: a tmpfs, and the bind in it");
         let mut mounts = cgroup_mounts();
         let ours = Features::new(wharf_wire::FEATURES.map(str::to_owned).to_vec());
-        ours.fit(&mut mounts).unwrap();
+        ours.fit_mounts(&mut mounts).unwrap();
         assert_eq!(read_only(&mounts), [true, true]);
     }
 
@@ -106,10 +118,10 @@ mod tests {
         for (source, feature) in rows {
             let mut mounts = vec![mount("/data", source)];
             let older = Features::new(vec![feature::READ_ONLY_LAST.to_owned()]);
-            let error = older.fit(&mut mounts).unwrap_err();
+            let error = older.fit_mounts(&mut mounts).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
             assert!(error.to_string().contains("recreate the pod"), "{error}");
-            Features::new(vec![feature.to_owned()]).fit(&mut mounts).unwrap();
+            Features::new(vec![feature.to_owned()]).fit_mounts(&mut mounts).unwrap();
         }
     }
 }

@@ -1,8 +1,11 @@
 //! The log file of a container, in the CRI's format: `<time> <stream> <P|F> <text>`.
 //!
-//! A line is split at 16 KiB, and all its parts except the last are marked `P`. A line that is still incomplete is held
-//! back, so that its parts can be marked; the same limit bounds what is held. A last line that never ends is marked
-//! `P`, too: a reader then shows it as the program wrote it.
+//! A line is split at a limit, usually of 16 KiB, and all its parts except the last are marked `P`. A line that is still
+//! incomplete is held back, so that its parts can be marked; the same limit bounds what is held. A last line that never
+//! ends is marked `P`, too: a reader then shows it as the program wrote it.
+//!
+//! A file may have a limit as well. A new one then takes its place under the same name, as readers expect of a log that
+//! is rotated, and what the old one had is gone.
 //!
 //! If the disk refuses a write, the incomplete record is removed again and the missing records are counted. As soon as
 //! the disk accepts something, a record says how many are missing.
@@ -12,19 +15,16 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
-use wharf_isolation::open_log;
+use wharf_isolation::{LogLimits, open_log, replace_log};
 
 use batch::{Batch, line_end};
 
-use crate::diagnostics::OrWarn as _;
+use crate::diagnostics::{self, OrWarn as _};
 
 mod batch;
 pub(crate) mod frame;
 mod process;
 pub(crate) mod writer;
-
-/// The longest text of one record; containerd splits at the same length.
-const LINE_LIMIT_BYTES: usize = 16 * 1024;
 
 /// Which stream a record came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,12 +38,15 @@ pub(crate) enum Stream {
 struct Log {
     directory: OwnedFd,
     name: String,
+    limits: LogLimits,
     /// `None` if it could not be reopened; that is retried with each record.
     file: Option<File>,
     /// The incomplete line of each stream.
     held: [Vec<u8>; 2],
     /// Empty between two calls: kept for its memory.
     batch: Batch,
+    /// How many bytes of the file are known to be there.
+    file_bytes: u64,
     /// The bytes in the file of a record that was not written completely.
     torn_bytes: u64,
     lost: Lost,
@@ -58,20 +61,28 @@ struct Lost {
 
 impl Log {
     /// Opens the log below the directory, and creates the file if it is missing.
-    fn open(directory: OwnedFd, name: String) -> wharf_sys::Result<Self> {
-        let mut log = Self::closed(directory, name);
-        log.file = Some(open_log(log.directory.as_fd(), &log.name)?.into());
+    fn open(directory: OwnedFd, name: String, limits: LogLimits) -> wharf_sys::Result<Self> {
+        let mut log = Self::closed(directory, name, limits);
+        let file = open_log(log.directory.as_fd(), &log.name)?;
+        log.use_file(file.into());
         Ok(log)
     }
 
+    fn use_file(&mut self, file: File) {
+        self.file_bytes = file.metadata().map_or(0, |metadata| metadata.len());
+        self.file = Some(file);
+    }
+
     /// A log whose file is opened at the first write.
-    fn closed(directory: OwnedFd, name: String) -> Self {
+    fn closed(directory: OwnedFd, name: String, limits: LogLimits) -> Self {
         Self {
             directory,
             name,
+            limits,
             file: None,
             held: Default::default(),
             batch: Batch::default(),
+            file_bytes: 0,
             torn_bytes: 0,
             lost: Lost::default(),
         }
@@ -88,7 +99,7 @@ impl Log {
         }
         self.mend().or_warn(format_args!("the beginning of a record stays in a log {} of before", self.name));
         self.torn_bytes = 0;
-        self.file = Some(file.into());
+        self.use_file(file.into());
         Ok(())
     }
 
@@ -98,7 +109,8 @@ impl Log {
         let mut batch = std::mem::take(&mut self.batch);
         batch.begin(stream, now_ns);
         let mut rest = bytes;
-        while let Some((end, tag)) = next_part(rest, LINE_LIMIT_BYTES - held.len()) {
+        let limit = self.limits.line_bytes as usize;
+        while let Some((end, tag)) = next_part(rest, limit - held.len()) {
             batch.record(tag, &held, rest, end);
             held.clear();
             rest = &rest[(end + usize::from(tag == b'F')).min(rest.len())..];
@@ -165,20 +177,38 @@ impl Log {
         self.mend().map_err(|error| (0, error))?;
         if self.file.is_none() {
             let file = open_log(self.directory.as_fd(), &self.name);
-            self.file = Some(file.map_err(|error| (0, error.errno.into()))?.into());
+            self.use_file(file.map_err(|error| (0, error.errno.into()))?.into());
         }
+        self.keep_within(records.len() as u64);
         let Some(file) = &mut self.file else { return Ok(()) };
-        let Err((written, error)) = write_all(file, records) else { return Ok(()) };
+        let Err((written, error)) = write_all(file, records) else {
+            self.file_bytes += records.len() as u64;
+            return Ok(());
+        };
+        self.file_bytes += written as u64;
         let whole = records[..written].iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
         self.torn_bytes = (written - whole) as u64;
         self.mend().or_warn(format_args!("log {} stays torn until its next record", self.name));
         Err((whole, error))
     }
 
+    /// Begins a new file if these bytes would make the present one longer than it may be. If that is not possible, the
+    /// present one goes on.
+    fn keep_within(&mut self, bytes: u64) {
+        let limit = self.limits.file_bytes;
+        if limit != 0 && self.file_bytes > 0 && self.file_bytes + bytes > limit {
+            match replace_log(self.directory.as_fd(), &self.name) {
+                Ok(file) => self.use_file(file.into()),
+                Err(error) => diagnostics::warn(format_args!("log {} cannot begin anew: {error}", self.name)),
+            }
+        }
+    }
+
     /// Removes the beginning of a record that the disk did not accept completely.
     fn mend(&mut self) -> io::Result<()> {
         if let (Some(file), 1..) = (&self.file, self.torn_bytes) {
             file.set_len(file.metadata()?.len().saturating_sub(self.torn_bytes))?;
+            self.file_bytes = self.file_bytes.saturating_sub(self.torn_bytes);
             self.torn_bytes = 0;
         }
         Ok(())
@@ -224,7 +254,7 @@ mod tests {
 
     fn log() -> (tempfile::TempDir, Log) {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(open_directory(dir.path()), "0.log".into()).unwrap();
+        let log = Log::open(open_directory(dir.path()), "0.log".into(), LogLimits::default()).unwrap();
         (dir, log)
     }
 
@@ -257,9 +287,11 @@ mod tests {
 
     #[test]
     fn long_lines_are_split_and_the_last_part_is_marked() {
-        for length in [LINE_LIMIT_BYTES - 1, LINE_LIMIT_BYTES, LINE_LIMIT_BYTES + 1, 3 * LINE_LIMIT_BYTES] {
-            for chunk in [1000, LINE_LIMIT_BYTES, 1 << 20] {
+        for limit in [1024, 16 << 10, 100_000] {
+            for (length, chunk) in [(limit - 1, 1000), (limit, limit), (limit + 1, 1 << 20), (3 * limit, 700)]
+            {
                 let (dir, mut log) = log();
+                log.limits.line_bytes = u32::try_from(limit).unwrap();
                 let line = ["x".repeat(length).as_bytes(), b"\n"].concat();
                 line.chunks(chunk).for_each(|part| log.write(Stream::Stdout, 0, part));
                 log.finish(Stream::Stdout, 0);
@@ -268,9 +300,38 @@ mod tests {
                 assert_eq!(whole, length, "{length} in {chunk}");
                 let (last, parts) = records.split_last().unwrap();
                 assert_eq!(last.0, "F", "{length} in {chunk}");
-                assert!(parts.iter().all(|(tag, text)| tag == "P" && text.len() == LINE_LIMIT_BYTES));
+                assert!(parts.iter().all(|(tag, text)| tag == "P" && text.len() == limit));
             }
         }
+    }
+
+    #[test]
+    fn a_file_that_is_long_enough_begins_anew() {
+        let (dir, mut log) = log();
+        log.limits.file_bytes = 1000;
+        for number in 0..100 {
+            log.write(Stream::Stdout, 0, format!("{number:02}\n").as_bytes());
+            let metadata = std::fs::metadata(dir.path().join("0.log")).unwrap();
+            assert!(metadata.len() <= 1000, "{number}: {}", metadata.len());
+        }
+        let texts: Vec<_> = records(dir.path()).into_iter().map(|(_, text)| text).collect();
+        assert_eq!(texts.last().unwrap(), "99");
+        let first: usize = texts[0].parse().unwrap();
+        let expected: Vec<_> = (first..100).map(|number| format!("{number:02}")).collect();
+        assert_eq!(texts, expected, "what it has is whole");
+        assert!(first > 50);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_file_that_cannot_begin_anew_goes_on() {
+        let (dir, mut log) = log();
+        log.limits.file_bytes = 50;
+        std::fs::create_dir(dir.path().join("0.log.new")).unwrap();
+        for text in ["one\n", "two\n", "three\n"] {
+            log.write(Stream::Stdout, 0, text.as_bytes());
+        }
+        assert_eq!(records(dir.path()).len(), 3);
     }
 
     #[test]
@@ -291,7 +352,8 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link")).unwrap();
         nix::unistd::mkfifo(&dir.path().join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         for name in ["../x", "link", "fifo", "missing/x"] {
-            assert!(Log::open(open_directory(dir.path()), name.into()).is_err(), "{name}");
+            let (directory, limits) = (open_directory(dir.path()), LogLimits::default());
+            assert!(Log::open(directory, name.into(), limits).is_err(), "{name}");
         }
         // Nor can another directory in place of the one that was opened.
         let moved = dir.path().with_extension("moved");
@@ -340,7 +402,7 @@ mod tests {
         let path = dir.path().join("0.log");
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
-        let mut log = Log::closed(open_directory(dir.path()), "0.log".into());
+        let mut log = Log::closed(open_directory(dir.path()), "0.log".into(), LogLimits::default());
         log.write(Stream::Stdout, 0, b"lost\n");
         std::fs::remove_dir(&path).unwrap();
         log.write(Stream::Stdout, 0, b"there\n");

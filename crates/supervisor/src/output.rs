@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use crate::clients::{Client, Pace};
     use nix::fcntl::OFlag;
-    use wharf_isolation::LogFile;
+    use wharf_isolation::{LogFile, LogLimits};
     use wharf_types::{ContainerId, HostPath};
 
     fn pipe() -> (OwnedFd, OwnedFd) {
@@ -191,7 +191,11 @@ mod tests {
     fn nothing_is_read_while_orders_to_the_log_writer_are_queued() {
         let (read, write) = pipe();
         nix::unistd::write(&write, b"line\n").unwrap();
-        let file = LogFile { directory: HostPath::new("/logs").unwrap(), name: "0.log".into() };
+        let file = LogFile {
+            directory: HostPath::new("/logs").unwrap(),
+            name: "0.log".into(),
+            limits: LogLimits::default(),
+        };
         let mut writer = LogWriter::default();
         let log = writer.open(file, None, ContainerId::from_random([1; 32]));
         let output = Output::new(read, Stream::Stdout);

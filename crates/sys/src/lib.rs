@@ -22,6 +22,7 @@ pub mod overlay;
 pub mod process;
 pub mod random;
 mod raw;
+pub mod scheduling;
 pub mod script;
 pub mod seccomp;
 pub mod signals;

@@ -550,6 +550,9 @@ pub struct Rootfs {
     pub work: ::prost::alloc::string::String,
     #[prost(bool, tag = "4")]
     pub read_only: bool,
+    /// What is mounted in it later is seen in mount namespaces that its programs make.
+    #[prost(bool, tag = "5")]
+    pub shared: bool,
 }
 /// An empty `net`, `ipc`, `uts` or `user` is the host's. Any other is the pod's, which the supervisor holds; the path is
 /// only for people, and for supervisors of an earlier release.
@@ -766,6 +769,40 @@ pub struct Process {
     pub seccomp: ::prost::alloc::vec::Vec<u8>,
     #[prost(uint32, tag = "10")]
     pub seccomp_flags: u32,
+    /// Without them: the umask 022, and nothing else that is not the supervisor's own.
+    #[prost(message, optional, tag = "11")]
+    pub traits: ::core::option::Option<Traits>,
+}
+/// How a program runs beside others.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Traits {
+    #[prost(uint32, tag = "1")]
+    pub umask: u32,
+    #[prost(message, optional, tag = "2")]
+    pub scheduling: ::core::option::Option<Scheduling>,
+    #[prost(message, optional, tag = "3")]
+    pub io_priority: ::core::option::Option<IoPriority>,
+    /// By the kernel's number: personality(2).
+    #[prost(uint32, optional, tag = "4")]
+    pub personality: ::core::option::Option<u32>,
+}
+/// By the kernel's numbers: sched(7).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Scheduling {
+    #[prost(uint32, tag = "1")]
+    pub policy: u32,
+    #[prost(sint32, tag = "2")]
+    pub nice: i32,
+    #[prost(uint32, tag = "3")]
+    pub priority: u32,
+}
+/// By the kernel's numbers: ioprio_set(2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IoPriority {
+    #[prost(uint32, tag = "1")]
+    pub class: u32,
+    #[prost(uint32, tag = "2")]
+    pub level: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct User {
@@ -815,6 +852,12 @@ pub struct Stdio {
     /// The input ends when the first client that wrote to it detaches.
     #[prost(bool, tag = "5")]
     pub stdin_once: bool,
+    /// The longest text of one record; 0 means 16 KiB.
+    #[prost(uint32, tag = "6")]
+    pub log_line_bytes: u32,
+    /// The size from which the log begins anew; 0 for none.
+    #[prost(uint64, tag = "7")]
+    pub log_file_bytes: u64,
 }
 /// What a pod has of its own. It is not pinned: it lives as long as someone holds a descriptor of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

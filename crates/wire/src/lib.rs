@@ -37,11 +37,21 @@ pub mod feature {
     pub const VOLUMES: &str = "volumes";
     /// It mounts images.
     pub const IMAGES: &str = "images";
+    /// It keeps the limits of logs.
+    pub const LOG_LIMITS: &str = "log-limits";
+    /// It gives programs their traits.
+    pub const TRAITS: &str = "traits";
 }
 
 /// The features of this build.
-pub const FEATURES: [&str; 4] =
-    [feature::DEADLINES, feature::READ_ONLY_LAST, feature::VOLUMES, feature::IMAGES];
+pub const FEATURES: [&str; 6] = [
+    feature::DEADLINES,
+    feature::READ_ONLY_LAST,
+    feature::VOLUMES,
+    feature::IMAGES,
+    feature::LOG_LIMITS,
+    feature::TRAITS,
+];
 
 /// The longest datagram, in bytes; the kernel's default send buffer holds three of them.
 pub const DATAGRAM_LIMIT_BYTES: usize = 64 * 1024;

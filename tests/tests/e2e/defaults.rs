@@ -8,7 +8,7 @@ use wharf_cri_api::v1::*;
 
 use crate::client::{image, pod_security, security, words};
 use crate::place;
-use crate::world::{World, run_on};
+use crate::world::{World, run_on, until};
 
 /// Adds to the configuration of the test's daemon.
 fn configured(text: &'static str) -> impl FnOnce(&Path) {
@@ -32,6 +32,9 @@ pids_limit = 64
 shm_mib = 3
 timezone = "Europe/Berlin"
 read_only = true
+allowed_annotations = ["umask.crio.io", "io.kubernetes.cri-o.ShmSize"]
+log_line_bytes = 1024
+log_size_max_mib = 1
 minimum_mappable_uid = 65536
 "#;
 
@@ -124,6 +127,63 @@ fn what_a_request_says_comes_before_what_the_node_says() {
 fn device(host: &str, inside: &str) -> Device {
     let (host_path, container_path) = (host.to_owned(), inside.to_owned());
     Device { host_path, container_path, permissions: "rw".to_owned() }
+}
+
+#[test]
+fn a_pod_may_annotate_what_the_node_allows() {
+    run_on(configured(CONTAINERS), async |world| {
+        let client = &world.client;
+        let annotated = |name: &str, umask: &str, size: &str| {
+            let mut config = client.pod(name);
+            let all = [
+                ("umask.crio.io", umask),
+                ("io.kubernetes.cri-o.ShmSize", size),
+                ("io.kubernetes.cri-o.umask", "000"),
+                ("shm-size.crio.io", "9Mi"),
+            ];
+            config.annotations = all.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+            config
+        };
+        let pod = client.run(&annotated("annotated", "027", "5Mi")).await.unwrap();
+        let id =
+            client.launch(&pod, &client.container("main", "touch /dev/shm/file; sleep 1000")).await.unwrap();
+        until("it has begun", async || {
+            let begun = client.exec(&id, "test -e /dev/shm/file", 10).await.unwrap();
+            (begun.exit_code == 0).then_some(())
+        })
+        .await;
+        let script = "umask; stat -c %a /dev/shm/file; df -m /dev/shm | awk 'NR==2 {print $2}'";
+        assert_eq!(client.output(&id, script).await, "0027\n640\n5");
+        for (umask, size, words) in [
+            ("027", "much", "annotations: io.kubernetes.cri-o.ShmSize: \"much\""),
+            ("999", "5Mi", "annotations: umask.crio.io: \"999\""),
+        ] {
+            let refused = client.run(&annotated("refused", umask, size)).await.unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+            assert!(refused.message().contains(words), "{refused}");
+        }
+    });
+}
+
+#[test]
+fn logs_have_the_nodes_limits() {
+    run_on(configured(CONTAINERS), async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("logs")).await.unwrap();
+        client.to_end(&pod, "lines", "head -c 3000 /dev/zero | tr '\\0' x; echo").await;
+        let log = fs::read_to_string(client.log_path("logs", "lines")).unwrap();
+        let words = |line: &str| line.split(' ').skip(2).map(str::to_owned).collect::<Vec<_>>();
+        let records: Vec<_> = log.lines().map(words).collect();
+        let lengths: Vec<_> = records.iter().map(|record| (&*record[0], record[1].len())).collect();
+        assert_eq!(lengths, [("P", 1024), ("P", 1024), ("F", 952)]);
+        let script = "for i in 1 2 3; do head -c 700000 /dev/zero | tr '\\0' x | fold -w 1000; echo; echo end $i; done";
+        client.to_end(&pod, "much", script).await;
+        let log = fs::read_to_string(client.log_path("logs", "much")).unwrap();
+        assert!((100_000..=1 << 20).contains(&log.len()), "{}", log.len());
+        assert!(log.ends_with(" stdout F end 3\n") && !log.contains("end 1"));
+        let beside = fs::read_dir(client.log_path("logs", "much").parent().unwrap()).unwrap().count();
+        assert_eq!(beside, 2, "the logs of the two containers");
+    });
 }
 
 #[test]

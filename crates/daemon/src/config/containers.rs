@@ -3,17 +3,20 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
-use wharf_planner::Defaults;
-use wharf_planner::defaults::{self, BadDefault, ImageVolumes, PrivilegedDevices};
+use wharf_planner::defaults::{self, BadDefault, ImageVolumes, LogLimits, PrivilegedDevices};
+use wharf_planner::{Defaults, annotations};
 use wharf_types::HostPath;
 
 /// The least memory that a pod's files need, in MiB.
 const SHM_MIB_MIN: u64 = 1;
+/// How long the text of a record may be: the supervisor holds back as much of each stream.
+const LOG_LINE_BYTES: RangeInclusive<u32> = 1024..=1 << 20;
 /// Where time zones are, by their names.
 const ZONES: &str = "/usr/share/zoneinfo";
 
@@ -48,6 +51,12 @@ pub(crate) struct Containers {
     pub(crate) read_only: bool,
     /// The volumes of images: `bind` or `ignore`.
     pub(crate) image_volumes: ImageVolumes,
+    /// The annotations of pods that have a meaning.
+    pub(crate) allowed_annotations: Vec<String>,
+    /// The longest text of one record of a log, in bytes.
+    pub(crate) log_line_bytes: u32,
+    /// The size from which a log begins anew, in MiB; 0 is no limit.
+    pub(crate) log_size_max_mib: u64,
     /// The least of the host's users for a pod's user namespace.
     pub(crate) minimum_mappable_uid: u32,
     /// The least of the host's groups for it.
@@ -71,6 +80,9 @@ impl Default for Containers {
             timezone: String::new(),
             read_only: false,
             image_volumes: defaults.image_volumes,
+            allowed_annotations: Vec::new(),
+            log_line_bytes: defaults.log.line_bytes,
+            log_size_max_mib: defaults.log.file_bytes >> 20,
             minimum_mappable_uid: defaults.least_uid,
             minimum_mappable_gid: defaults.least_gid,
         }
@@ -84,6 +96,13 @@ impl Containers {
             (SHM_MIB_MIN..=u64::MAX >> 20).contains(&self.shm_mib),
             "containers.shm_mib: {} is out of range",
             self.shm_mib
+        );
+        ensure!(
+            LOG_LINE_BYTES.contains(&self.log_line_bytes),
+            "containers.log_line_bytes: {} is not from {} to {}",
+            self.log_line_bytes,
+            LOG_LINE_BYTES.start(),
+            LOG_LINE_BYTES.end()
         );
         let limits = each(&self.default_ulimits, defaults::limit).context("containers.default_ulimits")?;
         let mut hards = limits.iter().map(|limit| (defaults::resource(limit), limit.hard()));
@@ -108,6 +127,12 @@ impl Containers {
             timezone: zone(&self.timezone).context("containers.timezone")?,
             read_only: self.read_only.into(),
             image_volumes: self.image_volumes,
+            annotations: each(&self.allowed_annotations, annotations::allowed)
+                .context("containers.allowed_annotations")?,
+            log: LogLimits {
+                line_bytes: self.log_line_bytes,
+                file_bytes: self.log_size_max_mib.saturating_mul(1 << 20),
+            },
             least_uid: self.minimum_mappable_uid,
             least_gid: self.minimum_mappable_gid,
         })
@@ -183,6 +208,9 @@ mod tests {
             shm_mib = 1
             read_only = true
             image_volumes = "ignore"
+            allowed_annotations = ["umask.crio.io"]
+            log_line_bytes = 2048
+            log_size_max_mib = 5
             minimum_mappable_uid = 65536
             minimum_mappable_gid = 65537
         "#;
@@ -195,6 +223,8 @@ mod tests {
         assert_eq!(defaults.privileged_devices, PrivilegedDevices::Usual);
         assert_eq!((defaults.pids_limit, defaults.shm_bytes), (Some(100), 1 << 20));
         assert_eq!((defaults.read_only, defaults.image_volumes), (true.into(), ImageVolumes::Ignore));
+        assert_eq!(defaults.annotations, ["umask.crio.io"]);
+        assert_eq!((defaults.log.line_bytes, defaults.log.file_bytes), (2048, 5 << 20));
         assert_eq!((defaults.least_uid, defaults.least_gid), (65536, 65537));
     }
 
@@ -216,6 +246,8 @@ mod tests {
             ),
             (refused(|of| of.shm_mib = 0), ["shm_mib", "out of range"]),
             (refused(|of| of.shm_mib = u64::MAX), ["shm_mib", "out of range"]),
+            (refused(|of| of.allowed_annotations = one("x.io")), ["allowed_annotations", "umask.crio.io"]),
+            (refused(|of| of.log_line_bytes = 1023), ["log_line_bytes", "from 1024 to 1048576"]),
             (refused(|of| of.timezone = "../etc".to_owned()), ["timezone", "such as Europe/Berlin"]),
             (refused(|of| of.timezone = "Europe/Nowhere".to_owned()), ["timezone", "Europe/Nowhere"]),
             (refused(|of| of.timezone = "zone.tab".to_owned()), ["timezone", "not the file of a time zone"]),

@@ -3,7 +3,7 @@
 use super::Config;
 
 /// Keys of containerd and CRI-O that have another name here.
-const OF_PEERS: [(&str, &str); 16] = [
+const OF_PEERS: [(&str, &str); 18] = [
     ("bin_dirs", "network.cni_bin_dirs"),
     ("conf_dir", "network.cni_conf_dir"),
     ("config_path", "registry.certs_dir"),
@@ -11,6 +11,8 @@ const OF_PEERS: [(&str, &str); 16] = [
     ("image_pull_progress_timeout", "registry.stall_timeout_s"),
     ("listen", "socket"),
     ("log_filter", "log.level"),
+    ("log_size_max", "containers.log_size_max_mib"),
+    ("max_container_log_line_size", "containers.log_line_bytes"),
     ("max_concurrent_downloads", "registry.layers_in_all"),
     ("pinned_images", "images.pinned"),
     ("plugin_dirs", "network.cni_bin_dirs"),

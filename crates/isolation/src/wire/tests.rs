@@ -31,6 +31,7 @@ fn full() -> Plan {
             upper: host("/snapshots/upper"),
             work: host("/snapshots/work"),
             read_only: true,
+            propagation: Propagation::Shared,
         },
         namespaces: Namespaces {
             net: Some(host("/pod/net")),
@@ -66,7 +67,11 @@ fn full() -> Plan {
         readonly_paths: vec![inside("/proc/sys")],
         process: process(),
         stdio: Stdio {
-            log: Some(LogFile { directory: host("/logs"), name: "main/0.log".to_owned() }),
+            log: Some(LogFile {
+                directory: host("/logs"),
+                name: "main/0.log".to_owned(),
+                limits: LogLimits { line_bytes: 1024, file_bytes: 1 << 20 },
+            }),
             input: Input::Once,
             terminal: true,
         },
@@ -94,6 +99,12 @@ fn process() -> Process {
         no_new_privileges: true,
         limits: vec![Limit { resource: 7, soft: 1024, hard: u64::MAX }],
         oom_score_adj: Some(-998),
+        traits: Traits {
+            umask: 0o077,
+            scheduling: Some(Scheduling { policy: 1, nice: -3, priority: 5 }),
+            io_priority: Some((2, 7)),
+            personality: Some(8),
+        },
         seccomp: vec![6, 0, 0, 0, 0, 0, 0xff, 0x7f],
         seccomp_flags: 2,
     }
@@ -114,6 +125,8 @@ fn a_plan_arrives_as_it_was_sent() {
     plain.cgroup = CgroupPlan { directory: None, entries: Vec::new(), oom_file: None, ..plain.cgroup };
     plain.stdio = Stdio { log: None, input: Input::Empty, terminal: false };
     plain.process.oom_score_adj = None;
+    plain.process.traits = Traits::default();
+    plain.rootfs.propagation = Propagation::Private;
     assert_eq!(sent(&plain), Ok(plain.clone()));
     for pid in [PidNamespace::Container, PidNamespace::Pod] {
         plain.namespaces.pid = pid;
@@ -121,6 +134,18 @@ fn a_plan_arrives_as_it_was_sent() {
     }
     plain.stdio.input = Input::Kept;
     assert_eq!(sent(&plain), Ok(plain));
+}
+
+/// A daemon of an earlier release says nothing of them.
+#[test]
+fn what_is_not_sent_is_as_usual() {
+    let mut message = v1::Plan::from(&full());
+    message.process.as_mut().unwrap().traits = None;
+    let stdio = message.stdio.as_mut().unwrap();
+    (stdio.log_line_bytes, stdio.log_file_bytes) = (0, 0);
+    let plan = Plan::try_from(message).unwrap();
+    assert_eq!(plan.process.traits, Traits::default());
+    assert_eq!(plan.stdio.log.unwrap().limits, LogLimits::default());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns, unshare};
 use wharf_isolation::{
     CgroupPlan, DeviceNode, Ids, Input, MountPlan, Namespaces, PidNamespace, Plan, Process, Rootfs, Source,
-    Stdio, User,
+    Stdio, Traits, User,
 };
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{self, Attributes, Propagation};
@@ -67,6 +67,7 @@ pub(crate) fn plan(directory: &Path, script: &str) -> Plan {
             upper: host(directory.join("upper")),
             work: host(directory.join("work")),
             read_only: false,
+            propagation: Propagation::Private,
         },
         namespaces: Namespaces {
             net: None,
@@ -105,6 +106,7 @@ pub(crate) fn plan(directory: &Path, script: &str) -> Plan {
             no_new_privileges: false,
             limits: Vec::new(),
             oom_score_adj: None,
+            traits: Traits::default(),
             seccomp: Vec::new(),
             seccomp_flags: 0,
         },

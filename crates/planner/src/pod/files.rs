@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use wharf_cri_api::v1::{DnsConfig, NamespaceMode, NamespaceOption, PodSandboxConfig};
 use wharf_types::{Field, IdMaps};
 
-use crate::{Defaults, Refusal};
+use crate::{Defaults, Refusal, annotations};
 
 /// The content of a pod's tmpfs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub(crate) fn plan(
     };
     let shm = match options.ipc() {
         NamespaceMode::Node => Shm::Hosts,
-        _ => Shm::Own { bytes: defaults.shm_bytes },
+        _ => Shm::Own { bytes: annotations::shm_bytes(config, defaults)?.unwrap_or(defaults.shm_bytes) },
     };
     let owner = ids.map(|ids| (ids.users.first(), ids.groups.first()));
     Ok(FilesPlan { hostname, resolv_conf, shm, owner })

@@ -1,7 +1,10 @@
 //! What the defaults of a node make of the plainest request, and of requests that say otherwise.
 
+use wharf_isolation::LogLimits;
+
 use super::requests::{Case, capabilities, case, device, node, number, privileged, users, variable, words};
 use super::{Asked, host};
+use crate::annotations;
 use crate::defaults::{self, ImageVolumes, PrivilegedDevices};
 use crate::request::Switch;
 
@@ -56,6 +59,19 @@ pub(crate) const CASES: &[Case] = &[
     case("defaults", "no volumes of images", |asked| {
         asked.defaults.image_volumes = ImageVolumes::Ignore;
         asked.image.set_volumes(Some(words("/data")));
+    }),
+    case("defaults", "a umask in an annotation", |asked| {
+        let name = annotations::UMASK.names[1];
+        asked.defaults.annotations = vec![name.to_owned()];
+        asked.pod.annotations = [(name.to_owned(), "027".to_owned())].into();
+    }),
+    case("defaults", "an annotation that is not allowed", |asked| {
+        asked.pod.annotations = [(annotations::UMASK.names[1].to_owned(), "027".to_owned())].into();
+    }),
+    case("defaults", "limits of logs", |asked| {
+        asked.defaults.log = LogLimits { line_bytes: 1024, file_bytes: 1 << 20 };
+        asked.pod.log_directory = "/var/log/pods/p".to_owned();
+        asked.container.log_path = "main/0.log".to_owned();
     }),
     case("defaults", "a device that is gone", |asked| {
         asked.defaults.devices = vec![defaults::device("/dev/fuse").unwrap()];

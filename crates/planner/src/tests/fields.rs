@@ -118,6 +118,7 @@ fn what_a_plan_cannot_say_is_refused_by_name() {
         ("/linux/devices/0/type", "p".into(), "character or a block device"),
         ("/linux/resources/devices/0/access", "x".into(), "not of rwm"),
         ("/linux/cgroupsPath", "/elsewhere".into(), "linux.cgroupsPath"),
+        ("/linux/rootfsPropagation", "unbindable".into(), "none of private, slave and shared"),
         ("/linux/resources/cpu/idle", 2.into(), "neither 0 nor 1"),
         ("/process/args", Value::Array(Vec::new()), "process.args"),
         (&format!("/mounts/{last}/source"), "relative".into(), "not absolute"),

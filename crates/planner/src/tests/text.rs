@@ -81,6 +81,7 @@ fn of_plan(plan: &Plan) -> Vec<String> {
         format!("plan, no new privileges: {}", process.no_new_privileges),
         format!("plan, limits of the process: {:?}", process.limits),
         format!("plan, score: {:?}", process.oom_score_adj),
+        format!("plan: {:?}", process.traits),
         format!("plan, filter: {} instructions, flags {}", process.seccomp.len() / 8, process.seccomp_flags),
     ];
     lines.extend(plan.mounts.iter().map(of_mount));

@@ -130,7 +130,7 @@ impl Engine {
     /// Has the pod's supervisor create the first process, which waits for its start.
     async fn first_process(&self, pod: &Pod, plan: &mut Plan) -> Result<Created, Error> {
         let supervisor = pod.connected().await?;
-        supervisor.features().fit(&mut plan.mounts).stage("creating the container")?;
+        supervisor.features().fit(plan).stage("creating the container")?;
         let log = match plan.stdio.log.clone() {
             Some(log) => self.logs.make(log).await?,
             None => None,

@@ -6,7 +6,7 @@ use crate::child::Role;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use wharf_isolation::{CgroupPlan, Input, Namespaces, PidNamespace, Process, User};
+use wharf_isolation::{CgroupPlan, Input, Namespaces, PidNamespace, Process, Traits, User};
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::process::{await_end, open_pidfd};
 use wharf_types::ContainerPath;
@@ -47,6 +47,7 @@ fn outline(directory: &Path) -> Outline {
             no_new_privileges: false,
             limits: Vec::new(),
             oom_score_adj: None,
+            traits: Traits::default(),
             seccomp: Vec::new(),
             seccomp_flags: 0,
         },

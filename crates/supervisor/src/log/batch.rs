@@ -128,7 +128,8 @@ pub(super) fn line_end(bytes: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::LINE_LIMIT_BYTES;
+
+    const LINE_LIMIT_BYTES: usize = 16 << 10;
 
     #[test]
     fn the_first_line_end_is_found_wherever_it_is() {

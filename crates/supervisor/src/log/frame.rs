@@ -2,6 +2,7 @@
 //! version.
 
 use nix::errno::Errno;
+use wharf_isolation::LogLimits;
 
 use super::Stream;
 
@@ -79,6 +80,8 @@ impl Header {
 pub(super) struct Opening<'a> {
     /// When an open log must no longer be reopened, by the monotonic clock; 0 for no deadline.
     pub(super) deadline_ns: u64,
+    /// How long its records and the file may be.
+    pub(super) limits: LogLimits,
     /// The log's name in its directory.
     pub(super) name: &'a str,
     /// The directory's path.
@@ -87,13 +90,20 @@ pub(super) struct Opening<'a> {
 
 impl<'a> Opening<'a> {
     pub(super) fn to_bytes(self) -> Vec<u8> {
-        [&self.deadline_ns.to_ne_bytes(), self.name.as_bytes(), b"\0", self.directory.as_bytes()].concat()
+        let LogLimits { line_bytes, file_bytes } = self.limits;
+        let numbers = [self.deadline_ns, line_bytes.into(), file_bytes].map(u64::to_ne_bytes);
+        [&numbers.concat(), self.name.as_bytes(), b"\0", self.directory.as_bytes()].concat()
     }
 
     pub(super) fn parse(payload: &'a [u8]) -> Option<Self> {
-        let (deadline, place) = payload.split_first_chunk()?;
+        let (numbers, place) = payload.split_at_checked(24)?;
+        let (numbers, _none) = numbers.as_chunks();
+        let [deadline_ns, line_bytes, file_bytes] = numbers else { return None };
+        let [deadline_ns, line_bytes, file_bytes] =
+            [deadline_ns, line_bytes, file_bytes].map(|bytes| u64::from_ne_bytes(*bytes));
         let (name, directory) = std::str::from_utf8(place).ok()?.split_once('\0')?;
-        Some(Self { deadline_ns: u64::from_ne_bytes(*deadline), name, directory })
+        let limits = LogLimits { line_bytes: u32::try_from(line_bytes).ok()?, file_bytes };
+        Some(Self { deadline_ns, limits, name, directory })
     }
 }
 
@@ -147,9 +157,10 @@ mod tests {
 
     #[test]
     fn openings_come_back() {
-        let opening = Opening { deadline_ns: 1 << 40, name: "0.log", directory: "/var/log/pods/x" };
+        let limits = LogLimits { line_bytes: 1024, file_bytes: 1 << 33 };
+        let opening = Opening { deadline_ns: 1 << 40, limits, name: "0.log", directory: "/var/log/pods/x" };
         assert_eq!(Opening::parse(&opening.to_bytes()), Some(opening));
-        assert_eq!((Opening::parse(b"short"), Opening::parse(b"12345678no end")), (None, None));
+        assert_eq!((Opening::parse(b"short"), Opening::parse(&[b'x'; 30])), (None, None));
     }
 
     #[test]

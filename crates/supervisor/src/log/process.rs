@@ -99,11 +99,12 @@ impl Logs {
             return log.reopen(opening.deadline_ns);
         }
         if let Some(directory) = directory {
-            let log = self.open.entry(id).or_insert(Log::closed(directory, opening.name.to_owned()));
+            let log = Log::closed(directory, opening.name.to_owned(), opening.limits);
+            let log = self.open.entry(id).or_insert(log);
             return log.reopen(opening.deadline_ns);
         }
         let directory = wharf_sys::fs::open(opening.directory, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-        self.open.insert(id, Log::open(directory, opening.name.to_owned())?);
+        self.open.insert(id, Log::open(directory, opening.name.to_owned(), opening.limits)?);
         Ok(())
     }
 

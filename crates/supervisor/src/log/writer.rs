@@ -320,13 +320,13 @@ impl LogWriter {
     /// Sends the order to open a log. Without a writer, it is the next writer's first order anyway.
     fn order_open(&mut self, log: u64, token: u64) {
         let (Some(known), true) = (self.logs.get(&log), self.is_running()) else { return };
-        let LogFile { directory, name } = &known.file;
+        let LogFile { directory, name, limits } = &known.file;
         let deadline_ns = match self.waiting.get(&token) {
             Some(Waiting::Reopen(request)) => request.deadline_ns(),
             _ => 0,
         };
         let header = Header { order: Order::Open, log, number: token }.to_bytes();
-        let opening = Opening { deadline_ns, name, directory: directory.as_str() };
+        let opening = Opening { deadline_ns, limits: *limits, name, directory: directory.as_str() };
         let bytes = [&header[..], &opening.to_bytes()].concat();
         self.queue.send(&bytes, known.directory.as_ref());
     }

@@ -18,7 +18,7 @@ mod streams;
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use wharf_isolation::{LogFile, Plan, Source};
+use wharf_isolation::{LogFile, LogLimits, Plan, Source};
 use wharf_state::{ExitRecord, Layout};
 use wharf_types::Exit;
 use wharf_wire::exit_of;
@@ -31,7 +31,8 @@ use rig_plan::{host, mount, plan};
 fn container(supervisor: &Supervisor, script: &str) -> Plan {
     let directory = supervisor.directory.path();
     let mut plan = plan(directory, script);
-    plan.stdio.log = Some(LogFile { directory: host(directory), name: "0.log".into() });
+    plan.stdio.log =
+        Some(LogFile { directory: host(directory), name: "0.log".into(), limits: LogLimits::default() });
     plan
 }
 
@@ -151,7 +152,11 @@ fn a_container_that_cannot_be_made_is_refused_with_the_place_at_fault() {
     cannot_be_made(&mut supervisor, &bad, "/no/such/source");
     let mut supervisor = Supervisor::start();
     let mut bad = container(&supervisor, "true");
-    bad.stdio.log = Some(LogFile { directory: host("/no/such/logs"), name: "0.log".into() });
+    bad.stdio.log = Some(LogFile {
+        directory: host("/no/such/logs"),
+        name: "0.log".into(),
+        limits: LogLimits::default(),
+    });
     cannot_be_made(&mut supervisor, &bad, "/no/such/logs");
     // A container that is gone counts as removed.
     supervisor.done(remove(&bad));

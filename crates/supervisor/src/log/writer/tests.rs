@@ -1,6 +1,7 @@
 //! The log writer's two sides, with a process that starts when the test says so.
 
 use super::*;
+use wharf_isolation::LogLimits;
 use wharf_types::HostPath;
 
 /// A container's log in a new directory. The other end of the writer's connection is a descriptor that nobody reads
@@ -24,7 +25,11 @@ impl Rig {
         let mut writer = LogWriter::default();
         writer.queue.connect(ours);
         let directory = HostPath::new(dir.path().to_str().unwrap()).unwrap();
-        let log = writer.open(LogFile { directory, name: "0.log".into() }, None, id());
+        let log = writer.open(
+            LogFile { directory, name: "0.log".into(), limits: LogLimits::default() },
+            None,
+            id(),
+        );
         Self { dir, writer, orders: Some(orders), log }
     }
 
@@ -45,7 +50,7 @@ impl Rig {
     /// Opens a log that the daemon has made in the same directory.
     fn open_made(&self, writer: &mut LogWriter, name: &str) -> u64 {
         let directory = HostPath::new(self.dir.path().to_str().unwrap()).unwrap();
-        let file = LogFile { directory, name: name.into() };
+        let file = LogFile { directory, name: name.into(), limits: LogLimits::default() };
         let made = file.make().unwrap();
         writer.open(file, Some(made), id())
     }
