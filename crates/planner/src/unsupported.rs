@@ -14,8 +14,43 @@ pub(crate) fn refuse(spec: &Spec) -> Result<(), Refusal> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let fields = fields.chain(resources.into_iter().flat_map(of_resources));
     match fields.into_iter().find(|(_, is_set)| *is_set) {
-        Some((field, _)) => Err(Refusal::spec(field, "it is not supported yet: leave it out")),
+        Some((field, _)) => Err(Refusal::spec(field, reason(field))),
         None => Ok(()),
+    }
+}
+
+/// Why a field is refused, and what does the same.
+fn reason(field: &str) -> &'static str {
+    match field {
+        "hostname" | "domainname" => "the name is the pod's, for all its containers: name the pod",
+        "vm" => "no virtual machine is run: use another runtime",
+        "uidMappings" | "gidMappings" => "the spec has them below linux: put them there",
+        "process.consoleSize" => "a terminal has the size that its client says: leave it out",
+        "process.execCPUAffinity" => {
+            "commands run on the processors of the container: set linux.resources.cpu.cpus"
+        }
+        "process.commandLine" => "it is for Windows: set args",
+        "linux.netDevices" => "the network is the pod's: have a CNI plugin move the device",
+        "linux.sysctl" => "they are the pod's, for all its containers: set them on the pod",
+        "linux.intelRdt" => "resctrl is not managed here: assign classes by the tasks of the cgroup",
+        "linux.memoryPolicy" => "set linux.resources.cpu.mems, which holds for all processes",
+        "linux.timeOffsets" => "containers have the machine's clocks: leave it out",
+        "linux.resources.network" => "cgroup v2 has no such controller: use a network policy",
+        "linux.resources.rdma" => "set rdma.max in unified",
+        "linux.resources.cpu.realtimeRuntime" | "linux.resources.cpu.realtimePeriod" => {
+            "the kernel takes real time from every parent cgroup, and these have none: leave it out"
+        }
+        "linux.resources.memory.kernel" | "linux.resources.memory.kernelTCP" => {
+            "the kernel's memory is part of the limit since Linux 5.4: set memory.limit"
+        }
+        "linux.resources.memory.disableOOMKiller" => {
+            "a container at its limit would hang for ever: raise memory.limit"
+        }
+        "linux.resources.memory.useHierarchy" => "there is no other way since Linux 5.11: leave it out",
+        "linux.resources.memory.checkBeforeUpdate" => {
+            "an update that the kernel refuses changes nothing anyway: leave it out"
+        }
+        _ => "it is not supported yet: leave it out",
     }
 }
 
@@ -70,4 +105,23 @@ fn of_resources(resources: &LinuxResources) -> Vec<Field> {
         ("linux.resources.memory.useHierarchy", memory.use_hierarchy().is_some()),
         ("linux.resources.memory.checkBeforeUpdate", memory.check_before_update().is_some()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_says_what_to_do_instead() {
+        /// Confinement and hooks, of which nothing else does the same.
+        const WITHOUT: [&str; 4] =
+            ["hooks", "process.apparmorProfile", "process.selinuxLabel", "linux.mountLabel"];
+        let (spec, process, linux) = (Spec::default(), Process::default(), Linux::default());
+        let fields = of_spec(&spec).into_iter().chain(of_process(&process)).chain(of_linux(&linux));
+        let fields = fields.chain(of_resources(&LinuxResources::default()));
+        let (names, general): (Vec<_>, _) = (fields.map(|(name, _)| name).collect(), reason("no such field"));
+        let unsaid = names.iter().filter(|name| reason(name) == general && !WITHOUT.contains(name));
+        assert_eq!(unsaid.collect::<Vec<_>>(), Vec::<&&str>::new());
+        assert!(names.len() > 15);
+    }
 }
