@@ -51,6 +51,8 @@ const SAME_LEVEL: &[(&str, &str)] = &[
     ("pods", "records"),
     ("pods", "supervision"),
     ("registry", "tasks"),
+    // Only a profile that can be planned with is kept.
+    ("registry", "planner"),
     ("cri", "pods"),
     // Lists and statuses are made of what a record holds.
     ("cri", "records"),
