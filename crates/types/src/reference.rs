@@ -15,6 +15,12 @@ pub struct ReferenceError {
     pub reason: &'static str,
 }
 
+impl ReferenceError {
+    fn of(text: &str, reason: &'static str) -> Self {
+        Self { text: text.chars().take(300).collect(), reason }
+    }
+}
+
 impl Failure for ReferenceError {
     fn kind(&self) -> ErrorKind {
         ErrorKind::InvalidArgument
@@ -31,6 +37,26 @@ pub struct Reference {
 }
 
 impl Reference {
+    /// Parses a reference that always means the same artifact: with the registry spelt out, a digest and no tag.
+    ///
+    /// # Errors
+    /// [`ReferenceError`], which says what is missing or too much.
+    pub fn canonical(text: &str) -> Result<Self, ReferenceError> {
+        let reference: Self = text.parse()?;
+        let problem = match (&reference.tag, &reference.digest) {
+            (_, None) => Some("it has no digest: end it with @sha256: and 64 hex"),
+            (Some(_), Some(_)) => Some("it has a tag beside the digest: leave the tag out"),
+            (None, Some(_)) if reference.to_string() != text => {
+                Some("its registry and repository are not spelt out, as in docker.io/library/name")
+            }
+            (None, Some(_)) => None,
+        };
+        match problem {
+            Some(reason) => Err(ReferenceError::of(text, reason)),
+            None => Ok(reference),
+        }
+    }
+
     /// The registry's host, with its port if one was given: `docker.io`, `127.0.0.1:5000`.
     #[must_use]
     pub fn host(&self) -> &str {
@@ -86,7 +112,7 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        parse(text).map_err(|reason| ReferenceError { text: text.chars().take(300).collect(), reason })
+        parse(text).map_err(|reason| ReferenceError::of(text, reason))
     }
 }
 
@@ -245,6 +271,26 @@ mod tests {
         ] {
             assert_eq!(normal(text), want);
             assert_eq!(normal(want), want, "normal form is stable");
+        }
+    }
+
+    #[test]
+    fn a_canonical_name_has_all_but_a_tag() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        for good in ["a.b/c", "docker.io/library/nginx", "127.0.0.1:5000/a/b"] {
+            Reference::canonical(&format!("{good}@{digest}")).unwrap();
+        }
+        for (bad, words) in [
+            ("a.b/c".to_owned(), "no digest"),
+            ("a.b/c:t".to_owned(), "no digest"),
+            (format!("a.b/c:t@{digest}"), "tag"),
+            (format!("nginx@{digest}"), "spelt out"),
+            (format!("index.docker.io/library/nginx@{digest}"), "spelt out"),
+            (format!("a.b/c@sha512:{}", "ab".repeat(64)), "another algorithm"),
+            (String::new(), "empty"),
+        ] {
+            let error = Reference::canonical(&bad).unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
         }
     }
 
