@@ -123,6 +123,8 @@ pub struct Cgroups {
     hierarchies: Arc<[Hierarchy]>,
     /// Which of them knows the processes of a cgroup.
     tracker: usize,
+    /// Whether the unified hierarchy keeps a cgroup namespace within its root.
+    has_boundaries: bool,
 }
 
 const V1_CONTROLLERS: [(Controllers, Controller); 13] = [
@@ -155,7 +157,8 @@ impl Cgroups {
             let controllers = names.split_whitespace().filter_map(Controller::of_unified).collect();
             hierarchies.push(Hierarchy::open(Kind::Unified, mount, controllers)?);
         }
-        Self::of(hierarchies)
+        let has_boundaries = has_boundaries(&mounts);
+        Ok(Self { has_boundaries, ..Self::of(hierarchies)? })
     }
 
     /// Processes are tracked by the unified hierarchy, else by the freezer's, else by that of pids.
@@ -163,7 +166,8 @@ impl Cgroups {
         let unified = hierarchies.iter().position(|at| at.kind == Kind::Unified);
         let with = |controller| hierarchies.iter().position(|at| at.controllers.contains(&controller));
         let tracker = unified.or_else(|| with(Controller::Freezer)).or_else(|| with(Controller::Pids));
-        Ok(Self { tracker: tracker.ok_or(Error::NoHierarchy)?, hierarchies: hierarchies.into() })
+        let tracker = tracker.ok_or(Error::NoHierarchy)?;
+        Ok(Self { tracker, hierarchies: hierarchies.into(), has_boundaries: false })
     }
 
     /// Each hierarchy.
@@ -195,6 +199,18 @@ impl Cgroups {
             (true, false) => Version::V1,
             (false, _) => Version::V2,
         }
+    }
+
+    /// Whether a container can manage the cgroups below its own without lifting what its own is limited to.
+    #[must_use]
+    pub fn can_delegate(&self) -> bool {
+        self.has_boundaries && self.version() == Version::V2
+    }
+
+    /// Whether the kernel remembers how many huge pages a cgroup has had: v1 does, v2 does not.
+    #[must_use]
+    pub fn remembers_hugepages(&self) -> bool {
+        self.home(Controller::Hugetlb).is_some_and(|home| home.kind == Kind::V1)
     }
 
     /// The controllers that the node has, sorted.
@@ -266,9 +282,27 @@ fn unified_mount(mountinfo: &str) -> Option<PathBuf> {
     partial
 }
 
+/// Whether cgroup2 is mounted with `nsdelegate`. All its mounts have the same options.
+fn has_boundaries(mountinfo: &str) -> bool {
+    let kinds = mountinfo.lines().filter_map(|line| Some(line.split_once(" - ")?.1));
+    let options = kinds.filter(|kind| kind.starts_with("cgroup2 ")).filter_map(|kind| kind.split(' ').nth(2));
+    options.flat_map(|options| options.split(',')).any(|option| option == "nsdelegate")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn boundaries_are_an_option_of_cgroup2_alone() {
+        let line = |kind: &str| format!("24 30 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - {kind}\n");
+        assert!(has_boundaries(&line("cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot")));
+        for kind in
+            ["cgroup2 nsdelegate rw", "cgroup2 cgroup2 rw,nsdelegated", "tmpfs none rw,nsdelegate", "cgroup2"]
+        {
+            assert!(!has_boundaries(&line(kind)), "{kind}");
+        }
+    }
 
     #[test]
     fn the_whole_unified_hierarchy_is_preferred() {

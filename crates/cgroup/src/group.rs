@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::delegate;
 use crate::detect::{Cgroups, Controller, Hierarchy, Kind};
 use crate::error::Error;
 use crate::files;
@@ -46,6 +47,21 @@ impl Cgroup {
     /// The hierarchies it is in.
     pub(crate) fn cgroups(&self) -> &Cgroups {
         &self.cgroups
+    }
+
+    /// Whether its container can manage the cgroups below it: [`Cgroups::can_delegate`].
+    #[must_use]
+    pub fn can_be_delegated(&self) -> bool {
+        self.cgroups.can_delegate()
+    }
+
+    /// Gives the cgroup to a user, who may then make cgroups below it and move its processes there, but not change its
+    /// limits.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn delegate(&self, uid: u32) -> Result<(), Error> {
+        self.unified().map_or(Ok(()), |directory| delegate::to(&directory, uid))
     }
 
     /// How a process enters.

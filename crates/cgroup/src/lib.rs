@@ -11,6 +11,7 @@
 
 mod apply;
 mod create;
+mod delegate;
 mod detect;
 mod device;
 mod error;

@@ -154,6 +154,8 @@ pub struct HugepageStats {
     pub page_size: String,
     /// Bytes in use.
     pub usage_bytes: Option<u64>,
+    /// The most that were in use so far; v2 does not say.
+    pub max_usage_bytes: Option<u64>,
 }
 
 /// How much time was lost waiting for a resource.

@@ -95,11 +95,14 @@ impl Cgroup {
         if reading.extent() < Extent::Everything {
             return Vec::new();
         }
-        let read = |(page_size, file): (String, String)| HugepageStats {
-            page_size,
+        let mut read = |(page_size, file): (String, String)| HugepageStats {
             usage_bytes: reading.number(Some(home), metric(&file)),
+            max_usage_bytes: (home.kind == Kind::V1)
+                .then(|| format!("hugetlb.{page_size}.max_usage_in_bytes"))
+                .and_then(|file| reading.number(Some(home), metric(&file))),
+            page_size,
         };
-        self.hugepage_files(home).into_iter().map(read).collect()
+        self.hugepage_files(home).into_iter().map(&mut read).collect()
     }
 
     /// The file for each page size of the node, with the size: `hugetlb.2MB.current`, on v1

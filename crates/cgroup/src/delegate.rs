@@ -1,0 +1,50 @@
+//! Giving a v2 cgroup to a user.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::chown;
+use std::path::Path;
+
+use crate::error::Error;
+use crate::files;
+
+/// The kernel's list of the files that may be given away.
+const LIST: &str = "/sys/kernel/cgroup/delegate";
+/// What was on it when it was introduced, for kernels before 4.15.
+const USUAL: &str = "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n";
+
+/// Makes a user the owner of a cgroup's directory, and of its files that are no limits. The group stays.
+pub(crate) fn to(directory: &Path, uid: u32) -> Result<(), Error> {
+    let list = files::read_if_there(Path::new(LIST))?;
+    give(directory, list.as_deref().unwrap_or(USUAL), uid)
+}
+
+fn give(directory: &Path, list: &str, uid: u32) -> Result<(), Error> {
+    let own = |path: &Path| chown(path, Some(uid), None).map_err(Error::io("chown", path));
+    own(directory)?;
+    // What comes with a controller that is not enabled here does not exist.
+    let given = list.lines().filter(|name| !name.is_empty() && !name.contains('/'));
+    given.map(|name| directory.join(name)).try_for_each(|path| match own(&path) {
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(()),
+        owned => owned,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn what_is_listed_and_there_is_given_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        for name in ["cgroup.procs", "memory.max"] {
+            std::fs::write(path(name), "").unwrap();
+        }
+        give(directory.path(), "cgroup.procs\nmemory.oom.group\n../escape\n\n", 4321).unwrap();
+        let owner = |name: &str| std::fs::metadata(path(name)).unwrap().uid();
+        assert_eq!((owner(""), owner("cgroup.procs")), (4321, 4321));
+        assert_ne!(owner("memory.max"), 4321);
+        assert!(give(&path("missing"), USUAL, 4321).is_err());
+    }
+}
