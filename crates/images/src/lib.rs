@@ -2,7 +2,7 @@
 //!
 //! A pull parses a manifest ([`manifest`]), passes each layer's blob to [`Store::unpack`] as it arrives from the
 //! network, and ends with [`Store::commit`]. Compressed blobs are not kept. All questions about images are answered
-//! from memory.
+//! from memory. Security profiles from registries are kept beside the images ([`Profiles`]).
 //!
 //! What comes from a registry is hostile until it is verified, and verified content is still hostile: it is what its
 //! author wrote. The rules by which a layer's archive becomes files are at the head of `unpack`, those for reading
@@ -18,6 +18,7 @@ mod image;
 mod layer;
 mod limits;
 pub mod manifest;
+mod profiles;
 mod records;
 mod relocate;
 mod store;
@@ -30,6 +31,7 @@ pub use config::{ImageUser, UserError, parse_config};
 pub use image::Image;
 pub use layer::{Layer, LayerLease, UnpackedLayer};
 pub use limits::Limits;
+pub use profiles::{PROFILE_LIMIT_BYTES, ProfileItem, Profiles};
 pub use records::RecordError;
 pub use store::{NewImage, Store, StoreError};
 pub use stream::Compression;

@@ -10,6 +10,7 @@
 mod artifact;
 mod json;
 mod platform;
+mod profile;
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -20,6 +21,7 @@ use crate::unpack::Form;
 pub use artifact::Artifact;
 pub(crate) use json::check as check_json;
 pub use platform::{Platform, select_platform};
+pub use profile::{PROFILE_MANIFEST_LIMIT_BYTES, parse_profile};
 
 /// The longest manifest or index, in bytes.
 pub const MANIFEST_LIMIT_BYTES: usize = 4 << 20;
@@ -102,6 +104,12 @@ pub enum ManifestError {
         /// What it is.
         reason: String,
     },
+    /// It is not an artifact of one security profile.
+    #[error("this is not a security profile: {reason}")]
+    NotAProfile {
+        /// What it is instead.
+        reason: String,
+    },
     /// No entry of the index is for this machine.
     #[error("the image has no variant for {wanted}; it has: {offered}")]
     NoPlatform {
@@ -120,7 +128,7 @@ impl Failure for ManifestError {
             Self::NotAnImage { .. } | Self::Digest { source: DigestError::Algorithm { .. } } => {
                 ErrorKind::Unimplemented
             }
-            Self::FileName { .. } => ErrorKind::InvalidArgument,
+            Self::FileName { .. } | Self::NotAProfile { .. } => ErrorKind::InvalidArgument,
             Self::Malformed { .. } | Self::Digest { .. } | Self::Ambiguous { .. } => ErrorKind::DataLoss,
         }
     }

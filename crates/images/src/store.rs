@@ -9,6 +9,7 @@
 //!                               the copy of a layer for one image: see `relocate` and `complete`
 //! <root>/layers/attrs-<image>/  the thin layer of one image: see `chain`
 //! <root>/images/<image>         one record per image
+//! <root>/profiles/              security profiles: see `profiles`
 //! <root>/staging/               what is being made, and whole layers of pulls that are still running
 //! <root>/kept/<boot>/           whole layers of failed pulls: see `kept`
 //! <root>/quarantine/            what is damaged
@@ -51,6 +52,7 @@ use crate::image::Image;
 use crate::layer::{Layer, LayerLease, UnpackedLayer};
 use crate::limits::Limits;
 use crate::manifest::ManifestError;
+use crate::profiles::Profiles;
 use crate::records::{RecordError, save_layer};
 use crate::unpack::{LayerSource, UnpackError, unpack};
 use index::Index;
@@ -104,6 +106,33 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    /// The security profiles could not be opened.
+    #[error("the security profiles cannot be opened")]
+    Profiles {
+        /// Why.
+        #[source]
+        source: RecordError,
+    },
+    /// The record of a security profile could not be written or removed.
+    #[error("cannot change the record of the security profile {digest}")]
+    Profile {
+        /// The profile.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: RecordError,
+    },
+    /// A security profile has too many references.
+    #[error(
+        "the security profile {digest} was pulled by {limit} references already; remove it, and pull it by those that \
+         are needed"
+    )]
+    References {
+        /// The profile.
+        digest: Digest,
+        /// How many it may have.
+        limit: usize,
+    },
     /// The layers cannot be put together.
     #[error("cannot mount the image")]
     Chain {
@@ -120,7 +149,10 @@ impl Failure for StoreError {
             Self::System { source, .. } | Self::Chain { source: ChainError::System { source, .. } } => {
                 source.kind()
             }
-            Self::Record { source, .. } => source.kind(),
+            Self::Record { source, .. } | Self::Profiles { source } | Self::Profile { source, .. } => {
+                source.kind()
+            }
+            Self::References { .. } => ErrorKind::ResourceExhausted,
             Self::Mounts { source } => Failure::kind(source),
             Self::Document { source, .. } => source.kind(),
             Self::Mismatch { .. } => ErrorKind::DataLoss,
@@ -155,6 +187,7 @@ pub(crate) struct Shared {
     limits: Limits,
     serial: AtomicU64,
     index: RwLock<Index>,
+    profiles: Profiles,
     /// Whether everything that was on disk when the store was opened could be read, and the quarantine is empty.
     whole: bool,
     writer: Mutex<()>,
@@ -164,8 +197,18 @@ pub(crate) struct Shared {
 
 impl Store {
     /// Everything that a store keeps in its directory, for a command that removes it.
-    pub const ENTRIES: [&str; 9] =
-        ["content", "images", "layers", "empty", "staging", "kept", "quarantine", "trash", "lock"];
+    pub const ENTRIES: [&str; 10] = [
+        "content",
+        "images",
+        "layers",
+        "profiles",
+        "empty",
+        "staging",
+        "kept",
+        "quarantine",
+        "trash",
+        "lock",
+    ];
 
     /// Whether a layer with that content is in the store and can be used by a commit.
     #[must_use]
@@ -272,6 +315,12 @@ impl Store {
     #[must_use]
     pub fn empty_layer(&self) -> PathBuf {
         self.shared.root_path.join("empty")
+    }
+
+    /// The security profiles.
+    #[must_use]
+    pub fn profiles(&self) -> &Profiles {
+        &self.shared.profiles
     }
 
     /// The store's directory.

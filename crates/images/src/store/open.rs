@@ -26,6 +26,7 @@ use crate::config::parse_config;
 use crate::image::Image;
 use crate::limits::Limits;
 use crate::manifest::{CONFIG_LIMIT_BYTES, digest_of};
+use crate::profiles::Profiles;
 use crate::records::{ImageRecord, RecordError, load_usage};
 
 impl Store {
@@ -70,6 +71,7 @@ impl Store {
             limits,
             serial: AtomicU64::new(0),
             index: RwLock::new(Index::default()),
+            profiles: Profiles::open(&root_path.join("profiles"))?,
             whole: false,
             writer: Mutex::new(()),
             root_path,
