@@ -206,6 +206,7 @@ fn planned(machine: &Machine, device: &str, profile: &str) -> (ErrorKind, ErrorK
     security.seccomp = Some(SecurityProfile {
         profile_type: ProfileType::Localhost.into(),
         localhost_ref: profile.to_owned(),
+        ..SecurityProfile::default()
     });
     let request = Request {
         pod_id: &pod_id,
@@ -214,6 +215,7 @@ fn planned(machine: &Machine, device: &str, profile: &str) -> (ErrorKind, ErrorK
         container: &container,
         image: &Default::default(),
         mounted: &[],
+        profile: None,
         defaults: &Defaults::default(),
     };
     let Ok(facts) = wharf_host::facts(&request, machine) else { panic!("the facts cannot be had") };

@@ -164,9 +164,10 @@ fn of_container_request(config: &ContainerConfig) -> Value {
             "add": capabilities.add_capabilities, "drop": capabilities.drop_capabilities,
             "ambient": capabilities.add_ambient_capabilities,
         },
-        "seccomp": security.seccomp.map(|profile| match profile.localhost_ref.as_str() {
-            "" => profile.profile_type().as_str_name().to_owned(),
-            file => file.to_owned(),
+        "seccomp": security.seccomp.map(|profile| match (profile.localhost_ref.as_str(), profile.oci_ref.as_str()) {
+            ("", "") => profile.profile_type().as_str_name().to_owned(),
+            ("", reference) => reference.to_owned(),
+            (file, _) => file.to_owned(),
         }),
         "namespaces": security.namespace_options.as_ref().map(of_namespaces),
     })
@@ -174,7 +175,10 @@ fn of_container_request(config: &ContainerConfig) -> Value {
 
 fn of_namespaces(options: &NamespaceOption) -> Value {
     let name = |mode: NamespaceMode| mode.as_str_name().to_lowercase();
-    json!({"network": name(options.network()), "pid": name(options.pid()), "ipc": name(options.ipc())})
+    json!({
+        "network": name(options.network()), "pid": name(options.pid()), "ipc": name(options.ipc()),
+        "cgroup": options.cgroupns_options.map(|cgroup| name(cgroup.mode())),
+    })
 }
 
 fn of_mount(mount: &Mount) -> Value {

@@ -120,7 +120,7 @@ async fn make(daemon: &mut Daemon, run: &Run) -> Result<Created, Error> {
             let pod = joined(&listing, name)?;
             let (name, attempt) = request::name_in(&listing, pod, run)?;
             let config = request::container(run, env, &name, attempt);
-            let container_id = create(daemon, run, &pod.id, config).await?;
+            let container_id = Box::pin(create(daemon, run, &pod.id, config)).await?;
             let (pod_name, pod_id) = (pod_name(pod).to_owned(), pod.id.clone());
             Ok(Created { own_pod: None, pod_name, pod_id, container_id, name })
         }
@@ -134,7 +134,7 @@ async fn make(daemon: &mut Daemon, run: &Run) -> Result<Created, Error> {
             let annotations = config.annotations;
             let pod = PodSandbox { id: pod_id.clone(), annotations, ..PodSandbox::default() };
             let container = request::container(run, env, &name, 0);
-            match create(daemon, run, &pod_id, container).await {
+            match Box::pin(create(daemon, run, &pod_id, container)).await {
                 Ok(container_id) => {
                     Ok(Created { own_pod: Some(pod), pod_name: name.clone(), pod_id, container_id, name })
                 }

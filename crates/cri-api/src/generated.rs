@@ -85,6 +85,12 @@ pub struct UserNamespace {
     #[prost(message, repeated, tag = "3")]
     pub gids: ::prost::alloc::vec::Vec<IdMapping>,
 }
+/// Which cgroup namespace a container has; only CONTAINER and NODE are possible.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CgroupNamespace {
+    #[prost(enumeration = "NamespaceMode", tag = "1")]
+    pub mode: i32,
+}
 /// Which of its namespaces a pod or container shares, and with whom.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NamespaceOption {
@@ -98,6 +104,8 @@ pub struct NamespaceOption {
     pub target_id: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "5")]
     pub userns_options: ::core::option::Option<UserNamespace>,
+    #[prost(message, optional, tag = "6")]
+    pub cgroupns_options: ::core::option::Option<CgroupNamespace>,
 }
 /// A signed number whose absence differs from zero.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -132,13 +140,17 @@ pub struct LinuxSandboxSecurityContext {
     #[prost(string, tag = "7")]
     pub seccomp_profile_path: ::prost::alloc::string::String,
 }
-/// A seccomp or AppArmor profile: the default one, none, or one named on the node.
+/// A seccomp or AppArmor profile: the default one, none, one named on the node, or one from a registry.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SecurityProfile {
     #[prost(enumeration = "security_profile::ProfileType", tag = "1")]
     pub profile_type: i32,
     #[prost(string, tag = "2")]
     pub localhost_ref: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub oci_ref: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub base_profile: ::core::option::Option<SecurityProfileBase>,
 }
 /// Nested message and enum types in `SecurityProfile`.
 pub mod security_profile {
@@ -159,6 +171,7 @@ pub mod security_profile {
         RuntimeDefault = 0,
         Unconfined = 1,
         Localhost = 2,
+        Oci = 3,
     }
     impl ProfileType {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -170,6 +183,7 @@ pub mod security_profile {
                 Self::RuntimeDefault => "RuntimeDefault",
                 Self::Unconfined => "Unconfined",
                 Self::Localhost => "Localhost",
+                Self::Oci => "OCI",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -177,6 +191,55 @@ pub mod security_profile {
             match value {
                 "RuntimeDefault" => Some(Self::RuntimeDefault),
                 "Unconfined" => Some(Self::Unconfined),
+                "Localhost" => Some(Self::Localhost),
+                "OCI" => Some(Self::Oci),
+                _ => None,
+            }
+        }
+    }
+}
+/// The profile that one from a registry is intersected with.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SecurityProfileBase {
+    #[prost(enumeration = "security_profile_base::BaseType", tag = "1")]
+    pub r#type: i32,
+    #[prost(string, tag = "2")]
+    pub localhost_ref: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `SecurityProfileBase`.
+pub mod security_profile_base {
+    /// Where it comes from.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum BaseType {
+        RuntimeDefault = 0,
+        Localhost = 1,
+    }
+    impl BaseType {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::RuntimeDefault => "RuntimeDefault",
+                Self::Localhost => "Localhost",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "RuntimeDefault" => Some(Self::RuntimeDefault),
                 "Localhost" => Some(Self::Localhost),
                 _ => None,
             }
@@ -708,6 +771,8 @@ pub struct LinuxContainerSecurityContext {
     #[deprecated]
     #[prost(string, tag = "10")]
     pub seccomp_profile_path: ::prost::alloc::string::String,
+    #[prost(enumeration = "CgroupMountMode", tag = "18")]
+    pub cgroup_mount_mode: i32,
 }
 /// Linux half of the description of a container.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1269,6 +1334,52 @@ pub struct RemoveImageRequest {
 /// Answer of RemoveImage.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveImageResponse {}
+/// Arguments of PullSecurityProfile.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PullSecurityProfileRequest {
+    #[prost(message, optional, tag = "1")]
+    pub image: ::core::option::Option<ImageSpec>,
+    #[prost(message, optional, tag = "2")]
+    pub auth: ::core::option::Option<AuthConfig>,
+    #[prost(message, optional, tag = "3")]
+    pub sandbox_config: ::core::option::Option<PodSandboxConfig>,
+    #[prost(enumeration = "SecurityProfileKind", tag = "4")]
+    pub profile_kind: i32,
+}
+/// Answer of PullSecurityProfile: whether no registry had to be asked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PullSecurityProfileResponse {
+    #[prost(bool, tag = "1")]
+    pub cached: bool,
+}
+/// Arguments of ListSecurityProfiles.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSecurityProfilesRequest {}
+/// A security profile on the node, with every reference that it was pulled by and its size in bytes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SecurityProfileInfo {
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub refs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "3")]
+    pub size: u64,
+}
+/// Answer of ListSecurityProfiles.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListSecurityProfilesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub profiles: ::prost::alloc::vec::Vec<SecurityProfileInfo>,
+}
+/// Arguments of RemoveSecurityProfile.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveSecurityProfileRequest {
+    #[prost(string, tag = "1")]
+    pub digest: ::prost::alloc::string::String,
+}
+/// Answer of RemoveSecurityProfile.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RemoveSecurityProfileResponse {}
 /// Network settings handed down by the kubelet.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NetworkConfig {
@@ -1321,6 +1432,8 @@ pub struct RuntimeHandlerFeatures {
     pub recursive_read_only_mounts: bool,
     #[prost(bool, tag = "2")]
     pub user_namespaces: bool,
+    #[prost(bool, tag = "3")]
+    pub cgroup_namespaces: bool,
 }
 /// A runtime handler and its abilities; the empty name is the default one.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1339,6 +1452,10 @@ pub struct RuntimeFeatures {
     pub user_namespaces_host_network: bool,
     #[prost(bool, tag = "3")]
     pub mount_options: bool,
+    #[prost(bool, tag = "4")]
+    pub cgroup_mount_mode: bool,
+    #[prost(bool, tag = "5")]
+    pub seccomp_profile_oci: bool,
 }
 /// Answer of Status.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1363,6 +1480,12 @@ pub struct ImageFsInfoRequest {}
 pub struct UInt64Value {
     #[prost(uint64, tag = "1")]
     pub value: u64,
+}
+/// A number with a fraction whose absence differs from zero.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct DoubleValue {
+    #[prost(double, tag = "1")]
+    pub value: f64,
 }
 /// A file system, named by where it is mounted.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1735,7 +1858,7 @@ pub struct ContainerMetrics {
     pub metrics: ::prost::alloc::vec::Vec<Metric>,
 }
 /// One sample of a metric; label values stand in the order of the descriptor.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Metric {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
@@ -1747,6 +1870,8 @@ pub struct Metric {
     pub label_values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, optional, tag = "5")]
     pub value: ::core::option::Option<UInt64Value>,
+    #[prost(message, optional, tag = "6")]
+    pub double_value: ::core::option::Option<DoubleValue>,
 }
 /// Arguments of RuntimeConfig.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1919,6 +2044,36 @@ impl PodSandboxState {
         match value {
             "SANDBOX_READY" => Some(Self::SandboxReady),
             "SANDBOX_NOTREADY" => Some(Self::SandboxNotready),
+            _ => None,
+        }
+    }
+}
+/// How a container sees the cgroup file system; unset is the runtime's own choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CgroupMountMode {
+    Unspecified = 0,
+    ReadOnly = 1,
+    ReadWrite = 2,
+}
+impl CgroupMountMode {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CGROUP_MOUNT_MODE_UNSPECIFIED",
+            Self::ReadOnly => "CGROUP_MOUNT_MODE_READ_ONLY",
+            Self::ReadWrite => "CGROUP_MOUNT_MODE_READ_WRITE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CGROUP_MOUNT_MODE_UNSPECIFIED" => Some(Self::Unspecified),
+            "CGROUP_MOUNT_MODE_READ_ONLY" => Some(Self::ReadOnly),
+            "CGROUP_MOUNT_MODE_READ_WRITE" => Some(Self::ReadWrite),
             _ => None,
         }
     }
@@ -2171,6 +2326,33 @@ impl ContainerState {
             "CONTAINER_RUNNING" => Some(Self::ContainerRunning),
             "CONTAINER_EXITED" => Some(Self::ContainerExited),
             "CONTAINER_UNKNOWN" => Some(Self::ContainerUnknown),
+            _ => None,
+        }
+    }
+}
+/// What a security profile from a registry is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SecurityProfileKind {
+    Unspecified = 0,
+    Seccomp = 1,
+}
+impl SecurityProfileKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SecurityProfileKindUnspecified",
+            Self::Seccomp => "Seccomp",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SecurityProfileKindUnspecified" => Some(Self::Unspecified),
+            "Seccomp" => Some(Self::Seccomp),
             _ => None,
         }
     }
@@ -5765,6 +5947,87 @@ pub mod image_service_client {
                 .insert(GrpcMethod::new("runtime.v1.ImageService", "ImageFsInfo"));
             self.inner.unary(req, path, codec).await
         }
+        /// Fetches a security profile, which is not an image, with the credentials given.
+        pub async fn pull_security_profile(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PullSecurityProfileRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PullSecurityProfileResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/runtime.v1.ImageService/PullSecurityProfile",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("runtime.v1.ImageService", "PullSecurityProfile"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists the security profiles on the node.
+        pub async fn list_security_profiles(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListSecurityProfilesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSecurityProfilesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/runtime.v1.ImageService/ListSecurityProfiles",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("runtime.v1.ImageService", "ListSecurityProfiles"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes a security profile; no error if it is gone.
+        pub async fn remove_security_profile(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RemoveSecurityProfileRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveSecurityProfileResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/runtime.v1.ImageService/RemoveSecurityProfile",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("runtime.v1.ImageService", "RemoveSecurityProfile"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -5832,6 +6095,30 @@ pub mod image_service_server {
             request: tonic::Request<super::ImageFsInfoRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ImageFsInfoResponse>,
+            tonic::Status,
+        >;
+        /// Fetches a security profile, which is not an image, with the credentials given.
+        async fn pull_security_profile(
+            &self,
+            request: tonic::Request<super::PullSecurityProfileRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PullSecurityProfileResponse>,
+            tonic::Status,
+        >;
+        /// Lists the security profiles on the node.
+        async fn list_security_profiles(
+            &self,
+            request: tonic::Request<super::ListSecurityProfilesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSecurityProfilesResponse>,
+            tonic::Status,
+        >;
+        /// Removes a security profile; no error if it is gone.
+        async fn remove_security_profile(
+            &self,
+            request: tonic::Request<super::RemoveSecurityProfileRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RemoveSecurityProfileResponse>,
             tonic::Status,
         >;
     }
@@ -6168,6 +6455,147 @@ pub mod image_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ImageFsInfoSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/runtime.v1.ImageService/PullSecurityProfile" => {
+                    #[allow(non_camel_case_types)]
+                    struct PullSecurityProfileSvc<T: ImageService>(pub Arc<T>);
+                    impl<
+                        T: ImageService,
+                    > tonic::server::UnaryService<super::PullSecurityProfileRequest>
+                    for PullSecurityProfileSvc<T> {
+                        type Response = super::PullSecurityProfileResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PullSecurityProfileRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ImageService>::pull_security_profile(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PullSecurityProfileSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/runtime.v1.ImageService/ListSecurityProfiles" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSecurityProfilesSvc<T: ImageService>(pub Arc<T>);
+                    impl<
+                        T: ImageService,
+                    > tonic::server::UnaryService<super::ListSecurityProfilesRequest>
+                    for ListSecurityProfilesSvc<T> {
+                        type Response = super::ListSecurityProfilesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListSecurityProfilesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ImageService>::list_security_profiles(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSecurityProfilesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/runtime.v1.ImageService/RemoveSecurityProfile" => {
+                    #[allow(non_camel_case_types)]
+                    struct RemoveSecurityProfileSvc<T: ImageService>(pub Arc<T>);
+                    impl<
+                        T: ImageService,
+                    > tonic::server::UnaryService<super::RemoveSecurityProfileRequest>
+                    for RemoveSecurityProfileSvc<T> {
+                        type Response = super::RemoveSecurityProfileResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RemoveSecurityProfileRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ImageService>::remove_security_profile(
+                                        &inner,
+                                        request,
+                                    )
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RemoveSecurityProfileSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

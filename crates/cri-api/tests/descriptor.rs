@@ -193,7 +193,7 @@ fn the_fixture_is_whole() {
     let count = |prefix: &str| facts.iter().filter(|fact| fact.starts_with(prefix)).count();
     let expected = |key: &str| usize::try_from(fixture["counts"][key].as_u64().expect(key)).expect(key);
     assert_eq!(count("service "), expected("services"));
-    assert_eq!(count("rpc "), 43);
+    assert_eq!(count("rpc "), 46);
     assert_eq!(count("message "), expected("messages"));
     assert_eq!(count("field "), expected("fields"));
     assert_eq!(count("enum "), expected("enums"));

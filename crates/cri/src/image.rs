@@ -7,17 +7,20 @@ use tokio_stream::iter;
 use tonic::{Request, Response, Status};
 use wharf_cri_api::v1::image_service_server::ImageService;
 use wharf_cri_api::v1::{
-    FilesystemIdentifier, FilesystemUsage, Image as ImageItem, ImageFsInfoRequest, ImageFsInfoResponse,
-    ImageSpec, ImageStatusRequest, ImageStatusResponse, Int64Value, ListImagesRequest, ListImagesResponse,
-    PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse, StreamImagesRequest,
+    AuthConfig, FilesystemIdentifier, FilesystemUsage, Image as ImageItem, ImageFsInfoRequest,
+    ImageFsInfoResponse, ImageSpec, ImageStatusRequest, ImageStatusResponse, Int64Value, ListImagesRequest,
+    ListImagesResponse, ListSecurityProfilesRequest, ListSecurityProfilesResponse, PullImageRequest,
+    PullImageResponse, PullSecurityProfileRequest, PullSecurityProfileResponse, RemoveImageRequest,
+    RemoveImageResponse, RemoveSecurityProfileRequest, RemoveSecurityProfileResponse, StreamImagesRequest,
     StreamImagesResponse, UInt64Value,
 };
-use wharf_images::{Image, ImageUser, Store};
+use wharf_images::{Image, ImageUser, Store, StoreError};
 use wharf_pods::Engine;
 use wharf_registry::{AuthFields, Credentials, Puller};
 use wharf_types::{Reference, ReferenceError};
 
 use crate::batches::batches;
+use crate::profiles;
 use crate::runtime::Streamed;
 use crate::status::{self, Fault};
 
@@ -35,6 +38,16 @@ impl Images {
     #[must_use]
     pub fn new(store: Arc<Store>, puller: Arc<Puller>, engine: Arc<Engine>, pinned: Vec<String>) -> Self {
         Self { store, puller, engine, pinned: pinned.into() }
+    }
+
+    /// Changes the store, on the thread pool.
+    async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let store = Arc::clone(&self.store);
+        let changed = tokio::task::spawn_blocking(move || change(&store)).await;
+        changed.map_err(|_panic| status::of(Fault::Panicked))?.map_err(status::of)
     }
 
     fn list(&self, wanted: Option<&ImageSpec>) -> Vec<ImageItem> {
@@ -97,6 +110,20 @@ fn info(image: &Image) -> BTreeMap<String, String> {
     BTreeMap::from([("info".to_owned(), info.to_string())])
 }
 
+/// The credentials of a request, if it has any.
+pub(crate) fn credentials(auth: Option<AuthConfig>) -> Result<Option<Credentials>, Status> {
+    let auth = auth.unwrap_or_default();
+    let fields = AuthFields {
+        username: auth.username,
+        password: auth.password,
+        auth: auth.auth,
+        server_address: auth.server_address,
+        identity_token: auth.identity_token,
+        registry_token: auth.registry_token,
+    };
+    Credentials::from_fields(fields).map_err(status::of)
+}
+
 #[tonic::async_trait]
 impl ImageService for Images {
     type StreamImagesStream = Streamed<StreamImagesResponse>;
@@ -143,17 +170,7 @@ impl ImageService for Images {
         let spec = request.image.ok_or_else(|| status::of(Fault::missing("image")))?;
         self.engine.check_handler(&spec.runtime_handler).map_err(status::of)?;
         let reference: Reference = spec.image.parse().map_err(|error: ReferenceError| status::of(error))?;
-        let auth = request.auth.unwrap_or_default();
-        let credentials = Credentials::from_fields(AuthFields {
-            username: auth.username,
-            password: auth.password,
-            auth: auth.auth,
-            server_address: auth.server_address,
-            identity_token: auth.identity_token,
-            registry_token: auth.registry_token,
-        })
-        .map_err(status::of)?;
-        let pulled = self.puller.pull(&reference, credentials).await;
+        let pulled = self.puller.pull(&reference, credentials(request.auth)?).await;
         let image = pulled.map_err(|error| status::of_pull(error.cri_prefix(), &*error))?;
         Ok(Response::new(PullImageResponse { image_ref: image.id().to_string() }))
     }
@@ -163,11 +180,31 @@ impl ImageService for Images {
         request: Request<RemoveImageRequest>,
     ) -> Result<Response<RemoveImageResponse>, Status> {
         let spec = request.into_inner().image.ok_or_else(|| status::of(Fault::missing("image")))?;
-        let store = Arc::clone(&self.store);
-        let removed = tokio::task::spawn_blocking(move || store.remove(&spec.image)).await;
-        let removed = removed.map_err(|_panic| status::of(Fault::Panicked))?;
-        removed.map_err(status::of)?;
+        self.change(move |store| store.remove(&spec.image)).await?;
         Ok(Response::new(RemoveImageResponse {}))
+    }
+
+    async fn pull_security_profile(
+        &self,
+        request: Request<PullSecurityProfileRequest>,
+    ) -> Result<Response<PullSecurityProfileResponse>, Status> {
+        profiles::pull(&self.puller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_security_profiles(
+        &self,
+        _request: Request<ListSecurityProfilesRequest>,
+    ) -> Result<Response<ListSecurityProfilesResponse>, Status> {
+        Ok(Response::new(profiles::list(&self.store)))
+    }
+
+    async fn remove_security_profile(
+        &self,
+        request: Request<RemoveSecurityProfileRequest>,
+    ) -> Result<Response<RemoveSecurityProfileResponse>, Status> {
+        let digest = profiles::digest(&request.into_inner().digest)?;
+        self.change(move |store| store.profiles().remove(&digest)).await?;
+        Ok(Response::new(RemoveSecurityProfileResponse {}))
     }
 
     async fn image_fs_info(

@@ -8,6 +8,7 @@ mod conditions;
 mod filter;
 mod image;
 mod metrics;
+mod profiles;
 mod readings;
 mod runtime;
 mod stats;

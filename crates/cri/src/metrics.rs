@@ -7,9 +7,11 @@ mod interfaces;
 mod reading;
 mod table;
 
+use std::time::Duration;
+
 use wharf_cgroup::{Cgroups, Controller, Version};
 use wharf_cri_api::v1::{
-    ContainerMetrics, Metric, MetricDescriptor, MetricType, PodSandboxMetrics, UInt64Value,
+    ContainerMetrics, DoubleValue, Metric, MetricDescriptor, MetricType, PodSandboxMetrics, UInt64Value,
 };
 use wharf_pods::{Container, Engine, Pod, Traffic};
 
@@ -24,6 +26,8 @@ enum Needs {
     Nothing,
     Pressure,
     HugePages,
+    /// Also what there was of them.
+    PastHugePages,
 }
 
 /// One metric: its name, its meaning, and how it is computed from `R`.
@@ -40,7 +44,34 @@ struct Family<R: 'static> {
 #[derive(Debug, PartialEq, Eq)]
 struct Sample {
     labels: Vec<String>,
-    value: u64,
+    value: Value,
+}
+
+/// A sample's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Value {
+    /// A count.
+    Whole(u64),
+    /// A time, told in seconds.
+    Nanoseconds(u64),
+}
+
+const NANOSECONDS_PER_SECOND: u64 = 1_000_000_000;
+
+impl Value {
+    /// The number as kubelets before 1.38 read it, without its fraction.
+    fn whole(self) -> u64 {
+        match self {
+            Self::Whole(count) => count,
+            Self::Nanoseconds(time) => time / NANOSECONDS_PER_SECOND,
+        }
+    }
+
+    /// The number with its fraction, for what can have one. Whole seconds stay exact for centuries.
+    fn exact(self) -> Option<f64> {
+        let Self::Nanoseconds(time) = self else { return None };
+        Some(Duration::from_nanos(time).as_secs_f64())
+    }
 }
 
 impl<R> Family<R> {
@@ -59,7 +90,8 @@ impl<R> Family<R> {
             timestamp,
             metric_type: self.kind.into(),
             label_values: base.iter().cloned().chain(sample.labels).collect(),
-            value: Some(UInt64Value { value: sample.value }),
+            value: Some(UInt64Value { value: sample.value.whole() }),
+            double_value: sample.value.exact().map(|value| DoubleValue { value }),
         };
         samples.map(metric).collect()
     }
@@ -74,6 +106,7 @@ fn of_containers(cgroups: &Cgroups) -> Vec<&'static Family<Reading>> {
         Needs::Nothing => true,
         Needs::Pressure => pressure,
         Needs::HugePages => huge_pages,
+        Needs::PastHugePages => cgroups.remembers_hugepages(),
     };
     table::FAMILIES.iter().filter(is_met).collect()
 }

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use wharf_cri_api::v1::runtime_service_server::RuntimeService;
 use wharf_cri_api::v1::*;
 use wharf_network::Network;
-use wharf_pods::{self as pods, Engine};
+use wharf_pods::{self as pods, Engine, Switch};
 use wharf_streaming::Urls;
 use wharf_types::chain;
 
@@ -151,6 +151,7 @@ fn runtime_handlers(others: Vec<String>, engine: &Engine) -> Vec<RuntimeHandler>
     let features = RuntimeHandlerFeatures {
         recursive_read_only_mounts: can_forbid_recursively(),
         user_namespaces: engine.user_namespaces().is_ok(),
+        cgroup_namespaces: engine.machine().cgroup_namespaces == Switch::On,
     };
     let names = std::iter::once(String::new()).chain(others);
     names.map(|name| RuntimeHandler { name, features: Some(features) }).collect()
@@ -196,6 +197,8 @@ impl RuntimeService for Runtime {
                 supplemental_groups_policy: true,
                 mount_options: true,
                 user_namespaces_host_network: self.engine.user_namespaces().is_ok(),
+                cgroup_mount_mode: self.engine.cgroups().can_delegate(),
+                seccomp_profile_oci: self.engine.machine().seccomp == Switch::On,
             }),
         }))
     }

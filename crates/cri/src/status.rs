@@ -70,6 +70,12 @@ pub(crate) fn of_pull(reason: Option<&str>, failure: &dyn Failure) -> Status {
     }
 }
 
+/// A request for a security profile that no registry can fulfil. The kubelet looks for the word in the message of any
+/// code.
+pub(crate) fn of_profile(fault: &Fault) -> Status {
+    Status::new(code(fault.kind()), bounded(format!("SecurityProfileInvalid: {}", chain(fault))))
+}
+
 fn told(failure: &dyn Failure) -> Status {
     Status::new(code(failure.kind()), bounded(chain(failure)))
 }

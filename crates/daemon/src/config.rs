@@ -436,6 +436,7 @@ mod tests {
             ("supervisor = \"wharf-shim\"", "supervisor"),
             ("shim = \"wharf-shim\"", "supervisor"),
             ("cgroup_parent = \"/../up\"", "cgroup_parent"),
+            ("[containers]\ndefault_seccomp = \"default\"", "containers.default_seccomp"),
             ("handlers = [\"\"]", "empty"),
             ("handlers = [\"a\", \"b\", \"a\"]", "\"a\" is listed twice"),
         ] {

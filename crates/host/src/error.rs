@@ -9,9 +9,11 @@ pub enum Error {
     /// The request can never work as it stands.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// There is no such image.
-    #[error("image {name:?} not found")]
-    NoImage {
+    /// There is no such image or profile.
+    #[error("{what} {name:?} not found")]
+    Missing {
+        /// What it is.
+        what: &'static str,
         /// Its name in the request.
         name: String,
     },
@@ -24,7 +26,7 @@ impl Failure for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Refused(refusal) => refusal.kind(),
-            Self::NoImage { .. } => ErrorKind::NotFound,
+            Self::Missing { .. } => ErrorKind::NotFound,
             Self::Stage(error) => error.kind(),
         }
     }

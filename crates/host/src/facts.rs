@@ -10,9 +10,9 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{SFlag, major, minor};
 use wharf_cri_api::v1::{Device, Mount, MountPropagation, PodSandboxConfig};
 use wharf_isolation::DeviceNode;
-use wharf_planner::seccomp::{Choice, choice};
+use wharf_planner::seccomp::{choice, runtime_default};
 use wharf_planner::{
-    HostFacts, HostNames, MountSource, Refusal, Request, SecurityModules, Unread, names_resolved,
+    HostFacts, HostNames, MountSource, Refusal, Request, SecurityModules, Switch, Unread, names_resolved,
 };
 use wharf_sys::mount::{Propagation, propagation_of};
 use wharf_types::failure::named;
@@ -32,6 +32,10 @@ pub struct Machine {
     pub kernel: (u32, u32),
     /// Which security modules are enabled.
     pub modules: SecurityModules,
+    /// Whether containers can have filters of system calls.
+    pub seccomp: Switch,
+    /// Whether containers can have cgroup namespaces.
+    pub cgroup_namespaces: Switch,
 }
 
 impl Machine {
@@ -42,7 +46,11 @@ impl Machine {
     pub fn look() -> Result<Self, StageError> {
         let bounding = wharf_sys::capabilities::bounding().stage("reading this process's capabilities")?;
         let modules = security_modules().stage("looking for security modules")?;
-        Ok(Self { bounding, kernel: kernel_version().stage("reading the kernel's version")?, modules })
+        let kernel = kernel_version().stage("reading the kernel's version")?;
+        let has_filters = Path::new("/proc/sys/kernel/seccomp/actions_avail").exists();
+        let seccomp = (has_filters && runtime_default(bounding, kernel).is_ok()).into();
+        let cgroup_namespaces = Path::new("/proc/self/ns/cgroup").exists().into();
+        Ok(Self { bounding, kernel, modules, seccomp, cgroup_namespaces })
     }
 }
 
@@ -52,10 +60,7 @@ impl Machine {
 /// # Errors
 /// The request's seccomp profile is not a valid name or path, or the machine's devices cannot be listed.
 pub fn facts(request: &Request<'_>, machine: &Machine) -> Result<HostFacts, Refusal> {
-    let profile = match choice(request.security())? {
-        Choice::Localhost(path) => Some(seccomp_profile(Path::new(path))),
-        Choice::RuntimeDefault | Choice::Unconfined => None,
-    };
+    let profile = choice(request.security())?.file().map(|path| seccomp_profile(Path::new(path)));
     let host_devices = if request.wants_host_devices() { host_devices() } else { Ok(Vec::new()) };
     Ok(HostFacts {
         hostname: hostname(),

@@ -1,9 +1,9 @@
-//! What a container needs from its image, and from those that it mounts. What an image says about itself is hostile and
-//! is bounded here.
+//! What a container needs of the store: its image, those that it mounts, and its seccomp profile. What an image says
+//! about itself is hostile and is bounded here.
 
-use wharf_cri_api::v1::{ContainerConfig, Mount};
+use wharf_cri_api::v1::{ContainerConfig, Mount, PodSandboxConfig, SecurityProfile};
 use wharf_images::{LayerLease, Store};
-use wharf_planner::{ImageConfig, Refusal};
+use wharf_planner::{ImageConfig, Refusal, seccomp};
 use wharf_types::{Failure as _, HostPath, IdMaps, Stage as _, chain};
 
 use crate::error::Error;
@@ -15,6 +15,8 @@ pub struct Images {
     pub own: ImageView,
     /// For each mount of its request that is of an image, that image.
     mounted: Vec<Option<Mounted>>,
+    /// The seccomp profile from a registry that its request names.
+    pub profile: Option<String>,
 }
 
 /// An image that is mounted.
@@ -44,7 +46,7 @@ impl Images {
     /// Finds the images that a request names.
     ///
     /// # Errors
-    /// [`Error::NoImage`], or [`Refusal::ImageVolume`] for one that is mounted.
+    /// [`Error::Missing`], or [`Refusal::ImageVolume`] for one that is mounted.
     pub fn find(store: &Store, request: &ContainerConfig) -> Result<Self, Error> {
         let name = request.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
         let own = ImageView::find(store, name)?;
@@ -53,7 +55,10 @@ impl Images {
             mounted.transpose().map_err(|error| not_mounted(mount, &error))
         };
         let mounted = request.mounts.iter().map(mounted).collect::<Result<_, _>>()?;
-        Ok(Self { own, mounted })
+        let context = request.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+        let confined = context.filter(|context| !context.privileged);
+        let profile = profile(store, confined.and_then(|context| context.seccomp.as_ref()))?;
+        Ok(Self { own, mounted, profile })
     }
 
     /// All layers.
@@ -93,6 +98,23 @@ impl Images {
     }
 }
 
+/// Checks that the seccomp profile is here that a pod's request names.
+///
+/// # Errors
+/// [`Error::Missing`].
+pub fn check_profile(store: &Store, request: &PodSandboxConfig) -> Result<(), Error> {
+    let context = request.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let confined = context.filter(|context| !context.privileged);
+    profile(store, confined.and_then(|context| context.seccomp.as_ref())).map(drop)
+}
+
+/// A seccomp profile, if it is to come from a registry. Nothing is pulled here.
+fn profile(store: &Store, asked: Option<&SecurityProfile>) -> Result<Option<String>, Error> {
+    let Some(reference) = asked.map(seccomp::reference).transpose()?.flatten() else { return Ok(None) };
+    let missing = || Error::Missing { what: "seccomp profile", name: reference.to_string() };
+    store.profiles().find(&reference).ok_or_else(missing).map(Some)
+}
+
 fn not_mounted(mount: &Mount, error: &Error) -> Error {
     let target = mount.container_path.clone();
     Refusal::ImageVolume { kind: error.kind(), target, problem: chain(error) }.into()
@@ -108,7 +130,7 @@ impl Mounted {
 
 impl ImageView {
     fn find(store: &Store, name: &str) -> Result<Self, Error> {
-        let missing = || Error::NoImage { name: name.to_owned() };
+        let missing = || Error::Missing { what: "image", name: name.to_owned() };
         let image = store.find(name).ok_or_else(missing)?;
         let layers = image.layers().iter().map(|layer| HostPath::new(&layer.to_string_lossy()));
         let layers = layers.collect::<Result<_, _>>().stage("naming the image's layers")?;

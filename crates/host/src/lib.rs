@@ -5,6 +5,7 @@
 //! decided ([`namespaces::Template::begin`], [`files::make`]). All of it blocks. It knows nothing about pods as the
 //! daemon has them: the caller passes plans, paths and contents.
 
+mod cgroups;
 pub mod directories;
 pub mod earlier;
 mod error;
@@ -17,9 +18,10 @@ mod probe;
 mod readiness;
 mod sysctls;
 
+pub use cgroups::delegate;
 pub use error::Error;
 pub use facts::{Machine, facts, names};
-pub use images::{ImageView, Images};
+pub use images::{ImageView, Images, check_profile};
 pub use places::{Site, host_path};
 pub use probe::UserNamespaces;
 pub use readiness::{Extent, Unready, unready};

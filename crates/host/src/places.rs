@@ -63,6 +63,7 @@ fn cgroup_places(cgroup: &Cgroup) -> Result<CgroupPlaces, StageError> {
             .map(|(name, directory)| Ok((name, host_path(&directory)?)))
             .collect::<Result<_, StageError>>()?,
         unified: cgroup.unified_mount().map(host_path).transpose()?,
+        delegation: cgroup.can_be_delegated().into(),
     })
 }
 

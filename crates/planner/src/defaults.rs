@@ -9,7 +9,8 @@ use std::fmt::Display;
 
 use oci_spec::runtime::{PosixRlimit, PosixRlimitBuilder, PosixRlimitType};
 use serde::{Deserialize, Serialize};
-use wharf_cri_api::v1::Device;
+use wharf_cri_api::v1::security_profile::ProfileType;
+use wharf_cri_api::v1::{Device, SecurityProfile};
 pub use wharf_isolation::LogLimits;
 use wharf_types::{ContainerPath, HostPath};
 
@@ -26,6 +27,8 @@ pub struct Defaults {
     pub limits: Vec<PosixRlimit>,
     /// Sysctls of the namespaces that a pod has of its own; a request's replace them.
     pub sysctls: BTreeMap<String, String>,
+    /// The seccomp profile of a container whose request has none.
+    pub seccomp: Option<SecurityProfile>,
     /// The capabilities that a request adds to and drops from, as the kernel's bits.
     pub capabilities: u64,
     /// Whether programs of a user other than root get them through the inheritable bits of a file.
@@ -84,6 +87,7 @@ impl Default for Defaults {
             environment: Vec::new(),
             limits: Vec::new(),
             sysctls: BTreeMap::new(),
+            seccomp: None,
             capabilities: capabilities::default_set(),
             inheritable: Switch::Off,
             devices: Vec::new(),
@@ -128,6 +132,25 @@ pub fn variable(text: &str) -> Result<(String, String), BadDefault> {
             Ok((name.to_owned(), value.to_owned()))
         }
         _ => Err(BadDefault::new(text, "a variable is written NAME=value")),
+    }
+}
+
+/// The seccomp profile of a text `unconfined`, `runtime/default`, or the absolute path of a file; `None` for the first.
+///
+/// # Errors
+/// It is none of these.
+pub fn seccomp(text: &str) -> Result<Option<SecurityProfile>, BadDefault> {
+    let of = |profile_type: ProfileType, path: &str| {
+        let (profile_type, localhost_ref) = (profile_type.into(), path.to_owned());
+        Some(SecurityProfile { profile_type, localhost_ref, ..SecurityProfile::default() })
+    };
+    match text {
+        "unconfined" => Ok(None),
+        "runtime/default" => Ok(of(ProfileType::RuntimeDefault, "")),
+        path if path.starts_with('/') => Ok(of(ProfileType::Localhost, path)),
+        other => {
+            Err(BadDefault::new(other, "it is none of unconfined, runtime/default and an absolute path"))
+        }
     }
 }
 

@@ -10,10 +10,10 @@ use oci_spec::runtime::{Linux, LinuxResources, Root, Spec};
 use wharf_isolation::{Input, LogFile, PidNamespace};
 use wharf_types::{ContainerId, ContainerPath, HostPath, IdMaps, MASKED_PATHS, READONLY_PATHS};
 
-use crate::request::{CgroupPlaces, HostFacts, Layers, Places, Request};
+use crate::request::{CgroupPlaces, HostFacts, Layers, Places, Request, Switch};
 use crate::{
-    Refusal, devices, environment, limits, mounts, namespaces, process, seccomp, stdio, stop_signal, user,
-    user_namespace, volumes,
+    Refusal, cgroup_view, devices, environment, limits, mounts, namespaces, process, seccomp, stdio,
+    stop_signal, user, user_namespace, volumes,
 };
 
 /// The version of the runtime spec.
@@ -55,6 +55,8 @@ pub struct Extra {
     pub images: Vec<ImageVolume>,
     /// Variables, `NAME=value`, whose value is not UTF-8. The spec has an approximation as text.
     pub binary_environment: Vec<Vec<u8>>,
+    /// Whether its cgroup is given to its user, who then manages what is below.
+    pub delegation: Switch,
     /// The name of the signal that stops it: `SIGTERM`.
     pub stop_signal: String,
 }
@@ -134,6 +136,7 @@ pub fn describe(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Re
         volumes,
         images: images.into_iter().flatten().collect(),
         binary_environment,
+        delegation: cgroup_view::delegation(request.security(), &places.cgroup)?,
         stop_signal: stop_signal::of(request),
     };
     Ok(Description { spec, extra })

@@ -12,6 +12,7 @@
 pub mod annotations;
 mod block_io;
 mod capabilities;
+mod cgroup_view;
 pub mod defaults;
 mod description;
 mod devices;
@@ -59,5 +60,5 @@ pub use request::{
     CgroupPlaces, HostFacts, Layers, MountSource, Pins, Places, Request, SecurityModules, Switch, Unread,
 };
 pub use saved_spec::{Identity, from_saved, to_saved};
-pub use seccomp::Filters;
+pub use seccomp::{Filters, fill as fill_seccomp};
 pub use user_namespace::of as user_namespace;

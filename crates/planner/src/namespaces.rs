@@ -11,7 +11,7 @@ use wharf_types::{HostPath, IdMaps};
 
 use crate::plan::host_path;
 use crate::request::{Pins, Request};
-use crate::{Refusal, user_namespace};
+use crate::{Refusal, cgroup_view, user_namespace};
 
 /// The kinds of namespaces that a pod either has of its own or shares with the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,7 +72,7 @@ pub(crate) fn describe(request: &Request<'_>, pins: &Pins) -> Result<Vec<LinuxNa
         namespaces.push(namespace(Type::Pid, None));
     }
     namespaces.push(namespace(Type::Mount, None));
-    if !request.is_privileged() {
+    if cgroup_view::of(request.security())?.namespace == cgroup_view::Namespace::Own {
         namespaces.push(namespace(Type::Cgroup, None));
     }
     Ok(namespaces)

@@ -9,7 +9,7 @@ use wharf_cri_api::v1::{
 };
 
 use crate::request::{SecurityModules, Switch};
-use crate::{Refusal, limits, mounts, user_namespace};
+use crate::{Refusal, cgroup_view, limits, mounts, seccomp, user_namespace};
 
 /// Checks a pod's request.
 pub(crate) fn pod(config: &PodSandboxConfig, modules: SecurityModules) -> Result<(), Refusal> {
@@ -23,9 +23,8 @@ pub(crate) fn pod(config: &PodSandboxConfig, modules: SecurityModules) -> Result
         selinux(context.selinux_options.as_ref(), modules)?;
     }
     // A pod has no process to which these two could apply; they must be set on its containers.
-    for (field, profile) in [("seccomp", &context.seccomp), ("apparmor", &context.apparmor)] {
-        profile_type(field, profile.as_ref())?;
-    }
+    profile_type("seccomp", context.seccomp.as_ref())?;
+    apparmor_type(context.apparmor.as_ref())?;
     known::<SupplementalGroupsPolicy>("supplemental_groups_policy", context.supplemental_groups_policy)
         .map(drop)
 }
@@ -55,6 +54,7 @@ pub fn container(
         container_namespaces(own, pods)?;
     }
     profile_type("seccomp", context.seccomp.as_ref())?;
+    cgroup_view::of(context)?;
     apparmor(context, modules)?;
     if !context.privileged {
         selinux(context.selinux_options.as_ref(), modules)?;
@@ -101,6 +101,10 @@ fn pod_namespaces(context: &LinuxSandboxSecurityContext) -> Result<(), Refusal> 
     {
         pods_or_hosts(field, known(field, number)?)?;
     }
+    if options.cgroupns_options.is_some() {
+        let problem = "a pod has no cgroup namespace: ask for it in its containers";
+        return Err(Refusal::field("namespace_options.cgroupns_options", problem));
+    }
     if known::<NamespaceMode>("namespace_options.pid", options.pid)? == NamespaceMode::Target {
         return Err(Refusal::field("namespace_options.pid", "a pod has no target: TARGET is for containers"));
     }
@@ -140,20 +144,31 @@ fn profile_type(
     field: &'static str,
     profile: Option<&SecurityProfile>,
 ) -> Result<Option<ProfileType>, Refusal> {
-    profile.map(|profile| known(field, profile.profile_type)).transpose()
+    profile.map(|profile| seccomp::check(field, profile)).transpose()
+}
+
+/// A profile from a registry is one of seccomp.
+fn apparmor_type(profile: Option<&SecurityProfile>) -> Result<Option<ProfileType>, Refusal> {
+    const FIELD: &str = "apparmor";
+    match profile_type(FIELD, profile)? {
+        Some(ProfileType::Oci) => {
+            Err(Refusal::field(FIELD, "the type OCI is for seccomp alone: name a profile of the node"))
+        }
+        other => Ok(other),
+    }
 }
 
 /// The runtime's own profile has no effect if the kernel has no AppArmor, nor in a privileged container.
 fn apparmor(context: &LinuxContainerSecurityContext, modules: SecurityModules) -> Result<(), Refusal> {
     const FIELD: &str = "apparmor";
-    let asked = match profile_type(FIELD, context.apparmor.as_ref())? {
+    let asked = match apparmor_type(context.apparmor.as_ref())? {
         Some(asked) => asked,
         None => apparmor_by_name(context)?,
     };
     match asked {
         ProfileType::Unconfined => Ok(()),
         ProfileType::RuntimeDefault if context.privileged || modules.apparmor == Switch::Off => Ok(()),
-        ProfileType::RuntimeDefault | ProfileType::Localhost => {
+        ProfileType::RuntimeDefault | ProfileType::Localhost | ProfileType::Oci => {
             Err(Refusal::field(FIELD, "profiles of AppArmor are not supported yet: ask for Unconfined"))
         }
     }
@@ -200,7 +215,7 @@ mod tests {
     }
 
     fn profile(profile_type: i32) -> Option<SecurityProfile> {
-        Some(SecurityProfile { profile_type, localhost_ref: String::new() })
+        Some(SecurityProfile { profile_type, ..SecurityProfile::default() })
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Request<'a> {
     pub mounted: &'a [Option<Vec<HostPath>>],
     /// What the node has chosen where the request leaves it open.
     pub defaults: &'a Defaults,
+    /// The seccomp profile from a registry that the request names.
+    pub profile: Option<&'a [u8]>,
 }
 
 impl<'a> Request<'a> {
@@ -96,7 +98,7 @@ pub struct HostFacts {
     pub host_devices: Vec<DeviceNode>,
     /// For each mount in the request, what its host path leads to.
     pub mounts: Vec<Result<MountSource, Unread>>,
-    /// The seccomp profile to whose path the request refers.
+    /// The seccomp profile in a file of the host to whose path the request refers.
     pub seccomp_profile: Option<Result<Vec<u8>, Unread>>,
 }
 
@@ -214,4 +216,6 @@ pub struct CgroupPlaces {
     pub v1: Vec<(String, HostPath)>,
     /// The mount point of the unified hierarchy, if there is one.
     pub unified: Option<HostPath>,
+    /// Whether containers can be let manage cgroups below their own.
+    pub delegation: Switch,
 }

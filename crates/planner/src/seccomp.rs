@@ -2,7 +2,8 @@
 //!
 //! A [`Profile`] is the runtime's own ([`Profile::runtime_default`]) or parsed from JSON ([`Profile::parse`]). For one
 //! container and machine it becomes a profile in the runtime spec's form, and this becomes a filter, which is cached
-//! ([`Filters`]). Nothing here does I/O or asks the kernel.
+//! ([`Filters`]). One from a registry ([`Profile::parse_artifact`]) is first intersected with a base. Nothing here does
+//! I/O or asks the kernel.
 //!
 //! What a compiled filter does with a call:
 //! * of an architecture that the profile does not list: it kills the process;
@@ -11,12 +12,14 @@
 //! * otherwise the first matching rule decides, in the profile's order. (In libseccomp, a rule without conditions
 //!   overrides all others; here a condition before it still counts, which is what the author wrote.)
 
+mod artifact;
 mod assemble;
 mod choice;
 mod compile;
 mod default_profile;
 mod error;
 mod filters;
+mod intersection;
 mod json;
 mod numbers;
 mod profile;
@@ -25,8 +28,9 @@ mod syscalls;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use choice::check;
 pub(crate) use choice::describe;
-pub use choice::{Choice, choice, runtime_default};
+pub use choice::{Base, Choice, choice, fill, reference, runtime_default};
 pub use error::Error;
 pub use filters::Filters;
 pub use profile::{Action, Profile};

@@ -14,7 +14,7 @@ use wharf_cri_api::v1::{
 use wharf_isolation::CgroupPlan;
 use wharf_types::{ContainerId, HostPath, PodId};
 
-use crate::{CgroupPlaces, Defaults, HostFacts, Layers, Pins, Places, Request};
+use crate::{CgroupPlaces, Defaults, HostFacts, Layers, Pins, Places, Request, Switch};
 
 /// A request, with everything on which its decisions depend.
 #[derive(Debug, Clone)]
@@ -25,6 +25,7 @@ pub(crate) struct Asked {
     pub(crate) container: ContainerConfig,
     pub(crate) image: image::Config,
     pub(crate) mounted: Vec<Option<Vec<HostPath>>>,
+    pub(crate) profile: Option<Vec<u8>>,
     pub(crate) facts: HostFacts,
     pub(crate) places: Places,
     pub(crate) defaults: Defaults,
@@ -32,8 +33,9 @@ pub(crate) struct Asked {
 
 impl Asked {
     pub(crate) fn request(&self) -> Request<'_> {
-        let Self { pod_id, pod, id, container, image, mounted, defaults, .. } = self;
-        Request { pod_id, pod, id, container, image, mounted, defaults }
+        let Self { pod_id, pod, id, container, image, mounted, profile, defaults, .. } = self;
+        let profile = profile.as_deref();
+        Request { pod_id, pod, id, container, image, mounted, profile, defaults }
     }
 
     pub(crate) fn linux(&mut self) -> &mut LinuxContainerConfig {
@@ -56,6 +58,7 @@ impl Default for Asked {
             container: ContainerConfig::default(),
             image,
             mounted: Vec::new(),
+            profile: None,
             facts: facts(),
             places: places(),
             defaults: Defaults::default(),
@@ -104,6 +107,7 @@ pub(crate) fn places() -> Places {
             },
             v1: Vec::new(),
             unified: Some(host("/sys/fs/cgroup")),
+            delegation: Switch::On,
         },
     }
 }

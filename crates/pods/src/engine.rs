@@ -151,6 +151,12 @@ impl Engine {
         self.user_namespaces.outcome()
     }
 
+    /// What this machine can do.
+    #[must_use]
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
     /// The path of the cgroup that contains those of a pod's containers, whether or not it exists.
     pub(crate) fn pod_cgroup(&self, pod: &Pod) -> Result<CgroupPath, Error> {
         Ok(planner::cgroup(pod.id(), pod.config(), &self.options.cgroup_parent)?)

@@ -125,7 +125,7 @@ impl From<wharf_host::Error> for Error {
     fn from(error: wharf_host::Error) -> Self {
         match error {
             wharf_host::Error::Refused(refusal) => refusal.into(),
-            wharf_host::Error::NoImage { name } => Self::NotFound { what: "image", id: name },
+            wharf_host::Error::Missing { what, name } => Self::NotFound { what, id: name },
             wharf_host::Error::Stage(stage) => stage.into(),
         }
     }

@@ -22,3 +22,4 @@ pub use error::Error;
 pub use facts::{ContainerFacts, Event, PodFacts};
 pub use pod::Pod;
 pub use wharf_host::{Extent, Unready};
+pub use wharf_planner::Switch;

@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::error::PullError;
 use crate::flights::Flights;
+use crate::profile::ProfileError;
 use crate::progress::{PullProgress, Tracker};
 use crate::pull::Pull;
 use crate::tls::system_roots;
@@ -28,7 +29,7 @@ type Key = (Reference, Option<Credentials>);
 /// Pulls images into a store. Clones are the same puller.
 #[derive(Debug, Clone)]
 pub struct Puller {
-    shared: Arc<PullerShared>,
+    pub(crate) shared: Arc<PullerShared>,
 }
 
 /// What all pulls share.
@@ -43,6 +44,7 @@ pub(crate) struct PullerShared {
     pub(crate) commits: Arc<Semaphore>,
     roots: OnceLock<rustls::RootCertStore>,
     pulls: Joins<Key, PullResult>,
+    pub(crate) profiles: Joins<Key, Result<(), Arc<ProfileError>>>,
     running: Mutex<Vec<Weak<Running>>>,
 }
 
@@ -63,6 +65,7 @@ impl Puller {
             commits: Arc::new(Semaphore::new(COMMITS_LIMIT)),
             roots: OnceLock::new(),
             pulls: Joins::default(),
+            profiles: Joins::default(),
             running: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }

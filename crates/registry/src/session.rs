@@ -162,6 +162,39 @@ impl Session {
         self.document_of(endpoint, &DocumentName::Tag(tag), patience).await.map(Resolved::Fetched)
     }
 
+    /// The manifest with this digest, of at most so many bytes and unparsed, with the registry's word for its type.
+    pub(crate) async fn manifest_bytes(
+        &self,
+        digest: &Digest,
+        limit_bytes: usize,
+    ) -> Result<(Bytes, Option<String>), Failures> {
+        let mut round = Round::new(self.pull_order());
+        while let Some((endpoint, patience)) = round.next() {
+            let sent = self.manifest_of(endpoint, (&digest.to_string(), limit_bytes), patience).await;
+            match sent.and_then(|sent| sent.verified(digest)) {
+                Ok(sent) => return Ok(self.prefer(endpoint, (sent.bytes, sent.content_type))),
+                Err(error) => round.failed(endpoint, error),
+            }
+        }
+        Err(round.failures)
+    }
+
+    async fn manifest_of(
+        &self,
+        endpoint: &Endpoint,
+        (name, limit_bytes): (&str, usize),
+        patience: Patience,
+    ) -> Result<Sent, FetchError> {
+        let api_request = manifest(Method::GET, name, patience);
+        let ApiResponse { response, host } = ask(endpoint, &self.config, &api_request).await?;
+        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = content_type.map(str::to_owned);
+        let announced = announced(&response);
+        let stall_timeout = self.config.limits.stall_timeout;
+        let bytes = read_all(response.into_body(), &host, limit_bytes, stall_timeout).await?;
+        Ok(Sent { digest: digest_of(&bytes), bytes, host, content_type, announced })
+    }
+
     async fn document_of(
         &self,
         endpoint: &Endpoint,
@@ -173,22 +206,17 @@ impl Session {
             DocumentName::Digest(digest) => digest.to_string(),
             DocumentName::Entry(descriptor) => descriptor.digest.to_string(),
         };
-        let api_request = manifest(Method::GET, &reference, patience);
-        let ApiResponse { response, host } = ask(endpoint, &self.config, &api_request).await?;
-        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let content_type = content_type.map(str::to_owned);
-        let announced = announced(&response);
-        let stall_timeout = self.config.limits.stall_timeout;
-        let bytes = read_all(response.into_body(), &host, MANIFEST_LIMIT_BYTES, stall_timeout).await?;
-        let digest = digest_of(&bytes);
+        let sent = self.manifest_of(endpoint, (&reference, MANIFEST_LIMIT_BYTES), patience).await?;
         let expected = match name {
-            DocumentName::Tag(_) => announced,
+            DocumentName::Tag(_) => sent.announced.clone(),
             DocumentName::Digest(digest) => Some((*digest).clone()),
             DocumentName::Entry(descriptor) => Some(descriptor.digest.clone()),
         };
-        if let Some(expected) = expected.filter(|expected| *expected != digest) {
-            return Err(FetchError::WrongDigest { host, expected, actual: digest });
-        }
+        let sent = match expected {
+            Some(expected) => sent.verified(&expected)?,
+            None => sent,
+        };
+        let Sent { bytes, digest, host, content_type, .. } = sent;
         let unusable = |source| FetchError::Document { host: host.clone(), source };
         let mut document = parse_index_or_manifest(&bytes, content_type.as_deref()).map_err(unusable)?;
         if let DocumentName::Entry(descriptor) = name {
@@ -201,9 +229,18 @@ impl Session {
 
     /// The image's config, verified by digest and size.
     pub(crate) async fn config_blob(&self, descriptor: &Descriptor) -> Result<Bytes, Failures> {
+        self.small_blob(descriptor, CONFIG_LIMIT_BYTES).await
+    }
+
+    /// A blob of at most so many bytes, verified by digest and size.
+    pub(crate) async fn small_blob(
+        &self,
+        descriptor: &Descriptor,
+        limit_bytes: usize,
+    ) -> Result<Bytes, Failures> {
         let mut round = Round::new(self.pull_order());
         while let Some((endpoint, patience)) = round.next() {
-            match self.config_of(endpoint, descriptor, patience).await {
+            match self.blob_of(endpoint, (descriptor, limit_bytes), patience).await {
                 Ok(bytes) => return Ok(self.prefer(endpoint, bytes)),
                 Err(error) => round.failed(endpoint, error),
             }
@@ -211,10 +248,10 @@ impl Session {
         Err(round.failures)
     }
 
-    async fn config_of(
+    async fn blob_of(
         &self,
         endpoint: &Endpoint,
-        descriptor: &Descriptor,
+        (descriptor, limit_bytes): (&Descriptor, usize),
         patience: Patience,
     ) -> Result<Bytes, FetchError> {
         let path = format!("blobs/{}", descriptor.digest);
@@ -222,13 +259,32 @@ impl Session {
             ApiRequest { method: Method::GET, path, accept: String::new(), from_byte: 0, patience };
         let ApiResponse { response, host } = ask(endpoint, &self.config, &api_request).await?;
         let stall_timeout = self.config.limits.stall_timeout;
-        let bytes = read_all(response.into_body(), &host, CONFIG_LIMIT_BYTES, stall_timeout).await?;
+        let bytes = read_all(response.into_body(), &host, limit_bytes, stall_timeout).await?;
         check_length(&host, descriptor, bytes.len())?;
         let actual = digest_of(&bytes);
         if actual != descriptor.digest {
             return Err(FetchError::WrongDigest { host, expected: descriptor.digest.clone(), actual });
         }
         Ok(bytes)
+    }
+}
+
+/// A manifest or an index as a host sends it, with what the host says about it.
+struct Sent {
+    bytes: Bytes,
+    digest: Digest,
+    host: String,
+    content_type: Option<String>,
+    /// The digest that it is said to have.
+    announced: Option<Digest>,
+}
+
+impl Sent {
+    fn verified(self, expected: &Digest) -> Result<Self, FetchError> {
+        if self.digest == *expected {
+            return Ok(self);
+        }
+        Err(FetchError::WrongDigest { host: self.host, expected: expected.clone(), actual: self.digest })
     }
 }
 

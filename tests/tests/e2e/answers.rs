@@ -302,7 +302,7 @@ fn a_verbose_status_has_what_the_container_was_made_of() {
         security(&mut config).run_as_user = Some(Int64Value { value: 1234 });
         security(&mut config).seccomp = Some(SecurityProfile {
             profile_type: security_profile::ProfileType::RuntimeDefault.into(),
-            localhost_ref: String::new(),
+            ..SecurityProfile::default()
         });
         let id = client.launch(&pod, &config).await.unwrap();
         let request = || ContainerStatusRequest { container_id: id.clone(), verbose: true };

@@ -42,6 +42,7 @@ fn under(client: &Client, name: &str, profile: &Path) -> ContainerConfig {
     security(&mut config).seccomp = Some(SecurityProfile {
         profile_type: security_profile::ProfileType::Localhost.into(),
         localhost_ref: profile.display().to_string(),
+        ..SecurityProfile::default()
     });
     config
 }

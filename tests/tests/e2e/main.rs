@@ -13,6 +13,8 @@ mod authority;
 #[cfg(test)]
 mod builtin;
 #[cfg(test)]
+mod cgroup_views;
+#[cfg(test)]
 mod client;
 #[cfg(test)]
 mod cni;
@@ -72,6 +74,8 @@ mod paused;
 mod people;
 #[cfg(test)]
 mod place;
+#[cfg(test)]
+mod profiles;
 #[cfg(test)]
 mod reach;
 #[cfg(test)]

@@ -141,7 +141,7 @@ fn user_namespace(users: Users, random: &str) -> UserNamespace {
 
 fn seccomp(run: &Run) -> SecurityProfile {
     let profile = if run.privileged { ProfileType::Unconfined } else { ProfileType::RuntimeDefault };
-    SecurityProfile { profile_type: profile.into(), localhost_ref: String::new() }
+    SecurityProfile { profile_type: profile.into(), ..SecurityProfile::default() }
 }
 
 fn resources(run: &Run) -> LinuxContainerResources {

@@ -3,7 +3,7 @@
 use wharf_cri_api::v1::MetricType;
 use wharf_network::InterfaceStats;
 
-use super::{Family, Needs, Sample};
+use super::{Family, Needs, Sample, Value};
 
 const fn counter(
     name: &'static str,
@@ -14,7 +14,7 @@ const fn counter(
 }
 
 fn of(interface: &InterfaceStats, value: u64) -> Vec<Sample> {
-    vec![Sample { labels: vec![interface.name.clone()], value }]
+    vec![Sample { labels: vec![interface.name.clone()], value: Value::Whole(value) }]
 }
 
 /// Every family of an interface.

@@ -4,7 +4,7 @@ use wharf_cgroup::{Bound, DeviceIo, Pressure, PressureLine};
 use wharf_cri_api::v1::MetricType::{self, Counter, Gauge};
 
 use super::reading::{Disk, Reading};
-use super::{Family, Needs, Sample};
+use super::{Family, NANOSECONDS_PER_SECOND, Needs, Sample, Value};
 
 type Read = fn(&Reading) -> Vec<Sample>;
 
@@ -22,16 +22,20 @@ const fn pressure(name: &'static str, help: &'static str, samples: Read) -> Fami
     Family { name, help, kind: Counter, keys: &[], needs: Needs::Pressure, samples }
 }
 
-fn one(value: Option<u64>) -> Vec<Sample> {
-    value.map(|value| Sample { labels: Vec::new(), value }).into_iter().collect()
+fn one(count: Option<u64>) -> Vec<Sample> {
+    labelled([], count)
 }
 
-fn labelled<const N: usize>(labels: [&str; N], value: Option<u64>) -> Vec<Sample> {
+fn labelled<const N: usize>(labels: [&str; N], count: Option<u64>) -> Vec<Sample> {
+    sample(labels, count.map(Value::Whole))
+}
+
+fn seconds<const N: usize>(labels: [&str; N], nanoseconds: Option<u64>) -> Vec<Sample> {
+    sample(labels, nanoseconds.map(Value::Nanoseconds))
+}
+
+fn sample<const N: usize>(labels: [&str; N], value: Option<Value>) -> Vec<Sample> {
     value.map(|value| Sample { labels: labels.map(String::from).into(), value }).into_iter().collect()
-}
-
-fn seconds(nanoseconds: Option<u64>) -> Vec<Sample> {
-    one(nanoseconds.map(|nanoseconds| nanoseconds / 1_000_000_000))
 }
 
 fn positive(value: i64) -> u64 {
@@ -45,7 +49,10 @@ fn on_disk(reading: &Reading, value: fn(&Disk) -> u64) -> Vec<Sample> {
 fn by_device(reading: &Reading, value: fn(&DeviceIo) -> u64) -> Vec<Sample> {
     let devices = reading.stats.io.iter().flatten();
     devices
-        .map(|io| Sample { labels: vec![format!("{}:{}", io.major, io.minor)], value: value(io) })
+        .map(|io| Sample {
+            labels: vec![format!("{}:{}", io.major, io.minor)],
+            value: Value::Whole(value(io)),
+        })
         .collect()
 }
 
@@ -58,7 +65,7 @@ fn block_io(reading: &Reading) -> Vec<Sample> {
             io.minor.to_string(),
             operation.to_owned(),
         ],
-        value,
+        value: Value::Whole(value),
     };
     devices.flat_map(|io| [sample(io, "Read", io.read_bytes), sample(io, "Write", io.write_bytes)]).collect()
 }
@@ -72,18 +79,28 @@ fn faults(reading: &Reading) -> Vec<Sample> {
 }
 
 fn some(pressure: Option<&Pressure>) -> Vec<Sample> {
-    seconds(pressure.map(|pressure| pressure.some.total_ns))
+    seconds([], pressure.map(|pressure| pressure.some.total_ns))
 }
 
 /// If the kernel does not report it, as for CPUs at the root, all tasks were never waiting at the same time.
 fn full(pressure: Option<&Pressure>) -> Vec<Sample> {
     let total = |line: &PressureLine| line.total_ns;
-    seconds(pressure.map(|pressure| pressure.full.as_ref().map_or(0, total)))
+    seconds([], pressure.map(|pressure| pressure.full.as_ref().map_or(0, total)))
 }
 
 fn huge_pages(reading: &Reading) -> Vec<Sample> {
     let sizes = reading.stats.hugepages.iter();
     sizes.flat_map(|size| labelled([&size.page_size], size.usage_bytes)).collect()
+}
+
+fn past_huge_pages(reading: &Reading) -> Vec<Sample> {
+    let sizes = reading.stats.hugepages.iter();
+    sizes.flat_map(|size| labelled([&size.page_size], size.max_usage_bytes)).collect()
+}
+
+/// What is reserved is asked for by the name of v2's file.
+fn reserved(reading: &Reading) -> u64 {
+    reading.limits.unified.get("memory.min").and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
 }
 
 fn tasks_limit(reading: &Reading) -> Option<u64> {
@@ -96,13 +113,13 @@ fn tasks_limit(reading: &Reading) -> Option<u64> {
 /// Every family of a container.
 pub(super) const FAMILIES: &[Family<Reading>] = &[
     family(Counter, "container_cpu_usage_seconds_total", "Processor time used", &["cpu"], |r| {
-        labelled(["total"], r.stats.cpu.usage_ns.map(|ns| ns / 1_000_000_000))
+        seconds(["total"], r.stats.cpu.usage_ns)
     }),
     family(Counter, "container_cpu_user_seconds_total", "Processor time used in programs", &[], |r| {
-        seconds(r.stats.cpu.user_ns)
+        seconds([], r.stats.cpu.user_ns)
     }),
     family(Counter, "container_cpu_system_seconds_total", "Processor time used in the kernel", &[], |r| {
-        seconds(r.stats.cpu.system_ns)
+        seconds([], r.stats.cpu.system_ns)
     }),
     family(Counter, "container_cpu_cfs_periods_total", "Quota periods with something to run", &[], |r| {
         one(r.stats.cpu.periods)
@@ -111,7 +128,7 @@ pub(super) const FAMILIES: &[Family<Reading>] = &[
         one(r.stats.cpu.throttled_periods)
     }),
     family(Counter, "container_cpu_cfs_throttled_seconds_total", "Time spent throttled", &[], |r| {
-        seconds(r.stats.cpu.throttled_ns)
+        seconds([], r.stats.cpu.throttled_ns)
     }),
     family(Gauge, "container_memory_usage_bytes", "Memory in use, page cache included", &[], |r| {
         one(r.stats.memory.usage_bytes)
@@ -182,6 +199,14 @@ pub(super) const FAMILIES: &[Family<Reading>] = &[
         needs: Needs::HugePages,
         samples: huge_pages,
     },
+    Family {
+        name: "container_hugetlb_max_usage_bytes",
+        help: "The most huge pages so far in bytes",
+        kind: Gauge,
+        keys: &["pagesize"],
+        needs: Needs::PastHugePages,
+        samples: past_huge_pages,
+    },
     pressure("container_pressure_cpu_waiting_seconds_total", "Time some task waited for a processor", |r| {
         some(r.stats.cpu.pressure.as_ref())
     }),
@@ -230,16 +255,23 @@ pub(super) const FAMILIES: &[Family<Reading>] = &[
     }),
     family(
         Gauge,
+        "container_spec_memory_reservation_limit_bytes",
+        "The memory that is not reclaimed; 0 for none",
+        &[],
+        |r| one(Some(reserved(r))),
+    ),
+    family(
+        Gauge,
         "container_spec_memory_swap_limit_bytes",
         "The limit of memory with swap; 0 for none",
         &[],
         |r| one(Some(positive(r.limits.memory_swap_limit_in_bytes))),
     ),
     family(Gauge, "container_start_time_seconds", "When it started, since 1970", &[], |r| {
-        one(Some(positive(r.started_at_ns / 1_000_000_000)))
+        one(Some(positive(r.started_at_ns) / NANOSECONDS_PER_SECOND))
     }),
     family(Gauge, "container_last_seen", "When this was read, since 1970", &[], |r| {
-        one(Some(positive(r.now_ns / 1_000_000_000)))
+        one(Some(positive(r.now_ns) / NANOSECONDS_PER_SECOND))
     }),
 ];
 
@@ -259,11 +291,15 @@ mod tests {
         reading
     }
 
-    fn values(name: &str) -> Vec<(Vec<String>, u64)> {
+    fn samples(name: &str) -> Vec<Sample> {
         let family = FAMILIES.iter().find(|family| family.name == name).unwrap();
         let samples = (family.samples)(&reading());
         assert!(samples.iter().all(|sample| sample.labels.len() == family.keys.len()), "{name}");
-        samples.into_iter().map(|sample| (sample.labels, sample.value)).collect()
+        samples
+    }
+
+    fn values(name: &str) -> Vec<(Vec<String>, u64)> {
+        samples(name).into_iter().map(|sample| (sample.labels, sample.value.whole())).collect()
     }
 
     #[test]
@@ -277,16 +313,29 @@ mod tests {
     }
 
     #[test]
-    fn time_is_in_whole_seconds() {
+    fn time_has_a_fraction_beside_whole_seconds() {
         assert_eq!(values("container_cpu_usage_seconds_total"), [(vec!["total".to_owned()], 3)]);
         assert_eq!(values("container_pressure_cpu_waiting_seconds_total"), [(vec![], 2)]);
         assert_eq!(values("container_pressure_cpu_stalled_seconds_total"), [(vec![], 0)]);
+        let exact = |name| samples(name)[0].value.exact();
+        assert_eq!(exact("container_cpu_usage_seconds_total"), Some(3.9));
+        assert_eq!(exact("container_pressure_cpu_waiting_seconds_total"), Some(2.5));
+        assert_eq!(exact("container_pressure_cpu_stalled_seconds_total"), Some(0.0));
+        assert_eq!(exact("container_memory_failures_total"), None, "a count");
+        for family in FAMILIES.iter().filter(|family| family.name.ends_with("_seconds_total")) {
+            let times = (family.samples)(&reading()).into_iter();
+            assert!(times.into_iter().all(|sample| sample.value.exact().is_some()), "{}", family.name);
+        }
     }
 
     #[test]
     fn what_is_not_limited_is_0_and_what_is_not_known_is_left_out() {
         assert_eq!(values("container_threads_max"), [(vec![], 0)]);
         assert_eq!(values("container_spec_memory_limit_bytes"), [(vec![], 0)]);
+        assert_eq!(values("container_spec_memory_reservation_limit_bytes"), [(vec![], 0)]);
+        let mut reading = reading();
+        reading.limits.unified.insert("memory.min".to_owned(), "4096".to_owned());
+        assert_eq!(reserved(&reading), 4096);
         assert_eq!(values("container_memory_rss"), []);
         assert_eq!(values("container_pressure_io_waiting_seconds_total"), []);
     }

@@ -31,6 +31,8 @@ pub(crate) struct Containers {
     pub(crate) default_ulimits: Vec<String>,
     /// Sysctls of a pod's namespaces, `key=value`.
     pub(crate) default_sysctls: Vec<String>,
+    /// The seccomp profile of a request that has none: `unconfined`, `runtime/default` or the path of a file.
+    pub(crate) default_seccomp: String,
     /// Capabilities that a request adds to and drops from.
     pub(crate) default_capabilities: Vec<String>,
     /// Whether capabilities are inheritable, too.
@@ -70,6 +72,7 @@ impl Default for Containers {
             default_env: Vec::new(),
             default_ulimits: Vec::new(),
             default_sysctls: Vec::new(),
+            default_seccomp: "unconfined".to_owned(),
             default_capabilities: defaults::capability_names(defaults.capabilities),
             add_inheritable_capabilities: false,
             additional_devices: Vec::new(),
@@ -113,10 +116,12 @@ impl Containers {
         paths.try_for_each(is_there).context("containers.additional_devices")?;
         let sysctls = each(&self.default_sysctls, defaults::sysctl).context("containers.default_sysctls")?;
         let capabilities = defaults::capability_set(&self.default_capabilities);
+        let seccomp = defaults::seccomp(&self.default_seccomp).context("containers.default_seccomp")?;
         Ok(Defaults {
             environment: each(&self.default_env, defaults::variable).context("containers.default_env")?,
             limits,
             sysctls: sysctls.into_iter().collect(),
+            seccomp,
             capabilities: capabilities.context("containers.default_capabilities")?,
             inheritable: self.add_inheritable_capabilities.into(),
             devices,
@@ -199,6 +204,7 @@ mod tests {
             default_env = ["A=b"]
             default_ulimits = ["core=0"]
             default_sysctls = ["net.core.somaxconn=9"]
+            default_seccomp = "/p.json"
             default_capabilities = ["CHOWN"]
             add_inheritable_capabilities = true
             additional_devices = ["/dev/null:/dev/nothing:r"]
@@ -217,6 +223,7 @@ mod tests {
         let defaults = toml::from_str::<Containers>(text).unwrap().defaults().unwrap();
         assert_eq!(defaults.environment, [("A".to_owned(), "b".to_owned())]);
         assert_eq!((defaults.limits[0].hard(), &*defaults.sysctls["net.core.somaxconn"]), (0, "9"));
+        assert_eq!(defaults.seccomp.unwrap().localhost_ref, "/p.json");
         assert_eq!((defaults.capabilities, defaults.inheritable), (1, true.into()));
         assert_eq!(defaults.devices[0].container_path, "/dev/nothing");
         assert_eq!(defaults.users_devices, true.into());

@@ -9,10 +9,11 @@ use wharf_sys::mount::Propagation;
 use wharf_types::{ContainerPath, ErrorKind, IdMaps};
 
 use super::{ETC_FILES, SHM, image};
+use crate::cgroup_view::Access;
 use crate::description::{ImageVolume, Volume};
 use crate::refuse::propagation;
 use crate::request::{HostFacts, MountSource, Places, Request, Unread};
-use crate::{Refusal, user_namespace};
+use crate::{Refusal, cgroup_view, user_namespace};
 
 /// Options for mounts that contain no programs and no devices.
 const SAFE: [&str; 3] = ["nosuid", "noexec", "nodev"];
@@ -81,10 +82,15 @@ pub(crate) fn describe(
     Ok(all.into_iter().map(|placed| placed.mount).collect())
 }
 
-/// The kernel's file systems and `/dev`. Only a privileged container may change what they show of the machine.
+/// The kernel's file systems and `/dev`. Only a privileged container may change what they show of the machine; its
+/// cgroup another may manage if it asks for that.
 fn kernels_mounts(request: &Request<'_>, ids: Option<IdMaps>) -> Result<Vec<Placed>, Refusal> {
     let of = |target, kind: &str| Placed::new("mounts", target, kind, kind);
     let access = if request.is_privileged() { "rw" } else { "ro" };
+    let cgroups = match cgroup_view::of(request.security())?.access {
+        Access::ReadOnly => "ro",
+        Access::ReadWrite => "rw",
+    };
     let has_group = ids.is_none_or(|ids| ids.groups.on_host(TERMINALS_GROUP.1).is_some());
     Ok(vec![
         of("/proc", "proc")?.with(SAFE),
@@ -92,7 +98,7 @@ fn kernels_mounts(request: &Request<'_>, ids: Option<IdMaps>) -> Result<Vec<Plac
         of("/dev/pts", "devpts")?.with(TERMINALS).with(has_group.then_some(TERMINALS_GROUP.0)),
         of("/dev/mqueue", "mqueue")?.with(SAFE),
         of("/sys", "sysfs")?.with(SAFE).with([access]),
-        of("/sys/fs/cgroup", "cgroup")?.with(SAFE).with([access]),
+        of("/sys/fs/cgroup", "cgroup")?.with(SAFE).with([cgroups]),
     ])
 }
 

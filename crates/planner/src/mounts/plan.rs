@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use oci_spec::runtime as oci;
-use wharf_isolation::{Ids, MountPlan, Source};
+use wharf_isolation::{Ids, MountPlan, Namespaces, Source};
 use wharf_sys::mount::{Attributes, Propagation};
 use wharf_types::{ContainerPath, IdMaps};
 
@@ -16,18 +16,20 @@ use crate::plan::{container_path, host_path};
 use crate::request::CgroupPlaces;
 use crate::{Refusal, user_namespace};
 
-/// The mounts of the plan. The cgroup mount becomes one mount for each of the machine's hierarchies.
+/// The mounts of the plan, for a container with these namespaces. The cgroup mount becomes one mount for each of the
+/// machine's hierarchies.
 pub(crate) fn plan(
     mounts: &[oci::Mount],
-    ids: Option<IdMaps>,
+    namespaces: &Namespaces,
     extra: &Extra,
 ) -> Result<Vec<MountPlan>, Refusal> {
+    let ids = namespaces.user.as_ref().map(|user| user.ids);
     let mut plans = Vec::with_capacity(mounts.len());
     for mount in mounts {
         let target = container_path("mounts", mount.destination())?;
         let words = Words::read(mount, ids)?;
         match mount.typ().as_deref() {
-            Some("cgroup") => plans.extend(cgroup_mounts(&target, words, &extra.cgroup)?),
+            Some("cgroup") => plans.extend(cgroup_mounts(&target, words, (&extra.cgroup, namespaces))?),
             _ => plans.push(plan_one(target, words, mount, extra)?),
         }
     }
@@ -190,17 +192,16 @@ fn of_image(image: &ImageVolume) -> Source {
 fn cgroup_mounts(
     target: &ContainerPath,
     words: Words,
-    cgroup: &CgroupPlaces,
+    (cgroup, namespaces): (&CgroupPlaces, &Namespaces),
 ) -> Result<Vec<MountPlan>, Refusal> {
     let new = |kind: &str, options: &[(&str, &str)]| Source::Filesystem {
         kind: kind.to_owned(),
         options: options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
     };
     if cgroup.v1.is_empty() {
-        // Outside a cgroup namespace, where privileged containers are, the options of a new mount would also apply to
-        // the host's.
+        // In the host's cgroup namespace, the options of a new mount would also apply to the host's own.
         let source = match &cgroup.unified {
-            Some(unified) if !words.attributes.has(Attributes::READ_ONLY) => Source::Single(unified.clone()),
+            Some(unified) if !namespaces.cgroup => Source::Single(unified.clone()),
             _ => new("cgroup2", &[]),
         };
         return Ok(vec![words.mount(target.clone(), source)]);
@@ -218,6 +219,8 @@ fn cgroup_mounts(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Switch;
+    use wharf_isolation::PidNamespace;
     use wharf_types::HostPath;
 
     fn words(options: &[&str]) -> Words {
@@ -226,27 +229,31 @@ mod tests {
         Words::read(&mount, None).unwrap()
     }
 
-    fn cgroups(options: &[&str], v1: &[&str], unified: Option<&str>) -> Vec<MountPlan> {
+    fn cgroups(options: &[&str], v1: &[&str], own: Switch) -> Vec<MountPlan> {
         let mut places = crate::tests::places().cgroup;
         let host = |path: &str| HostPath::new(path).unwrap();
         places.v1 = v1.iter().map(|name| ((*name).to_owned(), host("/cgroup"))).collect();
-        places.unified = unified.map(host);
+        let pid = PidNamespace::Host;
+        let namespaces =
+            Namespaces { net: None, ipc: None, uts: None, user: None, pid, cgroup: own == Switch::On };
         let target = ContainerPath::new("/sys/fs/cgroup").unwrap();
-        cgroup_mounts(&target, words(options), &places).unwrap()
+        cgroup_mounts(&target, words(options), (&places, &namespaces)).unwrap()
     }
 
     #[test]
     fn the_hosts_cgroup2_is_never_mounted_anew() {
         let unified = HostPath::new("/sys/fs/cgroup").unwrap();
-        let source = |access| cgroups(&[access], &[], Some("/sys/fs/cgroup"))[0].source.clone();
-        assert_eq!(source("rw"), Source::Single(unified));
-        assert!(matches!(source("ro"), Source::Filesystem { kind, .. } if kind == "cgroup2"));
+        for access in ["ro", "rw"] {
+            let source = |own| cgroups(&[access], &[], own)[0].source.clone();
+            assert_eq!(source(Switch::Off), Source::Single(unified.clone()));
+            assert!(matches!(source(Switch::On), Source::Filesystem { kind, .. } if kind == "cgroup2"));
+        }
     }
 
     #[test]
     fn the_directory_of_v1_hierarchies_is_read_only_with_them() {
         for (access, read_only) in [("ro", true), ("rw", false)] {
-            let mounts = cgroups(&[access], &["cpu", "memory"], None);
+            let mounts = cgroups(&[access], &["cpu", "memory"], Switch::On);
             assert_eq!(mounts.len(), 3);
             assert!(mounts.iter().all(|mount| mount.attributes.has(Attributes::READ_ONLY) == read_only));
         }

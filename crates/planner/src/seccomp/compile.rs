@@ -103,7 +103,7 @@ fn ranges<'a>(abis: &[Abi], profile: &Profile, rules: &[&'a Rule]) -> Vec<Range<
 }
 
 /// The newest call that any rule of the profile names, whether or not the rule applies.
-fn newest(abi: Abi, profile: &Profile) -> Option<u32> {
+pub(super) fn newest(abi: Abi, profile: &Profile) -> Option<u32> {
     let names = profile.rules.iter().flat_map(|rule| &rule.names);
     names.filter_map(|name| abi.table().number(name)).filter_map(generic).max()
 }

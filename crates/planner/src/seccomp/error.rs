@@ -37,6 +37,9 @@ pub enum Error {
         /// The word that requests it.
         what: &'static str,
     },
+    /// An entry of a profile from a registry is for no call.
+    #[error("the seccomp profile has an entry without names; name its calls, or leave it out")]
+    Nameless,
     /// Two keys that exclude each other are both set.
     #[error("the seccomp profile sets both {one:?} and {other:?}; keep one")]
     Conflict {
@@ -80,6 +83,7 @@ impl Failure for Error {
             Self::TooLarge { .. }
             | Self::Json { .. }
             | Self::Unknown { .. }
+            | Self::Nameless
             | Self::Conflict { .. }
             | Self::OutOfRange { .. }
             | Self::ProgramTooLong { .. } => ErrorKind::InvalidArgument,

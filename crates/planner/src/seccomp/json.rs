@@ -15,9 +15,9 @@ const MAX_BYTES: usize = 1 << 20;
 const MAX_NAMES: usize = 4096;
 const MAX_RULES: usize = 4096;
 /// The most conditions in all rules together: more do not fit a filter anyway.
-const MAX_CONDITIONS: usize = 4096;
+pub(super) const MAX_CONDITIONS: usize = 4096;
 /// The arguments of a call are numbered 0 to 5.
-const MAX_INDEX: u8 = 5;
+pub(super) const MAX_INDEX: u8 = 5;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -92,11 +92,18 @@ pub(super) fn parse(text: &[u8]) -> Result<Profile, Error> {
     })
 }
 
-fn within(what: &'static str, count: usize, limit: usize) -> Result<(), Error> {
+/// Whether it is an object that has neither an action nor rules.
+pub(super) fn is_empty(text: &[u8]) -> bool {
+    let Ok(serde_json::Value::Object(json)) = serde_json::from_slice(text) else { return false };
+    let rules = json.get("syscalls").and_then(serde_json::Value::as_array);
+    !json.contains_key("defaultAction") && rules.is_none_or(Vec::is_empty)
+}
+
+pub(super) fn within(what: &'static str, count: usize, limit: usize) -> Result<(), Error> {
     if count > limit { Err(Error::TooLarge { what, count, limit }) } else { Ok(()) }
 }
 
-fn unknown(what: &'static str, name: impl Into<String>) -> Error {
+pub(super) fn unknown(what: &'static str, name: impl Into<String>) -> Error {
     Error::Unknown { what, name: name.into() }
 }
 

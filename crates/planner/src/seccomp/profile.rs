@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::default_profile as policy;
 use super::syscalls::Abi;
-use super::{Arch, Error, Target, json};
+use super::{Arch, Error, Target, artifact, json};
 use crate::capabilities;
 
 /// The largest errno that the kernel returns; larger ones would be reduced to it.
@@ -178,6 +178,24 @@ impl Profile {
     /// Exceeded limits, invalid JSON, unknown words, and everything that would need a listener.
     pub fn parse(json: &[u8]) -> Result<Self, Error> {
         json::parse(json)
+    }
+
+    /// Parses a profile that one from a registry is intersected with. `None` stands for a file without an action and
+    /// without rules, which restricts nothing.
+    ///
+    /// # Errors
+    /// Those of [`Profile::parse`].
+    pub fn parse_base(json: &[u8]) -> Result<Option<Self>, Error> {
+        if json::is_empty(json) { Ok(None) } else { json::parse(json).map(Some) }
+    }
+
+    /// Parses a profile from a registry: the JSON form of the runtime specification alone, with nothing in it that this
+    /// build does not know.
+    ///
+    /// # Errors
+    /// Those of [`Profile::parse`]; unknown keys, errors above 4095, and more than 128 entries for one call.
+    pub fn parse_artifact(json: &[u8]) -> Result<Self, Error> {
+        artifact::parse(json)
     }
 
     /// The profile for containers that request the runtime's own (`RuntimeDefault`).

@@ -63,6 +63,11 @@ impl Table {
         self.numbers.values().copied().collect()
     }
 
+    /// The names, in no particular order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.numbers.keys().copied()
+    }
+
     /// The names and numbers, in no particular order.
     #[cfg(test)]
     pub(super) fn entries(&self) -> impl Iterator<Item = (&'static str, u32)> {

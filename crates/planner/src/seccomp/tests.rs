@@ -1,6 +1,8 @@
 //! The compiler, checked with an interpreter of its output and an evaluator of its input.
 
+mod artifacts;
 mod golden;
+mod intersections;
 mod machine;
 mod parsing;
 mod properties;

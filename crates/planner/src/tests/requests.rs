@@ -1,18 +1,19 @@
 //! The requests whose descriptions and plans are saved as text: each is the plainest one, changed in one point.
 
 use wharf_cri_api::v1::security_profile::ProfileType;
+use wharf_cri_api::v1::security_profile_base::BaseType;
 use wharf_cri_api::v1::{
-    Capability, Device, HugepageLimit, IdMapping, ImageSpec, Int64Value, KeyValue, LinuxContainerResources,
-    LinuxContainerSecurityContext, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount,
-    MountPropagation, NamespaceMode, NamespaceOption, PodSandboxMetadata, SecurityProfile, Signal,
-    SupplementalGroupsPolicy, UserNamespace,
+    Capability, CgroupMountMode, CgroupNamespace, Device, HugepageLimit, IdMapping, ImageSpec, Int64Value,
+    KeyValue, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
+    LinuxSandboxSecurityContext, Mount, MountPropagation, NamespaceMode, NamespaceOption, PodSandboxMetadata,
+    SecurityProfile, SecurityProfileBase, Signal, SupplementalGroupsPolicy, UserNamespace,
 };
 use wharf_isolation::DeviceNode;
 use wharf_sys::mount::Propagation;
 use wharf_types::ContainerPath;
 
 use super::{Asked, host};
-use crate::{MountSource, Unread};
+use crate::{MountSource, Switch, Unread};
 
 /// A change of the plainest request.
 pub(crate) struct Case {
@@ -196,6 +197,14 @@ pub(crate) const CASES: &[Case] = &[
             ..NamespaceOption::default()
         });
     }),
+    case("namespaces", "the host's cgroups", |asked| cgroups(asked, NODE)),
+    case("namespaces", "a privileged container with cgroups of its own", |asked| {
+        privileged(asked);
+        cgroups(asked, NamespaceMode::Container.into());
+    }),
+    case("namespaces", "cgroups to be written", |asked| {
+        asked.security().cgroup_mount_mode = CgroupMountMode::ReadWrite.into();
+    }),
     // User namespaces.
     case("users", "a user namespace", |asked| users(asked, 65_536)),
     case("users", "one on the host's network", |asked| {
@@ -262,6 +271,15 @@ pub(crate) const CASES: &[Case] = &[
     }),
     case("confinement", "a seccomp profile of the host", |asked| {
         asked.security().seccomp = profile(ProfileType::Localhost, "/profiles/p.json");
+        asked.facts.seccomp_profile = Some(Ok(LOCAL_PROFILE.as_bytes().to_vec()));
+    }),
+    case("confinement", "a seccomp profile from a registry", |asked| {
+        asked.security().seccomp = from_registry(None);
+        asked.profile = Some(ARTIFACT.as_bytes().to_vec());
+    }),
+    case("confinement", "a seccomp profile from a registry on one of the host", |asked| {
+        asked.security().seccomp = from_registry(Some((BaseType::Localhost, "/profiles/p.json")));
+        asked.profile = Some(ARTIFACT.as_bytes().to_vec());
         asked.facts.seccomp_profile = Some(Ok(LOCAL_PROFILE.as_bytes().to_vec()));
     }),
     case("confinement", "paths of its own", |asked| {
@@ -389,6 +407,22 @@ pub(crate) const CASES: &[Case] = &[
     case("refused", "a seccomp profile by a relative path", |asked| {
         asked.security().seccomp = profile(ProfileType::Localhost, "p.json");
     }),
+    case("refused", "a seccomp profile from a registry that was not read", |asked| {
+        asked.security().seccomp = from_registry(None);
+    }),
+    case("refused", "a seccomp profile from a registry that is invalid", |asked| {
+        asked.security().seccomp = from_registry(None);
+        asked.profile = Some(b"{}".to_vec());
+    }),
+    case("refused", "a seccomp profile from a registry on one that cannot be read", |asked| {
+        asked.security().seccomp = from_registry(Some((BaseType::Localhost, "/profiles/p.json")));
+        asked.profile = Some(ARTIFACT.as_bytes().to_vec());
+        asked.facts.seccomp_profile = Some(Err(Unread::invalid("No such file or directory")));
+    }),
+    case("refused", "cgroups to be written where the host's are not kept apart", |asked| {
+        asked.security().cgroup_mount_mode = CgroupMountMode::ReadWrite.into();
+        asked.places.cgroup.delegation = Switch::Off;
+    }),
     case("refused", "a target that is no container", |asked| {
         asked.security().namespace_options =
             Some(NamespaceOption { pid: NamespaceMode::Target.into(), ..NamespaceOption::default() });
@@ -397,6 +431,15 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 const NODE: i32 = NamespaceMode::Node as i32;
+
+/// It allows a call that the other profiles refuse, and refuses one that they allow.
+const ARTIFACT: &str = r#"{
+    "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X32"],
+    "syscalls": [
+        {"names": ["read"], "action": "SCMP_ACT_ERRNO", "errnoRet": 13},
+        {"names": ["unshare"], "action": "SCMP_ACT_ALLOW"},
+        {"names": ["socket"], "action": "SCMP_ACT_KILL_PROCESS",
+         "args": [{"index": 0, "value": 2, "op": "SCMP_CMP_GE"}, {"index": 1, "value": 3, "op": "SCMP_CMP_EQ"}]}]}"#;
 
 const LOCAL_PROFILE: &str = r#"{
     "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 38, "architectures": ["SCMP_ARCH_X86_64"],
@@ -504,6 +547,25 @@ fn ids(length: u32) -> IdMapping {
     IdMapping { host_id: 100_000, container_id: 0, length }
 }
 
+fn cgroups(asked: &mut Asked, mode: i32) {
+    let cgroupns_options = Some(CgroupNamespace { mode });
+    asked.security().namespace_options =
+        Some(NamespaceOption { cgroupns_options, ..NamespaceOption::default() });
+}
+
+fn from_registry(base: Option<(BaseType, &str)>) -> Option<SecurityProfile> {
+    let base =
+        base.map(|(kind, path)| SecurityProfileBase { r#type: kind.into(), localhost_ref: path.to_owned() });
+    let oci_ref = format!("registry.test/profile@sha256:{}", "ab".repeat(32));
+    Some(SecurityProfile {
+        profile_type: ProfileType::Oci.into(),
+        oci_ref,
+        base_profile: base,
+        ..Default::default()
+    })
+}
+
 fn profile(kind: ProfileType, path: &str) -> Option<SecurityProfile> {
-    Some(SecurityProfile { profile_type: kind.into(), localhost_ref: path.to_owned() })
+    let (profile_type, localhost_ref) = (kind.into(), path.to_owned());
+    Some(SecurityProfile { profile_type, localhost_ref, ..SecurityProfile::default() })
 }

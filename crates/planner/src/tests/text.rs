@@ -19,6 +19,7 @@ pub(super) fn lines(asked: &Asked) -> Vec<String> {
         lines.extend(of_limits(&limits));
         lines.extend(of_plan(&plan));
         lines.push(format!("stop signal: {}", description.extra.stop_signal));
+        lines.push(format!("delegation of the cgroup: {:?}", description.extra.delegation));
         Ok::<_, crate::Refusal>(lines)
     };
     decide().unwrap_or_else(|refusal| vec![format!("{:?}: {refusal}", refusal.kind())])

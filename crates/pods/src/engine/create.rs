@@ -11,7 +11,7 @@ use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_host::{self as host, Images, Site, earlier};
 use wharf_images::LayerLease;
 use wharf_isolation::Plan;
-use wharf_planner::{self as planner, ContainerKey, Description, Extra, Places, Request};
+use wharf_planner::{self as planner, ContainerKey, Description, Extra, Places, Request, Switch};
 use wharf_records::{ContainerRecord, save_spec};
 use wharf_supervision::HeldPaths;
 use wharf_types::{ContainerId, ContainerState, Timings};
@@ -28,6 +28,7 @@ struct Prepared {
     plan: Plan,
     record: ContainerRecord,
     cgroup: Cgroup,
+    delegation: Switch,
     leases: Vec<LayerLease>,
     timings: Timings,
 }
@@ -63,9 +64,10 @@ impl Engine {
     pub async fn create_container(
         self: &Arc<Self>,
         pod: &str,
-        config: ContainerConfig,
+        mut config: ContainerConfig,
         now: &PodSandboxConfig,
     ) -> Result<ContainerId, Error> {
+        planner::fill_seccomp(&mut config, &self.options.defaults);
         let pod = self.pod(pod)?;
         planner::check_privilege(&config, [pod.config(), now])?;
         let key = ContainerKey::of(pod.id(), &config)?;
@@ -140,7 +142,8 @@ impl Engine {
 
     /// Records a complete container.
     fn complete(&self, pod: &Pod, id: ContainerId, prepared: Prepared) -> Result<Container, Error> {
-        let Prepared { record, cgroup, leases, timings, .. } = prepared;
+        let Prepared { record, cgroup, delegation, leases, timings, .. } = prepared;
+        host::delegate(&cgroup, delegation, (record.uid, &pod.namespaces()))?;
         let path = self.parts.layout.container_record(pod.id(), &id);
         timings.time("record of the whole container", || record.save(&path))?;
         let layers = Layers::leased(leases, Arc::clone(&self.parts.images));
@@ -162,8 +165,8 @@ impl Engine {
         let decide = || self.decide(pod, &asked);
         let decision = timings.time("description and plan", decide)?;
         let cgroup = self.make(pod, id, &decision, &timings)?;
-        let Decision { plan, record, .. } = decision;
-        Ok(Prepared { plan, record, cgroup, leases: images.into_leases(), timings })
+        let Decision { plan, record, extra: Extra { delegation, .. }, .. } = decision;
+        Ok(Prepared { plan, record, cgroup, delegation, leases: images.into_leases(), timings })
     }
 
     /// Decides everything about a container. The only things made are directories of the host that are to be mounted
@@ -187,8 +190,8 @@ impl Engine {
         let Asked { id, config: container, images, .. } = *asked;
         let mounted = &images.mounted_layers(planner::user_namespace(&pod.namespaces())?);
         let (pod_id, pod, image) = (pod.id(), pod.config(), &images.own.config);
-        let defaults = &self.options.defaults;
-        let request = Request { pod_id, pod, id, container, image, mounted, defaults };
+        let (defaults, profile) = (&self.options.defaults, images.profile.as_deref().map(str::as_bytes));
+        let request = Request { pod_id, pod, id, container, image, mounted, profile, defaults };
         let facts = host::facts(&request, &self.machine)?;
         Ok(planner::describe(&request, &facts, &places)?)
     }

@@ -116,10 +116,14 @@ impl Engine {
         self.blocking(pod, move |engine, pod| engine.join_network_blocking(pod, netns.as_fd(), &ports)).await
     }
 
+    /// Decides everything about a pod. What its request names must be here.
+    fn plan_pod(&self, config: &PodSandboxConfig) -> Result<PodPlan, Error> {
+        host::check_profile(&self.parts.images, config)?;
+        Ok(planner::plan_pod(config, host::names(config), &self.options.defaults)?)
+    }
+
     fn build_blocking(&self, pod: &Pod) -> Result<Built, Error> {
-        let config = pod.config();
-        let plan = planner::plan_pod(config, host::names(config), &self.options.defaults)?;
-        let PodPlan { namespaces, files, ports } = plan;
+        let PodPlan { namespaces, files, ports } = self.plan_pod(pod.config())?;
         let directory = self.parts.layout.pod(pod.id());
         let timings = pod.timings();
         timings.time("record and directories", || self.intend_pod(pod, &directory))?;

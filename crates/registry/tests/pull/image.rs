@@ -137,6 +137,33 @@ impl Content {
         content
     }
 
+    /// An artifact of one seccomp profile; `change` makes its manifest another one.
+    pub(crate) fn profile(profile: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Self {
+        let mut content = Self::default();
+        let digest = sha256(profile);
+        let config = serde_json::json!({
+            "mediaType": "application/vnd.cncf.seccomp-profile.config.v1+json", "digest": sha256(b"{}").to_string(),
+            "size": 2,
+        });
+        let layer = serde_json::json!({
+            "mediaType": "application/json", "digest": digest.to_string(), "size": profile.len(),
+        });
+        let mut manifest = serde_json::json!({
+            "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config, "layers": [layer],
+        });
+        change(&mut manifest);
+        let manifest = manifest.to_string().into_bytes();
+        content.put(&format!("blobs/{digest}"), "application/octet-stream", profile.to_vec());
+        content.manifest = Some(sha256(&manifest));
+        content.put(&format!("manifests/{}", sha256(&manifest)), OCI_MANIFEST, manifest);
+        content
+    }
+
+    /// The digest of the manifest, as the end of a reference.
+    pub(crate) fn pinned(&self) -> String {
+        format!("@{}", self.manifest.as_ref().unwrap())
+    }
+
     /// Puts an index, which gets the tag, in front of the image, and returns the index's digest.
     pub(crate) fn indexed(mut self, tag: &str) -> (Self, Digest) {
         let manifest = self.manifest.clone().unwrap();

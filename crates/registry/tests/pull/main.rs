@@ -15,6 +15,8 @@ mod image;
 #[cfg(test)]
 mod mirrors;
 #[cfg(test)]
+mod profiles;
+#[cfg(test)]
 mod proxies;
 #[cfg(test)]
 mod server;

@@ -97,5 +97,15 @@ pub(super) fn profile(config: &mut ContainerConfig, path: &str) {
     security(config).seccomp = Some(SecurityProfile {
         profile_type: security_profile::ProfileType::Localhost.into(),
         localhost_ref: path.to_owned(),
+        ..SecurityProfile::default()
     });
+}
+
+/// A profile from a registry, by a name that is nowhere.
+pub(super) fn from_registry() -> SecurityProfile {
+    SecurityProfile {
+        profile_type: security_profile::ProfileType::Oci.into(),
+        oci_ref: format!("registry.test/profile@sha256:{}", "0".repeat(64)),
+        ..SecurityProfile::default()
+    }
 }

@@ -6,8 +6,8 @@ use tonic::Code;
 use wharf_cri_api::v1::*;
 
 use super::cases::{
-    CONTAINER, Case, NODE, POD, TARGET, apparmor_by_name, bind, device, ids, labels, own_namespaces, profile,
-    resources, users,
+    CONTAINER, Case, NODE, POD, TARGET, apparmor_by_name, bind, device, from_registry, ids, labels,
+    own_namespaces, profile, resources, users,
 };
 use crate::client::security;
 
@@ -242,8 +242,11 @@ pub(super) const CONTAINERS: &[Case<ContainerConfig>] = &[
         "LinuxContainerSecurityContext.apparmor",
         |config| {
             let profile_type = security_profile::ProfileType::Localhost.into();
-            security(config).apparmor =
-                Some(SecurityProfile { profile_type, localhost_ref: "nowhere".to_owned() });
+            security(config).apparmor = Some(SecurityProfile {
+                profile_type,
+                localhost_ref: "nowhere".to_owned(),
+                ..Default::default()
+            });
         },
         Code::InvalidArgument,
         "apparmor",
@@ -277,6 +280,77 @@ pub(super) const CONTAINERS: &[Case<ContainerConfig>] = &[
         },
         Code::InvalidArgument,
         "seccomp",
+    ),
+    (
+        "SecurityProfile.oci_ref",
+        |config| security(config).seccomp = Some(from_registry()),
+        Code::NotFound,
+        "seccomp profile",
+    ),
+    (
+        "SecurityProfile.oci_ref",
+        |config| {
+            security(config).seccomp = Some(SecurityProfile { oci_ref: String::new(), ..from_registry() })
+        },
+        Code::InvalidArgument,
+        "oci_ref",
+    ),
+    (
+        "SecurityProfile.oci_ref",
+        |config| security(config).seccomp = Some(SecurityProfile { profile_type: 0, ..from_registry() }),
+        Code::InvalidArgument,
+        "oci_ref is for the type OCI",
+    ),
+    (
+        "SecurityProfile.oci_ref",
+        |config| security(config).apparmor = Some(from_registry()),
+        Code::InvalidArgument,
+        "apparmor",
+    ),
+    (
+        "SecurityProfile.base_profile",
+        |config| {
+            let base_profile = Some(SecurityProfileBase::default());
+            security(config).seccomp = Some(SecurityProfile { base_profile, ..SecurityProfile::default() });
+        },
+        Code::InvalidArgument,
+        "base_profile is for the type OCI",
+    ),
+    (
+        "SecurityProfileBase.*",
+        |config| {
+            let base = SecurityProfileBase { r#type: 1, ..SecurityProfileBase::default() };
+            security(config).seccomp = Some(SecurityProfile { base_profile: Some(base), ..from_registry() });
+        },
+        Code::InvalidArgument,
+        "base_profile",
+    ),
+    (
+        "CgroupNamespace.mode",
+        |config| own_namespaces(config).cgroupns_options = Some(CgroupNamespace::default()),
+        Code::InvalidArgument,
+        "cgroupns_options",
+    ),
+    (
+        "CgroupNamespace.mode",
+        |config| own_namespaces(config).cgroupns_options = Some(CgroupNamespace { mode: TARGET }),
+        Code::InvalidArgument,
+        "cgroupns_options",
+    ),
+    (
+        "LinuxContainerSecurityContext.cgroup_mount_mode",
+        |config| security(config).cgroup_mount_mode = 99,
+        Code::InvalidArgument,
+        "cgroup_mount_mode",
+    ),
+    (
+        "LinuxContainerSecurityContext.cgroup_mount_mode",
+        |config| {
+            security(config).cgroup_mount_mode = CgroupMountMode::ReadWrite.into();
+            own_namespaces(config).cgroupns_options = Some(CgroupNamespace { mode: NODE });
+        },
+        Code::InvalidArgument,
+        "cgroup_mount_mode",
     ),
     (
         "LinuxContainerSecurityContext.supplemental_groups_policy",

@@ -4,7 +4,8 @@ use tonic::Code;
 use wharf_cri_api::v1::*;
 
 use super::cases::{
-    CONTAINER, Case, NODE, POD, TARGET, cgroup_parent, id_mapping, labels, namespaces, port, sysctl, users,
+    CONTAINER, Case, NODE, POD, TARGET, cgroup_parent, from_registry, id_mapping, labels, namespaces, port,
+    sysctl, users,
 };
 use crate::client::pod_security;
 
@@ -197,6 +198,32 @@ pub(super) const PODS: &[Case<PodSandboxConfig>] = &[
         },
         Code::InvalidArgument,
         "apparmor",
+    ),
+    (
+        "SecurityProfile.oci_ref",
+        |config| pod_security(config).seccomp = Some(from_registry()),
+        Code::NotFound,
+        "seccomp profile",
+    ),
+    (
+        "SecurityProfile.oci_ref",
+        |config| pod_security(config).apparmor = Some(from_registry()),
+        Code::InvalidArgument,
+        "apparmor",
+    ),
+    (
+        "SecurityProfile.oci_ref",
+        |config| {
+            pod_security(config).seccomp = Some(SecurityProfile { oci_ref: String::new(), ..from_registry() })
+        },
+        Code::InvalidArgument,
+        "oci_ref",
+    ),
+    (
+        "NamespaceOption.cgroupns_options",
+        |config| namespaces(config).cgroupns_options = Some(CgroupNamespace { mode: CONTAINER }),
+        Code::InvalidArgument,
+        "cgroupns_options",
     ),
 ];
 

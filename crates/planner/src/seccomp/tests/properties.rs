@@ -101,7 +101,7 @@ fn rule() -> impl Strategy<Value = Rule> {
     )
 }
 
-fn profile() -> impl Strategy<Value = Profile> {
+pub(super) fn profile() -> impl Strategy<Value = Profile> {
     let abis = || subsequence(ABIS.to_vec(), 0..=5);
     let architectures = prop_oneof![
         abis().prop_map(Architectures::Listed),
@@ -115,7 +115,7 @@ fn profile() -> impl Strategy<Value = Profile> {
     })
 }
 
-fn target() -> impl Strategy<Value = Target> {
+pub(super) fn target() -> impl Strategy<Value = Target> {
     let arch = select(vec![Arch::X86_64, Arch::Aarch64]);
     (arch, 0_u64..8, (4_u32..7, 0_u32..3)).prop_map(|(arch, capabilities, kernel)| Target {
         arch,
@@ -124,7 +124,7 @@ fn target() -> impl Strategy<Value = Target> {
     })
 }
 
-fn call() -> impl Strategy<Value = Call> {
+pub(super) fn call() -> impl Strategy<Value = Call> {
     let named =
         (select(ABIS.as_slice()), select(NAMES.as_slice()), -1_i32..2).prop_map(|(abi, name, shift)| {
             let number = abi.table().number(name).unwrap_or(0);
