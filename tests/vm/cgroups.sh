@@ -22,6 +22,8 @@ see_cgroups() {
     see 'a device that was asked for can, as asked' device_asked
     see 'a privileged container opens any device' device_privileged
     see 'device filters stay when wharfd is started again' device_after_restart
+    see 'a container manages cgroups below its own, and not its own' managed_cgroup
+    see "a container can see the host's cgroups, and change none" hosts_cgroups
     see 'cgroups are gone with containers and pods' cgroups_are_removed
     see "a pod below the kubelet's cgroup stays within it" kubelet_cgroup
 }
@@ -180,6 +182,45 @@ device_after_restart() {
     crictl update --memory 104857600 "$(of cgroups limited)"
     refused 'Operation not permitted' reads_disk "$(of cgroups limited)"
     inside "$(of cgroups device)" dd if=/dev/disk of=/dev/null bs=512 count=1
+}
+
+# moved ID: divides a container's cgroup as an init system would: all processes are in cgroups below, which get controllers.
+moved() {
+    inside "$1" sh -c 'cd /sys/fs/cgroup && mkdir part && echo 1 >part/cgroup.procs && echo +memory >cgroup.subtree_control &&
+        echo 16777216 >part/memory.max && grep -q 1 part/cgroup.procs'
+}
+
+managed_cgroup() {
+    local id own
+    id=$(wharf run --detach --name managed --cgroup-write --memory 64m --user 1000:1000 "$image" sleep 100000)
+    own=$(cgroup_of "$(status "$id" .info.pid)")
+    [[ $(inside "$id" cat /proc/1/cgroup) = 0::/ ]]
+    moved "$id"
+    [[ $(<"$own/part/memory.max") = 16777216 ]]
+    refused 'ermission denied' inside "$id" sh -c 'echo max >/sys/fs/cgroup/memory.max'
+    [[ $(<"$own/memory.max") = 67108864 ]]
+    # A command still finds its place, and the figures are those of the whole.
+    [[ $(inside "$id" id -u) = 1000 ]]
+    crictl stats --output json --id "$id" | jq --exit-status '.stats[0].memory.workingSetBytes.value | tonumber > 0'
+    wharf rm --force managed
+    [[ ! -e $own ]]
+    # The root user of a container is not above the limits of its own cgroup either.
+    id=$(wharf run --detach --name managed --cgroup-write --memory 64m "$image" sleep 100000)
+    refused 'ermitted' inside "$id" sh -c 'echo max >/sys/fs/cgroup/memory.max'
+    moved "$id"
+    wharf rm --force managed
+}
+
+hosts_cgroups() {
+    local id
+    id=$(wharf run --detach --name seen --cgroupns host "$image" sleep 100000)
+    [[ $(inside "$id" cat /proc/1/cgroup) = 0::/wharf/*/"$id" ]]
+    inside "$id" test -d /sys/fs/cgroup/system.slice
+    refused 'Read-only file system' inside "$id" mkdir /sys/fs/cgroup/made
+    wharf rm --force seen
+    refused 'cgroup_mount_mode' wharf run --rm --cgroupns host --cgroup-write "$image" true
+    # No mount has taken the option away from the host's.
+    grep --quiet ' - cgroup2 .*nsdelegate' /proc/self/mountinfo
 }
 
 cgroups_are_removed() {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 mod groups;
 mod values;
@@ -212,6 +212,15 @@ Example:
     },
 }
 
+/// Whose cgroups a container sees.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Whose {
+    /// Its own
+    Own,
+    /// This machine's
+    Host,
+}
+
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Run {
@@ -290,6 +299,12 @@ pub(crate) struct Run {
     /// Give the container full access to this machine
     #[arg(long, help_heading = "Limits")]
     pub(crate) privileged: bool,
+    /// Show the container its own cgroups, or this machine's
+    #[arg(long, value_name = "WHOSE", help_heading = "Limits")]
+    pub(crate) cgroupns: Option<Whose>,
+    /// Let the container divide its cgroup among its processes
+    #[arg(long, help_heading = "Limits")]
+    pub(crate) cgroup_write: bool,
     /// Give the pod users of its own: its root is an ordinary user of this machine, the one of number ID
     #[arg(long, value_name = "ID[:COUNT]", num_args = 0..=1, require_equals = true, default_missing_value = "any")]
     #[arg(help_heading = "Limits")]

@@ -5,14 +5,14 @@ use std::io::Read;
 use std::path::Path;
 
 use wharf_cri_api::v1::{
-    Capability, ContainerConfig, ContainerMetadata, ImageSpec, Int64Value, KeyValue, LinuxContainerConfig,
-    LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
-    LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption, PodSandbox, PodSandboxConfig,
-    PodSandboxMetadata, SecurityProfile, UserNamespace, security_profile::ProfileType,
+    Capability, CgroupMountMode, CgroupNamespace, ContainerConfig, ContainerMetadata, ImageSpec, Int64Value,
+    KeyValue, LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext,
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption, PodSandbox,
+    PodSandboxConfig, PodSandboxMetadata, SecurityProfile, UserNamespace, security_profile::ProfileType,
 };
 use wharf_types::{MASKED_PATHS, READONLY_PATHS, Reference};
 
-use crate::args::{Cpus, Env, ImageMount, Run, UserName, Users};
+use crate::args::{Cpus, Env, ImageMount, Run, UserName, Users, Whose};
 use crate::error::Error;
 use crate::find::{self, Listing, container_name, runs};
 
@@ -134,6 +134,16 @@ fn namespaces(run: &Run) -> NamespaceOption {
     }
 }
 
+/// The pod's namespaces, and the cgroups that the container sees.
+fn own_namespaces(run: &Run) -> NamespaceOption {
+    let mode = run.cgroupns.map(|whose| match whose {
+        Whose::Own => NamespaceMode::Container,
+        Whose::Host => NamespaceMode::Node,
+    });
+    let cgroupns_options = mode.map(|mode| CgroupNamespace { mode: mode.into() });
+    NamespaceOption { cgroupns_options, ..namespaces(run) }
+}
+
 fn user_namespace(users: Users, random: &str) -> UserNamespace {
     let mapping = users.mapping(u16::from_str_radix(&random[..4], 16).unwrap_or_default());
     UserNamespace { mode: NamespaceMode::Pod.into(), uids: vec![mapping], gids: vec![mapping] }
@@ -169,7 +179,12 @@ fn security(run: &Run) -> LinuxContainerSecurityContext {
             ..Capability::default()
         }),
         privileged: run.privileged,
-        namespace_options: Some(namespaces(run)),
+        namespace_options: Some(own_namespaces(run)),
+        cgroup_mount_mode: if run.cgroup_write {
+            CgroupMountMode::ReadWrite.into()
+        } else {
+            CgroupMountMode::Unspecified.into()
+        },
         run_as_user,
         run_as_group: user.and_then(|user| user.group).map(id),
         run_as_username,
@@ -285,8 +300,25 @@ mod tests {
     }
 
     #[test]
+    fn the_view_of_cgroups_is_the_containers() {
+        let asked = |arguments: &str| {
+            let run = parsed(arguments);
+            let pods = pod(&run, "p", &"0".repeat(32)).linux.unwrap().security_context.unwrap();
+            assert_eq!(pods.namespace_options.unwrap().cgroupns_options, None);
+            let security = security(&run);
+            let options = security.namespace_options.as_ref().unwrap().cgroupns_options;
+            (options.map(|options| options.mode()), security.cgroup_mount_mode())
+        };
+        assert_eq!(asked("x"), (None, CgroupMountMode::Unspecified));
+        assert_eq!(asked("--cgroupns own x").0, Some(NamespaceMode::Container));
+        assert_eq!(asked("--cgroupns host x").0, Some(NamespaceMode::Node));
+        assert_eq!(asked("--cgroup-write x").1, CgroupMountMode::ReadWrite);
+    }
+
+    #[test]
     fn contradictions_are_refused() {
         for bad in [
+            "--cgroupns pod x",
             "--userns=x x",
             "--userns=1:0 x",
             "--pod a --userns x",
