@@ -61,6 +61,8 @@ mod line;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod mounts;
 #[cfg(test)]
 mod older;

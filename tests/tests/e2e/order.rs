@@ -30,6 +30,7 @@ async fn told(
         let event = events.message().await.unwrap().expect("events go on");
         let (id, kind) = (event.container_id.clone(), event.container_event_type());
         let shown = |status: &ContainerStatus| status.id == id;
+        assert!(event.pod_sandbox_status.is_some() && event.created_at > 0, "{event:?}");
         if let (Some(status), STARTED) = (event.containers_statuses.iter().find(|one| shown(one)), kind) {
             assert_ne!(status.state(), ContainerState::ContainerCreated, "it says it has started");
         }
@@ -61,6 +62,29 @@ fn short_lives_are_told_once_and_in_order() {
         assert_eq!(all.len(), 16 * 4 + 1);
         for (id, kinds) in all {
             assert_eq!(kinds, [CREATED, STARTED, STOPPED, DELETED], "{id}");
+        }
+    });
+}
+
+#[test]
+fn listeners_that_are_slow_miss_nothing() {
+    run(async |world| {
+        let client = &world.client;
+        let mut listeners = join_all((0..8).map(|_| listen(client))).await;
+        for number in 0..16 {
+            let pod = client.run(&client.pod(&format!("heard-{number}"))).await.unwrap();
+            client.launch(&pod, &client.container("main", "true")).await.unwrap();
+            client.down(&pod).await.unwrap();
+        }
+        let last = client.run(&client.pod("last")).await.unwrap();
+        client.down(&last).await.unwrap();
+        // Nobody has read anything until now.
+        for events in &mut listeners {
+            let all = told(events, &last).await;
+            assert_eq!(all.len(), 16 * 2 + 1);
+            for (id, kinds) in all {
+                assert_eq!(kinds, [CREATED, STARTED, STOPPED, DELETED], "{id}");
+            }
         }
     });
 }
