@@ -39,7 +39,7 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
         bail!("a wharfd is serving {}: stop it first", config.socket.display());
     }
     let node = Node::open(config).await?;
-    node.engine.recover().await;
+    node.engine.recover().await.context("cannot take over the pods")?;
     node.engine.tidy().await;
     let pods = node.engine.pods();
     let running: Vec<_> = pods.iter().filter(|pod| pod.is_ready()).map(|pod| name(pod)).collect();

@@ -136,8 +136,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!(error = wharf_types::chain(error), "pods cannot have user namespaces");
     }
     let puller = Arc::new(wharf_registry::Puller::new(Arc::clone(&images), config.registry()?));
-    engine.recover().await;
-    tokio::spawn(Arc::clone(&engine).keep_tidy());
+    match engine.recover().await {
+        Ok(()) => drop(tokio::spawn(Arc::clone(&engine).keep_tidy())),
+        Err(error) => tracing::error!(
+            error = wharf_types::chain(&error),
+            "cannot list the pods of an earlier wharfd: nothing that it left is removed until the next start"
+        ),
+    }
     tokio::spawn(Arc::clone(&engine).free_addresses());
     tokio::spawn(Arc::clone(&engine).measure_layers());
     let json = serde_json::to_string(&config)?;

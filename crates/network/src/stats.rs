@@ -2,7 +2,8 @@
 //! through a socket that was opened once inside the pod's namespace.
 
 use std::collections::HashMap;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use wharf_types::PodId;
@@ -60,6 +61,17 @@ impl StatsSocket {
     pub fn open(netns: BorrowedFd<'_>) -> Result<Self, Error> {
         let socket = netns::inside(netns, || Socket::open(Family::Route))??;
         Ok(Self { socket })
+    }
+
+    /// Opens the socket in a namespace by the path at which it is pinned; `None` if none is pinned there.
+    ///
+    /// # Errors
+    /// Those of [`StatsSocket::open`].
+    pub fn pinned(path: &Path) -> Result<Option<Self>, Error> {
+        match netns::is_pinned(path)? {
+            true => Self::open(netns::open(path)?.as_fd()).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// Reads the counters of every interface except `lo`, or of the first 64 if there are more, with one request to the

@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use crate::record::{self, Durability, Error, Format, Staged};
 
@@ -79,6 +80,23 @@ fn load_once<T: Content>(path: &Path) -> Result<T, Error> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// The ids among the names in a directory; none if it does not exist.
+///
+/// # Errors
+/// [`Error::Io`]. The directory may be full of records then, so nobody may act as if it were empty.
+pub fn ids<Id: FromStr>(directory: &Path) -> Result<Vec<Id>, Error> {
+    let fail = |source| Error::Io { operation: "listing", path: directory.to_owned(), source };
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(fail)?,
+    };
+    let mut ids = Vec::new();
+    for entry in entries {
+        ids.extend(entry.map_err(fail)?.file_name().to_str().and_then(|name| name.parse().ok()));
+    }
+    Ok(ids)
 }
 
 /// The directory for damaged files.
@@ -305,6 +323,17 @@ mod tests {
 
     fn open(root: &Path) -> Records<Word> {
         Records::open(root.join("words"), Quarantine::new(root.join("quarantine"))).unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_listed_is_not_taken_for_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(ids::<u8>(&dir.path().join("none")).unwrap(), []);
+        for name in ["7", "no-id"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert_eq!(ids::<u8>(dir.path()).unwrap(), [7]);
+        assert!(matches!(ids::<u8>(&dir.path().join("7")), Err(Error::Io { operation: "listing", .. })));
     }
 
     #[test]

@@ -183,7 +183,7 @@ impl Engine {
         };
         let addresses = self.parts.network.attach(&attachment).stage("attaching the pod to the network")?;
         if !self.parts.network.counts(pod.id()) {
-            *pod.network_stats() = StatsSocket::open(netns).ok();
+            *pod.network_stats() = Some(StatsSocket::open(netns).stage("counting the pod's traffic")?);
         }
         Ok(addresses)
     }

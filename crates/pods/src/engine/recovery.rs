@@ -6,7 +6,6 @@
 //! that does not respond is in the background: until then its containers count as running. Nothing here keeps the
 //! daemon from starting.
 
-use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,8 +14,8 @@ use wharf_network::StatsSocket;
 use wharf_planner::ContainerKey;
 use wharf_records::{ContainerRecord, Phase, PodRecord, Unreadable};
 use wharf_state::ExitRecord;
-use wharf_state::records::Quarantine;
-use wharf_types::{ContainerId, PodId, chain};
+use wharf_state::records::{Quarantine, ids};
+use wharf_types::{ContainerId, ErrorKind, Failure as _, PodId, chain};
 
 use super::Engine;
 use super::supervision::Reached;
@@ -31,20 +30,27 @@ impl Engine {
     /// Finds the pods of an earlier daemon, and removes the snapshots, links and leases that belong to none. Whatever
     /// else belongs to none is left to [`Engine::tidy`], because removing it may run plugins, which take an unknown
     /// time.
-    pub async fn recover(self: &Arc<Self>) {
+    ///
+    /// # Errors
+    /// The pods cannot be listed. Then nothing may be removed, because it may be a running pod's.
+    pub async fn recover(self: &Arc<Self>) -> Result<(), Error> {
         let directory = self.parts.layout.pods();
-        let ids = blocking(move || Ok(names::<PodId>(&directory))).await.unwrap_or_default();
+        let ids = blocking(move || ids::<PodId>(&directory).stage("listing the pods")).await?;
         futures_util::future::join_all(ids.into_iter().map(|id| self.recover_pod(id))).await;
         self.sweep().await;
+        Ok(())
     }
 
     async fn recover_pod(self: &Arc<Self>, id: PodId) {
         let (engine, own) = (Arc::clone(self), id.clone());
         let found = blocking(move || {
             let record = PodRecord::load(&engine.parts.layout.pod_record(&own));
-            Ok((record, engine.find_containers(&own)))
+            Ok((record, engine.find_containers(&own)?))
         });
-        let Ok((record, containers)) = found.await else { return };
+        let (record, containers) = match found.await {
+            Ok(found) => found,
+            Err(error) => return self.leave_alone(id, &error),
+        };
         match record {
             Ok(record) if record.phase() == Phase::Making => {
                 let pod = Pod::new(id, record.config, record.handler, record.created_at_ns);
@@ -52,15 +58,17 @@ impl Engine {
             }
             Ok(record) => self.recover_made(id, record, containers).await,
             Err(Unreadable::Damaged(error)) => self.quarantine(id, &error.into(), containers).await,
-            Err(Unreadable::LeftAlone(error)) => {
-                tracing::warn!(
-                    pod = id.short(),
-                    error = chain(&error),
-                    "a pod's record cannot be used now: the pod is left alone and not listed"
-                );
-                self.table.reserve(id);
-            }
+            Err(Unreadable::LeftAlone(error)) => self.leave_alone(id, &error.into()),
         }
+    }
+
+    fn leave_alone(&self, id: PodId, error: &Error) {
+        tracing::warn!(
+            pod = id.short(),
+            error = chain(error),
+            "a pod's records cannot be used now: the pod is left alone and not listed"
+        );
+        self.table.reserve(id);
     }
 
     async fn recover_made(self: &Arc<Self>, id: PodId, record: PodRecord, containers: Vec<Found>) {
@@ -88,14 +96,14 @@ impl Engine {
     async fn look_around(self: &Arc<Self>, pod: &Arc<Pod>) {
         let looked = self.blocking(pod, |engine, pod| {
             let addresses = engine.parts.network.addresses(pod.id());
-            let netns = engine.parts.layout.namespace(pod.id(), "net");
-            if !pod.is_host_network() {
-                let opened = wharf_network::open_netns(&netns).ok();
-                *pod.network_stats() = opened.and_then(|netns| StatsSocket::open(netns.as_fd()).ok());
-            }
             let mut state = pod.write_state();
             state.ready = true;
             state.ips = addresses.map(|addresses| addresses.ips).unwrap_or_default();
+            drop(state);
+            if !pod.is_host_network() {
+                let netns = engine.parts.layout.namespace(pod.id(), "net");
+                *pod.network_stats() = StatsSocket::pinned(&netns).stage("counting the pod's traffic")?;
+            }
             Ok(())
         });
         if let Err(error) = looked.await {
@@ -158,8 +166,17 @@ impl Engine {
 
     /// Builds a container from what is left of it on disk and in the kernel.
     fn find(&self, pod: &Pod, id: ContainerId, record: ContainerRecord, cgroup: &CgroupPath) -> Container {
-        let exit = ExitRecord::load(&self.parts.layout.exit_record(pod.id(), &id)).ok();
-        let cgroup = self.parts.cgroups.open(cgroup).ok();
+        let exit = exit_at(&self.parts.layout.exit_record(pod.id(), &id));
+        let cgroup = self.parts.cgroups.open(cgroup).inspect_err(|error| {
+            if error.kind() != ErrorKind::NotFound {
+                tracing::warn!(
+                    container = id.short(),
+                    error = chain(error),
+                    "a container's cgroup cannot be used"
+                );
+            }
+        });
+        let cgroup = cgroup.ok();
         let images = Arc::clone(&self.parts.images);
         let layers = images.lease_paths(record.layers.iter().map(Path::new));
         let layers = Layers::leased(vec![layers], images);
@@ -191,13 +208,13 @@ impl Engine {
         self.table.leave_behind(Arc::clone(pod));
     }
 
-    fn find_containers(&self, pod: &PodId) -> Vec<Found> {
+    fn find_containers(&self, pod: &PodId) -> Result<Vec<Found>, Error> {
         let records = self.parts.layout.container_records(pod);
         let load = |id: ContainerId| {
             let record = ContainerRecord::load(&self.parts.layout.container_record(pod, &id));
             (id, record)
         };
-        names(&records).into_iter().map(load).collect()
+        Ok(ids(&records).stage("listing the pod's containers")?.into_iter().map(load).collect())
     }
 
     /// Removes leases, links and snapshots that belong to no pod.
@@ -207,11 +224,11 @@ impl Engine {
             // No pod is being made yet.
             engine.parts.network.reconcile_builtin(&engine.table.lasting_owners());
             let layout = &engine.parts.layout;
-            let recorded: Vec<ContainerId> = names::<PodId>(&layout.pods())
-                .iter()
-                .flat_map(|pod| names(&layout.container_records(pod)))
-                .collect();
-            let snapshots = engine.parts.snapshots.list().unwrap_or_default();
+            let mut recorded: Vec<ContainerId> = Vec::new();
+            for pod in ids::<PodId>(&layout.pods()).stage("listing the pods")? {
+                recorded.extend(ids(&layout.container_records(&pod)).stage("listing a pod's containers")?);
+            }
+            let snapshots = engine.parts.snapshots.list().stage("listing the snapshots")?;
             for id in snapshots.into_iter().filter(|id| !recorded.contains(id)) {
                 if let Err(error) = engine.parts.snapshots.remove(&id) {
                     let error = chain(&error);
@@ -230,9 +247,15 @@ impl Engine {
     }
 }
 
-/// The ids among the names in a directory.
-#[expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
-fn names<Id: std::str::FromStr>(directory: &Path) -> Vec<Id> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect()
+/// How a container ended, if that is on disk.
+pub(super) fn exit_at(path: &Path) -> Option<ExitRecord> {
+    match ExitRecord::load(path) {
+        Ok(exit) => Some(exit),
+        Err(error) => {
+            if !error.is_missing() {
+                tracing::warn!(error = chain(&error), "how a container ended cannot be read");
+            }
+            None
+        }
+    }
 }

@@ -19,6 +19,7 @@ use wharf_types::{ContainerId, chain};
 use wharf_wire::exit_of;
 use wharf_wire::v1::{self, message::Body};
 
+use super::recovery::exit_at;
 use super::{Engine, KILL_PATIENCE};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking};
@@ -290,7 +291,7 @@ impl Engine {
 
     async fn exit_on_disk(&self, pod: &Pod, container: &Container) -> Option<ExitRecord> {
         let path = self.parts.layout.exit_record(pod.id(), container.id());
-        blocking(move || ExitRecord::load(&path).stage("reading an exit record")).await.ok()
+        blocking(move || Ok(exit_at(&path))).await.ok().flatten()
     }
 
     /// Handles the supervisor's end, whether it died or was asked to exit: its containers have ended, or are ended now.

@@ -40,7 +40,7 @@ fn containers_without_their_supervisor_have_ended_as_is_on_disk() {
         let end = ExitRecord { exit: Exit::Code(3), started_at_ns: 10, finished_at_ns: 20 };
         end.save(&world.layout().exit_record(pod.id(), seen.id())).unwrap();
         let next = world.next_engine();
-        next.recover().await;
+        next.recover().await.unwrap();
         let (found, seen) = next.container(seen.id().as_str()).unwrap();
         assert_eq!(seen.exit(), Exit::Code(3));
         assert_eq!(next.container(unseen.as_str()).unwrap().1.exit(), Exit::Lost);
@@ -67,7 +67,7 @@ async fn recover_with(next: &std::sync::Arc<Engine>, directory: &Path, supervise
             }
         }
     };
-    tokio::join!(next.recover(), accept);
+    tokio::join!(next.recover(), accept).0.unwrap();
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn what_nobody_was_told_of_is_taken_back() {
         let half = ContainerRecord { phase: Phase::Making.into(), groups: Vec::new(), ..container.record() };
         half.save(&path).unwrap();
         let next = world.next_engine();
-        next.recover().await;
+        next.recover().await.unwrap();
         super::world::until(|| !path.exists()).await;
         world.engine.table.remove_container(&pod, &container);
         world.assert_no_container(&pod, "taken back");
@@ -112,13 +112,13 @@ fn a_damaged_record_is_put_aside_and_what_it_meant_is_undone() {
         let container = world.create(&pod).await;
         std::fs::write(world.layout().container_record(pod.id(), container.id()), "nonsense").unwrap();
         let next = world.next_engine();
-        next.recover().await;
+        next.recover().await.unwrap();
         assert_eq!((next.pods().len(), next.containers().len(), quarantined(world)), (1, 0, 1));
         world.engine.table.remove_container(&pod, &container);
         world.assert_no_container(&pod, "undone");
         std::fs::write(world.layout().pod_record(pod.id()), "nonsense").unwrap();
         let next = world.next_engine();
-        next.recover().await;
+        next.recover().await.unwrap();
         assert_eq!((next.pods().len(), quarantined(world)), (0, 2));
         assert!(PodKey::of(pod.config()).is_ok() && next.table.owners().contains(pod.id()));
         next.tidy().await;
@@ -134,12 +134,12 @@ fn what_a_newer_release_recorded_is_left_alone() {
         let path = world.layout().container_record(pod.id(), container.id());
         save_newer::<ContainerRecord>(&path);
         let next = world.next_engine();
-        next.recover().await;
+        next.recover().await.unwrap();
         assert_eq!((next.pods().len(), next.containers().len()), (1, 0));
         assert!(next.pods()[0].is_stranger(container.id()), "its supervisor keeps it");
         save_newer::<PodRecord>(&world.layout().pod_record(pod.id()));
         let next = world.next_engine();
-        next.recover().await;
+        next.recover().await.unwrap();
         next.tidy().await;
         assert!(next.pods().is_empty() && next.table.owners().contains(pod.id()));
         assert!(path.exists() && world.layout().pod_record(pod.id()).exists());
@@ -157,7 +157,7 @@ fn snapshots_of_no_container_are_swept() {
         let stray = wharf_types::ContainerId::from_random([9; 32]);
         let top = world.engine.parts.images.list()[0].layers()[0].clone();
         world.engine.parts.snapshots.prepare(&stray, &top, None).unwrap();
-        world.next_engine().recover().await;
+        world.next_engine().recover().await.unwrap();
         let left = world.engine.parts.snapshots.list().unwrap();
         assert_eq!(left, [container.id().clone()]);
     });
@@ -168,7 +168,30 @@ fn a_state_directory_that_cannot_be_read_keeps_no_daemon_from_starting() {
     alone(async |world| {
         let next = world.next_engine();
         std::fs::remove_dir(world.layout().pods()).unwrap();
-        next.recover().await;
+        next.recover().await.unwrap();
         assert!(next.pods().is_empty() && next.unready().is_none());
+    });
+}
+
+#[test]
+fn what_cannot_be_listed_is_nobodys_to_remove() {
+    alone(async |world| {
+        let (pod, _supervisor) = world.pod().await;
+        let container = world.start(&pod).await;
+        let layout = world.layout();
+        for directory in [layout.container_records(pod.id()), layout.pods()] {
+            let aside = directory.with_file_name("aside");
+            let next = world.next_engine();
+            std::fs::rename(&directory, &aside).unwrap();
+            std::fs::write(&directory, "").unwrap();
+            assert_eq!(next.recover().await.is_err(), directory == layout.pods());
+            assert!(next.pods().is_empty(), "the pod is left alone");
+            assert_eq!(next.parts.snapshots.list().unwrap(), [container.id().clone()]);
+            std::fs::remove_file(&directory).unwrap();
+            std::fs::rename(&aside, &directory).unwrap();
+        }
+        let next = world.next_engine();
+        next.recover().await.unwrap();
+        assert_eq!(next.pods().len(), 1);
     });
 }

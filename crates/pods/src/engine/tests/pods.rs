@@ -120,7 +120,7 @@ fn what_a_crash_left_of_a_pod_is_undone_in_the_background() {
         let (pod, _supervisor) = world.pod().await;
         world.engine.record_pod(&pod, Phase::Making).unwrap();
         let next = world.next_engine();
-        next.recover().await;
+        next.recover().await.unwrap();
         assert!(next.pods().is_empty() && next.table.owners().contains(pod.id()));
         assert!(PodRecord::load(&world.layout().pod_record(pod.id())).is_ok(), "until it is undone");
         next.tidy().await;
