@@ -104,8 +104,9 @@ fn effective_for(sets: &Capabilities, uid: u32) -> Capabilities {
     Capabilities { effective: kept, permitted: kept, ..*sets }
 }
 
-/// While the process may still take a better place than others, and while no filter refuses the calls. Late, because all of
-/// the container's making would be slow with an idle policy. The process that clones that of the program hands them on.
+/// While the process may still take a better place than others, and while no filter refuses the calls. Late, because
+/// all of the container's making would be slow with an idle policy. The process that clones that of the program hands
+/// them on.
 fn set_traits(traits: &Traits) -> Result<(), Error> {
     nix::sys::stat::umask(Mode::from_bits_truncate(traits.umask));
     if let Some(policy) = traits.scheduling {

@@ -218,7 +218,8 @@ pub struct Process {
     pub seccomp_flags: u32,
 }
 
-/// What a program inherits that is neither a right nor a limit. Each but the umask is the supervisor's if it is not set.
+/// What a program inherits that is neither a right nor a limit. Each but the umask is the supervisor's if it is not
+/// set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traits {
     /// The permissions that new files do not get.

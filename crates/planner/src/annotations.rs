@@ -1,5 +1,5 @@
-//! Settings in the annotations of a pod, by the names that CRI-O gave them. They are for whom the node's administrator allows
-//! them; elsewhere they are texts like any other.
+//! Settings in the annotations of a pod, by the names that CRI-O gave them. They count where the node's administrator
+//! allows them; elsewhere they are texts like any other.
 
 use wharf_cri_api::v1::PodSandboxConfig;
 

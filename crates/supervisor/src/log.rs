@@ -1,8 +1,8 @@
 //! The log file of a container, in the CRI's format: `<time> <stream> <P|F> <text>`.
 //!
-//! A line is split at a limit, usually of 16 KiB, and all its parts except the last are marked `P`. A line that is still
-//! incomplete is held back, so that its parts can be marked; the same limit bounds what is held. A last line that never
-//! ends is marked `P`, too: a reader then shows it as the program wrote it.
+//! A line is split at a limit, usually of 16 KiB, and all its parts except the last are marked `P`. A line that is
+//! still incomplete is held back, so that its parts can be marked; the same limit bounds what is held. A last line that
+//! never ends is marked `P`, too: a reader then shows it as the program wrote it.
 //!
 //! A file may have a limit as well. A new one then takes its place under the same name, as readers expect of a log that
 //! is rotated, and what the old one had is gone.

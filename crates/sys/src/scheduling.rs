@@ -1,5 +1,5 @@
-//! How this process is served beside others: processors, disks, and the kernel's manners towards it. All of it is inherited
-//! by the processes that it makes, and survives an exec.
+//! How this process is served beside others: processors, disks, and the kernel's manners towards it. All of it is
+//! inherited by the processes that it makes, and survives an exec.
 
 use nix::errno::Errno;
 
@@ -54,8 +54,8 @@ pub fn set(scheduling: Scheduling) -> Result<()> {
     })
 }
 
-/// Sets the class (1 real-time, 2 best effort, 3 idle) and the level (0 to 7) with which this thread's reads and writes are
-/// served.
+/// Sets the class (1 real-time, 2 best effort, 3 idle) and the level (0 to 7) with which this thread's reads and writes
+/// are served.
 ///
 /// # Errors
 /// EPERM for the real-time class without `CAP_SYS_NICE` or `CAP_SYS_ADMIN`, EINVAL for what is out of range.
