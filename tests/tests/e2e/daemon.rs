@@ -46,7 +46,7 @@ impl Daemon {
              [log]\nlevel = \"debug,h2=warn,hyper_util=warn,tower=warn\"\n\
              [registry]\ncerts_dir = \"{shown}/certs.d\"\n\
              [network]\nbuiltin = \"on\"\ncni_conf_dir = \"{shown}/net.d\"\ncni_bin_dirs = [\"{shown}/plugins\", \"/usr/lib/cni\"]\n",
-            built.shim.display()
+            built.supervisor.display()
         );
         fs::write(dir.join("config.toml"), config).unwrap();
         let child = spawn(dir, &built);

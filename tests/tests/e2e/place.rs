@@ -19,7 +19,7 @@ const INSIDE: &str = "WHARF_E2E_TEST";
 pub(crate) struct Built {
     pub(crate) wharfd: PathBuf,
     pub(crate) wharf: PathBuf,
-    pub(crate) shim: PathBuf,
+    pub(crate) supervisor: PathBuf,
     /// The program that inspects other processes from inside a container.
     pub(crate) onlooker: PathBuf,
     /// The stand-in for a supervisor of an earlier release.
@@ -55,9 +55,9 @@ pub(crate) fn built() -> Built {
     Built {
         wharfd: target.join("debug/wharfd"),
         wharf: target.join("debug/wharf"),
-        shim: target.join(musl()).join("shim/wharf-shim"),
-        onlooker: target.join(musl()).join("shim/examples/onlooker"),
-        earlier: target.join(musl()).join("shim/examples/earlier"),
+        supervisor: target.join(musl()).join("supervisor/wharf-shim"),
+        onlooker: target.join(musl()).join("supervisor/examples/onlooker"),
+        earlier: target.join(musl()).join("supervisor/examples/earlier"),
         images: repository().join("tests/images/out"),
     }
 }
@@ -70,7 +70,7 @@ fn build() -> Built {
     run(cargo().args(["--package", "wharf-daemon", "--package", "wharf-cli"]));
     run(cargo().args(["--package", "wharf-supervisor", "--bins", "--examples"]).args([
         "--profile",
-        "shim",
+        "supervisor",
         "--target",
         &musl(),
     ]));
