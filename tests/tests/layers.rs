@@ -18,7 +18,7 @@ use serde_json::Value;
 /// The crates of each level, lowest first, without the prefix `wharf-`.
 const LEVELS: &[&[&str]] = &[
     &["types", "sys"],
-    &["wire", "state", "cri-api"],
+    &["wire", "state", "cri-api", "programs"],
     &["isolation", "cgroup", "snapshots", "images", "network"],
     &[
         "tasks",

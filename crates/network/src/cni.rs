@@ -22,7 +22,6 @@ use crate::{Attachment, Config, INTERFACE, PodAddresses, PortMapping, Readiness,
 mod capabilities;
 mod config;
 mod error;
-mod exec;
 mod garbage;
 mod input;
 mod plugins;

@@ -1,12 +1,15 @@
 //! The programs of plugins: where they are, and how one is called.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use serde_json::Value;
+use wharf_programs::{self as programs, ExecError};
+use wharf_types::program::DEFAULT_PATH;
 
 use super::input::Input;
-use super::{Action, CniError, exec, result};
+use super::{Action, CniError, result};
 use crate::store::StoreError;
 
 /// How much of a plugin's stderr an error message has, in bytes.
@@ -58,14 +61,14 @@ impl Plugins {
         let (path, input) = (self.inputs.join(execution.subject), execution.input.to_string());
         let ran = Input::write(&path, input.as_bytes(), execution.deadline)
             .and_then(|input| Ok((input.stream()?, input)))
-            .map_err(exec::ExecError::Io)
+            .map_err(ExecError::Io)
             .and_then(|(stream, _until_its_end)| {
-                exec::run(&program, &self.environment(execution), stream, execution.deadline)
+                programs::run(&mut self.command(&program, execution), stream, execution.deadline)
             });
         let output = ran.map_err(|error| match error {
-            exec::ExecError::Io(source) => CniError::Run { plugin: owned(), command, source },
-            exec::ExecError::Deadline => CniError::Deadline { plugin: owned(), command },
-            exec::ExecError::TooLong => CniError::TooLong { plugin: owned(), command },
+            ExecError::Io(source) => CniError::Run { plugin: owned(), command, source },
+            ExecError::Deadline => CniError::Deadline { plugin: owned(), command },
+            ExecError::TooLong => CniError::TooLong { plugin: owned(), command },
         })?;
         if output.status.success() {
             return Ok(output.stdout);
@@ -84,15 +87,26 @@ impl Plugins {
         }
     }
 
-    fn environment(&self, execution: &Execution<'_>) -> Vec<(&'static str, String)> {
+    /// The plugin's environment is its own added to that of this process, which may name a proxy or an API server.
+    fn command(&self, program: &Path, execution: &Execution<'_>) -> Command {
+        #[expect(clippy::disallowed_methods, reason = "the one place that starts CNI plugins")]
+        let mut command = Command::new(program);
+        if std::env::var_os("PATH").is_none() {
+            // A plugin may need other programs.
+            command.env("PATH", DEFAULT_PATH);
+        }
         let dirs: Vec<String> = self.dirs.iter().map(|dir| dir.display().to_string()).collect();
-        let command = ("CNI_COMMAND", execution.action.name().to_owned());
-        [command, ("CNI_PATH", dirs.join(":"))].into_iter().chain(execution.environment.clone()).collect()
+        command
+            .env("CNI_COMMAND", execution.action.name())
+            .env("CNI_PATH", dirs.join(":"))
+            .envs(execution.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir("/");
+        command
     }
 }
 
 /// A failing plugin should print an error as JSON; if it does not, its stderr must do.
-fn failure(plugin: String, command: &'static str, output: &exec::Output) -> CniError {
+fn failure(plugin: String, command: &'static str, output: &programs::Output) -> CniError {
     if let Ok(failure) = serde_json::from_slice::<result::Failure>(&output.stdout) {
         let details =
             if failure.details.is_empty() { String::new() } else { format!(": {}", failure.details) };

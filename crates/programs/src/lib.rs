@@ -1,13 +1,13 @@
-//! Runs one plugin, with limits on time and output, in a process group of its own.
+//! Programs of others that are run to their end: plugins of the network, hooks of containers. Each is in a process group
+//! of its own, and has limits on its time and output. What it is given, and which program it is, is up to the caller.
 //!
-//! Plugins are programs of others and run as root in the host's namespaces; nothing here confines them. What is bounded
-//! is the harm of one that hangs: at its deadline it is killed with everything that it started.
+//! They run as root in the host's namespaces; nothing here confines them. What is bounded is the harm of one that hangs: at
+//! its deadline it is killed with everything that it started.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,26 +15,31 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use wharf_types::program::DEFAULT_PATH;
 
-/// The longest output of a plugin, result or error.
+/// The longest output of a program, on each of its two streams.
 const OUTPUT_LIMIT_BYTES: usize = 1 << 20;
-/// A killed plugin that still exists after this long is stuck in the kernel, and is left behind.
+/// A killed program that still exists after this long is stuck in the kernel, and is left behind.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
-/// The output of a plugin that has exited.
+/// What a program that has exited left.
 #[derive(Debug)]
-pub(crate) struct Output {
-    pub(crate) status: ExitStatus,
-    pub(crate) stdout: Vec<u8>,
-    pub(crate) stderr: Vec<u8>,
+pub struct Output {
+    /// How it exited.
+    pub status: ExitStatus,
+    /// Its standard output, at most 1 MiB.
+    pub stdout: Vec<u8>,
+    /// Its standard error, at most 1 MiB.
+    pub stderr: Vec<u8>,
 }
 
-/// Why a plugin did not exit by itself.
+/// Why a program did not exit by itself.
 #[derive(Debug)]
-pub(crate) enum ExecError {
+pub enum ExecError {
+    /// It could not be started, or not be watched.
     Io(std::io::Error),
+    /// It ran too long.
     Deadline,
+    /// It wrote too much.
     TooLong,
 }
 
@@ -44,27 +49,13 @@ impl From<std::io::Error> for ExecError {
     }
 }
 
-/// Runs the program until it exits. Its environment is this one added to that of this process, which may name a proxy
-/// or an API server. At the deadline, or when it writes too much, it is killed with everything that it started.
-pub(crate) fn run(
-    program: &Path,
-    environment: &[(&str, String)],
-    input: File,
-    deadline: Instant,
-) -> Result<Output, ExecError> {
-    #[expect(clippy::disallowed_methods, reason = "the one place that starts CNI plugins")]
-    let mut command = Command::new(program);
-    if std::env::var_os("PATH").is_none() {
-        // A plugin may need other programs.
-        command.env("PATH", DEFAULT_PATH);
-    }
-    command
-        .envs(environment.iter().map(|(name, value)| (name, value)))
-        .current_dir("/")
-        .process_group(0)
-        .stdin(Stdio::from(input))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+/// Runs a program until it exits. At the deadline, or when it writes too much, it is killed with everything that it
+/// started. What it leaves running otherwise is not waited for.
+///
+/// # Errors
+/// [`ExecError`]; by then it is dead, unless the kernel does not let it die.
+pub fn run(command: &mut Command, input: File, deadline: Instant) -> Result<Output, ExecError> {
+    command.process_group(0).stdin(Stdio::from(input)).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     let result = listen(&mut child, deadline);
     finish(&mut child, result)
@@ -87,7 +78,7 @@ fn listen(child: &mut Child, deadline: Instant) -> Result<Streams, ExecError> {
         let ended = wait.first().and_then(PollFd::any).unwrap_or_default();
         stdout.read()?;
         stderr.read()?;
-        // Output that a process left behind by the plugin may still write is not waited for.
+        // Output that a process left behind by the program may still write is not waited for.
         if ended {
             return Ok((stdout.bytes, stderr.bytes));
         }
@@ -104,7 +95,7 @@ fn finish(child: &mut Child, result: Result<Streams, ExecError>) -> Result<Outpu
     if let Ok(group) = i32::try_from(child.id())
         && let Err(errno) = killpg(Pid::from_raw(group), Signal::SIGKILL)
     {
-        tracing::warn!(%errno, group, "cannot kill a CNI plugin");
+        tracing::warn!(%errno, group, "cannot kill a program that was started");
     }
     let process = pidfd(child)?;
     let mut wait = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
@@ -133,7 +124,7 @@ fn wait_until(wait: &mut [PollFd<'_>], deadline: Instant) -> Result<i32, ExecErr
     }
 }
 
-/// One of the plugin's outputs.
+/// One of the program's outputs.
 struct Stream<P> {
     pipe: P,
     bytes: Vec<u8>,
@@ -173,4 +164,51 @@ fn nonblocking(fd: BorrowedFd<'_>) -> Result<(), ExecError> {
     let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
     fcntl(fd, FcntlArg::F_SETFL(flags)).map_err(std::io::Error::from)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn shell(script: &str, input: &str, patience: Duration) -> Result<Output, ExecError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), input).unwrap();
+        #[expect(clippy::disallowed_methods, reason = "what is tested is the start of programs")]
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]);
+        run(&mut command, File::open(file.path()).unwrap(), Instant::now() + patience)
+    }
+
+    #[test]
+    fn a_program_is_run_to_its_end() {
+        let output = shell("cat; echo error >&2; exit 3", "input", Duration::from_mins(1)).unwrap();
+        assert_eq!((output.status.code(), &*output.stdout, &*output.stderr), (Some(3), &b"input"[..], &b"error\n"[..]));
+    }
+
+    #[test]
+    fn a_program_that_runs_too_long_is_killed_with_what_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let pid = dir.path().join("pid");
+        let script = format!("sleep 1000 & echo $! > {}; wait", pid.display());
+        let error = shell(&script, "", Duration::from_millis(300)).unwrap_err();
+        assert!(matches!(error, ExecError::Deadline), "{error:?}");
+        let pid = std::fs::read_to_string(&pid).unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    }
+
+    #[test]
+    fn a_program_that_writes_too_much_is_killed() {
+        let error = shell("yes", "", Duration::from_mins(1)).unwrap_err();
+        assert!(matches!(error, ExecError::TooLong), "{error:?}");
+    }
+
+    #[test]
+    fn what_a_program_leaves_running_is_not_waited_for() {
+        let begin = Instant::now();
+        let output = shell("sleep 30 & exit 0", "", Duration::from_mins(1)).unwrap();
+        assert!(output.status.success() && begin.elapsed() < Duration::from_secs(20));
+    }
 }
