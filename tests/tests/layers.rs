@@ -79,6 +79,7 @@ const PLANNER_MAY_NAME: &[&str] = &[
     "wharf-cgroup",
     "wharf-network",
     "oci-spec",
+    "regex-lite",
     "serde",
     "serde_json",
     "thiserror",
