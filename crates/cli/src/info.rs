@@ -69,6 +69,8 @@ impl Facts {
             },
             "storage": {"root": info.root, "imageBytes": self.used_bytes},
             "state": info.state,
+            "cdiDirs": info.cdi_dirs,
+            "hookDirs": info.hook_dirs,
             "supervisor": info.supervisor,
         })
     }
@@ -92,6 +94,8 @@ impl Facts {
             ("pods' cgroups", info.cgroup_parent.clone()),
             ("pods' network", network(info)),
             ("supervisor", info.supervisor.clone()),
+            ("CDI devices", directories(&info.cdi_dirs)),
+            ("hooks", directories(&info.hook_dirs)),
         ]);
         let mut text = String::new();
         for (name, value) in lines {
@@ -99,6 +103,11 @@ impl Facts {
         }
         text
     }
+}
+
+/// Where files are looked for; a daemon without such directories does not look.
+fn directories(all: &[String]) -> String {
+    if all.is_empty() { "off".to_owned() } else { format!("from {}", all.join(", ")) }
 }
 
 fn not_ready(condition: &RuntimeCondition) -> String {

@@ -18,7 +18,7 @@ use wharf_registry::{LayerProgress, Phase, Puller};
 use wharf_types::Reference;
 
 use crate::runtime::Streamed;
-use crate::status;
+use crate::status::{self, Fault};
 use crate::view::pod_request;
 
 /// How often a client gets an update: smooth for the eye, cheap for the daemon.
@@ -40,7 +40,7 @@ impl std::fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// Makes the service; `info` returns the daemon's present information.
+    /// Makes the service; `info` returns the daemon's present information, and may wait for a disk.
     #[must_use]
     pub fn new(
         info: impl Fn() -> InfoResponse + Send + Sync + 'static,
@@ -89,7 +89,9 @@ impl AdminService for Admin {
     type PullProgressStream = Streamed<PullProgressResponse>;
 
     async fn info(&self, _request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
-        Ok(Response::new((self.info)()))
+        let info = Arc::clone(&self.info);
+        let asked = tokio::task::spawn_blocking(move || info()).await;
+        asked.map(Response::new).map_err(|_panic| status::of(Fault::Panicked))
     }
 
     async fn requests(

@@ -6,12 +6,22 @@ use anyhow::Context;
 use wharf_cgroup::{Cgroups, Version};
 use wharf_cri_api::admin::InfoResponse;
 use wharf_network::Network;
+use wharf_pods::Engine;
 
 use crate::config::Config;
 
-/// The response to `Info` at any later time: the kubelet's pod CIDR replaces the configured ranges.
-pub(crate) fn now(info: InfoResponse, network: Arc<Network>) -> impl Fn() -> InfoResponse {
-    move || InfoResponse { subnets: network.subnets().to_string(), ..info.clone() }
+/// The response to `Info` at any later time: the kubelet's pod CIDR replaces the configured ranges, and files of others
+/// change. Blocking: it reads these.
+pub(crate) fn now(
+    info: InfoResponse,
+    network: Arc<Network>,
+    engine: Arc<Engine>,
+) -> impl Fn() -> InfoResponse {
+    move || InfoResponse {
+        subnets: network.subnets().to_string(),
+        file_problems: engine.problems_of_additions(),
+        ..info.clone()
+    }
 }
 
 /// The response to `Info` as of the daemon's start.
@@ -41,5 +51,8 @@ pub(crate) fn info(config: &Config, cgroups: &Cgroups) -> anyhow::Result<InfoRes
         mode: network.mode.name().into(),
         subnets: network.subnets.clone(),
         bounding_capabilities: bounding.context("reading this process's capabilities")?,
+        cdi_dirs: config.cdi.spec_dirs.iter().filter(|_| config.cdi.enabled).map(|dir| text(dir)).collect(),
+        hook_dirs: config.hooks.dirs.iter().map(|dir| text(dir)).collect(),
+        file_problems: Vec::new(),
     })
 }

@@ -44,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) registry: Registry,
     pub(crate) network: Network,
     pub(crate) streaming: Streaming,
+    pub(crate) cdi: Cdi,
+    pub(crate) hooks: Hooks,
 }
 
 /// What is logged, and how.
@@ -148,6 +150,24 @@ pub(crate) struct Streaming {
     pub(crate) sessions_each: usize,
 }
 
+/// Devices by the Container Device Interface.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Cdi {
+    /// Whether containers can have them.
+    pub(crate) enabled: bool,
+    /// The directories of vendors' files; what a later one says of a device counts.
+    pub(crate) spec_dirs: Vec<PathBuf>,
+}
+
+/// Hooks that the node's administrator gives to containers.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Hooks {
+    /// The directories of files in the format of oci-hooks(5).
+    pub(crate) dirs: Vec<PathBuf>,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -163,7 +183,15 @@ impl Default for Config {
             registry: Registry::default(),
             network: Network::default(),
             streaming: Streaming::default(),
+            cdi: Cdi::default(),
+            hooks: Hooks::default(),
         }
+    }
+}
+
+impl Default for Cdi {
+    fn default() -> Self {
+        Self { enabled: true, spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()] }
     }
 }
 
@@ -269,6 +297,10 @@ impl Config {
             self.supervisor
         );
         CgroupPath::new(&self.cgroup_parent).context("cgroup_parent")?;
+        let directories = [("cdi.spec_dirs", &self.cdi.spec_dirs), ("hooks.dirs", &self.hooks.dirs)];
+        for (key, path) in directories.iter().flat_map(|(key, all)| all.iter().map(move |path| (key, path))) {
+            ensure!(path.is_absolute(), "{key}: {path:?} must begin with a slash");
+        }
         let mut names = HashSet::new();
         for name in &self.handlers {
             ensure!(
@@ -329,6 +361,14 @@ impl Config {
             sessions: streaming.sessions,
             sessions_each: streaming.sessions_each,
             ..wharf_streaming::Config::default()
+        }
+    }
+
+    pub(crate) fn additions(&self) -> wharf_pods::AdditionsConfig {
+        wharf_pods::AdditionsConfig {
+            cdi: self.cdi.enabled.into(),
+            cdi_directories: self.cdi.spec_dirs.clone(),
+            hook_directories: self.hooks.dirs.clone(),
         }
     }
 
@@ -438,6 +478,8 @@ mod tests {
             ("cgroup_parent = \"/../up\"", "cgroup_parent"),
             ("[containers]\ndefault_seccomp = \"default\"", "containers.default_seccomp"),
             ("handlers = [\"\"]", "empty"),
+            ("cdi.spec_dirs = [\"cdi\"]", "cdi.spec_dirs"),
+            ("hooks.dirs = [\"/hooks\", \"hooks\"]", "hooks.dirs"),
             ("handlers = [\"a\", \"b\", \"a\"]", "\"a\" is listed twice"),
         ] {
             std::fs::write(&file, text).unwrap();

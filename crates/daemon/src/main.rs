@@ -118,6 +118,7 @@ impl Node {
             cgroup_parent: config.cgroup_parent.clone(),
             handlers: config.handlers.clone(),
             defaults: config.defaults()?,
+            additions: config.additions(),
         };
         let engine = Engine::new(options, parts)?;
         Ok(Self { layout, images, network, cgroups, engine })
@@ -154,7 +155,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let handlers = config.handlers.clone();
     let services = Services {
         admin: wharf_cri::Admin::new(
-            admin::now(info, Arc::clone(&network)),
+            admin::now(info, Arc::clone(&network), Arc::clone(&engine)),
             Arc::clone(&engine),
             Arc::clone(&puller),
         ),

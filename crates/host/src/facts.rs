@@ -1,12 +1,11 @@
 //! The facts about this machine on which a container's description depends, gathered once, as data.
 
 use std::fs::{DirBuilder, DirEntry, Metadata};
-use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::sys::stat::{SFlag, major, minor};
 use wharf_cri_api::v1::{Device, Mount, MountPropagation, PodSandboxConfig};
 use wharf_isolation::DeviceNode;
@@ -17,6 +16,8 @@ use wharf_planner::{
 use wharf_sys::mount::{Propagation, propagation_of};
 use wharf_types::failure::named;
 use wharf_types::{ContainerPath, Failure, HostPath, Stage as _, StageError};
+
+use crate::read;
 
 /// The longest seccomp profile, in bytes.
 const PROFILE_LIMIT_BYTES: u64 = 1 << 20;
@@ -231,51 +232,17 @@ fn of_machine(error: &io::Error, path: &Path) -> Unread {
     Unread { kind: Failure::kind(error), problem: format!("{}: {error}", path.display()) }
 }
 
-/// A profile's bytes. A file that is not regular may have no end, or block, so it is not read.
+/// A profile's bytes.
 fn seccomp_profile(path: &Path) -> Result<Vec<u8>, Unread> {
-    let without_waiting = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(without_waiting).open(path);
-    let file = file.map_err(|error| unread(&error))?;
-    if !file.metadata().map_err(|error| unread(&error))?.is_file() {
-        return Err(Unread::invalid("it is not a regular file"));
-    }
-    let mut json = Vec::new();
-    file.take(PROFILE_LIMIT_BYTES + 1).read_to_end(&mut json).map_err(|error| unread(&error))?;
-    if json.len() as u64 > PROFILE_LIMIT_BYTES {
-        return Err(Unread::invalid("it is longer than 1 MiB"));
-    }
-    Ok(json)
+    read::regular(path, PROFILE_LIMIT_BYTES).map_err(|error| match error.raw_os_error() {
+        Some(_) => unread(&error),
+        None => Unread::invalid(error),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn problem(path: &Path) -> String {
-        seccomp_profile(path).unwrap_err().problem
-    }
-
-    #[test]
-    fn what_is_not_a_regular_file_is_refused_at_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let fifo = dir.path().join("fifo");
-        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        for path in [&fifo, Path::new("/dev/zero"), dir.path()] {
-            assert!(problem(path).contains("not a regular file"), "{}: {}", path.display(), problem(path));
-        }
-    }
-
-    #[test]
-    fn a_profile_that_is_longer_than_its_size_says_is_cut_off() {
-        // Its size is reported as 0.
-        assert!(problem(Path::new("/proc/kallsyms")).contains("longer than 1 MiB"));
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("profile");
-        std::fs::write(&path, vec![b' '; 1 << 20]).unwrap();
-        assert_eq!(seccomp_profile(&path).unwrap().len(), 1 << 20);
-        std::fs::write(&path, vec![b' '; (1 << 20) + 1]).unwrap();
-        assert!(problem(&path).contains("longer than 1 MiB"));
-    }
 
     #[test]
     fn a_missing_directory_is_made_and_a_bad_path_is_not() {

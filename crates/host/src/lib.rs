@@ -1,26 +1,33 @@
-//! A pod's share of this host: facts about the machine, the pod's namespaces, and the files and images of its
-//! containers.
+//! A pod's share of this host: facts about the machine, the pod's namespaces, the files and images of its containers,
+//! and what the machine adds to them.
 //!
-//! It decides nothing: it gathers what the planner has to know ([`facts()`], [`names`]), and makes what the planner has
-//! decided ([`namespaces::Template::begin`], [`files::make`]). All of it blocks. It knows nothing about pods as the
+//! It decides nothing: it gathers what the planner has to know ([`describe`], [`names`]), and makes what the planner
+//! has decided ([`namespaces::Template::begin`], [`files::make`]). All of it blocks. It knows nothing about pods as the
 //! daemon has them: the caller passes plans, paths and contents.
 
+mod additions;
+mod cdi;
 mod cgroups;
 pub mod directories;
 pub mod earlier;
 mod error;
 mod facts;
 pub mod files;
+mod hooks;
 mod images;
 pub mod namespaces;
 mod places;
 mod probe;
+mod read;
 mod readiness;
 mod sysctls;
+mod yaml;
 
+pub use additions::{Additions, AdditionsConfig, describe};
 pub use cgroups::delegate;
 pub use error::Error;
 pub use facts::{Machine, facts, names};
+pub use hooks::Hooked;
 pub use images::{ImageView, Images, check_profile};
 pub use places::{Site, host_path};
 pub use probe::UserNamespaces;

@@ -110,7 +110,7 @@ pub(crate) fn rules(request: &Request<'_>, facts: &HostFacts) -> Result<Vec<Linu
     Ok(rules)
 }
 
-fn rule(rule: &DeviceRule) -> LinuxDeviceCgroup {
+pub(crate) fn rule(rule: &DeviceRule) -> LinuxDeviceCgroup {
     let kind = match rule.kind {
         DeviceType::All => LinuxDeviceType::A,
         DeviceType::Char => LinuxDeviceType::C,

@@ -36,6 +36,8 @@ mod user;
 mod user_namespace;
 mod volumes;
 
+pub mod cdi;
+pub mod hooks;
 pub mod seccomp;
 pub mod stop_signal;
 

@@ -7,7 +7,7 @@ mod plan;
 
 pub(crate) use describe::{check, describe};
 pub(crate) use image::describe as images;
-pub(crate) use plan::plan;
+pub(crate) use plan::{check_added, plan};
 
 /// The files that the runtime provides to every container of a pod, by their names in `/etc`.
 pub const ETC_FILES: [&str; 3] = ["hostname", "hosts", "resolv.conf"];

@@ -12,7 +12,7 @@ use wharf_types::{ContainerPath, HostPath};
 
 use crate::description::Description;
 use crate::seccomp::Filters;
-use crate::{Refusal, devices, mounts, namespaces, process, traits, unsupported};
+use crate::{Refusal, devices, hooks, mounts, namespaces, process, traits, unsupported};
 
 /// Makes the plan for a description.
 ///
@@ -22,6 +22,7 @@ use crate::{Refusal, devices, mounts, namespaces, process, traits, unsupported};
 pub fn plan(description: &Description, filters: &Filters) -> Result<Plan, Refusal> {
     let (spec, extra) = (&description.spec, &description.extra);
     unsupported::refuse(spec)?;
+    hooks::check(spec)?;
     let (linux, process) = parts(spec)?;
     if linux.cgroups_path().as_deref() != Some(Path::new(&extra.cgroup.path)) {
         return Err(Refusal::spec("linux.cgroupsPath", "the cgroup is already chosen: leave it as it is"));
@@ -70,7 +71,7 @@ fn root_propagation(linux: &Linux) -> Result<Propagation, Refusal> {
     }
 }
 
-fn parts(spec: &Spec) -> Result<(&Linux, &Process), Refusal> {
+pub(crate) fn parts(spec: &Spec) -> Result<(&Linux, &Process), Refusal> {
     let linux = spec.linux().as_ref().ok_or_else(|| Refusal::spec("linux", "it is missing"))?;
     let process = spec.process().as_ref().ok_or_else(|| Refusal::spec("process", "it is missing"))?;
     Ok((linux, process))

@@ -35,6 +35,14 @@ pub enum Refusal {
         /// What is wrong with it.
         problem: String,
     },
+    /// Something that this machine adds to the container, a device or a hook, cannot be added.
+    #[error("{what}: {problem}")]
+    Addition {
+        /// What, by its name.
+        what: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The plan cannot express something in the description. No request leads here: this is for code that changes
     /// descriptions on the way.
     #[error("the container's runtime spec: {field}: {problem}")]
@@ -51,6 +59,7 @@ impl Failure for Refusal {
         match self {
             Self::Field { .. } => ErrorKind::InvalidArgument,
             Self::Host { kind, .. } | Self::ImageVolume { kind, .. } => *kind,
+            Self::Addition { .. } => ErrorKind::FailedPrecondition,
             Self::Spec { .. } => ErrorKind::Internal,
         }
     }
@@ -58,7 +67,9 @@ impl Failure for Refusal {
     fn subject(&self) -> Subject {
         match self {
             Self::ImageVolume { .. } => Subject::ImageVolume,
-            Self::Field { .. } | Self::Host { .. } | Self::Spec { .. } => Subject::Other,
+            Self::Field { .. } | Self::Host { .. } | Self::Addition { .. } | Self::Spec { .. } => {
+                Subject::Other
+            }
         }
     }
 }
@@ -73,6 +84,21 @@ impl Refusal {
         match kind {
             ErrorKind::InvalidArgument => Self::Field { field, problem },
             kind => Self::Host { kind, field, problem },
+        }
+    }
+
+    pub(crate) fn addition(what: impl ToString, problem: impl ToString) -> Self {
+        Self::Addition { what: what.to_string(), problem: problem.to_string() }
+    }
+
+    /// What is wrong, for a refusal that says in its own words of what.
+    pub(crate) fn problem(self) -> String {
+        match self {
+            Self::Spec { field, problem } => format!("{field}: {problem}"),
+            Self::Field { problem, .. }
+            | Self::Host { problem, .. }
+            | Self::ImageVolume { problem, .. }
+            | Self::Addition { problem, .. } => problem,
         }
     }
 

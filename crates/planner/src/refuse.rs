@@ -9,7 +9,7 @@ use wharf_cri_api::v1::{
 };
 
 use crate::request::{SecurityModules, Switch};
-use crate::{Refusal, cgroup_view, limits, mounts, seccomp, user_namespace};
+use crate::{Refusal, cdi, cgroup_view, limits, mounts, seccomp, user_namespace};
 
 /// Checks a pod's request.
 pub(crate) fn pod(config: &PodSandboxConfig, modules: SecurityModules) -> Result<(), Refusal> {
@@ -39,12 +39,7 @@ pub fn container(
     modules: SecurityModules,
 ) -> Result<(), Refusal> {
     known::<Signal>("stop_signal", config.stop_signal)?;
-    if !config.cdi_devices.is_empty() {
-        return Err(Refusal::field("CDI_devices", CDI));
-    }
-    if let Some(name) = config.annotations.keys().find(|name| name.starts_with("cdi.k8s.io/")) {
-        return Err(Refusal::field("annotations", format!("{name}: {CDI}")));
-    }
+    cdi::asked(config)?;
     let ids = user_namespace::of(pods)?;
     config.mounts.iter().try_for_each(|mount| mounts::check(mount, ids))?;
     let Some(linux) = config.linux.as_ref() else { return Ok(()) };
@@ -78,9 +73,6 @@ pub fn privilege(config: &ContainerConfig, pods: [&PodSandboxConfig; 2]) -> Resu
     }
     Ok(())
 }
-
-const CDI: &str =
-    "devices by the Container Device Interface are not supported yet: name their nodes in devices";
 
 /// The value of an enum from its number. Protobuf accepts any number, and its accessors turn an unknown one into the
 /// default, so that a newer client would get something other than it requested.
@@ -220,8 +212,8 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_refused_by_the_name_of_its_field() {
-        let cdi = CdiDevice { name: "vendor.com/gpu=0".to_owned() };
-        let annotation = [("cdi.k8s.io/x".to_owned(), "vendor.com/gpu=0".to_owned())];
+        let cdi = CdiDevice { name: "gpu=0".to_owned() };
+        let annotation = [("cdi.k8s.io/x".to_owned(), "gpu".to_owned())];
         let resources = LinuxContainerResources { oom_score_adj: 1001, ..LinuxContainerResources::default() };
         let mut limited = ContainerConfig::default();
         limited.linux.get_or_insert_default().resources = Some(resources);

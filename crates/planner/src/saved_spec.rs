@@ -1,5 +1,6 @@
 //! A container's runtime spec as it is saved and shown to people and tools, which look for it in `info.runtimeSpec`.
-//! Nothing in wharf depends on it.
+//! Nothing in wharf depends on it. The hooks are kept once more on their own: they must be known at the container's
+//! end.
 //!
 //! The runtime's own seccomp profile is left out: it is the longest part, and follows from the rest. What is known only
 //! later is filled in: the ids that belong to the user's name, and the present limits.
@@ -10,7 +11,7 @@ use wharf_cri_api::v1::ContainerConfig;
 
 use crate::capabilities::bits_of;
 use crate::seccomp::{Choice, choice, runtime_default};
-use crate::{Refusal, limits};
+use crate::{Refusal, hooks, limits};
 
 /// The identity of a container's first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,15 +24,15 @@ pub struct Identity<'a> {
     pub groups: &'a [u32],
 }
 
-/// The text that is saved of the spec for a request.
+/// The text that is saved of the spec for a request, and that of its hooks, which is empty if it has none.
 ///
 /// # Errors
 /// Never: the spec contains only text and numbers.
-pub fn to_saved(mut spec: Spec, request: &ContainerConfig) -> Result<Vec<u8>, serde_json::Error> {
+pub fn to_saved(mut spec: Spec, request: &ContainerConfig) -> Result<(Vec<u8>, String), serde_json::Error> {
     if let (true, Some(linux)) = (has_default_profile(request), spec.linux_mut()) {
         linux.set_seccomp(None);
     }
-    serde_json::to_vec(&spec)
+    Ok((serde_json::to_vec(&spec)?, hooks::Kept::text_of(&spec)?))
 }
 
 /// The spec from a saved text, for a container that now has this request.
@@ -94,7 +95,7 @@ mod tests {
 
     fn shown(asked: &Asked, identity: Identity<'_>) -> (Value, Value) {
         let spec = describe(&asked.request(), &asked.facts, &asked.places).unwrap().spec;
-        let text = to_saved(spec.clone(), &asked.container).unwrap();
+        let (text, _hooks) = to_saved(spec.clone(), &asked.container).unwrap();
         let shown = from_saved(&text, &asked.container, identity, asked.facts.kernel).unwrap();
         (to_json(&spec).unwrap(), shown)
     }
@@ -122,7 +123,7 @@ mod tests {
         (case.change)(&mut asked);
         let spec = describe(&asked.request(), &asked.facts, &asked.places).unwrap().spec;
         let whole = serde_json::to_vec(&spec).unwrap().len();
-        let kept = to_saved(spec, &asked.container).unwrap().len();
+        let kept = to_saved(spec, &asked.container).unwrap().0.len();
         assert!(kept < 4096 && kept * 2 < whole, "{kept} of {whole} bytes");
     }
 
@@ -131,7 +132,7 @@ mod tests {
         let mut asked = Asked::default();
         asked.image.set_user(Some("me:staff".to_owned()));
         let spec = describe(&asked.request(), &asked.facts, &asked.places).unwrap().spec;
-        let text = to_saved(spec, &asked.container).unwrap();
+        let (text, _hooks) = to_saved(spec, &asked.container).unwrap();
         asked.linux().resources.get_or_insert_default().memory_limit_in_bytes = 5;
         let identity = Identity { uid: 7, gid: 8, groups: &[8, 9] };
         let shown = from_saved(&text, &asked.container, identity, (6, 18)).unwrap();

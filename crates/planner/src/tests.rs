@@ -1,5 +1,6 @@
 //! The starting point of all tests in this crate.
 
+mod additions;
 pub(crate) mod defaults;
 mod fields;
 mod filled;
@@ -14,6 +15,7 @@ use wharf_cri_api::v1::{
 use wharf_isolation::CgroupPlan;
 use wharf_types::{ContainerId, HostPath, PodId};
 
+use crate::cdi::Addition;
 use crate::{CgroupPlaces, Defaults, HostFacts, Layers, Pins, Places, Request, Switch};
 
 /// A request, with everything on which its decisions depend.
@@ -29,6 +31,8 @@ pub(crate) struct Asked {
     pub(crate) facts: HostFacts,
     pub(crate) places: Places,
     pub(crate) defaults: Defaults,
+    /// What this machine adds.
+    pub(crate) additions: Vec<Addition>,
 }
 
 impl Asked {
@@ -62,6 +66,7 @@ impl Default for Asked {
             facts: facts(),
             places: places(),
             defaults: Defaults::default(),
+            additions: Vec::new(),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What the runtime spec can express and this build does not support. No request leads to any of it; it is for code
-//! that changes a description on the way and would otherwise believe that the change took effect.
+//! What the runtime spec can express and this build does not support. No request leads to any of it by itself; it is
+//! for what changes a description on the way and would otherwise believe that the change took effect.
 
 use oci_spec::runtime::{Linux, LinuxResources, Process, Spec};
 
@@ -57,12 +57,11 @@ fn reason(field: &str) -> &'static str {
 /// A field, and whether it is set.
 type Field = (&'static str, bool);
 
-fn of_spec(spec: &Spec) -> [Field; 6] {
+fn of_spec(spec: &Spec) -> [Field; 5] {
     [
         // Names belong to the pod and are set when the pod is made.
         ("hostname", spec.hostname().is_some()),
         ("domainname", spec.domainname().is_some()),
-        ("hooks", spec.hooks().is_some()),
         ("vm", spec.vm().is_some()),
         ("uidMappings", spec.uid_mappings().is_some()),
         ("gidMappings", spec.gid_mappings().is_some()),

@@ -13,7 +13,7 @@ use tokio::sync::broadcast;
 use wharf_cgroup::{Cgroup, CgroupPath, Cgroups};
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::namespaces::Template;
-use wharf_host::{Machine, UserNamespaces};
+use wharf_host::{Additions, AdditionsConfig, Machine, UserNamespaces};
 use wharf_images::Store;
 use wharf_network::Network;
 use wharf_planner::{self as planner, Defaults, Filters};
@@ -34,6 +34,7 @@ use crate::table::Table;
 mod create;
 mod exec;
 mod exec_sync;
+mod hooks;
 mod housekeeping;
 mod interactive;
 mod lifecycle;
@@ -64,6 +65,8 @@ pub struct Options {
     pub handlers: Vec<String>,
     /// What the node has chosen for what requests leave open.
     pub defaults: Defaults,
+    /// Where files say what this machine adds to containers.
+    pub additions: AdditionsConfig,
 }
 
 /// What the engine is built on.
@@ -101,6 +104,8 @@ pub struct Engine {
     /// The measurements of writable layers.
     measurements: Demand,
     machine: Machine,
+    /// What this machine adds to containers.
+    additions: Additions,
     /// Whether pods can have user namespaces.
     user_namespaces: UserNamespaces,
     /// The template for the pods' mount namespaces.
@@ -126,6 +131,7 @@ impl Engine {
             .mode(0o700)
             .create(parts.layout.pods())
             .stage("making the state directory")?;
+        let additions = Additions::new(options.additions.clone());
         Ok(Arc::new(Self {
             options,
             user_namespaces: UserNamespaces::try_out(parts.layout.root()),
@@ -137,10 +143,17 @@ impl Engine {
             events: Events::new(),
             measurements: Demand::default(),
             machine: Machine::look()?,
+            additions,
             template: Template::make()?,
             table: Table::default(),
             network_turns: NetworkTurns::default(),
         }))
+    }
+
+    /// What is wrong with the files of what this machine adds to containers, for people. Blocking: it reads them.
+    #[must_use]
+    pub fn problems_of_additions(&self) -> Vec<String> {
+        self.additions.problems()
     }
 
     /// Whether pods can have user namespaces, as was tried when the engine was made.

@@ -109,7 +109,9 @@ impl From<Refusal> for Error {
             Refusal::ImageVolume { .. } => {
                 Self::ImageVolume { kind: refusal.kind(), problem: refusal.to_string() }
             }
-            Refusal::Host { .. } | Refusal::Spec { .. } => Self::at("planning the container", refusal),
+            Refusal::Addition { .. } | Refusal::Host { .. } | Refusal::Spec { .. } => {
+                Self::at("planning the container", refusal)
+            }
         }
     }
 }

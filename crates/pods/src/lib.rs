@@ -21,5 +21,5 @@ pub use engine::{BLOCKING_THREADS, Engine, ExecOutput, Interactive, Options, Par
 pub use error::Error;
 pub use facts::{ContainerFacts, Event, PodFacts};
 pub use pod::Pod;
-pub use wharf_host::{Extent, Unready};
+pub use wharf_host::{AdditionsConfig, Extent, Unready};
 pub use wharf_planner::Switch;

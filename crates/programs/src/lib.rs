@@ -1,8 +1,9 @@
-//! Programs of others that are run to their end: plugins of the network, hooks of containers. Each is in a process group
-//! of its own, and has limits on its time and output. What it is given, and which program it is, is up to the caller.
+//! Programs of others that are run to their end: plugins of the network, hooks of containers. Each is in a process
+//! group of its own, and has limits on its time and output. What it is given, and which program it is, is up to the
+//! caller.
 //!
-//! They run as root in the host's namespaces; nothing here confines them. What is bounded is the harm of one that hangs: at
-//! its deadline it is killed with everything that it started.
+//! They run as root in the host's namespaces; nothing here confines them. What is bounded is the harm of one that
+//! hangs: at its deadline it is killed with everything that it started.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -184,7 +185,10 @@ mod tests {
     #[test]
     fn a_program_is_run_to_its_end() {
         let output = shell("cat; echo error >&2; exit 3", "input", Duration::from_mins(1)).unwrap();
-        assert_eq!((output.status.code(), &*output.stdout, &*output.stderr), (Some(3), &b"input"[..], &b"error\n"[..]));
+        assert_eq!(
+            (output.status.code(), &*output.stdout, &*output.stderr),
+            (Some(3), &b"input"[..], &b"error\n"[..])
+        );
     }
 
     #[test]

@@ -66,6 +66,9 @@ pub struct ContainerRecord {
     /// For each mount of the request, the id of the image that is mounted; empty for any other mount.
     #[prost(string, repeated, tag = "13")]
     pub mounted_images: Vec<String>,
+    /// The hooks of its runtime spec and what they are told of it, as JSON; empty if it has none.
+    #[prost(string, tag = "14")]
+    pub hooks: String,
 }
 
 impl Content for ContainerRecord {

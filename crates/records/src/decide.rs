@@ -39,11 +39,12 @@ pub enum Recovered {
     HalfMade,
 }
 
-/// Decides. The supervisor knows best; the exit record is its report, too, and outlives it.
+/// Decides. The supervisor knows best; the exit record is its report, too, and outlives it. It does not know of hooks:
+/// a container that has some is whole only once its record says so.
 #[must_use]
 pub fn decide(record: &ContainerRecord, exit: Option<ExitRecord>, word: Word<'_>) -> Recovered {
     let status = if let Word::Given(status) = word { status } else { None };
-    if let Some(living) = status.and_then(living) {
+    if let Some(living) = status.and_then(living).filter(|_| !lacks_hooks(record)) {
         return living;
     }
     let has_answered = !matches!(word, Word::NoneYet);
@@ -56,6 +57,11 @@ pub fn decide(record: &ContainerRecord, exit: Option<ExitRecord>, word: Word<'_>
         None if has_answered => Recovered::Lost,
         None => Recovered::Unknown,
     }
+}
+
+/// Whether hooks that come before the start may not have been executed.
+fn lacks_hooks(record: &ContainerRecord) -> bool {
+    !record.is_made() && !record.hooks.is_empty()
 }
 
 /// The supervisor's report about a container whose first process exists and has been set up.
@@ -79,7 +85,7 @@ fn end(status: &ContainerStatus) -> Option<ExitRecord> {
 #[must_use]
 pub fn late_identity(record: &ContainerRecord, status: &ContainerStatus) -> Option<Identity> {
     let is_whole = matches!(status.phase(), Phase::Created | Phase::Starting | Phase::Running);
-    status.identity.clone().filter(|_| is_whole && !record.is_made())
+    status.identity.clone().filter(|_| is_whole && !record.is_made() && !lacks_hooks(record))
 }
 
 /// The exit of a container that nobody saw end.
@@ -175,6 +181,17 @@ mod tests {
             assert_eq!(late_identity(&half_made(), &status).is_some(), expected, "{phase:?}");
             assert_eq!(late_identity(&made(), &status), None, "it is on disk already");
         }
+    }
+
+    #[test]
+    fn a_container_whose_hooks_may_be_missing_is_undone_though_its_process_is_there() {
+        let created = ContainerStatus { identity: Some(Identity::default()), ..status(Phase::Created) };
+        let hooks = "{}".to_owned();
+        let half = ContainerRecord { hooks: hooks.clone(), ..half_made() };
+        assert_eq!(decide(&half, None, Word::Given(Some(&created))), Recovered::HalfMade);
+        assert_eq!(late_identity(&half, &created), None);
+        let whole = ContainerRecord { hooks, ..made() };
+        assert_eq!(decide(&whole, None, Word::Given(Some(&created))), Recovered::Created);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 use prost::Message as _;
-use wharf_cri_api::v1::{ContainerMetadata, PodSandboxConfig, PodSandboxMetadata};
+use wharf_cri_api::v1::{ContainerConfig, ContainerMetadata, PodSandboxConfig, PodSandboxMetadata};
 use wharf_state::record::{Durability, Format};
 use wharf_types::{ErrorKind, Failure as _};
 use wharf_wire::v1::Identity;
@@ -49,4 +49,14 @@ fn a_newer_container_is_listed_and_its_record_stays() {
     assert_eq!(error.kind(), ErrorKind::Unimplemented);
     assert!(record.stage(&path).is_err());
     assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_log_has_a_path_where_both_parts_are_named() {
+    let record = |log_path: &str| {
+        let config = ContainerConfig { log_path: log_path.to_owned(), ..Default::default() };
+        ContainerRecord { config, ..Default::default() }
+    };
+    assert_eq!(record("main/0.log").log_path("/var/log/pods/x/"), "/var/log/pods/x/main/0.log");
+    assert_eq!((record("0.log").log_path(""), record("").log_path("/x")), (String::new(), String::new()));
 }

@@ -68,6 +68,13 @@ impl Layout {
         self.container_records(pod).join(format!("{container}.json"))
     }
 
+    /// The bundle of a container with hooks: a directory with its runtime spec, which hooks read, and one for its root
+    /// file system. Only the daemon writes it.
+    #[must_use]
+    pub fn bundle(&self, pod: &PodId, container: &ContainerId) -> PathBuf {
+        self.pod(pod).join("bundles").join(container.as_str())
+    }
+
     /// A container's exit record. Only the supervisor writes it.
     #[must_use]
     pub fn exit_record(&self, pod: &PodId, container: &ContainerId) -> PathBuf {

@@ -177,6 +177,16 @@ pub fn forbid(mount: BorrowedFd<'_>, attributes: Attributes, depth: Depth) -> Re
     set_attributes(mount, depth, attributes, 0)
 }
 
+/// Lifts restrictions of a mount.
+///
+/// # Errors
+/// The kernel's error; EPERM for a restriction that the mount has from another user namespace.
+pub fn permit(mount: BorrowedFd<'_>, attributes: Attributes) -> Result<()> {
+    let attr =
+        libc::mount_attr { attr_set: 0, attr_clr: u64::from(attributes.0), propagation: 0, userns_fd: 0 };
+    change(mount, Depth::One, &attr)
+}
+
 /// Sets the propagation of a mount, and with `depth` of everything below it.
 ///
 /// # Errors
@@ -297,6 +307,17 @@ impl OwnThread {
     pub fn open() -> Result<Self> {
         let flags = nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_DIRECTORY;
         crate::fs::open("/proc/thread-self", flags).map(Self)
+    }
+
+    /// Reads the table of the mounts in the thread's current mount namespace, as far as its root shows them.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn mounts(&self) -> Result<String> {
+        let flags = nix::fcntl::OFlag::O_RDONLY | nix::fcntl::OFlag::O_CLOEXEC;
+        let table = nix::fcntl::openat(&self.0, "mountinfo", flags, nix::sys::stat::Mode::empty())
+            .named("openat", || "mountinfo".into())?;
+        std::io::read_to_string(std::fs::File::from(table)).named("read", || "mountinfo".into())
     }
 
     /// Opens the thread's current namespace of a kind: `mnt`, `net`.

@@ -45,6 +45,7 @@ impl Daemon {
             "root = \"{shown}/root\"\nstate = \"{shown}/state\"\nsocket = \"{shown}/wharf.sock\"\nsupervisor = \"{}\"\n\
              [log]\nlevel = \"debug,h2=warn,hyper_util=warn,tower=warn\"\n\
              [registry]\ncerts_dir = \"{shown}/certs.d\"\n\
+             [cdi]\nspec_dirs = [\"{shown}/cdi\", \"{shown}/cdi-of-drivers\"]\n[hooks]\ndirs = [\"{shown}/hooks.d\"]\n\
              [network]\nbuiltin = \"on\"\ncni_conf_dir = \"{shown}/net.d\"\ncni_bin_dirs = [\"{shown}/plugins\", \"/usr/lib/cni\"]\n",
             built.supervisor.display()
         );

@@ -13,6 +13,8 @@ mod authority;
 #[cfg(test)]
 mod builtin;
 #[cfg(test)]
+mod cdi;
+#[cfg(test)]
 mod cgroup_views;
 #[cfg(test)]
 mod client;
@@ -38,6 +40,8 @@ mod footprint;
 mod forward;
 #[cfg(test)]
 mod full;
+#[cfg(test)]
+mod hooks;
 #[cfg(test)]
 mod host_mounts;
 #[cfg(test)]

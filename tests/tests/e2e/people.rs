@@ -40,7 +40,7 @@ fn command(world: &World, line: &str) -> std::process::Command {
 }
 
 /// Runs `wharf` with the words of a line until it exits.
-fn wharf(world: &World, line: &str) -> Output {
+pub(crate) fn wharf(world: &World, line: &str) -> Output {
     command(world, line).stdin(Stdio::null()).output().unwrap()
 }
 

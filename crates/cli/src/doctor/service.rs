@@ -38,6 +38,7 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
         open_files(&std::fs::read_to_string(format!("/proc/{}/limits", info.pid)).unwrap_or_default()),
         quarantine(&[Path::new(&info.root), Path::new(&info.state)]),
         Check::ok("network", info::network(&info)),
+        additions(&info),
     ];
     let pods = Path::new(&info.state).join("pods");
     checks.push(supervisors(&pods));
@@ -155,6 +156,16 @@ fn quarantine(directories: &[&Path]) -> Check {
     let advice =
         "wharfd could not read these records, and its log says why: remove them when you no longer need them";
     Check::warn(WHAT, full.join(", "), advice)
+}
+
+/// Files of devices and hooks that wharfd cannot use.
+fn additions(info: &InfoResponse) -> Check {
+    const WHAT: &str = "devices, hooks";
+    if info.file_problems.is_empty() {
+        return Check::ok(WHAT, "all files can be used");
+    }
+    let advice = "mend or remove the files: containers that need one of them cannot be made";
+    Check::warn(WHAT, info.file_problems.join("; "), advice)
 }
 
 /// What supervisors logged: each has a log in its pod's directory, which is empty unless something went wrong.

@@ -46,6 +46,15 @@ pub struct InfoResponse {
     /// How the built-in network connects pods: "routed" or "bridge"; empty from a release that knew only bridges.
     #[prost(string, tag = "16")]
     pub mode: ::prost::alloc::string::String,
+    /// The directories of files of the Container Device Interface; none if it is off.
+    #[prost(string, repeated, tag = "17")]
+    pub cdi_dirs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The directories of the node's hooks.
+    #[prost(string, repeated, tag = "18")]
+    pub hook_dirs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What is wrong with the files in these directories, one text for each.
+    #[prost(string, repeated, tag = "19")]
+    pub file_problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RequestsRequest {

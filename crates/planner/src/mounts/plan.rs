@@ -36,6 +36,11 @@ pub(crate) fn plan(
     Ok(plans)
 }
 
+/// Checks the options of a mount that is added to a description.
+pub(crate) fn check_added(mount: &oci::Mount, ids: Option<IdMaps>) -> Result<(), Refusal> {
+    Words::read(mount, ids).map(drop)
+}
+
 /// A mount's parsed options. A word that mount(8) does not define is the file system's own.
 #[derive(Clone)]
 struct Words {
@@ -81,7 +86,7 @@ impl Words {
 
     fn take(&mut self, option: &str) {
         match option {
-            "rw" => {}
+            "rw" | "defaults" => {}
             "ro" => self.forbid(Attributes::READ_ONLY),
             "rro" => {
                 self.forbid(Attributes::READ_ONLY);

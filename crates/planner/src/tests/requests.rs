@@ -484,7 +484,7 @@ pub(super) fn privileged(asked: &mut Asked) {
         Some(LinuxContainerSecurityContext { privileged: true, ..LinuxContainerSecurityContext::default() });
 }
 
-fn plain_mount(place: &str) -> Mount {
+pub(super) fn plain_mount(place: &str) -> Mount {
     Mount { container_path: place.to_owned(), host_path: "/host".to_owned(), ..Mount::default() }
 }
 
@@ -492,7 +492,7 @@ fn propagated(propagation: MountPropagation) -> Mount {
     Mount { propagation: propagation.into(), ..plain_mount("/data") }
 }
 
-fn mount(asked: &mut Asked, mount: Mount, propagation: Propagation) {
+pub(super) fn mount(asked: &mut Asked, mount: Mount, propagation: Propagation) {
     asked.container.mounts.push(mount);
     asked.facts.mounts.push(Ok(MountSource { path: host("/host/real"), propagation }));
 }

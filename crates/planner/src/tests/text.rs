@@ -7,12 +7,13 @@ use wharf_sys::mount::Attributes;
 use wharf_types::Failure;
 
 use super::Asked;
-use crate::{Description, Filters, describe, limits, plan};
+use crate::{Description, Filters, cdi, describe, limits, plan};
 
 /// The result of a request: its description, limits and plan, or the reason for its refusal.
 pub(super) fn lines(asked: &Asked) -> Vec<String> {
     let decide = || {
-        let description = describe(&asked.request(), &asked.facts, &asked.places)?;
+        let mut description = describe(&asked.request(), &asked.facts, &asked.places)?;
+        cdi::apply(&mut description, &asked.additions)?;
         let plan = plan(&description, &Filters::default())?;
         let limits = limits(&description.resources())?;
         let mut lines = of_spec(&description);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use wharf_cgroup::{Cgroup, CgroupPath, Limits};
 use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
-use wharf_host::{self as host, Images, Site, earlier};
+use wharf_host::{self as host, Hooked, Images, Site, earlier};
 use wharf_images::LayerLease;
 use wharf_isolation::Plan;
 use wharf_planner::{self as planner, ContainerKey, Description, Extra, Places, Request, Switch};
@@ -17,7 +17,7 @@ use wharf_supervision::HeldPaths;
 use wharf_types::{ContainerId, ContainerState, Timings};
 use wharf_wire::v1::{self, Created};
 
-use super::Engine;
+use super::{Engine, hooks};
 use crate::container::{Belongings, Container, Layers};
 use crate::error::{Error, Stage};
 use crate::places;
@@ -123,6 +123,8 @@ impl Engine {
         let first = self.first_process(pod, &mut prepared.plan);
         let created = prepared.timings.time_async("first process, until it waits", first).await?;
         prepared.record.identify(created.identity.unwrap_or_default());
+        let hooked = self.hooked(pod, id, &prepared.record, created.pid);
+        prepared.timings.time_async("hooks", hooks::execute(hooked, Hooked::create)).await?;
         let own = id.clone();
         let container = self.blocking(pod, |engine, pod| engine.complete(pod, own, prepared)).await?;
         container.set_pid(created.pid);
@@ -177,10 +179,10 @@ impl Engine {
         let description = self.describe(pod, asked, &path)?;
         let plan = planner::plan(&description, &self.filters)?;
         let limits = planner::limits(&description.resources())?;
-        let spec = planner::to_saved(description.spec, config);
-        let spec = spec.map_err(|error| Error::fault("deciding the container", error))?;
+        let saved = planner::to_saved(description.spec, config);
+        let (spec, hooks) = saved.map_err(|error| Error::fault("deciding the container", error))?;
         let extra = description.extra;
-        let mut record = intent(config, images, &path);
+        let mut record = ContainerRecord { hooks, ..intent(config, images, &path) };
         (record.stop_signal, record.created_at_ns) = (extra.stop_signal.clone(), self.table.creation_time());
         Ok(Decision { extra, spec, plan, limits, record, path })
     }
@@ -192,8 +194,7 @@ impl Engine {
         let (pod_id, pod, image) = (pod.id(), pod.config(), &images.own.config);
         let (defaults, profile) = (&self.options.defaults, images.profile.as_deref().map(str::as_bytes));
         let request = Request { pod_id, pod, id, container, image, mounted, profile, defaults };
-        let facts = host::facts(&request, &self.machine)?;
-        Ok(planner::describe(&request, &facts, &places)?)
+        Ok(host::describe(&request, &self.machine, &places, &self.additions)?)
     }
 
     fn places(&self, pod: &Pod, asked: &Asked<'_>, cgroup: &CgroupPath) -> Result<Places, Error> {
@@ -221,7 +222,8 @@ impl Engine {
         let layout = &self.parts.layout;
         timings.time("record and spec", || {
             decision.record.save(&layout.container_record(pod.id(), id))?;
-            save_spec(&layout.container_spec(pod.id(), id), &decision.spec)
+            save_spec(&layout.container_spec(pod.id(), id), &decision.spec)?;
+            self.hooked(pod, id, &decision.record, 0).make_bundle(&decision.spec)
         })?;
         let cgroup = timings.time("cgroup and limits", || {
             let cgroup = self.parts.cgroups.create(&decision.path).stage("making the container's cgroup")?;

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use wharf_cgroup::{Cgroup, Limits, OldScores};
 use wharf_cri_api::v1::LinuxContainerResources;
+use wharf_planner::hooks::Point;
 use wharf_planner::{self as planner, stop_signal};
 use wharf_supervision::Signal;
 use wharf_tasks::spawn;
 use wharf_types::{ContainerState, ErrorKind, Failure, chain};
 
-use super::{Engine, KILL_PATIENCE};
+use super::{Engine, KILL_PATIENCE, hooks};
 use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking, known};
 use crate::pod::Pod;
@@ -50,7 +51,8 @@ impl Engine {
                     container.set_pid(started.pid);
                 }
                 self.started(pod, container, started.started_at_ns);
-                Ok(())
+                let hooked = self.hooked(pod, container.id(), &container.record(), container.pid());
+                hooks::execute(hooked, |hooked| hooked.notify(Point::Poststart)).await
             }
             // The supervisor reports whether it runs as soon as it knows.
             Err(error) if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) => {

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::ContainerEventType;
+use wharf_host::Hooked;
+use wharf_planner::hooks::Point;
 use wharf_records::ContainerRecord;
 use wharf_tasks::{persist, spawn};
 use wharf_types::{ContainerId, ErrorKind, Failure, chain};
 
-use super::{Engine, kill_cgroup};
+use super::{Engine, hooks, kill_cgroup};
 use crate::container::Container;
 use crate::error::{Error, Stage, blocking, known};
 use crate::pod::Pod;
@@ -68,7 +70,7 @@ impl Engine {
                 removed => removed?,
             }
         }
-        self.delete_container(pod, container.id(), &container.record().cgroup).await?;
+        self.delete_container(pod, container.id(), &container.record()).await?;
         let _telling = pod.telling();
         if self.table.remove_container(pod, container) {
             self.events.tell(ContainerEventType::ContainerDeletedEvent, container.id().as_str(), pod);
@@ -81,22 +83,26 @@ impl Engine {
         self: &Arc<Self>,
         pod: &Pod,
         id: &ContainerId,
-        cgroup: &str,
+        record: &ContainerRecord,
     ) -> Result<(), Error> {
-        if let Ok(path) = CgroupPath::new(cgroup) {
+        if let Ok(path) = CgroupPath::new(&record.cgroup) {
             self.remove_cgroup(path).await?;
         }
+        // Nothing of it is left but files.
+        let hooked = self.hooked(pod, id, record, 0);
+        let last = |hooked: &Hooked| hooked.notify(Point::Poststop).and_then(|()| hooked.remove_bundle());
+        hooks::execute(hooked, last).await?;
         let (engine, id) = (Arc::clone(self), id.clone());
         let layout = &self.parts.layout;
         let (exit, record) = (layout.exit_record(pod.id(), &id), layout.container_record(pod.id(), &id));
         let spec = layout.container_spec(pod.id(), &id);
         blocking(move || {
             engine.parts.snapshots.remove(&id).stage("removing the container's files")?;
-            for file in [&exit, &spec] {
-                wharf_state::record::remove(file).stage("removing the container's records")?;
-            }
             // The record goes last, because a new daemon finds everything else from it.
-            wharf_state::record::remove(&record).stage("removing the container's records")
+            let mut files = [&exit, &spec, &record].into_iter();
+            files
+                .try_for_each(|file| wharf_state::record::remove(file))
+                .stage("removing the container's records")
         })
         .await
     }
@@ -122,10 +128,13 @@ impl Engine {
     async fn try_undo_container(self: &Arc<Self>, pod: &Pod, id: &ContainerId) -> Result<(), Error> {
         // The record has the right path: if the pod's own record cannot be read, the parent of the cgroup is unknown.
         let path = self.parts.layout.container_record(pod.id(), id);
-        let cgroup = match blocking(move || Ok(ContainerRecord::load(&path))).await? {
-            Ok(record) => record.cgroup,
-            Err(_none_yet) => self.container_cgroup(pod, id)?.to_string(),
+        let record = match blocking(move || Ok(ContainerRecord::load(&path))).await? {
+            Ok(record) => record,
+            Err(_none_yet) => {
+                let cgroup = self.container_cgroup(pod, id)?.to_string();
+                ContainerRecord { cgroup, ..ContainerRecord::default() }
+            }
         };
-        self.delete_container(pod, id, &cgroup).await
+        self.delete_container(pod, id, &record).await
     }
 }

@@ -168,7 +168,7 @@ pub(super) const CONTAINERS: &[Case<ContainerConfig>] = &[
     (
         "ContainerConfig.CDI_devices CDIDevice.name",
         |config| {
-            config.cdi_devices = vec![CdiDevice { name: "vendor.com/device=one".to_owned() }];
+            config.cdi_devices = vec![CdiDevice { name: "vendor.com/device".to_owned() }];
         },
         Code::InvalidArgument,
         "CDI_devices",
@@ -176,7 +176,7 @@ pub(super) const CONTAINERS: &[Case<ContainerConfig>] = &[
     (
         "ContainerConfig.annotations",
         |config| {
-            let pair = ("cdi.k8s.io/plugin_device".to_owned(), "vendor.com/device=one".to_owned());
+            let pair = ("cdi.k8s.io/plugin_device".to_owned(), "device=one".to_owned());
             config.annotations = BTreeMap::from([pair]);
         },
         Code::InvalidArgument,

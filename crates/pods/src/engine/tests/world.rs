@@ -15,10 +15,10 @@ use wharf_cri_api::v1::{
     ContainerConfig, ContainerMetadata, ImageSpec, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
     NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
 };
-use wharf_host::directories;
+use wharf_host::{AdditionsConfig, directories};
 use wharf_images::{Form, LayerSource, NewImage, Store, manifest::digest_of};
 use wharf_network::{Builtin, BuiltinConfig, Mode, Network};
-use wharf_planner::Defaults;
+use wharf_planner::{Defaults, Switch};
 use wharf_records::Phase;
 use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
@@ -76,7 +76,12 @@ impl World {
         };
         let cgroup_parent = format!("/wharf-pods-test-{}-{number}", std::process::id());
         let (handlers, defaults) = (vec!["known".to_owned()], Defaults::default());
-        let options = Options { cgroup_parent, handlers, defaults };
+        let additions = AdditionsConfig {
+            cdi: Switch::On,
+            cdi_directories: vec![directory.path().join("cdi")],
+            hook_directories: vec![directory.path().join("hooks")],
+        };
+        let options = Options { cgroup_parent, handlers, defaults, additions };
         Self { engine: Engine::new(options, parts).unwrap(), directory, mounted: Mutex::default() }
     }
 

@@ -1,0 +1,94 @@
+//! What this machine adds to containers: the devices that they ask for by the Container Device Interface, and the hooks
+//! that its administrator has configured. Each is a step on a container's description.
+
+use std::path::{Path, PathBuf};
+
+use wharf_planner::hooks::configured::Configured;
+use wharf_planner::{self as planner, Description, Places, Refusal, Request, Switch, cdi};
+
+use crate::cdi::Cdi;
+use crate::facts::{Machine, facts};
+use crate::read::{Files, Kind};
+
+/// The longest file of a hook, in bytes.
+const HOOK_LIMIT_BYTES: u64 = 64 << 10;
+
+/// Where the files are.
+#[derive(Debug, Clone)]
+pub struct AdditionsConfig {
+    /// Whether containers can have devices by the Container Device Interface.
+    pub cdi: Switch,
+    /// The directories of its files; what a later one says of a device counts.
+    pub cdi_directories: Vec<PathBuf>,
+    /// The directories of hooks; of two files with one name, the one in a later directory counts.
+    pub hook_directories: Vec<PathBuf>,
+}
+
+/// The files, which are looked at whenever a container is made.
+#[derive(Debug)]
+pub struct Additions {
+    cdi: Cdi,
+    hooks: Files<Configured>,
+}
+
+impl Additions {
+    /// Additions from these directories. Nothing is read yet.
+    #[must_use]
+    pub fn new(config: AdditionsConfig) -> Self {
+        let parse = |_: &Path, content: Vec<u8>| Configured::parse(&content);
+        let hooks = Kind { extensions: &["json"], limit_bytes: HOOK_LIMIT_BYTES, parse };
+        Self {
+            cdi: Cdi::new(config.cdi, config.cdi_directories),
+            hooks: Files::new(hooks, config.hook_directories),
+        }
+    }
+
+    /// Adds to a container's description what its request asks for and what the node gives to it.
+    ///
+    /// # Errors
+    /// [`Refusal`] for a device that is not known or cannot be given, and for any hook whose file cannot be used: whom
+    /// it is for is not known then.
+    pub fn apply(&self, description: &mut Description, request: &Request<'_>) -> Result<(), Refusal> {
+        let devices = cdi::asked(request.container)?;
+        cdi::apply(description, &self.cdi.additions(&devices)?)?;
+        if self.hooks.directories.is_empty() {
+            return Ok(());
+        }
+        let look = self.hooks.look();
+        if let Some(damaged) = look.damaged().first() {
+            let problem = format!("{damaged}: mend the file, or remove it");
+            return Err(Refusal::Addition { what: "the node's hooks".to_owned(), problem });
+        }
+        let mut files: Vec<_> = look.directories.iter().rev().flatten().collect();
+        // A stable order, in which the file of a later directory is the first of those with its name.
+        files.sort_by_key(|(path, _)| path.file_name().map(ToOwned::to_owned));
+        files.dedup_by(|(later, _), (first, _)| later.file_name() == first.file_name());
+        for (_, hook) in files {
+            hook.iter().for_each(|hook| hook.apply(&mut description.spec, request));
+        }
+        Ok(())
+    }
+
+    /// What is wrong with the files, for people: each damaged one, and why.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.cdi.problems();
+        problems.extend(self.hooks.look().damaged());
+        problems
+    }
+}
+
+/// Describes a container for this machine.
+///
+/// # Errors
+/// [`Refusal`] if the request cannot be fulfilled with what is on the host.
+pub fn describe(
+    request: &Request<'_>,
+    machine: &Machine,
+    places: &Places,
+    additions: &Additions,
+) -> Result<Description, Refusal> {
+    let mut description = planner::describe(request, &facts(request, machine)?, places)?;
+    additions.apply(&mut description, request)?;
+    Ok(description)
+}

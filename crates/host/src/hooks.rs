@@ -1,0 +1,180 @@
+//! Executing a container's hooks. They are programs of the host, with the host's rights, and are given the container's
+//! state as JSON. No program of the container is running yet when one of them can see the container from inside.
+
+mod inside;
+
+use std::fs::File;
+use std::io::Seek as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use wharf_planner::hooks::{Hook, Kept, Point, State};
+use wharf_programs::{self as programs, ExecError, Output};
+use wharf_types::program::DEFAULT_PATH;
+use wharf_types::{ContainerId, ErrorKind, Failure, Stage as _, StageError, chain};
+
+const STAGE: &str = "executing the container's hooks";
+/// How much of a hook's output an error message has, in bytes.
+const OUTPUT_SHOWN_LEN: usize = 500;
+
+/// A container with its hooks.
+#[derive(Debug, Clone)]
+pub struct Hooked {
+    /// What was kept of its hooks; empty if it has none.
+    pub hooks: String,
+    /// Its id.
+    pub id: ContainerId,
+    /// Its first process; 0 if it has none.
+    pub pid: i32,
+    /// The directory of its bundle.
+    pub bundle: PathBuf,
+}
+
+/// Why a hook failed.
+#[derive(Debug, thiserror::Error)]
+#[error("the hook {program} at {point} {problem}")]
+struct HookError {
+    program: String,
+    point: &'static str,
+    problem: String,
+}
+
+impl Failure for HookError {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::FailedPrecondition
+    }
+}
+
+impl Hooked {
+    /// Whether it has any.
+    #[must_use]
+    pub fn has_hooks(&self) -> bool {
+        !self.hooks.is_empty()
+    }
+
+    /// Makes the bundle, if there are hooks to see it: a directory with the runtime spec, and one for the root file
+    /// system, in which hooks at `createContainer` find it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn make_bundle(&self, spec: &[u8]) -> Result<(), StageError> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        const STAGE: &str = "making the container's bundle";
+        if !self.has_hooks() {
+            return Ok(());
+        }
+        let mut builder = std::fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(self.root()).stage(STAGE)?;
+        std::fs::write(self.bundle.join("config.json"), spec).stage(STAGE)
+    }
+
+    /// Removes the bundle; one that is not there is fine.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn remove_bundle(&self) -> Result<(), StageError> {
+        match std::fs::remove_dir_all(&self.bundle) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.stage("removing the container's bundle"),
+        }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.bundle.join("rootfs")
+    }
+
+    /// Executes the hooks of a container whose first process waits for its start.
+    ///
+    /// # Errors
+    /// FailedPrecondition, with what the first hook that failed has written; later ones are not executed.
+    pub fn create(&self) -> Result<(), StageError> {
+        let Some(kept) = Kept::read(&self.hooks).stage(STAGE)? else { return Ok(()) };
+        for point in [Point::Prestart, Point::CreateRuntime] {
+            self.run_all(&kept, point)?;
+        }
+        if kept.at(Point::CreateContainer).stage(STAGE)?.is_empty() {
+            return Ok(());
+        }
+        let work = || self.run_all(&kept, Point::CreateContainer);
+        inside::with_container(&self.id, self.pid, &self.root(), work).stage(STAGE)?
+    }
+
+    /// Executes the hooks at a point at which nothing can be undone any more: each of them, whatever becomes of the
+    /// others. A failure is logged.
+    ///
+    /// # Errors
+    /// Never; it can be used where others fail.
+    pub fn notify(&self, point: Point) -> Result<(), StageError> {
+        let hooks = Kept::read(&self.hooks).and_then(|kept| {
+            let Some(kept) = kept else { return Ok(Vec::new()) };
+            let hooks = kept.at(point)?;
+            Ok(hooks.into_iter().map(|hook| self.run(&kept, point, &hook)).collect())
+        });
+        let failed = match hooks {
+            Ok(results) => results.into_iter().filter_map(Result::err).collect(),
+            Err(refusal) => vec![StageError::at(STAGE, refusal)],
+        };
+        for error in failed {
+            tracing::warn!(container = self.id.short(), error = chain(&error), "a hook failed");
+        }
+        Ok(())
+    }
+
+    fn run_all(&self, kept: &Kept, point: Point) -> Result<(), StageError> {
+        kept.at(point).stage(STAGE)?.iter().try_for_each(|hook| self.run(kept, point, hook))
+    }
+
+    fn run(&self, kept: &Kept, point: Point, hook: &Hook) -> Result<(), StageError> {
+        let bundle = self.bundle.to_string_lossy();
+        let state = kept.state(point, &State { id: &self.id, pid: self.pid, bundle: &bundle });
+        let input = input(&state)?;
+        let ran = programs::run(&mut self.command(hook), input, Instant::now() + hook.patience);
+        let problem = match ran {
+            Ok(output) if output.status.success() => return Ok(()),
+            Ok(output) => failed(&output),
+            Err(ExecError::Io(error)) => format!("cannot be executed: {error}"),
+            Err(ExecError::Deadline) => format!("did not end within {} s", hook.patience.as_secs()),
+            Err(ExecError::TooLong) => "wrote too much".to_owned(),
+        };
+        Err(StageError::at(
+            STAGE,
+            HookError { program: hook.program.to_string(), point: point.name(), problem },
+        ))
+    }
+
+    /// A hook without an environment of its own gets a search path: scripts rely on it.
+    fn command(&self, hook: &Hook) -> Command {
+        use std::os::unix::process::CommandExt as _;
+        #[expect(clippy::disallowed_methods, reason = "the one place that starts hooks")]
+        let mut command = Command::new(hook.program.as_path());
+        let (name, arguments) =
+            hook.arguments.split_first().map_or(("", &[][..]), |(name, rest)| (name, rest));
+        command.arg0(name).args(arguments).env_clear().envs(hook.environment.iter().cloned());
+        if hook.environment.is_empty() {
+            command.env("PATH", DEFAULT_PATH);
+        }
+        command.current_dir(if self.bundle.is_dir() { &self.bundle } else { Path::new("/") });
+        command
+    }
+}
+
+/// A file that is gone from its directory: a pipe would hold only so much.
+fn input(state: &[u8]) -> Result<File, StageError> {
+    let mut file = File::from(wharf_sys::fs::sealed_memfd("state", state).stage(STAGE)?);
+    file.rewind().stage(STAGE)?;
+    Ok(file)
+}
+
+fn failed(output: &Output) -> String {
+    let said = [&output.stderr, &output.stdout].map(|bytes| String::from_utf8_lossy(bytes).trim().to_owned());
+    let said: String = said.iter().find(|text| !text.is_empty()).cloned().unwrap_or_default();
+    let said: String = said.chars().take(OUTPUT_SHOWN_LEN).collect();
+    match said.is_empty() {
+        true => format!("failed: {}", output.status),
+        false => format!("failed: {}: {said}", output.status),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+//! Reading files that somebody else has written, without waiting and within bounds.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use nix::fcntl::OFlag;
+use wharf_types::lock::lock;
+
+/// What a file says, or why it is of no use.
+pub(crate) type Content<T> = Arc<Result<T, String>>;
+
+/// A file, and what it says.
+pub(crate) type Found<T> = (PathBuf, Content<T>);
+
+/// The files of a look, as they were then.
+type Known<T> = HashMap<PathBuf, (Stamp, Content<T>)>;
+
+/// How files of one kind are found and parsed.
+#[derive(Debug)]
+pub(crate) struct Kind<T> {
+    /// What their names end in.
+    pub(crate) extensions: &'static [&'static str],
+    /// The longest file, in bytes.
+    pub(crate) limit_bytes: u64,
+    pub(crate) parse: fn(&Path, Vec<u8>) -> Result<T, String>,
+}
+
+/// Files of one kind in some directories, which others write at any time. A file that has not changed since the last
+/// look is not read again.
+#[derive(Debug)]
+pub(crate) struct Files<T> {
+    kind: Kind<T>,
+    pub(crate) directories: Vec<PathBuf>,
+    known: Mutex<Known<T>>,
+}
+
+/// What one look at them has shown.
+#[derive(Debug)]
+pub(crate) struct Look<T> {
+    /// The files of each directory, sorted by name.
+    pub(crate) directories: Vec<Vec<Found<T>>>,
+    /// Directories that cannot be read, and why.
+    unreadable: Vec<String>,
+}
+
+impl<T> Files<T> {
+    /// Files in these directories. Nothing is read yet.
+    pub(crate) fn new(kind: Kind<T>, directories: Vec<PathBuf>) -> Self {
+        Self { kind, directories, known: Mutex::default() }
+    }
+
+    /// Looks at all files. The lock is not held meanwhile: a disk may stall.
+    pub(crate) fn look(&self) -> Look<T> {
+        let known = lock(&self.known).clone();
+        let mut now = HashMap::new();
+        let mut look = Look { directories: Vec::new(), unreadable: Vec::new() };
+        for directory in &self.directories {
+            let paths = files(directory, self.kind.extensions).unwrap_or_else(|error| {
+                look.unreadable.push(format!("{}: {error}", directory.display()));
+                Vec::new()
+            });
+            let mut found = Vec::new();
+            for path in paths {
+                // Before it is read: what is written meanwhile is seen at the next look.
+                let stamp = Stamp::of(&path);
+                let old = known.get(&path).filter(|(old, _)| Some(*old) == stamp);
+                let content = old.map_or_else(|| self.read(&path), |(_, content)| Arc::clone(content));
+                now.extend(stamp.map(|stamp| (path.clone(), (stamp, Arc::clone(&content)))));
+                found.push((path, content));
+            }
+            look.directories.push(found);
+        }
+        *lock(&self.known) = now;
+        look
+    }
+
+    fn read(&self, path: &Path) -> Content<T> {
+        let content = regular(path, self.kind.limit_bytes).map_err(|error| error.to_string());
+        let parsed = content.and_then(|content| (self.kind.parse)(path, content));
+        Arc::new(parsed.map_err(|problem| problem.chars().take(PROBLEM_LEN).collect()))
+    }
+}
+
+impl<T> Look<T> {
+    /// The files and directories that are of no use, and why.
+    pub(crate) fn damaged(&self) -> Vec<String> {
+        let files = self.directories.iter().flatten();
+        let damaged = files.filter_map(|(path, content)| match content.as_ref() {
+            Ok(_) => None,
+            Err(problem) => Some(format!("{}: {problem}", path.display())),
+        });
+        self.unreadable.iter().cloned().chain(damaged).collect()
+    }
+}
+
+/// How much is told of a problem, in characters: it may quote what is in the file.
+const PROBLEM_LEN: usize = 300;
+/// The most files of one directory that are looked at.
+const FILES_MAX: usize = 1024;
+
+/// The content of a regular file. Another one may have no end, or block, so it is not read.
+pub(crate) fn regular(path: &Path, limit_bytes: u64) -> std::io::Result<Vec<u8>> {
+    let without_waiting = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(without_waiting).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    let mut content = Vec::new();
+    file.take(limit_bytes + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > limit_bytes {
+        return Err(std::io::Error::other(format!("it is longer than {} KiB", limit_bytes >> 10)));
+    }
+    Ok(content)
+}
+
+/// The files of a directory with one of these extensions, sorted by name; none if there is no such directory.
+fn files(directory: &Path, extensions: &[&str]) -> std::io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let extension = path.extension().and_then(OsStr::to_str);
+        if extension.is_some_and(|extension| extensions.contains(&extension)) {
+            files.push(path);
+        }
+        if files.len() > FILES_MAX {
+            return Err(std::io::Error::other(format!("it has more than {FILES_MAX} files")));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// What shows that a file has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    inode: (u64, u64),
+    len: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// The stamp of the file to which a path leads; `None` if there is none.
+    fn of(path: &Path) -> Option<Self> {
+        let stat = std::fs::metadata(path).ok()?;
+        Some(Self {
+            inode: (stat.dev(), stat.ino()),
+            len: stat.len(),
+            modified: (stat.mtime(), stat.mtime_nsec()),
+            changed: (stat.ctime(), stat.ctime_nsec()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(path: &Path) -> String {
+        regular(path, 1 << 20).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_not_a_regular_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, link) = (dir.path().join("fifo"), dir.path().join("link"));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::os::unix::fs::symlink("fifo", &link).unwrap();
+        for path in [&fifo, &link, Path::new("/dev/zero"), dir.path()] {
+            assert!(problem(path).contains("not a regular file"), "{}: {}", path.display(), problem(path));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_longer_than_its_size_says_is_cut_off() {
+        // Its size is reported as 0.
+        assert!(problem(Path::new("/proc/kallsyms")).contains("longer than 1024 KiB"));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, vec![b' '; 1 << 20]).unwrap();
+        assert_eq!(regular(&path, 1 << 20).unwrap().len(), 1 << 20);
+        std::fs::write(&path, vec![b' '; (1 << 20) + 1]).unwrap();
+        assert!(problem(&path).contains("longer than 1024 KiB"));
+    }
+
+    #[test]
+    fn files_are_found_by_their_extension_and_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["b.json", "a.yaml", "c.txt", "json", ".json"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        let names = |extensions: &[&str]| {
+            let files = files(dir.path(), extensions).unwrap();
+            files
+                .iter()
+                .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(names(&["json", "yaml"]), ["a.yaml", "b.json"]);
+        assert_eq!(names(&["yaml"]), ["a.yaml"]);
+        assert_eq!(files(&dir.path().join("none"), &["json"]).unwrap(), [""; 0].map(PathBuf::from));
+        for number in 0..=FILES_MAX {
+            std::fs::write(dir.path().join(format!("{number}.json")), "").unwrap();
+        }
+        assert!(files(dir.path(), &["json"]).unwrap_err().to_string().contains("more than"));
+    }
+
+    #[test]
+    fn a_change_is_seen_and_what_has_not_changed_is_not_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let parse =
+            |_path: &Path, content: Vec<u8>| String::from_utf8(content).map_err(|error| error.to_string());
+        let kind = Kind { extensions: &["json"], limit_bytes: 9, parse };
+        let files = Files::new(kind, vec![dir.path().join("none"), dir.path().to_owned()]);
+        let contents = || {
+            let look = files.look();
+            assert!(look.directories[0].is_empty());
+            look.directories[1].iter().map(|(_, content)| Arc::clone(content)).collect::<Vec<_>>()
+        };
+        assert!(contents().is_empty());
+        std::fs::write(dir.path().join("a.json"), "one").unwrap();
+        let first = contents();
+        assert_eq!(*first[0], Ok("one".to_owned()));
+        assert!(Arc::ptr_eq(&first[0], &contents()[0]));
+        std::fs::write(dir.path().join("new"), "two").unwrap();
+        std::fs::rename(dir.path().join("new"), dir.path().join("a.json")).unwrap();
+        assert_eq!(*contents()[0], Ok("two".to_owned()));
+        std::fs::write(dir.path().join("b.json"), "much too long").unwrap();
+        assert!(files.look().damaged()[0].contains("b.json: it is longer than"));
+        std::fs::remove_file(dir.path().join("a.json")).unwrap();
+        assert_eq!(contents().len(), 1);
+    }
+}
