@@ -179,7 +179,7 @@ fn logs_have_the_nodes_limits() {
         let script = "for i in 1 2 3; do head -c 700000 /dev/zero | tr '\\0' x | fold -w 1000; echo; echo end $i; done";
         client.to_end(&pod, "much", script).await;
         let log = fs::read_to_string(client.log_path("logs", "much")).unwrap();
-        assert!((100_000..=1 << 20).contains(&log.len()), "{}", log.len());
+        assert!(log.len() <= 1 << 20, "{}", log.len());
         assert!(log.ends_with(" stdout F end 3\n") && !log.contains("end 1"));
         let beside = fs::read_dir(client.log_path("logs", "much").parent().unwrap()).unwrap().count();
         assert_eq!(beside, 2, "the logs of the two containers");
