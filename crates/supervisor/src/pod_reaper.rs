@@ -146,7 +146,11 @@ pub(crate) fn run() -> ExitCode {
     let Ok([line, second, third]) = descriptors::take_standard_streams() else { return ExitCode::FAILURE };
     drop((second, third));
     match settle(&line) {
-        Ok(()) => reap_for_ever(),
+        Ok(()) => {
+            // Nobody who gets at this process may find a way to the supervisor.
+            drop(line);
+            reap_for_ever();
+        }
         Err(error) => wharf_isolation::report_failure(&line, &failed("confining the reaper", error)),
     }
     ExitCode::FAILURE
