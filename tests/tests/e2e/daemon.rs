@@ -108,6 +108,13 @@ impl Daemon {
         self.dir.join("wharf.sock")
     }
 
+    /// Whether any process is its child, by the fourth field of proc_pid_stat(5).
+    pub(crate) fn has_children(&self) -> bool {
+        let parent = |stat: String| stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok();
+        let stats = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join("stat"));
+        stats.filter_map(|stat| parent(fs::read_to_string(stat).ok()?)).any(|pid: u32| pid == self.pid())
+    }
+
     /// Its descriptors, without numbers that vary.
     pub(crate) fn descriptors(&self) -> Vec<String> {
         let entries = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();

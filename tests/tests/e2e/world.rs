@@ -62,6 +62,8 @@ impl World {
         let mut world =
             Self { dir, daemon, client, registry, before: Footprint::default(), descriptors: Vec::new() };
         world.await_ready().await;
+        // CNI plugins that are asked at the start would count.
+        until("no plugin runs", async || (!world.daemon.has_children()).then_some(())).await;
         world.before = world.footprint();
         world.descriptors = world.daemon.descriptors();
         world.client.pull(&image).await.unwrap();
