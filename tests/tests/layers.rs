@@ -28,6 +28,7 @@ const LEVELS: &[&[&str]] = &[
         "supervisor",
         "supervision",
         "registry",
+        "nri",
         "pods",
         "streaming",
         "cri",
@@ -45,6 +46,12 @@ const SAME_LEVEL: &[(&str, &str)] = &[
     ("sys", "types"),
     ("images", "snapshots"),
     ("host", "planner"),
+    // What a record says is told in the planner's words.
+    ("records", "planner"),
+    ("nri", "records"),
+    // What plugins adjust is a container's description.
+    ("nri", "planner"),
+    ("pods", "nri"),
     ("pods", "tasks"),
     ("pods", "host"),
     ("pods", "planner"),
@@ -59,6 +66,7 @@ const SAME_LEVEL: &[(&str, &str)] = &[
     ("cri", "registry"),
     ("cri", "streaming"),
     ("daemon", "cri"),
+    ("daemon", "nri"),
     // The defaults for requests are part of the configuration, and whether they are right is decided there.
     ("daemon", "planner"),
     ("daemon", "pods"),
@@ -95,7 +103,7 @@ const DIRECT_ONLY_IN: &[(&str, &[&str])] = &[
     ("libc", &["sys"]),
     ("rustix", &["sys"]),
     ("anyhow", &["daemon", "cli", "tests"]),
-    ("oci-spec", &["images", "planner"]),
+    ("oci-spec", &["images", "nri", "planner"]),
 ];
 
 /// The asynchronous crates that may wait for a disk wherever they like: the command line serves one call, and the

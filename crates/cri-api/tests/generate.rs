@@ -59,6 +59,13 @@ const BINDINGS: &[Binding] = &[
         imported: None,
         secret: &[],
     },
+    Binding {
+        proto: "nri/v1alpha1/nri.proto",
+        out: "crates/nri/src/generated.rs",
+        services: Services::None,
+        imported: None,
+        secret: &[],
+    },
 ];
 
 /// The root of the workspace.

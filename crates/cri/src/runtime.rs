@@ -463,7 +463,9 @@ impl RuntimeService for Runtime {
         request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Reply<UpdatePodSandboxResourcesResponse> {
         // The pod's cgroup belongs to the kubelet, which has already set it.
-        self.engine.pod(&request.into_inner().pod_sandbox_id).map_err(status::of)?;
+        let request = request.into_inner();
+        let update = self.engine.update_pod(&request.pod_sandbox_id, [request.overhead, request.resources]);
+        update.await.map_err(status::of)?;
         Ok(Response::new(UpdatePodSandboxResourcesResponse {}))
     }
 

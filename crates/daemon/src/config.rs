@@ -15,9 +15,11 @@ use wharf_planner::Defaults;
 use wharf_state::Layout;
 
 use containers::Containers;
+use nri::Nri;
 
 mod containers;
 mod keys;
+mod nri;
 
 const DEFAULT_FILE: &str = "/etc/wharf/config.toml";
 
@@ -46,6 +48,7 @@ pub(crate) struct Config {
     pub(crate) streaming: Streaming,
     pub(crate) cdi: Cdi,
     pub(crate) hooks: Hooks,
+    pub(crate) nri: Nri,
 }
 
 /// What is logged, and how.
@@ -185,6 +188,7 @@ impl Default for Config {
             streaming: Streaming::default(),
             cdi: Cdi::default(),
             hooks: Hooks::default(),
+            nri: Nri::default(),
         }
     }
 }
@@ -309,7 +313,7 @@ impl Config {
             );
             ensure!(names.insert(name), "handlers: {name:?} is listed twice");
         }
-        Ok(())
+        self.nri.check()
     }
 
     pub(crate) fn to_toml(&self) -> anyhow::Result<String> {
@@ -480,6 +484,8 @@ mod tests {
             ("handlers = [\"\"]", "empty"),
             ("cdi.spec_dirs = [\"cdi\"]", "cdi.spec_dirs"),
             ("hooks.dirs = [\"/hooks\", \"hooks\"]", "hooks.dirs"),
+            ("[nri]\nsocket = \"nri.sock\"", "nri.socket"),
+            ("[nri]\nrequest_timeout_s = 0", "nri.request_timeout_s"),
             ("handlers = [\"a\", \"b\", \"a\"]", "\"a\" is listed twice"),
         ] {
             std::fs::write(&file, text).unwrap();

@@ -17,6 +17,7 @@ use clap::{Parser, Subcommand};
 use tokio::sync::oneshot;
 use wharf_cgroup::Controller;
 use wharf_images::{Store, StoreError};
+use wharf_nri::Plugins;
 use wharf_pods::{Engine, Options, Parts};
 use wharf_state::Layout;
 
@@ -89,6 +90,7 @@ struct Node {
     images: Arc<Store>,
     network: Arc<wharf_network::Network>,
     cgroups: wharf_cgroup::Cgroups,
+    plugins: Arc<Plugins>,
     engine: Arc<Engine>,
 }
 
@@ -106,6 +108,7 @@ impl Node {
             config.containers.pids_limit == 0 || cgroups.controllers().contains(&Controller::Pids),
             "containers.pids_limit: this machine has no controller pids: set it to 0"
         );
+        let plugins = Arc::new(Plugins::new(config.nri.settings().as_ref()));
         let parts = Parts {
             layout: layout.clone(),
             images: Arc::clone(&images),
@@ -113,6 +116,7 @@ impl Node {
             network: Arc::clone(&network),
             cgroups: cgroups.clone(),
             supervisor: config.supervisor()?,
+            plugins: Arc::clone(&plugins),
         };
         let options = Options {
             cgroup_parent: config.cgroup_parent.clone(),
@@ -121,12 +125,12 @@ impl Node {
             additions: config.additions(),
         };
         let engine = Engine::new(options, parts)?;
-        Ok(Self { layout, images, network, cgroups, engine })
+        Ok(Self { layout, images, network, cgroups, plugins, engine })
     }
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
-    let Node { images, network, cgroups, engine, .. } = Node::open(&config).await?;
+    let Node { images, network, cgroups, plugins, engine, .. } = Node::open(&config).await?;
     let info = admin::info(&config, &cgroups)?;
     if info.bounding_capabilities & wharf_types::capability::SYS_RESOURCE == 0 {
         tracing::warn!(
@@ -146,6 +150,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     tokio::spawn(Arc::clone(&engine).free_addresses());
     tokio::spawn(Arc::clone(&engine).measure_layers());
+    let plugins = match config.nri.settings() {
+        Some(settings) => listen_for_plugins(settings, plugins, &engine).await,
+        None => None,
+    };
     let json = serde_json::to_string(&config)?;
     let streams = wharf_cri::Streams::new(Arc::clone(&engine));
     let streaming = wharf_streaming::Server::bind(config.streaming(), streams).await?;
@@ -163,8 +171,25 @@ async fn run(config: Config) -> anyhow::Result<()> {
         images: wharf_cri::Images::new(images, puller, engine, config.images.pinned.clone()),
     };
     serve::serve(&config.socket, services).await?;
+    if let Some(plugins) = plugins {
+        plugins.end().await;
+    }
     drop(serving);
     Ok(sessions.await?)
+}
+
+/// Plugins are no reason not to serve.
+async fn listen_for_plugins(
+    settings: wharf_nri::Settings,
+    plugins: Arc<Plugins>,
+    engine: &Arc<Engine>,
+) -> Option<wharf_nri::Listening> {
+    let socket = settings.socket.display().to_string();
+    let listening = wharf_nri::start(settings, plugins, Arc::clone(engine) as Arc<dyn wharf_nri::Node>).await;
+    let listening = listening.inspect_err(|error| {
+        tracing::warn!(socket, error = wharf_types::chain(error), "NRI plugins cannot connect");
+    });
+    listening.ok()
 }
 
 /// How long to wait for another daemon's lock. A daemon that was asked to exit first finishes its in-flight calls. The

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use wharf_cri_api::v1::{CdiDevice, ContainerConfig};
 use wharf_planner::hooks::configured::Configured;
 use wharf_planner::{self as planner, Description, Places, Refusal, Request, Switch, cdi};
 
@@ -67,6 +68,17 @@ impl Additions {
             hook.iter().for_each(|hook| hook.apply(&mut description.spec, request));
         }
         Ok(())
+    }
+
+    /// Adds devices of the Container Device Interface to a container's description, by their names.
+    ///
+    /// # Errors
+    /// [`Refusal`] for a device that is not known or cannot be given.
+    pub fn devices(&self, description: &mut Description, names: &[String]) -> Result<(), Refusal> {
+        let device = |name: &String| CdiDevice { name: name.clone() };
+        let cdi_devices: Vec<_> = names.iter().map(device).collect();
+        let devices = cdi::asked(&ContainerConfig { cdi_devices, ..ContainerConfig::default() })?;
+        cdi::apply(description, &self.cdi.additions(&devices)?)
     }
 
     /// What is wrong with the files, for people: each damaged one, and why.

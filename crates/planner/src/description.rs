@@ -59,6 +59,17 @@ pub struct Extra {
     pub delegation: Switch,
     /// The name of the signal that stops it: `SIGTERM`.
     pub stop_signal: String,
+    /// Whose the seccomp profile is.
+    pub seccomp: Seccomp,
+}
+
+/// Whose a seccomp profile is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seccomp {
+    /// The runtime's default, which follows from the request.
+    Runtimes,
+    /// Another, or none.
+    Own,
 }
 
 /// Names of a user and a group, to be looked up in the container's own files.
@@ -138,6 +149,12 @@ pub fn describe(request: &Request<'_>, facts: &HostFacts, places: &Places) -> Re
         binary_environment,
         delegation: cgroup_view::delegation(request.security(), &places.cgroup)?,
         stop_signal: stop_signal::of(request),
+        seccomp: match seccomp::choice(request.security())? {
+            seccomp::Choice::RuntimeDefault => Seccomp::Runtimes,
+            seccomp::Choice::Localhost(_) | seccomp::Choice::Oci(..) | seccomp::Choice::Unconfined => {
+                Seccomp::Own
+            }
+        },
     };
     Ok(Description { spec, extra })
 }

@@ -47,7 +47,7 @@ mod tests;
 pub use oci_spec::image::Config as ImageConfig;
 
 pub use defaults::Defaults;
-pub use description::{Description, Extra, describe};
+pub use description::{Description, Extra, Seccomp, describe};
 pub use key::{ContainerKey, PodKey};
 pub use limits::{check as check_resources, limits, merge as merge_resources, oom_score, resources};
 pub use mounts::{ETC_FILES, SHM};
@@ -63,4 +63,5 @@ pub use request::{
 };
 pub use saved_spec::{Identity, from_saved, to_saved};
 pub use seccomp::{Filters, fill as fill_seccomp};
+pub use unsupported::refuse_resources;
 pub use user_namespace::of as user_namespace;

@@ -11,7 +11,7 @@ use wharf_cri_api::v1::ContainerConfig;
 
 use crate::capabilities::bits_of;
 use crate::seccomp::{Choice, choice, runtime_default};
-use crate::{Refusal, hooks, limits};
+use crate::{Refusal, Seccomp, hooks, limits};
 
 /// The identity of a container's first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,15 +24,16 @@ pub struct Identity<'a> {
     pub groups: &'a [u32],
 }
 
-/// The text that is saved of the spec for a request, and that of its hooks, which is empty if it has none.
+/// The text that is saved of the spec, and that of its hooks, which is empty if it has none.
 ///
 /// # Errors
 /// Never: the spec contains only text and numbers.
-pub fn to_saved(mut spec: Spec, request: &ContainerConfig) -> Result<(Vec<u8>, String), serde_json::Error> {
-    if let (true, Some(linux)) = (has_default_profile(request), spec.linux_mut()) {
+pub fn to_saved(mut spec: Spec, seccomp: Seccomp) -> Result<(Vec<u8>, String), Refusal> {
+    if let (Seccomp::Runtimes, Some(linux)) = (seccomp, spec.linux_mut()) {
         linux.set_seccomp(None);
     }
-    Ok((serde_json::to_vec(&spec)?, hooks::Kept::text_of(&spec)?))
+    let fault = |error| Refusal::spec("saved", error);
+    Ok((serde_json::to_vec(&spec).map_err(fault)?, hooks::Kept::text_of(&spec).map_err(fault)?))
 }
 
 /// The spec from a saved text, for a container that now has this request.
@@ -59,11 +60,11 @@ pub fn from_saved(
     }
     if let Some(linux) = spec.linux_mut() {
         let mut now = limits::resources(&resources.cloned().unwrap_or_default());
-        // A request has neither.
+        // What the CRI cannot express is as it was.
         let kept = linux.resources().clone().unwrap_or_default();
         now.set_devices(kept.devices().clone()).set_pids(*kept.pids());
         linux.set_resources(Some(now));
-        if has_default_profile(request) {
+        if linux.seccomp().is_none() && has_default_profile(request) {
             linux.set_seccomp(Some(runtime_default(bounding, kernel)?));
         }
     }
@@ -88,14 +89,14 @@ pub(crate) fn to_json(spec: &Spec) -> Result<Value, serde_json::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::describe;
     use crate::tests::{Asked, defaults, requests::CASES};
+    use crate::{Description, describe};
 
     const ROOT: Identity<'_> = Identity { uid: 0, gid: 0, groups: &[] };
 
     fn shown(asked: &Asked, identity: Identity<'_>) -> (Value, Value) {
-        let spec = describe(&asked.request(), &asked.facts, &asked.places).unwrap().spec;
-        let (text, _hooks) = to_saved(spec.clone(), &asked.container).unwrap();
+        let Description { spec, extra } = describe(&asked.request(), &asked.facts, &asked.places).unwrap();
+        let (text, _hooks) = to_saved(spec.clone(), extra.seccomp).unwrap();
         let shown = from_saved(&text, &asked.container, identity, asked.facts.kernel).unwrap();
         (to_json(&spec).unwrap(), shown)
     }
@@ -121,9 +122,9 @@ mod tests {
         let mut asked = Asked::default();
         let case = CASES.iter().find(|case| case.name == "the runtime's seccomp profile").unwrap();
         (case.change)(&mut asked);
-        let spec = describe(&asked.request(), &asked.facts, &asked.places).unwrap().spec;
+        let Description { spec, extra } = describe(&asked.request(), &asked.facts, &asked.places).unwrap();
         let whole = serde_json::to_vec(&spec).unwrap().len();
-        let kept = to_saved(spec, &asked.container).unwrap().0.len();
+        let kept = to_saved(spec, extra.seccomp).unwrap().0.len();
         assert!(kept < 4096 && kept * 2 < whole, "{kept} of {whole} bytes");
     }
 
@@ -131,8 +132,8 @@ mod tests {
     fn what_came_later_is_shown() {
         let mut asked = Asked::default();
         asked.image.set_user(Some("me:staff".to_owned()));
-        let spec = describe(&asked.request(), &asked.facts, &asked.places).unwrap().spec;
-        let (text, _hooks) = to_saved(spec, &asked.container).unwrap();
+        let Description { spec, extra } = describe(&asked.request(), &asked.facts, &asked.places).unwrap();
+        let (text, _hooks) = to_saved(spec, extra.seccomp).unwrap();
         asked.linux().resources.get_or_insert_default().memory_limit_in_bytes = 5;
         let identity = Identity { uid: 7, gid: 8, groups: &[8, 9] };
         let shown = from_saved(&text, &asked.container, identity, (6, 18)).unwrap();

@@ -12,8 +12,19 @@ pub(crate) fn refuse(spec: &Spec) -> Result<(), Refusal> {
         .chain(spec.process().iter().flat_map(of_process))
         .chain(spec.linux().iter().flat_map(of_linux));
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let fields = fields.chain(resources.into_iter().flat_map(of_resources));
-    match fields.into_iter().find(|(_, is_set)| *is_set) {
+    first(fields.chain(resources.into_iter().flat_map(of_resources)))
+}
+
+/// Refuses resources that no cgroup can be given.
+///
+/// # Errors
+/// The first such field.
+pub fn refuse_resources(resources: &LinuxResources) -> Result<(), Refusal> {
+    first(of_resources(resources).into_iter())
+}
+
+fn first(mut fields: impl Iterator<Item = Field>) -> Result<(), Refusal> {
+    match fields.find(|(_, is_set)| *is_set) {
         Some((field, _)) => Err(Refusal::spec(field, reason(field))),
         None => Ok(()),
     }

@@ -13,12 +13,11 @@ use tokio::sync::watch;
 use wharf_cgroup::{Cgroup, Meter};
 use wharf_cri_api::v1::ContainerConfig;
 use wharf_images::{LayerLease, Store};
-use wharf_records::{ContainerRecord, Recovered, Word, decide};
+use wharf_records::{ContainerFacts, ContainerRecord, Recovered, Word, decide};
 use wharf_state::ExitRecord;
 use wharf_types::{ContainerId, ContainerState, Exit, PodId, Timing, Timings};
 
 use crate::error::Error;
-use crate::facts::ContainerFacts;
 use crate::lock::{Mutex, RwLock};
 use crate::pod::Pod;
 

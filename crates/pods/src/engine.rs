@@ -16,17 +16,18 @@ use wharf_host::namespaces::Template;
 use wharf_host::{Additions, AdditionsConfig, Machine, UserNamespaces};
 use wharf_images::Store;
 use wharf_network::Network;
+use wharf_nri::Plugins;
 use wharf_planner::{self as planner, Defaults, Filters};
+use wharf_records::Event;
 use wharf_snapshots::Snapshots;
 use wharf_state::Layout;
 use wharf_supervision::Program;
-use wharf_tasks::Demand;
+use wharf_tasks::{Demand, Turns};
 use wharf_types::{StageError, chain};
 
 use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking};
 use crate::events::Events;
-use crate::facts::Event;
 use crate::logs::Logs;
 use crate::pod::Pod;
 use crate::table::Table;
@@ -38,6 +39,7 @@ mod hooks;
 mod housekeeping;
 mod interactive;
 mod lifecycle;
+mod plugins;
 mod pod;
 mod port_forward;
 mod recovery;
@@ -46,11 +48,9 @@ mod runtime_spec;
 mod supervision;
 #[cfg(test)]
 mod tests;
-mod turns;
 mod usage;
 
 use exec_sync::Commands;
-use turns::NetworkTurns;
 
 pub use exec_sync::ExecOutput;
 pub use interactive::Interactive;
@@ -84,6 +84,8 @@ pub struct Parts {
     pub cgroups: Cgroups,
     /// The path of the supervisor's program.
     pub supervisor: std::path::PathBuf,
+    /// NRI plugins.
+    pub plugins: Arc<Plugins>,
 }
 
 /// The number of threads that the runtime's pool for blocking work should have.
@@ -111,7 +113,8 @@ pub struct Engine {
     /// The template for the pods' mount namespaces.
     template: Template,
     table: Table,
-    network_turns: NetworkTurns,
+    /// Network plugins may hang.
+    network_turns: Turns,
 }
 
 impl Engine {
@@ -146,7 +149,8 @@ impl Engine {
             additions,
             template: Template::make()?,
             table: Table::default(),
-            network_turns: NetworkTurns::default(),
+            // Together three quarters of the pool.
+            network_turns: Turns::new(BLOCKING_THREADS * 3 / 8),
         }))
     }
 
@@ -233,6 +237,7 @@ impl Engine {
             self.events.tell(ContainerEventType::ContainerCreatedEvent, container.id().as_str(), pod);
             making.take().and_then(|making| making.exit)
         };
+        self.parts.plugins.created(container.id());
         if let Some(exit) = early {
             self.ended(pod, container, exit);
         }

@@ -6,8 +6,8 @@
 
 use tokio::sync::broadcast;
 use wharf_cri_api::v1::ContainerEventType;
+use wharf_records::Event;
 
-use crate::facts::Event;
 use crate::lock::RwLock;
 use crate::pod::Pod;
 

@@ -11,13 +11,13 @@ use wharf_cgroup::Meter;
 use wharf_cri_api::v1::{NamespaceMode, NamespaceOption, PodSandboxConfig};
 use wharf_host::namespaces::NewNamespaces;
 use wharf_network::StatsSocket;
+use wharf_records::PodFacts;
 use wharf_state::ExitRecord;
 use wharf_supervision::{Connection, Contact, ContactWatch, Process, SupervisorError, Waiters};
 use wharf_types::{ContainerId, ContainerState, Exit, PodId, Timing, Timings};
 
 use crate::container::Container;
 use crate::error::Error;
-use crate::facts::PodFacts;
 use crate::lock::{Mutex, RwLock};
 
 /// A pod. Everything that lists and statuses need is here; a change in flight holds `changing`.

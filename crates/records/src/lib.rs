@@ -1,9 +1,11 @@
 //! The records of pods and containers on disk (the request as it came, and the little that cannot be derived), and the
-//! decision about a container whose daemon or supervisor is gone. Calls on files wait for their disk; nothing here
-//! knows a pod in memory.
+//! decision about a container whose daemon or supervisor is gone; and the facts about both at one moment, from which
+//! responses, events and messages for plugins are made. Calls on files wait for their disk; nothing here knows a pod in
+//! memory.
 
 mod container;
 mod decide;
+mod facts;
 mod pod;
 
 use std::path::Path;
@@ -14,6 +16,7 @@ use wharf_types::StageError;
 
 pub use container::{ContainerRecord, UNSEEN, UNSTARTED, save_spec};
 pub use decide::{Recovered, Word, decide, late_identity, lost_at};
+pub use facts::{ContainerFacts, Event, PodFacts};
 pub use pod::PodRecord;
 
 /// How far a pod or a container has come, for the time when its supervisor is gone and cannot be asked.

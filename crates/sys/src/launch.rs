@@ -5,6 +5,8 @@
 
 use std::ffi::{CString, c_char};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
@@ -25,6 +27,28 @@ const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 pub fn c_string(text: impl Into<Vec<u8>>) -> Result<CString> {
     CString::new(text)
         .map_err(|error| Error::new("execve", format!("NUL at {}", error.nul_position()), Errno::EINVAL))
+}
+
+/// Has a program that is to be started with a command find a descriptor under this number.
+///
+/// The descriptor stays open with the command; in this process it has another number, and is closed on execution.
+pub fn hand_on(command: &mut Command, descriptor: OwnedFd, number: RawFd) {
+    let place = move || {
+        let own = descriptor.as_raw_fd();
+        let done = if own == number {
+            // SAFETY: three integers. It has the number already, and loses the mark that it is closed on execution.
+            unsafe { libc::fcntl(own, libc::F_SETFD, 0) }
+        } else {
+            // SAFETY: two integers; in the child, what had the number belongs to nobody.
+            unsafe { libc::dup2(own, number) }
+        };
+        if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    };
+    #[expect(clippy::disallowed_methods, reason = "between fork and exec there is one system call")]
+    // SAFETY: the closure makes that call, and allocates nothing.
+    unsafe {
+        command.pre_exec(place)
+    };
 }
 
 /// A program that is started again and again, with an empty environment.

@@ -1,15 +1,18 @@
 //! Work of a daemon that belongs to no single caller: calls that callers share ([`Joins`]), rounds for as long as
 //! somebody wants their results ([`Demand`]), what is tried until it succeeds ([`persist`]), limits on what goes on at
-//! a time ([`Crowd`]), and what needs a thread of its own ([`in_thread`]). What the work does is for others to say.
+//! a time ([`Crowd`], [`Turns`]), and what needs a thread of its own ([`in_thread`]). What the work does is for others
+//! to say.
 
 mod crowd;
 mod demand;
 mod joins;
 mod persist;
 mod thread;
+mod turns;
 
 pub use crowd::{Crowd, CrowdLimits, Crowded, Member};
 pub use demand::Demand;
 pub use joins::{Call, Joins, spawn};
 pub use persist::persist;
 pub use thread::in_thread;
+pub use turns::{Turn, Turns};

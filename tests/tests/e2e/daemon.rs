@@ -46,6 +46,7 @@ impl Daemon {
              [log]\nlevel = \"debug,h2=warn,hyper_util=warn,tower=warn\"\n\
              [registry]\ncerts_dir = \"{shown}/certs.d\"\n\
              [cdi]\nspec_dirs = [\"{shown}/cdi\", \"{shown}/cdi-of-drivers\"]\n[hooks]\ndirs = [\"{shown}/hooks.d\"]\n\
+             [nri]\nsocket = \"{shown}/nri.sock\"\nplugin_dir = \"{shown}/nri\"\nplugin_config_dir = \"{shown}/nri.d\"\n\
              [network]\nbuiltin = \"on\"\ncni_conf_dir = \"{shown}/net.d\"\ncni_bin_dirs = [\"{shown}/plugins\", \"/usr/lib/cni\"]\n",
             built.supervisor.display()
         );

@@ -69,6 +69,8 @@ mod metrics;
 #[cfg(test)]
 mod mounts;
 #[cfg(test)]
+mod nri;
+#[cfg(test)]
 mod older;
 #[cfg(test)]
 mod onlooker;

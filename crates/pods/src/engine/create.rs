@@ -11,12 +11,15 @@ use wharf_cri_api::v1::{ContainerConfig, PodSandboxConfig};
 use wharf_host::{self as host, Hooked, Images, Site, earlier};
 use wharf_images::LayerLease;
 use wharf_isolation::Plan;
+use wharf_nri::api::Event;
+use wharf_nri::{Changes, ContainerView, Shown};
 use wharf_planner::{self as planner, ContainerKey, Description, Extra, Places, Request, Switch};
-use wharf_records::{ContainerRecord, save_spec};
+use wharf_records::{ContainerFacts, ContainerRecord, save_spec};
 use wharf_supervision::HeldPaths;
 use wharf_types::{ContainerId, ContainerState, Timings};
 use wharf_wire::v1::{self, Created};
 
+use super::plugins::{ASKING, show_pod};
 use super::{Engine, hooks};
 use crate::container::{Belongings, Container, Layers};
 use crate::error::{Error, Stage};
@@ -52,6 +55,19 @@ struct Decision {
     record: ContainerRecord,
     /// The path of its future cgroup.
     path: CgroupPath,
+}
+
+/// A description, and what NRI plugins have changed in it.
+type Wanted = (Description, Box<Changes>);
+
+impl Asked<'_> {
+    /// As NRI plugins are shown it.
+    fn show(&self, pod: &Pod, path: &CgroupPath, description: &Description) -> Box<Shown> {
+        let record = intent(self.config, self.images, path);
+        let facts = ContainerFacts::intended(self.id.clone(), pod.id().clone(), record);
+        let view = ContainerView { facts: &facts, pid: 0, spec: &description.spec };
+        Box::new(Shown { pod: show_pod(pod), container: Some(view.into()) })
+    }
 }
 
 impl Engine {
@@ -94,16 +110,20 @@ impl Engine {
         }
         let id = ContainerId::from_random(wharf_sys::random::bytes().stage("making an id")?);
         *pod.making() = Some(Making { id: id.clone(), exit: None });
+        let window = self.parts.plugins.creation().await;
         match self.build_container(&pod, &id, config).await {
             Ok(container) => {
                 self.publish(&pod, &container).await;
                 if let Ok(supervisor) = pod.connection() {
                     self.count_traffic(&pod, &supervisor).await;
                 }
+                drop(window);
+                self.tell(Event::PostCreateContainer, &pod, Some(&container)).await?;
                 Ok(id)
             }
             Err(error) => {
                 *pod.making() = None;
+                self.parts.plugins.not_created(&id).await;
                 self.undo_container(&pod, &id).await;
                 Err(error)
             }
@@ -176,25 +196,35 @@ impl Engine {
     fn decide(&self, pod: &Pod, asked: &Asked<'_>) -> Result<Decision, Error> {
         let Asked { id, config, images, .. } = asked;
         let path = self.container_cgroup(pod, id)?;
-        let description = self.describe(pod, asked, &path)?;
-        let plan = planner::plan(&description, &self.filters)?;
-        let limits = planner::limits(&description.resources())?;
-        let saved = planner::to_saved(description.spec, config);
-        let (spec, hooks) = saved.map_err(|error| Error::fault("deciding the container", error))?;
-        let extra = description.extra;
-        let mut record = ContainerRecord { hooks, ..intent(config, images, &path) };
+        let (description, changes) = self.describe(pod, asked, &path)?;
+        let blame = |refusal| match changes.blame(refusal) {
+            Ok(error) => Error::at(ASKING, error),
+            Err(refusal) => refusal.into(),
+        };
+        let plan = planner::plan(&description, &self.filters).map_err(blame)?;
+        let limits = planner::limits(&description.resources()).map_err(blame)?;
+        let mut record = intent(config, images, &path);
+        changes.note_in(&mut record.config, &description);
+        let Description { spec, extra } = description;
+        let (spec, hooks) = planner::to_saved(spec, extra.seccomp)?;
+        record.hooks = hooks;
         (record.stop_signal, record.created_at_ns) = (extra.stop_signal.clone(), self.table.creation_time());
         Ok(Decision { extra, spec, plan, limits, record, path })
     }
 
-    fn describe(&self, pod: &Pod, asked: &Asked<'_>, cgroup: &CgroupPath) -> Result<Description, Error> {
-        let places = self.places(pod, asked, cgroup)?;
+    /// Describes a container as NRI plugins want it.
+    fn describe(&self, of: &Pod, asked: &Asked<'_>, cgroup: &CgroupPath) -> Result<Wanted, Error> {
+        let (pod, places) = (of, self.places(of, asked, cgroup)?);
         let Asked { id, config: container, images, .. } = *asked;
         let mounted = &images.mounted_layers(planner::user_namespace(&pod.namespaces())?);
         let (pod_id, pod, image) = (pod.id(), pod.config(), &images.own.config);
         let (defaults, profile) = (&self.options.defaults, images.profile.as_deref().map(str::as_bytes));
         let request = Request { pod_id, pod, id, container, image, mounted, profile, defaults };
-        Ok(host::describe(&request, &self.machine, &places, &self.additions)?)
+        let mut description = host::describe(&request, &self.machine, &places, &self.additions)?;
+        let show = |made: &Description| asked.show(of, cgroup, made);
+        let inject = |made: &mut Description, names: &[String]| self.additions.devices(made, names);
+        let changes = self.parts.plugins.adjust(&mut description, show, inject).stage(ASKING)?;
+        Ok((description, changes))
     }
 
     fn places(&self, pod: &Pod, asked: &Asked<'_>, cgroup: &CgroupPath) -> Result<Places, Error> {

@@ -92,7 +92,7 @@ impl Engine {
                 }
                 pause = (pause * 2).min(LINK_PAUSE_LIMIT);
             }
-            self.network_turns.after_disconnect().await;
+            self.network_turns.after_unmaking().await;
         }
     }
 

@@ -9,12 +9,16 @@ use std::time::Duration;
 
 use wharf_cgroup::{Cgroup, Limits, OldScores};
 use wharf_cri_api::v1::LinuxContainerResources;
+use wharf_nri::Update;
+use wharf_nri::api::Event;
 use wharf_planner::hooks::Point;
 use wharf_planner::{self as planner, stop_signal};
 use wharf_supervision::Signal;
 use wharf_tasks::spawn;
 use wharf_types::{ContainerState, ErrorKind, Failure, chain};
+use wharf_wire::v1::Started;
 
+use super::plugins::ASKING;
 use super::{Engine, KILL_PATIENCE, hooks};
 use crate::container::{Container, InPod};
 use crate::error::{Error, Stage, blocking, known};
@@ -32,7 +36,7 @@ impl Engine {
         spawn(async move { engine.start(&pod, &container).await }).await
     }
 
-    async fn start(&self, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<(), Error> {
+    async fn start(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<(), Error> {
         let _order = container.change().await;
         match pod.state_of(container).await? {
             ContainerState::Created => {}
@@ -41,19 +45,11 @@ impl Engine {
             ContainerState::Exited { .. } => return Err(container.wrong_state("exited")),
         }
         let connection = pod.connected().await?;
+        self.tell(Event::StartContainer, pod, Some(container)).await?;
         let start = connection.start(container.id());
         let started = container.timings().time_async("start, until the program was executed", start).await;
         match started.map_err(Error::from) {
-            Ok(started) => {
-                // A supervisor of an older release does not report a pid, and there it is still that of the first
-                // process.
-                if started.pid != 0 {
-                    container.set_pid(started.pid);
-                }
-                self.started(pod, container, started.started_at_ns);
-                let hooked = self.hooked(pod, container.id(), &container.record(), container.pid());
-                hooks::execute(hooked, |hooked| hooked.notify(Point::Poststart)).await
-            }
+            Ok(started) => self.has_started(pod, container, &started).await,
             // The supervisor reports whether it runs as soon as it knows.
             Err(error) if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) => {
                 Err(error)
@@ -63,6 +59,22 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    async fn has_started(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        container: &Arc<Container>,
+        started: &Started,
+    ) -> Result<(), Error> {
+        // A supervisor of an older release does not report a pid, and there it is still that of the first process.
+        if started.pid != 0 {
+            container.set_pid(started.pid);
+        }
+        self.started(pod, container, started.started_at_ns);
+        let hooked = self.hooked(pod, container.id(), &container.record(), container.pid());
+        hooks::execute(hooked, |hooked| hooked.notify(Point::Poststart)).await?;
+        self.tell(Event::PostStartContainer, pod, Some(container)).await
     }
 
     /// Handles a program that could not be executed. The first process is about to exit; the effect is visible when
@@ -97,18 +109,27 @@ impl Engine {
         spawn(async move { engine.stop((pod, container), grace).await }).await
     }
 
-    pub(super) async fn stop(&self, (pod, container): InPod, grace: Duration) -> Result<(), Error> {
+    pub(super) async fn stop(
+        self: &Arc<Self>,
+        (pod, container): InPod,
+        grace: Duration,
+    ) -> Result<(), Error> {
+        self.end(&pod, &container, grace).await?;
+        self.tell(Event::StopContainer, &pod, Some(&container)).await
+    }
+
+    async fn end(&self, pod: &Pod, container: &Container, grace: Duration) -> Result<(), Error> {
         if container.is_exited() {
             return Ok(());
         }
         if !grace.is_zero() {
             // What is left after that is killed.
-            drop(tokio::time::timeout(grace, self.end_by_itself(&pod, &container)).await);
+            drop(tokio::time::timeout(grace, self.end_by_itself(pod, container)).await);
             if container.is_exited() {
                 return Ok(());
             }
         }
-        self.kill(&pod, &container).await
+        self.kill(pod, container).await
     }
 
     /// Sends a container its stop signal, and waits for it to exit; one that was not started is not waited for.
@@ -173,33 +194,43 @@ impl Engine {
         let (pod, container) = self.container(id)?;
         planner::check_resources(&new)?;
         let engine = Arc::clone(self);
-        spawn(async move { engine.update(&pod, container, new).await }).await
+        spawn(async move {
+            let _order = container.change().await;
+            let asked = Box::new(Update { resources: planner::resources(&new), asked: new });
+            let show = || async { Box::new(engine.show(&pod, Some(&container)).await) };
+            let update = engine.parts.plugins.update(asked, show).await.stage(ASKING)?;
+            Self::update(&engine, &pod, &container, update).await?;
+            engine.tell(Event::PostUpdateContainer, &pod, Some(&container)).await
+        })
+        .await
     }
 
-    async fn update(
+    /// Updates a container, in its turn.
+    pub(super) async fn update(
         &self,
         pod: &Pod,
-        container: Arc<Container>,
-        new: LinuxContainerResources,
+        container: &Arc<Container>,
+        update: Box<Update>,
     ) -> Result<(), Error> {
-        let _order = container.change().await;
-        if let ContainerState::Exited { .. } = pod.state_of(&container).await? {
+        if let ContainerState::Exited { .. } = pod.state_of(container).await? {
             return Err(container.wrong_state("exited"));
         }
+        planner::refuse_resources(&update.resources)?;
         let path = self.parts.layout.container_record(pod.id(), container.id());
-        let changed = Arc::clone(&container);
-        blocking(move || update_blocking(&path, &changed, &new)).await
+        let changed = Arc::clone(container);
+        blocking(move || update_blocking(&path, &changed, &update)).await
     }
 }
 
-fn update_blocking(path: &Path, container: &Container, new: &LinuxContainerResources) -> Result<(), Error> {
+fn update_blocking(path: &Path, container: &Container, update: &Update) -> Result<(), Error> {
+    let Update { asked: new, resources } = update;
     let mut record = container.record();
     let linux = record.config.linux.get_or_insert_default();
     linux.resources = Some(planner::merge_resources(&linux.resources.clone().unwrap_or_default(), new));
     // The record is written first: without disk space for it, the limits must not change.
     let staged = record.stage(path)?;
     if let Some(cgroup) = container.cgroup() {
-        let (limits, score) = (planner::limits(&planner::resources(new))?, planner::oom_score(new));
+        let (limits, score) = (planner::limits(resources)?, planner::oom_score(new));
         change_limits(cgroup, &limits, score).stage("changing the container's limits")?;
         container.meter().forget_limits();
     }

@@ -14,6 +14,8 @@ use std::time::Duration;
 use wharf_cri_api::v1::{ContainerEventType, PodSandboxConfig};
 use wharf_host::{self as host, directories, earlier, files};
 use wharf_network::{Attachment, Dns, PodAddresses, PortMapping, StatsSocket};
+use wharf_nri::Window;
+use wharf_nri::api::Event;
 use wharf_planner::{self as planner, PodKey, PodPlan};
 use wharf_records::{Phase, PodRecord};
 use wharf_tasks::{persist, spawn};
@@ -21,7 +23,7 @@ use wharf_types::PodId;
 
 use super::Engine;
 use crate::error::{Error, Stage, blocking, known};
-use crate::pod::Pod;
+use crate::pod::{Pod, State};
 
 /// A pod that is complete except for its network.
 struct Built {
@@ -71,7 +73,7 @@ impl Engine {
         let pod = Arc::new(Pod::new(id.clone(), config, handler, self.table.creation_time()));
         self.table.reserve(id.clone());
         match self.build_pod(&pod).await {
-            Ok(()) => {
+            Ok(_window) => {
                 let _order = pod.telling();
                 self.table.insert(Arc::clone(&pod));
                 self.events.tell(ContainerEventType::ContainerCreatedEvent, id.as_str(), &pod);
@@ -85,7 +87,8 @@ impl Engine {
         }
     }
 
-    async fn build_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
+    /// Builds a pod. As long as the window is held, no NRI plugin comes that has not been told of the pod.
+    async fn build_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<Window<'_>, Error> {
         let Built { supervisor, network } = self.blocking(pod, Self::build_blocking).await?;
         // The supervisor responds while the pod is being connected to its network.
         self.watch_over(pod, Some(supervisor));
@@ -99,10 +102,10 @@ impl Engine {
         timings.time_async("first response of the supervisor", pod.connected()).await?;
         let made = self.blocking(pod, |engine, pod| engine.record_pod(pod, Phase::Made));
         timings.time_async("record of the whole pod", made).await?;
-        let mut state = pod.write_state();
-        state.ips = ips;
-        state.ready = true;
-        Ok(())
+        *pod.write_state() = State { ips, ready: true };
+        let window = self.parts.plugins.window().await;
+        self.tell(Event::RunPodSandbox, pod, None).await?;
+        Ok(window)
     }
 
     /// Connects a pod to the network in its turn: a plugin may do it, and may hang as long as it likes.
@@ -112,7 +115,7 @@ impl Engine {
         netns: OwnedFd,
         ports: Vec<PortMapping>,
     ) -> Result<PodAddresses, Error> {
-        let _turn = self.network_turns.connect().await;
+        let _turn = self.network_turns.make().await;
         self.blocking(pod, move |engine, pod| engine.join_network_blocking(pod, netns.as_fd(), &ports)).await
     }
 
@@ -226,6 +229,7 @@ impl Engine {
         futures_util::future::try_join_all(stops).await?;
         self.pod_stopped(pod);
         self.end_supervisor(pod).await?;
+        self.tell(Event::StopPodSandbox, pod, None).await?;
         // The stop is not recorded: a pod without a supervisor is stopped, and this must work without disk space.
         self.release(pod).await
     }
@@ -233,9 +237,9 @@ impl Engine {
     /// Disconnects a pod from the network, and releases its namespaces.
     async fn release(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<(), Error> {
         // A pod on the host's network has no plugin that could hang.
-        let _turn = if pod.is_host_network() { None } else { self.network_turns.disconnect().await };
+        let _turn = if pod.is_host_network() { None } else { self.network_turns.unmake().await };
         let released = self.blocking(pod, Self::release_blocking).await;
-        self.network_turns.disconnected();
+        self.network_turns.unmade();
         released
     }
 
@@ -266,6 +270,7 @@ impl Engine {
             self.remove(pod, &container).await?;
         }
         self.delete_pod(pod).await?;
+        self.tell(Event::RemovePodSandbox, pod, None).await?;
         let _order = pod.telling();
         self.table.remove(pod);
         self.events.tell(ContainerEventType::ContainerDeletedEvent, pod.id().as_str(), pod);

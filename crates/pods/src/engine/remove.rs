@@ -6,6 +6,7 @@ use std::time::Duration;
 use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::ContainerEventType;
 use wharf_host::Hooked;
+use wharf_nri::api::Event;
 use wharf_planner::hooks::Point;
 use wharf_records::ContainerRecord;
 use wharf_tasks::{persist, spawn};
@@ -47,33 +48,35 @@ impl Engine {
         container: &Arc<Container>,
     ) -> Result<(), Error> {
         // Any call that holds up a change of the container, such as a start that hangs, ends with it.
-        self.stop((Arc::clone(pod), Arc::clone(container)), Duration::ZERO).await?;
+        let id = container.id();
+        self.stop((pod.clone(), container.clone()), Duration::ZERO).await?;
         let _order = container.change().await;
         // It was removed while this call waited for its turn.
-        if pod.container(container.id().as_str()).is_none() {
+        if pod.container(id.as_str()).is_none() {
             return Ok(());
         }
+        self.tell(Event::RemoveContainer, pod, Some(container)).await?;
         if let Ok(supervisor) = pod.connection() {
-            match supervisor.remove(container.id()).await {
+            match supervisor.remove(id).await {
                 // It will be asked again, or it has the request and handles it later.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::DeadlineExceeded | ErrorKind::Unavailable) =>
                 {
-                    let error = chain(&error);
                     tracing::warn!(
-                        container = container.id().short(),
-                        error,
+                        container = id.short(),
+                        error = chain(&error),
                         "the pod's supervisor will remove the container later"
                     );
-                    self.disown(pod, &supervisor, container.id().as_str());
+                    self.disown(pod, &supervisor, id.as_str());
                 }
                 removed => removed?,
             }
         }
-        self.delete_container(pod, container.id(), &container.record()).await?;
+        self.delete_container(pod, id, &container.record()).await?;
         let _telling = pod.telling();
+        self.parts.plugins.forget_container(id);
         if self.table.remove_container(pod, container) {
-            self.events.tell(ContainerEventType::ContainerDeletedEvent, container.id().as_str(), pod);
+            self.events.tell(ContainerEventType::ContainerDeletedEvent, id.as_str(), pod);
         }
         Ok(())
     }

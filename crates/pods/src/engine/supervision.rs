@@ -278,6 +278,7 @@ impl Engine {
             self.events.tell(ContainerEventType::ContainerStartedEvent, container.id().as_str(), pod);
         }
         if container.note_exit(exit) {
+            self.parts.plugins.note_stopped(container.id());
             self.events.tell(ContainerEventType::ContainerStoppedEvent, container.id().as_str(), pod);
         }
     }

@@ -72,6 +72,7 @@ impl World {
             cgroups: Cgroups::detect().unwrap(),
             // Whoever starts it has a supervisor that exits at once.
             supervisor: PathBuf::from("/bin/true"),
+            plugins: Arc::new(wharf_nri::Plugins::new(None)),
             layout,
         };
         let cgroup_parent = format!("/wharf-pods-test-{}-{number}", std::process::id());
@@ -87,7 +88,7 @@ impl World {
 
     /// The engine of the next daemon, on the same machine.
     pub(super) fn next_engine(&self) -> Arc<Engine> {
-        let Parts { layout, images, snapshots, network, cgroups, supervisor } = &self.engine.parts;
+        let Parts { layout, images, snapshots, network, cgroups, supervisor, plugins } = &self.engine.parts;
         let parts = Parts {
             layout: layout.clone(),
             images: Arc::clone(images),
@@ -95,6 +96,7 @@ impl World {
             network: Arc::clone(network),
             cgroups: cgroups.clone(),
             supervisor: supervisor.clone(),
+            plugins: Arc::clone(plugins),
         };
         Engine::new(self.engine.options.clone(), parts).unwrap()
     }

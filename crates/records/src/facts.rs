@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use wharf_cri_api::v1::{ContainerEventType, NamespaceMode, NamespaceOption, PodSandboxConfig, Signal};
 use wharf_planner::stop_signal;
-use wharf_records::ContainerRecord;
 use wharf_types::{ContainerId, ContainerState, PodId};
+
+use crate::ContainerRecord;
 
 /// A pod at one moment.
 #[derive(Debug, Clone)]
@@ -55,6 +56,12 @@ pub struct ContainerFacts {
 }
 
 impl ContainerFacts {
+    /// A container that is about to be made.
+    #[must_use]
+    pub fn intended(id: ContainerId, pod: PodId, record: ContainerRecord) -> Self {
+        Self { id, pod, state: ContainerState::Created, record, log_path: String::new() }
+    }
+
     /// The signal that asks its program to exit.
     #[must_use]
     pub fn stop_signal(&self) -> Signal {

@@ -1,0 +1,104 @@
+//! Why plugins keep something from being done.
+
+use wharf_planner::Refusal;
+use wharf_types::{ErrorKind, Failure};
+
+use crate::api::Field;
+
+/// The plugins refused something, or contradict each other.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A plugin responded with an error.
+    #[error("NRI plugin {plugin} refuses {call}: {message}")]
+    Refused {
+        /// Its index and name.
+        plugin: String,
+        /// The method.
+        call: &'static str,
+        /// Its own words.
+        message: String,
+    },
+    /// A plugin did not respond, and its failure policy says that the request then fails.
+    #[error("NRI plugin {plugin} does not respond to {call}, and nothing may be done without it: {problem}")]
+    Silent {
+        /// Its index and name.
+        plugin: String,
+        /// The method.
+        call: &'static str,
+        /// What happened to the call.
+        problem: String,
+    },
+    /// Two plugins want the same thing to be different.
+    #[error("NRI plugins {one} and {other} both set {what}")]
+    Conflict {
+        /// The one that was asked first.
+        one: String,
+        /// The one that was asked later.
+        other: String,
+        /// The field, with the name of its entry.
+        what: String,
+    },
+    /// A plugin updates the container about whose creation it was asked.
+    #[error("NRI plugin {plugin} updates container {id}, which is being created: it must adjust it instead")]
+    Early {
+        /// Its index and name.
+        plugin: String,
+        /// The container.
+        id: String,
+    },
+    /// A validator rejected what other plugins adjusted.
+    #[error("{validator} rejects what NRI plugins adjusted: {reason}")]
+    Rejected {
+        /// The validator.
+        validator: String,
+        /// Its reason.
+        reason: String,
+    },
+    /// What plugins adjusted or updated cannot be done.
+    #[error("NRI plugins ({plugins}) set what cannot be done: {field}: {problem}")]
+    Impossible {
+        /// All plugins that set something.
+        plugins: String,
+        /// The field.
+        field: &'static str,
+        /// Why not.
+        problem: String,
+    },
+}
+
+impl Error {
+    /// The refusal of something that plugins set.
+    pub(crate) fn of(refusal: Refusal, plugins: &[String]) -> Self {
+        let plugins = plugins.join(", ");
+        match refusal {
+            Refusal::Field { field, problem } | Refusal::Spec { field, problem } => {
+                Self::Impossible { plugins, field, problem }
+            }
+            Refusal::Addition { what, problem } => {
+                Self::Impossible { plugins, field: "CDI_devices", problem: format!("{what}: {problem}") }
+            }
+            Refusal::Host { field, problem, .. } => Self::Impossible { plugins, field, problem },
+            Refusal::ImageVolume { target, problem, .. } => {
+                Self::Impossible { plugins, field: "mounts", problem: format!("{target}: {problem}") }
+            }
+        }
+    }
+}
+
+impl Failure for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Silent { .. } => ErrorKind::Unavailable,
+            Self::Refused { .. }
+            | Self::Conflict { .. }
+            | Self::Early { .. }
+            | Self::Rejected { .. }
+            | Self::Impossible { .. } => ErrorKind::FailedPrecondition,
+        }
+    }
+}
+
+/// A field in words: `FIELD_MEM_LIMIT` is `mem limit`.
+pub(crate) fn words(field: Field) -> String {
+    field.as_str_name().trim_start_matches("FIELD_").to_lowercase().replace('_', " ")
+}

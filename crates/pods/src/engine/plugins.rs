@@ -1,0 +1,97 @@
+//! What NRI plugins are told of pods and containers, and what is done for them. Who is told, and in which order, is
+//! for `wharf-nri` to say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wharf_cri_api::v1::LinuxContainerResources;
+use wharf_nri::api::{self, Event};
+use wharf_nri::{Answer, ContainerView, Existing, Failed, Node, PodView, Shown, Update};
+use wharf_types::ContainerId;
+
+use super::Engine;
+use crate::container::Container;
+use crate::error::{Error, Stage};
+use crate::pod::Pod;
+
+/// The stage at which plugins refuse something.
+pub(super) const ASKING: &str = "asking NRI plugins";
+
+impl Engine {
+    /// Tells plugins of an event of a pod, or of a container in it.
+    pub(super) async fn tell(
+        self: &Arc<Self>,
+        event: Event,
+        pod: &Pod,
+        container: Option<&Arc<Container>>,
+    ) -> Result<(), Error> {
+        let id = container.map_or(pod.id().as_str(), |container| container.id().as_str());
+        let show = || async { Box::new(self.show(pod, container).await) };
+        self.parts.plugins.tell(event, id, show).await.stage(ASKING)
+    }
+
+    /// Tells plugins of what the kubelet has set on a pod's own cgroup: overhead and resources.
+    ///
+    /// # Errors
+    /// NotFound; the plugin that refuses.
+    pub async fn update_pod(
+        self: &Arc<Self>,
+        id: &str,
+        resources: [Option<LinuxContainerResources>; 2],
+    ) -> Result<(), Error> {
+        let pod = self.pod(id)?;
+        self.parts.plugins.update_pod(show_pod(&pod), resources).await.stage(ASKING)?;
+        self.tell(Event::PostUpdatePodSandbox, &pod, None).await
+    }
+
+    pub(super) async fn show(self: &Arc<Self>, pod: &Pod, container: Option<&Arc<Container>>) -> Shown {
+        let mut shown = Shown { pod: show_pod(pod), container: None };
+        if let Some(container) = container {
+            let spec = serde_json::from_value(self.runtime_spec(pod, container).await).unwrap_or_default();
+            let facts = container.facts();
+            let view = ContainerView { facts: &facts, pid: container.pid(), spec: &spec };
+            shown.container = Some(view.into());
+        }
+        shown
+    }
+}
+
+impl Node for Engine {
+    fn existing(self: Arc<Self>) -> Answer<Existing> {
+        Box::pin(async move {
+            let (pods, mut containers) = (self.pods(), Vec::new());
+            for pod in &pods {
+                for container in &pod.containers() {
+                    containers.extend(self.show(pod, Some(container)).await.container);
+                }
+            }
+            (pods.iter().map(|pod| show_pod(pod)).collect(), containers)
+        })
+    }
+
+    fn update(self: Arc<Self>, container: String, update: Box<Update>) -> Answer<Result<(), Failed>> {
+        Box::pin(async move {
+            let (pod, container) = self.container(&container)?;
+            let _order = container.change().await;
+            Ok(Self::update(&self, &pod, &container, update).await?)
+        })
+    }
+
+    fn evict(self: Arc<Self>, container: String) -> Answer<Result<(), Failed>> {
+        Box::pin(async move { Ok(self.stop_container(&container, Duration::ZERO).await?) })
+    }
+
+    fn stopped(self: Arc<Self>, container: ContainerId) -> Answer<()> {
+        Box::pin(async move {
+            if let Ok((pod, container)) = self.container(container.as_str()) {
+                // A failure is logged where it happens.
+                drop(self.tell(Event::StopContainer, &pod, Some(&container)).await);
+            }
+        })
+    }
+}
+
+pub(super) fn show_pod(pod: &Pod) -> api::PodSandbox {
+    let ips = pod.read_state().ips.clone();
+    PodView { id: pod.id(), config: pod.config(), handler: pod.handler(), ips: &ips }.into()
+}
