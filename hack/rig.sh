@@ -226,6 +226,11 @@ certs_dir = "$certificates"
 builtin = "$builtin"
 cni_conf_dir = "$dir/cni"
 cni_bin_dirs = ["$plugins"]
+
+[nri]
+socket = "$dir/nri.sock"
+plugin_dir = "$dir/nri/plugins"
+plugin_config_dir = "$dir/nri/conf.d"
 CONFIG
     socket=$dir/wharf.sock
     PATH=$programs:$PATH setsid "$programs/wharfd" --config "$dir/config.toml" </dev/null >"$dir/daemon.log" 2>&1 &
