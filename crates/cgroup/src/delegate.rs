@@ -12,8 +12,19 @@ const LIST: &str = "/sys/kernel/cgroup/delegate";
 /// What was on it when it was introduced, for kernels before 4.15.
 const USUAL: &str = "cgroup.procs\ncgroup.threads\ncgroup.subtree_control\n";
 
+/// How many cgroups a container may make, and how deep: each costs the kernel memory that no limit counts as its own.
+/// Commands (exec) have cgroups there, too.
+const BOUNDS: [(&str, &str); 2] = [("cgroup.max.descendants", "4096"), ("cgroup.max.depth", "32")];
+
 /// Makes a user the owner of a cgroup's directory, and of its files that are no limits. The group stays.
+///
+/// The files of the limits stay root's. That binds nobody who is root in the host's user namespace: such a container
+/// needs no capability to write them from a cgroup below, since the kernel draws the boundary at the writer's cgroup
+/// namespace. The pod's own limits, one level above, bind it all the same.
 pub(crate) fn to(directory: &Path, uid: u32) -> Result<(), Error> {
+    for (name, value) in BOUNDS {
+        files::write(&directory.join(name), value)?;
+    }
     let list = files::read_if_there(Path::new(LIST))?;
     give(directory, list.as_deref().unwrap_or(USUAL), uid)
 }

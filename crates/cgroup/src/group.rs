@@ -55,8 +55,8 @@ impl Cgroup {
         self.cgroups.can_delegate()
     }
 
-    /// Gives the cgroup to a user, who may then make cgroups below it and move its processes there, but not change its
-    /// limits.
+    /// Gives the cgroup to a user, who may then make cgroups below it, within bounds, and move its processes there. Its
+    /// limits are not given away; but a process that is root on the host can change them from below.
     ///
     /// # Errors
     /// [`Error::Io`].

@@ -11,6 +11,7 @@
 
 mod apply;
 mod create;
+mod deep;
 mod delegate;
 mod detect;
 mod device;

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
+use crate::deep;
 use crate::detect::Kind;
 use crate::error::{Error, errno};
 use crate::files;
@@ -60,12 +61,13 @@ impl Tree {
     /// The processes in the whole tree.
     pub(crate) fn pids(&self) -> Result<BTreeSet<i32>, Error> {
         let mut pids = BTreeSet::new();
-        for directory in descendants(&self.directory)? {
+        deep::each(&self.directory, |directory| {
             let file = directory.join("cgroup.procs");
             if let Some(text) = gone_is_none(files::read_if_there(&file))? {
                 pids.extend(parse_pids(&file, &text)?);
             }
-        }
+            Ok(())
+        })?;
         Ok(pids)
     }
 
@@ -245,7 +247,7 @@ impl Tree {
     /// Removes the tree from the bottom up. A missing tree is success.
     pub(crate) fn remove(&self, deadline: &Deadline) -> Result<(), Error> {
         loop {
-            match self.remove_once() {
+            match self.remove_once(deadline) {
                 Ok(()) => return Ok(()),
                 Err(Error::Io { source, .. }) if errno(&source) == Some(Errno::EBUSY) => {}
                 Err(error) => return Err(error),
@@ -262,15 +264,16 @@ impl Tree {
         }
     }
 
-    fn remove_once(&self) -> Result<(), Error> {
+    fn remove_once(&self, deadline: &Deadline) -> Result<(), Error> {
         // Most trees have no children left, so one call is enough.
         if remove_directory(&self.directory).is_ok() {
             return Ok(());
         }
-        for directory in descendants(&self.directory)?.iter().rev() {
-            remove_directory(directory)?;
-        }
-        Ok(())
+        deep::clear(&self.directory, || match deadline.left().is_zero() {
+            true => Err(deadline.late(&self.directory, "removed")),
+            false => Ok(()),
+        })?;
+        remove_directory(&self.directory)
     }
 }
 
@@ -281,29 +284,6 @@ fn remove_directory(directory: &Path) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
-}
-
-/// A directory and everything below it, parents before children. What vanishes in the meantime is left out.
-fn descendants(directory: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut found = vec![directory.to_path_buf()];
-    let mut next = 0;
-    while let Some(at) = found.get(next).cloned() {
-        next += 1;
-        let entries = match fs::read_dir(&at) {
-            Ok(entries) => entries,
-            Err(source) if is_gone(&source) => continue,
-            Err(source) => return Err(Error::Io { action: "read", path: at, source }),
-        };
-        for entry in entries {
-            match entry.and_then(|entry| Ok((entry.file_type()?.is_dir(), entry.path()))) {
-                Ok((true, below)) => found.push(below),
-                Ok((false, _)) => {}
-                Err(source) if is_gone(&source) => break,
-                Err(source) => return Err(Error::Io { action: "read", path: at, source }),
-            }
-        }
-    }
-    Ok(found)
 }
 
 /// The pids in a `cgroup.procs`. The kernel shows 0 for a process outside the reader's PID namespace, and kill(0) would

@@ -8,8 +8,9 @@ use serde_json::{Map, Value};
 
 /// The deepest nesting.
 const DEPTH_LIMIT: usize = 32;
-/// The most values, those behind aliases included.
+/// The most values, those behind aliases included. A text counts once more for each [`TEXT_UNIT`] bytes.
 const VALUES_MAX: usize = 500_000;
+const TEXT_UNIT: usize = 64;
 
 /// Parses one document. Empty and `null` scalars are nothing; members that are nothing are left out.
 ///
@@ -91,7 +92,10 @@ impl Tree {
     }
 
     fn put(&mut self, value: Value, anchor: usize) -> Result<(), String> {
-        self.values += 1;
+        self.values += match &value {
+            Value::String(text) => weight(text),
+            _ => 1,
+        };
         if self.values > VALUES_MAX {
             return Err(format!("it has more than {VALUES_MAX} values"));
         }
@@ -128,12 +132,17 @@ fn check_tag(tag: Option<&Tag>) -> Result<(), String> {
     }
 }
 
+fn weight(text: &str) -> usize {
+    1 + text.len() / TEXT_UNIT
+}
+
 /// How many values there are in a tree; `None` if there are more than the budget.
 fn size(value: &Value, budget: usize) -> Option<usize> {
     let below = |size: usize, value: &Value| Some(size + self::size(value, budget.checked_sub(size)?)?);
     let size = match value {
         Value::Array(list) => list.iter().try_fold(1, below),
-        Value::Object(map) => map.values().try_fold(1, below),
+        Value::Object(map) => map.iter().try_fold(1, |size, (key, value)| below(size + weight(key), value)),
+        Value::String(text) => Some(weight(text)),
         _ => Some(1),
     };
     size.filter(|size| *size <= budget)
@@ -171,7 +180,9 @@ mod tests {
             let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
             bomb.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
         }
+        let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), vec!["*a"; 1000].join(", "));
         let rows = [
+            (long.as_str(), "too large"),
             ("", "empty"),
             ("a: 1\na: 2\n", "line 2: the key \"a\" is there twice"),
             ("a: 1\n---\nb: 2\n", "second document"),

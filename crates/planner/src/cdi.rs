@@ -80,27 +80,29 @@ pub fn asked(config: &ContainerConfig) -> Result<Vec<DeviceName>, Refusal> {
         let name = DeviceName::new(&device.name);
         let name =
             name.map_err(|problem| Refusal::field("CDI_devices", format!("{:?}: {problem}", device.name)));
-        add(&mut names, name?);
+        add(&mut names, name?)?;
     }
     let annotated = config.annotations.iter().filter(|(key, _)| key.starts_with(ANNOTATION));
     for (key, value) in annotated {
         for text in value.split(',') {
             let problem =
                 |problem| Refusal::field("annotations", format!("{key}: the device {text:?}: {problem}"));
-            add(&mut names, DeviceName::new(text).map_err(problem)?);
+            add(&mut names, DeviceName::new(text).map_err(problem)?)?;
         }
-    }
-    if names.len() > DEVICES_MAX {
-        let problem = format!("there are {} devices, of {DEVICES_MAX} at most", names.len());
-        return Err(Refusal::field("CDI_devices", problem));
     }
     Ok(names)
 }
 
-fn add(names: &mut Vec<DeviceName>, name: DeviceName) {
-    if !names.contains(&name) {
-        names.push(name);
+/// Counted here, because each name is compared with all that are there.
+fn add(names: &mut Vec<DeviceName>, name: DeviceName) -> Result<(), Refusal> {
+    if names.contains(&name) {
+        return Ok(());
     }
+    if names.len() == DEVICES_MAX {
+        return Err(Refusal::field("CDI_devices", format!("there may be {DEVICES_MAX} devices at most")));
+    }
+    names.push(name);
+    Ok(())
 }
 
 /// A vendor or a class: letters, digits, `_`, `-` and `.`; it begins with a letter, and ends with a letter or a digit.

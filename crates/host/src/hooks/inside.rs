@@ -61,7 +61,8 @@ fn visit<T>(first: BorrowedFd<'_>, root: &Path, work: impl FnOnce() -> T) -> Res
     mount::permit(tree.as_fd(), Attributes::READ_ONLY)?;
     enter(hosts.as_fd(), CloneFlags::CLONE_NEWNS)?;
     unshare(CloneFlags::CLONE_NEWNS).named("unshare", || "CLONE_NEWNS".into())?;
-    mount::propagate(open_root()?.as_fd(), Propagation::Private, Depth::Recursive)?;
+    // Not private: what the host unmounts while a hook runs must not stay in use here.
+    mount::propagate(open_root()?.as_fd(), Propagation::Slave, Depth::Recursive)?;
     let place = wharf_sys::fs::open(root, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
     mount::attach(tree.as_fd(), place.as_fd())?;
     enter(first, CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS)?;

@@ -103,7 +103,8 @@ async fn when_all_fail_the_error_names_each() {
     let denies = Server::start(Content::default(), |_| Some(Reply::new(403, ""))).await;
     let (error, text) = world(&hosts(&[&empty, &broken], &denies)).fail(&reference()).await;
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "the registry's own word counts");
-    for (server, word) in [(&empty, "not found"), (&broken, "answered 500"), (&denies, "denies access (403)")]
+    for (server, word) in
+        [(&empty, "not found"), (&broken, "responded with 500"), (&denies, "denies access (403)")]
     {
         assert!(text.contains(&server.address.to_string()) && text.contains(word), "{text}");
     }

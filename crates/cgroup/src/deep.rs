@@ -1,0 +1,142 @@
+//! A walk over a tree of cgroups of any depth.
+//!
+//! A container that manages its own cgroups may nest them until their paths are longer than the kernel takes. So the
+//! walk goes from a directory to the next by descriptor, and back by `..`: it has one directory open, and no path.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::error::Error;
+use crate::tree::is_gone;
+
+/// A directory that the walk is in: its name, and the names of those below it that it has not been in.
+struct Level {
+    name: OsString,
+    below: Vec<OsString>,
+}
+
+/// Calls `found` with each directory from `top` downwards. What vanishes in the meantime is left out.
+///
+/// # Errors
+/// What `found` returns; [`Error::Io`].
+pub(crate) fn each(top: &Path, mut found: impl FnMut(&Path) -> Result<(), Error>) -> Result<(), Error> {
+    walk(top, &mut |at| found(&in_procfs(at)), &mut |_, _| Ok(()))
+}
+
+/// Removes what is below `top`, children first, as long as `go_on` has no error.
+///
+/// # Errors
+/// What `go_on` returns; [`Error::Io`].
+pub(crate) fn clear(top: &Path, mut go_on: impl FnMut() -> Result<(), Error>) -> Result<(), Error> {
+    walk(top, &mut |_| go_on(), &mut |parent, name| match unlinkat(parent, name, UnlinkatFlags::RemoveDir)
+        .map_err(std::io::Error::from)
+    {
+        Err(source) if !is_gone(&source) => {
+            Err(Error::Io { action: "remove", path: PathBuf::from(name), source })
+        }
+        _ => Ok(()),
+    })
+}
+
+fn walk(
+    top: &Path,
+    enter: &mut dyn FnMut(BorrowedFd<'_>) -> Result<(), Error>,
+    leave: &mut dyn FnMut(BorrowedFd<'_>, &Path) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let Some(mut at) = open(None, top)? else { return Ok(()) };
+    enter(at.as_fd())?;
+    let mut levels = vec![Level { name: OsString::new(), below: below(&at)? }];
+    while let Some(level) = levels.last_mut() {
+        if let Some(name) = level.below.pop() {
+            let Some(child) = open(Some(at.as_fd()), Path::new(&name))? else { continue };
+            at = child;
+            enter(at.as_fd())?;
+            levels.push(Level { name, below: below(&at)? });
+        } else if let Some(done) = levels.pop()
+            && !levels.is_empty()
+        {
+            // It is gone only if somebody else removes the tree, too.
+            let Some(parent) = open(Some(at.as_fd()), Path::new(".."))? else { return Ok(()) };
+            at = parent;
+            leave(at.as_fd(), Path::new(&done.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// `None` if it is gone.
+fn open(parent: Option<BorrowedFd<'_>>, name: &Path) -> Result<Option<OwnedFd>, Error> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let opened = openat(parent.unwrap_or(nix::fcntl::AT_FDCWD), name, flags, Mode::empty());
+    match opened.map_err(std::io::Error::from) {
+        Ok(opened) => Ok(Some(opened)),
+        Err(source) if is_gone(&source) => Ok(None),
+        Err(source) => Err(Error::Io { action: "open", path: name.into(), source }),
+    }
+}
+
+fn below(at: &OwnedFd) -> Result<Vec<OsString>, Error> {
+    let path = in_procfs(at.as_fd());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&path).map_err(Error::io("read", &path))? {
+        match entry.and_then(|entry| Ok((entry.file_type()?.is_dir(), entry.file_name()))) {
+            Ok((true, name)) => names.push(name),
+            Ok((false, _)) => {}
+            Err(source) if is_gone(&source) => break,
+            Err(source) => return Err(Error::Io { action: "read", path, source }),
+        }
+    }
+    Ok(names)
+}
+
+/// A path that is short however deep the directory is.
+fn in_procfs(at: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", at.as_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nests directories until no path can name the innermost.
+    fn nest(top: &Path) -> usize {
+        let name = "d".repeat(250);
+        let mut at = open(None, top).unwrap().unwrap();
+        for _ in 0..40 {
+            nix::sys::stat::mkdirat(&at, name.as_str(), Mode::S_IRWXU).unwrap();
+            nix::sys::stat::mkdirat(&at, "beside", Mode::S_IRWXU).unwrap();
+            at = open(Some(at.as_fd()), Path::new(&name)).unwrap().unwrap();
+        }
+        1 + 2 * 40
+    }
+
+    #[test]
+    fn what_no_path_names_is_found_and_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let count = nest(directory.path());
+        let mut found = 0;
+        each(directory.path(), |path| {
+            found += usize::from(path.is_dir());
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(found, count);
+        let stopped = clear(directory.path(), || {
+            Err(Error::Io {
+                action: "stop",
+                path: PathBuf::new(),
+                source: std::io::ErrorKind::TimedOut.into(),
+            })
+        });
+        assert!(stopped.is_err());
+        clear(directory.path(), || Ok(())).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        clear(&directory.path().join("gone"), || Ok(())).unwrap();
+    }
+}
