@@ -9,7 +9,7 @@ pub enum Error {
     /// The profile exceeds a limit.
     #[error("the seccomp profile has {count} {what}, at most {limit} are allowed")]
     TooLarge {
-        /// What was counted: bytes, names, rules, conditions.
+        /// What was counted: bytes, names, rules, conditions, pairs of a name and an alternative.
         what: &'static str,
         /// How many there are.
         count: usize,

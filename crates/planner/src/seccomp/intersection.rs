@@ -11,13 +11,17 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
 use super::compile::{generic, newest};
-use super::json::{MAX_CONDITIONS, MAX_INDEX, within};
+use super::json::{MAX_CONDITIONS, MAX_INDEX, MAX_PAIRS, within};
 use super::profile::{Action, Architectures, Condition, Operator, Profile, Rule, Scope};
-use super::syscalls::Abi;
+use super::syscalls::{Abi, is_known};
 use super::{Error, SPEC_ALLOW, Target};
 
 /// `SECCOMP_FILTER_FLAG_LOG`.
 const LOG: u32 = 1 << 1;
+
+/// The most conditions that are made for one call. Some of them turn out to make no difference, so it is more than a
+/// profile may have.
+const MAX_MADE: usize = 4 * MAX_CONDITIONS;
 
 /// Conditions that must all hold, at most one for each argument.
 type Conditions = Vec<Condition>;
@@ -27,6 +31,19 @@ type Conditions = Vec<Condition>;
 struct Verdict {
     tests: Vec<(Conditions, Action)>,
     otherwise: Action,
+}
+
+/// The conditions that may still be made for one call.
+struct Budget {
+    made: usize,
+}
+
+impl Budget {
+    /// Counts conditions before they are made: a few can multiply to millions.
+    fn spend(&mut self, conditions: usize) -> Result<(), Error> {
+        self.made = self.made.saturating_add(conditions);
+        if self.made > MAX_MADE { within("conditions", self.made, MAX_CONDITIONS) } else { Ok(()) }
+    }
 }
 
 /// A profile, with the rules that apply to the target by the names of their calls.
@@ -39,14 +56,14 @@ struct Side<'a> {
 /// chooses the error.
 ///
 /// # Errors
-/// More conditions than a profile may have.
+/// More conditions, or more pairs of a name and an alternative, than a profile may have.
 pub(super) fn intersect(profile: &Profile, base: &Profile, target: &Target) -> Result<Profile, Error> {
     let (base_abis, own_abis) =
         (base.architectures.abis(target.arch), profile.architectures.abis(target.arch));
     let abis: Vec<Abi> = own_abis.into_iter().filter(|abi| base_abis.contains(abi)).collect();
     let (own, base) = (Side::of(profile, target), Side::of(base, target));
     let default_action = stricter(own.profile.default_action, base.profile.default_action);
-    let mentioned: BTreeSet<&str> = own.names().chain(base.names()).collect();
+    let mentioned: BTreeSet<&str> = own.names().chain(base.names()).filter(|name| is_known(name)).collect();
     let mut names = mentioned.clone();
     for name in abis.iter().flat_map(|abi| abi.table().names()) {
         names.insert(name);
@@ -54,7 +71,7 @@ pub(super) fn intersect(profile: &Profile, base: &Profile, target: &Target) -> R
     let mut rules = Rules::default();
     let mut left_out = Vec::new();
     for name in names {
-        let verdict = both(&own.verdict(name, &abis), &base.verdict(name, &abis));
+        let verdict = both(&own.verdict(name, &abis), &base.verdict(name, &abis))?;
         if verdict == Verdict::always(default_action) && !mentioned.contains(name) {
             left_out.push(name);
         } else {
@@ -75,10 +92,13 @@ struct Rules<'a> {
     all: Vec<(Verdict, Vec<&'a str>)>,
     places: HashMap<Verdict, usize>,
     conditions: usize,
+    pairs: usize,
 }
 
 impl<'a> Rules<'a> {
     fn add(&mut self, name: &'a str, verdict: Verdict) -> Result<(), Error> {
+        self.pairs += verdict.cases().count();
+        within("pairs of a name and an alternative", self.pairs, MAX_PAIRS)?;
         let place = match self.places.get(&verdict) {
             Some(place) => *place,
             None => {
@@ -210,7 +230,8 @@ impl Verdict {
 }
 
 /// The verdict that is as strict as both.
-fn both(own: &Verdict, base: &Verdict) -> Verdict {
+fn both(own: &Verdict, base: &Verdict) -> Result<Verdict, Error> {
+    let mut budget = Budget { made: 0 };
     let mut tests = Vec::new();
     for (conditions, action) in own.cases() {
         let row: Vec<_> = base.cases().map(|(theirs, other)| (theirs, stricter(action, other))).collect();
@@ -220,7 +241,8 @@ fn both(own: &Verdict, base: &Verdict) -> Verdict {
             continue;
         }
         for (theirs, result) in row {
-            tests.extend(all_of(conditions, theirs).into_iter().map(|conditions| (conditions, result)));
+            let alternatives = all_of(conditions, theirs, &mut budget)?;
+            tests.extend(alternatives.into_iter().map(|conditions| (conditions, result)));
         }
     }
     // The last pair always holds.
@@ -228,24 +250,32 @@ fn both(own: &Verdict, base: &Verdict) -> Verdict {
     while tests.last().is_some_and(|(_, action)| *action == otherwise) {
         tests.pop();
     }
-    Verdict { tests, otherwise }
+    Ok(Verdict { tests, otherwise })
 }
 
 /// Alternatives of which one holds exactly if all these conditions do.
-fn all_of(own: &[Condition], theirs: &[Condition]) -> Vec<Conditions> {
+fn all_of(own: &[Condition], theirs: &[Condition], budget: &mut Budget) -> Result<Vec<Conditions>, Error> {
     let mut all = vec![Vec::new()];
     for index in 0..=MAX_INDEX {
         let mut here = own.iter().chain(theirs).filter(|condition| condition.index == index);
         let Some(first) = here.next() else { continue };
-        let alternatives = here.fold(vec![*first], |alternatives, condition| {
-            alternatives.into_iter().flat_map(|one| meet(one, *condition)).collect()
-        });
+        let mut alternatives = vec![*first];
+        for condition in here {
+            let mut met = Vec::new();
+            for one in alternatives {
+                met.extend(meet(one, *condition));
+                budget.spend(met.len())?;
+            }
+            alternatives = met;
+        }
+        let length = all.first().map_or(0, Vec::len) + 1;
+        budget.spend(all.len().saturating_mul(alternatives.len()).saturating_mul(length))?;
         all = all
             .iter()
             .flat_map(|before| alternatives.iter().map(|one| [&before[..], &[*one]].concat()))
             .collect();
     }
-    all
+    Ok(all)
 }
 
 /// Conditions on one argument, of which one holds exactly if both of these do.

@@ -16,6 +16,11 @@ const MAX_NAMES: usize = 4096;
 const MAX_RULES: usize = 4096;
 /// The most conditions in all rules together: more do not fit a filter anyway.
 pub(super) const MAX_CONDITIONS: usize = 4096;
+/// The longest name of a call, in bytes; no kernel has one half as long.
+const MAX_NAME_BYTES: usize = 64;
+/// The most pairs of a name and an alternative in all rules together: in the runtime spec each alternative repeats all
+/// names of its rule.
+pub(super) const MAX_PAIRS: usize = 16_384;
 /// The arguments of a call are numbered 0 to 5.
 pub(super) const MAX_INDEX: u8 = 5;
 
@@ -84,11 +89,15 @@ pub(super) fn parse(text: &[u8]) -> Result<Profile, Error> {
         rules.iter().map(|rule| rule.args.as_ref().map_or(0, Vec::len)).sum(),
         MAX_CONDITIONS,
     )?;
+    let rules = rules.into_iter().map(rule).collect::<Result<Vec<_>, _>>()?;
+    let longest = rules.iter().flat_map(|rule| &rule.names).map(|name| name.len()).max();
+    within("bytes in the name of a call", longest.unwrap_or(0), MAX_NAME_BYTES)?;
+    within("pairs of a name and an alternative", rules.iter().map(pairs).sum(), MAX_PAIRS)?;
     Ok(Profile {
         default_action: action(&json.default_action, json.default_errno_ret)?,
         architectures: architectures(json.architectures, json.arch_map)?,
         flags: json.flags.map(|flags| flags_mask(&flags)).transpose()?,
-        rules: rules.into_iter().map(rule).collect::<Result<_, _>>()?,
+        rules,
     })
 }
 
@@ -105,6 +114,11 @@ pub(super) fn within(what: &'static str, count: usize, limit: usize) -> Result<(
 
 pub(super) fn unknown(what: &'static str, name: impl Into<String>) -> Error {
     Error::Unknown { what, name: name.into() }
+}
+
+/// How many names a rule takes up in the runtime spec.
+fn pairs(rule: &Rule) -> usize {
+    rule.names.len() * rule.alternatives.len().max(1)
 }
 
 fn rule(json: JsonRule) -> Result<Rule, Error> {

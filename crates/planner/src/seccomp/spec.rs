@@ -13,17 +13,17 @@ use oci_spec::runtime::{
 
 use super::compile::generic;
 use super::profile::{Action, Architectures, Condition, EPERM, MAX_ERRNO, Operator, Profile, Rule, Scope};
-use super::syscalls::Abi;
+use super::syscalls::{Abi, is_known};
 use super::{Arch, Error, Program, SPEC_ALLOW, Target, compile, json};
 
-/// The profile as it is for this target.
+/// The profile as it is for this target, without names that are those of no call.
 ///
 /// # Errors
 /// Never; the errors of the spec's own checks are passed on.
 pub(crate) fn resolve(profile: &Profile, target: &Target) -> Result<LinuxSeccomp, Error> {
     let mut rules = Vec::new();
     for rule in profile.rules.iter().filter(|rule| rule.applies(target)) {
-        rules.extend(syscalls(rule)?);
+        rules.extend(syscalls(rule)?.into_iter().filter(|syscall| !syscall.names().is_empty()));
     }
     rules.extend(newest(profile, target));
     let (action, errno) = action_of_spec(profile.default_action);
@@ -52,7 +52,7 @@ fn syscalls(rule: &Rule) -> Result<Vec<LinuxSyscall>, Error> {
 
 fn syscall(rule: &Rule) -> LinuxSyscall {
     let (action, errno) = action_of_spec(rule.action);
-    let names = rule.names.iter().map(|name| name.clone().into_owned());
+    let names = rule.names.iter().filter(|name| is_known(name)).map(|name| name.clone().into_owned());
     let mut syscall = LinuxSyscall::default();
     syscall.set_names(names.collect()).set_action(action).set_errno_ret(errno);
     syscall

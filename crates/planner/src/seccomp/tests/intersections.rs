@@ -169,3 +169,23 @@ fn too_many_pairs_of_conditions_are_an_error() {
     let error = intersect(&profile(0), &profile(1), &super::target(&[])).unwrap_err();
     assert!(matches!(error, Error::TooLarge { what: "conditions", .. }), "{error}");
 }
+
+#[test]
+fn a_few_conditions_do_not_multiply_to_millions() {
+    // Each argument's mask and comparison meet in eight conditions.
+    let profile = |op: &str, value: u64, value_two: u64| {
+        let argument = |index: u8| {
+            format!(r#"{{"index": {index}, "value": {value}, "valueTwo": {value_two}, "op": "{op}"}}"#)
+        };
+        let arguments: Vec<String> = (0..6).map(argument).collect();
+        let entry = format!(
+            r#"{{"names": ["read"], "action": "SCMP_ACT_ALLOW", "args": [{}]}}"#,
+            arguments.join(",")
+        );
+        parse(&format!(r#"{{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{entry}]}}"#))
+    };
+    let (own, base) = (profile("SCMP_CMP_MASKED_EQ", 1, 0), profile("SCMP_CMP_GT", (1 << 56) - 1, 0));
+    let error = intersect(&own, &base, &super::target(&[])).unwrap_err();
+    let Error::TooLarge { what: "conditions", count, .. } = error else { panic!("{error}") };
+    assert!(count < 100_000, "{count}");
+}

@@ -3,6 +3,8 @@
 use wharf_types::{ErrorKind, Failure};
 
 use super::{Call, machine, target};
+use crate::seccomp::intersection::intersect;
+use crate::seccomp::spec::resolve;
 use crate::seccomp::syscalls::Abi;
 use crate::seccomp::{Action, Error, Profile, compile};
 
@@ -167,4 +169,45 @@ fn contradictions_and_bounds_are_errors() {
     let arguments = many(r#"{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}"#, 4097);
     let conditions = format!(r#"{{"names": [], "action": "SCMP_ACT_ALLOW", "args": [{arguments}]}}"#);
     assert!(matches!(refused(&with_rule(&conditions)), Error::TooLarge { what: "conditions", .. }));
+}
+
+#[test]
+fn names_are_short_and_not_repeated_without_end() {
+    let rule = |names: &str, conditions: usize| {
+        let arguments = vec![r#"{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}"#; conditions].join(",");
+        with_rule(&format!(
+            r#"{{"names": [{names}], "action": "SCMP_ACT_KILL_PROCESS", "args": [{arguments}]}}"#
+        ))
+    };
+    let long = |bytes: usize| rule(&format!("{:?}", "x".repeat(bytes)), 1);
+    Profile::parse(long(64).as_bytes()).unwrap();
+    let error = refused(&long(65));
+    assert!(matches!(error, Error::TooLarge { count: 65, limit: 64, .. }), "{error}");
+    let many = |names: usize| rule(&vec![r#""read""#; names].join(","), 4096);
+    Profile::parse(many(4).as_bytes()).unwrap();
+    let error = refused(&many(5));
+    assert!(
+        matches!(error, Error::TooLarge { what: "pairs of a name and an alternative", count: 20_480, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_spec_has_no_names_without_a_call() {
+    let profile = Profile::parse(
+        br#"{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
+            {"names": ["no_such_call"], "action": "SCMP_ACT_KILL_PROCESS"},
+            {"names": ["read", "no_such_call", "arm_fadvise64_64"], "action": "SCMP_ACT_ALLOW"}]}"#,
+    )
+    .unwrap();
+    let target = super::target(&[]);
+    let everything = Profile::parse(br#"{"defaultAction": "SCMP_ACT_ALLOW"}"#).unwrap();
+    for profile in [intersect(&profile, &everything, &target).unwrap(), profile] {
+        let spec = resolve(&profile, &target).unwrap();
+        let rules: Vec<_> = spec.syscalls().iter().flatten().collect();
+        assert!(rules.iter().all(|rule| !rule.names().is_empty()));
+        let names: Vec<&str> = rules.iter().flat_map(|rule| rule.names()).map(String::as_str).collect();
+        assert!(names.contains(&"read") && names.contains(&"arm_fadvise64_64"), "{names:?}");
+        assert!(!names.contains(&"no_such_call"), "{names:?}");
+    }
 }
