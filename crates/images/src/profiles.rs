@@ -21,7 +21,8 @@ use crate::store::StoreError;
 /// The longest profile, in bytes.
 pub const PROFILE_LIMIT_BYTES: usize = 1 << 20;
 
-/// The most references that one profile may have: each is in its record, and that is written with each new one.
+/// The most references that one profile may have: each is in its record, and that is written with each new one. What
+/// one tenant pulls must not make another's pull fail, so beyond it references are not noted or are forgotten.
 const REFERENCES_LIMIT: usize = 1000;
 
 /// A profile, as lists show it.
@@ -54,6 +55,7 @@ struct Entry {
 /// What is on disk. A profile is JSON, so it is text.
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
+    /// The oldest first; older builds sorted them.
     references: Vec<String>,
     profile: String,
 }
@@ -74,6 +76,22 @@ impl Record {
     fn entry(&self) -> Entry {
         let references = self.references.iter().filter_map(|text| text.parse().ok());
         Entry { references: references.collect(), size_bytes: self.profile.len() as u64 }
+    }
+
+    /// Adds a reference, if the profile needs it to be found or there is room; returns whether it did. To find an
+    /// artifact one of its references is enough. For another artifact the oldest reference is forgotten.
+    fn note(&mut self, reference: &Reference) -> bool {
+        let text = reference.to_string();
+        let has_artifact =
+            || self.entry().references.iter().any(|known| known.digest() == reference.digest());
+        let is_full = self.references.len() >= REFERENCES_LIMIT;
+        if self.references.contains(&text) || is_full && has_artifact() {
+            return false;
+        }
+        let surplus = (self.references.len() + 1).saturating_sub(REFERENCES_LIMIT);
+        self.references.drain(..surplus);
+        self.references.push(text);
+        true
     }
 }
 
@@ -106,10 +124,10 @@ impl Profiles {
     /// All profiles, sorted by digest.
     #[must_use]
     pub fn list(&self) -> Vec<ProfileItem> {
-        let item = |(digest, entry): (&Digest, &Arc<Entry>)| ProfileItem {
-            digest: digest.clone(),
-            references: entry.references.iter().map(ToString::to_string).collect(),
-            size_bytes: entry.size_bytes,
+        let item = |(digest, entry): (&Digest, &Arc<Entry>)| {
+            let mut references: Vec<_> = entry.references.iter().map(ToString::to_string).collect();
+            references.sort();
+            ProfileItem { digest: digest.clone(), references, size_bytes: entry.size_bytes }
         };
         lock(&self.index).iter().map(item).collect()
     }
@@ -122,7 +140,7 @@ impl Profiles {
         self.load(reference).map(|(_digest, record)| record.profile)
     }
 
-    /// Notes that a profile was also pulled by this reference; returns whether it is present.
+    /// Notes that a profile was also pulled by this reference, if there is room; returns whether it is present.
     ///
     /// # Errors
     /// [`StoreError::Profile`]; the reference is not noted.
@@ -132,7 +150,7 @@ impl Profiles {
         self.save(digest, record, reference).map(|()| true)
     }
 
-    /// Keeps a profile that was pulled by this reference.
+    /// Keeps a profile that was pulled by this reference, in place of its oldest one if it has too many.
     ///
     /// # Errors
     /// [`StoreError::Profile`]; what was there before is still there.
@@ -179,15 +197,10 @@ impl Profiles {
     }
 
     fn save(&self, digest: Digest, mut record: Record, reference: &Reference) -> Result<(), StoreError> {
-        let text = reference.to_string();
-        if let Err(place) = record.references.binary_search(&text) {
-            if record.references.len() >= REFERENCES_LIMIT {
-                return Err(StoreError::References { digest, limit: REFERENCES_LIMIT });
-            }
-            record.references.insert(place, text);
-            if let Err(source) = self.records.save(digest.hex(), &record, Durability::Durable) {
-                return Err(StoreError::Profile { digest, source: source.into() });
-            }
+        if record.note(reference)
+            && let Err(source) = self.records.save(digest.hex(), &record, Durability::Durable)
+        {
+            return Err(StoreError::Profile { digest, source: source.into() });
         }
         lock(&self.index).insert(digest, Arc::new(record.entry()));
         Ok(())
@@ -275,14 +288,31 @@ mod tests {
         let error = profiles.keep(&two, "[]".to_owned()).unwrap_err();
         assert!(matches!(error, StoreError::Profile { .. }), "{error}");
         assert_eq!((profiles.find(&two), profiles.list().len()), (None, 1));
-        let mut references: Vec<_> =
-            (1..REFERENCES_LIMIT).map(|number| reference(&format!("r{number}"), 1).to_string()).collect();
-        references.push(one.to_string());
-        references.sort();
+    }
+
+    #[test]
+    fn many_references_make_no_other_pull_fail() {
+        let directory = tempfile::tempdir().unwrap();
+        let profiles = open(&directory);
+        let (one, other) = (reference("one", 1), reference("other", 2));
+        profiles.keep(&one, "{}".to_owned()).unwrap();
+        let many = (1..REFERENCES_LIMIT).map(|number| reference(&format!("r{number}"), 1).to_string());
+        let references = std::iter::once(one.to_string()).chain(many).collect();
         let record = Record { references, profile: "{}".to_owned() };
         profiles.records.save(digest_of(b"{}").hex(), &record, Durability::Volatile).unwrap();
-        let error = profiles.refer(&reference("more", 1)).unwrap_err();
-        assert!(matches!(error, StoreError::References { .. }), "{error}");
-        assert!(profiles.refer(&one).unwrap(), "one that is known is no more");
+        let listed = |reference: &Reference| {
+            let item = profiles.list().remove(0);
+            assert!(item.references.is_sorted());
+            assert_eq!(item.references.len(), REFERENCES_LIMIT);
+            item.references.contains(&reference.to_string())
+        };
+        assert!(profiles.refer(&reference("more", 1)).unwrap());
+        assert!(!listed(&reference("more", 1)) && listed(&one), "its artifact is found without it");
+        profiles.keep(&other, "{}".to_owned()).unwrap();
+        assert!(listed(&other) && !listed(&one), "another artifact needs its reference");
+        for present in [&one, &other] {
+            assert_eq!(profiles.find(present).as_deref(), Some("{}"));
+            assert!(profiles.refer(present).unwrap());
+        }
     }
 }

@@ -122,17 +122,6 @@ pub enum StoreError {
         #[source]
         source: RecordError,
     },
-    /// A security profile has too many references.
-    #[error(
-        "the security profile {digest} was pulled by {limit} references already; remove it, and pull it by those that \
-         are needed"
-    )]
-    References {
-        /// The profile.
-        digest: Digest,
-        /// How many it may have.
-        limit: usize,
-    },
     /// The layers cannot be put together.
     #[error("cannot mount the image")]
     Chain {
@@ -152,7 +141,6 @@ impl Failure for StoreError {
             Self::Record { source, .. } | Self::Profiles { source } | Self::Profile { source, .. } => {
                 source.kind()
             }
-            Self::References { .. } => ErrorKind::ResourceExhausted,
             Self::Mounts { source } => Failure::kind(source),
             Self::Document { source, .. } => source.kind(),
             Self::Mismatch { .. } => ErrorKind::DataLoss,
