@@ -12,7 +12,7 @@ use crate::facts::{Machine, facts};
 use crate::read::{Files, Kind};
 
 /// The longest file of a hook, in bytes.
-const HOOK_LIMIT_BYTES: u64 = 64 << 10;
+const HOOK_LIMIT_BYTES: usize = 64 << 10;
 
 /// Where the files are.
 #[derive(Debug, Clone)]

@@ -13,7 +13,7 @@ use crate::read::{Files, Kind, Look};
 use crate::yaml;
 
 /// The longest file, in bytes.
-const FILE_LIMIT_BYTES: u64 = 4 << 20;
+const FILE_LIMIT_BYTES: usize = 4 << 20;
 
 /// The files, as they were at the last look.
 #[derive(Debug)]

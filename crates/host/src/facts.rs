@@ -17,10 +17,8 @@ use wharf_sys::mount::{Propagation, propagation_of};
 use wharf_types::failure::named;
 use wharf_types::{ContainerPath, Failure, HostPath, Stage as _, StageError};
 
-use crate::read;
-
 /// The longest seccomp profile, in bytes.
-const PROFILE_LIMIT_BYTES: u64 = 1 << 20;
+const PROFILE_LIMIT_BYTES: usize = 1 << 20;
 /// How many directories `/dev` may have: there are some for each processor, bus and disk.
 const DEVICE_DIRECTORIES_MAX: usize = 16_384;
 
@@ -234,7 +232,7 @@ fn of_machine(error: &io::Error, path: &Path) -> Unread {
 
 /// A profile's bytes.
 fn seccomp_profile(path: &Path) -> Result<Vec<u8>, Unread> {
-    read::regular(path, PROFILE_LIMIT_BYTES).map_err(|error| match error.raw_os_error() {
+    wharf_sys::fs::read_regular(path, PROFILE_LIMIT_BYTES).map_err(|error| match error.raw_os_error() {
         Some(_) => unread(&error),
         None => Unread::invalid(error),
     })

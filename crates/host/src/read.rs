@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::io::{ErrorKind, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use nix::fcntl::OFlag;
+use wharf_sys::fs::read_regular;
 use wharf_types::lock::lock;
 
 /// What a file says, or why it is of no use.
@@ -25,7 +25,7 @@ pub(crate) struct Kind<T> {
     /// What their names end in.
     pub(crate) extensions: &'static [&'static str],
     /// The longest file, in bytes.
-    pub(crate) limit_bytes: u64,
+    pub(crate) limit_bytes: usize,
     pub(crate) parse: fn(&Path, Vec<u8>) -> Result<T, String>,
 }
 
@@ -79,7 +79,7 @@ impl<T> Files<T> {
     }
 
     fn read(&self, path: &Path) -> Content<T> {
-        let content = regular(path, self.kind.limit_bytes).map_err(|error| error.to_string());
+        let content = read_regular(path, self.kind.limit_bytes).map_err(|error| error.to_string());
         let parsed = content.and_then(|content| (self.kind.parse)(path, content));
         Arc::new(parsed.map_err(|problem| problem.chars().take(PROBLEM_LEN).collect()))
     }
@@ -101,21 +101,6 @@ impl<T> Look<T> {
 const PROBLEM_LEN: usize = 300;
 /// The most files of one directory that are looked at.
 const FILES_MAX: usize = 1024;
-
-/// The content of a regular file. Another one may have no end, or block, so it is not read.
-pub(crate) fn regular(path: &Path, limit_bytes: u64) -> std::io::Result<Vec<u8>> {
-    let without_waiting = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(without_waiting).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(std::io::Error::other("it is not a regular file"));
-    }
-    let mut content = Vec::new();
-    file.take(limit_bytes + 1).read_to_end(&mut content)?;
-    if content.len() as u64 > limit_bytes {
-        return Err(std::io::Error::other(format!("it is longer than {} KiB", limit_bytes >> 10)));
-    }
-    Ok(content)
-}
 
 /// The files of a directory with one of these extensions, sorted by name; none if there is no such directory.
 fn files(directory: &Path, extensions: &[&str]) -> std::io::Result<Vec<PathBuf>> {
@@ -163,33 +148,6 @@ impl Stamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn problem(path: &Path) -> String {
-        regular(path, 1 << 20).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn what_is_not_a_regular_file_is_refused_at_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let (fifo, link) = (dir.path().join("fifo"), dir.path().join("link"));
-        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        std::os::unix::fs::symlink("fifo", &link).unwrap();
-        for path in [&fifo, &link, Path::new("/dev/zero"), dir.path()] {
-            assert!(problem(path).contains("not a regular file"), "{}: {}", path.display(), problem(path));
-        }
-    }
-
-    #[test]
-    fn a_file_that_is_longer_than_its_size_says_is_cut_off() {
-        // Its size is reported as 0.
-        assert!(problem(Path::new("/proc/kallsyms")).contains("longer than 1024 KiB"));
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        std::fs::write(&path, vec![b' '; 1 << 20]).unwrap();
-        assert_eq!(regular(&path, 1 << 20).unwrap().len(), 1 << 20);
-        std::fs::write(&path, vec![b' '; (1 << 20) + 1]).unwrap();
-        assert!(problem(&path).contains("longer than 1024 KiB"));
-    }
 
     #[test]
     fn files_are_found_by_their_extension_and_in_order() {

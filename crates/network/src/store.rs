@@ -3,7 +3,7 @@
 //! A record about something in the kernel is not synced, because a power cut takes both. A record that must survive one
 //! is saved durably.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -130,19 +130,6 @@ where
 pub(crate) fn report(name: &str, error: &wharf_state::records::Unusable) {
     let error = wharf_types::chain(error);
     tracing::warn!(name, error, "a network record cannot be used and is put aside");
-}
-
-/// Reads at most `limit` bytes of a regular file; a longer one is an error, and so is a device or a pipe.
-pub(crate) fn read_bounded(path: &Path, limit_bytes: u64) -> io::Result<Vec<u8>> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(limit_bytes + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(bytes.len()).is_ok_and(|len| len <= limit_bytes) {
-        return Ok(bytes);
-    }
-    Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {limit_bytes} bytes")))
 }
 
 #[cfg(test)]

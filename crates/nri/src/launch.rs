@@ -10,12 +10,13 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use wharf_sys::fs::read_regular;
 use wharf_types::program::DEFAULT_PATH;
 
 /// Where a plugin finds its socket.
 const DESCRIPTOR: i32 = 3;
 /// The longest configuration of a plugin, in bytes: it travels in one message.
-const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
+const CONFIG_LIMIT_BYTES: usize = 1 << 20;
 /// How a program for WebAssembly begins.
 const WASM: [u8; 4] = *b"\0asm";
 
@@ -97,17 +98,12 @@ fn plugin(program: &Path, configs: &Path) -> Result<Installed, String> {
 /// The first of these files that exists.
 fn config(paths: &[PathBuf]) -> Result<String, String> {
     for path in paths {
-        let file = match fs::File::open(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            other => other.map_err(|error| format!("{}: {error}", path.display()))?,
-        };
-        let mut text = String::new();
-        let read = file.take(CONFIG_LIMIT_BYTES + 1).read_to_string(&mut text);
-        let read = read.map_err(|error| format!("{}: {error}", path.display()))?;
-        if u64::try_from(read).unwrap_or(u64::MAX) > CONFIG_LIMIT_BYTES {
-            return Err(format!("{} is longer than {CONFIG_LIMIT_BYTES} bytes", path.display()));
+        let problem = |problem: &dyn std::fmt::Display| format!("{}: {problem}", path.display());
+        match read_regular(path, CONFIG_LIMIT_BYTES) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(problem(&error)),
+            Ok(bytes) => return String::from_utf8(bytes).map_err(|error| problem(&error)),
         }
-        return Ok(text);
     }
     Ok(String::new())
 }
@@ -188,9 +184,13 @@ mod tests {
         assert_eq!(found, [("a", "exact"), ("b", "")]);
         fs::remove_file(configs.join("10-a.conf")).unwrap();
         assert_eq!(installed(&programs, &configs).unwrap()[0].config, "general");
-        let long = "x".repeat(usize::try_from(CONFIG_LIMIT_BYTES).unwrap() + 1);
+        let long = "x".repeat(CONFIG_LIMIT_BYTES + 1);
         write(&configs.join("a.conf"), &long, 0o644);
         assert_eq!(installed(&programs, &configs).unwrap().len(), 1);
+        fs::remove_file(configs.join("a.conf")).unwrap();
+        let fifo = std::process::Command::new("mkfifo").arg(configs.join("a.conf")).status();
+        assert!(fifo.unwrap().success());
+        assert_eq!(installed(&programs, &configs).unwrap().len(), 1, "and nobody waits for its writer");
     }
 
     #[test]

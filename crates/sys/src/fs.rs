@@ -190,6 +190,24 @@ pub fn read_bounded(fd: &OwnedFd, limit: usize) -> Result<Vec<u8>> {
     }
 }
 
+/// Reads at most `limit_bytes` of the regular file to which a path leads. Somebody else may have made it: no other kind
+/// of file is waited for.
+///
+/// # Errors
+/// What is wrong with the file, in words for people; or the kernel's error.
+pub fn read_regular(path: &Path, limit_bytes: usize) -> std::io::Result<Vec<u8>> {
+    use std::io::{Error, ErrorKind};
+    let without_waiting = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let read = open(path, without_waiting).and_then(|file| read_bounded(&file, limit_bytes));
+    read.map_err(|error| match error.errno {
+        Errno::EINVAL => Error::new(ErrorKind::InvalidInput, "it is not a regular file"),
+        Errno::EFBIG => {
+            Error::new(ErrorKind::FileTooLarge, format!("it is longer than {} KiB", limit_bytes >> 10))
+        }
+        errno => errno.into(),
+    })
+}
+
 /// The `/proc/self/fd` path of an open descriptor, for calls that accept only a path.
 #[must_use]
 pub fn proc_path(fd: BorrowedFd<'_>) -> PathBuf {
@@ -286,6 +304,33 @@ mod tests {
         let fifo =
             open_below(fd.as_fd(), "fifo", OFlag::O_RDONLY | OFlag::O_NONBLOCK, Resolve::InRoot).unwrap();
         assert_eq!(read_bounded(&fifo, 100).unwrap_err().errno, Errno::EINVAL);
+    }
+
+    fn problem(path: &Path) -> String {
+        read_regular(path, 1 << 20).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_not_a_regular_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (fifo, link) = (dir.path().join("fifo"), dir.path().join("link"));
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        symlink("fifo", &link).unwrap();
+        for path in [&fifo, &link, Path::new("/dev/zero"), dir.path()] {
+            assert!(problem(path).contains("not a regular file"), "{}: {}", path.display(), problem(path));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_longer_than_its_size_says_is_cut_off() {
+        // Its size is reported as 0.
+        assert!(problem(Path::new("/proc/kallsyms")).contains("longer than 1024 KiB"));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, vec![b' '; 1 << 20]).unwrap();
+        assert_eq!(read_regular(&path, 1 << 20).unwrap().len(), 1 << 20);
+        std::fs::write(&path, vec![b' '; (1 << 20) + 1]).unwrap();
+        assert!(problem(&path).contains("longer than 1024 KiB"));
     }
 
     #[test]

@@ -9,12 +9,12 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use wharf_sys::fs::read_regular;
 use wharf_types::lock::lock;
 
 use super::CniError;
-use crate::store::read_bounded;
 
-const CONFIG_LIMIT_BYTES: u64 = 1 << 20;
+const CONFIG_LIMIT_BYTES: usize = 1 << 20;
 /// The longest chain; more plugins are a mistake.
 const CHAIN_LIMIT: usize = 32;
 /// All versions of the specification, oldest first.
@@ -203,7 +203,7 @@ fn candidates(dir: &Path) -> Result<Vec<Candidate>, CniError> {
 fn select(candidates: &[Candidate]) -> Selected {
     let mut complaint = None;
     for Candidate { path, .. } in candidates {
-        let parsed = read_bounded(path, CONFIG_LIMIT_BYTES).map_err(|error| error.to_string());
+        let parsed = read_regular(path, CONFIG_LIMIT_BYTES).map_err(|error| error.to_string());
         match parsed.and_then(|bytes| parse(&bytes)) {
             Ok(config) => return Ok(Some(Arc::new(config))),
             Err(reason) => {
