@@ -3,7 +3,7 @@
 //! caller.
 //!
 //! They run as root in the host's namespaces; nothing here confines them. What is bounded is the harm of one that
-//! hangs: at its deadline it is killed with everything that it started.
+//! hangs: at its deadline its process group is killed. What left the group (setsid) is beyond that.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -50,8 +50,8 @@ impl From<std::io::Error> for ExecError {
     }
 }
 
-/// Runs a program until it exits. At the deadline, or when it writes too much, it is killed with everything that it
-/// started. What it leaves running otherwise is not waited for.
+/// Runs a program until it exits. At the deadline, or when it writes too much, it is killed with its process group.
+/// What it leaves running otherwise is not waited for.
 ///
 /// # Errors
 /// [`ExecError`]; by then it is dead, unless the kernel does not let it die.
