@@ -269,12 +269,16 @@ impl Machine {
     fn container(&mut self, id: &ContainerId, event: container::Event) -> Vec<Action> {
         let Some(container) = self.containers.get_mut(id) else { return Vec::new() };
         let was_live = container.phase.is_live();
-        let done = container.take(event, self.now_ns);
-        let is_live = container.phase.is_live();
-        if container.phase == Phase::Gone {
+        let is_retry = event == container::Event::Retry;
+        let (phase, done) = container::step(container.phase, event);
+        if is_retry || phase != container.phase {
+            container.since_ns = self.now_ns;
+        }
+        container.phase = phase;
+        if phase == Phase::Gone {
             self.containers.remove(id);
         }
-        let mut actions = if was_live && !is_live { self.end_dependents(id) } else { Vec::new() };
+        let mut actions = if was_live && !phase.is_live() { self.end_dependents(id) } else { Vec::new() };
         actions.extend(done.into_iter().map(|action| Action::Container(id.clone(), action)));
         actions
     }
@@ -314,16 +318,6 @@ impl Machine {
 }
 
 impl Container {
-    fn take(&mut self, event: container::Event, now_ns: u64) -> Vec<container::Action> {
-        let is_retry = event == container::Event::Retry;
-        let (phase, actions) = container::step(self.phase, event);
-        if is_retry || phase != self.phase {
-            self.since_ns = now_ns;
-        }
-        self.phase = phase;
-        actions
-    }
-
     /// The event that the passing of time alone causes for a container.
     fn due(&self, now_ns: u64) -> Option<container::Event> {
         let past = |after_ns| now_ns.saturating_sub(self.since_ns) >= after_ns;

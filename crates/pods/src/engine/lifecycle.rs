@@ -31,12 +31,12 @@ impl Engine {
     /// NotFound; FailedPrecondition if the container is in another state, or if the program cannot be executed, which
     /// leaves the container exited with code 128.
     pub async fn start_container(self: &Arc<Self>, id: &str) -> Result<(), Error> {
-        let (pod, container) = self.container(id)?;
-        let engine = Arc::clone(self);
-        spawn(async move { engine.start(&pod, &container).await }).await
+        let (engine, id) = (Arc::clone(self), id.to_owned());
+        spawn(async move { engine.start(&id).await }).await
     }
 
-    async fn start(self: &Arc<Self>, pod: &Arc<Pod>, container: &Arc<Container>) -> Result<(), Error> {
+    async fn start(self: &Arc<Self>, id: &str) -> Result<(), Error> {
+        let (pod, container) = &self.container(id)?;
         let _order = container.change().await;
         match pod.state_of(container).await? {
             ContainerState::Created => {}

@@ -22,10 +22,7 @@ impl Machine {
             Request::Create { container, missing, target } => {
                 self.create(id, container, missing, target.as_ref())
             }
-            Request::Start { container } => {
-                self.find(&container).and(self.check_life())?;
-                Ok(self.container(&container, container::Event::Start { request: id }))
-            }
+            Request::Start { container } => self.start(id, &container),
             Request::Signal { container, signal } => self.signal(id, container, signal),
             Request::Exec { container, exec } => self.enter(id, container, exec),
             Request::KillExec { exec } => Ok(self.kill_exec(id, exec)),
@@ -88,6 +85,11 @@ impl Machine {
         let phase = Phase::Creating { request, missing };
         self.containers.insert(id.clone(), Container { phase, since_ns: self.now_ns, has_log });
         Ok(vec![Action::Spawn(id)])
+    }
+
+    fn start(&mut self, request: RequestId, id: &ContainerId) -> Result<Vec<Action>, Failure> {
+        self.find(id).and(self.check_life())?;
+        Ok(self.container(id, container::Event::Start { request }))
     }
 
     /// Removes a container. One that does not exist counts as removed.
