@@ -58,6 +58,8 @@ const SAME_LEVEL: &[(&str, &str)] = &[
     ("pods", "records"),
     ("pods", "supervision"),
     ("registry", "tasks"),
+    // Its sessions are limited in number like everything that clients begin.
+    ("streaming", "tasks"),
     // Only a profile that can be planned with is kept.
     ("registry", "planner"),
     ("cri", "pods"),

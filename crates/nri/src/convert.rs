@@ -1,4 +1,6 @@
 //! Resources between the three forms that they have: NRI's, the CRI's and the OCI's.
+//!
+//! The OCI's form is the one that is applied; the other two say less. What cannot be set is refused by its name.
 
 use oci_spec::runtime as oci;
 use wharf_cri_api::v1::{self, LinuxContainerResources};
@@ -96,12 +98,7 @@ pub(crate) fn of_oci(resources: &oci::LinuxResources) -> LinuxResources {
                 limit: u64::try_from(limit.limit()).unwrap_or_default(),
             })
             .collect(),
-        unified: resources
-            .unified()
-            .iter()
-            .flatten()
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect(),
+        unified: resources.unified().clone().into_iter().flatten().collect(),
         devices: rules.map(rule_of_oci).collect(),
         pids: resources.pids().map(|pids| LinuxPids { limit: pids.limit() }),
         ..LinuxResources::default()
@@ -288,12 +285,7 @@ pub(crate) fn in_cri(resources: &oci::LinuxResources) -> LinuxContainerResources
                 limit: u64::try_from(limit.limit()).unwrap_or_default(),
             })
             .collect(),
-        unified: resources
-            .unified()
-            .iter()
-            .flatten()
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect(),
+        unified: resources.unified().clone().into_iter().flatten().collect(),
         memory_swap_limit_in_bytes: memory.swap().unwrap_or_default(),
     }
 }

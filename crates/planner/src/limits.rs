@@ -97,12 +97,7 @@ pub fn limits(resources: &LinuxResources) -> Result<Limits, Refusal> {
         pids_limit: resources.pids().map(|pids| pids.limit()),
         hugepages: resources.hugepage_limits().iter().flatten().map(hugepage_limit).collect(),
         io: block_io::limits(resources.block_io().as_ref())?,
-        unified: resources
-            .unified()
-            .iter()
-            .flatten()
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect(),
+        unified: resources.unified().clone().into_iter().flatten().collect(),
         devices,
     })
 }

@@ -1,4 +1,7 @@
 //! The streams of a session, independent of the protocol that carries them.
+//!
+//! Sessions are written once against these types. SPDY has streams of its own, and WebSocket numbers its messages;
+//! both become channels here.
 
 use std::future::pending;
 

@@ -27,7 +27,7 @@ use crate::port_forward::{self, Forwarder};
 use crate::remote_command;
 use crate::resize::{self, Sizes};
 use crate::server::Config;
-use crate::sessions::{Place, Sessions};
+use crate::sessions::{Full, Place, Sessions};
 use crate::tls::Tls;
 use crate::token::Tokens;
 use crate::upgrade::{Carrier, Protocol, Service, negotiate};
@@ -52,7 +52,7 @@ pub(crate) struct Shared<B> {
     pub(crate) tls: Option<Arc<Tls>>,
     pub(crate) backend: Arc<B>,
     pub(crate) tokens: Arc<Tokens>,
-    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) sessions: Sessions,
     /// Permits for forwarded connections.
     pub(crate) forwarded: Arc<Semaphore>,
     pub(crate) pending: Arc<PendingConnections>,
@@ -121,8 +121,8 @@ impl<B: Backend> Shared<B> {
         else {
             return Err(Refusal::new("404 Not Found", "no such URL, or it was used or has expired"));
         };
-        let place = self.sessions.enter(grant.id()).map_err(|full| {
-            let mut refusal = Refusal::new("503 Service Unavailable", full.to_string());
+        let place = self.sessions.enter(&grant.id().to_owned()).map_err(|crowded| {
+            let mut refusal = Refusal::new("503 Service Unavailable", Full::from(crowded).to_string());
             refusal.headers.push(("Retry-After", "60".into()));
             refusal
         })?;

@@ -1,6 +1,6 @@
 //! Copies bytes between descriptors and a client's streams.
 //!
-//! It ends with the process, not with the descriptor: something in the background may hold that open for ever. What is
+//! It ends with the process, not with the descriptor: something in the background may hold that open forever. What is
 //! in the pipe by then still arrives.
 
 use std::io;

@@ -1,4 +1,7 @@
 //! The server: it listens, accepts connections and issues URLs.
+//!
+//! A URL contains a token, and whoever uses the token first has the session: there is no other authentication beyond
+//! TLS. The server knows nothing of pods; a [`Backend`] gives it descriptors.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -15,7 +18,7 @@ use crate::backend::Backend;
 use crate::connection::{self, Shared};
 use crate::error::Error;
 use crate::grant::{AttachGrant, ExecGrant, Grant, PortForwardGrant};
-use crate::sessions::Sessions;
+use crate::sessions;
 use crate::tls::{Tls, TlsFiles};
 use crate::token::Tokens;
 
@@ -166,7 +169,7 @@ impl<B: Backend> Server<B> {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let tokens = Arc::new(Tokens::default());
         let urls = Urls { base: format!("{scheme}://{bound}").into(), tokens: Arc::clone(&tokens) };
-        let sessions = Sessions::new(config.sessions, config.sessions_each);
+        let sessions = sessions::bounded(config.sessions, config.sessions_each);
         let (tls, backend) = (tls.map(Arc::new), Arc::new(backend));
         let forwarded = Arc::new(Semaphore::new(config.forwards));
         let shared = Shared { config, tls, backend, tokens, sessions, forwarded, pending: Arc::default() };

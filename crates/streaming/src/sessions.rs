@@ -1,23 +1,12 @@
-//! Limits the number of sessions: in all, with each container, and with each pod's ports.
+//! Limits on the number of sessions: in all, with each container, and with each pod's ports.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use wharf_tasks::{Crowd, CrowdLimits, Crowded, Member};
 
-use wharf_types::lock::lock;
-
-/// The sessions of a server.
-pub(crate) struct Sessions {
-    limit: usize,
-    limit_each: usize,
-    /// The number for each container or pod id; never zero.
-    counts: Mutex<HashMap<String, usize>>,
-}
+/// The sessions of a server, by the id of their container or pod.
+pub(crate) type Sessions = Crowd<String>;
 
 /// A place among the sessions, until it is dropped.
-pub(crate) struct Place {
-    sessions: Arc<Sessions>,
-    id: String,
-}
+pub(crate) type Place = Member<String>;
 
 /// Which limit has been reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -30,44 +19,18 @@ pub(crate) enum Full {
     Each { limit: usize },
 }
 
-impl Sessions {
-    pub(crate) fn new(limit: usize, limit_each: usize) -> Arc<Self> {
-        Arc::new(Self { limit, limit_each, counts: Mutex::default() })
-    }
-
-    /// Takes a place for a session with a container or a pod.
-    pub(crate) fn enter(self: &Arc<Self>, id: &str) -> Result<Place, Full> {
-        let mut counts = self.counts();
-        if counts.values().sum::<usize>() >= self.limit {
-            return Err(Full::Server { limit: self.limit });
+impl From<Crowded> for Full {
+    fn from(crowded: Crowded) -> Self {
+        match crowded {
+            Crowded::All(limit) => Self::Server { limit },
+            Crowded::One(limit) => Self::Each { limit },
         }
-        if counts.get(id).is_some_and(|&count| count >= self.limit_each) {
-            return Err(Full::Each { limit: self.limit_each });
-        }
-        *counts.entry(id.to_owned()).or_default() += 1;
-        Ok(Place { sessions: Arc::clone(self), id: id.to_owned() })
-    }
-
-    /// How many sessions there are.
-    pub(crate) fn count(&self) -> usize {
-        self.counts().values().sum()
-    }
-
-    fn counts(&self) -> MutexGuard<'_, HashMap<String, usize>> {
-        lock(&self.counts)
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.sessions.counts();
-        if let Some(count) = counts.get_mut(&self.id) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.id);
-            }
-        }
-    }
+/// Room for this many sessions in all, and with each container or pod.
+pub(crate) fn bounded(limit: usize, limit_each: usize) -> Sessions {
+    Sessions::new(CrowdLimits { of_one: limit_each, of_all: limit })
 }
 
 #[cfg(test)]
@@ -75,16 +38,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_bounded_and_come_back() {
-        let sessions = Sessions::new(3, 2);
-        let (a, b) = (sessions.enter("a").ok(), sessions.enter("a").ok());
-        assert_eq!(sessions.enter("a").err(), Some(Full::Each { limit: 2 }));
-        let c = sessions.enter("b").ok();
-        assert!(a.is_some() && b.is_some() && c.is_some() && sessions.count() == 3);
-        assert_eq!(sessions.enter("b").err(), Some(Full::Server { limit: 3 }));
-        drop(a);
-        assert!(sessions.enter("a").is_ok());
-        drop((b, c));
-        assert!(sessions.counts().is_empty(), "nothing is remembered of what is over");
+    fn each_limit_is_named_by_its_setting() {
+        let sessions = bounded(3, 2);
+        let enter = |id: &str| sessions.enter(&id.to_owned()).map_err(Full::from);
+        let _places = [enter("a"), enter("a"), enter("b")].map(Result::unwrap);
+        assert_eq!(enter("a").unwrap_err(), Full::Each { limit: 2 });
+        assert_eq!(enter("c").unwrap_err(), Full::Server { limit: 3 });
     }
 }

@@ -60,6 +60,7 @@ pub enum TlsError {
 /// TLS with the files as last read.
 pub(crate) struct Tls {
     files: TlsFiles,
+    /// Replaced whole; connections that are open keep the old one.
     config: RwLock<Arc<ServerConfig>>,
 }
 

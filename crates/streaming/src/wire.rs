@@ -75,6 +75,7 @@ pub(crate) struct Limits {
 
 /// The half for writing.
 pub(crate) struct Wire {
+    /// Held while a frame is written, so that frames do not mix.
     half: Mutex<Half>,
     limits: Limits,
     start: Instant,

@@ -28,6 +28,7 @@ pub enum Crowded {
 #[derive(Debug, Clone)]
 pub struct Crowd<K> {
     limits: CrowdLimits,
+    /// How many go on for each key; never zero.
     counts: Arc<Mutex<HashMap<K, usize>>>,
 }
 
@@ -36,6 +37,12 @@ impl<K: Eq + Hash + Clone> Crowd<K> {
     #[must_use]
     pub fn new(limits: CrowdLimits) -> Self {
         Self { limits, counts: Arc::default() }
+    }
+
+    /// How many go on, for all keys together.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.counts().values().sum()
     }
 
     fn counts(&self) -> MutexGuard<'_, HashMap<K, usize>> {

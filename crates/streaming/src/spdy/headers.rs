@@ -73,7 +73,7 @@ pub(crate) enum HeadersError {
     #[error("a header block of more than {BLOCK_LIMIT} bytes or {COUNT_LIMIT} headers")]
     TooLarge,
     /// The lengths in it are inconsistent.
-    #[error("a header block whose lengths don't fit")]
+    #[error("a header block whose lengths do not add up")]
     Lengths,
     /// It has a duplicate name.
     #[error("a header block with one name twice")]

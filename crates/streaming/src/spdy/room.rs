@@ -11,6 +11,7 @@ use crate::channel::Inbound;
 /// The room of a connection, counted in pieces.
 pub(crate) struct Room {
     pieces: usize,
+    /// A permit for each piece that may still be queued.
     left: Arc<Semaphore>,
 }
 

@@ -22,6 +22,7 @@ pub(crate) struct Connection {
     /// Whether the server's zlib stream has begun. Locked while a reply is written, because the order of replies
     /// matters.
     replied: tokio::sync::Mutex<bool>,
+    /// The open streams. Locked for moments, never while a frame is read or written.
     table: Mutex<Table>,
     room: Room,
 }

@@ -34,7 +34,7 @@ pub(crate) const TERMINAL: StreamOptions =
 pub(crate) const OUTPUT: StreamOptions =
     StreamOptions { stdin: false, stdout: true, stderr: false, terminal: false };
 
-/// Waits for something, but not for ever.
+/// Waits for something, but not forever.
 pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     timeout(PATIENCE, what).await.expect("it should have happened by now")
 }
