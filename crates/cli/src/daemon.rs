@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 
 use futures_util::TryStreamExt;
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use wharf_cri_api::admin::admin_client::AdminClient;
 use wharf_cri_api::admin::{PodRequest, RequestsRequest};
@@ -11,14 +12,22 @@ use wharf_cri_api::v1::image_service_client::ImageServiceClient;
 use wharf_cri_api::v1::runtime_service_client::RuntimeServiceClient;
 use wharf_cri_api::v1::{
     Container, ContainerConfig, ContainerStatus, ContainerStatusRequest, Image, ImageSpec,
-    ImageStatusRequest, ListContainersRequest, ListPodSandboxRequest, RemovePodSandboxRequest,
-    StopContainerRequest,
+    ImageStatusRequest, ListContainersRequest, ListPodSandboxRequest, PodSandboxStatusRequest,
+    RemovePodSandboxRequest, StopContainerRequest,
 };
 use wharf_types::limits::MESSAGE_LIMIT_BYTES;
 
 use crate::args::Socket;
 use crate::error::Error;
 use crate::find::Listing;
+
+/// What was asked for; `None` if it has been removed since it was listed.
+pub(crate) fn still_there<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
+    match answer {
+        Err(Error::Call { status, .. }) if status.code() == Code::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
 
 /// A connected wharfd.
 #[derive(Debug, Clone)]
@@ -86,6 +95,16 @@ impl Daemon {
         let answer = self.runtime.container_status(request).await;
         let answer = answer.map_err(Error::call("asking for the container"))?.into_inner();
         answer.status.ok_or(Error::Incomplete { what: "the container's status" })
+    }
+
+    /// The addresses of a pod; none if it is on this machine's network.
+    pub(crate) async fn addresses(&mut self, pod_id: &str) -> Result<Vec<String>, Error> {
+        let request = PodSandboxStatusRequest { pod_sandbox_id: pod_id.to_owned(), verbose: false };
+        let answer = self.runtime.pod_sandbox_status(request).await;
+        let answer = answer.map_err(Error::call("asking for the pod"))?.into_inner();
+        let network = answer.status.and_then(|status| status.network).unwrap_or_default();
+        let others = network.additional_ips.into_iter().map(|address| address.ip);
+        Ok(std::iter::once(network.ip).chain(others).filter(|ip| !ip.is_empty()).collect())
     }
 
     /// The image with a name or id, if it is on this machine.

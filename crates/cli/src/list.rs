@@ -2,12 +2,10 @@
 
 use serde::Serialize;
 use wharf_cri_api::admin::PodRequest;
-use wharf_cri_api::v1::{
-    Container, ContainerState, ContainerStatus, PodSandbox, PodSandboxStatusRequest, PortMapping,
-};
+use wharf_cri_api::v1::{Container, ContainerState, ContainerStatus, PodSandbox, PortMapping};
 
 use crate::args::Ps;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, still_there};
 use crate::error::Error;
 use crate::find::{Listing, container_name, is_ready, pod_name};
 use crate::output::{Output, Row};
@@ -101,8 +99,8 @@ pub(crate) async fn containers(daemon: &mut Daemon, output: Output, ps: Ps) -> R
     let mut rows = Vec::new();
     let shown = |container: &&Container| ps.all || container.state() == ContainerState::ContainerRunning;
     for container in listing.containers.iter().filter(shown) {
-        // Only the status says when it was started and how it ended. It may have been removed in the meantime.
-        let status = daemon.container_status(&container.id).await.ok();
+        // Only the status says when it was started and how it ended.
+        let status = still_there(daemon.container_status(&container.id).await)?;
         let request = requests.iter().find(|pod| pod.pod_id == container.pod_sandbox_id);
         rows.push(row(&listing, container, status, request));
     }
@@ -184,8 +182,12 @@ impl Row for PodRow {
 pub(crate) async fn pods(daemon: &mut Daemon, output: Output) -> Result<(), Error> {
     let mut rows = Vec::new();
     for pod in daemon.listing().await?.pods {
+        let ips = match is_ready(&pod) {
+            true => still_there(daemon.addresses(&pod.id).await)?.unwrap_or_default(),
+            false => Vec::new(),
+        };
         rows.push(PodRow {
-            ips: addresses(daemon, &pod).await,
+            ips,
             name: pod_name(&pod).to_owned(),
             namespace: namespace(&pod),
             state: if is_ready(&pod) { "ready" } else { "stopped" },
@@ -196,21 +198,6 @@ pub(crate) async fn pods(daemon: &mut Daemon, output: Output) -> Result<(), Erro
     }
     rows.sort_by_key(|row| std::cmp::Reverse(row.created_at_ns));
     output.rows(&rows)
-}
-
-/// A pod's addresses; none if it is on this machine's network or has been removed in the meantime.
-async fn addresses(daemon: &mut Daemon, pod: &PodSandbox) -> Vec<String> {
-    if !is_ready(pod) {
-        return Vec::new();
-    }
-    let request = PodSandboxStatusRequest { pod_sandbox_id: pod.id.clone(), verbose: false };
-    let answer = daemon.runtime.pod_sandbox_status(request).await;
-    let network = answer.ok().and_then(|answer| answer.into_inner().status).and_then(|status| status.network);
-    let more = |network: wharf_cri_api::v1::PodSandboxNetworkStatus| {
-        let others = network.additional_ips.into_iter().map(|address| address.ip);
-        std::iter::once(network.ip).chain(others).filter(|ip| !ip.is_empty()).collect()
-    };
-    network.map(more).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use wharf_planner::hooks::configured::Configured;
 use wharf_planner::{self as planner, Description, Places, Refusal, Request, Switch, cdi};
 
 use crate::cdi::Cdi;
+use crate::error::Error;
 use crate::facts::{Machine, facts};
 use crate::read::{Files, Kind};
 
@@ -19,13 +20,13 @@ const HOOK_LIMIT_BYTES: usize = 64 << 10;
 pub struct AdditionsConfig {
     /// Whether containers can have devices by the Container Device Interface.
     pub cdi: Switch,
-    /// The directories of its files; what a later one says of a device counts.
+    /// The directories of its files; a device in a later one overrides one in an earlier.
     pub cdi_directories: Vec<PathBuf>,
     /// The directories of hooks; of two files with one name, the one in a later directory counts.
     pub hook_directories: Vec<PathBuf>,
 }
 
-/// The files, which are looked at whenever a container is made.
+/// The files, which are checked for changes whenever a container is made.
 #[derive(Debug)]
 pub struct Additions {
     cdi: Cdi,
@@ -47,8 +48,8 @@ impl Additions {
     /// Adds to a container's description what its request asks for and what the node gives to it.
     ///
     /// # Errors
-    /// [`Refusal`] for a device that is not known or cannot be given, and for any hook whose file cannot be used: whom
-    /// it is for is not known then.
+    /// [`Refusal`] for a device that is unknown or cannot be given, and for a hook file that cannot be used: it may
+    /// have been meant for this container.
     pub fn apply(&self, description: &mut Description, request: &Request<'_>) -> Result<(), Refusal> {
         let devices = cdi::asked(request.container)?;
         cdi::apply(description, &self.cdi.additions(&devices)?)?;
@@ -93,13 +94,13 @@ impl Additions {
 /// Describes a container for this machine.
 ///
 /// # Errors
-/// [`Refusal`] if the request cannot be fulfilled with what is on the host.
+/// The request cannot be fulfilled with what is on the host, or that cannot be read.
 pub fn describe(
     request: &Request<'_>,
     machine: &Machine,
     places: &Places,
     additions: &Additions,
-) -> Result<Description, Refusal> {
+) -> Result<Description, Error> {
     let mut description = planner::describe(request, &facts(request, machine)?, places)?;
     additions.apply(&mut description, request)?;
     Ok(description)

@@ -1,5 +1,5 @@
-//! The files of the Container Device Interface on this machine. They are looked at whenever a container asks for a
-//! device: vendors' services write them at any time. A file that has not changed is not read again.
+//! The files of the Container Device Interface on this machine. They are checked whenever a container requests a
+//! device, because vendors' services write them at any time. A file that has not changed is not read again.
 
 use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -24,14 +24,14 @@ pub(crate) struct Cdi {
 }
 
 impl Cdi {
-    /// Files in these directories; what a later one says of a device counts.
+    /// Files in these directories; a device in a later one overrides one in an earlier.
     pub(crate) fn new(switch: Switch, directories: Vec<PathBuf>) -> Self {
         let kind = Kind { extensions: &["json", "yaml"], limit_bytes: FILE_LIMIT_BYTES, parse };
         Self { switch, files: Files::new(kind, directories) }
     }
 
-    /// What files say of devices, in the order in which it is to be done: each file's common part with the first of its
-    /// devices.
+    /// The edits for these devices, in the order in which they are applied: the common part of a file comes before the
+    /// first of its devices.
     pub(crate) fn additions(&self, names: &[DeviceName]) -> Result<Vec<Addition>, Refusal> {
         let Some(first) = names.first() else { return Ok(Vec::new()) };
         if self.switch == Switch::Off {
@@ -57,7 +57,8 @@ impl Cdi {
     fn refusal(&self, look: &Look<File>, name: &DeviceName, problem: Option<String>) -> Refusal {
         let directories: Vec<_> =
             self.files.directories.iter().map(|path| path.display().to_string()).collect();
-        let mut problem = problem.unwrap_or_else(|| format!("no file in {} has it", directories.join(", ")));
+        let mut problem =
+            problem.unwrap_or_else(|| format!("no file in {} defines it", directories.join(", ")));
         for damaged in look.damaged() {
             let _never_fails = write!(problem, "; cannot use {damaged}");
         }
@@ -76,7 +77,9 @@ impl Cdi {
             let mut names: Vec<DeviceName> = usable.flat_map(File::devices).collect();
             names.sort();
             let twice = names.windows(2).filter(|pair| pair[0] == pair[1]);
-            problems.extend(twice.map(|pair| format!("{} is in several files of one directory", pair[0])));
+            problems.extend(
+                twice.map(|pair| format!("{} is defined in several files of one directory", pair[0])),
+            );
         }
         problems.dedup();
         problems
@@ -92,7 +95,11 @@ fn find<'a>(look: &'a Look<File>, name: &DeviceName) -> Result<(&'a Path, &'a Fi
         let mut with = usable.filter(|(_, file)| file.devices().any(|device| device == *name));
         let Some(found) = with.next() else { continue };
         let Some((other, _)) = with.next() else { return Ok(found) };
-        return Err(Some(format!("both {} and {} have it: remove one", found.0.display(), other.display())));
+        return Err(Some(format!(
+            "both {} and {} define it: remove one",
+            found.0.display(),
+            other.display()
+        )));
     }
     Err(None)
 }
@@ -146,7 +153,7 @@ fn complete_node(node: &mut Node) -> Result<(), String> {
     let kind = match SFlag::from_bits_truncate(stat.mode() & SFlag::S_IFMT.bits()) {
         SFlag::S_IFBLK => "b",
         SFlag::S_IFCHR => "c",
-        _ => return Err(format!("its node {path} is no device on the host")),
+        _ => return Err(format!("its node {path} is not a device on the host")),
     };
     let said = if node.kind == "u" { "c" } else { &node.kind };
     if !said.is_empty() && said != kind {

@@ -1,4 +1,4 @@
-//! Whose a container's cgroup is.
+//! Delegating a container's cgroup to the container's user.
 
 use wharf_cgroup::Cgroup;
 use wharf_cri_api::v1::NamespaceOption;

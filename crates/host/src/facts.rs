@@ -13,10 +13,15 @@ use wharf_planner::seccomp::{choice, runtime_default};
 use wharf_planner::{
     HostFacts, HostNames, MountSource, Refusal, Request, SecurityModules, Switch, Unread, names_resolved,
 };
+use wharf_sys::fs::read_regular;
 use wharf_sys::mount::{Propagation, propagation_of};
 use wharf_types::failure::named;
 use wharf_types::{ContainerPath, Failure, HostPath, Stage as _, StageError};
 
+use crate::error::Error;
+
+/// The longest `resolv.conf`, in bytes. Pods get a copy of it, in memory.
+const RESOLV_CONF_LIMIT_BYTES: usize = 1 << 20;
 /// The longest seccomp profile, in bytes.
 const PROFILE_LIMIT_BYTES: usize = 1 << 20;
 /// How many directories `/dev` may have: there are some for each processor, bus and disk.
@@ -57,12 +62,12 @@ impl Machine {
 /// so and workloads rely on it. So the request must already have been checked.
 ///
 /// # Errors
-/// The request's seccomp profile is not a valid name or path, or the machine's devices cannot be listed.
-pub fn facts(request: &Request<'_>, machine: &Machine) -> Result<HostFacts, Refusal> {
+/// The request's seccomp profile is not a valid name or path, or the machine's name or devices cannot be read.
+pub fn facts(request: &Request<'_>, machine: &Machine) -> Result<HostFacts, Error> {
     let profile = choice(request.security())?.file().map(|path| seccomp_profile(Path::new(path)));
     let host_devices = if request.wants_host_devices() { host_devices() } else { Ok(Vec::new()) };
     Ok(HostFacts {
-        hostname: hostname(),
+        hostname: hostname()?,
         kernel: machine.kernel,
         bounding: machine.bounding,
         devices: request.devices().map(devices).collect(),
@@ -73,19 +78,32 @@ pub fn facts(request: &Request<'_>, machine: &Machine) -> Result<HostFacts, Refu
 }
 
 /// What this machine says about names, as far as a pod with this request needs it.
-#[must_use]
-pub fn names(pod: &PodSandboxConfig) -> HostNames {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let resolv_conf = if pod.dns_config.is_none() { read("/etc/resolv.conf") } else { String::new() };
-    let behind_resolved = names_resolved(&resolv_conf)
-        .then(|| std::fs::read_to_string("/run/systemd/resolve/resolv.conf").ok())
-        .flatten();
-    let hostname = if pod.hostname.is_empty() { hostname() } else { String::new() };
-    HostNames { hostname, resolv_conf, behind_resolved }
+///
+/// # Errors
+/// It cannot be read.
+pub fn names(pod: &PodSandboxConfig) -> Result<HostNames, StageError> {
+    let resolv_conf = match pod.dns_config {
+        None => read_resolv_conf("/etc/resolv.conf")?.unwrap_or_default(),
+        Some(_) => String::new(),
+    };
+    let behind_resolved = match names_resolved(&resolv_conf) {
+        true => read_resolv_conf("/run/systemd/resolve/resolv.conf")?,
+        false => None,
+    };
+    let hostname = if pod.hostname.is_empty() { hostname()? } else { String::new() };
+    Ok(HostNames { hostname, resolv_conf, behind_resolved })
 }
 
-fn hostname() -> String {
-    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+/// The content of a `resolv.conf`, whose comments may be in any encoding; `None` if there is none.
+fn read_resolv_conf(path: impl AsRef<Path>) -> Result<Option<String>, StageError> {
+    let content = present(read_regular(path.as_ref(), RESOLV_CONF_LIMIT_BYTES));
+    let content = content.stage("reading this machine's resolv.conf")?;
+    Ok(content.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+fn hostname() -> Result<String, StageError> {
+    let name = nix::unistd::gethostname().stage("reading this machine's hostname")?;
+    Ok(name.to_string_lossy().into_owned())
 }
 
 fn kernel_version() -> nix::Result<(u32, u32)> {
@@ -232,7 +250,7 @@ fn of_machine(error: &io::Error, path: &Path) -> Unread {
 
 /// A profile's bytes.
 fn seccomp_profile(path: &Path) -> Result<Vec<u8>, Unread> {
-    wharf_sys::fs::read_regular(path, PROFILE_LIMIT_BYTES).map_err(|error| match error.raw_os_error() {
+    read_regular(path, PROFILE_LIMIT_BYTES).map_err(|error| match error.raw_os_error() {
         Some(_) => unread(&error),
         None => Unread::invalid(error),
     })
@@ -259,15 +277,25 @@ mod tests {
 
     #[test]
     fn names_are_read_for_a_pod_that_has_none() {
-        let names = super::names(&PodSandboxConfig::default());
-        assert_eq!(names.hostname, hostname());
+        let names = super::names(&PodSandboxConfig::default()).unwrap();
+        assert_eq!(names.hostname, hostname().unwrap());
         assert_eq!(names.resolv_conf, std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
         let named = PodSandboxConfig {
             hostname: "web".to_owned(),
             dns_config: Some(Default::default()),
             ..PodSandboxConfig::default()
         };
-        assert_eq!(super::names(&named), HostNames::default());
+        assert_eq!(super::names(&named).unwrap(), HostNames::default());
+    }
+
+    #[test]
+    fn a_resolv_conf_is_missing_or_read_and_nothing_in_between() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        assert_eq!(read_resolv_conf(&path).unwrap(), None);
+        std::fs::write(&path, b"# B\xfcro\nnameserver 10.0.0.1\n").unwrap();
+        assert!(read_resolv_conf(&path).unwrap().unwrap().ends_with("\nnameserver 10.0.0.1\n"));
+        assert!(read_resolv_conf(dir.path()).is_err());
     }
 
     #[test]

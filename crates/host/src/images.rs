@@ -1,4 +1,4 @@
-//! What a container needs of the store: its image, those that it mounts, and its seccomp profile. What an image says
+//! What a container needs from the store: its image, those that it mounts, and its seccomp profile. What an image says
 //! about itself is hostile and is bounded here.
 
 use wharf_cri_api::v1::{ContainerConfig, Mount, PodSandboxConfig, SecurityProfile};

@@ -1,4 +1,6 @@
 //! The places of a container's files and directories, derived from names alone, whether or not they exist.
+//!
+//! So a container can be described and planned before anything of it is made.
 
 use std::path::Path;
 

@@ -1,13 +1,17 @@
 //! Reading files that somebody else has written, without waiting and within bounds.
+//!
+//! Such files come and go at any time, and may be fifos, huge, or half written. A file with a fault is kept with the
+//! fault: whoever may have needed it can name it.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use wharf_sys::fs::read_regular;
+use wharf_types::Failure;
 use wharf_types::lock::lock;
 
 /// What a file says, or why it is of no use.
@@ -35,6 +39,7 @@ pub(crate) struct Kind<T> {
 pub(crate) struct Files<T> {
     kind: Kind<T>,
     pub(crate) directories: Vec<PathBuf>,
+    /// What the last look has found.
     known: Mutex<Known<T>>,
 }
 
@@ -55,6 +60,10 @@ impl<T> Files<T> {
 
     /// Looks at all files. The lock is not held meanwhile: a disk may stall.
     pub(crate) fn look(&self) -> Look<T> {
+        self.look_with(read_regular)
+    }
+
+    fn look_with(&self, read: impl Fn(&Path, usize) -> io::Result<Vec<u8>>) -> Look<T> {
         let known = lock(&self.known).clone();
         let mut now = HashMap::new();
         let mut look = Look { directories: Vec::new(), unreadable: Vec::new() };
@@ -66,9 +75,16 @@ impl<T> Files<T> {
             let mut found = Vec::new();
             for path in paths {
                 // Before it is read: what is written meanwhile is seen at the next look.
-                let stamp = Stamp::of(&path);
-                let old = known.get(&path).filter(|(old, _)| Some(*old) == stamp);
-                let content = old.map_or_else(|| self.read(&path), |(_, content)| Arc::clone(content));
+                let mut stamp = Stamp::of(&path);
+                let content = match known.get(&path).filter(|(old, _)| Some(*old) == stamp) {
+                    Some((_, content)) => Arc::clone(content),
+                    None => {
+                        let read = read(&path, self.kind.limit_bytes);
+                        // That the machine was short of something says nothing about the file: it is read again.
+                        stamp = stamp.filter(|_| !is_short(&read));
+                        self.parse(&path, read)
+                    }
+                };
                 now.extend(stamp.map(|stamp| (path.clone(), (stamp, Arc::clone(&content)))));
                 found.push((path, content));
             }
@@ -78,11 +94,15 @@ impl<T> Files<T> {
         look
     }
 
-    fn read(&self, path: &Path) -> Content<T> {
-        let content = read_regular(path, self.kind.limit_bytes).map_err(|error| error.to_string());
+    fn parse(&self, path: &Path, read: io::Result<Vec<u8>>) -> Content<T> {
+        let content = read.map_err(|error| error.to_string());
         let parsed = content.and_then(|content| (self.kind.parse)(path, content));
         Arc::new(parsed.map_err(|problem| problem.chars().take(PROBLEM_LEN).collect()))
     }
+}
+
+fn is_short(read: &io::Result<Vec<u8>>) -> bool {
+    matches!(read, Err(error) if Failure::kind(error) == wharf_types::ErrorKind::ResourceExhausted)
 }
 
 impl<T> Look<T> {
@@ -97,13 +117,13 @@ impl<T> Look<T> {
     }
 }
 
-/// How much is told of a problem, in characters: it may quote what is in the file.
+/// The longest description of a problem, in characters: it may quote the file.
 const PROBLEM_LEN: usize = 300;
 /// The most files of one directory that are looked at.
 const FILES_MAX: usize = 1024;
 
 /// The files of a directory with one of these extensions, sorted by name; none if there is no such directory.
-fn files(directory: &Path, extensions: &[&str]) -> std::io::Result<Vec<PathBuf>> {
+fn files(directory: &Path, extensions: &[&str]) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,
@@ -116,7 +136,7 @@ fn files(directory: &Path, extensions: &[&str]) -> std::io::Result<Vec<PathBuf>>
             files.push(path);
         }
         if files.len() > FILES_MAX {
-            return Err(std::io::Error::other(format!("it has more than {FILES_MAX} files")));
+            return Err(io::Error::other(format!("it has more than {FILES_MAX} files")));
         }
     }
     files.sort();
@@ -147,6 +167,8 @@ impl Stamp {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
 
     #[test]
@@ -169,6 +191,18 @@ mod tests {
             std::fs::write(dir.path().join(format!("{number}.json")), "").unwrap();
         }
         assert!(files(dir.path(), &["json"]).unwrap_err().to_string().contains("more than"));
+    }
+
+    #[test]
+    fn what_a_short_machine_could_not_read_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.json"), "").unwrap();
+        let kind = Kind { extensions: &["json"], limit_bytes: 9, parse: |_path, _content| Ok(()) };
+        let files = Files::new(kind, vec![dir.path().to_owned()]);
+        let failing = |errno: Errno| files.look_with(|_path, _limit| Err(errno.into())).damaged().len();
+        assert_eq!((failing(Errno::EMFILE), files.look().damaged().len()), (1, 0));
+        std::fs::write(dir.path().join("a.json"), "x").unwrap();
+        assert_eq!((failing(Errno::EACCES), files.look().damaged().len()), (1, 1), "that is the file's");
     }
 
     #[test]

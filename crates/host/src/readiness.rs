@@ -1,4 +1,7 @@
 //! Whether there is space for the records of further pods.
+//!
+//! Without this, a full state directory would show only as failing calls, and the scheduler would send further pods to
+//! the node.
 
 use std::path::Path;
 

@@ -1,4 +1,7 @@
-//! Sysctls of a pod's namespaces.
+//! Sysctls of a pod's namespaces, set by a thread that is in them.
+//!
+//! Which sysctls a pod may set was decided by the planner. Whether the kernel accepts a value is found out here, so a
+//! refusal here is still the request's fault.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -25,7 +28,8 @@ const PODS_OF_A_PROCFS: usize = 32;
 ///
 /// For each network namespace, a procfs has entries of its own below `/proc/sys/net`, all under the same names: a
 /// lookup passes those of every namespace that was looked up before and still exists. With a thousand pods, that takes
-/// the host's procfs a millisecond. Pods therefore have procfses of their own, each for a few.
+/// the host's procfs a millisecond. Pods therefore have procfses of their own, each for a few. The lock is held while
+/// one is chosen or made, not while a sysctl is set.
 #[derive(Debug)]
 pub(crate) struct Sysctls(Mutex<Procfs>);
 

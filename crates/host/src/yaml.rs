@@ -1,5 +1,6 @@
-//! YAML as a tree in which every scalar is text: what is a number is for the field to tell. The parser reports events;
-//! here they become a tree within bounds, because an alias can stand for a tree, and a tree of aliases for very many.
+//! YAML as a tree in which every scalar is text: whether a text is a number depends on the field. The parser reports
+//! events; here they become a tree within bounds, because an alias can stand for a tree, and a tree of aliases for very
+//! many.
 
 use std::collections::HashMap;
 
@@ -118,13 +119,13 @@ impl Tree {
 /// A key of a map, which is not in it yet.
 fn key_of(value: Value, map: &Map<String, Value>) -> Result<String, String> {
     match value {
-        Value::String(key) if map.contains_key(&key) => Err(format!("the key {key:?} is there twice")),
+        Value::String(key) if map.contains_key(&key) => Err(format!("the key {key:?} occurs twice")),
         Value::String(key) => Ok(key),
         _ => Err("a key is not a text".to_owned()),
     }
 }
 
-/// What YAML's own tags say is for the field to tell.
+/// YAML's own tags add nothing: the type of a value depends on the field.
 fn check_tag(tag: Option<&Tag>) -> Result<(), String> {
     match tag {
         Some(tag) if !tag.is_yaml_core_schema() => Err(format!("the tag {tag} is not known")),
@@ -184,7 +185,7 @@ mod tests {
         let rows = [
             (long.as_str(), "too large"),
             ("", "empty"),
-            ("a: 1\na: 2\n", "line 2: the key \"a\" is there twice"),
+            ("a: 1\na: 2\n", "line 2: the key \"a\" occurs twice"),
             ("a: 1\n---\nb: 2\n", "second document"),
             ("? [a]\n: b\n", "key is not a text"),
             ("a: !mine b\n", "tag"),

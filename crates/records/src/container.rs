@@ -4,7 +4,7 @@
 //! cannot, such as the layers or the user that a name turned out to be, is beside it.
 
 use std::fs::OpenOptions;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -169,9 +169,30 @@ pub fn save_spec(path: &Path, text: &[u8]) -> Result<(), StageError> {
     file.and_then(|mut file| file.write_all(text)).stage("keeping the container's runtime spec")
 }
 
+/// Loads what [`save_spec`] has saved; `None` if it was never saved, as by older builds.
+///
+/// # Errors
+/// The disk's error.
+pub fn load_spec(path: &Path) -> Result<Option<Vec<u8>>, StageError> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        read => read.map(Some).stage("reading the container's runtime spec"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_spec_that_cannot_be_read_is_not_one_that_was_never_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("spec");
+        assert_eq!(load_spec(&path).unwrap(), None);
+        save_spec(&path, b"{}").unwrap();
+        assert_eq!(load_spec(&path).unwrap().unwrap(), b"{}");
+        assert!(load_spec(dir.path()).is_err());
+    }
 
     #[test]
     fn a_log_has_a_path_where_both_parts_are_named() {

@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 use wharf_types::lock::lock;
-use wharf_types::{Stage as _, StageError};
+use wharf_types::{Stage as _, StageError, chain};
 use wharf_wire::v1::{self, Message, Request, message, reply, request};
 
 use crate::error::SupervisorError;
@@ -43,6 +43,7 @@ pub struct Connection {
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// The callers that wait for replies, by the number of their request.
     waiting: Mutex<HashMap<u64, ReplySender>>,
     /// Whether anything has arrived since the last call of `was_heard`.
     heard: AtomicBool,
@@ -284,7 +285,13 @@ async fn receive(socket: &UnixStream) -> Option<(Message, Vec<OwnedFd>)> {
             });
         // After a spurious wakeup, waits again.
         if let (Ok(()), Some(received)) = (tried, received) {
-            return received.ok().flatten();
+            return received.unwrap_or_else(|error| {
+                // What happened to its socket is shown by its process.
+                if !matches!(error, wharf_wire::Error::Socket(_)) {
+                    tracing::warn!(error = chain(&error), "the connection to a supervisor is given up");
+                }
+                None
+            });
         }
     }
 }

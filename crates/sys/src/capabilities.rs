@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 
-use crate::error::{Named, Result};
+use crate::error::{Error, Named, Result};
 use crate::process::prctl;
 
 /// The five capability sets, one bit per capability number.
@@ -23,11 +23,12 @@ pub struct Capabilities {
 /// The capabilities that this process may pass on: its bounding set.
 ///
 /// # Errors
-/// The kernel's error if `/proc` cannot be read.
+/// The kernel's error if `/proc` cannot be read; EBADMSG if it does not say.
 pub fn bounding() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status").named("read", || "/proc/self/status".into())?;
     let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
-    Ok(line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0))
+    let set = line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    set.ok_or_else(|| Error::new("read", "CapBnd in /proc/self/status", Errno::EBADMSG))
 }
 
 /// Drops every capability outside `keep` from the bounding set; needs `CAP_SETPCAP`.

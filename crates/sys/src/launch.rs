@@ -7,10 +7,11 @@ use std::ffi::{CString, c_char};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use wharf_types::lock::lock;
 
 use crate::clone::{Child, clone_to_execute};
 use crate::error::{Error, Named, Result};
@@ -91,7 +92,7 @@ impl Launcher {
     ) -> Result<OwnedFd> {
         let pointers: Vec<*const c_char> =
             arguments.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
-        let mut places = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = lock(&self.streams);
         let numbers = places.each_ref().map(AsRawFd::as_raw_fd);
         let mut refused = None;
         let mut body = |child: &Child| {

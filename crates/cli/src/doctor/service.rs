@@ -11,14 +11,16 @@ use crate::daemon::Daemon;
 use crate::info;
 use crate::units::{short, size};
 
+/// Where to look further.
+const LOG: &str = "see its log: journalctl -u wharfd";
+
 /// All checks of wharfd. If it cannot be reached, only the first and the supervisor's are made.
 pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
     let (mut daemon, info) = match answer {
         Ok(answer) => answer,
         Err(error) => {
             let text = wharf_types::chain(&error);
-            let (found, advice) =
-                text.split_once("\n  ").unwrap_or((&text, "see its log: journalctl -u wharfd"));
+            let (found, advice) = text.split_once("\n  ").unwrap_or((&text, LOG));
             return vec![
                 Check::fail("wharfd", found, advice.replace("\n  ", "; ")),
                 supervisor(&beside_this_program()),
@@ -43,7 +45,7 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
     let pods = Path::new(&info.state).join("pods");
     checks.push(supervisors(&pods));
     checks.push(stopped(&names(&pods), supervised()));
-    checks.extend(orphans(&mut daemon, Path::new(&info.state)).await);
+    checks.push(orphans(&mut daemon, Path::new(&info.state)).await);
     checks.extend(conditions(&mut daemon).await);
     checks
 }
@@ -191,13 +193,16 @@ fn supervisors(pods: &Path) -> Check {
     }
 }
 
-/// Directories and supervisors of pods that wharfd does not know; none if wharfd cannot be asked.
-async fn orphans(daemon: &mut Daemon, state: &Path) -> Option<Check> {
+/// Directories and supervisors of pods that wharfd does not know.
+async fn orphans(daemon: &mut Daemon, state: &Path) -> Check {
     const WHAT: &str = "orphans";
     // In this order, because a pod that is being created has its directory before it is listed.
     let directories = names(&state.join("pods"));
     let supervised = supervised();
-    let listing = daemon.listing().await.ok()?;
+    let listing = match daemon.listing().await {
+        Ok(listing) => listing,
+        Err(error) => return Check::fail(WHAT, error.to_string(), LOG),
+    };
     let is_known = |id: &String| listing.pods.iter().any(|pod| pod.id == *id);
     let mut found: Vec<String> = Vec::new();
     let left = |id: &String| {
@@ -213,11 +218,11 @@ async fn orphans(daemon: &mut Daemon, state: &Path) -> Option<Check> {
     let pods = supervised.iter().map(|supervisor| &supervisor.pod);
     found.extend(pods.filter(of_others).map(|id| format!("the supervisor of {}", short(id))));
     if found.is_empty() {
-        return Some(Check::ok(WHAT, "none"));
+        return Check::ok(WHAT, "none");
     }
     let advice = "restart wharfd: it removes them, except what a newer release recorded, which only that release can read; if \
                   they stay, its log says why";
-    Some(Check::warn(WHAT, found.join(", "), advice))
+    Check::warn(WHAT, found.join(", "), advice)
 }
 
 /// The kind and version of a record, from its header line.
@@ -284,8 +289,11 @@ fn pod_of(line: &[u8]) -> Option<String> {
 
 /// The conditions that wharfd reports about itself.
 async fn conditions(daemon: &mut Daemon) -> Vec<Check> {
-    let Ok(answer) = daemon.runtime.status(StatusRequest { verbose: false }).await else { return Vec::new() };
-    let conditions = answer.into_inner().status.map(|status| status.conditions).unwrap_or_default();
+    let answer = match daemon.runtime.status(StatusRequest { verbose: false }).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => return vec![Check::fail("runtime", status.message(), LOG)],
+    };
+    let conditions = answer.status.map(|status| status.conditions).unwrap_or_default();
     conditions.into_iter().map(condition).collect()
 }
 

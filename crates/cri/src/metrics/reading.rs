@@ -16,7 +16,7 @@ use wharf_types::ContainerState;
 pub(super) struct Reading {
     pub(super) stats: Stats,
     pub(super) limits: LinuxContainerResources,
-    pub(super) processes: Processes,
+    pub(super) processes: Option<Processes>,
     pub(super) written: Option<Usage>,
     pub(super) disk: Option<Disk>,
     pub(super) started_at_ns: i64,
@@ -65,10 +65,11 @@ impl Reading {
 }
 
 impl Processes {
-    fn of(container: &Container) -> Self {
+    /// `None` if the processes cannot be listed: nobody may take that for none.
+    fn of(container: &Container) -> Option<Self> {
         let first = container.pid();
         let mut all = Self { open_files_limit: open_files_limit(first), ..Self::default() };
-        for pid in container.pids() {
+        for pid in container.pids()? {
             all.count += 1;
             // A process that has exited by now has nothing open.
             let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
@@ -80,7 +81,7 @@ impl Processes {
                 );
             }
         }
-        all
+        Some(all)
     }
 }
 

@@ -3,7 +3,7 @@
 use wharf_cgroup::{Bound, DeviceIo, Pressure, PressureLine};
 use wharf_cri_api::v1::MetricType::{self, Counter, Gauge};
 
-use super::reading::{Disk, Reading};
+use super::reading::{Disk, Processes, Reading};
 use super::{Family, NANOSECONDS_PER_SECOND, Needs, Sample, Value};
 
 type Read = fn(&Reading) -> Vec<Sample>;
@@ -40,6 +40,10 @@ fn sample<const N: usize>(labels: [&str; N], value: Option<Value>) -> Vec<Sample
 
 fn positive(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
+}
+
+fn processes(reading: &Reading, total: fn(&Processes) -> u64) -> Option<u64> {
+    reading.processes.as_ref().map(total)
 }
 
 fn on_disk(reading: &Reading, value: fn(&Disk) -> u64) -> Vec<Sample> {
@@ -156,7 +160,7 @@ pub(super) const FAMILIES: &[Family<Reading>] = &[
         one(r.stats.memory.limit_hits)
     }),
     family(Counter, "container_memory_failures_total", "Page faults", &["failure_type", "scope"], faults),
-    family(Counter, "container_oom_events_total", "Processes killed for want of memory", &[], |r| {
+    family(Counter, "container_oom_events_total", "Processes that were OOM-killed", &[], |r| {
         one(r.stats.memory.oom_kills)
     }),
     family(Gauge, "container_fs_usage_bytes", "Bytes of the writable layer", &["device"], |r| {
@@ -225,15 +229,17 @@ pub(super) const FAMILIES: &[Family<Reading>] = &[
     pressure("container_pressure_memory_stalled_seconds_total", "Time all tasks waited for memory", |r| {
         full(r.stats.memory.pressure.as_ref())
     }),
-    family(Gauge, "container_processes", "Processes", &[], |r| one(Some(r.processes.count))),
+    family(Gauge, "container_processes", "Processes", &[], |r| one(processes(r, |all| all.count))),
     family(Gauge, "container_threads", "Threads", &[], |r| one(r.stats.pids.current)),
     family(Gauge, "container_threads_max", "Threads there may be; 0 for no limit", &[], |r| {
         one(tasks_limit(r))
     }),
-    family(Gauge, "container_file_descriptors", "Open files", &[], |r| one(Some(r.processes.descriptors))),
-    family(Gauge, "container_sockets", "Open sockets", &[], |r| one(Some(r.processes.sockets))),
+    family(Gauge, "container_file_descriptors", "Open files", &[], |r| {
+        one(processes(r, |all| all.descriptors))
+    }),
+    family(Gauge, "container_sockets", "Open sockets", &[], |r| one(processes(r, |all| all.sockets))),
     family(Gauge, "container_ulimits_soft", "Soft limits of the first process", &["ulimit"], |r| {
-        labelled(["max_open_files"], r.processes.open_files_limit)
+        labelled(["max_open_files"], r.processes.as_ref().and_then(|all| all.open_files_limit))
     }),
     family(Gauge, "container_spec_cpu_period", "The quota's period in microseconds", &[], |r| {
         one(Some(match r.limits.cpu_period {

@@ -61,7 +61,7 @@ fn two_files_of_one_directory_break_only_what_both_have() {
         refused.contains("gpu=y") && refused.contains("a.yaml") && refused.contains("b.yaml"),
         "{refused}"
     );
-    assert_eq!(cdi.problems(), ["vendor.com/gpu=y is in several files of one directory"]);
+    assert_eq!(cdi.problems(), ["vendor.com/gpu=y is defined in several files of one directory"]);
     write(&high.join("c.yaml"), &["y"], "c");
     assert_eq!(variables(&cdi, &["y"]).unwrap(), ["COMMON=c", "A=c"]);
 }
@@ -137,7 +137,7 @@ fn what_a_file_leaves_out_the_host_tells() {
     for (node, mount, words) in [
         ("{path: /dev/nowhere}", "", "its node /dev/nowhere: No such file"),
         ("{path: /dev/null, type: b}", "", "another type"),
-        ("{path: /dev/x, hostPath: /etc}", "", "no device"),
+        ("{path: /dev/x, hostPath: /etc}", "", "not a device"),
         (
             "{path: /dev/null}",
             "{hostPath: /nowhere, containerPath: /x}",

@@ -165,7 +165,7 @@ fn verify(image: &NewImage<'_>) -> Result<Verified, StoreError> {
     }
     let manifest = match parse_index_or_manifest(image.manifest, None) {
         Ok(Document::Manifest(manifest)) => manifest,
-        Ok(Document::Index(_)) => return mismatch("an index stands in the place of the manifest".into()),
+        Ok(Document::Index(_)) => return mismatch("it is an index, not a manifest".into()),
         Err(source) => return Err(StoreError::Document { what: "manifest", source }),
     };
     let id = digest_of(image.config);
@@ -227,12 +227,13 @@ impl Shared {
             open_below(directory.as_fd(), format!("{name}/fs"), flags, Resolve::BeneathNoLinks)
         };
         let staged = match layer {
-            Layer::Unpacked(layer) => {
-                open(&self.staging, &layer.staged).ok().map(|root| (root, &layer.staged))
-            }
+            // The commit of another image may have made it visible in the meantime.
+            Layer::Unpacked(layer) => match open(&self.staging, &layer.staged) {
+                Err(error) if error.errno == Errno::ENOENT => None,
+                opened => Some((opened.map_err(system("open a layer"))?, &layer.staged)),
+            },
             Layer::Stored { .. } => None,
         };
-        // The commit of another image may have made it visible in the meantime.
         let (root, directory) = match staged {
             Some((root, staged)) => (root, self.staged_path(staged)),
             None => {

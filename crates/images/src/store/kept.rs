@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::errno::Errno;
 use nix::fcntl::{AtFlags, RenameFlags, renameat, renameat2};
 use nix::sys::stat::fstatat;
 use wharf_snapshots::{Trash, list_names};
@@ -71,7 +72,14 @@ impl Store {
         let staged = whole_name(&shared.next_serial().to_string(), &shared.boot, &source.diff_id);
         let name = source.diff_id.hex();
         let flags = RenameFlags::RENAME_NOREPLACE;
-        renameat2(&shared.kept, name, &shared.staging, staged.as_str(), flags).ok()?;
+        match renameat2(&shared.kept, name, &shared.staging, staged.as_str(), flags) {
+            Ok(()) => {}
+            Err(Errno::ENOENT) => return None,
+            Err(error) => {
+                tracing::warn!(%error, "cannot use a layer that was kept for a retry");
+                return None;
+            }
+        }
         match load_usage(&shared.staged_path(&staged)) {
             Ok(usage) => {
                 let (shared, source) = (Arc::clone(shared), source.clone());
@@ -135,8 +143,9 @@ impl Shared {
     }
 
     fn remove_kept(&self, goes: impl Fn(&OsStr) -> bool) {
-        let names = list_names(self.kept.as_fd()).unwrap_or_default();
-        for name in names.iter().filter(|name| goes(name)) {
+        let names = list_names(self.kept.as_fd())
+            .inspect_err(|error| tracing::warn!(%error, "cannot list the layers that are kept for retries"));
+        for name in names.iter().flatten().filter(|name| goes(name)) {
             if let Err(error) = self.trash.discard(self.kept.as_fd(), name) {
                 tracing::warn!(name = %name.display(), %error, "cannot remove a layer that was kept for a retry");
             }

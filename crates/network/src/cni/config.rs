@@ -3,6 +3,7 @@
 //! The first valid file in the order of names is the node's network, as for other runtimes. A pod keeps the
 //! configuration with which it was added, so a changed file never decides how an old pod is removed.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use wharf_sys::fs::read_regular;
 use wharf_types::lock::lock;
+use wharf_types::{ErrorKind, Failure};
 
 use super::CniError;
 
@@ -141,6 +143,7 @@ fn is_name(name: &str) -> bool {
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
+    /// The files as they were, and what was selected. Held while they are read, so that they are read once.
     cache: Mutex<Option<(Vec<Candidate>, Selected)>>,
 }
 
@@ -171,7 +174,7 @@ impl Directory {
         let selected = match &*cache {
             Some((seen, selected)) if *seen == candidates => selected.clone(),
             _ => {
-                let selected = select(&candidates);
+                let selected = select(&candidates, read_regular)?;
                 *cache = Some((candidates, selected.clone()));
                 selected
             }
@@ -183,7 +186,7 @@ impl Directory {
 fn candidates(dir: &Path) -> Result<Vec<Candidate>, CniError> {
     let fail = |source| CniError::Directory { path: dir.to_owned(), source };
     let entries = match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(fail)?,
     };
     let mut found = Vec::new();
@@ -200,23 +203,35 @@ fn candidates(dir: &Path) -> Result<Vec<Candidate>, CniError> {
     Ok(found)
 }
 
-fn select(candidates: &[Candidate]) -> Selected {
+/// The first valid file. If the machine is too short of something to read one, that says nothing about the file, and no
+/// other may take its place.
+fn select(
+    candidates: &[Candidate],
+    read: impl Fn(&Path, usize) -> io::Result<Vec<u8>>,
+) -> Result<Selected, CniError> {
     let mut complaint = None;
     for Candidate { path, .. } in candidates {
-        let parsed = read_regular(path, CONFIG_LIMIT_BYTES).map_err(|error| error.to_string());
-        match parsed.and_then(|bytes| parse(&bytes)) {
-            Ok(config) => return Ok(Some(Arc::new(config))),
+        let content = match read(path, CONFIG_LIMIT_BYTES) {
+            Err(source) if Failure::kind(&source) == ErrorKind::ResourceExhausted => {
+                return Err(CniError::Directory { path: path.clone(), source });
+            }
+            read => read.map_err(|error| error.to_string()),
+        };
+        match content.and_then(|bytes| parse(&bytes)) {
+            Ok(config) => return Ok(Ok(Some(Arc::new(config)))),
             Err(reason) => {
                 tracing::warn!(file = %path.display(), reason, "a CNI configuration is invalid and was skipped");
                 complaint.get_or_insert((path.clone(), reason));
             }
         }
     }
-    complaint.map_or(Ok(None), Err)
+    Ok(complaint.map_or(Ok(None), Err))
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
 
     const GOOD: &str =
@@ -294,6 +309,15 @@ mod tests {
         assert_eq!(directory.current().unwrap().unwrap().name, "n");
         file("20-bad.conf", GOOD.replace("\"n\"", "\"mended\"").as_bytes());
         assert_eq!(directory.current().unwrap().unwrap().name, "mended");
+        let candidates = candidates(directory.path()).unwrap();
+        let failing = |errno: Errno| {
+            select(&candidates, |path, limit| {
+                if path.ends_with("20-bad.conf") { Err(errno.into()) } else { read_regular(path, limit) }
+            })
+        };
+        let unread = failing(Errno::EMFILE);
+        assert!(matches!(unread, Err(CniError::Directory { .. })), "no other takes its place: {unread:?}");
+        assert_eq!(failing(Errno::EACCES).unwrap().unwrap().unwrap().name, "n");
         std::fs::remove_file(dir.path().join("net.d/20-bad.conf")).unwrap();
         assert_eq!(directory.current().unwrap().unwrap().name, "n");
     }

@@ -21,10 +21,10 @@ pub enum CniError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The directory of configurations cannot be read.
-    #[error("cannot read the CNI configurations in {}", path.display())]
+    /// The directory of configurations or a file in it cannot be read.
+    #[error("cannot read the CNI configuration {}", path.display())]
     Directory {
-        /// The directory.
+        /// The directory or file.
         path: PathBuf,
         /// The operating system's error.
         source: std::io::Error,

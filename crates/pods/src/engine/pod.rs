@@ -122,7 +122,7 @@ impl Engine {
     /// Decides everything about a pod. What its request names must be here.
     fn plan_pod(&self, config: &PodSandboxConfig) -> Result<PodPlan, Error> {
         host::check_profile(&self.parts.images, config)?;
-        Ok(planner::plan_pod(config, host::names(config), &self.options.defaults)?)
+        Ok(planner::plan_pod(config, host::names(config)?, &self.options.defaults)?)
     }
 
     fn build_blocking(&self, pod: &Pod) -> Result<Built, Error> {

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use wharf_cri_api::v1::NamespaceMode;
 use wharf_planner as planner;
+use wharf_records::load_spec;
+use wharf_types::chain;
 
 use super::Engine;
 use crate::container::Container;
-use crate::error::blocking;
+use crate::error::{Error, blocking};
 use crate::places;
 use crate::pod::Pod;
 
@@ -19,27 +21,24 @@ impl Engine {
     /// The runtime spec of a container; for a container of an older build, the little that is known.
     pub async fn runtime_spec(self: &Arc<Self>, pod: &Pod, container: &Arc<Container>) -> Value {
         let (engine, shown) = (Arc::clone(self), Arc::clone(container));
-        let saved = blocking(move || Ok(engine.saved_spec(&shown))).await;
+        let saved = blocking(move || engine.saved_spec(&shown)).await.unwrap_or_else(|error| {
+            let (container, error) = (container.id().short(), chain(&error));
+            tracing::warn!(container, error, "the saved runtime spec cannot be read");
+            None
+        });
         let of_older_build = || {
             let cgroup = container.with_record(|record| record.cgroup.clone());
             json!({ "linux": { "cgroupsPath": cgroup, "namespaces": self.namespaces(pod) } })
         };
-        saved.ok().flatten().unwrap_or_else(of_older_build)
+        saved.unwrap_or_else(of_older_build)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
-    fn saved_spec(&self, container: &Container) -> Option<Value> {
-        let text =
-            std::fs::read(self.parts.layout.container_spec(container.pod_id(), container.id())).ok()?;
+    fn saved_spec(&self, container: &Container) -> Result<Option<Value>, Error> {
+        let path = self.parts.layout.container_spec(container.pod_id(), container.id());
+        let Some(text) = load_spec(&path)? else { return Ok(None) };
         let record = container.record();
         let identity = planner::Identity { uid: record.uid, gid: record.gid, groups: &record.groups };
-        match planner::from_saved(&text, &record.config, identity, self.machine.kernel) {
-            Ok(spec) => Some(spec),
-            Err(error) => {
-                tracing::warn!(container = container.id().short(), %error, "the saved runtime spec cannot be read");
-                None
-            }
-        }
+        Ok(Some(planner::from_saved(&text, &record.config, identity, self.machine.kernel)?))
     }
 
     /// The pod's own namespaces, with paths that stay valid as long as the namespaces exist.

@@ -38,10 +38,10 @@ impl Container {
         self.meter().rate(now_ns, cpu_ns)
     }
 
-    /// The pids of its processes.
+    /// The pids of its processes; `None` if they cannot be read.
     #[must_use]
-    pub fn pids(&self) -> Vec<i32> {
-        self.cgroup().and_then(|cgroup| cgroup.pids().ok()).unwrap_or_default()
+    pub fn pids(&self) -> Option<Vec<i32>> {
+        self.cgroup()?.pids().ok()
     }
 }
 

@@ -1,4 +1,7 @@
 //! The output of commands, kept within limits for one command and for all together.
+//!
+//! It becomes part of one response, so it is all in memory. What goes beyond a command's own limit is read and
+//! dropped, so that the command can end; at the limit of all, the command that needs more is killed.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
@@ -61,7 +64,7 @@ impl Output {
     /// these reads counts against the task's budget.
     pub(super) async fn collect(&mut self) -> Result<(), Error> {
         let mut buffer = vec![0; 16 * 1024];
-        while let Ok(count @ 1..) = self.pipe.read(&mut buffer).await {
+        while let count @ 1.. = self.pipe.read(&mut buffer).await.stage(STAGE)? {
             self.keep(&buffer[..count])?;
         }
         self.state = State::Over;
