@@ -15,11 +15,11 @@ pub(crate) use values::{
     Bytes, Cpus, Env, ImageMount, Ports, Publish, Socket, User, UserName, Users, Volume,
 };
 
-/// Run containers and pods on this machine, and look at those that run.
+/// Run pods and containers on this machine, and inspect them.
 #[derive(Debug, Parser)]
 #[command(name = "wharf", version, disable_help_subcommand = true, max_term_width = 100)]
 pub(crate) struct Arguments {
-    /// Where wharfd listens: a path or a unix:// address; WHARF_SOCKET sets it too
+    /// The socket of wharfd: a path or a unix:// address; also set by WHARF_SOCKET
     #[arg(
         long,
         global = true,
@@ -27,11 +27,11 @@ pub(crate) struct Arguments {
         env = "WHARF_SOCKET",
         hide_env = true,
         default_value = "unix:///run/wharf/wharf.sock",
-        help_heading = "Everywhere"
+        help_heading = "Global options"
     )]
     pub(crate) socket: Socket,
     /// Print JSON instead of a table
-    #[arg(long, global = true, help_heading = "Everywhere")]
+    #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) json: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -113,7 +113,7 @@ Examples:
   wharf forward web 8080:80
   wharf forward db 5432")]
     Forward(Forward),
-    /// Restart exited containers and stopped pods of `wharf run`
+    /// Restart exited containers and stopped pods that `wharf run` created
     #[command(after_help = "\
 A container cannot run twice: a new one with the same configuration replaces it, without the files that the old one wrote \
 outside its volumes. A stopped pod is created anew with all its containers, and gets a new address.
@@ -161,7 +161,7 @@ Example:
     },
     /// Show how long each stage of making a pod and its containers took
     #[command(after_help = "\
-Known until wharfd is restarted.
+A restart of wharfd clears the times.
 
 Example:
   wharf explain web")]
@@ -192,7 +192,7 @@ Examples:
     },
     /// Show wharfd's version, state, network and storage
     Info,
-    /// Check whether this machine can run containers, and say how to fix what cannot work
+    /// Check whether this machine can run containers, and say how to fix what does not work
     Doctor,
     /// Print the completion script of a shell
     #[command(after_help = "\
@@ -215,7 +215,7 @@ Example:
 /// Whose cgroups a container sees.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Whose {
-    /// Its own
+    /// The container's
     Own,
     /// This machine's
     Host,
@@ -229,7 +229,7 @@ pub(crate) struct Run {
     /// The program and its arguments, instead of the image's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
-    /// A name for the pod and the container; derived from the image's name by default
+    /// The name of the pod and the container; derived from the image's name by default
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Do not wait: print the container's id and return
@@ -263,51 +263,51 @@ pub(crate) struct Run {
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) workdir: Option<String>,
     /// A directory or file of this machine to mount in the container
-    #[arg(short, long, value_name = "FROM:TO[:OPTION,...]", help_heading = "Connections")]
+    #[arg(short, long, value_name = "FROM:TO[:OPTION,...]", help_heading = "Mounts and network")]
     pub(crate) volume: Vec<Volume>,
     /// An image to mount in the container, read-only; it is pulled if it is not on this machine
     #[arg(
         long,
         value_name = "type=image,source=IMAGE,target=TO[,subpath=PATH]",
-        help_heading = "Connections"
+        help_heading = "Mounts and network"
     )]
     pub(crate) mount: Vec<ImageMount>,
-    /// Publish a port of the pod, or a range, on this machine; on a free port if HOST is left out
-    #[arg(short, long, value_name = "[[IP:]HOST:]POD[/udp]", help_heading = "Connections")]
+    /// Publish a port or range of ports of the pod on this machine; without HOST, on free ports
+    #[arg(short, long, value_name = "[[IP:]HOST:]POD[/udp]", help_heading = "Mounts and network")]
     pub(crate) publish: Vec<Publish>,
-    /// The pod's host name; the pod's name by default
-    #[arg(long, value_name = "NAME", help_heading = "Connections")]
+    /// The pod's hostname; its name by default
+    #[arg(long, value_name = "NAME", help_heading = "Mounts and network")]
     pub(crate) hostname: Option<String>,
     /// Use this machine's network instead of a network of the pod's own
-    #[arg(long, conflicts_with_all = ["publish", "hostname"], help_heading = "Connections")]
+    #[arg(long, conflicts_with_all = ["publish", "hostname"], help_heading = "Mounts and network")]
     pub(crate) host_network: bool,
     /// The memory limit, such as 256m or 2g
-    #[arg(long, value_name = "SIZE", help_heading = "Limits")]
+    #[arg(long, value_name = "SIZE", help_heading = "Limits and privileges")]
     pub(crate) memory: Option<Bytes>,
     /// The CPU limit, such as 1.5
-    #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
+    #[arg(long, value_name = "NUMBER", help_heading = "Limits and privileges")]
     pub(crate) cpus: Option<Cpus>,
     /// Mount the container's root file system read-only
-    #[arg(long, help_heading = "Limits")]
+    #[arg(long, help_heading = "Limits and privileges")]
     pub(crate) read_only: bool,
     /// A capability to add to the default ones, such as NET_ADMIN; ALL adds every one
-    #[arg(long, value_name = "NAME", help_heading = "Limits")]
+    #[arg(long, value_name = "NAME", help_heading = "Limits and privileges")]
     pub(crate) cap_add: Vec<String>,
     /// A capability to drop from the default ones; ALL drops every one
-    #[arg(long, value_name = "NAME", help_heading = "Limits")]
+    #[arg(long, value_name = "NAME", help_heading = "Limits and privileges")]
     pub(crate) cap_drop: Vec<String>,
     /// Give the container full access to this machine
-    #[arg(long, help_heading = "Limits")]
+    #[arg(long, help_heading = "Limits and privileges")]
     pub(crate) privileged: bool,
-    /// Show the container its own cgroups, or this machine's
-    #[arg(long, value_name = "WHOSE", help_heading = "Limits")]
+    /// The cgroup namespace: the container's own, or this machine's
+    #[arg(long, value_name = "WHOSE", help_heading = "Limits and privileges")]
     pub(crate) cgroupns: Option<Whose>,
-    /// Let the container divide its cgroup among its processes
-    #[arg(long, help_heading = "Limits")]
+    /// Let the container create cgroups below its own
+    #[arg(long, help_heading = "Limits and privileges")]
     pub(crate) cgroup_write: bool,
-    /// Give the pod users of its own: its root is an ordinary user of this machine, the one of number ID
+    /// Give the pod a user namespace, in which root is the unprivileged user ID of this machine
     #[arg(long, value_name = "ID[:COUNT]", num_args = 0..=1, require_equals = true, default_missing_value = "any")]
-    #[arg(help_heading = "Limits")]
+    #[arg(help_heading = "Limits and privileges")]
     pub(crate) userns: Option<Users>,
 }
 
@@ -325,7 +325,7 @@ pub(crate) struct Exec {
     /// Give the command a terminal; standard input must be one too
     #[arg(short, long)]
     pub(crate) tty: bool,
-    /// Kill the command after so many seconds
+    /// Kill the command after this many seconds
     #[arg(long, value_name = "SECONDS", conflicts_with_all = ["interactive", "tty"])]
     pub(crate) timeout: Option<u32>,
 }

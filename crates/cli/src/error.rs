@@ -26,7 +26,9 @@ pub(crate) enum Error {
     Ambiguous { name: String, candidates: Vec<String> },
     #[error("the pod {pod} has no container yet\n  start one in it: wharf run --pod {pod} IMAGE")]
     EmptyPod { pod: String },
-    #[error("how {name} was made is not known\n  the wharfd that made it has ended, or notes no stages")]
+    #[error(
+        "how long making {name} took is not known\n  wharfd has been restarted since, or is too old to measure it"
+    )]
     Forgotten { name: String },
     #[error("{name} exists already\n  remove it (wharf rm {name}), or give another --name")]
     NameTaken { name: String },

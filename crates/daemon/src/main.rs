@@ -24,11 +24,11 @@ use wharf_state::Layout;
 use crate::config::Config;
 use crate::serve::Services;
 
-/// The Kubernetes container runtime wharf.
+/// The daemon of wharf, a Kubernetes container runtime.
 #[derive(Debug, Parser)]
 #[command(name = "wharfd", version)]
 struct Arguments {
-    /// A configuration file; without it /etc/wharf/config.toml is read if it exists.
+    /// The configuration file; /etc/wharf/config.toml by default, if it exists.
     #[arg(long, global = true)]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -37,10 +37,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Work with the configuration.
+    /// Print or check the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Remove what wharf left on this machine: pods, network, cgroups and state. Stop wharfd first.
+    /// Remove what wharf left on this machine: pods, network, cgroups and state; stop wharfd first.
     Clean(clean::Arguments),
 }
 
@@ -48,7 +48,7 @@ enum Command {
 enum ConfigCommand {
     /// Print the configuration in effect as TOML.
     Dump,
-    /// Check the configuration for this machine as wharfd does when it starts; the exit code is 1 if it would not.
+    /// Check whether wharfd would start with the configuration on this machine; if not, the exit code is 1.
     Check,
 }
 
@@ -63,7 +63,7 @@ fn main() -> anyhow::Result<()> {
         use std::io::Write;
         let text = match command {
             ConfigCommand::Dump => config.to_toml()?,
-            ConfigCommand::Check => "the configuration is good\n".to_owned(),
+            ConfigCommand::Check => "the configuration is valid\n".to_owned(),
         };
         return Ok(std::io::stdout().write_all(text.as_bytes())?);
     }

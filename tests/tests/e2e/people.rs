@@ -285,7 +285,7 @@ fn how_a_pod_was_made_is_told_until_its_daemon_ends() {
         world.daemon.kill();
         world.start_again().await;
         let (code, why) = refused(world, "explain web");
-        assert!(code == Some(1) && why.contains("the wharfd that made it has ended"), "{why}");
+        assert!(code == Some(1) && why.contains("wharfd has been restarted since"), "{why}");
         printed(world, "rm --force web");
     });
 }

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::Arguments;
 
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("Run something", &["run", "exec", "attach", "forward", "start", "stop", "rm"]),
-    ("See what runs", &["ps", "pods", "logs", "stats", "inspect", "explain"]),
+    ("Run and stop", &["run", "exec", "attach", "forward", "start", "stop", "rm"]),
+    ("Inspect", &["ps", "pods", "logs", "stats", "inspect", "explain"]),
     ("Images", &["pull", "images", "rmi"]),
     ("This machine", &["info", "doctor"]),
     ("Your shell", &["completion", "man"]),
@@ -21,7 +21,7 @@ Examples:
   wharf rm -f web                              stop it and remove it
 
 Give a pod, container or image by its name, its id, or the beginning of its id; a container
-also by POD/NAME. `wharf COMMAND --help` tells more.";
+also by POD/NAME. See `wharf COMMAND --help` for the rest.";
 
 /// The whole grammar, with its commands in groups.
 pub(crate) fn command() -> clap::Command {
@@ -29,7 +29,7 @@ pub(crate) fn command() -> clap::Command {
     let groups = groups(&grammar);
     grammar
         .help_template(format!(
-            "{{about}}\n\nUsage: wharf [OPTIONS] COMMAND\n\n{groups}Everywhere:\n{{options}}{{after-help}}"
+            "{{about}}\n\nUsage: wharf [OPTIONS] COMMAND\n\n{groups}Global options:\n{{options}}{{after-help}}"
         ))
         .after_help(EXAMPLES)
 }
