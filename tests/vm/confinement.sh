@@ -4,7 +4,7 @@
 
 see_confinement() {
     see 'a container that asks for nothing, and one that does' two_containers
-    see 'the score for want of memory: wharfd, supervisors, containers' oom_scores
+    see 'the oom_score_adj of wharfd, supervisors, containers' oom_scores
     see 'signals, umask and limits are not those of a unit' inherited
     see 'each container has a session keyring of its own' keyrings
     see 'a seccomp profile and no_new_privs are in force' seccomp

@@ -1,4 +1,7 @@
-//! From limits to writes: which value goes into which file of which controller. It does no I/O.
+//! From limits to writes: which value goes into which file of which controller.
+//!
+//! It does no I/O. What it must know about the cgroup is in [`Present`]; `apply` makes the writes, and undoes them all
+//! if one is refused.
 
 use crate::detect::{Controller, Kind};
 use crate::error::Error;

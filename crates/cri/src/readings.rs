@@ -18,9 +18,11 @@ const SHARE: usize = 16;
 /// The threads and the shared readings.
 #[derive(Debug, Clone)]
 pub(crate) struct Readings {
+    /// Permits for threads of the pool.
     turns: Arc<Semaphore>,
     /// How many threads share the items of one list: more threads than CPUs would only wait.
     at_once: usize,
+    /// The metrics that were gathered last. Held while they are gathered: who comes meanwhile shares the result.
     metrics: Arc<Mutex<Option<Gathered>>>,
 }
 

@@ -1,4 +1,7 @@
-//! Failures as gRPC statuses: the one place where all failures meet. A client gets the whole chain of causes.
+//! Failures as gRPC statuses: the one place where all failures meet.
+//!
+//! The class of a failure was set by the code that failed, and becomes a code here without being looked at again. A
+//! client gets the whole chain of causes. Some messages begin with a word for which the kubelet looks.
 
 use tonic::{Code, Status};
 use wharf_types::{ErrorKind, Failure, chain};

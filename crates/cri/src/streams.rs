@@ -1,4 +1,7 @@
 //! Pods as the streaming server sees them: processes and ports, through descriptors.
+//!
+//! Nothing is started when a URL is issued; a container that does not run is refused already then. The command runs,
+//! or the client is attached, when the URL is used.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

@@ -86,7 +86,7 @@ pub(crate) struct Images {
     pub(crate) reserve_mib: u64,
     /// How many of its inodes must stay free, with the same bound.
     pub(crate) reserve_inodes: u64,
-    /// The names of images that the kubelet must not remove for want of space; `*` stands for anything.
+    /// The names of images that the kubelet must not remove to free space; `*` stands for anything.
     pub(crate) pinned: Vec<String>,
 }
 

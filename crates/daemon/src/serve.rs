@@ -1,5 +1,8 @@
 //! Serves the CRI socket until a signal ends the daemon.
-#![expect(clippy::disallowed_methods, reason = "it runs on the main thread, which is no worker")]
+//!
+//! The end of the daemon is the end of no container: calls in flight get some time to finish, and one that is cut off
+//! can be repeated with the next daemon.
+#![expect(clippy::disallowed_methods, reason = "it runs on the main thread, which is not a worker")]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -81,7 +84,7 @@ pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<(
 }
 
 /// The same connections, with a pause after each failed accept. A process that has no descriptor left cannot accept,
-/// and the connection stays in the queue: without the pause this would fail again at once, for ever.
+/// and the connection stays in the queue: without the pause this would fail again at once, forever.
 fn unhurried<C>(
     connections: impl Stream<Item = std::io::Result<C>>,
 ) -> impl Stream<Item = std::io::Result<C>> {

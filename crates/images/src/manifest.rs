@@ -271,7 +271,7 @@ fn kind_of(raw: &RawDocument, content_type: Option<&str>) -> Result<Kind, Manife
         || raw.schema_version == Some(1)
         || [raw.media_type.as_deref(), header].iter().flatten().any(|text| text.starts_with(SCHEMA1))
     {
-        let reason = "Docker's manifest schema 1, which registries gave up; push the image again".into();
+        let reason = "Docker's manifest schema 1, which is obsolete; push the image again".into();
         return Err(not_an_image(reason));
     }
     if raw.schema_version != Some(2) {

@@ -161,7 +161,7 @@ impl Profiles {
         self.save(digest, record, reference)
     }
 
-    /// Removes a profile with all its references. It is no error if it is absent.
+    /// Removes a profile with all its references. It is not an error if it is absent.
     ///
     /// # Errors
     /// [`StoreError::Profile`]; the profile stays.

@@ -174,10 +174,13 @@ pub(crate) struct Shared {
     pub(crate) trash: Trash,
     limits: Limits,
     serial: AtomicU64,
+    /// What is there, and who uses it. Locked for moments, so that lists never wait for a disk.
     index: RwLock<Index>,
     profiles: Profiles,
     /// Whether everything that was on disk when the store was opened could be read, and the quarantine is empty.
     whole: bool,
+    /// Held by whoever commits an image or removes something, disk included: between what is found unused in the index
+    /// and its removal, nobody may begin to use it. Taken before `index`.
     writer: Mutex<()>,
     /// The kernel releases it when this process ends, however it ends.
     _lock: Flock<OwnedFd>,

@@ -60,7 +60,7 @@ pub enum Error {
     },
     /// The ids of the files at a path of the host cannot be mapped.
     #[error(
-        "host path {path}: its file system ({filesystem}) cannot map ids: leave out uidMappings and gidMappings, or use another volume"
+        "host path {path}: its file system ({filesystem}) does not support id-mapped mounts: leave out uidMappings and gidMappings, or use another volume"
     )]
     NotMappable {
         /// The path.

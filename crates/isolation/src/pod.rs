@@ -41,10 +41,13 @@ impl<'a> PodNamespaces<'a> {
     /// Moves this process into the wanted namespaces, and into a mount namespace of its own that shows only the pod's
     /// file system. The host's mounts are not copied: that would cost more with each of them.
     pub(crate) fn enter(&self, wanted: &Namespaces) -> Result<(), Error> {
+        // By descriptors, so these three could come in any order.
         join(wanted.net.as_ref(), self.net, CloneFlags::CLONE_NEWNET)?;
         join(wanted.ipc.as_ref(), self.ipc, CloneFlags::CLONE_NEWIPC)?;
         join(wanted.uts.as_ref(), self.uts, CloneFlags::CLONE_NEWUTS)?;
+        // From here on no path leads to the host.
         join_one(self.mounts, CloneFlags::CLONE_NEWNS)?;
+        // The pod's own mount namespace is never changed: what is mounted next is in a copy.
         unshare_own(wanted)
     }
 }

@@ -1,4 +1,7 @@
 //! Rtnetlink requests that are sent to the kernel together.
+//!
+//! They cost one round trip instead of one each. A batch is not a transaction: the kernel carries out what follows a
+//! request that it refuses.
 
 use crate::netlink::{Message, NetlinkError, Socket};
 

@@ -138,11 +138,13 @@ pub(crate) struct BuiltinNetwork {
     /// The name of the bridge's link.
     bridge: String,
     mtu: Option<u32>,
+    /// The ranges of pods' addresses; a kubelet's pod CIDR replaces them.
     subnets: Mutex<Subnets>,
+    /// The addresses and host ports of all pods.
     leases: Mutex<Leases>,
     /// The index of the host's end of each attached pod's pair.
     ends: Mutex<HashMap<PodId, u32>>,
-    /// Taken before `leases`.
+    /// What was freed and may still have connections. Taken before `leases`.
     used: Mutex<Used>,
     /// The index of the next pair's host end, counted from the first.
     next_index: AtomicU32,

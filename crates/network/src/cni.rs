@@ -90,6 +90,7 @@ pub(crate) struct Cni {
     add_deadline: Duration,
     delete_deadline: Duration,
     store: Records<Json<Record>>,
+    /// What the DEL of each pod needs. Locked for moments, never while a plugin runs.
     records: Mutex<HashMap<PodId, Arc<Record>>>,
 }
 

@@ -61,7 +61,7 @@ pub enum NetnsError {
 /// Opens a network namespace by the path that it is pinned at.
 ///
 /// # Errors
-/// Nothing is there, or it is no namespace.
+/// Nothing is there, or it is not a namespace.
 pub fn open(path: &Path) -> Result<OwnedFd, NetnsError> {
     let fail = |source| NetnsError::Open { path: path.to_owned(), source };
     let fd = nix::fcntl::open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
@@ -106,7 +106,7 @@ pub(crate) fn unpin(path: &Path) -> Result<(), NetnsError> {
     }
     let fail = |source| NetnsError::Pin { path: path.to_owned(), source };
     match nix::mount::umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-        // It is no mount, but what leads to the namespace of somebody else.
+        // It is not a mount, but a link to somebody else's namespace.
         Err(Errno::EINVAL) => Ok(()),
         Err(source) => Err(fail(source)),
         Ok(()) => nix::unistd::unlink(path).map_err(fail),

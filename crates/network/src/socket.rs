@@ -1,4 +1,7 @@
 //! Sockets in a pod's network, through which the daemon connects to the pod.
+//!
+//! A socket keeps the network in which it was opened. So only opening it needs a thread in the pod's namespace, and
+//! connecting and forwarding are ordinary work of the daemon.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -41,7 +44,7 @@ impl TcpSockets {
     /// Opens the sockets inside a network namespace, or in the host's.
     ///
     /// # Errors
-    /// It is no network namespace, or the kernel returned an error.
+    /// It is not a network namespace, or the kernel returned an error.
     pub fn open(netns: Option<BorrowedFd<'_>>) -> Result<Self, SocketError> {
         match netns {
             Some(netns) => netns::inside(netns, Self::here)?,

@@ -57,7 +57,7 @@ impl StatsSocket {
     /// Opens the socket on a thread that enters the namespace and then exits.
     ///
     /// # Errors
-    /// [`Error::Netns`] if `netns` is no network namespace, [`Error::Netlink`] if the kernel returns no socket.
+    /// [`Error::Netns`] if `netns` is not a network namespace, [`Error::Netlink`] if the kernel returns no socket.
     pub fn open(netns: BorrowedFd<'_>) -> Result<Self, Error> {
         let socket = netns::inside(netns, || Socket::open(Family::Route))??;
         Ok(Self { socket })

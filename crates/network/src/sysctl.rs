@@ -1,4 +1,6 @@
 //! Kernel settings for the built-in network, in the namespace of the calling thread.
+//!
+//! On the host, only what the network needs is changed, and nothing is changed back: others may rely on it by then.
 
 use std::io::ErrorKind;
 

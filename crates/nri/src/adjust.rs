@@ -1,7 +1,7 @@
 //! What plugins adjust, as a step on the description of a container that is about to be made.
 //!
-//! The step is pure. It sets in the runtime spec what it is told to, also what this build does not support: whoever
-//! makes the plan refuses that by its name. Only what the runtime spec cannot express is refused here.
+//! The step is pure. It sets in the runtime spec whatever plugins set, even what this build does not support: the
+//! planner refuses that by its name. Only what the runtime spec cannot express is refused here.
 
 mod process;
 
@@ -20,7 +20,7 @@ use crate::convert::{Problem, apply, in_cri, word};
 use crate::merge::Changes;
 use crate::merge::entries::mark;
 
-/// Adjusts a description as plugins together want it.
+/// Applies the merged adjustments to a description.
 ///
 /// # Errors
 /// [`Error::Impossible`], with the field.
@@ -32,7 +32,7 @@ pub(crate) fn adjust(description: &mut Description, changes: &Changes) -> Result
 }
 
 impl Changes {
-    /// Notes the resources of an adjusted container in its request, where they are looked up from then on.
+    /// Notes the adjusted resources in the container's request, where they are looked up from then on.
     pub fn note_in(&self, request: &mut ContainerConfig, description: &Description) {
         if self.authors.is_empty() {
             return;
@@ -43,7 +43,7 @@ impl Changes {
             Some(LinuxContainerResources { oom_score_adj: score.into(), ..in_cri(&description.resources()) });
     }
 
-    /// The plugins' part in a refusal of what is planned, or the refusal, if they had none.
+    /// A refusal of the plan as the plugins' fault, or the refusal itself if none of them adjusted anything.
     ///
     /// # Errors
     /// The refusal.
@@ -185,8 +185,8 @@ fn devices(linux: &mut oci::Linux, new: &[LinuxDevice]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// What the mode of a node allows anybody. Without a mode that is reading and writing; making the node is allowed
-/// always.
+/// The access that a node's mode gives to anybody; without a mode, reading and writing. Making the node is always
+/// allowed.
 fn access(device: &LinuxDevice) -> String {
     let mode = device.file_mode.as_ref().map_or(0o666, |mode| mode.value);
     let letter = |bits, letter| if mode & bits != 0 { letter } else { "" };

@@ -1,4 +1,4 @@
-//! Why plugins keep something from being done.
+//! Why a request fails because of plugins.
 
 use wharf_planner::Refusal;
 use wharf_types::{ErrorKind, Failure};
@@ -19,7 +19,9 @@ pub enum Error {
         message: String,
     },
     /// A plugin did not respond, and its failure policy says that the request then fails.
-    #[error("NRI plugin {plugin} does not respond to {call}, and nothing may be done without it: {problem}")]
+    #[error(
+        "NRI plugin {plugin} does not respond to {call}, and its failure policy fails the request: {problem}"
+    )]
     Silent {
         /// Its index and name.
         plugin: String,
@@ -28,7 +30,7 @@ pub enum Error {
         /// What happened to the call.
         problem: String,
     },
-    /// Two plugins want the same thing to be different.
+    /// Two plugins set the same thing differently.
     #[error("NRI plugins {one} and {other} both set {what}")]
     Conflict {
         /// The one that was asked first.
@@ -46,16 +48,16 @@ pub enum Error {
         /// The container.
         id: String,
     },
-    /// A validator rejected what other plugins adjusted.
-    #[error("{validator} rejects what NRI plugins adjusted: {reason}")]
+    /// A validator rejected the adjustments of other plugins.
+    #[error("{validator} rejects the adjustments of NRI plugins: {reason}")]
     Rejected {
         /// The validator.
         validator: String,
         /// Its reason.
         reason: String,
     },
-    /// What plugins adjusted or updated cannot be done.
-    #[error("NRI plugins ({plugins}) set what cannot be done: {field}: {problem}")]
+    /// An adjustment or update of plugins is not supported.
+    #[error("NRI plugins ({plugins}) made an adjustment that is not supported: {field}: {problem}")]
     Impossible {
         /// All plugins that set something.
         plugins: String,

@@ -3,12 +3,12 @@
 //!
 //! A plugin is a program with a socket: it connects to [`Settings::socket`], or wharfd starts it. Both sides call each
 //! other over that socket ([`wire`]). [`Plugins`] has all plugins and asks them in the order of their indices; what
-//! they want changed is merged, with a refusal if two of them want the same thing ([`Merged`]), and becomes a step on
-//! the container's description ([`Plugins::adjust`]). This crate knows no engine: whoever has the pods and containers
-//! tells it of them, and does for it what is in [`Node`].
+//! they change is merged, with a refusal if two of them set the same thing ([`Merged`]), and becomes a step on the
+//! container's description ([`Plugins::adjust`]). This crate knows no engine: whoever has the pods and containers tells
+//! it of them, and does for it what is in [`Node`].
 //!
-//! A plugin is trusted as root is, because it decides what containers are. But it is not trusted to respond, nor to be
-//! one: every wait has a deadline, and every message a bound.
+//! A plugin is trusted like root, because it decides what containers are. But it is not trusted to respond, nor to
+//! speak the protocol: every wait has a deadline, and every message a bound.
 
 mod adjust;
 mod convert;

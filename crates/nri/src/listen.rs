@@ -1,5 +1,5 @@
-//! How plugins come: they connect to the socket, or are started with the daemon. Then they register, are configured,
-//! and learn what exists.
+//! How plugins connect: they open the socket, or are started with the daemon. Then they register, are configured, and
+//! are synchronised with the existing pods and containers.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -28,12 +28,12 @@ use crate::{Existing, Node, Plugins, Settings};
 const PLUGINS_MAX: usize = 64;
 /// How long nothing is accepted after an accept has failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long to wait for a moment in which nothing new is being made, and how long not to wait after that: meanwhile
-/// nothing new can begin.
+/// How long to wait for a moment in which nothing is being made, and how long to pause after a vain wait: nothing new
+/// can begin during a wait.
 const GATE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(1));
-/// What a message has beside pods and containers.
+/// The size of a message without its pods and containers, in bytes.
 const SLACK_BYTES: usize = 4096;
-/// The version of NRI whose protocol this is.
+/// The version of NRI whose protocol is spoken here.
 const NRI_VERSION: &str = "v0.12.5";
 
 /// Where plugins connect, until [`Listening::end`].
@@ -45,7 +45,7 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// Tells all plugins that the daemon exits, and closes the socket.
+    /// Tells all plugins that the daemon is exiting, and closes the socket.
     pub async fn end(self) {
         self.plugins.shut_down(self.patience).await;
         if let Some(socket) = self.socket
@@ -59,13 +59,14 @@ impl Listening {
 struct Shared {
     settings: Settings,
     plugins: Arc<Plugins>,
+    /// Permits for plugins that are connected.
     room: Arc<Semaphore>,
 }
 
-/// A plugin that does not become one, and why.
+/// Why a connection does not become a plugin.
 #[derive(Debug, thiserror::Error)]
 enum Unfit {
-    #[error("it does not register within {0:?}")]
+    #[error("it did not register within {0:?}")]
     Late(Duration),
     #[error("its connection ends")]
     Ended,
@@ -77,15 +78,15 @@ enum Unfit {
         #[source]
         source: CallError,
     },
-    #[error("it does not respond to {method} within {patience:?}")]
+    #[error("it did not respond to {method} within {patience:?}")]
     Silent { method: &'static str, patience: Duration },
-    #[error("it wants events that there are not: {0:#x}")]
+    #[error("it subscribes to unknown events: {0:#x}")]
     Events(i32),
-    #[error("it does not understand that what exists comes in several messages")]
+    #[error("it does not support a Synchronize that is split into several messages")]
     Whole,
-    #[error("one pod or container is longer than a message may be")]
+    #[error("a single pod or container does not fit into a message")]
     TooLong,
-    #[error("what exists cannot be found out in time")]
+    #[error("the existing pods and containers could not be listed in time")]
     Unclear,
 }
 
@@ -93,7 +94,7 @@ enum Unfit {
 /// is left out.
 ///
 /// # Errors
-/// The socket cannot be made; then the plugins of the directory run nevertheless, and end with `plugins`.
+/// The socket cannot be made. The plugins of the directory run nevertheless, and end with `plugins`.
 pub async fn start(
     settings: Settings,
     plugins: Arc<Plugins>,
@@ -132,7 +133,7 @@ async fn bind(socket: &Path) -> std::io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Has plugins told of each container that stopped. One of whom a plugin makes a long story holds up no other.
+/// Has plugins told of each container that has stopped. A plugin that is slow about one of them holds up no other.
 async fn tell_stopped(node: Arc<dyn Node>, mut stopped: mpsc::Receiver<ContainerId>) {
     while let Some(container) = stopped.recv().await {
         let node = Arc::clone(&node);
@@ -148,7 +149,7 @@ async fn accept(shared: Arc<Shared>, listener: UnixListener) {
                     let shared = Arc::clone(&shared);
                     tokio::spawn(async move { welcome(&shared, (stream, None), permit).await });
                 }
-                Err(_full) => tracing::warn!("an NRI plugin is sent away: {PLUGINS_MAX} are connected"),
+                Err(_full) => tracing::warn!("an NRI plugin is refused: {PLUGINS_MAX} are connected"),
             },
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection to the socket for NRI plugins");
@@ -188,10 +189,10 @@ async fn launch_one(shared: &Arc<Shared>, plugin: Installed) {
     }
 }
 
-/// A plugin's socket, and what is known of it if wharfd started it.
+/// A plugin's socket, and what is known of the plugin if wharfd started it.
 type Arrival = (UnixStream, Option<(Installed, Process)>);
 
-/// Makes a plugin of a connection, and serves it in the background from then on.
+/// Registers the plugin at the other end of a connection, and serves it in the background from then on.
 async fn welcome(shared: &Arc<Shared>, arrival: Arrival, permit: OwnedSemaphorePermit) {
     match register(shared, arrival).await {
         Ok((plugin, requests)) => {
@@ -204,7 +205,7 @@ async fn welcome(shared: &Arc<Shared>, arrival: Arrival, permit: OwnedSemaphoreP
                 tracing::info!(plugin = plugin.name, "an NRI plugin is gone");
             });
         }
-        Err(error) => tracing::warn!(error = chain(&error), "an NRI plugin is sent away"),
+        Err(error) => tracing::warn!(error = chain(&error), "an NRI plugin is refused"),
     }
 }
 
@@ -291,10 +292,9 @@ async fn call<R: prost::Message + Default>(
     called.map_err(|source| Unfit::Call { method, source })
 }
 
-/// Puts a plugin on the list and tells it what exists. Whoever has something to ask it meanwhile waits.
+/// Adds a plugin to the list, and synchronises it with what exists. Requests to it wait meanwhile.
 ///
-/// Synchronisation is a part of the registration, and so has that time: it is not one of the requests whose patience
-/// is that of a pod.
+/// Synchronisation is part of the registration and has its deadline, not that of a request, for which a pod waits.
 async fn join(shared: &Shared, plugin: &Arc<Plugin>) -> Result<(), Unfit> {
     let _lane = plugin.occupy().await;
     let (pods, containers) = enlist(shared, plugin).await?;
@@ -312,7 +312,7 @@ async fn join(shared: &Shared, plugin: &Arc<Plugin>) -> Result<(), Unfit> {
     Ok(())
 }
 
-/// Waits for a moment in which nothing new is being made, puts the plugin on the list, and returns what exists then.
+/// Waits for a moment in which nothing is being made, adds the plugin to the list, and returns what exists then.
 async fn enlist(shared: &Shared, plugin: &Arc<Plugin>) -> Result<Existing, Unfit> {
     loop {
         match timeout(GATE.0, shared.plugins.close_gate()).await {
@@ -330,7 +330,7 @@ async fn enlist(shared: &Shared, plugin: &Arc<Plugin>) -> Result<Existing, Unfit
     }
 }
 
-/// What exists, in messages that are not too long.
+/// The existing pods and containers, in messages within the limit.
 fn messages(pods: Vec<PodSandbox>, containers: Vec<Container>) -> Result<Vec<SynchronizeRequest>, Unfit> {
     let limit = MESSAGE_LIMIT_BYTES - SLACK_BYTES;
     let mut all = Vec::new();

@@ -1,5 +1,5 @@
-//! What several plugins want changed, as one change. Plugins are asked one after another, and each sees the container
-//! as those before it want it.
+//! The changes of several plugins, merged into one. Plugins are asked one after another, and each sees the container
+//! with the changes of those before it.
 //!
 //! All of it is pure.
 
@@ -38,11 +38,11 @@ pub struct Merged {
 pub struct Changes {
     /// What is to be adjusted in the container that is being created.
     pub adjust: ContainerAdjustment,
-    /// The resources of the container that is being updated, as they shall be.
+    /// The new resources of the container that is being updated.
     pub resources: Option<LinuxResources>,
     /// Updates of other containers, each container once.
     pub updates: Vec<ContainerUpdate>,
-    /// Containers that shall be stopped.
+    /// Containers to stop.
     pub evictions: Vec<ContainerEviction>,
     /// The plugins that adjusted something, by index and name.
     pub authors: Vec<String>,
@@ -61,13 +61,13 @@ impl Merged {
         Self { updated: Some((id.to_owned(), resources)), ..Self::default() }
     }
 
-    /// The container that is being created, as the plugins so far want it.
+    /// The container that is being created, with the changes so far.
     #[must_use]
     pub fn container(&self) -> &Container {
         &self.container
     }
 
-    /// The resources of the container that is being updated, as the plugins so far want them.
+    /// The resources of the container that is being updated, with the changes so far.
     #[must_use]
     pub fn resources(&self) -> Option<&LinuxResources> {
         self.updated.as_ref().map(|(_, resources)| resources)
@@ -85,7 +85,7 @@ impl Merged {
         &self.updates
     }
 
-    /// What all plugins together want.
+    /// The merged changes of all plugins.
     #[must_use]
     pub fn changes(self) -> Changes {
         Changes {
@@ -97,7 +97,7 @@ impl Merged {
         }
     }
 
-    /// Adds what a plugin wants at a container's creation.
+    /// Adds a plugin's changes at a container's creation.
     ///
     /// # Errors
     /// [`Error::Conflict`], [`Error::Early`].
@@ -114,7 +114,7 @@ impl Merged {
         self.update(plugin, response.update)
     }
 
-    /// Adds what a plugin wants at a container's update.
+    /// Adds a plugin's changes at a container's update.
     ///
     /// # Errors
     /// [`Error::Conflict`].
@@ -123,7 +123,7 @@ impl Merged {
         self.update(plugin, response.update)
     }
 
-    /// Adds what a plugin wants when a container has stopped.
+    /// Adds a plugin's changes after a container has stopped.
     ///
     /// # Errors
     /// [`Error::Conflict`].
@@ -176,7 +176,7 @@ impl Merged {
                     other.linux.get_or_insert_default().resources.get_or_insert_default()
                 }
             };
-            // What may fail leaves everything as it was if it does.
+            // An update whose failure may be ignored changes nothing if it conflicts.
             let mut merged = target.clone();
             match merge_resources(&mut owners.of(&container_id, plugin), new, &mut merged) {
                 Ok(()) => (*target, self.owners) = (merged, owners),
@@ -190,7 +190,7 @@ impl Merged {
     }
 }
 
-/// The update of another container. Its failure may be ignored if all who want it say so.
+/// The update of another container. Its failure may be ignored if all plugins that request it say so.
 fn update_of<'a>(updates: &'a mut Vec<ContainerUpdate>, id: &str) -> &'a mut ContainerUpdate {
     let place = updates.iter().position(|update| update.container_id == id).unwrap_or_else(|| {
         let container_id = id.to_owned();

@@ -1,4 +1,7 @@
 //! What plugins need of whoever has the pods and containers.
+//!
+//! The crate of pods depends on this one and not the other way round, so what plugins want done reaches the pods
+//! through this trait.
 
 use std::error::Error;
 use std::fmt::Debug;

@@ -1,4 +1,7 @@
 //! Which plugin set which field. A second one that sets it is refused, unless it removes the first one's value itself.
+//!
+//! Plugins do not know of each other. Without this, the result would depend on their order, and the value of one would
+//! silently replace another's.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,7 @@
 //! One plugin: what it wants to be asked, and how it is asked.
+//!
+//! Requests wait in the plugin's own queue. What follows if a plugin does not respond in time is its failure policy's
+//! to say; by default it is disconnected, and the request continues without it.
 
 use std::time::Duration;
 
@@ -21,13 +24,13 @@ pub(crate) struct Plugin {
     events: i32,
     policy: FailurePolicy,
     patience: Duration,
-    /// Held by who asks it something: plugins rely on one request at a time.
+    /// Held during a request: plugins rely on getting one at a time.
     lane: Mutex<()>,
     /// Its process, if wharfd started it.
     _process: Option<Process>,
 }
 
-/// Who a plugin is, and what it said of itself.
+/// A plugin's name, and what it said when it registered.
 #[derive(Debug)]
 pub(crate) struct Registration {
     pub(crate) index: String,
@@ -37,7 +40,7 @@ pub(crate) struct Registration {
     pub(crate) process: Option<Process>,
 }
 
-/// The events that there are.
+/// All known events.
 pub(crate) const ALL_EVENTS: i32 = (1 << (Event::ValidateContainerAdjustment as i32)) - 1;
 
 /// The bit of an event.
@@ -84,13 +87,13 @@ impl Plugin {
         PluginInstance { name: self.base.clone(), index: self.index.clone() }
     }
 
-    /// Keeps everybody else waiting, until the plugin knows what exists.
+    /// Keeps other requests waiting until the plugin is synchronised.
     pub(crate) async fn occupy(&self) -> MutexGuard<'_, ()> {
         self.lane.lock().await
     }
 
-    /// Asks it something, if it wants to be asked. `None` if it does not, or if it does not respond and nothing
-    /// depends on it.
+    /// Sends it a request, if it subscribes to that. `None` if it does not, or if it does not respond and the request
+    /// continues without it.
     pub(crate) async fn ask<R: prost::Message + Default>(
         &self,
         question: Question<'_, impl prost::Message>,
@@ -106,7 +109,7 @@ impl Plugin {
         self.judge(question.method, asked)
     }
 
-    /// Tells it of an event. An older plugin has one method for all events that nothing is expected of.
+    /// Sends it an event. Older plugins have one method for all events without a result.
     pub(crate) async fn tell(
         &self,
         question: Question<'_, impl prost::Message>,
@@ -142,8 +145,8 @@ impl Plugin {
         }
     }
 
-    /// An error that the plugin responds with is its decision. Without a response the plugin is closed, and what was
-    /// asked goes on without it, unless the plugin itself has said otherwise.
+    /// An error in a response is the plugin's decision. Without a response the plugin is disconnected, and the request
+    /// continues without it, unless its failure policy says otherwise.
     fn judge<R>(&self, method: &'static str, asked: Result<R, Failed>) -> Result<Option<R>, Error> {
         let plugin = self.name.clone();
         let failed = match asked {
@@ -155,13 +158,13 @@ impl Plugin {
         };
         let problem = failed.to_string();
         if !(matches!(failed, Failed::Late(_)) && self.policy.keep_connected) {
-            tracing::warn!(plugin, method, problem, "an NRI plugin is closed");
+            tracing::warn!(plugin, method, problem, "an NRI plugin was disconnected");
             self.connection.close();
         }
         if self.policy.fail_request {
             return Err(Error::Silent { plugin, call: method, problem });
         }
-        tracing::warn!(plugin, method, problem, "it goes on without an NRI plugin");
+        tracing::warn!(plugin, method, problem, "continuing without an NRI plugin");
         Ok(None)
     }
 }

@@ -1,4 +1,8 @@
 //! All plugins, and what they are asked.
+//!
+//! Every event for plugins goes through here: which of them subscribe to it, in which order they are asked, that each
+//! hears of it once, and how their answers are merged. It knows no pod: pods are shown to it ([`Shown`]), and the
+//! [`Node`] carries out what plugins request.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -28,37 +32,40 @@ use crate::validator::Subject;
 use crate::wire::PLUGIN_SERVICE;
 use crate::{Error, Existing, Node, Settings, Shown, Update};
 
-/// All plugins. A clone of the list is asked, so that one that comes or goes meanwhile changes nothing.
+/// All plugins. A request goes through a clone of the list, so a plugin that connects or leaves meanwhile changes
+/// nothing.
 #[derive(Debug)]
 pub struct Plugins {
+    /// Locked to be cloned or replaced, never while a plugin is asked.
     list: RwLock<Arc<Vec<Arc<Plugin>>>>,
-    /// What at least one of them wants.
+    /// The events to which at least one of them subscribes.
     wanted: AtomicI32,
     validation: Validation,
-    /// Who does what they want.
+    /// Carries out what they request.
     node: OnceLock<Weak<dyn Node>>,
-    /// Held for reading from when plugins have been asked about something new until it is listed, and for writing
-    /// while a plugin is put on the list: so it is told of everything, either by its synchronisation or by an event.
+    /// Held for reading from the moment plugins have been asked about a new pod or container until that is listed, and
+    /// for writing while a plugin is added: so it learns of everything, either when it is synchronised or by an event.
     gate: tokio::sync::RwLock<()>,
-    /// What plugins have been told of each pod and container that is listed, by its id.
+    /// The events that plugins have been sent for each listed pod and container, by its id.
     told: Mutex<BTreeMap<String, Arc<Told>>>,
-    /// What is being created, and is not listed yet.
+    /// The containers that are being created and not listed yet.
     creating: Mutex<BTreeMap<String, Box<Shown>>>,
+    /// Permits for creations of which plugins are asked.
     creations: Semaphore,
-    /// The containers that have stopped, until they are told of. It is bounded; who finds it full is told of when
-    /// somebody stops or removes the container.
+    /// The containers that have stopped and of which plugins have not been told yet. The queue is bounded; for a
+    /// container that does not fit, plugins are told when somebody stops or removes it.
     stopped: (mpsc::Sender<ContainerId>, Mutex<Option<mpsc::Receiver<ContainerId>>>),
 }
 
-/// How many containers may have stopped and not be told of.
+/// How many stopped containers may wait until plugins are told.
 const STOPPED_MAX: usize = 4096;
-/// How many creations may wait for plugins: each has a thread of the pool that everything else needs, too.
+/// How many creations may wait for plugins: each takes a thread of the pool that everything else needs, too.
 const CREATIONS_MAX: usize = 16;
 
-/// What plugins are called whose wishes have become one.
+/// The name for plugins whose adjustments have been merged.
 const UNNAMED: &str = "asked about an event";
 
-/// Something new is being made, of which a plugin that comes now must not be told too early.
+/// A pod or container is being made; a plugin that connects now must not learn of it too early.
 #[derive(Debug)]
 pub struct Window<'a> {
     _gate: RwLockReadGuard<'a, ()>,
@@ -66,7 +73,7 @@ pub struct Window<'a> {
 }
 
 impl Plugins {
-    /// No plugins, with the rules for those that will come. Without settings none ever comes.
+    /// No plugins yet, with the rules for those that will connect. Without settings none ever does.
     #[must_use]
     pub fn new(settings: Option<&Settings>) -> Self {
         let validation = settings.map(|settings| settings.validation.clone()).unwrap_or_default();
@@ -111,7 +118,7 @@ impl Plugins {
         self.wanted.load(Ordering::SeqCst) & bit(event) != 0
     }
 
-    /// Waits while a plugin is put on the list. It is to be held until the pod of which plugins are told is listed.
+    /// Waits while a plugin is being added. Hold it until the pod of which plugins are told is listed.
     pub async fn window(&self) -> Window<'_> {
         Window { _gate: self.gate.read().await, _turn: None }
     }
@@ -119,18 +126,18 @@ impl Plugins {
     /// The same for a container about which plugins will be asked by [`Plugins::adjust`].
     pub async fn creation(&self) -> Window<'_> {
         let turn = match self.wants(Event::CreateContainer) {
-            // An error would mean that the semaphore was closed, which nobody does.
+            // An error would mean that the semaphore was closed, which never happens.
             true => self.creations.acquire().await.ok(),
             false => None,
         };
         Window { _gate: self.gate.read().await, _turn: turn }
     }
 
-    /// Tells of an event, once, if somebody wants to be told. What has happened already is not undone for a plugin
-    /// that fails: that is logged.
+    /// Sends an event to the plugins that subscribe to it, once. If a plugin fails at something that has happened
+    /// already, that is logged and nothing is undone.
     ///
     /// # Errors
-    /// The plugin that refuses that a pod runs or that a container starts. The pod has then been told of as gone.
+    /// The plugin that refuses to let a pod run or a container start. Plugins have then been told that the pod is gone.
     pub async fn tell<F: Future<Output = Box<Shown>>>(
         &self,
         event: Event,
@@ -172,7 +179,7 @@ impl Plugins {
         }
     }
 
-    /// Forgets what was told of a container that is not listed any more.
+    /// Forgets which events were sent for a container that is not listed any more.
     pub fn forget_container(&self, container: &ContainerId) {
         self.forget(container.as_str());
     }
@@ -181,7 +188,8 @@ impl Plugins {
         lock::lock(&self.told).remove(id);
     }
 
-    /// What exists, without what plugins have been told is gone. What has stopped is not told of again.
+    /// The existing pods and containers, except those of whose removal plugins have been told. Of those that have
+    /// stopped, no stop is reported again.
     pub(crate) async fn existing(&self) -> Option<Existing> {
         let (mut pods, mut containers) = self.node()?.existing().await;
         let mut told = lock::lock(&self.told);
@@ -231,7 +239,7 @@ impl Plugins {
         }
     }
 
-    /// Tells of what the kubelet has set on a pod's own cgroup: overhead and resources.
+    /// Tells plugins what the kubelet has set on a pod's own cgroup: overhead and resources.
     ///
     /// # Errors
     /// The plugin that refuses.
@@ -265,7 +273,7 @@ impl Plugins {
         self.tell_all(event, method, of_container(pod, container), (pod, Some(container))).await
     }
 
-    /// Tells that a container has stopped, and does what plugins then want of others.
+    /// Tells plugins that a container has stopped, and carries out the updates of others that they then request.
     async fn stop(&self, pod: &PodSandbox, container: &Container) -> Result<(), Error> {
         let request = of_container(pod, container);
         let mut merged = Box::new(Merged::default());
@@ -319,7 +327,7 @@ impl Plugins {
         lock::lock(&self.creating).remove(container.as_str());
     }
 
-    /// Tells that a container about whose creation plugins were asked could not be made.
+    /// Tells plugins that a container about whose creation they were asked could not be made.
     pub async fn not_created(&self, container: &ContainerId) {
         let shown = lock::lock(&self.creating).remove(container.as_str());
         if let Some((pod, Some(container))) = shown.map(|shown| (shown.pod, shown.container)).as_ref() {
@@ -366,8 +374,8 @@ impl Plugins {
         futures_util::future::try_join_all(validations).await.map(drop)
     }
 
-    /// Asks plugins about a container's update, and returns it as they want it. What they want of others is done in
-    /// the background: it may have to wait for the end of this update.
+    /// Asks plugins about a container's update, and returns it with their changes. Updates of others that they request
+    /// are made in the background: they may have to wait for the end of this one.
     ///
     /// # Errors
     /// The plugin that refuses, a conflict, or what cannot be updated.
@@ -404,11 +412,11 @@ impl Plugins {
 
     async fn change_others(&self, changes: Box<Changes>) {
         let Changes { updates, evictions, .. } = *changes;
-        // What fails is logged there; nobody waits for the rest.
+        // Failures are logged there, and nobody waits for the result.
         drop(self.obey(UNNAMED, updates, evictions).await);
     }
 
-    /// Changes containers as a plugin wants, and returns the updates that failed.
+    /// Updates and evicts containers as a plugin requests, and returns the updates that failed.
     pub(crate) async fn obey(
         &self,
         plugin: &str,
@@ -431,14 +439,19 @@ impl Plugins {
             };
             if let Err(error) = done {
                 let container = &update.container_id;
-                tracing::warn!(plugin, container, error, "what an NRI plugin wants of a container fails");
+                tracing::warn!(
+                    plugin,
+                    container,
+                    error,
+                    "a container could not be updated for an NRI plugin"
+                );
                 failed.extend((!update.ignore_failure).then_some(update));
             }
         }
         failed
     }
 
-    /// Tells all plugins that the daemon is about to exit, and closes them.
+    /// Tells all plugins that the daemon is about to exit, and disconnects them.
     pub async fn shut_down(&self, patience: Duration) {
         let plugins = self.list();
         let tell = plugins.iter().map(|plugin| dismiss(plugin, patience));
@@ -462,12 +475,12 @@ impl Plugins {
         Arc::clone(&lock::read(&self.list))
     }
 
-    /// Waits until nothing is being made, and keeps it so.
+    /// Waits until nothing is being made, and keeps anything from being made until the guard is dropped.
     pub(crate) async fn close_gate(&self) -> RwLockWriteGuard<'_, ()> {
         self.gate.write().await
     }
 
-    /// Puts a plugin on the list, behind those with the same index.
+    /// Adds a plugin to the list, after those with the same index.
     pub(crate) fn add(&self, plugin: Arc<Plugin>) {
         self.change(|plugins| {
             plugins.push(plugin);
@@ -485,7 +498,7 @@ impl Plugins {
         change(&mut plugins);
         let own = if self.validation.is_on { bit(Event::CreateContainer) } else { 0 };
         let mut wanted = plugins.iter().fold(own, |wanted, plugin| wanted | plugin.events());
-        // Who only validates is asked when something is created.
+        // A plugin that only validates is asked at creations, too.
         if wanted & bit(Event::ValidateContainerAdjustment) != 0 {
             wanted |= bit(Event::CreateContainer);
         }
@@ -513,7 +526,7 @@ async fn validated_by(plugin: &Plugin, request: &ValidateContainerAdjustmentRequ
 async fn dismiss(plugin: &Plugin, patience: Duration) {
     let call = plugin.connection().call::<Empty>((PLUGIN_SERVICE, "Shutdown"), &Empty {}, patience);
     if !matches!(tokio::time::timeout(patience, call).await, Ok(Ok(_))) {
-        tracing::debug!(plugin = plugin.name, "an NRI plugin does not take note of the end");
+        tracing::debug!(plugin = plugin.name, "an NRI plugin did not respond to Shutdown");
     }
     plugin.connection().close();
 }
@@ -524,7 +537,7 @@ fn warn_of(told: Result<(), Error>) {
     }
 }
 
-/// An update without anything to update.
+/// Whether an update changes nothing.
 fn is_empty(update: &ContainerUpdate) -> bool {
     let resources = update.linux.as_ref().and_then(|linux| linux.resources.as_ref());
     resources.is_none_or(|resources| *resources == LinuxResources::default())

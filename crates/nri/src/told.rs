@@ -1,4 +1,4 @@
-//! What plugins have been told about a pod or a container: each event once, and in order.
+//! Which events plugins have been sent about a pod or a container: each once, and in order.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -15,31 +15,32 @@ pub(crate) enum Stage {
     Removed = 2,
 }
 
-/// What plugins have been told of one pod or container.
+/// The events that were sent about one pod or container.
 #[derive(Debug)]
 pub(crate) struct Told {
     stage: AtomicU8,
+    /// Held while an event is sent, responses included, so that the next one comes after it.
     turn: Mutex<()>,
 }
 
-/// The turn of who tells something; the next one waits for its end.
+/// The turn to send an event; the next one waits for its end.
 #[derive(Debug)]
 pub(crate) struct Turn<'a>(#[expect(dead_code, reason = "it is held")] MutexGuard<'a, ()>);
 
 impl Told {
-    /// Waits for the turn to tell of a stage; `None` if it has been told.
+    /// Waits for the turn to send the event of a stage; `None` if it has been sent.
     pub(crate) async fn reach(&self, stage: Stage) -> Option<Turn<'_>> {
         let turn = self.turn.lock().await;
-        // Before it is told: whoever looks from now on is not told by others any more.
+        // Before it is sent, so that no other caller sends it, too.
         (self.stage.fetch_max(stage as u8, Ordering::SeqCst) < stage as u8).then_some(Turn(turn))
     }
 
-    /// Waits for the turn to tell of something in between.
+    /// Waits for the turn to send an event between two stages.
     pub(crate) async fn turn(&self) -> Turn<'_> {
         Turn(self.turn.lock().await)
     }
 
-    /// Notes that it has come this far, without telling anybody.
+    /// Notes the stage without sending an event.
     pub(crate) fn note(&self, stage: Stage) {
         self.stage.fetch_max(stage as u8, Ordering::SeqCst);
     }

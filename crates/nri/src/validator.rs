@@ -1,4 +1,4 @@
-//! The runtime's own rules for what plugins adjust: NRI's default validator.
+//! The runtime's own rules for the adjustments of plugins: NRI's default validator.
 
 use crate::Error;
 use crate::api::{Container, Field, PodSandbox, security_profile::ProfileType};
@@ -6,7 +6,7 @@ use crate::owners::Owners;
 use crate::settings::{Rejected, Validation};
 use crate::view::annotation;
 
-/// Names more plugins without which a pod's containers are not created.
+/// The annotation that names further plugins without which a pod's containers are not created.
 const REQUIRED: &str = "required-plugins.noderesource.dev";
 const NAME: &str = "the configuration of wharf";
 
@@ -42,8 +42,8 @@ impl Validation {
         let value = |key| annotation(&subject.pod.annotations, key, &subject.container.name);
         let key = self.tolerate_missing_annotation.as_str();
         if let Some(value) = value(key).filter(|_| !key.is_empty()) {
-            let is_tolerant =
-                truth(value).ok_or_else(|| format!("annotation {key}: {value:?} is no truth value"))?;
+            let is_tolerant = truth(value)
+                .ok_or_else(|| format!("annotation {key}: {value:?} is neither true nor false"))?;
             if is_tolerant {
                 return Ok(None);
             }
@@ -55,7 +55,7 @@ impl Validation {
 }
 
 impl Subject<'_> {
-    /// The plugins that did what may not be done, and what that is.
+    /// The plugins that made a rejected adjustment, and which one.
     fn offends(&self, rejection: Rejected) -> Option<String> {
         let id = self.container.id.as_str();
         let set_by = |what: &str, plugins: &str| format!("{plugins} may not set {what}");
@@ -85,7 +85,7 @@ impl Subject<'_> {
     }
 }
 
-/// The words that Go's programs take for a truth value.
+/// The words that Go accepts as booleans.
 fn truth(text: &str) -> Option<bool> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),

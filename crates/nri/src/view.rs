@@ -1,4 +1,7 @@
 //! Pods and containers as plugins are shown them.
+//!
+//! A container is shown from its runtime spec, because that is what plugins adjust; the little that the spec does not
+//! say comes from its record.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -70,7 +70,7 @@ pub enum ProtocolError {
         stream: u32,
     },
     /// The content is not the protobuf that it should be.
-    #[error("a message that is no protobuf")]
+    #[error("a message that is not valid protobuf")]
     Malformed,
     /// Requests come faster than they are handled.
     #[error("too many requests at once")]

@@ -1,5 +1,5 @@
-//! Settings in the annotations of a pod, by the names that CRI-O gave them. They count where the node's administrator
-//! allows them; elsewhere they are texts like any other.
+//! Settings in the annotations of a pod, under CRI-O's names. They apply where the node's administrator allows them;
+//! elsewhere they are annotations like any other.
 
 use wharf_cri_api::v1::PodSandboxConfig;
 
@@ -24,19 +24,19 @@ pub(crate) const SHM_SIZE: Annotation =
 /// Checks that a name is that of an annotation with a meaning here.
 ///
 /// # Errors
-/// It is none, with those that are.
+/// It is not one; the error lists those that are.
 pub fn allowed(name: &str) -> Result<String, BadDefault> {
     let known = [UMASK.names, SHM_SIZE.names].concat();
     match known.contains(&name) {
         true => Ok(name.to_owned()),
-        false => Err(BadDefault::new(name, format!("it is none of {}", known.join(", ")))),
+        false => Err(BadDefault::new(name, format!("it is not one of {}", known.join(", ")))),
     }
 }
 
 /// Checks the values of a pod's annotations.
 ///
 /// # Errors
-/// The first that is none.
+/// The first value that is invalid.
 pub(crate) fn check(pod: &PodSandboxConfig, defaults: &Defaults) -> Result<(), Refusal> {
     umask(pod, defaults)?;
     shm_bytes(pod, defaults).map(drop)
@@ -69,7 +69,7 @@ fn read<T>(
     }
 }
 
-/// A quantity of Kubernetes, as far as whole bytes are written like that.
+/// A quantity in Kubernetes' notation, as far as it is a number of whole bytes.
 fn size(text: &str) -> Option<u64> {
     const UNITS: [(&str, u64); 9] = [
         ("Ki", 1 << 10),

@@ -1,4 +1,6 @@
-//! The share and the rates of reads and writes. No request asks for them; other code does, by the spec.
+//! The share and the rates of reads and writes.
+//!
+//! The CRI has no fields for them. They come from NRI plugins, by way of the runtime spec.
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxThrottleDevice, LinuxWeightDevice};
 use wharf_cgroup::{BlockDevice, Io, Rate};
@@ -15,7 +17,7 @@ pub(crate) fn limits(asked: Option<&LinuxBlockIo>) -> Result<Io, Refusal> {
     let Some(asked) = asked else { return Ok(Io::default()) };
     let weights = asked.weight_device().iter().flatten();
     if asked.leaf_weight().is_some() || weights.clone().any(|of| of.leaf_weight().is_some()) {
-        return Err(Refusal::spec(FIELD, "weights of leaves are gone since Linux 5.0: leave leafWeight out"));
+        return Err(Refusal::spec(FIELD, "leaf weights were removed in Linux 5.0: leave leafWeight out"));
     }
     let rates = [
         (Rate::ReadBytes, asked.throttle_read_bps_device()),
@@ -43,7 +45,8 @@ fn limit(rate: Rate, of: &LinuxThrottleDevice) -> Result<(BlockDevice, Rate, u64
 
 fn device(major: i64, minor: i64) -> Result<BlockDevice, Refusal> {
     let number = |number: i64| {
-        u32::try_from(number).map_err(|_range| Refusal::spec(FIELD, format!("{number} is no device number")))
+        u32::try_from(number)
+            .map_err(|_range| Refusal::spec(FIELD, format!("{number} is not a device number")))
     };
     Ok(BlockDevice { major: number(major)?, minor: number(minor)? })
 }
@@ -78,10 +81,10 @@ mod tests {
         for (json, words) in [
             (r#"{"leafWeight": 10}"#, "leafWeight"),
             (r#"{"weightDevice": [{"major": 8, "minor": 0, "leafWeight": 10}]}"#, "leafWeight"),
-            (r#"{"weightDevice": [{"major": -8, "minor": 0, "weight": 10}]}"#, "-8 is no device number"),
+            (r#"{"weightDevice": [{"major": -8, "minor": 0, "weight": 10}]}"#, "-8 is not a device number"),
             (
                 r#"{"throttleReadBpsDevice": [{"major": 8, "minor": -1, "rate": 1}]}"#,
-                "-1 is no device number",
+                "-1 is not a device number",
             ),
         ] {
             let refusal = limits_of(json).unwrap_err().to_string();

@@ -1,6 +1,6 @@
 //! Devices by the Container Device Interface (CDI): a vendor's file says what a container needs to use a device, and a
-//! request names the device. Here the names are taken from the request, a file's content is parsed, and what it says is
-//! done to the description. Where the files are is the caller's business.
+//! request names the device. Here the names are taken from the request, a file's content is parsed, and its edits are
+//! applied to the description. Finding and reading the files is the caller's business.
 
 mod edit;
 mod file;
@@ -15,9 +15,9 @@ use crate::Refusal;
 pub use edit::apply;
 pub use file::{Device, Edits, File, Hook, Mount, NetDevice, Node, Rdt};
 
-/// What the annotations that name devices begin with.
+/// The prefix of the annotations that name devices.
 const ANNOTATION: &str = "cdi.k8s.io/";
-/// The most devices that one container can ask for.
+/// The most devices that one container can request.
 const DEVICES_MAX: usize = 512;
 
 /// The whole name of a device: `vendor.com/class=name`.
@@ -31,7 +31,7 @@ impl DeviceName {
     /// The part that is wrong.
     pub fn new(text: &str) -> Result<Self, String> {
         let parts = text.split_once('=').and_then(|(kind, name)| Some((kind.split_once('/')?, name)));
-        let ((vendor, class), name) = parts.ok_or("it has not the form vendor.com/class=name")?;
+        let ((vendor, class), name) = parts.ok_or("it is not of the form vendor.com/class=name")?;
         check_kind_part("vendor", vendor)?;
         check_kind_part("class", class)?;
         check_device(name)?;
@@ -61,16 +61,16 @@ impl fmt::Display for DeviceName {
     }
 }
 
-/// What one file says about one device, or about all devices that are in the file.
+/// The edits of one file for one device, or for all devices in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addition {
-    /// The device for which it is done.
+    /// The device for which they are made.
     pub device: DeviceName,
-    /// What is done.
+    /// The edits.
     pub edits: Edits,
 }
 
-/// The devices that a request asks for, each once: those of the field, then those of the annotations.
+/// The devices that a request names, each once: those of the field, then those of the annotations.
 ///
 /// # Errors
 /// [`Refusal`] for what is not a device's name.
@@ -99,7 +99,7 @@ fn add(names: &mut Vec<DeviceName>, name: DeviceName) -> Result<(), Refusal> {
         return Ok(());
     }
     if names.len() == DEVICES_MAX {
-        return Err(Refusal::field("CDI_devices", format!("there may be {DEVICES_MAX} devices at most")));
+        return Err(Refusal::field("CDI_devices", format!("at most {DEVICES_MAX} devices are allowed")));
     }
     names.push(name);
     Ok(())

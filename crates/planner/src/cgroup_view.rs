@@ -33,8 +33,8 @@ pub(crate) enum Access {
 const MODE: &str = "cgroup_mount_mode";
 const NAMESPACE: &str = "namespace_options.cgroupns_options";
 
-/// The view that a container asks for. Without a wish, a privileged container has the host's namespace and may write,
-/// and any other has its own and may not.
+/// The view that a container requests. By default a privileged container has the host's namespace and may write, and
+/// any other has its own and may not.
 ///
 /// # Errors
 /// [`Refusal`] for what contradicts itself.
@@ -46,7 +46,7 @@ pub(crate) fn of(context: &LinuxContainerSecurityContext) -> Result<View, Refusa
         (CgroupMountMode::Unspecified, _, true) => Access::ReadWrite,
         (CgroupMountMode::ReadOnly, _, false) => Access::ReadOnly,
         (CgroupMountMode::ReadOnly, _, true) => {
-            let problem = "a privileged container may write: READ_ONLY is for others";
+            let problem = "a privileged container may write to its cgroup: leave READ_ONLY out";
             return Err(Refusal::field(MODE, problem));
         }
         (CgroupMountMode::ReadWrite, Namespace::Hosts, false) => {

@@ -21,11 +21,11 @@ use crate::{capabilities, process};
 /// The defaults of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Defaults {
-    /// Environment variables, which an image's and a request's replace.
+    /// Environment variables, which those of an image or a request override.
     pub environment: Vec<(String, String)>,
     /// The resource limits of every program; those that are not named are the daemon's own.
     pub limits: Vec<PosixRlimit>,
-    /// Sysctls of the namespaces that a pod has of its own; a request's replace them.
+    /// Sysctls of the namespaces that a pod has of its own; those of a request override them.
     pub sysctls: BTreeMap<String, String>,
     /// The seccomp profile of a container whose request has none.
     pub seccomp: Option<SecurityProfile>,
@@ -37,7 +37,7 @@ pub struct Defaults {
     pub devices: Vec<Device>,
     /// Whether devices belong to the user and the group that the request names.
     pub users_devices: Switch,
-    /// What a privileged container has of the machine's devices.
+    /// The devices of the machine that a privileged container has.
     pub privileged_devices: PrivilegedDevices,
     /// The most processes and threads of a container.
     pub pids_limit: Option<i64>,
@@ -53,9 +53,9 @@ pub struct Defaults {
     pub annotations: Vec<String>,
     /// The limits of containers' logs.
     pub log: LogLimits,
-    /// The least number that a pod's user namespace may use of the host's users.
+    /// The lowest uid of the host that a pod's user namespace may map.
     pub least_uid: u32,
-    /// The same of the host's groups.
+    /// The lowest gid.
     pub least_gid: u32,
 }
 
@@ -106,7 +106,7 @@ impl Default for Defaults {
     }
 }
 
-/// A text that stands for no default.
+/// A text that is not a valid default.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?}: {problem}")]
 pub struct BadDefault {
@@ -148,9 +148,7 @@ pub fn seccomp(text: &str) -> Result<Option<SecurityProfile>, BadDefault> {
         "unconfined" => Ok(None),
         "runtime/default" => Ok(of(ProfileType::RuntimeDefault, "")),
         path if path.starts_with('/') => Ok(of(ProfileType::Localhost, path)),
-        other => {
-            Err(BadDefault::new(other, "it is none of unconfined, runtime/default and an absolute path"))
-        }
+        other => Err(BadDefault::new(other, "it is not unconfined, runtime/default or an absolute path")),
     }
 }
 
@@ -246,7 +244,9 @@ const LIMITS: [(&str, PosixRlimitType); 16] = [
 /// The first name that is not a capability.
 pub fn capability_set(names: &[String]) -> Result<u64, BadDefault> {
     let parsed = capabilities::parse(names);
-    parsed.map(capabilities::Names::bits).map_err(|error| BadDefault::new(&error.name, "it is no capability"))
+    parsed
+        .map(capabilities::Names::bits)
+        .map_err(|error| BadDefault::new(&error.name, "it is not a capability"))
 }
 
 /// The names of capabilities by their bits.

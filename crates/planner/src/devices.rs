@@ -38,7 +38,7 @@ pub(crate) fn describe(request: &Request<'_>, facts: &HostFacts) -> Result<Vec<L
             nodes.iter().find(|node| ids.is_some() && !node.path.as_str().starts_with("/dev/"))
         {
             let problem =
-                format!("{}: with a user namespace, devices can be opened below /dev alone", node.path);
+                format!("{}: in a user namespace, only devices below /dev can be opened", node.path);
             return Err(Refusal::field("devices", problem));
         }
         devices.extend(nodes.iter().map(|node| device(&given(node, request, ids))));
@@ -100,7 +100,7 @@ pub(crate) fn rules(request: &Request<'_>, facts: &HostFacts) -> Result<Vec<Linu
     for device in asked(request, facts) {
         let (permissions, nodes) = device?;
         let access = Access::parse(permissions).ok_or_else(|| {
-            Refusal::field("devices", format!("permissions {permissions:?} are not of rwm"))
+            Refusal::field("devices", format!("permissions {permissions:?} are not made of r, w and m"))
         })?;
         for node in nodes {
             let kind = if node.kind == S_IFBLK { DeviceType::Block } else { DeviceType::Char };
@@ -172,12 +172,12 @@ fn limit(rule: &LinuxDeviceCgroup) -> Result<DeviceRule, Refusal> {
         LinuxDeviceType::A => DeviceType::All,
         LinuxDeviceType::C | LinuxDeviceType::U => DeviceType::Char,
         LinuxDeviceType::B => DeviceType::Block,
-        LinuxDeviceType::P => return Err(Refusal::spec(FIELD, "a pipe is no device")),
+        LinuxDeviceType::P => return Err(Refusal::spec(FIELD, "a pipe is not a device")),
     };
     let access = match rule.access().as_deref() {
         None => Access::ALL,
         Some(letters) => Access::parse(letters)
-            .ok_or_else(|| Refusal::spec(FIELD, format!("access {letters:?} is not of rwm")))?,
+            .ok_or_else(|| Refusal::spec(FIELD, format!("access {letters:?} is not made of r, w and m")))?,
     };
     let numbers = |number: Option<i64>| {
         // In the spec, -1 also means every number.

@@ -17,9 +17,9 @@ use wharf_types::{ContainerId, HostPath};
 use crate::plan::parts;
 use crate::{Refusal, user_namespace};
 
-/// How long a hook may run that does not say it.
+/// How long a hook without a timeout may run.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The longest that one may ask for: the call that waits for it holds up its pod.
+/// The longest timeout: the call that waits for a hook holds up its pod.
 const TIMEOUT_LIMIT_S: u64 = 600;
 /// The most hooks of one container.
 const HOOKS_MAX: usize = 128;
@@ -27,11 +27,11 @@ const HOOKS_MAX: usize = 128;
 /// A point of a container's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Point {
-    /// The container is made, its program not yet executed; outside of the container. An older name of the next.
+    /// The container is made, its program not yet executed; outside of the container. An older name for the next.
     Prestart,
     /// The same.
     CreateRuntime,
-    /// The same, with the container's mounts in sight and in its network.
+    /// The same, with the container's mounts visible and in its network.
     CreateContainer,
     /// Inside the container, before its program.
     StartContainer,
@@ -121,7 +121,10 @@ pub(crate) fn check(spec: &Spec) -> Result<(), Refusal> {
     let Some(hooks) = spec.hooks() else { return Ok(()) };
     let count: usize = Point::ALL.iter().map(|&point| list(hooks, point).len()).sum();
     if count > HOOKS_MAX {
-        return Err(Refusal::addition("hooks", format!("there are {count}, of {HOOKS_MAX} at most")));
+        return Err(Refusal::addition(
+            "hooks",
+            format!("there are {count}; at most {HOOKS_MAX} are allowed"),
+        ));
     }
     for point in Point::ALL {
         list(hooks, point).iter().try_for_each(|hook| plan(point, hook).map(drop))?;
@@ -138,10 +141,10 @@ pub(crate) fn check(spec: &Spec) -> Result<(), Refusal> {
     }
 }
 
-const INSIDE: &str = "a program inside the container, before the container's own, could take over the process that is to \
-                      execute that: use createContainer, or an init container";
-const MAPPED: &str = "in a pod with a user namespace its files would be the host's root user's: use createRuntime, or the \
-                      host's users";
+const INSIDE: &str = "a program that runs inside the container before its own could take over the process that executes \
+                      it: use createContainer, or an init container";
+const MAPPED: &str = "in a pod with a user namespace, the files that it makes would belong to the host's root user: use \
+                      createRuntime, or a pod without a user namespace";
 
 fn refusal(point: Point, hook: &oci::Hook, problem: impl ToString) -> Refusal {
     Refusal::addition(format!("the hook {} at {}", hook.path().display(), point.name()), problem)
@@ -170,14 +173,14 @@ fn plan(point: Point, hook: &oci::Hook) -> Result<Hook, Refusal> {
         Some(seconds) => {
             let allowed =
                 u64::try_from(seconds).ok().filter(|seconds| (1..=TIMEOUT_LIMIT_S).contains(seconds));
-            let problem = || format!("its timeout of {seconds} s is not within 1 to {TIMEOUT_LIMIT_S}");
+            let problem = || format!("its timeout of {seconds} s is not between 1 and {TIMEOUT_LIMIT_S}");
             Duration::from_secs(allowed.ok_or_else(|| fail(problem()))?)
         }
     };
     Ok(Hook { program, arguments, environment, patience })
 }
 
-/// What is kept of a container with hooks: they, and what they are told of the container.
+/// What is kept for a container with hooks: the hooks, and the state of the container that they are told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Kept {

@@ -105,7 +105,7 @@ pub(crate) fn pid(request: &Request<'_>) -> Result<PidNamespace, Refusal> {
 pub(crate) fn plan(linux: &Linux, shared: &PidNamespace) -> Result<Namespaces, Refusal> {
     use LinuxNamespaceType as Type;
     const FIELD: &str = "linux.namespaces";
-    const USERS: &str = "a user namespace has uidMappings and gidMappings, and they have one";
+    const USERS: &str = "a user namespace needs uidMappings and gidMappings, and these need a user namespace";
     let mut plan =
         Namespaces { net: None, ipc: None, uts: None, user: None, pid: PidNamespace::Host, cgroup: false };
     let ids = user_namespace::ids_of(linux)?;
@@ -126,10 +126,13 @@ pub(crate) fn plan(linux: &Linux, shared: &PidNamespace) -> Result<Namespaces, R
             (Type::Cgroup, None) => plan.cgroup = true,
             (Type::Mount, None) => has_mounts = true,
             (Type::Network | Type::Ipc | Type::Uts | Type::User, None) => {
-                return Err(Refusal::spec(FIELD, format!("{kind} has no path, but it is the pod's")));
+                return Err(Refusal::spec(
+                    FIELD,
+                    format!("the {kind} namespace is the pod's and needs its path"),
+                ));
             }
             (Type::Pid | Type::Cgroup | Type::Mount, Some(_)) => {
-                return Err(Refusal::spec(FIELD, format!("{kind} is never joined by a path")));
+                return Err(Refusal::spec(FIELD, format!("a {kind} namespace cannot be joined by path")));
             }
             (Type::Time, _) => {
                 return Err(Refusal::spec(FIELD, format!("{kind} namespaces are not supported yet")));
@@ -139,13 +142,13 @@ pub(crate) fn plan(linux: &Linux, shared: &PidNamespace) -> Result<Namespaces, R
     if plan.user.is_some() != ids.is_some() {
         return Err(Refusal::spec(
             FIELD,
-            "a user namespace has uidMappings and gidMappings, and they have one",
+            "a user namespace needs uidMappings and gidMappings, and these need a user namespace",
         ));
     }
     if has_mounts {
         Ok(plan)
     } else {
-        Err(Refusal::spec(FIELD, "a container has mounts of its own: add mnt"))
+        Err(Refusal::spec(FIELD, "a container has a mount namespace of its own: add mount"))
     }
 }
 

@@ -25,7 +25,7 @@ pub fn plan(description: &Description, filters: &Filters) -> Result<Plan, Refusa
     hooks::check(spec)?;
     let (linux, process) = parts(spec)?;
     if linux.cgroups_path().as_deref() != Some(Path::new(&extra.cgroup.path)) {
-        return Err(Refusal::spec("linux.cgroupsPath", "the cgroup is already chosen: leave it as it is"));
+        return Err(Refusal::spec("linux.cgroupsPath", "the cgroup cannot be changed"));
     }
     let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
     let filter = linux.seccomp().as_ref().map(|profile| filters.program(profile)).transpose()?;
@@ -65,7 +65,7 @@ fn root_propagation(linux: &Linux) -> Result<Propagation, Refusal> {
         "" | "private" | "rprivate" | "slave" | "rslave" => Ok(Propagation::Private),
         "shared" | "rshared" => Ok(Propagation::Shared),
         other => {
-            let problem = format!("{other:?} is none of private, slave and shared");
+            let problem = format!("{other:?} is not one of private, slave and shared");
             Err(Refusal::spec("linux.rootfsPropagation", problem))
         }
     }

@@ -107,7 +107,8 @@ fn check_ids(namespaces: &NamespaceOption, defaults: &Defaults) -> Result<(), Re
     match bounds.into_iter().find(|(_, range, least)| range.first() < *least) {
         Some((name, range, least)) => {
             let first = range.first();
-            let problem = format!("{name}: {first} is one of the ids below {least} that this node keeps");
+            let problem =
+                format!("{name}: {first} is below {least}, the first id that this node gives to pods");
             Err(Refusal::field("userns_options", problem))
         }
         None => Ok(()),
@@ -127,7 +128,7 @@ fn check_hostname(name: &str) -> Result<(), Refusal> {
     if is_short && name.bytes().all(|byte| !byte.is_ascii_control() && byte != b'/') {
         return Ok(());
     }
-    let problem = format!("{name:?} is not a host name of at most {HOSTNAME_LIMIT_BYTES} bytes");
+    let problem = format!("{name:?} is not a hostname of at most {HOSTNAME_LIMIT_BYTES} bytes");
     Err(Refusal::field("hostname", problem))
 }
 

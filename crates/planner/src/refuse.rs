@@ -144,7 +144,7 @@ fn apparmor_type(profile: Option<&SecurityProfile>) -> Result<Option<ProfileType
     const FIELD: &str = "apparmor";
     match profile_type(FIELD, profile)? {
         Some(ProfileType::Oci) => {
-            Err(Refusal::field(FIELD, "the type OCI is for seccomp alone: name a profile of the node"))
+            Err(Refusal::field(FIELD, "the type OCI is only for seccomp: name a profile of the node"))
         }
         other => Ok(other),
     }

@@ -30,8 +30,9 @@ fn log_name(name: &str) -> Result<Option<String>, Refusal> {
     const PATH_LIMIT_BYTES: usize = 4095;
     const PART_LIMIT_BYTES: usize = 255;
     if name.len() > PATH_LIMIT_BYTES || name.split('/').any(|part| part.len() > PART_LIMIT_BYTES) {
-        let problem =
-            format!("it is longer than {PATH_LIMIT_BYTES} bytes, or a part than {PART_LIMIT_BYTES}");
+        let problem = format!(
+            "it is longer than {PATH_LIMIT_BYTES} bytes, or has a component longer than {PART_LIMIT_BYTES}"
+        );
         return Err(Refusal::field("log_path", problem));
     }
     if name.split('/').any(|part| part == "..") || name.starts_with('/') || name.contains('\0') {

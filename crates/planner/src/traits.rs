@@ -1,4 +1,6 @@
-//! How the program runs beside others, by the spec. No request asks for it; other code does.
+//! How the program runs beside others: umask, scheduling, priorities, personality.
+//!
+//! The CRI has no fields for most of it. It comes from annotations and from NRI plugins, by way of the runtime spec.
 
 use oci_spec::runtime::{
     IOPriorityClass, LinuxPersonality, LinuxPersonalityDomain, LinuxSchedulerPolicy, Process, Scheduler, Spec,
@@ -8,7 +10,7 @@ use wharf_sys::scheduling::Scheduling;
 
 use crate::Refusal;
 
-/// What is no permission.
+/// The bits of a mode that are not permissions.
 const UMASKS: std::ops::RangeInclusive<u32> = 0..=0o777;
 
 /// The traits of the plan.
@@ -29,7 +31,9 @@ pub(crate) fn plan(spec: &Spec, process: &Process) -> Result<Traits, Refusal> {
 fn umask(umask: u32) -> Result<u32, Refusal> {
     match UMASKS.contains(&umask) {
         true => Ok(umask),
-        false => Err(Refusal::spec("process.user.umask", format!("{umask:o} has more than permissions"))),
+        false => {
+            Err(Refusal::spec("process.user.umask", format!("{umask:o} has bits other than permissions")))
+        }
     }
 }
 
@@ -45,7 +49,7 @@ fn scheduling(asked: &Scheduler) -> Result<Scheduling, Refusal> {
         LinuxSchedulerPolicy::SchedIdle => (5, false),
         LinuxSchedulerPolicy::SchedIso => return refused("Linux has no SCHED_ISO: choose another policy"),
         LinuxSchedulerPolicy::SchedDeadline => {
-            return refused("a program with deadlines can start no other: choose SCHED_FIFO or SCHED_RR");
+            return refused("a program with SCHED_DEADLINE cannot fork: choose SCHED_FIFO or SCHED_RR");
         }
     };
     let times = [asked.runtime(), asked.deadline(), asked.period()];
@@ -57,12 +61,12 @@ fn scheduling(asked: &Scheduler) -> Result<Scheduling, Refusal> {
     }
     let (nice, priority) = (asked.nice().unwrap_or(0), asked.priority().unwrap_or(0));
     if !(-20..=19).contains(&nice) || (is_realtime && nice != 0) {
-        return refused("nice goes from -20 to 19, and a real-time policy has none");
+        return refused("nice must be from -20 to 19, and 0 with a real-time policy");
     }
     let range = if is_realtime { 1..=99 } else { 0..=0 };
     match u32::try_from(priority) {
         Ok(priority) if range.contains(&priority) => Ok(Scheduling { policy, nice, priority }),
-        _ => refused("priority goes from 1 to 99 with a real-time policy, and is 0 with any other"),
+        _ => refused("priority must be from 1 to 99 with a real-time policy, and 0 with any other"),
     }
 }
 
@@ -74,7 +78,7 @@ fn io_priority(class: IOPriorityClass, level: i64) -> Result<(u32, u32), Refusal
     };
     match u32::try_from(level) {
         Ok(level @ 0..=7) => Ok((number, level)),
-        _ => Err(Refusal::spec("process.ioPriority", format!("{level} is no level: they go from 0 to 7"))),
+        _ => Err(Refusal::spec("process.ioPriority", format!("{level} is not a level: levels are 0 to 7"))),
     }
 }
 
@@ -108,7 +112,7 @@ mod tests {
     fn what_no_program_can_have_is_refused() {
         for (json, words) in [
             (r#"{"policy": "SCHED_ISO"}"#, "no SCHED_ISO"),
-            (r#"{"policy": "SCHED_DEADLINE", "runtime": 1}"#, "can start no other"),
+            (r#"{"policy": "SCHED_DEADLINE", "runtime": 1}"#, "cannot fork"),
             (r#"{"policy": "SCHED_OTHER", "period": 1}"#, "belong to SCHED_DEADLINE"),
             (r#"{"policy": "SCHED_OTHER", "flags": ["SCHED_RESET_ON_FORK"]}"#, "flags"),
             (r#"{"policy": "SCHED_OTHER", "nice": 20}"#, "nice"),

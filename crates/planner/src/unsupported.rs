@@ -33,31 +33,31 @@ fn first(mut fields: impl Iterator<Item = Field>) -> Result<(), Refusal> {
 /// Why a field is refused, and what does the same.
 fn reason(field: &str) -> &'static str {
     match field {
-        "hostname" | "domainname" => "the name is the pod's, for all its containers: name the pod",
-        "vm" => "no virtual machine is run: use another runtime",
+        "hostname" | "domainname" => "the hostname belongs to the whole pod: set it there",
+        "vm" => "wharf runs no virtual machines: use another runtime",
         "uidMappings" | "gidMappings" => "the spec has them below linux: put them there",
-        "process.consoleSize" => "a terminal has the size that its client says: leave it out",
+        "process.consoleSize" => "the size of a terminal comes from its client: leave it out",
         "process.execCPUAffinity" => {
-            "commands run on the processors of the container: set linux.resources.cpu.cpus"
+            "commands run on the CPUs of the container: set linux.resources.cpu.cpus"
         }
         "process.commandLine" => "it is for Windows: set args",
         "linux.netDevices" => "the network is the pod's: have a CNI plugin move the device",
-        "linux.sysctl" => "they are the pod's, for all its containers: set them on the pod",
-        "linux.intelRdt" => "resctrl is not managed here: assign classes by the tasks of the cgroup",
+        "linux.sysctl" => "sysctls belong to the whole pod: set them there",
+        "linux.intelRdt" => "wharf does not manage resctrl: assign the processes of the cgroup to a class",
         "linux.memoryPolicy" => "set linux.resources.cpu.mems, which holds for all processes",
         "linux.timeOffsets" => "containers have the machine's clocks: leave it out",
         "linux.resources.network" => "cgroup v2 has no such controller: use a network policy",
         "linux.resources.rdma" => "set rdma.max in unified",
         "linux.resources.cpu.realtimeRuntime" | "linux.resources.cpu.realtimePeriod" => {
-            "the kernel takes real time from every parent cgroup, and these have none: leave it out"
+            "real time must be granted by every parent cgroup, and these have none: leave it out"
         }
         "linux.resources.memory.kernel" | "linux.resources.memory.kernelTCP" => {
             "the kernel's memory is part of the limit since Linux 5.4: set memory.limit"
         }
         "linux.resources.memory.disableOOMKiller" => {
-            "a container at its limit would hang for ever: raise memory.limit"
+            "a container at its limit would hang forever: raise memory.limit"
         }
-        "linux.resources.memory.useHierarchy" => "there is no other way since Linux 5.11: leave it out",
+        "linux.resources.memory.useHierarchy" => "it is always on since Linux 5.11: leave it out",
         "linux.resources.memory.checkBeforeUpdate" => {
             "an update that the kernel refuses changes nothing anyway: leave it out"
         }

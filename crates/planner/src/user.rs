@@ -90,7 +90,10 @@ pub(crate) fn plan(spec: &oci::User, names: &Names) -> Result<User, Refusal> {
         Group::OfUser if spec.gid() == 0 => String::new(),
         Group::Named(name) if spec.gid() == 0 => name.clone(),
         Group::OfUser | Group::Named(_) => {
-            return Err(Refusal::spec("process.user.gid", "the group is the container's own files' to tell"));
+            return Err(Refusal::spec(
+                "process.user.gid",
+                "the group follows from the image's /etc/passwd and /etc/group: leave it as it is",
+            ));
         }
     };
     let additional_groups = spec.additional_gids().clone().unwrap_or_default();

@@ -28,7 +28,7 @@ fn parse(options: &UserNamespace) -> Result<Option<IdMaps>, Refusal> {
             Err(Refusal::field(FIELD, "the mode must be POD or NODE"))
         }
         NamespaceMode::Node if mapped => {
-            Err(Refusal::field(FIELD, "the host's ids are mapped to nothing: leave uids and gids out"))
+            Err(Refusal::field(FIELD, "a pod without a user namespace maps no ids: leave uids and gids out"))
         }
         NamespaceMode::Pod if mapped => ids(["uids", "gids"], [&options.uids, &options.gids])
             .map(Some)
@@ -52,7 +52,7 @@ fn range(name: &str, mappings: &[IdMapping]) -> Result<IdRange, String> {
             mapping.container_id
         )),
         [] => Err(format!("{name}: no range: both users and groups need one")),
-        more => Err(format!("{name}: {} ranges: there must be one", more.len())),
+        more => Err(format!("{name}: {} ranges: exactly one is allowed", more.len())),
     }
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn check(own: &NamespaceOption, pods: &NamespaceOption) -> Result<(),
     if own.userns_options.is_none() || of(own)? == of(pods)? {
         return Ok(());
     }
-    Err(Refusal::field(FIELD, "a container's must be those of its pod"))
+    Err(Refusal::field(FIELD, "they must be those of the container's pod"))
 }
 
 /// Whether the ids of a mount's files are those of the user namespace.
@@ -153,8 +153,8 @@ mod tests {
             (Pod, &[USUAL], &[mapping(1, 1, 9)], "gids: id 0 of the container is not mapped"),
             (Pod, &[USUAL, mapping(300_000, 65_536, 9)], &[USUAL], "uids: 2 ranges"),
             (Pod, &[USUAL, USUAL], &[USUAL], "uids: 2 ranges"),
-            (Pod, &[mapping(u32::MAX - 8, 0, 10)], &[USUAL], "uids: 10 ids from 4294967287"),
-            (Pod, &[USUAL], &[mapping(9, 0, u32::MAX)], "gids: 4294967295 ids from 9"),
+            (Pod, &[mapping(u32::MAX - 8, 0, 10)], &[USUAL], "uids: 10 ids starting at 4294967287"),
+            (Pod, &[USUAL], &[mapping(9, 0, u32::MAX)], "gids: 4294967295 ids starting at 9"),
         ];
         for (mode, uids, gids, words) in rows {
             let refusal = of(&options(mode, uids, gids)).unwrap_err().to_string();
@@ -172,7 +172,7 @@ mod tests {
         }
         let others = options(Pod, &[USUAL], &[mapping(1000, 0, 65_536)]);
         for (own, pods) in [(&others, &pods), (&options(Node, &[], &[]), &pods), (&pods, &none)] {
-            assert!(check(own, pods).unwrap_err().to_string().contains("those of its pod"));
+            assert!(check(own, pods).unwrap_err().to_string().contains("those of the container's pod"));
         }
     }
 

@@ -1,7 +1,7 @@
 //! An image's volumes.
 //!
-//! An image names them, so their number and their places are bounded. What they begin with is the image's content at
-//! their place, copied when the container is made.
+//! An image names them, so their number and their paths are bounded. Each begins with the image's content at its path,
+//! copied when the container is made.
 
 use wharf_types::{ContainerPath, HostPath};
 
@@ -24,7 +24,7 @@ pub(crate) fn describe(request: &Request<'_>, places: &Places) -> Result<Vec<Vol
         ImageVolumes::Ignore => &[],
     };
     if asked.len() > VOLUMES_MAX {
-        let problem = format!("it asks for {} volumes, of {VOLUMES_MAX} at most", asked.len());
+        let problem = format!("it declares {} volumes; at most {VOLUMES_MAX} are allowed", asked.len());
         return Err(Refusal::field("image", problem));
     }
     let taken = request.container.mounts.iter().map(|mount| ContainerPath::new(&mount.container_path));

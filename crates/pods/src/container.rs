@@ -32,6 +32,7 @@ pub struct Container {
     state: watch::Sender<Option<ContainerState>>,
     cgroup: Option<Cgroup>,
     pid: AtomicI32,
+    /// What earlier readings of its cgroup have shown. Held while the kernel's files are read.
     meter: Mutex<Meter>,
     log_path: String,
     /// Held by a change of the container, so that changes come one after another. See `lock` for the order.

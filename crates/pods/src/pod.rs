@@ -29,18 +29,24 @@ pub struct Pod {
     created_at_ns: i64,
     /// Held by a change of the whole pod, so that changes come one after another.
     changing: tokio::sync::Mutex<()>,
+    /// Its addresses, and whether it is ready.
     state: RwLock<State>,
+    /// Its containers, exited ones included, until they are removed.
     containers: RwLock<BTreeMap<ContainerId, Arc<Container>>>,
     /// The callers that wait for the exit of a command.
     execs: Waiters<Exit>,
     /// The attached clients, which are told if they did not keep up.
     attached: Waiters<()>,
+    /// Reads the counters of its network; `None` where they are read without entering it, or it has none of its own.
     network_stats: Mutex<Option<StatsSocket>>,
     /// Its namespaces, until its supervisor holds them.
     unheld: Mutex<Option<Arc<NewNamespaces>>>,
+    /// What earlier readings of its cgroup have shown. Held while the kernel's files are read.
     meter: Mutex<Meter>,
     contact: ContactWatch,
+    /// The process of its supervisor; `None` before it was started and after it has ended.
     supervisor: Mutex<Option<Process>>,
+    /// The container that is being made: what its supervisor reports meanwhile is noted there.
     making: Mutex<Option<Making>>,
     /// Held while something happens and is reported, so that reports are in order.
     telling: Mutex<()>,

@@ -21,6 +21,7 @@ use crate::pod::Pod;
 /// All pods and containers, and whose their names are. A lookup costs the same with a thousand others.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
+    /// Locked for a lookup or a change of rows, and never while anything is made.
     rows: RwLock<Rows>,
     /// The calls that make pods, by name: a name is taken from its call to the pod's removal.
     pod_calls: Joins<PodKey, Result<PodId, Error>>,

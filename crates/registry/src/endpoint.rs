@@ -1,4 +1,7 @@
 //! One registry host during one pull: its HTTP clients, and the authorizations obtained for it.
+//!
+//! Credentials and tokens belong to one pull and one host. They are never shared with another pull, whose caller may
+//! have fewer rights, nor sent to a host to which a response leads.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};

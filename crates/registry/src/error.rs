@@ -163,8 +163,8 @@ pub enum FetchError {
     },
     /// The host denies access, and the credentials were withheld from the token host that it names.
     #[error(
-        "the credentials were not shown to {token_host}, where {host} has its tokens made: it is of another domain; if \
-         both are yours, say `\"{host}\" = [\"{token_host}\"]` below [registry.token_hosts] of wharfd's configuration"
+        "the credentials were not sent to {token_host}, which issues the tokens of {host}: it is in another domain; if \
+         both are yours, set `\"{host}\" = [\"{token_host}\"]` in [registry.token_hosts] of wharfd's configuration"
     )]
     Withheld {
         /// The registry.

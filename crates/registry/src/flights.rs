@@ -48,6 +48,8 @@ impl Flight {
 /// All layers in flight.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
+    /// Without keeping them: a flight ends with the last pull that wants it. Locked to join one, not while it is
+    /// fetched.
     all: Mutex<HashMap<Key, Weak<Flight>>>,
 }
 

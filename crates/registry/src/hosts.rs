@@ -170,7 +170,7 @@ fn candidates(dir: &Path, host: &str) -> Vec<PathBuf> {
 }
 
 /// The registry itself, over https. A loopback host is tried over plain http first: a TLS server refuses plain http at
-/// once, whereas a plain server might wait for ever for the rest of a TLS handshake. Ports 80 and 443 leave no doubt. A
+/// once, whereas a plain server might wait forever for the rest of a TLS handshake. Ports 80 and 443 leave no doubt. A
 /// loopback host need not prove its identity: nobody is in between.
 fn direct(host: &str) -> Vec<HostSpec> {
     let host = if host == "docker.io" { "registry-1.docker.io" } else { host };

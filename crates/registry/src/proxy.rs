@@ -122,7 +122,7 @@ impl Proxy {
             "http" => (Kind::Http, "http", 80),
             "https" => (Kind::Http, "https", 443),
             "socks5" | "socks5h" => (Kind::Socks, "http", 1080),
-            _ => return Err("is no http, https or socks5 address"),
+            _ => return Err("is not an http, https or socks5 address"),
         };
         let (who, host) =
             authority.rsplit_once('@').map_or((None, authority), |(who, host)| (Some(who), host));

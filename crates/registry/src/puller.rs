@@ -45,6 +45,7 @@ pub(crate) struct PullerShared {
     roots: OnceLock<rustls::RootCertStore>,
     pulls: Joins<Key, PullResult>,
     pub(crate) profiles: Joins<Key, Result<(), Arc<ProfileError>>>,
+    /// The pulls that are running, as lists show them.
     running: Mutex<Vec<Weak<Running>>>,
 }
 

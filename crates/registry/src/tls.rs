@@ -62,19 +62,19 @@ pub(crate) fn advice(failure: &(dyn std::error::Error + 'static)) -> Option<&'st
             | CertificateError::ExpiredContext { .. }
             | CertificateError::NotValidYet
             | CertificateError::NotValidYetContext { .. } => {
-                "its certificate is out of date, or the clock of this machine is"
+                "its certificate has expired or is not valid yet, or the clock of this machine is wrong"
             }
             wrong if is_of_an_authority(wrong) => {
-                "its certificate is an authority's own: name that very certificate as `ca` in its hosts.toml"
+                "its certificate is a CA's own: name that certificate as `ca` in its hosts.toml"
             }
-            _ => "name the authority of its certificate as `ca` in its hosts.toml",
+            _ => "name the CA of its certificate as `ca` in its hosts.toml",
         },
         Error::AlertReceived(
             AlertDescription::CertificateRequired
             | AlertDescription::BadCertificate
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnknownCA,
-        ) => "it wants a certificate of ours: name one and its key as `client` in its hosts.toml",
+        ) => "it requires a client certificate: name one and its key as `client` in its hosts.toml",
         Error::InvalidMessage(_) => "it seems to speak plain HTTP: name it with http:// in its hosts.toml",
         _ => return None,
     })

@@ -85,6 +85,7 @@ pub struct Snapshots {
     path: PathBuf,
     root: OwnedFd,
     trash: Trash,
+    /// The last measurement of each. Not held while a tree is measured.
     measured: Mutex<HashMap<ContainerId, Measured>>,
 }
 

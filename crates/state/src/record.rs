@@ -40,7 +40,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The record is of a kind or version that this build does not know.
-    #[error("record {path} is a {found}, this build reads {wanted}", path = .path.display())]
+    #[error("record {path} is a {found}; this build reads {wanted}", path = .path.display())]
     Foreign {
         /// The record.
         path: PathBuf,
@@ -234,9 +234,9 @@ fn read(path: &Path, kind: &'static str) -> Result<(String, Content), Error> {
         return Err(Error::Foreign { path: path.to_owned(), found, wanted });
     }
     let content = if length != content.len().to_string() {
-        Err(damaged("its length does not fit"))
+        Err(damaged("its length does not match"))
     } else if crc != format!("{:08x}", crc32(&content)) {
-        Err(damaged("its checksum does not fit"))
+        Err(damaged("its checksum does not match"))
     } else {
         Ok(content)
     };

@@ -30,7 +30,7 @@ pub(crate) fn warn(what: impl Display) {
     }
 }
 
-/// How long the file is. What is no file, such as a terminal, has no limit.
+/// How long the file is. What is not a file, such as a terminal, has no limit.
 fn written_bytes() -> u64 {
     let status = nix::sys::stat::fstat(std::io::stderr());
     status.ok().and_then(|status| u64::try_from(status.st_size).ok()).unwrap_or(0)

@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_cgroup_that_cannot_be_entered_is_removed_again() {
-        // A directory that is no cgroup has no tasks.
+        // A directory that is not a cgroup has no tasks.
         let dir = tempfile::tempdir().unwrap();
         let error = Leaf::make(&plan(dir.path()), 3).unwrap_err().to_string();
         assert!(error.contains("exec-3/tasks"), "{error}");

@@ -26,7 +26,7 @@ const QUEUE_LIMIT: usize = 256;
 pub(crate) struct RequestId {
     connection: u64,
     number: u64,
-    /// When its caller stops waiting and takes it for failed; 0 if the caller waits for ever.
+    /// When its caller stops waiting and takes it for failed; 0 if the caller waits forever.
     deadline_ns: u64,
 }
 

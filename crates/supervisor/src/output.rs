@@ -1,7 +1,7 @@
 //! A container's output: pipes or a terminal, read as they fill, written to the log, and passed to attached clients.
 //!
 //! Each turn of the loop reads a bounded part, whatever the container writes. After the container's end only what it
-//! can have written is read: another process may hold the pipe open and write for ever.
+//! can have written is read: another process may hold the pipe open and write forever.
 
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -221,7 +221,7 @@ mod tests {
     fn refusal(body: Option<Body>, descriptors: usize) -> (Kind, String) {
         match parse(body, (0..descriptors).map(|_| null()).collect()) {
             (Request::Malformed(failure), Payload::Empty) => (failure.kind, failure.message),
-            (request, _) => panic!("{request:?} is no refusal"),
+            (request, _) => panic!("{request:?} is not a refusal"),
         }
     }
 
@@ -279,7 +279,7 @@ mod tests {
             let pipes = (0..usize::from(stdout) + usize::from(stderr)).map(|_| null()).collect();
             let (attach, payload) = parse(Some(Body::Attach(request(stdout, stderr))), pipes);
             let Payload::Client(NewClient { client, .. }) = payload else {
-                panic!("{payload:?} is no client")
+                panic!("{payload:?} is not a client")
             };
             assert_eq!((client.stdout.is_some(), client.stderr.is_some()), (stdout, stderr));
             assert_eq!(attach, Request::Attach { container: ID.parse().unwrap(), client: 4, watches });

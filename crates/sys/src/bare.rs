@@ -97,7 +97,11 @@ impl Prepared {
     pub fn keep_memory(self, _child: &Child) -> Result<Bare> {
         let entry = (follow as unsafe extern "C" fn(*mut Head) -> !) as usize;
         if !code().any(|range| range.contains(&entry)) {
-            return Err(Error::new("madvise", "where the program's code is cannot be told", Errno::ENOEXEC));
+            return Err(Error::new(
+                "madvise",
+                "the address of the program's code is not known",
+                Errno::ENOEXEC,
+            ));
         }
         forget_rseq();
         advise(0..END, libc::MADV_DONTFORK)?;

@@ -1,4 +1,7 @@
 //! The descriptors of a process: those it was started with, and those it keeps.
+//!
+//! Rust's types say who owns a descriptor, which a child made by clone does not change: whatever it does not need is
+//! closed here by number, and only in a process that is known to be such a child.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! Signal dispositions and masks.
+//! Signal dispositions and masks: what a program expects to find at its start.
 
 use nix::errno::Errno;
 

@@ -6,6 +6,7 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 /// Who may make something, or unmake it.
 #[derive(Debug)]
 pub struct Turns {
+    /// Apart from the other, because what is being made may hang, and what is unmade frees what the next needs.
     making: Semaphore,
     unmaking: Semaphore,
     /// Notified when something has been unmade.

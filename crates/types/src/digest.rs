@@ -14,9 +14,7 @@ pub enum DigestError {
         text: String,
     },
     /// It is a digest of an algorithm that wharf does not support.
-    #[error(
-        "a digest by {algorithm} cannot be verified, only one by sha256; push the image with sha256 digests"
-    )]
+    #[error("{algorithm} digests cannot be verified, only sha256 ones; push the image with sha256 digests")]
     Algorithm {
         /// The algorithm's name, as OCI registers it.
         algorithm: &'static str,

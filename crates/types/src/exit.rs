@@ -1,4 +1,6 @@
 //! How a container ended, and which state it is in.
+//!
+//! The states are those of the CRI. One that is not known is not a state: it is the absence of one, at whoever asks.
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,7 +17,7 @@ pub enum IdRangeError {
     #[error("the length is 0")]
     Empty,
     /// It goes past the last id, 4294967294.
-    #[error("{count} ids from {first} on go past 4294967294, the last id")]
+    #[error("{count} ids starting at {first} go beyond 4294967294, the last id")]
     TooLong {
         /// The first id of the host.
         first: u32,

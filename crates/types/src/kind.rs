@@ -1,4 +1,7 @@
 //! The classes of errors: as few as a client can act on.
+//!
+//! A class says what the caller can do, not what happened: that is in the message. The code that fails chooses it,
+//! because nobody above knows whose fault it is.
 
 /// The class of an error. The error of every crate is a [`Failure`](crate::Failure) and so has one; `cri/src/status.rs`
 /// turns it into a gRPC code.

@@ -1,4 +1,7 @@
 //! Values from an image: each is hostile until a checking function has let it through.
+//!
+//! The type keeps code from using such a value by accident. It checks nothing itself: what is allowed depends on where
+//! the value goes.
 
 /// A value that came from an image. Only a function that checks and bounds what it returns may look at it.
 #[derive(Clone, PartialEq, Eq)]

@@ -232,7 +232,7 @@ fn hostile_files_hold_up_nobody_and_give_nothing_away() {
                 "not absolute",
             ),
             ("missing", r#"{"mounts": [{"hostPath": "/no/such", "containerPath": "/x"}]}"#, "/no/such"),
-            ("node", r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/etc/passwd"}]}"#, "no device"),
+            ("node", r#"{"deviceNodes": [{"path": "/dev/x", "hostPath": "/etc/passwd"}]}"#, "not a device"),
             ("link", r#"{"netDevices": [{"hostInterfaceName": "lo", "name": "lo"}]}"#, "linux.netDevices"),
             ("rdt", r#"{"intelRdt": {"closID": "gold"}}"#, "linux.intelRdt"),
             ("inside", r#"{"hooks": [{"hookName": "startContainer", "path": "/bin/x"}]}"#, "startContainer"),

@@ -139,7 +139,7 @@ impl Daemon {
     }
 
     /// Whether a line of its log has these words. They must stand in the code: else a check that they are not in the
-    /// log would pass for ever once they are worded anew.
+    /// log would pass forever once they are worded anew.
     pub(crate) fn has_logged(&self, words: &str) -> bool {
         assert!(CODE.contains(words), "no crate logs {words:?}");
         self.log().contains(words)

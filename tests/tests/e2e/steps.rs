@@ -199,7 +199,7 @@ impl Tracer {
     /// Stops the faults.
     pub(crate) fn end(&mut self, fault: Fault) {
         let signal = match fault {
-            // It may wait for ever for a thread of a process that was killed.
+            // It may wait forever for a thread of a process that was killed.
             Fault::Kill => Signal::SIGKILL,
             Fault::Error(_) => Signal::SIGTERM,
         };

@@ -1,4 +1,8 @@
-//! The v1 form of device rules: the kernel has a default and an unordered list of exceptions.
+//! Device rules on cgroup v1, where the kernel has a default and an unordered list of exceptions.
+//!
+//! Ordered rules, as the runtime spec and v2's programs have them, say more than such a list can. What it cannot say
+//! is refused, because any approximation would allow a device or deny one. It does no I/O: the result is a list of
+//! writes.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,7 @@
 //! Which file has which statistics, in v1's hierarchies and in the unified one.
+//!
+//! A value whose file is missing or cannot be read is `None`, and stays so up to the CRI: nobody may take it for zero.
+//! No error is returned, because a cgroup may be removed between any two files.
 
 use std::fs;
 

@@ -1,4 +1,7 @@
 //! Platforms, and the choice of the index entry for this machine.
+//!
+//! An entry names its platform in free text. The best match wins, and an image for another machine is an error that
+//! lists what there is, never a guess.
 
 use serde::Deserialize;
 

@@ -32,7 +32,7 @@ pub fn parse_profile(bytes: &[u8], content_type: Option<&str>) -> Result<Descrip
     let (Kind::Manifest, true, None, Some(config), Some(layers)) =
         (kind_of(&raw, content_type)?, is_oci, raw.manifests, raw.config, raw.layers)
     else {
-        return Err(refused("it is no OCI image manifest with config and layers"));
+        return Err(refused("it is not an OCI image manifest with config and layers"));
     };
     check_type(&config, whole["artifactType"].as_str().unwrap_or_default())?;
     let descriptors = whole["layers"].as_array().into_iter().flatten().chain([&whole["config"]]);
@@ -127,13 +127,16 @@ mod tests {
             (|artifact| artifact["layers"][0]["urls"] = json!(["https://elsewhere.test"]), "urls"),
             (|artifact| artifact["config"]["urls"] = json!("https://elsewhere.test"), "urls"),
             (|artifact| artifact["layers"][0]["digest"] = "sha512:00".into(), "digest"),
-            (|artifact| artifact["manifests"] = json!([]), "no OCI image manifest"),
-            (|artifact| drop(artifact.as_object_mut().unwrap().remove("config")), "no OCI image manifest"),
+            (|artifact| artifact["manifests"] = json!([]), "not an OCI image manifest"),
+            (
+                |artifact| drop(artifact.as_object_mut().unwrap().remove("config")),
+                "not an OCI image manifest",
+            ),
             (
                 |artifact| artifact["mediaType"] = super::super::DOCKER_MANIFEST.into(),
-                "no OCI image manifest",
+                "not an OCI image manifest",
             ),
-            (|artifact| artifact["mediaType"] = super::super::OCI_INDEX.into(), "no OCI image manifest"),
+            (|artifact| artifact["mediaType"] = super::super::OCI_INDEX.into(), "not an OCI image manifest"),
             (|artifact| artifact["schemaVersion"] = 1.into(), "schema 1"),
             (|artifact| artifact["annotations"] = "x".repeat(64 << 10).into(), "at most 65536"),
         ];

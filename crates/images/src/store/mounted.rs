@@ -1,4 +1,7 @@
 //! Which layers are mounted, according to the kernel.
+//!
+//! Records can be lost, and containers outlive daemons. So before a sweep removes a layer of which no record knows,
+//! the kernel has the last word.
 
 use std::collections::HashSet;
 use std::io::{Error, ErrorKind, Result};

@@ -181,7 +181,7 @@ impl Loader<'_> {
                 self.shared.write().insert_layer(name.to_owned(), usage);
             }
             (Ok(_), None) => {
-                let reason = Unusable::Damaged("its name is no text".into());
+                let reason = Unusable::Damaged("its name is not UTF-8".into());
                 self.pass_over(&self.shared.layers_path.join(name), name, reason);
             }
             (Err(reason), _) => self.pass_over(&self.shared.layers_path.join(name), name, reason),

@@ -135,7 +135,7 @@ impl<'a> Apply<'a> {
                     .map_err(|source| UnpackError::System { path: "/".into(), source })
             }
             Name::Root => {
-                Err(UnpackError::Entry { path: "/".into(), reason: "is the root and no directory" })
+                Err(UnpackError::Entry { path: "/".into(), reason: "is the root, but not a directory" })
             }
             Name::Opaque { parent } => self.opaque(&parent, entry),
             Name::Whiteout { parent, name } => {

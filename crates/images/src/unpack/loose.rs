@@ -1,4 +1,7 @@
 //! Loose names: directories and hard links of a layer that mean something only together with the layers below it.
+//!
+//! A layer is unpacked on its own and shared by images with different layers below it. So these names are noted,
+//! within a bound, and each image resolves them when it is committed (`chain`).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,6 @@
-//! The meaning of an entry's name.
+//! The meaning of an entry's name: a path below the layer's root, or a whiteout.
+//!
+//! Names are bytes from an image, and hostile: one that leads out of the layer is refused.
 
 use super::{UnpackError, shown};
 

@@ -155,7 +155,7 @@ impl Parents {
                     (Some(stat), Some(mtime)) if is_whiteout(&stat) => {
                         here = self.replace_whiteout(&here, &name, mtime)?;
                     }
-                    _ => return Err(entry(path, "lies in something that is no directory")),
+                    _ => return Err(entry(path, "lies below something that is not a directory")),
                 },
                 Err(errno) => return Err(system(path, "openat2", errno)),
             }

@@ -63,7 +63,7 @@ fn links() {
         ),
         ("symlink without target", Tar::new().symlink("a", "").end(), "impossible target"),
         ("link loop", Tar::new().symlink("a", "b").symlink("b", "a").file("a/f", "x").end(), "too many"),
-        ("through a file", Tar::new().file("a", "").file("a/b", "x").end(), "no directory"),
+        ("through a file", Tar::new().file("a", "").file("a/b", "x").end(), "not a directory"),
         ("hard link through a loop", Tar::new().symlink("a", "a").hard_link("h", "a/f").end(), "too many"),
     ]);
 }

@@ -28,9 +28,9 @@ const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 /// When GC runs.
 #[derive(Debug, Default)]
 pub(super) struct Garbage {
-    /// Each ADD and DEL has it for reading.
+    /// Held for reading by each ADD and DEL, and for writing by GC, which runs while there is none of them.
     calls: RwLock<()>,
-    /// When it ran last.
+    /// When it ran last. Held while it runs, so that there is one at a time.
     last: Mutex<Option<Instant>>,
 }
 

@@ -1,4 +1,7 @@
 //! The programs of plugins: where they are, and how one is called.
+//!
+//! A plugin runs as root on the host and is trusted, but not to end: each call has a deadline, and a bound on what is
+//! read of its output.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

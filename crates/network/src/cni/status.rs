@@ -29,6 +29,7 @@ const SUBJECT: &str = "status";
 pub(super) struct Status {
     plugins: Arc<Plugins>,
     deadline: Duration,
+    /// Held while the first answer is waited for, so that all callers wait for the same one.
     last: Mutex<Last>,
 }
 

@@ -143,7 +143,7 @@ pub(crate) fn dress_routed(
 }
 
 /// The request that gives a pod's end of a routed pair no link-local IPv6 address, before it is up: nothing could be
-/// reached from one, and the kernel would send router solicitations from it for ever.
+/// reached from one, and the kernel would send router solicitations from it forever.
 pub(crate) fn dress_routed_peer(index: u32) -> Message {
     let mut message = Message::new(NEW_LINK, 0).fixed(&header(index, 0));
     message.nest(BY_FAMILY, no_link_local);

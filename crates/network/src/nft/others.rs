@@ -1,4 +1,7 @@
 //! Chains and rules of other tables, as far as wharf reads them or adds to them.
+//!
+//! They belong to other programs, which flush and rewrite them at any time. So nothing is remembered of them: what
+//! there is, is asked of the kernel each time.
 
 use super::encode::{DELETE_RULE, NEW_RULE, Rule, SUBSYSTEM, comment, compared, user_data};
 use crate::netlink::{self, Message, NetlinkError, Operation, Socket};

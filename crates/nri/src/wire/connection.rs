@@ -52,7 +52,7 @@ pub enum CallError {
     #[error("the connection has ended")]
     Ended,
     /// The request is longer than a message may be.
-    #[error("the request is longer than a message may be")]
+    #[error("the request does not fit into a message")]
     TooLong,
     /// The response is not the message that it should be.
     #[error("the response cannot be understood")]
@@ -120,7 +120,7 @@ impl Connection {
                 () = async { drop(closing.wait_for(|close| *close).await) } => None,
             };
             if let Some(error) = broken {
-                tracing::warn!(%error, "the other side of an NRI socket breaks the protocol");
+                tracing::warn!(%error, "the other side of an NRI socket broke the protocol");
             }
             own_calls.end();
             end.send_replace(true);

@@ -1,5 +1,5 @@
-//! What a file says of a device, done to a container's description. The order and the replacing are those of the
-//! interface: of two variables, nodes or mounts with one name or path, the later one counts.
+//! The edits of a device, applied to a container's description. As the interface says, of two variables, nodes or
+//! mounts with the same name or path the later one counts.
 
 use oci_spec::runtime::{
     self as oci, Linux, LinuxDevice, LinuxDeviceType, LinuxIntelRdt, LinuxNetDevice, Process, Spec,
@@ -13,10 +13,10 @@ use crate::description::{Description, Extra};
 use crate::hooks::{self, Point};
 use crate::{Refusal, devices, mounts, unsupported, user_namespace};
 
-/// The types of mounts that a file may ask for, besides binds.
+/// The types of mounts that a file may name, besides binds.
 const FILESYSTEMS: [&str; 1] = ["tmpfs"];
 
-/// Does what files say of devices, in this order. Nodes must have their types and numbers by now.
+/// Applies edits in this order. Nodes must have their types and numbers by now.
 ///
 /// # Errors
 /// [`Refusal::Addition`], which names the device, for what this build cannot do or what makes no sense.
@@ -81,12 +81,12 @@ fn add_groups(process: &mut Process, groups: &[u32]) {
 fn add_node(linux: &mut Linux, process: &Process, node: &Node, ids: Option<IdMaps>) -> Result<(), String> {
     let path = ContainerPath::new(&node.path).map_err(|error| error.to_string())?;
     if ids.is_some() && !path.as_str().starts_with("/dev/") {
-        return Err("with a user namespace, devices can be opened below /dev alone".to_owned());
+        return Err("in a user namespace, only devices below /dev can be opened".to_owned());
     }
     let (kind, in_cgroup) = match node.kind.as_str() {
         "b" => (LinuxDeviceType::B, DeviceType::Block),
         "c" | "u" => (LinuxDeviceType::C, DeviceType::Char),
-        "p" => return Err("a pipe is no device: mount it instead".to_owned()),
+        "p" => return Err("a pipe is not a device: mount it instead".to_owned()),
         _ => return Err("its type is not known".to_owned()),
     };
     let numbers = node.major.zip(node.minor);
@@ -111,7 +111,8 @@ fn add_node(linux: &mut Linux, process: &Process, node: &Node, ids: Option<IdMap
         "" => "rwm",
         letters => letters,
     };
-    let access = Access::parse(letters).ok_or_else(|| format!("permissions {letters:?} are not of rwm"))?;
+    let access = Access::parse(letters)
+        .ok_or_else(|| format!("permissions {letters:?} are not made of r, w and m"))?;
     let rule = DeviceRule::allow(in_cgroup, Some(major), Some(minor), access);
     let resources = linux.resources_mut().get_or_insert_default();
     resources.devices_mut().get_or_insert_default().push(devices::rule(&rule));
@@ -131,7 +132,7 @@ fn owner(asked: Option<u32>, of_program: u32, range: Option<IdRange>) -> Result<
     }
 }
 
-/// Puts a mount in place of one that is there already, and before those below it, so that none hides another.
+/// Adds a mount in place of one at the same path, and before those below it, so that none hides another.
 fn add_mount(spec: &mut Spec, extra: &mut Extra, asked: &Mount, ids: Option<IdMaps>) -> Result<(), String> {
     let target = ContainerPath::new(&asked.container_path).map_err(|error| error.to_string())?;
     if target.depth() == 0 {
@@ -157,7 +158,7 @@ fn mount_of(asked: &Mount, target: &ContainerPath) -> Result<oci::Mount, String>
         "" | "bind" | "none" => "bind",
         _ if is_bind => "bind",
         kind if FILESYSTEMS.contains(&kind) => kind,
-        kind => return Err(format!("the type {kind:?} is neither a bind nor {}", FILESYSTEMS.join(", "))),
+        kind => return Err(format!("the type {kind:?} is neither bind nor {}", FILESYSTEMS.join(", "))),
     };
     if kind == "bind" {
         if !asked.host_path.starts_with('/') {
@@ -175,7 +176,7 @@ fn mount_of(asked: &Mount, target: &ContainerPath) -> Result<oci::Mount, String>
 }
 
 fn add_hook(spec: &mut Spec, asked: &Hook) -> Result<(), String> {
-    let point = Point::of_name(&asked.hook_name).ok_or("a hook at no known point")?;
+    let point = Point::of_name(&asked.hook_name).ok_or("a hook at an unknown point")?;
     let list = |list: &[String]| (!list.is_empty()).then(|| list.to_vec());
     let mut hook = oci::Hook::default();
     hook.set_path(asked.path.as_str().into())

@@ -1,5 +1,5 @@
 //! A file of the Container Device Interface: what is in it, and whether all of it makes sense. A file with one fault is
-//! of no use as a whole, as for other runtimes: nobody should get half of a device.
+//! refused as a whole, as by other runtimes: nobody should get half of a device.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -233,13 +233,13 @@ impl File {
         check_kind_part("class", class)?;
         self.container_edits.check().map_err(|problem| format!("containerEdits: {problem}"))?;
         if self.devices.is_empty() || self.devices.len() > DEVICES_MAX {
-            return Err(format!("it has {} devices, and must have 1 to {DEVICES_MAX}", self.devices.len()));
+            return Err(format!("it has {} devices; 1 to {DEVICES_MAX} are allowed", self.devices.len()));
         }
         let mut names = BTreeSet::new();
         for device in &self.devices {
             check_device(&device.name)?;
             if !names.insert(&device.name) {
-                return Err(format!("the device {:?} is there twice", device.name));
+                return Err(format!("the device {:?} is listed twice", device.name));
             }
             let edits = &device.container_edits;
             if *edits == Edits::default() {
@@ -256,10 +256,12 @@ impl File {
         let own = VERSIONS.iter().position(|(name, _)| *name == version);
         let Some(own) = own else {
             let [newest, .., oldest] = VERSIONS.map(|(name, _)| name);
-            return Err(format!("cdiVersion {version:?} is none of {oldest} to {newest}"));
+            return Err(format!("cdiVersion {version:?} is not supported: {oldest} to {newest} are"));
         };
         match VERSIONS[..own].iter().find(|(_, needed)| needed(self)) {
-            Some((needed, _)) => Err(format!("cdiVersion {version} lacks what is in it: it takes {needed}")),
+            Some((needed, _)) => {
+                Err(format!("cdiVersion {version} is too old for its content, which needs {needed}"))
+            }
             None => Ok(()),
         }
     }
@@ -293,10 +295,10 @@ impl Node {
             return fail("has no path");
         }
         if !["", "b", "c", "u", "p"].contains(&&*self.kind) {
-            return fail("has a type that is none of b, c, u and p");
+            return fail("has a type other than b, c, u and p");
         }
         let is_known = self.permissions == NO_ACCESS || self.permissions.chars().all(|c| "rwm".contains(c));
-        if is_known { Ok(()) } else { fail("has permissions that are not of rwm") }
+        if is_known { Ok(()) } else { fail("has permissions that are not made of r, w and m") }
     }
 }
 
@@ -306,7 +308,7 @@ pub(super) const NO_ACCESS: &str = "none";
 impl Hook {
     fn check(&self) -> Result<(), String> {
         if Point::of_name(&self.hook_name).is_none() {
-            return Err(format!("the hook {:?} is none of {}", self.hook_name, Point::names()));
+            return Err(format!("the hook {:?} is not one of {}", self.hook_name, Point::names()));
         }
         if self.path.is_empty() {
             return Err(format!("a hook {} has no path", self.hook_name));

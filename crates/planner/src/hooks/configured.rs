@@ -1,5 +1,5 @@
 //! Hooks of the node: files that say which containers get a hook, in the format of oci-hooks(5), version 1.0.0, which
-//! other runtimes read, too. A file's content is parsed here; where the files are is the caller's business.
+//! other runtimes read, too. A file's content is parsed here; finding and reading the files is the caller's business.
 
 use std::collections::BTreeMap;
 
@@ -49,7 +49,7 @@ struct When {
     has_bind_mounts: Option<bool>,
 }
 
-/// When a container gets a hook: if all that is said holds, and something is said.
+/// When a container gets a hook: if all its conditions hold, and there is one.
 #[derive(Debug, Clone)]
 struct Condition {
     always: Option<bool>,
@@ -71,7 +71,7 @@ impl Configured {
             return Err(format!("version {:?} is not {VERSION}", file.version));
         }
         let point = |name: &String| {
-            Point::of_name(name).ok_or_else(|| format!("the stage {name:?} is none of {}", Point::names()))
+            Point::of_name(name).ok_or_else(|| format!("the stage {name:?} is not one of {}", Point::names()))
         };
         let points = file.stages.iter().map(point).collect::<Result<Vec<_>, _>>()?;
         let Some(&first) = points.first() else { return Err("it has no stages".to_owned()) };

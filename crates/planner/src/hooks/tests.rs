@@ -77,7 +77,7 @@ fn a_hook_that_cannot_be_executed_is_refused_by_its_path_and_point() {
     };
     let rows: [(Change, &str); 7] = [
         (|hook| *hook.path_mut() = "bin/hook".into(), "not absolute"),
-        (|hook| *hook.timeout_mut() = Some(0), "timeout of 0 s is not within 1 to 600"),
+        (|hook| *hook.timeout_mut() = Some(0), "timeout of 0 s is not between 1 and 600"),
         (|hook| *hook.timeout_mut() = Some(-1), "timeout"),
         (|hook| *hook.timeout_mut() = Some(601), "timeout"),
         (|hook| *hook.env_mut() = Some(vec!["A".to_owned()]), "NAME=value"),

@@ -146,7 +146,7 @@ pub(crate) fn check(mount: &Mount, ids: Option<IdMaps>) -> Result<(), Refusal> {
     }
     let options = mount.mount_options.iter();
     match options.map(String::as_str).find(|option| !SAFE.contains(option)) {
-        Some(other) => Err(fail(format!("mount_options: {other:?} is none of noexec, nodev and nosuid"))),
+        Some(other) => Err(fail(format!("mount_options: {other:?} is not one of noexec, nodev and nosuid"))),
         None => Ok(()),
     }
 }

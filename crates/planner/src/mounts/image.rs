@@ -23,10 +23,10 @@ pub(super) fn check(mount: &Mount) -> Result<(), Refusal> {
         Some(image) if image.image.is_empty() => "it names no image",
         _ if !mount.host_path.is_empty() => "it has both an image and a host_path",
         // The kubelet always sets it. Who would write must learn that nothing can be written.
-        _ if !mount.readonly => "an image cannot be written: set readonly",
+        _ if !mount.readonly => "images are mounted read-only: set readonly",
         // Nothing on the host is below an image, so there is nothing to follow from there.
         _ if mount.propagation() == MountPropagation::PropagationBidirectional => {
-            "what is mounted below an image cannot appear on the host: leave propagation out"
+            "mounts below an image cannot propagate to the host: leave propagation out"
         }
         _ => return sub_path(mount).map(drop),
     };

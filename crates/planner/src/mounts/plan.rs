@@ -79,7 +79,9 @@ impl Words {
             .map_err(|problem| spec_problem(mount, &problem))?;
         let binds = words.bind != Bind::No || mount.typ().as_deref() == Some("bind");
         match words.others.first() {
-            Some((word, _)) if binds => Err(spec_problem(mount, &format!("{word:?} is no option of a bind"))),
+            Some((word, _)) if binds => {
+                Err(spec_problem(mount, &format!("{word:?} is not an option of a bind mount")))
+            }
             _ => Ok(words),
         }
     }
@@ -176,14 +178,17 @@ fn plan_one(
             of_image(image)
         }
         (Bind::No, Some(image::OVERLAY), Some(_)) => {
-            let problem = format!("{target}: the layers of an image are chosen: leave them as they are");
+            let problem = format!("{target}: the layers of an image cannot be changed");
             return Err(Refusal::spec("mounts", problem));
         }
         (Bind::No, Some(kind), _) if kind != "bind" => {
             Source::Filesystem { kind: kind.to_owned(), options: std::mem::take(&mut words.others) }
         }
         (Bind::No, ..) => {
-            return Err(Refusal::spec("mounts", format!("{target}: neither bound nor of a type")));
+            return Err(Refusal::spec(
+                "mounts",
+                format!("{target}: it has neither a type nor the option bind"),
+            ));
         }
     };
     Ok(words.mount(target, source))

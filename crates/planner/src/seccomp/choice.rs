@@ -1,4 +1,8 @@
-//! The choice of a container's seccomp profile.
+//! The choice of a container's seccomp profile: none, the runtime's own, one in a file of the node, or one from a
+//! registry.
+//!
+//! Requests name it in two ways, of which older kubelets send only the older. Files and artifacts are read by others;
+//! here is decided which one, and what is in it.
 
 use oci_spec::runtime::LinuxSeccomp;
 use wharf_cri_api::v1::security_profile::ProfileType;
@@ -60,7 +64,7 @@ pub fn choice(context: &LinuxContainerSecurityContext) -> Result<Choice<'_>, Ref
         None => by_path(legacy_path(context))?,
     };
     match choice.file() {
-        Some(path) if !path.starts_with('/') => Err(problem(path, "is not an absolute path")),
+        Some(path) if !path.starts_with('/') => Err(problem(path, "it is not an absolute path")),
         _ => Ok(choice),
     }
 }
@@ -93,7 +97,7 @@ fn by_message<'a>(field: &'static str, profile: &'a SecurityProfile) -> Result<C
         let misplaced =
             [("oci_ref", !profile.oci_ref.is_empty()), ("base_profile", profile.base_profile.is_some())];
         if let Some((name, _)) = misplaced.iter().find(|(_, is_set)| *is_set) {
-            return Err(Refusal::field(field, format!("{name} is for the type OCI alone: leave it out")));
+            return Err(Refusal::field(field, format!("{name} is only for the type OCI: leave it out")));
         }
     }
     match profile_type {
@@ -118,7 +122,7 @@ fn base<'a>(field: &'static str, base: Option<&'a SecurityProfileBase>) -> Resul
         (BaseType::RuntimeDefault, "") => Ok(Base::RuntimeDefault),
         (BaseType::RuntimeDefault, _) => Err(Refusal::field(
             field,
-            "base_profile: localhost_ref is for the type Localhost alone: leave it out",
+            "base_profile: localhost_ref is only for the type Localhost: leave it out",
         )),
         (BaseType::Localhost, path) if path.starts_with('/') => Ok(Base::Localhost(path)),
         (BaseType::Localhost, path) => {
@@ -155,7 +159,7 @@ fn legacy_path(context: &LinuxContainerSecurityContext) -> &str {
 }
 
 fn problem(path: &str, problem: &str) -> Refusal {
-    Refusal::field(FIELD, format!("profile {path:?} {problem}"))
+    Refusal::field(FIELD, format!("profile {path:?}: {problem}"))
 }
 
 /// The chosen profile for this container on this machine; `None` if it is unconfined.
@@ -167,7 +171,8 @@ pub(crate) fn describe(request: &Request<'_>, facts: &HostFacts) -> Result<Optio
         Choice::RuntimeDefault => Profile::runtime_default(),
         Choice::Localhost(path) => parse(path, facts, Profile::parse)?,
         Choice::Oci(reference, base) => {
-            let artifact = request.profile.ok_or_else(|| problem(&reference.to_string(), "was not read"))?;
+            let artifact =
+                request.profile.ok_or_else(|| problem(&reference.to_string(), "it was not read"))?;
             let own = Profile::parse_artifact(artifact);
             let own = own.map_err(|error| problem(&reference.to_string(), &wharf_types::chain(&error)))?;
             let base = match base {
@@ -209,12 +214,9 @@ fn parse<T>(
     let json = match &facts.seccomp_profile {
         Some(Ok(json)) => json,
         Some(Err(unread)) => {
-            return Err(Refusal::unread(
-                "seccomp",
-                unread.clone().of(&format!("profile {path:?} cannot be read")),
-            ));
+            return Err(Refusal::unread("seccomp", unread.clone().of(&format!("profile {path:?}"))));
         }
-        None => return Err(problem(path, "was not read")),
+        None => return Err(problem(path, "it was not read")),
     };
     parse(json).map_err(|error| problem(path, &wharf_types::chain(&error)))
 }
@@ -279,17 +281,23 @@ mod tests {
             (SecurityProfile { oci_ref: artifact().replace("registry.test/", ""), ..oci() }, "spelt out"),
             (base(BaseType::Localhost, ""), "not an absolute path"),
             (base(BaseType::Localhost, "p.json"), "not an absolute path"),
-            (base(BaseType::RuntimeDefault, "/p"), "localhost_ref is for the type Localhost"),
+            (base(BaseType::RuntimeDefault, "/p"), "localhost_ref is only for the type Localhost"),
             (SecurityProfile { profile_type: 9, ..of(ProfileType::Oci) }, "9"),
         ];
         let mut unknown = oci();
         unknown.base_profile = Some(SecurityProfileBase { r#type: 2, ..SecurityProfileBase::default() });
         rows.push((unknown, "2"));
         for kind in [ProfileType::RuntimeDefault, ProfileType::Unconfined, ProfileType::Localhost] {
-            rows.push((SecurityProfile { oci_ref: artifact(), ..of(kind) }, "oci_ref is for the type OCI"));
+            rows.push((
+                SecurityProfile { oci_ref: artifact(), ..of(kind) },
+                "oci_ref is only for the type OCI",
+            ));
             // An empty base is a base.
             let base_profile = Some(SecurityProfileBase::default());
-            rows.push((SecurityProfile { base_profile, ..of(kind) }, "base_profile is for the type OCI"));
+            rows.push((
+                SecurityProfile { base_profile, ..of(kind) },
+                "base_profile is only for the type OCI",
+            ));
         }
         for (profile, words) in rows {
             let refusal = check(FIELD, &profile).unwrap_err();

@@ -7,7 +7,7 @@ use wharf_types::{ErrorKind, Failure};
 #[non_exhaustive]
 pub enum Error {
     /// The profile exceeds a limit.
-    #[error("the seccomp profile has {count} {what}, at most {limit} are allowed")]
+    #[error("the seccomp profile has {count} {what}; at most {limit} are allowed")]
     TooLarge {
         /// What was counted: bytes, names, rules, conditions, pairs of a name and an alternative.
         what: &'static str,
@@ -49,7 +49,7 @@ pub enum Error {
         other: &'static str,
     },
     /// A number is out of range.
-    #[error("the seccomp profile has {what} {value}, the largest is {limit}")]
+    #[error("the seccomp profile has {what} {value}; the largest is {limit}")]
     OutOfRange {
         /// What the number is.
         what: &'static str,

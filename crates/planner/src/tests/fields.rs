@@ -110,19 +110,23 @@ fn what_a_plan_cannot_say_is_refused_by_name() {
     let json = serde_json::to_value(&rich.spec).unwrap();
     let last = json["mounts"].as_array().unwrap().len() - 1;
     let rows = [
-        ("/linux/namespaces/0/path", Value::Null, "net has no path"),
-        ("/linux/namespaces/0/type", "user".into(), "has uidMappings and gidMappings"),
+        ("/linux/namespaces/0/path", Value::Null, "is the pod's and needs its path"),
+        ("/linux/namespaces/0/type", "user".into(), "needs uidMappings and gidMappings"),
         ("/linux/namespaces/0/type", "time".into(), "time namespaces are not supported"),
-        ("/linux/namespaces/3/path", "/x".into(), "never joined by a path"),
-        ("/linux/namespaces", Value::Array(Vec::new()), "add mnt"),
+        ("/linux/namespaces/3/path", "/x".into(), "cannot be joined by path"),
+        ("/linux/namespaces", Value::Array(Vec::new()), "add mount"),
         ("/linux/devices/0/type", "p".into(), "character or a block device"),
-        ("/linux/resources/devices/0/access", "x".into(), "not of rwm"),
+        ("/linux/resources/devices/0/access", "x".into(), "not made of r, w and m"),
         ("/linux/cgroupsPath", "/elsewhere".into(), "linux.cgroupsPath"),
-        ("/linux/rootfsPropagation", "unbindable".into(), "none of private, slave and shared"),
+        ("/linux/rootfsPropagation", "unbindable".into(), "not one of private, slave and shared"),
         ("/linux/resources/cpu/idle", 2.into(), "neither 0 nor 1"),
         ("/process/args", Value::Array(Vec::new()), "process.args"),
         (&format!("/mounts/{last}/source"), "relative".into(), "not absolute"),
-        (&format!("/mounts/{last}/options"), vec!["bind", "relatime"].into(), "no option of a bind"),
+        (
+            &format!("/mounts/{last}/options"),
+            vec!["bind", "relatime"].into(),
+            "not an option of a bind mount",
+        ),
         ("/process", Value::Null, "process: it is missing"),
         ("/linux", Value::Null, "linux: it is missing"),
     ];

@@ -23,11 +23,11 @@ pub(super) enum ExecError {
     #[error("the command did not end within {timeout:?} and was killed")]
     Overdue { timeout: Duration },
     #[error(
-        "the output of all commands at once is more than {} MiB: this one was killed, try again later",
+        "the output of all running commands exceeds {} MiB: this one was killed; try again later",
         .limit_bytes >> 20
     )]
     Output { limit_bytes: usize },
-    #[error("{count} commands run {place}: wait until one has ended")]
+    #[error("{count} commands are running {place}: wait until one has ended")]
     Turns { count: usize, place: String },
     #[error("the client was more than {limit_bytes} bytes behind the container's output")]
     Behind { limit_bytes: i32 },

@@ -171,7 +171,7 @@ mod tests {
         let _members: Vec<_> = (0..LIMITS.of_one).map(|_| commands.enter(&id(1)).unwrap()).collect();
         let error = commands.enter(&id(1)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
-        let words = format!("{} commands run in container {}", LIMITS.of_one, id(1));
+        let words = format!("{} commands are running in container {}", LIMITS.of_one, id(1));
         assert!(wharf_types::chain(&error).contains(&words), "{error}");
         commands.enter(&id(2)).unwrap();
     }

@@ -342,7 +342,7 @@ mod tests {
             ("[host.\"https://m.x\"]\ncapabilities = [\"fly\"]", "fly"),
             ("[host.\"https://m.x\"]\nskip_verify = \"yes\"", "boolean"),
             ("[host.\"https://m.x\"]\ndial_timeout = \"soon\"", "dial_timeout"),
-            ("[host.\"https://m.x\"]\nproxy = \"ftp://p\"", "proxy is no http, https or socks5 address"),
+            ("[host.\"https://m.x\"]\nproxy = \"ftp://p\"", "proxy is not an http, https or socks5 address"),
             ("[host.\"https://m.x?secret\"]", "query"),
             ("[host.\"https://u:p@m.x\"]", "user information"),
             ("server = \"ftp://x\"", "server"),

@@ -274,7 +274,7 @@ async fn the_error_of_a_withheld_password_names_the_key_that_allows_it() {
         shown_to_localhost(&[], |request| request.header("authorization") == Some(BASIC)).await;
     let error = pulled.unwrap_err();
     assert_eq!(shown, None);
-    for word in ["not shown to localhost", "\"127.0.0.1\" = [\"localhost\"]", "[registry.token_hosts]", "401"]
+    for word in ["not sent to localhost", "\"127.0.0.1\" = [\"localhost\"]", "[registry.token_hosts]", "401"]
     {
         assert!(error.contains(word), "{word} is missing in: {error}");
     }

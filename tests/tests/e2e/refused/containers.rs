@@ -299,7 +299,7 @@ pub(super) const CONTAINERS: &[Case<ContainerConfig>] = &[
         "SecurityProfile.oci_ref",
         |config| security(config).seccomp = Some(SecurityProfile { profile_type: 0, ..from_registry() }),
         Code::InvalidArgument,
-        "oci_ref is for the type OCI",
+        "oci_ref is only for the type OCI",
     ),
     (
         "SecurityProfile.oci_ref",
@@ -314,7 +314,7 @@ pub(super) const CONTAINERS: &[Case<ContainerConfig>] = &[
             security(config).seccomp = Some(SecurityProfile { base_profile, ..SecurityProfile::default() });
         },
         Code::InvalidArgument,
-        "base_profile is for the type OCI",
+        "base_profile is only for the type OCI",
     ),
     (
         "SecurityProfileBase.*",

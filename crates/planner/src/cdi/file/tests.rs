@@ -93,13 +93,13 @@ fn every_version_lacks_what_came_later() {
     ];
     for (older, newer, change) in rows {
         let fault = parse(older, change).unwrap_err();
-        assert!(fault.contains(&format!("it takes {newer}")), "{older}: {fault}");
+        assert!(fault.contains(&format!("which needs {newer}")), "{older}: {fault}");
         parse(newer, change).unwrap();
         parse(&format!("v{newer}"), change).unwrap();
     }
     for version in ["0.2.0", "1.2.0", "", "1.1"] {
         let fault = parse(version, |_file| {}).unwrap_err();
-        assert!(fault.contains("none of 0.3.0 to 1.1.0"), "{fault}");
+        assert!(fault.contains("0.3.0 to 1.1.0 are"), "{fault}");
     }
 }
 
@@ -118,7 +118,7 @@ fn a_file_with_a_fault_is_of_no_use() {
         (of_device("mystery", json!([])), "mystery"),
         (of_device("deviceNodes", json!([{"path": ""}])), "no path"),
         (of_device("deviceNodes", json!([{"path": "/a", "type": "x"}])), "b, c, u and p"),
-        (of_device("deviceNodes", json!([{"path": "/a", "permissions": "rx"}])), "rwm"),
+        (of_device("deviceNodes", json!([{"path": "/a", "permissions": "rx"}])), "r, w and m"),
         (of_device("deviceNodes", json!([{"path": "/a", "major": -1}])), "out of range"),
         (of_device("deviceNodes", json!([{"path": "/a", "major": "a"}])), "whole number"),
         (of_device("deviceNodes", json!([{"path": "/a", "uid": 4_294_967_296_u64}])), "out of range"),
@@ -134,7 +134,7 @@ fn a_file_with_a_fault_is_of_no_use() {
     let mut twice = plain();
     let device = twice["devices"][0].clone();
     twice["devices"].as_array_mut().unwrap().push(device);
-    assert!(File::parse(twice).unwrap_err().contains("there twice"));
+    assert!(File::parse(twice).unwrap_err().contains("listed twice"));
     let mut json = serde_json::Deserializer::from_str(r#"{"kind": "a/b", "kind": "c/d"}"#);
     assert!(File::parse(&mut json).unwrap_err().contains("duplicate field"));
 }

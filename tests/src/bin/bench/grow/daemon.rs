@@ -118,7 +118,7 @@ async fn ready(endpoint: &Endpoint, before: &Runtime, containers: usize) -> Opti
     let mut client = runtime.calls.runtime.clone();
     let status = client.status(StatusRequest::default()).await.ok()?.into_inner().status?;
     let listed = client.list_containers(ListContainersRequest::default()).await.ok()?.into_inner();
-    // Runtimes add conditions of their own, which may say no for ever.
+    // Runtimes add conditions of their own, which may say no forever.
     let is_met =
         |name: &str| status.conditions.iter().any(|condition| condition.r#type == name && condition.status);
     let all = listed.containers.len() == containers && is_met("RuntimeReady") && is_met("NetworkReady");
