@@ -4,6 +4,8 @@
 //! Requests name it in two ways, of which older kubelets send only the older. Files and artifacts are read by others;
 //! here is decided which one, and what is in it.
 
+use std::sync::Mutex;
+
 use oci_spec::runtime::LinuxSeccomp;
 use wharf_cri_api::v1::security_profile::ProfileType;
 use wharf_cri_api::v1::security_profile_base::BaseType;
@@ -11,12 +13,17 @@ use wharf_cri_api::v1::{
     ContainerConfig, LinuxContainerSecurityContext, SecurityProfile, SecurityProfileBase,
 };
 use wharf_types::Reference;
+use wharf_types::lock::lock;
 
 use super::intersection::intersect;
 use super::{Arch, Profile, Target, resolve};
 use crate::refuse::known;
 use crate::request::{HostFacts, Request};
 use crate::{Defaults, Refusal, process};
+
+/// For how many targets the runtime's own profile is remembered: only a few sets of capabilities are in use on a node.
+/// To resolve it takes longer than all other decisions about a container.
+const RESOLVED_MAX: usize = 16;
 
 /// A container's profile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,7 +175,7 @@ pub(crate) fn describe(request: &Request<'_>, facts: &HostFacts) -> Result<Optio
     let target = || Ok(Target { arch: native()?, capabilities, kernel: facts.kernel });
     let profile = match choice(request.security())? {
         Choice::Unconfined => return Ok(None),
-        Choice::RuntimeDefault => Profile::runtime_default(),
+        Choice::RuntimeDefault => return runtime_default(capabilities, facts.kernel).map(Some),
         Choice::Localhost(path) => parse(path, facts, Profile::parse)?,
         Choice::Oci(reference, base) => {
             let artifact =
@@ -193,8 +200,18 @@ pub(crate) fn describe(request: &Request<'_>, facts: &HostFacts) -> Result<Optio
 /// # Errors
 /// There is none for this machine.
 pub fn runtime_default(bounding: u64, kernel: (u32, u32)) -> Result<LinuxSeccomp, Refusal> {
+    static RESOLVED: Mutex<Vec<(Target, LinuxSeccomp)>> = Mutex::new(Vec::new());
     let target = Target { arch: native()?, capabilities: bounding, kernel };
-    of_target(&Profile::runtime_default(), &target)
+    if let Some((_, profile)) = lock(&RESOLVED).iter().find(|(of, _)| *of == target) {
+        return Ok(profile.clone());
+    }
+    let profile = of_target(&Profile::runtime_default(), &target)?;
+    let mut resolved = lock(&RESOLVED);
+    if resolved.len() == RESOLVED_MAX {
+        resolved.remove(0);
+    }
+    resolved.push((target, profile.clone()));
+    Ok(profile)
 }
 
 fn of_target(profile: &Profile, target: &Target) -> Result<LinuxSeccomp, Refusal> {
@@ -264,6 +281,20 @@ mod tests {
             );
             let privileged = LinuxContainerSecurityContext { privileged: true, ..context };
             assert_eq!(choice(&privileged), Ok(Choice::Unconfined));
+        }
+    }
+
+    #[test]
+    fn the_runtimes_own_profile_is_remembered_by_what_it_depends_on() {
+        let made = |capabilities, kernel| {
+            let target = Target { arch: native().unwrap(), capabilities, kernel };
+            of_target(&Profile::runtime_default(), &target).unwrap()
+        };
+        // More than are remembered, each twice.
+        for bounding in (0..40).chain(0..40).map(|number| 1 << number) {
+            for kernel in [(6, 18), (4, 7)] {
+                assert_eq!(runtime_default(bounding, kernel).unwrap(), made(bounding, kernel));
+            }
         }
     }
 
