@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use wharf_types::{ErrorKind, Failure as _};
 
@@ -14,26 +14,29 @@ use crate::error::Error;
 use crate::files;
 use crate::path::CgroupPath;
 
-/// Makes a cgroup. Usually it alone is missing. Where its parent is missing too, or lacks what children inherit, each
-/// level is made, from the top down.
+/// Makes a cgroup, and its ancestors as far as they are missing.
 pub(crate) fn create(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Error> {
     let mut steps = path.steps(&hierarchy.mount);
     steps.insert(0, hierarchy.mount.clone());
-    if let [.., parent, cgroup] = steps.as_slice()
-        && has_all(hierarchy, parent)?
-    {
+    make_last(hierarchy, &steps).map(drop)
+}
+
+/// Makes the last of these directories, each of which is in the one before it; the first is the hierarchy's root.
+/// Usually only the last one is missing. Where its parent is missing too, or lacks what children inherit, that is made
+/// first, and so on upwards.
+fn make_last(hierarchy: &Hierarchy, steps: &[PathBuf]) -> Result<Made, Error> {
+    let [above @ .., cgroup] = steps else { return Ok(Made::Before) };
+    let Some(parent) = above.last() else { return Ok(Made::Before) };
+    if has_all(hierarchy, parent)? {
         match make_in(hierarchy, parent, cgroup) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            made => return made.map(drop),
+            made => return made,
         }
     }
-    for step in steps.windows(2) {
-        let made = make_in(hierarchy, &step[0], &step[1])?;
-        if made == Made::Anew && Some(&step[1]) != steps.last() {
-            pass_cpuset_on(hierarchy, &step[1])?;
-        }
+    if make_last(hierarchy, above)? == Made::Anew {
+        pass_cpuset_on(hierarchy, parent)?;
     }
-    Ok(())
+    make_in(hierarchy, parent, cgroup)
 }
 
 /// Whether a cgroup is there and has all that its children are to inherit.
