@@ -14,17 +14,33 @@ fn labels(wanted: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) 
     wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
+/// Whether a pod has the id that is wanted, for which no message about it has to be made.
+pub(crate) fn pod_id(filter: Option<&PodSandboxFilter>, pod: &str) -> bool {
+    filter.is_none_or(|filter| id(&filter.id, pod))
+}
+
 pub(crate) fn pod(filter: Option<&PodSandboxFilter>, pod: &PodSandbox) -> bool {
+    let has_id = pod_id(filter, &pod.id);
     let Some(filter) = filter else { return true };
-    id(&filter.id, &pod.id)
+    has_id
         && filter.state.as_ref().is_none_or(|wanted| wanted.state == pod.state)
         && labels(&filter.label_selector, &pod.labels)
 }
 
+/// Whether containers of a pod are wanted, for which none of them has to be looked at.
+pub(crate) fn container_pod(filter: Option<&ContainerFilter>, pod: &str) -> bool {
+    filter.is_none_or(|filter| id(&filter.pod_sandbox_id, pod))
+}
+
+/// Whether a container has the id that is wanted, for which no message about it has to be made.
+pub(crate) fn container_id(filter: Option<&ContainerFilter>, container: &str) -> bool {
+    filter.is_none_or(|filter| id(&filter.id, container))
+}
+
 pub(crate) fn container(filter: Option<&ContainerFilter>, container: &Container) -> bool {
+    let has_ids = container_id(filter, &container.id) && container_pod(filter, &container.pod_sandbox_id);
     let Some(filter) = filter else { return true };
-    id(&filter.id, &container.id)
-        && id(&filter.pod_sandbox_id, &container.pod_sandbox_id)
+    has_ids
         && filter.state.as_ref().is_none_or(|wanted| wanted.state == container.state)
         && labels(&filter.label_selector, &container.labels)
 }
@@ -77,6 +93,9 @@ mod tests {
             label_selector: labels("a"),
         };
         assert!(container(None, &item) && container(Some(&all), &item));
+        assert!(container_id(None, "abcd") && container_id(Some(&all), "abcd"));
+        assert!(container_pod(None, "1234") && container_pod(Some(&all), "1234"));
+        assert!(!container_id(Some(&all), "bbcd") && !container_pod(Some(&all), "2234"));
         let others = [
             ContainerFilter { id: "b".to_owned(), ..all.clone() },
             ContainerFilter { pod_sandbox_id: "2".to_owned(), ..all.clone() },

@@ -67,16 +67,19 @@ impl Runtime {
         let items = self.engine.pods();
         items
             .iter()
+            .filter(|pod| filter::pod_id(wanted, pod.id().as_str()))
             .map(|pod| view::pod_item(&pod.facts()))
             .filter(|item| filter::pod(wanted, item))
             .collect()
     }
 
     fn containers(&self, wanted: Option<&ContainerFilter>) -> Vec<Container> {
-        let items = self.engine.containers();
-        items
-            .iter()
-            .map(|item| view::container_item(item))
+        let pods = self.engine.pods();
+        pods.iter()
+            .filter(|pod| filter::container_pod(wanted, pod.id().as_str()))
+            .flat_map(|pod| pod.containers())
+            .filter(|item| filter::container_id(wanted, item.id().as_str()))
+            .map(|item| view::container_item(&item))
             .filter(|item| filter::container(wanted, item))
             .collect()
     }
