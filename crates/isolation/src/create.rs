@@ -9,8 +9,10 @@ use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
+use wharf_sys::clock::monotonic_ns;
 use wharf_sys::fs::write_value;
 use wharf_types::HostPath;
+use wharf_wire::v1::stage::Name;
 
 use crate::birth::{Inside, Origin};
 use crate::error::{Error, Stage};
@@ -24,6 +26,19 @@ use crate::root::{self, Make, Root};
 use crate::streams::{self, Connected, Streams};
 use crate::terminal::{self, Terminal};
 use crate::{devices, report};
+
+/// The stages whose ends are reported, in order.
+pub const STAGES: [Name; 7] =
+    [Name::Clone, Name::Open, Name::Enter, Name::Mount, Name::Devices, Name::Cover, Name::Settle];
+
+/// When each stage ended, by CLOCK_MONOTONIC.
+struct Ends(Vec<u64>);
+
+impl Ends {
+    fn note(&mut self) {
+        self.0.push(monotonic_ns());
+    }
+}
 
 /// Makes the container of an encoded plan around this process, reports, waits for the start, and executes the program.
 /// Runs in a child of the supervisor, in a PID namespace of its own or in the supervisor's (and on v2 in its cgroup),
@@ -43,11 +58,15 @@ fn run(
     streams: &Streams,
     origin: &mut Origin<'_>,
 ) -> Result<Infallible, Error> {
+    let mut ends = Ends(Vec::with_capacity(STAGES.len()));
+    ends.note();
     // Here, not in the supervisor, which would keep the memory that decoding takes.
     let plan = &Plan::decode(plan)?;
-    let joined = Joined::join(plan, pod, origin)?;
-    let ready = joined.enter_root()?.furnish(plan, streams, origin)?;
-    ready.start(plan, origin)
+    let rooted = Joined::join(plan, pod, origin, &mut ends)?.enter_root()?;
+    ends.note();
+    let ready = rooted.furnish(plan, streams, origin, &mut ends)?;
+    ends.note();
+    ready.start(plan, origin, &ends)
 }
 
 /// In the container's namespaces, where only the pod's files are visible. From the host there is only what was opened
@@ -59,7 +78,12 @@ struct Joined<'a> {
 }
 
 impl<'a> Joined<'a> {
-    fn join(plan: &Plan, pod: PodNamespaces<'a>, origin: &Origin<'_>) -> Result<Self, Error> {
+    fn join(
+        plan: &Plan,
+        pod: PodNamespaces<'a>,
+        origin: &Origin<'_>,
+        ends: &mut Ends,
+    ) -> Result<Self, Error> {
         // Files are made with exactly the modes in the plan.
         nix::sys::stat::umask(nix::sys::stat::Mode::empty());
         // Later, the host's procfs is out of reach, and so is the right to lower the score.
@@ -74,6 +98,7 @@ impl<'a> Joined<'a> {
         // before Linux 6.8.
         sources.add_images(&plan.mounts, users)?;
         let root = Root::make(&plan.rootfs, users)?;
+        ends.note();
         // This needs the descriptor of a process, and privileges in the host's user namespace.
         origin.choose_namespace()?;
         // From here on, what is made is the container's: its file systems, and what is missing in its root.
@@ -106,16 +131,25 @@ struct Rooted<'a> {
 }
 
 impl Rooted<'_> {
-    fn furnish(self, plan: &Plan, streams: &Streams, origin: &Origin<'_>) -> Result<Ready, Error> {
+    fn furnish(
+        self,
+        plan: &Plan,
+        streams: &Streams,
+        origin: &Origin<'_>,
+        ends: &mut Ends,
+    ) -> Result<Ready, Error> {
         let Self { root, sources, users } = self;
         // First, because the next steps need the mounts: `/dev`, `/proc`, and what a volume hides.
         mounts::attach_all(&root, &plan.mounts, sources, origin)?;
+        ends.note();
         devices::make(&root, plan)?;
         // In the container's devpts, where it gets its name. A masked path may be `/dev/console`.
         let terminal = plan.stdio.terminal.then(|| terminal::open(&root, plan)).transpose()?;
+        ends.note();
         // When everything that is masked or read-only is mounted; with the container's null device.
         Covers::default().mask(&root, &plan.masked_paths)?;
         paths::make_read_only(&root, &plan.readonly_paths)?;
+        ends.note();
         // A mount may have brought the files that contain the names.
         let identity = identity::resolve(&root, &plan.process.user)?;
         // While this process may still give them to the user, who is known now.
@@ -151,9 +185,10 @@ struct Ready {
 }
 
 impl Ready {
-    fn start(self, plan: &Plan, origin: &mut Origin<'_>) -> Result<Infallible, Error> {
+    fn start(self, plan: &Plan, origin: &mut Origin<'_>, ends: &Ends) -> Result<Infallible, Error> {
         let Self { inside, identity, terminal, connected } = self;
-        report::ready(&origin.line, &identity, terminal.as_ref().map(|terminal| &terminal.master))?;
+        let master = terminal.as_ref().map(|terminal| &terminal.master);
+        report::ready(&origin.line, &identity, master, &ends.0)?;
         drop(terminal);
         if !report::await_start(&origin.line) {
             wharf_sys::process::exit_now(128);

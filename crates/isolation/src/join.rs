@@ -97,6 +97,6 @@ fn open_terminal(
         return Ok(None);
     }
     let terminal = terminal::open_joined(root, plan.size)?;
-    report::ready(&origin.line, &plan.identity, Some(&terminal.master))?;
+    report::ready(&origin.line, &plan.identity, Some(&terminal.master), &[])?;
     Ok(Some(terminal))
 }

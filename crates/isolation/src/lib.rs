@@ -34,7 +34,7 @@ mod volumes;
 mod wire;
 
 pub use birth::{Origin, Place};
-pub use create::create;
+pub use create::{STAGES, create};
 pub use error::Error;
 pub use hermit::leave_host;
 pub use identity::Identity;

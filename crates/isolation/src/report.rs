@@ -42,6 +42,8 @@ pub enum Report {
         identity: Identity,
         /// The terminal, if it has one.
         terminal: Option<OwnedFd>,
+        /// When each of the stages of a creation ended, by CLOCK_MONOTONIC; none for a command.
+        ends_ns: Vec<u64>,
     },
     /// All further reports come on another line, which identifies their sender.
     Line {
@@ -78,7 +80,10 @@ impl Report {
         let sender = received.sender;
         let descriptor = received.descriptors.into_iter().next();
         Ok(match (bytes.split_first(), descriptor) {
-            (Some((&READY, body)), terminal) => Self::Ready { identity: read_identity(body), terminal },
+            (Some((&READY, body)), terminal) => {
+                let (ends_ns, identity) = read_ends(body);
+                Self::Ready { identity: read_identity(identity), terminal, ends_ns }
+            }
             (Some((&LINE, _)), Some(line)) => Self::Line { line, sender },
             (Some((&BORN, _)), Some(process)) => Self::Born { process, sender },
             (Some((&FAILED, body)), _) => read_failure(body, None),
@@ -139,6 +144,20 @@ pub(crate) fn line(socket: &OwnedFd, next: &OwnedFd) -> wharf_sys::Result<()> {
     socket::send(socket.as_fd(), &[LINE], &[next.as_fd()])
 }
 
+/// How many ends there are, and each of them.
+fn ends_bytes(ends_ns: &[u64]) -> Vec<u8> {
+    let count = u8::try_from(ends_ns.len()).unwrap_or(u8::MAX);
+    let ends = ends_ns.iter().take(count.into()).flat_map(|end| end.to_le_bytes());
+    std::iter::once(count).chain(ends).collect()
+}
+
+/// The ends, and what follows them.
+fn read_ends(body: &[u8]) -> (Vec<u64>, &[u8]) {
+    let (count, rest) = body.split_first().unwrap_or((&0, body));
+    let (ends, rest) = rest.split_at_checked(8 * usize::from(*count)).unwrap_or((&[], rest));
+    (ends.as_chunks().0.iter().map(|end| u64::from_le_bytes(*end)).collect(), rest)
+}
+
 /// User, group, the number of groups, the groups, and the home directory if there is one.
 fn identity_bytes(identity: &Identity) -> Vec<u8> {
     let count = u32::try_from(identity.groups.len()).unwrap_or(u32::MAX);
@@ -159,9 +178,14 @@ fn read_identity(body: &[u8]) -> Identity {
     Identity { uid, gid, groups, home }
 }
 
-/// Reports that everything is set up.
-pub(crate) fn ready(socket: &OwnedFd, identity: &Identity, terminal: Option<&OwnedFd>) -> Result<(), Error> {
-    let bytes = [&[READY][..], &identity_bytes(identity)].concat();
+/// Reports that everything is set up, and when each stage of that ended.
+pub(crate) fn ready(
+    socket: &OwnedFd,
+    identity: &Identity,
+    terminal: Option<&OwnedFd>,
+    ends_ns: &[u64],
+) -> Result<(), Error> {
+    let bytes = [&[READY][..], &ends_bytes(ends_ns), &identity_bytes(identity)].concat();
     let terminal: Vec<BorrowedFd<'_>> = terminal.iter().map(|fd| fd.as_fd()).collect();
     socket::send(socket.as_fd(), &bytes, &terminal).stage("reporting to the supervisor")
 }
@@ -197,12 +221,14 @@ mod tests {
             home: Some(format!("/{}", "h".repeat(4095))),
         };
         let (ours, theirs) = socket::pair().unwrap();
-        for identity in [identity, Identity::default()] {
-            ready(&theirs, &identity, None).unwrap();
-            let Report::Ready { identity: received, .. } = Report::receive(ours.as_fd()).unwrap() else {
+        for (identity, ends_ns) in [(identity, vec![7, u64::MAX]), (Identity::default(), vec![])] {
+            ready(&theirs, &identity, None, &ends_ns).unwrap();
+            let Report::Ready { identity: received, ends_ns: ends, .. } =
+                Report::receive(ours.as_fd()).unwrap()
+            else {
                 panic!("no identity")
             };
-            assert_eq!(received, identity);
+            assert_eq!((received, ends), (identity, ends_ns));
         }
     }
 

@@ -7,12 +7,13 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use wharf_isolation::Plan;
-use wharf_types::{ContainerId, Stage as _, StageError};
+use wharf_types::{ContainerId, Stage as _, StageError, Timings};
 use wharf_wire::v1::{self, reply, request};
 
 use crate::BRIEF_PATIENCE;
 use crate::connection::Connection;
 use crate::error::SupervisorError;
+use crate::stages::note;
 
 /// A signal and its recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,24 +33,35 @@ impl Signal {
 
 impl Connection {
     /// Creates a container's first process, which waits for its start. `log` is the directory of the container's log,
-    /// if the file already exists.
-    pub async fn create(&self, plan: &Plan, log: Option<&OwnedFd>) -> Result<v1::Created, StageError> {
+    /// if the file already exists. What the supervisor tells of its own stages is noted with the others.
+    pub async fn create(
+        &self,
+        plan: &Plan,
+        log: Option<&OwnedFd>,
+        timings: &Timings,
+    ) -> Result<v1::Created, StageError> {
         const STAGE: &str = "creating the container";
         let file = wharf_wire::to_file(&v1::Plan::from(plan)).stage(STAGE)?;
         let files: Vec<_> = [&file].into_iter().chain(log).map(OwnedFd::as_fd).collect();
         let body = request::Body::Create(v1::Create { container: plan.container.to_string() });
         match self.call(STAGE, body, &files).await? {
-            (reply::Result::Created(created), _) => Ok(created),
+            (reply::Result::Created(created), _) => {
+                note(timings, &created.stages);
+                Ok(created)
+            }
             _ => Err(other(STAGE, "the container's first process")),
         }
     }
 
-    /// Executes a created container's program.
-    pub async fn start(&self, container: &ContainerId) -> Result<v1::Started, StageError> {
+    /// Executes a created container's program. What the supervisor tells of its own stage is noted with the others.
+    pub async fn start(&self, container: &ContainerId, timings: &Timings) -> Result<v1::Started, StageError> {
         const STAGE: &str = "starting the container";
         let body = request::Body::Start(v1::Start { container: container.to_string() });
         match self.call(STAGE, body, &[]).await? {
-            (reply::Result::Started(started), _) => Ok(started),
+            (reply::Result::Started(started), _) => {
+                note(timings, &started.stage);
+                Ok(started)
+            }
             _ => Err(other(STAGE, "the time of the start")),
         }
     }
@@ -155,7 +167,7 @@ mod tests {
         let (ours, theirs) = wharf_sys::socket::pair().unwrap();
         let (connection, _events) = Connection::new(ours).unwrap();
         let supervisor = supervisor(theirs, answer);
-        let started = connection.start(&container()).await;
+        let started = connection.start(&container(), &Timings::default()).await;
         let asked = request::Body::Start(v1::Start { container: container().to_string() });
         assert_eq!(supervisor.join().unwrap(), asked);
         started
@@ -163,7 +175,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_is_what_was_asked_for() {
-        let started = v1::Started { started_at_ns: 7, pid: 8 };
+        let started = v1::Started { started_at_ns: 7, pid: 8, stage: None };
         assert_eq!(start(reply::Result::Started(started)).await.unwrap(), started);
     }
 

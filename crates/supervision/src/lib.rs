@@ -13,6 +13,7 @@ mod log;
 mod pipes;
 mod process;
 mod program;
+mod stages;
 mod waiters;
 
 use std::time::Duration;

@@ -67,7 +67,11 @@ impl Earlier<'_> {
                 self.note(&wharf_wire::from_file::<v1::Plan>(plan)?)?;
                 self.containers.insert(create.container.clone());
                 let pid = std::process::id().cast_signed();
-                reply::Result::Created(v1::Created { pid, identity: Some(v1::Identity::default()) })
+                reply::Result::Created(v1::Created {
+                    pid,
+                    identity: Some(v1::Identity::default()),
+                    stages: vec![],
+                })
             }
             Some(Body::Start(_) | Body::Exec(_) | Body::Attach(_)) | None => {
                 let message = "an earlier release does not know this".to_owned();

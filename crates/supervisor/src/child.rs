@@ -177,7 +177,7 @@ mod tests {
     use std::process::Command;
     use wharf_sys::socket;
 
-    const READY: &[u8] = b"R\0\0\0\0\0\0\0\0\0\0\0\0";
+    const READY: &[u8] = b"R\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
     /// A child that waits, its end of the line, and the supervisor's view of it. It is killed at the end of its test.
     struct Waiting {

@@ -23,6 +23,7 @@ use crate::machine::container::Phase;
 use crate::output::{Output, Sink};
 use crate::score::Score;
 use crate::spawn::set_nonblocking;
+use crate::stages::Stages;
 use crate::watch::{Out, Source, Watch};
 
 /// How many cgroups of ended execs are retried at the end of the next one.
@@ -50,6 +51,7 @@ pub(crate) struct Container {
     /// hierarchies is a good part of an exec's cost.
     entries: OnceCell<Vec<OwnedFd>>,
     score: Score,
+    pub(crate) stages: Stages,
 }
 
 /// What has happened to a container's first process.
@@ -66,7 +68,7 @@ pub(crate) enum First {
 }
 
 impl Container {
-    pub(crate) fn new(plan: Outline, child: Child) -> Self {
+    pub(crate) fn new(plan: Outline, child: Child, stages: Stages) -> Self {
         let oom_kills_before = oom_kills(&plan);
         Self {
             plan,
@@ -81,6 +83,7 @@ impl Container {
             oom_kills_before,
             entries: OnceCell::new(),
             score: Score::default(),
+            stages,
         }
     }
 

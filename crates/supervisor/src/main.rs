@@ -28,6 +28,7 @@ mod pod_reaper;
 mod requests;
 mod score;
 mod spawn;
+mod stages;
 mod supervisor;
 mod watch;
 

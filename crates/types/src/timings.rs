@@ -26,7 +26,7 @@ impl Timings {
     pub fn time<T>(&self, name: &'static str, work: impl FnOnce() -> T) -> T {
         let begin = Instant::now();
         let done = work();
-        self.add(name, begin);
+        self.note(name, begin, begin.elapsed());
         done
     }
 
@@ -34,12 +34,13 @@ impl Timings {
     pub async fn time_async<T>(&self, name: &'static str, work: impl Future<Output = T>) -> T {
         let begin = Instant::now();
         let done = work.await;
-        self.add(name, begin);
+        self.note(name, begin, begin.elapsed());
         done
     }
 
-    fn add(&self, name: &'static str, begin: Instant) {
-        lock(&self.0).push((name, begin, begin.elapsed()));
+    /// Notes a stage that was timed elsewhere.
+    pub fn note(&self, name: &'static str, began: Instant, took: Duration) {
+        lock(&self.0).push((name, began, took));
     }
 
     /// All that have ended, the earliest first.

@@ -311,12 +311,14 @@ pub struct Create {
     #[prost(string, tag = "1")]
     pub container: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Created {
     #[prost(int32, tag = "1")]
     pub pid: i32,
     #[prost(message, optional, tag = "2")]
     pub identity: ::core::option::Option<Identity>,
+    #[prost(message, repeated, tag = "3")]
+    pub stages: ::prost::alloc::vec::Vec<Stage>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Started {
@@ -325,6 +327,86 @@ pub struct Started {
     /// It may be a different process from the one that made the container.
     #[prost(int32, tag = "2")]
     pub pid: i32,
+    /// Only if the request caused the start.
+    #[prost(message, optional, tag = "3")]
+    pub stage: ::core::option::Option<Stage>,
+}
+/// How long a part of what was asked for took, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Stage {
+    #[prost(enumeration = "stage::Name", tag = "1")]
+    pub name: i32,
+    /// By CLOCK_MONOTONIC.
+    #[prost(uint64, tag = "2")]
+    pub began_ns: u64,
+    #[prost(uint64, tag = "3")]
+    pub took_ns: u64,
+}
+/// Nested message and enum types in `Stage`.
+pub mod stage {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Name {
+        Other = 0,
+        /// From the request until the container's first process runs.
+        Clone = 1,
+        /// It enters the cgroup, and opens everything of the host: volumes and layers.
+        Open = 2,
+        /// It enters the namespaces and the root file system.
+        Enter = 3,
+        Mount = 4,
+        Devices = 5,
+        /// Masked and read-only paths.
+        Cover = 6,
+        /// User, streams and working directory.
+        Settle = 7,
+        /// From the order to start until the program is executed.
+        Execute = 8,
+    }
+    impl Name {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Other => "OTHER",
+                Self::Clone => "CLONE",
+                Self::Open => "OPEN",
+                Self::Enter => "ENTER",
+                Self::Mount => "MOUNT",
+                Self::Devices => "DEVICES",
+                Self::Cover => "COVER",
+                Self::Settle => "SETTLE",
+                Self::Execute => "EXECUTE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "OTHER" => Some(Self::Other),
+                "CLONE" => Some(Self::Clone),
+                "OPEN" => Some(Self::Open),
+                "ENTER" => Some(Self::Enter),
+                "MOUNT" => Some(Self::Mount),
+                "DEVICES" => Some(Self::Devices),
+                "COVER" => Some(Self::Cover),
+                "SETTLE" => Some(Self::Settle),
+                "EXECUTE" => Some(Self::Execute),
+                _ => None,
+            }
+        }
+    }
 }
 /// The user and groups of the container's first process.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -140,7 +140,7 @@ impl Engine {
         let held = pod.connected().await?.held();
         let prepare = move |engine: &Self, pod: &Pod| engine.prepare(pod, &own, &config, &held);
         let mut prepared = self.blocking(pod, prepare).await?;
-        let first = self.first_process(pod, &mut prepared.plan);
+        let first = self.first_process(pod, &mut prepared.plan, &prepared.timings);
         let created = prepared.timings.time_async("first process, until it waits", first).await?;
         prepared.record.identify(created.identity.unwrap_or_default());
         let hooked = self.hooked(pod, id, &prepared.record, created.pid);
@@ -152,14 +152,14 @@ impl Engine {
     }
 
     /// Has the pod's supervisor create the first process, which waits for its start.
-    async fn first_process(&self, pod: &Pod, plan: &mut Plan) -> Result<Created, Error> {
+    async fn first_process(&self, pod: &Pod, plan: &mut Plan, timings: &Timings) -> Result<Created, Error> {
         let supervisor = pod.connected().await?;
         supervisor.features().fit(plan).stage("creating the container")?;
         let log = match plan.stdio.log.clone() {
             Some(log) => self.logs.make(log).await?,
             None => None,
         };
-        supervisor.create(plan, log.as_ref()).await.map_err(Error::of_creation)
+        supervisor.create(plan, log.as_ref(), timings).await.map_err(Error::of_creation)
     }
 
     /// Records a complete container.

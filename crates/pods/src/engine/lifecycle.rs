@@ -46,7 +46,7 @@ impl Engine {
         }
         let connection = pod.connected().await?;
         self.tell(Event::StartContainer, pod, Some(container)).await?;
-        let start = connection.start(container.id());
+        let start = connection.start(container.id(), container.timings());
         let started = container.timings().time_async("start, until the program was executed", start).await;
         match started.map_err(Error::from) {
             Ok(started) => self.has_started(pod, container, &started).await,

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::child::Role;
+use crate::stages::Stages;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -67,7 +68,7 @@ impl Rig {
         let (report, _line) = wharf_sys::socket::pair().unwrap();
         std::fs::write(directory.path().join("oom"), "oom_kill 0\n").unwrap();
         let child = Child::new(pid, open_pidfd(pid).unwrap(), report, Role::Program);
-        let container = Container::new(outline(directory.path()), child);
+        let container = Container::new(outline(directory.path()), child, Stages::begin());
         Self { directory, container, _process: process }
     }
 

@@ -15,11 +15,13 @@ use crate::leaf::{self, Leaf};
 use crate::pod_reaper::PodReaper;
 use crate::requests::{NewContainer, NewExec};
 use crate::spawn::{Pipes, pipes};
+use crate::stages::Stages;
 use crate::watch::{Out, Owner, Source};
 
 impl Driver {
     /// Creates a container's first process, which sets everything up and waits for its start.
     pub(super) fn spawn(&mut self, id: &ContainerId) -> Result<(), Failure> {
+        let stages = Stages::begin();
         let NewContainer { plan, whole, log_directory } = self.payload.take_container()?;
         let (streams, pipes) = pipes(plan.stdio.input)?;
         self.ensure_reaper(&plan)?;
@@ -32,7 +34,7 @@ impl Driver {
         keep.extend(pod.descriptors());
         let body = |origin: Origin<'_>| wharf_isolation::create(&whole, pod, &streams, origin);
         let child = self.spawner.spawn(place, cgroup.as_ref().map(AsFd::as_fd), &keep, body);
-        self.hold(id, Container::new(*plan, child?), pipes, log_directory)
+        self.hold(id, Container::new(*plan, child?, stages), pipes, log_directory)
     }
 
     /// Holds a container whose first process is setting everything up, and has its log opened at the same time; the

@@ -22,7 +22,7 @@ use crate::watch::{Owner, Source};
 
 /// What a child has reported, as far as its container or exec is concerned.
 enum ChildReport {
-    Ready { identity: Identity, terminal: Option<OwnedFd> },
+    Ready { identity: Identity, terminal: Option<OwnedFd>, ends_ns: Vec<u64> },
     Failed(Failure),
     Closed,
 }
@@ -32,6 +32,7 @@ impl Driver {
     pub(super) fn start(&mut self, id: &ContainerId) {
         let Some(container) = self.containers.get_mut(id) else { return };
         container.first = First::Started;
+        container.stages.ordered();
         let told = wharf_sys::socket::send(container.child.report.as_fd(), b"S", &[]);
         // The process is gone, which will be seen soon.
         told.or_warn(format_args!("starting container {id}"));
@@ -59,9 +60,10 @@ impl Driver {
 
     fn container_report(&mut self, id: &ContainerId, owner: &Owner) -> Option<container::Event> {
         match self.child_report(owner)? {
-            ChildReport::Ready { identity, terminal } => {
+            ChildReport::Ready { identity, terminal, ends_ns } => {
                 let container = self.containers.get_mut(id)?;
                 container.identity = identity;
+                container.stages.created(&ends_ns);
                 terminal.into_iter().for_each(|fd| container.add_terminal(fd, &mut self.watch));
                 Some(container::Event::Ready)
             }
@@ -93,8 +95,8 @@ impl Driver {
                 Owner::Exec(number) => &mut execs.get_mut(number)?.child,
             };
             match child.receive_report()? {
-                Report::Ready { identity, terminal } => {
-                    return Some(ChildReport::Ready { identity, terminal });
+                Report::Ready { identity, terminal, ends_ns } => {
+                    return Some(ChildReport::Ready { identity, terminal, ends_ns });
                 }
                 Report::Line { line, .. } => child.listen_at(line, watch, owner),
                 Report::Born { process, .. } => {

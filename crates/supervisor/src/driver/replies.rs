@@ -46,14 +46,16 @@ impl Driver {
     }
 
     pub(super) fn reply_created(&mut self, request: RequestId, id: &ContainerId) {
-        let Some(container) = self.containers.get(id) else { return };
+        let Some(container) = self.containers.get_mut(id) else { return };
         let (pid, identity) = (container.child.pid, Some(wire_identity(&container.identity)));
-        self.link.reply(request, reply::Result::Created(v1::Created { pid, identity }), &[]);
+        let created = v1::Created { pid, identity, stages: container.stages.take_creation() };
+        self.link.reply(request, reply::Result::Created(created), &[]);
     }
 
     pub(super) fn reply_started(&mut self, request: RequestId, id: &ContainerId, started_at_ns: i64) {
-        let pid = self.containers.get(id).map_or(0, |container| container.child.pid);
-        self.link.reply(request, reply::Result::Started(v1::Started { started_at_ns, pid }), &[]);
+        let container = self.containers.get_mut(id);
+        let (pid, stage) = container.map_or((0, None), |it| (it.child.pid, it.stages.take_start()));
+        self.link.reply(request, reply::Result::Started(v1::Started { started_at_ns, pid, stage }), &[]);
     }
 
     pub(super) fn reply_executed(&mut self, request: RequestId, number: u64) {

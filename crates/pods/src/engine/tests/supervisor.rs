@@ -180,12 +180,15 @@ impl Mind {
             }
             Asked::Create(create) => {
                 let status = status(&create.container);
-                let created = v1::Created { pid: status.pid, identity: status.identity.clone() };
+                let created =
+                    v1::Created { pid: status.pid, identity: status.identity.clone(), stages: vec![] };
                 self.living.insert(create.container.clone());
                 self.containers.push(status);
                 (reply::Result::Created(created), None)
             }
-            Asked::Start(_) => (reply::Result::Started(v1::Started { started_at_ns: 10, pid: PID }), None),
+            Asked::Start(_) => {
+                (reply::Result::Started(v1::Started { started_at_ns: 10, pid: PID, stage: None }), None)
+            }
             Asked::Signal(signal) => {
                 let number = u8::try_from(signal.number).unwrap();
                 let lived = self.living.remove(&signal.container);
