@@ -5,11 +5,10 @@
 //! program's rights from its first moment: the filter is loaded before it is created, if that is possible.
 
 use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Uid};
 use wharf_sys::capabilities::{self, Capabilities};
 use wharf_sys::clone::Child;
 use wharf_sys::error::Named as _;
-use wharf_sys::{keyring, limits, open_files, scheduling, seccomp, signals};
+use wharf_sys::{keyring, limits, open_files, process, scheduling, seccomp, signals};
 use wharf_types::capability;
 
 use crate::birth::Inside;
@@ -75,7 +74,7 @@ pub(crate) fn shed<'a>(
     let sets = effective_for(&process.capabilities, identity.uid);
     // This needs CAP_SETPCAP, which the program need not have.
     capabilities::bound(sets.bounding).stage("dropping capabilities")?;
-    become_user(identity)?;
+    become_user(identity, child)?;
     // A change of user sets this to fs.suid_dumpable, and other processes of the container could look into this one.
     let dumpable = nix::sys::prctl::set_dumpable(false).named("prctl", || "PR_SET_DUMPABLE, 0".into());
     dumpable.stage("becoming the user")?;
@@ -127,16 +126,11 @@ fn set_limits(limits: &[Limit]) -> Result<(), Error> {
     })
 }
 
-/// Groups first, because only root may set them. Capabilities stay permitted for the remaining steps.
-fn become_user(identity: &Identity) -> Result<(), Error> {
+/// Capabilities stay permitted for the remaining steps.
+fn become_user(identity: &Identity, child: &Child) -> Result<(), Error> {
     const STAGE: &str = "becoming the user";
-    let who = || format!("{}:{}", identity.uid, identity.gid);
     capabilities::keep().stage(STAGE)?;
-    let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
-    nix::unistd::setgroups(&groups).named("setgroups", who).stage(STAGE)?;
-    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-    nix::unistd::setresgid(gid, gid, gid).named("setresgid", who).stage(STAGE)?;
-    nix::unistd::setresuid(uid, uid, uid).named("setresuid", who).stage(STAGE)
+    process::become_user(child, identity.uid, identity.gid, &identity.groups).stage(STAGE)
 }
 
 fn set_capabilities(sets: &Capabilities) -> Result<(), Error> {

@@ -126,10 +126,23 @@ impl Sources {
 
 /// Gives a detached tree the propagation and the restrictions of its plan.
 fn prepared(tree: OwnedFd, plan: &MountPlan, depth: Depth) -> wharf_sys::Result<OwnedFd> {
-    if plan.propagation != Propagation::Shared {
-        mount::propagate(tree.as_fd(), plan.propagation, depth)?;
+    match (plan.propagation, depth) {
+        (Propagation::Shared, _) => forbid(&tree, plan)?,
+        // Most mounts, and one call for both.
+        (propagation, Depth::One) => {
+            mount::forbid_and_propagate(tree.as_fd(), restrictions(plan), propagation)?;
+        }
+        (propagation, Depth::Recursive) => {
+            mount::propagate(tree.as_fd(), propagation, depth)?;
+            forbid(&tree, plan)?;
+        }
     }
-    forbid(&tree, plan).map(|()| tree)
+    Ok(tree)
+}
+
+/// The restrictions of a mount without others below it.
+fn restrictions(plan: &MountPlan) -> Attributes {
+    if plan.recursive_read_only { plan.attributes.and(Attributes::READ_ONLY) } else { plan.attributes }
 }
 
 fn forbid(tree: &OwnedFd, plan: &MountPlan) -> wharf_sys::Result<()> {

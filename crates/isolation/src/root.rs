@@ -50,6 +50,14 @@ fn open_made(parent: BorrowedFd<'_>, name: &OsStr) -> wharf_sys::Result<OwnedFd>
     open_below(parent, name, OFlag::O_PATH | OFlag::O_NOFOLLOW, Resolve::BeneathNoLinks)
 }
 
+/// By which a file is known, whatever path leads to it.
+type Place = (u64, u64);
+
+fn place_of(fd: BorrowedFd<'_>) -> wharf_sys::Result<Place> {
+    let stat = fstatat(fd, "", AtFlags::AT_EMPTY_PATH).named("fstatat", || "a mount point".into())?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
 /// How many dangling links in a row are followed.
 const LINKS_LIMIT: usize = 40;
 
@@ -57,6 +65,8 @@ const LINKS_LIMIT: usize = 40;
 #[derive(Debug)]
 pub(crate) struct Root {
     mount: OwnedFd,
+    /// The device and the number of its root directory.
+    place: Place,
     /// Whose rights what is made in it takes, while this process still has those of the host.
     ids: Option<IdMaps>,
 }
@@ -76,13 +86,18 @@ impl Root {
         let place = rootfs.upper.as_path().parent().unwrap_or(Path::new("/"));
         let mount = overlay.detached(place).stage(STAGE)?;
         users.map_or(Ok(()), |users| users.forbid_nodes(mount.as_fd(), Depth::One)).stage(STAGE)?;
-        Ok(Self { mount, ids: users.map(|users| users.ids) })
+        Self::of(mount, users.map(|users| users.ids)).stage(STAGE)
     }
 
     /// The root of this process.
     pub(crate) fn own() -> Result<Self, Error> {
         let opened = wharf_sys::fs::open("/", OFlag::O_PATH | OFlag::O_DIRECTORY);
-        opened.stage("opening the root").map(|mount| Self { mount, ids: None })
+        opened.and_then(|mount| Self::of(mount, None)).stage("opening the root")
+    }
+
+    fn of(mount: OwnedFd, ids: Option<IdMaps>) -> wharf_sys::Result<Self> {
+        let place = place_of(mount.as_fd())?;
+        Ok(Self { mount, place, ids })
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
@@ -106,8 +121,14 @@ impl Root {
         path: &ContainerPath,
         make: Make,
     ) -> wharf_sys::Result<OwnedFd> {
-        drop(self.ensure(path, make)?);
-        let opened = open_below(self.fd(), path.relative(), OFlag::O_PATH, Resolve::BeneathNoLinks);
+        let open = || open_below(self.fd(), path.relative(), OFlag::O_PATH, Resolve::BeneathNoLinks);
+        let opened = match open() {
+            Err(error) if error.errno == Errno::ENOENT => {
+                drop(self.ensure(path, make)?);
+                open()
+            }
+            other => other,
+        };
         opened.map_err(|error| match error.errno {
             Errno::ELOOP => {
                 wharf_sys::Error::new("openat2", format!("{path}, from where a link leads on"), Errno::ELOOP)
@@ -120,11 +141,7 @@ impl Root {
     /// leads there. It would hide the file system in which everything else is resolved, and would not even be hidden
     /// itself: commands enter the topmost mount, and so does `..` for a process that calls chroot(2).
     pub(crate) fn attach(&self, mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> wharf_sys::Result<()> {
-        let place = |fd| {
-            let stat = fstatat(fd, "", AtFlags::AT_EMPTY_PATH).named("fstatat", || "a mount point".into())?;
-            Ok::<_, wharf_sys::Error>((stat.st_dev, stat.st_ino))
-        };
-        if place(self.fd())? == place(target)? {
+        if self.place == place_of(target)? {
             return Err(wharf_sys::Error::new("move_mount", "over the root of the container", Errno::EBUSY));
         }
         mount::attach(mount, target)
@@ -238,7 +255,7 @@ mod tests {
     fn root() -> (tempfile::TempDir, Root) {
         let directory = tempfile::tempdir().unwrap();
         let mount = wharf_sys::fs::open(directory.path(), OFlag::O_PATH | OFlag::O_DIRECTORY).unwrap();
-        (directory, Root { mount, ids: None })
+        (directory, Root::of(mount, None).unwrap())
     }
 
     fn path(text: &str) -> ContainerPath {

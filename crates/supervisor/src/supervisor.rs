@@ -140,15 +140,9 @@ impl Supervisor {
 
     /// Those that are watched are seen by their pidfds; here is only what they have left behind.
     fn children_ended(&mut self) {
-        loop {
-            match self.signals.read_signal() {
-                Ok(Some(_)) => {}
-                Ok(None) => break,
-                Err(errno) => {
-                    diagnostics::warn(format_args!("reading SIGCHLD: {errno}"));
-                    break;
-                }
-            }
+        // It does not queue, so one read is enough; another child's end is seen in the next round.
+        if let Err(errno) = self.signals.read_signal() {
+            diagnostics::warn(format_args!("reading SIGCHLD: {errno}"));
         }
         self.driver.reap_strays();
     }

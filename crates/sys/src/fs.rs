@@ -75,7 +75,8 @@ const TRIES: usize = 128;
 /// The kernel's error.
 pub fn open(path: impl AsRef<Path>, flags: OFlag) -> Result<OwnedFd> {
     let path = path.as_ref();
-    nix::fcntl::open(path, flags | OFlag::O_CLOEXEC, Mode::empty())
+    // Not open(2), for which musl makes a second call that marks the descriptor as close-on-exec.
+    nix::fcntl::openat(nix::fcntl::AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty())
         .named("open", || path.display().to_string())
 }
 

@@ -192,12 +192,27 @@ pub fn permit(mount: BorrowedFd<'_>, attributes: Attributes) -> Result<()> {
 /// # Errors
 /// The kernel's error.
 pub fn propagate(mount: BorrowedFd<'_>, propagation: Propagation, depth: Depth) -> Result<()> {
-    let flag = match propagation {
+    set_attributes(mount, depth, Attributes::NONE, flag_of(propagation))
+}
+
+/// Adds restrictions to a mount and sets its propagation.
+///
+/// # Errors
+/// The kernel's error.
+pub fn forbid_and_propagate(
+    mount: BorrowedFd<'_>,
+    attributes: Attributes,
+    propagation: Propagation,
+) -> Result<()> {
+    set_attributes(mount, Depth::One, attributes, flag_of(propagation))
+}
+
+fn flag_of(propagation: Propagation) -> u64 {
+    match propagation {
         Propagation::Private => libc::MS_PRIVATE,
         Propagation::Slave => libc::MS_SLAVE,
         Propagation::Shared => libc::MS_SHARED,
-    };
-    set_attributes(mount, depth, Attributes::NONE, flag)
+    }
 }
 
 /// Makes a detached mount show the ids of its files as those of a user namespace: what belongs to user 7 on the file

@@ -4,13 +4,30 @@
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use rustix::fs::{Gid, Uid};
 
+use crate::clone::Child;
 use crate::error::{Error, Named, Result};
 
 /// Ends this process at once: no destructor and no handler runs, and no buffer is flushed.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(code) }
+}
+
+/// Takes these groups, this group and this user, in an order in which each change is still allowed. The witness has no
+/// other thread: to the kernel each thread has its own, and C libraries interrupt all of them around each change.
+///
+/// # Errors
+/// The kernel's error.
+pub fn become_user(_alone: &Child, uid: u32, gid: u32, groups: &[u32]) -> Result<()> {
+    use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+    let who = || format!("{uid}:{gid}");
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw_unchecked).collect();
+    set_thread_groups(&groups).named("setgroups", who)?;
+    let (uid, gid) = (Uid::from_raw_unchecked(uid), Gid::from_raw_unchecked(gid));
+    set_thread_res_gid(gid, gid, gid).named("setresgid", who)?;
+    set_thread_res_uid(uid, uid, uid).named("setresuid", who)
 }
 
 /// Sends a signal to the process; ESRCH once it has been reaped.
