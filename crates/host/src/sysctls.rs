@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use wharf_planner::Refusal;
+use wharf_planner::{Refusal, sysctl_path};
 use wharf_sys::fs::{Resolve, open_below, write_fd};
 use wharf_sys::mount::{Attributes, new_filesystem};
 use wharf_sys::user_namespace;
@@ -66,9 +66,14 @@ impl Sysctls {
         let procfs = self.procfs().stage(STAGE)?;
         wanted.iter().try_for_each(|(key, value)| {
             let set = || set(procfs.as_fd(), key, value);
-            let done = match (set(), user) {
-                (Err(error), Some(user)) if error.errno == Errno::EACCES => user_namespace::inside(user, set),
-                (done, _) => done,
+            let done = match user {
+                // Whose limit it is depends on the user namespace of who opens it.
+                Some(user) if key.starts_with("user.") => user_namespace::inside(user, set),
+                Some(user) => set().or_else(|error| match error.errno {
+                    Errno::EACCES => user_namespace::inside(user, set),
+                    _ => Err(error),
+                }),
+                None => set(),
             };
             done.map_err(|error| not_set(key, value, error))
         })
@@ -85,7 +90,7 @@ impl Sysctls {
 }
 
 fn set(procfs: BorrowedFd<'_>, key: &str, value: &str) -> wharf_sys::Result<()> {
-    let path = format!("sys/{}", key.replace('.', "/"));
+    let path = format!("sys/{}", sysctl_path(key));
     let written = open_below(procfs, &path, OFlag::O_WRONLY, Resolve::BeneathNoLinks)
         .and_then(|file| write_fd(file.as_fd(), value));
     written.map_err(|error| wharf_sys::Error { arguments: format!("/proc/{path}, {value:?}"), ..error })

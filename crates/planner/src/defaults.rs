@@ -162,7 +162,7 @@ pub fn sysctl(text: &str) -> Result<(String, String), BadDefault> {
     };
     // A request's key replaces it only if both are spelled the same.
     if key.contains('/') || scope(key).is_none() {
-        return Err(BadDefault::new(text, "it is not a sysctl of a pod's network or IPC, written with dots"));
+        return Err(BadDefault::new(text, "it is not a sysctl of a pod's namespaces, written with dots"));
     }
     if value.is_empty() || value.contains(['\n', '\0']) {
         return Err(BadDefault::new(text, "the value is empty or has a line break"));
@@ -290,7 +290,7 @@ mod tests {
         }
         for (bad, why) in [
             ("net.core.somaxconn", "key=value"),
-            ("vm.swappiness=1", "network or IPC"),
+            ("vm.swappiness=1", "a pod's namespaces"),
             ("net/core/somaxconn=1", "with dots"),
             ("net.core.somaxconn=", "empty"),
             ("net.core.somaxconn=1\n2", "line break"),

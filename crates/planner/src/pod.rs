@@ -41,8 +41,8 @@ pub fn plan(config: &PodSandboxConfig, names: HostNames, defaults: &Defaults) ->
     let options = namespaces_of(config);
     let own = namespaces::of_pod(&options);
     let ids = user_namespace::of(&options)?;
-    let sysctls = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
-    let sysctls = sysctls::plan(sysctls, &own, defaults)?;
+    let asked = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
+    let sysctls = sysctls::plan(&asked, &sysctls::scopes(&own, ids.as_ref()), defaults)?;
     let files = files::plan(config, &options, ids, names, defaults)?;
     let namespaces = NamespacePlan { own, hostname: files.hostname.clone(), sysctls, ids };
     Ok(PodPlan { namespaces, files, ports: ports::plan(config)? })

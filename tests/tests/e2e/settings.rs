@@ -201,7 +201,7 @@ fn a_pod_is_as_its_request_says() {
             options: vec!["ndots:5".to_owned()],
         });
         config.linux.as_mut().unwrap().sysctls = BTreeMap::from(
-            [("net.ipv4.ip_forward", "1"), ("kernel.shm_rmid_forced", "1")]
+            [("net/ipv4/ip_forward", "1"), ("kernel.shm_rmid_forced", "1"), ("kernel.domainname", "nis")]
                 .map(|(k, v)| (k.to_owned(), v.to_owned())),
         );
         let pod = client.run(&config).await.unwrap();
@@ -210,10 +210,8 @@ fn a_pod_is_as_its_request_says() {
         let resolv = "search cluster.local svc.cluster.local\nnameserver 10.9.8.7\noptions ndots:5";
         assert_eq!(client.output(&one, "cat /etc/resolv.conf").await, resolv);
         assert_eq!(client.output(&one, "cat /etc/hostname; hostname").await, "podwide\npodwide");
-        assert_eq!(
-            client.output(&one, "cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/shm_rmid_forced").await,
-            "1\n1"
-        );
+        let values = "cd /proc/sys; cat net/ipv4/ip_forward kernel/shm_rmid_forced kernel/domainname";
+        assert_eq!(client.output(&one, values).await, "1\n1\nnis");
         client.output(&one, "echo shared >/dev/shm/word").await;
         assert_eq!(client.output(&two, "cat /dev/shm/word").await, "shared");
         let address = client.pod_status(&pod).await.unwrap().network.unwrap().ip;

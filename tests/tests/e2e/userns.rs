@@ -224,7 +224,14 @@ fn the_pods_own_namespaces_are_its_roots_to_change() {
     run(async |world| {
         let client = &world.client;
         let mut config = pod(client, "network");
-        let sysctls = [("net.core.somaxconn", "77"), ("kernel.shm_rmid_forced", "1")];
+        let sysctls = [
+            ("net.core.somaxconn", "77"),
+            ("kernel.shm_rmid_forced", "1"),
+            ("kernel.domainname", "nis"),
+            ("user.max_net_namespaces", "5"),
+        ];
+        let hosts = || std::fs::read_to_string("/proc/sys/user/max_net_namespaces").unwrap();
+        let of_host = hosts();
         config.linux.as_mut().unwrap().sysctls = sysctls.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
         let pod = client.run(&config).await.unwrap();
         let mut config = client.container("main", "sleep 1000");
@@ -232,8 +239,10 @@ fn the_pods_own_namespaces_are_its_roots_to_change() {
         let id = client.launch(&pod, &config).await.unwrap();
         let address = client.pod_status(&pod).await.unwrap().network.unwrap().ip;
         assert!(client.output(&id, "ip -4 -o addr show dev eth0").await.contains(&address));
-        let values = "cat /proc/sys/net/core/somaxconn /proc/sys/kernel/shm_rmid_forced";
-        assert_eq!(client.output(&id, values).await, "77\n1");
+        let values = "cd /proc/sys; cat net/core/somaxconn kernel/shm_rmid_forced kernel/domainname";
+        assert_eq!(client.output(&id, values).await, "77\n1\nnis");
+        assert_eq!(client.output(&id, "cat /proc/sys/user/max_net_namespaces").await, "5");
+        assert_eq!(hosts(), of_host);
         client.output(&id, "ip address add 10.250.0.1/32 dev lo; hostname changed").await;
         assert_eq!(
             client.output(&id, "hostname; ip -o address show dev lo | grep -c 10.250").await,

@@ -243,7 +243,7 @@ mod tests {
             (refused(|of| of.default_ulimits = one("x=1")), ["default_ulimits", "no limit \"x\""]),
             (
                 refused(|of| of.default_sysctls = one("vm.swappiness=1")),
-                ["default_sysctls", "network or IPC"],
+                ["default_sysctls", "a pod's namespaces"],
             ),
             (refused(|of| of.default_capabilities = one("MAGIC")), ["default_capabilities", "MAGIC"]),
             (refused(|of| of.additional_devices = one("/dev/none")), ["additional_devices", "/dev/none"]),

@@ -1,6 +1,11 @@
 //! The sysctls of a pod: those of its own namespaces. Any other is the whole machine's, and no pod may set it.
+//!
+//! A key is planned as sysctl(8) writes it with dots; a `/` in it stands for a dot in a name, such as that of the
+//! interface in `net.ipv4.conf.eth0/7.forwarding`. A request may have it the other way round.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use wharf_types::IdMaps;
 
 use crate::namespaces::Kind;
 use crate::{Defaults, Refusal};
@@ -9,15 +14,33 @@ use crate::{Defaults, Refusal};
 const USUAL: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
 
-/// The sysctls of a pod that asks for these and has these namespaces of its own. The request's come before the node's,
-/// and these before the usual ones.
+/// The kind of namespace that a sysctl belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Scope {
+    Of(Kind),
+    User,
+}
+
+/// The scopes in which a pod with these namespaces may set sysctls.
+pub(crate) fn scopes(own: &BTreeSet<Kind>, user: Option<&IdMaps>) -> BTreeSet<Scope> {
+    own.iter().map(|&kind| Scope::Of(kind)).chain(user.map(|_| Scope::User)).collect()
+}
+
+/// The sysctls of a pod that asks for these and has these scopes. The request's come before the node's, and these
+/// before the usual ones.
 pub(crate) fn plan(
-    mut sysctls: BTreeMap<String, String>,
-    own: &BTreeSet<Kind>,
+    asked: &BTreeMap<String, String>,
+    own: &BTreeSet<Scope>,
     defaults: &Defaults,
 ) -> Result<BTreeMap<String, String>, Refusal> {
-    for (key, value) in &sysctls {
-        check(own, key, value)?;
+    let mut sysctls = BTreeMap::new();
+    for (key, value) in asked {
+        let key = dotted(key);
+        check(own, &key, value)?;
+        if sysctls.insert(key.clone(), value.clone()).is_some() {
+            let problem = format!("{key} is there twice, with dots and with slashes");
+            return Err(Refusal::field("sysctls", problem));
+        }
     }
     let nodes = defaults.sysctls.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     for (key, value) in nodes.chain(USUAL).filter(|(key, _)| is_own(own, key)) {
@@ -26,7 +49,7 @@ pub(crate) fn plan(
     Ok(sysctls)
 }
 
-fn check(own: &BTreeSet<Kind>, key: &str, value: &str) -> Result<(), Refusal> {
+fn check(own: &BTreeSet<Scope>, key: &str, value: &str) -> Result<(), Refusal> {
     if is_own(own, key) && !value.contains(['\n', '\0']) {
         return Ok(());
     }
@@ -34,12 +57,29 @@ fn check(own: &BTreeSet<Kind>, key: &str, value: &str) -> Result<(), Refusal> {
     Err(Refusal::field("sysctls", problem))
 }
 
-fn is_own(own: &BTreeSet<Kind>, key: &str) -> bool {
-    scope(key).is_some_and(|kind| own.contains(&kind))
+fn is_own(own: &BTreeSet<Scope>, key: &str) -> bool {
+    scope(key).is_some_and(|scope| own.contains(&scope))
 }
 
-/// The kind of namespace that a key belongs to; `None` for a malformed key and for one of the whole machine.
-pub(crate) fn scope(key: &str) -> Option<Kind> {
+/// A key with dots, whichever of the two comes first in it.
+fn dotted(key: &str) -> String {
+    let has_slashes = key.find(['.', '/']).is_some_and(|at| key[at..].starts_with('/'));
+    if has_slashes { sysctl_path(key) } else { key.to_owned() }
+}
+
+/// Where a sysctl is below `/proc/sys`: dots and slashes swap, so that this also makes a key of a path.
+#[must_use]
+pub fn sysctl_path(key: &str) -> String {
+    let swap = |letter| match letter {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    key.chars().map(swap).collect()
+}
+
+/// The scope of a key with dots; `None` for a malformed one and for one of the whole machine.
+pub(crate) fn scope(key: &str) -> Option<Scope> {
     const IPC: [&str; 8] = [
         "kernel.msgmax",
         "kernel.msgmnb",
@@ -51,16 +91,15 @@ pub(crate) fn scope(key: &str) -> Option<Kind> {
         "kernel.shmmni",
     ];
     let clean = key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/'));
-    if !clean || key.split(['.', '/']).any(str::is_empty) {
+    if !clean || sysctl_path(key).split('/').any(|name| matches!(name, "" | "." | "..")) {
         return None;
     }
-    let key = key.replace('/', ".");
-    if key.starts_with("net.") {
-        Some(Kind::Net)
-    } else if key.starts_with("fs.mqueue.") || IPC.contains(&key.as_str()) {
-        Some(Kind::Ipc)
-    } else {
-        None
+    match key {
+        "kernel.domainname" => Some(Scope::Of(Kind::Uts)),
+        _ if key.starts_with("net.") => Some(Scope::Of(Kind::Net)),
+        _ if key.starts_with("fs.mqueue.") || IPC.contains(&key) => Some(Scope::Of(Kind::Ipc)),
+        _ if key.starts_with("user.") => Some(Scope::User),
+        _ => None,
     }
 }
 
@@ -70,14 +109,19 @@ mod tests {
 
     #[test]
     fn only_namespaced_sysctls_have_a_scope() {
-        assert_eq!(scope("net.ipv4.ip_forward"), Some(Kind::Net));
-        assert_eq!(scope("kernel.shm_rmid_forced"), Some(Kind::Ipc));
-        assert_eq!(scope("fs.mqueue.msg_max"), Some(Kind::Ipc));
+        assert_eq!(scope("net.ipv4.ip_forward"), Some(Scope::Of(Kind::Net)));
+        assert_eq!(scope("net.ipv4.conf.eth0/7.forwarding"), Some(Scope::Of(Kind::Net)));
+        assert_eq!(scope("kernel.shm_rmid_forced"), Some(Scope::Of(Kind::Ipc)));
+        assert_eq!(scope("fs.mqueue.msg_max"), Some(Scope::Of(Kind::Ipc)));
+        assert_eq!(scope("kernel.domainname"), Some(Scope::Of(Kind::Uts)));
+        assert_eq!(scope("user.max_net_namespaces"), Some(Scope::User));
         for bad in [
             "kernel.core_pattern",
             "vm.swappiness",
             "net..x",
-            "net/../kernel/core_pattern",
+            "net.//.kernel.core_pattern",
+            "net./.core",
+            "kernel.hostname",
             "",
             "net.\nx",
             "kernel",
@@ -90,17 +134,20 @@ mod tests {
     fn a_sysctl_is_set_where_it_is_the_pods_own_and_refused_elsewhere() {
         let planned = |own: &[Kind], (key, value): (&str, &str)| {
             let asked = BTreeMap::from([(key.to_owned(), value.to_owned())]);
-            plan(asked, &own.iter().copied().collect(), &Defaults::default())
+            plan(&asked, &scopes(&own.iter().copied().collect(), None), &Defaults::default())
         };
         let (all, net, ipc) = ([Kind::Net, Kind::Ipc], ("net.core.somaxconn", "9"), ("kernel.shmmax", "9"));
         assert_eq!(planned(&all, ipc).unwrap()["kernel.shmmax"], "9");
         let usual = ("net.ipv4.ip_unprivileged_port_start", "80");
         assert_eq!(planned(&all, usual).unwrap()[usual.0], "80", "the request's counts");
-        let cases: [(&[Kind], _); 4] = [
+        let cases: [(&[Kind], _); 7] = [
             (&[Kind::Ipc], net),
             (&[Kind::Net], ipc),
             (&all, ("vm.swappiness", "9")),
             (&all, ("kernel.shmmax", "9\n8")),
+            (&all, ("kernel.domainname", "x")),
+            (&all, ("user.max_net_namespaces", "9")),
+            (&all, ("net/../kernel/core_pattern", "x")),
         ];
         for (own, sysctl) in cases {
             let error = planned(own, sysctl).unwrap_err();
@@ -115,12 +162,40 @@ mod tests {
         let defaults = Defaults { sysctls: all.map(own).into(), ..Defaults::default() };
         let planned = |kinds: &[Kind], asked: &[(&str, &str)]| {
             let asked = asked.iter().copied().map(own).collect();
-            plan(asked, &kinds.iter().copied().collect(), &defaults).unwrap()
+            plan(&asked, &scopes(&kinds.iter().copied().collect(), None), &defaults).unwrap()
         };
         let set = planned(&[Kind::Net, Kind::Ipc], &[("net.core.somaxconn", "9")]);
         assert_eq!((&*set["net.core.somaxconn"], &*set["kernel.shmmax"]), ("9", "7"));
         assert_eq!((&*set[USUAL[0].0], &*set[USUAL[1].0]), ("1024", USUAL[1].1));
         assert_eq!(planned(&[Kind::Ipc], &[]).into_keys().collect::<Vec<_>>(), ["kernel.shmmax"]);
         assert!(planned(&[], &[]).is_empty());
+    }
+
+    #[test]
+    fn a_key_may_be_written_with_slashes_and_a_name_in_it_may_have_dots() {
+        let planned = |keys: &[&str]| {
+            let asked = keys.iter().map(|&key| (key.to_owned(), "1".to_owned())).collect();
+            plan(&asked, &[Scope::Of(Kind::Net)].into(), &Defaults::default())
+        };
+        for (asked, key, path) in [
+            ("net/core/somaxconn", "net.core.somaxconn", "net/core/somaxconn"),
+            ("net/ipv4/conf/eth0.7/x", "net.ipv4.conf.eth0/7.x", "net/ipv4/conf/eth0.7/x"),
+            ("net.ipv4.conf.eth0/7.x", "net.ipv4.conf.eth0/7.x", "net/ipv4/conf/eth0.7/x"),
+        ] {
+            assert_eq!(planned(&[asked]).unwrap()[key], "1", "{asked}");
+            assert_eq!(sysctl_path(key), path);
+        }
+        let usual = planned(&["net/ipv4/ip_unprivileged_port_start"]).unwrap();
+        assert_eq!((usual.len(), &*usual[USUAL[0].0]), (USUAL.len(), "1"), "the request's counts");
+        let twice = planned(&["net/core/somaxconn", "net.core.somaxconn"]).unwrap_err();
+        assert!(twice.to_string().contains("twice"), "{twice}");
+    }
+
+    #[test]
+    fn a_pod_with_a_user_namespace_has_the_limits_of_that() {
+        let range = wharf_types::IdRange::new(100_000, 65_536).unwrap();
+        let own = scopes(&BTreeSet::new(), Some(&IdMaps { users: range, groups: range }));
+        let asked = BTreeMap::from([("user.max_net_namespaces".to_owned(), "9".to_owned())]);
+        assert_eq!(plan(&asked, &own, &Defaults::default()).unwrap(), asked);
     }
 }
