@@ -100,7 +100,11 @@ impl Cgroup {
             Step::One(only) => self.write(only),
             Step::Pair(first, second) => match self.write(first) {
                 Ok(()) => self.write(second),
-                Err(_refused) => self.write(second).and_then(|()| self.write(first)),
+                // The other order is for limits that the present ones forbid. If it fails at once, that was not why.
+                Err(refused) => match self.write(second) {
+                    Ok(()) => self.write(first),
+                    Err(_also) => Err(refused),
+                },
             },
         }
     }

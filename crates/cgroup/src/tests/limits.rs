@@ -118,6 +118,25 @@ fn memory_goes_up_beside_a_limit_on_swap() {
 }
 
 #[test]
+fn memory_that_is_used_is_not_taken_away_where_the_kernel_refuses_that() {
+    let fresh = Fresh::new("used");
+    fresh.0.apply(&memory(64 * MIB, 64 * MIB)).unwrap();
+    let used = "used=$(head -c 8000000 /dev/zero | tr '\\0' x); echo $#used; read forever";
+    let mut shell = Shell::enter(&fresh.0.entry(), used);
+    shell.line();
+    let updated = fresh.0.update(&memory(MIB, MIB));
+    let (kind, _) = fresh.0.home(Controller::Memory).unwrap();
+    if kind == Kind::V1 {
+        let error = updated.unwrap_err().to_string();
+        assert!(error.contains("memory.limit_in_bytes") && !error.contains("memsw"), "{error}");
+        assert_eq!(memory_limit(&fresh), (64 * MIB).to_string());
+    } else {
+        // It kills what does not fit.
+        updated.unwrap();
+    }
+}
+
+#[test]
 fn a_score_is_of_every_process() {
     let fresh = Fresh::new("score");
     let mut shell = Shell::enter(&fresh.0.entry(), "sleep 1000 >/dev/null & echo started; read forever");
