@@ -17,8 +17,8 @@ pub(crate) enum Fault {
         /// What is wrong with it.
         problem: String,
     },
-    /// This build does not support the call.
-    #[error("{call} is not implemented yet")]
+    /// This build does not support the call. These are the words of gRPC's own servers, which clients look for.
+    #[error("method {call} not implemented")]
     Unimplemented {
         /// The call.
         call: &'static str,
