@@ -254,15 +254,16 @@ impl RuntimeService for Runtime {
     ) -> Reply<PodSandboxStatusResponse> {
         let request = request.into_inner();
         let pod = self.engine.pod(&request.pod_sandbox_id).map_err(status::of)?;
-        // Before anything is read, so that what changes in the meantime is newer.
-        let timestamp = wharf_sys::clock::now_ns();
         Ok(Response::new(PodSandboxStatusResponse {
             status: Some(view::pod_status(&pod.facts())),
             info: if request.verbose { self.pod_info(&pod).await } else { BTreeMap::new() },
             containers_statuses: view::container_statuses(
                 pod.containers().iter().map(|container| container.facts()),
             ),
-            timestamp,
+            // A kubelet that watches events takes the containers from here if it is told a time. Those of Kubernetes
+            // 1.37 and 1.38 then overlook that an init container has run, and run it again and again. Without a time
+            // they ask for each container.
+            timestamp: 0,
         }))
     }
 

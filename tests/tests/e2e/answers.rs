@@ -174,6 +174,7 @@ fn the_newest_container_of_a_pod_comes_first() {
         let found = client.runtime.clone().pod_sandbox_status(request).await.unwrap().into_inner();
         let listed: Vec<_> = found.containers_statuses.into_iter().map(|status| status.id).collect();
         assert_eq!(listed, created);
+        assert_eq!(found.timestamp, 0, "told a time, a kubelet that watches events would rely on this list");
     });
 }
 
