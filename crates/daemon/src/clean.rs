@@ -61,7 +61,7 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
     let of_images = if arguments.images { &wharf_images::Store::ENTRIES[..] } else { &[] };
     remove_entries(root, ["network", "snapshots"].iter().chain(of_images))?;
     remove_entries(node.layout.state(), &["pods", "leases", "quarantine"])?;
-    remove(&config.socket, std::fs::remove_file(&config.socket))?;
+    remove(&config.socket, wharf_sys::socket::remove(&config.socket))?;
     for directory in [config.socket.parent().unwrap_or(root), node.layout.state(), root] {
         remove_empty(directory)?;
     }

@@ -76,11 +76,7 @@ pub(crate) async fn serve(socket: &Path, services: Services) -> anyhow::Result<(
             tokio::time::sleep(FINISH_LIMIT).await;
         } => tracing::warn!("stopped waiting for in-flight calls"),
     }
-    std::fs::remove_file(socket).or_else(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    })?;
-    Ok(())
+    Ok(wharf_sys::socket::remove(socket)?)
 }
 
 /// The same connections, with a pause after each failed accept. A process that has no descriptor left cannot accept,
@@ -104,8 +100,7 @@ fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     }
     match std::os::unix::net::UnixStream::connect(socket) {
         Ok(_answered) => anyhow::bail!("another wharfd is serving it: stop that one first"),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(_dead) => std::fs::remove_file(socket)?,
+        Err(_nobody) => wharf_sys::socket::remove(socket)?,
     }
     // The mode is set before anyone else can reach the socket: until then its directory is open to its owner alone.
     let listener = UnixListener::bind(socket)?;
@@ -130,6 +125,18 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_file_in_the_place_of_the_socket_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "precious").unwrap();
+        let refused = format!("{:#}", listen(&path).unwrap_err());
+        assert!(refused.contains("no socket"), "{refused}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        drop(listen(&dir.path().join("socket")).unwrap());
+        listen(&dir.path().join("socket")).unwrap();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_failed_accept_is_not_repeated_at_once() {

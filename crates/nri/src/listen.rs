@@ -125,8 +125,10 @@ async fn bind(socket: &Path) -> std::io::Result<UnixListener> {
     }
     match UnixStream::connect(socket).await {
         Ok(_another) => return Err(std::io::Error::from(ErrorKind::AddrInUse)),
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(_dead) => tokio::fs::remove_file(socket).await?,
+        Err(_nobody) => {
+            let socket = socket.to_owned();
+            tokio::task::spawn_blocking(move || wharf_sys::socket::remove(&socket)).await??;
+        }
     }
     let listener = UnixListener::bind(socket)?;
     tokio::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).await?;

@@ -24,6 +24,26 @@ pub const DESCRIPTOR_LIMIT: usize = 8;
 /// one client after another.
 const BACKLOG: i32 = 128;
 
+/// Removes a socket; one that is not there is fine. Any other file stays: its path was configured by mistake.
+///
+/// # Errors
+/// The kernel's error, or that there is another file.
+pub fn remove(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let absent = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    match std::fs::symlink_metadata(path) {
+        Err(error) if absent(&error) => Ok(()),
+        Ok(found) if !found.file_type().is_socket() => {
+            let problem = "a file that is no socket is there: move it, or use another path";
+            Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, problem))
+        }
+        found => match found.and_then(|_socket| std::fs::remove_file(path)) {
+            Err(error) if !absent(&error) => Err(error),
+            _gone => Ok(()),
+        },
+    }
+}
+
 /// A connected pair of blocking sockets.
 ///
 /// # Errors
@@ -224,6 +244,22 @@ mod tests {
         drop(listener);
         assert_eq!(peer_by_number(ours.as_fd()).unwrap_err().errno, Errno::ESRCH);
         assert_eq!(connect(&path).unwrap_err().errno, Errno::ECONNREFUSED);
+    }
+
+    #[test]
+    fn only_a_socket_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        drop(listen(&path).unwrap());
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("link")).unwrap();
+        for (name, kept) in [("socket", true), ("link", true), ("none", false)] {
+            let path = dir.path().join(name);
+            assert_eq!(remove(&path).is_err(), kept, "{name}");
+            assert_eq!(path.symlink_metadata().is_ok(), kept, "{name}");
+        }
     }
 
     #[test]

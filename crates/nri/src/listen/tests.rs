@@ -204,3 +204,13 @@ async fn a_socket_on_which_another_listens_is_left_to_it() {
     assert!(chain(&refused).contains("in use"), "{}", chain(&refused));
     register(&rig.socket).await;
 }
+
+#[tokio::test]
+async fn a_file_in_the_place_of_the_socket_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    tokio::fs::write(&path, "precious").await.unwrap();
+    let refused = bind(&path).await.unwrap_err();
+    assert!(refused.to_string().contains("no socket"), "{refused}");
+    assert_eq!(tokio::fs::read_to_string(&path).await.unwrap(), "precious");
+}
