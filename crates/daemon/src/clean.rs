@@ -65,6 +65,7 @@ pub(crate) async fn clean(config: &Config, arguments: &Arguments) -> anyhow::Res
     for directory in [config.socket.parent().unwrap_or(root), node.layout.state(), root] {
         remove_empty(directory)?;
     }
+    node.claims.withdraw()?;
     writeln!(std::io::stdout(), "removed everything that wharf left on this machine")
         .context("writing the result")
 }
@@ -101,6 +102,8 @@ fn remove_empty(directory: &Path) -> anyhow::Result<()> {
         Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(()),
         // The directory itself is a mount point.
         Err(error) if error.kind() == ErrorKind::ResourceBusy => Ok(()),
+        // It is a link to the directory, which its administrator has made.
+        Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(()),
         other => remove(directory, other),
     }
 }
@@ -132,6 +135,10 @@ mod tests {
             std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["letter"]);
         std::fs::remove_file(root.join("letter")).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&root, &link).unwrap();
+        remove_empty(&link).unwrap();
+        assert!(link.exists());
         remove_empty(&root).unwrap();
         remove_empty(&root).unwrap();
         assert!(!root.exists());

@@ -2,13 +2,14 @@
 //! CRI. On SIGTERM it exits without touching a container.
 
 mod admin;
+mod claims;
 mod clean;
 mod config;
 mod log;
 mod reload;
 mod serve;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use wharf_nri::Plugins;
 use wharf_pods::{Engine, Options, Parts};
 use wharf_state::Layout;
 
+use crate::claims::{Claims, Unclaimed};
 use crate::config::Config;
 use crate::serve::Services;
 
@@ -86,6 +88,7 @@ fn main() -> anyhow::Result<()> {
 
 /// The node's state on disk and in the kernel.
 struct Node {
+    claims: &'static Claims,
     layout: Layout,
     images: Arc<Store>,
     network: Arc<wharf_network::Network>,
@@ -97,8 +100,13 @@ struct Node {
 impl Node {
     async fn open(config: &Config) -> anyhow::Result<Self> {
         let layout = Layout::new(config.state.clone(), config.root.clone());
-        let images =
-            Arc::new(open_images(&config.root, config.images()).await.context("opening the images")?);
+        let taken = |unclaimed: &Unclaimed| matches!(unclaimed, Unclaimed::Taken(_));
+        let claims = patiently(|| Claims::make(&layout), taken).await?.keep();
+        let in_use = |error: &StoreError| matches!(error, StoreError::InUse { .. });
+        let images = patiently(|| Store::open_with(&config.root, config.images()), in_use).await;
+        let images = Arc::new(images.with_context(|| {
+            format!("opening the images in {}, which must be writable", config.root.display())
+        })?);
         let snapshots =
             wharf_snapshots::Snapshots::open(&layout.snapshots()).context("opening the snapshots")?;
         let network =
@@ -125,7 +133,7 @@ impl Node {
             additions: config.additions(),
         };
         let engine = Engine::new(options, parts)?;
-        Ok(Self { layout, images, network, cgroups, plugins, engine })
+        Ok(Self { claims, layout, images, network, cgroups, plugins, engine })
     }
 }
 
@@ -192,15 +200,20 @@ async fn listen_for_plugins(
     listening.ok()
 }
 
-/// How long to wait for another daemon's lock. A daemon that was asked to exit first finishes its in-flight calls. The
-/// lock of a killed one survives in a supervisor that it was starting, until that supervisor's exec.
+/// How long to wait for what another daemon has. A daemon that was asked to exit first finishes its in-flight calls.
+/// The locks of a killed one survive in a supervisor that it was starting, until that supervisor's exec.
 const LOCK_PATIENCE: Duration = serve::FINISH_LIMIT.saturating_mul(2);
 
-async fn open_images(root: &Path, limits: wharf_images::Limits) -> Result<Store, StoreError> {
+/// Repeats what fails only because somebody else has it, for a limited time.
+async fn patiently<T, E>(attempt: impl Fn() -> Result<T, E>, is_taken: impl Fn(&E) -> bool) -> Result<T, E> {
     let start = Instant::now();
+    let mut is_told = false;
     loop {
-        match Store::open_with(root, limits.clone()) {
-            Err(StoreError::InUse { .. }) if start.elapsed() < LOCK_PATIENCE => {
+        match attempt() {
+            Err(error) if is_taken(&error) && start.elapsed() < LOCK_PATIENCE => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::info!(patience = ?LOCK_PATIENCE, "waiting until another wharfd has ended");
+                }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             other => return other,

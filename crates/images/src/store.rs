@@ -61,7 +61,7 @@ use index::Index;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has the store open.
-    #[error("the image store {path} is in use by another process", path = .path.display())]
+    #[error("the image store {path} is in use by another process: stop that one first, or give this one a `root` of its own", path = .path.display())]
     InUse {
         /// Its directory.
         path: PathBuf,

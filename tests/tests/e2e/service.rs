@@ -1,6 +1,7 @@
 //! wharfd as a service: its limits and those of what it starts, its signals, its exit.
 
 use std::fs;
+use std::process::Stdio;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
@@ -10,6 +11,7 @@ use wharf_cri_api::admin::admin_client::AdminClient;
 use wharf_cri_api::v1::GetEventsRequest;
 use wharf_tests::connect::connect;
 
+use crate::place;
 use crate::world::{self, until};
 
 /// The soft and the hard limit on a process's open files.
@@ -58,6 +60,47 @@ fn a_hangup_changes_the_level_of_the_log_and_nothing_else() {
         hangup(world, "no configuration", "cannot reload the configuration").await;
         fs::write(&file, config).unwrap();
         assert!(world.client.pods().await.is_empty(), "it serves");
+    });
+}
+
+/// Two daemons would each remove what belongs to the other's pods.
+#[test]
+fn a_second_daemon_takes_nothing_of_the_first_ones_pods() {
+    world::run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("p")).await.unwrap();
+        let id = client.launch(&pod, &client.container("c", "sleep 1000")).await.unwrap();
+        let config = fs::read_to_string(world.dir.join("config.toml")).unwrap();
+        let dir = world.dir.display().to_string();
+        let own = |name: &str| (format!("{dir}/{name}"), format!("{dir}/second-{name}"));
+        let seconds = [
+            (&["root", "wharf.sock", "nri.sock"][..], "has the pods of"),
+            (&["root", "state", "wharf.sock", "nri.sock"], "has the network of this machine"),
+        ];
+        let mut started = Vec::new();
+        for (number, (names, words)) in seconds.into_iter().enumerate() {
+            let text = names
+                .iter()
+                .map(|name| own(name))
+                .fold(config.clone(), |text, (old, new)| text.replace(&old, &new));
+            let file = world.dir.join(format!("second-{number}.toml"));
+            fs::write(&file, text).unwrap();
+            let mut second = place::command(&place::built().wharfd);
+            let second = second
+                .arg("--config")
+                .arg(file)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped());
+            started.push((second.spawn().unwrap(), words));
+        }
+        for (second, words) in started {
+            let output = second.wait_with_output().unwrap();
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert!(!output.status.success() && told.contains(words), "{words}: {told}");
+        }
+        let ping = "ping -c 1 -W 8 $(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p') >/dev/null && echo reached";
+        assert_eq!(client.output(&id, ping).await, "reached");
     });
 }
 

@@ -1,0 +1,178 @@
+//! What only one wharfd may have at a time, besides the store of images: the pods of its state directory, and the
+//! network of a network namespace. Another one would take what belongs to the first one's pods for what a crash has
+//! left, and remove it.
+//!
+//! The kernel releases a claim when its process ends, however it ends.
+#![expect(clippy::disallowed_methods, reason = "no task is there yet, or nobody else waits")]
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::Read as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use anyhow::Context;
+use wharf_state::Layout;
+
+/// Where the claims to networks are: only root may write there, so that nobody else can keep wharfd from its network.
+const RUN: &str = "/run";
+/// The longest text in the file of a claim, in bytes.
+const TEXT_LIMIT_BYTES: u64 = 4096;
+
+/// The claims of this process.
+#[derive(Debug)]
+pub(crate) struct Claims {
+    _pods: File,
+    network: Option<Network>,
+}
+
+/// The claim to the network of this process's network namespace.
+#[derive(Debug)]
+struct Network {
+    path: PathBuf,
+    _file: File,
+}
+
+/// Why there is no claim.
+#[derive(Debug)]
+pub(crate) enum Unclaimed {
+    /// Somebody else has it.
+    Taken(anyhow::Error),
+    Failed(anyhow::Error),
+}
+
+impl From<Unclaimed> for anyhow::Error {
+    fn from(unclaimed: Unclaimed) -> Self {
+        let (Unclaimed::Taken(error) | Unclaimed::Failed(error)) = unclaimed;
+        error
+    }
+}
+
+impl Claims {
+    /// Claims the pods of a state directory, and the network of this process's network namespace. A machine on which
+    /// the latter cannot be written down has nobody's claim either, and must not be without its runtime for that.
+    pub(crate) fn make(layout: &Layout) -> Result<Self, Unclaimed> {
+        let pods = pods(layout)?;
+        let network = match network(Path::new(RUN), layout.state()) {
+            Ok(network) => Some(network),
+            Err(taken @ Unclaimed::Taken(_)) => return Err(taken),
+            Err(Unclaimed::Failed(error)) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "cannot claim this machine's network: do not start another wharfd beside this one"
+                );
+                None
+            }
+        };
+        Ok(Self { _pods: pods, network })
+    }
+
+    /// Keeps them until this process ends: what it has begun on other threads goes on until then.
+    pub(crate) fn keep(self) -> &'static Self {
+        static KEPT: OnceLock<Claims> = OnceLock::new();
+        KEPT.get_or_init(|| self)
+    }
+
+    /// Removes the file that says whose the network is.
+    pub(crate) fn withdraw(&self) -> anyhow::Result<()> {
+        let Some(Network { path, .. }) = &self.network else { return Ok(()) };
+        std::fs::remove_file(path).with_context(|| format!("removing {}", path.display()))
+    }
+}
+
+/// The directory of pods itself is locked: a full disk has no room for one more file.
+fn pods(layout: &Layout) -> Result<File, Unclaimed> {
+    let path = layout.pods();
+    let open = || {
+        DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+        File::open(&path)
+    };
+    let file = open().with_context(|| format!("opening {}", path.display())).map_err(Unclaimed::Failed)?;
+    let state = layout.state().display();
+    lock(&file, || {
+        format!(
+            "another wharfd has the pods of {state}: stop that one first, or give this one a `state` of its own"
+        )
+    })?;
+    Ok(file)
+}
+
+/// The name of the file is that of the network namespace.
+fn network(run: &Path, state: &Path) -> Result<Network, Unclaimed> {
+    let open = || {
+        let namespace = std::fs::metadata("/proc/self/ns/net")?.ino();
+        let path = run.join(format!("wharf-network-{namespace}.lock"));
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        std::io::Result::Ok((path, file))
+    };
+    let opened = open().with_context(|| format!("opening a lock in {}", run.display()));
+    let (path, file) = opened.map_err(Unclaimed::Failed)?;
+    let mut other = String::new();
+    let read = (&file).take(TEXT_LIMIT_BYTES).read_to_string(&mut other);
+    let other = read.map_or_else(|_no_text| "", |_bytes| other.trim());
+    lock(&file, || {
+        format!(
+            "another wharfd ({other}) has the network of this machine: stop that one first, or run this one in a network \
+             namespace of its own"
+        )
+    })?;
+    let own = format!("pid {}, state {}\n", std::process::id(), state.display());
+    let written = file.set_len(0).and_then(|()| file.write_all_at(own.as_bytes(), 0));
+    if let Err(error) = written {
+        tracing::debug!(%error, "nobody is told who has this machine's network");
+    }
+    Ok(Network { path, _file: file })
+}
+
+fn lock(file: &File, taken: impl Fn() -> String) -> Result<(), Unclaimed> {
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => Unclaimed::Taken(anyhow::Error::msg(taken())),
+        TryLockError::Error(error) => Unclaimed::Failed(anyhow::Error::new(error).context("locking a file")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken<T: std::fmt::Debug>(claim: Result<T, Unclaimed>) -> String {
+        match claim {
+            Err(Unclaimed::Taken(error)) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_state_directory_has_one_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().join("state"), dir.path().join("root"));
+        let first = pods(&layout).unwrap();
+        assert!(taken(pods(&layout)).contains("stop that one first"));
+        drop(first);
+        pods(&layout).unwrap();
+    }
+
+    #[test]
+    fn a_network_namespace_has_one_daemon_and_the_other_is_told_which() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = network(dir.path(), Path::new("/run/first")).unwrap();
+        let refused = taken(network(dir.path(), Path::new("/run/second")));
+        assert!(refused.contains("state /run/first"), "{refused}");
+        drop(first);
+        let second = network(dir.path(), Path::new("/2")).unwrap();
+        let refused = taken(network(dir.path(), Path::new("/run/first")));
+        assert!(refused.contains("state /2)"), "{refused}");
+        let layout = Layout::new(dir.path().join("state"), dir.path().join("root"));
+        Claims { _pods: pods(&layout).unwrap(), network: Some(second) }.withdraw().unwrap();
+        let left: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["state"]);
+    }
+
+    #[test]
+    fn a_claim_that_cannot_be_written_down_is_no_claim_of_another() {
+        let failed = network(Path::new("/proc/nowhere"), Path::new("/s")).unwrap_err();
+        assert!(matches!(failed, Unclaimed::Failed(_)), "{failed:?}");
+    }
+}
