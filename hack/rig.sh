@@ -225,7 +225,7 @@ certs_dir = "$certificates"
 # Whatever signs of a cluster's node this machine shows.
 builtin = "$builtin"
 cni_conf_dir = "$dir/cni"
-cni_bin_dirs = ["$plugins"]
+cni_bin_dirs = [${plugins:+"\"$plugins\""}]
 
 [nri]
 socket = "$dir/nri.sock"

@@ -20,6 +20,7 @@ use nri::Nri;
 mod containers;
 mod keys;
 mod nri;
+mod values;
 
 const DEFAULT_FILE: &str = "/etc/wharf/config.toml";
 
@@ -291,20 +292,8 @@ impl Config {
         self.defaults()?;
         crate::log::filter(&self.log)?;
         self.network(&Layout::new(self.state.clone(), self.root.clone()))?;
-        for (key, path) in [("root", &self.root), ("state", &self.state), ("socket", &self.socket)] {
-            ensure!(path.is_absolute(), "{key}: {path:?} must begin with a slash");
-        }
-        let is_default = self.supervisor.as_os_str().is_empty();
-        ensure!(
-            is_default || self.supervisor.is_absolute(),
-            "supervisor: {:?} must begin with a slash",
-            self.supervisor
-        );
+        values::check(self)?;
         CgroupPath::new(&self.cgroup_parent).context("cgroup_parent")?;
-        let directories = [("cdi.spec_dirs", &self.cdi.spec_dirs), ("hooks.dirs", &self.hooks.dirs)];
-        for (key, path) in directories.iter().flat_map(|(key, all)| all.iter().map(move |path| (key, path))) {
-            ensure!(path.is_absolute(), "{key}: {path:?} must begin with a slash");
-        }
         let mut names = HashSet::new();
         for name in &self.handlers {
             ensure!(
@@ -333,10 +322,6 @@ impl Config {
         let network = &self.network;
         let subnets = network.subnets.parse().context("network.subnets")?;
         let (bridge, mtu) = (network.bridge.clone(), Some(network.mtu).filter(|mtu| *mtu > 0));
-        anyhow::ensure!(
-            !bridge.is_empty(),
-            "network.bridge is empty: give the bridge a name, or set network.builtin to \"off\""
-        );
         Ok(NetworkConfig {
             state_dir: layout.network(),
             lease_dir: layout.leases(),
@@ -377,9 +362,8 @@ impl Config {
     }
 
     pub(crate) fn registry(&self) -> anyhow::Result<wharf_registry::Config> {
-        let certs_dirs = self.registry.certs_dir.split(':').filter(|dir| !dir.is_empty());
         Ok(wharf_registry::Config {
-            certs_dirs: certs_dirs.map(PathBuf::from).collect(),
+            certs_dirs: self.certs_dirs().map(Path::to_owned).collect(),
             proxies: wharf_registry::Proxies::from_environment().context("the environment")?,
             token_hosts: self.registry.token_hosts.clone(),
             limits: wharf_registry::Limits {
@@ -390,6 +374,10 @@ impl Config {
                 ..wharf_registry::Limits::default()
             },
         })
+    }
+
+    fn certs_dirs(&self) -> impl Iterator<Item = &Path> {
+        self.registry.certs_dir.split(':').filter(|dir| !dir.is_empty()).map(Path::new)
     }
 
     /// What requests leave open.

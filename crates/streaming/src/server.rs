@@ -81,6 +81,27 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Finds out whether a server could be made with this, without listening. Blocking: it reads the TLS files.
+    ///
+    /// # Errors
+    /// The address cannot be part of a URL or is unprotected, or TLS cannot be set up.
+    pub fn check(&self) -> Result<(), Error> {
+        self.load().map(drop)
+    }
+
+    fn load(&self) -> Result<Option<Tls>, Error> {
+        let address = self.address;
+        if address.ip().is_unspecified() {
+            return Err(Error::Unspecified { address });
+        }
+        if self.tls.is_none() && !address.ip().is_loopback() {
+            return Err(Error::Unprotected { address });
+        }
+        self.tls.as_ref().map(Tls::load).transpose().map_err(|source| Error::Tls { source })
+    }
+}
+
 /// A listening server.
 pub struct Server<B> {
     listener: TcpListener,
@@ -153,13 +174,7 @@ impl<B: Backend> Server<B> {
     /// set up.
     pub async fn bind(config: Config, backend: B) -> Result<Self, Error> {
         let address = config.address;
-        if address.ip().is_unspecified() {
-            return Err(Error::Unspecified { address });
-        }
-        if config.tls.is_none() && !address.ip().is_loopback() {
-            return Err(Error::Unprotected { address });
-        }
-        let tls = config.tls.as_ref().map(Tls::load).transpose().map_err(|source| Error::Tls { source })?;
+        let tls = config.load()?;
         let listen = async {
             let listener = TcpListener::bind(address).await?;
             let address = listener.local_addr()?;

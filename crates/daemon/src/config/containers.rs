@@ -117,6 +117,9 @@ impl Containers {
         let sysctls = each(&self.default_sysctls, defaults::sysctl).context("containers.default_sysctls")?;
         let capabilities = defaults::capability_set(&self.default_capabilities);
         let seccomp = defaults::seccomp(&self.default_seccomp).context("containers.default_seccomp")?;
+        let file = seccomp.as_ref().map(|profile| Path::new(&profile.localhost_ref));
+        let file = file.filter(|path| !path.as_os_str().is_empty());
+        file.map(is_profile).transpose().context("containers.default_seccomp")?;
         Ok(Defaults {
             environment: each(&self.default_env, defaults::variable).context("containers.default_env")?,
             limits,
@@ -164,6 +167,13 @@ fn is_there(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a file is a seccomp profile.
+fn is_profile(path: &Path) -> anyhow::Result<()> {
+    let file = || path.display().to_string();
+    let content = wharf_sys::fs::read_regular(path, wharf_images::PROFILE_LIMIT_BYTES).with_context(file)?;
+    wharf_planner::seccomp::Profile::parse(&content).with_context(file).map(drop)
+}
+
 /// The file of a time zone.
 fn zone(name: &str) -> anyhow::Result<Option<HostPath>> {
     let path = match name {
@@ -200,11 +210,16 @@ mod tests {
 
     #[test]
     fn each_key_has_its_place() {
-        let text = r#"
+        let dir = tempfile::tempdir().unwrap();
+        let profile = dir.path().join("p.json");
+        std::fs::write(&profile, r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#).unwrap();
+        let profile = profile.display();
+        let text = format!(
+            r#"
             default_env = ["A=b"]
             default_ulimits = ["core=0"]
             default_sysctls = ["net.core.somaxconn=9"]
-            default_seccomp = "/p.json"
+            default_seccomp = "{profile}"
             default_capabilities = ["CHOWN"]
             add_inheritable_capabilities = true
             additional_devices = ["/dev/null:/dev/nothing:r"]
@@ -219,11 +234,12 @@ mod tests {
             log_size_max_mib = 5
             minimum_mappable_uid = 65536
             minimum_mappable_gid = 65537
-        "#;
-        let defaults = toml::from_str::<Containers>(text).unwrap().defaults().unwrap();
+        "#
+        );
+        let defaults = toml::from_str::<Containers>(&text).unwrap().defaults().unwrap();
         assert_eq!(defaults.environment, [("A".to_owned(), "b".to_owned())]);
         assert_eq!((defaults.limits[0].hard(), &*defaults.sysctls["net.core.somaxconn"]), (0, "9"));
-        assert_eq!(defaults.seccomp.unwrap().localhost_ref, "/p.json");
+        assert_eq!(defaults.seccomp.unwrap().localhost_ref, profile.to_string());
         assert_eq!((defaults.capabilities, defaults.inheritable), (1, true.into()));
         assert_eq!(defaults.devices[0].container_path, "/dev/nothing");
         assert_eq!(defaults.users_devices, true.into());
@@ -251,6 +267,8 @@ mod tests {
                 refused(|of| of.additional_devices = one("/etc/passwd")),
                 ["additional_devices", "not a device"],
             ),
+            (refused(|of| of.default_seccomp = "/no/p.json".to_owned()), ["default_seccomp", "/no/p.json"]),
+            (refused(|of| of.default_seccomp = "/etc/passwd".to_owned()), ["default_seccomp", "/etc/passwd"]),
             (refused(|of| of.shm_mib = 0), ["shm_mib", "out of range"]),
             (refused(|of| of.shm_mib = u64::MAX), ["shm_mib", "out of range"]),
             (refused(|of| of.allowed_annotations = one("x.io")), ["allowed_annotations", "umask.crio.io"]),
