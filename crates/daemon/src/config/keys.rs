@@ -3,25 +3,43 @@
 use super::Config;
 
 /// Keys of containerd and CRI-O that have another name here.
-const OF_PEERS: [(&str, &str); 18] = [
+const OF_PEERS: [(&str, &str); 36] = [
     ("bin_dirs", "network.cni_bin_dirs"),
+    ("cdi_spec_dirs", "cdi.spec_dirs"),
     ("conf_dir", "network.cni_conf_dir"),
     ("config_path", "registry.certs_dir"),
+    ("disable_connections", "nri.external_connections"),
+    ("enable_cdi", "cdi.enabled"),
+    ("enable_nri", "nri.enabled"),
+    ("hooks_dir", "hooks.dirs"),
     ("ignore_image_defined_volumes", "containers.image_volumes"),
     ("image_pull_progress_timeout", "registry.stall_timeout_s"),
     ("listen", "socket"),
     ("log_filter", "log.level"),
     ("log_size_max", "containers.log_size_max_mib"),
-    ("max_container_log_line_size", "containers.log_line_bytes"),
     ("max_concurrent_downloads", "registry.layers_in_all"),
+    ("max_container_log_line_size", "containers.log_line_bytes"),
+    ("nri_disable_connections", "nri.external_connections"),
+    ("nri_listen", "nri.socket"),
+    ("nri_plugin_config_dir", "nri.plugin_config_dir"),
+    ("nri_plugin_dir", "nri.plugin_dir"),
+    ("nri_plugin_registration_timeout", "nri.registration_timeout_s"),
+    ("nri_plugin_request_timeout", "nri.request_timeout_s"),
     ("pinned_images", "images.pinned"),
+    ("plugin_config_path", "nri.plugin_config_dir"),
     ("plugin_dirs", "network.cni_bin_dirs"),
+    ("plugin_path", "nri.plugin_dir"),
+    ("plugin_registration_timeout", "nri.registration_timeout_s"),
+    ("plugin_request_timeout", "nri.request_timeout_s"),
     ("privileged_without_host_devices", "containers.privileged_devices"),
     ("pull_progress_timeout", "registry.stall_timeout_s"),
     ("runroot", "state"),
+    ("seccomp_profile", "containers.default_seccomp"),
+    ("socket_path", "nri.socket"),
     ("stream_idle_timeout", "streaming.idle_timeout_s"),
     ("stream_port", "streaming.address"),
     ("stream_server_port", "streaming.address"),
+    ("unset_seccomp_profile", "containers.default_seccomp"),
 ];
 
 /// The key that is closest to an unknown one, from the parser's message: "unknown field `a`, expected one of `b`, `c`".
