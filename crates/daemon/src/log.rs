@@ -17,11 +17,16 @@ pub(crate) fn start(config: &Log) -> anyhow::Result<Level> {
     let (filter, level) = reload::Layer::new(filter(config)?);
     let log = tracing_subscriber::registry().with(filter);
     let to_stderr = fmt::layer().with_writer(std::io::stderr);
-    match config.format {
-        LogFormat::Journald => log.with(journal()?).init(),
-        LogFormat::Auto if leads_to_journal() => log.with(journal()?).init(),
-        LogFormat::Json => log.with(to_stderr.json()).init(),
-        LogFormat::Auto | LogFormat::Text => log.with(to_stderr.with_ansi(false)).init(),
+    let journal = match config.format {
+        LogFormat::Journald => Some(journal()?),
+        // A journal that is out of order is no reason to leave a node without its runtime.
+        LogFormat::Auto if leads_to_journal() => journal().ok(),
+        LogFormat::Auto | LogFormat::Text | LogFormat::Json => None,
+    };
+    match (journal, config.format) {
+        (Some(journal), _) => log.with(journal).init(),
+        (None, LogFormat::Json) => log.with(to_stderr.json()).init(),
+        (None, _) => log.with(to_stderr.with_ansi(false)).init(),
     }
     Ok(level)
 }
