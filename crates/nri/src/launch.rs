@@ -67,11 +67,13 @@ pub(crate) fn installed(directory: &Path, configs: &Path) -> std::io::Result<Vec
     let mut found = Vec::new();
     for entry in entries {
         let program = entry?.path();
-        let metadata = fs::metadata(&program)?;
-        if !metadata.is_file() || metadata.permissions().mode() & 0o111 == 0 {
+        let is_program = fs::metadata(&program)
+            .map(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+            .map_err(|error| error.to_string());
+        if let Ok(false) = is_program {
             continue;
         }
-        match plugin(&program, configs) {
+        match is_program.and_then(|_yes| plugin(&program, configs)) {
             Ok(plugin) => found.push(plugin),
             Err(problem) => tracing::warn!(program = %program.display(), problem, "not an NRI plugin"),
         }
@@ -176,6 +178,7 @@ mod tests {
         }
         write(&programs.join("40-wasm"), "\0asm\x01\0\0\0", 0o755);
         fs::create_dir(programs.join("50-directory")).unwrap();
+        std::os::unix::fs::symlink("nowhere", programs.join("60-link")).unwrap();
         write(&configs.join("a.conf"), "general", 0o644);
         write(&configs.join("10-a.conf"), "exact", 0o644);
         let found = installed(&programs, &configs).unwrap();
