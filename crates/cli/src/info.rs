@@ -71,6 +71,7 @@ impl Facts {
             "state": info.state,
             "cdiDirs": info.cdi_dirs,
             "hookDirs": info.hook_dirs,
+            "nri": {"enabled": info.has_nri, "socket": info.nri_socket, "plugins": info.nri_plugins},
             "supervisor": info.supervisor,
         })
     }
@@ -96,6 +97,7 @@ impl Facts {
             ("supervisor", info.supervisor.clone()),
             ("CDI devices", directories(&info.cdi_dirs)),
             ("hooks", directories(&info.hook_dirs)),
+            ("NRI plugins", plugins(info)),
         ]);
         let mut text = String::new();
         for (name, value) in lines {
@@ -108,6 +110,16 @@ impl Facts {
 /// Where files are looked for; a daemon without such directories does not look.
 fn directories(all: &[String]) -> String {
     if all.is_empty() { "off".to_owned() } else { format!("from {}", all.join(", ")) }
+}
+
+/// The plugins that are connected, and where others may connect.
+pub(crate) fn plugins(info: &InfoResponse) -> String {
+    let names = if info.nri_plugins.is_empty() { "none".to_owned() } else { info.nri_plugins.join(", ") };
+    match (info.has_nri, info.nri_socket.as_str()) {
+        (false, _) => "off".to_owned(),
+        (true, "") => names,
+        (true, socket) => format!("{names}; they connect to {socket}"),
+    }
 }
 
 fn not_ready(condition: &RuntimeCondition) -> String {

@@ -6,21 +6,49 @@ use anyhow::Context;
 use wharf_cgroup::{Cgroups, Version};
 use wharf_cri_api::admin::InfoResponse;
 use wharf_network::Network;
+use wharf_nri::Plugins;
 use wharf_pods::Engine;
 
 use crate::config::Config;
 
-/// The response to `Info` at any later time: the kubelet's pod CIDR replaces the configured ranges, and files of others
-/// change. Blocking: it reads these.
+/// The response to `Info` at any later time: the kubelet's pod CIDR replaces the configured ranges, files of others
+/// change, and NRI plugins come and go. Blocking: it reads the files.
 pub(crate) fn now(
     info: InfoResponse,
     network: Arc<Network>,
     engine: Arc<Engine>,
+    plugins: Arc<Plugins>,
 ) -> impl Fn() -> InfoResponse {
-    move || InfoResponse {
-        subnets: network.subnets().to_string(),
-        file_problems: engine.problems_of_additions(),
-        ..info.clone()
+    move || {
+        let missing = plugins.missing();
+        let missing = missing.into_iter().map(|name| format!("the required plugin {name} is not connected"));
+        InfoResponse {
+            subnets: network.subnets().to_string(),
+            file_problems: engine.problems_of_additions(),
+            nri_plugins: plugins.names(),
+            nri_problems: info.nri_problems.iter().cloned().chain(missing).collect(),
+            ..info.clone()
+        }
+    }
+}
+
+/// Whether NRI plugins can connect.
+#[derive(Debug, Default)]
+pub(crate) struct Nri {
+    pub(crate) is_on: bool,
+    pub(crate) socket: Option<String>,
+    pub(crate) problem: Option<String>,
+}
+
+impl Nri {
+    /// The response with that in it.
+    pub(crate) fn told(self, info: InfoResponse) -> InfoResponse {
+        InfoResponse {
+            has_nri: self.is_on,
+            nri_socket: self.socket.unwrap_or_default(),
+            nri_problems: self.problem.into_iter().collect(),
+            ..info
+        }
     }
 }
 
@@ -53,6 +81,6 @@ pub(crate) fn info(config: &Config, cgroups: &Cgroups) -> anyhow::Result<InfoRes
         bounding_capabilities: bounding.context("reading this process's capabilities")?,
         cdi_dirs: config.cdi.spec_dirs.iter().filter(|_| config.cdi.enabled).map(|dir| text(dir)).collect(),
         hook_dirs: config.hooks.dirs.iter().map(|dir| text(dir)).collect(),
-        file_problems: Vec::new(),
+        ..InfoResponse::default()
     })
 }

@@ -158,9 +158,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     tokio::spawn(Arc::clone(&engine).free_addresses());
     tokio::spawn(Arc::clone(&engine).measure_layers());
-    let plugins = match config.nri.settings() {
-        Some(settings) => listen_for_plugins(settings, plugins, &engine).await,
-        None => None,
+    let (listening, nri) = match config.nri.settings() {
+        Some(settings) => listen_for_plugins(settings, Arc::clone(&plugins), &engine).await,
+        None => (None, admin::Nri::default()),
     };
     let json = serde_json::to_string(&config)?;
     let streams = wharf_cri::Streams::new(Arc::clone(&engine));
@@ -171,7 +171,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let handlers = config.handlers.clone();
     let services = Services {
         admin: wharf_cri::Admin::new(
-            admin::now(info, Arc::clone(&network), Arc::clone(&engine)),
+            admin::now(nri.told(info), Arc::clone(&network), Arc::clone(&engine), plugins),
             Arc::clone(&engine),
             Arc::clone(&puller),
         ),
@@ -179,8 +179,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         images: wharf_cri::Images::new(images, puller, engine, config.images.pinned.clone()),
     };
     serve::serve(&config.socket, services).await?;
-    if let Some(plugins) = plugins {
-        plugins.end().await;
+    if let Some(listening) = listening {
+        listening.end().await;
     }
     drop(serving);
     Ok(sessions.await?)
@@ -191,13 +191,20 @@ async fn listen_for_plugins(
     settings: wharf_nri::Settings,
     plugins: Arc<Plugins>,
     engine: &Arc<Engine>,
-) -> Option<wharf_nri::Listening> {
+) -> (Option<wharf_nri::Listening>, admin::Nri) {
     let socket = settings.socket.display().to_string();
-    let listening = wharf_nri::start(settings, plugins, Arc::clone(engine) as Arc<dyn wharf_nri::Node>).await;
-    let listening = listening.inspect_err(|error| {
-        tracing::warn!(socket, error = wharf_types::chain(error), "NRI plugins cannot connect");
-    });
-    listening.ok()
+    match wharf_nri::start(settings, plugins, Arc::clone(engine) as Arc<dyn wharf_nri::Node>).await {
+        Ok(listening) => {
+            let socket = listening.socket().map(|path| path.display().to_string());
+            (Some(listening), admin::Nri { is_on: true, socket, problem: None })
+        }
+        Err(error) => {
+            let problem = wharf_types::chain(&error);
+            tracing::warn!(socket, error = problem, "NRI plugins cannot connect");
+            let problem = Some(format!("plugins cannot connect to {socket}: {problem}"));
+            (None, admin::Nri { is_on: true, socket: None, problem })
+        }
+    }
 }
 
 /// How long to wait for what another daemon has. A daemon that was asked to exit first finishes its in-flight calls.

@@ -45,6 +45,12 @@ pub struct Listening {
 }
 
 impl Listening {
+    /// The socket, if plugins may connect.
+    #[must_use]
+    pub fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
+    }
+
     /// Tells all plugins that the daemon is exiting, and closes the socket.
     pub async fn end(self) {
         self.plugins.shut_down(self.patience).await;

@@ -488,6 +488,20 @@ impl Plugins {
         });
     }
 
+    /// The plugins that are connected, in the order in which they are asked: `10-logger`.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.list().iter().map(|plugin| plugin.name.clone()).collect()
+    }
+
+    /// Plugins that are not connected, and without which no container is created unless its pod says otherwise.
+    #[must_use]
+    pub fn missing(&self) -> Vec<String> {
+        let there = self.list();
+        let is_there = |name: &String| there.iter().any(|plugin| plugin.base == *name);
+        self.validation.required().iter().filter(|name| !is_there(name)).cloned().collect()
+    }
+
     pub(crate) fn remove(&self, plugin: &Arc<Plugin>) {
         self.change(|plugins| plugins.retain(|known| !Arc::ptr_eq(known, plugin)));
     }

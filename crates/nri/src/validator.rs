@@ -38,6 +38,11 @@ impl Validation {
         }
     }
 
+    /// The names of plugins without which no container is created.
+    pub(crate) fn required(&self) -> &[String] {
+        if self.is_on { &self.required_plugins } else { &[] }
+    }
+
     fn missing(&self, subject: &Subject<'_>) -> Result<Option<String>, String> {
         let value = |key| annotation(&subject.pod.annotations, key, &subject.container.name);
         let key = self.tolerate_missing_annotation.as_str();

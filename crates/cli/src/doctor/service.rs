@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use nix::sys::statfs::{ECRYPTFS_SUPER_MAGIC, FsType, NFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, statfs};
 use wharf_cri_api::admin::InfoResponse;
 use wharf_cri_api::v1::StatusRequest;
 
@@ -31,6 +32,7 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
         version(&info),
         supervisor(Path::new(&info.supervisor)),
         limits(info.bounding_capabilities),
+        layers(Path::new(&info.root)),
         disk(
             "disk",
             Path::new(&info.root),
@@ -41,6 +43,7 @@ pub(super) async fn checks(answer: DaemonInfo) -> Vec<Check> {
         quarantine(&[Path::new(&info.root), Path::new(&info.state)]),
         Check::ok("network", info::network(&info)),
         additions(&info),
+        plugins(&info),
     ];
     let pods = Path::new(&info.state).join("pods");
     checks.push(supervisors(&pods));
@@ -85,6 +88,31 @@ fn limits(bounding: u64) -> Check {
     Check::warn(WHAT, "wharfd lacks it", advice)
 }
 
+/// Whether overlayfs takes a writable layer in the directory of images and snapshots.
+fn layers(root: &Path) -> Check {
+    const WHAT: &str = "layers";
+    let place = root.display();
+    match statfs(root).map(|disk| unfit(disk.filesystem_type())) {
+        Ok(None) => Check::ok(WHAT, format!("can be written at {place}")),
+        Ok(Some(kind)) => Check::fail(
+            WHAT,
+            format!("{place} is on {kind}, where overlayfs takes no writable layer"),
+            "set `root` to a directory of ext4, XFS, Btrfs or tmpfs",
+        ),
+        Err(error) => Check::fail(WHAT, format!("{place}: {error}"), "check that it exists and is mounted"),
+    }
+}
+
+/// The name of a kind of file system that overlayfs takes no writable layer on.
+fn unfit(kind: FsType) -> Option<&'static str> {
+    match kind {
+        OVERLAYFS_SUPER_MAGIC => Some("overlayfs"),
+        NFS_SUPER_MAGIC => Some("NFS"),
+        ECRYPTFS_SUPER_MAGIC => Some("eCryptfs"),
+        _ => None,
+    }
+}
+
 fn disk(what: &'static str, directory: &Path, advice: &str) -> Check {
     let place = directory.display();
     match nix::sys::statvfs::statvfs(directory) {
@@ -94,7 +122,8 @@ fn disk(what: &'static str, directory: &Path, advice: &str) -> Check {
         Ok(stat) => {
             let (free, all) =
                 (stat.blocks_available() * stat.fragment_size(), stat.blocks() * stat.fragment_size());
-            let bytes = (room(free, all), format!("{} of {} free at {place}", size(free), size(all)));
+            let verdict = room(free, all, LEAST_BYTES);
+            let bytes = (verdict, format!("{} of {} free at {place}", size(free), size(all)));
             let (free, all) = (stat.files_available(), stat.files());
             let inodes = (inodes(free, all), format!("{free} of {all} inodes free at {place}"));
             let (verdict, found) = scarcer(bytes, inodes);
@@ -104,9 +133,14 @@ fn disk(what: &'static str, directory: &Path, advice: &str) -> Check {
     }
 }
 
+/// What wharfd leaves free for others unless it is configured otherwise; without that much no image can be pulled. Of a
+/// small file system it is a twentieth.
+const LEAST_BYTES: u64 = 512 << 20;
+const LEAST_INODES: u64 = 10_000;
+
 /// A file system that allocates inodes dynamically reports a total of 0.
 fn inodes(free: u64, all: u64) -> Verdict {
-    if all == 0 { Verdict::Ok } else { room(free, all) }
+    if all == 0 { Verdict::Ok } else { room(free, all, LEAST_INODES) }
 }
 
 /// The worse of two findings.
@@ -117,10 +151,11 @@ fn scarcer(bytes: (Verdict, String), inodes: (Verdict, String)) -> (Verdict, Str
     }
 }
 
-fn room(free: u64, all: u64) -> Verdict {
+/// The kubelet removes images and pods where less than 15 % are free.
+fn room(free: u64, all: u64, least: u64) -> Verdict {
     match free.saturating_mul(100).checked_div(all).unwrap_or(0) {
-        0..5 => Verdict::Fail,
-        5..15 => Verdict::Warn,
+        0..15 if free <= least.min(all / 20) => Verdict::Fail,
+        0..15 => Verdict::Warn,
         _ => Verdict::Ok,
     }
 }
@@ -128,14 +163,14 @@ fn room(free: u64, all: u64) -> Verdict {
 /// Read from `/proc/<pid>/limits`, since the daemon raises its soft limit itself.
 fn open_files(limits: &str) -> Check {
     const WHAT: &str = "open files";
-    /// Enough for a few hundred containers.
-    const ENOUGH: u64 = 65_536;
+    /// Two for each of 2,500 containers, and as many for sessions, pulls and calls.
+    const ENOUGH: u64 = 10_000;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let soft = line.and_then(|line| line.split_whitespace().next());
     match soft.map(|soft| (soft, soft.parse::<u64>())) {
         None => Check::warn(WHAT, "unknown", "use sudo to see wharfd's limits"),
         Some((soft, Ok(limit))) if limit < ENOUGH => {
-            let advice = "too few for many containers: set LimitNOFILE in wharfd.service, or ulimit -Hn before starting wharfd";
+            let advice = "too few for many containers, which need two each: set LimitNOFILE in wharfd.service, or ulimit -Hn before starting wharfd";
             Check::warn(WHAT, format!("wharfd may open {soft}"), advice)
         }
         Some((soft, _)) => Check::ok(WHAT, format!("wharfd may open {soft}")),
@@ -168,6 +203,16 @@ fn additions(info: &InfoResponse) -> Check {
     }
     let advice = "mend or remove the files: containers that need one of them cannot be made";
     Check::warn(WHAT, info.file_problems.join("; "), advice)
+}
+
+/// NRI plugins that cannot connect, or without which no container is created.
+fn plugins(info: &InfoResponse) -> Check {
+    const WHAT: &str = "NRI plugins";
+    if info.nri_problems.is_empty() {
+        return Check::ok(WHAT, info::plugins(info));
+    }
+    let advice = "start the plugin, or change [nri] in /etc/wharf/config.toml and restart wharfd";
+    Check::warn(WHAT, info.nri_problems.join("; "), advice)
 }
 
 /// What supervisors logged: each has a log in its pod's directory, which is empty unless something went wrong.
@@ -313,16 +358,19 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_reported() {
-        let verdict = |free| room(free, 1000);
+        let verdict = |free| room(free, 1000, 900);
         assert_eq!([verdict(10), verdict(100), verdict(500)], [Verdict::Fail, Verdict::Warn, Verdict::Ok]);
-        assert_eq!(room(0, 0), Verdict::Fail);
+        assert_eq!(room(0, 0, 1), Verdict::Fail);
+        // Of 2 TiB, 80 GiB are enough for many images.
+        assert_eq!(room(80 << 30, 2 << 40, LEAST_BYTES), Verdict::Warn);
+        assert_eq!(room(511 << 20, 2 << 40, LEAST_BYTES), Verdict::Fail);
         assert_eq!(disk("disk", Path::new("/no/such"), "").verdict, Verdict::Fail);
     }
 
     #[test]
     fn the_scarcer_of_bytes_and_inodes_is_reported() {
         let told = |bytes: u64, free: u64, all: u64| {
-            scarcer((room(bytes, 100), "bytes".to_owned()), (inodes(free, all), "inodes".to_owned())).1
+            scarcer((room(bytes, 100, 100), "bytes".to_owned()), (inodes(free, all), "inodes".to_owned())).1
         };
         assert_eq!(
             (&*told(50, 0, 100), &*told(10, 0, 100), &*told(50, 10, 100)),
@@ -338,7 +386,7 @@ mod tests {
                 .verdict
         };
         assert_eq!(
-            [verdict("1024"), verdict("1048576"), verdict("unlimited")],
+            [verdict("9999"), verdict("10000"), verdict("unlimited")],
             [Verdict::Warn, Verdict::Ok, Verdict::Ok]
         );
         assert_eq!(open_files("").verdict, Verdict::Warn);
@@ -419,6 +467,25 @@ mod tests {
         let remark = told(true, "3 pods are left");
         assert_eq!((remark.verdict, remark.advice.as_str()), (Verdict::Warn, "3 pods are left"));
         assert_eq!(told(false, "no configuration").verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn a_root_without_writable_layers_is_reported() {
+        assert_eq!(unfit(OVERLAYFS_SUPER_MAGIC), Some("overlayfs"));
+        assert_eq!(unfit(nix::sys::statfs::TMPFS_MAGIC), None);
+        assert_eq!(layers(Path::new("/no/such")).verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn nri_plugins_that_are_missing_are_reported() {
+        let mut info = InfoResponse { nri_plugins: vec!["10-a".to_owned()], ..InfoResponse::default() };
+        assert_eq!((plugins(&info).verdict, plugins(&info).found.as_str()), (Verdict::Ok, "off"));
+        info.has_nri = true;
+        assert_eq!(plugins(&info).found, "10-a");
+        info.nri_socket = "/s".to_owned();
+        assert_eq!(plugins(&info).found, "10-a; they connect to /s");
+        info.nri_problems = vec!["the required plugin b is not connected".to_owned()];
+        assert_eq!(plugins(&info).verdict, Verdict::Warn);
     }
 
     #[test]

@@ -55,6 +55,18 @@ pub struct InfoResponse {
     /// What is wrong with the files in these directories, one text for each.
     #[prost(string, repeated, tag = "19")]
     pub file_problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whether there may be NRI plugins.
+    #[prost(bool, tag = "20")]
+    pub has_nri: bool,
+    /// The socket to which they connect; empty if they cannot.
+    #[prost(string, tag = "21")]
+    pub nri_socket: ::prost::alloc::string::String,
+    /// Those that are connected, as INDEX-NAME, in the order in which they are asked.
+    #[prost(string, repeated, tag = "22")]
+    pub nri_plugins: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What is wrong with them, one text for each.
+    #[prost(string, repeated, tag = "23")]
+    pub nri_problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RequestsRequest {
