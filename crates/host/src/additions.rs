@@ -82,11 +82,16 @@ impl Additions {
         cdi::apply(description, &self.cdi.additions(&devices)?)
     }
 
-    /// What is wrong with the files, for people: each damaged one, and why.
+    /// What is wrong with the files, for people: each damaged one, and why. A directory of hooks that is missing may be
+    /// misspelt; those of devices come with a vendor's driver.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.cdi.problems();
         problems.extend(self.hooks.look().damaged());
+        let missing = self.hooks.directories.iter().filter(|directory| !directory.exists());
+        problems.extend(
+            missing.map(|directory| format!("{}: there is no such directory of hooks", directory.display())),
+        );
         problems
     }
 }
@@ -104,4 +109,22 @@ pub fn describe(
     let mut description = planner::describe(request, &facts(request, machine)?, places)?;
     additions.apply(&mut description, request)?;
     Ok(description)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_hooks_that_is_missing_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("hoks.d");
+        let config = AdditionsConfig {
+            cdi: Switch::On,
+            cdi_directories: vec![dir.path().join("cdi")],
+            hook_directories: vec![dir.path().to_owned(), missing.clone()],
+        };
+        let problems = Additions::new(config).problems();
+        assert_eq!(problems, [format!("{}: there is no such directory of hooks", missing.display())]);
+    }
 }
