@@ -7,7 +7,7 @@ use wharf_cgroup::{Cgroup, CgroupPath, Cgroups};
 use wharf_types::{Stage as _, StageError};
 
 /// Its name below the configured parent.
-const NAME: &str = "supervisors";
+pub(crate) const NAME: &str = "supervisors";
 
 /// The directory of the cgroup (v2) of all supervisors, which is made if it is missing; `None` on v1. In the daemon's
 /// cgroup, they would be killed whenever the daemon's unit is stopped with all of its processes; in their pods'

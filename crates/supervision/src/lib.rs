@@ -10,6 +10,7 @@ mod exec;
 mod features;
 mod held;
 mod log;
+mod orphans;
 mod pipes;
 mod process;
 mod program;

@@ -4,6 +4,7 @@
 //! file is replaced by an upgrade meanwhile.
 #![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -21,12 +22,15 @@ use wharf_types::{Stage as _, StageError};
 use crate::cgroup::cgroup;
 use crate::process::Process;
 
+/// What its processes are called.
+pub(crate) const PROGRAM: &CStr = c"wharf-shim";
+
 /// The supervisor's program, and where its processes are.
 #[derive(Debug)]
 pub struct Program {
     launcher: Launcher,
-    cgroups: Cgroups,
-    cgroup_parent: String,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) cgroup_parent: String,
 }
 
 impl Program {
@@ -52,8 +56,7 @@ impl Program {
         let null = wharf_sys::fs::open("/dev/null", OFlag::O_WRONLY).stage(STAGE)?;
         let directory = wharf_sys::launch::c_string(directory.as_os_str().as_bytes()).stage(STAGE)?;
         let streams = [theirs.as_fd(), null.as_fd(), log.as_fd()];
-        let pidfd =
-            self.launcher.start(&[c"wharf-shim".to_owned(), directory], streams, cgroup).stage(STAGE)?;
+        let pidfd = self.launcher.start(&[PROGRAM.to_owned(), directory], streams, cgroup).stage(STAGE)?;
         Ok((Process::started(pidfd)?, ours))
     }
 }

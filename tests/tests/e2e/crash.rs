@@ -169,6 +169,26 @@ fn a_dead_supervisor_is_seen_and_cleared_away() {
     });
 }
 
+/// Their makers will make them anew, and each must run once.
+#[test]
+fn pods_do_not_outlive_the_loss_of_their_records() {
+    run(async |world| {
+        let client = &world.client;
+        let pod = client.run(&client.pod("lost")).await.unwrap();
+        client.launch(&pod, &client.container("main", "sleep 1000 & exec sleep 1001")).await.unwrap();
+        world.daemon.kill();
+        for entry in fs::read_dir(world.dir.join("state")).unwrap() {
+            fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        }
+        world.start_again().await;
+        assert!(world.daemon.has_logged("ended a pod whose directory somebody has removed"));
+        for process in [pod.as_str(), "sleep 1000", "sleep 1001"] {
+            until("it has ended", async || process_with(process).is_none().then_some(())).await;
+        }
+        world.is_clean().await;
+    });
+}
+
 /// If systemd runs the daemon, its unit is a cgroup, which may be killed as a whole.
 #[test]
 fn a_supervisor_is_not_in_the_cgroup_of_the_daemon() {

@@ -217,13 +217,14 @@ impl Engine {
         Ok(ids(&records).stage("listing the pod's containers")?.into_iter().map(load).collect())
     }
 
-    /// Removes leases, links and snapshots that belong to no pod.
+    /// Removes supervisors, leases, links and snapshots that belong to no pod.
     async fn sweep(self: &Arc<Self>) {
         let engine = Arc::clone(self);
         let swept = blocking(move || {
             // No pod is being made yet.
-            engine.parts.network.reconcile_builtin(&engine.table.lasting_owners());
             let layout = &engine.parts.layout;
+            engine.program.end_orphans(&layout.pods());
+            engine.parts.network.reconcile_builtin(&engine.table.lasting_owners());
             let mut recorded: Vec<ContainerId> = Vec::new();
             for pod in ids::<PodId>(&layout.pods()).stage("listing the pods")? {
                 recorded.extend(ids(&layout.container_records(&pod)).stage("listing a pod's containers")?);

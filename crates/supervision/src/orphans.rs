@@ -1,0 +1,132 @@
+//! Supervisors whose pod's directory is gone, because somebody has emptied the state directory. Nothing else is known
+//! of such a pod. Whoever wanted it will make it anew, and its containers must not run beside the new ones.
+//!
+//! They are found in their cgroup, by the directory that each has as its argument. On v1 alone there is no such cgroup,
+//! and they stay.
+#![expect(clippy::disallowed_methods, reason = "only `blocking` leads here")]
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use wharf_cgroup::{CgroupPath, Cgroups};
+use wharf_sys::process::{self, open_pidfd};
+use wharf_types::{ErrorKind, Failure as _, PodId, Stage as _, StageError, chain};
+
+use crate::cgroup::NAME;
+use crate::program::{PROGRAM, Program};
+
+/// How long killed processes may take to exit.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A supervisor of a pod of which nothing is known.
+struct Orphan {
+    pod: PodId,
+    pid: i32,
+    process: OwnedFd,
+}
+
+impl Program {
+    /// Kills supervisors of pods of this directory that are not in it, with all that they supervise. What cannot be
+    /// ended is logged; the next daemon tries again.
+    pub fn end_orphans(&self, pods: &Path) {
+        let orphans = find(&self.cgroups, &self.cgroup_parent, pods).unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "supervisors of pods without a record may be left");
+            Vec::new()
+        });
+        for orphan in orphans {
+            let pod = orphan.pod.short();
+            match orphan.end(&self.cgroups, &self.cgroup_parent) {
+                Ok(()) => tracing::warn!(
+                    pod,
+                    "ended a pod whose directory somebody has removed, with its containers"
+                ),
+                Err(error) => tracing::warn!(
+                    pod,
+                    error = chain(&error),
+                    "processes of a pod whose directory somebody has removed may be left"
+                ),
+            }
+        }
+    }
+}
+
+fn find(cgroups: &Cgroups, parent: &str, pods: &Path) -> Result<Vec<Orphan>, StageError> {
+    const STAGE: &str = "listing the supervisors";
+    let path = CgroupPath::new(parent).and_then(|parent| parent.child(NAME)).stage(STAGE)?;
+    let cgroup = match cgroups.open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.stage(STAGE)?,
+    };
+    let Some(directory) = cgroup.entry().directory else { return Ok(Vec::new()) };
+    let processes = match std::fs::read_to_string(directory.join("cgroup.procs")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        other => other.stage(STAGE)?,
+    };
+    let orphan = |line: &str| orphan(line.parse().ok()?, pods);
+    Ok(processes.lines().filter_map(orphan).collect())
+}
+
+/// The process, if it is a supervisor of a pod that should be in this directory and is not. The pidfd comes first: all
+/// else is about that process, or the process is gone.
+fn orphan(pid: i32, pods: &Path) -> Option<Orphan> {
+    let process = open_pidfd(pid).ok()?;
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let directory = pod_directory(&line)?;
+    let pod = directory.file_name()?.to_str()?.parse().ok()?;
+    let is_gone = || matches!(directory.try_exists(), Ok(false));
+    (directory.parent() == Some(pods) && is_gone()).then_some(Orphan { pod, pid, process })
+}
+
+/// The directory in a supervisor's command line.
+fn pod_directory(line: &[u8]) -> Option<PathBuf> {
+    let mut words = line.split(|&byte| byte == 0);
+    let directory = words.next().filter(|name| *name == PROGRAM.to_bytes()).and_then(|_name| words.next())?;
+    Some(PathBuf::from(OsStr::from_bytes(directory)))
+}
+
+impl Orphan {
+    /// Its children are the first processes of containers, and a container ends with its first process.
+    fn end(&self, cgroups: &Cgroups, parent: &str) -> Result<(), StageError> {
+        const STAGE: &str = "killing the containers of a supervisor";
+        let children =
+            std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid)).stage(STAGE)?;
+        let children = children.split_whitespace().filter_map(|pid| open_pidfd(pid.parse().ok()?).ok());
+        let children: Vec<OwnedFd> = children.collect();
+        // First, so that it makes no others.
+        process::signal(self.process.as_fd(), 9).stage("killing a supervisor")?;
+        for child in children {
+            match process::signal(child.as_fd(), 9) {
+                Err(error) if error.errno == nix::errno::Errno::ESRCH => {}
+                killed => killed.stage(STAGE)?,
+            }
+        }
+        // The cgroups of a kubelet's pods are below one of the kubelet's, which removes them.
+        let own = CgroupPath::new(parent).and_then(|parent| parent.child(self.pod.as_str())).stage(STAGE)?;
+        match cgroups.open(&own) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error).stage(STAGE),
+            Ok(cgroup) => cgroup.remove(PATIENCE).stage("removing the pod's cgroup"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_supervisors_command_line_names_its_directory() {
+        let of = |line: &[u8]| pod_directory(line);
+        assert_eq!(of(b"wharf-shim\0/run/wharf/pods/0123\0"), Some("/run/wharf/pods/0123".into()));
+        assert_eq!((of(b"wharf-shim"), of(b"sh\0/run/wharf/pods/0123\0"), of(b"")), (None, None, None));
+    }
+
+    #[test]
+    fn a_process_that_is_no_supervisor_is_no_orphan() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(orphan(own, Path::new("/run/wharf/pods")).is_none());
+    }
+}
