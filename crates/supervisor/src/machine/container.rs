@@ -256,7 +256,8 @@ fn remove(phase: Phase, request: RequestId) -> (Phase, Vec<Action>) {
 fn exited(phase: Phase, exit: Exit, now_ns: i64) -> (Phase, Vec<Action>) {
     let (phase, mut actions) = match phase {
         Phase::Creating { request, .. } => {
-            let killed = "the container's first process was killed while it was set up";
+            let killed =
+                "the container's first process was killed while it was set up: is its memory limit too low?";
             return gone(Some(refusal_of(request, Kind::Internal, killed)));
         }
         Phase::Failed => return gone(None),
