@@ -1,7 +1,7 @@
 //! A pod's own namespaces: a throwaway thread makes and sets them up, and they are returned as descriptors. They are
 //! not pinned, so they cost no mount on the host, and they disappear when nobody holds them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -77,7 +77,6 @@ impl NamespacesUnderway {
     /// # Errors
     /// A sysctl cannot be set to its value, or the kernel refuses a step.
     pub fn end(self) -> Result<NewNamespaces, Error> {
-        let died = || StageError::at(STAGE, std::io::Error::other("the thread that makes them panicked"));
         self.0.stage(STAGE)?.join().unwrap_or_else(|_panic| Err(died().into()))
     }
 }
@@ -103,6 +102,28 @@ impl Template {
         let parts = Arc::clone(&self.0);
         NamespacesUnderway(thread::Builder::new().spawn(move || parts.make_here(&plan, files)))
     }
+
+    /// Sets sysctls in a network namespace that exists.
+    ///
+    /// # Errors
+    /// One cannot be set to its value.
+    pub fn set_sysctls(&self, net: BorrowedFd<'_>, sysctls: &BTreeMap<String, String>) -> Result<(), Error> {
+        if sysctls.is_empty() {
+            return Ok(());
+        }
+        let set = || {
+            setns(net, CloneFlags::CLONE_NEWNET).stage(STAGE)?;
+            self.0.sysctls.set(sysctls, None)
+        };
+        thread::scope(|scope| {
+            let setting = thread::Builder::new().spawn_scoped(scope, set).stage(STAGE)?;
+            setting.join().unwrap_or_else(|_panic| Err(died().into()))
+        })
+    }
+}
+
+fn died() -> StageError {
+    StageError::at(STAGE, std::io::Error::other("the thread that is in them panicked"))
 }
 
 impl Parts {
@@ -171,7 +192,6 @@ fn enter_new(own: &BTreeSet<Kind>, user: BorrowedFd<'_>) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::fs;
     use std::path::PathBuf;
 

@@ -55,7 +55,9 @@ pub use namespaces::{Kind as NamespaceKind, NamespacePlan};
 pub use plan::plan;
 pub use pod::files::{FilesPlan, HostNames, Shm, names_resolved};
 pub use pod::sysctls::sysctl_path;
-pub use pod::{PodPlan, cgroup, cgroup_parent, check as check_pod, namespaces_of, plan as plan_pod};
+pub use pod::{
+    NetworkPlan, PodPlan, cgroup, cgroup_parent, check as check_pod, namespaces_of, plan as plan_pod,
+};
 pub use privilege::can_make_interfaces;
 pub use refusal::Refusal;
 pub use refuse::{container as check, privilege as check_privilege};

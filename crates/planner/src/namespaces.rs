@@ -43,7 +43,7 @@ pub struct NamespacePlan {
     pub own: BTreeSet<Kind>,
     /// The hostname, set if the pod has its own UTS namespace.
     pub hostname: String,
-    /// Sysctls of these namespaces and of its user namespace, by key with dots.
+    /// The sysctls of these namespaces and of its user namespace that are set when they are made, by key with dots.
     pub sysctls: BTreeMap<String, String>,
     /// The ids of its user namespace, if it does not share the host's. The others belong to it.
     pub ids: Option<IdMaps>,

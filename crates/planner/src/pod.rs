@@ -8,6 +8,8 @@ pub(crate) mod files;
 mod ports;
 pub(crate) mod sysctls;
 
+use std::collections::BTreeMap;
+
 use wharf_cgroup::CgroupPath;
 use wharf_cri_api::v1::{NamespaceOption, PodSandboxConfig};
 use wharf_network::PortMapping;
@@ -17,6 +19,7 @@ use crate::namespaces::{self, NamespacePlan};
 use crate::request::SecurityModules;
 use crate::{Defaults, Refusal, annotations, refuse, user_namespace};
 use files::{FilesPlan, HostNames};
+use sysctls::Sysctls;
 
 /// The longest hostname, in bytes: gethostname(2).
 const HOSTNAME_LIMIT_BYTES: usize = 64;
@@ -28,8 +31,17 @@ pub struct PodPlan {
     pub namespaces: NamespacePlan,
     /// The files that its containers share.
     pub files: FilesPlan,
-    /// The host ports that lead into it.
+    /// What its network needs, if it has its own.
+    pub network: NetworkPlan,
+}
+
+/// What a pod's own network needs beside its namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkPlan {
+    /// The host ports that lead there.
     pub ports: Vec<PortMapping>,
+    /// The sysctls that are set once the pod is connected, by key with dots.
+    pub sysctls: BTreeMap<String, String>,
 }
 
 /// Plans a pod, with what this machine says about names and what the node has chosen where the request leaves it open.
@@ -44,8 +56,10 @@ pub fn plan(config: &PodSandboxConfig, names: HostNames, defaults: &Defaults) ->
     let asked = config.linux.as_ref().map(|linux| linux.sysctls.clone()).unwrap_or_default();
     let sysctls = sysctls::plan(&asked, &sysctls::scopes(&own, ids.as_ref()), defaults)?;
     let files = files::plan(config, &options, ids, names, defaults)?;
-    let namespaces = NamespacePlan { own, hostname: files.hostname.clone(), sysctls, ids };
-    Ok(PodPlan { namespaces, files, ports: ports::plan(config)? })
+    let Sysctls { early, late } = sysctls;
+    let namespaces = NamespacePlan { own, hostname: files.hostname.clone(), sysctls: early, ids };
+    let network = NetworkPlan { ports: ports::plan(config)?, sysctls: late };
+    Ok(PodPlan { namespaces, files, network })
 }
 
 /// The namespaces that a pod's request asks for; unset ones are the pod's.
@@ -175,7 +189,7 @@ mod tests {
             PodSandboxConfig { hostname: "web".to_owned(), port_mappings: ports, ..Default::default() };
         let plan = plan(&config, HostNames::default(), &Defaults::default()).unwrap();
         assert_eq!((plan.namespaces.hostname.as_str(), plan.files.hostname.as_str()), ("web", "web"));
-        assert_eq!((plan.namespaces.own.len(), plan.ports[0].host_port), (3, 80));
+        assert_eq!((plan.namespaces.own.len(), plan.network.ports[0].host_port), (3, 80));
         assert!(!plan.namespaces.sysctls.is_empty(), "the usual ones go with the network");
     }
 

@@ -226,6 +226,21 @@ fn a_pod_is_as_its_request_says() {
 }
 
 #[test]
+fn what_a_pod_says_of_its_network_counts_whatever_connects_it() {
+    run(async |world| {
+        let client = &world.client;
+        let mut config = client.pod("last");
+        let sysctls = [("net.ipv4.conf.eth0.arp_ignore", "2"), ("net.ipv6.conf.all.disable_ipv6", "1")];
+        config.linux.as_mut().unwrap().sysctls = sysctls.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let pod = client.run(&config).await.unwrap();
+        let id = client.launch(&pod, &client.container("main", "sleep 1000")).await.unwrap();
+        let values = "cd /proc/sys/net; cat ipv4/conf/eth0/arp_ignore ipv6/conf/eth0/disable_ipv6; \
+                      ip -6 address show dev eth0";
+        assert_eq!(client.output(&id, values).await, "2\n1");
+    });
+}
+
+#[test]
 fn processes_can_be_the_pods_or_the_hosts() {
     run(async |world| {
         let client = &world.client;

@@ -26,13 +26,23 @@ pub(crate) fn scopes(own: &BTreeSet<Kind>, user: Option<&IdMaps>) -> BTreeSet<Sc
     own.iter().map(|&kind| Scope::Of(kind)).chain(user.map(|_| Scope::User)).collect()
 }
 
+/// The sysctls of a pod, by the moment at which they are set.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Sysctls {
+    /// When its namespaces are made.
+    pub(crate) early: BTreeMap<String, String>,
+    /// When it has its network, except for the usual ones: a sysctl of an interface exists only then, and whoever
+    /// connects the pod may have set another value.
+    pub(crate) late: BTreeMap<String, String>,
+}
+
 /// The sysctls of a pod that asks for these and has these scopes. The request's come before the node's, and these
 /// before the usual ones.
 pub(crate) fn plan(
     asked: &BTreeMap<String, String>,
     own: &BTreeSet<Scope>,
     defaults: &Defaults,
-) -> Result<BTreeMap<String, String>, Refusal> {
+) -> Result<Sysctls, Refusal> {
     let mut sysctls = BTreeMap::new();
     for (key, value) in asked {
         let key = dotted(key);
@@ -43,10 +53,29 @@ pub(crate) fn plan(
         }
     }
     let nodes = defaults.sysctls.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-    for (key, value) in nodes.chain(USUAL).filter(|(key, _)| is_own(own, key)) {
+    fill(&mut sysctls, nodes, own);
+    let of_network = |(key, _): &(&String, &String)| scope(key) == Some(Scope::Of(Kind::Net));
+    let late = sysctls.iter().filter(of_network).map(|(key, value)| (key.clone(), value.clone())).collect();
+    sysctls.retain(|key, _| !is_of_interface(key));
+    fill(&mut sysctls, USUAL, own);
+    Ok(Sysctls { early: sysctls, late })
+}
+
+/// Adds what the pod may set and does not set yet.
+fn fill<'a>(
+    sysctls: &mut BTreeMap<String, String>,
+    more: impl IntoIterator<Item = (&'a str, &'a str)>,
+    own: &BTreeSet<Scope>,
+) {
+    for (key, value) in more.into_iter().filter(|(key, _)| is_own(own, key)) {
         sysctls.entry(key.to_owned()).or_insert_with(|| value.to_owned());
     }
-    Ok(sysctls)
+}
+
+/// Whether a key with dots exists only as long as one interface does.
+fn is_of_interface(key: &str) -> bool {
+    let names: Vec<_> = key.split('.').collect();
+    matches!(names[..], ["net", _, "conf" | "neigh", name, _] if !["all", "default"].contains(&name))
 }
 
 fn check(own: &BTreeSet<Scope>, key: &str, value: &str) -> Result<(), Refusal> {
@@ -134,7 +163,8 @@ mod tests {
     fn a_sysctl_is_set_where_it_is_the_pods_own_and_refused_elsewhere() {
         let planned = |own: &[Kind], (key, value): (&str, &str)| {
             let asked = BTreeMap::from([(key.to_owned(), value.to_owned())]);
-            plan(&asked, &scopes(&own.iter().copied().collect(), None), &Defaults::default())
+            let own = scopes(&own.iter().copied().collect(), None);
+            plan(&asked, &own, &Defaults::default()).map(|planned| planned.early)
         };
         let (all, net, ipc) = ([Kind::Net, Kind::Ipc], ("net.core.somaxconn", "9"), ("kernel.shmmax", "9"));
         assert_eq!(planned(&all, ipc).unwrap()["kernel.shmmax"], "9");
@@ -162,7 +192,7 @@ mod tests {
         let defaults = Defaults { sysctls: all.map(own).into(), ..Defaults::default() };
         let planned = |kinds: &[Kind], asked: &[(&str, &str)]| {
             let asked = asked.iter().copied().map(own).collect();
-            plan(&asked, &scopes(&kinds.iter().copied().collect(), None), &defaults).unwrap()
+            plan(&asked, &scopes(&kinds.iter().copied().collect(), None), &defaults).unwrap().early
         };
         let set = planned(&[Kind::Net, Kind::Ipc], &[("net.core.somaxconn", "9")]);
         assert_eq!((&*set["net.core.somaxconn"], &*set["kernel.shmmax"]), ("9", "7"));
@@ -182,10 +212,10 @@ mod tests {
             ("net/ipv4/conf/eth0.7/x", "net.ipv4.conf.eth0/7.x", "net/ipv4/conf/eth0.7/x"),
             ("net.ipv4.conf.eth0/7.x", "net.ipv4.conf.eth0/7.x", "net/ipv4/conf/eth0.7/x"),
         ] {
-            assert_eq!(planned(&[asked]).unwrap()[key], "1", "{asked}");
+            assert_eq!(planned(&[asked]).unwrap().late[key], "1", "{asked}");
             assert_eq!(sysctl_path(key), path);
         }
-        let usual = planned(&["net/ipv4/ip_unprivileged_port_start"]).unwrap();
+        let usual = planned(&["net/ipv4/ip_unprivileged_port_start"]).unwrap().early;
         assert_eq!((usual.len(), &*usual[USUAL[0].0]), (USUAL.len(), "1"), "the request's counts");
         let twice = planned(&["net/core/somaxconn", "net.core.somaxconn"]).unwrap_err();
         assert!(twice.to_string().contains("twice"), "{twice}");
@@ -196,6 +226,19 @@ mod tests {
         let range = wharf_types::IdRange::new(100_000, 65_536).unwrap();
         let own = scopes(&BTreeSet::new(), Some(&IdMaps { users: range, groups: range }));
         let asked = BTreeMap::from([("user.max_net_namespaces".to_owned(), "9".to_owned())]);
-        assert_eq!(plan(&asked, &own, &Defaults::default()).unwrap(), asked);
+        let planned = plan(&asked, &own, &Defaults::default()).unwrap();
+        assert_eq!(planned, Sysctls { early: asked, late: BTreeMap::new() });
+    }
+
+    #[test]
+    fn what_the_request_says_of_the_network_is_its_last_word() {
+        let all = ["net.ipv4.conf.eth0.x", "net.ipv6.neigh.eth0/7.x", "net.ipv4.conf.all.x", "kernel.shmmax"];
+        let asked = all.map(|key| (key.to_owned(), "1".to_owned())).into();
+        let planned =
+            plan(&asked, &scopes(&[Kind::Net, Kind::Ipc].into(), None), &Defaults::default()).unwrap();
+        let set = |when: &BTreeMap<String, String>| all.map(|key| when.contains_key(key));
+        assert_eq!(set(&planned.early), [false, false, true, true], "there is no interface yet");
+        assert_eq!(set(&planned.late), [true, true, true, false]);
+        assert!(USUAL.iter().all(|(key, _)| !planned.late.contains_key(*key)));
     }
 }

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use wharf_cri_api::v1::{ContainerEventType, PodSandboxConfig};
 use wharf_host::{self as host, directories, earlier, files};
-use wharf_network::{Attachment, Dns, PodAddresses, PortMapping, StatsSocket};
+use wharf_network::{Attachment, Dns, PodAddresses, StatsSocket};
 use wharf_nri::Window;
 use wharf_nri::api::Event;
-use wharf_planner::{self as planner, PodKey, PodPlan};
+use wharf_planner::{self as planner, NetworkPlan, PodKey, PodPlan};
 use wharf_records::{Phase, PodRecord};
 use wharf_tasks::{persist, spawn};
 use wharf_types::PodId;
@@ -29,8 +29,8 @@ use crate::pod::{Pod, State};
 struct Built {
     /// The connection to its supervisor.
     supervisor: OwnedFd,
-    /// Its network namespace, if it has its own, and the host ports that lead there.
-    network: Option<(OwnedFd, Vec<PortMapping>)>,
+    /// Its network namespace, if it has its own, and what is needed there.
+    network: Option<(OwnedFd, NetworkPlan)>,
 }
 
 impl Engine {
@@ -94,8 +94,8 @@ impl Engine {
         self.watch_over(pod, Some(supervisor));
         let timings = pod.timings();
         let ips = match network {
-            Some((netns, ports)) => {
-                timings.time_async("network", self.join_network(pod, netns, ports)).await?.ips
+            Some((netns, plan)) => {
+                timings.time_async("network", self.join_network(pod, netns, plan)).await?.ips
             }
             None => Vec::new(),
         };
@@ -113,10 +113,10 @@ impl Engine {
         self: &Arc<Self>,
         pod: &Arc<Pod>,
         netns: OwnedFd,
-        ports: Vec<PortMapping>,
+        plan: NetworkPlan,
     ) -> Result<PodAddresses, Error> {
         let _turn = self.network_turns.make().await;
-        self.blocking(pod, move |engine, pod| engine.join_network_blocking(pod, netns.as_fd(), &ports)).await
+        self.blocking(pod, move |engine, pod| engine.join_network_blocking(pod, netns.as_fd(), &plan)).await
     }
 
     /// Decides everything about a pod. What its request names must be here.
@@ -126,7 +126,7 @@ impl Engine {
     }
 
     fn build_blocking(&self, pod: &Pod) -> Result<Built, Error> {
-        let PodPlan { namespaces, files, ports } = self.plan_pod(pod.config())?;
+        let PodPlan { namespaces, files, network } = self.plan_pod(pod.config())?;
         let directory = self.parts.layout.pod(pod.id());
         let timings = pod.timings();
         timings.time("record and directories", || self.intend_pod(pod, &directory))?;
@@ -143,7 +143,7 @@ impl Engine {
         let netns = namespaces.net.as_ref().map(OwnedFd::try_clone).transpose();
         let netns = netns.stage("keeping the pod's network namespace")?;
         *pod.unheld() = Some(Arc::new(namespaces));
-        Ok(Built { supervisor: socket, network: netns.map(|netns| (netns, ports)) })
+        Ok(Built { supervisor: socket, network: netns.map(|netns| (netns, network)) })
     }
 
     /// Intent first: what is made after the record is found by it.
@@ -167,7 +167,7 @@ impl Engine {
         &self,
         pod: &Pod,
         netns: BorrowedFd<'_>,
-        ports: &[PortMapping],
+        NetworkPlan { ports, sysctls }: &NetworkPlan,
     ) -> Result<PodAddresses, Error> {
         let pin = &self.parts.layout.namespace(pod.id(), "net");
         let metadata = pod.config().metadata.clone().unwrap_or_default();
@@ -188,6 +188,7 @@ impl Engine {
         if !self.parts.network.counts(pod.id()) {
             *pod.network_stats() = Some(StatsSocket::open(netns).stage("counting the pod's traffic")?);
         }
+        self.template.set_sysctls(netns, sysctls)?;
         Ok(addresses)
     }
 
