@@ -74,7 +74,10 @@ fn every_metric_that_a_kubelet_expects_is_there() {
             expected(&OF_THE_KERNEL).into_iter().filter(|name| !keys.contains_key(name)).collect();
         assert_eq!(missing, Vec::<String>::new());
         let pod = client.run(&client.pod("measured")).await.unwrap();
-        let id = client.launch(&pod, &client.container("main", "exec sleep 1000")).await.unwrap();
+        let mut config = client.container("main", "exec sleep 1000");
+        let resources = config.linux.as_mut().unwrap().resources.as_mut().unwrap();
+        (resources.cpu_quota, resources.cpu_period) = (20_000, 100_000);
+        let id = client.launch(&pod, &config).await.unwrap();
         let asked = client.runtime.clone().list_pod_sandbox_metrics(ListPodSandboxMetricsRequest {}).await;
         let pods = asked.unwrap().into_inner().pod_metrics;
         let [measured] = pods.as_slice() else { panic!("{} pods", pods.len()) };

@@ -247,8 +247,9 @@ pub(super) const FAMILIES: &[Family<Reading>] = &[
             period => positive(period),
         }))
     }),
-    family(Gauge, "container_spec_cpu_quota", "Microseconds of a period; 0 for no limit", &[], |r| {
-        one(Some(positive(r.limits.cpu_quota)))
+    family(Gauge, "container_spec_cpu_quota", "Microseconds of a period; none without a limit", &[], |r| {
+        // Alerts divide by it.
+        one(Some(positive(r.limits.cpu_quota)).filter(|&quota| quota > 0))
     }),
     family(Gauge, "container_spec_cpu_shares", "The share of contended processors", &[], |r| {
         one(Some(match r.limits.cpu_shares {
@@ -343,6 +344,12 @@ mod tests {
         reading.limits.unified.insert("memory.min".to_owned(), "4096".to_owned());
         assert_eq!(reserved(&reading), 4096);
         assert_eq!(values("container_memory_rss"), []);
+        let quota = FAMILIES.iter().find(|family| family.name == "container_spec_cpu_quota").unwrap();
+        for (asked, shown) in [(0, None), (-1, None), (20_000, Some(20_000))] {
+            reading.limits.cpu_quota = asked;
+            let values = (quota.samples)(&reading).into_iter().map(|sample| sample.value.whole());
+            assert_eq!(values.collect::<Vec<_>>(), Vec::from_iter(shown));
+        }
         assert_eq!(values("container_pressure_io_waiting_seconds_total"), []);
     }
 
