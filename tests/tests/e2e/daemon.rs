@@ -39,7 +39,7 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Writes the configuration and starts the first daemon, which is not ready when this returns.
     pub(crate) fn start(dir: &Path) -> Self {
-        let built = place::built();
+        let built = Built::of(dir);
         let shown = dir.display();
         let config = format!(
             "root = \"{shown}/root\"\nstate = \"{shown}/state\"\nsocket = \"{shown}/wharf.sock\"\nsupervisor = \"{}\"\n\
@@ -114,6 +114,13 @@ impl Daemon {
         let parent = |stat: String| stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok();
         let stats = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join("stat"));
         stats.filter_map(|stat| parent(fs::read_to_string(stat).ok()?)).any(|pid: u32| pid == self.pid())
+    }
+
+    /// The program that it executes for each pod, which is a copy of its own.
+    pub(crate) fn supervisors_program(&self) -> PathBuf {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().flatten();
+        let leads = |path: &PathBuf| fs::read_link(path).is_ok_and(|to| to.ends_with("wharf-shim"));
+        descriptors.map(|entry| entry.path()).find(leads).expect("the daemon holds it")
     }
 
     /// Its descriptors, without numbers that vary.

@@ -3,6 +3,8 @@
 #![allow(missing_docs, reason = "a test crate has no readers")]
 
 #[cfg(test)]
+mod allocations;
+#[cfg(test)]
 mod answers;
 #[cfg(test)]
 mod attach;

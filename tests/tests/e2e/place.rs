@@ -28,6 +28,24 @@ pub(crate) struct Built {
     pub(crate) images: PathBuf,
 }
 
+impl Built {
+    /// Copies wharfd into a test's directory, for a test that counts what happens in this file: what other tests
+    /// execute at the same time is not counted. Supervisors execute a copy of their daemon's anyway.
+    pub(crate) fn copy(dir: &Path) {
+        std::fs::copy(built().wharfd, Self::own(dir)).unwrap();
+    }
+
+    /// What runs in a test's directory: its own copy, if it has one.
+    pub(crate) fn of(dir: &Path) -> Self {
+        let own = Self::own(dir);
+        if own.exists() { Self { wharfd: own, ..built() } } else { built() }
+    }
+
+    fn own(dir: &Path) -> PathBuf {
+        dir.join("wharfd")
+    }
+}
+
 /// The test's directory, if this is the program inside the test's rig. If not, runs the test there and returns `None`.
 ///
 /// # Panics
@@ -68,12 +86,11 @@ fn build() -> Built {
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
     run(cargo().args(["--package", "wharf-daemon", "--package", "wharf-cli"]));
-    run(cargo().args(["--package", "wharf-supervisor", "--bins", "--examples"]).args([
-        "--profile",
-        "supervisor",
-        "--target",
-        &musl(),
-    ]));
+    // With its symbols, by which what it does is counted.
+    run(cargo()
+        .args(["--package", "wharf-supervisor", "--bins", "--examples"])
+        .args(["--profile", "supervisor", "--target", &musl()])
+        .env("CARGO_PROFILE_SUPERVISOR_STRIP", "debuginfo"));
     let built = built();
     if !built.images.join("images.json").exists() {
         run(command(&repository().join("tests/images/build.sh")).arg(&built.images));
