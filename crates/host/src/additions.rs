@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use wharf_cri_api::v1::{CdiDevice, ContainerConfig};
 use wharf_planner::hooks::configured::Configured;
 use wharf_planner::{self as planner, Description, Places, Refusal, Request, Switch, cdi};
+use wharf_types::ErrorKind;
 
 use crate::cdi::Cdi;
 use crate::error::Error;
@@ -56,10 +57,11 @@ impl Additions {
         if self.hooks.directories.is_empty() {
             return Ok(());
         }
-        let look = self.hooks.look();
+        let look = self.hooks.look()?;
         if let Some(damaged) = look.damaged().first() {
             let problem = format!("{damaged}: mend the file, or remove it");
-            return Err(Refusal::Addition { what: "the node's hooks".to_owned(), problem });
+            let (kind, what) = (ErrorKind::FailedPrecondition, "the node's hooks".to_owned());
+            return Err(Refusal::Addition { kind, what, problem });
         }
         let mut files: Vec<_> = look.directories.iter().rev().flatten().collect();
         // A stable order, in which the file of a later directory is the first of those with its name.
@@ -87,7 +89,7 @@ impl Additions {
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.cdi.problems();
-        problems.extend(self.hooks.look().damaged());
+        problems.extend(self.hooks.problems());
         let missing = self.hooks.directories.iter().filter(|directory| !directory.exists());
         problems.extend(
             missing.map(|directory| format!("{}: there is no such directory of hooks", directory.display())),

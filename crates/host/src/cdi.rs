@@ -2,6 +2,7 @@
 //! device, because vendors' services write them at any time. A file that has not changed is not read again.
 
 use std::fmt::Write as _;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use nix::sys::stat::{SFlag, major, minor};
 use wharf_planner::cdi::{Addition, DeviceName, Edits, File, Node};
 use wharf_planner::{Refusal, Switch};
 
-use crate::read::{Files, Kind, Look};
+use crate::read::{Files, Kind, Look, class_of};
 use crate::yaml;
 
 /// The longest file, in bytes.
@@ -39,7 +40,7 @@ impl Cdi {
                 first.refusal("this node has no such devices: set `cdi.enabled` in its configuration")
             );
         }
-        let look = self.files.look();
+        let look = self.files.look()?;
         let (mut additions, mut used) = (Vec::new(), Vec::new());
         for name in names {
             let (path, file) = find(&look, name).map_err(|problem| self.refusal(&look, name, problem))?;
@@ -70,7 +71,10 @@ impl Cdi {
         if self.switch == Switch::Off {
             return Vec::new();
         }
-        let look = self.files.look();
+        let look = match self.files.look() {
+            Ok(look) => look,
+            Err(short) => return vec![short.to_string()],
+        };
         let mut problems = look.damaged();
         for files in &look.directories {
             let usable = files.iter().filter_map(|(_, file)| file.as_ref().as_ref().ok());
@@ -122,20 +126,23 @@ fn parse(path: &Path, content: Vec<u8>) -> Result<File, String> {
 
 /// Adds what only the host tells: types and numbers of devices. What is to be mounted must be there by now.
 fn complete(addition: &mut Addition) -> Result<(), Refusal> {
-    let complete_all = |Edits { device_nodes, mounts, .. }: &mut Edits| {
-        device_nodes.iter_mut().try_for_each(complete_node)?;
-        let is_bind = |kind: &str| matches!(kind, "" | "bind" | "none");
-        mounts.iter().filter(|mount| is_bind(&mount.kind)).try_for_each(|mount| {
-            let path = &mount.host_path;
-            std::fs::metadata(path).map(drop).map_err(|error| format!("its mount of {path}: {error}"))
-        })
-    };
-    complete_all(&mut addition.edits).map_err(|problem: String| addition.device.refusal(problem))
+    let Addition { device, edits: Edits { device_nodes, mounts, .. } } = addition;
+    device_nodes.iter_mut().try_for_each(|node| complete_node(device, node))?;
+    let is_bind = |kind: &str| matches!(kind, "" | "bind" | "none");
+    mounts.iter().filter(|mount| is_bind(&mount.kind)).try_for_each(|mount| {
+        let path = &mount.host_path;
+        std::fs::metadata(path).map(drop).map_err(|error| unread(device, "mount of", path, &error))
+    })
+}
+
+fn unread(device: &DeviceName, what: &str, path: &str, error: &io::Error) -> Refusal {
+    device.unread(class_of(error), format!("its {what} {path}: {error}"))
 }
 
 /// A node whose type and major number are said need not be on the host; its minor number is then 0 unless it is said.
-fn complete_node(node: &mut Node) -> Result<(), String> {
+fn complete_node(device: &DeviceName, node: &mut Node) -> Result<(), Refusal> {
     let path = node.host_path.as_deref().unwrap_or(&node.path);
+    let refuse = |problem: &str| device.refusal(format!("its node {path}{problem}"));
     let is_said = node.kind == "p" || !node.kind.is_empty() && node.major.is_some_and(|major| major > 0);
     let stat = match std::fs::metadata(path) {
         Ok(stat) => stat,
@@ -143,7 +150,7 @@ fn complete_node(node: &mut Node) -> Result<(), String> {
             node.minor.get_or_insert(0);
             return Ok(());
         }
-        Err(error) => return Err(format!("its node {path}: {error}")),
+        Err(error) => return Err(unread(device, "node", path, &error)),
     };
     node.file_mode.get_or_insert(stat.mode() & 0o7777);
     if is_said {
@@ -153,14 +160,14 @@ fn complete_node(node: &mut Node) -> Result<(), String> {
     let kind = match SFlag::from_bits_truncate(stat.mode() & SFlag::S_IFMT.bits()) {
         SFlag::S_IFBLK => "b",
         SFlag::S_IFCHR => "c",
-        _ => return Err(format!("its node {path} is not a device on the host")),
+        _ => return Err(refuse(" is not a device on the host")),
     };
     let said = if node.kind == "u" { "c" } else { &node.kind };
     if !said.is_empty() && said != kind {
-        return Err(format!("its node {path} is of another type on the host"));
+        return Err(refuse(" is of another type on the host"));
     }
     kind.clone_into(&mut node.kind);
-    let number = |number: u64| u32::try_from(number).map_err(|error| format!("its node {path}: {error}"));
+    let number = |number: u64| u32::try_from(number).map_err(|error| refuse(&format!(": {error}")));
     (node.major, node.minor) = (Some(number(major(stat.rdev()))?), Some(number(minor(stat.rdev()))?));
     Ok(())
 }

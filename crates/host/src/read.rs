@@ -10,9 +10,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use wharf_planner::Refusal;
 use wharf_sys::fs::read_regular;
-use wharf_types::Failure;
 use wharf_types::lock::lock;
+use wharf_types::{ErrorKind as Class, Failure};
 
 /// What a file says, or why it is of no use.
 pub(crate) type Content<T> = Arc<Result<T, String>>;
@@ -59,29 +60,33 @@ impl<T> Files<T> {
     }
 
     /// Looks at all files. The lock is not held meanwhile: a disk may stall.
-    pub(crate) fn look(&self) -> Look<T> {
+    ///
+    /// # Errors
+    /// The machine is short of something, which says nothing about the files: they are read again at the next look.
+    pub(crate) fn look(&self) -> Result<Look<T>, Refusal> {
         self.look_with(read_regular)
     }
 
-    fn look_with(&self, read: impl Fn(&Path, usize) -> io::Result<Vec<u8>>) -> Look<T> {
+    fn look_with(&self, read: impl Fn(&Path, usize) -> io::Result<Vec<u8>>) -> Result<Look<T>, Refusal> {
         let known = lock(&self.known).clone();
         let mut now = HashMap::new();
         let mut look = Look { directories: Vec::new(), unreadable: Vec::new() };
         for directory in &self.directories {
-            let paths = files(directory, self.kind.extensions).unwrap_or_else(|error| {
-                look.unreadable.push(format!("{}: {error}", directory.display()));
-                Vec::new()
-            });
+            let paths = match not_short(directory, files(directory, self.kind.extensions))? {
+                Ok(paths) => paths,
+                Err(error) => {
+                    look.unreadable.push(format!("{}: {error}", directory.display()));
+                    Vec::new()
+                }
+            };
             let mut found = Vec::new();
             for path in paths {
                 // Before it is read: what is written meanwhile is seen at the next look.
-                let mut stamp = Stamp::of(&path);
+                let stamp = Stamp::of(&path);
                 let content = match known.get(&path).filter(|(old, _)| Some(*old) == stamp) {
                     Some((_, content)) => Arc::clone(content),
                     None => {
-                        let read = read(&path, self.kind.limit_bytes);
-                        // That the machine was short of something says nothing about the file: it is read again.
-                        stamp = stamp.filter(|_| !is_short(&read));
+                        let read = not_short(&path, read(&path, self.kind.limit_bytes))?;
                         self.parse(&path, read)
                     }
                 };
@@ -91,7 +96,12 @@ impl<T> Files<T> {
             look.directories.push(found);
         }
         *lock(&self.known) = now;
-        look
+        Ok(look)
+    }
+
+    /// What is wrong with the files, for people.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        self.look().map_or_else(|short| vec![short.to_string()], |look| look.damaged())
     }
 
     fn parse(&self, path: &Path, read: io::Result<Vec<u8>>) -> Content<T> {
@@ -101,8 +111,24 @@ impl<T> Files<T> {
     }
 }
 
-fn is_short(read: &io::Result<Vec<u8>>) -> bool {
-    matches!(read, Err(error) if Failure::kind(error) == wharf_types::ErrorKind::ResourceExhausted)
+/// The class of an error on a file that somebody else has written: theirs, unless the machine is short of something.
+pub(crate) fn class_of(error: &io::Error) -> Class {
+    match Failure::kind(error) {
+        Class::ResourceExhausted => Class::ResourceExhausted,
+        _ => Class::FailedPrecondition,
+    }
+}
+
+/// The result of a reading, which says something about what was read.
+fn not_short<R>(path: &Path, read: io::Result<R>) -> Result<io::Result<R>, Refusal> {
+    match read {
+        Err(error) if class_of(&error) == Class::ResourceExhausted => Err(Refusal::Addition {
+            kind: Class::ResourceExhausted,
+            what: path.display().to_string(),
+            problem: error.to_string(),
+        }),
+        read => Ok(read),
+    }
 }
 
 impl<T> Look<T> {
@@ -199,10 +225,17 @@ mod tests {
         std::fs::write(dir.path().join("a.json"), "").unwrap();
         let kind = Kind { extensions: &["json"], limit_bytes: 9, parse: |_path, _content| Ok(()) };
         let files = Files::new(kind, vec![dir.path().to_owned()]);
-        let failing = |errno: Errno| files.look_with(|_path, _limit| Err(errno.into())).damaged().len();
-        assert_eq!((failing(Errno::EMFILE), files.look().damaged().len()), (1, 0));
+        let failing = |errno: Errno| files.look_with(|_path, _limit| Err(errno.into()));
+        let damaged = || files.look().unwrap().damaged().len();
+        let refusal = failing(Errno::EMFILE).unwrap_err();
+        assert_eq!((refusal.kind(), damaged()), (Class::ResourceExhausted, 0));
+        assert!(refusal.to_string().contains("a.json"), "{refusal}");
         std::fs::write(dir.path().join("a.json"), "x").unwrap();
-        assert_eq!((failing(Errno::EACCES), files.look().damaged().len()), (1, 1), "that is the file's");
+        assert_eq!(
+            (failing(Errno::EACCES).unwrap().damaged().len(), damaged()),
+            (1, 1),
+            "that is the file's"
+        );
     }
 
     #[test]
@@ -213,7 +246,7 @@ mod tests {
         let kind = Kind { extensions: &["json"], limit_bytes: 9, parse };
         let files = Files::new(kind, vec![dir.path().join("none"), dir.path().to_owned()]);
         let contents = || {
-            let look = files.look();
+            let look = files.look().unwrap();
             assert!(look.directories[0].is_empty());
             look.directories[1].iter().map(|(_, content)| Arc::clone(content)).collect::<Vec<_>>()
         };
@@ -226,7 +259,7 @@ mod tests {
         std::fs::rename(dir.path().join("new"), dir.path().join("a.json")).unwrap();
         assert_eq!(*contents()[0], Ok("two".to_owned()));
         std::fs::write(dir.path().join("b.json"), "much too long").unwrap();
-        assert!(files.look().damaged()[0].contains("b.json: it is longer than"));
+        assert!(files.look().unwrap().damaged()[0].contains("b.json: it is longer than"));
         std::fs::remove_file(dir.path().join("a.json")).unwrap();
         assert_eq!(contents().len(), 1);
     }

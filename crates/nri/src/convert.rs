@@ -4,6 +4,7 @@
 
 use oci_spec::runtime as oci;
 use wharf_cri_api::v1::{self, LinuxContainerResources};
+use wharf_types::ErrorKind;
 
 use crate::Error;
 use crate::api::{
@@ -33,7 +34,7 @@ impl Problem {
 
     pub(crate) fn by(self, plugins: &str) -> Error {
         let Self { field, problem } = self;
-        Error::Impossible { plugins: plugins.to_owned(), field, problem }
+        Error::Impossible { kind: ErrorKind::FailedPrecondition, plugins: plugins.to_owned(), field, problem }
     }
 }
 

@@ -59,6 +59,8 @@ pub enum Error {
     /// An adjustment or update of plugins is not supported.
     #[error("NRI plugins ({plugins}) made an adjustment that is not supported: {field}: {problem}")]
     Impossible {
+        /// The class of the failure.
+        kind: ErrorKind,
         /// All plugins that set something.
         plugins: String,
         /// The field.
@@ -72,18 +74,19 @@ impl Error {
     /// The refusal of something that plugins set.
     pub(crate) fn of(refusal: Refusal, plugins: &[String]) -> Self {
         let plugins = plugins.join(", ");
-        match refusal {
-            Refusal::Field { field, problem } | Refusal::Spec { field, problem } => {
-                Self::Impossible { plugins, field, problem }
-            }
-            Refusal::Addition { what, problem } => {
-                Self::Impossible { plugins, field: "CDI_devices", problem: format!("{what}: {problem}") }
-            }
-            Refusal::Host { field, problem, .. } => Self::Impossible { plugins, field, problem },
-            Refusal::ImageVolume { target, problem, .. } => {
-                Self::Impossible { plugins, field: "mounts", problem: format!("{target}: {problem}") }
-            }
-        }
+        // The plugins are at fault, not the request, unless the machine is short of something.
+        let kind = match refusal.kind() {
+            ErrorKind::ResourceExhausted => ErrorKind::ResourceExhausted,
+            _ => ErrorKind::FailedPrecondition,
+        };
+        let (field, problem) = match refusal {
+            Refusal::Field { field, problem }
+            | Refusal::Spec { field, problem }
+            | Refusal::Host { field, problem, .. } => (field, problem),
+            Refusal::Addition { what, problem, .. } => ("CDI_devices", format!("{what}: {problem}")),
+            Refusal::ImageVolume { target, problem, .. } => ("mounts", format!("{target}: {problem}")),
+        };
+        Self::Impossible { kind, plugins, field, problem }
     }
 }
 
@@ -91,11 +94,10 @@ impl Failure for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Silent { .. } => ErrorKind::Unavailable,
-            Self::Refused { .. }
-            | Self::Conflict { .. }
-            | Self::Early { .. }
-            | Self::Rejected { .. }
-            | Self::Impossible { .. } => ErrorKind::FailedPrecondition,
+            Self::Impossible { kind, .. } => *kind,
+            Self::Refused { .. } | Self::Conflict { .. } | Self::Early { .. } | Self::Rejected { .. } => {
+                ErrorKind::FailedPrecondition
+            }
         }
     }
 }

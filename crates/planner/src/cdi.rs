@@ -9,6 +9,7 @@ mod number;
 use std::fmt;
 
 use wharf_cri_api::v1::ContainerConfig;
+use wharf_types::ErrorKind;
 
 use crate::Refusal;
 
@@ -49,9 +50,15 @@ impl DeviceName {
         &self.0
     }
 
-    /// A refusal that names this device.
+    /// A refusal that names this device: the node does not have what it needs.
     pub fn refusal(&self, problem: impl fmt::Display) -> Refusal {
-        Refusal::Addition { what: format!("CDI device {:?}", self.0), problem: problem.to_string() }
+        self.unread(ErrorKind::FailedPrecondition, problem)
+    }
+
+    /// A refusal that names this device, of the class of what could not be read.
+    pub fn unread(&self, kind: ErrorKind, problem: impl fmt::Display) -> Refusal {
+        let what = format!("CDI device {:?}", self.0);
+        Refusal::Addition { kind, what, problem: problem.to_string() }
     }
 }
 

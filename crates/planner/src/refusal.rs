@@ -38,6 +38,8 @@ pub enum Refusal {
     /// Something that this machine adds to the container, a device or a hook, cannot be added.
     #[error("{what}: {problem}")]
     Addition {
+        /// The class of the failure.
+        kind: ErrorKind,
         /// What, by its name.
         what: String,
         /// What is wrong with it.
@@ -58,8 +60,7 @@ impl Failure for Refusal {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Field { .. } => ErrorKind::InvalidArgument,
-            Self::Host { kind, .. } | Self::ImageVolume { kind, .. } => *kind,
-            Self::Addition { .. } => ErrorKind::FailedPrecondition,
+            Self::Host { kind, .. } | Self::ImageVolume { kind, .. } | Self::Addition { kind, .. } => *kind,
             Self::Spec { .. } => ErrorKind::Internal,
         }
     }
@@ -88,7 +89,8 @@ impl Refusal {
     }
 
     pub(crate) fn addition(what: impl ToString, problem: impl ToString) -> Self {
-        Self::Addition { what: what.to_string(), problem: problem.to_string() }
+        let (kind, what) = (ErrorKind::FailedPrecondition, what.to_string());
+        Self::Addition { kind, what, problem: problem.to_string() }
     }
 
     /// What is wrong, for a refusal that says in its own words of what.
