@@ -195,7 +195,7 @@ impl ImageService for Images {
         &self,
         _request: Request<ListSecurityProfilesRequest>,
     ) -> Result<Response<ListSecurityProfilesResponse>, Status> {
-        Ok(Response::new(profiles::list(&self.store)))
+        self.change(|store| Ok(profiles::list(store))).await.map(Response::new)
     }
 
     async fn remove_security_profile(

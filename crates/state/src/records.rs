@@ -11,6 +11,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use crate::record::{self, Durability, Error, Format, Staged};
 
@@ -234,6 +235,12 @@ impl<T: Content> Records<T> {
     /// Those of [`save`].
     pub fn save(&self, name: &str, content: &T, durability: Durability) -> Result<(), Error> {
         save(&self.path(name), content, durability)
+    }
+
+    /// When a record was last saved; `None` if that cannot be read.
+    #[must_use]
+    pub fn saved_at(&self, name: &str) -> Option<SystemTime> {
+        fs::metadata(self.path(name)).and_then(|file| file.modified()).ok()
     }
 
     /// Renames a record. A missing record is success.
