@@ -2,7 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "its callers are on the thread pool for what may wait")]
 
 use std::fs;
-use std::io::{ErrorKind, Read as _};
+use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use wharf_sys::fs::read_regular;
+use wharf_sys::process::kill_group;
 use wharf_types::program::DEFAULT_PATH;
 
 /// Where a plugin finds its socket.
@@ -29,14 +30,17 @@ pub(crate) struct Installed {
     pub(crate) config: String,
 }
 
-/// The process of a plugin. It ends with this value.
+/// The process of a plugin. It ends with this value, as do those that it has started in its process group.
 #[derive(Debug)]
 pub(crate) struct Process(Option<Child>);
 
 impl Drop for Process {
     fn drop(&mut self) {
         let Some(mut child) = self.0.take() else { return };
-        let mut end = move || child.kill().and_then(|()| child.wait().map(drop));
+        let mut end = move || {
+            kill_group(child.id()).map_err(|error| io::Error::from(error.errno))?;
+            child.wait().map(drop)
+        };
         let ended = match tokio::runtime::Handle::try_current() {
             Ok(runtime) => {
                 runtime.spawn_blocking(move || end().inspect_err(warn));
@@ -200,7 +204,7 @@ mod tests {
     fn a_plugin_finds_its_socket_and_its_name() {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("10-a");
-        let script = "#!/bin/sh\necho $NRI_PLUGIN_IDX $NRI_PLUGIN_NAME >&$NRI_PLUGIN_SOCKET\nread line <&3\n";
+        let script = "#!/bin/sh\necho $NRI_PLUGIN_IDX $NRI_PLUGIN_NAME >&$NRI_PLUGIN_SOCKET\nsleep 1000 & read line <&3\n";
         write(&program, script, 0o755);
         let plugin = installed(directory.path(), directory.path()).unwrap().remove(0);
         let (process, mut socket) = start(&plugin).unwrap();
@@ -209,7 +213,7 @@ mod tests {
         socket.read_exact(&mut said).unwrap();
         assert_eq!(&said, b"10 a\n");
         drop(process);
-        // With the process, the other end of the socket is gone.
+        // With the process and what it has started, the other end of the socket is gone.
         assert_eq!(socket.read(&mut said).unwrap(), 0);
     }
 }

@@ -50,6 +50,15 @@ pub fn signal(process: BorrowedFd<'_>, number: i32) -> Result<()> {
         .map_err(|errno| Error::new("pidfd_send_signal", number.to_string(), errno))
 }
 
+/// Kills every process of a group, by the number of a leader that has not been reaped.
+///
+/// # Errors
+/// The kernel's error.
+pub fn kill_group(leader: u32) -> Result<()> {
+    let group = nix::unistd::Pid::from_raw(leader.cast_signed());
+    nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL).named("killpg", || leader.to_string())
+}
+
 /// Opens a pidfd of a running process.
 ///
 /// # Errors
