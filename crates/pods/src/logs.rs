@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use wharf_host::make_log;
 use wharf_isolation::LogFile;
-use wharf_types::failure::named;
-use wharf_types::{ErrorKind, chain};
 
 use crate::error::{Error, blocking};
 
@@ -36,19 +35,9 @@ impl Logs {
         let Ok(turn) = Arc::clone(&self.0).try_acquire_owned() else { return Ok(None) };
         let made = blocking(move || {
             let _turn = turn;
-            file.make().map_err(unopened)
+            Ok(make_log(&file)?)
         });
         tokio::time::timeout(PATIENCE, made).await.ok().transpose()
-    }
-}
-
-/// The request names the file; but a lack of space on the machine is not the request's fault.
-fn unopened(error: wharf_sys::Error) -> Error {
-    match named(error.errno) {
-        ErrorKind::InvalidArgument => {
-            Error::invalid("log_path", format!("it cannot be opened: {}", chain(&error)))
-        }
-        _ => Error::at("making the container's log", error),
     }
 }
 
@@ -56,9 +45,8 @@ fn unopened(error: wharf_sys::Error) -> Error {
 #[expect(clippy::disallowed_methods, reason = "a test may wait for a disk")]
 mod tests {
     use super::*;
-    use nix::errno::Errno;
     use wharf_isolation::LogLimits;
-    use wharf_types::{Failure as _, HostPath};
+    use wharf_types::{ErrorKind, Failure as _, HostPath};
 
     fn file(directory: &tempfile::TempDir, name: &str) -> LogFile {
         let directory = HostPath::new(directory.path().to_str().unwrap()).unwrap();
@@ -75,14 +63,6 @@ mod tests {
             let error = Logs::default().make(file(&directory, name)).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{name}: {error}");
         }
-    }
-
-    #[test]
-    fn a_full_disk_is_not_the_requests_fault() {
-        let kind = |errno| unopened(wharf_sys::Error::new("open", "0.log", errno)).kind();
-        assert_eq!(kind(Errno::ENOSPC), ErrorKind::ResourceExhausted);
-        assert_eq!(kind(Errno::EIO), ErrorKind::Internal);
-        assert_eq!(kind(Errno::ENOENT), ErrorKind::InvalidArgument);
     }
 
     #[tokio::test]

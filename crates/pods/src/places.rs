@@ -5,16 +5,14 @@ use wharf_host::host_path;
 use wharf_planner::Pins;
 use wharf_state::Layout;
 use wharf_supervision::HeldPaths;
-use wharf_types::{HostPath, PodId};
+use wharf_types::PodId;
 use wharf_wire::v1;
 
 use crate::error::Error;
 
 /// The paths of a pod's namespaces, including those that it does not have.
 pub(crate) fn pins(layout: &Layout, pod: &PodId, held: &HeldPaths) -> Result<Pins, Error> {
-    let place = |of, kind| -> Result<HostPath, Error> {
-        Ok(host_path(&held.path(of).unwrap_or_else(|| layout.namespace(pod, kind)))?)
-    };
+    let place = |of, kind| host_path(&held.path(of).unwrap_or_else(|| layout.namespace(pod, kind)));
     Ok(Pins {
         net: place(v1::Held::Network, "net")?,
         ipc: place(v1::Held::Ipc, "ipc")?,

@@ -1,0 +1,43 @@
+//! Creating a container's log.
+
+use std::os::fd::OwnedFd;
+
+use wharf_isolation::LogFile;
+use wharf_planner::{Refusal, Unread};
+use wharf_types::failure::named;
+use wharf_types::{ErrorKind, StageError, chain};
+
+use crate::error::Error;
+
+/// Creates a log, and returns its directory.
+///
+/// # Errors
+/// It cannot be opened: the request names the file, but a lack of space on the machine is not the request's fault.
+pub fn make_log(file: &LogFile) -> Result<OwnedFd, Error> {
+    file.make().map_err(unopened)
+}
+
+fn unopened(error: wharf_sys::Error) -> Error {
+    match named(error.errno) {
+        kind @ ErrorKind::InvalidArgument => {
+            let problem = format!("it cannot be opened: {}", chain(&error));
+            Refusal::unread("log_path", Unread { kind, problem }).into()
+        }
+        _ => StageError::at("making the container's log", error).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+    use wharf_types::Failure as _;
+
+    #[test]
+    fn a_full_disk_is_not_the_requests_fault() {
+        let kind = |errno| unopened(wharf_sys::Error::new("open", "0.log", errno)).kind();
+        assert_eq!(kind(Errno::ENOSPC), ErrorKind::ResourceExhausted);
+        assert_eq!(kind(Errno::EIO), ErrorKind::Internal);
+        assert_eq!(kind(Errno::ENOENT), ErrorKind::InvalidArgument);
+    }
+}
