@@ -3,6 +3,7 @@
 
 mod inside;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Seek as _;
 use std::path::{Path, PathBuf};
@@ -51,6 +52,16 @@ impl Hooked {
     #[must_use]
     pub fn has_hooks(&self) -> bool {
         !self.hooks.is_empty()
+    }
+
+    /// The files of its hooks, for people.
+    #[must_use]
+    pub fn programs(&self) -> String {
+        let kept = Kept::read(&self.hooks).ok().flatten();
+        let at = |point| kept.as_ref().and_then(|kept| kept.at(point).ok()).unwrap_or_default();
+        let programs: BTreeSet<String> =
+            Point::ALL.into_iter().flat_map(at).map(|hook| hook.program.to_string()).collect();
+        Vec::from_iter(programs).join(", ")
     }
 
     /// Makes the bundle, if there are hooks to see it: a directory with the runtime spec, and one for the root file

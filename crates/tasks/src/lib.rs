@@ -1,6 +1,6 @@
 //! Work of a daemon that belongs to no single caller: calls that callers share ([`Joins`]), rounds for as long as
 //! somebody wants their results ([`Demand`]), what is tried until it succeeds ([`persist`]), limits on what goes on at
-//! a time ([`Crowd`], [`Turns`]), and what needs a thread of its own ([`in_thread`]). What the work does is for others
+//! a time ([`Crowd`], [`Turns`]), and what needs a thread of its own ([`Threads`]). What the work does is for others
 //! to say.
 
 mod crowd;
@@ -14,5 +14,5 @@ pub use crowd::{Crowd, CrowdLimits, Crowded, Member};
 pub use demand::Demand;
 pub use joins::{Call, Joins, spawn};
 pub use persist::persist;
-pub use thread::in_thread;
+pub use thread::{ThreadError, Threads};
 pub use turns::{Turn, Turns};

@@ -1,35 +1,196 @@
 //! Blocking work that may take minutes, or that changes what is a thread's own, such as its namespaces. It gets a
 //! thread of its own: the pool for blocking work is small, and everything else needs it.
 
-use tokio::sync::{Semaphore, oneshot};
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// How many such threads there are at a time.
-static PERMITS: Semaphore = Semaphore::const_new(64);
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout_at};
+use wharf_types::{ErrorKind, Failure};
 
-/// Does work in a thread of its own, which has this name for people.
-///
-/// # Errors
-/// The kernel has no more threads, or the work panicked.
-pub async fn in_thread<T: Send + 'static>(
-    name: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> std::io::Result<T> {
-    let _permit = PERMITS.acquire().await.map_err(std::io::Error::other)?;
-    let (done, waiting) = oneshot::channel();
-    let thread = std::thread::Builder::new().name(name.to_owned());
-    thread.spawn(move || drop(done.send(work())))?;
-    waiting.await.map_err(|_panicked| std::io::Error::other(format!("the thread {name} panicked")))
+use crate::crowd::{Crowd, CrowdLimits, Crowded, Member};
+
+/// How long work waits for other work: within the two minutes for which the kubelet waits for a call.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Threads for work of one kind: so many at a time for each key, and for all.
+#[derive(Debug)]
+pub struct Threads<K: Eq + Hash + Clone> {
+    name: &'static str,
+    working: Crowd<K>,
+    ended: Arc<Notify>,
+}
+
+/// Why work was not done in a thread.
+#[derive(Debug, thiserror::Error)]
+pub enum ThreadError {
+    /// There were too many all the time.
+    #[error("{what}: no thread was free within {} s: {}", PATIENCE.as_secs(), others(*.crowded))]
+    Busy {
+        /// The work.
+        what: String,
+        /// Of which there are too many.
+        crowded: Crowded,
+    },
+    /// The kernel has no more threads, or the work panicked.
+    #[error("{what}: a thread of its own")]
+    Thread {
+        /// The work.
+        what: String,
+        /// Why there is none.
+        source: std::io::Error,
+    },
+}
+
+impl Failure for ThreadError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Busy { .. } => ErrorKind::Unavailable,
+            Self::Thread { source, .. } => Failure::kind(source),
+        }
+    }
+}
+
+fn others(crowded: Crowded) -> String {
+    match crowded {
+        Crowded::One(count) => format!("{count} for the same one are at work"),
+        Crowded::All(count) => format!("{count} for others are at work"),
+    }
+}
+
+/// A place among those that work, as long as this exists.
+struct Place<K: Eq + Hash + Clone> {
+    member: Option<Member<K>>,
+    ended: Arc<Notify>,
+}
+
+impl<K: Eq + Hash + Clone> Drop for Place<K> {
+    fn drop(&mut self) {
+        self.member = None;
+        self.ended.notify_waiters();
+    }
+}
+
+impl<K: Eq + Hash + Clone + Send + 'static> Threads<K> {
+    /// Threads with this name for people. Whoever finds too many of them at work waits.
+    #[must_use]
+    pub fn new(name: &'static str, limits: CrowdLimits) -> Self {
+        Self { name, working: Crowd::new(limits), ended: Arc::default() }
+    }
+
+    /// Does work in a thread of its own; `what` is that work, for people.
+    ///
+    /// # Errors
+    /// [`ThreadError`].
+    pub async fn run<T: Send + 'static>(
+        &self,
+        key: &K,
+        what: String,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ThreadError> {
+        let place = match self.enter(key).await {
+            Ok(place) => place,
+            Err(crowded) => return Err(ThreadError::Busy { what, crowded }),
+        };
+        let (done, waiting) = oneshot::channel();
+        let thread = std::thread::Builder::new().name(self.name.to_owned());
+        let work = move || {
+            let result = work();
+            drop(place);
+            drop(done.send(result));
+        };
+        if let Err(source) = thread.spawn(work) {
+            return Err(ThreadError::Thread { what, source });
+        }
+        let panicked = || std::io::Error::other(format!("the thread {} panicked", self.name));
+        waiting.await.map_err(|_gone| ThreadError::Thread { what, source: panicked() })
+    }
+
+    async fn enter(&self, key: &K) -> Result<Place<K>, Crowded> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let ended = self.ended.notified();
+            let crowded = match self.working.enter(key) {
+                Ok(member) => {
+                    return Ok(Place { member: Some(member), ended: Arc::clone(&self.ended) });
+                }
+                Err(crowded) => crowded,
+            };
+            if timeout_at(deadline, ended).await.is_err() {
+                return Err(crowded);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc::{Sender, channel};
+
+    fn threads(of_one: usize, of_all: usize) -> Arc<Threads<char>> {
+        Arc::new(Threads::new("apart", CrowdLimits { of_one, of_all }))
+    }
+
+    fn what() -> String {
+        "work".to_owned()
+    }
+
+    /// Work that has begun, and does not end by itself.
+    struct Hanging {
+        end: Sender<()>,
+        done: tokio::task::JoinHandle<()>,
+    }
+
+    impl Hanging {
+        async fn end(self) {
+            drop(self.end);
+            self.done.await.unwrap();
+        }
+    }
+
+    async fn hang(threads: &Arc<Threads<char>>, key: char) -> Hanging {
+        let (end, until) = channel();
+        let (began, begun) = oneshot::channel();
+        let threads = Arc::clone(threads);
+        let done = tokio::spawn(async move {
+            let work = move || {
+                began.send(()).unwrap();
+                until.recv().unwrap_err();
+            };
+            threads.run(&key, what(), work).await.unwrap();
+        });
+        begun.await.unwrap();
+        Hanging { end, done }
+    }
 
     #[tokio::test]
     async fn work_has_a_thread_of_its_own_and_a_panic_is_told() {
+        let threads = threads(1, 1);
         let name = || std::thread::current().name().map(str::to_owned);
-        assert_eq!(in_thread("apart", name).await.unwrap(), Some("apart".to_owned()));
-        let panicked = in_thread("apart", || -> u8 { panic!("on purpose") }).await.unwrap_err();
-        assert_eq!(panicked.to_string(), "the thread apart panicked");
+        assert_eq!(threads.run(&'a', what(), name).await.unwrap(), Some("apart".to_owned()));
+        let panicked = threads.run(&'a', what(), || -> u8 { panic!("on purpose") }).await.unwrap_err();
+        assert!(format!("{panicked:?}").contains("the thread apart panicked"), "{panicked:?}");
+        threads.run(&'a', what(), || ()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_hangs_holds_up_its_own_kind_for_so_long() {
+        let threads = threads(2, 3);
+        let [first, second] = [hang(&threads, 'a').await, hang(&threads, 'a').await];
+        let begin = Instant::now();
+        let late = threads.run(&'a', what(), || ()).await.unwrap_err();
+        assert_eq!((begin.elapsed(), late.kind()), (PATIENCE, ErrorKind::Unavailable));
+        assert_eq!(late.to_string(), "work: no thread was free within 90 s: 2 for the same one are at work");
+        threads.run(&'b', what(), || ()).await.unwrap();
+        let last = hang(&threads, 'b').await;
+        let late = threads.run(&'c', what(), || ()).await.unwrap_err();
+        assert!(late.to_string().ends_with("3 for others are at work"), "{late}");
+        last.end().await;
+        threads.run(&'c', what(), || ()).await.unwrap();
+        first.end().await;
+        threads.run(&'a', what(), || ()).await.unwrap();
+        second.end().await;
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tonic::Code;
 use wharf_cri_api::v1::*;
@@ -225,6 +226,41 @@ fn a_hook_that_hangs_is_ended_and_holds_up_no_other_pod() {
             assert!(error.message().contains("did not end within 2 s"), "{error}");
             assert!(begin.elapsed() < Duration::from_secs(60));
         }
+        client.down(&pod).await.unwrap();
+    });
+}
+
+/// There are more of them than all pods' threads once were.
+#[test]
+fn hooks_that_hang_in_one_pod_hold_up_no_other_and_no_end() {
+    const HANGING: usize = 66;
+    run(async |world| {
+        let hang = world.script("hang", "while [ -e $D/hang ]; do sleep 0.2; done");
+        let note = world.script("note", NOTE);
+        let client = &world.client;
+        world.device(&[("poststart", &hang, json!({"timeout": 600}))]);
+        fs::write(world.place("hang"), "").unwrap();
+        let pod = client.run(&client.pod("hanging")).await.unwrap();
+        let mut hanging = Vec::new();
+        for n in 0..HANGING {
+            hanging.push(client.create(&pod, &hooked(client, &format!("hangs-{n}"))).await.unwrap());
+        }
+        world.device(&[("createRuntime", &note, nothing()), ("poststop", &note, nothing())]);
+        let starts = join_all(hanging.iter().map(|id| client.start(id)));
+        let other = async {
+            let all_run = async || {
+                let all = client.containers().await;
+                all.iter().all(|one| one.state() == ContainerState::ContainerRunning).then_some(())
+            };
+            until("all run", all_run).await;
+            let other = client.run(&client.pod("other")).await.unwrap();
+            client.launch(&other, &hooked(client, "main")).await.unwrap();
+            client.down(&other).await.unwrap();
+            assert_eq!(world.noted(), ["createRuntime", "poststop"]);
+            fs::remove_file(world.place("hang")).unwrap();
+        };
+        let (started, ()) = tokio::join!(starts, other);
+        started.into_iter().for_each(Result::unwrap);
         client.down(&pod).await.unwrap();
     });
 }

@@ -144,7 +144,10 @@ impl Engine {
         let created = prepared.timings.time_async("first process, until it waits", first).await?;
         prepared.record.identify(created.identity.unwrap_or_default());
         let hooked = self.hooked(pod, id, &prepared.record, created.pid);
-        prepared.timings.time_async("hooks", hooks::execute(hooked, Hooked::create)).await?;
+        prepared
+            .timings
+            .time_async("hooks", hooks::execute(&hooks::FIRST, pod, hooked, Hooked::create))
+            .await?;
         let own = id.clone();
         let container = self.blocking(pod, |engine, pod| engine.complete(pod, own, prepared)).await?;
         container.set_pid(created.pid);

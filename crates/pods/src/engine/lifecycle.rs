@@ -73,7 +73,7 @@ impl Engine {
         }
         self.started(pod, container, started.started_at_ns);
         let hooked = self.hooked(pod, container.id(), &container.record(), container.pid());
-        hooks::execute(hooked, |hooked| hooked.notify(Point::Poststart)).await?;
+        hooks::execute(&hooks::FIRST, pod, hooked, |hooked| hooked.notify(Point::Poststart)).await?;
         self.tell(Event::PostStartContainer, pod, Some(container)).await
     }
 

@@ -94,7 +94,7 @@ impl Engine {
         // Nothing of it is left but files.
         let hooked = self.hooked(pod, id, record, 0);
         let last = |hooked: &Hooked| hooked.notify(Point::Poststop).and_then(|()| hooked.remove_bundle());
-        hooks::execute(hooked, last).await?;
+        hooks::execute(&hooks::LAST, pod, hooked, last).await?;
         let (engine, id) = (Arc::clone(self), id.clone());
         let layout = &self.parts.layout;
         let (exit, record) = (layout.exit_record(pod.id(), &id), layout.container_record(pod.id(), &id));
