@@ -172,6 +172,7 @@ fn what_is_not_there_is_named_with_where_it_was_looked_for() {
     run(async |world| {
         let client = &world.client;
         write_vendors(world);
+        fs::create_dir_all(world.dir.join("hooks.d")).unwrap();
         assert_eq!(doctor(world).0, "ok");
         let info: serde_json::Value = serde_json::from_slice(&wharf(world, "--json info").stdout).unwrap();
         let place = |name: &str| world.dir.join(name).display().to_string();
