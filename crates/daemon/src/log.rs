@@ -1,6 +1,7 @@
 //! Where the log goes: to standard error or to systemd's journal.
 
 use std::os::linux::fs::MetadataExt;
+use std::sync::Mutex;
 
 use anyhow::Context;
 use tracing_subscriber::layer::SubscriberExt;
@@ -8,6 +9,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 use crate::config::{Log, LogFormat};
+use crate::stderr::Stderr;
 
 /// The log filter, which can be replaced while the process runs.
 pub(crate) type Level = reload::Handle<EnvFilter, Registry>;
@@ -16,7 +18,6 @@ pub(crate) type Level = reload::Handle<EnvFilter, Registry>;
 pub(crate) fn start(config: &Log) -> anyhow::Result<Level> {
     let (filter, level) = reload::Layer::new(filter(config)?);
     let log = tracing_subscriber::registry().with(filter);
-    let to_stderr = fmt::layer().with_writer(std::io::stderr);
     let journal = match config.format {
         LogFormat::Journald => Some(journal()?),
         // A journal that is out of order is no reason to leave a node without its runtime.
@@ -25,8 +26,16 @@ pub(crate) fn start(config: &Log) -> anyhow::Result<Level> {
     };
     match (journal, config.format) {
         (Some(journal), _) => log.with(journal).init(),
-        (None, LogFormat::Json) => log.with(to_stderr.json()).init(),
-        (None, _) => log.with(to_stderr.with_ansi(false)).init(),
+        (None, LogFormat::Json) => {
+            let stderr = Stderr::new(|lost| format!("{{\"level\":\"WARN\",\"lost_lines\":{lost}}}\n"))?;
+            log.with(fmt::layer().with_writer(Mutex::new(stderr)).json()).init();
+        }
+        (None, _) => {
+            let stderr = Stderr::new(|lost| {
+                format!("WARN: nobody read {lost} lines of the log, and they are lost\n")
+            })?;
+            log.with(fmt::layer().with_writer(Mutex::new(stderr)).with_ansi(false)).init();
+        }
     }
     Ok(level)
 }

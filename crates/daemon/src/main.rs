@@ -8,6 +8,7 @@ mod config;
 mod log;
 mod reload;
 mod serve;
+mod stderr;
 
 use std::path::PathBuf;
 use std::sync::Arc;
