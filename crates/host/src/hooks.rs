@@ -4,20 +4,16 @@
 mod inside;
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Seek as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
 
 use wharf_planner::hooks::{Hook, Kept, Point, State};
-use wharf_programs::{self as programs, ExecError, Output};
 use wharf_types::program::DEFAULT_PATH;
 use wharf_types::{ContainerId, ErrorKind, Failure, Stage as _, StageError, chain};
 
+use crate::program;
+
 const STAGE: &str = "executing the container's hooks";
-/// How much of a hook's output an error message has, in bytes.
-const OUTPUT_SHOWN_LEN: usize = 500;
 
 /// A container with its hooks.
 #[derive(Debug, Clone)]
@@ -139,19 +135,11 @@ impl Hooked {
     fn run(&self, kept: &Kept, point: Point, hook: &Hook) -> Result<(), StageError> {
         let bundle = self.bundle.to_string_lossy();
         let state = kept.state(point, &State { id: &self.id, pid: self.pid, bundle: &bundle });
-        let input = input(&state)?;
-        let ran = programs::run(&mut self.command(hook), input, Instant::now() + hook.patience);
-        let problem = match ran {
-            Ok(output) if output.status.success() => return Ok(()),
-            Ok(output) => failed(&output),
-            Err(ExecError::Io(error)) => format!("cannot be executed: {error}"),
-            Err(ExecError::Deadline) => format!("did not end within {} s", hook.patience.as_secs()),
-            Err(ExecError::TooLong) => "wrote too much".to_owned(),
-        };
-        Err(StageError::at(
-            STAGE,
-            HookError { program: hook.program.to_string(), point: point.name(), problem },
-        ))
+        let ran = program::run(&mut self.command(hook), &state, hook.patience);
+        ran.map_err(|problem| {
+            let program = hook.program.to_string();
+            StageError::at(STAGE, HookError { program, point: point.name(), problem })
+        })
     }
 
     /// A hook without an environment of its own gets a search path: scripts rely on it.
@@ -167,23 +155,6 @@ impl Hooked {
         }
         command.current_dir(if self.bundle.is_dir() { &self.bundle } else { Path::new("/") });
         command
-    }
-}
-
-/// A file that is gone from its directory: a pipe would hold only so much.
-fn input(state: &[u8]) -> Result<File, StageError> {
-    let mut file = File::from(wharf_sys::fs::sealed_memfd("state", state).stage(STAGE)?);
-    file.rewind().stage(STAGE)?;
-    Ok(file)
-}
-
-fn failed(output: &Output) -> String {
-    let said = [&output.stderr, &output.stdout].map(|bytes| String::from_utf8_lossy(bytes).trim().to_owned());
-    let said: String = said.iter().find(|text| !text.is_empty()).cloned().unwrap_or_default();
-    let said: String = said.chars().take(OUTPUT_SHOWN_LEN).collect();
-    match said.is_empty() {
-        true => format!("failed: {}", output.status),
-        false => format!("failed: {}: {said}", output.status),
     }
 }
 

@@ -18,6 +18,7 @@ mod images;
 mod logs;
 pub mod namespaces;
 mod places;
+mod program;
 mod probe;
 mod read;
 mod readiness;

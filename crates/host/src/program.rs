@@ -1,0 +1,44 @@
+//! Programs of this machine that are run for a container: what they are given, and what is said of one that failed.
+
+use std::fs::File;
+use std::io::Seek as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use wharf_programs::{ExecError, Output};
+
+/// How much of a program's output an error message has, in bytes.
+const OUTPUT_SHOWN_LEN: usize = 500;
+
+/// Runs a program with an input, and fails unless it succeeds in time.
+///
+/// # Errors
+/// What is wrong, to be read after the program's name.
+pub(crate) fn run(command: &mut Command, input: &[u8], patience: Duration) -> Result<(), String> {
+    let input = file(input).map_err(|error| format!("cannot be given its input: {error}"))?;
+    match wharf_programs::run(command, input, Instant::now() + patience) {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(failed(&output)),
+        Err(ExecError::Io(error)) => Err(format!("cannot be executed: {error}")),
+        Err(ExecError::Deadline) => Err(format!("did not end within {} s", patience.as_secs())),
+        Err(ExecError::TooLong) => Err("wrote too much".to_owned()),
+    }
+}
+
+/// A file that is in no directory: a pipe would hold only so much.
+fn file(content: &[u8]) -> std::io::Result<File> {
+    let file = wharf_sys::fs::sealed_memfd("input", content).map_err(std::io::Error::other)?;
+    let mut file = File::from(file);
+    file.rewind()?;
+    Ok(file)
+}
+
+fn failed(output: &Output) -> String {
+    let said = [&output.stderr, &output.stdout].map(|bytes| String::from_utf8_lossy(bytes).trim().to_owned());
+    let said: String = said.iter().find(|text| !text.is_empty()).cloned().unwrap_or_default();
+    let said: String = said.chars().take(OUTPUT_SHOWN_LEN).collect();
+    match said.is_empty() {
+        true => format!("failed: {}", output.status),
+        false => format!("failed: {}: {said}", output.status),
+    }
+}
