@@ -20,7 +20,7 @@ use wharf_cri_api::v1::{
 use wharf_isolation::{CgroupPlan, Plan};
 use wharf_planner::{
     self as planner, CgroupPlaces, Defaults, Filters, HostFacts, HostNames, ImageConfig, Layers, Pins,
-    Places, Request, Switch,
+    Places, Request, SecurityModules, Switch,
 };
 use wharf_types::{ContainerId, HostPath, PodId};
 use wharf_wire::v1;
@@ -203,6 +203,7 @@ fn facts() -> HostFacts {
         host_devices: Vec::new(),
         mounts: Vec::new(),
         seccomp_profile: None,
+        modules: SecurityModules { apparmor: Switch::Off, selinux: Switch::Off },
     }
 }
 

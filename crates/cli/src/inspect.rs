@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use wharf_cri_api::v1::{
     Container, ContainerConfig, ContainerStatus, ContainerStatusRequest, Device, Image, ImageSpec,
     ImageStatusRequest, KeyValue, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxStatus,
-    PodSandboxStatusRequest,
+    PodSandboxStatusRequest, SecurityProfile,
 };
 
 use crate::daemon::Daemon;
@@ -164,13 +164,18 @@ fn of_container_request(config: &ContainerConfig) -> Value {
             "add": capabilities.add_capabilities, "drop": capabilities.drop_capabilities,
             "ambient": capabilities.add_ambient_capabilities,
         },
-        "seccomp": security.seccomp.map(|profile| match (profile.localhost_ref.as_str(), profile.oci_ref.as_str()) {
-            ("", "") => profile.profile_type().as_str_name().to_owned(),
-            ("", reference) => reference.to_owned(),
-            (file, _) => file.to_owned(),
-        }),
+        "seccomp": security.seccomp.map(of_profile),
+        "apparmor": security.apparmor.map(of_profile),
         "namespaces": security.namespace_options.as_ref().map(of_namespaces),
     })
+}
+
+fn of_profile(profile: SecurityProfile) -> String {
+    match (profile.localhost_ref.as_str(), profile.oci_ref.as_str()) {
+        ("", "") => profile.profile_type().as_str_name().to_owned(),
+        ("", reference) => reference.to_owned(),
+        (name, _) => name.to_owned(),
+    }
 }
 
 fn of_namespaces(options: &NamespaceOption) -> Value {

@@ -8,6 +8,7 @@ use wharf_planner::hooks::configured::Configured;
 use wharf_planner::{self as planner, Description, Places, Refusal, Request, Switch, cdi};
 use wharf_types::ErrorKind;
 
+use crate::apparmor;
 use crate::cdi::Cdi;
 use crate::error::Error;
 use crate::facts::{Machine, facts};
@@ -98,7 +99,7 @@ impl Additions {
     }
 }
 
-/// Describes a container for this machine.
+/// Describes a container for this machine, whose kernel then has the AppArmor profile that wharf gives it.
 ///
 /// # Errors
 /// The request cannot be fulfilled with what is on the host, or that cannot be read.
@@ -110,6 +111,8 @@ pub fn describe(
 ) -> Result<Description, Error> {
     let mut description = planner::describe(request, &facts(request, machine)?, places)?;
     additions.apply(&mut description, request)?;
+    let process = description.spec.process().as_ref();
+    apparmor::ensure_loaded(process.and_then(|process| process.apparmor_profile().as_deref()))?;
     Ok(description)
 }
 

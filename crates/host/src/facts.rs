@@ -18,6 +18,7 @@ use wharf_sys::mount::{Propagation, propagation_of};
 use wharf_types::failure::named;
 use wharf_types::{ContainerPath, Failure, HostPath, Stage as _, StageError};
 
+use crate::apparmor;
 use crate::error::Error;
 
 /// The longest `resolv.conf`, in bytes. Pods get a copy of it, in memory.
@@ -74,6 +75,7 @@ pub fn facts(request: &Request<'_>, machine: &Machine) -> Result<HostFacts, Erro
         host_devices: host_devices.map_err(|unread| Refusal::unread("privileged", unread))?,
         mounts: request.container.mounts.iter().map(mount_source).collect(),
         seccomp_profile: profile,
+        modules: machine.modules,
     })
 }
 
@@ -119,11 +121,10 @@ fn version(release: &str) -> Option<(u32, u32)> {
 
 /// The security modules that the kernel has enabled.
 fn security_modules() -> io::Result<SecurityModules> {
-    let apparmor = present(std::fs::read("/sys/module/apparmor/parameters/enabled"))?;
     // The kernel has this file system only if SELinux was not disabled at boot.
     let filesystems = std::fs::read_to_string("/proc/filesystems")?;
     Ok(SecurityModules {
-        apparmor: apparmor.is_some_and(|enabled| enabled.starts_with(b"Y")).into(),
+        apparmor: apparmor::is_usable().into(),
         selinux: filesystems.lines().any(|line| line.ends_with("\tselinuxfs")).into(),
     })
 }

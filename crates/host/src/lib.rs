@@ -6,6 +6,7 @@
 //! daemon has them: the caller passes plans, paths and contents.
 
 mod additions;
+mod apparmor;
 mod cdi;
 mod cgroups;
 pub mod directories;
@@ -18,8 +19,8 @@ mod images;
 mod logs;
 pub mod namespaces;
 mod places;
-mod program;
 mod probe;
+mod program;
 mod read;
 mod readiness;
 mod sysctls;

@@ -25,7 +25,7 @@ use crate::program::Runner;
 use crate::root::{self, Make, Root};
 use crate::streams::{self, Connected, Streams};
 use crate::terminal::{self, Terminal};
-use crate::{devices, report};
+use crate::{apparmor, devices, report};
 
 /// The stages whose ends are reported, in order.
 pub const STAGES: [Name; 7] =
@@ -88,6 +88,7 @@ impl<'a> Joined<'a> {
         nix::sys::stat::umask(nix::sys::stat::Mode::empty());
         // Later, the host's procfs is out of reach, and so is the right to lower the score.
         set_oom_score(&plan.process)?;
+        apparmor::confine(&plan.process)?;
         // Through paths of the host. Before anything is allocated for the container, so that it is charged for all of
         // that.
         enter_cgroup(&plan.cgroup.entries)?;

@@ -89,6 +89,12 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The kernel does not have the AppArmor profile.
+    #[error("AppArmor profile {name:?} is not loaded on this node: load it with apparmor_parser")]
+    NoProfile {
+        /// The profile.
+        name: String,
+    },
     /// The plan cannot be decoded.
     #[error("the container's plan is malformed: {problem}")]
     Plan {
@@ -125,7 +131,7 @@ impl Failure for Error {
             Self::Identity { .. } | Self::NotMappable { .. } => ErrorKind::InvalidArgument,
             // The daemon made the plan.
             Self::Plan { .. } => ErrorKind::Internal,
-            Self::Exec { .. } => ErrorKind::FailedPrecondition,
+            Self::Exec { .. } | Self::NoProfile { .. } => ErrorKind::FailedPrecondition,
         }
     }
 

@@ -10,6 +10,7 @@
 //!
 //! This crate knows neither the CRI nor OCI nor the daemon. It runs in a child of the single-threaded supervisor.
 
+mod apparmor;
 mod birth;
 mod confine;
 mod create;

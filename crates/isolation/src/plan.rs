@@ -6,7 +6,7 @@
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};
 use wharf_sys::scheduling::Scheduling;
-use wharf_types::{ContainerId, ContainerPath, HostPath, IdMaps};
+use wharf_types::{ContainerId, ContainerPath, HostPath, IdMaps, ProfileName};
 
 /// Everything that is needed to make one container and to execute its program.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -212,6 +212,8 @@ pub struct Process {
     pub oom_score_adj: Option<i32>,
     /// How it runs beside others.
     pub traits: Traits,
+    /// The AppArmor profile that confines it; without one it has the supervisor's own.
+    pub apparmor: Option<ProfileName>,
     /// A seccomp program, 8 bytes per instruction; empty for none.
     pub seccomp: Vec<u8>,
     /// The flags for seccomp(2).

@@ -7,7 +7,7 @@
 use wharf_sys::capabilities::Capabilities;
 use wharf_sys::mount::{Attributes, Propagation};
 use wharf_sys::scheduling::Scheduling;
-use wharf_types::{ContainerPath, HostPath, IdMaps, IdRange};
+use wharf_types::{ContainerPath, HostPath, IdMaps, IdRange, ProfileName};
 use wharf_wire::v1;
 
 use crate::error::Error;
@@ -166,6 +166,7 @@ fn process_out(process: &Process) -> v1::Process {
             .collect(),
         oom_score_adj: process.oom_score_adj,
         traits: Some(traits_out(&process.traits)),
+        apparmor_profile: process.apparmor.as_ref().map_or_else(String::new, ToString::to_string),
         seccomp: process.seccomp.clone(),
         seccomp_flags: process.seccomp_flags,
     }
@@ -394,9 +395,14 @@ fn process_in(process: v1::Process) -> Result<Process, String> {
             .collect(),
         oom_score_adj: process.oom_score_adj,
         traits: process.traits.map(traits_in).unwrap_or_default(),
+        apparmor: profile_in(&process.apparmor_profile)?,
         seccomp: process.seccomp,
         seccomp_flags: process.seccomp_flags,
     })
+}
+
+fn profile_in(name: &str) -> Result<Option<ProfileName>, String> {
+    (!name.is_empty()).then(|| ProfileName::new(name)).transpose().map_err(show)
 }
 
 fn traits_in(traits: v1::Traits) -> Traits {

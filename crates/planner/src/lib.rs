@@ -10,6 +10,7 @@
 //! Nothing is silently left out. A request is fulfilled or refused ([`check`]), and so is a description.
 
 pub mod annotations;
+mod apparmor;
 mod block_io;
 mod capabilities;
 mod cgroup_view;

@@ -8,12 +8,13 @@ use std::path::Path;
 use oci_spec::runtime::{self as oci, LinuxCapabilities};
 use wharf_isolation::{Limit, Process, Traits};
 use wharf_sys::capabilities::Capabilities;
+use wharf_types::ProfileName;
 
 use crate::capabilities::{self, bits_of, set_of};
 use crate::description::Extra;
 use crate::plan::container_path;
 use crate::request::{HostFacts, Request, Switch};
-use crate::{Refusal, environment, seccomp, user};
+use crate::{Refusal, apparmor, environment, seccomp, user};
 
 /// The process of the spec, for a user and an environment.
 pub(crate) fn describe(
@@ -30,6 +31,7 @@ pub(crate) fn describe(
     let score = i32::try_from(request.resources().oom_score_adj)
         .map_err(|_range| Refusal::field("oom_score_adj", "it is out of range"))?;
     let cwd = container_path("working_dir", Path::new(working_directory(request)))?;
+    let profile = apparmor::profile(security, facts.modules)?;
     let mut process = oci::Process::default();
     process
         .set_terminal(Some(request.container.tty))
@@ -39,6 +41,7 @@ pub(crate) fn describe(
         .set_cwd(cwd.as_str().into())
         .set_capabilities(Some(capabilities_of_spec(&capabilities(request, facts)?)))
         .set_no_new_privileges(Some(security.no_new_privs))
+        .set_apparmor_profile(profile.map(|profile| profile.to_string()))
         .set_rlimits(Some(request.defaults.limits.clone()).filter(|limits| !limits.is_empty()))
         // Without a request it is not the daemon's score, which protects the daemon.
         .set_oom_score_adj(Some(score));
@@ -113,9 +116,14 @@ pub(crate) fn plan(
         limits: process.rlimits().iter().flatten().map(limit).collect(),
         oom_score_adj: process.oom_score_adj(),
         traits,
+        apparmor: process.apparmor_profile().as_deref().map(profile_of_plan).transpose()?,
         seccomp: filter.map(seccomp::Program::to_bytes).unwrap_or_default(),
         seccomp_flags: filter.map_or(0, |program| program.flags),
     })
+}
+
+fn profile_of_plan(name: &str) -> Result<ProfileName, Refusal> {
+    ProfileName::new(name).map_err(|error| Refusal::spec("process.apparmorProfile", error))
 }
 
 fn capabilities_of_plan(sets: &LinuxCapabilities) -> Capabilities {

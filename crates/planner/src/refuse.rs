@@ -3,13 +3,12 @@
 //! machine, such as an SELinux label on a kernel without SELinux, is accepted, as by the kubelet and other runtimes.
 
 use wharf_cri_api::v1::{
-    ContainerConfig, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, MountPropagation,
-    NamespaceMode, NamespaceOption, PodSandboxConfig, Protocol, SeLinuxOption, SecurityProfile, Signal,
-    SupplementalGroupsPolicy, security_profile::ProfileType,
+    ContainerConfig, LinuxSandboxSecurityContext, MountPropagation, NamespaceMode, NamespaceOption,
+    PodSandboxConfig, Protocol, SeLinuxOption, SecurityProfile, Signal, SupplementalGroupsPolicy,
 };
 
 use crate::request::{SecurityModules, Switch};
-use crate::{Refusal, cdi, cgroup_view, limits, mounts, seccomp, user_namespace};
+use crate::{Refusal, apparmor, cdi, cgroup_view, limits, mounts, seccomp, user_namespace};
 
 /// Checks a pod's request.
 pub(crate) fn pod(config: &PodSandboxConfig, modules: SecurityModules) -> Result<(), Refusal> {
@@ -23,8 +22,8 @@ pub(crate) fn pod(config: &PodSandboxConfig, modules: SecurityModules) -> Result
         selinux(context.selinux_options.as_ref(), modules)?;
     }
     // A pod has no process to which these two could apply; they must be set on its containers.
-    profile_type("seccomp", context.seccomp.as_ref())?;
-    apparmor_type(context.apparmor.as_ref())?;
+    context.seccomp.as_ref().map_or(Ok(()), seccomp_profile)?;
+    context.apparmor.as_ref().map_or(Ok(()), apparmor::check)?;
     known::<SupplementalGroupsPolicy>("supplemental_groups_policy", context.supplemental_groups_policy)
         .map(drop)
 }
@@ -48,9 +47,9 @@ pub fn container(
     if let Some(own) = &context.namespace_options {
         container_namespaces(own, pods)?;
     }
-    profile_type("seccomp", context.seccomp.as_ref())?;
+    context.seccomp.as_ref().map_or(Ok(()), seccomp_profile)?;
     cgroup_view::of(context)?;
-    apparmor(context, modules)?;
+    apparmor::profile(context, modules)?;
     if !context.privileged {
         selinux(context.selinux_options.as_ref(), modules)?;
     }
@@ -132,48 +131,8 @@ fn container_namespaces(own: &NamespaceOption, pods: &NamespaceOption) -> Result
     user_namespace::check(own, pods)
 }
 
-fn profile_type(
-    field: &'static str,
-    profile: Option<&SecurityProfile>,
-) -> Result<Option<ProfileType>, Refusal> {
-    profile.map(|profile| seccomp::check(field, profile)).transpose()
-}
-
-/// A profile from a registry is one of seccomp.
-fn apparmor_type(profile: Option<&SecurityProfile>) -> Result<Option<ProfileType>, Refusal> {
-    const FIELD: &str = "apparmor";
-    match profile_type(FIELD, profile)? {
-        Some(ProfileType::Oci) => {
-            Err(Refusal::field(FIELD, "the type OCI is only for seccomp: name a profile of the node"))
-        }
-        other => Ok(other),
-    }
-}
-
-/// The runtime's own profile has no effect if the kernel has no AppArmor, nor in a privileged container.
-fn apparmor(context: &LinuxContainerSecurityContext, modules: SecurityModules) -> Result<(), Refusal> {
-    const FIELD: &str = "apparmor";
-    let asked = match apparmor_type(context.apparmor.as_ref())? {
-        Some(asked) => asked,
-        None => apparmor_by_name(context)?,
-    };
-    match asked {
-        ProfileType::Unconfined => Ok(()),
-        ProfileType::RuntimeDefault if context.privileged || modules.apparmor == Switch::Off => Ok(()),
-        ProfileType::RuntimeDefault | ProfileType::Localhost | ProfileType::Oci => {
-            Err(Refusal::field(FIELD, "profiles of AppArmor are not supported yet: ask for Unconfined"))
-        }
-    }
-}
-
-#[allow(deprecated, reason = "older kubelets send the name alone")]
-fn apparmor_by_name(context: &LinuxContainerSecurityContext) -> Result<ProfileType, Refusal> {
-    match context.apparmor_profile.as_str() {
-        "" | "unconfined" => Ok(ProfileType::Unconfined),
-        "runtime/default" => Ok(ProfileType::RuntimeDefault),
-        name if name.starts_with("localhost/") => Ok(ProfileType::Localhost),
-        other => Err(Refusal::field("apparmor_profile", format!("{other:?} is not a known form"))),
-    }
+fn seccomp_profile(profile: &SecurityProfile) -> Result<(), Refusal> {
+    seccomp::check("seccomp", profile).map(drop)
 }
 
 fn selinux(options: Option<&SeLinuxOption>, modules: SecurityModules) -> Result<(), Refusal> {
@@ -190,7 +149,10 @@ fn selinux(options: Option<&SeLinuxOption>, modules: SecurityModules) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wharf_cri_api::v1::{CdiDevice, IdMapping, ImageSpec, LinuxContainerResources, Mount};
+    use wharf_cri_api::v1::security_profile::ProfileType;
+    use wharf_cri_api::v1::{
+        CdiDevice, IdMapping, ImageSpec, LinuxContainerResources, LinuxContainerSecurityContext, Mount,
+    };
 
     const NONE: SecurityModules = SecurityModules { apparmor: Switch::Off, selinux: Switch::Off };
     const ALL: SecurityModules = SecurityModules { apparmor: Switch::On, selinux: Switch::On };
@@ -241,16 +203,13 @@ mod tests {
     fn what_has_no_effect_on_this_machine_is_let_through() {
         let label = SeLinuxOption { level: "s0".to_owned(), ..SeLinuxOption::default() };
         let labelled = asked(|context| context.selinux_options = Some(label));
-        let confined = asked(|context| context.apparmor = profile(ProfileType::RuntimeDefault.into()));
-        for config in [labelled, confined] {
-            let own = NamespaceOption::default();
-            assert_eq!(container(&config, &own, NONE), Ok(()));
-            assert!(container(&config, &own, ALL).is_err());
-            let mut privileged = config;
-            let linux = privileged.linux.get_or_insert_default();
-            linux.security_context.get_or_insert_default().privileged = true;
-            assert_eq!(container(&privileged, &own, ALL), Ok(()), "nothing confines the privileged");
-        }
+        let own = NamespaceOption::default();
+        assert_eq!(container(&labelled, &own, NONE), Ok(()));
+        assert!(container(&labelled, &own, ALL).is_err());
+        let mut privileged = labelled;
+        let linux = privileged.linux.get_or_insert_default();
+        linux.security_context.get_or_insert_default().privileged = true;
+        assert_eq!(container(&privileged, &own, ALL), Ok(()), "nothing confines the privileged");
     }
 
     #[test]

@@ -100,6 +100,8 @@ pub struct HostFacts {
     pub mounts: Vec<Result<MountSource, Unread>>,
     /// The seccomp profile in a file of the host to whose path the request refers.
     pub seccomp_profile: Option<Result<Vec<u8>, Unread>>,
+    /// The security modules that can confine it.
+    pub modules: SecurityModules,
 }
 
 /// Why something that the request names could not be read, with the class: the request may be at fault, or this
@@ -142,7 +144,7 @@ pub struct MountSource {
     pub propagation: Propagation,
 }
 
-/// The security modules that the kernel has enabled.
+/// The security modules that can confine containers on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SecurityModules {
     /// Whether AppArmor profiles have an effect.

@@ -16,7 +16,7 @@ use wharf_isolation::CgroupPlan;
 use wharf_types::{ContainerId, HostPath, PodId};
 
 use crate::cdi::Addition;
-use crate::{CgroupPlaces, Defaults, HostFacts, Layers, Pins, Places, Request, Switch};
+use crate::{CgroupPlaces, Defaults, HostFacts, Layers, Pins, Places, Request, SecurityModules, Switch};
 
 /// A request, with everything on which its decisions depend.
 #[derive(Debug, Clone)]
@@ -80,6 +80,7 @@ fn facts() -> HostFacts {
         host_devices: Vec::new(),
         mounts: Vec::new(),
         seccomp_profile: None,
+        modules: SecurityModules { apparmor: Switch::Off, selinux: Switch::Off },
     }
 }
 

@@ -79,10 +79,9 @@ fn of_spec(spec: &Spec) -> [Field; 5] {
     ]
 }
 
-fn of_process(process: &Process) -> [Field; 5] {
+fn of_process(process: &Process) -> [Field; 4] {
     [
         ("process.consoleSize", process.console_size().is_some()),
-        ("process.apparmorProfile", process.apparmor_profile().is_some()),
         ("process.selinuxLabel", process.selinux_label().is_some()),
         ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
         ("process.commandLine", process.command_line().is_some()),
@@ -124,8 +123,7 @@ mod tests {
     #[test]
     fn each_refusal_says_what_to_do_instead() {
         /// Confinement and hooks, of which nothing else does the same.
-        const WITHOUT: [&str; 4] =
-            ["hooks", "process.apparmorProfile", "process.selinuxLabel", "linux.mountLabel"];
+        const WITHOUT: [&str; 3] = ["hooks", "process.selinuxLabel", "linux.mountLabel"];
         let (spec, process, linux) = (Spec::default(), Process::default(), Linux::default());
         let fields = of_spec(&spec).into_iter().chain(of_process(&process)).chain(of_linux(&linux));
         let fields = fields.chain(of_resources(&LinuxResources::default()));

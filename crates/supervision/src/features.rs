@@ -31,6 +31,9 @@ impl Features {
             let what = "a umask, a scheduling policy, a personality or a shared root file system";
             return Err(SupervisorError::Older { what });
         }
+        if plan.process.apparmor.is_some() && !self.has(feature::APPARMOR) {
+            return Err(SupervisorError::Older { what: "AppArmor profiles" });
+        }
         let limits = plan.stdio.log.as_ref().map(|log| log.limits);
         if limits.is_some_and(|limits| limits != LogLimits::default()) && !self.has(feature::LOG_LIMITS) {
             return Err(SupervisorError::Older { what: "the configured limits of logs" });

@@ -854,6 +854,9 @@ pub struct Process {
     /// Without them: the umask 022, and nothing else that is not the supervisor's own.
     #[prost(message, optional, tag = "11")]
     pub traits: ::core::option::Option<Traits>,
+    /// The AppArmor profile that confines it; empty for none but the supervisor's own.
+    #[prost(string, tag = "12")]
+    pub apparmor_profile: ::prost::alloc::string::String,
 }
 /// How a program runs beside others.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -41,16 +41,19 @@ pub mod feature {
     pub const LOG_LIMITS: &str = "log-limits";
     /// It gives programs their traits.
     pub const TRAITS: &str = "traits";
+    /// It has AppArmor confine programs.
+    pub const APPARMOR: &str = "apparmor";
 }
 
 /// The features of this build.
-pub const FEATURES: [&str; 6] = [
+pub const FEATURES: [&str; 7] = [
     feature::DEADLINES,
     feature::READ_ONLY_LAST,
     feature::VOLUMES,
     feature::IMAGES,
     feature::LOG_LIMITS,
     feature::TRAITS,
+    feature::APPARMOR,
 ];
 
 /// The longest datagram, in bytes; the kernel's default send buffer holds three of them.

@@ -7,6 +7,8 @@ mod allocations;
 #[cfg(test)]
 mod answers;
 #[cfg(test)]
+mod apparmor;
+#[cfg(test)]
 mod attach;
 #[cfg(test)]
 #[path = "../../../crates/registry/tests/pull/authority.rs"]

@@ -1,7 +1,9 @@
 //! Checks of the kernel and the machine, which read `/proc` and `/sys` and need no wharfd.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use wharf_types::program::DEFAULT_PATH;
 
 use super::Check;
 
@@ -24,7 +26,11 @@ pub(super) fn checks() -> Vec<Check> {
         forwarding(read("/proc/sys/net/ipv4/ip_forward").trim()),
         legacy_iptables(&read("/proc/net/ip_tables_names")),
         resolver(&read("/etc/resolv.conf"), &read("/run/systemd/resolve/resolv.conf")),
-        apparmor(read("/sys/module/apparmor/parameters/enabled").trim()),
+        apparmor(
+            read("/sys/module/apparmor/parameters/enabled").trim(),
+            Path::new("/sys/kernel/security/apparmor/profiles"),
+            program("apparmor_parser").as_deref(),
+        ),
     ]
 }
 
@@ -199,14 +205,28 @@ fn resolver(resolv_conf: &str, behind: &str) -> Check {
     Check::ok(WHAT, servers.join(", "))
 }
 
-fn apparmor(enabled: &str) -> Check {
-    match enabled {
-        "Y" => Check::warn(
-            "AppArmor",
-            "enabled",
-            "wharf does not apply AppArmor profiles yet, and refuses containers that request one",
+/// A program of this machine.
+fn program(name: &str) -> Option<PathBuf> {
+    let places = DEFAULT_PATH.split(':').map(|directory| Path::new(directory).join(name));
+    places.into_iter().find(|place| place.is_file())
+}
+
+/// wharfd looks for the same when it starts: the kernel's list of profiles, and the program that loads them.
+fn apparmor(enabled: &str, profiles: &Path, parser: Option<&Path>) -> Check {
+    const WHAT: &str = "AppArmor";
+    match (enabled, parser) {
+        ("Y", _) if !profiles.exists() => Check::warn(
+            WHAT,
+            "enabled, but its profiles cannot be seen: containers are not confined",
+            "mount -t securityfs securityfs /sys/kernel/security, and restart wharfd",
         ),
-        _ => Check::ok("AppArmor", "off"),
+        ("Y", None) => Check::warn(
+            WHAT,
+            "enabled, but there is no apparmor_parser: containers are not confined",
+            "install the package apparmor, and restart wharfd",
+        ),
+        ("Y", Some(_)) => Check::ok(WHAT, "enabled; wharf-default confines containers that ask for no other"),
+        _ => Check::ok(WHAT, "off"),
     }
 }
 
@@ -231,6 +251,14 @@ mod tests {
         assert_eq!(cgroups(v2, "cpu io memory pids\n").verdict, Verdict::Ok);
         assert_eq!(cgroups(v2, "cpu pids").found, "v2 without memory");
         assert_eq!(cgroups("", "").verdict, Verdict::Fail);
+    }
+
+    #[test]
+    fn apparmor_needs_more_than_its_kernel() {
+        let (there, nowhere) = (Path::new("/"), Path::new("/nowhere"));
+        let verdict = |enabled, profiles, parser| apparmor(enabled, profiles, parser).verdict;
+        assert_eq!([verdict("Y", there, Some(there)), verdict("N", there, None)], [Verdict::Ok; 2]);
+        assert_eq!([verdict("Y", nowhere, Some(there)), verdict("Y", there, None)], [Verdict::Warn; 2]);
     }
 
     #[test]

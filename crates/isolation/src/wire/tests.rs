@@ -105,6 +105,7 @@ fn process() -> Process {
             io_priority: Some((2, 7)),
             personality: Some(8),
         },
+        apparmor: Some(ProfileName::new("mine").unwrap()),
         seccomp: vec![6, 0, 0, 0, 0, 0, 0xff, 0x7f],
         seccomp_flags: 2,
     }
@@ -126,6 +127,7 @@ fn a_plan_arrives_as_it_was_sent() {
     plain.stdio = Stdio { log: None, input: Input::Empty, terminal: false };
     plain.process.oom_score_adj = None;
     plain.process.traits = Traits::default();
+    plain.process.apparmor = None;
     plain.rootfs.propagation = Propagation::Private;
     assert_eq!(sent(&plain), Ok(plain.clone()));
     for pid in [PidNamespace::Container, PidNamespace::Pod] {

@@ -40,6 +40,11 @@ fn filesystem(target: &str, kind: &str, options: &[(&str, &str)]) -> MountPlan {
     mount(target, Source::Filesystem { kind: kind.to_owned(), options })
 }
 
+fn null_device() -> DeviceNode {
+    let path = inner("/dev/null");
+    DeviceNode { path, kind: 0o020_000, major: 1, minor: 3, mode: 0o666, uid: 0, gid: 0 }
+}
+
 /// A container that runs a line of shell, in its own directory.
 pub(crate) fn plan(directory: &Path, script: &str) -> Plan {
     let layer = directory.join("layer");
@@ -51,15 +56,6 @@ pub(crate) fn plan(directory: &Path, script: &str) -> Plan {
     }
     fs::write(layer.join("etc/passwd"), "me:x:1000:1001::/users/me:/bin/sh\n").unwrap();
     let all = wharf_sys::capabilities::bounding().unwrap();
-    let null = DeviceNode {
-        path: inner("/dev/null"),
-        kind: 0o020_000,
-        major: 1,
-        minor: 3,
-        mode: 0o666,
-        uid: 0,
-        gid: 0,
-    };
     Plan {
         container: "c".repeat(64).parse().unwrap(),
         rootfs: Rootfs {
@@ -88,7 +84,7 @@ pub(crate) fn plan(directory: &Path, script: &str) -> Plan {
             filesystem("/dev", "tmpfs", &[("mode", "755")]),
             mount("/usr", Source::Tree(host("/usr"))),
         ],
-        devices: vec![null],
+        devices: vec![null_device()],
         masked_paths: Vec::new(),
         readonly_paths: Vec::new(),
         process: Process {
@@ -107,6 +103,7 @@ pub(crate) fn plan(directory: &Path, script: &str) -> Plan {
             limits: Vec::new(),
             oom_score_adj: None,
             traits: Traits::default(),
+            apparmor: None,
             seccomp: Vec::new(),
             seccomp_flags: 0,
         },

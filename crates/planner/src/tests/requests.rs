@@ -269,6 +269,20 @@ pub(crate) const CASES: &[Case] = &[
     case("confinement", "the runtime's seccomp profile", |asked| {
         asked.security().seccomp = profile(ProfileType::RuntimeDefault, "");
     }),
+    case("confinement", "no AppArmor profile, where there is AppArmor", |asked| {
+        asked.facts.modules.apparmor = Switch::On;
+    }),
+    case("confinement", "an AppArmor profile of the node", |asked| {
+        asked.facts.modules.apparmor = Switch::On;
+        asked.security().apparmor = profile(ProfileType::Localhost, "mine");
+    }),
+    case("confinement", "an AppArmor profile of the node, and no AppArmor", |asked| {
+        asked.security().apparmor = profile(ProfileType::Localhost, "mine");
+    }),
+    case("confinement", "no AppArmor profile wanted", |asked| {
+        asked.facts.modules.apparmor = Switch::On;
+        asked.security().apparmor = profile(ProfileType::Unconfined, "");
+    }),
     case("confinement", "a seccomp profile of the host", |asked| {
         asked.security().seccomp = profile(ProfileType::Localhost, "/profiles/p.json");
         asked.facts.seccomp_profile = Some(Ok(LOCAL_PROFILE.as_bytes().to_vec()));

@@ -4,7 +4,7 @@ use serde_json::Value;
 use wharf_cgroup::Limits;
 use wharf_isolation::{Ids, MountPlan, Plan, Source};
 use wharf_sys::mount::Attributes;
-use wharf_types::Failure;
+use wharf_types::{Failure, ProfileName};
 
 use super::Asked;
 use crate::{Description, Filters, cdi, describe, limits, plan};
@@ -84,6 +84,7 @@ fn of_plan(plan: &Plan) -> Vec<String> {
         format!("plan, limits of the process: {:?}", process.limits),
         format!("plan, score: {:?}", process.oom_score_adj),
         format!("plan: {:?}", process.traits),
+        format!("plan, AppArmor: {:?}", process.apparmor.as_ref().map(ProfileName::as_str)),
         format!("plan, filter: {} instructions, flags {}", process.seccomp.len() / 8, process.seccomp_flags),
     ];
     lines.extend(plan.mounts.iter().map(of_mount));

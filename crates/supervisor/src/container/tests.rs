@@ -49,6 +49,7 @@ fn outline(directory: &Path) -> Outline {
             limits: Vec::new(),
             oom_score_adj: None,
             traits: Traits::default(),
+            apparmor: None,
             seccomp: Vec::new(),
             seccomp_flags: 0,
         },

@@ -57,6 +57,12 @@ pub(super) fn id_mapping(config: &mut PodSandboxConfig) -> &mut IdMapping {
     &mut options.userns_options.as_mut().unwrap().uids[0]
 }
 
+/// A profile of AppArmor on the node.
+pub(super) fn apparmor(name: &str) -> Option<SecurityProfile> {
+    let profile_type = security_profile::ProfileType::Localhost.into();
+    Some(SecurityProfile { profile_type, localhost_ref: name.to_owned(), ..SecurityProfile::default() })
+}
+
 #[allow(deprecated, reason = "older kubelets send the name alone")]
 pub(super) fn apparmor_by_name(config: &mut ContainerConfig, name: &str) {
     security(config).apparmor_profile = name.to_owned();

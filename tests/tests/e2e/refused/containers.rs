@@ -6,7 +6,7 @@ use tonic::Code;
 use wharf_cri_api::v1::*;
 
 use super::cases::{
-    CONTAINER, Case, NODE, POD, TARGET, apparmor_by_name, bind, device, from_registry, ids, labels,
+    CONTAINER, Case, NODE, POD, TARGET, apparmor, apparmor_by_name, bind, device, from_registry, ids, labels,
     own_namespaces, profile, resources, users,
 };
 use crate::client::security;
@@ -240,14 +240,7 @@ pub(super) const CONTAINERS: &[Case<ContainerConfig>] = &[
     ),
     (
         "LinuxContainerSecurityContext.apparmor",
-        |config| {
-            let profile_type = security_profile::ProfileType::Localhost.into();
-            security(config).apparmor = Some(SecurityProfile {
-                profile_type,
-                localhost_ref: "nowhere".to_owned(),
-                ..Default::default()
-            });
-        },
+        |config| security(config).apparmor = apparmor("nowhere"),
         Code::InvalidArgument,
         "apparmor",
     ),
@@ -271,6 +264,30 @@ pub(super) const CONTAINERS: &[Case<ContainerConfig>] = &[
         |config| apparmor_by_name(config, "nonsense"),
         Code::InvalidArgument,
         "nonsense",
+    ),
+    (
+        "LinuxContainerSecurityContext.apparmor_profile",
+        |config| apparmor_by_name(config, "localhost/a\nb"),
+        Code::InvalidArgument,
+        "not the name of a single profile",
+    ),
+    (
+        "SecurityProfile.localhost_ref",
+        |config| security(config).apparmor = apparmor("wharf-default//&unconfined"),
+        Code::InvalidArgument,
+        "not the name of a single profile",
+    ),
+    (
+        "SecurityProfile.localhost_ref",
+        |config| security(config).apparmor = apparmor("unconfined"),
+        Code::InvalidArgument,
+        "ask for the type Unconfined",
+    ),
+    (
+        "SecurityProfile.localhost_ref",
+        |config| security(config).apparmor = apparmor(&"n".repeat(5000)),
+        Code::InvalidArgument,
+        "5000 bytes",
     ),
     (
         "LinuxContainerSecurityContext.seccomp",
@@ -392,24 +409,10 @@ pub(super) const CONTAINERS: &[Case<ContainerConfig>] = &[
     ),
 ];
 
-/// Refused on a kernel with AppArmor and SELinux, where they would have an effect.
-pub(super) const LABELLED_CONTAINERS: &[Case<ContainerConfig>] = &[
-    (
-        "LinuxContainerSecurityContext.selinux_options",
-        |config| security(config).selinux_options = Some(labels()),
-        Code::InvalidArgument,
-        "selinux_options",
-    ),
-    (
-        "LinuxContainerSecurityContext.apparmor",
-        |config| security(config).apparmor = Some(SecurityProfile::default()),
-        Code::InvalidArgument,
-        "apparmor",
-    ),
-    (
-        "LinuxContainerSecurityContext.apparmor_profile",
-        |config| apparmor_by_name(config, "runtime/default"),
-        Code::InvalidArgument,
-        "apparmor",
-    ),
-];
+/// Refused on a kernel with SELinux, where they would have an effect.
+pub(super) const LABELLED_CONTAINERS: &[Case<ContainerConfig>] = &[(
+    "LinuxContainerSecurityContext.selinux_options",
+    |config| security(config).selinux_options = Some(labels()),
+    Code::InvalidArgument,
+    "selinux_options",
+)];

@@ -227,7 +227,7 @@ pub(super) const PODS: &[Case<PodSandboxConfig>] = &[
     ),
 ];
 
-/// Refused on a kernel with AppArmor and SELinux, where they would have an effect.
+/// Refused on a kernel with SELinux, where they would have an effect.
 pub(super) const LABELLED_PODS: &[Case<PodSandboxConfig>] = &[(
     "LinuxSandboxSecurityContext.selinux_options SELinuxOption.*",
     |config| pod_security(config).selinux_options = Some(labels()),
