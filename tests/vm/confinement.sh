@@ -1,4 +1,4 @@
-# What a process in a container inherits from systemd, wharfd and the kernel's security modules; sourced by walk.sh.
+# What a process in a container inherits from systemd and wharfd, and what it is kept from; sourced by walk.sh.
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # $work, $image: walk.sh
 
@@ -8,7 +8,6 @@ see_confinement() {
     see 'signals, umask and limits are not those of a unit' inherited
     see 'each container has a session keyring of its own' keyrings
     see 'a seccomp profile and no_new_privs are in force' seccomp
-    see 'a container runs where AppArmor is on' apparmor_unasked
     see 'a pod has a user namespace, and an image as a volume' user_namespace
     see 'the pod confined is removed' remove_pod confined
 }
@@ -78,8 +77,4 @@ seccomp() {
     grep -P '^Seccomp:\t2' "$work/status"
     grep -P '^NoNewPrivs:\t1' "$work/status"
     [[ $(inside "$(of confined plain)" grep Seccomp: /proc/self/status) = *0 ]]
-}
-
-apparmor_unasked() {
-    [[ $(inside "$(of confined plain)" cat /proc/self/attr/current) = unconfined ]]
 }

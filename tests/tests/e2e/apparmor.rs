@@ -44,7 +44,7 @@ fn a_profile_that_cannot_be_loaded_fails_the_container() {
         let pod = client.run(&client.pod("pod")).await.unwrap();
         let error = client.create(&pod, &client.container("default", "true")).await.unwrap_err();
         assert_eq!(error.code(), Code::FailedPrecondition);
-        let words = "wharf's own AppArmor profile failed: apparmor_parser failed: exit status: 1: syntax error, line 7";
+        let words = "AppArmor profile: apparmor_parser failed: exit status: 1: syntax error, line 7";
         assert!(error.message().contains(words), "{error}");
         let given = std::fs::read_to_string(world.dir.join("profile")).unwrap();
         assert!(given.contains("profile wharf-default flags=(") && given.contains("deny mount,"), "{given}");
